@@ -1,0 +1,439 @@
+//! The units of physical memory: addresses, frame numbers, orders, and stretches of frames.
+//!
+//! A *frame* is one page of physical memory. A *block* of order `o` is `2^o` frames that start at
+//! a multiple of `2^o`; a *run* is any number of frames in a row. Every unit is a type of its own,
+//! so a frame number cannot be passed where an address is meant, and the page size stands in one
+//! place: [`PAGE_SHIFT`].
+
+use core::fmt;
+
+/// log2 of the page size: 12, 14 or 16.
+///
+/// 4 KiB unless built with `--cfg heirloom_page="16k"` or `"64k"`. Everything else, the tracker's
+/// geometry included, follows from this constant.
+pub const PAGE_SHIFT: u32 = if cfg!(heirloom_page = "16k") {
+    14
+} else if cfg!(heirloom_page = "64k") {
+    16
+} else {
+    12
+};
+
+/// Bytes in one frame.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+
+/// An address in physical memory, in bytes.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::{PhysAddr, PAGE_SIZE};
+/// let a = PhysAddr::new(3 * PAGE_SIZE as u64 + 5);
+/// assert_eq!(a.pfn().get(), 3);
+/// assert_eq!(a.offset_in_page(), 5);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct PhysAddr(u64);
+
+impl PhysAddr {
+    /// The address `bytes` above physical zero.
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// Bytes above physical zero.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The frame that holds this address.
+    pub const fn pfn(self) -> Pfn {
+        Pfn(self.0 >> PAGE_SHIFT)
+    }
+
+    /// Bytes from the start of the frame.
+    pub const fn offset_in_page(self) -> usize {
+        (self.0 & (PAGE_SIZE as u64 - 1)) as usize
+    }
+
+    /// Whether the address is the first of a frame.
+    pub const fn is_page_aligned(self) -> bool {
+        self.offset_in_page() == 0
+    }
+
+    /// `bytes` further, or `None` past the end of the 64-bit space.
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(a) => Some(Self(a)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl fmt::Display for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// The number of a frame: its address divided by [`PAGE_SIZE`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Pfn(u64);
+
+impl Pfn {
+    /// One past the highest frame number that a 64-bit physical address can name.
+    pub const LIMIT: Self = Self(1 << (u64::BITS - PAGE_SHIFT));
+
+    /// The frame with number `n`.
+    pub const fn new(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// The frame's number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The address of the frame's first byte.
+    pub const fn addr(self) -> PhysAddr {
+        PhysAddr(self.0 << PAGE_SHIFT)
+    }
+
+    /// The frame `frames` further on, saturating.
+    #[must_use]
+    pub const fn add(self, frames: u64) -> Self {
+        Self(self.0.saturating_add(frames))
+    }
+
+    /// The first frame of the aligned block of `order` that holds this frame.
+    #[must_use]
+    pub const fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !(order.frames() - 1))
+    }
+
+    /// Whether a block of `order` can start here.
+    pub const fn is_aligned(self, order: Order) -> bool {
+        self.0 & (order.frames() - 1) == 0
+    }
+}
+
+impl fmt::Debug for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pfn {:#x}", self.0)
+    }
+}
+
+impl fmt::Display for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pfn {:#x}", self.0)
+    }
+}
+
+/// The size of a block as a power of two: `2^order` frames.
+///
+/// Folios have orders 0 to [`Order::MAX_FOLIO`]; the tracker keeps larger blocks whole, up to
+/// [`Order::MAX`].
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::Order;
+/// let o = Order::new(3).unwrap();
+/// assert_eq!(o.frames(), 8);
+/// assert_eq!(Order::for_frames(5), Some(o));
+/// assert_eq!(Order::new(64), None);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Order(u8);
+
+impl Order {
+    /// A single frame.
+    pub const ZERO: Self = Self(0);
+    /// The largest folio: 2^18 frames, 1 GiB of 4 KiB frames.
+    pub const MAX_FOLIO: Self = Self(18);
+    /// The largest block that a tracker key can name.
+    pub const MAX: Self = Self((u64::BITS - PAGE_SHIFT - 1) as u8);
+
+    /// The order `n`, if it is at most [`Order::MAX`].
+    pub const fn new(n: u8) -> Option<Self> {
+        if n <= Self::MAX.0 { Some(Self(n)) } else { None }
+    }
+
+    /// The exponent.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The exponent as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Frames in a block of this order.
+    pub const fn frames(self) -> u64 {
+        1 << self.0
+    }
+
+    /// Bytes in a block of this order.
+    pub const fn bytes(self) -> u64 {
+        1 << (self.0 as u32 + PAGE_SHIFT)
+    }
+
+    /// The smallest order whose block holds `frames` frames; `None` for 0 or too many.
+    pub const fn for_frames(frames: u64) -> Option<Self> {
+        if frames == 0 {
+            return None;
+        }
+        let log2 = u64::BITS - (frames - 1).leading_zeros();
+        if log2 > Self::MAX.0 as u32 { None } else { Some(Self(log2 as u8)) }
+    }
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "order {}", self.0)
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "order {}", self.0)
+    }
+}
+
+/// `2^order` frames that start at a multiple of `2^order`: what a folio occupies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Block {
+    pfn: Pfn,
+    order: Order,
+}
+
+impl Block {
+    /// The block of `order` at `pfn`, if `pfn` is aligned to it and it ends below [`Pfn::LIMIT`].
+    pub const fn new(pfn: Pfn, order: Order) -> Option<Self> {
+        if pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0 { Some(Self { pfn, order }) } else { None }
+    }
+
+    /// The aligned block of `order` that holds `pfn`.
+    pub const fn containing(pfn: Pfn, order: Order) -> Self {
+        Self { pfn: pfn.align_down(order), order }
+    }
+
+    /// The first frame.
+    pub const fn pfn(self) -> Pfn {
+        self.pfn
+    }
+
+    /// The order.
+    pub const fn order(self) -> Order {
+        self.order
+    }
+
+    /// The address of the first byte.
+    pub const fn addr(self) -> PhysAddr {
+        self.pfn.addr()
+    }
+
+    /// The block as a run.
+    pub const fn run(self) -> Run {
+        Run { start: self.pfn, frames: self.order.frames() }
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.order, self.addr())
+    }
+}
+
+/// Frames in a row: the first and how many. May be empty.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::{Order, Pfn, Run};
+/// // Five frames from frame 3: the largest aligned blocks are 1 + 4 frames.
+/// let orders: Vec<u8> = Run::new(Pfn::new(3), 5).unwrap().blocks().map(|b| b.order().get()).collect();
+/// assert_eq!(orders, [0, 2]);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Run {
+    start: Pfn,
+    frames: u64,
+}
+
+impl Run {
+    /// `frames` frames from `start`, if they end at or below [`Pfn::LIMIT`].
+    pub const fn new(start: Pfn, frames: u64) -> Option<Self> {
+        match start.0.checked_add(frames) {
+            Some(end) if end <= Pfn::LIMIT.0 => Some(Self { start, frames }),
+            _ => None,
+        }
+    }
+
+    /// The frames from `start` up to, not including, `end`; `None` if `end` lies before `start`.
+    pub const fn between(start: Pfn, end: Pfn) -> Option<Self> {
+        match end.0.checked_sub(start.0) {
+            Some(frames) => Self::new(start, frames),
+            None => None,
+        }
+    }
+
+    /// The frames that hold `bytes` bytes from `addr`; `None` past the end of the address space.
+    pub const fn covering(addr: PhysAddr, bytes: u64) -> Option<Self> {
+        let Some(end) = addr.checked_add(bytes) else { return None };
+        let last = end.0.div_ceil(PAGE_SIZE as u64);
+        Self::between(addr.pfn(), Pfn(last))
+    }
+
+    /// The first frame.
+    pub const fn start(self) -> Pfn {
+        self.start
+    }
+
+    /// One past the last frame.
+    pub const fn end(self) -> Pfn {
+        Pfn(self.start.0 + self.frames)
+    }
+
+    /// How many frames.
+    pub const fn frames(self) -> u64 {
+        self.frames
+    }
+
+    /// How many bytes.
+    pub const fn bytes(self) -> u64 {
+        self.frames << PAGE_SHIFT
+    }
+
+    /// Whether there is no frame in it.
+    pub const fn is_empty(self) -> bool {
+        self.frames == 0
+    }
+
+    /// The address of the first byte.
+    pub const fn addr(self) -> PhysAddr {
+        self.start.addr()
+    }
+
+    /// Whether `pfn` is one of the frames.
+    pub const fn contains(self, pfn: Pfn) -> bool {
+        pfn.0 >= self.start.0 && pfn.0 - self.start.0 < self.frames
+    }
+
+    /// Whether every frame of `other` is in this run.
+    pub const fn covers(self, other: Self) -> bool {
+        other.start.0 >= self.start.0 && other.end().0 <= self.end().0
+    }
+
+    /// Whether the two share a frame.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.start.0 < other.end().0 && other.start.0 < self.end().0
+    }
+
+    /// The few largest aligned blocks that make up the run, in address order.
+    ///
+    /// Greedy, as Linux decomposes a range: the order is the alignment of what is left or the
+    /// log2 of its length, whichever is less.
+    pub const fn blocks(self) -> Blocks {
+        self.blocks_up_to(Order::MAX)
+    }
+
+    /// Like [`Run::blocks`], with no block above `limit`.
+    pub const fn blocks_up_to(self, limit: Order) -> Blocks {
+        Blocks { rest: self, limit }
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} frames at {}", self.frames, self.addr())
+    }
+}
+
+/// The blocks of a run, from [`Run::blocks`].
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    rest: Run,
+    limit: Order,
+}
+
+impl Iterator for Blocks {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let aligned = self.rest.start.0.trailing_zeros();
+        let fits = self.rest.frames.ilog2();
+        let order = Order(aligned.min(fits).min(u32::from(self.limit.0)) as u8);
+        let block = Block { pfn: self.rest.start, order };
+        self.rest = Run {
+            start: Pfn(self.rest.start.0 + order.frames()),
+            frames: self.rest.frames - order.frames(),
+        };
+        Some(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn run(start: u64, frames: u64) -> Run {
+        Run::new(Pfn::new(start), frames).unwrap()
+    }
+
+    #[test]
+    fn blocks_tile_the_run_and_are_aligned() {
+        for start in 0..70 {
+            for frames in 0..140 {
+                let run = run(start, frames);
+                let mut at = run.start();
+                for b in run.blocks() {
+                    assert_eq!(b.pfn(), at);
+                    assert!(b.pfn().is_aligned(b.order()));
+                    at = at.add(b.order().frames());
+                }
+                assert_eq!(at, run.end());
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_respect_the_limit() {
+        let limit = Order::new(2).unwrap();
+        let orders: Vec<_> = run(0, 17).blocks_up_to(limit).map(|b| b.order().get()).collect();
+        assert_eq!(orders, [2, 2, 2, 2, 0]);
+    }
+
+    #[test]
+    fn nothing_reaches_past_the_last_frame() {
+        assert!(Run::new(Pfn::LIMIT, 0).is_some());
+        assert!(Run::new(Pfn::LIMIT, 1).is_none());
+        assert!(Run::new(Pfn::new(u64::MAX), 2).is_none());
+        assert!(Block::new(Pfn::LIMIT, Order::ZERO).is_none());
+        assert_eq!(Order::for_frames(u64::MAX), None);
+        assert_eq!(Order::for_frames(0), None);
+        let top = PhysAddr::new(u64::MAX);
+        assert!(Run::covering(top, 2).is_none());
+    }
+
+    #[test]
+    fn overlap_and_cover() {
+        assert!(run(0, 4).overlaps(run(3, 1)));
+        assert!(!run(0, 4).overlaps(run(4, 1)));
+        assert!(!run(5, 0).overlaps(run(0, 9)));
+        assert!(run(0, 4).covers(run(1, 3)));
+        assert!(!run(1, 3).covers(run(0, 4)));
+    }
+}

@@ -1,0 +1,228 @@
+//! What can go wrong in this layer, with what a person needs to find the fault.
+
+use core::fmt;
+
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
+use crate::kinds::Kind;
+use crate::machine::NodeId;
+
+/// An error of the folio layer. Nothing was changed where one is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// No free block of this order (on this node, where one was demanded).
+    OutOfMemory {
+        /// The order asked for.
+        order: Order,
+        /// The node demanded, if any.
+        node: Option<NodeId>,
+    },
+    /// No free run of this many frames.
+    NoRun {
+        /// Frames asked for.
+        frames: u64,
+    },
+    /// A request that no memory could meet: zero frames, or an order above the largest.
+    BadRequest {
+        /// Frames asked for.
+        frames: u64,
+    },
+    /// The frame is in no memory range.
+    NotMemory {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The frames wanted at an address are not all free.
+    NotFree {
+        /// The frames wanted.
+        run: Run,
+    },
+    /// Freed already.
+    DoubleFree {
+        /// The block whose free was refused.
+        block: Block,
+    },
+    /// No block starts here and none ever did: the frame was never handed out.
+    NeverAllocated {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The frame lies inside a block that starts elsewhere.
+    TailFrame {
+        /// The frame.
+        pfn: Pfn,
+        /// The block that it belongs to.
+        of: Block,
+    },
+    /// The block that starts here has another size.
+    WrongOrder {
+        /// Where.
+        pfn: Pfn,
+        /// The order the caller said.
+        expected: Order,
+        /// The order it has.
+        found: Order,
+    },
+    /// The run that starts here has another length.
+    WrongLength {
+        /// Where.
+        pfn: Pfn,
+        /// Frames the caller said.
+        expected: u64,
+        /// Frames it has.
+        found: u64,
+    },
+    /// The block that starts here is used for something else.
+    WrongKind {
+        /// Where.
+        pfn: Pfn,
+        /// The kind the caller said.
+        expected: Kind,
+        /// The kind it has.
+        found: Kind,
+    },
+    /// The block is preserved: unpreserve it first.
+    Preserved {
+        /// The block.
+        block: Block,
+    },
+    /// Preserved already.
+    AlreadyPreserved {
+        /// The block.
+        block: Block,
+    },
+    /// Not preserved (any more), or not with this order.
+    NotPreserved {
+        /// The block.
+        block: Block,
+    },
+    /// A new range overlaps one that is there.
+    RangeOverlaps {
+        /// The new range.
+        run: Run,
+        /// The one that is there.
+        with: Run,
+    },
+    /// All slots for memory ranges are taken.
+    TooManyRanges {
+        /// How many there are.
+        limit: usize,
+    },
+    /// A range without frames, or one that does not fit the address space.
+    BadRange {
+        /// The range.
+        run: Run,
+    },
+    /// The space given for metadata is too small or misaligned.
+    BadSpace {
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+        /// The alignment needed, in bytes.
+        align: usize,
+    },
+    /// A tree left by a predecessor is not sound.
+    Tree(TreeError),
+}
+
+/// Why a table of a tree was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeError {
+    /// The node at fault.
+    pub node: PhysAddr,
+    /// Its level; leaves are level 0.
+    pub level: u8,
+    /// The entry (of a table) or the bit (of a leaf) at fault.
+    pub index: u32,
+    /// What is wrong with it.
+    pub reason: TreeFault,
+}
+
+/// What is wrong with an entry of a tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum TreeFault {
+    /// The entry is not the address of a page.
+    Misaligned {
+        /// The entry.
+        entry: u64,
+    },
+    /// The entry points outside memory.
+    OutsideMemory {
+        /// The entry, or the block that the bit stands for.
+        addr: PhysAddr,
+    },
+    /// The page is reached twice, is preserved as well, or lies in scratch.
+    Overlap {
+        /// The page or block with two uses.
+        block: Block,
+    },
+    /// The bit's path is no key: no order belongs to it.
+    NoKey,
+}
+
+impl fmt::Display for TreeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Misaligned { entry } => write!(f, "entry {entry:#x} is no page address"),
+            Self::OutsideMemory { addr } => write!(f, "{addr} is not in memory"),
+            Self::Overlap { block } => write!(f, "{block} has two uses"),
+            Self::NoKey => f.write_str("the path names no key"),
+        }
+    }
+}
+
+impl fmt::Display for TreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, level, index, reason } = self;
+        write!(f, "tree node {node}, level {level}, entry {index}: {reason}")
+    }
+}
+
+impl core::error::Error for TreeError {}
+
+impl From<TreeError> for Error {
+    fn from(e: TreeError) -> Self {
+        Self::Tree(e)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory { order, node: None } => write!(f, "no free block of {order}"),
+            Self::OutOfMemory { order, node: Some(node) } => {
+                write!(f, "no free block of {order} on node {}", node.0)
+            }
+            Self::NoRun { frames } => write!(f, "no free run of {frames} frames"),
+            Self::BadRequest { frames } => write!(f, "no memory has {frames} frames in a row"),
+            Self::NotMemory { pfn } => write!(f, "{pfn} is not in memory"),
+            Self::NotFree { run } => write!(f, "{run} are not all free"),
+            Self::DoubleFree { block } => write!(f, "{block} is free already"),
+            Self::NeverAllocated { pfn } => write!(f, "{pfn} was never handed out"),
+            Self::TailFrame { pfn, of } => write!(f, "{pfn} lies inside {of}"),
+            Self::WrongOrder { pfn, expected, found } => {
+                write!(f, "{pfn} has {found}, not {expected}")
+            }
+            Self::WrongLength { pfn, expected, found } => {
+                write!(f, "the run at {pfn} has {found} frames, not {expected}")
+            }
+            Self::WrongKind { pfn, expected, found } => {
+                write!(f, "{pfn} is a {found:?}, not a {expected:?}")
+            }
+            Self::Preserved { block } => write!(f, "{block} is preserved"),
+            Self::AlreadyPreserved { block } => write!(f, "{block} is preserved already"),
+            Self::NotPreserved { block } => write!(f, "{block} is not preserved"),
+            Self::RangeOverlaps { run, with } => write!(f, "range {run} overlaps {with}"),
+            Self::TooManyRanges { limit } => write!(f, "all {limit} memory ranges are in use"),
+            Self::BadRange { run } => write!(f, "{run} cannot be a memory range"),
+            Self::BadSpace { needed, given, align } => {
+                write!(f, "metadata needs {needed} bytes aligned to {align}, given {given}")
+            }
+            Self::Tree(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

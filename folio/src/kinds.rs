@@ -1,0 +1,123 @@
+//! One byte a frame: what starts here, of which order, and whether it is preserved.
+//!
+//! Only the first frame of an aligned block carries a byte that means something: allocating a
+//! 1 GiB folio writes one byte. A run is a head block followed by tail blocks, its few largest
+//! aligned ones, so its length can be read back from the bytes.
+//!
+//! The byte is one number out of `kind x preserved x order`, so that the check on freeing is one
+//! comparison with a constant. Zero is a frame that was never handed out, which makes zeroed
+//! memory a valid start.
+
+use crate::addr::Order;
+
+/// What an allocated block is used for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A folio: one aligned block, owned by whoever allocated it.
+    Folio = 0,
+    /// The first block of a run of frames.
+    Run = 1,
+    /// A slab: the objects of one cache.
+    Slab = 2,
+    /// The first block of a large `void*` buffer.
+    Buffer = 3,
+    /// heirloom's own: tracker nodes, tables, cache control blocks.
+    Table = 4,
+    /// A further block of a run or of a large buffer.
+    Tail = 5,
+}
+
+impl Kind {
+    const ALL: [Self; 6] =
+        [Self::Folio, Self::Run, Self::Slab, Self::Buffer, Self::Table, Self::Tail];
+
+    /// Whether what starts with this kind may go on with [`Kind::Tail`] blocks.
+    pub const fn is_run(self) -> bool {
+        matches!(self, Self::Run | Self::Buffer)
+    }
+}
+
+/// The state of one frame, as its byte tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FrameState {
+    /// No block starts here, and none did since the memory was added. The frame may be free, in
+    /// the middle of a block, or reserved.
+    Never,
+    /// A block that started here was freed.
+    Freed,
+    /// An allocated block starts here.
+    Head {
+        /// What it is used for.
+        kind: Kind,
+        /// Its size.
+        order: Order,
+        /// Whether it survives a jump.
+        preserved: bool,
+    },
+}
+
+/// The byte of a frame that was never handed out.
+pub(crate) const NEVER: u8 = 0;
+/// The byte of a frame whose block was freed.
+pub(crate) const FREED: u8 = 1;
+
+const ORDERS: u8 = Order::MAX_FOLIO.get() + 1;
+const FIRST: u8 = 2;
+
+const _: () = assert!(
+    FIRST as usize + Kind::ALL.len() * 2 * ORDERS as usize <= 256,
+    "every kind, preserved or not, of every order fits one byte"
+);
+
+/// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`].
+#[inline]
+pub(crate) const fn head(kind: Kind, order: Order, preserved: bool) -> u8 {
+    debug_assert!(order.get() < ORDERS);
+    FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
+}
+
+/// What `byte` says. A byte that no block writes reads as [`FrameState::Never`].
+pub(crate) const fn decode(byte: u8) -> FrameState {
+    if byte < FIRST {
+        return if byte == FREED { FrameState::Freed } else { FrameState::Never };
+    }
+    let code = byte - FIRST;
+    let group = code / ORDERS;
+    let kind = (group / 2) as usize;
+    if kind >= Kind::ALL.len() {
+        return FrameState::Never;
+    }
+    let Some(order) = Order::new(code % ORDERS) else { return FrameState::Never };
+    FrameState::Head { kind: Kind::ALL[kind], order, preserved: group % 2 == 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_head_has_a_byte_of_its_own() {
+        let mut seen = [false; 256];
+        seen[usize::from(NEVER)] = true;
+        seen[usize::from(FREED)] = true;
+        for kind in Kind::ALL {
+            for preserved in [false, true] {
+                for o in 0..ORDERS {
+                    let order = Order::new(o).unwrap();
+                    let byte = head(kind, order, preserved);
+                    assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
+                    seen[usize::from(byte)] = true;
+                    assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fresh_and_freed_are_told_apart() {
+        assert_eq!(decode(NEVER), FrameState::Never);
+        assert_eq!(decode(FREED), FrameState::Freed);
+        assert_eq!(decode(255), FrameState::Never);
+    }
+}

@@ -1,0 +1,230 @@
+//! What the machine provides: a direct map of physical memory, the current CPU, and a lock.
+//!
+//! These traits are all that heirloom asks of its surroundings, so that the same code runs in a
+//! kernel, in a process and under a model checker.
+
+use core::ptr::NonNull;
+
+use crate::addr::PhysAddr;
+
+/// Index of a CPU, or of whatever else runs one thing at a time: a thread's slot, say.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CpuId(pub u32);
+
+impl CpuId {
+    /// The CPU's number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A NUMA node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NodeId(pub u16);
+
+/// Where physical memory is mapped.
+///
+/// # Safety
+/// For every physical address `a` in memory that the implementor's user hands to heirloom:
+/// - [`ptr`](DirectMap::ptr)`(a)` is valid for reads and writes up to the end of the contiguous
+///   physical memory that holds `a`, for as long as the map exists, and carries provenance over
+///   all of it;
+/// - [`phys`](DirectMap::phys) of that pointer is `Some(a)`;
+/// - the map is linear within a contiguous stretch: `ptr(a + n) == ptr(a) + n`.
+pub unsafe trait DirectMap {
+    /// The pointer through which `addr` is reached. For an address outside mapped memory the
+    /// result may be any pointer, which must not be followed.
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8>;
+
+    /// The physical address that `ptr` reaches, or `None` if it lies outside the map.
+    ///
+    /// Any pointer may be asked about; it is not followed.
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr>;
+}
+
+/// Which CPU this is, and how to stay on it.
+///
+/// # Safety
+/// - [`pinned`](Cpus::pinned) runs its closure exactly once, on the calling thread. While it runs
+///   with `Some(cpu)`, no other closure of the same instance runs with the same `cpu`: not on
+///   another thread, not in an interrupt handler, not nested within the first.
+/// - What one closure wrote under a `cpu` is visible to the next one under the same `cpu`
+///   (synchronises-with, as when a scheduler moves a task between processors).
+/// - `cpu.index() < self.count()`, and `count` never changes.
+/// - [`idle`](Cpus::idle), where it runs its closure, gives the same exclusion for that `cpu`.
+pub unsafe trait Cpus {
+    /// How many CPUs there can be: one more than the highest index.
+    fn count(&self) -> usize;
+
+    /// Runs `f` on a CPU that nothing else uses meanwhile. `None`: no CPU's state can be had now
+    /// (more threads than slots, or called from an interrupt that came in the middle); the
+    /// caller then does without per-CPU state.
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R;
+
+    /// The node whose memory is nearest to `cpu`. It never changes.
+    fn home(&self, cpu: CpuId) -> NodeId {
+        let _ = cpu;
+        NodeId(0)
+    }
+
+    /// Runs `f` as if on `cpu` if nothing runs there now and nothing can until `f` is done
+    /// (a slot whose thread has ended, a processor that is offline).
+    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        let _ = (cpu, f);
+        false
+    }
+}
+
+/// All that heirloom needs from a machine.
+pub trait Machine: DirectMap + Cpus + Sync {
+    /// The lock for what is rare: creating caches, taking a slab from a list, editing the root.
+    /// `spin::Mutex<()>` serves where nothing better exists.
+    type Lock: lock_api::RawMutex;
+}
+
+// SAFETY: every method is the referent's, so its guarantees carry over.
+unsafe impl<T: DirectMap + ?Sized> DirectMap for &T {
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
+        (**self).ptr(addr)
+    }
+
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
+        (**self).phys(ptr)
+    }
+}
+
+// SAFETY: every method is the referent's, so its guarantees carry over.
+unsafe impl<T: Cpus> Cpus for &T {
+    fn count(&self) -> usize {
+        (**self).count()
+    }
+
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        (**self).pinned(f)
+    }
+
+    fn home(&self, cpu: CpuId) -> NodeId {
+        (**self).home(cpu)
+    }
+
+    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        (**self).idle(cpu, f)
+    }
+}
+
+impl<T: Machine> Machine for &T {
+    type Lock = T::Lock;
+}
+
+/// A direct map with one offset: `length` bytes of physical memory from `start`, seen at `base`.
+///
+/// Holes in it are fine as long as nothing in them is handed to heirloom.
+#[derive(Debug)]
+pub struct Linear {
+    base: NonNull<u8>,
+    start: PhysAddr,
+    length: usize,
+}
+
+impl Linear {
+    /// A map in which physical `start` is seen at `base`.
+    ///
+    /// # Safety
+    /// - `base` carries provenance over `length` bytes and stays valid for reads and writes,
+    ///   wherever memory is handed to heirloom, as long as this value or anything made from it
+    ///   lives;
+    /// - nothing else in the program reads or writes that memory meanwhile, but through what
+    ///   heirloom returns;
+    /// - `start + length` does not overflow.
+    pub const unsafe fn new(base: NonNull<u8>, start: PhysAddr, length: usize) -> Self {
+        Self { base, start, length }
+    }
+
+    /// The first physical address of the map.
+    pub const fn start(&self) -> PhysAddr {
+        self.start
+    }
+
+    /// Bytes from the first address to the end of the map.
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+}
+
+// SAFETY: the map is plain arithmetic on a base whose validity `Linear::new` was promised; the
+// memory behind it is shared only as heirloom's own types allow.
+unsafe impl Send for Linear {}
+// SAFETY: as for `Send`: the value itself is immutable.
+unsafe impl Sync for Linear {}
+
+// SAFETY: `new` promises validity and provenance over the whole map; `ptr` and `phys` are one
+// offset and its inverse, so the map is linear and they agree.
+unsafe impl DirectMap for Linear {
+    #[inline]
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
+        let offset = addr.get().wrapping_sub(self.start.get()) as usize;
+        // `wrapping_add`: an address outside the map gives a pointer that nobody may follow.
+        let ptr = self.base.as_ptr().wrapping_add(offset);
+        NonNull::new(ptr).unwrap_or(self.base)
+    }
+
+    #[inline]
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
+        let offset = ptr.addr().get().wrapping_sub(self.base.addr().get());
+        (offset < self.length).then(|| PhysAddr::new(self.start.get() + offset as u64))
+    }
+}
+
+/// A machine with one CPU, and a [`Linear`] map: early boot, unikernels, tests.
+///
+/// It is `Sync` because every call that finds the CPU taken is told so (`None`) and does without
+/// per-CPU state; correct from any number of threads, fast from one.
+#[derive(Debug)]
+pub struct OneCpu {
+    map: Linear,
+    busy: core::sync::atomic::AtomicBool,
+}
+
+impl OneCpu {
+    /// The machine over `map`.
+    pub const fn new(map: Linear) -> Self {
+        Self { map, busy: core::sync::atomic::AtomicBool::new(false) }
+    }
+}
+
+// SAFETY: delegates to `Linear`.
+unsafe impl DirectMap for OneCpu {
+    #[inline]
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
+        self.map.ptr(addr)
+    }
+
+    #[inline]
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
+        self.map.phys(ptr)
+    }
+}
+
+// SAFETY: `busy` is taken with Acquire before a closure runs with `Some` and given back with
+// Release after it, so closures under CPU 0 exclude each other and see each other's writes.
+unsafe impl Cpus for OneCpu {
+    fn count(&self) -> usize {
+        1
+    }
+
+    #[inline]
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        use core::sync::atomic::Ordering::{Acquire, Release};
+        // Acquire pairs with the Release below, in whichever call had the CPU before.
+        if self.busy.swap(true, Acquire) {
+            return f(None);
+        }
+        let result = f(Some(CpuId(0)));
+        self.busy.store(false, Release);
+        result
+    }
+}
+
+impl Machine for OneCpu {
+    type Lock = spin::Mutex<()>;
+}

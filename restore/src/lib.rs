@@ -1,0 +1,5 @@
+//! heirloom's restore layer.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;

@@ -1,0 +1,5 @@
+//! heirloom's slab layer.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
