@@ -334,7 +334,9 @@ impl Run {
 
     /// Whether the two share a frame.
     pub const fn overlaps(self, other: Self) -> bool {
-        self.start.0 < other.end().0 && other.start.0 < self.end().0
+        let start = if self.start.0 > other.start.0 { self.start.0 } else { other.start.0 };
+        let end = if self.end().0 < other.end().0 { self.end().0 } else { other.end().0 };
+        start < end
     }
 
     /// The few largest aligned blocks that make up the run, in address order.
