@@ -5,6 +5,7 @@
 extern crate std;
 
 mod addr;
+mod columns;
 mod error;
 mod kinds;
 pub mod machine;

@@ -1,0 +1,654 @@
+//! The free blocks of one memory range, as bits.
+//!
+//! Picture four columns of bitmaps. A set bit in the lowest row of column `t` is a free *unit* of
+//! `64^t` frames: 1, 64, 4096 or 262,144 (orders 0, 6, 12, 18). A free block of any order is an
+//! aligned group of bits in one word of one column: order 9 is eight bits of column 1. When the
+//! last bit of a word is set, the word is 64 free units in a row, which is one unit of the next
+//! column: whoever sets it moves it up. A frame is thus free in exactly one column, and taking or
+//! giving any block is one atomic operation on one word.
+//!
+//! ```text
+//! row 3   . . .                . . .              . . .            units of 2^18 frames
+//! row 2   word empty? ...      word empty? ...    units of 2^12
+//! row 1   word empty? ...      units of 2^6
+//! row 0   units of 1
+//!         column 0             column 1           column 2         column 3
+//! ```
+//!
+//! The rows above a column's lowest say which words below are not empty, 64 words a bit-word, so
+//! that finding a free unit costs a few loads however large and full memory is. They are hints
+//! that may be set for an empty word; at rest no word with a free unit is without its bits.
+//!
+//! The idea of bits that merge upward is LLFree's (USENIX ATC 2023), with 64-way words at every
+//! level in place of counters, so that no counter is touched on any path.
+
+use core::ptr::NonNull;
+
+use crate::addr::{Block, Order, Pfn, Run};
+use crate::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+
+/// log2 of the units in a word, and of the ratio between neighbouring columns.
+const STEP: u32 = 6;
+/// Columns, and rows of the first column.
+pub(crate) const COLUMNS: usize = 4;
+/// Words that a search for a group looks at before it breaks a larger unit.
+const PROBES: usize = 8;
+
+/// A word that lies wholly within `order`'s column: which column, and log2 of the group's bits.
+const fn place(order: Order) -> (usize, u32) {
+    ((order.get() as u32 / STEP) as usize, order.get() as u32 % STEP)
+}
+
+/// Frames of a unit of column `t`, log2.
+const fn unit_log2(t: usize) -> u32 {
+    t as u32 * STEP
+}
+
+/// The order of a unit of column `t`.
+const fn unit(t: usize) -> Order {
+    match Order::new(unit_log2(t) as u8) {
+        Some(order) => order,
+        None => Order::MAX_FOLIO,
+    }
+}
+
+/// Bits at which an aligned group of `2^k` set bits starts in `word`.
+const fn groups(word: u64, k: u32) -> u64 {
+    const STARTS: [u64; 6] = [
+        !0,
+        0x5555_5555_5555_5555,
+        0x1111_1111_1111_1111,
+        0x0101_0101_0101_0101,
+        0x0001_0001_0001_0001,
+        0x0000_0001_0000_0001,
+    ];
+    let mut w = word;
+    let mut i = 0;
+    while i < k {
+        w &= w >> (1 << i);
+        i += 1;
+    }
+    w & STARTS[k as usize]
+}
+
+/// `2^k` bits from bit `at`.
+const fn mask(at: u32, k: u32) -> u64 {
+    ((1_u64 << (1 << k)) - 1) << at
+}
+
+/// One row of a column: words in memory that the owner of the range provides.
+#[derive(Clone, Copy)]
+struct Row {
+    words: NonNull<AtomicU64>,
+    len: usize,
+    /// The number that the first word would have in a bitmap that starts at frame 0.
+    first: u64,
+}
+
+/// Where a search last found something, per column: the next one starts there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hints([u64; COLUMNS]);
+
+impl Hints {
+    /// For CPU `index` of `count`: far from where the other CPUs start.
+    pub(crate) const fn new() -> Self {
+        Self([u64::MAX; COLUMNS])
+    }
+}
+
+/// The free blocks of one range of frames.
+pub(crate) struct Columns {
+    rows: [[Row; COLUMNS]; COLUMNS],
+}
+
+// SAFETY: the rows point at atomics that live as long as the value (promised to `new`); sharing
+// them is what atomics are for.
+unsafe impl Send for Columns {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Columns {}
+
+/// Words in row `r` of any column for the frames of `run`, and the number of the first.
+const fn row_span(run: Run, r: usize) -> (u64, u64) {
+    let shift = STEP * (r as u32 + 1);
+    let first = run.start().get() >> shift;
+    let last = (run.end().get() - 1) >> shift;
+    (first, last - first + 1)
+}
+
+impl Columns {
+    /// 64-bit words needed for the (non-empty) `run`.
+    pub(crate) const fn words(run: Run) -> usize {
+        let mut words = 0;
+        let mut r = 0;
+        while r < COLUMNS {
+            // Row `r` exists in columns 0 to r.
+            words += row_span(run, r).1 as usize * (r + 1);
+            r += 1;
+        }
+        words
+    }
+
+    /// Columns for `run` in which nothing is free yet.
+    ///
+    /// # Safety
+    /// `space` is valid for reads and writes of `Self::words(run)` aligned, zeroed words as long
+    /// as the value or anything that shares it lives, and nothing else uses them.
+    pub(crate) const unsafe fn new(run: Run, space: NonNull<AtomicU64>) -> Self {
+        let empty = Row { words: space, len: 0, first: 0 };
+        let mut rows = [[empty; COLUMNS]; COLUMNS];
+        let mut at = 0;
+        let mut t = 0;
+        while t < COLUMNS {
+            let mut r = t;
+            while r < COLUMNS {
+                let (first, len) = row_span(run, r);
+                // SAFETY: the rows' lengths sum to `words(run)`, so `at` stays within `space`.
+                let words = unsafe { space.add(at) };
+                rows[t][r] = Row { words, len: len as usize, first };
+                at += len as usize;
+                r += 1;
+            }
+            t += 1;
+        }
+        Self { rows }
+    }
+
+    /// The words of row `r` in column `t`, and the number of the first.
+    #[inline]
+    fn row(&self, t: usize, r: usize) -> (&[AtomicU64], u64) {
+        let row = &self.rows[t][r];
+        // SAFETY: `new` laid the row over `len` valid words that only atomics touch.
+        (unsafe { core::slice::from_raw_parts(row.words.as_ptr(), row.len) }, row.first)
+    }
+
+    /// Word number `n` of row `r` in column `t`; `None` outside the range.
+    #[inline]
+    fn word(&self, t: usize, r: usize, n: u64) -> Option<&AtomicU64> {
+        let (words, first) = self.row(t, r);
+        words.get(n.wrapping_sub(first) as usize)
+    }
+
+    /// Marks `block` free. `Err`: it lies outside the range, or part of it is seen to be free
+    /// already; nothing changed.
+    ///
+    /// The kinds bytes are what finds a double free. What is seen here are two that race, and
+    /// only in the word itself, not in a larger unit that it has become part of.
+    pub(crate) fn give(&self, block: Block) -> Result<(), ()> {
+        let (t, k) = place(block.order());
+        let at = (block.pfn().get() >> unit_log2(t)) as u32 & 63;
+        self.give_bits(t, block.pfn().get() >> (unit_log2(t) + STEP), mask(at, k))
+    }
+
+    /// Marks free the frames `first + i` for each set bit `i`; `first` is a multiple of 64.
+    pub(crate) fn give_word(&self, first: Pfn, frames: u64) -> Result<(), ()> {
+        self.give_bits(0, first.get() >> STEP, frames)
+    }
+
+    fn give_bits(&self, t: usize, n: u64, bits: u64) -> Result<(), ()> {
+        let (mut t, mut n, mut bits) = (t, n, bits);
+        loop {
+            let word = self.word(t, t, n).ok_or(())?;
+            // Release pairs with the Acquire of whoever takes one of these units: the last
+            // owner's accesses come before the next one's.
+            let old = word.fetch_or(bits, Release);
+            if old & bits != 0 {
+                self.take_back(t, n, bits & !old);
+                return Err(());
+            }
+            // Acquire: the units that others gave move up with ours; the Release one column up
+            // passes their owners' accesses on.
+            let whole = old | bits == !0 && t + 1 < COLUMNS;
+            if whole && word.compare_exchange(!0, 0, Acquire, Relaxed).is_ok() {
+                if old != 0 {
+                    self.emptied(t, n);
+                }
+                bits = 1 << (n & 63);
+                n >>= STEP;
+                t += 1;
+                continue;
+            }
+            if old == 0 {
+                self.filled(t, t, n);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Undoes the part of a refused `give` that was new.
+    #[cold]
+    fn take_back(&self, t: usize, n: u64, bits: u64) {
+        if let Some(word) = self.word(t, t, n)
+            && word.fetch_and(!bits, Acquire) & !bits == 0
+        {
+            self.emptied(t, n);
+        }
+    }
+
+    /// Word `n` of row `r` is no longer empty: says so in the rows above.
+    fn filled(&self, t: usize, r: usize, n: u64) {
+        let mut n = n;
+        for up in r + 1..COLUMNS {
+            let Some(word) = self.word(t, up, n >> STEP) else { return };
+            // AcqRel pairs with the one in `emptied`: whoever clears this bit later sees the
+            // word below as filled and sets the bit again.
+            if word.fetch_or(1 << (n & 63), AcqRel) != 0 {
+                // Whoever made that word non-empty tells the rows above it.
+                return;
+            }
+            n >>= STEP;
+        }
+    }
+
+    /// Word `n` of column `t`'s lowest row became empty: says so in the rows above.
+    fn emptied(&self, t: usize, n: u64) {
+        let mut n = n;
+        for up in t + 1..COLUMNS {
+            let Some(word) = self.word(t, up, n >> STEP) else { return };
+            let bit = 1 << (n & 63);
+            // AcqRel pairs with the one in `filled`: if the bit that goes was set for a unit
+            // given meanwhile, the load below sees that unit.
+            let rest = word.fetch_and(!bit, AcqRel) & !bit;
+            let below = self.word(t, up - 1, n).map_or(0, |w| w.load(Relaxed));
+            if below != 0 {
+                return self.filled(t, up - 1, n);
+            }
+            if rest != 0 {
+                return;
+            }
+            n >>= STEP;
+        }
+    }
+
+    /// The next word of column `t`'s row `r`, from number `from`, that is not said to be empty.
+    fn next(&self, t: usize, r: usize, from: u64) -> Option<u64> {
+        if r + 1 == COLUMNS {
+            let (words, first) = self.row(t, r);
+            let skip = from.saturating_sub(first) as usize;
+            let found = words.iter().skip(skip).position(|w| w.load(Relaxed) != 0)?;
+            return Some(first + (skip + found) as u64);
+        }
+        let mut from = from.max(self.rows[t][r].first);
+        loop {
+            let up = from >> STEP;
+            let word = self.word(t, r + 1, up)?;
+            let bits = word.load(Relaxed) & (!0 << (from & 63));
+            if bits != 0 {
+                return Some((up << STEP) + u64::from(bits.trailing_zeros()));
+            }
+            from = self.next(t, r + 1, up + 1)? << STEP;
+        }
+    }
+
+    /// Takes a group of `2^k` units from column `t`, looking at no more than `probes` words.
+    /// `whole_word`: takes every unit of the word instead.
+    fn take_bits(&self, t: usize, k: u32, probes: usize, hints: &mut Hints) -> Option<(u64, u32)> {
+        let start = hints.0[t];
+        let mut probes = probes;
+        // Once from the hint to the end, once from the beginning to the hint.
+        for (mut from, until) in [(start, u64::MAX), (0, start)] {
+            while let Some(n) = self.next(t, t, from)
+                && n < until
+            {
+                let word = self.word(t, t, n)?;
+                let mut bits = word.load(Relaxed);
+                if bits == 0 {
+                    self.emptied(t, n);
+                }
+                while let starts @ 1.. = groups(bits, k) {
+                    let at = starts.trailing_zeros();
+                    let rest = bits & !mask(at, k);
+                    // Acquire pairs with the Release of whoever gave these units.
+                    match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
+                        Ok(_) => {
+                            if rest == 0 {
+                                self.emptied(t, n);
+                            }
+                            hints.0[t] = n;
+                            return Some((n, at));
+                        }
+                        Err(now) => bits = now,
+                    }
+                }
+                probes = probes.checked_sub(1)?;
+                from = n + 1;
+            }
+        }
+        None
+    }
+
+    /// Takes a free block of `order` (at most [`Order::MAX_FOLIO`]).
+    pub(crate) fn take(&self, order: Order, hints: &mut Hints) -> Option<Block> {
+        let (t, k) = place(order);
+        let few = if k == 0 { usize::MAX } else { PROBES };
+        let found = match self.take_bits(t, k, few, hints) {
+            Some(found) => found,
+            None => match self.split(t, mask(0, k), hints) {
+                Some(n) => (n, 0),
+                None => self.take_bits(t, k, usize::MAX, hints)?,
+            },
+        };
+        Block::new(Self::frame(t, found), order)
+    }
+
+    /// Takes up to 64 free frames of one word: the word's first frame, and a bit for each taken.
+    pub(crate) fn take_word(&self, hints: &mut Hints) -> Option<(Pfn, u64)> {
+        let start = hints.0[0];
+        for (mut from, until) in [(start, u64::MAX), (0, start)] {
+            while let Some(n) = self.next(0, 0, from)
+                && n < until
+            {
+                // Acquire pairs with the Release of whoever gave these frames.
+                let bits = self.word(0, 0, n)?.swap(0, Acquire);
+                self.emptied(0, n);
+                if bits != 0 {
+                    hints.0[0] = n;
+                    return Some((Pfn::new(n << STEP), bits));
+                }
+                from = n + 1;
+            }
+        }
+        let unit = self.take(unit(1), hints)?;
+        Some((unit.pfn(), !0))
+    }
+
+    /// Breaks a unit of the next column into a word of column `t`, keeping `kept` of its bits:
+    /// the word's number.
+    fn split(&self, t: usize, kept: u64, hints: &mut Hints) -> Option<u64> {
+        let up = t + 1;
+        if up >= COLUMNS {
+            return None;
+        }
+        let unit = self.take(unit(up), hints)?;
+        let n = unit.pfn().get() >> unit_log2(up);
+        self.put_rest(t, n, !kept);
+        hints.0[t] = n;
+        Some(n)
+    }
+
+    /// Gives the units of a word that is wholly ours, but for those kept.
+    fn put_rest(&self, t: usize, n: u64, rest: u64) {
+        let given = self.give_bits(t, n, rest);
+        debug_assert!(given.is_ok(), "a taken unit has no free part");
+    }
+
+    fn frame(t: usize, (n, at): (u64, u32)) -> Pfn {
+        Pfn::new(((n << STEP) + u64::from(at)) << unit_log2(t))
+    }
+
+    /// Takes exactly `block`; `false` if some frame of it is not free, and nothing changed.
+    pub(crate) fn take_at(&self, block: Block) -> bool {
+        let (t, k) = place(block.order());
+        let n = block.pfn().get() >> (unit_log2(t) + STEP);
+        let at = (block.pfn().get() >> unit_log2(t)) as u32 & 63;
+        self.take_bits_at(t, n, mask(at, k))
+    }
+
+    /// Takes exactly the frames `first + i` for each set bit `i`; all or none.
+    pub(crate) fn take_word_at(&self, first: Pfn, frames: u64) -> bool {
+        self.take_bits_at(0, first.get() >> STEP, frames)
+    }
+
+    fn take_bits_at(&self, t: usize, n: u64, wanted: u64) -> bool {
+        let Some(word) = self.word(t, t, n) else { return false };
+        let mut bits = word.load(Relaxed);
+        while bits & wanted == wanted {
+            // Acquire pairs with the Release of whoever gave these units.
+            match word.compare_exchange_weak(bits, bits & !wanted, Acquire, Relaxed) {
+                Ok(_) => {
+                    if bits == wanted {
+                        self.emptied(t, n);
+                    }
+                    return true;
+                }
+                Err(now) => bits = now,
+            }
+        }
+        // Part of it free here means that no larger unit holds it.
+        let up = t + 1;
+        if bits != 0 || up >= COLUMNS || !self.take_bits_at(up, n >> STEP, 1 << (n & 63)) {
+            return false;
+        }
+        if wanted != !0 {
+            self.put_rest(t, n, !wanted);
+        }
+        true
+    }
+
+    /// Takes `units` neighbouring units of the last column: for runs above the largest folio.
+    pub(crate) fn take_units(&self, units: u64) -> Option<Pfn> {
+        let t = COLUMNS - 1;
+        let (words, first) = self.row(t, t);
+        let is_free = |u: u64| {
+            let word = words.get(((u >> STEP) - first) as usize);
+            word.is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
+        };
+        let (mut start, end) = (first << STEP, (first + words.len() as u64) << STEP);
+        'search: while start + units <= end {
+            for i in (0..units).rev() {
+                if !is_free(start + i) {
+                    start += i + 1;
+                    continue 'search;
+                }
+            }
+            for i in 0..units {
+                let u = start + i;
+                if !self.take_bits_at(t, u >> STEP, 1 << (u & 63)) {
+                    for u in start..u {
+                        self.put_rest(t, u >> STEP, 1 << (u & 63));
+                    }
+                    start += i + 1;
+                    continue 'search;
+                }
+            }
+            return Some(Pfn::new(start << unit_log2(t)));
+        }
+        None
+    }
+
+    /// Adds the number of free blocks of each order to `counts`, each as large as can be.
+    pub(crate) fn count_free(&self, counts: &mut [u64; Order::MAX_FOLIO.index() + 1]) {
+        for t in 0..COLUMNS {
+            let mut from = 0;
+            while let Some(n) = self.next(t, t, from) {
+                let mut bits = self.word(t, t, n).map_or(0, |w| w.load(Relaxed));
+                let largest = if t + 1 == COLUMNS { 0 } else { STEP - 1 };
+                for k in (0..=largest).rev() {
+                    let mut starts = groups(bits, k);
+                    counts[(unit_log2(t) + k) as usize] += u64::from(starts.count_ones());
+                    while starts != 0 {
+                        bits &= !mask(starts.trailing_zeros(), k);
+                        starts &= starts - 1;
+                    }
+                }
+                from = n + 1;
+            }
+        }
+    }
+
+    /// Whether the frame is free, in whichever column.
+    pub(crate) fn is_free(&self, pfn: Pfn) -> bool {
+        (0..COLUMNS).any(|t| {
+            let u = pfn.get() >> unit_log2(t);
+            self.word(t, t, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
+        })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::boxed::Box;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn columns(run: Run) -> Columns {
+        let words: Vec<AtomicU64> = (0..Columns::words(run)).map(|_| AtomicU64::new(0)).collect();
+        let space = NonNull::from(Box::leak(words.into_boxed_slice())).cast();
+        // SAFETY: leaked words, as many as needed, zeroed.
+        let c = unsafe { Columns::new(run, space) };
+        for b in run.blocks_up_to(Order::MAX_FOLIO) {
+            c.give(b).unwrap();
+        }
+        c
+    }
+
+    fn run(start: u64, frames: u64) -> Run {
+        Run::new(Pfn::new(start), frames).unwrap()
+    }
+
+    fn order(o: u8) -> Order {
+        Order::new(o).unwrap()
+    }
+
+    fn free_frames(c: &Columns) -> u64 {
+        let mut counts = [0; 19];
+        c.count_free(&mut counts);
+        counts.iter().enumerate().map(|(o, n)| n << o).sum()
+    }
+
+    #[test]
+    fn groups_are_aligned_runs_of_set_bits() {
+        for k in 0..6 {
+            for at in 0..64_u32 {
+                let aligned = at.is_multiple_of(1 << k) && at + (1 << k) <= 64;
+                if aligned {
+                    assert_eq!(groups(mask(at, k), k), 1 << at);
+                }
+            }
+            assert_eq!(groups(!0, k).count_ones(), 64 >> k);
+        }
+        assert_eq!(groups(0b0110, 1), 0, "not aligned");
+    }
+
+    #[test]
+    fn fresh_memory_is_its_largest_blocks() {
+        let c = columns(run(3, 300_000));
+        let mut counts = [0; 19];
+        c.count_free(&mut counts);
+        assert_eq!(counts.iter().enumerate().map(|(o, n)| n << o).sum::<u64>(), 300_000);
+        assert_eq!(counts[17], 1, "2^17..2^18");
+    }
+
+    #[test]
+    fn everything_taken_one_by_one_and_given_back_is_whole_again() {
+        for o in 0..=18 {
+            let c = columns(run(0, 1 << 19));
+            let mut hints = Hints::new();
+            let mut taken = Vec::new();
+            while let Some(b) = c.take(order(o), &mut hints) {
+                assert_eq!(b.order(), order(o));
+                taken.push(b);
+            }
+            assert_eq!(taken.len(), 1 << (19 - o));
+            assert_eq!(free_frames(&c), 0);
+            taken.sort();
+            taken.dedup();
+            assert_eq!(taken.len(), 1 << (19 - o), "no block twice");
+            for b in taken.iter().rev() {
+                c.give(*b).unwrap();
+            }
+            let mut counts = [0; 19];
+            c.count_free(&mut counts);
+            assert_eq!(counts[18], 2, "order {o}");
+        }
+    }
+
+    #[test]
+    fn words_of_frames() {
+        let c = columns(run(10, 200));
+        let mut hints = Hints::new();
+        let mut seen = BTreeSet::new();
+        while let Some((first, bits)) = c.take_word(&mut hints) {
+            for i in (0..64).filter(|i| bits >> i & 1 == 1) {
+                assert!(seen.insert(first.get() + i));
+            }
+        }
+        assert_eq!(seen, (10..210).collect());
+        assert_eq!(c.give_word(Pfn::new(0), 1 << 10), Ok(()));
+        assert_eq!(c.give_word(Pfn::new(0), 3 << 10), Err(()), "frame 10 is free");
+        assert_eq!(free_frames(&c), 1, "the refused part was undone");
+    }
+
+    #[test]
+    fn neighbouring_units_for_very_large_runs() {
+        let c = columns(run(0, 5 << 18));
+        assert!(c.take_at(Block::new(Pfn::new(1 << 18), order(0)).unwrap()));
+        assert_eq!(c.take_units(3), Some(Pfn::new(2 << 18)));
+        assert_eq!(c.take_units(2), None);
+        assert_eq!(c.take_units(1), Some(Pfn::new(0)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Take(u8),
+        At(u64, u8),
+        Give(usize),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            4 => (0_u8..13).prop_map(Op::Take),
+            1 => (0_u64..20_000, 0_u8..8).prop_map(|(p, o)| Op::At(p, o)),
+            4 => any::<usize>().prop_map(Op::Give),
+        ];
+        prop::collection::vec(op, 1..400)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 64,
+            failure_persistence: None,
+            rng_seed: proptest::test_runner::RngSeed::Fixed(0x6865_6972),
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn agrees_with_a_set_of_frames(start in 0_u64..200, frames in 1_u64..20_000, ops in ops()) {
+            let run = run(start, frames);
+            let c = columns(run);
+            let mut free: BTreeSet<u64> = (start..start + frames).collect();
+            let mut live: Vec<Block> = Vec::new();
+            let mut hints = Hints::new();
+            for op in ops {
+                let block = match op {
+                    Op::Take(o) => c.take(order(o), &mut hints).inspect(|b| {
+                        assert_eq!(b.order(), order(o));
+                    }).or_else(|| {
+                        // Refused only if no aligned block is free.
+                        for first in (0..start + frames).step_by(1 << o) {
+                            assert!((first..first + (1 << o)).any(|f| !free.contains(&f)));
+                        }
+                        None
+                    }),
+                    Op::At(p, o) => {
+                        let b = Block::containing(Pfn::new(p), order(o));
+                        let want = (b.pfn().get()..b.run().end().get()).all(|f| free.contains(&f));
+                        prop_assert_eq!(c.take_at(b), want);
+                        want.then_some(b)
+                    }
+                    Op::Give(i) => {
+                        if !live.is_empty() {
+                            let b = live.swap_remove(i % live.len());
+                            prop_assert_eq!(c.give(b), Ok(()));
+                            free.extend(b.pfn().get()..b.run().end().get());
+                        }
+                        None
+                    }
+                };
+                if let Some(b) = block {
+                    for f in b.pfn().get()..b.run().end().get() {
+                        prop_assert!(free.remove(&f));
+                    }
+                    live.push(b);
+                }
+                prop_assert_eq!(free_frames(&c), free.len() as u64);
+            }
+            for f in start..start + frames {
+                prop_assert_eq!(c.is_free(Pfn::new(f)), free.contains(&f));
+            }
+        }
+    }
+}
