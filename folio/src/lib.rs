@@ -10,6 +10,8 @@ mod error;
 mod kinds;
 pub mod machine;
 mod sync;
+#[cfg(any(test, feature = "std"))]
+pub mod threads;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};

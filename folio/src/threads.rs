@@ -1,0 +1,336 @@
+//! Threads as CPUs: a slot for each live thread.
+//!
+//! Picture a row of numbered slots, one row for the whole process. A thread takes the lowest free
+//! slot when it first needs one, keeps it while it lives, and gives it back when it ends; the
+//! slot's number is the CPU that the thread runs on. As a slot has one owner and an owner runs one
+//! thing at a time, entering it takes no atomic read-modify-write: a look at a mark of the
+//! thread's own, and a store.
+//!
+//! ```text
+//! row      0  1  2  3  4  5 …        one bit each, in the process
+//!          A  B  .  C  .  .          threads A, B and C live
+//! instance |---------|               an instance of count 4 uses the first four
+//! ```
+//!
+//! The row is the one static here, because threads belong to the process and not to an instance.
+//! Instances share nothing through it but numbers.
+
+mod lock;
+
+use core::ptr::NonNull;
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+    compiler_fence,
+};
+use std::thread::available_parallelism;
+
+pub use lock::Patient;
+
+use crate::addr::PhysAddr;
+use crate::machine::{CpuId, Cpus, DirectMap, Machine};
+
+/// Slots in the process. Threads beyond them do without per-CPU state.
+pub const LIMIT: usize = 256;
+
+/// Stands for the slot of a thread that has none. No count reaches it.
+const NONE: u32 = u32::MAX;
+
+/// Which slots have an owner, a bit each.
+struct Row([AtomicU64; LIMIT / 64]);
+
+static ROW: Row = Row::new();
+
+impl Row {
+    const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; LIMIT / 64])
+    }
+
+    /// Takes `slot` if it is free: whether it was.
+    fn take(&self, slot: u32) -> bool {
+        let (word, bit) = Self::place(slot);
+        // Acquire pairs with the Release in `give_back`: what the last owner wrote under this slot
+        // is visible to the next.
+        self.0.get(word).is_some_and(|word| word.fetch_or(bit, Acquire) & bit == 0)
+    }
+
+    /// Takes the lowest free slot below `limit`.
+    fn take_below(&self, limit: u32) -> Option<u32> {
+        for (first, word) in (0..limit).step_by(64).zip(&self.0) {
+            let below = if limit - first < 64 { (1 << (limit - first)) - 1 } else { u64::MAX };
+            loop {
+                let free = !word.load(Relaxed) & below;
+                if free == 0 {
+                    break;
+                }
+                let slot = first + free.trailing_zeros();
+                if self.take(slot) {
+                    return Some(slot);
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives back a slot that the caller owns.
+    fn give_back(&self, slot: u32) {
+        let (word, bit) = Self::place(slot);
+        if let Some(word) = self.0.get(word) {
+            // Release pairs with the Acquire in `take`.
+            word.fetch_and(!bit, Release);
+        }
+    }
+
+    const fn place(slot: u32) -> (usize, u64) {
+        (slot as usize / 64, 1 << (slot % 64))
+    }
+}
+
+/// What a thread knows of itself. Only the thread and its signal handlers touch it; atomics,
+/// because a handler may come between any two instructions.
+struct Own {
+    /// A closure runs under the slot, or the thread has ended.
+    busy: AtomicBool,
+    /// The slot that the thread owns, or [`NONE`]. Changes only while `busy`.
+    slot: AtomicU32,
+}
+
+/// Gives the slot back when the thread ends.
+struct AtExit;
+
+std::thread_local! {
+    // No destructor, so that a look at it is a load and it can be asked until the very end.
+    static OWN: Own = const { Own { busy: AtomicBool::new(false), slot: AtomicU32::new(NONE) } };
+    static AT_EXIT: AtExit = const { AtExit };
+}
+
+impl Drop for AtExit {
+    fn drop(&mut self) {
+        OWN.with(|own| {
+            // A thread that exits within a closure keeps its slot for good: what the closure left
+            // half done is nobody else's to see.
+            if !own.busy.load(Relaxed) {
+                // Never cleared again: from here on the thread has no slot and takes none.
+                own.mark();
+                let slot = own.slot.load(Relaxed);
+                if slot != NONE {
+                    ROW.give_back(slot);
+                }
+            }
+        });
+    }
+}
+
+impl Own {
+    /// Sets `busy`, before anything that a handler must not see half done.
+    #[inline]
+    fn mark(&self) {
+        self.busy.store(true, Relaxed);
+        // A handler runs on this thread, so program order is all it needs. Pairs with the fence in
+        // `Entered::drop`.
+        compiler_fence(Acquire);
+    }
+
+    /// Enters the slot, if the thread has or gets one below `count` and is not in it already.
+    #[inline]
+    fn enter(&self, count: u32) -> Option<Entered<'_>> {
+        if self.busy.load(Relaxed) {
+            return None;
+        }
+        // A handler between the look and the mark enters and leaves before we go on.
+        self.mark();
+        let mut entered = Entered { own: self, cpu: CpuId(self.slot.load(Relaxed)) };
+        if entered.cpu.0 >= count {
+            entered.cpu = self.move_below(count)?;
+        }
+        Some(entered)
+    }
+
+    /// Exchanges the slot, or none, for a free one below `count`.
+    ///
+    /// A thread born when many lived thus comes down again when they have ended.
+    #[cold]
+    fn move_below(&self, count: u32) -> Option<CpuId> {
+        // The first time registers the destructor. No slot without one.
+        AT_EXIT.try_with(|_| ()).ok()?;
+        let slot = ROW.take_below(count)?;
+        let before = self.slot.swap(slot, Relaxed);
+        if before != NONE {
+            ROW.give_back(before);
+        }
+        Some(CpuId(slot))
+    }
+}
+
+/// The thread is in its slot as long as this lives.
+struct Entered<'a> {
+    own: &'a Own,
+    cpu: CpuId,
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Pairs with the fence in `Own::mark`.
+        compiler_fence(Release);
+        self.own.busy.store(false, Relaxed);
+    }
+}
+
+/// A thread's slot as the CPU it runs on. For processes; needs the feature `std`.
+///
+/// - Any number of threads may come and go. While more live than there are slots, those without
+///   one run with `None`, and take one when it becomes free.
+/// - A call of [`pinned`](Cpus::pinned) within another on the same thread gets `None`, also if the
+///   two belong to different instances, and also from a signal handler. A thread's first call
+///   registers a destructor, which may allocate: a handler that uses heirloom should find its
+///   thread with a slot.
+/// - In the destructors of a thread's other thread-locals, `None` is to be expected.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::Cpus;
+/// use heirloom_folio::threads::ThreadSlots;
+///
+/// let slots = ThreadSlots::new(8);
+/// slots.pinned(|cpu| {
+///     let here = cpu.expect("one thread, eight slots");
+///     let there = std::thread::scope(|s| s.spawn(|| slots.pinned(|cpu| cpu)).join().unwrap());
+///     assert_ne!(Some(here), there);
+/// });
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadSlots {
+    count: u32,
+}
+
+impl ThreadSlots {
+    /// An instance that uses the process's first `count` slots, of 1 to [`LIMIT`].
+    ///
+    /// Per-CPU state is per slot, so more slots cost memory and let more threads go without
+    /// shared state.
+    pub const fn new(count: usize) -> Self {
+        let count = if count == 0 { 1 } else { count };
+        Self { count: if count > LIMIT { LIMIT as u32 } else { count as u32 } }
+    }
+}
+
+impl Default for ThreadSlots {
+    /// Four slots for each processor that the process may use: at least 4, at most 64.
+    fn default() -> Self {
+        let processors = available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::new(processors.saturating_mul(4).clamp(4, 64))
+    }
+}
+
+// SAFETY:
+// - A slot's bit in the row is taken by one thread (or one call of `idle`) at a time, and a closure
+//   runs with `Some(cpu)` only on the thread that owns slot `cpu`, whose `busy` mark is set from
+//   before the closure until after it and turns away every nested call. `slot` changes only under
+//   the mark, so the number cannot change between the look at it and the closure's end.
+// - Successive closures of one owner are ordered by the thread; of different owners by the Release
+//   in `give_back` and the Acquire in `take`. All changes to a word of the row are
+//   read-modify-writes, so a later take synchronises with every earlier giving back.
+// - `enter` yields numbers below the count, which is never changed. `idle` owns the slot's bit.
+unsafe impl Cpus for ThreadSlots {
+    fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    #[inline]
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        OWN.with(|own| match own.enter(self.count) {
+            Some(entered) => f(Some(entered.cpu)),
+            None => f(None),
+        })
+    }
+
+    /// Runs `f` if no live thread owns the slot.
+    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        struct Taken(u32);
+        impl Drop for Taken {
+            fn drop(&mut self) {
+                ROW.give_back(self.0);
+            }
+        }
+        if cpu.0 >= self.count || !ROW.take(cpu.0) {
+            return false;
+        }
+        let _until_done = Taken(cpu.0);
+        f();
+        true
+    }
+}
+
+/// A machine for processes: a direct map, threads as CPUs, and a lock that lets others run.
+///
+/// # Examples
+/// ```
+/// use std::ptr::NonNull;
+/// use heirloom_folio::{DirectMap, Linear, PAGE_SIZE, PhysAddr, threads::Host};
+///
+/// let ram = NonNull::from(vec![0_u8; 4 * PAGE_SIZE].leak()).cast();
+/// let start = PhysAddr::new(1 << 32);
+/// // SAFETY: leaked, and used through the map alone.
+/// let host = Host::new(unsafe { Linear::new(ram, start, 4 * PAGE_SIZE) });
+/// assert_eq!(host.phys(host.ptr(start)), Some(start));
+/// ```
+#[derive(Debug)]
+pub struct Host<D> {
+    map: D,
+    slots: ThreadSlots,
+}
+
+impl<D: DirectMap> Host<D> {
+    /// The machine over `map` with [`ThreadSlots::default`].
+    pub fn new(map: D) -> Self {
+        Self::with_slots(map, ThreadSlots::default())
+    }
+
+    /// The machine over `map` with these slots.
+    pub const fn with_slots(map: D, slots: ThreadSlots) -> Self {
+        Self { map, slots }
+    }
+
+    /// The direct map.
+    pub const fn map(&self) -> &D {
+        &self.map
+    }
+}
+
+// SAFETY: every method is the map's, so its guarantees carry over.
+unsafe impl<D: DirectMap> DirectMap for Host<D> {
+    #[inline]
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
+        self.map.ptr(addr)
+    }
+
+    #[inline]
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
+        self.map.phys(ptr)
+    }
+}
+
+// SAFETY: every method is that of `ThreadSlots`, so its guarantees carry over.
+unsafe impl<D> Cpus for Host<D> {
+    #[inline]
+    fn count(&self) -> usize {
+        self.slots.count()
+    }
+
+    #[inline]
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.slots.pinned(f)
+    }
+
+    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        self.slots.idle(cpu, f)
+    }
+}
+
+impl<D: DirectMap + Sync> Machine for Host<D> {
+    type Lock = Patient;
+}
+
+#[cfg(test)]
+mod tests;
