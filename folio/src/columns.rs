@@ -19,7 +19,7 @@
 //! that finding a free unit costs a few loads however large and full memory is. They are hints
 //! that may be set for an empty word; at rest no word with a free unit is without its bits.
 //!
-//! The idea of bits that merge upward is LLFree's (USENIX ATC 2023), with 64-way words at every
+//! The idea of bits that merge upward is `LLFree`'s (USENIX ATC 2023), with 64-way words at every
 //! level in place of counters, so that no counter is touched on any path.
 
 use core::ptr::NonNull;
@@ -90,7 +90,7 @@ struct Row {
 pub(crate) struct Hints([u64; COLUMNS]);
 
 impl Hints {
-    /// For CPU `index` of `count`: far from where the other CPUs start.
+    /// Nothing found yet.
     pub(crate) const fn new() -> Self {
         Self([u64::MAX; COLUMNS])
     }

@@ -1,19 +1,72 @@
-//! Frames, folios and the tracker of what survives.
+//! Frames, folios and the tracker of what survives: heirloom's lowest layer.
+//!
+//! ```text
+//!            Memory
+//!   ┌──────────┴────────────────────────────────┐
+//!   │ alloc / free                preserve / claim
+//!   │    │                              │
+//!   │  per-CPU cache                 tracker: the tree that is handed over
+//!   │    │                              │      (and the predecessor's, to claim from)
+//!   │  columns: free blocks as bits  directory of leaves
+//!   │    │
+//!   │  kinds: one byte a frame, what starts there
+//!   └───────────────────────────────────────────┘
+//!     ranges: which frames exist, on which node
+//! ```
+//!
+//! [`Memory`] is the whole of it: physical memory in ranges, from which aligned *folios* and
+//! exact *runs* of frames are allocated, and of which the owner says what must survive. It needs a
+//! [`Machine`] (a direct map, the current CPU, a lock) and memory for its metadata, and nothing
+//! else: no heap, no statics, no threads.
+//!
+//! Owned handles ([`Folio`], [`FolioRun`]) free on drop; what is preserved is another type that
+//! cannot be freed. The raw calls beside them ([`Memory::alloc`], [`Memory::free`], …) are for
+//! those who keep their own books, and find every misuse: see [`Error`].
+//!
+//! # Examples
+//! ```
+//! use heirloom_folio::harness::Ram;
+//! use heirloom_folio::{Order, Request};
+//!
+//! let memory = Ram::memory(&Ram::frames(1024))?;
+//! let mut folio = memory.folio(Request::new(Order::new(3).unwrap()))?;
+//! folio.bytes_mut().fill(7);
+//! let kept = folio.preserve().map_err(|refused| refused.error)?;
+//! assert!(memory.is_preserved(kept.block()));
+//! let folio = kept.unpreserve().map_err(|refused| refused.error)?;
+//! drop(folio);
+//! # Ok::<(), heirloom_folio::Error>(())
+//! ```
 #![no_std]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
 mod addr;
+mod allocator;
 mod columns;
 mod error;
+mod handle;
+#[cfg(any(test, feature = "std"))]
+pub mod harness;
 mod kinds;
 pub mod machine;
+mod memory;
+mod percpu;
+mod ranges;
+mod request;
+mod survive;
 mod sync;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
+pub mod tracker;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};
+pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
 pub use kinds::{FrameState, Kind};
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
+pub use memory::{Audit, Memory, Stats};
+pub use request::Request;
+pub use survive::Fate;
+pub use tracker::{Adjacent, Counts};

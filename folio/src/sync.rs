@@ -3,11 +3,11 @@
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
-    Ordering::{self, AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
-    Ordering::{self, AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };

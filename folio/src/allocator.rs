@@ -1,0 +1,484 @@
+//! The page allocator: folios and runs, taken and given back, with every misuse told apart.
+
+use crate::addr::{Block, Order, Pfn, Run};
+use crate::columns::Hints;
+use crate::error::Error;
+use crate::kinds::{self, FrameState, Kind};
+use crate::machine::{CpuId, Machine, NodeId};
+use crate::memory::Memory;
+use crate::percpu::{Behind, CpuCache, CpuSlot, MAX_CACHED};
+use crate::ranges::Range;
+use crate::request::Request;
+use crate::sync::Relaxed;
+
+/// The shared bits of one node, behind a CPU's cache.
+struct Home<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    node: NodeId,
+}
+
+impl<M: Machine> Behind for Home<'_, M> {
+    fn take_word(&self, hints: &mut Hints) -> Option<(Pfn, u64)> {
+        let mut ranges = self.memory.ranges.iter().filter(|range| range.node() == self.node);
+        ranges.find_map(|range| range.columns().take_word(hints))
+    }
+
+    fn give_word(&self, first: Pfn, frames: u64) {
+        let any = first.add(u64::from(frames.trailing_zeros()));
+        let given = self.memory.ranges.find(any).map(|r| r.columns().give_word(first, frames));
+        // Two frees of one frame that raced: one of them is refused here, too late to say so.
+        debug_assert!(matches!(given, Some(Ok(()))), "a cached frame is in no other place");
+    }
+
+    fn give(&self, block: Block) {
+        let given = self.memory.ranges.find(block.pfn()).map(|r| r.columns().give(block));
+        debug_assert!(matches!(given, Some(Ok(()))), "a cached block is in no other place");
+    }
+}
+
+impl<M: Machine> Memory<M> {
+    /// Allocates a block.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]: no such block is free where the request allows. (A frame in
+    /// another CPU's cache is not found; at most a few hundred frames a CPU.)
+    /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] was
+    /// asked for.
+    #[inline]
+    pub fn alloc(&self, request: Request) -> Result<Block, Error> {
+        let kind = request.use_for();
+        if request.order() > Order::MAX_FOLIO || !Self::nameable(kind) {
+            return Err(Error::BadRequest { frames: request.order().frames() });
+        }
+        let block = self.take(request)?;
+        self.mark(block, kind);
+        if request.wants_zeroes() {
+            self.clear(block.run());
+        }
+        Ok(block)
+    }
+
+    /// Allocates exactly `frames` frames in a row, aligned to the request's order.
+    ///
+    /// What a power-of-two block has beyond them is free again at once.
+    ///
+    /// # Errors
+    /// [`Error::NoRun`]: no such run is free where the request allows. [`Error::BadRequest`]:
+    /// zero frames, an alignment above [`Order::MAX_FOLIO`], or a kind that is no run's.
+    pub fn alloc_run(&self, frames: u64, request: Request) -> Result<Run, Error> {
+        let kind = request.use_for();
+        let order = Order::for_frames(frames).map(|order| order.max(request.order()));
+        let Some(order) = order.filter(|_| kind.is_run() && request.order() <= Order::MAX_FOLIO)
+        else {
+            return Err(Error::BadRequest { frames });
+        };
+        let taken = if order <= Order::MAX_FOLIO {
+            self.take(request.with_order(order)).ok().map(Block::run)
+        } else {
+            self.take_large(frames, request)
+        };
+        let taken = taken.ok_or(Error::NoRun { frames })?;
+        let run = Run::new(taken.start(), frames).ok_or(Error::BadRequest { frames })?;
+        self.mark_run(run, kind);
+        if let Some(tail) = Run::between(run.end(), taken.end()) {
+            self.give_run(tail);
+        }
+        if request.wants_zeroes() {
+            self.clear(run);
+        }
+        Ok(run)
+    }
+
+    /// Allocates exactly this block.
+    ///
+    /// # Errors
+    /// [`Error::NotFree`]: some frame of it is in use (or in the cache of another CPU).
+    /// [`Error::NotMemory`]. [`Error::BadRequest`], as for [`Memory::alloc`].
+    pub fn alloc_at(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        if block.order() > Order::MAX_FOLIO || !Self::nameable(kind) {
+            return Err(Error::BadRequest { frames: block.order().frames() });
+        }
+        self.take_run_at(block.run())?;
+        self.mark(block, kind);
+        Ok(())
+    }
+
+    /// Allocates exactly these frames.
+    ///
+    /// # Errors
+    /// As for [`Memory::alloc_at`].
+    pub fn alloc_run_at(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        if run.is_empty() || !kind.is_run() {
+            return Err(Error::BadRequest { frames: run.frames() });
+        }
+        self.take_run_at(run)?;
+        self.mark_run(run, kind);
+        Ok(())
+    }
+
+    /// Takes these frames out of use for good: firmware's, a device's, scratch.
+    ///
+    /// # Errors
+    /// As for [`Memory::alloc_at`].
+    pub fn reserve(&self, run: Run) -> Result<(), Error> {
+        self.take_run_at(run)
+    }
+
+    /// Frees a block that [`Memory::alloc`] or [`Memory::alloc_at`] returned.
+    ///
+    /// # Errors
+    /// Nothing is changed and the block stays whose it was: [`Error::DoubleFree`],
+    /// [`Error::WrongOrder`], [`Error::WrongKind`], [`Error::TailFrame`], [`Error::Preserved`],
+    /// [`Error::NeverAllocated`], [`Error::NotMemory`]. One byte is read to tell.
+    ///
+    /// # Safety
+    /// The caller owns the block: nothing will read or write it through an older pointer, and no
+    /// other call frees, preserves or claims it at the same time.
+    #[inline]
+    pub unsafe fn free(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        if kind.is_run() || block.order() > Order::MAX_FOLIO {
+            // SAFETY: the same contract.
+            return unsafe { self.free_run(block.run(), kind) };
+        }
+        match range.byte(block.pfn()) {
+            Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
+                byte.store(kinds::FREED, Relaxed);
+                self.give(range, block)
+            }
+            _ => Err(Self::refuse(range, block, kind)),
+        }
+    }
+
+    /// Frees a run.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], and [`Error::WrongLength`].
+    ///
+    /// # Safety
+    /// As for [`Memory::free`].
+    pub unsafe fn free_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        self.check_run(run, kind)?;
+        self.unmark_run(run);
+        self.give_run(run);
+        Ok(())
+    }
+
+    /// Keeps the first `frames` frames of a run and frees the rest: the run that is left.
+    ///
+    /// # Errors
+    /// As for [`Memory::free_run`]; [`Error::BadRequest`] for zero frames or more than there are.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`], for the frames given up.
+    pub unsafe fn shrink_run(&self, run: Run, frames: u64, kind: Kind) -> Result<Run, Error> {
+        self.check_run(run, kind)?;
+        let kept = Run::new(run.start(), frames).filter(|k| !k.is_empty() && run.covers(*k));
+        let kept = kept.ok_or(Error::BadRequest { frames })?;
+        self.unmark_run(run);
+        self.mark_run(kept, kind);
+        if let Some(tail) = Run::between(kept.end(), run.end()) {
+            self.give_run(tail);
+        }
+        Ok(kept)
+    }
+
+    /// Lengthens a run to `frames` frames in place: the run that results.
+    ///
+    /// # Errors
+    /// As for [`Memory::free_run`]; [`Error::NotFree`] if the frames after it are not free;
+    /// [`Error::BadRequest`] for fewer frames than there are.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`]: no other call changes the run at the same time.
+    pub unsafe fn grow_run(&self, run: Run, frames: u64, kind: Kind) -> Result<Run, Error> {
+        self.check_run(run, kind)?;
+        let grown = Run::new(run.start(), frames).filter(|g| g.covers(run));
+        let grown = grown.ok_or(Error::BadRequest { frames })?;
+        if let Some(more) = Run::between(run.end(), grown.end()).filter(|m| !m.is_empty()) {
+            self.ranges.covering(grown).ok_or(Error::NotFree { run: more })?;
+            self.take_run_at(more)?;
+            self.unmark_run(run);
+            self.mark_run(grown, kind);
+        }
+        Ok(grown)
+    }
+
+    /// The run of `kind` that starts at `pfn`, its length read back from the kinds bytes.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], without [`Error::Preserved`].
+    pub fn run_at(&self, pfn: Pfn, kind: Kind) -> Result<Run, Error> {
+        let range = self.range(pfn)?;
+        match range.state(pfn) {
+            FrameState::Head { kind: found, order, .. } if found == kind && kind.is_run() => {
+                Ok(Self::run_from(range, Block::containing(pfn, order)))
+            }
+            _ => Err(Self::refuse(range, Block::containing(pfn, Order::ZERO), kind)),
+        }
+    }
+
+    /// What holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
+    /// it is preserved. `None`: the frame is free, reserved, or no memory.
+    pub fn holder(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
+        let range = self.ranges.find(pfn)?;
+        let (mut block, mut kind, mut preserved) = range.holder(pfn)?;
+        while kind == Kind::Tail {
+            let before = Pfn::new(block.pfn().get().checked_sub(1)?);
+            (block, kind, preserved) = range.holder(before)?;
+        }
+        let run = if kind.is_run() { Self::run_from(range, block) } else { block.run() };
+        Some((run, kind, preserved))
+    }
+
+    /// Gives what the CPU caches hold back to the shared bits: this CPU's and those of CPUs that
+    /// nothing runs on, now; the others' at their next call.
+    pub fn drain(&self) {
+        self.calls.fetch_add(1, Relaxed);
+        self.machine().pinned(|cpu| {
+            if let Some(cpu) = cpu {
+                // SAFETY: pinned to `cpu`.
+                unsafe { self.with_cache(cpu, |_, _| ()) };
+            }
+        });
+        for cpu in (0..self.machine().count() as u32).map(CpuId) {
+            self.machine().idle(cpu, || {
+                // SAFETY: `idle` runs this as if on `cpu`.
+                unsafe { self.with_cache(cpu, |_, _| ()) };
+            });
+        }
+    }
+
+    /// Works on the cache of `cpu`, drained first if that was asked for.
+    ///
+    /// # Safety
+    /// Runs inside `pinned` or `idle` for `cpu`; `f` does not come back here.
+    #[inline]
+    unsafe fn with_cache<R>(
+        &self,
+        cpu: CpuId,
+        f: impl FnOnce(&mut CpuCache, &Home<'_, M>) -> R,
+    ) -> Option<R> {
+        let home = Home { memory: self, node: self.machine().home(cpu) };
+        // SAFETY: the same contract.
+        self.slot(cpu).map(|slot: &CpuSlot| unsafe {
+            slot.with(|cache| {
+                let calls = self.calls.load(Relaxed);
+                if cache.drained != calls {
+                    cache.drained = calls;
+                    cache.drain(&home);
+                }
+                f(cache, &home)
+            })
+        })
+    }
+
+    /// Takes a block from this CPU's cache or from the shared bits. Its byte is not set yet.
+    #[inline]
+    fn take(&self, request: Request) -> Result<Block, Error> {
+        let found = self.machine().pinned(|cpu| {
+            let Some(cpu) = cpu else { return self.take_shared(request, None, &mut Hints::new()) };
+            // SAFETY: pinned to `cpu`; nothing below comes back here.
+            let found = unsafe {
+                self.with_cache(cpu, |cache, home| {
+                    let order = request.order();
+                    let at_home = request.node().is_none_or(|node| node == home.node);
+                    let kept = match order {
+                        _ if !at_home || order > MAX_CACHED => None,
+                        Order::ZERO => {
+                            cache.pop(home).and_then(|pfn| Block::new(pfn, Order::ZERO))
+                        }
+                        _ => cache.pop_block(order),
+                    };
+                    kept.or_else(|| self.take_shared(request, Some(home.node), &mut cache.hints))
+                })
+            };
+            found.flatten()
+        });
+        match found {
+            Some(block) => Ok(block),
+            None => self.take_drained(request),
+        }
+    }
+
+    /// A second look once the caches within reach are empty.
+    #[cold]
+    fn take_drained(&self, request: Request) -> Result<Block, Error> {
+        self.drain();
+        self.take_shared(request, None, &mut Hints::new())
+            .ok_or(Error::OutOfMemory { order: request.order(), node: request.only_node() })
+    }
+
+    /// Takes a block from the shared bits: of the node asked for, else of the home node, else,
+    /// unless the request is strict, of any.
+    fn take_shared(
+        &self,
+        request: Request,
+        home: Option<NodeId>,
+        hints: &mut Hints,
+    ) -> Option<Block> {
+        let first = request.node().or(home);
+        let near = |range: &&Range| first.is_none_or(|node| range.node() == node);
+        let mut ranges = self.ranges.iter().filter(near);
+        ranges.find_map(|range| range.columns().take(request.order(), hints)).or_else(|| {
+            let others = self.ranges.iter().filter(|range| !near(range));
+            let mut others = others.filter(|_| request.only_node().is_none());
+            others.find_map(|range| range.columns().take(request.order(), hints))
+        })
+    }
+
+    /// Takes a run above the largest folio: whole units of it, more than `frames` maybe.
+    fn take_large(&self, frames: u64, request: Request) -> Option<Run> {
+        let units = frames.div_ceil(Order::MAX_FOLIO.frames());
+        let on = |node: NodeId| request.node().is_none_or(|wanted| wanted == node);
+        let try_where = |near: bool| {
+            let mut ranges = self.ranges.iter().filter(|range| on(range.node()) == near);
+            ranges.find_map(|range| range.columns().take_units(units))
+        };
+        let search = || {
+            let near = try_where(true);
+            if request.only_node().is_some() { near } else { near.or_else(|| try_where(false)) }
+        };
+        let start = search().or_else(|| {
+            self.drain();
+            search()
+        })?;
+        Run::new(start, units * Order::MAX_FOLIO.frames())
+    }
+
+    /// Takes exactly `run`, all or nothing.
+    pub(crate) fn take_run_at(&self, run: Run) -> Result<(), Error> {
+        let range = self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        let attempt = || {
+            for block in run.blocks_up_to(Order::MAX_FOLIO) {
+                if !range.columns().take_at(block) {
+                    if let Some(taken) = Run::between(run.start(), block.pfn()) {
+                        self.give_run(taken);
+                    }
+                    return Err(Error::NotFree { run });
+                }
+            }
+            Ok(())
+        };
+        attempt().or_else(|_| {
+            self.drain();
+            attempt()
+        })
+    }
+
+    /// Gives a block to this CPU's cache or to the shared bits. Its byte is cleared already.
+    #[inline]
+    fn give(&self, range: &Range, block: Block) -> Result<(), Error> {
+        let kept = block.order() <= MAX_CACHED
+            && self.machine().pinned(|cpu| {
+                let Some(cpu) = cpu else { return false };
+                // SAFETY: pinned to `cpu`; nothing below comes back here.
+                let kept = unsafe {
+                    self.with_cache(cpu, |cache, home| match block.order() {
+                        _ if range.node() != home.node => false,
+                        Order::ZERO => {
+                            cache.push(block.pfn(), home);
+                            true
+                        }
+                        _ => cache.push_block(block),
+                    })
+                };
+                kept.unwrap_or(false)
+            });
+        if kept {
+            return Ok(());
+        }
+        range.columns().give(block).map_err(|()| Error::DoubleFree { block })
+    }
+
+    /// Gives frames whose bytes are cleared to the shared bits.
+    pub(crate) fn give_run(&self, run: Run) {
+        let Some(range) = self.ranges.covering(run) else { return };
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            let given = range.columns().give(block);
+            debug_assert!(given.is_ok(), "the frames were ours");
+        }
+    }
+
+    /// Writes the byte of an allocated block.
+    #[inline]
+    pub(crate) fn mark(&self, block: Block, kind: Kind) {
+        if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
+            byte.store(kinds::head(kind, block.order(), false), Relaxed);
+        }
+    }
+
+    /// Writes the bytes of a run: a head block and its tails.
+    pub(crate) fn mark_run(&self, run: Run, kind: Kind) {
+        let mut kind = kind;
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            self.mark(block, kind);
+            kind = Kind::Tail;
+        }
+    }
+
+    pub(crate) fn unmark_run(&self, run: Run) {
+        let Some(range) = self.ranges.covering(run) else { return };
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            if let Some(byte) = range.byte(block.pfn()) {
+                byte.store(kinds::FREED, Relaxed);
+            }
+        }
+    }
+
+    /// The run that begins with `head`, its tails followed.
+    fn run_from(range: &Range, head: Block) -> Run {
+        let mut end = head.run().end();
+        while let FrameState::Head { kind: Kind::Tail, order, .. } = range.state(end) {
+            end = end.add(order.frames());
+        }
+        Run::between(head.pfn(), end).unwrap_or(head.run())
+    }
+
+    /// Checks that `run` is a whole run of `kind`, not preserved.
+    pub(crate) fn check_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        let range = self.range(run.start())?;
+        let found = self.run_at(run.start(), kind)?;
+        if found != run {
+            let (expected, found) = (run.frames(), found.frames());
+            return Err(Error::WrongLength { pfn: run.start(), expected, found });
+        }
+        match range.state(run.start()) {
+            FrameState::Head { order, preserved: true, .. } => {
+                Err(Error::Preserved { block: Block::containing(run.start(), order) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why `block` is not a block of `kind` that could be freed.
+    #[cold]
+    pub(crate) fn refuse(range: &Range, block: Block, kind: Kind) -> Error {
+        let pfn = block.pfn();
+        match (range.state(pfn), range.holder(pfn)) {
+            (FrameState::Head { kind: Kind::Tail, .. }, _) => {
+                let mut at = pfn;
+                let mut of = block;
+                while let Some((holder, found, _)) =
+                    at.get().checked_sub(1).and_then(|before| range.holder(Pfn::new(before)))
+                {
+                    (at, of) = (holder.pfn(), holder);
+                    if found != Kind::Tail {
+                        break;
+                    }
+                }
+                Error::TailFrame { pfn, of }
+            }
+            (FrameState::Head { kind: found, .. }, _) if found != kind => {
+                Error::WrongKind { pfn, expected: kind, found }
+            }
+            (FrameState::Head { order, .. }, _) if order != block.order() => {
+                Error::WrongOrder { pfn, expected: block.order(), found: order }
+            }
+            (FrameState::Head { .. }, _) => Error::Preserved { block },
+            (_, Some((of, ..))) => Error::TailFrame { pfn, of },
+            (FrameState::Freed, None) => Error::DoubleFree { block },
+            (FrameState::Never, None) => Error::NeverAllocated { pfn },
+        }
+    }
+}

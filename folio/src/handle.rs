@@ -1,0 +1,271 @@
+//! Ownership in types: a folio is freed by dropping it, a preserved one cannot be.
+//!
+//! ```text
+//! Memory::folio ──> Folio ── preserve ──> PreservedFolio
+//!                   │   ^                 │
+//!                 drop  └── unpreserve ───┘      (no drop that frees)
+//! ```
+
+use core::fmt;
+use core::mem::ManuallyDrop;
+
+use crate::addr::{Block, Order, Run};
+use crate::error::Error;
+use crate::kinds::Kind;
+use crate::machine::{Machine, NodeId};
+use crate::memory::Memory;
+use crate::request::Request;
+
+/// An operation on an owned value that was refused: the reason, and the value unchanged.
+pub struct Refused<T> {
+    /// Why.
+    pub error: Error,
+    /// What was passed in, still the caller's.
+    pub value: T,
+}
+
+impl<T> fmt::Debug for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T> core::error::Error for Refused<T> {}
+
+/// The bytes of frames that the caller owns.
+fn bytes<M: Machine>(memory: &Memory<M>, run: Run) -> *mut [u8] {
+    let start = memory.machine().ptr(run.addr());
+    core::ptr::slice_from_raw_parts_mut(start.as_ptr(), run.bytes() as usize)
+}
+
+macro_rules! owned_frames {
+    ($owned:ident, $preserved:ident, $value:ident: $Value:ty, $kind:expr,
+     $run:expr, $free:ident, $keep:ident, $unkeep:ident) => {
+        impl<'m, M: Machine> $owned<'m, M> {
+            /// The owner of frames that were allocated by a raw call, or claimed.
+            ///
+            /// # Safety
+            /// They are allocated from `memory` as this kind, not preserved, and the caller's to
+            /// give away; no other handle for them exists.
+            pub const unsafe fn from_raw(memory: &'m Memory<M>, $value: $Value) -> Self {
+                Self { memory, $value }
+            }
+
+            /// The frames, which nothing frees any more but a raw call or
+            #[doc = concat!("[`", stringify!($owned), "::from_raw`].")]
+            pub fn into_raw(self) -> $Value {
+                ManuallyDrop::new(self).$value
+            }
+
+            /// The contents.
+            pub fn bytes(&self) -> &[u8] {
+                // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`.
+                unsafe { &*bytes(self.memory, $run(self.$value)) }
+            }
+
+            /// The contents, to write.
+            pub fn bytes_mut(&mut self) -> &mut [u8] {
+                // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably.
+                unsafe { &mut *bytes(self.memory, $run(self.$value)) }
+            }
+
+            /// The node that the frames belong to.
+            pub fn node(&self) -> NodeId {
+                let start = $run(self.$value).start();
+                self.memory.node_of(start).unwrap_or_default()
+            }
+
+            /// Makes the frames survive a jump.
+            ///
+            /// # Errors
+            /// [`Error::OutOfMemory`] for a node of the tracker. The value comes back unchanged.
+            pub fn preserve(self) -> Result<$preserved<'m, M>, Refused<Self>> {
+                match self.memory.$keep(self.$value) {
+                    Ok(()) => {
+                        Ok($preserved { memory: self.memory, $value: ManuallyDrop::new(self).$value })
+                    }
+                    Err(error) => Err(Refused { error, value: self }),
+                }
+            }
+        }
+
+        impl<M: Machine> Drop for $owned<'_, M> {
+            fn drop(&mut self) {
+                // SAFETY: the handle is the frames' one owner, and it ends here.
+                let freed = unsafe { self.memory.$free(self.$value, $kind) };
+                // Refused only if a raw call preserved or freed the frames behind the handle's
+                // back; then they are not ours to free.
+                debug_assert!(freed.is_ok(), "an owned handle frees: {freed:?}");
+            }
+        }
+
+        impl<'m, M: Machine> $preserved<'m, M> {
+            /// The owner of preserved frames that [`Self::into_raw`] let go.
+            ///
+            /// # Safety
+            /// They are allocated from `memory` as this kind, preserved, and the caller's to
+            /// give away; no other handle for them exists.
+            pub const unsafe fn from_raw(memory: &'m Memory<M>, $value: $Value) -> Self {
+                Self { memory, $value }
+            }
+
+            /// The frames; they stay preserved.
+            pub fn into_raw(self) -> $Value {
+                self.$value
+            }
+
+            /// The contents.
+            pub fn bytes(&self) -> &[u8] {
+                // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`.
+                unsafe { &*bytes(self.memory, $run(self.$value)) }
+            }
+
+            /// The contents, to write: what stands here at the jump is what survives.
+            pub fn bytes_mut(&mut self) -> &mut [u8] {
+                // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably.
+                unsafe { &mut *bytes(self.memory, $run(self.$value)) }
+            }
+
+            /// Gives the frames back as ones that do not survive, and that dropping frees.
+            ///
+            /// # Errors
+            /// [`Error::NotPreserved`] if a raw call unpreserved them behind the handle's back.
+            pub fn unpreserve(self) -> Result<$owned<'m, M>, Refused<Self>> {
+                match self.memory.$unkeep(self.$value) {
+                    Ok(()) => Ok($owned { memory: self.memory, $value: self.$value }),
+                    Err(error) => Err(Refused { error, value: self }),
+                }
+            }
+        }
+
+        impl<M: Machine> fmt::Debug for $owned<'_, M> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($owned), self.$value)
+            }
+        }
+
+        impl<M: Machine> fmt::Debug for $preserved<'_, M> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($preserved), self.$value)
+            }
+        }
+    };
+}
+
+/// An owned folio: `2^order` frames, naturally aligned. Dropping it frees them.
+///
+/// # Examples
+/// See [`Memory`] and [`PreservedFolio`].
+pub struct Folio<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    block: Block,
+}
+
+/// A folio that survives a jump. It has no drop that frees: letting go of the handle leaves the
+/// folio preserved, and only [`PreservedFolio::unpreserve`] leads back to one that can be freed.
+pub struct PreservedFolio<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    block: Block,
+}
+
+/// Owned frames in a row, exactly as many as were asked for. Dropping it frees them.
+pub struct FolioRun<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    run: Run,
+}
+
+/// A run that survives a jump; like [`PreservedFolio`], nothing frees it by accident.
+pub struct PreservedRun<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    run: Run,
+}
+
+const fn frames(run: Run) -> Run {
+    run
+}
+
+owned_frames!(Folio, PreservedFolio, block: Block, Kind::Folio,
+              Block::run, free, preserve, unpreserve);
+owned_frames!(FolioRun, PreservedRun, run: Run, Kind::Run,
+              frames, free_run, preserve_own_run, unpreserve_own_run);
+
+impl<M: Machine> Folio<'_, M> {
+    /// The frames.
+    pub const fn block(&self) -> Block {
+        self.block
+    }
+
+    /// The order.
+    pub const fn order(&self) -> Order {
+        self.block.order()
+    }
+}
+
+impl<M: Machine> PreservedFolio<'_, M> {
+    /// The frames.
+    pub const fn block(&self) -> Block {
+        self.block
+    }
+
+    /// The order.
+    pub const fn order(&self) -> Order {
+        self.block.order()
+    }
+}
+
+impl<M: Machine> FolioRun<'_, M> {
+    /// The frames.
+    pub const fn run(&self) -> Run {
+        self.run
+    }
+}
+
+impl<M: Machine> PreservedRun<'_, M> {
+    /// The frames.
+    pub const fn run(&self) -> Run {
+        self.run
+    }
+}
+
+impl<M: Machine> Memory<M> {
+    /// Allocates an owned folio.
+    ///
+    /// # Errors
+    /// As for [`Memory::alloc`]; the request's kind is [`Kind::Folio`] whatever it says.
+    pub fn folio(&self, request: Request) -> Result<Folio<'_, M>, Error> {
+        let block = self.alloc(request.kind(Kind::Folio))?;
+        Ok(Folio { memory: self, block })
+    }
+
+    /// Allocates an owned run of exactly `frames` frames.
+    ///
+    /// # Errors
+    /// As for [`Memory::alloc_run`]; the request's kind is [`Kind::Run`] whatever it says.
+    pub fn run(&self, frames: u64, request: Request) -> Result<FolioRun<'_, M>, Error> {
+        let run = self.alloc_run(frames, request.kind(Kind::Run))?;
+        Ok(FolioRun { memory: self, run })
+    }
+
+    /// Claims a folio that the predecessor preserved; once.
+    ///
+    /// # Errors
+    /// As for [`Memory::claim`].
+    pub fn claim_folio(&self, block: Block) -> Result<Folio<'_, M>, Error> {
+        self.claim(block, Kind::Folio)?;
+        Ok(Folio { memory: self, block })
+    }
+
+    fn preserve_own_run(&self, run: Run) -> Result<(), Error> {
+        self.preserve_run(run, Kind::Run)
+    }
+
+    fn unpreserve_own_run(&self, run: Run) -> Result<(), Error> {
+        self.unpreserve_run(run, Kind::Run)
+    }
+}

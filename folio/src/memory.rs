@@ -1,0 +1,357 @@
+//! The layer's object: physical memory with its allocator and its trackers.
+
+use core::ptr::NonNull;
+
+use lock_api::Mutex;
+
+use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use crate::error::Error;
+use crate::kinds::{FrameState, Kind};
+use crate::machine::{CpuId, Machine, NodeId};
+use crate::percpu::CpuSlot;
+use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
+use crate::sync::{AtomicU32, AtomicU64};
+use crate::tracker::Tracker;
+
+/// Physical memory: which frames exist, which are free, which survive.
+///
+/// One value is one memory, entirely its own: there are no statics, and a process may hold many.
+/// It owns no heap; what it needs lies in spaces that the caller gives to [`Memory::new`] and
+/// [`Memory::add_range`], whose sizes [`Memory::cpu_bytes`] and [`Memory::range_bytes`] tell in
+/// advance.
+///
+/// # Examples
+/// ```
+/// use core::ptr::NonNull;
+/// use heirloom_folio::{Linear, Memory, NodeId, OneCpu, Order, PAGE_SIZE, Pfn, Request, Run};
+///
+/// // 64 frames of "physical memory" at 4 GiB.
+/// let start = Pfn::new((4 << 30) / PAGE_SIZE as u64);
+/// let frames = Run::new(start, 64).unwrap();
+/// let ram = Box::leak(vec![0_u128; 65 * PAGE_SIZE / 16].into_boxed_slice());
+/// let base = NonNull::from(ram).cast::<u8>();
+/// let base = unsafe { base.add(base.align_offset(PAGE_SIZE)) };
+/// let map = unsafe { Linear::new(base, start.addr(), 64 * PAGE_SIZE) };
+///
+/// let space = |bytes: usize| NonNull::from(vec![0_u128; bytes.div_ceil(16) + 8].leak());
+/// let bytes = |s: NonNull<[u128]>| NonNull::slice_from_raw_parts(s.cast::<u8>(), s.len() * 16);
+/// let memory = unsafe {
+///     let memory = Memory::new(OneCpu::new(map), bytes(space(Memory::<OneCpu>::cpu_bytes(1))))?;
+///     memory.add_range(frames, NodeId(0), bytes(space(Memory::<OneCpu>::range_bytes(frames))))?;
+///     memory
+/// };
+///
+/// let mut folio = memory.folio(Request::new(Order::new(2).unwrap()).zeroed())?;
+/// folio.bytes_mut()[0] = 1;
+/// assert_eq!(memory.stats().used(), 4);
+/// drop(folio);
+/// assert_eq!(memory.stats().used(), 0);
+/// # Ok::<(), heirloom_folio::Error>(())
+/// ```
+pub struct Memory<M: Machine> {
+    machine: M,
+    pub(crate) ranges: Ranges,
+    slots: NonNull<CpuSlot>,
+    pub(crate) own: Tracker,
+    pub(crate) inherited: Tracker,
+    adding: Mutex<M::Lock, ()>,
+    /// How often everyone was asked to drain.
+    pub(crate) calls: AtomicU32,
+}
+
+// SAFETY: the pointer leads to per-CPU slots in memory that is this value's alone (promised to
+// `new`); nothing is tied to a thread.
+unsafe impl<M: Machine + Send> Send for Memory<M> where M::Lock: Send {}
+// SAFETY: ranges and trackers are atomics; a CPU's slot is reached only under `Cpus::pinned` or
+// `idle`, which exclude each other for one CPU.
+unsafe impl<M: Machine> Sync for Memory<M> where M::Lock: Sync {}
+
+/// How many frames are in which state; see [`Memory::stats`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Frames that exist.
+    pub frames: u64,
+    /// Free blocks by order, each as large as it can be.
+    pub free_blocks: [u64; Order::MAX_FOLIO.index() + 1],
+    /// Free frames in the CPUs' caches.
+    pub cached: u64,
+    /// Preserved frames (part of those in use).
+    pub preserved: u64,
+}
+
+impl Stats {
+    /// Free frames outside the CPUs' caches.
+    pub fn free(&self) -> u64 {
+        self.free_blocks.iter().enumerate().map(|(order, blocks)| blocks << order).sum()
+    }
+
+    /// Frames in use: allocated or reserved. `frames == free() + cached + used()`.
+    pub fn used(&self) -> u64 {
+        self.frames.saturating_sub(self.free()).saturating_sub(self.cached)
+    }
+}
+
+/// What [`Memory::audit`] counted: every frame once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Audit {
+    /// Frames free in the shared bits.
+    pub free: u64,
+    /// Free frames in the CPUs' caches.
+    pub cached: u64,
+    /// Frames of allocated blocks, by [`Kind`]'s order of declaration.
+    pub allocated: [u64; 6],
+    /// Frames with no owner that are not free: reserved, or a predecessor's and not claimed.
+    pub reserved: u64,
+}
+
+impl<M: Machine> Memory<M> {
+    /// Bytes of per-CPU state for a machine of `cpus` CPUs, with room to align them.
+    pub const fn cpu_bytes(cpus: usize) -> usize {
+        cpus * size_of::<CpuSlot>() + align_of::<CpuSlot>()
+    }
+
+    /// Bytes of metadata for a range of frames, with room to align them.
+    ///
+    /// One byte and 1/8 a frame, a little for the rows above and the directories of leaves, and
+    /// about a kilobyte for the range itself: less than 1.3 bytes a frame from 64 MiB on.
+    pub const fn range_bytes(run: Run) -> usize {
+        Range::bytes(run) + SPACE_ALIGN
+    }
+
+    /// A memory without frames.
+    ///
+    /// # Errors
+    /// [`Error::BadSpace`]: `space` is smaller than [`Memory::cpu_bytes`] of the machine's count.
+    ///
+    /// # Safety
+    /// `space` is valid for reads and writes as long as the value lives, through this pointer,
+    /// and nothing else uses it.
+    pub unsafe fn new(machine: M, space: NonNull<[u8]>) -> Result<Self, Error> {
+        let cpus = machine.count();
+        let needed = cpus * size_of::<CpuSlot>();
+        let slots = align_space(space, needed, align_of::<CpuSlot>())?.cast::<CpuSlot>();
+        for cpu in 0..cpus {
+            // SAFETY: `cpus` slots fit the aligned space, which is ours to write.
+            unsafe { slots.add(cpu).write(CpuSlot::new()) };
+        }
+        Ok(Self {
+            machine,
+            ranges: Ranges::new(),
+            slots,
+            own: Tracker::new(),
+            inherited: Tracker::new(),
+            adding: Mutex::new(()),
+            calls: AtomicU32::new(0),
+        })
+    }
+
+    /// Adds a range of frames, all free, that belong to `node`. At any time.
+    ///
+    /// Where `space` lies in `run` itself, [`Memory::reserve`] those frames before anything is
+    /// allocated.
+    ///
+    /// # Errors
+    /// [`Error::BadSpace`]: smaller than [`Memory::range_bytes`]. [`Error::BadRange`]: no frames.
+    /// [`Error::RangeOverlaps`], [`Error::TooManyRanges`].
+    ///
+    /// # Safety
+    /// - The machine's direct map covers `run`, contiguously, and nothing else uses the frames.
+    /// - `space` is valid for reads and writes as long as the value lives, through this pointer,
+    ///   and nothing else uses it.
+    pub unsafe fn add_range(
+        &self,
+        run: Run,
+        node: NodeId,
+        space: NonNull<[u8]>,
+    ) -> Result<(), Error> {
+        let _one_at_a_time = self.adding.lock();
+        self.ranges.admits(run)?;
+        let space = align_space(space, Range::bytes(run), SPACE_ALIGN)?;
+        // SAFETY: aligned, large enough, ours as long as the value lives; `run` is not empty
+        // (`admits`).
+        let range = unsafe { Range::install(run, node, space) };
+        {
+            // SAFETY: just installed, and nothing changes it but through atomics.
+            let range = unsafe { range.as_ref() };
+            for block in run.blocks_up_to(Order::MAX_FOLIO) {
+                let given = range.columns().give(block);
+                debug_assert!(given.is_ok(), "the blocks of a run are apart");
+            }
+        }
+        // SAFETY: installed above; the lock keeps other calls out; lives as long as we do.
+        unsafe { self.ranges.push(range) };
+        Ok(())
+    }
+
+    /// The machine underneath.
+    pub const fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The memory ranges and their nodes, in the order in which they were added.
+    pub fn ranges(&self) -> impl Iterator<Item = (Run, NodeId)> + '_ {
+        self.ranges.iter().map(|range| (range.run(), range.node()))
+    }
+
+    /// Whether all of `run` is memory, in one range.
+    pub fn contains(&self, run: Run) -> bool {
+        self.ranges.covering(run).is_some()
+    }
+
+    /// The node of a frame.
+    ///
+    /// # Errors
+    /// [`Error::NotMemory`].
+    pub fn node_of(&self, pfn: Pfn) -> Result<NodeId, Error> {
+        Ok(self.range(pfn)?.node())
+    }
+
+    /// The pointer to the first byte of `run`, good for all of it.
+    ///
+    /// # Errors
+    /// [`Error::NotMemory`]: part of it is in no range, or in another than the rest.
+    pub fn ptr(&self, run: Run) -> Result<NonNull<u8>, Error> {
+        match self.ranges.covering(run) {
+            Some(_) => Ok(self.machine.ptr(run.addr())),
+            None => Err(Error::NotMemory { pfn: run.start() }),
+        }
+    }
+
+    /// What the byte of the frame says: whether a block starts there, and which.
+    ///
+    /// # Errors
+    /// [`Error::NotMemory`].
+    pub fn state(&self, pfn: Pfn) -> Result<FrameState, Error> {
+        Ok(self.range(pfn)?.state(pfn))
+    }
+
+    /// How many frames are in which state, on all nodes.
+    ///
+    /// Counted from the bits themselves, so the figures cannot drift; exact while nothing is
+    /// allocated or freed. Costs a pass over the words that are not empty.
+    pub fn stats(&self) -> Stats {
+        self.stats_where(|_| true)
+    }
+
+    /// The same for one node.
+    pub fn node_stats(&self, node: NodeId) -> Stats {
+        self.stats_where(|n| n == node)
+    }
+
+    fn stats_where(&self, counts: impl Fn(NodeId) -> bool) -> Stats {
+        let mut stats = Stats::default();
+        for range in self.ranges.iter().filter(|range| counts(range.node())) {
+            stats.frames += range.run().frames();
+            range.columns().count_free(&mut stats.free_blocks);
+        }
+        for cpu in 0..self.machine.count() {
+            let cpu = CpuId(cpu as u32);
+            if counts(self.machine.home(cpu)) {
+                stats.cached += self.slot(cpu).map_or(0, CpuSlot::cached);
+            }
+        }
+        for folios in self.own.tree(&self.tables(Whose::Own)).adjacent() {
+            let on = self.ranges.find(folios.first().pfn()).map(Range::node);
+            if on.is_some_and(&counts) {
+                stats.preserved += folios.run().frames();
+            }
+        }
+        stats
+    }
+
+    /// Looks at every frame and checks that it has one state.
+    ///
+    /// For tests and for a suspicious operator: it reads a byte a frame. The memory must be at
+    /// rest meanwhile, or frames on their way are counted as reserved or found at fault.
+    ///
+    /// # Errors
+    /// [`Error::DoubleFree`] with the first block of which a frame is both allocated and free.
+    pub fn audit(&self) -> Result<Audit, Error> {
+        let mut audit = Audit::default();
+        for range in self.ranges.iter() {
+            let mut pfn = range.run().start();
+            while pfn < range.run().end() {
+                let FrameState::Head { kind, order, .. } = range.state(pfn) else {
+                    let count = if range.columns().is_free(pfn) {
+                        &mut audit.free
+                    } else {
+                        &mut audit.reserved
+                    };
+                    *count += 1;
+                    pfn = pfn.add(1);
+                    continue;
+                };
+                let block = Block::containing(pfn, order);
+                while block.run().contains(pfn) {
+                    if range.columns().is_free(pfn) {
+                        return Err(Error::DoubleFree { block });
+                    }
+                    pfn = pfn.add(1);
+                }
+                audit.allocated[kind as usize] += order.frames();
+            }
+        }
+        let cpus = 0..self.machine.count() as u32;
+        audit.cached = cpus.filter_map(|cpu| self.slot(CpuId(cpu))).map(CpuSlot::cached).sum();
+        audit.reserved = audit.reserved.saturating_sub(audit.cached);
+        Ok(audit)
+    }
+
+    /// The range of a frame.
+    #[inline]
+    pub(crate) fn range(&self, pfn: Pfn) -> Result<&Range, Error> {
+        self.ranges.find(pfn).ok_or(Error::NotMemory { pfn })
+    }
+
+    /// The per-CPU state of `cpu`.
+    #[inline]
+    pub(crate) fn slot(&self, cpu: CpuId) -> Option<&CpuSlot> {
+        // SAFETY: `new` wrote `count` slots here, and `count` never changes; shared references
+        // are all that is ever made of them.
+        (cpu.index() < self.machine.count()).then(|| unsafe { self.slots.add(cpu.index()).as_ref() })
+    }
+
+    /// The words of a tree's page; `None` if it is no page of memory.
+    pub(crate) fn words_of(&self, page: PhysAddr) -> Option<&[AtomicU64]> {
+        let run = Run::new(page.pfn(), 1)?;
+        if !page.is_page_aligned() || self.ranges.covering(run).is_none() {
+            return None;
+        }
+        // SAFETY: the frame is memory.
+        Some(unsafe { self.node_words(page) })
+    }
+
+    /// The words of a tree's page.
+    ///
+    /// # Safety
+    /// `page` is the address of a frame in a memory range.
+    #[inline]
+    pub(crate) unsafe fn node_words(&self, page: PhysAddr) -> &[AtomicU64] {
+        let words = self.machine.ptr(page).cast::<AtomicU64>();
+        // SAFETY: the map covers the frame, page aligned; the pages of trees are touched as
+        // atomics alone (they are `Kind::Table` of ours, or a predecessor's).
+        unsafe { core::slice::from_raw_parts(words.as_ptr(), PAGE_SIZE / size_of::<AtomicU64>()) }
+    }
+
+    /// Fills `run` with zeroes.
+    pub(crate) fn clear(&self, run: Run) {
+        // SAFETY: callers own every frame of `run`, which lies in one range.
+        unsafe { self.machine.ptr(run.addr()).write_bytes(0, run.bytes() as usize) };
+    }
+
+    /// The kinds a head may have are those that a caller can name.
+    pub(crate) const fn nameable(kind: Kind) -> bool {
+        !matches!(kind, Kind::Tail)
+    }
+}
+
+/// The first address in `space` aligned to `align`, if `needed` bytes follow it.
+fn align_space(space: NonNull<[u8]>, needed: usize, align: usize) -> Result<NonNull<u8>, Error> {
+    let start = space.cast::<u8>();
+    let skip = start.align_offset(align);
+    match skip.checked_add(needed) {
+        // SAFETY: `skip` bytes are within `space`, which is one allocation.
+        Some(end) if end <= space.len() => Ok(unsafe { start.add(skip) }),
+        _ => Err(Error::BadSpace { needed, given: space.len(), align }),
+    }
+}

@@ -1,0 +1,79 @@
+//! What a caller wants from the page allocator.
+
+use crate::addr::Order;
+use crate::kinds::Kind;
+use crate::machine::NodeId;
+
+/// What to allocate: an order, and where, for what, and whether cleared.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::{NodeId, Order, Request};
+/// let four_frames = Request::new(Order::new(2).unwrap()).on(NodeId(1)).strict().zeroed();
+/// assert_eq!(four_frames.order().get(), 2);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    order: Order,
+    kind: Kind,
+    node: Option<NodeId>,
+    strict: bool,
+    zeroed: bool,
+}
+
+impl Request {
+    /// A block of `order` from any node, the calling CPU's first, with whatever it contains.
+    pub const fn new(order: Order) -> Self {
+        Self { order, kind: Kind::Folio, node: None, strict: false, zeroed: false }
+    }
+
+    /// From `node`, or from another if `node` has none left.
+    #[must_use]
+    pub const fn on(self, node: NodeId) -> Self {
+        Self { node: Some(node), ..self }
+    }
+
+    /// From the node named with [`Request::on`] or not at all.
+    #[must_use]
+    pub const fn strict(self) -> Self {
+        Self { strict: true, ..self }
+    }
+
+    /// Filled with zeroes.
+    #[must_use]
+    pub const fn zeroed(self) -> Self {
+        Self { zeroed: true, ..self }
+    }
+
+    /// For this use, which freeing must name again.
+    #[must_use]
+    pub const fn kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// The order; for a run, its alignment.
+    pub const fn order(self) -> Order {
+        self.order
+    }
+
+    pub(crate) const fn use_for(self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) const fn node(self) -> Option<NodeId> {
+        self.node
+    }
+
+    pub(crate) const fn only_node(self) -> Option<NodeId> {
+        if self.strict { self.node } else { None }
+    }
+
+    pub(crate) const fn wants_zeroes(self) -> bool {
+        self.zeroed
+    }
+
+    /// The same with another order.
+    pub(crate) const fn with_order(self, order: Order) -> Self {
+        Self { order, ..self }
+    }
+}

@@ -1,0 +1,457 @@
+//! What survives: preserving what is allocated, and claiming what a predecessor preserved.
+//!
+//! Two trees stand side by side. Ours grows as blocks are preserved and is what this kernel hands
+//! over. The predecessor's shrinks: claiming a block takes its bit out, atomically, so a block is
+//! claimed once, and what is left at the end is what nobody wanted.
+
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
+use crate::error::{Error, TreeFault};
+use crate::kinds::{self, FrameState, Kind};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::ranges::{Range, Whose};
+use crate::request::Request;
+use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
+use crate::tracker::{Adjacent, Counts, Ledger, Nodes, Tables, Tracker, TreeNode, check};
+
+/// The memory as the tracker sees it: pages for nodes, and one tree's directory.
+pub(crate) struct Pages<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    whose: Whose,
+}
+
+impl<M: Machine> Tables for Pages<'_, M> {
+    #[inline]
+    fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]> {
+        self.memory.words_of(node)
+    }
+}
+
+impl<M: Machine> Nodes for Pages<'_, M> {
+    fn allocate(&self) -> Result<PhysAddr, Error> {
+        let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
+        self.memory.alloc(request).map(Block::addr)
+    }
+
+    fn release(&self, node: PhysAddr) {
+        let block = Block::containing(node.pfn(), Order::ZERO);
+        // SAFETY: the tracker gives back a page that it got from `allocate` and never linked.
+        let freed = unsafe { self.memory.free(block, Kind::Table) };
+        debug_assert!(freed.is_ok(), "an unlinked node is free to go: {freed:?}");
+    }
+
+    #[inline]
+    fn leaf(&self, block: Block) -> Option<&[AtomicU64]> {
+        let slot = self.memory.ranges.find(block.pfn())?.slot(self.whose, block)?;
+        // Acquire pairs with the Release in `learn`: the leaf is as its linking left it.
+        let leaf = slot.load(Acquire);
+        // SAFETY: `learn` is told of leaves only, which are pages of memory.
+        (leaf != 0).then(|| unsafe { self.memory.node_words(PhysAddr::new(leaf)) })
+    }
+
+    fn learn(&self, block: Block, leaf: PhysAddr) {
+        let range = self.memory.ranges.find(block.pfn());
+        if let Some(slot) = range.and_then(|range| range.slot(self.whose, block)) {
+            // Release pairs with the Acquire in `leaf`.
+            slot.store(leaf.get(), Release);
+        }
+    }
+}
+
+/// What becomes of a block that the predecessor preserved and nobody claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Its frames are free memory.
+    Free,
+    /// It is preserved again, for the next kernel, and owned by nobody in this one.
+    Keep,
+}
+
+impl<M: Machine> Memory<M> {
+    pub(crate) const fn tables(&self, whose: Whose) -> Pages<'_, M> {
+        Pages { memory: self, whose }
+    }
+
+    /// The root node of the tree that this kernel hands over; allocated at the first call.
+    ///
+    /// It stays where it is as long as the memory lives.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] at the first call.
+    pub fn tree_root(&self) -> Result<PhysAddr, Error> {
+        self.own.ensure_root(&self.tables(Whose::Own))
+    }
+
+    /// Makes an allocated block survive a jump.
+    ///
+    /// Meant for the block's owner. Two calls for one block at the same time are told apart (one
+    /// is refused), but a block must not be freed at the same time.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyPreserved`]; [`Error::NeverAllocated`], [`Error::DoubleFree`] (it is
+    /// free), [`Error::TailFrame`], [`Error::WrongOrder`]: it is no allocated block;
+    /// [`Error::WrongKind`]: it is a run; [`Error::NotMemory`]; [`Error::OutOfMemory`] for a node.
+    #[inline]
+    pub fn preserve(&self, block: Block) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        let (kind, preserved) = Self::single(range, block)?;
+        if preserved {
+            return Err(Error::AlreadyPreserved { block });
+        }
+        self.own.preserve(&self.tables(Whose::Own), block)?;
+        self.mark_preserved(block, kind, true);
+        Ok(())
+    }
+
+    /// Lets a preserved block go: it no longer survives, and can be freed.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`], and as for [`Memory::preserve`].
+    #[inline]
+    pub fn unpreserve(&self, block: Block) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        let (kind, preserved) = Self::single(range, block)?;
+        if !preserved {
+            return Err(Error::NotPreserved { block });
+        }
+        self.own.unpreserve(&self.tables(Whose::Own), block)?;
+        self.mark_preserved(block, kind, false);
+        Ok(())
+    }
+
+    /// Makes a whole run survive, tracked as its few largest aligned blocks.
+    ///
+    /// # Errors
+    /// As for [`Memory::preserve`], and [`Error::WrongLength`]. All or nothing.
+    pub fn preserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        self.check_run(run, kind).map_err(|error| match error {
+            Error::Preserved { block } => Error::AlreadyPreserved { block },
+            other => other,
+        })?;
+        self.own.preserve_run(&self.tables(Whose::Own), run)?;
+        self.mark_run_preserved(run, true);
+        Ok(())
+    }
+
+    /// Lets a preserved run go.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`], and as for [`Memory::preserve_run`]. All or nothing.
+    pub fn unpreserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        match self.check_run(run, kind) {
+            Err(Error::Preserved { .. }) => {}
+            Err(other) => return Err(other),
+            Ok(()) => {
+                let block = Block::containing(run.start(), Order::ZERO);
+                return Err(Error::NotPreserved { block });
+            }
+        }
+        self.own.unpreserve_run(&self.tables(Whose::Own), run)?;
+        self.mark_run_preserved(run, false);
+        Ok(())
+    }
+
+    /// Makes folios of one order in a row survive: up to 64 at a time with
+    /// one atomic operation, and still each a folio of its own.
+    ///
+    /// # Errors
+    /// As for [`Memory::preserve`], naming the first at fault. All or nothing.
+    pub fn preserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
+        self.each_adjacent(folios, false)?;
+        self.own.preserve_adjacent(&self.tables(Whose::Own), folios)?;
+        self.mark_adjacent(folios, true);
+        Ok(())
+    }
+
+    /// Lets preserved folios of one order in a row go.
+    ///
+    /// # Errors
+    /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
+    pub fn unpreserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
+        self.each_adjacent(folios, true)?;
+        self.own.unpreserve_adjacent(&self.tables(Whose::Own), folios)?;
+        self.mark_adjacent(folios, false);
+        Ok(())
+    }
+
+    /// Whether exactly this block is preserved: in the tracker, by its order.
+    pub fn is_preserved(&self, block: Block) -> bool {
+        self.own.contains(&self.tables(Whose::Own), block)
+    }
+
+    /// Calls `each` with every preserved block, order by order, by address within an order.
+    pub fn for_each_preserved(&self, each: impl FnMut(Block)) {
+        self.own.tree(&self.tables(Whose::Own)).folios().for_each(each);
+    }
+
+    /// Calls `each` with every frame that the tracker's own nodes occupy.
+    pub fn for_each_node(&self, each: impl FnMut(TreeNode)) {
+        self.own.tree(&self.tables(Whose::Own)).nodes().for_each(each);
+    }
+
+    /// How many blocks of which order are preserved, and in how many nodes.
+    pub fn counts(&self) -> Counts {
+        self.own.tree(&self.tables(Whose::Own)).counts()
+    }
+
+    /// The first `frames` frames in a row within `within` of which none is preserved.
+    pub fn next_gap(&self, frames: u64, within: Run) -> Option<Run> {
+        self.own.tree(&self.tables(Whose::Own)).next_gap(within, frames)
+    }
+
+    /// Takes over a predecessor's tree: checks every table, then holds every block and node in
+    /// it reserved until it is claimed or [`Memory::disinherit`] disposes of it.
+    ///
+    /// All ranges must have been added, and what the predecessor may not have used reserved
+    /// (scratch, above all): a tree that names any of it is refused. Costs what reading the tables
+    /// costs.
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
+    /// held; build a new one to go on without the predecessor.
+    pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
+        let pages = self.tables(Whose::Inherited);
+        let counts = check(root, &pages, &mut Holding { memory: &self, pages: &pages })?;
+        self.inherited = Tracker::adopt(root);
+        Ok((self, counts))
+    }
+
+    /// Whether the predecessor preserved exactly this block, and nobody has claimed it yet.
+    pub fn is_inherited(&self, block: Block) -> bool {
+        self.inherited.contains(&self.tables(Whose::Inherited), block)
+    }
+
+    /// Calls `each` with every block that the predecessor preserved and nobody has claimed.
+    pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
+        self.inherited.tree(&self.tables(Whose::Inherited)).folios().for_each(each);
+    }
+
+    /// Calls `each` with every node of the predecessor's tree.
+    pub fn for_each_inherited_node(&self, each: impl FnMut(TreeNode)) {
+        self.inherited.tree(&self.tables(Whose::Inherited)).nodes().for_each(each);
+    }
+
+    /// Claims a block that the predecessor preserved: from now on it is allocated, as `kind`,
+    /// and freed like any other. Once: the bit in the predecessor's tree decides.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`]: never was, with this order, or is claimed already.
+    /// [`Error::WrongKind`]: [`Memory::label`] says that it is something else.
+    /// [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or no
+    /// block's kind.
+    pub fn claim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == Kind::Tail {
+            return Err(Error::BadRequest { frames: block.order().frames() });
+        }
+        self.unlabelled(block, kind)?;
+        self.inherited.unpreserve(&self.tables(Whose::Inherited), block)?;
+        self.mark(block, kind);
+        Ok(())
+    }
+
+    /// Says what a block that the predecessor preserved is: from now on only a claim as `kind`
+    /// takes it. For slabs and tables, which are found by reading what the predecessor wrote, so
+    /// that nobody gets them as plain folios.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
+    /// label, maybe the same one: two tables name it.
+    pub fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        if !self.is_inherited(block) || block.order() > Order::MAX_FOLIO {
+            return Err(Error::NotPreserved { block });
+        }
+        match self.range(block.pfn())?.state(block.pfn()) {
+            FrameState::Head { kind: found, .. } => {
+                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
+            }
+            _ => {
+                self.mark(block, kind);
+                Ok(())
+            }
+        }
+    }
+
+    /// The block that the predecessor preserved, and nobody claimed, that holds the frame.
+    pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
+        let orders = (0..=Order::MAX.get()).filter_map(Order::new);
+        orders.map(|order| Block::containing(pfn, order)).find(|block| self.is_inherited(*block))
+    }
+
+    /// The label of an inherited block, if it has one.
+    pub fn label_of(&self, block: Block) -> Option<Kind> {
+        match self.ranges.find(block.pfn())?.state(block.pfn()) {
+            FrameState::Head { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// Refuses a claim as `kind` of a block that is labelled as something else.
+    fn unlabelled(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        match self.range(block.pfn())?.state(block.pfn()) {
+            FrameState::Head { kind: found, .. } if found != kind && self.is_inherited(block) => {
+                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Claims a run, all of its blocks or none.
+    ///
+    /// # Errors
+    /// As for [`Memory::claim`].
+    pub fn claim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        if run.is_empty() || !kind.is_run() {
+            return Err(Error::BadRequest { frames: run.frames() });
+        }
+        self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        run.blocks_up_to(Order::MAX_FOLIO).try_for_each(|block| self.unlabelled(block, kind))?;
+        self.inherited.unpreserve_run(&self.tables(Whose::Inherited), run)?;
+        self.mark_run(run, kind);
+        Ok(())
+    }
+
+    /// Ends the inheritance: every block that nobody claimed meets the fate that `fate` decides,
+    /// and the predecessor's tree becomes free memory. Returns the blocks freed and kept.
+    ///
+    /// Nothing may be claimed at the same time.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for a node, keeping a block. What was decided so far stands; the
+    /// rest is still to be claimed, and the call can be repeated.
+    pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
+        let pages = self.tables(Whose::Inherited);
+        let (mut freed, mut kept) = (0, 0);
+        for block in self.inherited.tree(&pages).folios() {
+            match fate(block) {
+                Fate::Free => {
+                    self.inherited.unpreserve(&pages, block)?;
+                    self.unmark_run(block.run());
+                    self.give_run(block.run());
+                    freed += 1;
+                }
+                Fate::Keep => {
+                    self.keep(block)?;
+                    kept += 1;
+                }
+            }
+        }
+        for node in self.inherited.tree(&pages).nodes() {
+            self.give_run(Block::containing(node.addr.pfn(), Order::ZERO).run());
+        }
+        self.inherited.forget();
+        for range in self.ranges.iter() {
+            range.forget(Whose::Inherited);
+        }
+        Ok((freed, kept))
+    }
+
+    /// Moves a block from the predecessor's tree to ours.
+    fn keep(&self, block: Block) -> Result<(), Error> {
+        let (ours, theirs) = (self.tables(Whose::Own), self.tables(Whose::Inherited));
+        self.own.preserve(&ours, block)?;
+        self.inherited.unpreserve(&theirs, block)?;
+        if block.order() <= Order::MAX_FOLIO {
+            let kind = self.label_of(block).unwrap_or(Kind::Folio);
+            self.mark_preserved(block, kind, true);
+        } else {
+            self.mark_run(block.run(), Kind::Run);
+            self.mark_run_preserved(block.run(), true);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn mark_preserved(&self, block: Block, kind: Kind, preserved: bool) {
+        if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
+            byte.store(kinds::head(kind, block.order(), preserved), Relaxed);
+        }
+    }
+
+    fn mark_run_preserved(&self, run: Run, preserved: bool) {
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            if let Some(FrameState::Head { kind, .. }) =
+                self.ranges.find(block.pfn()).map(|r| r.state(block.pfn()))
+            {
+                self.mark_preserved(block, kind, preserved);
+            }
+        }
+    }
+
+    /// Checks that the folios are allocated and (not) preserved.
+    fn each_adjacent(&self, folios: Adjacent, preserved: bool) -> Result<(), Error> {
+        for block in blocks(folios) {
+            let range = self.range(block.pfn())?;
+            let (_, is) = Self::single(range, block)?;
+            match (is, preserved) {
+                (true, false) => return Err(Error::AlreadyPreserved { block }),
+                (false, true) => return Err(Error::NotPreserved { block }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_adjacent(&self, folios: Adjacent, preserved: bool) {
+        for block in blocks(folios) {
+            let state = self.ranges.find(block.pfn()).map(|r| r.state(block.pfn()));
+            if let Some(FrameState::Head { kind, .. }) = state {
+                self.mark_preserved(block, kind, preserved);
+            }
+        }
+    }
+
+    /// The kind of an allocated block that is no part of a run, and whether it is preserved.
+    #[inline]
+    fn single(range: &Range, block: Block) -> Result<(Kind, bool), Error> {
+        match range.state(block.pfn()) {
+            FrameState::Head { kind, order, preserved }
+                if order == block.order() && !kind.is_run() && kind != Kind::Tail =>
+            {
+                Ok((kind, preserved))
+            }
+            _ => Err(Self::refuse(range, block, Kind::Folio)),
+        }
+    }
+}
+
+fn blocks(folios: Adjacent) -> impl Iterator<Item = Block> {
+    let (first, order) = (folios.first().pfn(), folios.first().order());
+    (0..folios.count()).map(move |i| Block::containing(first.add(i << order.get()), order))
+}
+
+/// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits.
+struct Holding<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    pages: &'m Pages<'m, M>,
+}
+
+impl<M: Machine> Ledger for Holding<'_, M> {
+    fn take(&mut self, block: Block) -> Result<(), TreeFault> {
+        let outside = TreeFault::OutsideMemory { addr: block.addr() };
+        let range = self.memory.ranges.covering(block.run()).ok_or(outside)?;
+        for part in block.run().blocks_up_to(Order::MAX_FOLIO) {
+            if !range.columns().take_at(part) {
+                // What was taken stays so: the caller gives the whole memory up.
+                return Err(TreeFault::Overlap { block });
+            }
+        }
+        Ok(())
+    }
+
+    fn take_word(&mut self, first: Pfn, mask: u64) -> Result<(), (u32, TreeFault)> {
+        let range = self.memory.ranges.find(first.add(u64::from(mask.trailing_zeros())));
+        if range.is_some_and(|range| range.columns().take_word_at(first, mask)) {
+            return Ok(());
+        }
+        // One of them is at fault, or they lie in two ranges: find out one by one.
+        for bit in (0..u64::BITS).filter(|bit| mask >> bit & 1 == 1) {
+            let block = Block::containing(first.add(u64::from(bit)), Order::ZERO);
+            self.take(block).map_err(|fault| (bit, fault))?;
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, first: Block, leaf: PhysAddr) {
+        self.pages.learn(first, leaf);
+    }
+}

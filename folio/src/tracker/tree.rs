@@ -1,0 +1,229 @@
+//! A tree to read: finding a leaf, and the next node at or after a key.
+//!
+//! ```text
+//! root [ . . * . ]                 level LEVELS-1   tables: addresses of lower nodes, 0 = none
+//!            |
+//!          [ * . * . ]             ...
+//!            |   |
+//!          leaf  leaf              level 0          one bit a key
+//! ```
+//!
+//! There is no stack to keep: whoever walks remembers the next key and comes back down from the
+//! root, six loads for each leaf of 32,768 keys.
+
+use crate::addr::{Block, PhysAddr};
+use crate::sync::{Acquire, AtomicU64};
+
+use super::key::{Geometry, KEY_LIMIT, Key, LEVELS, node_start};
+use super::node::Tables;
+
+const G: Geometry = Geometry::BUILD;
+
+/// A preserved-memory tree, seen through whoever knows where its pages are mapped.
+///
+/// Reading never blocks and never fails; an entry that points outside memory reads as absent. A
+/// tree that others change meanwhile is seen in some state in which everything that is preserved
+/// throughout is preserved, and nothing that is not.
+///
+/// A tree from elsewhere is to be [checked](crate::check) first: reading one that is not sound is
+/// harmless, but may go on for as long as there are keys.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::{Geometry, Key, Order, PAGE_SIZE, Pfn, PhysAddr, Tables, Tree, Block};
+/// use std::sync::atomic::AtomicU64;
+///
+/// // Pages 1, 2, .. of memory.
+/// struct Pages(Vec<Vec<AtomicU64>>);
+/// impl Tables for Pages {
+///     fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]> {
+///         self.0.get((node.pfn().get() as usize).checked_sub(1)?).map(|page| &page[..])
+///     }
+/// }
+///
+/// // The tree that holds one folio: a path of nodes, one of each level.
+/// let folio = Block::new(Pfn::new(64), Order::new(5).unwrap()).unwrap();
+/// let page = || (0..PAGE_SIZE / 8).map(|_| AtomicU64::new(0)).collect();
+/// let mut pages = Pages((0..Geometry::BUILD.levels).map(|_| page()).collect());
+/// for (i, level) in (1..Geometry::BUILD.levels).rev().enumerate() {
+///     let below = Pfn::new(i as u64 + 2).addr();
+///     pages.0[i][Key::of(folio).index(level)] = AtomicU64::new(below.get());
+/// }
+/// let bit = Key::of(folio).index(0);
+/// pages.0.last_mut().unwrap()[bit / 64] = AtomicU64::new(1 << (bit % 64));
+///
+/// let tree = Tree::new(Pfn::new(1).addr(), &pages);
+/// assert!(tree.contains(folio));
+/// assert_eq!(tree.folios().collect::<Vec<_>>(), [folio]);
+/// assert_eq!(tree.counts().frames(), 32);
+/// ```
+#[derive(Debug)]
+pub struct Tree<'a, T: ?Sized> {
+    tables: &'a T,
+    root: PhysAddr,
+}
+
+impl<T: ?Sized> Clone for Tree<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for Tree<'_, T> {}
+
+/// A node that was found.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'a> {
+    /// Its page.
+    pub(super) addr: PhysAddr,
+    /// The first key that it covers.
+    pub(super) first: u64,
+    pub(super) words: &'a [AtomicU64],
+}
+
+impl<'a, T: Tables + ?Sized> Tree<'a, T> {
+    /// The tree with its root at `root`; physical address 0 is the tree with nothing in it.
+    pub const fn new(root: PhysAddr, tables: &'a T) -> Self {
+        Self { tables, root }
+    }
+
+    /// The address of the root.
+    pub const fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// Whether `block` is preserved as a folio of exactly its order.
+    pub fn contains(&self, block: Block) -> bool {
+        let (word, bit) = Key::of(block).bit();
+        self.leaf(Key::of(block))
+            .and_then(|leaf| leaf.words.get(word))
+            // Acquire pairs with the Release that set the bit: what its owner wrote before is
+            // seen by whoever finds it preserved.
+            .is_some_and(|word| word.load(Acquire) & bit != 0)
+    }
+
+    /// The leaf that holds `key`, if there is one.
+    pub(super) fn leaf(&self, key: Key) -> Option<Node<'a>> {
+        let mut at = self.node(self.root, 0)?;
+        for level in (1..G.levels).rev() {
+            // Acquire pairs with the Release that linked the node: it is seen zeroed.
+            let entry = at.words.get(key.index(level))?.load(Acquire);
+            at = self.node(PhysAddr::new(entry), 0)?;
+        }
+        Some(Node { first: node_start(key.get(), 0), ..at })
+    }
+
+    /// How many nodes there are on the way to `key`, from the root down.
+    pub(super) fn depth(&self, key: Key) -> usize {
+        let mut entry = self.root;
+        for level in (0..G.levels).rev() {
+            let Some(at) = self.node(entry, 0) else { return LEVELS - 1 - level as usize };
+            if level > 0 {
+                // Acquire as in `leaf`.
+                entry = PhysAddr::new(at.words.get(key.index(level)).map_or(0, |e| e.load(Acquire)));
+            }
+        }
+        LEVELS
+    }
+
+    /// The first node of `level` that covers a key at or after `from`.
+    pub(super) fn seek(&self, level: u32, from: u64) -> Option<Node<'a>> {
+        let mut key = from;
+        'root: while key < KEY_LIMIT {
+            let mut at = self.node(self.root, 0)?;
+            for height in (level + 1..G.levels).rev() {
+                let index = Key::new(key).index(height);
+                let Some((skipped, entry)) = next_entry(at.words, index) else {
+                    // Nothing more in this table: on to what lies behind it.
+                    key = node_start(key, height) + (1 << G.shift(height + 1));
+                    continue 'root;
+                };
+                if skipped > 0 {
+                    key = node_start(key, height - 1) + ((skipped as u64) << G.shift(height));
+                }
+                match self.node(entry, key) {
+                    Some(next) if key < KEY_LIMIT => at = next,
+                    _ => {
+                        key = node_start(key, height - 1) + (1 << G.shift(height));
+                        continue 'root;
+                    }
+                }
+            }
+            return Some(Node { first: node_start(key, level), ..at });
+        }
+        None
+    }
+
+    #[inline]
+    fn node(&self, addr: PhysAddr, first: u64) -> Option<Node<'a>> {
+        if addr.get() == 0 || !addr.is_page_aligned() {
+            return None;
+        }
+        Some(Node { addr, first, words: self.tables.words(addr)? })
+    }
+}
+
+/// The first entry from `index` on that is not 0, and how many lie before it.
+fn next_entry(words: &[AtomicU64], index: usize) -> Option<(usize, PhysAddr)> {
+    // Acquire pairs with the Release that linked the node: it is seen zeroed.
+    let mut entries = words.get(index..)?.iter().map(|word| word.load(Acquire)).enumerate();
+    entries.find(|&(_, entry)| entry != 0).map(|(skipped, entry)| (skipped, PhysAddr::new(entry)))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::vec::Vec;
+
+    use super::super::Tracker;
+    use super::super::ram::{Ram, block};
+    use super::*;
+
+    #[test]
+    fn an_empty_tree_holds_nothing() {
+        let ram = Ram::new(1);
+        let tree = Tree::new(PhysAddr::new(0), &ram);
+        assert!(!tree.contains(block(0, 0)));
+        assert!(tree.seek(0, 0).is_none());
+        assert_eq!(tree.depth(Key::of(block(0, 0))), 0);
+        assert_eq!(tree.folios().count(), 0);
+    }
+
+    #[test]
+    fn seek_finds_the_next_leaf_however_far() {
+        let ram = Ram::new(64);
+        let tracker = Tracker::new();
+        let far = 1 << 40;
+        for b in [block(9, 0), block(0, 5), block(0, 7), block(0, far)] {
+            tracker.preserve(&ram, b).unwrap();
+        }
+        let tree = tracker.tree(&ram);
+        let mut firsts = Vec::new();
+        let mut from = 0;
+        while let Some(leaf) = tree.seek(0, from) {
+            firsts.push(leaf.first);
+            from = leaf.first + super::super::key::LEAF_KEYS;
+        }
+        let expected: Vec<_> = [block(9, 0), block(0, 0), block(0, far)]
+            .map(|b| node_start(Key::of(b).get(), 0))
+            .into();
+        assert_eq!(firsts, expected);
+        assert_eq!(tree.depth(Key::of(block(0, 6))), LEVELS);
+        assert!(tree.depth(Key::of(block(0, far * 2))) < LEVELS);
+    }
+
+    #[test]
+    fn entries_outside_memory_read_as_absent() {
+        let ram = Ram::new(16);
+        let tracker = Tracker::new();
+        tracker.preserve(&ram, block(0, 0)).unwrap();
+        tracker.preserve(&ram, block(9, 0)).unwrap();
+        let tree = tracker.tree(&ram);
+        let table = tree.seek(1, Key::of(block(0, 0)).get()).unwrap();
+        let index = Key::of(block(0, 0)).index(1);
+        for bad in [u64::MAX, 7, 1 << 60] {
+            table.words[index].store(bad, crate::sync::Relaxed);
+            assert!(!tree.contains(block(0, 0)));
+            assert_eq!(tree.folios().collect::<Vec<_>>(), [block(9, 0)]);
+        }
+    }
+}

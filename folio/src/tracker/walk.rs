@@ -1,0 +1,480 @@
+//! Everything preserved, in key order: higher orders first, and by address within an order.
+//!
+//! One cursor passes over the leaves by words and skips what is empty; folios, adjacent folios and
+//! counts are made of its words.
+
+use core::iter::FusedIterator;
+use core::slice;
+
+use crate::addr::{Block, Order, Pfn, PhysAddr};
+use crate::sync::{Acquire, AtomicU64, Relaxed};
+
+use super::key::{Adjacent, Geometry, KEY_LIMIT, Key, LEAF_KEYS, LEVELS, ORDERS, order_of};
+use super::node::Tables;
+use super::tree::Tree;
+
+const G: Geometry = Geometry::BUILD;
+
+impl<'a, T: Tables + ?Sized> Tree<'a, T> {
+    /// Everything preserved, up to 64 folios of one order at a time. See [`Words`].
+    pub fn words(&self) -> Words<'a, T> {
+        self.words_from(0)
+    }
+
+    /// Every preserved folio. See [`Folios`].
+    pub fn folios(&self) -> Folios<'a, T> {
+        Folios { words: self.words(), word: Word::NONE }
+    }
+
+    /// Every preserved folio, those that lie side by side with the same order taken together. See
+    /// [`AdjacentFolios`].
+    pub fn adjacent(&self) -> AdjacentFolios<'a, T> {
+        AdjacentFolios { words: self.words(), word: Word::NONE }
+    }
+
+    /// The tree's own pages. See [`TreeNodes`].
+    pub fn nodes(&self) -> TreeNodes<'a, T> {
+        TreeNodes { tree: *self, level: 0, from: 0 }
+    }
+
+    /// What is in the tree, by population count of its leaves.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::NONE;
+        for node in self.nodes() {
+            counts.add_node(node.level);
+        }
+        let mut from = 0;
+        while let Some(leaf) = self.seek(0, from) {
+            counts.add_leaf(leaf.first, leaf.words);
+            from = leaf.first + LEAF_KEYS;
+        }
+        counts
+    }
+
+    /// The words from the one that holds `key` on.
+    pub(super) fn words_from(&self, key: u64) -> Words<'a, T> {
+        let mut words = Words { tree: *self, leaf: [].iter(), key, next: key, mixed: 0 };
+        if let Some(leaf) = self.leaf(Key::new(key)) {
+            let skip = Key::new(key).index(0) / 64;
+            words.leaf = leaf.words.get(skip..).unwrap_or_default().iter();
+            words.key = key & !63;
+            words.next = leaf.first + LEAF_KEYS;
+        }
+        words
+    }
+}
+
+/// Up to 64 preserved folios of one order: bit `i` of `mask` is the one that starts at frame
+/// `first + i * order.frames()`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word {
+    /// The order of all of them.
+    pub order: Order,
+    /// The frame that bit 0 stands for.
+    pub first: Pfn,
+    /// Which are preserved; never 0.
+    pub mask: u64,
+}
+
+impl Word {
+    const NONE: Self = Self { order: Order::ZERO, first: Pfn::new(0), mask: 0 };
+
+    /// The bits `mask` of the word that starts with `key`, all of one order.
+    #[inline]
+    fn new(key: u64, mask: u64) -> Self {
+        let order = order_of(key);
+        let first = (key & !(1 << (63 - key.leading_zeros()))) << order.get();
+        Self { order, first: Pfn::new(first), mask }
+    }
+
+    /// The folio of bit `i`.
+    #[inline]
+    fn block(&self, i: u32) -> Block {
+        let pfn = self.first.get() + (u64::from(i) << self.order.get());
+        Block::containing(Pfn::new(pfn), self.order)
+    }
+
+    /// The frame after the last that its bits can stand for.
+    #[inline]
+    fn end(&self) -> u64 {
+        self.first.get().saturating_add(64 << self.order.get())
+    }
+}
+
+/// Everything preserved, by words: the order in which a tree is read fastest. From
+/// [`Tree::words`].
+///
+/// A word of order 0 is what an allocator's bitmap of frames has for the same 64 frames.
+#[derive(Clone, Debug)]
+pub struct Words<'a, T: ?Sized> {
+    tree: Tree<'a, T>,
+    /// What is left of the current leaf.
+    leaf: slice::Iter<'a, AtomicU64>,
+    /// The key of bit 0 of the next word.
+    key: u64,
+    /// Where to look for the next leaf.
+    next: u64,
+    /// Bits not yet given of the very first word: keys 2 to 63, of several orders.
+    mixed: u64,
+}
+
+impl<T: Tables + ?Sized> Words<'_, T> {
+    /// The highest order of the keys in `mixed`.
+    #[cold]
+    fn split(&mut self) -> Word {
+        let key = 1_u64 << self.mixed.ilog2_lowest();
+        let bits = if key == 32 { !0 << 32 } else { ((1 << key) - 1) << key };
+        let mask = (self.mixed & bits) >> key;
+        self.mixed &= !bits;
+        Word::new(key, mask)
+    }
+}
+
+/// log2 of the lowest set bit's number.
+trait LowestLog2 {
+    fn ilog2_lowest(self) -> u32;
+}
+
+impl LowestLog2 for u64 {
+    fn ilog2_lowest(self) -> u32 {
+        (self.trailing_zeros() | 1).ilog2()
+    }
+}
+
+impl<T: Tables + ?Sized> Iterator for Words<'_, T> {
+    type Item = Word;
+
+    #[inline]
+    fn next(&mut self) -> Option<Word> {
+        loop {
+            if self.mixed != 0 {
+                return Some(self.split());
+            }
+            for word in self.leaf.by_ref() {
+                let key = self.key;
+                self.key += 64;
+                // Acquire pairs with the Release that set the bits: what a folio's owner wrote
+                // before is seen by whoever finds it here.
+                let mask = word.load(Acquire);
+                if mask == 0 {
+                    continue;
+                }
+                if key < 64 {
+                    self.mixed = mask & !3;
+                    break;
+                }
+                return Some(Word::new(key, mask));
+            }
+            if self.mixed == 0 {
+                let leaf = self.tree.seek(0, self.next)?;
+                self.leaf = leaf.words.iter();
+                self.key = leaf.first;
+                self.next = leaf.first + LEAF_KEYS;
+            }
+        }
+    }
+}
+
+/// Every preserved folio: higher orders first, by address within an order. From
+/// [`Tree::folios`].
+#[derive(Clone, Debug)]
+pub struct Folios<'a, T: ?Sized> {
+    words: Words<'a, T>,
+    word: Word,
+}
+
+impl<T: Tables + ?Sized> Iterator for Folios<'_, T> {
+    type Item = Block;
+
+    #[inline]
+    fn next(&mut self) -> Option<Block> {
+        if self.word.mask == 0 {
+            self.word = self.words.next()?;
+        }
+        let bit = self.word.mask.trailing_zeros();
+        self.word.mask &= self.word.mask - 1;
+        Some(self.word.block(bit))
+    }
+}
+
+/// Every preserved folio, those that lie side by side with the same order taken together, as
+/// many as there are: higher orders first, by address within an order. From [`Tree::adjacent`].
+///
+/// Reads 64 folios at a time where all are preserved.
+#[derive(Clone, Debug)]
+pub struct AdjacentFolios<'a, T: ?Sized> {
+    words: Words<'a, T>,
+    word: Word,
+}
+
+impl<'a, T: Tables + ?Sized> AdjacentFolios<'a, T> {
+    /// Those of `order`, from the one that holds frame `from` on: the first in a row.
+    pub(super) fn first_of(tree: &Tree<'a, T>, order: Order, from: Pfn) -> Option<Adjacent> {
+        let start = Block::containing(from, order);
+        let mut words = tree.words_from(Key::of(start).get());
+        loop {
+            let mut word = words.next()?;
+            if word.order < order {
+                return None;
+            }
+            if word.order == order {
+                // Only the first word can hold folios from before `from`.
+                let before = start.pfn().get().saturating_sub(word.first.get()) >> order.get();
+                word.mask &= u32::try_from(before).map_or(0, |n| u64::MAX.unbounded_shl(n));
+                if word.mask != 0 {
+                    return Self { words, word }.next();
+                }
+            }
+        }
+    }
+}
+
+impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
+    type Item = Adjacent;
+
+    #[inline]
+    fn next(&mut self) -> Option<Adjacent> {
+        if self.word.mask == 0 {
+            self.word = self.words.next()?;
+        }
+        let bit = self.word.mask.trailing_zeros();
+        let first = self.word.block(bit);
+        let mut count = (self.word.mask >> bit).trailing_ones();
+        let mut total = u64::from(count);
+        if bit + count < 64 {
+            self.word.mask &= !0 << (bit + count);
+            return Adjacent::new(first, total);
+        }
+        // The row reaches the end of its word, and may go on in the next.
+        loop {
+            let end = self.word.end();
+            self.word = self.words.next().unwrap_or(Word::NONE);
+            if self.word.first.get() != end || self.word.order != first.order() {
+                break;
+            }
+            count = self.word.mask.trailing_ones();
+            total += u64::from(count);
+            if count < 64 {
+                self.word.mask &= !0 << count;
+                break;
+            }
+        }
+        Adjacent::new(first, total)
+    }
+}
+
+/// One page of the tree itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeNode {
+    /// Where it is.
+    pub addr: PhysAddr,
+    /// Its level; leaves are level 0.
+    pub level: u8,
+}
+
+/// The tree's own pages, leaves first and the root last. From [`Tree::nodes`].
+///
+/// A page is not looked at any more once it was given out, so a tree that nothing else uses can
+/// be freed page by page as they come.
+#[derive(Clone, Debug)]
+pub struct TreeNodes<'a, T: ?Sized> {
+    tree: Tree<'a, T>,
+    level: u32,
+    from: u64,
+}
+
+impl<T: Tables + ?Sized> Iterator for TreeNodes<'_, T> {
+    type Item = TreeNode;
+
+    fn next(&mut self) -> Option<TreeNode> {
+        while self.level < G.levels {
+            if let Some(node) = self.tree.seek(self.level, self.from) {
+                self.from = node.first + (1 << G.shift(self.level + 1));
+                return Some(TreeNode { addr: node.addr, level: self.level as u8 });
+            }
+            self.level += 1;
+            self.from = 0;
+        }
+        None
+    }
+}
+
+impl<T: Tables + ?Sized> FusedIterator for TreeNodes<'_, T> {}
+
+/// What is in a tree: folios of each order, nodes of each level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    folios: [u64; ORDERS],
+    nodes: [u64; LEVELS],
+}
+
+impl Counts {
+    pub(super) const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
+
+    /// Preserved folios of `order`.
+    pub fn folios(&self, order: Order) -> u64 {
+        self.folios.get(order.index()).copied().unwrap_or(0)
+    }
+
+    /// Preserved folios of all orders.
+    pub fn total(&self) -> u64 {
+        self.folios.iter().sum()
+    }
+
+    /// Frames of all preserved folios, saturating: a tree that was not checked can name the same
+    /// frames with several orders.
+    pub fn frames(&self) -> u64 {
+        let each = self.folios.iter().enumerate();
+        each.fold(0, |sum, (order, folios)| sum.saturating_add(folios.saturating_mul(1 << order)))
+    }
+
+    /// Nodes of `level`; leaves are level 0.
+    pub fn nodes_at(&self, level: u8) -> u64 {
+        self.nodes.get(usize::from(level)).copied().unwrap_or(0)
+    }
+
+    /// Nodes of all levels: the frames that the tree itself takes.
+    pub fn nodes(&self) -> u64 {
+        self.nodes.iter().sum()
+    }
+
+    pub(super) fn add_node(&mut self, level: u8) {
+        if let Some(count) = self.nodes.get_mut(usize::from(level)) {
+            *count += 1;
+        }
+    }
+
+    pub(super) fn add_folios(&mut self, order: Order, folios: u64) {
+        if let Some(count) = self.folios.get_mut(order.index()) {
+            *count += folios;
+        }
+    }
+
+    /// The folios of the leaf that starts with key `first`.
+    fn add_leaf(&mut self, first: u64, words: &[AtomicU64]) {
+        // Relaxed: numbers, from which nothing is followed.
+        let ones = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());
+        if first != 0 {
+            self.add_folios(order_of(first), words.iter().map(ones).sum());
+            return;
+        }
+        let mut words = words.iter();
+        let mixed = words.next().map_or(0, |word| word.load(Relaxed));
+        for key in (2..64).filter(|key| mixed >> key & 1 != 0) {
+            self.add_folios(order_of(key), 1);
+        }
+        for (key, word) in (64..KEY_LIMIT).step_by(64).zip(words) {
+            self.add_folios(order_of(key), ones(word));
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use super::super::Tracker;
+    use super::super::ram::{Ram, block};
+    use super::*;
+
+    fn tracker(ram: &Ram, blocks: &[Block]) -> Tracker {
+        let tracker = Tracker::new();
+        for &b in blocks {
+            tracker.preserve(ram, b).unwrap();
+        }
+        tracker
+    }
+
+    #[test]
+    fn folios_come_by_order_and_address() {
+        let ram = Ram::new(200);
+        let expected: Vec<_> = (0..ORDERS as u8)
+            .rev()
+            .flat_map(|o| {
+                let last = Pfn::LIMIT.get() - (1 << o);
+                [block(o, 0), block(o, last)]
+            })
+            .collect();
+        let tracker = tracker(&ram, &expected);
+        let tree = tracker.tree(&ram);
+        assert_eq!(tree.folios().collect::<Vec<_>>(), expected);
+        let counts = tree.counts();
+        assert_eq!(counts.total(), expected.len() as u64);
+        for o in 0..ORDERS as u8 {
+            assert_eq!(counts.folios(Order::new(o).unwrap()), 2, "order {o}");
+        }
+        assert_eq!(counts.nodes(), ram.used() as u64);
+    }
+
+    #[test]
+    fn words_are_the_leaves_words() {
+        let ram = Ram::new(32);
+        let t = tracker(&ram, &[block(0, 64), block(0, 127), block(0, 3), block(2, 8)]);
+        let words: Vec<_> = t.tree(&ram).words().collect();
+        let word = |o, first, mask| Word {
+            order: Order::new(o).unwrap(),
+            first: Pfn::new(first),
+            mask,
+        };
+        assert_eq!(words, [word(2, 0, 4), word(0, 0, 8), word(0, 64, 1 << 63 | 1)]);
+    }
+
+    #[test]
+    fn neighbours_are_taken_together_across_words_and_leaves() {
+        let ram = Ram::new(32);
+        let t = Tracker::new();
+        let rows = [(1, 2, 1), (1, 6, 61), (0, 0, 1), (0, 2, 62), (0, 65, LEAF_KEYS)];
+        let rows = rows.map(|(o, pfn, n)| Adjacent::new(block(o, pfn), n).unwrap());
+        for row in rows {
+            t.preserve_adjacent(&ram, row).unwrap();
+        }
+        assert_eq!(t.tree(&ram).adjacent().collect::<Vec<_>>(), rows);
+    }
+
+    #[test]
+    fn neighbours_in_key_are_not_neighbours_of_another_order() {
+        let ram = Ram::new(32);
+        let (last, first) = (block(1, Pfn::LIMIT.get() - 2), block(0, 0));
+        assert_eq!(Key::of(last).get() + 1, Key::of(first).get());
+        let t = tracker(&ram, &[last, first]);
+        let rows: Vec<_> = t.tree(&ram).adjacent().map(|a| (a.first(), a.count())).collect();
+        assert_eq!(rows, [(last, 1), (first, 1)]);
+    }
+
+    #[test]
+    fn the_first_in_a_row_from_a_frame() {
+        let ram = Ram::new(64);
+        let t = Tracker::new();
+        for (o, pfn, n) in [(0, 60, 10), (0, 100_000, 1), (51, 0, 1), (46, 1 << 46, 2)] {
+            if o <= Order::MAX.get() {
+                t.preserve_adjacent(&ram, Adjacent::new(block(o, pfn), n).unwrap()).unwrap();
+            }
+        }
+        let tree = t.tree(&ram);
+        let find = |o: u8, from| {
+            let found = AdjacentFolios::first_of(&tree, Order::new(o).unwrap(), Pfn::new(from));
+            found.map(|a| (a.first().pfn().get(), a.count()))
+        };
+        assert_eq!(find(0, 0), Some((60, 10)));
+        assert_eq!(find(0, 63), Some((63, 7)));
+        assert_eq!(find(0, 69), Some((69, 1)));
+        assert_eq!(find(0, 70), Some((100_000, 1)));
+        assert_eq!(find(0, 100_001), None);
+        assert_eq!(find(1, 0), None);
+        assert_eq!(find(46, 0), Some((1 << 46, 2)));
+        assert_eq!(find(46, (1 << 47) + 5), Some((1 << 47, 1)));
+        assert_eq!(find(46, 3 << 46), None);
+    }
+
+    #[test]
+    fn nodes_come_bottom_up_each_once() {
+        let ram = Ram::new(64);
+        let t = tracker(&ram, &[block(0, 0), block(0, 1 << 30), block(9, 0), block(40, 0)]);
+        let nodes: Vec<_> = t.tree(&ram).nodes().collect();
+        assert!(nodes.is_sorted_by_key(|n| n.level));
+        assert_eq!(nodes.last().unwrap().addr, t.root().unwrap());
+        let pages: BTreeSet<_> = nodes.iter().map(|n| n.addr).collect();
+        assert_eq!((pages.len(), nodes.len()), (ram.used(), ram.used()));
+    }
+}

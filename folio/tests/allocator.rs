@@ -1,0 +1,362 @@
+//! The page allocator against a simple model: a list of who owns which frames.
+
+#![cfg(feature = "std")]
+
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{
+    Block, Error, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Request, Run,
+};
+use proptest::prelude::*;
+
+fn order(o: u8) -> Order {
+    Order::new(o).unwrap()
+}
+
+fn base() -> Pfn {
+    Ram::frames(1)[0].0.start()
+}
+
+fn block(frame: u64, o: u8) -> Block {
+    Block::new(base().add(frame), order(o)).unwrap()
+}
+
+/// Two nodes, a hole between them, frames that do not start at a round number.
+fn two_nodes() -> Memory<Ram> {
+    let low = Run::new(base().add(5), 700).unwrap();
+    let high = Run::new(base().add(1024), 1000).unwrap();
+    Ram::memory(&[(low, NodeId(0)), (high, NodeId(1))]).unwrap()
+}
+
+#[test]
+fn every_misuse_of_free_is_told_apart() {
+    let memory = Ram::memory(&Ram::frames(4096)).unwrap();
+    let free = |block, kind| unsafe { memory.free(block, kind) };
+    let b = memory.alloc(Request::new(order(3))).unwrap();
+    let pfn = b.pfn();
+
+    let smaller = Block::new(pfn, order(1)).unwrap();
+    let wrong = Error::WrongOrder { pfn, expected: order(1), found: order(3) };
+    assert_eq!(free(smaller, Kind::Folio), Err(wrong));
+    let wrong = Error::WrongKind { pfn, expected: Kind::Slab, found: Kind::Folio };
+    assert_eq!(free(b, Kind::Slab), Err(wrong));
+    let tail = Block::new(pfn.add(4), order(2)).unwrap();
+    let inside = Error::TailFrame { pfn: pfn.add(4), of: b };
+    assert_eq!(free(tail, Kind::Folio), Err(inside));
+    memory.preserve(b).unwrap();
+    assert_eq!(free(b, Kind::Folio), Err(Error::Preserved { block: b }));
+    memory.unpreserve(b).unwrap();
+    assert_eq!(free(b, Kind::Folio), Ok(()));
+    assert_eq!(free(b, Kind::Folio), Err(Error::DoubleFree { block: b }));
+    let never = block(4000, 0);
+    assert_eq!(free(never, Kind::Folio), Err(Error::NeverAllocated { pfn: never.pfn() }));
+    let outside = Block::new(Pfn::new(1), Order::ZERO).unwrap();
+    assert_eq!(free(outside, Kind::Folio), Err(Error::NotMemory { pfn: Pfn::new(1) }));
+
+    let run = memory.alloc_run(7, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
+    let short = Run::new(run.start(), 6).unwrap();
+    let length = Error::WrongLength { pfn: run.start(), expected: 6, found: 7 };
+    assert_eq!(unsafe { memory.free_run(short, Kind::Run) }, Err(length));
+    assert!(matches!(free(Block::new(run.start(), order(2)).unwrap(), Kind::Folio),
+        Err(Error::WrongKind { found: Kind::Run, .. })));
+    let inner = Block::new(run.start().add(4), order(1)).unwrap();
+    assert!(matches!(free(inner, Kind::Folio), Err(Error::TailFrame { .. })));
+    assert_eq!(unsafe { memory.free_run(run, Kind::Run) }, Ok(()));
+    assert!(matches!(unsafe { memory.free_run(run, Kind::Run) }, Err(Error::DoubleFree { .. })));
+    assert_eq!(memory.stats().used(), memory.counts().nodes(), "only the tracker's nodes are left");
+}
+
+#[test]
+fn a_run_has_exactly_the_frames_asked_for() {
+    let memory = Ram::memory(&Ram::frames(1 << 15)).unwrap();
+    for frames in [1, 2, 3, 5, 7, 100, 513, 4097, 20_000] {
+        let before = memory.stats();
+        let run = memory.run(frames, Request::new(Order::ZERO)).unwrap();
+        assert_eq!(run.run().frames(), frames);
+        assert_eq!(memory.stats().used(), before.used() + frames);
+        assert_eq!(memory.run_at(run.run().start(), Kind::Run), Ok(run.run()));
+        let last = run.run().start().add(frames - 1);
+        assert_eq!(memory.holder(last), Some((run.run(), Kind::Run, false)));
+        drop(run);
+        assert_eq!(memory.stats().used(), before.used());
+    }
+}
+
+#[test]
+fn runs_grow_and_shrink_in_place() {
+    let memory = Ram::memory(&Ram::frames(256)).unwrap();
+    let run = memory.alloc_run(5, Request::new(order(6)).kind(Kind::Buffer)).unwrap();
+    let grown = unsafe { memory.grow_run(run, 40, Kind::Buffer) }.unwrap();
+    assert_eq!((grown.start(), grown.frames()), (run.start(), 40));
+    let next = Run::new(grown.end(), 1).unwrap();
+    memory.alloc_run_at(next, Kind::Run).unwrap();
+    let more = Run::new(grown.end(), 1).unwrap();
+    let refused = unsafe { memory.grow_run(grown, 41, Kind::Buffer) };
+    assert_eq!(refused, Err(Error::NotFree { run: more }));
+    let shrunk = unsafe { memory.shrink_run(grown, 3, Kind::Buffer) }.unwrap();
+    assert_eq!(memory.run_at(run.start(), Kind::Buffer), Ok(shrunk));
+    assert_eq!(memory.stats().used(), 4);
+}
+
+#[test]
+fn nodes_are_kept_apart_and_fall_back_unless_strict() {
+    let memory = two_nodes();
+    let on_1 = Request::new(Order::ZERO).on(NodeId(1));
+    let mut taken = Vec::new();
+    while let Ok(b) = memory.alloc(on_1.strict()) {
+        assert_eq!(memory.node_of(b.pfn()), Ok(NodeId(1)));
+        taken.push(b);
+    }
+    assert_eq!(taken.len(), 1000);
+    let none = Error::OutOfMemory { order: Order::ZERO, node: Some(NodeId(1)) };
+    assert_eq!(memory.alloc(on_1.strict()), Err(none));
+    let elsewhere = memory.alloc(on_1).unwrap();
+    assert_eq!(memory.node_of(elsewhere.pfn()), Ok(NodeId(0)));
+    assert_eq!(memory.node_stats(NodeId(1)).used(), 1000);
+    let (low, all) = (memory.node_stats(NodeId(0)), memory.stats());
+    assert_eq!(low.free() + low.cached + low.used(), 700);
+    assert_eq!(all.free() + all.cached + all.used(), 1700);
+    for b in taken {
+        unsafe { memory.free(b, Kind::Folio) }.unwrap();
+    }
+    assert_eq!(memory.node_stats(NodeId(1)).used(), 0);
+}
+
+#[test]
+fn a_range_added_later_is_used() {
+    let low = Run::new(base(), 64).unwrap();
+    let high = Run::new(base().add(100), 64).unwrap();
+    let both = [(low, NodeId(0)), (high, NodeId(0))];
+    let memory = Ram::over(&both).attach(&both[..1]).unwrap();
+    let all: Vec<_> = (0..64).map(|_| memory.folio(Request::new(Order::ZERO)).unwrap()).collect();
+    assert!(memory.folio(Request::new(Order::ZERO)).is_err());
+    let space = memory.machine().space(Memory::<Ram>::range_bytes(high));
+    let overlapping = Run::new(base().add(63), 10).unwrap();
+    let refused = unsafe { memory.add_range(overlapping, NodeId(0), space) };
+    assert_eq!(refused, Err(Error::RangeOverlaps { run: overlapping, with: low }));
+    unsafe { memory.add_range(high, NodeId(0), space) }.unwrap();
+    let more: Vec<_> = (0..64).map(|_| memory.folio(Request::new(Order::ZERO)).unwrap()).collect();
+    assert!(more.iter().all(|f| high.contains(f.block().pfn())));
+    drop((all, more));
+    assert_eq!(memory.stats().used(), 0);
+}
+
+#[test]
+fn zeroed_means_zeroed() {
+    let memory = Ram::memory(&Ram::frames(16)).unwrap();
+    let mut f = memory.folio(Request::new(order(4))).unwrap();
+    f.bytes_mut().fill(0xa5);
+    drop(f);
+    let f = memory.folio(Request::new(order(4)).zeroed()).unwrap();
+    assert!(f.bytes().iter().all(|b| *b == 0));
+}
+
+#[test]
+fn metadata_costs_what_is_promised() {
+    for mib in [64_u64, 1024, 1 << 20] {
+        let frames = (mib << 20) / PAGE_SIZE as u64;
+        let bytes = Memory::<Ram>::range_bytes(Run::new(base(), frames).unwrap());
+        let per_frame = bytes as f64 / frames as f64;
+        assert!(per_frame <= 1.3, "{mib} MiB: {per_frame} bytes a frame");
+    }
+}
+
+#[test]
+fn too_little_space_is_refused() {
+    let ranges = Ram::frames(64);
+    let memory = Ram::over(&ranges).attach(&[]).unwrap();
+    let needed = Memory::<Ram>::range_bytes(ranges[0].0) - 64;
+    let small = memory.machine().space(needed - 1);
+    let refused = unsafe { memory.add_range(ranges[0].0, NodeId(0), small) };
+    assert!(matches!(refused, Err(Error::BadSpace { .. })), "{refused:?}");
+}
+
+#[test]
+fn the_largest_folio_and_runs_beyond_it() {
+    // Never touched, so the frames cost only the metadata.
+    let memory = Ram::memory(&Ram::frames(5 << 18)).unwrap();
+    let largest = memory.folio(Request::new(Order::MAX_FOLIO)).unwrap();
+    let run = memory.alloc_run((3 << 18) - 5, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
+    assert_eq!(memory.stats().used(), (1 << 18) + (3 << 18) - 5);
+    memory.preserve_run(run, Kind::Run).unwrap();
+    assert_eq!(memory.stats().preserved, run.frames());
+    memory.unpreserve_run(run, Kind::Run).unwrap();
+    unsafe { memory.free_run(run, Kind::Run) }.unwrap();
+    drop(largest);
+    let nodes = memory.counts().nodes();
+    assert_eq!(memory.stats().used(), nodes);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Alloc(u8, bool),
+    Run(u64, u8),
+    At(u64, u8),
+    Free(usize),
+    Preserve(usize),
+    Shrink(usize, u64),
+    Grow(usize, u64),
+    Drain,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => (0_u8..9, any::<bool>()).prop_map(|(o, z)| Op::Alloc(o, z)),
+        3 => (1_u64..200, 0_u8..4).prop_map(|(n, a)| Op::Run(n, a)),
+        1 => (0_u64..2200, 0_u8..6).prop_map(|(p, o)| Op::At(p, o)),
+        8 => any::<usize>().prop_map(Op::Free),
+        3 => any::<usize>().prop_map(Op::Preserve),
+        1 => (any::<usize>(), 0_u64..200).prop_map(|(i, n)| Op::Shrink(i, n)),
+        1 => (any::<usize>(), 0_u64..200).prop_map(|(i, n)| Op::Grow(i, n)),
+        1 => Just(Op::Drain),
+    ];
+    prop::collection::vec(op, 1..300)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Live {
+    run: Run,
+    kind: Kind,
+    preserved: bool,
+    stamp: u8,
+}
+
+/// Fills or checks what the model says is somebody's memory.
+fn contents(memory: &Memory<Ram>, live: &Live) -> &'static mut [u8] {
+    let start = memory.ptr(live.run).unwrap();
+    // Sound here: the test owns all live memory and makes one slice at a time.
+    unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), live.run.bytes() as usize) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(0x666f_6c69),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn agrees_with_a_list_of_owners(ops in ops()) {
+        let memory = two_nodes();
+        let mut live: Vec<Live> = Vec::new();
+        let mut stamp = 0_u8;
+        for op in ops {
+            let mut new = None;
+            match op {
+                Op::Alloc(o, zeroed) => {
+                    let request = Request::new(order(o));
+                    let request = if zeroed { request.zeroed() } else { request };
+                    if let Ok(b) = memory.alloc(request) {
+                        prop_assert_eq!(b.order(), order(o));
+                        new = Some((b.run(), Kind::Folio));
+                        if zeroed {
+                            let it = Live { run: b.run(), kind: Kind::Folio, preserved: false, stamp };
+                            prop_assert!(contents(&memory, &it).iter().all(|b| *b == 0));
+                        }
+                    }
+                }
+                Op::Run(n, align) => {
+                    let request = Request::new(order(align)).kind(Kind::Run);
+                    if let Ok(run) = memory.alloc_run(n, request) {
+                        prop_assert_eq!(run.frames(), n);
+                        prop_assert!(run.start().is_aligned(order(align)));
+                        new = Some((run, Kind::Run));
+                    }
+                }
+                Op::At(p, o) => {
+                    let b = Block::containing(base().add(p), order(o));
+                    let taken = live.iter().any(|l| l.run.overlaps(b.run()));
+                    let nodes_there = {
+                        let mut any = false;
+                        memory.for_each_node(|node| any |= b.run().contains(node.addr.pfn()));
+                        any
+                    };
+                    let got = memory.alloc_at(b, Kind::Folio);
+                    let memory_there = memory.contains(b.run());
+                    prop_assert_eq!(got.is_ok(), memory_there && !taken && !nodes_there, "{:?}", got);
+                    if got.is_ok() {
+                        new = Some((b.run(), Kind::Folio));
+                    }
+                }
+                Op::Free(i) if !live.is_empty() => {
+                    let it = live[i % live.len()];
+                    prop_assert!(contents(&memory, &it).iter().all(|b| *b == it.stamp));
+                    let freed = unsafe { match it.kind {
+                        Kind::Run => memory.free_run(it.run, it.kind),
+                        _ => memory.free(it.run.blocks().next().unwrap(), it.kind),
+                    } };
+                    if it.preserved {
+                        let preserved = matches!(freed, Err(Error::Preserved { .. }));
+                        prop_assert!(preserved, "{:?}", freed);
+                    } else {
+                        prop_assert_eq!(freed, Ok(()));
+                        live.swap_remove(i % live.len());
+                    }
+                }
+                Op::Preserve(i) if !live.is_empty() => {
+                    let at = i % live.len();
+                    let it = &mut live[at];
+                    let b = it.run.blocks().next().unwrap();
+                    let done = match (it.kind, it.preserved) {
+                        (Kind::Run, false) => memory.preserve_run(it.run, it.kind),
+                        (Kind::Run, true) => memory.unpreserve_run(it.run, it.kind),
+                        (_, false) => memory.preserve(b),
+                        (_, true) => memory.unpreserve(b),
+                    };
+                    match done {
+                        Ok(()) => it.preserved = !it.preserved,
+                        Err(Error::OutOfMemory { .. }) => {}
+                        Err(other) => prop_assert!(false, "{other}"),
+                    }
+                }
+                Op::Shrink(i, n) | Op::Grow(i, n) if !live.is_empty() => {
+                    let grow = matches!(op, Op::Grow(..));
+                    let at = i % live.len();
+                    let it = live[at];
+                    let n = if grow { it.run.frames() + n } else { n };
+                    let result = unsafe { if grow {
+                        memory.grow_run(it.run, n, Kind::Run)
+                    } else {
+                        memory.shrink_run(it.run, n, Kind::Run)
+                    } };
+                    let may = it.kind == Kind::Run && !it.preserved;
+                    if let Ok(run) = result {
+                        prop_assert!(may && run.frames() == n && run.start() == it.run.start());
+                        live[at].run = run;
+                        contents(&memory, &live[at]).fill(it.stamp);
+                    } else if may {
+                        prop_assert!(grow || n == 0 || n > it.run.frames(), "{result:?}");
+                    }
+                }
+                Op::Drain => {
+                    memory.drain();
+                    prop_assert_eq!(memory.stats().cached, 0);
+                }
+                _ => {}
+            }
+            if let Some((run, kind)) = new {
+                stamp = stamp.wrapping_add(1);
+                let it = Live { run, kind, preserved: false, stamp };
+                prop_assert!(live.iter().all(|l| !l.run.overlaps(run)), "{run} has two owners");
+                contents(&memory, &it).fill(stamp);
+                live.push(it);
+            }
+            let stats = memory.stats();
+            let owned: u64 = live.iter().map(|l| l.run.frames()).sum();
+            prop_assert_eq!(stats.used(), owned + memory.counts().nodes());
+            prop_assert_eq!(stats.free() + stats.cached + stats.used(), 1700);
+            let preserved = live.iter().filter(|l| l.preserved).map(|l| l.run.frames());
+            prop_assert_eq!(stats.preserved, preserved.sum::<u64>());
+        }
+        let audit = memory.audit().unwrap();
+        prop_assert_eq!(audit.free + audit.cached + audit.reserved + audit.allocated.iter().sum::<u64>(), 1700);
+        prop_assert_eq!(audit.reserved, 0);
+        for it in &live {
+            let state = memory.state(it.run.start()).unwrap();
+            let FrameState::Head { kind, preserved, .. } = state else {
+                panic!("{state:?}");
+            };
+            prop_assert_eq!((kind, preserved), (it.kind, it.preserved));
+        }
+    }
+}
