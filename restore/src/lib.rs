@@ -3,3 +3,26 @@
 
 #[cfg(test)]
 extern crate std;
+
+mod area;
+mod error;
+mod handle;
+mod pages;
+mod records;
+mod root;
+mod scratch;
+mod seal;
+mod store;
+mod subtree;
+#[cfg(test)]
+mod testing;
+
+pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
+pub use error::{Error, Fault, Table, TableError};
+pub use handle::{Handle, HandleFault, Parts};
+pub use pages::{Inherited, Pages};
+pub use records::{Chain, Entries, MAX_BLOCKS, Record, Records};
+pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
+pub use scratch::{ScratchList, ScratchWords};
+pub use seal::{Broken, SealTable, Sealed, Sealer, verify};
+pub use subtree::{Header, HeaderPage, Producer, SUBTREE, SealInfo};

@@ -1,0 +1,277 @@
+//! What can go wrong in this layer, with what a person needs to find the fault.
+
+use core::fmt;
+
+use heirloom_folio::{Block, Order, PhysAddr, Run};
+
+use crate::handle::HandleFault;
+use crate::root::Name;
+
+/// An error of the restore layer. Nothing was changed where one is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The layer below refused.
+    Folio(heirloom_folio::Error),
+    /// A table left in memory is not sound.
+    Table(TableError),
+    /// A handle is not sound, or says what no handle can say.
+    Handle {
+        /// The handle's address.
+        addr: u64,
+        /// The handle's second word.
+        meta: u64,
+        /// What is wrong with it.
+        fault: HandleFault,
+    },
+    /// The root page has no room for one more subtree.
+    RootFull {
+        /// The subtree that does not fit.
+        name: Name,
+        /// Bytes of structure that all subtrees need with it.
+        needed: usize,
+        /// Bytes of structure that fit.
+        limit: usize,
+    },
+    /// A subtree of this name is there already.
+    NameTaken {
+        /// The name.
+        name: Name,
+    },
+    /// No subtree has this name.
+    NoSuchSubtree {
+        /// The name.
+        name: Name,
+    },
+    /// Not the name of a tree node: empty, too long, or a character that no name has.
+    BadName {
+        /// Bytes in the name.
+        length: usize,
+        /// The first character at fault; `None` if the length is.
+        at: Option<usize>,
+    },
+    /// More entries than the table has room for.
+    TableFull {
+        /// Which table.
+        table: Table,
+        /// Entries that fit.
+        limit: u64,
+    },
+    /// A scratch area, or the page given for a table, that cannot be one.
+    BadRun {
+        /// Which table wanted it.
+        table: Table,
+        /// The frames.
+        run: Run,
+    },
+    /// Blocks of one area must all have its order.
+    WrongOrder {
+        /// The block.
+        block: Block,
+        /// The area's order.
+        expected: Order,
+    },
+    /// The list was sealed or its last block has no room, and no block may be added.
+    Closed {
+        /// The list's first block.
+        at: PhysAddr,
+    },
+}
+
+/// A table that one kernel leaves and another reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Table {
+    /// The root page: a flattened device tree.
+    Root,
+    /// The list of scratch areas.
+    Scratch,
+    /// The descriptor or a chunk page of a virtually contiguous area.
+    Area,
+    /// A block of records.
+    Records,
+    /// The page of the `heirloom` subtree.
+    Header,
+    /// The seal's table.
+    Seal,
+}
+
+/// Why a table was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableError {
+    /// Which table.
+    pub table: Table,
+    /// The address of the page at fault.
+    pub at: PhysAddr,
+    /// Bytes from there to the field at fault.
+    pub offset: usize,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What is wrong with a field of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Another value stands where a fixed one must.
+    Magic {
+        /// The value there.
+        found: u64,
+    },
+    /// A version that this build does not read.
+    Version {
+        /// The version there.
+        found: u32,
+    },
+    /// The bytes have no structure: the text says what was expected.
+    Malformed {
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// A property that must be there is missing.
+    Missing {
+        /// Its name.
+        property: &'static str,
+    },
+    /// A name or property stands twice.
+    Duplicate,
+    /// A length that differs from the only one possible.
+    Length {
+        /// The one possible.
+        expected: u64,
+        /// The one found.
+        found: u64,
+    },
+    /// More than there can be.
+    TooMany {
+        /// What was found.
+        found: u64,
+        /// What there can be.
+        limit: u64,
+    },
+    /// An address that is not aligned as it must be, or is zero.
+    Misaligned {
+        /// The address.
+        addr: PhysAddr,
+    },
+    /// The address is not in memory.
+    OutsideMemory {
+        /// The address.
+        addr: PhysAddr,
+    },
+    /// The block is not preserved, or is claimed already.
+    NotPreserved {
+        /// The block.
+        block: Block,
+    },
+    /// Two stretches that must not share a frame do.
+    Overlap {
+        /// The one at fault.
+        run: Run,
+        /// The one that was there before.
+        with: Run,
+    },
+    /// A reserved bit or flag is set.
+    Reserved {
+        /// The field.
+        found: u64,
+    },
+    /// A checksum is not that of the bytes.
+    Checksum {
+        /// The one computed from the bytes.
+        expected: u64,
+        /// The one stored.
+        found: u64,
+    },
+}
+
+impl Fault {
+    /// The fault at `offset` of the table page at `at`.
+    pub(crate) const fn in_table(self, table: Table, at: PhysAddr, offset: usize) -> Error {
+        Error::Table(TableError { table, at, offset, fault: self })
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Root => "root page",
+            Self::Scratch => "scratch list",
+            Self::Area => "area table",
+            Self::Records => "record block",
+            Self::Header => "heirloom header",
+            Self::Seal => "seal table",
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic { found } => write!(f, "{found:#x} is not what marks this table"),
+            Self::Version { found } => write!(f, "version {found} is not known"),
+            Self::Malformed { expected } => write!(f, "no {expected}"),
+            Self::Missing { property } => write!(f, "property {property} is missing"),
+            Self::Duplicate => f.write_str("the name stands twice"),
+            Self::Length { expected, found } => write!(f, "length {found}, not {expected}"),
+            Self::TooMany { found, limit } => write!(f, "{found} where at most {limit} can be"),
+            Self::Misaligned { addr } => write!(f, "nothing can start at {addr}"),
+            Self::OutsideMemory { addr } => write!(f, "{addr} is not in memory"),
+            Self::NotPreserved { block } => write!(f, "{block} is not preserved"),
+            Self::Overlap { run, with } => write!(f, "{run} share some with {with}"),
+            Self::Reserved { found } => write!(f, "{found:#x} has reserved bits set"),
+            Self::Checksum { expected, found } => {
+                write!(f, "checksum {found:#018x}, the bytes have {expected:#018x}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, at, offset, fault } = self;
+        write!(f, "{table} at {at}, byte {offset}: {fault}")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folio(e) => e.fmt(f),
+            Self::Table(e) => e.fmt(f),
+            Self::Handle { addr, meta, fault } => {
+                write!(f, "handle {addr:#x}/{meta:#x}: {fault}")
+            }
+            Self::RootFull { name, needed, limit } => {
+                write!(f, "no room for subtree {name}: {needed} bytes, {limit} fit")
+            }
+            Self::NameTaken { name } => write!(f, "subtree {name} is there already"),
+            Self::NoSuchSubtree { name } => write!(f, "no subtree is named {name}"),
+            Self::BadName { length, at: None } => {
+                write!(f, "a name of {length} bytes; 1 to {} are possible", Name::MAX)
+            }
+            Self::BadName { at: Some(at), .. } => write!(f, "character {at} fits no name"),
+            Self::TableFull { table, limit } => write!(f, "the {table} holds {limit} entries"),
+            Self::BadRun { table, run } => write!(f, "{run} cannot be part of the {table}"),
+            Self::WrongOrder { block, expected } => {
+                write!(f, "{block} in an area of {expected} blocks")
+            }
+            Self::Closed { at } => write!(f, "the list at {at} can take no further block"),
+        }
+    }
+}
+
+impl core::error::Error for TableError {}
+impl core::error::Error for Error {}
+
+impl From<heirloom_folio::Error> for Error {
+    fn from(e: heirloom_folio::Error) -> Self {
+        Self::Folio(e)
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(e: TableError) -> Self {
+        Self::Table(e)
+    }
+}

@@ -1,0 +1,125 @@
+//! Where tables are read from, and how: memory as words, read atomically.
+//!
+//! A table of a predecessor is bytes that nobody vouches for, in frames that may turn out to be
+//! anybody's. Readers therefore ask [`Pages`] before each step whether a block is preserved, and
+//! load words one by one; they never make a reference to plain bytes.
+
+use core::fmt;
+use core::sync::atomic::AtomicU64;
+
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+
+use crate::error::{Error, Fault, Table};
+
+/// Memory that tables are read from.
+pub trait Pages {
+    /// `bytes` bytes from `addr`, a multiple of 8, as words, a last half one whole; `None` if any
+    /// of them is not in memory or not known to be there.
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]>;
+
+    /// Whether exactly this block, with this order, is preserved and nobody's yet.
+    fn holds(&self, block: Block) -> bool;
+}
+
+/// What a memory inherited and nobody has claimed yet.
+pub struct Inherited<'m, M: Machine>(&'m Memory<M>);
+
+impl<M: Machine> fmt::Debug for Inherited<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Inherited")
+    }
+}
+
+impl<'m, M: Machine> Inherited<'m, M> {
+    /// The inheritance of `memory`.
+    ///
+    /// # Safety
+    /// While the value or anything read through it lives, nothing else in this kernel writes, other
+    /// than atomically, into a block that the predecessor preserved or a node of its tree: not
+    /// even its new owner, once it is claimed.
+    pub const unsafe fn new(memory: &'m Memory<M>) -> Self {
+        Self(memory)
+    }
+}
+
+impl<M: Machine> Pages for Inherited<'_, M> {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        // SAFETY: only tables that the predecessor left are asked for, and `new` was promised
+        // that nothing else writes them meanwhile.
+        unsafe { words_at(self.0, addr, bytes) }
+    }
+
+    fn holds(&self, block: Block) -> bool {
+        self.0.is_inherited(block)
+    }
+}
+
+/// This kernel's own tables, each of which is preserved.
+pub(crate) struct Own<'m, M: Machine>(pub(crate) &'m Memory<M>);
+
+impl<M: Machine> Pages for Own<'_, M> {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        // SAFETY: this layer's owners of tables ask for the pages of their own tables, which
+        // nothing else reaches.
+        unsafe { words_at(self.0, addr, bytes) }
+    }
+
+    fn holds(&self, block: Block) -> bool {
+        self.0.is_preserved(block)
+    }
+}
+
+/// `bytes` bytes of memory from `addr` as words.
+///
+/// # Safety
+/// While the words are in use, nothing writes the memory other than atomically.
+pub(crate) unsafe fn words_at<M: Machine>(
+    memory: &Memory<M>,
+    addr: PhysAddr,
+    bytes: usize,
+) -> Option<&[AtomicU64]> {
+    if !addr.get().is_multiple_of(8) {
+        return None;
+    }
+    let words = bytes.div_ceil(8);
+    let run = Run::covering(addr, (words * 8) as u64)?;
+    let start = memory.ptr(run).ok()?;
+    // SAFETY: `ptr` is good for the whole run; `addr` lies in its first frame, a multiple of 8
+    // from a page-aligned start; the words end within the run. Any bytes are an `AtomicU64`; the
+    // caller promises that there is no write that is not atomic.
+    Some(unsafe {
+        let first = start.add(addr.offset_in_page()).cast::<AtomicU64>();
+        core::slice::from_raw_parts(first.as_ptr(), words)
+    })
+}
+
+/// The block of `order` at `addr`, which `table` names in byte `offset` of its page `at`.
+///
+/// # Errors
+/// [`Error::Table`] if nothing of that order can start there, or it is not preserved.
+pub(crate) fn block_at(
+    pages: &impl Pages,
+    addr: PhysAddr,
+    order: Order,
+    (table, at, offset): (Table, PhysAddr, usize),
+) -> Result<Block, Error> {
+    let block = Block::new(addr.pfn(), order).filter(|block| block.addr() == addr);
+    let block = block.ok_or(Fault::Misaligned { addr }.in_table(table, at, offset))?;
+    if !pages.holds(block) {
+        return Err(Fault::NotPreserved { block }.in_table(table, at, offset));
+    }
+    Ok(block)
+}
+
+/// The one-page table at `addr`, checked like [`block_at`].
+pub(crate) fn table_at(
+    pages: &impl Pages,
+    addr: PhysAddr,
+    from: (Table, PhysAddr, usize),
+) -> Result<(Block, &[AtomicU64]), Error> {
+    let block = block_at(pages, addr, Order::ZERO, from)?;
+    match pages.words(addr, PAGE_SIZE) {
+        Some(words) => Ok((block, words)),
+        None => Err(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2)),
+    }
+}

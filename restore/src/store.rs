@@ -1,0 +1,64 @@
+//! Every store into memory that a successor reads passes here.
+//!
+//! A jump can come between any two of them. The tests cut the stream of stores at each place in
+//! turn and then read what is there, as a successor would.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+#[inline]
+pub(crate) fn word32(word: &AtomicU32, value: u32, order: Ordering) {
+    #[cfg(test)]
+    if !cut::passes() {
+        return;
+    }
+    word.store(value, order);
+}
+
+#[inline]
+pub(crate) fn word64(word: &AtomicU64, value: u64, order: Ordering) {
+    #[cfg(test)]
+    if !cut::passes() {
+        return;
+    }
+    word.store(value, order);
+}
+
+/// Lets a number of stores pass and loses those that follow.
+#[cfg(test)]
+pub(crate) mod cut {
+    use std::cell::Cell;
+
+    #[derive(Clone, Copy)]
+    enum State {
+        Off,
+        Left(usize),
+        Lost,
+    }
+
+    std::thread_local! {
+        static STATE: Cell<State> = const { Cell::new(State::Off) };
+    }
+
+    pub(super) fn passes() -> bool {
+        STATE.with(|state| match state.get() {
+            State::Off => true,
+            State::Left(0) | State::Lost => {
+                state.set(State::Lost);
+                false
+            }
+            State::Left(n) => {
+                state.set(State::Left(n - 1));
+                true
+            }
+        })
+    }
+
+    /// Runs `f`, of whose stores on this thread only the first `stores` happen. Says whether that
+    /// was all of them.
+    pub(crate) fn after<R>(stores: usize, f: impl FnOnce() -> R) -> (R, bool) {
+        STATE.with(|state| state.set(State::Left(stores)));
+        let result = f();
+        let complete = !matches!(STATE.with(|state| state.replace(State::Off)), State::Lost);
+        (result, complete)
+    }
+}

@@ -1,0 +1,73 @@
+//! What the tests of this crate share: a captured handover, pages as words, fixed seeds.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use std::vec::Vec;
+
+use heirloom_folio::PhysAddr;
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
+
+/// `cases` cases, the same ones in every run.
+pub(crate) fn proptest_config(cases: u32) -> Config {
+    Config {
+        cases: if cfg!(miri) { 4 } else { cases },
+        failure_persistence: None,
+        rng_algorithm: RngAlgorithm::ChaCha,
+        rng_seed: RngSeed::Fixed(0x6865_6972_6c6f_6f6d),
+        ..Config::default()
+    }
+}
+
+/// Bytes as the words that hold them in memory.
+pub(crate) fn words32(bytes: &[u8]) -> Vec<AtomicU32> {
+    let words = bytes.chunks_exact(4);
+    words.map(|w| AtomicU32::new(u32::from_ne_bytes(w.try_into().unwrap()))).collect()
+}
+
+/// Bytes as the words that hold them in memory.
+pub(crate) fn words64(bytes: &[u8]) -> Vec<AtomicU64> {
+    let words = bytes.chunks_exact(8);
+    words.map(|w| AtomicU64::new(u64::from_ne_bytes(w.try_into().unwrap()))).collect()
+}
+
+/// Physical memory as an ELF core has it.
+pub(crate) struct Image {
+    file: Vec<u8>,
+}
+
+/// A handover that Linux wrote.
+pub(crate) fn fixture() -> Image {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/linux-7.3-kho-v4/image.elf");
+    Image { file: std::fs::read(path).unwrap() }
+}
+
+impl Image {
+    fn u64(&self, at: usize) -> usize {
+        u64::from_le_bytes(self.file[at..at + 8].try_into().unwrap()).try_into().unwrap()
+    }
+
+    fn u16(&self, at: usize) -> usize {
+        u16::from_le_bytes(self.file[at..at + 2].try_into().unwrap()).into()
+    }
+
+    /// The loaded stretches: physical address, offset in the file, bytes.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (u64, usize, usize)> {
+        let (table, size, count) = (self.u64(32), self.u16(54), self.u16(56));
+        (0..count)
+            .map(move |i| table + i * size)
+            .filter(|at| self.file[*at..at + 4] == 1_u32.to_le_bytes())
+            .map(|at| (self.u64(at + 24) as u64, self.u64(at + 8), self.u64(at + 32)))
+    }
+
+    /// `length` bytes from physical `at`, which one stretch must hold.
+    pub(crate) fn read(&self, at: PhysAddr, length: usize) -> Vec<u8> {
+        for (phys, offset, bytes) in self.segments() {
+            if let Some(skip) = at.get().checked_sub(phys)
+                && (skip as usize) < bytes
+            {
+                let start = offset + skip as usize;
+                return self.file[start..start + length.min(bytes - skip as usize)].to_vec();
+            }
+        }
+        panic!("{at} is not in the image")
+    }
+}
