@@ -284,12 +284,13 @@ pub struct Host<D> {
 impl<D: DirectMap> Host<D> {
     /// The machine over `map` with [`ThreadSlots::default`].
     pub fn new(map: D) -> Self {
-        Self::with_slots(map, ThreadSlots::default())
+        Self { map, slots: ThreadSlots::default() }
     }
 
-    /// The machine over `map` with these slots.
-    pub const fn with_slots(map: D, slots: ThreadSlots) -> Self {
-        Self { map, slots }
+    /// The same with other slots. Before anything is built on it: the number of CPUs changes.
+    #[must_use]
+    pub fn with_slots(self, slots: ThreadSlots) -> Self {
+        Self { slots, ..self }
     }
 
     /// The direct map.

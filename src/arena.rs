@@ -1,0 +1,325 @@
+//! A memfd as physical memory.
+//!
+//! An arena is a file that lives in memory alone and plays the machine's RAM for a process and
+//! its successors: ranges with holes between them, each with a NUMA node, at physical addresses
+//! that have nothing to do with where the bytes lie in the file or where a process sees them.
+//!
+//! ```text
+//! physical     4 GiB          4.5 GiB            9 GiB
+//!              | range 0 |    | range 1 |  hole  | range 2 |
+//!
+//! file         | map | range 0 | range 1 | range 2 |
+//!
+//! process A    base + | range 0 | no access | range 1 | no access … | range 2 |
+//! process B    another base, the same distances
+//! ```
+//!
+//! The file's first page is its own memory map, as firmware would provide one, so that the
+//! descriptor is all that a successor needs to find the memory again.
+
+mod error;
+mod map;
+mod mapping;
+
+use core::ptr::NonNull;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use heirloom_folio::threads::{Host, Patient, ThreadSlots};
+use heirloom_folio::{
+    CpuId, Cpus, DirectMap, Linear, Machine, NodeId, Order, PAGE_SIZE, PhysAddr, Run,
+};
+use rustix::fs::{FileType, MemfdFlags, SealFlags};
+
+pub use error::{ArenaError, RangeFault};
+pub use map::MAX_RANGES;
+pub use mapping::Mapping;
+
+use error::os;
+use mapping::Reservation;
+
+/// The most bytes from an arena's first physical address to its last: 64 TiB, half of what a
+/// process can address on common machines.
+pub const MAX_SPAN: u64 = 1 << 46;
+
+/// A range of physical memory to create: where it is to appear, its length, its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RangeSpec {
+    /// The first physical address, a multiple of the page size.
+    pub start: PhysAddr,
+    /// Bytes, a multiple of the page size.
+    pub bytes: u64,
+    /// The NUMA node that it belongs to.
+    pub node: NodeId,
+}
+
+/// A range of an arena's physical memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ArenaRange {
+    run: Run,
+    node: NodeId,
+    offset: u64,
+}
+
+impl ArenaRange {
+    /// The frames.
+    pub const fn run(&self) -> Run {
+        self.run
+    }
+
+    /// The NUMA node.
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Where the range's bytes begin in the file.
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+/// A memfd, mapped as the physical memory of a [`Machine`] whose CPUs are threads.
+///
+/// A pointer's alignment is that of the physical address behind it, up to that of the largest
+/// folio. The file can neither shrink nor grow (it is sealed), so what is mapped stays there.
+///
+/// An arena makes the memory reachable; it does not say who uses it. Two arenas over one file,
+/// in one process or in several, show the same bytes: whoever hands the frames to a `Memory` or
+/// follows a pointer into them answers for it that nobody else does so meanwhile.
+///
+/// # Examples
+/// ```
+/// use heirloom::arena::{Arena, RangeSpec};
+/// use heirloom::folio::{DirectMap, NodeId, PhysAddr};
+///
+/// let ranges = [
+///     RangeSpec { start: PhysAddr::new(0x1_0000_0000), bytes: 1 << 20, node: NodeId(0) },
+///     RangeSpec { start: PhysAddr::new(0x1_4000_0000), bytes: 1 << 20, node: NodeId(1) },
+/// ];
+/// let arena = Arena::create("example", &ranges)?;
+/// let again = Arena::open(arena.share()?)?;
+/// assert_eq!(arena.ranges(), again.ranges());
+///
+/// let addr = PhysAddr::new(0x1_4000_0123);
+/// // SAFETY: the address is in a range, and nothing else uses the memory yet.
+/// unsafe { arena.ptr(addr).write(7) };
+/// // SAFETY: as before.
+/// assert_eq!(unsafe { again.ptr(addr).read() }, 7);
+/// # Ok::<(), heirloom::arena::ArenaError>(())
+/// ```
+#[derive(Debug)]
+pub struct Arena {
+    host: Host<Linear>,
+    home: NodeId,
+    ranges: Vec<ArenaRange>,
+    fd: OwnedFd,
+    /// Keeps what `host` maps.
+    _mapped: Reservation,
+}
+
+impl Arena {
+    /// New memory, all zeroes, with these ranges. `name` is for people who look at the process
+    /// (`/proc/self/maps`).
+    ///
+    /// Nothing is spent on a page until it is touched. The descriptor closes on exec;
+    /// [`Jump`](crate::jump::Jump) passes it on.
+    ///
+    /// # Errors
+    /// - [`ArenaError::Count`], [`ArenaError::Range`], [`ArenaError::Span`]: what was asked for is
+    ///   no memory map.
+    /// - [`ArenaError::Os`]: the system refused; a name with a NUL byte or of more than 249 bytes
+    ///   is one reason.
+    /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
+    pub fn create(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
+        let (ranges, bytes) = map::lay_out(ranges)?;
+        let fd = create_memfd(name)?;
+        rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
+        let written = rustix::io::pwrite(&fd, &map::encode(&ranges, bytes), 0);
+        written.map_err(os("pwrite"))?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&fd, seals).map_err(os("fcntl(F_ADD_SEALS)"))?;
+        // As a successor would: what cannot be opened again must not be created.
+        Self::open(fd)
+    }
+
+    /// The arena that `fd` refers to, mapped wherever there is room.
+    ///
+    /// Believes nothing that it has not checked: any file at all gives an arena whose ranges
+    /// fit the file and are apart, or an error. The descriptor closes on exec from here on.
+    ///
+    /// # Errors
+    /// - [`ArenaError::NotMemfd`], [`ArenaError::NotSealed`]: another kind of file, or one that
+    ///   could shrink under the mapping.
+    /// - [`ArenaError::TooShort`], [`ArenaError::Magic`], [`ArenaError::Version`],
+    ///   [`ArenaError::PageShift`], [`ArenaError::Reserved`], [`ArenaError::Count`],
+    ///   [`ArenaError::Checksum`], [`ArenaError::FileSize`], [`ArenaError::Range`],
+    ///   [`ArenaError::Span`]: the memory map in its first page is not sound.
+    /// - [`ArenaError::Os`]: the system refused.
+    /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
+    pub fn open(fd: OwnedFd) -> Result<Self, ArenaError> {
+        let host = rustix::param::page_size();
+        if host > PAGE_SIZE {
+            return Err(ArenaError::HostPage { host, page: PAGE_SIZE });
+        }
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))?;
+        let bytes = sealed_bytes(fd.as_fd())?;
+        let mut first = [0; map::BYTES];
+        let read = rustix::io::pread(&fd, &mut first, 0).map_err(os("pread"))?;
+        if read < first.len() {
+            return Err(ArenaError::TooShort { found: read as u64, needed: map::BYTES as u64 });
+        }
+        let ranges = map::decode(&first, bytes)?;
+
+        let (start, span) = map::span(&ranges)?;
+        let mut mapped = Reservation::new(span, start.get(), Order::MAX_FOLIO.bytes())?;
+        for range in &ranges {
+            // Both fit: the range lies within the span, which fits `usize`.
+            let at = (range.run.addr().get() - start.get()) as usize;
+            mapped.place(at, range.run.bytes() as usize, fd.as_fd(), range.offset)?;
+        }
+        // SAFETY: the reservation spans `span` bytes from `base` under one pointer and lives as
+        // long as the map, whose owner drops both; the ranges in it are readable and writable,
+        // and stay so because the file is sealed against shrinking. `span` checked the end
+        // against overflow. The arena itself touches none of the memory; who else does is the
+        // promise of whoever hands the frames to heirloom (`Memory::add_range` is unsafe for it).
+        let map = unsafe { Linear::new(mapped.base(), start, span) };
+        let home = ranges.first().map_or(NodeId(0), |range| range.node);
+        Ok(Self { host: Host::new(map), home, ranges, fd, _mapped: mapped })
+    }
+
+    /// The same arena with other slots than [`ThreadSlots::default`].
+    #[must_use]
+    pub fn with_slots(self, slots: ThreadSlots) -> Self {
+        Self { host: self.host.with_slots(slots), ..self }
+    }
+
+    /// The ranges of physical memory, in the order in which they were created.
+    pub fn ranges(&self) -> &[ArenaRange] {
+        &self.ranges
+    }
+
+    /// Another descriptor of the same memory, which closes on exec: for a thread that opens the
+    /// arena again, or to be sent to another process.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: out of descriptors.
+    pub fn share(&self) -> Result<OwnedFd, ArenaError> {
+        // 3 and above: a descriptor among the standard three would be replaced by whoever
+        // redirects them.
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+    }
+
+    /// Maps `runs` a second time, one after the other, as one contiguous stretch of bytes: what a
+    /// kernel calls a vmalloc area.
+    ///
+    /// Neighbouring runs share one mapping; each further one costs the kernel a structure of its
+    /// own, of which Linux allows a process 65,530 by default.
+    ///
+    /// # Errors
+    /// - [`ArenaError::NotInArena`]: a run does not lie wholly in one range.
+    /// - [`ArenaError::EmptyArea`]: there are no frames in `runs`.
+    /// - [`ArenaError::Span`]: they are too many to be mapped.
+    /// - [`ArenaError::Os`]: the system refused.
+    pub fn map_area(&self, runs: &[Run]) -> Result<Mapping, ArenaError> {
+        let mut pieces: Vec<(u64, u64)> = Vec::new();
+        let mut bytes = 0_u64;
+        for run in runs.iter().filter(|run| !run.is_empty()) {
+            let offset = self.offset_of(*run).ok_or(ArenaError::NotInArena { run: *run })?;
+            match pieces.last_mut() {
+                Some((start, length)) if *start + *length == offset => *length += run.bytes(),
+                _ => pieces.push((offset, run.bytes())),
+            }
+            // A run may be named many times, so the sum is bounded by nothing but this.
+            bytes = bytes.saturating_add(run.bytes());
+        }
+        if bytes == 0 {
+            return Err(ArenaError::EmptyArea);
+        }
+        let length = map::mappable(bytes)?;
+        let mut mapped = Reservation::new(length, 0, PAGE_SIZE as u64)?;
+        let mut at = 0;
+        for (offset, bytes) in pieces {
+            mapped.place(at, bytes as usize, self.fd.as_fd(), offset)?;
+            at += bytes as usize;
+        }
+        Ok(Mapping::new(mapped))
+    }
+
+    /// Where in the file the bytes of `run` are.
+    fn offset_of(&self, run: Run) -> Option<u64> {
+        let range = self.ranges.iter().find(|range| range.run.covers(run))?;
+        Some(range.offset + (run.addr().get() - range.run.addr().get()))
+    }
+}
+
+impl AsFd for Arena {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+// SAFETY: every method is the host's, whose map covers all ranges of the arena.
+unsafe impl DirectMap for Arena {
+    #[inline]
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
+        self.host.ptr(addr)
+    }
+
+    #[inline]
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
+        self.host.phys(ptr)
+    }
+}
+
+// SAFETY: `count`, `pinned` and `idle` are the host's; `home` is never changed.
+unsafe impl Cpus for Arena {
+    #[inline]
+    fn count(&self) -> usize {
+        self.host.count()
+    }
+
+    #[inline]
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.host.pinned(f)
+    }
+
+    /// The node of the first range: threads move between processors, so none is nearer.
+    #[inline]
+    fn home(&self, _: CpuId) -> NodeId {
+        self.home
+    }
+
+    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        self.host.idle(cpu, f)
+    }
+}
+
+impl Machine for Arena {
+    type Lock = Patient;
+}
+
+/// A new memfd that closes on exec and can be sealed.
+fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Nobody shall execute the memory. Kernels before Linux 6.3 do not know the flag.
+    match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        other => other,
+    }
+    .map_err(os("memfd_create"))
+}
+
+/// The size of a memfd that cannot shrink.
+pub(crate) fn sealed_bytes(fd: BorrowedFd<'_>) -> Result<u64, ArenaError> {
+    let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(ArenaError::NotMemfd);
+    }
+    match rustix::fs::fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
+        Ok(_) => return Err(ArenaError::NotSealed),
+        // How Linux says that the file is of a kind that has no seals.
+        Err(rustix::io::Errno::INVAL) => return Err(ArenaError::NotMemfd),
+        Err(errno) => return Err(os("fcntl(F_GET_SEALS)")(errno)),
+    }
+    u64::try_from(stat.st_size).map_err(|_| ArenaError::NotMemfd)
+}

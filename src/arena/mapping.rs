@@ -1,0 +1,146 @@
+//! Stretches of a process's address space, and parts of a file mapped into them.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use std::os::fd::BorrowedFd;
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use super::ArenaError;
+use super::error::os;
+
+/// Reserved addresses: unusable until something is [placed](Reservation::place) there; given back
+/// on drop.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    /// What was reserved, with the room to align.
+    whole: NonNull<u8>,
+    whole_bytes: usize,
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the reservation owns its addresses, which belong to the process and not to a thread.
+unsafe impl Send for Reservation {}
+// SAFETY: shared access reads the fields and nothing else.
+unsafe impl Sync for Reservation {}
+
+impl Reservation {
+    /// Reserves `bytes` addresses, the first of which is `like` modulo `align`, a power of two.
+    pub(super) fn new(bytes: usize, like: u64, align: u64) -> Result<Self, ArenaError> {
+        let too_many = ArenaError::Span { bytes: bytes as u64, limit: super::MAX_SPAN };
+        let align = usize::try_from(align).map_err(|_| too_many)?;
+        let whole_bytes = bytes.checked_add(align).ok_or(too_many)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses the place, so no existing mapping is touched.
+        let whole = unsafe {
+            rustix::mm::mmap_anonymous(
+                core::ptr::null_mut(),
+                whole_bytes,
+                ProtFlags::empty(),
+                flags,
+            )
+        };
+        let whole = whole.map_err(os("mmap"))?.cast::<u8>();
+        // Without MAP_FIXED Linux never maps at zero.
+        let Some(whole) = NonNull::new(whole) else { return Err(too_many) };
+        let skip = (like as usize).wrapping_sub(whole.addr().get()) & (align - 1);
+        // SAFETY: `skip < align`, and `bytes + align` were reserved.
+        let base = unsafe { whole.add(skip) };
+        Ok(Self { whole, whole_bytes, base, bytes })
+    }
+
+    /// The first address. The pointer is good for the whole reservation, where something is
+    /// placed.
+    pub(super) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Maps `bytes` of `fd` from `offset`, shared and writable, `at` bytes into the reservation.
+    pub(super) fn place(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<(), ArenaError> {
+        if at.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(ArenaError::Span { bytes: bytes as u64, limit: self.bytes as u64 });
+        }
+        // SAFETY: in bounds of the reservation, checked above.
+        let place: *mut c_void = unsafe { self.base.add(at) }.as_ptr().cast();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: replaces only addresses of this reservation, which is borrowed exclusively, so
+        // nobody uses what was mapped there.
+        let placed = unsafe { rustix::mm::mmap(place, bytes, access, flags, fd, offset) };
+        placed.map_err(os("mmap"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `new` reserved; whoever was given pointers was told that they end
+        // here. It can fail only where unmapping splits a mapping, and this covers all of them.
+        let _ = unsafe { rustix::mm::munmap(self.whole.as_ptr().cast(), self.whole_bytes) };
+    }
+}
+
+/// Scattered frames, seen as one contiguous stretch of bytes: a second way to memory that an
+/// arena shows already. From [`Arena::map_area`](super::Arena::map_area).
+///
+/// It outlives the arena it came from and is unmapped on drop. It says nothing about who owns the
+/// frames: whoever maps frames that somebody else uses sees them change.
+#[derive(Debug)]
+pub struct Mapping {
+    mapped: Reservation,
+}
+
+impl Mapping {
+    pub(super) const fn new(mapped: Reservation) -> Self {
+        Self { mapped }
+    }
+
+    /// The bytes, readable and writable until the mapping is dropped.
+    ///
+    /// The pointer may be followed by whoever owns the frames, and not while a reference to the
+    /// same memory, through this mapping or the arena, forbids it.
+    pub const fn as_ptr(&self) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(self.mapped.base(), self.mapped.bytes())
+    }
+
+    /// How many bytes: at least one page.
+    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub const fn len(&self) -> usize {
+        self.mapped.bytes()
+    }
+
+    /// The bytes, to read.
+    ///
+    /// # Safety
+    /// While the slice lives:
+    /// - nobody writes to the frames, neither through this or another mapping nor through the
+    ///   arena, in this process or another.
+    pub const unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped for as long as `self` lives; not written meanwhile (contract).
+        unsafe { self.as_ptr().as_ref() }
+    }
+
+    /// The bytes, to read and write.
+    ///
+    /// # Safety
+    /// While the slice lives:
+    /// - nobody else reads or writes the frames, neither through another mapping nor through the
+    ///   arena, in this process or another;
+    /// - no frame is in the mapping twice.
+    pub const unsafe fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: mapped for as long as `self` lives; reached in no other way meanwhile
+        // (contract).
+        unsafe { self.as_ptr().as_mut() }
+    }
+}

@@ -1,0 +1,312 @@
+//! The jump into a successor: one process image replaced by another, the memory kept.
+//!
+//! What passes is what a kernel passes, and as little: the memory itself, as an open descriptor,
+//! and the addresses of the root and of the scratch list, which the successor finds in one
+//! variable of its environment.
+//!
+//! ```text
+//! HEIRLOOM_HANDOVER=v1 fd=3 root=0x100001000 scratch=0x100002000+0x20
+//! ```
+//!
+//! The predecessor needs no last step and the successor no cooperation: the addresses stay true
+//! however the predecessor ends.
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use heirloom_folio::PhysAddr;
+use rustix::io::FdFlags;
+
+use crate::arena::{Arena, ArenaError, sealed_bytes};
+
+/// The variable of the environment that tells a successor what it inherits.
+pub const VARIABLE: &str = "HEIRLOOM_HANDOVER";
+
+const VERSION: &str = "v1";
+
+/// Where a successor begins to look: what Linux passes in `struct kho_data`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The root page.
+    pub root: PhysAddr,
+    /// The scratch list.
+    pub scratch: PhysAddr,
+    /// Bytes of the scratch list.
+    pub scratch_bytes: u64,
+}
+
+/// A jump about to be made.
+///
+/// # Examples
+/// ```no_run
+/// use std::process::Command;
+/// use heirloom::arena::Arena;
+/// use heirloom::jump::{Entry, Jump};
+///
+/// fn hand_over(arena: &Arena, entry: Entry) -> Result<(), Box<dyn std::error::Error>> {
+///     let successor = Command::new("/usr/bin/successor");
+///     Err(Jump::new(arena, entry)?.exec(successor).into())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Jump {
+    fd: OwnedFd,
+    entry: Entry,
+}
+
+impl Jump {
+    /// A jump with this memory.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: out of descriptors.
+    pub fn new(arena: &Arena, entry: Entry) -> Result<Self, ArenaError> {
+        Ok(Self { fd: arena.share()?, entry })
+    }
+
+    /// Replaces this process by `successor`. Returns only if that failed: the memory is as it was
+    /// and can be jumped with again; signals and redirected descriptors may have changed, as
+    /// [`CommandExt::exec`] says.
+    pub fn exec(self, successor: Command) -> io::Error {
+        self.prepare(successor).exec()
+    }
+
+    /// Starts `successor` as a child, with the same memory at the same time.
+    ///
+    /// This process must not touch the memory any more: the child believes to be alone with it.
+    ///
+    /// # Errors
+    /// Those of [`Command::spawn`].
+    pub fn spawn(self, successor: Command) -> io::Result<Child> {
+        self.prepare(successor).spawn()
+    }
+
+    /// The command with the variable set, and with a descriptor that stays open in its process
+    /// alone.
+    fn prepare(self, mut command: Command) -> Command {
+        let Self { fd, entry } = self;
+        command.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
+        // The command owns the descriptor from here on. If the jump fails it is closed with the
+        // command, so nothing stays inheritable in this process.
+        let keep_open = move || Ok(rustix::io::fcntl_setfd(&fd, FdFlags::empty())?);
+        // SAFETY: after a fork of a process with several threads the closure may do only what a
+        // signal handler may: it makes one system call and allocates nothing.
+        unsafe { command.pre_exec(keep_open) };
+        command
+    }
+}
+
+/// What a successor found in its environment.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The memory: to be given to [`Arena::open`].
+    pub fd: OwnedFd,
+    /// Where to begin.
+    pub entry: Entry,
+}
+
+/// Whether the descriptor was taken. Static, as the environment and the descriptors are: both
+/// belong to the process.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl Inherited {
+    /// What the predecessor left: `None` if there was none.
+    ///
+    /// Takes the descriptor, once in the life of the process, and lets it close on exec. The
+    /// variable itself stays (to change the environment is unsound once there are threads):
+    /// give children of yours that use heirloom a `Command::env_remove(VARIABLE)`.
+    ///
+    /// # Errors
+    /// - [`JumpError::NotText`], [`JumpError::Version`], [`JumpError::Missing`],
+    ///   [`JumpError::Malformed`], [`JumpError::Trailing`]: the variable does not say what it
+    ///   should.
+    /// - [`JumpError::NotOpen`]: no such descriptor.
+    /// - [`JumpError::NotMemory`]: it is no memory that could be an arena. It is left alone.
+    /// - [`JumpError::TakenAlready`]: this was called before, with success.
+    ///
+    /// # Safety
+    /// - Nothing else in the process owns the descriptor that the variable names. Called at the
+    ///   start of `main`, before anything else is opened, that is so: a number that the process
+    ///   was born with is given to nobody.
+    pub unsafe fn from_env() -> Result<Option<Self>, JumpError> {
+        let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        let Letter { fd, entry } = Letter::parse(text.to_str().ok_or(JumpError::NotText)?)?;
+        // SAFETY: the number is not -1 (`parse`) and nobody else owns or closes it (contract). If
+        // it is not open, the next call says so and touches nothing.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::io::fcntl_getfd(borrowed).map_err(|_| JumpError::NotOpen { fd })?;
+        sealed_bytes(borrowed).map_err(|reason| JumpError::NotMemory { fd, reason })?;
+        // Relaxed: nothing but the flag itself is at stake.
+        if TAKEN.swap(true, Relaxed) {
+            return Err(JumpError::TakenAlready);
+        }
+        // SAFETY: open (just asked), owned by nobody else (contract), and not taken before (the
+        // flag); it needs no cleanup but close.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // It cannot fail on an open descriptor; and if it did, `Arena::open` would say so.
+        let _ = rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC);
+        Ok(Some(Self { fd, entry }))
+    }
+}
+
+/// An error of a successor that looks for what it inherits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum JumpError {
+    /// The variable is not valid UTF-8.
+    NotText,
+    /// The variable was written by another version.
+    Version,
+    /// A field is missing, or not where it should be.
+    Missing {
+        /// Its name.
+        field: &'static str,
+    },
+    /// A field's value is none.
+    Malformed {
+        /// Its name.
+        field: &'static str,
+    },
+    /// Something follows the last field.
+    Trailing,
+    /// The descriptor is not open.
+    NotOpen {
+        /// The descriptor.
+        fd: RawFd,
+    },
+    /// The descriptor is open and no arena's.
+    NotMemory {
+        /// The descriptor.
+        fd: RawFd,
+        /// What it is not.
+        reason: ArenaError,
+    },
+    /// The descriptor has been taken before.
+    TakenAlready,
+}
+
+impl fmt::Display for JumpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{VARIABLE}: ")?;
+        match self {
+            Self::NotText => f.write_str("no text"),
+            Self::Version => write!(f, "another version than {VERSION}"),
+            Self::Missing { field } => write!(f, "no field {field} where it should be"),
+            Self::Malformed { field } => write!(f, "field {field} has no value that makes sense"),
+            Self::Trailing => f.write_str("more than the last field"),
+            Self::NotOpen { fd } => write!(f, "descriptor {fd} is not open"),
+            Self::NotMemory { fd, reason } => write!(f, "descriptor {fd}: {reason}"),
+            Self::TakenAlready => f.write_str("the descriptor was taken before"),
+        }
+    }
+}
+
+impl core::error::Error for JumpError {}
+
+/// The variable's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Letter {
+    fd: RawFd,
+    entry: Entry,
+}
+
+impl fmt::Display for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fd, entry: Entry { root, scratch, scratch_bytes } } = self;
+        write!(f, "{VERSION} fd={fd} root={root} scratch={scratch}+{scratch_bytes:#x}")
+    }
+}
+
+impl Letter {
+    /// Reads what `Display` writes, and nothing else.
+    fn parse(text: &str) -> Result<Self, JumpError> {
+        let mut words = text.split(' ');
+        if words.next() != Some(VERSION) {
+            return Err(JumpError::Version);
+        }
+        let mut field = |field, prefix| {
+            let value = words.next().and_then(|word| word.strip_prefix(prefix));
+            value.ok_or(JumpError::Missing { field })
+        };
+        let (fd, root, scratch) =
+            (field("fd", "fd=")?, field("root", "root=")?, field("scratch", "scratch=")?);
+        if words.next().is_some() {
+            return Err(JumpError::Trailing);
+        }
+        // The standard three are never an arena's (`Arena::share`).
+        let fd = number(fd, 10).and_then(|fd| RawFd::try_from(fd).ok()).filter(|&fd| fd > 2);
+        let fd = fd.ok_or(JumpError::Malformed { field: "fd" })?;
+        let root = hex(root).ok_or(JumpError::Malformed { field: "root" })?;
+        let scratch = scratch.split_once('+').and_then(|(at, len)| Some((hex(at)?, hex(len)?)));
+        let (scratch, scratch_bytes) = scratch.ok_or(JumpError::Malformed { field: "scratch" })?;
+        let (root, scratch) = (PhysAddr::new(root), PhysAddr::new(scratch));
+        Ok(Self { fd, entry: Entry { root, scratch, scratch_bytes } })
+    }
+}
+
+fn hex(text: &str) -> Option<u64> {
+    number(text.strip_prefix("0x")?, 16)
+}
+
+/// Digits alone; the standard library would let a sign pass.
+fn number(text: &str, radix: u32) -> Option<u64> {
+    if !text.chars().all(|c| c.is_digit(radix)) {
+        return None;
+    }
+    u64::from_str_radix(text, radix).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter() -> Letter {
+        let (root, scratch) = (PhysAddr::new(0x1_0000_1000), PhysAddr::new(0x1_0000_2000));
+        Letter { fd: 7, entry: Entry { root, scratch, scratch_bytes: 32 } }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let text = "v1 fd=7 root=0x100001000 scratch=0x100002000+0x20";
+        assert_eq!(letter().to_string(), text);
+        assert_eq!(Letter::parse(text), Ok(letter()));
+        let top = PhysAddr::new(u64::MAX);
+        let entry = Entry { root: top, scratch: top, scratch_bytes: u64::MAX };
+        let most = Letter { fd: RawFd::MAX, entry };
+        assert_eq!(Letter::parse(&most.to_string()), Ok(most));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let (missing, malformed) = (
+            |field| Err(JumpError::Missing { field }),
+            |field| Err(JumpError::Malformed { field }),
+        );
+        for (text, error) in [
+            ("", Err(JumpError::Version)),
+            ("v2 fd=7 root=0x1000 scratch=0x2000+0x20", Err(JumpError::Version)),
+            ("v1", missing("fd")),
+            ("v1  fd=7 root=0x1000 scratch=0x2000+0x20", missing("fd")),
+            ("v1 root=0x1000 fd=7 scratch=0x2000+0x20", missing("fd")),
+            ("v1 fd=7 scratch=0x2000+0x20", missing("root")),
+            ("v1 fd=7 root=0x1000", missing("scratch")),
+            ("v1 fd=7 root=0x1000 scratch=0x2000+0x20 ", Err(JumpError::Trailing)),
+            ("v1 fd= root=0x1000 scratch=0x2000+0x20", malformed("fd")),
+            ("v1 fd=2 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
+            ("v1 fd=-1 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
+            ("v1 fd=+7 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
+            ("v1 fd=2147483648 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
+            ("v1 fd=7 root=1000 scratch=0x2000+0x20", malformed("root")),
+            ("v1 fd=7 root=0x+1 scratch=0x2000+0x20", malformed("root")),
+            ("v1 fd=7 root=0x10000000000000000 scratch=0x2000+0x20", malformed("root")),
+            ("v1 fd=7 root=0x1000 scratch=0x2000", malformed("scratch")),
+            ("v1 fd=7 root=0x1000 scratch=0x2000+", malformed("scratch")),
+            ("v1 fd=7 root=0x1000 scratch=0x2000+0x20+0x1", malformed("scratch")),
+        ] {
+            assert_eq!(Letter::parse(text), error, "{text:?}");
+        }
+    }
+}

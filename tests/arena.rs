@@ -1,0 +1,199 @@
+//! An arena keeps its bytes at their physical addresses, wherever it is mapped and whoever maps it.
+#![cfg(all(feature = "std", target_os = "linux"))]
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use heirloom::arena::{Arena, ArenaError, RangeFault, RangeSpec};
+use heirloom::folio::threads::ThreadSlots;
+use heirloom::folio::{Cpus, DirectMap, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+const STARTS: [u64; 3] = [0x1_0000_0000, 0x1_4000_0000, 0x20_0000_0000];
+const PAGES: [u64; 3] = [64, 16, 32];
+
+fn arena() -> Arena {
+    let spec = |i: usize| RangeSpec {
+        start: PhysAddr::new(STARTS[i]),
+        bytes: PAGES[i] * PAGE,
+        node: NodeId(i as u16),
+    };
+    Arena::create("arena test", &[spec(0), spec(1), spec(2)]).unwrap()
+}
+
+/// One byte, at the first, a middle and the last address of every range.
+fn addresses() -> impl Iterator<Item = PhysAddr> {
+    STARTS.into_iter().zip(PAGES).flat_map(|(start, pages)| {
+        [0, pages * PAGE / 2 + 77, pages * PAGE - 1].map(|at| PhysAddr::new(start + at))
+    })
+}
+
+fn write(arena: &Arena, addr: PhysAddr, value: u8) {
+    // SAFETY: every caller names an address in a range of an arena that it alone uses.
+    unsafe { arena.ptr(addr).write(value) }
+}
+
+fn read(arena: &Arena, addr: PhysAddr) -> u8 {
+    // SAFETY: as for `write`.
+    unsafe { arena.ptr(addr).read() }
+}
+
+fn page(range: usize, page: u64) -> Pfn {
+    PhysAddr::new(STARTS[range]).pfn().add(page)
+}
+
+fn run(range: usize, first: u64, frames: u64) -> Run {
+    Run::new(page(range, first), frames).unwrap()
+}
+
+#[test]
+fn another_mapping_shows_the_same_bytes_at_the_same_addresses() {
+    let arena = arena();
+    for (value, addr) in (1..).zip(addresses()) {
+        assert_eq!(read(&arena, addr), 0);
+        write(&arena, addr, value);
+    }
+    let again = Arena::open(arena.share().unwrap()).unwrap();
+    assert_eq!(again.ranges(), arena.ranges());
+    let first = PhysAddr::new(STARTS[0]);
+    assert_ne!(again.ptr(first), arena.ptr(first));
+    for (value, addr) in (1..).zip(addresses()) {
+        assert_eq!(read(&again, addr), value);
+    }
+    drop(arena);
+    for (value, addr) in (1..).zip(addresses()) {
+        assert_eq!(read(&again, addr), value);
+    }
+}
+
+#[test]
+fn ranges_are_as_specified() {
+    let arena = arena();
+    let ranges = arena.ranges();
+    for (i, range) in ranges.iter().enumerate() {
+        assert_eq!(range.run(), run(i, 0, PAGES[i]));
+        assert_eq!(usize::from(range.node().0), i);
+    }
+    let offsets: Vec<_> = ranges.iter().map(|r| r.offset() / PAGE).collect();
+    assert_eq!(offsets, [1, 65, 81]);
+}
+
+#[test]
+fn pointers_and_addresses_are_inverse_and_equally_aligned() {
+    let arena = arena();
+    for addr in addresses() {
+        assert_eq!(arena.phys(arena.ptr(addr)), Some(addr));
+        let largest = Order::MAX_FOLIO.bytes();
+        assert_eq!(arena.ptr(addr).addr().get() as u64 % largest, addr.get() % largest);
+    }
+    let local = 0_u8;
+    assert_eq!(arena.phys(core::ptr::NonNull::from(&local)), None);
+}
+
+#[test]
+fn an_area_shows_scattered_frames_contiguously() {
+    let arena = arena();
+    let runs = [run(2, 31, 1), run(0, 3, 2), run(0, 5, 1), run(1, 0, 4), run(0, 0, 1)];
+    let frames: Vec<_> =
+        runs.iter().flat_map(|r| (0..r.frames()).map(|i| r.start().add(i))).collect();
+    for (value, pfn) in (1..).zip(&frames) {
+        write(&arena, pfn.addr(), value);
+    }
+    let mut mapping = arena.map_area(&runs).unwrap();
+    assert_eq!(mapping.len(), frames.len() * PAGE_SIZE);
+    {
+        // SAFETY: nothing else uses the memory, and no frame is named twice.
+        let bytes = unsafe { mapping.bytes_mut() };
+        for (i, page) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
+            assert_eq!(usize::from(page[0]), i + 1);
+            page[PAGE_SIZE - 1] = page[0];
+        }
+    }
+    for (value, pfn) in (1..).zip(&frames) {
+        assert_eq!(read(&arena, PhysAddr::new(pfn.addr().get() + PAGE - 1)), value);
+    }
+    drop(arena);
+    // SAFETY: nobody writes.
+    assert_eq!(unsafe { mapping.bytes() }[0], 1);
+}
+
+#[test]
+fn an_area_is_made_of_the_arenas_frames_alone() {
+    let arena = arena();
+    for bad in [run(0, 63, 2), run(1, 16, 1), Run::new(Pfn::new(0), 1).unwrap()] {
+        let error = arena.map_area(&[run(0, 0, 1), bad]).unwrap_err();
+        assert_eq!(error, ArenaError::NotInArena { run: bad });
+    }
+    assert_eq!(arena.map_area(&[]).unwrap_err(), ArenaError::EmptyArea);
+    assert_eq!(arena.map_area(&[run(0, 0, 0)]).unwrap_err(), ArenaError::EmptyArea);
+}
+
+#[test]
+fn a_damaged_map_is_refused() {
+    let arena = arena();
+    let file = File::from(arena.share().unwrap());
+    let mut map = [0; 40 + 3 * 32];
+    file.read_exact_at(&mut map, 0).unwrap();
+    for bit in 0..map.len() * 8 {
+        let byte = map[bit / 8] ^ (1 << (bit % 8));
+        file.write_all_at(&[byte], bit as u64 / 8).unwrap();
+        assert!(Arena::open(arena.share().unwrap()).is_err(), "bit {bit}");
+        file.write_all_at(&map[bit / 8..=bit / 8], bit as u64 / 8).unwrap();
+    }
+    assert_eq!(Arena::open(arena.share().unwrap()).unwrap().ranges(), arena.ranges());
+}
+
+#[test]
+fn other_files_are_refused() {
+    let open = |file: File| Arena::open(OwnedFd::from(file)).unwrap_err();
+    assert_eq!(open(File::open("/dev/null").unwrap()), ArenaError::NotMemfd);
+    assert_eq!(open(File::open("/").unwrap()), ArenaError::NotMemfd);
+    let text = open(File::open(std::env::current_exe().unwrap()).unwrap());
+    assert!(matches!(text, ArenaError::NotMemfd | ArenaError::NotSealed), "{text}");
+}
+
+#[test]
+fn the_file_cannot_shrink_under_the_mapping() {
+    let file = File::from(arena().share().unwrap());
+    let bytes = file.metadata().unwrap().len();
+    assert!(file.set_len(PAGE).is_err());
+    assert!(file.set_len(bytes + PAGE).is_err());
+    assert_eq!(file.metadata().unwrap().len(), bytes);
+}
+
+#[test]
+fn descriptors_close_on_exec() {
+    let arena = arena();
+    for fd in [arena.as_fd().try_clone_to_owned().unwrap(), arena.share().unwrap()] {
+        let flags = rustix::io::fcntl_getfd(&fd).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+    let flags = rustix::io::fcntl_getfd(&arena).unwrap();
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+}
+
+#[test]
+fn what_cannot_be_is_not_created() {
+    let spec = |start, bytes| RangeSpec { start: PhysAddr::new(start), bytes, node: NodeId(0) };
+    let error = Arena::create("x", &[spec(0, 2 * PAGE), spec(PAGE, PAGE)]).unwrap_err();
+    assert!(matches!(
+        error,
+        ArenaError::Range { index: 1, fault: RangeFault::Overlaps { with: 0 }, .. }
+    ));
+    assert_eq!(
+        error.to_string(),
+        format!("range 1 of {PAGE:#x} bytes at {PAGE:#x} overlaps range 0")
+    );
+    let far = Arena::create("x", &[spec(0, PAGE), spec(1 << 47, PAGE)]).unwrap_err();
+    assert!(matches!(far, ArenaError::Span { .. }));
+    let name = Arena::create("a\0b", &[spec(0, PAGE)]).unwrap_err();
+    assert!(matches!(name, ArenaError::Os { call: "memfd_create", .. }));
+}
+
+#[test]
+fn an_arena_is_a_machine_of_threads() {
+    let arena = arena().with_slots(ThreadSlots::new(5));
+    assert_eq!(arena.count(), 5);
+    arena.pinned(|cpu| assert_eq!(arena.home(cpu.unwrap()), NodeId(0)));
+}

@@ -1,0 +1,140 @@
+//! A successor process finds the memory and the addresses that its predecessor passed on.
+#![cfg(all(feature = "std", target_os = "linux"))]
+
+use std::process::{Command, Stdio};
+
+use heirloom::arena::{Arena, RangeSpec};
+use heirloom::folio::{DirectMap, NodeId, PAGE_SIZE, PhysAddr};
+use heirloom::jump::{Entry, Inherited, Jump, JumpError, VARIABLE};
+
+const START: u64 = 0x3_0000_0000;
+const TEXT: &[u8] = b"what the predecessor wrote";
+
+fn entry() -> Entry {
+    let scratch = PhysAddr::new(START + PAGE_SIZE as u64);
+    Entry { root: PhysAddr::new(START), scratch, scratch_bytes: 48 }
+}
+
+fn write(arena: &Arena, at: u64, bytes: &[u8]) {
+    let ptr = arena.ptr(PhysAddr::new(START + at));
+    // SAFETY: in the only range, which has a page and more from here; nothing else uses it.
+    unsafe { ptr.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+}
+
+fn read(arena: &Arena, at: u64) -> Vec<u8> {
+    let mut bytes = vec![0; TEXT.len()];
+    let ptr = arena.ptr(PhysAddr::new(START + at));
+    // SAFETY: as for `write`.
+    unsafe { ptr.as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+    bytes
+}
+
+fn arena() -> Arena {
+    let bytes = 4 * PAGE_SIZE as u64;
+    let range = RangeSpec { start: PhysAddr::new(START), bytes, node: NodeId(0) };
+    Arena::create("jump test", &[range]).unwrap()
+}
+
+/// This program again, to run one of the tests below as another process.
+fn this_program(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+/// What the command printed; it must have succeeded.
+fn output_of(mut command: Command) -> String {
+    let output = command.env_remove("RUST_BACKTRACE").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn memory_and_addresses_pass_from_process_to_process() {
+    let arena = arena();
+    write(&arena, 0, TEXT);
+    let mut child = this_program("successor_jumps_on");
+    child.stdout(Stdio::piped());
+    let child = Jump::new(&arena, entry()).unwrap().spawn(child).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the second successor found everything"), "{text}");
+    assert_eq!(read(&arena, 3 * PAGE_SIZE as u64), TEXT);
+}
+
+/// Does something only where a predecessor spawned it.
+#[test]
+fn successor_jumps_on() {
+    // SAFETY: this process was started for this test alone, or has no such variable.
+    let Some(inherited) = unsafe { Inherited::from_env() }.unwrap() else { return };
+    assert_eq!(inherited.entry, entry());
+    // SAFETY: as before.
+    let again = unsafe { Inherited::from_env() };
+    assert!(matches!(again, Err(JumpError::TakenAlready)));
+
+    let arena = Arena::open(inherited.fd).unwrap();
+    assert_eq!(read(&arena, 0), TEXT);
+    write(&arena, 2 * PAGE_SIZE as u64, TEXT);
+    let next = this_program("second_successor_finds_everything");
+    let error = Jump::new(&arena, inherited.entry).unwrap().exec(next);
+    panic!("{error}");
+}
+
+/// Does something only where a predecessor jumped into it.
+#[test]
+fn second_successor_finds_everything() {
+    // SAFETY: as for the first.
+    let Some(inherited) = unsafe { Inherited::from_env() }.unwrap() else { return };
+    assert_eq!(inherited.entry, entry());
+    let flags = rustix::io::fcntl_getfd(&inherited.fd).unwrap();
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    let arena = Arena::open(inherited.fd).unwrap();
+    assert_eq!(read(&arena, 0), TEXT);
+    assert_eq!(read(&arena, 2 * PAGE_SIZE as u64), TEXT);
+    write(&arena, 3 * PAGE_SIZE as u64, TEXT);
+    println!("the second successor found everything");
+}
+
+#[test]
+fn a_jump_that_fails_leaves_the_memory() {
+    let arena = arena();
+    write(&arena, 0, TEXT);
+    let error = Jump::new(&arena, entry()).unwrap().spawn(Command::new("/no/such/program"));
+    assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(read(&arena, 0), TEXT);
+}
+
+#[test]
+fn a_variable_that_lies_is_an_error() {
+    let rest = "root=0x1000 scratch=0x2000+0x20";
+    for (value, error) in [
+        ("", "Version"),
+        ("v1 fd=3", "Missing { field: \"root\" }"),
+        (&format!("v1 fd=1 {rest}"), "Malformed { field: \"fd\" }"),
+        (&format!("v1 fd=987654 {rest}"), "NotOpen { fd: 987654 }"),
+    ] {
+        let mut command = this_program("print_what_is_inherited");
+        command.env(VARIABLE, value);
+        let text = output_of(command);
+        assert!(text.contains(&format!("inherited: Err({error})")), "{text}");
+    }
+
+    // A descriptor that is open and no memory.
+    let program = this_program("print_what_is_inherited");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$0" "$@" 7</dev/null"#]);
+    shell.arg(program.get_program()).args(program.get_args());
+    shell.env(VARIABLE, format!("v1 fd=7 {rest}"));
+    let text = output_of(shell);
+    assert!(text.contains("inherited: Err(NotMemory { fd: 7, reason: NotMemfd })"), "{text}");
+}
+
+/// Does something only where the variable is set.
+#[test]
+fn print_what_is_inherited() {
+    if std::env::var_os(VARIABLE).is_some() {
+        // SAFETY: this process was started for this test alone.
+        println!("inherited: {:?}", unsafe { Inherited::from_env() });
+    }
+}
