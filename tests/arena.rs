@@ -1,13 +1,16 @@
 //! An arena keeps its bytes at their physical addresses, wherever it is mapped and whoever maps it.
 #![cfg(all(feature = "std", target_os = "linux"))]
 
+use core::ptr::NonNull;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use heirloom::arena::{Arena, ArenaError, RangeFault, RangeSpec};
 use heirloom::folio::threads::ThreadSlots;
-use heirloom::folio::{Cpus, DirectMap, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom::folio::{
+    Cpus, DirectMap, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const STARTS: [u64; 3] = [0x1_0000_0000, 0x1_4000_0000, 0x20_0000_0000];
@@ -88,7 +91,7 @@ fn pointers_and_addresses_are_inverse_and_equally_aligned() {
         assert_eq!(arena.ptr(addr).addr().get() as u64 % largest, addr.get() % largest);
     }
     let local = 0_u8;
-    assert_eq!(arena.phys(core::ptr::NonNull::from(&local)), None);
+    assert_eq!(arena.phys(NonNull::from(&local)), None);
 }
 
 #[test]
@@ -196,4 +199,41 @@ fn an_arena_is_a_machine_of_threads() {
     let arena = arena().with_slots(ThreadSlots::new(5));
     assert_eq!(arena.count(), 5);
     arena.pinned(|cpu| assert_eq!(arena.home(cpu.unwrap()), NodeId(0)));
+}
+
+/// Memory for metadata, never given back.
+fn space(bytes: usize) -> NonNull<[u8]> {
+    let words = vec![0_u128; bytes.div_ceil(16)].leak();
+    NonNull::slice_from_raw_parts(NonNull::from(&mut *words).cast(), size_of_val(words))
+}
+
+#[test]
+fn an_arena_serves_the_page_allocator_of_more_threads_than_slots() {
+    let arena = arena().with_slots(ThreadSlots::new(3));
+    // SAFETY: leaked, and used for this alone.
+    let memory = unsafe { Memory::new(&arena, space(Memory::<&Arena>::cpu_bytes(3))) }.unwrap();
+    for range in arena.ranges() {
+        let space = space(Memory::<&Arena>::range_bytes(range.run()));
+        // SAFETY: the frames are mapped and used by nothing else; the space is leaked.
+        unsafe { memory.add_range(range.run(), range.node(), space) }.unwrap();
+    }
+    std::thread::scope(|s| {
+        for thread in 1..=6_u8 {
+            let memory = &memory;
+            s.spawn(move || {
+                for i in 0..200 {
+                    let order = Order::new(i % 3).unwrap();
+                    let mut folio = memory.folio(Request::new(order).zeroed()).unwrap();
+                    let bytes = folio.bytes_mut();
+                    assert!(bytes.iter().all(|&byte| byte == 0));
+                    bytes.fill(thread);
+                    std::thread::yield_now();
+                    assert!(bytes.iter().all(|&byte| byte == thread));
+                }
+            });
+        }
+    });
+    let stats = memory.stats();
+    assert_eq!((stats.frames, stats.used()), (PAGES.iter().sum(), 0));
+    memory.audit().unwrap();
 }
