@@ -9,10 +9,10 @@ use crate::addr::{Block, Order, Pfn, PhysAddr};
 use crate::error::{TreeError, TreeFault};
 use crate::sync::Relaxed;
 
+use super::counts::Counts;
 use super::key::{Geometry, KEY_LIMIT, Key, LEAF_KEYS, order_of};
 use super::node::Tables;
 use super::tree::Node;
-use super::walk::Counts;
 
 const G: Geometry = Geometry::BUILD;
 
@@ -63,7 +63,8 @@ pub trait Ledger {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{Block, Ledger, PhysAddr, Tables, TreeFault, check};
+/// use heirloom_folio::tracker::{Ledger, Tables, check};
+/// use heirloom_folio::{Block, PhysAddr, TreeFault};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// struct Nothing;
@@ -128,8 +129,12 @@ impl<'a, T: Tables + ?Sized, L: Ledger + ?Sized> Check<'a, T, L> {
             if entry == 0 {
                 continue;
             }
-            let fault =
-                |reason| TreeError { node: at.addr, level: level as u8, index: index as u32, reason };
+            let fault = |reason| TreeError {
+                node: at.addr,
+                level: level as u8,
+                index: index as u32,
+                reason,
+            };
             let first = at.first + ((index as u64) << G.shift(level));
             if first >= KEY_LIMIT {
                 return Err(fault(TreeFault::NoKey));

@@ -4,11 +4,11 @@
 //! are obtained before the first is linked, so an operation that fails leaves the tree, and the
 //! memory around it, as they were.
 
-use crate::addr::{Block, PhysAddr, Run};
+use crate::addr::{Block, PhysAddr};
 use crate::error::Error;
 use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
 
-use super::key::{Adjacent, Geometry, Key, LEAF_KEYS, LEVELS, node_start};
+use super::key::{Geometry, Key, LEVELS, node_start};
 use super::node::{Nodes, Stock, Tables};
 use super::tree::Tree;
 
@@ -116,164 +116,9 @@ impl Tracker {
         }
     }
 
-    /// Says that the frames of `run` survive, as its few largest aligned blocks.
-    ///
-    /// # Errors
-    /// - [`Error::AlreadyPreserved`] with the first of those blocks that is;
-    /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
-    pub(crate) fn preserve_run<N: Nodes>(&self, nodes: &N, run: Run) -> Result<(), Error> {
-        let mut missing = false;
-        for block in run.blocks() {
-            match self.word(nodes, block) {
-                None => missing = true,
-                // Relaxed: a first look, so that a call in vain changes nothing.
-                Some((word, bit)) if word.load(Relaxed) & bit != 0 => {
-                    return Err(Error::AlreadyPreserved { block });
-                }
-                Some(_) => {}
-            }
-        }
-        if missing {
-            self.grow(nodes, run.blocks())?;
-        }
-        for (done, block) in run.blocks().enumerate() {
-            if let Err(error) = self.preserve(nodes, block) {
-                // Another call set this bit since the first look.
-                for block in run.blocks().take(done) {
-                    let _ours = self.unpreserve(nodes, block);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Says that the frames of `run`, preserved as one, no longer survive.
-    ///
-    /// # Errors
-    /// [`Error::NotPreserved`] with the first of the run's largest aligned blocks that is not.
-    pub(crate) fn unpreserve_run<N: Nodes>(&self, nodes: &N, run: Run) -> Result<(), Error> {
-        for block in run.blocks() {
-            if !self.contains(nodes, block) {
-                return Err(Error::NotPreserved { block });
-            }
-        }
-        for (done, block) in run.blocks().enumerate() {
-            if let Err(error) = self.unpreserve(nodes, block) {
-                // Another call cleared this bit since the first look.
-                for block in run.blocks().take(done) {
-                    let _ours = self.preserve(nodes, block);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Says that each of `folios` survives, as a folio of its own. Costs one read-modify-write for
-    /// up to 64 of them.
-    ///
-    /// # Errors
-    /// - [`Error::AlreadyPreserved`] with the first that is;
-    /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
-    pub(crate) fn preserve_adjacent<N: Nodes>(
-        &self,
-        nodes: &N,
-        folios: Adjacent,
-    ) -> Result<(), Error> {
-        let (from, to) = folios.keys();
-        let mut missing = false;
-        self.words(nodes, from, to, |key, mask, word| {
-            let Some(word) = word else {
-                missing = true;
-                return Ok(());
-            };
-            // Relaxed: a first look, so that a call in vain changes nothing.
-            already(key, word.load(Relaxed) & mask)
-        })?;
-        if missing {
-            // The first key in each leaf.
-            let leaves = (node_start(from, 0)..to).step_by(LEAF_KEYS as usize);
-            self.grow(nodes, leaves.filter_map(|leaf| Key::new(leaf.max(from)).block()))?;
-        }
-        self.words(nodes, from, to, |key, mask, word| {
-            let Some(word) = word else { return Ok(()) };
-            // Release as in `preserve`.
-            let old = word.fetch_or(mask, Release) & mask;
-            already(key, old).inspect_err(|_| {
-                // Another call set some of these since the first look.
-                word.fetch_and(!(mask & !old), Relaxed);
-                let _done = self.words(nodes, from, key, |_, mask, word| {
-                    word.map_or(Ok(()), |word| {
-                        word.fetch_and(!mask, Relaxed);
-                        Ok(())
-                    })
-                });
-            })
-        })
-    }
-
-    /// Says that none of `folios` survives any longer.
-    ///
-    /// # Errors
-    /// [`Error::NotPreserved`] with the first that is not preserved.
-    pub(crate) fn unpreserve_adjacent<N: Nodes>(
-        &self,
-        nodes: &N,
-        folios: Adjacent,
-    ) -> Result<(), Error> {
-        let (from, to) = folios.keys();
-        self.words(nodes, from, to, |key, mask, word| {
-            // Relaxed: a first look, so that a call in vain changes nothing.
-            not(key, mask & !word.map_or(0, |word| word.load(Relaxed)))
-        })?;
-        self.words(nodes, from, to, |key, mask, word| {
-            let Some(word) = word else { return Ok(()) };
-            // Acquire as in `unpreserve`.
-            let old = word.fetch_and(!mask, Acquire) & mask;
-            not(key, mask & !old).inspect_err(|_| {
-                // Another call cleared some of these since the first look. Release: the bits that
-                // come back carry on what their first Release published.
-                word.fetch_or(old, Release);
-                let _done = self.words(nodes, from, key, |_, mask, word| {
-                    word.map_or(Ok(()), |word| {
-                        word.fetch_or(mask, Release);
-                        Ok(())
-                    })
-                });
-            })
-        })
-    }
-
-    /// Calls `f` for each word with keys of `from..to`, with the key of its bit 0, the bits that
-    /// are meant, and the word unless its leaf is missing (then once for the leaf's keys together,
-    /// with the bits of its first word).
-    fn words<N: Nodes>(
-        &self,
-        nodes: &N,
-        from: u64,
-        to: u64,
-        mut f: impl FnMut(u64, u64, Option<&AtomicU64>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut key = from;
-        while key < to {
-            let end = to.min(node_start(key, 0) + LEAF_KEYS);
-            let Some(block) = Key::new(key).block() else { return Ok(()) };
-            let leaf = self.leaf(nodes, block);
-            while key < end {
-                let base = key & !63;
-                let mask = (!0 << (key - base)) & (!0 >> (base + 64).saturating_sub(end));
-                let word = leaf.and_then(|leaf| leaf.get(Key::new(key).index(0) / 64));
-                f(base, mask, word)?;
-                key = if leaf.is_some() { base + 64 } else { end };
-            }
-        }
-        Ok(())
-    }
-
     /// The leaf that holds the key of `block`.
     #[inline]
-    fn leaf<'n, N: Nodes>(&self, nodes: &'n N, block: Block) -> Option<&'n [AtomicU64]> {
+    pub(super) fn leaf<'n, N: Nodes>(&self, nodes: &'n N, block: Block) -> Option<&'n [AtomicU64]> {
         match nodes.leaf(block) {
             Some(leaf) => Some(leaf),
             None => self.walk(nodes, block),
@@ -282,7 +127,11 @@ impl Tracker {
 
     /// The word and bit of `block`, if its leaf exists.
     #[inline]
-    fn word<'n, N: Nodes>(&self, nodes: &'n N, block: Block) -> Option<(&'n AtomicU64, u64)> {
+    pub(super) fn word<'n, N: Nodes>(
+        &self,
+        nodes: &'n N,
+        block: Block,
+    ) -> Option<(&'n AtomicU64, u64)> {
         bit_in(self.leaf(nodes, block)?, block)
     }
 
@@ -313,7 +162,7 @@ impl Tracker {
     /// Adds every node that is missing on the way to `blocks`; on error none.
     #[cold]
     #[inline(never)]
-    fn grow<N: Nodes>(
+    pub(super) fn grow<N: Nodes>(
         &self,
         nodes: &N,
         blocks: impl Iterator<Item = Block> + Clone,
@@ -354,11 +203,10 @@ fn link<N: Nodes>(entry: &AtomicU64, stock: &mut Stock<'_, N>) -> Result<PhysAdd
     if found != 0 {
         return Ok(PhysAddr::new(found));
     }
-    let page = match stock.take() {
-        Some(page) => page,
-        None => {
-            stock.add()?;
-            stock.take().unwrap_or_default()
+    let page = loop {
+        match stock.take() {
+            Some(page) => break page,
+            None => stock.add()?,
         }
     };
     // Release pairs with every Acquire that follows an entry: the page's zeroes come first, for a
@@ -384,31 +232,11 @@ fn bit_in(leaf: &[AtomicU64], block: Block) -> Option<(&AtomicU64, u64)> {
     Some((leaf.get(word)?, bit))
 }
 
-/// The block of the lowest of `bits` in the word that starts with `key`.
-fn lowest(key: u64, bits: u64) -> Option<Block> {
-    if bits == 0 { None } else { Key::new(key + u64::from(bits.trailing_zeros())).block() }
-}
-
-fn already(key: u64, bits: u64) -> Result<(), Error> {
-    lowest(key, bits).map_or(Ok(()), |block| Err(Error::AlreadyPreserved { block }))
-}
-
-fn not(key: u64, bits: u64) -> Result<(), Error> {
-    lowest(key, bits).map_or(Ok(()), |block| Err(Error::NotPreserved { block }))
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::vec::Vec;
-
-    use super::super::key::WORDS;
-    use super::super::ram::{Ram, block, run};
+    use super::super::key::LEAF_KEYS;
+    use super::super::ram::{Ram, block};
     use super::*;
-    use crate::addr::{Order, Pfn};
-
-    fn adjacent(order: u8, pfn: u64, count: u64) -> Adjacent {
-        Adjacent::new(block(order, pfn), count).unwrap()
-    }
 
     #[test]
     fn a_block_is_preserved_once() {
@@ -455,123 +283,5 @@ mod tests {
         let second = Tracker::adopt(tracker.root().unwrap());
         assert!(second.contains(&ram, block(0, 5)));
         assert!(ram.leaf(block(0, 5)).is_some());
-    }
-
-    #[test]
-    fn a_run_is_kept_as_its_few_largest_blocks() {
-        let ram = Ram::new(64);
-        let tracker = Tracker::new();
-        tracker.preserve_run(&ram, run(3, 14)).unwrap();
-        let folios: Vec<_> = tracker.tree(&ram).folios().collect();
-        assert_eq!(folios, [block(3, 8), block(2, 4), block(0, 3), block(0, 16)]);
-        let wrong = tracker.unpreserve_run(&ram, run(3, 13));
-        assert_eq!(wrong, Ok(()));
-        assert_eq!(tracker.tree(&ram).folios().collect::<Vec<_>>(), [block(0, 16)]);
-    }
-
-    #[test]
-    fn sixteen_gibibytes_are_one_key() {
-        let ram = Ram::new(16);
-        let tracker = Tracker::new();
-        tracker.preserve_run(&ram, run(1 << 22, 1 << 22)).unwrap();
-        assert_eq!(tracker.tree(&ram).counts().folios(Order::new(22).unwrap()), 1);
-        assert_eq!(tracker.tree(&ram).folios().count(), 1);
-    }
-
-    #[test]
-    fn a_run_that_meets_a_preserved_block_changes_nothing() {
-        let ram = Ram::new(64);
-        let tracker = Tracker::new();
-        tracker.preserve(&ram, block(3, 8)).unwrap();
-        let used = ram.used();
-        let refused = tracker.preserve_run(&ram, run(3, 14));
-        assert_eq!(refused, Err(Error::AlreadyPreserved { block: block(3, 8) }));
-        let refused = tracker.unpreserve_run(&ram, run(8, 9));
-        assert_eq!(refused, Err(Error::NotPreserved { block: block(0, 16) }));
-        assert_eq!(tracker.tree(&ram).folios().collect::<Vec<_>>(), [block(3, 8)]);
-        assert_eq!(ram.used(), used);
-    }
-
-    #[test]
-    fn adjacent_folios_stay_folios() {
-        let ram = Ram::new(64);
-        let tracker = Tracker::new();
-        let many = adjacent(1, 100, LEAF_KEYS + 3);
-        tracker.preserve_adjacent(&ram, many).unwrap();
-        assert_eq!(tracker.tree(&ram).counts().folios(Order::new(1).unwrap()), LEAF_KEYS + 3);
-        assert!(!tracker.contains(&ram, block(1, 98)));
-        assert!(tracker.contains(&ram, block(1, 100)));
-        let last = 100 + 2 * (LEAF_KEYS + 2);
-        assert!(tracker.contains(&ram, block(1, last)));
-        assert!(!tracker.contains(&ram, block(1, last + 2)));
-        let refused = tracker.preserve_adjacent(&ram, adjacent(1, last - 2, 9));
-        assert_eq!(refused, Err(Error::AlreadyPreserved { block: block(1, last - 2) }));
-        let refused = tracker.unpreserve_adjacent(&ram, adjacent(1, 100, LEAF_KEYS + 4));
-        assert_eq!(refused, Err(Error::NotPreserved { block: block(1, last + 2) }));
-        tracker.unpreserve_adjacent(&ram, adjacent(1, 102, LEAF_KEYS + 2)).unwrap();
-        assert_eq!(tracker.tree(&ram).folios().collect::<Vec<_>>(), [block(1, 100)]);
-        let refused = tracker.unpreserve_adjacent(&ram, adjacent(0, 1 << 30, 500));
-        assert_eq!(refused, Err(Error::NotPreserved { block: block(0, 1 << 30) }));
-    }
-
-    #[test]
-    fn no_folios_and_no_frames_are_nothing() {
-        let ram = Ram::new(0);
-        let tracker = Tracker::new();
-        tracker.preserve_run(&ram, run(7, 0)).unwrap();
-        tracker.preserve_adjacent(&ram, adjacent(0, 7, 0)).unwrap();
-        tracker.unpreserve_run(&ram, run(7, 0)).unwrap();
-        tracker.unpreserve_adjacent(&ram, adjacent(0, 7, 0)).unwrap();
-        assert_eq!(tracker.root(), None);
-    }
-
-    #[test]
-    fn out_of_memory_at_any_node_leaves_everything_as_before() {
-        type Operation = fn(&Tracker, &Ram) -> Result<(), Error>;
-        let operations: [Operation; 4] = [
-            |t, ram| t.ensure_root(ram).map(|_| ()),
-            |t, ram| t.preserve(ram, block(0, 1 << 40)),
-            |t, ram| t.preserve_run(ram, run(1, (1 << 30) + 77)),
-            |t, ram| t.preserve_adjacent(ram, adjacent(0, 9, 3 * LEAF_KEYS)),
-        ];
-        for operation in operations {
-            for before in [0, 1] {
-                let mut tries = 0;
-                loop {
-                    let ram = Ram::new(300);
-                    let tracker = Tracker::new();
-                    if before == 1 {
-                        tracker.preserve(&ram, block(0, 3)).unwrap();
-                    }
-                    let (used, root) = (ram.used(), tracker.root());
-                    ram.fail_after(tries);
-                    let result = operation(&tracker, &ram);
-                    if result.is_ok() {
-                        break;
-                    }
-                    assert_eq!(result, Err(ram.full()));
-                    assert_eq!((ram.used(), tracker.root()), (used, root), "after {tries}");
-                    assert_eq!(tracker.tree(&ram).folios().count(), before);
-                    ram.fail_after(usize::MAX);
-                    operation(&tracker, &ram).unwrap();
-                    tries += 1;
-                }
-                assert!(tries > 0 || before == 1, "some node was needed");
-            }
-        }
-    }
-
-    #[test]
-    fn the_highest_frames_can_be_preserved() {
-        let ram = Ram::new(400);
-        let tracker = Tracker::new();
-        let top = run(Pfn::LIMIT.get() - 7, 7);
-        tracker.preserve_run(&ram, top).unwrap();
-        let last = Adjacent::new(block(4, Pfn::LIMIT.get() - 16 * 65), 64).unwrap();
-        tracker.preserve_adjacent(&ram, last).unwrap();
-        assert_eq!(tracker.tree(&ram).counts().frames(), 7 + 64 * 16);
-        tracker.preserve_run(&ram, run(0, 1 << 40)).unwrap();
-        tracker.unpreserve_run(&ram, top).unwrap();
-        assert!(ram.words(tracker.root().unwrap()).unwrap().len() == WORDS);
     }
 }

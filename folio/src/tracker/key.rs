@@ -19,7 +19,7 @@ use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::Geometry;
+/// use heirloom_folio::tracker::Geometry;
 /// let g = Geometry::new(12);
 /// assert_eq!((g.key_bits, g.table_log2, g.leaf_log2, g.levels), (53, 9, 15, 6));
 /// ```
@@ -83,7 +83,7 @@ pub(super) const fn node_start(key: u64, level: u32) -> u64 {
 /// below [`KEY_LIMIT`]; any other gives some order.
 #[inline]
 pub(super) const fn order_of(key: u64) -> Order {
-    let order = TOP.saturating_sub(63 - (key | 1).leading_zeros());
+    let order = TOP.saturating_sub((key | 1).ilog2());
     match Order::new(order as u8) {
         Some(order) => order,
         None => Order::MAX,
@@ -94,7 +94,8 @@ pub(super) const fn order_of(key: u64) -> Order {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{Block, Key, Order, PAGE_SHIFT, Pfn};
+/// use heirloom_folio::tracker::Key;
+/// use heirloom_folio::{Block, Order, PAGE_SHIFT, Pfn};
 /// let block = Block::new(Pfn::new(8), Order::new(3).unwrap()).unwrap();
 /// let key = Key::of(block);
 /// assert_eq!(key.get(), 1 << (64 - PAGE_SHIFT - 3) | 1);

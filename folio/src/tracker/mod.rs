@@ -10,8 +10,10 @@
 //! key      the geometry; a block's key
 //! node     what the tree asks of the memory around it
 //! tree     reading: find a leaf, find the next node
-//! grow     preserving and unpreserving
-//! walk     everything preserved: by words, folios, adjacent folios; counts; the nodes
+//! grow     preserving and unpreserving a block; adding nodes
+//! rows     the same for runs, and for many adjacent folios at once
+//! walk     everything preserved: by words, folios, adjacent folios; the nodes
+//! counts   how much that is
 //! gaps     what lies between
 //! check    a predecessor's tree, believed only after this
 //! ```
@@ -21,8 +23,11 @@
 //! finds every block whose `preserve` had returned.
 
 mod check;
+mod counts;
 mod gaps;
 mod grow;
+#[cfg(all(test, not(loom)))]
+mod hostile_tests;
 mod key;
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -31,14 +36,16 @@ mod model_tests;
 mod node;
 #[cfg(test)]
 mod ram;
+mod rows;
 mod tree;
 mod walk;
 
 pub use check::{Ledger, check};
+pub use counts::Counts;
 pub use gaps::Gaps;
 pub(crate) use grow::Tracker;
 pub use key::{Adjacent, Geometry, Key};
 pub(crate) use node::Nodes;
 pub use node::Tables;
 pub use tree::Tree;
-pub use walk::{AdjacentFolios, Counts, Folios, TreeNode, TreeNodes, Word, Words};
+pub use walk::{AdjacentFolios, Folios, TreeNode, TreeNodes, Word, Words};

@@ -34,7 +34,8 @@ impl Ram {
     }
 
     pub(super) fn at(base: Pfn, pages: usize) -> Self {
-        let state = State { used: std::vec![false; pages], left: usize::MAX, directory: BTreeMap::new() };
+        let state =
+            State { used: std::vec![false; pages], left: usize::MAX, directory: BTreeMap::new() };
         let ram = Self {
             base,
             pages: (0..pages).map(|_| std::sync::OnceLock::new()).collect(),

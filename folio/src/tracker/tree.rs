@@ -25,12 +25,13 @@ const G: Geometry = Geometry::BUILD;
 /// tree that others change meanwhile is seen in some state in which everything that is preserved
 /// throughout is preserved, and nothing that is not.
 ///
-/// A tree from elsewhere is to be [checked](crate::check) first: reading one that is not sound is
+/// A tree from elsewhere is to be [checked](super::check) first: reading one that is not sound is
 /// harmless, but may go on for as long as there are keys.
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{Geometry, Key, Order, PAGE_SIZE, Pfn, PhysAddr, Tables, Tree, Block};
+/// use heirloom_folio::tracker::{Geometry, Key, Tables, Tree};
+/// use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// // Pages 1, 2, .. of memory.
@@ -120,7 +121,8 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
             let Some(at) = self.node(entry, 0) else { return LEVELS - 1 - level as usize };
             if level > 0 {
                 // Acquire as in `leaf`.
-                entry = PhysAddr::new(at.words.get(key.index(level)).map_or(0, |e| e.load(Acquire)));
+                entry =
+                    PhysAddr::new(at.words.get(key.index(level)).map_or(0, |e| e.load(Acquire)));
             }
         }
         LEVELS

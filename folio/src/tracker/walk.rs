@@ -1,15 +1,15 @@
 //! Everything preserved, in key order: higher orders first, and by address within an order.
 //!
-//! One cursor passes over the leaves by words and skips what is empty; folios, adjacent folios and
-//! counts are made of its words.
+//! One cursor passes over the leaves by words and skips what is empty; folios and adjacent folios
+//! are made of its words.
 
 use core::iter::FusedIterator;
 use core::slice;
 
 use crate::addr::{Block, Order, Pfn, PhysAddr};
-use crate::sync::{Acquire, AtomicU64, Relaxed};
+use crate::sync::{Acquire, AtomicU64};
 
-use super::key::{Adjacent, Geometry, KEY_LIMIT, Key, LEAF_KEYS, LEVELS, ORDERS, order_of};
+use super::key::{Adjacent, Geometry, Key, LEAF_KEYS, order_of};
 use super::node::Tables;
 use super::tree::Tree;
 
@@ -35,20 +35,6 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// The tree's own pages. See [`TreeNodes`].
     pub fn nodes(&self) -> TreeNodes<'a, T> {
         TreeNodes { tree: *self, level: 0, from: 0 }
-    }
-
-    /// What is in the tree, by population count of its leaves.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::NONE;
-        for node in self.nodes() {
-            counts.add_node(node.level);
-        }
-        let mut from = 0;
-        while let Some(leaf) = self.seek(0, from) {
-            counts.add_leaf(leaf.first, leaf.words);
-            from = leaf.first + LEAF_KEYS;
-        }
-        counts
     }
 
     /// The words from the one that holds `key` on.
@@ -83,7 +69,7 @@ impl Word {
     #[inline]
     fn new(key: u64, mask: u64) -> Self {
         let order = order_of(key);
-        let first = (key & !(1 << (63 - key.leading_zeros()))) << order.get();
+        let first = (key & !(1 << (key | 1).ilog2())) << order.get();
         Self { order, first: Pfn::new(first), mask }
     }
 
@@ -119,25 +105,15 @@ pub struct Words<'a, T: ?Sized> {
 }
 
 impl<T: Tables + ?Sized> Words<'_, T> {
-    /// The highest order of the keys in `mixed`.
+    /// Takes the highest order out of `mixed`.
     #[cold]
     fn split(&mut self) -> Word {
-        let key = 1_u64 << self.mixed.ilog2_lowest();
-        let bits = if key == 32 { !0 << 32 } else { ((1 << key) - 1) << key };
+        // Keys of one order lie between neighbouring powers of two; bits 0 and 1 are no keys.
+        let key = 1_u64 << (self.mixed.trailing_zeros() | 1).ilog2();
+        let bits = ((1 << key) - 1) << key;
         let mask = (self.mixed & bits) >> key;
         self.mixed &= !bits;
         Word::new(key, mask)
-    }
-}
-
-/// log2 of the lowest set bit's number.
-trait LowestLog2 {
-    fn ilog2_lowest(self) -> u32;
-}
-
-impl LowestLog2 for u64 {
-    fn ilog2_lowest(self) -> u32 {
-        (self.trailing_zeros() | 1).ilog2()
     }
 }
 
@@ -301,80 +277,13 @@ impl<T: Tables + ?Sized> Iterator for TreeNodes<'_, T> {
 
 impl<T: Tables + ?Sized> FusedIterator for TreeNodes<'_, T> {}
 
-/// What is in a tree: folios of each order, nodes of each level.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Counts {
-    folios: [u64; ORDERS],
-    nodes: [u64; LEVELS],
-}
-
-impl Counts {
-    pub(super) const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
-
-    /// Preserved folios of `order`.
-    pub fn folios(&self, order: Order) -> u64 {
-        self.folios.get(order.index()).copied().unwrap_or(0)
-    }
-
-    /// Preserved folios of all orders.
-    pub fn total(&self) -> u64 {
-        self.folios.iter().sum()
-    }
-
-    /// Frames of all preserved folios, saturating: a tree that was not checked can name the same
-    /// frames with several orders.
-    pub fn frames(&self) -> u64 {
-        let each = self.folios.iter().enumerate();
-        each.fold(0, |sum, (order, folios)| sum.saturating_add(folios.saturating_mul(1 << order)))
-    }
-
-    /// Nodes of `level`; leaves are level 0.
-    pub fn nodes_at(&self, level: u8) -> u64 {
-        self.nodes.get(usize::from(level)).copied().unwrap_or(0)
-    }
-
-    /// Nodes of all levels: the frames that the tree itself takes.
-    pub fn nodes(&self) -> u64 {
-        self.nodes.iter().sum()
-    }
-
-    pub(super) fn add_node(&mut self, level: u8) {
-        if let Some(count) = self.nodes.get_mut(usize::from(level)) {
-            *count += 1;
-        }
-    }
-
-    pub(super) fn add_folios(&mut self, order: Order, folios: u64) {
-        if let Some(count) = self.folios.get_mut(order.index()) {
-            *count += folios;
-        }
-    }
-
-    /// The folios of the leaf that starts with key `first`.
-    fn add_leaf(&mut self, first: u64, words: &[AtomicU64]) {
-        // Relaxed: numbers, from which nothing is followed.
-        let ones = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());
-        if first != 0 {
-            self.add_folios(order_of(first), words.iter().map(ones).sum());
-            return;
-        }
-        let mut words = words.iter();
-        let mixed = words.next().map_or(0, |word| word.load(Relaxed));
-        for key in (2..64).filter(|key| mixed >> key & 1 != 0) {
-            self.add_folios(order_of(key), 1);
-        }
-        for (key, word) in (64..KEY_LIMIT).step_by(64).zip(words) {
-            self.add_folios(order_of(key), ones(word));
-        }
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
     use super::super::Tracker;
+    use super::super::key::ORDERS;
     use super::super::ram::{Ram, block};
     use super::*;
 
@@ -388,7 +297,7 @@ mod tests {
 
     #[test]
     fn folios_come_by_order_and_address() {
-        let ram = Ram::new(200);
+        let ram = Ram::new(400);
         let expected: Vec<_> = (0..ORDERS as u8)
             .rev()
             .flat_map(|o| {
@@ -399,12 +308,6 @@ mod tests {
         let tracker = tracker(&ram, &expected);
         let tree = tracker.tree(&ram);
         assert_eq!(tree.folios().collect::<Vec<_>>(), expected);
-        let counts = tree.counts();
-        assert_eq!(counts.total(), expected.len() as u64);
-        for o in 0..ORDERS as u8 {
-            assert_eq!(counts.folios(Order::new(o).unwrap()), 2, "order {o}");
-        }
-        assert_eq!(counts.nodes(), ram.used() as u64);
     }
 
     #[test]
@@ -412,11 +315,8 @@ mod tests {
         let ram = Ram::new(32);
         let t = tracker(&ram, &[block(0, 64), block(0, 127), block(0, 3), block(2, 8)]);
         let words: Vec<_> = t.tree(&ram).words().collect();
-        let word = |o, first, mask| Word {
-            order: Order::new(o).unwrap(),
-            first: Pfn::new(first),
-            mask,
-        };
+        let word =
+            |o, first, mask| Word { order: Order::new(o).unwrap(), first: Pfn::new(first), mask };
         assert_eq!(words, [word(2, 0, 4), word(0, 0, 8), word(0, 64, 1 << 63 | 1)]);
     }
 

@@ -1,0 +1,122 @@
+//! How much is in a tree.
+//!
+//! Nothing is counted while blocks are preserved: a counter would be a shared line that every CPU
+//! writes. The leaves are counted when somebody asks, 64 folios at a time.
+
+use crate::addr::Order;
+use crate::sync::{AtomicU64, Relaxed};
+
+use super::key::{KEY_LIMIT, LEAF_KEYS, LEVELS, ORDERS, order_of};
+use super::node::Tables;
+use super::tree::Tree;
+
+impl<T: Tables + ?Sized> Tree<'_, T> {
+    /// What is in the tree, by population count of its leaves.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::NONE;
+        for node in self.nodes() {
+            counts.add_node(node.level);
+        }
+        let mut from = 0;
+        while let Some(leaf) = self.seek(0, from) {
+            counts.add_leaf(leaf.first, leaf.words);
+            from = leaf.first + LEAF_KEYS;
+        }
+        counts
+    }
+}
+
+/// What is in a tree: folios of each order, nodes of each level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    folios: [u64; ORDERS],
+    nodes: [u64; LEVELS],
+}
+
+impl Counts {
+    pub(super) const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
+
+    /// Preserved folios of `order`.
+    pub fn folios(&self, order: Order) -> u64 {
+        self.folios.get(order.index()).copied().unwrap_or(0)
+    }
+
+    /// Preserved folios of all orders.
+    pub fn total(&self) -> u64 {
+        self.folios.iter().sum()
+    }
+
+    /// Frames of all preserved folios, saturating: a tree that was not checked can name the same
+    /// frames with several orders.
+    pub fn frames(&self) -> u64 {
+        let each = self.folios.iter().enumerate();
+        each.fold(0, |sum, (order, folios)| sum.saturating_add(folios.saturating_mul(1 << order)))
+    }
+
+    /// Nodes of `level`; leaves are level 0.
+    pub fn nodes_at(&self, level: u8) -> u64 {
+        self.nodes.get(usize::from(level)).copied().unwrap_or(0)
+    }
+
+    /// Nodes of all levels: the frames that the tree itself takes.
+    pub fn nodes(&self) -> u64 {
+        self.nodes.iter().sum()
+    }
+
+    pub(super) fn add_node(&mut self, level: u8) {
+        if let Some(count) = self.nodes.get_mut(usize::from(level)) {
+            *count += 1;
+        }
+    }
+
+    pub(super) fn add_folios(&mut self, order: Order, folios: u64) {
+        if let Some(count) = self.folios.get_mut(order.index()) {
+            *count += folios;
+        }
+    }
+
+    /// The folios of the leaf that starts with key `first`.
+    fn add_leaf(&mut self, first: u64, words: &[AtomicU64]) {
+        // Relaxed: numbers, from which nothing is followed.
+        let ones = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());
+        if first != 0 {
+            self.add_folios(order_of(first), words.iter().map(ones).sum());
+            return;
+        }
+        let mut words = words.iter();
+        let mixed = words.next().map_or(0, |word| word.load(Relaxed));
+        for key in (2..64).filter(|key| mixed >> key & 1 != 0) {
+            self.add_folios(order_of(key), 1);
+        }
+        for (key, word) in (64..KEY_LIMIT).step_by(64).zip(words) {
+            self.add_folios(order_of(key), ones(word));
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::Tracker;
+    use super::super::ram::{Ram, block};
+    use super::*;
+    use crate::addr::Pfn;
+
+    #[test]
+    fn every_order_and_every_node_is_counted() {
+        let ram = Ram::new(400);
+        let tracker = Tracker::new();
+        for o in 0..ORDERS as u8 {
+            tracker.preserve(&ram, block(o, 0)).unwrap();
+            tracker.preserve(&ram, block(o, Pfn::LIMIT.get() - (1 << o))).unwrap();
+        }
+        let counts = tracker.tree(&ram).counts();
+        assert_eq!(counts.total(), 2 * ORDERS as u64);
+        for o in 0..ORDERS as u8 {
+            assert_eq!(counts.folios(Order::new(o).unwrap()), 2, "order {o}");
+        }
+        assert_eq!(counts.frames(), 2 * ((1 << ORDERS) - 1));
+        assert_eq!(counts.nodes(), ram.used() as u64);
+        assert_eq!(counts.nodes_at(LEVELS as u8 - 1), 1);
+        assert_eq!(counts.nodes_at(LEVELS as u8), 0);
+    }
+}
