@@ -383,3 +383,256 @@ fn release<M: Machine>(
         addr = next;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use heirloom_folio::harness::Ram;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::TableError;
+    use crate::testing::{Left, fixture, proptest_config};
+
+    const PAGE: u64 = PAGE_SIZE as u64;
+
+    fn page(n: u64) -> PhysAddr {
+        PhysAddr::new(n * PAGE)
+    }
+
+    fn order(n: u8) -> Order {
+        Order::new(n).unwrap()
+    }
+
+    fn blocks(left: &Left, info: AreaInfo) -> Result<Vec<u64>, Error> {
+        let mut found = Vec::new();
+        info.walk(left, |part| {
+            if let AreaPart::Block(block) = part {
+                found.push(block.addr().get());
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn fault(left: &Left, pages: u32) -> (PhysAddr, usize, Fault) {
+        let info = AreaInfo::new(page(1), pages, Order::ZERO, false).unwrap();
+        match blocks(left, info) {
+            Err(Error::Table(TableError { table: Table::Area, at, offset, fault })) => {
+                (at, offset, fault)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_descriptor_is_linux_s() {
+        let info = AreaInfo::new(page(9), 64, order(5), true).unwrap();
+        let descriptor = info.descriptor();
+        let bytes = descriptor.as_bytes();
+        assert_eq!(bytes[..8], page(9).get().to_ne_bytes());
+        assert_eq!(bytes[8..12], 64_u32.to_ne_bytes());
+        assert_eq!(bytes[12..14], 3_u16.to_ne_bytes());
+        assert_eq!(bytes[14..], 5_u16.to_ne_bytes());
+        assert_eq!(descriptor.info(page(2)), Ok(info));
+    }
+
+    #[test]
+    fn a_bad_descriptor_names_its_field() {
+        let good = AreaInfo::new(page(9), 64, order(5), false).unwrap().descriptor();
+        let at = page(2);
+        let fault = |descriptor: AreaDescriptor| match descriptor.info(at) {
+            Err(Error::Table(e)) => (e.offset, e.fault),
+            other => panic!("{other:?}"),
+        };
+        let addr = PhysAddr::new(9);
+        let bad = AreaDescriptor { first: 9.into(), ..good };
+        assert_eq!(fault(bad), (0, Fault::Misaligned { addr }));
+        let bad = AreaDescriptor { pages: 33.into(), ..good };
+        assert_eq!(fault(bad), (8, Fault::Length { expected: 64, found: 33 }));
+        let bad = AreaDescriptor { flags: 4.into(), ..good };
+        assert_eq!(fault(bad), (12, Fault::Reserved { found: 4 }));
+        let bad = AreaDescriptor { order: 64.into(), ..good };
+        let limit = Order::MAX.get().into();
+        assert_eq!(fault(bad), (14, Fault::TooMany { found: 64, limit }));
+    }
+
+    #[test]
+    #[cfg_attr(heirloom_page, ignore = "the capture has 4 KiB pages")]
+    fn linux_own_area_is_read() {
+        let left = fixture().left();
+        // kho_test keeps the descriptor in a device tree of its own.
+        let blob = fixture().read(PhysAddr::new(0x58_c000), 240);
+        let found: Vec<_> = (0..blob.len() - 16)
+            .step_by(4)
+            .filter_map(|at| AreaDescriptor::read_from_bytes(&blob[at..at + 16]).ok())
+            .filter_map(|descriptor| descriptor.info(page(0)).ok())
+            .filter_map(|info| blocks(&left, info).ok())
+            .collect();
+        assert_eq!(found, [[0x56_a000]]);
+    }
+
+    #[test]
+    fn a_chain_is_read_to_its_end_and_no_further() {
+        let mut left = Left::default();
+        let full: Vec<u64> = (0..PER_CHUNK as u64).map(|i| page(100 + i).get()).collect();
+        for block in &full {
+            left.hold(Block::containing(PhysAddr::new(*block).pfn(), Order::ZERO));
+        }
+        let chunk = |next| [&[page(next).get()], &full[..]].concat();
+        // A full chunk may be followed by an empty one, as Linux does it.
+        left.table(page(1), &chunk(2));
+        left.table(page(2), &[0]);
+        let pages = PER_CHUNK as u32;
+        let info = AreaInfo::new(page(1), pages, Order::ZERO, false).unwrap();
+        assert_eq!(blocks(&left, info), Ok(full.clone()));
+        let (expected, found) = (u64::from(pages) + 1, pages.into());
+        assert_eq!(fault(&left, pages + 1), (page(2), 8, Fault::Length { expected, found }));
+        // A chain that leads back to itself has more blocks than the area.
+        left.table(page(2), &chunk(1));
+        let limit = u64::from(pages) * 5;
+        let too_many = Fault::TooMany { found: limit + 1, limit };
+        assert_eq!(fault(&left, pages * 5), (page(2), 8, too_many));
+        left.table(page(1), &[page(2).get(), full[0]]);
+        let (at, _, found) = fault(&left, 2);
+        assert_eq!((at, matches!(found, Fault::Malformed { .. })), (page(1), true));
+        let stray = page(7).get();
+        left.table(page(1), &[0, full[0], stray]);
+        let block = Block::containing(page(7).pfn(), Order::ZERO);
+        assert_eq!(fault(&left, 2), (page(1), 16, Fault::NotPreserved { block }));
+        left.table(page(1), &[0, full[0], full[1] + 1]);
+        let addr = PhysAddr::new(full[1] + 1);
+        assert_eq!(fault(&left, 2), (page(1), 16, Fault::Misaligned { addr }));
+        left.table(page(1), &[page(3).get() + 8]);
+        assert_eq!(fault(&left, 2).1, 0);
+    }
+
+    #[test]
+    fn an_area_is_preserved_and_given_back() {
+        let memory = Ram::memory(&Ram::frames(8192)).unwrap();
+        let request = Request::new(order(1));
+        let count = if PER_CHUNK < 1000 { PER_CHUNK + 3 } else { 40 };
+        let owned: Vec<_> = (0..count).map(|_| memory.alloc(request).unwrap()).collect();
+        // Before anything is preserved, in no particular order.
+        let shuffled: Vec<_> = (0..count).map(|i| owned[i * 7 % count]).collect();
+        let area =
+            PreservedArea::preserve(&memory, shuffled.iter().copied(), order(1), true).unwrap();
+        let info = area.info();
+        assert_eq!((info.pages() as usize, info.order()), (count * 2, order(1)));
+        assert!(owned.iter().all(|block| memory.is_preserved(*block)));
+        let mut found = Vec::new();
+        area.for_each(|block| found.push(block)).unwrap();
+        assert_eq!(found, shuffled);
+        let raw = area.into_raw();
+        // SAFETY: the area that `into_raw` gave away.
+        let area = unsafe { PreservedArea::from_raw(&memory, raw) };
+        let mut back = Vec::new();
+        area.unpreserve(|block| back.push(block)).unwrap();
+        assert_eq!(back, shuffled);
+        assert_eq!(memory.stats().preserved, 0);
+        for block in back {
+            // SAFETY: allocated above, used by nobody.
+            unsafe { memory.free(block, Kind::Folio) }.unwrap();
+        }
+        assert_eq!(memory.stats().used(), nodes(&memory));
+    }
+
+    fn nodes(memory: &Memory<Ram>) -> u64 {
+        let mut nodes = 0;
+        memory.for_each_node(|_| nodes += 1);
+        nodes
+    }
+
+    #[test]
+    fn a_refused_area_leaves_everything_as_before() {
+        let memory = Ram::memory(&Ram::frames(2048)).unwrap();
+        let request = Request::new(Order::ZERO);
+        let owned: Vec<_> = (0..600).map(|_| memory.alloc(request).unwrap()).collect();
+        let free = |memory: &Memory<Ram>| memory.stats().used() - nodes(memory);
+        let used = free(&memory);
+        let preserve = |blocks: &[Block], order| {
+            PreservedArea::preserve(&memory, blocks.iter().copied(), order, false)
+        };
+        let twice = [owned[0], owned[1], owned[0]];
+        let error = heirloom_folio::Error::AlreadyPreserved { block: owned[0] };
+        assert_eq!(preserve(&twice, Order::ZERO).unwrap_err(), error.into());
+        let (block, expected) = (owned[0], order(1));
+        let error = Error::WrongOrder { block, expected };
+        assert_eq!(preserve(&owned, order(1)).unwrap_err(), error);
+        let error = heirloom_folio::Error::BadRequest { frames: 0 };
+        assert_eq!(preserve(&[], order(1)).unwrap_err(), error.into());
+        assert_eq!((memory.stats().preserved, free(&memory)), (0, used));
+    }
+
+    #[test]
+    fn out_of_memory_at_any_page_changes_nothing() {
+        let count = PER_CHUNK.min(511) + 2;
+        for spare in 0.. {
+            let memory = Ram::memory(&Ram::frames(1024)).unwrap();
+            let request = Request::new(Order::ZERO);
+            let owned: Vec<_> = (0..count).map(|_| memory.alloc(request).unwrap()).collect();
+            let mut rest = Vec::new();
+            while let Ok(block) = memory.alloc(request) {
+                rest.push(block);
+            }
+            for block in rest.drain(..spare) {
+                // SAFETY: allocated above, used by nobody.
+                unsafe { memory.free(block, Kind::Folio) }.unwrap();
+            }
+            let blocks = owned.iter().copied();
+            match PreservedArea::preserve(&memory, blocks, Order::ZERO, false) {
+                Ok(area) => {
+                    assert!(spare > 2, "two chunks and a tree's nodes");
+                    let mut found = 0;
+                    area.for_each(|_| found += 1).unwrap();
+                    assert_eq!(found, count);
+                    break;
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Folio(_)), "{error:?}");
+                    assert_eq!(memory.stats().preserved, 0);
+                    let used = (count + rest.len()) as u64 + nodes(&memory);
+                    assert_eq!(memory.stats().used(), used);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(proptest_config(512))]
+
+        #[test]
+        fn any_chunks_end_in_blocks_or_an_error(
+            words in prop::collection::vec(
+                prop::collection::vec(prop_oneof![0_u64..12, Just(0), any::<u64>()], 1..8),
+                4,
+            ),
+            pages in 1_u32..64,
+            full in any::<bool>(),
+        ) {
+            let mut left = Left::default();
+            for (i, words) in words.iter().enumerate() {
+                let addr = |n: &u64| if *n < 12 { n * PAGE } else { *n };
+                let mut words: Vec<u64> = words.iter().map(addr).collect();
+                if full {
+                    words.resize(PER_CHUNK + 1, PAGE);
+                }
+                left.table(page(i as u64 + 1), &words);
+            }
+            for i in 5..8 {
+                left.hold(Block::containing(page(i).pfn(), Order::ZERO));
+            }
+            let info = AreaInfo::new(page(1), pages, Order::ZERO, false).unwrap();
+            let mut parts = 0_u64;
+            let walked = info.walk(&left, |_| {
+                parts += 1;
+                Ok(())
+            });
+            prop_assert!(parts <= u64::from(pages) + u64::from(pages) / PER_CHUNK as u64 + 1);
+            if walked.is_ok() {
+                prop_assert_eq!(blocks(&left, info).unwrap().len() as u32, pages);
+            }
+        }
+    }
+}

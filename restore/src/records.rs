@@ -403,3 +403,251 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
         Fault::Malformed { expected: "record block" }.in_table(Table::Records, self.last, 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use heirloom_folio::Order;
+    use heirloom_folio::harness::Ram;
+    use proptest::prelude::*;
+    use zerocopy::native_endian::U64;
+
+    use super::*;
+    use crate::error::TableError;
+    use crate::store::cut;
+    use crate::testing::{Left, fixture, proptest_config};
+
+    type Entry = [u64; 3];
+
+    fn entry(n: u64) -> Entry {
+        [n, !n, n * n]
+    }
+
+    fn page(n: u64) -> PhysAddr {
+        PhysAddr::new(n * PAGE_SIZE as u64)
+    }
+
+    fn fault(left: &Left) -> (PhysAddr, usize, Fault) {
+        match Chain::<_, Entry>::new(left, page(1)) {
+            Err(Error::Table(TableError { table: Table::Records, at, offset, fault })) => {
+                (at, offset, fault)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn all(memory: &Memory<Ram>, first: PhysAddr) -> Vec<Entry> {
+        Chain::new(&Own(memory), first).unwrap().iter().collect()
+    }
+
+    #[test]
+    fn entries_come_back_in_order_and_the_list_goes_on() {
+        let memory = Ram::memory(&Ram::frames(256)).unwrap();
+        let count = Entry::PER_BLOCK * 2 + 5;
+        let mut list = Records::new(&memory).unwrap();
+        for n in 0..count {
+            list.push(&entry(n)).unwrap();
+        }
+        let first = list.first();
+        // SAFETY: the list's own chain, which `list` no longer stands for below.
+        let mut list = unsafe { Records::<_, Entry>::from_raw(&memory, first) }.unwrap();
+        assert_eq!((list.len(), list.is_empty(), list.blocks), (count, false, 3));
+        for n in count..count * 2 {
+            list.push(&entry(n)).unwrap();
+        }
+        let expected: Vec<_> = (0..count * 2).map(entry).collect();
+        assert_eq!(all(&memory, first), expected);
+        let mut found = Vec::new();
+        list.for_each(|entry| found.push(entry)).unwrap();
+        assert_eq!(found, expected);
+        let mut blocks = 0;
+        let own = Own(&memory);
+        let chain = Chain::<_, Entry>::new(&own, first).unwrap();
+        chain.for_each_block(|block| blocks += block.order().frames()).unwrap();
+        assert_eq!((blocks, chain.blocks(), chain.len()), (5, 5, count * 2));
+        list.free().unwrap();
+        let stats = memory.stats();
+        let mut nodes = 0;
+        memory.for_each_node(|_| nodes += 1);
+        assert_eq!((stats.preserved, stats.used()), (0, nodes));
+    }
+
+    #[test]
+    fn reserved_blocks_are_filled_before_new_ones_come() {
+        let memory = Ram::memory(&Ram::frames(256)).unwrap();
+        let mut list = Records::<_, Entry>::new(&memory).unwrap();
+        list.push(&entry(0)).unwrap();
+        list.reserve(Entry::PER_BLOCK * 3).unwrap();
+        assert_eq!((list.blocks, list.room()), (4, Entry::PER_BLOCK * 4 - 1));
+        let preserved = memory.stats().preserved;
+        let first = list.first();
+        // SAFETY: the list's own chain, which `list` no longer stands for below.
+        let mut list = unsafe { Records::<_, Entry>::from_raw(&memory, first) }.unwrap();
+        assert_eq!((list.blocks, list.room()), (4, Entry::PER_BLOCK * 4 - 1));
+        for n in 1..Entry::PER_BLOCK * 4 {
+            list.push(&entry(n)).unwrap();
+        }
+        assert_eq!((list.room(), memory.stats().preserved), (0, preserved));
+        list.push(&entry(Entry::PER_BLOCK * 4)).unwrap();
+        assert_eq!(all(&memory, first), (0..=Entry::PER_BLOCK * 4).map(entry).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn at_any_instant_the_list_is_whole() {
+        // One entry in an empty list, in a begun block, and the one that needs a new block.
+        for before in [0, 3, Entry::PER_BLOCK] {
+            for stores in 0.. {
+                let memory = Ram::memory(&Ram::frames(64)).unwrap();
+                let mut list = Records::new(&memory).unwrap();
+                for n in 0..before {
+                    list.push(&entry(n)).unwrap();
+                }
+                let (result, complete) = cut::after(stores, || list.push(&entry(before)));
+                result.unwrap();
+                let count = if complete { before + 1 } else { before };
+                let expected: Vec<_> = (0..count).map(entry).collect();
+                assert_eq!(all(&memory, list.first()), expected, "after {stores} stores");
+                if complete {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn out_of_memory_for_a_block_changes_nothing() {
+        let memory = Ram::memory(&Ram::frames(64)).unwrap();
+        let mut list = Records::new(&memory).unwrap();
+        let mut count = 0;
+        let error = loop {
+            match list.push(&entry(count)) {
+                Ok(()) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Folio(_)), "{error:?}");
+        assert_eq!(count % Entry::PER_BLOCK, 0);
+        assert_eq!(list.len(), count);
+        assert_eq!(all(&memory, list.first()), (0..count).map(entry).collect::<Vec<_>>());
+        assert!(list.reserve(1).is_err());
+        list.free().unwrap();
+        assert!(Records::<_, Entry>::new(&memory).is_ok());
+    }
+
+    #[test]
+    fn each_fault_names_its_block() {
+        let mut left = Left::default();
+        let block = Block::containing(page(1).pfn(), Order::ZERO);
+        assert_eq!(fault(&left), (page(1), 0, Fault::NotPreserved { block }));
+        left.hold(block);
+        assert_eq!(fault(&left), (page(1), 0, Fault::OutsideMemory { addr: page(1) }));
+        left.table(page(1), &[page(2).get() + 8]);
+        let addr = PhysAddr::new(page(2).get() + 8);
+        assert_eq!(fault(&left), (page(1), 0, Fault::Misaligned { addr }));
+        let (found, limit) = (Entry::PER_BLOCK + 1, Entry::PER_BLOCK);
+        left.table(page(1), &[0, found]);
+        assert_eq!(fault(&left), (page(1), 8, Fault::TooMany { found, limit }));
+        left.table(page(1), &[page(1).get(), 0]);
+        assert_eq!(fault(&left), (page(1), 0, Fault::Duplicate));
+        // A loop that begins later.
+        left.table(page(1), &[page(2).get()]);
+        left.table(page(2), &[page(3).get()]);
+        left.table(page(3), &[page(4).get()]);
+        left.table(page(4), &[page(2).get()]);
+        assert_eq!(fault(&left).2, Fault::Duplicate);
+        left.table(page(4), &[0]);
+        assert_eq!(Chain::<_, Entry>::new(&left, page(1)).unwrap().blocks(), 4);
+    }
+
+    #[test]
+    fn a_chain_ends_at_its_limit() {
+        /// Block after block, each of which leads to the next.
+        #[derive(Debug)]
+        struct Endless(Vec<[AtomicU64; 2]>);
+        impl Pages for Endless {
+            fn words(&self, addr: PhysAddr, _: usize) -> Option<&[AtomicU64]> {
+                self.0.get(addr.pfn().get() as usize).map(<[_; 2]>::as_slice)
+            }
+            fn holds(&self, _: Block) -> bool {
+                true
+            }
+        }
+        let blocks = (0..=MAX_BLOCKS).map(|n| [page(n + 1).get().into(), 0.into()]).collect();
+        let endless = Endless(blocks);
+        let found = MAX_BLOCKS + 1;
+        let fault = Fault::TooMany { found, limit: MAX_BLOCKS };
+        let error = fault.in_table(Table::Records, page(MAX_BLOCKS), 0);
+        assert_eq!(Chain::<_, Entry>::new(&endless, page(1)).unwrap_err(), error);
+        endless.0[MAX_BLOCKS as usize][0].store(0, Relaxed);
+        assert_eq!(Chain::<_, Entry>::new(&endless, page(1)).unwrap().blocks(), MAX_BLOCKS);
+    }
+
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    struct Session {
+        name: [u8; 64],
+        files: U64,
+        count: U64,
+    }
+
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    struct File {
+        compatible: [u8; 48],
+        data: U64,
+        token: U64,
+    }
+
+    #[test]
+    #[cfg_attr(heirloom_page, ignore = "the capture has 4 KiB pages")]
+    fn linux_own_lists_and_areas_are_read() {
+        let left = fixture().left();
+        let luo = left.words(PhysAddr::new(0x70_a000), 32).unwrap();
+        let sessions = PhysAddr::new(luo[2].load(Relaxed));
+        let sessions = Chain::<_, Session>::new(&left, sessions).unwrap();
+        assert_eq!(sessions.len(), 2);
+        for session in &sessions {
+            assert!(session.name.ends_with(&[0]));
+            let files = PhysAddr::new(session.files.get());
+            let files = Chain::<_, File>::new(&left, files).unwrap();
+            assert_eq!((files.len(), session.count.get()), (2, 2));
+            for file in &files {
+                assert!(file.compatible.starts_with(b"memfd-v2\0"));
+                // { pos, size, seals and flags, nr_folios, area descriptor }
+                let memfd = left.words(PhysAddr::new(file.data.get()), 48).unwrap();
+                let (size, folios) = (memfd[1].load(Relaxed), memfd[3].load(Relaxed));
+                assert!(size > 0 && size <= 64 << 10);
+                let area: crate::AreaDescriptor = load(&memfd[4..]);
+                let info = area.info(PhysAddr::new(file.data.get() + 32)).unwrap();
+                assert!(u64::from(info.pages()) * 4096 >= folios * 16);
+                info.walk(&left, |_| Ok(())).unwrap();
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(proptest_config(512))]
+
+        #[test]
+        fn any_blocks_are_a_list_or_refused(
+            blocks in prop::collection::vec(
+                (
+                    prop_oneof![0_u64..7, Just(0), any::<u64>()],
+                    prop_oneof![0_u64..200, any::<u64>()],
+                ),
+                5,
+            ),
+        ) {
+            let mut left = Left::default();
+            for (i, (next, count)) in blocks.iter().enumerate() {
+                let next = if *next < 7 { page(*next).get() } else { *next };
+                left.table(page(i as u64 + 1), &[next, *count]);
+            }
+            if let Ok(chain) = Chain::<_, Entry>::new(&left, page(1)) {
+                prop_assert!(chain.blocks() <= 5);
+                prop_assert_eq!(chain.iter().count() as u64, chain.len());
+            }
+        }
+    }
+}

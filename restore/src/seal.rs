@@ -256,3 +256,174 @@ pub fn verify(
     }
     Ok(sound)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use heirloom_folio::harness::Ram;
+    use heirloom_folio::{Block, PAGE_SIZE};
+    use proptest::prelude::*;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    use super::*;
+    use crate::area::new_table;
+    use crate::error::TableError;
+    use crate::pages::Own;
+    use crate::records::Record;
+    use crate::testing::proptest_config;
+
+    const PAGE: u32 = PAGE_SIZE as u32;
+
+    fn memory() -> Memory<Ram> {
+        Ram::memory(&Ram::frames(512)).unwrap()
+    }
+
+    /// Pages with something in them.
+    fn tables(memory: &Memory<Ram>, count: u64) -> Vec<PhysAddr> {
+        let table = |n| {
+            let (addr, words) = new_table(memory).unwrap();
+            for (i, word) in words.iter().enumerate() {
+                word.store(n ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), Relaxed);
+            }
+            addr
+        };
+        (0..count).map(table).collect()
+    }
+
+    fn check(memory: &Memory<Ram>, info: &SealInfo) -> Result<(u64, Vec<Broken>), Error> {
+        let mut broken = Vec::new();
+        let sound = verify(&Own(memory), info, |b| broken.push(b))?;
+        Ok((sound, broken))
+    }
+
+    fn flip(memory: &Memory<Ram>, addr: PhysAddr, bit: u32) {
+        let own = Own(memory);
+        let word = &own.words(addr, 8).unwrap()[0];
+        word.store(word.load(Relaxed) ^ 1 << bit, Relaxed);
+    }
+
+    #[test]
+    fn a_changed_bit_is_named() {
+        let memory = memory();
+        let tables = tables(&memory, 5);
+        let mut sealer = Sealer::new(&memory, 5).unwrap();
+        for (kind, addr) in Sealed::ALL.into_iter().zip(&tables) {
+            sealer.cover(kind, *addr, PAGE).unwrap();
+        }
+        let table = sealer.close(&Own(&memory)).unwrap();
+        let info = table.info();
+        assert_eq!(info.entries, 5);
+        assert_eq!(check(&memory, &info), Ok((5, Vec::new())));
+        for (kind, addr) in Sealed::ALL.into_iter().zip(&tables) {
+            let at = PhysAddr::new(addr.get() + u64::from(PAGE) - 8);
+            flip(&memory, at, 63);
+            let (sound, broken) = check(&memory, &info).unwrap();
+            assert_eq!((sound, broken.len()), (4, 1));
+            assert_eq!((broken[0].kind, broken[0].addr, broken[0].length), (kind, *addr, PAGE));
+            flip(&memory, at, 63);
+        }
+        assert_eq!(check(&memory, &info), Ok((5, Vec::new())));
+        table.free().unwrap();
+        assert!(check(&memory, &info).is_err());
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_bytes() {
+        let memory = memory();
+        let addr = tables(&memory, 1)[0];
+        let own = Own(&memory);
+        let bytes: Vec<u8> = own
+            .words(addr, PAGE_SIZE)
+            .unwrap()
+            .iter()
+            .flat_map(|w| w.load(Relaxed).to_ne_bytes())
+            .collect();
+        for length in [0, 1, 8, 112, 255, 256, 257, 1000, PAGE] {
+            let expected = xxh3_64(&bytes[..length as usize]);
+            assert_eq!(hash_at(&own, addr, length), Some(expected), "{length}");
+        }
+        assert_eq!(hash_at(&own, PhysAddr::new(addr.get() + 4), 8), None);
+    }
+
+    #[test]
+    fn sealing_allocates_and_preserves_nothing_more() {
+        let memory = memory();
+        let entries = Entry::PER_BLOCK + 1;
+        let tables = tables(&memory, 4);
+        let mut sealer = Sealer::new(&memory, entries).unwrap();
+        let before = (memory.stats(), memory.counts());
+        for i in 0..sealer.room() {
+            sealer.cover(Sealed::Node, tables[i as usize % 4], PAGE).unwrap();
+        }
+        let full = Error::TableFull { table: Table::Seal, limit: Entry::PER_BLOCK * 2 };
+        assert_eq!(sealer.cover(Sealed::Node, tables[0], PAGE), Err(full));
+        let table = sealer.close(&Own(&memory)).unwrap();
+        assert_eq!((memory.stats(), memory.counts()), before);
+        assert_eq!(check(&memory, &table.info()).unwrap().0, Entry::PER_BLOCK * 2);
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_be_sealed() {
+        let memory = memory();
+        let preserved = memory.stats().preserved;
+        let mut sealer = Sealer::new(&memory, 1).unwrap();
+        let addr = PhysAddr::new(1 << 50);
+        sealer.cover(Sealed::Slab, addr, 8).unwrap();
+        match sealer.close(&Own(&memory)) {
+            Err(Error::Table(e)) => assert_eq!(e.fault, Fault::OutsideMemory { addr }),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(memory.stats().preserved, preserved);
+    }
+
+    #[test]
+    fn out_of_memory_leaves_no_table() {
+        let memory = Ram::memory(&Ram::frames(16)).unwrap();
+        memory.tree_root().unwrap();
+        let error = Sealer::new(&memory, Entry::PER_BLOCK * 20).unwrap_err();
+        assert!(matches!(error, Error::Folio(_)), "{error:?}");
+        assert_eq!(memory.stats().preserved, 0);
+    }
+
+    #[test]
+    fn a_forged_table_is_refused() {
+        let memory = memory();
+        let tables = tables(&memory, 2);
+        let mut sealer = Sealer::new(&memory, 2).unwrap();
+        sealer.cover(Sealed::Root, tables[0], PAGE).unwrap();
+        sealer.cover(Sealed::Roll, tables[1], 256).unwrap();
+        let info = sealer.close(&Own(&memory)).unwrap().info();
+        let fault = |info: &SealInfo| match check(&memory, info) {
+            Err(Error::Table(TableError { table: Table::Seal, fault, .. })) => fault,
+            other => panic!("{other:?}"),
+        };
+        let length = Fault::Length { expected: 3, found: 2 };
+        assert_eq!(fault(&SealInfo { entries: 3, ..info }), length);
+        let checksum = Fault::Checksum { expected: info.hash, found: info.hash ^ 1 };
+        assert_eq!(fault(&SealInfo { hash: info.hash ^ 1, ..info }), checksum);
+        flip(&memory, PhysAddr::new(info.first.get() + 16), 5);
+        assert!(matches!(fault(&info), Fault::Checksum { .. }));
+        let block = Block::containing(PhysAddr::new(8).pfn(), heirloom_folio::Order::ZERO);
+        let first = block.addr();
+        assert_eq!(fault(&SealInfo { first, ..info }), Fault::NotPreserved { block });
+    }
+
+    proptest! {
+        #![proptest_config(proptest_config(64))]
+
+        #[test]
+        fn any_flip_is_found(page in 0_usize..4, word in 0_u64..512, bit in 0_u32..64) {
+            let memory = memory();
+            let tables = tables(&memory, 4);
+            let mut sealer = Sealer::new(&memory, 4).unwrap();
+            for addr in &tables {
+                sealer.cover(Sealed::Node, *addr, PAGE).unwrap();
+            }
+            let info = sealer.close(&Own(&memory)).unwrap().info();
+            flip(&memory, PhysAddr::new(tables[page].get() + word * 8), bit);
+            let (sound, broken) = check(&memory, &info).unwrap();
+            prop_assert_eq!((sound, broken.len(), broken[0].addr), (3, 1, tables[page]));
+        }
+    }
+}

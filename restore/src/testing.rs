@@ -1,10 +1,13 @@
 //! What the tests of this crate share: a captured handover, pages as words, fixed seeds.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-use heirloom_folio::PhysAddr;
+use heirloom_folio::{Block, Order, PhysAddr};
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
+
+use crate::pages::Pages;
 
 /// `cases` cases, the same ones in every run.
 pub(crate) fn proptest_config(cases: u32) -> Config {
@@ -27,6 +30,46 @@ pub(crate) fn words32(bytes: &[u8]) -> Vec<AtomicU32> {
 pub(crate) fn words64(bytes: &[u8]) -> Vec<AtomicU64> {
     let words = bytes.chunks_exact(8);
     words.map(|w| AtomicU64::new(u64::from_ne_bytes(w.try_into().unwrap()))).collect()
+}
+
+/// Memory that a predecessor left: stretches of words, and what the tracker would say.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    stretches: BTreeMap<u64, Vec<AtomicU64>>,
+    held: BTreeSet<(PhysAddr, Order)>,
+}
+
+impl Left {
+    /// Adds memory from `at`.
+    pub(crate) fn add(&mut self, at: PhysAddr, words: Vec<AtomicU64>) {
+        self.stretches.insert(at.get(), words);
+    }
+
+    /// Says that a block is preserved.
+    pub(crate) fn hold(&mut self, block: Block) {
+        self.held.insert((block.addr(), block.order()));
+    }
+
+    /// Adds a preserved page that starts with `words`.
+    pub(crate) fn table(&mut self, at: PhysAddr, words: &[u64]) {
+        let mut page: Vec<_> = words.iter().copied().map(AtomicU64::new).collect();
+        page.resize_with(heirloom_folio::PAGE_SIZE / 8, AtomicU64::default);
+        self.add(at, page);
+        self.hold(Block::new(at.pfn(), Order::ZERO).unwrap());
+    }
+}
+
+impl Pages for Left {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        let (start, words) = self.stretches.range(..=addr.get()).next_back()?;
+        let skip = usize::try_from(addr.get() - start).ok()?;
+        let whole = skip.is_multiple_of(8);
+        words.get(skip / 8..)?.get(..bytes.div_ceil(8)).filter(|_| whole)
+    }
+
+    fn holds(&self, block: Block) -> bool {
+        self.held.contains(&(block.addr(), block.order()))
+    }
 }
 
 /// Physical memory as an ELF core has it.
@@ -56,6 +99,31 @@ impl Image {
             .map(move |i| table + i * size)
             .filter(|at| self.file[*at..at + 4] == 1_u32.to_le_bytes())
             .map(|at| (self.u64(at + 24) as u64, self.u64(at + 8), self.u64(at + 32)))
+    }
+
+    /// The image as a successor finds it, with what its tracker says as the capture's notes have
+    /// it.
+    pub(crate) fn left(&self) -> Left {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/fixtures/linux-7.3-kho-v4/expected.json"
+        );
+        let notes = std::fs::read_to_string(path).unwrap();
+        let list = notes.split("\"preserved\":").nth(1).unwrap();
+        let list = list.split('}').next().unwrap();
+        let mut left = Left::default();
+        for (phys, offset, bytes) in self.segments() {
+            left.add(PhysAddr::new(phys), words64(&self.file[offset..offset + bytes]));
+        }
+        for pair in list.split("\"0x").skip(1) {
+            let (addr, rest) = pair.split_once('"').unwrap();
+            let order = rest.trim_matches(|c: char| !c.is_ascii_digit());
+            let Ok(order) = order.parse::<u8>() else { break };
+            let addr = PhysAddr::new(u64::from_str_radix(addr, 16).unwrap());
+            left.hold(Block::new(addr.pfn(), Order::new(order).unwrap()).unwrap());
+        }
+        assert_eq!(left.held.len(), 93);
+        left
     }
 
     /// `length` bytes from physical `at`, which one stretch must hold.
