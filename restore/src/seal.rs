@@ -225,7 +225,7 @@ pub fn verify(
     seal: &SealInfo,
     mut broken: impl FnMut(Broken),
 ) -> Result<u64, Error> {
-    let chain = Chain::<_, Entry>::walk(pages, seal.first, Table::Seal, |_, _| ())?;
+    let chain = Chain::<_, Entry>::walk(pages, seal.first, Table::Seal, |_, _| Ok(()))?;
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     if chain.len() != seal.entries {
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));

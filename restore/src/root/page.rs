@@ -100,6 +100,15 @@ impl<'a> RootPage<'a> {
         Ok(page)
     }
 
+    /// The page that [`RootPage::create`] laid out in `words` before.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if something else wrote the page.
+    pub fn reopen(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
+        RootView::new(words, at)?;
+        Ok(Self { words, at })
+    }
+
     /// The page's address: what a successor is told.
     pub const fn at(&self) -> PhysAddr {
         self.at
@@ -299,6 +308,7 @@ mod tests {
     const MAP_ADDR: PhysAddr = PhysAddr::new(0x1_0000_0000);
 
     type Content = (PhysAddr, Vec<Subtree>);
+    type Edit = fn(&mut RootPage<'_>) -> Result<(), Error>;
 
     fn page() -> Vec<AtomicU32> {
         words32(&[0xa5; PAGE_SIZE])
@@ -368,7 +378,7 @@ mod tests {
     /// Every stretch of stores that a jump can leave of an edit reads as before it or after it.
     #[test]
     fn at_any_instant_the_page_is_a_whole_tree() {
-        let edits: [fn(&mut RootPage<'_>) -> Result<(), Error>; 4] = [
+        let edits: [Edit; 4] = [
             |root| root.add(name("third"), AT, 3),
             |root| root.replace(name("first"), AT, 77),
             |root| root.remove(name("first")),
@@ -429,7 +439,7 @@ mod tests {
             let mut model = BTreeMap::new();
             let mut map = MAP_ADDR;
             for (what, which, value) in edits {
-                let name = name(&"abcdefghijklmnop"[..usize::from(which) + 1]);
+                let name = name(&"abcdefghijklmnop"[..=usize::from(which)]);
                 let addr = PhysAddr::new(value);
                 match what {
                     0 => {
