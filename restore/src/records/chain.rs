@@ -14,7 +14,6 @@ use crate::pages::{Pages, table_at};
 pub struct Chain<'p, P, T> {
     pages: &'p P,
     first: PhysAddr,
-    last: PhysAddr,
     blocks: u64,
     entries: u64,
     marker: PhantomData<fn() -> T>,
@@ -39,8 +38,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
         table: Table,
         mut each: impl FnMut(Block, &'p [AtomicU64]) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let mut chain =
-            Self { pages, first, last: first, blocks: 0, entries: 0, marker: PhantomData };
+        let mut chain = Self { pages, first, blocks: 0, entries: 0, marker: PhantomData };
         let (mut addr, mut from) = (first, (table, first, 0));
         // Brent's cycle detection: the hare is compared with where it was at the last power of 2.
         let (mut tortoise, mut power) = (first, 1);
@@ -60,7 +58,6 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
             }
             chain.blocks += 1;
             chain.entries += count;
-            chain.last = addr;
             if next.get() == 0 {
                 return Ok(chain);
             }
