@@ -334,9 +334,14 @@ impl Run {
 
     /// Whether the two share a frame.
     pub const fn overlaps(self, other: Self) -> bool {
+        self.common(other) > 0
+    }
+
+    /// How many frames the two share.
+    pub const fn common(self, other: Self) -> u64 {
         let start = if self.start.0 > other.start.0 { self.start.0 } else { other.start.0 };
         let end = if self.end().0 < other.end().0 { self.end().0 } else { other.end().0 };
-        start < end
+        end.saturating_sub(start)
     }
 
     /// The few largest aligned blocks that make up the run, in address order.
@@ -434,6 +439,8 @@ mod tests {
     fn overlap_and_cover() {
         assert!(run(0, 4).overlaps(run(3, 1)));
         assert!(!run(0, 4).overlaps(run(4, 1)));
+        assert_eq!(run(0, 4).common(run(2, 9)), 2);
+        assert_eq!(run(9, 4).common(run(2, 3)), 0);
         assert!(!run(5, 0).overlaps(run(0, 9)));
         assert!(run(0, 4).covers(run(1, 3)));
         assert!(!run(1, 3).covers(run(0, 4)));

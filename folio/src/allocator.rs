@@ -24,10 +24,17 @@ impl<M: Machine> Behind for Home<'_, M> {
     }
 
     fn give_word(&self, first: Pfn, frames: u64) {
-        let any = first.add(u64::from(frames.trailing_zeros()));
-        let given = self.memory.ranges.find(any).map(|r| r.columns().give_word(first, frames));
-        // Two frees of one frame that raced: one of them is refused here, too late to say so.
-        debug_assert!(matches!(given, Some(Ok(()))), "a cached frame is in no other place");
+        let mut rest = frames;
+        while rest != 0 {
+            let any = first.add(u64::from(rest.trailing_zeros()));
+            let Some(range) = self.memory.ranges.find(any) else { return };
+            // Two ranges may meet within a word.
+            let here = rest & range.part_of_word(first);
+            let given = range.columns().give_word(first, here);
+            // Two frees of one frame that raced: one of them is refused here, too late to say so.
+            debug_assert!(given.is_ok(), "a cached frame is in no other place");
+            rest &= !here;
+        }
     }
 
     fn give(&self, block: Block) {
@@ -40,8 +47,9 @@ impl<M: Machine> Memory<M> {
     /// Allocates a block.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]: no such block is free where the request allows. (A frame in
-    /// another CPU's cache is not found; at most a few hundred frames a CPU.)
+    /// [`Error::OutOfMemory`]: no such block is free where the request allows. (What another CPU
+    /// keeps in its cache is not found until that CPU's next call, which gives it back; see
+    /// [`Memory::drain`]. At most some 3,600 frames a CPU, single frames a twentieth of it.)
     /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] was
     /// asked for.
     #[inline]
@@ -137,12 +145,15 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub unsafe fn free(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
-        if kind.is_run() || block.order() > Order::MAX_FOLIO {
+        if kind.is_run() {
             // SAFETY: the same contract.
             return unsafe { self.free_run(block.run(), kind) };
         }
         match range.byte(block.pfn()) {
-            Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
+            Some(byte)
+                if block.order() <= Order::MAX_FOLIO
+                    && byte.load(Relaxed) == kinds::head(kind, block.order(), false) =>
+            {
                 byte.store(kinds::FREED, Relaxed);
                 self.give(range, block)
             }
@@ -153,7 +164,8 @@ impl<M: Machine> Memory<M> {
     /// Frees a run.
     ///
     /// # Errors
-    /// As for [`Memory::free`], and [`Error::WrongLength`].
+    /// As for [`Memory::free`], and [`Error::WrongLength`]; [`Error::BadRequest`] for a kind that
+    /// is no run's.
     ///
     /// # Safety
     /// As for [`Memory::free`].
@@ -207,11 +219,15 @@ impl<M: Machine> Memory<M> {
     /// The run of `kind` that starts at `pfn`, its length read back from the kinds bytes.
     ///
     /// # Errors
-    /// As for [`Memory::free`], without [`Error::Preserved`].
+    /// As for [`Memory::free`], without [`Error::Preserved`]; [`Error::BadRequest`] for a kind
+    /// that is no run's.
     pub fn run_at(&self, pfn: Pfn, kind: Kind) -> Result<Run, Error> {
         let range = self.range(pfn)?;
+        if !kind.is_run() {
+            return Err(Error::BadRequest { frames: 1 });
+        }
         match range.state(pfn) {
-            FrameState::Head { kind: found, order, .. } if found == kind && kind.is_run() => {
+            FrameState::Head { kind: found, order, .. } if found == kind => {
                 Ok(Self::run_from(range, Block::containing(pfn, order)))
             }
             _ => Err(Self::refuse(range, Block::containing(pfn, Order::ZERO), kind)),
@@ -285,9 +301,7 @@ impl<M: Machine> Memory<M> {
                     let at_home = request.node().is_none_or(|node| node == home.node);
                     let kept = match order {
                         _ if !at_home || order > MAX_CACHED => None,
-                        Order::ZERO => {
-                            cache.pop(home).and_then(|pfn| Block::new(pfn, Order::ZERO))
-                        }
+                        Order::ZERO => cache.pop(home).and_then(|pfn| Block::new(pfn, Order::ZERO)),
                         _ => cache.pop_block(order),
                     };
                     kept.or_else(|| self.take_shared(request, Some(home.node), &mut cache.hints))

@@ -70,12 +70,18 @@ impl Ram {
         let end = ranges.iter().map(|(run, _)| run.end()).max().expect("a range");
         let span = Run::between(start, end).expect("start before end");
         let bytes = usize::try_from(span.bytes()).expect("fits the address space");
-        let layout = Layout::from_size_align(bytes, PAGE_SIZE).expect("a page is a power of two");
+        // A page more and aligned by hand: asked for a page's alignment, the heap would touch
+        // every byte to zero it.
+        let layout = Layout::array::<u128>((bytes + PAGE_SIZE) / size_of::<u128>());
+        let layout = layout.expect("fits the address space");
         // SAFETY: ranges are not empty, so neither is the layout.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) });
         let base = base.unwrap_or_else(|| handle_alloc_error(layout));
+        // SAFETY: the layout has a page more than the bytes, so the aligned start and `bytes`
+        // from there are within it.
+        let aligned = unsafe { base.add(base.align_offset(PAGE_SIZE)) };
         // SAFETY: allocated above for as long as the value lives, reached through this map only.
-        let map = unsafe { Linear::new(base, start.addr(), bytes) };
+        let map = unsafe { Linear::new(aligned, start.addr(), bytes) };
         Self { map, base, layout, cpus: ThreadSlots::default(), spaces: Mutex::default() }
     }
 

@@ -188,6 +188,12 @@ impl<M: Machine> Memory<M> {
         &self.machine
     }
 
+    /// The machine, for whoever comes next: what is preserved stays where it is, and everything
+    /// else that was allocated is forgotten.
+    pub fn into_machine(self) -> M {
+        self.machine
+    }
+
     /// The memory ranges and their nodes, in the order in which they were added.
     pub fn ranges(&self) -> impl Iterator<Item = (Run, NodeId)> + '_ {
         self.ranges.iter().map(|range| (range.run(), range.node()))
@@ -251,9 +257,9 @@ impl<M: Machine> Memory<M> {
             }
         }
         for folios in self.own.tree(&self.tables(Whose::Own)).adjacent() {
-            let on = self.ranges.find(folios.first().pfn()).map(Range::node);
-            if on.is_some_and(&counts) {
-                stats.preserved += folios.run().frames();
+            // Neighbours may lie in two ranges, on two nodes.
+            for range in self.ranges.iter().filter(|range| counts(range.node())) {
+                stats.preserved += range.run().common(folios.run());
             }
         }
         stats
@@ -308,7 +314,8 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn slot(&self, cpu: CpuId) -> Option<&CpuSlot> {
         // SAFETY: `new` wrote `count` slots here, and `count` never changes; shared references
         // are all that is ever made of them.
-        (cpu.index() < self.machine.count()).then(|| unsafe { self.slots.add(cpu.index()).as_ref() })
+        (cpu.index() < self.machine.count())
+            .then(|| unsafe { self.slots.add(cpu.index()).as_ref() })
     }
 
     /// The words of a tree's page; `None` if it is no page of memory.

@@ -138,10 +138,18 @@ impl Range {
     #[inline]
     pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
         // SAFETY: `install` laid one byte for each frame of the run; only atomics touch them.
-        let kinds = unsafe {
-            core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize)
-        };
+        let kinds =
+            unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) };
         kinds.get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
+    }
+
+    /// Which of the 64 frames from `first` on are in this range, a bit each.
+    #[inline]
+    pub(crate) fn part_of_word(&self, first: Pfn) -> u64 {
+        let before = self.run.start().get().saturating_sub(first.get());
+        let until = self.run.end().get().saturating_sub(first.get()).min(u64::from(u64::BITS));
+        let below = |bit: u64| if bit < 64 { (1 << bit) - 1 } else { u64::MAX };
+        below(until) & !below(before)
     }
 
     /// What the byte of a frame says; [`FrameState::Never`] for one outside the range.

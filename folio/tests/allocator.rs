@@ -56,13 +56,76 @@ fn every_misuse_of_free_is_told_apart() {
     let short = Run::new(run.start(), 6).unwrap();
     let length = Error::WrongLength { pfn: run.start(), expected: 6, found: 7 };
     assert_eq!(unsafe { memory.free_run(short, Kind::Run) }, Err(length));
-    assert!(matches!(free(Block::new(run.start(), order(2)).unwrap(), Kind::Folio),
-        Err(Error::WrongKind { found: Kind::Run, .. })));
+    assert!(matches!(
+        free(Block::new(run.start(), order(2)).unwrap(), Kind::Folio),
+        Err(Error::WrongKind { found: Kind::Run, .. })
+    ));
     let inner = Block::new(run.start().add(4), order(1)).unwrap();
     assert!(matches!(free(inner, Kind::Folio), Err(Error::TailFrame { .. })));
     assert_eq!(unsafe { memory.free_run(run, Kind::Run) }, Ok(()));
     assert!(matches!(unsafe { memory.free_run(run, Kind::Run) }, Err(Error::DoubleFree { .. })));
     assert_eq!(memory.stats().used(), memory.counts().nodes(), "only the tracker's nodes are left");
+}
+
+#[test]
+fn kinds_and_orders_that_cannot_be_are_told_apart() {
+    let memory = Ram::memory(&Ram::frames(64)).unwrap();
+    let b = memory.alloc(Request::new(Order::ZERO)).unwrap();
+    let huge = Block::containing(b.pfn(), order(19));
+    let first = memory.alloc_at(Block::containing(huge.pfn(), Order::ZERO), Kind::Folio);
+    assert!(first.is_ok() || b.pfn() == huge.pfn());
+    let wrong = Error::WrongOrder { pfn: huge.pfn(), expected: order(19), found: Order::ZERO };
+    assert_eq!(unsafe { memory.free(huge, Kind::Folio) }, Err(wrong));
+    let no_run = Err(Error::BadRequest { frames: 1 });
+    assert_eq!(unsafe { memory.free_run(b.run(), Kind::Folio) }, no_run);
+    assert_eq!(memory.preserve_run(b.run(), Kind::Folio), no_run);
+    memory.preserve(b).unwrap();
+    assert_eq!(memory.unpreserve_run(b.run(), Kind::Folio), no_run);
+    assert!(memory.is_preserved(b));
+}
+
+#[test]
+fn ranges_that_meet_within_a_word_stay_apart() {
+    let low = Run::new(base(), 33).unwrap();
+    let high = Run::new(base().add(33), 95).unwrap();
+    let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(0))]).unwrap();
+    let all: Vec<_> = (0..128).map(|_| memory.folio(Request::new(Order::ZERO)).unwrap()).collect();
+    drop(all);
+    memory.drain();
+    // 32 + 1 frames, and 1 + 2 + 4 + 8 + 16 + 64.
+    assert_eq!(memory.stats().free_blocks[..7], [2, 1, 1, 1, 1, 1, 1]);
+    for o in 0..6 {
+        let mut taken = Vec::new();
+        while let Ok(folio) = memory.folio(Request::new(order(o))) {
+            assert!(memory.contains(folio.block().run()), "{folio:?} lies in two ranges");
+            taken.push(folio);
+        }
+    }
+    assert_eq!(memory.audit().unwrap().free + memory.stats().cached, 128);
+}
+
+#[test]
+fn preserved_neighbours_on_two_nodes_count_for_each() {
+    let low = Run::new(base(), 64).unwrap();
+    let high = Run::new(base().add(64), 64).unwrap();
+    let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(1))]).unwrap();
+    for frame in 62..67 {
+        memory.alloc_at(block(frame, 0), Kind::Folio).unwrap();
+        memory.preserve(block(frame, 0)).unwrap();
+    }
+    let preserved = |node| memory.node_stats(NodeId(node)).preserved;
+    assert_eq!((preserved(0), preserved(1), memory.stats().preserved), (2, 3, 5));
+}
+
+#[test]
+fn what_a_raw_call_preserved_is_not_freed_by_its_handle() {
+    let memory = Ram::memory(&Ram::frames(64)).unwrap();
+    let folio = memory.folio(Request::new(order(2))).unwrap();
+    let b = folio.block();
+    memory.preserve(b).unwrap();
+    drop(folio);
+    assert!(memory.is_preserved(b));
+    assert_eq!(memory.holder(b.pfn()), Some((b.run(), Kind::Folio, true)));
 }
 
 #[test]
