@@ -68,11 +68,14 @@ impl<M: Machine> Memory<M> {
 
     /// Allocates exactly `frames` frames in a row, aligned to the request's order.
     ///
-    /// What a power-of-two block has beyond them is free again at once.
+    /// They come from the smallest power-of-two block that holds them, and what it has beyond
+    /// them is free again at once; where no such block is free, from wherever they fit, which
+    /// costs a pass over the bits.
     ///
     /// # Errors
-    /// [`Error::NoRun`]: no such run is free where the request allows. [`Error::BadRequest`]:
-    /// zero frames, an alignment above [`Order::MAX_FOLIO`], or a kind that is no run's.
+    /// [`Error::NoRun`]: no such run is free where the request allows (see [`Memory::alloc`] for
+    /// what other CPUs keep). [`Error::BadRequest`]: zero frames, an alignment above
+    /// [`Order::MAX_FOLIO`], or a kind that is no run's.
     pub fn alloc_run(&self, frames: u64, request: Request) -> Result<Run, Error> {
         let kind = request.use_for();
         let order = Order::for_frames(frames).map(|order| order.max(request.order()));
@@ -85,6 +88,7 @@ impl<M: Machine> Memory<M> {
         } else {
             self.take_large(frames, request)
         };
+        let taken = taken.or_else(|| self.take_anywhere(frames, request));
         let taken = taken.ok_or(Error::NoRun { frames })?;
         let run = Run::new(taken.start(), frames).ok_or(Error::BadRequest { frames })?;
         self.mark_run(run, kind);
@@ -130,6 +134,29 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::alloc_at`].
     pub fn reserve(&self, run: Run) -> Result<(), Error> {
         self.take_run_at(run)
+    }
+
+    /// Makes reserved frames free memory.
+    ///
+    /// # Errors
+    /// [`Error::NotMemory`]; [`Error::TailFrame`] with the first frame that is allocated, or
+    /// [`Error::DoubleFree`] with the first that is free. Nothing is changed then.
+    ///
+    /// # Safety
+    /// The frames were [reserved](Memory::reserve), by the caller, and nothing uses them any more.
+    pub unsafe fn release(&self, run: Run) -> Result<(), Error> {
+        let range = self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        for i in 0..run.frames() {
+            let pfn = run.start().add(i);
+            if let Some((of, ..)) = range.holder(pfn) {
+                return Err(Error::TailFrame { pfn, of });
+            }
+            if range.columns().is_free(pfn) {
+                return Err(Error::DoubleFree { block: Block::containing(pfn, Order::ZERO) });
+            }
+        }
+        self.give_run(run);
+        Ok(())
     }
 
     /// Frees a block that [`Memory::alloc`] or [`Memory::alloc_at`] returned.
@@ -265,10 +292,20 @@ impl<M: Machine> Memory<M> {
         }
     }
 
+    /// Gives back what the caches of all CPUs hold.
+    pub(crate) fn drain_all(&mut self) {
+        self.calls.fetch_add(1, Relaxed);
+        for cpu in (0..self.machine().count() as u32).map(CpuId) {
+            // SAFETY: `self` is borrowed mutably, so nothing runs on any of its caches.
+            unsafe { self.with_cache(cpu, |_, _| ()) };
+        }
+    }
+
     /// Works on the cache of `cpu`, drained first if that was asked for.
     ///
     /// # Safety
-    /// Runs inside `pinned` or `idle` for `cpu`; `f` does not come back here.
+    /// Runs inside `pinned` or `idle` for `cpu`, or is the only user of the memory; `f` does not
+    /// come back here.
     #[inline]
     unsafe fn with_cache<R>(
         &self,
@@ -344,20 +381,34 @@ impl<M: Machine> Memory<M> {
     /// Takes a run above the largest folio: whole units of it, more than `frames` maybe.
     fn take_large(&self, frames: u64, request: Request) -> Option<Run> {
         let units = frames.div_ceil(Order::MAX_FOLIO.frames());
-        let on = |node: NodeId| request.node().is_none_or(|wanted| wanted == node);
-        let try_where = |near: bool| {
-            let mut ranges = self.ranges.iter().filter(|range| on(range.node()) == near);
-            ranges.find_map(|range| range.columns().take_units(units))
-        };
-        let search = || {
-            let near = try_where(true);
-            if request.only_node().is_some() { near } else { near.or_else(|| try_where(false)) }
-        };
-        let start = search().or_else(|| {
+        let take = |range: &Range| range.columns().take_units(units);
+        let start = self.nearest(request, take).or_else(|| {
             self.drain();
-            search()
+            self.nearest(request, take)
         })?;
         Run::new(start, units * Order::MAX_FOLIO.frames())
+    }
+
+    /// Takes `frames` frames in a row from wherever they are free, once no block could be had.
+    #[cold]
+    fn take_anywhere(&self, frames: u64, request: Request) -> Option<Run> {
+        self.nearest(request, |range| {
+            // Others may take part of what was found; then it is looked for once more.
+            let mut found = (0..2).map_while(|_| {
+                let start = range.columns().find_run(frames, request.order())?;
+                Run::new(start, frames)
+            });
+            found.find(|run| self.take_run_at(*run).is_ok())
+        })
+    }
+
+    /// What `take` gets from a range of the node asked for, else of any that the request allows.
+    fn nearest<T>(&self, request: Request, take: impl Fn(&Range) -> Option<T>) -> Option<T> {
+        let near = |range: &&Range| request.node().is_none_or(|wanted| wanted == range.node());
+        self.ranges.iter().filter(near).find_map(&take).or_else(|| {
+            let others = self.ranges.iter().filter(|range| !near(range));
+            others.filter(|_| request.only_node().is_none()).find_map(&take)
+        })
     }
 
     /// Takes exactly `run`, all or nothing.

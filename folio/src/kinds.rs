@@ -57,6 +57,8 @@ pub enum FrameState {
     },
 }
 
+/// The byte of a frame that was never handed out.
+pub(crate) const NEVER: u8 = 0;
 /// The byte of a frame whose block was freed.
 pub(crate) const FREED: u8 = 1;
 
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn every_head_has_a_byte_of_its_own() {
         let mut seen = [false; 256];
-        seen[0] = true;
+        seen[usize::from(NEVER)] = true;
         seen[usize::from(FREED)] = true;
         for kind in Kind::ALL {
             for preserved in [false, true] {
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn fresh_and_freed_are_told_apart() {
-        assert_eq!(decode(0), FrameState::Never);
+        assert_eq!(decode(NEVER), FrameState::Never);
         assert_eq!(decode(FREED), FrameState::Freed);
         assert_eq!(decode(255), FrameState::Never);
     }

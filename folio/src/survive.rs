@@ -30,11 +30,16 @@ impl<M: Machine> Tables for Pages<'_, M> {
 impl<M: Machine> Nodes for Pages<'_, M> {
     fn allocate(&self) -> Result<PhysAddr, Error> {
         let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
-        self.memory.alloc(request).map(Block::addr)
+        let block = self.memory.alloc(request)?;
+        // A node survives without a bit of its own. Marked so, it can neither be freed nor
+        // preserved, which would give its frame two uses in the successor's eyes.
+        self.memory.mark_preserved(block, Kind::Table, true);
+        Ok(block.addr())
     }
 
     fn release(&self, node: PhysAddr) {
         let block = Block::containing(node.pfn(), Order::ZERO);
+        self.memory.mark_preserved(block, Kind::Table, false);
         // SAFETY: the tracker gives back a page that it got from `allocate` and never linked.
         let freed = unsafe { self.memory.free(block, Kind::Table) };
         debug_assert!(freed.is_ok(), "an unlinked node is free to go: {freed:?}");
@@ -210,6 +215,8 @@ impl<M: Machine> Memory<M> {
     /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
     /// held; build a new one to go on without the predecessor.
     pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
+        // What lies in a cache would seem to be in use.
+        self.drain_all();
         let pages = self.tables(Whose::Inherited);
         let counts = check(root, &pages, &mut Holding { memory: &self, pages: &pages })?;
         self.inherited = Tracker::adopt(root);
@@ -265,7 +272,8 @@ impl<M: Machine> Memory<M> {
                 Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
             }
             _ => {
-                self.mark(block, kind);
+                // As preserved, which it is by the predecessor: so nothing but a claim takes it.
+                self.mark_preserved(block, kind, true);
                 Ok(())
             }
         }
@@ -293,6 +301,26 @@ impl<M: Machine> Memory<M> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Undoes a claim: the block is the predecessor's again, there for the next claim.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], and nothing is changed. [`Error::OutOfMemory`] cannot happen: the
+    /// predecessor's tree has the leaf.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`]; the block came from [`Memory::claim`] and its contents are as they
+    /// were then.
+    pub unsafe fn unclaim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        match range.byte(block.pfn()) {
+            Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
+                byte.store(kinds::NEVER, Relaxed);
+            }
+            _ => return Err(Self::refuse(range, block, kind)),
+        }
+        self.inherited.preserve(&self.tables(Whose::Inherited), block)
     }
 
     /// Claims a run, all of its blocks or none.
