@@ -445,6 +445,38 @@ impl Columns {
         None
     }
 
+    /// The first `frames` free frames in a row that start at a multiple of `align`'s size; they
+    /// are not taken. Looks at every word, so it is for those who found no aligned block.
+    pub(crate) fn find_run(&self, frames: u64, align: Order) -> Option<Pfn> {
+        let (words, first) = self.row(0, 0);
+        let (mut start, mut end) = (0, 0);
+        for n in (first..).take(words.len()) {
+            let mut bits = self.free_in_word(n);
+            while bits != 0 {
+                let from = (n << STEP) + u64::from(bits.trailing_zeros());
+                let ones = (bits >> bits.trailing_zeros()).trailing_ones();
+                if from != end {
+                    start = from.next_multiple_of(align.frames());
+                }
+                end = from + u64::from(ones);
+                if start + frames <= end {
+                    return Some(Pfn::new(start));
+                }
+                bits = if end & 63 == 0 { 0 } else { bits & (!0 << (end & 63)) };
+            }
+        }
+        None
+    }
+
+    /// Which of the 64 frames of word `n` are free, in whichever column.
+    fn free_in_word(&self, n: u64) -> u64 {
+        let whole = (1..COLUMNS).any(|t| {
+            let u = n >> unit_log2(t - 1);
+            self.word(t, t, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
+        });
+        if whole { !0 } else { self.word(0, 0, n).map_or(0, |w| w.load(Relaxed)) }
+    }
+
     /// Adds the number of free blocks of each order to `counts`, each as large as can be.
     pub(crate) fn count_free(&self, counts: &mut [u64; Order::MAX_FOLIO.index() + 1]) {
         for t in 0..COLUMNS {
@@ -579,6 +611,22 @@ mod tests {
         assert_eq!(c.take_units(3), Some(Pfn::new(2 << 18)));
         assert_eq!(c.take_units(2), None);
         assert_eq!(c.take_units(1), Some(Pfn::new(0)));
+    }
+
+    #[test]
+    fn runs_are_found_wherever_they_lie() {
+        let c = columns(run(5, 300));
+        assert_eq!(c.find_run(300, order(0)), Some(Pfn::new(5)));
+        assert_eq!(c.find_run(301, order(0)), None);
+        assert_eq!(c.find_run(200, order(6)), Some(Pfn::new(64)));
+        assert!(c.take_at(Block::new(Pfn::new(200), order(3)).unwrap()));
+        assert_eq!(c.find_run(195, order(0)), Some(Pfn::new(5)));
+        assert_eq!(c.find_run(196, order(0)), None);
+        assert_eq!(c.find_run(97, order(0)), Some(Pfn::new(5)));
+        assert_eq!(c.find_run(97, order(4)), Some(Pfn::new(16)));
+        assert_eq!(c.find_run(97, order(7)), None);
+        assert!(c.take_at(Block::new(Pfn::new(5), order(0)).unwrap()));
+        assert_eq!(c.find_run(194, order(0)), Some(Pfn::new(6)));
     }
 
     #[derive(Clone, Debug)]

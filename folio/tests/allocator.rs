@@ -145,6 +145,30 @@ fn a_run_has_exactly_the_frames_asked_for() {
 }
 
 #[test]
+fn a_run_is_found_where_no_aligned_block_is_free() {
+    let low = Run::new(base().add(3), 150).unwrap();
+    let high = Run::new(base().add(1024), 1000).unwrap();
+    let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(1))]).unwrap();
+    let request = Request::new(Order::ZERO).kind(Kind::Run);
+    let all = memory.alloc_run(150, request.on(NodeId(0)).strict()).unwrap();
+    assert_eq!(all, low);
+    assert_eq!(
+        memory.alloc_run(1, request.on(NodeId(0)).strict()),
+        Err(Error::NoRun { frames: 1 })
+    );
+    let most = memory.alloc_run(999, request).unwrap();
+    assert_eq!(memory.node_of(most.start()), Ok(NodeId(1)));
+    assert_eq!(memory.alloc_run(2, request), Err(Error::NoRun { frames: 2 }));
+    for run in [all, most] {
+        assert_eq!(memory.run_at(run.start(), Kind::Run), Ok(run));
+        unsafe { memory.free_run(run, Kind::Run) }.unwrap();
+    }
+    let aligned = memory.alloc_run(700, Request::new(order(5)).kind(Kind::Run)).unwrap();
+    assert!(aligned.start().is_aligned(order(5)));
+    assert_eq!(memory.stats().used(), 700);
+}
+
+#[test]
 fn runs_grow_and_shrink_in_place() {
     let memory = Ram::memory(&Ram::frames(256)).unwrap();
     let run = memory.alloc_run(5, Request::new(order(6)).kind(Kind::Buffer)).unwrap();
@@ -324,6 +348,18 @@ proptest! {
                         prop_assert_eq!(run.frames(), n);
                         prop_assert!(run.start().is_aligned(order(align)));
                         new = Some((run, Kind::Run));
+                    } else {
+                        let mut taken: Vec<Run> = live.iter().map(|l| l.run).collect();
+                        memory.for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
+                        let fits = memory.ranges().any(|(range, _)| {
+                            let starts = range.start().get()..range.end().get();
+                            starts.filter_map(|s| Run::new(Pfn::new(s), n)).any(|run| {
+                                run.start().is_aligned(order(align))
+                                    && range.covers(run)
+                                    && taken.iter().all(|t| !t.overlaps(run))
+                            })
+                        });
+                        prop_assert!(!fits, "{} frames are free in a row", n);
                     }
                 }
                 Op::At(p, o) => {
