@@ -462,7 +462,7 @@ impl Columns {
                 if start + frames <= end {
                     return Some(Pfn::new(start));
                 }
-                bits = if end & 63 == 0 { 0 } else { bits & (!0 << (end & 63)) };
+                bits &= u64::MAX.unbounded_shl(from as u32 % 64 + ones);
             }
         }
         None

@@ -267,16 +267,12 @@ impl<M: Machine> Memory<M> {
         if !self.is_inherited(block) || block.order() > Order::MAX_FOLIO {
             return Err(Error::NotPreserved { block });
         }
-        match self.range(block.pfn())?.state(block.pfn()) {
-            FrameState::Head { kind: found, .. } => {
-                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
-            }
-            _ => {
-                // As preserved, which it is by the predecessor: so nothing but a claim takes it.
-                self.mark_preserved(block, kind, true);
-                Ok(())
-            }
+        if let Some(found) = self.label_of(block) {
+            return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
         }
+        // As preserved, which it is by the predecessor: so nothing but a claim takes it.
+        self.mark_preserved(block, kind, true);
+        Ok(())
     }
 
     /// The block that the predecessor preserved, and nobody claimed, that holds the frame.

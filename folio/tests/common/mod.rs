@@ -1,0 +1,118 @@
+//! What the tests of this layer share: frames at a base, raw calls, and stamped contents.
+//!
+//! The raw calls are unsafe because the allocator takes their word for who owns what. In a test
+//! the model keeps the books; a misuse on purpose is one that is refused.
+
+// Each test program uses its part.
+#![allow(dead_code)]
+
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
+
+pub(crate) fn order(o: u8) -> Order {
+    Order::new(o).unwrap()
+}
+
+/// The first frame of [`Ram`].
+pub(crate) fn base() -> Pfn {
+    Ram::frames(1)[0].0.start()
+}
+
+/// The block of order `o` at `frame` from the base.
+pub(crate) fn block(frame: u64, o: u8) -> Block {
+    Block::new(base().add(frame), order(o)).unwrap()
+}
+
+/// `frames` frames from `frame` from the base.
+pub(crate) fn run(frame: u64, frames: u64) -> Run {
+    Run::new(base().add(frame), frames).unwrap()
+}
+
+pub(crate) fn free(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+    // SAFETY: the test owns the block, or expects to be refused.
+    unsafe { memory.free(block, kind) }
+}
+
+pub(crate) fn free_run(memory: &Memory<Ram>, run: Run, kind: Kind) -> Result<(), Error> {
+    // SAFETY: the test owns the run, or expects to be refused.
+    unsafe { memory.free_run(run, kind) }
+}
+
+pub(crate) fn shrink_run(
+    memory: &Memory<Ram>,
+    run: Run,
+    frames: u64,
+    kind: Kind,
+) -> Result<Run, Error> {
+    // SAFETY: the test owns the run, or expects to be refused.
+    unsafe { memory.shrink_run(run, frames, kind) }
+}
+
+pub(crate) fn grow_run(
+    memory: &Memory<Ram>,
+    run: Run,
+    frames: u64,
+    kind: Kind,
+) -> Result<Run, Error> {
+    // SAFETY: the test owns the run, or expects to be refused.
+    unsafe { memory.grow_run(run, frames, kind) }
+}
+
+/// Adds a range that the machine was made for, with fresh space for its metadata.
+pub(crate) fn add_range(
+    memory: &Memory<Ram>,
+    run: Run,
+    node: NodeId,
+    bytes: usize,
+) -> Result<(), Error> {
+    let space = memory.machine().space(bytes);
+    // SAFETY: the machine owns the space and lives as long as the memory.
+    unsafe { memory.add_range(run, node, space) }
+}
+
+/// Takes and keeps every free frame but `left`; the frames taken.
+pub(crate) fn starve(memory: &Memory<Ram>, left: usize) -> Vec<Block> {
+    let mut taken = Vec::new();
+    while let Ok(b) = memory.alloc(heirloom_folio::Request::new(Order::ZERO)) {
+        taken.push(b);
+    }
+    assert!(taken.len() >= left);
+    for b in taken.drain(..left) {
+        free(memory, b, Kind::Folio).unwrap();
+    }
+    taken
+}
+
+/// Writes to the first and the last word of every frame of `run` what only `stamp` would.
+pub(crate) fn write(memory: &Memory<Ram>, run: Run, stamp: u64) {
+    for (at, value) in words(run, stamp) {
+        // SAFETY: the test owns the run, in which the word lies.
+        unsafe { memory.ptr(run).unwrap().add(at).cast::<u64>().write(value) };
+    }
+}
+
+/// Checks that the run is as [`write`] left it.
+pub(crate) fn check(memory: &Memory<Ram>, run: Run, stamp: u64) {
+    for (at, expected) in words(run, stamp) {
+        // SAFETY: the test owns the run, in which the word lies.
+        let found = unsafe { memory.ptr(run).unwrap().add(at).cast::<u64>().read() };
+        assert_eq!(found, expected, "byte {at} of {run} was written by somebody else");
+    }
+}
+
+/// Checks that every byte of the run is zero.
+pub(crate) fn check_zeroes(memory: &Memory<Ram>, run: Run) {
+    let start = memory.ptr(run).unwrap();
+    // SAFETY: the test owns the run, which nothing writes meanwhile.
+    let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), run.bytes() as usize) };
+    assert!(bytes.iter().all(|byte| *byte == 0));
+}
+
+/// Places in `run` and what belongs there: by frame, so that a part of a run keeps its contents.
+fn words(run: Run, stamp: u64) -> impl Iterator<Item = (usize, u64)> {
+    (0..run.frames()).flat_map(move |i| {
+        let first = i as usize * PAGE_SIZE;
+        let value = stamp ^ (run.start().get() + i);
+        [(first, value), (first + PAGE_SIZE - 8, !value)]
+    })
+}
