@@ -96,12 +96,11 @@ impl<N: Nodes> Drop for Stock<'_, N> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::ram::Ram;
     use super::*;
 
-    #[cfg(not(loom))]
     #[test]
     fn what_is_left_over_goes_back_zeroed() {
         let ram = Ram::new(8);
@@ -117,7 +116,6 @@ mod tests {
         assert_eq!(ram.used(), 0);
     }
 
-    #[cfg(not(loom))]
     #[test]
     fn physical_page_zero_is_never_a_node() {
         let ram = Ram::at(crate::addr::Pfn::new(0), 3);

@@ -56,16 +56,19 @@ impl Ram {
     }
 
     /// The frames of the pages.
+    #[cfg(not(loom))]
     pub(super) fn run(&self) -> Run {
         Run::new(self.base, self.pages.len() as u64).unwrap()
     }
 
     /// Lets `allocations` more succeed, and none after them.
+    #[cfg(not(loom))]
     pub(super) fn fail_after(&self, allocations: usize) {
         self.state.lock().unwrap().left = allocations;
     }
 
     /// Empties the directory.
+    #[cfg(not(loom))]
     pub(super) fn forget(&self) {
         self.state.lock().unwrap().directory.clear();
     }
