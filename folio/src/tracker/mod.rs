@@ -1,6 +1,6 @@
 //! The tracker: which blocks survive, as the tree of one-page nodes that Linux's KHO v4 uses.
 //!
-//! Picture one bit for every block of every order that could exist, in [key](key) order, stored as
+//! Picture one bit for every block of every order that could exist, in [key](Key) order, stored as
 //! a sparse bitmap: leaves are pages of bits, tables above them pages of addresses. Preserving a
 //! block sets its bit with one atomic OR. A node is linked with one compare-exchange, and neither
 //! moves nor goes away while the tree lives, so a directory of leaves beside the tree stands in
@@ -12,7 +12,8 @@
 //! tree     reading: find a leaf, find the next node
 //! grow     preserving and unpreserving a block; adding nodes
 //! rows     the same for runs, and for many adjacent folios at once
-//! walk     everything preserved: by words, folios, adjacent folios; the nodes
+//! walk     everything preserved: by words, folios, adjacent folios
+//! pages    the tree's own nodes
 //! counts   how much that is
 //! gaps     what lies between
 //! check    a predecessor's tree, believed only after this
@@ -34,6 +35,7 @@ mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
 mod node;
+mod pages;
 #[cfg(test)]
 mod ram;
 mod rows;
@@ -47,5 +49,6 @@ pub(crate) use grow::Tracker;
 pub use key::{Adjacent, Geometry, Key};
 pub(crate) use node::Nodes;
 pub use node::Tables;
+pub use pages::{TreeNode, TreeNodes};
 pub use tree::Tree;
-pub use walk::{AdjacentFolios, Folios, TreeNode, TreeNodes, Word, Words};
+pub use walk::{AdjacentFolios, Folios, Word, Words};

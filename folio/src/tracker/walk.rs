@@ -3,17 +3,14 @@
 //! One cursor passes over the leaves by words and skips what is empty; folios and adjacent folios
 //! are made of its words.
 
-use core::iter::FusedIterator;
 use core::slice;
 
-use crate::addr::{Block, Order, Pfn, PhysAddr};
+use crate::addr::{Block, Order, Pfn};
 use crate::sync::{Acquire, AtomicU64};
 
-use super::key::{Adjacent, Geometry, Key, LEAF_KEYS, order_of};
+use super::key::{Adjacent, Key, LEAF_KEYS, order_of};
 use super::node::Tables;
 use super::tree::Tree;
-
-const G: Geometry = Geometry::BUILD;
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// Everything preserved, up to 64 folios of one order at a time. See [`Words`].
@@ -30,11 +27,6 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// [`AdjacentFolios`].
     pub fn adjacent(&self) -> AdjacentFolios<'a, T> {
         AdjacentFolios { words: self.words(), word: Word::NONE }
-    }
-
-    /// The tree's own pages. See [`TreeNodes`].
-    pub fn nodes(&self) -> TreeNodes<'a, T> {
-        TreeNodes { tree: *self, level: 0, from: 0 }
     }
 
     /// The words from the one that holds `key` on.
@@ -105,6 +97,21 @@ pub struct Words<'a, T: ?Sized> {
 }
 
 impl<T: Tables + ?Sized> Words<'_, T> {
+    /// Passes over what follows in the current leaf with every bit set, as far as the order is the
+    /// same as that of the word before; how many words.
+    #[inline]
+    fn skip_full(&mut self) -> u64 {
+        // The next order starts at a power of two.
+        let limit = (self.key.next_power_of_two() - self.key) / 64;
+        let words = self.leaf.as_slice();
+        // Acquire as in `next`.
+        let full = words.iter().take(limit as usize).take_while(|word| word.load(Acquire) == !0);
+        let full = full.count();
+        self.leaf = words.get(full..).unwrap_or_default().iter();
+        self.key += full as u64 * 64;
+        full as u64
+    }
+
     /// Takes the highest order out of `mixed`.
     #[cold]
     fn split(&mut self) -> Word {
@@ -222,8 +229,11 @@ impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
             return Adjacent::new(first, total);
         }
         // The row reaches the end of its word, and may go on in the next.
+        let mut end = self.word.end();
         loop {
-            let end = self.word.end();
+            let full = self.words.skip_full();
+            total += full * 64;
+            end += (full * 64) << first.order().get();
             self.word = self.words.next().unwrap_or(Word::NONE);
             if self.word.first.get() != end || self.word.order != first.order() {
                 break;
@@ -234,52 +244,14 @@ impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
                 self.word.mask &= !0 << count;
                 break;
             }
+            end = self.word.end();
         }
         Adjacent::new(first, total)
     }
 }
 
-/// One page of the tree itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TreeNode {
-    /// Where it is.
-    pub addr: PhysAddr,
-    /// Its level; leaves are level 0.
-    pub level: u8,
-}
-
-/// The tree's own pages, leaves first and the root last. From [`Tree::nodes`].
-///
-/// A page is not looked at any more once it was given out, so a tree that nothing else uses can
-/// be freed page by page as they come.
-#[derive(Clone, Debug)]
-pub struct TreeNodes<'a, T: ?Sized> {
-    tree: Tree<'a, T>,
-    level: u32,
-    from: u64,
-}
-
-impl<T: Tables + ?Sized> Iterator for TreeNodes<'_, T> {
-    type Item = TreeNode;
-
-    fn next(&mut self) -> Option<TreeNode> {
-        while self.level < G.levels {
-            if let Some(node) = self.tree.seek(self.level, self.from) {
-                self.from = node.first + (1 << G.shift(self.level + 1));
-                return Some(TreeNode { addr: node.addr, level: self.level as u8 });
-            }
-            self.level += 1;
-            self.from = 0;
-        }
-        None
-    }
-}
-
-impl<T: Tables + ?Sized> FusedIterator for TreeNodes<'_, T> {}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::collections::BTreeSet;
     use std::vec::Vec;
 
     use super::super::Tracker;
@@ -343,6 +315,32 @@ mod tests {
     }
 
     #[test]
+    fn whole_orders_are_one_row_each() {
+        let ram = Ram::new(200);
+        let t = Tracker::new();
+        // An order so far below the largest has so many folios, from one word to many leaves.
+        let rows = [0, 3, 4, 5, 6, 7, 14, 18].map(|below| {
+            let first = block(Order::MAX.get() - below, 0);
+            Adjacent::new(first, 2 << below).unwrap()
+        });
+        for row in rows {
+            t.preserve_adjacent(&ram, row).unwrap();
+        }
+        assert_eq!(t.tree(&ram).adjacent().collect::<Vec<_>>(), rows);
+        // One folio less in each, in the middle, leaves two rows.
+        for row in rows {
+            let order = row.first().order();
+            t.unpreserve(&ram, Block::containing(Pfn::new(Pfn::LIMIT.get() / 2), order)).unwrap();
+        }
+        let halves: Vec<_> = t.tree(&ram).adjacent().map(Adjacent::count).collect();
+        let expected = rows.map(|row| [row.count() / 2, row.count() / 2 - 1]);
+        assert_eq!(
+            halves,
+            expected.as_flattened().iter().copied().filter(|n| *n > 0).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
     fn the_first_in_a_row_from_a_frame() {
         let ram = Ram::new(64);
         let t = Tracker::new();
@@ -365,16 +363,5 @@ mod tests {
         assert_eq!(find(46, 0), Some((1 << 46, 2)));
         assert_eq!(find(46, (1 << 47) + 5), Some((1 << 47, 1)));
         assert_eq!(find(46, 3 << 46), None);
-    }
-
-    #[test]
-    fn nodes_come_bottom_up_each_once() {
-        let ram = Ram::new(64);
-        let t = tracker(&ram, &[block(0, 0), block(0, 1 << 30), block(9, 0), block(40, 0)]);
-        let nodes: Vec<_> = t.tree(&ram).nodes().collect();
-        assert!(nodes.is_sorted_by_key(|n| n.level));
-        assert_eq!(nodes.last().unwrap().addr, t.root().unwrap());
-        let pages: BTreeSet<_> = nodes.iter().map(|n| n.addr).collect();
-        assert_eq!((pages.len(), nodes.len()), (ram.used(), ram.used()));
     }
 }
