@@ -19,6 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use heirloom_folio::PhysAddr;
+pub use heirloom_restore::Entry;
 use rustix::io::FdFlags;
 
 use crate::arena::{Arena, ArenaError, sealed_bytes};
@@ -27,17 +28,6 @@ use crate::arena::{Arena, ArenaError, sealed_bytes};
 pub const VARIABLE: &str = "HEIRLOOM_HANDOVER";
 
 const VERSION: &str = "v1";
-
-/// Where a successor begins to look: what Linux passes in `struct kho_data`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry {
-    /// The root page.
-    pub root: PhysAddr,
-    /// The scratch list.
-    pub scratch: PhysAddr,
-    /// Bytes of the scratch list.
-    pub scratch_bytes: u64,
-}
 
 /// A jump about to be made.
 ///

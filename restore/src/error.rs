@@ -71,9 +71,14 @@ pub enum Error {
         /// The area's order.
         expected: Order,
     },
-    /// The list was sealed or its last block has no room, and no block may be added.
-    Closed {
-        /// The list's first block.
+    /// The predecessor left nothing here that can be claimed so, or it is claimed already.
+    NotInherited {
+        /// Where.
+        at: PhysAddr,
+    },
+    /// A subtree's frames must be preserved before it is added; this one is not.
+    NotPreserved {
+        /// The frame's address.
         at: PhysAddr,
     },
 }
@@ -256,7 +261,8 @@ impl fmt::Display for Error {
             Self::WrongOrder { block, expected } => {
                 write!(f, "{block} in an area of {expected} blocks")
             }
-            Self::Closed { at } => write!(f, "the list at {at} can take no further block"),
+            Self::NotInherited { at } => write!(f, "nothing left at {at} can be claimed so"),
+            Self::NotPreserved { at } => write!(f, "the frame at {at} is not preserved"),
         }
     }
 }

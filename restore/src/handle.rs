@@ -161,7 +161,7 @@ impl Handle {
         let meta = meta | check(addr.get(), meta) << CHECK_SHIFT;
         let handle = Self { addr: addr.get().into(), meta: meta.into() };
         if length > Self::MAX_LENGTH {
-            return Err(handle.fail(HandleFault::Length));
+            return Err(handle.refused(HandleFault::Length));
         }
         // What cannot be read back is refused here, by the same rules.
         handle.parts()?;
@@ -175,15 +175,16 @@ impl Handle {
     pub fn parts(&self) -> Result<Parts, Error> {
         let (addr, meta) = (self.addr.get(), self.meta.get());
         if check(addr, meta) != meta >> CHECK_SHIFT {
-            return Err(self.fail(HandleFault::Malformed));
+            return Err(self.refused(HandleFault::Malformed));
         }
         let length = meta & Self::MAX_LENGTH;
         let tag = (meta >> TAG_SHIFT) as u8;
         let parts = decode(PhysAddr::new(addr), meta >> LENGTH_BITS & 0xf, length, tag);
-        parts.map_err(|fault| self.fail(fault))
+        parts.map_err(|fault| self.refused(fault))
     }
 
-    fn fail(&self, fault: HandleFault) -> Error {
+    /// The error that refuses this handle.
+    pub(crate) fn refused(&self, fault: HandleFault) -> Error {
         Error::Handle { addr: self.addr.get(), meta: self.meta.get(), fault }
     }
 }

@@ -5,6 +5,8 @@
 extern crate std;
 
 mod area;
+mod claim;
+mod entry;
 mod error;
 mod handle;
 mod pages;
@@ -18,6 +20,7 @@ mod subtree;
 mod testing;
 
 pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
+pub use entry::Entry;
 pub use error::{Error, Fault, Table, TableError};
 pub use handle::{Handle, HandleFault, Parts};
 pub use pages::{Inherited, Pages};

@@ -4,6 +4,7 @@
 //! anywhere, then one entry a NUMA node; a size of 0 means that there is none. Nothing preserved
 //! ever lies in it.
 
+use core::borrow::Borrow;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -42,14 +43,19 @@ impl<'a> ScratchWords<'a> {
     /// # Errors
     /// [`Error::TableFull`] if the areas do not fit, [`Error::BadRun`] if one shares a frame with
     /// another. The words then hold no list.
-    pub fn write(self, areas: &[Run]) -> Result<usize, Error> {
+    pub fn write<I>(self, areas: I) -> Result<usize, Error>
+    where
+        I: IntoIterator<Item: Borrow<Run>, IntoIter: Clone>,
+    {
+        let areas = areas.into_iter().map(|run| *run.borrow());
         let limit = LIMIT.min(self.words.len() / 2);
-        if areas.len() > limit {
+        let count = areas.clone().count();
+        if count > limit {
             return Err(Error::TableFull { table: Table::Scratch, limit: limit as u64 });
         }
-        for (i, run) in areas.iter().enumerate() {
-            if areas.iter().take(i).any(|other| other.overlaps(*run)) {
-                return Err(Error::BadRun { table: Table::Scratch, run: *run });
+        for (i, run) in areas.clone().enumerate() {
+            if areas.clone().take(i).any(|other| other.overlaps(run)) {
+                return Err(Error::BadRun { table: Table::Scratch, run });
             }
         }
         for (entry, run) in self.words.chunks_exact(2).zip(areas) {
@@ -58,7 +64,7 @@ impl<'a> ScratchWords<'a> {
                 store::word64(size, run.bytes(), Relaxed);
             }
         }
-        Ok(Self::bytes(areas.len()))
+        Ok(Self::bytes(count))
     }
 
     /// The list's address.

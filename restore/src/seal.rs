@@ -7,14 +7,14 @@
 //! |---|---|---|
 //! | 0 | phys u64 | the first byte covered, a multiple of 8 |
 //! | 8 | length u32 | how many bytes |
-//! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header |
+//! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header with state bytes, 6 scratch list |
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
 //! Sealing must not change what it covers, and preserving the seal's own blocks changes tracker
 //! nodes. So a [`Sealer`] first gets all blocks that it may need, then takes note of what to
 //! cover, and computes the checksums last.
 
-use heirloom_folio::{Machine, Memory, PhysAddr};
+use heirloom_folio::{Block, Machine, Memory, PhysAddr};
 use xxhash_rust::xxh3::Xxh3;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -39,12 +39,15 @@ pub enum Sealed {
     Subtree = 3,
     /// A page of the roll of caches.
     Roll = 4,
-    /// A slab's header.
+    /// A slab's header and its state bytes.
     Slab = 5,
+    /// The scratch list.
+    Scratch = 6,
 }
 
 impl Sealed {
-    const ALL: [Self; 5] = [Self::Root, Self::Node, Self::Subtree, Self::Roll, Self::Slab];
+    const ALL: [Self; 6] =
+        [Self::Root, Self::Node, Self::Subtree, Self::Roll, Self::Slab, Self::Scratch];
 
     fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u32 == number)
@@ -59,6 +62,7 @@ impl fmt::Display for Sealed {
             Self::Subtree => "subtree page",
             Self::Roll => "roll page",
             Self::Slab => "slab header",
+            Self::Scratch => "scratch list",
         })
     }
 }
@@ -66,14 +70,14 @@ impl fmt::Display for Sealed {
 /// An entry of the seal's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct Entry {
+pub(crate) struct Stored {
     phys: U64,
     length: U32,
     kind: U32,
     hash: U64,
 }
 
-const _: () = assert!(size_of::<Entry>() == 24);
+const _: () = assert!(size_of::<Stored>() == 24);
 
 /// Something whose bytes are not what was sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,14 +123,14 @@ fn hash_at(pages: &impl Pages, addr: PhysAddr, length: u32) -> Option<u64> {
 /// Makes a seal.
 #[derive(Debug)]
 pub struct Sealer<'m, M: Machine> {
-    records: Records<'m, M, Entry>,
+    records: Records<'m, M, Stored>,
 }
 
 /// The table of a seal that was made: what keeps it, until another is made.
 #[derive(Debug)]
 #[must_use = "the table stays preserved; `free` lets it go"]
 pub struct SealTable<'m, M: Machine> {
-    records: Records<'m, M, Entry>,
+    records: Records<'m, M, Stored>,
     hash: u64,
 }
 
@@ -162,7 +166,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
             return Err(Error::TableFull { table: Table::Seal, limit: self.records.len() });
         }
         let (phys, length, kind) = (addr.get().into(), length.into(), (kind as u32).into());
-        self.records.push(&Entry { phys, length, kind, hash: U64::ZERO })
+        self.records.push(&Stored { phys, length, kind, hash: U64::ZERO })
     }
 
     /// Computes every checksum, of what `pages` has. The result's [`SealTable::info`] is to be put
@@ -214,6 +218,18 @@ impl<M: Machine> SealTable<'_, M> {
     }
 }
 
+/// Calls `each` with the blocks of a seal's table, each before it is looked into.
+///
+/// # Errors
+/// As for [`verify`], for the table alone, and the first error of `each`.
+pub(crate) fn for_each_block(
+    pages: &impl Pages,
+    seal: &SealInfo,
+    mut each: impl FnMut(Block) -> Result<(), Error>,
+) -> Result<(), Error> {
+    Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |block, _| each(block)).map(|_| ())
+}
+
 /// Checks a predecessor's seal: calls `broken` with everything whose bytes are not as they were
 /// sealed, and returns how many entries it found sound.
 ///
@@ -225,7 +241,7 @@ pub fn verify(
     seal: &SealInfo,
     mut broken: impl FnMut(Broken),
 ) -> Result<u64, Error> {
-    let chain = Chain::<_, Entry>::walk(pages, seal.first, Table::Seal, |_, _| Ok(()))?;
+    let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |_, _| Ok(()))?;
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     if chain.len() != seal.entries {
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));
@@ -349,18 +365,18 @@ mod tests {
     #[test]
     fn sealing_allocates_and_preserves_nothing_more() {
         let memory = memory();
-        let entries = Entry::PER_BLOCK + 1;
+        let entries = Stored::PER_BLOCK + 1;
         let tables = tables(&memory, 4);
         let mut sealer = Sealer::new(&memory, entries).unwrap();
         let before = (memory.stats(), memory.counts());
         for i in 0..sealer.room() {
             sealer.cover(Sealed::Node, tables[i as usize % 4], PAGE).unwrap();
         }
-        let full = Error::TableFull { table: Table::Seal, limit: Entry::PER_BLOCK * 2 };
+        let full = Error::TableFull { table: Table::Seal, limit: Stored::PER_BLOCK * 2 };
         assert_eq!(sealer.cover(Sealed::Node, tables[0], PAGE), Err(full));
         let table = sealer.close(&Own(&memory)).unwrap();
         assert_eq!((memory.stats(), memory.counts()), before);
-        assert_eq!(check(&memory, &table.info()).unwrap().0, Entry::PER_BLOCK * 2);
+        assert_eq!(check(&memory, &table.info()).unwrap().0, Stored::PER_BLOCK * 2);
     }
 
     #[test]
@@ -381,7 +397,7 @@ mod tests {
     fn out_of_memory_leaves_no_table() {
         let memory = Ram::memory(&Ram::frames(16)).unwrap();
         memory.tree_root().unwrap();
-        let error = Sealer::new(&memory, Entry::PER_BLOCK * 20).unwrap_err();
+        let error = Sealer::new(&memory, Stored::PER_BLOCK * 20).unwrap_err();
         assert!(matches!(error, Error::Folio(_)), "{error:?}");
         assert_eq!(memory.stats().preserved, 0);
     }

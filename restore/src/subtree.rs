@@ -13,7 +13,7 @@
 //! | 32 | roll u64 | address of the first block of cache records, or 0 |
 //! | 40 | producer, 64 bytes | who wrote it, UTF-8, then zeroes |
 //! | 104 | checksum u64 | XXH3 of bytes 0..104 |
-//! | 112 | seal u64 | which of the two seals holds: 0 none, 1 or 2 |
+//! | 112 | seal u64 | which of the two seals holds: 0 none, `sealed-1` or `sealed-2` |
 //! | 120 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
 //! | 144 | seal 2, the same | |
 
@@ -33,6 +33,10 @@ pub const SUBTREE: &str = "heirloom";
 
 /// What marks the page, and its version.
 const COMPATIBLE: [u8; 16] = *b"heirloom-v1\0\0\0\0\0";
+
+/// What says that seal 1 or seal 2 holds: words that no flipped bit turns into each other, or into
+/// none.
+const HOLDS: [u64; 2] = [u64::from_le_bytes(*b"sealed-1"), u64::from_le_bytes(*b"sealed-2")];
 
 /// The page as it lies in memory.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -177,8 +181,11 @@ impl Header {
         }
         let seal = match layout.seal.get() {
             0 => None,
-            which @ 1..=2 => layout.seals.get(which as usize - 1),
-            found => return Err(fail(SEAL_AT, Fault::TooMany { found, limit: 2 })),
+            found => {
+                let which = HOLDS.iter().position(|holds| *holds == found);
+                let which = which.ok_or(fail(SEAL_AT, Fault::Magic { found }))?;
+                layout.seals.get(which)
+            }
         };
         let seal = seal.map(|seal| SealInfo {
             first: PhysAddr::new(seal.first.get()),
@@ -268,6 +275,11 @@ impl<'a> HeaderPage<'a> {
         Ok(page)
     }
 
+    /// The page that [`HeaderPage::create`] wrote into `words` before.
+    pub(crate) fn reopen(words: &'a [AtomicU64], at: PhysAddr) -> Self {
+        Self { words: words.get(..SIZE / 8).unwrap_or(words), at }
+    }
+
     /// The page's address.
     pub const fn at(&self) -> PhysAddr {
         self.at
@@ -288,13 +300,15 @@ impl<'a> HeaderPage<'a> {
             None => 0,
             Some(seal) => {
                 // The seal that does not hold is written, then turned to.
-                let which = if u64::from_le(word.load(Relaxed)) == 1 { 2 } else { 1 };
-                let start = SEALS_AT / 8 + (which - 1) * (size_of::<Seal>() / 8);
+                let [first, second] = HOLDS;
+                let holds = u64::from_le(word.load(Relaxed)) == first;
+                let (which, at) = if holds { (second, 1) } else { (first, 0) };
+                let start = SEALS_AT / 8 + at * (size_of::<Seal>() / 8);
                 let fields = [seal.first.get(), seal.entries, seal.hash];
                 for (word, field) in self.words.iter().skip(start).zip(fields) {
                     store::word64(word, field.to_le(), Relaxed);
                 }
-                which as u64
+                which
             }
         };
         // Release: whoever reads which seal holds reads that seal (`Header::read`'s Acquire).
@@ -342,7 +356,7 @@ mod tests {
         assert_eq!(bytes[32..40], (PAGE_SIZE as u64 * 77).to_le_bytes());
         assert_eq!(&bytes[40..49], b"kernel 7\0");
         assert_eq!(bytes[104..112], xxh3_64(&bytes[..104]).to_le_bytes());
-        assert_eq!(bytes[112..120], 1_u64.to_le_bytes());
+        assert_eq!(bytes[112..120], *b"sealed-1");
         assert_eq!(bytes[120..128], AT.get().to_le_bytes());
         assert_eq!(bytes[128..136], 3_u64.to_le_bytes());
         assert_eq!(bytes[136..144], SEAL.hash.to_le_bytes());
@@ -372,7 +386,7 @@ mod tests {
         assert!(matches!(with(16, &[13]), (16, Fault::Length { found: 13, .. })));
         assert_eq!(with(20, &[167]), (20, Fault::Length { expected: 168, found: 167 }));
         assert!(matches!(with(33, &[1]), (104, Fault::Checksum { .. })));
-        assert_eq!(with(112, &[3]), (112, Fault::TooMany { found: 3, limit: 2 }));
+        assert_eq!(with(112, &[3]), (112, Fault::Magic { found: 3 }));
         let short = Header::read(&words[..20], AT);
         assert!(matches!(short, Err(Error::Table(TableError { offset: 20, .. }))));
     }

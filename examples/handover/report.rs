@@ -1,0 +1,61 @@
+//! What a generation prints of itself.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The figures of one generation.
+#[derive(Default)]
+pub struct Report {
+    pub generation: u64,
+    pub files: u64,
+    pub bytes: u64,
+    pub small: u64,
+    pub large: u64,
+    pub areas: u64,
+    /// Time in calls that preserve, and how many objects they preserved.
+    pub preserve: Duration,
+    pub preserved: u64,
+    pub revive: Option<Duration>,
+    pub claim: Option<Duration>,
+    pub claimed: u64,
+    /// Bytes of metadata: scratch in use, tracker, tables.
+    pub metadata: u64,
+    pub unclaimed: u64,
+    pub leaked: u64,
+    pub lost: u64,
+}
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+impl fmt::Display for Report {
+    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = |time: Duration, count: u64| time.as_nanos() as f64 / count.max(1) as f64;
+        let revive = self.revive.map_or("-".into(), |t| format!("{:.2} ms", t.as_secs_f64() * 1e3));
+        let claim = self.claim.map_or("-".into(), |t| {
+            format!("{:.2} ms, {:.0} ns each", t.as_secs_f64() * 1e3, each(t, self.claimed))
+        });
+        writeln!(f, "generation {}", self.generation)?;
+        let rows = [
+            ("files", self.files.to_string()),
+            ("bytes", format!("{} ({:.1} MiB)", self.bytes, self.bytes as f64 / MIB)),
+            ("small objects", self.small.to_string()),
+            ("large buffers", self.large.to_string()),
+            ("areas", self.areas.to_string()),
+            (
+                "preserve",
+                format!("{:.0} ns each of {}", each(self.preserve, self.preserved), self.preserved),
+            ),
+            ("revive", revive),
+            ("claim", claim),
+            ("peak metadata", format!("{:.2} MiB", self.metadata as f64 / MIB)),
+            ("unclaimed", self.unclaimed.to_string()),
+            ("lost", self.lost.to_string()),
+            ("leaked", format!("{} frames", self.leaked)),
+        ];
+        for (name, value) in rows {
+            writeln!(f, "  {name:<14} {value}")?;
+        }
+        Ok(())
+    }
+}

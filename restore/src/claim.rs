@@ -1,0 +1,161 @@
+//! Claiming what is made of several blocks: all of them, or none.
+
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PhysAddr};
+
+use core::sync::atomic::AtomicU64;
+
+use crate::area::{AreaInfo, AreaPart, PreservedArea};
+use crate::error::{Error, Table};
+use crate::pages::{Inherited, Pages, words_at};
+use crate::records::{Chain, Record, Records};
+
+/// A table's pages once they are claimed: this kernel's, and nobody else's yet.
+struct Claimed<'m, M: Machine>(&'m Memory<M>);
+
+impl<M: Machine> Pages for Claimed<'_, M> {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        // SAFETY: only pages that the claim under way took are asked for; nobody else has them.
+        unsafe { words_at(self.0, addr, bytes) }
+    }
+
+    fn holds(&self, _: Block) -> bool {
+        true
+    }
+}
+
+/// What the predecessor left and nobody claimed, for readers that claim each table page before
+/// they look into it.
+///
+/// The claim is what makes the page theirs: whoever else holds a handle to it loses, or has won
+/// before and is refused here.
+const fn inherited<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
+    // SAFETY: a page is read only after `take` claimed it, so no other owner writes it.
+    unsafe { Inherited::new(memory) }
+}
+
+/// Takes one block over: claimed, and preserved at once so that it survives the next jump too.
+fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), Error> {
+    memory.claim(block, kind)?;
+    memory.preserve(block).map_err(|error| {
+        // SAFETY: claimed just now, and not written.
+        let undone = unsafe { memory.unclaim(block, kind) };
+        debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+        error.into()
+    })
+}
+
+/// Undoes [`take`].
+fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
+    let undone = memory.unpreserve(block).and_then(|()| {
+        // SAFETY: taken by the claim under way, and not written.
+        unsafe { memory.unclaim(block, kind) }
+    });
+    debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
+}
+
+/// The kind that a part of an area is claimed as, and its block.
+const fn kind_of(part: AreaPart) -> (Block, Kind) {
+    match part {
+        AreaPart::Chunk(block) => (block, Kind::Table),
+        AreaPart::Block(block) => (block, Kind::Folio),
+    }
+}
+
+/// Claims an area: its chunk pages and its blocks, which stay preserved.
+pub(crate) fn area<M: Machine>(
+    memory: &Memory<M>,
+    info: AreaInfo,
+) -> Result<PreservedArea<'_, M>, Error> {
+    let mut taken = 0_u64;
+    let result = info.walk(&inherited(memory), |part| {
+        let (block, kind) = kind_of(part);
+        take(memory, block, kind)?;
+        taken += 1;
+        Ok(())
+    });
+    if let Err(error) = result {
+        put_back_parts(memory, info, taken);
+        return Err(error);
+    }
+    // SAFETY: the walk claimed and preserved every part of it just now, without an error.
+    Ok(unsafe { PreservedArea::from_raw(memory, info) })
+}
+
+/// Puts the first `taken` parts back: from the last to the first would need them written down, so
+/// the blocks go first, then each chunk once it was read for the last time.
+fn put_back_parts<M: Machine>(memory: &Memory<M>, info: AreaInfo, taken: u64) {
+    let mut seen = 0;
+    let mut chunk = None;
+    let stop = Error::NotInherited { at: info.first() };
+    let walked = info.walk(&Claimed(memory), |part| {
+        if seen == taken {
+            return Err(stop);
+        }
+        seen += 1;
+        match part {
+            AreaPart::Chunk(block) => {
+                if let Some(before) = chunk.replace(block) {
+                    put_back(memory, before, Kind::Table);
+                }
+            }
+            AreaPart::Block(block) => put_back(memory, block, Kind::Folio),
+        }
+        Ok(())
+    });
+    // Where it stops short is where the claim did.
+    debug_assert!(seen == taken, "{walked:?}");
+    if let Some(last) = chunk {
+        put_back(memory, last, Kind::Table);
+    }
+}
+
+/// Claims a list of records: its blocks, which stay preserved.
+pub(crate) fn records<M: Machine, T: Record>(
+    memory: &Memory<M>,
+    first: PhysAddr,
+) -> Result<Records<'_, M, T>, Error> {
+    let mut taken = 0_u64;
+    let (left, ours) = (inherited(memory), Claimed(memory));
+    let result = Chain::<_, T>::walk(&left, first, Table::Records, |block, _| {
+        take(memory, block, Kind::Table)?;
+        taken += 1;
+        Ok(())
+    });
+    if let Err(error) = result {
+        let mut seen = 0;
+        let mut before = None;
+        let stop = Error::NotInherited { at: first };
+        let walked = Chain::<_, T>::walk(&ours, first, Table::Records, |block, _| {
+            if seen == taken {
+                return Err(stop);
+            }
+            seen += 1;
+            if let Some(block) = before.replace(block) {
+                put_back(memory, block, Kind::Table);
+            }
+            Ok(())
+        });
+        debug_assert!(seen == taken, "{:?}", walked.err());
+        if let Some(last) = before {
+            put_back(memory, last, Kind::Table);
+        }
+        return Err(error);
+    }
+    // SAFETY: the walk claimed and preserved every block of the list just now.
+    unsafe { Records::from_raw(memory, first) }
+}
+
+/// Claims a block that holds `bytes` bytes from its start: a published root.
+pub(crate) fn blob<M: Machine>(
+    memory: &Memory<M>,
+    addr: PhysAddr,
+    bytes: u64,
+) -> Result<Block, Error> {
+    let none = Error::NotInherited { at: addr };
+    let block = memory.inherited_block(addr.pfn()).ok_or(none)?;
+    if block.addr() != addr || bytes > block.order().bytes() || block.order() > Order::MAX_FOLIO {
+        return Err(none);
+    }
+    memory.claim(block, Kind::Folio)?;
+    Ok(block)
+}

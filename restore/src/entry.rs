@@ -1,0 +1,70 @@
+//! Where a successor begins to look, before it has any memory of its own.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
+
+use crate::error::{Error, Fault, Table};
+use crate::root::RootView;
+use crate::scratch::ScratchList;
+
+/// All that passes from a kernel to its successor beside memory itself: what Linux puts into
+/// `struct kho_data`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Entry {
+    /// The root page.
+    pub root: PhysAddr,
+    /// The scratch list.
+    pub scratch: PhysAddr,
+    /// Bytes of the scratch list.
+    pub scratch_bytes: u64,
+}
+
+impl Entry {
+    /// The areas that the predecessor kept free of anything preserved: all that a successor may
+    /// write before it has read the map. The root page is checked as well, as far as it goes.
+    ///
+    /// # Errors
+    /// [`Error::Table`]: the root page or the list is not sound, or not memory, or lies in
+    /// scratch, where the successor would write over it.
+    ///
+    /// # Safety
+    /// - `is_memory` is true only of runs that `map` covers.
+    /// - Nothing writes the pages named here while the list is in use.
+    pub unsafe fn scratch_areas<'m>(
+        &self,
+        map: &'m impl DirectMap,
+        is_memory: impl Fn(Run) -> bool,
+    ) -> Result<ScratchList<'m>, Error> {
+        let at = self.root;
+        let words = |table, addr: PhysAddr, bytes: u64| {
+            let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
+            let run = Run::covering(addr, bytes).filter(|run| is_memory(*run)).ok_or(outside)?;
+            if !addr.get().is_multiple_of(8) {
+                return Err(Fault::Misaligned { addr }.in_table(table, addr, 0));
+            }
+            let count = usize::try_from(bytes / 8).map_err(|_| outside)?;
+            let start = map.ptr(addr).cast::<AtomicU64>();
+            // SAFETY: `is_memory` vouches for the run, so the map covers these words; they are
+            // aligned, and the caller promises that nothing writes them.
+            Ok((run, unsafe { core::slice::from_raw_parts(start.as_ptr(), count) }))
+        };
+        let (root, root_words) = words(Table::Root, at, PAGE_SIZE as u64)?;
+        RootView::new(halves(root_words), at)?;
+        let (list, words) = words(Table::Scratch, self.scratch, self.scratch_bytes)?;
+        let areas = ScratchList::new(words, self.scratch, &is_memory)?;
+        for (table, run) in [(Table::Root, root), (Table::Scratch, list)] {
+            if let Some(with) = areas.runs().find(|area| area.overlaps(run)) {
+                return Err(Fault::Overlap { run, with }.in_table(table, run.addr(), 0));
+            }
+        }
+        Ok(areas)
+    }
+}
+
+/// The same words in halves, as the root page is read.
+pub(crate) fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
+    // SAFETY: the same memory, less strictly aligned; both are atomics, and every access to a
+    // root page is made of halves.
+    unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
+}

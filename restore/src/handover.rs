@@ -1,0 +1,323 @@
+//! Both sides of the jump in one object: what this kernel leaves, and what it was left.
+//!
+//! ```text
+//!   predecessor's root ──check──> reserve ──> claim … finish        what it was left
+//!                                                │
+//!   our root page ── map ── subtrees ── heirloom │ preserve, publish  what it leaves
+//!                                  (roll, seal)  v
+//! ```
+
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+
+use heirloom_folio::{
+    Block, DirectMap, Folio, FolioRun, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio,
+    PreservedRun, Request, Run,
+};
+use heirloom_slab::Slabs;
+use lock_api::Mutex;
+
+use crate::area::{PreservedArea, drop_table, new_table};
+use crate::claim;
+use crate::entry::{Entry, halves};
+use crate::error::Error;
+use crate::handle::{Handle, HandleFault, Parts};
+use crate::pages::words_at;
+use crate::past::Past;
+use crate::records::{Record, Records};
+use crate::root::{Name, RootPage, RootView};
+use crate::scratch::ScratchWords;
+use crate::subtree::{Header, HeaderPage, Producer, SUBTREE};
+
+/// The handover of one kernel: what it leaves to its successor, and what its predecessor left.
+///
+/// At any instant the root page describes a whole handover; nothing has to be finished before a
+/// jump, or before a crash into the successor.
+pub struct Handover<M: Machine> {
+    pub(crate) slabs: Slabs<M>,
+    root: PhysAddr,
+    scratch: PhysAddr,
+    scratch_bytes: u64,
+    pub(crate) header: PhysAddr,
+    generation: u64,
+    /// Held by whoever edits the root page or the seal.
+    pub(crate) edit: Mutex<M::Lock, ()>,
+    /// Held by whoever reads or ends the inheritance as a whole.
+    pub(crate) past: Mutex<M::Lock, Option<Past>>,
+}
+
+impl<M: Machine> Handover<M> {
+    /// A handover with nothing in it but itself, over fresh memory.
+    ///
+    /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
+    /// successor may work there before it has read the map. What a successor needs at least,
+    /// [`Memory::range_bytes`] and [`Memory::cpu_bytes`] tell.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: scratch is not free memory, or no memory for the five pages that the
+    /// handover itself takes. [`Error::BadRun`]: an area of no frames.
+    pub fn fresh(slabs: Slabs<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
+        for area in scratch {
+            slabs.memory().reserve(*area)?;
+        }
+        Self::begin(slabs, scratch.iter().copied(), producer, None)
+    }
+
+    /// The part that is the same with and without a predecessor; scratch is reserved.
+    pub(crate) fn begin(
+        slabs: Slabs<M>,
+        scratch: impl Iterator<Item = Run> + Clone,
+        producer: &str,
+        past: Option<Past>,
+    ) -> Result<Self, Error> {
+        let memory = slabs.memory();
+        let generation = past.as_ref().map_or(0, |past| past.generation.saturating_add(1));
+        let map = memory.tree_root()?;
+        let (root, root_words) = new_table(memory)?;
+        let (list, list_words) = new_table(memory)?;
+        let (header, header_words) = new_table(memory)?;
+        let scratch_bytes = ScratchWords::new(list_words, list).write_from(scratch)? as u64;
+        let roll = Some(slabs.roll());
+        let says = Header { generation, roll, producer: Producer::new(producer), seal: None };
+        HeaderPage::create(header_words, header, &says)?;
+        let mut page = RootPage::create(halves(root_words), root, map)?;
+        page.add(Name::new(SUBTREE)?, header, Header::SIZE as u64)?;
+        Ok(Self {
+            slabs,
+            root,
+            scratch: list,
+            scratch_bytes,
+            header,
+            generation,
+            edit: Mutex::new(()),
+            past: Mutex::new(past),
+        })
+    }
+
+    /// The slab layer: caches and buffers.
+    pub const fn slabs(&self) -> &Slabs<M> {
+        &self.slabs
+    }
+
+    /// The folio layer: frames, folios, runs.
+    pub fn memory(&self) -> &Memory<M> {
+        self.slabs.memory()
+    }
+
+    /// What to tell the successor.
+    pub const fn entry(&self) -> Entry {
+        let Self { root, scratch, scratch_bytes, .. } = *self;
+        Entry { root, scratch, scratch_bytes }
+    }
+
+    /// How many handovers led to this kernel: 0 for the first.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Publishes `bytes` under `name`, in place of what was published under it before: the
+    /// successor gets them from [`Handover::claim_root`].
+    ///
+    /// Usually a few handles, from which everything else is found.
+    ///
+    /// # Errors
+    /// [`Error::RootFull`]; [`Error::NameTaken`]: a subtree that was added, not published;
+    /// [`Error::BadName`]; [`Error::Folio`]: no memory, or more bytes than the largest folio has.
+    /// What was published before stays.
+    pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let name = Name::new(name)?;
+        let blob = self.new_blob(bytes)?;
+        let published = self.edit_root(|page| {
+            let before = page.view()?.find(&name).ok().map(|subtree| self.published(subtree.addr));
+            match before {
+                None => page.add(name, blob.addr(), bytes.len() as u64)?,
+                Some(Some(_)) => page.replace(name, blob.addr(), bytes.len() as u64)?,
+                Some(None) => return Err(Error::NameTaken { name }),
+            }
+            Ok(before.flatten())
+        });
+        match published {
+            Ok(None) => {}
+            Ok(Some(before)) => drop_table(self.memory(), before),
+            Err(_) => drop_table(self.memory(), blob),
+        }
+        published.map(|_| ())
+    }
+
+    /// Takes back what was published under `name`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSubtree`]: nothing was; [`Error::BadName`].
+    pub fn unpublish(&self, name: &str) -> Result<(), Error> {
+        let name = Name::new(name)?;
+        let block = self.edit_root(|page| {
+            let addr = page.view()?.find(&name)?.addr;
+            let block = self.published(addr).ok_or(Error::NoSuchSubtree { name })?;
+            page.remove(name)?;
+            Ok(block)
+        })?;
+        drop_table(self.memory(), block);
+        Ok(())
+    }
+
+    /// Adds a subtree as Linux has them: `bytes` bytes at `addr`, in any format, whose frames the
+    /// caller preserves and keeps preserved.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], [`Error::RootFull`], [`Error::BadName`]; [`Error::NotPreserved`]: a
+    /// frame of it is not preserved.
+    pub fn add_subtree(&self, name: &str, addr: PhysAddr, bytes: u64) -> Result<(), Error> {
+        let name = Name::new(name)?;
+        let none = Error::NotPreserved { at: addr };
+        let run = Run::covering(addr, bytes).filter(|run| !run.is_empty()).ok_or(none)?;
+        let mut at = run.start();
+        while at < run.end() {
+            match self.memory().holder(at) {
+                Some((holder, _, true)) => at = holder.end(),
+                _ => return Err(Error::NotPreserved { at: at.addr() }),
+            }
+        }
+        self.edit_root(|page| page.add(name, addr, bytes))
+    }
+
+    /// Removes a subtree that [`Handover::add_subtree`] added; its frames stay the caller's.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSubtree`], [`Error::BadName`].
+    pub fn remove_subtree(&self, name: &str) -> Result<(), Error> {
+        let name = Name::new(name)?;
+        self.edit_root(|page| match page.view()?.find(&name)? {
+            ours if ours.addr == self.header => Err(Error::NoSuchSubtree { name }),
+            theirs if self.published(theirs.addr).is_some() => Err(Error::NoSuchSubtree { name }),
+            _ => page.remove(name),
+        })
+    }
+
+    /// Calls `each` with the name, address and size of every subtree that this kernel leaves.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if something else wrote the root page.
+    pub fn for_each_subtree(&self, mut each: impl FnMut(&str, PhysAddr, u64)) -> Result<(), Error> {
+        let _alone = self.edit.lock();
+        for subtree in RootView::new(halves(self.table_words(self.root)), self.root)?.subtrees() {
+            let subtree = subtree?;
+            each(subtree.name.as_str(), subtree.addr, subtree.size.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// The handle of a preserved folio.
+    ///
+    /// # Errors
+    /// None for a folio; the type is that of all handles.
+    pub fn folio_handle(&self, folio: &PreservedFolio<'_, M>) -> Result<Handle, Error> {
+        Handle::new(Parts::Folio(folio.block()))
+    }
+
+    /// The handle of a preserved run.
+    ///
+    /// # Errors
+    /// [`Error::Handle`]: more frames than a handle can count.
+    pub fn run_handle(&self, run: &PreservedRun<'_, M>) -> Result<Handle, Error> {
+        Handle::new(Parts::Run(run.run()))
+    }
+
+    /// Claims a folio that the predecessor preserved; once. Dropping it frees it.
+    ///
+    /// # Errors
+    /// [`Error::Handle`]: no folio's handle. [`Error::Folio`]: not preserved with this order, or
+    /// claimed already; or it is a slab or a table.
+    pub fn claim_folio(&self, handle: Handle) -> Result<Folio<'_, M>, Error> {
+        match handle.parts()? {
+            Parts::Folio(block) => Ok(self.memory().claim_folio(block)?),
+            _ => Err(handle.refused(HandleFault::Kind)),
+        }
+    }
+
+    /// Claims a run, whole; once.
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_folio`].
+    pub fn claim_run(&self, handle: Handle) -> Result<FolioRun<'_, M>, Error> {
+        match handle.parts()? {
+            Parts::Run(run) => {
+                self.memory().claim_run(run, Kind::Run)?;
+                // SAFETY: claimed just now as a run, by nobody else.
+                Ok(unsafe { FolioRun::from_raw(self.memory(), run) })
+            }
+            _ => Err(handle.refused(HandleFault::Kind)),
+        }
+    }
+
+    /// Claims an area, all of its blocks and tables; once. It is preserved again at once: what
+    /// does not survive longer is taken with [`PreservedArea::unpreserve`].
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_folio`]; [`Error::Table`]: the area's tables are not sound;
+    /// [`Error::Folio`]: no memory for a node of the tracker. Then nothing is claimed.
+    pub fn claim_area(&self, handle: Handle) -> Result<PreservedArea<'_, M>, Error> {
+        match handle.parts()? {
+            Parts::Area(info) => claim::area(self.memory(), info),
+            _ => Err(handle.refused(HandleFault::Kind)),
+        }
+    }
+
+    /// Claims a list of records; once. It is preserved again at once, and can be added to.
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_area`]; [`Error::Handle`] also if its entries have another size.
+    pub fn claim_records<T: Record>(&self, handle: Handle) -> Result<Records<'_, M, T>, Error> {
+        match handle.parts()? {
+            Parts::Records { first, entry } if entry == size_of::<T>() as u64 => {
+                claim::records(self.memory(), first)
+            }
+            Parts::Records { .. } => Err(handle.refused(HandleFault::Length)),
+            _ => Err(handle.refused(HandleFault::Kind)),
+        }
+    }
+
+    /// Runs `f` on the root page while nobody else edits it.
+    fn edit_root<R>(&self, f: impl FnOnce(&mut RootPage<'_>) -> Result<R, Error>) -> Result<R, Error> {
+        let _alone = self.edit.lock();
+        // A root that changes is not the one that was sealed.
+        self.break_seal()?;
+        let mut page = RootPage::reopen(halves(self.table_words(self.root)), self.root)?;
+        f(&mut page)
+    }
+
+    /// The words of one of our own table pages.
+    pub(crate) fn table_words(&self, at: PhysAddr) -> &[AtomicU64] {
+        // SAFETY: the page is this value's own table, which only it reaches, atomically.
+        unsafe { words_at(self.memory(), at, PAGE_SIZE) }.unwrap_or(&[])
+    }
+
+    /// The folio at `addr`, if `publish` made it: a preserved folio that the root page leads to.
+    pub(crate) fn published(&self, addr: PhysAddr) -> Option<Block> {
+        match self.memory().state(addr.pfn()).ok()? {
+            heirloom_folio::FrameState::Head { kind: Kind::Table, order, preserved: true }
+                if addr != self.header =>
+            {
+                Block::new(addr.pfn(), order).filter(|block| block.addr() == addr)
+            }
+            _ => None,
+        }
+    }
+
+    /// A preserved folio that starts with `bytes`.
+    fn new_blob(&self, bytes: &[u8]) -> Result<Block, Error> {
+        let memory = self.memory();
+        let frames = bytes.len().max(1).div_ceil(PAGE_SIZE) as u64;
+        let order = Order::for_frames(frames).unwrap_or(Order::MAX);
+        let block = memory.alloc(Request::new(order).kind(Kind::Table).zeroed())?;
+        let start = memory.machine().ptr(block.addr());
+        // SAFETY: the block was allocated just now, holds that many bytes, and is nobody else's.
+        unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        memory.preserve(block).map_err(|error| {
+            // SAFETY: allocated just now, and known to nobody.
+            let freed = unsafe { memory.free(block, Kind::Table) };
+            debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
+            error.into()
+        })?;
+        Ok(block)
+    }
+}

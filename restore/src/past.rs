@@ -1,0 +1,364 @@
+//! What the predecessor left: checked, reserved, and then looked up by its owners.
+
+use core::sync::atomic::AtomicU64;
+
+use heirloom_folio::{Block, Fate, Folio, FrameState, Kind, Machine, Memory, Order, PAGE_SIZE,
+    PhysAddr, Run};
+use heirloom_slab::Slabs;
+
+use crate::claim;
+use crate::entry::{Entry, halves};
+use crate::error::{Error, Fault, Table};
+use crate::handover::Handover;
+use crate::pages::{Inherited, Pages};
+use crate::root::{Name, RootView};
+use crate::scratch::ScratchList;
+use crate::seal::{self, Broken};
+use crate::subtree::{Header, Producer, SUBTREE};
+
+/// What is known of a predecessor until the inheritance ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Past {
+    pub(crate) root: PhysAddr,
+    pub(crate) generation: u64,
+    pub(crate) producer: Option<Producer>,
+    pub(crate) roll: Option<PhysAddr>,
+    /// Pages that the predecessor did not preserve but that are in use until the end.
+    held: [Option<Run>; 2],
+}
+
+/// Whether a handover that was sealed must be as it was when it was sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SealPolicy {
+    /// A seal that is broken is refused; a handover that is not sealed is taken.
+    #[default]
+    Checked,
+    /// A handover that is not sealed is refused too.
+    Required,
+    /// The seal is not looked at: structure alone is checked.
+    Ignored,
+}
+
+/// Something that the predecessor preserved and nobody claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Unclaimed {
+    /// A folio, or a block of a run, an area or a large buffer: the tree does not tell which.
+    Folio(Block),
+    /// A slab of a cache that was not adopted, whole.
+    Slab {
+        /// The slab.
+        slab: Block,
+        /// Preserved objects in it.
+        objects: u32,
+    },
+    /// An object in a cache that was adopted, or a small buffer.
+    Object {
+        /// Its address.
+        addr: PhysAddr,
+        /// Its size in bytes.
+        size: u32,
+    },
+}
+
+/// What [`Handover::finish`] found and did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Finished {
+    /// Blocks nobody claimed.
+    pub folios: u64,
+    /// Frames in them.
+    pub frames: u64,
+    /// Slabs of caches that were not adopted.
+    pub slabs: u64,
+    /// Objects nobody claimed, in slabs that were adopted.
+    pub objects: u64,
+}
+
+/// A root that the predecessor published, claimed: its bytes, in a folio that dropping frees.
+#[derive(Debug)]
+pub struct Root<'m, M: Machine> {
+    folio: Folio<'m, M>,
+    bytes: usize,
+}
+
+impl<'m, M: Machine> Root<'m, M> {
+    /// What was published.
+    pub fn bytes(&self) -> &[u8] {
+        self.folio.bytes().get(..self.bytes).unwrap_or(&[])
+    }
+
+    /// The folio that holds the bytes.
+    pub fn into_folio(self) -> Folio<'m, M> {
+        self.folio
+    }
+}
+
+/// The old kernel is gone, and every page read here is one that it wrote and that nobody has
+/// claimed: none can be, before [`Handover::revive`] returns, and after that tables and published
+/// roots have a label that keeps other claims away, or are read under the lock of `past`.
+const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
+    // SAFETY: see above: nothing writes these pages.
+    unsafe { Inherited::new(memory) }
+}
+
+/// The words of a page that the predecessor left.
+fn words<'m, M: Machine>(
+    memory: &'m Memory<M>,
+    table: Table,
+    at: PhysAddr,
+    bytes: usize,
+) -> Result<&'m [AtomicU64], Error> {
+    let run = Run::covering(at, bytes as u64).filter(|run| memory.contains(*run));
+    let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
+    run.ok_or(outside)?;
+    let words = left_words(memory, at, bytes);
+    words.ok_or(Fault::Misaligned { addr: at }.in_table(table, at, 0))
+}
+
+fn left_words<M: Machine>(memory: &Memory<M>, at: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+    // SAFETY: as for `left`.
+    unsafe { crate::pages::words_at(memory, at, bytes) }
+}
+
+impl<M: Machine> Handover<M> {
+    /// Takes over from a predecessor: checks everything it left, holds what is preserved
+    /// reserved, and starts a handover of its own. From here on every frame that the predecessor
+    /// did not preserve is free memory.
+    ///
+    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch or outside
+    /// its ranges. Time goes into reading the tables and into nothing that grows with memory.
+    ///
+    /// # Errors
+    /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
+    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). The memory is given up
+    /// then; nothing the predecessor preserved was written, so it can be tried again, or the
+    /// machine started without it.
+    pub fn revive(
+        memory: Memory<M>,
+        entry: Entry,
+        producer: &str,
+        seal: SealPolicy,
+    ) -> Result<Self, Error> {
+        let map = hold_scratch(&memory, entry)?;
+        let (memory, _) = memory.inherit(map)?;
+        let held = hold_entry(&memory, entry)?;
+        let header = check_subtrees(&memory, entry.root)?;
+        let past = Past {
+            root: entry.root,
+            generation: header.map_or(0, |(_, header)| header.generation),
+            producer: header.map(|(_, header)| header.producer),
+            roll: header.and_then(|(_, header)| header.roll),
+            held,
+        };
+        check_seal(&memory, header.map(|(_, header)| header), seal)?;
+        if let Some((page, _)) = header {
+            label_table(&memory, page)?;
+        }
+        let slabs = match past.roll {
+            Some(roll) => Slabs::revive(memory, roll)?,
+            None => Slabs::new(memory)?,
+        };
+        let mut areas = [None; MAX_SCRATCH];
+        let mut count = 0;
+        for (slot, area) in areas.iter_mut().zip(scratch_list(slabs.memory(), entry)?.runs()) {
+            *slot = Some(area);
+            count += 1;
+        }
+        let areas = areas.into_iter().take(count).flatten();
+        Self::begin(slabs, areas, producer, Some(past))
+    }
+
+    /// Who wrote the handover that this kernel came from, if it was heirloom.
+    pub fn predecessor(&self) -> Option<Producer> {
+        self.past.lock().and_then(|past| past.producer)
+    }
+
+    /// Calls `each` with the name, address and size of every subtree that the predecessor left;
+    /// none, once [`Handover::finish`] was called.
+    ///
+    /// # Errors
+    /// None that `revive` did not find.
+    pub fn for_each_inherited_subtree(
+        &self,
+        mut each: impl FnMut(&str, PhysAddr, Option<u64>),
+    ) -> Result<(), Error> {
+        let past = self.past.lock();
+        let Some(past) = past.as_ref() else { return Ok(()) };
+        for subtree in past_root(self.memory(), past.root)?.subtrees() {
+            let subtree = subtree?;
+            each(subtree.name.as_str(), subtree.addr, subtree.size);
+        }
+        Ok(())
+    }
+
+    /// Claims what the predecessor published under `name`; once.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSubtree`]: it published nothing of that name. [`Error::NotInherited`]: it is
+    /// claimed already, or no folio holds all of it (a subtree of another make: read its address
+    /// with [`Handover::for_each_inherited_subtree`]). [`Error::BadName`].
+    pub fn claim_root(&self, name: &str) -> Result<Root<'_, M>, Error> {
+        let name = Name::new(name)?;
+        let memory = self.memory();
+        let past = self.past.lock();
+        let past = past.as_ref().ok_or(Error::NoSuchSubtree { name })?;
+        let subtree = past_root(memory, past.root)?.find(&name)?;
+        let bytes = subtree.size.ok_or(Error::NotInherited { at: subtree.addr })?;
+        let block = claim::blob(memory, subtree.addr, bytes)?;
+        // SAFETY: claimed just now as a folio, by nobody else.
+        let folio = unsafe { Folio::from_raw(memory, block) };
+        Ok(Root { folio, bytes: usize::try_from(bytes).unwrap_or(0) })
+    }
+
+    /// Ends the inheritance. `fate` is asked about everything that nobody claimed, and decides
+    /// whether it becomes free memory or is preserved again for the next kernel; the
+    /// predecessor's own tables become free memory.
+    ///
+    /// # Errors
+    /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something. What was decided so
+    /// far stands, and the call can be repeated.
+    pub fn finish(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<Finished, Error> {
+        let memory = self.memory();
+        let mut past = self.past.lock();
+        let mut finished = Finished::default();
+        let Some(ending) = *past else { return Ok(finished) };
+        self.slabs.finish_inherited(|unclaimed| {
+            match unclaimed {
+                heirloom_slab::Unclaimed::Slab { slab, objects } => {
+                    finished.slabs += 1;
+                    fate(Unclaimed::Slab { slab, objects })
+                }
+                heirloom_slab::Unclaimed::Object { addr, size } => {
+                    finished.objects += 1;
+                    fate(Unclaimed::Object { addr, size })
+                }
+            }
+        })?;
+        memory.disinherit(|block| {
+            if memory.label_of(block).is_some() {
+                return Fate::Free;
+            }
+            finished.folios += 1;
+            finished.frames += block.order().frames();
+            fate(Unclaimed::Folio(block))
+        })?;
+        for run in ending.held.into_iter().flatten() {
+            // SAFETY: `hold_entry` reserved it, and nothing reads the predecessor's pages again.
+            unsafe { memory.release(run) }?;
+        }
+        *past = None;
+        Ok(finished)
+    }
+}
+
+/// The most scratch areas that are carried on from a predecessor.
+const MAX_SCRATCH: usize = 64;
+
+/// Reserves the scratch areas and finds the map: nothing the predecessor says may lie in scratch.
+fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr, Error> {
+    for area in scratch_list(memory, entry)?.runs() {
+        memory.reserve(area)?;
+    }
+    Ok(past_root(memory, entry.root)?.map())
+}
+
+fn scratch_list<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<ScratchList<'_>, Error> {
+    // SAFETY: the memory covers what it contains; nothing writes the predecessor's pages.
+    let areas = unsafe { entry.scratch_areas(memory.machine(), |run| memory.contains(run)) }?;
+    let found = areas.runs().count();
+    if found > MAX_SCRATCH {
+        let fault = Fault::TooMany { found: found as u64, limit: MAX_SCRATCH as u64 };
+        return Err(fault.in_table(Table::Scratch, entry.scratch, 0));
+    }
+    Ok(areas)
+}
+
+fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<'_>, Error> {
+    RootView::new(halves(words(memory, Table::Root, root, PAGE_SIZE)?), root)
+}
+
+/// Keeps the root page and the scratch list from being used: labelled where they are preserved,
+/// reserved where they are not. Returns what was reserved.
+fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
+    let places =
+        [(Table::Root, entry.root, PAGE_SIZE as u64), (Table::Scratch, entry.scratch, entry.scratch_bytes)];
+    let mut held = [None; 2];
+    for (slot, (table, addr, bytes)) in held.iter_mut().zip(places) {
+        let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
+        let run = Run::covering(addr, bytes).ok_or(outside)?;
+        match memory.inherited_block(run.start()) {
+            Some(_) if run.is_empty() => {}
+            Some(block) if block.run().covers(run) => label_table(memory, block.addr())?,
+            Some(block) => {
+                let fault = Fault::Overlap { run, with: block.run() };
+                return Err(fault.in_table(table, addr, 0));
+            }
+            None if run.is_empty() => {}
+            None => {
+                memory.reserve(run)?;
+                *slot = Some(run);
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Checks that every subtree's bytes are preserved, and reads heirloom's own, if there is one.
+fn check_subtrees<M: Machine>(
+    memory: &Memory<M>,
+    root: PhysAddr,
+) -> Result<Option<(PhysAddr, Header)>, Error> {
+    let mut header = None;
+    for subtree in past_root(memory, root)?.subtrees() {
+        let subtree = subtree?;
+        let fail = |fault: Fault| fault.in_table(Table::Root, root, 0);
+        let addr = subtree.addr;
+        let run = Run::covering(addr, subtree.size.unwrap_or(1).max(1));
+        let run = run.filter(|run| memory.contains(*run));
+        let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
+        let mut at = run.start();
+        while at < run.end() {
+            let missing = Block::containing(at, Order::ZERO);
+            let block = memory.inherited_block(at);
+            let block = block.ok_or(fail(Fault::NotPreserved { block: missing }))?;
+            at = block.run().end();
+        }
+        if subtree.name.as_str() == SUBTREE {
+            header = Some((addr, Header::read(words(memory, Table::Header, addr, Header::SIZE)?, addr)?));
+        }
+    }
+    Ok(header)
+}
+
+/// Labels the block that holds the table at `addr`.
+fn label_table<M: Machine>(memory: &Memory<M>, addr: PhysAddr) -> Result<(), Error> {
+    let block = memory.inherited_block(addr.pfn()).ok_or(Error::NotInherited { at: addr })?;
+    Ok(memory.label(block, Kind::Table)?)
+}
+
+/// Looks at the seal as `policy` demands.
+fn check_seal<M: Machine>(
+    memory: &Memory<M>,
+    header: Option<Header>,
+    policy: SealPolicy,
+) -> Result<(), Error> {
+    let seal = header.and_then(|header| header.seal);
+    if let Some(info) = seal {
+        // The table is nobody's to claim. Where it is not sound, so much for the seal, below.
+        let labelled =
+            seal::for_each_block(&left(memory), &info, |block| Ok(memory.label(block, Kind::Table)?));
+        labelled.or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
+    }
+    match (policy, seal) {
+        (SealPolicy::Ignored, _) | (SealPolicy::Checked, None) => Ok(()),
+        (SealPolicy::Required, None) => Err(Error::NotSealed),
+        (_, Some(info)) => {
+            let mut first: Option<Broken> = None;
+            seal::verify(&left(memory), &info, |broken| {
+                first.get_or_insert(broken);
+            })?;
+            first.map_or(Ok(()), |broken| Err(Error::Broken(broken)))
+        }
+    }
+}
+

@@ -1,0 +1,122 @@
+//! Sealing the handover that this kernel leaves, and breaking the seal again.
+
+use core::sync::atomic::AtomicU64;
+
+use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
+
+use crate::entry::halves;
+use crate::error::Error;
+use crate::handover::Handover;
+use crate::pages::{Pages, words_at};
+use crate::records::Records;
+use crate::root::RootView;
+use crate::seal::{Sealed, Sealer, Stored};
+use crate::subtree::{Header, HeaderPage};
+
+/// Room for nodes that the seal's own blocks may add to the tracker.
+const SLACK: u64 = 64;
+
+impl<M: Machine> Handover<M> {
+    /// Adds checksums over the root page, the scratch list, the tracker's nodes, published roots,
+    /// the roll, and every preserved slab's header and state bytes. A successor finds by them
+    /// whatever changed on the way.
+    ///
+    /// Nothing needs it: the handover is valid without. What is preserved, unpreserved, allocated
+    /// from a preserving cache or published afterwards makes the seal untrue, so it is the last
+    /// thing before a jump; publishing breaks the seal by itself, for the rest call
+    /// [`Handover::unseal`].
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: no memory for the table; [`Error::TableFull`]: more tables than it can
+    /// list. The handover is not sealed then.
+    pub fn seal(&self) -> Result<(), Error> {
+        let _alone = self.edit.lock();
+        self.break_seal()?;
+        let slabs = self.slabs();
+        let mut entries = SLACK + self.memory().counts().nodes();
+        slabs.for_each_roll_page(|_| entries += 1);
+        slabs.for_each_preserved_slab(|_, _| entries += 1);
+        let mut sealer = Sealer::new(self.memory(), entries)?;
+        if let Err(error) = self.cover_all(&mut sealer) {
+            sealer.abandon();
+            return Err(error);
+        }
+        let table = sealer.close(&Plain(self))?;
+        self.header_page().seal(Some(table.info()));
+        Ok(())
+    }
+
+    /// Breaks the seal, so that the handover can change again.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if something else wrote the seal's table; the seal is broken even so.
+    pub fn unseal(&self) -> Result<(), Error> {
+        let _alone = self.edit.lock();
+        self.break_seal()
+    }
+
+    /// Whether the handover is sealed.
+    pub fn is_sealed(&self) -> bool {
+        let _alone = self.edit.lock();
+        self.header_page().read().is_ok_and(|header| header.seal.is_some())
+    }
+
+    /// Breaks the seal; the caller holds the lock.
+    pub(crate) fn break_seal(&self) -> Result<(), Error> {
+        let mut page = self.header_page();
+        let Some(info) = page.read()?.seal else { return Ok(()) };
+        page.seal(None);
+        // SAFETY: the table is the one that `seal` made and noted; nothing else stands for it,
+        // and the page does not name it any more.
+        let table = unsafe { Records::<_, Stored>::from_raw(self.memory(), info.first) }?;
+        table.free().map_err(|(_, error)| error)
+    }
+
+    fn header_page(&self) -> HeaderPage<'_> {
+        HeaderPage::reopen(self.table_words(self.header), self.header)
+    }
+
+    fn cover_all(&self, sealer: &mut Sealer<'_, M>) -> Result<(), Error> {
+        let page = PAGE_SIZE as u32;
+        let entry = self.entry();
+        sealer.cover(Sealed::Root, entry.root, page)?;
+        if entry.scratch_bytes > 0 {
+            sealer.cover(Sealed::Scratch, entry.scratch, entry.scratch_bytes as u32)?;
+        }
+        sealer.cover(Sealed::Subtree, self.header, Header::FIXED as u32)?;
+        for subtree in RootView::new(halves(self.table_words(entry.root)), entry.root)?.subtrees() {
+            let subtree = subtree?;
+            if let (Some(_), Some(bytes)) = (self.published(subtree.addr), subtree.size) {
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                if bytes > 0 {
+                    sealer.cover(Sealed::Subtree, subtree.addr, bytes)?;
+                }
+            }
+        }
+        let mut result = Ok(());
+        let mut note = |kind, addr, length| {
+            if result.is_ok() {
+                result = sealer.cover(kind, addr, length);
+            }
+        };
+        self.memory().for_each_node(|node| note(Sealed::Node, node.addr, page));
+        self.slabs().for_each_roll_page(|addr| note(Sealed::Roll, addr, page));
+        self.slabs().for_each_preserved_slab(|addr, bytes| note(Sealed::Slab, addr, bytes));
+        result
+    }
+}
+
+/// This kernel's own tables and slab headers, to be hashed.
+struct Plain<'h, M: Machine>(&'h Handover<M>);
+
+impl<M: Machine> Pages for Plain<'_, M> {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        // SAFETY: tables, headers and state bytes are written as atomics alone while they live,
+        // and published roots are not written at all.
+        unsafe { words_at(self.0.memory(), addr, bytes) }
+    }
+
+    fn holds(&self, block: heirloom_folio::Block) -> bool {
+        self.0.memory().is_preserved(block)
+    }
+}
