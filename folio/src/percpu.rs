@@ -59,7 +59,7 @@ pub(crate) struct CpuSlot {
 }
 
 impl CpuSlot {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             cache: CachePadded::new(UnsafeCell::new(CpuCache {
                 singles: [Pfn::new(0); SINGLES],

@@ -202,7 +202,7 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_RANGES],
             count: AtomicUsize::new(0),

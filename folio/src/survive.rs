@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::ranges::{Range, Whose};
 use crate::request::Request;
 use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
-use crate::tracker::{Adjacent, Counts, Ledger, Nodes, Tables, Tracker, TreeNode, check};
+use crate::tracker::{Adjacent, Counts, Geometry, Ledger, Nodes, Tables, Tracker, TreeNode, check};
 
 /// The memory as the tracker sees it: pages for nodes, and one tree's directory.
 pub(crate) struct Pages<'m, M: Machine> {
@@ -218,7 +218,7 @@ impl<M: Machine> Memory<M> {
         // What lies in a cache would seem to be in use.
         self.drain_all();
         let pages = self.tables(Whose::Inherited);
-        let counts = check(root, &pages, &mut Holding { memory: &self, pages: &pages })?;
+        let counts = check(root, &pages, &mut Holding { memory: &self })?;
         self.inherited = Tracker::adopt(root);
         Ok((self, counts))
     }
@@ -446,7 +446,6 @@ fn blocks(folios: Adjacent) -> impl Iterator<Item = Block> {
 /// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits.
 struct Holding<'m, M: Machine> {
     memory: &'m Memory<M>,
-    pages: &'m Pages<'m, M>,
 }
 
 impl<M: Machine> Ledger for Holding<'_, M> {
@@ -476,6 +475,16 @@ impl<M: Machine> Ledger for Holding<'_, M> {
     }
 
     fn leaf(&mut self, first: Block, leaf: PhysAddr) {
-        self.pages.learn(first, leaf);
+        let order = first.order();
+        let keys = order.frames() << Geometry::BUILD.leaf_log2;
+        let Some(covers) = Run::new(first.pfn(), keys) else { return };
+        // A leaf may begin before a range, and reach over several.
+        for range in self.memory.ranges.iter().filter(|range| range.run().overlaps(covers)) {
+            let within = Block::containing(range.run().start().max(first.pfn()), order);
+            if let Some(slot) = range.slot(Whose::Inherited, within) {
+                // Release pairs with the Acquire in `Pages::leaf`.
+                slot.store(leaf.get(), Release);
+            }
+        }
     }
 }
