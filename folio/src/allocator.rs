@@ -292,8 +292,8 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Gives back what the caches of all CPUs hold.
-    pub(crate) fn drain_all(&mut self) {
+    /// Gives back what the caches of all CPUs hold, while nobody else uses the memory.
+    pub fn drain_all(&mut self) {
         self.calls.fetch_add(1, Relaxed);
         for cpu in (0..self.machine().count() as u32).map(CpuId) {
             // SAFETY: `self` is borrowed mutably, so nothing runs on any of its caches.

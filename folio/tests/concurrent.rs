@@ -1,0 +1,332 @@
+//! Threads that allocate, pass on, preserve, shrink and free at the same time. At the end every
+//! frame is free again, and on the way none has two owners: each writes what only it would.
+
+#![cfg(feature = "std")]
+
+mod common;
+
+use std::sync::mpsc;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+use common::{base, check, free, free_run, grow_run, order, run, shrink_run, write};
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, Pfn, Request, Run};
+
+const THREADS: u64 = 4;
+/// Steps of each thread; fewer where each costs a hundred times as much.
+const STEPS: u64 = if cfg!(miri) { 60 } else { 30_000 };
+
+/// Frames on two nodes that do not start or end at round numbers.
+fn ranges() -> [(Run, NodeId); 2] {
+    [(run(5, 3000), NodeId(0)), (run(4096, 2000), NodeId(1))]
+}
+
+/// A small generator with a period long enough (xorshift64*), so that a run can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+}
+
+/// Frames that one thread owns, with what is written in them.
+#[derive(Clone, Copy)]
+struct Owned {
+    run: Run,
+    kind: Kind,
+    preserved: bool,
+    stamp: u64,
+}
+
+impl Owned {
+    fn block(&self) -> Block {
+        self.run.blocks().next().unwrap()
+    }
+
+    fn toggle(&mut self, memory: &Memory<Ram>) {
+        let done = match (self.kind, self.preserved) {
+            (Kind::Run, false) => memory.preserve_run(self.run, self.kind),
+            (Kind::Run, true) => memory.unpreserve_run(self.run, self.kind),
+            (_, false) => memory.preserve(self.block()),
+            (_, true) => memory.unpreserve(self.block()),
+        };
+        match done {
+            Ok(()) => self.preserved = !self.preserved,
+            Err(e) => assert!(matches!(e, Error::OutOfMemory { .. }) && !self.preserved, "{e}"),
+        }
+    }
+
+    fn free(mut self, memory: &Memory<Ram>) {
+        check(memory, self.run, self.stamp);
+        if self.preserved {
+            self.toggle(memory);
+        }
+        let freed = match self.kind {
+            Kind::Run => free_run(memory, self.run, self.kind),
+            _ => free(memory, self.block(), self.kind),
+        };
+        assert_eq!(freed, Ok(()));
+    }
+
+    /// Grows or shrinks a run, if it is one.
+    fn resize(&mut self, memory: &Memory<Ram>, frames: u64) {
+        if self.kind != Kind::Run || self.preserved {
+            return;
+        }
+        let grow = frames > self.run.frames();
+        let resize = if grow { grow_run } else { shrink_run };
+        if let Ok(run) = resize(memory, self.run, frames, self.kind) {
+            check(memory, if grow { self.run } else { run }, self.stamp);
+            self.run = run;
+            write(memory, run, self.stamp);
+        }
+    }
+}
+
+/// What every thread does: random operations on its own frames, now and then on frames that
+/// another passed on.
+fn work(memory: &Memory<Ram>, seed: u64, passed: &Mutex<Vec<Owned>>) {
+    let mut dice = Dice::new(seed);
+    let mut owned: Vec<Owned> = Vec::new();
+    for step in 0..STEPS {
+        let stamp = seed << 56 | step << 32;
+        match dice.roll(16) {
+            0..=4 => {
+                let o = [0, 0, 0, 0, 1, 2, 3, 6, 9, 10][dice.roll(10) as usize];
+                let node = NodeId(dice.roll(2) as u16);
+                if let Ok(b) = memory.alloc(Request::new(order(o)).on(node)) {
+                    write(memory, b.run(), stamp);
+                    owned.push(Owned { run: b.run(), kind: Kind::Folio, preserved: false, stamp });
+                }
+            }
+            5 | 6 => {
+                let request = Request::new(order(0)).kind(Kind::Run);
+                if let Ok(run) = memory.alloc_run(1 + dice.roll(90), request) {
+                    write(memory, run, stamp);
+                    owned.push(Owned { run, kind: Kind::Run, preserved: false, stamp });
+                }
+            }
+            7 => {
+                let b = Block::containing(base().add(dice.roll(6100)), order(dice.roll(4) as u8));
+                if memory.alloc_at(b, Kind::Folio).is_ok() {
+                    write(memory, b.run(), stamp);
+                    owned.push(Owned { run: b.run(), kind: Kind::Folio, preserved: false, stamp });
+                }
+            }
+            8 | 9 if !owned.is_empty() => {
+                let at = dice.roll(owned.len() as u64) as usize;
+                owned[at].toggle(memory);
+            }
+            10 if !owned.is_empty() => {
+                let at = dice.roll(owned.len() as u64) as usize;
+                owned[at].resize(memory, 1 + dice.roll(100));
+            }
+            11 if !owned.is_empty() => passed.lock().unwrap().push(owned.swap_remove(0)),
+            12 => {
+                let other = passed.lock().unwrap().pop();
+                if let Some(other) = other {
+                    other.free(memory);
+                }
+            }
+            13 if dice.roll(32) == 0 => memory.drain(),
+            _ if !owned.is_empty() => {
+                let at = dice.roll(owned.len() as u64) as usize;
+                owned.swap_remove(at).free(memory);
+            }
+            _ => {}
+        }
+    }
+    for it in owned {
+        it.free(memory);
+    }
+}
+
+/// Everything but the tracker's nodes is free, in blocks as large as can be.
+fn assert_whole_again(mut memory: Memory<Ram>, ranges: &[(Run, NodeId)]) {
+    // Not only `drain`: the slots of threads that have ended may have new owners by now.
+    memory.drain_all();
+    let (stats, audit) = (memory.stats(), memory.audit().unwrap());
+    let nodes = memory.counts().nodes();
+    assert_eq!((stats.used(), stats.cached, stats.preserved), (nodes, 0, 0));
+    assert_eq!((audit.allocated[Kind::Table as usize], audit.reserved), (nodes, 0));
+    assert_eq!(audit.free, stats.frames - nodes);
+    if nodes > 0 {
+        // The nodes go with a generation.
+        let root = memory.tree_root().unwrap();
+        let (next, counts) = memory.into_machine().attach(ranges).unwrap().inherit(root).unwrap();
+        assert_eq!((counts.total(), counts.nodes()), (0, nodes));
+        assert_eq!(next.disinherit(|_| Fate::Keep), Ok((0, 0)));
+        assert_eq!(next.stats(), Ram::memory(ranges).unwrap().stats());
+    } else {
+        assert_eq!(stats, Ram::memory(ranges).unwrap().stats());
+    }
+}
+
+#[test]
+fn no_frame_has_two_owners_and_none_is_lost() {
+    for threads in 2..=THREADS {
+        let memory = Ram::memory(&ranges()).unwrap();
+        let passed = Mutex::new(Vec::new());
+        thread::scope(|s| {
+            for t in 0..threads {
+                let (memory, passed) = (&memory, &passed);
+                s.spawn(move || work(memory, t + 1, passed));
+            }
+        });
+        for it in passed.into_inner().unwrap() {
+            it.free(&memory);
+        }
+        assert_whole_again(memory, &ranges());
+    }
+}
+
+#[test]
+fn frames_allocated_by_one_thread_and_freed_by_another() {
+    let frames = if cfg!(miri) { 300 } else { 3000 };
+    let ranges = Ram::frames(frames);
+    let memory = Ram::memory(&ranges).unwrap();
+    let (sender, receiver) = mpsc::sync_channel::<(Block, u64)>(500);
+    thread::scope(|s| {
+        s.spawn(|| {
+            let sender = sender;
+            for i in 0..STEPS {
+                let request = Request::new(order((i % 3) as u8));
+                match memory.alloc(request) {
+                    Ok(b) => {
+                        write(&memory, b.run(), i << 32);
+                        sender.send((b, i << 32)).unwrap();
+                    }
+                    Err(_) => thread::yield_now(),
+                }
+            }
+        });
+        s.spawn(|| {
+            for (b, stamp) in receiver {
+                check(&memory, b.run(), stamp);
+                free(&memory, b, Kind::Folio).unwrap();
+            }
+        });
+    });
+    assert_whole_again(memory, &ranges);
+}
+
+#[test]
+fn the_last_frames_are_fought_over() {
+    // Fewer frames than the threads want, so all take the paths that drain and search.
+    let ranges = [(run(1, 130), NodeId(0))];
+    let memory = Ram::memory(&ranges).unwrap();
+    thread::scope(|s| {
+        for t in 0..THREADS {
+            let memory = &memory;
+            s.spawn(move || {
+                let mut dice = Dice::new(100 + t);
+                let mut owned: Vec<(Block, u64)> = Vec::new();
+                for step in 0..STEPS {
+                    let stamp = t << 56 | step << 32;
+                    let o = dice.roll(7) as u8;
+                    match memory.alloc(Request::new(order(o))) {
+                        Ok(b) if dice.roll(3) > 0 => {
+                            write(memory, b.run(), stamp);
+                            owned.push((b, stamp));
+                        }
+                        Ok(b) => free(memory, b, Kind::Folio).unwrap(),
+                        Err(_) => {
+                            for (b, stamp) in owned.drain(..) {
+                                check(memory, b.run(), stamp);
+                                free(memory, b, Kind::Folio).unwrap();
+                            }
+                        }
+                    }
+                }
+                for (b, _) in owned {
+                    free(memory, b, Kind::Folio).unwrap();
+                }
+            });
+        }
+    });
+    assert_whole_again(memory, &ranges);
+}
+
+#[test]
+fn every_frame_is_handed_out_once_to_threads_in_step() {
+    let frames = 2048;
+    for round in 0..if cfg!(miri) { 1 } else { 20 } {
+        let ranges = [(run(round, frames), NodeId(0))];
+        let mut memory = Ram::memory(&ranges).unwrap();
+        let start = Barrier::new(2);
+        let take = || {
+            start.wait();
+            let mut mine = Vec::new();
+            while let Ok(b) = memory.alloc(Request::new(order(0))) {
+                mine.push(b.pfn());
+            }
+            mine
+        };
+        let (mut all, second) = thread::scope(|s| {
+            let (one, two) = (s.spawn(take), s.spawn(take));
+            (one.join().unwrap(), two.join().unwrap())
+        });
+        all.extend(second);
+        // What one of them had taken a word ahead was out of the other's reach.
+        memory.drain_all();
+        while let Ok(b) = memory.alloc(Request::new(order(0))) {
+            all.push(b.pfn());
+        }
+        all.sort();
+        let expected: Vec<Pfn> = (0..frames).map(|i| base().add(round + i)).collect();
+        assert_eq!(all, expected, "round {round}");
+    }
+}
+
+#[test]
+fn of_two_that_preserve_or_let_go_one_succeeds() {
+    let memory = Ram::memory(&Ram::frames(256)).unwrap();
+    let blocks: Vec<_> = (0..64).map(|_| memory.alloc(Request::new(order(0))).unwrap()).collect();
+    let start = Barrier::new(2);
+    let both = |f: &(dyn Fn(Block) -> Result<(), Error> + Sync)| {
+        thread::scope(|s| {
+            let go = || {
+                start.wait();
+                blocks.iter().filter(|b| f(**b).is_ok()).count()
+            };
+            let (one, two) = (s.spawn(go), s.spawn(go));
+            one.join().unwrap() + two.join().unwrap()
+        })
+    };
+    for _ in 0..if cfg!(miri) { 1 } else { 50 } {
+        assert_eq!(both(&|b| memory.preserve(b)), 64);
+        assert_eq!(memory.stats().preserved, 64);
+        assert_eq!(both(&|b| memory.unpreserve(b)), 64);
+        assert_eq!(memory.stats().preserved, 0);
+    }
+}
+
+#[test]
+fn of_two_that_claim_one_succeeds() {
+    let ranges = Ram::frames(1024);
+    let memory = Ram::memory(&ranges).unwrap();
+    let blocks: Vec<_> =
+        (0..300).map(|i| memory.alloc(Request::new(order((i % 2) as u8))).unwrap()).collect();
+    blocks.iter().for_each(|b| memory.preserve(*b).unwrap());
+    let root = memory.tree_root().unwrap();
+    let (mut memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
+    let claim = || blocks.iter().filter_map(|b| memory.claim_folio(*b).ok()).collect::<Vec<_>>();
+    let (one, two) = thread::scope(|s| {
+        let (one, two) = (s.spawn(claim), s.spawn(claim));
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    assert_eq!(one.len() + two.len(), blocks.len());
+    drop((one, two));
+    memory.disinherit(|_| unreachable!("all were claimed")).unwrap();
+    memory.drain_all();
+    assert_eq!(memory.stats(), Ram::memory(&ranges).unwrap().stats());
+}
