@@ -1,5 +1,98 @@
-//! heirloom's slab layer.
+//! Object caches and `void*` buffers whose contents can survive: heirloom's middle layer.
+//!
+//! ```text
+//!               Slabs ── typed ──> TypedCache<T> ──> Object<T>, PreservedObject<T>
+//!   ┌─────────────┴──────────────────────────────────────────────┐
+//!   │ cache(spec) ──> Cache      alloc(layout) / free(ptr)        │ heap() ──> GlobalAlloc
+//!   │                   │          │ below a page     │ from one  │
+//!   │                   │          └> size classes    │           │
+//!   │   per CPU      magazines        │               │           │
+//!   │   shared       depot, partial, full and empty slabs         │
+//!   │                   │                             │           │
+//!   │                 slab: header, a byte an object  │           │ roll: which slabs there
+//!   └───────────────────┴──────── folios ─────────────┴───────────┘       are, for a successor
+//! ```
+//!
+//! [`Slabs`] owns a [`Memory`](heirloom_folio::Memory) and is the whole of it. A *slab* is a folio
+//! full of objects of one cache; it holds its own truth: a checked header that says which cache
+//! and which geometry, and one byte for each object that says whether it is free, in use or
+//! preserved, at any instant. *Magazines* make the common path touch nothing that CPUs share.
+//!
+//! What survives a jump is a single object, preserved and unpreserved at will, or all objects of a
+//! preserving cache, from birth and at no cost per object. A successor finds the slabs by the
+//! *roll*, adopts them, and claims each object once.
+//!
+//! # Examples
+//! ```
+//! use heirloom_folio::harness::Ram;
+//! use heirloom_slab::{CacheSpec, Slabs};
+//!
+//! let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+//! let names = slabs.cache(CacheSpec::new("names", 64).preserving(true))?;
+//! let name = names.alloc_zeroed()?;
+//! // SAFETY: allocated above, of 64 bytes.
+//! unsafe { name.write(b'x') };
+//! // What a handle to it holds, for the successor to claim it by:
+//! let (tag, size) = slabs.tag_of(name).unwrap();
+//! assert_eq!(size, 64);
+//!
+//! // The successor, over the same memory.
+//! let map = slabs.memory().tree_root()?;
+//! let (roll, addr) = (slabs.roll(), heirloom_folio::DirectMap::phys(slabs.memory().machine(), name));
+//! let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
+//! let (memory, _) = memory.inherit(map)?;
+//! let slabs = Slabs::revive(memory, roll)?;
+//! let (names, adopted) = slabs.adopt(CacheSpec::new("names", 64).preserving(true))?;
+//! assert_eq!(adopted.unclaimed, 1);
+//! let name = slabs.claim(addr.unwrap(), 64, tag)?;
+//! // SAFETY: claimed above: ours.
+//! assert_eq!(unsafe { name.read() }, b'x');
+//! // SAFETY: ours, and not used again.
+//! unsafe { names.free(name) }?;
+//! # Ok::<(), heirloom_slab::Error>(())
+//! ```
 #![no_std]
 
 #[cfg(test)]
 extern crate std;
+
+mod adopt;
+mod born;
+mod buffer;
+mod cache;
+mod class;
+mod control;
+mod debug;
+mod depot;
+mod error;
+mod geometry;
+mod global;
+mod header;
+mod lists;
+mod magazine;
+mod name;
+mod persist;
+mod register;
+mod roll;
+mod slabs;
+mod spec;
+mod spot;
+mod state;
+mod store;
+mod typed;
+
+pub use adopt::{Adopted, OldObject, RollPart, Unclaimed, UnclaimedObjects};
+pub use buffer::Buffers;
+pub use cache::{Cache, CacheStats};
+pub use error::{Error, Field, Refused, RollError, RollFault, SlabError, SlabFault};
+pub use geometry::MAX_OBJECT;
+pub use global::{Global, Heap};
+pub use name::Name;
+#[doc(hidden)]
+pub use persist::size_of_field;
+pub use persist::{Persist, fingerprint_of};
+pub use roll::CacheRecord;
+pub use slabs::{Owner, Slabs};
+pub use spec::{CacheSpec, Constructor};
+pub use state::ObjectState;
+pub use typed::{Object, PreservedObject, TypedCache};

@@ -1,0 +1,562 @@
+//! A predecessor's caches: found by its roll, checked, and made slabs of this kernel's caches.
+//!
+//! ```text
+//! revive      the roll is checked; its pages and all slabs it names are labelled, so that
+//!             nobody claims them as folios
+//! adopt       a cache's slabs become slabs of ours: places that were free can be allocated at
+//!             once, objects that were preserved are there to be claimed
+//! upgrade     or, if the layout is another, their bytes go to the caller's function
+//! claim       an object, by address, size and tag, once
+//! finish      what nobody claimed is kept or freed
+//! ```
+//!
+//! Nothing a predecessor wrote is believed: the roll and each slab's header are checked, geometry
+//! is recomputed, and what is wrong is an error that names it. What is reached through them lies in
+//! blocks that the predecessor's tree holds and that are claimed with an atomic operation before
+//! they are written: no memory gets two owners.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{
+    AtomicU8, AtomicU64,
+    Ordering::{Relaxed, Release},
+};
+
+use heirloom_folio::{Block, Fate, Kind, Machine, Memory, Order, PhysAddr};
+use lock_api::MutexGuard;
+
+use crate::cache::Cache;
+use crate::error::{Error, Field, RollError, RollFault, SlabError, SlabFault};
+use crate::geometry::{Geometry, HEAD};
+use crate::header::{Fixed, Shape, Slab};
+use crate::roll::{CacheRecord, RollView};
+use crate::slabs::Slabs;
+use crate::spec::CacheSpec;
+use crate::state::{ObjectState, State};
+
+/// What adopting brought into a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Adopted {
+    /// Slabs.
+    pub slabs: u64,
+    /// Objects to be claimed.
+    pub unclaimed: u64,
+    /// Places that can be allocated from.
+    pub free: u64,
+}
+
+/// An object of another layout than the cache's, as the predecessor left it.
+#[derive(Clone, Copy, Debug)]
+pub struct OldObject<'a> {
+    /// Where it is.
+    pub addr: PhysAddr,
+    /// Its tag, as in a handle to it.
+    pub tag: u8,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Something in caches that nobody claimed; see [`Slabs::finish_inherited`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unclaimed {
+    /// A slab of a cache that was not adopted.
+    Slab {
+        /// The slab.
+        slab: Block,
+        /// Preserved objects in it; 0 if it is not sound.
+        objects: u32,
+    },
+    /// An object in a slab that was adopted.
+    Object {
+        /// Its address.
+        addr: PhysAddr,
+        /// Its size in bytes.
+        size: u32,
+    },
+}
+
+/// A part of this kernel's roll; see [`Slabs::for_each_table`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RollPart {
+    /// A page of records or of a slab table.
+    Page(PhysAddr),
+    /// The part of a slab's header that does not change.
+    Header {
+        /// Where it starts.
+        addr: PhysAddr,
+        /// How many bytes.
+        bytes: u32,
+    },
+}
+
+/// What a predecessor's slab holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SlabInfo {
+    /// Objects that survived.
+    survivors: u32,
+    /// Places without one.
+    free: u32,
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Caches and buffers over a memory that inherited from a predecessor, whose roll's first page
+    /// is at `roll`.
+    ///
+    /// The roll's pages, and all slabs that it names, are labelled: nobody can claim them as
+    /// folios. Costs what reading the roll costs; slabs are looked at when they are adopted.
+    ///
+    /// # Errors
+    /// [`Error::Roll`] with the page, the entry and the reason; [`Error::Slab`] with a slab that
+    /// the predecessor did not preserve, or that is named twice; out of memory, as for
+    /// [`Slabs::new`]. The memory is given up.
+    pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
+        // SAFETY: the memory is ours alone, so nothing writes to any of it.
+        let view = unsafe { RollView::inherited(&memory, roll) };
+        view.check()?;
+        for page in view.pages() {
+            let block = Block::containing(page.pfn(), Order::ZERO);
+            memory.label(block, Kind::Table).map_err(|_| RollError {
+                page,
+                index: 0,
+                fault: RollFault::Duplicate,
+            })?;
+        }
+        for record in view.records() {
+            for addr in view.slabs(&record) {
+                label_slab(&memory, addr, record.order())?;
+            }
+        }
+        Self::with_past(memory, Some(roll))
+    }
+
+    /// The predecessor's roll, while it is there. Under the lock of `past`.
+    pub(crate) fn view(&self, past: &Option<PhysAddr>) -> Option<RollView<'_, M>> {
+        // SAFETY: the roll's pages are labelled as tables since `revive`, so that only a claim as
+        // tables would give them to anybody; they are freed after `past` is empty.
+        past.map(|first| unsafe { RollView::inherited(self.memory(), first) })
+    }
+
+    /// Calls `each` with every cache that the predecessor left. Nothing of this kind, and no
+    /// cache, is to be asked for in `each`.
+    pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) {
+        let past = self.past.lock();
+        if let Some(view) = self.view(&past) {
+            view.records().for_each(each);
+        }
+    }
+
+    /// The cache of this name that the predecessor left; the first, if it kept an older one too.
+    pub fn inherited(&self, name: &str) -> Option<CacheRecord> {
+        let past = self.past.lock();
+        self.view(&past)?.records().find(|record| record.name().as_str() == name)
+    }
+
+    /// The cache that `spec` asks for, with all slabs of the predecessor's cache of this name.
+    ///
+    /// What is adopted is preserved again at once, in a preserving cache for good, else until the
+    /// last object is claimed; so a successor of this kernel finds what nobody has claimed yet.
+    /// Slabs that were adopted before stay so, and the call can be repeated.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`]: the cache, here or there, is another; pass its objects to
+    /// [`Slabs::upgrade`]. [`Error::Slab`]: a slab is not sound: none is adopted then. As for
+    /// [`Slabs::cache`]; out of memory: what was adopted by then stays.
+    pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
+        let past = self.past.lock();
+        let Some(view) = self.view(&past) else {
+            return Ok((self.cache_after(spec, &past)?, Adopted::default()));
+        };
+        let of_name = |record: &CacheRecord| Some(record.name()) == spec.name;
+        let mut refused = Ok(());
+        let mut matching = 0;
+        for record in view.records().filter(of_name) {
+            match record.admits(&spec) {
+                Ok(()) => matching += 1,
+                Err(error) => refused = Err(error),
+            }
+        }
+        if matching == 0 {
+            refused?;
+        }
+        let cache = self.cache_after(spec, &past)?;
+        let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        for record in records() {
+            cache.admits(&record)?;
+            for addr in self.left(&view, &record) {
+                check_slab(self.memory(), addr, &record)?;
+            }
+        }
+        let mut adopted = Adopted::default();
+        for record in records() {
+            for addr in self.left(&view, &record) {
+                adopted.add(cache.adopt_slab(&record, addr)?);
+            }
+        }
+        Ok((cache, adopted))
+    }
+
+    /// Passes every object that survived in the predecessor's cache `record` to `take`, and gives
+    /// each slab back when all of its objects were taken: for a cache whose layout changed.
+    /// Returns how many objects.
+    ///
+    /// Objects have other addresses afterwards: `take` sees the old one, which handles name.
+    /// Nothing of this kind, and no cache, is to be asked for in `take`.
+    ///
+    /// # Errors
+    /// What `take` returns: the slab that it stopped in is as it was, and repeating the call
+    /// passes all of its objects again. [`Error::Slab`]: a slab is not sound; it stays.
+    pub fn upgrade(
+        &self,
+        record: &CacheRecord,
+        mut take: impl FnMut(OldObject<'_>) -> Result<(), Error>,
+    ) -> Result<u64, Error> {
+        let past = self.past.lock();
+        let Some(view) = self.view(&past) else { return Ok(0) };
+        let Some(record) = view.records().find(|there| there == record) else { return Ok(0) };
+        let (memory, geometry) = (self.memory(), record.geometry());
+        let mut taken = 0;
+        for addr in self.left(&view, &record) {
+            check_slab(memory, addr, &record)?;
+            // SAFETY: a slab of the predecessor's, checked; nothing writes it while `past` is
+            // locked.
+            let slab = unsafe { Slab::at(memory.machine(), addr) };
+            for index in 0..geometry.objects {
+                let state = State(slab.state(geometry, index).load(Relaxed));
+                if !survived(state, record.is_preserving()) {
+                    continue;
+                }
+                let start = slab.object(geometry, index);
+                // SAFETY: the object lies in the slab, which nothing writes; see above.
+                let bytes =
+                    unsafe { core::slice::from_raw_parts(start.as_ptr(), geometry.size as usize) };
+                take(OldObject { addr: slab.addr(geometry, index), tag: state.tag(), bytes })?;
+                taken += 1;
+            }
+            self.discard_slab(slab.block(geometry))?;
+        }
+        Ok(taken)
+    }
+
+    /// Claims an object, or a small buffer, that the predecessor left: from now on it is in use,
+    /// as whatever its cache is, and freed by a plain free.
+    ///
+    /// Its address, its size and its tag are those of the handle. The cache must have been
+    /// adopted; those of the size classes are, slab by slab, by this.
+    ///
+    /// # Errors
+    /// [`Error::NotUnclaimed`]: claimed already, or it did not survive. [`Error::WrongLength`],
+    /// [`Error::Stale`] (another tag), [`Error::Interior`], [`Error::NotAdopted`],
+    /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`].
+    pub fn claim(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
+        let ptr = self.memory().machine().ptr(addr);
+        let spot = match self.spot_at(addr)? {
+            Some(spot) => spot,
+            None => {
+                self.adopt_around(addr)?;
+                self.spot_at(addr)?.ok_or(Error::NotAnObject { ptr: ptr.addr().get() })?
+            }
+        };
+        spot.claim(bytes, tag)?;
+        Ok(ptr)
+    }
+
+    /// Ends the inheritance of caches. `fate` is asked about everything that nobody claimed: what
+    /// is freed becomes free memory; what is kept is preserved for the next kernel, and nobody's
+    /// in this one.
+    ///
+    /// Nothing of this kind, and no cache, is to be asked for in `fate`. The pages of the
+    /// predecessor's roll are left to
+    /// [`Memory::disinherit`](heirloom_folio::Memory::disinherit), labelled as tables.
+    ///
+    /// # Errors
+    /// Out of memory for keeping something; [`Error::Slab`] for keeping a slab that is not sound.
+    /// What was decided so far stands, and the call can be repeated.
+    pub fn finish_inherited(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
+        let mut past = self.past.lock();
+        for cache in self.caches() {
+            let size = cache.control.geometry.size;
+            for (addr, _) in cache.unclaimed() {
+                if fate(Unclaimed::Object { addr, size }) == Fate::Free {
+                    cache.discard(addr)?;
+                }
+            }
+        }
+        let Some(view) = self.view(&past) else { return Ok(()) };
+        for record in view.records() {
+            for addr in self.left(&view, &record) {
+                let block = Block::containing(addr.pfn(), record.order());
+                let sound = check_slab(self.memory(), addr, &record);
+                let objects = sound.map_or(0, |info| info.survivors);
+                let empty = sound.is_ok() && objects == 0;
+                if empty || fate(Unclaimed::Slab { slab: block, objects }) == Fate::Free {
+                    self.discard_slab(block)?;
+                } else {
+                    sound?;
+                    let cache = self.create(record.spec().kept())?;
+                    cache.adopt_slab(&record, addr)?;
+                }
+            }
+        }
+        *past = None;
+        Ok(())
+    }
+
+    /// Calls `each` with every part of this kernel's roll that a successor will believe: what a
+    /// seal has to cover. Nothing may be allocated, freed or preserved meanwhile, or it may miss
+    /// what is new.
+    pub fn for_each_table(&self, mut each: impl FnMut(RollPart)) {
+        let view = RollView::own(self.memory(), &self.roll);
+        view.pages().for_each(|page| each(RollPart::Page(page)));
+        for record in view.records() {
+            for addr in view.slabs(&record) {
+                each(RollPart::Header { addr, bytes: size_of::<Fixed>() as u32 });
+            }
+        }
+    }
+
+    /// The slabs of a record that nobody has claimed.
+    fn left<'v>(
+        &'v self,
+        view: &RollView<'v, M>,
+        record: &CacheRecord,
+    ) -> impl Iterator<Item = PhysAddr> + use<'v, M> {
+        let order = record.order();
+        view.slabs(record).filter(move |addr| {
+            Block::new(addr.pfn(), order).is_some_and(|block| self.memory().is_inherited(block))
+        })
+    }
+
+    /// Adopts the slab around an address, if it is one of a size class.
+    #[cold]
+    fn adopt_around(&self, addr: PhysAddr) -> Result<(), Error> {
+        let past = self.past.lock();
+        let memory = self.memory();
+        let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
+        let view = self.view(&past).ok_or(nothing)?;
+        let slab = memory.inherited_block(addr.pfn()).ok_or(nothing)?;
+        if memory.label_of(slab) != Some(Kind::Slab) {
+            return Err(nothing);
+        }
+        let not_adopted = Error::NotAdopted { addr, slab };
+        let fixed = Fixed::read(words(memory, slab.addr()));
+        let spec = Self::class_like(&fixed.shape).ok_or(not_adopted)?;
+        let record = view.records().find(|record| *record.shape() == fixed.shape);
+        let record = record.ok_or(not_adopted)?;
+        let cache = self.cache_after(spec, &past)?;
+        cache.admits(&record)?;
+        cache.adopt_slab(&record, slab.addr()).map(|_| ())
+    }
+
+    /// Frees a slab of the predecessor's.
+    fn discard_slab(&self, block: Block) -> Result<(), Error> {
+        self.memory().claim(block, Kind::Slab)?;
+        // SAFETY: claimed just now, by nobody else.
+        Ok(unsafe { self.memory().free(block, Kind::Slab) }?)
+    }
+}
+
+impl<M: Machine> Cache<'_, M> {
+    /// Whether the slabs of a record can be slabs of this cache.
+    fn admits(&self, record: &CacheRecord) -> Result<(), Error> {
+        let control = self.control;
+        let (ours, theirs) = (&control.geometry, record.geometry());
+        let spec = &control.spec;
+        spec.admits_objects(&record.spec(), theirs)?;
+        spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into())?;
+        spec.same(Field::Stride, ours.stride.into(), theirs.stride.into())
+    }
+
+    /// Makes a slab of the predecessor's one of this cache, which admits its record.
+    fn adopt_slab(&self, record: &CacheRecord, addr: PhysAddr) -> Result<Adopted, Error> {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let geometry = &control.geometry;
+        let info = check_slab(memory, addr, record)?;
+        let block = Block::containing(addr.pfn(), geometry.order);
+        // SAFETY: a sound slab of the predecessor's.
+        let slab = unsafe { Slab::at(memory.machine(), addr) };
+        if !slab.object(geometry, 0).addr().get().is_multiple_of(geometry.align as usize) {
+            return Err(Error::BadMap {
+                addr: slab.addr(geometry, 0),
+                align: geometry.align as usize,
+            });
+        }
+        memory.claim(block, Kind::Slab)?;
+        // SAFETY: claimed just now, by nobody else. No cache's until the owner is written.
+        unsafe { slab.begin(0) };
+        let preserving = control.spec.preserving;
+        if preserving || info.survivors > 0 {
+            let kept =
+                self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab));
+            if let Err(error) = kept {
+                // SAFETY: claimed just now; what a successor reads of it was not written.
+                let undone = unsafe { memory.unclaim(block, Kind::Slab) };
+                let labelled = undone.and_then(|()| memory.label(block, Kind::Slab));
+                debug_assert!(labelled.is_ok(), "a claim can be undone: {labelled:?}");
+                return Err(error);
+            }
+        }
+        for (index, byte) in (0..).zip(slab.states(geometry)) {
+            let state = State(byte.load(Relaxed));
+            let survives = survived(state, preserving);
+            let what = if survives { ObjectState::Unclaimed } else { ObjectState::Free };
+            byte.store(state.to(what).0, Release);
+            if !survives {
+                // SAFETY: the slab is ours alone, the place free.
+                unsafe { self.prepare(slab, index) };
+            }
+        }
+        slab.set_free(geometry, |index| {
+            State(slab.state(geometry, index).load(Relaxed)).is(ObjectState::Free)
+        });
+        if !preserving {
+            slab.head().preserved.store(info.survivors, Relaxed);
+        }
+        slab.head().owner.store(control.owner, Relaxed);
+        control.shared.lock().lists.add(geometry, slab);
+        Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
+    }
+
+    /// The objects that the predecessor left and nobody claimed: address and tag of each. What is
+    /// claimed or discarded meanwhile may or may not be among them.
+    pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
+        UnclaimedObjects { cache: *self, place: (None, 0), slab: PhysAddr::new(0), index: 0 }
+    }
+
+    /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
+    ///
+    /// # Errors
+    /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`].
+    pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
+        let ptr = self.slabs.memory().machine().ptr(addr);
+        let spot = self.spot(ptr)?;
+        spot.claim(u64::from(self.control.geometry.size), spot.state().tag())?;
+        Ok(ptr)
+    }
+
+    /// Frees an object that the predecessor left and nobody claimed.
+    ///
+    /// # Errors
+    /// As for [`Cache::claim`].
+    pub fn discard(&self, addr: PhysAddr) -> Result<(), Error> {
+        let (control, machine) = (self.control, self.slabs.memory().machine());
+        let spot = self.spot(machine.ptr(addr))?;
+        let state = spot.state();
+        if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Free) {
+            return Err(Error::NotUnclaimed { cache: control.name, addr });
+        }
+        // SAFETY: free since just now, and in no list or magazine.
+        unsafe { self.prepare(spot.slab, spot.index) };
+        // Before the object is in its slab again: until then the slab is not given back.
+        if !control.spec.preserving {
+            self.slabs.discount_preserved(control, spot.slab);
+        }
+        control.shared.lock().lists.put_one(machine, &control.geometry, addr);
+        Ok(())
+    }
+}
+
+impl Adopted {
+    fn add(&mut self, more: Self) {
+        self.slabs += more.slabs;
+        self.unclaimed += more.unclaimed;
+        self.free += more.free;
+    }
+}
+
+/// The objects nobody claimed, from [`Cache::unclaimed`].
+pub struct UnclaimedObjects<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    /// The place of the slab in the table.
+    place: (Option<PhysAddr>, usize),
+    slab: PhysAddr,
+    index: u32,
+}
+
+impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
+    type Item = (PhysAddr, u8);
+
+    fn next(&mut self) -> Option<(PhysAddr, u8)> {
+        let (control, memory) = (self.cache.control, self.cache.slabs.memory());
+        let geometry: &Geometry = &control.geometry;
+        let shared: MutexGuard<'_, _, _> = control.shared.lock();
+        loop {
+            let ((page, after), addr) = shared.table.next(memory, self.place)?;
+            self.place = (page, after - 1);
+            if addr != self.slab {
+                (self.slab, self.index) = (addr, 0);
+            }
+            // SAFETY: in the table, so a slab of this cache, which stays while it is locked.
+            let slab = unsafe { Slab::at(memory.machine(), addr) };
+            while self.index < geometry.objects {
+                let index = self.index;
+                self.index += 1;
+                let state = State(slab.state(geometry, index).load(Relaxed));
+                if state.is(ObjectState::Unclaimed) {
+                    return Some((slab.addr(geometry, index), state.tag()));
+                }
+            }
+            (self.place, self.slab) = ((page, after), PhysAddr::new(0));
+        }
+    }
+}
+
+/// Whether an object outlives the kernel that wrote its state.
+const fn survived(state: State, preserving: bool) -> bool {
+    state.is(ObjectState::Preserved)
+        || state.is(ObjectState::Unclaimed)
+        || preserving && state.is(ObjectState::Live)
+}
+
+/// Labels the block of a slab that the roll names.
+fn label_slab<M: Machine>(memory: &Memory<M>, slab: PhysAddr, order: Order) -> Result<(), Error> {
+    let fail = |fault| Error::Slab(SlabError { slab, fault });
+    let block = Block::new(slab.pfn(), order).filter(|block| memory.contains(block.run()));
+    let block = block.ok_or(fail(SlabFault::Misplaced))?;
+    memory.label(block, Kind::Slab).map_err(|error| match error {
+        heirloom_folio::Error::WrongKind { .. } => fail(SlabFault::Duplicate),
+        _ => fail(SlabFault::NotPreserved { block }),
+    })
+}
+
+/// The fixed part of the header of a slab that is there and not claimed.
+fn words<M: Machine>(memory: &Memory<M>, slab: PhysAddr) -> &[AtomicU64] {
+    let first = memory.machine().ptr(slab).cast::<AtomicU64>();
+    // SAFETY: callers found the block in memory, and labelled as a slab that nobody has claimed,
+    // so nothing writes it.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), size_of::<Fixed>() / size_of::<u64>()) }
+}
+
+/// Checks a slab that the predecessor left, under the lock of `past`: its header, and every
+/// object's byte.
+fn check_slab<M: Machine>(
+    memory: &Memory<M>,
+    slab: PhysAddr,
+    record: &CacheRecord,
+) -> Result<SlabInfo, Error> {
+    let (shape, geometry): (&Shape, &Geometry) = (record.shape(), record.geometry());
+    let fail = |fault| Error::Slab(SlabError { slab, fault });
+    let block = Block::new(slab.pfn(), geometry.order).filter(|block| block.addr() == slab);
+    let block = block.filter(|block| memory.contains(block.run()));
+    let block = block.ok_or(fail(SlabFault::Misplaced))?;
+    if !memory.is_inherited(block) {
+        return Err(fail(SlabFault::NotPreserved { block }));
+    }
+    Fixed::read(words(memory, slab)).check(slab, shape).map_err(fail)?;
+    // SAFETY: the block is in memory; its state bytes lie in it; nothing writes it.
+    let bytes = unsafe {
+        let first = memory.machine().ptr(slab).add(HEAD).cast::<AtomicU8>();
+        core::slice::from_raw_parts(first.as_ptr(), geometry.objects as usize)
+    };
+    let mut info = SlabInfo::default();
+    for (index, byte) in (0..).zip(bytes) {
+        let state = State(byte.load(Relaxed));
+        if state.what().is_none() {
+            return Err(fail(SlabFault::State { index, found: state.0 }));
+        }
+        if survived(state, shape.is_preserving()) {
+            info.survivors += 1;
+        } else {
+            info.free += 1;
+        }
+    }
+    Ok(info)
+}

@@ -1,0 +1,300 @@
+//! `void*` buffers: small ones from size classes, large ones as runs of exactly the pages needed.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use heirloom_folio::{FrameState, Kind, Machine, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
+
+use crate::cache::Cache;
+use crate::class::Class;
+use crate::error::Error;
+use crate::name::Name;
+use crate::slabs::Slabs;
+use crate::state::ObjectState;
+
+/// What a buffer is to be like, beside its layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Buffers {
+    /// It survives a jump from the moment it is returned, and is freed by a plain free.
+    pub preserving: bool,
+    /// It is filled with zeroes.
+    pub zeroed: bool,
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Allocates a buffer: at least `layout.size()` bytes aligned to `layout.align()`.
+    ///
+    /// Below a page it comes from a size class, of which at most a fifth is wasted above 64
+    /// bytes; from a page on it has exactly the pages needed.
+    ///
+    /// # Errors
+    /// [`Error::BadLayout`]: no bytes, or an alignment above the largest folio's.
+    /// [`Error::Folio`]: out of memory. [`Error::BadMap`]: the machine's map does not keep the
+    /// alignment. [`Error::Overwritten`] as for [`Cache::alloc`].
+    #[inline]
+    pub fn alloc(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
+        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, like) };
+        let cache = self.class(class, like.preserving)?;
+        let buffer = cache.alloc()?;
+        if like.zeroed {
+            // SAFETY: the buffer is the caller's, of that many bytes, and nobody has seen it yet.
+            unsafe { buffer.write_bytes(0, layout.size()) };
+        }
+        Ok(buffer)
+    }
+
+    /// Frees a buffer, or an object of any cache, from any CPU.
+    ///
+    /// # Errors
+    /// It stays whose it was: as for [`Cache::free`]; for a large buffer those of
+    /// [`Memory::free_run`](heirloom_folio::Memory::free_run) as [`Error::Folio`].
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[inline]
+    pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        let Some(addr) = self.memory().machine().phys(ptr) else {
+            return Err(Error::NotAnObject { ptr: ptr.addr().get() });
+        };
+        if addr.is_page_aligned()
+            && let Some(preserved) = self.large_head(addr.pfn())
+        {
+            // SAFETY: the caller's promise.
+            return unsafe { self.free_large(addr.pfn(), preserved) };
+        }
+        if let Some((slab, control)) = self.slab_at(addr)
+            && let Some(index) = control.geometry.index(addr.get() & control.geometry.mask())
+        {
+            // SAFETY: the caller's promise.
+            return unsafe { Cache { slabs: self, control }.free_at(slab, index, addr) };
+        }
+        Err(self.no_buffer(ptr, addr))
+    }
+
+    /// Gives a buffer another size, and moves it if it has to: the buffer that results. What is
+    /// beyond the old size is not initialised. A buffer that was preserved from birth still is.
+    ///
+    /// `layout` is the layout that it is to have. It stays where it is if its class is right or
+    /// it shrinks by less than half, and if it is large as long as its frames can be cut off or
+    /// those behind it are free.
+    ///
+    /// # Errors
+    /// The buffer is as it was: [`Error::Preserved`], or the like from
+    /// [`Memory::shrink_run`](heirloom_folio::Memory::shrink_run), if it was preserved singly and
+    /// would have to move or change its frames; as for [`Slabs::alloc`] and [`Slabs::free`].
+    ///
+    /// # Safety
+    /// As for [`Cache::free`]; if another pointer is returned, the old one is not to be used.
+    pub unsafe fn realloc(&self, ptr: NonNull<u8>, layout: Layout) -> Result<NonNull<u8>, Error> {
+        if layout.size() == 0 {
+            return Err(bad(layout));
+        }
+        if let Some(run) = self.large_at(ptr) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.realloc_large(ptr, run, layout) };
+        }
+        let spot = self.spot_of(ptr)?;
+        let (geometry, state) = (&spot.control.geometry, spot.state());
+        let (has, wants) = (geometry.size as usize, layout.size());
+        let aligned = ptr.addr().get().is_multiple_of(layout.align());
+        let in_use = state.is(ObjectState::Live) || state.is(ObjectState::Preserved);
+        if in_use && aligned && wants <= has && (wants > has / 2 || has <= 64) {
+            return Ok(ptr);
+        }
+        let (cache, addr) = (spot.control.name, spot.addr());
+        match state.what() {
+            Some(ObjectState::Live) => {}
+            Some(ObjectState::Preserved) => return Err(Error::Preserved { cache, addr }),
+            Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
+            _ => return Err(Error::DoubleFree { cache, addr }),
+        }
+        let like = Buffers { preserving: spot.control.spec.preserving, zeroed: false };
+        // SAFETY: the caller's promise; the object has `has` bytes.
+        match unsafe { self.move_to(ptr, has, layout, like) } {
+            // Shrinking needs no memory.
+            Err(Error::Folio(_)) if aligned && wants <= has => Ok(ptr),
+            moved => moved,
+        }
+    }
+
+    /// Copies a buffer of `has` bytes into a new one and frees it.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`]; the buffer has that many bytes.
+    unsafe fn move_to(
+        &self,
+        ptr: NonNull<u8>,
+        has: usize,
+        layout: Layout,
+        like: Buffers,
+    ) -> Result<NonNull<u8>, Error> {
+        let to = self.alloc(layout, like)?;
+        // SAFETY: both have that many bytes, are the caller's, and are apart.
+        unsafe { to.copy_from_nonoverlapping(ptr, has.min(layout.size())) };
+        // SAFETY: the caller's promise.
+        if let Err(error) = unsafe { self.free(ptr) } {
+            // SAFETY: allocated above, and nobody has seen it.
+            let undone = unsafe { self.free(to) };
+            debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
+            return Err(error);
+        }
+        Ok(to)
+    }
+
+    /// A buffer of whole pages.
+    #[cold]
+    fn alloc_large(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
+        let memory = self.memory();
+        let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
+        let order = Order::for_frames(layout.align().div_ceil(PAGE_SIZE) as u64);
+        let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
+        let request = Request::new(order.ok_or(bad(layout))?).kind(Kind::Buffer);
+        let request = if like.zeroed { request.zeroed() } else { request };
+        let run = self.patiently(|| Ok(memory.alloc_run(frames, request)?))?;
+        let ptr = memory.machine().ptr(run.addr());
+        let kept = if !ptr.addr().get().is_multiple_of(layout.align()) {
+            Err(Error::BadMap { addr: run.addr(), align: layout.align() })
+        } else if like.preserving {
+            self.patiently(|| self.keep_large(run))
+        } else {
+            Ok(())
+        };
+        kept.map(|()| ptr).inspect_err(|_| {
+            // SAFETY: allocated above, and nobody has seen it.
+            let undone = unsafe { memory.free_run(run, Kind::Buffer) };
+            debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
+        })
+    }
+
+    /// Preserves a large buffer so that a plain free frees it.
+    pub(crate) fn keep_large(&self, run: Run) -> Result<(), Error> {
+        let memory = self.memory();
+        self.born.insert(memory, run.start())?;
+        memory.preserve_run(run, Kind::Buffer).map_err(|error| {
+            self.born.remove(memory, run.start());
+            error.into()
+        })
+    }
+
+    /// Frees the large buffer at `pfn`.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    unsafe fn free_large(&self, pfn: Pfn, preserved: bool) -> Result<(), Error> {
+        let memory = self.memory();
+        let run = memory.run_at(pfn, Kind::Buffer)?;
+        if preserved && self.born.contains(memory, pfn) {
+            memory.unpreserve_run(run, Kind::Buffer)?;
+            self.born.remove(memory, pfn);
+        }
+        // SAFETY: the caller's promise.
+        Ok(unsafe { memory.free_run(run, Kind::Buffer) }?)
+    }
+
+    /// [`Slabs::realloc`] for a large buffer.
+    ///
+    /// # Safety
+    /// As for [`Slabs::realloc`].
+    unsafe fn realloc_large(
+        &self,
+        ptr: NonNull<u8>,
+        run: Run,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, Error> {
+        let memory = self.memory();
+        let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
+        let aligned = ptr.addr().get().is_multiple_of(layout.align());
+        let large = Class::of(layout).is_none();
+        if aligned && large && frames == run.frames() {
+            return Ok(ptr);
+        }
+        let preserved = self.large_head(run.start()).unwrap_or(false);
+        let born = preserved && self.born.contains(memory, run.start());
+        if preserved && !born {
+            let order = Order::ZERO;
+            let block = heirloom_folio::Block::containing(run.start(), order);
+            return Err(heirloom_folio::Error::Preserved { block }.into());
+        }
+        // A preserved run must be preserved as a whole at any instant: it moves.
+        if aligned && large && !born {
+            // SAFETY: the caller's promise.
+            let changed = unsafe {
+                if frames < run.frames() {
+                    memory.shrink_run(run, frames, Kind::Buffer)
+                } else {
+                    memory.grow_run(run, frames, Kind::Buffer)
+                }
+            };
+            if changed.is_ok() {
+                return Ok(ptr);
+            }
+        }
+        let like = Buffers { preserving: born, zeroed: false };
+        // SAFETY: the caller's promise; the run has that many bytes.
+        unsafe { self.move_to(ptr, run.bytes() as usize, layout, like) }
+    }
+
+    /// The frames of the large buffer that starts at a pointer, if one does.
+    pub(crate) fn large_at(&self, ptr: NonNull<u8>) -> Option<Run> {
+        let addr = self.memory().machine().phys(ptr).filter(|addr| addr.is_page_aligned())?;
+        self.memory().run_at(addr.pfn(), Kind::Buffer).ok()
+    }
+
+    /// Whether a large buffer starts at a frame: if so, whether it is preserved.
+    #[inline]
+    fn large_head(&self, pfn: Pfn) -> Option<bool> {
+        match self.memory().state(pfn) {
+            Ok(FrameState::Head { kind: Kind::Buffer, preserved, .. }) => Some(preserved),
+            _ => None,
+        }
+    }
+
+    /// Why `free` found nothing to free.
+    #[cold]
+    fn no_buffer(&self, ptr: NonNull<u8>, addr: PhysAddr) -> Error {
+        if let Err(error) = self.spot_at(addr) {
+            return error;
+        }
+        match (self.memory().holder(addr.pfn()), self.memory().state(addr.pfn())) {
+            (Some((run, Kind::Buffer, _)), _) => {
+                Error::Interior { cache: Name::LARGE, addr, start: run.addr() }
+            }
+            (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
+                Error::DoubleFree { cache: Name::LARGE, addr }
+            }
+            _ => Error::NotAnObject { ptr: ptr.addr().get() },
+        }
+    }
+
+    /// Claims a large buffer of `bytes` bytes that the predecessor left at `addr`; once. A plain
+    /// free frees it. It is preserved again from now on if `preserving` says so.
+    ///
+    /// # Errors
+    /// [`Error::Folio`], with those of [`Memory::claim_run`](heirloom_folio::Memory::claim_run),
+    /// or out of memory. Then nothing is claimed.
+    pub fn claim_large(
+        &self,
+        addr: PhysAddr,
+        bytes: u64,
+        preserving: bool,
+    ) -> Result<NonNull<u8>, Error> {
+        let memory = self.memory();
+        let nothing = heirloom_folio::Error::NotMemory { pfn: addr.pfn() };
+        let run = Run::covering(addr, bytes).filter(|_| addr.is_page_aligned()).ok_or(nothing)?;
+        memory.claim_run(run, Kind::Buffer)?;
+        if preserving && let Err(error) = self.patiently(|| self.keep_large(run)) {
+            for block in run.blocks_up_to(Order::MAX_FOLIO) {
+                let kind = if block.pfn() == run.start() { Kind::Buffer } else { Kind::Tail };
+                // SAFETY: claimed just now, and not written.
+                let undone = unsafe { memory.unclaim(block, kind) };
+                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+            }
+            return Err(error);
+        }
+        Ok(memory.machine().ptr(run.addr()))
+    }
+}
+
+const fn bad(layout: Layout) -> Error {
+    Error::BadLayout { size: layout.size(), align: layout.align() }
+}

@@ -1,0 +1,236 @@
+//! Size classes: which cache a small buffer comes from.
+//!
+//! ```text
+//! 8 │ 16 32 48 … 128 │ 160 192 224 256 │ 320 384 448 512 │ … up to less than a page
+//! ```
+//!
+//! Steps of 16 bytes first, then four to each doubling: at most a fifth of a buffer above 64 bytes
+//! is not asked for. A class's objects are as aligned as its size allows. Every class has two
+//! caches, one of them preserving, which are created when they are first needed.
+
+use core::alloc::Layout;
+use core::fmt::Write;
+use core::ptr::null_mut;
+use core::sync::atomic::{
+    AtomicPtr,
+    Ordering::{Acquire, Release},
+};
+
+use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
+
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::error::Error;
+use crate::header::Shape;
+use crate::slabs::Slabs;
+use crate::spec::CacheSpec;
+
+/// Classes up to 128 bytes.
+const EVEN: usize = 9;
+/// log2 of the largest of them.
+const EVEN_SHIFT: u32 = 7;
+/// Classes in all: four to a doubling, without the one of a whole page.
+const COUNT: usize = EVEN + 4 * (PAGE_SHIFT - EVEN_SHIFT) as usize - 1;
+
+/// A size class.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Class(usize);
+
+impl Class {
+    /// The smallest class for a buffer; `None`: it is large (or empty).
+    #[inline]
+    pub(crate) const fn of(layout: Layout) -> Option<Self> {
+        let (size, align) = (layout.size(), layout.align());
+        if size == 0 || size > Self(COUNT - 1).bytes() {
+            return None;
+        }
+        let mut class = Self::fitting(size);
+        while class.bytes() & (align - 1) != 0 {
+            class.0 += 1;
+            if class.0 == COUNT {
+                return None;
+            }
+        }
+        Some(class)
+    }
+
+    /// The smallest class of at least `size` bytes, 1 up to less than a page.
+    #[inline]
+    const fn fitting(size: usize) -> Self {
+        if size <= 8 {
+            return Self(0);
+        }
+        if size <= 1 << EVEN_SHIFT {
+            return Self(size.div_ceil(16));
+        }
+        let log2 = (size - 1).ilog2();
+        let quarter = (size - 1) >> (log2 - 2);
+        Self(EVEN + 4 * (log2 - EVEN_SHIFT) as usize + quarter - 4)
+    }
+
+    /// Bytes of an object.
+    #[inline]
+    pub(crate) const fn bytes(self) -> usize {
+        match self.0 {
+            0 => 8,
+            1..EVEN => self.0 * 16,
+            _ => {
+                let above = self.0 - EVEN;
+                (above % 4 + 5) << (EVEN_SHIFT as usize - 2 + above / 4)
+            }
+        }
+    }
+
+    /// What the class's cache is like.
+    fn spec(self, preserving: bool) -> CacheSpec {
+        let bytes = self.bytes();
+        let mut name = Text::default();
+        // As many digits as a number below a page has always fit.
+        let _ = write!(name, "{}-{bytes}", if preserving { "preserved" } else { "buffer" });
+        let align = 1 << bytes.trailing_zeros();
+        CacheSpec::new(name.as_str(), bytes).align(align).preserving(preserving)
+    }
+}
+
+/// A short text.
+#[derive(Default)]
+struct Text {
+    bytes: [u8; 24],
+    length: usize,
+}
+
+impl Text {
+    fn as_str(&self) -> &str {
+        let text = self.bytes.get(..self.length).unwrap_or(&[]);
+        core::str::from_utf8(text).unwrap_or("")
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        let end = self.length + s.len();
+        self.bytes.get_mut(self.length..end).ok_or(core::fmt::Error)?.copy_from_slice(s.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// The classes' caches: plain ones, and preserving ones.
+pub(crate) struct Classes<M: Machine> {
+    caches: [[AtomicPtr<Control<M>>; COUNT]; 2],
+}
+
+impl<M: Machine> Classes<M> {
+    pub(crate) const fn new() -> Self {
+        Self { caches: [const { [const { AtomicPtr::new(null_mut()) }; COUNT] }; 2] }
+    }
+
+    #[inline]
+    fn slot(&self, class: Class, preserving: bool) -> Option<&AtomicPtr<Control<M>>> {
+        self.caches[usize::from(preserving)].get(class.0)
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// The cache of a class.
+    #[inline]
+    pub(crate) fn class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
+        match self.existing_class(class, preserving) {
+            Some(cache) => Ok(cache),
+            None => self.new_class(class, preserving),
+        }
+    }
+
+    #[inline]
+    fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
+        // Acquire pairs with the Release in `know`: the control block is written.
+        let control = self.classes.slot(class, preserving)?.load(Acquire);
+        // SAFETY: null, or a control block of this instance, which stays as long as it.
+        unsafe { control.as_ref() }.map(|control| Cache { slabs: self, control })
+    }
+
+    #[cold]
+    fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
+        let cache = self.cache(class.spec(preserving))?;
+        self.know(class, preserving, cache);
+        Ok(cache)
+    }
+
+    /// Remembers the cache of a class.
+    fn know(&self, class: Class, preserving: bool, cache: Cache<'_, M>) {
+        if let Some(slot) = self.classes.slot(class, preserving) {
+            // Release pairs with the Acquire in `existing_class`.
+            slot.store(core::ptr::from_ref(cache.control).cast_mut(), Release);
+        }
+    }
+
+    /// The spec of the class whose objects are like this, if one is.
+    pub(crate) fn class_like(shape: &Shape) -> Option<CacheSpec> {
+        let geometry = shape.geometry()?;
+        let size = geometry.size as usize;
+        let class = Some(size).filter(|size| *size < PAGE_SIZE).map(Class::fitting)?;
+        let spec = class.spec(shape.is_preserving());
+        (class.bytes() == size && spec.name == shape.name()).then_some(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(size: usize, align: usize) -> Option<usize> {
+        Class::of(Layout::from_size_align(size, align).unwrap()).map(Class::bytes)
+    }
+
+    #[test]
+    fn at_most_a_fifth_of_a_buffer_above_64_bytes_is_not_asked_for() {
+        for size in 65..=PAGE_SIZE {
+            // What fits no class takes whole pages.
+            let given = class(size, 1).unwrap_or(PAGE_SIZE);
+            assert!(given >= size);
+            assert!((given - size) * 5 <= given, "{size} in {given}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_class_that_fits_is_taken() {
+        let mut before = 0;
+        for index in 0..COUNT {
+            let bytes = Class(index).bytes();
+            assert!(bytes > before && bytes < PAGE_SIZE);
+            assert_eq!(Class::fitting(bytes), Class(index));
+            assert_eq!(Class::fitting(before + 1), Class(index));
+            before = bytes;
+        }
+        assert_eq!(class(1, 1), Some(8));
+        assert_eq!(class(before + 1, 1), None);
+        assert_eq!(class(0, 1), None);
+    }
+
+    #[test]
+    fn alignment_is_kept() {
+        for align in [1, 2, 8, 16, 64, 256, 1024] {
+            for size in 1..=PAGE_SIZE / 2 {
+                let given = class(size, align).unwrap();
+                assert!(given.is_multiple_of(align) && given >= size, "{size} {align}");
+            }
+        }
+        assert_eq!(class(24, 64), Some(64));
+        assert_eq!(class(8, PAGE_SIZE), None);
+    }
+
+    #[test]
+    fn classes_have_names_of_their_own() {
+        let spec = Class::fitting(96).spec(true);
+        assert_eq!(spec.name.unwrap().as_str(), "preserved-96");
+        for index in 0..COUNT {
+            for preserving in [false, true] {
+                let spec = Class(index).spec(preserving);
+                let (name, geometry) = spec.geometry().unwrap();
+                let shape = Shape::new(name, &geometry, preserving, spec.layout());
+                let found = Slabs::<heirloom_folio::OneCpu>::class_like(&shape).unwrap();
+                assert_eq!(found.name, spec.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A cache's control block: what it is, its CPUs' slots, and what is shared under its lock.
+//!
+//! ```text
+//! | Control: spec, geometry | lock, lists, depot, slab table | slot of CPU 0 | slot of CPU 1 | …
+//!   read only                 under the lock                   each a CPU's own
+//! ```
+//!
+//! It lies in frames of its own and stays as long as the instance.
+
+use core::ptr::NonNull;
+
+use crossbeam_utils::CachePadded;
+use heirloom_folio::{CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use lock_api::Mutex;
+
+use crate::depot::Depot;
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::header::Shape;
+use crate::lists::Lists;
+use crate::magazine::{Slot, capacity};
+use crate::name::Name;
+use crate::roll::SlabTable;
+use crate::spec::CacheSpec;
+
+/// What a cache's CPUs share.
+pub(crate) struct Shared {
+    pub(crate) lists: Lists,
+    pub(crate) depot: Depot,
+    pub(crate) table: SlabTable,
+}
+
+/// A cache.
+pub(crate) struct Control<M: Machine> {
+    pub(crate) geometry: Geometry,
+    /// What its slabs' headers say of whose they are.
+    pub(crate) owner: u64,
+    slots: NonNull<CachePadded<Slot>>,
+    /// Objects in a magazine.
+    pub(crate) capacity: usize,
+    pub(crate) name: Name,
+    pub(crate) spec: CacheSpec,
+    pub(crate) shape: Shape,
+    pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
+}
+
+// SAFETY: the pointer leads to the slots of the same block, which are atomics; nothing is tied to
+// a thread.
+unsafe impl<M: Machine> Sync for Control<M> where M::Lock: Sync {}
+
+impl<M: Machine> Control<M> {
+    /// Builds the control block of a cache. It is never given back.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: out of memory.
+    pub(crate) fn build(
+        memory: &Memory<M>,
+        spec: CacheSpec,
+        (name, geometry): (Name, Geometry),
+        owner: u64,
+    ) -> Result<NonNull<Self>, Error> {
+        let cpus = memory.machine().count();
+        let slots_at = size_of::<Self>().next_multiple_of(align_of::<CachePadded<Slot>>());
+        let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();
+        let frames = bytes.div_ceil(PAGE_SIZE) as u64;
+        let order = Order::for_frames(frames).unwrap_or(Order::MAX);
+        let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
+        let base = memory.machine().ptr(block.addr());
+        // SAFETY: the block has room for the control block and, behind it, aligned as they need,
+        // one slot for each CPU; it is ours, for good.
+        unsafe {
+            let slots = base.add(slots_at).cast::<CachePadded<Slot>>();
+            for cpu in 0..cpus {
+                slots.add(cpu).write(CachePadded::new(Slot::new()));
+            }
+            let capacity = capacity(geometry.stride);
+            let shared = Shared {
+                lists: Lists::new(),
+                depot: Depot::new(capacity),
+                table: SlabTable::new(),
+            };
+            let control = base.cast::<Self>();
+            control.write(Self {
+                geometry,
+                owner,
+                slots,
+                capacity,
+                name,
+                spec,
+                shape: Shape::new(name, &geometry, spec.preserving, spec.layout()),
+                shared: CachePadded::new(Mutex::new(shared)),
+            });
+            Ok(control)
+        }
+    }
+
+    /// The slot of a CPU.
+    ///
+    /// # Safety
+    /// `cpu` is a CPU of the machine that the block was built for.
+    #[inline]
+    pub(crate) unsafe fn slot(&self, cpu: CpuId) -> &Slot {
+        // SAFETY: `build` wrote a slot for each CPU; only shared references to them exist.
+        unsafe { self.slots.add(cpu.index()).as_ref() }
+    }
+
+    /// Objects in magazines; exact while no CPU does anything.
+    pub(crate) fn cached(&self, machine: &M, shared: &Shared) -> usize {
+        let cpus = (0..machine.count() as u32).map(CpuId);
+        // SAFETY: CPUs of the machine.
+        let slots = cpus.map(|cpu| unsafe { self.slot(cpu) }.cached());
+        shared.depot.cached() + slots.sum::<usize>()
+    }
+}

@@ -1,0 +1,458 @@
+//! What can go wrong in this layer, with what a person needs to find the fault.
+
+use core::fmt;
+
+use heirloom_folio::{Block, PhysAddr};
+
+use crate::name::Name;
+
+/// An error of the slab layer. Nothing was changed where one is returned, unless its
+/// documentation says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The layer below: out of memory, or a large buffer that it refuses to free.
+    Folio(heirloom_folio::Error),
+    /// No cache can be like this.
+    BadSpec {
+        /// The cache.
+        cache: Name,
+        /// What about it.
+        field: Field,
+        /// The value that cannot be.
+        found: u64,
+    },
+    /// A cache of this name exists, or was left by the predecessor, and is another.
+    Mismatch {
+        /// The cache.
+        cache: Name,
+        /// The first thing that differs.
+        field: Field,
+        /// What this kernel wants.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// Every number that a cache can have is taken.
+    TooManyCaches {
+        /// How many there can be.
+        limit: usize,
+    },
+    /// A buffer without bytes, or one larger or more aligned than any memory.
+    BadLayout {
+        /// Bytes asked for.
+        size: usize,
+        /// The alignment asked for, in bytes.
+        align: usize,
+    },
+    /// The direct map shows memory at an address that is not as aligned as the memory itself, so
+    /// no object with this alignment can be had.
+    BadMap {
+        /// The memory.
+        addr: PhysAddr,
+        /// The alignment that its pointer lacks, in bytes.
+        align: usize,
+    },
+    /// Zeroed objects were asked of a cache whose objects are constructed.
+    Constructed {
+        /// The cache.
+        cache: Name,
+    },
+    /// The pointer leads to no object and no buffer of this instance.
+    NotAnObject {
+        /// Where it points to.
+        ptr: usize,
+    },
+    /// The pointer leads into an object, or beside one, not to its start.
+    Interior {
+        /// The object's cache.
+        cache: Name,
+        /// Where the pointer leads to.
+        addr: PhysAddr,
+        /// The start of the object around it, or of the slab if there is none.
+        start: PhysAddr,
+    },
+    /// The object belongs to another cache.
+    WrongCache {
+        /// The object.
+        addr: PhysAddr,
+        /// The cache that was asked.
+        expected: Name,
+        /// The cache that owns it.
+        found: Name,
+    },
+    /// The object is free.
+    DoubleFree {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The object is preserved: unpreserve it first.
+    Preserved {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The object is preserved already.
+    AlreadyPreserved {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The object is not preserved.
+    NotPreserved {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The predecessor left the object and nobody has claimed it: it is not to be freed or used.
+    Unclaimed {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The object is claimed already, or never was the predecessor's.
+    NotUnclaimed {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The object lies in a slab that the predecessor left and no cache has adopted.
+    NotAdopted {
+        /// The object.
+        addr: PhysAddr,
+        /// The slab.
+        slab: Block,
+    },
+    /// The object has another length than its handle says.
+    WrongLength {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+        /// Bytes that the handle says.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
+    /// The handle is of an earlier object in the same place.
+    Stale {
+        /// The cache.
+        cache: Name,
+        /// The place.
+        addr: PhysAddr,
+        /// The handle's tag.
+        expected: u8,
+        /// The object's tag.
+        found: u8,
+    },
+    /// Something wrote where it must not: into a free object or past the end of one. Found by the
+    /// feature `debug` only. A free object found overwritten is taken out of use.
+    Overwritten {
+        /// The object's cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+        /// The first byte overwritten.
+        at: PhysAddr,
+    },
+    /// A slab that the predecessor left is not sound.
+    Slab(SlabError),
+    /// The roll that the predecessor left is not sound.
+    Roll(RollError),
+}
+
+/// What distinguishes caches.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Field {
+    /// Its length in bytes, 1 to 31, of which none is zero.
+    Name,
+    /// Bytes of an object.
+    Size,
+    /// Alignment of an object in bytes, a power of two.
+    Align,
+    /// log2 of the frames in a slab.
+    Order,
+    /// Whether objects are preserved from birth.
+    Preserving,
+    /// The fingerprint of the layout.
+    Fingerprint,
+    /// Whether there is a constructor.
+    Constructor,
+    /// Bytes from one object to the next.
+    Stride,
+}
+
+/// Why a predecessor's slab was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlabError {
+    /// The slab's first byte.
+    pub slab: PhysAddr,
+    /// What is wrong with it.
+    pub fault: SlabFault,
+}
+
+/// What is wrong with a slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SlabFault {
+    /// No block of the slab's order can start there, or it ends outside memory.
+    Misplaced,
+    /// The predecessor did not preserve it, or it is claimed already.
+    NotPreserved {
+        /// The slab's block.
+        block: Block,
+    },
+    /// It does not start like a slab.
+    Magic {
+        /// The bytes it starts with, little-endian.
+        found: u64,
+    },
+    /// Two entries of slab tables name it, or it is a page of the roll as well.
+    Duplicate,
+    /// The header's checksum does not hold.
+    Checksum {
+        /// The checksum of what is there.
+        expected: u64,
+        /// The one that stands there.
+        found: u64,
+    },
+    /// The header says that it belongs elsewhere.
+    Address {
+        /// Where it says it is.
+        found: PhysAddr,
+    },
+    /// It is not of the cache whose list it is in.
+    Shape,
+    /// An object's byte is none that this layer writes.
+    State {
+        /// Which object.
+        index: u32,
+        /// Its byte.
+        found: u8,
+    },
+}
+
+/// Why a page of a predecessor's roll was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RollError {
+    /// The page.
+    pub page: PhysAddr,
+    /// The entry in it.
+    pub index: u32,
+    /// What is wrong with it.
+    pub fault: RollFault,
+}
+
+/// What is wrong with a page of a roll.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RollFault {
+    /// No page starts at this address, or it is not in memory.
+    Misplaced {
+        /// The address.
+        addr: PhysAddr,
+    },
+    /// The predecessor did not preserve the page.
+    NotPreserved {
+        /// The page.
+        addr: PhysAddr,
+    },
+    /// The page says that it holds more entries than fit.
+    Count {
+        /// How many it says.
+        found: u64,
+    },
+    /// The chain comes back to where it was, or has no end.
+    Endless,
+    /// The page has two uses.
+    Duplicate,
+    /// The record's checksum does not hold.
+    Checksum {
+        /// The checksum of what is there.
+        expected: u64,
+        /// The one that stands there.
+        found: u64,
+    },
+    /// The record's name is none that a cache can have.
+    Name,
+    /// No cache has objects and slabs like the record says.
+    Geometry,
+    /// The entry is not the address of a page.
+    Entry {
+        /// The entry.
+        found: u64,
+    },
+}
+
+impl From<heirloom_folio::Error> for Error {
+    fn from(error: heirloom_folio::Error) -> Self {
+        Self::Folio(error)
+    }
+}
+
+impl From<SlabError> for Error {
+    fn from(error: SlabError) -> Self {
+        Self::Slab(error)
+    }
+}
+
+impl From<RollError> for Error {
+    fn from(error: RollError) -> Self {
+        Self::Roll(error)
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "name length",
+            Self::Size => "object size",
+            Self::Align => "alignment",
+            Self::Order => "slab order",
+            Self::Preserving => "preserving",
+            Self::Fingerprint => "fingerprint",
+            Self::Constructor => "constructor",
+            Self::Stride => "stride",
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folio(e) => e.fmt(f),
+            Self::BadSpec { cache, field, found } => {
+                write!(f, "cache {cache}: {field} cannot be {found:#x}")
+            }
+            Self::Mismatch { cache, field, expected, found } => {
+                write!(f, "cache {cache}: {field} is {found:#x}, not {expected:#x}")
+            }
+            Self::TooManyCaches { limit } => {
+                write!(f, "there are {limit} caches, as many as can be")
+            }
+            Self::BadLayout { size, align } => {
+                write!(f, "no buffer has {size} bytes aligned to {align}")
+            }
+            Self::BadMap { addr, align } => {
+                write!(f, "the pointer to {addr} is not aligned to {align} bytes")
+            }
+            Self::Constructed { cache } => {
+                write!(f, "objects of {cache} are constructed, not zero")
+            }
+            Self::NotAnObject { ptr } => write!(f, "no object at pointer {ptr:#x}"),
+            Self::Interior { cache, addr, start } => {
+                write!(f, "{addr} lies in or beside the object of {cache} at {start}")
+            }
+            Self::WrongCache { addr, expected, found } => {
+                write!(f, "object {addr} belongs to {found}, not {expected}")
+            }
+            Self::DoubleFree { cache, addr } => {
+                write!(f, "object {addr} of {cache} is free already")
+            }
+            Self::Preserved { cache, addr } => write!(f, "object {addr} of {cache} is preserved"),
+            Self::AlreadyPreserved { cache, addr } => {
+                write!(f, "object {addr} of {cache} is preserved already")
+            }
+            Self::NotPreserved { cache, addr } => {
+                write!(f, "object {addr} of {cache} is not preserved")
+            }
+            Self::Unclaimed { cache, addr } => {
+                write!(f, "object {addr} of {cache} is left by the predecessor and not claimed")
+            }
+            Self::NotUnclaimed { cache, addr } => {
+                write!(f, "object {addr} of {cache} is not there to be claimed (any more)")
+            }
+            Self::NotAdopted { addr, slab } => {
+                write!(f, "{addr} lies in a slab, {slab}, that no cache has adopted")
+            }
+            Self::WrongLength { cache, addr, expected, found } => {
+                write!(f, "object {addr} of {cache} has {found} bytes, not {expected}")
+            }
+            Self::Stale { cache, addr, expected, found } => {
+                write!(f, "object {addr} of {cache} has tag {found}, the handle is of {expected}")
+            }
+            Self::Overwritten { cache, addr, at } => {
+                write!(f, "object {addr} of {cache} was overwritten at {at}")
+            }
+            Self::Slab(e) => e.fmt(f),
+            Self::Roll(e) => e.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for SlabError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slab {}: ", self.slab)?;
+        match self.fault {
+            SlabFault::Misplaced => f.write_str("no slab can be there"),
+            SlabFault::NotPreserved { block } => write!(f, "{block} is not preserved"),
+            SlabFault::Magic { found } => write!(f, "starts with {found:#018x}"),
+            SlabFault::Duplicate => f.write_str("is named twice"),
+            SlabFault::Checksum { expected, found } => {
+                write!(f, "checksum is {found:#018x}, should be {expected:#018x}")
+            }
+            SlabFault::Address { found } => write!(f, "says it is at {found}"),
+            SlabFault::Shape => f.write_str("is of another cache"),
+            SlabFault::State { index, found } => write!(f, "object {index} has state {found:#04x}"),
+        }
+    }
+}
+
+impl fmt::Display for RollError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "roll page {}, entry {}: ", self.page, self.index)?;
+        match self.fault {
+            RollFault::Misplaced { addr } => write!(f, "{addr} is no page of memory"),
+            RollFault::NotPreserved { addr } => write!(f, "page {addr} is not preserved"),
+            RollFault::Count { found } => write!(f, "{found} entries do not fit"),
+            RollFault::Endless => f.write_str("the chain has no end"),
+            RollFault::Duplicate => f.write_str("the page has two uses"),
+            RollFault::Checksum { expected, found } => {
+                write!(f, "checksum is {found:#018x}, should be {expected:#018x}")
+            }
+            RollFault::Name => f.write_str("the name is none"),
+            RollFault::Geometry => f.write_str("no slab is like this"),
+            RollFault::Entry { found } => write!(f, "{found:#x} is no slab's address"),
+        }
+    }
+}
+
+impl core::error::Error for SlabError {}
+impl core::error::Error for RollError {}
+impl core::error::Error for Error {}
+
+/// An operation on an owned value that was refused: the reason, and the value unchanged.
+pub struct Refused<T> {
+    /// Why.
+    pub error: Error,
+    /// What was passed in, still the caller's.
+    pub value: T,
+}
+
+impl<T> fmt::Debug for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T> core::error::Error for Refused<T> {}
+
+impl<T> From<Refused<T>> for Error {
+    fn from(refused: Refused<T>) -> Self {
+        refused.error
+    }
+}

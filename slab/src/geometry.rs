@@ -1,0 +1,257 @@
+//! How objects lie in a slab: a pure function of their size, alignment and the slab's order.
+//!
+//! ```text
+//! 0        128             128 + n                 offset
+//! | header | n state bytes | free bits, 1 each | … | object 0 | object 1 | … | rest |
+//!                                                   <- stride ->
+//! ```
+//!
+//! The state bytes start on a line of their own, so that a CPU that takes 64 neighbours from a
+//! slab shares none of their bytes' lines with another. Small objects lie in slabs of 64 KiB: less
+//! than 2 % of one is not 64-byte objects.
+
+use heirloom_folio::{Order, PAGE_SHIFT};
+
+/// Bytes of a slab's header.
+pub(crate) const HEAD: usize = 128;
+
+/// Bytes of a red zone behind each object, where there are any.
+pub(crate) const ZONE: usize = 16;
+
+/// The order of slabs of small objects: 64 KiB, or a frame if that is more.
+pub(crate) const BASE_ORDER: Order = order(16_u32.saturating_sub(PAGE_SHIFT));
+
+/// The largest order of a slab: 2 MiB.
+pub(crate) const MAX_ORDER: Order = order(21 - PAGE_SHIFT);
+
+/// The largest object, and the largest alignment of one: a quarter of the largest slab.
+pub const MAX_OBJECT: usize = 1 << 19;
+
+/// Fixed point of the reciprocal. Offsets in a slab and strides are at most 2^21, so an error of
+/// one unit in the last place stays below 2^(21 + 21) and no product exceeds 2^64.
+const FIXED_POINT: u32 = 43;
+
+const fn order(n: u32) -> Order {
+    match Order::new(n as u8) {
+        Some(order) => order,
+        None => Order::ZERO,
+    }
+}
+
+/// How objects lie in the slabs of one cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    /// The order of a slab.
+    pub(crate) order: Order,
+    /// Bytes of an object.
+    pub(crate) size: u32,
+    /// The alignment of an object, in bytes.
+    pub(crate) align: u32,
+    /// Bytes from one object to the next.
+    pub(crate) stride: u32,
+    /// Objects in a slab.
+    pub(crate) objects: u32,
+    /// Where the first object starts.
+    pub(crate) offset: u32,
+    /// Whether there is a red zone behind each object.
+    pub(crate) zones: bool,
+    /// 2^43 / stride, rounded up: multiplying by it divides.
+    reciprocal: u64,
+}
+
+impl Geometry {
+    /// The geometry of a slab of `order`; `None` if there is no such object or it does not fit.
+    pub(crate) const fn new(size: usize, align: usize, order: Order, zones: bool) -> Option<Self> {
+        if size == 0 || size > MAX_OBJECT || !align.is_power_of_two() || align > MAX_OBJECT {
+            return None;
+        }
+        if order.get() > MAX_ORDER.get() {
+            return None;
+        }
+        let zone = if zones { ZONE } else { 0 };
+        let stride = (size + zone).next_multiple_of(if align < 8 { 8 } else { align });
+        let slab = order.bytes() as usize;
+        if slab < HEAD + stride {
+            return None;
+        }
+        let mut objects = (slab - HEAD) / stride;
+        while objects > 0 {
+            let offset = words_at(objects) + words(objects) * 8;
+            let offset = offset.next_multiple_of(align);
+            if offset + objects * stride <= slab {
+                return Some(Self {
+                    order,
+                    size: size as u32,
+                    align: align as u32,
+                    stride: stride as u32,
+                    objects: objects as u32,
+                    offset: offset as u32,
+                    zones,
+                    reciprocal: (1_u64 << FIXED_POINT).div_ceil(stride as u64),
+                });
+            }
+            objects -= 1;
+        }
+        None
+    }
+
+    /// The geometry with the smallest order, from [`BASE_ORDER`] on, that wastes at most a
+    /// sixteenth of a slab; else the one that wastes least.
+    pub(crate) const fn choose(size: usize, align: usize, zones: bool) -> Option<Self> {
+        let mut best: Option<(Self, usize)> = None;
+        let mut o = BASE_ORDER.get();
+        while o <= MAX_ORDER.get() {
+            if let Some(order) = Order::new(o)
+                && let Some(geometry) = Self::new(size, align, order, zones)
+            {
+                let slab = order.bytes() as usize;
+                let waste = slab - geometry.objects as usize * geometry.stride as usize;
+                // 1/65536ths of the slab, so that orders can be compared.
+                let share = (waste << 16) / slab;
+                if share <= 1 << 12 {
+                    return Some(geometry);
+                }
+                best = match best {
+                    Some((_, least)) if least <= share => best,
+                    _ => Some((geometry, share)),
+                };
+            }
+            o += 1;
+        }
+        match best {
+            Some((geometry, _)) => Some(geometry),
+            None => None,
+        }
+    }
+
+    /// Bytes of a slab, less one: what of an address is an offset in its slab.
+    #[inline]
+    pub(crate) const fn mask(&self) -> u64 {
+        self.order.bytes() - 1
+    }
+
+    /// Where the free bits start.
+    #[inline]
+    pub(crate) const fn words_at(&self) -> usize {
+        words_at(self.objects as usize)
+    }
+
+    /// Words of free bits.
+    #[inline]
+    pub(crate) const fn words(&self) -> usize {
+        words(self.objects as usize)
+    }
+
+    /// Where object `index` starts.
+    #[inline]
+    pub(crate) const fn at(&self, index: u32) -> u64 {
+        self.offset as u64 + index as u64 * self.stride as u64
+    }
+
+    /// The object around `offset`, a place within a slab, and how far into it that is; `None` if
+    /// it is in none.
+    #[inline]
+    pub(crate) const fn around(&self, offset: u64) -> Option<(u32, u64)> {
+        let relative = offset.wrapping_sub(self.offset as u64);
+        if relative > self.mask() {
+            return None;
+        }
+        // `relative` is below 2^21 and the reciprocal at most 2^40 + 1.
+        let index = relative * self.reciprocal >> FIXED_POINT;
+        if index >= self.objects as u64 {
+            return None;
+        }
+        Some((index as u32, relative - index * self.stride as u64))
+    }
+
+    /// The object that starts at `offset`, which is known to be the start of one.
+    #[inline]
+    pub(crate) const fn nearest(&self, offset: u64) -> u32 {
+        let relative = offset.wrapping_sub(self.offset as u64);
+        (relative.wrapping_mul(self.reciprocal) >> FIXED_POINT) as u32
+    }
+
+    /// The object that starts at `offset`.
+    #[inline]
+    pub(crate) const fn index(&self, offset: u64) -> Option<u32> {
+        match self.around(offset) {
+            Some((index, 0)) => Some(index),
+            _ => None,
+        }
+    }
+}
+
+/// Words of free bits for `objects` objects.
+const fn words(objects: usize) -> usize {
+    objects.div_ceil(64)
+}
+
+/// Where the free bits of `objects` objects start: behind the state bytes.
+const fn words_at(objects: usize) -> usize {
+    (HEAD + objects).next_multiple_of(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> impl Iterator<Item = Geometry> {
+        let sizes = (1..600).chain((600..MAX_OBJECT).step_by(977)).chain([MAX_OBJECT]);
+        sizes.flat_map(|size| {
+            [1, 8, 64, 4096, 1 << 16]
+                .into_iter()
+                .filter_map(move |align| Geometry::choose(size, align, size % 2 == 0))
+        })
+    }
+
+    #[test]
+    fn parts_are_apart_and_inside_the_slab() {
+        for g in all() {
+            assert!(g.words_at() >= HEAD + g.objects as usize);
+            assert!(g.offset as usize >= g.words_at() + g.words() * 8, "{g:?}");
+            assert!(g.offset.is_multiple_of(g.align) && g.stride.is_multiple_of(g.align));
+            assert!(g.stride >= g.size + if g.zones { ZONE as u32 } else { 0 });
+            assert!(g.at(g.objects) <= g.order.bytes(), "{g:?}");
+            assert!(g.objects >= 1);
+        }
+    }
+
+    #[test]
+    fn every_object_there_can_be_has_a_slab() {
+        for align in [1, 64, 4096, MAX_OBJECT] {
+            assert!(Geometry::choose(MAX_OBJECT, align, true).is_some(), "{align}");
+        }
+        assert_eq!(Geometry::choose(MAX_OBJECT + 1, 8, false), None);
+        assert_eq!(Geometry::choose(0, 8, false), None);
+        assert_eq!(Geometry::choose(8, 3, false), None);
+    }
+
+    #[test]
+    fn multiplying_divides_exactly() {
+        for g in all() {
+            for index in [0, 1, g.objects / 2, g.objects - 1] {
+                let at = g.at(index);
+                assert_eq!(g.index(at), Some(index), "{g:?}");
+                for inside in [1, u64::from(g.stride) - 1] {
+                    assert_eq!(g.around(at + inside), Some((index, inside)), "{g:?}");
+                    assert_eq!(g.index(at + inside), None, "{g:?}");
+                }
+            }
+            assert_eq!(g.around(g.at(g.objects)), None);
+            assert_eq!(g.around(u64::from(g.offset) - 1), None);
+            assert_eq!(g.around(0), None);
+        }
+    }
+
+    #[test]
+    fn small_objects_waste_little() {
+        let g = Geometry::choose(64, 64, false).unwrap();
+        let used = u64::from(g.objects) * 64;
+        assert!((g.order.bytes() - used) * 100 <= used * 2, "{g:?}");
+        for size in 16..=2048 {
+            let g = Geometry::choose(size, 8, false).unwrap();
+            let used = u64::from(g.objects) * u64::from(g.stride);
+            assert!((g.order.bytes() - used) * 16 <= g.order.bytes(), "{g:?}");
+        }
+    }
+}

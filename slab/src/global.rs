@@ -1,0 +1,270 @@
+//! The buffers as Rust's allocators.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{
+    AtomicPtr,
+    Ordering::{AcqRel, Acquire},
+};
+
+use heirloom_folio::Machine;
+
+use crate::buffer::Buffers;
+use crate::slabs::Slabs;
+
+/// The buffers of an instance as an allocator: a handle, cheap to copy.
+///
+/// With the feature `allocator-api2` it is an `Allocator`, for collections whose memory is the
+/// instance's. Buffers that are preserving survive a jump from birth; what they hold, pointers
+/// above all, is the caller's business.
+pub struct Heap<'s, M: Machine> {
+    slabs: &'s Slabs<M>,
+    preserving: bool,
+}
+
+impl<M: Machine> Clone for Heap<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Machine> Copy for Heap<'_, M> {}
+
+impl<M: Machine> fmt::Debug for Heap<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heap").field("preserving", &self.preserving).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// The buffers as an allocator: plain ones, or those that are preserved from birth.
+    pub const fn heap(&self, preserving: bool) -> Heap<'_, M> {
+        Heap { slabs: self, preserving }
+    }
+}
+
+impl<M: Machine> Heap<'_, M> {
+    #[inline]
+    fn take(&self, layout: Layout, zeroed: bool) -> Option<NonNull<u8>> {
+        let like = Buffers { preserving: self.preserving, zeroed };
+        self.slabs.alloc(layout, like).ok()
+    }
+}
+
+// SAFETY: `Slabs::alloc` gives memory of the layout's size and alignment that is nobody else's
+// until it is freed; a size of zero is refused. Nothing unwinds, unless the machine does.
+unsafe impl<M: Machine> GlobalAlloc for Heap<'_, M> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.take(layout, false).map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.take(layout, true).map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, ptr: *mut u8, _: Layout) {
+        if let Some(ptr) = NonNull::new(ptr) {
+            // SAFETY: the caller's promise: allocated here, and not used again.
+            let freed = unsafe { self.slabs.free(ptr) };
+            debug_assert!(freed.is_ok(), "{freed:?}");
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let layout = Layout::from_size_align(new_size, layout.align()).ok();
+        let moved = layout.zip(NonNull::new(ptr)).and_then(|(layout, ptr)| {
+            // SAFETY: the caller's promise: allocated here, and the old pointer not used again.
+            unsafe { self.slabs.realloc(ptr, layout) }.ok()
+        });
+        moved.map_or(null_mut(), NonNull::as_ptr)
+    }
+}
+
+/// An allocator to be a program's `#[global_allocator]`, over an instance that is named later.
+///
+/// Until [`Global::set`] was called, nothing can be allocated.
+///
+/// # Examples
+/// ```
+/// use core::alloc::{GlobalAlloc, Layout};
+/// use heirloom_folio::harness::Ram;
+/// use heirloom_slab::{Global, Slabs};
+///
+/// static HEAP: Global<Ram> = Global::new();
+///
+/// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+/// HEAP.set(Box::leak(Box::new(slabs))).unwrap();
+/// let layout = Layout::new::<u64>();
+/// // SAFETY: the layout has a size; freed once.
+/// unsafe {
+///     let ptr = HEAP.alloc(layout);
+///     assert!(!ptr.is_null());
+///     HEAP.dealloc(ptr, layout);
+/// }
+/// # Ok::<(), heirloom_slab::Error>(())
+/// ```
+pub struct Global<M: Machine + 'static> {
+    slabs: AtomicPtr<Slabs<M>>,
+}
+
+// SAFETY: the pointer is to a `Slabs` that is borrowed for good and used by reference.
+unsafe impl<M: Machine> Sync for Global<M> where M::Lock: Sync {}
+
+impl<M: Machine> Global<M> {
+    /// An allocator without memory.
+    pub const fn new() -> Self {
+        Self { slabs: AtomicPtr::new(null_mut()) }
+    }
+
+    /// Names the instance that the memory comes from, once.
+    ///
+    /// # Errors
+    /// Gives `slabs` back if one was named before.
+    pub fn set(&self, slabs: &'static Slabs<M>) -> Result<(), &'static Slabs<M>> {
+        let new = core::ptr::from_ref(slabs).cast_mut();
+        // AcqRel: Release pairs with the Acquire in `heap`.
+        match self.slabs.compare_exchange(null_mut(), new, AcqRel, Acquire) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(slabs),
+        }
+    }
+
+    #[inline]
+    fn heap(&self) -> Option<Heap<'static, M>> {
+        // Acquire pairs with the Release in `set`.
+        let slabs = self.slabs.load(Acquire);
+        // SAFETY: null, or from a `&'static Slabs`.
+        unsafe { slabs.as_ref() }.map(|slabs| slabs.heap(false))
+    }
+}
+
+impl<M: Machine> Default for Global<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M: Machine> fmt::Debug for Global<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Global").finish_non_exhaustive()
+    }
+}
+
+// SAFETY: as for `Heap`; without an instance every request fails.
+unsafe impl<M: Machine> GlobalAlloc for Global<M> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the same contract.
+        self.heap().map_or(null_mut(), |heap| unsafe { heap.alloc(layout) })
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the same contract.
+        self.heap().map_or(null_mut(), |heap| unsafe { heap.alloc_zeroed(layout) })
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        if let Some(heap) = self.heap() {
+            // SAFETY: the same contract.
+            unsafe { heap.dealloc(ptr, layout) };
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the same contract.
+        self.heap().map_or(null_mut(), |heap| unsafe { heap.realloc(ptr, layout, new_size) })
+    }
+}
+
+#[cfg(feature = "allocator-api2")]
+mod api2 {
+    use allocator_api2::alloc::{AllocError, Allocator};
+    use core::alloc::{GlobalAlloc, Layout};
+    use core::ptr::NonNull;
+
+    use heirloom_folio::Machine;
+
+    use super::Heap;
+
+    impl<M: Machine> Heap<'_, M> {
+        fn block(&self, layout: Layout, zeroed: bool) -> Result<NonNull<[u8]>, AllocError> {
+            let start = if layout.size() == 0 {
+                NonNull::without_provenance(layout.align().try_into().map_err(|_| AllocError)?)
+            } else {
+                self.take(layout, zeroed).ok_or(AllocError)?
+            };
+            Ok(NonNull::slice_from_raw_parts(start, layout.size()))
+        }
+
+        /// # Safety
+        /// As for `Allocator::grow` and `shrink`.
+        unsafe fn resize(
+            &self,
+            ptr: NonNull<u8>,
+            old: Layout,
+            new: Layout,
+        ) -> Result<NonNull<[u8]>, AllocError> {
+            if old.size() == 0 {
+                return self.block(new, false);
+            }
+            if new.size() == 0 {
+                // SAFETY: the caller's promise.
+                unsafe { self.deallocate(ptr, old) };
+                return self.block(new, false);
+            }
+            // SAFETY: the caller's promise.
+            let moved = unsafe { self.slabs.realloc(ptr, new) }.map_err(|_| AllocError)?;
+            Ok(NonNull::slice_from_raw_parts(moved, new.size()))
+        }
+    }
+
+    // SAFETY: memory stays valid until it is freed, wherever the handle is moved or copied to, as
+    // it is the instance's that the handle borrows.
+    unsafe impl<M: Machine> Allocator for Heap<'_, M> {
+        #[inline]
+        fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+            self.block(layout, false)
+        }
+
+        #[inline]
+        fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+            self.block(layout, true)
+        }
+
+        #[inline]
+        unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+            if layout.size() != 0 {
+                // SAFETY: the caller's promise.
+                unsafe { self.dealloc(ptr.as_ptr(), layout) };
+            }
+        }
+
+        unsafe fn grow(
+            &self,
+            ptr: NonNull<u8>,
+            old: Layout,
+            new: Layout,
+        ) -> Result<NonNull<[u8]>, AllocError> {
+            // SAFETY: the caller's promise.
+            unsafe { self.resize(ptr, old, new) }
+        }
+
+        unsafe fn shrink(
+            &self,
+            ptr: NonNull<u8>,
+            old: Layout,
+            new: Layout,
+        ) -> Result<NonNull<[u8]>, AllocError> {
+            // SAFETY: the caller's promise.
+            unsafe { self.resize(ptr, old, new) }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! A slab and its header: the truth about its objects, at any instant.
+//!
+//! ```text
+//! offset  bytes
+//! 0       8   magic "hl-slab1"
+//! 8       8   XXH3-64 of bytes 0..88 with these eight zero
+//! 16      8   the slab's own physical address
+//! 24      64  shape: which cache, and how its objects lie (see below)
+//! 88      8   owner         ┐
+//! 96      16  links         │ this kernel's; a successor does not look at them
+//! 112     8   roll entry    │
+//! 120     4   free          │
+//! 124     4   preserved     ┘
+//! 128     n   one state byte an object
+//! …       8 × ⌈n / 64⌉      free bits, this kernel's: 1 is free and in no magazine
+//!
+//! shape:  0   8   fingerprint of the objects' layout
+//!         8   32  name of the cache, zeroes behind it
+//!         40  4   bytes of an object
+//!         44  4   alignment
+//!         48  4   stride, bytes from one object to the next
+//!         52  4   objects
+//!         56  4   offset of the first object
+//!         60  1   order of the slab
+//!         61  1   flags: 1 preserving, 2 red zones
+//!         62  2   zero
+//! ```
+//!
+//! Little-endian. What the checksum covers never changes while the slab lives.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use heirloom_folio::{Block, DirectMap, Order, PhysAddr};
+use intrusive_collections::{LinkedListLink, UnsafeRef, intrusive_adapter};
+use xxhash_rust::xxh3::xxh3_64;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::SlabFault;
+use crate::geometry::{Geometry, HEAD};
+use crate::name::Name;
+
+const MAGIC: [u8; 8] = *b"hl-slab1";
+
+/// Which cache a slab belongs to, and how its objects lie, as it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Shape {
+    pub(crate) fingerprint: U64,
+    name: [u8; Name::BYTES],
+    size: U32,
+    align: U32,
+    stride: U32,
+    objects: U32,
+    offset: U32,
+    order: u8,
+    flags: u8,
+    zero: [u8; 2],
+}
+
+const PRESERVING: u8 = 1;
+const ZONES: u8 = 2;
+
+impl Shape {
+    pub(crate) fn new(name: Name, geometry: &Geometry, preserving: bool, fingerprint: u64) -> Self {
+        let flags =
+            if preserving { PRESERVING } else { 0 } | if geometry.zones { ZONES } else { 0 };
+        Self {
+            fingerprint: fingerprint.into(),
+            name: name.to_bytes(),
+            size: geometry.size.into(),
+            align: geometry.align.into(),
+            stride: geometry.stride.into(),
+            objects: geometry.objects.into(),
+            offset: geometry.offset.into(),
+            order: geometry.order.get(),
+            flags,
+            zero: [0; 2],
+        }
+    }
+
+    /// The name, if it is one.
+    pub(crate) fn name(&self) -> Option<Name> {
+        Name::from_bytes(self.name)
+    }
+
+    /// The geometry, recomputed; `None` if no slab lies as the shape says.
+    pub(crate) fn geometry(&self) -> Option<Geometry> {
+        let (size, align) = (self.size.get() as usize, self.align.get() as usize);
+        let zones = self.flags & ZONES != 0;
+        let geometry = Geometry::new(size, align, Order::new(self.order)?, zones)?;
+        let name = self.name()?;
+        let same =
+            Self::new(name, &geometry, self.is_preserving(), self.fingerprint.get()) == *self;
+        same.then_some(geometry)
+    }
+
+    pub(crate) const fn is_preserving(&self) -> bool {
+        self.flags & PRESERVING != 0
+    }
+}
+
+/// The part of a header that does not change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Fixed {
+    magic: [u8; 8],
+    checksum: U64,
+    phys: U64,
+    pub(crate) shape: Shape,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Shape>() == 64 && size_of::<Fixed>() == 88);
+    assert!(offset_of!(Shape, size) == 40 && offset_of!(Shape, order) == 60);
+    assert!(offset_of!(Fixed, phys) == 16 && offset_of!(Fixed, shape) == 24);
+    assert!(offset_of!(Head, owner) == 88 && size_of::<Head>() <= HEAD);
+};
+
+impl Fixed {
+    pub(crate) fn new(phys: PhysAddr, shape: Shape) -> Self {
+        let fixed = Self { magic: MAGIC, checksum: U64::ZERO, phys: phys.get().into(), shape };
+        Self { checksum: fixed.sum().into(), ..fixed }
+    }
+
+    fn sum(&self) -> u64 {
+        xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes())
+    }
+
+    /// Reads a header that nobody vouches for.
+    pub(crate) fn read(words: &[AtomicU64]) -> Self {
+        let mut fixed = Self::new_zeroed();
+        for (bytes, word) in fixed.as_mut_bytes().chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+        }
+        fixed
+    }
+
+    /// Checks that this is the header of a slab at `phys` of a cache of this `shape`.
+    pub(crate) fn check(&self, phys: PhysAddr, shape: &Shape) -> Result<(), SlabFault> {
+        if self.magic != MAGIC {
+            return Err(SlabFault::Magic { found: u64::from_le_bytes(self.magic) });
+        }
+        let (expected, found) = (self.sum(), self.checksum.get());
+        if expected != found {
+            return Err(SlabFault::Checksum { expected, found });
+        }
+        if self.phys.get() != phys.get() {
+            return Err(SlabFault::Address { found: PhysAddr::new(self.phys.get()) });
+        }
+        if self.shape != *shape {
+            return Err(SlabFault::Shape);
+        }
+        Ok(())
+    }
+}
+
+/// A slab's header as it lies in memory.
+#[repr(C)]
+pub(crate) struct Head {
+    pub(crate) fixed: Fixed,
+    /// Which cache of which instance the slab belongs to; see [`crate::register`].
+    pub(crate) owner: AtomicU64,
+    /// Where in its cache's lists it is. Under the cache's lock.
+    link: LinkedListLink,
+    /// The address of the slab's entry in the roll, or 0. Under the cache's lock.
+    pub(crate) entry: AtomicU64,
+    /// Free bits that are set. Written under the cache's lock.
+    pub(crate) free: AtomicU32,
+    /// Objects that are [`Preserved`](crate::ObjectState::Preserved) or
+    /// [`Unclaimed`](crate::ObjectState::Unclaimed) and keep the slab preserved. In a preserving
+    /// cache always 0. Leaves 0, and comes back to it, under the cache's lock.
+    pub(crate) preserved: AtomicU32,
+}
+
+intrusive_adapter!(pub(crate) Links = UnsafeRef<Head>: Head { link => LinkedListLink });
+
+/// A slab of this instance: its memory is a header, state bytes, free bits and objects.
+#[derive(Clone, Copy)]
+pub(crate) struct Slab {
+    base: NonNull<u8>,
+    phys: PhysAddr,
+}
+
+impl Slab {
+    /// The slab at `phys`.
+    ///
+    /// # Safety
+    /// A slab of this instance starts there (it was built or adopted, or the caller is about to),
+    /// and is not given back while the value is in use.
+    #[inline]
+    pub(crate) unsafe fn at(map: &impl DirectMap, phys: PhysAddr) -> Self {
+        Self { base: map.ptr(phys), phys }
+    }
+
+    /// Where it starts.
+    #[inline]
+    pub(crate) const fn phys(self) -> PhysAddr {
+        self.phys
+    }
+
+    /// Its frames.
+    pub(crate) const fn block(self, geometry: &Geometry) -> Block {
+        Block::containing(self.phys.pfn(), geometry.order)
+    }
+
+    /// Its header.
+    #[inline]
+    pub(crate) fn head<'a>(self) -> &'a Head {
+        // SAFETY: promised to `at`. The fixed part is not written while the slab lives; the rest
+        // is atomics, and cells that are touched under the cache's lock.
+        unsafe { self.base.cast::<Head>().as_ref() }
+    }
+
+    /// Its header, to be linked.
+    pub(crate) fn link(self) -> UnsafeRef<Head> {
+        // SAFETY: promised to `at`; a linked slab lives until it is unlinked.
+        unsafe { UnsafeRef::from_raw(self.base.cast::<Head>().as_ptr()) }
+    }
+
+    /// The byte of object `index`.
+    #[inline]
+    pub(crate) fn state<'a>(self, geometry: &Geometry, index: u32) -> &'a AtomicU8 {
+        debug_assert!(index < geometry.objects);
+        // SAFETY: `index` is an object of the slab (every caller has it from the geometry), and
+        // its byte, which only atomics touch, lies in the slab's memory.
+        unsafe { self.base.add(HEAD + index as usize).cast::<AtomicU8>().as_ref() }
+    }
+
+    /// The state bytes.
+    pub(crate) fn states<'a>(self, geometry: &Geometry) -> &'a [AtomicU8] {
+        // SAFETY: the geometry has that many bytes behind the header; only atomics touch them.
+        unsafe {
+            let first = self.base.add(HEAD).cast::<AtomicU8>();
+            core::slice::from_raw_parts(first.as_ptr(), geometry.objects as usize)
+        }
+    }
+
+    /// The free bits.
+    pub(crate) fn words<'a>(self, geometry: &Geometry) -> &'a [AtomicU64] {
+        // SAFETY: the geometry has that many words there, at a multiple of 8 from the start of a
+        // frame; only atomics touch them.
+        unsafe {
+            let first = self.base.add(geometry.words_at()).cast::<AtomicU64>();
+            core::slice::from_raw_parts(first.as_ptr(), geometry.words())
+        }
+    }
+
+    /// The object `index`.
+    #[inline]
+    pub(crate) fn object(self, geometry: &Geometry, index: u32) -> NonNull<u8> {
+        // SAFETY: the geometry's objects lie in the slab.
+        unsafe { self.base.add(geometry.at(index) as usize) }
+    }
+
+    /// The address of object `index`.
+    #[inline]
+    pub(crate) const fn addr(self, geometry: &Geometry, index: u32) -> PhysAddr {
+        PhysAddr::new(self.phys.get() + geometry.at(index))
+    }
+
+    /// Writes a new slab: all objects free.
+    ///
+    /// # Safety
+    /// The slab's frames are the caller's alone.
+    pub(crate) unsafe fn build(self, geometry: &Geometry, shape: Shape, owner: u64) {
+        // SAFETY: the frames are the caller's; header and state bytes lie in them.
+        unsafe {
+            self.base.cast::<Fixed>().write(Fixed::new(self.phys, shape));
+            self.base.add(HEAD).write_bytes(0, geometry.objects as usize);
+            self.begin(owner);
+        }
+        self.set_free(geometry, |_| true);
+    }
+
+    /// Writes this kernel's part of the header anew.
+    ///
+    /// # Safety
+    /// The slab's frames are the caller's alone.
+    pub(crate) unsafe fn begin(self, owner: u64) {
+        let head = self.base.cast::<Head>().as_ptr();
+        // SAFETY: the frames are the caller's, and the header lies in them; the fields are
+        // reached without a reference to the header.
+        unsafe {
+            (&raw mut (*head).owner).write(AtomicU64::new(owner));
+            (&raw mut (*head).link).write(LinkedListLink::new());
+            (&raw mut (*head).entry).write(AtomicU64::new(0));
+            (&raw mut (*head).free).write(AtomicU32::new(0));
+            (&raw mut (*head).preserved).write(AtomicU32::new(0));
+        }
+    }
+
+    /// Writes the free bits anew, and counts them.
+    pub(crate) fn set_free(self, geometry: &Geometry, is_free: impl Fn(u32) -> bool) {
+        let mut free = 0;
+        for (first, word) in (0..geometry.objects).step_by(64).zip(self.words(geometry)) {
+            let mut bits = 0_u64;
+            for index in first..geometry.objects.min(first + 64) {
+                bits |= u64::from(is_free(index)) << (index - first);
+            }
+            word.store(bits, Relaxed);
+            free += bits.count_ones();
+        }
+        self.head().free.store(free, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixed() -> (Fixed, PhysAddr, Shape) {
+        let geometry = Geometry::choose(96, 16, false).unwrap();
+        let shape = Shape::new(Name::new("inode").unwrap(), &geometry, true, 0x1234);
+        let at = PhysAddr::new(0x4_0001_0000);
+        (Fixed::new(at, shape), at, shape)
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_found() {
+        let (fixed, at, shape) = fixed();
+        assert_eq!(fixed.check(at, &shape), Ok(()));
+        for bit in 0..size_of::<Fixed>() * 8 {
+            let mut broken = fixed;
+            broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
+            assert!(broken.check(at, &shape).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_good_in_its_place_and_cache_alone() {
+        let (fixed, at, shape) = fixed();
+        let elsewhere = PhysAddr::new(at.get() + 0x1_0000);
+        assert_eq!(fixed.check(elsewhere, &shape), Err(SlabFault::Address { found: at }));
+        let other = Shape { fingerprint: 1.into(), ..shape };
+        assert_eq!(fixed.check(at, &other), Err(SlabFault::Shape));
+    }
+
+    #[test]
+    fn a_shape_is_believed_only_if_it_is_what_would_be_computed() {
+        let (_, _, shape) = fixed();
+        let geometry = Geometry::choose(96, 16, false).unwrap();
+        assert_eq!(shape.geometry(), Some(geometry));
+        for bit in 0..size_of::<Shape>() * 8 {
+            let mut broken = shape;
+            broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
+            // Another name, fingerprint or flag may be sound; another layout only whole.
+            if let Some(other) = broken.geometry() {
+                let Geometry { size, align, order, zones, .. } = other;
+                assert_eq!(Geometry::new(size as usize, align as usize, order, zones), Some(other));
+            }
+        }
+    }
+}

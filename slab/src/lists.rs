@@ -1,0 +1,285 @@
+//! The slabs of a cache, by how full they are: where magazines are filled and emptied.
+//!
+//! ```text
+//! partial   some objects free: taken from first
+//! empty     all objects free: taken from next, and given back when there are many
+//! full      none free
+//! ```
+//!
+//! All of it under the cache's lock. Objects leave a slab up to 64 at a time, a word of free bits.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use heirloom_folio::{DirectMap, PhysAddr};
+use intrusive_collections::LinkedList;
+
+use crate::geometry::Geometry;
+use crate::header::{Head, Links, Slab};
+use crate::magazine::Magazine;
+
+/// The slabs of a cache.
+pub(crate) struct Lists {
+    partial: LinkedList<Links>,
+    full: LinkedList<Links>,
+    empty: LinkedList<Links>,
+    slabs: usize,
+    empties: usize,
+}
+
+// SAFETY: the lists lead to slabs of the instance, which belong to no thread.
+unsafe impl Send for Lists {}
+
+impl Lists {
+    pub(crate) const fn new() -> Self {
+        Self {
+            partial: LinkedList::new(Links::NEW),
+            full: LinkedList::new(Links::NEW),
+            empty: LinkedList::new(Links::NEW),
+            slabs: 0,
+            empties: 0,
+        }
+    }
+
+    /// How many slabs there are.
+    pub(crate) const fn slabs(&self) -> usize {
+        self.slabs
+    }
+
+    /// How many of them are empty.
+    pub(crate) const fn empties(&self) -> usize {
+        self.empties
+    }
+
+    /// Adds a slab that is in no list.
+    pub(crate) fn add(&mut self, geometry: &Geometry, slab: Slab) {
+        self.slabs += 1;
+        let free = slab.head().free.load(Relaxed);
+        self.list(geometry, free).push_front(slab.link());
+        self.empties += usize::from(free == geometry.objects);
+    }
+
+    /// Takes an empty slab out, if there are more than `keep`.
+    pub(crate) fn take_empty(&mut self, map: &impl DirectMap, keep: usize) -> Option<Slab> {
+        if self.empties <= keep {
+            return None;
+        }
+        let head = self.empty.pop_back()?;
+        self.empties -= 1;
+        self.slabs -= 1;
+        slab_of(map, &head)
+    }
+
+    /// Moves free objects into `magazine` until it is full or none are left: how many.
+    pub(crate) fn fill(
+        &mut self,
+        map: &impl DirectMap,
+        geometry: &Geometry,
+        magazine: &mut Magazine,
+    ) -> usize {
+        let before = magazine.count();
+        while magazine.room() > 0 {
+            let front = self.partial.front().get().or_else(|| self.empty.front().get());
+            let Some(slab) = front.and_then(|head| slab_of(map, head)) else { break };
+            let free = slab.head().free.load(Relaxed);
+            let taken = take(slab, geometry, magazine);
+            self.changed(geometry, slab, free, free.saturating_sub(taken));
+            if taken == 0 {
+                break;
+            }
+        }
+        magazine.count() - before
+    }
+
+    /// Puts the objects of `magazine` back into their slabs.
+    pub(crate) fn empty_out(
+        &mut self,
+        map: &impl DirectMap,
+        geometry: &Geometry,
+        magazine: &mut Magazine,
+    ) {
+        // Neighbours are put back together: `bits` of a word of a slab.
+        let (mut at, mut word, mut bits) = (PhysAddr::new(0), 0, 0);
+        while let Some(addr) = magazine.pop() {
+            let slab = PhysAddr::new(addr.get() & !geometry.mask());
+            let Some(index) = geometry.index(addr.get() & geometry.mask()) else { continue };
+            if (slab, index / 64) != (at, word) {
+                self.put(map, geometry, at, word, bits);
+                (at, word, bits) = (slab, index / 64, 0);
+            }
+            bits |= 1 << (index % 64);
+        }
+        self.put(map, geometry, at, word, bits);
+    }
+
+    /// Puts one object back into its slab.
+    pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, addr: PhysAddr) {
+        let slab = PhysAddr::new(addr.get() & !geometry.mask());
+        if let Some(index) = geometry.index(addr.get() & geometry.mask()) {
+            self.put(map, geometry, slab, index / 64, 1 << (index % 64));
+        }
+    }
+
+    /// Calls `each` with every slab.
+    pub(crate) fn for_each(&self, map: &impl DirectMap, mut each: impl FnMut(Slab)) {
+        let lists = [&self.partial, &self.full, &self.empty];
+        for head in lists.into_iter().flat_map(LinkedList::iter) {
+            if let Some(slab) = slab_of(map, head) {
+                each(slab);
+            }
+        }
+    }
+
+    /// Sets free bits in word `word` of the slab at `at`.
+    fn put(
+        &mut self,
+        map: &impl DirectMap,
+        geometry: &Geometry,
+        at: PhysAddr,
+        word: u32,
+        bits: u64,
+    ) {
+        if bits == 0 {
+            return;
+        }
+        // SAFETY: the objects came from a slab of this cache, and the slab is not given back
+        // before all of its objects are.
+        let slab = unsafe { Slab::at(map, at) };
+        let Some(word) = slab.words(geometry).get(word as usize) else { return };
+        let there = word.load(Relaxed);
+        debug_assert_eq!(there & bits, 0, "an object is put back once");
+        word.store(there | bits, Relaxed);
+        let free = slab.head().free.load(Relaxed);
+        self.changed(geometry, slab, free, free + (bits & !there).count_ones());
+    }
+
+    /// Notes that `slab` has `after` free objects where it had `before`.
+    fn changed(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
+        slab.head().free.store(after, Relaxed);
+        let all = geometry.objects;
+        let place = |free| (free == 0, free == all);
+        if place(before) == place(after) {
+            return;
+        }
+        self.empties -= usize::from(before == all);
+        self.empties += usize::from(after == all);
+        let from = self.list(geometry, before);
+        // SAFETY: a slab with `before` free objects is in this list.
+        let link = unsafe { from.cursor_mut_from_ptr(core::ptr::from_ref(slab.head())) }.remove();
+        if let Some(link) = link {
+            self.list(geometry, after).push_front(link);
+        }
+    }
+
+    /// The list for slabs with `free` free objects.
+    fn list(&mut self, geometry: &Geometry, free: u32) -> &mut LinkedList<Links> {
+        match free {
+            0 => &mut self.full,
+            _ if free == geometry.objects => &mut self.empty,
+            _ => &mut self.partial,
+        }
+    }
+}
+
+/// The slab whose header this is.
+fn slab_of(map: &impl DirectMap, head: &Head) -> Option<Slab> {
+    let phys = map.phys(core::ptr::NonNull::from(head).cast())?;
+    // SAFETY: a linked header is that of a slab of this instance.
+    Some(unsafe { Slab::at(map, phys) })
+}
+
+/// Moves free objects of `slab` into `magazine`: how many.
+fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
+    let mut taken = 0;
+    for (first, word) in (0_u32..).step_by(64).zip(slab.words(geometry)) {
+        let mut bits = word.load(Relaxed);
+        if bits == 0 {
+            continue;
+        }
+        // The lowest goes in last, so that objects come out in address order.
+        while bits != 0 {
+            let bit = 63 - bits.leading_zeros();
+            if !magazine.push(slab.addr(geometry, first + bit)) {
+                break;
+            }
+            bits &= !(1 << bit);
+            taken += 1;
+        }
+        word.store(bits, Relaxed);
+        if magazine.is_full() {
+            break;
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+    use core::sync::atomic::AtomicU64;
+    use std::vec::Vec;
+
+    use heirloom_folio::harness::Ram;
+    use heirloom_folio::{Kind, Memory, Request};
+
+    use super::*;
+    use crate::header::Shape;
+    use crate::name::Name;
+
+    fn magazine(capacity: usize) -> Magazine {
+        let rounds = (0..capacity).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+        // SAFETY: leaked, of that length, and used through this magazine alone.
+        unsafe { Magazine::new(NonNull::from(rounds).cast(), capacity) }
+    }
+
+    fn slab(memory: &Memory<Ram>, geometry: &Geometry) -> Slab {
+        let block = memory.alloc(Request::new(geometry.order).kind(Kind::Slab)).unwrap();
+        // SAFETY: allocated just now.
+        let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
+        let shape = Shape::new(Name::new("test").unwrap(), geometry, false, 0);
+        // SAFETY: as above.
+        unsafe { slab.build(geometry, shape, 0) };
+        slab
+    }
+
+    #[test]
+    fn every_object_is_taken_once_in_address_order_and_put_back() {
+        let memory = Ram::memory(&Ram::frames(256)).unwrap();
+        let geometry = Geometry::choose(100, 4, false).unwrap();
+        let mut lists = Lists::new();
+        lists.add(&geometry, slab(&memory, &geometry));
+        lists.add(&geometry, slab(&memory, &geometry));
+        let map = memory.machine();
+        assert_eq!((lists.slabs(), lists.empties()), (2, 2));
+        let mut taken = Vec::new();
+        loop {
+            let mut magazine = magazine(64);
+            let count = lists.fill(map, &geometry, &mut magazine);
+            assert_eq!(count, magazine.count());
+            if count == 0 {
+                break;
+            }
+            let first = taken.len();
+            taken.extend(core::iter::from_fn(|| magazine.pop()));
+            let word = taken[first..].iter().map(|addr| addr.get());
+            assert!(count < 64 || word.is_sorted(), "a whole word in address order");
+        }
+        assert_eq!(lists.empties(), 0);
+        assert_eq!(taken.len(), 2 * geometry.objects as usize);
+        let mut sorted = taken.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), taken.len());
+        let (one, rest) = taken.split_first().unwrap();
+        lists.put_one(map, &geometry, *one);
+        for some in rest.chunks(50) {
+            let mut magazine = magazine(50);
+            some.iter().for_each(|addr| assert!(magazine.push(*addr)));
+            lists.empty_out(map, &geometry, &mut magazine);
+            assert_eq!(magazine.count(), 0);
+        }
+        assert_eq!(lists.empties(), 2);
+        assert!(lists.take_empty(map, 1).is_some());
+        assert!(lists.take_empty(map, 1).is_none());
+        assert_eq!((lists.slabs(), lists.empties()), (1, 1));
+    }
+}

@@ -1,0 +1,348 @@
+//! Magazines: what makes the common path touch nothing shared (Bonwick and Adams 2001).
+//!
+//! Each CPU has, for each cache, two stacks of free objects' addresses, called magazines. It
+//! allocates from and frees to the loaded one, and exchanges it with the previous one when it runs
+//! empty or full; only when both are does it turn to the cache's depot. So a CPU does at least a
+//! magazine's worth of allocations between two visits to anything shared.
+//!
+//! ```text
+//! Slot of a CPU:   loaded ──> |#######    |     previous ──> |###########| or |           |
+//! ```
+//!
+//! A slot is touched inside [`Cpus::pinned`](heirloom_folio::Cpus::pinned) alone, for moments: a
+//! magazine is filled and emptied by whoever detached it.
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use heirloom_folio::PhysAddr;
+
+/// How many objects of `stride` bytes a magazine holds: 2 to 128, a power of two, so that they
+/// come to at most 64 KiB where that can be.
+pub(crate) const fn capacity(stride: u32) -> usize {
+    match stride {
+        0..=512 => 128,
+        513..=1024 => 64,
+        1025..=2048 => 32,
+        2049..=4096 => 16,
+        4097..=8192 => 8,
+        8193..=16384 => 4,
+        _ => 2,
+    }
+}
+
+/// A stack of free objects' addresses, in nobody's slot: whoever has it owns it.
+#[derive(Debug)]
+pub(crate) struct Magazine {
+    rounds: NonNull<AtomicU64>,
+    count: usize,
+    capacity: usize,
+}
+
+// SAFETY: the pointer is to memory of the instance that the owner of the value owns.
+unsafe impl Send for Magazine {}
+
+impl Magazine {
+    /// An empty magazine in the memory at `rounds`.
+    ///
+    /// # Safety
+    /// The memory has room for `capacity` words, nothing else uses it, and it lives as long as
+    /// the instance.
+    pub(crate) const unsafe fn new(rounds: NonNull<AtomicU64>, capacity: usize) -> Self {
+        Self { rounds, count: 0, capacity }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) const fn is_full(&self) -> bool {
+        self.count == self.capacity
+    }
+
+    /// How many more objects fit.
+    pub(crate) const fn room(&self) -> usize {
+        self.capacity - self.count
+    }
+
+    /// Adds an object: whether there was room.
+    #[inline]
+    pub(crate) fn push(&mut self, addr: PhysAddr) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        // SAFETY: `count` is below the capacity that `new` was promised.
+        unsafe { self.rounds.add(self.count).as_ref() }.store(addr.get(), Relaxed);
+        self.count += 1;
+        true
+    }
+
+    /// Takes the object that was added last.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<PhysAddr> {
+        self.count = self.count.checked_sub(1)?;
+        // SAFETY: `count` is below the capacity that `new` was promised.
+        Some(PhysAddr::new(unsafe { self.rounds.add(self.count).as_ref() }.load(Relaxed)))
+    }
+
+    /// The memory, for an empty magazine that is put aside.
+    pub(crate) const fn into_rounds(self) -> NonNull<AtomicU64> {
+        self.rounds
+    }
+}
+
+/// One CPU's two magazines.
+///
+/// All fields are atomics, loaded and stored plainly: the CPU's own closures exclude each other,
+/// and others read the counts for statistics.
+pub(crate) struct Slot {
+    loaded: AtomicPtr<AtomicU64>,
+    count: AtomicUsize,
+    /// The capacity of the loaded magazine; 0 if none is.
+    capacity: AtomicUsize,
+    previous: AtomicPtr<AtomicU64>,
+    previous_count: AtomicUsize,
+}
+
+impl Slot {
+    pub(crate) const fn new() -> Self {
+        Self {
+            loaded: AtomicPtr::new(null_mut()),
+            count: AtomicUsize::new(0),
+            capacity: AtomicUsize::new(0),
+            previous: AtomicPtr::new(null_mut()),
+            previous_count: AtomicUsize::new(0),
+        }
+    }
+
+    /// Objects in the two magazines; exact while the CPU does nothing.
+    pub(crate) fn cached(&self) -> usize {
+        self.count.load(Relaxed) + self.previous_count.load(Relaxed)
+    }
+
+    /// Takes an object from the loaded magazine.
+    ///
+    /// # Safety
+    /// Runs inside `pinned` or `idle` for this slot's CPU.
+    #[inline]
+    pub(crate) unsafe fn pop(&self) -> Option<PhysAddr> {
+        let top = self.count.load(Relaxed).checked_sub(1)?;
+        self.count.store(top, Relaxed);
+        // SAFETY: a loaded magazine has memory for all it counts.
+        let round = unsafe { &*self.loaded.load(Relaxed).add(top) };
+        Some(PhysAddr::new(round.load(Relaxed)))
+    }
+
+    /// Adds an object to the loaded magazine: whether there was room.
+    ///
+    /// # Safety
+    /// As for [`Slot::pop`].
+    #[inline]
+    pub(crate) unsafe fn push(&self, addr: PhysAddr) -> bool {
+        let count = self.count.load(Relaxed);
+        if count >= self.capacity.load(Relaxed) {
+            return false;
+        }
+        // SAFETY: `count` is below the capacity of the loaded magazine.
+        let round = unsafe { &*self.loaded.load(Relaxed).add(count) };
+        round.store(addr.get(), Relaxed);
+        self.count.store(count + 1, Relaxed);
+        true
+    }
+
+    /// After `pop` found nothing: an object from the previous magazine, or an empty magazine to
+    /// fill, if there is one.
+    ///
+    /// # Safety
+    /// As for [`Slot::pop`].
+    pub(crate) unsafe fn pop_or_detach(&self, capacity: usize) -> Popped {
+        if self.previous_count.load(Relaxed) > 0 {
+            self.exchange(capacity);
+            // SAFETY: the same contract.
+            if let Some(addr) = unsafe { self.pop() } {
+                return Popped::Object(addr);
+            }
+        }
+        let empty = self.detach_previous(capacity).or_else(|| self.detach_loaded(capacity));
+        Popped::Nothing(empty)
+    }
+
+    /// After `push` found no room: whether the object went to the previous magazine. If not, both
+    /// were full (or missing): the one returned, if any, is to be emptied, and nothing is loaded.
+    ///
+    /// # Safety
+    /// As for [`Slot::pop`].
+    pub(crate) unsafe fn push_or_detach(&self, addr: PhysAddr, capacity: usize) -> Pushed {
+        if !self.previous.load(Relaxed).is_null() && self.previous_count.load(Relaxed) < capacity {
+            self.exchange(capacity);
+            // SAFETY: the same contract.
+            if unsafe { self.push(addr) } {
+                return Pushed::Done;
+            }
+        }
+        let full = self.detach_previous(capacity);
+        // What was loaded becomes the previous one; nothing is loaded now.
+        self.exchange(capacity);
+        Pushed::Full(full)
+    }
+
+    /// Puts a magazine in. Returns the one that had to make way, if any.
+    ///
+    /// # Safety
+    /// As for [`Slot::pop`].
+    pub(crate) unsafe fn install(&self, magazine: Magazine) -> Option<Magazine> {
+        let capacity = magazine.capacity;
+        if self.count.load(Relaxed) == 0 || self.loaded.load(Relaxed).is_null() {
+            let old = self.detach_loaded(capacity);
+            self.load(magazine);
+            match old {
+                Some(old) if self.previous.load(Relaxed).is_null() => {
+                    self.set_previous(old);
+                    None
+                }
+                old => old,
+            }
+        } else if self.previous_count.load(Relaxed) == 0 {
+            let old = self.detach_previous(capacity);
+            self.set_previous(magazine);
+            old
+        } else {
+            Some(magazine)
+        }
+    }
+
+    /// Takes both magazines out.
+    ///
+    /// # Safety
+    /// As for [`Slot::pop`].
+    pub(crate) unsafe fn detach(&self, capacity: usize) -> [Option<Magazine>; 2] {
+        [self.detach_loaded(capacity), self.detach_previous(capacity)]
+    }
+
+    fn exchange(&self, capacity: usize) {
+        let (loaded, previous) = (self.detach_loaded(capacity), self.detach_previous(capacity));
+        if let Some(magazine) = previous {
+            self.load(magazine);
+        }
+        if let Some(magazine) = loaded {
+            self.set_previous(magazine);
+        }
+    }
+
+    fn load(&self, magazine: Magazine) {
+        self.loaded.store(magazine.rounds.as_ptr(), Relaxed);
+        self.count.store(magazine.count, Relaxed);
+        self.capacity.store(magazine.capacity, Relaxed);
+    }
+
+    fn set_previous(&self, magazine: Magazine) {
+        self.previous.store(magazine.rounds.as_ptr(), Relaxed);
+        self.previous_count.store(magazine.count, Relaxed);
+    }
+
+    fn detach_loaded(&self, capacity: usize) -> Option<Magazine> {
+        let rounds = NonNull::new(self.loaded.load(Relaxed))?;
+        let count = self.count.load(Relaxed);
+        self.loaded.store(null_mut(), Relaxed);
+        self.count.store(0, Relaxed);
+        self.capacity.store(0, Relaxed);
+        Some(Magazine { rounds, count, capacity })
+    }
+
+    fn detach_previous(&self, capacity: usize) -> Option<Magazine> {
+        let rounds = NonNull::new(self.previous.load(Relaxed))?;
+        let count = self.previous_count.load(Relaxed);
+        self.previous.store(null_mut(), Relaxed);
+        self.previous_count.store(0, Relaxed);
+        Some(Magazine { rounds, count, capacity })
+    }
+}
+
+/// What [`Slot::pop_or_detach`] came to.
+#[derive(Debug)]
+pub(crate) enum Popped {
+    /// An object.
+    Object(PhysAddr),
+    /// No object; an empty magazine, if the CPU had one.
+    Nothing(Option<Magazine>),
+}
+
+/// What [`Slot::push_or_detach`] came to.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// The object is in.
+    Done,
+    /// It is not; a full magazine, if the CPU had two.
+    Full(Option<Magazine>),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    const CAPACITY: usize = 4;
+
+    fn magazine(first: u64, count: u64) -> Magazine {
+        let rounds = (0..CAPACITY).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+        // SAFETY: leaked, of that length, and used through this magazine alone.
+        let mut magazine = unsafe { Magazine::new(NonNull::from(rounds).cast(), CAPACITY) };
+        for addr in first..first + count {
+            assert!(magazine.push(PhysAddr::new(addr)));
+        }
+        magazine
+    }
+
+    #[test]
+    fn two_magazines_serve_a_capacity_of_operations() {
+        let slot = Slot::new();
+        // SAFETY: one thread has the slot.
+        unsafe {
+            assert!(slot.pop().is_none());
+            assert!(!slot.push(PhysAddr::new(1)));
+            assert!(matches!(slot.pop_or_detach(CAPACITY), Popped::Nothing(None)));
+            assert!(slot.install(magazine(10, 4)).is_none());
+            assert!(slot.install(magazine(0, 0)).is_none());
+            // Full and empty: four frees and eight allocations from here.
+            for addr in 20..24 {
+                let addr = PhysAddr::new(addr);
+                let pushed =
+                    slot.push(addr) || matches!(slot.push_or_detach(addr, CAPACITY), Pushed::Done);
+                assert!(pushed);
+            }
+            assert_eq!(slot.cached(), 8);
+            let Pushed::Full(full) = slot.push_or_detach(PhysAddr::new(9), CAPACITY) else {
+                panic!("both are full")
+            };
+            assert!(full.unwrap().is_full());
+            assert_eq!(slot.cached(), 4);
+            // The rest is in the previous one; an empty one comes in front.
+            assert!(slot.install(magazine(0, 0)).is_none());
+            let mut seen = Vec::new();
+            while let Some(addr) = slot.pop().or_else(|| match slot.pop_or_detach(CAPACITY) {
+                Popped::Object(addr) => Some(addr),
+                Popped::Nothing(_) => None,
+            }) {
+                seen.push(addr.get());
+            }
+            assert_eq!(seen.len(), 4);
+            assert_eq!(slot.cached(), 0);
+        }
+    }
+
+    #[test]
+    fn what_finds_no_place_comes_back() {
+        let slot = Slot::new();
+        // SAFETY: one thread has the slot.
+        unsafe {
+            assert!(slot.install(magazine(0, 4)).is_none());
+            assert!(slot.install(magazine(4, 4)).is_none());
+            assert_eq!(slot.install(magazine(8, 4)).unwrap().count(), 4);
+            let [loaded, previous] = slot.detach(CAPACITY);
+            assert_eq!(loaded.unwrap().pop(), Some(PhysAddr::new(3)));
+            assert_eq!(previous.unwrap().pop(), Some(PhysAddr::new(7)));
+            assert_eq!(slot.cached(), 0);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The roll: a directory of caches and slabs that a successor finds them by.
+//!
+//! ```text
+//! roll page { next, count, cache record, cache record, … } ──> roll page …
+//!                             │
+//!                             └──> slab table { next, count, slab, slab, hole, … } ──> …
+//! ```
+//!
+//! Pages are preserved frames in Linux's block format: a chain of `{ next u64, count u64, entries
+//! }`, little-endian. A cache is in the roll from its first preserved slab on, and stays. An entry
+//! of a slab table is the address of a preserved slab, or a hole: any odd number, or zero.
+//!
+//! The roll is whole at any instant. A page is zeroed and preserved before one store links it; an
+//! entry is written before it is counted; a slab is preserved before the one store that enters it,
+//! and unpreserved after the one that strikes it out.
+//!
+//! A cache record, 128 bytes:
+//!
+//! ```text
+//! 0    8    XXH3-64 of the record with these eight bytes zero
+//! 8    8    address of the first page of the slab table
+//! 16   64   shape: as in the header of each of the slabs
+//! 80   48   zero
+//! ```
+
+mod record;
+mod table;
+mod view;
+mod write;
+
+pub use record::CacheRecord;
+pub(crate) use table::SlabTable;
+pub(crate) use view::RollView;
+pub(crate) use write::Roll;

@@ -1,0 +1,154 @@
+//! A cache as the roll describes it.
+
+use heirloom_folio::{Order, PhysAddr};
+use xxhash_rust::xxh3::xxh3_64;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::{Error, RollFault};
+use crate::geometry::Geometry;
+use crate::header::Shape;
+use crate::name::Name;
+use crate::spec::CacheSpec;
+
+/// A record as it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Stored {
+    checksum: U64,
+    slabs: U64,
+    shape: Shape,
+    zero: [u8; 48],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Stored>() == 128 && align_of::<Stored>() == 1);
+    assert!(offset_of!(Stored, slabs) == 8 && offset_of!(Stored, shape) == 16);
+};
+
+impl Stored {
+    pub(crate) fn new(shape: Shape, slabs: PhysAddr) -> Self {
+        let slabs = slabs.get().into();
+        let stored = Self { checksum: U64::ZERO, slabs, shape, zero: [0; 48] };
+        Self { checksum: stored.sum().into(), ..stored }
+    }
+
+    fn sum(&self) -> u64 {
+        xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes())
+    }
+
+    /// The record, if it is one.
+    pub(crate) fn check(&self) -> Result<CacheRecord, RollFault> {
+        let (expected, found) = (self.sum(), self.checksum.get());
+        if expected != found {
+            return Err(RollFault::Checksum { expected, found });
+        }
+        let name = self.shape.name().ok_or(RollFault::Name)?;
+        let geometry = self.shape.geometry().ok_or(RollFault::Geometry)?;
+        let table = PhysAddr::new(self.slabs.get());
+        Ok(CacheRecord { name, geometry, shape: self.shape, table })
+    }
+}
+
+/// A cache that a predecessor left, as its roll describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheRecord {
+    name: Name,
+    geometry: Geometry,
+    shape: Shape,
+    table: PhysAddr,
+}
+
+impl CacheRecord {
+    /// The cache's name.
+    pub const fn name(&self) -> Name {
+        self.name
+    }
+
+    /// Bytes of an object.
+    pub const fn object_size(&self) -> usize {
+        self.geometry.size as usize
+    }
+
+    /// The alignment of an object, in bytes.
+    pub const fn align(&self) -> usize {
+        self.geometry.align as usize
+    }
+
+    /// Bytes from one object to the next.
+    pub const fn stride(&self) -> usize {
+        self.geometry.stride as usize
+    }
+
+    /// Objects in a slab.
+    pub const fn objects_per_slab(&self) -> u32 {
+        self.geometry.objects
+    }
+
+    /// The order of a slab.
+    pub const fn order(&self) -> Order {
+        self.geometry.order
+    }
+
+    /// Whether its objects were preserved from birth.
+    pub const fn is_preserving(&self) -> bool {
+        self.shape.is_preserving()
+    }
+
+    /// The fingerprint of the objects' layout.
+    pub fn fingerprint(&self) -> u64 {
+        self.shape.fingerprint.get()
+    }
+
+    /// The address of the first page of the cache's slab table.
+    pub const fn table(&self) -> PhysAddr {
+        self.table
+    }
+
+    /// The spec of a cache that can adopt the slabs, for whoever keeps what it does not know: with
+    /// the same slabs, and no constructor.
+    pub fn spec(&self) -> CacheSpec {
+        CacheSpec::new(self.name.as_str(), self.object_size())
+            .align(self.align())
+            .preserving(self.is_preserving())
+            .fingerprint(self.fingerprint())
+            .slabs_like(&self.geometry)
+    }
+
+    /// Whether a cache like `spec` can adopt the slabs.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the first field that differs.
+    pub fn admits(&self, spec: &CacheSpec) -> Result<(), Error> {
+        spec.admits_objects(&self.spec(), &self.geometry)
+    }
+
+    pub(crate) const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_of_a_record_is_found() {
+        let geometry = Geometry::choose(200, 8, true).unwrap();
+        let shape = Shape::new(Name::new("files").unwrap(), &geometry, true, 7);
+        let stored = Stored::new(shape, PhysAddr::new(0x1000));
+        let record = stored.check().unwrap();
+        assert_eq!((record.name().as_str(), record.object_size()), ("files", 200));
+        assert_eq!(record.spec().geometry(), Ok((record.name(), geometry)));
+        for bit in 0..size_of::<Stored>() * 8 {
+            let mut broken = stored;
+            broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
+            assert!(broken.check().is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The roll, as this kernel writes it.
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, Release},
+};
+
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use lock_api::Mutex;
+use zerocopy::IntoBytes;
+
+use super::record::Stored;
+use super::table::HEADER;
+use crate::error::Error;
+use crate::header::Shape;
+use crate::store;
+
+/// Records in a page.
+pub(super) const RECORDS: usize = (PAGE_SIZE - HEADER * size_of::<u64>()) / size_of::<Stored>();
+/// Words of a record.
+pub(super) const WORDS: usize = size_of::<Stored>() / size_of::<u64>();
+
+/// The roll of this kernel.
+pub(crate) struct Roll<M: Machine> {
+    first: PhysAddr,
+    end: Mutex<M::Lock, End>,
+}
+
+/// Where the next record goes.
+struct End {
+    page: PhysAddr,
+    count: usize,
+}
+
+impl<M: Machine> Roll<M> {
+    /// An empty roll: one page.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: out of memory.
+    pub(crate) fn new(memory: &Memory<M>) -> Result<Self, Error> {
+        let first = new_page(memory)?;
+        Ok(Self { first, end: Mutex::new(End { page: first, count: 0 }) })
+    }
+
+    /// The address of the first page.
+    pub(crate) const fn first(&self) -> PhysAddr {
+        self.first
+    }
+
+    /// Adds a cache of this shape: the first page of its slab table.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: out of memory.
+    pub(crate) fn enroll(&self, memory: &Memory<M>, shape: Shape) -> Result<PhysAddr, Error> {
+        let table = new_page(memory)?;
+        let mut end = self.end.lock();
+        if end.count == RECORDS {
+            let page = new_page(memory).inspect_err(|_| drop_page(memory, table))?;
+            // SAFETY: a page of this roll.
+            if let Some(link) = unsafe { words(memory, end.page) }.first() {
+                // Release: whoever follows the link reads a page of zeroes.
+                store::word(link, page.get(), Release);
+            }
+            *end = End { page, count: 0 };
+        }
+        let stored = Stored::new(shape, table);
+        // SAFETY: a page of this roll.
+        let page = unsafe { words(memory, end.page) };
+        let entry = page.iter().skip(HEADER + end.count * WORDS);
+        for (word, bytes) in entry.zip(stored.as_bytes().chunks_exact(size_of::<u64>())) {
+            let mut value = [0; size_of::<u64>()];
+            value.copy_from_slice(bytes);
+            store::word(word, u64::from_le_bytes(value), Relaxed);
+        }
+        end.count += 1;
+        if let Some(counter) = page.get(1) {
+            // Release: whoever reads the count reads the record.
+            store::word(counter, end.count as u64, Release);
+        }
+        Ok(table)
+    }
+}
+
+/// A preserved page of zeroes.
+///
+/// # Errors
+/// [`Error::Folio`]: out of memory.
+pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error> {
+    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
+    match memory.preserve(block) {
+        Ok(()) => Ok(block.addr()),
+        Err(error) => {
+            // SAFETY: allocated just now, and refused.
+            let freed = unsafe { memory.free(block, Kind::Table) };
+            debug_assert!(freed.is_ok(), "a fresh page is free to go: {freed:?}");
+            Err(error.into())
+        }
+    }
+}
+
+/// Gives a page back that nothing leads to.
+pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
+    let block = Block::containing(page.pfn(), Order::ZERO);
+    let unpreserved = memory.unpreserve(block);
+    debug_assert!(unpreserved.is_ok(), "the roll's pages are preserved: {unpreserved:?}");
+    // SAFETY: from `new_page`, and nothing leads to it.
+    let freed = unsafe { memory.free(block, Kind::Table) };
+    debug_assert!(freed.is_ok(), "an unlinked page is free to go: {freed:?}");
+}
+
+/// The words of a page of the roll.
+///
+/// # Safety
+/// `page` is a page of memory that nothing writes but by atomics while the words are in use.
+pub(super) unsafe fn words<M: Machine>(memory: &Memory<M>, page: PhysAddr) -> &[AtomicU64] {
+    let first = memory.machine().ptr(page).cast::<AtomicU64>();
+    // SAFETY: the map covers the page, aligned; the caller promises the rest.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), PAGE_SIZE / size_of::<AtomicU64>()) }
+}

@@ -1,0 +1,324 @@
+//! The layer's object: memory with its caches, its buffers and its roll.
+
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use heirloom_folio::{FrameState, Kind, Machine, Memory, PhysAddr, Run};
+use lock_api::Mutex;
+
+use crate::born::Born;
+use crate::cache::Cache;
+use crate::class::Classes;
+use crate::control::Control;
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::name::Name;
+use crate::register::Register;
+use crate::roll::{CacheRecord, Roll};
+use crate::spec::CacheSpec;
+use crate::state::ObjectState;
+
+/// Caches and buffers over a [`Memory`], which it owns.
+///
+/// One value is one instance, entirely its own. It needs nothing but the memory: control blocks
+/// lie in frames.
+///
+/// # Examples
+/// ```
+/// use core::alloc::Layout;
+/// use heirloom_folio::harness::Ram;
+/// use heirloom_slab::{Buffers, Slabs};
+///
+/// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+/// let layout = Layout::from_size_align(100, 8).unwrap();
+/// let buffer = slabs.alloc(layout, Buffers { zeroed: true, ..Buffers::default() })?;
+/// assert_eq!(slabs.size_of(buffer), Some(112));
+/// slabs.preserve(buffer)?;
+/// // SAFETY: allocated above; refused, as it is preserved.
+/// assert!(unsafe { slabs.free(buffer) }.is_err());
+/// slabs.unpreserve(buffer)?;
+/// // SAFETY: allocated above, and not used again.
+/// unsafe { slabs.free(buffer) }?;
+/// # Ok::<(), heirloom_slab::Error>(())
+/// ```
+pub struct Slabs<M: Machine> {
+    memory: Memory<M>,
+    pub(crate) register: Register<M>,
+    pub(crate) roll: Roll<M>,
+    /// The orders of slabs there are, a bit each.
+    pub(crate) orders: AtomicU32,
+    pub(crate) classes: Classes<M>,
+    pub(crate) born: Born<M>,
+    creating: Mutex<M::Lock, ()>,
+    /// The predecessor's roll, until the inheritance ends. Held locked by whoever reads it.
+    pub(crate) past: Mutex<M::Lock, Option<PhysAddr>>,
+}
+
+impl<M: Machine> fmt::Debug for Slabs<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slabs").field("roll", &self.roll()).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the pointers lead to frames of the memory that the value owns; nothing is tied to a
+// thread.
+unsafe impl<M: Machine + Send> Send for Slabs<M> where M::Lock: Send {}
+// SAFETY: everything shared is atomics or under a lock; control blocks are `Sync`.
+unsafe impl<M: Machine> Sync for Slabs<M> where M::Lock: Sync {}
+
+/// Whose some memory is; see [`Slabs::owner_of`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Owner {
+    /// An object of a cache, or a small buffer.
+    Object {
+        /// The cache.
+        cache: Name,
+        /// The object's address.
+        addr: PhysAddr,
+        /// Its size in bytes.
+        size: usize,
+        /// What it is.
+        state: ObjectState,
+        /// Whether it survives a jump.
+        preserved: bool,
+        /// Which of the objects that were in this place it is, modulo 32.
+        tag: u8,
+    },
+    /// A part of a slab that is no object.
+    Slab {
+        /// The cache.
+        cache: Name,
+        /// The slab's address.
+        addr: PhysAddr,
+    },
+    /// A large buffer.
+    Large {
+        /// Its frames.
+        run: Run,
+        /// Whether it survives a jump.
+        preserved: bool,
+    },
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Caches and buffers over `memory`: none yet.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: out of memory for the roll's page and the tracker's nodes.
+    pub fn new(memory: Memory<M>) -> Result<Self, Error> {
+        Self::with_past(memory, None)
+    }
+
+    pub(crate) fn with_past(memory: Memory<M>, past: Option<PhysAddr>) -> Result<Self, Error> {
+        let roll = Roll::new(&memory)?;
+        Ok(Self {
+            memory,
+            register: Register::new(roll.first()),
+            roll,
+            orders: AtomicU32::new(0),
+            classes: Classes::new(),
+            born: Born::new(),
+            creating: Mutex::new(()),
+            past: Mutex::new(past),
+        })
+    }
+
+    /// The memory underneath.
+    #[inline]
+    pub const fn memory(&self) -> &Memory<M> {
+        &self.memory
+    }
+
+    /// The memory, for whoever goes on without caches: what is preserved stays where it is.
+    pub fn into_memory(self) -> Memory<M> {
+        self.memory
+    }
+
+    /// The address of the roll's first page, which a successor finds all caches and slabs by. It
+    /// never changes.
+    pub const fn roll(&self) -> PhysAddr {
+        self.roll.first()
+    }
+
+    /// The cache that `spec` asks for: the one of this name, or a new one.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`]: there is one of this name, and it is another. [`Error::BadSpec`],
+    /// [`Error::TooManyCaches`], [`Error::Folio`]: out of memory.
+    pub fn cache(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        if let Some(there) = self.find(&spec)? {
+            return Ok(there);
+        }
+        self.cache_after(spec, &self.past.lock())
+    }
+
+    /// The same under the lock of `past`: slabs are as the predecessor's, whose slabs the cache
+    /// can then adopt.
+    pub(crate) fn cache_after(
+        &self,
+        spec: CacheSpec,
+        past: &Option<PhysAddr>,
+    ) -> Result<Cache<'_, M>, Error> {
+        let like =
+            |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
+        match self.view(past).and_then(|view| view.records().find(like)) {
+            Some(record) => self.create(spec.slabs_like(record.geometry())),
+            None => self.create(spec),
+        }
+    }
+
+    /// All caches, in the order of their creation.
+    pub fn caches(&self) -> impl Iterator<Item = Cache<'_, M>> {
+        self.register.iter().map(|control| Cache { slabs: self, control })
+    }
+
+    /// The cache of this name and spec, if there is one.
+    fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
+        let mut other = Ok(None);
+        for cache in self.caches().filter(|cache| Some(cache.name()) == spec.name) {
+            match spec.admits(&cache.control.spec, &cache.control.geometry) {
+                Ok(()) => return Ok(Some(cache)),
+                Err(_) if cache.control.spec.kept => {}
+                Err(error) => other = Err(error),
+            }
+        }
+        other
+    }
+
+    /// The cache, which is created if there is none. `spec` says all about its geometry.
+    pub(crate) fn create(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        let like = spec.geometry()?;
+        let _alone = self.creating.lock();
+        if let Some(there) = self.find(&spec)? {
+            return Ok(there);
+        }
+        let number = self.register.next(&self.memory)?;
+        let owner = self.register.owner(number);
+        let control = Control::build(&self.memory, spec, like, owner)?;
+        // SAFETY: built just now, and it stays as long as the instance.
+        let control = unsafe { control.as_ref() };
+        self.orders.fetch_or(1 << like.1.order.get(), Relaxed);
+        self.register.add(number, control);
+        Ok(Cache { slabs: self, control })
+    }
+
+    /// Bytes that an object or buffer has room for. `None`: the pointer is not the start of one
+    /// that is in use.
+    pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
+        let addr = self.memory.machine().phys(ptr)?;
+        match self.owner_at(addr)? {
+            Owner::Object { addr: start, size, state: ObjectState::Live, .. }
+            | Owner::Object { addr: start, size, state: ObjectState::Preserved, .. } => {
+                (start == addr).then_some(size)
+            }
+            Owner::Large { run, .. } => (run.addr() == addr).then_some(run.bytes() as usize),
+            _ => None,
+        }
+    }
+
+    /// Whose the memory is that a pointer leads to, also into the middle of an object.
+    pub fn owner_of(&self, ptr: NonNull<u8>) -> Option<Owner> {
+        self.owner_at(self.memory.machine().phys(ptr)?)
+    }
+
+    /// Whose the memory at an address is.
+    pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
+        if let Some((slab, control)) = self.slab_at(addr) {
+            let geometry: &Geometry = &control.geometry;
+            let cache = control.name;
+            let Some((index, _)) = geometry.around(addr.get() & geometry.mask()) else {
+                return Some(Owner::Slab { cache, addr: slab.phys() });
+            };
+            let state = crate::state::State(slab.state(geometry, index).load(Relaxed));
+            let what = state.what()?;
+            let preserved = match what {
+                ObjectState::Live => control.spec.preserving,
+                ObjectState::Preserved | ObjectState::Unclaimed => true,
+                _ => false,
+            };
+            return Some(Owner::Object {
+                cache,
+                addr: slab.addr(geometry, index),
+                size: geometry.size as usize,
+                state: what,
+                preserved,
+                tag: state.tag(),
+            });
+        }
+        match self.memory.holder(addr.pfn())? {
+            (run, Kind::Buffer, preserved) => Some(Owner::Large { run, preserved }),
+            _ => None,
+        }
+    }
+
+    /// The tag and the size of the object at a pointer: what a handle to it says, beside its
+    /// address. `None` if it is no object in use, or a large buffer, which has no tag.
+    pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
+        let spot = self.spot_of(ptr).ok()?;
+        let state = spot.state();
+        let in_use = state.is(ObjectState::Live) || state.is(ObjectState::Preserved);
+        in_use.then_some((state.tag(), spot.control.geometry.size as usize))
+    }
+
+    /// Makes an object or a buffer survive a jump.
+    ///
+    /// # Errors
+    /// As for [`Cache::preserve`]; for a large buffer those of
+    /// [`Memory::preserve_run`](heirloom_folio::Memory::preserve_run), as [`Error::Folio`].
+    pub fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        match self.large_at(ptr) {
+            Some(run) => Ok(self.memory.preserve_run(run, Kind::Buffer)?),
+            None => self.spot_of(ptr)?.preserve(),
+        }
+    }
+
+    /// Lets a preserved object or buffer go: it no longer survives, and can be freed. A large
+    /// buffer that was preserved from birth is from then on like any other.
+    ///
+    /// # Errors
+    /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].
+    pub fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        match self.large_at(ptr) {
+            Some(run) => {
+                self.memory.unpreserve_run(run, Kind::Buffer)?;
+                self.born.remove(&self.memory, run.start());
+                Ok(())
+            }
+            None => self.spot_of(ptr)?.unpreserve(),
+        }
+    }
+
+    /// Gives back what no cache needs: [`Cache::shrink`] for all, then the page allocator's own
+    /// caches. Returns how many slabs.
+    pub fn shrink(&self) -> u64 {
+        let given = self.caches().map(|cache| cache.shrink()).sum();
+        self.memory.drain();
+        given
+    }
+
+    /// Does what may be refused for want of memory; a second time, after everything that can be
+    /// given back was.
+    pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        use heirloom_folio::Error::{NoRun, OutOfMemory};
+        match act() {
+            Err(Error::Folio(OutOfMemory { .. } | NoRun { .. })) => {
+                self.shrink();
+                act()
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a slab of `order` starts at an address.
+    #[inline]
+    pub(crate) fn is_slab(&self, addr: PhysAddr, order: u32) -> bool {
+        match self.memory.state(addr.pfn()) {
+            Ok(FrameState::Head { kind: Kind::Slab, order: found, .. }) => {
+                u32::from(found.get()) == order
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What a cache is to be like.
+
+use core::ptr::NonNull;
+
+use heirloom_folio::Order;
+
+use crate::error::{Error, Field};
+use crate::geometry::Geometry;
+use crate::name::Name;
+
+/// Puts the first bytes of an object into place. Run once for each place in a slab, when the slab
+/// is built or adopted; see [`CacheSpec::constructor`].
+pub type Constructor = fn(NonNull<u8>);
+
+/// What a cache is to be like: its name, its objects' size and alignment, and what is special.
+///
+/// # Examples
+/// ```
+/// use heirloom_slab::CacheSpec;
+/// const INODES: CacheSpec = CacheSpec::new("inode", 640).align(64).preserving(true);
+/// # let _ = INODES;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSpec {
+    pub(crate) name: Option<Name>,
+    shown: Name,
+    pub(crate) size: usize,
+    pub(crate) align: usize,
+    pub(crate) order: Option<Order>,
+    pub(crate) preserving: bool,
+    pub(crate) zones: bool,
+    /// It keeps what a predecessor left, of a layout that this kernel's cache of the same name has
+    /// not: no cache that anybody asks for.
+    pub(crate) kept: bool,
+    fingerprint: Option<u64>,
+    pub(crate) constructor: Option<Constructor>,
+}
+
+impl CacheSpec {
+    /// A cache called `name` of objects of `size` bytes, aligned to 8 bytes or, if they are
+    /// smaller, to as much as their size is a multiple of.
+    ///
+    /// Names that start with `buffer-` and `preserved-` are those of the size classes.
+    pub const fn new(name: &str, size: usize) -> Self {
+        let align = if size == 0 { 1 } else { 1 << size.trailing_zeros() };
+        Self {
+            name: Name::new(name),
+            shown: Name::truncated(name),
+            size,
+            align: if align < 8 { align } else { 8 },
+            order: None,
+            preserving: false,
+            zones: cfg!(feature = "debug"),
+            kept: false,
+            fingerprint: None,
+            constructor: None,
+        }
+    }
+
+    /// With objects aligned to `align` bytes, a power of two up to
+    /// [`MAX_OBJECT`](crate::MAX_OBJECT).
+    #[must_use]
+    pub const fn align(self, align: usize) -> Self {
+        Self { align, ..self }
+    }
+
+    /// With slabs of this order instead of the one that suits the size: smaller slabs waste more
+    /// of themselves, and less memory altogether where objects are few.
+    ///
+    /// A cache that already exists, or that a predecessor left, is taken with any order unless
+    /// one is named here.
+    #[must_use]
+    pub const fn order(self, order: Order) -> Self {
+        Self { order: Some(order), ..self }
+    }
+
+    /// With objects that are preserved from birth, at no cost per object, and freed by a plain
+    /// `free`; or not, as is the default.
+    #[must_use]
+    pub const fn preserving(self, preserving: bool) -> Self {
+        Self { preserving, ..self }
+    }
+
+    /// With this fingerprint of the objects' layout. A successor whose cache has another is
+    /// refused the objects. The default tells apart sizes and alignments only.
+    #[must_use]
+    pub const fn fingerprint(self, fingerprint: u64) -> Self {
+        Self { fingerprint: Some(fingerprint), ..self }
+    }
+
+    /// With objects that are constructed once per place in a slab, and not at each allocation
+    /// (Bonwick 1994): whoever frees an object has put it back into the constructed state, and an
+    /// allocated object has been constructed, once, at some time before.
+    ///
+    /// It may not allocate from the same cache.
+    #[must_use]
+    pub const fn constructor(self, constructor: Constructor) -> Self {
+        Self { constructor: Some(constructor), ..self }
+    }
+
+    /// With slabs like those of a cache that a predecessor left: with red zones behind the
+    /// objects or without, whatever this build's default.
+    pub(crate) const fn slabs_like(self, geometry: &Geometry) -> Self {
+        Self { order: Some(geometry.order), zones: geometry.zones, ..self }
+    }
+
+    /// To keep what nobody wants.
+    pub(crate) const fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    /// The fingerprint, or what stands for it if none was named.
+    pub(crate) const fn layout(&self) -> u64 {
+        match self.fingerprint {
+            Some(fingerprint) => fingerprint,
+            None => crate::persist::fingerprint_of(&[("", self.align, self.size)]),
+        }
+    }
+
+    /// How the objects lie in a slab.
+    ///
+    /// # Errors
+    /// [`Error::BadSpec`] with what cannot be.
+    pub(crate) fn geometry(&self) -> Result<(Name, Geometry), Error> {
+        let bad = |field, found: usize| {
+            Err(Error::BadSpec { cache: self.shown, field, found: found as u64 })
+        };
+        let Some(name) = self.name else {
+            return bad(Field::Name, self.shown.as_str().len());
+        };
+        if self.size == 0 || self.size > crate::MAX_OBJECT {
+            return bad(Field::Size, self.size);
+        }
+        if !self.align.is_power_of_two() || self.align > crate::MAX_OBJECT {
+            return bad(Field::Align, self.align);
+        }
+        let geometry = match self.order {
+            Some(order) => Geometry::new(self.size, self.align, order, self.zones),
+            None => Geometry::choose(self.size, self.align, self.zones),
+        };
+        match geometry {
+            Some(geometry) => Ok((name, geometry)),
+            None => bad(Field::Order, self.order.unwrap_or_default().index()),
+        }
+    }
+
+    /// Whether a cache made from `there` is one that this spec asks for.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the first field that differs.
+    pub(crate) fn admits(&self, there: &Self, geometry: &Geometry) -> Result<(), Error> {
+        self.admits_objects(there, geometry)?;
+        let constructed = |spec: &Self| spec.constructor.is_some().into();
+        self.same(Field::Constructor, constructed(self), constructed(there))
+    }
+
+    /// Whether objects of a cache made from `there` can be objects of one made from this.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the first field that differs.
+    pub(crate) fn admits_objects(&self, there: &Self, geometry: &Geometry) -> Result<(), Error> {
+        let differs = |field, expected, found| self.same(field, expected, found);
+        differs(Field::Size, self.size as u64, there.size as u64)?;
+        differs(Field::Align, self.align as u64, there.align as u64)?;
+        if let Some(order) = self.order {
+            differs(Field::Order, order.get().into(), geometry.order.get().into())?;
+        }
+        differs(Field::Preserving, self.preserving.into(), there.preserving.into())?;
+        differs(Field::Fingerprint, self.layout(), there.layout())
+    }
+
+    /// Refuses two values that differ.
+    pub(crate) const fn same(&self, field: Field, expected: u64, found: u64) -> Result<(), Error> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::Mismatch { cache: self.shown, field, expected, found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let field = |spec: CacheSpec| match spec.geometry() {
+            Err(Error::BadSpec { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(CacheSpec::new("", 8)), Field::Name);
+        assert_eq!(field(CacheSpec::new("none", 0)), Field::Size);
+        assert_eq!(field(CacheSpec::new("huge", crate::MAX_OBJECT + 1)), Field::Size);
+        assert_eq!(field(CacheSpec::new("odd", 24).align(24)), Field::Align);
+        let tight = CacheSpec::new("tight", 1 << 18).order(Order::ZERO);
+        assert_eq!(field(tight), Field::Order);
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let spec = CacheSpec::new("same", 48);
+        let (_, geometry) = spec.geometry().unwrap();
+        let field = |other: CacheSpec| match other.admits(&spec, &geometry) {
+            Err(Error::Mismatch { field, .. }) => Some(field),
+            Err(other) => panic!("{other:?}"),
+            Ok(()) => None,
+        };
+        assert_eq!(field(spec), None);
+        assert_eq!(field(spec.order(geometry.order)), None);
+        assert_eq!(field(CacheSpec::new("same", 56)), Some(Field::Size));
+        assert_eq!(field(spec.align(16)), Some(Field::Align));
+        assert_eq!(field(spec.order(Order::ZERO)), Some(Field::Order));
+        assert_eq!(field(spec.preserving(true)), Some(Field::Preserving));
+        assert_eq!(field(spec.fingerprint(1)), Some(Field::Fingerprint));
+        assert_eq!(field(spec.constructor(|_| ())), Some(Field::Constructor));
+    }
+}

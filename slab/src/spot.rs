@@ -1,0 +1,219 @@
+//! One object, found: its slab, its cache and its byte; and what can be done to it but allocating
+//! and freeing.
+//!
+//! ```text
+//!           alloc           preserve
+//!   Free ─────────> Live ───────────────> Preserved
+//!    ^  <─────────       <───────────────    │ jump
+//!    │      free    ^       unpreserve       v
+//!    │              └────────────────── Unclaimed
+//!    │                     claim             │
+//!    └───────────────────────────────────────┘ discard
+//! ```
+//!
+//! In a preserving cache Live is what survives, and becomes Unclaimed in the successor.
+//!
+//! The first object of a slab to be preserved preserves the slab and enters it in the roll, under
+//! the cache's lock; the ones after it only count themselves. A slab's count is above zero only
+//! while the slab is preserved and in the roll, and an object's byte says Preserved only while it
+//! is counted: so at any instant a successor finds every object whose `preserve` returned.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use heirloom_folio::{Machine, PhysAddr};
+
+use crate::control::{Control, Shared};
+use crate::error::Error;
+use crate::header::Slab;
+use crate::slabs::Slabs;
+use crate::state::{ObjectState, State};
+use crate::store;
+
+/// An object of a cache, in whatever state.
+pub(crate) struct Spot<'s, M: Machine> {
+    pub(crate) slabs: &'s Slabs<M>,
+    pub(crate) control: &'s Control<M>,
+    pub(crate) slab: Slab,
+    pub(crate) index: u32,
+}
+
+impl<M: Machine> Spot<'_, M> {
+    /// Its address.
+    pub(crate) const fn addr(&self) -> PhysAddr {
+        self.slab.addr(&self.control.geometry, self.index)
+    }
+
+    /// Its byte.
+    pub(crate) fn state(&self) -> State {
+        State(self.slab.state(&self.control.geometry, self.index).load(Relaxed))
+    }
+
+    /// Makes the object survive a jump.
+    pub(crate) fn preserve(&self) -> Result<(), Error> {
+        let (cache, addr) = (self.control.name, self.addr());
+        let state = self.state();
+        match state.what() {
+            Some(ObjectState::Live) if !self.control.spec.preserving => {}
+            Some(ObjectState::Live | ObjectState::Preserved) => {
+                return Err(Error::AlreadyPreserved { cache, addr });
+            }
+            Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
+            _ => return Err(Error::DoubleFree { cache, addr }),
+        }
+        self.slabs.count_preserved(self.control, self.slab)?;
+        if self.exchange(state, ObjectState::Preserved) {
+            return Ok(());
+        }
+        self.slabs.discount_preserved(self.control, self.slab);
+        Err(Error::AlreadyPreserved { cache, addr })
+    }
+
+    /// Lets the object go: it no longer survives.
+    pub(crate) fn unpreserve(&self) -> Result<(), Error> {
+        let (cache, addr) = (self.control.name, self.addr());
+        let state = self.state();
+        if state.is(ObjectState::Unclaimed) {
+            return Err(Error::Unclaimed { cache, addr });
+        }
+        if !state.is(ObjectState::Preserved) || !self.exchange(state, ObjectState::Live) {
+            return Err(Error::NotPreserved { cache, addr });
+        }
+        self.slabs.discount_preserved(self.control, self.slab);
+        Ok(())
+    }
+
+    /// Claims what the predecessor left here, once.
+    pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(), Error> {
+        let (cache, addr) = (self.control.name, self.addr());
+        let found = u64::from(self.control.geometry.size);
+        if bytes != found {
+            return Err(Error::WrongLength { cache, addr, expected: bytes, found });
+        }
+        let state = self.state();
+        if !state.is(ObjectState::Unclaimed) {
+            return Err(Error::NotUnclaimed { cache, addr });
+        }
+        if state.tag() != tag {
+            return Err(Error::Stale { cache, addr, expected: tag, found: state.tag() });
+        }
+        if !self.exchange(state, ObjectState::Live) {
+            return Err(Error::NotUnclaimed { cache, addr });
+        }
+        if !self.control.spec.preserving {
+            self.slabs.discount_preserved(self.control, self.slab);
+        }
+        Ok(())
+    }
+
+    /// Changes the state from what it was seen to be; false if it is another by now.
+    pub(crate) fn exchange(&self, from: State, to: ObjectState) -> bool {
+        let byte = self.slab.state(&self.control.geometry, self.index);
+        store::exchange(byte, from.0, from.to(to).0)
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Counts one more preserved object in a slab, which is preserved and in the roll afterwards.
+    fn count_preserved(&self, control: &Control<M>, slab: Slab) -> Result<(), Error> {
+        let count = &slab.head().preserved;
+        // Acquire pairs with the Release below: who finds a count finds the slab in the roll.
+        let more = |n: u32| (n > 0).then_some(n + 1);
+        if count.fetch_update(Acquire, Relaxed, more).is_ok() {
+            return Ok(());
+        }
+        self.patiently(|| {
+            let mut shared = control.shared.lock();
+            if count.fetch_update(Acquire, Relaxed, more).is_ok() {
+                return Ok(());
+            }
+            self.keep(control, &mut shared, slab)?;
+            // Release pairs with the Acquire above. Nobody counts from 0 but under the lock.
+            count.store(1, Release);
+            Ok(())
+        })
+    }
+
+    /// Counts one preserved object less; the last lets the slab go.
+    pub(crate) fn discount_preserved(&self, control: &Control<M>, slab: Slab) {
+        let count = &slab.head().preserved;
+        // AcqRel: whoever lets the slab go does so after all that were counted are done with it.
+        let less = |n: u32| (n > 1).then(|| n - 1);
+        if count.fetch_update(AcqRel, Relaxed, less).is_ok() {
+            return;
+        }
+        let mut shared = control.shared.lock();
+        if count.fetch_update(AcqRel, Relaxed, |n| n.checked_sub(1)) == Ok(1) {
+            self.let_go(control, &mut shared, slab);
+        }
+    }
+
+    /// Preserves a slab and enters it in the roll.
+    pub(crate) fn keep(
+        &self,
+        control: &Control<M>,
+        shared: &mut Shared,
+        slab: Slab,
+    ) -> Result<(), Error> {
+        let memory = self.memory();
+        if shared.table.first().is_none() {
+            let first = self.roll.enroll(memory, control.shape)?;
+            shared.table.begin(first);
+        }
+        let place = shared.table.place(memory)?;
+        memory.preserve(slab.block(&control.geometry))?;
+        let entry = shared.table.enter(memory, place, slab.phys());
+        slab.head().entry.store(entry.get(), Relaxed);
+        Ok(())
+    }
+
+    /// Strikes a slab out of the roll and unpreserves it.
+    pub(crate) fn let_go(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
+        let entry = slab.head().entry.swap(0, Relaxed);
+        shared.table.leave(self.memory(), PhysAddr::new(entry));
+        let done = self.memory().unpreserve(slab.block(&control.geometry));
+        debug_assert!(done.is_ok(), "a slab in the roll is preserved: {done:?}");
+    }
+
+    /// The slab that holds an address, and its cache.
+    #[inline]
+    pub(crate) fn slab_at(&self, addr: PhysAddr) -> Option<(Slab, &Control<M>)> {
+        let mut orders = self.orders.load(Relaxed);
+        while orders != 0 {
+            let order = orders.trailing_zeros();
+            orders &= orders - 1;
+            let slab =
+                PhysAddr::new(addr.get() & (u64::MAX << (order + heirloom_folio::PAGE_SHIFT)));
+            if self.is_slab(slab, order) {
+                // SAFETY: a slab starts there: one of this instance, or one that it inherited
+                // and has not adopted. The latter's owner word names none of our caches, or, if
+                // forged, one whose slabs are as large: then what follows stays within it.
+                let slab = unsafe { Slab::at(self.memory().machine(), slab) };
+                let control = self.register.cache(slab.head().owner.load(Relaxed))?;
+                let fits = u32::from(control.geometry.order.get()) == order;
+                return fits.then_some((slab, control));
+            }
+        }
+        None
+    }
+
+    /// The object that a pointer leads to.
+    pub(crate) fn spot_of(&self, ptr: core::ptr::NonNull<u8>) -> Result<Spot<'_, M>, Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
+        self.spot_at(addr)?.ok_or(nothing)
+    }
+
+    /// The object at an address; `None` if no slab is there.
+    pub(crate) fn spot_at(&self, addr: PhysAddr) -> Result<Option<Spot<'_, M>>, Error> {
+        let Some((slab, control)) = self.slab_at(addr) else { return Ok(None) };
+        let offset = addr.get() & control.geometry.mask();
+        match control.geometry.around(offset) {
+            Some((index, 0)) => Ok(Some(Spot { slabs: self, control, slab, index })),
+            around => {
+                let start = around.map(|(index, _)| slab.addr(&control.geometry, index));
+                let start = start.unwrap_or(slab.phys());
+                Err(Error::Interior { cache: control.name, addr, start })
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! One byte an object: whether it is free, in use or preserved, and a tag that changes with reuse.
+//!
+//! ```text
+//!  7         3 2     0
+//!  |   tag    | what |
+//! ```
+//!
+//! The byte is written by whoever owns the object, without a read-modify-write; it serves as the
+//! live map, as the preserved map and against double frees. The tag counts allocations of the
+//! place modulo 32, so that a handle to an earlier object there is recognised.
+
+/// What a state byte says of its object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum ObjectState {
+    /// Free: in its slab or in a magazine.
+    Free = 0,
+    /// In use. In a preserving cache it survives a jump.
+    Live = 1,
+    /// In use, and it survives a jump. In caches that are not preserving.
+    Preserved = 2,
+    /// Left by the predecessor and not claimed. It survives a jump.
+    Unclaimed = 3,
+    /// Found overwritten while it was free, and out of use since. Only the feature `debug` finds
+    /// such.
+    Quarantined = 4,
+}
+
+/// A state byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(crate) struct State(pub(crate) u8);
+
+const WHAT: u8 = 0b111;
+const TAG_SHIFT: u32 = 3;
+
+impl State {
+    /// What the byte says; `None` if this layer writes no such byte.
+    #[inline]
+    pub(crate) const fn what(self) -> Option<ObjectState> {
+        Some(match self.0 & WHAT {
+            0 => ObjectState::Free,
+            1 => ObjectState::Live,
+            2 => ObjectState::Preserved,
+            3 => ObjectState::Unclaimed,
+            4 => ObjectState::Quarantined,
+            _ => return None,
+        })
+    }
+
+    /// Whether the byte says `what`.
+    #[inline]
+    pub(crate) const fn is(self, what: ObjectState) -> bool {
+        self.0 & WHAT == what as u8
+    }
+
+    /// The tag, 0 to 31.
+    #[inline]
+    pub(crate) const fn tag(self) -> u8 {
+        self.0 >> TAG_SHIFT
+    }
+
+    /// The same object in another state.
+    #[inline]
+    pub(crate) const fn to(self, what: ObjectState) -> Self {
+        Self(self.0 & !WHAT | what as u8)
+    }
+
+    /// The next object in the same place.
+    #[inline]
+    pub(crate) const fn allocated(self) -> Self {
+        Self((self.0 & !WHAT).wrapping_add(1 << TAG_SHIFT) | ObjectState::Live as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_allocation_has_another_tag_for_thirty_two_times() {
+        let mut state = State(0);
+        let mut seen = [false; 32];
+        for _ in 0..32 {
+            state = state.allocated();
+            assert!(state.is(ObjectState::Live));
+            assert!(!seen[usize::from(state.tag())]);
+            seen[usize::from(state.tag())] = true;
+            let tag = state.tag();
+            state = state.to(ObjectState::Preserved).to(ObjectState::Free);
+            assert_eq!(state.tag(), tag);
+        }
+    }
+
+    #[test]
+    fn bytes_that_nothing_writes_are_told_apart() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(State(byte).what().is_some(), byte & 7 <= 4);
+        }
+    }
+}

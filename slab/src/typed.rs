@@ -1,0 +1,287 @@
+//! Typed caches: objects as owned values, and what survives as a type that cannot be freed.
+//!
+//! ```text
+//! TypedCache::insert ──> Object ── preserve ──> PreservedObject
+//!              claim ──>  │   ^                  │
+//!                       drop  └── unpreserve ────┘     (no drop that frees)
+//! ```
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+
+use heirloom_folio::{Machine, PhysAddr};
+
+use crate::adopt::Adopted;
+use crate::cache::Cache;
+use crate::error::{Error, Refused};
+use crate::persist::Persist;
+use crate::slabs::Slabs;
+use crate::spec::CacheSpec;
+
+/// A cache of values of type `T`. Size, alignment and fingerprint are the type's.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::harness::Ram;
+/// use heirloom_slab::{Slabs, persist};
+/// use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+///
+/// #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// #[repr(C)]
+/// struct Inode {
+///     number: u64,
+///     links: u64,
+/// }
+/// persist!(Inode { number, links });
+///
+/// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+/// let inodes = slabs.typed::<Inode>("inode", false)?;
+/// let mut inode = inodes.insert(Inode { number: 1, links: 1 })?;
+/// inode.links += 1;
+/// let kept = inode.preserve()?;
+/// assert_eq!(kept.links, 2);
+/// drop(kept.unpreserve()?);
+/// assert_eq!(inodes.cache().stats().live, 0);
+/// # Ok::<(), heirloom_slab::Error>(())
+/// ```
+pub struct TypedCache<'s, T: Persist, M: Machine> {
+    cache: Cache<'s, M>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: Persist, M: Machine> Clone for TypedCache<'_, T, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Persist, M: Machine> Copy for TypedCache<'_, T, M> {}
+
+impl<T: Persist, M: Machine> fmt::Debug for TypedCache<'_, T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cache.fmt(f)
+    }
+}
+
+/// An owned object of a typed cache. Dropping it frees it.
+///
+/// In a preserving cache it survives a jump as it stands; [`Object::leak`] is how its owner lets go
+/// of it without freeing it.
+pub struct Object<'s, T: Persist, M: Machine> {
+    cache: TypedCache<'s, T, M>,
+    ptr: NonNull<T>,
+}
+
+/// An object that survives a jump. It has no drop that frees: letting go of the handle leaves it
+/// preserved, and only [`PreservedObject::unpreserve`] leads back to one that can be freed.
+pub struct PreservedObject<'s, T: Persist, M: Machine> {
+    cache: TypedCache<'s, T, M>,
+    ptr: NonNull<T>,
+}
+
+// SAFETY: the handle owns the object, a `T`, and reaches the cache through shared references.
+unsafe impl<T: Persist + Send, M: Machine> Send for Object<'_, T, M> where M::Lock: Sync {}
+// SAFETY: as for `Send`; a shared handle gives shared access to the `T`.
+unsafe impl<T: Persist + Sync, M: Machine> Sync for Object<'_, T, M> where M::Lock: Sync {}
+// SAFETY: as for `Object`.
+unsafe impl<T: Persist + Send, M: Machine> Send for PreservedObject<'_, T, M> where M::Lock: Sync {}
+// SAFETY: as for `Object`.
+unsafe impl<T: Persist + Sync, M: Machine> Sync for PreservedObject<'_, T, M> where M::Lock: Sync {}
+
+impl<M: Machine> Slabs<M> {
+    /// The cache called `name` of values of type `T`.
+    ///
+    /// # Errors
+    /// As for [`Slabs::cache`].
+    pub fn typed<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        self.cache(spec::<T>(name, preserving)).map(TypedCache::over)
+    }
+
+    /// The same with all slabs of the predecessor's cache of this name.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt`].
+    pub fn adopt_typed<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<(TypedCache<'_, T, M>, Adopted), Error> {
+        let (cache, adopted) = self.adopt(spec::<T>(name, preserving))?;
+        Ok((TypedCache::over(cache), adopted))
+    }
+}
+
+const fn spec<T: Persist>(name: &str, preserving: bool) -> CacheSpec {
+    CacheSpec::new(name, size_of::<T>())
+        .align(align_of::<T>())
+        .fingerprint(T::FINGERPRINT)
+        .preserving(preserving)
+}
+
+impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
+    const fn over(cache: Cache<'s, M>) -> Self {
+        Self { cache, of: PhantomData }
+    }
+
+    /// The cache beneath.
+    pub const fn cache(&self) -> Cache<'s, M> {
+        self.cache
+    }
+
+    /// Allocates an object and puts `value` into it.
+    ///
+    /// # Errors
+    /// As for [`Cache::alloc`].
+    pub fn insert(&self, value: T) -> Result<Object<'s, T, M>, Error> {
+        let ptr = self.cache.alloc()?.cast::<T>();
+        // SAFETY: the object is ours alone, and as large and as aligned as a `T`.
+        unsafe { ptr.write(value) };
+        Ok(Object { cache: *self, ptr })
+    }
+
+    /// Claims an object that the predecessor left, by the address and the tag of its handle.
+    ///
+    /// # Errors
+    /// As for [`Slabs::claim`]; [`Error::WrongCache`].
+    pub fn claim(&self, addr: PhysAddr, tag: u8) -> Result<Object<'s, T, M>, Error> {
+        let spot = self.cache.spot(self.cache.slabs.memory().machine().ptr(addr))?;
+        spot.claim(size_of::<T>() as u64, tag)?;
+        Ok(self.at(addr))
+    }
+
+    /// Claims all objects that the predecessor left and nobody has claimed, one at a time.
+    pub fn claim_all(&self) -> impl Iterator<Item = Object<'s, T, M>> + use<'s, '_, T, M> {
+        // What another claims first is not ours.
+        self.cache.unclaimed().filter_map(|(addr, tag)| self.claim(addr, tag).ok())
+    }
+
+    /// The owner of an object that [`Object::leak`] let go.
+    ///
+    /// # Safety
+    /// `addr` is that of an object of this cache that is in use, not preserved singly, and the
+    /// caller's to give away; no other handle for it exists.
+    pub unsafe fn from_raw(&self, addr: PhysAddr) -> Object<'s, T, M> {
+        self.at(addr)
+    }
+
+    /// The owner of a preserved object that [`PreservedObject::into_raw`] let go.
+    ///
+    /// # Safety
+    /// As for [`TypedCache::from_raw`], but that it is preserved.
+    pub unsafe fn preserved_from_raw(&self, addr: PhysAddr) -> PreservedObject<'s, T, M> {
+        let Object { cache, ptr } = *ManuallyDrop::new(self.at(addr));
+        PreservedObject { cache, ptr }
+    }
+
+    fn at(&self, addr: PhysAddr) -> Object<'s, T, M> {
+        let ptr = self.cache.slabs.memory().machine().ptr(addr).cast();
+        Object { cache: *self, ptr }
+    }
+
+    /// Where an object is, and its tag: what a handle needs beside its size.
+    fn name(&self, ptr: NonNull<T>) -> (PhysAddr, u8) {
+        let addr = self.cache.slabs.memory().machine().phys(ptr.cast());
+        let tag = self.cache.slabs.tag_of(ptr.cast()).map_or(0, |(tag, _)| tag);
+        (addr.unwrap_or_default(), tag)
+    }
+}
+
+impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
+    /// Its address and its tag, which a handle to it holds.
+    pub fn name(&self) -> (PhysAddr, u8) {
+        self.cache.name(self.ptr)
+    }
+
+    /// Makes the object survive a jump.
+    ///
+    /// # Errors
+    /// As for [`Cache::preserve`]; in a preserving cache [`Error::AlreadyPreserved`]. The value
+    /// comes back unchanged.
+    pub fn preserve(self) -> Result<PreservedObject<'s, T, M>, Refused<Self>> {
+        match self.cache.cache.preserve(self.ptr.cast()) {
+            Ok(()) => {
+                let Self { cache, ptr } = *ManuallyDrop::new(self);
+                Ok(PreservedObject { cache, ptr })
+            }
+            Err(error) => Err(Refused { error, value: self }),
+        }
+    }
+
+    /// Lets go of the object without freeing it: its address. In a preserving cache it stays
+    /// preserved.
+    pub fn leak(self) -> PhysAddr {
+        let object = ManuallyDrop::new(self);
+        object.name().0
+    }
+}
+
+impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
+    /// Its address and its tag, which a handle to it holds.
+    pub fn name(&self) -> (PhysAddr, u8) {
+        self.cache.name(self.ptr)
+    }
+
+    /// Gives the object back as one that does not survive, and that dropping frees.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`] if a raw call unpreserved it behind the handle's back.
+    pub fn unpreserve(self) -> Result<Object<'s, T, M>, Refused<Self>> {
+        match self.cache.cache.unpreserve(self.ptr.cast()) {
+            Ok(()) => Ok(Object { cache: self.cache, ptr: self.ptr }),
+            Err(error) => Err(Refused { error, value: self }),
+        }
+    }
+
+    /// Lets go of the handle; the object stays preserved: its address.
+    pub fn into_raw(self) -> PhysAddr {
+        self.name().0
+    }
+}
+
+impl<T: Persist, M: Machine> Drop for Object<'_, T, M> {
+    fn drop(&mut self) {
+        // SAFETY: the handle is the object's one owner, and it ends here. Typed caches have no
+        // constructor: no spec of one has.
+        let freed = unsafe { self.cache.cache.free(self.ptr.cast()) };
+        // Refused only if a raw call preserved or freed the object behind the handle's back, or
+        // if something wrote past its end; then it is not ours to free.
+        debug_assert!(freed.is_ok(), "an owned handle frees: {freed:?}");
+    }
+}
+
+macro_rules! access {
+    ($handle:ident) => {
+        impl<T: Persist, M: Machine> Deref for $handle<'_, T, M> {
+            type Target = T;
+
+            fn deref(&self) -> &T {
+                // SAFETY: the object is ours alone, as large and as aligned as a `T` (the spec
+                // says so), and any bytes are a `T`; writes need `&mut self`.
+                unsafe { self.ptr.as_ref() }
+            }
+        }
+
+        impl<T: Persist, M: Machine> DerefMut for $handle<'_, T, M> {
+            fn deref_mut(&mut self) -> &mut T {
+                // SAFETY: as for `deref`, and we are borrowed mutably.
+                unsafe { self.ptr.as_mut() }
+            }
+        }
+
+        impl<T: Persist + fmt::Debug, M: Machine> fmt::Debug for $handle<'_, T, M> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                (**self).fmt(f)
+            }
+        }
+    };
+}
+
+access!(Object);
+access!(PreservedObject);
