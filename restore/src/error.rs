@@ -6,13 +6,20 @@ use heirloom_folio::{Block, Order, PhysAddr, Run};
 
 use crate::handle::HandleFault;
 use crate::root::Name;
+use crate::seal::Broken;
 
 /// An error of the restore layer. Nothing was changed where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The layer below refused.
+    /// The folio layer refused.
     Folio(heirloom_folio::Error),
+    /// The slab layer refused.
+    Slab(heirloom_slab::Error),
+    /// Something changed since the handover was sealed.
+    Broken(Broken),
+    /// The handover is not sealed, and had to be.
+    NotSealed,
     /// A table left in memory is not sound.
     Table(TableError),
     /// A handle is not sound, or says what no handle can say.
@@ -243,6 +250,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folio(e) => e.fmt(f),
+            Self::Slab(e) => e.fmt(f),
+            Self::Broken(broken) => write!(f, "the seal is broken: {broken}"),
+            Self::NotSealed => f.write_str("the handover is not sealed"),
             Self::Table(e) => e.fmt(f),
             Self::Handle { addr, meta, fault } => {
                 write!(f, "handle {addr:#x}/{meta:#x}: {fault}")
@@ -273,6 +283,15 @@ impl core::error::Error for Error {}
 impl From<heirloom_folio::Error> for Error {
     fn from(e: heirloom_folio::Error) -> Self {
         Self::Folio(e)
+    }
+}
+
+impl From<heirloom_slab::Error> for Error {
+    fn from(e: heirloom_slab::Error) -> Self {
+        match e {
+            heirloom_slab::Error::Folio(e) => Self::Folio(e),
+            other => Self::Slab(other),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 
 use heirloom_folio::{
-    Block, DirectMap, Folio, FolioRun, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio,
+    Block, Folio, FolioRun, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio,
     PreservedRun, Request, Run,
 };
 use heirloom_slab::Slabs;
@@ -47,7 +47,7 @@ pub struct Handover<M: Machine> {
 }
 
 impl<M: Machine> Handover<M> {
-    /// A handover with nothing in it but itself, over fresh memory.
+    /// A handover with nothing in it but itself, over memory from which nothing was allocated.
     ///
     /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
     /// successor may work there before it has read the map. What a successor needs at least,
@@ -56,11 +56,11 @@ impl<M: Machine> Handover<M> {
     /// # Errors
     /// [`Error::Folio`]: scratch is not free memory, or no memory for the five pages that the
     /// handover itself takes. [`Error::BadRun`]: an area of no frames.
-    pub fn fresh(slabs: Slabs<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
+    pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
         for area in scratch {
-            slabs.memory().reserve(*area)?;
+            memory.reserve(*area)?;
         }
-        Self::begin(slabs, scratch.iter().copied(), producer, None)
+        Self::begin(Slabs::new(memory)?, scratch.iter().copied(), producer, None)
     }
 
     /// The part that is the same with and without a predecessor; scratch is reserved.
@@ -76,7 +76,7 @@ impl<M: Machine> Handover<M> {
         let (root, root_words) = new_table(memory)?;
         let (list, list_words) = new_table(memory)?;
         let (header, header_words) = new_table(memory)?;
-        let scratch_bytes = ScratchWords::new(list_words, list).write_from(scratch)? as u64;
+        let scratch_bytes = ScratchWords::new(list_words, list).write(scratch)? as u64;
         let roll = Some(slabs.roll());
         let says = Header { generation, roll, producer: Producer::new(producer), seal: None };
         HeaderPage::create(header_words, header, &says)?;
@@ -277,7 +277,10 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Runs `f` on the root page while nobody else edits it.
-    fn edit_root<R>(&self, f: impl FnOnce(&mut RootPage<'_>) -> Result<R, Error>) -> Result<R, Error> {
+    fn edit_root<R>(
+        &self,
+        f: impl FnOnce(&mut RootPage<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let _alone = self.edit.lock();
         // A root that changes is not the one that was sealed.
         self.break_seal()?;
@@ -312,11 +315,10 @@ impl<M: Machine> Handover<M> {
         let start = memory.machine().ptr(block.addr());
         // SAFETY: the block was allocated just now, holds that many bytes, and is nobody else's.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        memory.preserve(block).map_err(|error| {
+        memory.preserve(block).inspect_err(|_| {
             // SAFETY: allocated just now, and known to nobody.
             let freed = unsafe { memory.free(block, Kind::Table) };
             debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
-            error.into()
         })?;
         Ok(block)
     }

@@ -5,15 +5,19 @@
 extern crate std;
 
 mod area;
+mod buffers;
 mod claim;
 mod entry;
 mod error;
 mod handle;
+mod handover;
 mod pages;
+mod past;
 mod records;
 mod root;
 mod scratch;
 mod seal;
+mod sealing;
 mod store;
 mod subtree;
 #[cfg(test)]
@@ -23,7 +27,9 @@ pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
 pub use entry::Entry;
 pub use error::{Error, Fault, Table, TableError};
 pub use handle::{Handle, HandleFault, Parts};
+pub use handover::Handover;
 pub use pages::{Inherited, Pages};
+pub use past::{Finished, Root, SealPolicy, Unclaimed};
 pub use records::{Chain, Entries, MAX_BLOCKS, Record, Records};
 pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
 pub use scratch::{ScratchList, ScratchWords};

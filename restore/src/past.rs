@@ -2,15 +2,14 @@
 
 use core::sync::atomic::AtomicU64;
 
-use heirloom_folio::{Block, Fate, Folio, FrameState, Kind, Machine, Memory, Order, PAGE_SIZE,
-    PhysAddr, Run};
+use heirloom_folio::{Block, Fate, Folio, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::Slabs;
 
 use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
 use crate::handover::Handover;
-use crate::pages::{Inherited, Pages};
+use crate::pages::Inherited;
 use crate::root::{Name, RootView};
 use crate::scratch::ScratchList;
 use crate::seal::{self, Broken};
@@ -222,16 +221,14 @@ impl<M: Machine> Handover<M> {
         let mut past = self.past.lock();
         let mut finished = Finished::default();
         let Some(ending) = *past else { return Ok(finished) };
-        self.slabs.finish_inherited(|unclaimed| {
-            match unclaimed {
-                heirloom_slab::Unclaimed::Slab { slab, objects } => {
-                    finished.slabs += 1;
-                    fate(Unclaimed::Slab { slab, objects })
-                }
-                heirloom_slab::Unclaimed::Object { addr, size } => {
-                    finished.objects += 1;
-                    fate(Unclaimed::Object { addr, size })
-                }
+        self.slabs.finish_inherited(|unclaimed| match unclaimed {
+            heirloom_slab::Unclaimed::Slab { slab, objects } => {
+                finished.slabs += 1;
+                fate(Unclaimed::Slab { slab, objects })
+            }
+            heirloom_slab::Unclaimed::Object { addr, size } => {
+                finished.objects += 1;
+                fate(Unclaimed::Object { addr, size })
             }
         })?;
         memory.disinherit(|block| {
@@ -280,8 +277,10 @@ fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<
 /// Keeps the root page and the scratch list from being used: labelled where they are preserved,
 /// reserved where they are not. Returns what was reserved.
 fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
-    let places =
-        [(Table::Root, entry.root, PAGE_SIZE as u64), (Table::Scratch, entry.scratch, entry.scratch_bytes)];
+    let places = [
+        (Table::Root, entry.root, PAGE_SIZE as u64),
+        (Table::Scratch, entry.scratch, entry.scratch_bytes),
+    ];
     let mut held = [None; 2];
     for (slot, (table, addr, bytes)) in held.iter_mut().zip(places) {
         let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
@@ -324,7 +323,10 @@ fn check_subtrees<M: Machine>(
             at = block.run().end();
         }
         if subtree.name.as_str() == SUBTREE {
-            header = Some((addr, Header::read(words(memory, Table::Header, addr, Header::SIZE)?, addr)?));
+            header = Some((
+                addr,
+                Header::read(words(memory, Table::Header, addr, Header::SIZE)?, addr)?,
+            ));
         }
     }
     Ok(header)
@@ -345,9 +347,11 @@ fn check_seal<M: Machine>(
     let seal = header.and_then(|header| header.seal);
     if let Some(info) = seal {
         // The table is nobody's to claim. Where it is not sound, so much for the seal, below.
-        let labelled =
-            seal::for_each_block(&left(memory), &info, |block| Ok(memory.label(block, Kind::Table)?));
-        labelled.or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
+        let labelled = seal::for_each_block(&left(memory), &info, |block| {
+            Ok(memory.label(block, Kind::Table)?)
+        });
+        labelled
+            .or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
     }
     match (policy, seal) {
         (SealPolicy::Ignored, _) | (SealPolicy::Checked, None) => Ok(()),
@@ -361,4 +365,3 @@ fn check_seal<M: Machine>(
         }
     }
 }
-

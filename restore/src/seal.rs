@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | phys u64 | the first byte covered, a multiple of 8 |
 //! | 8 | length u32 | how many bytes |
-//! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header with state bytes, 6 scratch list |
+//! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header, 6 scratch list |
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
 //! Sealing must not change what it covers, and preserving the seal's own blocks changes tracker
@@ -39,7 +39,7 @@ pub enum Sealed {
     Subtree = 3,
     /// A page of the roll of caches.
     Roll = 4,
-    /// A slab's header and its state bytes.
+    /// A slab's header.
     Slab = 5,
     /// The scratch list.
     Scratch = 6,

@@ -4,6 +4,8 @@ use core::sync::atomic::AtomicU64;
 
 use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 
+use heirloom_slab::RollPart;
+
 use crate::entry::halves;
 use crate::error::Error;
 use crate::handover::Handover;
@@ -18,11 +20,11 @@ const SLACK: u64 = 64;
 
 impl<M: Machine> Handover<M> {
     /// Adds checksums over the root page, the scratch list, the tracker's nodes, published roots,
-    /// the roll, and every preserved slab's header and state bytes. A successor finds by them
+    /// the roll, and every preserved slab's header. A successor finds by them
     /// whatever changed on the way.
     ///
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved, allocated
-    /// from a preserving cache or published afterwards makes the seal untrue, so it is the last
+    /// from a preserving cache (when it grows) or published afterwards makes the seal untrue, so it is the last
     /// thing before a jump; publishing breaks the seal by itself, for the rest call
     /// [`Handover::unseal`].
     ///
@@ -34,8 +36,7 @@ impl<M: Machine> Handover<M> {
         self.break_seal()?;
         let slabs = self.slabs();
         let mut entries = SLACK + self.memory().counts().nodes();
-        slabs.for_each_roll_page(|_| entries += 1);
-        slabs.for_each_preserved_slab(|_, _| entries += 1);
+        slabs.for_each_table(|_| entries += 1);
         let mut sealer = Sealer::new(self.memory(), entries)?;
         if let Err(error) = self.cover_all(&mut sealer) {
             sealer.abandon();
@@ -100,8 +101,10 @@ impl<M: Machine> Handover<M> {
             }
         };
         self.memory().for_each_node(|node| note(Sealed::Node, node.addr, page));
-        self.slabs().for_each_roll_page(|addr| note(Sealed::Roll, addr, page));
-        self.slabs().for_each_preserved_slab(|addr, bytes| note(Sealed::Slab, addr, bytes));
+        self.slabs().for_each_table(|part| match part {
+            RollPart::Page(addr) => note(Sealed::Roll, addr, page),
+            RollPart::Header { addr, bytes } => note(Sealed::Slab, addr, bytes),
+        });
         result
     }
 }

@@ -129,7 +129,7 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The predecessor's roll, while it is there. Under the lock of `past`.
-    pub(crate) fn view(&self, past: &Option<PhysAddr>) -> Option<RollView<'_, M>> {
+    pub(crate) fn view(&self, past: Option<PhysAddr>) -> Option<RollView<'_, M>> {
         // SAFETY: the roll's pages are labelled as tables since `revive`, so that only a claim as
         // tables would give them to anybody; they are freed after `past` is empty.
         past.map(|first| unsafe { RollView::inherited(self.memory(), first) })
@@ -139,7 +139,7 @@ impl<M: Machine> Slabs<M> {
     /// cache, is to be asked for in `each`.
     pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) {
         let past = self.past.lock();
-        if let Some(view) = self.view(&past) {
+        if let Some(view) = self.view(*past) {
             view.records().for_each(each);
         }
     }
@@ -147,7 +147,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name that the predecessor left; the first, if it kept an older one too.
     pub fn inherited(&self, name: &str) -> Option<CacheRecord> {
         let past = self.past.lock();
-        self.view(&past)?.records().find(|record| record.name().as_str() == name)
+        self.view(*past)?.records().find(|record| record.name().as_str() == name)
     }
 
     /// The cache that `spec` asks for, with all slabs of the predecessor's cache of this name.
@@ -162,8 +162,8 @@ impl<M: Machine> Slabs<M> {
     /// [`Slabs::cache`]; out of memory: what was adopted by then stays.
     pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
         let past = self.past.lock();
-        let Some(view) = self.view(&past) else {
-            return Ok((self.cache_after(spec, &past)?, Adopted::default()));
+        let Some(view) = self.view(*past) else {
+            return Ok((self.cache_after(spec, *past)?, Adopted::default()));
         };
         let of_name = |record: &CacheRecord| Some(record.name()) == spec.name;
         let mut refused = Ok(());
@@ -177,7 +177,7 @@ impl<M: Machine> Slabs<M> {
         if matching == 0 {
             refused?;
         }
-        let cache = self.cache_after(spec, &past)?;
+        let cache = self.cache_after(spec, *past)?;
         let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
         for record in records() {
             cache.admits(&record)?;
@@ -210,7 +210,7 @@ impl<M: Machine> Slabs<M> {
         mut take: impl FnMut(OldObject<'_>) -> Result<(), Error>,
     ) -> Result<u64, Error> {
         let past = self.past.lock();
-        let Some(view) = self.view(&past) else { return Ok(0) };
+        let Some(view) = self.view(*past) else { return Ok(0) };
         let Some(record) = view.records().find(|there| there == record) else { return Ok(0) };
         let (memory, geometry) = (self.memory(), record.geometry());
         let mut taken = 0;
@@ -248,12 +248,11 @@ impl<M: Machine> Slabs<M> {
     /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`].
     pub fn claim(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
-        let spot = match self.spot_at(addr)? {
-            Some(spot) => spot,
-            None => {
-                self.adopt_around(addr)?;
-                self.spot_at(addr)?.ok_or(Error::NotAnObject { ptr: ptr.addr().get() })?
-            }
+        let spot = if let Some(spot) = self.spot_at(addr)? {
+            spot
+        } else {
+            self.adopt_around(addr)?;
+            self.spot_at(addr)?.ok_or(Error::NotAnObject { ptr: ptr.addr().get() })?
         };
         spot.claim(bytes, tag)?;
         Ok(ptr)
@@ -280,7 +279,7 @@ impl<M: Machine> Slabs<M> {
                 }
             }
         }
-        let Some(view) = self.view(&past) else { return Ok(()) };
+        let Some(view) = self.view(*past) else { return Ok(()) };
         for record in view.records() {
             for addr in self.left(&view, &record) {
                 let block = Block::containing(addr.pfn(), record.order());
@@ -331,7 +330,7 @@ impl<M: Machine> Slabs<M> {
         let past = self.past.lock();
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
-        let view = self.view(&past).ok_or(nothing)?;
+        let view = self.view(*past).ok_or(nothing)?;
         let slab = memory.inherited_block(addr.pfn()).ok_or(nothing)?;
         if memory.label_of(slab) != Some(Kind::Slab) {
             return Err(nothing);
@@ -341,7 +340,7 @@ impl<M: Machine> Slabs<M> {
         let spec = Self::class_like(&fixed.shape).ok_or(not_adopted)?;
         let record = view.records().find(|record| *record.shape() == fixed.shape);
         let record = record.ok_or(not_adopted)?;
-        let cache = self.cache_after(spec, &past)?;
+        let cache = self.cache_after(spec, *past)?;
         cache.admits(&record)?;
         cache.adopt_slab(&record, slab.addr()).map(|_| ())
     }

@@ -66,9 +66,8 @@ impl<M: Machine> Born<M> {
             if next == 0 {
                 break;
             }
-            let home = home(entries, Pfn::new(next - 1));
-            let (from_home, from_hole) = (distance(entries, home, at), distance(entries, hole, at));
-            if from_home >= from_hole {
+            let best = home(entries, Pfn::new(next - 1));
+            if distance(entries, best, at) >= distance(entries, hole, at) {
                 entries.swap(hole, at);
                 hole = at;
             }

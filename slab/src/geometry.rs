@@ -159,7 +159,7 @@ impl Geometry {
             return None;
         }
         // `relative` is below 2^21 and the reciprocal at most 2^40 + 1.
-        let index = relative * self.reciprocal >> FIXED_POINT;
+        let index = (relative * self.reciprocal) >> FIXED_POINT;
         if index >= self.objects as u64 {
             return None;
         }

@@ -175,7 +175,14 @@ pub(crate) struct Head {
     pub(crate) preserved: AtomicU32,
 }
 
-intrusive_adapter!(pub(crate) Links = UnsafeRef<Head>: Head { link => LinkedListLink });
+#[allow(clippy::expl_impl_clone_on_copy, reason = "the macro's")]
+mod adapter {
+    use super::{Head, LinkedListLink, UnsafeRef, intrusive_adapter};
+
+    intrusive_adapter!(pub(crate) Links = UnsafeRef<Head>: Head { link => LinkedListLink });
+}
+
+pub(crate) use adapter::Links;
 
 /// A slab of this instance: its memory is a header, state bytes, free bits and objects.
 #[derive(Clone, Copy)]

@@ -197,7 +197,7 @@ fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
         }
         // The lowest goes in last, so that objects come out in address order.
         while bits != 0 {
-            let bit = 63 - bits.leading_zeros();
+            let bit = bits.ilog2();
             if !magazine.push(slab.addr(geometry, first + bit)) {
                 break;
             }
@@ -279,7 +279,7 @@ mod tests {
         lists.put_one(map, &geometry, *one);
         for some in rest.chunks(50) {
             let mut magazine = magazine(50);
-            some.iter().for_each(|addr| assert!(magazine.push(*addr)));
+            assert!(some.iter().all(|addr| magazine.push(*addr)));
             lists.empty_out(map, &geometry, &mut magazine);
             assert_eq!(magazine.count(), 0);
         }

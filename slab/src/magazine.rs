@@ -194,17 +194,17 @@ impl Slot {
         let capacity = magazine.capacity;
         if self.count.load(Relaxed) == 0 || self.loaded.load(Relaxed).is_null() {
             let old = self.detach_loaded(capacity);
-            self.load(magazine);
+            self.load(&magazine);
             match old {
                 Some(old) if self.previous.load(Relaxed).is_null() => {
-                    self.set_previous(old);
+                    self.set_previous(&old);
                     None
                 }
                 old => old,
             }
         } else if self.previous_count.load(Relaxed) == 0 {
             let old = self.detach_previous(capacity);
-            self.set_previous(magazine);
+            self.set_previous(&magazine);
             old
         } else {
             Some(magazine)
@@ -222,20 +222,20 @@ impl Slot {
     fn exchange(&self, capacity: usize) {
         let (loaded, previous) = (self.detach_loaded(capacity), self.detach_previous(capacity));
         if let Some(magazine) = previous {
-            self.load(magazine);
+            self.load(&magazine);
         }
         if let Some(magazine) = loaded {
-            self.set_previous(magazine);
+            self.set_previous(&magazine);
         }
     }
 
-    fn load(&self, magazine: Magazine) {
+    fn load(&self, magazine: &Magazine) {
         self.loaded.store(magazine.rounds.as_ptr(), Relaxed);
         self.count.store(magazine.count, Relaxed);
         self.capacity.store(magazine.capacity, Relaxed);
     }
 
-    fn set_previous(&self, magazine: Magazine) {
+    fn set_previous(&self, magazine: &Magazine) {
         self.previous.store(magazine.rounds.as_ptr(), Relaxed);
         self.previous_count.store(magazine.count, Relaxed);
     }

@@ -151,7 +151,7 @@ impl<M: Machine> Slabs<M> {
         if let Some(there) = self.find(&spec)? {
             return Ok(there);
         }
-        self.cache_after(spec, &self.past.lock())
+        self.cache_after(spec, *self.past.lock())
     }
 
     /// The same under the lock of `past`: slabs are as the predecessor's, whose slabs the cache
@@ -159,7 +159,7 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn cache_after(
         &self,
         spec: CacheSpec,
-        past: &Option<PhysAddr>,
+        past: Option<PhysAddr>,
     ) -> Result<Cache<'_, M>, Error> {
         let like =
             |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();

@@ -49,17 +49,20 @@ pub(crate) mod watch {
         });
     }
 
+    /// Takes the look out again, also if what was watched panics.
+    struct Out;
+
+    impl Drop for Out {
+        fn drop(&mut self) {
+            LOOK.with(|slot| *slot.borrow_mut() = None);
+        }
+    }
+
     /// Runs `f`, and `look` before each store that a successor could see.
     pub(crate) fn during<R>(look: impl FnMut(), f: impl FnOnce() -> R) -> R {
         let look: Look<'_> = Box::new(look);
         // SAFETY: taken out again before this function returns, also if `f` panics.
         let look = unsafe { core::mem::transmute::<Look<'_>, Look<'static>>(look) };
-        struct Out;
-        impl Drop for Out {
-            fn drop(&mut self) {
-                LOOK.with(|slot| *slot.borrow_mut() = None);
-            }
-        }
         let _out = Out;
         LOOK.with(|slot| *slot.borrow_mut() = Some(look));
         f()

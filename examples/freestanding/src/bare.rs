@@ -116,3 +116,7 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, bytes: usize) -> i32 {
     // SAFETY: the same contract.
     unsafe { memcmp(a, b, bytes) }
 }
+
+/// core comes compiled for unwinding and names this; with `panic = "abort"` nothing calls it.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}

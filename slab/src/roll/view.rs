@@ -154,7 +154,10 @@ fn stored(words: &[AtomicU64], index: usize) -> Stored {
     stored
 }
 
-/// A chain of pages: address, words and count of each, checked.
+/// A page of a chain: its address, its words and how many entries it has, checked.
+type Page<'m> = (PhysAddr, &'m [AtomicU64], usize);
+
+/// A chain of pages.
 struct Chain<'m, M: Machine> {
     memory: &'m Memory<M>,
     holds: Holds<M>,
@@ -179,7 +182,7 @@ impl<'m, M: Machine> Chain<'m, M> {
     }
 
     /// The next page, or `None` after the last.
-    fn try_next(&mut self) -> Result<Option<(PhysAddr, &'m [AtomicU64], usize)>, RollError> {
+    fn try_next(&mut self) -> Result<Option<Page<'m>>, RollError> {
         let page = self.next;
         if page.get() == 0 {
             return Ok(None);
@@ -216,7 +219,7 @@ impl<'m, M: Machine> Chain<'m, M> {
 }
 
 impl<'m, M: Machine> Iterator for Chain<'m, M> {
-    type Item = (PhysAddr, &'m [AtomicU64], usize);
+    type Item = Page<'m>;
 
     fn next(&mut self) -> Option<Self::Item> {
         // A chain that was checked and is no longer sound ends where that shows.

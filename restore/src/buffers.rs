@@ -1,0 +1,111 @@
+//! `void*` memory across the jump: allocate, preserve, sixteen bytes, restore, free.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use heirloom_folio::Machine;
+use heirloom_slab::{Buffers, Owner, Persist, TypedCache};
+
+use crate::error::Error;
+use crate::handle::{Handle, HandleFault, Parts};
+use crate::handover::Handover;
+
+/// The alignment of buffers of which nobody asked for another, in bytes.
+const ALIGN: usize = 16;
+
+impl<M: Machine> Handover<M> {
+    /// A buffer of `bytes` bytes, aligned to 16. For other layouts, and buffers that are preserved
+    /// from birth, see [`Slabs::alloc`](heirloom_slab::Slabs::alloc).
+    ///
+    /// # Errors
+    /// As for [`Slabs::alloc`](heirloom_slab::Slabs::alloc).
+    pub fn alloc(&self, bytes: usize) -> Result<NonNull<u8>, Error> {
+        let bad = heirloom_slab::Error::BadLayout { size: bytes, align: ALIGN };
+        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| bad)?;
+        Ok(self.slabs().alloc(layout, Buffers::default())?)
+    }
+
+    /// Frees a buffer or an object, from any CPU.
+    ///
+    /// # Errors
+    /// As for [`Slabs::free`](heirloom_slab::Slabs::free); it stays whose it was.
+    ///
+    /// # Safety
+    /// The caller owns it, and nothing uses it any more.
+    pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        // SAFETY: the same contract.
+        Ok(unsafe { self.slabs().free(ptr) }?)
+    }
+
+    /// Makes a buffer or an object survive a jump: the handle that the successor claims it by.
+    ///
+    /// # Errors
+    /// As for [`Slabs::preserve`](heirloom_slab::Slabs::preserve); nothing is preserved then.
+    pub fn preserve(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
+        // What has no handle is refused before anything is changed.
+        let handle = self.handle_of(ptr)?;
+        self.slabs().preserve(ptr)?;
+        Ok(handle)
+    }
+
+    /// Lets a buffer or an object go: its handle names nothing any more.
+    ///
+    /// # Errors
+    /// As for [`Slabs::unpreserve`](heirloom_slab::Slabs::unpreserve).
+    pub fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        Ok(self.slabs().unpreserve(ptr)?)
+    }
+
+    /// The handle of a buffer or an object that is in use: good for the successor if it is
+    /// preserved, from birth or since. It stays the same as long as the memory is not freed, over
+    /// any number of generations.
+    ///
+    /// # Errors
+    /// [`Error::Slab`]: the pointer is not the start of one. [`Error::Handle`]: a buffer larger
+    /// than a handle can say.
+    pub fn handle_of(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
+        let nothing = heirloom_slab::Error::NotAnObject { ptr: ptr.addr().get() };
+        let at = self.memory().machine().phys(ptr).ok_or(nothing)?;
+        match self.slabs().owner_at(at) {
+            Some(Owner::Large { run, .. }) if run.addr() == at => {
+                Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })
+            }
+            Some(Owner::Object { addr, size, tag, .. })
+                if addr == at && self.slabs().size_of(ptr).is_some() =>
+            {
+                Handle::new(Parts::Object { addr, bytes: size as u64, tag })
+            }
+            _ => Err(nothing.into()),
+        }
+    }
+
+    /// Claims a buffer, small or large, or an object of a cache that was adopted; once. It is an
+    /// ordinary allocation from now on, not preserved (but in a preserving cache), and freed by
+    /// [`Handover::free`].
+    ///
+    /// # Errors
+    /// [`Error::Handle`]: no handle of a buffer or an object. [`Error::Slab`]: claimed already,
+    /// another length, a stale tag, not the start of an object, or its cache was not adopted; see
+    /// [`Slabs::claim`](heirloom_slab::Slabs::claim). [`Error::Folio`]: no such buffer was
+    /// preserved, or it is claimed already. Nothing is changed then.
+    pub fn restore(&self, handle: Handle) -> Result<NonNull<u8>, Error> {
+        match handle.parts()? {
+            Parts::Buffer { addr, bytes } => Ok(self.slabs().claim_large(addr, bytes, false)?),
+            Parts::Object { addr, bytes, tag } => Ok(self.slabs().claim(addr, bytes, tag)?),
+            _ => Err(handle.refused(HandleFault::Kind)),
+        }
+    }
+
+    /// The typed cache called `name`, with the slabs that the predecessor's cache of that name
+    /// and layout left: their objects are there to be claimed.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt`](heirloom_slab::Slabs::adopt).
+    pub fn adopt<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        Ok(self.slabs().adopt_typed(name, preserving)?.0)
+    }
+}
