@@ -101,12 +101,8 @@ impl<M: Machine> Slabs<M> {
         if in_use && aligned && wants <= has && (wants > has / 2 || has <= 64) {
             return Ok(ptr);
         }
-        let (cache, addr) = (spot.control.name, spot.addr());
-        match state.what() {
-            Some(ObjectState::Live) => {}
-            Some(ObjectState::Preserved) => return Err(Error::Preserved { cache, addr }),
-            Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
-            _ => return Err(Error::DoubleFree { cache, addr }),
+        if !state.is(ObjectState::Live) {
+            return Err(spot.not_live(state));
         }
         let like = Buffers { preserving: spot.control.spec.preserving, zeroed: false };
         // SAFETY: the caller's promise; the object has `has` bytes.

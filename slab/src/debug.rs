@@ -8,16 +8,22 @@
 //! Red zones change the stride. A cache that adopts slabs of a build without them has none.
 
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
+use heirloom_folio::{Machine, PhysAddr};
+
+use crate::error::Error;
 use crate::geometry::Geometry;
+use crate::spot::Spot;
+use crate::state::{ObjectState, State};
 
 /// Whether this build checks.
 pub(crate) const ENABLED: bool = cfg!(feature = "debug");
 
 /// What free objects are filled with.
-pub(crate) const POISON: u8 = 0x5b;
+const POISON: u8 = 0x5b;
 /// What red zones are filled with.
-pub(crate) const ZONE: u8 = 0xbb;
+const ZONE: u8 = 0xbb;
 
 /// Fills an object that is free.
 ///
@@ -40,20 +46,60 @@ pub(crate) unsafe fn fence(object: NonNull<u8>, geometry: &Geometry) {
     }
 }
 
-/// How far into a free object the first byte is that is not poison.
+/// Checks an object that is about to be freed, makes it free, and poisons it.
 ///
 /// # Safety
-/// As for [`poison`].
-pub(crate) unsafe fn spoiled(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
-    // SAFETY: the caller's promise.
-    unsafe { first_other(object, 0, geometry.size as usize, POISON) }
+/// The caller owns the object.
+#[cold]
+pub(crate) unsafe fn check_free<M: Machine>(spot: &Spot<'_, M>, state: State) -> Result<(), Error> {
+    let geometry = &spot.control.geometry;
+    let object = spot.slab.object(geometry, spot.index);
+    // SAFETY: the caller owns the object, and nobody else writes behind it but by mistake.
+    if let Some(at) = unsafe { overrun(object, geometry) } {
+        return Err(overwritten(spot, at));
+    }
+    // Of two frees at the same time one loses here.
+    if !spot.exchange(state, ObjectState::Free) {
+        return Err(spot.not_live(spot.state()));
+    }
+    if spot.control.spec.constructor.is_none() {
+        // SAFETY: the caller gave the object up, and it is in no magazine yet.
+        unsafe { poison(object, geometry) };
+    }
+    Ok(())
+}
+
+/// Checks an object that is about to be handed out. One that was written to is taken out of use.
+#[cold]
+pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, M>, state: State) -> Result<(), Error> {
+    let geometry = &spot.control.geometry;
+    let object = spot.slab.object(geometry, spot.index);
+    let spoiled = match spot.control.spec.constructor {
+        Some(_) => None,
+        // SAFETY: the object came from a magazine and is ours alone.
+        None => unsafe { first_other(object, 0, geometry.size as usize, POISON) },
+    };
+    // SAFETY: as above; behind it nobody writes but by mistake.
+    let at = spoiled.or_else(|| unsafe { overrun(object, geometry) });
+    let at = at.or(if state.is(ObjectState::Free) { None } else { Some(0) });
+    at.map_or(Ok(()), |at| {
+        let bad = state.to(ObjectState::Quarantined);
+        spot.slab.state(geometry, spot.index).store(bad.0, Relaxed);
+        Err(overwritten(spot, at))
+    })
+}
+
+fn overwritten<M: Machine>(spot: &Spot<'_, M>, at: usize) -> Error {
+    let addr = spot.addr();
+    let at = PhysAddr::new(addr.get() + at as u64);
+    Error::Overwritten { cache: spot.control.name, addr, at }
 }
 
 /// How far behind the start of an object the first byte of its red zone is that was overwritten.
 ///
 /// # Safety
 /// The object is of this geometry, and nobody writes behind it at the same time.
-pub(crate) unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
+unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
     if !geometry.zones {
         return None;
     }

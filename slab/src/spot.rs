@@ -105,6 +105,17 @@ impl<M: Machine> Spot<'_, M> {
         Ok(())
     }
 
+    /// Why an object in this state, which is not live, cannot be freed.
+    #[cold]
+    pub(crate) fn not_live(&self, state: State) -> Error {
+        let (cache, addr) = (self.control.name, self.addr());
+        match state.what() {
+            Some(ObjectState::Preserved) => Error::Preserved { cache, addr },
+            Some(ObjectState::Unclaimed) => Error::Unclaimed { cache, addr },
+            _ => Error::DoubleFree { cache, addr },
+        }
+    }
+
     /// Changes the state from what it was seen to be; false if it is another by now.
     pub(crate) fn exchange(&self, from: State, to: ObjectState) -> bool {
         let byte = self.slab.state(&self.control.geometry, self.index);

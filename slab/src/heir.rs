@@ -1,0 +1,218 @@
+//! One slab of a predecessor's: checked, made ours, and its objects claimed or discarded.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{
+    AtomicU8, AtomicU64,
+    Ordering::{Relaxed, Release},
+};
+
+use heirloom_folio::{Block, Kind, Machine, Memory, PhysAddr};
+
+use crate::adopt::Adopted;
+use crate::cache::Cache;
+use crate::error::{Error, Field, SlabError, SlabFault};
+use crate::geometry::{Geometry, HEAD};
+use crate::header::{Fixed, Shape, Slab};
+use crate::roll::CacheRecord;
+use crate::state::{ObjectState, State};
+
+/// What a predecessor's slab holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SlabInfo {
+    /// Objects that survived.
+    pub(crate) survivors: u32,
+    /// Places without one.
+    pub(crate) free: u32,
+}
+
+impl<M: Machine> Cache<'_, M> {
+    /// Whether the slabs of a record can be slabs of this cache.
+    pub(crate) fn admits(&self, record: &CacheRecord) -> Result<(), Error> {
+        let control = self.control;
+        let (ours, theirs) = (&control.geometry, record.geometry());
+        let spec = &control.spec;
+        spec.admits_objects(&record.spec(), theirs)?;
+        spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into())?;
+        spec.same(Field::Stride, ours.stride.into(), theirs.stride.into())
+    }
+
+    /// Makes a slab of the predecessor's one of this cache, which admits its record.
+    pub(crate) fn adopt_slab(
+        &self,
+        record: &CacheRecord,
+        addr: PhysAddr,
+    ) -> Result<Adopted, Error> {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let geometry = &control.geometry;
+        let info = check_slab(memory, addr, record)?;
+        let block = Block::containing(addr.pfn(), geometry.order);
+        // SAFETY: a sound slab of the predecessor's.
+        let slab = unsafe { Slab::at(memory.machine(), addr) };
+        if !slab.object(geometry, 0).addr().get().is_multiple_of(geometry.align as usize) {
+            return Err(Error::BadMap {
+                addr: slab.addr(geometry, 0),
+                align: geometry.align as usize,
+            });
+        }
+        memory.claim(block, Kind::Slab)?;
+        // SAFETY: claimed just now, by nobody else. No cache's until the owner is written.
+        unsafe { slab.begin(0) };
+        let preserving = control.spec.preserving;
+        if preserving || info.survivors > 0 {
+            let kept =
+                self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab));
+            if let Err(error) = kept {
+                // SAFETY: claimed just now; what a successor reads of it was not written.
+                let undone = unsafe { memory.unclaim(block, Kind::Slab) };
+                let labelled = undone.and_then(|()| memory.label(block, Kind::Slab));
+                debug_assert!(labelled.is_ok(), "a claim can be undone: {labelled:?}");
+                return Err(error);
+            }
+        }
+        for (index, byte) in (0..).zip(slab.states(geometry)) {
+            let state = State(byte.load(Relaxed));
+            let survives = survived(state, preserving);
+            let what = if survives { ObjectState::Unclaimed } else { ObjectState::Free };
+            byte.store(state.to(what).0, Release);
+            if !survives {
+                // SAFETY: the slab is ours alone, the place free.
+                unsafe { self.prepare(slab, index) };
+            }
+        }
+        slab.set_free(geometry, |index| {
+            State(slab.state(geometry, index).load(Relaxed)).is(ObjectState::Free)
+        });
+        if !preserving {
+            slab.head().preserved.store(info.survivors, Relaxed);
+        }
+        slab.head().owner.store(control.owner, Relaxed);
+        control.shared.lock().lists.add(geometry, slab);
+        Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
+    }
+
+    /// The objects that the predecessor left and nobody claimed: address and tag of each. What is
+    /// claimed or discarded meanwhile may or may not be among them.
+    pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
+        UnclaimedObjects { cache: *self, place: (None, 0), slab: PhysAddr::new(0), index: 0 }
+    }
+
+    /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
+    ///
+    /// # Errors
+    /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`].
+    pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
+        let ptr = self.slabs.memory().machine().ptr(addr);
+        let spot = self.spot(ptr)?;
+        spot.claim(u64::from(self.control.geometry.size), spot.state().tag())?;
+        Ok(ptr)
+    }
+
+    /// Frees an object that the predecessor left and nobody claimed.
+    ///
+    /// # Errors
+    /// As for [`Cache::claim`].
+    pub fn discard(&self, addr: PhysAddr) -> Result<(), Error> {
+        let (control, machine) = (self.control, self.slabs.memory().machine());
+        let spot = self.spot(machine.ptr(addr))?;
+        let state = spot.state();
+        if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Free) {
+            return Err(Error::NotUnclaimed { cache: control.name, addr });
+        }
+        // SAFETY: free since just now, and in no list or magazine.
+        unsafe { self.prepare(spot.slab, spot.index) };
+        // Before the object is in its slab again: until then the slab is not given back.
+        if !control.spec.preserving {
+            self.slabs.discount_preserved(control, spot.slab);
+        }
+        control.shared.lock().lists.put_one(machine, &control.geometry, addr);
+        Ok(())
+    }
+}
+
+/// The objects nobody claimed, from [`Cache::unclaimed`].
+pub struct UnclaimedObjects<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    /// The place of the slab in the table.
+    place: (Option<PhysAddr>, usize),
+    slab: PhysAddr,
+    index: u32,
+}
+
+impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
+    type Item = (PhysAddr, u8);
+
+    fn next(&mut self) -> Option<(PhysAddr, u8)> {
+        let (control, memory) = (self.cache.control, self.cache.slabs.memory());
+        let geometry: &Geometry = &control.geometry;
+        let shared = control.shared.lock();
+        loop {
+            let ((page, after), addr) = shared.table.next(memory, self.place)?;
+            self.place = (page, after - 1);
+            if addr != self.slab {
+                (self.slab, self.index) = (addr, 0);
+            }
+            // SAFETY: in the table, so a slab of this cache, which stays while it is locked.
+            let slab = unsafe { Slab::at(memory.machine(), addr) };
+            while self.index < geometry.objects {
+                let index = self.index;
+                self.index += 1;
+                let state = State(slab.state(geometry, index).load(Relaxed));
+                if state.is(ObjectState::Unclaimed) {
+                    return Some((slab.addr(geometry, index), state.tag()));
+                }
+            }
+            (self.place, self.slab) = ((page, after), PhysAddr::new(0));
+        }
+    }
+}
+
+/// Whether an object outlives the kernel that wrote its state.
+pub(crate) const fn survived(state: State, preserving: bool) -> bool {
+    state.is(ObjectState::Preserved)
+        || state.is(ObjectState::Unclaimed)
+        || preserving && state.is(ObjectState::Live)
+}
+
+/// The fixed part of the header of a slab that is there and not claimed.
+pub(crate) fn words<M: Machine>(memory: &Memory<M>, slab: PhysAddr) -> &[AtomicU64] {
+    let first = memory.machine().ptr(slab).cast::<AtomicU64>();
+    // SAFETY: callers found the block in memory, and labelled as a slab that nobody has claimed,
+    // so nothing writes it.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), size_of::<Fixed>() / size_of::<u64>()) }
+}
+
+/// Checks a slab that the predecessor left, under the lock of `past`: its header, and every
+/// object's byte.
+pub(crate) fn check_slab<M: Machine>(
+    memory: &Memory<M>,
+    slab: PhysAddr,
+    record: &CacheRecord,
+) -> Result<SlabInfo, Error> {
+    let (shape, geometry): (&Shape, &Geometry) = (record.shape(), record.geometry());
+    let fail = |fault| Error::Slab(SlabError { slab, fault });
+    let block = Block::new(slab.pfn(), geometry.order).filter(|block| block.addr() == slab);
+    let block = block.filter(|block| memory.contains(block.run()));
+    let block = block.ok_or(fail(SlabFault::Misplaced))?;
+    if !memory.is_inherited(block) {
+        return Err(fail(SlabFault::NotPreserved { block }));
+    }
+    Fixed::read(words(memory, slab)).check(slab, shape).map_err(fail)?;
+    // SAFETY: the block is in memory; its state bytes lie in it; nothing writes it.
+    let bytes = unsafe {
+        let first = memory.machine().ptr(slab).add(HEAD).cast::<AtomicU8>();
+        core::slice::from_raw_parts(first.as_ptr(), geometry.objects as usize)
+    };
+    let mut info = SlabInfo::default();
+    for (index, byte) in (0..).zip(bytes) {
+        let state = State(byte.load(Relaxed));
+        if state.what().is_none() {
+            return Err(fail(SlabFault::State { index, found: state.0 }));
+        }
+        if survived(state, shape.is_preserving()) {
+            info.survivors += 1;
+        } else {
+            info.free += 1;
+        }
+    }
+    Ok(info)
+}

@@ -1,0 +1,70 @@
+//! How many objects of a cache there are, in which state.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use heirloom_folio::Machine;
+
+use crate::cache::Cache;
+use crate::geometry::Geometry;
+use crate::state::{ObjectState, State};
+
+/// How many objects of a cache there are, in which state; see [`Cache::stats`].
+///
+/// Each object is counted once:
+/// `slabs * objects_per_slab == live + unclaimed + free + cached + quarantined`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CacheStats {
+    /// Slabs.
+    pub slabs: u64,
+    /// Frames in each.
+    pub slab_frames: u64,
+    /// Objects in use, preserved ones included.
+    pub live: u64,
+    /// Those of them that survive a jump.
+    pub preserved: u64,
+    /// Objects that the predecessor left and nobody claimed yet.
+    pub unclaimed: u64,
+    /// Objects free in their slabs.
+    pub free: u64,
+    /// Objects free in magazines.
+    pub cached: u64,
+    /// Objects taken out of use because they were overwritten while free.
+    pub quarantined: u64,
+}
+
+impl<M: Machine> Cache<'_, M> {
+    /// How many objects there are, in which state.
+    ///
+    /// Objects in use are counted from their bytes, so the figures cannot drift; exact while nothing is
+    /// allocated or freed. Costs a pass over the bytes, with the cache locked.
+    pub fn stats(&self) -> CacheStats {
+        let (control, machine) = (self.control, self.slabs.memory().machine());
+        let geometry: &Geometry = &control.geometry;
+        let mut stats =
+            CacheStats { slab_frames: geometry.order.frames(), ..CacheStats::default() };
+        let shared = control.shared.lock();
+        stats.cached = control.cached(machine, &shared) as u64;
+        shared.lists.for_each(machine, |slab| {
+            stats.slabs += 1;
+            stats.free += u64::from(slab.head().free.load(Relaxed));
+            for byte in slab.states(geometry) {
+                match State(byte.load(Relaxed)).what() {
+                    // In its slab or in a magazine, which have counted it.
+                    Some(ObjectState::Free) => {}
+                    Some(ObjectState::Live) => {
+                        stats.live += 1;
+                        stats.preserved += u64::from(control.spec.preserving);
+                    }
+                    Some(ObjectState::Preserved) => {
+                        stats.live += 1;
+                        stats.preserved += 1;
+                    }
+                    Some(ObjectState::Unclaimed) => stats.unclaimed += 1,
+                    _ => stats.quarantined += 1,
+                }
+            }
+        });
+        debug_assert_eq!(stats.slabs, shared.lists.slabs() as u64);
+        stats
+    }
+}

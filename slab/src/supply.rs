@@ -1,0 +1,292 @@
+//! Where a cache's magazines get objects, and bring them: the slower half of allocating and freeing.
+//!
+//! No lock is held while a CPU's slot is in use, nor while the page allocator is asked for a slab:
+//! a magazine is taken out of its slot, filled or emptied under the cache's lock, and put back. It
+//! may come back on another CPU, or find the place taken; then it goes to the depot.
+
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+
+use heirloom_folio::{Block, CpuId, Kind, Machine, PhysAddr, Request};
+
+use crate::cache::Cache;
+use crate::debug;
+use crate::error::Error;
+use crate::header::Slab;
+use crate::magazine::{Magazine, Popped, Pushed};
+
+/// Empty slabs that a cache keeps when objects are freed.
+const EMPTIES: usize = 4;
+
+impl<M: Machine> Cache<'_, M> {
+    /// A free object from this CPU's previous magazine, the depot or a slab.
+    #[cold]
+    pub(crate) fn alloc_slow(&self) -> Result<PhysAddr, Error> {
+        let control = self.control;
+        let popped = self.slabs.memory().machine().pinned(|cpu| {
+            // SAFETY: as in `alloc`.
+            cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach(control.capacity) })
+        });
+        let mut magazine = match popped {
+            Some(Popped::Object(addr)) => return Ok(addr),
+            Some(Popped::Nothing(Some(magazine))) => magazine,
+            Some(Popped::Nothing(None)) => {
+                let magazine = control.shared.lock().depot.pop_empty(self.slabs.memory());
+                // No memory for a magazine: one object is all that is needed.
+                let Some(magazine) = magazine else { return self.take_one() };
+                magazine
+            }
+            None => return self.take_one(),
+        };
+        let filled = self.refill(&mut magazine);
+        let addr = magazine.pop();
+        self.install(magazine);
+        filled?;
+        addr.map_or_else(|| self.take_one(), Ok)
+    }
+
+    /// Gives a free object to the previous magazine, or makes room for it.
+    #[cold]
+    pub(crate) fn give_slow(&self, addr: PhysAddr) {
+        let control = self.control;
+        let pushed = self.slabs.memory().machine().pinned(|cpu| {
+            // SAFETY: as in `alloc`.
+            cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(addr, control.capacity) })
+        });
+        let empty = match pushed {
+            Some(Pushed::Done) => return,
+            Some(Pushed::Full(Some(full))) => Some(self.exchange(full)),
+            Some(Pushed::Full(None)) => control.shared.lock().depot.pop_empty(self.slabs.memory()),
+            None => None,
+        };
+        let Some(mut magazine) = empty else {
+            let map = self.slabs.memory().machine();
+            control.shared.lock().lists.put_one(map, &control.geometry, addr);
+            self.trim(EMPTIES);
+            return;
+        };
+        let room = magazine.push(addr);
+        debug_assert!(room, "it was empty");
+        self.install(magazine);
+        self.trim(EMPTIES);
+    }
+
+    /// An empty magazine for a full one.
+    fn exchange(&self, mut full: Magazine) -> Magazine {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let mut shared = control.shared.lock();
+        if shared.depot.has_room()
+            && let Some(empty) = shared.depot.pop_empty(memory)
+        {
+            match shared.depot.push_full(full) {
+                Ok(()) => return empty,
+                Err(back) => {
+                    shared.depot.push_empty(empty);
+                    full = back;
+                }
+            }
+        }
+        shared.lists.empty_out(memory.machine(), &control.geometry, &mut full);
+        full
+    }
+
+    /// Fills an empty magazine, at least with one object.
+    fn refill(&self, magazine: &mut Magazine) -> Result<(), Error> {
+        let (control, map) = (self.control, self.slabs.memory().machine());
+        loop {
+            {
+                let mut shared = control.shared.lock();
+                if let Some(full) = shared.depot.pop_full() {
+                    shared.depot.push_empty(core::mem::replace(magazine, full));
+                    return Ok(());
+                }
+                if shared.lists.fill(map, &control.geometry, magazine) > 0 {
+                    return Ok(());
+                }
+            }
+            let grown = self.grow();
+            if grown.is_err() {
+                // Giving back what others held may have helped.
+                let mut shared = control.shared.lock();
+                return match shared.lists.fill(map, &control.geometry, magazine) {
+                    0 => grown,
+                    _ => Ok(()),
+                };
+            }
+        }
+    }
+
+    /// One object, without a magazine.
+    fn take_one(&self) -> Result<PhysAddr, Error> {
+        let word = AtomicU64::new(0);
+        // SAFETY: room for one object, used through this magazine alone, which goes before it.
+        let mut magazine = unsafe { Magazine::new(NonNull::from(&word), 1) };
+        let (control, map) = (self.control, self.slabs.memory().machine());
+        loop {
+            {
+                let mut shared = control.shared.lock();
+                shared.lists.fill(map, &control.geometry, &mut magazine);
+                if let Some(addr) = magazine.pop() {
+                    return Ok(addr);
+                }
+                if let Some(mut full) = shared.depot.pop_full() {
+                    let addr = full.pop();
+                    shared.lists.empty_out(map, &control.geometry, &mut full);
+                    shared.depot.push_empty(full);
+                    if let Some(addr) = addr {
+                        return Ok(addr);
+                    }
+                }
+            }
+            let grown = self.grow();
+            if let Err(error) = grown {
+                let mut shared = control.shared.lock();
+                shared.lists.fill(map, &control.geometry, &mut magazine);
+                return magazine.pop().ok_or(error);
+            }
+        }
+    }
+
+    /// Puts a magazine into this CPU's slot, and what had to make way where it belongs.
+    fn install(&self, magazine: Magazine) {
+        let control = self.control;
+        let surplus = self.slabs.memory().machine().pinned(|cpu| match cpu {
+            // SAFETY: as in `alloc`.
+            Some(cpu) => unsafe { control.slot(cpu).install(magazine) },
+            None => Some(magazine),
+        });
+        if let Some(surplus) = surplus {
+            self.stow(surplus);
+        }
+    }
+
+    /// Puts a magazine into the depot, its objects into their slabs if need be.
+    fn stow(&self, magazine: Magazine) {
+        let (control, map) = (self.control, self.slabs.memory().machine());
+        let mut shared = control.shared.lock();
+        if let Err(mut magazine) = shared.depot.push_full(magazine) {
+            shared.lists.empty_out(map, &control.geometry, &mut magazine);
+            shared.depot.push_empty(magazine);
+        }
+    }
+
+    /// Adds a slab.
+    fn grow(&self) -> Result<(), Error> {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let geometry = &control.geometry;
+        let block = self
+            .slabs
+            .patiently(|| Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Slab))?))?;
+        let unbuilt = Unbuilt { cache: *self, block };
+        // SAFETY: the block was allocated just now, and is a slab from here on.
+        let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
+        let first = slab.object(geometry, 0);
+        if !first.addr().get().is_multiple_of(geometry.align as usize) {
+            let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
+            return Err(Error::BadMap { addr, align });
+        }
+        // SAFETY: allocated just now.
+        unsafe { slab.build(geometry, control.shape, control.owner) };
+        for index in 0..geometry.objects {
+            // SAFETY: the slab is new, its objects nobody's.
+            unsafe { self.prepare(slab, index) };
+        }
+        if control.spec.preserving {
+            self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab))?;
+        }
+        control.shared.lock().lists.add(geometry, slab);
+        core::mem::forget(unbuilt);
+        Ok(())
+    }
+
+    /// Makes a place ready for its first allocation.
+    ///
+    /// # Safety
+    /// The place is free, its slab this cache's, and it is nobody else's to touch.
+    pub(crate) unsafe fn prepare(&self, slab: Slab, index: u32) {
+        let geometry = &self.control.geometry;
+        let object = slab.object(geometry, index);
+        // SAFETY: the caller's promise.
+        unsafe { debug::fence(object, geometry) };
+        match self.control.spec.constructor {
+            Some(construct) => construct(object),
+            // SAFETY: the caller's promise.
+            None if debug::ENABLED => unsafe { debug::poison(object, geometry) },
+            None => {}
+        }
+    }
+
+    /// Gives empty slabs back until `keep` are left: how many.
+    pub(crate) fn trim(&self, keep: usize) -> u64 {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let mut given = 0;
+        loop {
+            let slab = {
+                let mut shared = control.shared.lock();
+                if shared.lists.empties() <= keep {
+                    return given;
+                }
+                let Some(slab) = shared.lists.take_empty(memory.machine(), keep) else {
+                    return given;
+                };
+                // An empty slab of a plain cache has no preserved object.
+                if control.spec.preserving {
+                    self.slabs.let_go(control, &mut shared, slab);
+                }
+                slab
+            };
+            drop(Unbuilt { cache: *self, block: slab.block(&control.geometry) });
+            given += 1;
+        }
+    }
+
+    /// Gives back what the cache does not need: the objects in this CPU's magazines, in those of
+    /// CPUs that nothing runs on and in the depot go to their slabs, and slabs without objects to
+    /// the page allocator. Returns how many slabs.
+    pub fn shrink(&self) -> u64 {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let machine = memory.machine();
+        let own = machine.pinned(|cpu| {
+            // SAFETY: as in `alloc`.
+            cpu.map(|cpu| unsafe { control.slot(cpu).detach(control.capacity) })
+        });
+        own.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
+        for cpu in (0..machine.count() as u32).map(CpuId) {
+            let mut idle = None;
+            machine.idle(cpu, || {
+                // SAFETY: `idle` runs this as if on `cpu`, a CPU of the machine.
+                idle = Some(unsafe { control.slot(cpu).detach(control.capacity) });
+            });
+            idle.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
+        }
+        while let Some(full) = {
+            let mut shared = control.shared.lock();
+            shared.depot.pop_full()
+        } {
+            self.drain(full);
+        }
+        self.trim(0)
+    }
+
+    /// Puts a magazine's objects into their slabs, and the magazine aside.
+    fn drain(&self, mut magazine: Magazine) {
+        let (control, map) = (self.control, self.slabs.memory().machine());
+        let mut shared = control.shared.lock();
+        shared.lists.empty_out(map, &control.geometry, &mut magazine);
+        shared.depot.push_empty(magazine);
+    }
+}
+
+/// A slab's frames while it is in no list: dropping it gives them back.
+struct Unbuilt<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    block: Block,
+}
+
+impl<M: Machine> Drop for Unbuilt<'_, M> {
+    fn drop(&mut self) {
+        // SAFETY: the slab is in no list, so none of its objects is anybody's.
+        let freed = unsafe { self.cache.slabs.memory().free(self.block, Kind::Slab) };
+        debug_assert!(freed.is_ok(), "an empty slab is free to go: {freed:?}");
+    }
+}
