@@ -1,0 +1,206 @@
+//! Races over the same words: whatever the order, no unit is taken twice, and at rest none is out
+//! of reach.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
+
+use std::boxed::Box;
+use std::vec::Vec;
+
+use core::ptr::NonNull;
+use loom::sync::Arc;
+use loom::thread;
+
+use super::{Columns, Hints};
+use crate::addr::{Block, Order, Pfn, Run};
+use crate::sync::AtomicU64;
+
+/// Two words of frames and all the rows above them.
+const FRAMES: u64 = 128;
+
+/// Columns with the words that they lie in, which the model checker wants dropped.
+struct Shared {
+    columns: Columns,
+    words: NonNull<[AtomicU64]>,
+}
+
+// SAFETY: the words are atomics, and nothing but the columns and `drop` uses them.
+unsafe impl Send for Shared {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Shared {}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: from `Box::leak`, and the columns, which alone use it, end here.
+        drop(unsafe { Box::from_raw(self.words.as_ptr()) });
+    }
+}
+
+fn block(frame: u64, order: u8) -> Block {
+    Block::new(Pfn::new(frame), Order::new(order).unwrap()).unwrap()
+}
+
+/// Columns in which these blocks are free.
+fn shared(free: &[Block]) -> Arc<Shared> {
+    let run = Run::new(Pfn::new(0), FRAMES).unwrap();
+    let words: Vec<AtomicU64> = (0..Columns::words(run)).map(|_| AtomicU64::new(0)).collect();
+    let words = NonNull::from(Box::leak(words.into_boxed_slice()));
+    // SAFETY: as many zeroed words as needed, that live as long as the columns.
+    let columns = unsafe { Columns::new(run, words.cast()) };
+    for b in free {
+        columns.give(*b).unwrap();
+    }
+    Arc::new(Shared { columns, words })
+}
+
+fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(4);
+    builder.check(test);
+}
+
+/// All that is free, found frame by frame as an allocator would: by the hints.
+fn reachable(columns: &Columns) -> Vec<u64> {
+    let mut hints = Hints::new();
+    let mut found = Vec::new();
+    while let Some((first, bits)) = columns.take_word(&mut hints) {
+        found.extend((0..64).filter(|i| bits >> i & 1 == 1).map(|i| first.get() + i));
+    }
+    found.sort_unstable();
+    let mut once = found.clone();
+    once.dedup();
+    assert_eq!(once, found, "a frame was free twice");
+    found
+}
+
+fn frames(blocks: &[Block]) -> Vec<u64> {
+    let mut all: Vec<u64> =
+        blocks.iter().flat_map(|b| b.pfn().get()..b.run().end().get()).collect();
+    all.sort_unstable();
+    all
+}
+
+fn order(order: u8) -> Order {
+    Order::new(order).unwrap()
+}
+
+/// The blocks of a word but for the single frames given, largest first.
+fn all_but_two() -> [Block; 6] {
+    [block(32, 5), block(16, 4), block(8, 3), block(4, 2), block(2, 1), block(64, 6)]
+}
+
+#[test]
+fn two_that_complete_a_word_make_one_unit_of_it() {
+    model(|| {
+        let shared = shared(&all_but_two()[..5]);
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.columns.give(block(0, 0)).unwrap());
+        shared.columns.give(block(1, 0)).unwrap();
+        thread.join().unwrap();
+        let mut counts = [0; Order::MAX_FOLIO.index() + 1];
+        shared.columns.count_free(&mut counts);
+        assert_eq!(counts[6], 1, "{counts:?}");
+        assert_eq!(reachable(&shared.columns), frames(&[block(0, 6)]));
+    });
+}
+
+#[test]
+fn a_frame_given_to_a_word_that_becomes_empty_is_found() {
+    model(|| {
+        let shared = shared(&[block(3, 0)]);
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.columns.take(order(0), &mut Hints::new()));
+        shared.columns.give(block(5, 0)).unwrap();
+        let taken = thread.join().unwrap();
+        let mut left = reachable(&shared.columns);
+        left.extend(taken.map(|b| b.pfn().get()));
+        left.sort_unstable();
+        assert_eq!(left, [3, 5]);
+    });
+}
+
+#[test]
+fn a_unit_given_while_its_word_is_swept_is_found() {
+    model(|| {
+        let shared = shared(&[block(3, 0)]);
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.columns.take_word(&mut Hints::new()));
+        // To the neighbouring word, under the same hints.
+        shared.columns.give(block(70, 0)).unwrap();
+        let taken = thread.join().unwrap();
+        let mut left = reachable(&shared.columns);
+        if let Some((first, bits)) = taken {
+            left.extend((0..64).filter(|i| bits >> i & 1 == 1).map(|i| first.get() + i));
+        }
+        left.sort_unstable();
+        assert_eq!(left, [3, 70]);
+    });
+}
+
+#[test]
+fn of_two_that_break_a_unit_both_get_a_block_or_one_is_too_early() {
+    model(|| {
+        let shared = shared(&[block(64, 6)]);
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.columns.take(order(5), &mut Hints::new()));
+        let mine = shared.columns.take(order(0), &mut Hints::new());
+        let theirs = thread.join().unwrap();
+        let taken: Vec<Block> = mine.into_iter().chain(theirs).collect();
+        assert!(!taken.is_empty(), "one of them found the unit");
+        let mut all = reachable(&shared.columns);
+        all.extend(frames(&taken));
+        all.sort_unstable();
+        assert_eq!(all, frames(&[block(64, 6)]));
+    });
+}
+
+#[test]
+fn taking_at_a_place_and_anywhere_never_share_a_frame() {
+    model(|| {
+        let shared = shared(&[block(0, 6)]);
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.columns.take_at(block(0, 3)));
+        let mine = shared.columns.take(order(4), &mut Hints::new());
+        let theirs = thread.join().unwrap().then_some(block(0, 3));
+        let taken: Vec<Block> = mine.into_iter().chain(theirs).collect();
+        let mut all = reachable(&shared.columns);
+        all.extend(frames(&taken));
+        all.sort_unstable();
+        assert_eq!(all, frames(&[block(0, 6)]));
+    });
+}
+
+#[test]
+fn completing_a_word_and_taking_from_it() {
+    model(|| {
+        let shared = shared(&all_but_two());
+        shared.columns.give(block(1, 0)).unwrap();
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.columns.give(block(0, 0)).unwrap());
+        let taken = shared.columns.take(order(1), &mut Hints::new());
+        thread.join().unwrap();
+        let mut all = reachable(&shared.columns);
+        all.extend(frames(&taken.into_iter().collect::<Vec<_>>()));
+        all.sort_unstable();
+        assert_eq!(all, frames(&[block(0, 6), block(64, 6)]));
+    });
+}
+
+#[test]
+fn who_takes_sees_what_the_last_owner_wrote() {
+    use crate::sync::Relaxed;
+    model(|| {
+        let shared = shared(&all_but_two()[..5]);
+        shared.columns.give(block(1, 0)).unwrap();
+        let content = Arc::new(AtomicU64::new(0));
+        let (other, theirs) = (shared.clone(), content.clone());
+        let thread = thread::spawn(move || {
+            theirs.store(7, Relaxed);
+            // Completes the word, which moves up.
+            other.columns.give(block(0, 0)).unwrap();
+        });
+        if shared.columns.take_at(block(0, 0)) {
+            assert_eq!(content.load(Relaxed), 7);
+        }
+        thread.join().unwrap();
+    });
+}

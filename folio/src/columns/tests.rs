@@ -1,0 +1,215 @@
+//! The columns against a set of frames.
+
+use core::ops::Deref;
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Columns with the words that they lie in.
+struct Owned {
+    columns: Columns,
+    words: NonNull<[AtomicU64]>,
+}
+
+impl Deref for Owned {
+    type Target = Columns;
+
+    fn deref(&self) -> &Columns {
+        &self.columns
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: from `Box::leak`, and the columns, which alone use it, end here.
+        drop(unsafe { Box::from_raw(self.words.as_ptr()) });
+    }
+}
+
+fn columns(run: Run) -> Owned {
+    let words: Vec<AtomicU64> = (0..Columns::words(run)).map(|_| AtomicU64::new(0)).collect();
+    let words = NonNull::from(Box::leak(words.into_boxed_slice()));
+    // SAFETY: as many zeroed words as needed, that live as long as the columns.
+    let columns = unsafe { Columns::new(run, words.cast()) };
+    for b in run.blocks_up_to(Order::MAX_FOLIO) {
+        columns.give(b).unwrap();
+    }
+    Owned { columns, words }
+}
+
+fn run(start: u64, frames: u64) -> Run {
+    Run::new(Pfn::new(start), frames).unwrap()
+}
+
+fn order(o: u8) -> Order {
+    Order::new(o).unwrap()
+}
+
+fn free_frames(c: &Columns) -> u64 {
+    let mut counts = [0; 19];
+    c.count_free(&mut counts);
+    counts.iter().enumerate().map(|(o, n)| n << o).sum()
+}
+
+#[test]
+fn groups_are_aligned_runs_of_set_bits() {
+    for k in 0..6 {
+        for at in 0..64_u32 {
+            let aligned = at.is_multiple_of(1 << k) && at + (1 << k) <= 64;
+            if aligned {
+                assert_eq!(groups(mask(at, k), k), 1 << at);
+            }
+        }
+        assert_eq!(groups(!0, k).count_ones(), 64 >> k);
+    }
+    assert_eq!(groups(0b0110, 1), 0, "not aligned");
+}
+
+#[test]
+fn fresh_memory_is_its_largest_blocks() {
+    let c = columns(run(3, 300_000));
+    let mut counts = [0; 19];
+    c.count_free(&mut counts);
+    assert_eq!(counts.iter().enumerate().map(|(o, n)| n << o).sum::<u64>(), 300_000);
+    assert_eq!(counts[17], 1, "2^17..2^18");
+}
+
+#[test]
+fn everything_taken_one_by_one_and_given_back_is_whole_again() {
+    for o in 0..=18 {
+        let c = columns(run(0, 1 << 19));
+        let mut hints = Hints::new();
+        let mut taken = Vec::new();
+        while let Some(b) = c.take(order(o), &mut hints) {
+            assert_eq!(b.order(), order(o));
+            taken.push(b);
+        }
+        assert_eq!(taken.len(), 1 << (19 - o));
+        assert_eq!(free_frames(&c), 0);
+        taken.sort();
+        taken.dedup();
+        assert_eq!(taken.len(), 1 << (19 - o), "no block twice");
+        for b in taken.iter().rev() {
+            c.give(*b).unwrap();
+        }
+        let mut counts = [0; 19];
+        c.count_free(&mut counts);
+        assert_eq!(counts[18], 2, "order {o}");
+    }
+}
+
+#[test]
+fn words_of_frames() {
+    let c = columns(run(10, 200));
+    let mut hints = Hints::new();
+    let mut seen = BTreeSet::new();
+    while let Some((first, bits)) = c.take_word(&mut hints) {
+        for i in (0..64).filter(|i| bits >> i & 1 == 1) {
+            assert!(seen.insert(first.get() + i));
+        }
+    }
+    assert_eq!(seen, (10..210).collect());
+    assert_eq!(c.give_word(Pfn::new(0), 1 << 10), Ok(()));
+    assert_eq!(c.give_word(Pfn::new(0), 3 << 10), Err(()), "frame 10 is free");
+    assert_eq!(free_frames(&c), 1, "the refused part was undone");
+}
+
+#[test]
+fn neighbouring_units_for_very_large_runs() {
+    let c = columns(run(0, 5 << 18));
+    assert!(c.take_at(Block::new(Pfn::new(1 << 18), order(0)).unwrap()));
+    assert_eq!(c.take_units(3), Some(Pfn::new(2 << 18)));
+    assert_eq!(c.take_units(2), None);
+    assert_eq!(c.take_units(1), Some(Pfn::new(0)));
+}
+
+#[test]
+fn runs_are_found_wherever_they_lie() {
+    let c = columns(run(5, 300));
+    assert_eq!(c.find_run(300, order(0)), Some(Pfn::new(5)));
+    assert_eq!(c.find_run(301, order(0)), None);
+    assert_eq!(c.find_run(200, order(6)), Some(Pfn::new(64)));
+    assert!(c.take_at(Block::new(Pfn::new(200), order(3)).unwrap()));
+    assert_eq!(c.find_run(195, order(0)), Some(Pfn::new(5)));
+    assert_eq!(c.find_run(196, order(0)), None);
+    assert_eq!(c.find_run(97, order(0)), Some(Pfn::new(5)));
+    assert_eq!(c.find_run(97, order(4)), Some(Pfn::new(16)));
+    assert_eq!(c.find_run(97, order(7)), None);
+    assert!(c.take_at(Block::new(Pfn::new(5), order(0)).unwrap()));
+    assert_eq!(c.find_run(194, order(0)), Some(Pfn::new(6)));
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Take(u8),
+    At(u64, u8),
+    Give(usize),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        4 => (0_u8..13).prop_map(Op::Take),
+        1 => (0_u64..20_000, 0_u8..8).prop_map(|(p, o)| Op::At(p, o)),
+        4 => any::<usize>().prop_map(Op::Give),
+    ];
+    prop::collection::vec(op, 1..400)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(0x6865_6972),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn agrees_with_a_set_of_frames(start in 0_u64..200, frames in 1_u64..20_000, ops in ops()) {
+        let run = run(start, frames);
+        let c = columns(run);
+        let mut free: BTreeSet<u64> = (start..start + frames).collect();
+        let mut live: Vec<Block> = Vec::new();
+        let mut hints = Hints::new();
+        for op in ops {
+            let block = match op {
+                Op::Take(o) => c.take(order(o), &mut hints).inspect(|b| {
+                    assert_eq!(b.order(), order(o));
+                }).or_else(|| {
+                    // Refused only if no aligned block is free.
+                    for first in (0..start + frames).step_by(1 << o) {
+                        assert!((first..first + (1 << o)).any(|f| !free.contains(&f)));
+                    }
+                    None
+                }),
+                Op::At(p, o) => {
+                    let b = Block::containing(Pfn::new(p), order(o));
+                    let want = (b.pfn().get()..b.run().end().get()).all(|f| free.contains(&f));
+                    prop_assert_eq!(c.take_at(b), want);
+                    want.then_some(b)
+                }
+                Op::Give(i) => {
+                    if !live.is_empty() {
+                        let b = live.swap_remove(i % live.len());
+                        prop_assert_eq!(c.give(b), Ok(()));
+                        free.extend(b.pfn().get()..b.run().end().get());
+                    }
+                    None
+                }
+            };
+            if let Some(b) = block {
+                for f in b.pfn().get()..b.run().end().get() {
+                    prop_assert!(free.remove(&f));
+                }
+                live.push(b);
+            }
+            prop_assert_eq!(free_frames(&c), free.len() as u64);
+        }
+        for f in start..start + frames {
+            prop_assert_eq!(c.is_free(Pfn::new(f)), free.contains(&f));
+        }
+    }
+}
