@@ -5,14 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file to be kept.
-pub struct Found {
-    pub path: PathBuf,
-    pub bytes: u64,
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
 }
 
 /// Regular files below `dir`, in the order of their paths, as many as fit `limit` bytes in all.
 /// What cannot be read is left out; links are not followed.
-pub fn find(dir: &Path, limit: u64) -> io::Result<Vec<Found>> {
+pub(crate) fn find(dir: &Path, limit: u64) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     let mut left = limit;
     let mut dirs = vec![dir.to_owned()];

@@ -5,24 +5,24 @@ use std::time::Duration;
 
 /// The figures of one generation.
 #[derive(Default)]
-pub struct Report {
-    pub generation: u64,
-    pub files: u64,
-    pub bytes: u64,
-    pub small: u64,
-    pub large: u64,
-    pub areas: u64,
+pub(crate) struct Report {
+    pub(crate) generation: u64,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    pub(crate) small: u64,
+    pub(crate) large: u64,
+    pub(crate) areas: u64,
     /// Time in calls that preserve, and how many objects they preserved.
-    pub preserve: Duration,
-    pub preserved: u64,
-    pub revive: Option<Duration>,
-    pub claim: Option<Duration>,
-    pub claimed: u64,
+    pub(crate) preserve: Duration,
+    pub(crate) preserved: u64,
+    pub(crate) revive: Option<Duration>,
+    pub(crate) claim: Option<Duration>,
+    pub(crate) claimed: u64,
     /// Bytes of metadata: scratch in use, tracker, tables.
-    pub metadata: u64,
-    pub unclaimed: u64,
-    pub leaked: u64,
-    pub lost: u64,
+    pub(crate) metadata: u64,
+    pub(crate) unclaimed: u64,
+    pub(crate) leaked: u64,
+    pub(crate) lost: u64,
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
