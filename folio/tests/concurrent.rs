@@ -315,8 +315,10 @@ fn of_two_that_claim_one_succeeds() {
     let ranges = Ram::frames(1024);
     let memory = Ram::memory(&ranges).unwrap();
     let blocks: Vec<_> =
-        (0..300).map(|i| memory.alloc(Request::new(order((i % 2) as u8))).unwrap()).collect();
-    blocks.iter().for_each(|b| memory.preserve(*b).unwrap());
+        (0..150).map(|i| memory.alloc(Request::new(order(i % 2))).unwrap()).collect();
+    for b in &blocks {
+        memory.preserve(*b).unwrap();
+    }
     let root = memory.tree_root().unwrap();
     let (mut memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
     let claim = || blocks.iter().filter_map(|b| memory.claim_folio(*b).ok()).collect::<Vec<_>>();

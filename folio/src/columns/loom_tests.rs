@@ -190,14 +190,14 @@ fn who_takes_sees_what_the_last_owner_wrote() {
     use crate::sync::Relaxed;
     model(|| {
         let shared = shared(&all_but_two()[..5]);
-        shared.columns.give(block(1, 0)).unwrap();
         let content = Arc::new(AtomicU64::new(0));
         let (other, theirs) = (shared.clone(), content.clone());
         let thread = thread::spawn(move || {
             theirs.store(7, Relaxed);
-            // Completes the word, which moves up.
             other.columns.give(block(0, 0)).unwrap();
         });
+        // Whoever comes second completes the word, which moves up with what both gave.
+        shared.columns.give(block(1, 0)).unwrap();
         if shared.columns.take_at(block(0, 0)) {
             assert_eq!(content.load(Relaxed), 7);
         }
