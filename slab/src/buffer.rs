@@ -53,22 +53,45 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::free`].
     #[inline]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        let Some(addr) = self.memory().machine().phys(ptr) else {
-            return Err(Error::NotAnObject { ptr: ptr.addr().get() });
-        };
+        let addr = self.memory().machine().phys(ptr);
+        if let Some(addr) = addr
+            && (!addr.is_page_aligned() || self.large_head(addr.pfn()).is_none())
+            && let Some((slab, control)) = self.slab_at(addr)
+            // SAFETY: the slab is of that cache; the rest is the caller's promise.
+            && unsafe { Cache { slabs: self, control }.try_free_in(slab, addr) }
+        {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; nothing was freed.
+        unsafe { self.free_other(ptr) }
+    }
+
+    /// Frees a large buffer, or a small one with more checks, or finds out why not.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    unsafe fn free_other(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         if addr.is_page_aligned()
             && let Some(preserved) = self.large_head(addr.pfn())
         {
             // SAFETY: the caller's promise.
             return unsafe { self.free_large(addr.pfn(), preserved) };
         }
-        if let Some((slab, control)) = self.slab_at(addr)
-            && let Some(index) = control.geometry.index(addr.get() & control.geometry.mask())
-        {
+        if let Some(spot) = self.spot_at(addr)? {
             // SAFETY: the caller's promise.
-            return unsafe { Cache { slabs: self, control }.free_at(slab, index, addr) };
+            return unsafe { Cache { slabs: self, control: spot.control }.free_checked(ptr) };
         }
-        Err(self.no_buffer(ptr, addr))
+        match (self.memory().holder(addr.pfn()), self.memory().state(addr.pfn())) {
+            (Some((run, Kind::Buffer, _)), _) => {
+                Err(Error::Interior { cache: Name::LARGE, addr, start: run.addr() })
+            }
+            (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
+                Err(Error::DoubleFree { cache: Name::LARGE, addr })
+            }
+            _ => Err(nothing),
+        }
     }
 
     /// Gives a buffer another size, and moves it if it has to: the buffer that results. What is
@@ -242,23 +265,6 @@ impl<M: Machine> Slabs<M> {
         match self.memory().state(pfn) {
             Ok(FrameState::Head { kind: Kind::Buffer, preserved, .. }) => Some(preserved),
             _ => None,
-        }
-    }
-
-    /// Why `free` found nothing to free.
-    #[cold]
-    fn no_buffer(&self, ptr: NonNull<u8>, addr: PhysAddr) -> Error {
-        if let Err(error) = self.spot_at(addr) {
-            return error;
-        }
-        match (self.memory().holder(addr.pfn()), self.memory().state(addr.pfn())) {
-            (Some((run, Kind::Buffer, _)), _) => {
-                Error::Interior { cache: Name::LARGE, addr, start: run.addr() }
-            }
-            (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
-                Error::DoubleFree { cache: Name::LARGE, addr }
-            }
-            _ => Error::NotAnObject { ptr: ptr.addr().get() },
         }
     }
 

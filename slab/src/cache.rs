@@ -102,14 +102,9 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// written to; it is out of use now, and the call can be repeated.
     #[inline]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
-        let control = self.control;
-        let popped = self.slabs.memory().machine().pinned(|cpu| {
-            // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.and_then(|cpu| unsafe { control.slot(cpu).pop() })
-        });
-        match popped {
-            Some(addr) => self.hand_out(addr),
-            None => self.hand_out(self.alloc_slow()?),
+        match self.pop() {
+            Some(addr) if !debug::ENABLED => Ok(self.hand_out(addr)),
+            popped => self.alloc_checked(popped),
         }
     }
 
@@ -144,47 +139,66 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// - If the cache has a constructor, the object is as constructed.
     #[inline]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        let Some(addr) = self.slabs.memory().machine().phys(ptr) else {
-            return Err(Error::NotAnObject { ptr: ptr.addr().get() });
-        };
-        let geometry = &self.control.geometry;
-        let base = PhysAddr::new(addr.get() & !geometry.mask());
-        if self.slabs.is_slab(base, geometry.order.get().into()) {
-            // SAFETY: a slab starts there; see `Slabs::slab_at` for one that is not ours.
-            let slab = unsafe { Slab::at(self.slabs.memory().machine(), base) };
-            if slab.head().owner.load(Relaxed) == self.control.owner
-                && let Some(index) = geometry.index(addr.get() & geometry.mask())
-            {
-                // SAFETY: the caller's promise.
-                return unsafe { self.free_at(slab, index, addr) };
-            }
+        // SAFETY: the caller's promise.
+        if unsafe { self.try_free(ptr) } {
+            return Ok(());
         }
-        Err(self.misdirected(ptr))
+        // SAFETY: the caller's promise; nothing was freed.
+        unsafe { self.free_checked(ptr) }
     }
 
-    /// Frees object `index` of a slab of this cache, which is at `addr`.
+    /// Frees an object if nothing speaks against it: whether it did.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline]
-    pub(crate) unsafe fn free_at(
-        &self,
-        slab: Slab,
-        index: u32,
-        addr: PhysAddr,
-    ) -> Result<(), Error> {
+    unsafe fn try_free(&self, ptr: NonNull<u8>) -> bool {
+        let machine = self.slabs.memory().machine();
+        let Some(addr) = machine.phys(ptr) else { return false };
         let geometry = &self.control.geometry;
+        let base = geometry.slab_of(addr);
+        if !self.slabs.is_slab(base, geometry.order.get().into()) {
+            return false;
+        }
+        // SAFETY: a slab starts there; see `Slabs::slab_at` for one that is not ours.
+        let slab = unsafe { Slab::at(machine, base) };
+        slab.head().owner.load(Relaxed) == self.control.owner
+            // SAFETY: the slab is of this cache; the rest is the caller's promise.
+            && unsafe { self.try_free_in(slab, addr) }
+    }
+
+    /// The same for an object in a slab of this cache.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[inline]
+    pub(crate) unsafe fn try_free_in(&self, slab: Slab, addr: PhysAddr) -> bool {
+        let geometry = &self.control.geometry;
+        let Some(index) = geometry.index(geometry.offset_of(addr)) else { return false };
         let byte = slab.state(geometry, index);
         let state = State(byte.load(Relaxed));
-        if !state.is(ObjectState::Live) {
-            return Err(self.at(slab, index).not_live(state));
-        }
-        if debug::ENABLED {
-            // SAFETY: the caller owns the object.
-            unsafe { debug::check_free(&self.at(slab, index), state) }?;
+        if debug::ENABLED || !state.is(ObjectState::Live) {
+            return false;
         }
         byte.store(state.to(ObjectState::Free).0, Relaxed);
         self.give(addr);
+        true
+    }
+
+    /// Frees an object, or finds out why not.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[cold]
+    pub(crate) unsafe fn free_checked(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        let spot = self.spot(ptr)?;
+        let state = spot.state();
+        if !state.is(ObjectState::Live) {
+            return Err(spot.not_live(state));
+        }
+        // SAFETY: the caller owns the object.
+        unsafe { debug::check_free(&spot, state) }?;
+        self.give(spot.addr());
         Ok(())
     }
 
@@ -216,22 +230,44 @@ impl<'s, M: Machine> Cache<'s, M> {
         Err(Error::WrongCache { addr: spot.addr(), expected, found })
     }
 
+    /// A free object from this CPU's loaded magazine.
+    #[inline]
+    fn pop(&self) -> Option<PhysAddr> {
+        let control = self.control;
+        self.slabs.memory().machine().pinned(|cpu| {
+            // SAFETY: pinned to a CPU of the machine; its slot is used within.
+            cpu.and_then(|cpu| unsafe { control.slot(cpu).pop() })
+        })
+    }
+
     /// Turns a free object into a live one.
     #[inline]
-    fn hand_out(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
+    fn hand_out(&self, addr: PhysAddr) -> NonNull<u8> {
         let geometry = &self.control.geometry;
         let machine = self.slabs.memory().machine();
-        let base = PhysAddr::new(addr.get() & !geometry.mask());
         // SAFETY: magazines hold the addresses of free objects of this cache's slabs.
-        let slab = unsafe { Slab::at(machine, base) };
-        let index = geometry.nearest(addr.get() & geometry.mask());
-        let byte = slab.state(geometry, index);
-        let state = State(byte.load(Relaxed));
+        let slab = unsafe { Slab::at(machine, geometry.slab_of(addr)) };
+        let byte = slab.state(geometry, geometry.nearest(geometry.offset_of(addr)));
+        byte.store(State(byte.load(Relaxed)).allocated().0, Relaxed);
+        machine.ptr(addr)
+    }
+
+    /// Allocates when no magazine is loaded that has an object, or checks the one it had.
+    #[cold]
+    fn alloc_checked(&self, popped: Option<PhysAddr>) -> Result<NonNull<u8>, Error> {
+        let addr = match popped {
+            Some(addr) => addr,
+            None => self.alloc_slow()?,
+        };
         if debug::ENABLED {
-            debug::check_alloc(&self.at(slab, index), state)?;
+            let geometry = &self.control.geometry;
+            // SAFETY: as in `hand_out`.
+            let slab = unsafe { Slab::at(self.slabs.memory().machine(), geometry.slab_of(addr)) };
+            let index = geometry.nearest(geometry.offset_of(addr));
+            let spot = Spot { slabs: self.slabs, control: self.control, slab, index };
+            debug::check_alloc(&spot)?;
         }
-        byte.store(state.allocated().0, Relaxed);
-        Ok(machine.ptr(addr))
+        Ok(self.hand_out(addr))
     }
 
     /// Gives a free object to this CPU's magazine.
@@ -245,20 +281,5 @@ impl<'s, M: Machine> Cache<'s, M> {
         if !pushed {
             self.give_slow(addr);
         }
-    }
-
-    /// Why `free` found no object of this cache.
-    #[cold]
-    fn misdirected(&self, ptr: NonNull<u8>) -> Error {
-        match self.spot(ptr) {
-            Err(error) => error,
-            Ok(_) => Error::NotAnObject { ptr: ptr.addr().get() },
-        }
-    }
-
-    /// Object `index` of a slab of this cache.
-    #[inline]
-    const fn at(&self, slab: Slab, index: u32) -> Spot<'s, M> {
-        Spot { slabs: self.slabs, control: self.control, slab, index }
     }
 }

@@ -50,19 +50,18 @@ pub(crate) unsafe fn fence(object: NonNull<u8>, geometry: &Geometry) {
 ///
 /// # Safety
 /// The caller owns the object.
-#[cold]
 pub(crate) unsafe fn check_free<M: Machine>(spot: &Spot<'_, M>, state: State) -> Result<(), Error> {
     let geometry = &spot.control.geometry;
     let object = spot.slab.object(geometry, spot.index);
     // SAFETY: the caller owns the object, and nobody else writes behind it but by mistake.
-    if let Some(at) = unsafe { overrun(object, geometry) } {
+    if ENABLED && let Some(at) = unsafe { overrun(object, geometry) } {
         return Err(overwritten(spot, at));
     }
     // Of two frees at the same time one loses here.
     if !spot.exchange(state, ObjectState::Free) {
         return Err(spot.not_live(spot.state()));
     }
-    if spot.control.spec.constructor.is_none() {
+    if ENABLED && spot.control.spec.constructor.is_none() {
         // SAFETY: the caller gave the object up, and it is in no magazine yet.
         unsafe { poison(object, geometry) };
     }
@@ -70,8 +69,8 @@ pub(crate) unsafe fn check_free<M: Machine>(spot: &Spot<'_, M>, state: State) ->
 }
 
 /// Checks an object that is about to be handed out. One that was written to is taken out of use.
-#[cold]
-pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, M>, state: State) -> Result<(), Error> {
+pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, M>) -> Result<(), Error> {
+    let state = spot.state();
     let geometry = &spot.control.geometry;
     let object = spot.slab.object(geometry, spot.index);
     let spoiled = match spot.control.spec.constructor {

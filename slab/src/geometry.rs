@@ -10,7 +10,7 @@
 //! slab shares none of their bytes' lines with another. Small objects lie in slabs of 64 KiB: less
 //! than 2 % of one is not 64-byte objects.
 
-use heirloom_folio::{Order, PAGE_SHIFT};
+use heirloom_folio::{Order, PAGE_SHIFT, PhysAddr};
 
 /// Bytes of a slab's header.
 pub(crate) const HEAD: usize = 128;
@@ -55,6 +55,8 @@ pub(crate) struct Geometry {
     pub(crate) offset: u32,
     /// Whether there is a red zone behind each object.
     pub(crate) zones: bool,
+    /// Bytes of a slab, less one: what of an address is an offset in its slab.
+    mask: u64,
     /// 2^43 / stride, rounded up: multiplying by it divides.
     reciprocal: u64,
 }
@@ -87,6 +89,7 @@ impl Geometry {
                     objects: objects as u32,
                     offset: offset as u32,
                     zones,
+                    mask: order.bytes() - 1,
                     reciprocal: (1_u64 << FIXED_POINT).div_ceil(stride as u64),
                 });
             }
@@ -126,12 +129,6 @@ impl Geometry {
         }
     }
 
-    /// Bytes of a slab, less one: what of an address is an offset in its slab.
-    #[inline]
-    pub(crate) const fn mask(&self) -> u64 {
-        self.order.bytes() - 1
-    }
-
     /// Where the free bits start.
     #[inline]
     pub(crate) const fn words_at(&self) -> usize {
@@ -150,12 +147,24 @@ impl Geometry {
         self.offset as u64 + index as u64 * self.stride as u64
     }
 
+    /// The slab around an address in one.
+    #[inline]
+    pub(crate) const fn slab_of(&self, addr: PhysAddr) -> PhysAddr {
+        PhysAddr::new(addr.get() & !self.mask)
+    }
+
+    /// How far into its slab an address is.
+    #[inline]
+    pub(crate) const fn offset_of(&self, addr: PhysAddr) -> u64 {
+        addr.get() & self.mask
+    }
+
     /// The object around `offset`, a place within a slab, and how far into it that is; `None` if
     /// it is in none.
     #[inline]
     pub(crate) const fn around(&self, offset: u64) -> Option<(u32, u64)> {
         let relative = offset.wrapping_sub(self.offset as u64);
-        if relative > self.mask() {
+        if relative > self.mask {
             return None;
         }
         // `relative` is below 2^21 and the reciprocal at most 2^40 + 1.
@@ -173,13 +182,16 @@ impl Geometry {
         (relative.wrapping_mul(self.reciprocal) >> FIXED_POINT) as u32
     }
 
-    /// The object that starts at `offset`.
+    /// The object that starts at `offset`, a place within a slab.
     #[inline]
     pub(crate) const fn index(&self, offset: u64) -> Option<u32> {
-        match self.around(offset) {
-            Some((index, 0)) => Some(index),
-            _ => None,
+        // Before the first object it wraps, and the product is no such multiple.
+        let relative = offset.wrapping_sub(self.offset as u64);
+        let index = relative.wrapping_mul(self.reciprocal) >> FIXED_POINT;
+        if index < self.objects as u64 && index * self.stride as u64 == relative {
+            return Some(index as u32);
         }
+        None
     }
 }
 

@@ -100,8 +100,8 @@ impl Lists {
         // Neighbours are put back together: `bits` of a word of a slab.
         let (mut at, mut word, mut bits) = (PhysAddr::new(0), 0, 0);
         while let Some(addr) = magazine.pop() {
-            let slab = PhysAddr::new(addr.get() & !geometry.mask());
-            let Some(index) = geometry.index(addr.get() & geometry.mask()) else { continue };
+            let slab = geometry.slab_of(addr);
+            let Some(index) = geometry.index(geometry.offset_of(addr)) else { continue };
             if (slab, index / 64) != (at, word) {
                 self.put(map, geometry, at, word, bits);
                 (at, word, bits) = (slab, index / 64, 0);
@@ -113,8 +113,8 @@ impl Lists {
 
     /// Puts one object back into its slab.
     pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, addr: PhysAddr) {
-        let slab = PhysAddr::new(addr.get() & !geometry.mask());
-        if let Some(index) = geometry.index(addr.get() & geometry.mask()) {
+        let slab = geometry.slab_of(addr);
+        if let Some(index) = geometry.index(geometry.offset_of(addr)) {
             self.put(map, geometry, slab, index / 64, 1 << (index % 64));
         }
     }

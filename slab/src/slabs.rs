@@ -228,7 +228,7 @@ impl<M: Machine> Slabs<M> {
         if let Some((slab, control)) = self.slab_at(addr) {
             let geometry: &Geometry = &control.geometry;
             let cache = control.name;
-            let Some((index, _)) = geometry.around(addr.get() & geometry.mask()) else {
+            let Some((index, _)) = geometry.around(geometry.offset_of(addr)) else {
                 return Some(Owner::Slab { cache, addr: slab.phys() });
             };
             let state = crate::state::State(slab.state(geometry, index).load(Relaxed));

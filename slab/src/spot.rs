@@ -217,8 +217,7 @@ impl<M: Machine> Slabs<M> {
     /// The object at an address; `None` if no slab is there.
     pub(crate) fn spot_at(&self, addr: PhysAddr) -> Result<Option<Spot<'_, M>>, Error> {
         let Some((slab, control)) = self.slab_at(addr) else { return Ok(None) };
-        let offset = addr.get() & control.geometry.mask();
-        match control.geometry.around(offset) {
+        match control.geometry.around(control.geometry.offset_of(addr)) {
             Some((index, 0)) => Ok(Some(Spot { slabs: self, control, slab, index })),
             around => {
                 let start = around.map(|(index, _)| slab.addr(&control.geometry, index));
