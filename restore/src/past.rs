@@ -101,12 +101,12 @@ const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
 }
 
 /// The words of a page that the predecessor left.
-fn words<'m, M: Machine>(
-    memory: &'m Memory<M>,
+fn words<M: Machine>(
+    memory: &Memory<M>,
     table: Table,
     at: PhysAddr,
     bytes: usize,
-) -> Result<&'m [AtomicU64], Error> {
+) -> Result<&[AtomicU64], Error> {
     let run = Run::covering(at, bytes as u64).filter(|run| memory.contains(*run));
     let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
     run.ok_or(outside)?;
@@ -285,14 +285,15 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Ru
     for (slot, (table, addr, bytes)) in held.iter_mut().zip(places) {
         let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
         let run = Run::covering(addr, bytes).ok_or(outside)?;
+        if run.is_empty() {
+            continue;
+        }
         match memory.inherited_block(run.start()) {
-            Some(_) if run.is_empty() => {}
             Some(block) if block.run().covers(run) => label_table(memory, block.addr())?,
             Some(block) => {
                 let fault = Fault::Overlap { run, with: block.run() };
                 return Err(fault.in_table(table, addr, 0));
             }
-            None if run.is_empty() => {}
             None => {
                 memory.reserve(run)?;
                 *slot = Some(run);

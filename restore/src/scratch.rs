@@ -206,7 +206,7 @@ mod tests {
     fn a_list_is_written_and_read() {
         let page = words64(&[0xff; PAGE_SIZE]);
         let areas = [run(16, 4), run(0, 0), run(400, 96)];
-        let bytes = ScratchWords::new(&page, AT).write(&areas).unwrap();
+        let bytes = ScratchWords::new(&page, AT).write(areas).unwrap();
         assert_eq!(bytes, 48);
         let list = ScratchList::new(&page[..bytes / 8], AT, below_4096).unwrap();
         assert_eq!(list.runs().collect::<Vec<_>>(), [areas[0], areas[2]]);
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(ScratchWords::new(&page, AT).write(&areas), Err(full));
         assert!(ScratchWords::new(&page, AT).write(&areas[1..]).is_ok());
         let bad = Error::BadRun { table: Table::Scratch, run: run(6, 1) };
-        assert_eq!(ScratchWords::new(&page, AT).write(&[run(4, 3), run(6, 1)]), Err(bad));
+        assert_eq!(ScratchWords::new(&page, AT).write([run(4, 3), run(6, 1)]), Err(bad));
     }
 
     #[test]

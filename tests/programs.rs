@@ -1,0 +1,60 @@
+//! Successive generations as processes: the same program, and two different ones.
+
+#![cfg(target_os = "linux")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// An example's program. `cargo test` builds it beside this one; `cargo test --test` does not.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("examples").join(name);
+    if !program.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--example", name, "--target-dir"]).arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    }
+    program
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(example("handover"));
+    command.args(["--files", env!("CARGO_MANIFEST_DIR"), "--limit", "12000000"]).args(arguments);
+    command.output().unwrap()
+}
+
+fn last_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_program_hands_over_to_itself_again_and_again() {
+    let output = run(&["--generations", "6"]);
+    let last = last_line(&output);
+    assert!(output.status.success(), "{output:?}");
+    assert!(last.starts_with("handover: 6 generations, "), "{last}");
+    assert!(last.ends_with(", 0 lost, 0 leaked"), "{last}");
+}
+
+#[test]
+fn two_successive_generations_are_different_programs() {
+    let successor = example("successor");
+    let output = run(&["--generations", "2", "--successor", successor.to_str().unwrap()]);
+    let last = last_line(&output);
+    assert!(output.status.success(), "{output:?}");
+    assert!(last.starts_with("successor: ") && last.ends_with(" 0 lost"), "{last}");
+    assert!(!last.starts_with("successor: 0 files"), "{last}");
+}
+
+#[test]
+fn an_arena_too_small_for_the_files_is_an_error_and_no_crash() {
+    let output = run(&["--generations", "2", "--arena", "1000000"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("no free"), "{error}");
+}
