@@ -22,6 +22,71 @@
 //! | [`restore`] | the handover: the root, the check, claiming back |
 //! | `heirloom` | this face: [`Heirloom`] puts the layers together and their metadata in place |
 //!
+//! # Examples
+//! Two generations over one memfd. The second could as well be another program, after an `exec`;
+//! see `jump`.
+//! ```
+//! # #[cfg(all(feature = "std", target_os = "linux"))] {
+//! use heirloom::Heirloom;
+//! use heirloom::arena::{Arena, RangeSpec};
+//! use heirloom::folio::{Cpus, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
+//! use heirloom::restore::{Handle, SealPolicy};
+//! use heirloom::slab::persist;
+//! use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+//!
+//! /// A typed object that survives: plain bytes, with a fingerprint of how they lie.
+//! #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+//! #[repr(C)]
+//! struct Session {
+//!     id: u64,
+//!     buffer: [u8; 16],
+//! }
+//! persist!(Session { id, buffer });
+//!
+//! // 16 MiB of physical memory at 4 GiB, and the scratch that its metadata needs.
+//! let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
+//! let arena = Arena::create("example", &[memory])?;
+//! let map: Vec<_> = arena.ranges().iter().map(|range| (range.run(), range.node())).collect();
+//! let scratch = Heirloom::<&Arena>::scratch_bytes(&map, arena.count()) / PAGE_SIZE;
+//! let scratch = Run::new(map[0].0.start(), scratch as u64).unwrap();
+//!
+//! // The old kernel. Nothing below needs a last step: from `publish` on, a crash would do.
+//! // SAFETY: the arena is ours alone.
+//! let old = unsafe { Heirloom::boot(&arena, &map, &[scratch], "old 1.0") }?;
+//! let buffer = old.alloc(6)?;
+//! // SAFETY: allocated just now.
+//! unsafe { buffer.copy_from_nonoverlapping(std::ptr::NonNull::from(b"hello\n").cast(), 6) };
+//! let sessions = old.slabs().typed::<Session>("session", true)?;
+//! let session = sessions.insert(Session { id: 7, buffer: old.preserve(buffer)?.into() })?;
+//! let (addr, tag) = session.name();
+//! session.leak();
+//! old.publish("sessions", addr.get().to_le_bytes().as_slice())?;
+//! let (entry, fd) = (old.entry(), arena.share()?);
+//! drop(old);
+//! drop(arena);
+//!
+//! // The new kernel: the memory is elsewhere, the physical addresses are the same.
+//! let arena = Arena::open(fd)?;
+//! // SAFETY: the old one is gone.
+//! let new = unsafe { Heirloom::revive(&arena, &map, entry, "new 2.0", SealPolicy::Checked) }?;
+//! assert_eq!(new.generation(), 1);
+//! let root = new.claim_root("sessions")?;
+//! assert_eq!(root.bytes(), addr.get().to_le_bytes());
+//! let sessions = new.adopt::<Session>("session", true)?;
+//! let session = sessions.claim(addr, tag)?;
+//! assert_eq!(session.id, 7);
+//! let buffer = new.restore(Handle::from(session.buffer))?;
+//! // SAFETY: claimed just now; six bytes were stored.
+//! assert_eq!(unsafe { std::slice::from_raw_parts(buffer.as_ptr(), 6) }, b"hello\n");
+//! // SAFETY: ours, and not used again. An ordinary free.
+//! unsafe { new.free(buffer) }?;
+//! drop((root, session));
+//! let finished = new.finish(|_| Fate::Free)?;
+//! assert_eq!(finished, Default::default(), "everything was claimed");
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Without the feature `std` everything is `no_std` and needs no `alloc`. With it, `arena` is
 //! physical memory made of a memfd, and `jump` replaces the process by its successor.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -37,3 +102,7 @@ mod face;
 pub mod jump;
 
 pub use face::{Error, Heirloom, MemoryMap};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
