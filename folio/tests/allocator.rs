@@ -8,9 +8,7 @@ use common::{
     add_range, base, block, check, check_zeroes, free, free_run, grow_run, order, shrink_run, write,
 };
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{
-    Block, Error, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Request, Run,
-};
+use heirloom_folio::{Block, Error, FrameState, Kind, Memory, NodeId, Order, Pfn, Request, Run};
 use proptest::prelude::*;
 
 /// Two nodes, a hole between them, frames that do not start at a round number.
