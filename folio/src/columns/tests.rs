@@ -5,6 +5,7 @@ use std::boxed::Box;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
+use bitvec::prelude::*;
 use proptest::prelude::*;
 
 use super::*;
@@ -159,6 +160,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..400)
 }
 
+/// The frames of a block, as bits of the model.
+fn frames_of(block: Block) -> core::ops::Range<usize> {
+    block.pfn().get() as usize..block.run().end().get() as usize
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 64,
@@ -171,7 +177,8 @@ proptest! {
     fn agrees_with_a_set_of_frames(start in 0_u64..200, frames in 1_u64..20_000, ops in ops()) {
         let run = run(start, frames);
         let c = columns(run);
-        let mut free: BTreeSet<u64> = (start..start + frames).collect();
+        let mut free: BitVec = BitVec::repeat(false, (start + frames).next_multiple_of(1 << 13) as usize);
+        free[start as usize..(start + frames) as usize].fill(true);
         let mut live: Vec<Block> = Vec::new();
         let mut hints = Hints::new();
         for op in ops {
@@ -180,14 +187,14 @@ proptest! {
                     assert_eq!(b.order(), order(o));
                 }).or_else(|| {
                     // Refused only if no aligned block is free.
-                    for first in (0..start + frames).step_by(1 << o) {
-                        assert!((first..first + (1 << o)).any(|f| !free.contains(&f)));
+                    for first in (0..(start + frames) as usize).step_by(1 << o) {
+                        assert!(!free[first..first + (1 << o)].all());
                     }
                     None
                 }),
                 Op::At(p, o) => {
                     let b = Block::containing(Pfn::new(p), order(o));
-                    let want = (b.pfn().get()..b.run().end().get()).all(|f| free.contains(&f));
+                    let want = free.get(frames_of(b)).is_some_and(|frames| frames.all());
                     prop_assert_eq!(c.take_at(b), want);
                     want.then_some(b)
                 }
@@ -195,21 +202,20 @@ proptest! {
                     if !live.is_empty() {
                         let b = live.swap_remove(i % live.len());
                         prop_assert_eq!(c.give(b), Ok(()));
-                        free.extend(b.pfn().get()..b.run().end().get());
+                        free[frames_of(b)].fill(true);
                     }
                     None
                 }
             };
             if let Some(b) = block {
-                for f in b.pfn().get()..b.run().end().get() {
-                    prop_assert!(free.remove(&f));
-                }
+                prop_assert!(free[frames_of(b)].all(), "a frame with two owners");
+                free[frames_of(b)].fill(false);
                 live.push(b);
             }
-            prop_assert_eq!(free_frames(&c), free.len() as u64);
+            prop_assert_eq!(free_frames(&c), free.count_ones() as u64);
         }
         for f in start..start + frames {
-            prop_assert_eq!(c.is_free(Pfn::new(f)), free.contains(&f));
+            prop_assert_eq!(c.is_free(Pfn::new(f)), free[f as usize]);
         }
     }
 }
