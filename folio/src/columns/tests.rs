@@ -194,7 +194,7 @@ proptest! {
                 }),
                 Op::At(p, o) => {
                     let b = Block::containing(Pfn::new(p), order(o));
-                    let want = free.get(frames_of(b)).is_some_and(|frames| frames.all());
+                    let want = free.get(frames_of(b)).is_some_and(BitSlice::all);
                     prop_assert_eq!(c.take_at(b), want);
                     want.then_some(b)
                 }
