@@ -62,6 +62,8 @@ mod buffer;
 mod cache;
 mod class;
 mod control;
+#[cfg(test)]
+mod crash_tests;
 mod debug;
 mod depot;
 mod error;

@@ -1,0 +1,132 @@
+//! A jump can come between any two stores: before each one, what a successor would find is looked
+//! at, and everything that was promised by then must be there.
+
+use core::cell::RefCell;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Block, DirectMap, PhysAddr};
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, RngSeed};
+
+use crate::header::{Fixed, Slab};
+use crate::heir::{survived, words};
+use crate::roll::RollView;
+use crate::state::State;
+use crate::store::watch;
+use crate::{CacheSpec, Slabs};
+
+/// What a successor would claim: every object that survives, found by the roll. Everything on the
+/// way to it must be preserved and sound.
+fn survivors(slabs: &Slabs<Ram>) -> BTreeSet<PhysAddr> {
+    let memory = slabs.memory();
+    let view = RollView::own(memory, &slabs.roll);
+    view.check().unwrap();
+    let mut found = BTreeSet::new();
+    for record in view.records() {
+        for addr in view.slabs(&record) {
+            let block = Block::new(addr.pfn(), record.order()).unwrap();
+            assert!(memory.is_preserved(block), "a slab in the roll is preserved");
+            Fixed::read(words(memory, addr)).check(addr, record.shape()).unwrap();
+            // SAFETY: checked above.
+            let slab = unsafe { Slab::at(memory.machine(), addr) };
+            for index in 0..record.objects_per_slab() {
+                let state = State(slab.state(record.geometry(), index).load(Relaxed));
+                if survived(state, record.is_preserving()) {
+                    assert!(found.insert(slab.addr(record.geometry(), index)), "once each");
+                }
+            }
+        }
+    }
+    found
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Alloc(bool),
+    Free(usize),
+    Preserve(usize),
+    Unpreserve(usize),
+    Shrink,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any::<bool>().prop_map(Step::Alloc),
+        4 => any::<usize>().prop_map(Step::Free),
+        4 => any::<usize>().prop_map(Step::Preserve),
+        3 => any::<usize>().prop_map(Step::Unpreserve),
+        1 => Just(Step::Shrink),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        rng_algorithm: RngAlgorithm::ChaCha,
+        rng_seed: RngSeed::Fixed(0xc4a5),
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn what_was_promised_is_there_at_any_instant(
+        steps in prop::collection::vec(step(), 1..250),
+    ) {
+        let slabs = Slabs::new(Ram::memory(&Ram::frames(4096)).unwrap()).unwrap();
+        // Few objects to a slab, so that slabs come and go.
+        let plain = slabs.cache(CacheSpec::new("plain", 9000)).unwrap();
+        let always = slabs.cache(CacheSpec::new("always", 9000).preserving(true)).unwrap();
+        let mut live: Vec<(NonNull<u8>, bool)> = Vec::new();
+        // Objects whose preservation was promised and not yet taken back.
+        let promised: RefCell<BTreeSet<PhysAddr>> = RefCell::default();
+        let looks = RefCell::new(0);
+        let look = || {
+            *looks.borrow_mut() += 1;
+            let found = survivors(&slabs);
+            assert!(promised.borrow().is_subset(&found));
+        };
+        watch::during(look, || {
+            for step in steps {
+                let pick = |i: usize| (!live.is_empty()).then(|| i % live.len());
+                let addr = |object| slabs.memory().machine().phys(object).unwrap();
+                match step {
+                    Step::Alloc(kept) => {
+                        let object = if kept { &always } else { &plain }.alloc().unwrap();
+                        live.push((object, kept));
+                        if kept {
+                            promised.borrow_mut().insert(addr(object));
+                        }
+                    }
+                    Step::Free(i) => if let Some(i) = pick(i) {
+                        let (object, kept) = live[i];
+                        if kept {
+                            promised.borrow_mut().remove(&addr(object));
+                        }
+                        // SAFETY: ours, and given up if it succeeds.
+                        if unsafe { slabs.free(object) }.is_ok() {
+                            live.swap_remove(i);
+                        }
+                    },
+                    Step::Preserve(i) => if let Some(i) = pick(i)
+ && slabs.preserve(live[i].0).is_ok() {
+                            promised.borrow_mut().insert(addr(live[i].0));
+                    },
+                    Step::Unpreserve(i) => if let Some(i) = pick(i)
+ && !live[i].1 {
+                            promised.borrow_mut().remove(&addr(live[i].0));
+                            let _ = slabs.unpreserve(live[i].0);
+                    },
+                    Step::Shrink => {
+                        slabs.shrink();
+                    }
+                }
+                // In between nothing survives that was not promised.
+                assert_eq!(*promised.borrow(), survivors(&slabs));
+            }
+        });
+        prop_assert!(*looks.borrow() > 0 || live.is_empty());
+    }
+}

@@ -1,0 +1,248 @@
+//! Out of memory, at every place where memory is asked for: an error, and everything as before.
+
+mod common;
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use common::{addr, fill, filled, ptr, slabs, successor};
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Block, Kind, Order, PAGE_SIZE, Request};
+use heirloom_slab::{Buffers, CacheSpec, Error, Slabs};
+
+const FRAMES: u64 = 512;
+
+/// Takes all memory but about `left` frames in a row.
+fn hog(slabs: &Slabs<Ram>, left: u64) -> Vec<Block> {
+    slabs.memory().drain();
+    let mut all = Vec::new();
+    for order in (0..=9).rev().map(|o| Order::new(o).unwrap()) {
+        while let Ok(block) = slabs.memory().alloc(Request::new(order)) {
+            all.push(block);
+        }
+    }
+    let mut given = 0;
+    all.retain(|block| {
+        let give = given < left && block.order().frames() <= left - given;
+        if give {
+            given += block.order().frames();
+            // SAFETY: allocated above, used by nobody.
+            unsafe { slabs.memory().free(*block, Kind::Folio) }.unwrap();
+        }
+        !give
+    });
+    all
+}
+
+fn release(slabs: &Slabs<Ram>, blocks: Vec<Block>) {
+    for block in blocks {
+        // SAFETY: from `hog`.
+        unsafe { slabs.memory().free(block, Kind::Folio) }.unwrap();
+    }
+}
+
+/// Frames in use but for the layer's own tables: a cache's control block or an empty magazine may
+/// stay for the next attempt.
+fn used(slabs: &Slabs<Ram>) -> [u64; 6] {
+    let mut allocated = slabs.memory().audit().unwrap().allocated;
+    allocated[Kind::Table as usize] = 0;
+    allocated
+}
+
+/// Preserved blocks, but for single frames: tables, that may stay as well.
+fn preserved(slabs: &Slabs<Ram>) -> u64 {
+    let counts = slabs.memory().counts();
+    counts.total() - counts.folios(Order::ZERO)
+}
+
+/// Does `act` with 0, 1, 2, … frames left until it succeeds; checks each time that it did so or
+/// changed nothing.
+fn at_every_place<T>(
+    what: &str,
+    new: impl Fn() -> Slabs<Ram>,
+    act: impl Fn(&Slabs<Ram>) -> Result<T, Error>,
+) {
+    let mut refused = 0;
+    for left in 0..100 {
+        let slabs = new();
+        let hogged = hog(&slabs, left);
+        let before = (used(&slabs), preserved(&slabs));
+        match act(&slabs) {
+            Ok(_) => {
+                assert!(refused > 0, "{what} asks for memory");
+                return;
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::Folio(_)), "{what}: {error}");
+                refused += 1;
+                assert_eq!(used(&slabs), before.0, "{what} with {left} frames");
+                assert_eq!(preserved(&slabs), before.1, "{what} with {left} frames");
+                release(&slabs, hogged);
+                assert!(act(&slabs).is_ok(), "{what}: with memory again");
+            }
+        }
+    }
+    panic!("{what} needs no hundred frames");
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).unwrap()
+}
+
+#[test]
+fn a_first_object() {
+    for preserving in [false, true] {
+        let spec = CacheSpec::new("objects", 200).preserving(preserving);
+        at_every_place("a cache", || slabs(FRAMES), |slabs| slabs.cache(spec)?.alloc());
+    }
+}
+
+#[test]
+fn a_further_slab() {
+    for preserving in [false, true] {
+        let spec = CacheSpec::new("objects", 4000).preserving(preserving);
+        let full = || {
+            let slabs = slabs(FRAMES);
+            let cache = slabs.cache(spec).unwrap();
+            for _ in 0..cache.objects_per_slab() {
+                cache.alloc().unwrap();
+            }
+            slabs
+        };
+        at_every_place("a slab", full, |slabs| slabs.cache(spec)?.alloc());
+    }
+}
+
+#[test]
+fn preserving_an_object() {
+    let spec = CacheSpec::new("objects", 200);
+    let one = || {
+        let slabs = slabs(FRAMES);
+        slabs.cache(spec).unwrap().alloc().unwrap();
+        slabs
+    };
+    at_every_place("preserve", one, |slabs| {
+        let cache = slabs.cache(spec)?;
+        // The one object there is: the next place of the slab is free.
+        let next = cache.alloc()?;
+        let result = cache.preserve(next);
+        if result.is_err() {
+            assert_eq!(cache.stats().preserved, 0);
+            // SAFETY: allocated above.
+            unsafe { cache.free(next) }?;
+        }
+        result
+    });
+}
+
+#[test]
+fn buffers() {
+    for preserving in [false, true] {
+        let like = Buffers { preserving, zeroed: false };
+        for size in [100, 5 * PAGE_SIZE] {
+            at_every_place("a buffer", || slabs(FRAMES), |slabs| slabs.alloc(layout(size), like));
+        }
+    }
+}
+
+#[test]
+fn moving_a_buffer() {
+    for preserving in [false, true] {
+        let like = Buffers { preserving, zeroed: false };
+        // From a class to another, to pages, and to more pages than are free behind it.
+        for (from, to) in [(100, 1000), (1000, 3 * PAGE_SIZE), (PAGE_SIZE, 9 * PAGE_SIZE)] {
+            for left in 0..100 {
+                let slabs = slabs(FRAMES);
+                let buffer = slabs.alloc(layout(from), like).unwrap();
+                // SAFETY: ours.
+                unsafe { fill(buffer, from, 7) };
+                hog(&slabs, left);
+                let before = used(&slabs);
+                // SAFETY: ours.
+                let moved = unsafe { slabs.realloc(buffer, layout(to)) };
+                let now = moved.unwrap_or(buffer);
+                // SAFETY: ours.
+                assert!(unsafe { filled(now, from, 7) });
+                if moved.is_ok() {
+                    break;
+                }
+                assert_eq!(used(&slabs), before);
+                assert!(slabs.size_of(buffer).unwrap() < to);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_others_hold_is_given_back_first() {
+    let slabs = slabs(FRAMES);
+    let first = slabs.cache(CacheSpec::new("first", 64)).unwrap();
+    let objects: Vec<_> = core::iter::from_fn(|| first.alloc().ok()).collect();
+    let second = || slabs.cache(CacheSpec::new("second", 64));
+    assert!(second().and_then(|cache| cache.alloc()).is_err(), "nothing is left");
+    for object in objects {
+        // SAFETY: ours.
+        unsafe { first.free(object) }.unwrap();
+    }
+    // The first cache keeps some slabs and magazines for itself, until another needs them.
+    let second = second().unwrap();
+    let count = core::iter::from_fn(|| second.alloc().ok()).count() as u64;
+    assert!(count * 64 > FRAMES / 2 * PAGE_SIZE as u64, "{count}");
+    assert_eq!(first.stats().slabs, 0);
+}
+
+#[test]
+fn without_memory_for_magazines_objects_are_still_had() {
+    let slabs = slabs(FRAMES);
+    let spec = CacheSpec::new("objects", 1000);
+    let cache = slabs.cache(spec).unwrap();
+    // All memory goes to slabs; then magazines are taken away from the CPU.
+    let mut objects: Vec<NonNull<u8>> = core::iter::from_fn(|| cache.alloc().ok()).collect();
+    let half = objects.split_off(objects.len() / 2);
+    for object in half {
+        // SAFETY: ours.
+        unsafe { cache.free(object) }.unwrap();
+    }
+    let hogged = hog(&slabs, 0);
+    let stats = cache.stats();
+    let free = stats.free + stats.cached;
+    assert_eq!(core::iter::from_fn(|| cache.alloc().ok()).count() as u64, free);
+    release(&slabs, hogged);
+}
+
+#[test]
+fn adopting() {
+    for preserving in [false, true] {
+        let spec = CacheSpec::new("objects", 200).preserving(preserving);
+        let before = slabs(FRAMES);
+        let cache = before.cache(spec).unwrap();
+        let object = cache.alloc().unwrap();
+        // SAFETY: ours.
+        unsafe { fill(object, 200, 3) };
+        if !preserving {
+            cache.preserve(object).unwrap();
+        }
+        let (tag, _) = before.tag_of(object).unwrap();
+        let at = addr(&before, object);
+        let slabs = successor(before, FRAMES).unwrap();
+        let mut refused = 0;
+        for left in 0..100 {
+            let hogged = hog(&slabs, left);
+            let adopted = slabs.adopt(spec).map(|(_, adopted)| adopted);
+            release(&slabs, hogged);
+            if let Ok(adopted) = adopted {
+                assert_eq!(adopted.unclaimed, 1);
+                break;
+            }
+            refused += 1;
+            // Still the predecessor's, still labelled: nobody gets it as a folio.
+            let block = slabs.memory().inherited_block(at.pfn()).unwrap();
+            assert!(slabs.memory().claim_folio(block).is_err());
+        }
+        assert!(refused > 0);
+        let object = slabs.claim(at, 200, tag).unwrap();
+        assert_eq!(object, ptr(&slabs, at));
+        // SAFETY: claimed above.
+        assert!(unsafe { filled(object, 200, 3) });
+    }
+}

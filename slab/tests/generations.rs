@@ -1,0 +1,419 @@
+//! Across jumps: what was preserved is claimed once, as what it was, and nothing else blocks
+//! memory.
+
+mod common;
+
+use core::alloc::Layout;
+use core::cell::Cell;
+
+use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor};
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Fate, Order, PAGE_SIZE, PhysAddr};
+use heirloom_slab::{Buffers, CacheSpec, Error, Field, Slabs, Unclaimed, persist};
+use proptest::prelude::*;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const FRAMES: u64 = 8192;
+
+/// What a handle to an object holds, and what must be there.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    addr: PhysAddr,
+    size: usize,
+    tag: u8,
+    seed: u8,
+}
+
+/// The handle of an object, whose contents `seed` determines from here on.
+fn keep(slabs: &Slabs<Ram>, object: core::ptr::NonNull<u8>, seed: u8) -> Kept {
+    let (tag, size) = slabs.tag_of(object).unwrap();
+    // SAFETY: every caller owns the object.
+    unsafe { fill(object, size, seed) };
+    Kept { addr: addr(slabs, object), size, tag, seed }
+}
+
+/// Claims an object and checks what is in it.
+fn claim(slabs: &Slabs<Ram>, kept: &Kept) -> core::ptr::NonNull<u8> {
+    let object = slabs.claim(kept.addr, kept.size as u64, kept.tag).unwrap();
+    // SAFETY: claimed just now.
+    assert!(unsafe { filled(object, kept.size, kept.seed) }, "{kept:?}");
+    object
+}
+
+/// Ends the inheritance: everything that nobody claimed is freed. How much that was.
+fn finish(slabs: &Slabs<Ram>) -> (u64, u64) {
+    let (mut whole, mut single) = (0, 0);
+    let done = slabs.finish_inherited(|unclaimed| {
+        match unclaimed {
+            Unclaimed::Slab { .. } => whole += 1,
+            Unclaimed::Object { .. } => single += 1,
+        }
+        Fate::Free
+    });
+    done.unwrap();
+    slabs.memory().disinherit(|_| Fate::Free).unwrap();
+    (whole, single)
+}
+
+fn spec(preserving: bool) -> CacheSpec {
+    CacheSpec::new(if preserving { "always" } else { "some" }, 120).preserving(preserving)
+}
+
+#[test]
+fn what_was_preserved_is_claimed_once_and_freed_by_a_plain_free() {
+    for preserving in [false, true] {
+        let slabs = slabs(FRAMES);
+        let cache = slabs.cache(spec(preserving)).unwrap();
+        let mut kept = Vec::new();
+        for i in 0..1000_u32 {
+            let object = cache.alloc().unwrap();
+            let handle = keep(&slabs, object, i as u8);
+            if preserving {
+                kept.push(handle);
+            } else if i % 3 == 0 {
+                cache.preserve(object).unwrap();
+                kept.push(handle);
+            }
+        }
+        let slabs = successor(slabs, FRAMES).unwrap();
+        let (cache, adopted) = slabs.adopt(spec(preserving)).unwrap();
+        assert_eq!(adopted.unclaimed, kept.len() as u64);
+        assert_eq!(cache.stats().unclaimed, kept.len() as u64);
+        let name = cache.name();
+        for handle in &kept {
+            let Kept { addr, size, tag, .. } = *handle;
+            let bytes = size as u64;
+            let long = slabs.claim(addr, bytes + 1, tag);
+            let (expected, found) = (bytes + 1, bytes);
+            assert_eq!(long, Err(Error::WrongLength { cache: name, addr, expected, found }));
+            let stale = slabs.claim(addr, bytes, tag ^ 1);
+            let (expected, found) = (tag ^ 1, tag);
+            assert_eq!(stale, Err(Error::Stale { cache: name, addr, expected, found }));
+            let inside = PhysAddr::new(addr.get() + 8);
+            let interior = slabs.claim(inside, bytes, tag);
+            assert_eq!(interior, Err(Error::Interior { cache: name, addr: inside, start: addr }));
+            // SAFETY: refused, as it is nobody's.
+            let early = unsafe { cache.free(ptr(&slabs, addr)) };
+            assert_eq!(early, Err(Error::Unclaimed { cache: name, addr }));
+            let object = claim(&slabs, handle);
+            let again = slabs.claim(addr, bytes, tag);
+            assert_eq!(again, Err(Error::NotUnclaimed { cache: name, addr }));
+            // SAFETY: claimed above.
+            unsafe { cache.free(object) }.unwrap();
+        }
+        assert_eq!(finish(&slabs), (0, 0));
+        slabs.shrink();
+        assert_eq!(slab_frames(&slabs), 0);
+    }
+}
+
+#[test]
+fn free_places_of_an_adopted_slab_are_used_at_once() {
+    let slabs = slabs(FRAMES);
+    let cache = slabs.cache(spec(true)).unwrap();
+    let kept = keep(&slabs, cache.alloc().unwrap(), 1);
+    let slabs = successor(slabs, FRAMES).unwrap();
+    let (cache, adopted) = slabs.adopt(spec(true)).unwrap();
+    assert_eq!((adopted.slabs, adopted.free), (1, u64::from(cache.objects_per_slab()) - 1));
+    for _ in 0..adopted.free {
+        assert_ne!(addr(&slabs, cache.alloc().unwrap()), kept.addr);
+    }
+    assert_eq!(cache.stats().slabs, 1);
+    claim(&slabs, &kept);
+}
+
+#[test]
+fn what_nobody_claimed_is_listed_and_freed_or_kept() {
+    let first = slabs(FRAMES);
+    let mut kept = Vec::new();
+    for preserving in [false, true] {
+        let cache = first.cache(spec(preserving)).unwrap();
+        for i in 0..10 {
+            let object = cache.alloc().unwrap();
+            kept.push(keep(&first, object, i));
+            if !preserving {
+                cache.preserve(object).unwrap();
+            }
+        }
+    }
+    // One cache is adopted and a part of it claimed, the other not even adopted. Keep it all.
+    let second = successor(first, FRAMES).unwrap();
+    second.adopt(spec(false)).unwrap();
+    let objects = Cell::new(0);
+    let slabs_kept = Cell::new(0);
+    claim(&second, &kept[0]);
+    second
+        .finish_inherited(|unclaimed| {
+            match unclaimed {
+                Unclaimed::Object { size: 120, .. } => objects.set(objects.get() + 1),
+                Unclaimed::Slab { objects: 10, .. } => slabs_kept.set(slabs_kept.get() + 1),
+                other => panic!("{other:?}"),
+            }
+            Fate::Keep
+        })
+        .unwrap();
+    assert_eq!((objects.get(), slabs_kept.get()), (9, 1));
+    second.memory().disinherit(|_| Fate::Free).unwrap();
+    // In the third generation everything but what was claimed is there.
+    let third = successor(second, FRAMES).unwrap();
+    for preserving in [false, true] {
+        third.adopt(spec(preserving)).unwrap();
+    }
+    for handle in &kept[1..] {
+        claim(&third, handle);
+    }
+    let Kept { addr, size, tag, .. } = kept[0];
+    assert!(matches!(third.claim(addr, size as u64, tag), Err(Error::NotUnclaimed { .. })));
+    assert_eq!(finish(&third), (0, 0));
+}
+
+#[test]
+fn small_buffers_are_claimed_without_naming_their_cache() {
+    let slabs = slabs(FRAMES);
+    let like = Buffers { preserving: true, zeroed: false };
+    let mut kept = Vec::new();
+    for size in [8, 50, 96, 700, 3000] {
+        let layout = Layout::from_size_align(size, 8).unwrap();
+        kept.push(keep(&slabs, slabs.alloc(layout, like).unwrap(), size as u8));
+        let single = slabs.alloc(layout, Buffers::default()).unwrap();
+        kept.push(keep(&slabs, single, size as u8 + 1));
+        slabs.preserve(single).unwrap();
+    }
+    // An object of a cache, on the other hand, needs it.
+    let object = slabs.cache(spec(true)).unwrap().alloc().unwrap();
+    let other = keep(&slabs, object, 0);
+    let slabs = successor(slabs, FRAMES).unwrap();
+    for handle in &kept {
+        let buffer = claim(&slabs, handle);
+        // SAFETY: claimed above.
+        unsafe { slabs.free(buffer) }.unwrap();
+    }
+    let refused = slabs.claim(other.addr, other.size as u64, other.tag);
+    assert!(matches!(refused, Err(Error::NotAdopted { addr, .. }) if addr == other.addr));
+    assert_eq!(finish(&slabs), (1, 0));
+    slabs.shrink();
+    assert_eq!(slab_frames(&slabs), 0);
+}
+
+#[test]
+fn large_buffers_are_claimed_as_buffers() {
+    let slabs = slabs(FRAMES);
+    let layout = Layout::from_size_align(5 * PAGE_SIZE, 8).unwrap();
+    let like = Buffers { preserving: true, zeroed: true };
+    let at = addr(&slabs, slabs.alloc(layout, like).unwrap());
+    let slabs = successor(slabs, FRAMES).unwrap();
+    let bytes = 5 * PAGE_SIZE as u64;
+    assert!(slabs.claim_large(at, bytes + 1, true).is_err());
+    assert!(slabs.claim_large(PhysAddr::new(at.get() + 1), bytes, true).is_err());
+    slabs.claim_large(at, bytes, true).unwrap();
+    assert!(slabs.claim_large(at, bytes, true).is_err());
+    finish(&slabs);
+    // Preserved again: the next generation has it too.
+    let slabs = successor(slabs, FRAMES).unwrap();
+    let buffer = slabs.claim_large(at, bytes, false).unwrap();
+    // SAFETY: claimed above.
+    unsafe { slabs.free(buffer) }.unwrap();
+    finish(&slabs);
+    let slabs = successor(slabs, FRAMES).unwrap();
+    assert!(slabs.claim_large(at, bytes, false).is_err());
+}
+
+mod old {
+    use super::{FromBytes, Immutable, IntoBytes, KnownLayout, persist};
+
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub(super) struct File {
+        pub(super) size: u64,
+        pub(super) owner: u64,
+    }
+    persist!(File { size, owner });
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct File {
+    owner: u64,
+    size: u64,
+}
+persist!(File { owner, size });
+
+#[test]
+fn another_layout_is_refused_and_can_be_upgraded() {
+    let slabs = slabs(FRAMES);
+    let files = slabs.typed::<old::File>("file", true).unwrap();
+    for i in 0..100 {
+        files.insert(old::File { size: i, owner: 1000 + i }).unwrap().leak();
+    }
+    let slabs = successor(slabs, FRAMES).unwrap();
+    let refused = slabs.adopt_typed::<File>("file", true).unwrap_err();
+    assert!(matches!(refused, Error::Mismatch { field: Field::Fingerprint, .. }), "{refused}");
+    let record = slabs.inherited("file").unwrap();
+    assert_eq!(record.object_size(), 16);
+    let files = slabs.typed::<File>("file", true).unwrap();
+    let mut moved = Vec::new();
+    // Stopped on the way, nothing is lost.
+    let stop = Error::TooManyCaches { limit: 0 };
+    assert_eq!(slabs.upgrade(&record, |_| Err(stop)), Err(stop));
+    let count = slabs.upgrade(&record, |object| {
+        let old = old::File::read_from_bytes(object.bytes).unwrap();
+        moved.push(files.insert(File { owner: old.owner, size: old.size })?);
+        Ok(())
+    });
+    assert_eq!(count, Ok(100));
+    assert!(moved.iter().all(|file| file.owner == 1000 + file.size));
+    assert_eq!(slabs.upgrade(&record, |_| Err(stop)), Ok(0));
+    assert_eq!(finish(&slabs), (0, 0));
+}
+
+#[test]
+fn generation_after_generation_no_frame_drifts() {
+    let mut slabs = slabs(FRAMES);
+    let mut kept: Vec<Kept> = Vec::new();
+    let mut used = Vec::new();
+    for generation in 0..60_u32 {
+        let (cache, _) = slabs.adopt(spec(true)).unwrap();
+        for handle in kept.drain(..) {
+            let object = claim(&slabs, &handle);
+            // SAFETY: claimed above.
+            unsafe { cache.free(object) }.unwrap();
+        }
+        assert_eq!(finish(&slabs), (0, 0));
+        for i in 0..700 {
+            kept.push(keep(&slabs, cache.alloc().unwrap(), (generation + i) as u8));
+        }
+        cache.shrink();
+        slabs.memory().drain();
+        used.push(slabs.memory().stats().used());
+        slabs = successor(slabs, FRAMES).unwrap();
+    }
+    assert!(used[2..].iter().all(|frames| *frames == used[2]), "{used:?}");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Alloc(bool),
+    Free(usize),
+    Preserve(usize),
+    Unpreserve(usize),
+    /// A jump after which every n-th object is claimed and freed, and the rest kept or freed.
+    Jump {
+        every: usize,
+        keep: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        20 => any::<bool>().prop_map(Step::Alloc),
+        8 => any::<usize>().prop_map(Step::Free),
+        8 => any::<usize>().prop_map(Step::Preserve),
+        4 => any::<usize>().prop_map(Step::Unpreserve),
+        1 => (1..5_usize, any::<bool>()).prop_map(|(every, keep)| Step::Jump { every, keep }),
+    ]
+}
+
+/// An object of the model: its handle, its cache, and whether it would survive.
+#[derive(Clone, Copy)]
+struct Object {
+    kept: Kept,
+    always: bool,
+    survives: bool,
+    /// Left by a predecessor and not claimed: it cannot be freed or unpreserved.
+    unclaimed: bool,
+}
+
+proptest! {
+    #![proptest_config(config(48, 0x6e4e))]
+    #[test]
+    fn generations_against_a_model(steps in prop::collection::vec(step(), 1..400)) {
+        let mut slabs = slabs(FRAMES);
+        let mut objects: Vec<Object> = Vec::new();
+        let mut seed = 0_u8;
+        for step in steps {
+            let cache = |always| slabs.cache(spec(always)).unwrap();
+            let pick = |i: usize| (!objects.is_empty()).then(|| i % objects.len());
+            match step {
+                Step::Alloc(always) => {
+                    seed = seed.wrapping_add(1);
+                    let kept = keep(&slabs, cache(always).alloc().unwrap(), seed);
+                    objects.push(Object { kept, always, survives: always, unclaimed: false });
+                }
+                Step::Free(i) => if let Some(i) = pick(i) {
+                    let object = objects[i];
+                    // SAFETY: the model's, and given up if it succeeds.
+                    let freed = unsafe { slabs.free(ptr(&slabs, object.kept.addr)) };
+                    let may = !object.unclaimed && (object.always || !object.survives);
+                    prop_assert_eq!(freed.is_ok(), may, "{:?}", freed);
+                    if may {
+                        objects.swap_remove(i);
+                    }
+                },
+                Step::Preserve(i) => if let Some(i) = pick(i) {
+                    let object = &mut objects[i];
+                    let done = slabs.preserve(ptr(&slabs, object.kept.addr));
+                    prop_assert_eq!(done.is_ok(), !object.survives, "{:?}", done);
+                    object.survives = true;
+                },
+                Step::Unpreserve(i) => if let Some(i) = pick(i) {
+                    let object = &mut objects[i];
+                    let done = slabs.unpreserve(ptr(&slabs, object.kept.addr));
+                    let may = object.survives && !object.always && !object.unclaimed;
+                    prop_assert_eq!(done.is_ok(), may, "{:?}", done);
+                    object.survives &= !may;
+                },
+                Step::Jump { every, keep } => {
+                    slabs = successor(slabs, FRAMES).unwrap();
+                    objects.retain(|object| object.survives);
+                    for always in [false, true] {
+                        let (_, adopted) = slabs.adopt(spec(always)).unwrap();
+                        let expected = objects.iter().filter(|o| o.always == always).count();
+                        prop_assert_eq!(adopted.unclaimed, expected as u64);
+                    }
+                    for object in objects.iter_mut().step_by(every) {
+                        claim(&slabs, &object.kept);
+                        (object.unclaimed, object.survives) = (false, object.always);
+                    }
+                    let claimed = |i: usize| i.is_multiple_of(every);
+                    let mut left = 0;
+                    let fate = if keep { Fate::Keep } else { Fate::Free };
+                    slabs.finish_inherited(|_| { left += 1; fate }).unwrap();
+                    slabs.memory().disinherit(|_| Fate::Free).unwrap();
+                    let unclaimed = (0..objects.len()).filter(|i| !claimed(*i)).count();
+                    prop_assert_eq!(left, unclaimed);
+                    let mut i = 0;
+                    objects.retain_mut(|object| {
+                        i += 1;
+                        object.unclaimed = !claimed(i - 1);
+                        keep || !object.unclaimed
+                    });
+                }
+            }
+        }
+        let audit = slabs.memory().audit().unwrap();
+        prop_assert_eq!(audit.reserved, 0);
+        for object in &objects {
+            let Kept { addr, size, seed, .. } = object.kept;
+            // SAFETY: nobody else writes it.
+            let sound = unsafe { filled(ptr(&slabs, addr), size, seed) };
+            prop_assert!(sound);
+        }
+        let stats = [false, true].map(|always| slabs.cache(spec(always)).unwrap().stats());
+        let unclaimed = objects.iter().filter(|o| o.unclaimed).count() as u64;
+        prop_assert_eq!(stats[0].unclaimed + stats[1].unclaimed, unclaimed);
+        let live = objects.len() as u64 - unclaimed;
+        prop_assert_eq!(stats[0].live + stats[1].live, live);
+    }
+}
+
+#[test]
+fn a_cache_is_taken_with_slabs_of_another_order() {
+    let slabs = slabs(FRAMES);
+    let order = Order::new(1).unwrap();
+    let cache = slabs.cache(spec(true).order(order)).unwrap();
+    let kept = keep(&slabs, cache.alloc().unwrap(), 3);
+    let slabs = successor(slabs, FRAMES).unwrap();
+    let (cache, _) = slabs.adopt(spec(true)).unwrap();
+    assert_eq!(cache.slab_order(), order);
+    claim(&slabs, &kept);
+}

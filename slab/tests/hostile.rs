@@ -1,0 +1,200 @@
+//! A predecessor is not trusted: any bytes in its tables lead to success or to an error, never to
+//! a panic, a loop, or memory with two owners.
+
+mod common;
+
+use common::{config, fill, slabs};
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{DirectMap, Fate, PAGE_SIZE, PhysAddr};
+use heirloom_slab::{CacheSpec, Error, RollFault, RollPart, SlabFault, Slabs};
+use proptest::prelude::*;
+
+const FRAMES: u64 = 2048;
+
+fn specs() -> [CacheSpec; 3] {
+    [
+        CacheSpec::new("first", 40).preserving(true),
+        CacheSpec::new("second", 1000),
+        CacheSpec::new("third", 3000).preserving(true),
+    ]
+}
+
+/// A handover with three caches: the machine, where the tree and the roll are, every part of the
+/// roll, and an object's address.
+struct Left {
+    ram: Ram,
+    map: PhysAddr,
+    roll: PhysAddr,
+    parts: Vec<RollPart>,
+}
+
+fn left() -> Left {
+    let slabs = slabs(FRAMES);
+    for spec in specs() {
+        let cache = slabs.cache(spec).unwrap();
+        for i in 0..60 {
+            let object = cache.alloc().unwrap();
+            // SAFETY: allocated just now.
+            unsafe { fill(object, cache.object_size(), i) };
+            if !cache.is_preserving() {
+                cache.preserve(object).unwrap();
+            }
+        }
+    }
+    let mut parts = Vec::new();
+    slabs.for_each_table(|part| parts.push(part));
+    let (map, roll) = (slabs.memory().tree_root().unwrap(), slabs.roll());
+    Left { ram: slabs.into_memory().into_machine(), map, roll, parts }
+}
+
+impl Left {
+    fn write(&self, at: PhysAddr, value: u64) {
+        let bytes = value.to_le_bytes();
+        for (i, byte) in bytes.into_iter().enumerate() {
+            // SAFETY: in memory that nobody uses now.
+            unsafe { self.ram.ptr(PhysAddr::new(at.get() + i as u64)).write(byte) };
+        }
+    }
+
+    fn read(&self, at: PhysAddr) -> u64 {
+        let byte = |i| {
+            // SAFETY: in memory that nobody uses now.
+            unsafe { self.ram.ptr(PhysAddr::new(at.get() + i)).read() }
+        };
+        u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(byte))
+    }
+
+    fn flip(&self, at: PhysAddr, bit: u32) {
+        self.write(at, self.read(at) ^ 1 << bit);
+    }
+
+    /// Revives, adopts, claims what it can, and finishes.
+    fn revive(self) -> Result<Slabs<Ram>, Error> {
+        let memory = self.ram.attach(&Ram::frames(FRAMES))?;
+        let (memory, _) = memory.inherit(self.map)?;
+        let slabs = Slabs::revive(memory, self.roll)?;
+        let mut first = Ok(());
+        for spec in specs() {
+            match slabs.adopt(spec) {
+                Ok((cache, _)) => {
+                    for (addr, _) in cache.unclaimed().take(10) {
+                        let object = cache.claim(addr)?;
+                        // SAFETY: claimed just now.
+                        unsafe { cache.free(object) }?;
+                    }
+                }
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        slabs.finish_inherited(|_| Fate::Free)?;
+        slabs.memory().disinherit(|_| Fate::Free)?;
+        let audit = slabs.memory().audit()?;
+        assert_eq!(audit.reserved, 0);
+        first.map(|()| slabs)
+    }
+}
+
+#[test]
+fn a_sound_handover_is_taken() {
+    let slabs = left().revive().unwrap();
+    slabs.shrink();
+    assert_eq!(common::slab_frames(&slabs), 0);
+}
+
+#[test]
+fn every_flipped_bit_of_a_slabs_header_is_found() {
+    for bit in (0..88 * 8_u64).step_by(3) {
+        let left = left();
+        let header = left.parts.iter().find_map(|part| match part {
+            RollPart::Header { addr, bytes } => Some((*addr, *bytes)),
+            RollPart::Page(_) => None,
+        });
+        let (addr, bytes) = header.unwrap();
+        assert_eq!(bytes, 88);
+        left.flip(PhysAddr::new(addr.get() + bit / 64 * 8), (bit % 64) as u32);
+        let refused = left.revive();
+        assert!(matches!(refused, Err(Error::Slab(e)) if e.slab == addr), "bit {bit}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_chain_without_end_is_refused() {
+    let left = left();
+    left.write(left.roll, left.roll.get());
+    let refused = left.revive();
+    assert!(matches!(refused, Err(Error::Roll(e)) if e.fault == RollFault::Endless), "{refused:?}");
+}
+
+#[test]
+fn a_slab_named_twice_is_refused() {
+    let left = left();
+    // The second page is the first cache's slab table.
+    let RollPart::Page(table) = left.parts[1] else { panic!("{:?}", left.parts) };
+    let (count, entry) = (PhysAddr::new(table.get() + 8), PhysAddr::new(table.get() + 16));
+    assert_eq!(left.read(count), 1);
+    let slab = left.read(entry);
+    left.write(PhysAddr::new(table.get() + 24), slab);
+    left.write(count, 2);
+    let refused = left.revive();
+    let twice = |e: heirloom_slab::SlabError| e.fault == SlabFault::Duplicate;
+    assert!(matches!(refused, Err(Error::Slab(e)) if twice(e)), "{refused:?}");
+}
+
+#[test]
+fn what_is_no_slab_is_not_believed() {
+    for value in [0x1000_u64, 8, u64::MAX - 1, 1 << 52, 4 << 30] {
+        let left = left();
+        let RollPart::Page(table) = left.parts[1] else { panic!("{:?}", left.parts) };
+        left.write(PhysAddr::new(table.get() + 16), value);
+        let refused = left.revive();
+        assert!(matches!(refused, Err(Error::Slab(_) | Error::Roll(_))), "{value:#x}: {refused:?}");
+    }
+}
+
+/// Damage: which part, which word of it, and what is done to it.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flip(u32),
+    Set(u64),
+    /// The address of another part.
+    Point(usize),
+}
+
+fn damage() -> impl Strategy<Value = (usize, usize, Damage)> {
+    let what = prop_oneof![
+        (0..64_u32).prop_map(Damage::Flip),
+        any::<u64>().prop_map(Damage::Set),
+        (0..40_u64).prop_map(Damage::Set),
+        any::<usize>().prop_map(Damage::Point),
+    ];
+    (any::<usize>(), 0..40_usize, what)
+}
+
+proptest! {
+    #![proptest_config(config(400, 0x4057))]
+    #[test]
+    fn any_bytes_lead_to_success_or_an_error(all in prop::collection::vec(damage(), 1..6)) {
+        let left = left();
+        for (part, word, what) in all {
+            let at = |part: usize| match left.parts[part % left.parts.len()] {
+                RollPart::Page(addr) | RollPart::Header { addr, .. } => addr,
+            };
+            let word = PhysAddr::new(at(part).get() + (word * 8) as u64);
+            assert!(word.offset_in_page() < PAGE_SIZE);
+            match what {
+                Damage::Flip(bit) => left.flip(word, bit),
+                Damage::Set(value) => left.write(word, value),
+                Damage::Point(part) => left.write(word, at(part).get()),
+            }
+        }
+        match left.revive() {
+            // Found and named.
+            Err(Error::Roll(_) | Error::Slab(_) | Error::Mismatch { .. }) => {}
+            Err(other) => prop_assert!(false, "{other}"),
+            Ok(slabs) => {
+                slabs.shrink();
+                prop_assert!(slabs.memory().audit().is_ok());
+            }
+        }
+    }
+}
