@@ -99,7 +99,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
     ///
     /// # Errors
-    /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`].
+    /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
     pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.memory().machine().ptr(addr);
         let spot = self.spot(ptr)?;
