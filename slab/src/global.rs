@@ -197,10 +197,11 @@ mod api2 {
     impl<M: Machine> Heap<'_, M> {
         fn block(&self, layout: Layout, zeroed: bool) -> Result<NonNull<[u8]>, AllocError> {
             let start = if layout.size() == 0 {
-                NonNull::without_provenance(layout.align().try_into().map_err(|_| AllocError)?)
+                NonNull::new(core::ptr::without_provenance_mut(layout.align()))
             } else {
-                self.take(layout, zeroed).ok_or(AllocError)?
+                self.take(layout, zeroed)
             };
+            let start = start.ok_or(AllocError)?;
             Ok(NonNull::slice_from_raw_parts(start, layout.size()))
         }
 

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 ///
 /// Any bytes are a value of it, and it has no padding: zerocopy's traits say so. The fingerprint
 /// says whether two builds mean the same by those bytes; implement the trait with
-/// [`persist!`](crate::persist), which takes it from the fields.
+/// [`persist!`](crate::persist!), which takes it from the fields.
 ///
 /// # Examples
 /// ```
@@ -74,7 +74,7 @@ const fn step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3)
 }
 
-/// Bytes of the field that `_of` reaches; for [`persist!`](crate::persist).
+/// Bytes of the field that `_of` reaches; for [`persist!`](crate::persist!).
 #[doc(hidden)]
 pub const fn size_of_field<T, F>(_of: fn(&T) -> &F) -> usize {
     size_of::<F>()

@@ -135,7 +135,9 @@ fn shared_work(slabs: &Slabs<Machine>, threads: u64, steps: usize) {
         };
         // Joined one by one: then they are gone, and their slots idle.
         let running: Vec<_> = (0..threads).map(work).collect();
-        running.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in running {
+            thread.join().unwrap();
+        }
     });
     for Sent(ptr, size, seed) in pool.into_inner().unwrap() {
         // SAFETY: in the pool it was nobody's.
