@@ -34,7 +34,13 @@ const fn inherited<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
 }
 
 /// Takes one block over: claimed, and preserved at once so that it survives the next jump too.
+///
+/// A block with a label is no part of an area or a list: it is the root page, the roll, the seal
+/// or a slab, which are read as long as the inheritance lasts, whatever a handle says.
 fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), Error> {
+    if memory.label_of(block).is_some() {
+        return Err(Error::NotInherited { at: block.addr() });
+    }
     memory.claim(block, kind)?;
     memory.preserve(block).map_err(|error| {
         // SAFETY: claimed just now, and not written.
