@@ -43,6 +43,10 @@ impl Entry {
             if !addr.get().is_multiple_of(8) {
                 return Err(Fault::Misaligned { addr }.in_table(table, addr, 0));
             }
+            if !bytes.is_multiple_of(8) {
+                let fault = Fault::Length { expected: bytes.next_multiple_of(8), found: bytes };
+                return Err(fault.in_table(table, addr, 0));
+            }
             let count = usize::try_from(bytes / 8).map_err(|_| outside)?;
             let start = map.ptr(addr).cast::<AtomicU64>();
             // SAFETY: `is_memory` vouches for the run, so the map covers these words; they are
