@@ -1,0 +1,109 @@
+//! Preserved memory cannot be freed by accident.
+
+use std::alloc::Layout;
+
+use heirloom::folio::{DirectMap, Error as FolioError, Kind, Order, Request, Run};
+use heirloom::slab::{Buffers, CacheSpec, Error as SlabError};
+
+use crate::common::{PAGE, State, World, order};
+
+#[test]
+fn preserved_memory_cannot_be_freed_by_accident() {
+    let world = World::new(1024);
+    let kernel = world.boot();
+    let memory = kernel.memory();
+
+    // By type: letting go of the handle of what is preserved frees nothing.
+    let folio = memory.folio(Request::new(order(2))).unwrap().preserve().unwrap();
+    let block = folio.block();
+    let run = memory.run(5, Request::new(Order::ZERO)).unwrap().preserve().unwrap();
+    let frames = run.run();
+    let _ = (folio, run);
+    assert!(memory.is_preserved(block));
+
+    // By raw calls.
+    let small = kernel.alloc(100).unwrap();
+    let large = kernel.alloc(3 * PAGE as usize).unwrap();
+    let thing = kernel.slabs().cache(CacheSpec::new("things", 72)).unwrap().alloc().unwrap();
+    for ptr in [small, large, thing] {
+        kernel.preserve(ptr).unwrap();
+    }
+    let slab = match kernel.slabs().owner_of(thing) {
+        Some(_) => memory.holder(memory.machine().phys(thing).unwrap().pfn()).unwrap(),
+        None => panic!("an object has an owner"),
+    };
+    assert_eq!((slab.1, slab.2), (Kind::Slab, true));
+    let before = State::of(&kernel);
+    // SAFETY: nothing uses any of these; and all are refused.
+    unsafe {
+        assert_eq!(memory.free(block, Kind::Folio), Err(FolioError::Preserved { block }));
+        let refused = memory.free_run(frames, Kind::Run);
+        assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
+        let refused = memory.shrink_run(frames, 2, Kind::Run);
+        assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
+        let addr = memory.machine().phys(large).unwrap();
+        let run = Run::covering(addr, 3 * PAGE).unwrap();
+        let refused = memory.free_run(run, Kind::Buffer);
+        assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
+        for ptr in [small, thing] {
+            let refused = kernel.slabs().free(ptr);
+            assert!(matches!(refused, Err(SlabError::Preserved { .. })), "{refused:?}");
+        }
+        let refused = kernel.slabs().free(large);
+        assert!(
+            matches!(refused, Err(SlabError::Folio(FolioError::Preserved { .. }))),
+            "{refused:?}"
+        );
+        let grown = Layout::from_size_align(9 * PAGE as usize, 8).unwrap();
+        for ptr in [small, large] {
+            let refused = kernel.slabs().realloc(ptr, grown);
+            assert!(refused.is_err(), "{refused:?}");
+        }
+    }
+    // A slab with something preserved in it does not go, and no table of the handover does.
+    kernel.slabs().shrink();
+    let entry = kernel.entry();
+    for table in [entry.root, entry.scratch, kernel.slabs().roll()] {
+        let block = heirloom::folio::Block::new(table.pfn(), Order::ZERO).unwrap();
+        // SAFETY: refused.
+        let refused = unsafe { memory.free(block, Kind::Table) };
+        assert_eq!(refused, Err(FolioError::Preserved { block }));
+    }
+    memory.for_each_node(|node| {
+        let block = heirloom::folio::Block::new(node.addr.pfn(), Order::ZERO).unwrap();
+        // SAFETY: refused.
+        let refused = unsafe { memory.free(block, Kind::Table) };
+        assert_eq!(refused, Err(FolioError::Preserved { block }));
+    });
+    assert_eq!(State::of(&kernel), before);
+
+    // What was let go can be freed, once.
+    for ptr in [small, large, thing] {
+        kernel.unpreserve(ptr).unwrap();
+        // SAFETY: allocated above, and not used again; the second is refused.
+        unsafe {
+            kernel.free(ptr).unwrap();
+            assert!(kernel.free(ptr).is_err());
+        }
+    }
+}
+
+#[test]
+fn what_is_preserved_from_birth_is_freed_by_a_plain_free_and_then_does_not_survive() {
+    let world = World::new(1024);
+    let kernel = world.boot();
+    let born = Buffers { preserving: true, zeroed: false };
+    let before = State::of(&kernel).preserved;
+    for bytes in [8, 100, 3000, 3 * PAGE as usize] {
+        let layout = Layout::from_size_align(bytes, 8).unwrap();
+        let ptr = kernel.slabs().alloc(layout, born).unwrap();
+        let handle = kernel.handle_of(ptr).unwrap();
+        // SAFETY: allocated above, and not used again.
+        unsafe { kernel.free(ptr) }.unwrap();
+        assert!(kernel.handle_of(ptr).is_err(), "{handle:?}");
+    }
+    let tables = |blocks: &[heirloom::folio::Block]| {
+        blocks.iter().filter(|b| kernel.memory().holder(b.pfn()).unwrap().1 != Kind::Table).count()
+    };
+    assert_eq!(tables(&State::of(&kernel).preserved), tables(&before));
+}

@@ -1,0 +1,13 @@
+//! The promises of the design, each with a test named after it.
+#![cfg(feature = "std")]
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accident;
+mod builds;
+mod claims;
+mod endless;
+mod mistrust;
+mod survive;
