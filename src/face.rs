@@ -86,7 +86,9 @@ impl<M: Machine> Heirloom<M> {
         bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE
     }
 
-    /// Starts without a predecessor. All memory is free but for scratch.
+    /// Starts without a predecessor. All memory is free but for scratch, and the metadata lies at
+    /// the start of the largest scratch area: nothing that still runs may lie there, and what
+    /// firmware keeps belongs in no range of `map`.
     ///
     /// # Errors
     /// [`Error::ScratchTooSmall`], [`Error::ScratchNotMemory`]: see [`Heirloom::scratch_bytes`].

@@ -20,12 +20,12 @@ const SLACK: u64 = 64;
 
 impl<M: Machine> Handover<M> {
     /// Adds checksums over the root page, the scratch list, the tracker's nodes, published roots,
-    /// the roll, and every preserved slab's header. A successor finds by them
-    /// whatever changed on the way.
+    /// the roll, and every preserved slab's header. A successor finds by them whatever changed on
+    /// the way.
     ///
-    /// Nothing needs it: the handover is valid without. What is preserved, unpreserved, allocated
-    /// from a preserving cache (when it grows) or published afterwards makes the seal untrue, so it is the last
-    /// thing before a jump; publishing breaks the seal by itself, for the rest call
+    /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published
+    /// afterwards makes the seal untrue, and so does a preserving cache that grows: sealing is the
+    /// last thing before a jump. Publishing breaks the seal by itself; for the rest call
     /// [`Handover::unseal`].
     ///
     /// # Errors
@@ -36,6 +36,9 @@ impl<M: Machine> Handover<M> {
         self.break_seal()?;
         let slabs = self.slabs();
         let mut entries = SLACK + self.memory().counts().nodes();
+        let entry = self.entry();
+        let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
+        entries += root.subtrees().count() as u64;
         slabs.for_each_table(|_| entries += 1);
         let mut sealer = Sealer::new(self.memory(), entries)?;
         if let Err(error) = self.cover_all(&mut sealer) {
