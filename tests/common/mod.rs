@@ -54,6 +54,21 @@ impl World {
         Self { ram, ranges, scratch }
     }
 
+    /// One range of memory from 0 on, with scratch where the caller wants it.
+    pub(crate) fn from_zero(frames: u64, scratch: Run) -> Self {
+        let ranges = vec![(Run::new(Pfn::new(0), frames).unwrap(), NodeId(0))];
+        Self { ram: Ram::over(&ranges), ranges, scratch }
+    }
+
+    /// Writes bytes into memory, while no kernel runs.
+    pub(crate) fn write(&self, addr: PhysAddr, bytes: &[u8]) {
+        let run = Run::covering(addr, bytes.len() as u64).unwrap();
+        assert!(self.ranges[0].0.covers(run));
+        let start = self.ram.ptr(addr);
+        // SAFETY: in the range, and no kernel runs.
+        unsafe { start.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
     pub(crate) fn map(&self) -> MemoryMap<'_> {
         &self.ranges
     }
@@ -198,6 +213,25 @@ impl State {
             caches: caches.filter(|(_, counts)| *counts != (0, 0, 0)).collect(),
             sealed: kernel.is_sealed(),
         }
+    }
+}
+
+impl State {
+    /// Frames of tables, the tracker's nodes aside.
+    pub(crate) fn tables(&self) -> u64 {
+        self.audit.allocated[Kind::Table as usize]
+    }
+
+    /// The same with tables taken for free frames.
+    pub(crate) fn but_tables(&self, kernel: &Kernel<'_>) -> Self {
+        let mut state = self.clone();
+        let tables = std::mem::take(&mut state.audit.allocated[Kind::Table as usize]);
+        state.audit.free += tables;
+        state.free += tables;
+        let table =
+            |b: &Block| matches!(kernel.memory().holder(b.pfn()), Some((_, Kind::Table, _)));
+        state.preserved.retain(|block| !table(block));
+        state
     }
 }
 

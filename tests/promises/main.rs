@@ -11,3 +11,4 @@ mod claims;
 mod endless;
 mod mistrust;
 mod survive;
+mod whole;
