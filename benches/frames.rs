@@ -9,8 +9,18 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use heirloom_benches::{Dice, GIB, World, free, group, order, per_operation, rmw, time, world};
 use heirloom_folio::{Block, Order, Request};
 
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "nothing but the call that is measured")]
 fn take(memory: &World, order: Order) -> Option<Block> {
     memory.alloc(Request::new(order)).ok()
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "nothing but the call that is measured")]
+fn pair(memory: &World, order: Order) {
+    let block = take(memory, order).expect("memory is free");
+    black_box(block.pfn());
+    free(memory, block);
 }
 
 fn take_all(memory: &World, order: Order, into: &mut Vec<Block>) {
@@ -42,12 +52,8 @@ fn one_thread(c: &mut Criterion) {
     rmw(&mut g);
 
     let memory = world(GIB);
-    let pair = |order| {
-        let block = take(&memory, order).expect("memory is free");
-        free(&memory, black_box(block));
-    };
-    g.bench_function("order 0/pair", |b| b.iter(|| pair(Order::ZERO)));
-    g.bench_function("order 9/pair", |b| b.iter(|| pair(order(9))));
+    g.bench_function("order 0/pair", |b| b.iter(|| pair(&memory, Order::ZERO)));
+    g.bench_function("order 9/pair", |b| b.iter(|| pair(&memory, order(9))));
 
     for o in [0, 9] {
         let o = order(o);
@@ -84,7 +90,7 @@ fn one_thread(c: &mut Criterion) {
 
     let mut dice = Dice::new(11);
     let kept = half_full(&memory, &mut dice);
-    g.bench_function("order 0/pair at 50 %", |b| b.iter(|| pair(Order::ZERO)));
+    g.bench_function("order 0/pair at 50 %", |b| b.iter(|| pair(&memory, Order::ZERO)));
     free_all(&memory, &kept);
     g.finish();
 }
@@ -182,8 +188,7 @@ fn two_threads(c: &mut Criterion) {
         b.iter_custom(|n| {
             twice(|_| {
                 for _ in 0..n {
-                    let block = take(&memory, Order::ZERO).expect("memory is free");
-                    free(&memory, black_box(block));
+                    pair(&memory, Order::ZERO);
                 }
             })
         });
@@ -201,7 +206,9 @@ fn two_threads(c: &mut Criterion) {
                 let (sender, taken) = mpsc::channel();
                 let took = twice(|i| sender.send(take_half(i)).expect("a receiver"));
                 drop(sender);
-                taken.iter().for_each(|blocks| free_all(&memory, &blocks));
+                for blocks in &taken {
+                    free_all(&memory, &blocks);
+                }
                 memory.drain();
                 (took, half)
             })

@@ -124,7 +124,6 @@ fn terabyte(c: &mut Criterion) {
     take(&memory, &blocks);
     dice.shuffle(&mut blocks);
     set(c, "tracker, 1 TiB random", &memory, &blocks);
-    drop(memory);
 
     let memory = world(64 * GIB);
     let mut g = group(c, "tracker, a run of 16 GiB");

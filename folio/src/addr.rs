@@ -221,6 +221,13 @@ impl Block {
         if pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0 { Some(Self { pfn, order }) } else { None }
     }
 
+    /// The block of `order` at `pfn`, which is known to be one.
+    #[inline]
+    pub(crate) const fn aligned(pfn: Pfn, order: Order) -> Self {
+        debug_assert!(pfn.is_aligned(order));
+        Self { pfn, order }
+    }
+
     /// The aligned block of `order` that holds `pfn`.
     pub const fn containing(pfn: Pfn, order: Order) -> Self {
         Self { pfn: pfn.align_down(order), order }

@@ -1,12 +1,12 @@
 //! The page allocator: folios and runs, taken and given back, with every misuse told apart.
 
 use crate::addr::{Block, Order, Pfn, Run};
-use crate::columns::Hints;
+use crate::columns::{Group, Hints};
 use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::memory::Memory;
-use crate::percpu::{Behind, CpuCache, CpuSlot, MAX_CACHED};
+use crate::percpu::{Behind, CpuSlot, Held, MAX_CACHED};
 use crate::ranges::Range;
 use crate::request::Request;
 use crate::sync::Relaxed;
@@ -17,29 +17,34 @@ struct Home<'m, M: Machine> {
     node: NodeId,
 }
 
+impl<M: Machine> Home<'_, M> {
+    fn ranges(&self) -> impl Iterator<Item = &Range> {
+        self.memory.ranges.iter().filter(|range| range.node() == self.node)
+    }
+}
+
 impl<M: Machine> Behind for Home<'_, M> {
-    fn take_word(&self, hints: &mut Hints) -> Option<(Pfn, u64)> {
-        let mut ranges = self.memory.ranges.iter().filter(|range| range.node() == self.node);
-        ranges.find_map(|range| range.columns().take_word(hints))
+    fn take_word(&self, hints: &mut Hints) -> Option<Group> {
+        self.ranges().find_map(|range| range.columns().take_word(hints))
     }
 
-    fn give_word(&self, first: Pfn, frames: u64) {
-        let mut rest = frames;
-        while rest != 0 {
-            let any = first.add(u64::from(rest.trailing_zeros()));
-            let Some(range) = self.memory.ranges.find(any) else { return };
+    fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
+        self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
+    }
+
+    fn give(&self, order: Order, group: Group) {
+        let first = self.memory.ranges.find(group.any(order));
+        let whole = first.filter(|range| group.word(order).is_some_and(|w| range.run().covers(w)));
+        let given = match whole {
+            Some(range) => range.columns().give_group(order, group),
             // Two ranges may meet within a word.
-            let here = rest & range.part_of_word(first);
-            let given = range.columns().give_word(first, here);
-            // Two frees of one frame that raced: one of them is refused here, too late to say so.
-            debug_assert!(given.is_ok(), "a cached frame is in no other place");
-            rest &= !here;
-        }
-    }
-
-    fn give(&self, block: Block) {
-        let given = self.memory.ranges.find(block.pfn()).map(|r| r.columns().give(block));
-        debug_assert!(matches!(given, Some(Ok(()))), "a cached block is in no other place");
+            None => group.blocks(order).try_for_each(|block| {
+                let range = self.memory.ranges.find(block.pfn()).ok_or(())?;
+                range.columns().give(block)
+            }),
+        };
+        // Two frees of one block that raced: one of them is refused here, too late to say so.
+        debug_assert!(given.is_ok(), "a cached block is in no other place");
     }
 }
 
@@ -52,14 +57,26 @@ impl<M: Machine> Memory<M> {
     /// [`Memory::drain`]. At most some 3,600 frames a CPU, single frames a twentieth of it.)
     /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] was
     /// asked for.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a few loads and stores: a call costs as much again")]
     pub fn alloc(&self, request: Request) -> Result<Block, Error> {
-        let kind = request.use_for();
-        if request.order() > Order::MAX_FOLIO || !Self::nameable(kind) {
+        if request.order() > Order::MAX_FOLIO || !Self::nameable(request.use_for()) {
             return Err(Error::BadRequest { frames: request.order().frames() });
         }
-        let block = self.take(request)?;
-        self.mark(block, kind);
+        let Some(pfn) = self.take_kept(request) else { return self.alloc_more(request) };
+        let block = Block::aligned(pfn, request.order());
+        self.mark(block, request.use_for());
+        if request.wants_zeroes() {
+            self.clear(block.run());
+        }
+        Ok(block)
+    }
+
+    /// Allocates a block where the CPU keeps none.
+    #[inline(never)]
+    fn alloc_more(&self, request: Request) -> Result<Block, Error> {
+        let block = self.take_more(request)?;
+        self.mark(block, request.use_for());
         if request.wants_zeroes() {
             self.clear(block.run());
         }
@@ -169,7 +186,8 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// The caller owns the block: nothing will read or write it through an older pointer, and no
     /// other call frees, preserves or claims it at the same time.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a few loads and stores: a call costs as much again")]
     pub unsafe fn free(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         if kind.is_run() {
@@ -310,18 +328,18 @@ impl<M: Machine> Memory<M> {
     unsafe fn with_cache<R>(
         &self,
         cpu: CpuId,
-        f: impl FnOnce(&mut CpuCache, &Home<'_, M>) -> R,
+        f: impl FnOnce(Held<'_>, &Home<'_, M>) -> R,
     ) -> Option<R> {
         let home = Home { memory: self, node: self.machine().home(cpu) };
         // SAFETY: the same contract.
         self.slot(cpu).map(|slot: &CpuSlot| unsafe {
-            slot.with(|cache| {
+            slot.with(|mut held| {
                 let calls = self.calls.load(Relaxed);
-                if cache.drained != calls {
-                    cache.drained = calls;
-                    cache.drain(&home);
+                if held.cache.drained != calls {
+                    held.cache.drained = calls;
+                    held.drain(&home);
                 }
-                f(cache, &home)
+                f(held, &home)
             })
         })
     }
@@ -329,19 +347,48 @@ impl<M: Machine> Memory<M> {
     /// Takes a block from this CPU's cache or from the shared bits. Its byte is not set yet.
     #[inline]
     fn take(&self, request: Request) -> Result<Block, Error> {
+        match self.take_kept(request) {
+            Some(pfn) => Ok(Block::aligned(pfn, request.order())),
+            None => self.take_more(request),
+        }
+    }
+
+    /// Takes a block that this CPU keeps, if that is all there is to do. (A frame number and not
+    /// a block: two registers instead of a copy.)
+    #[inline]
+    fn take_kept(&self, request: Request) -> Option<Pfn> {
+        self.machine().pinned(|cpu| {
+            let cpu = cpu?;
+            let home = self.machine().home(cpu);
+            let slot = self.slot(cpu)?;
+            // SAFETY: pinned to `cpu`; nothing below comes back here.
+            unsafe {
+                slot.with(|mut held| {
+                    let here = request.node().is_none_or(|node| node == home);
+                    let ready = here && held.cache.drained == self.calls.load(Relaxed);
+                    if ready { held.pop(request.order()) } else { None }
+                })
+            }
+        })
+    }
+
+    /// Takes a block where [`Memory::take_kept`] had none: fills the cache again, or does without.
+    #[inline(never)]
+    fn take_more(&self, request: Request) -> Result<Block, Error> {
+        let order = request.order();
         let found = self.machine().pinned(|cpu| {
             let Some(cpu) = cpu else { return self.take_shared(request, None, &mut Hints::new()) };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             let found = unsafe {
-                self.with_cache(cpu, |cache, home| {
-                    let order = request.order();
-                    let at_home = request.node().is_none_or(|node| node == home.node);
-                    let kept = match order {
-                        _ if !at_home || order > MAX_CACHED => None,
-                        Order::ZERO => cache.pop(home).and_then(|pfn| Block::new(pfn, Order::ZERO)),
-                        _ => cache.pop_block(order),
+                self.with_cache(cpu, |mut held, home| {
+                    let here = request.node().is_none_or(|node| node == home.node);
+                    let kept = if here && order <= MAX_CACHED {
+                        held.refill(order, home).map(|pfn| Block::containing(pfn, order))
+                    } else {
+                        None
                     };
-                    kept.or_else(|| self.take_shared(request, Some(home.node), &mut cache.hints))
+                    let hints = &mut held.cache.hints;
+                    kept.or_else(|| self.take_shared(request, Some(home.node), hints))
                 })
             };
             found.flatten()
@@ -354,6 +401,7 @@ impl<M: Machine> Memory<M> {
 
     /// A second look once the caches within reach are empty.
     #[cold]
+    #[inline(never)]
     fn take_drained(&self, request: Request) -> Result<Block, Error> {
         self.drain();
         self.take_shared(request, None, &mut Hints::new())
@@ -434,18 +482,41 @@ impl<M: Machine> Memory<M> {
     /// Gives a block to this CPU's cache or to the shared bits. Its byte is cleared already.
     #[inline]
     fn give(&self, range: &Range, block: Block) -> Result<(), Error> {
-        let kept = block.order() <= MAX_CACHED
+        if self.give_kept(range, block) { Ok(()) } else { self.give_more(range, block) }
+    }
+
+    /// Keeps a freed block in this CPU's cache, if that is all there is to do: whether it did.
+    #[inline]
+    fn give_kept(&self, range: &Range, block: Block) -> bool {
+        self.machine().pinned(|cpu| {
+            let Some(cpu) = cpu else { return false };
+            let home = self.machine().home(cpu);
+            let Some(slot) = self.slot(cpu) else { return false };
+            // SAFETY: pinned to `cpu`; nothing below comes back here.
+            unsafe {
+                slot.with(|mut held| {
+                    let here = range.node() == home;
+                    here && held.cache.drained == self.calls.load(Relaxed) && held.push(block)
+                })
+            }
+        })
+    }
+
+    /// Gives back a block that [`Memory::give_kept`] could not: makes room for it, or does without.
+    #[inline(never)]
+    fn give_more(&self, range: &Range, block: Block) -> Result<(), Error> {
+        let order = block.order();
+        let kept = order <= MAX_CACHED
             && self.machine().pinned(|cpu| {
                 let Some(cpu) = cpu else { return false };
                 // SAFETY: pinned to `cpu`; nothing below comes back here.
                 let kept = unsafe {
-                    self.with_cache(cpu, |cache, home| match block.order() {
-                        _ if range.node() != home.node => false,
-                        Order::ZERO => {
-                            cache.push(block.pfn(), home);
-                            true
+                    self.with_cache(cpu, |mut held, home| {
+                        let here = range.node() == home.node;
+                        if here {
+                            held.make_room(order, home);
                         }
-                        _ => cache.push_block(block),
+                        here && held.push(block)
                     })
                 };
                 kept.unwrap_or(false)

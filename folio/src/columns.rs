@@ -22,6 +22,7 @@
 //! The idea of bits that merge upward is `LLFree`'s (USENIX ATC 2023), with 64-way words at every
 //! level in place of counters, so that no counter is touched on any path.
 
+use core::num::NonZeroU64;
 use core::ptr::NonNull;
 
 use crate::addr::{Block, Order, Pfn, Run};
@@ -76,6 +77,17 @@ const fn mask(at: u32, k: u32) -> u64 {
     ((1_u64 << (1 << k)) - 1) << at
 }
 
+/// The `most` lowest of `bits`, at least one.
+const fn lowest(bits: u64, most: usize) -> u64 {
+    let mut rest = bits & bits.wrapping_sub(1);
+    let mut i = 1;
+    while i < most && rest != 0 {
+        rest &= rest - 1;
+        i += 1;
+    }
+    bits & !rest
+}
+
 /// One row of a column: words in memory that the owner of the range provides.
 #[derive(Clone, Copy)]
 struct Row {
@@ -93,6 +105,87 @@ impl Hints {
     /// Nothing found yet.
     pub(crate) const fn new() -> Self {
         Self([u64::MAX; COLUMNS])
+    }
+}
+
+/// Blocks of one order, known from elsewhere, that lie in one word of their column. (Two
+/// registers, and so is the `Option` of it.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Group {
+    /// The first frame of the word.
+    first: Pfn,
+    /// The bits that the blocks start with.
+    starts: NonZeroU64,
+}
+
+impl Group {
+    /// The blocks of `order` that start with these bits of word `n`; `None` if there are none.
+    #[inline]
+    fn new(order: Order, n: u64, starts: u64) -> Option<Self> {
+        let (t, _) = place(order);
+        let first = Pfn::new(n << (unit_log2(t) + STEP));
+        NonZeroU64::new(starts).map(|starts| Self { first, starts })
+    }
+
+    /// The frames `first + i` for each set bit `i`; `first` is a multiple of 64.
+    #[inline]
+    pub(crate) fn frames(first: Pfn, bits: u64) -> Option<Self> {
+        NonZeroU64::new(bits).map(|starts| Self { first, starts })
+    }
+
+    /// A group of one.
+    #[inline]
+    pub(crate) fn of(block: Block) -> Self {
+        let (t, _) = place(block.order());
+        let n = block.pfn().get() >> unit_log2(t);
+        let first = Pfn::new(n >> STEP << (unit_log2(t) + STEP));
+        // One bit is never none.
+        Self { first, starts: NonZeroU64::new(1 << (n & 63)).unwrap_or(NonZeroU64::MIN) }
+    }
+
+    /// The group with a block of the same order, if that lies in the same word.
+    #[inline]
+    pub(crate) fn with(self, block: Block) -> Option<Self> {
+        let one = Self::of(block);
+        (one.first == self.first).then_some(Self { starts: self.starts | one.starts, ..self })
+    }
+
+    /// The first frame of the word.
+    #[inline]
+    pub(crate) const fn first(self) -> Pfn {
+        self.first
+    }
+
+    /// The bits that the blocks start with.
+    #[inline]
+    pub(crate) const fn starts(self) -> u64 {
+        self.starts.get()
+    }
+
+    /// The blocks, by address.
+    #[inline]
+    pub(crate) fn blocks(self, order: Order) -> impl Iterator<Item = Block> {
+        let (t, _) = place(order);
+        let mut rest = self.starts.get();
+        core::iter::from_fn(move || {
+            let at = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
+            rest &= rest - 1;
+            Some(Block::containing(self.first.add(at << unit_log2(t)), order))
+        })
+    }
+
+    /// All frames of the word.
+    #[inline]
+    pub(crate) const fn word(self, order: Order) -> Option<Run> {
+        let (t, _) = place(order);
+        Run::new(self.first, 64 << unit_log2(t))
+    }
+
+    /// The first frame of one of the blocks.
+    #[inline]
+    pub(crate) const fn any(self, order: Order) -> Pfn {
+        let (t, _) = place(order);
+        self.first.add((self.starts.trailing_zeros() as u64) << unit_log2(t))
     }
 }
 
@@ -179,9 +272,12 @@ impl Columns {
         self.give_bits(t, block.pfn().get() >> (unit_log2(t) + STEP), mask(at, k))
     }
 
-    /// Marks free the frames `first + i` for each set bit `i`; `first` is a multiple of 64.
-    pub(crate) fn give_word(&self, first: Pfn, frames: u64) -> Result<(), ()> {
-        self.give_bits(0, first.get() >> STEP, frames)
+    /// Marks all blocks of `group` free, as [`Columns::give`] does.
+    pub(crate) fn give_group(&self, order: Order, group: Group) -> Result<(), ()> {
+        let (t, k) = place(order);
+        // The starts are at least a block apart, so the products do not overlap.
+        let bits = group.starts().wrapping_mul(mask(0, k));
+        self.give_bits(t, group.first.get() >> (unit_log2(t) + STEP), bits)
     }
 
     fn give_bits(&self, t: usize, n: u64, bits: u64) -> Result<(), ()> {
@@ -279,9 +375,15 @@ impl Columns {
         }
     }
 
-    /// Takes a group of `2^k` units from column `t`, looking at no more than `probes` words.
-    /// `whole_word`: takes every unit of the word instead.
-    fn take_bits(&self, t: usize, k: u32, probes: usize, hints: &mut Hints) -> Option<(u64, u32)> {
+    /// Takes up to `most` groups of `2^k` units from one word of column `t`, looking at no more
+    /// than `probes` words: the word's number, and the bits that the groups start with.
+    fn take_bits(
+        &self,
+        (t, k): (usize, u32),
+        most: usize,
+        probes: usize,
+        hints: &mut Hints,
+    ) -> Option<(u64, u64)> {
         let start = hints.0[t];
         let mut probes = probes;
         // Once from the hint to the end, once from the beginning to the hint.
@@ -295,8 +397,8 @@ impl Columns {
                     self.emptied(t, n);
                 }
                 while let starts @ 1.. = groups(bits, k) {
-                    let at = starts.trailing_zeros();
-                    let rest = bits & !mask(at, k);
+                    let starts = lowest(starts, most);
+                    let rest = bits & !starts.wrapping_mul(mask(0, k));
                     // Acquire pairs with the Release of whoever gave these units.
                     match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
                         Ok(_) => {
@@ -304,7 +406,7 @@ impl Columns {
                                 self.emptied(t, n);
                             }
                             hints.0[t] = n;
-                            return Some((n, at));
+                            return Some((n, starts));
                         }
                         Err(now) => bits = now,
                     }
@@ -318,20 +420,26 @@ impl Columns {
 
     /// Takes a free block of `order` (at most [`Order::MAX_FOLIO`]).
     pub(crate) fn take(&self, order: Order, hints: &mut Hints) -> Option<Block> {
-        let (t, k) = place(order);
-        let few = if k == 0 { usize::MAX } else { PROBES };
-        let found = match self.take_bits(t, k, few, hints) {
-            Some(found) => found,
-            None => match self.split(t, mask(0, k), hints) {
-                Some(n) => (n, 0),
-                None => self.take_bits(t, k, usize::MAX, hints)?,
-            },
-        };
-        Block::new(Self::frame(t, found), order)
+        self.take_group(order, 1, hints)?.blocks(order).next()
     }
 
-    /// Takes up to 64 free frames of one word: the word's first frame, and a bit for each taken.
-    pub(crate) fn take_word(&self, hints: &mut Hints) -> Option<(Pfn, u64)> {
+    /// Takes one free block of `order` (at most [`Order::MAX_FOLIO`]), and up to `most` if they
+    /// lie in the same word.
+    pub(crate) fn take_group(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
+        let (t, k) = place(order);
+        let few = if k == 0 { usize::MAX } else { PROBES };
+        let (n, starts) = match self.take_bits((t, k), most, few, hints) {
+            Some(found) => found,
+            None => match self.split(t, k, most, hints) {
+                Some(found) => found,
+                None => self.take_bits((t, k), most, usize::MAX, hints)?,
+            },
+        };
+        Group::new(order, n, starts)
+    }
+
+    /// Takes up to 64 free frames of one word.
+    pub(crate) fn take_word(&self, hints: &mut Hints) -> Option<Group> {
         let start = hints.0[0];
         for (mut from, until) in [(start, u64::MAX), (0, start)] {
             while let Some(n) = self.next(0, 0, from)
@@ -342,37 +450,37 @@ impl Columns {
                 self.emptied(0, n);
                 if bits != 0 {
                     hints.0[0] = n;
-                    return Some((Pfn::new(n << STEP), bits));
+                    return Group::new(Order::ZERO, n, bits);
                 }
                 from = n + 1;
             }
         }
         let unit = self.take(unit(1), hints)?;
-        Some((unit.pfn(), !0))
+        Group::frames(unit.pfn(), !0)
     }
 
-    /// Breaks a unit of the next column into a word of column `t`, keeping `kept` of its bits:
-    /// the word's number.
-    fn split(&self, t: usize, kept: u64, hints: &mut Hints) -> Option<u64> {
+    /// Breaks a unit of the next column into a word of column `t`, and keeps up to `most` groups
+    /// of `2^k` of its units: the word's number, and the bits that the groups start with.
+    fn split(&self, t: usize, k: u32, most: usize, hints: &mut Hints) -> Option<(u64, u64)> {
         let up = t + 1;
         if up >= COLUMNS {
             return None;
         }
         let unit = self.take(unit(up), hints)?;
         let n = unit.pfn().get() >> unit_log2(up);
-        self.put_rest(t, n, !kept);
+        let starts = lowest(groups(!0, k), most);
+        let rest = !starts.wrapping_mul(mask(0, k));
+        if rest != 0 {
+            self.put_rest(t, n, rest);
+        }
         hints.0[t] = n;
-        Some(n)
+        Some((n, starts))
     }
 
     /// Gives the units of a word that is wholly ours, but for those kept.
     fn put_rest(&self, t: usize, n: u64, rest: u64) {
         let given = self.give_bits(t, n, rest);
         debug_assert!(given.is_ok(), "a taken unit has no free part");
-    }
-
-    fn frame(t: usize, (n, at): (u64, u32)) -> Pfn {
-        Pfn::new(((n << STEP) + u64::from(at)) << unit_log2(t))
     }
 
     /// Takes exactly `block`; `false` if some frame of it is not free, and nothing changed.

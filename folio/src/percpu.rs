@@ -1,8 +1,8 @@
 //! The cache in front of the shared bits: what makes the common path touch nothing shared.
 //!
 //! Each CPU keeps freed single frames on a stack, the rest of the word it allocates from, and a
-//! few blocks of each middle order. It takes a word of up to 64 frames at once and gives frames
-//! back word by word, so the shared line is touched once for many frames.
+//! few blocks of each middle order. It takes a word of up to 64 frames, or several blocks of one
+//! word, at once and gives back by words, so the shared line is touched once for many.
 //!
 //! A cache holds frames of its CPU's home node only.
 
@@ -11,8 +11,8 @@ use core::cell::UnsafeCell;
 use crossbeam_utils::CachePadded;
 
 use crate::addr::{Block, Order, Pfn};
-use crate::columns::Hints;
-use crate::sync::{AtomicU64, Relaxed};
+use crate::columns::{Group, Hints};
+use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 
 /// Single frames that a CPU keeps.
 const SINGLES: usize = 128;
@@ -24,60 +24,70 @@ pub(crate) const MAX_CACHED: Order = match Order::new(10) {
     None => Order::ZERO,
 };
 
-/// How many blocks of `order` a CPU keeps: the fewer the larger they are.
-const fn capacity(order: Order) -> usize {
-    match order.get() {
-        0 => 0,
-        1..=3 => SLOTS,
-        4..=6 => 4,
-        7..=9 => 2,
-        _ => 1,
-    }
-}
+/// How many blocks of each order a CPU keeps: the fewer the larger they are.
+const CAPACITY: [u8; ORDERS] = [0, 8, 8, 8, 4, 4, 4, 2, 2, 2, 1];
+const ORDERS: usize = MAX_CACHED.index() + 1;
 
-/// One CPU's cache.
+/// One CPU's cache: what only its CPU looks at.
 pub(crate) struct CpuCache {
     singles: [Pfn; SINGLES],
-    used: usize,
-    /// The first frame of the word being handed out, and a bit for each frame left of it.
-    word: (Pfn, u64),
-    blocks: [[Pfn; SLOTS]; MAX_CACHED.index() + 1],
-    counts: [u8; MAX_CACHED.index() + 1],
-    /// Frames held, all told.
-    frames: u64,
+    /// The first frame of the word being handed out.
+    word: Pfn,
+    blocks: [[Pfn; SLOTS]; ORDERS],
     /// Where this CPU last found free blocks.
     pub(crate) hints: Hints,
     /// The last call to drain that this CPU followed.
     pub(crate) drained: u32,
 }
 
+/// How much a cache holds. Its CPU alone writes, with plain loads and stores; who asks from
+/// another CPU reads.
+struct Levels {
+    /// Single frames on the stack.
+    singles: AtomicUsize,
+    /// A bit for each frame that is left of the word being handed out.
+    word: AtomicU64,
+    blocks: [AtomicU8; ORDERS],
+}
+
 /// A place for one CPU's cache, alone on its cache lines.
-pub(crate) struct CpuSlot {
-    cache: CachePadded<UnsafeCell<CpuCache>>,
-    /// What the cache holds, for whoever asks from another CPU.
-    cached: CachePadded<AtomicU64>,
+pub(crate) struct CpuSlot(CachePadded<Slot>);
+
+struct Slot {
+    cache: UnsafeCell<CpuCache>,
+    levels: Levels,
+}
+
+/// A cache that its CPU works on.
+pub(crate) struct Held<'a> {
+    pub(crate) cache: &'a mut CpuCache,
+    levels: &'a Levels,
 }
 
 impl CpuSlot {
     pub(crate) fn new() -> Self {
-        Self {
-            cache: CachePadded::new(UnsafeCell::new(CpuCache {
-                singles: [Pfn::new(0); SINGLES],
-                used: 0,
-                word: (Pfn::new(0), 0),
-                blocks: [[Pfn::new(0); SLOTS]; MAX_CACHED.index() + 1],
-                counts: [0; MAX_CACHED.index() + 1],
-                frames: 0,
-                hints: Hints::new(),
-                drained: 0,
-            })),
-            cached: CachePadded::new(AtomicU64::new(0)),
-        }
+        let cache = CpuCache {
+            singles: [Pfn::new(0); SINGLES],
+            word: Pfn::new(0),
+            blocks: [[Pfn::new(0); SLOTS]; ORDERS],
+            hints: Hints::new(),
+            drained: 0,
+        };
+        let levels = Levels {
+            singles: AtomicUsize::new(0),
+            word: AtomicU64::new(0),
+            blocks: core::array::from_fn(|_| AtomicU8::new(0)),
+        };
+        Self(CachePadded::new(Slot { cache: UnsafeCell::new(cache), levels }))
     }
 
     /// Frames in the cache; exact while its CPU does nothing.
     pub(crate) fn cached(&self) -> u64 {
-        self.cached.load(Relaxed)
+        let levels = &self.0.levels;
+        let singles = levels.singles.load(Relaxed) as u64;
+        let word = u64::from(levels.word.load(Relaxed).count_ones());
+        let blocks = levels.blocks.iter().enumerate();
+        blocks.fold(singles + word, |sum, (o, n)| sum + (u64::from(n.load(Relaxed)) << o))
     }
 
     /// Works on the cache.
@@ -87,122 +97,146 @@ impl CpuSlot {
     /// [`Cpus::pinned`](crate::Cpus::pinned) or [`idle`](crate::Cpus::idle) for this CPU, or owns
     /// the slot exclusively; and `f` does not come back here for the same slot.
     #[inline]
-    pub(crate) unsafe fn with<R>(&self, f: impl FnOnce(&mut CpuCache) -> R) -> R {
+    pub(crate) unsafe fn with<R>(&self, f: impl FnOnce(Held<'_>) -> R) -> R {
         // SAFETY: exclusive by this function's contract, so the only reference.
-        let cache = unsafe { &mut *self.cache.get() };
-        let result = f(cache);
-        self.cached.store(cache.frames, Relaxed);
-        result
+        let cache = unsafe { &mut *self.0.cache.get() };
+        f(Held { cache, levels: &self.0.levels })
     }
 }
 
 /// Where a cache gets frames, and gives them back.
+///
+/// Blocks come and go as [`Group`]s: those of one order that share a word of the shared bits.
 pub(crate) trait Behind {
-    /// Up to 64 frames of one word: its first frame, and a bit for each one taken.
-    fn take_word(&self, hints: &mut Hints) -> Option<(Pfn, u64)>;
-    /// Takes back the frames `first + i` for each set bit; `first` is a multiple of 64.
-    fn give_word(&self, first: Pfn, frames: u64);
-    /// Takes back a block.
-    fn give(&self, block: Block);
+    /// Up to 64 frames of one word.
+    fn take_word(&self, hints: &mut Hints) -> Option<Group>;
+    /// Up to `most` blocks of `order` from one word.
+    fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group>;
+    /// Takes back blocks of `order`.
+    fn give(&self, order: Order, group: Group);
 }
 
-impl CpuCache {
-    /// A single frame.
-    #[inline]
-    pub(crate) fn pop(&mut self, behind: &impl Behind) -> Option<Pfn> {
-        if let Some(top) = self.used.checked_sub(1)
-            && let Some(&pfn) = self.singles.get(top)
-        {
-            self.used = top;
-            self.frames -= 1;
-            return Some(pfn);
-        }
-        if self.word.1 == 0 {
-            self.word = behind.take_word(&mut self.hints)?;
-            self.frames += u64::from(self.word.1.count_ones());
-        }
-        let at = self.word.1.trailing_zeros();
-        self.word.1 &= self.word.1 - 1;
-        self.frames -= 1;
-        Some(self.word.0.add(u64::from(at)))
-    }
-
-    /// Keeps a freed frame; makes room first if there is none.
-    #[inline]
-    pub(crate) fn push(&mut self, pfn: Pfn, behind: &impl Behind) {
-        if self.used == SINGLES {
-            self.flush(SINGLES / 2, behind);
-        }
-        if let Some(slot) = self.singles.get_mut(self.used) {
-            *slot = pfn;
-            self.used += 1;
-            self.frames += 1;
-        }
-    }
-
-    /// Gives back the `count` frames freed longest ago, neighbours in one go.
-    #[cold]
-    fn flush(&mut self, count: usize, behind: &impl Behind) {
-        let count = count.min(self.used);
-        let (old, _) = self.singles.split_at(count);
-        let (mut first, mut bits) = (Pfn::new(0), 0_u64);
-        for pfn in old {
-            let word = Pfn::new(pfn.get() & !63);
-            if word != first && bits != 0 {
-                behind.give_word(first, bits);
-                bits = 0;
-            }
-            first = word;
-            bits |= 1 << (pfn.get() & 63);
-        }
-        if bits != 0 {
-            behind.give_word(first, bits);
-        }
-        self.singles.copy_within(count..self.used, 0);
-        self.used -= count;
-        self.frames -= count as u64;
-    }
-
+impl Held<'_> {
     /// A block of `order`, if one is kept.
     #[inline]
-    pub(crate) fn pop_block(&mut self, order: Order) -> Option<Block> {
-        let count = self.counts.get_mut(order.index())?;
-        let top = count.checked_sub(1)?;
-        let pfn = *self.blocks.get(order.index())?.get(usize::from(top))?;
-        *count = top;
-        self.frames -= order.frames();
-        Block::new(pfn, order)
+    pub(crate) fn pop(&mut self, order: Order) -> Option<Pfn> {
+        if order == Order::ZERO {
+            return self.pop_single();
+        }
+        let level = self.levels.blocks.get(order.index())?;
+        let top = level.load(Relaxed).checked_sub(1)?;
+        let pfn = *self.cache.blocks.get(order.index())?.get(usize::from(top))?;
+        level.store(top, Relaxed);
+        Some(pfn)
+    }
+
+    #[inline]
+    fn pop_single(&mut self) -> Option<Pfn> {
+        if let Some(top) = self.levels.singles.load(Relaxed).checked_sub(1)
+            && let Some(&pfn) = self.cache.singles.get(top)
+        {
+            self.levels.singles.store(top, Relaxed);
+            return Some(pfn);
+        }
+        let bits = self.levels.word.load(Relaxed);
+        if bits == 0 {
+            return None;
+        }
+        self.levels.word.store(bits & (bits - 1), Relaxed);
+        Some(Pfn::new(self.cache.word.get() | u64::from(bits.trailing_zeros())))
+    }
+
+    /// A block of `order` once [`Held::pop`] had none: several at once from behind.
+    pub(crate) fn refill(&mut self, order: Order, behind: &impl Behind) -> Option<Pfn> {
+        if order == Order::ZERO {
+            let group = behind.take_word(&mut self.cache.hints)?;
+            self.cache.word = group.first();
+            self.levels.word.store(group.starts(), Relaxed);
+            return self.pop_single();
+        }
+        let most = usize::from(CAPACITY.get(order.index())? / 2 + 1);
+        let group = behind.take(order, most, &mut self.cache.hints)?;
+        let mut blocks = group.blocks(order);
+        let pfn = blocks.next()?.pfn();
+        for block in blocks {
+            let kept = self.push(block);
+            debug_assert!(kept, "no more were taken than there is room for");
+        }
+        Some(pfn)
     }
 
     /// Keeps a freed block if there is room: whether it did.
     #[inline]
-    pub(crate) fn push_block(&mut self, block: Block) -> bool {
+    pub(crate) fn push(&mut self, block: Block) -> bool {
         let order = block.order();
-        let Some(count) = self.counts.get_mut(order.index()) else { return false };
-        if usize::from(*count) >= capacity(order) {
+        if order == Order::ZERO {
+            let used = self.levels.singles.load(Relaxed);
+            let Some(slot) = self.cache.singles.get_mut(used) else { return false };
+            *slot = block.pfn();
+            self.levels.singles.store(used + 1, Relaxed);
+            return true;
+        }
+        let Some(level) = self.levels.blocks.get(order.index()) else { return false };
+        let used = level.load(Relaxed);
+        if CAPACITY.get(order.index()).is_none_or(|most| used >= *most) {
             return false;
         }
-        let slots = self.blocks.get_mut(order.index());
-        let Some(slot) = slots.and_then(|s| s.get_mut(usize::from(*count))) else { return false };
+        let slots = self.cache.blocks.get_mut(order.index());
+        let Some(slot) = slots.and_then(|s| s.get_mut(usize::from(used))) else { return false };
         *slot = block.pfn();
-        *count += 1;
-        self.frames += order.frames();
+        level.store(used + 1, Relaxed);
         true
+    }
+
+    /// Gives back the half of the blocks of `order` that was freed longest ago.
+    pub(crate) fn make_room(&mut self, order: Order, behind: &impl Behind) {
+        let room = CAPACITY.get(order.index()).map_or(0, |most| usize::from(*most));
+        let room = if order == Order::ZERO { SINGLES } else { room };
+        self.flush(order, room.div_ceil(2).max(2), behind);
+    }
+
+    /// Gives back the `count` blocks of `order` freed longest ago, neighbours in one go.
+    fn flush(&mut self, order: Order, count: usize, behind: &impl Behind) {
+        let Some(level) = self.levels.blocks.get(order.index()) else { return };
+        let (kept, used) = if order == Order::ZERO {
+            (&mut self.cache.singles[..], self.levels.singles.load(Relaxed))
+        } else {
+            let Some(blocks) = self.cache.blocks.get_mut(order.index()) else { return };
+            (&mut blocks[..], usize::from(level.load(Relaxed)))
+        };
+        let count = count.min(used);
+        let mut group: Option<Group> = None;
+        for pfn in kept.iter().take(count) {
+            let block = Block::containing(*pfn, order);
+            if let Some(whole) = group.and_then(|group| group.with(block)) {
+                group = Some(whole);
+                continue;
+            }
+            if let Some(group) = group.replace(Group::of(block)) {
+                behind.give(order, group);
+            }
+        }
+        if let Some(group) = group {
+            behind.give(order, group);
+        }
+        kept.copy_within(count..used, 0);
+        if order == Order::ZERO {
+            self.levels.singles.store(used - count, Relaxed);
+        } else {
+            level.store((used - count) as u8, Relaxed);
+        }
     }
 
     /// Gives everything back.
     #[cold]
+    #[inline(never)]
     pub(crate) fn drain(&mut self, behind: &impl Behind) {
-        self.flush(SINGLES, behind);
-        if self.word.1 != 0 {
-            behind.give_word(self.word.0, self.word.1);
-            self.frames -= u64::from(self.word.1.count_ones());
-            self.word.1 = 0;
+        if let Some(group) = Group::frames(self.cache.word, self.levels.word.load(Relaxed)) {
+            behind.give(Order::ZERO, group);
+            self.levels.word.store(0, Relaxed);
         }
-        for o in 1..=MAX_CACHED.get() {
-            while let Some(block) = Order::new(o).and_then(|order| self.pop_block(order)) {
-                behind.give(block);
-            }
+        for order in (0..=MAX_CACHED.get()).filter_map(Order::new) {
+            self.flush(order, usize::MAX, behind);
         }
     }
 }

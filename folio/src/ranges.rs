@@ -27,12 +27,14 @@ pub(crate) const SPACE_ALIGN: usize = 64;
 const DIRECTORY_ORDERS: usize = Order::MAX_FOLIO.index() + 1;
 
 /// One contiguous range of frames with all that is known about them.
-#[repr(align(64))]
+///
+/// What every call looks at comes first, on one cache line.
+#[repr(C, align(64))]
 pub(crate) struct Range {
     run: Run,
+    kinds: NonNull<AtomicU8>,
     node: NodeId,
     columns: Columns,
-    kinds: NonNull<AtomicU8>,
     directories: [Directory; 2],
 }
 
@@ -115,7 +117,7 @@ impl Range {
         let directories = [own, theirs].map(|slots| Directory { slots, begin });
         let range = space.cast();
         // SAFETY: aligned, in bounds, ours.
-        unsafe { range.write(Self { run, node, columns, kinds, directories }) };
+        unsafe { range.write(Self { run, kinds, node, columns, directories }) };
         range
     }
 
@@ -141,15 +143,6 @@ impl Range {
         let kinds =
             unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) };
         kinds.get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
-    }
-
-    /// Which of the 64 frames from `first` on are in this range, a bit each.
-    #[inline]
-    pub(crate) fn part_of_word(&self, first: Pfn) -> u64 {
-        let before = self.run.start().get().saturating_sub(first.get());
-        let until = self.run.end().get().saturating_sub(first.get()).min(u64::from(u64::BITS));
-        let below = |bit: u64| if bit < 64 { (1 << bit) - 1 } else { u64::MAX };
-        below(until) & !below(before)
     }
 
     /// What the byte of a frame says; [`FrameState::Never`] for one outside the range.
@@ -225,7 +218,19 @@ impl Ranges {
     /// The range that holds the frame.
     #[inline]
     pub(crate) fn find(&self, pfn: Pfn) -> Option<&Range> {
-        self.iter().find(|range| range.run().contains(pfn))
+        // Most frames are in the first range, where there is one at all. Acquire pairs with the
+        // Release in `push`.
+        let [first, ..] = &self.slots;
+        // SAFETY: as in `iter`.
+        match unsafe { first.load(Acquire).as_ref() } {
+            Some(range) if range.run().contains(pfn) => Some(range),
+            _ => self.find_further(pfn),
+        }
+    }
+
+    #[inline(never)]
+    fn find_further(&self, pfn: Pfn) -> Option<&Range> {
+        self.iter().skip(1).find(|range| range.run().contains(pfn))
     }
 
     /// The range that holds all of `run`.
@@ -258,7 +263,8 @@ impl Ranges {
     pub(crate) unsafe fn push(&self, range: NonNull<Range>) {
         let count = self.count.load(Relaxed);
         if let Some(slot) = self.slots.get(count) {
-            slot.store(range.as_ptr(), Relaxed);
+            // Release pairs with the Acquire in `find`.
+            slot.store(range.as_ptr(), Release);
             // Release pairs with the Acquire in `iter`.
             self.count.store(count + 1, Release);
         }

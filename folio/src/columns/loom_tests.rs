@@ -62,8 +62,8 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 fn reachable(columns: &Columns) -> Vec<u64> {
     let mut hints = Hints::new();
     let mut found = Vec::new();
-    while let Some((first, bits)) = columns.take_word(&mut hints) {
-        found.extend((0..64).filter(|i| bits >> i & 1 == 1).map(|i| first.get() + i));
+    while let Some(group) = columns.take_word(&mut hints) {
+        found.extend(group.blocks(order(0)).map(|b| b.pfn().get()));
     }
     found.sort_unstable();
     let mut once = found.clone();
@@ -128,9 +128,7 @@ fn a_unit_given_while_its_word_is_swept_is_found() {
         shared.columns.give(block(70, 0)).unwrap();
         let taken = thread.join().unwrap();
         let mut left = reachable(&shared.columns);
-        if let Some((first, bits)) = taken {
-            left.extend((0..64).filter(|i| bits >> i & 1 == 1).map(|i| first.get() + i));
-        }
+        left.extend(taken.into_iter().flat_map(|g| g.blocks(order(0))).map(|b| b.pfn().get()));
         left.sort_unstable();
         assert_eq!(left, [3, 70]);
     });

@@ -108,15 +108,41 @@ fn words_of_frames() {
     let c = columns(run(10, 200));
     let mut hints = Hints::new();
     let mut seen = BTreeSet::new();
-    while let Some((first, bits)) = c.take_word(&mut hints) {
-        for i in (0..64).filter(|i| bits >> i & 1 == 1) {
-            assert!(seen.insert(first.get() + i));
+    while let Some(group) = c.take_word(&mut hints) {
+        for block in group.blocks(order(0)) {
+            assert!(seen.insert(block.pfn().get()));
         }
     }
     assert_eq!(seen, (10..210).collect());
-    assert_eq!(c.give_word(Pfn::new(0), 1 << 10), Ok(()));
-    assert_eq!(c.give_word(Pfn::new(0), 3 << 10), Err(()), "frame 10 is free");
+    let give = |bits| c.give_group(order(0), Group::frames(Pfn::new(0), bits).unwrap());
+    assert_eq!(give(1 << 10), Ok(()));
+    assert_eq!(give(3 << 10), Err(()), "frame 10 is free");
     assert_eq!(free_frames(&c), 1, "the refused part was undone");
+}
+
+#[test]
+fn several_blocks_of_one_word() {
+    for o in 0..=18 {
+        let c = columns(run(0, 1 << 18));
+        let mut hints = Hints::new();
+        let mut taken = Vec::new();
+        while let Some(group) = c.take_group(order(o), 3, &mut hints) {
+            let blocks: Vec<Block> = group.blocks(order(o)).collect();
+            assert!(
+                (1..=3).contains(&blocks.len()) && blocks.iter().all(|b| b.order() == order(o))
+            );
+            let again = blocks[1..].iter().try_fold(Group::of(blocks[0]), |g, b| g.with(*b));
+            assert_eq!(again, Some(group));
+            taken.extend(blocks);
+        }
+        taken.sort();
+        taken.dedup();
+        assert_eq!((taken.len(), free_frames(&c)), (1 << (18 - o), 0), "order {o}");
+        for block in &taken {
+            c.give_group(order(o), Group::of(*block)).unwrap();
+        }
+        assert!(c.take_at(Block::new(Pfn::new(0), order(18)).unwrap()), "whole again");
+    }
 }
 
 #[test]
