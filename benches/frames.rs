@@ -23,11 +23,10 @@ fn pair(memory: &World, order: Order) {
     free(memory, block);
 }
 
+/// Takes all of a gibibyte, and does not ask for more: what a refusal costs is another matter.
 fn take_all(memory: &World, order: Order, into: &mut Vec<Block>) {
     into.clear();
-    while let Some(block) = take(memory, order) {
-        into.push(block);
-    }
+    into.extend((0..GIB >> order.get()).map_while(|_| take(memory, order)));
 }
 
 fn free_all(memory: &World, blocks: &[Block]) {

@@ -32,6 +32,7 @@ impl<M: Machine> Behind for Home<'_, M> {
         self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
     }
 
+    #[inline]
     fn give(&self, order: Order, group: Group) {
         let first = self.memory.ranges.find(group.any(order));
         let whole = first.filter(|range| group.word(order).is_some_and(|w| range.run().covers(w)));

@@ -375,6 +375,29 @@ impl Columns {
         }
     }
 
+    /// Takes up to `most` groups of `2^k` units from word `n` of column `t`: the bits that the
+    /// groups start with.
+    #[inline]
+    fn take_in(&self, (t, k): (usize, u32), most: usize, n: u64) -> Option<u64> {
+        let word = self.word(t, t, n)?;
+        let mut bits = word.load(Relaxed);
+        while let starts @ 1.. = groups(bits, k) {
+            let starts = lowest(starts, most);
+            let rest = bits & !starts.wrapping_mul(mask(0, k));
+            // Acquire pairs with the Release of whoever gave these units.
+            match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
+                Ok(_) => {
+                    if rest == 0 {
+                        self.emptied(t, n);
+                    }
+                    return Some(starts);
+                }
+                Err(now) => bits = now,
+            }
+        }
+        None
+    }
+
     /// Takes up to `most` groups of `2^k` units from one word of column `t`, looking at no more
     /// than `probes` words: the word's number, and the bits that the groups start with.
     fn take_bits(
@@ -385,31 +408,22 @@ impl Columns {
         hints: &mut Hints,
     ) -> Option<(u64, u64)> {
         let start = hints.0[t];
+        if let Some(starts) = self.take_in((t, k), most, start) {
+            return Some((start, starts));
+        }
         let mut probes = probes;
         // Once from the hint to the end, once from the beginning to the hint.
         for (mut from, until) in [(start, u64::MAX), (0, start)] {
             while let Some(n) = self.next(t, t, from)
                 && n < until
             {
-                let word = self.word(t, t, n)?;
-                let mut bits = word.load(Relaxed);
-                if bits == 0 {
-                    self.emptied(t, n);
+                if let Some(starts) = self.take_in((t, k), most, n) {
+                    hints.0[t] = n;
+                    return Some((n, starts));
                 }
-                while let starts @ 1.. = groups(bits, k) {
-                    let starts = lowest(starts, most);
-                    let rest = bits & !starts.wrapping_mul(mask(0, k));
-                    // Acquire pairs with the Release of whoever gave these units.
-                    match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
-                        Ok(_) => {
-                            if rest == 0 {
-                                self.emptied(t, n);
-                            }
-                            hints.0[t] = n;
-                            return Some((n, starts));
-                        }
-                        Err(now) => bits = now,
-                    }
+                if self.word(t, t, n)?.load(Relaxed) == 0 {
+                    // Its bits in the rows above are behind.
+                    self.emptied(t, n);
                 }
                 probes = probes.checked_sub(1)?;
                 from = n + 1;

@@ -189,42 +189,28 @@ impl Held<'_> {
     }
 
     /// Gives back the half of the blocks of `order` that was freed longest ago.
+    #[inline]
     pub(crate) fn make_room(&mut self, order: Order, behind: &impl Behind) {
+        if order == Order::ZERO {
+            return self.flush_singles(SINGLES / 2, behind);
+        }
         let room = CAPACITY.get(order.index()).map_or(0, |most| usize::from(*most));
-        let room = if order == Order::ZERO { SINGLES } else { room };
-        self.flush(order, room.div_ceil(2).max(2), behind);
+        self.flush_blocks(order, room.div_ceil(2).max(2), behind);
     }
 
-    /// Gives back the `count` blocks of `order` freed longest ago, neighbours in one go.
-    fn flush(&mut self, order: Order, count: usize, behind: &impl Behind) {
-        let Some(level) = self.levels.blocks.get(order.index()) else { return };
-        let (kept, used) = if order == Order::ZERO {
-            (&mut self.cache.singles[..], self.levels.singles.load(Relaxed))
-        } else {
-            let Some(blocks) = self.cache.blocks.get_mut(order.index()) else { return };
-            (&mut blocks[..], usize::from(level.load(Relaxed)))
+    fn flush_singles(&mut self, count: usize, behind: &impl Behind) {
+        let level = &self.levels.singles;
+        let left = flush(Order::ZERO, &mut self.cache.singles, level.load(Relaxed), count, behind);
+        level.store(left, Relaxed);
+    }
+
+    fn flush_blocks(&mut self, order: Order, count: usize, behind: &impl Behind) {
+        let blocks = self.cache.blocks.get_mut(order.index());
+        let Some((blocks, level)) = blocks.zip(self.levels.blocks.get(order.index())) else {
+            return;
         };
-        let count = count.min(used);
-        let mut group: Option<Group> = None;
-        for pfn in kept.iter().take(count) {
-            let block = Block::containing(*pfn, order);
-            if let Some(whole) = group.and_then(|group| group.with(block)) {
-                group = Some(whole);
-                continue;
-            }
-            if let Some(group) = group.replace(Group::of(block)) {
-                behind.give(order, group);
-            }
-        }
-        if let Some(group) = group {
-            behind.give(order, group);
-        }
-        kept.copy_within(count..used, 0);
-        if order == Order::ZERO {
-            self.levels.singles.store(used - count, Relaxed);
-        } else {
-            level.store((used - count) as u8, Relaxed);
-        }
+        let left = flush(order, blocks, usize::from(level.load(Relaxed)), count, behind);
+        level.store(left as u8, Relaxed);
     }
 
     /// Gives everything back.
@@ -235,8 +221,30 @@ impl Held<'_> {
             behind.give(Order::ZERO, group);
             self.levels.word.store(0, Relaxed);
         }
-        for order in (0..=MAX_CACHED.get()).filter_map(Order::new) {
-            self.flush(order, usize::MAX, behind);
+        self.flush_singles(usize::MAX, behind);
+        for order in (1..=MAX_CACHED.get()).filter_map(Order::new) {
+            self.flush_blocks(order, usize::MAX, behind);
         }
     }
+}
+
+/// Gives back the `count` blocks freed longest ago of those `used` that are kept, neighbours in
+/// one go: how many are left.
+#[inline]
+fn flush(order: Order, kept: &mut [Pfn], used: usize, count: usize, behind: &impl Behind) -> usize {
+    let count = count.min(used);
+    let mut group: Option<Group> = None;
+    for pfn in kept.iter().take(count) {
+        let block = Block::aligned(*pfn, order);
+        if let Some(whole) = group.and_then(|group| group.with(block)) {
+            group = Some(whole);
+        } else if let Some(group) = group.replace(Group::of(block)) {
+            behind.give(order, group);
+        }
+    }
+    if let Some(group) = group {
+        behind.give(order, group);
+    }
+    kept.copy_within(count..used, 0);
+    used - count
 }
