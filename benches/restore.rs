@@ -7,8 +7,10 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{Block, Cpus, Kind, NodeId, Order, PAGE_SIZE, Pfn, Request, Run};
-use heirloom::restore::{Entry, Handle, SealPolicy};
+use heirloom::folio::{Block, Cpus, Kind, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom::restore::{
+    Entry, Handle, Header, Inherited, Pages, Parts, SUBTREE, SealInfo, SealPolicy, verify,
+};
 use heirloom::slab::CacheSpec;
 use heirloom_benches::{Dice, group, per_operation, rmw, time};
 
@@ -56,7 +58,7 @@ fn reviving(c: &mut Criterion) {
     g.bench_function("metadata alone", |b| {
         b.iter_custom(|n| per_operation(n, || (time(|| drop(black_box(boot(&ram, &map)))).0, 1)));
     });
-    for count in [1_000, 10_000, 100_000, 200_000] {
+    for count in [1_000, 10_000, 20_000, 100_000, 200_000] {
         let kernel = boot(&ram, &map);
         scatter(&kernel, count);
         let entry = kernel.entry();
@@ -74,91 +76,125 @@ fn reviving(c: &mut Criterion) {
     }
 }
 
+/// What a kernel of the claiming rows left. A claim is for once, so every round has its own.
+struct Left<'r> {
+    kernel: Kernel<'r>,
+    folios: Vec<Handle>,
+    objects: Vec<Handle>,
+    large: Vec<Handle>,
+    slabs: u64,
+}
+
+const COUNT: u64 = 20_000;
+const SPEC: CacheSpec = CacheSpec::new("claimed", 64).preserving(true);
+
+/// A kernel that leaves folios, objects and large buffers, and its successor.
+fn left<'r>(ram: &'r Ram, map: &[(Run, NodeId)]) -> Left<'r> {
+    let old = boot(ram, map);
+    let folio = |block: Block| Handle::new(Parts::Folio(block)).expect("a folio");
+    let folios = scatter(&old, COUNT).into_iter().map(folio).collect();
+    let cache = old.slabs().cache(SPEC).expect("a new cache");
+    let object = |_| old.handle_of(cache.alloc().expect("memory is free")).expect("a live object");
+    let objects = (0..COUNT).map(object).collect();
+    let buffer = |_| {
+        let buffer = old.alloc(5 * PAGE_SIZE).expect("memory is free");
+        old.preserve(buffer).expect("memory for nodes")
+    };
+    let large = (0..COUNT / 10).map(buffer).collect();
+    let (slabs, entry) = (cache.stats().slabs, old.entry());
+    drop(old);
+    Left { kernel: revive(ram, map, entry), folios, objects, large, slabs }
+}
+
 fn claiming(c: &mut Criterion) {
-    const COUNT: u64 = 20_000;
     let (map, ram) = machine();
     let mut g = group(c, "claim");
     rmw(&mut g);
-    let old = boot(&ram, &map);
-    let folios = scatter(&old, COUNT);
-    let spec = CacheSpec::new("claimed", 64).preserving(true);
-    let cache = old.slabs().cache(spec).expect("a new cache");
-    let handle = |ptr| old.handle_of(ptr).expect("a live object");
-    let objects: Vec<Handle> =
-        (0..COUNT).map(|_| handle(cache.alloc().expect("memory is free"))).collect();
-    let large: Vec<Handle> = (0..COUNT / 10)
-        .map(|_| old.preserve(old.alloc(5 * PAGE_SIZE).expect("memory is free")).expect("nodes"))
-        .collect();
-    let slabs = cache.stats().slabs;
-    let entry = old.entry();
-    drop(old);
     g.bench_function("folio", |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let new = revive(&ram, &map, entry);
-                let claim = |block: &Block| new.memory().claim(*block, Kind::Folio).expect("once");
-                (time(|| folios.iter().for_each(claim)).0, COUNT)
+                let Left { kernel, folios, .. } = left(&ram, &map);
+                let claim = |handle: &Handle| {
+                    std::mem::forget(kernel.claim_folio(*handle).expect("once"));
+                };
+                (time(|| folios.iter().for_each(claim)).0, folios.len() as u64)
             })
         });
     });
     g.bench_function("large buffer", |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let new = revive(&ram, &map, entry);
+                let Left { kernel, large, .. } = left(&ram, &map);
                 let claim = |handle: &Handle| {
-                    black_box(new.restore(*handle).expect("once"));
+                    black_box(kernel.restore(*handle).expect("once"));
                 };
                 (time(|| large.iter().for_each(claim)).0, large.len() as u64)
             })
         });
     });
-    // Adopting rewrites what the slabs say of themselves, so each of these rows has one round.
-    let adopt = |new: &Kernel<'_>| new.slabs().adopt(spec).map(|(_, adopted)| adopted.slabs);
-    let round = |rounds: &mut u64| {
-        let old = boot(&ram, &map);
-        let cache = old.slabs().cache(spec).expect("a new cache");
-        let handles = objects
-            .iter()
-            .map(|_| old.handle_of(cache.alloc().expect("memory is free")).expect("a live object"));
-        let handles: Vec<_> = handles.collect();
-        let entry = old.entry();
-        drop(old);
-        *rounds += 1;
-        (handles, revive(&ram, &map, entry))
-    };
-    let mut rounds = 0;
     g.bench_function("adopt a slab of 64 B objects", |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let (_, new) = round(&mut rounds);
-                let (took, adopted) = time(|| adopt(&new));
-                (took, adopted.expect("sound").min(slabs))
+                let Left { kernel, slabs, .. } = left(&ram, &map);
+                let (took, adopted) = time(|| kernel.slabs().adopt(SPEC).expect("sound").1);
+                assert_eq!(adopted.slabs, slabs, "all of them");
+                (took, slabs)
             })
         });
     });
     g.bench_function("small object", |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let (handles, new) = round(&mut rounds);
-                adopt(&new).expect("sound");
+                let Left { kernel, objects, .. } = left(&ram, &map);
+                kernel.slabs().adopt(SPEC).expect("sound");
                 let claim = |handle: &Handle| {
-                    black_box(new.restore(*handle).expect("once"));
+                    black_box(kernel.restore(*handle).expect("once"));
                 };
-                (time(|| handles.iter().for_each(claim)).0, COUNT)
+                (time(|| objects.iter().for_each(claim)).0, objects.len() as u64)
             })
         });
     });
 }
 
+/// The seal that a predecessor left.
+fn seal_of(tables: &Inherited<'_, &Ram>, kernel: &Kernel<'_>) -> SealInfo {
+    let mut seal = None;
+    let look = |name: &str, addr, _| {
+        if name == SUBTREE {
+            let words = tables.words(addr, Header::SIZE).expect("in memory");
+            seal = Header::read(words, addr).expect("sound").seal;
+        }
+    };
+    kernel.for_each_inherited_subtree(look).expect("sound");
+    seal.expect("a sealed handover")
+}
+
+/// Of the bytes covered, the tracker's nodes are counted; the few others are not.
 fn sealing(c: &mut Criterion) {
     let (map, ram) = machine();
     let kernel = boot(&ram, &map);
-    scatter(&kernel, 10_000);
-    let nodes = kernel.memory().counts().nodes();
+    scatter(&kernel, 100_000);
+    let bytes = kernel.memory().counts().nodes() * PAGE_SIZE as u64;
     let mut g = group(c, "seal");
-    g.throughput(Throughput::Bytes(nodes * PAGE_SIZE as u64));
+    rmw(&mut g);
+    g.throughput(Throughput::Bytes(bytes));
+    let plain = vec![1_u64; bytes as usize / 8];
+    g.bench_function("reading as many bytes", |b| {
+        b.iter(|| black_box(&plain).iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)));
+    });
     g.bench_function("seal", |b| b.iter(|| kernel.seal().expect("memory for the table")));
-    drop(kernel.memory().folio(Request::new(Order::ZERO)));
+    let entry = kernel.entry();
+    drop(kernel);
+    let kernel = revive(&ram, &map, entry);
+    // SAFETY: nothing is claimed or written as long as the tables are read.
+    let tables = unsafe { Inherited::new(kernel.memory()) };
+    let seal = seal_of(&tables, &kernel);
+    g.bench_function("verify", |b| {
+        b.iter(|| {
+            let sound = verify(&tables, &seal, |broken| panic!("{broken}")).expect("sound");
+            assert_eq!(sound, seal.entries, "all of them");
+        });
+    });
 }
 
 criterion_group!(benches, reviving, claiming, sealing);
