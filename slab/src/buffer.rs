@@ -53,24 +53,6 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::free`].
     #[inline]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        let addr = self.memory().machine().phys(ptr);
-        if let Some(addr) = addr
-            && (!addr.is_page_aligned() || self.large_head(addr.pfn()).is_none())
-            && let Some((slab, control)) = self.slab_at(addr)
-            // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            && unsafe { Cache { slabs: self, control }.try_free_in(slab, addr) }
-        {
-            return Ok(());
-        }
-        // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_other(ptr) }
-    }
-
-    /// Frees a large buffer, or a small one with more checks, or finds out why not.
-    ///
-    /// # Safety
-    /// As for [`Cache::free`].
-    unsafe fn free_other(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         if addr.is_page_aligned()
@@ -79,6 +61,24 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: the caller's promise.
             return unsafe { self.free_large(addr.pfn(), preserved) };
         }
+        if let Some((slab, control)) = self.slab_at(addr)
+            // SAFETY: the slab is of that cache; the rest is the caller's promise.
+            && unsafe { Cache { slabs: self, control }.try_free_in(slab, addr) }
+        {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; nothing was freed.
+        unsafe { self.free_other(ptr, addr) }
+    }
+
+    /// Frees a small buffer with more checks, or finds out why not. No large one starts at `addr`,
+    /// where `ptr` leads to.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[cold]
+    unsafe fn free_other(&self, ptr: NonNull<u8>, addr: PhysAddr) -> Result<(), Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         if let Some(spot) = self.spot_at(addr)? {
             // SAFETY: the caller's promise.
             return unsafe { Cache { slabs: self, control: spot.control }.free_checked(ptr) };
