@@ -13,7 +13,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 use heirloom_folio::threads::Host;
 use heirloom_folio::{Block, Kind, Linear, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 /// A process's threads as CPUs over one linear map.
 pub type World = Memory<Host<Linear>>;
@@ -21,7 +21,7 @@ pub type World = Memory<Host<Linear>>;
 /// Frames in a gibibyte.
 pub const GIB: u64 = (1 << 30) / PAGE_SIZE as u64;
 
-/// Address space that is backed page by page as it is touched. It stays until the process ends.
+/// Address space that is backed as it is touched. It stays until the process ends.
 ///
 /// # Panics
 /// If there is not as much address space.
@@ -31,7 +31,11 @@ fn reserve(bytes: usize) -> NonNull<u8> {
     let mapped = unsafe {
         mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
     };
-    NonNull::new(mapped.expect("address space").cast()).expect("not at zero")
+    let mapped = mapped.expect("address space");
+    // A kernel's direct map is of huge pages. Where there are none, figures are of small ones.
+    // SAFETY: advice about the mapping of just now.
+    let _advice = unsafe { madvise(mapped, bytes, Advice::LinuxHugepage) };
+    NonNull::new(mapped.cast()).expect("not at zero")
 }
 
 fn space(bytes: usize) -> NonNull<[u8]> {

@@ -330,8 +330,10 @@ impl Run {
     }
 
     /// Whether `pfn` is one of the frames.
+    #[inline]
     pub const fn contains(self, pfn: Pfn) -> bool {
-        pfn.0 >= self.start.0 && pfn.0 - self.start.0 < self.frames
+        // A frame before the start wraps round to far beyond the end.
+        pfn.0.wrapping_sub(self.start.0) < self.frames
     }
 
     /// Whether every frame of `other` is in this run.

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::memory::Memory;
-use crate::percpu::{Behind, CpuSlot, Held, MAX_CACHED};
+use crate::percpu::{Behind, Held, MAX_CACHED};
 use crate::ranges::Range;
 use crate::request::Request;
 use crate::sync::Relaxed;
@@ -21,6 +21,12 @@ impl<M: Machine> Home<'_, M> {
     fn ranges(&self) -> impl Iterator<Item = &Range> {
         self.memory.ranges.iter().filter(|range| range.node() == self.node)
     }
+
+    /// Frames of one order that a CPU may keep: all of them together an eighth of the node.
+    fn share(&self) -> u64 {
+        let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
+        frames / 8 / self.memory.machine().count() as u64
+    }
 }
 
 impl<M: Machine> Behind for Home<'_, M> {
@@ -30,6 +36,17 @@ impl<M: Machine> Behind for Home<'_, M> {
 
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
         self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
+    }
+
+    #[inline]
+    fn give_frames(&self, frames: &[Pfn]) {
+        let mut frames = frames.iter().copied().peekable();
+        while let Some(&first) = frames.peek() {
+            let Some(range) = self.memory.ranges.find(first) else { return };
+            // Mostly all of them: one range is looked up, and not one a frame.
+            let these = core::iter::from_fn(|| frames.next_if(|pfn| range.run().contains(*pfn)));
+            range.columns().give_frames(these);
+        }
     }
 
     #[inline]
@@ -55,7 +72,8 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// [`Error::OutOfMemory`]: no such block is free where the request allows. (What another CPU
     /// keeps in its cache is not found until that CPU's next call, which gives it back; see
-    /// [`Memory::drain`]. At most some 3,600 frames a CPU, single frames a twentieth of it.)
+    /// [`Memory::drain`]. At most 192 single frames a CPU, and of no order more than an eighth of
+    /// memory on all CPUs.)
     /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] was
     /// asked for.
     #[inline(always)]
@@ -303,7 +321,7 @@ impl<M: Machine> Memory<M> {
                 unsafe { self.with_cache(cpu, |_, _| ()) };
             }
         });
-        for cpu in (0..self.machine().count() as u32).map(CpuId) {
+        for cpu in self.cpus() {
             self.machine().idle(cpu, || {
                 // SAFETY: `idle` runs this as if on `cpu`.
                 unsafe { self.with_cache(cpu, |_, _| ()) };
@@ -314,7 +332,7 @@ impl<M: Machine> Memory<M> {
     /// Gives back what the caches of all CPUs hold, while nobody else uses the memory.
     pub fn drain_all(&mut self) {
         self.calls.fetch_add(1, Relaxed);
-        for cpu in (0..self.machine().count() as u32).map(CpuId) {
+        for cpu in self.cpus() {
             // SAFETY: `self` is borrowed mutably, so nothing runs on any of its caches.
             unsafe { self.with_cache(cpu, |_, _| ()) };
         }
@@ -324,25 +342,22 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// Runs inside `pinned` or `idle` for `cpu`, or is the only user of the memory; `f` does not
-    /// come back here.
+    /// come back here. `cpu` is one of the machine's.
     #[inline]
-    unsafe fn with_cache<R>(
-        &self,
-        cpu: CpuId,
-        f: impl FnOnce(Held<'_>, &Home<'_, M>) -> R,
-    ) -> Option<R> {
+    unsafe fn with_cache<R>(&self, cpu: CpuId, f: impl FnOnce(Held<'_>, &Home<'_, M>) -> R) -> R {
         let home = Home { memory: self, node: self.machine().home(cpu) };
         // SAFETY: the same contract.
-        self.slot(cpu).map(|slot: &CpuSlot| unsafe {
-            slot.with(|mut held| {
+        unsafe {
+            self.slot(cpu).with(|mut held| {
                 let calls = self.calls.load(Relaxed);
                 if held.cache.drained != calls {
                     held.cache.drained = calls;
                     held.drain(&home);
+                    held.size(home.share());
                 }
                 f(held, &home)
             })
-        })
+        }
     }
 
     /// Takes a block from this CPU's cache or from the shared bits. Its byte is not set yet.
@@ -361,10 +376,9 @@ impl<M: Machine> Memory<M> {
         self.machine().pinned(|cpu| {
             let cpu = cpu?;
             let home = self.machine().home(cpu);
-            let slot = self.slot(cpu)?;
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
-                slot.with(|mut held| {
+                self.slot(cpu).with(|mut held| {
                     let here = request.node().is_none_or(|node| node == home);
                     let ready = here && held.cache.drained == self.calls.load(Relaxed);
                     if ready { held.pop(request.order()) } else { None }
@@ -380,7 +394,7 @@ impl<M: Machine> Memory<M> {
         let found = self.machine().pinned(|cpu| {
             let Some(cpu) = cpu else { return self.take_shared(request, None, &mut Hints::new()) };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
-            let found = unsafe {
+            unsafe {
                 self.with_cache(cpu, |mut held, home| {
                     let here = request.node().is_none_or(|node| node == home.node);
                     let kept = if here && order <= MAX_CACHED {
@@ -391,8 +405,7 @@ impl<M: Machine> Memory<M> {
                     let hints = &mut held.cache.hints;
                     kept.or_else(|| self.take_shared(request, Some(home.node), hints))
                 })
-            };
-            found.flatten()
+            }
         });
         match found {
             Some(block) => Ok(block),
@@ -492,10 +505,9 @@ impl<M: Machine> Memory<M> {
         self.machine().pinned(|cpu| {
             let Some(cpu) = cpu else { return false };
             let home = self.machine().home(cpu);
-            let Some(slot) = self.slot(cpu) else { return false };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
-                slot.with(|mut held| {
+                self.slot(cpu).with(|mut held| {
                     let here = range.node() == home;
                     here && held.cache.drained == self.calls.load(Relaxed) && held.push(block)
                 })
@@ -511,7 +523,7 @@ impl<M: Machine> Memory<M> {
             && self.machine().pinned(|cpu| {
                 let Some(cpu) = cpu else { return false };
                 // SAFETY: pinned to `cpu`; nothing below comes back here.
-                let kept = unsafe {
+                unsafe {
                     self.with_cache(cpu, |mut held, home| {
                         let here = range.node() == home.node;
                         if here {
@@ -519,8 +531,7 @@ impl<M: Machine> Memory<M> {
                         }
                         here && held.push(block)
                     })
-                };
-                kept.unwrap_or(false)
+                }
             });
         if kept {
             return Ok(());

@@ -280,34 +280,63 @@ impl Columns {
         self.give_bits(t, group.first.get() >> (unit_log2(t) + STEP), bits)
     }
 
+    /// Marks these frames of the range free, as [`Columns::give`] does, neighbours in one go.
+    #[inline]
+    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn>) {
+        let mut frames = frames.map(Pfn::get);
+        let Some(first) = frames.next() else { return };
+        let (mut n, mut bits) = (first >> STEP, 1 << (first & 63));
+        let give = |n, bits| {
+            let given = self.give_bits(0, n, bits);
+            // Two frees of one block that raced: one of them is refused here, too late to say so.
+            debug_assert!(given.is_ok(), "a kept frame is in no other place");
+        };
+        for frame in frames {
+            if frame >> STEP != n {
+                give(n, bits);
+                (n, bits) = (frame >> STEP, 0);
+            }
+            bits |= 1 << (frame & 63);
+        }
+        give(n, bits);
+    }
+
+    #[inline]
     fn give_bits(&self, t: usize, n: u64, bits: u64) -> Result<(), ()> {
-        let (mut t, mut n, mut bits) = (t, n, bits);
-        loop {
-            let word = self.word(t, t, n).ok_or(())?;
-            // Release pairs with the Acquire of whoever takes one of these units: the last
-            // owner's accesses come before the next one's.
-            let old = word.fetch_or(bits, Release);
-            if old & bits != 0 {
-                self.take_back(t, n, bits & !old);
-                return Err(());
-            }
-            // Acquire: the units that others gave move up with ours; the Release one column up
-            // passes their owners' accesses on.
-            let whole = old | bits == !0 && t + 1 < COLUMNS;
-            if whole && word.compare_exchange(!0, 0, Acquire, Relaxed).is_ok() {
-                if old != 0 {
-                    self.emptied(t, n);
-                }
-                bits = 1 << (n & 63);
-                n >>= STEP;
-                t += 1;
-                continue;
-            }
-            if old == 0 {
-                self.filled(t, t, n);
-            }
+        let word = self.word(t, t, n).ok_or(())?;
+        // Release pairs with the Acquire of whoever takes one of these units: the last
+        // owner's accesses come before the next one's.
+        let old = word.fetch_or(bits, Release);
+        if old != 0 && old & bits == 0 && old | bits != !0 {
             return Ok(());
         }
+        self.settle(t, n, bits, old)
+    }
+
+    /// What is left to do once word `n` of column `t` went from `old` to `old | bits`: a word that
+    /// is full moves up, and one that is no longer empty is told to the rows above.
+    fn settle(&self, t: usize, n: u64, bits: u64, old: u64) -> Result<(), ()> {
+        if old & bits != 0 {
+            self.take_back(t, n, bits & !old);
+            return Err(());
+        }
+        // Acquire: the units that others gave move up with ours; the Release one column up
+        // passes their owners' accesses on.
+        if old | bits == !0
+            && t + 1 < COLUMNS
+            && let Some(word) = self.word(t, t, n)
+            && word.compare_exchange(!0, 0, Acquire, Relaxed).is_ok()
+        {
+            if old != 0 {
+                self.emptied(t, n);
+            }
+            // Once for each column at most.
+            return self.give_bits(t + 1, n >> STEP, 1 << (n & 63));
+        }
+        if old == 0 {
+            self.filled(t, t, n);
+        }
+        Ok(())
     }
 
     /// Undoes the part of a refused `give` that was new.

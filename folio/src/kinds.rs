@@ -77,6 +77,27 @@ pub(crate) const fn head(kind: Kind, order: Order, preserved: bool) -> u8 {
     FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
 }
 
+/// Whether `byte` is that of a block of `order`, (not) preserved, that is no part of a run.
+/// `order` is at most [`Order::MAX_FOLIO`].
+#[inline]
+pub(crate) const fn is_single(byte: u8, order: Order, preserved: bool) -> bool {
+    byte == head(Kind::Folio, order, preserved)
+        || byte == head(Kind::Slab, order, preserved)
+        || byte == head(Kind::Table, order, preserved)
+}
+
+/// The byte of a block that is preserved from now on.
+#[inline]
+pub(crate) const fn with_preserved(byte: u8) -> u8 {
+    byte.wrapping_add(ORDERS)
+}
+
+/// The byte of a preserved block that no longer is.
+#[inline]
+pub(crate) const fn without_preserved(byte: u8) -> u8 {
+    byte.wrapping_sub(ORDERS)
+}
+
 /// What `byte` says. A byte that no block writes reads as [`FrameState::Never`].
 pub(crate) const fn decode(byte: u8) -> FrameState {
     if byte < FIRST {
@@ -110,6 +131,22 @@ mod tests {
                     seen[usize::from(byte)] = true;
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn preserving_is_a_step_in_the_byte() {
+        for kind in Kind::ALL {
+            for o in 0..ORDERS {
+                let order = Order::new(o).unwrap();
+                let (before, after) = (head(kind, order, false), head(kind, order, true));
+                assert_eq!(with_preserved(before), after);
+                assert_eq!(without_preserved(after), before);
+                let single = !kind.is_run() && kind != Kind::Tail;
+                assert_eq!(is_single(before, order, false), single);
+                assert_eq!(is_single(after, order, true), single);
+                assert!(!is_single(before, order, true) && !is_single(after, order, false));
             }
         }
     }

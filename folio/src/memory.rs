@@ -10,7 +10,7 @@ use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
 use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Relaxed};
 use crate::tracker::Tracker;
 
 /// Physical memory: which frames exist, which are free, which survive.
@@ -180,6 +180,8 @@ impl<M: Machine> Memory<M> {
         }
         // SAFETY: installed above; the lock keeps other calls out; lives as long as we do.
         unsafe { self.ranges.push(range) };
+        // How much a CPU keeps depends on how much there is.
+        self.calls.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -250,10 +252,9 @@ impl<M: Machine> Memory<M> {
             stats.frames += range.run().frames();
             range.columns().count_free(&mut stats.free_blocks);
         }
-        for cpu in 0..self.machine.count() {
-            let cpu = CpuId(cpu as u32);
+        for (cpu, slot) in self.cpu_slots() {
             if counts(self.machine.home(cpu)) {
-                stats.cached += self.slot(cpu).map_or(0, CpuSlot::cached);
+                stats.cached += slot.cached();
             }
         }
         for folios in self.own.tree(&self.tables(Whose::Own)).adjacent() {
@@ -297,8 +298,7 @@ impl<M: Machine> Memory<M> {
                 audit.allocated[kind as usize] += order.frames();
             }
         }
-        let cpus = 0..self.machine.count() as u32;
-        audit.cached = cpus.filter_map(|cpu| self.slot(CpuId(cpu))).map(CpuSlot::cached).sum();
+        audit.cached = self.cpu_slots().map(|(_, slot)| slot.cached()).sum();
         audit.reserved = audit.reserved.saturating_sub(audit.cached);
         Ok(audit)
     }
@@ -310,12 +310,26 @@ impl<M: Machine> Memory<M> {
     }
 
     /// The per-CPU state of `cpu`.
+    ///
+    /// # Safety
+    /// `cpu` is below the machine's count, as every one is that the machine gave.
     #[inline]
-    pub(crate) fn slot(&self, cpu: CpuId) -> Option<&CpuSlot> {
+    pub(crate) unsafe fn slot(&self, cpu: CpuId) -> &CpuSlot {
+        debug_assert!(cpu.index() < self.machine.count());
         // SAFETY: `new` wrote `count` slots here, and `count` never changes; shared references
         // are all that is ever made of them.
-        (cpu.index() < self.machine.count())
-            .then(|| unsafe { self.slots.add(cpu.index()).as_ref() })
+        unsafe { self.slots.add(cpu.index()).as_ref() }
+    }
+
+    /// The per-CPU state of every CPU.
+    fn cpu_slots(&self) -> impl Iterator<Item = (CpuId, &CpuSlot)> {
+        // SAFETY: below the count.
+        self.cpus().map(|cpu| (cpu, unsafe { self.slot(cpu) }))
+    }
+
+    /// Every CPU that there can be.
+    pub(crate) fn cpus(&self) -> impl Iterator<Item = CpuId> + use<M> {
+        (0..self.machine.count() as u32).map(CpuId)
     }
 
     /// The words of a tree's page; `None` if it is no page of memory.

@@ -24,8 +24,9 @@ pub(crate) const MAX_CACHED: Order = match Order::new(10) {
     None => Order::ZERO,
 };
 
-/// How many blocks of each order a CPU keeps: the fewer the larger they are.
-const CAPACITY: [u8; ORDERS] = [0, 8, 8, 8, 4, 4, 4, 2, 2, 2, 1];
+/// How many blocks of each order a CPU keeps where memory is ample: the fewer the larger they
+/// are, but for order 9, the size of a huge page, of which it keeps a word.
+const MOST: [u8; ORDERS] = [0, 8, 8, 8, 4, 4, 4, 2, 2, 8, 1];
 const ORDERS: usize = MAX_CACHED.index() + 1;
 
 /// One CPU's cache: what only its CPU looks at.
@@ -36,6 +37,8 @@ pub(crate) struct CpuCache {
     blocks: [[Pfn; SLOTS]; ORDERS],
     /// Where this CPU last found free blocks.
     pub(crate) hints: Hints,
+    /// How many blocks of each order it keeps.
+    room: [u8; ORDERS],
     /// The last call to drain that this CPU followed.
     pub(crate) drained: u32,
 }
@@ -71,6 +74,7 @@ impl CpuSlot {
             word: Pfn::new(0),
             blocks: [[Pfn::new(0); SLOTS]; ORDERS],
             hints: Hints::new(),
+            room: [0; ORDERS],
             drained: 0,
         };
         let levels = Levels {
@@ -114,6 +118,8 @@ pub(crate) trait Behind {
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group>;
     /// Takes back blocks of `order`.
     fn give(&self, order: Order, group: Group);
+    /// Takes back single frames, neighbours in one go.
+    fn give_frames(&self, frames: &[Pfn]);
 }
 
 impl Held<'_> {
@@ -154,7 +160,7 @@ impl Held<'_> {
             self.levels.word.store(group.starts(), Relaxed);
             return self.pop_single();
         }
-        let most = usize::from(CAPACITY.get(order.index())? / 2 + 1);
+        let most = usize::from(*self.cache.room.get(order.index())?).max(1);
         let group = behind.take(order, most, &mut self.cache.hints)?;
         let mut blocks = group.blocks(order);
         let pfn = blocks.next()?.pfn();
@@ -178,7 +184,7 @@ impl Held<'_> {
         }
         let Some(level) = self.levels.blocks.get(order.index()) else { return false };
         let used = level.load(Relaxed);
-        if CAPACITY.get(order.index()).is_none_or(|most| used >= *most) {
+        if self.cache.room.get(order.index()).is_none_or(|most| used >= *most) {
             return false;
         }
         let slots = self.cache.blocks.get_mut(order.index());
@@ -188,20 +194,30 @@ impl Held<'_> {
         true
     }
 
-    /// Gives back the half of the blocks of `order` that was freed longest ago.
+    /// Sizes the cache for `share` frames of each order.
+    pub(crate) fn size(&mut self, share: u64) {
+        for (o, (room, most)) in self.cache.room.iter_mut().zip(MOST).enumerate() {
+            *room = (share >> o).min(u64::from(most)) as u8;
+        }
+    }
+
+    /// Gives back the half of the blocks of `order` that was freed longest ago, if it keeps any.
     #[inline]
     pub(crate) fn make_room(&mut self, order: Order, behind: &impl Behind) {
         if order == Order::ZERO {
             return self.flush_singles(SINGLES / 2, behind);
         }
-        let room = CAPACITY.get(order.index()).map_or(0, |most| usize::from(*most));
-        self.flush_blocks(order, room.div_ceil(2).max(2), behind);
+        let room = self.cache.room.get(order.index()).map_or(0, |room| usize::from(*room));
+        self.flush_blocks(order, room.div_ceil(2), behind);
     }
 
     fn flush_singles(&mut self, count: usize, behind: &impl Behind) {
         let level = &self.levels.singles;
-        let left = flush(Order::ZERO, &mut self.cache.singles, level.load(Relaxed), count, behind);
-        level.store(left, Relaxed);
+        let used = level.load(Relaxed);
+        let flushed = count.min(used);
+        behind.give_frames(self.cache.singles.get(..flushed).unwrap_or(&[]));
+        self.cache.singles.copy_within(flushed..used, 0);
+        level.store(used - flushed, Relaxed);
     }
 
     fn flush_blocks(&mut self, order: Order, count: usize, behind: &impl Behind) {

@@ -11,8 +11,10 @@ use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::ranges::{Range, Whose};
 use crate::request::Request;
-use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
-use crate::tracker::{Adjacent, Counts, Geometry, Ledger, Nodes, Tables, Tracker, TreeNode, check};
+use crate::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
+use crate::tracker::{
+    Adjacent, Counts, Geometry, Ledger, Nodes, Spot, Tables, Tracker, TreeNode, check,
+};
 
 /// The memory as the tracker sees it: pages for nodes, and one tree's directory.
 pub(crate) struct Pages<'m, M: Machine> {
@@ -99,12 +101,20 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub fn preserve(&self, block: Block) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
-        let (kind, preserved) = Self::single(range, block)?;
-        if preserved {
+        let tables = self.tables(Whose::Own);
+        // The tracker's word and the frame's byte are far apart, and each may be far away: this
+        // first look fetches the one while the other comes.
+        let spot = Spot::known(&tables, block);
+        let seen = spot.is_some_and(Spot::seen);
+        let (byte, now) = Self::single(range, block, false)?;
+        if seen {
             return Err(Error::AlreadyPreserved { block });
         }
-        self.own.preserve(&self.tables(Whose::Own), block)?;
-        self.mark_preserved(block, kind, true);
+        match spot {
+            Some(spot) => spot.preserve(block),
+            None => self.own.preserve(&tables, block),
+        }?;
+        byte.store(kinds::with_preserved(now), Relaxed);
         Ok(())
     }
 
@@ -115,12 +125,15 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub fn unpreserve(&self, block: Block) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
-        let (kind, preserved) = Self::single(range, block)?;
-        if !preserved {
-            return Err(Error::NotPreserved { block });
-        }
-        self.own.unpreserve(&self.tables(Whose::Own), block)?;
-        self.mark_preserved(block, kind, false);
+        let tables = self.tables(Whose::Own);
+        // A first look, as in `preserve`.
+        let spot = Spot::known(&tables, block).filter(|spot| spot.seen());
+        let (byte, now) = Self::single(range, block, true)?;
+        match spot {
+            Some(spot) => spot.unpreserve(block),
+            None => self.own.unpreserve(&tables, block),
+        }?;
+        byte.store(kinds::without_preserved(now), Relaxed);
         Ok(())
     }
 
@@ -397,49 +410,74 @@ impl<M: Machine> Memory<M> {
         }
     }
 
+    /// Only the head says it; a tail is what it belongs to.
     fn mark_run_preserved(&self, run: Run, preserved: bool) {
-        for block in run.blocks_up_to(Order::MAX_FOLIO) {
-            if let Some(FrameState::Head { kind, .. }) =
-                self.ranges.find(block.pfn()).map(|r| r.state(block.pfn()))
-            {
-                self.mark_preserved(block, kind, preserved);
-            }
+        let head = run.blocks_up_to(Order::MAX_FOLIO).next();
+        if let Some((block, kind)) = head.and_then(|block| Some((block, self.label_of(block)?))) {
+            self.mark_preserved(block, kind, preserved);
         }
     }
 
     /// Checks that the folios are allocated and (not) preserved.
     fn each_adjacent(&self, folios: Adjacent, preserved: bool) -> Result<(), Error> {
+        // Most are like the one before: one comparison each.
+        let mut right = None;
         for block in blocks(folios) {
             let range = self.range(block.pfn())?;
-            let (_, is) = Self::single(range, block)?;
-            match (is, preserved) {
-                (true, false) => return Err(Error::AlreadyPreserved { block }),
-                (false, true) => return Err(Error::NotPreserved { block }),
-                _ => {}
+            let byte = range.byte(block.pfn()).map(|byte| byte.load(Relaxed));
+            if byte != right {
+                let (_, now) = Self::single(range, block, preserved)?;
+                right = Some(now);
             }
         }
         Ok(())
     }
 
     fn mark_adjacent(&self, folios: Adjacent, preserved: bool) {
+        let step = if preserved { kinds::with_preserved } else { kinds::without_preserved };
         for block in blocks(folios) {
-            let state = self.ranges.find(block.pfn()).map(|r| r.state(block.pfn()));
-            if let Some(FrameState::Head { kind, .. }) = state {
-                self.mark_preserved(block, kind, preserved);
+            let range = self.ranges.find(block.pfn());
+            if let Some(byte) = range.and_then(|range| range.byte(block.pfn())) {
+                byte.store(step(byte.load(Relaxed)), Relaxed);
             }
         }
     }
 
-    /// The kind of an allocated block that is no part of a run, and whether it is preserved.
+    /// The byte of an allocated block that is no part of a run and (not) preserved, and what it
+    /// says now.
     #[inline]
-    fn single(range: &Range, block: Block) -> Result<(Kind, bool), Error> {
-        match range.state(block.pfn()) {
-            FrameState::Head { kind, order, preserved }
-                if order == block.order() && !kind.is_run() && kind != Kind::Tail =>
-            {
-                Ok((kind, preserved))
+    fn single(range: &Range, block: Block, preserved: bool) -> Result<(&AtomicU8, u8), Error> {
+        if block.order() <= Order::MAX_FOLIO
+            && let Some(byte) = range.byte(block.pfn())
+        {
+            let now = byte.load(Relaxed);
+            if kinds::is_single(now, block.order(), preserved) {
+                return Ok((byte, now));
             }
-            _ => Err(Self::refuse(range, block, Kind::Folio)),
+        }
+        Err(Self::refuse_single(range, block, preserved))
+    }
+
+    /// Why the block is none to preserve, or to let go if it should be `preserved`.
+    #[cold]
+    #[inline(never)]
+    fn refuse_single(range: &Range, block: Block, preserved: bool) -> Error {
+        let byte = range.byte(block.pfn()).map_or(kinds::NEVER, |byte| byte.load(Relaxed));
+        if block.order() <= Order::MAX_FOLIO && kinds::is_single(byte, block.order(), !preserved) {
+            return if preserved {
+                Error::NotPreserved { block }
+            } else {
+                Error::AlreadyPreserved { block }
+            };
+        }
+        match (Self::refuse(range, block, Kind::Folio), range.state(block.pfn())) {
+            // No kind was asked for: what is in the way is the size.
+            (Error::WrongKind { pfn, found, .. }, FrameState::Head { order, .. })
+                if !found.is_run() =>
+            {
+                Error::WrongOrder { pfn, expected: block.order(), found: order }
+            }
+            (other, _) => other,
         }
     }
 }

@@ -141,25 +141,27 @@ impl Own {
         self.mark();
         let mut entered = Entered { own: self, cpu: CpuId(self.slot.load(Relaxed)) };
         if entered.cpu.0 >= count {
-            entered.cpu = self.move_below(count)?;
+            entered.cpu = move_below(count)?;
         }
         Some(entered)
     }
+}
 
-    /// Exchanges the slot, or none, for a free one below `count`.
-    ///
-    /// A thread born when many lived thus comes down again when they have ended.
-    #[cold]
-    fn move_below(&self, count: u32) -> Option<CpuId> {
-        // The first time registers the destructor. No slot without one.
-        AT_EXIT.try_with(|_| ()).ok()?;
-        let slot = ROW.take_below(count)?;
-        let before = self.slot.swap(slot, Relaxed);
-        if before != NONE {
-            ROW.give_back(before);
-        }
-        Some(CpuId(slot))
+/// Exchanges the calling thread's slot, or none, for a free one below `count`; it is marked `busy`.
+///
+/// A thread born when many lived thus comes down again when they have ended. (It looks its own
+/// state up once more: passed in, its address would be made on every way through `enter`.)
+#[cold]
+#[inline(never)]
+fn move_below(count: u32) -> Option<CpuId> {
+    // The first time registers the destructor. No slot without one.
+    AT_EXIT.try_with(|_| ()).ok()?;
+    let slot = ROW.take_below(count)?;
+    let before = OWN.with(|own| own.slot.swap(slot, Relaxed));
+    if before != NONE {
+        ROW.give_back(before);
     }
+    Some(CpuId(slot))
 }
 
 /// The thread is in its slot as long as this lives.

@@ -88,17 +88,11 @@ impl Tracker {
     /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
     #[inline]
     pub(crate) fn preserve<N: Nodes>(&self, nodes: &N, block: Block) -> Result<(), Error> {
-        let (word, bit) = match directory(nodes, block) {
-            Some(found) => found,
-            None => self.word_or_grow(nodes, block)?,
+        let spot = match Spot::known(nodes, block) {
+            Some(spot) => spot,
+            None => self.word_or_grow(nodes, block)?.into(),
         };
-        // Release pairs with the Acquire of whoever finds or clears the bit: what was written to
-        // the block before comes with it.
-        if word.fetch_or(bit, Release) & bit == 0 {
-            Ok(())
-        } else {
-            Err(Error::AlreadyPreserved { block })
-        }
+        spot.preserve(block)
     }
 
     /// Says that `block` no longer survives. Of several callers at once, one succeeds.
@@ -107,13 +101,8 @@ impl Tracker {
     /// [`Error::NotPreserved`]: it is not, or not with this order.
     #[inline]
     pub(crate) fn unpreserve<N: Nodes>(&self, nodes: &N, block: Block) -> Result<(), Error> {
-        let (word, bit) = self.word(nodes, block).ok_or(Error::NotPreserved { block })?;
-        // Acquire pairs with the Release in `preserve`: the block is seen as its owner left it.
-        if word.fetch_and(!bit, Acquire) & bit != 0 {
-            Ok(())
-        } else {
-            Err(Error::NotPreserved { block })
-        }
+        let spot = self.word(nodes, block).ok_or(Error::NotPreserved { block })?;
+        Spot::from(spot).unpreserve(block)
     }
 
     /// The leaf that holds the key of `block`.
@@ -220,10 +209,56 @@ fn link<N: Nodes>(entry: &AtomicU64, stock: &mut Stock<'_, N>) -> Result<PhysAdd
     }
 }
 
-/// The word and bit of `block` in a leaf that the directory knows.
-#[inline]
-fn directory<N: Nodes>(nodes: &N, block: Block) -> Option<(&AtomicU64, u64)> {
-    bit_in(nodes.leaf(block)?, block)
+/// Where the tree keeps a block: a bit of a leaf's word.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot<'n> {
+    word: &'n AtomicU64,
+    bit: u64,
+}
+
+impl<'n> From<(&'n AtomicU64, u64)> for Spot<'n> {
+    #[inline]
+    fn from((word, bit): (&'n AtomicU64, u64)) -> Self {
+        Self { word, bit }
+    }
+}
+
+impl<'n> Spot<'n> {
+    /// The spot of `block`, if the directory knows its leaf.
+    #[inline]
+    pub(crate) fn known<N: Nodes>(nodes: &'n N, block: Block) -> Option<Self> {
+        bit_in(nodes.leaf(block)?, block).map(Self::from)
+    }
+
+    /// Whether the block is preserved, at a first look.
+    #[inline]
+    pub(crate) fn seen(self) -> bool {
+        // Relaxed: nothing is followed from it.
+        self.word.load(Relaxed) & self.bit != 0
+    }
+
+    /// [`Tracker::preserve`], the spot being known.
+    #[inline]
+    pub(crate) fn preserve(self, block: Block) -> Result<(), Error> {
+        // Release pairs with the Acquire of whoever finds or clears the bit: what was written to
+        // the block before comes with it.
+        if self.word.fetch_or(self.bit, Release) & self.bit == 0 {
+            Ok(())
+        } else {
+            Err(Error::AlreadyPreserved { block })
+        }
+    }
+
+    /// [`Tracker::unpreserve`], the spot being known.
+    #[inline]
+    pub(crate) fn unpreserve(self, block: Block) -> Result<(), Error> {
+        // Acquire pairs with the Release in `preserve`: the block is seen as its owner left it.
+        if self.word.fetch_and(!self.bit, Acquire) & self.bit != 0 {
+            Ok(())
+        } else {
+            Err(Error::NotPreserved { block })
+        }
+    }
 }
 
 #[inline]

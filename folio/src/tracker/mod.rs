@@ -45,7 +45,7 @@ mod walk;
 pub use check::{Ledger, check};
 pub use counts::Counts;
 pub use gaps::Gaps;
-pub(crate) use grow::Tracker;
+pub(crate) use grow::{Spot, Tracker};
 pub use key::{Adjacent, Geometry, Key};
 pub(crate) use node::Nodes;
 pub use node::Tables;
