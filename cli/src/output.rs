@@ -1,0 +1,48 @@
+//! To the terminal, or to whoever reads instead.
+
+use std::io::{self, Write};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+use anyhow::Result;
+use clap::ColorChoice;
+use serde::Serialize;
+
+/// A heading.
+pub(crate) const HEAD: Style = Style::new().bold().underline();
+/// What stands out.
+pub(crate) const STRONG: Style = Style::new().bold();
+/// What is there for completeness.
+pub(crate) const FAINT: Style = Style::new().dimmed();
+/// A name that somebody gave.
+pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
+/// In order.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// Not in order.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Prints text that has styles in it.
+pub(crate) fn text(text: &str, color: ColorChoice) -> Result<()> {
+    let choice = match color {
+        ColorChoice::Auto => AutoStream::choice(&io::stdout()),
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    };
+    let mut out = AutoStream::new(io::stdout().lock(), choice);
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Whether an error says that nobody reads any more.
+pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
+    let closed = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<io::Error>().is_some_and(closed)
+}

@@ -1,0 +1,134 @@
+//! Where a handover starts: the root page, found by its magic.
+//!
+//! Memory can hold several: the one that a kernel came from, the one that it is about to leave,
+//! and copies of either. The one to show is the one that is whole.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use anyhow::{Result, bail};
+use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_restore::RootView;
+
+use crate::arguments::Place;
+use crate::image::Image;
+use crate::output::{BAD, GOOD, STRONG};
+use crate::progress;
+use crate::survey::Survey;
+
+/// Every device tree starts with it.
+const MAGIC: u32 = 0xd00d_feed;
+/// What the root's compatible string starts with, whatever the version.
+const FAMILY: &[u8] = b"kho-v";
+/// Pages between two looks at the clock.
+const STRIDE: u64 = 1 << 14;
+
+/// A root page that was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) at: PhysAddr,
+    /// Frames that it preserves, as far as its tree can be read.
+    pub(crate) frames: u64,
+    /// What is wrong with it: the first thing, and how many.
+    pub(crate) fault: Option<(String, usize)>,
+}
+
+/// The roots of an image.
+#[derive(Clone, Debug)]
+pub(crate) struct Roots {
+    /// The one to look at.
+    pub(crate) taken: PhysAddr,
+    /// All that were found; none if the user named it.
+    pub(crate) found: Vec<Found>,
+}
+
+/// The root that the user named, or those that the image has. Says on standard error which one is
+/// taken if there are several.
+///
+/// # Errors
+/// There is none, or none that can be read.
+pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
+    if let Some(taken) = place.root {
+        return Ok(Roots { taken, found: Vec::new() });
+    }
+    let candidates = scan(image);
+    let found: Vec<_> = match *candidates {
+        [] => bail!(
+            "{}: no handover in {} frames: no page is a device tree whose root is compatible with \
+             \"kho-v…\"; --root names the page if you know better",
+            place.image.display(),
+            image.frames(),
+        ),
+        // One alone is surveyed by whoever looks at it.
+        [at] => vec![Found { at, frames: 0, fault: None }],
+        _ => candidates.iter().map(|at| judge(image, *at, place)).collect(),
+    };
+    let whole = found.iter().filter(|root| root.fault.is_none());
+    // The first of those that preserve most.
+    let best = whole.rev().max_by_key(|root| root.frames).or(found.first());
+    let Some(taken) = best.map(|root| root.at) else { bail!("no handover") };
+    if found.len() > 1 {
+        tell(&found, taken);
+    }
+    Ok(Roots { taken, found })
+}
+
+/// The pages that start as a root page does.
+fn scan(image: &Image) -> Vec<PhysAddr> {
+    let written = image.written();
+    let total = written.iter().map(|run| run.bytes()).sum();
+    let bar = progress::bar("looking for the root", total);
+    let mut found = Vec::new();
+    let mut since = 0;
+    for run in written {
+        for pfn in run.start().get()..run.end().get() {
+            since += 1;
+            if since == STRIDE {
+                bar.inc(STRIDE * PAGE_SIZE as u64);
+                since = 0;
+            }
+            let at = heirloom_folio::Pfn::new(pfn).addr();
+            if is_root(image, at) {
+                found.push(at);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    found
+}
+
+/// Whether the page at `at` is a root page, sound or not.
+fn is_root(image: &Image, at: PhysAddr) -> bool {
+    let first = image.halves(at, 8).and_then(|halves| halves.first());
+    if first.is_none_or(|first| u32::from_be(first.load(Relaxed)) != MAGIC) {
+        return false;
+    }
+    let sound = image.halves(at, PAGE_SIZE).map(|words| RootView::new(words, at).is_ok());
+    match sound {
+        Some(true) => true,
+        // Other device trees do not have the word in them.
+        Some(false) => image
+            .frame(at)
+            .is_some_and(|page| page.windows(FAMILY.len()).any(|bytes| bytes == FAMILY)),
+        None => false,
+    }
+}
+
+fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
+    let survey = Survey::new(image, at, place.scratch);
+    let fault = survey.findings.first().map(|first| (first.to_string(), survey.findings.len()));
+    Found { at, frames: survey.counts.frames(), fault }
+}
+
+fn tell(found: &[Found], taken: PhysAddr) {
+    anstream::eprintln!("{STRONG}{} roots{STRONG:#}; --root takes another one", found.len());
+    for root in found {
+        let mark = if root.at == taken { '*' } else { ' ' };
+        let at = format!("{}", root.at);
+        let state = match &root.fault {
+            None => format!("{GOOD}whole{GOOD:#}, {} frames preserved", root.frames),
+            Some((first, 1)) => format!("{BAD}not whole{BAD:#}: {first}"),
+            Some((first, n)) => format!("{BAD}not whole{BAD:#}: {first}; and {} more", n - 1),
+        };
+        anstream::eprintln!("{mark} {at:<14} {state}");
+    }
+}

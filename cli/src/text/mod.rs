@@ -1,0 +1,99 @@
+//! A handover for a person.
+
+mod table;
+
+use std::fmt::Write;
+
+use crate::facts::{Facts, Layout};
+use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
+
+use table::{Bar, bytes, plural};
+
+/// The summary, with styles in it.
+pub(crate) fn summary(facts: &Facts) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = head(&mut out, facts).and_then(|()| memory(&mut out, facts));
+    out
+}
+
+fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
+    let image = &facts.image;
+    writeln!(out, "{HEAD}Handover{HEAD:#} {STRONG}{}{STRONG:#}", facts.compatible)?;
+    let size = bytes(image.frames.saturating_mul(image.page_size as u64));
+    line(
+        out,
+        "image",
+        &format!("{} {FAINT}({}, {size} of memory){FAINT:#}", image.path, image.format),
+    )?;
+    line(out, "root page", &facts.fdt.to_string())?;
+    let levels: Vec<_> = facts
+        .nodes_by_level
+        .iter()
+        .rev()
+        .map(|(level, nodes)| match level {
+            0 => plural(*nodes, "leaf", "leaves"),
+            _ => nodes.to_string(),
+        })
+        .collect();
+    let nodes = plural(facts.nodes, "node", "nodes");
+    line(out, "map", &format!("{}, {nodes}: {}", facts.map, levels.join(" > ")))?;
+    match &facts.scratch {
+        None => line(out, "scratch", &format!("{FAINT}not known{FAINT:#}"))?,
+        Some(areas) => {
+            for (i, area) in areas.iter().enumerate() {
+                let name = if i == 0 { "scratch" } else { "" };
+                line(out, name, &format!("{}, {}", area.start, bytes(area.bytes)))?;
+            }
+        }
+    }
+    match &facts.findings[..] {
+        [] => line(out, "findings", &format!("{GOOD}none{GOOD:#}")),
+        [first, rest @ ..] => {
+            line(out, "findings", &format!("{BAD}{}{BAD:#}", facts.findings.len()))?;
+            writeln!(out, "    {}: {}", first.at, first.reason)?;
+            match rest.len() {
+                0 => Ok(()),
+                more => writeln!(out, "    and {more} more: heirloom check {}", image.path),
+            }
+        }
+    }
+}
+
+fn memory(out: &mut String, facts: &Facts) -> std::fmt::Result {
+    writeln!(out, "\n{HEAD}Preserved memory{HEAD:#}")?;
+    let folios = plural(facts.folios, "folio", "folios");
+    let frames = plural(facts.frames, "frame", "frames");
+    line(
+        out,
+        "in all",
+        &format!("{STRONG}{}{STRONG:#} in {folios}, {frames}", bytes(facts.bytes)),
+    )?;
+    let Layout { runs, largest_run, gaps, largest_gap, span } = facts.layout;
+    if runs > 0 {
+        let runs = plural(runs, "run", "runs");
+        line(out, "lies in", &format!("{runs}, the longest {}", bytes(largest_run)))?;
+        let gaps = match gaps {
+            0 => "no gaps".to_owned(),
+            _ => format!("{}, the longest {}", plural(gaps, "gap", "gaps"), bytes(largest_gap)),
+        };
+        line(out, "spans", &format!("{} with {gaps}", bytes(span)))?;
+    }
+    let page = facts.image.page_size as u64;
+    let most = facts.orders.iter().map(|(order, folios)| folios << order).max().unwrap_or(0);
+    if !facts.orders.is_empty() {
+        writeln!(out, "  {FAINT}{:>9}  {:>8}  {:>10}{FAINT:#}", "order", "folios", "bytes")?;
+    }
+    for (order, folios) in &facts.orders {
+        let frames = folios << order;
+        let size = bytes(frames.saturating_mul(page));
+        let bar = Bar { part: frames, whole: most };
+        writeln!(out, "  {order:>9}  {folios:>8}  {size:>10}  {NAME}{bar}{NAME:#}")?;
+    }
+    Ok(())
+}
+
+/// A line with a label.
+fn line(out: &mut String, label: &str, value: &str) -> std::fmt::Result {
+    writeln!(out, "  {FAINT}{label:<10}{FAINT:#} {value}")
+}
