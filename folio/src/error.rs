@@ -158,6 +158,19 @@ pub enum TreeFault {
         /// The page or block with two uses.
         block: Block,
     },
+    /// The block, or the page of the node, lies in scratch. From ledgers that tell it apart.
+    Scratch {
+        /// The page or block.
+        block: Block,
+    },
+    /// The frame is a node's: a node with two parents, a cycle, or a preserved block over a node.
+    /// From ledgers that tell it apart.
+    Node {
+        /// The page or block that would have it.
+        block: Block,
+        /// The node's page.
+        node: PhysAddr,
+    },
     /// The bit's path is no key: no order belongs to it.
     NoKey,
 }
@@ -168,6 +181,8 @@ impl fmt::Display for TreeFault {
             Self::Misaligned { entry } => write!(f, "entry {entry:#x} is no page address"),
             Self::OutsideMemory { addr } => write!(f, "{addr} is not in memory"),
             Self::Overlap { block } => write!(f, "{block} has two uses"),
+            Self::Scratch { block } => write!(f, "{block} lies in scratch"),
+            Self::Node { block, node } => write!(f, "{block} shares {node} with a node"),
             Self::NoKey => f.write_str("the path names no key"),
         }
     }

@@ -36,7 +36,20 @@ impl Entry {
         map: &'m impl DirectMap,
         is_memory: impl Fn(Run) -> bool,
     ) -> Result<ScratchList<'m>, Error> {
-        let at = self.root;
+        self.areas_in(&is_memory, |addr, bytes| {
+            let start = map.ptr(addr).cast::<AtomicU64>();
+            // SAFETY: `is_memory` vouches for the bytes, so the map covers these words; they are
+            // aligned, and the caller promises that nothing writes them.
+            Some(unsafe { core::slice::from_raw_parts(start.as_ptr(), bytes / 8) })
+        })
+    }
+
+    /// The same, with `words` for memory: it is asked for whole words that `is_memory` vouches for.
+    pub(crate) fn areas_in<'m>(
+        &self,
+        is_memory: impl Fn(Run) -> bool,
+        words: impl Fn(PhysAddr, usize) -> Option<&'m [AtomicU64]>,
+    ) -> Result<ScratchList<'m>, Error> {
         let words = |table, addr: PhysAddr, bytes: u64| {
             let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
             let run = Run::covering(addr, bytes).filter(|run| is_memory(*run)).ok_or(outside)?;
@@ -47,14 +60,11 @@ impl Entry {
                 let fault = Fault::Length { expected: bytes.next_multiple_of(8), found: bytes };
                 return Err(fault.in_table(table, addr, 0));
             }
-            let count = usize::try_from(bytes / 8).map_err(|_| outside)?;
-            let start = map.ptr(addr).cast::<AtomicU64>();
-            // SAFETY: `is_memory` vouches for the run, so the map covers these words; they are
-            // aligned, and the caller promises that nothing writes them.
-            Ok((run, unsafe { core::slice::from_raw_parts(start.as_ptr(), count) }))
+            let bytes = usize::try_from(bytes).map_err(|_| outside)?;
+            Ok((run, words(addr, bytes).ok_or(outside)?))
         };
-        let (root, root_words) = words(Table::Root, at, PAGE_SIZE as u64)?;
-        RootView::new(halves(root_words), at)?;
+        let (root, root_words) = words(Table::Root, self.root, PAGE_SIZE as u64)?;
+        RootView::new(halves(root_words), self.root)?;
         let (list, words) = words(Table::Scratch, self.scratch, self.scratch_bytes)?;
         let areas = ScratchList::new(words, self.scratch, &is_memory)?;
         for (table, run) in [(Table::Root, root), (Table::Scratch, list)] {

@@ -106,6 +106,8 @@ pub enum Table {
     Header,
     /// The seal's table.
     Seal,
+    /// The bytes of a subtree of another make: a device tree.
+    Blob,
 }
 
 /// Why a table was refused.
@@ -197,6 +199,24 @@ pub enum Fault {
     },
 }
 
+impl Error {
+    /// The address that the error names: of the table, the node, the block or the bytes at fault.
+    pub const fn at(&self) -> Option<PhysAddr> {
+        Some(match self {
+            Self::Folio(heirloom_folio::Error::Tree(e)) => e.node,
+            Self::Slab(heirloom_slab::Error::Slab(e)) => e.slab,
+            Self::Slab(heirloom_slab::Error::Roll(e)) => e.page,
+            Self::Broken(broken) => broken.addr,
+            Self::Table(e) => e.at,
+            Self::Handle { addr, .. } => PhysAddr::new(*addr),
+            Self::BadRun { run, .. } => run.addr(),
+            Self::WrongOrder { block, .. } => block.addr(),
+            Self::NotInherited { at } | Self::NotPreserved { at } => *at,
+            _ => return None,
+        })
+    }
+}
+
 impl Fault {
     /// The fault at `offset` of the table page at `at`.
     pub(crate) const fn in_table(self, table: Table, at: PhysAddr, offset: usize) -> Error {
@@ -213,6 +233,7 @@ impl fmt::Display for Table {
             Self::Records => "record block",
             Self::Header => "heirloom header",
             Self::Seal => "seal table",
+            Self::Blob => "subtree's device tree",
         })
     }
 }

@@ -6,11 +6,14 @@ extern crate std;
 
 mod area;
 mod buffers;
+mod check;
 mod claim;
 mod entry;
 mod error;
+mod fdt;
 mod handle;
 mod handover;
+mod image;
 mod pages;
 mod past;
 mod records;
@@ -24,10 +27,13 @@ mod subtree;
 mod testing;
 
 pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
+pub use check::{Surveyed, survey};
 pub use entry::Entry;
 pub use error::{Error, Fault, Table, TableError};
+pub use fdt::{DeviceTree, Token};
 pub use handle::{Handle, HandleFault, Parts};
 pub use handover::Handover;
+pub use image::{Image, Left};
 pub use pages::{Inherited, Pages};
 pub use past::{Finished, Root, SealPolicy, Unclaimed};
 pub use records::{Chain, Entries, MAX_BLOCKS, Record, Records};

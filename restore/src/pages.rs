@@ -11,15 +11,7 @@ use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 
 use crate::error::{Error, Fault, Table};
 
-/// Memory that tables are read from.
-pub trait Pages {
-    /// `bytes` bytes from `addr`, a multiple of 8, as words, a last half one whole; `None` if any
-    /// of them is not in memory or not known to be there.
-    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]>;
-
-    /// Whether exactly this block, with this order, is preserved and nobody's yet.
-    fn holds(&self, block: Block) -> bool;
-}
+pub use heirloom_folio::Pages;
 
 /// What a memory inherited and nobody has claimed yet.
 pub struct Inherited<'m, M: Machine>(&'m Memory<M>);
@@ -51,6 +43,10 @@ impl<M: Machine> Pages for Inherited<'_, M> {
 
     fn holds(&self, block: Block) -> bool {
         self.0.is_inherited(block)
+    }
+
+    fn is_memory(&self, run: Run) -> bool {
+        self.0.contains(run)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use core::sync::atomic::AtomicU64;
 
-use heirloom_folio::{Block, Fate, Folio, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Fate, Folio, Kind, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::Slabs;
 
+use crate::check::{self, Place};
 use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
@@ -12,8 +13,8 @@ use crate::handover::Handover;
 use crate::pages::Inherited;
 use crate::root::{Name, RootView};
 use crate::scratch::ScratchList;
-use crate::seal::{self, Broken};
-use crate::subtree::{Header, Producer, SUBTREE};
+use crate::seal;
+use crate::subtree::{Header, Producer};
 
 /// What is known of a predecessor until the inheritance ends.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +142,8 @@ impl<M: Machine> Handover<M> {
         let map = hold_scratch(&memory, entry)?;
         let (memory, _) = memory.inherit(map)?;
         let held = hold_entry(&memory, entry)?;
-        let header = check_subtrees(&memory, entry.root)?;
+        let root = past_root(&memory, entry.root)?;
+        let header = check::subtrees(&left(&memory), &root, Err)?;
         let past = Past {
             root: entry.root,
             generation: header.map_or(0, |(_, header)| header.generation),
@@ -277,60 +279,17 @@ fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<
 /// Keeps the root page and the scratch list from being used: labelled where they are preserved,
 /// reserved where they are not. Returns what was reserved.
 fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
-    let places = [
-        (Table::Root, entry.root, PAGE_SIZE as u64),
-        (Table::Scratch, entry.scratch, entry.scratch_bytes),
-    ];
     let mut held = [None; 2];
-    for (slot, (table, addr, bytes)) in held.iter_mut().zip(places) {
-        let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
-        let run = Run::covering(addr, bytes).ok_or(outside)?;
-        if run.is_empty() {
-            continue;
-        }
-        match memory.inherited_block(run.start()) {
-            Some(block) if block.run().covers(run) => label_table(memory, block.addr())?,
-            Some(block) => {
-                let fault = Fault::Overlap { run, with: block.run() };
-                return Err(fault.in_table(table, addr, 0));
-            }
-            None => {
+    for (slot, (table, run)) in held.iter_mut().zip(entry.tables()) {
+        match check::place(&left(memory), table, run)? {
+            Place::Preserved(block) => label_table(memory, block.addr())?,
+            Place::Free(run) => {
                 memory.reserve(run)?;
                 *slot = Some(run);
             }
         }
     }
     Ok(held)
-}
-
-/// Checks that every subtree's bytes are preserved, and reads heirloom's own, if there is one.
-fn check_subtrees<M: Machine>(
-    memory: &Memory<M>,
-    root: PhysAddr,
-) -> Result<Option<(PhysAddr, Header)>, Error> {
-    let mut header = None;
-    for subtree in past_root(memory, root)?.subtrees() {
-        let subtree = subtree?;
-        let fail = |fault: Fault| fault.in_table(Table::Root, root, 0);
-        let addr = subtree.addr;
-        let run = Run::covering(addr, subtree.size.unwrap_or(1).max(1));
-        let run = run.filter(|run| memory.contains(*run));
-        let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
-        let mut at = run.start();
-        while at < run.end() {
-            let missing = Block::containing(at, Order::ZERO);
-            let block = memory.inherited_block(at);
-            let block = block.ok_or(fail(Fault::NotPreserved { block: missing }))?;
-            at = block.run().end();
-        }
-        if subtree.name.as_str() == SUBTREE {
-            header = Some((
-                addr,
-                Header::read(words(memory, Table::Header, addr, Header::SIZE)?, addr)?,
-            ));
-        }
-    }
-    Ok(header)
 }
 
 /// Labels the block that holds the table at `addr`.
@@ -357,12 +316,6 @@ fn check_seal<M: Machine>(
     match (policy, seal) {
         (SealPolicy::Ignored, _) | (SealPolicy::Checked, None) => Ok(()),
         (SealPolicy::Required, None) => Err(Error::NotSealed),
-        (_, Some(info)) => {
-            let mut first: Option<Broken> = None;
-            seal::verify(&left(memory), &info, |broken| {
-                first.get_or_insert(broken);
-            })?;
-            first.map_or(Ok(()), |broken| Err(Error::Broken(broken)))
-        }
+        (_, Some(info)) => check::sealed(&left(memory), &info, Err).map(|_| ()),
     }
 }

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use core::convert::Infallible;
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -241,6 +242,36 @@ pub fn verify(
     seal: &SealInfo,
     mut broken: impl FnMut(Broken),
 ) -> Result<u64, Error> {
+    let verified = verify_each(pages, seal, |entry| {
+        broken(entry);
+        Ok::<_, Infallible>(())
+    });
+    verified.unwrap_or_else(|never| match never {})
+}
+
+/// The same, as long as `broken` says `Ok`: its first error, else the result of [`verify`].
+pub(crate) fn verify_each<E>(
+    pages: &impl Pages,
+    seal: &SealInfo,
+    mut broken: impl FnMut(Broken) -> Result<(), E>,
+) -> Result<Result<u64, Error>, E> {
+    let chain = match sound_table(pages, seal) {
+        Ok(chain) => chain,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut sound = 0;
+    for entry in &chain {
+        match check_entry(pages, seal, &entry) {
+            Ok(None) => sound += 1,
+            Ok(Some(entry)) => broken(entry)?,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(sound))
+}
+
+/// The seal's table, if it is the one whose hash `seal` has.
+fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, P, Stored>, Error> {
     let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |_, _| Ok(()))?;
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     if chain.len() != seal.entries {
@@ -254,23 +285,25 @@ pub fn verify(
     if expected != seal.hash {
         return Err(fail(Fault::Checksum { expected, found: seal.hash }));
     }
-    let mut sound = 0;
-    for entry in &chain {
-        let addr = PhysAddr::new(entry.phys.get());
-        let number = entry.kind.get();
-        let kind = Sealed::from_number(number);
-        let kind = kind.ok_or(fail(Fault::Reserved { found: number.into() }))?;
-        let length = entry.length.get();
-        let found = hash_at(pages, addr, length);
-        let found = found.ok_or(fail(Fault::OutsideMemory { addr }))?;
-        let sealed = entry.hash.get();
-        if found == sealed {
-            sound += 1;
-        } else {
-            broken(Broken { kind, addr, length, sealed, found });
-        }
-    }
-    Ok(sound)
+    Ok(chain)
+}
+
+/// What is broken about the bytes that an entry covers, if anything is.
+fn check_entry(
+    pages: &impl Pages,
+    seal: &SealInfo,
+    entry: &Stored,
+) -> Result<Option<Broken>, Error> {
+    let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
+    let addr = PhysAddr::new(entry.phys.get());
+    let number = entry.kind.get();
+    let kind = Sealed::from_number(number);
+    let kind = kind.ok_or(fail(Fault::Reserved { found: number.into() }))?;
+    let length = entry.length.get();
+    let found = hash_at(pages, addr, length);
+    let found = found.ok_or(fail(Fault::OutsideMemory { addr }))?;
+    let sealed = entry.hash.get();
+    Ok((found != sealed).then_some(Broken { kind, addr, length, sealed, found }))
 }
 
 #[cfg(test)]

@@ -23,8 +23,8 @@ use heirloom_folio::{Block, Fate, Kind, Machine, Memory, Order, PhysAddr};
 use crate::cache::Cache;
 use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
 use crate::header::{Fixed, Slab};
-use crate::heir::{check_slab, survived, words};
-use crate::roll::{CacheRecord, RollView};
+use crate::heir::{check_slab, survived};
+use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 use crate::state::State;
@@ -98,7 +98,7 @@ impl<M: Machine> Slabs<M> {
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
         // SAFETY: the memory is ours alone, so nothing writes to any of it.
         let view = unsafe { RollView::inherited(&memory, roll) };
-        view.check()?;
+        view.check(Err)?;
         for page in view.pages() {
             let block = Block::containing(page.pfn(), Order::ZERO);
             memory.label(block, Kind::Table).map_err(|_| RollError {
@@ -116,7 +116,7 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The predecessor's roll, while it is there. Under the lock of `past`.
-    pub(crate) fn view(&self, past: Option<PhysAddr>) -> Option<RollView<'_, M>> {
+    pub(crate) fn view(&self, past: Option<PhysAddr>) -> Option<RollView<Here<'_, M>>> {
         // SAFETY: the roll's pages are labelled as tables since `revive`, so that only a claim as
         // tables would give them to anybody; they are freed after `past` is empty.
         past.map(|first| unsafe { RollView::inherited(self.memory(), first) })
@@ -169,7 +169,7 @@ impl<M: Machine> Slabs<M> {
         for record in records() {
             cache.admits(&record)?;
             for addr in self.left(&view, &record) {
-                check_slab(self.memory(), addr, &record)?;
+                check_slab(view.source(), addr, &record)?;
             }
         }
         let mut adopted = Adopted::default();
@@ -202,7 +202,7 @@ impl<M: Machine> Slabs<M> {
         let (memory, geometry) = (self.memory(), record.geometry());
         let mut taken = 0;
         for addr in self.left(&view, &record) {
-            check_slab(memory, addr, &record)?;
+            check_slab(view.source(), addr, &record)?;
             // SAFETY: a slab of the predecessor's, checked; nothing writes it while `past` is
             // locked.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
@@ -270,7 +270,7 @@ impl<M: Machine> Slabs<M> {
         for record in view.records() {
             for addr in self.left(&view, &record) {
                 let block = Block::containing(addr.pfn(), record.order());
-                let sound = check_slab(self.memory(), addr, &record);
+                let sound = check_slab(view.source(), addr, &record);
                 let objects = sound.map_or(0, |info| info.survivors);
                 let empty = sound.is_ok() && objects == 0;
                 if empty || fate(Unclaimed::Slab { slab: block, objects }) == Fate::Free {
@@ -302,7 +302,7 @@ impl<M: Machine> Slabs<M> {
     /// The slabs of a record that nobody has claimed.
     fn left<'v>(
         &'v self,
-        view: &RollView<'v, M>,
+        view: &RollView<Here<'v, M>>,
         record: &CacheRecord,
     ) -> impl Iterator<Item = PhysAddr> + use<'v, M> {
         let order = record.order();
@@ -323,7 +323,9 @@ impl<M: Machine> Slabs<M> {
             return Err(nothing);
         }
         let not_adopted = Error::NotAdopted { addr, slab };
-        let fixed = Fixed::read(words(memory, slab.addr()));
+        // Nobody has claimed it, so nothing writes it.
+        let words = view.source().words(slab.addr(), size_of::<Fixed>()).ok_or(nothing)?;
+        let fixed = Fixed::read(words);
         let spec = Self::class_like(&fixed.shape).ok_or(not_adopted)?;
         let record = view.records().find(|record| *record.shape() == fixed.shape);
         let record = record.ok_or(not_adopted)?;

@@ -12,8 +12,8 @@ use heirloom_folio::{Block, DirectMap, PhysAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed};
 
-use crate::header::{Fixed, Slab};
-use crate::heir::{survived, words};
+use crate::header::Slab;
+use crate::heir::{check_slab, survived};
 use crate::roll::RollView;
 use crate::state::State;
 use crate::store::watch;
@@ -24,13 +24,13 @@ use crate::{CacheSpec, Slabs};
 fn survivors(slabs: &Slabs<Ram>) -> BTreeSet<PhysAddr> {
     let memory = slabs.memory();
     let view = RollView::own(memory, &slabs.roll);
-    view.check().unwrap();
+    view.check(Err).unwrap();
     let mut found = BTreeSet::new();
     for record in view.records() {
         for addr in view.slabs(&record) {
             let block = Block::new(addr.pfn(), record.order()).unwrap();
             assert!(memory.is_preserved(block), "a slab in the roll is preserved");
-            Fixed::read(words(memory, addr)).check(addr, record.shape()).unwrap();
+            check_slab(view.source(), addr, &record).unwrap();
             // SAFETY: checked above.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
             for index in 0..record.objects_per_slab() {

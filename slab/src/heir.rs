@@ -1,19 +1,16 @@
 //! One slab of a predecessor's: checked, made ours, and its objects claimed or discarded.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{
-    AtomicU8, AtomicU64,
-    Ordering::{Relaxed, Release},
-};
+use core::sync::atomic::Ordering::{Relaxed, Release};
 
-use heirloom_folio::{Block, Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
 use crate::adopt::Adopted;
 use crate::cache::Cache;
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
-use crate::roll::CacheRecord;
+use crate::roll::{CacheRecord, Here, Source};
 use crate::state::{ObjectState, State};
 
 /// What a predecessor's slab holds.
@@ -44,7 +41,8 @@ impl<M: Machine> Cache<'_, M> {
     ) -> Result<Adopted, Error> {
         let (control, memory) = (self.control, self.slabs.memory());
         let geometry = &control.geometry;
-        let info = check_slab(memory, addr, record)?;
+        // SAFETY: callers hold the lock of `past`, and the slab is one that nobody has claimed.
+        let info = check_slab(unsafe { Here::inherited(memory) }, addr, record)?;
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
@@ -173,38 +171,29 @@ pub(crate) const fn survived(state: State, preserving: bool) -> bool {
         || preserving && state.is(ObjectState::Live)
 }
 
-/// The fixed part of the header of a slab that is there and not claimed.
-pub(crate) fn words<M: Machine>(memory: &Memory<M>, slab: PhysAddr) -> &[AtomicU64] {
-    let first = memory.machine().ptr(slab).cast::<AtomicU64>();
-    // SAFETY: callers found the block in memory, and labelled as a slab that nobody has claimed,
-    // so nothing writes it.
-    unsafe { core::slice::from_raw_parts(first.as_ptr(), size_of::<Fixed>() / size_of::<u64>()) }
-}
-
-/// Checks a slab that the predecessor left, under the lock of `past`: its header, and every
-/// object's byte.
-pub(crate) fn check_slab<M: Machine>(
-    memory: &Memory<M>,
+/// Checks a slab that the predecessor left, of which nothing is claimed: its header, and every
+/// object's byte. On this machine, under the lock of `past`.
+pub(crate) fn check_slab<'s>(
+    source: impl Source<'s>,
     slab: PhysAddr,
     record: &CacheRecord,
 ) -> Result<SlabInfo, Error> {
     let (shape, geometry): (&Shape, &Geometry) = (record.shape(), record.geometry());
     let fail = |fault| Error::Slab(SlabError { slab, fault });
     let block = Block::new(slab.pfn(), geometry.order).filter(|block| block.addr() == slab);
-    let block = block.filter(|block| memory.contains(block.run()));
+    let block = block.filter(|block| source.is_memory(block.run()));
     let block = block.ok_or(fail(SlabFault::Misplaced))?;
-    if !memory.is_inherited(block) {
+    if !source.holds(block) {
         return Err(fail(SlabFault::NotPreserved { block }));
     }
-    Fixed::read(words(memory, slab)).check(slab, shape).map_err(fail)?;
-    // SAFETY: the block is in memory; its state bytes lie in it; nothing writes it.
-    let bytes = unsafe {
-        let first = memory.machine().ptr(slab).add(HEAD).cast::<AtomicU8>();
-        core::slice::from_raw_parts(first.as_ptr(), geometry.objects as usize)
-    };
+    let objects = geometry.objects as usize;
+    let words = source.words(slab, HEAD + objects).ok_or(fail(SlabFault::Misplaced))?;
+    Fixed::read(words).check(slab, shape).map_err(fail)?;
     let mut info = SlabInfo::default();
-    for (index, byte) in (0..).zip(bytes) {
-        let state = State(byte.load(Relaxed));
+    let states = words.iter().skip(HEAD / size_of::<u64>());
+    let bytes = states.flat_map(|word| word.load(Relaxed).to_ne_bytes());
+    for (index, byte) in (0..).zip(bytes.take(objects)) {
+        let state = State(byte);
         if state.what().is_none() {
             return Err(fail(SlabFault::State { index, found: state.0 }));
         }

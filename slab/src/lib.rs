@@ -71,6 +71,7 @@ mod geometry;
 mod global;
 mod header;
 mod heir;
+mod left;
 mod lists;
 mod magazine;
 mod name;
@@ -93,6 +94,7 @@ pub use error::{Error, Field, Refused, RollError, RollFault, SlabError, SlabFaul
 pub use geometry::MAX_OBJECT;
 pub use global::{Global, Heap};
 pub use heir::UnclaimedObjects;
+pub use left::{LeftCaches, LeftSlab};
 pub use name::Name;
 #[doc(hidden)]
 pub use persist::size_of_field;

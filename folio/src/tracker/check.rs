@@ -4,8 +4,12 @@
 //! taken from a ledger of frames before it is looked into; a frame can be taken once. So a cycle, a
 //! node with two parents, a node inside a preserved folio and two folios over the same frame are
 //! all one error, and the work is bounded by the frames there are.
+//!
+//! There is one walk. [`check`] stops at the first fault, as whoever is to build on the tree must;
+//! [`survey`] hands each fault to its caller and passes over what it concerns, for whoever wants to
+//! know all that is wrong.
 
-use crate::addr::{Block, Order, Pfn, PhysAddr};
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::{TreeError, TreeFault};
 use crate::sync::Relaxed;
 
@@ -24,15 +28,29 @@ pub trait Ledger {
     /// - [`TreeFault::OutsideMemory`]: not all of them are in memory;
     /// - [`TreeFault::Overlap`]: some are taken, or cannot be preserved where they lie (in scratch).
     ///
-    /// An error ends the check; what was taken before stays taken.
+    /// What was taken before an error stays taken.
     fn take(&mut self, block: Block) -> Result<(), TreeFault>;
+
+    /// The same for the page of a node, where a ledger wants to tell nodes from preserved blocks.
+    ///
+    /// # Errors
+    /// As for [`Ledger::take`], which is what it does unless a ledger says otherwise.
+    fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {
+        self.take(node)
+    }
+
+    /// Says that `area` is scratch: none of its frames may be taken. For ledgers that do not know
+    /// by themselves; this one does nothing.
+    fn keep_out(&mut self, area: Run) {
+        let _ = area;
+    }
 
     /// Takes frame `first + i` for each set bit `i` of `frames`; `first` is a multiple of 64.
     ///
     /// What is taken is a word of a bitmap of frames: a ledger that is one can take it at once.
     ///
     /// # Errors
-    /// As for [`Ledger::take`], with the lowest bit at fault.
+    /// As for [`Ledger::take`], with the lowest bit at fault; those below it are taken.
     fn take_word(&mut self, first: Pfn, frames: u64) -> Result<(), (u32, TreeFault)> {
         let mut rest = frames;
         while rest != 0 {
@@ -87,21 +105,86 @@ where
     T: Tables + ?Sized,
     L: Ledger + ?Sized,
 {
-    let mut check = Check { tables, ledger, counts: Counts::NONE };
+    survey(root, tables, ledger, Err)
+}
+
+/// Checks the tree at `root` as [`check`] does, and hands every fault to `found`: `Ok` goes on
+/// without the entry or the block at fault, an error of `found` ends it.
+///
+/// What lies below an entry at fault is not looked at. Returns what is in the rest of the tree.
+/// A node is looked into once, so the faults are bounded by the frames that `ledger` gives: at most
+/// one for each entry or bit of each node.
+///
+/// # Errors
+/// The first error of `found`.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::tracker::{Ledger, Tables, survey};
+/// use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, TreeFault};
+/// use std::sync::atomic::AtomicU64;
+///
+/// /// A root whose first two entries lead nowhere.
+/// struct Root(Vec<AtomicU64>);
+/// const AT: PhysAddr = PhysAddr::new(0x10_0000);
+/// impl Tables for Root {
+///     fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]> {
+///         (node == AT).then_some(&self.0)
+///     }
+/// }
+/// struct Anything;
+/// impl Ledger for Anything {
+///     fn take(&mut self, _: Block) -> Result<(), TreeFault> {
+///         Ok(())
+///     }
+/// }
+///
+/// let mut words: Vec<_> = (0..PAGE_SIZE / 8).map(|_| AtomicU64::new(0)).collect();
+/// words[0] = AtomicU64::new(7);
+/// words[1] = AtomicU64::new(0x40_0000);
+/// let mut faults = Vec::new();
+/// let counts = survey(AT, &Root(words), &mut Anything, |fault| {
+///     faults.push(fault.reason);
+///     Ok::<_, ()>(())
+/// });
+/// assert_eq!(counts.unwrap().nodes(), 1);
+/// let addr = PhysAddr::new(0x40_0000);
+/// assert_eq!(faults, [TreeFault::Misaligned { entry: 7 }, TreeFault::OutsideMemory { addr }]);
+/// ```
+pub fn survey<T, L, E>(
+    root: PhysAddr,
+    tables: &T,
+    ledger: &mut L,
+    found: impl FnMut(TreeError) -> Result<(), E>,
+) -> Result<Counts, E>
+where
+    T: Tables + ?Sized,
+    L: Ledger + ?Sized,
+{
+    let mut check = Check { tables, ledger, found, counts: Counts::NONE };
     let level = G.levels - 1;
-    let fault = |reason| TreeError { node: root, level: level as u8, index: 0, reason };
-    let node = check.enter(root.get(), 0, level).map_err(fault)?;
-    check.visit(node, level)?;
+    match check.enter(root.get(), 0, level) {
+        Ok(node) => check.visit(node, level)?,
+        Err(reason) => {
+            (check.found)(TreeError { node: root, level: level as u8, index: 0, reason })?;
+        }
+    }
     Ok(check.counts)
 }
 
-struct Check<'a, T: ?Sized, L: ?Sized> {
+struct Check<'a, T: ?Sized, L: ?Sized, F> {
     tables: &'a T,
     ledger: &'a mut L,
+    found: F,
     counts: Counts,
 }
 
-impl<'a, T: Tables + ?Sized, L: Ledger + ?Sized> Check<'a, T, L> {
+impl<'a, T, L, F, E> Check<'a, T, L, F>
+where
+    T: Tables + ?Sized,
+    L: Ledger + ?Sized,
+    F: FnMut(TreeError) -> Result<(), E>,
+{
     /// Takes the node of `level` that `entry` points at; its first key is `first`.
     fn enter(&mut self, entry: u64, first: u64, level: u32) -> Result<Node<'a>, TreeFault> {
         let addr = PhysAddr::new(entry);
@@ -112,14 +195,14 @@ impl<'a, T: Tables + ?Sized, L: Ledger + ?Sized> Check<'a, T, L> {
         if entry == 0 {
             return Err(TreeFault::OutsideMemory { addr });
         }
-        self.ledger.take(Block::containing(addr.pfn(), Order::ZERO))?;
+        self.ledger.take_node(Block::containing(addr.pfn(), Order::ZERO))?;
         let words = self.tables.words(addr).ok_or(TreeFault::OutsideMemory { addr })?;
         self.counts.add_node(level as u8);
         Ok(Node { addr, first, words })
     }
 
     /// What lies below a node that was taken. It calls itself once for each level at most.
-    fn visit(&mut self, at: Node<'a>, level: u32) -> Result<(), TreeError> {
+    fn visit(&mut self, at: Node<'a>, level: u32) -> Result<(), E> {
         if level == 0 {
             return self.leaf(at);
         }
@@ -137,15 +220,18 @@ impl<'a, T: Tables + ?Sized, L: Ledger + ?Sized> Check<'a, T, L> {
             };
             let first = at.first + ((index as u64) << G.shift(level));
             if first >= KEY_LIMIT {
-                return Err(fault(TreeFault::NoKey));
+                (self.found)(fault(TreeFault::NoKey))?;
+                continue;
             }
-            let below = self.enter(entry, first, level - 1).map_err(fault)?;
-            self.visit(below, level - 1)?;
+            match self.enter(entry, first, level - 1) {
+                Ok(below) => self.visit(below, level - 1)?,
+                Err(reason) => (self.found)(fault(reason))?,
+            }
         }
         Ok(())
     }
 
-    fn leaf(&mut self, at: Node<'a>) -> Result<(), TreeError> {
+    fn leaf(&mut self, at: Node<'a>) -> Result<(), E> {
         // A leaf of keys above its own width has one order; the very first has all the others.
         if let Some(block) = Key::new(at.first).block()
             && at.first >= LEAF_KEYS
@@ -153,29 +239,29 @@ impl<'a, T: Tables + ?Sized, L: Ledger + ?Sized> Check<'a, T, L> {
             self.ledger.leaf(block, at.addr);
         }
         for (key, (index, word)) in (at.first..).step_by(64).zip(at.words.iter().enumerate()) {
-            let word = word.load(Relaxed);
-            if word == 0 {
-                continue;
+            let mut rest = word.load(Relaxed);
+            while rest != 0 {
+                let Err((bit, reason)) = self.blocks(key, rest) else { break };
+                let index = index as u32 * 64 + bit;
+                (self.found)(TreeError { node: at.addr, level: 0, index, reason })?;
+                // Those below the one at fault are taken.
+                rest &= u64::MAX.unbounded_shl(bit + 1);
             }
-            self.blocks(key, word).map_err(|(bit, reason)| TreeError {
-                node: at.addr,
-                level: 0,
-                index: index as u32 * 64 + bit,
-                reason,
-            })?;
         }
         Ok(())
     }
 
-    /// Takes the blocks of a leaf's word, whose bit 0 is `key`.
+    /// Takes the blocks of a leaf's word, whose bit 0 is `key`. Those below the bit of an error
+    /// are taken and counted.
     fn blocks(&mut self, key: u64, word: u64) -> Result<(), (u32, TreeFault)> {
         if let Some(first) = Key::new(key).block()
             && key >= 64
             && first.order() == Order::ZERO
         {
-            self.ledger.take_word(first.pfn(), word)?;
-            self.counts.add_folios(Order::ZERO, u64::from(word.count_ones()));
-            return Ok(());
+            let taken = self.ledger.take_word(first.pfn(), word);
+            let below = taken.map_or_else(|(bit, _)| (1 << bit) - 1, |()| u64::MAX);
+            self.counts.add_folios(Order::ZERO, u64::from((word & below).count_ones()));
+            return taken;
         }
         let mut rest = word;
         while rest != 0 {

@@ -17,6 +17,7 @@
 //! counts   how much that is
 //! gaps     what lies between
 //! check    a predecessor's tree, believed only after this
+//! frames   whose frame is whose, for a check of memory that is not this machine's
 //! ```
 //!
 //! At any instant the tree in memory is whole: a node is zeroed before it is linked, and a bit is
@@ -25,6 +26,7 @@
 
 mod check;
 mod counts;
+mod frames;
 mod gaps;
 mod grow;
 #[cfg(all(test, not(loom)))]
@@ -42,8 +44,9 @@ mod rows;
 mod tree;
 mod walk;
 
-pub use check::{Ledger, check};
+pub use check::{Ledger, check, survey};
 pub use counts::Counts;
+pub use frames::{Frames, FramesOf};
 pub use gaps::Gaps;
 pub(crate) use grow::{Spot, Tracker};
 pub use key::{Adjacent, Geometry, Key};

@@ -112,11 +112,11 @@ impl AreaInfo {
     /// [`Error::Table`] with the chunk, the byte and the reason: a chunk or block misaligned or
     /// not preserved, a chunk with a next one that is not full, more or fewer blocks than the
     /// descriptor says. The first error of `each`. What `each` did by then stands.
-    pub fn walk(
+    pub fn walk<E: From<Error>>(
         self,
         pages: &impl Pages,
-        mut each: impl FnMut(AreaPart) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut each: impl FnMut(AreaPart) -> Result<(), E>,
+    ) -> Result<(), E> {
         let expected = self.blocks();
         let mut seen = 0;
         let (mut from, mut addr) = ((Table::Area, self.first, 0), self.first);
@@ -134,7 +134,7 @@ impl AreaInfo {
                 let at = (Table::Area, addr, (i + 1) * 8);
                 if seen == expected {
                     let fault = Fault::TooMany { found: seen + 1, limit: expected };
-                    return Err(fault.in_table(at.0, at.1, at.2));
+                    return Err(fault.in_table(at.0, at.1, at.2).into());
                 }
                 seen += 1;
                 each(AreaPart::Block(block_at(pages, entry, self.order, at)?))?;
@@ -144,12 +144,13 @@ impl AreaInfo {
                 break;
             }
             if !full {
-                return Err(malformed(addr, 0));
+                return Err(malformed(addr, 0).into());
             }
             (from, addr) = ((Table::Area, addr, 0), next);
         }
         if seen != expected {
-            return Err(Fault::Length { expected, found: seen }.in_table(Table::Area, addr, 8));
+            let fault = Fault::Length { expected, found: seen };
+            return Err(fault.in_table(Table::Area, addr, 8).into());
         }
         Ok(())
     }
@@ -226,7 +227,7 @@ mod tests {
             if let AreaPart::Block(block) = part {
                 found.push(block.addr().get());
             }
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         Ok(found)
     }
@@ -353,7 +354,7 @@ mod tests {
             let mut parts = 0_u64;
             let walked = info.walk(&left, |_| {
                 parts += 1;
-                Ok(())
+                Ok::<_, Error>(())
             });
             prop_assert!(parts <= u64::from(pages) + u64::from(pages) / PER_CHUNK as u64 + 1);
             if walked.is_ok() {

@@ -304,7 +304,7 @@ mod linux_tests {
                 let area: AreaDescriptor = load(&memfd[4..]);
                 let info = area.info(PhysAddr::new(file.data.get() + 32)).unwrap();
                 assert!(u64::from(info.pages()) * 4096 >= folios * 16);
-                info.walk(&left, |_| Ok(())).unwrap();
+                info.walk(&left, |_| Ok::<_, Error>(())).unwrap();
             }
         }
     }

@@ -19,13 +19,12 @@
 //!
 //! [`RootView`] reads this page and Linux's alike. It is a reader of its own, for three reasons:
 //! it names the byte at fault, it reads word by word what an edit may be about to replace, and it
-//! keeps to the struct and strings blocks whatever the lengths in them say. The framing is that of
-//! the Devicetree Specification 0.4, chapter 5; the two 64-bit values are in native byte order, as
-//! Linux has them.
+//! keeps to the struct and strings blocks whatever the lengths in them say. The framing is
+//! [`DeviceTree`](crate::DeviceTree)'s; the two 64-bit values are in native byte order, as Linux has
+//! them.
 
 mod name;
 mod page;
-mod tokens;
 mod view;
 
 pub use name::Name;
@@ -40,31 +39,3 @@ const MAP: &str = "preserved-memory-map";
 const DATA: &str = "preserved-data";
 /// The property with the number of a subtree's bytes.
 const SIZE: &str = "blob-size";
-
-/// Fields of the tree's header, as indices of 32-bit words.
-mod header {
-    pub(super) const MAGIC: usize = 0;
-    pub(super) const TOTAL_SIZE: usize = 1;
-    pub(super) const OFF_STRUCT: usize = 2;
-    pub(super) const OFF_STRINGS: usize = 3;
-    pub(super) const OFF_RESERVE: usize = 4;
-    pub(super) const VERSION: usize = 5;
-    pub(super) const LAST_COMPATIBLE: usize = 6;
-    pub(super) const SIZE_STRINGS: usize = 8;
-    pub(super) const SIZE_STRUCT: usize = 9;
-    /// Bytes in the header.
-    pub(super) const BYTES: usize = 40;
-}
-
-const FDT_MAGIC: u32 = 0xd00d_feed;
-const FDT_VERSION: u32 = 17;
-const FDT_LAST_COMPATIBLE: u32 = 16;
-
-/// Tokens of the struct block.
-mod token {
-    pub(super) const BEGIN_NODE: u32 = 1;
-    pub(super) const END_NODE: u32 = 2;
-    pub(super) const PROPERTY: u32 = 3;
-    pub(super) const NOP: u32 = 4;
-    pub(super) const END: u32 = 9;
-}

@@ -6,10 +6,9 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
 use super::view::{RootView, Subtree};
-use super::{
-    COMPATIBLE, DATA, FDT_LAST_COMPATIBLE, FDT_MAGIC, FDT_VERSION, MAP, Name, SIZE, header, token,
-};
+use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
 use crate::error::{Error, Table};
+use crate::fdt::{FDT_LAST_COMPATIBLE, FDT_MAGIC, FDT_VERSION, header, token};
 use crate::store;
 
 /// Every property's name, each ended by a zero, and padding to a whole word.
@@ -200,7 +199,7 @@ impl<'a> RootPage<'a> {
             _ => {}
         }
         if let Some(word) = self.words.get(header::OFF_STRUCT) {
-            // Release: whoever reads the new offset (`Tree::open`'s Acquire) reads the new tree.
+            // Release: whoever reads the new offset (`DeviceTree::open`'s Acquire) reads the new tree.
             store::word32(word, (start as u32).to_be(), Release);
         }
         Ok(())

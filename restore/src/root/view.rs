@@ -2,18 +2,19 @@
 
 use core::sync::atomic::AtomicU32;
 
-use heirloom_folio::PhysAddr;
+use heirloom_folio::{PAGE_SIZE, PhysAddr};
 
-use super::tokens::{Token, Tree};
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, Table};
+use crate::fdt::{DeviceTree, Token};
+use crate::pages::Pages;
 
 /// A root page that was found sound: every token, name, length and property.
 ///
 /// What the addresses in it lead to was not looked at.
 #[derive(Clone, Debug)]
 pub struct RootView<'a> {
-    tree: Tree<'a>,
+    tree: DeviceTree<'a>,
     map: PhysAddr,
     /// Where the first node below the root starts, in the struct block.
     nodes: usize,
@@ -42,7 +43,19 @@ impl<'a> RootView<'a> {
     /// the format has it: another version, a token or value that leaves the struct block, a
     /// property missing, twice or of a wrong length, a name twice.
     pub fn new(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
-        let tree = Tree::open(words, at)?;
+        Self::of(DeviceTree::open(words, Table::Root, at)?)
+    }
+
+    /// Checks the root page at `at`.
+    ///
+    /// # Errors
+    /// As for [`RootView::new`]; [`Error::Table`] also if it is not in memory or no page starts
+    /// there.
+    pub fn read(pages: &'a impl Pages, at: PhysAddr) -> Result<Self, Error> {
+        Self::of(DeviceTree::read(pages, Table::Root, at, PAGE_SIZE)?)
+    }
+
+    fn of(tree: DeviceTree<'a>) -> Result<Self, Error> {
         let mut cursor = tree.start();
         match tree.next(&mut cursor)? {
             (_, Token::Begin { name }) if tree.bytes(name..name + 1).eq([0]) => {}
@@ -125,7 +138,7 @@ impl<'a> RootView<'a> {
 /// Of a page that did not change since [`RootView::new`] checked it, no item is an error.
 #[derive(Clone, Debug)]
 pub struct Subtrees<'a> {
-    tree: &'a Tree<'a>,
+    tree: &'a DeviceTree<'a>,
     cursor: usize,
     done: bool,
 }
@@ -188,7 +201,7 @@ impl Iterator for Subtrees<'_> {
 }
 
 /// The 64-bit value of a property at `offset` whose value stands at `value`.
-fn read_u64(tree: &Tree<'_>, offset: usize, value: usize, length: u32) -> Result<u64, Error> {
+fn read_u64(tree: &DeviceTree<'_>, offset: usize, value: usize, length: u32) -> Result<u64, Error> {
     let found = match length {
         8 => tree.value(value),
         _ => None,
@@ -197,7 +210,7 @@ fn read_u64(tree: &Tree<'_>, offset: usize, value: usize, length: u32) -> Result
 }
 
 /// Whether the root's first `compatible` string is the one that this reader knows.
-fn check_compatible(tree: &Tree<'_>, value: usize, length: u32) -> Result<(), Error> {
+fn check_compatible(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<(), Error> {
     const FAMILY: &str = "kho-v";
     let end = value.saturating_add(length as usize);
     let expected = COMPATIBLE.bytes().chain([0]);
@@ -398,7 +411,7 @@ mod tests {
         fn random_bytes_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..4096)) {
             let _ = view_of(&bytes);
             if let Some(magic) = bytes.get_mut(..4) {
-                magic.copy_from_slice(&super::super::FDT_MAGIC.to_be_bytes());
+                magic.copy_from_slice(&crate::fdt::FDT_MAGIC.to_be_bytes());
             }
             prop_assert!(view_of(&bytes).is_err());
         }

@@ -30,5 +30,5 @@ mod write;
 
 pub use record::CacheRecord;
 pub(crate) use table::SlabTable;
-pub(crate) use view::RollView;
+pub(crate) use view::{Here, RollView, Source};
 pub(crate) use write::Roll;

@@ -1,128 +1,234 @@
 //! A roll as it is read: a predecessor's, believed only as far as it was checked, or our own.
 
+use core::marker::PhantomData;
 use core::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
 
-use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::record::{CacheRecord, Stored};
 use super::table::{HEADER, SLABS};
-use super::write::{RECORDS, WORDS, words};
-use crate::error::{Error, RollError, RollFault};
+use super::write::{RECORDS, WORDS};
+use crate::error::{RollError, RollFault};
 use crate::store;
 
 /// Pages of records that a roll may have, as many as Linux allows a chain of blocks.
 const MAX_PAGES: u64 = 10_000;
 
-/// A roll.
-///
-/// Pages are believed if they are preserved: by the predecessor, and not claimed, or by us. Slabs
-/// are checked one by one, when they are adopted.
-pub(crate) struct RollView<'m, M: Machine> {
+/// Where the pages of a roll, and the slabs that it names, are read from.
+pub(crate) trait Source<'p>: Copy {
+    /// Whether all of `run` is memory.
+    fn is_memory(self, run: Run) -> bool;
+
+    /// Whether this block is one that a roll or a cache can have.
+    fn holds(self, block: Block) -> bool;
+
+    /// `bytes` bytes from `addr`, which lie in a block that it holds.
+    fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'p [AtomicU64]>;
+
+    /// No table has more pages than there are frames.
+    fn frames(self) -> u64;
+}
+
+impl<'p, P: Pages> Source<'p> for &'p P {
+    fn is_memory(self, run: Run) -> bool {
+        Pages::is_memory(self, run)
+    }
+
+    fn holds(self, block: Block) -> bool {
+        Pages::holds(self, block)
+    }
+
+    fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'p [AtomicU64]> {
+        Pages::words(self, addr, bytes)
+    }
+
+    /// Not known. Each page of a chain is preserved, and one that comes back is noticed.
+    fn frames(self) -> u64 {
+        u64::MAX
+    }
+}
+
+/// This machine's memory as a source.
+pub(crate) struct Here<'m, M: Machine> {
     memory: &'m Memory<M>,
-    first: PhysAddr,
     holds: Holds<M>,
 }
 
-/// Whether a page is one that a roll can have.
+/// Whether a block is one that a roll or a cache can have.
 type Holds<M> = fn(&Memory<M>, Block) -> bool;
 
-impl<M: Machine> Clone for RollView<'_, M> {
+impl<'m, M: Machine> Here<'m, M> {
+    /// What the predecessor left and nobody has claimed.
+    ///
+    /// # Safety
+    /// While anything read through it lives, nothing in this kernel writes, other than atomically,
+    /// to the pages and slabs that are read: they are the predecessor's and labelled as tables and
+    /// slabs, or about to be.
+    pub(crate) const unsafe fn inherited(memory: &'m Memory<M>) -> Self {
+        Self { memory, holds: Memory::is_inherited }
+    }
+}
+
+impl<M: Machine> Clone for Here<'_, M> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<M: Machine> Copy for RollView<'_, M> {}
+impl<M: Machine> Copy for Here<'_, M> {}
 
-impl<'m, M: Machine> RollView<'m, M> {
+impl<'m, M: Machine> Source<'m> for Here<'m, M> {
+    fn is_memory(self, run: Run) -> bool {
+        self.memory.contains(run)
+    }
+
+    fn holds(self, block: Block) -> bool {
+        (self.holds)(self.memory, block)
+    }
+
+    fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'m [AtomicU64]> {
+        let words = bytes.div_ceil(size_of::<u64>());
+        let run = Run::covering(addr, (words * size_of::<u64>()) as u64)?;
+        if !self.memory.contains(run) || !addr.get().is_multiple_of(size_of::<u64>() as u64) {
+            return None;
+        }
+        let first = self.memory.machine().ptr(addr).cast::<AtomicU64>();
+        // SAFETY: the map covers the run, aligned; nothing writes it but by atomics
+        // (`Here::inherited` was promised that, and we write our own so).
+        Some(unsafe { core::slice::from_raw_parts(first.as_ptr(), words) })
+    }
+
+    fn frames(self) -> u64 {
+        self.memory.ranges().map(|(run, _)| run.frames()).sum()
+    }
+}
+
+/// A roll.
+///
+/// Pages are believed if they are preserved: by the predecessor, and not claimed, or by us. Slabs
+/// are checked one by one, when they are adopted.
+#[derive(Clone, Copy)]
+pub(crate) struct RollView<S> {
+    source: S,
+    first: PhysAddr,
+}
+
+impl<'m, M: Machine> RollView<Here<'m, M>> {
     /// The predecessor's roll whose first page is at `first`.
     ///
     /// # Safety
-    /// While the view or anything read through it lives, nothing in this kernel writes, other than
-    /// atomically, to a page of the roll: it is the predecessor's and labelled as a table, or
-    /// about to be.
+    /// As for [`Here::inherited`].
     pub(crate) const unsafe fn inherited(memory: &'m Memory<M>, first: PhysAddr) -> Self {
-        Self { memory, first, holds: Memory::is_inherited }
+        // SAFETY: the same contract.
+        Self { source: unsafe { Here::inherited(memory) }, first }
     }
 
     /// Our own roll.
     pub(crate) const fn own(memory: &'m Memory<M>, roll: &super::Roll<M>) -> Self {
-        Self { memory, first: roll.first(), holds: Memory::is_preserved }
+        Self { source: Here { memory, holds: Memory::is_preserved }, first: roll.first() }
+    }
+}
+
+impl<'m, S: Source<'m>> RollView<S> {
+    /// The roll in `source` whose first page is at `first`.
+    pub(crate) const fn new(source: S, first: PhysAddr) -> Self {
+        Self { source, first }
     }
 
-    /// Checks every page, every record, and that every entry can be a slab's address.
+    /// Where the roll is read from.
+    pub(crate) const fn source(&self) -> S {
+        self.source
+    }
+
+    /// Checks every page, every record, and that every entry can be a slab's address, and hands
+    /// what is wrong to `found`, with the page, the entry and the reason. What follows a page at
+    /// fault in its chain is not looked at.
     ///
     /// # Errors
-    /// [`Error::Roll`] with the page, the entry and the reason.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// The first error of `found`.
+    pub(crate) fn check<E>(
+        &self,
+        mut found: impl FnMut(RollError) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut pages = self.own_pages();
-        while let Some((page, page_words, count)) = pages.try_next()? {
+        loop {
+            let (page, page_words, count) = match pages.try_next() {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(()),
+                Err(error) => return found(error),
+            };
             for index in 0..count {
-                let fail = |fault| RollError { page, index: index as u32, fault };
-                let record = stored(page_words, index).check().map_err(fail)?;
-                self.check_table(&record)?;
+                match stored(page_words, index).check() {
+                    Ok(record) => self.check_table(&record, &mut found)?,
+                    Err(fault) => found(RollError { page, index: index as u32, fault })?,
+                }
             }
         }
-        Ok(())
     }
 
     /// The caches.
-    pub(crate) fn records(&self) -> impl Iterator<Item = CacheRecord> + use<'m, M> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = CacheRecord> + use<'m, S> {
         self.own_pages().flat_map(|(_, words, count)| {
             (0..count).filter_map(move |index| stored(words, index).check().ok())
         })
     }
 
     /// The addresses of a cache's slabs. What is there is still to be checked.
-    pub(crate) fn slabs(&self, record: &CacheRecord) -> Slabs<'m, M> {
+    pub(crate) fn slabs(&self, record: &CacheRecord) -> Slabs<'m, S> {
         Slabs { pages: self.table_pages(record), page: [].iter() }
     }
 
     /// The addresses of all pages of the roll, those of slab tables included.
-    pub(crate) fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'m, M> {
+    pub(crate) fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
         let view = *self;
         let tables = view.records().flat_map(move |record| view.table_pages(&record));
         view.own_pages().chain(tables).map(|(page, ..)| page)
     }
 
-    fn own_pages(&self) -> Chain<'m, M> {
+    fn own_pages(&self) -> Chain<'m, S> {
         Chain::new(self, self.first, MAX_PAGES, RECORDS)
     }
 
-    fn table_pages(&self, record: &CacheRecord) -> Chain<'m, M> {
-        // No table has more pages than there are frames.
-        let frames = self.memory.ranges().map(|(run, _)| run.frames()).sum();
-        Chain::new(self, record.table(), frames, SLABS)
+    fn table_pages(&self, record: &CacheRecord) -> Chain<'m, S> {
+        Chain::new(self, record.table(), self.source.frames(), SLABS)
     }
 
-    fn check_table(&self, record: &CacheRecord) -> Result<(), Error> {
+    fn check_table<E>(
+        &self,
+        record: &CacheRecord,
+        found: &mut impl FnMut(RollError) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut pages = self.table_pages(record);
-        while let Some((page, page_words, count)) = pages.try_next()? {
+        loop {
+            let (page, page_words, count) = match pages.try_next() {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(()),
+                Err(error) => return found(error),
+            };
             for (index, word) in (0_u32..).zip(page_words.iter().skip(HEADER).take(count)) {
-                let found = store::load(word, Relaxed);
-                let slab = PhysAddr::new(found);
+                let entry = store::load(word, Relaxed);
+                let slab = PhysAddr::new(entry);
                 let block = Block::new(slab.pfn(), record.order());
-                if !is_hole(found) && block.is_none_or(|block| block.addr() != slab) {
-                    let fault = RollFault::Entry { found };
-                    return Err(RollError { page, index, fault }.into());
+                if !is_hole(entry) && block.is_none_or(|block| block.addr() != slab) {
+                    let fault = RollFault::Entry { found: entry };
+                    found(RollError { page, index, fault })?;
                 }
             }
         }
-        Ok(())
     }
 }
 
 /// The addresses in a slab table, from [`RollView::slabs`].
-pub(crate) struct Slabs<'m, M: Machine> {
-    pages: Chain<'m, M>,
+pub(crate) struct Slabs<'m, S> {
+    pages: Chain<'m, S>,
     page: core::slice::Iter<'m, AtomicU64>,
 }
 
-impl<M: Machine> Iterator for Slabs<'_, M> {
+impl<'m, S: Source<'m>> Iterator for Slabs<'m, S> {
     type Item = PhysAddr;
 
     fn next(&mut self) -> Option<PhysAddr> {
@@ -158,9 +264,8 @@ fn stored(words: &[AtomicU64], index: usize) -> Stored {
 type Page<'m> = (PhysAddr, &'m [AtomicU64], usize);
 
 /// A chain of pages.
-struct Chain<'m, M: Machine> {
-    memory: &'m Memory<M>,
-    holds: Holds<M>,
+struct Chain<'m, S> {
+    source: S,
     next: PhysAddr,
     /// Where the link to `next` stands, for errors.
     from: PhysAddr,
@@ -171,14 +276,16 @@ struct Chain<'m, M: Machine> {
     /// Brent's cycle detection: where we were at the last power of two.
     mark: PhysAddr,
     power: u64,
+    marker: PhantomData<&'m [AtomicU64]>,
 }
 
-impl<'m, M: Machine> Chain<'m, M> {
-    fn new(view: &RollView<'m, M>, first: PhysAddr, limit: u64, entries: usize) -> Self {
+impl<'m, S: Source<'m>> Chain<'m, S> {
+    fn new(view: &RollView<S>, first: PhysAddr, limit: u64, entries: usize) -> Self {
         // A chain has one page at least: zero is no page's address here.
         let next = if first.get() == 0 { PhysAddr::new(1) } else { first };
-        let RollView { memory, holds, .. } = *view;
-        Self { memory, holds, next, from: first, limit, entries, seen: 0, mark: next, power: 1 }
+        let (source, from, mark) = (view.source, first, next);
+        let marker = PhantomData;
+        Self { source, next, from, limit, entries, seen: 0, mark, power: 1, marker }
     }
 
     /// The next page, or `None` after the last.
@@ -189,22 +296,21 @@ impl<'m, M: Machine> Chain<'m, M> {
         }
         let fail = |fault| RollError { page: self.from, index: 0, fault };
         let block = Block::containing(page.pfn(), Order::ZERO);
-        if !page.is_page_aligned() || !self.memory.contains(block.run()) {
+        if !page.is_page_aligned() || !self.source.is_memory(block.run()) {
             return Err(fail(RollFault::Misplaced { addr: page }));
         }
-        if !(self.holds)(self.memory, block) {
+        if !self.source.holds(block) {
             return Err(fail(RollFault::NotPreserved { addr: page }));
         }
         if self.seen == self.limit || self.seen > 0 && page == self.mark {
             return Err(fail(RollFault::Endless));
         }
+        let words = self.source.words(page, PAGE_SIZE);
+        let words = words.ok_or(fail(RollFault::Misplaced { addr: page }))?;
         self.seen += 1;
         if self.seen == self.power {
             (self.mark, self.power) = (page, self.power * 2);
         }
-        // SAFETY: a page of memory, and of the roll: nothing writes it but by atomics
-        // (`RollView::inherited` was promised that, and we write our own so).
-        let words = unsafe { words(self.memory, page) };
         // Acquire pairs with the Release stores of `Roll` and `SlabTable` where the roll is our
         // own: what is linked or counted is written.
         let word = |i: usize| words.get(i).map_or(0, |word| store::load(word, Acquire));
@@ -218,7 +324,7 @@ impl<'m, M: Machine> Chain<'m, M> {
     }
 }
 
-impl<'m, M: Machine> Iterator for Chain<'m, M> {
+impl<'m, S: Source<'m>> Iterator for Chain<'m, S> {
     type Item = Page<'m>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,40 +1,127 @@
 //! The framing of a flattened device tree, read word by word and never outside its blocks.
+//!
+//! The root page is one, and so are some subtrees that Linux registers. The framing is that of the
+//! Devicetree Specification 0.4, chapter 5.
 
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use heirloom_folio::PhysAddr;
+use heirloom_folio::{PhysAddr, Run};
 
-use super::{FDT_MAGIC, FDT_VERSION, header, token};
+use crate::entry::halves;
 use crate::error::{Error, Fault, Table};
+use crate::pages::Pages;
 
-/// The blocks of a tree whose header is sound.
+/// Fields of the tree's header, as indices of 32-bit words.
+pub(crate) mod header {
+    pub(crate) const MAGIC: usize = 0;
+    pub(crate) const TOTAL_SIZE: usize = 1;
+    pub(crate) const OFF_STRUCT: usize = 2;
+    pub(crate) const OFF_STRINGS: usize = 3;
+    pub(crate) const OFF_RESERVE: usize = 4;
+    pub(crate) const VERSION: usize = 5;
+    pub(crate) const LAST_COMPATIBLE: usize = 6;
+    pub(crate) const SIZE_STRINGS: usize = 8;
+    pub(crate) const SIZE_STRUCT: usize = 9;
+    /// Bytes in the header.
+    pub(crate) const BYTES: usize = 40;
+}
+
+pub(crate) const FDT_MAGIC: u32 = 0xd00d_feed;
+pub(crate) const FDT_VERSION: u32 = 17;
+pub(crate) const FDT_LAST_COMPATIBLE: u32 = 16;
+
+/// Tokens of the struct block.
+pub(crate) mod token {
+    pub(crate) const BEGIN_NODE: u32 = 1;
+    pub(crate) const END_NODE: u32 = 2;
+    pub(crate) const PROPERTY: u32 = 3;
+    pub(crate) const NOP: u32 = 4;
+    pub(crate) const END: u32 = 9;
+}
+
+/// A flattened device tree whose header is sound; its tokens are checked as they are read.
+///
+/// # Examples
+/// Walks a tree of one node with no property.
+/// ```
+/// use core::sync::atomic::AtomicU32;
+/// use heirloom_folio::PhysAddr;
+/// use heirloom_restore::{DeviceTree, Table, Token};
+///
+/// // Header: magic, size, where the struct and the strings block are, versions, their sizes.
+/// let header = [0xd00d_feed, 56, 40, 56, 40, 17, 16, 0, 0, 16];
+/// let words: Vec<_> =
+///     header.into_iter().chain([1, 0, 2, 9]).map(|word: u32| AtomicU32::new(word.to_be())).collect();
+/// let tree = DeviceTree::open(&words, Table::Blob, PhysAddr::new(0x1000))?;
+/// let mut cursor = tree.start();
+/// assert_eq!(tree.next(&mut cursor)?, (40, Token::Begin { name: 44 }));
+/// assert_eq!(tree.next(&mut cursor)?.1, Token::End);
+/// assert_eq!(tree.next(&mut cursor)?.1, Token::Finish);
+/// # Ok::<(), heirloom_restore::Error>(())
+/// ```
 #[derive(Clone, Debug)]
-pub(super) struct Tree<'a> {
+pub struct DeviceTree<'a> {
     words: &'a [AtomicU32],
+    table: Table,
     at: PhysAddr,
     structure: Range<usize>,
     strings: Range<usize>,
 }
 
-/// One step through the struct block. Offsets are bytes from the start of the page.
+/// One step through the struct block. Offsets are bytes from the start of the tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Token {
-    /// A node opens; its name starts at this offset.
-    Begin { name: usize },
+pub enum Token {
+    /// A node opens.
+    Begin {
+        /// Where its name starts.
+        name: usize,
+    },
     /// A node closes.
     End,
     /// A property.
-    Property { name: u32, value: usize, length: u32 },
+    Property {
+        /// Where its name starts in the strings block, for [`DeviceTree::string_is`].
+        name: u32,
+        /// Where its value starts.
+        value: usize,
+        /// Bytes of its value.
+        length: u32,
+    },
     /// The struct block ends.
     Finish,
 }
 
-impl<'a> Tree<'a> {
-    /// Checks the header of the tree in `words`, which stand at `at`.
-    pub(super) fn open(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
-        let fail = |field: usize, fault: Fault| fault.in_table(Table::Root, at, field * 4);
+impl<'a> DeviceTree<'a> {
+    /// Checks the header of the tree at `at`, which has `bytes` bytes at most.
+    ///
+    /// # Errors
+    /// As for [`DeviceTree::open`]; [`Error::Table`] also if the bytes are not in memory or not
+    /// aligned to 8.
+    pub fn read(
+        pages: &'a impl Pages,
+        table: Table,
+        at: PhysAddr,
+        bytes: usize,
+    ) -> Result<Self, Error> {
+        let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
+        let run = Run::covering(at, bytes as u64).filter(|run| pages.is_memory(*run));
+        run.ok_or(outside)?;
+        if !at.get().is_multiple_of(8) {
+            return Err(Fault::Misaligned { addr: at }.in_table(table, at, 0));
+        }
+        Self::open(halves(pages.words(at, bytes).ok_or(outside)?), table, at)
+    }
+
+    /// Checks the header of the tree in `words`, which stand at `at` and are known as `table` in
+    /// errors. `words` may be more than the tree needs: the tree says its own length.
+    ///
+    /// # Errors
+    /// [`Error::Table`] with the byte and the reason: no device tree, a version that this reader
+    /// does not know, a block that leaves the tree, or a tree that leaves the words.
+    pub fn open(words: &'a [AtomicU32], table: Table, at: PhysAddr) -> Result<Self, Error> {
+        let fail = |field: usize, fault: Fault| fault.in_table(table, at, field * 4);
         let field = |i: usize| {
             // Acquire pairs with the Release store in `RootPage` that turns to another struct
             // block; for the other fields it costs nothing.
@@ -72,27 +159,31 @@ impl<'a> Tree<'a> {
             return Err(fail(header::OFF_STRUCT, Fault::Malformed { expected: "aligned block" }));
         }
         let strings = block(header::OFF_STRINGS, header::SIZE_STRINGS)?;
-        Ok(Self { words, at, structure, strings })
+        Ok(Self { words, table, at, structure, strings })
     }
 
-    /// The page's address.
-    pub(super) const fn at(&self) -> PhysAddr {
+    /// The tree's address.
+    pub const fn at(&self) -> PhysAddr {
         self.at
     }
 
-    /// Where the struct block starts, in bytes from the start of the page.
-    pub(super) const fn start(&self) -> usize {
+    /// Where the struct block starts, in bytes from the start of the tree: the first cursor for
+    /// [`DeviceTree::next`].
+    pub const fn start(&self) -> usize {
         self.structure.start
     }
 
-    /// `fault` at byte `offset` of this page.
-    pub(super) const fn fail(&self, offset: usize, fault: Fault) -> Error {
-        fault.in_table(Table::Root, self.at, offset)
+    /// `fault` at byte `offset` of this tree.
+    pub const fn fail(&self, offset: usize, fault: Fault) -> Error {
+        fault.in_table(self.table, self.at, offset)
     }
 
     /// The token at `cursor`, which moves past it, and where the token stands. Every token moves
     /// the cursor at least four bytes on, so a walk ends.
-    pub(super) fn next(&self, cursor: &mut usize) -> Result<(usize, Token), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Table`] with the byte: no token that is known, or one that leaves the struct block.
+    pub fn next(&self, cursor: &mut usize) -> Result<(usize, Token), Error> {
         loop {
             let at = *cursor;
             let malformed = |expected| self.fail(at, Fault::Malformed { expected });
@@ -129,15 +220,15 @@ impl<'a> Tree<'a> {
     }
 
     /// Whether the string at `offset` of the strings block is `expected`.
-    pub(super) fn string_is(&self, offset: u32, expected: &str) -> bool {
+    pub fn string_is(&self, offset: u32, expected: &str) -> bool {
         let Some(start) = self.strings.start.checked_add(offset as usize) else { return false };
         let expected = expected.bytes().chain([0]);
         let length = expected.clone().count();
         self.bytes(start..self.strings.end).take(length).eq(expected)
     }
 
-    /// The bytes of the page in `range`, as far as there are.
-    pub(super) fn bytes(&self, range: Range<usize>) -> impl Iterator<Item = u8> {
+    /// The bytes of the tree in `range`, as far as there are.
+    pub fn bytes(&self, range: Range<usize>) -> impl Iterator<Item = u8> {
         range.map_while(|i| {
             let word = self.words.get(i / 4)?.load(Relaxed).to_ne_bytes();
             word.get(i % 4).copied()
@@ -145,7 +236,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The 64-bit value, in native byte order, at byte `offset`, a multiple of 4.
-    pub(super) fn value(&self, offset: usize) -> Option<u64> {
+    pub fn value(&self, offset: usize) -> Option<u64> {
         let word = |i: usize| Some(self.words.get(i)?.load(Relaxed).to_ne_bytes());
         let (first, second) = (word(offset / 4)?, word(offset / 4 + 1)?);
         let mut bytes = [0; 8];
@@ -153,6 +244,11 @@ impl<'a> Tree<'a> {
         low.copy_from_slice(&first);
         high.copy_from_slice(&second);
         Some(u64::from_ne_bytes(bytes))
+    }
+
+    /// The 32-bit value, in native byte order, at byte `offset`, a multiple of 4.
+    pub fn value32(&self, offset: usize) -> Option<u32> {
+        Some(self.words.get(offset / 4)?.load(Relaxed))
     }
 
     /// The big-endian word at byte `offset`, a multiple of 4, of the struct block.

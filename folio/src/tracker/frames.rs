@@ -1,0 +1,187 @@
+//! Whose frame is whose, in memory that is not this machine's.
+//!
+//! Two bits a frame: nobody's, a preserved block's, a node's, scratch. So a [`survey`](super::survey)
+//! of an image says not only that a frame has two uses, but which.
+
+use crate::addr::{Block, Order, Pfn, Run};
+use crate::error::TreeFault;
+
+use super::check::Ledger;
+
+/// Frames whose bits a word holds.
+const STEP: u64 = 64;
+
+/// The frames of one stretch of memory, in words that the caller provides.
+#[derive(Debug)]
+pub struct FramesOf<'w> {
+    run: Run,
+    /// Preserved, or a node.
+    taken: &'w mut [u64],
+    /// A node if taken, else scratch.
+    special: &'w mut [u64],
+}
+
+impl<'w> FramesOf<'w> {
+    /// Words that the frames of `run` need; `None` if there are more than can be addressed.
+    pub const fn words(run: Run) -> Option<usize> {
+        let words = run.end().get().div_ceil(STEP) - run.start().get() / STEP;
+        if words > (usize::MAX / 16) as u64 { None } else { Some(words as usize * 2) }
+    }
+
+    /// The frames of `run`, none of them taken; the words' contents do not matter. `None` if there
+    /// are fewer than [`FramesOf::words`].
+    pub fn new(run: Run, words: &'w mut [u64]) -> Option<Self> {
+        let words = words.get_mut(..Self::words(run)?)?;
+        words.fill(0);
+        let (taken, special) = words.split_at_mut(words.len() / 2);
+        Some(Self { run, taken, special })
+    }
+
+    /// The frames.
+    pub const fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Calls `each` with the words of the frames that `run` shares with this stretch, each with the
+    /// mask of their bits and the first frame of the word.
+    fn each<E>(
+        &mut self,
+        run: Run,
+        mut each: impl FnMut(&mut u64, &mut u64, u64, Pfn) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (start, end) = (run.start().max(self.run.start()), run.end().min(self.run.end()));
+        let first = self.run.start().get() / STEP;
+        let mut at = start.get();
+        while at < end.get() {
+            let word = at / STEP;
+            let next = end.get().min((word + 1) * STEP);
+            let mask = (u64::MAX >> (STEP - (next - at))) << (at % STEP);
+            let index = (word - first) as usize;
+            if let (Some(taken), Some(special)) =
+                (self.taken.get_mut(index), self.special.get_mut(index))
+            {
+                each(taken, special, mask, Pfn::new(word * STEP))?;
+            }
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+/// A ledger of frames for memory in any number of stretches: what a survey of an image uses.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::tracker::{Frames, FramesOf, Ledger};
+/// use heirloom_folio::{Block, Order, Pfn, Run, TreeFault};
+///
+/// let memory = Run::new(Pfn::new(0x100), 256).unwrap();
+/// let mut words = vec![0; FramesOf::words(memory).unwrap()];
+/// let mut stretches = [FramesOf::new(memory, &mut words).unwrap()];
+/// let mut frames = Frames::new(&mut stretches);
+/// frames.keep_out(Run::new(Pfn::new(0x180), 16).unwrap());
+///
+/// let block = |pfn, order| Block::new(Pfn::new(pfn), Order::new(order).unwrap()).unwrap();
+/// frames.take(block(0x100, 3))?;
+/// frames.take_node(block(0x120, 0))?;
+/// let twice = block(0x104, 0);
+/// assert_eq!(frames.take(twice), Err(TreeFault::Overlap { block: twice }));
+/// let around = block(0x120, 2);
+/// let node = block(0x120, 0).addr();
+/// assert_eq!(frames.take(around), Err(TreeFault::Node { block: around, node }));
+/// let scratch = block(0x180, 1);
+/// assert_eq!(frames.take(scratch), Err(TreeFault::Scratch { block: scratch }));
+/// # Ok::<(), TreeFault>(())
+/// ```
+#[derive(Debug)]
+pub struct Frames<'a, 'w> {
+    stretches: &'a mut [FramesOf<'w>],
+}
+
+impl<'a, 'w> Frames<'a, 'w> {
+    /// The frames of all `stretches`, no two of which share one.
+    pub const fn new(stretches: &'a mut [FramesOf<'w>]) -> Self {
+        Self { stretches }
+    }
+
+    /// Whether all frames of `run` are there, in one stretch or in several side by side.
+    pub fn has(&self, run: Run) -> bool {
+        let there: u64 = self.stretches.iter().map(|part| part.run.common(run)).sum();
+        there == run.frames()
+    }
+
+    fn take_as(&mut self, block: Block, is_node: bool) -> Result<(), TreeFault> {
+        let run = block.run();
+        if !self.has(run) {
+            return Err(TreeFault::OutsideMemory { addr: block.addr() });
+        }
+        for part in self.stretches.iter_mut() {
+            part.each(run, |taken, special, mask, first| {
+                let (used, marked) = (*taken & mask, *special & mask);
+                if marked & !used != 0 {
+                    return Err(TreeFault::Scratch { block });
+                }
+                if marked != 0 {
+                    let node = first.add(u64::from(marked.trailing_zeros())).addr();
+                    return Err(TreeFault::Node { block, node });
+                }
+                if used != 0 {
+                    return Err(TreeFault::Overlap { block });
+                }
+                Ok(())
+            })?;
+        }
+        for part in self.stretches.iter_mut() {
+            part.each(run, |taken, special, mask, _| {
+                *taken |= mask;
+                *special |= if is_node { mask } else { 0 };
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Ledger for Frames<'_, '_> {
+    fn take(&mut self, block: Block) -> Result<(), TreeFault> {
+        self.take_as(block, false)
+    }
+
+    fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {
+        self.take_as(node, true)
+    }
+
+    fn keep_out(&mut self, area: Run) {
+        for part in self.stretches.iter_mut() {
+            let marked = part.each(area, |taken, special, mask, _| {
+                *special |= mask & !*taken;
+                Ok::<_, TreeFault>(())
+            });
+            debug_assert!(marked.is_ok(), "marking cannot fail");
+        }
+    }
+
+    fn take_word(&mut self, first: Pfn, frames: u64) -> Result<(), (u32, TreeFault)> {
+        let last = first.add(u64::from(frames.checked_ilog2().unwrap_or(0)));
+        let within = |part: &&mut FramesOf<'_>| {
+            let from = first.add(u64::from(frames.trailing_zeros()));
+            part.run.contains(from) && part.run.contains(last)
+        };
+        if let Some(part) = self.stretches.iter_mut().find(within) {
+            let index = (first.get() / STEP - part.run.start().get() / STEP) as usize;
+            if let (Some(taken), Some(special)) =
+                (part.taken.get_mut(index), part.special.get(index))
+                && (*taken | *special) & frames == 0
+            {
+                *taken |= frames;
+                return Ok(());
+            }
+        }
+        // One of them is at fault, or they lie in two stretches: find out one by one.
+        for bit in (0..u64::BITS).filter(|bit| frames >> bit & 1 == 1) {
+            let block = Block::containing(first.add(u64::from(bit)), Order::ZERO);
+            self.take(block).map_err(|fault| (bit, fault))?;
+        }
+        Ok(())
+    }
+}

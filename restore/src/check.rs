@@ -1,0 +1,240 @@
+//! What a predecessor left, believed only after this.
+//!
+//! ```text
+//!  root page ──> scratch ──> tree ──> where root and scratch list lie ──> each subtree
+//!                                                    heirloom's own: header, roll, slabs, seal
+//! ```
+//!
+//! The same checks serve two callers. [`Handover::revive`](crate::Handover::revive) is to build on
+//! what it reads, so it stops at the first fault; it checks slabs when they are adopted. [`survey`]
+//! wants to know all that is wrong with memory that is not this machine's, so it goes on. Each check
+//! hands what it found to a closure, and goes on as long as that says `Ok`: for `revive` the closure
+//! is `Err`.
+
+use heirloom_folio::tracker::{self, Ledger};
+use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_slab::LeftCaches;
+
+use crate::entry::Entry;
+use crate::error::{Error, Fault, Table};
+use crate::image::{Image, Left};
+use crate::pages::Pages;
+use crate::root::{RootView, Subtree};
+use crate::seal;
+use crate::subtree::{Header, SUBTREE, SealInfo};
+
+/// What a survey read, as far as it was sound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surveyed {
+    /// The address of the tree's root node, if the root page is sound.
+    pub map: Option<PhysAddr>,
+    /// What is in the tree, but for what is at fault.
+    pub counts: Option<Counts>,
+    /// What heirloom says of a handover that it wrote.
+    pub header: Option<Header>,
+    /// Tables whose bytes are as they were sealed; 0 if nothing is sealed.
+    pub sealed: u64,
+}
+
+/// Checks a whole handover in `image` and hands every fault to `found`: `Ok` goes on, without what
+/// is at fault. No finding means that [`Handover::revive`](crate::Handover::revive) takes it.
+///
+/// `entry` says where the handover starts; a `scratch_bytes` of 0, that its scratch list is not
+/// known. `ledger` has nothing taken; [`Frames`](heirloom_folio::tracker::Frames) is one. What
+/// other makers' subtrees hold is not looked at: only that their bytes are in memory and preserved.
+///
+/// The faults are bounded by the size of the tables, which is bounded by the frames that `ledger`
+/// gives; of one list, table or chain often the first alone.
+///
+/// # Errors
+/// The first error of `found`.
+///
+/// # Examples
+/// ```
+/// use std::sync::atomic::AtomicU64;
+/// use heirloom_folio::tracker::{Frames, FramesOf};
+/// use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
+/// use heirloom_restore::{Entry, Image, RootPage, RootView, survey};
+/// # use std::sync::atomic::AtomicU32;
+///
+/// /// Two pages of memory: a root page, and an empty tree.
+/// struct Two(Vec<AtomicU64>);
+/// const BASE: u64 = 16 * PAGE_SIZE as u64;
+/// impl Image for Two {
+///     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+///         let skip = usize::try_from(addr.get().checked_sub(BASE)?).ok()?;
+///         let whole = skip.is_multiple_of(8);
+///         self.0.get(skip / 8..)?.get(..bytes.div_ceil(8)).filter(|_| whole)
+///     }
+///     fn is_memory(&self, run: Run) -> bool {
+///         Run::new(Pfn::new(16), 2).unwrap().covers(run)
+///     }
+/// }
+/// # let root: Vec<_> = (0..PAGE_SIZE / 4).map(|_| AtomicU32::new(0)).collect();
+/// # let at = PhysAddr::new(BASE);
+/// # RootPage::create(&root, at, PhysAddr::new(BASE + PAGE_SIZE as u64))?;
+/// # let word = |half: &[AtomicU32]| {
+/// #     let halves = [half[0].load(std::sync::atomic::Ordering::Relaxed), half[1].load(std::sync::atomic::Ordering::Relaxed)];
+/// #     let bytes = [halves[0].to_ne_bytes(), halves[1].to_ne_bytes()].concat();
+/// #     AtomicU64::new(u64::from_ne_bytes(bytes.try_into().unwrap()))
+/// # };
+/// # let zeroes = (0..PAGE_SIZE / 8).map(|_| AtomicU64::new(0));
+/// # let image = Two(root.chunks(2).map(word).chain(zeroes).collect());
+///
+/// let memory = Run::new(Pfn::new(16), 2).unwrap();
+/// let mut words = vec![0; FramesOf::words(memory).unwrap()];
+/// let mut stretches = [FramesOf::new(memory, &mut words).unwrap()];
+/// let entry = Entry { root: PhysAddr::new(BASE), scratch: PhysAddr::new(0), scratch_bytes: 0 };
+/// let mut findings = Vec::new();
+/// let surveyed = survey(&image, entry, &mut Frames::new(&mut stretches), |finding| {
+///     findings.push(finding);
+///     Ok::<_, heirloom_restore::Error>(())
+/// })?;
+/// assert_eq!(findings, []);
+/// assert_eq!(surveyed.counts.unwrap().nodes(), 1);
+/// # Ok::<(), heirloom_restore::Error>(())
+/// ```
+pub fn survey<I, L, E>(
+    image: &I,
+    entry: Entry,
+    ledger: &mut L,
+    mut found: impl FnMut(Error) -> Result<(), E>,
+) -> Result<Surveyed, E>
+where
+    I: Image + ?Sized,
+    L: Ledger + ?Sized,
+{
+    let mut surveyed = Surveyed::default();
+    let bare = Left::bare(image);
+    let root = match RootView::read(&bare, entry.root) {
+        Ok(root) => root,
+        Err(error) => {
+            found(error)?;
+            return Ok(surveyed);
+        }
+    };
+    surveyed.map = Some(root.map());
+    let left = Left::new(image, root.map());
+    if entry.scratch_bytes > 0 {
+        let words = |addr, bytes| image.words(addr, bytes);
+        match entry.areas_in(|run| image.is_memory(run), words) {
+            Ok(areas) => areas.runs().for_each(|area| ledger.keep_out(area)),
+            Err(error) => found(error)?,
+        }
+    }
+    let tree_fault = |fault| Error::Folio(heirloom_folio::Error::Tree(fault));
+    let counts = tracker::survey(root.map(), &left, ledger, |fault| found(tree_fault(fault)))?;
+    surveyed.counts = Some(counts);
+    for (table, run) in entry.tables() {
+        match place(&left, table, run) {
+            Ok(Place::Preserved(_)) => {}
+            Ok(Place::Free(run)) => free(table, run, ledger).or_else(&mut found)?,
+            Err(error) => found(error)?,
+        }
+    }
+    let Some((_, header)) = subtrees(&left, &root, &mut found)? else { return Ok(surveyed) };
+    surveyed.header = Some(header);
+    if let Some(roll) = header.roll {
+        LeftCaches::new(&left, roll).check(|error| found(error.into()))?;
+    }
+    if let Some(info) = header.seal {
+        surveyed.sealed = sealed(&left, &info, found)?;
+    }
+    Ok(surveyed)
+}
+
+impl Entry {
+    /// The frames of the root page and the scratch list, if there is one. Of what would end above
+    /// the last frame, none.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (Table, Run)> {
+        let root = (Table::Root, self.root, PAGE_SIZE as u64);
+        let scratch = (Table::Scratch, self.scratch, self.scratch_bytes);
+        let runs = [root, scratch].map(|(table, addr, bytes)| (table, Run::covering(addr, bytes)));
+        let runs = runs.into_iter().filter_map(|(table, run)| Some((table, run?)));
+        runs.filter(|(_, run)| !run.is_empty())
+    }
+}
+
+/// Where a table of the handover's own lies.
+pub(crate) enum Place {
+    /// In a preserved block, whole.
+    Preserved(Block),
+    /// In frames that nothing preserves.
+    Free(Run),
+}
+
+/// Where the frames of `table` lie.
+pub(crate) fn place(pages: &impl Pages, table: Table, run: Run) -> Result<Place, Error> {
+    match pages.block_around(run.start()) {
+        Some(block) if block.run().covers(run) => Ok(Place::Preserved(block)),
+        Some(block) => {
+            let fault = Fault::Overlap { run, with: block.run() };
+            Err(fault.in_table(table, run.addr(), 0))
+        }
+        None => Ok(Place::Free(run)),
+    }
+}
+
+/// Takes frames that nothing preserves: neither a preserved block nor a node may lie there.
+fn free<L: Ledger + ?Sized>(table: Table, run: Run, ledger: &mut L) -> Result<(), Error> {
+    for block in run.blocks() {
+        if ledger.take(block).is_err() {
+            let fault = Fault::Overlap { run, with: block.run() };
+            return Err(fault.in_table(table, run.addr(), 0));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every subtree's bytes are in memory and preserved, and reads heirloom's own, if there
+/// is one: the address and what it says.
+pub(crate) fn subtrees<E>(
+    pages: &impl Pages,
+    root: &RootView<'_>,
+    mut found: impl FnMut(Error) -> Result<(), E>,
+) -> Result<Option<(PhysAddr, Header)>, E> {
+    let mut header = None;
+    for subtree in root.subtrees() {
+        match subtree.and_then(|subtree| own_header(pages, root.at(), &subtree)) {
+            Ok(own) => header = own.or(header),
+            Err(error) => found(error)?,
+        }
+    }
+    Ok(header)
+}
+
+fn own_header(
+    pages: &impl Pages,
+    root: PhysAddr,
+    subtree: &Subtree,
+) -> Result<Option<(PhysAddr, Header)>, Error> {
+    let fail = |fault: Fault| fault.in_table(Table::Root, root, 0);
+    let addr = subtree.addr;
+    let run = Run::covering(addr, subtree.size.unwrap_or(1).max(1));
+    let run = run.filter(|run| pages.is_memory(*run));
+    let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
+    if let Some(missing) = pages.first_unpreserved(run) {
+        let block = Block::containing(missing, Order::ZERO);
+        return Err(fail(Fault::NotPreserved { block }));
+    }
+    if subtree.name.as_str() != SUBTREE {
+        return Ok(None);
+    }
+    let run = Run::covering(addr, Header::SIZE as u64).filter(|run| pages.is_memory(*run));
+    run.ok_or(Fault::OutsideMemory { addr }.in_table(Table::Header, addr, 0))?;
+    let words = pages.words(addr, Header::SIZE);
+    let words = words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0))?;
+    Ok(Some((addr, Header::read(words, addr)?)))
+}
+
+/// Checks every table that a seal covers; how many are sound.
+pub(crate) fn sealed<E>(
+    pages: &impl Pages,
+    info: &SealInfo,
+    mut found: impl FnMut(Error) -> Result<(), E>,
+) -> Result<u64, E> {
+    match seal::verify_each(pages, info, |broken| found(Error::Broken(broken)))? {
+        Ok(sound) => Ok(sound),
+        Err(error) => found(error).map(|()| 0),
+    }
+}

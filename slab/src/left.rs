@@ -1,0 +1,121 @@
+//! Caches as another kernel left them, read and not taken over: for whoever looks at an image.
+
+use core::fmt;
+
+use heirloom_folio::{Pages, PhysAddr};
+
+use crate::error::Error;
+use crate::heir::check_slab;
+use crate::roll::{CacheRecord, RollView};
+
+/// The caches that a roll in `P` describes. Nothing is claimed and nothing is written.
+///
+/// # Examples
+/// A kernel's roll, read as a tool would read it out of an image.
+/// ```
+/// use core::sync::atomic::AtomicU64;
+/// use heirloom_folio::harness::Ram;
+/// use heirloom_folio::{Block, Memory, Pages, PhysAddr, Run};
+/// use heirloom_slab::{CacheSpec, LeftCaches, Slabs};
+///
+/// struct Still<'m>(&'m Memory<Ram>);
+/// impl Pages for Still<'_> {
+///     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+///         let words = bytes.div_ceil(8);
+///         let run = Run::covering(addr, words as u64 * 8)?;
+///         let page = self.0.ptr(run).ok().filter(|_| addr.get() % 8 == 0)?;
+///         // SAFETY: in memory, aligned; nobody else runs in this example.
+///         Some(unsafe {
+///             let first = page.add(addr.offset_in_page()).cast::<AtomicU64>();
+///             core::slice::from_raw_parts(first.as_ptr(), words)
+///         })
+///     }
+///     fn holds(&self, block: Block) -> bool {
+///         self.0.is_preserved(block)
+///     }
+/// }
+///
+/// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+/// let names = slabs.cache(CacheSpec::new("names", 64).preserving(true))?;
+/// let (_one, _two) = (names.alloc()?, names.alloc()?);
+///
+/// let pages = Still(slabs.memory());
+/// let caches = LeftCaches::new(&pages, slabs.roll());
+/// caches.check(Err)?;
+/// let cache = caches.caches().find(|cache| cache.name().as_str() == "names").unwrap();
+/// assert_eq!(cache.object_size(), 64);
+/// let slab = caches.slabs(&cache).next().unwrap();
+/// assert_eq!(caches.slab(&cache, slab)?.preserved, 2);
+/// # Ok::<(), heirloom_slab::Error>(())
+/// ```
+pub struct LeftCaches<'p, P> {
+    view: RollView<&'p P>,
+}
+
+/// What one slab holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeftSlab {
+    /// Objects that survive.
+    pub preserved: u32,
+    /// Places without one.
+    pub free: u32,
+}
+
+impl<P> fmt::Debug for LeftCaches<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeftCaches")
+    }
+}
+
+impl<'p, P: Pages> LeftCaches<'p, P> {
+    /// The roll whose first page is at `roll`, as the handover's header has it.
+    pub const fn new(pages: &'p P, roll: PhysAddr) -> Self {
+        Self { view: RollView::new(pages, roll) }
+    }
+
+    /// Checks the roll, every slab table and every slab, and hands what is wrong to `found`:
+    /// [`Error::Roll`] with a page, an entry and a reason, [`Error::Slab`] with a slab and a
+    /// reason. `Ok` goes on without what is at fault. For the roll alone, these are the checks of
+    /// [`Slabs::revive`](crate::Slabs::revive); for slabs, those of adopting them.
+    ///
+    /// Costs what reading the tables and the slabs' headers costs.
+    ///
+    /// # Errors
+    /// The first error of `found`.
+    pub fn check<E>(&self, mut found: impl FnMut(Error) -> Result<(), E>) -> Result<(), E> {
+        self.view.check(|fault| found(Error::Roll(fault)))?;
+        for record in self.caches() {
+            for addr in self.slabs(&record) {
+                if let Err(error) = self.slab(&record, addr) {
+                    found(error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The caches whose records are sound.
+    pub fn caches(&self) -> impl Iterator<Item = CacheRecord> + use<'p, P> {
+        self.view.records()
+    }
+
+    /// The addresses of a cache's slabs; what is there is still to be checked.
+    pub fn slabs(&self, cache: &CacheRecord) -> impl Iterator<Item = PhysAddr> + use<'p, P> {
+        self.view.slabs(cache)
+    }
+
+    /// Checks one slab of a cache: how many objects survive in it.
+    ///
+    /// # Errors
+    /// [`Error::Slab`]: no slab of this cache is there, it is not preserved, or its header or an
+    /// object's state is not sound.
+    pub fn slab(&self, cache: &CacheRecord, slab: PhysAddr) -> Result<LeftSlab, Error> {
+        let info = check_slab(self.view.source(), slab, cache)?;
+        Ok(LeftSlab { preserved: info.survivors, free: info.free })
+    }
+
+    /// The pages of the roll, those of slab tables included.
+    pub fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'p, P> {
+        self.view.pages()
+    }
+}
