@@ -61,6 +61,7 @@ mod sync;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
 pub mod tracker;
+mod within;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};
@@ -72,3 +73,4 @@ pub use pages::Pages;
 pub use request::Request;
 pub use survive::Fate;
 pub use tracker::{Adjacent, Counts};
+pub use within::{Expected, Within};

@@ -167,9 +167,10 @@ impl<M: Machine> Memory<M> {
         let _one_at_a_time = self.adding.lock();
         self.ranges.admits(run)?;
         let space = align_space(space, Range::bytes(run), SPACE_ALIGN)?;
+        let base = self.machine.ptr(run.addr());
         // SAFETY: aligned, large enough, ours as long as the value lives; `run` is not empty
-        // (`admits`).
-        let range = unsafe { Range::install(run, node, space) };
+        // (`admits`), and the map covers it.
+        let range = unsafe { Range::install(run, node, base, space) };
         {
             // SAFETY: just installed, and nothing changes it but through atomics.
             let range = unsafe { range.as_ref() };

@@ -16,6 +16,7 @@ use crate::kinds::{self, FrameState};
 use crate::machine::NodeId;
 use crate::sync::{Acquire, AtomicU8, AtomicU64, AtomicUsize, Relaxed, Release};
 use crate::tracker::Geometry;
+use crate::within::{Expected, Within};
 
 /// How many ranges one instance can hold.
 pub(crate) const MAX_RANGES: usize = 64;
@@ -33,6 +34,8 @@ const DIRECTORY_ORDERS: usize = Order::MAX_FOLIO.index() + 1;
 pub(crate) struct Range {
     run: Run,
     kinds: NonNull<AtomicU8>,
+    /// Where the direct map has the first byte.
+    base: NonNull<u8>,
     node: NodeId,
     columns: Columns,
     directories: [Directory; 2],
@@ -95,8 +98,14 @@ impl Range {
     ///
     /// # Safety
     /// `space` is valid for reads and writes of `Self::bytes(run)` bytes aligned to
-    /// [`SPACE_ALIGN`] as long as the range is used, and nothing else uses it. `run` is not empty.
-    pub(crate) unsafe fn install(run: Run, node: NodeId, space: NonNull<u8>) -> NonNull<Self> {
+    /// [`SPACE_ALIGN`] as long as the range is used, and nothing else uses it. `run` is not empty,
+    /// and `base` is what the direct map, which covers it, has for its first byte.
+    pub(crate) unsafe fn install(
+        run: Run,
+        node: NodeId,
+        base: NonNull<u8>,
+        space: NonNull<u8>,
+    ) -> NonNull<Self> {
         // SAFETY: the whole space is ours to write (contract).
         unsafe { space.write_bytes(0, Self::bytes(run)) };
         let slots = directory_slots(run);
@@ -117,7 +126,7 @@ impl Range {
         let directories = [own, theirs].map(|slots| Directory { slots, begin });
         let range = space.cast();
         // SAFETY: aligned, in bounds, ours.
-        unsafe { range.write(Self { run, kinds, node, columns, directories }) };
+        unsafe { range.write(Self { run, kinds, base, node, columns, directories }) };
         range
     }
 
@@ -139,10 +148,30 @@ impl Range {
     /// The byte of a frame of this range.
     #[inline]
     pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
+        self.kinds().get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
+    }
+
+    #[inline]
+    fn kinds(&self) -> &[AtomicU8] {
         // SAFETY: `install` laid one byte for each frame of the run; only atomics touch them.
-        let kinds =
-            unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) };
-        kinds.get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
+        unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) }
+    }
+
+    /// Where in a block like `expected` a pointer leads, if one of this range is around it.
+    #[inline]
+    pub(crate) fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+        // The map is linear in a range. For a pointer outside it this wraps or is too large, and
+        // so is the head's place.
+        let at = ptr.addr().get().wrapping_sub(self.base.addr().get()) as u64;
+        let offset = at.wrapping_add(self.run.start().addr().get()) & expected.mask;
+        let head = at.wrapping_sub(offset);
+        let byte = self.kinds().get((head >> PAGE_SHIFT) as usize)?.load(Relaxed);
+        if byte != expected.plain && byte != expected.preserved {
+            return None;
+        }
+        // SAFETY: an allocated block of this range starts there, all of it mapped.
+        let head = unsafe { self.base.add(head as usize) };
+        Some(Within { head, offset: offset as usize })
     }
 
     /// What the byte of a frame says; [`FrameState::Never`] for one outside the range.
@@ -215,14 +244,20 @@ impl Ranges {
         })
     }
 
+    /// The range that was added first.
+    #[inline]
+    pub(crate) fn first(&self) -> Option<&Range> {
+        let [first, ..] = &self.slots;
+        // Acquire pairs with the Release in `push`.
+        // SAFETY: as in `iter`.
+        unsafe { first.load(Acquire).as_ref() }
+    }
+
     /// The range that holds the frame.
     #[inline]
     pub(crate) fn find(&self, pfn: Pfn) -> Option<&Range> {
-        // Most frames are in the first range, where there is one at all. Acquire pairs with the
-        // Release in `push`.
-        let [first, ..] = &self.slots;
-        // SAFETY: as in `iter`.
-        match unsafe { first.load(Acquire).as_ref() } {
+        // Most frames are in the first range, where there is one at all.
+        match self.first() {
             Some(range) if range.run().contains(pfn) => Some(range),
             _ => self.find_further(pfn),
         }
@@ -263,7 +298,7 @@ impl Ranges {
     pub(crate) unsafe fn push(&self, range: NonNull<Range>) {
         let count = self.count.load(Relaxed);
         if let Some(slot) = self.slots.get(count) {
-            // Release pairs with the Acquire in `find`.
+            // Release pairs with the Acquire in `first`.
             slot.store(range.as_ptr(), Release);
             // Release pairs with the Acquire in `iter`.
             self.count.store(count + 1, Release);

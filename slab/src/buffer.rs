@@ -61,9 +61,9 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: the caller's promise.
             return unsafe { self.free_large(addr.pfn(), preserved) };
         }
-        if let Some((slab, control)) = self.slab_at(addr)
+        if let Some((found, control)) = self.slab_around(ptr)
             // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            && unsafe { Cache { slabs: self, control }.try_free_in(slab, addr) }
+            && unsafe { Cache { slabs: self, control }.try_free_in(found) }
         {
             return Ok(());
         }

@@ -12,12 +12,13 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::{Machine, PhysAddr};
+use heirloom_folio::{Machine, Within};
 
 use crate::control::Control;
 use crate::debug;
 use crate::error::Error;
 use crate::header::Slab;
+use crate::magazine::Round;
 use crate::name::Name;
 use crate::slabs::Slabs;
 use crate::spot::Spot;
@@ -103,7 +104,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
         match self.pop() {
-            Some(addr) if !debug::ENABLED => Ok(self.hand_out(addr)),
+            Some(round) if !debug::ENABLED => Ok(hand_out(round)),
             popped => self.alloc_checked(popped),
         }
     }
@@ -153,18 +154,13 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// As for [`Cache::free`].
     #[inline]
     unsafe fn try_free(&self, ptr: NonNull<u8>) -> bool {
-        let machine = self.slabs.memory().machine();
-        let Some(addr) = machine.phys(ptr) else { return false };
-        let geometry = &self.control.geometry;
-        let base = geometry.slab_of(addr);
-        if !self.slabs.is_slab(base, geometry.order.get().into()) {
-            return false;
-        }
-        // SAFETY: a slab starts there; see `Slabs::slab_at` for one that is not ours.
-        let slab = unsafe { Slab::at(machine, base) };
-        slab.head().owner.load(Relaxed) == self.control.owner
-            // SAFETY: the slab is of this cache; the rest is the caller's promise.
-            && unsafe { self.try_free_in(slab, addr) }
+        let Some(found) = self.slabs.memory().within(ptr, &self.control.slab) else { return false };
+        // SAFETY: a slab starts there: one of this instance, or one that it inherited and has not
+        // adopted. The latter's owner word names none of our caches, or, if forged, one whose
+        // slabs are as large: then what follows stays within it.
+        let owner = unsafe { Slab::owner_at(found.head) };
+        // SAFETY: the slab is of this cache; the rest is the caller's promise.
+        owner == self.control.owner && unsafe { self.try_free_in(found) }
     }
 
     /// The same for an object in a slab of this cache.
@@ -172,16 +168,16 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Safety
     /// As for [`Cache::free`].
     #[inline]
-    pub(crate) unsafe fn try_free_in(&self, slab: Slab, addr: PhysAddr) -> bool {
-        let geometry = &self.control.geometry;
-        let Some(index) = geometry.index(geometry.offset_of(addr)) else { return false };
-        let byte = slab.state(geometry, index);
+    pub(crate) unsafe fn try_free_in(&self, found: Within) -> bool {
+        let Some(index) = self.control.geometry.index(found.offset) else { return false };
+        // SAFETY: an object of the slab, by its geometry.
+        let byte = unsafe { Slab::state_at(found.head, index) };
         let state = State(byte.load(Relaxed));
         if debug::ENABLED || !state.is(ObjectState::Live) {
             return false;
         }
         byte.store(state.to(ObjectState::Free).0, Relaxed);
-        self.give(addr);
+        self.give(Round { object: found.place(), state: NonNull::from(byte) });
         true
     }
 
@@ -190,6 +186,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Safety
     /// As for [`Cache::free`].
     #[cold]
+    #[inline(never)]
     pub(crate) unsafe fn free_checked(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let spot = self.spot(ptr)?;
         let state = spot.state();
@@ -198,7 +195,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         }
         // SAFETY: the caller owns the object.
         unsafe { debug::check_free(&spot, state) }?;
-        self.give(spot.addr());
+        self.give(spot.slab.round(&self.control.geometry, spot.index));
         Ok(())
     }
 
@@ -232,7 +229,7 @@ impl<'s, M: Machine> Cache<'s, M> {
 
     /// A free object from this CPU's loaded magazine.
     #[inline]
-    fn pop(&self) -> Option<PhysAddr> {
+    fn pop(&self) -> Option<Round> {
         let control = self.control;
         self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
@@ -240,46 +237,40 @@ impl<'s, M: Machine> Cache<'s, M> {
         })
     }
 
-    /// Turns a free object into a live one.
-    #[inline]
-    fn hand_out(&self, addr: PhysAddr) -> NonNull<u8> {
-        let geometry = &self.control.geometry;
-        let machine = self.slabs.memory().machine();
-        // SAFETY: magazines hold the addresses of free objects of this cache's slabs.
-        let slab = unsafe { Slab::at(machine, geometry.slab_of(addr)) };
-        let byte = slab.state(geometry, geometry.nearest(geometry.offset_of(addr)));
-        byte.store(State(byte.load(Relaxed)).allocated().0, Relaxed);
-        machine.ptr(addr)
-    }
-
     /// Allocates when no magazine is loaded that has an object, or checks the one it had.
     #[cold]
-    fn alloc_checked(&self, popped: Option<PhysAddr>) -> Result<NonNull<u8>, Error> {
-        let addr = match popped {
-            Some(addr) => addr,
+    #[inline(never)]
+    fn alloc_checked(&self, popped: Option<Round>) -> Result<NonNull<u8>, Error> {
+        let round = match popped {
+            Some(round) => round,
             None => self.alloc_slow()?,
         };
         if debug::ENABLED {
-            let geometry = &self.control.geometry;
-            // SAFETY: as in `hand_out`.
-            let slab = unsafe { Slab::at(self.slabs.memory().machine(), geometry.slab_of(addr)) };
-            let index = geometry.nearest(geometry.offset_of(addr));
-            let spot = Spot { slabs: self.slabs, control: self.control, slab, index };
-            debug::check_alloc(&spot)?;
+            debug::check_alloc(&self.spot(round.object)?)?;
         }
-        Ok(self.hand_out(addr))
+        Ok(hand_out(round))
     }
 
     /// Gives a free object to this CPU's magazine.
     #[inline]
-    fn give(&self, addr: PhysAddr) {
+    fn give(&self, round: Round) {
         let control = self.control;
         let pushed = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.is_some_and(|cpu| unsafe { control.slot(cpu).push(addr) })
+            cpu.is_some_and(|cpu| unsafe { control.slot(cpu).push(round) })
         });
         if !pushed {
-            self.give_slow(addr);
+            self.give_slow(round);
         }
     }
+}
+
+/// Turns a free object into a live one.
+#[inline]
+fn hand_out(round: Round) -> NonNull<u8> {
+    // SAFETY: the byte of an object in a slab, which stays as long as the object is not in it;
+    // only atomics touch it.
+    let byte = unsafe { round.state.as_ref() };
+    byte.store(State(byte.load(Relaxed)).allocated().0, Relaxed);
+    round.object
 }

@@ -10,7 +10,7 @@
 use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
-use heirloom_folio::{CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{CpuId, Expected, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use lock_api::Mutex;
 
 use crate::depot::Depot;
@@ -30,12 +30,15 @@ pub(crate) struct Shared {
     pub(crate) table: SlabTable,
 }
 
-/// A cache.
+/// A cache. What allocating and freeing look at comes first.
+#[repr(C)]
 pub(crate) struct Control<M: Machine> {
     pub(crate) geometry: Geometry,
     /// What its slabs' headers say of whose they are.
     pub(crate) owner: u64,
     slots: NonNull<CachePadded<Slot>>,
+    /// What the page allocator says of its slabs.
+    pub(crate) slab: Expected,
     /// Objects in a magazine.
     pub(crate) capacity: usize,
     pub(crate) name: Name,
@@ -84,6 +87,7 @@ impl<M: Machine> Control<M> {
                 geometry,
                 owner,
                 slots,
+                slab: Expected::new(Kind::Slab, geometry.order),
                 capacity,
                 name,
                 spec,

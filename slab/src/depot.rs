@@ -5,11 +5,10 @@
 //! slabs can become empty.
 
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
 
 use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 
-use crate::magazine::Magazine;
+use crate::magazine::{Chamber, MOST, Magazine};
 
 /// Full magazines that a depot keeps.
 const FULL: usize = 16;
@@ -18,8 +17,8 @@ const FULL: usize = 16;
 pub(crate) struct Depot {
     full: [Option<Magazine>; FULL],
     used: usize,
-    /// Empty magazines; the memory of each starts with the address of the next.
-    empty: Option<NonNull<AtomicU64>>,
+    /// Empty magazines, each linked to the next.
+    empty: Option<NonNull<Chamber>>,
     capacity: usize,
 }
 
@@ -64,11 +63,10 @@ impl Depot {
     /// Keeps an empty magazine.
     pub(crate) fn push_empty(&mut self, magazine: Magazine) {
         debug_assert_eq!(magazine.count(), 0);
-        let rounds = magazine.into_rounds();
-        // SAFETY: the magazine's memory is the depot's now, a word at least, and a pointer is no
-        // larger or more aligned than one.
-        unsafe { rounds.cast::<Option<NonNull<AtomicU64>>>().write(self.empty) };
-        self.empty = Some(rounds);
+        let chambers = magazine.into_chambers();
+        // SAFETY: the magazine's chambers, one at least, are the depot's now.
+        unsafe { chambers.as_ref() }.set_next(self.empty);
+        self.empty = Some(chambers);
     }
 
     /// An empty magazine: one of those kept, or from a new frame of `memory`. `None`: out of
@@ -77,51 +75,61 @@ impl Depot {
         if self.empty.is_none() {
             self.carve(memory);
         }
-        let rounds = self.empty?;
-        // SAFETY: an empty magazine that is kept starts with the pointer to the next; its memory
-        // becomes words again here.
+        let chambers = self.empty?;
+        // SAFETY: the chambers of a magazine that is kept are the depot's, and whoever gets them
+        // is the only one from here on.
         unsafe {
-            self.empty = rounds.cast::<Option<NonNull<AtomicU64>>>().read();
-            for i in 0..self.capacity {
-                rounds.add(i).write(AtomicU64::new(0));
-            }
-            Some(Magazine::new(rounds, self.capacity))
+            self.empty = chambers.as_ref().next();
+            Some(Magazine::new(chambers, self.capacity))
         }
     }
 
     /// Makes empty magazines out of a frame.
     #[cold]
     fn carve<M: Machine>(&mut self, memory: &Memory<M>) {
-        const { assert!(128 * size_of::<AtomicU64>() <= PAGE_SIZE) };
+        const { assert!(MOST * size_of::<Chamber>() <= PAGE_SIZE) };
         let request = Request::new(Order::ZERO).kind(Kind::Table);
         let Ok(block) = memory.alloc(request) else { return };
-        let frame = memory.machine().ptr(block.addr()).cast::<AtomicU64>();
+        let frame = memory.machine().ptr(block.addr()).cast::<Chamber>();
         let each = self.capacity;
-        for i in 0..PAGE_SIZE / (each * size_of::<AtomicU64>()) {
+        for i in 0..PAGE_SIZE / size_of::<Chamber>() / each {
             // SAFETY: the frame is the depot's for good and has room for this many; a frame's
-            // pointer is aligned for words.
-            self.push_empty(unsafe { Magazine::new(frame.add(i * each), each) });
+            // pointer is aligned for chambers.
+            unsafe {
+                let first = frame.add(i * each);
+                (0..each).for_each(|n| first.add(n).write(Chamber::new()));
+                self.push_empty(Magazine::new(first, each));
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::PhysAddr;
+    use core::sync::atomic::AtomicU8;
+    use std::boxed::Box;
+
     use heirloom_folio::harness::Ram;
 
     use super::*;
+    use crate::magazine::Round;
+
+    fn some_round() -> Round {
+        let byte = NonNull::from(Box::leak(Box::new(AtomicU8::new(0))));
+        Round { object: byte.cast(), state: byte }
+    }
 
     #[test]
     fn magazines_come_back_and_cost_one_frame_for_many() {
         let memory = Ram::memory(&Ram::frames(64)).unwrap();
         let mut depot = Depot::new(128);
+        let round = some_round();
         let mut first = depot.pop_empty(&memory).unwrap();
-        for _ in 1..PAGE_SIZE / 1024 {
+        for _ in 1..PAGE_SIZE / (128 * size_of::<Chamber>()) {
             assert!(depot.pop_empty(&memory).is_some());
         }
         assert_eq!(memory.stats().used(), 1);
-        while first.push(PhysAddr::new(1)) {}
+        while first.push(round) {}
         depot.push_full(first).unwrap();
         assert_eq!(depot.cached(), 128);
         assert!(depot.pop_full().unwrap().is_full());
@@ -132,14 +140,15 @@ mod tests {
     fn full_magazines_are_few_and_half_full_ones_none() {
         let memory = Ram::memory(&Ram::frames(64)).unwrap();
         let mut depot = Depot::new(8);
+        let round = some_round();
         for _ in 0..FULL {
             let mut magazine = depot.pop_empty(&memory).unwrap();
-            while magazine.push(PhysAddr::new(1)) {}
+            while magazine.push(round) {}
             assert!(depot.push_full(magazine).is_ok());
         }
         assert!(!depot.has_room());
         let mut magazine = depot.pop_empty(&memory).unwrap();
-        magazine.push(PhysAddr::new(1));
+        magazine.push(round);
         depot.pop_full();
         assert_eq!(depot.push_full(magazine).unwrap_err().count(), 1);
     }

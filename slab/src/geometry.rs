@@ -59,6 +59,11 @@ pub(crate) struct Geometry {
     mask: u64,
     /// 2^43 / stride, rounded up: multiplying by it divides.
     reciprocal: u64,
+    /// The stride is an odd number times a power of two. This is the inverse of the odd number
+    /// modulo 2^32: multiplying by it divides what is a multiple.
+    inverse: u32,
+    /// log2 of the power of two.
+    twos: u32,
 }
 
 impl Geometry {
@@ -91,6 +96,8 @@ impl Geometry {
                     zones,
                     mask: order.bytes() - 1,
                     reciprocal: (1_u64 << FIXED_POINT).div_ceil(stride as u64),
+                    inverse: inverse(stride as u32 >> stride.trailing_zeros()),
+                    twos: stride.trailing_zeros(),
                 });
             }
             objects -= 1;
@@ -175,24 +182,30 @@ impl Geometry {
         Some((index as u32, relative - index * self.stride as u64))
     }
 
-    /// The object that starts at `offset`, which is known to be the start of one.
+    /// The object that starts at `offset`, a place within a slab; `None` if none does.
+    ///
+    /// One multiplication and one comparison (Hacker's Delight, section 10-17): multiplying by an
+    /// odd number and rotating are bijections of the 32-bit numbers, and they take the multiples of
+    /// the stride to their quotients; so what comes out below the number of objects was one. What
+    /// lies before the first object wraps, and is none of those multiples.
     #[inline]
-    pub(crate) const fn nearest(&self, offset: u64) -> u32 {
-        let relative = offset.wrapping_sub(self.offset as u64);
-        (relative.wrapping_mul(self.reciprocal) >> FIXED_POINT) as u32
+    pub(crate) const fn index(&self, offset: usize) -> Option<u32> {
+        let relative = (offset as u32).wrapping_sub(self.offset);
+        let index = relative.wrapping_mul(self.inverse).rotate_right(self.twos);
+        if index < self.objects { Some(index) } else { None }
     }
+}
 
-    /// The object that starts at `offset`, a place within a slab.
-    #[inline]
-    pub(crate) const fn index(&self, offset: u64) -> Option<u32> {
-        // Before the first object it wraps, and the product is no such multiple.
-        let relative = offset.wrapping_sub(self.offset as u64);
-        let index = relative.wrapping_mul(self.reciprocal) >> FIXED_POINT;
-        if index < self.objects as u64 && index * self.stride as u64 == relative {
-            return Some(index as u32);
-        }
-        None
+/// The inverse of an odd number modulo 2^32.
+const fn inverse(odd: u32) -> u32 {
+    // Right modulo 8; each step of Newton's doubles the bits that are right.
+    let mut inverse = odd;
+    let mut bits = 3;
+    while bits < u32::BITS {
+        inverse = inverse.wrapping_mul(2_u32.wrapping_sub(odd.wrapping_mul(inverse)));
+        bits *= 2;
     }
+    inverse
 }
 
 /// Words of free bits for `objects` objects.
@@ -245,15 +258,19 @@ mod tests {
         for g in all() {
             for index in [0, g.objects / 2, g.objects - 1] {
                 let at = g.at(index);
-                assert_eq!(g.index(at), Some(index), "{g:?}");
+                assert_eq!(g.index(at as usize), Some(index), "{g:?}");
                 for inside in [1, u64::from(g.stride) - 1] {
                     assert_eq!(g.around(at + inside), Some((index, inside)), "{g:?}");
-                    assert_eq!(g.index(at + inside), None, "{g:?}");
+                    assert_eq!(g.index((at + inside) as usize), None, "{g:?}");
                 }
             }
             assert_eq!(g.around(g.at(g.objects)), None);
             assert_eq!(g.around(u64::from(g.offset) - 1), None);
             assert_eq!(g.around(0), None);
+            for outside in [0, u64::from(g.offset) - 1, g.at(g.objects), g.mask] {
+                let start = g.around(outside).filter(|(_, inside)| *inside == 0);
+                assert_eq!(g.index(outside as usize), start.map(|(index, _)| index), "{g:?}");
+            }
         }
     }
 

@@ -39,6 +39,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::SlabFault;
 use crate::geometry::{Geometry, HEAD};
+use crate::magazine::Round;
 use crate::name::Name;
 
 const MAGIC: [u8; 8] = *b"hl-slab1";
@@ -202,6 +203,41 @@ impl Slab {
         Self { base: map.ptr(phys), phys }
     }
 
+    /// The owner word of the slab that starts at `base`.
+    ///
+    /// # Safety
+    /// A slab starts there, of this instance or of one that it inherited from.
+    #[inline]
+    pub(crate) unsafe fn owner_at(base: NonNull<u8>) -> u64 {
+        // SAFETY: the header is in the slab's memory, and only atomics touch this word of it once
+        // the slab is built.
+        let owner = unsafe { &(*base.cast::<Head>().as_ptr()).owner };
+        owner.load(Relaxed)
+    }
+
+    /// The byte of object `index` of the slab that starts at `base`.
+    ///
+    /// # Safety
+    /// A slab that has such an object starts there.
+    #[inline]
+    pub(crate) unsafe fn state_at<'a>(base: NonNull<u8>, index: u32) -> &'a AtomicU8 {
+        // SAFETY: the byte lies in the slab's memory, and only atomics touch it.
+        unsafe { base.add(HEAD + index as usize).cast::<AtomicU8>().as_ref() }
+    }
+
+    /// The object whose byte this is, one of this slab's.
+    #[inline]
+    pub(crate) fn index_of(self, state: NonNull<AtomicU8>) -> u32 {
+        (state.addr().get() - self.base.addr().get() - HEAD) as u32
+    }
+
+    /// A free object for a magazine.
+    #[inline]
+    pub(crate) fn round(self, geometry: &Geometry, index: u32) -> Round {
+        let state = NonNull::from(self.state(geometry, index));
+        Round { object: self.object(geometry, index), state }
+    }
+
     /// Where it starts.
     #[inline]
     pub(crate) const fn phys(self) -> PhysAddr {
@@ -231,9 +267,8 @@ impl Slab {
     #[inline]
     pub(crate) fn state<'a>(self, geometry: &Geometry, index: u32) -> &'a AtomicU8 {
         debug_assert!(index < geometry.objects);
-        // SAFETY: `index` is an object of the slab (every caller has it from the geometry), and
-        // its byte, which only atomics touch, lies in the slab's memory.
-        unsafe { self.base.add(HEAD + index as usize).cast::<AtomicU8>().as_ref() }
+        // SAFETY: `index` is an object of the slab: every caller has it from the geometry.
+        unsafe { Self::state_at(self.base, index) }
     }
 
     /// The state bytes.

@@ -122,7 +122,8 @@ impl<M: Machine> Cache<'_, M> {
         if !control.spec.preserving {
             self.slabs.discount_preserved(control, spot.slab);
         }
-        control.shared.lock().lists.put_one(machine, &control.geometry, addr);
+        let round = spot.slab.round(&control.geometry, spot.index);
+        control.shared.lock().lists.put_one(machine, &control.geometry, round);
         Ok(())
     }
 }

@@ -10,12 +10,12 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::{DirectMap, PhysAddr};
+use heirloom_folio::DirectMap;
 use intrusive_collections::LinkedList;
 
 use crate::geometry::Geometry;
 use crate::header::{Head, Links, Slab};
-use crate::magazine::Magazine;
+use crate::magazine::{Magazine, Round};
 
 /// The slabs of a cache.
 pub(crate) struct Lists {
@@ -98,24 +98,24 @@ impl Lists {
         magazine: &mut Magazine,
     ) {
         // Neighbours are put back together: `bits` of a word of a slab.
-        let (mut at, mut word, mut bits) = (PhysAddr::new(0), 0, 0);
-        while let Some(addr) = magazine.pop() {
-            let slab = geometry.slab_of(addr);
-            let Some(index) = geometry.index(geometry.offset_of(addr)) else { continue };
-            if (slab, index / 64) != (at, word) {
-                self.put(map, geometry, at, word, bits);
-                (at, word, bits) = (slab, index / 64, 0);
+        let mut place: Option<(Slab, u32)> = None;
+        let mut bits = 0;
+        while let Some(round) = magazine.pop() {
+            let Some((slab, index)) = home(map, geometry, round) else { continue };
+            let same = place.is_some_and(|(s, word)| (s.phys(), word) == (slab.phys(), index / 64));
+            if !same {
+                self.put(geometry, place, bits);
+                (place, bits) = (Some((slab, index / 64)), 0);
             }
             bits |= 1 << (index % 64);
         }
-        self.put(map, geometry, at, word, bits);
+        self.put(geometry, place, bits);
     }
 
     /// Puts one object back into its slab.
-    pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, addr: PhysAddr) {
-        let slab = geometry.slab_of(addr);
-        if let Some(index) = geometry.index(geometry.offset_of(addr)) {
-            self.put(map, geometry, slab, index / 64, 1 << (index % 64));
+    pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, round: Round) {
+        if let Some((slab, index)) = home(map, geometry, round) {
+            self.put(geometry, Some((slab, index / 64)), 1 << (index % 64));
         }
     }
 
@@ -129,21 +129,9 @@ impl Lists {
         }
     }
 
-    /// Sets free bits in word `word` of the slab at `at`.
-    fn put(
-        &mut self,
-        map: &impl DirectMap,
-        geometry: &Geometry,
-        at: PhysAddr,
-        word: u32,
-        bits: u64,
-    ) {
-        if bits == 0 {
-            return;
-        }
-        // SAFETY: the objects came from a slab of this cache, and the slab is not given back
-        // before all of its objects are.
-        let slab = unsafe { Slab::at(map, at) };
+    /// Sets free bits in a word of a slab.
+    fn put(&mut self, geometry: &Geometry, place: Option<(Slab, u32)>, bits: u64) {
+        let Some((slab, word)) = place else { return };
         let Some(word) = slab.words(geometry).get(word as usize) else { return };
         let there = word.load(Relaxed);
         debug_assert_eq!(there & bits, 0, "an object is put back once");
@@ -187,6 +175,16 @@ fn slab_of(map: &impl DirectMap, head: &Head) -> Option<Slab> {
     Some(unsafe { Slab::at(map, phys) })
 }
 
+/// The slab of a free object, and which of its objects it is.
+#[inline]
+fn home(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<(Slab, u32)> {
+    let addr = map.phys(round.object)?;
+    // SAFETY: magazines hold free objects of this cache's slabs, and a slab is not given back
+    // before all of its objects are.
+    let slab = unsafe { Slab::at(map, geometry.slab_of(addr)) };
+    Some((slab, slab.index_of(round.state)))
+}
+
 /// Moves free objects of `slab` into `magazine`: how many.
 fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
     let mut taken = 0;
@@ -198,7 +196,7 @@ fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
         // The lowest goes in last, so that objects come out in address order.
         while bits != 0 {
             let bit = bits.ilog2();
-            if !magazine.push(slab.addr(geometry, first + bit)) {
+            if !magazine.push(slab.round(geometry, first + bit)) {
                 break;
             }
             bits &= !(1 << bit);
@@ -215,7 +213,6 @@ fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
 #[cfg(test)]
 mod tests {
     use core::ptr::NonNull;
-    use core::sync::atomic::AtomicU64;
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;
@@ -223,12 +220,13 @@ mod tests {
 
     use super::*;
     use crate::header::Shape;
+    use crate::magazine::Chamber;
     use crate::name::Name;
 
     fn magazine(capacity: usize) -> Magazine {
-        let rounds = (0..capacity).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+        let chambers = (0..capacity).map(|_| Chamber::new()).collect::<Vec<_>>().leak();
         // SAFETY: leaked, of that length, and used through this magazine alone.
-        unsafe { Magazine::new(NonNull::from(rounds).cast(), capacity) }
+        unsafe { Magazine::new(NonNull::from(chambers).cast(), capacity) }
     }
 
     fn slab(memory: &Memory<Ram>, geometry: &Geometry) -> Slab {
@@ -261,7 +259,7 @@ mod tests {
             }
             let first = taken.len();
             taken.extend(core::iter::from_fn(|| magazine.pop()));
-            let word = taken[first..].iter().map(|addr| addr.get());
+            let word = taken[first..].iter().map(|round: &Round| round.object);
             in_order += usize::from(count == 64 && word.is_sorted());
         }
         // All but the last of a slab and what follows it.
@@ -271,7 +269,7 @@ mod tests {
         );
         assert_eq!(lists.empties(), 0);
         assert_eq!(taken.len(), 2 * geometry.objects as usize);
-        let mut sorted = taken.clone();
+        let mut sorted: Vec<_> = taken.iter().map(|round| round.object).collect();
         sorted.sort();
         sorted.dedup();
         assert_eq!(sorted.len(), taken.len());
@@ -279,7 +277,7 @@ mod tests {
         lists.put_one(map, &geometry, *one);
         for some in rest.chunks(50) {
             let mut magazine = magazine(50);
-            assert!(some.iter().all(|addr| magazine.push(*addr)));
+            assert!(some.iter().all(|round| magazine.push(*round)));
             lists.empty_out(map, &geometry, &mut magazine);
             assert_eq!(magazine.count(), 0);
         }

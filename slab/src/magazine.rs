@@ -1,6 +1,6 @@
 //! Magazines: what makes the common path touch nothing shared (Bonwick and Adams 2001).
 //!
-//! Each CPU has, for each cache, two stacks of free objects' addresses, called magazines. It
+//! Each CPU has, for each cache, two stacks of free objects, called magazines. It
 //! allocates from and frees to the loaded one, and exchanges it with the previous one when it runs
 //! empty or full; only when both are does it turn to the cache's depot. So a CPU does at least a
 //! magazine's worth of allocations between two visits to anything shared.
@@ -13,15 +13,16 @@
 //! magazine is filled and emptied by whoever detached it.
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-use heirloom_folio::PhysAddr;
+/// Objects in the largest magazine.
+pub(crate) const MOST: usize = 128;
 
 /// How many objects of `stride` bytes a magazine holds: 2 to 128, a power of two, so that they
 /// come to at most 64 KiB where that can be.
 pub(crate) const fn capacity(stride: u32) -> usize {
     match stride {
-        0..=512 => 128,
+        0..=512 => MOST,
         513..=1024 => 64,
         1025..=2048 => 32,
         2049..=4096 => 16,
@@ -31,10 +32,56 @@ pub(crate) const fn capacity(stride: u32) -> usize {
     }
 }
 
-/// A stack of free objects' addresses, in nobody's slot: whoever has it owns it.
+/// A free object: where it is, and where its state byte is, so that handing it out takes no look
+/// at its slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Round {
+    pub(crate) object: NonNull<u8>,
+    pub(crate) state: NonNull<AtomicU8>,
+}
+
+/// Where a magazine keeps a round.
+#[derive(Debug)]
+pub(crate) struct Chamber {
+    object: AtomicPtr<u8>,
+    state: AtomicPtr<AtomicU8>,
+}
+
+impl Chamber {
+    pub(crate) const fn new() -> Self {
+        Self { object: AtomicPtr::new(null_mut()), state: AtomicPtr::new(null_mut()) }
+    }
+
+    #[inline]
+    fn put(&self, round: Round) {
+        self.object.store(round.object.as_ptr(), Relaxed);
+        self.state.store(round.state.as_ptr(), Relaxed);
+    }
+
+    /// The round that was put here; `None` if none ever was.
+    #[inline]
+    fn get(&self) -> Option<Round> {
+        let object = NonNull::new(self.object.load(Relaxed))?;
+        let state = self.state.load(Relaxed);
+        // SAFETY: `put` stores both, of which the object's is not null.
+        Some(Round { object, state: unsafe { NonNull::new_unchecked(state) } })
+    }
+
+    /// The link of an empty magazine that is put aside.
+    pub(crate) fn next(&self) -> Option<NonNull<Self>> {
+        NonNull::new(self.object.load(Relaxed).cast())
+    }
+
+    /// Sets the link.
+    pub(crate) fn set_next(&self, next: Option<NonNull<Self>>) {
+        self.object.store(next.map_or(null_mut(), NonNull::as_ptr).cast(), Relaxed);
+    }
+}
+
+/// A stack of free objects, in nobody's slot: whoever has it owns it.
 #[derive(Debug)]
 pub(crate) struct Magazine {
-    rounds: NonNull<AtomicU64>,
+    chambers: NonNull<Chamber>,
     count: usize,
     capacity: usize,
 }
@@ -43,13 +90,13 @@ pub(crate) struct Magazine {
 unsafe impl Send for Magazine {}
 
 impl Magazine {
-    /// An empty magazine in the memory at `rounds`.
+    /// An empty magazine of the chambers there.
     ///
     /// # Safety
-    /// The memory has room for `capacity` words, nothing else uses it, and it lives as long as
-    /// the instance.
-    pub(crate) const unsafe fn new(rounds: NonNull<AtomicU64>, capacity: usize) -> Self {
-        Self { rounds, count: 0, capacity }
+    /// There are `capacity` chambers, nothing else uses them, and they live as long as the
+    /// instance.
+    pub(crate) const unsafe fn new(chambers: NonNull<Chamber>, capacity: usize) -> Self {
+        Self { chambers, count: 0, capacity }
     }
 
     pub(crate) const fn count(&self) -> usize {
@@ -67,27 +114,27 @@ impl Magazine {
 
     /// Adds an object: whether there was room.
     #[inline]
-    pub(crate) fn push(&mut self, addr: PhysAddr) -> bool {
+    pub(crate) fn push(&mut self, round: Round) -> bool {
         if self.is_full() {
             return false;
         }
         // SAFETY: `count` is below the capacity that `new` was promised.
-        unsafe { self.rounds.add(self.count).as_ref() }.store(addr.get(), Relaxed);
+        unsafe { self.chambers.add(self.count).as_ref() }.put(round);
         self.count += 1;
         true
     }
 
     /// Takes the object that was added last.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<PhysAddr> {
+    pub(crate) fn pop(&mut self) -> Option<Round> {
         self.count = self.count.checked_sub(1)?;
         // SAFETY: `count` is below the capacity that `new` was promised.
-        Some(PhysAddr::new(unsafe { self.rounds.add(self.count).as_ref() }.load(Relaxed)))
+        unsafe { self.chambers.add(self.count).as_ref() }.get()
     }
 
-    /// The memory, for an empty magazine that is put aside.
-    pub(crate) const fn into_rounds(self) -> NonNull<AtomicU64> {
-        self.rounds
+    /// The chambers, for an empty magazine that is put aside.
+    pub(crate) const fn into_chambers(self) -> NonNull<Chamber> {
+        self.chambers
     }
 }
 
@@ -96,11 +143,11 @@ impl Magazine {
 /// All fields are atomics, loaded and stored plainly: the CPU's own closures exclude each other,
 /// and others read the counts for statistics.
 pub(crate) struct Slot {
-    loaded: AtomicPtr<AtomicU64>,
+    loaded: AtomicPtr<Chamber>,
     count: AtomicUsize,
     /// The capacity of the loaded magazine; 0 if none is.
     capacity: AtomicUsize,
-    previous: AtomicPtr<AtomicU64>,
+    previous: AtomicPtr<Chamber>,
     previous_count: AtomicUsize,
 }
 
@@ -125,12 +172,11 @@ impl Slot {
     /// # Safety
     /// Runs inside `pinned` or `idle` for this slot's CPU.
     #[inline]
-    pub(crate) unsafe fn pop(&self) -> Option<PhysAddr> {
+    pub(crate) unsafe fn pop(&self) -> Option<Round> {
         let top = self.count.load(Relaxed).checked_sub(1)?;
         self.count.store(top, Relaxed);
-        // SAFETY: a loaded magazine has memory for all it counts.
-        let round = unsafe { &*self.loaded.load(Relaxed).add(top) };
-        Some(PhysAddr::new(round.load(Relaxed)))
+        // SAFETY: a loaded magazine has a chamber for all it counts.
+        unsafe { &*self.loaded.load(Relaxed).add(top) }.get()
     }
 
     /// Adds an object to the loaded magazine: whether there was room.
@@ -138,14 +184,13 @@ impl Slot {
     /// # Safety
     /// As for [`Slot::pop`].
     #[inline]
-    pub(crate) unsafe fn push(&self, addr: PhysAddr) -> bool {
+    pub(crate) unsafe fn push(&self, round: Round) -> bool {
         let count = self.count.load(Relaxed);
         if count >= self.capacity.load(Relaxed) {
             return false;
         }
         // SAFETY: `count` is below the capacity of the loaded magazine.
-        let round = unsafe { &*self.loaded.load(Relaxed).add(count) };
-        round.store(addr.get(), Relaxed);
+        unsafe { &*self.loaded.load(Relaxed).add(count) }.put(round);
         self.count.store(count + 1, Relaxed);
         true
     }
@@ -159,8 +204,8 @@ impl Slot {
         if self.previous_count.load(Relaxed) > 0 {
             self.exchange(capacity);
             // SAFETY: the same contract.
-            if let Some(addr) = unsafe { self.pop() } {
-                return Popped::Object(addr);
+            if let Some(round) = unsafe { self.pop() } {
+                return Popped::Object(round);
             }
         }
         let empty = self.detach_previous(capacity).or_else(|| self.detach_loaded(capacity));
@@ -172,11 +217,11 @@ impl Slot {
     ///
     /// # Safety
     /// As for [`Slot::pop`].
-    pub(crate) unsafe fn push_or_detach(&self, addr: PhysAddr, capacity: usize) -> Pushed {
+    pub(crate) unsafe fn push_or_detach(&self, round: Round, capacity: usize) -> Pushed {
         if !self.previous.load(Relaxed).is_null() && self.previous_count.load(Relaxed) < capacity {
             self.exchange(capacity);
             // SAFETY: the same contract.
-            if unsafe { self.push(addr) } {
+            if unsafe { self.push(round) } {
                 return Pushed::Done;
             }
         }
@@ -230,31 +275,31 @@ impl Slot {
     }
 
     fn load(&self, magazine: &Magazine) {
-        self.loaded.store(magazine.rounds.as_ptr(), Relaxed);
+        self.loaded.store(magazine.chambers.as_ptr(), Relaxed);
         self.count.store(magazine.count, Relaxed);
         self.capacity.store(magazine.capacity, Relaxed);
     }
 
     fn set_previous(&self, magazine: &Magazine) {
-        self.previous.store(magazine.rounds.as_ptr(), Relaxed);
+        self.previous.store(magazine.chambers.as_ptr(), Relaxed);
         self.previous_count.store(magazine.count, Relaxed);
     }
 
     fn detach_loaded(&self, capacity: usize) -> Option<Magazine> {
-        let rounds = NonNull::new(self.loaded.load(Relaxed))?;
+        let chambers = NonNull::new(self.loaded.load(Relaxed))?;
         let count = self.count.load(Relaxed);
         self.loaded.store(null_mut(), Relaxed);
         self.count.store(0, Relaxed);
         self.capacity.store(0, Relaxed);
-        Some(Magazine { rounds, count, capacity })
+        Some(Magazine { chambers, count, capacity })
     }
 
     fn detach_previous(&self, capacity: usize) -> Option<Magazine> {
-        let rounds = NonNull::new(self.previous.load(Relaxed))?;
+        let chambers = NonNull::new(self.previous.load(Relaxed))?;
         let count = self.previous_count.load(Relaxed);
         self.previous.store(null_mut(), Relaxed);
         self.previous_count.store(0, Relaxed);
-        Some(Magazine { rounds, count, capacity })
+        Some(Magazine { chambers, count, capacity })
     }
 }
 
@@ -262,7 +307,7 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) enum Popped {
     /// An object.
-    Object(PhysAddr),
+    Object(Round),
     /// No object; an empty magazine, if the CPU had one.
     Nothing(Option<Magazine>),
 }
@@ -284,47 +329,66 @@ mod tests {
 
     const CAPACITY: usize = 4;
 
-    fn magazine(first: u64, count: u64) -> Magazine {
-        let rounds = (0..CAPACITY).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
-        // SAFETY: leaked, of that length, and used through this magazine alone.
-        let mut magazine = unsafe { Magazine::new(NonNull::from(rounds).cast(), CAPACITY) };
-        for addr in first..first + count {
-            assert!(magazine.push(PhysAddr::new(addr)));
+    /// Objects that are told apart by where they are.
+    struct Objects(Vec<AtomicU8>);
+
+    impl Objects {
+        fn new() -> Self {
+            Self((0..32).map(AtomicU8::new).collect())
         }
-        magazine
+
+        fn at(&self, n: u8) -> Round {
+            let byte = NonNull::from(&self.0[usize::from(n)]);
+            Round { object: byte.cast(), state: byte }
+        }
+
+        fn number(round: Round) -> u8 {
+            // SAFETY: a byte that outlives the rounds.
+            unsafe { round.state.as_ref() }.load(Relaxed)
+        }
+
+        fn magazine(&self, first: u8, count: u8) -> Magazine {
+            let chambers = (0..CAPACITY).map(|_| Chamber::new()).collect::<Vec<_>>().leak();
+            // SAFETY: leaked, of that length, and used through this magazine alone.
+            let mut magazine = unsafe { Magazine::new(NonNull::from(chambers).cast(), CAPACITY) };
+            for n in first..first + count {
+                assert!(magazine.push(self.at(n)));
+            }
+            magazine
+        }
     }
 
     #[test]
     fn two_magazines_serve_a_capacity_of_operations() {
-        let slot = Slot::new();
+        let (slot, o) = (Slot::new(), Objects::new());
         // SAFETY: one thread has the slot.
         unsafe {
             assert!(slot.pop().is_none());
-            assert!(!slot.push(PhysAddr::new(1)));
+            assert!(!slot.push(o.at(1)));
             assert!(matches!(slot.pop_or_detach(CAPACITY), Popped::Nothing(None)));
-            assert!(slot.install(magazine(10, 4)).is_none());
-            assert!(slot.install(magazine(0, 0)).is_none());
+            assert!(slot.install(o.magazine(10, 4)).is_none());
+            assert!(slot.install(o.magazine(0, 0)).is_none());
             // Full and empty: four frees and eight allocations from here.
-            for addr in 20..24 {
-                let addr = PhysAddr::new(addr);
-                let pushed =
-                    slot.push(addr) || matches!(slot.push_or_detach(addr, CAPACITY), Pushed::Done);
+            for n in 20..24 {
+                let round = o.at(n);
+                let pushed = slot.push(round)
+                    || matches!(slot.push_or_detach(round, CAPACITY), Pushed::Done);
                 assert!(pushed);
             }
             assert_eq!(slot.cached(), 8);
-            let Pushed::Full(full) = slot.push_or_detach(PhysAddr::new(9), CAPACITY) else {
+            let Pushed::Full(full) = slot.push_or_detach(o.at(9), CAPACITY) else {
                 panic!("both are full")
             };
             assert!(full.unwrap().is_full());
             assert_eq!(slot.cached(), 4);
             // The rest is in the previous one; an empty one comes in front.
-            assert!(slot.install(magazine(0, 0)).is_none());
+            assert!(slot.install(o.magazine(0, 0)).is_none());
             let mut seen = Vec::new();
-            while let Some(addr) = slot.pop().or_else(|| match slot.pop_or_detach(CAPACITY) {
-                Popped::Object(addr) => Some(addr),
+            while let Some(round) = slot.pop().or_else(|| match slot.pop_or_detach(CAPACITY) {
+                Popped::Object(round) => Some(round),
                 Popped::Nothing(_) => None,
             }) {
-                seen.push(addr.get());
+                seen.push(Objects::number(round));
             }
             assert_eq!(seen.len(), 4);
             assert_eq!(slot.cached(), 0);
@@ -333,15 +397,15 @@ mod tests {
 
     #[test]
     fn what_finds_no_place_comes_back() {
-        let slot = Slot::new();
+        let (slot, o) = (Slot::new(), Objects::new());
         // SAFETY: one thread has the slot.
         unsafe {
-            assert!(slot.install(magazine(0, 4)).is_none());
-            assert!(slot.install(magazine(4, 4)).is_none());
-            assert_eq!(slot.install(magazine(8, 4)).unwrap().count(), 4);
+            assert!(slot.install(o.magazine(0, 4)).is_none());
+            assert!(slot.install(o.magazine(4, 4)).is_none());
+            assert_eq!(slot.install(o.magazine(8, 4)).unwrap().count(), 4);
             let [loaded, previous] = slot.detach(CAPACITY);
-            assert_eq!(loaded.unwrap().pop(), Some(PhysAddr::new(3)));
-            assert_eq!(previous.unwrap().pop(), Some(PhysAddr::new(7)));
+            assert_eq!(loaded.unwrap().pop(), Some(o.at(3)));
+            assert_eq!(previous.unwrap().pop(), Some(o.at(7)));
             assert_eq!(slot.cached(), 0);
         }
     }

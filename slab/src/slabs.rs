@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use heirloom_folio::{FrameState, Kind, Machine, Memory, PhysAddr, Run};
+use heirloom_folio::{Kind, Machine, Memory, PhysAddr, Run};
 use lock_api::Mutex;
 
 use crate::born::Born;
@@ -308,17 +308,6 @@ impl<M: Machine> Slabs<M> {
                 act()
             }
             other => other,
-        }
-    }
-
-    /// Whether a slab of `order` starts at an address.
-    #[inline]
-    pub(crate) fn is_slab(&self, addr: PhysAddr, order: u32) -> bool {
-        match self.memory.state(addr.pfn()) {
-            Ok(FrameState::Head { kind: Kind::Slab, order: found, .. }) => {
-                u32::from(found.get()) == order
-            }
-            _ => false,
         }
     }
 }

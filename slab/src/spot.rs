@@ -18,12 +18,14 @@
 //! while the slab is preserved and in the roll, and an object's byte says Preserved only while it
 //! is counted: so at any instant a successor finds every object whose `preserve` returned.
 
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use heirloom_folio::{Machine, PhysAddr};
+use heirloom_folio::{Expected, Kind, Machine, Order, PhysAddr, Within};
 
 use crate::control::{Control, Shared};
 use crate::error::Error;
+use crate::geometry::{BASE_ORDER, MAX_ORDER};
 use crate::header::Slab;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
@@ -185,30 +187,49 @@ impl<M: Machine> Slabs<M> {
         debug_assert!(done.is_ok(), "a slab in the roll is preserved: {done:?}");
     }
 
-    /// The slab that holds an address, and its cache.
+    /// The place in a slab that a pointer leads to, and the slab's cache.
     #[inline]
-    pub(crate) fn slab_at(&self, addr: PhysAddr) -> Option<(Slab, &Control<M>)> {
-        let mut orders = self.orders.load(Relaxed);
-        while orders != 0 {
-            let order = orders.trailing_zeros();
-            orders &= orders - 1;
-            let slab =
-                PhysAddr::new(addr.get() & (u64::MAX << (order + heirloom_folio::PAGE_SHIFT)));
-            if self.is_slab(slab, order) {
-                // SAFETY: a slab starts there: one of this instance, or one that it inherited
-                // and has not adopted. The latter's owner word names none of our caches, or, if
-                // forged, one whose slabs are as large: then what follows stays within it.
-                let slab = unsafe { Slab::at(self.memory().machine(), slab) };
-                let control = self.register.cache(slab.head().owner.load(Relaxed))?;
-                let fits = u32::from(control.geometry.order.get()) == order;
-                return fits.then_some((slab, control));
-            }
+    pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+        const BASE: Expected = Expected::new(Kind::Slab, BASE_ORDER);
+        match self.memory().within(ptr, &BASE) {
+            Some(found) => Some((found, self.owner_of_slab(found.head, BASE_ORDER)?)),
+            None => self.larger_slab_around(ptr),
         }
-        None
+    }
+
+    #[inline(never)]
+    fn larger_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+        let orders = self.orders.load(Relaxed) & !(1 << BASE_ORDER.get());
+        let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
+        orders.filter_map(Order::new).find_map(|order| {
+            let found = self.memory().within(ptr, &Expected::new(Kind::Slab, order))?;
+            Some((found, self.owner_of_slab(found.head, order)?))
+        })
+    }
+
+    /// The cache of the slab of `order` that starts at `head`.
+    #[inline]
+    fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&Control<M>> {
+        // SAFETY: a slab starts there: one of this instance, or one that it inherited and has not
+        // adopted. The latter's owner word names none of our caches, or, if forged, one whose
+        // slabs are as large: then what follows stays within it.
+        let owner = unsafe { Slab::owner_at(head) };
+        self.register.cache(owner).filter(|control| control.geometry.order == order)
+    }
+
+    /// The slab that holds an address, and its cache.
+    pub(crate) fn slab_at(&self, addr: PhysAddr) -> Option<(Slab, &Control<M>)> {
+        let machine = self.memory().machine();
+        // An address outside the map may have any pointer.
+        let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
+        let (found, control) = self.slab_around(ptr)?;
+        let slab = PhysAddr::new(addr.get() - found.offset as u64);
+        // SAFETY: a slab of that cache starts there.
+        Some((unsafe { Slab::at(machine, slab) }, control))
     }
 
     /// The object that a pointer leads to.
-    pub(crate) fn spot_of(&self, ptr: core::ptr::NonNull<u8>) -> Result<Spot<'_, M>, Error> {
+    pub(crate) fn spot_of(&self, ptr: NonNull<u8>) -> Result<Spot<'_, M>, Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         self.spot_at(addr)?.ok_or(nothing)

@@ -5,15 +5,14 @@
 //! may come back on another CPU, or find the place taken; then it goes to the depot.
 
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
 
-use heirloom_folio::{Block, CpuId, Kind, Machine, PhysAddr, Request};
+use heirloom_folio::{Block, CpuId, Kind, Machine, Request};
 
 use crate::cache::Cache;
 use crate::debug;
 use crate::error::Error;
 use crate::header::Slab;
-use crate::magazine::{Magazine, Popped, Pushed};
+use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
 
 /// Empty slabs that a cache keeps when objects are freed.
 const EMPTIES: usize = 4;
@@ -21,14 +20,15 @@ const EMPTIES: usize = 4;
 impl<M: Machine> Cache<'_, M> {
     /// A free object from this CPU's previous magazine, the depot or a slab.
     #[cold]
-    pub(crate) fn alloc_slow(&self) -> Result<PhysAddr, Error> {
+    #[inline(never)]
+    pub(crate) fn alloc_slow(&self) -> Result<Round, Error> {
         let control = self.control;
         let popped = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach(control.capacity) })
         });
         let mut magazine = match popped {
-            Some(Popped::Object(addr)) => return Ok(addr),
+            Some(Popped::Object(round)) => return Ok(round),
             Some(Popped::Nothing(Some(magazine))) => magazine,
             Some(Popped::Nothing(None)) => {
                 let magazine = control.shared.lock().depot.pop_empty(self.slabs.memory());
@@ -39,19 +39,20 @@ impl<M: Machine> Cache<'_, M> {
             None => return self.take_one(),
         };
         let filled = self.refill(&mut magazine);
-        let addr = magazine.pop();
+        let round = magazine.pop();
         self.install(magazine);
         filled?;
-        addr.map_or_else(|| self.take_one(), Ok)
+        round.map_or_else(|| self.take_one(), Ok)
     }
 
     /// Gives a free object to the previous magazine, or makes room for it.
     #[cold]
-    pub(crate) fn give_slow(&self, addr: PhysAddr) {
+    #[inline(never)]
+    pub(crate) fn give_slow(&self, round: Round) {
         let control = self.control;
         let pushed = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(addr, control.capacity) })
+            cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(round, control.capacity) })
         });
         let empty = match pushed {
             Some(Pushed::Done) => return,
@@ -61,11 +62,11 @@ impl<M: Machine> Cache<'_, M> {
         };
         let Some(mut magazine) = empty else {
             let map = self.slabs.memory().machine();
-            control.shared.lock().lists.put_one(map, &control.geometry, addr);
+            control.shared.lock().lists.put_one(map, &control.geometry, round);
             self.trim(EMPTIES);
             return;
         };
-        let room = magazine.push(addr);
+        let room = magazine.push(round);
         debug_assert!(room, "it was empty");
         self.install(magazine);
         self.trim(EMPTIES);
@@ -117,24 +118,24 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// One object, without a magazine.
-    fn take_one(&self) -> Result<PhysAddr, Error> {
-        let word = AtomicU64::new(0);
-        // SAFETY: room for one object, used through this magazine alone, which goes before it.
-        let mut magazine = unsafe { Magazine::new(NonNull::from(&word), 1) };
+    fn take_one(&self) -> Result<Round, Error> {
+        let chamber = Chamber::new();
+        // SAFETY: one chamber, used through this magazine alone, which goes before it.
+        let mut magazine = unsafe { Magazine::new(NonNull::from(&chamber), 1) };
         let (control, map) = (self.control, self.slabs.memory().machine());
         loop {
             {
                 let mut shared = control.shared.lock();
                 shared.lists.fill(map, &control.geometry, &mut magazine);
-                if let Some(addr) = magazine.pop() {
-                    return Ok(addr);
+                if let Some(round) = magazine.pop() {
+                    return Ok(round);
                 }
                 if let Some(mut full) = shared.depot.pop_full() {
-                    let addr = full.pop();
+                    let round = full.pop();
                     shared.lists.empty_out(map, &control.geometry, &mut full);
                     shared.depot.push_empty(full);
-                    if let Some(addr) = addr {
-                        return Ok(addr);
+                    if let Some(round) = round {
+                        return Ok(round);
                     }
                 }
             }

@@ -1,0 +1,140 @@
+//! Where in its block a pointer leads, and whether the block is what the caller takes it for.
+//!
+//! A layer above that gets a pointer back knows what should be around it: a slab of such an order,
+//! say. It asks for that and learns in one comparison of a byte whether it is so; telling what
+//! else is there, [`Memory::state`] and [`Memory::holder`], is for those who have to explain a
+//! refusal.
+
+use core::ptr::NonNull;
+
+use crate::addr::Order;
+use crate::kinds::{self, Kind};
+use crate::machine::Machine;
+use crate::memory::Memory;
+
+/// What a caller expects around a pointer: an allocated block of one kind and order, preserved or
+/// not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected {
+    /// The bits of an address that are its offset in the block.
+    pub(crate) mask: u64,
+    /// The two bytes that the block's first frame may have.
+    pub(crate) plain: u8,
+    pub(crate) preserved: u8,
+}
+
+impl Expected {
+    /// A block of `kind` and `order`; one above [`Order::MAX_FOLIO`] is nowhere.
+    pub const fn new(kind: Kind, order: Order) -> Self {
+        let order = if order.get() > Order::MAX_FOLIO.get() { Order::MAX_FOLIO } else { order };
+        Self {
+            mask: order.bytes() - 1,
+            plain: kinds::head(kind, order, false),
+            preserved: kinds::head(kind, order, true),
+        }
+    }
+}
+
+/// A place in an allocated block; see [`Memory::within`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Within {
+    /// The block's first byte, good for all of the block.
+    pub head: NonNull<u8>,
+    /// How many bytes behind it the place is.
+    pub offset: usize,
+}
+
+impl Within {
+    /// The place itself: what was asked about, with provenance over the block.
+    #[inline]
+    pub const fn place(self) -> NonNull<u8> {
+        // SAFETY: the offset is one in the block, all of which `head` is good for.
+        unsafe { self.head.add(self.offset) }
+    }
+}
+
+impl<M: Machine> Memory<M> {
+    /// Where in a block like `expected` a pointer leads; `None` if there is no such block. Any
+    /// pointer may be asked about; it is not followed.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{DirectMap, Expected, Kind, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(64))?;
+    /// let order = Order::new(2).unwrap();
+    /// let block = memory.alloc(Request::new(order).kind(Kind::Slab))?;
+    /// let head = memory.machine().ptr(block.addr());
+    /// let inside = unsafe { head.add(5000) };
+    /// let found = memory.within(inside, &Expected::new(Kind::Slab, order)).unwrap();
+    /// assert_eq!((found.head, found.offset), (head, 5000));
+    /// assert_eq!(memory.within(inside, &Expected::new(Kind::Buffer, order)), None);
+    /// # Ok::<(), heirloom_folio::Error>(())
+    /// ```
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
+    pub fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+        // Most frames are in the first range.
+        match self.ranges.first().and_then(|range| range.within(ptr, expected)) {
+            None => self.within_further(ptr, expected),
+            found => found,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn within_further(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+        self.ranges.iter().skip(1).find_map(|range| range.within(ptr, expected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{PAGE_SIZE, PhysAddr, Run};
+    use crate::harness::Ram;
+    use crate::machine::{DirectMap, NodeId};
+    use crate::request::Request;
+
+    #[test]
+    fn every_byte_of_a_block_and_none_beside_it() {
+        // Two ranges whose starts are aligned to a frame and no more, with a hole between them.
+        let base = PhysAddr::new(4 << 30).pfn();
+        let ranges = [(3, 45), (51, 77)];
+        let ranges =
+            ranges.map(|(at, frames)| (Run::new(base.add(at), frames).unwrap(), NodeId(0)));
+        let memory = Ram::memory(&ranges).unwrap();
+        let order = Order::new(2).unwrap();
+        let mut blocks = std::vec::Vec::new();
+        while let Ok(block) = memory.alloc(Request::new(order).kind(Kind::Slab)) {
+            blocks.push(block);
+        }
+        let other = blocks.pop().unwrap();
+        // SAFETY: allocated above, and not used.
+        unsafe { memory.free(other, Kind::Slab) }.unwrap();
+        let kept = blocks[1];
+        memory.preserve(kept).unwrap();
+        let expected = Expected::new(Kind::Slab, order);
+        let map = memory.machine();
+        let first = map.ptr(base.addr());
+        for at in (0..128 * PAGE_SIZE).step_by(512) {
+            let addr = PhysAddr::new(base.addr().get() + at as u64);
+            let ptr = first.as_ptr().wrapping_add(at);
+            let ptr = NonNull::new(ptr).unwrap();
+            let block = blocks.iter().find(|block| block.run().contains(addr.pfn()));
+            let found = memory.within(ptr, &expected);
+            assert_eq!(found.map(|w| map.phys(w.head).unwrap()), block.map(|b| b.addr()), "{addr}");
+            assert!(found.is_none_or(|w| w.place() == ptr), "{addr}");
+            for (kind, order) in [(Kind::Buffer, 2), (Kind::Slab, 1), (Kind::Slab, 3)] {
+                let other = Expected::new(kind, Order::new(order).unwrap());
+                assert_eq!(memory.within(ptr, &other), None, "{addr}");
+            }
+        }
+        for outside in
+            [first.as_ptr().wrapping_sub(1), first.as_ptr().wrapping_add(200 * PAGE_SIZE)]
+        {
+            assert_eq!(memory.within(NonNull::new(outside).unwrap(), &expected), None);
+        }
+    }
+}
