@@ -15,8 +15,10 @@
 //! ```
 //!
 //! The file's first page is its own memory map, as firmware would provide one, so that the
-//! descriptor is all that a successor needs to find the memory again.
+//! descriptor is all that a successor needs to find the memory again. The same page can name the
+//! entry of the handover ([`Arena::leave`]), for successors that nobody could tell it.
 
+mod entry;
 mod error;
 mod map;
 mod mapping;
@@ -28,6 +30,7 @@ use heirloom_folio::threads::{Host, Patient, ThreadSlots};
 use heirloom_folio::{
     CpuId, Cpus, DirectMap, Linear, Machine, NodeId, Order, PAGE_SIZE, PhysAddr, Run,
 };
+use heirloom_restore::Entry;
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
 
 pub use error::{ArenaError, RangeFault};
@@ -130,8 +133,30 @@ impl Arena {
     ///   is one reason.
     /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
     pub fn create(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
+        Self::create_in(create_memfd(name)?, ranges)
+    }
+
+    /// The same, as Linux's live update brings it back whole.
+    ///
+    /// Linux (7.3) retrieves a memfd that is sealed against changes of its execute bits as a
+    /// file whose execute bits are set, and makes such a file read-only. So this one is created
+    /// without that seal, as a file that is not executable.
+    ///
+    /// # Errors
+    /// Those of [`Arena::create`]; [`ArenaError::Os`] too where the system allows no memfd
+    /// without that seal (`vm.memfd_noexec` is 2), and on Linux before 6.3.
+    #[cfg(feature = "liveupdate")]
+    pub fn create_for_live_update(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::EXEC;
+        let fd = rustix::fs::memfd_create(name, flags).map_err(os("memfd_create"))?;
+        let owner = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::fchmod(&fd, owner).map_err(os("fchmod"))?;
+        Self::create_in(fd, ranges)
+    }
+
+    /// Lays `ranges` out in an empty memfd.
+    fn create_in(fd: OwnedFd, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
         let (ranges, bytes) = map::lay_out(ranges)?;
-        let fd = create_memfd(name)?;
         rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
         let written = rustix::io::pwrite(&fd, &map::encode(&ranges, bytes), 0);
         written.map_err(os("pwrite"))?;
@@ -206,6 +231,29 @@ impl Arena {
         // 3 and above: a descriptor among the standard three would be replaced by whoever
         // redirects them.
         rustix::io::fcntl_dupfd_cloexec(&self.fd, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+    }
+
+    /// Writes the entry of a handover into the first page, where [`Arena::entry`] finds it: for
+    /// a successor that inherits the memory and nothing else.
+    ///
+    /// Once for every generation is enough, right after `boot` or `revive`: an entry holds from
+    /// then on, whatever is preserved later. At any instant either the old entry or the new one
+    /// is there.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: the system refused. [`ArenaError::Entry`]: the entry that is there was
+    /// forged.
+    pub fn leave(&self, entry: Entry) -> Result<(), ArenaError> {
+        entry::write(self.as_fd(), entry)
+    }
+
+    /// The entry that was [left](Arena::leave) last: `None` if there never was one.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: the system refused. [`ArenaError::Entry`]: there is something, and it
+    /// is not whole.
+    pub fn entry(&self) -> Result<Option<Entry>, ArenaError> {
+        entry::read(self.as_fd())
     }
 
     /// Maps `runs` a second time, one after the other, as one contiguous stretch of bytes: what a

@@ -88,7 +88,8 @@
 //! ```
 //!
 //! Without the feature `std` everything is `no_std` and needs no `alloc`. With it, `arena` is
-//! physical memory made of a memfd, and `jump` replaces the process by its successor.
+//! physical memory made of a memfd, and `jump` replaces the process by its successor. With
+//! `liveupdate` that memory outlives Linux itself: `liveupdate` carries it through a kexec.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub use heirloom_folio as folio;
@@ -100,6 +101,8 @@ pub mod arena;
 mod face;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod jump;
+#[cfg(all(feature = "liveupdate", target_os = "linux"))]
+pub mod liveupdate;
 
 pub use face::{Error, Heirloom, MemoryMap};
 

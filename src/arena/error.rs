@@ -103,6 +103,13 @@ pub enum ArenaError {
     },
     /// There is nothing to map.
     EmptyArea,
+    /// The entry in the first page is not whole.
+    Entry {
+        /// The checksum of what is there.
+        expected: u64,
+        /// The one written beside it.
+        found: u64,
+    },
 }
 
 /// What is wrong with a range.
@@ -192,6 +199,9 @@ impl fmt::Display for ArenaError {
             }
             Self::NotInArena { run } => write!(f, "{run} are not in one range of the arena"),
             Self::EmptyArea => f.write_str("no frames to map"),
+            Self::Entry { expected, found } => {
+                write!(f, "entry with checksum {found:#018x}, not {expected:#018x}")
+            }
         }
     }
 }

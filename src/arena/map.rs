@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Little-endian. `start` is a physical address, `offset` a place in the file; both, and `bytes`,
-//! are multiples of the page size. What follows the last range is not looked at.
+//! are multiples of the page size. What follows the last range is not looked at; at the end of the
+//! first 4 KiB is room for the handover's entry (`entry`).
 
 use heirloom_folio::{NodeId, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
 use xxhash_rust::xxh3::xxh3_64;
