@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
 
-use super::{MAX_BLOCKS, Record, entry_words, head, load};
+use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load};
 use crate::error::{Error, Fault, Table};
 use crate::pages::{Pages, table_at};
 
@@ -107,6 +107,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
     pub fn iter(&self) -> Entries<'p, P, T> {
         Entries {
             pages: self.pages,
+            block: self.first,
             next: self.first,
             words: &[],
             index: 0,
@@ -130,6 +131,8 @@ impl<'p, P: Pages, T: Record> IntoIterator for &Chain<'p, P, T> {
 #[derive(Debug)]
 pub struct Entries<'p, P, T> {
     pages: &'p P,
+    /// The block that the entries are read from.
+    block: PhysAddr,
     next: PhysAddr,
     words: &'p [AtomicU64],
     index: u64,
@@ -138,12 +141,21 @@ pub struct Entries<'p, P, T> {
     marker: PhantomData<fn() -> T>,
 }
 
+impl<P, T: Record> Entries<'_, P, T> {
+    /// The address of the entry that was given last.
+    pub const fn last_at(&self) -> PhysAddr {
+        let skip = HEAD as u64 * 8 + self.index.saturating_sub(1) * size_of::<T>() as u64;
+        PhysAddr::new(self.block.get() + skip)
+    }
+}
+
 impl<P: Pages, T: Record> Iterator for Entries<'_, P, T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
         while self.index == self.count {
             self.blocks = self.blocks.checked_sub(1)?;
+            self.block = self.next;
             self.words = self.pages.words(self.next, PAGE_SIZE)?;
             (self.next, self.count) = head(self.words);
             self.index = 0;

@@ -1,0 +1,72 @@
+//! Tables as bytes: looked for in memory, and loaded word by word.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+
+use heirloom_folio::{Block, Order, PhysAddr, Run};
+use heirloom_restore::{Fault, Pages};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::{Error, Table};
+
+/// The frames of `bytes` bytes at `addr`, all in memory and preserved. `from` says where the address
+/// stands.
+pub(crate) fn preserved(
+    pages: &impl Pages,
+    addr: PhysAddr,
+    bytes: u64,
+    from: (Table, PhysAddr, usize),
+) -> Result<Run, Error> {
+    let fail = |fault| from.0.fail(from.1, from.2, fault);
+    let run = Run::covering(addr, bytes).filter(|run| pages.is_memory(*run));
+    let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
+    match pages.first_unpreserved(run) {
+        None => Ok(run),
+        Some(missing) => {
+            let block = Block::containing(missing, Order::ZERO);
+            Err(fail(Fault::NotPreserved { block }))
+        }
+    }
+}
+
+/// The same bytes as words.
+pub(crate) fn words(
+    pages: &impl Pages,
+    addr: PhysAddr,
+    bytes: usize,
+    from: (Table, PhysAddr, usize),
+) -> Result<&[AtomicU64], Error> {
+    preserved(pages, addr, bytes as u64, from)?;
+    if !addr.get().is_multiple_of(8) {
+        return Err(from.0.fail(from.1, from.2, Fault::Misaligned { addr }));
+    }
+    let words = pages.words(addr, bytes);
+    words.ok_or(from.0.fail(from.1, from.2, Fault::OutsideMemory { addr }))
+}
+
+/// The value that starts with these words.
+pub(crate) fn load<T: FromBytes + IntoBytes + Immutable>(words: &[AtomicU64]) -> T {
+    let mut value = T::new_zeroed();
+    for (bytes, word) in value.as_mut_bytes().chunks_mut(8).zip(words) {
+        let word = word.load(Relaxed).to_ne_bytes();
+        bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or(&[]));
+    }
+    value
+}
+
+/// Whether `found`, up to its first zero, is `family` with `version` behind it.
+pub(crate) fn compatible(
+    found: &[u8],
+    family: &str,
+    version: u32,
+    expected: &'static str,
+) -> Result<(), Fault> {
+    let text = found.split(|byte| *byte == 0).next().unwrap_or(&[]);
+    let digits = text.strip_prefix(family.as_bytes()).unwrap_or(&[]);
+    let number = core::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    match number {
+        Some(number) if number == version => Ok(()),
+        Some(found) => Err(Fault::Version { found }),
+        None => Err(Fault::Malformed { expected }),
+    }
+}

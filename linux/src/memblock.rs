@@ -1,0 +1,171 @@
+//! Regions that were reserved by name on the command line and are kept.
+//!
+//! ```text
+//!  / { compatible = "memblock-v1";
+//!      NAME { compatible = "reserve-mem-v1"; start = <u64>; size = <u64>; }; ... };
+//! ```
+
+use heirloom_folio::{PhysAddr, Run};
+use heirloom_restore::{Fault, Pages};
+
+use crate::bytes::{compatible, preserved};
+use crate::error::{Error, Table};
+use crate::properties::{Properties, Step};
+use crate::text::Text;
+
+/// A region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// Its name.
+    pub name: Text<64>,
+    /// Where it starts.
+    pub start: PhysAddr,
+    /// How many bytes.
+    pub size: u64,
+}
+
+/// What the subtree `memblock` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Memblock {
+    /// Where it is.
+    pub at: PhysAddr,
+    bytes: u64,
+}
+
+/// A node of a region, as far as it was read.
+struct Reading {
+    offset: usize,
+    name: [u8; 64],
+    compatible: bool,
+    start: Option<u64>,
+    size: Option<u64>,
+}
+
+impl Memblock {
+    /// The subtree's name.
+    pub const NAME: &str = "memblock";
+
+    /// Reads the subtree's `bytes` bytes at `at`.
+    ///
+    /// # Errors
+    /// [`Error::Restore`]: no sound device tree. [`Error::Table`] with the byte and the reason: not
+    /// in memory or not preserved, or another version.
+    pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
+        let tree = Properties::read(pages, Table::Memblock, at, bytes)?;
+        let version = tree.find(None, "compatible")?;
+        let text: [u8; 12] = tree.array(version)?;
+        compatible(&text, "memblock-v", 1, "compatible \"memblock-v1\"")
+            .map_err(|fault| tree.fail(version.at, fault))?;
+        Ok(Self { at, bytes })
+    }
+
+    /// Calls `each` with every region, in the order they stand in.
+    ///
+    /// # Errors
+    /// The first error of `each`. [`Error::Restore`], [`Error::Table`]: the tree is not sound, or a
+    /// region has no name, start or size.
+    pub fn for_each_region<E: From<Error>>(
+        &self,
+        pages: &impl Pages,
+        mut each: impl FnMut(Region) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let tree = Properties::read(pages, Table::Memblock, self.at, self.bytes)?;
+        let mut reading = Reading::of(0);
+        let mut stopped = Ok(());
+        let walked = tree.walk(|offset, depth, step| {
+            match step {
+                Step::Begin { name } if depth == 1 => {
+                    reading = Reading::of(offset);
+                    let bytes = tree.tree.bytes(name..name + reading.name.len());
+                    let bytes = bytes.take_while(|byte| *byte != 0);
+                    reading.name.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+                }
+                Step::Property { name, value } if depth == 2 => {
+                    let slot = if tree.tree.string_is(name, "start") {
+                        &mut reading.start
+                    } else if tree.tree.string_is(name, "size") {
+                        &mut reading.size
+                    } else {
+                        reading.compatible |= tree.tree.string_is(name, "compatible")
+                            && tree.text_is(value, "reserve-mem-v1");
+                        return Ok(());
+                    };
+                    if slot.replace(tree.u64(value)?).is_some() {
+                        return Err(tree.fail(offset, Fault::Duplicate));
+                    }
+                }
+                Step::End if depth == 1 => {
+                    stopped = each(reading.region(&tree)?);
+                    if stopped.is_err() {
+                        let fault = Fault::Malformed { expected: "reader that goes on" };
+                        return Err(tree.fail(offset, fault));
+                    }
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+        stopped?;
+        Ok(walked?)
+    }
+
+    /// Checks that every region is sound, in memory and preserved, and hands what is wrong to
+    /// `found`: `Ok` goes on.
+    ///
+    /// # Errors
+    /// The first error of `found`.
+    pub fn check<E>(
+        &self,
+        pages: &impl Pages,
+        mut found: impl FnMut(Error) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let walked = self.for_each_region(pages, |region| {
+            match preserved(pages, region.start, region.size, (Table::Memblock, self.at, 0)) {
+                Ok(_) => Ok(()),
+                Err(error) => found(error).map_err(Stop::Each),
+            }
+        });
+        match walked {
+            Ok(()) => Ok(()),
+            Err(Stop::Tree(error)) => found(error),
+            Err(Stop::Each(error)) => Err(error),
+        }
+    }
+}
+
+impl Region {
+    /// Its frames; `None` if they reach above the last.
+    pub const fn run(&self) -> Option<Run> {
+        Run::covering(self.start, self.size)
+    }
+}
+
+impl Reading {
+    /// Nothing read yet of the node at byte `offset`.
+    const fn of(offset: usize) -> Self {
+        Self { offset, name: [0; 64], compatible: false, start: None, size: None }
+    }
+
+    fn region(&self, tree: &Properties<'_>) -> Result<Region, Error> {
+        let missing = |property| tree.fail(self.offset, Fault::Missing { property });
+        if !self.compatible {
+            let fault = Fault::Malformed { expected: "compatible \"reserve-mem-v1\"" };
+            return Err(tree.fail(self.offset, fault));
+        }
+        let name = Text::read(self.name, (Table::Memblock, tree.tree.at(), self.offset))?;
+        let start = PhysAddr::new(self.start.ok_or(missing("start"))?);
+        Ok(Region { name, start, size: self.size.ok_or(missing("size"))? })
+    }
+}
+
+/// What ended a walk over the regions.
+enum Stop<E> {
+    Tree(Error),
+    Each(E),
+}
+
+impl<E> From<Error> for Stop<E> {
+    fn from(error: Error) -> Self {
+        Self::Tree(error)
+    }
+}
