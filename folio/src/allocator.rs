@@ -21,12 +21,6 @@ impl<M: Machine> Home<'_, M> {
     fn ranges(&self) -> impl Iterator<Item = &Range> {
         self.memory.ranges.iter().filter(|range| range.node() == self.node)
     }
-
-    /// Frames of one order that a CPU may keep: all of them together an eighth of the node.
-    fn share(&self) -> u64 {
-        let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
-        frames / 8 / self.memory.machine().count() as u64
-    }
 }
 
 impl<M: Machine> Behind for Home<'_, M> {
@@ -38,15 +32,27 @@ impl<M: Machine> Behind for Home<'_, M> {
         self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
     }
 
-    #[inline]
-    fn give_frames(&self, frames: &[Pfn]) {
+    fn home(&self) -> usize {
+        // A node without memory has a number too, and no frames.
+        self.ranges().next().map_or(1, number)
+    }
+
+    fn share(&self) -> u64 {
+        // The same on every CPU: an eighth of the node.
+        let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
+        frames / 8 / self.memory.machine().count() as u64
+    }
+
+    fn give_frames(&self, frames: &[Pfn]) -> u32 {
         let mut frames = frames.iter().copied().peekable();
+        let mut row = 0;
         while let Some(&first) = frames.peek() {
-            let Some(range) = self.memory.ranges.find(first) else { return };
+            let Some(range) = self.memory.ranges.find(first) else { break };
             // Mostly all of them: one range is looked up, and not one a frame.
             let these = core::iter::from_fn(|| frames.next_if(|pfn| range.run().contains(*pfn)));
-            range.columns().give_frames(these);
+            row = range.columns().give_frames(these);
         }
+        row
     }
 
     #[inline]
@@ -64,6 +70,11 @@ impl<M: Machine> Behind for Home<'_, M> {
         // Two frees of one block that raced: one of them is refused here, too late to say so.
         debug_assert!(given.is_ok(), "a cached block is in no other place");
     }
+}
+
+/// A range's number among all: its address, which is never zero and never followed.
+fn number(range: &Range) -> usize {
+    core::ptr::from_ref(range).addr()
 }
 
 impl<M: Machine> Memory<M> {
@@ -314,7 +325,7 @@ impl<M: Machine> Memory<M> {
     /// Gives what the CPU caches hold back to the shared bits: this CPU's and those of CPUs that
     /// nothing runs on, now; the others' at their next call.
     pub fn drain(&self) {
-        self.calls.fetch_add(1, Relaxed);
+        self.ask_all();
         self.machine().pinned(|cpu| {
             if let Some(cpu) = cpu {
                 // SAFETY: pinned to `cpu`.
@@ -331,7 +342,7 @@ impl<M: Machine> Memory<M> {
 
     /// Gives back what the caches of all CPUs hold, while nobody else uses the memory.
     pub fn drain_all(&mut self) {
-        self.calls.fetch_add(1, Relaxed);
+        self.ask_all();
         for cpu in self.cpus() {
             // SAFETY: `self` is borrowed mutably, so nothing runs on any of its caches.
             unsafe { self.with_cache(cpu, |_, _| ()) };
@@ -349,12 +360,7 @@ impl<M: Machine> Memory<M> {
         // SAFETY: the same contract.
         unsafe {
             self.slot(cpu).with(|mut held| {
-                let calls = self.calls.load(Relaxed);
-                if held.cache.drained != calls {
-                    held.cache.drained = calls;
-                    held.drain(&home);
-                    held.size(home.share());
-                }
+                held.make_ready(&home);
                 f(held, &home)
             })
         }
@@ -369,19 +375,17 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Takes a block that this CPU keeps, if that is all there is to do. (A frame number and not
-    /// a block: two registers instead of a copy.)
+    /// Takes a block that this CPU keeps, if that is all there is to do: a call more on this path
+    /// would cost as much again. (A frame number and not a block: two registers, not a copy.)
     #[inline]
     fn take_kept(&self, request: Request) -> Option<Pfn> {
         self.machine().pinned(|cpu| {
             let cpu = cpu?;
-            let home = self.machine().home(cpu);
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
                 self.slot(cpu).with(|mut held| {
-                    let here = request.node().is_none_or(|node| node == home);
-                    let ready = here && held.cache.drained == self.calls.load(Relaxed);
-                    if ready { held.pop(request.order()) } else { None }
+                    let here = request.node().is_none_or(|node| node == self.machine().home(cpu));
+                    if here && held.ready() { held.pop(request.order()) } else { None }
                 })
             }
         })
@@ -504,13 +508,9 @@ impl<M: Machine> Memory<M> {
     fn give_kept(&self, range: &Range, block: Block) -> bool {
         self.machine().pinned(|cpu| {
             let Some(cpu) = cpu else { return false };
-            let home = self.machine().home(cpu);
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
-                self.slot(cpu).with(|mut held| {
-                    let here = range.node() == home;
-                    here && held.cache.drained == self.calls.load(Relaxed) && held.push(block)
-                })
+                self.slot(cpu).with(|mut held| held.ready_for(number(range)) && held.push(block))
             }
         })
     }
@@ -525,11 +525,9 @@ impl<M: Machine> Memory<M> {
                 // SAFETY: pinned to `cpu`; nothing below comes back here.
                 unsafe {
                     self.with_cache(cpu, |mut held, home| {
-                        let here = range.node() == home.node;
-                        if here {
-                            held.make_room(order, home);
-                        }
-                        here && held.push(block)
+                        // It may lie in another range of the node.
+                        range.node() == home.node
+                            && (held.push(block) || held.exchange(block, home))
                     })
                 }
             });

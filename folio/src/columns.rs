@@ -280,17 +280,22 @@ impl Columns {
         self.give_bits(t, group.first.get() >> (unit_log2(t) + STEP), bits)
     }
 
-    /// Marks these frames of the range free, as [`Columns::give`] does, neighbours in one go.
+    /// Marks these frames of the range free, as [`Columns::give`] does, neighbours in one go: how
+    /// many the last of them were that went together.
+    ///
+    /// A tight loop, as each atomic operation waits for whatever was stored before it.
     #[inline]
-    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn>) {
-        let mut frames = frames.map(Pfn::get);
-        let Some(first) = frames.next() else { return };
-        let (mut n, mut bits) = (first >> STEP, 1 << (first & 63));
-        let give = |n, bits| {
-            let given = self.give_bits(0, n, bits);
+    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn>) -> u32 {
+        let (words, origin) = self.row(0, 0);
+        let give = |n: u64, bits: u64| {
+            let word = words.get(n.wrapping_sub(origin) as usize);
+            let given = word.map_or(Err(()), |word| self.give_to(word, 0, n, bits));
             // Two frees of one block that raced: one of them is refused here, too late to say so.
             debug_assert!(given.is_ok(), "a kept frame is in no other place");
         };
+        let mut frames = frames.map(Pfn::get);
+        let Some(first) = frames.next() else { return 0 };
+        let (mut n, mut bits) = (first >> STEP, 1 << (first & 63));
         for frame in frames {
             if frame >> STEP != n {
                 give(n, bits);
@@ -299,11 +304,21 @@ impl Columns {
             bits |= 1 << (frame & 63);
         }
         give(n, bits);
+        bits.count_ones()
     }
 
-    #[inline]
     fn give_bits(&self, t: usize, n: u64, bits: u64) -> Result<(), ()> {
         let word = self.word(t, t, n).ok_or(())?;
+        if bits == !0 && t + 1 < COLUMNS && word.load(Relaxed) == 0 {
+            // A whole word is a unit of the next column.
+            return self.give_bits(t + 1, n >> STEP, 1 << (n & 63));
+        }
+        self.give_to(word, t, n, bits)
+    }
+
+    /// Marks units free in `word`, which is word `n` of column `t`.
+    #[inline]
+    fn give_to(&self, word: &AtomicU64, t: usize, n: u64, bits: u64) -> Result<(), ()> {
         // Release pairs with the Acquire of whoever takes one of these units: the last
         // owner's accesses come before the next one's.
         let old = word.fetch_or(bits, Release);
@@ -315,6 +330,7 @@ impl Columns {
 
     /// What is left to do once word `n` of column `t` went from `old` to `old | bits`: a word that
     /// is full moves up, and one that is no longer empty is told to the rows above.
+    #[inline(never)]
     fn settle(&self, t: usize, n: u64, bits: u64, old: u64) -> Result<(), ()> {
         if old & bits != 0 {
             self.take_back(t, n, bits & !old);

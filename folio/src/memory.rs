@@ -10,7 +10,7 @@ use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
 use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
-use crate::sync::{AtomicU32, AtomicU64, Relaxed};
+use crate::sync::AtomicU64;
 use crate::tracker::Tracker;
 
 /// Physical memory: which frames exist, which are free, which survive.
@@ -55,8 +55,6 @@ pub struct Memory<M: Machine> {
     pub(crate) own: Tracker,
     pub(crate) inherited: Tracker,
     adding: Mutex<M::Lock, ()>,
-    /// How often everyone was asked to drain.
-    pub(crate) calls: AtomicU32,
 }
 
 // SAFETY: the pointer leads to per-CPU slots in memory that is this value's alone (promised to
@@ -141,7 +139,6 @@ impl<M: Machine> Memory<M> {
             own: Tracker::new(),
             inherited: Tracker::new(),
             adding: Mutex::new(()),
-            calls: AtomicU32::new(0),
         })
     }
 
@@ -182,7 +179,7 @@ impl<M: Machine> Memory<M> {
         // SAFETY: installed above; the lock keeps other calls out; lives as long as we do.
         unsafe { self.ranges.push(range) };
         // How much a CPU keeps depends on how much there is.
-        self.calls.fetch_add(1, Relaxed);
+        self.ask_all();
         Ok(())
     }
 
@@ -326,6 +323,11 @@ impl<M: Machine> Memory<M> {
     fn cpu_slots(&self) -> impl Iterator<Item = (CpuId, &CpuSlot)> {
         // SAFETY: below the count.
         self.cpus().map(|cpu| (cpu, unsafe { self.slot(cpu) }))
+    }
+
+    /// Asks every CPU to give back what it keeps.
+    pub(crate) fn ask_all(&self) {
+        self.cpu_slots().for_each(|(_, slot)| slot.ask());
     }
 
     /// Every CPU that there can be.

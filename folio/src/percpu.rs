@@ -1,8 +1,9 @@
 //! The cache in front of the shared bits: what makes the common path touch nothing shared.
 //!
-//! Each CPU keeps freed single frames on a stack, the rest of the word it allocates from, and a
-//! few blocks of each middle order. It takes a word of up to 64 frames, or several blocks of one
-//! word, at once and gives back by words, so the shared line is touched once for many.
+//! Each CPU keeps one word of 64 frames that it allocates from and frees into, freed frames of
+//! other words on a stack, and a few blocks of each middle order. It takes what is free in a word,
+//! or several blocks of one word, at once and gives back by words, so the shared line is touched
+//! once for many: frames that are freed in a row fill the word and leave it as one unit.
 //!
 //! A cache holds frames of its CPU's home node only.
 
@@ -14,8 +15,10 @@ use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
 use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 
-/// Single frames that a CPU keeps.
+/// Single frames that a CPU keeps beside its word.
 const SINGLES: usize = 128;
+/// So many frames of one word that go back together, at least, were freed in a row.
+const ROW: u32 = 8;
 /// Blocks of a middle order that a CPU keeps, at most.
 const SLOTS: usize = 8;
 /// The largest order that is kept.
@@ -32,15 +35,13 @@ const ORDERS: usize = MAX_CACHED.index() + 1;
 /// One CPU's cache: what only its CPU looks at.
 pub(crate) struct CpuCache {
     singles: [Pfn; SINGLES],
-    /// The first frame of the word being handed out.
+    /// The first frame of the word that is handed out.
     word: Pfn,
     blocks: [[Pfn; SLOTS]; ORDERS],
     /// Where this CPU last found free blocks.
     pub(crate) hints: Hints,
     /// How many blocks of each order it keeps.
     room: [u8; ORDERS],
-    /// The last call to drain that this CPU followed.
-    pub(crate) drained: u32,
 }
 
 /// How much a cache holds. Its CPU alone writes, with plain loads and stores; who asks from
@@ -48,10 +49,15 @@ pub(crate) struct CpuCache {
 struct Levels {
     /// Single frames on the stack.
     singles: AtomicUsize,
-    /// A bit for each frame that is left of the word being handed out.
+    /// A bit for each free frame of the word that is handed out.
     word: AtomicU64,
+    /// What the CPU is at home in, or [`ASKED`]; the one field that others write.
+    home: AtomicUsize,
     blocks: [AtomicU8; ORDERS],
 }
+
+/// Stands for no home: the cache has to be drained, and to be sized, before it is used.
+const ASKED: usize = 0;
 
 /// A place for one CPU's cache, alone on its cache lines.
 pub(crate) struct CpuSlot(CachePadded<Slot>);
@@ -75,14 +81,20 @@ impl CpuSlot {
             blocks: [[Pfn::new(0); SLOTS]; ORDERS],
             hints: Hints::new(),
             room: [0; ORDERS],
-            drained: 0,
         };
         let levels = Levels {
             singles: AtomicUsize::new(0),
             word: AtomicU64::new(0),
+            home: AtomicUsize::new(ASKED),
             blocks: core::array::from_fn(|_| AtomicU8::new(0)),
         };
         Self(CachePadded::new(Slot { cache: UnsafeCell::new(cache), levels }))
+    }
+
+    /// Asks the CPU to give back what it keeps, which it does in its next call.
+    pub(crate) fn ask(&self) {
+        // Relaxed: nothing else is passed on, and what is given back goes through the shared bits.
+        self.0.levels.home.store(ASKED, Relaxed);
     }
 
     /// Frames in the cache; exact while its CPU does nothing.
@@ -118,11 +130,39 @@ pub(crate) trait Behind {
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group>;
     /// Takes back blocks of `order`.
     fn give(&self, order: Order, group: Group);
-    /// Takes back single frames, neighbours in one go.
-    fn give_frames(&self, frames: &[Pfn]);
+    /// Takes back single frames, neighbours in one go: how many the last of them were that went
+    /// together.
+    fn give_frames(&self, frames: &[Pfn]) -> u32;
+    /// A number for where most of the frames come from; not zero.
+    fn home(&self) -> usize;
+    /// Frames of one order that a CPU may keep.
+    fn share(&self) -> u64;
 }
 
 impl Held<'_> {
+    /// Whether the cache can be used as it is.
+    #[inline]
+    pub(crate) fn ready(&self) -> bool {
+        self.levels.home.load(Relaxed) != ASKED
+    }
+
+    /// Whether the cache can be used as it is, and frames of `home` belong in it.
+    #[inline]
+    pub(crate) fn ready_for(&self, home: usize) -> bool {
+        self.levels.home.load(Relaxed) == home
+    }
+
+    /// Does what the CPU was asked for, if it was.
+    #[inline]
+    pub(crate) fn make_ready(&mut self, behind: &impl Behind) {
+        if !self.ready() {
+            // Whoever asks from here on asks again.
+            self.levels.home.store(behind.home(), Relaxed);
+            self.drain(behind);
+            self.size(behind.share());
+        }
+    }
+
     /// A block of `order`, if one is kept.
     #[inline]
     pub(crate) fn pop(&mut self, order: Order) -> Option<Pfn> {
@@ -138,18 +178,40 @@ impl Held<'_> {
 
     #[inline]
     fn pop_single(&mut self) -> Option<Pfn> {
-        if let Some(top) = self.levels.singles.load(Relaxed).checked_sub(1)
-            && let Some(&pfn) = self.cache.singles.get(top)
-        {
-            self.levels.singles.store(top, Relaxed);
-            return Some(pfn);
-        }
         let bits = self.levels.word.load(Relaxed);
-        if bits == 0 {
-            return None;
+        if bits != 0 {
+            self.levels.word.store(bits & (bits - 1), Relaxed);
+            return Some(Pfn::new(self.cache.word.get() | u64::from(bits.trailing_zeros())));
         }
-        self.levels.word.store(bits & (bits - 1), Relaxed);
-        Some(Pfn::new(self.cache.word.get() | u64::from(bits.trailing_zeros())))
+        let top = self.levels.singles.load(Relaxed).checked_sub(1)?;
+        let pfn = *self.cache.singles.get(top)?;
+        self.levels.singles.store(top, Relaxed);
+        Some(pfn)
+    }
+
+    #[inline]
+    fn push_single(&mut self, pfn: Pfn) -> bool {
+        let bits = self.levels.word.load(Relaxed);
+        let (first, bit) = (Pfn::new(pfn.get() & !63), 1 << (pfn.get() & 63));
+        if first == self.cache.word {
+            self.levels.word.store(bits | bit, Relaxed);
+            return true;
+        }
+        if bits == 0 {
+            self.cache.word = first;
+            self.levels.word.store(bit, Relaxed);
+            return true;
+        }
+        let used = self.levels.singles.load(Relaxed);
+        match self.cache.singles.get_mut(used) {
+            // A word that is whole again goes back before more is kept.
+            Some(slot) if bits != !0 => {
+                *slot = pfn;
+                self.levels.singles.store(used + 1, Relaxed);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// A block of `order` once [`Held::pop`] had none: several at once from behind.
@@ -176,11 +238,7 @@ impl Held<'_> {
     pub(crate) fn push(&mut self, block: Block) -> bool {
         let order = block.order();
         if order == Order::ZERO {
-            let used = self.levels.singles.load(Relaxed);
-            let Some(slot) = self.cache.singles.get_mut(used) else { return false };
-            *slot = block.pfn();
-            self.levels.singles.store(used + 1, Relaxed);
-            return true;
+            return self.push_single(block.pfn());
         }
         let Some(level) = self.levels.blocks.get(order.index()) else { return false };
         let used = level.load(Relaxed);
@@ -195,29 +253,51 @@ impl Held<'_> {
     }
 
     /// Sizes the cache for `share` frames of each order.
-    pub(crate) fn size(&mut self, share: u64) {
+    fn size(&mut self, share: u64) {
         for (o, (room, most)) in self.cache.room.iter_mut().zip(MOST).enumerate() {
             *room = (share >> o).min(u64::from(most)) as u8;
         }
     }
 
-    /// Gives back the half of the blocks of `order` that was freed longest ago, if it keeps any.
-    #[inline]
-    pub(crate) fn make_room(&mut self, order: Order, behind: &impl Behind) {
+    /// Keeps a freed block once [`Held::push`] had no room: what was freed longest ago goes back.
+    /// Whether it did.
+    pub(crate) fn exchange(&mut self, block: Block, behind: &impl Behind) -> bool {
+        self.make_room(block.order(), behind);
+        self.push(block)
+    }
+
+    /// Gives back some of the blocks of `order` that were freed longest ago, if it keeps any.
+    fn make_room(&mut self, order: Order, behind: &impl Behind) {
         if order == Order::ZERO {
-            return self.flush_singles(SINGLES / 2, behind);
+            // Half of them: an atomic operation waits for the stores before it, so many in a row
+            // cost less than one a free. Where some were freed in a row the word goes too, so
+            // that the next of the row brings its own.
+            let whole = self.levels.word.load(Relaxed) == !0;
+            if whole || self.flush_singles(SINGLES / 2, behind) >= ROW {
+                self.flush_word(behind);
+            }
+            return;
         }
         let room = self.cache.room.get(order.index()).map_or(0, |room| usize::from(*room));
         self.flush_blocks(order, room.div_ceil(2), behind);
     }
 
-    fn flush_singles(&mut self, count: usize, behind: &impl Behind) {
-        let level = &self.levels.singles;
-        let used = level.load(Relaxed);
-        let flushed = count.min(used);
-        behind.give_frames(self.cache.singles.get(..flushed).unwrap_or(&[]));
-        self.cache.singles.copy_within(flushed..used, 0);
-        level.store(used - flushed, Relaxed);
+    fn flush_word(&mut self, behind: &impl Behind) {
+        if let Some(group) = Group::frames(self.cache.word, self.levels.word.load(Relaxed)) {
+            behind.give(Order::ZERO, group);
+            self.levels.word.store(0, Relaxed);
+        }
+    }
+
+    /// Gives back the `count` frames that are longest on the stack: how many the last of them were
+    /// that went together.
+    fn flush_singles(&mut self, count: usize, behind: &impl Behind) -> u32 {
+        let used = self.levels.singles.load(Relaxed);
+        let count = count.min(used);
+        let row = behind.give_frames(self.cache.singles.get(..count).unwrap_or(&[]));
+        self.cache.singles.copy_within(count..used, 0);
+        self.levels.singles.store(used - count, Relaxed);
+        row
     }
 
     fn flush_blocks(&mut self, order: Order, count: usize, behind: &impl Behind) {
@@ -232,12 +312,9 @@ impl Held<'_> {
     /// Gives everything back.
     #[cold]
     #[inline(never)]
-    pub(crate) fn drain(&mut self, behind: &impl Behind) {
-        if let Some(group) = Group::frames(self.cache.word, self.levels.word.load(Relaxed)) {
-            behind.give(Order::ZERO, group);
-            self.levels.word.store(0, Relaxed);
-        }
-        self.flush_singles(usize::MAX, behind);
+    fn drain(&mut self, behind: &impl Behind) {
+        self.flush_word(behind);
+        self.flush_singles(SINGLES, behind);
         for order in (1..=MAX_CACHED.get()).filter_map(Order::new) {
             self.flush_blocks(order, usize::MAX, behind);
         }
