@@ -420,6 +420,13 @@ impl Columns {
         }
     }
 
+    /// Whether the top row says that column `t` has nothing.
+    #[inline]
+    fn is_empty(&self, t: usize) -> bool {
+        let (words, _) = self.row(t, COLUMNS - 1);
+        words.iter().all(|word| word.load(Relaxed) == 0)
+    }
+
     /// Takes up to `most` groups of `2^k` units from word `n` of column `t`: the bits that the
     /// groups start with.
     #[inline]
@@ -455,6 +462,9 @@ impl Columns {
         let start = hints.0[t];
         if let Some(starts) = self.take_in((t, k), most, start) {
             return Some((start, starts));
+        }
+        if self.is_empty(t) {
+            return None;
         }
         let mut probes = probes;
         // Once from the hint to the end, once from the beginning to the hint.

@@ -322,9 +322,15 @@ impl Held<'_> {
 }
 
 /// Gives back the `count` blocks freed longest ago of those `used` that are kept, neighbours in
-/// one go: how many are left.
+/// one go, or all of them if they are neighbours: how many are left.
 #[inline]
 fn flush(order: Order, kept: &mut [Pfn], used: usize, count: usize, behind: &impl Behind) -> usize {
+    let mut all = kept.iter().take(used).map(|pfn| Block::aligned(*pfn, order));
+    let first = all.next().map(Group::of);
+    if let Some(group) = first.and_then(|first| all.try_fold(first, Group::with)) {
+        behind.give(order, group);
+        return 0;
+    }
     let count = count.min(used);
     let mut group: Option<Group> = None;
     for pfn in kept.iter().take(count) {
