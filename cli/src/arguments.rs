@@ -34,6 +34,11 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Inspect(Inspect),
+    Check(Check),
+    Extract(Extract),
+    Diff(Diff),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Show what a handover preserves
@@ -51,9 +56,127 @@ pub(crate) struct Inspect {
     /// Print JSON instead of a summary
     #[arg(long)]
     pub(crate) json: bool,
+    /// Leave out what needs all of a file's content read: its SHA-256
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Draw where preserved memory lies, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) map: Option<PathBuf>,
     /// Colour the summary
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
+}
+
+/// Find everything that is wrong with a handover
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 if nothing is wrong, 1 if something is, 2 if there is no handover to check.
+
+Examples:
+  heirloom check vmcore
+  heirloom check vmcore --root 0x50f000 --json
+  heirloom check memory.raw --base 0x40000000 --scratch 0x48000000:32")]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Colour the lines
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
+}
+
+/// Write the content of a preserved memfd to a file
+///
+/// What was never written is a hole in the file too.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 if the file is written, whole; 2 if not.
+
+Examples:
+  heirloom extract vmcore session-0 1 -o guest-memory
+  heirloom extract vmcore vm-17 0x100 -o vm-17.ram")]
+pub(crate) struct Extract {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The session's name
+    pub(crate) session: String,
+    /// The file's token
+    #[arg(value_parser = number)]
+    pub(crate) token: u64,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// Show what two handovers preserve differently
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 if nothing differs, 1 if something does, 2 if one is no handover.
+
+Examples:
+  heirloom diff before.elf after.elf
+  heirloom diff before.elf after.elf --contents
+  heirloom diff vmcore vmcore --root-a 0x50f000 --root-b 0x7d2000 --json")]
+pub(crate) struct Diff {
+    /// The first image
+    pub(crate) a: PathBuf,
+    /// The second image
+    pub(crate) b: PathBuf,
+    /// The address of the first's root page [default: found by scanning]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) root_a: Option<PhysAddr>,
+    /// The address of the second's root page [default: found by scanning]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) root_b: Option<PhysAddr>,
+    /// The address of the first byte of the first, if it is raw memory
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) base_a: Option<PhysAddr>,
+    /// The address of the first byte of the second, if it is raw memory
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) base_b: Option<PhysAddr>,
+    /// Compare the files' contents too, by SHA-256
+    #[arg(long)]
+    pub(crate) contents: bool,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Colour the lines
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
+}
+
+impl Diff {
+    /// Both sides.
+    pub(crate) fn places(&self) -> [Place; 2] {
+        let place =
+            |image: &PathBuf, root, base| Place { image: image.clone(), root, base, scratch: None };
+        [place(&self.a, self.root_a, self.base_a), place(&self.b, self.root_b, self.base_b)]
+    }
+}
+
+/// Print completions for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  heirloom completions bash > ~/.local/share/bash-completion/completions/heirloom
+  heirloom completions zsh > ~/.zfunc/_heirloom")]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print the manual page, or write the pages of all commands
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  heirloom man | man -l -
+  heirloom man --dir /usr/local/share/man/man1")]
+pub(crate) struct Man {
+    /// Where to write the pages of all commands, instead of printing the first
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 /// An image, and where the handover is in it.

@@ -12,8 +12,12 @@
 //! ```
 
 mod arguments;
+mod diff;
+mod extract;
 mod facts;
 mod image;
+mod manual;
+mod map;
 mod output;
 mod progress;
 mod roots;
@@ -22,12 +26,16 @@ mod text;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 
-use arguments::{Arguments, Command, Inspect, Place};
-use facts::Facts;
+use heirloom_folio::PAGE_SIZE;
+
+use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
+use diff::Difference;
+use facts::{Facts, Verdict, Want};
 use image::Image;
+use roots::Roots;
 use survey::Survey;
 
 fn main() -> ExitCode {
@@ -46,24 +54,71 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Inspect(inspect) => run_inspect(&inspect),
+        Command::Check(check) => run_check(&check),
+        Command::Extract(extract) => run_extract(&extract),
+        Command::Diff(diff) => run_diff(&diff),
+        Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),
+        Command::Man(Man { dir: None }) => output::bytes(&manual::page()?),
+        Command::Man(Man { dir: Some(dir) }) => manual::pages(&dir),
     }
+    .map(|found| if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The handover that `place` names, surveyed, and what is known of it.
-fn look(image: &Image, place: &Place) -> Result<(roots::Roots, Facts)> {
+/// The handover that `place` names, surveyed.
+fn survey<'i>(image: &'i Image, place: &Place) -> Result<(Survey<'i>, Roots)> {
     let roots = roots::find(image, place)?;
-    let survey = Survey::new(image, roots.taken, place.scratch);
-    let facts = Facts::of(&survey, &roots, &place.image)?;
-    Ok((roots, facts))
+    Ok((Survey::new(image, roots.taken, place.scratch), roots))
 }
 
-fn run_inspect(inspect: &Inspect) -> Result<ExitCode> {
+fn run_inspect(inspect: &Inspect) -> Result<bool> {
     let image = inspect.place.open()?;
-    let (_, facts) = look(&image, &inspect.place)?;
+    let (survey, roots) = survey(&image, &inspect.place)?;
+    let want = Want::new(&survey, inspect.json, !inspect.quick);
+    let facts = Facts::of(&survey, &roots, &inspect.place.image, &want)?;
+    if let Some(path) = &inspect.map {
+        let written = std::fs::write(path, map::svg(&survey, &facts));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if inspect.json {
         output::json(&facts)?;
     } else {
         output::text(&text::summary(&facts), inspect.color)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(true)
+}
+
+fn run_check(check: &Check) -> Result<bool> {
+    let image = check.place.open()?;
+    let (survey, _) = survey(&image, &check.place)?;
+    let verdict = Verdict::of(&survey);
+    if check.json {
+        output::json(&verdict)?;
+    } else {
+        output::text(&text::verdict(&verdict), check.color)?;
+    }
+    Ok(verdict.findings.is_empty())
+}
+
+fn run_extract(extract: &Extract) -> Result<bool> {
+    let image = extract.place.open()?;
+    let (survey, _) = survey(&image, &extract.place)?;
+    extract::extract(&survey, extract)?;
+    Ok(true)
+}
+
+fn run_diff(diff: &Diff) -> Result<bool> {
+    let [a, b] = diff.places().map(|place| {
+        let image = place.open()?;
+        let (survey, roots) = survey(&image, &place)?;
+        let want = Want::new(&survey, true, diff.contents);
+        Facts::of(&survey, &roots, &place.image, &want)
+    });
+    let (a, b) = (a?, b?);
+    let difference = Difference::of(&a, &b)?;
+    if diff.json {
+        output::json(&difference)?;
+    } else {
+        output::text(&difference.text(PAGE_SIZE as u64), diff.color)?;
+    }
+    Ok(difference.is_empty())
 }

@@ -41,6 +41,14 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Prints bytes as they are. `true`, as there is nothing that could be found wrong with them.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<bool> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(true)
+}
+
 /// Whether an error says that nobody reads any more.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     let closed = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;

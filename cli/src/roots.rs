@@ -115,8 +115,8 @@ fn is_root(image: &Image, at: PhysAddr) -> bool {
 
 fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     let survey = Survey::new(image, at, place.scratch);
-    let fault = survey.findings.first().map(|first| (first.to_string(), survey.findings.len()));
-    Found { at, frames: survey.counts.frames(), fault }
+    let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
+    Found { at, frames: survey.counts.map_or(0, |counts| counts.frames()), fault }
 }
 
 fn tell(found: &[Found], taken: PhysAddr) {

@@ -1,26 +1,34 @@
 //! A handover gone through once: what it preserves, and all that is wrong with it.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::convert::Infallible;
+use std::sync::atomic::AtomicU32;
 
-use heirloom_folio::tracker::{Adjacent, Counts, Ledger, Tables, Tree, check};
-use heirloom_folio::{Block, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
-use heirloom_restore::{Pages, RootView, ScratchList};
+use heirloom_folio::tracker::{Adjacent, Counts, Frames, FramesOf, Ledger, Tree};
+use heirloom_folio::{Block, Error as FolioError, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_restore::{
+    Chain, DeviceTree, Entry, Error, Header, Left, Pages, RootView, SUBTREE, ScratchList, SealInfo,
+    Sealed, Subtree, Table, Token,
+};
 
 use crate::image::Image;
 
 /// Something that is wrong, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Finding {
-    /// The page or the table at fault.
-    pub(crate) at: PhysAddr,
+    /// What is at fault; `None` if the reason says it.
+    pub(crate) at: Option<PhysAddr>,
     pub(crate) reason: String,
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.at, self.reason)
+impl From<Error> for Finding {
+    fn from(error: Error) -> Self {
+        Self { at: error.at(), reason: error.to_string() }
+    }
+}
+
+impl From<heirloom_linux::Error> for Finding {
+    fn from(error: heirloom_linux::Error) -> Self {
+        Self { at: error.at(), reason: error.to_string() }
     }
 }
 
@@ -32,11 +40,10 @@ pub(crate) struct Survey<'i> {
     pub(crate) at: PhysAddr,
     /// The root page, if it can be read.
     pub(crate) root: Option<RootView<'i>>,
-    pub(crate) counts: Counts,
-    /// What the root page calls itself.
+    /// What it calls itself.
     pub(crate) compatible: String,
-    /// Folios that share a frame with something found before them.
-    pub(crate) overlaps: u64,
+    /// What is in the tree, as far as it can be read.
+    pub(crate) counts: Option<Counts>,
     /// The preserved folios, by address, those side by side of one order together. No two of them
     /// share a frame.
     pub(crate) rows: Vec<Adjacent>,
@@ -44,126 +51,179 @@ pub(crate) struct Survey<'i> {
     pub(crate) nodes: Vec<Pfn>,
     /// Scratch, where it is known.
     pub(crate) scratch: Option<Vec<Run>>,
+    /// What heirloom says of a handover that it wrote.
+    pub(crate) header: Option<Header>,
+    /// Tables whose bytes are as they were sealed.
+    pub(crate) sealed: u64,
+    /// Folios that share a frame with what was found before them.
+    pub(crate) overlaps: u64,
     pub(crate) findings: Vec<Finding>,
 }
 
 impl<'i> Survey<'i> {
     /// Goes through the handover whose root page is at `at`; `scratch` is where the scratch list
-    /// is, and its bytes.
+    /// is, and its bytes, if the user knows.
     pub(crate) fn new(image: &'i Image, at: PhysAddr, scratch: Option<(PhysAddr, u64)>) -> Self {
-        let mut survey = Self {
-            image,
-            at,
-            root: None,
-            counts: Tree::new(at, &Nothing).counts(),
-            compatible: "kho-v4".to_owned(),
-            overlaps: 0,
+        let words = image.halves(at, PAGE_SIZE);
+        let root = words.and_then(|words| RootView::new(words, at).ok());
+        let left = root.as_ref().map(|root| Left::new(image, root.map()));
+        let sealed = || sealed_list(left.as_ref()?, root.as_ref()?);
+        let (list, bytes) = scratch.or_else(sealed).unwrap_or((PhysAddr::new(0), 0));
+        let entry = Entry { root: at, scratch: list, scratch_bytes: bytes };
+        let tables = [Run::covering(at, PAGE_SIZE as u64), Run::covering(list, bytes)];
+        let mut bits: Vec<_> =
+            image.runs().filter_map(|run| Some((run, vec![0; FramesOf::words(run)?]))).collect();
+        let mut stretches: Vec<_> =
+            bits.iter_mut().filter_map(|(run, bits)| FramesOf::new(*run, bits)).collect();
+        let mut recorder = Recorder {
+            frames: Frames::new(&mut stretches),
+            tree: left.as_ref().map(Left::tree),
+            tables: tables.into_iter().flatten().collect(),
             rows: Vec::new(),
             nodes: Vec::new(),
-            scratch: None,
-            findings: Vec::new(),
         };
-        if let Some((list, bytes)) = scratch {
-            survey.read_scratch(list, bytes);
+        let (mut findings, mut overlaps) = (Vec::new(), 0);
+        let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
+            overlaps += u64::from(is_overlap(&error));
+            findings.push(error.into());
+            Ok::<_, Infallible>(())
+        });
+        let surveyed = surveyed.unwrap_or_else(|never| match never {});
+        if let (Some(left), Some(root)) = (&left, &root) {
+            let checked = heirloom_linux::check(left, root, |error| {
+                findings.push(error.into());
+                Ok::<_, Infallible>(())
+            });
+            checked.unwrap_or_else(|never| match never {});
         }
-        survey.read_root();
-        if let Some(map) = survey.root.as_ref().map(RootView::map) {
-            survey.read_tree(map);
+        let Recorder { mut rows, mut nodes, .. } = recorder;
+        rows.sort_unstable_by_key(|row| row.first().pfn());
+        nodes.sort_unstable();
+        let areas = image.words(list, usize::try_from(bytes).unwrap_or(usize::MAX));
+        let areas = areas.filter(|_| bytes > 0);
+        let areas = areas.and_then(|words| ScratchList::new(words, list, |_| true).ok());
+        Self {
+            image,
+            at,
+            compatible: words.and_then(|words| compatible(words, at)).unwrap_or_default(),
+            root,
+            counts: surveyed.counts,
+            rows,
+            nodes,
+            scratch: areas.map(|areas| areas.runs().collect()),
+            header: surveyed.header,
+            sealed: surveyed.sealed,
+            overlaps,
+            findings,
         }
-        survey
     }
 
-    fn find(&mut self, at: PhysAddr, reason: impl fmt::Display) {
-        self.findings.push(Finding { at, reason: reason.to_string() });
+    /// The image's memory, and what the handover's tree says of it.
+    pub(crate) fn left(&self) -> Left<'i, Image> {
+        match &self.root {
+            Some(root) => Left::new(self.image, root.map()),
+            None => Left::bare(self.image),
+        }
     }
 
-    fn read_scratch(&mut self, list: PhysAddr, bytes: u64) {
-        let words = usize::try_from(bytes).ok().and_then(|bytes| self.image.words(list, bytes));
-        let Some(words) = words else {
-            return self.find(list, format_args!("scratch list: {bytes} bytes not in memory"));
+    /// The subtrees that the root page names.
+    pub(crate) fn subtrees(&self) -> impl Iterator<Item = Subtree> + '_ {
+        // `RootView::new` went through all of them.
+        self.root.iter().flat_map(|root| root.subtrees().flatten())
+    }
+}
+
+/// Whether an error says that a folio shares a frame with another, or with a node.
+fn is_overlap(error: &Error) -> bool {
+    let Error::Folio(FolioError::Tree(error)) = error else { return false };
+    let shared = matches!(error.reason, TreeFault::Overlap { .. } | TreeFault::Node { .. });
+    shared && error.level == 0
+}
+
+/// The root's first `compatible` string.
+fn compatible(words: &[AtomicU32], at: PhysAddr) -> Option<String> {
+    let tree = DeviceTree::open(words, Table::Root, at).ok()?;
+    let mut cursor = tree.start();
+    tree.next(&mut cursor).ok()?;
+    loop {
+        let (_, Token::Property { name, value, length }) = tree.next(&mut cursor).ok()? else {
+            return None;
         };
-        // Scratch need not be in the image: a dump leaves out what is free.
-        match ScratchList::new(words, list, |_| true) {
-            Ok(areas) => self.scratch = Some(areas.runs().collect()),
-            Err(error) => self.find(list, error),
+        if tree.string_is(name, "compatible") {
+            let bytes = tree.bytes(value..value.saturating_add(length as usize));
+            let bytes: Vec<_> = bytes.take_while(|byte| *byte != 0).collect();
+            return Some(String::from_utf8_lossy(&bytes).into_owned());
         }
     }
+}
 
-    fn read_root(&mut self) {
-        let at = self.at;
-        let Some(words) = self.image.halves(at, PAGE_SIZE) else {
-            return self.find(at, "root page: not in memory");
-        };
-        match RootView::new(words, at) {
-            Ok(root) => self.root = Some(root),
-            Err(error) => self.find(at, error),
+/// Where a seal says that the scratch list is, and its bytes. What is there is still to be checked.
+fn sealed_list(left: &Left<'_, Image>, root: &RootView<'_>) -> Option<(PhysAddr, u64)> {
+    let own = root.subtrees().flatten().find(|subtree| subtree.name.as_str() == SUBTREE)?;
+    let header = Header::read(left.words(own.addr, Header::SIZE)?, own.addr).ok()?;
+    entries(left, &header.seal?)?
+        .find(|(kind, ..)| *kind == Sealed::Scratch as u32)
+        .map(|(_, addr, bytes)| (addr, bytes.into()))
+}
+
+/// What a seal covers: kind, address, bytes.
+fn entries<'p>(
+    left: &'p Left<'_, Image>,
+    seal: &SealInfo,
+) -> Option<impl Iterator<Item = (u32, PhysAddr, u32)> + use<'p>> {
+    /// Address; length and kind; hash.
+    type Stored = [u64; 3];
+    let chain = Chain::<_, Stored>::new(left, seal.first).ok()?;
+    let entries: Vec<_> = chain.iter().collect();
+    Some(entries.into_iter().map(|[addr, what, _]: Stored| {
+        let what = u64::from_le(what);
+        ((what >> 32) as u32, PhysAddr::new(u64::from_le(addr)), what as u32)
+    }))
+}
+
+/// Takes down what a survey comes upon.
+struct Recorder<'a, 'w, 'l, 'i> {
+    frames: Frames<'a, 'w>,
+    tree: Option<Tree<'l, Left<'i, Image>>>,
+    /// The handover's own tables, which a survey takes as well, preserved or not.
+    tables: Vec<Run>,
+    rows: Vec<Adjacent>,
+    nodes: Vec<Pfn>,
+}
+
+impl Recorder<'_, '_, '_, '_> {
+    /// Blocks come by order and address.
+    fn put(&mut self, block: Block) {
+        let is_table = self.tables.iter().any(|run| run.overlaps(block.run()));
+        if is_table && !self.tree.is_some_and(|tree| tree.contains(block)) {
+            return;
+        }
+        if let Some(row) = self.rows.last_mut()
+            && row.first().order() == block.order()
+            && row.run().end() == block.pfn()
+            && let Some(longer) = Adjacent::new(row.first(), row.count() + 1)
+        {
+            *row = longer;
+        } else {
+            self.rows.extend(Adjacent::new(block, 1));
         }
     }
-
-    fn read_tree(&mut self, map: PhysAddr) {
-        match check(map, self.image, &mut Spans::new(self.image)) {
-            Ok(counts) => {
-                let tree = Tree::new(map, self.image);
-                self.counts = counts;
-                self.rows = tree.adjacent().collect();
-                self.nodes = tree.nodes().map(|node| node.addr.pfn()).collect();
-            }
-            Err(error) => self.find(error.node, error),
-        }
-        self.rows.sort_unstable_by_key(|row| row.first().pfn());
-        self.nodes.sort_unstable();
-    }
-
-    /// The preserved block that frame `pfn` lies in.
-    pub(crate) fn block_around(&self, pfn: Pfn) -> Option<Block> {
-        let after = self.rows.partition_point(|row| row.first().pfn() <= pfn);
-        let row = self.rows.get(after.checked_sub(1)?)?;
-        row.run().contains(pfn).then(|| Block::containing(pfn, row.first().order()))
-    }
 }
 
-impl Pages for Survey<'_> {
-    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
-        self.image.words(addr, bytes)
-    }
-
-    fn holds(&self, block: Block) -> bool {
-        self.block_around(block.pfn()) == Some(block)
-    }
-}
-
-/// No memory at all.
-struct Nothing;
-
-impl Tables for Nothing {
-    fn words(&self, _: PhysAddr) -> Option<&[AtomicU64]> {
-        None
-    }
-}
-
-/// Frames that are taken.
-struct Spans<'i> {
-    image: &'i Image,
-    taken: BTreeMap<Pfn, Pfn>,
-}
-
-impl<'i> Spans<'i> {
-    const fn new(image: &'i Image) -> Self {
-        Self { image, taken: BTreeMap::new() }
-    }
-}
-
-impl Ledger for Spans<'_> {
+impl Ledger for Recorder<'_, '_, '_, '_> {
     fn take(&mut self, block: Block) -> Result<(), TreeFault> {
-        let run = block.run();
-        if !self.image.contains(run) {
-            return Err(TreeFault::OutsideMemory { addr: block.addr() });
-        }
-        let before = self.taken.range(..run.end()).next_back();
-        if before.is_some_and(|(_, end)| *end > run.start()) {
-            return Err(TreeFault::Overlap { block });
-        }
-        self.taken.insert(run.start(), run.end());
+        self.frames.take(block)?;
+        self.put(block);
         Ok(())
+    }
+
+    fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {
+        self.frames.take_node(node)?;
+        self.nodes.push(node.pfn());
+        Ok(())
+    }
+
+    fn keep_out(&mut self, area: Run) {
+        self.frames.keep_out(area);
     }
 }

@@ -43,6 +43,11 @@ impl Checksum {
         Self((csum as u64 % Self::MODULUS) as u32)
     }
 
+    /// The sum, below 0xffff.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
     /// Adds memory, an even number of bytes of it; half a word at the end is left out.
     pub fn add(&mut self, bytes: &[u8]) {
         for word in bytes.as_chunks::<2>().0 {

@@ -42,7 +42,7 @@ impl Layout {
 }
 
 /// The frames of all folios, as runs that do not touch.
-pub(crate) fn runs(rows: &[Adjacent]) -> Vec<Run> {
+fn runs(rows: &[Adjacent]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for row in rows {
         let next = row.run();

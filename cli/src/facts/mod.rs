@@ -3,6 +3,9 @@
 //! Addresses are strings in hexadecimal, since JSON's numbers do not hold them.
 
 mod layout;
+mod linux;
+mod own;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,12 +13,37 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use heirloom_folio::tracker::{Adjacent, Geometry};
 use heirloom_folio::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_linux::Known;
+use indicatif::ProgressBar;
 use serde::ser::{Serialize, Serializer};
 
+use crate::progress;
 use crate::roots::Roots;
-use crate::survey::Survey;
+use crate::survey::{Finding, Survey};
 
 pub(crate) use layout::Layout;
+pub(crate) use linux::{Linux, Luo, Memfd, each_page};
+pub(crate) use own::Own;
+pub(crate) use verdict::Verdict;
+
+/// What is worth the time.
+#[derive(Debug)]
+pub(crate) struct Want {
+    /// Every folio of every memfd.
+    pub(crate) folios: bool,
+    /// The hash of every memfd.
+    pub(crate) hash: bool,
+    /// How far the hashes are.
+    pub(crate) bar: ProgressBar,
+}
+
+impl Want {
+    pub(crate) fn new(survey: &Survey<'_>, folios: bool, hash: bool) -> Self {
+        let frames: u64 = survey.rows.iter().map(|row| row.run().frames()).sum();
+        let bytes = if hash { frames.saturating_mul(PAGE_SIZE as u64) } else { 0 };
+        Self { folios, hash, bar: progress::bar("hashing files", bytes) }
+    }
+}
 
 /// A number as text: `"0x1000"`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -73,6 +101,9 @@ pub(crate) struct Facts {
     pub(crate) orders: BTreeMap<u8, u64>,
     pub(crate) layout: Layout,
     pub(crate) scratch: Option<Vec<Stretch>>,
+    /// By name, as the root page has them.
+    #[serde(serialize_with = "by_name")]
+    pub(crate) subtrees: Vec<Subtree>,
     pub(crate) preserved: Folios,
     pub(crate) findings: Vec<Fault>,
     /// All root pages in the image, if it was searched.
@@ -88,11 +119,43 @@ pub(crate) struct ImageFacts {
     pub(crate) page_size: usize,
 }
 
+/// What the root page has under a name.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Subtree {
+    #[serde(skip)]
+    pub(crate) name: String,
+    pub(crate) phys: Hex,
+    /// Bytes, where the writer said so.
+    pub(crate) size: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+/// What is known of a subtree.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(untagged)]
+pub(crate) enum What {
+    Own(Own),
+    Linux(Linux),
+    /// Nothing: its maker's alone.
+    Other {},
+}
+
+fn by_name<S: Serializer>(subtrees: &[Subtree], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(subtrees.iter().map(|subtree| (&subtree.name, subtree)))
+}
+
 /// Something wrong.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Fault {
-    pub(crate) at: Hex,
+    pub(crate) at: Option<Hex>,
     pub(crate) reason: String,
+}
+
+impl From<&Finding> for Fault {
+    fn from(found: &Finding) -> Self {
+        Self { at: found.at.map(Hex::from), reason: found.reason.clone() }
+    }
 }
 
 /// Folios, by address: `[["0x1000", 0], …]`, each with its order.
@@ -121,16 +184,18 @@ impl Facts {
     ///
     /// # Errors
     /// The root page cannot be read, so there is nothing to show.
-    pub(crate) fn of(survey: &Survey<'_>, roots: &Roots, path: &Path) -> Result<Self> {
+    pub(crate) fn of(survey: &Survey<'_>, roots: &Roots, path: &Path, want: &Want) -> Result<Self> {
         let Some(root) = &survey.root else {
-            let first = survey.findings.first().map(ToString::to_string).unwrap_or_default();
+            let first = survey.findings.first().map_or("", |first| &first.reason);
             return Err(anyhow!("{}: no root page at {}: {first}", path.display(), survey.at));
         };
-        let counts = &survey.counts;
+        let Some(counts) = &survey.counts else { return Err(anyhow!("no tree")) };
         let levels = (0..Geometry::BUILD.levels).map(|level| (level, counts.nodes_at(level as u8)));
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
         let orders = orders.map(|order| (order.get(), counts.folios(order)));
-        let findings = survey.findings.iter();
+        let subtrees = survey.subtrees().map(|subtree| Subtree::of(survey, &subtree, want));
+        let subtrees = subtrees.collect();
+        want.bar.finish_and_clear();
         Ok(Self {
             image: ImageFacts {
                 path: path.display().to_string(),
@@ -150,11 +215,27 @@ impl Facts {
             orders: orders.filter(|(_, folios)| *folios > 0).collect(),
             layout: Layout::of(&survey.rows),
             scratch: survey.scratch.as_ref().map(|s| s.iter().map(|run| (*run).into()).collect()),
+            subtrees,
             preserved: Folios(survey.rows.clone()),
-            findings: findings
-                .map(|found| Fault { at: found.at.into(), reason: found.reason.clone() })
-                .collect(),
+            findings: survey.findings.iter().map(Fault::from).collect(),
             roots: roots.found.iter().map(|found| found.at.into()).collect(),
         })
+    }
+}
+
+impl Subtree {
+    fn of(survey: &Survey<'_>, subtree: &heirloom_restore::Subtree, want: &Want) -> Self {
+        let name = subtree.name.as_str();
+        let own = survey.header.as_ref().filter(|_| name == heirloom_restore::SUBTREE);
+        let what = if let Some(header) = own {
+            What::Own(Own::of(survey, header))
+        } else {
+            // What cannot be read is among the findings.
+            let left = survey.left();
+            let known = Known::read(&left, subtree).ok().flatten();
+            let known = known.and_then(|known| Linux::of(&known, &left, want));
+            known.map_or(What::Other {}, What::Linux)
+        };
+        Self { name: name.to_owned(), phys: subtree.addr.into(), size: subtree.size, what }
     }
 }

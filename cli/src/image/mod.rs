@@ -22,7 +22,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail, ensure};
-use heirloom_folio::tracker::Tables;
 use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
 use rustix::fs::{FileType, SeekFrom};
 
@@ -212,9 +211,13 @@ impl Image {
     }
 }
 
-impl Tables for Image {
-    fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]> {
-        Self::words(self, node, PAGE_SIZE)
+impl heirloom_restore::Image for Image {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        Self::words(self, addr, bytes)
+    }
+
+    fn is_memory(&self, run: Run) -> bool {
+        self.contains(run)
     }
 }
 

@@ -1,19 +1,52 @@
 //! A handover for a person.
 
+mod subtrees;
 mod table;
 
 use std::fmt::Write;
 
-use crate::facts::{Facts, Layout};
+use crate::facts::{Facts, Layout, Verdict};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
-use table::{Bar, bytes, plural};
+use table::Bar;
+pub(crate) use table::{bytes, plural};
 
 /// The summary, with styles in it.
 pub(crate) fn summary(facts: &Facts) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = head(&mut out, facts).and_then(|()| memory(&mut out, facts));
+    let _ = head(&mut out, facts)
+        .and_then(|()| memory(&mut out, facts))
+        .and_then(|()| subtrees::write(&mut out, facts));
+    out
+}
+
+/// What a check found, with styles in it.
+pub(crate) fn verdict(verdict: &Verdict) -> String {
+    let mut out = String::new();
+    for found in &verdict.findings {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{BAD}-{BAD:#} {}", found.reason);
+    }
+    let seen = format!(
+        "{}, {}, {}",
+        plural(verdict.folios, "folio", "folios"),
+        plural(verdict.nodes, "node", "nodes"),
+        plural(verdict.subtrees, "subtree", "subtrees"),
+    );
+    let sealed = match verdict.sealed {
+        Some(tables) => format!(", {} as sealed", plural(tables, "table", "tables")),
+        None => String::new(),
+    };
+    let scratch = if verdict.scratch_known { "" } else { "; scratch is not known" };
+    let root = verdict.fdt;
+    let _ = match verdict.findings.len() as u64 {
+        0 => writeln!(out, "{GOOD}in order{GOOD:#}: root {root}, {seen}{sealed}{scratch}"),
+        n => {
+            let findings = plural(n, "finding", "findings");
+            writeln!(out, "{BAD}{findings}{BAD:#}: root {root}, {seen}{sealed}{scratch}")
+        }
+    };
     out
 }
 
@@ -51,7 +84,7 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
         [] => line(out, "findings", &format!("{GOOD}none{GOOD:#}")),
         [first, rest @ ..] => {
             line(out, "findings", &format!("{BAD}{}{BAD:#}", facts.findings.len()))?;
-            writeln!(out, "    {}: {}", first.at, first.reason)?;
+            writeln!(out, "    {}", first.reason)?;
             match rest.len() {
                 0 => Ok(()),
                 more => writeln!(out, "    and {more} more: heirloom check {}", image.path),

@@ -1,0 +1,57 @@
+//! Where preserved memory lies, as a picture for a bug report.
+//!
+//! Memory is read like a page of text: rows of 64 cells, addresses at the left. What holds nothing,
+//! or the same over a long stretch, is left out, with a break that says how much.
+
+mod bands;
+mod draw;
+
+use heirloom_folio::{Pfn, PhysAddr, Run};
+
+use crate::facts::Facts;
+use crate::survey::Survey;
+
+use bands::{Bands, Part, Use};
+
+/// A table that is pointed out.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Pin {
+    frame: u64,
+    /// Beside the order that it has in the tree: what it says.
+    name: String,
+    addr: PhysAddr,
+}
+
+/// The picture, as SVG.
+pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {
+    let mut parts: Vec<Part> = Vec::new();
+    for row in &survey.rows {
+        parts.push(Part { run: row.run(), what: Use::Folios(row.first().order()) });
+    }
+    for node in &survey.nodes {
+        let run = Run::between(*node, node.add(1));
+        parts.extend(run.map(|run| Part { run, what: Use::Nodes }));
+    }
+    let scratch = survey.scratch.iter().flatten();
+    parts.extend(scratch.map(|run| Part { run: *run, what: Use::Scratch }));
+    parts.retain(|part| !part.run.is_empty());
+    parts.sort_unstable_by_key(|part| (part.run.start(), part.what));
+    let mut pins = vec![pin("root page", survey.at)];
+    pins.extend(survey.root.as_ref().map(|root| pin("map", root.map())));
+    pins.extend(survey.subtrees().map(|subtree| pin(subtree.name.as_str(), subtree.addr)));
+    pins.sort_unstable();
+    let marks: Vec<_> = pins.iter().map(|pin| pin.frame).collect();
+    let bands = Bands::of(&parts, &marks);
+    let memory: Vec<Run> = survey.image.runs().collect();
+    draw::picture(&draw::Scene {
+        facts,
+        parts: &parts,
+        pins: &pins,
+        memory: &memory,
+        bands: &bands,
+    })
+}
+
+fn pin(name: &str, addr: PhysAddr) -> Pin {
+    Pin { frame: Pfn::get(addr.pfn()), name: name.to_owned(), addr }
+}

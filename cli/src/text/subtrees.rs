@@ -1,0 +1,123 @@
+//! What lies behind the root page's names.
+
+use std::fmt::{Result, Write};
+
+use super::table::{bytes, plural};
+use crate::facts::{Facts, Hex, Linux, Luo, Memfd, Own, Subtree, What};
+use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
+
+pub(super) fn write(out: &mut String, facts: &Facts) -> Result {
+    if facts.subtrees.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{HEAD}Subtrees{HEAD:#}")?;
+    let wide = facts.subtrees.iter().map(|subtree| subtree.name.len()).max().unwrap_or(0);
+    for subtree in &facts.subtrees {
+        let Subtree { name, phys, size, what } = subtree;
+        let size = size.map(bytes).unwrap_or_default();
+        write!(out, "  {STRONG}{name:<wide$}{STRONG:#}  {phys:<12} {size:>9}")?;
+        match what {
+            What::Linux(Linux::Luo(luo)) => write_luo(out, luo)?,
+            What::Linux(Linux::Metadata(metadata)) => writeln!(
+                out,
+                "  left by Linux {}, kexec {}",
+                metadata.previous_release, metadata.kexec_count
+            )?,
+            What::Linux(Linux::Memblock(memblock)) => {
+                writeln!(out, "  {}", memblock.compatible)?;
+                for region in &memblock.regions {
+                    let (start, size) = (region.start, bytes(region.size));
+                    writeln!(out, "    {NAME}{:<20}{NAME:#} {start:<12} {size:>9}", region.name)?;
+                }
+            }
+            What::Linux(Linux::KhoTest(test)) => {
+                let folios = plural(test.nr_folios.into(), "folio", "folios");
+                let sum = if test.csum_recomputed_mod_ffff == Some(test.csum_mod_ffff) {
+                    format!("{GOOD}as they were{GOOD:#} by Linux's checksum")
+                } else {
+                    format!("{BAD}not as they were{BAD:#} by Linux's checksum")
+                };
+                writeln!(out, "  {}, {folios}, {sum}", test.compatible)?;
+            }
+            What::Own(own) => write_own(out, own)?,
+            What::Other {} => writeln!(out, "  {FAINT}not known{FAINT:#}")?,
+        }
+    }
+    Ok(())
+}
+
+fn write_luo(out: &mut String, luo: &Luo) -> Result {
+    writeln!(out, "  {}, live update {}", luo.compatible, luo.liveupdate_num)?;
+    for session in &luo.sessions {
+        let files = plural(session.files.len() as u64, "file", "files");
+        writeln!(out, "    session {NAME}{}{NAME:#}, {files}", session.name)?;
+        for file in &session.files {
+            write!(out, "      token {:<6} {:<10}", file.token, file.compatible)?;
+            match &file.memfd {
+                Some(memfd) => write_memfd(out, memfd)?,
+                None => writeln!(out, " {FAINT}data {}{FAINT:#}", file.data)?,
+            }
+        }
+    }
+    for flb in &luo.flbs {
+        let files = plural(flb.count, "file", "files");
+        writeln!(out, "    shared  {NAME}{}{NAME:#}, data {}, {files}", flb.name, flb.data)?;
+    }
+    Ok(())
+}
+
+fn write_memfd(out: &mut String, memfd: &Memfd) -> Result {
+    let folios = plural(memfd.nr_folios, "folio", "folios");
+    write!(out, " {:>9} in {folios}", bytes(memfd.size))?;
+    if !memfd.holes.is_empty() {
+        let size = memfd.holes.iter().fold(0_u64, |sum, hole| sum.saturating_add(hole.bytes));
+        let holes = plural(memfd.holes.len() as u64, "hole", "holes");
+        write!(out, ", {} in {holes}", bytes(size))?;
+    }
+    if !memfd.seal_names.is_empty() {
+        write!(out, ", sealed: {}", memfd.seal_names.join(" "))?;
+    }
+    if memfd.pos > 0 {
+        write!(out, ", at {}", memfd.pos)?;
+    }
+    if memfd.flags > 0 {
+        write!(out, ", flags {}", Hex(memfd.flags.into()))?;
+    }
+    writeln!(out)?;
+    if let Some(hash) = &memfd.sha256 {
+        writeln!(out, "        {FAINT}sha256 {hash}{FAINT:#}")?;
+    }
+    Ok(())
+}
+
+fn write_own(out: &mut String, own: &Own) -> Result {
+    writeln!(out, "  {}, generation {}, by {}", own.compatible, own.generation, own.producer)?;
+    match &own.seal {
+        None => writeln!(out, "    {FAINT}not sealed{FAINT:#}")?,
+        Some(seal) if seal.sound == seal.entries => {
+            let tables = plural(seal.entries, "table", "tables");
+            writeln!(out, "    {GOOD}sealed{GOOD:#}, {tables} as they were")?;
+        }
+        Some(seal) => {
+            let (sound, all) = (seal.sound, seal.entries);
+            writeln!(out, "    {BAD}seal broken{BAD:#}: {sound} of {all} tables as they were")?;
+        }
+    }
+    for cache in &own.caches {
+        let objects = plural(cache.objects, "object", "objects");
+        let slabs = plural(cache.slabs, "slab", "slabs");
+        let kind = if cache.preserving { "preserving" } else { "by object" };
+        write!(
+            out,
+            "    cache {NAME}{:<20}{NAME:#} {:>9}  {objects} in {slabs} of order {}, {kind}",
+            cache.name,
+            bytes(cache.object_size as u64),
+            cache.order
+        )?;
+        match cache.broken_slabs {
+            0 => writeln!(out)?,
+            broken => writeln!(out, ", {BAD}{broken} not sound{BAD:#}")?,
+        }
+    }
+    Ok(())
+}
