@@ -46,8 +46,13 @@ impl Read {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The bytes that hexadecimal digits spell.
+fn digest(value: &Value) -> Vec<u8> {
+    let digits = value.as_str().unwrap();
+    (0..digits.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap())
+        .collect()
 }
 
 #[test]
@@ -153,7 +158,7 @@ fn memfds_have_their_folios_and_their_contents() {
                 Ok::<_, Error>(())
             })
             .unwrap();
-        assert_eq!(hex(&sha.finalize()), expected["sha256"].as_str().unwrap());
+        assert_eq!(sha.finalize().to_vec(), digest(&expected["sha256"]));
     });
     assert_eq!(seen, 4);
 }
