@@ -211,7 +211,7 @@ fn a_memfd_s_folio_that_is_not_preserved() {
     assert_eq!(found, table(Table::MemfdFolios, at, 0, Fault::NotPreserved { block: missing }));
     // Every one that is not is found.
     let found = after(|dump| {
-        (0..4).for_each(|i| dump.put(at + 16 * i, 3 << 52 | 0x8000 + i));
+        (0..4).for_each(|i| dump.put(at + 16 * i, (3 << 52) + 0x8000 + i));
     });
     let expected = [0, 1, 2, 3].map(|i| {
         let block = block(0x8000 + i, 0);

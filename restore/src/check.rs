@@ -126,19 +126,27 @@ where
     let counts = tracker::survey(root.map(), &left, ledger, |fault| found(tree_fault(fault)))?;
     surveyed.counts = Some(counts);
     for (table, run) in entry.tables() {
-        match place(&left, table, run) {
-            Ok(Place::Preserved(_)) => {}
-            Ok(Place::Free(run)) => free(table, run, ledger).or_else(&mut found)?,
+        let held = place(&left, table, run).and_then(|place| match place {
+            Place::Preserved(block) => claim(block, table, ledger),
+            Place::Free(run) => free(table, run, ledger),
+        });
+        held.or_else(&mut found)?;
+    }
+    let Some((page, header)) = subtrees(&left, &root, &mut found)? else { return Ok(surveyed) };
+    surveyed.header = Some(header);
+    if let Some(info) = header.seal {
+        let claimed = seal::for_each_block(&left, &info, |block| claim(block, Table::Seal, ledger));
+        match claimed {
+            Ok(()) => surveyed.sealed = sealed(&left, &info, &mut found)?,
             Err(error) => found(error)?,
         }
     }
-    let Some((_, header)) = subtrees(&left, &root, &mut found)? else { return Ok(surveyed) };
-    surveyed.header = Some(header);
-    if let Some(roll) = header.roll {
-        LeftCaches::new(&left, roll).check(|error| found(error.into()))?;
+    if let Some(block) = left.block_around(page.pfn()) {
+        claim(block, Table::Header, ledger).or_else(&mut found)?;
     }
-    if let Some(info) = header.seal {
-        surveyed.sealed = sealed(&left, &info, found)?;
+    if let Some(roll) = header.roll {
+        let caches = LeftCaches::new(&left, roll);
+        caches.check(|block| ledger.claim(block), |error| found(error.into()))?;
     }
     Ok(surveyed)
 }
@@ -173,6 +181,14 @@ pub(crate) fn place(pages: &impl Pages, table: Table, run: Run) -> Result<Place,
         }
         None => Ok(Place::Free(run)),
     }
+}
+
+/// Claims the preserved block of a table.
+fn claim<L: Ledger + ?Sized>(block: Block, table: Table, ledger: &mut L) -> Result<(), Error> {
+    if ledger.claim(block) {
+        return Ok(());
+    }
+    Err(Fault::Shared { block }.in_table(table, block.addr(), 0))
 }
 
 /// Takes frames that nothing preserves: neither a preserved block nor a node may lie there.

@@ -185,6 +185,11 @@ pub enum Fault {
         /// The one that was there before.
         with: Run,
     },
+    /// Two tables name the block as theirs.
+    Shared {
+        /// The block.
+        block: Block,
+    },
     /// A reserved bit or flag is set.
     Reserved {
         /// The field.
@@ -252,6 +257,7 @@ impl fmt::Display for Fault {
             Self::OutsideMemory { addr } => write!(f, "{addr} is not in memory"),
             Self::NotPreserved { block } => write!(f, "{block} is not preserved"),
             Self::Overlap { run, with } => write!(f, "{run} share some with {with}"),
+            Self::Shared { block } => write!(f, "{block} has another use"),
             Self::Reserved { found } => write!(f, "{found:#x} has reserved bits set"),
             Self::Checksum { expected, found } => {
                 write!(f, "checksum {found:#018x}, the bytes have {expected:#018x}")

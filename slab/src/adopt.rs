@@ -18,10 +18,10 @@
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::{Block, Fate, Kind, Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Block, Fate, Kind, Machine, Memory, PhysAddr};
 
 use crate::cache::Cache;
-use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
+use crate::error::Error;
 use crate::header::{Fixed, Slab};
 use crate::heir::{check_slab, survived};
 use crate::roll::{CacheRecord, Here, RollView, Source};
@@ -98,20 +98,7 @@ impl<M: Machine> Slabs<M> {
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
         // SAFETY: the memory is ours alone, so nothing writes to any of it.
         let view = unsafe { RollView::inherited(&memory, roll) };
-        view.check(Err)?;
-        for page in view.pages() {
-            let block = Block::containing(page.pfn(), Order::ZERO);
-            memory.label(block, Kind::Table).map_err(|_| RollError {
-                page,
-                index: 0,
-                fault: RollFault::Duplicate,
-            })?;
-        }
-        for record in view.records() {
-            for addr in view.slabs(&record) {
-                label_slab(&memory, addr, record.order())?;
-            }
-        }
+        view.check(|block, kind| memory.label(block, kind), Err, |_, _| Ok(()))?;
         Self::with_past(memory, Some(roll))
     }
 
@@ -348,15 +335,4 @@ impl Adopted {
         self.unclaimed += more.unclaimed;
         self.free += more.free;
     }
-}
-
-/// Labels the block of a slab that the roll names.
-fn label_slab<M: Machine>(memory: &Memory<M>, slab: PhysAddr, order: Order) -> Result<(), Error> {
-    let fail = |fault| Error::Slab(SlabError { slab, fault });
-    let block = Block::new(slab.pfn(), order).filter(|block| memory.contains(block.run()));
-    let block = block.ok_or(fail(SlabFault::Misplaced))?;
-    memory.label(block, Kind::Slab).map_err(|error| match error {
-        heirloom_folio::Error::WrongKind { .. } => fail(SlabFault::Duplicate),
-        _ => fail(SlabFault::NotPreserved { block }),
-    })
 }

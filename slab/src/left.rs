@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use heirloom_folio::{Pages, PhysAddr};
+use heirloom_folio::{Block, Pages, PhysAddr};
 
 use crate::error::Error;
 use crate::heir::check_slab;
@@ -41,7 +41,7 @@ use crate::roll::{CacheRecord, RollView};
 ///
 /// let pages = Still(slabs.memory());
 /// let caches = LeftCaches::new(&pages, slabs.roll());
-/// caches.check(Err)?;
+/// caches.check(|_| true, Err)?;
 /// let cache = caches.caches().find(|cache| cache.name().as_str() == "names").unwrap();
 /// assert_eq!(cache.object_size(), 64);
 /// let slab = caches.slabs(&cache).next().unwrap();
@@ -75,23 +75,29 @@ impl<'p, P: Pages> LeftCaches<'p, P> {
 
     /// Checks the roll, every slab table and every slab, and hands what is wrong to `found`:
     /// [`Error::Roll`] with a page, an entry and a reason, [`Error::Slab`] with a slab and a
-    /// reason. `Ok` goes on without what is at fault. For the roll alone, these are the checks of
-    /// [`Slabs::revive`](crate::Slabs::revive); for slabs, those of adopting them.
+    /// reason. `Ok` goes on without what is at fault. `claim` is told of each page and slab that is
+    /// preserved, and says whether it is the first to name it: no two tables may.
     ///
-    /// Costs what reading the tables and the slabs' headers costs.
+    /// For the roll, these are the checks of [`Slabs::revive`](crate::Slabs::revive); for slabs,
+    /// those of adopting them. Costs what reading the tables and the slabs' headers costs.
     ///
     /// # Errors
     /// The first error of `found`.
-    pub fn check<E>(&self, mut found: impl FnMut(Error) -> Result<(), E>) -> Result<(), E> {
-        self.view.check(|fault| found(Error::Roll(fault)))?;
-        for record in self.caches() {
-            for addr in self.slabs(&record) {
-                if let Err(error) = self.slab(&record, addr) {
-                    found(error)?;
-                }
+    pub fn check<E>(
+        &self,
+        mut claim: impl FnMut(Block) -> bool,
+        found: impl FnMut(Error) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let source = self.view.source();
+        let claim = |block: Block, kind| {
+            if !source.holds(block) {
+                return Err(heirloom_folio::Error::NotPreserved { block });
             }
-        }
-        Ok(())
+            let twice =
+                heirloom_folio::Error::WrongKind { pfn: block.pfn(), expected: kind, found: kind };
+            if claim(block) { Ok(()) } else { Err(twice) }
+        };
+        self.view.check(claim, found, |slab, cache| self.slab(cache, slab).map(|_| ()))
     }
 
     /// The caches whose records are sound.

@@ -45,6 +45,13 @@ pub trait Ledger {
         let _ = area;
     }
 
+    /// Says that a table names `block`, which is preserved, as its own: whether it is the first to.
+    /// For ledgers that find what two tables name; this one lets all of them.
+    fn claim(&mut self, block: Block) -> bool {
+        let _ = block;
+        true
+    }
+
     /// Takes frame `first + i` for each set bit `i` of `frames`; `first` is a multiple of 64.
     ///
     /// What is taken is a word of a bitmap of frames: a ledger that is one can take it at once.

@@ -1,7 +1,10 @@
 //! Whose frame is whose, in memory that is not this machine's.
 //!
 //! Two bits a frame: nobody's, a preserved block's, a node's, scratch. So a [`survey`](super::survey)
-//! of an image says not only that a frame has two uses, but which.
+//! of an image says not only that a frame has two uses, but which. A third bit says that a table
+//! named it.
+
+use core::convert::Infallible;
 
 use crate::addr::{Block, Order, Pfn, Run};
 use crate::error::TreeFault;
@@ -19,13 +22,22 @@ pub struct FramesOf<'w> {
     taken: &'w mut [u64],
     /// A node if taken, else scratch.
     special: &'w mut [u64],
+    /// Named by a table.
+    claimed: &'w mut [u64],
+}
+
+/// The words of 64 frames.
+struct Bits<'b> {
+    taken: &'b mut u64,
+    special: &'b mut u64,
+    claimed: &'b mut u64,
 }
 
 impl<'w> FramesOf<'w> {
     /// Words that the frames of `run` need; `None` if there are more than can be addressed.
     pub const fn words(run: Run) -> Option<usize> {
         let words = run.end().get().div_ceil(STEP) - run.start().get() / STEP;
-        if words > (usize::MAX / 16) as u64 { None } else { Some(words as usize * 2) }
+        if words > (usize::MAX / 32) as u64 { None } else { Some(words as usize * 3) }
     }
 
     /// The frames of `run`, none of them taken; the words' contents do not matter. `None` if there
@@ -33,8 +45,9 @@ impl<'w> FramesOf<'w> {
     pub fn new(run: Run, words: &'w mut [u64]) -> Option<Self> {
         let words = words.get_mut(..Self::words(run)?)?;
         words.fill(0);
-        let (taken, special) = words.split_at_mut(words.len() / 2);
-        Some(Self { run, taken, special })
+        let (taken, rest) = words.split_at_mut(words.len() / 3);
+        let (special, claimed) = rest.split_at_mut(rest.len() / 2);
+        Some(Self { run, taken, special, claimed })
     }
 
     /// The frames.
@@ -47,7 +60,7 @@ impl<'w> FramesOf<'w> {
     fn each<E>(
         &mut self,
         run: Run,
-        mut each: impl FnMut(&mut u64, &mut u64, u64, Pfn) -> Result<(), E>,
+        mut each: impl FnMut(Bits<'_>, u64, Pfn) -> Result<(), E>,
     ) -> Result<(), E> {
         let (start, end) = (run.start().max(self.run.start()), run.end().min(self.run.end()));
         let first = self.run.start().get() / STEP;
@@ -57,10 +70,12 @@ impl<'w> FramesOf<'w> {
             let next = end.get().min((word + 1) * STEP);
             let mask = (u64::MAX >> (STEP - (next - at))) << (at % STEP);
             let index = (word - first) as usize;
-            if let (Some(taken), Some(special)) =
-                (self.taken.get_mut(index), self.special.get_mut(index))
-            {
-                each(taken, special, mask, Pfn::new(word * STEP))?;
+            if let (Some(taken), Some(special), Some(claimed)) = (
+                self.taken.get_mut(index),
+                self.special.get_mut(index),
+                self.claimed.get_mut(index),
+            ) {
+                each(Bits { taken, special, claimed }, mask, Pfn::new(word * STEP))?;
             }
             at = next;
         }
@@ -116,8 +131,8 @@ impl<'a, 'w> Frames<'a, 'w> {
             return Err(TreeFault::OutsideMemory { addr: block.addr() });
         }
         for part in self.stretches.iter_mut() {
-            part.each(run, |taken, special, mask, first| {
-                let (used, marked) = (*taken & mask, *special & mask);
+            part.each(run, |bits, mask, first| {
+                let (used, marked) = (*bits.taken & mask, *bits.special & mask);
                 if marked & !used != 0 {
                     return Err(TreeFault::Scratch { block });
                 }
@@ -132,9 +147,9 @@ impl<'a, 'w> Frames<'a, 'w> {
             })?;
         }
         for part in self.stretches.iter_mut() {
-            part.each(run, |taken, special, mask, _| {
-                *taken |= mask;
-                *special |= if is_node { mask } else { 0 };
+            part.each(run, |bits, mask, _| {
+                *bits.taken |= mask;
+                *bits.special |= if is_node { mask } else { 0 };
                 Ok(())
             })?;
         }
@@ -153,12 +168,25 @@ impl Ledger for Frames<'_, '_> {
 
     fn keep_out(&mut self, area: Run) {
         for part in self.stretches.iter_mut() {
-            let marked = part.each(area, |taken, special, mask, _| {
-                *special |= mask & !*taken;
-                Ok::<_, TreeFault>(())
+            let marked = part.each(area, |bits, mask, _| {
+                *bits.special |= mask & !*bits.taken;
+                Ok::<_, Infallible>(())
             });
-            debug_assert!(marked.is_ok(), "marking cannot fail");
+            marked.unwrap_or_else(|never| match never {});
         }
+    }
+
+    fn claim(&mut self, block: Block) -> bool {
+        let mut first = true;
+        for part in self.stretches.iter_mut() {
+            let claimed = part.each(block.run(), |bits, mask, _| {
+                first &= *bits.claimed & mask == 0;
+                *bits.claimed |= mask;
+                Ok::<_, Infallible>(())
+            });
+            claimed.unwrap_or_else(|never| match never {});
+        }
+        first
     }
 
     fn take_word(&mut self, first: Pfn, frames: u64) -> Result<(), (u32, TreeFault)> {

@@ -6,13 +6,13 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed},
 };
 
-use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::record::{CacheRecord, Stored};
 use super::table::{HEADER, SLABS};
 use super::write::{RECORDS, WORDS};
-use crate::error::{RollError, RollFault};
+use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
 use crate::store;
 
 /// Pages of records that a roll may have, as many as Linux allows a chain of blocks.
@@ -144,30 +144,33 @@ impl<'m, S: Source<'m>> RollView<S> {
         self.source
     }
 
-    /// Checks every page, every record, and that every entry can be a slab's address, and hands
-    /// what is wrong to `found`, with the page, the entry and the reason. What follows a page at
-    /// fault in its chain is not looked at.
+    /// Checks every page, every record, every slab table, and that what they name is there and is
+    /// named once: `claim` is told of each page and slab. Hands what is wrong to `found`, with the
+    /// page or the slab and the reason; what follows a page at fault in its chain is not looked at.
+    /// `slab` is called with each slab that is sound so far.
     ///
     /// # Errors
-    /// The first error of `found`.
+    /// The first error of `found` or `slab`.
     pub(crate) fn check<E>(
         &self,
-        mut found: impl FnMut(RollError) -> Result<(), E>,
+        claim: impl FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        found: impl FnMut(Error) -> Result<(), E>,
+        slab: impl FnMut(PhysAddr, &CacheRecord) -> Result<(), Error>,
     ) -> Result<(), E> {
+        let mut checks = Checks { claim, found, slab };
         let mut pages = self.own_pages();
-        loop {
-            let (page, page_words, count) = match pages.try_next() {
-                Ok(Some(page)) => page,
-                Ok(None) => return Ok(()),
-                Err(error) => return found(error),
-            };
+        while let Some((page, page_words, count)) = checks.page(&mut pages)? {
             for index in 0..count {
                 match stored(page_words, index).check() {
-                    Ok(record) => self.check_table(&record, &mut found)?,
-                    Err(fault) => found(RollError { page, index: index as u32, fault })?,
+                    Ok(record) => self.check_table(&record, &mut checks)?,
+                    Err(fault) => {
+                        let index = index as u32;
+                        (checks.found)(RollError { page, index, fault }.into())?;
+                    }
                 }
             }
         }
+        Ok(())
     }
 
     /// The caches.
@@ -197,28 +200,77 @@ impl<'m, S: Source<'m>> RollView<S> {
         Chain::new(self, record.table(), self.source.frames(), SLABS)
     }
 
-    fn check_table<E>(
+    fn check_table<C, F, V, E>(
         &self,
         record: &CacheRecord,
-        found: &mut impl FnMut(RollError) -> Result<(), E>,
-    ) -> Result<(), E> {
+        checks: &mut Checks<C, F, V>,
+    ) -> Result<(), E>
+    where
+        C: FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        F: FnMut(Error) -> Result<(), E>,
+        V: FnMut(PhysAddr, &CacheRecord) -> Result<(), Error>,
+    {
         let mut pages = self.table_pages(record);
-        loop {
-            let (page, page_words, count) = match pages.try_next() {
-                Ok(Some(page)) => page,
-                Ok(None) => return Ok(()),
-                Err(error) => return found(error),
-            };
+        while let Some((page, page_words, count)) = checks.page(&mut pages)? {
             for (index, word) in (0_u32..).zip(page_words.iter().skip(HEADER).take(count)) {
-                let entry = store::load(word, Relaxed);
-                let slab = PhysAddr::new(entry);
-                let block = Block::new(slab.pfn(), record.order());
-                if !is_hole(entry) && block.is_none_or(|block| block.addr() != slab) {
-                    let fault = RollFault::Entry { found: entry };
-                    found(RollError { page, index, fault })?;
+                let found = store::load(word, Relaxed);
+                if is_hole(found) {
+                    continue;
+                }
+                let addr = PhysAddr::new(found);
+                let block = Block::new(addr.pfn(), record.order());
+                let sound = match block.filter(|block| block.addr() == addr) {
+                    None => {
+                        Err(RollError { page, index, fault: RollFault::Entry { found } }.into())
+                    }
+                    Some(block) => self.claim_slab(block, &mut checks.claim),
+                };
+                if let Err(error) = sound.and_then(|()| (checks.slab)(addr, record)) {
+                    (checks.found)(error)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Claims a slab that the roll names.
+    fn claim_slab(
+        &self,
+        block: Block,
+        mut claim: impl FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+    ) -> Result<(), Error> {
+        let fail = |fault| Error::Slab(SlabError { slab: block.addr(), fault });
+        if !self.source.is_memory(block.run()) {
+            return Err(fail(SlabFault::Misplaced));
+        }
+        claim(block, Kind::Slab).map_err(|error| match error {
+            heirloom_folio::Error::WrongKind { .. } => fail(SlabFault::Duplicate),
+            _ => fail(SlabFault::NotPreserved { block }),
+        })
+    }
+}
+
+/// What is done about each thing that a check comes upon.
+struct Checks<C, F, S> {
+    claim: C,
+    found: F,
+    slab: S,
+}
+
+impl<C, F, S, E> Checks<C, F, S>
+where
+    C: FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+    F: FnMut(Error) -> Result<(), E>,
+{
+    /// The next page of a chain, claimed; `None` after the last, or after one at fault.
+    fn page<'m>(&mut self, pages: &mut Chain<'m, impl Source<'m>>) -> Result<Option<Page<'m>>, E> {
+        let next = pages.try_next().and_then(|next| {
+            let Some((page, ..)) = next else { return Ok(None) };
+            let block = Block::containing(page.pfn(), Order::ZERO);
+            let twice = RollError { page, index: 0, fault: RollFault::Duplicate };
+            (self.claim)(block, Kind::Table).map(|()| next).map_err(|_| twice)
+        });
+        next.or_else(|error| (self.found)(error.into()).map(|()| None))
     }
 }
 
