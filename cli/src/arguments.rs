@@ -75,7 +75,7 @@ Exit status: 0 if nothing is wrong, 1 if something is, 2 if there is no handover
 Examples:
   heirloom check vmcore
   heirloom check vmcore --root 0x50f000 --json
-  heirloom check memory.raw --base 0x40000000 --scratch 0x48000000:32")]
+  heirloom check memory.raw --base 0x40000000 --scratch 0x48000000+32")]
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -191,7 +191,7 @@ pub(crate) struct Place {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) base: Option<PhysAddr>,
     /// The scratch list, where it is known: its address and its bytes
-    #[arg(long, value_name = "ADDR:BYTES", value_parser = list)]
+    #[arg(long, value_name = "ADDR+BYTES", value_parser = list)]
     pub(crate) scratch: Option<(PhysAddr, u64)>,
 }
 
@@ -215,8 +215,8 @@ fn address(text: &str) -> Result<PhysAddr, String> {
     number(text).map(PhysAddr::new)
 }
 
-/// `0x1000:32`.
+/// `0x1000+32`, as an entry has it.
 fn list(text: &str) -> Result<(PhysAddr, u64), String> {
-    let (addr, bytes) = text.split_once(':').ok_or("an address, a colon, and a length")?;
+    let (addr, bytes) = text.split_once('+').ok_or("an address, a plus, and a length")?;
     Ok((address(addr)?, number(bytes)?))
 }

@@ -144,7 +144,7 @@ mod tests {
             [Band::Row(0), Band::Row(64), Band::Alike(64 * 8, Use::Scratch), Band::Row(640)];
         assert_eq!(Bands::of(&parts, &[]).bands, expected);
         let marked = Bands::of(&parts, &[64 * 5]).bands;
-        let alike = |rows| Band::Alike(64 * rows, Use::Scratch);
+        let alike = |rows: u64| Band::Alike(64 * rows, Use::Scratch);
         assert_eq!(marked[2..5], [alike(3), Band::Row(64 * 5), alike(4)]);
         let short = Bands::of(&[part(0, 64 * 3, Use::Scratch)], &[]).bands;
         assert_eq!(short, [Band::Row(0), Band::Row(64), Band::Row(128)]);

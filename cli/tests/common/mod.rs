@@ -1,6 +1,9 @@
 //! What the tests of the command share.
+#![allow(dead_code, reason = "each test program needs a part of it")]
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::Value;
 
@@ -23,6 +26,13 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
+impl Ran {
+    /// Its output as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
 /// Runs the command.
 pub(crate) fn heirloom(arguments: &[&str]) -> Ran {
     let ran = Command::new(env!("CARGO_BIN_EXE_heirloom")).args(arguments).output().unwrap();
@@ -31,4 +41,111 @@ pub(crate) fn heirloom(arguments: &[&str]) -> Ran {
         out: String::from_utf8(ran.stdout).unwrap(),
         err: String::from_utf8(ran.stderr).unwrap(),
     }
+}
+
+/// A file of the test's own, removed with the value.
+#[derive(Debug)]
+pub(crate) struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A path where nothing is yet.
+    pub(crate) fn path() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
+    }
+
+    /// A file with these bytes.
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        let file = Self::path();
+        std::fs::write(&file.0, bytes).unwrap();
+        file
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    pub(crate) fn read(&self) -> Vec<u8> {
+        std::fs::read(&self.0).unwrap()
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.0.exists()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A segment of the fixture: where it is in the file, in memory, and how many bytes.
+pub(crate) type Segment = (usize, u64, usize);
+
+/// The fixture's bytes, to be changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Core(pub(crate) Vec<u8>);
+
+impl Core {
+    pub(crate) fn fixture() -> Self {
+        Self(std::fs::read(FIXTURE).unwrap())
+    }
+
+    fn u64_at(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.0[at..at + 8].try_into().unwrap())
+    }
+
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        let headers = usize::from(u16::from_le_bytes(self.0[56..58].try_into().unwrap()));
+        let header = |i: usize| 64 + i * 56;
+        let segment = |at: usize| {
+            (self.u64_at(at + 8) as usize, self.u64_at(at + 24), self.u64_at(at + 32) as usize)
+        };
+        (0..headers).map(|i| segment(header(i))).collect()
+    }
+
+    /// Where physical `addr` is in the file.
+    pub(crate) fn offset(&self, addr: u64) -> usize {
+        let found = self.segments().into_iter().find_map(|(offset, start, bytes)| {
+            let skip = addr.checked_sub(start).filter(|skip| *skip < bytes as u64)?;
+            Some(offset + skip as usize)
+        });
+        found.unwrap_or_else(|| panic!("{addr:#x} is not in the image"))
+    }
+
+    /// Writes bytes into memory.
+    pub(crate) fn put(&mut self, addr: u64, bytes: &[u8]) {
+        let at = self.offset(addr);
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The word at `addr`.
+    pub(crate) fn word(&self, addr: u64) -> u64 {
+        self.u64_at(self.offset(addr))
+    }
+
+    /// All its memory from `base` on, `bytes` bytes, with zeroes where it has none.
+    pub(crate) fn raw(&self, base: u64, bytes: usize) -> Vec<u8> {
+        let mut raw = vec![0; bytes];
+        for (offset, start, length) in self.segments() {
+            let at = (start - base) as usize;
+            raw[at..at + length].copy_from_slice(&self.0[offset..offset + length]);
+        }
+        raw
+    }
+
+    pub(crate) fn file(&self) -> Temporary {
+        Temporary::new(&self.0)
+    }
+}
+
+/// The reasons of a check's findings, which ended with what must be status 1.
+pub(crate) fn findings(arguments: &[&str]) -> Vec<String> {
+    let ran = heirloom(&[&["check", "--json"], arguments].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""), "{ran:?}");
+    let json = ran.json();
+    let reasons = json["findings"].as_array().unwrap().iter();
+    reasons.map(|found| found["reason"].as_str().unwrap().to_owned()).collect()
 }

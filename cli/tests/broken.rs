@@ -1,0 +1,224 @@
+//! Linux's handover, damaged: what is wrong is named, and nothing panics.
+
+mod common;
+
+use common::{Core, FIXTURE, Temporary, findings, heirloom};
+
+/// Addresses in the fixture.
+const ROOT: u64 = 0x50_f000;
+const MAP: u64 = 0x50_e000;
+const LUO: u64 = 0x70_a000;
+const MEMFD: u64 = 0x7b_5000;
+/// A stretch that holds all of the fixture's memory.
+const BASE: u64 = 0x50_0000;
+const BYTES: usize = 0x140_0000;
+
+fn found(core: &Core) -> Vec<String> {
+    let file = core.file();
+    findings(&[file.as_str()])
+}
+
+/// The first entry of a table that is one: its address, and what it is.
+fn entry(core: &Core, table: u64) -> (u64, u64) {
+    let entries = (table..table + 4096).step_by(8).map(|at| (at, core.word(at)));
+    entries.into_iter().find(|(_, entry)| *entry != 0).unwrap()
+}
+
+#[test]
+fn an_entry_that_leads_out_of_memory() {
+    let mut core = Core::fixture();
+    let (at, _) = entry(&core, MAP);
+    core.put(at, &0x4000_0000_u64.to_le_bytes());
+    let index = (at - MAP) / 8;
+    let expected =
+        format!("tree node 0x50e000, level 5, entry {index}: 0x40000000 is not in memory");
+    let found = found(&core);
+    assert_eq!(found[0], expected);
+    // The folios below it are no longer preserved, and what names them says so.
+    assert!(found.iter().any(|reason| reason.contains("is not preserved")), "{found:?}");
+    let file = core.file();
+    let ran = heirloom(&["inspect", file.as_str(), "--color", "never"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.contains(&expected), "{}", ran.out);
+    assert!(ran.out.contains("more: heirloom check"), "{}", ran.out);
+}
+
+#[test]
+fn a_cycle_and_a_shared_node() {
+    let mut core = Core::fixture();
+    let (at, below) = entry(&core, MAP);
+    core.put(below + 8 * 511, &MAP.to_le_bytes());
+    let cycle = found(&core);
+    let loops = |reason: &String| reason.contains("shares 0x50e000 with a node");
+    assert!(cycle.iter().any(loops), "{cycle:?}");
+    let mut core = Core::fixture();
+    core.put(at + 8, &below.to_le_bytes());
+    let shared = found(&core);
+    assert!(shared.iter().any(|reason| reason.contains("with a node")), "{shared:?}");
+}
+
+#[test]
+fn folios_that_overlap_are_counted() {
+    let mut core = Core::fixture();
+    // The leaf that has the order 1 at 0x58a000 gets the one before it, over the order 2 there.
+    let key = (1_u64 << 51) | (0x58_a000 >> 13);
+    let mut node = MAP;
+    for level in (1..6).rev() {
+        let index = key >> ((level - 1) * 9 + 15) & 511;
+        node = core.word(node + index * 8);
+    }
+    let leaf = core.offset(node);
+    let other = 0x58_6000_u64 >> 13;
+    core.0[leaf + (other / 8) as usize] |= 1 << (other % 8);
+    let file = core.file();
+    let ran = heirloom(&["inspect", file.as_str(), "--json"]).json();
+    assert_eq!(ran["overlaps"], 1);
+    assert_eq!(ran["folios"], 93);
+    let found = findings(&[file.as_str()]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("0x586000") && found[0].contains("two uses"), "{found:?}");
+}
+
+#[test]
+fn what_linux_registers_is_checked() {
+    let mut core = Core::fixture();
+    core.put(LUO, b"luo-v6\0\0");
+    assert_eq!(found(&core), ["LUO at 0x70a000, byte 0: version 6 is not known"]);
+    let mut core = Core::fixture();
+    core.put(0x58_4000, b"x");
+    let reasons = found(&core);
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert!(reasons[0].starts_with("kho_test at 0x58c000, byte 0: checksum"), "{reasons:?}");
+    // An opaque value is no address.
+    let mut core = Core::fixture();
+    let flbs = core.word(LUO + 24);
+    core.put(flbs + 16 + 48, &0x1234_u64.to_le_bytes());
+    let file = core.file();
+    assert_eq!(heirloom(&["check", file.as_str()]).code, 0);
+}
+
+#[test]
+fn a_memfd_that_is_not_whole_is_not_extracted() {
+    let mut core = Core::fixture();
+    let chunk = core.word(MEMFD + 32);
+    let list = core.word(chunk + 8);
+    core.put(list + 16 * 3, &(0x600 | 3_u64 << 52).to_le_bytes());
+    let file = core.file();
+    let expected = format!("memfd's folio at {:#x}, byte 0: ", list + 48);
+    let reasons = findings(&[file.as_str()]);
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert!(reasons[0].starts_with(&expected), "{reasons:?}");
+    let to = Temporary::path();
+    let ran = heirloom(&["extract", file.as_str(), "session-0", "0", "-o", to.as_str()]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains(&expected), "{}", ran.err);
+    assert!(!to.exists());
+    let ran = heirloom(&["extract", file.as_str(), "session-0", "1", "-o", to.as_str()]);
+    assert_eq!((ran.code, ran.err.as_str(), to.read().len()), (0, "", 65536));
+}
+
+#[test]
+fn several_roots_are_told_and_the_whole_one_is_taken() {
+    let core = Core::fixture();
+    let mut raw = core.raw(BASE, BYTES);
+    // A copy of the root page, before it, whose tree leads nowhere.
+    let at = (ROOT - BASE) as usize;
+    let mut copy = raw[at..at + 4096].to_vec();
+    let map = copy.windows(8).position(|bytes| bytes == MAP.to_le_bytes()).unwrap();
+    copy[map..map + 8].copy_from_slice(&0x60_0000_u64.to_le_bytes());
+    raw[0x1000..0x2000].copy_from_slice(&copy);
+    // And one that is no longer a root page, but was.
+    raw[0x3000..0x3028].copy_from_slice(&copy[..40]);
+    raw[0x3100..0x3106].copy_from_slice(b"kho-v4");
+    let file = Temporary::new(&raw);
+    let place = [file.as_str(), "--base", "0x500000"];
+    let ran = heirloom(&[&["inspect", "--json"], &place[..]].concat());
+    assert_eq!(ran.json()["fdt"], "0x50f000");
+    assert_eq!(ran.json()["roots"].as_array().unwrap().len(), 3);
+    let lines: Vec<_> = ran.err.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", ran.err);
+    assert!(lines[0].starts_with("3 roots"), "{}", ran.err);
+    assert!(lines[1].starts_with("  0x501000       not whole: "), "{}", ran.err);
+    assert!(lines[2].starts_with("  0x503000       not whole: root page"), "{}", ran.err);
+    assert_eq!(lines[3], "* 0x50f000       whole, 151 frames preserved");
+    // Whoever names one is believed.
+    let ran = heirloom(&[&["check", "--root", "0x501000"], &place[..]].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""));
+    let ran = heirloom(&[&["check", "--root", "0x700000"], &place[..]].concat());
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("root page at 0x700000"), "{}", ran.out);
+    let ran = heirloom(&[&["inspect", "--root", "0x700000"], &place[..]].concat());
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("no root page at 0x700000"), "{}", ran.err);
+}
+
+#[test]
+fn an_image_without_a_handover() {
+    let file = Temporary::new(&vec![0; 1 << 16]);
+    for command in ["inspect", "check"] {
+        let ran = heirloom(&[command, file.as_str(), "--base", "0"]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+        assert!(ran.err.contains("no handover in 16 frames"), "{}", ran.err);
+    }
+    let ran = heirloom(&["inspect", file.as_str()]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("--base"), "{}", ran.err);
+    assert_eq!(heirloom(&["inspect", "/nonexistent"]).code, 2);
+    assert_eq!(heirloom(&["inspect"]).code, 2);
+    assert_eq!(heirloom(&["inspect", FIXTURE, "--root", "0xzz"]).code, 2);
+}
+
+#[test]
+fn a_core_that_is_cut_off() {
+    let core = Core::fixture();
+    let file = Temporary::new(&core.0[..core.0.len() - 1]);
+    let ran = heirloom(&["inspect", file.as_str()]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("segment 13 at 0x17c3000"), "{}", ran.err);
+    assert!(ran.err.contains("it is cut off"), "{}", ran.err);
+}
+
+/// Numbers that look random and are the same in every run (`SplitMix64`).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) as usize % limit
+    }
+}
+
+#[test]
+fn damage_anywhere_is_found_or_harmless_and_never_a_panic() {
+    let good = Core::fixture();
+    // Pages with tables in them: a hit elsewhere is in some file's content.
+    let tables =
+        [ROOT, MAP, MAP + 0x2000, LUO, LUO + 0x1000, 0x71_4000, MEMFD, 0x58_c000, 0x51_6000];
+    let mut numbers = Numbers(4);
+    let (mut whole, mut broken) = (0, 0);
+    for round in 0..120 {
+        let mut core = good.clone();
+        for _ in 0..=numbers.below(3) {
+            let page = tables[numbers.below(tables.len())];
+            let at = core.offset(page) + numbers.below(if round % 2 == 0 { 400 } else { 4096 });
+            core.0[at] = numbers.below(256) as u8;
+        }
+        let file = core.file();
+        let map = Temporary::path();
+        let check = heirloom(&["check", file.as_str()]);
+        let inspect = heirloom(&["inspect", file.as_str(), "--map", map.as_str()]);
+        for ran in [&check, &inspect] {
+            assert!(!ran.err.contains("panicked"), "round {round}: {}", ran.err);
+        }
+        match check.code {
+            0 => whole += 1,
+            1 => broken += 1,
+            status => assert!(status == 2 && inspect.code == 2, "round {round}: {check:?}"),
+        }
+    }
+    // Both happen, so the damage is neither all nor nothing.
+    assert!(whole > 5 && broken > 40, "{whole} whole, {broken} broken");
+}

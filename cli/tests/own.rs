@@ -1,0 +1,232 @@
+//! A handover that heirloom wrote: caches, objects, an area, a seal. And what is said when a byte
+//! of it changed.
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
+mod common;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::{Temporary, findings, heirloom};
+use heirloom::Heirloom;
+use heirloom::folio::harness::Ram;
+use heirloom::folio::{Cpus, DirectMap, Folio, NodeId, Order, PAGE_SIZE, Pfn, Request, Run};
+use heirloom::restore::PreservedArea;
+use heirloom::slab::CacheSpec;
+
+const FRAMES: u64 = 1024;
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// What a kernel left.
+struct Left {
+    memory: Temporary,
+    base: String,
+    root: u64,
+    scratch: (u64, u64),
+    list: (u64, u64),
+    generation: u64,
+    /// A slab of `inodes`.
+    slab: u64,
+    bytes: Vec<u8>,
+}
+
+impl Left {
+    /// The arguments that name the image.
+    fn place(&self) -> [&str; 3] {
+        [self.memory.as_str(), "--base", &self.base]
+    }
+
+    /// The same memory with one byte turned over.
+    fn with_hit(&self, addr: u64) -> Temporary {
+        let mut bytes = self.bytes.clone();
+        bytes[(addr - self.start()) as usize] ^= 1;
+        Temporary::new(&bytes)
+    }
+
+    fn start(&self) -> u64 {
+        u64::from_str_radix(&self.base[2..], 16).unwrap()
+    }
+}
+
+/// A kernel boots, fills its memory, seals or does not, and is gone.
+fn leave(seal: bool) -> Left {
+    let ranges: [(Run, NodeId); 1] = Ram::frames(FRAMES);
+    let ram = Ram::over(&ranges);
+    let bytes = Heirloom::<&Ram>::scratch_bytes(&ranges, ram.count()) as u64;
+    let end = ranges[0].0.end().get();
+    let scratch = Run::new(Pfn::new(end - bytes / PAGE), bytes / PAGE).unwrap();
+    // SAFETY: the machine covers its range, and nothing else uses it.
+    let kernel = unsafe { Heirloom::boot(&ram, &ranges, &[scratch], "example 1.0") }.unwrap();
+
+    let inodes = kernel.slabs().cache(CacheSpec::new("inodes", 96).preserving(true)).unwrap();
+    let objects: Vec<_> = (0..100).map(|_| inodes.alloc_zeroed().unwrap()).collect();
+    assert_eq!(objects.len(), 100);
+    let dentries = kernel.slabs().cache(CacheSpec::new("dentries", 200)).unwrap();
+    for i in 0..10 {
+        let object = dentries.alloc_zeroed().unwrap();
+        if i % 2 == 0 {
+            kernel.preserve(object).unwrap();
+        }
+    }
+    let one = Order::new(1).unwrap();
+    let folios = [(); 3].map(|()| kernel.memory().folio(Request::new(one)).unwrap());
+    let area = folios.iter().map(Folio::block);
+    PreservedArea::preserve(kernel.memory(), area, one, false).unwrap().into_raw();
+    for folio in folios {
+        folio.into_raw();
+    }
+    kernel.publish("greeting", b"hello").unwrap();
+    if seal {
+        kernel.seal().unwrap();
+    }
+    let entry = kernel.entry();
+    let generation = kernel.generation();
+    drop(kernel);
+
+    let run = ranges[0].0;
+    let start = ram.ptr(run.addr()).cast::<std::sync::atomic::AtomicU8>();
+    // SAFETY: the machine's memory, all of it, and no kernel runs.
+    let memory = unsafe { std::slice::from_raw_parts(start.as_ptr(), run.bytes() as usize) };
+    let bytes: Vec<u8> = memory.iter().map(|byte| byte.load(Relaxed)).collect();
+    // A slab's header: the magic, and the cache's name in its shape.
+    let is_slab =
+        |page: &[u8]| page.starts_with(b"hl-slab1") && page[32..].starts_with(b"inodes\0");
+    let slab = bytes.chunks(PAGE_SIZE).position(is_slab).unwrap();
+    Left {
+        memory: Temporary::new(&bytes),
+        base: format!("{:#x}", run.addr().get()),
+        root: entry.root.get(),
+        scratch: (scratch.addr().get(), scratch.bytes()),
+        list: (entry.scratch.get(), entry.scratch_bytes),
+        generation,
+        slab: run.addr().get() + slab as u64 * PAGE,
+        bytes,
+    }
+}
+
+#[test]
+fn caches_objects_and_the_seal_are_shown() {
+    let left = leave(true);
+    let ran = heirloom(&[&["inspect", "--json"], &left.place()[..]].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let json = ran.json();
+    assert_eq!(json["fdt"], format!("{:#x}", left.root));
+    assert_eq!(json["image"]["frames"], FRAMES);
+    // The seal says where the scratch list is.
+    let (start, bytes) = left.scratch;
+    assert_eq!(
+        json["scratch"],
+        serde_json::json!([{ "start": format!("{start:#x}"), "bytes": bytes }])
+    );
+    let own = &json["subtrees"]["heirloom"];
+    assert_eq!(own["compatible"], "heirloom-v1");
+    assert_eq!(own["producer"], "example 1.0");
+    assert_eq!(own["generation"], left.generation);
+    assert_eq!(own["seal"]["entries"], own["seal"]["sound"]);
+    let cache = |name: &str| {
+        let caches = own["caches"].as_array().unwrap();
+        caches.iter().find(|cache| cache["name"] == name).unwrap_or_else(|| panic!("{caches:?}"))
+    };
+    let inodes = cache("inodes");
+    assert_eq!((&inodes["object_size"], &inodes["preserving"]), (&96.into(), &true.into()));
+    assert_eq!((&inodes["objects"], &inodes["broken_slabs"]), (&100.into(), &0.into()));
+    let dentries = cache("dentries");
+    assert_eq!((&dentries["objects"], &dentries["preserving"]), (&5.into(), &false.into()));
+    assert_eq!(json["subtrees"]["greeting"]["size"], 5);
+    assert!(json["orders"]["1"].as_u64().unwrap() >= 3);
+
+    let ran = heirloom(&[&["inspect"], &left.place()[..]].concat());
+    for line in ["heirloom-v1, generation 0, by example 1.0", "sealed, ", "100 objects in "] {
+        assert!(ran.out.contains(line), "{line}: {}", ran.out);
+    }
+    let ran = heirloom(&[&["check"], &left.place()[..]].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(
+        ran.out.starts_with("in order: ") && ran.out.contains(" tables as sealed"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn a_byte_that_changed_since_it_was_sealed_is_named() {
+    let left = leave(true);
+    let page = |addr: u64| format!("{addr:#x}");
+    // The producer's name, a slab's header, a published root.
+    let json = heirloom(&[&["inspect", "--json"], &left.place()[..]].concat()).json();
+    let phys = |name: &str| {
+        let text = json["subtrees"][name]["phys"].as_str().unwrap();
+        u64::from_str_radix(&text[2..], 16).unwrap()
+    };
+    for (hit, what) in [
+        (phys("heirloom") + 40, "heirloom header"),
+        (left.slab + 24, "slab"),
+        (phys("greeting"), "subtree page"),
+        (left.list.0 + 8 + 2, "scratch list"),
+    ] {
+        let file = left.with_hit(hit);
+        let found = findings(&[file.as_str(), "--base", &left.base]);
+        let named =
+            |reason: &String| reason.contains(what) && reason.contains(&page(hit / PAGE * PAGE));
+        assert!(found.iter().any(named), "{what}: {found:?}");
+    }
+    // A state byte is an object's own, and the seal does not cover it; one that is none is found.
+    let mut bytes = left.bytes.clone();
+    bytes[(left.slab - left.start()) as usize + 128] |= 7;
+    let file = Temporary::new(&bytes);
+    let found = findings(&[file.as_str(), "--base", &left.base]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains(&page(left.slab)), "{found:?}");
+    let ran = heirloom(&["inspect", file.as_str(), "--base", &left.base]);
+    assert!(ran.out.contains("1 not sound"), "{}", ran.out);
+    // What nothing covers is nobody's business: an object's content.
+    let file = left.with_hit(left.slab + PAGE - 1);
+    assert_eq!(heirloom(&["check", file.as_str(), "--base", &left.base]).code, 0);
+}
+
+#[test]
+fn scratch_that_is_not_sealed_can_be_named() {
+    let left = leave(false);
+    let check = |scratch: Option<&str>| {
+        let mut arguments = vec!["check"];
+        arguments.extend(left.place());
+        arguments.extend(scratch.into_iter().flat_map(|list| ["--scratch", list]));
+        heirloom(&arguments)
+    };
+    let ran = check(None);
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.ends_with("; scratch is not known\n"), "{}", ran.out);
+    let (list, bytes) = left.list;
+    let ran = check(Some(&format!("{list:#x}+{bytes:#x}")));
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.ends_with("subtrees\n"), "{}", ran.out);
+    // A list over what is preserved: here one that the test writes behind the real one.
+    let mut wrong = left.bytes.clone();
+    let at = (left.list.0 - left.start()) as usize + 512;
+    wrong[at..at + 8].copy_from_slice(&left.slab.to_ne_bytes());
+    wrong[at + 8..at + 16].copy_from_slice(&PAGE.to_ne_bytes());
+    let file = Temporary::new(&wrong);
+    let place = format!("{:#x}+16", left.list.0 + 512);
+    let found = findings(&[file.as_str(), "--base", &left.base, "--scratch", &place]);
+    assert!(found.iter().any(|reason| reason.contains("lies in scratch")), "{found:?}");
+}
+
+#[test]
+fn generations_differ_in_what_they_preserve() {
+    let (sealed, open) = (leave(true), leave(false));
+    let ran = heirloom(&[
+        "diff",
+        open.memory.as_str(),
+        sealed.memory.as_str(),
+        "--base-a",
+        &open.base,
+        "--base-b",
+        &sealed.base,
+        "--json",
+    ]);
+    assert_eq!(ran.code, 1);
+    let json = ran.json();
+    // The seal's own pages, and the seal.
+    assert_eq!(json["removed"], serde_json::json!([]));
+    assert!(!json["added"].as_array().unwrap().is_empty());
+    assert_eq!(json["changed"][0]["what"], "heirloom.seal");
+}
