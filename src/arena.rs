@@ -318,7 +318,7 @@ unsafe impl DirectMap for Arena {
     }
 }
 
-// SAFETY: `count`, `pinned` and `idle` are the host's; `home` is never changed.
+// SAFETY: `count`, `pinned`, `pinned_now` and `idle` are the host's; `home` is never changed.
 unsafe impl Cpus for Arena {
     #[inline]
     fn count(&self) -> usize {
@@ -328,6 +328,11 @@ unsafe impl Cpus for Arena {
     #[inline]
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         self.host.pinned(f)
+    }
+
+    #[inline]
+    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.host.pinned_now(f)
     }
 
     /// The node of the first range: threads move between processors, so none is nearer.

@@ -144,6 +144,11 @@ unsafe impl Cpus for Ram {
         self.cpus.pinned(f)
     }
 
+    #[inline]
+    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.cpus.pinned_now(f)
+    }
+
     fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
         self.cpus.idle(cpu, f)
     }

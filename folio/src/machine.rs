@@ -45,9 +45,10 @@ pub unsafe trait DirectMap {
 /// Which CPU this is, and how to stay on it.
 ///
 /// # Safety
-/// - [`pinned`](Cpus::pinned) runs its closure exactly once, on the calling thread. While it runs
-///   with `Some(cpu)`, no other closure of the same instance runs with the same `cpu`: not on
-///   another thread, not in an interrupt handler, not nested within the first.
+/// - [`pinned`](Cpus::pinned) and [`pinned_now`](Cpus::pinned_now) run their closure exactly once,
+///   on the calling thread. While it runs with `Some(cpu)`, no other closure of the same instance
+///   runs with the same `cpu`: not on another thread, not in an interrupt handler, not nested
+///   within the first.
 /// - What one closure wrote under a `cpu` is visible to the next one under the same `cpu`
 ///   (synchronises-with, as when a scheduler moves a task between processors).
 /// - `cpu.index() < self.count()`, and `count` never changes.
@@ -60,6 +61,14 @@ pub unsafe trait Cpus {
     /// (more threads than slots, or called from an interrupt that came in the middle); the
     /// caller then does without per-CPU state.
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R;
+
+    /// The same where it is a matter of a few instructions, and `None` also where it is not (a
+    /// thread's first call, say): for paths that are to stay short, whose callers turn to
+    /// [`pinned`](Cpus::pinned) then.
+    #[inline]
+    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.pinned(f)
+    }
 
     /// The node whose memory is nearest to `cpu`. It never changes.
     fn home(&self, cpu: CpuId) -> NodeId {
@@ -101,6 +110,10 @@ unsafe impl<T: Cpus> Cpus for &T {
 
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         (**self).pinned(f)
+    }
+
+    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        (**self).pinned_now(f)
     }
 
     fn home(&self, cpu: CpuId) -> NodeId {

@@ -9,7 +9,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 
-use crate::addr::{Block, Order, PAGE_SHIFT, Pfn, Run};
+use crate::addr::{Block, Order, PAGE_SHIFT, Pfn, PhysAddr, Run};
 use crate::columns::Columns;
 use crate::error::Error;
 use crate::kinds::{self, FrameState};
@@ -34,7 +34,8 @@ const DIRECTORY_ORDERS: usize = Order::MAX_FOLIO.index() + 1;
 pub(crate) struct Range {
     run: Run,
     kinds: NonNull<AtomicU8>,
-    /// Where the direct map has the first byte.
+    /// The address of the first byte, and where the direct map has it.
+    start: PhysAddr,
     base: NonNull<u8>,
     node: NodeId,
     columns: Columns,
@@ -126,7 +127,9 @@ impl Range {
         let directories = [own, theirs].map(|slots| Directory { slots, begin });
         let range = space.cast();
         // SAFETY: aligned, in bounds, ours.
-        unsafe { range.write(Self { run, kinds, base, node, columns, directories }) };
+        unsafe {
+            range.write(Self { run, kinds, start: run.addr(), base, node, columns, directories });
+        };
         range
     }
 
@@ -163,7 +166,7 @@ impl Range {
         // The map is linear in a range. For a pointer outside it this wraps or is too large, and
         // so is the head's place.
         let at = ptr.addr().get().wrapping_sub(self.base.addr().get()) as u64;
-        let offset = at.wrapping_add(self.run.start().addr().get()) & expected.mask;
+        let offset = at.wrapping_add(self.start.get()) & expected.mask;
         let head = at.wrapping_sub(offset);
         let byte = self.kinds().get((head >> PAGE_SHIFT) as usize)?.load(Relaxed);
         if byte != expected.plain && byte != expected.preserved {

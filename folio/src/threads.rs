@@ -3,7 +3,7 @@
 //! Picture a row of numbered slots, one row for the whole process. A thread takes the lowest free
 //! slot when it first needs one, keeps it while it lives, and gives it back when it ends; the
 //! slot's number is the CPU that the thread runs on. As a slot has one owner and an owner runs one
-//! thing at a time, entering it takes no atomic read-modify-write: a look at a mark of the
+//! thing at a time, entering it takes no atomic read-modify-write: a look at a word of the
 //! thread's own, and a store.
 //!
 //! ```text
@@ -88,11 +88,15 @@ impl Row {
 
 /// What a thread knows of itself. Only the thread and its signal handlers touch it; atomics,
 /// because a handler may come between any two instructions.
+///
+/// A closure runs under the slot while there is a slot and it is not ready.
 struct Own {
-    /// A closure runs under the slot, or the thread has ended.
-    busy: AtomicBool,
-    /// The slot that the thread owns, or [`NONE`]. Changes only while `busy`.
+    /// The slot that can be entered, or [`NONE`]: what every call looks at and nothing else.
+    ready: AtomicU32,
+    /// The slot that the thread owns, or [`NONE`]. Changes only while `moving`.
     slot: AtomicU32,
+    /// The slot is being exchanged, or the thread has ended.
+    moving: AtomicBool,
 }
 
 /// Gives the slot back when the thread ends.
@@ -100,7 +104,7 @@ struct AtExit;
 
 std::thread_local! {
     // No destructor, so that a look at it is a load and it can be asked until the very end.
-    static OWN: Own = const { Own { busy: AtomicBool::new(false), slot: AtomicU32::new(NONE) } };
+    static OWN: Own = const { Own::new() };
     static AT_EXIT: AtExit = const { AtExit };
 }
 
@@ -109,9 +113,9 @@ impl Drop for AtExit {
         OWN.with(|own| {
             // A thread that exits within a closure keeps its slot for good: what the closure left
             // half done is nobody else's to see.
-            if !own.busy.load(Relaxed) {
+            if !own.is_inside() {
                 // Never cleared again: from here on the thread has no slot and takes none.
-                own.mark();
+                own.start_moving();
                 let slot = own.slot.load(Relaxed);
                 if slot != NONE {
                     ROW.give_back(slot);
@@ -122,46 +126,70 @@ impl Drop for AtExit {
 }
 
 impl Own {
-    /// Sets `busy`, before anything that a handler must not see half done.
-    #[inline]
-    fn mark(&self) {
-        self.busy.store(true, Relaxed);
-        // A handler runs on this thread, so program order is all it needs. Pairs with the fence in
-        // `Entered::drop`.
-        compiler_fence(Acquire);
+    const fn new() -> Self {
+        let [ready, slot] = [const { AtomicU32::new(NONE) }; 2];
+        Self { ready, slot, moving: AtomicBool::new(false) }
     }
 
-    /// Enters the slot, if the thread has or gets one below `count` and is not in it already.
+    /// Enters the slot if it is ready and below `count`.
     #[inline]
     fn enter(&self, count: u32) -> Option<Entered<'_>> {
-        if self.busy.load(Relaxed) {
+        let slot = self.ready.load(Relaxed);
+        if slot >= count {
             return None;
         }
         // A handler between the look and the mark enters and leaves before we go on.
-        self.mark();
-        let mut entered = Entered { own: self, cpu: CpuId(self.slot.load(Relaxed)) };
-        if entered.cpu.0 >= count {
-            entered.cpu = move_below(count)?;
-        }
-        Some(entered)
+        self.ready.store(NONE, Relaxed);
+        // A handler runs on this thread, so program order is all it needs. Pairs with the fence in
+        // `Entered::drop`.
+        compiler_fence(Acquire);
+        Some(Entered { own: self, cpu: CpuId(slot) })
     }
-}
 
-/// Exchanges the calling thread's slot, or none, for a free one below `count`; it is marked `busy`.
-///
-/// A thread born when many lived thus comes down again when they have ended. (It looks its own
-/// state up once more: passed in, its address would be made on every way through `enter`.)
-#[cold]
-#[inline(never)]
-fn move_below(count: u32) -> Option<CpuId> {
-    // The first time registers the destructor. No slot without one.
-    AT_EXIT.try_with(|_| ()).ok()?;
-    let slot = ROW.take_below(count)?;
-    let before = OWN.with(|own| own.slot.swap(slot, Relaxed));
-    if before != NONE {
-        ROW.give_back(before);
+    /// Enters a slot below `count` that the thread gets for the one it has, or for none; unless it
+    /// is in its slot already.
+    ///
+    /// A thread born when many lived thus comes down again when they have ended.
+    #[cold]
+    #[inline(never)]
+    fn enter_another(&self, count: u32) -> Option<Entered<'_>> {
+        if self.is_inside() {
+            return None;
+        }
+        self.start_moving();
+        let entered = self.take_below(count);
+        if entered.is_none() {
+            self.ready.store(self.slot.load(Relaxed), Relaxed);
+        }
+        compiler_fence(Release);
+        self.moving.store(false, Relaxed);
+        entered
     }
-    Some(CpuId(slot))
+
+    fn take_below(&self, count: u32) -> Option<Entered<'_>> {
+        // The first time registers the destructor. No slot without one.
+        AT_EXIT.try_with(|_| ()).ok()?;
+        let slot = ROW.take_below(count)?;
+        let before = self.slot.swap(slot, Relaxed);
+        if before != NONE {
+            ROW.give_back(before);
+        }
+        Some(Entered { own: self, cpu: CpuId(slot) })
+    }
+
+    /// Whether a closure runs under the slot, or the slot is not to be had for good.
+    fn is_inside(&self) -> bool {
+        let entered = self.slot.load(Relaxed) != NONE && self.ready.load(Relaxed) == NONE;
+        entered || self.moving.load(Relaxed)
+    }
+
+    /// Keeps handlers out, before anything that they must not see half done.
+    fn start_moving(&self) {
+        self.moving.store(true, Relaxed);
+        self.ready.store(NONE, Relaxed);
+        // Program order is all a handler needs; pairs with the Release fence behind the move.
+        compiler_fence(Acquire);
+    }
 }
 
 /// The thread is in its slot as long as this lives.
@@ -173,9 +201,9 @@ struct Entered<'a> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Pairs with the fence in `Own::mark`.
+        // Pairs with the fence in `Own::enter`.
         compiler_fence(Release);
-        self.own.busy.store(false, Relaxed);
+        self.own.ready.store(self.cpu.0, Relaxed);
     }
 }
 
@@ -227,13 +255,13 @@ impl Default for ThreadSlots {
 
 // SAFETY:
 // - A slot's bit in the row is taken by one thread (or one call of `idle`) at a time, and a closure
-//   runs with `Some(cpu)` only on the thread that owns slot `cpu`, whose `busy` mark is set from
-//   before the closure until after it and turns away every nested call. `slot` changes only under
-//   the mark, so the number cannot change between the look at it and the closure's end.
+//   runs with `Some(cpu)` only on the thread that owns slot `cpu`, whose `ready` is `NONE` from
+//   before the closure until after it, which turns away every nested call. The slot changes only
+//   while no closure runs and none can begin, so it is the owner's until the closure's end.
 // - Successive closures of one owner are ordered by the thread; of different owners by the Release
 //   in `give_back` and the Acquire in `take`. All changes to a word of the row are
 //   read-modify-writes, so a later take synchronises with every earlier giving back.
-// - `enter` yields numbers below the count, which is never changed. `idle` owns the slot's bit.
+// - `enter` and `take_below` yield numbers below the count, which is never changed. `idle` owns the slot's bit.
 unsafe impl Cpus for ThreadSlots {
     fn count(&self) -> usize {
         self.count as usize
@@ -241,6 +269,14 @@ unsafe impl Cpus for ThreadSlots {
 
     #[inline]
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        OWN.with(|own| match own.enter(self.count).or_else(|| own.enter_another(self.count)) {
+            Some(entered) => f(Some(entered.cpu)),
+            None => f(None),
+        })
+    }
+
+    #[inline]
+    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         OWN.with(|own| match own.enter(self.count) {
             Some(entered) => f(Some(entered.cpu)),
             None => f(None),
@@ -324,6 +360,11 @@ unsafe impl<D> Cpus for Host<D> {
     #[inline]
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         self.slots.pinned(f)
+    }
+
+    #[inline]
+    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.slots.pinned_now(f)
     }
 
     fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {

@@ -72,20 +72,17 @@ impl<M: Machine> Memory<M> {
     /// assert_eq!(memory.within(inside, &Expected::new(Kind::Buffer, order)), None);
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
+    #[inline]
     pub fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
-        // Most frames are in the first range.
-        match self.ranges.first().and_then(|range| range.within(ptr, expected)) {
-            None => self.within_further(ptr, expected),
-            found => found,
-        }
+        self.ranges.iter().find_map(|range| range.within(ptr, expected))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn within_further(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
-        self.ranges.iter().skip(1).find_map(|range| range.within(ptr, expected))
+    /// The same in the range that was added first, where most frames are, and in no other: for
+    /// paths that are to stay short, whose callers turn to [`Memory::within`] then.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
+    pub fn within_first(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+        self.ranges.first()?.within(ptr, expected)
     }
 }
 
@@ -126,6 +123,8 @@ mod tests {
             let found = memory.within(ptr, &expected);
             assert_eq!(found.map(|w| map.phys(w.head).unwrap()), block.map(|b| b.addr()), "{addr}");
             assert!(found.is_none_or(|w| w.place() == ptr), "{addr}");
+            let first = found.filter(|_| at < 48 * PAGE_SIZE);
+            assert_eq!(memory.within_first(ptr, &expected), first, "{addr}");
             for (kind, order) in [(Kind::Buffer, 2), (Kind::Slab, 1), (Kind::Slab, 3)] {
                 let other = Expected::new(kind, Order::new(order).unwrap());
                 assert_eq!(memory.within(ptr, &other), None, "{addr}");

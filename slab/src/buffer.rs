@@ -31,13 +31,26 @@ impl<M: Machine> Slabs<M> {
     /// [`Error::BadLayout`]: no bytes, or an alignment above the largest folio's.
     /// [`Error::Folio`]: out of memory. [`Error::BadMap`]: the machine's map does not keep the
     /// alignment. [`Error::Overwritten`] as for [`Cache::alloc`].
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "three dozen instructions: a call costs a third")]
     pub fn alloc(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
-        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, like) };
-        let cache = self.class(class, like.preserving)?;
+        let cache = Class::of(layout).and_then(|class| self.existing_class(class, like.preserving));
+        let Some(cache) = cache else { return self.alloc_other(layout, like) };
         let buffer = cache.alloc()?;
         if like.zeroed {
             // SAFETY: the buffer is the caller's, of that many bytes, and nobody has seen it yet.
+            unsafe { buffer.write_bytes(0, layout.size()) };
+        }
+        Ok(buffer)
+    }
+
+    /// Allocates a large buffer, or the first of its class.
+    #[inline(never)]
+    fn alloc_other(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
+        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, like) };
+        let buffer = self.new_class(class, like.preserving)?.alloc()?;
+        if like.zeroed {
+            // SAFETY: as in `alloc`.
             unsafe { buffer.write_bytes(0, layout.size()) };
         }
         Ok(buffer)
@@ -51,8 +64,25 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Safety
     /// As for [`Cache::free`].
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "five dozen instructions: a call costs a fifth")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        if let Some((found, control)) = self.base_slab_around(ptr)
+            // SAFETY: the slab is of that cache; the rest is the caller's promise.
+            && unsafe { Cache { slabs: self, control }.try_free(found) }
+        {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; nothing was freed.
+        unsafe { self.free_other(ptr) }
+    }
+
+    /// Frees a large buffer, or an object of a larger slab; or finds out why not.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[inline(never)]
+    unsafe fn free_other(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         if addr.is_page_aligned()
@@ -61,27 +91,10 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: the caller's promise.
             return unsafe { self.free_large(addr.pfn(), preserved) };
         }
-        if let Some((found, control)) = self.slab_around(ptr)
+        if let Some((found, control)) = self.slab_around(ptr) {
+            let cache = Cache { slabs: self, control };
             // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            && unsafe { Cache { slabs: self, control }.try_free_in(found) }
-        {
-            return Ok(());
-        }
-        // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_other(ptr, addr) }
-    }
-
-    /// Frees a small buffer with more checks, or finds out why not. No large one starts at `addr`,
-    /// where `ptr` leads to.
-    ///
-    /// # Safety
-    /// As for [`Cache::free`].
-    #[cold]
-    unsafe fn free_other(&self, ptr: NonNull<u8>, addr: PhysAddr) -> Result<(), Error> {
-        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-        if let Some(spot) = self.spot_at(addr)? {
-            // SAFETY: the caller's promise.
-            return unsafe { Cache { slabs: self, control: spot.control }.free_checked(ptr) };
+            return unsafe { if cache.try_free(found) { Ok(()) } else { cache.free_checked(ptr) } };
         }
         match (self.memory().holder(addr.pfn()), self.memory().state(addr.pfn())) {
             (Some((run, Kind::Buffer, _)), _) => {

@@ -101,9 +101,15 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// [`Error::Folio`]: out of memory. [`Error::BadMap`]: the machine's map does not keep the
     /// alignment. [`Error::Overwritten`], with the feature `debug`: the next free object was
     /// written to; it is out of use now, and the call can be repeated.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
-        match self.pop() {
+        let control = self.control;
+        let popped = self.slabs.memory().machine().pinned_now(|cpu| {
+            // SAFETY: pinned to a CPU of the machine; its slot is used within.
+            cpu.and_then(|cpu| unsafe { control.slot(cpu).pop() })
+        });
+        match popped {
             Some(round) if !debug::ENABLED => Ok(hand_out(round)),
             popped => self.alloc_checked(popped),
         }
@@ -138,46 +144,45 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// - The caller owns the object: nothing will read or write it through an older pointer, and
     ///   no other call frees or preserves it at the same time.
     /// - If the cache has a constructor, the object is as constructed.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        // SAFETY: the caller's promise.
-        if unsafe { self.try_free(ptr) } {
+        if let Some(found) = self.slabs.memory().within_first(ptr, &self.control.slab)
+            // SAFETY: a slab starts there: one of this instance, or one that it inherited and has
+            // not adopted. The latter's owner word names none of our caches, or, if forged, one
+            // whose slabs are as large: then what follows stays within it.
+            && unsafe { Slab::owner_at(found.head) } == self.control.owner
+            // SAFETY: the slab is of this cache; the rest is the caller's promise.
+            && unsafe { self.try_free(found) }
+        {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
         unsafe { self.free_checked(ptr) }
     }
 
-    /// Frees an object if nothing speaks against it: whether it did.
+    /// Frees an object in a slab of this cache if nothing speaks against it: whether it did.
     ///
     /// # Safety
     /// As for [`Cache::free`].
-    #[inline]
-    unsafe fn try_free(&self, ptr: NonNull<u8>) -> bool {
-        let Some(found) = self.slabs.memory().within(ptr, &self.control.slab) else { return false };
-        // SAFETY: a slab starts there: one of this instance, or one that it inherited and has not
-        // adopted. The latter's owner word names none of our caches, or, if forged, one whose
-        // slabs are as large: then what follows stays within it.
-        let owner = unsafe { Slab::owner_at(found.head) };
-        // SAFETY: the slab is of this cache; the rest is the caller's promise.
-        owner == self.control.owner && unsafe { self.try_free_in(found) }
-    }
-
-    /// The same for an object in a slab of this cache.
-    ///
-    /// # Safety
-    /// As for [`Cache::free`].
-    #[inline]
-    pub(crate) unsafe fn try_free_in(&self, found: Within) -> bool {
-        let Some(index) = self.control.geometry.index(found.offset) else { return false };
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
+    pub(crate) unsafe fn try_free(&self, found: Within) -> bool {
+        let control = self.control;
+        let Some(index) = control.geometry.index(found.offset) else { return false };
         // SAFETY: an object of the slab, by its geometry.
         let byte = unsafe { Slab::state_at(found.head, index) };
-        let state = State(byte.load(Relaxed));
-        if debug::ENABLED || !state.is(ObjectState::Live) {
-            return false;
+        let freed = State(byte.load(Relaxed)).freed().filter(|_| !debug::ENABLED);
+        let Some(freed) = freed else { return false };
+        byte.store(freed.0, Relaxed);
+        let round = Round { object: found.place(), state: NonNull::from(byte) };
+        let pushed = self.slabs.memory().machine().pinned_now(|cpu| {
+            // SAFETY: pinned to a CPU of the machine; its slot is used within.
+            cpu.is_some_and(|cpu| unsafe { control.slot(cpu).push(round) })
+        });
+        if !pushed {
+            self.give_slow(round);
         }
-        byte.store(state.to(ObjectState::Free).0, Relaxed);
-        self.give(Round { object: found.place(), state: NonNull::from(byte) });
         true
     }
 
@@ -195,7 +200,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         }
         // SAFETY: the caller owns the object.
         unsafe { debug::check_free(&spot, state) }?;
-        self.give(spot.slab.round(&self.control.geometry, spot.index));
+        self.give_slow(spot.slab.round(&self.control.geometry, spot.index));
         Ok(())
     }
 
@@ -227,17 +232,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         Err(Error::WrongCache { addr: spot.addr(), expected, found })
     }
 
-    /// A free object from this CPU's loaded magazine.
-    #[inline]
-    fn pop(&self) -> Option<Round> {
-        let control = self.control;
-        self.slabs.memory().machine().pinned(|cpu| {
-            // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.and_then(|cpu| unsafe { control.slot(cpu).pop() })
-        })
-    }
-
-    /// Allocates when no magazine is loaded that has an object, or checks the one it had.
+    /// Allocates when no object was to be had at once, or checks the one that was.
     #[cold]
     #[inline(never)]
     fn alloc_checked(&self, popped: Option<Round>) -> Result<NonNull<u8>, Error> {
@@ -249,19 +244,6 @@ impl<'s, M: Machine> Cache<'s, M> {
             debug::check_alloc(&self.spot(round.object)?)?;
         }
         Ok(hand_out(round))
-    }
-
-    /// Gives a free object to this CPU's magazine.
-    #[inline]
-    fn give(&self, round: Round) {
-        let control = self.control;
-        let pushed = self.slabs.memory().machine().pinned(|cpu| {
-            // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.is_some_and(|cpu| unsafe { control.slot(cpu).push(round) })
-        });
-        if !pushed {
-            self.give_slow(round);
-        }
     }
 }
 

@@ -32,6 +32,20 @@ const EVEN_SHIFT: u32 = 7;
 /// Classes in all: four to a doubling, without the one of a whole page.
 const COUNT: usize = EVEN + 4 * (PAGE_SHIFT - EVEN_SHIFT) as usize - 1;
 
+/// Bytes of the largest class.
+const LARGEST: usize = Class(COUNT - 1).bytes();
+
+/// The class of each size, by multiples of eight bytes.
+static FITTING: [u8; LARGEST / 8] = {
+    let mut table = [0; LARGEST / 8];
+    let mut i = 0;
+    while i < table.len() {
+        table[i] = Class::fitting((i + 1) * 8).0 as u8;
+        i += 1;
+    }
+    table
+};
+
 /// A size class.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Class(usize);
@@ -40,18 +54,26 @@ impl Class {
     /// The smallest class for a buffer; `None`: it is large (or empty).
     #[inline]
     pub(crate) const fn of(layout: Layout) -> Option<Self> {
-        let (size, align) = (layout.size(), layout.align());
-        if size == 0 || size > Self(COUNT - 1).bytes() {
+        // The last byte of what is a multiple of the alignment; of no bytes it is far beyond.
+        let last = layout.size().wrapping_sub(1) | (layout.align() - 1);
+        if last >= LARGEST {
             return None;
         }
-        let mut class = Self::fitting(size);
-        while class.bytes() & (align - 1) != 0 {
-            class.0 += 1;
-            if class.0 == COUNT {
-                return None;
+        let class = Self(FITTING[last / 8] as usize);
+        // From 16 bytes on every class is a multiple of 16.
+        if layout.align() <= 16 { Some(class) } else { class.aligned(layout.align()) }
+    }
+
+    /// The smallest class from this one on that is a multiple of `align`.
+    const fn aligned(self, align: usize) -> Option<Self> {
+        let mut class = self;
+        while class.0 < COUNT {
+            if class.bytes() & (align - 1) == 0 {
+                return Some(class);
             }
+            class.0 += 1;
         }
-        Some(class)
+        None
     }
 
     /// The smallest class of at least `size` bytes, 1 up to less than a page.
@@ -132,25 +154,18 @@ impl<M: Machine> Classes<M> {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// The cache of a class.
+    /// The cache of a class, if it was ever needed.
     #[inline]
-    pub(crate) fn class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
-        match self.existing_class(class, preserving) {
-            Some(cache) => Ok(cache),
-            None => self.new_class(class, preserving),
-        }
-    }
-
-    #[inline]
-    fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
+    pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
         // Acquire pairs with the Release in `know`: the control block is written.
         let control = self.classes.slot(class, preserving)?.load(Acquire);
         // SAFETY: null, or a control block of this instance, which stays as long as it.
         unsafe { control.as_ref() }.map(|control| Cache { slabs: self, control })
     }
 
+    /// The cache of a class that may not have one yet.
     #[cold]
-    fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
+    pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
         let cache = self.cache(class.spec(preserving))?;
         self.know(class, preserving, cache);
         Ok(cache)

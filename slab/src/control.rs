@@ -39,8 +39,6 @@ pub(crate) struct Control<M: Machine> {
     slots: NonNull<CachePadded<Slot>>,
     /// What the page allocator says of its slabs.
     pub(crate) slab: Expected,
-    /// Objects in a magazine.
-    pub(crate) capacity: usize,
     pub(crate) name: Name,
     pub(crate) spec: CacheSpec,
     pub(crate) shape: Shape,
@@ -88,7 +86,6 @@ impl<M: Machine> Control<M> {
                 owner,
                 slots,
                 slab: Expected::new(Kind::Slab, geometry.order),
-                capacity,
                 name,
                 spec,
                 shape: Shape::new(name, &geometry, spec.preserving, spec.layout()),

@@ -1,19 +1,23 @@
 //! Magazines: what makes the common path touch nothing shared (Bonwick and Adams 2001).
 //!
-//! Each CPU has, for each cache, two stacks of free objects, called magazines. It
-//! allocates from and frees to the loaded one, and exchanges it with the previous one when it runs
-//! empty or full; only when both are does it turn to the cache's depot. So a CPU does at least a
-//! magazine's worth of allocations between two visits to anything shared.
+//! Each CPU has, for each cache, two stacks of free objects, called magazines. It allocates from
+//! the one and frees to the other, and exchanges the two when the first runs empty or the second
+//! full; only when that does not help does it turn to the cache's depot.
 //!
 //! ```text
-//! Slot of a CPU:   loaded ──> |#######    |     previous ──> |###########| or |           |
+//! Slot of a CPU:   taken from ──> |#######    |     given to ──> |####       |
 //! ```
+//!
+//! With one stack for both, an allocation would return what was freed just before it. That object
+//! may still be in the nearest cache, but then each step waits for the one before it: the count
+//! and the state byte are read as soon as they were written, twice a pair. Two stacks keep these
+//! apart by a magazine's worth of objects, which come to no more than 64 KiB.
 //!
 //! A slot is touched inside [`Cpus::pinned`](heirloom_folio::Cpus::pinned) alone, for moments: a
 //! magazine is filled and emptied by whoever detached it.
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering::Relaxed};
 
 /// Objects in the largest magazine.
 pub(crate) const MOST: usize = 128;
@@ -58,13 +62,17 @@ impl Chamber {
         self.state.store(round.state.as_ptr(), Relaxed);
     }
 
-    /// The round that was put here; `None` if none ever was.
+    /// The round that was put here.
+    ///
+    /// # Safety
+    /// One was, since the chamber was new or a link.
     #[inline]
-    fn get(&self) -> Option<Round> {
-        let object = NonNull::new(self.object.load(Relaxed))?;
-        let state = self.state.load(Relaxed);
-        // SAFETY: `put` stores both, of which the object's is not null.
-        Some(Round { object, state: unsafe { NonNull::new_unchecked(state) } })
+    unsafe fn get(&self) -> Round {
+        let (object, state) = (self.object.load(Relaxed), self.state.load(Relaxed));
+        // SAFETY: `put` stored both.
+        unsafe {
+            Round { object: NonNull::new_unchecked(object), state: NonNull::new_unchecked(state) }
+        }
     }
 
     /// The link of an empty magazine that is put aside.
@@ -128,8 +136,8 @@ impl Magazine {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Round> {
         self.count = self.count.checked_sub(1)?;
-        // SAFETY: `count` is below the capacity that `new` was promised.
-        unsafe { self.chambers.add(self.count).as_ref() }.get()
+        // SAFETY: `count` is below the capacity that `new` was promised, and was above.
+        Some(unsafe { self.chambers.add(self.count).as_ref().get() })
     }
 
     /// The chambers, for an empty magazine that is put aside.
@@ -143,92 +151,163 @@ impl Magazine {
 /// All fields are atomics, loaded and stored plainly: the CPU's own closures exclude each other,
 /// and others read the counts for statistics.
 pub(crate) struct Slot {
-    loaded: AtomicPtr<Chamber>,
-    count: AtomicUsize,
-    /// The capacity of the loaded magazine; 0 if none is.
-    capacity: AtomicUsize,
-    previous: AtomicPtr<Chamber>,
-    previous_count: AtomicUsize,
+    taken: Stack,
+    given: Stack,
+}
+
+/// A magazine in its slot, or none: then all three are null.
+struct Stack {
+    /// The chamber that the next object goes to.
+    top: AtomicPtr<Chamber>,
+    floor: AtomicPtr<Chamber>,
+    /// Behind the last chamber.
+    end: AtomicPtr<Chamber>,
+}
+
+impl Stack {
+    const fn new() -> Self {
+        let [top, floor, end] = [const { AtomicPtr::new(null_mut()) }; 3];
+        Self { top, floor, end }
+    }
+
+    fn is_none(&self) -> bool {
+        self.floor.load(Relaxed).is_null()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// Objects in it; anything up to the capacity where another CPU changes it meanwhile.
+    fn count(&self) -> usize {
+        let [top, floor, end] = [&self.top, &self.floor, &self.end].map(|at| at.load(Relaxed));
+        let up_to =
+            |at: *mut Chamber| at.addr().saturating_sub(floor.addr()) / size_of::<Chamber>();
+        up_to(top).min(up_to(end))
+    }
+
+    /// Takes an object out.
+    ///
+    /// # Safety
+    /// Nothing else changes the stack meanwhile.
+    #[inline]
+    unsafe fn pop(&self) -> Option<Round> {
+        let top = self.top.load(Relaxed);
+        if top == self.floor.load(Relaxed) {
+            return None;
+        }
+        // SAFETY: above the floor, so the chamber below is one of the magazine's.
+        let chamber = unsafe { top.sub(1) };
+        self.top.store(chamber, Relaxed);
+        // SAFETY: it holds a round, being below the top.
+        Some(unsafe { (*chamber).get() })
+    }
+
+    /// Puts an object in: whether there was room.
+    ///
+    /// # Safety
+    /// As for [`Stack::pop`].
+    #[inline]
+    unsafe fn push(&self, round: Round) -> bool {
+        let top = self.top.load(Relaxed);
+        if top == self.end.load(Relaxed) {
+            return false;
+        }
+        // SAFETY: below the end, so it is one of the magazine's chambers.
+        unsafe {
+            (*top).put(round);
+            self.top.store(top.add(1), Relaxed);
+        }
+        true
+    }
+
+    /// Takes the magazine out.
+    fn detach(&self) -> Option<Magazine> {
+        let floor = NonNull::new(self.floor.load(Relaxed))?;
+        let capacity = self.end.load(Relaxed).addr() - floor.addr().get();
+        let magazine = Magazine {
+            chambers: floor,
+            count: self.count(),
+            capacity: capacity / size_of::<Chamber>(),
+        };
+        for at in [&self.top, &self.floor, &self.end] {
+            at.store(null_mut(), Relaxed);
+        }
+        Some(magazine)
+    }
+
+    /// Puts a magazine where there is none.
+    fn attach(&self, magazine: &Magazine) {
+        debug_assert!(self.is_none());
+        let floor = magazine.chambers.as_ptr();
+        // SAFETY: both are within the chambers, or just behind them.
+        let (top, end) = unsafe { (floor.add(magazine.count), floor.add(magazine.capacity)) };
+        self.floor.store(floor, Relaxed);
+        self.end.store(end, Relaxed);
+        self.top.store(top, Relaxed);
+    }
 }
 
 impl Slot {
     pub(crate) const fn new() -> Self {
-        Self {
-            loaded: AtomicPtr::new(null_mut()),
-            count: AtomicUsize::new(0),
-            capacity: AtomicUsize::new(0),
-            previous: AtomicPtr::new(null_mut()),
-            previous_count: AtomicUsize::new(0),
-        }
+        Self { taken: Stack::new(), given: Stack::new() }
     }
 
     /// Objects in the two magazines; exact while the CPU does nothing.
     pub(crate) fn cached(&self) -> usize {
-        self.count.load(Relaxed) + self.previous_count.load(Relaxed)
+        self.taken.count() + self.given.count()
     }
 
-    /// Takes an object from the loaded magazine.
+    /// Takes an object from the magazine that is taken from.
     ///
     /// # Safety
     /// Runs inside `pinned` or `idle` for this slot's CPU.
     #[inline]
     pub(crate) unsafe fn pop(&self) -> Option<Round> {
-        let top = self.count.load(Relaxed).checked_sub(1)?;
-        self.count.store(top, Relaxed);
-        // SAFETY: a loaded magazine has a chamber for all it counts.
-        unsafe { &*self.loaded.load(Relaxed).add(top) }.get()
+        // SAFETY: the slot is the CPU's own.
+        unsafe { self.taken.pop() }
     }
 
-    /// Adds an object to the loaded magazine: whether there was room.
+    /// Adds an object to the magazine that is given to: whether there was room.
     ///
     /// # Safety
     /// As for [`Slot::pop`].
     #[inline]
     pub(crate) unsafe fn push(&self, round: Round) -> bool {
-        let count = self.count.load(Relaxed);
-        if count >= self.capacity.load(Relaxed) {
-            return false;
-        }
-        // SAFETY: `count` is below the capacity of the loaded magazine.
-        unsafe { &*self.loaded.load(Relaxed).add(count) }.put(round);
-        self.count.store(count + 1, Relaxed);
-        true
+        // SAFETY: the slot is the CPU's own.
+        unsafe { self.given.push(round) }
     }
 
-    /// After `pop` found nothing: an object from the previous magazine, or an empty magazine to
-    /// fill, if there is one.
+    /// An object from either magazine, or an empty magazine to fill, if there is one.
     ///
     /// # Safety
     /// As for [`Slot::pop`].
-    pub(crate) unsafe fn pop_or_detach(&self, capacity: usize) -> Popped {
-        if self.previous_count.load(Relaxed) > 0 {
-            self.exchange(capacity);
-            // SAFETY: the same contract.
-            if let Some(round) = unsafe { self.pop() } {
-                return Popped::Object(round);
-            }
+    pub(crate) unsafe fn pop_or_detach(&self) -> Popped {
+        if self.taken.is_empty() {
+            self.exchange();
         }
-        let empty = self.detach_previous(capacity).or_else(|| self.detach_loaded(capacity));
-        Popped::Nothing(empty)
+        // SAFETY: the same contract.
+        match unsafe { self.pop() } {
+            Some(round) => Popped::Object(round),
+            None => Popped::Nothing(self.taken.detach().or_else(|| self.given.detach())),
+        }
     }
 
-    /// After `push` found no room: whether the object went to the previous magazine. If not, both
-    /// were full (or missing): the one returned, if any, is to be emptied, and nothing is loaded.
+    /// Puts an object into either magazine if there is room. If not, the one returned, if any, is
+    /// to be emptied.
     ///
     /// # Safety
     /// As for [`Slot::pop`].
-    pub(crate) unsafe fn push_or_detach(&self, round: Round, capacity: usize) -> Pushed {
-        if !self.previous.load(Relaxed).is_null() && self.previous_count.load(Relaxed) < capacity {
-            self.exchange(capacity);
-            // SAFETY: the same contract.
-            if unsafe { self.push(round) } {
-                return Pushed::Done;
-            }
+    pub(crate) unsafe fn push_or_detach(&self, round: Round) -> Pushed {
+        // SAFETY: the same contract.
+        if unsafe { self.push(round) } {
+            return Pushed::Done;
         }
-        let full = self.detach_previous(capacity);
-        // What was loaded becomes the previous one; nothing is loaded now.
-        self.exchange(capacity);
-        Pushed::Full(full)
+        if self.taken.is_empty() {
+            self.exchange();
+        }
+        // SAFETY: the same contract.
+        if unsafe { self.push(round) } { Pushed::Done } else { Pushed::Full(self.given.detach()) }
     }
 
     /// Puts a magazine in. Returns the one that had to make way, if any.
@@ -236,20 +315,17 @@ impl Slot {
     /// # Safety
     /// As for [`Slot::pop`].
     pub(crate) unsafe fn install(&self, magazine: Magazine) -> Option<Magazine> {
-        let capacity = magazine.capacity;
-        if self.count.load(Relaxed) == 0 || self.loaded.load(Relaxed).is_null() {
-            let old = self.detach_loaded(capacity);
-            self.load(&magazine);
+        if self.taken.is_empty() {
+            let old = self.taken.detach();
+            self.taken.attach(&magazine);
             match old {
-                Some(old) if self.previous.load(Relaxed).is_null() => {
-                    self.set_previous(&old);
-                    None
-                }
-                old => old,
+                Some(old) if self.given.is_none() => self.given.attach(&old),
+                old => return old,
             }
-        } else if self.previous_count.load(Relaxed) == 0 {
-            let old = self.detach_previous(capacity);
-            self.set_previous(&magazine);
+            None
+        } else if self.given.is_empty() {
+            let old = self.given.detach();
+            self.given.attach(&magazine);
             old
         } else {
             Some(magazine)
@@ -260,46 +336,18 @@ impl Slot {
     ///
     /// # Safety
     /// As for [`Slot::pop`].
-    pub(crate) unsafe fn detach(&self, capacity: usize) -> [Option<Magazine>; 2] {
-        [self.detach_loaded(capacity), self.detach_previous(capacity)]
+    pub(crate) unsafe fn detach(&self) -> [Option<Magazine>; 2] {
+        [self.taken.detach(), self.given.detach()]
     }
 
-    fn exchange(&self, capacity: usize) {
-        let (loaded, previous) = (self.detach_loaded(capacity), self.detach_previous(capacity));
-        if let Some(magazine) = previous {
-            self.load(&magazine);
+    fn exchange(&self) {
+        let (taken, given) = (self.taken.detach(), self.given.detach());
+        if let Some(magazine) = given {
+            self.taken.attach(&magazine);
         }
-        if let Some(magazine) = loaded {
-            self.set_previous(&magazine);
+        if let Some(magazine) = taken {
+            self.given.attach(&magazine);
         }
-    }
-
-    fn load(&self, magazine: &Magazine) {
-        self.loaded.store(magazine.chambers.as_ptr(), Relaxed);
-        self.count.store(magazine.count, Relaxed);
-        self.capacity.store(magazine.capacity, Relaxed);
-    }
-
-    fn set_previous(&self, magazine: &Magazine) {
-        self.previous.store(magazine.chambers.as_ptr(), Relaxed);
-        self.previous_count.store(magazine.count, Relaxed);
-    }
-
-    fn detach_loaded(&self, capacity: usize) -> Option<Magazine> {
-        let chambers = NonNull::new(self.loaded.load(Relaxed))?;
-        let count = self.count.load(Relaxed);
-        self.loaded.store(null_mut(), Relaxed);
-        self.count.store(0, Relaxed);
-        self.capacity.store(0, Relaxed);
-        Some(Magazine { chambers, count, capacity })
-    }
-
-    fn detach_previous(&self, capacity: usize) -> Option<Magazine> {
-        let chambers = NonNull::new(self.previous.load(Relaxed))?;
-        let count = self.previous_count.load(Relaxed);
-        self.previous.store(null_mut(), Relaxed);
-        self.previous_count.store(0, Relaxed);
-        Some(Magazine { chambers, count, capacity })
     }
 }
 
@@ -365,26 +413,23 @@ mod tests {
         unsafe {
             assert!(slot.pop().is_none());
             assert!(!slot.push(o.at(1)));
-            assert!(matches!(slot.pop_or_detach(CAPACITY), Popped::Nothing(None)));
+            assert!(matches!(slot.pop_or_detach(), Popped::Nothing(None)));
             assert!(slot.install(o.magazine(10, 4)).is_none());
             assert!(slot.install(o.magazine(0, 0)).is_none());
             // Full and empty: four frees and eight allocations from here.
             for n in 20..24 {
                 let round = o.at(n);
-                let pushed = slot.push(round)
-                    || matches!(slot.push_or_detach(round, CAPACITY), Pushed::Done);
+                let pushed = slot.push(round) || matches!(slot.push_or_detach(round), Pushed::Done);
                 assert!(pushed);
             }
             assert_eq!(slot.cached(), 8);
-            let Pushed::Full(full) = slot.push_or_detach(o.at(9), CAPACITY) else {
-                panic!("both are full")
-            };
+            let Pushed::Full(full) = slot.push_or_detach(o.at(9)) else { panic!("both are full") };
             assert!(full.unwrap().is_full());
             assert_eq!(slot.cached(), 4);
-            // The rest is in the previous one; an empty one comes in front.
+            // The rest is in the one that is taken from; an empty one comes beside it.
             assert!(slot.install(o.magazine(0, 0)).is_none());
             let mut seen = Vec::new();
-            while let Some(round) = slot.pop().or_else(|| match slot.pop_or_detach(CAPACITY) {
+            while let Some(round) = slot.pop().or_else(|| match slot.pop_or_detach() {
                 Popped::Object(round) => Some(round),
                 Popped::Nothing(_) => None,
             }) {
@@ -403,9 +448,9 @@ mod tests {
             assert!(slot.install(o.magazine(0, 4)).is_none());
             assert!(slot.install(o.magazine(4, 4)).is_none());
             assert_eq!(slot.install(o.magazine(8, 4)).unwrap().count(), 4);
-            let [loaded, previous] = slot.detach(CAPACITY);
-            assert_eq!(loaded.unwrap().pop(), Some(o.at(3)));
-            assert_eq!(previous.unwrap().pop(), Some(o.at(7)));
+            let [taken, given] = slot.detach();
+            assert_eq!(taken.unwrap().pop(), Some(o.at(3)));
+            assert_eq!(given.unwrap().pop(), Some(o.at(7)));
             assert_eq!(slot.cached(), 0);
         }
     }

@@ -187,19 +187,18 @@ impl<M: Machine> Slabs<M> {
         debug_assert!(done.is_ok(), "a slab in the roll is preserved: {done:?}");
     }
 
-    /// The place in a slab that a pointer leads to, and the slab's cache.
+    /// The place in a slab of the smallest order that a pointer leads to, and the slab's cache: of
+    /// the memory's first range alone, for the path that most frees take.
     #[inline]
-    pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
         const BASE: Expected = Expected::new(Kind::Slab, BASE_ORDER);
-        match self.memory().within(ptr, &BASE) {
-            Some(found) => Some((found, self.owner_of_slab(found.head, BASE_ORDER)?)),
-            None => self.larger_slab_around(ptr),
-        }
+        let found = self.memory().within_first(ptr, &BASE)?;
+        Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
     }
 
-    #[inline(never)]
-    fn larger_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
-        let orders = self.orders.load(Relaxed) & !(1 << BASE_ORDER.get());
+    /// The same of all orders and ranges.
+    pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+        let orders = self.orders.load(Relaxed);
         let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
         orders.filter_map(Order::new).find_map(|order| {
             let found = self.memory().within(ptr, &Expected::new(Kind::Slab, order))?;

@@ -66,6 +66,14 @@ impl State {
         Self(self.0 & !WHAT | what as u8)
     }
 
+    /// A live object freed; `None` if it is not live.
+    #[inline]
+    pub(crate) const fn freed(self) -> Option<Self> {
+        const { assert!(ObjectState::Live as u8 == ObjectState::Free as u8 + 1) };
+        let freed = Self(self.0.wrapping_sub(1));
+        if freed.is(ObjectState::Free) { Some(freed) } else { None }
+    }
+
     /// The next object in the same place.
     #[inline]
     pub(crate) const fn allocated(self) -> Self {
@@ -95,7 +103,10 @@ mod tests {
     #[test]
     fn bytes_that_nothing_writes_are_told_apart() {
         for byte in 0..=u8::MAX {
-            assert_eq!(State(byte).what().is_some(), byte & 7 <= 4);
+            let state = State(byte);
+            assert_eq!(state.what().is_some(), byte & 7 <= 4);
+            let freed = state.is(ObjectState::Live).then(|| state.to(ObjectState::Free));
+            assert_eq!(state.freed(), freed);
         }
     }
 }

@@ -18,14 +18,14 @@ use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
 const EMPTIES: usize = 4;
 
 impl<M: Machine> Cache<'_, M> {
-    /// A free object from this CPU's previous magazine, the depot or a slab.
+    /// A free object from this CPU's magazines, the depot or a slab.
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(&self) -> Result<Round, Error> {
         let control = self.control;
         let popped = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach(control.capacity) })
+            cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach() })
         });
         let mut magazine = match popped {
             Some(Popped::Object(round)) => return Ok(round),
@@ -45,14 +45,14 @@ impl<M: Machine> Cache<'_, M> {
         round.map_or_else(|| self.take_one(), Ok)
     }
 
-    /// Gives a free object to the previous magazine, or makes room for it.
+    /// Gives a free object to this CPU's magazines, or makes room for it.
     #[cold]
     #[inline(never)]
     pub(crate) fn give_slow(&self, round: Round) {
         let control = self.control;
         let pushed = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(round, control.capacity) })
+            cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(round) })
         });
         let empty = match pushed {
             Some(Pushed::Done) => return,
@@ -249,14 +249,14 @@ impl<M: Machine> Cache<'_, M> {
         let machine = memory.machine();
         let own = machine.pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).detach(control.capacity) })
+            cpu.map(|cpu| unsafe { control.slot(cpu).detach() })
         });
         own.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
         for cpu in (0..machine.count() as u32).map(CpuId) {
             let mut idle = None;
             machine.idle(cpu, || {
                 // SAFETY: `idle` runs this as if on `cpu`, a CPU of the machine.
-                idle = Some(unsafe { control.slot(cpu).detach(control.capacity) });
+                idle = Some(unsafe { control.slot(cpu).detach() });
             });
             idle.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
         }

@@ -73,6 +73,24 @@ fn a_nested_call_gets_none() {
 }
 
 #[test]
+fn a_call_that_takes_no_time_is_for_threads_with_a_slot() {
+    let slots = ThreadSlots::new(LIMIT);
+    thread::spawn(move || {
+        assert_eq!(slots.pinned_now(|cpu| cpu), None);
+        let mine = slots.pinned(|cpu| cpu);
+        assert!(mine.is_some());
+        slots.pinned_now(|cpu| {
+            assert_eq!(cpu, mine);
+            assert_eq!(slots.pinned_now(|cpu| cpu), None);
+            assert_eq!(slots.pinned(|cpu| cpu), None);
+        });
+        assert_eq!(slots.pinned_now(|cpu| cpu), mine);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn a_panic_leaves_the_slot() {
     let slots = ThreadSlots::new(LIMIT);
     let caught = std::panic::catch_unwind(|| {
