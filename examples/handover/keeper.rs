@@ -100,7 +100,7 @@ impl<'a> Keeper<'a> {
                 (Ok(path), Ok(data)) => items.push(Item { record: record.leak(), path, data }),
                 (path, data) => {
                     for error in [path.err().map(Failure::from), data.err()].into_iter().flatten() {
-                        eprintln!("handover: lost: {error}");
+                        eprintln!("lost: {error}");
                     }
                     report.lost += 1;
                 }
@@ -300,18 +300,28 @@ impl<'a> Keeper<'a> {
         report: &mut Report,
         mut done: impl FnMut(&Self),
     ) -> Result<(), Failure> {
-        for item in &self.items {
-            let record = self.record(item)?;
-            let now: [u8; 32] = self.with_bytes(item, |bytes| Sha256::digest(bytes).into())?;
-            if now != record.sha256 {
-                // SAFETY: the path is ours, of that many bytes.
-                let path = unsafe {
-                    std::slice::from_raw_parts(item.path.as_ptr(), record.path_bytes as usize)
-                };
-                eprintln!("handover: lost: {} changed", String::from_utf8_lossy(path));
+        self.for_each(|path, bytes, sha256| {
+            let now: [u8; 32] = Sha256::digest(bytes).into();
+            if now != *sha256 {
+                eprintln!("lost: {} changed", String::from_utf8_lossy(path));
                 report.lost += 1;
             }
             done(self);
+        })
+    }
+
+    /// Shows each file: its path, its bytes as they are now, its checksum.
+    pub(crate) fn for_each(
+        &self,
+        mut f: impl FnMut(&[u8], &[u8], &[u8; 32]),
+    ) -> Result<(), Failure> {
+        for item in &self.items {
+            let record = self.record(item)?;
+            // SAFETY: the path is ours, of that many bytes.
+            let path = unsafe {
+                std::slice::from_raw_parts(item.path.as_ptr(), record.path_bytes as usize)
+            };
+            self.with_bytes(item, |bytes| f(path, bytes, &record.sha256))?;
         }
         Ok(())
     }

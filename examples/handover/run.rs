@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use clap::Parser;
 use heirloom::Heirloom;
-use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{NodeId, PAGE_SIZE, PhysAddr, Run};
+use heirloom::arena::Arena;
 use heirloom::jump::{Inherited, Jump};
 use heirloom::restore::SealPolicy;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::files;
 use crate::keeper::{Keeper, Totals};
+use crate::memory;
 use crate::report::Report;
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
@@ -65,7 +65,7 @@ fn generation(args: &Args, started: Instant) -> Result<ExitCode, Failure> {
     let mut totals = Totals::default();
     let mut keeper = match entry {
         None => {
-            let scratch = scratch(&map, &arena)?;
+            let scratch = memory::scratch(&map, &arena)?;
             // SAFETY: the arena was made just now, and nobody else has it.
             let heirloom = unsafe { Heirloom::boot(&arena, &map, &[scratch], PRODUCER) }?;
             let mut keeper = Keeper::new(&arena, heirloom)?;
@@ -114,27 +114,10 @@ fn generation(args: &Args, started: Instant) -> Result<ExitCode, Failure> {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Memory in three ranges with holes between them, on two nodes, from 4 GiB on.
+/// As much memory as the arguments ask for.
 fn new_arena(args: &Args) -> Result<Arena, Failure> {
     let wanted = args.arena.unwrap_or(args.limit + args.limit / 2 + (64 << 20));
-    let page = PAGE_SIZE as u64;
-    let quarter = (wanted / 4).next_multiple_of(page).max(1 << 20);
-    let sizes = [(2 * quarter, NodeId(0)), (quarter, NodeId(0)), (quarter, NodeId(1))];
-    let mut start = 4 << 30;
-    let ranges = sizes.map(|(bytes, node)| {
-        let range = RangeSpec { start: PhysAddr::new(start), bytes, node };
-        start += bytes + (16 << 20);
-        range
-    });
-    Ok(Arena::create("handover", &ranges)?)
-}
-
-/// The first frames: as many as the metadata of all memory needs.
-fn scratch(map: &[(Run, NodeId)], arena: &Arena) -> Result<Run, Failure> {
-    use heirloom::folio::Cpus;
-    let bytes = Heirloom::<&Arena>::scratch_bytes(map, arena.count());
-    let first = map.first().ok_or("an arena has a range")?.0.start();
-    Ok(Run::new(first, (bytes / PAGE_SIZE) as u64).ok_or("scratch ends in memory")?)
+    Ok(Arena::create("handover", &memory::ranges(wanted))?)
 }
 
 fn progress(length: u64, what: &'static str) -> ProgressBar {

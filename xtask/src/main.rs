@@ -2,6 +2,10 @@
 //!
 //! Each command is a module of its own. `cargo xtask --help` lists them.
 
+mod liveupdate;
+
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// What is done to heirloom, not by it.
@@ -13,8 +17,12 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Liveupdate(liveupdate::Arguments),
+}
 
-fn main() {
-    match Arguments::parse().command {}
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Liveupdate(arguments) => liveupdate::run(&arguments),
+    }
 }

@@ -1,0 +1,229 @@
+//! `cargo xtask liveupdate`: a real live update, in an emulated machine.
+//!
+//! ```text
+//! Linux's source package ─> kernel ────────┐
+//! examples/liveupdate, static ─> init ─────┼─> initramfs ─> QEMU: first kernel ══ kexec ══> second
+//! the project's own files ─> /files ───────┘                           │
+//!                              heirloom inspect, check <── memory image ┘ at the second's first step
+//! ```
+//!
+//! The machine is emulated (`-accel tcg`), so it runs anywhere. It is stopped where the second
+//! kernel is about to look at what it was handed, and its memory is written out: that is the
+//! handover as Linux made it, before anybody used it up. Then it runs on, and the second life says
+//! on the console what it found.
+
+mod apt;
+mod console;
+mod debugger;
+mod initramfs;
+mod kernel;
+mod machine;
+mod monitor;
+mod program;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use initramfs::Initramfs;
+use kernel::Kernel;
+use machine::Machine;
+
+/// Run the live update for real: two kernels in QEMU, every byte compared.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Seconds after which the machine is given up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    timeout: u64,
+    /// Print all that the machine prints.
+    #[arg(long)]
+    console: bool,
+}
+
+/// What cannot be had on this machine, and no fault of the project's.
+#[derive(Debug)]
+struct Unavailable(String);
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// For `?`: this cannot be had here.
+fn unavailable<T>(why: impl Into<String>) -> Result<T> {
+    Err(Unavailable(why.into()).into())
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let Err(error) = live_update(arguments) else { return ExitCode::SUCCESS };
+    if let Some(why) = error.downcast_ref::<Unavailable>() {
+        println!("\n**** SKIPPED: cargo xtask liveupdate: {why} ****\n");
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("liveupdate: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// The session and the token under which the example hands its arena over.
+const SESSION: &str = "heirloom";
+const TOKEN: u64 = 1;
+
+/// The command line of the first kernel. The example gives the second its own.
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 kho=on liveupdate=on";
+
+fn live_update(arguments: &Arguments) -> Result<()> {
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project")?;
+    let place = target(root).join("liveupdate");
+    fs::create_dir_all(&place)?;
+    if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
+        return unavailable("the kernel is built and emulated on x86-64 Linux alone");
+    }
+    let kernel = Kernel::get(&place)?;
+    let program = program::build(root)?;
+
+    let mut inside = Initramfs::new();
+    inside.directory("dev");
+    inside.console("dev/console");
+    inside.file("init", 0o755, &fs::read(&program)?);
+    let packed = inside.files_below(root, "files")?;
+    let mut outside = inside.clone();
+    outside.directory("next");
+    outside.file("next/kernel", 0o644, &fs::read(&kernel.image)?);
+    outside.file("next/initramfs", 0o644, &inside.finish());
+    let initramfs = place.join("initramfs");
+    fs::write(&initramfs, outside.finish())?;
+    println!("liveupdate: {} files, {} bytes packed", packed.files, packed.bytes);
+
+    let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
+    let dump = place.join("handover.elf");
+    let mut machine =
+        Machine::start(&kernel.image, &initramfs, COMMAND_LINE, arguments.console, deadline)?;
+    let result = update(&mut machine, &kernel, &dump);
+    let log = place.join("console.log");
+    fs::write(&log, machine.said())?;
+    let found = result.with_context(|| format!("the console said:\n{}", machine.tail(30)))?;
+    drop(machine);
+    ensure!(
+        (found.files, found.bytes, found.lost) == (packed.files, packed.bytes, 0),
+        "packed {} files of {} bytes, found {} of {}, {} lost",
+        packed.files,
+        packed.bytes,
+        found.files,
+        found.bytes,
+        found.lost,
+    );
+    println!("liveupdate: the console is kept in {}", log.display());
+    look(root, &dump)
+}
+
+/// What the second life says at its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Found {
+    files: u64,
+    bytes: u64,
+    lost: u64,
+}
+
+impl Found {
+    /// Reads `liveupdate: F files, B bytes, L lost`, and nothing else.
+    fn read(line: &str) -> Option<Self> {
+        let mut parts = line.strip_prefix("liveupdate: ")?.split(", ");
+        let mut number = |unit| parts.next()?.strip_suffix(unit)?.parse().ok();
+        let found =
+            Self { files: number(" files")?, bytes: number(" bytes")?, lost: number(" lost")? };
+        parts.next().is_none().then_some(found)
+    }
+}
+
+/// Both lives: the first up to the jump, the image, the second to its end.
+fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<Found> {
+    let mut debugger = machine.debugger()?;
+    debugger.stop_at(kernel.populate)?;
+    debugger.run()?;
+    machine.line("liveupdate: jumping")?;
+    debugger.stopped(machine.deadline()).context("the second kernel was handed nothing")?;
+    println!("liveupdate: the second kernel is about to take over");
+    machine.monitor()?.dump(dump)?;
+    debugger.leave()?;
+    let found = machine.find("the second life's result", |line| match Found::read(line) {
+        Some(found) => Some(Ok(found)),
+        None if line.contains("liveupdate: failed") || line.contains("Kernel panic") => {
+            Some(Err(anyhow::anyhow!("{line}")))
+        }
+        None => None,
+    })??;
+    machine.powered_off()?;
+    Ok(found)
+}
+
+/// What the command `heirloom` says of the image.
+fn look(root: &Path, dump: &Path) -> Result<()> {
+    let heirloom = || {
+        let mut command = Command::new(env!("CARGO"));
+        command.current_dir(root).args(["run", "--quiet", "--release", "-p", "heirloom-cli", "--"]);
+        command
+    };
+    let done = heirloom().arg("inspect").arg(dump).status()?;
+    ensure!(done.success(), "heirloom inspect ended with {done}");
+    let json = heirloom().arg("inspect").arg(dump).arg("--json").output()?;
+    let seen = serde_json::from_slice(&json.stdout).context("heirloom inspect --json")?;
+    ensure!(keeps_arena(&seen), "heirloom inspect shows no memfd with token {TOKEN} in {SESSION}");
+    let done = heirloom().arg("check").arg(dump).status()?;
+    ensure!(done.success(), "heirloom check ended with {done}");
+    Ok(())
+}
+
+/// Whether the memfd of the example is in what `heirloom inspect` saw.
+fn keeps_arena(seen: &Value) -> bool {
+    let list = |of: &Value, field: &str| of.get(field).and_then(Value::as_array).cloned();
+    let sessions = seen.pointer("/subtrees/LUO").and_then(|luo| list(luo, "sessions"));
+    let session = sessions.unwrap_or_default().into_iter().find(|it| it["name"] == SESSION);
+    let files = session.and_then(|session| list(&session, "files")).unwrap_or_default();
+    files.iter().any(|file| file["token"] == TOKEN && file["compatible"] == "memfd-v2")
+}
+
+/// Where cargo puts what it builds.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_read_to_the_letter() {
+        let found = Found { files: 12, bytes: 3456, lost: 0 };
+        assert_eq!(Found::read("liveupdate: 12 files, 3456 bytes, 0 lost"), Some(found));
+        for line in [
+            "liveupdate: 12 files, 3456 bytes, 0 lost, 1 found",
+            "liveupdate: 12 files, 3456 bytes",
+            "liveupdate: kept 12 files, 3456 bytes, 0 lost",
+            "12 files, 3456 bytes, 0 lost",
+        ] {
+            assert_eq!(Found::read(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_arena_is_known_by_session_and_token() {
+        let seen = |name, token| {
+            let files = serde_json::json!([{ "token": token, "compatible": "memfd-v2" }]);
+            let sessions = serde_json::json!([{ "name": name, "files": files }]);
+            serde_json::json!({ "subtrees": { "LUO": { "sessions": sessions } } })
+        };
+        assert!(keeps_arena(&seen(SESSION, TOKEN)));
+        assert!(!keeps_arena(&seen(SESSION, TOKEN + 1)));
+        assert!(!keeps_arena(&seen("other", TOKEN)));
+        assert!(!keeps_arena(&serde_json::json!({})));
+    }
+}

@@ -1,0 +1,99 @@
+//! What a machine prints, line by line, by a deadline.
+
+use std::io::Read;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+/// The serial console. A thread reads it, so that the machine never waits for its reader.
+pub(super) struct Console {
+    lines: Receiver<String>,
+    said: String,
+    show: bool,
+}
+
+impl Console {
+    /// Reads `from` until it ends. `show`: prints all of it, and not only what the example says.
+    pub(super) fn new(mut from: impl Read + Send + 'static, show: bool) -> Self {
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            let mut line = Vec::new();
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = from.read(&mut buffer) {
+                for byte in buffer.iter().take(read) {
+                    match byte {
+                        b'\n' => {
+                            if sender.send(clean(&line)).is_err() {
+                                return;
+                            }
+                            line.clear();
+                        }
+                        byte => line.push(*byte),
+                    }
+                }
+            }
+            let _ = sender.send(clean(&line));
+        });
+        Self { lines, said: String::new(), show }
+    }
+
+    /// The next line; `None` when the machine has ended.
+    pub(super) fn line(&mut self, deadline: Instant) -> Result<Option<String>> {
+        use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(left) {
+            Ok(line) => {
+                if self.show || line.starts_with("liveupdate: ") {
+                    println!("    | {line}");
+                }
+                self.said.push_str(&line);
+                self.said.push('\n');
+                Ok(Some(line))
+            }
+            Err(Disconnected) => Ok(None),
+            Err(Timeout) => bail!("the machine took too long"),
+        }
+    }
+
+    /// All that was read.
+    pub(super) fn said(&self) -> &str {
+        &self.said
+    }
+}
+
+/// A line without what moves a terminal's cursor or sets its colours.
+fn clean(line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(line);
+    let (mut text, mut chars) = (String::new(), line.chars());
+    while let Some(c) = chars.next() {
+        if c == '\x1b' {
+            // A control sequence ends with a letter.
+            let _ = chars.by_ref().find(char::is_ascii_alphabetic);
+        } else if !c.is_control() || c == '\t' {
+            text.push(c);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+    use std::time::Duration;
+
+    #[test]
+    fn lines_come_without_control_sequences_and_then_the_end() {
+        let mut console =
+            Console::new(Cursor::new("\x1b[2J\x1b[1;31mred\x1b[0m\r\nplain\r\n"), false);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut next = || console.line(deadline).unwrap();
+        assert_eq!(next().as_deref(), Some("red"));
+        assert_eq!(next().as_deref(), Some("plain"));
+        assert_eq!(next().as_deref(), Some(""));
+        assert_eq!(next(), None);
+        assert_eq!(console.said(), "red\nplain\n\n");
+    }
+}

@@ -1,0 +1,111 @@
+//! A debugger that can do one thing: stop the machine at an address.
+//!
+//! GDB's remote protocol, as QEMU speaks it: `$packet#` and the sum of its bytes in two hex digits.
+
+use std::io::{BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use super::machine::left;
+
+pub(super) struct Debugger {
+    stream: BufReader<UnixStream>,
+}
+
+impl Debugger {
+    /// Talks to a machine that has not been started.
+    pub(super) fn new(stream: UnixStream, deadline: Instant) -> Result<Self> {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// The machine will stop before the instruction at this virtual address.
+    pub(super) fn stop_at(&mut self, address: u64) -> Result<()> {
+        self.expect(&format!("Z1,{address:x},1"), "OK")
+    }
+
+    /// Lets the machine run.
+    pub(super) fn run(&mut self) -> Result<()> {
+        self.send("c")
+    }
+
+    /// Waits until it has stopped.
+    pub(super) fn stopped(&mut self, deadline: Instant) -> Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(left(deadline)?))?;
+        let answer = self.answer()?;
+        // A trap, and not the machine's end.
+        ensure!(answer.starts_with("T05"), "the machine stopped with {answer}");
+        Ok(())
+    }
+
+    /// Lets the machine run on, undisturbed from now on.
+    pub(super) fn leave(mut self) -> Result<()> {
+        self.expect("D", "OK")
+    }
+
+    fn expect(&mut self, packet: &str, expected: &str) -> Result<()> {
+        self.send(packet)?;
+        let answer = self.answer()?;
+        ensure!(answer == expected, "{packet} was answered with {answer:?}");
+        Ok(())
+    }
+
+    fn send(&mut self, packet: &str) -> Result<()> {
+        Ok(self.stream.get_mut().write_all(framed(packet).as_bytes())?)
+    }
+
+    /// The next packet, acknowledged. Acknowledgements of ours before it are passed over.
+    fn answer(&mut self) -> Result<String> {
+        let mut byte = || -> Result<u8> {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).context("the debugger's connection")?;
+            Ok(byte[0])
+        };
+        while byte()? != b'$' {}
+        let mut packet = String::new();
+        loop {
+            match byte()? {
+                b'#' => break,
+                other => packet.push(char::from(other)),
+            }
+        }
+        let sum = [byte()?, byte()?];
+        let whole = framed(&packet);
+        ensure!(whole.as_bytes().ends_with(&sum), "a packet came with the wrong sum: {packet}");
+        self.stream.get_mut().write_all(b"+")?;
+        Ok(packet)
+    }
+}
+
+fn framed(packet: &str) -> String {
+    let sum = packet.bytes().fold(0_u8, u8::wrapping_add);
+    format!("${packet}#{sum:02x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_carries_the_sum_of_its_bytes() {
+        assert_eq!(framed("OK"), "$OK#9a");
+        assert_eq!(framed("c"), "$c#63");
+    }
+
+    #[test]
+    fn a_stop_that_is_no_trap_is_an_error() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"+$OK#9a+$W00#b7").unwrap();
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
+        let mut debugger = Debugger::new(ours, deadline).unwrap();
+        debugger.stop_at(0xffff_ffff_8191_2320).unwrap();
+        debugger.run().unwrap();
+        assert!(debugger.stopped(deadline).unwrap_err().to_string().contains("W00"));
+        let mut sent = [0; 64];
+        let read = theirs.read(&mut sent).unwrap();
+        let sent = String::from_utf8_lossy(&sent[..read]);
+        assert_eq!(sent, "$Z1,ffffffff81912320,1#de+$c#63+");
+    }
+}

@@ -1,0 +1,134 @@
+//! The emulated machine.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use super::console::Console;
+use super::debugger::Debugger;
+use super::monitor::Monitor;
+
+/// QEMU with two processors and 512 MiB, killed when the value goes.
+///
+/// It connects to the sockets that the debugger and the monitor listen on, so nobody has to guess
+/// when it is ready to be connected to.
+pub(super) struct Machine {
+    child: Child,
+    console: Console,
+    debugger: UnixListener,
+    monitor: UnixListener,
+    deadline: Instant,
+    _sockets: TempDir,
+}
+
+impl Machine {
+    /// A machine that will boot this kernel once the debugger lets it run.
+    pub(super) fn start(
+        kernel: &Path,
+        initramfs: &Path,
+        command_line: &str,
+        show: bool,
+        deadline: Instant,
+    ) -> Result<Self> {
+        let sockets = tempfile::tempdir()?;
+        let at = |name| sockets.path().join(name);
+        let (debugger, monitor) =
+            (UnixListener::bind(at("debugger"))?, UnixListener::bind(at("monitor"))?);
+        let socket = |name| format!("unix:{}", at(name).display());
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg", "-cpu", "max", "-m", "512M", "-smp", "2"]);
+        qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-nodefaults", "-S"]);
+        qemu.args(["-gdb", &socket("debugger"), "-qmp", &socket("monitor")]);
+        qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+        qemu.args(["-append", command_line]);
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = qemu.spawn().context("qemu-system-x86_64")?;
+        let output = child.stdout.take().context("QEMU has a standard output")?;
+        let console = Console::new(output, show);
+        Ok(Self { child, console, debugger, monitor, deadline, _sockets: sockets })
+    }
+
+    pub(super) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) fn debugger(&self) -> Result<Debugger> {
+        Debugger::new(accept(&self.debugger, self.deadline)?, self.deadline)
+    }
+
+    pub(super) fn monitor(&self) -> Result<Monitor> {
+        Monitor::new(accept(&self.monitor, self.deadline)?, self.deadline)
+    }
+
+    /// Reads the console up to a line with this text.
+    pub(super) fn line(&mut self, text: &str) -> Result<()> {
+        self.find(text, |line| match line {
+            line if line.contains(text) => Some(Ok(())),
+            line if line.contains("liveupdate: failed") || line.contains("Kernel panic") => {
+                Some(Err(anyhow::anyhow!("{line}")))
+            }
+            _ => None,
+        })?
+    }
+
+    /// Reads the console up to a line in which `f` finds something.
+    pub(super) fn find<T>(&mut self, what: &str, f: impl Fn(&str) -> Option<T>) -> Result<T> {
+        while let Some(line) = self.console.line(self.deadline)? {
+            if let Some(found) = f(&line) {
+                return Ok(found);
+            }
+        }
+        bail!("the machine ended before {what}")
+    }
+
+    /// Waits for its end, which must be an orderly one.
+    pub(super) fn powered_off(&mut self) -> Result<()> {
+        while self.console.line(self.deadline)?.is_some() {}
+        let status = self.child.wait()?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+
+    /// All that the console said.
+    pub(super) fn said(&self) -> &str {
+        self.console.said()
+    }
+
+    /// Its last lines.
+    pub(super) fn tail(&self, lines: usize) -> String {
+        let all: Vec<_> = self.said().lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Who connects first, by the deadline.
+fn accept(listener: &UnixListener, deadline: Instant) -> Result<UnixStream> {
+    let listener = listener.try_clone()?;
+    let (sender, receiver) = channel();
+    // If nobody ever connects, the thread goes with the process.
+    thread::spawn(move || sender.send(listener.accept()));
+    let (stream, _) =
+        receiver.recv_timeout(left(deadline)?).context("QEMU connects to nobody")??;
+    Ok(stream)
+}
+
+/// The time that is left, at least some.
+pub(super) fn left(deadline: Instant) -> Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    ensure!(!left.is_zero(), "the machine took too long");
+    Ok(left)
+}

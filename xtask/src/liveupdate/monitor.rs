@@ -1,0 +1,82 @@
+//! QEMU's monitor: JSON, one message a line (QMP).
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::machine::left;
+
+pub(super) struct Monitor {
+    stream: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    pub(super) fn new(stream: UnixStream, deadline: Instant) -> Result<Self> {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        let mut monitor = Self { stream: BufReader::new(stream) };
+        let greeting = monitor.message()?;
+        ensure!(greeting.get("QMP").is_some(), "no monitor: {greeting}");
+        monitor.execute("qmp_capabilities", &json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Writes the memory of the machine, which is stopped, as an ELF core by physical addresses.
+    pub(super) fn dump(&mut self, to: &Path) -> Result<()> {
+        let to = format!("file:{}", to.display());
+        self.execute("dump-guest-memory", &json!({ "paging": false, "protocol": to }))
+    }
+
+    fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        let request = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.stream.get_mut(), "{request}")?;
+        loop {
+            let message = self.message()?;
+            if message.get("return").is_some() {
+                return Ok(());
+            }
+            if let Some(error) = message.get("error") {
+                bail!("{command}: {error}");
+            }
+            // An event: of no interest here.
+        }
+    }
+
+    fn message(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).context("the monitor's connection")?;
+        serde_json::from_str(&line).with_context(|| format!("the monitor said {line:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn events_are_passed_over_and_errors_are_told() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs
+            .write_all(
+                b"{\"QMP\": {}}\n{\"return\": {}}\n{\"event\": \"STOP\"}\n{\"return\": {}}\n\
+                  {\"error\": {\"desc\": \"no space\"}}\n",
+            )
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut monitor = Monitor::new(ours, deadline).unwrap();
+        monitor.dump(Path::new("/a")).unwrap();
+        let error = monitor.dump(Path::new("/b")).unwrap_err();
+        assert!(error.to_string().contains("no space"), "{error}");
+        let mut sent = String::new();
+        let mut lines = BufReader::new(theirs);
+        lines.read_line(&mut sent).unwrap();
+        sent.clear();
+        lines.read_line(&mut sent).unwrap();
+        let sent: Value = serde_json::from_str(&sent).unwrap();
+        assert_eq!(sent["arguments"], json!({ "paging": false, "protocol": "file:/a" }));
+    }
+}
