@@ -3,8 +3,6 @@
 //! Memory can hold several: the one that a kernel came from, the one that it is about to leave,
 //! and copies of either. The one to show is the one that is whole.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use anyhow::{Result, bail};
 use heirloom_folio::{PAGE_SIZE, PhysAddr};
 use heirloom_restore::RootView;
@@ -98,8 +96,8 @@ fn scan(image: &Image) -> Vec<PhysAddr> {
 
 /// Whether the page at `at` is a root page, sound or not.
 fn is_root(image: &Image, at: PhysAddr) -> bool {
-    let first = image.halves(at, 8).and_then(|halves| halves.first());
-    if first.is_none_or(|first| u32::from_be(first.load(Relaxed)) != MAGIC) {
+    let first = image.peek(at).map(u64::to_ne_bytes);
+    if first.is_none_or(|bytes| !bytes.starts_with(&MAGIC.to_be_bytes())) {
         return false;
     }
     let sound = image.halves(at, PAGE_SIZE).map(|words| RootView::new(words, at).is_ok());

@@ -153,6 +153,11 @@ impl Image {
         Some(unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) })
     }
 
+    /// The word at `addr`, a multiple of 8. Cheaper than [`Image::words`] for a look at each page.
+    pub(crate) fn peek(&self, addr: PhysAddr) -> Option<u64> {
+        self.window(addr)?.peek(&self.file, addr)
+    }
+
     /// A copy of the frame at `addr`.
     pub(crate) fn frame(&self, addr: PhysAddr) -> Option<Box<[u8; PAGE_SIZE]>> {
         let words = self.words(addr, PAGE_SIZE)?;

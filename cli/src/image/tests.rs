@@ -75,7 +75,7 @@ fn segments_are_shown_wherever_they_lie_in_the_file() {
     // Aligned in the file, aligned otherwise, and not even to words.
     let segments = [
         (0x10_0000, 0x1000, 0x3000, 0x3000),
-        (0x20_0000, 0x4200, 0x2000, 0x2000),
+        (0x20_0000, 0x4208, 0x2000, 0x2000),
         (0x30_0000, 0x6203, 0x1000, 0x1000),
     ];
     let image = open("shown", &core(&segments, 0x8000), None).unwrap();
@@ -83,10 +83,17 @@ fn segments_are_shown_wherever_they_lie_in_the_file() {
     assert_eq!(runs(&image), [(0x10_0000, 0x3000), (0x20_0000, 0x2000), (0x30_0000, 0x1000)]);
     assert_eq!(image.frames(), 6);
     for (start, offset, bytes, _) in segments {
+        // A look at a word, before its page is filled and after.
+        let expected: Vec<_> = (0..8).map(|i| pattern(offset as usize + 0x808 + i)).collect();
+        let peek = || image.peek(PhysAddr::new(start + 0x808)).unwrap().to_ne_bytes();
+        assert_eq!(peek(), *expected);
         assert!(shows(&image, start, bytes as usize, offset as usize));
         // And again, when it is filled.
         assert!(shows(&image, start + 0x808, 0x700, offset as usize + 0x808));
+        assert_eq!(peek(), *expected);
     }
+    assert_eq!(image.peek(PhysAddr::new(0x10_3000)), None);
+    assert_eq!(image.peek(PhysAddr::new(0x10_0004)), None);
     let words = |addr, bytes| image.words(PhysAddr::new(addr), bytes).map(<[_]>::len);
     assert_eq!(words(0x10_0000, 0x3000), Some(0x600));
     assert_eq!(words(0x10_0000, 0x3001), None);

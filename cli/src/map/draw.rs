@@ -52,21 +52,16 @@ pub(super) struct Scene<'a> {
 pub(super) fn picture(scene: &Scene<'_>) -> String {
     let mut body = Group::new();
     let mut y = TOP;
-    for (i, band) in scene.bands.bands.iter().enumerate() {
-        match *band {
-            Band::Row(first) => {
-                body.append(row(scene, first, y));
-                y += PITCH;
-            }
-            Band::Nothing(frames) => {
-                body.append(pause(y, &format!("{} with nothing preserved", size(frames))));
-                y += BREAK;
-            }
-            Band::Alike(frames, what) => {
-                let more = if i == 0 { "" } else { " more" };
-                body.append(pause(y, &format!("{}{more} of {}", size(frames), name(what))));
-                y += BREAK;
-            }
+    // What is left out in a row is one break.
+    let left_out = |a: &Band, b: &Band| !matches!(a, Band::Row(_)) && !matches!(b, Band::Row(_));
+    for bands in scene.bands.bands.chunk_by(left_out) {
+        if let [Band::Row(first)] = *bands {
+            body.append(row(scene, first, y));
+            y += PITCH;
+        } else {
+            let what: Vec<_> = bands.iter().map(describe).collect();
+            body.append(pause(y, &what.join(", then ")));
+            y += BREAK;
         }
     }
     let (legend, bottom) = legend(scene, y + 22);
@@ -264,6 +259,15 @@ fn badge(x: u64, y: u64, number: usize) -> Group {
     let digits = label(x, y + 3, 9, PAPER, &number.to_string());
     let digits = digits.set("text-anchor", "middle").set("font-weight", "bold");
     Group::new().add(circle).add(digits)
+}
+
+/// What a band leaves out.
+fn describe(band: &Band) -> String {
+    match *band {
+        Band::Row(_) => String::new(),
+        Band::Nothing(frames) => format!("{} with nothing preserved", size(frames)),
+        Band::Alike(frames, what) => format!("{} more of {}", size(frames), name(what)),
+    }
 }
 
 /// Where something is left out: two torn edges.
