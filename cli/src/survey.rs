@@ -90,7 +90,7 @@ impl<'i> Survey<'i> {
         });
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
         if let (Some(left), Some(root)) = (&left, &root) {
-            let checked = heirloom_linux::check(left, root, |error| {
+            let checked = heirloom_linux::check(left, root, &mut recorder, |error| {
                 findings.push(error.into());
                 Ok::<_, Infallible>(())
             });
@@ -225,5 +225,9 @@ impl Ledger for Recorder<'_, '_, '_, '_> {
 
     fn keep_out(&mut self, area: Run) {
         self.frames.keep_out(area);
+    }
+
+    fn claim(&mut self, block: Block) -> bool {
+        self.frames.claim(block)
     }
 }

@@ -1,13 +1,19 @@
 //! Everything that is wrong with what Linux registered.
+//!
+//! Each block that a table names is claimed from a ledger before it is looked into, once: so no two
+//! files have the same memory, and lists that lead to each other, however often, are gone through
+//! once. The work is bounded by the frames there are.
 
-use heirloom_folio::{PAGE_SIZE, Run};
-use heirloom_restore::{Pages, RootView, Subtree};
+use heirloom_folio::tracker::Ledger;
+use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
+use heirloom_restore::{AreaInfo, AreaPart, Fault, Pages, RootView, Subtree};
 
-use crate::error::Error;
+use crate::error::{Error, Table};
 use crate::kexec_metadata::Metadata;
 use crate::kho_test::KhoTest;
-use crate::luo::{Luo, Session};
+use crate::luo::{File, Luo, Session};
 use crate::memblock::Memblock;
+use crate::memfd::Memfd;
 
 /// A subtree that this crate knows, read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,23 +45,24 @@ impl Known {
         }))
     }
 
-    /// Checks all that it leads to, and hands what is wrong to `found`: `Ok` goes on.
+    /// Checks all that it leads to, and hands what is wrong to `found`: `Ok` goes on. Every block
+    /// that it names is claimed from `ledger`.
     ///
     /// An opaque value, such as an FLB's `data`, is not taken for an address.
     ///
     /// # Errors
     /// The first error of `found`.
-    pub fn check<P: Pages, E>(
+    pub fn check<P, L, E>(
         &self,
         pages: &P,
+        ledger: &mut L,
         found: impl FnMut(Error) -> Result<(), E>,
-    ) -> Result<(), E> {
-        match self {
-            Self::Luo(luo) => check_luo(luo, pages, found),
-            Self::Memblock(memblock) => memblock.check(pages, found),
-            Self::Metadata(_) => Ok(()),
-            Self::KhoTest(test) => test.check(pages, found),
-        }
+    ) -> Result<(), E>
+    where
+        P: Pages,
+        L: Ledger + ?Sized,
+    {
+        Checks { pages, ledger, found }.known(self)
     }
 }
 
@@ -68,8 +75,9 @@ fn size(subtree: &Subtree) -> u64 {
 /// memfds and their folios, areas, regions. Hands what is wrong to `found`: `Ok` goes on, without
 /// what is at fault.
 ///
-/// A subtree whose own bytes are not in memory or not preserved is passed over: that is
-/// [`survey`](heirloom_restore::survey)'s to find, which is to come first.
+/// `ledger` is the one of the [`survey`](heirloom_restore::survey) that is to come first: what the
+/// handover's own tables claimed there is nobody's here. A subtree whose own bytes are not in memory
+/// or not preserved is passed over: that the survey found.
 ///
 /// # Errors
 /// The first error of `found`.
@@ -77,6 +85,7 @@ fn size(subtree: &Subtree) -> u64 {
 /// # Examples
 /// ```
 /// use core::sync::atomic::{AtomicU32, AtomicU64};
+/// use heirloom_folio::tracker::Frames;
 /// use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
 /// use heirloom_restore::{Pages, RootPage};
 ///
@@ -92,14 +101,20 @@ fn size(subtree: &Subtree) -> u64 {
 ///
 /// let words = [const { AtomicU32::new(0) }; PAGE_SIZE / 4];
 /// let root = RootPage::create(&words, PhysAddr::new(0x10_0000), PhysAddr::new(0x20_0000))?;
-/// heirloom_linux::check(&Nothing, &root.view()?, Err)?;
+/// heirloom_linux::check(&Nothing, &root.view()?, &mut Frames::new(&mut []), Err)?;
 /// # Ok::<(), heirloom_linux::Error>(())
 /// ```
-pub fn check<P: Pages, E>(
+pub fn check<P, L, E>(
     pages: &P,
     root: &RootView<'_>,
-    mut found: impl FnMut(Error) -> Result<(), E>,
-) -> Result<(), E> {
+    ledger: &mut L,
+    found: impl FnMut(Error) -> Result<(), E>,
+) -> Result<(), E>
+where
+    P: Pages,
+    L: Ledger + ?Sized,
+{
+    let mut checks = Checks { pages, ledger, found };
     for subtree in root.subtrees() {
         let Ok(subtree) = subtree else { return Ok(()) };
         let run = Run::covering(subtree.addr, size(&subtree));
@@ -107,52 +122,175 @@ pub fn check<P: Pages, E>(
         if there.is_none_or(|run| pages.first_unpreserved(run).is_some()) {
             continue;
         }
-        match Known::read(pages, &subtree) {
-            Ok(None) => {}
-            Ok(Some(known)) => known.check(pages, &mut found)?,
-            Err(error) => found(error)?,
+        if let Some(Some(known)) = checks.sound(Known::read(pages, &subtree))? {
+            checks.known(&known)?;
         }
     }
     Ok(())
 }
 
-fn check_luo<P: Pages, E>(
-    luo: &Luo,
-    pages: &P,
-    mut found: impl FnMut(Error) -> Result<(), E>,
-) -> Result<(), E> {
-    match luo.sessions(pages) {
-        Ok(sessions) => {
+/// A check under way.
+struct Checks<'c, P, L: ?Sized, F> {
+    pages: &'c P,
+    ledger: &'c mut L,
+    found: F,
+}
+
+impl<P, L, F, E> Checks<'_, P, L, F>
+where
+    P: Pages,
+    L: Ledger + ?Sized,
+    F: FnMut(Error) -> Result<(), E>,
+{
+    /// What is sound of `result`; the rest is a finding.
+    fn sound<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, E> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => (self.found)(error).map(|()| None),
+        }
+    }
+
+    /// Claims the blocks that `each` names; whether all were nobody's, else a finding that names the
+    /// first that was not. `at` is the table that names them. A block at fault ends `each` without a
+    /// finding: whoever reads it next has it.
+    fn claim(
+        &mut self,
+        (table, at): (Table, PhysAddr),
+        each: impl FnOnce(&P, &mut dyn FnMut(Block) -> Result<(), Error>) -> Result<(), Error>,
+    ) -> Result<bool, E> {
+        let mut shared = None;
+        // Ends at the first that is shared, so a list is not gone through twice.
+        let ended = each(self.pages, &mut |block| {
+            if self.ledger.claim(block) {
+                return Ok(());
+            }
+            shared = Some(block);
+            Err(table.fail(at, 0, Fault::Shared { block }))
+        });
+        match (shared, ended) {
+            (Some(_), Err(error)) => (self.found)(error).map(|()| false),
+            _ => Ok(true),
+        }
+    }
+
+    /// Claims the preserved blocks that `bytes` bytes at `addr` lie in.
+    fn claim_bytes(&mut self, table: Table, addr: PhysAddr, bytes: u64) -> Result<bool, E> {
+        self.claim((table, addr), |pages, claim| {
+            let Some(run) = Run::covering(addr, bytes) else { return Ok(()) };
+            let mut at = run.start();
+            while at < run.end() {
+                let Some(block) = pages.block_around(at) else { return Ok(()) };
+                claim(block)?;
+                at = block.run().end();
+            }
+            Ok(())
+        })
+    }
+
+    /// Claims an area's chunk pages and blocks.
+    fn claim_area(&mut self, table: Table, at: PhysAddr, area: AreaInfo) -> Result<bool, E> {
+        self.claim((table, at), |pages, claim| {
+            area.walk(pages, |part| match part {
+                AreaPart::Chunk(block) | AreaPart::Block(block) => claim(block),
+            })
+        })
+    }
+
+    fn known(&mut self, known: &Known) -> Result<(), E> {
+        match known {
+            Known::Luo(luo) => self.luo(luo),
+            Known::Memblock(memblock) => self.memblock(memblock),
+            Known::Metadata(metadata) => {
+                self.claim_bytes(Table::Metadata, metadata.at, Metadata::SIZE).map(|_| ())
+            }
+            Known::KhoTest(test) => self.kho_test(test),
+        }
+    }
+
+    fn luo(&mut self, luo: &Luo) -> Result<(), E> {
+        if !self.claim_bytes(Table::Luo, luo.at, Luo::SIZE)? {
+            return Ok(());
+        }
+        if self.claim((Table::Luo, luo.at), |pages, claim| luo.for_each_block(pages, claim))?
+            && let Some(sessions) = self.sound(luo.sessions(self.pages))?
+        {
             for session in sessions {
-                match session {
-                    Ok(session) => check_session(&session, pages, &mut found)?,
-                    Err(error) => found(error)?,
+                if let Some(session) = self.sound(session)? {
+                    self.session(&session)?;
                 }
             }
         }
-        Err(error) => found(error)?,
-    }
-    match luo.flbs(pages) {
-        Ok(flbs) => flbs.filter_map(Result::err).try_for_each(found),
-        Err(error) => found(error),
-    }
-}
-
-fn check_session<P: Pages, E>(
-    session: &Session,
-    pages: &P,
-    mut found: impl FnMut(Error) -> Result<(), E>,
-) -> Result<(), E> {
-    let files = match session.files(pages) {
-        Ok(files) => files,
-        Err(error) => return found(error),
-    };
-    for file in files {
-        match file.and_then(|file| file.memfd(pages)) {
-            Ok(None) => {}
-            Ok(Some(memfd)) => memfd.check(pages, &mut found)?,
-            Err(error) => found(error)?,
+        if let Some(flbs) = self.sound(luo.flbs(self.pages))?
+            && self.claim_bytes(Table::Flbs, luo.flbs, flbs.bytes())?
+        {
+            for flb in flbs {
+                self.sound(flb)?;
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn session(&mut self, session: &Session) -> Result<(), E> {
+        let from = (Table::Session, session.at);
+        if self.claim(from, |pages, claim| session.for_each_block(pages, claim))?
+            && let Some(files) = self.sound(session.files(self.pages))?
+        {
+            for file in files {
+                if let Some(file) = self.sound(file)? {
+                    self.file(&file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, file: &File) -> Result<(), E> {
+        let Some(Some(memfd)) = self.sound(file.memfd(self.pages))? else { return Ok(()) };
+        if !self.claim_bytes(Table::Memfd, memfd.at, Memfd::SIZE)? {
+            return Ok(());
+        }
+        if let Some(area) = memfd.area
+            && !self.claim_area(Table::Memfd, memfd.at, area)?
+        {
+            return Ok(());
+        }
+        memfd.entries(self.pages, |at, folio| {
+            if let Some(folio) = self.sound(folio)? {
+                self.claim((Table::MemfdFolios, at), |_, claim| claim(folio.block))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn kho_test(&mut self, test: &KhoTest) -> Result<(), E> {
+        if !self.claim_bytes(Table::KhoTest, test.at, 1)?
+            || !self.claim_area(Table::KhoTest, test.at, test.area)?
+        {
+            return Ok(());
+        }
+        let mut sound = true;
+        test.entries(self.pages, |at, folio| {
+            sound &= match self.sound(folio)? {
+                Some(block) => self.claim((Table::KhoTest, at), |_, claim| claim(block))?,
+                None => false,
+            };
+            Ok(())
+        })?;
+        if sound {
+            self.sound(test.verify(self.pages))?;
+        }
+        Ok(())
+    }
+
+    fn memblock(&mut self, memblock: &Memblock) -> Result<(), E> {
+        if !self.claim_bytes(Table::Memblock, memblock.at, 1)? {
+            return Ok(());
+        }
+        memblock.regions(self.pages, |region| {
+            if let Some(region) = self.sound(region)? {
+                self.claim_bytes(Table::Memblock, region.start, region.size)?;
+            }
+            Ok(())
+        })
+    }
 }

@@ -36,6 +36,8 @@ impl Metadata {
     pub const NAME: &str = "kexec-metadata";
     /// The version of the format that this reads.
     pub const VERSION: u32 = 1;
+    /// Bytes of the structure.
+    pub const SIZE: u64 = SIZE as u64;
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///

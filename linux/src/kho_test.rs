@@ -128,41 +128,20 @@ impl KhoTest {
         pages: &impl Pages,
         mut each: impl FnMut(Block) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.entries(pages, |entry| each(entry?))
+        self.entries(pages, |_, entry| each(entry?))
     }
 
-    /// Checks the area, every entry and, if all are sound, the checksum, and hands what is wrong to
-    /// `found`: `Ok` goes on.
+    /// Checks that the folios are as they were when Linux computed the checksum.
     ///
     /// # Errors
-    /// The first error of `found`.
-    pub fn check<E>(
-        &self,
-        pages: &impl Pages,
-        mut found: impl FnMut(Error) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut sound = true;
-        self.entries(pages, |entry| {
-            entry.map_or_else(
-                |error| {
-                    sound = false;
-                    found(error)
-                },
-                |_| Ok(()),
-            )
-        })?;
-        if !sound {
+    /// As for [`KhoTest::checksum`]; [`Error::Table`]: they are not.
+    pub fn verify(&self, pages: &impl Pages) -> Result<(), Error> {
+        let (sum, stored) = (self.checksum(pages)?, Checksum::of(self.csum));
+        if sum == stored {
             return Ok(());
         }
-        match self.checksum(pages) {
-            Ok(sum) if sum == Checksum::of(self.csum) => Ok(()),
-            Ok(sum) => {
-                let (expected, stored) = (sum.0.into(), Checksum::of(self.csum).0.into());
-                let fault = Fault::Checksum { expected, found: stored };
-                found(Table::KhoTest.fail(self.at, 0, fault))
-            }
-            Err(error) => found(error),
-        }
+        let fault = Fault::Checksum { expected: sum.0.into(), found: stored.0.into() };
+        Err(Table::KhoTest.fail(self.at, 0, fault))
     }
 
     /// The checksum of the folios as they are now; to be compared with [`Checksum::of`] of what
@@ -184,11 +163,11 @@ impl KhoTest {
         Ok(sum)
     }
 
-    /// Calls `each` with every entry, or what is wrong with it or with the area.
-    fn entries<E>(
+    /// Calls `each` with every entry and its address, or what is wrong with it or with the area.
+    pub(crate) fn entries<E>(
         &self,
         pages: &impl Pages,
-        mut each: impl FnMut(Result<Block, Error>) -> Result<(), E>,
+        mut each: impl FnMut(PhysAddr, Result<Block, Error>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut left = u64::from(self.folios);
         // The walk's own errors are of another type than those of `each`, so they are kept aside.
@@ -203,7 +182,7 @@ impl KhoTest {
                 let outside = Table::KhoTest.fail(at, 0, Fault::OutsideMemory { addr: at });
                 let block = entry.ok_or(outside);
                 let block = block.and_then(|word| folio(pages, at, word.load(Relaxed)));
-                stopped = each(block);
+                stopped = each(at, block);
                 if stopped.is_err() {
                     return Err(heirloom_restore::Error::NotInherited { at });
                 }
@@ -211,7 +190,7 @@ impl KhoTest {
             Ok(())
         });
         stopped?;
-        walked.or_else(|error| each(Err(error.into())))
+        walked.or_else(|error: heirloom_restore::Error| each(self.area.first(), Err(error.into())))
     }
 }
 

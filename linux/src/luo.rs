@@ -11,8 +11,8 @@
 //! A file's `data` and an FLB's are what its owner wants back; only the owner knows whether it is an
 //! address. Of a memfd's it is known: see [`File::memfd`].
 
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
-use heirloom_restore::{Chain, Entries, Fault, Pages};
+use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
+use heirloom_restore::{Chain, Entries, Fault, Pages, Record};
 use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -82,6 +82,8 @@ pub struct Luo {
 impl Luo {
     /// The subtree's name.
     pub const NAME: &str = "LUO";
+    /// Bytes of the structure.
+    pub const SIZE: u64 = size_of::<StoredLuo>() as u64;
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///
@@ -113,6 +115,19 @@ impl Luo {
         Ok(Sessions { entries: list(pages, self.sessions)?.map(|chain| chain.iter()) })
     }
 
+    /// Calls `each` with every block of the list of sessions, as far as it is sound, each before it
+    /// is looked into.
+    ///
+    /// # Errors
+    /// The first error of `each`; as for [`Luo::sessions`].
+    pub fn for_each_block(
+        &self,
+        pages: &impl Pages,
+        each: impl FnMut(Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        blocks::<StoredSession>(pages, self.sessions, each)
+    }
+
     /// The session of this name, the first if there are several.
     ///
     /// # Errors
@@ -136,7 +151,7 @@ impl Luo {
         const HEAD: usize = size_of::<StoredFlbs>();
         let at = self.flbs;
         if at.get() == 0 {
-            return Ok(Flbs { pages, next: at, left: 0 });
+            return Ok(Flbs { pages, bytes: 0, next: at, left: 0 });
         }
         let stored: StoredFlbs = load(words(pages, at, HEAD, (Table::Luo, self.at, 24))?);
         let fail = |offset, fault| Table::Flbs.fail(at, offset, fault);
@@ -149,19 +164,28 @@ impl Luo {
         if count > limit {
             return Err(fail(8, Fault::TooMany { found: count, limit }));
         }
-        Ok(Flbs { pages, next: PhysAddr::new(at.get() + HEAD as u64), left: count })
+        Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + HEAD as u64), left: count })
     }
 }
 
 /// A list of records; none at address 0.
-fn list<P: Pages, T: heirloom_restore::Record>(
-    pages: &P,
-    first: PhysAddr,
-) -> Result<Option<Chain<'_, P, T>>, Error> {
+fn list<P: Pages, T: Record>(pages: &P, first: PhysAddr) -> Result<Option<Chain<'_, P, T>>, Error> {
     if first.get() == 0 {
         return Ok(None);
     }
     Ok(Some(Chain::new(pages, first)?))
+}
+
+/// The blocks of a list of records; none at address 0.
+fn blocks<T: Record>(
+    pages: &impl Pages,
+    first: PhysAddr,
+    each: impl FnMut(Block) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if first.get() == 0 {
+        return Ok(());
+    }
+    Chain::<_, T>::for_each(pages, first, each)
 }
 
 /// One session: files that one owner preserved together.
@@ -191,6 +215,19 @@ impl Session {
             return Err(Table::Session.fail(self.at, 72, fault));
         }
         Ok(Files { entries: chain.map(|chain| chain.iter()) })
+    }
+
+    /// Calls `each` with every block of the list of files, as far as it is sound, each before it is
+    /// looked into.
+    ///
+    /// # Errors
+    /// The first error of `each`; [`Error::Restore`]: the list is not sound.
+    pub fn for_each_block(
+        &self,
+        pages: &impl Pages,
+        each: impl FnMut(Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        blocks::<StoredFile>(pages, self.files, each)
     }
 
     /// The file with this token, the first if there are several.
@@ -295,8 +332,16 @@ pub struct Flb {
 #[derive(Debug)]
 pub struct Flbs<'p, P> {
     pages: &'p P,
+    bytes: u64,
     next: PhysAddr,
     left: u64,
+}
+
+impl<P> Flbs<'_, P> {
+    /// Bytes of the list's pages.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl<P: Pages> Iterator for Flbs<'_, P> {

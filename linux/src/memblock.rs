@@ -109,25 +109,21 @@ impl Memblock {
         Ok(walked?)
     }
 
-    /// Checks that every region is sound, in memory and preserved, and hands what is wrong to
-    /// `found`: `Ok` goes on.
-    ///
-    /// # Errors
-    /// The first error of `found`.
-    pub fn check<E>(
+    /// Calls `each` with every region, found in memory and preserved, or what is wrong with it or
+    /// with the tree.
+    pub(crate) fn regions<E>(
         &self,
         pages: &impl Pages,
-        mut found: impl FnMut(Error) -> Result<(), E>,
+        mut each: impl FnMut(Result<Region, Error>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let from = (Table::Memblock, self.at, 0);
         let walked = self.for_each_region(pages, |region| {
-            match preserved(pages, region.start, region.size, (Table::Memblock, self.at, 0)) {
-                Ok(_) => Ok(()),
-                Err(error) => found(error).map_err(Stop::Each),
-            }
+            let there = preserved(pages, region.start, region.size, from);
+            each(there.map(|_| region)).map_err(Stop::Each)
         });
         match walked {
             Ok(()) => Ok(()),
-            Err(Stop::Tree(error)) => found(error),
+            Err(Stop::Tree(error)) => each(Err(error)),
             Err(Stop::Each(error)) => Err(error),
         }
     }

@@ -113,6 +113,9 @@ pub enum Part {
 }
 
 impl Memfd {
+    /// Bytes of the structure.
+    pub const SIZE: u64 = SIZE as u64;
+
     /// Reads the memfd at `at`, an address that byte `from.2` of the table at `from.1` has.
     ///
     /// # Errors
@@ -162,19 +165,7 @@ impl Memfd {
         pages: &impl Pages,
         mut each: impl FnMut(MemfdFolio) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.entries(pages, |entry| each(entry?))
-    }
-
-    /// Checks the area and every entry, and hands what is wrong to `found`: `Ok` goes on.
-    ///
-    /// # Errors
-    /// The first error of `found`.
-    pub fn check<E>(
-        &self,
-        pages: &impl Pages,
-        mut found: impl FnMut(Error) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.entries(pages, |entry| entry.map_or_else(&mut found, |_| Ok(())))
+        self.entries(pages, |_, entry| each(entry?))
     }
 
     /// Calls `each` with every stretch of the file, from its start to its end.
@@ -210,11 +201,11 @@ impl Memfd {
         Ok(())
     }
 
-    /// Calls `each` with every entry, or what is wrong with it or with the area.
-    fn entries<E>(
+    /// Calls `each` with every entry and its address, or what is wrong with it or with the area.
+    pub(crate) fn entries<E>(
         &self,
         pages: &impl Pages,
-        mut each: impl FnMut(Result<MemfdFolio, Error>) -> Result<(), E>,
+        mut each: impl FnMut(PhysAddr, Result<MemfdFolio, Error>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(area) = self.area else { return Ok(()) };
         let (mut left, mut next) = (self.folios, 0);
@@ -229,15 +220,17 @@ impl Memfd {
                 let here = todo.min(PAGE_SIZE as u64 / ENTRY);
                 let Some(words) = pages.words(at, (here * ENTRY) as usize) else {
                     let fault = Fault::OutsideMemory { addr: at };
-                    return each(Err(Table::MemfdFolios.fail(at, 0, fault))).map_err(Stop::Each);
+                    let outside = Table::MemfdFolios.fail(at, 0, fault);
+                    return each(at, Err(outside)).map_err(Stop::Each);
                 };
                 for (entry, at) in words.chunks_exact(2).zip((at.get()..).step_by(ENTRY as usize)) {
                     let word = |i: usize| entry.get(i).map_or(0, |word| word.load(Relaxed));
-                    let folio = self.folio(pages, PhysAddr::new(at), word(0), word(1), next);
+                    let at = PhysAddr::new(at);
+                    let folio = self.folio(pages, at, word(0), word(1), next);
                     if let Ok(folio) = folio {
                         next = folio.end();
                     }
-                    each(folio).map_err(Stop::Each)?;
+                    each(at, folio).map_err(Stop::Each)?;
                 }
                 todo -= here;
                 at = PhysAddr::new(at.get() + here * ENTRY);
@@ -246,7 +239,7 @@ impl Memfd {
         });
         match walked {
             Ok(()) => Ok(()),
-            Err(Stop::Area(error)) => each(Err(error.into())),
+            Err(Stop::Area(error)) => each(area.first(), Err(error.into())),
             Err(Stop::Each(error)) => Err(error),
         }
     }

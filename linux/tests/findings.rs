@@ -221,6 +221,28 @@ fn a_memfd_s_folio_that_is_not_preserved() {
 }
 
 #[test]
+fn memory_that_two_tables_name() {
+    let dump = Dump::of_linux();
+    let (first, second) = (file(&dump), file(&dump) + 64);
+    // One memfd under two tokens: the second has nothing.
+    let found = only(|dump| dump.put(second + 48, MEMFD));
+    let shared = |pfn| Fault::Shared { block: block(pfn, 0) };
+    assert_eq!(found, table(Table::Memfd, MEMFD, 0, shared(MEMFD >> 12)));
+    // One folio in two files, and a folio that is another's list.
+    let other = dump.get(dump.get(dump.get(second + 48) + 32) + 8);
+    let found = only(|dump| dump.put(other, (3 << 52) + FIRST_FOLIO));
+    assert_eq!(found, table(Table::MemfdFolios, other, 0, shared(FIRST_FOLIO)));
+    let list = folios(&dump) >> 12;
+    let found = only(|dump| dump.put(other, (3 << 52) + list));
+    assert_eq!(found, table(Table::MemfdFolios, other, 0, shared(list)));
+    // One list of files in two sessions.
+    let files = first & !0xfff;
+    let twin = session(&dump) + 80;
+    let found = only(|dump| dump.put(twin + 64, files));
+    assert_eq!(found, table(Table::Session, twin, 0, shared(files >> 12)));
+}
+
+#[test]
 fn folios_that_are_not_in_the_order_of_the_file_or_not_in_the_file() {
     let at = folios(&Dump::of_linux());
     let found = only(|dump| dump.put(at + 16 * 5 + 8, 4));

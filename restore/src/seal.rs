@@ -272,7 +272,8 @@ pub(crate) fn verify_each<E>(
 
 /// The seal's table, if it is the one whose hash `seal` has.
 fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, P, Stored>, Error> {
-    let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |_, _| Ok(()))?;
+    let chain =
+        Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |_, _| Ok::<_, Error>(()))?;
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     if chain.len() != seal.entries {
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));

@@ -171,7 +171,8 @@ pub(crate) fn findings(dump: &Dump, entry: Entry) -> (Surveyed, Vec<Error>) {
     let stretches = runs.iter().zip(&mut words).map(|(run, words)| FramesOf::new(*run, words));
     let mut stretches: Vec<_> = stretches.map(Option::unwrap).collect();
     let mut found = Vec::new();
-    let surveyed = survey(dump, entry, &mut Frames::new(&mut stretches), |error| {
+    let mut frames = Frames::new(&mut stretches);
+    let surveyed = survey(dump, entry, &mut frames, |error| {
         found.push(Error::from(error));
         Ok::<_, Error>(())
     });
@@ -179,7 +180,7 @@ pub(crate) fn findings(dump: &Dump, entry: Entry) -> (Surveyed, Vec<Error>) {
     if let Some(map) = surveyed.map {
         let left = Left::new(dump, map);
         let root = RootView::read(&left, entry.root).unwrap();
-        check(&left, &root, |error| {
+        check(&left, &root, &mut frames, |error| {
             found.push(error);
             Ok::<_, Error>(())
         })

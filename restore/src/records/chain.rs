@@ -30,14 +30,27 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
         Self::walk(pages, first, Table::Records, |_, _| Ok(()))
     }
 
+    /// Checks a chain block by block: calls `each` with every block before it is looked into, and
+    /// stops at its first error.
+    ///
+    /// # Errors
+    /// As for [`Chain::new`], and the first error of `each`. What `each` did by then stands.
+    pub fn for_each<E: From<Error>>(
+        pages: &'p P,
+        first: PhysAddr,
+        mut each: impl FnMut(Block) -> Result<(), E>,
+    ) -> Result<(), E> {
+        Self::walk(pages, first, Table::Records, |block, _| each(block)).map(|_| ())
+    }
+
     /// The same for a chain that is a table of its own. Calls `each` with every block before it
     /// looks into it, and stops at its first error.
-    pub(crate) fn walk(
+    pub(crate) fn walk<E: From<Error>>(
         pages: &'p P,
         first: PhysAddr,
         table: Table,
-        mut each: impl FnMut(Block, &'p [AtomicU64]) -> Result<(), Error>,
-    ) -> Result<Self, Error> {
+        mut each: impl FnMut(Block, &'p [AtomicU64]) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let mut chain = Self { pages, first, blocks: 0, entries: 0, marker: PhantomData };
         let (mut addr, mut from) = (first, (table, first, 0));
         // Brent's cycle detection: the hare is compared with where it was at the last power of 2.
@@ -45,7 +58,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
         loop {
             if chain.blocks == MAX_BLOCKS {
                 let fault = Fault::TooMany { found: MAX_BLOCKS + 1, limit: MAX_BLOCKS };
-                return Err(fault.in_table(from.0, from.1, from.2));
+                return Err(fault.in_table(from.0, from.1, from.2).into());
             }
             let (block, words) = table_at(pages, addr, from)?;
             each(block, words)?;
@@ -54,7 +67,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
             let (next, count) = head(words);
             if count > T::PER_BLOCK {
                 let fault = Fault::TooMany { found: count, limit: T::PER_BLOCK };
-                return Err(fault.in_table(table, addr, 8));
+                return Err(fault.in_table(table, addr, 8).into());
             }
             chain.blocks += 1;
             chain.entries += count;
@@ -62,7 +75,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
                 return Ok(chain);
             }
             if next == tortoise {
-                return Err(Fault::Duplicate.in_table(table, addr, 0));
+                return Err(Fault::Duplicate.in_table(table, addr, 0).into());
             }
             if chain.blocks == power {
                 (tortoise, power) = (next, power * 2);

@@ -64,7 +64,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
                 (last, room) = (block.addr(), 0);
             }
             room += T::PER_BLOCK.saturating_sub(count);
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         let (blocks, entries) = (chain.blocks(), chain.len());
         Ok(Self { memory, first, last, blocks, entries, room, marker: PhantomData })
