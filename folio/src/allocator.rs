@@ -1,5 +1,7 @@
 //! The page allocator: folios and runs, taken and given back, with every misuse told apart.
 
+use core::ptr::NonNull;
+
 use crate::addr::{Block, Order, Pfn, Run};
 use crate::columns::{Group, Hints};
 use crate::error::Error;
@@ -249,6 +251,24 @@ impl<M: Machine> Memory<M> {
         self.unmark_run(run);
         self.give_run(run);
         Ok(())
+    }
+
+    /// Frees the run of `kind` that starts where `ptr` leads, if it is one block in the range that
+    /// was added first and not preserved: whether it did. If not, nothing is changed, and
+    /// [`Memory::free_run`] frees it or says why not.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`].
+    #[inline]
+    pub unsafe fn free_single(&self, ptr: NonNull<u8>, kind: Kind) -> bool {
+        let Some(range) = self.ranges.first() else { return false };
+        let Some((byte, block)) = range.single(ptr, kind) else { return false };
+        byte.store(kinds::FREED, Relaxed);
+        if !self.give_kept(range, block) {
+            let given = self.give_more(range, block);
+            debug_assert!(given.is_ok(), "its byte said that it was in use: {given:?}");
+        }
+        true
     }
 
     /// Keeps the first `frames` frames of a run and frees the rest: the run that is left.

@@ -98,6 +98,19 @@ pub(crate) const fn without_preserved(byte: u8) -> u8 {
     byte.wrapping_sub(ORDERS)
 }
 
+/// The order of a block of `kind` that is not preserved, if `byte` is that of one.
+#[inline]
+pub(crate) const fn order_of(byte: u8, kind: Kind) -> Option<Order> {
+    let order = byte.wrapping_sub(head(kind, Order::ZERO, false));
+    if order < ORDERS { Order::new(order) } else { None }
+}
+
+/// Whether `byte` is that of a further block of a run.
+#[inline]
+pub(crate) const fn is_tail(byte: u8) -> bool {
+    byte.wrapping_sub(head(Kind::Tail, Order::ZERO, false)) < 2 * ORDERS
+}
+
 /// What `byte` says. A byte that no block writes reads as [`FrameState::Never`].
 pub(crate) const fn decode(byte: u8) -> FrameState {
     if byte < FIRST {
@@ -130,6 +143,11 @@ mod tests {
                     assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
                     seen[usize::from(byte)] = true;
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
+                    assert_eq!(is_tail(byte), kind == Kind::Tail);
+                    for other in Kind::ALL {
+                        let found = Some(order).filter(|_| other == kind && !preserved);
+                        assert_eq!(order_of(byte, other), found);
+                    }
                 }
             }
         }
@@ -156,5 +174,9 @@ mod tests {
         assert_eq!(decode(NEVER), FrameState::Never);
         assert_eq!(decode(FREED), FrameState::Freed);
         assert_eq!(decode(255), FrameState::Never);
+        for byte in [NEVER, FREED, 255] {
+            assert!(!is_tail(byte));
+            assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+        }
     }
 }

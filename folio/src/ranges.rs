@@ -9,10 +9,10 @@
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 
-use crate::addr::{Block, Order, PAGE_SHIFT, Pfn, PhysAddr, Run};
+use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::columns::Columns;
 use crate::error::Error;
-use crate::kinds::{self, FrameState};
+use crate::kinds::{self, FrameState, Kind};
 use crate::machine::NodeId;
 use crate::sync::{Acquire, AtomicU8, AtomicU64, AtomicUsize, Relaxed, Release};
 use crate::tracker::Geometry;
@@ -160,6 +160,21 @@ impl Range {
         unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) }
     }
 
+    /// The byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
+    /// of one block, of `kind` and not preserved, that it begins.
+    #[inline]
+    pub(crate) fn single(&self, ptr: NonNull<u8>, kind: Kind) -> Option<(&AtomicU8, Block)> {
+        let at = ptr.addr().get().wrapping_sub(self.base.addr().get());
+        let frame = at >> PAGE_SHIFT;
+        let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
+        let order = kinds::order_of(byte.load(Relaxed), kind)?;
+        let next = self.kinds().get(frame + order.frames() as usize);
+        if next.is_some_and(|next| kinds::is_tail(next.load(Relaxed))) {
+            return None;
+        }
+        Some((byte, Block::aligned(self.run.start().add(frame as u64), order)))
+    }
+
     /// Where in a block like `expected` a pointer leads, if one of this range is around it.
     #[inline]
     pub(crate) fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
@@ -208,7 +223,7 @@ impl Range {
     }
 
     /// The allocated block that holds `pfn`, head or not.
-    pub(crate) fn holder(&self, pfn: Pfn) -> Option<(Block, kinds::Kind, bool)> {
+    pub(crate) fn holder(&self, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         (0..=Order::MAX_FOLIO.get()).filter_map(Order::new).find_map(|at_least| {
             match self.state(pfn.align_down(at_least)) {
                 FrameState::Head { kind, order, preserved } if order >= at_least => {

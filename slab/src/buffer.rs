@@ -47,7 +47,10 @@ impl<M: Machine> Slabs<M> {
     /// Allocates a large buffer, or the first of its class.
     #[inline(never)]
     fn alloc_other(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
-        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, like) };
+        let Some(class) = Class::of(layout) else {
+            let single = self.alloc_single(layout, like);
+            return single.map_or_else(|| self.alloc_large(layout, like), Ok);
+        };
         let buffer = self.new_class(class, like.preserving)?.alloc()?;
         if like.zeroed {
             // SAFETY: as in `alloc`.
@@ -83,6 +86,20 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::free`].
     #[inline(never)]
     unsafe fn free_other(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        if unsafe { self.memory().free_single(ptr, Kind::Buffer) } {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; nothing was freed.
+        unsafe { self.free_rare(ptr) }
+    }
+
+    /// The same for what is no run of one block.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[inline(never)]
+    unsafe fn free_rare(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         if addr.is_page_aligned()
@@ -173,8 +190,29 @@ impl<M: Machine> Slabs<M> {
         Ok(to)
     }
 
+    /// A large buffer that is one block, if that is all there is to do.
+    #[inline]
+    fn alloc_single(&self, layout: Layout, like: Buffers) -> Option<NonNull<u8>> {
+        let memory = self.memory();
+        let frames = layout.size().div_ceil(PAGE_SIZE);
+        if !frames.is_power_of_two() || layout.align() > frames * PAGE_SIZE || like.preserving {
+            return None;
+        }
+        let order = Order::new(frames.trailing_zeros() as u8)?;
+        let request = Request::new(order).kind(Kind::Buffer);
+        let block = memory.alloc(if like.zeroed { request.zeroed() } else { request }).ok()?;
+        let ptr = memory.machine().ptr(block.addr());
+        if !ptr.addr().get().is_multiple_of(layout.align()) {
+            // SAFETY: allocated above, and nobody has seen it.
+            let undone = unsafe { memory.free_run(block.run(), Kind::Buffer) };
+            debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
+            return None;
+        }
+        Some(ptr)
+    }
+
     /// A buffer of whole pages.
-    #[cold]
+    #[inline(never)]
     fn alloc_large(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
         let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
