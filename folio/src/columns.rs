@@ -560,11 +560,6 @@ impl Columns {
         self.take_bits_at(t, n, mask(at, k))
     }
 
-    /// Takes exactly the frames `first + i` for each set bit `i`; all or none.
-    pub(crate) fn take_word_at(&self, first: Pfn, frames: u64) -> bool {
-        self.take_bits_at(0, first.get() >> STEP, frames)
-    }
-
     fn take_bits_at(&self, t: usize, n: u64, wanted: u64) -> bool {
         let Some(word) = self.word(t, t, n) else { return false };
         let mut bits = word.load(Relaxed);
@@ -589,6 +584,58 @@ impl Columns {
             self.put_rest(t, n, !wanted);
         }
         true
+    }
+
+    /// Takes exactly `block`, as [`Columns::take_at`] does, while nobody else uses the columns: with
+    /// plain loads and stores.
+    pub(crate) fn carve(&self, block: Block) -> bool {
+        let (t, k) = place(block.order());
+        let at = (block.pfn().get() >> unit_log2(t)) as u32 & 63;
+        self.carve_bits(t, block.pfn().get() >> (unit_log2(t) + STEP), mask(at, k))
+    }
+
+    /// Takes exactly the frames `first + i` for each set bit `i`, all or none, while nobody else
+    /// uses the columns.
+    pub(crate) fn carve_word(&self, first: Pfn, frames: u64) -> bool {
+        self.carve_bits(0, first.get() >> STEP, frames)
+    }
+
+    fn carve_bits(&self, t: usize, n: u64, wanted: u64) -> bool {
+        let Some(word) = self.word(t, t, n) else { return false };
+        let bits = word.load(Relaxed);
+        if bits & wanted == wanted {
+            word.store(bits & !wanted, Relaxed);
+            if bits == wanted {
+                self.say(t, n, false);
+            }
+            return true;
+        }
+        // Part of it free here means that no larger unit holds it.
+        let up = t + 1;
+        if bits != 0 || up >= COLUMNS || !self.carve_bits(up, n >> STEP, 1 << (n & 63)) {
+            return false;
+        }
+        if wanted != !0 {
+            word.store(!wanted, Relaxed);
+            self.say(t, n, true);
+        }
+        true
+    }
+
+    /// Says in the rows above whether word `n` of column `t` has anything, while nobody else uses
+    /// the columns.
+    fn say(&self, t: usize, n: u64, some: bool) {
+        let mut n = n;
+        for up in t + 1..COLUMNS {
+            let Some(word) = self.word(t, up, n >> STEP) else { return };
+            let (before, bit) = (word.load(Relaxed), 1 << (n & 63));
+            let after = if some { before | bit } else { before & !bit };
+            word.store(after, Relaxed);
+            if (before == 0) == (after == 0) {
+                return;
+            }
+            n >>= STEP;
+        }
     }
 
     /// Takes `units` neighbouring units of the last column: for runs above the largest folio.

@@ -32,7 +32,21 @@ pub struct Ram {
     base: NonNull<u8>,
     layout: Layout,
     cpus: ThreadSlots,
-    spaces: Mutex<Vec<Box<[u128]>>>,
+    spaces: Mutex<Vec<Space>>,
+}
+
+/// Memory from the heap that was handed out.
+#[derive(Debug)]
+struct Space(NonNull<[u128]>);
+
+// SAFETY: the memory is this value's until it is dropped; it is reached by nobody through it.
+unsafe impl Send for Space {}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // SAFETY: leaked from a box in `Ram::space`, once; whoever used it is gone with the machine.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
 }
 
 // SAFETY: the base pointer is to memory that this value owns.
@@ -106,10 +120,11 @@ impl Ram {
     /// # Panics
     /// If another thread panicked in here.
     pub fn space(&self, bytes: usize) -> NonNull<[u8]> {
-        let mut space = std::vec![0_u128; bytes.div_ceil(size_of::<u128>())].into_boxed_slice();
-        let start = NonNull::from(&mut *space).cast::<u8>();
-        self.spaces.lock().expect("no panic inside").push(space);
-        NonNull::slice_from_raw_parts(start, bytes)
+        // Kept as a pointer: a box that moves would claim the memory for itself once more.
+        let space = std::vec![0_u128; bytes.div_ceil(size_of::<u128>())].into_boxed_slice();
+        let space = NonNull::from(Box::leak(space));
+        self.spaces.lock().expect("no panic inside").push(Space(space));
+        NonNull::slice_from_raw_parts(space.cast(), bytes)
     }
 }
 

@@ -54,6 +54,7 @@ pub mod machine;
 mod memory;
 mod pages;
 mod percpu;
+mod prefetch;
 mod ranges;
 mod request;
 mod survive;

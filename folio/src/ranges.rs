@@ -154,6 +154,12 @@ impl Range {
         self.kinds().get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
     }
 
+    /// The bytes of these frames, if all of them are of this range.
+    pub(crate) fn bytes_of(&self, run: Run) -> Option<&[AtomicU8]> {
+        let start = run.start().get().checked_sub(self.run.start().get())? as usize;
+        self.kinds().get(start..start.checked_add(run.frames() as usize)?)
+    }
+
     #[inline]
     fn kinds(&self) -> &[AtomicU8] {
         // SAFETY: `install` laid one byte for each frame of the run; only atomics touch them.

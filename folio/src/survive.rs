@@ -102,14 +102,9 @@ impl<M: Machine> Memory<M> {
     pub fn preserve(&self, block: Block) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         let tables = self.tables(Whose::Own);
-        // The tracker's word and the frame's byte are far apart, and each may be far away: this
-        // first look fetches the one while the other comes.
-        let spot = Spot::known(&tables, block);
-        let seen = spot.is_some_and(Spot::seen);
+        // The tracker's word and the frame's byte are far apart, and each may be far away.
+        let spot = Spot::known(&tables, block).inspect(Spot::prefetch);
         let (byte, now) = Self::single(range, block, false)?;
-        if seen {
-            return Err(Error::AlreadyPreserved { block });
-        }
         match spot {
             Some(spot) => spot.preserve(block),
             None => self.own.preserve(&tables, block),
@@ -126,8 +121,8 @@ impl<M: Machine> Memory<M> {
     pub fn unpreserve(&self, block: Block) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         let tables = self.tables(Whose::Own);
-        // A first look, as in `preserve`.
-        let spot = Spot::known(&tables, block).filter(|spot| spot.seen());
+        // As in `preserve`.
+        let spot = Spot::known(&tables, block).inspect(Spot::prefetch);
         let (byte, now) = Self::single(range, block, true)?;
         match spot {
             Some(spot) => spot.unpreserve(block),
@@ -156,12 +151,14 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// [`Error::NotPreserved`], and as for [`Memory::preserve_run`]. All or nothing.
     pub fn unpreserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        match self.check_run(run, kind) {
-            Err(Error::Preserved { .. }) => {}
-            Err(other) => return Err(other),
-            Ok(()) => {
-                let block = Block::containing(run.start(), Order::ZERO);
-                return Err(Error::NotPreserved { block });
+        if !self.is_run(run, kind, true) {
+            match self.check_run(run, kind) {
+                Err(Error::Preserved { .. }) => {}
+                Err(other) => return Err(other),
+                Ok(()) => {
+                    let block = Block::containing(run.start(), Order::ZERO);
+                    return Err(Error::NotPreserved { block });
+                }
             }
         }
         self.own.unpreserve_run(&self.tables(Whose::Own), run)?;
@@ -175,9 +172,9 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// As for [`Memory::preserve`], naming the first at fault. All or nothing.
     pub fn preserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
-        self.each_adjacent(folios, false)?;
+        let alike = self.each_adjacent(folios, false)?;
         self.own.preserve_adjacent(&self.tables(Whose::Own), folios)?;
-        self.mark_adjacent(folios, true);
+        self.mark_adjacent(folios, alike, true);
         Ok(())
     }
 
@@ -186,9 +183,9 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
     pub fn unpreserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
-        self.each_adjacent(folios, true)?;
+        let alike = self.each_adjacent(folios, true)?;
         self.own.unpreserve_adjacent(&self.tables(Whose::Own), folios)?;
-        self.mark_adjacent(folios, false);
+        self.mark_adjacent(folios, alike, false);
         Ok(())
     }
 
@@ -418,29 +415,42 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Checks that the folios are allocated and (not) preserved.
-    fn each_adjacent(&self, folios: Adjacent, preserved: bool) -> Result<(), Error> {
-        // Most are like the one before: one comparison each.
-        let mut right = None;
-        for block in blocks(folios) {
-            let range = self.range(block.pfn())?;
-            let byte = range.byte(block.pfn()).map(|byte| byte.load(Relaxed));
-            if byte != right {
-                let (_, now) = Self::single(range, block, preserved)?;
-                right = Some(now);
-            }
+    /// Checks that the folios are allocated and (not) preserved: what the bytes of all of them say,
+    /// if that is the same.
+    fn each_adjacent(&self, folios: Adjacent, preserved: bool) -> Result<Option<u8>, Error> {
+        let mut blocks = blocks(folios);
+        let Some(first) = blocks.next() else { return Ok(None) };
+        let (_, said) = Self::single(self.range(first.pfn())?, first, preserved)?;
+        // Mostly all of them: no look at each, and no branch.
+        if let Some(bytes) = self.bytes(folios)
+            && each(bytes, folios.first().order()).fold(0, |d, b| d | (b.load(Relaxed) ^ said)) == 0
+        {
+            return Ok(Some(said));
         }
-        Ok(())
+        for block in blocks {
+            Self::single(self.range(block.pfn())?, block, preserved)?;
+        }
+        Ok(None)
     }
 
-    fn mark_adjacent(&self, folios: Adjacent, preserved: bool) {
+    fn mark_adjacent(&self, folios: Adjacent, alike: Option<u8>, preserved: bool) {
         let step = if preserved { kinds::with_preserved } else { kinds::without_preserved };
+        if let Some((said, bytes)) = alike.zip(self.bytes(folios)) {
+            let now = step(said);
+            each(bytes, folios.first().order()).for_each(|byte| byte.store(now, Relaxed));
+            return;
+        }
         for block in blocks(folios) {
             let range = self.ranges.find(block.pfn());
             if let Some(byte) = range.and_then(|range| range.byte(block.pfn())) {
                 byte.store(step(byte.load(Relaxed)), Relaxed);
             }
         }
+    }
+
+    /// The bytes of all the folios' frames, if those are in one range.
+    fn bytes(&self, folios: Adjacent) -> Option<&[AtomicU8]> {
+        self.ranges.find(folios.first().pfn())?.bytes_of(folios.run())
     }
 
     /// The byte of an allocated block that is no part of a run and (not) preserved, and what it
@@ -482,12 +492,19 @@ impl<M: Machine> Memory<M> {
     }
 }
 
+/// The bytes of the first frames of folios of `order` that lie side by side.
+#[inline]
+fn each(bytes: &[AtomicU8], order: Order) -> impl Iterator<Item = &AtomicU8> {
+    bytes.iter().step_by(order.frames() as usize)
+}
+
 fn blocks(folios: Adjacent) -> impl Iterator<Item = Block> {
     let (first, order) = (folios.first().pfn(), folios.first().order());
     (0..folios.count()).map(move |i| Block::containing(first.add(i << order.get()), order))
 }
 
-/// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits.
+/// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits, by the
+/// one that owns the memory.
 struct Holding<'m, M: Machine> {
     memory: &'m Memory<M>,
 }
@@ -497,7 +514,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
         let outside = TreeFault::OutsideMemory { addr: block.addr() };
         let range = self.memory.ranges.covering(block.run()).ok_or(outside)?;
         for part in block.run().blocks_up_to(Order::MAX_FOLIO) {
-            if !range.columns().take_at(part) {
+            if !range.columns().carve(part) {
                 // What was taken stays so: the caller gives the whole memory up.
                 return Err(TreeFault::Overlap { block });
             }
@@ -507,7 +524,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
 
     fn take_word(&mut self, first: Pfn, mask: u64) -> Result<(), (u32, TreeFault)> {
         let range = self.memory.ranges.find(first.add(u64::from(mask.trailing_zeros())));
-        if range.is_some_and(|range| range.columns().take_word_at(first, mask)) {
+        if range.is_some_and(|range| range.columns().carve_word(first, mask)) {
             return Ok(());
         }
         // One of them is at fault, or they lie in two ranges: find out one by one.
@@ -516,6 +533,11 @@ impl<M: Machine> Ledger for Holding<'_, M> {
             self.take(block).map_err(|fault| (bit, fault))?;
         }
         Ok(())
+    }
+
+    fn take_full(&mut self, block: Block) -> bool {
+        let range = self.memory.ranges.covering(block.run());
+        range.is_some_and(|range| range.columns().carve(block))
     }
 
     fn leaf(&mut self, first: Block, leaf: PhysAddr) {

@@ -17,8 +17,14 @@ use super::counts::Counts;
 use super::key::{Geometry, KEY_LIMIT, Key, LEAF_KEYS, order_of};
 use super::node::Tables;
 use super::tree::Node;
+use super::walk::summary;
 
 const G: Geometry = Geometry::BUILD;
+/// The order of 64 words of frames.
+const WORDS: Order = match Order::new(12) {
+    Some(order) => order,
+    None => Order::ZERO,
+};
 
 /// Who owns which frame, as far as a check has come.
 pub trait Ledger {
@@ -67,6 +73,13 @@ pub trait Ledger {
             self.take(block).map_err(|fault| (bit, fault))?;
         }
         Ok(())
+    }
+
+    /// Takes `block`, which is 4096 frames that are preserved one by one, at once if it can: whether
+    /// it did. If not, nothing is taken, and they come word by word.
+    fn take_full(&mut self, block: Block) -> bool {
+        let _ = block;
+        false
     }
 
     /// The check came upon `leaf`, which holds the keys of the blocks of `first`'s order from
@@ -245,17 +258,39 @@ where
         {
             self.ledger.leaf(block, at.addr);
         }
-        for (key, (index, word)) in (at.first..).step_by(64).zip(at.words.iter().enumerate()) {
-            let mut rest = word.load(Relaxed);
-            while rest != 0 {
-                let Err((bit, reason)) = self.blocks(key, rest) else { break };
-                let index = index as u32 * 64 + bit;
-                (self.found)(TreeError { node: at.addr, level: 0, index, reason })?;
-                // Those below the one at fault are taken.
-                rest &= u64::MAX.unbounded_shl(bit + 1);
+        for (n, words) in at.words.chunks(64).enumerate() {
+            let (mut some, full) = summary(words);
+            if full && self.full(at.first + n as u64 * 4096) {
+                continue;
+            }
+            while some != 0 {
+                let i = some.trailing_zeros();
+                some &= some - 1;
+                let index = n as u32 * 64 + i;
+                let mut rest = words.get(i as usize).map_or(0, |word| word.load(Relaxed));
+                while rest != 0 {
+                    let key = at.first + u64::from(index) * 64;
+                    let Err((bit, reason)) = self.blocks(key, rest) else { break };
+                    let index = index * 64 + bit;
+                    (self.found)(TreeError { node: at.addr, level: 0, index, reason })?;
+                    // Those below the one at fault are taken.
+                    rest &= u64::MAX.unbounded_shl(bit + 1);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Takes the 4096 blocks from `key` on, each of which is preserved, if they are frames and the
+    /// ledger can.
+    fn full(&mut self, key: u64) -> bool {
+        let first = Key::new(key).block().filter(|first| first.order() == Order::ZERO);
+        let block = first.and_then(|first| Block::new(first.pfn(), WORDS));
+        let taken = block.is_some_and(|block| self.ledger.take_full(block));
+        if taken {
+            self.counts.add_folios(Order::ZERO, WORDS.frames());
+        }
+        taken
     }
 
     /// Takes the blocks of a leaf's word, whose bit 0 is `key`. Those below the bit of an error

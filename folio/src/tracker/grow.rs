@@ -6,6 +6,7 @@
 
 use crate::addr::{Block, PhysAddr};
 use crate::error::Error;
+use crate::prefetch::prefetch;
 use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
 
 use super::key::{Geometry, Key, LEVELS, node_start};
@@ -230,11 +231,10 @@ impl<'n> Spot<'n> {
         bit_in(nodes.leaf(block)?, block).map(Self::from)
     }
 
-    /// Whether the block is preserved, at a first look.
+    /// Asks for the word.
     #[inline]
-    pub(crate) fn seen(self) -> bool {
-        // Relaxed: nothing is followed from it.
-        self.word.load(Relaxed) & self.bit != 0
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.word);
     }
 
     /// [`Tracker::preserve`], the spot being known.

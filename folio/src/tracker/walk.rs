@@ -3,10 +3,9 @@
 //! One cursor passes over the leaves by words and skips what is empty; folios and adjacent folios
 //! are made of its words.
 
-use core::slice;
-
 use crate::addr::{Block, Order, Pfn};
-use crate::sync::{Acquire, AtomicU64};
+use crate::prefetch::prefetch;
+use crate::sync::{Acquire, AtomicU64, Relaxed};
 
 use super::key::{Adjacent, Key, LEAF_KEYS, order_of};
 use super::node::Tables;
@@ -31,13 +30,12 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
 
     /// The words from the one that holds `key` on.
     pub(super) fn words_from(&self, key: u64) -> Words<'a, T> {
-        let mut words = Words { tree: *self, leaf: [].iter(), key, next: key, mixed: 0 };
-        if let Some(leaf) = self.leaf(Key::new(key)) {
-            let skip = Key::new(key).index(0) / 64;
-            words.leaf = leaf.words.get(skip..).unwrap_or_default().iter();
-            words.key = key & !63;
-            words.next = leaf.first + LEAF_KEYS;
-        }
+        let none =
+            Words { tree: *self, leaf: &[], first: key, at: 0, some: 0, next: key, mixed: 0 };
+        let Some(leaf) = self.leaf(Key::new(key)) else { return none };
+        let next = leaf.first + LEAF_KEYS;
+        let mut words = Words { leaf: leaf.words, first: leaf.first, next, ..none };
+        words.go_to(Key::new(key).index(0) / 64);
         words
     }
 }
@@ -69,7 +67,15 @@ impl Word {
     #[inline]
     fn block(&self, i: u32) -> Block {
         let pfn = self.first.get() + (u64::from(i) << self.order.get());
-        Block::containing(Pfn::new(pfn), self.order)
+        Block::aligned(Pfn::new(pfn), self.order)
+    }
+
+    /// Takes the lowest folio out.
+    #[inline]
+    fn take(&mut self) -> Option<Block> {
+        let bit = (self.mask != 0).then(|| self.mask.trailing_zeros())?;
+        self.mask &= self.mask - 1;
+        Some(self.block(bit))
     }
 
     /// The frame after the last that its bits can stand for.
@@ -86,10 +92,14 @@ impl Word {
 #[derive(Clone, Debug)]
 pub struct Words<'a, T: ?Sized> {
     tree: Tree<'a, T>,
-    /// What is left of the current leaf.
-    leaf: slice::Iter<'a, AtomicU64>,
-    /// The key of bit 0 of the next word.
-    key: u64,
+    /// The current leaf.
+    leaf: &'a [AtomicU64],
+    /// Its first key.
+    first: u64,
+    /// Where in it the 64 words begin that are being read.
+    at: usize,
+    /// Which of these 64 were not empty, at a first look, and are still to be read.
+    some: u64,
     /// Where to look for the next leaf.
     next: u64,
     /// Bits not yet given of the very first word: keys 2 to 63, of several orders.
@@ -97,19 +107,32 @@ pub struct Words<'a, T: ?Sized> {
 }
 
 impl<T: Tables + ?Sized> Words<'_, T> {
-    /// Passes over what follows in the current leaf with every bit set, as far as the order is the
-    /// same as that of the word before; how many words.
+    /// Goes on with the word at `index` of the leaf.
     #[inline]
-    fn skip_full(&mut self) -> u64 {
+    fn go_to(&mut self, index: usize) {
+        self.at = index & !63;
+        let words = self.leaf.get(self.at..).unwrap_or_default();
+        // The next 64, a line each time: they come while these are read.
+        words.iter().skip(64).step_by(8).take(8).for_each(prefetch);
+        self.some = summary(words.get(..64).unwrap_or(words)).0 & (!0 << (index & 63));
+    }
+
+    /// Passes over what follows the word of `key` in the current leaf with every bit set, as far as
+    /// the order is the same; how many words.
+    #[inline]
+    fn skip_full(&mut self, key: u64) -> u64 {
+        let from = ((key & !63) + 64).wrapping_sub(self.first);
+        let words = self.leaf.get(from as usize / 64..).unwrap_or_default();
         // The next order starts at a power of two.
-        let limit = (self.key.next_power_of_two() - self.key) / 64;
-        let words = self.leaf.as_slice();
+        let from = self.first + from;
+        let limit = (from.next_power_of_two() - from) / 64;
         // Acquire as in `next`.
         let full = words.iter().take(limit as usize).take_while(|word| word.load(Acquire) == !0);
-        let full = full.count();
-        self.leaf = words.get(full..).unwrap_or_default().iter();
-        self.key += full as u64 * 64;
-        full as u64
+        let full = full.count() as u64;
+        if full != 0 {
+            self.go_to((from - self.first) as usize / 64 + full as usize);
+        }
+        full
     }
 
     /// Takes the highest order out of `mixed`.
@@ -133,29 +156,47 @@ impl<T: Tables + ?Sized> Iterator for Words<'_, T> {
             if self.mixed != 0 {
                 return Some(self.split());
             }
-            for word in self.leaf.by_ref() {
-                let key = self.key;
-                self.key += 64;
+            while self.some != 0 {
+                let index = self.at + self.some.trailing_zeros() as usize;
+                self.some &= self.some - 1;
                 // Acquire pairs with the Release that set the bits: what a folio's owner wrote
                 // before is seen by whoever finds it here.
-                let mask = word.load(Acquire);
-                if mask == 0 {
-                    continue;
-                }
+                let mask = self.leaf.get(index).map_or(0, |word| word.load(Acquire));
+                let key = self.first + index as u64 * 64;
                 if key < 64 {
                     self.mixed = mask & !3;
                     break;
                 }
-                return Some(Word::new(key, mask));
+                if mask != 0 {
+                    return Some(Word::new(key, mask));
+                }
             }
-            if self.mixed == 0 {
-                let leaf = self.tree.seek(0, self.next)?;
-                self.leaf = leaf.words.iter();
-                self.key = leaf.first;
-                self.next = leaf.first + LEAF_KEYS;
+            if self.mixed != 0 {
+                continue;
             }
+            if self.at + 64 < self.leaf.len() {
+                self.go_to(self.at + 64);
+                continue;
+            }
+            let leaf = self.tree.seek(0, self.next)?;
+            (self.leaf, self.first, self.next) = (leaf.words, leaf.first, leaf.first + LEAF_KEYS);
+            self.go_to(0);
         }
     }
+}
+
+/// Of up to 64 words, which are not empty, a bit each; and whether all of 64 are full. No branch:
+/// where they are set at random, each would be a surprise.
+#[inline]
+pub(super) fn summary(words: &[AtomicU64]) -> (u64, bool) {
+    let (mut some, mut all) = (0, !0);
+    for (i, word) in words.iter().take(64).enumerate() {
+        // Relaxed: a first look.
+        let word = word.load(Relaxed);
+        some |= u64::from(word != 0) << i;
+        all &= word;
+    }
+    (some, all == !0 && words.len() >= 64)
 }
 
 /// Every preserved folio: higher orders first, by address within an order. From
@@ -174,9 +215,23 @@ impl<T: Tables + ?Sized> Iterator for Folios<'_, T> {
         if self.word.mask == 0 {
             self.word = self.words.next()?;
         }
-        let bit = self.word.mask.trailing_zeros();
-        self.word.mask &= self.word.mask - 1;
-        Some(self.word.block(bit))
+        self.word.take()
+    }
+
+    fn fold<B, F: FnMut(B, Block) -> B>(self, init: B, mut f: F) -> B {
+        let Self { words, mut word } = self;
+        let mut all = init;
+        let mut each = |word: &mut Word, mut all| {
+            while let Some(block) = word.take() {
+                all = f(all, block);
+            }
+            all
+        };
+        all = each(&mut word, all);
+        for mut word in words {
+            all = each(&mut word, all);
+        }
+        all
     }
 }
 
@@ -231,7 +286,7 @@ impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
         // The row reaches the end of its word, and may go on in the next.
         let mut end = self.word.end();
         loop {
-            let full = self.words.skip_full();
+            let full = self.words.skip_full(Key::of(self.word.block(0)).get());
             total += full * 64;
             end += (full * 64) << first.order().get();
             self.word = self.words.next().unwrap_or(Word::NONE);
