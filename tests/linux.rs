@@ -1,5 +1,6 @@
 //! A handover that Linux 7.3 really left, taken over: every preserved folio is inherited, what
-//! `kho_test` put there is claimed and has Linux's own checksum, and the rest is free memory.
+//! `kho_test` put there is claimed and has Linux's own checksum, memfds have their contents, and the
+//! rest is free memory.
 #![cfg(feature = "std")]
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
@@ -7,10 +8,14 @@ mod common;
 
 use std::fs;
 
-use heirloom::folio::{Block, Kind, Pfn, PhysAddr, Run};
-use heirloom::restore::{AreaDescriptor, Entry, Error, Handle, Parts, SealPolicy, Unclaimed};
+use heirloom::folio::harness::Ram;
+use heirloom::folio::{Block, Folio, Kind, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom::restore::{
+    Entry, Error, Handle, Inherited, Name, Parts, RootView, SealPolicy, Unclaimed,
+};
+use heirloom_linux::{Checksum, KhoTest, Known, Luo, Metadata};
 use serde_json::Value;
-use zerocopy::FromBytes;
+use sha2::{Digest, Sha256};
 
 use common::{Kernel, State, World, finish_freeing, order};
 
@@ -64,31 +69,23 @@ fn left() -> (World, Entry) {
     (world, Entry { root, scratch: SCRATCH_LIST, scratch_bytes: 16 })
 }
 
-/// The value of the first property of this name in a device tree.
-fn property<'a>(tree: &'a [u8], name: &str) -> &'a [u8] {
-    let word = |at: usize| u32::from_be_bytes(tree[at..at + 4].try_into().unwrap()) as usize;
-    let (mut at, strings) = (word(8), word(12));
-    loop {
-        let token = word(at);
-        at += 4;
-        match token {
-            1 => at += (tree[at..].iter().position(|byte| *byte == 0).unwrap() + 4) & !3,
-            3 => {
-                let (bytes, called) = (word(at), &tree[strings + word(at + 4)..]);
-                at += 8;
-                if called.strip_prefix(name.as_bytes()).is_some_and(|rest| rest[0] == 0) {
-                    return &tree[at..at + bytes];
-                }
-                at += (bytes + 3) & !3;
-            }
-            2 | 4 => {}
-            other => panic!("no {name}: token {other}"),
-        }
-    }
+/// What the predecessor left, to be read.
+fn pages<'k, 'r>(kernel: &'k Kernel<'r>) -> Inherited<'k, &'r Ram> {
+    // SAFETY: nothing is written to what was inherited while the tests read it.
+    unsafe { Inherited::new(kernel.memory()) }
 }
 
-fn u32_of(value: &[u8]) -> u32 {
-    u32::from_ne_bytes(value.try_into().unwrap())
+/// The subtree of this name, as the layer of Linux's tables reads it.
+fn known(kernel: &Kernel<'_>, entry: Entry, name: &str) -> Known {
+    let pages = pages(kernel);
+    let root = RootView::read(&pages, entry.root).unwrap();
+    let subtree = root.find(&Name::new(name).unwrap()).unwrap();
+    Known::read(&pages, &subtree).unwrap().unwrap()
+}
+
+/// A folio that Linux preserved, claimed.
+fn claim<'k, 'r>(kernel: &'k Kernel<'r>, block: Block) -> Folio<'k, &'r Ram> {
+    kernel.claim_folio(Handle::new(Parts::Folio(block)).unwrap()).unwrap()
 }
 
 fn inherited(kernel: &Kernel<'_>) -> Vec<Block> {
@@ -118,49 +115,42 @@ fn a_handover_of_linux_is_taken_over() {
     }
 
     // What the kernel says of itself.
-    let metadata = kernel.claim_root("kexec-metadata").unwrap();
-    assert_eq!(u32_of(&metadata.bytes()[..4]), 1);
-    assert!(metadata.bytes()[4..].starts_with(b"7.3.4\0"));
+    let Known::Metadata(says) = known(&kernel, entry, Metadata::NAME) else { panic!() };
+    assert_eq!((says.previous_release.as_str(), says.kexec_count), ("7.3.4", 1));
+    let metadata = kernel.claim_root(Metadata::NAME).unwrap();
 
-    // kho_test: its device tree, its list, its folios.
-    let test = kernel.claim_root("kho_test").unwrap();
+    // kho_test: its list, its folios.
+    let Known::KhoTest(test) = known(&kernel, entry, KhoTest::NAME) else { panic!() };
     let facts = &expected["subtrees"]["kho_test"];
-    assert_eq!(property(test.bytes(), "compatible"), b"kho-test-v1\0");
-    assert_eq!(u32_of(property(test.bytes(), "magic")), 0x4b48_4f21);
-    let count = u32_of(property(test.bytes(), "nr_folios"));
-    assert_eq!(u64::from(count), facts["nr_folios"].as_u64().unwrap());
-    let descriptor = property(test.bytes(), "folios_info");
-    let info = AreaDescriptor::read_from_bytes(descriptor).unwrap().info(entry.root).unwrap();
-    let handle = Handle::new(Parts::Area(info)).unwrap();
+    assert_eq!(u64::from(test.folios), facts["nr_folios"].as_u64().unwrap());
+    let mut listed = Vec::new();
+    test.for_each_folio(&pages(&kernel), |block| {
+        listed.push(block);
+        Ok::<_, heirloom_linux::Error>(())
+    })
+    .unwrap();
+    let blob = kernel.claim_root(KhoTest::NAME).unwrap();
+    let handle = Handle::new(Parts::Area(test.area)).unwrap();
     let area = kernel.claim_area(handle).unwrap();
-    let mut pages = Vec::new();
-    area.for_each(|block| pages.push(block)).unwrap();
-    let list = pages[0];
-    assert_eq!((pages.len(), list.addr()), (1, addr(&facts["vmalloc"]["pages"][0])));
-    assert!(kernel.memory().is_preserved(list));
-    area.unpreserve(|_| ()).unwrap();
+    let mut lists = Vec::new();
+    area.unpreserve(|block| lists.push(block)).unwrap();
+    assert_eq!((lists.len(), lists[0].addr()), (1, addr(&facts["vmalloc"]["pages"][0])));
     // SAFETY: the area's only block, which is ours since the area was let go.
-    let list = unsafe { heirloom::folio::Folio::from_raw(kernel.memory(), list) };
-    let words = list.bytes().chunks_exact(8).take(count as usize);
-    let (mut sum, mut claimed) = (0_u64, Vec::new());
-    for word in words.map(|word| u64::from_ne_bytes(word.try_into().unwrap())) {
-        let start = PhysAddr::new(word & !0xfff).pfn();
-        let block = Block::new(start, order((word & 0xfff) as u8)).unwrap();
-        let folio = kernel.claim_folio(Handle::new(Parts::Folio(block)).unwrap()).unwrap();
-        let halves = folio.bytes().chunks_exact(2);
-        sum += halves.map(|half| u64::from(u16::from_le_bytes([half[0], half[1]]))).sum::<u64>();
+    let list = unsafe { Folio::from_raw(kernel.memory(), lists[0]) };
+    let (mut sum, mut claimed) = (Checksum::default(), Vec::new());
+    for block in listed {
+        let folio = claim(&kernel, block);
+        sum.add(folio.bytes());
         claimed.push(block);
         // Freed here, by an ordinary drop.
     }
+    assert_eq!(sum, Checksum::of(test.csum));
+    assert_eq!(u64::from(sum.get()), facts["csum_mod_ffff"].as_u64().unwrap());
     claimed.sort_unstable_by_key(|block| (block.order(), block.pfn()));
     assert_eq!(claimed, blocks(&facts["folios"]));
-    // A ones' complement sum of 16-bit words.
-    let linux = u64::from(u32_of(property(test.bytes(), "csum")));
-    assert_eq!(sum % 0xffff, linux % 0xffff);
-    assert_eq!(sum % 0xffff, facts["csum_mod_ffff"].as_u64().unwrap());
 
     // The rest is nobody's: listed, and free memory again. The root page was the handover's own.
-    drop((metadata, test, list));
+    drop((metadata, blob, list));
     let taken = claimed.len() + 2 + 2;
     let unclaimed = finish_freeing(&kernel);
     assert!(unclaimed.iter().all(|what| matches!(what, Unclaimed::Folio(_))), "{unclaimed:?}");
@@ -169,6 +159,51 @@ fn a_handover_of_linux_is_taken_over() {
     assert_eq!((state.inherited.len(), state.audit.reserved), (0, SCRATCH.1));
     let tables = state.audit.allocated[Kind::Table as usize];
     assert_eq!(state.free + tables + SCRATCH.1, FRAMES);
+}
+
+#[test]
+fn the_memfds_of_a_live_update_are_claimed_with_their_contents() {
+    let expected = expected();
+    let (world, entry) = left();
+    let kernel = world.revive(entry);
+    let Known::Luo(luo) = known(&kernel, entry, Luo::NAME) else { panic!() };
+    let left = pages(&kernel);
+    let facts = &expected["subtrees"]["LUO"]["sessions"];
+    let mut contents = Vec::new();
+    for (i, session) in luo.sessions(&left).unwrap().enumerate() {
+        let session = session.unwrap();
+        assert_eq!(session.name.as_str(), facts[i]["name"]);
+        for (j, file) in session.files(&left).unwrap().enumerate() {
+            let file = file.unwrap();
+            let facts = &facts[i]["files"][j];
+            assert_eq!(file.token, facts["token"].as_u64().unwrap());
+            let memfd = file.memfd(&left).unwrap().unwrap();
+            // A hole, and what was never written, is zeroes.
+            let mut bytes = vec![0; usize::try_from(memfd.size).unwrap()];
+            memfd
+                .for_each_folio(&left, |found| {
+                    let folio = claim(&kernel, found.block);
+                    let start = usize::try_from(found.index).unwrap() * PAGE_SIZE;
+                    let end = bytes.len().min(start + folio.bytes().len());
+                    if found.is_up_to_date() {
+                        bytes[start..end].copy_from_slice(&folio.bytes()[..end - start]);
+                    }
+                    // Kept: what `left` reads is not to be written by a next owner.
+                    contents.push(folio);
+                    Ok::<_, heirloom_linux::Error>(())
+                })
+                .unwrap();
+            let digest: Vec<_> = Sha256::digest(&bytes).to_vec();
+            let digits = facts["sha256"].as_str().unwrap();
+            let byte = |i: usize| u8::from_str_radix(&digits[i..i + 2], 16).unwrap();
+            assert_eq!(digest, (0..64).step_by(2).map(byte).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(contents.len(), 64);
+    // Claimed once.
+    let again = contents[0].block();
+    let refused = kernel.claim_folio(Handle::new(Parts::Folio(again)).unwrap());
+    assert_eq!(refused.err(), Some(heirloom::folio::Error::NotPreserved { block: again }.into()));
 }
 
 #[test]

@@ -41,6 +41,8 @@ mod pages;
 #[cfg(test)]
 mod ram;
 mod rows;
+#[cfg(all(test, not(loom)))]
+mod survey_tests;
 mod tree;
 mod walk;
 
