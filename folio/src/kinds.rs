@@ -86,13 +86,6 @@ pub(crate) const fn is_single(byte: u8, order: Order, preserved: bool) -> bool {
         || byte == head(Kind::Table, order, preserved)
 }
 
-/// Whether `byte` is that of a further block of a run.
-#[inline]
-pub(crate) const fn is_tail(byte: u8) -> bool {
-    let first = FIRST + Kind::Tail as u8 * 2 * ORDERS;
-    byte >= first && byte - first < 2 * ORDERS
-}
-
 /// The byte of a block that is preserved from now on.
 #[inline]
 pub(crate) const fn with_preserved(byte: u8) -> u8 {
@@ -167,8 +160,6 @@ mod tests {
                 let order = Order::new(o).unwrap();
                 let (before, after) = (head(kind, order, false), head(kind, order, true));
                 assert_eq!(with_preserved(before), after);
-                let tail = kind == Kind::Tail;
-                assert_eq!((is_tail(before), is_tail(after)), (tail, tail));
                 assert_eq!(without_preserved(after), before);
                 let single = !kind.is_run() && kind != Kind::Tail;
                 assert_eq!(is_single(before, order, false), single);
