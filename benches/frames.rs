@@ -1,116 +1,160 @@
-//! The page allocator over simulated memory whose frames are never touched.
+//! The page allocator and its peers, over simulated memory whose frames are never touched.
 
 use std::hint::black_box;
-use std::sync::{Barrier, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use heirloom_benches::{Dice, GIB, World, free, group, order, per_operation, rmw, time, world};
-use heirloom_folio::{Block, Order, Request};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use heirloom_benches::frames_of::{
+    Alone, Bitmap, BuddySlab, BuddySystem, FrameAlloc, FrameDepot, Frames, Heirloom, Locked,
+};
+use heirloom_benches::{Dice, GIB, order, per_operation, row, time, twice};
+use heirloom_folio::Order;
 
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "nothing but the call that is measured")]
-fn take(memory: &World, order: Order) -> Option<Block> {
-    memory.alloc(Request::new(order)).ok()
+type Row<'c> = BenchmarkGroup<'c, WallTime>;
+
+/// One function of a row for each allocator that one thread uses.
+macro_rules! alone {
+    ($row:expr, $bench:ident $(, $argument:expr)*) => {{
+        $bench::<Heirloom>($row $(, $argument)*);
+        $bench::<FrameAlloc>($row $(, $argument)*);
+        $bench::<FrameDepot>($row $(, $argument)*);
+        $bench::<BuddySlab<Alone<_>>>($row $(, $argument)*);
+        $bench::<BuddySystem<Alone<_>>>($row $(, $argument)*);
+        $bench::<Bitmap<Alone<_>>>($row $(, $argument)*);
+    }};
+}
+
+/// The same for two threads: the unsynchronised ones behind a spin lock.
+macro_rules! shared {
+    ($row:expr, $bench:ident) => {{
+        $bench::<Heirloom>($row);
+        $bench::<FrameAlloc>($row);
+        $bench::<FrameDepot>($row);
+        $bench::<BuddySlab<Locked<_>>>($row);
+        $bench::<BuddySystem<Locked<_>>>($row);
+        $bench::<Bitmap<Locked<_>>>($row);
+    }};
+}
+
+/// All but what searches linearly for a block of many frames: 0.1 ms and more for each.
+macro_rules! buddies {
+    ($row:expr, $bench:ident $(, $argument:expr)*) => {{
+        $bench::<Heirloom>($row $(, $argument)*);
+        $bench::<FrameAlloc>($row $(, $argument)*);
+        $bench::<FrameDepot>($row $(, $argument)*);
+        $bench::<BuddySlab<Alone<_>>>($row $(, $argument)*);
+        $bench::<BuddySystem<Alone<_>>>($row $(, $argument)*);
+    }};
 }
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "nothing but the call that is measured")]
-fn pair(memory: &World, order: Order) {
-    let block = take(memory, order).expect("memory is free");
-    black_box(block.pfn());
-    free(memory, block);
+fn once<F: Frames>(memory: &F, order: Order) {
+    let block = memory.take(order).expect("memory is free");
+    memory.give(black_box(block));
 }
 
-/// Takes all of a gibibyte, and does not ask for more: what a refusal costs is another matter.
-fn take_all(memory: &World, order: Order, into: &mut Vec<Block>) {
+/// Takes so many frames, and does not ask for more: what a refusal costs is another matter.
+fn take_all<F: Frames>(memory: &F, order: Order, frames: u64, into: &mut Vec<F::Block>) {
     into.clear();
-    into.extend((0..GIB >> order.get()).map_while(|_| take(memory, order)));
+    into.extend((0..frames >> order.get()).map_while(|_| memory.take(order)));
 }
 
-fn free_all(memory: &World, blocks: &[Block]) {
+fn free_all<F: Frames>(memory: &F, blocks: &[F::Block]) {
     for block in blocks {
-        free(memory, *block);
+        memory.give(*block);
     }
 }
 
-/// All frames taken, and a random half of them free again.
-fn half_full(memory: &World, dice: &mut Dice) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    take_all(memory, Order::ZERO, &mut blocks);
-    dice.shuffle(&mut blocks);
-    let half = blocks.len() / 2;
-    free_all(memory, &blocks[half..]);
-    blocks.truncate(half);
-    blocks
+/// Pairs while a random share of all frames is taken.
+fn pair<F: Frames>(row: &mut Row<'_>, frames: u64, order: Order, percent: u64) {
+    let memory = F::new(frames);
+    if percent > 0 {
+        let mut blocks = Vec::new();
+        take_all(&memory, Order::ZERO, frames, &mut blocks);
+        Dice::new(11).shuffle(&mut blocks);
+        let kept = blocks.len() as u64 * percent / 100;
+        free_all(&memory, &blocks[kept as usize..]);
+    }
+    row.bench_function(F::NAME, |b| b.iter(|| once(&memory, order)));
+}
+
+fn allocate_all<F: Frames>(row: &mut Row<'_>, order: Order) {
+    let memory = F::new(GIB);
+    let mut blocks = Vec::with_capacity(GIB as usize);
+    row.bench_function(F::NAME, |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                let (took, ()) = time(|| take_all(&memory, order, GIB, &mut blocks));
+                free_all(&memory, &blocks);
+                memory.drain();
+                (took, blocks.len() as u64)
+            })
+        });
+    });
+}
+
+fn free_them<F: Frames>(row: &mut Row<'_>, order: Order, random: bool) {
+    let memory = F::new(GIB);
+    let mut dice = Dice::new(7);
+    let mut blocks = Vec::with_capacity(GIB as usize);
+    row.bench_function(F::NAME, |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                take_all(&memory, order, GIB, &mut blocks);
+                if random {
+                    dice.shuffle(&mut blocks);
+                }
+                let (took, ()) = time(|| free_all(&memory, &blocks));
+                memory.drain();
+                (took, blocks.len() as u64)
+            })
+        });
+    });
 }
 
 fn one_thread(c: &mut Criterion) {
-    let mut g = group(c, "frames");
-    rmw(&mut g);
-
-    let memory = world(GIB);
-    g.bench_function("order 0/pair", |b| b.iter(|| pair(&memory, Order::ZERO)));
-    g.bench_function("order 9/pair", |b| b.iter(|| pair(&memory, order(9))));
-
-    for o in [0, 9] {
-        let o = order(o);
-        let mut blocks = Vec::with_capacity(GIB as usize);
-        let mut dice = Dice::new(7);
-        memory.drain();
-        g.bench_function(format!("order {}/allocate all", o.get()), |b| {
-            b.iter_custom(|n| {
-                per_operation(n, || {
-                    let (took, ()) = time(|| take_all(&memory, o, &mut blocks));
-                    free_all(&memory, &blocks);
-                    memory.drain();
-                    (took, blocks.len() as u64)
-                })
-            });
-        });
-        for random in [false, true] {
-            let how = if random { "in random order" } else { "in order" };
-            g.bench_function(format!("order {}/free all {how}", o.get()), |b| {
-                b.iter_custom(|n| {
-                    per_operation(n, || {
-                        take_all(&memory, o, &mut blocks);
-                        if random {
-                            dice.shuffle(&mut blocks);
-                        }
-                        let (took, ()) = time(|| free_all(&memory, &blocks));
-                        memory.drain();
-                        (took, blocks.len() as u64)
-                    })
-                });
-            });
+    for percent in [0, 50, 90] {
+        let mut row = row(c, &format!("order 0, pair at {percent} %"));
+        alone!(&mut row, pair, GIB, Order::ZERO, percent);
+    }
+    for o in [order(0), order(9)] {
+        let mut all = row(c, &format!("order {}, allocate all", o.get()));
+        if o == Order::ZERO {
+            alone!(&mut all, allocate_all, o);
+        } else {
+            buddies!(&mut all, allocate_all, o);
+        }
+        all.finish();
+        for (random, how) in [(false, "in order"), (true, "in random order")] {
+            let mut row = row(c, &format!("order {}, free all {how}", o.get()));
+            if o == Order::ZERO {
+                alone!(&mut row, free_them, o, random);
+            } else {
+                buddies!(&mut row, free_them, o, random);
+            }
         }
     }
-
-    let mut dice = Dice::new(11);
-    let kept = half_full(&memory, &mut dice);
-    g.bench_function("order 0/pair at 50 %", |b| b.iter(|| pair(&memory, Order::ZERO)));
-    free_all(&memory, &kept);
-    g.finish();
+    let mut row = row(c, "order 9, pair");
+    buddies!(&mut row, pair, GIB, order(9), 0);
 }
 
-/// Frees a random block and takes one of a random order, memory being half full.
-struct Churn {
-    memory: World,
-    live: Vec<Block>,
+/// Frees a random block and takes one of a random order, a share of memory being taken.
+struct Churn<F: Frames> {
+    memory: F,
+    live: Vec<F::Block>,
     used: u64,
     dice: Dice,
     limit: u64,
     orders: u64,
 }
 
-impl Churn {
-    fn new(frames: u64, orders: u64) -> Self {
-        let (memory, dice) = (world(frames), Dice::new(13));
-        let mut churn = Self { memory, live: Vec::new(), used: 0, dice, limit: frames / 2, orders };
-        while churn.used < churn.limit {
-            churn.take();
-        }
+impl<F: Frames> Churn<F> {
+    fn new(frames: u64, orders: u64, limit: u64) -> Self {
+        let (memory, dice) = (F::new(frames), Dice::new(13));
+        let mut churn = Self { memory, live: Vec::new(), used: 0, dice, limit, orders };
+        while churn.used < churn.limit && churn.take() {}
         // What is free is scattered as after a long time.
         for _ in 0..2 * churn.live.len() {
             churn.step();
@@ -118,113 +162,140 @@ impl Churn {
         churn
     }
 
-    fn take(&mut self) {
+    fn take(&mut self) -> bool {
         let order = order(self.dice.roll(self.orders) as u8);
-        if let Some(block) = take(&self.memory, order) {
-            self.used += order.frames();
-            self.live.push(block);
-        }
+        let Some(block) = self.memory.take(order) else { return false };
+        self.used += order.frames();
+        self.live.push(block);
+        true
     }
 
     fn give(&mut self) {
         let at = self.dice.roll(self.live.len() as u64) as usize;
         let block = self.live.swap_remove(at);
-        self.used -= block.order().frames();
-        free(&self.memory, block);
+        self.used -= F::order(block).frames();
+        self.memory.give(block);
     }
 
-    /// One operation: whichever keeps memory half full.
+    /// One operation: whichever keeps as much taken. A refusal is followed by a free.
     fn step(&mut self) {
-        if self.used < self.limit { self.take() } else { self.give() }
+        if self.used >= self.limit || !self.take() {
+            self.give();
+        }
     }
+}
+
+fn churned<F: Frames>(row: &mut Row<'_>, frames: u64, orders: u64, limit: u64) {
+    let mut churn = Churn::<F>::new(frames, orders, limit);
+    row.bench_function(F::NAME, |b| b.iter(|| churn.step()));
 }
 
 fn churn(c: &mut Criterion) {
-    let mut g = group(c, "churn");
-    rmw(&mut g);
-    for gib in [1, 8] {
-        let mut churn = Churn::new(gib * GIB, 11);
-        g.bench_function(format!("orders 0..10, {gib} GiB"), |b| b.iter(|| churn.step()));
-        let mut churn = Churn::new(gib * GIB, 1);
-        g.bench_function(format!("order 0 random, {gib} GiB"), |b| b.iter(|| churn.step()));
+    for percent in [10, 25, 50, 75, 90] {
+        let mut row = row(c, &format!("churn of orders 0 to 10 at {percent} %, 1 GiB"));
+        buddies!(&mut row, churned, GIB, 11, GIB * percent / 100);
     }
-    // What the harness itself takes: the dice and a random place of a list of blocks.
-    let mut dice = Dice::new(13);
-    let mut live = vec![0_u128; 1 << 20];
-    g.bench_function("order 0 random, 8 GiB, without the allocator", |b| {
-        b.iter(|| {
-            let at = dice.roll(live.len() as u64) as usize;
-            let block = live.swap_remove(at);
-            live.push(black_box(block));
+    let mut orders = row(c, "churn of orders 0 to 10 at 50 %, 8 GiB");
+    buddies!(&mut orders, churned, 8 * GIB, 11, 4 * GIB);
+    orders.finish();
+    for gib in [1, 8] {
+        let mut row = row(c, &format!("free random and allocate, order 0 at 50 %, {gib} GiB"));
+        alone!(&mut row, churned, gib * GIB, 1, gib * GIB / 2);
+        // What the harness itself takes: the dice and a random place of a list of blocks.
+        let (mut dice, mut live) = (Dice::new(13), vec![0_u128; (gib * GIB / 2) as usize]);
+        row.bench_function("no allocator", |b| {
+            b.iter(|| {
+                let at = dice.roll(live.len() as u64) as usize;
+                let block = live.swap_remove(at);
+                live.push(black_box(block));
+            });
         });
-    });
-    g.finish();
+    }
 }
 
-/// Runs `work` on two threads at the same time; the time until both are done.
-fn twice(work: impl Fn(usize) + Sync) -> Duration {
-    let start = Barrier::new(3);
-    thread::scope(|s| {
-        let threads = [0, 1].map(|i| {
-            let (start, work) = (&start, &work);
-            s.spawn(move || {
-                start.wait();
-                let begun = Instant::now();
-                work(i);
-                begun.elapsed()
-            })
-        });
-        start.wait();
-        threads.map(|t| t.join().expect("no panic")).into_iter().max().unwrap_or_default()
-    })
+/// The metadata is address space too: what is not used of it is never touched.
+fn terabyte(c: &mut Criterion) {
+    let mut pairs = row(c, "order 0, pair, 1 TiB");
+    pair::<Heirloom>(&mut pairs, 1024 * GIB, Order::ZERO, 0);
+    pair::<FrameAlloc>(&mut pairs, 1024 * GIB, Order::ZERO, 0);
+    pair::<FrameDepot>(&mut pairs, 1024 * GIB, Order::ZERO, 0);
+    pair::<BuddySystem<Alone<_>>>(&mut pairs, 1024 * GIB, Order::ZERO, 0);
+    pairs.finish();
+    let mut orders = row(c, "churn of orders 0 to 10, 128 GiB live, 1 TiB");
+    churned::<Heirloom>(&mut orders, 1024 * GIB, 11, 128 * GIB);
+    churned::<FrameAlloc>(&mut orders, 1024 * GIB, 11, 128 * GIB);
+    churned::<FrameDepot>(&mut orders, 1024 * GIB, 11, 128 * GIB);
+    churned::<BuddySystem<Alone<_>>>(&mut orders, 1024 * GIB, 11, 128 * GIB);
 }
 
-fn two_threads(c: &mut Criterion) {
-    let mut g = group(c, "frames, two threads");
-    rmw(&mut g);
-    let memory = world(GIB);
-    g.bench_function("order 0/pair", |b| {
+/// What each of two threads takes of a gibibyte; some is left, so that neither is refused.
+const HALF: u64 = GIB / 2 - 1024;
+
+fn pair_twice<F: Frames>(row: &mut Row<'_>) {
+    let memory = F::new(GIB);
+    row.bench_function(F::NAME, |b| {
         b.iter_custom(|n| {
             twice(|_| {
                 for _ in 0..n {
-                    pair(&memory, Order::ZERO);
+                    once(&memory, Order::ZERO);
                 }
             })
         });
     });
-    // Per operation and thread: each takes half of all.
-    let half = GIB / 2 - 128;
-    let take_half = |_: usize| {
-        let mut mine = Vec::with_capacity(half as usize);
-        mine.extend((0..half).map_while(|_| take(&memory, Order::ZERO)));
-        mine
-    };
-    g.bench_function("order 0/allocate all", |b| {
-        b.iter_custom(|n| {
-            per_operation(n, || {
-                let (sender, taken) = mpsc::channel();
-                let took = twice(|i| sender.send(take_half(i)).expect("a receiver"));
-                drop(sender);
-                for blocks in &taken {
-                    free_all(&memory, &blocks);
-                }
-                memory.drain();
-                (took, half)
-            })
-        });
-    });
-    g.bench_function("order 0/free what the other allocated", |b| {
-        b.iter_custom(|n| {
-            per_operation(n, || {
-                let both = [take_half(0), take_half(1)];
-                let took = twice(|i| free_all(&memory, &both[i]));
-                memory.drain();
-                (took, half)
-            })
-        });
-    });
-    g.finish();
 }
 
-criterion_group!(benches, one_thread, churn, two_threads);
+/// A list for each thread, whose room is there before the clock starts.
+fn lists<F: Frames>() -> [Mutex<Vec<F::Block>>; 2] {
+    [(); 2].map(|()| Mutex::new(Vec::with_capacity(HALF as usize)))
+}
+
+fn allocate_twice<F: Frames>(row: &mut Row<'_>) {
+    let (memory, lists) = (F::new(GIB), lists::<F>());
+    let take = |i: usize| {
+        let mut mine = lists[i].lock().expect("no panic");
+        take_all(&memory, Order::ZERO, HALF, &mut mine);
+    };
+    row.bench_function(F::NAME, |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                let took = twice(take);
+                for list in &lists {
+                    free_all(&memory, &list.lock().expect("no panic"));
+                }
+                memory.drain();
+                (took, HALF)
+            })
+        });
+    });
+}
+
+fn free_foreign<F: Frames>(row: &mut Row<'_>) {
+    let (memory, lists) = (F::new(GIB), lists::<F>());
+    row.bench_function(F::NAME, |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                twice(|i| {
+                    let mut mine = lists[i].lock().expect("no panic");
+                    take_all(&memory, Order::ZERO, HALF, &mut mine);
+                });
+                let took = twice(|i| free_all(&memory, &lists[1 - i].lock().expect("no panic")));
+                memory.drain();
+                (took, HALF)
+            })
+        });
+    });
+}
+
+fn two_threads(c: &mut Criterion) {
+    let mut pairs = row(c, "2T: order 0, pair");
+    shared!(&mut pairs, pair_twice);
+    pairs.finish();
+    let mut all = row(c, "2T: order 0, allocate all");
+    shared!(&mut all, allocate_twice);
+    all.finish();
+    let mut foreign = row(c, "2T: order 0, free what the other allocated");
+    shared!(&mut foreign, free_foreign);
+}
+
+criterion_group!(benches, one_thread, churn, terabyte, two_threads);
 criterion_main!(benches);

@@ -1,16 +1,22 @@
 //! What the benches share: physical memory that is never touched, a fixed dice, and timing by the
 //! operation.
 //!
-//! Every bench has a row `rmw`, one uncontended atomic read-modify-write measured in the same run:
-//! compare the others with it, not with another machine's figures.
+//! A row is a criterion group, and a peer is a function in it, so that all of a row is measured in
+//! one run on the same work. Every row has a function `rmw`, one uncontended atomic
+//! read-modify-write: compare the others with it, not with another machine's figures.
 
 use std::hint::black_box;
 use std::ptr::NonNull;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
+pub mod frames_of;
+pub mod objects_of;
+
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode};
 use heirloom_folio::threads::Host;
 use heirloom_folio::{Block, Kind, Linear, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
@@ -25,7 +31,7 @@ pub const GIB: u64 = (1 << 30) / PAGE_SIZE as u64;
 ///
 /// # Panics
 /// If there is not as much address space.
-fn reserve(bytes: usize) -> NonNull<u8> {
+pub fn reserve(bytes: usize) -> NonNull<u8> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a fresh mapping wherever there is room replaces nothing.
     let mapped = unsafe {
@@ -119,19 +125,30 @@ impl Dice {
     }
 }
 
-/// A group whose rows take about a second each.
+/// One row. Its functions take about half a second each.
+pub fn row<'c>(c: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
+    let mut row = c.benchmark_group(name);
+    row.warm_up_time(Duration::from_millis(100));
+    row.measurement_time(Duration::from_millis(400));
+    row.sample_size(10);
+    row.sampling_mode(SamplingMode::Flat);
+    rmw(&mut row);
+    row
+}
+
+/// Several functions that are no peers of each other.
 pub fn group<'c>(c: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
     let mut group = c.benchmark_group(name);
-    group.warm_up_time(Duration::from_millis(300));
-    group.measurement_time(Duration::from_secs(1));
-    group.sample_size(20);
+    group.warm_up_time(Duration::from_millis(100));
+    group.measurement_time(Duration::from_millis(400));
+    group.sample_size(10);
     group
 }
 
-/// The row that the others are compared with.
-pub fn rmw(group: &mut BenchmarkGroup<'_, WallTime>) {
+/// What the others in the row are compared with.
+pub fn rmw(row: &mut BenchmarkGroup<'_, WallTime>) {
     let word = AtomicU64::new(0);
-    group.bench_function("rmw", |b| {
+    row.bench_function("rmw", |b| {
         let mut bit = 1_u64;
         b.iter(|| {
             bit = bit.rotate_left(1);
@@ -142,10 +159,14 @@ pub fn rmw(group: &mut BenchmarkGroup<'_, WallTime>) {
 
 /// The time of one operation, where a round is many: `round` does them all, and says how long
 /// that took and how many they were, without what it took to get there.
+///
+/// # Panics
+/// If a round did nothing.
 pub fn per_operation(iterations: u64, mut round: impl FnMut() -> (Duration, u64)) -> Duration {
     let (mut time, mut done) = (Duration::ZERO, 0);
     while done < iterations {
         let (took, operations) = round();
+        assert_ne!(operations, 0, "an allocator that refused everything");
         time += took;
         done += operations;
     }
@@ -158,4 +179,24 @@ pub fn time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let start = Instant::now();
     let result = work();
     (start.elapsed(), result)
+}
+
+/// Runs `work` on two threads at the same time; the time until both are done.
+///
+/// # Panics
+/// If one of the threads does.
+pub fn twice(work: impl Fn(usize) + Sync) -> Duration {
+    let start = Barrier::new(2);
+    thread::scope(|s| {
+        let threads = [0, 1].map(|i| {
+            let (start, work) = (&start, &work);
+            s.spawn(move || {
+                start.wait();
+                let begun = Instant::now();
+                work(i);
+                begun.elapsed()
+            })
+        });
+        threads.map(|t| t.join().expect("no panic")).into_iter().max().unwrap_or_default()
+    })
 }
