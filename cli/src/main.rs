@@ -42,8 +42,6 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,
-        // Whoever reads has seen enough.
-        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("{}error:{:#} {error:#}", output::BAD, output::BAD);
             ExitCode::from(2)

@@ -1,10 +1,11 @@
-//! To the terminal, or to whoever reads instead.
+//! To the terminal, or to whoever reads instead. Who reads no further has seen enough: that is no
+//! error, and changes nothing about the exit status.
 
 use std::io::{self, Write};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ColorChoice;
 use serde::Serialize;
 
@@ -29,28 +30,29 @@ pub(crate) fn text(text: &str, color: ColorChoice) -> Result<()> {
         ColorChoice::Never => anstream::ColorChoice::Never,
     };
     let mut out = AutoStream::new(io::stdout().lock(), choice);
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    seen(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    seen(written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()))
 }
 
 /// Prints bytes as they are. `true`, as there is nothing that could be found wrong with them.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<bool> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()?;
+    seen(out.write_all(bytes).and_then(|()| out.flush()))?;
     Ok(true)
 }
 
-/// Whether an error says that nobody reads any more.
-pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
-    let closed = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
-    error.downcast_ref::<io::Error>().is_some_and(closed)
+/// What became of writing, where nobody reading any more is fine.
+fn seen(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(()),
+    }
 }

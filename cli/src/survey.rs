@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
 use heirloom_folio::tracker::{Adjacent, Counts, Frames, FramesOf, Ledger, Tree};
-use heirloom_folio::{Block, Error as FolioError, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
 use heirloom_restore::{
     Chain, DeviceTree, Entry, Error, Header, Left, Pages, RootView, SUBTREE, ScratchList, SealInfo,
     Sealed, Subtree, Table, Token,
@@ -126,6 +126,11 @@ impl<'i> Survey<'i> {
         }
     }
 
+    /// How many frames are preserved.
+    pub(crate) fn frames(&self) -> u64 {
+        self.rows.iter().map(|row| row.run().frames()).sum()
+    }
+
     /// The subtrees that the root page names.
     pub(crate) fn subtrees(&self) -> impl Iterator<Item = Subtree> + '_ {
         // `RootView::new` went through all of them.
@@ -215,6 +220,18 @@ impl Ledger for Recorder<'_, '_, '_, '_> {
         self.frames.take(block)?;
         self.put(block);
         Ok(())
+    }
+
+    fn take_word(&mut self, first: Pfn, frames: u64) -> Result<(), (u32, TreeFault)> {
+        let taken = self.frames.take_word(first, frames);
+        let below = taken.map_or_else(|(bit, _)| (1 << bit) - 1, |()| u64::MAX);
+        let mut rest = frames & below;
+        while rest != 0 {
+            let bit = rest.trailing_zeros();
+            rest &= rest - 1;
+            self.put(Block::containing(first.add(bit.into()), Order::ZERO));
+        }
+        taken
     }
 
     fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {

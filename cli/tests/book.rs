@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -52,10 +53,10 @@ fn chapter(dir: &Path, old: &str) -> String {
             Some(command) => {
                 let said;
                 (said, status) = shell(dir, command, status);
-                new += &format!("{line}\n{said}");
+                write!(new, "{line}\n{said}").unwrap();
             }
             None if console && line != "```console" => {}
-            None => new += &format!("{line}\n"),
+            None => writeln!(new, "{line}").unwrap(),
         }
     }
     new

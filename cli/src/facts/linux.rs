@@ -191,48 +191,65 @@ const SEALS: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "ex
 
 impl Memfd {
     fn of(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want) -> Self {
-        let mut folios = Vec::new();
-        if want.folios {
-            // An error ends the list; it is among the findings.
-            let _ = memfd.for_each_folio(left, |folio| {
-                folios.push(MemfdFolio {
-                    pfn: folio.block.pfn().get(),
-                    flags: folio.flags,
-                    index: folio.index,
-                    order: folio.block.order().get(),
-                });
-                Ok::<_, linux::Error>(())
-            });
-        }
-        let holes = holes(memfd, left);
         let names = SEALS.iter().enumerate().filter(|(bit, _)| memfd.seals >> bit & 1 == 1);
-        Self {
+        let mut of = Self {
             size: memfd.size,
             pos: memfd.pos,
             seals: memfd.seals,
             seal_names: names.map(|(_, name)| *name).collect(),
             flags: memfd.flags,
             nr_folios: memfd.folios,
-            folios: want.folios.then_some(folios),
-            sha256: want.hash.then(|| sha256(memfd, left, &holes, want)).flatten(),
-            holes,
+            folios: None,
+            holes: Vec::new(),
+            sha256: None,
+        };
+        if !want.list(memfd.folios) {
+            return of;
         }
+        if want.folios {
+            of.folios = Some(folios(memfd, left));
+        }
+        let (holes, data) = parts(memfd, left);
+        if want.read(data) {
+            of.sha256 = sha256(memfd, left, &holes, want);
+        }
+        of.holes = holes;
+        of
     }
 }
 
-/// What was never written, neighbours taken together.
-fn holes(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Vec<Hole> {
-    let mut holes: Vec<Hole> = Vec::new();
+/// Every folio as far as they are sound: what ends the list is among the findings.
+fn folios(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Vec<MemfdFolio> {
+    let mut folios = Vec::new();
+    let _ = memfd.for_each_folio(left, |folio| {
+        folios.push(MemfdFolio {
+            pfn: folio.block.pfn().get(),
+            flags: folio.flags,
+            index: folio.index,
+            order: folio.block.order().get(),
+        });
+        Ok::<_, linux::Error>(())
+    });
+    folios
+}
+
+/// What was never written, neighbours taken together, and how many bytes were.
+fn parts(memfd: &linux::Memfd, left: &Left<'_, Image>) -> (Vec<Hole>, u64) {
+    let (mut holes, mut data): (Vec<Hole>, u64) = (Vec::new(), 0);
     // As for the folios.
     let _ = memfd.for_each_part(left, |part| {
-        let Part::Hole { offset, bytes, .. } = part else { return Ok(()) };
-        match holes.last_mut() {
-            Some(last) if last.offset + last.bytes == offset => last.bytes += bytes,
-            _ => holes.push(Hole { offset, bytes }),
+        match (part, holes.last_mut()) {
+            (Part::Data { bytes, .. }, _) => data = data.saturating_add(bytes),
+            (Part::Hole { offset, bytes, .. }, Some(last))
+                if last.offset + last.bytes == offset =>
+            {
+                last.bytes += bytes;
+            }
+            (Part::Hole { offset, bytes, .. }, _) => holes.push(Hole { offset, bytes }),
         }
         Ok::<_, linux::Error>(())
     });
-    holes
+    (holes, data)
 }
 
 /// Bytes of holes that are worth hashing. A file's size is what somebody wrote.

@@ -7,6 +7,7 @@ mod linux;
 mod own;
 mod verdict;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -35,13 +36,35 @@ pub(crate) struct Want {
     pub(crate) hash: bool,
     /// How far the hashes are.
     pub(crate) bar: ProgressBar,
+    /// What is left of [`Survey::frames`] folios to list and pages to hash.
+    ///
+    /// Sound files share no folio, so they have no more of either than there are frames. A broken
+    /// handover can name one file a million times.
+    left: Cell<(u64, u64)>,
 }
 
 impl Want {
     pub(crate) fn new(survey: &Survey<'_>, folios: bool, hash: bool) -> Self {
-        let frames: u64 = survey.rows.iter().map(|row| row.run().frames()).sum();
+        let frames = survey.frames();
         let bytes = if hash { frames.saturating_mul(PAGE_SIZE as u64) } else { 0 };
-        Self { folios, hash, bar: progress::bar("hashing files", bytes) }
+        let bar = progress::bar("hashing files", bytes);
+        Self { folios, hash, bar, left: Cell::new((frames, frames)) }
+    }
+
+    /// Whether so many folios can still be listed; they are then.
+    fn list(&self, folios: u64) -> bool {
+        let (list, hash) = self.left.get();
+        let rest = list.checked_sub(folios);
+        self.left.set((rest.unwrap_or(list), hash));
+        rest.is_some()
+    }
+
+    /// Whether so many bytes can still be hashed; they are then.
+    fn read(&self, bytes: u64) -> bool {
+        let (list, hash) = self.left.get();
+        let rest = hash.checked_sub(bytes.div_ceil(PAGE_SIZE as u64));
+        self.left.set((list, rest.unwrap_or(hash)));
+        self.hash && rest.is_some()
     }
 }
 
@@ -237,5 +260,27 @@ impl Subtree {
             known.map_or(What::Other {}, What::Linux)
         };
         Self { name: name.to_owned(), phys: subtree.addr.into(), size: subtree.size, what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_named_again_and_again_is_not_read_again_and_again() {
+        let want = |hash| Want {
+            folios: true,
+            hash,
+            bar: ProgressBar::hidden(),
+            left: Cell::new((10, 10)),
+        };
+        let page = PAGE_SIZE as u64;
+        let once = want(true);
+        assert!(once.list(8) && once.read(8 * page));
+        assert!(!once.list(3) && !once.read(2 * page + 1));
+        assert!(once.list(2) && once.read(2 * page) && once.list(0));
+        assert!(!once.list(1) && !once.read(1));
+        assert!(!want(false).read(page));
     }
 }

@@ -55,11 +55,14 @@ impl Bands {
     pub(super) fn of(parts: &[Part], marks: &[u64]) -> Self {
         let mut cell = 1;
         loop {
-            let bands = lay_out(parts, marks, cell * CELLS);
-            let rows = bands.iter().filter(|band| matches!(band, Band::Row(_))).count();
             // 2^52 frames are one row at the latest.
-            if rows <= ROWS || cell >= 1 << 46 {
-                return Self { cell, bands };
+            let last = cell >= 1 << 46;
+            if last || fits(parts, cell * CELLS) {
+                let bands = lay_out(parts, marks, cell * CELLS);
+                let rows = bands.iter().filter(|band| matches!(band, Band::Row(_))).count();
+                if last || rows <= ROWS {
+                    return Self { cell, bands };
+                }
             }
             cell *= 2;
         }
@@ -69,6 +72,13 @@ impl Bands {
     pub(super) const fn row(&self) -> u64 {
         self.cell * CELLS
     }
+}
+
+/// Whether the first frames of `parts` are in few enough rows: a look that ends early where
+/// memory is scattered.
+fn fits(parts: &[Part], row: u64) -> bool {
+    let rows = parts.chunk_by(|a, b| a.run.start().get() / row == b.run.start().get() / row);
+    rows.take(ROWS + 1).count() <= ROWS
 }
 
 /// Rows `first..last` that are there, and what they all are if their inside is left out.
