@@ -1,6 +1,7 @@
 //! One validator: a survey of a handover's memory finds something exactly where reviving it would
 //! be refused.
 #![cfg(feature = "std")]
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
 mod common;
 
