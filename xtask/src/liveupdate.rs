@@ -110,7 +110,8 @@ fn live_update(arguments: &Arguments) -> Result<()> {
     let result = update(&mut machine, &kernel, &dump);
     let log = place.join("console.log");
     fs::write(&log, machine.said())?;
-    let found = result.with_context(|| format!("the console said:\n{}", machine.tail(30)))?;
+    let (told, found) =
+        result.with_context(|| format!("the console said:\n{}", machine.tail(30)))?;
     drop(machine);
     ensure!(
         (found.files, found.bytes, found.lost) == (packed.files, packed.bytes, 0),
@@ -122,7 +123,7 @@ fn live_update(arguments: &Arguments) -> Result<()> {
         found.lost,
     );
     println!("liveupdate: the console is kept in {}", log.display());
-    look(root, &dump)
+    look(root, &dump, told)
 }
 
 /// What the second life says at its end.
@@ -144,14 +145,17 @@ impl Found {
     }
 }
 
-/// Both lives: the first up to the jump, the image, the second to its end.
-fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<Found> {
+/// Both lives: the first up to the jump, the image, the second to its end. Returns where the root
+/// page of the handover is, as the second kernel is told, and what came out.
+fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(u64, Found)> {
     let mut debugger = machine.debugger()?;
     debugger.stop_at(kernel.populate)?;
     debugger.run()?;
     machine.line("liveupdate: jumping")?;
     debugger.stopped(machine.deadline()).context("the second kernel was handed nothing")?;
-    println!("liveupdate: the second kernel is about to take over");
+    // Root page, its size, scratch list, its size.
+    let [root, ..] = debugger.arguments()?;
+    println!("liveupdate: the second kernel is told of a root page at {root:#x}");
     machine.monitor()?.dump(dump)?;
     debugger.leave()?;
     let found = machine.find("the second life's result", |line| match Found::read(line) {
@@ -162,22 +166,29 @@ fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<Found> 
         None => None,
     })??;
     machine.powered_off()?;
-    Ok(found)
+    Ok((root, found))
 }
 
 /// What the command `heirloom` says of the image.
-fn look(root: &Path, dump: &Path) -> Result<()> {
-    let heirloom = || {
+fn look(root: &Path, dump: &Path, told: u64) -> Result<()> {
+    let heirloom = |name| {
         let mut command = Command::new(env!("CARGO"));
         command.current_dir(root).args(["run", "--quiet", "--release", "-p", "heirloom-cli", "--"]);
+        command.arg(name).arg(dump);
         command
     };
-    let done = heirloom().arg("inspect").arg(dump).status()?;
+    let place = format!("--root={told:#x}");
+    let done = heirloom("inspect").arg(&place).status()?;
     ensure!(done.success(), "heirloom inspect ended with {done}");
-    let json = heirloom().arg("inspect").arg(dump).arg("--json").output()?;
+
+    // Not told where, it finds the same by scanning.
+    let json = heirloom("inspect").arg("--json").output()?;
     let seen = serde_json::from_slice(&json.stdout).context("heirloom inspect --json")?;
     ensure!(keeps_arena(&seen), "heirloom inspect shows no memfd with token {TOKEN} in {SESSION}");
-    let done = heirloom().arg("check").arg(dump).status()?;
+    let (found, root) = (&seen["fdt"], format!("{told:#x}"));
+    ensure!(*found == *root, "heirloom inspect finds root {found}, Linux handed over {root}");
+
+    let done = heirloom("check").arg(&place).status()?;
     ensure!(done.success(), "heirloom check ended with {done}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A debugger that can do one thing: stop the machine at an address.
+//! A debugger that can do two things: stop the machine at a function, and say what the function is
+//! called with.
 //!
 //! GDB's remote protocol, as QEMU speaks it: `$packet#` and the sum of its bytes in two hex digits.
 
@@ -40,6 +41,16 @@ impl Debugger {
         Ok(())
     }
 
+    /// What the function is called with at whose first instruction the machine has stopped: its
+    /// first four arguments, as x86-64 passes them.
+    pub(super) fn arguments(&mut self) -> Result<[u64; 4]> {
+        self.send("g")?;
+        let registers = self.answer()?;
+        let argument = |register| register_value(&registers, register).context("registers");
+        // rdi, rsi, rdx, rcx, by the debugger's numbers.
+        Ok([argument(5)?, argument(4)?, argument(3)?, argument(2)?])
+    }
+
     /// Lets the machine run on, undisturbed from now on.
     pub(super) fn leave(mut self) -> Result<()> {
         self.expect("D", "OK")
@@ -79,6 +90,12 @@ impl Debugger {
     }
 }
 
+/// One of the registers, which come in hex digits, each eight bytes in the order of memory.
+fn register_value(registers: &str, number: usize) -> Option<u64> {
+    let digits = registers.get(16 * number..16 * (number + 1))?;
+    Some(u64::from_str_radix(digits, 16).ok()?.swap_bytes())
+}
+
 fn framed(packet: &str) -> String {
     let sum = packet.bytes().fold(0_u8, u8::wrapping_add);
     format!("${packet}#{sum:02x}")
@@ -92,6 +109,15 @@ mod tests {
     fn a_packet_carries_the_sum_of_its_bytes() {
         assert_eq!(framed("OK"), "$OK#9a");
         assert_eq!(framed("c"), "$c#63");
+    }
+
+    #[test]
+    fn a_register_is_read_from_its_bytes() {
+        let registers = "00805100000000000100000000000080";
+        assert_eq!(register_value(registers, 0), Some(0x51_8000));
+        assert_eq!(register_value(registers, 1), Some(0x8000_0000_0000_0001));
+        assert_eq!(register_value(registers, 2), None);
+        assert_eq!(register_value("xxxxxxxxxxxxxxxx", 0), None);
     }
 
     #[test]
