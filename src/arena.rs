@@ -186,13 +186,7 @@ impl Arena {
             return Err(ArenaError::HostPage { host, page: PAGE_SIZE });
         }
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))?;
-        let bytes = sealed_bytes(fd.as_fd())?;
-        let mut first = [0; map::BYTES];
-        let read = rustix::io::pread(&fd, &mut first, 0).map_err(os("pread"))?;
-        if read < first.len() {
-            return Err(ArenaError::TooShort { found: read as u64, needed: map::BYTES as u64 });
-        }
-        let ranges = map::decode(&first, bytes)?;
+        let ranges = described(fd.as_fd(), sealed_bytes(fd.as_fd())?)?;
 
         let (start, span) = map::span(&ranges)?;
         let mut mapped = Reservation::new(span, start.get(), Order::MAX_FOLIO.bytes())?;
@@ -254,6 +248,32 @@ impl Arena {
     /// is not whole.
     pub fn entry(&self) -> Result<Option<Entry>, ArenaError> {
         entry::read(self.as_fd())
+    }
+
+    /// The ranges that the first page of an arena's file describes, and the entry that was
+    /// [left](Arena::leave) there last. Nothing is mapped and `file` may be of any kind: for whoever
+    /// looks at a copy of an arena.
+    ///
+    /// # Errors
+    /// As for [`Arena::open`] where the memory map is not sound, and for [`Arena::entry`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::os::fd::AsFd;
+    /// use heirloom::arena::{Arena, RangeSpec};
+    /// use heirloom::folio::{NodeId, PhysAddr};
+    ///
+    /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
+    /// let arena = Arena::create("described", &[spec])?;
+    /// let (ranges, entry) = Arena::describe(arena.share()?.as_fd())?;
+    /// assert_eq!(ranges, arena.ranges());
+    /// assert_eq!(entry, None);
+    /// # Ok::<(), heirloom::arena::ArenaError>(())
+    /// ```
+    pub fn describe(file: BorrowedFd<'_>) -> Result<(Vec<ArenaRange>, Option<Entry>), ArenaError> {
+        let stat = rustix::fs::fstat(file).map_err(os("fstat"))?;
+        let ranges = described(file, u64::try_from(stat.st_size).unwrap_or(0))?;
+        Ok((ranges, entry::read(file)?))
     }
 
     /// Maps `runs` a second time, one after the other, as one contiguous stretch of bytes: what a
@@ -359,6 +379,16 @@ fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
         other => other,
     }
     .map_err(os("memfd_create"))
+}
+
+/// The ranges that the first page of a file of `bytes` bytes describes.
+fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange>, ArenaError> {
+    let mut first = [0; map::BYTES];
+    let read = rustix::io::pread(fd, &mut first, 0).map_err(os("pread"))?;
+    if read < first.len() {
+        return Err(ArenaError::TooShort { found: read as u64, needed: map::BYTES as u64 });
+    }
+    map::decode(&first, bytes)
 }
 
 /// The size of a memfd that cannot shrink.

@@ -15,8 +15,9 @@ use crate::image::Image;
     version,
     propagate_version = true,
     after_help = "\
-IMAGE is an ELF core with physical addresses (QEMU's dump-guest-memory, a vmcore), or raw memory \
-if --base says where its first byte lies. It is mapped, not read; it must not change meanwhile.
+IMAGE is an ELF core with physical addresses (QEMU's dump-guest-memory, a vmcore), the arena of a \
+process that uses heirloom, or raw memory if --base says where its first byte lies. It is mapped, \
+not read; it must not change meanwhile.
 
 Examples:
   heirloom inspect vmcore                       what is preserved
@@ -182,7 +183,7 @@ pub(crate) struct Man {
 /// An image, and where the handover is in it.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// The image: an ELF core, or raw memory
+    /// The image: an ELF core, an arena, or raw memory
     pub(crate) image: PathBuf,
     /// The address of the root page [default: found by scanning]
     #[arg(long, value_name = "ADDR", value_parser = address)]

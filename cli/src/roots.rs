@@ -35,17 +35,18 @@ pub(crate) struct Found {
 pub(crate) struct Roots {
     /// The one to look at.
     pub(crate) taken: PhysAddr,
-    /// All that were found; none if the user named it.
+    /// All that were found; none if it was named.
     pub(crate) found: Vec<Found>,
 }
 
-/// The root that the user named, or those that the image has. Says on standard error which one is
+/// The root that the user named, or the image itself, or those that are found in it. Says on standard error which one is
 /// taken if there are several.
 ///
 /// # Errors
 /// There is none, or none that can be read.
 pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
-    if let Some(taken) = place.root {
+    let named = place.root.or(image.entry().map(|entry| entry.root));
+    if let Some(taken) = named {
         return Ok(Roots { taken, found: Vec::new() });
     }
     let candidates = scan(image);

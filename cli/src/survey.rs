@@ -68,7 +68,10 @@ impl<'i> Survey<'i> {
         let root = words.and_then(|words| RootView::new(words, at).ok());
         let left = root.as_ref().map(|root| Left::new(image, root.map()));
         let sealed = || sealed_list(left.as_ref()?, root.as_ref()?);
-        let (list, bytes) = scratch.or_else(sealed).unwrap_or((PhysAddr::new(0), 0));
+        let named = image.entry().filter(|entry| entry.root == at);
+        let named = named.map(|entry| (entry.scratch, entry.scratch_bytes));
+        let list = scratch.or(named).or_else(sealed);
+        let (list, bytes) = list.unwrap_or((PhysAddr::new(0), 0));
         let entry = Entry { root: at, scratch: list, scratch_bytes: bytes };
         let tables = [Run::covering(at, PAGE_SIZE as u64), Run::covering(list, bytes)];
         let mut bits: Vec<_> =

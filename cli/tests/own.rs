@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Temporary, findings, heirloom};
 use heirloom::Heirloom;
+use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{Cpus, DirectMap, Folio, NodeId, Order, PAGE_SIZE, Pfn, Request, Run};
 use heirloom::restore::PreservedArea;
@@ -208,6 +209,41 @@ fn scratch_that_is_not_sealed_can_be_named() {
     let place = format!("{:#x}+16", left.list.0 + 512);
     let found = findings(&[file.as_str(), "--base", &left.base, "--scratch", &place]);
     assert!(found.iter().any(|reason| reason.contains("lies in scratch")), "{found:?}");
+}
+
+#[test]
+fn an_arena_says_itself_where_its_handover_starts() {
+    use std::io::Read;
+    let start = heirloom::folio::PhysAddr::new(8 << 30);
+    let spec = RangeSpec { start, bytes: 4 << 20, node: NodeId(0) };
+    let arena = Arena::create("looked-at", &[spec]).unwrap();
+    let mut memory = std::fs::File::from(arena.share().unwrap());
+    let map = [(arena.ranges()[0].run(), NodeId(0))];
+    let bytes = Heirloom::<Arena>::scratch_bytes(&map, arena.count()) as u64;
+    let scratch = Run::covering(start, bytes).unwrap();
+    // SAFETY: the arena is new, and nothing else uses it.
+    let kernel = unsafe { Heirloom::boot(arena, &map, &[scratch], "example 2.0") }.unwrap();
+    let names = kernel.slabs().cache(CacheSpec::new("names", 64).preserving(true)).unwrap();
+    names.alloc_zeroed().unwrap();
+    let entry = kernel.entry();
+    kernel.memory().machine().leave(entry).unwrap();
+    let mut copy = Vec::new();
+    memory.read_to_end(&mut copy).unwrap();
+    let file = Temporary::new(&copy);
+
+    let ran = heirloom(&["inspect", file.as_str(), "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let json = ran.json();
+    assert_eq!(json["image"]["format"], "heirloom arena");
+    assert_eq!(json["fdt"], format!("{:#x}", entry.root.get()));
+    assert_eq!(json["scratch"][0]["start"], "0x200000000");
+    assert_eq!(json["subtrees"]["heirloom"]["caches"][0]["name"], "names");
+    assert_eq!(heirloom(&["check", file.as_str()]).code, 0);
+    // Its first page is as little to be believed as any.
+    copy[24] ^= 1;
+    let ran = heirloom(&["check", Temporary::new(&copy).as_str()]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("a broken arena: "), "{}", ran.err);
 }
 
 #[test]

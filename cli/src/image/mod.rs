@@ -17,12 +17,15 @@ mod elf;
 mod window;
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail, ensure};
+use heirloom::arena::{Arena, ArenaRange};
 use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_restore::Entry;
 use rustix::fs::{FileType, SeekFrom};
 
 use window::Window;
@@ -53,6 +56,8 @@ pub(crate) enum Format {
     Elf,
     /// Nothing but memory.
     Raw,
+    /// The file of an arena: a page that says what follows, then memory.
+    Arena,
 }
 
 impl Format {
@@ -61,6 +66,7 @@ impl Format {
         match self {
             Self::Elf => "ELF core",
             Self::Raw => "raw memory",
+            Self::Arena => "heirloom arena",
         }
     }
 }
@@ -70,6 +76,8 @@ impl Format {
 pub(crate) struct Image {
     file: File,
     format: Format,
+    /// Where the handover starts, if the file says so.
+    entry: Option<Entry>,
     /// By address.
     pieces: Vec<Piece>,
     /// By address, apart from each other.
@@ -77,8 +85,8 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Opens the image at `path`: an ELF core, or, with `base`, the physical address of its first
-    /// byte, raw memory.
+    /// Opens the image at `path`: an ELF core, an arena, or, with `base`, the physical address of
+    /// its first byte, raw memory.
     ///
     /// The file must not become shorter while it is in use: the process would be killed where it
     /// looks at what is gone.
@@ -100,8 +108,14 @@ impl Image {
         let known = head.len().min(usize::try_from(length).unwrap_or(head.len()));
         file.read_exact_at(&mut head[..known], 0).context("cannot read it")?;
         let is_elf = head.starts_with(elf::MAGIC);
+        let mut entry = None;
         let (format, pieces) = match base {
             None if is_elf => (Format::Elf, elf::pieces(&file, length)?),
+            None if head.starts_with(ARENA) => {
+                let (ranges, left) = Arena::describe(file.as_fd()).context("a broken arena")?;
+                entry = left;
+                (Format::Arena, arena(&ranges))
+            }
             None if head.starts_with(b"KDUMP   ") || head.starts_with(b"makedumpfile") => bail!(
                 "a compressed kdump file; `makedumpfile -E FILE CORE` makes an ELF core of it"
             ),
@@ -116,12 +130,17 @@ impl Image {
             windows.extend(Window::new(&file, touching)?);
         }
         ensure!(!windows.is_empty(), "the file has not one whole page of {PAGE} bytes");
-        Ok(Self { file, format, pieces, windows })
+        Ok(Self { file, format, entry, pieces, windows })
     }
 
     /// Its format.
     pub(crate) const fn format(&self) -> Format {
         self.format
+    }
+
+    /// Where the handover starts, if the file says so.
+    pub(crate) const fn entry(&self) -> Option<Entry> {
+        self.entry
     }
 
     /// The frames that it has, by address, as runs that do not touch.
@@ -224,6 +243,21 @@ impl heirloom_restore::Image for Image {
     fn is_memory(&self, run: Run) -> bool {
         self.contains(run)
     }
+}
+
+/// What the file of an arena starts with.
+const ARENA: &[u8] = b"hl-arena";
+
+/// The pieces of an arena, whose ranges were found apart.
+fn arena(ranges: &[ArenaRange]) -> Vec<Piece> {
+    let piece = |range: &ArenaRange| Piece {
+        start: range.run().addr().get(),
+        bytes: range.run().bytes(),
+        offset: range.offset(),
+    };
+    let mut pieces: Vec<_> = ranges.iter().map(piece).collect();
+    pieces.sort_unstable_by_key(|piece| piece.start);
+    pieces
 }
 
 /// The one piece of raw memory.
