@@ -24,8 +24,8 @@ pub(crate) const MAX_RANGES: usize = 64;
 /// Alignment of a range's metadata, in bytes: a cache line.
 pub(crate) const SPACE_ALIGN: usize = 64;
 
-/// Orders that a directory knows: those of folios.
-const DIRECTORY_ORDERS: usize = Order::MAX_FOLIO.index() + 1;
+/// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met.
+const DIRECTORY_ORDERS: usize = 32;
 
 /// One contiguous range of frames with all that is known about them.
 ///
@@ -209,13 +209,13 @@ impl Range {
         let order = block.order().index();
         let directory = &self.directories[whose as usize];
         let begin = *directory.begin.get(order)?;
-        let (first, count) = leaves(self.run, order);
-        let leaf = (block.pfn().get() >> leaf_shift(order)).wrapping_sub(first) as usize;
-        if leaf >= count {
+        if !self.run.contains(block.pfn()) {
             return None;
         }
-        // SAFETY: `install` laid `directory_slots` words here, `count` of them for this order
-        // from `begin`; only atomics touch them.
+        let first = self.run.start().get() >> leaf_shift(order);
+        let leaf = ((block.pfn().get() >> leaf_shift(order)) - first) as usize;
+        // SAFETY: `install` laid `directory_slots` words here, from `begin` one for each leaf of
+        // this order that a frame of the run has; only atomics touch them.
         Some(unsafe { directory.slots.add(begin + leaf).as_ref() })
     }
 

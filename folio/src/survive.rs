@@ -49,11 +49,7 @@ impl<M: Machine> Nodes for Pages<'_, M> {
 
     #[inline]
     fn leaf(&self, block: Block) -> Option<&[AtomicU64]> {
-        let slot = self.memory.ranges.find(block.pfn())?.slot(self.whose, block)?;
-        // Acquire pairs with the Release in `learn`: the leaf is as its linking left it.
-        let leaf = slot.load(Acquire);
-        // SAFETY: `learn` is told of leaves only, which are pages of memory.
-        (leaf != 0).then(|| unsafe { self.memory.node_words(PhysAddr::new(leaf)) })
+        self.memory.leaf_in(self.memory.ranges.find(block.pfn())?, self.whose, block)
     }
 
     fn learn(&self, block: Block, leaf: PhysAddr) {
@@ -100,17 +96,46 @@ impl<M: Machine> Memory<M> {
     /// [`Error::WrongKind`]: it is a run; [`Error::NotMemory`]; [`Error::OutOfMemory`] for a node.
     #[inline]
     pub fn preserve(&self, block: Block) -> Result<(), Error> {
-        let range = self.range(block.pfn())?;
-        let tables = self.tables(Whose::Own);
-        // The tracker's word and the frame's byte are far apart, and each may be far away.
-        let spot = Spot::known(&tables, block).inspect(Spot::prefetch);
-        let (byte, now) = Self::single(range, block, false)?;
-        match spot {
-            Some(spot) => spot.preserve(block),
-            None => self.own.preserve(&tables, block),
-        }?;
+        match self.at_hand(block, false) {
+            Some((spot, byte, now)) => {
+                spot.preserve(block)?;
+                byte.store(kinds::with_preserved(now), Relaxed);
+                Ok(())
+            }
+            None => self.preserve_more(block),
+        }
+    }
+
+    /// Preserves a block whose leaf is not known or not there, or says why not.
+    #[cold]
+    #[inline(never)]
+    fn preserve_more(&self, block: Block) -> Result<(), Error> {
+        let (byte, now) = Self::single(self.range(block.pfn())?, block, false)?;
+        self.own.preserve(&self.tables(Whose::Own), block)?;
         byte.store(kinds::with_preserved(now), Relaxed);
         Ok(())
+    }
+
+    /// The spot of a block that is allocated and (not) preserved, its byte, and what that says, if
+    /// the directory knows the leaf.
+    #[inline]
+    fn at_hand(&self, block: Block, preserved: bool) -> Option<(Spot<'_>, &AtomicU8, u8)> {
+        let range = self.ranges.find(block.pfn())?;
+        let spot = Spot::of(self.leaf_in(range, Whose::Own, block)?, block)?;
+        // The tracker's word and the frame's byte are far apart, and each may be far away.
+        spot.prefetch();
+        let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO)?;
+        let now = byte.load(Relaxed);
+        kinds::is_single(now, block.order(), preserved).then_some((spot, byte, now))
+    }
+
+    /// The leaf of a block that the directory knows.
+    #[inline]
+    fn leaf_in(&self, range: &Range, whose: Whose, block: Block) -> Option<&[AtomicU64]> {
+        // Acquire pairs with the Release in `learn`: the leaf is as its linking left it.
+        let leaf = range.slot(whose, block)?.load(Acquire);
+        // SAFETY: `learn` is told of leaves only, which are pages of memory.
+        (leaf != 0).then(|| unsafe { self.node_words(PhysAddr::new(leaf)) })
     }
 
     /// Lets a preserved block go: it no longer survives, and can be freed.
@@ -119,15 +144,22 @@ impl<M: Machine> Memory<M> {
     /// [`Error::NotPreserved`], and as for [`Memory::preserve`].
     #[inline]
     pub fn unpreserve(&self, block: Block) -> Result<(), Error> {
-        let range = self.range(block.pfn())?;
-        let tables = self.tables(Whose::Own);
-        // As in `preserve`.
-        let spot = Spot::known(&tables, block).inspect(Spot::prefetch);
-        let (byte, now) = Self::single(range, block, true)?;
-        match spot {
-            Some(spot) => spot.unpreserve(block),
-            None => self.own.unpreserve(&tables, block),
-        }?;
+        match self.at_hand(block, true) {
+            Some((spot, byte, now)) => {
+                spot.unpreserve(block)?;
+                byte.store(kinds::without_preserved(now), Relaxed);
+                Ok(())
+            }
+            None => self.unpreserve_more(block),
+        }
+    }
+
+    /// Lets go a block whose leaf is not known, or says why not.
+    #[cold]
+    #[inline(never)]
+    fn unpreserve_more(&self, block: Block) -> Result<(), Error> {
+        let (byte, now) = Self::single(self.range(block.pfn())?, block, true)?;
+        self.own.unpreserve(&self.tables(Whose::Own), block)?;
         byte.store(kinds::without_preserved(now), Relaxed);
         Ok(())
     }
@@ -422,9 +454,7 @@ impl<M: Machine> Memory<M> {
         let Some(first) = blocks.next() else { return Ok(None) };
         let (_, said) = Self::single(self.range(first.pfn())?, first, preserved)?;
         // Mostly all of them: no look at each, and no branch.
-        if let Some(bytes) = self.bytes(folios)
-            && each(bytes, folios.first().order()).fold(0, |d, b| d | (b.load(Relaxed) ^ said)) == 0
-        {
+        if self.bytes(folios).is_some_and(|bytes| alike(bytes, folios.first().order(), said)) {
             return Ok(Some(said));
         }
         for block in blocks {
@@ -436,9 +466,7 @@ impl<M: Machine> Memory<M> {
     fn mark_adjacent(&self, folios: Adjacent, alike: Option<u8>, preserved: bool) {
         let step = if preserved { kinds::with_preserved } else { kinds::without_preserved };
         if let Some((said, bytes)) = alike.zip(self.bytes(folios)) {
-            let now = step(said);
-            each(bytes, folios.first().order()).for_each(|byte| byte.store(now, Relaxed));
-            return;
+            return store_all(bytes, folios.first().order(), step(said));
         }
         for block in blocks(folios) {
             let range = self.ranges.find(block.pfn());
@@ -492,10 +520,30 @@ impl<M: Machine> Memory<M> {
     }
 }
 
-/// The bytes of the first frames of folios of `order` that lie side by side.
-#[inline]
-fn each(bytes: &[AtomicU8], order: Order) -> impl Iterator<Item = &AtomicU8> {
-    bytes.iter().step_by(order.frames() as usize)
+/// Whether the bytes of the first frames of folios of `order` that lie side by side all say
+/// `said`.
+fn alike(bytes: &[AtomicU8], order: Order, said: u8) -> bool {
+    let differs = |byte: &AtomicU8| byte.load(Relaxed) ^ said;
+    if order != Order::ZERO {
+        return bytes.iter().step_by(order.frames() as usize).fold(0, |d, b| d | differs(b)) == 0;
+    }
+    // Four at a time, so that one need not wait for the other.
+    let (fours, rest) = bytes.as_chunks::<4>();
+    let lanes = fours.iter().fold([0; 4], |d, b| core::array::from_fn(|i| d[i] | differs(&b[i])));
+    rest.iter().fold(lanes.into_iter().fold(0, |d, l| d | l), |d, b| d | differs(b)) == 0
+}
+
+/// Stores `now` into the bytes of the first frames of folios of `order` that lie side by side.
+fn store_all(bytes: &[AtomicU8], order: Order, now: u8) {
+    if order == Order::ZERO {
+        for byte in bytes {
+            byte.store(now, Relaxed);
+        }
+    } else {
+        for head in bytes.iter().step_by(order.frames() as usize) {
+            head.store(now, Relaxed);
+        }
+    }
 }
 
 fn blocks(folios: Adjacent) -> impl Iterator<Item = Block> {

@@ -228,7 +228,13 @@ impl<'n> Spot<'n> {
     /// The spot of `block`, if the directory knows its leaf.
     #[inline]
     pub(crate) fn known<N: Nodes>(nodes: &'n N, block: Block) -> Option<Self> {
-        bit_in(nodes.leaf(block)?, block).map(Self::from)
+        Self::of(nodes.leaf(block)?, block)
+    }
+
+    /// The spot of `block` in its leaf.
+    #[inline]
+    pub(crate) fn of(leaf: &'n [AtomicU64], block: Block) -> Option<Self> {
+        bit_in(leaf, block).map(Self::from)
     }
 
     /// Asks for the word.

@@ -19,6 +19,9 @@ impl Tracker {
     /// - [`Error::AlreadyPreserved`] with the first of those blocks that is;
     /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
     pub(crate) fn preserve_run<N: Nodes>(&self, nodes: &N, run: Run) -> Result<(), Error> {
+        if let Some(block) = only(run) {
+            return self.preserve(nodes, block);
+        }
         let mut missing = false;
         for block in run.blocks() {
             match self.word(nodes, block) {
@@ -50,6 +53,9 @@ impl Tracker {
     /// # Errors
     /// [`Error::NotPreserved`] with the first of the run's largest aligned blocks that is not.
     pub(crate) fn unpreserve_run<N: Nodes>(&self, nodes: &N, run: Run) -> Result<(), Error> {
+        if let Some(block) = only(run) {
+            return self.unpreserve(nodes, block);
+        }
         for block in run.blocks() {
             if !self.contains(nodes, block) {
                 return Err(Error::NotPreserved { block });
@@ -78,6 +84,16 @@ impl Tracker {
         nodes: &N,
         folios: Adjacent,
     ) -> Result<(), Error> {
+        if let Some((word, mask)) = self.one_word(nodes, folios)
+            && word.load(Relaxed) & mask == 0
+        {
+            // Release as in `preserve`.
+            let old = word.fetch_or(mask, Release) & mask;
+            return already(Key::of(folios.first()).get() & !63, old).inspect_err(|_| {
+                // Another call set some of these since the look.
+                word.fetch_and(!(mask & !old), Relaxed);
+            });
+        }
         let (from, to) = folios.keys();
         let mut missing = false;
         self.words(nodes, from, to, |key, mask, word| {
@@ -119,6 +135,16 @@ impl Tracker {
         nodes: &N,
         folios: Adjacent,
     ) -> Result<(), Error> {
+        if let Some((word, mask)) = self.one_word(nodes, folios)
+            && !word.load(Relaxed) & mask == 0
+        {
+            // Acquire as in `unpreserve`.
+            let old = word.fetch_and(!mask, Acquire) & mask;
+            return not(Key::of(folios.first()).get() & !63, mask & !old).inspect_err(|_| {
+                // Another call cleared some of these since the look. Release as below.
+                word.fetch_or(old, Release);
+            });
+        }
         let (from, to) = folios.keys();
         self.words(nodes, from, to, |key, mask, word| {
             // Relaxed: a first look, so that a call in vain changes nothing.
@@ -140,6 +166,23 @@ impl Tracker {
                 });
             })
         })
+    }
+
+    /// The word that holds the keys of all of `folios`, if one does and its leaf exists, and their
+    /// bits in it.
+    #[inline]
+    fn one_word<'n, N: Nodes>(
+        &self,
+        nodes: &'n N,
+        folios: Adjacent,
+    ) -> Option<(&'n AtomicU64, u64)> {
+        let (from, to) = folios.keys();
+        let (first, count) = (from & 63, to.checked_sub(from)?);
+        if count == 0 || first + count > 64 {
+            return None;
+        }
+        let word = self.leaf(nodes, folios.first())?.get(Key::new(from).index(0) / 64)?;
+        Some((word, (!0 >> (64 - count)) << first))
     }
 
     /// Calls `f` for each word with keys of `from..to`, with the key of its bit 0, the bits that
@@ -167,6 +210,11 @@ impl Tracker {
         }
         Ok(())
     }
+}
+
+/// The block that is all of `run`, where one is.
+fn only(run: Run) -> Option<Block> {
+    run.blocks().next().filter(|block| block.run() == run)
 }
 
 /// The block of the lowest of `bits` in the word that starts with `key`.
