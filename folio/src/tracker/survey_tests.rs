@@ -25,7 +25,9 @@ fn found(
     let frames = stretches.iter().zip(&mut words).map(|(run, words)| FramesOf::new(*run, words));
     let mut frames: Vec<_> = frames.map(Option::unwrap).collect();
     let mut ledger = Frames::new(&mut frames);
-    scratch.into_iter().for_each(|area| ledger.keep_out(area));
+    if let Some(area) = scratch {
+        ledger.keep_out(area);
+    }
     let mut found = Vec::new();
     let counts = survey(root, ram, &mut ledger, |fault| {
         found.push(fault);
@@ -155,10 +157,8 @@ proptest! {
             Ok::<_, TreeError>(())
         });
         let checked = check(root, &ram, &mut Book::over(ram.run()));
-        match all.first() {
-            Some(fault) => prop_assert_eq!(checked, Err(*fault)),
-            None => prop_assert_eq!(checked, surveyed),
-        }
+        let first = all.first();
+        prop_assert_eq!(checked, first.map_or(surveyed, |fault| Err(*fault)));
         // One fault at most for each entry of each node.
         prop_assert!(all.len() <= 12 * 64 * crate::addr::PAGE_SIZE);
     }
