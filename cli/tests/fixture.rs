@@ -225,3 +225,24 @@ fn the_manual_and_the_completions_know_every_command() {
         assert!(help.out.contains("Examples:"), "{command}");
     }
 }
+
+#[test]
+fn a_picture_is_sound_whatever_the_image_is_called() {
+    let dir = Temporary::path();
+    std::fs::create_dir_all(dir.as_str()).unwrap();
+    let image = format!("{}/<&\">.elf", dir.as_str());
+    std::fs::copy(FIXTURE, &image).unwrap();
+    let map = Temporary::path();
+    let ran = heirloom(&["inspect", &image, "--map", map.as_str()]);
+    std::fs::remove_dir_all(dir.as_str()).unwrap();
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let svg = String::from_utf8(map.read()).unwrap();
+    assert!(svg.contains("handover in &lt;&amp;"), "{svg}");
+    assert!(!svg.contains("<&"));
+    // Six orders, the nodes, and a pin for each table.
+    for words in ["order 5: 1 folio", "28 tree nodes", "kexec-metadata 0x516000", "0x17c0000"] {
+        assert!(svg.contains(words), "{words}");
+    }
+    let nowhere = heirloom(&["inspect", FIXTURE, "--map", "/nonexistent/map.svg"]);
+    assert_eq!((nowhere.code, nowhere.out.as_str()), (2, ""));
+}

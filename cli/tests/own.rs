@@ -76,6 +76,8 @@ fn leave(seal: bool) -> Left {
         folio.into_raw();
     }
     kernel.publish("greeting", b"hello").unwrap();
+    let handle = kernel.handle_of(objects[7]).unwrap();
+    kernel.publish("seventh", &<[u8; 16]>::from(handle)).unwrap();
     if seal {
         kernel.seal().unwrap();
     }
@@ -133,10 +135,18 @@ fn caches_objects_and_the_seal_are_shown() {
     let dentries = cache("dentries");
     assert_eq!((&dentries["objects"], &dentries["preserving"]), (&5.into(), &false.into()));
     assert_eq!(json["subtrees"]["greeting"]["size"], 5);
+    assert_eq!(json["subtrees"]["greeting"]["handle"], serde_json::Value::Null);
+    let seventh = &json["subtrees"]["seventh"];
+    assert_eq!((&seventh["handle"], &seventh["bytes"]), (&"object".into(), &96.into()));
     assert!(json["orders"]["1"].as_u64().unwrap() >= 3);
 
     let ran = heirloom(&[&["inspect"], &left.place()[..]].concat());
-    for line in ["heirloom-v1, generation 0, by example 1.0", "sealed, ", "100 objects in "] {
+    for line in [
+        "handle: object at 0x1",
+        "heirloom-v1, generation 0, by example 1.0",
+        "sealed, ",
+        "100 objects in ",
+    ] {
         assert!(ran.out.contains(line), "{line}: {}", ran.out);
     }
     let ran = heirloom(&[&["check"], &left.place()[..]].concat());

@@ -24,7 +24,7 @@ use crate::survey::{Finding, Survey};
 
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo, Memfd, each_page};
-pub(crate) use own::Own;
+pub(crate) use own::{Own, Published};
 pub(crate) use verdict::Verdict;
 
 /// What is worth the time.
@@ -160,6 +160,8 @@ pub(crate) struct Subtree {
 pub(crate) enum What {
     Own(Own),
     Linux(Linux),
+    /// A root that was published with heirloom.
+    Published(Published),
     /// Nothing: its maker's alone.
     Other {},
 }
@@ -257,7 +259,11 @@ impl Subtree {
             let left = survey.left();
             let known = Known::read(&left, subtree).ok().flatten();
             let known = known.and_then(|known| Linux::of(&known, &left, want));
-            known.map_or(What::Other {}, What::Linux)
+            let published = || {
+                survey.header.as_ref()?;
+                Published::of(survey, subtree.addr, subtree.size?).map(What::Published)
+            };
+            known.map(What::Linux).or_else(published).unwrap_or(What::Other {})
         };
         Self { name: name.to_owned(), phys: subtree.addr.into(), size: subtree.size, what }
     }

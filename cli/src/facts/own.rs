@@ -1,6 +1,9 @@
 //! What heirloom itself left: caches, slabs, objects, and the seal over its tables.
 
-use heirloom_restore::{Header, SealInfo};
+use std::sync::atomic::Ordering::Relaxed;
+
+use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_restore::{Handle, Header, Parts, SealInfo};
 use heirloom_slab::{CacheRecord, LeftCaches};
 
 use super::Hex;
@@ -49,6 +52,36 @@ pub(crate) struct Seal {
     /// Those of them that are as they were when it was made.
     pub(crate) sound: u64,
     pub(crate) hash: Hex,
+}
+
+/// A root that was published and is a handle, or reads like one.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Published {
+    /// What kind of memory it names.
+    pub(crate) handle: &'static str,
+    pub(crate) addr: Hex,
+    pub(crate) bytes: u64,
+}
+
+impl Published {
+    /// What the `bytes` bytes at `addr` say, if they are a handle.
+    pub(super) fn of(survey: &Survey<'_>, addr: PhysAddr, bytes: u64) -> Option<Self> {
+        let [a, b] = survey.image.words(addr, size_of::<Handle>())? else { return None };
+        let words = [a, b].map(|word| word.load(Relaxed).to_ne_bytes());
+        let handle: [u8; 16] = words.as_flattened().try_into().ok()?;
+        let parts = Handle::from(handle).parts().ok().filter(|_| bytes == handle.len() as u64)?;
+        let page = PAGE_SIZE as u64;
+        let (handle, addr, bytes) = match parts {
+            Parts::Folio(block) => ("folio", block.addr(), block.order().bytes()),
+            Parts::Run(run) => ("run", run.addr(), run.bytes()),
+            Parts::Buffer { addr, bytes } => ("buffer", addr, bytes),
+            Parts::Object { addr, bytes, .. } => ("object", addr, bytes),
+            Parts::Area(area) => ("area", area.first(), u64::from(area.pages()) * page),
+            Parts::Records { first, entry } => ("records", first, entry),
+            Parts::Blob { addr, bytes } => ("blob", addr, bytes),
+        };
+        Some(Self { handle, addr: addr.into(), bytes })
+    }
 }
 
 impl Own {

@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write};
 
 use super::table::{bytes, plural};
-use crate::facts::{Facts, Hex, Linux, Luo, Memfd, Own, Subtree, What};
+use crate::facts::{Facts, Hex, Linux, Luo, Memfd, Own, Published, Subtree, What};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
 pub(super) fn write(out: &mut String, facts: &Facts) -> Result {
@@ -40,6 +40,9 @@ pub(super) fn write(out: &mut String, facts: &Facts) -> Result {
                 writeln!(out, "  {}, {folios}, {sum}", test.compatible)?;
             }
             What::Own(own) => write_own(out, own)?,
+            What::Published(Published { handle, addr, bytes: length }) => {
+                writeln!(out, "  handle: {handle} at {addr}, {}", bytes(*length))?;
+            }
             What::Other {} => writeln!(out, "  {FAINT}not known{FAINT:#}")?,
         }
     }
