@@ -98,6 +98,17 @@ fn what_linux_registers_is_checked() {
 }
 
 #[test]
+fn two_files_that_are_the_same_memory() {
+    let mut core = Core::fixture();
+    let files = core.word(core.word(LUO + 16) + 16 + 64);
+    // The second file's data becomes the first's.
+    assert_eq!(core.word(files + 16 + 64 + 48), 0x71_8000);
+    core.put(files + 16 + 64 + 48, &MEMFD.to_le_bytes());
+    let twice = "memfd at 0x7b5000, byte 0: order 0 at 0x7b5000 has another use";
+    assert_eq!(found(&core), [twice]);
+}
+
+#[test]
 fn a_memfd_that_is_not_whole_is_not_extracted() {
     let mut core = Core::fixture();
     let chunk = core.word(MEMFD + 32);
