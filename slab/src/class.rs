@@ -54,26 +54,14 @@ impl Class {
     /// The smallest class for a buffer; `None`: it is large (or empty).
     #[inline]
     pub(crate) const fn of(layout: Layout) -> Option<Self> {
-        // The last byte of what is a multiple of the alignment; of no bytes it is far beyond.
+        // The last byte of what is a multiple of the alignment; of no bytes it is far beyond. The
+        // smallest class of at least a multiple of a power of two is one itself: either the steps
+        // are there, or they are finer and that multiple is a class.
         let last = layout.size().wrapping_sub(1) | (layout.align() - 1);
         if last >= LARGEST {
             return None;
         }
-        let class = Self(FITTING[last / 8] as usize);
-        // From 16 bytes on every class is a multiple of 16.
-        if layout.align() <= 16 { Some(class) } else { class.aligned(layout.align()) }
-    }
-
-    /// The smallest class from this one on that is a multiple of `align`.
-    const fn aligned(self, align: usize) -> Option<Self> {
-        let mut class = self;
-        while class.0 < COUNT {
-            if class.bytes() & (align - 1) == 0 {
-                return Some(class);
-            }
-            class.0 += 1;
-        }
-        None
+        Some(Self(FITTING[last / 8] as usize))
     }
 
     /// The smallest class of at least `size` bytes, 1 up to less than a page.
