@@ -225,10 +225,11 @@ impl Slab {
         unsafe { base.add(HEAD + index as usize).cast::<AtomicU8>().as_ref() }
     }
 
-    /// The object whose byte this is, one of this slab's.
+    /// Which object of this slab it is, if it is one.
     #[inline]
-    pub(crate) fn index_of(self, state: NonNull<AtomicU8>) -> u32 {
-        (state.addr().get() - self.base.addr().get() - HEAD) as u32
+    pub(crate) fn holds(self, geometry: &Geometry, round: Round) -> Option<u32> {
+        let index = round.state.addr().get().wrapping_sub(self.base.addr().get() + HEAD);
+        (index < geometry.objects as usize).then_some(index as u32)
     }
 
     /// A free object for a magazine.
@@ -314,7 +315,10 @@ impl Slab {
             self.base.add(HEAD).write_bytes(0, geometry.objects as usize);
             self.begin(owner);
         }
-        self.set_free(geometry, |_| true);
+        for (first, word) in (0..geometry.objects).step_by(64).zip(self.words(geometry)) {
+            word.store(u64::MAX >> (64 - (geometry.objects - first).min(64)), Relaxed);
+        }
+        self.head().free.store(geometry.objects, Relaxed);
     }
 
     /// Writes this kernel's part of the header anew.

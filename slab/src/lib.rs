@@ -76,6 +76,7 @@ mod lists;
 mod magazine;
 mod name;
 mod persist;
+mod prefetch;
 mod register;
 mod roll;
 mod slabs;

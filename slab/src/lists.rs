@@ -8,6 +8,7 @@
 //!
 //! All of it under the cache's lock. Objects leave a slab up to 64 at a time, a word of free bits.
 
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
 use heirloom_folio::DirectMap;
@@ -16,6 +17,7 @@ use intrusive_collections::LinkedList;
 use crate::geometry::Geometry;
 use crate::header::{Head, Links, Slab};
 use crate::magazine::{Magazine, Round};
+use crate::prefetch::prefetch;
 
 /// The slabs of a cache.
 pub(crate) struct Lists {
@@ -97,25 +99,29 @@ impl Lists {
         geometry: &Geometry,
         magazine: &mut Magazine,
     ) {
-        // Neighbours are put back together: `bits` of a word of a slab.
-        let mut place: Option<(Slab, u32)> = None;
-        let mut bits = 0;
+        let mut at: Option<Back> = None;
         while let Some(round) = magazine.pop() {
-            let Some((slab, index)) = home(map, geometry, round) else { continue };
-            let same = place.is_some_and(|(s, word)| (s.phys(), word) == (slab.phys(), index / 64));
-            if !same {
-                self.put(geometry, place, bits);
-                (place, bits) = (Some((slab, index / 64)), 0);
+            // Neighbours go back together, a word of them at once.
+            let same = at.as_mut().and_then(|at| Some((at.slab.holds(geometry, round)?, at)));
+            if let Some((index, at)) = same {
+                at.add(geometry, index);
+                continue;
             }
-            bits |= 1 << (index % 64);
+            let Some(slab) = home(map, geometry, round) else { continue };
+            if let Some(index) = slab.holds(geometry, round) {
+                let next = Back { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
+                self.came_back(geometry, at.replace(next));
+            }
         }
-        self.put(geometry, place, bits);
+        self.came_back(geometry, at);
     }
 
     /// Puts one object back into its slab.
     pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, round: Round) {
-        if let Some((slab, index)) = home(map, geometry, round) {
-            self.put(geometry, Some((slab, index / 64)), 1 << (index % 64));
+        let Some(slab) = home(map, geometry, round) else { return };
+        if let Some(index) = slab.holds(geometry, round) {
+            let back = Back { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
+            self.came_back(geometry, Some(back));
         }
     }
 
@@ -129,15 +135,14 @@ impl Lists {
         }
     }
 
-    /// Sets free bits in a word of a slab.
-    fn put(&mut self, geometry: &Geometry, place: Option<(Slab, u32)>, bits: u64) {
-        let Some((slab, word)) = place else { return };
-        let Some(word) = slab.words(geometry).get(word as usize) else { return };
-        let there = word.load(Relaxed);
-        debug_assert_eq!(there & bits, 0, "an object is put back once");
-        word.store(there | bits, Relaxed);
-        let free = slab.head().free.load(Relaxed);
-        self.changed(geometry, slab, free, free + (bits & !there).count_ones());
+    /// Notes what came back to a slab.
+    #[inline]
+    fn came_back(&mut self, geometry: &Geometry, back: Option<Back>) {
+        if let Some(mut back) = back {
+            back.put(geometry);
+            let free = back.slab.head().free.load(Relaxed);
+            self.changed(geometry, back.slab, free, free + back.objects);
+        }
     }
 
     /// Notes that `slab` has `after` free objects where it had `before`.
@@ -145,9 +150,15 @@ impl Lists {
         slab.head().free.store(after, Relaxed);
         let all = geometry.objects;
         let place = |free| (free == 0, free == all);
-        if place(before) == place(after) {
-            return;
+        if place(before) != place(after) {
+            self.moved(geometry, slab, before, after);
         }
+    }
+
+    /// Moves a slab to the list that it belongs in by now.
+    #[inline(never)]
+    fn moved(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
+        let all = geometry.objects;
         self.empties -= usize::from(before == all);
         self.empties += usize::from(after == all);
         let from = self.list(geometry, before);
@@ -170,19 +181,66 @@ impl Lists {
 
 /// The slab whose header this is.
 fn slab_of(map: &impl DirectMap, head: &Head) -> Option<Slab> {
-    let phys = map.phys(core::ptr::NonNull::from(head).cast())?;
+    let phys = map.phys(NonNull::from(head).cast())?;
     // SAFETY: a linked header is that of a slab of this instance.
     Some(unsafe { Slab::at(map, phys) })
 }
 
-/// The slab of a free object, and which of its objects it is.
+/// The slab of a free object.
 #[inline]
-fn home(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<(Slab, u32)> {
+fn home(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<Slab> {
     let addr = map.phys(round.object)?;
     // SAFETY: magazines hold free objects of this cache's slabs, and a slab is not given back
     // before all of its objects are.
-    let slab = unsafe { Slab::at(map, geometry.slab_of(addr)) };
-    Some((slab, slab.index_of(round.state)))
+    Some(unsafe { Slab::at(map, geometry.slab_of(addr)) })
+}
+
+/// Asks for the lines that [`Lists::empty_out`] is going to need: with objects of as many slabs
+/// as there are objects, each would be waited for.
+pub(crate) fn prefetch_homes(map: &impl DirectMap, geometry: &Geometry, magazine: &Magazine) {
+    let mut at: Option<Slab> = None;
+    for round in magazine.rounds() {
+        if at.is_none_or(|slab| slab.holds(geometry, round).is_none()) {
+            at = home(map, geometry, round);
+            let word = at.and_then(|slab| {
+                let index = slab.holds(geometry, round)?;
+                slab.words(geometry).get(index as usize / 64)
+            });
+            if let Some(word) = word {
+                prefetch(NonNull::from(word).cast());
+            }
+        }
+    }
+}
+
+/// Objects on their way back to one slab, those of the last word not in it yet.
+struct Back {
+    slab: Slab,
+    word: u32,
+    bits: u64,
+    objects: u32,
+}
+
+impl Back {
+    /// Adds an object of the slab.
+    #[inline]
+    fn add(&mut self, geometry: &Geometry, index: u32) {
+        if index / 64 != self.word {
+            self.put(geometry);
+            (self.word, self.bits) = (index / 64, 0);
+        }
+        self.bits |= 1 << (index % 64);
+    }
+
+    /// Sets the free bits in the slab.
+    #[inline]
+    fn put(&mut self, geometry: &Geometry) {
+        let Some(word) = self.slab.words(geometry).get(self.word as usize) else { return };
+        let there = word.load(Relaxed);
+        debug_assert_eq!(there & self.bits, 0, "an object is put back once");
+        word.store(there | self.bits, Relaxed);
+        self.objects += (self.bits & !there).count_ones();
+    }
 }
 
 /// Moves free objects of `slab` into `magazine`: how many.
@@ -212,7 +270,6 @@ fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use core::ptr::NonNull;
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;

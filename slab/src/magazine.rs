@@ -140,6 +140,13 @@ impl Magazine {
         Some(unsafe { self.chambers.add(self.count).as_ref().get() })
     }
 
+    /// The objects, those added first first.
+    pub(crate) fn rounds(&self) -> impl Iterator<Item = Round> {
+        // SAFETY: `count` is at most the capacity that `new` was promised; each of these chambers
+        // holds a round.
+        (0..self.count).map(|n| unsafe { self.chambers.add(n).as_ref().get() })
+    }
+
     /// The chambers, for an empty magazine that is put aside.
     pub(crate) const fn into_chambers(self) -> NonNull<Chamber> {
         self.chambers

@@ -12,6 +12,7 @@ use crate::cache::Cache;
 use crate::debug;
 use crate::error::Error;
 use crate::header::Slab;
+use crate::lists::prefetch_homes;
 use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
 
 /// Empty slabs that a cache keeps when objects are freed.
@@ -54,9 +55,14 @@ impl<M: Machine> Cache<'_, M> {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(round) })
         });
+        let mut surplus = false;
         let empty = match pushed {
             Some(Pushed::Done) => return,
-            Some(Pushed::Full(Some(full))) => Some(self.exchange(full)),
+            Some(Pushed::Full(Some(full))) => {
+                let (empty, empties) = self.exchange(full);
+                surplus = empties > EMPTIES;
+                Some(empty)
+            }
             Some(Pushed::Full(None)) => control.shared.lock().depot.pop_empty(self.slabs.memory()),
             None => None,
         };
@@ -69,18 +75,21 @@ impl<M: Machine> Cache<'_, M> {
         let room = magazine.push(round);
         debug_assert!(room, "it was empty");
         self.install(magazine);
-        self.trim(EMPTIES);
+        if surplus {
+            self.trim(EMPTIES);
+        }
     }
 
-    /// An empty magazine for a full one.
-    fn exchange(&self, mut full: Magazine) -> Magazine {
+    /// An empty magazine for a full one, and how many slabs are empty then.
+    fn exchange(&self, mut full: Magazine) -> (Magazine, usize) {
         let (control, memory) = (self.control, self.slabs.memory());
+        prefetch_homes(memory.machine(), &control.geometry, &full);
         let mut shared = control.shared.lock();
         if shared.depot.has_room()
             && let Some(empty) = shared.depot.pop_empty(memory)
         {
             match shared.depot.push_full(full) {
-                Ok(()) => return empty,
+                Ok(()) => return (empty, shared.lists.empties()),
                 Err(back) => {
                     shared.depot.push_empty(empty);
                     full = back;
@@ -88,7 +97,7 @@ impl<M: Machine> Cache<'_, M> {
             }
         }
         shared.lists.empty_out(memory.machine(), &control.geometry, &mut full);
-        full
+        (full, shared.lists.empties())
     }
 
     /// Fills an empty magazine, at least with one object.
@@ -188,7 +197,8 @@ impl<M: Machine> Cache<'_, M> {
         }
         // SAFETY: allocated just now.
         unsafe { slab.build(geometry, control.shape, control.owner) };
-        for index in 0..geometry.objects {
+        let bare = control.spec.constructor.is_none() && !debug::ENABLED;
+        for index in 0..if bare { 0 } else { geometry.objects } {
             // SAFETY: the slab is new, its objects nobody's.
             unsafe { self.prepare(slab, index) };
         }
