@@ -52,7 +52,7 @@ pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
     let candidates = scan(image);
     let found: Vec<_> = match *candidates {
         [] => bail!(
-            "{}: no handover in {} frames: no page is a device tree whose root is compatible with \
+            "{}: no handover in {} frames of {PAGE_SIZE} bytes: no page is a device tree whose root is compatible with \
              \"kho-v…\"; --root names the page if you know better",
             place.image.display(),
             image.frames(),
