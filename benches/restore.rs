@@ -4,74 +4,161 @@
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use heirloom::Heirloom;
-use heirloom::folio::harness::Ram;
-use heirloom::folio::{Block, Cpus, Kind, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom::folio::threads::Host;
+use heirloom::folio::tracker::Adjacent;
+use heirloom::folio::{Block, Cpus, Kind, Linear, NodeId, Order, PAGE_SIZE, Pfn, Run};
 use heirloom::restore::{
     Entry, Handle, Header, Inherited, Pages, Parts, SUBTREE, SealInfo, SealPolicy, verify,
 };
 use heirloom::slab::CacheSpec;
-use heirloom_benches::{Dice, group, per_operation, rmw, time};
+use heirloom_benches::{Dice, GIB, base, once_for_all, order, reserve, row, time};
 
-/// Frames of simulated memory, of which few are ever touched: 16 GiB of 4 KiB.
-const FRAMES: u64 = 1 << 22;
+type Machine = Host<Linear>;
+type Kernel<'r> = Heirloom<&'r Machine>;
+type Map = [(Run, NodeId); 1];
 
-type Kernel<'r> = Heirloom<&'r Ram>;
-
-fn machine() -> ([(Run, NodeId); 1], Ram) {
-    let map = Ram::frames(FRAMES);
-    (map, Ram::over(&map))
+/// Memory of so many gibibytes, backed as it is touched.
+fn machine(gib: u64) -> (Map, Machine) {
+    let run = Run::new(base(), gib * GIB).expect("below the last frame");
+    let bytes = usize::try_from(run.bytes()).expect("fits the address space");
+    // SAFETY: mapped for good, and nothing else knows of it.
+    let host = Host::new(unsafe { Linear::new(reserve(bytes), run.addr(), bytes) });
+    ([(run, NodeId(0))], host)
 }
 
-fn boot<'r>(ram: &'r Ram, map: &[(Run, NodeId)]) -> Kernel<'r> {
+fn scratch(ram: &Machine, map: &Map) -> Run {
     let bytes = Kernel::scratch_bytes(map, ram.count()) as u64;
-    let scratch = Run::covering(map[0].0.addr(), bytes).expect("scratch ends in memory");
-    // SAFETY: the machine's memory is used by one kernel at a time.
-    unsafe { Heirloom::boot(ram, map, &[scratch], "bench") }.expect("a fresh memory")
+    Run::covering(map[0].0.addr(), bytes).expect("scratch ends in memory")
 }
 
-fn revive<'r>(ram: &'r Ram, map: &[(Run, NodeId)], entry: Entry) -> Kernel<'r> {
+fn boot<'r>(ram: &'r Machine, map: &Map) -> Kernel<'r> {
+    // SAFETY: the machine's memory is used by one kernel at a time.
+    unsafe { Heirloom::boot(ram, map, &[scratch(ram, map)], "bench") }.expect("a fresh memory")
+}
+
+fn revive<'r>(ram: &'r Machine, map: &Map, entry: Entry) -> Kernel<'r> {
     // SAFETY: as in `boot`; the kernel before was dropped.
     unsafe { Heirloom::revive(ram, map, entry, "bench", SealPolicy::Checked) }.expect("sound")
 }
 
-/// Preserves `count` single frames, far apart at random.
-fn scatter(kernel: &Kernel<'_>, count: u64) -> Vec<Block> {
-    let first = kernel.memory().ranges().next().expect("a range").0.start().get();
-    let (mut dice, apart) = (Dice::new(3), FRAMES / 2 / count);
-    // Behind the scratch, one in each stretch of `apart` frames.
-    let at = |i: u64, off: u64| Pfn::new(first + FRAMES / 2 + i * apart + off);
-    let blocks = (0..count).map(|i| Block::containing(at(i, dice.roll(apart)), Order::ZERO));
-    let blocks: Vec<_> = blocks.collect();
-    for block in &blocks {
-        kernel.memory().alloc_at(*block, Kind::Folio).expect("a free frame");
-        kernel.memory().preserve(*block).expect("memory for nodes");
+/// How what survives lies in the second half of memory, behind scratch and metadata.
+#[derive(Clone, Copy)]
+enum Lie {
+    /// One frame at random in each stretch of as many as memory allows.
+    Scattered,
+    /// Frame by frame without a gap.
+    Contiguous,
+    /// Folios of orders 0 to 9, each at random in its stretch.
+    Mixed,
+}
+
+impl Lie {
+    fn blocks(self, map: &Map, count: u64) -> impl Iterator<Item = Block> {
+        let (mut dice, all) = (Dice::new(3), map[0].0.frames());
+        let (start, apart) = (map[0].0.start().get() + all / 2, all / 2 / count);
+        (0..count).map(move |i| {
+            let (at, order) = match self {
+                Self::Scattered => (i * apart + dice.roll(apart), Order::ZERO),
+                Self::Contiguous => (i, Order::ZERO),
+                Self::Mixed => {
+                    let most = apart.ilog2().min(9);
+                    (i * apart + apart / 2, order(dice.roll(u64::from(most)) as u8))
+                }
+            };
+            Block::containing(Pfn::new(start + at), order)
+        })
     }
-    blocks
+}
+
+/// Preserves `count` folios, but for the few whose frames the tracker's own nodes took.
+fn preserve(kernel: &Kernel<'_>, map: &Map, lie: Lie, count: u64) -> Vec<Block> {
+    let memory = kernel.memory();
+    let mut kept = Vec::new();
+    for block in lie.blocks(map, count) {
+        if memory.alloc_at(block, Kind::Folio).is_ok() {
+            memory.preserve(block).expect("memory for nodes");
+            kept.push(block);
+        }
+    }
+    assert!(kept.len() as u64 > count - count / 64, "{} of {count}", kept.len());
+    kept
+}
+
+fn revived(
+    row: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    (map, ram): &(Map, Machine),
+    leave: impl FnOnce(&Kernel<'_>),
+) {
+    let kernel = boot(ram, map);
+    leave(&kernel);
+    let entry = kernel.entry();
+    drop(kernel);
+    row.bench_function(name, |b| {
+        b.iter_custom(|n| {
+            once_for_all(n, || {
+                let (took, kernel) = time(|| revive(ram, map, entry));
+                drop(kernel);
+                (took, 1)
+            })
+        });
+    });
+}
+
+fn metadata(row: &mut BenchmarkGroup<'_, WallTime>, (map, ram): &(Map, Machine), name: &str) {
+    row.bench_function(name, |b| {
+        b.iter_custom(|n| once_for_all(n, || (time(|| drop(black_box(boot(ram, map)))).0, 1)));
+    });
 }
 
 fn reviving(c: &mut Criterion) {
-    let (map, ram) = machine();
-    let mut g = group(c, "revive");
-    rmw(&mut g);
-    g.bench_function("metadata alone", |b| {
-        b.iter_custom(|n| per_operation(n, || (time(|| drop(black_box(boot(&ram, &map)))).0, 1)));
-    });
-    for count in [1_000, 10_000, 20_000, 100_000, 200_000] {
-        let kernel = boot(&ram, &map);
-        scatter(&kernel, count);
-        let entry = kernel.entry();
-        drop(kernel);
-        g.throughput(Throughput::Elements(count));
-        g.bench_function(format!("{count} scattered folios"), |b| {
-            b.iter_custom(|n| {
-                per_operation(n, || {
-                    let (took, kernel) = time(|| revive(&ram, &map, entry));
-                    drop(kernel);
-                    (took, 1)
-                })
+    let mut pages = row(c, "revive, 1 TiB");
+    let machine_of = machine;
+    let machine = machine(1024);
+    metadata(&mut pages, &machine, "metadata alone");
+    for (name, lie) in
+        [("scattered", Lie::Scattered), ("contiguous", Lie::Contiguous), ("mixed", Lie::Mixed)]
+    {
+        for count in [1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 19, 1 << 20] {
+            revived(&mut pages, &format!("{name} {count}"), &machine, |kernel| {
+                preserve(kernel, &machine.0, lie, count);
             });
+        }
+    }
+    // What survives is all but the first gibibyte behind the scratch, and the tracker's nodes.
+    revived(&mut pages, "every frame", &machine, |kernel| {
+        let memory = kernel.memory();
+        let whole = machine.0[0].0;
+        let mut first = scratch(&machine.1, &machine.0).end().get().next_multiple_of(64) + GIB;
+        while first < whole.end().get() {
+            let frames = (0..64).map(|i| Block::containing(Pfn::new(first + i), Order::ZERO));
+            let taken: Vec<_> =
+                frames.filter(|frame| memory.alloc_at(*frame, Kind::Folio).is_ok()).collect();
+            if let [head, .., _] = taken[..]
+                && taken.len() == 64
+            {
+                let row = Adjacent::new(head, 64).expect("aligned");
+                memory.preserve_adjacent(row).expect("memory for nodes");
+            } else {
+                // Some are the tracker's own nodes, or a CPU's.
+                for frame in taken {
+                    memory.preserve(frame).expect("memory for nodes");
+                }
+            }
+            first += 64;
+        }
+    });
+    pages.finish();
+
+    let mut sizes = row(c, "revive, 65536 scattered");
+    for gib in [16, 64, 256, 1024] {
+        let machine = machine_of(gib);
+        metadata(&mut sizes, &machine, &format!("{gib} GiB, metadata alone"));
+        revived(&mut sizes, &format!("{gib} GiB"), &machine, |kernel| {
+            preserve(kernel, &machine.0, Lie::Scattered, 1 << 16);
         });
     }
 }
@@ -89,10 +176,10 @@ const COUNT: u64 = 20_000;
 const SPEC: CacheSpec = CacheSpec::new("claimed", 64).preserving(true);
 
 /// A kernel that leaves folios, objects and large buffers, and its successor.
-fn left<'r>(ram: &'r Ram, map: &[(Run, NodeId)]) -> Left<'r> {
+fn left<'r>(ram: &'r Machine, map: &Map) -> Left<'r> {
     let old = boot(ram, map);
     let folio = |block: Block| Handle::new(Parts::Folio(block)).expect("a folio");
-    let folios = scatter(&old, COUNT).into_iter().map(folio).collect();
+    let folios = preserve(&old, map, Lie::Scattered, COUNT).into_iter().map(folio).collect();
     let cache = old.slabs().cache(SPEC).expect("a new cache");
     let object = |_| old.handle_of(cache.alloc().expect("memory is free")).expect("a live object");
     let objects = (0..COUNT).map(object).collect();
@@ -107,12 +194,11 @@ fn left<'r>(ram: &'r Ram, map: &[(Run, NodeId)]) -> Left<'r> {
 }
 
 fn claiming(c: &mut Criterion) {
-    let (map, ram) = machine();
-    let mut g = group(c, "claim");
-    rmw(&mut g);
-    g.bench_function("folio", |b| {
+    let (map, ram) = machine(16);
+    let mut folio = row(c, "claim a folio");
+    folio.bench_function("heirloom", |b| {
         b.iter_custom(|n| {
-            per_operation(n, || {
+            once_for_all(n, || {
                 let Left { kernel, folios, .. } = left(&ram, &map);
                 let claim = |handle: &Handle| {
                     std::mem::forget(kernel.claim_folio(*handle).expect("once"));
@@ -121,9 +207,11 @@ fn claiming(c: &mut Criterion) {
             })
         });
     });
-    g.bench_function("large buffer", |b| {
+    folio.finish();
+    let mut large = row(c, "claim a large buffer");
+    large.bench_function("heirloom", |b| {
         b.iter_custom(|n| {
-            per_operation(n, || {
+            once_for_all(n, || {
                 let Left { kernel, large, .. } = left(&ram, &map);
                 let claim = |handle: &Handle| {
                     black_box(kernel.restore(*handle).expect("once"));
@@ -132,9 +220,11 @@ fn claiming(c: &mut Criterion) {
             })
         });
     });
-    g.bench_function("adopt a slab of 64 B objects", |b| {
+    large.finish();
+    let mut adopt = row(c, "adopt a slab of 64 B objects");
+    adopt.bench_function("heirloom", |b| {
         b.iter_custom(|n| {
-            per_operation(n, || {
+            once_for_all(n, || {
                 let Left { kernel, slabs, .. } = left(&ram, &map);
                 let (took, adopted) = time(|| kernel.slabs().adopt(SPEC).expect("sound").1);
                 assert_eq!(adopted.slabs, slabs, "all of them");
@@ -142,9 +232,11 @@ fn claiming(c: &mut Criterion) {
             })
         });
     });
-    g.bench_function("small object", |b| {
+    adopt.finish();
+    let mut small = row(c, "claim a small object");
+    small.bench_function("heirloom", |b| {
         b.iter_custom(|n| {
-            per_operation(n, || {
+            once_for_all(n, || {
                 let Left { kernel, objects, .. } = left(&ram, &map);
                 kernel.slabs().adopt(SPEC).expect("sound");
                 let claim = |handle: &Handle| {
@@ -157,7 +249,7 @@ fn claiming(c: &mut Criterion) {
 }
 
 /// The seal that a predecessor left.
-fn seal_of(tables: &Inherited<'_, &Ram>, kernel: &Kernel<'_>) -> SealInfo {
+fn seal_of(tables: &Inherited<'_, &Machine>, kernel: &Kernel<'_>) -> SealInfo {
     let mut seal = None;
     let look = |name: &str, addr, _| {
         if name == SUBTREE {
@@ -171,12 +263,11 @@ fn seal_of(tables: &Inherited<'_, &Ram>, kernel: &Kernel<'_>) -> SealInfo {
 
 /// Of the bytes covered, the tracker's nodes are counted; the few others are not.
 fn sealing(c: &mut Criterion) {
-    let (map, ram) = machine();
+    let (map, ram) = machine(16);
     let kernel = boot(&ram, &map);
-    scatter(&kernel, 100_000);
+    preserve(&kernel, &map, Lie::Scattered, 100_000);
     let bytes = kernel.memory().counts().nodes() * PAGE_SIZE as u64;
-    let mut g = group(c, "seal");
-    rmw(&mut g);
+    let mut g = row(c, "seal and verify");
     g.throughput(Throughput::Bytes(bytes));
     let plain = vec![1_u64; bytes as usize / 8];
     g.bench_function("reading as many bytes", |b| {

@@ -1,14 +1,32 @@
-//! The tracker through the memory it belongs to: preserving costs what a caller pays, the check
-//! that the block is allocated and the frame's byte included.
+//! The tracker through the memory it belongs to, and the sets that one might take instead.
+//!
+//! Preserving costs what a caller pays, the check that the block is allocated and the frame's byte
+//! included; the peers check nothing.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use heirloom_benches::frames_of::{Alone, Locked, Reach as _};
+use heirloom_benches::sets_of::{BTree, Frames, Hash, Ranges, Roaring, walk_rows};
 use heirloom_benches::{
-    Dice, GIB, World, base, block, group, order, per_operation, rmw, time, world,
+    Dice, GIB, World, base, block, order, per_operation, row, time, twice, world,
 };
 use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{Block, Kind, Order, Run};
+
+type Row<'c> = BenchmarkGroup<'c, WallTime>;
+
+/// One function of a row for each set.
+macro_rules! sets {
+    ($row:expr, $reach:ident, $bench:ident, $memory:expr, $blocks:expr) => {{
+        $bench::<World>($row, $memory, $blocks);
+        $bench::<Roaring<$reach<_>>>($row, &Frames::new(), $blocks);
+        $bench::<BTree<$reach<_>>>($row, &Frames::new(), $blocks);
+        $bench::<Hash<$reach<_>>>($row, &Frames::new(), $blocks);
+        $bench::<Ranges<$reach<_>>>($row, &Frames::new(), $blocks);
+    }};
+}
 
 /// Allocates these blocks, which must be free.
 fn take(memory: &World, blocks: &[Block]) {
@@ -17,86 +35,117 @@ fn take(memory: &World, blocks: &[Block]) {
     }
 }
 
-fn preserve(memory: &World, blocks: &[Block]) {
+fn preserve_all(set: &impl Frames, blocks: &[Block]) {
     for block in blocks {
-        memory.preserve(*block).expect("allocated");
+        set.preserve(*block);
     }
 }
 
-fn unpreserve(memory: &World, blocks: &[Block]) {
+fn unpreserve_all(set: &impl Frames, blocks: &[Block]) {
     for block in blocks {
-        memory.unpreserve(*block).expect("preserved");
+        set.unpreserve(*block);
     }
 }
 
-/// Preserving, unpreserving and walking a set of single frames.
-fn set(c: &mut Criterion, name: &str, memory: &World, blocks: &[Block]) {
-    let mut g = group(c, name);
-    rmw(&mut g);
+fn preserve<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
     // The nodes are there: what a block costs, not what its part of a tree does.
-    preserve(memory, blocks);
-    unpreserve(memory, blocks);
-    let count = blocks.len() as u64;
-    g.bench_function("preserve", |b| {
+    preserve_all(set, blocks);
+    unpreserve_all(set, blocks);
+    row.bench_function(F::NAME, |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let (took, ()) = time(|| preserve(memory, blocks));
-                unpreserve(memory, blocks);
-                (took, count)
+                let (took, ()) = time(|| preserve_all(set, blocks));
+                unpreserve_all(set, blocks);
+                (took, blocks.len() as u64)
             })
         });
     });
-    g.bench_function("unpreserve", |b| {
+}
+
+fn unpreserve<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
+    row.bench_function(F::NAME, |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                preserve(memory, blocks);
-                let (took, ()) = time(|| unpreserve(memory, blocks));
-                (took, count)
+                preserve_all(set, blocks);
+                let (took, ()) = time(|| unpreserve_all(set, blocks));
+                (took, blocks.len() as u64)
             })
         });
     });
-    preserve(memory, blocks);
-    g.bench_function("walk by key", |b| {
+}
+
+fn walk<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
+    preserve_all(set, blocks);
+    let sum: u64 = blocks.iter().map(|block| block.pfn().get()).sum();
+    assert_eq!(set.walk(), sum, "the set's frames, all of them");
+    row.bench_function(F::NAME, |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let mut sum = 0;
-                let (took, ()) = time(|| {
-                    memory.for_each_preserved(|block| sum += block.pfn().get());
-                });
+                let (took, sum) = time(|| set.walk());
                 black_box(sum);
-                (took, count)
+                (took, blocks.len() as u64)
             })
         });
     });
-    g.bench_function("walk as rows", |b| {
+    unpreserve_all(set, blocks);
+}
+
+fn preserve_twice<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
+    let halves = blocks.split_at(blocks.len() / 2);
+    let halves = [halves.0, halves.1];
+    preserve_all(set, blocks);
+    unpreserve_all(set, blocks);
+    row.bench_function(F::NAME, |b| {
         b.iter_custom(|n| {
             per_operation(n, || {
-                let mut sum = 0;
-                let (took, ()) = time(|| memory.for_each_row(|row| sum += row.count()));
-                assert_eq!(sum, count);
-                (took, count)
+                let took = twice(|i| preserve_all(set, halves[i]));
+                unpreserve_all(set, blocks);
+                (took, blocks.len() as u64 / 2)
             })
         });
     });
-    unpreserve(memory, blocks);
-    g.finish();
+}
+
+/// All rows of one set of frames.
+fn rows(c: &mut Criterion, name: &str, memory: &World, blocks: &[Block]) {
+    let mut one = row(c, &format!("{name}: preserve"));
+    sets!(&mut one, Alone, preserve, memory, blocks);
+    one.finish();
+    let mut back = row(c, &format!("{name}: unpreserve"));
+    sets!(&mut back, Alone, unpreserve, memory, blocks);
+    back.finish();
+    let mut walks = row(c, &format!("{name}: walk by key"));
+    sets!(&mut walks, Alone, walk, memory, blocks);
+    walks.finish();
+    let mut runs = row(c, &format!("{name}: walk as runs"));
+    preserve_all(memory, blocks);
+    assert_eq!(walk_rows(memory), blocks.len() as u64);
+    runs.bench_function("heirloom", |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || (time(|| black_box(walk_rows(memory))).0, blocks.len() as u64))
+        });
+    });
+    unpreserve_all(memory, blocks);
+    runs.finish();
+    let mut both = row(c, &format!("2T: {name}: preserve disjoint parts"));
+    sets!(&mut both, Locked, preserve_twice, memory, blocks);
 }
 
 fn contiguous(c: &mut Criterion) {
     let memory = world(5 * GIB);
     let blocks: Vec<Block> = (0..4 * GIB).map(|i| block(i, Order::ZERO)).collect();
     take(&memory, &blocks);
-    set(c, "tracker, 4 GiB contiguous", &memory, &blocks);
+    rows(c, "a million contiguous", &memory, &blocks);
 
-    let mut g = group(c, "tracker, 64 adjacent");
-    rmw(&mut g);
+    let mut adjacent = row(c, "64 adjacent folios, a folio");
     for o in [0, 3] {
         let memory = world(5 * GIB);
         let blocks: Vec<Block> = (0..1 << 16).map(|i| block(i << o, order(o))).collect();
         take(&memory, &blocks);
         let rows: Vec<Adjacent> =
             blocks.iter().step_by(64).filter_map(|first| Adjacent::new(*first, 64)).collect();
-        g.bench_function(format!("preserve and unpreserve, order {o}, a folio"), |b| {
+        let name = if o == 0 { "heirloom".into() } else { format!("heirloom, order {o}") };
+        adjacent.bench_function(name, |b| {
             b.iter_custom(|n| {
                 per_operation(n, || {
                     let (took, ()) = time(|| {
@@ -112,7 +161,6 @@ fn contiguous(c: &mut Criterion) {
             });
         });
     }
-    g.finish();
 }
 
 fn terabyte(c: &mut Criterion) {
@@ -123,24 +171,47 @@ fn terabyte(c: &mut Criterion) {
         (0..1 << 20).map(|i| block(i * GIB / 1024 + dice.roll(GIB / 1024), Order::ZERO)).collect();
     take(&memory, &blocks);
     dice.shuffle(&mut blocks);
-    set(c, "tracker, 1 TiB random", &memory, &blocks);
+    rows(c, "a million random over 1 TiB", &memory, &blocks);
+}
 
+/// Preserving and unpreserving a run, a call of either.
+fn runs(c: &mut Criterion) {
     let memory = world(64 * GIB);
-    let mut g = group(c, "tracker, a run of 16 GiB");
-    rmw(&mut g);
     let whole = Run::new(base().add(16 * GIB), 16 * GIB).expect("in memory");
     let frayed = Run::new(base().add(40 * GIB + 12_345), 16 * GIB - 6_789).expect("in memory");
     for (name, run) in [("aligned", whole), ("misaligned at both ends", frayed)] {
         memory.alloc_run_at(run, Kind::Run).expect("free");
-        g.bench_function(format!("preserve and unpreserve, {name}"), |b| {
-            b.iter(|| {
-                memory.preserve_run(run, Kind::Run).expect("allocated");
-                memory.unpreserve_run(run, Kind::Run).expect("preserved");
+        let mut row = row(c, &format!("a run of 16 GiB, {name}"));
+        row.bench_function("heirloom", |b| {
+            b.iter_custom(|n| {
+                per_operation(n, || {
+                    let (took, ()) = time(|| {
+                        for _ in 0..64 {
+                            memory.preserve_run(run, Kind::Run).expect("allocated");
+                            memory.unpreserve_run(run, Kind::Run).expect("preserved");
+                        }
+                    });
+                    (took, 128)
+                })
+            });
+        });
+        let set = Alone::new(rangemap::RangeSet::new());
+        let keys = run.start().get()..run.end().get();
+        row.bench_function("rangemap", |b| {
+            b.iter_custom(|n| {
+                per_operation(n, || {
+                    let (took, ()) = time(|| {
+                        for _ in 0..64 {
+                            set.with(|set| set.insert(black_box(keys.clone())));
+                            set.with(|set| set.remove(black_box(keys.clone())));
+                        }
+                    });
+                    (took, 128)
+                })
             });
         });
     }
-    g.finish();
 }
 
-criterion_group!(benches, contiguous, terabyte);
+criterion_group!(benches, contiguous, terabyte, runs);
 criterion_main!(benches);

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 pub mod frames_of;
 pub mod objects_of;
+pub mod sets_of;
+pub mod trace;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
@@ -136,17 +138,8 @@ pub fn row<'c>(c: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime>
     row
 }
 
-/// Several functions that are no peers of each other.
-pub fn group<'c>(c: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
-    let mut group = c.benchmark_group(name);
-    group.warm_up_time(Duration::from_millis(100));
-    group.measurement_time(Duration::from_millis(400));
-    group.sample_size(10);
-    group
-}
-
 /// What the others in the row are compared with.
-pub fn rmw(row: &mut BenchmarkGroup<'_, WallTime>) {
+fn rmw(row: &mut BenchmarkGroup<'_, WallTime>) {
     let word = AtomicU64::new(0);
     row.bench_function("rmw", |b| {
         let mut bit = 1_u64;
@@ -171,6 +164,13 @@ pub fn per_operation(iterations: u64, mut round: impl FnMut() -> (Duration, u64)
         done += operations;
     }
     let share = time.as_nanos() * u128::from(iterations) / u128::from(done);
+    Duration::from_nanos(share as u64)
+}
+
+/// The same where setting a round up takes so long that one must do for any number of operations.
+pub fn once_for_all(iterations: u64, round: impl FnOnce() -> (Duration, u64)) -> Duration {
+    let (took, operations) = round();
+    let share = took.as_nanos() * u128::from(iterations) / u128::from(operations.max(1));
     Duration::from_nanos(share as u64)
 }
 

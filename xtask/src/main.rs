@@ -3,6 +3,7 @@
 //! Each command is a module of its own. `cargo xtask --help` lists them.
 
 mod liveupdate;
+mod report;
 
 use std::process::ExitCode;
 
@@ -19,10 +20,12 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Liveupdate(liveupdate::Arguments),
+    Report(report::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Liveupdate(arguments) => liveupdate::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     }
 }

@@ -1,0 +1,131 @@
+//! The sets that the rows of `tracker` compare.
+
+use std::collections::BTreeSet;
+
+use heirloom_folio::Block;
+use heirloom_folio::tracker::Adjacent;
+use rangemap::RangeSet;
+use roaring::RoaringTreemap;
+
+use crate::World;
+use crate::frames_of::Reach;
+
+/// A set of single frames.
+pub trait Frames: Sync {
+    /// As the rows call it.
+    const NAME: &'static str;
+    /// An empty set.
+    fn new() -> Self;
+    /// Puts a frame in, which was not there.
+    fn preserve(&self, frame: Block);
+    /// Takes a frame out, which was there.
+    fn unpreserve(&self, frame: Block);
+    /// The sum of all frames, one by one.
+    fn walk(&self) -> u64;
+}
+
+/// heirloom's tracker is part of its memory, whose checks are paid for, too.
+impl Frames for World {
+    const NAME: &'static str = "heirloom";
+
+    fn new() -> Self {
+        crate::world(1024 * crate::GIB)
+    }
+
+    #[inline(always)]
+    fn preserve(&self, frame: Block) {
+        World::preserve(self, frame).expect("allocated");
+    }
+
+    #[inline(always)]
+    fn unpreserve(&self, frame: Block) {
+        World::unpreserve(self, frame).expect("preserved");
+    }
+
+    fn walk(&self) -> u64 {
+        let mut sum = 0;
+        self.for_each_preserved(|block| sum += block.pfn().get());
+        sum
+    }
+}
+
+/// The sum of a world's preserved frames, taken by rows of adjacent ones.
+pub fn walk_rows(memory: &World) -> u64 {
+    let mut sum = 0;
+    memory.for_each_row(|row: Adjacent| sum += row.count());
+    sum
+}
+
+macro_rules! set {
+    ($peer:ident, $inner:ty, $names:expr, $what:literal, $new:expr,
+     |$set:ident, $key:ident| $insert:expr, $remove:expr, $walk:expr) => {
+        #[doc = $what]
+        #[derive(Debug)]
+        pub struct $peer<R>(R);
+
+        impl<R: Reach<$inner>> Frames for $peer<R> {
+            const NAME: &'static str = if R::SUFFIX { $names.1 } else { $names.0 };
+
+            fn new() -> Self {
+                Self(R::new($new))
+            }
+
+            #[inline(always)]
+            fn preserve(&self, frame: Block) {
+                let $key = frame.pfn().get();
+                self.0.with(|$set| $insert);
+            }
+
+            #[inline(always)]
+            fn unpreserve(&self, frame: Block) {
+                let $key = frame.pfn().get();
+                self.0.with(|$set| $remove);
+            }
+
+            fn walk(&self) -> u64 {
+                self.0.with(|$set| $walk)
+            }
+        }
+    };
+}
+
+set!(
+    Roaring,
+    RoaringTreemap,
+    ("roaring", "roaring, locked"),
+    "`roaring`'s map of bitmaps.",
+    RoaringTreemap::new(),
+    |set, key| set.insert(key),
+    set.remove(key),
+    set.iter().sum()
+);
+set!(
+    BTree,
+    BTreeSet<u64>,
+    ("BTreeSet", "BTreeSet, locked"),
+    "The standard library's sorted set.",
+    BTreeSet::new(),
+    |set, key| set.insert(key),
+    set.remove(&key),
+    set.iter().sum()
+);
+set!(
+    Hash,
+    hashbrown::HashSet<u64>,
+    ("hashbrown", "hashbrown, locked"),
+    "`hashbrown`'s hash set with its own hasher.",
+    hashbrown::HashSet::new(),
+    |set, key| set.insert(key),
+    set.remove(&key),
+    set.iter().sum()
+);
+set!(
+    Ranges,
+    RangeSet<u64>,
+    ("rangemap", "rangemap, locked"),
+    "`rangemap`'s set of ranges.",
+    RangeSet::new(),
+    |set, key| set.insert(key..key + 1),
+    set.remove(key..key + 1),
+    set.iter().cloned().flatten().sum()
+);

@@ -1,0 +1,223 @@
+//! The page: tables of what was measured beside what it is held to.
+
+use std::fmt::Write as _;
+
+use super::collect::Figures;
+use super::targets::{Bound, COUNT, COUNTS, FOOTPRINTS, Line, SECTIONS, Section, USER_SPACE};
+
+/// A time in the unit that suits it.
+fn time(ns: f64) -> String {
+    match ns {
+        _ if ns < 0.1 => format!("{ns:.3}"),
+        _ if ns < 10.0 => format!("{ns:.2}"),
+        _ if ns < 100.0 => format!("{ns:.1}"),
+        _ if ns < 1e4 => format!("{ns:.0}"),
+        _ if ns < 1e6 => format!("{:.1} µs", ns / 1e3),
+        _ if ns < 1e9 => format!("{:.1} ms", ns / 1e6),
+        _ => format!("{:.2} s", ns / 1e9),
+    }
+}
+
+/// The median of a section's read-modify-writes.
+fn rmw(figures: &Figures, section: &Section) -> Option<f64> {
+    let of = |line: &Line| figures.time(line.row, "rmw");
+    let mut all: Vec<f64> = section.lines.iter().filter_map(of).collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
+}
+
+/// The target in words, and whether the figure meets it.
+fn verdict(figures: &Figures, line: &Line, ours: f64, rmw: f64) -> (String, Option<bool>) {
+    let bound = |words: String, limit: f64| {
+        let limit_is = time(limit);
+        (format!("{words} ({limit_is})"), Some(ours <= limit))
+    };
+    match line.bound {
+        Bound::Shown => (String::new(), None),
+        Bound::Rmw(n) => bound(format!("{n} RMW"), n * rmw),
+        Bound::Ns(n) => (time(n), Some(ours <= n)),
+        Bound::Best(n) => {
+            let peers =
+                USER_SPACE.iter().filter_map(|who| Some((*who, figures.time(line.row, who)?)));
+            match peers.min_by(|a, b| a.1.total_cmp(&b.1)) {
+                Some((who, best)) => bound(format!("{n}x {who}"), n * best),
+                None => (format!("{n}x the best"), None),
+            }
+        }
+        Bound::Of(n, row, who) => match figures.time(row, who) {
+            Some(other) => {
+                let what = if row == line.row { who } else { row };
+                bound(format!("{n}x {what}"), n * other)
+            }
+            None => (format!("{n}x {who}"), None),
+        },
+        Bound::Beyond(n, who) => match figures.time(line.row, who) {
+            Some(other) => bound(format!("{who} + {}", time(n)), n + other),
+            None => (format!("{who} + {}", time(n)), None),
+        },
+    }
+}
+
+fn met(verdict: Option<bool>) -> &'static str {
+    match verdict {
+        Some(true) => "met",
+        Some(false) => "**missed**",
+        None => "",
+    }
+}
+
+/// What the line is called: its row, and which function of it if that is not the plain one.
+fn name(line: &Line) -> String {
+    match line.ours {
+        "heirloom" => line.row.to_owned(),
+        ours => match ours.strip_prefix("heirloom, ") {
+            Some(kind) => format!("{} ({kind})", line.row),
+            None => format!("{}: {ours}", line.row),
+        },
+    }
+}
+
+fn table(page: &mut String, figures: &Figures, section: &Section, tally: &mut [u32; 2]) {
+    let Some(rmw) = rmw(figures, section) else { return };
+    let _ = writeln!(page, "\n## {}\n\nRMW here: {} ns.\n", section.title, time(rmw));
+    let peers: Vec<&str> = section.peers.to_vec();
+    let mut head = String::from("| row | heirloom | x RMW | target | |");
+    let mut rule = String::from("|---|---:|---:|---|---|");
+    if !peers.is_empty() {
+        head.push_str(" best peer / ours |");
+        rule.push_str("---:|");
+    }
+    for peer in &peers {
+        let _ = write!(head, " {} |", peer.trim_end_matches(", locked"));
+        rule.push_str("---:|");
+    }
+    let _ = writeln!(page, "{head}\n{rule}");
+    for line in section.lines {
+        let Some(ours) = figures.time(line.row, line.ours) else { continue };
+        let (target, verdict) = verdict(figures, line, ours, rmw);
+        match verdict {
+            Some(true) => tally[0] += 1,
+            Some(false) => tally[1] += 1,
+            None => {}
+        }
+        let (name, met) = (name(line), met(verdict));
+        let _ = write!(page, "| {name} | {} | {:.2} | {target} | {met} |", time(ours), ours / rmw);
+        let theirs: Vec<_> = peers.iter().map(|peer| figures.time(line.row, peer)).collect();
+        if !peers.is_empty() {
+            let best = theirs.iter().flatten().copied().min_by(f64::total_cmp);
+            let _ =
+                write!(page, " {} |", best.map_or(String::new(), |b| format!("{:.2}", b / ours)));
+        }
+        for peer in theirs {
+            let _ = write!(page, " {} |", peer.map_or_else(|| "-".to_owned(), time));
+        }
+        page.push('\n');
+    }
+}
+
+fn footprints(page: &mut String, figures: &Figures, tally: &mut [u32; 2]) {
+    if figures.footprints.is_empty() {
+        return;
+    }
+    page.push_str("\n## Memory\n\n| row | who | figure | target | |\n|---|---|---:|---|---|\n");
+    for (row, who, figure, unit) in &figures.footprints {
+        let target = FOOTPRINTS.iter().find(|(name, _)| name == row).map(|(_, bound)| *bound);
+        let (bound, verdict) = match target {
+            Some(bound) if who == "heirloom" => (format!("{bound} {unit}"), Some(*figure <= bound)),
+            _ => (String::new(), None),
+        };
+        match verdict {
+            Some(true) => tally[0] += 1,
+            Some(false) => tally[1] += 1,
+            None => {}
+        }
+        let _ =
+            writeln!(page, "| {row} | {who} | {figure:.2} {unit} | {bound} | {} |", met(verdict));
+    }
+}
+
+fn counts(page: &mut String, figures: &Figures, tally: &mut [u32; 2]) {
+    if figures.counts.is_empty() {
+        return;
+    }
+    page.push_str(
+        "\n## Shared words\n\nAtomic read-modify-writes on memory that other CPUs use, for every 1000 operations of one \
+         thread,\ncaches filled, locks included. It is no time and depends on no machine: it tells how a path\nscales \
+         past two CPUs. Counted by the compiler's own pass over the shipped code; see\n`benches/counting.rs`.\n\n\
+         | row | for every 1000 | target | |\n|---|---:|---|---|\n",
+    );
+    for (row, count) in &figures.counts {
+        let held = COUNTS.contains(&row.as_str());
+        let verdict = held.then_some(*count <= COUNT);
+        match verdict {
+            Some(true) => tally[0] += 1,
+            Some(false) => tally[1] += 1,
+            None => {}
+        }
+        let target = if held { format!("{COUNT}") } else { String::new() };
+        let _ = writeln!(page, "| {row} | {count:.1} | {target} | {} |", met(verdict));
+    }
+}
+
+const HOW: &str = "
+## How it was measured
+
+- All peers of a row run in one process, one after another, on the same work: same sizes, same order of operations, same
+  fixed dice. A figure is the median of ten samples (criterion); what a row needs before its clock starts is off the clock.
+- RMW is one uncontended `fetch_or`, measured in every row; a table's is the median of its rows.
+- Frames and trackers work on address space that is never touched, so that a terabyte fits any machine: what is timed is the
+  allocator, not the kernel below it.
+- heirloom's figures include its checks: a double free, a wrong kind and a preserved block are found and refused in
+  every row. The peers check less: most of them nothing.
+- Peers without synchronisation are bare in rows of one thread and behind a spin lock in those of two.
+  `talc` is always behind its own lock. `buddy-slab-allocator` is asked for blocks aligned to where its frames start.
+- `heirloom` in a row of objects is a cache of that size; `buffer` is `alloc(layout)` of any size; `preserving` a
+  cache whose objects are preserved as they are allocated.
+- Across two cores: one thread allocates parcels of 256 objects, the other frees them; the time until both are done, for an object.
+- Metadata alone is a fresh boot over as much memory: what reviving costs before anything survives.
+- The trace is of a running Linux 6.18 (442,369 events, in `tests/fixtures/linux-kmem-trace`), replayed on one thread.
+
+`cargo xtask report` does it all again and writes this page; `--quick`, `--only BENCH` and `--no-run` make it shorter.
+`cargo bench -p heirloom-benches -- ROW` measures one row. The allocators of user space but the system's need
+`--features native-peers`, a C++ compiler and cmake.
+
+## What is not measured
+
+- More than two CPUs, and more than one NUMA node: the machine has neither. The counts of shared words stand in for them.
+- LLFree and Asterinas' frame allocator are no crates of the registry; Linux's way of restoring is none either. Its line in the
+  plot is quoted: 0.70 ns times the square of the scattered pages, its own code compiled in user space on a Zen 5.
+- Huge blocks and large orders of `bitmap-allocator`, which searches for them linearly; `slabmalloc` above 1 KiB and in bulk.
+- A real kexec: reviving is measured in a process, over the tables as a predecessor left them.
+- Cold caches and TLBs, other than where a row goes through more memory than they hold.
+";
+
+/// Writes the page.
+pub(super) fn write(figures: &Figures, findings: &str) -> String {
+    let mut tables = String::new();
+    let mut tally = [0, 0];
+    for section in SECTIONS {
+        table(&mut tables, figures, section, &mut tally);
+    }
+    footprints(&mut tables, figures, &mut tally);
+    counts(&mut tables, figures, &mut tally);
+    let mut page = String::from(
+        "# Performance\n\n<!-- Written by `cargo xtask report`. The findings are kept in performance-findings.md. -->\n\n",
+    );
+    let _ = writeln!(
+        page,
+        "Nanoseconds for an operation unless a unit stands there; less is better. \"Best peer / ours\" above 1: heirloom is \
+         faster.\nOf the rows with a target {} meet it and {} miss it.\n\nMeasured on {}.",
+        tally[0], tally[1], figures.machine
+    );
+    page.push_str(
+        "\n![Restore time against pages that survive](images/restore-pages.svg)\n\n\
+         ![Restore time against memory](images/restore-memory.svg)\n\n\
+         ![Churn against occupancy](images/churn.svg)\n",
+    );
+    if !findings.trim().is_empty() {
+        let _ = write!(page, "\n{}\n", findings.trim());
+    }
+    page.push_str(&tables);
+    page.push_str(HOW);
+    page
+}
