@@ -9,6 +9,7 @@ use crate::error::{Error, TreeFault};
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::prefetch::prefetch;
 use crate::ranges::{Range, Whose};
 use crate::request::Request;
 use crate::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
@@ -60,6 +61,10 @@ impl<M: Machine> Nodes for Pages<'_, M> {
         }
     }
 }
+
+/// How many blocks ahead of the one at hand are asked for: so many misses that a processor has
+/// under way at once.
+const AHEAD: usize = 16;
 
 /// What becomes of a block that the predecessor preserved and nobody claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,6 +167,77 @@ impl<M: Machine> Memory<M> {
         self.own.unpreserve(&self.tables(Whose::Own), block)?;
         byte.store(kinds::without_preserved(now), Relaxed);
         Ok(())
+    }
+
+    /// Makes many allocated blocks survive, in any order, wherever they lie.
+    ///
+    /// Costs what [`Memory::preserve`] costs where everything is near. Where they are scattered over
+    /// much memory, so that each is a miss or two, what the next ones need comes meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Memory::preserve`], naming the first at fault (a block that is there twice is,
+    /// the second time). All or nothing, but for empty nodes of the tree, which serve the next call.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{Error, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(256))?;
+    /// let blocks = [0, 3, 1].map(|order| memory.alloc(Request::new(Order::new(order).unwrap())));
+    /// let [a, b, c] = blocks.map(Result::unwrap);
+    /// memory.preserve_all(&[a, b, c])?;
+    /// assert!(memory.is_preserved(b));
+    /// memory.unpreserve(b)?;
+    /// let refused = memory.unpreserve_all(&[a, b, c]);
+    /// assert_eq!(refused, Err(Error::NotPreserved { block: b }));
+    /// assert!(memory.is_preserved(a) && memory.is_preserved(c));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
+        self.each_of(blocks, Self::preserve, Self::unpreserve)
+    }
+
+    /// Lets many preserved blocks go.
+    ///
+    /// # Errors
+    /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
+    pub fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
+        self.each_of(blocks, Self::unpreserve, Self::preserve)
+    }
+
+    fn each_of(
+        &self,
+        blocks: &[Block],
+        act: impl Fn(&Self, Block) -> Result<(), Error>,
+        undo: impl Fn(&Self, Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for (i, block) in blocks.iter().enumerate() {
+            if let Some(ahead) = blocks.get(i + AHEAD) {
+                self.prefetch(*ahead);
+            }
+            if let Err(error) = act(self, *block) {
+                for block in blocks.iter().take(i) {
+                    let undone = undo(self, *block);
+                    debug_assert!(undone.is_ok(), "done just now: {undone:?}");
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for what [`Memory::preserve`] will look at.
+    #[inline]
+    fn prefetch(&self, block: Block) {
+        let Some(range) = self.ranges.find(block.pfn()) else { return };
+        if let Some(byte) = range.byte(block.pfn()) {
+            prefetch(byte);
+        }
+        let leaf = self.leaf_in(range, Whose::Own, block);
+        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block)) {
+            spot.prefetch();
+        }
     }
 
     /// Makes a whole run survive, tracked as its few largest aligned blocks.

@@ -275,6 +275,42 @@ fn out_of_memory_at_any_node_changes_nothing() {
 }
 
 #[test]
+fn many_at_once_are_all_preserved_or_none() {
+    let blocks = BLOCKS.map(|(frame, o)| block(frame, o));
+    // Memory for nodes ends before each of them. Empty nodes may stay, but nothing else.
+    for left in 0.. {
+        let memory = furnished();
+        starve(&memory, left);
+        let before = snapshot(&memory);
+        match memory.preserve_all(&blocks) {
+            Ok(()) => {
+                assert!(left > 0);
+                break;
+            }
+            Err(Error::OutOfMemory { .. }) => assert_eq!(preserved(&memory), before.preserved),
+            Err(other) => panic!("{other}"),
+        }
+        assert!(blocks.iter().all(|b| {
+            let state = memory.state(b.pfn()).unwrap();
+            matches!(state, FrameState::Head { preserved: false, .. })
+        }));
+    }
+    let memory = furnished();
+    let [a, b, rest @ ..] = blocks;
+    let twice = memory.preserve_all(&[a, b, a]);
+    assert_eq!(twice, Err(Error::AlreadyPreserved { block: a }));
+    memory.preserve_all(&[]).unwrap();
+    assert_eq!(preserved(&memory), []);
+    memory.preserve_all(&blocks).unwrap();
+    memory.unpreserve_all(&rest).unwrap();
+    let mut kept = [a, b];
+    kept.sort();
+    assert_eq!(preserved(&memory), kept);
+    assert_eq!(memory.unpreserve_all(&blocks), Err(Error::NotPreserved { block: rest[0] }));
+    assert_eq!(preserved(&memory), kept);
+}
+
+#[test]
 fn out_of_memory_in_allocating_changes_nothing() {
     type Operation = fn(&Memory<Ram>) -> Result<(), Error>;
     let operations: [Operation; 4] = [
