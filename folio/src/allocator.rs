@@ -399,7 +399,7 @@ impl<M: Machine> Memory<M> {
     /// would cost as much again. (A frame number and not a block: two registers, not a copy.)
     #[inline]
     fn take_kept(&self, request: Request) -> Option<Pfn> {
-        self.machine().pinned(|cpu| {
+        self.machine().pinned_now(|cpu| {
             let cpu = cpu?;
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
@@ -422,7 +422,9 @@ impl<M: Machine> Memory<M> {
                 self.with_cache(cpu, |mut held, home| {
                     let here = request.node().is_none_or(|node| node == home.node);
                     let kept = if here && order <= MAX_CACHED {
-                        held.refill(order, home).map(|pfn| Block::containing(pfn, order))
+                        held.pop(order)
+                            .or_else(|| held.refill(order, home))
+                            .map(|pfn| Block::containing(pfn, order))
                     } else {
                         None
                     };
@@ -526,7 +528,7 @@ impl<M: Machine> Memory<M> {
     /// Keeps a freed block in this CPU's cache, if that is all there is to do: whether it did.
     #[inline]
     fn give_kept(&self, range: &Range, block: Block) -> bool {
-        self.machine().pinned(|cpu| {
+        self.machine().pinned_now(|cpu| {
             let Some(cpu) = cpu else { return false };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
@@ -567,7 +569,8 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Writes the byte of an allocated block.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "one store behind a look at the range")]
     pub(crate) fn mark(&self, block: Block, kind: Kind) {
         if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
             byte.store(kinds::head(kind, block.order(), false), Relaxed);

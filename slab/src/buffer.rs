@@ -45,12 +45,17 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Allocates a large buffer, or the first of its class.
-    #[inline(never)]
+    #[inline]
     fn alloc_other(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
-        let Some(class) = Class::of(layout) else {
-            let single = self.alloc_single(layout, like);
-            return single.map_or_else(|| self.alloc_large(layout, like), Ok);
-        };
+        let single = self.alloc_single(layout, like);
+        single.map_or_else(|| self.alloc_rare(layout, like), Ok)
+    }
+
+    /// The same for what is no run of one block.
+    #[cold]
+    #[inline(never)]
+    fn alloc_rare(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
+        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, like) };
         let buffer = self.new_class(class, like.preserving)?.alloc()?;
         if like.zeroed {
             // SAFETY: as in `alloc`.
@@ -84,14 +89,24 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Safety
     /// As for [`Cache::free`].
-    #[inline(never)]
+    #[inline]
     unsafe fn free_other(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        if unsafe { self.memory().free_single(ptr, Kind::Buffer) } {
+        if unsafe { self.free_single(ptr) } {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
         unsafe { self.free_rare(ptr) }
+    }
+
+    /// Frees a large buffer that is one block, if that is what it is: whether it did.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[inline(never)]
+    unsafe fn free_single(&self, ptr: NonNull<u8>) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.memory().free_single(ptr, Kind::Buffer) }
     }
 
     /// The same for what is no run of one block.
@@ -191,18 +206,20 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// A large buffer that is one block, if that is all there is to do.
-    #[inline]
+    #[inline(never)]
     fn alloc_single(&self, layout: Layout, like: Buffers) -> Option<NonNull<u8>> {
         let memory = self.memory();
         let frames = layout.size().div_ceil(PAGE_SIZE);
-        if !frames.is_power_of_two() || layout.align() > frames * PAGE_SIZE || like.preserving {
+        let aligned = frames.is_power_of_two() && layout.align() <= frames * PAGE_SIZE;
+        if !aligned || like.preserving || Class::of(layout).is_some() {
             return None;
         }
         let order = Order::new(frames.trailing_zeros() as u8)?;
         let request = Request::new(order).kind(Kind::Buffer);
         let block = memory.alloc(if like.zeroed { request.zeroed() } else { request }).ok()?;
         let ptr = memory.machine().ptr(block.addr());
-        if !ptr.addr().get().is_multiple_of(layout.align()) {
+        // (An alignment is a power of two, which a division would not know.)
+        if ptr.addr().get() & (layout.align() - 1) != 0 {
             // SAFETY: allocated above, and nobody has seen it.
             let undone = unsafe { memory.free_run(block.run(), Kind::Buffer) };
             debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");

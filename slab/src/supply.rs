@@ -197,7 +197,7 @@ impl<M: Machine> Cache<'_, M> {
         }
         // SAFETY: allocated just now.
         unsafe { slab.build(geometry, control.shape, control.owner) };
-        let bare = control.spec.constructor.is_none() && !debug::ENABLED;
+        let bare = control.spec.constructor.is_none() && !geometry.zones && !debug::ENABLED;
         for index in 0..if bare { 0 } else { geometry.objects } {
             // SAFETY: the slab is new, its objects nobody's.
             unsafe { self.prepare(slab, index) };
