@@ -1,5 +1,7 @@
 //! The page allocators that the rows of `frames` compare.
 
+#![expect(clippy::inline_always, reason = "nothing but the call that is measured")]
+
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::ptr::{NonNull, with_exposed_provenance_mut};

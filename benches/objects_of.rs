@@ -1,5 +1,7 @@
 //! The object allocators that the rows of `slab` compare.
 
+#![expect(clippy::inline_always, reason = "nothing but the call that is measured")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::NonNull;
 

@@ -1,5 +1,7 @@
 //! The sets that the rows of `tracker` compare.
 
+#![expect(clippy::inline_always, reason = "nothing but the call that is measured")]
+
 use std::collections::BTreeSet;
 
 use heirloom_folio::Block;
