@@ -42,11 +42,12 @@ fn frames() {
         let (o, name) = (order(o), format!("order {o}"));
         let mut blocks = Vec::new();
         let all = GIB >> o.get();
-        row(&format!("{name}, allocate all"), all, || {
-            blocks.extend((0..all).map_while(|_| memory.take(o)));
-        });
+        let take = |blocks: &mut Vec<_>| blocks.extend((0..all).map_while(|_| memory.take(o)));
         if shuffled {
+            take(&mut blocks);
             dice.shuffle(&mut blocks);
+        } else {
+            row(&format!("{name}, allocate all"), all, || take(&mut blocks));
         }
         let how = if shuffled { "in random order" } else { "in order" };
         row(&format!("{name}, free all {how}"), all, || {
