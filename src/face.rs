@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Run};
+use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run};
 use heirloom_restore::{Entry, Handover, SealPolicy};
 
 /// What memory there is: ranges of frames, each with its node. What firmware tells a kernel.
@@ -127,7 +127,10 @@ impl<M: Machine> Heirloom<M> {
         let is_memory = |run| map.iter().any(|(range, _)| range.covers(run));
         // SAFETY: `map` is memory that the machine maps; nobody writes the predecessor's pages.
         let areas = unsafe { entry.scratch_areas(&machine, is_memory) }?;
-        let largest = areas.runs().max_by_key(|area| area.frames());
+        // Linux's list lies in scratch itself, and is read again.
+        let list = Run::covering(entry.scratch, entry.scratch_bytes);
+        let room = areas.runs().flat_map(|area| around(area, list)).flatten();
+        let largest = room.max_by_key(|room| room.frames());
         // SAFETY: the same contract.
         let memory = unsafe { place(machine, map, largest.into_iter()) }?;
         Ok(Self { handover: Handover::revive(memory, entry, producer, seal)? })
@@ -137,6 +140,13 @@ impl<M: Machine> Heirloom<M> {
     pub fn into_handover(self) -> Handover<M> {
         self.handover
     }
+}
+
+/// What of `area` is before `hole` and behind it.
+fn around(area: Run, hole: Option<Run>) -> [Option<Run>; 2] {
+    let Some(hole) = hole.filter(|hole| hole.overlaps(area)) else { return [Some(area), None] };
+    let between = |start: Pfn, end: Pfn| Run::new(start, end.get().saturating_sub(start.get()));
+    [between(area.start(), hole.start()), between(hole.end(), area.end())]
 }
 
 /// A memory of the ranges in `map`, its metadata in the largest of the areas.

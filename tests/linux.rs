@@ -11,13 +11,14 @@ use std::fs;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{Block, Folio, Kind, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom::restore::{
-    Entry, Error, Handle, Inherited, Name, Parts, RootView, SealPolicy, Unclaimed,
+    Entry, Error, Fault, Handle, Inherited, Name, Parts, RootView, SealPolicy, Table, TableError,
+    Unclaimed,
 };
 use heirloom_linux::{Checksum, KhoTest, Known, Luo, Metadata};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use common::{Kernel, State, World, finish_freeing, order};
+use common::{Kernel, PAGE, State, World, finish_freeing, order};
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/linux-7.3-kho-v4");
 /// 64 MiB, of which the capture uses the first 24.
@@ -93,6 +94,39 @@ fn inherited(kernel: &Kernel<'_>) -> Vec<Block> {
     kernel.memory().for_each_inherited(|block| found.push(block));
     found.sort_unstable_by_key(|block| (block.order(), block.pfn()));
     found
+}
+
+/// The segments of a kernel that was loaded by kexec lie in scratch, and the list is one of them.
+#[test]
+fn a_scratch_list_in_scratch_is_no_fault() {
+    let expected = expected();
+    let (first, frames) = SCRATCH;
+    let list = [first * PAGE, frames * PAGE].map(u64::to_le_bytes).concat();
+    // Where heirloom's metadata would go, in the middle, at the very end.
+    for page in [first, first + 7, first + frames / 2, first + frames - 1] {
+        let (world, entry) = left();
+        let scratch = PhysAddr::new(page * PAGE);
+        world.write(scratch, &list);
+        let kernel = world.revive(Entry { scratch, ..entry });
+        assert_eq!(inherited(&kernel), blocks(&expected["preserved"]));
+        kernel.memory().audit().unwrap();
+        finish_freeing(&kernel);
+        kernel.memory().audit().unwrap();
+        // And on to a successor, with a list of its own.
+        drop(world.jump(kernel));
+    }
+    // Partly in scratch: neither kept with it nor apart from it.
+    let (world, entry) = left();
+    let scratch = PhysAddr::new(first * PAGE - 16);
+    world.write(scratch, &[list, vec![0; 16]].concat());
+    let error =
+        world.try_revive(Entry { scratch, scratch_bytes: 32, ..entry }, SealPolicy::Checked);
+    let run = Run::covering(scratch, 32).unwrap();
+    let with = Run::new(Pfn::new(first), frames).unwrap();
+    let fault = Fault::Overlap { run, with };
+    let at = run.addr();
+    let refused = TableError { table: Table::Scratch, at, offset: 0, fault };
+    assert_eq!(error.err(), Some(heirloom::Error::Restore(Error::Table(refused))));
 }
 
 #[test]

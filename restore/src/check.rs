@@ -115,17 +115,23 @@ where
     };
     surveyed.map = Some(root.map());
     let left = Left::new(image, root.map());
+    let mut scratch = None;
     if entry.scratch_bytes > 0 {
         let words = |addr, bytes| image.words(addr, bytes);
         match entry.areas_in(|run| image.is_memory(run), words) {
-            Ok(areas) => areas.runs().for_each(|area| ledger.keep_out(area)),
+            Ok(areas) => {
+                areas.runs().for_each(|area| ledger.keep_out(area));
+                scratch = Some(areas);
+            }
             Err(error) => found(error)?,
         }
     }
     let tree_fault = |fault| Error::Folio(heirloom_folio::Error::Tree(fault));
     let counts = tracker::survey(root.map(), &left, ledger, |fault| found(tree_fault(fault)))?;
     surveyed.counts = Some(counts);
-    for (table, run) in entry.tables() {
+    // What lies in scratch is kept out of everything else with it.
+    let in_scratch = |run| scratch.is_some_and(|areas| areas.overlaps(run));
+    for (table, run) in entry.tables().filter(|(_, run)| !in_scratch(*run)) {
         let held = place(&left, table, run).and_then(|place| match place {
             Place::Preserved(block) => claim(block, table, ledger),
             Place::Free(run) => free(table, run, ledger),

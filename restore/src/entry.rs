@@ -25,8 +25,11 @@ impl Entry {
     /// write before it has read the map. The root page is checked as well, as far as it goes.
     ///
     /// # Errors
-    /// [`Error::Table`]: the root page or the list is not sound, or not memory, or lies in
-    /// scratch, where the successor would write over it.
+    /// [`Error::Table`]: the root page or the list is not sound or not memory; the root page lies
+    /// in scratch, where the successor would write over it; the list lies partly in scratch.
+    ///
+    /// The list may lie in scratch as a whole, as Linux's does: the kernel that is loaded next
+    /// lies there too, and the list with it. What is written to scratch must then spare it.
     ///
     /// # Safety
     /// - `is_memory` is true only of runs that `map` covers.
@@ -67,7 +70,9 @@ impl Entry {
         RootView::new(halves(root_words), self.root)?;
         let (list, words) = words(Table::Scratch, self.scratch, self.scratch_bytes)?;
         let areas = ScratchList::new(words, self.scratch, &is_memory)?;
-        for (table, run) in [(Table::Root, root), (Table::Scratch, list)] {
+        let within = areas.runs().any(|area| area.covers(list));
+        let list = (!within).then_some((Table::Scratch, list));
+        for (table, run) in [(Table::Root, root)].into_iter().chain(list) {
             if let Some(with) = areas.runs().find(|area| area.overlaps(run)) {
                 return Err(Fault::Overlap { run, with }.in_table(table, run.addr(), 0));
             }

@@ -125,8 +125,8 @@ impl<M: Machine> Handover<M> {
     /// reserved, and starts a handover of its own. From here on every frame that the predecessor
     /// did not preserve is free memory.
     ///
-    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch or outside
-    /// its ranges. Time goes into reading the tables and into nothing that grows with memory.
+    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
+    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into nothing that grows with memory.
     ///
     /// # Errors
     /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
@@ -253,7 +253,7 @@ impl<M: Machine> Handover<M> {
 /// The most scratch areas that are carried on from a predecessor.
 const MAX_SCRATCH: usize = 64;
 
-/// Reserves the scratch areas and finds the map: nothing the predecessor says may lie in scratch.
+/// Reserves the scratch areas and finds the map: nothing but the list itself may lie in scratch.
 fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr, Error> {
     for area in scratch_list(memory, entry)?.runs() {
         memory.reserve(area)?;
@@ -280,7 +280,10 @@ fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<
 /// reserved where they are not. Returns what was reserved.
 fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
     let mut held = [None; 2];
-    for (slot, (table, run)) in held.iter_mut().zip(entry.tables()) {
+    let areas = scratch_list(memory, entry)?;
+    // What lies in scratch is reserved with it.
+    let tables = entry.tables().filter(|(_, run)| !areas.overlaps(*run));
+    for (slot, (table, run)) in held.iter_mut().zip(tables) {
         match check::place(&left(memory), table, run)? {
             Place::Preserved(block) => label_table(memory, block.addr())?,
             Place::Free(run) => {

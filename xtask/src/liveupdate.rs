@@ -145,16 +145,23 @@ impl Found {
     }
 }
 
-/// Both lives: the first up to the jump, the image, the second to its end. Returns where the root
-/// page of the handover is, as the second kernel is told, and what came out.
-fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(u64, Found)> {
+/// What a kernel tells the next one, beside its memory: where the root page and the scratch list are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Told {
+    root: u64,
+    scratch: u64,
+    scratch_bytes: u64,
+}
+
+/// Both lives: the first up to the jump, the image, the second to its end. Returns what the second
+/// kernel was told, and what came out.
+fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(Told, Found)> {
     let mut debugger = machine.debugger()?;
     debugger.stop_at(kernel.populate)?;
     debugger.run()?;
     machine.line("liveupdate: jumping")?;
     debugger.stopped(machine.deadline()).context("the second kernel was handed nothing")?;
-    // Root page, its size, scratch list, its size.
-    let [root, ..] = debugger.arguments()?;
+    let [root, _, scratch, scratch_bytes] = debugger.arguments()?;
     println!("liveupdate: the second kernel is told of a root page at {root:#x}");
     machine.monitor()?.dump(dump)?;
     debugger.leave()?;
@@ -166,29 +173,32 @@ fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(u64, F
         None => None,
     })??;
     machine.powered_off()?;
-    Ok((root, found))
+    Ok((Told { root, scratch, scratch_bytes }, found))
 }
 
 /// What the command `heirloom` says of the image.
-fn look(root: &Path, dump: &Path, told: u64) -> Result<()> {
+fn look(root: &Path, dump: &Path, told: Told) -> Result<()> {
     let heirloom = |name| {
         let mut command = Command::new(env!("CARGO"));
         command.current_dir(root).args(["run", "--quiet", "--release", "-p", "heirloom-cli", "--"]);
         command.arg(name).arg(dump);
         command
     };
-    let place = format!("--root={told:#x}");
-    let done = heirloom("inspect").arg(&place).status()?;
+    let place = [
+        format!("--root={:#x}", told.root),
+        format!("--scratch={:#x}+{:#x}", told.scratch, told.scratch_bytes),
+    ];
+    let done = heirloom("inspect").args(&place).status()?;
     ensure!(done.success(), "heirloom inspect ended with {done}");
 
     // Not told where, it finds the same by scanning.
     let json = heirloom("inspect").arg("--json").output()?;
     let seen = serde_json::from_slice(&json.stdout).context("heirloom inspect --json")?;
     ensure!(keeps_arena(&seen), "heirloom inspect shows no memfd with token {TOKEN} in {SESSION}");
-    let (found, root) = (&seen["fdt"], format!("{told:#x}"));
+    let (found, root) = (&seen["fdt"], format!("{:#x}", told.root));
     ensure!(*found == *root, "heirloom inspect finds root {found}, Linux handed over {root}");
 
-    let done = heirloom("check").arg(&place).status()?;
+    let done = heirloom("check").args(&place).status()?;
     ensure!(done.success(), "heirloom check ended with {done}");
     Ok(())
 }
