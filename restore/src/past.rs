@@ -126,7 +126,8 @@ impl<M: Machine> Handover<M> {
     /// did not preserve is free memory.
     ///
     /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
-    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into nothing that grows with memory.
+    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
+    /// nothing that grows with memory.
     ///
     /// # Errors
     /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
