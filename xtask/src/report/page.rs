@@ -101,7 +101,8 @@ fn table(page: &mut String, figures: &Figures, section: &Section, tally: &mut [u
             None => {}
         }
         let (name, met) = (name(line), met(verdict));
-        let _ = write!(page, "| {name} | {} | {:.2} | {target} | {met} |", time(ours), ours / rmw);
+        let times = if ours < 1000.0 * rmw { format!("{:.2}", ours / rmw) } else { String::new() };
+        let _ = write!(page, "| {name} | {} | {times} | {target} | {met} |", time(ours));
         let theirs: Vec<_> = peers.iter().map(|peer| figures.time(line.row, peer)).collect();
         if !peers.is_empty() {
             let best = theirs.iter().flatten().copied().min_by(f64::total_cmp);
