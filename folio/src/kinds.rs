@@ -77,6 +77,12 @@ pub(crate) const fn head(kind: Kind, order: Order, preserved: bool) -> u8 {
     FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
 }
 
+/// Whether no block starts at a frame with this byte.
+#[inline]
+pub(crate) const fn is_nothing(byte: u8) -> bool {
+    byte < FIRST
+}
+
 /// Whether `byte` is that of a block of `order`, (not) preserved, that is no part of a run.
 /// `order` is at most [`Order::MAX_FOLIO`].
 #[inline]
@@ -143,7 +149,7 @@ mod tests {
                     assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
                     seen[usize::from(byte)] = true;
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
-                    assert_eq!(is_tail(byte), kind == Kind::Tail);
+                    assert_eq!((is_tail(byte), is_nothing(byte)), (kind == Kind::Tail, false));
                     for other in Kind::ALL {
                         let found = Some(order).filter(|_| other == kind && !preserved);
                         assert_eq!(order_of(byte, other), found);
@@ -176,6 +182,7 @@ mod tests {
         assert_eq!(decode(255), FrameState::Never);
         for byte in [NEVER, FREED, 255] {
             assert!(!is_tail(byte));
+            assert_eq!(is_nothing(byte), byte != 255);
             assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
         }
     }

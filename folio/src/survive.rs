@@ -374,6 +374,17 @@ impl<M: Machine> Memory<M> {
         if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == Kind::Tail {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
+        let range = self.range(block.pfn())?;
+        let leaf = self.leaf_in(range, Whose::Inherited, block);
+        // Mostly the leaf is known, as `inherit` came by it, and the block has no label.
+        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block))
+            && let Some(byte) = range.byte(block.pfn())
+            && kinds::is_nothing(byte.load(Relaxed))
+        {
+            spot.unpreserve(block)?;
+            byte.store(kinds::head(kind, block.order(), false), Relaxed);
+            return Ok(());
+        }
         self.unlabelled(block, kind)?;
         self.inherited.unpreserve(&self.tables(Whose::Inherited), block)?;
         self.mark(block, kind);
@@ -415,7 +426,11 @@ impl<M: Machine> Memory<M> {
 
     /// Refuses a claim as `kind` of a block that is labelled as something else.
     fn unlabelled(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        match self.range(block.pfn())?.state(block.pfn()) {
+        let range = self.range(block.pfn())?;
+        if range.byte(block.pfn()).is_some_and(|byte| kinds::is_nothing(byte.load(Relaxed))) {
+            return Ok(());
+        }
+        match range.state(block.pfn()) {
             FrameState::Head { kind: found, .. } if found != kind && self.is_inherited(block) => {
                 Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
             }

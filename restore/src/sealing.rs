@@ -35,7 +35,8 @@ impl<M: Machine> Handover<M> {
         let _alone = self.edit.lock();
         self.break_seal()?;
         let slabs = self.slabs();
-        let mut entries = SLACK + self.memory().counts().nodes();
+        let mut entries = SLACK;
+        self.memory().for_each_node(|_| entries += 1);
         let entry = self.entry();
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         entries += root.subtrees().count() as u64;
