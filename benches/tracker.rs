@@ -90,6 +90,33 @@ fn walk<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
     unpreserve_all(set, blocks);
 }
 
+/// A call for all of them in place of one each.
+fn at_once(c: &mut Criterion, name: &str, memory: &World, blocks: &[Block]) {
+    let count = blocks.len() as u64;
+    let keep = || memory.preserve_all(blocks).expect("allocated");
+    let let_go = || memory.unpreserve_all(blocks).expect("preserved");
+    let mut one = row(c, &format!("{name}: preserve, all at once"));
+    one.bench_function("heirloom", |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                let (took, ()) = time(keep);
+                let_go();
+                (took, count)
+            })
+        });
+    });
+    one.finish();
+    let mut back = row(c, &format!("{name}: unpreserve, all at once"));
+    back.bench_function("heirloom", |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                keep();
+                (time(let_go).0, count)
+            })
+        });
+    });
+}
+
 fn preserve_twice<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
     let halves = blocks.split_at(blocks.len() / 2);
     let halves = [halves.0, halves.1];
@@ -114,6 +141,7 @@ fn rows(c: &mut Criterion, name: &str, memory: &World, blocks: &[Block]) {
     let mut back = row(c, &format!("{name}: unpreserve"));
     sets!(&mut back, Alone, unpreserve, memory, blocks);
     back.finish();
+    at_once(c, name, memory, blocks);
     let mut walks = row(c, &format!("{name}: walk by key"));
     sets!(&mut walks, Alone, walk, memory, blocks);
     walks.finish();

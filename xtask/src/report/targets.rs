@@ -181,6 +181,8 @@ pub(super) const SECTIONS: &[Section] = &[
             line("a million contiguous: walk as runs", H, Ns(0.02)),
             line("a million random over 1 TiB: preserve", H, Rmw(2.2)),
             line("a million random over 1 TiB: unpreserve", H, Rmw(2.2)),
+            line("a million random over 1 TiB: preserve, all at once", H, Rmw(2.2)),
+            line("a million random over 1 TiB: unpreserve, all at once", H, Rmw(2.2)),
             line("a million random over 1 TiB: walk by key", H, Ns(11.0)),
             line("a million random over 1 TiB: walk as runs", H, Shown),
             line("64 adjacent folios, a folio", H, Rmw(0.05)),
