@@ -416,20 +416,20 @@ impl<M: Machine> Memory<M> {
     fn take_more(&self, request: Request) -> Result<Block, Error> {
         let order = request.order();
         let found = self.machine().pinned(|cpu| {
-            let Some(cpu) = cpu else { return self.take_shared(request, None, &mut Hints::new()) };
+            let Some(cpu) = cpu else {
+                return self.take_shared(request, None, None, &mut Hints::new());
+            };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
                 self.with_cache(cpu, |mut held, home| {
                     let here = request.node().is_none_or(|node| node == home.node);
-                    let kept = if here && order <= MAX_CACHED {
-                        held.pop(order)
-                            .or_else(|| held.refill(order, home))
-                            .map(|pfn| Block::containing(pfn, order))
-                    } else {
-                        None
-                    };
+                    let tried = Some(home.node).filter(|_| here && order <= MAX_CACHED);
+                    let kept = tried.and_then(|_| {
+                        let pfn = held.pop(order).or_else(|| held.refill(order, home))?;
+                        Some(Block::containing(pfn, order))
+                    });
                     let hints = &mut held.cache.hints;
-                    kept.or_else(|| self.take_shared(request, Some(home.node), hints))
+                    kept.or_else(|| self.take_shared(request, Some(home.node), tried, hints))
                 })
             }
         });
@@ -444,25 +444,26 @@ impl<M: Machine> Memory<M> {
     #[inline(never)]
     fn take_drained(&self, request: Request) -> Result<Block, Error> {
         self.drain();
-        self.take_shared(request, None, &mut Hints::new())
+        self.take_shared(request, None, None, &mut Hints::new())
             .ok_or(Error::OutOfMemory { order: request.order(), node: request.only_node() })
     }
 
     /// Takes a block from the shared bits: of the node asked for, else of the home node, else,
-    /// unless the request is strict, of any.
+    /// unless the request is strict, of any; but not of the node that was `tried`.
     fn take_shared(
         &self,
         request: Request,
         home: Option<NodeId>,
+        tried: Option<NodeId>,
         hints: &mut Hints,
     ) -> Option<Block> {
         let first = request.node().or(home);
         let near = |range: &&Range| first.is_none_or(|node| range.node() == node);
-        let mut ranges = self.ranges.iter().filter(near);
-        ranges.find_map(|range| range.columns().take(request.order(), hints)).or_else(|| {
-            let others = self.ranges.iter().filter(|range| !near(range));
-            let mut others = others.filter(|_| request.only_node().is_none());
-            others.find_map(|range| range.columns().take(request.order(), hints))
+        let ranges = || self.ranges.iter().filter(|range| tried != Some(range.node()));
+        let mut take = |range: &Range| range.columns().take(request.order(), hints);
+        ranges().filter(near).find_map(&mut take).or_else(|| {
+            let mut others = ranges().filter(|range| !near(range));
+            if request.only_node().is_some() { None } else { others.find_map(take) }
         })
     }
 

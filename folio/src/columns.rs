@@ -501,10 +501,58 @@ impl Columns {
             Some(found) => found,
             None => match self.split(t, k, most, hints) {
                 Some(found) => found,
-                None => self.take_bits((t, k), most, usize::MAX, hints)?,
+                None => self.sweep((t, k), most, hints)?,
             },
         };
         Group::new(order, n, starts)
+    }
+
+    /// Takes up to `most` groups of `2^k` units from one word of column `t`, after a look at every
+    /// word that is not said to be empty: what is left to do where memory is nearly full and in
+    /// pieces, and what a refusal costs.
+    fn sweep(&self, (t, k): (usize, u32), most: usize, hints: &mut Hints) -> Option<(u64, u64)> {
+        match k {
+            0 => self.sweep_for::<0>(t, most, hints),
+            1 => self.sweep_for::<1>(t, most, hints),
+            2 => self.sweep_for::<2>(t, most, hints),
+            3 => self.sweep_for::<3>(t, most, hints),
+            4 => self.sweep_for::<4>(t, most, hints),
+            _ => self.sweep_for::<5>(t, most, hints),
+        }
+    }
+
+    /// The same with `k` known: the look at a word is then a few instructions.
+    fn sweep_for<const K: u32>(
+        &self,
+        t: usize,
+        most: usize,
+        hints: &mut Hints,
+    ) -> Option<(u64, u64)> {
+        let (words, first) = self.row(t, t);
+        let has = |n: u64| {
+            let word = words.get(n.wrapping_sub(first) as usize);
+            word.is_some_and(|word| groups(word.load(Relaxed), K) != 0)
+        };
+        let mut take = |n: u64| {
+            let starts = if has(n) { self.take_in((t, K), most, n)? } else { return None };
+            hints.0[t] = n;
+            Some((n, starts))
+        };
+        if t + 1 == COLUMNS {
+            return (first..).take(words.len()).find_map(take);
+        }
+        let (above, above_first) = self.row(t, t + 1);
+        (above_first..).zip(above).find_map(|(up, word)| {
+            let mut rest = word.load(Relaxed);
+            while rest != 0 {
+                let found = take((up << STEP) + u64::from(rest.trailing_zeros()));
+                if found.is_some() {
+                    return found;
+                }
+                rest &= rest - 1;
+            }
+            None
+        })
     }
 
     /// Takes up to 64 free frames of one word.
