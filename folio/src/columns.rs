@@ -22,11 +22,18 @@
 //! The idea of bits that merge upward is `LLFree`'s (USENIX ATC 2023), with 64-way words at every
 //! level in place of counters, so that no counter is touched on any path.
 
-use core::num::NonZeroU64;
 use core::ptr::NonNull;
 
 use crate::addr::{Block, Order, Pfn, Run};
 use crate::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+
+mod carve;
+mod group;
+mod look;
+
+use group::{groups, lowest, mask, place, unit, unit_log2};
+
+pub(crate) use group::Group;
 
 /// log2 of the units in a word, and of the ratio between neighbouring columns.
 const STEP: u32 = 6;
@@ -34,59 +41,6 @@ const STEP: u32 = 6;
 pub(crate) const COLUMNS: usize = 4;
 /// Words that a search for a group looks at before it breaks a larger unit.
 const PROBES: usize = 8;
-
-/// A word that lies wholly within `order`'s column: which column, and log2 of the group's bits.
-const fn place(order: Order) -> (usize, u32) {
-    ((order.get() as u32 / STEP) as usize, order.get() as u32 % STEP)
-}
-
-/// Frames of a unit of column `t`, log2.
-const fn unit_log2(t: usize) -> u32 {
-    t as u32 * STEP
-}
-
-/// The order of a unit of column `t`.
-const fn unit(t: usize) -> Order {
-    match Order::new(unit_log2(t) as u8) {
-        Some(order) => order,
-        None => Order::MAX_FOLIO,
-    }
-}
-
-/// Bits at which an aligned group of `2^k` set bits starts in `word`.
-const fn groups(word: u64, k: u32) -> u64 {
-    const STARTS: [u64; 6] = [
-        !0,
-        0x5555_5555_5555_5555,
-        0x1111_1111_1111_1111,
-        0x0101_0101_0101_0101,
-        0x0001_0001_0001_0001,
-        0x0000_0001_0000_0001,
-    ];
-    let mut w = word;
-    let mut i = 0;
-    while i < k {
-        w &= w >> (1 << i);
-        i += 1;
-    }
-    w & STARTS[k as usize]
-}
-
-/// `2^k` bits from bit `at`.
-const fn mask(at: u32, k: u32) -> u64 {
-    ((1_u64 << (1 << k)) - 1) << at
-}
-
-/// The `most` lowest of `bits`, at least one.
-const fn lowest(bits: u64, most: usize) -> u64 {
-    let mut rest = bits & bits.wrapping_sub(1);
-    let mut i = 1;
-    while i < most && rest != 0 {
-        rest &= rest - 1;
-        i += 1;
-    }
-    bits & !rest
-}
 
 /// One row of a column: words in memory that the owner of the range provides.
 #[derive(Clone, Copy)]
@@ -105,87 +59,6 @@ impl Hints {
     /// Nothing found yet.
     pub(crate) const fn new() -> Self {
         Self([u64::MAX; COLUMNS])
-    }
-}
-
-/// Blocks of one order, known from elsewhere, that lie in one word of their column. (Two
-/// registers, and so is the `Option` of it.)
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Group {
-    /// The first frame of the word.
-    first: Pfn,
-    /// The bits that the blocks start with.
-    starts: NonZeroU64,
-}
-
-impl Group {
-    /// The blocks of `order` that start with these bits of word `n`; `None` if there are none.
-    #[inline]
-    fn new(order: Order, n: u64, starts: u64) -> Option<Self> {
-        let (t, _) = place(order);
-        let first = Pfn::new(n << (unit_log2(t) + STEP));
-        NonZeroU64::new(starts).map(|starts| Self { first, starts })
-    }
-
-    /// The frames `first + i` for each set bit `i`; `first` is a multiple of 64.
-    #[inline]
-    pub(crate) fn frames(first: Pfn, bits: u64) -> Option<Self> {
-        NonZeroU64::new(bits).map(|starts| Self { first, starts })
-    }
-
-    /// A group of one.
-    #[inline]
-    pub(crate) fn of(block: Block) -> Self {
-        let (t, _) = place(block.order());
-        let n = block.pfn().get() >> unit_log2(t);
-        let first = Pfn::new(n >> STEP << (unit_log2(t) + STEP));
-        // One bit is never none.
-        Self { first, starts: NonZeroU64::new(1 << (n & 63)).unwrap_or(NonZeroU64::MIN) }
-    }
-
-    /// The group with a block of the same order, if that lies in the same word.
-    #[inline]
-    pub(crate) fn with(self, block: Block) -> Option<Self> {
-        let one = Self::of(block);
-        (one.first == self.first).then_some(Self { starts: self.starts | one.starts, ..self })
-    }
-
-    /// The first frame of the word.
-    #[inline]
-    pub(crate) const fn first(self) -> Pfn {
-        self.first
-    }
-
-    /// The bits that the blocks start with.
-    #[inline]
-    pub(crate) const fn starts(self) -> u64 {
-        self.starts.get()
-    }
-
-    /// The blocks, by address.
-    #[inline]
-    pub(crate) fn blocks(self, order: Order) -> impl Iterator<Item = Block> {
-        let (t, _) = place(order);
-        let mut rest = self.starts.get();
-        core::iter::from_fn(move || {
-            let at = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
-            rest &= rest - 1;
-            Some(Block::containing(self.first.add(at << unit_log2(t)), order))
-        })
-    }
-
-    /// All frames of the word.
-    #[inline]
-    pub(crate) const fn word(self, order: Order) -> Option<Run> {
-        let (t, _) = place(order);
-        Run::new(self.first, 64 << unit_log2(t))
-    }
-
-    /// The first frame of one of the blocks.
-    #[inline]
-    pub(crate) const fn any(self, order: Order) -> Pfn {
-        let (t, _) = place(order);
-        self.first.add((self.starts.trailing_zeros() as u64) << unit_log2(t))
     }
 }
 
@@ -277,7 +150,7 @@ impl Columns {
         let (t, k) = place(order);
         // The starts are at least a block apart, so the products do not overlap.
         let bits = group.starts().wrapping_mul(mask(0, k));
-        self.give_bits(t, group.first.get() >> (unit_log2(t) + STEP), bits)
+        self.give_bits(t, group.first().get() >> (unit_log2(t) + STEP), bits)
     }
 
     /// Marks these frames of the range free, as [`Columns::give`] does, neighbours in one go: how
@@ -634,58 +507,6 @@ impl Columns {
         true
     }
 
-    /// Takes exactly `block`, as [`Columns::take_at`] does, while nobody else uses the columns: with
-    /// plain loads and stores.
-    pub(crate) fn carve(&self, block: Block) -> bool {
-        let (t, k) = place(block.order());
-        let at = (block.pfn().get() >> unit_log2(t)) as u32 & 63;
-        self.carve_bits(t, block.pfn().get() >> (unit_log2(t) + STEP), mask(at, k))
-    }
-
-    /// Takes exactly the frames `first + i` for each set bit `i`, all or none, while nobody else
-    /// uses the columns.
-    pub(crate) fn carve_word(&self, first: Pfn, frames: u64) -> bool {
-        self.carve_bits(0, first.get() >> STEP, frames)
-    }
-
-    fn carve_bits(&self, t: usize, n: u64, wanted: u64) -> bool {
-        let Some(word) = self.word(t, t, n) else { return false };
-        let bits = word.load(Relaxed);
-        if bits & wanted == wanted {
-            word.store(bits & !wanted, Relaxed);
-            if bits == wanted {
-                self.say(t, n, false);
-            }
-            return true;
-        }
-        // Part of it free here means that no larger unit holds it.
-        let up = t + 1;
-        if bits != 0 || up >= COLUMNS || !self.carve_bits(up, n >> STEP, 1 << (n & 63)) {
-            return false;
-        }
-        if wanted != !0 {
-            word.store(!wanted, Relaxed);
-            self.say(t, n, true);
-        }
-        true
-    }
-
-    /// Says in the rows above whether word `n` of column `t` has anything, while nobody else uses
-    /// the columns.
-    fn say(&self, t: usize, n: u64, some: bool) {
-        let mut n = n;
-        for up in t + 1..COLUMNS {
-            let Some(word) = self.word(t, up, n >> STEP) else { return };
-            let (before, bit) = (word.load(Relaxed), 1 << (n & 63));
-            let after = if some { before | bit } else { before & !bit };
-            word.store(after, Relaxed);
-            if (before == 0) == (after == 0) {
-                return;
-            }
-            n >>= STEP;
-        }
-    }
-
     /// Takes `units` neighbouring units of the last column: for runs above the largest folio.
     pub(crate) fn take_units(&self, units: u64) -> Option<Pfn> {
         let t = COLUMNS - 1;
@@ -715,66 +536,6 @@ impl Columns {
             return Some(Pfn::new(start << unit_log2(t)));
         }
         None
-    }
-
-    /// The first `frames` free frames in a row that start at a multiple of `align`'s size; they
-    /// are not taken. Looks at every word, so it is for those who found no aligned block.
-    pub(crate) fn find_run(&self, frames: u64, align: Order) -> Option<Pfn> {
-        let (words, first) = self.row(0, 0);
-        let (mut start, mut end) = (0, 0);
-        for n in (first..).take(words.len()) {
-            let mut bits = self.free_in_word(n);
-            while bits != 0 {
-                let from = (n << STEP) + u64::from(bits.trailing_zeros());
-                let ones = (bits >> bits.trailing_zeros()).trailing_ones();
-                if from != end {
-                    start = from.next_multiple_of(align.frames());
-                }
-                end = from + u64::from(ones);
-                if start + frames <= end {
-                    return Some(Pfn::new(start));
-                }
-                bits &= u64::MAX.unbounded_shl(from as u32 % 64 + ones);
-            }
-        }
-        None
-    }
-
-    /// Which of the 64 frames of word `n` are free, in whichever column.
-    fn free_in_word(&self, n: u64) -> u64 {
-        let whole = (1..COLUMNS).any(|t| {
-            let u = n >> unit_log2(t - 1);
-            self.word(t, t, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
-        });
-        if whole { !0 } else { self.word(0, 0, n).map_or(0, |w| w.load(Relaxed)) }
-    }
-
-    /// Adds the number of free blocks of each order to `counts`, each as large as can be.
-    pub(crate) fn count_free(&self, counts: &mut [u64; Order::MAX_FOLIO.index() + 1]) {
-        for t in 0..COLUMNS {
-            let mut from = 0;
-            while let Some(n) = self.next(t, t, from) {
-                let mut bits = self.word(t, t, n).map_or(0, |w| w.load(Relaxed));
-                let largest = if t + 1 == COLUMNS { 0 } else { STEP - 1 };
-                for k in (0..=largest).rev() {
-                    let mut starts = groups(bits, k);
-                    counts[(unit_log2(t) + k) as usize] += u64::from(starts.count_ones());
-                    while starts != 0 {
-                        bits &= !mask(starts.trailing_zeros(), k);
-                        starts &= starts - 1;
-                    }
-                }
-                from = n + 1;
-            }
-        }
-    }
-
-    /// Whether the frame is free, in whichever column.
-    pub(crate) fn is_free(&self, pfn: Pfn) -> bool {
-        (0..COLUMNS).any(|t| {
-            let u = pfn.get() >> unit_log2(t);
-            self.word(t, t, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
-        })
     }
 }
 

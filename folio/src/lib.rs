@@ -49,6 +49,7 @@ mod error;
 mod handle;
 #[cfg(any(test, feature = "std"))]
 pub mod harness;
+mod inherit;
 mod kinds;
 pub mod machine;
 mod memory;
@@ -57,6 +58,7 @@ mod percpu;
 mod prefetch;
 mod ranges;
 mod request;
+mod runs;
 mod survive;
 mod sync;
 #[cfg(any(test, feature = "std"))]
@@ -67,11 +69,11 @@ mod within;
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
+pub use inherit::Fate;
 pub use kinds::{FrameState, Kind};
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
 pub use memory::{Audit, Memory, Stats};
 pub use pages::Pages;
 pub use request::Request;
-pub use survive::Fate;
 pub use tracker::{Adjacent, Counts};
 pub use within::{Expected, Within};

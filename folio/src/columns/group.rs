@@ -1,0 +1,141 @@
+//! Places in words: which bits a block has, and blocks that share a word.
+
+use core::num::NonZeroU64;
+
+use crate::addr::{Block, Order, Pfn, Run};
+
+use super::STEP;
+
+/// A word that lies wholly within `order`'s column: which column, and log2 of the group's bits.
+pub(super) const fn place(order: Order) -> (usize, u32) {
+    ((order.get() as u32 / STEP) as usize, order.get() as u32 % STEP)
+}
+
+/// Frames of a unit of column `t`, log2.
+pub(super) const fn unit_log2(t: usize) -> u32 {
+    t as u32 * STEP
+}
+
+/// The order of a unit of column `t`.
+pub(super) const fn unit(t: usize) -> Order {
+    match Order::new(unit_log2(t) as u8) {
+        Some(order) => order,
+        None => Order::MAX_FOLIO,
+    }
+}
+
+/// Bits at which an aligned group of `2^k` set bits starts in `word`.
+pub(super) const fn groups(word: u64, k: u32) -> u64 {
+    const STARTS: [u64; 6] = [
+        !0,
+        0x5555_5555_5555_5555,
+        0x1111_1111_1111_1111,
+        0x0101_0101_0101_0101,
+        0x0001_0001_0001_0001,
+        0x0000_0001_0000_0001,
+    ];
+    let mut w = word;
+    let mut i = 0;
+    while i < k {
+        w &= w >> (1 << i);
+        i += 1;
+    }
+    w & STARTS[k as usize]
+}
+
+/// `2^k` bits from bit `at`.
+pub(super) const fn mask(at: u32, k: u32) -> u64 {
+    ((1_u64 << (1 << k)) - 1) << at
+}
+
+/// The `most` lowest of `bits`, at least one.
+pub(super) const fn lowest(bits: u64, most: usize) -> u64 {
+    let mut rest = bits & bits.wrapping_sub(1);
+    let mut i = 1;
+    while i < most && rest != 0 {
+        rest &= rest - 1;
+        i += 1;
+    }
+    bits & !rest
+}
+
+/// Blocks of one order, known from elsewhere, that lie in one word of their column. (Two
+/// registers, and so is the `Option` of it.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Group {
+    /// The first frame of the word.
+    first: Pfn,
+    /// The bits that the blocks start with.
+    starts: NonZeroU64,
+}
+
+impl Group {
+    /// The blocks of `order` that start with these bits of word `n`; `None` if there are none.
+    #[inline]
+    pub(super) fn new(order: Order, n: u64, starts: u64) -> Option<Self> {
+        let (t, _) = place(order);
+        let first = Pfn::new(n << (unit_log2(t) + STEP));
+        NonZeroU64::new(starts).map(|starts| Self { first, starts })
+    }
+
+    /// The frames `first + i` for each set bit `i`; `first` is a multiple of 64.
+    #[inline]
+    pub(crate) fn frames(first: Pfn, bits: u64) -> Option<Self> {
+        NonZeroU64::new(bits).map(|starts| Self { first, starts })
+    }
+
+    /// A group of one.
+    #[inline]
+    pub(crate) fn of(block: Block) -> Self {
+        let (t, _) = place(block.order());
+        let n = block.pfn().get() >> unit_log2(t);
+        let first = Pfn::new(n >> STEP << (unit_log2(t) + STEP));
+        // One bit is never none.
+        Self { first, starts: NonZeroU64::new(1 << (n & 63)).unwrap_or(NonZeroU64::MIN) }
+    }
+
+    /// The group with a block of the same order, if that lies in the same word.
+    #[inline]
+    pub(crate) fn with(self, block: Block) -> Option<Self> {
+        let one = Self::of(block);
+        (one.first == self.first).then_some(Self { starts: self.starts | one.starts, ..self })
+    }
+
+    /// The first frame of the word.
+    #[inline]
+    pub(crate) const fn first(self) -> Pfn {
+        self.first
+    }
+
+    /// The bits that the blocks start with.
+    #[inline]
+    pub(crate) const fn starts(self) -> u64 {
+        self.starts.get()
+    }
+
+    /// The blocks, by address.
+    #[inline]
+    pub(crate) fn blocks(self, order: Order) -> impl Iterator<Item = Block> {
+        let (t, _) = place(order);
+        let mut rest = self.starts.get();
+        core::iter::from_fn(move || {
+            let at = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
+            rest &= rest - 1;
+            Some(Block::containing(self.first.add(at << unit_log2(t)), order))
+        })
+    }
+
+    /// All frames of the word.
+    #[inline]
+    pub(crate) const fn word(self, order: Order) -> Option<Run> {
+        let (t, _) = place(order);
+        Run::new(self.first, 64 << unit_log2(t))
+    }
+
+    /// The first frame of one of the blocks.
+    #[inline]
+    pub(crate) const fn any(self, order: Order) -> Pfn {
+        let (t, _) = place(order);
+        self.first.add((self.starts.trailing_zeros() as u64) << unit_log2(t))
+    }
+}

@@ -1,0 +1,271 @@
+//! What a predecessor left: taking its tree over, claiming what is in it, and ending it.
+//!
+//! The predecessor's tree shrinks: claiming a block takes its bit out, atomically, so a block is
+//! claimed once, and what is left at the end is what nobody wanted.
+
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
+use crate::error::{Error, TreeFault};
+use crate::kinds::{self, FrameState, Kind};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::ranges::Whose;
+use crate::sync::{Relaxed, Release};
+use crate::tracker::{Counts, Geometry, Ledger, Spot, Tracker, TreeNode, check};
+
+/// What becomes of a block that the predecessor preserved and nobody claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Its frames are free memory.
+    Free,
+    /// It is preserved again, for the next kernel, and owned by nobody in this one.
+    Keep,
+}
+
+impl<M: Machine> Memory<M> {
+    /// Takes over a predecessor's tree: checks every table, then holds every block and node in
+    /// it reserved until it is claimed or [`Memory::disinherit`] disposes of it.
+    ///
+    /// All ranges must have been added, and what the predecessor may not have used reserved
+    /// (scratch, above all): a tree that names any of it is refused. Costs what reading the tables
+    /// costs.
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
+    /// held; build a new one to go on without the predecessor.
+    pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
+        // What lies in a cache would seem to be in use.
+        self.drain_all();
+        let pages = self.tables(Whose::Inherited);
+        let counts = check(root, &pages, &mut Holding { memory: &self })?;
+        self.inherited = Tracker::adopt(root);
+        Ok((self, counts))
+    }
+
+    /// Whether the predecessor preserved exactly this block, and nobody has claimed it yet.
+    pub fn is_inherited(&self, block: Block) -> bool {
+        self.inherited.contains(&self.tables(Whose::Inherited), block)
+    }
+
+    /// Calls `each` with every block that the predecessor preserved and nobody has claimed.
+    pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
+        self.inherited.tree(&self.tables(Whose::Inherited)).folios().for_each(each);
+    }
+
+    /// Calls `each` with every node of the predecessor's tree.
+    pub fn for_each_inherited_node(&self, each: impl FnMut(TreeNode)) {
+        self.inherited.tree(&self.tables(Whose::Inherited)).nodes().for_each(each);
+    }
+
+    /// Claims a block that the predecessor preserved: from now on it is allocated, as `kind`,
+    /// and freed like any other. Once: the bit in the predecessor's tree decides.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`]: never was, with this order, or is claimed already.
+    /// [`Error::WrongKind`]: [`Memory::label`] says that it is something else.
+    /// [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or no
+    /// block's kind.
+    pub fn claim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == Kind::Tail {
+            return Err(Error::BadRequest { frames: block.order().frames() });
+        }
+        let range = self.range(block.pfn())?;
+        let leaf = self.leaf_in(range, Whose::Inherited, block);
+        // Mostly the leaf is known, as `inherit` came by it, and the block has no label.
+        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block))
+            && let Some(byte) = range.byte(block.pfn())
+            && kinds::is_nothing(byte.load(Relaxed))
+        {
+            spot.unpreserve(block)?;
+            byte.store(kinds::head(kind, block.order(), false), Relaxed);
+            return Ok(());
+        }
+        self.unlabelled(block, kind)?;
+        self.inherited.unpreserve(&self.tables(Whose::Inherited), block)?;
+        self.mark(block, kind);
+        Ok(())
+    }
+
+    /// Says what a block that the predecessor preserved is: from now on only a claim as `kind`
+    /// takes it. For slabs and tables, which are found by reading what the predecessor wrote, so
+    /// that nobody gets them as plain folios.
+    ///
+    /// # Errors
+    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
+    /// label, maybe the same one: two tables name it.
+    pub fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        if !self.is_inherited(block) || block.order() > Order::MAX_FOLIO {
+            return Err(Error::NotPreserved { block });
+        }
+        if let Some(found) = self.label_of(block) {
+            return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+        }
+        // As preserved, which it is by the predecessor: so nothing but a claim takes it.
+        self.mark_preserved(block, kind, true);
+        Ok(())
+    }
+
+    /// The block that the predecessor preserved, and nobody claimed, that holds the frame.
+    pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
+        let orders = (0..=Order::MAX.get()).filter_map(Order::new);
+        orders.map(|order| Block::containing(pfn, order)).find(|block| self.is_inherited(*block))
+    }
+
+    /// The label of an inherited block, if it has one.
+    pub fn label_of(&self, block: Block) -> Option<Kind> {
+        match self.ranges.find(block.pfn())?.state(block.pfn()) {
+            FrameState::Head { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// Refuses a claim as `kind` of a block that is labelled as something else.
+    fn unlabelled(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        if range.byte(block.pfn()).is_some_and(|byte| kinds::is_nothing(byte.load(Relaxed))) {
+            return Ok(());
+        }
+        match range.state(block.pfn()) {
+            FrameState::Head { kind: found, .. } if found != kind && self.is_inherited(block) => {
+                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Undoes a claim: the block is the predecessor's again, there for the next claim.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], and nothing is changed. [`Error::OutOfMemory`] cannot happen: the
+    /// predecessor's tree has the leaf.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`]; the block came from [`Memory::claim`] and its contents are as they
+    /// were then.
+    pub unsafe fn unclaim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        match range.byte(block.pfn()) {
+            Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
+                byte.store(kinds::NEVER, Relaxed);
+            }
+            _ => return Err(Self::refuse(range, block, kind)),
+        }
+        self.inherited.preserve(&self.tables(Whose::Inherited), block)
+    }
+
+    /// Claims a run, all of its blocks or none.
+    ///
+    /// # Errors
+    /// As for [`Memory::claim`].
+    pub fn claim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        if run.is_empty() || !kind.is_run() {
+            return Err(Error::BadRequest { frames: run.frames() });
+        }
+        self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        run.blocks_up_to(Order::MAX_FOLIO).try_for_each(|block| self.unlabelled(block, kind))?;
+        self.inherited.unpreserve_run(&self.tables(Whose::Inherited), run)?;
+        self.mark_run(run, kind);
+        Ok(())
+    }
+
+    /// Ends the inheritance: every block that nobody claimed meets the fate that `fate` decides,
+    /// and the predecessor's tree becomes free memory. Returns the blocks freed and kept.
+    ///
+    /// Nothing may be claimed at the same time.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for a node, keeping a block. What was decided so far stands; the
+    /// rest is still to be claimed, and the call can be repeated.
+    pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
+        let pages = self.tables(Whose::Inherited);
+        let (mut freed, mut kept) = (0, 0);
+        for block in self.inherited.tree(&pages).folios() {
+            match fate(block) {
+                Fate::Free => {
+                    self.inherited.unpreserve(&pages, block)?;
+                    self.unmark_run(block.run());
+                    self.give_run(block.run());
+                    freed += 1;
+                }
+                Fate::Keep => {
+                    self.keep(block)?;
+                    kept += 1;
+                }
+            }
+        }
+        for node in self.inherited.tree(&pages).nodes() {
+            self.give_run(Block::containing(node.addr.pfn(), Order::ZERO).run());
+        }
+        self.inherited.forget();
+        for range in self.ranges.iter() {
+            range.forget(Whose::Inherited);
+        }
+        Ok((freed, kept))
+    }
+
+    /// Moves a block from the predecessor's tree to ours.
+    fn keep(&self, block: Block) -> Result<(), Error> {
+        let (ours, theirs) = (self.tables(Whose::Own), self.tables(Whose::Inherited));
+        self.own.preserve(&ours, block)?;
+        self.inherited.unpreserve(&theirs, block)?;
+        if block.order() <= Order::MAX_FOLIO {
+            let kind = self.label_of(block).unwrap_or(Kind::Folio);
+            self.mark_preserved(block, kind, true);
+        } else {
+            self.mark_run(block.run(), Kind::Run);
+            self.mark_run_preserved(block.run(), true);
+        }
+        Ok(())
+    }
+}
+
+/// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits, by the
+/// one that owns the memory.
+struct Holding<'m, M: Machine> {
+    memory: &'m Memory<M>,
+}
+
+impl<M: Machine> Ledger for Holding<'_, M> {
+    fn take(&mut self, block: Block) -> Result<(), TreeFault> {
+        let outside = TreeFault::OutsideMemory { addr: block.addr() };
+        let range = self.memory.ranges.covering(block.run()).ok_or(outside)?;
+        for part in block.run().blocks_up_to(Order::MAX_FOLIO) {
+            if !range.columns().carve(part) {
+                // What was taken stays so: the caller gives the whole memory up.
+                return Err(TreeFault::Overlap { block });
+            }
+        }
+        Ok(())
+    }
+
+    fn take_word(&mut self, first: Pfn, mask: u64) -> Result<(), (u32, TreeFault)> {
+        let range = self.memory.ranges.find(first.add(u64::from(mask.trailing_zeros())));
+        if range.is_some_and(|range| range.columns().carve_word(first, mask)) {
+            return Ok(());
+        }
+        // One of them is at fault, or they lie in two ranges: find out one by one.
+        for bit in (0..u64::BITS).filter(|bit| mask >> bit & 1 == 1) {
+            let block = Block::containing(first.add(u64::from(bit)), Order::ZERO);
+            self.take(block).map_err(|fault| (bit, fault))?;
+        }
+        Ok(())
+    }
+
+    fn take_full(&mut self, block: Block) -> bool {
+        let range = self.memory.ranges.covering(block.run());
+        range.is_some_and(|range| range.columns().carve(block))
+    }
+
+    fn leaf(&mut self, first: Block, leaf: PhysAddr) {
+        let order = first.order();
+        let keys = order.frames() << Geometry::BUILD.leaf_log2;
+        let Some(covers) = Run::new(first.pfn(), keys) else { return };
+        // A leaf may begin before a range, and reach over several.
+        for range in self.memory.ranges.iter().filter(|range| range.run().overlaps(covers)) {
+            let within = Block::containing(range.run().start().max(first.pfn()), order);
+            if let Some(slot) = range.slot(Whose::Inherited, within) {
+                // Release pairs with the Acquire in `Pages::leaf`.
+                slot.store(leaf.get(), Release);
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Runs: any number of frames in a row, as a head block and the tails after it.
+
+use crate::addr::{Block, Order, Pfn, Run};
+use crate::error::Error;
+use crate::kinds::{self, FrameState, Kind};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::ranges::Range;
+use crate::request::Request;
+use crate::sync::Relaxed;
+
+impl<M: Machine> Memory<M> {
+    /// Allocates exactly `frames` frames in a row, aligned to the request's order.
+    ///
+    /// They come from the smallest power-of-two block that holds them, and what it has beyond
+    /// them is free again at once; where no such block is free, from wherever they fit, which
+    /// costs a pass over the bits.
+    ///
+    /// # Errors
+    /// [`Error::NoRun`]: no such run is free where the request allows (see [`Memory::alloc`] for
+    /// what other CPUs keep). [`Error::BadRequest`]: zero frames, an alignment above
+    /// [`Order::MAX_FOLIO`], or a kind that is no run's.
+    pub fn alloc_run(&self, frames: u64, request: Request) -> Result<Run, Error> {
+        let kind = request.use_for();
+        let order = Order::for_frames(frames).map(|order| order.max(request.order()));
+        let Some(order) = order.filter(|_| kind.is_run() && request.order() <= Order::MAX_FOLIO)
+        else {
+            return Err(Error::BadRequest { frames });
+        };
+        let taken = if order <= Order::MAX_FOLIO {
+            self.take(request.with_order(order)).ok().map(Block::run)
+        } else {
+            self.take_large(frames, request)
+        };
+        let taken = taken.or_else(|| self.take_anywhere(frames, request));
+        let taken = taken.ok_or(Error::NoRun { frames })?;
+        let run = Run::new(taken.start(), frames).ok_or(Error::BadRequest { frames })?;
+        self.mark_run(run, kind);
+        if let Some(tail) = Run::between(run.end(), taken.end()) {
+            self.give_run(tail);
+        }
+        if request.wants_zeroes() {
+            self.clear(run);
+        }
+        Ok(run)
+    }
+
+    /// Allocates exactly these frames.
+    ///
+    /// # Errors
+    /// As for [`Memory::alloc_at`].
+    pub fn alloc_run_at(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        if run.is_empty() || !kind.is_run() {
+            return Err(Error::BadRequest { frames: run.frames() });
+        }
+        self.take_run_at(run)?;
+        self.mark_run(run, kind);
+        Ok(())
+    }
+
+    /// Frees a run.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], and [`Error::WrongLength`]; [`Error::BadRequest`] for a kind that
+    /// is no run's.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`].
+    pub unsafe fn free_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        self.check_run(run, kind)?;
+        self.unmark_run(run);
+        self.give_run(run);
+        Ok(())
+    }
+
+    /// Keeps the first `frames` frames of a run and frees the rest: the run that is left.
+    ///
+    /// # Errors
+    /// As for [`Memory::free_run`]; [`Error::BadRequest`] for zero frames or more than there are.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`], for the frames given up.
+    pub unsafe fn shrink_run(&self, run: Run, frames: u64, kind: Kind) -> Result<Run, Error> {
+        self.check_run(run, kind)?;
+        let kept = Run::new(run.start(), frames).filter(|k| !k.is_empty() && run.covers(*k));
+        let kept = kept.ok_or(Error::BadRequest { frames })?;
+        self.unmark_run(run);
+        self.mark_run(kept, kind);
+        if let Some(tail) = Run::between(kept.end(), run.end()) {
+            self.give_run(tail);
+        }
+        Ok(kept)
+    }
+
+    /// Lengthens a run to `frames` frames in place: the run that results.
+    ///
+    /// # Errors
+    /// As for [`Memory::free_run`]; [`Error::NotFree`] if the frames after it are not free;
+    /// [`Error::BadRequest`] for fewer frames than there are.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`]: no other call changes the run at the same time.
+    pub unsafe fn grow_run(&self, run: Run, frames: u64, kind: Kind) -> Result<Run, Error> {
+        self.check_run(run, kind)?;
+        let grown = Run::new(run.start(), frames).filter(|g| g.covers(run));
+        let grown = grown.ok_or(Error::BadRequest { frames })?;
+        if let Some(more) = Run::between(run.end(), grown.end()).filter(|m| !m.is_empty()) {
+            self.ranges.covering(grown).ok_or(Error::NotFree { run: more })?;
+            self.take_run_at(more)?;
+            self.unmark_run(run);
+            self.mark_run(grown, kind);
+        }
+        Ok(grown)
+    }
+
+    /// The run of `kind` that starts at `pfn`, its length read back from the kinds bytes.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], without [`Error::Preserved`]; [`Error::BadRequest`] for a kind
+    /// that is no run's.
+    pub fn run_at(&self, pfn: Pfn, kind: Kind) -> Result<Run, Error> {
+        let range = self.range(pfn)?;
+        if !kind.is_run() {
+            return Err(Error::BadRequest { frames: 1 });
+        }
+        match range.state(pfn) {
+            FrameState::Head { kind: found, order, .. } if found == kind => {
+                Ok(Self::run_from(range, Block::containing(pfn, order)))
+            }
+            _ => Err(Self::refuse(range, Block::containing(pfn, Order::ZERO), kind)),
+        }
+    }
+
+    /// Takes a run above the largest folio: whole units of it, more than `frames` maybe.
+    fn take_large(&self, frames: u64, request: Request) -> Option<Run> {
+        let units = frames.div_ceil(Order::MAX_FOLIO.frames());
+        let take = |range: &Range| range.columns().take_units(units);
+        let start = self.nearest(request, take).or_else(|| {
+            self.drain();
+            self.nearest(request, take)
+        })?;
+        Run::new(start, units * Order::MAX_FOLIO.frames())
+    }
+
+    /// Takes `frames` frames in a row from wherever they are free, once no block could be had.
+    #[cold]
+    fn take_anywhere(&self, frames: u64, request: Request) -> Option<Run> {
+        self.nearest(request, |range| {
+            // Others may take part of what was found; then it is looked for once more.
+            let mut found = (0..2).map_while(|_| {
+                let start = range.columns().find_run(frames, request.order())?;
+                Run::new(start, frames)
+            });
+            found.find(|run| self.take_run_at(*run).is_ok())
+        })
+    }
+
+    /// What `take` gets from a range of the node asked for, else of any that the request allows.
+    fn nearest<T>(&self, request: Request, take: impl Fn(&Range) -> Option<T>) -> Option<T> {
+        let near = |range: &&Range| request.node().is_none_or(|wanted| wanted == range.node());
+        self.ranges.iter().filter(near).find_map(&take).or_else(|| {
+            let others = self.ranges.iter().filter(|range| !near(range));
+            others.filter(|_| request.only_node().is_none()).find_map(&take)
+        })
+    }
+
+    /// Gives frames whose bytes are cleared to the shared bits.
+    pub(crate) fn give_run(&self, run: Run) {
+        let Some(range) = self.ranges.covering(run) else { return };
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            let given = range.columns().give(block);
+            debug_assert!(given.is_ok(), "the frames were ours");
+        }
+    }
+
+    /// Writes the bytes of a run: a head block and its tails.
+    pub(crate) fn mark_run(&self, run: Run, kind: Kind) {
+        let mut kind = kind;
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            self.mark(block, kind);
+            kind = Kind::Tail;
+        }
+    }
+
+    pub(crate) fn unmark_run(&self, run: Run) {
+        let Some(range) = self.ranges.covering(run) else { return };
+        for block in run.blocks_up_to(Order::MAX_FOLIO) {
+            if let Some(byte) = range.byte(block.pfn()) {
+                byte.store(kinds::FREED, Relaxed);
+            }
+        }
+    }
+
+    /// The run that begins with `head`, its tails followed.
+    pub(crate) fn run_from(range: &Range, head: Block) -> Run {
+        let mut end = head.run().end();
+        while let FrameState::Head { kind: Kind::Tail, order, .. } = range.state(end) {
+            end = end.add(order.frames());
+        }
+        Run::between(head.pfn(), end).unwrap_or(head.run())
+    }
+
+    /// Whether `run` is a whole run of `kind`, (not) preserved.
+    ///
+    /// The bytes it must have are compared, and not read one after the other as they say where the
+    /// next one is: of a large run each is a miss, and so all come together.
+    pub(crate) fn is_run(&self, run: Run, kind: Kind, preserved: bool) -> bool {
+        let Some(range) = self.ranges.covering(run).filter(|_| kind.is_run() && !run.is_empty())
+        else {
+            return false;
+        };
+        let mut head = (kind, preserved);
+        let mut blocks = run.blocks_up_to(Order::MAX_FOLIO).map(|block| {
+            let (kind, preserved) = core::mem::replace(&mut head, (Kind::Tail, false));
+            let byte = range.byte(block.pfn());
+            byte.is_some_and(|b| b.load(Relaxed) == kinds::head(kind, block.order(), preserved))
+        });
+        // The head first: without it there is nothing to go through.
+        blocks.next() == Some(true)
+            && blocks.fold(true, |all, this| all & this)
+            && range.byte(run.end()).is_none_or(|next| !kinds::is_tail(next.load(Relaxed)))
+    }
+
+    /// Checks that `run` is a whole run of `kind`, not preserved.
+    pub(crate) fn check_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        if self.is_run(run, kind, false) {
+            return Ok(());
+        }
+        let range = self.range(run.start())?;
+        let found = self.run_at(run.start(), kind)?;
+        if found != run {
+            let (expected, found) = (run.frames(), found.frames());
+            return Err(Error::WrongLength { pfn: run.start(), expected, found });
+        }
+        match range.state(run.start()) {
+            FrameState::Head { order, preserved: true, .. } => {
+                Err(Error::Preserved { block: Block::containing(run.start(), order) })
+            }
+            _ => Ok(()),
+        }
+    }
+}
