@@ -57,8 +57,19 @@ fn once<F: Frames>(memory: &F, order: Order) {
 
 /// Takes so many frames, and does not ask for more: what a refusal costs is another matter.
 fn take_all<F: Frames>(memory: &F, order: Order, frames: u64, into: &mut Vec<F::Block>) {
-    into.clear();
-    into.extend((0..frames >> order.get()).map_while(|_| memory.take(order)));
+    let Some(first) = memory.take(order) else { return into.clear() };
+    // From the second round on the list is as long as it will be: what is timed is one store.
+    let most = (frames >> order.get()) as usize;
+    into.resize(most, first);
+    let mut taken = 0;
+    let mut next = Some(first);
+    for slot in into.iter_mut() {
+        let Some(block) = next else { break };
+        *slot = block;
+        taken += 1;
+        next = if taken == most { None } else { memory.take(order) };
+    }
+    into.truncate(taken);
 }
 
 fn free_all<F: Frames>(memory: &F, blocks: &[F::Block]) {

@@ -71,7 +71,7 @@ impl<M: Machine> Memory<M> {
         let range = self.range(block.pfn())?;
         let leaf = self.leaf_in(range, Whose::Inherited, block);
         // Mostly the leaf is known, as `inherit` came by it, and the block has no label.
-        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block))
+        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block)).inspect(Spot::prefetch)
             && let Some(byte) = range.byte(block.pfn())
             && kinds::is_nothing(byte.load(Relaxed))
         {

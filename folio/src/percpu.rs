@@ -222,14 +222,19 @@ impl Held<'_> {
             self.levels.word.store(group.starts(), Relaxed);
             return self.pop_single();
         }
-        let most = usize::from(*self.cache.room.get(order.index())?).max(1);
+        let level = self.levels.blocks.get(order.index())?;
+        let mut used = usize::from(level.load(Relaxed));
+        let most = usize::from(*self.cache.room.get(order.index())?).saturating_sub(used).max(1);
         let group = behind.take(order, most, &mut self.cache.hints)?;
+        let slots = self.cache.blocks.get_mut(order.index())?;
         let mut blocks = group.blocks(order);
         let pfn = blocks.next()?.pfn();
         for block in blocks {
-            let kept = self.push(block);
-            debug_assert!(kept, "no more were taken than there is room for");
+            // Fewer than there is room for.
+            *slots.get_mut(used)? = block.pfn();
+            used += 1;
         }
+        level.store(used as u8, Relaxed);
         Some(pfn)
     }
 
