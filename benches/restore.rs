@@ -14,7 +14,7 @@ use heirloom::restore::{
     Entry, Handle, Header, Inherited, Pages, Parts, SUBTREE, SealInfo, SealPolicy, verify,
 };
 use heirloom::slab::CacheSpec;
-use heirloom_benches::{Dice, GIB, base, once_for_all, order, reserve, row, time};
+use heirloom_benches::{Dice, GIB, base, once_for_all, order, per_operation, reserve, row, time};
 
 type Machine = Host<Linear>;
 type Kernel<'r> = Heirloom<&'r Machine>;
@@ -99,7 +99,7 @@ fn revived(
     drop(kernel);
     row.bench_function(name, |b| {
         b.iter_custom(|n| {
-            once_for_all(n, || {
+            per_operation(n, || {
                 let (took, kernel) = time(|| revive(ram, map, entry));
                 drop(kernel);
                 (took, 1)
@@ -112,7 +112,7 @@ fn metadata(row: &mut BenchmarkGroup<'_, WallTime>, (map, ram): &(Map, Machine),
     // Backed from here on: a page fault is the machine's, not the metadata's.
     drop(boot(ram, map));
     row.bench_function(name, |b| {
-        b.iter_custom(|n| once_for_all(n, || (time(|| drop(black_box(boot(ram, map)))).0, 1)));
+        b.iter_custom(|n| per_operation(n, || (time(|| drop(black_box(boot(ram, map)))).0, 1)));
     });
 }
 

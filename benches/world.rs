@@ -167,7 +167,8 @@ pub fn per_operation(iterations: u64, mut round: impl FnMut() -> (Duration, u64)
     Duration::from_nanos(share as u64)
 }
 
-/// The same where setting a round up takes so long that one must do for any number of operations.
+/// The same where setting a round up takes so long that one must do for any number of operations:
+/// much longer than the operations, or the number that is asked for grows beyond all measure.
 pub fn once_for_all(iterations: u64, round: impl FnOnce() -> (Duration, u64)) -> Duration {
     let (took, operations) = round();
     let share = took.as_nanos() * u128::from(iterations) / u128::from(operations.max(1));
