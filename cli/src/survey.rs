@@ -32,6 +32,36 @@ impl From<heirloom_linux::Error> for Finding {
     }
 }
 
+/// Findings that are listed one by one. Each bit of a node can be a fault: a page of them would take
+/// a thousand pages to list.
+const LISTED: usize = 10_000;
+
+/// Findings as they come.
+#[derive(Debug, Default)]
+struct Findings {
+    list: Vec<Finding>,
+    more: u64,
+}
+
+impl Findings {
+    fn push(&mut self, error: impl Into<Finding>) {
+        if self.list.len() < LISTED {
+            self.list.push(error.into());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Those that are listed, and how many are not.
+    fn into_list(mut self) -> Vec<Finding> {
+        if self.more > 0 {
+            let reason = format!("and {} more", self.more);
+            self.list.push(Finding { at: None, reason });
+        }
+        self.list
+    }
+}
+
 /// A handover, gone through.
 #[derive(Debug)]
 pub(crate) struct Survey<'i> {
@@ -85,16 +115,16 @@ impl<'i> Survey<'i> {
             rows: Vec::new(),
             nodes: Vec::new(),
         };
-        let (mut findings, mut overlaps) = (Vec::new(), 0);
+        let (mut findings, mut overlaps) = (Findings::default(), 0);
         let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
             overlaps += u64::from(is_overlap(&error));
-            findings.push(error.into());
+            findings.push(error);
             Ok::<_, Infallible>(())
         });
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
         if let (Some(left), Some(root)) = (&left, &root) {
             let checked = heirloom_linux::check(left, root, &mut recorder, |error| {
-                findings.push(error.into());
+                findings.push(error);
                 Ok::<_, Infallible>(())
             });
             checked.unwrap_or_else(|never| match never {});
@@ -117,7 +147,7 @@ impl<'i> Survey<'i> {
             header: surveyed.header,
             sealed: surveyed.sealed,
             overlaps,
-            findings,
+            findings: findings.into_list(),
         }
     }
 

@@ -233,3 +233,18 @@ fn damage_anywhere_is_found_or_harmless_and_never_a_panic() {
     // Both happen, so the damage is neither all nor nothing.
     assert!(whole > 5 && broken > 40, "{whole} whole, {broken} broken");
 }
+
+/// A leaf in which every bit is set names 32,768 folios, most of which are not memory: they are
+/// counted, and the first ones listed.
+#[test]
+fn more_faults_than_anybody_reads_are_counted() {
+    let mut core = Core::fixture();
+    let leaf = (1..heirloom_folio::tracker::Geometry::BUILD.levels)
+        .fold(MAP, |node, _| entry(&core, node).1);
+    core.put(leaf, &[0xff; 4096]);
+    let reasons = found(&core);
+    assert_eq!(reasons.len(), 10_001);
+    let more = reasons[10_000].strip_prefix("and ").and_then(|rest| rest.strip_suffix(" more"));
+    let more: u64 = more.unwrap().parse().unwrap();
+    assert!((20_000..40_000).contains(&more), "{more} more");
+}

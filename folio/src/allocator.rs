@@ -11,7 +11,7 @@ use crate::memory::Memory;
 use crate::percpu::{Behind, Held, MAX_CACHED};
 use crate::ranges::Range;
 use crate::request::Request;
-use crate::sync::Relaxed;
+use crate::sync::{Relaxed, Release};
 
 /// The shared bits of one node, behind a CPU's cache.
 struct Home<'m, M: Machine> {
@@ -87,8 +87,8 @@ impl<M: Machine> Memory<M> {
     /// keeps in its cache is not found until that CPU's next call, which gives it back; see
     /// [`Memory::drain`]. At most 192 single frames a CPU, and of no order more than an eighth of
     /// memory on all CPUs.)
-    /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] was
-    /// asked for.
+    /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] or
+    /// [`Kind::Slab`] was asked for.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a few loads and stores: a call costs as much again")]
     pub fn alloc(&self, request: Request) -> Result<Block, Error> {
@@ -127,6 +127,47 @@ impl<M: Machine> Memory<M> {
         self.take_run_at(block.run())?;
         self.mark(block, kind);
         Ok(())
+    }
+
+    /// Makes a slab of an allocated block, of order at most [`Order::MAX_FOLIO`], that was a
+    /// [`Kind::Table`] so far; it stays preserved if it was. From now on [`Memory::within`] finds it.
+    ///
+    /// # Errors
+    /// As for [`Memory::free`], and nothing is changed.
+    ///
+    /// # Safety
+    /// The caller owns the block, and it begins with what whoever looks for slabs of this memory
+    /// will believe there.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{FrameState, Kind, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(64))?;
+    /// let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
+    /// // SAFETY: allocated just now, and nothing looks for slabs in this memory.
+    /// unsafe { memory.make_slab(block) }?;
+    /// let slab = FrameState::Head { kind: Kind::Slab, order: Order::ZERO, preserved: false };
+    /// assert_eq!(memory.state(block.pfn())?, slab);
+    /// # Ok::<(), heirloom_folio::Error>(())
+    /// ```
+    pub unsafe fn make_slab(&self, block: Block) -> Result<(), Error> {
+        let range = self.range(block.pfn())?;
+        let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO);
+        let table = |now| {
+            let kinds = [false, true].map(|kept| kinds::head(Kind::Table, block.order(), kept));
+            kinds.contains(&now)
+        };
+        match byte.map(|byte| (byte, byte.load(Relaxed))) {
+            Some((byte, now)) if table(now) => {
+                // Release pairs with the Acquire in `Range::within`: who takes it for a slab finds
+                // what it begins with.
+                byte.store(kinds::slab_from_table(now), Release);
+                Ok(())
+            }
+            _ => Err(Self::refuse(range, block, Kind::Table)),
+        }
     }
 
     /// Takes these frames out of use for good: firmware's, a device's, scratch.

@@ -5,12 +5,14 @@
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::{Error, TreeFault};
+use crate::gate::HeldInheritance;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::ranges::Whose;
-use crate::sync::{Relaxed, Release};
-use crate::tracker::{Counts, Geometry, Ledger, Spot, Tracker, TreeNode, check};
+use crate::prefetch::{prefetch, prefetch_at};
+use crate::ranges::{Range, Whose};
+use crate::sync::{AtomicU64, Relaxed, Release};
+use crate::tracker::{Counts, Geometry, Key, Ledger, Spot, Tracker, TreeNode, check};
 
 /// What becomes of a block that the predecessor preserved and nobody claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,51 +40,129 @@ impl<M: Machine> Memory<M> {
         let pages = self.tables(Whose::Inherited);
         let counts = check(root, &pages, &mut Holding { memory: &self })?;
         self.inherited = Tracker::adopt(root);
+        self.open_gate();
         Ok((self, counts))
     }
 
-    /// Whether the predecessor preserved exactly this block, and nobody has claimed it yet.
+    /// Whether the predecessor preserved exactly this block, and nobody has claimed it yet. False
+    /// also while the inheritance is being ended.
     pub fn is_inherited(&self, block: Block) -> bool {
+        self.inside(|| self.still_inherited(block)).unwrap_or(false)
+    }
+
+    /// The same for who is in the gate.
+    fn still_inherited(&self, block: Block) -> bool {
         self.inherited.contains(&self.tables(Whose::Inherited), block)
     }
 
-    /// Calls `each` with every block that the predecessor preserved and nobody has claimed.
+    /// Calls `each` with every block that the predecessor preserved and nobody has claimed. The
+    /// inheritance cannot be ended meanwhile; with none, if it is being ended already.
     pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
+        let Ok(Some(_held)) = self.hold_inheritance() else { return };
         self.inherited.tree(&self.tables(Whose::Inherited)).folios().for_each(each);
     }
 
-    /// Calls `each` with every node of the predecessor's tree.
+    /// Calls `each` with every node of the predecessor's tree; as for
+    /// [`Memory::for_each_inherited`].
     pub fn for_each_inherited_node(&self, each: impl FnMut(TreeNode)) {
+        let Ok(Some(_held)) = self.hold_inheritance() else { return };
         self.inherited.tree(&self.tables(Whose::Inherited)).nodes().for_each(each);
     }
 
     /// Claims a block that the predecessor preserved: from now on it is allocated, as `kind`,
-    /// and freed like any other. Once: the bit in the predecessor's tree decides.
+    /// and freed like any other. Once: the bit in the predecessor's tree decides. (What is claimed
+    /// as [`Kind::Slab`] is a [`Kind::Table`] until [`Memory::make_slab`].)
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: never was, with this order, or is claimed already.
     /// [`Error::WrongKind`]: [`Memory::label`] says that it is something else.
     /// [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or no
-    /// block's kind.
+    /// block's kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
     pub fn claim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        Self::claimable(block, kind)?;
+        let range = self.range(block.pfn())?;
+        self.prefetch_claim(range, block);
+        let claimed = self.inside(|| self.claim_in(range, block, kind));
+        claimed.unwrap_or_else(|| Err(self.shut_out(block)))
+    }
+
+    /// [`Memory::claim`] for who holds the inheritance, and so need not ask whether it is there:
+    /// for many in a row.
+    ///
+    /// # Errors
+    /// As for [`Memory::claim`].
+    pub fn claim_held(
+        &self,
+        held: &HeldInheritance<'_>,
+        block: Block,
+        kind: Kind,
+    ) -> Result<(), Error> {
+        if !held.is_of(self) {
+            return self.claim(block, kind);
+        }
+        Self::claimable(block, kind)?;
+        let range = self.range(block.pfn())?;
+        self.prefetch_claim(range, block);
+        self.claim_in(range, block, kind)
+    }
+
+    /// Whether a block of this order can be claimed at once, and as this kind.
+    #[inline]
+    fn claimable(block: Block, kind: Kind) -> Result<(), Error> {
         if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == Kind::Tail {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
-        let range = self.range(block.pfn())?;
+        Ok(())
+    }
+
+    /// Claims a block, in the gate.
+    #[inline]
+    fn claim_in(&self, range: &Range, block: Block, kind: Kind) -> Result<(), Error> {
         let leaf = self.leaf_in(range, Whose::Inherited, block);
         // Mostly the leaf is known, as `inherit` came by it, and the block has no label.
-        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block)).inspect(Spot::prefetch)
+        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block))
             && let Some(byte) = range.byte(block.pfn())
             && kinds::is_nothing(byte.load(Relaxed))
         {
             spot.unpreserve(block)?;
-            byte.store(kinds::head(kind, block.order(), false), Relaxed);
+            byte.store(kinds::head(kinds::at_first(kind), block.order(), false), Relaxed);
             return Ok(());
         }
         self.unlabelled(block, kind)?;
-        self.inherited.unpreserve(&self.tables(Whose::Inherited), block)?;
-        self.mark(block, kind);
+        let theirs = self.tables(Whose::Inherited);
+        self.inherited.unpreserve(&theirs, block)?;
+        // Once more, as it may have been somebody's who has put it back since.
+        if let Some(found) = self.label_of(block).filter(|found| *found != kind) {
+            self.inherited.preserve(&theirs, block)?;
+            return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+        }
+        self.mark(block, kinds::at_first(kind));
         Ok(())
+    }
+
+    /// Asks for the two lines that a claim waits for, which are far apart; outside the gate, as
+    /// nothing is read.
+    #[inline]
+    fn prefetch_claim(&self, range: &Range, block: Block) {
+        let leaf = range.slot(Whose::Inherited, block).map_or(0, |slot| slot.load(Relaxed));
+        if leaf != 0 {
+            let words = self.machine().ptr(PhysAddr::new(leaf)).cast::<AtomicU64>();
+            prefetch_at(words.as_ptr().wrapping_add(Key::of(block).index(0) / 64));
+        }
+        if let Some(byte) = range.byte(block.pfn()) {
+            prefetch(byte);
+        }
+    }
+
+    /// Why nothing of the predecessor's can be claimed.
+    #[cold]
+    fn shut_out(&self, block: Block) -> Error {
+        if self.has_inheritance() { Error::Ending } else { Error::NotPreserved { block } }
+    }
+
+    /// Whether there is a predecessor's tree, be it about to end.
+    pub(crate) fn has_inheritance(&self) -> bool {
+        self.inherited.root().is_some()
     }
 
     /// Says what a block that the predecessor preserved is: from now on only a claim as `kind`
@@ -100,14 +180,23 @@ impl<M: Machine> Memory<M> {
             return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
         }
         // As preserved, which it is by the predecessor: so nothing but a claim takes it.
-        self.mark_preserved(block, kind, true);
+        self.mark_label(block, kind);
         Ok(())
     }
 
-    /// The block that the predecessor preserved, and nobody claimed, that holds the frame.
+    fn mark_label(&self, block: Block, kind: Kind) {
+        if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
+            byte.store(kinds::label(kind, block.order()), Relaxed);
+        }
+    }
+
+    /// The block that the predecessor preserved, and nobody claimed, that holds the frame. None
+    /// also while the inheritance is being ended.
     pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
+        let _held = self.hold_inheritance().ok()??;
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
-        orders.map(|order| Block::containing(pfn, order)).find(|block| self.is_inherited(*block))
+        let mut blocks = orders.map(|order| Block::containing(pfn, order));
+        blocks.find(|block| self.still_inherited(*block))
     }
 
     /// The label of an inherited block, if it has one.
@@ -118,38 +207,52 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Refuses a claim as `kind` of a block that is labelled as something else.
+    /// Refuses a claim as `kind` of a block that is labelled as something else. In the gate.
     fn unlabelled(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         if range.byte(block.pfn()).is_some_and(|byte| kinds::is_nothing(byte.load(Relaxed))) {
             return Ok(());
         }
         match range.state(block.pfn()) {
-            FrameState::Head { kind: found, .. } if found != kind && self.is_inherited(block) => {
+            FrameState::Head { kind: found, .. }
+                if found != kind && self.still_inherited(block) =>
+            {
                 Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
             }
             _ => Ok(()),
         }
     }
 
-    /// Undoes a claim: the block is the predecessor's again, there for the next claim.
+    /// Undoes a claim: the block, which is of `kind` by now, is the predecessor's again, there for
+    /// the next claim; for one as `label` alone, if it had a label.
     ///
     /// # Errors
-    /// As for [`Memory::free`], and nothing is changed. [`Error::OutOfMemory`] cannot happen: the
+    /// As for [`Memory::free`], and nothing is changed. [`Error::Ending`],
+    /// [`Error::NotPreserved`]: the inheritance is being ended, or has ended; not so while
+    /// [`Memory::hold_inheritance`] keeps it. [`Error::OutOfMemory`] cannot happen: the
     /// predecessor's tree has the leaf.
     ///
     /// # Safety
     /// As for [`Memory::free`]; the block came from [`Memory::claim`] and its contents are as they
     /// were then.
-    pub unsafe fn unclaim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub unsafe fn unclaim(
+        &self,
+        block: Block,
+        kind: Kind,
+        label: Option<Kind>,
+    ) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
-        match range.byte(block.pfn()) {
-            Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
-                byte.store(kinds::NEVER, Relaxed);
+        let back = self.inside(|| {
+            match range.byte(block.pfn()) {
+                Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
+                    let back = label.map_or(kinds::NEVER, |kind| kinds::label(kind, block.order()));
+                    byte.store(back, Relaxed);
+                }
+                _ => return Err(Self::refuse(range, block, kind)),
             }
-            _ => return Err(Self::refuse(range, block, kind)),
-        }
-        self.inherited.preserve(&self.tables(Whose::Inherited), block)
+            self.inherited.preserve(&self.tables(Whose::Inherited), block)
+        });
+        back.unwrap_or_else(|| Err(self.shut_out(block)))
     }
 
     /// Claims a run, all of its blocks or none.
@@ -161,21 +264,45 @@ impl<M: Machine> Memory<M> {
             return Err(Error::BadRequest { frames: run.frames() });
         }
         self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
-        run.blocks_up_to(Order::MAX_FOLIO).try_for_each(|block| self.unlabelled(block, kind))?;
-        self.inherited.unpreserve_run(&self.tables(Whose::Inherited), run)?;
-        self.mark_run(run, kind);
-        Ok(())
+        let claim = || {
+            run.blocks_up_to(Order::MAX_FOLIO)
+                .try_for_each(|block| self.unlabelled(block, kind))?;
+            self.inherited.unpreserve_run(&self.tables(Whose::Inherited), run)?;
+            self.mark_run(run, kind);
+            Ok(())
+        };
+        // A CPU is not to be pinned for longer than three dozen blocks take.
+        let claimed = if run.frames() <= Order::MAX_FOLIO.frames() {
+            self.inside(claim)
+        } else {
+            self.hold_inheritance()?.map(|_held| claim())
+        };
+        claimed.unwrap_or_else(|| Err(self.shut_out(Block::containing(run.start(), Order::ZERO))))
     }
 
     /// Ends the inheritance: every block that nobody claimed meets the fate that `fate` decides,
     /// and the predecessor's tree becomes free memory. Returns the blocks freed and kept.
     ///
-    /// Nothing may be claimed at the same time.
+    /// Claims in `fate` are refused with [`Error::Ending`].
     ///
     /// # Errors
+    /// [`Error::Claiming`]: somebody claims something at this moment, or reads what the predecessor
+    /// left, or ends the inheritance too; nothing is changed, and the call can be repeated.
     /// [`Error::OutOfMemory`] for a node, keeping a block. What was decided so far stands; the
     /// rest is still to be claimed, and the call can be repeated.
-    pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
+    pub fn disinherit(&self, fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
+        if !self.has_inheritance() {
+            return Ok((0, 0));
+        }
+        // While it is shut nobody else looks into the tree.
+        let shut = self.shut_gate().ok_or(Error::Claiming)?;
+        let ended = self.end_inheritance(fate)?;
+        shut.stay();
+        Ok(ended)
+    }
+
+    /// [`Memory::disinherit`], the gate being shut by this call.
+    fn end_inheritance(&self, mut fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
         let pages = self.tables(Whose::Inherited);
         let (mut freed, mut kept) = (0, 0);
         for block in self.inherited.tree(&pages).folios() {
@@ -209,7 +336,7 @@ impl<M: Machine> Memory<M> {
         self.inherited.unpreserve(&theirs, block)?;
         if block.order() <= Order::MAX_FOLIO {
             let kind = self.label_of(block).unwrap_or(Kind::Folio);
-            self.mark_preserved(block, kind, true);
+            self.mark_preserved(block, kinds::at_first(kind), true);
         } else {
             self.mark_run(block.run(), Kind::Run);
             self.mark_run_preserved(block.run(), true);

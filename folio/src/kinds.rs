@@ -18,7 +18,9 @@ pub enum Kind {
     Folio = 0,
     /// The first block of a run of frames.
     Run = 1,
-    /// A slab: the objects of one cache.
+    /// A slab: the objects of one cache. No call allocates or claims one: a [`Kind::Table`] becomes
+    /// a slab by [`Memory::make_slab`](crate::Memory::make_slab), once what looks for slabs may
+    /// find it.
     Slab = 2,
     /// The first block of a large `void*` buffer.
     Buffer = 3,
@@ -65,9 +67,12 @@ pub(crate) const FREED: u8 = 1;
 const ORDERS: u8 = Order::MAX_FOLIO.get() + 1;
 const FIRST: u8 = 2;
 
+/// The byte of a predecessor's slab of order 0 that nobody has claimed.
+const LEFT: u8 = FIRST + Kind::ALL.len() as u8 * 2 * ORDERS;
+
 const _: () = assert!(
-    FIRST as usize + Kind::ALL.len() * 2 * ORDERS as usize <= 256,
-    "every kind, preserved or not, of every order fits one byte"
+    FIRST as usize + (Kind::ALL.len() * 2 + 1) * ORDERS as usize <= 256,
+    "every kind, preserved or not, of every order, and slabs that were left, fit one byte"
 );
 
 /// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`].
@@ -75,6 +80,35 @@ const _: () = assert!(
 pub(crate) const fn head(kind: Kind, order: Order, preserved: bool) -> u8 {
     debug_assert!(order.get() < ORDERS);
     FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
+}
+
+/// The byte of a block that the predecessor preserved, that nobody has claimed, and that only a
+/// claim as `kind` takes. It reads as preserved. A slab's is no slab's of ours: nothing looks for
+/// objects in it.
+#[inline]
+pub(crate) const fn label(kind: Kind, order: Order) -> u8 {
+    match kind {
+        Kind::Slab => {
+            debug_assert!(order.get() < ORDERS);
+            LEFT + order.get()
+        }
+        _ => head(kind, order, true),
+    }
+}
+
+/// What a block that is claimed or kept as `kind` is at first: a slab begins as a table.
+#[inline]
+pub(crate) const fn at_first(kind: Kind) -> Kind {
+    match kind {
+        Kind::Slab => Kind::Table,
+        _ => kind,
+    }
+}
+
+/// The byte of a slab in place of a table's, `byte`, which may be preserved.
+#[inline]
+pub(crate) const fn slab_from_table(byte: u8) -> u8 {
+    byte - (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
 }
 
 /// Whether no block starts at a frame with this byte.
@@ -122,12 +156,17 @@ pub(crate) const fn decode(byte: u8) -> FrameState {
     if byte < FIRST {
         return if byte == FREED { FrameState::Freed } else { FrameState::Never };
     }
+    if byte >= LEFT {
+        return match Order::new(byte - LEFT) {
+            Some(order) if order.get() < ORDERS => {
+                FrameState::Head { kind: Kind::Slab, order, preserved: true }
+            }
+            _ => FrameState::Never,
+        };
+    }
     let code = byte - FIRST;
     let group = code / ORDERS;
     let kind = (group / 2) as usize;
-    if kind >= Kind::ALL.len() {
-        return FrameState::Never;
-    }
     let Some(order) = Order::new(code % ORDERS) else { return FrameState::Never };
     FrameState::Head { kind: Kind::ALL[kind], order, preserved: group % 2 == 1 }
 }
@@ -171,6 +210,26 @@ mod tests {
                 assert_eq!(is_single(before, order, false), single);
                 assert_eq!(is_single(after, order, true), single);
                 assert!(!is_single(before, order, true) && !is_single(after, order, false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_reads_as_preserved_and_a_left_slab_is_no_slab() {
+        for o in 0..ORDERS {
+            let order = Order::new(o).unwrap();
+            for kind in Kind::ALL {
+                let byte = label(kind, order);
+                assert_eq!(decode(byte), FrameState::Head { kind, order, preserved: true });
+                assert_eq!(byte == head(kind, order, true), kind != Kind::Slab);
+            }
+            let left = label(Kind::Slab, order);
+            assert!(!is_nothing(left) && !is_tail(left));
+            assert!(Kind::ALL.into_iter().all(|kind| order_of(left, kind).is_none()));
+            for preserved in [false, true] {
+                assert!(!is_single(left, order, preserved));
+                let table = head(at_first(Kind::Slab), order, preserved);
+                assert_eq!(slab_from_table(table), head(Kind::Slab, order, preserved));
             }
         }
     }

@@ -39,13 +39,14 @@
 //! ```
 #![no_std]
 
-#[cfg(any(test, feature = "std"))]
+#[cfg(any(test, feature = "std", heirloom_model))]
 extern crate std;
 
 mod addr;
 mod allocator;
 mod columns;
 mod error;
+mod gate;
 mod handle;
 #[cfg(any(test, feature = "std"))]
 pub mod harness;
@@ -60,7 +61,8 @@ mod ranges;
 mod request;
 mod runs;
 mod survive;
-mod sync;
+#[doc(hidden)]
+pub mod sync;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
 pub mod tracker;
@@ -68,6 +70,7 @@ mod within;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};
+pub use gate::HeldInheritance;
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
 pub use inherit::Fate;
 pub use kinds::{FrameState, Kind};

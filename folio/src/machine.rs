@@ -188,25 +188,25 @@ unsafe impl DirectMap for Linear {
     }
 }
 
-/// A machine with one CPU, and a [`Linear`] map: early boot, unikernels, tests.
+/// A machine with one CPU, and a [`Linear`] map or another: early boot, unikernels, tests.
 ///
 /// It is `Sync` because every call that finds the CPU taken is told so (`None`) and does without
 /// per-CPU state; correct from any number of threads, fast from one.
 #[derive(Debug)]
-pub struct OneCpu {
-    map: Linear,
+pub struct OneCpu<D = Linear> {
+    map: D,
     busy: core::sync::atomic::AtomicBool,
 }
 
-impl OneCpu {
+impl<D> OneCpu<D> {
     /// The machine over `map`.
-    pub const fn new(map: Linear) -> Self {
+    pub const fn new(map: D) -> Self {
         Self { map, busy: core::sync::atomic::AtomicBool::new(false) }
     }
 }
 
-// SAFETY: delegates to `Linear`.
-unsafe impl DirectMap for OneCpu {
+// SAFETY: delegates to the map.
+unsafe impl<D: DirectMap> DirectMap for OneCpu<D> {
     #[inline]
     fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
         self.map.ptr(addr)
@@ -220,7 +220,7 @@ unsafe impl DirectMap for OneCpu {
 
 // SAFETY: `busy` is taken with Acquire before a closure runs with `Some` and given back with
 // Release after it, so closures under CPU 0 exclude each other and see each other's writes.
-unsafe impl Cpus for OneCpu {
+unsafe impl<D> Cpus for OneCpu<D> {
     fn count(&self) -> usize {
         1
     }
@@ -238,6 +238,6 @@ unsafe impl Cpus for OneCpu {
     }
 }
 
-impl Machine for OneCpu {
+impl<D: DirectMap + Sync> Machine for OneCpu<D> {
     type Lock = spin::Mutex<()>;
 }

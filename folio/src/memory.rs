@@ -2,15 +2,17 @@
 
 use core::ptr::NonNull;
 
+use crossbeam_utils::CachePadded;
 use lock_api::Mutex;
 
 use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::error::Error;
+use crate::gate;
 use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
 use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, written};
 use crate::tracker::Tracker;
 
 /// Physical memory: which frames exist, which are free, which survive.
@@ -52,17 +54,21 @@ pub struct Memory<M: Machine> {
     machine: M,
     pub(crate) ranges: Ranges,
     slots: NonNull<CpuSlot>,
+    shared: NonNull<Shared>,
     pub(crate) own: Tracker,
     pub(crate) inherited: Tracker,
     adding: Mutex<M::Lock, ()>,
 }
 
-// SAFETY: the pointer leads to per-CPU slots in memory that is this value's alone (promised to
-// `new`); nothing is tied to a thread.
+// SAFETY: the pointers lead to per-CPU slots and a shared word in memory that is this value's alone
+// (promised to `new`); nothing is tied to a thread.
 unsafe impl<M: Machine + Send> Send for Memory<M> where M::Lock: Send {}
 // SAFETY: ranges and trackers are atomics; a CPU's slot is reached only under `Cpus::pinned` or
 // `idle`, which exclude each other for one CPU.
 unsafe impl<M: Machine> Sync for Memory<M> where M::Lock: Sync {}
+
+/// What CPUs share, on a cache line of its own.
+type Shared = CachePadded<gate::Word>;
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -105,7 +111,13 @@ pub struct Audit {
 impl<M: Machine> Memory<M> {
     /// Bytes of per-CPU state for a machine of `cpus` CPUs, with room to align them.
     pub const fn cpu_bytes(cpus: usize) -> usize {
-        cpus * size_of::<CpuSlot>() + align_of::<CpuSlot>()
+        Self::state_bytes(cpus) + align_of::<CpuSlot>()
+    }
+
+    /// The same without room to align.
+    const fn state_bytes(cpus: usize) -> usize {
+        const { assert!(align_of::<CpuSlot>() >= align_of::<Shared>()) };
+        cpus * size_of::<CpuSlot>() + size_of::<Shared>()
     }
 
     /// Bytes of metadata for a range of frames, with room to align them.
@@ -126,18 +138,23 @@ impl<M: Machine> Memory<M> {
     /// and nothing else uses it.
     pub unsafe fn new(machine: M, space: NonNull<[u8]>) -> Result<Self, Error> {
         let cpus = machine.count();
-        let needed = cpus * size_of::<CpuSlot>();
+        let needed = Self::state_bytes(cpus);
         let slots = align_space(space, needed, align_of::<CpuSlot>())?.cast::<CpuSlot>();
         for cpu in 0..cpus {
             // SAFETY: `cpus` slots fit the aligned space, which is ours to write.
             unsafe { slots.add(cpu).write(CpuSlot::new()) };
         }
+        // SAFETY: behind the slots, within the space.
+        let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
+        // SAFETY: ours to write; aligned as the slots are, or less.
+        unsafe { shared.write(CachePadded::new(gate::Word::new())) };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
             slots,
             own: Tracker::new(),
             inherited: Tracker::new(),
+            shared,
             adding: Mutex::new(()),
         })
     }
@@ -319,8 +336,15 @@ impl<M: Machine> Memory<M> {
         unsafe { self.slots.add(cpu.index()).as_ref() }
     }
 
+    /// The gate's word for those without a CPU, and those who stay long.
+    #[inline]
+    pub(crate) fn shared_gate(&self) -> &gate::Word {
+        // SAFETY: `new` wrote it; shared references are all that is ever made of it.
+        unsafe { self.shared.as_ref() }
+    }
+
     /// The per-CPU state of every CPU.
-    fn cpu_slots(&self) -> impl Iterator<Item = (CpuId, &CpuSlot)> {
+    pub(crate) fn cpu_slots(&self) -> impl Iterator<Item = (CpuId, &CpuSlot)> {
         // SAFETY: below the count.
         self.cpus().map(|cpu| (cpu, unsafe { self.slot(cpu) }))
     }
@@ -361,11 +385,12 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn clear(&self, run: Run) {
         // SAFETY: callers own every frame of `run`, which lies in one range.
         unsafe { self.machine.ptr(run.addr()).write_bytes(0, run.bytes() as usize) };
+        written(self.machine.ptr(run.addr()), run.bytes() as usize);
     }
 
-    /// The kinds a head may have are those that a caller can name.
+    /// Whether anybody may allocate blocks of this kind.
     pub(crate) const fn nameable(kind: Kind) -> bool {
-        !matches!(kind, Kind::Tail)
+        !matches!(kind, Kind::Tail | Kind::Slab)
     }
 }
 

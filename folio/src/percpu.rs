@@ -13,6 +13,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
+use crate::gate;
 use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 
 /// Single frames that a CPU keeps beside its word.
@@ -65,6 +66,7 @@ pub(crate) struct CpuSlot(CachePadded<Slot>);
 struct Slot {
     cache: UnsafeCell<CpuCache>,
     levels: Levels,
+    gate: gate::Word,
 }
 
 /// A cache that its CPU works on.
@@ -88,7 +90,14 @@ impl CpuSlot {
             home: AtomicUsize::new(ASKED),
             blocks: core::array::from_fn(|_| AtomicU8::new(0)),
         };
-        Self(CachePadded::new(Slot { cache: UnsafeCell::new(cache), levels }))
+        let gate = gate::Word::new();
+        Self(CachePadded::new(Slot { cache: UnsafeCell::new(cache), levels, gate }))
+    }
+
+    /// Whether its CPU may look into what a predecessor left, and does.
+    #[inline]
+    pub(crate) fn gate(&self) -> &gate::Word {
+        &self.0.gate
     }
 
     /// Asks the CPU to give back what it keeps, which it does in its next call.

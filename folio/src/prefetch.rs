@@ -3,16 +3,22 @@
 /// Asks for the line that holds `place`; where the machine has no such hint, does nothing.
 #[inline]
 pub(crate) fn prefetch<T>(place: &T) {
+    prefetch_at(place);
+}
+
+/// The same for a place that may be nobody's by now.
+#[inline]
+pub(crate) fn prefetch_at<T>(place: *const T) {
     #[cfg(all(target_arch = "x86_64", not(any(miri, loom))))]
     // SAFETY: a hint, which neither reads nor writes as far as a program can tell.
     unsafe {
-        let at = core::ptr::from_ref(place).addr();
+        let at = place.addr();
         core::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nomem, nostack, preserves_flags));
     }
     #[cfg(all(target_arch = "aarch64", not(any(miri, loom))))]
     // SAFETY: as above.
     unsafe {
-        let at = core::ptr::from_ref(place).addr();
+        let at = place.addr();
         core::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags));
     }
     let _ = place;

@@ -7,14 +7,13 @@
 //! ```
 
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicPtr;
 
 use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::columns::Columns;
 use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::NodeId;
-use crate::sync::{Acquire, AtomicU8, AtomicU64, AtomicUsize, Relaxed, Release};
+use crate::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Relaxed, Release};
 use crate::tracker::Geometry;
 use crate::within::{Expected, Within};
 
@@ -189,7 +188,8 @@ impl Range {
         let at = ptr.addr().get().wrapping_sub(self.base.addr().get()) as u64;
         let offset = at.wrapping_add(self.start.get()) & expected.mask;
         let head = at.wrapping_sub(offset);
-        let byte = self.kinds().get((head >> PAGE_SHIFT) as usize)?.load(Relaxed);
+        // Acquire pairs with the Release in `make_slab`.
+        let byte = self.kinds().get((head >> PAGE_SHIFT) as usize)?.load(Acquire);
         if byte != expected.plain && byte != expected.preserved {
             return None;
         }

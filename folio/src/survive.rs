@@ -390,7 +390,9 @@ impl<M: Machine> Memory<M> {
     #[inline(never)]
     fn refuse_single(range: &Range, block: Block, preserved: bool) -> Error {
         let byte = range.byte(block.pfn()).map_or(kinds::NEVER, |byte| byte.load(Relaxed));
-        if block.order() <= Order::MAX_FOLIO && kinds::is_single(byte, block.order(), !preserved) {
+        let order = block.order();
+        let left = order <= Order::MAX_FOLIO && byte == kinds::label(Kind::Slab, order);
+        if left || order <= Order::MAX_FOLIO && kinds::is_single(byte, order, !preserved) {
             return if preserved {
                 Error::NotPreserved { block }
             } else {

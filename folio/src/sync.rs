@@ -1,13 +1,32 @@
-//! The atomics that the layer is written with: core's, or the model checker's.
+//! The atomics that all layers are written with: core's, the model checker's, or core's with
+//! somebody who is asked before each operation.
+//!
+//! Not part of what users are promised: `pub` because the layers above share the room.
 
-#[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{
-    AtomicU8, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+#[cfg(not(any(loom, heirloom_model)))]
+pub use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
+// The order in which ranges are found is no part of what loom looks at by itself.
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{
-    AtomicU8, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+pub use core::sync::atomic::AtomicPtr;
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+#[cfg(heirloom_model)]
+mod watched;
+
+#[cfg(heirloom_model)]
+pub use watched::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Op, Ordering, Orders,
+    Watcher, watch, written,
 };
+
+/// Says that plain stores wrote these bytes, which only atomics touch from here on: a watcher does
+/// not see them otherwise.
+#[cfg(not(heirloom_model))]
+#[inline]
+pub const fn written(_at: core::ptr::NonNull<u8>, _bytes: usize) {}
+
+pub use Ordering::{AcqRel, Acquire, Relaxed, Release};

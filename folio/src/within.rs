@@ -64,10 +64,10 @@ impl<M: Machine> Memory<M> {
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let order = Order::new(2).unwrap();
-    /// let block = memory.alloc(Request::new(order).kind(Kind::Slab))?;
+    /// let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
     /// let head = memory.machine().ptr(block.addr());
     /// let inside = unsafe { head.add(5000) };
-    /// let found = memory.within(inside, &Expected::new(Kind::Slab, order)).unwrap();
+    /// let found = memory.within(inside, &Expected::new(Kind::Table, order)).unwrap();
     /// assert_eq!((found.head, found.offset), (head, 5000));
     /// assert_eq!(memory.within(inside, &Expected::new(Kind::Buffer, order)), None);
     /// # Ok::<(), heirloom_folio::Error>(())
@@ -104,7 +104,9 @@ mod tests {
         let memory = Ram::memory(&ranges).unwrap();
         let order = Order::new(2).unwrap();
         let mut blocks = std::vec::Vec::new();
-        while let Ok(block) = memory.alloc(Request::new(order).kind(Kind::Slab)) {
+        while let Ok(block) = memory.alloc(Request::new(order).kind(Kind::Table)) {
+            // SAFETY: allocated just now; nothing looks for slabs.
+            unsafe { memory.make_slab(block) }.unwrap();
             blocks.push(block);
         }
         let other = blocks.pop().unwrap();

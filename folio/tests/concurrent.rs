@@ -11,7 +11,7 @@ use std::thread;
 
 use common::{base, check, free, free_run, grow_run, order, run, shrink_run, write};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, Pfn, Request, Run};
+use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, PAGE_SIZE, Pfn, Request, Run};
 
 const THREADS: u64 = 4;
 /// Steps of each thread; fewer where each costs a hundred times as much.
@@ -331,4 +331,61 @@ fn of_two_that_claim_one_succeeds() {
     memory.disinherit(|_| unreachable!("all were claimed")).unwrap();
     memory.drain_all();
     assert_eq!(memory.stats(), Ram::memory(&ranges).unwrap().stats());
+}
+
+/// What is free once the inheritance has ended is written over, the predecessor's tree too.
+#[test]
+fn claims_beside_the_end_of_the_inheritance_come_first_or_are_refused() {
+    for round in 0..if cfg!(miri) { 1 } else { 20_u64 } {
+        let ranges = Ram::frames(640);
+        let memory = Ram::memory(&ranges).unwrap();
+        let block = |_| memory.alloc(Request::new(order(0))).unwrap();
+        let blocks: Vec<_> = (0..400).map(block).collect();
+        for block in &blocks {
+            memory.preserve(*block).unwrap();
+        }
+        let root = memory.tree_root().unwrap();
+        let next = memory.into_machine().attach(&ranges).unwrap();
+        let (memory, _) = next.inherit(root).unwrap();
+        let start = Barrier::new(3);
+        let (claimed, ended) = thread::scope(|scope| {
+            let claims = [&blocks[..200], &blocks[200..]].map(|mine| {
+                let (memory, start) = (&memory, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let claim = |block: &&Block| match memory.claim(**block, Kind::Folio) {
+                        Ok(()) => true,
+                        Err(Error::Ending | Error::NotPreserved { .. }) => false,
+                        Err(error) => panic!("{error}"),
+                    };
+                    mine.iter().filter(claim).copied().collect::<Vec<_>>()
+                })
+            });
+            let end = scope.spawn(|| {
+                start.wait();
+                (0..round * 40).for_each(|_| std::hint::spin_loop());
+                let (freed, kept) = loop {
+                    match memory.disinherit(|_| Fate::Free) {
+                        Ok(ended) => break ended,
+                        Err(error) => assert_eq!(error, Error::Claiming),
+                    }
+                };
+                let mut taken = Vec::new();
+                while let Ok(folio) = memory.folio(Request::new(order(0))) {
+                    taken.push(folio);
+                    let page = taken.last_mut().unwrap();
+                    page.bytes_mut().fill(0xff);
+                }
+                assert!(taken.iter().all(|page| page.bytes() == [0xff; PAGE_SIZE]));
+                (freed, kept)
+            });
+            let claimed = claims.map(|claims| claims.join().unwrap()).concat();
+            (claimed, end.join().unwrap())
+        });
+        assert_eq!(ended, (400 - claimed.len() as u64, 0), "round {round}");
+        for block in claimed {
+            free(&memory, block, Kind::Folio).unwrap();
+        }
+        assert_eq!(memory.stats().used(), 0, "round {round}");
+    }
 }

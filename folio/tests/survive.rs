@@ -11,7 +11,8 @@ use common::{base, block, check, free, free_run, grow_run, order, run, starve, w
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
-    Adjacent, Block, Error, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn, Request, Run,
+    Adjacent, Block, DirectMap, Error, Expected, Fate, FrameState, Kind, Memory, NodeId, Order,
+    Pfn, Request, Run,
 };
 use proptest::prelude::*;
 
@@ -103,7 +104,7 @@ fn what_was_allocated_before_inheriting_does_not_stand_in_the_way() {
 #[test]
 fn a_label_is_what_a_claim_must_name() {
     let memory = Ram::memory(&ranges()).unwrap();
-    let b = memory.alloc(Request::new(order(2)).kind(Kind::Slab)).unwrap();
+    let b = memory.alloc(Request::new(order(2))).unwrap();
     memory.preserve(b).unwrap();
     let memory = successor(memory, &ranges());
     let other = block(100, 2);
@@ -111,8 +112,8 @@ fn a_label_is_what_a_claim_must_name() {
     memory.label(b, Kind::Slab).unwrap();
     let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Table, found: Kind::Slab };
     assert_eq!(memory.label(b, Kind::Table), Err(wrong));
-    let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Slab };
-    assert_eq!(memory.claim_folio(b).err(), Some(wrong));
+    let no_folio = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Slab };
+    assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
     let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Run, found: Kind::Slab };
     assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(wrong));
     // Until it is claimed it is nobody's to preserve, let go or free.
@@ -120,27 +121,50 @@ fn a_label_is_what_a_claim_must_name() {
     assert_eq!(memory.unpreserve(b), Err(Error::NotPreserved { block: b }));
     assert_eq!(free(&memory, b, Kind::Slab), Err(Error::Preserved { block: b }));
     assert_eq!(memory.label_of(b), Some(Kind::Slab));
+    // Nothing that looks for slabs finds it, before it is claimed and made one.
+    let there = memory.machine().ptr(b.addr());
+    let slab = Expected::new(Kind::Slab, order(2));
+    assert_eq!(memory.within(there, &slab), None);
+    memory.claim(b, Kind::Slab).unwrap();
+    assert_eq!(memory.within(there, &slab), None);
+    // SAFETY: claimed just now.
+    unsafe { memory.unclaim(b, Kind::Table, Some(Kind::Slab)) }.unwrap();
+    assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
     memory.claim(b, Kind::Slab).unwrap();
     memory.preserve(b).unwrap();
+    // SAFETY: claimed just now; nothing looks for slabs here.
+    unsafe { memory.make_slab(b) }.unwrap();
+    assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
     memory.unpreserve(b).unwrap();
+    assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
+    // SAFETY: refused, as it is one.
+    let again = unsafe { memory.make_slab(b) };
+    assert_eq!(
+        again,
+        Err(Error::WrongKind { pfn: b.pfn(), expected: Kind::Table, found: Kind::Slab })
+    );
     assert_eq!(free(&memory, b, Kind::Slab), Ok(()));
+    // SAFETY: refused, as it is free.
+    let gone = unsafe { memory.make_slab(b) };
+    assert_eq!(gone, Err(Error::DoubleFree { block: b }));
 }
 
 #[test]
-fn a_labelled_block_keeps_its_label_or_becomes_free() {
+fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
     for fate in [Fate::Keep, Fate::Free] {
         let memory = Ram::memory(&ranges()).unwrap();
-        let b = memory.alloc(Request::new(order(2)).kind(Kind::Slab)).unwrap();
+        let b = memory.alloc(Request::new(order(2))).unwrap();
         memory.preserve(b).unwrap();
         let memory = successor(memory, &ranges());
         memory.label(b, Kind::Slab).unwrap();
         memory.disinherit(|_| fate).unwrap();
         if fate == Fate::Keep {
-            let head = FrameState::Head { kind: Kind::Slab, order: order(2), preserved: true };
+            // Kept, and no slab of ours: a table that nobody knows.
+            let head = FrameState::Head { kind: Kind::Table, order: order(2), preserved: true };
             assert_eq!(memory.state(b.pfn()), Ok(head));
             assert_eq!(preserved(&memory), [b]);
             memory.unpreserve(b).unwrap();
-            free(&memory, b, Kind::Slab).unwrap();
+            free(&memory, b, Kind::Table).unwrap();
         }
         assert_eq!(memory.stats().used(), memory.counts().nodes());
     }
@@ -382,7 +406,7 @@ fn keeping_can_run_out_of_memory_at_any_node_and_be_repeated() {
         assert_eq!(inherited(&memory), []);
         let expected: Vec<_> = all.iter().copied().filter(|b| b.order() != order(5)).collect();
         assert_eq!(preserved(&memory), expected);
-        assert_eq!(memory.label_of(block(256, 3)), Some(Kind::Slab));
+        assert_eq!(memory.label_of(block(256, 3)), Some(Kind::Table));
         for b in taken {
             free(&memory, b, Kind::Folio).unwrap();
         }
@@ -632,4 +656,70 @@ proptest! {
         }
         prop_assert_eq!(memory.stats().used(), memory.counts().nodes(), "not one frame is lost");
     }
+}
+
+#[test]
+fn the_inheritance_ends_while_nobody_looks_at_it() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let kept: Vec<_> = (0..3).map(|_| memory.alloc(Request::new(order(1))).unwrap()).collect();
+    for b in &kept {
+        memory.preserve(*b).unwrap();
+    }
+    let memory = successor(memory, &ranges());
+    let first = memory.hold_inheritance().unwrap().unwrap();
+    let second = memory.hold_inheritance().unwrap().unwrap();
+    assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
+    drop(first);
+    assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
+    drop(second);
+    memory.for_each_inherited(|_| {
+        assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
+    });
+    // It is as it was.
+    let held = memory.hold_inheritance().unwrap().unwrap();
+    memory.claim_held(&held, kept[0], Kind::Folio).unwrap();
+    drop(held);
+    let mut asked = 0;
+    let ended = memory.disinherit(|b| {
+        assert_eq!(memory.claim(b, Kind::Folio), Err(Error::Ending));
+        assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(Error::Ending));
+        assert_eq!(memory.hold_inheritance().err(), Some(Error::Ending));
+        assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
+        asked += 1;
+        Fate::Free
+    });
+    assert_eq!((ended, asked), (Ok((2, 0)), 2));
+    assert!(memory.hold_inheritance().unwrap().is_none());
+    assert_eq!(memory.claim(kept[1], Kind::Folio), Err(Error::NotPreserved { block: kept[1] }));
+    assert!(!memory.is_inherited(kept[1]) && memory.inherited_block(kept[1].pfn()).is_none());
+    // SAFETY: claimed above, and nobody else's.
+    let undone = unsafe { memory.unclaim(kept[0], Kind::Folio, None) };
+    assert_eq!(undone, Err(Error::NotPreserved { block: kept[0] }));
+    assert_eq!(free(&memory, kept[0], Kind::Folio), Ok(()));
+    assert_eq!(memory.stats().used(), 0);
+}
+
+#[test]
+fn a_fate_that_panics_leaves_the_rest_to_be_claimed() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let mut left = [0; 3].map(|_| memory.alloc(Request::new(order(1))).unwrap());
+    left.sort();
+    for b in &left {
+        memory.preserve(*b).unwrap();
+    }
+    let memory = successor(memory, &ranges());
+    let mut asked = 0;
+    let decide = std::panic::AssertUnwindSafe(|| {
+        memory.disinherit(|_| {
+            asked += 1;
+            assert!(asked < 2, "the second is not decided");
+            Fate::Free
+        })
+    });
+    assert!(std::panic::catch_unwind(decide).is_err());
+    assert_eq!(inherited(&memory), left[1..]);
+    memory.claim(left[1], Kind::Folio).unwrap();
+    assert_eq!(memory.disinherit(|_| Fate::Free), Ok((1, 0)));
+    assert_eq!(free(&memory, left[1], Kind::Folio), Ok(()));
+    assert_eq!(memory.stats().used(), 0);
 }

@@ -1,7 +1,7 @@
 //! Tables as bytes: looked for in memory, and loaded word by word.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run};
 use heirloom_restore::{Fault, Pages};

@@ -6,8 +6,8 @@
 //!  area: nr_folios entries, u64 each: address | order
 //! ```
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Order, PAGE_SIZE, PhysAddr};
 use heirloom_restore::{AreaDescriptor, AreaInfo, AreaPart, Fault, Pages};

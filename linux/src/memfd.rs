@@ -8,7 +8,7 @@
 //! Entries stand in the order of the file. `index` counts pages of the file. How large a folio is,
 //! its entry does not say: it is the block of the tree that starts there.
 
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
 use heirloom_restore::{AreaDescriptor, AreaInfo, AreaPart, Fault, Pages};

@@ -1,8 +1,8 @@
 //! Claiming what is made of several blocks: all of them, or none.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Block, HeldInheritance, Kind, Machine, Memory, Order, PhysAddr};
 
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::AtomicU64;
 
 use crate::area::{AreaInfo, AreaPart, PreservedArea};
 use crate::error::{Error, Table};
@@ -37,14 +37,19 @@ const fn inherited<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
 ///
 /// A block with a label is no part of an area or a list: it is the root page, the roll, the seal
 /// or a slab, which are read as long as the inheritance lasts, whatever a handle says.
-fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), Error> {
+fn take<M: Machine>(
+    memory: &Memory<M>,
+    held: &HeldInheritance<'_>,
+    block: Block,
+    kind: Kind,
+) -> Result<(), Error> {
     if memory.label_of(block).is_some() {
         return Err(Error::NotInherited { at: block.addr() });
     }
-    memory.claim(block, kind)?;
+    memory.claim_held(held, block, kind)?;
     memory.preserve(block).map_err(|error| {
         // SAFETY: claimed just now, and not written.
-        let undone = unsafe { memory.unclaim(block, kind) };
+        let undone = unsafe { memory.unclaim(block, kind, None) };
         debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
         error.into()
     })
@@ -54,7 +59,7 @@ fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), 
 fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
     let undone = memory.unpreserve(block).and_then(|()| {
         // SAFETY: taken by the claim under way, and not written.
-        unsafe { memory.unclaim(block, kind) }
+        unsafe { memory.unclaim(block, kind, None) }
     });
     debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
 }
@@ -72,10 +77,13 @@ pub(crate) fn area<M: Machine>(
     memory: &Memory<M>,
     info: AreaInfo,
 ) -> Result<PreservedArea<'_, M>, Error> {
+    // Until all is claimed, or all is put back.
+    let held = memory.hold_inheritance()?;
+    let held = held.ok_or(Error::NotInherited { at: info.first() })?;
     let mut taken = 0_u64;
     let result = info.walk(&inherited(memory), |part| {
         let (block, kind) = kind_of(part);
-        take(memory, block, kind)?;
+        take(memory, &held, block, kind)?;
         taken += 1;
         Ok(())
     });
@@ -120,10 +128,11 @@ pub(crate) fn records<M: Machine, T: Record>(
     memory: &Memory<M>,
     first: PhysAddr,
 ) -> Result<Records<'_, M, T>, Error> {
+    let held = memory.hold_inheritance()?.ok_or(Error::NotInherited { at: first })?;
     let mut taken = 0_u64;
     let (left, ours) = (inherited(memory), Claimed(memory));
     let result = Chain::<_, T>::walk(&left, first, Table::Records, |block, _| {
-        take(memory, block, Kind::Table)?;
+        take(memory, &held, block, Kind::Table)?;
         taken += 1;
         Ok(())
     });

@@ -1,6 +1,6 @@
 //! Where a successor begins to look, before it has any memory of its own.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use heirloom_folio::sync::{AtomicU32, AtomicU64};
 
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 

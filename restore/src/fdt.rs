@@ -4,8 +4,8 @@
 //! Devicetree Specification 0.4, chapter 5.
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use heirloom_folio::sync::AtomicU32;
+use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
 
 use heirloom_folio::{PhysAddr, Run};
 

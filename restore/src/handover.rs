@@ -8,7 +8,7 @@
 //! ```
 
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::{AtomicU64, written};
 
 use heirloom_folio::{
     Block, Folio, FolioRun, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio,
@@ -25,7 +25,7 @@ use crate::handle::{Handle, HandleFault, Parts};
 use crate::pages::words_at;
 use crate::past::Past;
 use crate::records::{Record, Records};
-use crate::root::{Name, RootPage, RootView};
+use crate::root::{Edit, Name, RootPage, RootView, Subtree};
 use crate::scratch::ScratchWords;
 use crate::subtree::{Header, HeaderPage, Producer, SUBTREE};
 
@@ -123,23 +123,32 @@ impl<M: Machine> Handover<M> {
     /// # Errors
     /// [`Error::RootFull`]; [`Error::NameTaken`]: a subtree that was added, not published;
     /// [`Error::BadName`]; [`Error::Folio`]: no memory, or more bytes than the largest folio has.
-    /// What was published before stays.
+    /// What was published before stays. The seal does too, but where there is no memory for a node
+    /// of the tracker.
     pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let name = Name::new(name)?;
         let blob = self.new_blob(bytes)?;
-        let published = self.edit_root(|page| {
+        // What is preserved and unpreserved here changes the tracker's nodes, which a seal covers:
+        // no seal is made before all of it is done.
+        let _alone = self.edit.lock();
+        let published = self.root_page().and_then(|mut page| {
+            let new = Subtree { name, addr: blob.addr(), size: Some(bytes.len() as u64) };
             let before = page.view()?.find(&name).ok().map(|subtree| self.published(subtree.addr));
-            match before {
-                None => page.add(name, blob.addr(), bytes.len() as u64)?,
-                Some(Some(_)) => page.replace(name, blob.addr(), bytes.len() as u64)?,
+            let edit = match before {
+                None => Edit::Add(new),
+                Some(Some(_)) => Edit::Replace(new),
                 Some(None) => return Err(Error::NameTaken { name }),
-            }
+            };
+            page.edit(edit, || {
+                self.break_seal()?;
+                Ok(self.memory().preserve(blob)?)
+            })?;
             Ok(before.flatten())
         });
         match published {
             Ok(None) => {}
             Ok(Some(before)) => drop_table(self.memory(), before),
-            Err(_) => drop_table(self.memory(), blob),
+            Err(_) => self.drop_blob(blob),
         }
         published.map(|_| ())
     }
@@ -150,12 +159,12 @@ impl<M: Machine> Handover<M> {
     /// [`Error::NoSuchSubtree`]: nothing was; [`Error::BadName`].
     pub fn unpublish(&self, name: &str) -> Result<(), Error> {
         let name = Name::new(name)?;
-        let block = self.edit_root(|page| {
-            let addr = page.view()?.find(&name)?.addr;
-            let block = self.published(addr).ok_or(Error::NoSuchSubtree { name })?;
-            page.remove(name)?;
-            Ok(block)
-        })?;
+        let _alone = self.edit.lock();
+        let mut page = self.root_page()?;
+        let addr = page.view()?.find(&name)?.addr;
+        let block = self.published(addr).ok_or(Error::NoSuchSubtree { name })?;
+        page.edit(Edit::Remove(name), || self.break_seal())?;
+        // As in `publish`: before the next seal.
         drop_table(self.memory(), block);
         Ok(())
     }
@@ -165,7 +174,8 @@ impl<M: Machine> Handover<M> {
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::RootFull`], [`Error::BadName`]; [`Error::NotPreserved`]: a
-    /// frame of it is not preserved.
+    /// frame of it is not preserved, or by the predecessor alone; [`Error::Folio`]: a table of
+    /// heirloom's own, which only heirloom registers.
     pub fn add_subtree(&self, name: &str, addr: PhysAddr, bytes: u64) -> Result<(), Error> {
         let name = Name::new(name)?;
         let none = Error::NotPreserved { at: addr };
@@ -173,11 +183,20 @@ impl<M: Machine> Handover<M> {
         let mut at = run.start();
         while at < run.end() {
             match self.memory().holder(at) {
-                Some((holder, _, true)) => at = holder.end(),
+                Some((_, found @ Kind::Table, true)) => {
+                    let expected = Kind::Folio;
+                    Err(heirloom_folio::Error::WrongKind { pfn: at, expected, found })?;
+                }
+                // What only the predecessor preserved may be labelled, and reads as preserved.
+                Some((holder, _, true)) if self.memory().inherited_block(at).is_none() => {
+                    at = holder.end();
+                }
                 _ => return Err(Error::NotPreserved { at: at.addr() }),
             }
         }
-        self.edit_root(|page| page.add(name, addr, bytes))
+        let _alone = self.edit.lock();
+        let new = Subtree { name, addr, size: Some(bytes) };
+        self.root_page()?.edit(Edit::Add(new), || self.break_seal())
     }
 
     /// Removes a subtree that [`Handover::add_subtree`] added; its frames stay the caller's.
@@ -186,11 +205,13 @@ impl<M: Machine> Handover<M> {
     /// [`Error::NoSuchSubtree`], [`Error::BadName`].
     pub fn remove_subtree(&self, name: &str) -> Result<(), Error> {
         let name = Name::new(name)?;
-        self.edit_root(|page| match page.view()?.find(&name)? {
-            ours if ours.addr == self.header => Err(Error::NoSuchSubtree { name }),
-            theirs if self.published(theirs.addr).is_some() => Err(Error::NoSuchSubtree { name }),
-            _ => page.remove(name),
-        })
+        let _alone = self.edit.lock();
+        let mut page = self.root_page()?;
+        let addr = page.view()?.find(&name)?.addr;
+        if addr == self.header || self.published(addr).is_some() {
+            return Err(Error::NoSuchSubtree { name });
+        }
+        page.edit(Edit::Remove(name), || self.break_seal())
     }
 
     /// Calls `each` with the name, address and size of every subtree that this kernel leaves.
@@ -276,16 +297,10 @@ impl<M: Machine> Handover<M> {
         }
     }
 
-    /// Runs `f` on the root page while nobody else edits it.
-    fn edit_root<R>(
-        &self,
-        f: impl FnOnce(&mut RootPage<'_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        let _alone = self.edit.lock();
-        // A root that changes is not the one that was sealed.
-        self.break_seal()?;
-        let mut page = RootPage::reopen(halves(self.table_words(self.root)), self.root)?;
-        f(&mut page)
+    /// The root page, for who holds the lock. A root that changes is not the one that was sealed:
+    /// each edit breaks the seal first.
+    fn root_page(&self) -> Result<RootPage<'_>, Error> {
+        RootPage::reopen(halves(self.table_words(self.root)), self.root)
     }
 
     /// The words of one of our own table pages.
@@ -306,7 +321,7 @@ impl<M: Machine> Handover<M> {
         }
     }
 
-    /// A preserved folio that starts with `bytes`.
+    /// A folio that starts with `bytes`, not preserved yet.
     fn new_blob(&self, bytes: &[u8]) -> Result<Block, Error> {
         let memory = self.memory();
         let frames = bytes.len().max(1).div_ceil(PAGE_SIZE) as u64;
@@ -315,11 +330,18 @@ impl<M: Machine> Handover<M> {
         let start = memory.machine().ptr(block.addr());
         // SAFETY: the block was allocated just now, holds that many bytes, and is nobody else's.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        memory.preserve(block).inspect_err(|_| {
-            // SAFETY: allocated just now, and known to nobody.
-            let freed = unsafe { memory.free(block, Kind::Table) };
-            debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
-        })?;
+        written(start, bytes.len().next_multiple_of(size_of::<u64>()));
         Ok(block)
+    }
+
+    /// Gives back a folio that was not published, preserved or not.
+    fn drop_blob(&self, block: Block) {
+        let memory = self.memory();
+        if memory.is_preserved(block) {
+            return drop_table(memory, block);
+        }
+        // SAFETY: from `new_blob`, and known to nobody.
+        let freed = unsafe { memory.free(block, Kind::Table) };
+        debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
     }
 }

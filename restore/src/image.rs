@@ -1,6 +1,6 @@
 //! Memory that is not this machine's: a core dump, a guest, a file.
 
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::tracker::{Tables, Tree};
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};

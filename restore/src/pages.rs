@@ -5,7 +5,7 @@
 //! load words one by one; they never make a reference to plain bytes.
 
 use core::fmt;
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 

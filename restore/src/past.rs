@@ -1,6 +1,6 @@
 //! What the predecessor left: checked, reserved, and then looked up by its owners.
 
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Block, Fate, Folio, Kind, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::Slabs;
@@ -131,9 +131,10 @@ impl<M: Machine> Handover<M> {
     ///
     /// # Errors
     /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
-    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). The memory is given up
-    /// then; nothing the predecessor preserved was written, so it can be tried again, or the
-    /// machine started without it.
+    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
+    /// where so much is preserved that no memory is left for this kernel's own tables, about a
+    /// dozen pages. The memory is given up then; nothing the predecessor preserved was written, so
+    /// it can be tried again, or the machine started without it.
     pub fn revive(
         memory: Memory<M>,
         entry: Entry,
@@ -154,7 +155,7 @@ impl<M: Machine> Handover<M> {
         };
         check_seal(&memory, header.map(|(_, header)| header), seal)?;
         if let Some((page, _)) = header {
-            label_table(&memory, page)?;
+            label_table(&memory, Table::Header, page)?;
         }
         let slabs = match past.roll {
             Some(roll) => Slabs::revive(memory, roll)?,
@@ -179,13 +180,15 @@ impl<M: Machine> Handover<M> {
     /// none, once [`Handover::finish`] was called.
     ///
     /// # Errors
-    /// None that `revive` did not find.
+    /// None that `revive` did not find, but [`Error::Folio`] if somebody ends the inheritance of the
+    /// memory itself at this moment.
     pub fn for_each_inherited_subtree(
         &self,
         mut each: impl FnMut(&str, PhysAddr, Option<u64>),
     ) -> Result<(), Error> {
         let past = self.past.lock();
         let Some(past) = past.as_ref() else { return Ok(()) };
+        let Some(_held) = self.memory().hold_inheritance()? else { return Ok(()) };
         for subtree in past_root(self.memory(), past.root)?.subtrees() {
             let subtree = subtree?;
             each(subtree.name.as_str(), subtree.addr, subtree.size);
@@ -204,6 +207,7 @@ impl<M: Machine> Handover<M> {
         let memory = self.memory();
         let past = self.past.lock();
         let past = past.as_ref().ok_or(Error::NoSuchSubtree { name })?;
+        let _held = memory.hold_inheritance()?.ok_or(Error::NoSuchSubtree { name })?;
         let subtree = past_root(memory, past.root)?.find(&name)?;
         let bytes = subtree.size.ok_or(Error::NotInherited { at: subtree.addr })?;
         let block = claim::blob(memory, subtree.addr, bytes)?;
@@ -216,9 +220,14 @@ impl<M: Machine> Handover<M> {
     /// whether it becomes free memory or is preserved again for the next kernel; the
     /// predecessor's own tables become free memory.
     ///
+    /// Whoever claims at the same time either comes first, or is refused. Nothing of the
+    /// predecessor's is to be asked for in `fate`, and no cache: some of those calls wait for this
+    /// one.
+    ///
     /// # Errors
-    /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something. What was decided so
-    /// far stands, and the call can be repeated.
+    /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something, or
+    /// [`Claiming`](heirloom_folio::Error::Claiming), somebody is in the middle of a claim. What was
+    /// decided so far stands, and the call can be repeated.
     pub fn finish(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<Finished, Error> {
         let memory = self.memory();
         let mut past = self.past.lock();
@@ -286,7 +295,7 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Ru
     let tables = entry.tables().filter(|(_, run)| !areas.overlaps(*run));
     for (slot, (table, run)) in held.iter_mut().zip(tables) {
         match check::place(&left(memory), table, run)? {
-            Place::Preserved(block) => label_table(memory, block.addr())?,
+            Place::Preserved(block) => label_block(memory, table, block)?,
             Place::Free(run) => {
                 memory.reserve(run)?;
                 *slot = Some(run);
@@ -297,9 +306,19 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Ru
 }
 
 /// Labels the block that holds the table at `addr`.
-fn label_table<M: Machine>(memory: &Memory<M>, addr: PhysAddr) -> Result<(), Error> {
+fn label_table<M: Machine>(memory: &Memory<M>, table: Table, addr: PhysAddr) -> Result<(), Error> {
     let block = memory.inherited_block(addr.pfn()).ok_or(Error::NotInherited { at: addr })?;
-    Ok(memory.label(block, Kind::Table)?)
+    label_block(memory, table, block)
+}
+
+/// Labels the block of a table, which must be no other table's.
+fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
+    memory.label(block, Kind::Table).map_err(|error| match error {
+        heirloom_folio::Error::WrongKind { .. } => {
+            Fault::Shared { block }.in_table(table, block.addr(), 0)
+        }
+        other => other.into(),
+    })
 }
 
 /// Looks at the seal as `policy` demands.
@@ -312,7 +331,7 @@ fn check_seal<M: Machine>(
     if let Some(info) = seal {
         // The table is nobody's to claim. Where it is not sound, so much for the seal, below.
         let labelled = seal::for_each_block(&left(memory), &info, |block| {
-            Ok(memory.label(block, Kind::Table)?)
+            label_block(memory, Table::Seal, block)
         });
         labelled
             .or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;

@@ -5,8 +5,8 @@
 //! ever lies in it.
 
 use core::borrow::Borrow;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 

@@ -10,6 +10,8 @@
 //! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header, 6 scratch list |
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
+//! Every block of the list has an entry.
+//!
 //! Sealing must not change what it covers, and preserving the seal's own blocks changes tracker
 //! nodes. So a [`Sealer`] first gets all blocks that it may need, then takes note of what to
 //! cover, and computes the checksums last.
@@ -21,11 +23,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use core::convert::Infallible;
 use core::fmt;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use crate::error::{Error, Fault, Table};
 use crate::pages::Pages;
-use crate::records::{Chain, Records};
+use crate::records::{Chain, Records, head};
 use crate::subtree::SealInfo;
 
 /// What an entry of a seal covers.
@@ -176,6 +178,9 @@ impl<'m, M: Machine> Sealer<'m, M> {
     /// # Errors
     /// [`Error::Table`] if something noted is not in memory, and the table is given up.
     pub fn close(mut self, pages: &impl Pages) -> Result<SealTable<'m, M>, Error> {
+        // A block without entries is none of a seal: so a link is as good as an entry, and one that
+        // leads astray is found. Nodes lose bits by this, and are hashed after it.
+        self.records.trim()?;
         let mut table = Xxh3::new();
         let mut missing = None;
         let done = self.records.rewrite(|entry| {
@@ -272,8 +277,13 @@ pub(crate) fn verify_each<E>(
 
 /// The seal's table, if it is the one whose hash `seal` has.
 fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, P, Stored>, Error> {
-    let chain =
-        Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |_, _| Ok::<_, Error>(()))?;
+    let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |block, words| {
+        let empty = Fault::Malformed { expected: "an entry in each block" };
+        match head(words) {
+            (_, 0) => Err(empty.in_table(Table::Seal, block.addr(), 8)),
+            _ => Ok(()),
+        }
+    })?;
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     if chain.len() != seal.entries {
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));

@@ -1,6 +1,6 @@
 //! Sealing the handover that this kernel leaves, and breaking the seal again.
 
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 

@@ -3,7 +3,7 @@
 //! A jump can come between any two of them. The tests cut the stream of stores at each place in
 //! turn and then read what is there, as a successor would.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering};
 
 #[inline]
 pub(crate) fn word32(word: &AtomicU32, value: u32, order: Ordering) {

@@ -17,8 +17,8 @@
 //! | 120 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
 //! | 144 | seal 2, the same | |
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::{Acquire, Relaxed, Release};
 
 use heirloom_folio::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use xxhash_rust::xxh3::xxh3_64;

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: a captured handover, pages as words, fixed seeds.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use heirloom_folio::sync::{AtomicU32, AtomicU64};
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 

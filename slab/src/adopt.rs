@@ -16,9 +16,9 @@
 //! they are written: no memory gets two owners.
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{Block, Fate, Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::{Block, Fate, HeldInheritance, Kind, Machine, Memory, PhysAddr};
 
 use crate::cache::Cache;
 use crate::error::Error;
@@ -84,6 +84,9 @@ pub enum RollPart {
     },
 }
 
+/// The predecessor's roll, and what keeps it from being ended.
+pub(crate) type HeldView<'m, M> = (HeldInheritance<'m>, RollView<Here<'m, M>>);
+
 impl<M: Machine> Slabs<M> {
     /// Caches and buffers over a memory that inherited from a predecessor, whose roll's first page
     /// is at `roll`.
@@ -102,18 +105,22 @@ impl<M: Machine> Slabs<M> {
         Self::with_past(memory, Some(roll))
     }
 
-    /// The predecessor's roll, while it is there. Under the lock of `past`.
-    pub(crate) fn view(&self, past: Option<PhysAddr>) -> Option<RollView<Here<'_, M>>> {
+    /// The predecessor's roll, which stays as long as the first part lives. Under the lock of
+    /// `past`.
+    pub(crate) fn view(&self, past: Option<PhysAddr>) -> Result<Option<HeldView<'_, M>>, Error> {
+        let Some(first) = past else { return Ok(None) };
+        let Some(held) = self.memory().hold_inheritance()? else { return Ok(None) };
         // SAFETY: the roll's pages are labelled as tables since `revive`, so that only a claim as
-        // tables would give them to anybody; they are freed after `past` is empty.
-        past.map(|first| unsafe { RollView::inherited(self.memory(), first) })
+        // tables would give them to anybody; they are freed where the inheritance ends.
+        Ok(Some((held, unsafe { RollView::inherited(self.memory(), first) })))
     }
 
-    /// Calls `each` with every cache that the predecessor left. Nothing of this kind, and no
-    /// cache, is to be asked for in `each`.
+    /// Calls `each` with every cache that the predecessor left; none while the inheritance of the
+    /// memory itself is being ended. Nothing of this kind, and no cache, is to be asked for in
+    /// `each`.
     pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) {
         let past = self.past.lock();
-        if let Some(view) = self.view(*past) {
+        if let Ok(Some((_held, view))) = self.view(*past) {
             view.records().for_each(each);
         }
     }
@@ -121,7 +128,8 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name that the predecessor left; the first, if it kept an older one too.
     pub fn inherited(&self, name: &str) -> Option<CacheRecord> {
         let past = self.past.lock();
-        self.view(*past)?.records().find(|record| record.name().as_str() == name)
+        let (_held, view) = self.view(*past).ok()??;
+        view.records().find(|record| record.name().as_str() == name)
     }
 
     /// The cache that `spec` asks for, with all slabs of the predecessor's cache of this name.
@@ -136,7 +144,7 @@ impl<M: Machine> Slabs<M> {
     /// [`Slabs::cache`]; out of memory: what was adopted by then stays.
     pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
         let past = self.past.lock();
-        let Some(view) = self.view(*past) else {
+        let Some((_held, view)) = self.view(*past)? else {
             return Ok((self.cache_after(spec, *past)?, Adopted::default()));
         };
         let of_name = |record: &CacheRecord| Some(record.name()) == spec.name;
@@ -151,14 +159,14 @@ impl<M: Machine> Slabs<M> {
         if matching == 0 {
             refused?;
         }
-        let cache = self.cache_after(spec, *past)?;
         let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
         for record in records() {
-            cache.admits(&record)?;
             for addr in self.left(&view, &record) {
                 check_slab(view.source(), addr, &record)?;
             }
         }
+        let cache = self.cache_after(spec, *past)?;
+        records().try_for_each(|record| cache.admits(&record))?;
         let mut adopted = Adopted::default();
         for record in records() {
             for addr in self.left(&view, &record) {
@@ -184,7 +192,7 @@ impl<M: Machine> Slabs<M> {
         mut take: impl FnMut(OldObject<'_>) -> Result<(), Error>,
     ) -> Result<u64, Error> {
         let past = self.past.lock();
-        let Some(view) = self.view(*past) else { return Ok(0) };
+        let Some((_held, view)) = self.view(*past)? else { return Ok(0) };
         let Some(record) = view.records().find(|there| there == record) else { return Ok(0) };
         let (memory, geometry) = (self.memory(), record.geometry());
         let mut taken = 0;
@@ -249,11 +257,15 @@ impl<M: Machine> Slabs<M> {
             let size = cache.control.geometry.size;
             for (addr, _) in cache.unclaimed() {
                 if fate(Unclaimed::Object { addr, size }) == Fate::Free {
-                    cache.discard(addr)?;
+                    match cache.discard(addr) {
+                        // Somebody claimed it since.
+                        Err(Error::NotUnclaimed { .. }) => {}
+                        discarded => discarded?,
+                    }
                 }
             }
         }
-        let Some(view) = self.view(*past) else { return Ok(()) };
+        let Some((_held, view)) = self.view(*past)? else { return Ok(()) };
         for record in view.records() {
             for addr in self.left(&view, &record) {
                 let block = Block::containing(addr.pfn(), record.order());
@@ -304,7 +316,7 @@ impl<M: Machine> Slabs<M> {
         let past = self.past.lock();
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
-        let view = self.view(*past).ok_or(nothing)?;
+        let (_held, view) = self.view(*past)?.ok_or(nothing)?;
         let slab = memory.inherited_block(addr.pfn()).ok_or(nothing)?;
         if memory.label_of(slab) != Some(Kind::Slab) {
             return Err(nothing);
@@ -324,8 +336,8 @@ impl<M: Machine> Slabs<M> {
     /// Frees a slab of the predecessor's.
     fn discard_slab(&self, block: Block) -> Result<(), Error> {
         self.memory().claim(block, Kind::Slab)?;
-        // SAFETY: claimed just now, by nobody else.
-        Ok(unsafe { self.memory().free(block, Kind::Slab) }?)
+        // SAFETY: claimed just now, by nobody else; a table, as it was not made a slab of ours.
+        Ok(unsafe { self.memory().free(block, Kind::Table) }?)
     }
 }
 

@@ -3,7 +3,9 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use heirloom_folio::{FrameState, Kind, Machine, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
+use heirloom_folio::{
+    Block, FrameState, Kind, Machine, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
+};
 
 use crate::cache::Cache;
 use crate::class::Class;
@@ -299,7 +301,7 @@ impl<M: Machine> Slabs<M> {
         let born = preserved && self.born.contains(memory, run.start());
         if preserved && !born {
             let order = Order::ZERO;
-            let block = heirloom_folio::Block::containing(run.start(), order);
+            let block = Block::containing(run.start(), order);
             return Err(heirloom_folio::Error::Preserved { block }.into());
         }
         // A preserved run must be preserved as a whole at any instant: it moves.
@@ -351,16 +353,21 @@ impl<M: Machine> Slabs<M> {
         let memory = self.memory();
         let nothing = heirloom_folio::Error::NotMemory { pfn: addr.pfn() };
         let run = Run::covering(addr, bytes).filter(|_| addr.is_page_aligned()).ok_or(nothing)?;
+        let first = Block::containing(run.start(), Order::ZERO);
+        let gone = heirloom_folio::Error::NotPreserved { block: first };
+        // What cannot be kept goes back to the inheritance, which has to be there still.
+        let held = if preserving { Some(memory.hold_inheritance()?.ok_or(gone)?) } else { None };
         memory.claim_run(run, Kind::Buffer)?;
         if preserving && let Err(error) = self.patiently(|| self.keep_large(run)) {
             for block in run.blocks_up_to(Order::MAX_FOLIO) {
                 let kind = if block.pfn() == run.start() { Kind::Buffer } else { Kind::Tail };
                 // SAFETY: claimed just now, and not written.
-                let undone = unsafe { memory.unclaim(block, kind) };
+                let undone = unsafe { memory.unclaim(block, kind, None) };
                 debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
             }
             return Err(error);
         }
+        drop(held);
         Ok(memory.machine().ptr(run.addr()))
     }
 }

@@ -10,7 +10,7 @@
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Machine, Within};
 
@@ -148,9 +148,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         if let Some(found) = self.slabs.memory().within_first(ptr, &self.control.slab)
-            // SAFETY: a slab starts there: one of this instance, or one that it inherited and has
-            // not adopted. The latter's owner word names none of our caches, or, if forged, one
-            // whose slabs are as large: then what follows stays within it.
+            // SAFETY: a slab starts there, one that `Slabs::show` showed.
             && unsafe { Slab::owner_at(found.head) } == self.control.owner
             // SAFETY: the slab is of this cache; the rest is the caller's promise.
             && unsafe { self.try_free(found) }

@@ -11,7 +11,7 @@
 use core::alloc::Layout;
 use core::fmt::Write;
 use core::ptr::null_mut;
-use core::sync::atomic::{
+use heirloom_folio::sync::{
     AtomicPtr,
     Ordering::{Acquire, Release},
 };

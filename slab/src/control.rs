@@ -10,6 +10,7 @@
 use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
+use heirloom_folio::sync::{AtomicBool, written};
 use heirloom_folio::{CpuId, Expected, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use lock_api::Mutex;
 
@@ -41,6 +42,8 @@ pub(crate) struct Control<M: Machine> {
     pub(crate) slab: Expected,
     pub(crate) name: Name,
     pub(crate) spec: CacheSpec,
+    /// Nobody has asked for it yet: it keeps what nobody wanted, and is in nobody's way.
+    pub(crate) loose: AtomicBool,
     pub(crate) shape: Shape,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
 }
@@ -88,9 +91,11 @@ impl<M: Machine> Control<M> {
                 slab: Expected::new(Kind::Slab, geometry.order),
                 name,
                 spec,
+                loose: AtomicBool::new(spec.kept),
                 shape: Shape::new(name, &geometry, spec.preserving, spec.layout()),
                 shared: CachePadded::new(Mutex::new(shared)),
             });
+            written(base, bytes);
             Ok(control)
         }
     }

@@ -3,7 +3,7 @@
 
 use core::cell::RefCell;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 

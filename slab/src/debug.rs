@@ -8,7 +8,7 @@
 //! Red zones change the stride. A cache that adopts slabs of a build without them has none.
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Machine, PhysAddr};
 

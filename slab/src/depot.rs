@@ -5,6 +5,7 @@
 //! slabs can become empty.
 
 use core::ptr::NonNull;
+use heirloom_folio::sync::written;
 
 use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 
@@ -98,6 +99,7 @@ impl Depot {
             unsafe {
                 let first = frame.add(i * each);
                 (0..each).for_each(|n| first.add(n).write(Chamber::new()));
+                written(first.cast(), each * size_of::<Chamber>());
                 self.push_empty(Magazine::new(first, each));
             }
         }
@@ -106,7 +108,7 @@ impl Depot {
 
 #[cfg(test)]
 mod tests {
-    use core::sync::atomic::AtomicU8;
+    use heirloom_folio::sync::AtomicU8;
     use std::boxed::Box;
 
     use heirloom_folio::harness::Ram;

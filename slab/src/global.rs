@@ -3,7 +3,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{
+use heirloom_folio::sync::{
     AtomicPtr,
     Ordering::{AcqRel, Acquire},
 };

@@ -29,7 +29,7 @@
 //! Little-endian. What the checksum covers never changes while the slab lives.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use heirloom_folio::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, written};
 
 use heirloom_folio::{Block, DirectMap, Order, PhysAddr};
 use intrusive_collections::{LinkedListLink, UnsafeRef, intrusive_adapter};
@@ -315,6 +315,7 @@ impl Slab {
             self.base.add(HEAD).write_bytes(0, geometry.objects as usize);
             self.begin(owner);
         }
+        written(self.base, HEAD + geometry.objects as usize);
         for (first, word) in (0..geometry.objects).step_by(64).zip(self.words(geometry)) {
             word.store(u64::MAX >> (64 - (geometry.objects - first).min(64)), Relaxed);
         }
@@ -335,6 +336,27 @@ impl Slab {
             (&raw mut (*head).entry).write(AtomicU64::new(0));
             (&raw mut (*head).free).write(AtomicU32::new(0));
             (&raw mut (*head).preserved).write(AtomicU32::new(0));
+        }
+        written(self.base, HEAD);
+    }
+
+    /// [`Slab::begin`] for a slab that a predecessor left, and that is no cache's until its owner is
+    /// written: who looks for the owner of a pointer may read the word at the same time.
+    ///
+    /// # Safety
+    /// The slab is claimed, and the caller's alone.
+    pub(crate) unsafe fn begin_anew(self) {
+        let head = self.base.cast::<Head>().as_ptr();
+        // SAFETY: the header lies in the slab, whose bytes are initialised; only the owner word is
+        // read by others, atomically as it is written.
+        unsafe {
+            let Head { owner, entry, free, preserved, .. } = &*head;
+            owner.store(0, Relaxed);
+            entry.store(0, Relaxed);
+            free.store(0, Relaxed);
+            preserved.store(0, Relaxed);
+            (&raw mut (*head).link).write(LinkedListLink::new());
+            written(NonNull::from(&(*head).link).cast(), size_of::<LinkedListLink>());
         }
     }
 

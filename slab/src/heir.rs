@@ -1,7 +1,7 @@
 //! One slab of a predecessor's: checked, made ours, and its objects claimed or discarded.
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
@@ -54,16 +54,15 @@ impl<M: Machine> Cache<'_, M> {
         }
         memory.claim(block, Kind::Slab)?;
         // SAFETY: claimed just now, by nobody else. No cache's until the owner is written.
-        unsafe { slab.begin(0) };
+        unsafe { slab.begin_anew() };
         let preserving = control.spec.preserving;
         if preserving || info.survivors > 0 {
             let kept =
                 self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab));
             if let Err(error) = kept {
                 // SAFETY: claimed just now; what a successor reads of it was not written.
-                let undone = unsafe { memory.unclaim(block, Kind::Slab) };
-                let labelled = undone.and_then(|()| memory.label(block, Kind::Slab));
-                debug_assert!(labelled.is_ok(), "a claim can be undone: {labelled:?}");
+                let undone = unsafe { memory.unclaim(block, Kind::Table, Some(Kind::Slab)) };
+                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
                 return Err(error);
             }
         }
@@ -83,7 +82,10 @@ impl<M: Machine> Cache<'_, M> {
         if !preserving {
             slab.head().preserved.store(info.survivors, Relaxed);
         }
-        slab.head().owner.store(control.owner, Relaxed);
+        // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
+        slab.head().owner.store(control.owner, Release);
+        // SAFETY: ours since it was claimed, and a slab of this cache since just now.
+        unsafe { self.slabs.show(block) };
         control.shared.lock().lists.add(geometry, slab);
         Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
     }

@@ -9,7 +9,7 @@
 //! All of it under the cache's lock. Objects leave a slab up to 64 at a time, a word of free bits.
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::DirectMap;
 use intrusive_collections::LinkedList;
@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn slab(memory: &Memory<Ram>, geometry: &Geometry) -> Slab {
-        let block = memory.alloc(Request::new(geometry.order).kind(Kind::Slab)).unwrap();
+        let block = memory.alloc(Request::new(geometry.order).kind(Kind::Table)).unwrap();
         // SAFETY: allocated just now.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
         let shape = Shape::new(Name::new("test").unwrap(), geometry, false, 0);

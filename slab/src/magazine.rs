@@ -17,7 +17,7 @@
 //! magazine is filled and emptied by whoever detached it.
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering::Relaxed};
+use heirloom_folio::sync::{AtomicPtr, AtomicU8, Ordering::Relaxed};
 
 /// Objects in the largest magazine.
 pub(crate) const MOST: usize = 128;

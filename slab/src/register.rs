@@ -5,9 +5,10 @@
 //! one of this instance's control blocks, or to none.
 
 use core::ptr::null_mut;
-use core::sync::atomic::{
+use heirloom_folio::sync::{
     AtomicPtr, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
+    written,
 };
 
 use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
@@ -94,6 +95,7 @@ impl<M: Machine> Register<M> {
                 // SAFETY: the frame is ours for good and holds that many.
                 unsafe { entries.add(i).write(AtomicPtr::new(null_mut())) };
             }
+            written(entries.cast(), PAGE_SIZE);
             // Release pairs with the Acquire in `get`.
             page.store(entries.as_ptr(), Release);
         }

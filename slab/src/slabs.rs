@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use heirloom_folio::sync::{AtomicU32, Ordering::Relaxed};
 
 use heirloom_folio::{Kind, Machine, Memory, PhysAddr, Run};
 use lock_api::Mutex;
@@ -163,7 +163,7 @@ impl<M: Machine> Slabs<M> {
     ) -> Result<Cache<'_, M>, Error> {
         let like =
             |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
-        match self.view(past).and_then(|view| view.records().find(like)) {
+        match self.view(past)?.and_then(|(_held, view)| view.records().find(like)) {
             Some(record) => self.create(spec.slabs_like(record.geometry())),
             None => self.create(spec),
         }
@@ -175,12 +175,24 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The cache of this name and spec, if there is one.
+    ///
+    /// A cache that keeps a predecessor's slabs stands beside one of the same name that is another:
+    /// neither is in the way of the other, until somebody asks for the first.
     fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut other = Ok(None);
         for cache in self.caches().filter(|cache| Some(cache.name()) == spec.name) {
+            let zones = cache.control.geometry.zones;
             match spec.admits(&cache.control.spec, &cache.control.geometry) {
-                Ok(()) => return Ok(Some(cache)),
-                Err(_) if cache.control.spec.kept => {}
+                // Slabs that are there already are as they are.
+                Ok(()) if spec.kept && zones != spec.zones => {}
+                Ok(()) => {
+                    // Whose it is now is in others' way. Relaxed: nothing else is passed on.
+                    if !spec.kept && cache.control.loose.load(Relaxed) {
+                        cache.control.loose.store(false, Relaxed);
+                    }
+                    return Ok(Some(cache));
+                }
+                Err(_) if spec.kept || cache.control.loose.load(Relaxed) => {}
                 Err(error) => other = Err(error),
             }
         }

@@ -19,9 +19,9 @@
 //! is counted: so at any instant a successor finds every object whose `preserve` returned.
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use heirloom_folio::{Expected, Kind, Machine, Order, PhysAddr, Within};
+use heirloom_folio::{Block, Expected, Kind, Machine, Order, PhysAddr, Within};
 
 use crate::control::{Control, Shared};
 use crate::error::Error;
@@ -91,6 +91,8 @@ impl<M: Machine> Spot<'_, M> {
         if bytes != found {
             return Err(Error::WrongLength { cache, addr, expected: bytes, found });
         }
+        // Acquire pairs with the Release in `Cache::adopt_slab`, which may have been just now.
+        self.slab.head().owner.load(Acquire);
         let state = self.state();
         if !state.is(ObjectState::Unclaimed) {
             return Err(Error::NotUnclaimed { cache, addr });
@@ -179,6 +181,17 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
+    /// Makes a slab one that pointers into it lead to.
+    ///
+    /// # Safety
+    /// The block is this instance's, a table so far, and holds a slab whose owner word names one of
+    /// its caches, of this order.
+    pub(crate) unsafe fn show(&self, block: Block) {
+        // SAFETY: the caller's promise; this layer is who looks for slabs.
+        let made = unsafe { self.memory().make_slab(block) };
+        debug_assert!(made.is_ok(), "a table can become a slab: {made:?}");
+    }
+
     /// Strikes a slab out of the roll and unpreserves it.
     pub(crate) fn let_go(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
         let entry = slab.head().entry.swap(0, Relaxed);
@@ -209,9 +222,9 @@ impl<M: Machine> Slabs<M> {
     /// The cache of the slab of `order` that starts at `head`.
     #[inline]
     fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&Control<M>> {
-        // SAFETY: a slab starts there: one of this instance, or one that it inherited and has not
-        // adopted. The latter's owner word names none of our caches, or, if forged, one whose
-        // slabs are as large: then what follows stays within it.
+        // SAFETY: a slab starts there, one that `Slabs::show` showed: what a predecessor left is
+        // none until it is adopted, whatever its header says. An instance before this one, over
+        // the same memory, may have left it; then its owner word names none of our caches.
         let owner = unsafe { Slab::owner_at(head) };
         self.register.cache(owner).filter(|control| control.geometry.order == order)
     }

@@ -1,6 +1,6 @@
 //! How many objects of a cache there are, in which state.
 
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::Machine;
 

@@ -186,17 +186,20 @@ impl<M: Machine> Cache<'_, M> {
         let geometry = &control.geometry;
         let block = self
             .slabs
-            .patiently(|| Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Slab))?))?;
-        let unbuilt = Unbuilt { cache: *self, block };
+            .patiently(|| Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Table))?))?;
         // SAFETY: the block was allocated just now, and is a slab from here on.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
+        // SAFETY: allocated just now; and a slab of this cache once it is built.
+        unsafe {
+            slab.build(geometry, control.shape, control.owner);
+            self.slabs.show(block);
+        }
+        let unbuilt = Unbuilt { cache: *self, block };
         let first = slab.object(geometry, 0);
         if !first.addr().get().is_multiple_of(geometry.align as usize) {
             let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
             return Err(Error::BadMap { addr, align });
         }
-        // SAFETY: allocated just now.
-        unsafe { slab.build(geometry, control.shape, control.owner) };
         let bare = control.spec.constructor.is_none() && !geometry.zones && !debug::ENABLED;
         for index in 0..if bare { 0 } else { geometry.objects } {
             // SAFETY: the slab is new, its objects nobody's.

@@ -8,7 +8,7 @@ use core::cell::Cell;
 
 use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, Order, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{DirectMap, Fate, Order, PAGE_SIZE, PhysAddr};
 use heirloom_slab::{Buffers, CacheSpec, Error, Field, Slabs, Unclaimed, persist};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -165,6 +165,68 @@ fn what_nobody_claimed_is_listed_and_freed_or_kept() {
     let Kept { addr, size, tag, .. } = kept[0];
     assert!(matches!(third.claim(addr, size as u64, tag), Err(Error::NotUnclaimed { .. })));
     assert_eq!(finish(&third), (0, 0));
+}
+
+#[test]
+fn what_is_claimed_before_it_is_discarded_stays_claimed() {
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(false)).unwrap();
+    let kept: Vec<_> = (0..10).map(|i| keep(&first, cache.alloc().unwrap(), i)).collect();
+    for object in &kept {
+        first.preserve(first.memory().machine().ptr(object.addr)).unwrap();
+    }
+    let second = successor(first, FRAMES).unwrap();
+    let (cache, _) = second.adopt(spec(false)).unwrap();
+    // As another thread might, after it was asked about and before it is discarded.
+    let free_all = |unclaimed| {
+        let Unclaimed::Object { addr, .. } = unclaimed else { panic!("{unclaimed:?}") };
+        if addr == kept[3].addr {
+            claim(&second, &kept[3]);
+        }
+        Fate::Free
+    };
+    second.finish_inherited(free_all).unwrap();
+    assert_eq!((cache.stats().live, cache.stats().unclaimed), (1, 0));
+    second.memory().disinherit(|_| Fate::Free).unwrap();
+}
+
+#[test]
+fn what_another_layout_left_is_kept_beside_the_cache_of_its_name() {
+    fn construct(_: core::ptr::NonNull<u8>) {}
+    let old = CacheSpec::new("same", 100);
+    for new in [CacheSpec::new("same", 300), old.constructor(construct)] {
+        let first = slabs(FRAMES);
+        let object = first.cache(old).unwrap().alloc().unwrap();
+        let left = keep(&first, object, 3);
+        first.preserve(object).unwrap();
+        let second = successor(first, FRAMES).unwrap();
+        // This kernel uses the name for something else, and wants nothing of what was left.
+        let own = second.cache(new).unwrap().alloc().unwrap();
+        second.finish_inherited(|_| Fate::Keep).unwrap();
+        second.memory().disinherit(|_| Fate::Free).unwrap();
+        assert_eq!(second.size_of(own), Some(second.caches().next().unwrap().object_size()));
+        // A third that knows the old layout has it all.
+        let third = successor(second, FRAMES).unwrap();
+        assert_eq!(third.adopt(old).unwrap().1.unclaimed, 1);
+        claim(&third, &left);
+    }
+}
+
+#[test]
+fn what_was_kept_is_in_the_way_of_another_once_it_is_asked_for() {
+    let (old, new) = (CacheSpec::new("same", 100), CacheSpec::new("same", 300));
+    let first = slabs(FRAMES);
+    let object = first.cache(old).unwrap().alloc().unwrap();
+    first.preserve(object).unwrap();
+    let second = successor(first, FRAMES).unwrap();
+    second.finish_inherited(|_| Fate::Keep).unwrap();
+    second.memory().disinherit(|_| Fate::Free).unwrap();
+    // The one that keeps it is this kernel's from here on.
+    let asked = second.cache(old).unwrap();
+    assert_eq!(asked.unclaimed().count(), 1);
+    assert!(matches!(second.cache(new), Err(Error::Mismatch { .. })));
+    assert!(matches!(second.adopt(new), Err(Error::Mismatch { .. })));
+    assert_eq!(second.caches().count(), 1);
 }
 
 #[test]

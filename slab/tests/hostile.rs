@@ -5,7 +5,9 @@ mod common;
 
 use common::{config, fill, slabs};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, Fate, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{
+    Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
+};
 use heirloom_slab::{CacheSpec, Error, RollFault, RollPart, SlabFault, Slabs};
 use proptest::prelude::*;
 
@@ -118,6 +120,23 @@ fn every_flipped_bit_of_a_slabs_header_is_found() {
 }
 
 #[test]
+fn what_cannot_be_adopted_makes_no_cache() {
+    let left = left();
+    let headers = left.parts.iter().filter_map(|part| match part {
+        RollPart::Header { addr, .. } => Some(*addr),
+        RollPart::Page(_) => None,
+    });
+    headers.for_each(|addr| left.flip(PhysAddr::new(addr.get() + 40), 0));
+    let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
+    let (memory, _) = memory.inherit(left.map).unwrap();
+    let slabs = Slabs::revive(memory, left.roll).unwrap();
+    for spec in specs() {
+        assert!(matches!(slabs.adopt(spec), Err(Error::Slab(_))));
+    }
+    assert_eq!(slabs.caches().count(), 0);
+}
+
+#[test]
 fn a_chain_without_end_is_refused() {
     let left = left();
     left.write(left.roll, left.roll.get());
@@ -197,4 +216,66 @@ proptest! {
             }
         }
     }
+}
+
+/// The header's words that are a kernel's own name the successor's cache, as a predecessor can
+/// compute them: the successor's roll is the first page it allocates.
+#[test]
+fn a_forged_owner_word_makes_no_slab_ours() {
+    let spec = specs()[1];
+    let revive = |left: Left| {
+        let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
+        let (memory, _) = memory.inherit(left.map).unwrap();
+        Slabs::revive(memory, left.roll).unwrap()
+    };
+    let rehearsed = revive(left()).roll();
+
+    let left = left();
+    // The name in the header begins at byte 32.
+    let named = |addr: &PhysAddr| left.read(PhysAddr::new(addr.get() + 32)) & 0xff == b's'.into();
+    let slab = left.parts.iter().find_map(|part| match part {
+        RollPart::Header { addr, .. } => Some(*addr).filter(named),
+        RollPart::Page(_) => None,
+    });
+    let slab = slab.unwrap();
+    let word = |offset| PhysAddr::new(slab.get() + offset);
+    left.write(word(88), rehearsed.pfn().get() << 12);
+    // Two objects keep the slab preserved, as far as its header says.
+    left.write(word(120), 2 << 32);
+    // The first object: unclaimed, tag 1.
+    let first = u64::from(u32::try_from(left.read(word(24 + 56)) & 0xffff_ffff).unwrap());
+    // SAFETY: in memory that nobody uses now.
+    unsafe { left.ram.ptr(word(128)).write(1 << 3 | 3) };
+
+    let slabs = revive(left);
+    let cache = slabs.cache(spec).unwrap();
+    let at = PhysAddr::new(slab.get() + first);
+    // Not adopted: nothing there can be claimed, whoever it says it belongs to.
+    let block = Block::containing(at.pfn(), cache.slab_order());
+    assert_eq!(slabs.claim(at, 1000, 1), Err(Error::NotAdopted { addr: at, slab: block }));
+    assert_eq!(slabs.owner_at(at), None);
+    slabs.finish_inherited(|_| Fate::Free).unwrap();
+    slabs.memory().disinherit(|_| Fate::Free).unwrap();
+    assert_eq!(slabs.memory().state(block.pfn()).unwrap(), FrameState::Freed);
+}
+
+/// A block that safe code prepared is not taken for a slab of a cache.
+#[test]
+fn only_the_layer_itself_makes_slabs() {
+    let slabs = slabs(FRAMES);
+    let memory = slabs.memory();
+    let order = Order::new(4).unwrap();
+    let _cache = slabs.cache(CacheSpec::new("victim", 1000).order(order)).unwrap();
+    let mut forged = memory.folio(Request::new(order).zeroed()).unwrap();
+    forged.bytes_mut()[88..96].copy_from_slice(&(slabs.roll().pfn().get() << 12).to_le_bytes());
+    let block = forged.block();
+    drop(forged);
+    memory.drain();
+    let refused = heirloom_folio::Error::BadRequest { frames: order.frames() };
+    assert_eq!(memory.alloc_at(block, Kind::Slab), Err(refused));
+    assert_eq!(memory.alloc(Request::new(order).kind(Kind::Slab)), Err(refused));
+    memory.alloc_at(block, Kind::Table).unwrap();
+    assert_eq!(slabs.owner_at(block.addr()), None);
+    let start = memory.machine().ptr(block.addr());
+    assert_eq!(slabs.unpreserve(start), Err(Error::NotAnObject { ptr: start.addr().get() }));
 }

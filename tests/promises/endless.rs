@@ -1,7 +1,7 @@
 //! Repeats without end: no leak, no drift.
 
 use heirloom::folio::Kind;
-use heirloom::restore::{Entry, Handle, Parts, Records};
+use heirloom::restore::{Entry, Error, Handle, Parts, Records};
 use heirloom::slab::{CacheSpec, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,22 +12,22 @@ use crate::common::{
 
 const GENERATIONS: u64 = 200;
 const FILES: usize = 60;
-const PLAIN: CacheSpec = CacheSpec::new("plain", 88);
+pub(super) const PLAIN: CacheSpec = CacheSpec::new("plain", 88);
 
 /// A file of this kernel's; typed, in a preserving cache, so that the successor finds all.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct File {
-    handle: [u8; 16],
+pub(super) struct File {
+    pub(super) handle: [u8; 16],
     bytes: u64,
-    seed: u64,
+    pub(super) seed: u64,
 }
 persist!(File { handle, bytes, seed });
 
 /// A file as the list of records has it.
 type Listed = [u64; 2];
 
-fn make(kernel: &Kernel<'_>, rng: &mut Numbers, seed: u64) -> File {
+pub(super) fn make(kernel: &Kernel<'_>, rng: &mut Numbers, seed: u64) -> File {
     let mut pick = |limit: u64| rng.below(limit);
     let kind = pick(8);
     let bytes = match kind {
@@ -56,26 +56,30 @@ fn make(kernel: &Kernel<'_>, rng: &mut Numbers, seed: u64) -> File {
     File { handle: handle.unwrap().into(), bytes, seed }
 }
 
-/// Claims a file, checks every byte, and preserves it again or frees it.
 fn take(kernel: &Kernel<'_>, file: &File, keep: bool) {
+    try_take(kernel, file, keep).unwrap();
+}
+
+/// Claims a file, checks every byte, and preserves it again or frees it.
+pub(super) fn try_take(kernel: &Kernel<'_>, file: &File, keep: bool) -> Result<(), Error> {
     let (handle, seed) = (Handle::from(file.handle), file.seed);
     match handle.parts().unwrap() {
         Parts::Folio(_) => {
-            let folio = kernel.claim_folio(handle).unwrap();
+            let folio = kernel.claim_folio(handle)?;
             assert!(stamped(folio.bytes(), seed));
             if keep {
                 folio.preserve().unwrap().into_raw();
             }
         }
         Parts::Run(_) => {
-            let run = kernel.claim_run(handle).unwrap();
+            let run = kernel.claim_run(handle)?;
             assert!(stamped(run.bytes(), seed));
             if keep {
                 run.preserve().unwrap().into_raw();
             }
         }
         Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
-            let ptr = kernel.restore(handle).unwrap();
+            let ptr = kernel.restore(handle)?;
             assert!(stamped_at(kernel, addr, file.bytes as usize, seed));
             let born = || match kernel.slabs().owner_of(ptr).unwrap() {
                 heirloom::slab::Owner::Object { preserved, .. } => preserved,
@@ -89,7 +93,7 @@ fn take(kernel: &Kernel<'_>, file: &File, keep: bool) {
             }
         }
         Parts::Area(_) => {
-            let area = kernel.claim_area(handle).unwrap();
+            let area = kernel.claim_area(handle)?;
             if keep {
                 area.into_raw();
             } else {
@@ -98,6 +102,7 @@ fn take(kernel: &Kernel<'_>, file: &File, keep: bool) {
         }
         other => panic!("{other:?}"),
     }
+    Ok(())
 }
 
 fn files<'k, 'w>(

@@ -11,4 +11,5 @@ mod claims;
 mod endless;
 mod mistrust;
 mod survive;
+mod threads;
 mod whole;

@@ -1,7 +1,7 @@
 //! A predecessor is not trusted: each bit of each table is turned over, one at a time.
 
 use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr, Request, Run};
-use heirloom::restore::{Entry, Error, Handle, Parts, Records, SealPolicy, Table};
+use heirloom::restore::{Entry, Error, Fault, Handle, Parts, Records, SealPolicy, Table};
 use heirloom::slab::{CacheSpec, RollPart};
 
 use crate::common::{
@@ -222,6 +222,43 @@ fn a_sealed_predecessor_is_as_it_was_sealed_or_refused_by_name() {
     }
     assert!(named > 1000, "{named}");
     drop(world.try_revive(left.entry, SealPolicy::Required).unwrap());
+}
+
+#[test]
+fn a_seal_that_leads_to_another_table_is_refused_by_name() {
+    let world = World::new(192);
+    let left = leave(&world, true);
+    let header = left.tables.iter().find(|table| table.0 == "header").unwrap().1;
+    // The first of the two seals is the one that holds.
+    let first = PhysAddr::new(header.get() + 120);
+    for other in [left.entry.root, left.entry.scratch] {
+        world.write(first, &other.get().to_le_bytes());
+        for policy in [SealPolicy::Required, SealPolicy::Checked] {
+            let error = world.try_revive(left.entry, policy).err().unwrap();
+            let heirloom::Error::Restore(Error::Table(error)) = error else { panic!("{error}") };
+            assert_eq!((error.table, error.at), (Table::Seal, other));
+            assert!(matches!(error.fault, Fault::Shared { block } if block.addr() == other));
+        }
+        world.load(&left.saved);
+    }
+}
+
+#[test]
+fn a_link_of_the_seals_table_that_leads_to_an_empty_page_is_refused_by_name() {
+    let world = World::new(192);
+    let left = leave(&world, true);
+    let header = left.tables.iter().find(|table| table.0 == "header").unwrap().1;
+    let first = PhysAddr::new(world.words(PhysAddr::new(header.get() + 120), 8)[0]);
+    // Somebody's folio, in which nothing stands: it would do for a block without entries.
+    let Ok(Parts::Folio(folio)) = left.handles[0].parts() else { panic!("{:?}", left.handles) };
+    world.write(folio.addr(), &[0; PAGE as usize]);
+    drop(world.try_revive(left.entry, SealPolicy::Required).unwrap());
+    world.load(&left.saved);
+    world.write(folio.addr(), &[0; PAGE as usize]);
+    world.write(first, &folio.addr().get().to_le_bytes());
+    let error = world.try_revive(left.entry, SealPolicy::Required).err().unwrap();
+    let heirloom::Error::Restore(Error::Table(error)) = error else { panic!("{error}") };
+    assert_eq!((error.table, error.at, error.offset), (Table::Seal, folio.addr(), 8));
 }
 
 #[test]

@@ -50,8 +50,8 @@ pub(super) struct Bands {
 }
 
 impl Bands {
-    /// The layout of `parts`, by address and apart from each other, and of the frames `marks`, by
-    /// address, which must be in it too.
+    /// The layout of `parts`, by where they start, and of the frames `marks`, by address, which must
+    /// be in it too.
     pub(super) fn of(parts: &[Part], marks: &[u64]) -> Self {
         let mut cell = 1;
         loop {

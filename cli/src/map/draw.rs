@@ -39,7 +39,7 @@ const ORDERS: [&str; 11] = [
 /// What is drawn.
 pub(super) struct Scene<'a> {
     pub(super) facts: &'a Facts,
-    /// By address.
+    /// By address; they overlap where the handover is not in order.
     pub(super) parts: &'a [Part],
     /// By address.
     pub(super) pins: &'a [Pin],
@@ -135,7 +135,7 @@ fn row(scene: &Scene<'_>, first: u64, y: u64) -> Group {
     // Within the row: where a frame is, and the part of a run that is here.
     let here = |run: Run| {
         let (from, to) = (run.start().get().max(first), run.end().get().min(end));
-        (from < to).then_some((from - first, to - first))
+        (from < to).then(|| (from - first, to - first))
     };
     let x = |frame: u64| LEFT as f64 + frame as f64 * CELL as f64 / cell as f64;
     for (from, to) in within(scene.memory, first, end, |run| *run).filter_map(|run| here(*run)) {
@@ -164,15 +164,16 @@ fn row(scene: &Scene<'_>, first: u64, y: u64) -> Group {
     pins(group, scene.pins, (first, end, cell), y)
 }
 
-/// The items that share a frame with `first..end`; `items` are by address and apart from each other.
+/// The items that share a frame with `first..end`. `items` are by where they start; where a handover
+/// is not in order they overlap, so where they end says nothing of the next ones.
 fn within<T>(
     items: &[T],
     first: u64,
     end: u64,
     run: impl Fn(&T) -> Run + Copy,
 ) -> impl Iterator<Item = &T> {
-    let skip = items.partition_point(|item| run(item).end().get() <= first);
-    items.get(skip..).unwrap_or(&[]).iter().take_while(move |item| run(item).start().get() < end)
+    let before = items.iter().take_while(move |item| run(item).start().get() < end);
+    before.filter(move |item| run(item).end().get() > first)
 }
 
 /// Each folio of a stretch a block of its own; frames `from..to` of the row from `first` on.
@@ -374,4 +375,21 @@ fn name(what: Use) -> String {
 
 fn size(frames: u64) -> String {
     bytes(frames.saturating_mul(PAGE_SIZE as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_that_overlap_are_all_found() {
+        let run = |start, frames| Run::new(Pfn::new(start), frames).unwrap();
+        let items = [run(0, 1000), run(3, 1), run(64, 4), run(70, 100), run(128, 1)];
+        let found =
+            |first, end| within(&items, first, end, |run| *run).copied().collect::<Vec<_>>();
+        assert_eq!(found(0, 64), [run(0, 1000), run(3, 1)]);
+        assert_eq!(found(64, 128), [run(0, 1000), run(64, 4), run(70, 100)]);
+        assert_eq!(found(192, 256), [run(0, 1000)]);
+        assert_eq!(found(1024, 1088), []);
+    }
 }

@@ -74,7 +74,8 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> *mut
         // SAFETY: copying upward reads every byte before it is overwritten.
         return unsafe { memcpy(to, from, bytes) };
     }
-    let (last_to, last_from) = (to.wrapping_add(bytes).wrapping_sub(1), from.wrapping_add(bytes).wrapping_sub(1));
+    let (last_to, last_from) =
+        (to.wrapping_add(bytes).wrapping_sub(1), from.wrapping_add(bytes).wrapping_sub(1));
     // SAFETY: copying downward reads every byte before it is overwritten; the flag is cleared.
     unsafe {
         asm!("std", "rep movsb", "cld", inout("rdi") last_to => _, inout("rsi") last_from => _,

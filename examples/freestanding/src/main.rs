@@ -53,7 +53,8 @@ fn old_kernel(map: MemoryMap<'_>) -> Result<Entry, heirloom::Error> {
     // SAFETY: the array is all of the map, and nothing else uses it.
     let heirloom = unsafe { Heirloom::boot(machine(), map, &[scratch], "freestanding") }?;
 
-    let mut folio = heirloom.memory().folio(Request::new(Order::for_frames(8).unwrap_or_default()))?;
+    let mut folio =
+        heirloom.memory().folio(Request::new(Order::for_frames(8).unwrap_or_default()))?;
     folio.bytes_mut().fill(0x5a);
     let folio = folio.preserve().map_err(|refused| refused.error)?;
 

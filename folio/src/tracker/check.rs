@@ -11,6 +11,7 @@
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::{TreeError, TreeFault};
+use crate::prefetch::prefetch;
 use crate::sync::Relaxed;
 
 use super::counts::Counts;
@@ -259,6 +260,8 @@ where
             self.ledger.leaf(block, at.addr);
         }
         for (n, words) in at.words.chunks(64).enumerate() {
+            // The next 64, a line each time: they come while these are looked at.
+            at.words.iter().skip((n + 1) * 64).step_by(8).take(8).for_each(prefetch);
             let (mut some, full) = summary(words);
             if full && self.full(at.first + n as u64 * 4096) {
                 continue;

@@ -16,7 +16,7 @@
 
 mod preserved;
 
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Order, PAGE_SIZE, PhysAddr};
 use zerocopy::native_endian::{U16, U32, U64};

@@ -1,8 +1,8 @@
 //! Areas that this kernel hands over.
 
 use core::fmt;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
 

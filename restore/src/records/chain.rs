@@ -1,7 +1,7 @@
 //! Reading a chain of records that nobody vouches for.
 
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
+use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
 
@@ -181,7 +181,7 @@ impl<P: Pages, T: Record> Iterator for Entries<'_, P, T> {
 
 #[cfg(test)]
 mod tests {
-    use core::sync::atomic::Ordering::Relaxed;
+    use heirloom_folio::sync::Ordering::Relaxed;
     use std::vec::Vec;
 
     use heirloom_folio::Order;
@@ -283,7 +283,7 @@ mod tests {
 /// Linux's own lists, in a capture that has 4 KiB pages.
 #[cfg(all(test, not(any(heirloom_page = "16k", heirloom_page = "64k"))))]
 mod linux_tests {
-    use core::sync::atomic::Ordering::Relaxed;
+    use heirloom_folio::sync::Ordering::Relaxed;
 
     use zerocopy::native_endian::U64;
     use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

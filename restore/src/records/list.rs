@@ -2,8 +2,8 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Release;
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::Release;
 
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 
@@ -124,6 +124,24 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
                 continue;
             }
             (end, _) = self.add_block(words)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the blocks in which nothing is, but the one that the next entry goes to.
+    pub(crate) fn trim(&mut self) -> Result<(), Error> {
+        let own = Own(self.memory);
+        let words = self.table(self.last)?;
+        let (mut next, _) = head(words);
+        if let Some(link) = words.first() {
+            store::word64(link, 0, Release);
+        }
+        while next.get() != 0 {
+            let (block, words) = table_at(&own, next, (Table::Records, next, 0))?;
+            (next, _) = head(words);
+            drop_table(self.memory, block);
+            self.blocks -= 1;
+            self.room = self.room.saturating_sub(T::PER_BLOCK);
         }
         Ok(())
     }

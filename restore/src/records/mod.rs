@@ -12,8 +12,8 @@
 mod chain;
 mod list;
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
 
 use heirloom_folio::{PAGE_SIZE, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -65,7 +65,7 @@ fn save<T: Record>(words: &[AtomicU64], entry: &T) {
 }
 
 /// A block's link and count.
-fn head(words: &[AtomicU64]) -> (PhysAddr, u64) {
+pub(crate) fn head(words: &[AtomicU64]) -> (PhysAddr, u64) {
     let mut head = words.iter().map(|word| word.load(Acquire));
     (PhysAddr::new(head.next().unwrap_or(0)), head.next().unwrap_or(0))
 }

@@ -28,6 +28,7 @@ mod page;
 mod view;
 
 pub use name::Name;
+pub(crate) use page::Edit;
 pub use page::RootPage;
 pub use view::{RootView, Subtree, Subtrees};
 

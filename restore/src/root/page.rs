@@ -1,7 +1,7 @@
 //! Writing a root page so that it is a whole tree at any instant.
 
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use heirloom_folio::sync::AtomicU32;
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
 use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
@@ -56,7 +56,7 @@ pub struct RootPage<'a> {
 
 /// What an edit does to the tree.
 #[derive(Clone, Copy)]
-enum Edit {
+pub(crate) enum Edit {
     Add(Subtree),
     Replace(Subtree),
     Remove(Name),
@@ -127,7 +127,7 @@ impl<'a> RootPage<'a> {
     /// [`Error::NameTaken`], [`Error::RootFull`]; [`Error::Table`] if something else wrote the
     /// page.
     pub fn add(&mut self, name: Name, addr: PhysAddr, size: u64) -> Result<(), Error> {
-        self.edit(Edit::Add(Subtree { name, addr, size: Some(size) }))
+        self.edit(Edit::Add(Subtree { name, addr, size: Some(size) }), || Ok(()))
     }
 
     /// Lets a subtree that is there lead to `size` bytes at `addr`, in one step.
@@ -135,7 +135,7 @@ impl<'a> RootPage<'a> {
     /// # Errors
     /// [`Error::NoSuchSubtree`]; [`Error::Table`] if something else wrote the page.
     pub fn replace(&mut self, name: Name, addr: PhysAddr, size: u64) -> Result<(), Error> {
-        self.edit(Edit::Replace(Subtree { name, addr, size: Some(size) }))
+        self.edit(Edit::Replace(Subtree { name, addr, size: Some(size) }), || Ok(()))
     }
 
     /// Removes a subtree.
@@ -143,7 +143,7 @@ impl<'a> RootPage<'a> {
     /// # Errors
     /// [`Error::NoSuchSubtree`]; [`Error::Table`] if something else wrote the page.
     pub fn remove(&mut self, name: Name) -> Result<(), Error> {
-        self.edit(Edit::Remove(name))
+        self.edit(Edit::Remove(name), || Ok(()))
     }
 
     /// Sets the address of the tracker's root node.
@@ -155,19 +155,35 @@ impl<'a> RootPage<'a> {
         if !is_map(map) {
             return Err(bad_run(map));
         }
-        self.edit(Edit::Map(map))
+        self.edit(Edit::Map(map), || Ok(()))
     }
 
-    /// Composes the edited tree in the half that is not in use, and turns to it.
-    fn edit(&mut self, edit: Edit) -> Result<(), Error> {
-        let view = self.view()?;
+    /// Composes the edited tree in the half that is not in use, and turns to it. Once nothing
+    /// speaks against that, and before anything is written, `first` is called.
+    pub(crate) fn edit(
+        &mut self,
+        edit: Edit,
+        first: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (start, end) = match self.words.get(header::OFF_STRUCT) {
             Some(word) if u32::from_be(word.load(Relaxed)) == FIRST_HALF as u32 => {
                 (SECOND_HALF, STRINGS_AT)
             }
             _ => (FIRST_HALF, SECOND_HALF),
         };
-        let mut block = Emit { page: self, at: start, end };
+        self.compose(edit, Emit { page: self, at: start, end: start }, end)?;
+        first()?;
+        self.compose(edit, Emit { page: self, at: start, end }, end)?;
+        if let Some(word) = self.words.get(header::OFF_STRUCT) {
+            // Release: whoever reads the new offset (`DeviceTree::open`'s Acquire) reads the new tree.
+            store::word32(word, (start as u32).to_be(), Release);
+        }
+        Ok(())
+    }
+
+    /// Writes the edited tree, which has to end at `end`.
+    fn compose(&self, edit: Edit, mut block: Emit<'_, '_>, end: usize) -> Result<(), Error> {
+        let (view, start) = (self.view()?, block.at);
         block.open(if let Edit::Map(map) = edit { map } else { view.map() });
         let mut found = false;
         for subtree in view.subtrees() {
@@ -190,19 +206,14 @@ impl<'a> RootPage<'a> {
         block.close();
         match edit {
             Edit::Replace(Subtree { name, .. }) | Edit::Remove(name) if !found => {
-                return Err(Error::NoSuchSubtree { name });
+                Err(Error::NoSuchSubtree { name })
             }
             Edit::Add(Subtree { name, .. }) if block.at > end => {
                 let needed = block.at - start;
-                return Err(Error::RootFull { name, needed, limit: HALF });
+                Err(Error::RootFull { name, needed, limit: HALF })
             }
-            _ => {}
+            _ => Ok(()),
         }
-        if let Some(word) = self.words.get(header::OFF_STRUCT) {
-            // Release: whoever reads the new offset (`DeviceTree::open`'s Acquire) reads the new tree.
-            store::word32(word, (start as u32).to_be(), Release);
-        }
-        Ok(())
     }
 
     /// Stores a big-endian word.

@@ -1,6 +1,6 @@
 //! Reading a root page, this kernel's or a predecessor's.
 
-use core::sync::atomic::AtomicU32;
+use heirloom_folio::sync::AtomicU32;
 
 use heirloom_folio::{PAGE_SIZE, PhysAddr};
 
@@ -228,7 +228,7 @@ fn check_compatible(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<
 // The capture that most of these read has 4 KiB pages.
 #[cfg(all(test, not(any(heirloom_page = "16k", heirloom_page = "64k"))))]
 mod tests {
-    use core::sync::atomic::Ordering::Relaxed;
+    use heirloom_folio::sync::Ordering::Relaxed;
     use std::vec::Vec;
 
     use heirloom_folio::{PAGE_SIZE, PhysAddr};

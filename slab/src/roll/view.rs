@@ -1,7 +1,7 @@
 //! A roll as it is read: a predecessor's, believed only as far as it was checked, or our own.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{
+use heirloom_folio::sync::{
     AtomicU64,
     Ordering::{Acquire, Relaxed},
 };

@@ -1,6 +1,6 @@
 //! The roll, as this kernel writes it.
 
-use core::sync::atomic::{
+use heirloom_folio::sync::{
     AtomicU64,
     Ordering::{Relaxed, Release},
 };

@@ -1,0 +1,163 @@
+//! `heirloom`: what a handover preserves, seen in an image of the machine's memory.
+//!
+//! ```text
+//! arguments   what is asked
+//! image/      the image as memory, mapped and not read
+//! roots       where the handover starts
+//! survey      its tree and its tables, everything that is wrong with them
+//! facts/      what is known, as it is printed: one value for JSON, text and the map
+//! text/       for a person
+//! map/        the picture
+//! extract, diff, manual
+//! ```
+//!
+//! The program is [`main`]. [`look`] is what it finds, for whoever tests it.
+
+mod arguments;
+mod diff;
+mod extract;
+mod facts;
+mod image;
+mod manual;
+mod map;
+mod output;
+mod progress;
+mod roots;
+mod survey;
+mod text;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use heirloom_folio::{PAGE_SIZE, PhysAddr};
+
+use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
+use diff::Difference;
+use facts::{Facts, Verdict, Want};
+use image::Image;
+use roots::Roots;
+use survey::Survey;
+
+/// The program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("{}error:{:#} {error:#}", output::BAD, output::BAD);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Command::Inspect(inspect) => run_inspect(&inspect),
+        Command::Check(check) => run_check(&check),
+        Command::Extract(extract) => run_extract(&extract),
+        Command::Diff(diff) => run_diff(&diff),
+        Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),
+        Command::Man(Man { dir: None }) => output::bytes(&manual::page()?),
+        Command::Man(Man { dir: Some(dir) }) => manual::pages(&dir),
+    }
+    .map(|found| if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the program says of an image.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// What `check` prints, a line a finding.
+    pub findings: Vec<String>,
+    /// What `check` prints.
+    pub verdict: String,
+    /// What `inspect` prints.
+    pub summary: String,
+    /// What `inspect --json` prints.
+    pub json: String,
+    /// What `inspect --map` draws.
+    pub map: String,
+}
+
+/// Opens the image at `path`, raw memory from `base` on if there is one, and looks at everything
+/// that the program shows.
+///
+/// # Errors
+/// It is no image, or there is no handover in it.
+pub fn look(path: &Path, base: Option<u64>) -> Result<Looked> {
+    let base = base.map(PhysAddr::new);
+    let place = Place { image: path.to_owned(), root: None, base, scratch: None };
+    let image = place.open()?;
+    let (survey, roots) = survey(&image, &place)?;
+    let want = Want::new(&survey, true, true);
+    let facts = Facts::of(&survey, &roots, &place.image, &want)?;
+    let verdict = Verdict::of(&survey);
+    Ok(Looked {
+        findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
+        verdict: text::verdict(&verdict),
+        summary: text::summary(&facts),
+        json: serde_json::to_string(&facts)?,
+        map: map::svg(&survey, &facts),
+    })
+}
+
+/// The handover that `place` names, surveyed.
+fn survey<'i>(image: &'i Image, place: &Place) -> Result<(Survey<'i>, Roots)> {
+    let roots = roots::find(image, place)?;
+    Ok((Survey::new(image, roots.taken, place.scratch), roots))
+}
+
+fn run_inspect(inspect: &Inspect) -> Result<bool> {
+    let image = inspect.place.open()?;
+    let (survey, roots) = survey(&image, &inspect.place)?;
+    let want = Want::new(&survey, inspect.json, !inspect.quick);
+    let facts = Facts::of(&survey, &roots, &inspect.place.image, &want)?;
+    if let Some(path) = &inspect.map {
+        let written = std::fs::write(path, map::svg(&survey, &facts));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if inspect.json {
+        output::json(&facts)?;
+    } else {
+        output::text(&text::summary(&facts), inspect.color)?;
+    }
+    Ok(true)
+}
+
+fn run_check(check: &Check) -> Result<bool> {
+    let image = check.place.open()?;
+    let (survey, _) = survey(&image, &check.place)?;
+    let verdict = Verdict::of(&survey);
+    if check.json {
+        output::json(&verdict)?;
+    } else {
+        output::text(&text::verdict(&verdict), check.color)?;
+    }
+    Ok(verdict.findings.is_empty())
+}
+
+fn run_extract(extract: &Extract) -> Result<bool> {
+    let image = extract.place.open()?;
+    let (survey, _) = survey(&image, &extract.place)?;
+    extract::extract(&survey, extract)?;
+    Ok(true)
+}
+
+fn run_diff(diff: &Diff) -> Result<bool> {
+    let [a, b] = diff.places().map(|place| {
+        let image = place.open()?;
+        let (survey, roots) = survey(&image, &place)?;
+        let want = Want::new(&survey, true, diff.contents);
+        Facts::of(&survey, &roots, &place.image, &want)
+    });
+    let (a, b) = (a?, b?);
+    let difference = Difference::of(&a, &b)?;
+    if diff.json {
+        output::json(&difference)?;
+    } else {
+        output::text(&difference.text(PAGE_SIZE as u64), diff.color)?;
+    }
+    Ok(difference.is_empty())
+}

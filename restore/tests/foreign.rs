@@ -1,0 +1,78 @@
+//! `unpublish` and `publish` give back what `publish` made, and nothing else; and calls on the root
+//! page that are refused leave everything as it was, the seal too.
+
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Kind, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_restore::{Error, Handover, Records};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+fn handover() -> Handover<Ram> {
+    Handover::fresh(Ram::memory(&Ram::frames(512)).unwrap(), &[], "test").unwrap()
+}
+
+fn is_a_table(at: PhysAddr) -> Error {
+    let (expected, found) = (Kind::Folio, Kind::Table);
+    Error::Folio(heirloom_folio::Error::WrongKind { pfn: at.pfn(), expected, found })
+}
+
+#[test]
+fn tables_are_no_subtrees_of_others() {
+    let handover = handover();
+    let mut list = Records::<_, [u64; 3]>::new(handover.memory()).unwrap();
+    list.push(&[1, 2, 3]).unwrap();
+    let root = handover.entry().root;
+    for (name, at) in [("list", list.first()), ("root", root), ("roll", handover.slabs().roll())] {
+        assert_eq!(handover.add_subtree(name, at, PAGE), Err(is_a_table(at)), "{name}");
+        assert!(matches!(handover.unpublish(name), Err(Error::NoSuchSubtree { .. })), "{name}");
+    }
+    list.push(&[4, 5, 6]).unwrap();
+    handover.memory().audit().unwrap();
+}
+
+#[test]
+fn what_was_added_is_neither_unpublished_nor_published_over() {
+    let handover = handover();
+    let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let folio = folio.preserve().unwrap();
+    let at = folio.block().addr();
+    handover.add_subtree("mine", at, PAGE).unwrap();
+    assert!(matches!(handover.unpublish("mine"), Err(Error::NoSuchSubtree { .. })));
+    assert!(matches!(handover.publish("mine", &[1]), Err(Error::NameTaken { .. })));
+    assert!(handover.memory().is_preserved(folio.block()));
+    handover.remove_subtree("mine").unwrap();
+}
+
+#[test]
+fn what_is_refused_leaves_the_seal() {
+    let handover = handover();
+    let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let folio = folio.preserve().unwrap();
+    let at = folio.block().addr();
+    handover.add_subtree("mine", at, PAGE).unwrap();
+    handover.publish("ours", &[1, 2, 3]).unwrap();
+    handover.seal().unwrap();
+    assert!(handover.unpublish("nothing").is_err());
+    assert!(handover.unpublish("mine").is_err());
+    assert!(handover.publish("mine", &[4]).is_err());
+    assert!(handover.add_subtree("ours", at, PAGE).is_err());
+    assert!(handover.add_subtree("new", PhysAddr::new(0), PAGE).is_err());
+    assert!(handover.remove_subtree("nothing").is_err());
+    assert!(handover.remove_subtree("ours").is_err());
+    assert!(handover.is_sealed());
+    handover.unpublish("ours").unwrap();
+    assert!(!handover.is_sealed());
+}
+
+#[test]
+fn a_full_root_page_leaves_the_seal() {
+    let handover = handover();
+    // Long names fill it before memory is full, whatever the size of pages.
+    let publish = |i: u32| handover.publish(&std::format!("{i:0>31}"), &[0; 8]);
+    let full = (0..).find(|i| publish(*i).is_err()).unwrap();
+    handover.seal().unwrap();
+    assert!(matches!(publish(full), Err(Error::RootFull { .. })));
+    assert!(handover.is_sealed());
+    publish(0).unwrap();
+    assert!(!handover.is_sealed());
+}
