@@ -1,0 +1,49 @@
+//! Old kernels, ended by force: see `heirloom_verify::crash`.
+//!
+//! ```text
+//! crash kills [COUNT [SEED]]
+//! crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]]     in a build that counts stores
+//! ```
+
+use std::process::ExitCode;
+
+use heirloom_verify::crash::{Failure, Kills, Stepping, kills, stepping, successor};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let number = |at: usize, otherwise: u64| {
+        arguments.get(at).map_or(Ok(otherwise), |number| number.parse::<u64>())
+    };
+    let program = std::env::current_exe()?;
+    let program = Some(program.as_path());
+    match arguments.first() {
+        Some(&"kills") => kills(&Kills { count: number(1, 500)?, seed: number(2, 1)?, program }),
+        Some(&"stepping") => stepping(&Stepping {
+            stride: number(1, 1)?,
+            script: arguments.get(2).copied().filter(|name| *name != "all"),
+            from: number(3, 0)?,
+            stops: number(4, u64::MAX)?,
+            program,
+        }),
+        Some(&"successor") => {
+            let [_, arena, journal] = arguments[..] else { return Err("two descriptors".into()) };
+            // SAFETY: nothing was opened yet; these two the process was born with.
+            unsafe { successor(arena.parse()?, journal.parse()?) }
+        }
+        _ => {
+            Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]]"
+                .into())
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The tables of a handover, and which of their bytes a seal covers.
+
+use core::ops::Range;
+
+use heirloom::folio::PhysAddr;
+use heirloom::restore::{Header, Left as LeftPages, RootView, SUBTREE, Sealed};
+
+use crate::world::{Left, PAGE, Place, TableAt, World};
+
+/// Who sees that a bit of a table fell over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// The seal, which names a table of this kind.
+    Seal(Sealed),
+    /// The page of the `heirloom` subtree itself, which names itself.
+    Header,
+    /// The seal's table, which is not the one that was made.
+    Table,
+    /// Nobody.
+    Nobody,
+}
+
+/// A table, or a stretch of bytes beside one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// What it is.
+    pub what: &'static str,
+    /// Its first byte.
+    pub addr: PhysAddr,
+    /// The bytes, from there, in stretches that are seen by different ones.
+    pub bytes: Vec<(Range<usize>, Seen)>,
+}
+
+impl Part {
+    /// One that is all of a kind.
+    fn whole(what: &'static str, addr: PhysAddr, bytes: usize, seen: Seen) -> Self {
+        Self { what, addr, bytes: vec![(0..bytes, seen)] }
+    }
+}
+
+/// Every table of a sealed handover, each whole page of it, and every byte that was published.
+///
+/// # Panics
+/// If it is not the handover that it says.
+pub fn parts_of(world: &World, left: &Left) -> Vec<Part> {
+    let page = PAGE as usize;
+    let mut parts: Vec<_> = left.tables.iter().map(|table| part_of(world, *table)).collect();
+    let bare = LeftPages::bare(world);
+    let root = RootView::read(&bare, left.entry.root).expect("a root page");
+    for subtree in root.subtrees() {
+        let subtree = subtree.expect("a sound root page");
+        if subtree.name.as_str() != SUBTREE {
+            let bytes = subtree.size.unwrap_or(0) as usize;
+            let all = bytes.next_multiple_of(page).max(page);
+            let seen = Seen::Seal(Sealed::Subtree);
+            let stretches = vec![(0..bytes, seen), (bytes..all, Seen::Nobody)];
+            parts.push(Part { what: "published bytes", addr: subtree.addr, bytes: stretches });
+        }
+    }
+    parts
+}
+
+fn part_of(world: &World, table: TableAt) -> Part {
+    let TableAt { place, addr, bytes } = table;
+    let page = PAGE as usize;
+    let sealed = |what, kind| Part::whole(what, addr, bytes, Seen::Seal(kind));
+    match place {
+        Place::Root => sealed("root page", Sealed::Root),
+        Place::Scratch => sealed("scratch list", Sealed::Scratch),
+        Place::Node => sealed("tracker node", Sealed::Node),
+        Place::Roll | Place::Slabs => sealed("roll page", Sealed::Roll),
+        // No kernel of ours leaves these.
+        Place::Linux | Place::File => Part::whole("table", addr, bytes, Seen::Nobody),
+        Place::Slab => {
+            // What follows up to the states is this kernel's own business.
+            let stretches = vec![(0..bytes, Seen::Seal(Sealed::Slab)), (bytes..128, Seen::Nobody)];
+            Part { what: "slab header", addr, bytes: stretches }
+        }
+        Place::States => Part::whole("object states", addr, bytes, Seen::Nobody),
+        Place::Area => Part::whole("area chunk", addr, bytes, Seen::Nobody),
+        Place::Records => Part::whole("record block", addr, bytes, Seen::Nobody),
+        Place::Seal => {
+            // A link and a count, and so many entries of 24 bytes.
+            let count = world.word(PhysAddr::new(addr.get() + 8)) as usize;
+            let used = 16 + 24 * count;
+            let stretches = vec![(0..used, Seen::Table), (used..page, Seen::Nobody)];
+            Part { what: "seal's table", addr, bytes: stretches }
+        }
+        Place::Header => {
+            let holds = world.word(PhysAddr::new(addr.get() + Header::FIXED as u64));
+            let first = holds == u64::from_le_bytes(*b"sealed-1");
+            let (one, other) = (120..144, 144..Header::SIZE);
+            let (seal, unused) = if first { (one, other) } else { (other, one) };
+            let mut stretches = vec![
+                (0..Header::FIXED, Seen::Header),
+                (Header::FIXED..120, Seen::Header),
+                (seal, Seen::Table),
+                (unused, Seen::Nobody),
+                (Header::SIZE..page, Seen::Nobody),
+            ];
+            stretches.sort_by_key(|(range, _)| range.start);
+            Part { what: "subtree page", addr, bytes: stretches }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Everything that can be claimed is claimed, twice: the second claim fails.
+
+use std::slice;
+
+use heirloom::folio::{Block, Kind, PhysAddr, Run};
+use heirloom::restore::{Error, Handle, Parts};
+
+use super::{Attempt, bounded, named};
+use crate::world::{Kernel, PLAIN, THINGS, World, stamped};
+
+/// What was claimed.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// Frames that are nobody else's now, and are preserved no more.
+    frames: Vec<Run>,
+    /// Objects: address and bytes.
+    objects: Vec<(PhysAddr, u64)>,
+    /// Claims that were granted.
+    count: u64,
+}
+
+impl Claimed {
+    /// The frames that were claimed and are not preserved.
+    pub fn runs(&self) -> impl Iterator<Item = (Run, &'static str)> + '_ {
+        self.frames.iter().map(|run| (*run, "claimed"))
+    }
+
+    /// How many claims were granted.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn assert_objects_apart(&mut self) {
+        self.objects.sort_unstable();
+        for pair in self.objects.windows(2) {
+            let ((a, bytes), (b, _)) = (pair[0], pair[1]);
+            assert!(a.get() + bytes <= b.get(), "objects at {a} and {b} share bytes");
+        }
+    }
+}
+
+/// Claims all of it.
+pub(super) fn claim_all(world: &World, kernel: &Kernel<'_>, attempt: &Attempt<'_>) -> Claimed {
+    let mut claimed = Claimed::default();
+    // An upgrade takes objects away from whoever has their handles.
+    adopt(world, kernel, attempt.kept.is_empty() && attempt.whim & 4 == 4);
+    roots(world, kernel, &mut claimed);
+    for (i, handle) in attempt.handles.iter().enumerate() {
+        let granted = bounded(world, "claim", || claim(world, kernel, *handle, &mut claimed));
+        let kept = attempt.kept.iter().any(|kept| kept.handle == *handle);
+        match granted {
+            Ok(()) => claimed.count += 1,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                assert!(!kept || attempt.handles[..i].contains(handle), "{handle:?}: {error}");
+            }
+        }
+        let again = bounded(world, "claim", || claim(world, kernel, *handle, &mut claimed));
+        assert!(again.is_err(), "{handle:?} was claimed twice");
+    }
+    for kept in attempt.kept {
+        assert_content(world, kept.handle, kept.seed);
+    }
+    unclaimed_objects(world, kernel, &mut claimed);
+    if attempt.whim & 2 == 2 {
+        whatever_is_left(world, kernel, &mut claimed);
+    }
+    claimed.assert_objects_apart();
+    kernel.memory().audit().expect("consistent after claims");
+    claimed
+}
+
+/// Adopts every cache that was left: those we know as they are, of the others some by upgrade.
+fn adopt(world: &World, kernel: &Kernel<'_>, upgrade: bool) {
+    let slabs = kernel.slabs();
+    for spec in [THINGS, PLAIN] {
+        let adopted = bounded(world, "adopt", || slabs.adopt(spec).map(|_| ()));
+        adopted.err().into_iter().for_each(|error| named_slab(error.into()));
+    }
+    let mut records = Vec::new();
+    slabs.for_each_inherited(|record| records.push(record));
+    for record in records {
+        if upgrade {
+            let mut bytes = 0;
+            let upgraded = bounded(world, "upgrade", || {
+                slabs.upgrade(&record, |object| {
+                    bytes += object.bytes.len();
+                    Ok(())
+                })
+            });
+            upgraded.err().into_iter().for_each(|error| named_slab(error.into()));
+            assert!(bytes as u64 <= world.all().bytes(), "more objects than memory");
+        }
+    }
+}
+
+/// A slab's error says where, or what does not match.
+fn named_slab(error: Error) {
+    assert!(!error.to_string().is_empty());
+    if matches!(error, Error::Slab(heirloom::slab::Error::Slab(_) | heirloom::slab::Error::Roll(_)))
+    {
+        named(&error);
+    }
+}
+
+/// Claims every subtree as a published root.
+fn roots(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+    let mut names: Vec<String> = Vec::new();
+    kernel
+        .for_each_inherited_subtree(|name, _, _| names.push(name.to_owned()))
+        .expect("revive read it");
+    for name in names {
+        // A predecessor may have names that this library gives nobody.
+        assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
+        if let Ok(root) = bounded(world, "claim of a root", || kernel.claim_root(&name)) {
+            claimed.frames.push(root.into_folio().into_raw().run());
+            claimed.count += 1;
+        }
+        assert!(kernel.claim_root(&name).is_err(), "{name} was claimed twice");
+    }
+}
+
+/// Claims what one handle names.
+fn claim(
+    world: &World,
+    kernel: &Kernel<'_>,
+    handle: Handle,
+    claimed: &mut Claimed,
+) -> Result<(), Error> {
+    match handle.parts()? {
+        Parts::Folio(block) => {
+            let folio = kernel.claim_folio(handle)?;
+            assert_eq!(folio.block(), block);
+            claimed.frames.push(folio.into_raw().run());
+        }
+        Parts::Run(run) => {
+            let owned = kernel.claim_run(handle)?;
+            assert_eq!(owned.into_raw(), run);
+            claimed.frames.push(run);
+        }
+        Parts::Area(info) => {
+            let area = kernel.claim_area(handle)?;
+            let mut blocks = 0;
+            area.for_each(|block| {
+                assert!(kernel.memory().is_preserved(block), "{block} of an area");
+                blocks += 1;
+            })?;
+            assert_eq!(blocks, info.blocks());
+            let _ = area.into_raw();
+        }
+        Parts::Records { .. } => {
+            let mut records = kernel.claim_records::<[u64; 2]>(handle)?;
+            let before = records.len();
+            let mut seen = 0;
+            records.for_each(|_| seen += 1)?;
+            assert_eq!(seen, before);
+            if records.push(&[1, 2]).is_ok() {
+                assert_eq!(records.len(), before + 1);
+            }
+        }
+        Parts::Buffer { addr, bytes } => {
+            kernel.restore(handle)?;
+            let run = Run::covering(addr, bytes).expect("claimed, so it is memory");
+            assert!(world.all().covers(run));
+            claimed.frames.push(run);
+        }
+        Parts::Object { addr, bytes, .. } => {
+            let ptr = kernel.restore(handle)?;
+            assert_eq!(kernel.slabs().size_of(ptr), usize::try_from(bytes).ok());
+            assert_is_slab(kernel, addr);
+            claimed.objects.push((addr, bytes));
+        }
+        Parts::Blob { .. } => return Err(kernel.restore(handle).expect_err("no buffer")),
+    }
+    Ok(())
+}
+
+fn assert_is_slab(kernel: &Kernel<'_>, addr: PhysAddr) {
+    let holder = kernel.memory().holder(addr.pfn());
+    assert!(matches!(holder, Some((_, Kind::Slab, _))), "an object at {addr} in {holder:?}");
+}
+
+/// Claims the objects that are left in caches that were adopted, and frees them.
+fn unclaimed_objects(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+    for cache in kernel.slabs().caches() {
+        let left: Vec<_> = cache.unclaimed().map(|(addr, _)| addr).collect();
+        assert!((left.len() * cache.object_size()) as u64 <= world.all().bytes());
+        for addr in left.into_iter().step_by(2) {
+            let object = cache.claim(addr).expect("it is unclaimed");
+            assert!(cache.claim(addr).is_err(), "an object was claimed twice");
+            assert_is_slab(kernel, addr);
+            // SAFETY: claimed just now, so it is ours, and nobody uses it afterwards.
+            unsafe {
+                object.write_bytes(0x5a, cache.object_size());
+                cache.free(object)
+            }
+            .expect("ours");
+            claimed.count += 1;
+        }
+    }
+}
+
+/// Claims every other block that nobody claimed as a folio, by its address alone: what is a slab or
+/// a table stays.
+fn whatever_is_left(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+    let mut left: Vec<Block> = Vec::new();
+    kernel.memory().for_each_inherited(|block| left.push(block));
+    for block in left.into_iter().step_by(2) {
+        let Ok(handle) = Handle::new(Parts::Folio(block)) else { continue };
+        let label = kernel.memory().label_of(block);
+        match claim(world, kernel, handle, claimed) {
+            Ok(()) => {
+                assert_eq!(label, None, "{block} was claimed as a folio");
+                claimed.count += 1;
+            }
+            Err(error) => assert!(label.is_some(), "{block}: {error}"),
+        }
+    }
+}
+
+/// What was preserved is as it was stamped.
+fn assert_content(world: &World, handle: Handle, seed: u64) {
+    let (addr, bytes) = match handle.parts() {
+        Ok(Parts::Folio(block)) => (block.addr(), block.run().bytes()),
+        Ok(Parts::Run(run)) => (run.addr(), run.bytes()),
+        Ok(Parts::Buffer { addr, bytes } | Parts::Object { addr, bytes, .. }) => (addr, bytes),
+        _ => return,
+    };
+    let start = heirloom::folio::DirectMap::ptr(world.ram(), addr);
+    // SAFETY: claimed by `claim_all`, which wrote nothing to it; nobody else has it.
+    let bytes = unsafe { slice::from_raw_parts(start.as_ptr(), bytes as usize) };
+    assert!(stamped(bytes, seed), "{handle:?} has lost its content");
+}

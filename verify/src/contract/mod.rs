@@ -1,0 +1,210 @@
+//! What must be true whatever a predecessor left: any bytes at all lead to an error that names a
+//! table and a place, or to a consistent revive in which no frame has two owners and every later
+//! operation is sound. The work is bounded by the size of memory.
+//!
+//! ```text
+//! mod      the whole of it: survey, revive, claim, use, finish, jump, revive again
+//! owners   whose frame is whose
+//! claims   everything that can be claimed is claimed, twice
+//! usage    what a kernel does all day: fill, free, preserve, seal
+//! linux    what Linux registered, read from a dump
+//! ```
+
+mod claims;
+mod linux;
+mod owners;
+mod usage;
+
+use heirloom::Error;
+use heirloom::folio::tracker::{Frames, FramesOf};
+use heirloom::folio::{Error as FolioError, Fate, Run};
+use heirloom::restore::{Entry, Error as RestoreError, Handle, SealPolicy, survey};
+
+use crate::world::{Kept, Kernel, World, end};
+
+pub use claims::Claimed;
+pub use linux::read_dump;
+pub use owners::Owners;
+
+/// How a takeover is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// Where the handover is said to begin.
+    pub entry: Entry,
+    /// What is demanded of its seal.
+    pub policy: SealPolicy,
+    /// What its owners hold: every one of these is claimed.
+    pub handles: &'a [Handle],
+    /// What must come back with its content; nothing, if the handover was tampered with.
+    pub kept: &'a [Kept],
+    /// Bits that decide between things that are all allowed.
+    pub whim: u64,
+}
+
+/// How a takeover ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict {
+    /// Refused, for this reason.
+    Refused(Error),
+    /// Taken over.
+    Lived {
+        /// How many claims were granted.
+        claims: u64,
+    },
+}
+
+/// The most addresses that one operation may ask for in a memory of so many frames.
+///
+/// A frame is a table at most once, a table is read a fixed number of times, and a block is looked
+/// up in a tree of at most six levels, once for each order.
+pub const fn most_looks(frames: u64) -> u64 {
+    4096 + frames * 256
+}
+
+/// Runs `f`, which must not look at more than a memory of this size makes needful.
+///
+/// # Panics
+/// If it does.
+pub fn bounded<R>(world: &World, what: &str, f: impl FnOnce() -> R) -> R {
+    let before = world.ram().looks();
+    let result = f();
+    let looks = world.ram().looks() - before;
+    let frames = world.all().frames();
+    assert!(looks <= most_looks(frames), "{what}: {looks} looks at {frames} frames");
+    result
+}
+
+/// Tries to take over whatever lies in `world`, and then everything that a kernel can do.
+///
+/// # Panics
+/// If any of what the module promises is not so.
+pub fn take_over(world: &World, attempt: &Attempt<'_>) -> Verdict {
+    let findings = findings(world, attempt.entry);
+    let revived = bounded(world, "revive", || world.try_revive(attempt.entry, attempt.policy));
+    let kernel = match revived {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            // To a survey, a list of no bytes is one that is not known.
+            refusal(&error, !findings.is_empty() || attempt.entry.scratch_bytes == 0);
+            return Verdict::Refused(error);
+        }
+    };
+    Owners::of(world, &kernel).assert_apart();
+    kernel.memory().audit().expect("a revived memory is consistent");
+
+    let claimed = claims::claim_all(world, &kernel, attempt);
+    Owners::of(world, &kernel).with(claimed.runs()).assert_apart();
+    usage::fill(world, &kernel, &claimed);
+    let fresh = usage::work(world, &kernel, attempt.whim);
+    Owners::of(world, &kernel).with(claimed.runs()).with(fresh.runs()).assert_apart();
+    finish(world, &kernel, attempt.whim);
+    Owners::of(world, &kernel).with(claimed.runs()).with(fresh.runs()).assert_apart();
+    assert_whole(world, &kernel);
+
+    // And once more, from what this kernel leaves: that is sound, whatever it was made of.
+    let sealed = attempt.whim & 1 == 0 && usage::seal(&kernel);
+    let entry = end(kernel);
+    let found = self::findings(world, entry);
+    assert!(found.is_empty(), "a kernel's own handover: {}", found[0]);
+    let policy = if sealed { SealPolicy::Required } else { SealPolicy::Checked };
+    let next = world.try_revive(entry, policy);
+    let next = next.unwrap_or_else(|error| panic!("a kernel's own handover: {error}"));
+    Owners::of(world, &next).assert_apart();
+    fresh.assert_there(&next);
+    next.finish(|_| Fate::Free).expect("nothing is kept");
+    next.memory().audit().expect("consistent");
+    assert_whole(world, &next);
+    Verdict::Lived { claims: claimed.count() }
+}
+
+/// Ends the inheritance: some is kept and some freed.
+fn finish(world: &World, kernel: &Kernel<'_>, whim: u64) {
+    let mut turn = whim;
+    let finished = bounded(world, "finish", || {
+        kernel.finish(|_| {
+            turn = turn.rotate_left(1);
+            if turn & 1 == 1 { Fate::Keep } else { Fate::Free }
+        })
+    });
+    if let Err(error) = finished {
+        // A slab that is not sound cannot be kept, and keeping takes memory; freeing is always
+        // possible.
+        named(&error);
+        kernel.finish(|_| Fate::Free).expect("what nobody wants can be freed");
+    }
+    kernel.memory().audit().expect("consistent");
+    let mut left = 0;
+    kernel.memory().for_each_inherited(|_| left += 1);
+    assert_eq!(left, 0, "the inheritance has ended");
+    let again = kernel.finish(|_| Fate::Keep).expect("nothing to do");
+    assert_eq!(again, heirloom::restore::Finished::default());
+}
+
+/// Every frame is in one state, and scratch alone is reserved once the inheritance has ended.
+fn assert_whole(world: &World, kernel: &Kernel<'_>) {
+    kernel.memory().drain();
+    let audit = kernel.memory().audit().expect("consistent");
+    let allocated: u64 = audit.allocated.iter().sum();
+    let all = world.all().frames();
+    assert_eq!(audit.free + audit.cached + audit.reserved + allocated, all, "{audit:?}");
+    let scratch: u64 = owners::scratch_of(world, kernel).map(Run::frames).sum();
+    assert_eq!(audit.reserved, scratch, "{audit:?}");
+}
+
+/// What a survey finds wrong with the handover at `entry`: the first 256 findings.
+///
+/// # Panics
+/// If it looks at more than it should, or a finding says nothing.
+pub fn findings(world: &World, entry: Entry) -> Vec<RestoreError> {
+    let mut words = vec![0; FramesOf::words(world.all()).expect("frames")];
+    let mut stretches = [FramesOf::new(world.all(), &mut words).expect("room")];
+    let mut findings = Vec::new();
+    bounded(world, "survey", || {
+        let surveyed = survey(world, entry, &mut Frames::new(&mut stretches), |finding| {
+            // There can be as many as the tables have bits: the first ones will do.
+            if findings.len() < 256 {
+                assert!(!finding.to_string().is_empty());
+                findings.push(finding);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        });
+        surveyed.unwrap_or_else(|never| match never {});
+    });
+    findings
+}
+
+/// A refusal says what is wrong and where; what a survey finds nothing wrong with is not refused
+/// for its tables.
+fn refusal(error: &Error, found: bool) {
+    assert!(!error.to_string().is_empty());
+    match error {
+        Error::Restore(
+            RestoreError::NotSealed
+            | RestoreError::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. }),
+        )
+        | Error::ScratchTooSmall { .. }
+        | Error::ScratchNotMemory { .. } => {}
+        Error::Restore(error) => {
+            named(error);
+            assert!(found, "refused, and a survey finds nothing: {error}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// An error that names what is at fault.
+fn named(error: &RestoreError) {
+    assert!(!error.to_string().is_empty());
+    let of_memory = matches!(
+        error,
+        RestoreError::Folio(
+            FolioError::OutOfMemory { .. }
+                | FolioError::NoRun { .. }
+                | FolioError::NotFree { .. }
+                | FolioError::NotMemory { .. }
+                | FolioError::NotPreserved { .. }
+                | FolioError::AlreadyPreserved { .. }
+        )
+    );
+    assert!(error.at().is_some() || of_memory, "no place: {error}");
+}

@@ -1,0 +1,239 @@
+//! One thread of a kernel: it calls the library and writes around each call what that promises.
+
+mod many;
+mod single;
+mod tables;
+
+use heirloom::folio::{Error as FolioError, NodeId, Order, PAGE_SIZE, Request};
+use heirloom::restore::Error;
+
+use super::caches::CACHES;
+use super::ground::{Dice, Kernel};
+use super::journal::{Call, Line, Log, Slack};
+use super::promises::Promises;
+use super::step;
+use super::things::Thing;
+
+/// Frames of the largest slab there is here.
+pub(crate) const SLAB: u64 = 32;
+
+/// What any call may leave that needs a table's page or a slab: a page of the roll, and a slab that
+/// is preserved and not entered.
+const ROLL: Slack = Slack { blocks: 3, frames: 2 + SLAB, objects: 0 };
+
+pub(crate) const fn slack(blocks: u64, frames: u64, objects: u64) -> Slack {
+    Slack { blocks: ROLL.blocks + blocks, frames: ROLL.frames + frames, objects }
+}
+
+/// A thing that the kernel has, or that its predecessor left.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Owned {
+    pub(crate) id: u32,
+    pub(crate) thing: Thing,
+    /// It survives.
+    pub(crate) kept: bool,
+    /// The predecessor left it, and it is not claimed yet.
+    pub(crate) left: bool,
+    /// A name leads to it: it stays as it is.
+    pub(crate) pinned: bool,
+}
+
+/// One thread of a kernel, and what it has.
+pub(crate) struct Actor<'k, 'a> {
+    pub(crate) kernel: &'k Kernel<'a>,
+    pub(crate) log: Option<Log<'k>>,
+    pub(crate) owned: Vec<Owned>,
+    /// The number of the next thing.
+    next: u32,
+}
+
+/// Chooses the thing that was got last.
+pub(crate) const LAST: u64 = u64::MAX;
+
+/// What is asked for: everything that the library does for an owner. A number chooses among
+/// the things that there are.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Op {
+    Folio(u8),
+    FolioAfar(u8),
+    Run(u64),
+    Buffer(usize, bool),
+    Object(u8),
+    Insert(bool),
+    Preserve(u64),
+    Unpreserve(u64),
+    Free(u64),
+    Realloc(u64, usize),
+    PreserveAll(u8),
+    UnpreserveAll,
+    PreserveAdjacent(u8),
+    Area(u64, u8),
+    AreaGone(u64),
+    Records,
+    Push(u64, u64),
+    RecordsGone(u64),
+    Publish(u8, u64),
+    Unpublish(u8),
+    Subtree(u64),
+    SubtreeGone(u64),
+    Seal,
+    Unseal,
+    Shrink,
+}
+
+/// Whether an error says that there is no memory, or no room in a table.
+pub(crate) fn is_full(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. })
+            | Error::RootFull { .. }
+    )
+}
+
+impl<'k, 'a> Actor<'k, 'a> {
+    /// Numbers of things that one thread may use.
+    const IDS: u32 = 1 << 20;
+
+    /// Numbers of things that are names: below all others of the thread.
+    const NAMES: u32 = 16;
+
+    /// One that has nothing. No two have the same `base`, in all generations.
+    pub(crate) fn new(kernel: &'k Kernel<'a>, log: Option<Log<'k>>, base: u32) -> Self {
+        Self { kernel, log, owned: Vec::new(), next: base * Self::IDS + Self::NAMES }
+    }
+
+    /// One that has what the predecessor left, by its journal.
+    pub(crate) fn heir(
+        kernel: &'k Kernel<'a>,
+        log: Option<Log<'k>>,
+        base: u32,
+        promises: &Promises,
+    ) -> Self {
+        let mut actor = Self::new(kernel, log, base);
+        for (&id, ways) in &promises.before {
+            if let [Some(thing)] = ways[..] {
+                let owned = Owned { id, thing, kept: false, left: true, pinned: false };
+                actor.owned.push(owned);
+            }
+        }
+        actor
+    }
+
+    pub(crate) fn write(&self, line: Line) {
+        if let Some(log) = self.log {
+            log.write(line);
+        }
+    }
+
+    pub(crate) fn open(&self, call: Call, slack: Slack) {
+        self.write(Line::Open(call, slack, step::counted()));
+    }
+
+    pub(crate) fn may(&self, id: u32, way: Option<Thing>) {
+        self.write(Line::May(id, way));
+    }
+
+    pub(crate) fn is(&self, id: u32, way: Option<Thing>) {
+        self.write(Line::Is(id, way));
+    }
+
+    pub(crate) fn close(&self) {
+        self.write(Line::Close);
+    }
+
+    /// The number of a new thing, and the seed of its content: room for 256 parts.
+    pub(crate) fn id(&mut self) -> (u32, u64) {
+        self.next += 1;
+        (self.next, u64::from(self.next) << 8)
+    }
+
+    pub(crate) fn own(&mut self, id: u32, thing: Thing, kept: bool) {
+        self.owned.push(Owned { id, thing, kept, left: false, pinned: false });
+    }
+
+    /// A thing that `fits`, by a number.
+    fn pick(&self, number: u64, fits: impl Fn(&Owned) -> bool) -> Option<usize> {
+        let fitting = |owned: &&Owned| !owned.left && !owned.pinned && fits(owned);
+        let count = self.owned.iter().filter(fitting).count() as u64;
+        let which =
+            if number == LAST { count.checked_sub(1)? } else { number.checked_rem(count)? };
+        let indices = (0..).zip(&self.owned).filter(|(_, owned)| fitting(owned));
+        indices.map(|(i, _)| i).nth(which as usize)
+    }
+
+    /// Does what is asked for, if there is something to do it to and memory enough.
+    pub(crate) fn act(&mut self, op: Op) {
+        let done = match op {
+            Op::Folio(order) => self.folio(Request::new(at_most(order))),
+            Op::FolioAfar(order) => self.folio(Request::new(at_most(order)).on(NodeId(1))),
+            Op::Run(frames) => self.run(frames),
+            Op::Buffer(bytes, born) => self.buffer(bytes, born),
+            Op::Object(cache) => self.object(cache),
+            Op::Insert(preserving) => self.insert(preserving),
+            Op::Preserve(number) => self.preserve(number),
+            Op::Unpreserve(number) => self.unpreserve(number),
+            Op::Free(number) => self.free(number),
+            Op::Realloc(number, bytes) => self.realloc(number, bytes),
+            Op::PreserveAll(count) => self.preserve_all(count),
+            Op::UnpreserveAll => self.unpreserve_all(),
+            Op::PreserveAdjacent(order) => self.preserve_adjacent(at_most(order)),
+            Op::Area(blocks, order) => self.area(blocks, at_most(order)),
+            Op::AreaGone(number) => self.area_gone(number),
+            Op::Records => self.new_records(),
+            Op::Push(number, entries) => self.push(number, entries),
+            Op::RecordsGone(number) => self.records_gone(number),
+            Op::Publish(which, bytes) => self.publish(which, bytes),
+            Op::Unpublish(which) => self.unpublish(which),
+            Op::Subtree(number) => self.subtree(number),
+            Op::SubtreeGone(number) => self.subtree_gone(number),
+            Op::Seal => self.seal(),
+            Op::Unseal => self.unseal(),
+            Op::Shrink => {
+                self.shrink();
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            assert!(is_full(&error), "{op:?}: {error}");
+            self.close();
+        }
+    }
+}
+
+fn at_most(order: u8) -> Order {
+    Order::new(order).unwrap_or(Order::ZERO)
+}
+
+/// What a thread does next; the choice leans to what changes what survives.
+pub(crate) fn random(dice: &mut Dice) -> Op {
+    let number = dice.next();
+    let small = |dice: &mut Dice| 8 + dice.below(3000) as usize;
+    let large = |dice: &mut Dice| PAGE_SIZE + dice.below(5 * PAGE_SIZE as u64) as usize;
+    match dice.below(64) {
+        0..4 => Op::Folio(dice.below(4) as u8),
+        4 => Op::FolioAfar(dice.below(3) as u8),
+        5..7 => Op::Run(2 + dice.below(9)),
+        7..10 => Op::Buffer(small(dice), dice.below(2) == 0),
+        10..12 => Op::Buffer(large(dice), dice.below(2) == 0),
+        12..18 => Op::Object(dice.below(u64::from(CACHES)) as u8),
+        18..20 => Op::Insert(dice.below(2) == 0),
+        20..32 => Op::Preserve(number),
+        32..37 => Op::Unpreserve(number),
+        37..45 => Op::Free(number),
+        45 => Op::Realloc(number, small(dice)),
+        46 => Op::Realloc(number, large(dice)),
+        47 => Op::PreserveAll(2 + dice.below(4) as u8),
+        48 => Op::PreserveAdjacent(dice.below(2) as u8),
+        49 => Op::UnpreserveAll,
+        50 | 51 => Op::Area(1 + dice.below(4), dice.below(2) as u8),
+        52 => Op::AreaGone(number),
+        53 => Op::Records,
+        54..57 => Op::Push(number, 1 + dice.below(40)),
+        57 => Op::RecordsGone(number),
+        58 | 59 => Op::Publish(dice.below(4) as u8, dice.below(6000)),
+        60 => Op::Unpublish(dice.below(4) as u8),
+        61 => Op::Subtree(number),
+        62 => Op::SubtreeGone(number),
+        _ => Op::Shrink,
+    }
+}

@@ -1,0 +1,212 @@
+//! Calls about one thing that is an owner's: allocated, preserved, let go, moved, freed.
+
+use std::alloc::Layout;
+
+use heirloom::arena::Arena;
+use heirloom::folio::{DirectMap, Order, PAGE_SIZE, Request};
+use heirloom::restore::{Error, Handle, Parts};
+use heirloom::slab::{Buffers, Cache};
+
+use super::super::caches::{TYPED, Value, spec};
+use super::super::journal::{Call, Slack};
+use super::super::things::{Sort, Thing};
+use super::{Actor, Owned, SLAB, slack};
+
+impl<'k, 'a> Actor<'k, 'a> {
+    pub(super) fn folio(&mut self, request: Request) -> Result<(), Error> {
+        self.open(Call::AllocFolio, Slack::default());
+        let folio = self.kernel.memory().folio(request)?;
+        let thing = Thing::folio(folio.into_raw());
+        self.stamp_and_own(thing);
+        Ok(())
+    }
+
+    /// What was allocated and is not preserved: nothing is promised.
+    pub(super) fn stamp_and_own(&mut self, thing: Thing) {
+        let (id, seed) = self.id();
+        thing.stamp(self.kernel, seed);
+        self.own(id, thing.stamped(seed), false);
+        self.close();
+    }
+
+    pub(super) fn run(&mut self, frames: u64) -> Result<(), Error> {
+        self.open(Call::AllocRun, Slack::default());
+        let run = self.kernel.memory().run(frames, Request::new(Order::ZERO))?.into_raw();
+        let thing = Thing::new(Sort::Run, 0, Handle::new(Parts::Run(run))?, run.bytes());
+        self.stamp_and_own(thing);
+        Ok(())
+    }
+
+    pub(super) fn buffer(&mut self, bytes: usize, born: bool) -> Result<(), Error> {
+        let frames = bytes.div_ceil(PAGE_SIZE) as u64;
+        let call = if born { Call::AllocBorn } else { Call::AllocBuffer };
+        self.open(call, slack(frames, frames, u64::from(born)));
+        let layout = Layout::from_size_align(bytes, 8).expect("a layout");
+        let like = Buffers { preserving: born, zeroed: false };
+        let ptr = self.kernel.slabs().alloc(layout, like)?;
+        let handle = self.kernel.handle_of(ptr)?;
+        let thing = Thing::new(Sort::Buffer, u8::from(born), handle, bytes as u64);
+        self.born_or_not(thing);
+        Ok(())
+    }
+
+    /// What was allocated; from birth it survives, and its content from when it is written.
+    pub(super) fn born_or_not(&mut self, thing: Thing) {
+        let (id, seed) = self.id();
+        if thing.born() {
+            self.is(id, Some(thing));
+            thing.stamp(self.kernel, seed);
+            self.is(id, Some(thing.stamped(seed)));
+            self.own(id, thing.stamped(seed), true);
+            self.close();
+        } else {
+            thing.stamp(self.kernel, seed);
+            self.own(id, thing.stamped(seed), false);
+            self.close();
+        }
+    }
+
+    pub(crate) fn cache(&self, which: u8) -> Result<Cache<'k, &'a Arena>, Error> {
+        let cache = self.kernel.slabs().cache(spec(which))?;
+        assert!(cache.slab_order().frames() <= SLAB, "{cache:?}");
+        Ok(cache)
+    }
+
+    pub(super) fn object(&mut self, which: u8) -> Result<(), Error> {
+        self.open(Call::AllocObject, slack(1, 1, 1));
+        let cache = self.cache(which)?;
+        let ptr = cache.alloc()?;
+        let handle = self.kernel.handle_of(ptr)?;
+        let bytes = cache.object_size() as u64;
+        self.born_or_not(Thing::new(Sort::Object, which, handle, bytes));
+        Ok(())
+    }
+
+    /// A typed object: with its value from the moment that it is there. In the plain cache it is
+    /// preserved singly, as a type.
+    pub(super) fn insert(&mut self, preserving: bool) -> Result<(), Error> {
+        let which = if preserving { 5 } else { 4 };
+        self.open(Call::Insert, slack(1, 1, 1));
+        let cache =
+            self.kernel.slabs().typed::<Value>(TYPED[usize::from(preserving)], preserving)?;
+        let (id, seed) = self.id();
+        let object = cache.insert(Value::of(seed))?;
+        let (addr, tag) = object.name();
+        let bytes = size_of::<Value>() as u64;
+        let handle = Handle::new(Parts::Object { addr, bytes, tag })?;
+        let thing = Thing::new(Sort::Object, which, handle, bytes).stamped(seed);
+        if preserving {
+            self.is(id, Some(thing));
+            object.leak();
+            self.own(id, thing, true);
+            self.close();
+            return Ok(());
+        }
+        self.may(id, Some(thing));
+        match object.preserve() {
+            Ok(kept) => {
+                self.is(id, Some(thing));
+                kept.into_raw();
+                self.own(id, thing, true);
+                self.close();
+                Ok(())
+            }
+            Err(refused) => {
+                self.is(id, None);
+                Err(refused.error.into())
+            }
+        }
+    }
+
+    pub(super) fn preserve(&mut self, number: u64) -> Result<(), Error> {
+        let Some(i) = self.pick(number, |owned| !owned.kept) else { return Ok(()) };
+        let Owned { id, thing, .. } = self.owned[i];
+        self.open(Call::Preserve, slack(1, 1, 0));
+        self.may(id, Some(thing));
+        let done = thing.preserve(self.kernel);
+        self.is(id, done.is_ok().then_some(thing));
+        self.owned[i].kept = done.is_ok();
+        done?;
+        self.close();
+        Ok(())
+    }
+
+    pub(super) fn unpreserve(&mut self, number: u64) -> Result<(), Error> {
+        let singly = |owned: &Owned| {
+            owned.kept
+                && matches!(owned.thing.sort, Sort::Folio | Sort::Run | Sort::Buffer | Sort::Object)
+                && !(owned.thing.born() && owned.thing.small())
+        };
+        let Some(i) = self.pick(number, singly) else { return Ok(()) };
+        let Owned { id, thing, .. } = self.owned[i];
+        // A run that is half let go is blocks of nobody's.
+        self.open(Call::Unpreserve, slack(thing.frames(), thing.frames(), 0));
+        self.may(id, None);
+        thing.unpreserve(self.kernel)?;
+        self.is(id, None);
+        self.owned[i].kept = false;
+        if thing.sort == Sort::Buffer {
+            self.owned[i].thing.index = 0;
+        }
+        self.close();
+        Ok(())
+    }
+
+    pub(super) fn free(&mut self, number: u64) -> Result<(), Error> {
+        let freed = |owned: &Owned| owned.thing.born() || !owned.kept;
+        let Some(i) = self.pick(number, freed) else { return Ok(()) };
+        let Owned { id, thing, .. } = self.owned.swap_remove(i);
+        assert!(thing.is_whole(self.kernel), "written by somebody else: {thing:?}");
+        let frames = if thing.born() { thing.frames() } else { 0 };
+        self.open(Call::Free, slack(frames, frames, 0));
+        if thing.born() {
+            self.may(id, None);
+        }
+        thing.free(self.kernel)?;
+        if thing.born() {
+            self.is(id, None);
+        }
+        self.close();
+        Ok(())
+    }
+
+    pub(super) fn realloc(&mut self, number: u64, bytes: usize) -> Result<(), Error> {
+        let fits = |o: &Owned| o.thing.sort == Sort::Buffer && (o.thing.born() || !o.kept);
+        let Some(i) = self.pick(number, fits) else { return Ok(()) };
+        let Owned { id, thing, .. } = self.owned[i];
+        let frames = (bytes.div_ceil(PAGE_SIZE) as u64).max(thing.frames());
+        self.open(Call::Realloc, slack(2 * frames, 2 * frames, 1));
+        if thing.born() {
+            // It may be where it was, or where nobody knows yet.
+            self.may(id, None);
+        }
+        let layout = Layout::from_size_align(bytes, 8).expect("a layout");
+        let ptr = self.kernel.memory().machine().ptr(thing.addr().expect("a buffer"));
+        // SAFETY: the buffer is ours; what is returned takes its place.
+        let moved = unsafe { self.kernel.slabs().realloc(ptr, layout) };
+        let ptr = match moved {
+            Ok(ptr) => ptr,
+            Err(error) => {
+                if thing.born() {
+                    self.is(id, Some(thing));
+                }
+                return Err(error.into());
+            }
+        };
+        let handle = self.kernel.handle_of(ptr)?;
+        let seed = u64::from(id) << 8;
+        let now = Thing::new(Sort::Buffer, thing.index, handle, bytes as u64);
+        let both = now.sized(thing.bytes.min(bytes as u64) & !7).stamped(seed);
+        assert!(both.is_whole(self.kernel), "moved with its content: {thing:?} to {bytes}");
+        if thing.born() {
+            self.is(id, Some(both));
+        }
+        now.stamp(self.kernel, seed);
+        if thing.born() {
+            self.is(id, Some(now.stamped(seed)));
+        }
+        self.owned[i].thing = now.stamped(seed);
+        self.close();
+        Ok(())
+    }
+}

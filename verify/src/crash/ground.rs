@@ -1,0 +1,153 @@
+//! The memory that the kernels follow each other on: small, in two ranges far apart, and full of
+//! what somebody else left in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use heirloom::arena::{Arena, RangeSpec};
+#[cfg(heirloom_step)]
+use heirloom::folio::DirectMap;
+use heirloom::folio::threads::ThreadSlots;
+use heirloom::folio::{Cpus, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom::restore::{Entry, SealPolicy};
+use heirloom::{Error, Heirloom};
+
+pub(crate) type Kernel<'a> = Heirloom<&'a Arena>;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// Frames of the two ranges, and where they begin. So far apart that each needs branches of its
+/// own in the tracker's tree.
+const RANGES: [(u64, u64); 2] = [(1 << 32, 640), (1 << 39, 128)];
+
+/// CPUs: a slot for each thread of the old kernel, and one more.
+const SLOTS: usize = 4;
+
+/// A memory that processes share.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    arena: Arena,
+    file: File,
+    map: Vec<(Run, NodeId)>,
+    scratch: Run,
+}
+
+impl Ground {
+    pub(crate) fn new() -> io::Result<Self> {
+        let range = |(node, (start, frames)): (u16, (u64, u64))| RangeSpec {
+            start: PhysAddr::new(start),
+            bytes: frames * PAGE,
+            node: NodeId(node),
+        };
+        let ranges: Vec<_> = (0..).zip(RANGES).map(range).collect();
+        Self::over(Arena::create("crash", &ranges).map_err(io::Error::other)?)
+    }
+
+    /// The same memory, mapped once more, wherever there is room.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+        Self::over(Arena::open(fd).map_err(io::Error::other)?)
+    }
+
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Self::open(self.arena.share().map_err(io::Error::other)?)
+    }
+
+    fn over(arena: Arena) -> io::Result<Self> {
+        let arena = arena.with_slots(ThreadSlots::new(SLOTS));
+        let map: Vec<_> = arena.ranges().iter().map(|range| (range.run(), range.node())).collect();
+        let bytes = Heirloom::<&Arena>::scratch_bytes(&map, Cpus::count(&arena)) as u64;
+        // In the middle of things, so that what lies on both sides of it is used.
+        let first = Pfn::new(map[0].0.start().get() + 100);
+        let scratch = Run::new(first, bytes / PAGE).ok_or_else(|| io::Error::other("scratch"))?;
+        let file = File::from(arena.share().map_err(io::Error::other)?);
+        Ok(Self { arena, file, map, scratch })
+    }
+
+    pub(crate) const fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(crate) const fn scratch(&self) -> Run {
+        self.scratch
+    }
+
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    /// Frames that there are.
+    pub(crate) fn frames(&self) -> u64 {
+        self.map.iter().map(|(run, _)| run.frames()).sum()
+    }
+
+    /// Where this process sees the memory: the first address, and how many bytes from it to the
+    /// last one, the hole between the ranges included.
+    #[cfg(heirloom_step)]
+    pub(crate) fn window(&self) -> (*const u8, usize) {
+        let (first, last) = (self.map[0].0, self.map[self.map.len() - 1].0);
+        let span = last.addr().get() + last.bytes() - first.addr().get();
+        (self.arena.ptr(first.addr()).as_ptr(), span as usize)
+    }
+
+    pub(crate) fn boot(&self) -> Result<Kernel<'_>, Error> {
+        // SAFETY: the arena covers its ranges; one kernel at a time runs on it, as every process
+        // is waited for before the next begins.
+        unsafe { Heirloom::boot(&self.arena, &self.map, &[self.scratch], "crash") }
+    }
+
+    pub(crate) fn revive(&self, entry: Entry) -> Result<Kernel<'_>, Error> {
+        // SAFETY: as for `boot`; the predecessor's process has ended, or its kernel was dropped.
+        unsafe { Heirloom::revive(&self.arena, &self.map, entry, "crash", SealPolicy::Checked) }
+    }
+
+    /// A copy of the whole file, while no kernel runs.
+    pub(crate) fn save(&self) -> io::Result<Vec<u8>> {
+        let bytes = self.file.metadata()?.len();
+        let mut image = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut image, 0)?;
+        Ok(image)
+    }
+
+    /// Puts a copy back.
+    pub(crate) fn load(&self, image: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(image, 0)
+    }
+
+    /// What a new arena of this kind contains, but for the memory: that is what others left in it.
+    /// Random words, addresses of frames, and zeroes: whoever takes a page for a table of his own
+    /// without clearing it finds entries in it.
+    pub(crate) fn used(&self) -> io::Result<Vec<u8>> {
+        let mut image = self.save()?;
+        let mut dice = Dice(0x6761_7262_6167_6521);
+        for word in image[PAGE_SIZE..].chunks_exact_mut(8) {
+            let (start, frames) = RANGES[dice.below(2) as usize];
+            let value = match dice.below(4) {
+                0 => 0,
+                1 => start + dice.below(frames) * PAGE,
+                _ => dice.next(),
+            };
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+        Ok(image)
+    }
+}
+
+/// Numbers that look random and are the same in every run (`SplitMix64`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) const fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}

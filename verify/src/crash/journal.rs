@@ -1,0 +1,354 @@
+//! What the old kernel relies on, written down where its end cannot reach: a second shared memory.
+//!
+//! Each thread of the old kernel has a log of lines and writes them around its calls:
+//!
+//! ```text
+//! Open  op, slack          a call is about to be made
+//! May   thing, as what     from here on it may survive like this (or not at all)
+//!   …the call…
+//! Is    thing, as what     from here on it survives like this, or not at all: the call returned
+//! Close
+//! ```
+//!
+//! A line counts from the store of the log's length on, which comes last. So the reader, in
+//! another process, knows at any instant what was promised, what may or may not have happened,
+//! and which call was under way.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::things::{Sort, Thing};
+use super::trial;
+
+/// Logs, one for each thread of the old kernel.
+pub(crate) const LOGS: usize = 3;
+
+/// Lines of a log.
+const LINES: usize = 1 << 15;
+const WORDS: usize = 8;
+/// Words before the lines: the length, in a cache line of its own.
+const HEAD: usize = 8;
+const LOG_WORDS: usize = HEAD + LINES * WORDS;
+const BYTES: usize = LOGS * LOG_WORDS * 8;
+
+/// A call of the library's, as the journal names it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub(crate) enum Call {
+    Boot,
+    Revive,
+    AllocFolio,
+    AllocRun,
+    AllocBuffer,
+    AllocBorn,
+    AllocObject,
+    Insert,
+    Realloc,
+    Preserve,
+    Unpreserve,
+    PreserveAll,
+    UnpreserveAll,
+    PreserveAdjacent,
+    Free,
+    Area,
+    AreaGone,
+    Records,
+    Push,
+    RecordsGone,
+    Publish,
+    Unpublish,
+    Subtree,
+    SubtreeGone,
+    Seal,
+    Unseal,
+    Shrink,
+    Claim,
+    Adopt,
+    Upgrade,
+    Finish,
+    /// All of a takeover whose entry is left at its end.
+    TakeOver,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 32] = [
+        Self::Boot,
+        Self::Revive,
+        Self::AllocFolio,
+        Self::AllocRun,
+        Self::AllocBuffer,
+        Self::AllocBorn,
+        Self::AllocObject,
+        Self::Insert,
+        Self::Realloc,
+        Self::Preserve,
+        Self::Unpreserve,
+        Self::PreserveAll,
+        Self::UnpreserveAll,
+        Self::PreserveAdjacent,
+        Self::Free,
+        Self::Area,
+        Self::AreaGone,
+        Self::Records,
+        Self::Push,
+        Self::RecordsGone,
+        Self::Publish,
+        Self::Unpublish,
+        Self::Subtree,
+        Self::SubtreeGone,
+        Self::Seal,
+        Self::Unseal,
+        Self::Shrink,
+        Self::Claim,
+        Self::Adopt,
+        Self::Upgrade,
+        Self::Finish,
+        Self::TakeOver,
+    ];
+}
+
+/// What a call that did not return may leave preserved beside the things it named: pages of
+/// tables that nothing leads to yet, or a block or an object that was handed to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Slack {
+    pub(crate) blocks: u64,
+    pub(crate) frames: u64,
+    pub(crate) objects: u64,
+}
+
+impl Slack {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.blocks += more.blocks;
+        self.frames += more.frames;
+        self.objects += more.objects;
+    }
+}
+
+/// One line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Line {
+    /// With the number of stores that were counted by then.
+    Open(Call, Slack, u64),
+    Close,
+    May(u32, Option<Thing>),
+    Is(u32, Option<Thing>),
+    /// A kernel is about to leave the entry with this root: if it is found, this kernel's promises
+    /// hold, and what its predecessor's were is what it had to claim.
+    Leaving(u64),
+    /// The predecessor's tree is about to change.
+    Claiming,
+}
+
+impl Line {
+    fn encode(self) -> [u64; WORDS] {
+        let thing = |tag: u64, id: u32, thing: Option<Thing>| {
+            let Some(thing) = thing else { return [tag, u64::from(id), 0, 0, 0, 0, 0, 0] };
+            let [a, b] = thing.handle_words();
+            let sort = (1 + thing.sort as u64) | (u64::from(thing.index) << 8);
+            let seed = thing.seed.map_or([0, 0], |seed| [1, seed]);
+            [tag, u64::from(id), sort, a, b, thing.bytes, seed[0], seed[1]]
+        };
+        match self {
+            Self::Open(call, s, at) => [1, call as u64, s.blocks, s.frames, s.objects, at, 0, 0],
+            Self::Close => [2, 0, 0, 0, 0, 0, 0, 0],
+            Self::May(id, what) => thing(3, id, what),
+            Self::Is(id, what) => thing(4, id, what),
+            Self::Leaving(root) => [5, root, 0, 0, 0, 0, 0, 0],
+            Self::Claiming => [6, 0, 0, 0, 0, 0, 0, 0],
+        }
+    }
+
+    fn decode(words: [u64; WORDS]) -> Option<Self> {
+        let [tag, id, sort, a, b, bytes, stamped, seed] = words;
+        let id32 = u32::try_from(id).ok();
+        let thing = || {
+            if sort == 0 {
+                return Some(None);
+            }
+            let index = (sort >> 8) as u8;
+            let sort = *Sort::ALL.get((sort & 0xff) as usize - 1)?;
+            let seed = (stamped == 1).then_some(seed);
+            Some(Some(Thing::from_words(sort, index, [a, b], bytes, seed)))
+        };
+        Some(match tag {
+            1 => {
+                let call = *Call::ALL.get(usize::try_from(id).ok()?)?;
+                Self::Open(call, Slack { blocks: sort, frames: a, objects: b }, bytes)
+            }
+            2 => Self::Close,
+            3 => Self::May(id32?, thing()?),
+            4 => Self::Is(id32?, thing()?),
+            5 => Self::Leaving(id),
+            6 => Self::Claiming,
+            _ => return None,
+        })
+    }
+}
+
+/// The logs, in memory that processes share.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    words: NonNull<AtomicU64>,
+    fd: OwnedFd,
+}
+
+// SAFETY: atomics, mapped until the value is dropped.
+unsafe impl Sync for Journal {}
+
+impl Journal {
+    /// Empty logs.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let fd = rustix::fs::memfd_create("journal", flags)?;
+        rustix::fs::ftruncate(&fd, BYTES as u64)?;
+        Self::open(fd)
+    }
+
+    /// The logs that another process writes, or wrote.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
+        if File::from(fd.try_clone()?).metadata()?.len() != BYTES as u64 {
+            return Err(io::Error::other("not a journal"));
+        }
+        let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+        let flags = rustix::mm::MapFlags::SHARED;
+        // SAFETY: the kernel chooses the place.
+        let at = unsafe { rustix::mm::mmap(std::ptr::null_mut(), BYTES, access, flags, &fd, 0) }?;
+        let words = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
+        Ok(Self { words, fd })
+    }
+
+    /// Forgets all lines. Nobody writes meanwhile.
+    pub(crate) fn clear(&self) {
+        (0..LOGS).for_each(|log| self.words(log)[0].store(0, Release));
+    }
+
+    /// The log that one thread writes.
+    pub(crate) fn log(&self, log: usize) -> Log<'_> {
+        Log { words: self.words(log) }
+    }
+
+    /// To be given to [`Journal::open`] in another process.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// Notes before which store the old kernel ends, if stores are counted.
+    pub(crate) fn stop(&self, stop: Option<u64>) {
+        self.words(0)[2].store(stop.map_or(0, |stop| stop.saturating_add(1)), Release);
+    }
+
+    /// What [`Journal::stop`] noted.
+    pub(crate) fn stopped(&self) -> Option<u64> {
+        // Acquire pairs with the Release in `stop`; the writer has ended anyway.
+        self.words(0)[2].load(Acquire).checked_sub(1)
+    }
+
+    /// How many kernels were about to leave their entry.
+    pub(crate) fn kernels(&self) -> u64 {
+        let lines = self.lines(0).into_iter();
+        lines.filter(|line| matches!(line, Line::Leaving(_))).count() as u64
+    }
+
+    /// A copy of all lines, while nobody writes.
+    pub(crate) fn save(&self) -> [Vec<Line>; LOGS] {
+        std::array::from_fn(|log| self.lines(log))
+    }
+
+    /// Puts a copy back, while nobody writes.
+    pub(crate) fn load(&self, saved: &[Vec<Line>; LOGS]) {
+        self.clear();
+        for (log, lines) in saved.iter().enumerate() {
+            for line in lines {
+                self.log(log).write(*line);
+            }
+        }
+    }
+
+    /// Leaves a figure for the parent process.
+    pub(crate) fn note(&self, figure: u64) {
+        self.words(0)[1].store(figure, Release);
+    }
+
+    /// The figure that was left last.
+    pub(crate) fn noted(&self) -> u64 {
+        // Acquire pairs with the Release in `note`; the writer has ended anyway.
+        self.words(0)[1].load(Acquire)
+    }
+
+    /// How many lines there are in all logs: how far the old kernel has come.
+    pub(crate) fn progress(&self) -> u64 {
+        (0..LOGS).map(|log| self.words(log)[0].load(Relaxed)).sum()
+    }
+
+    fn words(&self, log: usize) -> &[AtomicU64] {
+        assert!(log < LOGS);
+        // SAFETY: in the mapping, which is aligned to a page and lives as long as `self`; shared
+        // words are reached as atomics alone.
+        unsafe { std::slice::from_raw_parts(self.words.add(log * LOG_WORDS).as_ptr(), LOG_WORDS) }
+    }
+
+    /// All lines of one log.
+    pub(crate) fn lines(&self, log: usize) -> Vec<Line> {
+        self.written(log).map(line).collect()
+    }
+
+    fn written(&self, log: usize) -> impl DoubleEndedIterator<Item = &[AtomicU64]> {
+        let words = self.words(log);
+        // Acquire pairs with the Release in `Log::write`: the lines that are counted are written.
+        let length = (words[0].load(Acquire) as usize).min(LINES);
+        words[HEAD..HEAD + length * WORDS].chunks_exact(WORDS)
+    }
+
+    /// The lines of one log from the last but one kernel's entry on: what a kernel that has left
+    /// its entry just now, or is about to, has to know.
+    pub(crate) fn recent(&self, log: usize) -> Vec<Line> {
+        let leaving = Line::Leaving(0).encode()[0];
+        let mut seen = 0;
+        let lines = self.written(log).rev().take_while(|line| {
+            seen += u32::from(line[0].load(Relaxed) == leaving);
+            seen < 3
+        });
+        let mut recent: Vec<_> = lines.map(line).collect();
+        recent.reverse();
+        recent
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `open` mapped; borrows of it ended.
+        let _ = unsafe { rustix::mm::munmap(self.words.as_ptr().cast(), BYTES) };
+    }
+}
+
+/// A line as it is written.
+fn line(at: &[AtomicU64]) -> Line {
+    let line = Line::decode(std::array::from_fn(|i| at[i].load(Relaxed)));
+    line.expect("only `Log::write` writes lines")
+}
+
+/// One thread's log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Log<'j> {
+    words: &'j [AtomicU64],
+}
+
+impl Log<'_> {
+    /// Adds a line.
+    pub(crate) fn write(self, line: Line) {
+        let at = self.words[0].load(Relaxed) as usize;
+        if at >= LINES {
+            // Nothing may be promised that is not written down.
+            trial::end();
+        }
+        for (word, value) in self.words[HEAD + at * WORDS..].iter().zip(line.encode()) {
+            word.store(value, Relaxed);
+        }
+        // Release pairs with the Acquire in `Journal::lines`.
+        self.words[0].store(at as u64 + 1, Release);
+    }
+}

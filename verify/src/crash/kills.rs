@@ -1,0 +1,119 @@
+//! The process ends at a random moment.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use heirloom::folio::PAGE_SIZE;
+
+use super::check::Verdict;
+use super::ground::Dice;
+use super::script::program;
+use super::trial::{End, fork};
+use super::{Bench, Failure};
+
+/// How often, and from which numbers on.
+#[derive(Clone, Copy, Debug)]
+pub struct Kills<'a> {
+    /// How many processes are killed.
+    pub count: u64,
+    /// The seed of the first; the next one's is one more.
+    pub seed: u64,
+    /// The program whose [successor](super::successor) mode checks some of them.
+    pub program: Option<&'a Path>,
+}
+
+/// Lines of the journal after which at most a process is killed.
+const LINES: u64 = 10_000;
+
+/// Kills old kernels at random moments, and checks what a successor finds.
+///
+/// # Errors
+/// The seed, and what the successor missed.
+pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
+    let mut bench = Bench::new(options.program)?;
+    let began = Instant::now();
+    let mut calls = BTreeMap::<String, u64>::new();
+    let mut verdicts = BTreeMap::<&str, u64>::new();
+    let (mut generations, mut things, mut several) = (0, 0, 0_u64);
+    bench.ground.load(&bench.used)?;
+    for seed in options.seed..options.seed + options.count {
+        let mut dice = Dice(seed);
+        if dice.below(2) == 0 {
+            bench.ground.load(&bench.used)?;
+        } else {
+            // Clean but for the first page: the memory is as the last life left it.
+            bench.ground.load(&bench.used[..PAGE_SIZE])?;
+        }
+        bench.journal.clear();
+        let child = fork(|| {
+            program(&bench.ground, &bench.journal, seed);
+            0
+        })?;
+        // A moment: when so many lines are written, and some turns of a loop later, mostly few.
+        let lines = if dice.below(12) == 0 { 0 } else { dice.below(LINES) };
+        let most = 1 << dice.below(11);
+        let turns = dice.below(most);
+        let mut looks = 0_u32;
+        while bench.journal.progress() < lines && (!looks.is_multiple_of(1024) || child.runs()) {
+            looks += 1;
+            // Where there are more processes than processors it may be waiting for this one.
+            std::thread::yield_now();
+        }
+        for _ in 0..turns {
+            std::hint::spin_loop();
+        }
+        child.kill();
+        let end = child.wait()?;
+        let open = bench.under_way()?;
+        let left = bench.ground.save()?;
+        let (found, verdict) = bench.successor(true)?;
+        if end != End::KILLED || found != End::WELL || verdict.is_none() {
+            bench.ground.load(&left)?;
+            let dump = bench.dump(&format!("seed-{seed}"))?;
+            return Err(format!(
+                "seed {seed}, killed in {open:?} ({end:?}): the successor ended with {found:?}; \
+                 the memory is in {}",
+                dump.display()
+            )
+            .into());
+        }
+        several += u64::from(open.len() > 1);
+        if open.is_empty() {
+            *calls.entry("between calls".to_owned()).or_default() += 1;
+        }
+        for call in open {
+            *calls.entry(format!("{call:?}")).or_default() += 1;
+        }
+        let kind = match verdict {
+            Some(Verdict::Nothing) => "before there was an entry",
+            Some(Verdict::Whole(found)) => {
+                things += found;
+                "with all that was promised"
+            }
+            Some(Verdict::Rest(_)) => "with the rest of a tree",
+            Some(Verdict::Refused) => "refused, late in a takeover",
+            None => "none",
+        };
+        *verdicts.entry(kind).or_default() += 1;
+        let entry = bench.journal.kernels();
+        generations += entry;
+    }
+    println!("kills in which call:");
+    for (call, count) in &calls {
+        println!("  {count:6}  {call}");
+    }
+    println!("what the successor began with:");
+    for (kind, count) in &verdicts {
+        println!("  {count:6}  {kind}");
+    }
+    let count = options.count;
+    println!(
+        "kills: {count} (seeds {} to {}), {several} in several calls at once, {generations} \
+         kernels, {things} things claimed, 0 lost, 0 with two owners ({} s)",
+        options.seed,
+        options.seed + count.saturating_sub(1),
+        began.elapsed().as_secs()
+    );
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Images of memory as files: ELF cores, raw memory, arenas, with headers and tables tampered with.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use arbitrary::{Arbitrary, Unstructured};
+use heirloom::Heirloom;
+use heirloom::arena::{Arena, RangeSpec};
+use heirloom::folio::{NodeId, OneCpu, Pfn, PhysAddr, Run};
+use heirloom_cli::look;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::mutate::{Bytes, Step, Subject};
+use crate::world::{Dump, PAGE, Place, Shape, TableAt};
+
+/// What is done to an image.
+#[derive(Clone, Debug, Arbitrary)]
+struct ImageAttack {
+    /// Which one, counted round and round.
+    which: u8,
+    /// Headers, or tables in memory.
+    headers: bool,
+    /// Whether the checksum of an arena's map is made right afterwards.
+    mend: bool,
+    /// How much of the file is left.
+    cut: Option<u32>,
+    /// Whether it is said to be raw memory, and from where on.
+    base: Option<u64>,
+    steps: Vec<Step>,
+}
+
+/// An image: a file's bytes, and which of them are which memory. Its headers have the addresses of
+/// the first page, at which there is no memory.
+struct Image {
+    bytes: RefCell<Vec<u8>>,
+    sound: Vec<u8>,
+    /// Address, offset in the file, bytes.
+    stretches: Vec<(u64, u64, u64)>,
+    headers: Vec<TableAt>,
+    tables: Vec<TableAt>,
+    base: Option<u64>,
+}
+
+impl Image {
+    fn new(sound: Vec<u8>, stretches: Vec<(u64, u64, u64)>, tables: Vec<TableAt>) -> Self {
+        Self {
+            bytes: RefCell::new(sound.clone()),
+            sound,
+            stretches,
+            headers: Vec::new(),
+            tables,
+            base: None,
+        }
+    }
+
+    fn with_headers(mut self, headers: &[(u64, usize)]) -> Self {
+        let table = |&(at, bytes): &(u64, usize)| TableAt {
+            place: Place::File,
+            addr: PhysAddr::new(at),
+            bytes,
+        };
+        self.headers = headers.iter().map(table).collect();
+        self.stretches.push((0, 0, PAGE));
+        self
+    }
+
+    /// Where in the file `addr` is, and how many bytes of memory follow.
+    fn offset(&self, addr: PhysAddr) -> Option<(usize, usize)> {
+        let found = self.stretches.iter().find_map(|(start, offset, bytes)| {
+            let skip = addr.get().checked_sub(*start).filter(|skip| skip < bytes)?;
+            Some(((offset + skip) as usize, (bytes - skip) as usize))
+        });
+        found.filter(|(at, _)| *at < self.sound.len())
+    }
+}
+
+impl Bytes for Image {
+    fn word(&self, addr: PhysAddr) -> u64 {
+        let bytes = self.bytes.borrow();
+        let at = self.offset(addr).and_then(|(at, _)| bytes.get(at..)?.first_chunk());
+        at.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    fn write(&self, addr: PhysAddr, from: &[u8]) {
+        let Some((at, room)) = self.offset(addr) else { return };
+        let mut bytes = self.bytes.borrow_mut();
+        for (to, from) in bytes.iter_mut().skip(at).take(room).zip(from) {
+            *to = *from;
+        }
+    }
+
+    fn frame(&self, n: u64) -> PhysAddr {
+        let (start, _, bytes) = self.stretches[n as usize % self.stretches.len()];
+        PhysAddr::new(start + n / self.stretches.len() as u64 * PAGE % bytes.max(1))
+    }
+}
+
+/// What Linux left, as an ELF core; a world, as raw memory; an arena.
+fn images() -> Vec<Image> {
+    let dump = Dump::of_linux();
+    let elf = crate::world::ELF.to_vec();
+    let mut stretches = Vec::new();
+    let mut offset = PAGE;
+    // The capture's segments lie in its file as they lie in memory, each on a page of its own.
+    for (at, bytes) in crate::world::segments(&elf) {
+        stretches.push((at.get(), offset, bytes.len() as u64));
+        offset += (bytes.len() as u64).next_multiple_of(PAGE);
+    }
+    let programs: Vec<_> = (0..stretches.len()).map(|i| (64 + i as u64 * 56, 56)).collect();
+    let headers = [vec![(0, 64)], programs].concat();
+    let elf = Image::new(elf, stretches, dump.tables()).with_headers(&headers);
+
+    let (world, left) = Shape::Whole.build(true);
+    let all = world.all();
+    let stretch = (all.addr().get(), 0, all.bytes());
+    let mut raw = Image::new(left.saved.clone(), vec![stretch], left.tables.clone());
+    raw.base = Some(all.addr().get());
+    vec![elf, raw, arena()]
+}
+
+/// The file of an arena in which a kernel left something.
+fn arena() -> Image {
+    let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 256 * PAGE, node: NodeId(0) };
+    let arena = Arena::create("image", &[spec]).expect("a memfd");
+    let ranges: Vec<_> = arena.ranges().iter().map(|range| (range.run(), NodeId(0))).collect();
+    let file = File::from(arena.share().expect("a descriptor"));
+    let (start, offset) = (ranges[0].0, arena.ranges()[0].offset());
+    // One CPU: what lies where is the same wherever this runs.
+    let machine = OneCpu::new(&arena);
+    let scratch = Heirloom::<OneCpu<&Arena>>::scratch_bytes(&ranges, 1) as u64 / PAGE;
+    let scratch = [Run::new(Pfn::new(start.end().get() - scratch), scratch).expect("frames")];
+    // SAFETY: the arena maps its range, and nothing else uses it.
+    let kernel = unsafe { Heirloom::boot(machine, &ranges, &scratch, "image") }.expect("room");
+    kernel.publish("root", b"what an arena holds").expect("room");
+    kernel.seal().expect("room");
+    arena.leave(kernel.entry()).expect("the arena's own page");
+    let entry = kernel.entry();
+    let mut tables = vec![(entry.root, PAGE as usize), (entry.scratch, 16)];
+    kernel.memory().for_each_node(|node| tables.push((node.addr, PAGE as usize)));
+    let table = |(addr, bytes)| TableAt { place: Place::File, addr, bytes };
+    let tables = tables.into_iter().map(table).collect();
+    let mut bytes = vec![0; (offset + start.bytes()) as usize];
+    file.read_exact_at(&mut bytes, 0).expect("the arena's file");
+    Image::new(bytes, vec![(start.addr().get(), offset, start.bytes())], tables).with_headers(&[
+        (0, 72),
+        (0, 40),
+        (3968, 128),
+    ])
+}
+
+/// Images that the program looks at: it ends with a verdict, or says why it has none.
+///
+/// # Panics
+/// If it does neither.
+pub fn image(data: &[u8]) {
+    let Ok(attack) = ImageAttack::arbitrary_take_rest(Unstructured::new(data)) else { return };
+    thread_local! {
+        static IMAGES: (Vec<Image>, File) = (images(), memfd());
+    }
+    IMAGES.with(|(images, file)| {
+        let image = &images[usize::from(attack.which) % images.len()];
+        image.bytes.borrow_mut().copy_from_slice(&image.sound);
+        let tables = if attack.headers { &image.headers } else { &image.tables };
+        let end = image.stretches.iter().map(|(start, _, bytes)| start + bytes).max();
+        let subject = Subject::new(image, tables, &[], PhysAddr::new(end.unwrap_or(0)));
+        attack.steps.iter().for_each(|step| subject.apply(step));
+        if attack.mend {
+            mend_arena(&mut image.bytes.borrow_mut());
+        }
+        let bytes = image.bytes.borrow();
+        let length = attack.cut.map_or(bytes.len(), |cut| cut as usize % (bytes.len() + 1));
+        file.set_len(0).and_then(|()| file.write_all_at(&bytes[..length], 0)).expect("a memfd");
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let base = attack.base.or(image.base);
+        let untouched = attack.steps.is_empty() && attack.cut.is_none() && attack.base.is_none();
+        match look(path.as_ref(), base) {
+            Ok(looked) => {
+                assert!(looked.findings.iter().all(|finding| !finding.is_empty()));
+                assert!(!looked.verdict.is_empty() && !looked.summary.is_empty());
+                assert!(looked.json.starts_with('{') && looked.map.starts_with("<svg"));
+                assert!(!untouched || looked.findings.is_empty(), "{:?}", looked.findings);
+            }
+            Err(error) => {
+                assert!(!format!("{error:#}").is_empty());
+                assert!(!untouched, "{error:#}");
+            }
+        }
+    });
+}
+
+/// Makes the checksum of an arena's map right, if it is an arena.
+fn mend_arena(bytes: &mut [u8]) {
+    if !bytes.starts_with(b"hl-arena") {
+        return;
+    }
+    let count = u32::from_le_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]) as usize;
+    let end = (40 + count.min(64) * 32).min(bytes.len());
+    bytes[32..40].fill(0);
+    let sum = xxh3_64(&bytes[..end]);
+    bytes[32..40].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn memfd() -> File {
+    let fd = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::empty());
+    File::from(fd.expect("a memfd"))
+}

@@ -1,0 +1,394 @@
+//! Claiming what the predecessor left: by its handle, once, and by no other.
+
+use heirloom::folio::{Block, DirectMap, Error as FolioError, Folio, FolioRun, Kind, Order, Run};
+use heirloom::restore::{Error, Handle, Parts};
+use heirloom::slab::Error as SlabError;
+
+use super::board::Kernel;
+use super::numbers::mix;
+use super::state::{PAGE, State, Thing, What, folio_error, out_of_memory};
+use super::tables::Entry;
+
+/// The call that a claim is made by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum By {
+    Folio,
+    Run,
+    Pointer,
+    Area,
+    Records,
+}
+
+impl By {
+    const ALL: [Self; 5] = [Self::Folio, Self::Run, Self::Pointer, Self::Area, Self::Records];
+
+    /// The call for a thing.
+    const fn of(what: &What) -> Self {
+        match what {
+            What::Folio(_) => Self::Folio,
+            What::Run => Self::Run,
+            What::Large { .. } | What::Object(_) => Self::Pointer,
+            What::Area(_) => Self::Area,
+            What::Records(_) => Self::Records,
+        }
+    }
+
+    /// Whether it takes handles of this kind at all.
+    const fn takes(self, parts: &Parts) -> bool {
+        matches!(
+            (self, parts),
+            (Self::Folio, Parts::Folio(_))
+                | (Self::Run, Parts::Run(_))
+                | (Self::Pointer, Parts::Buffer { .. } | Parts::Object { .. })
+                | (Self::Area, Parts::Area(_))
+                | (Self::Records, Parts::Records { entry: 16, .. })
+        )
+    }
+}
+
+/// What must come of a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Due {
+    /// It is had.
+    Had,
+    /// The handle is none that this call takes.
+    NoHandle,
+    /// It has a label: a slab, a table.
+    Labelled,
+    /// It is not there.
+    Absent,
+    /// An object, refused for this reason.
+    Refused(Why),
+    /// Refused, for whatever reason.
+    SomeError,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    NotAdopted,
+    Length,
+    Stale,
+    Any,
+}
+
+impl State {
+    /// What must come of a claim, and whether it may find no memory.
+    fn due(&self, handle: Handle, by: By) -> (Due, bool) {
+        let Ok(parts) = handle.parts() else { return (Due::NoHandle, false) };
+        if !by.takes(&parts) {
+            return (Due::NoHandle, false);
+        }
+        let run = match parts {
+            Parts::Folio(block) => return (self.blocks_due([block]), false),
+            Parts::Run(run) => Some(run),
+            Parts::Buffer { addr, bytes } => Run::covering(addr, bytes),
+            Parts::Area(_) | Parts::Records { .. } => {
+                let there = self.left.iter().find(|thing| thing.handle == Some(handle));
+                let whole = there.is_some_and(|thing| self.blocks_due(thing.blocks()) == Due::Had);
+                return (if whole { Due::Had } else { Due::SomeError }, true);
+            }
+            Parts::Object { addr, bytes, tag } => {
+                let there = self.left.iter().find(|thing| thing.addr == addr);
+                let there = there.and_then(|thing| Some((thing.object()?, thing.handle?)));
+                let Some((object, handle)) = there else { return (Due::Refused(Why::Any), true) };
+                let own =
+                    matches!(handle.parts(), Ok(Parts::Object { tag: own, .. }) if own == tag);
+                let due = if !object.adopted && !object.class {
+                    Due::Refused(Why::NotAdopted)
+                } else if bytes != object.size {
+                    Due::Refused(Why::Length)
+                } else if !own {
+                    Due::Refused(Why::Stale)
+                } else {
+                    Due::Had
+                };
+                return (due, !object.adopted && object.class);
+            }
+            Parts::Blob { .. } => None,
+        };
+        (run.map_or(Due::Absent, |run| self.blocks_due(run.blocks())), false)
+    }
+
+    /// The same for the blocks that a claim has to take.
+    fn blocks_due(&self, blocks: impl IntoIterator<Item = Block>) -> Due {
+        let mut due = Due::Had;
+        for block in blocks {
+            match self.inherited.get(&block) {
+                Some(Some(_)) => return Due::Labelled,
+                Some(None) => {}
+                None => due = Due::Absent,
+            }
+        }
+        due
+    }
+
+    /// Checks that a refusal is the one that is due.
+    fn check_refusal(&mut self, kernel: &Kernel<'_>, error: Error, due: (Due, bool), what: &str) {
+        use FolioError::{NotMemory, NotPreserved, WrongKind};
+        use SlabError::{NotAdopted, Stale, WrongLength};
+        if due.1 && out_of_memory(error) {
+            return self.starved(kernel, error, 24 + 6 * 70);
+        }
+        let right = match due.0 {
+            Due::Had => false,
+            Due::NoHandle => matches!(error, Error::Handle { .. }),
+            Due::Labelled => matches!(folio_error(error), Some(WrongKind { .. })),
+            Due::Absent => {
+                matches!(folio_error(error), Some(NotPreserved { .. } | NotMemory { .. }))
+            }
+            Due::Refused(Why::NotAdopted) => matches!(error, Error::Slab(NotAdopted { .. })),
+            Due::Refused(Why::Length) => matches!(error, Error::Slab(WrongLength { .. })),
+            Due::Refused(Why::Stale) => matches!(error, Error::Slab(Stale { .. })),
+            Due::Refused(Why::Any) => matches!(error, Error::Slab(_)),
+            Due::SomeError => !out_of_memory(error),
+        };
+        assert!(right, "{what}: {due:?}, but {error:?}");
+        self.refused();
+    }
+
+    /// Claims by a handle.
+    fn claim_by(&mut self, kernel: &Kernel<'_>, handle: Handle, by: By) {
+        let due = self.due(handle, by);
+        let what = format!("{handle:?} {:?} by {by:?}", handle.parts());
+        let done = match by {
+            By::Folio => kernel.claim_folio(handle).map(|folio| Some(folio.into_raw().run())),
+            By::Run => kernel.claim_run(handle).map(|run| Some(FolioRun::into_raw(run))),
+            By::Pointer => kernel.restore(handle).map(|at| {
+                let addr = kernel.memory().machine().phys(at).expect("our own pointer");
+                match handle.parts() {
+                    Ok(Parts::Buffer { bytes, .. }) => Run::covering(addr, bytes),
+                    _ => None,
+                }
+            }),
+            By::Area => kernel.claim_area(handle).map(|area| {
+                area.into_raw();
+                None
+            }),
+            By::Records => kernel.claim_records::<Entry>(handle).map(|list| {
+                drop(list);
+                None
+            }),
+        };
+        self.learn_adopted(kernel);
+        let run = match done {
+            Ok(run) => run,
+            Err(error) => return self.check_refusal(kernel, error, due, &what),
+        };
+        assert_eq!(due.0, Due::Had, "{what}");
+        self.figures.claimed += 1;
+        let like = |thing: &Thing| thing.handle == Some(handle) && By::of(&thing.what) == by;
+        let Some(i) = self.left.iter().position(like) else {
+            // By another name than it was left under: the frames are had, and not what they were.
+            let run = run.unwrap_or_else(|| panic!("{what}"));
+            run.blocks().for_each(|block| _ = self.inherited.remove(&block));
+            self.prune();
+            let order = Order::for_frames(run.frames()).expect("few frames");
+            let what = match by {
+                By::Folio => What::Folio(order),
+                By::Run => What::Run,
+                _ => What::Large { born: false },
+            };
+            let (addr, bytes, seed) = (run.addr(), run.bytes(), self.next_seed());
+            let thing = Thing {
+                what,
+                addr,
+                bytes,
+                preserved: false,
+                seed,
+                handle: None,
+                parts: Vec::new(),
+            };
+            return self.own(kernel, thing);
+        };
+        let mut thing = self.left.swap_remove(i);
+        thing.check_content(kernel.memory().machine(), u64::MAX);
+        for block in thing.blocks() {
+            assert_eq!(self.inherited.remove(&block), Some(None), "{thing:?}");
+        }
+        match &mut thing.what {
+            What::Large { born } => *born = false,
+            // They are preserved again at once.
+            What::Area(_) | What::Records(_) => Self::check_table(kernel, &thing),
+            _ => {}
+        }
+        thing.preserved = match &thing.what {
+            What::Area(_) | What::Records(_) => true,
+            What::Object(object) => object.preserving,
+            _ => false,
+        };
+        if !thing.preserved {
+            thing.handle = None;
+            self.forget(Some(handle));
+        }
+        Self::check_object(kernel, &thing);
+        self.owned.push(thing);
+        self.prune();
+        // Once.
+        let due = (self.due(handle, by).0, false);
+        assert_ne!(due.0, Due::Had);
+        let again = match by {
+            By::Folio => kernel.claim_folio(handle).map(|_| ()),
+            By::Run => kernel.claim_run(handle).map(|_| ()),
+            By::Pointer => kernel.restore(handle).map(|_| ()),
+            By::Area => kernel.claim_area(handle).map(|_| ()),
+            By::Records => kernel.claim_records::<Entry>(handle).map(|_| ()),
+        };
+        match again {
+            Ok(()) => panic!("{what}: claimed twice"),
+            Err(error) => self.check_refusal(kernel, error, due, &what),
+        }
+    }
+
+    /// What of the predecessor's is not whole any more cannot be had as what it was.
+    fn prune(&mut self) {
+        let inherited = &self.inherited;
+        self.left.retain(|thing| thing.blocks().iter().all(|b| inherited.contains_key(b)));
+    }
+
+    /// Slabs that are this kernel's since the last call: what they hold is there to be claimed.
+    pub(super) fn learn_adopted(&mut self, kernel: &Kernel<'_>) {
+        let gone: Vec<_> = self
+            .inherited
+            .iter()
+            .filter(|(block, label)| {
+                **label == Some(Kind::Slab) && !kernel.memory().is_inherited(**block)
+            })
+            .map(|(block, _)| *block)
+            .collect();
+        for slab in gone {
+            self.inherited.remove(&slab);
+            for thing in &mut self.left {
+                if let What::Object(object) = &mut thing.what
+                    && object.slab == slab
+                {
+                    object.adopted = true;
+                }
+            }
+        }
+    }
+
+    /// Claims something that was left, by its handle.
+    pub(super) fn claim(&mut self, kernel: &Kernel<'_>, a: u64) {
+        if self.left.is_empty() {
+            return;
+        }
+        let thing = &self.left[a as usize % self.left.len()];
+        let handle = thing.handle.unwrap_or_else(|| panic!("{thing:?} has no handle"));
+        let by = By::of(&thing.what);
+        self.claim_by(kernel, handle, by);
+    }
+
+    /// Claims what there is not, or not so.
+    pub(super) fn forge(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let left = (!self.left.is_empty()).then(|| a as usize % self.left.len().max(1));
+        let left = left.map(|i| self.left[i].clone());
+        let parts = left.as_ref().and_then(|thing| thing.handle?.parts().ok());
+        let longer = |addr, bytes| Parts::Buffer { addr, bytes: bytes + PAGE };
+        let forged = match (b % 10, parts) {
+            (0, _) if !self.stale.is_empty() => {
+                let handle = self.stale[a as usize % self.stale.len()];
+                let by = By::ALL.into_iter().find(|by| handle.parts().is_ok_and(|p| by.takes(&p)));
+                return by.into_iter().for_each(|by| self.claim_by(kernel, handle, by));
+            }
+            (1, Some(_)) => {
+                let handle = left.and_then(|thing| thing.handle).expect("it has parts");
+                return self.claim_by(kernel, handle, By::ALL[b as usize / 10 % 5]);
+            }
+            (2, Some(Parts::Run(run))) => Parts::Folio(run.blocks().next().expect("frames")),
+            (2, Some(Parts::Buffer { addr, bytes })) => {
+                Parts::Run(Run::covering(addr, bytes).expect("frames"))
+            }
+            (2, Some(Parts::Area(info))) => {
+                Parts::Folio(Block::containing(info.first().pfn(), Order::ZERO))
+            }
+            (3, Some(Parts::Run(run))) => {
+                Parts::Run(Run::new(run.start(), run.frames() + 1).expect("frames"))
+            }
+            (3, Some(Parts::Buffer { addr, bytes })) => longer(addr, bytes),
+            (3, Some(Parts::Object { addr, bytes, tag })) => {
+                Parts::Object { addr, bytes: bytes + 8, tag }
+            }
+            (4, _) => {
+                let bytes = u128::from(mix(a)) << 64 | u128::from(mix(b));
+                let handle = Handle::from(bytes.to_le_bytes());
+                if handle.parts().is_ok() {
+                    return;
+                }
+                return self.claim_by(kernel, handle, By::ALL[a as usize % 5]);
+            }
+            (5, Some(Parts::Object { addr, bytes, tag })) => {
+                Parts::Object { addr, bytes, tag: tag ^ 1 }
+            }
+            (6, _) => {
+                let labelled: Vec<_> =
+                    self.inherited.iter().filter(|(_, label)| label.is_some()).collect();
+                let Some((block, _)) = labelled.get(a as usize % labelled.len().max(1)) else {
+                    return;
+                };
+                Parts::Folio(**block)
+            }
+            (7, _) => {
+                let Some(i) = self.pick(a, |thing| thing.run().is_some()) else { return };
+                let start = self.owned[i].addr.pfn();
+                Parts::Run(Run::new(start, 1 + b / 10 % 3).expect("frames"))
+            }
+            (8, Some(Parts::Object { addr, bytes, tag })) => {
+                let addr = heirloom::folio::PhysAddr::new(addr.get() + 8);
+                Parts::Object { addr, bytes, tag }
+            }
+            _ => return,
+        };
+        let Ok(handle) = Handle::new(forged) else { return };
+        let by = By::ALL.into_iter().find(|by| by.takes(&forged)).expect("one takes it");
+        self.claim_by(kernel, handle, by);
+    }
+
+    /// Claims what was published or added under a name.
+    pub(super) fn claim_root(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let name = match a % 7 {
+            5 => String::from("heirloom"),
+            6 => String::from("nothing"),
+            n => format!("root-{n}"),
+        };
+        let left = self.left_roots.get(&name).cloned();
+        let block = left.as_ref().and_then(|left| {
+            let at = |(block, label): &(&Block, &Option<Kind>)| {
+                label.is_none() && block.addr() == left.addr && left.length <= block.order().bytes()
+            };
+            self.inherited.iter().find(at).map(|(block, _)| *block)
+        });
+        match kernel.claim_root(&name) {
+            Ok(root) => {
+                let (left, block) = left.zip(block).unwrap_or_else(|| panic!("{name} was had"));
+                assert_eq!(root.bytes().len() as u64, left.length);
+                assert!(left.bytes.is_none_or(|bytes| bytes == root.bytes()), "{name}");
+                self.inherited.remove(&block);
+                self.figures.claimed += 1;
+                if b & 1 == 0 {
+                    drop(root);
+                } else {
+                    let folio = root.into_folio();
+                    assert_eq!(folio.block(), block);
+                    let (addr, bytes) = (block.addr(), block.run().bytes());
+                    let what = What::Folio(block.order());
+                    let seed = self.next_seed();
+                    let (preserved, handle, parts) = (false, None, Vec::new());
+                    Folio::into_raw(folio);
+                    self.own(kernel, Thing { what, addr, bytes, preserved, seed, handle, parts });
+                }
+                self.prune();
+            }
+            Err(error) => {
+                assert_eq!(block, None, "{name}: {error}");
+                let right = match (&error, &left) {
+                    (Error::NoSuchSubtree { .. }, None) => true,
+                    (Error::NotInherited { at }, Some(left)) => *at == left.addr,
+                    (Error::Folio(FolioError::WrongKind { .. }), Some(_)) => name == "heirloom",
+                    _ => false,
+                };
+                assert!(right, "{name}: {left:?}: {error:?}");
+                self.refused();
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! A program run next to the model, from the first kernel to the last.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use heirloom::folio::tracker::Geometry;
+use heirloom::folio::{Block, Kind, Order, Run};
+use heirloom::restore::{Error, SealPolicy};
+use heirloom::slab::RollPart;
+
+use super::board::{CPUS, Ground, Kernel};
+use super::caches::CACHES;
+use super::state::{Figures, LeftRoot, State, Thing, What, out_of_memory};
+use super::step::{Op, Step, generate, minimise};
+
+/// What a program runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// The seed of the memory's shape, and of [`generate`].
+    pub seed: u64,
+    /// About how many frames there are.
+    pub frames: u64,
+}
+
+/// A kernel that has just begun, as the model has it.
+pub(crate) fn begin(state: &mut State, ground: &Ground, kernel: &Kernel<'_>) {
+    let entry = kernel.entry();
+    let mut header = None;
+    let each = |name: &str, addr, _| {
+        if name == "heirloom" {
+            header = Some(addr);
+        }
+    };
+    kernel.for_each_subtree(each).expect("our own root page");
+    let header = header.expect("every kernel leaves its own subtree");
+    let page = |addr: heirloom::folio::PhysAddr| Block::containing(addr.pfn(), Order::ZERO);
+    state.tables = [entry.root, entry.scratch, header].map(page).to_vec();
+    state.asked.clear();
+    state.loose.clear();
+    state.reserved = vec![ground.scratch()];
+}
+
+/// A kernel ends: nothing of it is used any more.
+#[expect(clippy::drop_non_drop, reason = "it has no destructor, which is the point")]
+fn end(kernel: Kernel<'_>) {
+    drop(kernel);
+}
+
+impl State {
+    /// Does one step.
+    pub(crate) fn step(&mut self, ground: &Ground, kernel: &Kernel<'_>, step: Step) {
+        let Step { op, a, b } = step;
+        let board = ground.board();
+        let single = |thing: &Thing| !matches!(thing.what, What::Area(_) | What::Records(_));
+        match op {
+            Op::Cpu => board.run_on((a % u64::from(CPUS + 1)) as u32),
+            Op::Hold => board.hold(if a.is_multiple_of(2) { 0 } else { (b % 16) as u32 }),
+            Op::AddRange => self.add_range(ground, kernel),
+            Op::Folio => self.folio(kernel, a, b),
+            Op::At => self.at(kernel, a, b),
+            Op::Run => self.run(kernel, a, b),
+            Op::Resize => self.resize(kernel, a, b),
+            Op::Reserve => self.reserve(kernel, a, b),
+            Op::Free => self.free(kernel, a, b),
+            Op::Misuse => {
+                if let Some(i) = self.pick(a, single) {
+                    match self.owned[i].what {
+                        What::Folio(_) | What::Run => self.misuse_frames(kernel, i, b),
+                        _ => self.misuse_object(kernel, i, b),
+                    }
+                }
+            }
+            Op::Preserve => {
+                if let Some(i) = self.pick(a, single) {
+                    match self.owned[i].what {
+                        What::Folio(_) | What::Run => self.preserve_frames(kernel, i, b),
+                        _ => self.preserve_object(kernel, i),
+                    }
+                }
+            }
+            Op::Unpreserve => {
+                if let Some(i) = self.pick(a, single) {
+                    self.drop_subtree(kernel, self.owned[i].addr);
+                    match self.owned[i].what {
+                        What::Folio(_) | What::Run => self.unpreserve_frames(kernel, i, b),
+                        _ => self.unpreserve_object(kernel, i),
+                    }
+                }
+            }
+            Op::PreserveAll => self.many(kernel, a, b, true),
+            Op::UnpreserveAll => self.many(kernel, a, b, false),
+            Op::Row => self.row(kernel, a, b),
+            Op::Area => self.area(kernel, a, b),
+            Op::Records => self.records(kernel),
+            Op::Push => self.push(kernel, a, b),
+            Op::Buffer => self.buffer(kernel, a, b),
+            Op::Realloc => self.realloc(kernel, a, b),
+            Op::Object => self.object(kernel, a, b),
+            Op::Publish => self.publish(kernel, a, b),
+            Op::Unpublish => self.unpublish(kernel, a),
+            Op::Subtree => self.subtree(kernel, a, b),
+            Op::ClaimRoot => self.claim_root(kernel, a, b),
+            Op::Claim => self.claim(kernel, a),
+            Op::Forge => self.forge(kernel, a, b),
+            Op::Adopt => self.adopt(kernel, a, b),
+            Op::Upgrade => self.upgrade(kernel, a, b),
+            Op::Finish => self.finish(kernel, a, b),
+            Op::Shrink => _ = kernel.slabs().shrink(),
+            Op::Squeeze => self.squeeze(kernel, a),
+            Op::Relax => self.relax(kernel, a),
+            Op::Seal => self.seal_or_not(kernel, a),
+            // The caller's.
+            Op::Jump => {}
+        }
+        self.dirty |= !matches!(op, Op::Seal | Op::Jump);
+    }
+
+    /// Adds the late range.
+    fn add_range(&mut self, ground: &Ground, kernel: &Kernel<'_>) {
+        let (run, node) = ground.late();
+        let space =
+            ground.board().space(heirloom::folio::Memory::<&super::board::Board>::range_bytes(run));
+        // SAFETY: the board covers the range, nobody uses it before, and the space lives as long
+        // as the board.
+        let added = unsafe { kernel.memory().add_range(run, node, space) };
+        assert_eq!(added.is_ok(), !self.all, "{added:?}");
+        self.all = true;
+    }
+
+    /// Frees whatever it is.
+    fn free(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let Some(i) = self.pick(a, |_| true) else { return };
+        if !self.owned[i].preserved || self.owned[i].born() {
+            self.drop_subtree(kernel, self.owned[i].addr);
+        }
+        match self.owned[i].what {
+            What::Folio(_) | What::Run => self.free_frames(kernel, i, b),
+            What::Large { .. } | What::Object(_) => self.free_object(kernel, i, b),
+            What::Area(_) => self.free_area(kernel, i, b),
+            What::Records(_) => self.free_records(kernel, i),
+        }
+    }
+
+    /// The kernel ends, whatever it was at, and another takes over; unless so little memory is not
+    /// preserved that none can begin. Then what is preserved is as it was.
+    ///
+    /// # Panics
+    /// Where the library and the model differ.
+    pub(crate) fn jump<'g>(
+        &mut self,
+        ground: &'g Ground,
+        kernel: Kernel<'g>,
+        a: u64,
+    ) -> Option<Kernel<'g>> {
+        if a.is_multiple_of(3) {
+            self.seal(&kernel);
+        }
+        self.check_contents(&kernel);
+        self.inherit(&kernel);
+        let entry = kernel.entry();
+        let sealed = kernel.is_sealed();
+        let (mut nodes, frames) = (0, self.frames.count());
+        kernel.memory().for_each_node(|_| nodes += 1);
+        assert!(sealed || self.seal.is_empty());
+        let generation = kernel.generation();
+        end(kernel);
+        let next = match (sealed, self.dirty) {
+            (true, false) => ground.revive(entry, self.all, SealPolicy::Required),
+            (true, true) => match ground.revive(entry, self.all, SealPolicy::Checked) {
+                // Refused, it can be tried again.
+                Err(heirloom::Error::Restore(Error::Broken(_) | Error::Table(_))) => {
+                    ground.revive(entry, self.all, SealPolicy::Ignored)
+                }
+                revived => revived,
+            },
+            (false, _) => {
+                let refused = ground.revive(entry, self.all, SealPolicy::Required).err();
+                assert_eq!(refused, Some(heirloom::Error::Restore(Error::NotSealed)));
+                ground.revive(entry, self.all, SealPolicy::Checked)
+            }
+        };
+        let next = match next {
+            Ok(next) => next,
+            Err(heirloom::Error::Restore(error)) if out_of_memory(error) => {
+                let theirs = self.inherited.keys().map(|block| block.order().frames());
+                let free = frames - ground.scratch().frames() - nodes - theirs.sum::<u64>();
+                // Its tables, and nodes down to where they are.
+                let needed = 5 + u64::from(Geometry::BUILD.levels);
+                assert!(free < needed, "{error}: but {free} frames are not preserved");
+                for thing in &self.left {
+                    thing.check_content(ground.board(), u64::MAX);
+                }
+                return None;
+            }
+            Err(error) => panic!("what this kernel left: {error}"),
+        };
+        assert_eq!(next.generation(), generation + 1);
+        next.memory()
+            .for_each_inherited_node(|node| self.nodes.extend(Run::new(node.addr.pfn(), 1)));
+        self.seal.clear();
+        begin(self, ground, &next);
+        self.figures.generations += 1;
+        Some(next)
+    }
+
+    /// What is this kernel's becomes the predecessor's.
+    fn inherit(&mut self, kernel: &Kernel<'_>) {
+        let mut tables: BTreeSet<_> = self.tables.iter().chain(&self.seal).copied().collect();
+        kernel.slabs().for_each_table(|part| {
+            if let RollPart::Page(page) = part {
+                tables.insert(Block::containing(page.pfn(), Order::ZERO));
+            }
+        });
+        self.inherited.clear();
+        self.nodes.clear();
+        kernel.memory().for_each_preserved(|block| {
+            let label = match kernel.memory().holder(block.pfn()) {
+                Some((_, Kind::Slab, _)) => Some(Kind::Slab),
+                _ => tables.contains(&block).then_some(Kind::Table),
+            };
+            self.inherited.insert(block, label);
+        });
+        let unclaimed = std::mem::take(&mut self.left);
+        self.left = std::mem::take(&mut self.owned);
+        self.left.retain(|thing| thing.preserved);
+        // Of what nobody claimed, what is in slabs that were adopted is there still.
+        self.left.extend(unclaimed.into_iter().filter(|t| t.object().is_some_and(|o| o.adopted)));
+        self.left.append(&mut self.kept);
+        for thing in &mut self.left {
+            if let What::Object(object) = &mut thing.what {
+                object.adopted = false;
+            }
+        }
+        self.left_roots.clear();
+        let each = |name: &str, addr, length| {
+            self.left_roots.insert(name.to_owned(), LeftRoot { addr, length, bytes: None });
+        };
+        kernel.for_each_subtree(each).expect("our own root page");
+        for (name, published) in std::mem::take(&mut self.published) {
+            let left = self.left_roots.get_mut(&name).expect("published");
+            left.bytes = Some(published.bytes);
+        }
+        self.subtrees.clear();
+        self.kept_blocks.clear();
+        self.hog.clear();
+        self.past = true;
+    }
+
+    /// Claims, lets go and frees all there is.
+    fn give_back(&mut self, kernel: &Kernel<'_>) {
+        self.relax(kernel, 1);
+        for n in 0..CACHES as u64 {
+            self.adopt(kernel, n, 1);
+        }
+        for n in 0..5 {
+            self.claim_root(kernel, n, 1);
+        }
+        let mut tries = self.left.len();
+        while !self.left.is_empty() && tries > 0 {
+            self.claim(kernel, 0);
+            tries -= 1;
+        }
+        self.finish(kernel, 0, 0);
+        // What was kept by an earlier kernel's wish, and is in its slabs.
+        for thing in std::mem::take(&mut self.left) {
+            let cache = kernel.slabs().caches().find(|cache| cache.discard(thing.addr).is_ok());
+            assert!(cache.is_some(), "{thing:?}");
+        }
+        for n in 0..5 {
+            self.unpublish(kernel, n);
+        }
+        let addrs: Vec<_> = self.subtrees.values().map(|(addr, _)| *addr).collect();
+        for addr in addrs {
+            self.drop_subtree(kernel, addr);
+        }
+        while !self.owned.is_empty() {
+            let i = self.owned.len() - 1;
+            if self.owned[i].preserved && !self.owned[i].born() {
+                match self.owned[i].what {
+                    What::Folio(_) | What::Run => self.unpreserve_frames(kernel, i, 0),
+                    What::Large { .. } | What::Object(_) => self.unpreserve_object(kernel, i),
+                    What::Area(_) | What::Records(_) => {}
+                }
+            }
+            self.free(kernel, i as u64, 0);
+        }
+        while self.reserved.len() > 1 {
+            self.reserve(kernel, 0, 1);
+        }
+        kernel.unseal().expect("our own seal");
+        self.seal.clear();
+    }
+}
+
+/// Runs a program. Panics where the library and the model differ.
+///
+/// # Panics
+/// Where they do.
+pub fn run(setting: Setting, program: &[Step]) -> Figures {
+    let ground = Ground::new(setting.seed, setting.frames);
+    let mut kernel = ground.boot();
+    let mut state = State { apart: 1000, ..State::default() };
+    begin(&mut state, &ground, &kernel);
+    state.check(&kernel, 0);
+    let tables = |kernel: &Kernel<'_>| {
+        let audit = kernel.memory().audit().expect("no frame has two states");
+        audit.allocated[Kind::Table as usize] - kernel.memory().counts().nodes()
+    };
+    let at_first = tables(&kernel);
+    for (n, step) in program.iter().enumerate() {
+        if step.op == Op::Jump {
+            let Some(next) = state.jump(&ground, kernel, step.a) else {
+                state.figures.programs = 1;
+                return state.figures;
+            };
+            kernel = next;
+        } else {
+            state.step(&ground, &kernel, *step);
+        }
+        state.check(&kernel, n as u64 + 1);
+        state.figures.steps += 1;
+    }
+    // Everything is given back, and nothing stays with the kernel after the next.
+    ground.board().run_on(0);
+    ground.board().hold(0);
+    for _ in 0..2 {
+        state.give_back(&kernel);
+        state.check(&kernel, 0);
+        kernel = state.jump(&ground, kernel, 1).expect("nothing is preserved");
+        state.check(&kernel, 0);
+    }
+    state.finish(&kernel, 0, 0);
+    state.check(&kernel, 0);
+    assert!(state.owned.is_empty() && state.left.is_empty() && state.inherited.is_empty());
+    assert_eq!(tables(&kernel), at_first, "tables that nothing leads to");
+    state.figures.programs = 1;
+    state.figures
+}
+
+/// Runs the program of a seed, and where it fails, looks for a short one that does and says which.
+///
+/// # Panics
+/// If it fails.
+pub fn run_seed(setting: Setting, length: usize) -> Figures {
+    let program = generate(setting.seed, length);
+    let fails = |steps: &[Step]| catch_unwind(AssertUnwindSafe(|| run(setting, steps))).is_err();
+    if let Ok(figures) = catch_unwind(AssertUnwindSafe(|| run(setting, &program))) {
+        return figures;
+    }
+    eprintln!("{setting:?}: a program of {length} steps fails; looking for a shorter one");
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let shorter = minimise(program, 150, fails);
+    std::panic::set_hook(quiet);
+    eprintln!("{setting:?} fails in {} steps: {shorter:#?}", shorter.len());
+    run(setting, &shorter)
+}

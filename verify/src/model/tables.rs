@@ -1,0 +1,357 @@
+//! Areas, lists of records, and what is published: what is asked of the restore layer.
+
+use heirloom::folio::{
+    Block, DirectMap, Error as FolioError, Folio, Kind, Order, PhysAddr, Request,
+};
+use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
+
+use super::board::{Board, Kernel};
+use super::state::{PAGE, Published, State, Thing, What};
+
+/// An entry of a list.
+pub(super) type Entry = [u64; 2];
+
+/// The blocks of a list of ours, by its links.
+pub(super) fn blocks_of(kernel: &Kernel<'_>, first: PhysAddr) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut at = first;
+    while at.get() != 0 {
+        blocks.push(Block::containing(at.pfn(), Order::ZERO));
+        let link = kernel.memory().machine().ptr(at).cast::<u64>();
+        // SAFETY: a block of a list that the model owns, which nobody writes now.
+        at = PhysAddr::new(unsafe { link.read() });
+    }
+    blocks
+}
+
+/// The list of a thing that is one.
+fn list<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> Records<'k, &'g Board, Entry> {
+    // SAFETY: the model owns the list, and lets this value go before it makes another.
+    unsafe { Records::from_raw(kernel.memory(), thing.addr) }.expect("its own list")
+}
+
+/// The area of a thing that is one.
+fn area<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> PreservedArea<'k, &'g Board> {
+    let Some(Ok(Parts::Area(info))) = thing.handle.map(|handle| handle.parts()) else {
+        panic!("{thing:?}")
+    };
+    // SAFETY: the model owns the area, and lets this value go before it makes another.
+    unsafe { PreservedArea::from_raw(kernel.memory(), info) }
+}
+
+/// The names that are published under.
+fn name(n: u64) -> String {
+    format!("root-{}", n % 5)
+}
+
+impl State {
+    /// Builds an area over new folios.
+    pub(super) fn area(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let memory = kernel.memory();
+        let order = Order::new((a % 3) as u8).unwrap_or_default();
+        let count = if b.is_multiple_of(64) { 60 + b % 5 } else { 1 + b % 7 };
+        let folios: Vec<_> =
+            (0..count).map_while(|_| memory.folio(Request::new(order)).ok()).collect();
+        if folios.len() < count as usize {
+            // They are freed where they are dropped.
+            self.figures.starved += 1;
+            return;
+        }
+        let mut blocks: Vec<_> = folios.iter().map(Folio::block).collect();
+        let wrong = (b / 64).is_multiple_of(8);
+        if wrong {
+            blocks.push(blocks[0]);
+        }
+        let huge = b & 1 == 1;
+        match PreservedArea::preserve(memory, blocks.iter().copied(), order, huge) {
+            Ok(area) => {
+                assert!(!wrong);
+                let info = area.into_raw();
+                assert_eq!((info.order(), info.blocks(), info.huge()), (order, count, huge));
+                let chunk = Block::containing(info.first().pfn(), Order::ZERO);
+                let seed = self.next_seed();
+                let thing = Thing {
+                    what: What::Area(order),
+                    addr: info.first(),
+                    bytes: 0,
+                    preserved: true,
+                    seed,
+                    handle: Handle::new(Parts::Area(info)).ok(),
+                    parts: std::iter::once(chunk).chain(blocks).collect(),
+                };
+                for folio in folios {
+                    folio.into_raw();
+                }
+                self.own(kernel, thing);
+            }
+            Err(Error::Folio(FolioError::AlreadyPreserved { block })) => {
+                assert!(wrong && block == blocks[0]);
+                self.refused();
+            }
+            Err(error) => {
+                drop(folios);
+                self.starved(kernel, error, (count << order.get()) + 1 + 6 * (count + 1));
+            }
+        }
+    }
+
+    /// Lets an area go and frees its blocks, or makes folios of them.
+    pub(super) fn free_area(&mut self, kernel: &Kernel<'_>, i: usize, b: u64) {
+        let thing = self.owned[i].clone();
+        let mut blocks = Vec::new();
+        let released = area(kernel, &thing).unpreserve(|block| blocks.push(block));
+        assert!(released.is_ok(), "{thing:?}");
+        assert_eq!(blocks, thing.parts[1..], "{thing:?}");
+        self.disown(i);
+        for (block, seed) in blocks.into_iter().zip(thing.seed..) {
+            if b & 2 == 0 {
+                // SAFETY: the area's block, which is the model's since it was let go.
+                drop(unsafe { Folio::from_raw(kernel.memory(), block) });
+                continue;
+            }
+            self.owned.push(Thing {
+                what: What::Folio(block.order()),
+                addr: block.addr(),
+                bytes: block.run().bytes(),
+                preserved: false,
+                seed,
+                handle: None,
+                parts: Vec::new(),
+            });
+        }
+    }
+
+    /// A list of records, empty.
+    pub(super) fn records(&mut self, kernel: &Kernel<'_>) {
+        match Records::<_, Entry>::new(kernel.memory()) {
+            Ok(list) => {
+                let addr = list.first();
+                let parts = Parts::Records { first: addr, entry: size_of::<Entry>() as u64 };
+                let seed = self.next_seed();
+                self.own(
+                    kernel,
+                    Thing {
+                        what: What::Records(0),
+                        addr,
+                        bytes: 0,
+                        preserved: true,
+                        seed,
+                        handle: Handle::new(parts).ok(),
+                        parts: vec![Block::containing(addr.pfn(), Order::ZERO)],
+                    },
+                );
+            }
+            Err(error) => self.starved(kernel, error, 7),
+        }
+    }
+
+    /// More entries for a list.
+    pub(super) fn push(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let Some(i) = self.pick(a, |thing| matches!(thing.what, What::Records(_))) else { return };
+        let thing = self.owned[i].clone();
+        let What::Records(mut count) = thing.what else { return };
+        let mut list = list(kernel, &thing);
+        let mut refused = None;
+        for _ in 0..=b % 300 {
+            if let Err(error) = list.push(&[thing.seed, count]) {
+                refused = Some(error);
+                break;
+            }
+            count += 1;
+        }
+        assert_eq!(list.len(), count);
+        drop(list);
+        self.owned[i].parts = blocks_of(kernel, thing.addr);
+        self.owned[i].what = What::Records(count);
+        if let Some(error) = refused {
+            self.starved(kernel, error, 7);
+        }
+    }
+
+    /// Frees a list.
+    pub(super) fn free_records(&mut self, kernel: &Kernel<'_>, i: usize) {
+        let freed = list(kernel, &self.owned[i]).free();
+        assert!(freed.is_ok(), "{:?}", self.owned[i]);
+        self.disown(i);
+    }
+
+    /// Checks that an area names its blocks, and a list its entries.
+    pub(super) fn check_table(kernel: &Kernel<'_>, thing: &Thing) {
+        match thing.what {
+            What::Area(_) => {
+                let mut blocks = Vec::new();
+                area(kernel, thing).for_each(|block| blocks.push(block)).expect("its own area");
+                assert_eq!(blocks, thing.parts[1..], "{thing:?}");
+            }
+            What::Records(count) => {
+                let mut entries = Vec::new();
+                let list = list(kernel, thing);
+                list.for_each(|entry: Entry| entries.push(entry)).expect("its own list");
+                let expected: Vec<_> = (0..count).map(|n| [thing.seed, n]).collect();
+                assert_eq!(entries, expected, "{thing:?}");
+            }
+            _ => {}
+        }
+    }
+
+    /// The seal is what the library says it is: there, or broken by what was just done.
+    fn look_at_seal(&mut self, kernel: &Kernel<'_>) {
+        if !kernel.is_sealed() {
+            self.seal.clear();
+        }
+    }
+
+    /// Publishes bytes.
+    pub(super) fn publish(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let name = name(a);
+        let length = if b.is_multiple_of(5) { b % 20_000 } else { b % 300 };
+        let bytes: Vec<u8> = (0..length).map(|i| (i * 7 + a) as u8).collect();
+        let done = kernel.publish(&name, &bytes);
+        self.look_at_seal(kernel);
+        match done {
+            Ok(()) => {
+                assert!(!self.subtrees.contains_key(&name));
+                let mut at = None;
+                let each = |found: &str, addr: PhysAddr, _| {
+                    if found == name {
+                        at = Some(addr);
+                    }
+                };
+                kernel.for_each_subtree(each).expect("our own root page");
+                let order = Order::for_frames(length.div_ceil(PAGE).max(1)).expect("few frames");
+                let block = Block::containing(at.expect("published just now").pfn(), order);
+                self.published.insert(name, Published { block, bytes });
+                self.figures.made += 1;
+            }
+            Err(Error::NameTaken { .. }) => {
+                assert!(self.subtrees.contains_key(&name));
+                self.refused();
+            }
+            Err(error) => self.starved(kernel, error, length.div_ceil(PAGE) * 2 + 7),
+        }
+    }
+
+    /// Takes back what was published.
+    pub(super) fn unpublish(&mut self, kernel: &Kernel<'_>, a: u64) {
+        let name = name(a);
+        let done = kernel.unpublish(&name);
+        self.look_at_seal(kernel);
+        match done {
+            Ok(()) => assert!(self.published.remove(&name).is_some(), "{name}"),
+            Err(Error::NoSuchSubtree { .. }) => {
+                assert!(!self.published.contains_key(&name));
+                self.refused();
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+
+    /// Adds something that is preserved as a subtree, or removes one.
+    pub(super) fn subtree(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let name = name(a);
+        if b.is_multiple_of(3) {
+            let done = kernel.remove_subtree(&name);
+            self.look_at_seal(kernel);
+            assert_eq!(done.is_ok(), self.subtrees.remove(&name).is_some(), "{name}: {done:?}");
+            return;
+        }
+        let Some(i) = self.pick(b / 3, |thing| thing.run().is_some()) else { return };
+        let thing = &self.owned[i];
+        let (addr, bytes) = (thing.addr, thing.bytes - b % PAGE.min(thing.bytes));
+        let done = kernel.add_subtree(&name, addr, bytes);
+        let preserved = thing.preserved;
+        self.look_at_seal(kernel);
+        match done {
+            Ok(()) => {
+                assert!(preserved && !self.published.contains_key(&name));
+                assert!(self.subtrees.insert(name, (addr, bytes)).is_none());
+            }
+            Err(Error::NotPreserved { at }) => {
+                assert!(!preserved && at == addr);
+                self.refused();
+            }
+            Err(Error::NameTaken { .. }) => {
+                assert!(self.published.contains_key(&name) || self.subtrees.contains_key(&name));
+                self.refused();
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+
+    /// Removes the subtrees at an address, whose memory is to be let go.
+    pub(super) fn drop_subtree(&mut self, kernel: &Kernel<'_>, at: PhysAddr) {
+        let there: Vec<_> = self
+            .subtrees
+            .iter()
+            .filter(|(_, (addr, _))| *addr == at)
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in there {
+            kernel.remove_subtree(&name).expect("it was added");
+            self.subtrees.remove(&name);
+            self.look_at_seal(kernel);
+        }
+    }
+
+    /// Checks that what stands in the root page is what was published and added.
+    pub(super) fn check_subtrees(&self, kernel: &Kernel<'_>) {
+        let mut found = std::collections::BTreeMap::new();
+        let each = |name: &str, addr, bytes| {
+            found.insert(name.to_owned(), (addr, bytes));
+        };
+        kernel.for_each_subtree(each).expect("our own root page");
+        assert!(found.remove("heirloom").is_some());
+        let published = self.published.iter().map(|(name, published)| {
+            (name.clone(), (published.block.addr(), published.bytes.len() as u64))
+        });
+        assert_eq!(found, published.chain(self.subtrees.clone()).collect());
+        for published in self.published.values() {
+            assert!(kernel.memory().is_preserved(published.block));
+            let start = kernel.memory().machine().ptr(published.block.addr());
+            // SAFETY: published bytes, which nobody writes.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(start.as_ptr(), published.bytes.len()) };
+            assert_eq!(bytes, published.bytes);
+        }
+    }
+
+    /// Seals the handover, or breaks the seal.
+    pub(super) fn seal_or_not(&mut self, kernel: &Kernel<'_>, a: u64) {
+        if a.is_multiple_of(4) {
+            kernel.unseal().expect("our own seal");
+            assert!(!kernel.is_sealed());
+            self.seal.clear();
+            return;
+        }
+        self.seal(kernel);
+    }
+
+    /// Seals the handover.
+    pub(super) fn seal(&mut self, kernel: &Kernel<'_>) {
+        let preserved = || {
+            let mut blocks = std::collections::BTreeSet::new();
+            kernel.memory().for_each_preserved(|block| _ = blocks.insert(block));
+            blocks
+        };
+        kernel.unseal().expect("our own seal");
+        self.seal.clear();
+        let before = preserved();
+        match kernel.seal() {
+            Ok(()) => {
+                assert!(kernel.is_sealed());
+                self.seal = preserved().difference(&before).copied().collect();
+                assert!(!self.seal.is_empty());
+                for block in &self.seal {
+                    let holder = kernel.memory().holder(block.pfn());
+                    assert_eq!(holder, Some((block.run(), Kind::Table, true)));
+                }
+                self.dirty = false;
+            }
+            Err(error) => {
+                assert!(!kernel.is_sealed());
+                assert_eq!(preserved(), before);
+                self.starved(kernel, error, 12);
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Each operation, with what it must answer.
+
+use std::collections::BTreeSet;
+
+use heirloom::folio::{Block, Error, Fate, Kind, Order, Request, Run};
+
+use super::{Frames, Model, Thing, attach};
+
+impl Frames<'_> {
+    pub(super) fn alloc(&mut self, order: Order) {
+        let fits = self.fits(order.frames(), order);
+        match self.memory.get().alloc(Request::new(order)) {
+            Ok(block) => {
+                assert!(fits && self.was_free(block.run()), "{block} was not free");
+                self.own(block.run(), Kind::Folio);
+            }
+            Err(error) => {
+                assert_eq!(error, Error::OutOfMemory { order, node: None });
+                assert!(!fits, "{error}");
+            }
+        }
+    }
+
+    /// Whether nothing in the model has any of it.
+    pub(super) fn was_free(&self, run: Run) -> bool {
+        let Model { owned, kept_blocks, inherited, nodes, .. } = &self.model;
+        let mut own = Vec::new();
+        self.memory.get().for_each_node(|node| own.extend(Run::new(node.addr.pfn(), 1)));
+        let blocks = kept_blocks.iter().chain(inherited).map(|block| block.run());
+        let all = owned.iter().map(|thing| thing.run).chain(blocks).chain(nodes.iter().copied());
+        all.chain(own).all(|taken| !taken.overlaps(run))
+    }
+
+    pub(super) fn alloc_run(&mut self) {
+        let fits = self.fits(3, Order::ZERO);
+        match self.memory.get().alloc_run(3, Request::new(Order::ZERO).kind(Kind::Run)) {
+            Ok(run) => {
+                assert!(run.frames() == 3 && fits && self.was_free(run), "{run} was not free");
+                self.own(run, Kind::Run);
+            }
+            Err(error) => {
+                assert_eq!(error, Error::NoRun { frames: 3 });
+                assert!(!fits, "{error}");
+            }
+        }
+    }
+
+    pub(super) fn free(&mut self, i: usize) {
+        let thing = self.model.owned[i];
+        let memory = self.memory.get();
+        let free = || match thing.kind {
+            // SAFETY: the model owns it, or it is free already, which is refused.
+            Kind::Run => unsafe { memory.free_run(thing.run, Kind::Run) },
+            // SAFETY: as above.
+            _ => unsafe { memory.free(thing.head(), thing.kind) },
+        };
+        if thing.preserved {
+            return assert_eq!(free(), Err(Error::Preserved { block: thing.head() }));
+        }
+        assert_eq!(free(), Ok(()));
+        let twice = if thing.kind == Kind::Run {
+            Block::containing(thing.run.start(), Order::ZERO)
+        } else {
+            thing.head()
+        };
+        assert_eq!(free(), Err(Error::DoubleFree { block: twice }));
+        self.model.owned.swap_remove(i);
+    }
+
+    pub(super) fn preserve(&mut self, i: usize, keep: bool) {
+        let thing = self.model.owned[i];
+        let memory = self.memory.get();
+        let done = match (thing.kind, keep) {
+            (Kind::Run, true) => memory.preserve_run(thing.run, Kind::Run),
+            (Kind::Run, false) => memory.unpreserve_run(thing.run, Kind::Run),
+            (_, true) => memory.preserve(thing.head()),
+            (_, false) => memory.unpreserve(thing.head()),
+        };
+        match done {
+            Ok(()) => {
+                assert_ne!(thing.preserved, keep);
+                self.model.owned[i].preserved = keep;
+            }
+            Err(Error::AlreadyPreserved { block }) => {
+                assert!(keep && thing.preserved && block == thing.head());
+            }
+            Err(Error::NotPreserved { block }) => {
+                assert!(!keep && !thing.preserved && block.pfn() == thing.run.start());
+            }
+            Err(error) => {
+                assert!(keep && !thing.preserved, "{error}");
+                self.starved(error, thing.run.blocks().count() as u64);
+            }
+        }
+    }
+
+    pub(super) fn resize(&mut self, i: usize, grow: bool) {
+        let thing = self.model.owned[i];
+        let memory = self.memory.get();
+        let frames = if grow { thing.run.frames() + 1 } else { thing.run.frames() - 1 };
+        let next = Run::new(thing.run.end(), 1).expect("a frame");
+        let whole = Run::new(thing.run.start(), frames).expect("a few frames");
+        let room = if grow { memory.contains(whole) && self.is_free(next) } else { frames > 0 };
+        // SAFETY: the model owns the run, and goes on with what is returned.
+        let done = unsafe {
+            if grow {
+                memory.grow_run(thing.run, frames, Kind::Run)
+            } else {
+                memory.shrink_run(thing.run, frames, Kind::Run)
+            }
+        };
+        match done {
+            Ok(run) => {
+                assert!(room && !thing.preserved && run == whole);
+                self.model.owned[i].run = run;
+                self.mark(run);
+            }
+            Err(Error::Preserved { .. }) => assert!(thing.preserved),
+            Err(error) => {
+                let due =
+                    if grow { Error::NotFree { run: next } } else { Error::BadRequest { frames } };
+                assert!(error == due && !room, "{error}");
+            }
+        }
+    }
+
+    pub(super) fn jump(&mut self) {
+        let root = match self.memory.get().tree_root() {
+            Ok(root) => root,
+            Err(error) => return self.starved(error, 1),
+        };
+        let mut preserved = BTreeSet::new();
+        self.memory.get().for_each_preserved(|block| _ = preserved.insert(block));
+        let (board, ranges) = (self.board, &self.ranges);
+        self.memory.replace(|_| {
+            let inherited = attach(board, ranges).inherit(root);
+            let (memory, counts) = inherited.expect("what this kernel left");
+            assert_eq!(counts.total(), preserved.len() as u64);
+            memory
+        });
+        let model = &mut self.model;
+        model.left = std::mem::take(&mut model.owned);
+        model.left.retain(|thing| thing.preserved);
+        model.left.append(&mut model.kept);
+        model.kept_blocks.clear();
+        model.inherited = preserved;
+        model.nodes.clear();
+        self.memory.get().for_each_inherited_node(|node| {
+            model.nodes.extend(Run::new(node.addr.pfn(), 1));
+        });
+    }
+
+    pub(super) fn claim(&mut self, i: usize) {
+        let thing = self.model.left[i];
+        let memory = self.memory.get();
+        let claim = || match thing.kind {
+            Kind::Run => memory.claim_run(thing.run, Kind::Run),
+            kind => memory.claim(thing.head(), kind),
+        };
+        assert_eq!(claim(), Ok(()), "{thing:?}");
+        let again = claim();
+        assert_eq!(again, Err(Error::NotPreserved { block: thing.head() }));
+        self.model.left.swap_remove(i);
+        self.model.owned.push(Thing { preserved: false, ..thing });
+        for block in thing.run.blocks() {
+            self.model.inherited.remove(&block);
+        }
+    }
+
+    pub(super) fn claim_part(&mut self, i: usize) {
+        let thing = self.model.left[i];
+        let memory = self.memory.get();
+        assert_eq!(memory.claim(thing.head(), Kind::Folio), Ok(()));
+        self.model.inherited.remove(&thing.head());
+        self.model.left.swap_remove(i);
+        self.own(thing.head().run(), Kind::Folio);
+        let rest = self.memory.get().claim_run(thing.run, Kind::Run);
+        assert_eq!(rest, Err(Error::NotPreserved { block: thing.head() }));
+    }
+
+    pub(super) fn finish(&mut self, fate: Fate) {
+        let mut asked = BTreeSet::new();
+        let done = self.memory.get().disinherit(|block| {
+            assert!(asked.insert(block), "{block} twice");
+            fate
+        });
+        match done {
+            Ok((freed, kept)) => {
+                assert_eq!(asked, self.model.inherited);
+                let all = asked.len() as u64;
+                assert_eq!((freed, kept), if fate == Fate::Free { (all, 0) } else { (0, all) });
+            }
+            Err(error) => {
+                assert_eq!(fate, Fate::Keep);
+                // What came before it is kept; the rest is there as before.
+                let memory = self.memory.get();
+                self.model.inherited.retain(|block| memory.is_inherited(*block));
+                let kept = asked.difference(&self.model.inherited);
+                self.model.kept_blocks.extend(kept);
+                self.sort_out(false);
+                return self.starved(error, 1);
+            }
+        }
+        if fate == Fate::Keep {
+            self.model.kept_blocks.append(&mut self.model.inherited);
+        }
+        self.model.inherited.clear();
+        self.model.nodes.clear();
+        self.sort_out(true);
+    }
+
+    /// What was left is kept if all of it is, and nobody's if only some of it is there.
+    pub(super) fn sort_out(&mut self, ended: bool) {
+        let Model { left, kept, kept_blocks, inherited, .. } = &mut self.model;
+        left.retain(|thing| {
+            if thing.run.blocks().all(|block| kept_blocks.contains(&block)) {
+                kept.push(*thing);
+            }
+            !ended && thing.run.blocks().all(|block| inherited.contains(&block))
+        });
+    }
+}

@@ -1,0 +1,95 @@
+//! What nobody tampered with is taken over whole, whatever kind of handover it is.
+
+use heirloom::folio::PhysAddr;
+use heirloom::restore::SealPolicy;
+use heirloom_verify::contract::{Attempt, Verdict, take_over};
+use heirloom_verify::world::{Place, Shape, end};
+
+#[test]
+fn every_kind_of_handover_is_taken_over_whole() {
+    for shape in Shape::ALL {
+        for sealed in [false, true] {
+            let (world, left) = shape.build(sealed);
+            for whim in 0..8 {
+                let policy = if sealed { SealPolicy::Required } else { SealPolicy::Checked };
+                let handles = left.handles();
+                let attempt = Attempt {
+                    entry: left.entry,
+                    policy,
+                    handles: &handles,
+                    kept: &left.kept,
+                    whim,
+                };
+                match take_over(&world, &attempt) {
+                    Verdict::Lived { claims } => assert!(claims >= handles.len() as u64),
+                    Verdict::Refused(error) => panic!("{shape:?}, sealed: {sealed}: {error}"),
+                }
+                world.load(&left.saved);
+            }
+        }
+    }
+}
+
+/// The words of a slab's header that are its kernel's own, which no checksum covers, say that the
+/// slab is the successor's already: what it will write there can be computed.
+#[test]
+fn a_slab_is_not_the_successors_because_it_says_so() {
+    for shape in [Shape::Buffers, Shape::Caches, Shape::Whole, Shape::Generations] {
+        let (world, left) = shape.build(false);
+        let kernel = world.revive(left.entry);
+        let owner = kernel.slabs().roll().pfn().get() << 12;
+        end(kernel);
+        world.load(&left.saved);
+        let of = |place| left.tables.iter().filter(move |table| table.place == place);
+        assert!(of(Place::Slab).count() > 0, "{shape:?}");
+        for whim in 0..16 {
+            let (number, preserved) = (whim % 4, whim % 3);
+            for slab in of(Place::Slab) {
+                let own = |offset| PhysAddr::new(slab.addr.get() + offset);
+                world.put(own(88), owner | number);
+                world.put(own(112), left.entry.root.get());
+                world.put(own(120), preserved << 32);
+            }
+            for states in of(Place::States).filter(|_| whim & 4 == 0) {
+                let unclaimed = |byte: &u8| if byte & 7 == 2 { byte & !7 | 3 } else { *byte };
+                let bytes: Vec<_> =
+                    world.read(states.addr, states.bytes).iter().map(unclaimed).collect();
+                world.write(states.addr, &bytes);
+            }
+            let handles = left.handles();
+            let (entry, policy) = (left.entry, SealPolicy::Checked);
+            let attempt = Attempt { entry, policy, handles: &handles, kept: &left.kept, whim };
+            match take_over(&world, &attempt) {
+                Verdict::Lived { claims } => assert!(claims >= handles.len() as u64),
+                Verdict::Refused(error) => panic!("{shape:?}, {whim}: {error}"),
+            }
+            world.load(&left.saved);
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_table_is_in_some_handover() {
+    let (_, whole) = Shape::Whole.build(true);
+    let (_, areas) = Shape::Areas.build(false);
+    let count = |tables: &[heirloom_verify::world::TableAt], place| {
+        tables.iter().filter(|table| table.place == place).count()
+    };
+    for place in [
+        Place::Root,
+        Place::Scratch,
+        Place::Node,
+        Place::Header,
+        Place::Roll,
+        Place::Slabs,
+        Place::Slab,
+        Place::States,
+        Place::Seal,
+        Place::Area,
+        Place::Records,
+    ] {
+        assert!(count(&whole.tables, place) > 0, "{place:?}");
+    }
+    // One of them has more blocks than a chunk page names.
+    assert_eq!(count(&areas.tables, Place::Area), 4);
+}

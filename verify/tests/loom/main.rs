@@ -1,0 +1,34 @@
+//! Every interleaving of what two or three threads do in the whole library, up to a bound.
+//!
+//! Words lie in raw memory, as they ship; see [`heirloom_verify::races`].
+
+#![cfg(heirloom_model)]
+
+mod frames;
+mod heirs;
+mod objects;
+mod seals;
+
+use heirloom::folio::{DirectMap, Kind, Memory, Order, PAGE_SIZE, Request};
+use heirloom::slab::CacheSpec;
+use heirloom_verify::races::Ground;
+
+const CACHE: CacheSpec = CacheSpec::new("objects", 700);
+
+fn single() -> Request {
+    Request::new(Order::ZERO)
+}
+
+/// Writes to all that is free: whoever finds there what was written before it was handed out, and
+/// not what its owner wrote first, finds nothing that could be taken for it.
+fn ruin(memory: &Memory<&'static Ground>) {
+    let taken: Vec<_> = std::iter::from_fn(|| memory.alloc(single()).ok()).collect();
+    for block in taken {
+        // SAFETY: allocated just now.
+        unsafe {
+            memory.machine().ptr(block.addr()).write_bytes(0xff, PAGE_SIZE);
+            memory.free(block, Kind::Folio).unwrap();
+        }
+    }
+    memory.drain();
+}

@@ -1,0 +1,383 @@
+//! Whole operations of three and four threads in random schedules.
+
+#![cfg(heirloom_model)]
+
+use std::sync::Mutex;
+
+use heirloom::folio::{Block, DirectMap, Error as FolioError, Fate, Kind, Order, Request};
+use heirloom::restore::{Error, Handle, Unclaimed};
+use heirloom_verify::races::{
+    Dice, Ground, Kernel, PLAIN, THINGS, Thing, Worker, is_full, programs, schedules,
+};
+
+/// A kernel on which threads work, what they pass on, and what they own in the end.
+struct World {
+    ground: &'static Ground,
+    kernel: Kernel,
+    passed: Mutex<Vec<Thing>>,
+    owned: Mutex<Vec<Thing>>,
+    /// What a predecessor preserved: handle, stamp, and how often it was claimed.
+    left: Vec<(Handle, u64)>,
+    claims: Mutex<Vec<usize>>,
+    refusals: Mutex<Vec<(Handle, Error)>>,
+    seed: u64,
+}
+
+impl World {
+    /// Two CPUs for three or four threads: some find their CPU in use.
+    fn new(ground: &'static Ground, kernel: Kernel, seed: u64) -> Self {
+        Self {
+            ground,
+            kernel,
+            passed: Mutex::default(),
+            owned: Mutex::default(),
+            left: Vec::new(),
+            claims: Mutex::default(),
+            refusals: Mutex::default(),
+            seed,
+        }
+    }
+
+    fn work(&self, number: usize, steps: usize) {
+        let seed = self.seed << 8 | number as u64;
+        let owned = Worker::new(&self.kernel, &self.passed, seed).work(steps);
+        self.owned.lock().unwrap().extend(owned);
+    }
+
+    /// Everything has one owner and the content that its owner wrote, and the books are right.
+    fn assert_sound(&self) -> Vec<Thing> {
+        let mut things = std::mem::take(&mut *self.owned.lock().unwrap());
+        things.append(&mut self.passed.lock().unwrap());
+        things.sort_by_key(|thing| thing.place(&self.kernel));
+        for pair in things.windows(2) {
+            let ((a, bytes), (b, _)) = (pair[0].place(&self.kernel), pair[1].place(&self.kernel));
+            assert!(a + bytes <= b, "{pair:?} share bytes");
+        }
+        things.iter().for_each(|thing| thing.check(&self.kernel));
+        let memory = self.kernel.memory();
+        let (audit, stats) = (memory.audit().unwrap(), memory.stats());
+        let allocated: u64 = audit.allocated.iter().sum();
+        assert_eq!(audit.free + audit.cached + allocated + audit.reserved, stats.frames);
+        assert_eq!(audit.free, stats.free());
+        things
+    }
+
+    /// All of it is freed.
+    fn empty(self) {
+        for thing in self.assert_sound() {
+            thing.free(&self.kernel);
+        }
+        self.kernel.slabs().shrink();
+        self.assert_sound();
+    }
+
+    /// The next kernel has what was preserved, and nothing else.
+    fn jump(self) {
+        let things = self.assert_sound();
+        let kept = things.iter().filter(|thing| thing.is_preserved());
+        let left: Vec<_> = kept.map(|thing| thing.handle(&self.kernel)).collect();
+        let entry = self.kernel.into_handover().entry();
+        let kernel = self.ground.revive(entry);
+        adopt(&kernel);
+        claim_all(&kernel, left);
+        kernel.finish(|_| Fate::Free).unwrap();
+        kernel.memory().audit().unwrap();
+    }
+}
+
+/// Claims and frees what was left. An object whose slab is still to be adopted waits for memory,
+/// if the kernel before left none.
+fn claim_all(kernel: &Kernel, mut left: Vec<(Handle, u64)>) {
+    while !left.is_empty() {
+        let before = left.len();
+        left.retain(|(handle, seed)| match Thing::claim(kernel, *handle, *seed) {
+            Ok(thing) => {
+                thing.check(kernel);
+                thing.free(kernel);
+                false
+            }
+            Err(error) => {
+                assert!(is_full(&error), "{handle:?}: {error}");
+                true
+            }
+        });
+        assert!(left.len() < before, "no memory for {left:?}");
+    }
+}
+
+fn adopt(kernel: &Kernel) {
+    for spec in [PLAIN, THINGS] {
+        kernel.slabs().adopt(spec).unwrap();
+    }
+}
+
+fn fresh(frames: u64, seed: u64) -> World {
+    let ground = Ground::new(frames, 2, true);
+    World::new(ground, ground.boot(), seed)
+}
+
+/// Fails if a magazine is filled without the cache's lock.
+#[test]
+fn threads_allocate_preserve_pass_on_and_free() {
+    programs("three threads, all operations", 40, schedules(20), |seed| {
+        let thread = |world: &World, number| world.work(number, 25);
+        (fresh(180, seed), vec![thread, thread, thread], World::jump)
+    });
+}
+
+/// Fails if whoever emptied a word does not look at it again once its hint is cleared.
+#[test]
+fn four_threads_in_too_little_memory() {
+    programs("four threads, little memory", 30, schedules(15), |seed| {
+        let thread = |world: &World, number| world.work(number, 20);
+        (fresh(44, seed), vec![thread; 4], World::empty)
+    });
+}
+
+/// A successor whose predecessor preserved what a random program left.
+fn heirs(seed: u64) -> World {
+    let mut world = fresh(250, seed);
+    world.work(9, 90);
+    let things = world.assert_sound();
+    let kept = things.iter().filter(|thing| thing.is_preserved());
+    let left: Vec<_> = kept.map(|thing| thing.handle(&world.kernel)).collect();
+    let World { ground, kernel, .. } = world;
+    let kernel = ground.revive(kernel.into_handover().entry());
+    world = World::new(ground, kernel, seed);
+    world.claims = Mutex::new(vec![0; left.len()]);
+    world.left = left;
+    world
+}
+
+/// Claims all that was left, in an order of its own.
+fn claim(world: &World, number: usize) {
+    let mut order: Vec<usize> = (0..world.left.len()).collect();
+    let mut dice = Dice::new(world.seed << 8 | number as u64);
+    while !order.is_empty() {
+        let at = order.swap_remove(dice.roll(order.len()));
+        let (handle, seed) = world.left[at];
+        match Thing::claim(&world.kernel, handle, seed) {
+            Ok(thing) => {
+                thing.check(&world.kernel);
+                world.claims.lock().unwrap()[at] += 1;
+                world.owned.lock().unwrap().push(thing);
+            }
+            Err(error) => world.refusals.lock().unwrap().push((handle, error)),
+        }
+    }
+}
+
+/// Who claims what is in a cache adopts it first, and who comes second finds that done.
+///
+/// Fails if a state byte is changed by a load and a store.
+#[test]
+fn what_was_left_is_claimed_once_while_others_adopt_and_allocate() {
+    programs("two claim, one adopts, one allocates", 30, schedules(15), |seed| {
+        let adopts_and_claims = |world: &World, number| {
+            adopt(&world.kernel);
+            claim(world, number);
+        };
+        let works = |world: &World, number| world.work(number, 12);
+        let after = |world: World| {
+            for ((handle, _), claims) in world.left.iter().zip(world.claims.lock().unwrap().iter())
+            {
+                let refusals = world.refusals.lock().unwrap();
+                let why: Vec<_> = refusals.iter().filter(|(of, _)| of == handle).collect();
+                assert_eq!(*claims, 1, "{handle:?}: {why:?}");
+            }
+            world.kernel.finish(|_| Fate::Free).unwrap();
+            for thing in world.assert_sound() {
+                thing.free(&world.kernel);
+            }
+            world.kernel.memory().audit().unwrap();
+        };
+        (heirs(seed), vec![adopts_and_claims, adopts_and_claims, works], after)
+    });
+}
+
+/// What one thread did to end the inheritance.
+#[derive(Default)]
+struct End {
+    /// What `finish` asked about, once for each call.
+    asked: Mutex<Vec<Block>>,
+    ended: Mutex<bool>,
+}
+
+/// A successor, and the end of what it inherited.
+struct Ending {
+    world: World,
+    end: End,
+}
+
+impl Ending {
+    fn keeps(&self) -> bool {
+        self.world.seed.is_multiple_of(2)
+    }
+
+    /// Ends the inheritance, or says who is in the way.
+    fn try_end(&self) {
+        let fate = if self.keeps() { Fate::Keep } else { Fate::Free };
+        let done = self.world.kernel.finish(|unclaimed| {
+            if let Unclaimed::Folio(block) = unclaimed {
+                self.end.asked.lock().unwrap().push(block);
+            }
+            fate
+        });
+        match done {
+            Ok(_) => *self.end.ended.lock().unwrap() = true,
+            Err(Error::Folio(FolioError::Claiming)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Claims what has frames of its own, in an order of its own.
+    fn claim(&self, number: usize) {
+        let world = &self.world;
+        let own = |at: &usize| Thing::frames(world.left[*at].0).is_some();
+        let mut order: Vec<usize> = (0..world.left.len()).filter(own).collect();
+        let mut dice = Dice::new(world.seed << 8 | number as u64);
+        while !order.is_empty() {
+            let at = order.swap_remove(dice.roll(order.len()));
+            let (handle, seed) = world.left[at];
+            let before = *self.end.ended.lock().unwrap();
+            match Thing::claim(&world.kernel, handle, seed) {
+                Ok(thing) => {
+                    assert!(!before, "claimed once the inheritance had ended");
+                    thing.check(&world.kernel);
+                    world.claims.lock().unwrap()[at] += 1;
+                    world.owned.lock().unwrap().push(thing);
+                }
+                // The other was first; or the inheritance is being ended, or has ended.
+                Err(
+                    Error::Folio(FolioError::Ending | FolioError::NotPreserved { .. })
+                    | Error::NotInherited { .. },
+                ) => {}
+                Err(error) => panic!("{handle:?}: {error}"),
+            }
+        }
+    }
+
+    /// Each thing was claimed once, or `finish` disposed of all of it.
+    fn after(self) {
+        if !*self.end.ended.lock().unwrap() {
+            self.try_end();
+            assert!(*self.end.ended.lock().unwrap(), "nobody is in the way any more");
+        }
+        let keeps = self.keeps();
+        let Self { world, end } = self;
+        let asked = end.asked.into_inner().unwrap();
+        let mut kept = Vec::new();
+        for ((handle, seed), claims) in world.left.iter().zip(&*world.claims.lock().unwrap()) {
+            let Some(run) = Thing::frames(*handle) else { continue };
+            let disposed = asked.iter().filter(|block| run.covers(block.run()));
+            let disposed: u64 = disposed.map(|block| block.order().frames()).sum();
+            let expected = if *claims == 0 { run.frames() } else { 0 };
+            assert!(*claims <= 1 && disposed == expected, "{handle:?}: {claims}, {disposed}");
+            if *claims == 0 && keeps {
+                kept.push((*handle, *seed));
+            }
+        }
+        let things = world.assert_sound();
+        for thing in &things {
+            let (start, bytes) = thing.place(&world.kernel);
+            assert!(kept.iter().all(|(handle, _)| {
+                let run = Thing::frames(*handle).expect("frames");
+                let first = world.kernel.memory().machine().ptr(run.addr()).addr().get();
+                first + run.bytes() as usize <= start || start + bytes <= first
+            }));
+        }
+        things.into_iter().for_each(|thing| thing.free(&world.kernel));
+        // The next kernel has what was kept, as it was.
+        let kernel = world.ground.revive(world.kernel.into_handover().entry());
+        claim_all(&kernel, kept);
+        kernel.finish(|_| Fate::Free).unwrap();
+        kernel.memory().audit().unwrap();
+    }
+}
+
+/// Whoever claims while the inheritance ends comes first, or is refused. What has frames of its own
+/// alone is claimed: an object's claim beside its discard is the caller's to avoid.
+///
+/// Fails if a leaf's bit is cleared by a load and a store.
+#[test]
+fn what_is_claimed_while_the_inheritance_ends_has_one_owner() {
+    programs("two claim, one ends the inheritance, one allocates", 30, schedules(15), |seed| {
+        let claims = |ending: &Ending, number| ending.claim(number);
+        let ends = |ending: &Ending, number| {
+            let mut dice = Dice::new(ending.world.seed << 8 | number as u64);
+            if dice.roll(2) == 0 {
+                adopt(&ending.world.kernel);
+            }
+            for _ in 0..6 {
+                let steps = dice.roll(4);
+                ending.world.work(number, steps);
+                if !*ending.end.ended.lock().unwrap() {
+                    ending.try_end();
+                }
+            }
+        };
+        let works = |ending: &Ending, number| ending.world.work(number, 10);
+        let ending = Ending { world: heirs(seed), end: End::default() };
+        (ending, vec![claims, claims, ends, works], Ending::after)
+    });
+}
+
+/// A seal that another changes what it covers meanwhile is untrue, and no more than that: the
+/// handover is whole, and taken where no seal is asked for.
+///
+/// Fails if a leaf's bit is set by a load and a store.
+#[test]
+fn sealing_while_others_preserve_leaves_a_whole_handover() {
+    programs("one seals, two work", 30, schedules(15), |seed| {
+        let seals = |world: &World, _| {
+            for _ in 0..3 {
+                // No memory for the table is the one refusal.
+                let _ = world.kernel.seal();
+            }
+        };
+        let works = |world: &World, number| world.work(number, 15);
+        let after = |world: World| {
+            world.kernel.unseal().unwrap();
+            world.jump();
+        };
+        (fresh(180, seed), vec![seals, works, works], after)
+    });
+}
+
+/// What was published at any moment is one of the values, whole; see also the crash harness.
+///
+/// Fails if a publication does not take the lock.
+#[test]
+fn of_those_that_publish_under_one_name_one_is_last() {
+    programs("three publish, one looks", 20, schedules(20), |seed| {
+        let publishes = |world: &World, number: usize| {
+            for round in 0..3_u8 {
+                world.kernel.publish("root", &[number as u8 * 16 + round; 24]).unwrap();
+            }
+        };
+        let looks = |world: &World, _| {
+            for _ in 0..3 {
+                let mut names = 0;
+                world.kernel.for_each_subtree(|_, _, _| names += 1).unwrap();
+                assert!((1..=2).contains(&names), "{names}");
+                let order = Order::new(1).expect("an order");
+                if let Ok(block) = world.kernel.memory().alloc(Request::new(order)) {
+                    // SAFETY: allocated just now.
+                    unsafe { world.kernel.memory().free(block, Kind::Folio) }.unwrap();
+                }
+            }
+        };
+        let after = |world: World| {
+            let World { ground, kernel, .. } = world;
+            let kernel = ground.revive(kernel.into_handover().entry());
+            let root = kernel.claim_root("root").unwrap();
+            let start = kernel.memory().machine().ptr(root.into_folio().into_raw().addr());
+            // SAFETY: claimed just now, and nobody else's.
+            let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), 24) };
+            assert!(bytes.iter().all(|byte| *byte == bytes[0]) && bytes[0] % 16 == 2, "{bytes:?}");
+            kernel.finish(|_| Fate::Free).unwrap();
+            kernel.memory().audit().unwrap();
+        };
+        (fresh(120, seed), vec![publishes, publishes, publishes, looks], after)
+    });
+}
