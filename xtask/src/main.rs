@@ -2,9 +2,13 @@
 //!
 //! Each command is a module of its own. `cargo xtask --help` lists them.
 
+mod api;
+mod inventory;
 mod liveupdate;
 mod report;
+mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -19,13 +23,38 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Api(api::Arguments),
+    Inventory(inventory::Arguments),
     Liveupdate(liveupdate::Arguments),
     Report(report::Arguments),
+    Verify(verify::Arguments),
+}
+
+/// The command line; `cargo xtask COMMAND -- --option` is `cargo xtask COMMAND --option`, as
+/// with cargo's own commands that run a program.
+fn words(given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    given.enumerate().filter(|(n, word)| *n != 2 || word != "--").map(|(_, word)| word)
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    match Arguments::parse_from(words(std::env::args_os())).command {
+        Command::Api(arguments) => api::run(&arguments),
+        Command::Inventory(arguments) => inventory::run(&arguments),
         Command::Liveupdate(arguments) => liveupdate::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_may_stand_behind_two_dashes() {
+        let given = ["xtask", "verify", "--", "--long", "--only", "loom"].map(OsString::from);
+        let parsed = Arguments::try_parse_from(words(given.into_iter())).expect("a command line");
+        let Command::Verify(arguments) = parsed.command else { panic!("another command") };
+        assert!(arguments.is_long());
     }
 }

@@ -1,0 +1,262 @@
+//! `cargo xtask verify`: the promises under attack, one step after another.
+//!
+//! Each step is a command that can be run by hand; its line is printed before it runs. The short
+//! form takes minutes and is what continuous integration runs; `--long` takes hours. What a step
+//! showed is its figures: the lines that begin with the step's name and a colon, or, where the step
+//! is another program's, its last line. A line of a step that begins with
+//! `SKIPPED:` says which part of it could not be done, and why.
+
+mod steps;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use steps::{STEPS, Step};
+
+/// Attack the promises: hostile bytes, flipped bits, races, crashes, models.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// All of it, for hours, instead of minutes.
+    #[arg(long)]
+    long: bool,
+    /// Run this step alone; may be given several times. See `--list`.
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
+    /// Name the steps and what they run, and run nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+impl Arguments {
+    #[cfg(test)]
+    pub(crate) const fn is_long(&self) -> bool {
+        self.long
+    }
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    /// This machine lacks something.
+    Skipped,
+}
+
+/// A step that was run, or was not.
+struct Ended {
+    name: &'static str,
+    outcome: Outcome,
+    took: Duration,
+    /// Its figures, or why it was skipped.
+    figures: Vec<String>,
+    /// What it could not do, as it said itself.
+    left_out: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    match verify(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn verify(arguments: &Arguments) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in a workspace")?;
+    if let Some(name) = arguments.only.iter().find(|name| STEPS.iter().all(|s| s.name != **name)) {
+        bail!("no step is named {name}; `--list` names them");
+    }
+    let mut ended = Vec::new();
+    for step in STEPS {
+        let line = step.line(arguments.long).trim();
+        if !arguments.only.is_empty() && arguments.only.iter().all(|name| name != step.name) {
+            continue;
+        }
+        if arguments.list {
+            println!("{}: {}\n    {line}", step.name, step.shows);
+            continue;
+        }
+        println!("\n=== {}: {}\n    {line}", step.name, step.shows);
+        if let Some(why) = step.missing(root) {
+            ended.push(skipped(step, why));
+        } else {
+            ended.push(attack(root, step, line)?);
+        }
+    }
+    if !ended.is_empty() {
+        println!("{}", summary(&ended));
+    }
+    let failed: Vec<&str> =
+        ended.iter().filter(|end| end.outcome == Outcome::Failed).map(|end| end.name).collect();
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn skipped(step: &Step, why: &str) -> Ended {
+    println!("SKIPPED: {}: {why}", step.name);
+    let figures = vec![why.to_owned()];
+    Ended {
+        name: step.name,
+        outcome: Outcome::Skipped,
+        took: Duration::ZERO,
+        figures,
+        left_out: vec![],
+    }
+}
+
+/// Runs a step, passing on what it prints.
+fn attack(root: &Path, step: &Step, line: &str) -> Result<Ended> {
+    let began = Instant::now();
+    let mut child = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", line])
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{line}: bash"))?;
+    let output = BufReader::new(child.stdout.take().context("stdout is a pipe")?);
+    let mut said = Said::new(step.name);
+    for bytes in output.split(b'\n') {
+        let row = String::from_utf8_lossy(&bytes?).into_owned();
+        println!("{row}");
+        said.hear(&row);
+    }
+    io::stdout().flush()?;
+    let status = child.wait()?;
+    let took = began.elapsed();
+    println!("{}: {status}, {} s", step.name, took.as_secs());
+    let outcome = if status.success() { Outcome::Passed } else { Outcome::Failed };
+    Ok(Ended { name: step.name, outcome, took, figures: said.figures(), left_out: said.left_out })
+}
+
+/// What is kept of a step's output.
+struct Said {
+    prefix: String,
+    own: Vec<String>,
+    last: String,
+    left_out: Vec<String>,
+}
+
+impl Said {
+    fn new(name: &str) -> Self {
+        Self {
+            prefix: format!("{name}: "),
+            own: Vec::new(),
+            last: String::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    fn hear(&mut self, row: &str) {
+        // A single-threaded test's first line follows the test's name.
+        let test = row.strip_prefix("test ").and_then(|row| row.split_once(" ... "));
+        let row = test.map_or(row, |(_, row)| row).trim();
+        if let Some(what) = row.strip_prefix("SKIPPED:") {
+            self.left_out.push(what.trim().to_owned());
+        } else if let Some(figures) = row.strip_prefix(&self.prefix) {
+            self.own.push(figures.to_owned());
+        } else if !row.is_empty() {
+            row.clone_into(&mut self.last);
+        }
+    }
+
+    fn figures(&self) -> Vec<String> {
+        if self.own.is_empty() { vec![self.last.clone()] } else { self.own.clone() }
+    }
+}
+
+/// The table at the end, and below it, by itself, what was not shown.
+fn summary(ended: &[Ended]) -> String {
+    let width = ended.iter().map(|end| end.name.len()).max().unwrap_or_default();
+    let mut rows = vec![String::new(), "=== what was shown".into()];
+    let mut missing = Vec::new();
+    for Ended { name, outcome, took, figures, left_out } in ended {
+        let outcome = match outcome {
+            Outcome::Passed if left_out.is_empty() => "passed",
+            Outcome::Passed => "in part",
+            Outcome::Failed => "FAILED",
+            Outcome::Skipped => "SKIPPED",
+        };
+        let start = format!("{name:width$}  {outcome:7}  {:5} s  ", took.as_secs());
+        let next = format!("\n{:1$}", "", start.len());
+        rows.push(start + &figures.join(&next));
+        if outcome == "SKIPPED" {
+            missing.push(format!("  {name}: {}", figures.join(" ")));
+        }
+        missing.extend(left_out.iter().map(|what| format!("  {name}, in part: {what}")));
+    }
+    if !missing.is_empty() {
+        rows.extend([String::new(), "=== SKIPPED, and so not shown".into()]);
+        rows.extend(missing);
+    }
+    rows.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(rows: &[&str]) -> Said {
+        let mut said = Said::new("bits");
+        for row in rows {
+            said.hear(row);
+        }
+        said
+    }
+
+    #[test]
+    fn figures_are_the_steps_own_line_or_the_last() {
+        assert_eq!(heard(&["bits: 5 flipped", "test result: ok."]).figures(), ["5 flipped"]);
+        assert_eq!(
+            heard(&["test result: ok. 5 passed", ""]).figures(),
+            ["test result: ok. 5 passed"]
+        );
+        assert_eq!(heard(&["bits: 1", "bits: 2"]).figures(), ["1", "2"]);
+        assert_eq!(heard(&["test all_of_them ... bits: 1", "ok"]).figures(), ["1"]);
+        let said = heard(&["bits: 1", "SKIPPED: no such machine"]);
+        assert_eq!(said.figures(), ["1"]);
+        assert_eq!(said.left_out, ["no such machine"]);
+    }
+
+    #[test]
+    fn what_was_not_shown_is_told_apart_from_what_was() {
+        let end = |name, outcome, left_out| Ended {
+            name,
+            outcome,
+            took: Duration::from_secs(7),
+            figures: vec!["figures".into(), "more".into()],
+            left_out,
+        };
+        let text = summary(&[
+            end("loom", Outcome::Passed, vec![]),
+            end("deny", Outcome::Passed, vec!["advisories".into()]),
+            end("miri", Outcome::Skipped, vec![]),
+            end("bits", Outcome::Failed, vec![]),
+        ]);
+        let expected = "
+=== what was shown
+loom  passed       7 s  figures
+                        more
+deny  in part      7 s  figures
+                        more
+miri  SKIPPED      7 s  figures
+                        more
+bits  FAILED       7 s  figures
+                        more
+
+=== SKIPPED, and so not shown
+  deny, in part: advisories
+  miri: figures more";
+        assert_eq!(text, expected);
+    }
+}
