@@ -209,6 +209,15 @@ fn claiming(c: &mut Criterion) {
             })
         });
     });
+    folio.bench_function("heirloom, many at once", |b| {
+        b.iter_custom(|n| {
+            once_for_all(n, || {
+                let Left { kernel, folios, .. } = left(&ram, &map);
+                let claim = || kernel.claim_folios(&folios, std::mem::forget).expect("once");
+                (time(claim).0, folios.len() as u64)
+            })
+        });
+    });
     folio.finish();
     let mut large = row(c, "claim a large buffer");
     large.bench_function("heirloom", |b| {

@@ -20,8 +20,11 @@ use crate::within::{Expected, Within};
 /// How many ranges one instance can hold.
 pub(crate) const MAX_RANGES: usize = 64;
 
-/// Alignment of a range's metadata, in bytes: a cache line.
-pub(crate) const SPACE_ALIGN: usize = 64;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Alignment of a range's metadata, in bytes.
+pub(crate) const SPACE_ALIGN: usize = LINE;
 
 /// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met.
 const DIRECTORY_ORDERS: usize = 32;
@@ -91,7 +94,7 @@ impl Range {
             return 0;
         }
         let words = 2 * directory_slots(run) + Columns::words(run);
-        size_of::<Self>() + words * size_of::<u64>() + run.frames() as usize
+        size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + run.frames() as usize
     }
 
     /// Lays the range's metadata out in `space`; nothing is free yet.
@@ -110,12 +113,17 @@ impl Range {
         unsafe { space.write_bytes(0, Self::bytes(run)) };
         let slots = directory_slots(run);
         // SAFETY: the parts are laid out one after the other and sum to `bytes(run)`; the first
-        // is a multiple of 64 bytes and the rest are words, so each is aligned.
+        // is a multiple of 64 bytes and the rest are words, so each is aligned; what is skipped
+        // before the bytes is less than a line.
         let (own, theirs, columns, kinds) = unsafe {
             let own = space.add(size_of::<Self>()).cast::<AtomicU64>();
             let theirs = own.add(slots);
             let columns = theirs.add(slots);
-            (own, theirs, columns, columns.add(Columns::words(run)).cast())
+            let behind = columns.add(Columns::words(run)).cast::<u8>();
+            // The bytes of the 64 frames of a word are one line: CPUs that allocate from two words
+            // share none.
+            let skip = (run.start().get() as usize).wrapping_sub(behind.addr().get()) % LINE;
+            (own, theirs, columns, behind.add(skip).cast())
         };
         let mut begin = [0; DIRECTORY_ORDERS];
         for order in 1..DIRECTORY_ORDERS {

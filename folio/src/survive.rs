@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::prefetch::prefetch;
+use crate::octets;
 use crate::ranges::{Range, Whose};
 use crate::request::Request;
 use crate::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
@@ -58,10 +58,6 @@ impl<M: Machine> Nodes for Pages<'_, M> {
         }
     }
 }
-
-/// How many blocks ahead of the one at hand are asked for: so many misses that a processor has
-/// under way at once.
-const AHEAD: usize = 16;
 
 impl<M: Machine> Memory<M> {
     pub(crate) const fn tables(&self, whose: Whose) -> Pages<'_, M> {
@@ -160,77 +156,6 @@ impl<M: Machine> Memory<M> {
         self.own.unpreserve(&self.tables(Whose::Own), block)?;
         byte.store(kinds::without_preserved(now), Relaxed);
         Ok(())
-    }
-
-    /// Makes many allocated blocks survive, in any order, wherever they lie.
-    ///
-    /// Costs what [`Memory::preserve`] costs where everything is near. Where they are scattered over
-    /// much memory, so that each is a miss or two, what the next ones need comes meanwhile.
-    ///
-    /// # Errors
-    /// As for [`Memory::preserve`], naming the first at fault (a block that is there twice is,
-    /// the second time). All or nothing, but for empty nodes of the tree, which serve the next call.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Error, Order, Request};
-    ///
-    /// let memory = Ram::memory(&Ram::frames(256))?;
-    /// let blocks = [0, 3, 1].map(|order| memory.alloc(Request::new(Order::new(order).unwrap())));
-    /// let [a, b, c] = blocks.map(Result::unwrap);
-    /// memory.preserve_all(&[a, b, c])?;
-    /// assert!(memory.is_preserved(b));
-    /// memory.unpreserve(b)?;
-    /// let refused = memory.unpreserve_all(&[a, b, c]);
-    /// assert_eq!(refused, Err(Error::NotPreserved { block: b }));
-    /// assert!(memory.is_preserved(a) && memory.is_preserved(c));
-    /// # Ok::<(), Error>(())
-    /// ```
-    pub fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
-        self.each_of(blocks, Self::preserve, Self::unpreserve)
-    }
-
-    /// Lets many preserved blocks go.
-    ///
-    /// # Errors
-    /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
-    pub fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
-        self.each_of(blocks, Self::unpreserve, Self::preserve)
-    }
-
-    fn each_of(
-        &self,
-        blocks: &[Block],
-        act: impl Fn(&Self, Block) -> Result<(), Error>,
-        undo: impl Fn(&Self, Block) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        for (i, block) in blocks.iter().enumerate() {
-            if let Some(ahead) = blocks.get(i + AHEAD) {
-                self.prefetch(*ahead);
-            }
-            if let Err(error) = act(self, *block) {
-                for block in blocks.iter().take(i) {
-                    let undone = undo(self, *block);
-                    debug_assert!(undone.is_ok(), "done just now: {undone:?}");
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks for what [`Memory::preserve`] will look at.
-    #[inline]
-    fn prefetch(&self, block: Block) {
-        let Some(range) = self.ranges.find(block.pfn()) else { return };
-        if let Some(byte) = range.byte(block.pfn()) {
-            prefetch(byte);
-        }
-        let leaf = self.leaf_in(range, Whose::Own, block);
-        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block)) {
-            spot.prefetch();
-        }
     }
 
     /// Makes a whole run survive, tracked as its few largest aligned blocks.
@@ -336,15 +261,21 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Checks that the folios are allocated and (not) preserved: what the bytes of all of them say,
-    /// if that is the same.
-    fn each_adjacent(&self, folios: Adjacent, preserved: bool) -> Result<Option<u8>, Error> {
+    /// Checks that the folios are allocated and (not) preserved: the bytes of their frames and what
+    /// the first of each says, if that is the same for all.
+    fn each_adjacent(
+        &self,
+        folios: Adjacent,
+        preserved: bool,
+    ) -> Result<Option<(&[AtomicU8], u8)>, Error> {
         let mut blocks = blocks(folios);
         let Some(first) = blocks.next() else { return Ok(None) };
-        let (_, said) = Self::single(self.range(first.pfn())?, first, preserved)?;
+        let range = self.range(first.pfn())?;
+        let (_, said) = Self::single(range, first, preserved)?;
         // Mostly all of them: no look at each, and no branch.
-        if self.bytes(folios).is_some_and(|bytes| alike(bytes, folios.first().order(), said)) {
-            return Ok(Some(said));
+        let bytes = range.bytes_of(folios.run());
+        if let Some(bytes) = bytes.filter(|bytes| alike(bytes, first.order(), said)) {
+            return Ok(Some((bytes, said)));
         }
         for block in blocks {
             Self::single(self.range(block.pfn())?, block, preserved)?;
@@ -352,9 +283,9 @@ impl<M: Machine> Memory<M> {
         Ok(None)
     }
 
-    fn mark_adjacent(&self, folios: Adjacent, alike: Option<u8>, preserved: bool) {
+    fn mark_adjacent(&self, folios: Adjacent, alike: Option<(&[AtomicU8], u8)>, preserved: bool) {
         let step = if preserved { kinds::with_preserved } else { kinds::without_preserved };
-        if let Some((said, bytes)) = alike.zip(self.bytes(folios)) {
+        if let Some((bytes, said)) = alike {
             return store_all(bytes, folios.first().order(), step(said));
         }
         for block in blocks(folios) {
@@ -363,11 +294,6 @@ impl<M: Machine> Memory<M> {
                 byte.store(step(byte.load(Relaxed)), Relaxed);
             }
         }
-    }
-
-    /// The bytes of all the folios' frames, if those are in one range.
-    fn bytes(&self, folios: Adjacent) -> Option<&[AtomicU8]> {
-        self.ranges.find(folios.first().pfn())?.bytes_of(folios.run())
     }
 
     /// The byte of an allocated block that is no part of a run and (not) preserved, and what it
@@ -414,26 +340,20 @@ impl<M: Machine> Memory<M> {
 /// Whether the bytes of the first frames of folios of `order` that lie side by side all say
 /// `said`.
 fn alike(bytes: &[AtomicU8], order: Order, said: u8) -> bool {
-    let differs = |byte: &AtomicU8| byte.load(Relaxed) ^ said;
-    if order != Order::ZERO {
-        return bytes.iter().step_by(order.frames() as usize).fold(0, |d, b| d | differs(b)) == 0;
+    if order == Order::ZERO {
+        return octets::all_are(bytes, said);
     }
-    // Four at a time, so that one need not wait for the other.
-    let (fours, rest) = bytes.as_chunks::<4>();
-    let lanes = fours.iter().fold([0; 4], |d, b| core::array::from_fn(|i| d[i] | differs(&b[i])));
-    rest.iter().fold(lanes.into_iter().fold(0, |d, l| d | l), |d, b| d | differs(b)) == 0
+    let mut heads = bytes.iter().step_by(order.frames() as usize);
+    heads.all(|byte| byte.load(Relaxed) == said)
 }
 
 /// Stores `now` into the bytes of the first frames of folios of `order` that lie side by side.
 fn store_all(bytes: &[AtomicU8], order: Order, now: u8) {
     if order == Order::ZERO {
-        for byte in bytes {
-            byte.store(now, Relaxed);
-        }
-    } else {
-        for head in bytes.iter().step_by(order.frames() as usize) {
-            head.store(now, Relaxed);
-        }
+        return octets::store_all(bytes, now);
+    }
+    for head in bytes.iter().step_by(order.frames() as usize) {
+        head.store(now, Relaxed);
     }
 }
 

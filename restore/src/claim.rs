@@ -1,11 +1,12 @@
 //! Claiming what is made of several blocks: all of them, or none.
 
-use heirloom_folio::{Block, HeldInheritance, Kind, Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Block, Folio, HeldInheritance, Kind, Machine, Memory, Order, Pfn, PhysAddr};
 
 use heirloom_folio::sync::AtomicU64;
 
 use crate::area::{AreaInfo, AreaPart, PreservedArea};
 use crate::error::{Error, Table};
+use crate::handle::{Handle, HandleFault, Parts};
 use crate::pages::{Inherited, Pages, words_at};
 use crate::records::{Chain, Record, Records};
 
@@ -158,6 +159,46 @@ pub(crate) fn records<M: Machine, T: Record>(
     }
     // SAFETY: the walk claimed and preserved every block of the list just now.
     unsafe { Records::from_raw(memory, first) }
+}
+
+/// How many folios are claimed in one call of the layer below.
+const PARCEL: usize = 64;
+
+/// Claims folios, all or none, and then hands each out.
+pub(crate) fn folios<'m, M: Machine>(
+    memory: &'m Memory<M>,
+    handles: &[Handle],
+    mut each: impl FnMut(Folio<'m, M>),
+) -> Result<(), Error> {
+    let block_of = |handle: &Handle| match handle.parts()? {
+        Parts::Folio(block) => Ok(block),
+        _ => Err(handle.refused(HandleFault::Kind)),
+    };
+    // Until all are claimed, or all put back.
+    let _held = memory.hold_inheritance()?;
+    let mut parcel = [Block::containing(Pfn::new(0), Order::ZERO); PARCEL];
+    for (n, some) in handles.chunks(PARCEL).enumerate() {
+        let blocks = some.iter().zip(&mut parcel).try_for_each(|(handle, block)| {
+            *block = block_of(handle)?;
+            Ok(())
+        });
+        let claimed = blocks
+            .and_then(|()| Ok(memory.claim_all(parcel.get(..some.len()).unwrap_or_default())?));
+        if let Err(error) = claimed {
+            for block in handles.iter().take(n * PARCEL).filter_map(|handle| block_of(handle).ok())
+            {
+                // SAFETY: claimed by this call, and not written.
+                let undone = unsafe { memory.unclaim(block, Kind::Folio, None) };
+                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+            }
+            return Err(error);
+        }
+    }
+    for block in handles.iter().filter_map(|handle| block_of(handle).ok()) {
+        // SAFETY: claimed just now as a folio, by nobody else.
+        each(unsafe { Folio::from_raw(memory, block) });
+    }
+    Ok(())
 }
 
 /// Claims a block that holds `bytes` bytes from its start: a published root.

@@ -255,6 +255,21 @@ impl<M: Machine> Handover<M> {
         }
     }
 
+    /// Claims many folios, wherever they lie, all or none, and calls `each` with them, in the order
+    /// of their handles. Costs less than half of what a call for each does where they are scattered,
+    /// as what the next ones need comes meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_folio`], naming the first at fault: nothing is claimed then, and
+    /// `each` is not called. A handle that is there twice is at fault the second time.
+    pub fn claim_folios<'m>(
+        &'m self,
+        handles: &[Handle],
+        each: impl FnMut(Folio<'m, M>),
+    ) -> Result<(), Error> {
+        claim::folios(self.memory(), handles, each)
+    }
+
     /// Claims a run, whole; once.
     ///
     /// # Errors

@@ -328,3 +328,37 @@ fn interior_stale_and_forged_handles_are_refused_and_nothing_changed() {
     new.restore(left.large).unwrap();
     new.restore(left.small).unwrap();
 }
+
+#[test]
+fn many_folios_are_claimed_all_or_none_and_once() {
+    let world = World::new(2048);
+    let old = world.boot();
+    // More than two parcels.
+    let handles: Vec<Handle> = (0..150).map(|i| keep_folio(&old, 0, i).unwrap()).collect();
+    let other = keep_run(&old, 3, 7).unwrap();
+    let new = world.jump(old);
+    let before = State::of(&new);
+    let claim = |handles: &[Handle]| {
+        let mut folios = Vec::new();
+        new.claim_folios(handles, |folio| folios.push(folio)).map(|()| folios)
+    };
+    assert_eq!(claim(&[]).unwrap().len(), 0);
+    for at in [0, 63, 64, 149] {
+        let mut asked = handles.clone();
+        asked[at] = other;
+        assert!(is_fault(&claim(&asked).unwrap_err(), HandleFault::Kind), "{at}");
+        asked[at] = handles[(at + 70) % 150];
+        let twice = claim(&asked).unwrap_err();
+        assert!(matches!(twice, Error::Folio(FolioError::NotPreserved { .. })), "{twice:?}");
+        assert_eq!(State::of(&new), before, "{at}");
+    }
+    let folios = claim(&handles).unwrap();
+    for (folio, handle) in folios.iter().zip(&handles) {
+        assert_eq!(handle.parts(), Ok(Parts::Folio(folio.block())));
+    }
+    assert_eq!(folios.len(), handles.len());
+    assert!(handles.iter().all(|handle| new.claim_folio(*handle).is_err()));
+    drop(folios);
+    assert!(claim(&handles[..1]).is_err());
+    new.claim_run(other).unwrap();
+}

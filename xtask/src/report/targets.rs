@@ -217,6 +217,7 @@ pub(super) const SECTIONS: &[Section] = &[
             line(REVIVE, "mixed 1048576", Of(2.2, REVIVE, "mixed 524288")),
             line(REVIVE, "every frame", Beyond(10e6, "metadata alone")),
             line("claim a folio", H, Rmw(2.0)),
+            line("claim a folio", "heirloom, many at once", Rmw(2.0)),
             line("claim a small object", H, Rmw(4.0)),
             line("claim a large buffer", H, Rmw(4.0)),
             line("adopt a slab of 64 B objects", H, Shown),
