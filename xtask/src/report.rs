@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Leave out the peers that a C or C++ compiler builds.
     #[arg(long)]
     without_native_peers: bool,
+    /// Write the page of another machine beside the first, `docs/performance-NAME.md`.
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
 }
 
 /// Runs the command.
@@ -48,12 +51,31 @@ fn report(arguments: &Arguments) -> Result<()> {
     let figures = collect::read(root)?;
     let docs = root.join("docs");
     fs::create_dir_all(docs.join("images"))?;
+    let machine = arguments.machine.as_deref();
     for (name, svg) in plot::all(&figures) {
+        let name = machine.map_or_else(|| name.to_owned(), |machine| format!("{machine}-{name}"));
         fs::write(docs.join("images").join(name), svg)?;
     }
-    let findings = fs::read_to_string(docs.join("performance-findings.md")).unwrap_or_default();
-    let page = page::write(&figures, &findings);
-    fs::write(docs.join("performance.md"), page).context("docs/performance.md")?;
-    println!("docs/performance.md written");
+    // What bounds the rows is told once, on the first machine's page.
+    let findings = match machine {
+        None => fs::read_to_string(docs.join("performance-findings.md")).unwrap_or_default(),
+        Some(_) => String::new(),
+    };
+    let name = machine.map_or_else(|| "performance.md".to_owned(), page::of);
+    let page = page::write(&figures, &findings, machine, &others(&docs)?);
+    fs::write(docs.join(&name), page).with_context(|| format!("docs/{name}"))?;
+    println!("docs/{name} written");
     Ok(())
+}
+
+/// The names of the machines that have a page beside the first.
+fn others(docs: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(docs)? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        let machine = name.strip_prefix("performance-").and_then(|rest| rest.strip_suffix(".md"));
+        names.extend(machine.filter(|machine| *machine != "findings").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
 }

@@ -103,9 +103,12 @@ fn machine() -> String {
     let rustc = Command::new("rustc").arg("--version").output().ok();
     let rustc = rustc.and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
     let load = first("/proc/loadavg", "");
+    let cpu = |key: &str| first("/proc/cpuinfo", key);
     format!(
-        "{}, {} CPUs, Linux {}, {}, load average as the run began {}",
-        first("/proc/cpuinfo", "model name"),
+        "{} (family {}, model {}), {} CPUs, Linux {}, {}, load average as the run began {}",
+        cpu("model name"),
+        cpu("cpu family"),
+        cpu("model\t"),
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         first("/proc/sys/kernel/osrelease", ""),
         rustc.trim(),

@@ -192,8 +192,18 @@ const HOW: &str = "
 - Cold caches and TLBs, other than where a row goes through more memory than they hold.
 ";
 
-/// Writes the page.
-pub(super) fn write(figures: &Figures, findings: &str) -> String {
+/// The name of the page of another machine than the first.
+pub(super) fn of(machine: &str) -> String {
+    format!("performance-{machine}.md")
+}
+
+/// Writes the page of `machine`, or of the first; `others` have pages too.
+pub(super) fn write(
+    figures: &Figures,
+    findings: &str,
+    machine: Option<&str>,
+    others: &[String],
+) -> String {
     let mut tables = String::new();
     let mut tally = [0, 0];
     for section in SECTIONS {
@@ -201,19 +211,29 @@ pub(super) fn write(figures: &Figures, findings: &str) -> String {
     }
     footprints(&mut tables, figures, &mut tally);
     counts(&mut tables, figures, &mut tally);
-    let mut page = String::from(
-        "# Performance\n\n<!-- Written by `cargo xtask report`. The findings are kept in performance-findings.md. -->\n\n",
-    );
+    let title = machine.map_or_else(String::new, |machine| format!(": {machine}"));
+    let mut page = format!("# Performance{title}\n\n<!-- Written by `cargo xtask report`. -->\n\n");
     let _ = writeln!(
         page,
         "Nanoseconds for an operation unless a unit stands there; less is better. \"Best peer / ours\" above 1: heirloom is \
          faster.\nOf the rows with a target {} meet it and {} miss it.\n\nMeasured on {}.",
         tally[0], tally[1], figures.machine
     );
-    page.push_str(
-        "\n![Restore time against pages that survive](images/restore-pages.svg)\n\n\
-         ![Restore time against memory](images/restore-memory.svg)\n\n\
-         ![Churn against occupancy](images/churn.svg)\n",
+    if machine.is_some() {
+        page.push_str(
+            "\nThe targets, and what bounds the rows that miss them, are those of [the first machine](performance.md).\n",
+        );
+    } else {
+        for other in others {
+            let _ = writeln!(page, "\nThe same on another machine: [{other}]({}).", of(other));
+        }
+    }
+    let prefix = machine.map_or_else(String::new, |machine| format!("{machine}-"));
+    let _ = write!(
+        page,
+        "\n![Restore time against pages that survive](images/{prefix}restore-pages.svg)\n\n\
+         ![Restore time against memory](images/{prefix}restore-memory.svg)\n\n\
+         ![Churn against occupancy](images/{prefix}churn.svg)\n",
     );
     if !findings.trim().is_empty() {
         let _ = write!(page, "\n{}\n", findings.trim());
