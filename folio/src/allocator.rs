@@ -30,6 +30,10 @@ impl<M: Machine> Behind for Home<'_, M> {
         self.ranges().find_map(|range| range.columns().take_word(hints))
     }
 
+    fn is_one_block(&self, word: Block) -> bool {
+        self.memory.ranges.covering(word.run()).is_some()
+    }
+
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
         self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
     }

@@ -428,7 +428,7 @@ impl Columns {
         })
     }
 
-    /// Takes up to 64 free frames of one word.
+    /// Takes all free frames of a word of which some are in use.
     pub(crate) fn take_word(&self, hints: &mut Hints) -> Option<Group> {
         let start = hints.0[0];
         for (mut from, until) in [(start, u64::MAX), (0, start)] {
@@ -445,8 +445,7 @@ impl Columns {
                 from = n + 1;
             }
         }
-        let unit = self.take(unit(1), hints)?;
-        Group::frames(unit.pfn(), !0)
+        None
     }
 
     /// Breaks a unit of the next column into a word of column `t`, and keeps up to `most` groups

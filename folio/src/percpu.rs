@@ -22,6 +22,11 @@ const SINGLES: usize = 128;
 const ROW: u32 = 8;
 /// Blocks of a middle order that a CPU keeps, at most.
 const SLOTS: usize = 8;
+/// What a word of frames is when all of them are free: one block of this order.
+const WORD: Order = match Order::new(6) {
+    Some(order) => order,
+    None => Order::ZERO,
+};
 /// The largest order that is kept.
 pub(crate) const MAX_CACHED: Order = match Order::new(10) {
     Some(order) => order,
@@ -133,8 +138,10 @@ impl CpuSlot {
 ///
 /// Blocks come and go as [`Group`]s: those of one order that share a word of the shared bits.
 pub(crate) trait Behind {
-    /// Up to 64 frames of one word.
+    /// Up to 64 frames of one word, of which some are in use.
     fn take_word(&self, hints: &mut Hints) -> Option<Group>;
+    /// Whether the frames of a word are of one range, and so can be one block.
+    fn is_one_block(&self, word: Block) -> bool;
     /// Up to `most` blocks of `order` from one word.
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group>;
     /// Takes back blocks of `order`.
@@ -226,7 +233,14 @@ impl Held<'_> {
     /// A block of `order` once [`Held::pop`] had none: several at once from behind.
     pub(crate) fn refill(&mut self, order: Order, behind: &impl Behind) -> Option<Pfn> {
         if order == Order::ZERO {
-            let group = behind.take_word(&mut self.cache.hints)?;
+            let group = match behind.take_word(&mut self.cache.hints) {
+                Some(group) => group,
+                // Whole words, several at once.
+                None => {
+                    let first = self.pop(WORD).or_else(|| self.refill(WORD, behind))?;
+                    Group::frames(first, !0)?
+                }
+            };
             self.cache.word = group.first();
             self.levels.word.store(group.starts(), Relaxed);
             return self.pop_single();
@@ -296,11 +310,17 @@ impl Held<'_> {
         self.flush_blocks(order, room.div_ceil(2), behind);
     }
 
+    /// Gives the word back. If all of it is free it is kept as a block, so that several go together.
     fn flush_word(&mut self, behind: &impl Behind) {
-        if let Some(group) = Group::frames(self.cache.word, self.levels.word.load(Relaxed)) {
+        let Some(group) = Group::frames(self.cache.word, self.levels.word.load(Relaxed)) else {
+            return;
+        };
+        let block = Block::aligned(group.first(), WORD);
+        let whole = group.starts() == !0 && behind.is_one_block(block);
+        if !(whole && (self.push(block) || self.exchange(block, behind))) {
             behind.give(Order::ZERO, group);
-            self.levels.word.store(0, Relaxed);
         }
+        self.levels.word.store(0, Relaxed);
     }
 
     /// Gives back the `count` frames that are longest on the stack: how many the last of them were

@@ -62,7 +62,10 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 fn reachable(columns: &Columns) -> Vec<u64> {
     let mut hints = Hints::new();
     let mut found = Vec::new();
-    while let Some(group) = columns.take_word(&mut hints) {
+    loop {
+        let word = columns.take_word(&mut hints);
+        let unit = || columns.take(order(6), &mut hints).and_then(|b| Group::frames(b.pfn(), !0));
+        let Some(group) = word.or_else(unit) else { break };
         found.extend(group.blocks(order(0)).map(|b| b.pfn().get()));
     }
     found.sort_unstable();

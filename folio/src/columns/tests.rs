@@ -113,6 +113,12 @@ fn words_of_frames() {
             assert!(seen.insert(block.pfn().get()));
         }
     }
+    assert_eq!(seen, (10..64).chain(192..210).collect(), "words that are not whole");
+    let whole = c.take_group(order(6), 4, &mut hints).unwrap();
+    assert_eq!(whole.blocks(order(6)).count(), 2);
+    for block in whole.blocks(order(6)) {
+        seen.extend(block.run().start().get()..block.run().end().get());
+    }
     assert_eq!(seen, (10..210).collect());
     let give = |bits| c.give_group(order(0), Group::frames(Pfn::new(0), bits).unwrap());
     assert_eq!(give(1 << 10), Ok(()));
