@@ -3,7 +3,8 @@
 //! Each CPU keeps one word of 64 frames that it allocates from and frees into, freed frames of
 //! other words on a stack, and a few blocks of each middle order. It takes what is free in a word,
 //! or several blocks of one word, at once and gives back by words, so the shared line is touched
-//! once for many: frames that are freed in a row fill the word and leave it as one unit.
+//! once for many. A word of which all frames are free is a block like others: frames that are
+//! freed in a row fill the word and leave it as one, and several such go together.
 //!
 //! A cache holds frames of its CPU's home node only.
 
