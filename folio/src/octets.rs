@@ -35,6 +35,7 @@ use this::{load, store};
 /// One instruction for eight bytes.
 #[cfg(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_pointer_width = "64",
     not(any(loom, miri, heirloom_model, heirloom_count, heirloom_step))
 ))]
 mod this {
@@ -79,6 +80,7 @@ mod this {
 /// One byte after the other.
 #[cfg(not(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_pointer_width = "64",
     not(any(loom, miri, heirloom_model, heirloom_count, heirloom_step))
 )))]
 mod this {
