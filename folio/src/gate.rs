@@ -64,6 +64,16 @@ impl Word {
     }
 }
 
+/// The word of a CPU that is in: it leaves when this is dropped, by a panic too.
+struct Inside<'w>(&'w Word);
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 /// Keeps what the predecessor left from being ended, for as long as it lives; see
 /// [`Memory::hold_inheritance`].
 #[must_use]
@@ -112,9 +122,8 @@ impl<M: Machine> Memory<M> {
             // SAFETY: the machine gave it.
             let word = unsafe { self.slot(cpu) }.gate();
             word.enter().then(|| {
-                let result = f();
-                word.leave();
-                result
+                let _inside = Inside(word);
+                f()
             })
         })
     }
@@ -154,5 +163,25 @@ impl<M: Machine> Shut<'_, M> {
 impl<M: Machine> Drop for Shut<'_, M> {
     fn drop(&mut self) {
         self.0.open_gate();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::harness::Ram;
+    use crate::inherit::Fate;
+
+    #[test]
+    fn a_panic_inside_leaves_the_gate() {
+        let memory = Ram::memory(&Ram::frames(64)).unwrap();
+        let root = memory.tree_root().unwrap();
+        let memory = memory.into_machine().attach(&Ram::frames(64)).unwrap();
+        let (memory, _) = memory.inherit(root).unwrap();
+        let inside = AssertUnwindSafe(|| memory.inside(|| panic!("in the gate")));
+        assert!(catch_unwind(inside).is_err());
+        assert_eq!(memory.inside(|| 1), Some(1));
+        assert_eq!(memory.disinherit(|_| Fate::Free), Ok((0, 0)));
     }
 }
