@@ -165,29 +165,47 @@ impl<M: Machine> Memory<M> {
         self.inherited.root().is_some()
     }
 
-    /// Says what a block that the predecessor preserved is: from now on only a claim as `kind`
-    /// takes it. For slabs and tables, which are found by reading what the predecessor wrote, so
-    /// that nobody gets them as plain folios.
+    /// Says what a block that the predecessor preserved is, a [`Kind::Slab`] or a [`Kind::Table`]:
+    /// from now on only a claim as `kind` takes it. Those are found by reading what the predecessor
+    /// wrote; so nobody gets them as plain folios.
+    ///
+    /// To be said before there is anybody who claims: a claim that is under way may take the block
+    /// as if it had no label.
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
-    /// label, maybe the same one: two tables name it.
+    /// label, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
+    /// kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
     pub fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        if !self.is_inherited(block) || block.order() > Order::MAX_FOLIO {
-            return Err(Error::NotPreserved { block });
+        if !matches!(kind, Kind::Slab | Kind::Table) {
+            return Err(Error::BadRequest { frames: block.order().frames() });
         }
-        if let Some(found) = self.label_of(block) {
-            return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
-        }
+        let gone = Error::NotPreserved { block };
+        let byte = self.ranges.find(block.pfn()).and_then(|range| range.byte(block.pfn()));
+        let byte = byte.filter(|_| block.order() <= Order::MAX_FOLIO).ok_or(gone)?;
         // As preserved, which it is by the predecessor: so nothing but a claim takes it.
-        self.mark_label(block, kind);
-        Ok(())
-    }
-
-    fn mark_label(&self, block: Block, kind: Kind) {
-        if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
-            byte.store(kinds::label(kind, block.order()), Relaxed);
-        }
+        let label = kinds::label(kind, block.order());
+        let labelled = self.inside(|| {
+            if !self.still_inherited(block) {
+                return Err(gone);
+            }
+            let unless_taken = |now| kinds::is_nothing(now).then_some(label);
+            match byte.fetch_update(Relaxed, Relaxed, unless_taken) {
+                Ok(_) if self.still_inherited(block) => Ok(()),
+                Ok(before) => {
+                    // Claimed since: what its new owner writes, or has written, stands.
+                    let _ = byte.compare_exchange(label, before, Relaxed, Relaxed);
+                    Err(gone)
+                }
+                Err(now) => match kinds::decode(now) {
+                    FrameState::Head { kind: found, .. } => {
+                        Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
+                    }
+                    _ => Err(gone),
+                },
+            }
+        });
+        labelled.unwrap_or_else(|| Err(self.shut_out(block)))
     }
 
     /// The block that the predecessor preserved, and nobody claimed, that holds the frame. None

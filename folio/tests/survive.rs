@@ -150,6 +150,30 @@ fn a_label_is_what_a_claim_must_name() {
 }
 
 #[test]
+fn a_label_is_a_slab_or_a_table_that_nobody_has() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let [b, other] = [0; 2].map(|_| memory.alloc(Request::new(order(2))).unwrap());
+    memory.preserve_all(&[b, other]).unwrap();
+    let memory = successor(memory, &ranges());
+    for kind in [Kind::Folio, Kind::Run, Kind::Buffer, Kind::Tail] {
+        assert_eq!(memory.label(b, kind), Err(Error::BadRequest { frames: 4 }), "{kind:?}");
+        assert_eq!(memory.label_of(b), None);
+    }
+    let part = Block::containing(b.pfn(), order(1));
+    assert_eq!(memory.label(part, Kind::Slab), Err(Error::NotPreserved { block: part }));
+    memory.claim(b, Kind::Folio).unwrap();
+    assert_eq!(memory.label(b, Kind::Slab), Err(Error::NotPreserved { block: b }));
+    let asked = memory.disinherit(|b| {
+        assert_eq!(memory.label(b, Kind::Slab), Err(Error::Ending));
+        Fate::Free
+    });
+    assert_eq!(asked, Ok((1, 0)));
+    assert_eq!(memory.label(other, Kind::Slab), Err(Error::NotPreserved { block: other }));
+    free(&memory, b, Kind::Folio).unwrap();
+    assert_eq!(memory.stats().used(), 0);
+}
+
+#[test]
 fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
     for fate in [Fate::Keep, Fate::Free] {
         let memory = Ram::memory(&ranges()).unwrap();
