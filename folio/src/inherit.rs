@@ -282,20 +282,30 @@ impl<M: Machine> Memory<M> {
             return Err(Error::BadRequest { frames: run.frames() });
         }
         self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
-        let claim = || {
-            run.blocks_up_to(Order::MAX_FOLIO)
-                .try_for_each(|block| self.unlabelled(block, kind))?;
-            self.inherited.unpreserve_run(&self.tables(Whose::Inherited), run)?;
+        let (theirs, blocks) = (self.tables(Whose::Inherited), run.blocks_up_to(Order::MAX_FOLIO));
+        let claimed = self.inside_for(run, || {
+            blocks.clone().try_for_each(|block| self.unlabelled(block, kind))?;
+            self.inherited.unpreserve_run(&theirs, run)?;
+            // Once more, as a part of it may have been somebody's who has put it back since.
+            for block in blocks {
+                if let Some(found) = self.label_of(block).filter(|found| *found != kind) {
+                    self.inherited.preserve_run(&theirs, run)?;
+                    return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+                }
+            }
             self.mark_run(run, kind);
             Ok(())
-        };
-        // A CPU is not to be pinned for longer than three dozen blocks take.
-        let claimed = if run.frames() <= Order::MAX_FOLIO.frames() {
-            self.inside(claim)
-        } else {
-            self.hold_inheritance()?.map(|_held| claim())
-        };
+        })?;
         claimed.unwrap_or_else(|| Err(self.shut_out(Block::containing(run.start(), Order::ZERO))))
+    }
+
+    /// [`Memory::inside`] for something about every block of a run: a CPU is not to be pinned for
+    /// longer than three dozen blocks take.
+    fn inside_for<R>(&self, run: Run, f: impl FnOnce() -> R) -> Result<Option<R>, Error> {
+        if run.frames() <= Order::MAX_FOLIO.frames() {
+            return Ok(self.inside(f));
+        }
+        Ok(self.hold_inheritance()?.map(|_held| f()))
     }
 
     /// Ends the inheritance: every block that nobody claimed meets the fate that `fate` decides,
