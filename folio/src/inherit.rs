@@ -299,6 +299,29 @@ impl<M: Machine> Memory<M> {
         claimed.unwrap_or_else(|| Err(self.shut_out(Block::containing(run.start(), Order::ZERO))))
     }
 
+    /// Undoes [`Memory::claim_run`]: the run is the predecessor's again, there for the next claim.
+    ///
+    /// # Errors
+    /// As for [`Memory::free_run`], and nothing is changed; else as for [`Memory::unclaim`].
+    ///
+    /// # Safety
+    /// As for [`Memory::free`]; the run came from [`Memory::claim_run`] and its contents are as they
+    /// were then.
+    pub unsafe fn unclaim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        let back = self.inside_for(run, || {
+            self.check_run(run, kind)?;
+            for block in run.blocks_up_to(Order::MAX_FOLIO) {
+                let range = self.ranges.find(block.pfn());
+                if let Some(byte) = range.and_then(|range| range.byte(block.pfn())) {
+                    byte.store(kinds::NEVER, Relaxed);
+                }
+            }
+            // As the blocks that the predecessor's tree had, which may be larger.
+            self.inherited.preserve_run(&self.tables(Whose::Inherited), run)
+        })?;
+        back.unwrap_or_else(|| Err(self.shut_out(Block::containing(run.start(), Order::ZERO))))
+    }
+
     /// [`Memory::inside`] for something about every block of a run: a CPU is not to be pinned for
     /// longer than three dozen blocks take.
     fn inside_for<R>(&self, run: Run, f: impl FnOnce() -> R) -> Result<Option<R>, Error> {

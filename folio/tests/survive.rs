@@ -195,6 +195,33 @@ fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
 }
 
 #[test]
+fn a_run_that_is_put_back_is_there_for_the_next_claim() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let all = memory.alloc_run(21, Request::new(Order::ZERO).kind(Kind::Buffer)).unwrap();
+    memory.preserve_run(all, Kind::Buffer).unwrap();
+    let memory = successor(memory, &ranges());
+    let put_back = |run: Run, kind: Kind| {
+        // SAFETY: what was not claimed so is refused; nobody uses the rest.
+        unsafe { memory.unclaim_run(run, kind) }
+    };
+    assert!(put_back(all, Kind::Buffer).is_err());
+    memory.claim_run(all, Kind::Buffer).unwrap();
+    let part = Run::new(all.start(), 20).unwrap();
+    let wrong = Error::WrongLength { pfn: all.start(), expected: 20, found: 21 };
+    assert_eq!(put_back(part, Kind::Buffer), Err(wrong));
+    let wrong = Error::WrongKind { pfn: all.start(), expected: Kind::Run, found: Kind::Buffer };
+    assert_eq!(put_back(all, Kind::Run), Err(wrong));
+    put_back(all, Kind::Buffer).unwrap();
+    assert!(all.blocks().all(|b| memory.is_inherited(b) && memory.label_of(b).is_none()));
+    memory.claim_run(all, Kind::Run).unwrap();
+    memory.disinherit(|_| unreachable!("all of it was claimed")).unwrap();
+    let gone = Error::NotPreserved { block: Block::containing(all.start(), Order::ZERO) };
+    assert_eq!(put_back(all, Kind::Run), Err(gone));
+    free_run(&memory, all, Kind::Run).unwrap();
+    assert_eq!(memory.stats().used(), 0);
+}
+
+#[test]
 fn the_trees_own_pages_are_nobodys() {
     let memory = Ram::memory(&ranges()).unwrap();
     let b = memory.alloc(Request::new(Order::ZERO)).unwrap();
@@ -228,6 +255,11 @@ fn blocks_above_the_largest_folio_are_kept_and_claimed_as_runs() {
     assert!(largest.order() > Order::MAX_FOLIO);
     let refused = Error::BadRequest { frames: largest.order().frames() };
     assert_eq!(memory.claim(largest, Kind::Folio), Err(refused));
+    memory.claim_run(all, Kind::Run).unwrap();
+    assert_eq!(memory.run_at(all.start(), Kind::Run), Ok(all));
+    // SAFETY: claimed just now.
+    unsafe { memory.unclaim_run(all, Kind::Run) }.unwrap();
+    assert_eq!(inherited(&memory).len(), count);
     memory.claim_run(all, Kind::Run).unwrap();
     assert_eq!(memory.run_at(all.start(), Kind::Run), Ok(all));
     memory.disinherit(|_| Fate::Free).unwrap();

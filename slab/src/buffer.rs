@@ -359,12 +359,9 @@ impl<M: Machine> Slabs<M> {
         let held = if preserving { Some(memory.hold_inheritance()?.ok_or(gone)?) } else { None };
         memory.claim_run(run, Kind::Buffer)?;
         if preserving && let Err(error) = self.patiently(|| self.keep_large(run)) {
-            for block in run.blocks_up_to(Order::MAX_FOLIO) {
-                let kind = if block.pfn() == run.start() { Kind::Buffer } else { Kind::Tail };
-                // SAFETY: claimed just now, and not written.
-                let undone = unsafe { memory.unclaim(block, kind, None) };
-                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
-            }
+            // SAFETY: claimed just now, and not written.
+            let undone = unsafe { memory.unclaim_run(run, Kind::Buffer) };
+            debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
             return Err(error);
         }
         drop(held);

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use common::{addr, fill, filled, ptr, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Kind, Order, PAGE_SIZE, Request};
+use heirloom_folio::{Block, Kind, Order, PAGE_SIZE, Request, Run};
 use heirloom_slab::{Buffers, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 512;
@@ -171,6 +171,52 @@ fn moving_a_buffer() {
             }
         }
     }
+}
+
+/// Claims a buffer of so many frames that a predecessor left.
+fn claiming_a_large_buffer(frames: u64) {
+    // Runs above the largest folio come as whole ones of those.
+    let all = frames.next_multiple_of(Order::MAX_FOLIO.frames().min(frames)) + FRAMES;
+    let before = slabs(all);
+    let bytes = frames * PAGE_SIZE as u64;
+    let like = Buffers { preserving: true, zeroed: false };
+    let buffer = before.alloc(layout(bytes as usize), like).unwrap();
+    let at = addr(&before, buffer);
+    let slabs = successor(before, all).unwrap();
+    let left = |slabs: &Slabs<Ram>| {
+        let (mut blocks, run) = (Vec::new(), Run::covering(at, bytes).unwrap());
+        slabs.memory().for_each_inherited(|block| blocks.push(block));
+        blocks.retain(|block| run.covers(block.run()));
+        blocks
+    };
+    let whole = left(&slabs);
+    let mut refused = 0;
+    for spare in 0..100 {
+        let hogged = hog(&slabs, spare);
+        let claimed = slabs.claim_large(at, bytes, true);
+        release(&slabs, hogged);
+        if claimed.is_ok() {
+            assert_eq!(left(&slabs), []);
+            break;
+        }
+        refused += 1;
+        assert_eq!(left(&slabs), whole, "with {spare} frames");
+    }
+    assert!(refused > 0);
+    assert_eq!(slabs.size_of(ptr(&slabs, at)), Some(bytes as usize));
+}
+
+#[test]
+fn claiming_a_buffer() {
+    claiming_a_large_buffer(21);
+}
+
+// No heap promises the 32 GiB that it is of 64 KiB frames.
+#[cfg(not(heirloom_page = "64k"))]
+#[test]
+fn claiming_a_buffer_above_the_largest_folio() {
+    // Never touched, so the frames cost only the metadata.
+    claiming_a_large_buffer(2 * Order::MAX_FOLIO.frames() + 3);
 }
 
 #[test]
