@@ -59,6 +59,15 @@ impl<M: Machine> Nodes for Pages<'_, M> {
     }
 }
 
+/// Stores what the byte of a block says from now on.
+#[inline]
+fn say(byte: &AtomicU8, now: u8) {
+    // Release pairs with the Acquire in `Range::within`, in place of the one in `make_slab`: who
+    // reads this byte, and not the one that said first that the block is a slab, finds all the same
+    // what it begins with.
+    byte.store(now, Release);
+}
+
 impl<M: Machine> Memory<M> {
     pub(crate) const fn tables(&self, whose: Whose) -> Pages<'_, M> {
         Pages { memory: self, whose }
@@ -88,7 +97,7 @@ impl<M: Machine> Memory<M> {
         match self.at_hand(block, false) {
             Some((spot, byte, now)) => {
                 spot.preserve(block)?;
-                byte.store(kinds::with_preserved(now), Relaxed);
+                say(byte, kinds::with_preserved(now));
                 Ok(())
             }
             None => self.preserve_more(block),
@@ -101,7 +110,7 @@ impl<M: Machine> Memory<M> {
     fn preserve_more(&self, block: Block) -> Result<(), Error> {
         let (byte, now) = Self::single(self.range(block.pfn())?, block, false)?;
         self.own.preserve(&self.tables(Whose::Own), block)?;
-        byte.store(kinds::with_preserved(now), Relaxed);
+        say(byte, kinds::with_preserved(now));
         Ok(())
     }
 
@@ -141,7 +150,7 @@ impl<M: Machine> Memory<M> {
         match self.at_hand(block, true) {
             Some((spot, byte, now)) => {
                 spot.unpreserve(block)?;
-                byte.store(kinds::without_preserved(now), Relaxed);
+                say(byte, kinds::without_preserved(now));
                 Ok(())
             }
             None => self.unpreserve_more(block),
@@ -154,7 +163,7 @@ impl<M: Machine> Memory<M> {
     fn unpreserve_more(&self, block: Block) -> Result<(), Error> {
         let (byte, now) = Self::single(self.range(block.pfn())?, block, true)?;
         self.own.unpreserve(&self.tables(Whose::Own), block)?;
-        byte.store(kinds::without_preserved(now), Relaxed);
+        say(byte, kinds::without_preserved(now));
         Ok(())
     }
 
