@@ -82,11 +82,16 @@ impl<M: Machine> Cache<'_, M> {
         if !preserving {
             slab.head().preserved.store(info.survivors, Relaxed);
         }
-        // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
-        slab.head().owner.store(control.owner, Release);
-        // SAFETY: ours since it was claimed, and a slab of this cache since just now.
-        unsafe { self.slabs.show(block) };
-        control.shared.lock().lists.add(geometry, slab);
+        {
+            // Whoever finds the slab may put objects back into it, under this lock: so it is in its
+            // list before it can be found.
+            let mut shared = control.shared.lock();
+            shared.lists.add(geometry, slab);
+            // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
+            slab.head().owner.store(control.owner, Release);
+            // SAFETY: ours since it was claimed, and a slab of this cache since just now.
+            unsafe { self.slabs.show(block) };
+        }
         Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
     }
 
