@@ -115,21 +115,28 @@ impl<M: Machine> Slabs<M> {
         Ok(Some((held, unsafe { RollView::inherited(self.memory(), first) })))
     }
 
-    /// Calls `each` with every cache that the predecessor left; none while the inheritance of the
-    /// memory itself is being ended. Nothing of this kind, and no cache, is to be asked for in
-    /// `each`.
-    pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) {
+    /// Calls `each` with every cache that the predecessor left; none once the inheritance has
+    /// ended. Nothing of this kind, and no cache, is to be asked for in `each`.
+    ///
+    /// # Errors
+    /// [`Error::Folio`] with [`Ending`](heirloom_folio::Error::Ending): somebody ends the
+    /// inheritance of the memory itself, or tries to, at this moment.
+    pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) -> Result<(), Error> {
         let past = self.past.lock();
-        if let Ok(Some((_held, view))) = self.view(*past) {
+        if let Some((_held, view)) = self.view(*past)? {
             view.records().for_each(each);
         }
+        Ok(())
     }
 
     /// The cache of this name that the predecessor left; the first, if it kept an older one too.
-    pub fn inherited(&self, name: &str) -> Option<CacheRecord> {
+    ///
+    /// # Errors
+    /// As for [`Slabs::for_each_inherited`].
+    pub fn inherited(&self, name: &str) -> Result<Option<CacheRecord>, Error> {
         let past = self.past.lock();
-        let (_held, view) = self.view(*past).ok()??;
-        view.records().find(|record| record.name().as_str() == name)
+        let Some((_held, view)) = self.view(*past)? else { return Ok(None) };
+        Ok(view.records().find(|record| record.name().as_str() == name))
     }
 
     /// The cache that `spec` asks for, with all slabs of the predecessor's cache of this name.

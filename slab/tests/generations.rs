@@ -310,7 +310,7 @@ fn another_layout_is_refused_and_can_be_upgraded() {
     let slabs = successor(slabs, FRAMES).unwrap();
     let refused = slabs.adopt_typed::<File>("file", true).unwrap_err();
     assert!(matches!(refused, Error::Mismatch { field: Field::Fingerprint, .. }), "{refused}");
-    let record = slabs.inherited("file").unwrap();
+    let record = slabs.inherited("file").unwrap().unwrap();
     assert_eq!(record.object_size(), 16);
     let files = slabs.typed::<File>("file", true).unwrap();
     let mut moved = Vec::new();
@@ -478,4 +478,50 @@ fn a_cache_is_taken_with_slabs_of_another_order() {
     let (cache, _) = slabs.adopt(spec(true)).unwrap();
     assert_eq!(cache.slab_order(), order);
     claim(&slabs, &kept);
+}
+
+#[test]
+fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
+    let (old, new) = (spec(false), spec(false).order(Order::new(1).unwrap()));
+    let first = slabs(FRAMES);
+    let object = first.cache(old).unwrap().alloc().unwrap();
+    let one = keep(&first, object, 1);
+    first.preserve(object).unwrap();
+    let second = successor(first, FRAMES).unwrap();
+    let object = second.cache(new).unwrap().alloc().unwrap();
+    let other = keep(&second, object, 2);
+    second.preserve(object).unwrap();
+    second.finish_inherited(|_| Fate::Keep).unwrap();
+    second.memory().disinherit(|_| Fate::Free).unwrap();
+    let third = successor(second, FRAMES).unwrap();
+    assert!(matches!(third.adopt(old), Err(Error::Mismatch { field: Field::Order, .. })));
+    assert_eq!(third.caches().count(), 0);
+    // Who says which gets it; the other is there to be upgraded.
+    assert_eq!(third.adopt(new).unwrap().1.unclaimed, 1);
+    claim(&third, &other);
+    let mut records = Vec::new();
+    third.for_each_inherited(|record| records.push(record)).unwrap();
+    let left = records.iter().find(|record| record.order() != Order::new(1).unwrap()).unwrap();
+    let mut seen = Vec::new();
+    let upgraded = third.upgrade(left, |object| {
+        seen.push(object.addr);
+        Ok(())
+    });
+    assert_eq!((upgraded, seen), (Ok(1), vec![one.addr]));
+}
+
+#[test]
+fn who_asks_for_caches_while_the_inheritance_ends_is_told_so() {
+    let first = slabs(FRAMES);
+    first.cache(spec(true)).unwrap().alloc().unwrap();
+    let slabs = successor(first, FRAMES).unwrap();
+    assert_eq!(slabs.inherited("always").unwrap().unwrap().object_size(), 120);
+    let ending = Error::Folio(heirloom_folio::Error::Ending);
+    let ended = slabs.memory().disinherit(|_| {
+        assert_eq!(slabs.inherited("always"), Err(ending));
+        assert_eq!(slabs.for_each_inherited(|_| unreachable!("it ends")), Err(ending));
+        Fate::Free
+    });
+    ended.unwrap();
+    assert_eq!(slabs.inherited("always"), Ok(None));
 }

@@ -86,7 +86,7 @@ fn a_cache_of_another_layout_is_handed_to_the_upgrade_function() {
         let refused = field(&new.slabs().adopt_typed::<Inode>("inode", preserving));
         assert_eq!(refused, (Field::Fingerprint, expected, found));
 
-        let record = new.slabs().inherited("inode").unwrap();
+        let record = new.slabs().inherited("inode").unwrap().unwrap();
         let mut upgraded: Vec<Inode> = Vec::new();
         let mut seen: Vec<PhysAddr> = Vec::new();
         // What the function refuses stays, and is passed again.

@@ -78,7 +78,7 @@ fn adopt(world: &World, kernel: &Kernel<'_>, upgrade: bool) {
         adopted.err().into_iter().for_each(|error| named_slab(error.into()));
     }
     let mut records = Vec::new();
-    slabs.for_each_inherited(|record| records.push(record));
+    slabs.for_each_inherited(|record| records.push(record)).expect("it has not ended");
     for record in records {
         if upgrade {
             let mut bytes = 0;

@@ -130,7 +130,7 @@ impl Actor<'_, '_> {
 
     /// Adopts a cache: what is not claimed yet survives again.
     fn adopt(&mut self, cache: u8) {
-        if self.kernel.slabs().inherited(&cache_name(cache)).is_none() {
+        if self.kernel.slabs().inherited(&cache_name(cache)).expect("it has not ended").is_none() {
             return;
         }
         self.open(Call::Adopt, slack(1, 1, 0));
@@ -156,7 +156,8 @@ impl Actor<'_, '_> {
         const TO: u8 = 1;
         let kernel = self.kernel;
         let name = cache_name(CHANGED);
-        let Some(record) = kernel.slabs().inherited(&name) else { return };
+        let inherited = kernel.slabs().inherited(&name).expect("it has not ended");
+        let Some(record) = inherited else { return };
         let Ok(to) = self.cache(TO) else { return };
         let mut taken = Vec::new();
         let done = kernel.slabs().upgrade(&record, |OldObject { addr, bytes, .. }| {

@@ -27,7 +27,9 @@ impl State {
             if self.loose.iter().any(|loose| loose.as_str() == name) {
                 return;
             }
-            if self.asked.contains(&n) || kernel.slabs().inherited(name).is_some() {
+            if self.asked.contains(&n)
+                || kernel.slabs().inherited(name).expect("it has not ended").is_some()
+            {
                 let refused = kernel.slabs().adopt(caches::other_spec(n));
                 assert!(matches!(refused, Err(SlabError::Mismatch { .. })), "{refused:?}");
                 self.refused();
@@ -50,7 +52,8 @@ impl State {
     /// Passes the objects of a predecessor's cache to a function, which may have enough of it.
     pub(super) fn upgrade(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
         let name = NAMES[a as usize % CACHES];
-        let Some(record) = kernel.slabs().inherited(name) else { return };
+        let inherited = kernel.slabs().inherited(name).expect("it has not ended");
+        let Some(record) = inherited else { return };
         let enough = b % 12;
         let mut seen = Vec::new();
         let stop = SlabError::BadLayout { size: 1, align: 3 };
