@@ -23,7 +23,7 @@ use heirloom_folio::{Block, Fate, HeldInheritance, Kind, Machine, Memory, PhysAd
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::header::{Fixed, Slab};
-use crate::heir::{check_slab, survived};
+use crate::heir::{admits_slabs, check_slab, survived};
 use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
@@ -147,8 +147,10 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Errors
     /// [`Error::Mismatch`]: the cache, here or there, is another; pass its objects to
-    /// [`Slabs::upgrade`]. [`Error::Slab`]: a slab is not sound: none is adopted then. As for
-    /// [`Slabs::cache`]; out of memory: what was adopted by then stays.
+    /// [`Slabs::upgrade`]. That is so too of two that were left under this name, if `spec` goes with
+    /// both and their slabs lie differently: say which [order](CacheSpec::order). [`Error::Slab`]: a
+    /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
+    /// adopted by then stays.
     pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
         let past = self.past.lock();
         let Some((_held, view)) = self.view(*past)? else {
@@ -171,6 +173,15 @@ impl<M: Machine> Slabs<M> {
             for addr in self.left(&view, &record) {
                 check_slab(view.source(), addr, &record)?;
             }
+        }
+        // One that is created takes after the first of them: nothing is, if another has no place in it.
+        if let Some(first) = records().next() {
+            let like = spec.slabs_like(first.geometry());
+            let geometry = match self.find(&like)? {
+                Some(there) => there.control.geometry,
+                None => like.geometry()?.1,
+            };
+            records().try_for_each(|record| admits_slabs(&like, &geometry, &record))?;
         }
         let cache = self.cache_after(spec, *past)?;
         records().try_for_each(|record| cache.admits(&record))?;

@@ -11,6 +11,7 @@ use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
 use crate::roll::{CacheRecord, Here, Source};
+use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 
 /// What a predecessor's slab holds.
@@ -25,12 +26,7 @@ pub(crate) struct SlabInfo {
 impl<M: Machine> Cache<'_, M> {
     /// Whether the slabs of a record can be slabs of this cache.
     pub(crate) fn admits(&self, record: &CacheRecord) -> Result<(), Error> {
-        let control = self.control;
-        let (ours, theirs) = (&control.geometry, record.geometry());
-        let spec = &control.spec;
-        spec.admits_objects(&record.spec(), theirs)?;
-        spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into())?;
-        spec.same(Field::Stride, ours.stride.into(), theirs.stride.into())
+        admits_slabs(&self.control.spec, &self.control.geometry, record)
     }
 
     /// Makes a slab of the predecessor's one of this cache, which admits its record.
@@ -170,6 +166,18 @@ impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
             (self.place, self.slab) = ((page, after), PhysAddr::new(0));
         }
     }
+}
+
+/// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so.
+pub(crate) fn admits_slabs(
+    spec: &CacheSpec,
+    ours: &Geometry,
+    record: &CacheRecord,
+) -> Result<(), Error> {
+    let theirs = record.geometry();
+    spec.admits_objects(&record.spec(), theirs)?;
+    spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into())?;
+    spec.same(Field::Stride, ours.stride.into(), theirs.stride.into())
 }
 
 /// Whether an object outlives the kernel that wrote its state.

@@ -178,7 +178,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// A cache that keeps a predecessor's slabs stands beside one of the same name that is another:
     /// neither is in the way of the other, until somebody asks for the first.
-    fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
+    pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut other = Ok(None);
         for cache in self.caches().filter(|cache| Some(cache.name()) == spec.name) {
             let zones = cache.control.geometry.zones;
