@@ -41,9 +41,47 @@ pub struct Handover<M: Machine> {
     pub(crate) header: PhysAddr,
     generation: u64,
     /// Held by whoever edits the root page or the seal.
-    pub(crate) edit: Mutex<M::Lock, ()>,
+    pub(crate) edit: Mutex<M::Lock, Published>,
     /// Held by whoever reads or ends the inheritance as a whole.
     pub(crate) past: Mutex<M::Lock, Option<Past>>,
+}
+
+/// Which subtrees of the root page [`Handover::publish`] made: a bit for each, in their order there.
+///
+/// What a name leads to does not tell. Where a subtree was that its owner let go, there may be any
+/// table by now, and it is not the name's.
+pub(crate) struct Published([u64; RootPage::MOST.div_ceil(64)]);
+
+impl Published {
+    const NONE: Self = Self([0; RootPage::MOST.div_ceil(64)]);
+
+    pub(crate) fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, index: usize, made: bool) {
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word = *word & !(1 << (index % 64)) | u64::from(made) << (index % 64);
+        }
+    }
+
+    /// Forgets the one at `index`, which was removed: those behind it move up.
+    fn remove(&mut self, index: usize) {
+        for i in index..RootPage::MOST {
+            self.set(i, self.has(i + 1));
+        }
+    }
+}
+
+/// Where among the subtrees one is, and where it leads.
+fn place_of(view: &RootView<'_>, name: &Name) -> Result<Option<(usize, PhysAddr)>, Error> {
+    for (index, subtree) in view.subtrees().enumerate() {
+        let subtree = subtree?;
+        if subtree.name == *name {
+            return Ok(Some((index, subtree.addr)));
+        }
+    }
+    Ok(None)
 }
 
 impl<M: Machine> Handover<M> {
@@ -89,7 +127,7 @@ impl<M: Machine> Handover<M> {
             scratch_bytes,
             header,
             generation,
-            edit: Mutex::new(()),
+            edit: Mutex::new(Published::NONE),
             past: Mutex::new(past),
         })
     }
@@ -130,24 +168,27 @@ impl<M: Machine> Handover<M> {
         let blob = self.new_blob(bytes)?;
         // What is preserved and unpreserved here changes the tracker's nodes, which a seal covers:
         // no seal is made before all of it is done.
-        let _alone = self.edit.lock();
+        let mut made = self.edit.lock();
         let published = self.root_page().and_then(|mut page| {
             let new = Subtree { name, addr: blob.addr(), size: Some(bytes.len() as u64) };
-            let before = page.view()?.find(&name).ok().map(|subtree| self.published(subtree.addr));
-            let edit = match before {
+            let (there, count) = (place_of(&page.view()?, &name)?, page.view()?.subtrees().count());
+            let edit = match there {
                 None => Edit::Add(new),
-                Some(Some(_)) => Edit::Replace(new),
-                Some(None) => return Err(Error::NameTaken { name }),
+                Some((index, _)) if made.has(index) => Edit::Replace(new),
+                Some(_) => return Err(Error::NameTaken { name }),
             };
             page.edit(edit, || {
                 self.break_seal()?;
                 Ok(self.memory().preserve(blob)?)
             })?;
-            Ok(before.flatten())
+            if there.is_none() {
+                made.set(count, true);
+            }
+            Ok(there.and_then(|(_, before)| self.blob_at(before)))
         });
         match published {
             Ok(None) => {}
-            Ok(Some(before)) => drop_table(self.memory(), before),
+            Ok(Some(before)) => self.drop_blob(before),
             Err(_) => self.drop_blob(blob),
         }
         published.map(|_| ())
@@ -159,13 +200,16 @@ impl<M: Machine> Handover<M> {
     /// [`Error::NoSuchSubtree`]: nothing was; [`Error::BadName`].
     pub fn unpublish(&self, name: &str) -> Result<(), Error> {
         let name = Name::new(name)?;
-        let _alone = self.edit.lock();
+        let mut made = self.edit.lock();
         let mut page = self.root_page()?;
-        let addr = page.view()?.find(&name)?.addr;
-        let block = self.published(addr).ok_or(Error::NoSuchSubtree { name })?;
+        let there = place_of(&page.view()?, &name)?.filter(|(index, _)| made.has(*index));
+        let (index, addr) = there.ok_or(Error::NoSuchSubtree { name })?;
         page.edit(Edit::Remove(name), || self.break_seal())?;
+        made.remove(index);
         // As in `publish`: before the next seal.
-        drop_table(self.memory(), block);
+        if let Some(block) = self.blob_at(addr) {
+            self.drop_blob(block);
+        }
         Ok(())
     }
 
@@ -205,13 +249,15 @@ impl<M: Machine> Handover<M> {
     /// [`Error::NoSuchSubtree`], [`Error::BadName`].
     pub fn remove_subtree(&self, name: &str) -> Result<(), Error> {
         let name = Name::new(name)?;
-        let _alone = self.edit.lock();
+        let mut made = self.edit.lock();
         let mut page = self.root_page()?;
-        let addr = page.view()?.find(&name)?.addr;
-        if addr == self.header || self.published(addr).is_some() {
-            return Err(Error::NoSuchSubtree { name });
-        }
-        page.edit(Edit::Remove(name), || self.break_seal())
+        let there = place_of(&page.view()?, &name)?;
+        // Neither what `publish` made nor heirloom's own.
+        let there = there.filter(|(index, addr)| !made.has(*index) && *addr != self.header);
+        let (index, _) = there.ok_or(Error::NoSuchSubtree { name })?;
+        page.edit(Edit::Remove(name), || self.break_seal())?;
+        made.remove(index);
+        Ok(())
     }
 
     /// Calls `each` with the name, address and size of every subtree that this kernel leaves.
@@ -324,12 +370,10 @@ impl<M: Machine> Handover<M> {
         unsafe { words_at(self.memory(), at, PAGE_SIZE) }.unwrap_or(&[])
     }
 
-    /// The folio at `addr`, if `publish` made it: a preserved folio that the root page leads to.
-    pub(crate) fn published(&self, addr: PhysAddr) -> Option<Block> {
+    /// The folio that `publish` made at `addr`.
+    fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
         match self.memory().state(addr.pfn()).ok()? {
-            heirloom_folio::FrameState::Head { kind: Kind::Table, order, preserved: true }
-                if addr != self.header =>
-            {
+            heirloom_folio::FrameState::Head { kind: Kind::Table, order, .. } => {
                 Block::new(addr.pfn(), order).filter(|block| block.addr() == addr)
             }
             _ => None,
@@ -349,14 +393,14 @@ impl<M: Machine> Handover<M> {
         Ok(block)
     }
 
-    /// Gives back a folio that was not published, preserved or not.
+    /// Gives back a folio that is not published, or no longer, preserved or not.
     fn drop_blob(&self, block: Block) {
         let memory = self.memory();
         if memory.is_preserved(block) {
             return drop_table(memory, block);
         }
-        // SAFETY: from `new_blob`, and known to nobody.
+        // SAFETY: from `new_blob`, and known to nobody (any more).
         let freed = unsafe { memory.free(block, Kind::Table) };
-        debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
+        debug_assert!(freed.is_ok(), "a folio of `publish` can be freed: {freed:?}");
     }
 }

@@ -8,7 +8,7 @@ use heirloom_slab::RollPart;
 
 use crate::entry::halves;
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::handover::{Handover, Published};
 use crate::pages::{Pages, words_at};
 use crate::records::Records;
 use crate::root::RootView;
@@ -32,7 +32,7 @@ impl<M: Machine> Handover<M> {
     /// [`Error::Folio`]: no memory for the table; [`Error::TableFull`]: more tables than it can
     /// list. The handover is not sealed then.
     pub fn seal(&self) -> Result<(), Error> {
-        let _alone = self.edit.lock();
+        let made = self.edit.lock();
         self.break_seal()?;
         let slabs = self.slabs();
         let mut entries = SLACK;
@@ -42,7 +42,7 @@ impl<M: Machine> Handover<M> {
         entries += root.subtrees().count() as u64;
         slabs.for_each_table(|_| entries += 1);
         let mut sealer = Sealer::new(self.memory(), entries)?;
-        if let Err(error) = self.cover_all(&mut sealer) {
+        if let Err(error) = self.cover_all(&mut sealer, &made) {
             sealer.abandon();
             return Err(error);
         }
@@ -81,7 +81,7 @@ impl<M: Machine> Handover<M> {
         HeaderPage::reopen(self.table_words(self.header), self.header)
     }
 
-    fn cover_all(&self, sealer: &mut Sealer<'_, M>) -> Result<(), Error> {
+    fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Published) -> Result<(), Error> {
         let page = PAGE_SIZE as u32;
         let entry = self.entry();
         sealer.cover(Sealed::Root, entry.root, page)?;
@@ -89,9 +89,10 @@ impl<M: Machine> Handover<M> {
             sealer.cover(Sealed::Scratch, entry.scratch, entry.scratch_bytes as u32)?;
         }
         sealer.cover(Sealed::Subtree, self.header, Header::FIXED as u32)?;
-        for subtree in RootView::new(halves(self.table_words(entry.root)), entry.root)?.subtrees() {
+        let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
+        for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;
-            if let (Some(_), Some(bytes)) = (self.published(subtree.addr), subtree.size) {
+            if let Some(bytes) = subtree.size.filter(|_| made.has(index)) {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 if bytes > 0 {
                     sealer.cover(Sealed::Subtree, subtree.addr, bytes)?;

@@ -44,6 +44,49 @@ fn what_was_added_is_neither_unpublished_nor_published_over() {
 }
 
 #[test]
+fn a_name_whose_folio_became_somebody_elses_table_is_removed_and_nothing_more() {
+    let handover = handover();
+    for before in ["aa", "bb"] {
+        handover.publish(before, &[1]).unwrap();
+    }
+    let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let folio = folio.preserve().unwrap();
+    let at = folio.block().addr();
+    handover.add_subtree("mine", at, PAGE).unwrap();
+    handover.publish("ours", &[2]).unwrap();
+    // Against what was agreed: the name stays, and leads to whatever comes next.
+    drop(folio.unpreserve().unwrap());
+    let mut others = Vec::new();
+    let mut list = loop {
+        let list = Records::<_, [u64; 3]>::new(handover.memory()).unwrap();
+        if list.first() == at {
+            break list;
+        }
+        others.push(list);
+    };
+    list.push(&[1, 2, 3]).unwrap();
+    assert!(matches!(handover.unpublish("mine"), Err(Error::NoSuchSubtree { .. })));
+    assert!(matches!(handover.publish("mine", &[3]), Err(Error::NameTaken { .. })));
+    handover.seal().unwrap();
+    // What was published before and after it is known all the same, once it is gone too.
+    handover.unpublish("aa").unwrap();
+    handover.publish("ours", &[4]).unwrap();
+    handover.remove_subtree("mine").unwrap();
+    for ours in ["bb", "ours"] {
+        assert!(matches!(handover.remove_subtree(ours), Err(Error::NoSuchSubtree { .. })));
+        handover.unpublish(ours).unwrap();
+    }
+    list.push(&[4, 5, 6]).unwrap();
+    let mut found = Vec::new();
+    list.for_each(|entry| found.push(entry)).unwrap();
+    assert_eq!(found, [[1, 2, 3], [4, 5, 6]]);
+    let mut left = Vec::new();
+    handover.for_each_subtree(|name, _, _| left.push(String::from(name))).unwrap();
+    assert_eq!(left, ["heirloom"]);
+    handover.memory().audit().unwrap();
+}
+
+#[test]
 fn what_is_refused_leaves_the_seal() {
     let handover = handover();
     let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();

@@ -64,6 +64,9 @@ pub(crate) enum Edit {
 }
 
 impl<'a> RootPage<'a> {
+    /// No page has more subtrees: each is a node of a name and two properties of 8 bytes.
+    pub(crate) const MOST: usize = HALF / (4 + 4 + 2 * (12 + 8) + 4);
+
     /// Lays out a root without subtrees in `words`, the page at `at`, whose map is at `map`.
     ///
     /// The page must be told to a successor only after this, and nothing else may write it while
