@@ -232,7 +232,9 @@ impl<M: Machine> Handover<M> {
                     Err(heirloom_folio::Error::WrongKind { pfn: at, expected, found })?;
                 }
                 // What only the predecessor preserved may be labelled, and reads as preserved.
-                Some((holder, _, true)) if self.memory().inherited_block(at).is_none() => {
+                Some((holder, _, true))
+                    if holder.blocks().all(|block| self.memory().is_preserved(block)) =>
+                {
                     at = holder.end();
                 }
                 _ => return Err(Error::NotPreserved { at: at.addr() }),
