@@ -94,10 +94,12 @@ impl<'m, M: Machine> Root<'m, M> {
 }
 
 /// The old kernel is gone, and every page read here is one that it wrote and that nobody has
-/// claimed: none can be, before [`Handover::revive`] returns, and after that tables and published
-/// roots have a label that keeps other claims away, or are read under the lock of `past`.
+/// claimed. Before [`Handover::revive`] returns none can be: it alone has the memory. After that the
+/// root page alone is read, under the lock of `past`: it is reserved, or has a label that no claim
+/// of this layer takes, until the inheritance ends. (A published root has no label: it is read by
+/// whoever claimed it, and only then.)
 const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
-    // SAFETY: see above: nothing writes these pages.
+    // SAFETY: see above: nothing writes what is read while the value is in use.
     unsafe { Inherited::new(memory) }
 }
 
