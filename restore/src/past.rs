@@ -25,6 +25,8 @@ pub(crate) struct Past {
     pub(crate) roll: Option<PhysAddr>,
     /// Pages that the predecessor did not preserve but that are in use until the end.
     held: [Option<Run>; 2],
+    /// What calls of [`Handover::finish`] that were refused did for good.
+    finished: Finished,
 }
 
 /// Whether a handover that was sealed must be as it was when it was sealed.
@@ -154,6 +156,7 @@ impl<M: Machine> Handover<M> {
             producer: header.map(|(_, header)| header.producer),
             roll: header.and_then(|(_, header)| header.roll),
             held,
+            finished: Finished::default(),
         };
         check_seal(&memory, header.map(|(_, header)| header), seal)?;
         if let Some((page, _)) = header {
@@ -226,33 +229,54 @@ impl<M: Machine> Handover<M> {
     /// predecessor's is to be asked for in `fate`, and no cache: some of those calls wait for this
     /// one.
     ///
+    /// The report is of all that was decided, by calls that were refused too. After such a call
+    /// the next asks once more about what was kept in caches, object by object.
+    ///
     /// # Errors
     /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something, or
     /// [`Claiming`](heirloom_folio::Error::Claiming), somebody is in the middle of a claim. What was
     /// decided so far stands, and the call can be repeated.
+    /// [`TooManyCaches`](heirloom_slab::Error::TooManyCaches): what is kept needs more caches than
+    /// there can be, as it will each time; repeat the call with [`Fate::Free`] for the rest.
     pub fn finish(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<Finished, Error> {
         let memory = self.memory();
         let mut past = self.past.lock();
-        let mut finished = Finished::default();
-        let Some(ending) = *past else { return Ok(finished) };
+        let Some(ending) = past.as_mut() else { return Ok(Finished::default()) };
+        // What is kept in caches is asked about once more by the next call, if this one is refused.
+        let (finished, mut kept) = (&mut ending.finished, Finished::default());
+        let mut count = |fate, slabs, objects| {
+            let count = if fate == Fate::Keep { &mut kept } else { &mut *finished };
+            count.slabs += slabs;
+            count.objects += objects;
+            fate
+        };
         self.slabs.finish_inherited(|unclaimed| match unclaimed {
             heirloom_slab::Unclaimed::Slab { slab, objects } => {
-                finished.slabs += 1;
-                fate(Unclaimed::Slab { slab, objects })
+                count(fate(Unclaimed::Slab { slab, objects }), 1, 0)
             }
             heirloom_slab::Unclaimed::Object { addr, size } => {
-                finished.objects += 1;
-                fate(Unclaimed::Object { addr, size })
+                count(fate(Unclaimed::Object { addr, size }), 0, 1)
             }
         })?;
-        memory.disinherit(|block| {
+        // The one that was asked about last, which a fault leaves as it was.
+        let mut last = 0;
+        let done = memory.disinherit(|block| {
             if memory.label_of(block).is_some() {
+                last = 0;
                 return Fate::Free;
             }
+            last = block.order().frames();
             finished.folios += 1;
-            finished.frames += block.order().frames();
+            finished.frames += last;
             fate(Unclaimed::Folio(block))
-        })?;
+        });
+        if done.is_err() {
+            finished.folios -= u64::from(last > 0);
+            finished.frames -= last;
+        }
+        done?;
+        let (slabs, objects) = (finished.slabs + kept.slabs, finished.objects + kept.objects);
+        let finished = Finished { slabs, objects, ..*finished };
         for run in ending.held.into_iter().flatten() {
             // SAFETY: `hold_entry` reserved it, and nothing reads the predecessor's pages again.
             unsafe { memory.release(run) }?;

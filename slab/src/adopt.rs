@@ -267,8 +267,10 @@ impl<M: Machine> Slabs<M> {
     /// [`Memory::disinherit`](heirloom_folio::Memory::disinherit), labelled as tables.
     ///
     /// # Errors
-    /// Out of memory for keeping something; [`Error::Slab`] for keeping a slab that is not sound.
-    /// What was decided so far stands, and the call can be repeated.
+    /// Out of memory for keeping something; [`Error::Slab`] for keeping a slab that is not sound;
+    /// [`Error::TooManyCaches`]: what is kept needs more caches than there can be. What was decided
+    /// so far stands, and the call can be repeated; the last two need another `fate` then,
+    /// [`Fate::Free`] for what cannot be kept.
     pub fn finish_inherited(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
         let mut past = self.past.lock();
         for cache in self.caches() {

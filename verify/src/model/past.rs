@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::{Fate, Kind};
-use heirloom::restore::{Error, Parts, Unclaimed};
+use heirloom::restore::{Error, Finished, Parts, Unclaimed};
 use heirloom::slab::Error as SlabError;
 
 use super::board::Kernel;
@@ -106,14 +106,21 @@ impl State {
             _ if mix(b ^ at) & 1 == 0 => Fate::Keep,
             _ => Fate::Free,
         };
-        if let Err(error) = self.finish_by(kernel, fate) {
+        let mut before = Finished::default();
+        if let Err(error) = self.finish_by(kernel, &mut before, fate) {
             self.starved(kernel, error, 24 + 6 * 16);
-            let again = self.finish_by(kernel, |_| Fate::Free);
+            let again = self.finish_by(kernel, &mut before, |_| Fate::Free);
             assert_eq!(again, Ok(()), "nothing is kept");
         }
     }
 
-    fn finish_by(&mut self, kernel: &Kernel<'_>, fate: impl Fn(u64) -> Fate) -> Result<(), Error> {
+    /// `before` is what calls that were refused did.
+    fn finish_by(
+        &mut self,
+        kernel: &Kernel<'_>,
+        before: &mut Finished,
+        fate: impl Fn(u64) -> Fate,
+    ) -> Result<(), Error> {
         let mut log = Vec::new();
         let done = kernel.finish(|unclaimed| {
             let at = match unclaimed {
@@ -131,12 +138,26 @@ impl State {
             && self.past
         {
             let count = |like: fn(&Unclaimed) -> bool| log.iter().filter(|(u, _)| like(u)).count();
-            assert_eq!(finished.folios, count(|u| matches!(u, Unclaimed::Folio(_))) as u64);
-            assert_eq!(finished.slabs, count(|u| matches!(u, Unclaimed::Slab { .. })) as u64);
-            assert_eq!(finished.objects, count(|u| matches!(u, Unclaimed::Object { .. })) as u64);
+            let [folios, slabs, objects] = [
+                count(|u| matches!(u, Unclaimed::Folio(_))),
+                count(|u| matches!(u, Unclaimed::Slab { .. })),
+                count(|u| matches!(u, Unclaimed::Object { .. })),
+            ];
+            assert_eq!(finished.folios, before.folios + folios as u64);
+            assert_eq!(finished.slabs, before.slabs + slabs as u64);
+            assert_eq!(finished.objects, before.objects + objects as u64);
         }
         // Where there was no memory, it was for the last one that was asked about.
         log.truncate(log.len() - usize::from(done.is_err()));
+        for (unclaimed, fate) in &log {
+            match (unclaimed, fate) {
+                (Unclaimed::Folio(_), _) => before.folios += 1,
+                (Unclaimed::Slab { .. }, Fate::Free) => before.slabs += 1,
+                (Unclaimed::Object { .. }, Fate::Free) => before.objects += 1,
+                // Asked about again.
+                _ => {}
+            }
+        }
         for (unclaimed, fate) in log {
             match (unclaimed, fate) {
                 (Unclaimed::Object { addr, .. }, Fate::Free) => {
