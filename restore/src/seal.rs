@@ -10,7 +10,7 @@
 //! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header, 6 scratch list |
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
-//! Every block of the list has an entry.
+//! Every block of the list has an entry; a seal without entries has one block.
 //!
 //! Sealing must not change what it covers, and preserving the seal's own blocks changes tracker
 //! nodes. So a [`Sealer`] first gets all blocks that it may need, then takes note of what to
@@ -176,34 +176,46 @@ impl<'m, M: Machine> Sealer<'m, M> {
     /// into the page of the `heirloom` subtree.
     ///
     /// # Errors
-    /// [`Error::Table`] if something noted is not in memory, and the table is given up.
+    /// [`Error::Table`] if something noted is not in memory, or a block of the table was overwritten.
+    /// The table is given up, but for blocks that what was overwritten led to.
     pub fn close(mut self, pages: &impl Pages) -> Result<SealTable<'m, M>, Error> {
+        match self.compute(pages) {
+            Ok(hash) => Ok(SealTable { records: self.records, hash }),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Completes the table: the hash over all of it.
+    fn compute(&mut self, pages: &impl Pages) -> Result<u64, Error> {
         // A block without entries is none of a seal: so a link is as good as an entry, and one that
         // leads astray is found. Nodes lose bits by this, and are hashed after it.
         self.records.trim()?;
         let mut table = Xxh3::new();
         let mut missing = None;
-        let done = self.records.rewrite(|entry| {
+        self.records.rewrite(|entry| {
             let addr = PhysAddr::new(entry.phys.get());
             match hash_at(pages, addr, entry.length.get()) {
                 Some(hash) => entry.hash = hash.into(),
                 None => missing = Some(addr),
             }
             table.update(entry.as_bytes());
-        });
-        let first = self.records.first();
-        if let Some(addr) = missing {
-            self.abandon();
-            return Err(Fault::OutsideMemory { addr }.in_table(Table::Seal, first, 0));
+        })?;
+        match missing {
+            None => Ok(table.digest()),
+            Some(addr) => {
+                let fault = Fault::OutsideMemory { addr };
+                Err(fault.in_table(Table::Seal, self.records.first(), 0))
+            }
         }
-        done?;
-        Ok(SealTable { records: self.records, hash: table.digest() })
     }
 
-    /// Gives the seal up and its blocks back.
+    /// Gives the seal up and its blocks back. If one was overwritten they stay as they are: where
+    /// the others lie is not known any more.
     pub fn abandon(self) {
-        let freed = self.records.free();
-        debug_assert!(freed.is_ok(), "nobody else has this list");
+        let _ = self.records.free();
     }
 }
 
@@ -279,7 +291,9 @@ pub(crate) fn verify_each<E>(
 fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, P, Stored>, Error> {
     let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |block, words| {
         let empty = Fault::Malformed { expected: "an entry in each block" };
+        let sole = seal.entries == 0 && block.addr() == seal.first;
         match head(words) {
+            (next, 0) if sole && next.get() == 0 => Ok(()),
             (_, 0) => Err(empty.in_table(Table::Seal, block.addr(), 8)),
             _ => Ok(()),
         }
@@ -435,6 +449,44 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(memory.stats().preserved, preserved);
+    }
+
+    #[test]
+    fn a_seal_of_nothing_is_one_empty_block() {
+        let memory = memory();
+        let table = Sealer::new(&memory, 0).unwrap().close(&Own(&memory)).unwrap();
+        let info = table.info();
+        assert_eq!((info.entries, info.hash), (0, xxh3_64(&[])));
+        assert_eq!(check(&memory, &info), Ok((0, Vec::new())));
+        // Two of them are none.
+        let next = Sealer::new(&memory, 0).unwrap().close(&Own(&memory)).unwrap();
+        let own = Own(&memory);
+        let link = &own.words(info.first, 8).unwrap()[0];
+        link.store(next.info().first.get(), Relaxed);
+        match check(&memory, &info) {
+            Err(Error::Table(e)) => assert!(matches!(e.fault, Fault::Malformed { .. }), "{e}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_table_that_was_overwritten_is_given_up_as_far_as_it_is_known() {
+        let memory = memory();
+        let preserved = memory.stats().preserved;
+        let mut sealer = Sealer::new(&memory, Stored::PER_BLOCK * 3).unwrap();
+        let all = memory.stats().preserved - preserved;
+        sealer.cover(Sealed::Root, tables(&memory, 1)[0], PAGE).unwrap();
+        let link = |at: PhysAddr| Own(&memory).words(at, 8).unwrap()[0].load(Relaxed);
+        let second = PhysAddr::new(link(sealer.records.first()));
+        let third = PhysAddr::new(link(second));
+        Own(&memory).words(second, 8).unwrap()[0].store(third.get() + 1, Relaxed);
+        match sealer.close(&Own(&memory)) {
+            Err(Error::Table(e)) => assert!(matches!(e.fault, Fault::Misaligned { .. }), "{e}"),
+            other => panic!("{other:?}"),
+        }
+        // But for the one that is sealed, and those behind the link.
+        assert_eq!(memory.stats().preserved - preserved - 1, all - 2);
+        assert!(memory.is_preserved(Block::containing(third.pfn(), heirloom_folio::Order::ZERO)));
     }
 
     #[test]
