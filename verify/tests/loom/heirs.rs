@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use heirloom::Heirloom;
 use heirloom::folio::sync::{AtomicU64, Relaxed};
 use heirloom::folio::tracker::Key;
-use heirloom::folio::{Block, Fate, Kind, Memory};
+use heirloom::folio::{Block, DirectMap, Fate, Kind, Memory, PhysAddr};
 use heirloom::restore::Handle;
 use heirloom_verify::races::{All, Ground};
 
@@ -155,6 +155,101 @@ fn a_claim_beside_the_end_of_the_inheritance_comes_first_or_is_refused() {
                 }
             }
             world.memory.audit().unwrap();
+        },
+    }
+    .check();
+}
+
+/// A memory that inherited a slab, and a thread that wants it as a run.
+struct Labelled {
+    memory: Memory<&'static Ground>,
+    left: Block,
+    run: Mutex<Option<bool>>,
+}
+
+impl Labelled {
+    fn build() -> Self {
+        let Ending { memory, left, .. } = Ending::build();
+        memory.label(left, Kind::Slab).unwrap();
+        Self { memory, left, run: Mutex::default() }
+    }
+
+    /// As adopting does when there is no memory for the rest of it.
+    fn claim_and_put_back(&self) {
+        if self.memory.claim(self.left, Kind::Slab).is_ok() {
+            // SAFETY: claimed just now, and not written.
+            unsafe { self.memory.unclaim(self.left, Kind::Table, Some(Kind::Slab)) }.unwrap();
+        }
+    }
+
+    fn claim_as_run(&self) {
+        let claimed = self.memory.claim_run(self.left.run(), Kind::Run);
+        *self.run.lock().unwrap() = Some(claimed.is_ok());
+    }
+}
+
+/// Fails if claiming a run does not look at the labels again, once it has the bits.
+#[test]
+fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
+    All {
+        name: "a slab is put back while somebody wants it as a run",
+        preemptions: 3,
+        build: Labelled::build,
+        threads: &[Labelled::claim_and_put_back, Labelled::claim_as_run],
+        after: |world| {
+            assert_eq!(*world.run.lock().unwrap(), Some(false));
+            assert!(world.memory.is_inherited(world.left));
+            assert_eq!(world.memory.label_of(world.left), Some(Kind::Slab));
+        },
+    }
+    .check();
+}
+
+/// A kernel that is about to adopt a cache, and one object that the predecessor left in it.
+struct Adopting {
+    kernel: Heirloom<&'static Ground>,
+    at: PhysAddr,
+    discarded: Mutex<Option<bool>>,
+}
+
+impl Adopting {
+    fn build() -> Self {
+        let ground = Ground::new(96, 2, false);
+        let kernel = ground.boot();
+        let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
+        kernel.preserve(object).unwrap();
+        let at = kernel.memory().machine().phys(object).unwrap();
+        let kernel = ground.revive(kernel.into_handover().entry());
+        kernel.slabs().cache(CACHE).unwrap();
+        Self { kernel, at, discarded: Mutex::default() }
+    }
+
+    fn adopt(&self) {
+        self.kernel.slabs().adopt(CACHE).unwrap();
+    }
+
+    fn discard(&self) {
+        let cache = self.kernel.slabs().caches().find(|cache| cache.name().as_str() == "objects");
+        *self.discarded.lock().unwrap() = Some(cache.unwrap().discard(self.at).is_ok());
+    }
+}
+
+/// Fails if a slab can be found before it is in its cache's lists.
+#[test]
+fn an_object_is_discarded_while_its_slab_is_adopted() {
+    All {
+        name: "an object is discarded while its slab is adopted",
+        preemptions: 2,
+        build: Adopting::build,
+        threads: &[Adopting::discard, Adopting::adopt],
+        after: |world| {
+            let discarded = world.discarded.lock().unwrap().unwrap();
+            let cache = world.kernel.slabs().caches().next().unwrap();
+            assert_eq!(cache.stats().unclaimed, u64::from(!discarded));
+            let again = cache.discard(world.at);
+            assert_eq!(again.is_ok(), !discarded);
+            assert_eq!(cache.shrink(), 1);
+            world.kernel.memory().audit().unwrap();
         },
     }
     .check();
