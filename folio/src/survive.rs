@@ -281,8 +281,10 @@ impl<M: Machine> Memory<M> {
         let Some(first) = blocks.next() else { return Ok(None) };
         let range = self.range(first.pfn())?;
         let (_, said) = Self::single(range, first, preserved)?;
-        // Mostly all of them: no look at each, and no branch.
-        let bytes = range.bytes_of(folios.run());
+        // Mostly all of them: no look at each, and no branch. But for slabs, whose bytes are released
+        // one by one.
+        let slab = said == kinds::head(Kind::Slab, first.order(), preserved);
+        let bytes = range.bytes_of(folios.run()).filter(|_| !slab);
         if let Some(bytes) = bytes.filter(|bytes| alike(bytes, first.order(), said)) {
             return Ok(Some((bytes, said)));
         }
@@ -300,7 +302,7 @@ impl<M: Machine> Memory<M> {
         for block in blocks(folios) {
             let range = self.ranges.find(block.pfn());
             if let Some(byte) = range.and_then(|range| range.byte(block.pfn())) {
-                byte.store(step(byte.load(Relaxed)), Relaxed);
+                say(byte, step(byte.load(Relaxed)));
             }
         }
     }
