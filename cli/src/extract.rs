@@ -1,9 +1,7 @@
 //! A preserved memfd's content, as a file.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use heirloom_folio::Run;
 use heirloom_linux::{Known, Luo, Memfd, Part, Session};
 use heirloom_restore::Left;
 
@@ -11,26 +9,36 @@ use crate::arguments::Extract;
 use crate::facts::each_page;
 use crate::image::Image;
 use crate::progress;
+use crate::sink::Sink;
 use crate::survey::Survey;
 
 /// Writes the content of the memfd that `extract` names: its holes as holes, of exactly its size.
 ///
 /// # Errors
 /// There is no such session or file, it is no memfd, something on the way is not sound, or the
-/// file cannot be written. It is removed then.
+/// file cannot be written. What was there before is there still.
 pub(crate) fn extract(survey: &Survey<'_>, extract: &Extract) -> Result<u64> {
     let left = survey.left();
     let memfd = find(survey, &left, extract)?;
+    let size = memfd.size;
+    ensure!(size <= LARGEST, "the memfd says that it has {size} bytes: no file can be so large");
+    // Whatever is wrong is wrong before the first byte is written.
+    memfd.for_each_part(&left, |part| whole(survey.image, part))?;
     let path = &extract.output;
-    let at = || path.display().to_string();
-    let file = File::create(path).with_context(at)?;
-    let written = write(&memfd, &left, &file).with_context(at);
-    if written.is_err() {
-        // What is there is not what was asked for. The error that counts is the first.
-        let _ = std::fs::remove_file(path);
-    }
-    written?;
+    let sink = Sink::open(path, survey.image)?;
+    write(&memfd, &left, sink).with_context(|| path.display().to_string())?;
     Ok(memfd.size)
+}
+
+/// The largest file that there can be.
+const LARGEST: u64 = i64::MAX as u64;
+
+/// Whether all of a part is in the image.
+fn whole(image: &Image, part: Part) -> Result<()> {
+    let Part::Data { bytes, addr, .. } = part else { return Ok(()) };
+    let there = Run::covering(addr, bytes).is_some_and(|run| image.contains(run));
+    ensure!(there, "{bytes} bytes at {addr} are not in the image");
+    Ok(())
 }
 
 fn find(survey: &Survey<'_>, left: &Left<'_, Image>, extract: &Extract) -> Result<Memfd> {
@@ -61,24 +69,30 @@ fn listed(one: &str, many: &str, names: &[String]) -> String {
     }
 }
 
-fn write(memfd: &Memfd, left: &Left<'_, Image>, file: &File) -> Result<()> {
-    file.set_len(memfd.size).with_context(|| format!("cannot make it {} bytes", memfd.size))?;
-    let bar = progress::bar("extracting", memfd.size);
+fn write(memfd: &Memfd, left: &Left<'_, Image>, mut sink: Sink) -> Result<()> {
+    let size = memfd.size;
+    sink.reserve(size).with_context(|| format!("cannot make it {size} bytes"))?;
+    let bar = progress::bar("extracting", size);
     memfd.for_each_part(left, |part| {
-        let Part::Data { offset, bytes, addr } = part else { return Ok(()) };
-        let mut at = offset;
-        let mut failed = Ok(());
-        let there = each_page(left, addr, bytes, |page| {
-            if failed.is_ok() {
-                failed = file.write_all_at(page, at);
+        match part {
+            Part::Hole { bytes, .. } => {
+                sink.hole(bytes).context("cannot write")?;
+                bar.inc(bytes);
             }
-            at += page.len() as u64;
-        });
-        failed.context("cannot write")?;
-        there.with_context(|| format!("{bytes} bytes at {addr} are not in the image"))?;
-        bar.inc(bytes);
+            Part::Data { bytes, addr, .. } => {
+                let mut failed = Ok(());
+                let there = each_page(left, addr, bytes, |page| {
+                    if failed.is_ok() {
+                        failed = sink.data(page);
+                        bar.inc(page.len() as u64);
+                    }
+                });
+                failed.context("cannot write")?;
+                there.with_context(|| format!("{bytes} bytes at {addr} are not in the image"))?;
+            }
+        }
         anyhow::Ok(())
     })?;
     bar.finish_and_clear();
-    Ok(())
+    sink.finish().context("cannot give it its name")
 }

@@ -9,6 +9,7 @@
 //! text/       for a person
 //! map/        the picture
 //! extract, diff, manual
+//! sink        a file that is written whole or not at all
 //! ```
 //!
 //! The program is [`main`]. [`look`] is what it finds, for whoever tests it.
@@ -23,6 +24,7 @@ mod map;
 mod output;
 mod progress;
 mod roots;
+mod sink;
 mod survey;
 mod text;
 
@@ -39,6 +41,7 @@ use diff::Difference;
 use facts::{Facts, Verdict, Want};
 use image::Image;
 use roots::Roots;
+use sink::Sink;
 use survey::Survey;
 
 /// The program.
@@ -115,7 +118,8 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
     let want = Want::new(&survey, inspect.json, !inspect.quick);
     let facts = Facts::of(&survey, &roots, &inspect.place.image, &want)?;
     if let Some(path) = &inspect.map {
-        let written = std::fs::write(path, map::svg(&survey, &facts));
+        let mut sink = Sink::open(path, &image)?;
+        let written = sink.data(map::svg(&survey, &facts).as_bytes()).and_then(|()| sink.finish());
         written.with_context(|| format!("cannot write {}", path.display()))?;
     }
     if inspect.json {

@@ -16,9 +16,9 @@
 mod elf;
 mod window;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -131,6 +131,12 @@ impl Image {
         }
         ensure!(!windows.is_empty(), "the file has not one whole page of {PAGE} bytes");
         Ok(Self { file, format, entry, pieces, windows })
+    }
+
+    /// Whether `other` is of the image's own file, under whatever name.
+    pub(crate) fn is(&self, other: &Metadata) -> bool {
+        let own = self.file.metadata();
+        own.is_ok_and(|own| (own.dev(), own.ino()) == (other.dev(), other.ino()))
     }
 
     /// Its format.
