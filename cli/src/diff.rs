@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::facts::{Facts, Folios, Hex};
 use crate::output::{BAD, FAINT, GOOD, NAME, STRONG};
-use crate::text::{bytes, plural};
+use crate::text::{bytes, plural, shown};
 
 /// Rows of folios that are listed on each side.
 const LISTED: usize = 20;
@@ -102,6 +102,7 @@ impl Difference {
             }
         }
         for Change { what, from, to } in &self.changed {
+            let what = shown(what);
             match (from, to) {
                 (None, Some(to)) => {
                     writeln!(out, "{GOOD}+{GOOD:#} {NAME}{what}{NAME:#} {}", short(to))?;
@@ -124,13 +125,13 @@ impl Difference {
 fn short(value: &Value) -> String {
     const LONG: usize = 72;
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => shown(text).into_owned(),
         Value::Array(items) => format!("[{}]", plural(items.len() as u64, "item", "items")),
         _ => {
             let text = value.to_string();
             match text.char_indices().nth(LONG) {
-                Some((end, _)) => format!("{}…", text.get(..end).unwrap_or("")),
-                None => text,
+                Some((end, _)) => format!("{}…", shown(text.get(..end).unwrap_or(""))),
+                None => shown(&text).into_owned(),
             }
         }
     }

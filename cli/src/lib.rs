@@ -40,6 +40,7 @@ use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
 use diff::Difference;
 use facts::{Facts, Verdict, Want};
 use image::Image;
+use output::BAD;
 use roots::Roots;
 use sink::Sink;
 use survey::Survey;
@@ -50,7 +51,8 @@ pub fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            anstream::eprintln!("{}error:{:#} {error:#}", output::BAD, output::BAD);
+            let error = format!("{error:#}");
+            anstream::eprintln!("{BAD}error:{BAD:#} {}", text::shown(&error));
             ExitCode::from(2)
         }
     }

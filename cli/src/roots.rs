@@ -12,6 +12,7 @@ use crate::image::Image;
 use crate::output::{BAD, GOOD, STRONG};
 use crate::progress;
 use crate::survey::Survey;
+use crate::text::shown;
 
 /// Every device tree starts with it.
 const MAGIC: u32 = 0xd00d_feed;
@@ -125,8 +126,10 @@ fn tell(found: &[Found], taken: PhysAddr) {
         let at = format!("{}", root.at);
         let state = match &root.fault {
             None => format!("{GOOD}whole{GOOD:#}, {} frames preserved", root.frames),
-            Some((first, 1)) => format!("{BAD}not whole{BAD:#}: {first}"),
-            Some((first, n)) => format!("{BAD}not whole{BAD:#}: {first}; and {} more", n - 1),
+            Some((first, 1)) => format!("{BAD}not whole{BAD:#}: {}", shown(first)),
+            Some((first, n)) => {
+                format!("{BAD}not whole{BAD:#}: {}; and {} more", shown(first), n - 1)
+            }
         };
         anstream::eprintln!("{mark} {at:<14} {state}");
     }

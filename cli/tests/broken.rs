@@ -248,3 +248,33 @@ fn more_faults_than_anybody_reads_are_counted() {
     let more: u64 = more.unwrap().parse().unwrap();
     assert!((20_000..40_000).contains(&more), "{more} more");
 }
+
+#[test]
+fn names_do_nothing_to_a_terminal() {
+    let mut core = Core::fixture();
+    let sessions = core.word(LUO + 16);
+    core.put(sessions + 16, b"\x1b[31mred\nin order\x07\0");
+    core.put(sessions + 16 + 80, "a\u{9b}2J\u{202e}b\0".as_bytes());
+    let files = core.word(sessions + 16 + 64);
+    core.put(files + 16, b"\x1b]0;title\x07\0");
+    core.put(0x51_6000 + 4, b"7.3\x1b[2J\0");
+    let file = core.file();
+    let map = Temporary::path();
+    let inspect = heirloom(&["inspect", file.as_str(), "--map", map.as_str()]);
+    let svg = String::from_utf8(map.read()).unwrap();
+    let extract = heirloom(&["extract", file.as_str(), "no\x1bne", "0", "-o", map.as_str()]);
+    let diff = heirloom(&["diff", FIXTURE, file.as_str()]);
+    let check = heirloom(&["check", file.as_str()]);
+    assert_eq!((inspect.code, check.code, extract.code, diff.code), (0, 0, 2, 1));
+    for said in [&inspect.out, &check.out, &extract.err, &diff.out, &svg] {
+        let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!said.contains(obeyed), "{said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("in order") && line.len() < 20));
+    }
+    assert!(inspect.out.contains(r"session \u{1b}[31mred\nin order\u{7}, "), "{}", inspect.out);
+    assert!(inspect.out.contains(r"left by Linux 7.3\u{1b}[2J"), "{}", inspect.out);
+    assert!(extract.err.contains(r"no session no\u{1b}ne; there are \u{1b}[31m"), "{extract:?}");
+    // For programs it is what it is.
+    let json = heirloom(&["inspect", file.as_str(), "--json"]).json();
+    assert_eq!(json["subtrees"]["LUO"]["sessions"][0]["name"], "\x1b[31mred\nin order\x07");
+}

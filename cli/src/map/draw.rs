@@ -10,7 +10,7 @@ use svg::{Document, Node};
 use super::Pin;
 use super::bands::{Band, Bands, CELLS, Part, Use};
 use crate::facts::Facts;
-use crate::text::{bytes, plural};
+use crate::text::{bytes, plural, shown};
 
 /// Pixels of a cell, across and down.
 const CELL: u64 = 14;
@@ -71,7 +71,7 @@ pub(super) fn picture(scene: &Scene<'_>) -> String {
         .set("width", WIDTH)
         .set("height", height)
         .set("role", "img")
-        .add(Title::new(format!("Preserved memory in {}", scene.facts.image.path)))
+        .add(Title::new(format!("Preserved memory in {}", shown(&scene.facts.image.path))))
         .add(Style::new(
             "text { font-family: ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; }",
         ))
@@ -346,7 +346,7 @@ fn block(from: f64, to: f64, y: u64, high: u64, fill: &str, corner: f64) -> Rect
 }
 
 fn label(x: u64, y: u64, size: u64, fill: &str, text: &str) -> Text {
-    Text::new(text).set("x", x).set("y", y).set("font-size", size).set("fill", fill)
+    Text::new(shown(text)).set("x", x).set("y", y).set("font-size", size).set("fill", fill)
 }
 
 /// Hundredths of a pixel are enough.

@@ -1,5 +1,6 @@
 //! A handover for a person.
 
+mod shown;
 mod subtrees;
 mod table;
 
@@ -8,6 +9,7 @@ use std::fmt::Write;
 use crate::facts::{Facts, Layout, Verdict};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
+pub(crate) use shown::shown;
 use table::Bar;
 pub(crate) use table::{bytes, plural};
 
@@ -26,7 +28,7 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
     let mut out = String::new();
     for found in &verdict.findings {
         // Writing to a string does not fail.
-        let _ = writeln!(out, "{BAD}-{BAD:#} {}", found.reason);
+        let _ = writeln!(out, "{BAD}-{BAD:#} {}", shown(&found.reason));
     }
     let seen = format!(
         "{}, {}, {}",
@@ -52,13 +54,11 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
 
 fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
     let image = &facts.image;
-    writeln!(out, "{HEAD}Handover{HEAD:#} {STRONG}{}{STRONG:#}", facts.compatible)?;
+    writeln!(out, "{HEAD}Handover{HEAD:#} {STRONG}{}{STRONG:#}", shown(&facts.compatible))?;
     let size = bytes(image.frames.saturating_mul(image.page_size as u64));
-    line(
-        out,
-        "image",
-        &format!("{} {FAINT}({}, {size} of memory){FAINT:#}", image.path, image.format),
-    )?;
+    let path = shown(&image.path);
+    let format = image.format;
+    line(out, "image", &format!("{path} {FAINT}({format}, {size} of memory){FAINT:#}"))?;
     line(out, "root page", &facts.fdt.to_string())?;
     let levels: Vec<_> = facts
         .nodes_by_level
@@ -84,10 +84,10 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
         [] => line(out, "findings", &format!("{GOOD}none{GOOD:#}")),
         [first, rest @ ..] => {
             line(out, "findings", &format!("{BAD}{}{BAD:#}", facts.findings.len()))?;
-            writeln!(out, "    {}", first.reason)?;
+            writeln!(out, "    {}", shown(&first.reason))?;
             match rest.len() {
                 0 => Ok(()),
-                more => writeln!(out, "    and {more} more: heirloom check {}", image.path),
+                more => writeln!(out, "    and {more} more: heirloom check {path}"),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::{Result, Write};
 
+use super::shown::shown;
 use super::table::{bytes, plural};
 use crate::facts::{Facts, Hex, Linux, Luo, Memfd, Own, Published, Subtree, What};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
@@ -11,23 +12,26 @@ pub(super) fn write(out: &mut String, facts: &Facts) -> Result {
         return Ok(());
     }
     writeln!(out, "\n{HEAD}Subtrees{HEAD:#}")?;
-    let wide = facts.subtrees.iter().map(|subtree| subtree.name.len()).max().unwrap_or(0);
+    let wide = |subtree: &Subtree| shown(&subtree.name).chars().count();
+    let wide = facts.subtrees.iter().map(wide).max().unwrap_or(0);
     for subtree in &facts.subtrees {
         let Subtree { name, phys, size, what } = subtree;
-        let size = size.map(bytes).unwrap_or_default();
+        let (name, size) = (shown(name), size.map(bytes).unwrap_or_default());
         write!(out, "  {STRONG}{name:<wide$}{STRONG:#}  {phys:<12} {size:>9}")?;
         match what {
             What::Linux(Linux::Luo(luo)) => write_luo(out, luo)?,
             What::Linux(Linux::Metadata(metadata)) => writeln!(
                 out,
                 "  left by Linux {}, kexec {}",
-                metadata.previous_release, metadata.kexec_count
+                shown(&metadata.previous_release),
+                metadata.kexec_count
             )?,
             What::Linux(Linux::Memblock(memblock)) => {
                 writeln!(out, "  {}", memblock.compatible)?;
                 for region in &memblock.regions {
                     let (start, size) = (region.start, bytes(region.size));
-                    writeln!(out, "    {NAME}{:<20}{NAME:#} {start:<12} {size:>9}", region.name)?;
+                    let name = shown(&region.name);
+                    writeln!(out, "    {NAME}{name:<20}{NAME:#} {start:<12} {size:>9}")?;
                 }
             }
             What::Linux(Linux::KhoTest(test)) => {
@@ -53,9 +57,9 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
     writeln!(out, "  {}, live update {}", luo.compatible, luo.liveupdate_num)?;
     for session in &luo.sessions {
         let files = plural(session.files.len() as u64, "file", "files");
-        writeln!(out, "    session {NAME}{}{NAME:#}, {files}", session.name)?;
+        writeln!(out, "    session {NAME}{}{NAME:#}, {files}", shown(&session.name))?;
         for file in &session.files {
-            write!(out, "      token {:<6} {:<10}", file.token, file.compatible)?;
+            write!(out, "      token {:<6} {:<10}", file.token, shown(&file.compatible))?;
             match &file.memfd {
                 Some(memfd) => write_memfd(out, memfd)?,
                 None => writeln!(out, " {FAINT}data {}{FAINT:#}", file.data)?,
@@ -64,7 +68,8 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
     }
     for flb in &luo.flbs {
         let files = plural(flb.count, "file", "files");
-        writeln!(out, "    shared  {NAME}{}{NAME:#}, data {}, {files}", flb.name, flb.data)?;
+        let (name, data) = (shown(&flb.name), flb.data);
+        writeln!(out, "    shared  {NAME}{name}{NAME:#}, data {data}, {files}")?;
     }
     Ok(())
 }
@@ -94,7 +99,8 @@ fn write_memfd(out: &mut String, memfd: &Memfd) -> Result {
 }
 
 fn write_own(out: &mut String, own: &Own) -> Result {
-    writeln!(out, "  {}, generation {}, by {}", own.compatible, own.generation, own.producer)?;
+    let producer = shown(&own.producer);
+    writeln!(out, "  {}, generation {}, by {producer}", own.compatible, own.generation)?;
     match &own.seal {
         None => writeln!(out, "    {FAINT}not sealed{FAINT:#}")?,
         Some(seal) if seal.sound == seal.entries => {
@@ -113,7 +119,7 @@ fn write_own(out: &mut String, own: &Own) -> Result {
         write!(
             out,
             "    cache {NAME}{:<20}{NAME:#} {:>9}  {objects} in {slabs} of order {}, {kind}",
-            cache.name,
+            shown(&cache.name),
             bytes(cache.object_size as u64),
             cache.order
         )?;
