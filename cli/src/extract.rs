@@ -53,19 +53,27 @@ fn find(survey: &Survey<'_>, left: &Left<'_, Image>, extract: &Extract) -> Resul
     })?;
     let file = session.file(left, *token)?.ok_or_else(|| {
         let tokens = session.files(left).into_iter().flatten().flatten();
-        let tokens: Vec<_> = tokens.map(|file| format!("{:#x}", file.token)).collect();
-        anyhow!("no file {token:#x} in session {name}; there {}", listed("is", "are", &tokens))
+        let tokens: Vec<_> = tokens.map(|file| file.token.to_string()).collect();
+        anyhow!("no file {token} in session {name}; there {}", listed("is", "are", &tokens))
     })?;
     let memfd = file.memfd(left)?;
-    memfd.with_context(|| format!("file {token:#x} of session {name} is {}", file.compatible))
+    memfd.with_context(|| format!("file {token} of session {name} is {}", file.compatible))
 }
+
+/// Names that an error lists.
+const NAMES: usize = 20;
 
 /// `are a, b`.
 fn listed(one: &str, many: &str, names: &[String]) -> String {
     match names {
         [] => format!("{one} none"),
         [name] => format!("{one} {name}"),
-        _ => format!("{many} {}", names.join(", ")),
+        _ => match names.split_at_checked(NAMES) {
+            Some((first, rest @ [_, ..])) => {
+                format!("{many} {} and {} more", first.join(", "), rest.len())
+            }
+            _ => format!("{many} {}", names.join(", ")),
+        },
     }
 }
 

@@ -148,7 +148,7 @@ fn what_is_not_there_is_not_extracted() {
     );
     assert_eq!(
         refused("session-1", "7"),
-        "error: no file 0x7 in session session-1; there are 0x100, 0x101\n"
+        "error: no file 7 in session session-1; there are 256, 257\n"
     );
     let to = "/nonexistent/file";
     let ran = heirloom(&["extract", FIXTURE, "session-1", "0x100", "-o", to]);
