@@ -5,6 +5,7 @@
 //! image/      the image as memory, mapped and not read
 //! roots       where the handover starts
 //! survey      its tree and its tables, everything that is wrong with them
+//! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
 //! text/       for a person
 //! map/        the picture
@@ -24,6 +25,7 @@ mod map;
 mod output;
 mod progress;
 mod roots;
+mod sessions;
 mod sink;
 mod survey;
 mod text;

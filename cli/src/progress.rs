@@ -22,3 +22,11 @@ pub(crate) fn bar(what: &'static str, bytes: u64) -> ProgressBar {
     }
     bar.with_message(what)
 }
+
+/// So many bytes more than it was made for.
+pub(crate) fn grow(bar: &ProgressBar, bytes: u64) {
+    bar.inc_length(bytes);
+    if bar.is_hidden() && bar.length().is_some_and(|all| all >= LARGE) {
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+    }
+}

@@ -278,3 +278,50 @@ fn names_do_nothing_to_a_terminal() {
     let json = heirloom(&["inspect", file.as_str(), "--json"]).json();
     assert_eq!(json["subtrees"]["LUO"]["sessions"][0]["name"], "\x1b[31mred\nin order\x07");
 }
+
+#[test]
+fn one_list_that_many_sessions_have_is_listed_once() {
+    let mut core = Core::fixture();
+    let sessions = core.word(LUO + 16);
+    let files = core.word(sessions + 16 + 64);
+    for i in 0..51 {
+        let mut entry = format!("s{i}").into_bytes();
+        entry.resize(64, 0);
+        entry.extend([files, 2].map(u64::to_le_bytes).concat());
+        core.put(sessions + 16 + 80 * i, &entry);
+    }
+    core.put(sessions + 8, &51_u64.to_le_bytes());
+    let file = core.file();
+    let json = heirloom(&["inspect", file.as_str(), "--json"]).json();
+    let listed = json["subtrees"]["LUO"]["sessions"].as_array().unwrap();
+    let files = |session: &serde_json::Value| session["files"].as_array().unwrap().len();
+    assert_eq!(listed.iter().map(files).collect::<Vec<_>>()[..3], [2, 0, 0]);
+    assert_eq!(listed[50]["unlisted"], "2 files, in a list that was gone through before");
+    let ran = heirloom(&["inspect", file.as_str()]);
+    assert_eq!(ran.out.matches("not listed: 2 files, in a list").count(), 50, "{}", ran.out);
+    assert_eq!(ran.out.matches("token ").count(), 2);
+}
+
+#[test]
+fn content_that_cannot_be_read_is_said_so() {
+    let mut core = Core::fixture();
+    let list = core.word(core.word(MEMFD + 32) + 8);
+    core.put(list + 16 * 3, &(0x600 | 3_u64 << 52).to_le_bytes());
+    // A structure that is not there, and a size beyond all that is worth hashing.
+    let files = core.word(core.word(LUO + 16) + 16 + 80 + 64);
+    core.put(files + 16 + 48, &0x1000_u64.to_le_bytes());
+    let other = core.word(files + 16 + 64 + 48);
+    core.put(other + 8, &(1_u64 << 40).to_le_bytes());
+    let file = core.file();
+    let ran = heirloom(&["inspect", file.as_str()]);
+    for line in [
+        format!("not readable: memfd's folio at {:#x}, byte 0: order 0 at 0x600000", list + 48),
+        format!("not sound: file at {:#x}, byte 48: 0x1000 is not in memory", files + 16),
+        "left out: 1023.9 GiB of holes are not hashed".to_owned(),
+    ] {
+        assert!(ran.out.contains(&line), "{line}: {}", ran.out);
+    }
+    let json = heirloom(&["inspect", file.as_str(), "--json"]).json();
+    let memfd = &json["subtrees"]["LUO"]["sessions"][0]["files"][0];
+    assert!(memfd["unreadable"].is_string() && memfd["sha256"].is_null(), "{memfd}");
+}

@@ -2,14 +2,15 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use anyhow::Context;
-use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_linux::{self as linux, Known, Part};
 use heirloom_restore::{AreaPart, Left, Pages};
 use sha2::{Digest, Sha256};
 
 use super::{Hex, Want};
 use crate::image::Image;
+use crate::sessions::{Listing, each_session};
+use crate::text::plural;
 
 /// A pair of an address and an order.
 type Folio = (Hex, u8);
@@ -20,6 +21,9 @@ pub(crate) struct Luo {
     pub(crate) compatible: &'static str,
     pub(crate) liveupdate_num: u64,
     pub(crate) sessions: Vec<Session>,
+    /// What is not in that list, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unlisted: Option<String>,
     pub(crate) flbs: Vec<Flb>,
 }
 
@@ -28,6 +32,9 @@ pub(crate) struct Luo {
 pub(crate) struct Session {
     pub(crate) name: String,
     pub(crate) files: Vec<File>,
+    /// Why not all of them are in that list, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unlisted: Option<String>,
 }
 
 /// A preserved file.
@@ -38,6 +45,9 @@ pub(crate) struct File {
     pub(crate) data: Hex,
     #[serde(flatten)]
     pub(crate) memfd: Option<Memfd>,
+    /// Why it cannot be said what it is, if it should be a memfd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) broken: Option<String>,
 }
 
 /// A preserved memfd.
@@ -52,9 +62,14 @@ pub(crate) struct Memfd {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) folios: Option<Vec<MemfdFolio>>,
     pub(crate) holes: Vec<Hole>,
-    /// Of the content, holes as zeroes; none if it was not asked for, or cannot be read, or is
-    /// more holes than one waits for.
+    /// Of the content, holes as zeroes; none if it was not asked for, or cannot be had.
     pub(crate) sha256: Option<String>,
+    /// Why the content cannot be read, or not all of it, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unreadable: Option<String>,
+    /// Why it is left out, if it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left_out: Option<String>,
 }
 
 /// A folio of a memfd.
@@ -154,14 +169,25 @@ impl Linux {
     }
 }
 
+/// Sessions and files that are listed one by one: more than anybody preserves.
+const LISTED: u64 = 100_000;
+
 impl Luo {
     fn of(luo: &linux::Luo, left: &Left<'_, Image>, want: &Want) -> Self {
-        let sessions = luo.sessions(left).into_iter().flatten().flatten();
+        let (mut sessions, mut room, mut more) = (Vec::new(), LISTED, 0);
+        each_session(luo, left, |session, listing| match room.checked_sub(1) {
+            Some(rest) => {
+                room = rest;
+                sessions.push(Session::of(session, listing, &mut room, left, want));
+            }
+            None => more += 1,
+        });
         let flbs = luo.flbs(left).into_iter().flatten().flatten();
         Self {
             compatible: "luo-v5",
             liveupdate_num: luo.number,
-            sessions: sessions.map(|session| Session::of(&session, left, want)).collect(),
+            sessions,
+            unlisted: (more > 0).then(|| plural(more, "more session", "more sessions")),
             flbs: flbs
                 .map(|flb| Flb {
                     name: flb.name.to_string(),
@@ -174,15 +200,52 @@ impl Luo {
 }
 
 impl Session {
-    fn of(session: &linux::Session, left: &Left<'_, Image>, want: &Want) -> Self {
-        let files = session.files(left).into_iter().flatten().flatten();
-        let files = files.map(|file| File {
+    /// `room` is how many files can be listed yet.
+    fn of<'i>(
+        session: &linux::Session,
+        listing: Listing<'_, 'i>,
+        room: &mut u64,
+        left: &Left<'i, Image>,
+        want: &Want,
+    ) -> Self {
+        let mut files = Vec::new();
+        let unlisted = match listing {
+            Listing::Files(all) => {
+                let mut more = 0;
+                for file in all.flatten() {
+                    match room.checked_sub(1) {
+                        Some(rest) => {
+                            *room = rest;
+                            files.push(File::of(&file, left, want));
+                        }
+                        None => more += 1,
+                    }
+                }
+                (more > 0).then(|| plural(more, "more file", "more files"))
+            }
+            Listing::Shared => {
+                let count = plural(session.count, "file", "files");
+                Some(format!("{count}, in a list that was gone through before"))
+            }
+            Listing::Broken(error) => Some(error.to_string()),
+        };
+        Self { name: session.name.to_string(), files, unlisted }
+    }
+}
+
+impl File {
+    fn of(file: &linux::File, left: &Left<'_, Image>, want: &Want) -> Self {
+        let (memfd, broken) = match file.memfd(left) {
+            Ok(memfd) => (memfd, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Self {
             compatible: file.compatible.to_string(),
             token: file.token,
             data: Hex(file.data),
-            memfd: file.memfd(left).ok().flatten().map(|memfd| Memfd::of(&memfd, left, want)),
-        });
-        Self { name: session.name.to_string(), files: files.collect() }
+            memfd: memfd.map(|memfd| Memfd::of(&memfd, left, want)),
+            broken,
+        }
     }
 }
 
@@ -202,18 +265,26 @@ impl Memfd {
             folios: None,
             holes: Vec::new(),
             sha256: None,
+            unreadable: None,
+            left_out: None,
         };
         if !want.list(memfd.folios) {
+            let why = "the files before it have as many folios as there are frames";
+            of.left_out = Some(why.to_owned());
             return of;
         }
         if want.folios {
             of.folios = Some(folios(memfd, left));
         }
-        let (holes, data) = parts(memfd, left);
-        if want.read(data) {
-            of.sha256 = sha256(memfd, left, &holes, want);
+        let parts = Parts::of(memfd, left);
+        of.holes = parts.holes;
+        of.unreadable = parts.unreadable;
+        if want.hash && of.unreadable.is_none() {
+            match want.read(parts.data, parts.hollow) {
+                Ok(()) => of.sha256 = sha256(memfd, left, want),
+                Err(why) => of.left_out = Some(why),
+            }
         }
-        of.holes = holes;
         of
     }
 }
@@ -233,58 +304,76 @@ fn folios(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Vec<MemfdFolio> {
     folios
 }
 
-/// What was never written, neighbours taken together, and how many bytes were.
-fn parts(memfd: &linux::Memfd, left: &Left<'_, Image>) -> (Vec<Hole>, u64) {
-    let (mut holes, mut data): (Vec<Hole>, u64) = (Vec::new(), 0);
-    // As for the folios.
-    let _ = memfd.for_each_part(left, |part| {
-        match (part, holes.last_mut()) {
-            (Part::Data { bytes, .. }, _) => data = data.saturating_add(bytes),
-            (Part::Hole { offset, bytes, .. }, Some(last))
-                if last.offset + last.bytes == offset =>
-            {
-                last.bytes += bytes;
-            }
-            (Part::Hole { offset, bytes, .. }, _) => holes.push(Hole { offset, bytes }),
-        }
-        Ok::<_, linux::Error>(())
-    });
-    (holes, data)
+/// What a memfd consists of.
+#[derive(Debug, Default)]
+struct Parts {
+    /// What was never written, neighbours taken together.
+    holes: Vec<Hole>,
+    /// Bytes of that.
+    hollow: u64,
+    /// Bytes of the rest.
+    data: u64,
+    /// Why it ends before the file does, or something is missing.
+    unreadable: Option<String>,
 }
 
-/// Bytes of holes that are worth hashing. A file's size is what somebody wrote.
-const HOLES: u64 = 1 << 36;
-
-fn sha256(
-    memfd: &linux::Memfd,
-    left: &Left<'_, Image>,
-    holes: &[Hole],
-    want: &Want,
-) -> Option<String> {
-    let zeroes = [0; PAGE_SIZE];
-    let hollow = holes.iter().fold(0_u64, |sum, hole| sum.saturating_add(hole.bytes));
-    if hollow > HOLES {
-        return None;
+impl Parts {
+    fn of(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Self {
+        let mut parts = Self::default();
+        let walked = memfd.for_each_part(left, |part| {
+            parts.add(part, left);
+            Ok::<_, linux::Error>(())
+        });
+        if let Err(error) = walked {
+            parts.unreadable = Some(error.to_string());
+        }
+        parts
     }
-    let mut hash = Sha256::new();
-    let walked = memfd.for_each_part(left, |part| {
+
+    fn add(&mut self, part: Part, left: &Left<'_, Image>) {
         match part {
             Part::Data { bytes, addr, .. } => {
-                each_page(left, addr, bytes, |page| hash.update(page)).context("not there")?;
-                want.bar.inc(bytes);
+                self.data = self.data.saturating_add(bytes);
+                let there = Run::covering(addr, bytes).is_some_and(|run| left.is_memory(run));
+                if !there && self.unreadable.is_none() {
+                    self.unreadable = Some(format!("{bytes} bytes at {addr} are not in the image"));
+                }
             }
-            Part::Hole { mut bytes, .. } => {
-                while bytes > 0 {
-                    let step = bytes.min(PAGE_SIZE as u64);
-                    hash.update(zeroes.get(..step as usize).unwrap_or(&zeroes));
-                    bytes -= step;
+            Part::Hole { offset, bytes, .. } => {
+                self.hollow = self.hollow.saturating_add(bytes);
+                match self.holes.last_mut().filter(|last| last.offset + last.bytes == offset) {
+                    Some(last) => last.bytes += bytes,
+                    None => self.holes.push(Hole { offset, bytes }),
                 }
             }
         }
-        anyhow::Ok(())
+    }
+}
+
+/// The hash of what can be read.
+fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want) -> Option<String> {
+    let zeroes = [0; PAGE_SIZE];
+    let mut hash = Sha256::new();
+    let mut missing = false;
+    let walked = memfd.for_each_part(left, |part| {
+        let bytes = match part {
+            Part::Data { bytes, addr, .. } => {
+                missing |= each_page(left, addr, bytes, |page| hash.update(page)).is_none();
+                want.bar.inc(bytes);
+                0
+            }
+            Part::Hole { bytes, .. } => bytes,
+        };
+        let mut rest = bytes;
+        while rest > 0 {
+            let step = rest.min(PAGE_SIZE as u64);
+            hash.update(zeroes.get(..step as usize).unwrap_or(&zeroes));
+            want.bar.inc(step);
+            rest -= step;
+        }
+        Ok::<_, linux::Error>(())
     });
-    walked.ok()?;
-    Some(format!("{:x}", hash.finalize()))
+    (walked.is_ok() && !missing).then(|| format!("{:x}", hash.finalize()))
 }
 
 /// Calls `each` with `bytes` bytes of memory from `addr`, the start of a page, page by page; `None`

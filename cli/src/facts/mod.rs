@@ -21,6 +21,7 @@ use serde::ser::{Serialize, Serializer};
 use crate::progress;
 use crate::roots::Roots;
 use crate::survey::{Finding, Survey};
+use crate::text::bytes;
 
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo, Memfd, each_page};
@@ -36,35 +37,57 @@ pub(crate) struct Want {
     pub(crate) hash: bool,
     /// How far the hashes are.
     pub(crate) bar: ProgressBar,
-    /// What is left of [`Survey::frames`] folios to list and pages to hash.
-    ///
-    /// Sound files share no folio, so they have no more of either than there are frames. A broken
-    /// handover can name one file a million times.
-    left: Cell<(u64, u64)>,
+    left: Cell<Room>,
 }
+
+/// What can be listed and hashed yet.
+///
+/// Sound files share no folio, so they have no more of them than there are frames. A broken
+/// handover can name one file a million times; and a size is what somebody wrote.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Folios to list.
+    folios: u64,
+    /// Pages to hash.
+    pages: u64,
+    /// Bytes of holes to hash.
+    hollow: u64,
+}
+
+/// Bytes of holes that are worth hashing, in all files together.
+const HOLES: u64 = 1 << 36;
 
 impl Want {
     pub(crate) fn new(survey: &Survey<'_>, folios: bool, hash: bool) -> Self {
         let frames = survey.frames();
         let bytes = if hash { frames.saturating_mul(PAGE_SIZE as u64) } else { 0 };
         let bar = progress::bar("hashing files", bytes);
-        Self { folios, hash, bar, left: Cell::new((frames, frames)) }
+        let room = Room { folios: frames, pages: frames, hollow: HOLES };
+        Self { folios, hash, bar, left: Cell::new(room) }
     }
 
     /// Whether so many folios can still be listed; they are then.
     fn list(&self, folios: u64) -> bool {
-        let (list, hash) = self.left.get();
-        let rest = list.checked_sub(folios);
-        self.left.set((rest.unwrap_or(list), hash));
+        let room = self.left.get();
+        let rest = room.folios.checked_sub(folios);
+        self.left.set(Room { folios: rest.unwrap_or(room.folios), ..room });
         rest.is_some()
     }
 
-    /// Whether so many bytes can still be hashed; they are then.
-    fn read(&self, bytes: u64) -> bool {
-        let (list, hash) = self.left.get();
-        let rest = hash.checked_sub(bytes.div_ceil(PAGE_SIZE as u64));
-        self.left.set((list, rest.unwrap_or(hash)));
-        self.hash && rest.is_some()
+    /// Whether so many bytes, and holes of so many, can still be hashed; they are then. Else why
+    /// not.
+    fn read(&self, data: u64, hollow: u64) -> Result<(), String> {
+        let room = self.left.get();
+        let Some(pages) = room.pages.checked_sub(data.div_ceil(PAGE_SIZE as u64)) else {
+            return Err("the files before it are as large as all that is preserved".to_owned());
+        };
+        let Some(rest) = room.hollow.checked_sub(hollow) else {
+            let (holes, all) = (bytes(hollow), bytes(HOLES));
+            return Err(format!("{holes} of holes are not hashed, as they would be over {all}"));
+        };
+        self.left.set(Room { pages, hollow: rest, ..room });
+        progress::grow(&self.bar, hollow);
+        Ok(())
     }
 }
 
@@ -275,18 +298,18 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_again_and_again_is_not_read_again_and_again() {
-        let want = |hash| Want {
+        let want = Want {
             folios: true,
-            hash,
+            hash: true,
             bar: ProgressBar::hidden(),
-            left: Cell::new((10, 10)),
+            left: Cell::new(Room { folios: 10, pages: 10, hollow: 3 * HOLES / 2 }),
         };
         let page = PAGE_SIZE as u64;
-        let once = want(true);
-        assert!(once.list(8) && once.read(8 * page));
-        assert!(!once.list(3) && !once.read(2 * page + 1));
-        assert!(once.list(2) && once.read(2 * page) && once.list(0));
-        assert!(!once.list(1) && !once.read(1));
-        assert!(!want(false).read(page));
+        assert!(want.list(8) && want.read(8 * page, HOLES).is_ok());
+        assert!(!want.list(3) && want.read(2 * page + 1, 0).is_err());
+        // All holes together have a limit.
+        assert!(want.read(0, HOLES).unwrap_err().starts_with("64 GiB of holes"));
+        assert!(want.list(2) && want.read(2 * page, HOLES / 2).is_ok() && want.list(0));
+        assert!(!want.list(1) && want.read(1, 0).is_err() && want.read(0, 1).is_err());
     }
 }

@@ -58,20 +58,33 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
     for session in &luo.sessions {
         let files = plural(session.files.len() as u64, "file", "files");
         writeln!(out, "    session {NAME}{}{NAME:#}, {files}", shown(&session.name))?;
+        unlisted(out, "      ", session.unlisted.as_deref())?;
         for file in &session.files {
             write!(out, "      token {:<6} {:<10}", file.token, shown(&file.compatible))?;
             match &file.memfd {
                 Some(memfd) => write_memfd(out, memfd)?,
                 None => writeln!(out, " {FAINT}data {}{FAINT:#}", file.data)?,
             }
+            if let Some(why) = &file.broken {
+                writeln!(out, "        {BAD}not sound{BAD:#}: {}", shown(why))?;
+            }
         }
     }
+    unlisted(out, "    ", luo.unlisted.as_deref())?;
     for flb in &luo.flbs {
         let files = plural(flb.count, "file", "files");
         let (name, data) = (shown(&flb.name), flb.data);
         writeln!(out, "    shared  {NAME}{name}{NAME:#}, data {data}, {files}")?;
     }
     Ok(())
+}
+
+/// What is left out of a list.
+fn unlisted(out: &mut String, indent: &str, what: Option<&str>) -> Result {
+    match what {
+        Some(what) => writeln!(out, "{indent}{BAD}not listed{BAD:#}: {}", shown(what)),
+        None => Ok(()),
+    }
 }
 
 fn write_memfd(out: &mut String, memfd: &Memfd) -> Result {
@@ -94,6 +107,12 @@ fn write_memfd(out: &mut String, memfd: &Memfd) -> Result {
     writeln!(out)?;
     if let Some(hash) = &memfd.sha256 {
         writeln!(out, "        {FAINT}sha256 {hash}{FAINT:#}")?;
+    }
+    if let Some(why) = &memfd.unreadable {
+        writeln!(out, "        {BAD}not readable{BAD:#}: {}", shown(why))?;
+    }
+    if let Some(why) = &memfd.left_out {
+        writeln!(out, "        {BAD}left out{BAD:#}: {}", shown(why))?;
     }
     Ok(())
 }
