@@ -49,12 +49,12 @@ fn a_cycle_and_a_shared_node() {
     let (at, below) = entry(&core, MAP);
     core.put(below + 8 * 511, &MAP.to_le_bytes());
     let cycle = found(&core);
-    let loops = |reason: &String| reason.contains("shares 0x50e000 with a node");
+    let loops = |reason: &String| reason.contains("the node at 0x50e000 was led to before: a cycle,");
     assert!(cycle.iter().any(loops), "{cycle:?}");
     let mut core = Core::fixture();
     core.put(at + 8, &below.to_le_bytes());
     let shared = found(&core);
-    assert!(shared.iter().any(|reason| reason.contains("with a node")), "{shared:?}");
+    assert!(shared.iter().any(|reason| reason.contains("or a second parent")), "{shared:?}");
 }
 
 #[test]
@@ -324,4 +324,13 @@ fn content_that_cannot_be_read_is_said_so() {
     let json = heirloom(&["inspect", file.as_str(), "--json"]).json();
     let memfd = &json["subtrees"]["LUO"]["sessions"][0]["files"][0];
     assert!(memfd["unreadable"].is_string() && memfd["sha256"].is_null(), "{memfd}");
+}
+
+#[test]
+fn a_list_that_comes_back_to_itself_is_a_cycle() {
+    let mut core = Core::fixture();
+    let sessions = core.word(LUO + 16);
+    core.put(sessions, &sessions.to_le_bytes());
+    let cycle = "no end: it comes back to a block before";
+    assert_eq!(found(&core), [format!("record block at {sessions:#x}, byte 0: {cycle}")]);
 }

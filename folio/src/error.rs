@@ -195,7 +195,20 @@ impl fmt::Display for TreeFault {
 impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { node, level, index, reason } = self;
-        write!(f, "tree node {node}, level {level}, entry {index}: {reason}")
+        write!(f, "tree node {node}, level {level}, entry {index}: ")?;
+        match reason {
+            // An entry above the leaves leads to a node.
+            TreeFault::Node { node, .. } if *level > 0 => {
+                write!(f, "the node at {node} was led to before: a cycle, or a second parent")
+            }
+            TreeFault::Overlap { block } if *level > 0 => {
+                write!(f, "a node at {}, which has another use", block.addr())
+            }
+            TreeFault::Scratch { block } if *level > 0 => {
+                write!(f, "a node at {}, which lies in scratch", block.addr())
+            }
+            _ => reason.fmt(f),
+        }
     }
 }
 

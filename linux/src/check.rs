@@ -6,7 +6,9 @@
 
 use heirloom_folio::tracker::Ledger;
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
-use heirloom_restore::{AreaInfo, AreaPart, Fault, Pages, RootView, Subtree};
+use heirloom_restore::{
+    AreaInfo, AreaPart, Fault, Pages, RootView, Subtree, Table as RestoreTable,
+};
 
 use crate::error::{Error, Table};
 use crate::kexec_metadata::Metadata;
@@ -73,7 +75,8 @@ fn size(subtree: &Subtree) -> u64 {
 
 /// Checks every subtree of `root` that this crate knows, and all that it leads to: lists, files,
 /// memfds and their folios, areas, regions. Hands what is wrong to `found`: `Ok` goes on, without
-/// what is at fault.
+/// what is at fault. Sessions of one name and files of one token are not looked for: to find them
+/// takes memory that grows with the lists.
 ///
 /// `ledger` is the one of the [`survey`](heirloom_restore::survey) that is to come first: what the
 /// handover's own tables claimed there is nobody's here. A subtree whose own bytes are not in memory
@@ -173,6 +176,37 @@ where
         }
     }
 
+    /// The same for a list of records, where it matters whether a block that is not nobody's is
+    /// another's, or the list comes back to one of its own.
+    fn claim_list(
+        &mut self,
+        (table, at): (Table, PhysAddr),
+        each: impl Fn(&P, &mut dyn FnMut(Block) -> Result<(), Error>) -> Result<(), Error>,
+    ) -> Result<bool, E> {
+        let (mut own, mut last, mut shared) = (0_u64, at, None);
+        let ended = each(self.pages, &mut |block| {
+            if self.ledger.claim(block) {
+                (own, last) = (own + 1, block.addr());
+                return Ok(());
+            }
+            shared = Some(block);
+            Err(table.fail(at, 0, Fault::Shared { block }))
+        });
+        let (Some(shared), Err(error)) = (shared, ended) else { return Ok(true) };
+        // Gone through again only as far as it was its own.
+        let mut returns = false;
+        let _ = each(self.pages, &mut |block| {
+            returns |= own > 0 && block == shared;
+            own = own.saturating_sub(1);
+            if own == 0 { Err(error) } else { Ok(()) }
+        });
+        let expected = "end: it comes back to a block before";
+        let (table, fault) = (RestoreTable::Records, Fault::Malformed { expected });
+        let cycle = heirloom_restore::TableError { table, at: last, offset: 0, fault };
+        let cycle = Error::Restore(cycle.into());
+        (self.found)(if returns { cycle } else { error }).map(|()| false)
+    }
+
     /// Claims the preserved blocks that `bytes` bytes at `addr` lie in.
     fn claim_bytes(&mut self, table: Table, addr: PhysAddr, bytes: u64) -> Result<bool, E> {
         self.claim((table, addr), |pages, claim| {
@@ -211,7 +245,8 @@ where
         if !self.claim_bytes(Table::Luo, luo.at, Luo::SIZE)? {
             return Ok(());
         }
-        if self.claim((Table::Luo, luo.at), |pages, claim| luo.for_each_block(pages, claim))?
+        let from = (Table::Luo, luo.at);
+        if self.claim_list(from, |pages, claim| luo.for_each_block(pages, claim))?
             && let Some(sessions) = self.sound(luo.sessions(self.pages))?
         {
             for session in sessions {
@@ -232,7 +267,7 @@ where
 
     fn session(&mut self, session: &Session) -> Result<(), E> {
         let from = (Table::Session, session.at);
-        if self.claim(from, |pages, claim| session.for_each_block(pages, claim))?
+        if self.claim_list(from, |pages, claim| session.for_each_block(pages, claim))?
             && let Some(files) = self.sound(session.files(self.pages))?
         {
             for file in files {
@@ -249,6 +284,9 @@ where
         if !self.claim_bytes(Table::Memfd, memfd.at, Memfd::SIZE)? {
             return Ok(());
         }
+        for fault in memfd.faults() {
+            (self.found)(fault)?;
+        }
         if let Some(area) = memfd.area
             && !self.claim_area(Table::Memfd, memfd.at, area)?
         {
@@ -256,6 +294,9 @@ where
         }
         memfd.entries(self.pages, |at, folio| {
             if let Some(folio) = self.sound(folio)? {
+                for fault in folio.faults(at) {
+                    (self.found)(fault)?;
+                }
                 self.claim((Table::MemfdFolios, at), |_, claim| claim(folio.block))?;
             }
             Ok(())

@@ -41,6 +41,11 @@ const ENTRY: u64 = 16;
 const PFN_BITS: u32 = 52;
 const DIRTY: u64 = 1;
 const UP_TO_DATE: u64 = 2;
+const FLAGS: u16 = (DIRTY | UP_TO_DATE) as u16;
+/// `F_SEAL_SEAL` to `F_SEAL_EXEC`.
+const SEALS: u32 = 0x3f;
+/// The largest size and position that a file can have.
+const LARGEST: u64 = i64::MAX as u64;
 
 /// What was left of a memfd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +86,18 @@ impl MemfdFolio {
     /// Whether it has contents. One that has not reads as zeroes.
     pub const fn is_up_to_date(&self) -> bool {
         self.flags as u64 & UP_TO_DATE != 0
+    }
+
+    /// What is wrong with its entry, which is at `at`, though its content can be read.
+    pub(crate) fn faults(&self, at: PhysAddr) -> impl Iterator<Item = Error> {
+        let reserved = self.flags & !FLAGS;
+        let reserved = (reserved != 0).then_some((0, Fault::Reserved { found: self.flags.into() }));
+        // Linux keeps a folio in a file where it would lie in memory too: naturally aligned.
+        let aligned = self.index.is_multiple_of(self.block.order().frames());
+        let expected = "index that is a multiple of the folio's pages";
+        let astray = (!aligned).then_some((8, Fault::Malformed { expected }));
+        let faults = reserved.into_iter().chain(astray);
+        faults.map(move |(offset, fault)| Table::MemfdFolios.fail(at, offset, fault))
     }
 
     /// The page of the file after its last.
@@ -146,6 +163,18 @@ impl Memfd {
         }
         let (seals, flags) = (stored.seals.get(), stored.flags.get());
         Ok(Self { at, pos: stored.pos.get(), size, seals, flags, folios, area })
+    }
+
+    /// What is wrong with its values, though its content can be read.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = Error> {
+        let large =
+            |found| Some(Fault::TooMany { found, limit: LARGEST }).filter(|_| found > LARGEST);
+        let found = self.seals.into();
+        let seals = (self.seals & !SEALS != 0).then_some(Fault::Reserved { found });
+        let faults = [(0, large(self.pos)), (8, large(self.size)), (16, seals)];
+        let at = self.at;
+        let faults = faults.into_iter().filter_map(|(offset, fault)| Some((offset, fault?)));
+        faults.map(move |(offset, fault)| Table::Memfd.fail(at, offset, fault))
     }
 
     /// Pages of the file, the last one whole.

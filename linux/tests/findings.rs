@@ -194,7 +194,16 @@ fn a_root_page_that_cannot_be_read_ends_the_survey() {
 fn lists_that_come_back_or_lead_away() {
     let sessions = Dump::of_linux().get(LUO + 16);
     let found = only(|dump| dump.put(sessions, sessions));
-    assert_eq!(found, restore(RestoreTable::Records, sessions, 0, Fault::Duplicate));
+    let cycle = Fault::Malformed { expected: "end: it comes back to a block before" };
+    assert_eq!(found, restore(RestoreTable::Records, sessions, 0, cycle));
+    // One over two blocks; the second is what was the list of files.
+    let files = Dump::of_linux().get(sessions + 16 + 64);
+    let found = after(|dump| {
+        dump.put(sessions, files);
+        (0..512).for_each(|i| dump.put(files + 8 * i, 0));
+        dump.put(files, sessions);
+    });
+    assert_eq!(found, [restore(RestoreTable::Records, files, 0, cycle)]);
     let found = only(|dump| dump.put(sessions, 0x800_0000));
     let fault = Fault::NotPreserved { block: block(0x8000, 0) };
     assert_eq!(found, restore(RestoreTable::Records, sessions, 0, fault));
@@ -253,6 +262,37 @@ fn folios_that_are_not_in_the_order_of_the_file_or_not_in_the_file() {
     assert_eq!(found, table(Table::MemfdFolios, at + 16 * 15, 8, fault));
     let found = only(|dump| dump.put(MEMFD + 24, 17));
     assert_eq!(found, table(Table::Memfd, MEMFD, 24, Fault::TooMany { found: 17, limit: 16 }));
+}
+
+#[test]
+fn values_that_no_memfd_has() {
+    let large = |found| Fault::TooMany { found, limit: i64::MAX as u64 };
+    let found = only(|dump| dump.put(MEMFD, 1 << 63));
+    assert_eq!(found, table(Table::Memfd, MEMFD, 0, large(1 << 63)));
+    let found = only(|dump| dump.put(MEMFD + 8, u64::MAX));
+    assert_eq!(found, table(Table::Memfd, MEMFD, 8, large(u64::MAX)));
+    let found = only(|dump| dump.write(MEMFD + 16, &0x41_u32.to_ne_bytes()));
+    assert_eq!(found, table(Table::Memfd, MEMFD, 16, Fault::Reserved { found: 0x41 }));
+    assert_eq!(after(|dump| dump.write(MEMFD + 16, &0x3f_u32.to_ne_bytes())), []);
+    assert_eq!(after(|dump| dump.put(MEMFD, i64::MAX as u64)), []);
+    let at = folios(&Dump::of_linux());
+    let found = only(|dump| dump.put(at, (7 << 52) + FIRST_FOLIO));
+    assert_eq!(found, table(Table::MemfdFolios, at, 0, Fault::Reserved { found: 7 }));
+}
+
+#[test]
+fn a_folio_that_is_astray_in_its_file() {
+    // Three folios of one file become the kernel's own test's folio of 32 pages, where none is.
+    let at = folios(&Dump::of_linux());
+    let expected = "index that is a multiple of the folio's pages";
+    let found = after(|dump| {
+        dump.put(MEMFD + 8, 33 * 4096);
+        dump.put(MEMFD + 24, 1);
+        dump.put(at, (3 << 52) + 0x5a0);
+        dump.put(at + 8, 1);
+    });
+    let fault = Fault::Malformed { expected };
+    assert_eq!(found[0], table(Table::MemfdFolios, at, 8, fault));
 }
 
 #[test]

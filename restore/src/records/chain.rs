@@ -9,6 +9,9 @@ use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load};
 use crate::error::{Error, Fault, Table};
 use crate::pages::{Pages, table_at};
 
+/// Of a chain that has no end.
+const CYCLE: Fault = Fault::Malformed { expected: "end: it comes back to a block before" };
+
 /// A chain that was found sound: a predecessor's, or this kernel's own.
 #[derive(Debug)]
 pub struct Chain<'p, P, T> {
@@ -75,7 +78,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
                 return Ok(chain);
             }
             if next == tortoise {
-                return Err(Fault::Duplicate.in_table(table, addr, 0).into());
+                return Err(CYCLE.in_table(table, addr, 0).into());
             }
             if chain.blocks == power {
                 (tortoise, power) = (next, power * 2);
@@ -220,13 +223,13 @@ mod tests {
         left.table(page(1), &[0, found]);
         assert_eq!(fault(&left), (page(1), 8, Fault::TooMany { found, limit }));
         left.table(page(1), &[page(1).get(), 0]);
-        assert_eq!(fault(&left), (page(1), 0, Fault::Duplicate));
+        assert_eq!(fault(&left), (page(1), 0, CYCLE));
         // A loop that begins later.
         left.table(page(1), &[page(2).get()]);
         left.table(page(2), &[page(3).get()]);
         left.table(page(3), &[page(4).get()]);
         left.table(page(4), &[page(2).get()]);
-        assert_eq!(fault(&left).2, Fault::Duplicate);
+        assert_eq!(fault(&left).2, CYCLE);
         left.table(page(4), &[0]);
         assert_eq!(Chain::<_, Entry>::new(&left, page(1)).unwrap().blocks(), 4);
     }
