@@ -1,16 +1,19 @@
 //! A handover gone through once: what it preserves, and all that is wrong with it.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
 use heirloom_folio::tracker::{Adjacent, Counts, Frames, FramesOf, Ledger, Tree};
 use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_linux::{Known, Luo};
 use heirloom_restore::{
-    Chain, DeviceTree, Entry, Error, Header, Left, Pages, RootView, SUBTREE, ScratchList, SealInfo,
-    Sealed, Subtree, Table, Token,
+    Chain, DeviceTree, Entry, Error, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList,
+    SealInfo, Sealed, Subtree, Table, TableError, Token,
 };
 
 use crate::image::Image;
+use crate::sessions::{Listing, each_session};
 
 /// Something that is wrong, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +88,9 @@ pub(crate) struct Survey<'i> {
     pub(crate) header: Option<Header>,
     /// Tables whose bytes are as they were sealed.
     pub(crate) sealed: u64,
+    /// Folios that the tree names and that cannot be: not memory, in scratch, over what was found
+    /// before them. In none of the rows and counts.
+    pub(crate) faulty: Faulty,
     /// Folios that share a frame with what was found before them.
     pub(crate) overlaps: u64,
     pub(crate) findings: Vec<Finding>,
@@ -116,9 +122,11 @@ impl<'i> Survey<'i> {
             nodes: Vec::new(),
         };
         let (mut findings, mut overlaps) = (Findings::default(), 0);
+        let mut faulty = Faulty::default();
         let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
             overlaps += u64::from(is_overlap(&error));
-            findings.push(error);
+            faulty.add(&error);
+            findings.push(with_name(error, root.as_ref()));
             Ok::<_, Infallible>(())
         });
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
@@ -128,6 +136,7 @@ impl<'i> Survey<'i> {
                 Ok::<_, Infallible>(())
             });
             checked.unwrap_or_else(|never| match never {});
+            repeated(left, root, &mut findings);
         }
         let Recorder { mut rows, mut nodes, .. } = recorder;
         rows.sort_unstable_by_key(|row| row.first().pfn());
@@ -146,6 +155,7 @@ impl<'i> Survey<'i> {
             scratch: areas.map(|areas| areas.runs().collect()),
             header: surveyed.header,
             sealed: surveyed.sealed,
+            faulty,
             overlaps,
             findings: findings.into_list(),
         }
@@ -169,6 +179,81 @@ impl<'i> Survey<'i> {
         // `RootView::new` went through all of them.
         self.root.iter().flat_map(|root| root.subtrees().flatten())
     }
+}
+
+/// Folios at fault.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faulty {
+    /// How many.
+    pub(crate) folios: u64,
+    /// The first of those that are memory.
+    pub(crate) blocks: Vec<Block>,
+}
+
+impl Faulty {
+    /// Adds the folio that an error is about, if it is about one.
+    fn add(&mut self, error: &Error) {
+        let Error::Folio(FolioError::Tree(error)) = error else { return };
+        let block = match error.reason {
+            TreeFault::Overlap { block }
+            | TreeFault::Scratch { block }
+            | TreeFault::Node { block, .. } => Some(block),
+            TreeFault::OutsideMemory { .. } => None,
+            _ => return,
+        };
+        // Above the leaves it is about a node.
+        if error.level == 0 {
+            self.folios += 1;
+            self.blocks.extend(block.filter(|_| self.blocks.len() < LISTED));
+        }
+    }
+}
+
+/// The finding that `error` is, with the subtree's name if it is about the bytes of one.
+fn with_name(error: Error, root: Option<&RootView<'_>>) -> Finding {
+    let about = |subtree: &Subtree| {
+        let Error::Table(TableError { table: Table::Root, offset: 0, fault, .. }) = error else {
+            return false;
+        };
+        match fault {
+            Fault::OutsideMemory { addr } => addr == subtree.addr,
+            Fault::NotPreserved { block } => {
+                let run = Run::covering(subtree.addr, subtree.size.unwrap_or(1).max(1));
+                run.is_some_and(|run| run.contains(block.pfn()))
+            }
+            _ => false,
+        }
+    };
+    let mut finding = Finding::from(error);
+    let names = root.into_iter().flat_map(RootView::subtrees).flatten().filter(about);
+    let names: Vec<_> = names.map(|subtree| subtree.name.as_str().to_owned()).collect();
+    if !names.is_empty() {
+        finding.reason = format!("subtree {}: {}", names.join(", "), finding.reason);
+    }
+    finding
+}
+
+/// Sessions of one name, and files of one token in a session: Linux makes neither, and could not
+/// tell them apart.
+fn repeated(left: &Left<'_, Image>, root: &RootView<'_>, findings: &mut Findings) {
+    let luo = root.subtrees().flatten().find(|subtree| subtree.name.as_str() == Luo::NAME);
+    let known = luo.and_then(|luo| Known::read(left, &luo).ok().flatten());
+    let Some(Known::Luo(luo)) = known else { return };
+    let mut names = HashSet::new();
+    each_session(&luo, left, |session, listing| {
+        let (at, name) = (session.at, session.name);
+        if !names.insert(name.as_bytes().to_vec()) {
+            let reason = format!("session at {at}, byte 0: the name {name} stands twice");
+            findings.push(Finding { at: Some(at), reason });
+        }
+        let Listing::Files(files) = listing else { return };
+        let mut tokens = HashSet::new();
+        for file in files.flatten().filter(|file| !tokens.insert(file.token)) {
+            let (at, token) = (file.at, file.token);
+            let reason = format!("file at {at}, byte 56: token {token} stands twice in {name}");
+            findings.push(Finding { at: Some(at), reason });
+        }
+    });
 }
 
 /// Whether an error says that a folio shares a frame with another, or with a node.

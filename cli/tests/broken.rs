@@ -49,7 +49,8 @@ fn a_cycle_and_a_shared_node() {
     let (at, below) = entry(&core, MAP);
     core.put(below + 8 * 511, &MAP.to_le_bytes());
     let cycle = found(&core);
-    let loops = |reason: &String| reason.contains("the node at 0x50e000 was led to before: a cycle,");
+    let loops =
+        |reason: &String| reason.contains("the node at 0x50e000 was led to before: a cycle,");
     assert!(cycle.iter().any(loops), "{cycle:?}");
     let mut core = Core::fixture();
     core.put(at + 8, &below.to_le_bytes());
@@ -74,6 +75,12 @@ fn folios_that_overlap_are_counted() {
     let ran = heirloom(&["inspect", file.as_str(), "--json"]).json();
     assert_eq!(ran["overlaps"], 1);
     assert_eq!(ran["folios"], 93);
+    assert_eq!(ran["faulty"], serde_json::json!({ "folios": 1, "blocks": [["0x586000", 1]] }));
+    let map = Temporary::path();
+    let ran = heirloom(&["inspect", file.as_str(), "--map", map.as_str()]);
+    assert!(ran.out.contains("at fault   1 folio, in none of these numbers"), "{}", ran.out);
+    let svg = String::from_utf8(map.read()).unwrap();
+    assert!(svg.contains("at fault: 1 folio") && svg.matches("url(#fault)").count() == 2, "{svg}");
     let found = findings(&[file.as_str()]);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("0x586000") && found[0].contains("two uses"), "{found:?}");
@@ -324,6 +331,30 @@ fn content_that_cannot_be_read_is_said_so() {
     let json = heirloom(&["inspect", file.as_str(), "--json"]).json();
     let memfd = &json["subtrees"]["LUO"]["sessions"][0]["files"][0];
     assert!(memfd["unreadable"].is_string() && memfd["sha256"].is_null(), "{memfd}");
+}
+
+#[test]
+fn names_and_tokens_that_stand_twice() {
+    let mut core = Core::fixture();
+    let sessions = core.word(LUO + 16);
+    core.put(sessions + 16 + 80, b"session-0\0");
+    let files = core.word(sessions + 16 + 64);
+    core.put(files + 16 + 64 + 56, &0_u64.to_le_bytes());
+    let expected = [
+        format!("file at {:#x}, byte 56: token 0 stands twice in session-0", files + 16 + 64),
+        format!("session at {:#x}, byte 0: the name session-0 stands twice", sessions + 16 + 80),
+    ];
+    assert_eq!(found(&core), expected);
+}
+
+#[test]
+fn a_subtree_whose_bytes_are_not_there_is_named() {
+    let mut core = Core::fixture();
+    let page = core.offset(ROOT);
+    let at = core.0[page..page + 4096].windows(8).position(|word| word == LUO.to_le_bytes());
+    core.put(ROOT + at.unwrap() as u64, &0x7000_0000_u64.to_le_bytes());
+    let expected = "subtree LUO: root page at 0x50f000, byte 0: 0x70000000 is not in memory";
+    assert_eq!(found(&core)[0], expected);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use heirloom_folio::tracker::{Adjacent, Geometry};
-use heirloom_folio::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_linux::Known;
 use indicatif::ProgressBar;
 use serde::ser::{Serialize, Serializer};
@@ -151,9 +151,23 @@ pub(crate) struct Facts {
     #[serde(serialize_with = "by_name")]
     pub(crate) subtrees: Vec<Subtree>,
     pub(crate) preserved: Folios,
+    /// Folios that cannot be, in none of the numbers.
+    pub(crate) faulty: Faulty,
     pub(crate) findings: Vec<Fault>,
     /// All root pages in the image, if it was searched.
     pub(crate) roots: Vec<Hex>,
+}
+
+/// Folios that the tree names and that cannot be.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Faulty {
+    pub(crate) folios: u64,
+    /// The first of those that are memory.
+    pub(crate) blocks: Vec<(Hex, u8)>,
+}
+
+fn pair(block: Block) -> (Hex, u8) {
+    (block.addr().into(), block.order().get())
 }
 
 /// The file that was looked at.
@@ -260,6 +274,10 @@ impl Facts {
             frames: counts.frames(),
             bytes: counts.frames().saturating_mul(PAGE_SIZE as u64),
             overlaps: survey.overlaps,
+            faulty: Faulty {
+                folios: survey.faulty.folios,
+                blocks: survey.faulty.blocks.iter().map(|block| pair(*block)).collect(),
+            },
             orders: orders.filter(|(_, folios)| *folios > 0).collect(),
             layout: Layout::of(&survey.rows),
             scratch: survey.scratch.as_ref().map(|s| s.iter().map(|run| (*run).into()).collect()),

@@ -16,6 +16,8 @@ const ALIKE: u64 = 3;
 /// What a stretch of frames is used for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Use {
+    /// Folios that cannot be where they are.
+    Faulty,
     /// Folios of one order.
     Folios(Order),
     /// Nodes of the tree.

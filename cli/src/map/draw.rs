@@ -30,6 +30,7 @@ const FAINT: &str = "#6b7280";
 const PAPER: &str = "#ffffff";
 const MEMORY: &str = "#eceff3";
 const NODE: &str = "#f59e0b";
+const FAULT: &str = "#dc2626";
 /// Orders 0, 1, … ; the last for all above.
 const ORDERS: [&str; 11] = [
     "#7fd1c7", "#45b5c4", "#2c93c9", "#3a6fc4", "#5550b8", "#7440ad", "#93369f", "#b0308a",
@@ -75,7 +76,7 @@ pub(super) fn picture(scene: &Scene<'_>) -> String {
         .add(Style::new(
             "text { font-family: ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; }",
         ))
-        .add(hatch())
+        .add(hatches(scene.facts.faulty.folios > 0))
         .add(Rectangle::new().set("width", WIDTH).set("height", height).set("fill", PAPER))
         .add(heading(scene))
         .add(axis(scene))
@@ -153,7 +154,10 @@ fn row(scene: &Scene<'_>, first: u64, y: u64) -> Group {
     );
     let parts = within(scene.parts, first, end, |part| part.run);
     if cell == 1 {
-        for part in parts {
+        // What is at fault lies over the rest.
+        let (faulty, sound): (Vec<&Part>, Vec<&Part>) =
+            parts.partition(|part| part.what == Use::Faulty);
+        for part in sound.into_iter().chain(faulty) {
             let Some((from, to)) = here(part.run) else { continue };
             group = folios(group, part.what, (first + from, first + to), first, y);
         }
@@ -181,14 +185,18 @@ fn folios(mut group: Group, what: Use, (from, to): (u64, u64), first: u64, y: u6
     let step = match what {
         Use::Folios(order) => order.frames(),
         Use::Nodes => 1,
-        Use::Scratch => u64::MAX,
+        Use::Scratch | Use::Faulty => u64::MAX,
     };
     let mut at = from;
     while at < to {
         let next = (at / step).saturating_add(1).saturating_mul(step).min(to);
         let (left, right) = ((at - first) * CELL, (next - first) * CELL);
         let (left, right) = ((LEFT + left) as f64, (LEFT + right) as f64);
-        group = group.add(block(left + 0.7, right - 0.7, y, HEIGHT, &colour(what), 2.5));
+        let mut piece = block(left + 0.7, right - 0.7, y, HEIGHT, &colour(what), 2.5);
+        if what == Use::Faulty {
+            piece = piece.set("stroke", FAULT).set("stroke-width", 1.4);
+        }
+        group = group.add(piece);
         at = next;
     }
     group
@@ -303,6 +311,10 @@ fn legend(scene: &Scene<'_>, top: u64) -> (Group, u64) {
         }
         None => items.push((PAPER.to_owned(), "scratch: not known".to_owned())),
     }
+    if facts.faulty.folios > 0 {
+        let folios = plural(facts.faulty.folios, "folio", "folios");
+        items.push((colour(Use::Faulty), format!("at fault: {folios}")));
+    }
     items.push((MEMORY.to_owned(), "in the image, not preserved".to_owned()));
     items.push((PAPER.to_owned(), "not in the image".to_owned()));
     let mut group = Group::new();
@@ -327,7 +339,8 @@ fn legend(scene: &Scene<'_>, top: u64) -> (Group, u64) {
     (group, y + 22)
 }
 
-fn hatch() -> Definitions {
+/// The patterns; that of faults where there are any.
+fn hatches(faults: bool) -> Definitions {
     let lines = Pattern::new()
         .set("id", "scratch")
         .set("width", 6)
@@ -336,7 +349,19 @@ fn hatch() -> Definitions {
         .set("patternTransform", "rotate(45)")
         .add(Rectangle::new().set("width", 6).set("height", 6).set("fill", "#d8dde4"))
         .add(Rectangle::new().set("width", 2).set("height", 6).set("fill", "#9aa5b4"));
-    Definitions::new().add(lines)
+    let patterns = Definitions::new().add(lines);
+    if !faults {
+        return patterns;
+    }
+    // Whatever is below is seen between the lines.
+    let lines = Pattern::new()
+        .set("id", "fault")
+        .set("width", 5)
+        .set("height", 5)
+        .set("patternUnits", "userSpaceOnUse")
+        .set("patternTransform", "rotate(-45)")
+        .add(Rectangle::new().set("width", 2.5).set("height", 5).set("fill", FAULT));
+    patterns.add(lines)
 }
 
 fn block(from: f64, to: f64, y: u64, high: u64, fill: &str, corner: f64) -> Rectangle {
@@ -356,6 +381,7 @@ fn round(pixels: f64) -> f64 {
 
 fn colour(what: Use) -> String {
     match what {
+        Use::Faulty => "url(#fault)".to_owned(),
         Use::Folios(order) => {
             let index = order.index().min(ORDERS.len() - 1);
             ORDERS.get(index).copied().unwrap_or(INK).to_owned()
@@ -367,6 +393,7 @@ fn colour(what: Use) -> String {
 
 fn name(what: Use) -> String {
     match what {
+        Use::Faulty => "folios at fault".to_owned(),
         Use::Folios(order) => format!("folios of order {}", order.get()),
         Use::Nodes => "tree nodes".to_owned(),
         Use::Scratch => "scratch".to_owned(),

@@ -32,6 +32,9 @@ pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {
         let run = Run::between(*node, node.add(1));
         parts.extend(run.map(|run| Part { run, what: Use::Nodes }));
     }
+    for block in &survey.faulty.blocks {
+        parts.push(Part { run: block.run(), what: Use::Faulty });
+    }
     let scratch = survey.scratch.iter().flatten();
     parts.extend(scratch.map(|run| Part { run: *run, what: Use::Scratch }));
     parts.retain(|part| !part.run.is_empty());

@@ -112,6 +112,10 @@ fn memory(out: &mut String, facts: &Facts) -> std::fmt::Result {
         };
         line(out, "spans", &format!("{} with {gaps}", bytes(span)))?;
     }
+    if facts.faulty.folios > 0 {
+        let folios = plural(facts.faulty.folios, "folio", "folios");
+        line(out, "at fault", &format!("{BAD}{folios}{BAD:#}, in none of these numbers"))?;
+    }
     let page = facts.image.page_size as u64;
     let most = facts.orders.iter().map(|(order, folios)| folios << order).max().unwrap_or(0);
     if !facts.orders.is_empty() {
