@@ -1,18 +1,21 @@
 //! What two handovers preserve differently.
 
-use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
 
 use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{Block, Order, Pfn};
 use serde_json::Value;
 
-use crate::facts::{Facts, Folios, Hex};
+use crate::facts::{Facts, Folios, Hex, Linux, What};
 use crate::output::{BAD, FAINT, GOOD, NAME, STRONG};
 use crate::text::{bytes, plural, shown};
 
 /// Rows of folios that are listed on each side.
 const LISTED: usize = 20;
+
+/// Values of a file's folios that are listed.
+const MOVED: usize = 4;
 
 /// How two handovers differ.
 #[derive(Debug, serde::Serialize)]
@@ -23,6 +26,49 @@ pub(crate) struct Difference {
     pub(crate) added: Folios,
     /// What the root page, the subtrees and their tables say otherwise.
     pub(crate) changed: Vec<Change>,
+    /// What is wrong with one of the two.
+    pub(crate) findings: Findings,
+    /// Whether the contents of files were compared.
+    pub(crate) contents: bool,
+    /// Files whose contents could not be, though they were to be.
+    pub(crate) uncompared: Vec<String>,
+    /// Files of which either has some.
+    #[serde(skip)]
+    has_files: bool,
+}
+
+/// What a check finds in two handovers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub(crate) struct Findings {
+    /// In the first alone.
+    pub(crate) removed: Vec<String>,
+    /// In the second alone.
+    pub(crate) added: Vec<String>,
+    /// In both: how many.
+    pub(crate) both: u64,
+}
+
+impl Findings {
+    fn of(a: &Facts, b: &Facts) -> Self {
+        let mut found = Self::default();
+        let mut left: BTreeMap<&str, u64> = BTreeMap::new();
+        for fault in &b.findings {
+            *left.entry(&fault.reason).or_default() += 1;
+        }
+        for fault in &a.findings {
+            match left.get_mut(&*fault.reason).filter(|n| **n > 0) {
+                Some(n) => (*n, found.both) = (*n - 1, found.both + 1),
+                None => found.removed.push(fault.reason.clone()),
+            }
+        }
+        for fault in &b.findings {
+            if let Some(n) = left.get_mut(&*fault.reason).filter(|n| **n > 0) {
+                *n -= 1;
+                found.added.push(fault.reason.clone());
+            }
+        }
+        found
+    }
 }
 
 /// A value that differs.
@@ -37,11 +83,11 @@ pub(crate) struct Change {
 }
 
 impl Difference {
-    /// How `b` differs from `a`.
+    /// How `b` differs from `a`; `contents`: files were hashed.
     ///
     /// # Errors
     /// None that facts have: every one is JSON.
-    pub(crate) fn of(a: &Facts, b: &Facts) -> anyhow::Result<Self> {
+    pub(crate) fn of(a: &Facts, b: &Facts, contents: bool) -> anyhow::Result<Self> {
         let (removed, added) = folios(&a.preserved, &b.preserved);
         let mut changed = Vec::new();
         let (from, to) = (Value::from(&*a.compatible), Value::from(&*b.compatible));
@@ -55,12 +101,26 @@ impl Difference {
             let (a, b) = (subtree(a, name)?, subtree(b, name)?);
             compare(name, a.as_ref(), b.as_ref(), &mut changed);
         }
-        Ok(Self { removed, added, changed })
+        let files: BTreeMap<String, bool> =
+            files(a).chain(files(b)).fold(BTreeMap::new(), |mut all, (name, hashed)| {
+                *all.entry(name).or_insert(true) &= hashed;
+                all
+            });
+        let has_files = !files.is_empty();
+        let uncompared = files.into_iter().filter(|(_, hashed)| contents && !hashed);
+        let uncompared = uncompared.map(|(name, _)| name).collect();
+        let findings = Findings::of(a, b);
+        Ok(Self { removed, added, changed, findings, contents, uncompared, has_files })
     }
 
     /// Whether nothing differs.
     pub(crate) fn is_empty(&self) -> bool {
-        self.removed.0.is_empty() && self.added.0.is_empty() && self.changed.is_empty()
+        let Findings { removed, added, .. } = &self.findings;
+        self.removed.0.is_empty()
+            && self.added.0.is_empty()
+            && self.changed.is_empty()
+            && removed.is_empty()
+            && added.is_empty()
     }
 
     /// For a person, with styles.
@@ -71,9 +131,12 @@ impl Difference {
         out
     }
 
-    fn write(&self, out: &mut String, page_size: u64) -> std::fmt::Result {
+    fn write(&self, out: &mut String, page_size: u64) -> fmt::Result {
+        let unseen = self.unseen();
         if self.is_empty() {
-            return writeln!(out, "{GOOD}no difference{GOOD:#}");
+            let same = format!("{GOOD}no difference{GOOD:#}");
+            let said: Vec<_> = core::iter::once(same).chain(unseen).collect();
+            return writeln!(out, "{}", said.join("; "));
         }
         for (mark, style, rows) in [('-', BAD, &self.removed), ('+', GOOD, &self.added)] {
             let Folios(rows) = rows;
@@ -101,23 +164,82 @@ impl Difference {
                 )?;
             }
         }
-        for Change { what, from, to } in &self.changed {
-            let what = shown(what);
-            match (from, to) {
-                (None, Some(to)) => {
-                    writeln!(out, "{GOOD}+{GOOD:#} {NAME}{what}{NAME:#} {}", short(to))?;
-                }
-                (Some(from), None) => {
-                    writeln!(out, "{BAD}-{BAD:#} {NAME}{what}{NAME:#} {}", short(from))?;
-                }
-                _ => {
-                    let side =
-                        |value: &Option<Value>| value.as_ref().map(short).unwrap_or_default();
-                    writeln!(out, "~ {NAME}{what}{NAME:#} {} -> {}", side(from), side(to))?;
-                }
+        let list = |change: &Change| change.what.rsplit_once(".folios[").map(|(of, _)| of.len());
+        let alike = |a: &Change, b: &Change| {
+            list(a).is_some_and(|n| list(b) == Some(n) && a.what.get(..n) == b.what.get(..n))
+        };
+        for changes in self.changed.chunk_by(alike) {
+            let listed = if changes.len() > 1 { MOVED } else { 1 };
+            for change in changes.iter().take(listed) {
+                write_change(out, change)?;
+            }
+            if let more @ 1.. = changes.len().saturating_sub(listed) {
+                let more = plural(more as u64, "value", "values");
+                writeln!(out, "    {FAINT}and {more} more of its folios{FAINT:#}")?;
             }
         }
+        let Findings { removed, added, .. } = &self.findings;
+        for (mark, style, reasons) in [('-', BAD, removed), ('+', GOOD, added)] {
+            for reason in reasons.iter().take(LISTED) {
+                writeln!(out, "{style}{mark}{style:#} finding: {}", shown(reason))?;
+            }
+            if let more @ 1.. = reasons.len().saturating_sub(LISTED) {
+                let more = plural(more as u64, "finding", "findings");
+                writeln!(out, "    {FAINT}and {more} more{FAINT:#}")?;
+            }
+        }
+        for what in unseen {
+            writeln!(out, "{FAINT}{what}{FAINT:#}")?;
+        }
         Ok(())
+    }
+
+    /// What is no difference, and what could be one.
+    fn unseen(&self) -> Vec<String> {
+        let mut unseen = Vec::new();
+        if self.findings.both > 0 {
+            let findings = plural(self.findings.both, "finding", "findings");
+            unseen.push(format!("{findings} in both (see heirloom check)"));
+        }
+        if self.has_files && !self.contents {
+            unseen.push("contents of files not compared (use --contents)".to_owned());
+        }
+        if let [first, rest @ ..] = &self.uncompared[..] {
+            let more = match rest.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let first = shown(first);
+            unseen.push(format!("contents not compared, as they cannot be had: {first}{more}"));
+        }
+        unseen
+    }
+}
+
+/// Every memfd by its path, and whether its content is known by its hash.
+fn files(facts: &Facts) -> impl Iterator<Item = (String, bool)> {
+    let luo = facts.subtrees.iter().filter_map(|subtree| match &subtree.what {
+        What::Linux(Linux::Luo(luo)) => Some((&subtree.name, luo)),
+        _ => None,
+    });
+    let sessions = luo.flat_map(|(name, luo)| luo.sessions.iter().map(move |of| (name, of)));
+    sessions.flat_map(|(name, session)| {
+        session.files.iter().filter_map(move |file| {
+            let hashed = file.memfd.as_ref()?.sha256.is_some();
+            Some((format!("{name}.sessions[{}].files[{}]", session.name, file.token), hashed))
+        })
+    })
+}
+
+fn write_change(out: &mut String, Change { what, from, to }: &Change) -> fmt::Result {
+    let what = shown(what);
+    match (from, to) {
+        (None, Some(to)) => writeln!(out, "{GOOD}+{GOOD:#} {NAME}{what}{NAME:#} {}", short(to)),
+        (Some(from), None) => writeln!(out, "{BAD}-{BAD:#} {NAME}{what}{NAME:#} {}", short(from)),
+        _ => {
+            let side = |value: &Option<Value>| value.as_ref().map(short).unwrap_or_default();
+            writeln!(out, "~ {NAME}{what}{NAME:#} {} -> {}", side(from), side(to))
+        }
     }
 }
 
@@ -185,14 +307,13 @@ fn compare(what: &str, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<Chang
                 compare(&format!("{what}.{name}"), a.get(name), b.get(name), out);
             }
         }
-        (Some(Value::Array(x)), Some(Value::Array(y))) if keyed(x) && keyed(y) => {
-            let find = |items: &[Value], key: &str| {
-                items.iter().find(|item| key_of(item).as_deref() == Some(key)).cloned()
-            };
-            let keys: BTreeSet<_> = x.iter().chain(y).filter_map(key_of).collect();
+        (Some(Value::Array(x)), Some(Value::Array(y)))
+            if let (Some(x), Some(y)) = (keyed(x), keyed(y)) =>
+        {
+            let keys: BTreeSet<_> = x.keys().chain(y.keys()).collect();
             for key in keys {
-                let (a, b) = (find(x, &key), find(y, &key));
-                compare(&format!("{what}[{key}]"), a.as_ref(), b.as_ref(), out);
+                let (a, b) = (x.get(key).copied(), y.get(key).copied());
+                compare(&format!("{what}[{key}]"), a, b, out);
             }
         }
         (None, None) => {}
@@ -202,16 +323,35 @@ fn compare(what: &str, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<Chang
     }
 }
 
-/// Whether each item has a key of its own.
-fn keyed(items: &[Value]) -> bool {
-    let keys: BTreeSet<_> = items.iter().filter_map(key_of).collect();
-    keys.len() == items.len()
+/// What an item of a list is known by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Key {
+    Number(u64),
+    Name(String),
 }
 
-/// What an item is known by.
-fn key_of(item: &Value) -> Option<String> {
-    let key = item.get("name").or_else(|| item.get("token"))?;
-    Some(key.as_str().map_or_else(|| key.to_string(), ToOwned::to_owned))
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Key {
+    /// A name, a token, or, of a file's folio, the page that it starts with.
+    fn of(item: &Value) -> Option<Self> {
+        let key = ["name", "token", "index"].iter().find_map(|field| item.get(field))?;
+        let name = || Some(Self::Name(key.as_str()?.to_owned()));
+        key.as_u64().map(Self::Number).or_else(name)
+    }
+}
+
+/// The items by what they are known by, if each has a key of its own.
+fn keyed(items: &[Value]) -> Option<BTreeMap<Key, &Value>> {
+    let keyed = items.iter().map(|item| Some((Key::of(item)?, item)));
+    keyed.collect::<Option<BTreeMap<_, _>>>().filter(|keyed| keyed.len() == items.len())
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ fn run_diff(diff: &Diff) -> Result<bool> {
         Facts::of(&survey, &roots, &place.image, &want)
     });
     let (a, b) = (a?, b?);
-    let difference = Difference::of(&a, &b)?;
+    let difference = Difference::of(&a, &b, diff.contents)?;
     if diff.json {
         output::json(&difference)?;
     } else {

@@ -126,13 +126,16 @@ impl<'i> Survey<'i> {
         let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
             overlaps += u64::from(is_overlap(&error));
             faulty.add(&error);
-            findings.push(with_name(error, root.as_ref()));
+            findings.push(with_name(error.into(), &error, root.as_ref()));
             Ok::<_, Infallible>(())
         });
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
         if let (Some(left), Some(root)) = (&left, &root) {
             let checked = heirloom_linux::check(left, root, &mut recorder, |error| {
-                findings.push(error);
+                findings.push(match &error {
+                    heirloom_linux::Error::Restore(of) => with_name(error.into(), of, Some(root)),
+                    _ => error.into(),
+                });
                 Ok::<_, Infallible>(())
             });
             checked.unwrap_or_else(|never| match never {});
@@ -209,22 +212,18 @@ impl Faulty {
     }
 }
 
-/// The finding that `error` is, with the subtree's name if it is about the bytes of one.
-fn with_name(error: Error, root: Option<&RootView<'_>>) -> Finding {
-    let about = |subtree: &Subtree| {
-        let Error::Table(TableError { table: Table::Root, offset: 0, fault, .. }) = error else {
-            return false;
-        };
-        match fault {
-            Fault::OutsideMemory { addr } => addr == subtree.addr,
-            Fault::NotPreserved { block } => {
-                let run = Run::covering(subtree.addr, subtree.size.unwrap_or(1).max(1));
-                run.is_some_and(|run| run.contains(block.pfn()))
-            }
-            _ => false,
+/// The finding of `error`, with the subtree's name if it is about the bytes of one.
+fn with_name(mut finding: Finding, error: &Error, root: Option<&RootView<'_>>) -> Finding {
+    let Error::Table(TableError { table, at, offset, fault }) = *error else { return finding };
+    let about = |subtree: &Subtree| match (table, fault) {
+        (Table::Blob, _) => at == subtree.addr,
+        (Table::Root, Fault::OutsideMemory { addr }) => offset == 0 && addr == subtree.addr,
+        (Table::Root, Fault::NotPreserved { block }) => {
+            let run = Run::covering(subtree.addr, subtree.size.unwrap_or(1).max(1));
+            offset == 0 && run.is_some_and(|run| run.contains(block.pfn()))
         }
+        _ => false,
     };
-    let mut finding = Finding::from(error);
     let names = root.into_iter().flat_map(RootView::subtrees).flatten().filter(about);
     let names: Vec<_> = names.map(|subtree| subtree.name.as_str().to_owned()).collect();
     if !names.is_empty() {

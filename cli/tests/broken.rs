@@ -355,6 +355,10 @@ fn a_subtree_whose_bytes_are_not_there_is_named() {
     core.put(ROOT + at.unwrap() as u64, &0x7000_0000_u64.to_le_bytes());
     let expected = "subtree LUO: root page at 0x50f000, byte 0: 0x70000000 is not in memory";
     assert_eq!(found(&core)[0], expected);
+    let mut core = Core::fixture();
+    core.put(0x58_c000, &[0; 4]);
+    let expected = "subtree kho_test: subtree's device tree at 0x58c000, byte 0: 0x0 is not what";
+    assert!(found(&core)[0].starts_with(expected), "{:?}", found(&core));
 }
 
 #[test]
@@ -364,4 +368,46 @@ fn a_list_that_comes_back_to_itself_is_a_cycle() {
     core.put(sessions, &sessions.to_le_bytes());
     let cycle = "no end: it comes back to a block before";
     assert_eq!(found(&core), [format!("record block at {sessions:#x}, byte 0: {cycle}")]);
+}
+
+#[test]
+fn what_is_wrong_with_one_of_two_is_a_difference() {
+    let mut core = Core::fixture();
+    core.put(MEMFD + 16, &0x41_u32.to_le_bytes());
+    core.put(MAP + 8 * 500, &1_u64.to_le_bytes());
+    let (file, same) = (core.file(), core.file());
+    let ran = heirloom(&["diff", FIXTURE, file.as_str(), "--contents"]);
+    let expected = "\
+        ~ LUO.sessions[session-0].files[0].seals 1 -> 65\n\
+        + finding: tree node 0x50e000, level 5, entry 500: the path names no key\n\
+        + finding: memfd at 0x7b5000, byte 16: 0x41 has reserved bits set\n";
+    assert_eq!((ran.code, ran.out.as_str()), (1, expected));
+    let ran = heirloom(&["diff", file.as_str(), same.as_str(), "--contents"]);
+    let expected = "no difference; 2 findings in both (see heirloom check)\n";
+    assert_eq!((ran.code, ran.out.as_str()), (0, expected));
+}
+
+#[test]
+fn folios_that_moved_are_told_by_their_place_in_the_file() {
+    let mut core = Core::fixture();
+    let list = core.word(core.word(MEMFD + 32) + 8);
+    let (third, final_one) = (core.word(list + 16 * 2), core.word(list + 16 * 15));
+    core.put(list + 16 * 2, &final_one.to_le_bytes());
+    core.put(list + 16 * 15, &third.to_le_bytes());
+    let file = core.file();
+    let ran = heirloom(&["diff", FIXTURE, file.as_str()]);
+    let pfn = |entry: u64| entry & ((1 << 52) - 1);
+    let moved = |index: u32, from, to| {
+        let what = format!("LUO.sessions[session-0].files[0].folios[{index}].pfn");
+        format!("~ {what} {} -> {}\n", pfn(from), pfn(to))
+    };
+    let expected = moved(2, third, final_one) + &moved(15, final_one, third);
+    assert!(ran.out.starts_with(&expected), "{}", ran.out);
+    // What cannot be read cannot be compared.
+    core.put(list, &(0x600 | 3_u64 << 52).to_le_bytes());
+    let file = core.file();
+    let ran = heirloom(&["diff", FIXTURE, file.as_str(), "--contents"]);
+    assert_eq!(ran.out.matches(".folios[").count(), 4, "{}", ran.out);
+    let unseen = "as they cannot be had: LUO.sessions[session-0].files[0]\n";
+    assert!(ran.out.ends_with(unseen), "{}", ran.out);
 }

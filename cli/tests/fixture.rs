@@ -167,8 +167,15 @@ fn a_handover_differs_from_another_in_what_changed() {
     let file = core.file();
     let ran = heirloom(&["diff", FIXTURE, file.as_str()]);
     let size = "~ LUO.sessions[session-0].files[1].size 65536 -> 65000\n";
-    assert_eq!((ran.code, ran.out.as_str()), (1, size));
+    let unseen = "contents of files not compared (use --contents)\n";
+    assert_eq!((ran.code, ran.out), (1, format!("{size}{unseen}")));
+    let same = heirloom(&["diff", FIXTURE, FIXTURE]);
+    assert_eq!((same.code, same.out), (0, format!("no difference; {unseen}")));
     let ran = heirloom(&["diff", FIXTURE, file.as_str(), "--contents", "--json"]);
+    assert_eq!(
+        (&ran.json()["contents"], ran.json()["uncompared"].to_string()),
+        (&true.into(), "[]".into())
+    );
     let changed = ran.json()["changed"].clone();
     let names: Vec<_> = changed.as_array().unwrap().iter().map(|c| c["what"].clone()).collect();
     let path = |i: usize, field: &str| format!("LUO.sessions[session-0].files[{i}].{field}");
