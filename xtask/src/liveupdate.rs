@@ -5,6 +5,8 @@
 //! examples/liveupdate, static ─> init ─────┼─> initramfs ─> QEMU: first kernel ══ kexec ══> second
 //! the project's own files ─> /files ───────┘                           │
 //!                              heirloom inspect, check <── memory image ┘ at the second's first step
+//!                                         │ extract
+//!                              heirloom inspect, check: the arena in it, by its own tables
 //! ```
 //!
 //! The machine is emulated (`-accel tcg`), so it runs anywhere. It is stopped where the second
@@ -23,6 +25,7 @@ mod program;
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -66,10 +69,28 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Err(error) = live_update(arguments) else { return ExitCode::SUCCESS };
     if let Some(why) = error.downcast_ref::<Unavailable>() {
         println!("\n**** SKIPPED: cargo xtask liveupdate: {why} ****\n");
+        if let Err(error) = skipped(why) {
+            eprintln!("liveupdate: the reason is not kept: {error:#}");
+        }
         return ExitCode::SUCCESS;
     }
     eprintln!("liveupdate: {error:#}");
     ExitCode::FAILURE
+}
+
+/// The file that says why the last run was skipped, if it was: for whoever lists at its end what
+/// was not done.
+const SKIPPED: &str = "skipped";
+
+fn skipped(why: &Unavailable) -> Result<()> {
+    let place = target(project()?).join("liveupdate");
+    fs::create_dir_all(&place)?;
+    Ok(fs::write(place.join(SKIPPED), format!("{why}\n"))?)
+}
+
+/// The project's directory.
+fn project() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project")
 }
 
 /// The session and the token under which the example hands its arena over.
@@ -80,10 +101,12 @@ const TOKEN: u64 = 1;
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 kho=on liveupdate=on";
 
 fn live_update(arguments: &Arguments) -> Result<()> {
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project")?;
+    let root = project()?;
     let place = target(root).join("liveupdate");
     fs::create_dir_all(&place)?;
+    if let Err(error) = fs::remove_file(place.join(SKIPPED)) {
+        ensure!(error.kind() == ErrorKind::NotFound, "{SKIPPED}: {error}");
+    }
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         return unavailable("the kernel is built and emulated on x86-64 Linux alone");
     }
@@ -178,12 +201,13 @@ fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(Told, 
 
 /// What the command `heirloom` says of the image.
 fn look(root: &Path, dump: &Path, told: Told) -> Result<()> {
-    let heirloom = |name| {
+    let command = |name, image| {
         let mut command = Command::new(env!("CARGO"));
         command.current_dir(root).args(["run", "--quiet", "--release", "-p", "heirloom-cli", "--"]);
-        command.arg(name).arg(dump);
+        command.arg(name).arg(image);
         command
     };
+    let heirloom = |name| command(name, dump);
     let place = [
         format!("--root={:#x}", told.root),
         format!("--scratch={:#x}+{:#x}", told.scratch, told.scratch_bytes),
@@ -200,7 +224,29 @@ fn look(root: &Path, dump: &Path, told: Told) -> Result<()> {
 
     let done = heirloom("check").args(&place).status()?;
     ensure!(done.success(), "heirloom check ended with {done}");
+
+    // What to Linux is a file is a handover in itself: that of the arena.
+    let arena = dump.with_file_name("arena");
+    let mut extract = heirloom("extract");
+    extract.args(&place).args([SESSION, &TOKEN.to_string(), "-o"]).arg(&arena);
+    let done = extract.status()?;
+    ensure!(done.success(), "heirloom extract ended with {done}");
+    let done = command("inspect", &arena).status()?;
+    ensure!(done.success(), "heirloom inspect of the arena ended with {done}");
+    let json = command("inspect", &arena).args(["--json", "--quick"]).output()?;
+    let seen = serde_json::from_slice(&json.stdout).context("heirloom inspect --json")?;
+    ensure!(is_sealed(&seen), "heirloom inspect of the arena shows no sealed tables");
+    let done = command("check", &arena).status()?;
+    ensure!(done.success(), "heirloom check of the arena ended with {done}");
     Ok(())
+}
+
+/// Whether `heirloom inspect` saw caches of heirloom's own, under a seal that is whole.
+fn is_sealed(seen: &Value) -> bool {
+    let own = |field: &str| seen.pointer(&format!("/subtrees/heirloom/{field}"));
+    let caches = own("caches").and_then(Value::as_array);
+    let (sealed, sound) = (own("seal/entries"), own("seal/sound"));
+    caches.is_some_and(|caches| !caches.is_empty()) && sealed.is_some() && sealed == sound
 }
 
 /// Whether the memfd of the example is in what `heirloom inspect` saw.
@@ -246,5 +292,20 @@ mod tests {
         assert!(!keeps_arena(&seen(SESSION, TOKEN + 1)));
         assert!(!keeps_arena(&seen("other", TOKEN)));
         assert!(!keeps_arena(&serde_json::json!({})));
+    }
+
+    #[test]
+    fn a_seal_is_whole_or_none() {
+        let seen = |caches, seal| {
+            let own = serde_json::json!({ "caches": caches, "seal": seal });
+            serde_json::json!({ "subtrees": { "heirloom": own } })
+        };
+        let (caches, none) = (serde_json::json!([{ "name": "files" }]), serde_json::json!([]));
+        let seal = |sound| serde_json::json!({ "entries": 9, "sound": sound });
+        assert!(is_sealed(&seen(caches.clone(), seal(9))));
+        assert!(!is_sealed(&seen(caches.clone(), seal(8))));
+        assert!(!is_sealed(&seen(caches, Value::Null)));
+        assert!(!is_sealed(&seen(none, seal(9))));
+        assert!(!is_sealed(&Value::Null));
     }
 }

@@ -8,19 +8,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::apt;
 
-/// What it needs to be built and to be run.
-const PACKAGES: [&str; 10] = [
-    "bc",
-    "bison",
-    "flex",
-    "gcc",
-    "libelf-dev",
-    "libssl-dev",
-    "make",
-    "perl",
-    "xz-utils",
-    "qemu-system-x86",
-];
+/// What it needs to be built.
+const TOOLS: [&str; 9] =
+    ["bc", "bison", "flex", "gcc", "libelf-dev", "libssl-dev", "make", "perl", "xz-utils"];
+/// What it needs to be run.
+const EMULATOR: [&str; 1] = ["qemu-system-x86"];
 
 /// What the kernel can do beyond the least.
 const FRAGMENT: &str = include_str!("../../linux-kho.config");
@@ -39,7 +31,8 @@ pub(super) struct Kernel {
 impl Kernel {
     /// The kernel that was built before, or else a new one: some minutes.
     pub(super) fn get(place: &Path) -> Result<Self> {
-        apt::install(&PACKAGES)?;
+        // Without it there is no use for a kernel.
+        apt::install(&EMULATOR)?;
         // Another fragment makes another kernel.
         let fragment = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(FRAGMENT.as_bytes()));
         let kept = match kept(place, &fragment)? {
@@ -66,6 +59,7 @@ fn kept(place: &Path, fragment: &str) -> Result<Option<PathBuf>> {
 }
 
 fn build(place: &Path, fragment: &str) -> Result<PathBuf> {
+    apt::install(&TOOLS)?;
     let source = apt::source()?;
     let version: String =
         source.version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '.' }).collect();
