@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::{Temporary, findings, heirloom};
+use common::{Core, Temporary, findings, heirloom};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::harness::Ram;
@@ -221,8 +221,8 @@ fn scratch_that_is_not_sealed_can_be_named() {
     assert!(found.iter().any(|reason| reason.contains("lies in scratch")), "{found:?}");
 }
 
-#[test]
-fn an_arena_says_itself_where_its_handover_starts() {
+/// The file of an arena that somebody left, and its root page.
+fn arena() -> (Vec<u8>, u64) {
     use std::io::Read;
     let start = heirloom::folio::PhysAddr::new(8 << 30);
     let spec = RangeSpec { start, bytes: 4 << 20, node: NodeId(0) };
@@ -235,17 +235,24 @@ fn an_arena_says_itself_where_its_handover_starts() {
     let kernel = unsafe { Heirloom::boot(arena, &map, &[scratch], "example 2.0") }.unwrap();
     let names = kernel.slabs().cache(CacheSpec::new("names", 64).preserving(true)).unwrap();
     names.alloc_zeroed().unwrap();
+    kernel.seal().unwrap();
     let entry = kernel.entry();
     kernel.memory().machine().leave(entry).unwrap();
     let mut copy = Vec::new();
     memory.read_to_end(&mut copy).unwrap();
+    (copy, entry.root.get())
+}
+
+#[test]
+fn an_arena_says_itself_where_its_handover_starts() {
+    let (mut copy, root) = arena();
     let file = Temporary::new(&copy);
 
     let ran = heirloom(&["inspect", file.as_str(), "--json"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let json = ran.json();
     assert_eq!(json["image"]["format"], "heirloom arena");
-    assert_eq!(json["fdt"], format!("{:#x}", entry.root.get()));
+    assert_eq!(json["fdt"], format!("{root:#x}"));
     assert_eq!(json["scratch"][0]["start"], "0x200000000");
     assert_eq!(json["subtrees"]["heirloom"]["caches"][0]["name"], "names");
     assert_eq!(heirloom(&["check", file.as_str()]).code, 0);
@@ -254,6 +261,71 @@ fn an_arena_says_itself_where_its_handover_starts() {
     let ran = heirloom(&["check", Temporary::new(&copy).as_str()]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("a broken arena: "), "{}", ran.err);
+}
+
+/// As a live update leaves one: to Linux a memfd, whose frames lie anywhere.
+#[test]
+fn an_arena_that_linux_kept_is_extracted_and_looked_at() {
+    const BASE: u64 = 0x50_0000;
+    const MEMFD: u64 = 0x7b_5000;
+    const ENTRIES: usize = PAGE_SIZE / 16;
+    let (arena, root) = arena();
+    let frames: Vec<_> = arena.chunks(PAGE_SIZE).collect();
+    let core = Core::fixture();
+    let first = BASE + 0x140_0000;
+    let lists = frames.len().div_ceil(ENTRIES);
+    let all = (frames.len() + lists) as u64;
+    let mut raw = core.raw(BASE, (first - BASE + all * PAGE) as usize);
+    let mut put = |addr: u64, bytes: &[u8]| {
+        let at = (addr - BASE) as usize;
+        raw[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    // The leaf of single frames, which has a bit for each of them.
+    let key = |frame: u64| 1 << 52 | frame;
+    let below = |node: u64, level: u64| {
+        core.word(node + (key(first / PAGE) >> ((level - 1) * 9 + 15) & 511) * 8)
+    };
+    let leaf = (1..6).rev().fold(0x50_e000, below);
+    for word in first / PAGE / 64..(first / PAGE + all).div_ceil(64) {
+        let bits = (word * 64..word * 64 + 64).filter(|frame| *frame >= first / PAGE);
+        let bits = bits.filter(|frame| *frame < first / PAGE + all);
+        let bits = bits.fold(0_u64, |word, frame| word | 1 << (frame % 64));
+        let at = leaf + (key(word * 64) & 0x7fff) / 8;
+        put(at, &(core.word(at) | bits).to_ne_bytes());
+    }
+    // The last frame of the file lies first; behind them all are the lists of them.
+    let place = |i: usize| first + (frames.len() - 1 - i) as u64 * PAGE;
+    let list = |i: usize| first + (frames.len() + i) as u64 * PAGE;
+    for (i, frame) in frames.iter().enumerate() {
+        put(place(i), frame);
+        let entry = [(place(i) / PAGE) | (3 << 52), i as u64].map(u64::to_ne_bytes).concat();
+        put(list(i / ENTRIES) + (i % ENTRIES * 16) as u64, &entry);
+    }
+    let chunk = core.word(MEMFD + 32);
+    (0..lists).for_each(|i| put(chunk + 8 * (i as u64 + 1), &list(i).to_ne_bytes()));
+    put(MEMFD + 8, &(arena.len() as u64).to_ne_bytes());
+    put(MEMFD + 24, &(frames.len() as u64).to_ne_bytes());
+    put(MEMFD + 40, &(lists as u32).to_ne_bytes());
+
+    let (image, to) = (Temporary::new(&raw), Temporary::path());
+    // Its root page is in the image too, with addresses that are its own.
+    let place = [image.as_str(), "--base", "0x500000", "--root", "0x50f000"];
+    let check = heirloom(&[&["check"], &place[..]].concat());
+    assert_eq!((check.code, check.err.as_str()), (0, ""), "{check:?}");
+    let rest = ["session-0", "0", "-o", to.as_str()];
+    let ran = heirloom(&[&["extract"], &place[..], &rest].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(to.read() == arena);
+    let json = heirloom(&["inspect", to.as_str(), "--json"]).json();
+    assert_eq!(json["fdt"], format!("{root:#x}"));
+    let own = &json["subtrees"]["heirloom"];
+    assert_eq!(
+        (&own["caches"][0]["name"], &own["caches"][0]["objects"]),
+        (&"names".into(), &1.into())
+    );
+    assert_eq!(own["seal"]["entries"], own["seal"]["sound"]);
+    let check = heirloom(&["check", to.as_str()]);
+    assert!(check.code == 0 && check.out.contains(" as sealed"), "{check:?}");
 }
 
 #[test]
