@@ -176,8 +176,8 @@ where
         }
     }
 
-    /// The same for a list of records, where it matters whether a block that is not nobody's is
-    /// another's, or the list comes back to one of its own.
+    /// The same for a list of records. Where a block is claimed already, it is another table's, or
+    /// the list comes back to one of its own: the finding says which.
     fn claim_list(
         &mut self,
         (table, at): (Table, PhysAddr),

@@ -282,7 +282,7 @@ fn values_that_no_memfd_has() {
 
 #[test]
 fn a_folio_that_is_astray_in_its_file() {
-    // Three folios of one file become the kernel's own test's folio of 32 pages, where none is.
+    // The file has one folio, of 32 pages, and it starts at page 1.
     let at = folios(&Dump::of_linux());
     let expected = "index that is a multiple of the folio's pages";
     let found = after(|dump| {
