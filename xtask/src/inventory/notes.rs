@@ -15,6 +15,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "inherit", "who takes a claim back owns the block"),
     (FOLIO, "machine", "what a machine promises: the direct map, staying on a CPU"),
     (FOLIO, "memory", "the slots of CPUs and the words of tables, through the direct map"),
+    (FOLIO, "many", "what one call claimed, given back by it"),
+    (FOLIO, "octets", "eight bytes loaded or stored by one instruction"),
     (FOLIO, "percpu", "a CPU's slot as a mutable reference while it is pinned"),
     (FOLIO, "prefetch", "a processor's hint"),
     (FOLIO, "ranges", "a range's metadata laid out over memory that the caller gave"),
