@@ -234,13 +234,12 @@ impl Held<'_> {
     /// A block of `order` once [`Held::pop`] had none: several at once from behind.
     pub(crate) fn refill(&mut self, order: Order, behind: &impl Behind) -> Option<Pfn> {
         if order == Order::ZERO {
-            let group = match behind.take_word(&mut self.cache.hints) {
-                Some(group) => group,
+            let group = if let Some(group) = behind.take_word(&mut self.cache.hints) {
+                group
+            } else {
                 // Whole words, several at once.
-                None => {
-                    let first = self.pop(WORD).or_else(|| self.refill(WORD, behind))?;
-                    Group::frames(first, !0)?
-                }
+                let first = self.pop(WORD).or_else(|| self.refill(WORD, behind))?;
+                Group::frames(first, !0)?
             };
             self.cache.word = group.first();
             self.levels.word.store(group.starts(), Relaxed);
