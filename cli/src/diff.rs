@@ -307,18 +307,17 @@ fn compare(what: &str, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<Chang
                 compare(&format!("{what}.{name}"), a.get(name), b.get(name), out);
             }
         }
-        (Some(Value::Array(x)), Some(Value::Array(y)))
-            if let (Some(x), Some(y)) = (keyed(x), keyed(y)) =>
-        {
+        (None, None) => {}
+        (from, to) => {
+            let (Some(x), Some(y)) = (from.and_then(keyed), to.and_then(keyed)) else {
+                out.push(Change { what: what.to_owned(), from: from.cloned(), to: to.cloned() });
+                return;
+            };
             let keys: BTreeSet<_> = x.keys().chain(y.keys()).collect();
             for key in keys {
                 let (a, b) = (x.get(key).copied(), y.get(key).copied());
                 compare(&format!("{what}[{key}]"), a, b, out);
             }
-        }
-        (None, None) => {}
-        (from, to) => {
-            out.push(Change { what: what.to_owned(), from: from.cloned(), to: to.cloned() });
         }
     }
 }
@@ -349,7 +348,8 @@ impl Key {
 }
 
 /// The items by what they are known by, if each has a key of its own.
-fn keyed(items: &[Value]) -> Option<BTreeMap<Key, &Value>> {
+fn keyed(list: &Value) -> Option<BTreeMap<Key, &Value>> {
+    let items = list.as_array()?;
     let keyed = items.iter().map(|item| Some((Key::of(item)?, item)));
     keyed.collect::<Option<BTreeMap<_, _>>>().filter(|keyed| keyed.len() == items.len())
 }
