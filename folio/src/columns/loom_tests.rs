@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::{Columns, Hints};
+use super::{Columns, Group, Hints};
 use crate::addr::{Block, Order, Pfn, Run};
 use crate::sync::AtomicU64;
 
