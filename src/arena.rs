@@ -368,6 +368,7 @@ unsafe impl Cpus for Arena {
 
 impl Machine for Arena {
     type Lock = Patient;
+    type Mutex = Patient;
 }
 
 /// A new memfd that closes on exec and can be sealed.

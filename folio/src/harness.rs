@@ -171,4 +171,5 @@ unsafe impl Cpus for Ram {
 
 impl Machine for Ram {
     type Lock = spin::Mutex<()>;
+    type Mutex = spin::Mutex<()>;
 }

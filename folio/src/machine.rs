@@ -86,9 +86,15 @@ pub unsafe trait Cpus {
 
 /// All that heirloom needs from a machine.
 pub trait Machine: DirectMap + Cpus + Sync {
-    /// The lock for what is rare: creating caches, taking a slab from a list, editing the root.
+    /// The lock for what is short and rare: exchanging magazines, taking a slab from a list. Where
+    /// interrupt handlers allocate or free, it keeps interrupts out while it is held.
     /// `spin::Mutex<()>` serves where nothing better exists.
     type Lock: lock_api::RawMutex;
+
+    /// The lock for passes over whole tables: adopting, finishing, publishing, sealing, adding
+    /// memory. Its holder and those that wait for it may sleep, so no call that takes it is one for
+    /// interrupt handlers. A kernel gives its mutex; `spin::Mutex<()>` serves here too.
+    type Mutex: lock_api::RawMutex;
 }
 
 // SAFETY: every method is the referent's, so its guarantees carry over.
@@ -127,6 +133,7 @@ unsafe impl<T: Cpus> Cpus for &T {
 
 impl<T: Machine> Machine for &T {
     type Lock = T::Lock;
+    type Mutex = T::Mutex;
 }
 
 /// A direct map with one offset: `length` bytes of physical memory from `start`, seen at `base`.
@@ -240,4 +247,5 @@ unsafe impl<D> Cpus for OneCpu<D> {
 
 impl<D: DirectMap + Sync> Machine for OneCpu<D> {
     type Lock = spin::Mutex<()>;
+    type Mutex = spin::Mutex<()>;
 }

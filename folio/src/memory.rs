@@ -57,15 +57,15 @@ pub struct Memory<M: Machine> {
     shared: NonNull<Shared>,
     pub(crate) own: Tracker,
     pub(crate) inherited: Tracker,
-    adding: Mutex<M::Lock, ()>,
+    adding: Mutex<M::Mutex, ()>,
 }
 
 // SAFETY: the pointers lead to per-CPU slots and a shared word in memory that is this value's alone
 // (promised to `new`); nothing is tied to a thread.
-unsafe impl<M: Machine + Send> Send for Memory<M> where M::Lock: Send {}
+unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
 // SAFETY: ranges and trackers are atomics; a CPU's slot is reached only under `Cpus::pinned` or
 // `idle`, which exclude each other for one CPU.
-unsafe impl<M: Machine> Sync for Memory<M> where M::Lock: Sync {}
+unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 /// What CPUs share, on a cache line of its own.
 type Shared = CachePadded<gate::Word>;

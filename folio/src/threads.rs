@@ -374,6 +374,7 @@ unsafe impl<D> Cpus for Host<D> {
 
 impl<D: DirectMap + Sync> Machine for Host<D> {
     type Lock = Patient;
+    type Mutex = Patient;
 }
 
 #[cfg(test)]

@@ -41,9 +41,9 @@ pub struct Handover<M: Machine> {
     pub(crate) header: PhysAddr,
     generation: u64,
     /// Held by whoever edits the root page or the seal.
-    pub(crate) edit: Mutex<M::Lock, Published>,
+    pub(crate) edit: Mutex<M::Mutex, Published>,
     /// Held by whoever reads or ends the inheritance as a whole.
-    pub(crate) past: Mutex<M::Lock, Option<Past>>,
+    pub(crate) past: Mutex<M::Mutex, Option<Past>>,
 }
 
 /// Which subtrees of the root page [`Handover::publish`] made: a bit for each, in their order there.

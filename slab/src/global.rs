@@ -113,7 +113,12 @@ pub struct Global<M: Machine + 'static> {
 }
 
 // SAFETY: the pointer is to a `Slabs` that is borrowed for good and used by reference.
-unsafe impl<M: Machine> Sync for Global<M> where M::Lock: Sync {}
+unsafe impl<M: Machine> Sync for Global<M>
+where
+    M::Lock: Sync,
+    M::Mutex: Sync,
+{
+}
 
 impl<M: Machine> Global<M> {
     /// An allocator without memory.

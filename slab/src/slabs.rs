@@ -52,7 +52,7 @@ pub struct Slabs<M: Machine> {
     pub(crate) born: Born<M>,
     creating: Mutex<M::Lock, ()>,
     /// The predecessor's roll, until the inheritance ends. Held locked by whoever reads it.
-    pub(crate) past: Mutex<M::Lock, Option<PhysAddr>>,
+    pub(crate) past: Mutex<M::Mutex, Option<PhysAddr>>,
 }
 
 impl<M: Machine> fmt::Debug for Slabs<M> {
@@ -63,9 +63,19 @@ impl<M: Machine> fmt::Debug for Slabs<M> {
 
 // SAFETY: the pointers lead to frames of the memory that the value owns; nothing is tied to a
 // thread.
-unsafe impl<M: Machine + Send> Send for Slabs<M> where M::Lock: Send {}
+unsafe impl<M: Machine + Send> Send for Slabs<M>
+where
+    M::Lock: Send,
+    M::Mutex: Send,
+{
+}
 // SAFETY: everything shared is atomics or under a lock; control blocks are `Sync`.
-unsafe impl<M: Machine> Sync for Slabs<M> where M::Lock: Sync {}
+unsafe impl<M: Machine> Sync for Slabs<M>
+where
+    M::Lock: Sync,
+    M::Mutex: Sync,
+{
+}
 
 /// Whose some memory is; see [`Slabs::owner_of`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

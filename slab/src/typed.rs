@@ -83,13 +83,33 @@ pub struct PreservedObject<'s, T: Persist, M: Machine> {
 }
 
 // SAFETY: the handle owns the object, a `T`, and reaches the cache through shared references.
-unsafe impl<T: Persist + Send, M: Machine> Send for Object<'_, T, M> where M::Lock: Sync {}
+unsafe impl<T: Persist + Send, M: Machine> Send for Object<'_, T, M>
+where
+    M::Lock: Sync,
+    M::Mutex: Sync,
+{
+}
 // SAFETY: as for `Send`; a shared handle gives shared access to the `T`.
-unsafe impl<T: Persist + Sync, M: Machine> Sync for Object<'_, T, M> where M::Lock: Sync {}
+unsafe impl<T: Persist + Sync, M: Machine> Sync for Object<'_, T, M>
+where
+    M::Lock: Sync,
+    M::Mutex: Sync,
+{
+}
 // SAFETY: as for `Object`.
-unsafe impl<T: Persist + Send, M: Machine> Send for PreservedObject<'_, T, M> where M::Lock: Sync {}
+unsafe impl<T: Persist + Send, M: Machine> Send for PreservedObject<'_, T, M>
+where
+    M::Lock: Sync,
+    M::Mutex: Sync,
+{
+}
 // SAFETY: as for `Object`.
-unsafe impl<T: Persist + Sync, M: Machine> Sync for PreservedObject<'_, T, M> where M::Lock: Sync {}
+unsafe impl<T: Persist + Sync, M: Machine> Sync for PreservedObject<'_, T, M>
+where
+    M::Lock: Sync,
+    M::Mutex: Sync,
+{
+}
 
 impl<M: Machine> Slabs<M> {
     /// The cache called `name` of values of type `T`.

@@ -119,6 +119,7 @@ unsafe impl Cpus for Board {
 
 impl Machine for Board {
     type Lock = spin::Mutex<()>;
+    type Mutex = spin::Mutex<()>;
 }
 
 /// A board with its memory map: what stays when a kernel goes.

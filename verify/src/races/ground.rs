@@ -249,6 +249,7 @@ unsafe impl Cpus for Ground {
 
 impl Machine for Ground {
     type Lock = Turn;
+    type Mutex = Turn;
 }
 
 /// A lock whose waiters let others run.

@@ -68,4 +68,5 @@ unsafe impl Cpus for CountedRam {
 
 impl Machine for CountedRam {
     type Lock = <Ram as Machine>::Lock;
+    type Mutex = <Ram as Machine>::Mutex;
 }
