@@ -6,16 +6,17 @@
 //! is another program's, its last line. A line of a step that begins with
 //! `SKIPPED:` says which part of it could not be done, and why.
 
+mod spent;
 mod steps;
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use steps::{STEPS, Step};
+use spent::{Spent, Start};
+use steps::Step;
 
 /// Attack the promises: hostile bytes, flipped bits, races, crashes, models.
 #[derive(clap::Args)]
@@ -51,7 +52,7 @@ enum Outcome {
 struct Ended {
     name: &'static str,
     outcome: Outcome,
-    took: Duration,
+    took: Spent,
     /// Its figures, or why it was skipped.
     figures: Vec<String>,
     /// What it could not do, as it said itself.
@@ -71,11 +72,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 fn verify(arguments: &Arguments) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in a workspace")?;
-    if let Some(name) = arguments.only.iter().find(|name| STEPS.iter().all(|s| s.name != **name)) {
+    if let Some(name) = arguments.only.iter().find(|name| steps::all().all(|s| s.name != **name)) {
         bail!("no step is named {name}; `--list` names them");
     }
     let mut ended = Vec::new();
-    for step in STEPS {
+    for step in steps::all() {
         let line = step.line(arguments.long).trim();
         if !arguments.only.is_empty() && arguments.only.iter().all(|name| name != step.name) {
             continue;
@@ -93,6 +94,9 @@ fn verify(arguments: &Arguments) -> Result<()> {
     }
     if !ended.is_empty() {
         println!("{}", summary(&ended));
+        let ran = ended.iter().filter(|end| end.outcome != Outcome::Skipped);
+        let took = ran.map(|end| (end.name, end.took));
+        println!("\n=== what each step took, the slowest first\n{}", spent::table(took));
     }
     let failed: Vec<&str> =
         ended.iter().filter(|end| end.outcome == Outcome::Failed).map(|end| end.name).collect();
@@ -108,7 +112,7 @@ fn skipped(step: &Step, why: &str) -> Ended {
     Ended {
         name: step.name,
         outcome: Outcome::Skipped,
-        took: Duration::ZERO,
+        took: Spent::default(),
         figures,
         left_out: vec![],
     }
@@ -116,7 +120,7 @@ fn skipped(step: &Step, why: &str) -> Ended {
 
 /// Runs a step, passing on what it prints.
 fn attack(root: &Path, step: &Step, line: &str) -> Result<Ended> {
-    let began = Instant::now();
+    let start = Start::now();
     let mut child = Command::new("bash")
         .args(["-euo", "pipefail", "-c", line])
         .current_dir(root)
@@ -133,8 +137,8 @@ fn attack(root: &Path, step: &Step, line: &str) -> Result<Ended> {
     }
     io::stdout().flush()?;
     let status = child.wait()?;
-    let took = began.elapsed();
-    println!("{}: {status}, {} s", step.name, took.as_secs());
+    let took = start.spent();
+    println!("{}: {status}, {} s", step.name, took.wall.as_secs());
     let outcome = if status.success() { Outcome::Passed } else { Outcome::Failed };
     Ok(Ended { name: step.name, outcome, took, figures: said.figures(), left_out: said.left_out })
 }
@@ -187,7 +191,7 @@ fn summary(ended: &[Ended]) -> String {
             Outcome::Failed => "FAILED",
             Outcome::Skipped => "SKIPPED",
         };
-        let start = format!("{name:width$}  {outcome:7}  {:5} s  ", took.as_secs());
+        let start = format!("{name:width$}  {outcome:7}  {:5} s  ", took.wall.as_secs());
         let next = format!("\n{:1$}", "", start.len());
         rows.push(start + &figures.join(&next));
         if outcome == "SKIPPED" {
@@ -204,6 +208,8 @@ fn summary(ended: &[Ended]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn heard(rows: &[&str]) -> Said {
@@ -233,7 +239,7 @@ mod tests {
         let end = |name, outcome, left_out| Ended {
             name,
             outcome,
-            took: Duration::from_secs(7),
+            took: Spent { wall: Duration::from_secs(7), cpu: None },
             figures: vec!["figures".into(), "more".into()],
             left_out,
         };

@@ -1,0 +1,102 @@
+//! Steps that look at the source and at what it builds: nothing is attacked yet.
+
+use super::Step;
+
+pub(super) const STEPS: &[Step] = &[
+    Step {
+        name: "unsafe",
+        shows: "each unsafe use has its proof, and docs/unsafe.md has each",
+        short: "cargo xtask inventory --check",
+        long: None,
+        needs: None,
+    },
+    Step {
+        name: "deny",
+        shows: "licences, sources and versions of all that is built with, and advisories on it",
+        short: r#"
+            check() { cargo deny --workspace --config deny.toml --manifest-path "$1/Cargo.toml" check "${@:2}"; }
+            # An exception is one workspace's; the others use less of what is allowed.
+            mine="-A license-exception-not-encountered"
+            check . $mine licenses bans sources
+            less="$mine -A license-not-encountered -A unmatched-skip -A unnecessary-skip"
+            others="examples/freestanding $(ls -d fuzz 2>/dev/null || true)"
+            for at in $others; do check $at $less licenses bans sources; done
+            if timeout 120 cargo deny fetch db; then
+                for at in . $others; do check $at advisories; done
+            else
+                echo "SKIPPED: advisories, as their database cannot be fetched"
+            fi
+            count=$(for at in . $others; do cat $at/Cargo.lock; done | awk '/^name/ { name = $3 } /^version = "/ { print name, $3 }' | sort -u | wc -l)
+            echo "deny: $count packages""#,
+        long: None,
+        needs: Some(("cargo deny --version", "no cargo-deny")),
+    },
+    Step {
+        name: "features",
+        shows: "every set of features of every library, without a warning",
+        // Without --no-dev-deps, which would write manifests and, if stopped, leave them so: with
+        // this resolver a library's features are not those of its tests.
+        short: r#"
+            sets() { cargo hack clippy --workspace --ignore-private --feature-powerset "$@"; }
+            sets -- -D warnings
+            echo "features: $(sets --print-command-list | wc -l) sets of features""#,
+        long: None,
+        needs: Some(("cargo hack --version", "no cargo-hack")),
+    },
+    Step {
+        name: "bare",
+        shows: "every set of features without std, where there is no operating system",
+        short: r#"
+            for target in x86_64-unknown-none aarch64-unknown-none; do
+                cargo hack check --workspace --ignore-private --exclude heirloom-cli --target $target \
+                    --feature-powerset --exclude-features default,std,liveupdate
+            done
+            echo "bare: x86_64-unknown-none, aarch64-unknown-none""#,
+        long: None,
+        needs: Some((
+            "cargo hack --version && rustup target list --installed | grep -q x86_64-unknown-none \
+                && rustup target list --installed | grep -q aarch64-unknown-none",
+            "no cargo-hack, or not the targets x86_64-unknown-none and aarch64-unknown-none",
+        )),
+    },
+    Step {
+        name: "msrv",
+        shows: "every set of features with the oldest compiler that is promised",
+        short: r#"
+            sets() { cargo hack check --workspace --ignore-private --rust-version --feature-powerset "$@"; }
+            sets --target-dir target/msrv
+            echo "msrv: $(sets --print-command-list | wc -l) sets of features""#,
+        long: None,
+        needs: Some((
+            r#"cargo hack --version && rustup run "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)" cargo --version"#,
+            "no cargo-hack, or not the toolchain that rust-version names",
+        )),
+    },
+    Step {
+        name: "api",
+        shows: "the public items are those under review in docs/api",
+        short: "cargo xtask api",
+        long: None,
+        needs: Some((
+            "cargo +nightly public-api --version",
+            "no cargo-public-api, or no nightly toolchain",
+        )),
+    },
+    Step {
+        name: "examples",
+        shows: "each example in the documentation runs, or compiles where it cannot run; none is ignored",
+        short: r#"
+            said=$(mktemp)
+            trap 'rm -f "$said"' EXIT
+            for library in heirloom-folio heirloom-slab heirloom-restore heirloom-linux heirloom; do
+                cargo test -p $library --doc --all-features | tee -a "$said"
+            done
+            all=$(grep -c '\.\.\. ok$' "$said")
+            compiled=$(grep -c -- '- compile \.\.\. ok$' "$said")
+            ignored=$(grep -c '\.\.\. ignored$' "$said" || true)
+            echo "examples: $((all - compiled)) run, $compiled compiled, $ignored ignored"
+            [ "$ignored" = 0 ]"#,
+        long: None,
+        needs: None,
+    },
+];

@@ -1,0 +1,76 @@
+//! Steps that run tests where the compiler or an interpreter watches each access.
+
+use super::Step;
+
+/// Tests under a sanitizer of the nightly compiler.
+macro_rules! sanitized {
+    ($name:literal, $sanitizer:literal, $build:literal, $($tests:literal),+) => {
+        concat!(
+            r#"
+            tests() {
+                RUSTFLAGS="-Zsanitizer="#, $sanitizer, r#"" cargo +nightly test "#, $build, r#" \
+                    --target x86_64-unknown-linux-gnu --target-dir target/"#, $sanitizer, r#" "$@"
+            }
+            export ASAN_OPTIONS=detect_leaks=0
+            said=$(mktemp)
+            trap 'rm -f "$said"' EXIT
+            "#,
+            $("tests ", $tests, " | tee -a \"$said\"\n",)+
+            r#"echo ""#, $name, r#": $(grep -c '\.\.\. ok$' "$said") tests, no report""#
+        )
+    };
+}
+
+pub(super) const STEPS: &[Step] = &[
+    Step {
+        name: "tsan",
+        shows: "no access of the tests with threads lacks an ordering",
+        short: sanitized!(
+            "tsan",
+            "thread",
+            "-Zbuild-std",
+            "-p heirloom-folio -p heirloom-slab --test concurrent --test threads",
+            "-p heirloom --test promises -- threads claims"
+        ),
+        long: None,
+        needs: Some((
+            r#"[ "$(uname -sm)" = "Linux x86_64" ] \
+                && test -e "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock""#,
+            "not Linux on x86-64, or no nightly toolchain with rust-src",
+        )),
+    },
+    Step {
+        name: "asan",
+        shows: "no test of the layers leaves its memory",
+        // Memory that tests leak on purpose is a kernel's.
+        short: sanitized!(
+            "asan",
+            "address",
+            "",
+            "-p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom-linux --lib --tests"
+        ),
+        long: None,
+        needs: Some((
+            r#"[ "$(uname -sm)" = "Linux x86_64" ] && cargo +nightly --version"#,
+            "not Linux on x86-64, or no nightly toolchain",
+        )),
+    },
+    Step {
+        name: "miri",
+        shows: "what an interpreter takes some seconds for keeps the rules of the language",
+        // Left out is what would take it minutes.
+        short: r#"
+            tests() { cargo +nightly miri test --target-dir target/miri -p "$@" | tee -a "$said"; }
+            export MIRIFLAGS="-Zmiri-strict-provenance"
+            said=$(mktemp)
+            trap 'rm -f "$said"' EXIT
+            tests heirloom-folio --lib -- kinds tracker::key
+            tests heirloom-folio --test concurrent -- of_two frames_allocated
+            tests heirloom-slab --test objects -- --skip empty_slabs --skip figures_add_up --skip little_memory
+            tests heirloom-slab --test generations -- free_places what_was_kept
+            tests heirloom-restore --lib -- name:: entry:: scratch::
+            echo "miri: $(grep -c '\.\.\. ok$' "$said") tests""#,
+        long: None,
+        needs: Some(("cargo +nightly miri --version", "no nightly toolchain with miri")),
+    },
+];

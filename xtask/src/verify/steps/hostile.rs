@@ -1,0 +1,40 @@
+//! Steps that tamper with a handover's bytes, and what these stand on.
+
+use super::Step;
+
+pub(super) const STEPS: &[Step] = &[
+    Step {
+        name: "worlds",
+        shows: "what the attacks stand on: handovers of every kind, and what must be true of any takeover",
+        short: "cargo test -p heirloom-verify --lib --bins --test contract --test crash",
+        long: None,
+        needs: None,
+    },
+    Step {
+        name: "corpus",
+        shows: "what fuzzing found worth keeping, and every crash it ever found, keeps the contract",
+        short: "cargo test -p heirloom-verify --features image --test corpus --test found --test bounded -- --nocapture",
+        long: None,
+        needs: None,
+    },
+    Step {
+        name: "bits",
+        shows: "every bit that a seal covers is named; no bit gives a frame two owners",
+        short: "HEIRLOOM_BITS=1 HEIRLOOM_UNSEALED=97 cargo test -p heirloom-verify --test bits -- --nocapture",
+        long: Some(
+            "HEIRLOOM_BITS=all HEIRLOOM_UNSEALED=29 \
+                cargo test --release -p heirloom-verify --test bits -- --nocapture",
+        ),
+        needs: None,
+    },
+    Step {
+        name: "fuzz",
+        shows: "handovers tampered with are refused by place and reason or taken over soundly, under AddressSanitizer",
+        short: "fuzz/run.sh 10",
+        long: Some("fuzz/run.sh 1200"),
+        needs: Some((
+            "cargo +nightly fuzz --version",
+            "no cargo-fuzz (`cargo install cargo-fuzz`), or no nightly toolchain",
+        )),
+    },
+];
