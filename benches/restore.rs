@@ -187,7 +187,8 @@ fn left<'r>(ram: &'r Machine, map: &Map) -> Left<'r> {
     let objects = (0..COUNT).map(object).collect();
     let buffer = |_| {
         let buffer = old.alloc(5 * PAGE_SIZE).expect("memory is free");
-        old.preserve(buffer).expect("memory for nodes")
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { old.preserve(buffer) }.expect("memory for nodes")
     };
     let large = (0..COUNT / 10).map(buffer).collect();
     let (slabs, entry) = (cache.stats().slabs, old.entry());

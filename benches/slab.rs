@@ -278,18 +278,23 @@ fn preserving(c: &mut Criterion) {
     let cache = slabs.cache(CacheSpec::new("single", 64)).expect("a new cache");
     let [object, other] = [(); 2].map(|()| cache.alloc().expect("memory is free"));
     let pair = || {
-        slabs.preserve(object).expect("a live object");
-        slabs.unpreserve(object).expect("a preserved object");
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { slabs.preserve(object) }.expect("a live object");
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { slabs.unpreserve(object) }.expect("a preserved object");
     };
     let mut row = row(c, "64 B, preserve and unpreserve");
     row.bench_function("heirloom", |b| b.iter(pair));
-    slabs.preserve(other).expect("a live object");
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { slabs.preserve(other) }.expect("a live object");
     row.bench_function("heirloom, beside a preserved one", |b| b.iter(pair));
     let large = slabs.alloc(bytes(16_384), Buffers::default()).expect("memory is free");
     row.bench_function("heirloom, 16 KiB", |b| {
         b.iter(|| {
-            slabs.preserve(large).expect("a live buffer");
-            slabs.unpreserve(large).expect("a preserved buffer");
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { slabs.preserve(large) }.expect("a live buffer");
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { slabs.unpreserve(large) }.expect("a preserved buffer");
         });
     });
 }

@@ -57,7 +57,9 @@
 //! // SAFETY: allocated just now.
 //! unsafe { buffer.copy_from_nonoverlapping(std::ptr::NonNull::from(b"hello\n").cast(), 6) };
 //! let sessions = old.slabs().typed::<Session>("session", true)?;
-//! let session = sessions.insert(Session { id: 7, buffer: old.preserve(buffer)?.into() })?;
+//! // SAFETY: ours, and nothing frees it.
+//! let handle = unsafe { old.preserve(buffer) }?;
+//! let session = sessions.insert(Session { id: 7, buffer: handle.into() })?;
 //! let (addr, tag) = session.name();
 //! session.leak();
 //! old.publish("sessions", addr.get().to_le_bytes().as_slice())?;

@@ -230,13 +230,15 @@ impl<'a> Keeper<'a> {
         let mut preserved = 0;
         let started = Instant::now();
         for item in &mut self.items {
-            heirloom.preserve(item.path)?;
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { heirloom.preserve(item.path) }?;
             preserved += 1;
             let handle = match &mut item.data {
                 Data::Empty => None,
                 Data::Small(buffer) | Data::Large(buffer) => {
                     preserved += 1;
-                    Some(heirloom.preserve(*buffer)?)
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    Some(unsafe { heirloom.preserve(*buffer) }?)
                 }
                 Data::Frames(blocks) => {
                     preserved += blocks.len() as u64;
@@ -351,7 +353,8 @@ impl<'a> Keeper<'a> {
     fn free(&self, item: Item, preserved: bool) -> Result<(), Failure> {
         let buffer = |buffer| -> Result<(), Failure> {
             if preserved {
-                self.heirloom.unpreserve(buffer)?;
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { self.heirloom.unpreserve(buffer) }?;
             }
             // SAFETY: the buffer is ours, and the item that led to it ends here.
             Ok(unsafe { self.heirloom.free(buffer) }?)

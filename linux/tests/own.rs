@@ -55,8 +55,10 @@ fn handover(sealed: bool) -> Own {
     let names = handover.slabs().cache(CacheSpec::new("names", 64).preserving(true)).unwrap();
     let objects: Vec<_> = (0..100).map(|_| names.alloc().unwrap()).collect();
     assert_eq!(objects.len(), 100);
-    handover.preserve(handover.alloc(1000).unwrap()).unwrap();
-    handover.preserve(handover.alloc(5 * PAGE_SIZE).unwrap()).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { handover.preserve(handover.alloc(1000).unwrap()) }.unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { handover.preserve(handover.alloc(5 * PAGE_SIZE).unwrap()) }.unwrap();
     handover.publish("root", b"where everything else is found").unwrap();
     if sealed {
         handover.seal().unwrap();

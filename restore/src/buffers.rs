@@ -41,10 +41,15 @@ impl<M: Machine> Handover<M> {
     ///
     /// # Errors
     /// As for [`Slabs::preserve`](heirloom_slab::Slabs::preserve); nothing is preserved then.
-    pub fn preserve(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
+    ///
+    /// # Safety
+    /// As for [`Slabs::preserve`](heirloom_slab::Slabs::preserve): the buffer or object is in use,
+    /// and no other call frees it, or changes its size, meanwhile.
+    pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
         // What has no handle is refused before anything is changed.
         let handle = self.handle_of(ptr)?;
-        self.slabs().preserve(ptr)?;
+        // SAFETY: the same contract.
+        unsafe { self.slabs().preserve(ptr) }?;
         Ok(handle)
     }
 
@@ -52,8 +57,12 @@ impl<M: Machine> Handover<M> {
     ///
     /// # Errors
     /// As for [`Slabs::unpreserve`](heirloom_slab::Slabs::unpreserve).
-    pub fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        Ok(self.slabs().unpreserve(ptr)?)
+    ///
+    /// # Safety
+    /// As for [`Handover::preserve`].
+    pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        // SAFETY: the same contract.
+        Ok(unsafe { self.slabs().unpreserve(ptr) }?)
     }
 
     /// The handle of a buffer or an object that is in use: good for the successor if it is

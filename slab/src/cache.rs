@@ -207,7 +207,12 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Errors
     /// [`Error::AlreadyPreserved`]; [`Error::DoubleFree`] if it is free; [`Error::Unclaimed`];
     /// out of memory; and for pointers as for [`Cache::free`].
-    pub fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// While the call runs, no other call frees what `ptr` leads to, changes its size, or gives the
+    /// slab around it back. So it is with an object or a buffer in use whose owner keeps it
+    /// meanwhile.
+    pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         self.spot(ptr)?.preserve()
     }
 
@@ -216,7 +221,10 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Errors
     /// [`Error::NotPreserved`], also in a preserving cache; [`Error::Unclaimed`]; and for pointers
     /// as for [`Cache::free`].
-    pub fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Cache::preserve`].
+    pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         self.spot(ptr)?.unpreserve()
     }
 

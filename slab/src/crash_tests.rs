@@ -110,14 +110,17 @@ proptest! {
                             live.swap_remove(i);
                         }
                     },
-                    Step::Preserve(i) => if let Some(i) = pick(i)
- && slabs.preserve(live[i].0).is_ok() {
+                    Step::Preserve(i) => if let Some(i) = pick(i) {
+                        // SAFETY: in use, and nothing frees it meanwhile.
+                        if unsafe { slabs.preserve(live[i].0) }.is_ok() {
                             promised.borrow_mut().insert(addr(live[i].0));
+                        }
                     },
                     Step::Unpreserve(i) => if let Some(i) = pick(i)
  && !live[i].1 {
                             promised.borrow_mut().remove(&addr(live[i].0));
-                            let _ = slabs.unpreserve(live[i].0);
+                            // SAFETY: in use, and nothing frees it meanwhile.
+                            let _ = unsafe { slabs.unpreserve(live[i].0) };
                     },
                     Step::Shrink => {
                         slabs.shrink();

@@ -34,12 +34,15 @@ use crate::state::ObjectState;
 /// let layout = Layout::from_size_align(100, 8).unwrap();
 /// let buffer = slabs.alloc(layout, Buffers { zeroed: true, ..Buffers::default() })?;
 /// assert_eq!(slabs.size_of(buffer), Some(112));
-/// slabs.preserve(buffer)?;
+/// // SAFETY: allocated above, and nothing frees it meanwhile.
+/// unsafe { slabs.preserve(buffer) }?;
 /// // SAFETY: allocated above; refused, as it is preserved.
 /// assert!(unsafe { slabs.free(buffer) }.is_err());
-/// slabs.unpreserve(buffer)?;
 /// // SAFETY: allocated above, and not used again.
-/// unsafe { slabs.free(buffer) }?;
+/// unsafe {
+///     slabs.unpreserve(buffer)?;
+///     slabs.free(buffer)?;
+/// }
 /// # Ok::<(), heirloom_slab::Error>(())
 /// ```
 pub struct Slabs<M: Machine> {
@@ -289,7 +292,10 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// As for [`Cache::preserve`]; for a large buffer those of
     /// [`Memory::preserve_run`](heirloom_folio::Memory::preserve_run), as [`Error::Folio`].
-    pub fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Cache::preserve`].
+    pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
             Some(run) => Ok(self.memory.preserve_run(run, Kind::Buffer)?),
             None => self.spot_of(ptr)?.preserve(),
@@ -301,7 +307,10 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Errors
     /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].
-    pub fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Cache::preserve`].
+    pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
             Some(run) => {
                 self.memory.unpreserve_run(run, Kind::Buffer)?;

@@ -225,7 +225,8 @@ impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
     /// As for [`Cache::preserve`]; in a preserving cache [`Error::AlreadyPreserved`]. The value
     /// comes back unchanged.
     pub fn preserve(self) -> Result<PreservedObject<'s, T, M>, Refused<Self>> {
-        match self.cache.cache.preserve(self.ptr.cast()) {
+        // SAFETY: the handle owns the object, so nothing frees it.
+        match unsafe { self.cache.cache.preserve(self.ptr.cast()) } {
             Ok(()) => {
                 let Self { cache, ptr } = *ManuallyDrop::new(self);
                 Ok(PreservedObject { cache, ptr })
@@ -253,7 +254,8 @@ impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
     /// # Errors
     /// [`Error::NotPreserved`] if a raw call unpreserved it behind the handle's back.
     pub fn unpreserve(self) -> Result<Object<'s, T, M>, Refused<Self>> {
-        match self.cache.cache.unpreserve(self.ptr.cast()) {
+        // SAFETY: as for `preserve`.
+        match unsafe { self.cache.cache.unpreserve(self.ptr.cast()) } {
             Ok(()) => Ok(Object { cache: self.cache, ptr: self.ptr }),
             Err(error) => Err(Refused { error, value: self }),
         }

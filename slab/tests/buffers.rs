@@ -111,13 +111,15 @@ prop_assert!(again.is_err());
                 },
                 Step::Preserve(i) => if let Some(i) = pick(i) {
                     let buffer = &mut live[i];
-                    let done = slabs.preserve(buffer.ptr);
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    let done = unsafe { slabs.preserve(buffer.ptr) };
                     prop_assert_eq!(done.is_ok(), !buffer.preserved && !buffer.like.preserving);
                     buffer.preserved |= done.is_ok();
                 },
                 Step::Unpreserve(i) => if let Some(i) = pick(i) {
                     let buffer = &mut live[i];
-                    let done = slabs.unpreserve(buffer.ptr);
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    let done = unsafe { slabs.unpreserve(buffer.ptr) };
                     let large = matches!(slabs.owner_of(buffer.ptr), Some(Owner::Large { .. }));
                     // A large buffer may be let go even if it was preserved from birth.
                     let may = buffer.preserved || buffer.like.preserving && large;
@@ -141,7 +143,8 @@ prop_assert!(again.is_err());
             };
             prop_assert_eq!(preserved, buffer.preserved || buffer.like.preserving);
             if buffer.preserved {
-                slabs.unpreserve(buffer.ptr).unwrap();
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { slabs.unpreserve(buffer.ptr) }.unwrap();
             }
             // SAFETY: ours, and not used again.
             unsafe { slabs.free(buffer.ptr) }.unwrap();
@@ -199,10 +202,12 @@ fn a_large_buffer_preserved_from_birth_is_freed_by_a_plain_free() {
     unsafe { slabs.free(buffer) }.unwrap();
     // The same frames, not preserved from birth, and then singly.
     let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), Buffers::default()).unwrap();
-    slabs.preserve(buffer).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { slabs.preserve(buffer) }.unwrap();
     // SAFETY: refused.
     assert!(unsafe { slabs.free(buffer) }.is_err());
-    slabs.unpreserve(buffer).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { slabs.unpreserve(buffer) }.unwrap();
     // SAFETY: ours.
     unsafe { slabs.free(buffer) }.unwrap();
 }

@@ -71,7 +71,8 @@ fn what_was_preserved_is_claimed_once_and_freed_by_a_plain_free() {
             if preserving {
                 kept.push(handle);
             } else if i % 3 == 0 {
-                cache.preserve(object).unwrap();
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { cache.preserve(object) }.unwrap();
                 kept.push(handle);
             }
         }
@@ -132,7 +133,8 @@ fn what_nobody_claimed_is_listed_and_freed_or_kept() {
             let object = cache.alloc().unwrap();
             kept.push(keep(&first, object, i));
             if !preserving {
-                cache.preserve(object).unwrap();
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { cache.preserve(object) }.unwrap();
             }
         }
     }
@@ -173,7 +175,8 @@ fn what_is_claimed_before_it_is_discarded_stays_claimed() {
     let cache = first.cache(spec(false)).unwrap();
     let kept: Vec<_> = (0..10).map(|i| keep(&first, cache.alloc().unwrap(), i)).collect();
     for object in &kept {
-        first.preserve(first.memory().machine().ptr(object.addr)).unwrap();
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { first.preserve(first.memory().machine().ptr(object.addr)) }.unwrap();
     }
     let second = successor(first, FRAMES).unwrap();
     let (cache, _) = second.adopt(spec(false)).unwrap();
@@ -198,7 +201,8 @@ fn what_another_layout_left_is_kept_beside_the_cache_of_its_name() {
         let first = slabs(FRAMES);
         let object = first.cache(old).unwrap().alloc().unwrap();
         let left = keep(&first, object, 3);
-        first.preserve(object).unwrap();
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { first.preserve(object) }.unwrap();
         let second = successor(first, FRAMES).unwrap();
         // This kernel uses the name for something else, and wants nothing of what was left.
         let own = second.cache(new).unwrap().alloc().unwrap();
@@ -217,7 +221,8 @@ fn what_was_kept_is_in_the_way_of_another_once_it_is_asked_for() {
     let (old, new) = (CacheSpec::new("same", 100), CacheSpec::new("same", 300));
     let first = slabs(FRAMES);
     let object = first.cache(old).unwrap().alloc().unwrap();
-    first.preserve(object).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { first.preserve(object) }.unwrap();
     let second = successor(first, FRAMES).unwrap();
     second.finish_inherited(|_| Fate::Keep).unwrap();
     second.memory().disinherit(|_| Fate::Free).unwrap();
@@ -239,7 +244,8 @@ fn small_buffers_are_claimed_without_naming_their_cache() {
         kept.push(keep(&slabs, slabs.alloc(layout, like).unwrap(), size as u8));
         let single = slabs.alloc(layout, Buffers::default()).unwrap();
         kept.push(keep(&slabs, single, size as u8 + 1));
-        slabs.preserve(single).unwrap();
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { slabs.preserve(single) }.unwrap();
     }
     // An object of a cache, on the other hand, needs it.
     let object = slabs.cache(spec(true)).unwrap().alloc().unwrap();
@@ -413,13 +419,15 @@ proptest! {
                 },
                 Step::Preserve(i) => if let Some(i) = pick(i) {
                     let object = &mut objects[i];
-                    let done = slabs.preserve(ptr(&slabs, object.kept.addr));
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    let done = unsafe { slabs.preserve(ptr(&slabs, object.kept.addr)) };
                     prop_assert_eq!(done.is_ok(), !object.survives, "{:?}", done);
                     object.survives = true;
                 },
                 Step::Unpreserve(i) => if let Some(i) = pick(i) {
                     let object = &mut objects[i];
-                    let done = slabs.unpreserve(ptr(&slabs, object.kept.addr));
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    let done = unsafe { slabs.unpreserve(ptr(&slabs, object.kept.addr)) };
                     let may = object.survives && !object.always && !object.unclaimed;
                     prop_assert_eq!(done.is_ok(), may, "{:?}", done);
                     object.survives &= !may;
@@ -486,11 +494,13 @@ fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
     let first = slabs(FRAMES);
     let object = first.cache(old).unwrap().alloc().unwrap();
     let one = keep(&first, object, 1);
-    first.preserve(object).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { first.preserve(object) }.unwrap();
     let second = successor(first, FRAMES).unwrap();
     let object = second.cache(new).unwrap().alloc().unwrap();
     let other = keep(&second, object, 2);
-    second.preserve(object).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { second.preserve(object) }.unwrap();
     second.finish_inherited(|_| Fate::Keep).unwrap();
     second.memory().disinherit(|_| Fate::Free).unwrap();
     let third = successor(second, FRAMES).unwrap();

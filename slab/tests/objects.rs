@@ -90,14 +90,16 @@ proptest! {
                 Step::Preserve(c, i) if !live[c].is_empty() => {
                     let i = i % live[c].len();
                     let object = &mut live[c][i];
-                    let done = caches[c].preserve(object.ptr);
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    let done = unsafe { caches[c].preserve(object.ptr) };
                     prop_assert_eq!(done.is_ok(), !object.preserved && !SIZES[c].2);
                     object.preserved |= done.is_ok();
                 }
                 Step::Unpreserve(c, i) if !live[c].is_empty() => {
                     let i = i % live[c].len();
                     let object = &mut live[c][i];
-                    let done = caches[c].unpreserve(object.ptr);
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    let done = unsafe { caches[c].unpreserve(object.ptr) };
                     prop_assert_eq!(done.is_ok(), object.preserved);
                     object.preserved = false;
                 }
@@ -121,7 +123,8 @@ proptest! {
             let kept = unsafe { filled(object.ptr, SIZES[c].0, object.seed) };
  prop_assert!(kept);
             if object.preserved {
-                caches[c].unpreserve(object.ptr).unwrap();
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { caches[c].unpreserve(object.ptr) }.unwrap();
             }
             // SAFETY: ours, and not used again.
             unsafe { caches[c].free(object.ptr) }.unwrap();
@@ -168,8 +171,11 @@ fn a_wrong_pointer_is_told_apart() {
         assert_eq!(cache.free(object), Ok(()));
         assert_eq!(slabs.free(object), Err(Error::DoubleFree { cache: one, addr: at }));
     }
-    assert_eq!(cache.preserve(object), Err(Error::DoubleFree { cache: one, addr: at }));
-    assert_eq!(cache.unpreserve(object), Err(Error::NotPreserved { cache: one, addr: at }));
+    // SAFETY: free, in a slab that is not given back, as nothing else runs.
+    assert_eq!(unsafe { cache.preserve(object) }, Err(Error::DoubleFree { cache: one, addr: at }));
+    // SAFETY: in use, and nothing frees it meanwhile.
+    let done = unsafe { cache.unpreserve(object) };
+    assert_eq!(done, Err(Error::NotPreserved { cache: one, addr: at }));
 }
 
 #[test]
@@ -192,9 +198,11 @@ fn whose_it_is_and_how_large() {
         tag,
     };
     assert_eq!(slabs.owner_of(inside), Some(owner(ObjectState::Live, false)));
-    cache.preserve(object).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { cache.preserve(object) }.unwrap();
     assert_eq!(slabs.owner_of(inside), Some(owner(ObjectState::Preserved, true)));
-    cache.unpreserve(object).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { cache.unpreserve(object) }.unwrap();
     // SAFETY: ours.
     unsafe { cache.free(object) }.unwrap();
     assert_eq!(slabs.owner_of(object), Some(owner(ObjectState::Free, false)));

@@ -103,10 +103,12 @@ fn shared_work(slabs: &Slabs<Machine>, threads: u64, steps: usize) {
                         }
                         7 if !own.is_empty() => {
                             let object = &own[random.next(own.len())];
-                            if slabs.preserve(object.0).is_ok() {
+                            // SAFETY: in use, and nothing frees it meanwhile.
+                            if unsafe { slabs.preserve(object.0) }.is_ok() {
                                 // SAFETY: refused.
                                 assert!(unsafe { slabs.free(object.0) }.is_err());
-                                slabs.unpreserve(object.0).unwrap();
+                                // SAFETY: in use, and nothing frees it meanwhile.
+                                unsafe { slabs.unpreserve(object.0) }.unwrap();
                             }
                         }
                         8 if random.next(50) == 0 => {
@@ -208,7 +210,8 @@ fn an_object_is_claimed_by_one_thread() {
     let handles: Vec<_> = (0..2000)
         .map(|_| {
             let object = cache.alloc().unwrap();
-            cache.preserve(object).unwrap();
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { cache.preserve(object) }.unwrap();
             (addr(&first, object), first.tag_of(object).unwrap().0)
         })
         .collect();

@@ -297,7 +297,8 @@ pub(crate) fn keep_buffer(
     let ptr = kernel.slabs().alloc(layout, like)?;
     let addr = kernel.memory().machine().phys(ptr).unwrap();
     stamp_at(kernel, addr, bytes, seed);
-    let handle = if born { kernel.handle_of(ptr) } else { kernel.preserve(ptr) };
+    // SAFETY: in use, and nothing frees it meanwhile.
+    let handle = if born { kernel.handle_of(ptr) } else { unsafe { kernel.preserve(ptr) } };
     handle.inspect_err(|_| {
         // SAFETY: allocated above, and nobody has it.
         unsafe { kernel.free(ptr) }.unwrap();

@@ -26,7 +26,8 @@ fn preserved_memory_cannot_be_freed_by_accident() {
     let large = kernel.alloc(3 * PAGE as usize).unwrap();
     let thing = kernel.slabs().cache(CacheSpec::new("things", 72)).unwrap().alloc().unwrap();
     for ptr in [small, large, thing] {
-        kernel.preserve(ptr).unwrap();
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { kernel.preserve(ptr) }.unwrap();
     }
     let slab = match kernel.slabs().owner_of(thing) {
         Some(_) => memory.holder(memory.machine().phys(thing).unwrap().pfn()).unwrap(),
@@ -79,7 +80,8 @@ fn preserved_memory_cannot_be_freed_by_accident() {
 
     // What was let go can be freed, once.
     for ptr in [small, large, thing] {
-        kernel.unpreserve(ptr).unwrap();
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { kernel.unpreserve(ptr) }.unwrap();
         // SAFETY: allocated above, and not used again; the second is refused.
         unsafe {
             kernel.free(ptr).unwrap();

@@ -37,14 +37,17 @@ fn object(handle: Handle) -> (PhysAddr, u64, u8) {
 fn leave(old: &Kernel<'_>) -> Left {
     let things = old.slabs().cache(THINGS).unwrap();
     let first = things.alloc().unwrap();
-    let stale = old.preserve(first).unwrap();
-    old.unpreserve(first).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    let stale = unsafe { old.preserve(first) }.unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { old.unpreserve(first) }.unwrap();
     // SAFETY: allocated above, and not used again.
     unsafe { things.free(first) }.unwrap();
     // The place comes back, sooner or later, with another tag.
     let thing = std::iter::repeat_with(|| things.alloc().unwrap());
     let thing = thing.take(1000).find(|ptr| *ptr == first).unwrap();
-    let thing = old.preserve(thing).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    let thing = unsafe { old.preserve(thing) }.unwrap();
     let lost = old.handle_of(things.alloc().unwrap()).unwrap();
     let mut records = Records::<_, [u64; 2]>::new(old.memory()).unwrap();
     records.push(&[1, 2]).unwrap();
@@ -58,7 +61,8 @@ fn leave(old: &Kernel<'_>) -> Left {
         area: keep_area(old, 4, 1, 4).unwrap(),
         records,
         thing,
-        other: old.preserve(others.alloc().unwrap()).unwrap(),
+        // SAFETY: in use, and nothing frees it meanwhile.
+        other: unsafe { old.preserve(others.alloc().unwrap()) }.unwrap(),
         stale,
         lost: object(lost).0,
         roll: old.slabs().roll(),

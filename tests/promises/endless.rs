@@ -47,7 +47,8 @@ pub(super) fn make(kernel: &Kernel<'_>, rng: &mut Numbers, seed: u64) -> File {
         6 => keep_area(kernel, bytes / PAGE, 0, seed),
         _ => {
             let ptr = kernel.slabs().cache(PLAIN).unwrap().alloc().unwrap();
-            let handle = kernel.preserve(ptr).unwrap();
+            // SAFETY: in use, and nothing frees it meanwhile.
+            let handle = unsafe { kernel.preserve(ptr) }.unwrap();
             let Ok(Parts::Object { addr, .. }) = handle.parts() else { panic!("{handle:?}") };
             stamp_at(kernel, addr, size, seed);
             Ok(handle)
@@ -89,7 +90,8 @@ pub(super) fn try_take(kernel: &Kernel<'_>, file: &File, keep: bool) -> Result<(
                 // SAFETY: claimed just now.
                 unsafe { kernel.free(ptr) }.unwrap();
             } else if !born() {
-                assert_eq!(kernel.preserve(ptr), Ok(handle));
+                // SAFETY: in use, and nothing frees it meanwhile.
+                assert_eq!(unsafe { kernel.preserve(ptr) }, Ok(handle));
             }
         }
         Parts::Area(_) => {

@@ -37,7 +37,8 @@ fn leave(world: &World, sealed: bool) -> Left {
     for _ in 0..3 {
         handles.push(kernel.handle_of(things.alloc().unwrap()).unwrap());
     }
-    handles.push(kernel.preserve(plain.alloc().unwrap()).unwrap());
+    // SAFETY: in use, and nothing frees it meanwhile.
+    handles.push(unsafe { kernel.preserve(plain.alloc().unwrap()) }.unwrap());
     let mut records = Records::<_, [u64; 2]>::new(kernel.memory()).unwrap();
     records.push(&[1, 2]).unwrap();
     let first = records.first();

@@ -42,7 +42,8 @@ fn step(kernel: &Kernel<'_>, n: u64) -> Kept {
         10 => {
             let cache = kernel.slabs().cache(CacheSpec::new("things", 72)).unwrap();
             let ptr = cache.alloc().unwrap();
-            let handle = kernel.preserve(ptr).unwrap();
+            // SAFETY: in use, and nothing frees it meanwhile.
+            let handle = unsafe { kernel.preserve(ptr) }.unwrap();
             let Parts::Object { addr, .. } = handle.parts().unwrap() else { panic!("{handle:?}") };
             stamp_at(kernel, addr, 72, seed);
             Ok(handle)
@@ -133,7 +134,8 @@ fn what_was_unpreserved_does_not_survive() {
     let handle = keep_buffer(&old, 300, false, 1).unwrap();
     let Parts::Object { addr, .. } = handle.parts().unwrap() else { panic!("{handle:?}") };
     let ptr = heirloom::folio::DirectMap::ptr(world.ram(), addr);
-    old.unpreserve(ptr).unwrap();
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { old.unpreserve(ptr) }.unwrap();
     let folio = keep_folio(&old, 2, 2).unwrap();
     let Parts::Folio(block) = folio.parts().unwrap() else { panic!("{folio:?}") };
     old.memory().unpreserve(block).unwrap();
@@ -157,7 +159,8 @@ fn leave(world: &World) -> Kernel<'_> {
         old.alloc(40 * i as usize + 1).unwrap();
         let thing = cache.alloc().unwrap();
         if i % 50 == 0 {
-            old.preserve(thing).unwrap();
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { old.preserve(thing) }.unwrap();
         }
     }
     let kept = old.slabs().cache(kept).unwrap();

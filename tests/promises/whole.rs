@@ -114,7 +114,8 @@ fn every_operation_is_all_or_nothing() {
         things.ptrs.push(at(kernel, cache.alloc().unwrap()));
     };
     let op = |kernel: &Kernel<'_>, things: &Things| {
-        kernel.preserve(ptr(kernel, things.ptrs[0])).map(|_| ())
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { kernel.preserve(ptr(kernel, things.ptrs[0])) }.map(|_| ())
     };
     tried("preserve a buffer", all_or_nothing("preserve a small buffer", nothing, small, op));
     tried("preserve a buffer", all_or_nothing("preserve a large buffer", nothing, large, op));
@@ -233,7 +234,8 @@ fn leave_cache(spec: CacheSpec, count: usize) -> impl Fn(&Kernel<'_>, &mut Thing
         for _ in 0..count {
             let object = cache.alloc().unwrap();
             if !cache.is_preserving() {
-                kernel.preserve(object).unwrap();
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { kernel.preserve(object) }.unwrap();
             }
             things.handles.push(kernel.handle_of(object).unwrap());
         }

@@ -63,7 +63,8 @@ fn old_kernel(map: MemoryMap<'_>) -> Result<Entry, heirloom::Error> {
     // SAFETY: the buffer is ours and at least that long.
     unsafe { buffer.copy_from_nonoverlapping(NonNull::from(text).cast(), text.len()) };
 
-    let handles = [heirloom.folio_handle(&folio)?, heirloom.preserve(buffer)?];
+    // SAFETY: the buffer is ours, and nothing frees it.
+    let handles = [heirloom.folio_handle(&folio)?, unsafe { heirloom.preserve(buffer) }?];
     let mut root = [0; 32];
     for (bytes, handle) in root.chunks_exact_mut(16).zip(handles) {
         bytes.copy_from_slice(&<[u8; 16]>::from(handle));

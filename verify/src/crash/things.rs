@@ -247,7 +247,8 @@ impl Thing {
             Parts::Folio(block) => Ok(kernel.memory().preserve(block)?),
             Parts::Run(run) => Ok(kernel.memory().preserve_run(run, Kind::Run)?),
             Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
-                let handle = kernel.preserve(kernel.memory().machine().ptr(addr))?;
+                // SAFETY: in use, and nothing frees it meanwhile.
+                let handle = unsafe { kernel.preserve(kernel.memory().machine().ptr(addr)) }?;
                 assert_eq!(handle, self.handle(), "a handle stays the same: {self:?}");
                 Ok(())
             }
@@ -261,7 +262,8 @@ impl Thing {
             Parts::Folio(block) => Ok(kernel.memory().unpreserve(block)?),
             Parts::Run(run) => Ok(kernel.memory().unpreserve_run(run, Kind::Run)?),
             Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
-                kernel.unpreserve(kernel.memory().machine().ptr(addr))
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { kernel.unpreserve(kernel.memory().machine().ptr(addr)) }
             }
             other => panic!("let go as a whole: {other:?}"),
         }

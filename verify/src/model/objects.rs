@@ -300,7 +300,8 @@ impl State {
     /// Preserves an object or a buffer.
     pub(super) fn preserve_object(&mut self, kernel: &Kernel<'_>, i: usize) {
         let thing = self.owned[i].clone();
-        match kernel.preserve(ptr(kernel, &thing)) {
+        // SAFETY: in use, and nothing frees it meanwhile.
+        match unsafe { kernel.preserve(ptr(kernel, &thing)) } {
             Ok(handle) => {
                 assert!(!thing.preserved, "{thing:?}");
                 let names = match (handle.parts(), thing.object()) {
@@ -331,7 +332,8 @@ impl State {
     /// Lets an object or a buffer go.
     pub(super) fn unpreserve_object(&mut self, kernel: &Kernel<'_>, i: usize) {
         let thing = self.owned[i].clone();
-        let done = kernel.unpreserve(ptr(kernel, &thing));
+        // SAFETY: in use, and nothing frees it meanwhile.
+        let done = unsafe { kernel.unpreserve(ptr(kernel, &thing)) };
         let goes = thing.preserved && thing.object().is_none_or(|object| !object.preserving);
         if goes {
             assert_eq!(done, Ok(()), "{thing:?}");

@@ -117,8 +117,10 @@ impl Thing {
             (What::Run(run), false) => memory.preserve_run(run, Kind::Run).map_err(Error::from),
             (What::Run(run), true) => memory.unpreserve_run(run, Kind::Run).map_err(Error::from),
             (What::Object { born: true, .. }, _) => return,
-            (What::Object { addr, .. }, false) => kernel.preserve(addr).map(|_| ()),
-            (What::Object { addr, .. }, true) => kernel.unpreserve(addr),
+            // SAFETY: its one owner is this thread, which does not free it meanwhile.
+            (What::Object { addr, .. }, false) => unsafe { kernel.preserve(addr) }.map(|_| ()),
+            // SAFETY: as above.
+            (What::Object { addr, .. }, true) => unsafe { kernel.unpreserve(addr) },
         };
         match done {
             Ok(()) => self.preserved = !self.preserved,

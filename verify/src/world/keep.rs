@@ -88,7 +88,8 @@ pub fn keep_buffer(
     let addr = kernel.memory().machine().phys(ptr).expect("a buffer is memory");
     // All that the handle will name, which is more than was asked for.
     stamp_at(kernel, addr, kernel.slabs().size_of(ptr).unwrap_or(bytes), seed);
-    let handle = if born { kernel.handle_of(ptr) } else { kernel.preserve(ptr) }?;
+    // SAFETY: in use, and nothing frees it meanwhile.
+    let handle = if born { kernel.handle_of(ptr) } else { unsafe { kernel.preserve(ptr) } }?;
     Ok(Kept { handle, seed })
 }
 
@@ -107,7 +108,12 @@ pub fn keep_object(
     let ptr = cache.alloc()?;
     let addr = kernel.memory().machine().phys(ptr).expect("an object is memory");
     stamp_at(kernel, addr, cache.object_size(), seed);
-    let handle = if cache.is_preserving() { kernel.handle_of(ptr) } else { kernel.preserve(ptr) }?;
+    let handle = if cache.is_preserving() {
+        kernel.handle_of(ptr)
+    } else {
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { kernel.preserve(ptr) }
+    }?;
     Ok(Kept { handle, seed })
 }
 

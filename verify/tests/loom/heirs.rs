@@ -23,7 +23,8 @@ fn heirs(object: bool) -> Heirs {
     let kernel = ground.boot();
     let handle = if object {
         let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
-        kernel.preserve(object).unwrap()
+        // SAFETY: in use, and no thread frees it.
+        unsafe { kernel.preserve(object) }.unwrap()
     } else {
         let folio = kernel.memory().folio(single()).unwrap();
         let folio = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
@@ -217,7 +218,8 @@ impl Adopting {
         let ground = Ground::new(96, 2, false);
         let kernel = ground.boot();
         let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
-        kernel.preserve(object).unwrap();
+        // SAFETY: in use, and no thread frees it.
+        unsafe { kernel.preserve(object) }.unwrap();
         let at = kernel.memory().machine().phys(object).unwrap();
         let kernel = ground.revive(kernel.into_handover().entry());
         kernel.slabs().cache(CACHE).unwrap();

@@ -130,21 +130,24 @@ fn one_cpu_frees_what_another_allocated_while_a_cache_shrinks() {
 #[test]
 fn of_two_that_preserve_an_object_one_succeeds() {
     fn preserve(world: &Objects) {
-        world.count(world.slabs.preserve(world.there[0]).is_ok());
+        // SAFETY: in use, and no thread frees it.
+        world.count(unsafe { world.slabs.preserve(world.there[0]) }.is_ok());
     }
     All {
         name: "one object is preserved twice",
         preemptions: 2,
         build: || {
             let world = objects(2);
-            world.slabs.preserve(world.there[1]).unwrap();
+            // SAFETY: in use, and no thread frees it.
+            unsafe { world.slabs.preserve(world.there[1]) }.unwrap();
             world
         },
         threads: &[preserve, preserve],
         after: |world| {
             assert_eq!(*world.done.lock().unwrap(), 1);
             for object in &world.there {
-                world.slabs.unpreserve(*object).unwrap();
+                // SAFETY: in use, and no thread frees it.
+                unsafe { world.slabs.unpreserve(*object) }.unwrap();
             }
             assert!(!world.slab_is_preserved(0));
         },
@@ -160,17 +163,21 @@ fn an_object_is_preserved_while_the_last_other_one_is_let_go() {
         preemptions: 2,
         build: || {
             let world = objects(2);
-            world.slabs.preserve(world.there[1]).unwrap();
+            // SAFETY: in use, and no thread frees it.
+            unsafe { world.slabs.preserve(world.there[1]) }.unwrap();
             world
         },
         threads: &[
-            |world| world.slabs.preserve(world.there[0]).unwrap(),
-            |world| world.slabs.unpreserve(world.there[1]).unwrap(),
+            // SAFETY: in use, and no thread frees it.
+            |world| unsafe { world.slabs.preserve(world.there[0]) }.unwrap(),
+            // SAFETY: in use, and no thread frees it.
+            |world| unsafe { world.slabs.unpreserve(world.there[1]) }.unwrap(),
         ],
         after: |world| {
             assert!(world.slab_is_preserved(0));
             let with = world.tables();
-            world.slabs.unpreserve(world.there[0]).unwrap();
+            // SAFETY: in use, and no thread frees it.
+            unsafe { world.slabs.unpreserve(world.there[0]) }.unwrap();
             assert!(!world.slab_is_preserved(0));
             assert_eq!(world.tables(), with - 1, "the slab was in the roll once");
         },
