@@ -12,7 +12,7 @@
 //! is `Err`.
 
 use heirloom_folio::tracker::{self, Ledger};
-use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_slab::LeftCaches;
 
 use crate::entry::Entry;
@@ -127,7 +127,11 @@ where
         }
     }
     let tree_fault = |fault| Error::Folio(heirloom_folio::Error::Tree(fault));
-    let counts = tracker::survey(root.map(), &left, ledger, |fault| found(tree_fault(fault)))?;
+    let mut whole = true;
+    let counts = tracker::survey(root.map(), &left, ledger, |fault| {
+        whole = false;
+        found(tree_fault(fault))
+    })?;
     surveyed.counts = Some(counts);
     // What lies in scratch is kept out of everything else with it.
     let in_scratch = |run| scratch.is_some_and(|areas| areas.overlaps(run));
@@ -143,7 +147,12 @@ where
     if let Some(info) = header.seal {
         let claimed = seal::for_each_block(&left, &info, |block| claim(block, Table::Seal, ledger));
         match claimed {
-            Ok(()) => surveyed.sealed = sealed(&left, &info, &mut found)?,
+            Ok(()) => {
+                // What a tree at fault does not name may have been sealed all the same.
+                let hidden = if whole { 0 } else { info.entries };
+                let frames = sealable(&counts, entry).saturating_add(hidden);
+                surveyed.sealed = sealed(&left, &info, frames, &mut found)?;
+            }
             Err(error) => found(error)?,
         }
     }
@@ -216,8 +225,8 @@ pub(crate) fn subtrees<E>(
     mut found: impl FnMut(Error) -> Result<(), E>,
 ) -> Result<Option<(PhysAddr, Header)>, E> {
     let mut header = None;
-    for subtree in root.subtrees() {
-        match subtree.and_then(|subtree| own_header(pages, root.at(), &subtree)) {
+    for (before, subtree) in root.subtrees().enumerate() {
+        match subtree.and_then(|subtree| own_header(pages, root, before, &subtree)) {
             Ok(own) => header = own.or(header),
             Err(error) => found(error)?,
         }
@@ -227,15 +236,16 @@ pub(crate) fn subtrees<E>(
 
 fn own_header(
     pages: &impl Pages,
-    root: PhysAddr,
+    root: &RootView<'_>,
+    before: usize,
     subtree: &Subtree,
 ) -> Result<Option<(PhysAddr, Header)>, Error> {
-    let fail = |fault: Fault| fault.in_table(Table::Root, root, 0);
+    let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0);
     let addr = subtree.addr;
-    let run = Run::covering(addr, subtree.size.unwrap_or(1).max(1));
-    let run = run.filter(|run| pages.is_memory(*run));
+    let run = frames_of(subtree).filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
-    if let Some(missing) = pages.first_unpreserved(run) {
+    let others = root.subtrees().take(before).filter_map(|other| frames_of(&other.ok()?));
+    if let Some(missing) = first_unpreserved(pages, run, others) {
         let block = Block::containing(missing, Order::ZERO);
         return Err(fail(Fault::NotPreserved { block }));
     }
@@ -249,13 +259,49 @@ fn own_header(
     Ok(Some((addr, Header::read(words, addr)?)))
 }
 
-/// Checks every table that a seal covers; how many are sound.
+/// The frames in which a subtree's bytes lie; of one whose length is not known, the first.
+fn frames_of(subtree: &Subtree) -> Option<Run> {
+    Run::covering(subtree.addr, subtree.size.unwrap_or(1).max(1))
+}
+
+/// The first frame of `run` that lies in no preserved block and in none of `others`, which were
+/// looked at before: subtrees over one another cost what their frames cost.
+fn first_unpreserved(
+    pages: &impl Pages,
+    run: Run,
+    others: impl Iterator<Item = Run> + Clone,
+) -> Option<Pfn> {
+    let mut at = run.start();
+    while at < run.end() {
+        if let Some(known) = others.clone().find(|other| other.contains(at)) {
+            at = known.end();
+            continue;
+        }
+        let next = others.clone().map(Run::start).filter(|start| *start > at).min();
+        let end = next.unwrap_or(run.end()).min(run.end());
+        if let Some(missing) = pages.first_unpreserved(Run::between(at, end)?) {
+            return Some(missing);
+        }
+        at = end;
+    }
+    None
+}
+
+/// How many frames there are that a seal can cover: what the tree has, and the tables that it need
+/// not have.
+pub(crate) fn sealable(counts: &Counts, entry: Entry) -> u64 {
+    let tables = entry.tables().map(|(_, run)| run.frames());
+    tables.fold(counts.frames().saturating_add(counts.nodes()), u64::saturating_add)
+}
+
+/// Checks every table that a seal covers, which are at most `frames` frames; how many are sound.
 pub(crate) fn sealed<E>(
     pages: &impl Pages,
     info: &SealInfo,
+    frames: u64,
     mut found: impl FnMut(Error) -> Result<(), E>,
 ) -> Result<u64, E> {
-    match seal::verify_each(pages, info, |broken| found(Error::Broken(broken)))? {
+    match seal::verify_each(pages, info, frames, |broken| found(Error::Broken(broken)))? {
         Ok(sound) => Ok(sound),
         Err(error) => found(error).map(|()| 0),
     }

@@ -146,7 +146,8 @@ impl<M: Machine> Handover<M> {
         seal: SealPolicy,
     ) -> Result<Self, Error> {
         let map = hold_scratch(&memory, entry)?;
-        let (memory, _) = memory.inherit(map)?;
+        let (memory, counts) = memory.inherit(map)?;
+        let sealable = check::sealable(&counts, entry);
         let held = hold_entry(&memory, entry)?;
         let root = past_root(&memory, entry.root)?;
         let header = check::subtrees(&left(&memory), &root, Err)?;
@@ -158,7 +159,7 @@ impl<M: Machine> Handover<M> {
             held,
             finished: Finished::default(),
         };
-        check_seal(&memory, header.map(|(_, header)| header), seal)?;
+        check_seal(&memory, header.map(|(_, header)| header), seal, sealable)?;
         if let Some((page, _)) = header {
             label_table(&memory, Table::Header, page)?;
         }
@@ -347,11 +348,12 @@ fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Re
     })
 }
 
-/// Looks at the seal as `policy` demands.
+/// Looks at the seal, which covers at most `frames` frames, as `policy` demands.
 fn check_seal<M: Machine>(
     memory: &Memory<M>,
     header: Option<Header>,
     policy: SealPolicy,
+    frames: u64,
 ) -> Result<(), Error> {
     let seal = header.and_then(|header| header.seal);
     if let Some(info) = seal {
@@ -365,6 +367,6 @@ fn check_seal<M: Machine>(
     match (policy, seal) {
         (SealPolicy::Ignored, _) | (SealPolicy::Checked, None) => Ok(()),
         (SealPolicy::Required, None) => Err(Error::NotSealed),
-        (_, Some(info)) => check::sealed(&left(memory), &info, Err).map(|_| ()),
+        (_, Some(info)) => check::sealed(&left(memory), &info, frames, Err).map(|_| ()),
     }
 }

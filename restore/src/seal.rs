@@ -10,13 +10,16 @@
 //! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header, 6 scratch list |
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
-//! Every block of the list has an entry; a seal without entries has one block.
+//! Every block of the list has an entry; a seal without entries has one block. What the entries cover
+//! are tables: whole pages, a header or a list within one, or a published root within one block, and
+//! no two of them share a frame. So checking a seal costs no more than the frames that a handover
+//! has.
 //!
 //! Sealing must not change what it covers, and preserving the seal's own blocks changes tracker
 //! nodes. So a [`Sealer`] first gets all blocks that it may need, then takes note of what to
 //! cover, and computes the checksums last.
 
-use heirloom_folio::{Block, Machine, Memory, PhysAddr};
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 use xxhash_rust::xxh3::Xxh3;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -251,15 +254,20 @@ pub(crate) fn for_each_block(
 /// Checks a predecessor's seal: calls `broken` with everything whose bytes are not as they were
 /// sealed, and returns how many entries it found sound.
 ///
+/// `frames` is how many frames the entries may cover together: those of the handover, in which no two
+/// entries share one. A table whose entries cover more is refused before these are read.
+///
 /// # Errors
 /// [`Error::Table`] with the seal's table: the chain is not sound, the table is not the one whose
-/// hash `seal` has, or an entry names what is not in memory or no kind.
+/// hash `seal` has, or an entry names what is not in memory, no kind, or a length that nothing of its
+/// kind has.
 pub fn verify(
     pages: &impl Pages,
     seal: &SealInfo,
+    frames: u64,
     mut broken: impl FnMut(Broken),
 ) -> Result<u64, Error> {
-    let verified = verify_each(pages, seal, |entry| {
+    let verified = verify_each(pages, seal, frames, |entry| {
         broken(entry);
         Ok::<_, Infallible>(())
     });
@@ -270,6 +278,7 @@ pub fn verify(
 pub(crate) fn verify_each<E>(
     pages: &impl Pages,
     seal: &SealInfo,
+    frames: u64,
     mut broken: impl FnMut(Broken) -> Result<(), E>,
 ) -> Result<Result<u64, Error>, E> {
     let chain = match sound_table(pages, seal) {
@@ -277,8 +286,9 @@ pub(crate) fn verify_each<E>(
         Err(error) => return Ok(Err(error)),
     };
     let mut sound = 0;
+    let mut budget = Budget { limit: frames, used: 0 };
     for entry in &chain {
-        match check_entry(pages, seal, &entry) {
+        match check_entry(pages, seal, &entry, &mut budget) {
             Ok(None) => sound += 1,
             Ok(Some(entry)) => broken(entry)?,
             Err(error) => return Ok(Err(error)),
@@ -313,11 +323,18 @@ fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, 
     Ok(chain)
 }
 
+/// The frames that the entries of a seal may cover, and have covered.
+struct Budget {
+    limit: u64,
+    used: u64,
+}
+
 /// What is broken about the bytes that an entry covers, if anything is.
 fn check_entry(
     pages: &impl Pages,
     seal: &SealInfo,
     entry: &Stored,
+    budget: &mut Budget,
 ) -> Result<Option<Broken>, Error> {
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     let addr = PhysAddr::new(entry.phys.get());
@@ -325,10 +342,41 @@ fn check_entry(
     let kind = Sealed::from_number(number);
     let kind = kind.ok_or(fail(Fault::Reserved { found: number.into() }))?;
     let length = entry.length.get();
+    let run = Run::covering(addr, length.into()).ok_or(fail(Fault::OutsideMemory { addr }))?;
+    fits(pages, kind, run, length).map_err(fail)?;
+    budget.used = budget.used.saturating_add(run.frames());
+    if budget.used > budget.limit {
+        return Err(fail(Fault::TooMany { found: budget.used, limit: budget.limit }));
+    }
     let found = hash_at(pages, addr, length);
     let found = found.ok_or(fail(Fault::OutsideMemory { addr }))?;
     let sealed = entry.hash.get();
     Ok((found != sealed).then_some(Broken { kind, addr, length, sealed, found }))
+}
+
+/// Whether something of this kind can have `length` bytes, which lie in `run`.
+fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), Fault> {
+    const PAGE: u64 = PAGE_SIZE as u64;
+    let found = u64::from(length);
+    match kind {
+        Sealed::Root | Sealed::Node | Sealed::Roll if found != PAGE => {
+            Err(Fault::Length { expected: PAGE, found })
+        }
+        // What is published lies in one block.
+        Sealed::Subtree => match pages.block_around(run.start()) {
+            Some(block) if found > 0 && block.run().covers(run) => Ok(()),
+            Some(block) => Err(Fault::Length { expected: block.order().bytes(), found }),
+            None => {
+                let block = Block::containing(run.start(), Order::ZERO);
+                Err(Fault::NotPreserved { block })
+            }
+        },
+        // In one page, which others cover in no part.
+        _ if found == 0 || found > PAGE || run.frames() > 1 => {
+            Err(Fault::Length { expected: PAGE, found })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -336,7 +384,6 @@ mod tests {
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;
-    use heirloom_folio::{Block, PAGE_SIZE};
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64;
 
@@ -348,9 +395,10 @@ mod tests {
     use crate::testing::proptest_config;
 
     const PAGE: u32 = PAGE_SIZE as u32;
+    const FRAMES: u64 = 512;
 
     fn memory() -> Memory<Ram> {
-        Ram::memory(&Ram::frames(512)).unwrap()
+        Ram::memory(&Ram::frames(FRAMES)).unwrap()
     }
 
     /// Pages with something in them.
@@ -367,7 +415,7 @@ mod tests {
 
     fn check(memory: &Memory<Ram>, info: &SealInfo) -> Result<(u64, Vec<Broken>), Error> {
         let mut broken = Vec::new();
-        let sound = verify(&Own(memory), info, |b| broken.push(b))?;
+        let sound = verify(&Own(memory), info, FRAMES, |b| broken.push(b))?;
         Ok((sound, broken))
     }
 
@@ -486,7 +534,7 @@ mod tests {
         }
         // But for the one that is sealed, and those behind the link.
         assert_eq!(memory.stats().preserved - preserved - 1, all - 2);
-        assert!(memory.is_preserved(Block::containing(third.pfn(), heirloom_folio::Order::ZERO)));
+        assert!(memory.is_preserved(Block::containing(third.pfn(), Order::ZERO)));
     }
 
     #[test]
@@ -504,7 +552,7 @@ mod tests {
         let tables = tables(&memory, 2);
         let mut sealer = Sealer::new(&memory, 2).unwrap();
         sealer.cover(Sealed::Root, tables[0], PAGE).unwrap();
-        sealer.cover(Sealed::Roll, tables[1], 256).unwrap();
+        sealer.cover(Sealed::Slab, tables[1], 256).unwrap();
         let info = sealer.close(&Own(&memory)).unwrap().info();
         let fault = |info: &SealInfo| match check(&memory, info) {
             Err(Error::Table(TableError { table: Table::Seal, fault, .. })) => fault,
@@ -516,7 +564,7 @@ mod tests {
         assert_eq!(fault(&SealInfo { hash: info.hash ^ 1, ..info }), checksum);
         flip(&memory, PhysAddr::new(info.first.get() + 16), 5);
         assert!(matches!(fault(&info), Fault::Checksum { .. }));
-        let block = Block::containing(PhysAddr::new(8).pfn(), heirloom_folio::Order::ZERO);
+        let block = Block::containing(PhysAddr::new(8).pfn(), Order::ZERO);
         let first = block.addr();
         assert_eq!(fault(&SealInfo { first, ..info }), Fault::NotPreserved { block });
     }

@@ -105,13 +105,13 @@ impl AreaInfo {
     /// Checks the whole area and calls `each` with every chunk page and block, in order: each
     /// chunk before the blocks it names.
     ///
-    /// Takes `blocks / 511 + 1` chunks and not one step more, whatever is in them. That a block is
-    /// not named twice is not checked: claiming it twice fails.
+    /// Takes `blocks / 511 + 1` chunks and not one step more, whatever is in them, and no chunk more
+    /// than three times. That a block is not named twice is not checked: claiming it twice fails.
     ///
     /// # Errors
     /// [`Error::Table`] with the chunk, the byte and the reason: a chunk or block misaligned or
-    /// not preserved, a chunk with a next one that is not full, more or fewer blocks than the
-    /// descriptor says. The first error of `each`. What `each` did by then stands.
+    /// not preserved, a chunk with a next one that is not full, chunks that lead back to one before,
+    /// more or fewer blocks than the descriptor says. The first error of `each`. What `each` did by then stands.
     pub fn walk<E: From<Error>>(
         self,
         pages: &impl Pages,
@@ -120,6 +120,8 @@ impl AreaInfo {
         let expected = self.blocks();
         let mut seen = 0;
         let (mut from, mut addr) = ((Table::Area, self.first, 0), self.first);
+        // Brent's cycle detection, as for chains of records.
+        let (mut tortoise, mut power, mut chunks) = (self.first, 1_u64, 0_u64);
         loop {
             let (chunk, words) = table_at(pages, addr, from)?;
             each(AreaPart::Chunk(chunk))?;
@@ -145,6 +147,14 @@ impl AreaInfo {
             }
             if !full {
                 return Err(malformed(addr, 0).into());
+            }
+            if next == tortoise {
+                let cycle = Fault::Malformed { expected: "end: it comes back to a chunk before" };
+                return Err(cycle.in_table(Table::Area, addr, 0).into());
+            }
+            chunks += 1;
+            if chunks == power {
+                (tortoise, power) = (next, power * 2);
             }
             (from, addr) = ((Table::Area, addr, 0), next);
         }
@@ -307,11 +317,13 @@ mod tests {
         assert_eq!(blocks(&left, info), Ok(full.clone()));
         let (expected, found) = (u64::from(pages) + 1, pages.into());
         assert_eq!(fault(&left, pages + 1), (page(2), 8, Fault::Length { expected, found }));
-        // A chain that leads back to itself has more blocks than the area.
-        left.table(page(2), &chunk(1));
-        let limit = u64::from(pages) * 5;
+        let (limit, last) = (expected - 2, PER_CHUNK * 8);
         let too_many = Fault::TooMany { found: limit + 1, limit };
-        assert_eq!(fault(&left, pages * 5), (page(2), 8, too_many));
+        assert_eq!(fault(&left, pages - 1), (page(1), last, too_many));
+        // A chain that leads back to itself has no end, however many blocks the area may have.
+        left.table(page(2), &chunk(1));
+        let cycle = Fault::Malformed { expected: "end: it comes back to a chunk before" };
+        assert_eq!(fault(&left, pages * 5), (page(2), 0, cycle));
         left.table(page(1), &[page(2).get(), full[0]]);
         let (at, _, found) = fault(&left, 2);
         assert_eq!((at, matches!(found, Fault::Malformed { .. })), (page(1), true));
