@@ -293,9 +293,10 @@ fn sealing(c: &mut Criterion) {
     // SAFETY: nothing is claimed or written as long as the tables are read.
     let tables = unsafe { Inherited::new(kernel.memory()) };
     let seal = seal_of(&tables, &kernel);
+    let frames = kernel.memory().ranges().map(|(run, _)| run.frames()).sum();
     g.bench_function("verify", |b| {
         b.iter(|| {
-            let sound = verify(&tables, &seal, |broken| panic!("{broken}")).expect("sound");
+            let sound = verify(&tables, &seal, frames, |broken| panic!("{broken}")).expect("sound");
             assert_eq!(sound, seal.entries, "all of them");
         });
     });

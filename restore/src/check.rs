@@ -142,6 +142,8 @@ where
         });
         held.or_else(&mut found)?;
     }
+    // Whether it is the first to be named does not matter: a list without areas has no bytes.
+    let _ = entry.empty_list(&left).is_some_and(|block| ledger.claim(block));
     let Some((page, header)) = subtrees(&left, &root, &mut found)? else { return Ok(surveyed) };
     surveyed.header = Some(header);
     if let Some(info) = header.seal {
@@ -175,6 +177,14 @@ impl Entry {
         let runs = [root, scratch].map(|(table, addr, bytes)| (table, Run::covering(addr, bytes)));
         let runs = runs.into_iter().filter_map(|(table, run)| Some((table, run?)));
         runs.filter(|(_, run)| !run.is_empty())
+    }
+
+    /// The preserved block in which a scratch list without areas stands: of no bytes, and in a page
+    /// all the same. An address of 0 is that of no list.
+    pub(crate) fn empty_list(&self, pages: &impl Pages) -> Option<Block> {
+        let page = Run::new(self.scratch.pfn(), 1)?;
+        let there = self.scratch_bytes == 0 && self.scratch.get() != 0 && pages.is_memory(page);
+        if there { pages.block_around(page.start()) } else { None }
     }
 }
 

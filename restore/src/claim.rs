@@ -1,5 +1,7 @@
 //! Claiming what is made of several blocks: all of them, or none.
 
+use core::slice;
+
 use heirloom_folio::{Block, Folio, HeldInheritance, Kind, Machine, Memory, Order, Pfn, PhysAddr};
 
 use heirloom_folio::sync::AtomicU64;
@@ -194,11 +196,32 @@ pub(crate) fn folios<'m, M: Machine>(
             return Err(error);
         }
     }
-    for block in handles.iter().filter_map(|handle| block_of(handle).ok()) {
-        // SAFETY: claimed just now as a folio, by nobody else.
+    let mut rest = Rest { memory, handles: handles.iter() };
+    while let Some(handle) = rest.handles.next() {
+        let block = block_of(handle)?;
+        // SAFETY: claimed just now as a folio, by nobody else; `rest` has it no more.
         each(unsafe { Folio::from_raw(memory, block) });
     }
     Ok(())
+}
+
+/// Folios that were claimed and not handed out yet. Dropped, by a panic of the caller's closure, it
+/// puts them back, there for the next claim; `folios` holds the inheritance that long.
+struct Rest<'a, 'm, M: Machine> {
+    memory: &'m Memory<M>,
+    handles: slice::Iter<'a, Handle>,
+}
+
+impl<M: Machine> Drop for Rest<'_, '_, M> {
+    fn drop(&mut self) {
+        for handle in self.handles.by_ref() {
+            if let Ok(Parts::Folio(block)) = handle.parts() {
+                // SAFETY: claimed by the call that ends here, and not written.
+                let undone = unsafe { self.memory.unclaim(block, Kind::Folio, None) };
+                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+            }
+        }
+    }
 }
 
 /// Claims a block that holds `bytes` bytes from its start: a published root.

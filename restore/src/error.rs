@@ -269,7 +269,14 @@ impl fmt::Display for Fault {
 impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table, at, offset, fault } = self;
-        write!(f, "{table} at {at}, byte {offset}: {fault}")
+        write!(f, "{table} at {at}, byte {offset}: {fault}")?;
+        // A kernel that still runs has every subtree preserved.
+        if let (Table::Root, Fault::NotPreserved { .. }) = (table, fault) {
+            f.write_str(
+                "; a subtree of this handover was claimed: a successor has taken over from it",
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -20,13 +20,13 @@ use lock_api::Mutex;
 use crate::area::{PreservedArea, drop_table, new_table};
 use crate::claim;
 use crate::entry::{Entry, halves};
-use crate::error::Error;
+use crate::error::{Error, Table};
 use crate::handle::{Handle, HandleFault, Parts};
 use crate::pages::words_at;
 use crate::past::Past;
 use crate::records::{Record, Records};
 use crate::root::{Edit, Name, RootPage, RootView, Subtree};
-use crate::scratch::ScratchWords;
+use crate::scratch::{ScratchList, ScratchWords};
 use crate::subtree::{Header, HeaderPage, Producer, SUBTREE};
 
 /// The handover of one kernel: what it leaves to its successor, and what its predecessor left.
@@ -35,15 +35,46 @@ use crate::subtree::{Header, HeaderPage, Producer, SUBTREE};
 /// jump, or before a crash into the successor.
 pub struct Handover<M: Machine> {
     pub(crate) slabs: Slabs<M>,
-    root: PhysAddr,
-    scratch: PhysAddr,
-    scratch_bytes: u64,
+    pub(crate) pages: OwnPages,
+    pub(crate) predecessor: Option<Producer>,
+    /// Held while the root page or the seal is edited.
+    pub(crate) edit: Mutex<M::Mutex, Published>,
+    /// Held while it is read or written, and no longer: what it leads to is kept by
+    /// [`Memory::hold_inheritance`].
+    pub(crate) past: Mutex<M::Mutex, Option<Past>>,
+}
+
+/// The pages of the handover itself, and what was written into them.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnPages {
+    pub(crate) entry: Entry,
     pub(crate) header: PhysAddr,
     generation: u64,
-    /// Held by whoever edits the root page or the seal.
-    pub(crate) edit: Mutex<M::Mutex, Published>,
-    /// Held by whoever reads or ends the inheritance as a whole.
-    pub(crate) past: Mutex<M::Mutex, Option<Past>>,
+}
+
+impl OwnPages {
+    /// Writes a handover with nothing in it but itself.
+    #[inline(never)]
+    pub(crate) fn create<M: Machine>(
+        slabs: &Slabs<M>,
+        scratch: impl Iterator<Item = Run> + Clone,
+        producer: &str,
+        generation: u64,
+    ) -> Result<Self, Error> {
+        let memory = slabs.memory();
+        let map = memory.tree_root()?;
+        let (root, root_words) = new_table(memory)?;
+        let (list, list_words) = new_table(memory)?;
+        let (header, header_words) = new_table(memory)?;
+        let scratch_bytes = ScratchWords::new(list_words, list).write(scratch)? as u64;
+        let roll = Some(slabs.roll());
+        let says = Header { generation, roll, producer: Producer::new(producer), seal: None };
+        HeaderPage::create(header_words, header, &says)?;
+        let mut page = RootPage::create(halves(root_words), root, map)?;
+        page.add(Name::new(SUBTREE)?, header, Header::SIZE as u64)?;
+        let entry = Entry { root, scratch: list, scratch_bytes };
+        Ok(Self { entry, header, generation })
+    }
 }
 
 /// Which subtrees of the root page [`Handover::publish`] made: a bit for each, in their order there.
@@ -93,43 +124,33 @@ impl<M: Machine> Handover<M> {
     ///
     /// # Errors
     /// [`Error::Folio`]: scratch is not free memory, or no memory for the five pages that the
-    /// handover itself takes. [`Error::BadRun`]: an area of no frames.
+    /// handover itself takes. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
+    /// than [`ScratchList::LIMIT`] areas.
     pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
+        let (table, limit) = (Table::Scratch, ScratchList::LIMIT);
+        if scratch.len() > limit {
+            return Err(Error::TableFull { table, limit: limit as u64 });
+        }
+        if let Some(run) = scratch.iter().copied().find(|run| run.is_empty()) {
+            return Err(Error::BadRun { table, run });
+        }
         for area in scratch {
             memory.reserve(*area)?;
         }
-        Self::begin(Slabs::new(memory)?, scratch.iter().copied(), producer, None)
+        let slabs = Slabs::new(memory)?;
+        let pages = OwnPages::create(&slabs, scratch.iter().copied(), producer, 0)?;
+        Ok(Self::over(slabs, pages, None, None))
     }
 
-    /// The part that is the same with and without a predecessor; scratch is reserved.
-    pub(crate) fn begin(
+    /// The handover whose pages these are.
+    pub(crate) fn over(
         slabs: Slabs<M>,
-        scratch: impl Iterator<Item = Run> + Clone,
-        producer: &str,
+        pages: OwnPages,
+        predecessor: Option<Producer>,
         past: Option<Past>,
-    ) -> Result<Self, Error> {
-        let memory = slabs.memory();
-        let generation = past.as_ref().map_or(0, |past| past.generation.saturating_add(1));
-        let map = memory.tree_root()?;
-        let (root, root_words) = new_table(memory)?;
-        let (list, list_words) = new_table(memory)?;
-        let (header, header_words) = new_table(memory)?;
-        let scratch_bytes = ScratchWords::new(list_words, list).write(scratch)? as u64;
-        let roll = Some(slabs.roll());
-        let says = Header { generation, roll, producer: Producer::new(producer), seal: None };
-        HeaderPage::create(header_words, header, &says)?;
-        let mut page = RootPage::create(halves(root_words), root, map)?;
-        page.add(Name::new(SUBTREE)?, header, Header::SIZE as u64)?;
-        Ok(Self {
-            slabs,
-            root,
-            scratch: list,
-            scratch_bytes,
-            header,
-            generation,
-            edit: Mutex::new(Published::NONE),
-            past: Mutex::new(past),
-        })
+    ) -> Self {
+        let (edit, past) = (Mutex::new(Published::NONE), Mutex::new(past));
+        Self { slabs, pages, predecessor, edit, past }
     }
 
     /// The slab layer: caches and buffers.
@@ -144,13 +165,20 @@ impl<M: Machine> Handover<M> {
 
     /// What to tell the successor.
     pub const fn entry(&self) -> Entry {
-        let Self { root, scratch, scratch_bytes, .. } = *self;
-        Entry { root, scratch, scratch_bytes }
+        self.pages.entry
+    }
+
+    /// The areas that are kept free of anything preserved, as they were given or inherited, in the
+    /// order of the list.
+    pub fn scratch(&self) -> impl Iterator<Item = Run> + '_ {
+        let Entry { scratch, scratch_bytes, .. } = self.pages.entry;
+        let words = usize::try_from(scratch_bytes / 8).unwrap_or(0);
+        ScratchList::ours(self.table_words(scratch).get(..words).unwrap_or(&[])).runs()
     }
 
     /// How many handovers led to this kernel: 0 for the first.
     pub const fn generation(&self) -> u64 {
-        self.generation
+        self.pages.generation
     }
 
     /// Publishes `bytes` under `name`, in place of what was published under it before: the
@@ -255,24 +283,42 @@ impl<M: Machine> Handover<M> {
         let mut page = self.root_page()?;
         let there = place_of(&page.view()?, &name)?;
         // Neither what `publish` made nor heirloom's own.
-        let there = there.filter(|(index, addr)| !made.has(*index) && *addr != self.header);
+        let there = there.filter(|(index, addr)| !made.has(*index) && *addr != self.pages.header);
         let (index, _) = there.ok_or(Error::NoSuchSubtree { name })?;
         page.edit(Edit::Remove(name), || self.break_seal())?;
         made.remove(index);
         Ok(())
     }
 
-    /// Calls `each` with the name, address and size of every subtree that this kernel leaves.
+    /// Calls `each` with the name, address and size of every subtree that this kernel leaves. No
+    /// lock is held meanwhile: of what is added or removed before it returns, also by `each`, it may
+    /// tell or not.
     ///
     /// # Errors
     /// [`Error::Table`] if something else wrote the root page.
     pub fn for_each_subtree(&self, mut each: impl FnMut(&str, PhysAddr, u64)) -> Result<(), Error> {
-        let _alone = self.edit.lock();
-        for subtree in RootView::new(halves(self.table_words(self.root)), self.root)?.subtrees() {
-            let subtree = subtree?;
+        let mut last = None;
+        while let Some((index, subtree)) = self.subtree_after(last)? {
             each(subtree.name.as_str(), subtree.addr, subtree.size.unwrap_or(0));
+            last = Some((index, subtree.name));
         }
         Ok(())
+    }
+
+    /// The subtree behind one of this name, which stood at an index, and its own index. Where that
+    /// name is gone, the one that stands there now.
+    fn subtree_after(
+        &self,
+        last: Option<(usize, Name)>,
+    ) -> Result<Option<(usize, Subtree)>, Error> {
+        let _alone = self.edit.lock();
+        let page = self.root_page()?;
+        let view = page.view()?;
+        let next = match &last {
+            None => 0,
+            Some((index, name)) => place_of(&view, name)?.map_or(*index, |(there, _)| there + 1),
+        };
+        view.subtrees().nth(next).transpose().map(|found| found.map(|subtree| (next, subtree)))
     }
 
     /// The handle of a preserved folio.
@@ -363,7 +409,8 @@ impl<M: Machine> Handover<M> {
     /// The root page, for who holds the lock. A root that changes is not the one that was sealed:
     /// each edit breaks the seal first.
     fn root_page(&self) -> Result<RootPage<'_>, Error> {
-        RootPage::reopen(halves(self.table_words(self.root)), self.root)
+        let root = self.pages.entry.root;
+        RootPage::reopen(halves(self.table_words(root)), root)
     }
 
     /// The words of one of our own table pages.

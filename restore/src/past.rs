@@ -9,7 +9,7 @@ use crate::check::{self, Place};
 use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
-use crate::handover::Handover;
+use crate::handover::{Handover, OwnPages};
 use crate::pages::Inherited;
 use crate::root::{Name, RootView};
 use crate::scratch::ScratchList;
@@ -19,14 +19,13 @@ use crate::subtree::{Header, Producer};
 /// What is known of a predecessor until the inheritance ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Past {
-    pub(crate) root: PhysAddr,
-    pub(crate) generation: u64,
-    pub(crate) producer: Option<Producer>,
-    pub(crate) roll: Option<PhysAddr>,
+    root: PhysAddr,
     /// Pages that the predecessor did not preserve but that are in use until the end.
     held: [Option<Run>; 2],
     /// What calls of [`Handover::finish`] that were refused did for good.
     finished: Finished,
+    /// Whether a call of [`Handover::finish`] is under way.
+    ending: bool,
 }
 
 /// Whether a handover that was sealed must be as it was when it was sealed.
@@ -151,49 +150,40 @@ impl<M: Machine> Handover<M> {
         let held = hold_entry(&memory, entry)?;
         let root = past_root(&memory, entry.root)?;
         let header = check::subtrees(&left(&memory), &root, Err)?;
-        let past = Past {
-            root: entry.root,
-            generation: header.map_or(0, |(_, header)| header.generation),
-            producer: header.map(|(_, header)| header.producer),
-            roll: header.and_then(|(_, header)| header.roll),
-            held,
-            finished: Finished::default(),
-        };
-        check_seal(&memory, header.map(|(_, header)| header), seal, sealable)?;
+        let (root, says) = (entry.root, header.map(|(_, header)| header));
+        check_seal(&memory, says, seal, sealable)?;
         if let Some((page, _)) = header {
             label_table(&memory, Table::Header, page)?;
         }
-        let slabs = match past.roll {
+        let slabs = match says.and_then(|says| says.roll) {
             Some(roll) => Slabs::revive(memory, roll)?,
             None => Slabs::new(memory)?,
         };
-        let mut areas = [None; MAX_SCRATCH];
-        let mut count = 0;
-        for (slot, area) in areas.iter_mut().zip(scratch_list(slabs.memory(), entry)?.runs()) {
-            *slot = Some(area);
-            count += 1;
-        }
-        let areas = areas.into_iter().take(count).flatten();
-        Self::begin(slabs, areas, producer, Some(past))
+        let areas = scratch_list(slabs.memory(), entry)?;
+        let generation = says.map_or(0, |says| says.generation).saturating_add(1);
+        let pages = OwnPages::create(&slabs, areas.runs(), producer, generation)?;
+        let past = Past { root, held, finished: Finished::default(), ending: false };
+        Ok(Self::over(slabs, pages, says.map(|says| says.producer), Some(past)))
     }
 
-    /// Who wrote the handover that this kernel came from, if it was heirloom.
-    pub fn predecessor(&self) -> Option<Producer> {
-        self.past.lock().and_then(|past| past.producer)
+    /// Who wrote the handover that this kernel came from, if it was heirloom; also once
+    /// [`Handover::finish`] was called.
+    pub const fn predecessor(&self) -> Option<Producer> {
+        self.predecessor
     }
 
     /// Calls `each` with the name, address and size of every subtree that the predecessor left;
-    /// none, once [`Handover::finish`] was called.
+    /// none, once [`Handover::finish`] was called. No lock is held meanwhile: `each` may call
+    /// anything, but [`Handover::finish`] is refused in it.
     ///
     /// # Errors
-    /// None that `revive` did not find, but [`Error::Folio`] if somebody ends the inheritance of the
-    /// memory itself at this moment.
+    /// None that `revive` did not find, but [`Error::Folio`] with
+    /// [`Ending`](heirloom_folio::Error::Ending) while the inheritance of the memory is being ended.
     pub fn for_each_inherited_subtree(
         &self,
         mut each: impl FnMut(&str, PhysAddr, Option<u64>),
     ) -> Result<(), Error> {
-        let past = self.past.lock();
-        let Some(past) = past.as_ref() else { return Ok(()) };
+        let Some(past) = self.left_behind() else { return Ok(()) };
         let Some(_held) = self.memory().hold_inheritance()? else { return Ok(()) };
         for subtree in past_root(self.memory(), past.root)?.subtrees() {
             let subtree = subtree?;
@@ -211,8 +201,7 @@ impl<M: Machine> Handover<M> {
     pub fn claim_root(&self, name: &str) -> Result<Root<'_, M>, Error> {
         let name = Name::new(name)?;
         let memory = self.memory();
-        let past = self.past.lock();
-        let past = past.as_ref().ok_or(Error::NoSuchSubtree { name })?;
+        let past = self.left_behind().ok_or(Error::NoSuchSubtree { name })?;
         let _held = memory.hold_inheritance()?.ok_or(Error::NoSuchSubtree { name })?;
         let subtree = past_root(memory, past.root)?.find(&name)?;
         let bytes = subtree.size.ok_or(Error::NotInherited { at: subtree.addr })?;
@@ -226,23 +215,24 @@ impl<M: Machine> Handover<M> {
     /// whether it becomes free memory or is preserved again for the next kernel; the
     /// predecessor's own tables become free memory.
     ///
-    /// Whoever claims at the same time either comes first, or is refused. Nothing of the
-    /// predecessor's is to be asked for in `fate`, and no cache: some of those calls wait for this
-    /// one.
+    /// A claim on another CPU either comes first, or is refused. This layer holds no lock while it
+    /// calls `fate`, which may allocate, free, publish and look up; what it cannot do, finish
+    /// once more or claim while the folios are asked about, is refused with
+    /// [`Ending`](heirloom_folio::Error::Ending).
     ///
     /// The report is of all that was decided, by calls that were refused too. After such a call
     /// the next asks once more about what was kept in caches, object by object.
     ///
     /// # Errors
-    /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something, or
-    /// [`Claiming`](heirloom_folio::Error::Claiming), somebody is in the middle of a claim. What was
+    /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something;
+    /// [`Claiming`](heirloom_folio::Error::Claiming): a claim, or a reader of what was left, is under
+    /// way; [`Ending`](heirloom_folio::Error::Ending): another call of this is. What was
     /// decided so far stands, and the call can be repeated.
     /// [`TooManyCaches`](heirloom_slab::Error::TooManyCaches): what is kept needs more caches than
     /// there can be, as it will each time; repeat the call with [`Fate::Free`] for the rest.
     pub fn finish(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<Finished, Error> {
         let memory = self.memory();
-        let mut past = self.past.lock();
-        let Some(ending) = past.as_mut() else { return Ok(Finished::default()) };
+        let Some(mut ending) = Ending::begin(self)? else { return Ok(Finished::default()) };
         // What is kept in caches is asked about once more by the next call, if this one is refused.
         let (finished, mut kept) = (&mut ending.finished, Finished::default());
         let mut count = |fate, slabs, objects| {
@@ -266,10 +256,11 @@ impl<M: Machine> Handover<M> {
                 last = 0;
                 return Fate::Free;
             }
+            let fate = fate(Unclaimed::Folio(block));
             last = block.order().frames();
             finished.folios += 1;
             finished.frames += last;
-            fate(Unclaimed::Folio(block))
+            fate
         });
         if done.is_err() {
             finished.folios -= u64::from(last > 0);
@@ -278,17 +269,55 @@ impl<M: Machine> Handover<M> {
         done?;
         let (slabs, objects) = (finished.slabs + kept.slabs, finished.objects + kept.objects);
         let finished = Finished { slabs, objects, ..*finished };
-        for run in ending.held.into_iter().flatten() {
-            // SAFETY: `hold_entry` reserved it, and nothing reads the predecessor's pages again.
-            unsafe { memory.release(run) }?;
-        }
-        *past = None;
+        ending.done()?;
         Ok(finished)
+    }
+
+    /// What is known of the predecessor, until the inheritance has ended. Nothing keeps it from
+    /// ending meanwhile but [`Memory::hold_inheritance`].
+    fn left_behind(&self) -> Option<Past> {
+        *self.past.lock()
     }
 }
 
-/// The most scratch areas that are carried on from a predecessor.
-const MAX_SCRATCH: usize = 64;
+/// A call of [`Handover::finish`] that is under way, with no lock held: the only one. Dropped, by an
+/// error or a panic of the caller's closure, it leaves what was decided to the next call.
+struct Ending<'h, M: Machine> {
+    handover: &'h Handover<M>,
+    finished: Finished,
+}
+
+impl<'h, M: Machine> Ending<'h, M> {
+    /// `None`: there is no inheritance, or none any more.
+    fn begin(handover: &'h Handover<M>) -> Result<Option<Self>, Error> {
+        let mut past = handover.past.lock();
+        let Some(past) = past.as_mut() else { return Ok(None) };
+        if core::mem::replace(&mut past.ending, true) {
+            return Err(heirloom_folio::Error::Ending.into());
+        }
+        Ok(Some(Self { handover, finished: past.finished }))
+    }
+
+    /// The inheritance of the memory has ended.
+    fn done(self) -> Result<(), Error> {
+        let held = self.handover.past.lock().map_or([None; 2], |past| past.held);
+        for run in held.into_iter().flatten() {
+            // SAFETY: `hold_entry` reserved it, and nothing reads the predecessor's pages again:
+            // each reader holds the inheritance, which has ended.
+            unsafe { self.handover.memory().release(run) }?;
+        }
+        *self.handover.past.lock() = None;
+        Ok(())
+    }
+}
+
+impl<M: Machine> Drop for Ending<'_, M> {
+    fn drop(&mut self) {
+        if let Some(past) = self.handover.past.lock().as_mut() {
+            (past.finished, past.ending) = (self.finished, false);
+        }
+    }
+}
 
 /// Reserves the scratch areas and finds the map: nothing but the list itself may lie in scratch.
 fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr, Error> {
@@ -300,13 +329,7 @@ fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr
 
 fn scratch_list<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<ScratchList<'_>, Error> {
     // SAFETY: the memory covers what it contains; nothing writes the predecessor's pages.
-    let areas = unsafe { entry.scratch_areas(memory.machine(), |run| memory.contains(run)) }?;
-    let found = areas.runs().count();
-    if found > MAX_SCRATCH {
-        let fault = Fault::TooMany { found: found as u64, limit: MAX_SCRATCH as u64 };
-        return Err(fault.in_table(Table::Scratch, entry.scratch, 0));
-    }
-    Ok(areas)
+    unsafe { entry.scratch_areas(memory.machine(), |run| memory.contains(run)) }
 }
 
 fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<'_>, Error> {
@@ -328,6 +351,11 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Ru
                 *slot = Some(run);
             }
         }
+    }
+    if let Some(block) = entry.empty_list(&left(memory))
+        && memory.label_of(block).is_none()
+    {
+        label_block(memory, Table::Scratch, block)?;
     }
     Ok(held)
 }

@@ -144,8 +144,13 @@ impl<'a> ScratchList<'a> {
         Ok(list)
     }
 
+    /// The list that this kernel wrote into `words`.
+    pub(crate) const fn ours(words: &'a [AtomicU64]) -> Self {
+        Self { words }
+    }
+
     /// The areas that are not empty, in the order of the list.
-    pub fn runs(&self) -> impl Iterator<Item = Run> + 'a {
+    pub fn runs(&self) -> impl Iterator<Item = Run> + Clone + use<'a> {
         self.take(usize::MAX)
     }
 
@@ -154,12 +159,12 @@ impl<'a> ScratchList<'a> {
         self.runs().any(|area| area.overlaps(run))
     }
 
-    fn take(&self, entries: usize) -> impl Iterator<Item = Run> + 'a {
+    fn take(&self, entries: usize) -> impl Iterator<Item = Run> + Clone + use<'a> {
         let runs = self.entries().take(entries).filter(|(_, size)| *size != 0);
         runs.filter_map(|(addr, size)| Run::covering(addr, size))
     }
 
-    fn entries(&self) -> impl Iterator<Item = (PhysAddr, u64)> + 'a {
+    fn entries(&self) -> impl Iterator<Item = (PhysAddr, u64)> + Clone + use<'a> {
         self.words.chunks_exact(2).filter_map(|entry| match entry {
             [addr, size] => Some((PhysAddr::new(addr.load(Relaxed)), size.load(Relaxed))),
             _ => None,

@@ -78,7 +78,7 @@ impl<M: Machine> Handover<M> {
     }
 
     fn header_page(&self) -> HeaderPage<'_> {
-        HeaderPage::reopen(self.table_words(self.header), self.header)
+        HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)
     }
 
     fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Published) -> Result<(), Error> {
@@ -88,7 +88,7 @@ impl<M: Machine> Handover<M> {
         if entry.scratch_bytes > 0 {
             sealer.cover(Sealed::Scratch, entry.scratch, entry.scratch_bytes as u32)?;
         }
-        sealer.cover(Sealed::Subtree, self.header, Header::FIXED as u32)?;
+        sealer.cover(Sealed::Subtree, self.pages.header, Header::FIXED as u32)?;
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;

@@ -41,16 +41,17 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
         huge: bool,
     ) -> Result<Self, Error> {
         let mut builder = Builder { memory, order, first: None, last: &[], used: 0, blocks: 0 };
+        // An error, or a panic of the iterator, undoes what was done by then.
         for block in blocks {
-            if let Err(error) = builder.push(block) {
-                builder.undo();
-                return Err(error);
-            }
+            builder.push(block)?;
         }
         let pages = u32::try_from(builder.blocks << order.get()).unwrap_or(0);
         let info = builder.first.and_then(|first| AreaInfo::new(first, pages, order, huge));
         match info {
-            Some(info) => Ok(Self { memory, info }),
+            Some(info) => {
+                builder.first = None;
+                Ok(Self { memory, info })
+            }
             None => Err(heirloom_folio::Error::BadRequest { frames: 0 }.into()),
         }
     }
@@ -92,7 +93,7 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
 
     /// Lets the area go: calls `each` with every block, no longer preserved and its owner's
     /// again, and frees the chunk pages. No handle of the area may be left where a successor
-    /// would find it.
+    /// would find it. Should `each` panic, the rest is let go all the same.
     ///
     /// # Errors
     /// As for [`PreservedArea::for_each`], found before anything is changed; the area is handed
@@ -101,7 +102,10 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
         if let Err(error) = self.for_each(|_| ()) {
             return Err((self, error));
         }
-        release(self.memory, self.info.first, self.info.order, &mut each);
+        let mut release = Release::new(self.memory, self.info.first, self.info.order);
+        while let Some(block) = release.step() {
+            each(block);
+        }
         Ok(())
     }
 }
@@ -142,10 +146,12 @@ impl<M: Machine> Builder<'_, M> {
         self.blocks += 1;
         Ok(())
     }
+}
 
-    fn undo(self) {
+impl<M: Machine> Drop for Builder<'_, M> {
+    fn drop(&mut self) {
         if let Some(first) = self.first {
-            release(self.memory, first, self.order, &mut |_| ());
+            drop(Release::new(self.memory, first, self.order));
         }
     }
 }
@@ -173,27 +179,60 @@ pub(crate) fn drop_table<M: Machine>(memory: &Memory<M>, block: Block) {
     debug_assert!(freed.is_ok(), "a table's page is allocated and preserved: {freed:?}");
 }
 
-/// Unpreserves every block of a chain of ours and tells `each`, and frees the chunks.
-fn release<M: Machine>(
-    memory: &Memory<M>,
-    first: PhysAddr,
+/// Lets a chain of ours go, block by block, and frees each chunk behind its blocks. What was not
+/// stepped through is let go when it is dropped: a panic between two steps leaves no half of an area.
+struct Release<'m, M: Machine> {
+    memory: &'m Memory<M>,
     order: Order,
-    each: &mut impl FnMut(Block),
-) {
-    let own = Own(memory);
-    let mut addr = first;
-    while addr.get() != 0 {
-        let Ok((chunk, words)) = table_at(&own, addr, (Table::Area, addr, 0)) else { return };
-        let mut words = words.iter().map(|word| PhysAddr::new(word.load(Relaxed)));
-        let next = words.next().unwrap_or_default();
-        for entry in words.take_while(|entry| entry.get() != 0) {
-            let block = Block::containing(entry.pfn(), order);
-            let done = memory.unpreserve(block);
-            debug_assert!(done.is_ok(), "a block of an area is preserved: {done:?}");
-            each(block);
+    /// The next chunk.
+    next: PhysAddr,
+    /// The one that is let go, and its words that were not looked at.
+    chunk: Option<(Block, &'m [AtomicU64])>,
+}
+
+impl<'m, M: Machine> Release<'m, M> {
+    const fn new(memory: &'m Memory<M>, first: PhysAddr, order: Order) -> Self {
+        Self { memory, order, next: first, chunk: None }
+    }
+
+    /// The next block, which is not preserved any more.
+    fn step(&mut self) -> Option<Block> {
+        loop {
+            let Some((chunk, words)) = self.chunk else {
+                self.chunk = Some(self.open()?);
+                continue;
+            };
+            let entry = words.split_first().map(|(word, rest)| (word.load(Relaxed), rest));
+            if let Some((entry @ 1.., rest)) = entry {
+                self.chunk = Some((chunk, rest));
+                let block = Block::containing(PhysAddr::new(entry).pfn(), self.order);
+                let done = self.memory.unpreserve(block);
+                debug_assert!(done.is_ok(), "a block of an area is preserved: {done:?}");
+                return Some(block);
+            }
+            self.chunk = None;
+            drop_table(self.memory, chunk);
         }
-        drop_table(memory, chunk);
-        addr = next;
+    }
+
+    /// The next chunk, and the words of its blocks.
+    fn open(&mut self) -> Option<(Block, &'m [AtomicU64])> {
+        if self.next.get() == 0 {
+            return None;
+        }
+        let from = (Table::Area, self.next, 0);
+        let (chunk, _) = table_at(&Own(self.memory), self.next, from).ok()?;
+        // SAFETY: a page of the area's, which only its owner reaches, atomically.
+        let words = unsafe { words_at(self.memory, chunk.addr(), PAGE_SIZE) }?;
+        let (link, blocks) = words.split_first()?;
+        self.next = PhysAddr::new(link.load(Relaxed));
+        Some((chunk, blocks))
+    }
+}
+
+impl<M: Machine> Drop for Release<'_, M> {
+    fn drop(&mut self) {
+        while self.step().is_some() {}
     }
 }
 

@@ -54,7 +54,7 @@ pub fn blame(world: &World, header: PhysAddr) -> Blamed {
     };
     let info = read.seal.expect("no bit makes a sealed handover one that is not");
     let mut blamed = Blamed::Nobody;
-    let verified = verify(&Raw(world), &info, |broken| {
+    let verified = verify(&Raw(world), &info, world.all().frames(), |broken| {
         blamed = match blamed {
             Blamed::Nobody => Blamed::Sealed(broken.kind, broken.addr),
             _ => Blamed::Several,

@@ -217,6 +217,8 @@ impl Image for World {
         if !inside || !addr.get().is_multiple_of(8) {
             return None;
         }
+        // A reader that asks for many bytes reads them: a hash over a block is not one look.
+        self.ram.looked_on(bytes as u64 / PAGE);
         let first = self.ram.ptr(addr).cast::<AtomicU64>();
         // SAFETY: in memory, aligned, and touched by nobody while no kernel runs.
         Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), whole / 8) })

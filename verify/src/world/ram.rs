@@ -33,6 +33,11 @@ impl CountedRam {
     pub fn looks(&self) -> u64 {
         self.looks.load(Relaxed)
     }
+
+    /// Counts frames that a reader of an image asked for at once, beyond the first.
+    pub(super) fn looked_on(&self, frames: u64) {
+        self.looks.fetch_add(frames, Relaxed);
+    }
 }
 
 // SAFETY: delegates to `Ram`.

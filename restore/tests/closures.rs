@@ -1,0 +1,277 @@
+//! A caller's code runs under no lock that a call of the caller needs, and may panic: nothing is lost.
+//!
+//! The machine's locks here say so where one is taken that is held: in one thread that is a wait
+//! for itself.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{
+    Block, CpuId, Cpus, DirectMap, Fate, Machine, Memory, Order, PhysAddr, Request,
+};
+use heirloom_restore::{
+    Entry, Error, Handle, Handover, Parts, PreservedArea, SealPolicy, Unclaimed,
+};
+use heirloom_slab::CacheSpec;
+
+const FRAMES: u64 = 1024;
+
+/// A lock that one thread alone uses: it panics where it would wait.
+struct Alone(AtomicBool);
+
+// SAFETY: whoever finds it taken does not come back with it.
+unsafe impl lock_api::RawMutex for Alone {
+    const INIT: Self = Self(AtomicBool::new(false));
+    type GuardMarker = lock_api::GuardSend;
+
+    fn lock(&self) {
+        assert!(!self.0.swap(true, Relaxed), "waits for itself");
+    }
+
+    fn try_lock(&self) -> bool {
+        !self.0.swap(true, Relaxed)
+    }
+
+    unsafe fn unlock(&self) {
+        self.0.store(false, Relaxed);
+    }
+}
+
+/// [`Ram`] with such locks.
+struct Single<'r>(&'r Ram);
+
+// SAFETY: delegates to `Ram`.
+unsafe impl DirectMap for Single<'_> {
+    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
+        self.0.ptr(addr)
+    }
+
+    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
+        self.0.phys(ptr)
+    }
+}
+
+// SAFETY: delegates to `Ram`.
+unsafe impl Cpus for Single<'_> {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.0.pinned(f)
+    }
+}
+
+impl Machine for Single<'_> {
+    type Lock = Alone;
+    type Mutex = Alone;
+}
+
+type Kernel<'r> = Handover<Single<'r>>;
+
+fn memory(ram: &Ram) -> Memory<Single<'_>> {
+    let [(run, node)] = Ram::frames(FRAMES);
+    let space = |bytes| ram.space(bytes);
+    let cpus = space(Memory::<Single<'_>>::cpu_bytes(ram.count()));
+    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
+    // a time runs on it.
+    unsafe {
+        let memory = Memory::new(Single(ram), cpus).unwrap();
+        memory.add_range(run, node, space(Memory::<Single<'_>>::range_bytes(run))).unwrap();
+        memory
+    }
+}
+
+fn boot(ram: &Ram) -> Kernel<'_> {
+    Handover::fresh(memory(ram), &[], "first").unwrap()
+}
+
+fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
+    Handover::revive(memory(ram), entry, "next", SealPolicy::Checked).unwrap()
+}
+
+fn keep(kernel: &Kernel<'_>, order: u8) -> Block {
+    let folio = kernel.memory().folio(Request::new(Order::new(order).unwrap())).unwrap();
+    folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw()
+}
+
+fn handle(block: Block) -> Handle {
+    Handle::new(Parts::Folio(block)).unwrap()
+}
+
+/// A kernel whose predecessor left two roots, folios and a slab.
+fn heir(ram: &Ram) -> (Kernel<'_>, Vec<Block>) {
+    let first = boot(ram);
+    first.publish("a", &[1]).unwrap();
+    first.publish("b", &[2]).unwrap();
+    first.slabs().cache(CacheSpec::new("objects", 100).preserving(true)).unwrap().alloc().unwrap();
+    let blocks = (0..5).map(|order| keep(&first, order)).collect();
+    let second = revive(ram, first.entry());
+    (second, blocks)
+}
+
+fn ending<T>(result: Result<T, Error>) -> bool {
+    matches!(result, Err(Error::Folio(heirloom_folio::Error::Ending)))
+}
+
+#[test]
+fn in_finish_everything_works_or_is_refused_at_once() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let (kernel, blocks) = heir(&ram);
+    let mut folios = 0;
+    let mut calls = 0;
+    let finished = kernel.finish(|unclaimed| {
+        calls += 1;
+        kernel.publish(&format!("at-{calls}"), &[0; 100]).unwrap();
+        kernel.publish("again", &[calls]).unwrap();
+        kernel.unpublish("again").unwrap();
+        kernel.seal().unwrap();
+        kernel.unseal().unwrap();
+        let mut names = 0;
+        kernel.for_each_subtree(|_, _, _| names += 1).unwrap();
+        assert_eq!(names, usize::from(calls) + 1);
+        drop(kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
+        assert_eq!(kernel.predecessor().unwrap().as_str(), "first");
+        assert!(ending(kernel.finish(|_| Fate::Free)), "finish within finish");
+        // What is asked about first are slabs; then the folios, while nothing can be claimed.
+        if matches!(unclaimed, Unclaimed::Folio(_)) {
+            folios += 1;
+            assert!(ending(kernel.claim_root("a")));
+            assert!(ending(kernel.claim_folio(handle(blocks[0]))));
+            assert!(ending(kernel.claim_folios(&[handle(blocks[0])], |_| panic!("none"))));
+            assert!(ending(kernel.for_each_inherited_subtree(|_, _, _| panic!("none"))));
+        } else if let Ok(root) = kernel.claim_root("b") {
+            assert_eq!(root.bytes(), [2]);
+        }
+        Fate::Free
+    });
+    let finished = finished.unwrap();
+    // The five, and a root that was not claimed.
+    assert_eq!((finished.folios, folios, finished.slabs), (6, 6, 1));
+    assert_eq!(kernel.finish(|_| Fate::Free), Ok(heirloom_restore::Finished::default()));
+    assert_eq!(kernel.predecessor().unwrap().as_str(), "first");
+    kernel.memory().audit().unwrap();
+}
+
+#[test]
+fn a_panic_in_finish_leaves_the_rest_to_the_next_call() {
+    for asked in 0_u32..7 {
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let (kernel, _) = heir(&ram);
+        let mut left = asked;
+        let finish = AssertUnwindSafe(|| {
+            kernel.finish(|_| {
+                left = left.checked_sub(1).expect("a panic of the caller's");
+                Fate::Free
+            })
+        });
+        assert!(catch_unwind(finish).is_err(), "{asked}");
+        let finished = kernel.finish(|_| Fate::Free).unwrap();
+        assert_eq!(finished.slabs, 1, "{asked}");
+        // Those that were decided and those that were not.
+        assert_eq!(finished.folios, 7, "{asked}");
+        kernel.memory().audit().unwrap();
+        assert_eq!(kernel.memory().inherited_block(kernel.entry().root.pfn()), None);
+    }
+}
+
+#[test]
+fn what_is_listed_may_be_changed_meanwhile() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let (kernel, _) = heir(&ram);
+    let mut names = Vec::new();
+    kernel
+        .for_each_inherited_subtree(|name, _, _| {
+            names.push(name.to_owned());
+            if name != "heirloom" {
+                kernel.claim_root(name).unwrap();
+                kernel.publish(name, &[3]).unwrap();
+            }
+            let claiming = Err(Error::Folio(heirloom_folio::Error::Claiming));
+            assert_eq!(kernel.finish(|_| Fate::Free), claiming, "it is being read");
+            kernel.for_each_inherited_subtree(|_, _, _| ()).unwrap();
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(names, ["heirloom", "a", "b"]);
+    for name in ["c", "d", "e"] {
+        kernel.publish(name, &[4]).unwrap();
+    }
+    let mut left = Vec::new();
+    kernel
+        .for_each_subtree(|name, _, _| {
+            left.push(name.to_owned());
+            match name {
+                // One before, itself, and one behind it.
+                "b" => kernel.unpublish("a").unwrap(),
+                "c" => kernel.unpublish("c").unwrap(),
+                "d" => {
+                    kernel.unpublish("e").unwrap();
+                    kernel.publish("f", &[5]).unwrap();
+                }
+                _ => {}
+            }
+        })
+        .unwrap();
+    assert_eq!(left, ["heirloom", "a", "b", "c", "d", "f"]);
+}
+
+#[test]
+fn a_panic_while_folios_are_handed_out_puts_the_rest_back() {
+    for handed in 0_usize..5 {
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let (kernel, blocks) = heir(&ram);
+        let handles: Vec<_> = blocks.iter().copied().map(handle).collect();
+        let mut left = handed;
+        let claim = AssertUnwindSafe(|| {
+            kernel.claim_folios(&handles, |folio| {
+                left = left.checked_sub(1).expect("a panic of the caller's");
+                let _ = folio.into_raw();
+            })
+        });
+        assert!(catch_unwind(claim).is_err());
+        // Those that were handed out are their owner's; the one at which it happened was dropped.
+        for (i, handle) in handles.iter().enumerate() {
+            assert_eq!(kernel.claim_folio(*handle).is_ok(), i > handed, "{i} of {handed}");
+        }
+        kernel.memory().audit().unwrap();
+    }
+}
+
+#[test]
+fn a_panic_while_an_area_is_made_or_let_go_leaves_no_half_of_one() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let kernel = boot(&ram);
+    let memory = kernel.memory();
+    let one = Request::new(Order::ZERO);
+    let blocks: Vec<_> = (0..20).map(|_| memory.alloc(one).unwrap()).collect();
+    let before = memory.stats();
+    for made in 0..20 {
+        let given = blocks.iter().enumerate().map(|(i, block)| {
+            assert!(i < made, "a panic of the caller's");
+            *block
+        });
+        let preserve =
+            AssertUnwindSafe(|| PreservedArea::preserve(memory, given, Order::ZERO, false).is_ok());
+        assert!(catch_unwind(preserve).is_err());
+        assert_eq!(
+            (memory.stats().used(), memory.stats().preserved),
+            (before.used(), before.preserved)
+        );
+    }
+    for told in 0_u32..20 {
+        let given = blocks.iter().copied();
+        let area = PreservedArea::preserve(memory, given, Order::ZERO, false).unwrap();
+        let mut left = told;
+        let release = AssertUnwindSafe(|| {
+            area.unpreserve(|_| left = left.checked_sub(1).expect("a panic of the caller's"))
+                .is_ok()
+        });
+        assert!(catch_unwind(release).is_err());
+        assert_eq!(
+            (memory.stats().used(), memory.stats().preserved),
+            (before.used(), before.preserved)
+        );
+    }
+}
