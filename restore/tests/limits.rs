@@ -1,0 +1,218 @@
+//! What a kernel accepted when it was booted, published, preserved and sealed, its successor accepts:
+//! at the limits of each.
+
+use core::ptr::NonNull;
+
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Block, Cpus, Fate, Memory, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
+use heirloom_restore::{Entry, Error, Handle, Handover, Parts, ScratchList, SealPolicy, Table};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
+
+const FRAMES: u64 = 8192;
+
+fn memory(ram: &Ram) -> Memory<&Ram> {
+    let [(run, node)] = Ram::frames(FRAMES);
+    let space = |bytes| ram.space(bytes);
+    let cpus: NonNull<[u8]> = space(Memory::<&Ram>::cpu_bytes(ram.count()));
+    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
+    // a time runs on it.
+    unsafe {
+        let memory = Memory::new(ram, cpus).unwrap();
+        memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run))).unwrap();
+        memory
+    }
+}
+
+/// Run `n` of many small ones that do not touch.
+fn area(n: u64, frames: u64) -> Run {
+    let first = Ram::frames(FRAMES)[0].0.start();
+    Run::new(Pfn::new(first.get() + n * 16), frames).unwrap()
+}
+
+fn revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Handover<&Ram> {
+    Handover::revive(memory(ram), entry, "next", policy).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn as_many_scratch_areas_as_a_list_holds_pass_from_kernel_to_kernel() {
+    assert_eq!(ScratchList::LIMIT, PAGE_SIZE / 16);
+    for count in [0, 1, 64, 65, 255, 256] {
+        let areas: Vec<Run> = (0..count).map(|n| area(n, 1 + n % 3)).collect();
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let first = Handover::fresh(memory(&ram), &areas, "first").unwrap();
+        assert_eq!(first.scratch().collect::<Vec<_>>(), areas);
+        first.publish("root", &[7]).unwrap();
+        let mut kernel = first;
+        for _ in 0..2 {
+            kernel = revive(&ram, kernel.entry(), SealPolicy::Checked);
+            assert_eq!(kernel.scratch().collect::<Vec<_>>(), areas, "{count}");
+            let finished = kernel.finish(|_| Fate::Keep).unwrap();
+            // What was published, and no page of the handover's own.
+            assert_eq!((finished.folios, finished.frames), (1, 1), "{count}");
+        }
+    }
+}
+
+#[test]
+fn what_no_list_holds_is_refused_when_it_is_given() {
+    let limit = ScratchList::LIMIT as u64;
+    let many: Vec<Run> = (0..=limit).map(|n| area(n, 1)).collect();
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let refused = Handover::fresh(memory(&ram), &many, "first").err();
+    assert_eq!(refused, Some(Error::TableFull { table: Table::Scratch, limit }));
+    let run = area(3, 0);
+    let refused = Handover::fresh(memory(&ram), &[area(1, 2), run], "first").err();
+    assert_eq!(refused, Some(Error::BadRun { table: Table::Scratch, run }));
+}
+
+#[test]
+fn an_entry_that_was_taken_over_says_so() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let first = Handover::fresh(memory(&ram), &[], "first").unwrap();
+    first.publish("root", &[7]).unwrap();
+    let entry = first.entry();
+    let second = revive(&ram, entry, SealPolicy::Checked);
+    let root = second.claim_root("root").unwrap();
+    let error = Handover::revive(memory(&ram), entry, "third", SealPolicy::Checked).err().unwrap();
+    let said = error.to_string();
+    assert!(said.ends_with("a successor has taken over from it"), "{said}");
+    assert_eq!(error.at(), Some(entry.root));
+    drop(root);
+}
+
+/// What a kernel is asked to leave.
+#[derive(Clone, Debug)]
+struct Wishes {
+    areas: Vec<(u64, u64)>,
+    /// Length of the name, of the bytes.
+    published: Vec<(usize, usize)>,
+    /// Order of a folio, and bytes of a subtree in it.
+    added: Vec<(u8, u64)>,
+    objects: Vec<usize>,
+    producer: usize,
+    fill: bool,
+    seal: bool,
+}
+
+fn wishes() -> impl Strategy<Value = Wishes> {
+    let sizes = prop_oneof![Just(0), Just(1), 1..PAGE_SIZE * 3, Just(PAGE_SIZE << 6)];
+    let most = Just(ScratchList::LIMIT..ScratchList::LIMIT + 1);
+    let areas = prop_oneof![Just(0..1), Just(1..4), Just(60..70), most]
+        .prop_flat_map(|count| prop::collection::vec((0_u64..4, 1_u64..16), count));
+    (
+        areas,
+        prop::collection::vec((1_usize..=33, sizes), 0..6),
+        prop::collection::vec((0_u8..8, prop_oneof![Just(0), Just(1), 1_u64..1 << 21]), 0..4),
+        prop::collection::vec(1_usize..3000, 0..20),
+        0_usize..80,
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(areas, published, added, objects, producer, fill, seal)| Wishes {
+            areas,
+            published,
+            added,
+            objects,
+            producer,
+            fill,
+            seal,
+        })
+}
+
+/// What was accepted.
+#[derive(Default)]
+struct Left {
+    roots: Vec<(String, Vec<u8>)>,
+    subtrees: Vec<(String, PhysAddr, u64)>,
+    folios: Vec<Block>,
+    buffers: Vec<Handle>,
+}
+
+fn leave(kernel: &Handover<&Ram>, wishes: &Wishes) -> Left {
+    let mut left = Left::default();
+    for (n, (name, bytes)) in wishes.published.iter().enumerate() {
+        let name = format!("{:x>name$}", char::from(b'a' + n as u8));
+        let bytes = vec![n as u8; *bytes];
+        let published = kernel.publish(&name, &bytes);
+        assert_eq!(published.is_ok(), name.len() <= 31, "{name}: {published:?}");
+        if published.is_ok() {
+            left.roots.push((name, bytes));
+        }
+    }
+    for (n, (order, bytes)) in wishes.added.iter().enumerate() {
+        let folio = kernel.memory().folio(Request::new(Order::new(*order).unwrap())).unwrap();
+        let block =
+            folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw();
+        left.folios.push(block);
+        // Two that share the same frames, too.
+        for twice in 0..2 {
+            let name = format!("added-{n}-{twice}");
+            let added = kernel.add_subtree(&name, block.addr(), *bytes);
+            assert_eq!(added.is_ok(), (1..=block.order().bytes()).contains(bytes), "{added:?}");
+            if added.is_ok() {
+                left.subtrees.push((name, block.addr(), *bytes));
+            }
+        }
+    }
+    for bytes in &wishes.objects {
+        let buffer = kernel.alloc(*bytes).unwrap();
+        left.buffers.push(kernel.preserve(buffer).unwrap());
+    }
+    if wishes.fill {
+        let mut n = 0;
+        while kernel.publish(&format!("{n:0>31}"), &[n]).is_ok() {
+            left.roots.push((format!("{n:0>31}"), vec![n]));
+            n += 1;
+        }
+    }
+    left
+}
+
+proptest! {
+    #![proptest_config(Config {
+        cases: 48,
+        failure_persistence: None,
+        rng_algorithm: RngAlgorithm::ChaCha,
+        rng_seed: RngSeed::Fixed(0x6c69_6d69_7473),
+        ..Config::default()
+    })]
+
+    #[test]
+    fn what_was_accepted_is_accepted(wishes in wishes()) {
+        let areas: Vec<Run> =
+            (0..).zip(&wishes.areas).map(|(n, (at, frames))| {
+                let area = area(n, (*frames).min(16 - at));
+                Run::new(area.start().add(*at), area.frames()).unwrap()
+            }).collect();
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let producer = "p".repeat(wishes.producer);
+        let first = Handover::fresh(memory(&ram), &areas, &producer).unwrap();
+        let left = leave(&first, &wishes);
+        let policy = if wishes.seal { first.seal().unwrap(); SealPolicy::Required } else { SealPolicy::Checked };
+        let next = revive(&ram, first.entry(), policy);
+        prop_assert_eq!(next.scratch().collect::<Vec<_>>(), areas);
+        let from = next.predecessor().unwrap();
+        prop_assert_eq!(from.as_str(), &producer[..producer.len().min(64)]);
+        let mut subtrees = Vec::new();
+        next.for_each_inherited_subtree(|name, at, bytes| {
+            subtrees.push((name.to_owned(), at, bytes.unwrap()));
+        }).unwrap();
+        for added in &left.subtrees {
+            prop_assert!(subtrees.contains(added), "{added:?}");
+        }
+        for (name, bytes) in &left.roots {
+            let root = next.claim_root(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            prop_assert_eq!(root.bytes(), &bytes[..]);
+        }
+        for block in &left.folios {
+            let folio = next.claim_folio(Handle::new(Parts::Folio(*block)).unwrap());
+            folio.unwrap_or_else(|error| panic!("{block}: {error}"));
+        }
+        for handle in &left.buffers {
+            next.restore(*handle).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let finished = next.finish(|_| Fate::Free).unwrap();
+        prop_assert_eq!(finished, heirloom_restore::Finished::default());
+    }
+}
