@@ -11,9 +11,8 @@
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
 //! Every block of the list has an entry; a seal without entries has one block. What the entries cover
-//! are tables: whole pages, a header or a list within one, or a published root within one block, and
-//! no two of them share a frame. So checking a seal costs no more than the frames that a handover
-//! has.
+//! are tables: whole pages, a header or a list within one, or a published root; and no two of them
+//! share a frame. So checking a seal costs no more than the frames that a handover has.
 //!
 //! Sealing must not change what it covers, and preserving the seal's own blocks changes tracker
 //! nodes. So a [`Sealer`] first gets all blocks that it may need, then takes note of what to
@@ -343,11 +342,11 @@ fn check_entry(
     let kind = kind.ok_or(fail(Fault::Reserved { found: number.into() }))?;
     let length = entry.length.get();
     let run = Run::covering(addr, length.into()).ok_or(fail(Fault::OutsideMemory { addr }))?;
-    fits(pages, kind, run, length).map_err(fail)?;
     budget.used = budget.used.saturating_add(run.frames());
     if budget.used > budget.limit {
         return Err(fail(Fault::TooMany { found: budget.used, limit: budget.limit }));
     }
+    fits(pages, kind, run, length).map_err(fail)?;
     let found = hash_at(pages, addr, length);
     let found = found.ok_or(fail(Fault::OutsideMemory { addr }))?;
     let sealed = entry.hash.get();
@@ -362,14 +361,16 @@ fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), F
         Sealed::Root | Sealed::Node | Sealed::Roll if found != PAGE => {
             Err(Fault::Length { expected: PAGE, found })
         }
-        // What is published lies in one block.
-        Sealed::Subtree => match pages.block_around(run.start()) {
-            Some(block) if found > 0 && block.run().covers(run) => Ok(()),
-            Some(block) => Err(Fault::Length { expected: block.order().bytes(), found }),
-            None => {
-                let block = Block::containing(run.start(), Order::ZERO);
+        // What is published is no larger than a folio.
+        Sealed::Subtree if found == 0 || found > Order::MAX_FOLIO.bytes() => {
+            Err(Fault::Length { expected: Order::MAX_FOLIO.bytes(), found })
+        }
+        Sealed::Subtree => match pages.first_unpreserved(run) {
+            Some(missing) => {
+                let block = Block::containing(missing, Order::ZERO);
                 Err(Fault::NotPreserved { block })
             }
+            None => Ok(()),
         },
         // In one page, which others cover in no part.
         _ if found == 0 || found > PAGE || run.frames() > 1 => {
