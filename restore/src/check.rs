@@ -255,7 +255,7 @@ fn own_header(
     let run = frames_of(subtree).filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
     let others = root.subtrees().take(before).filter_map(|other| frames_of(&other.ok()?));
-    if let Some(missing) = first_unpreserved(pages, run, others) {
+    if let Some(missing) = first_unpreserved(pages, run, &others) {
         let block = Block::containing(missing, Order::ZERO);
         return Err(fail(Fault::NotPreserved { block }));
     }
@@ -279,7 +279,7 @@ fn frames_of(subtree: &Subtree) -> Option<Run> {
 fn first_unpreserved(
     pages: &impl Pages,
     run: Run,
-    others: impl Iterator<Item = Run> + Clone,
+    others: &(impl Iterator<Item = Run> + Clone),
 ) -> Option<Pfn> {
     let mut at = run.start();
     while at < run.end() {

@@ -197,7 +197,7 @@ pub(crate) fn folios<'m, M: Machine>(
         }
     }
     let mut rest = Rest { memory, handles: handles.iter() };
-    while let Some(handle) = rest.handles.next() {
+    for handle in rest.handles.by_ref() {
         let block = block_of(handle)?;
         // SAFETY: claimed just now as a folio, by nobody else; `rest` has it no more.
         each(unsafe { Folio::from_raw(memory, block) });

@@ -34,7 +34,7 @@ fn boot(ram: &Ram) -> Handover<&Ram> {
 }
 
 /// The words at an address, in memory that nothing writes but by atomics.
-fn words<'r>(ram: &'r Ram, at: PhysAddr, bytes: usize) -> &'r [AtomicU64] {
+fn words(ram: &Ram, at: PhysAddr, bytes: usize) -> &[AtomicU64] {
     let start = ram.ptr(at).cast::<AtomicU64>();
     // SAFETY: in the machine's memory, aligned; this test runs no kernel meanwhile.
     unsafe { core::slice::from_raw_parts(start.as_ptr(), bytes.div_ceil(8)) }

@@ -112,7 +112,7 @@ fn heir(ram: &Ram) -> (Kernel<'_>, Vec<Block>) {
     (second, blocks)
 }
 
-fn ending<T>(result: Result<T, Error>) -> bool {
+fn ending<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Folio(heirloom_folio::Error::Ending)))
 }
 
@@ -134,14 +134,14 @@ fn in_finish_everything_works_or_is_refused_at_once() {
         assert_eq!(names, usize::from(calls) + 1);
         drop(kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
         assert_eq!(kernel.predecessor().unwrap().as_str(), "first");
-        assert!(ending(kernel.finish(|_| Fate::Free)), "finish within finish");
+        assert!(ending(&kernel.finish(|_| Fate::Free)), "finish within finish");
         // What is asked about first are slabs; then the folios, while nothing can be claimed.
         if matches!(unclaimed, Unclaimed::Folio(_)) {
             folios += 1;
-            assert!(ending(kernel.claim_root("a")));
-            assert!(ending(kernel.claim_folio(handle(blocks[0]))));
-            assert!(ending(kernel.claim_folios(&[handle(blocks[0])], |_| panic!("none"))));
-            assert!(ending(kernel.for_each_inherited_subtree(|_, _, _| panic!("none"))));
+            assert!(ending(&kernel.claim_root("a")));
+            assert!(ending(&kernel.claim_folio(handle(blocks[0]))));
+            assert!(ending(&kernel.claim_folios(&[handle(blocks[0])], |_| panic!("none"))));
+            assert!(ending(&kernel.for_each_inherited_subtree(|_, _, _| panic!("none"))));
         } else if let Ok(root) = kernel.claim_root("b") {
             assert_eq!(root.bytes(), [2]);
         }
