@@ -69,16 +69,36 @@ impl<M: Machine> Memory<M> {
         self.inherited.tree(&self.tables(Whose::Inherited)).nodes().for_each(each);
     }
 
-    /// Claims a block that the predecessor preserved: from now on it is allocated, as `kind`,
-    /// and freed like any other. Once: the bit in the predecessor's tree decides. (What is claimed
-    /// as [`Kind::Slab`] is a [`Kind::Table`] until [`Memory::make_slab`].)
+    /// Claims a block that the predecessor preserved as a folio: from now on it is allocated, and
+    /// freed like any other. Once: the bit in the predecessor's tree decides. Tables and slabs are
+    /// for [`Memory::claim_as`].
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: never was, with this order, or is claimed already.
-    /// [`Error::WrongKind`]: [`Memory::label`] says that it is something else.
-    /// [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or no
-    /// block's kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
+    /// [`Error::WrongKind`]: [`Memory::label`] says that it is no folio, or `kind` is a table's or
+    /// a slab's. [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or
+    /// no block's kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
     pub fn claim(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        folios_only(block, kind)?;
+        self.claim_kind(block, kind)
+    }
+
+    /// Claims a block that the predecessor preserved, as `kind`, a table or a slab too. (What is
+    /// claimed as [`Kind::Slab`] is a [`Kind::Table`] until [`Memory::make_slab`].)
+    ///
+    /// # Errors
+    /// As for [`Memory::claim`]; [`Error::WrongKind`]: the label, if there is one, says that it is
+    /// something else.
+    ///
+    /// # Safety
+    /// The caller is the reader of what the label stands for: whatever else relies on a block with
+    /// that label is told by the caller.
+    pub unsafe fn claim_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        self.claim_kind(block, kind)
+    }
+
+    #[inline]
+    fn claim_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
         Self::claimable(block, kind)?;
         let range = self.range(block.pfn())?;
         self.prefetch_claim(range, block);
@@ -86,8 +106,8 @@ impl<M: Machine> Memory<M> {
         claimed.unwrap_or_else(|| Err(self.shut_out(block)))
     }
 
-    /// [`Memory::claim`] for who holds the inheritance, and so need not ask whether it is there:
-    /// for many in a row.
+    /// [`Memory::claim`] for a caller that holds the inheritance, and so need not ask whether it is
+    /// there: for many in a row.
     ///
     /// # Errors
     /// As for [`Memory::claim`].
@@ -97,8 +117,35 @@ impl<M: Machine> Memory<M> {
         block: Block,
         kind: Kind,
     ) -> Result<(), Error> {
+        folios_only(block, kind)?;
+        self.claim_held_kind(held, block, kind)
+    }
+
+    /// [`Memory::claim_as`] for a caller that holds the inheritance.
+    ///
+    /// # Errors
+    /// As for [`Memory::claim_as`].
+    ///
+    /// # Safety
+    /// As for [`Memory::claim_as`].
+    pub unsafe fn claim_held_as(
+        &self,
+        held: &HeldInheritance<'_>,
+        block: Block,
+        kind: Kind,
+    ) -> Result<(), Error> {
+        self.claim_held_kind(held, block, kind)
+    }
+
+    #[inline]
+    fn claim_held_kind(
+        &self,
+        held: &HeldInheritance<'_>,
+        block: Block,
+        kind: Kind,
+    ) -> Result<(), Error> {
         if !held.is_of(self) {
-            return self.claim(block, kind);
+            return self.claim_kind(block, kind);
         }
         Self::claimable(block, kind)?;
         let range = self.range(block.pfn())?;
@@ -176,7 +223,11 @@ impl<M: Machine> Memory<M> {
     /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
     /// label, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
     /// kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
-    pub fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// The caller is the reader of what the label stands for: it found the block in what the
+    /// predecessor wrote, as a table or a slab.
+    pub unsafe fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
         if !matches!(kind, Kind::Slab | Kind::Table) {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
@@ -394,6 +445,16 @@ impl<M: Machine> Memory<M> {
         }
         Ok(())
     }
+}
+
+/// Refuses to take a block as what a layer above keeps.
+#[inline]
+fn folios_only(block: Block, kind: Kind) -> Result<(), Error> {
+    if matches!(kind, Kind::Slab | Kind::Table) {
+        let pfn = block.pfn();
+        return Err(Error::WrongKind { pfn, expected: Kind::Folio, found: kind });
+    }
+    Ok(())
 }
 
 /// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits, by the

@@ -117,13 +117,11 @@ pub(crate) const fn is_nothing(byte: u8) -> bool {
     byte < FIRST
 }
 
-/// Whether `byte` is that of a block of `order`, (not) preserved, that is no part of a run.
-/// `order` is at most [`Order::MAX_FOLIO`].
+/// Whether `byte` is that of a block of `kind` and `order`, (not) preserved, that is no part of a
+/// run. `order` is at most [`Order::MAX_FOLIO`].
 #[inline]
-pub(crate) const fn is_single(byte: u8, order: Order, preserved: bool) -> bool {
-    byte == head(Kind::Folio, order, preserved)
-        || byte == head(Kind::Slab, order, preserved)
-        || byte == head(Kind::Table, order, preserved)
+pub(crate) const fn is_single(byte: u8, kind: Kind, order: Order, preserved: bool) -> bool {
+    matches!(kind, Kind::Folio | Kind::Slab | Kind::Table) && byte == head(kind, order, preserved)
 }
 
 /// The byte of a block that is preserved from now on.
@@ -207,9 +205,13 @@ mod tests {
                 assert_eq!(with_preserved(before), after);
                 assert_eq!(without_preserved(after), before);
                 let single = !kind.is_run() && kind != Kind::Tail;
-                assert_eq!(is_single(before, order, false), single);
-                assert_eq!(is_single(after, order, true), single);
-                assert!(!is_single(before, order, true) && !is_single(after, order, false));
+                for other in Kind::ALL {
+                    let alike = single && kind == other;
+                    assert_eq!(is_single(before, other, order, false), alike);
+                    assert_eq!(is_single(after, other, order, true), alike);
+                    assert!(!is_single(before, other, order, true));
+                    assert!(!is_single(after, other, order, false));
+                }
             }
         }
     }
@@ -227,7 +229,7 @@ mod tests {
             assert!(!is_nothing(left) && !is_tail(left));
             assert!(Kind::ALL.into_iter().all(|kind| order_of(left, kind).is_none()));
             for preserved in [false, true] {
-                assert!(!is_single(left, order, preserved));
+                assert!(Kind::ALL.into_iter().all(|k| !is_single(left, k, order, preserved)));
                 let table = head(at_first(Kind::Slab), order, preserved);
                 assert_eq!(slab_from_table(table), head(Kind::Slab, order, preserved));
             }

@@ -5,7 +5,7 @@
 
 use crate::addr::{Block, Order, PhysAddr, Run};
 use crate::error::Error;
-use crate::kinds::{self, FrameState, Kind};
+use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::octets;
@@ -83,48 +83,86 @@ impl<M: Machine> Memory<M> {
         self.own.ensure_root(&self.tables(Whose::Own))
     }
 
-    /// Makes an allocated block survive a jump.
+    /// Makes an allocated folio survive a jump.
     ///
-    /// Meant for the block's owner. Two calls for one block at the same time are told apart (one
-    /// is refused), but a block must not be freed at the same time.
+    /// Meant for the folio's owner. Two calls for one folio at the same time are told apart (one
+    /// is refused), but a folio must not be freed at the same time. What a layer above keeps, a
+    /// [`Kind::Table`] or a [`Kind::Slab`], is refused: [`Memory::preserve_as`] is for its owner.
     ///
     /// # Errors
     /// [`Error::AlreadyPreserved`]; [`Error::NeverAllocated`], [`Error::DoubleFree`] (it is
     /// free), [`Error::TailFrame`], [`Error::WrongOrder`]: it is no allocated block;
-    /// [`Error::WrongKind`]: it is a run; [`Error::NotMemory`]; [`Error::OutOfMemory`] for a node.
+    /// [`Error::WrongKind`]: it is no folio; [`Error::NotMemory`]; [`Error::OutOfMemory`] for a
+    /// node.
     #[inline]
     pub fn preserve(&self, block: Block) -> Result<(), Error> {
-        match self.at_hand(block, false) {
+        self.preserve_kind(block, Kind::Folio)
+    }
+
+    /// Makes an allocated block of `kind` survive a jump, a table or a slab too.
+    ///
+    /// # Errors
+    /// As for [`Memory::preserve`]; [`Error::BadRequest`] for a run's kind.
+    ///
+    /// # Safety
+    /// The caller owns the block: a table or a slab of its own, or a folio.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{Error, Kind, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(64))?;
+    /// let table = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
+    /// assert!(matches!(memory.preserve(table), Err(Error::WrongKind { .. })));
+    /// // SAFETY: allocated just now.
+    /// unsafe { memory.preserve_as(table, Kind::Table) }?;
+    /// assert!(memory.is_preserved(table));
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[inline]
+    pub unsafe fn preserve_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        self.preserve_kind(block, kind)
+    }
+
+    #[inline]
+    fn preserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        match self.at_hand(block, kind, false) {
             Some((spot, byte, now)) => {
                 spot.preserve(block)?;
                 say(byte, kinds::with_preserved(now));
                 Ok(())
             }
-            None => self.preserve_more(block),
+            None => self.preserve_more(block, kind),
         }
     }
 
     /// Preserves a block whose leaf is not known or not there, or says why not.
     #[cold]
     #[inline(never)]
-    fn preserve_more(&self, block: Block) -> Result<(), Error> {
-        let (byte, now) = Self::single(self.range(block.pfn())?, block, false)?;
+    fn preserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        let (byte, now) = Self::single(self.range(block.pfn())?, block, kind, false)?;
         self.own.preserve(&self.tables(Whose::Own), block)?;
         say(byte, kinds::with_preserved(now));
         Ok(())
     }
 
-    /// The spot of a block that is allocated and (not) preserved, its byte, and what that says, if
-    /// the directory knows the leaf.
+    /// The spot of a block of `kind` that is allocated and (not) preserved, its byte, and what that
+    /// says, if the directory knows the leaf.
     #[inline]
-    fn at_hand(&self, block: Block, preserved: bool) -> Option<(Spot<'_>, &AtomicU8, u8)> {
+    fn at_hand(
+        &self,
+        block: Block,
+        kind: Kind,
+        preserved: bool,
+    ) -> Option<(Spot<'_>, &AtomicU8, u8)> {
         let range = self.ranges.find(block.pfn())?;
         let spot = Spot::of(self.leaf_in(range, Whose::Own, block)?, block)?;
         // The tracker's word and the frame's byte are far apart, and each may be far away.
         spot.prefetch();
         let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO)?;
         let now = byte.load(Relaxed);
-        kinds::is_single(now, block.order(), preserved).then_some((spot, byte, now))
+        kinds::is_single(now, kind, block.order(), preserved).then_some((spot, byte, now))
     }
 
     /// The leaf of a block that the directory knows.
@@ -141,37 +179,72 @@ impl<M: Machine> Memory<M> {
         (leaf != 0).then(|| unsafe { self.node_words(PhysAddr::new(leaf)) })
     }
 
-    /// Lets a preserved block go: it no longer survives, and can be freed.
+    /// Lets a preserved folio go: it no longer survives, and can be freed.
     ///
     /// # Errors
     /// [`Error::NotPreserved`], and as for [`Memory::preserve`].
     #[inline]
     pub fn unpreserve(&self, block: Block) -> Result<(), Error> {
-        match self.at_hand(block, true) {
+        self.unpreserve_kind(block, Kind::Folio)
+    }
+
+    /// Lets a preserved block of `kind` go, a table or a slab too.
+    ///
+    /// # Errors
+    /// As for [`Memory::unpreserve`]; [`Error::BadRequest`] for a run's kind.
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve_as`].
+    #[inline]
+    pub unsafe fn unpreserve_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        self.unpreserve_kind(block, kind)
+    }
+
+    #[inline]
+    fn unpreserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        match self.at_hand(block, kind, true) {
             Some((spot, byte, now)) => {
                 spot.unpreserve(block)?;
                 say(byte, kinds::without_preserved(now));
                 Ok(())
             }
-            None => self.unpreserve_more(block),
+            None => self.unpreserve_more(block, kind),
         }
     }
 
     /// Lets go a block whose leaf is not known, or says why not.
     #[cold]
     #[inline(never)]
-    fn unpreserve_more(&self, block: Block) -> Result<(), Error> {
-        let (byte, now) = Self::single(self.range(block.pfn())?, block, true)?;
+    fn unpreserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
+        let (byte, now) = Self::single(self.range(block.pfn())?, block, kind, true)?;
         self.own.unpreserve(&self.tables(Whose::Own), block)?;
         say(byte, kinds::without_preserved(now));
         Ok(())
     }
 
-    /// Makes a whole run survive, tracked as its few largest aligned blocks.
+    /// Makes a whole run survive, tracked as its few largest aligned blocks. A buffer, which a
+    /// layer above keeps, is refused: [`Memory::preserve_run_as`] is for its owner.
     ///
     /// # Errors
-    /// As for [`Memory::preserve`], and [`Error::WrongLength`]. All or nothing.
+    /// As for [`Memory::preserve`], and [`Error::WrongLength`]; [`Error::WrongKind`]: it is no
+    /// [`Kind::Run`], or another was named. All or nothing.
     pub fn preserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        no_buffer(run, kind)?;
+        self.preserve_run_kind(run, kind)
+    }
+
+    /// Makes a whole run of `kind` survive, a buffer too.
+    ///
+    /// # Errors
+    /// As for [`Memory::preserve_run`]; [`Error::BadRequest`] for a kind that is no run's.
+    ///
+    /// # Safety
+    /// The caller owns the run.
+    pub unsafe fn preserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        self.preserve_run_kind(run, kind)
+    }
+
+    fn preserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
         self.check_run(run, kind).map_err(|error| match error {
             Error::Preserved { block } => Error::AlreadyPreserved { block },
             other => other,
@@ -186,6 +259,22 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// [`Error::NotPreserved`], and as for [`Memory::preserve_run`]. All or nothing.
     pub fn unpreserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        no_buffer(run, kind)?;
+        self.unpreserve_run_kind(run, kind)
+    }
+
+    /// Lets a preserved run of `kind` go, a buffer too.
+    ///
+    /// # Errors
+    /// As for [`Memory::unpreserve_run`]; [`Error::BadRequest`] for a kind that is no run's.
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve_run_as`].
+    pub unsafe fn unpreserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        self.unpreserve_run_kind(run, kind)
+    }
+
+    fn unpreserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
         if !self.is_run(run, kind, true) {
             match self.check_run(run, kind) {
                 Err(Error::Preserved { .. }) => {}
@@ -270,82 +359,88 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Checks that the folios are allocated and (not) preserved: the bytes of their frames and what
-    /// the first of each says, if that is the same for all.
+    /// Checks that the folios are allocated and (not) preserved: the bytes of their frames, if they
+    /// lie in one range and all say so at a first look.
     fn each_adjacent(
         &self,
         folios: Adjacent,
         preserved: bool,
-    ) -> Result<Option<(&[AtomicU8], u8)>, Error> {
+    ) -> Result<Option<&[AtomicU8]>, Error> {
         let mut blocks = blocks(folios);
         let Some(first) = blocks.next() else { return Ok(None) };
         let range = self.range(first.pfn())?;
-        let (_, said) = Self::single(range, first, preserved)?;
-        // Mostly all of them: no look at each, and no branch. But for slabs, whose bytes are released
-        // one by one.
-        let slab = said == kinds::head(Kind::Slab, first.order(), preserved);
-        let bytes = range.bytes_of(folios.run()).filter(|_| !slab);
+        let (_, said) = Self::single(range, first, Kind::Folio, preserved)?;
+        // Mostly all of them: no look at each, and no branch.
+        let bytes = range.bytes_of(folios.run());
         if let Some(bytes) = bytes.filter(|bytes| alike(bytes, first.order(), said)) {
-            return Ok(Some((bytes, said)));
+            return Ok(Some(bytes));
         }
         for block in blocks {
-            Self::single(self.range(block.pfn())?, block, preserved)?;
+            Self::single(self.range(block.pfn())?, block, Kind::Folio, preserved)?;
         }
         Ok(None)
     }
 
-    fn mark_adjacent(&self, folios: Adjacent, alike: Option<(&[AtomicU8], u8)>, preserved: bool) {
-        let step = if preserved { kinds::with_preserved } else { kinds::without_preserved };
-        if let Some((bytes, said)) = alike {
-            return store_all(bytes, folios.first().order(), step(said));
+    fn mark_adjacent(&self, folios: Adjacent, alike: Option<&[AtomicU8]>, preserved: bool) {
+        let order = folios.first().order();
+        if let Some(bytes) = alike {
+            return store_all(bytes, order, kinds::head(Kind::Folio, order, preserved));
         }
         for block in blocks(folios) {
-            let range = self.ranges.find(block.pfn());
-            if let Some(byte) = range.and_then(|range| range.byte(block.pfn())) {
-                say(byte, step(byte.load(Relaxed)));
-            }
+            self.mark_preserved(block, Kind::Folio, preserved);
         }
     }
 
-    /// The byte of an allocated block that is no part of a run and (not) preserved, and what it
-    /// says now.
+    /// The byte of an allocated block of `kind` that is no part of a run and (not) preserved, and
+    /// what it says now.
     #[inline]
-    fn single(range: &Range, block: Block, preserved: bool) -> Result<(&AtomicU8, u8), Error> {
+    fn single(
+        range: &Range,
+        block: Block,
+        kind: Kind,
+        preserved: bool,
+    ) -> Result<(&AtomicU8, u8), Error> {
         if block.order() <= Order::MAX_FOLIO
             && let Some(byte) = range.byte(block.pfn())
         {
             let now = byte.load(Relaxed);
-            if kinds::is_single(now, block.order(), preserved) {
+            if kinds::is_single(now, kind, block.order(), preserved) {
                 return Ok((byte, now));
             }
         }
-        Err(Self::refuse_single(range, block, preserved))
+        Err(Self::refuse_single(range, block, kind, preserved))
     }
 
-    /// Why the block is none to preserve, or to let go if it should be `preserved`.
+    /// Why the block is none of `kind` to preserve, or to let go if it should be `preserved`.
     #[cold]
     #[inline(never)]
-    fn refuse_single(range: &Range, block: Block, preserved: bool) -> Error {
-        let byte = range.byte(block.pfn()).map_or(kinds::NEVER, |byte| byte.load(Relaxed));
+    fn refuse_single(range: &Range, block: Block, kind: Kind, preserved: bool) -> Error {
         let order = block.order();
-        let left = order <= Order::MAX_FOLIO && byte == kinds::label(Kind::Slab, order);
-        if left || order <= Order::MAX_FOLIO && kinds::is_single(byte, order, !preserved) {
+        if kind.is_run() || kind == Kind::Tail {
+            return Error::BadRequest { frames: order.frames() };
+        }
+        let byte = range.byte(block.pfn()).map_or(kinds::NEVER, |byte| byte.load(Relaxed));
+        let small = order <= Order::MAX_FOLIO;
+        // A slab of the predecessor's that is not claimed is preserved by the predecessor.
+        let left = kind == Kind::Slab && small && byte == kinds::label(Kind::Slab, order);
+        if left || small && byte == kinds::head(kind, order, !preserved) {
             return if preserved {
                 Error::NotPreserved { block }
             } else {
                 Error::AlreadyPreserved { block }
             };
         }
-        match (Self::refuse(range, block, Kind::Folio), range.state(block.pfn())) {
-            // No kind was asked for: what is in the way is the size.
-            (Error::WrongKind { pfn, found, .. }, FrameState::Head { order, .. })
-                if !found.is_run() =>
-            {
-                Error::WrongOrder { pfn, expected: block.order(), found: order }
-            }
-            (other, _) => other,
-        }
+        Self::refuse(range, block, kind)
     }
+}
+
+/// Refuses to take a run of the kind of a layer above.
+fn no_buffer(run: Run, kind: Kind) -> Result<(), Error> {
+    if kind == Kind::Buffer {
+        let (pfn, expected) = (run.start(), Kind::Run);
+        return Err(Error::WrongKind { pfn, expected, found: kind });
+    }
+    Ok(())
 }
 
 /// Whether the bytes of the first frames of folios of `order` that lie side by side all say

@@ -113,7 +113,8 @@ mod tests {
         // SAFETY: allocated above, and not used.
         unsafe { memory.free(other, Kind::Slab) }.unwrap();
         let kept = blocks[1];
-        memory.preserve(kept).unwrap();
+        // SAFETY: allocated above.
+        unsafe { memory.preserve_as(kept, Kind::Slab) }.unwrap();
         let expected = Expected::new(Kind::Slab, order);
         let map = memory.machine();
         let first = map.ptr(base.addr());

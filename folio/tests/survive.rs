@@ -7,7 +7,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{base, block, check, free, free_run, grow_run, order, run, starve, write};
+use common::{
+    base, block, check, claim_as, free, free_run, grow_run, label, order, preserve_as, run, starve,
+    unpreserve_as, write,
+};
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
@@ -108,34 +111,39 @@ fn a_label_is_what_a_claim_must_name() {
     memory.preserve(b).unwrap();
     let memory = successor(memory, &ranges());
     let other = block(100, 2);
-    assert_eq!(memory.label(other, Kind::Slab), Err(Error::NotPreserved { block: other }));
-    memory.label(b, Kind::Slab).unwrap();
+    assert_eq!(label(&memory, other, Kind::Slab), Err(Error::NotPreserved { block: other }));
+    label(&memory, b, Kind::Slab).unwrap();
     let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Table, found: Kind::Slab };
-    assert_eq!(memory.label(b, Kind::Table), Err(wrong));
+    assert_eq!(label(&memory, b, Kind::Table), Err(wrong));
     let no_folio = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Slab };
     assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
     let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Run, found: Kind::Slab };
     assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(wrong));
     // Until it is claimed it is nobody's to preserve, let go or free.
-    assert_eq!(memory.preserve(b), Err(Error::AlreadyPreserved { block: b }));
-    assert_eq!(memory.unpreserve(b), Err(Error::NotPreserved { block: b }));
+    assert_eq!(memory.preserve(b), Err(no_folio));
+    assert_eq!(memory.unpreserve(b), Err(no_folio));
+    assert_eq!(memory.claim(b, Kind::Slab), Err(no_folio));
+    let preserved = preserve_as(&memory, b, Kind::Slab);
+    assert_eq!(preserved, Err(Error::AlreadyPreserved { block: b }));
+    let let_go = unpreserve_as(&memory, b, Kind::Slab);
+    assert_eq!(let_go, Err(Error::NotPreserved { block: b }));
     assert_eq!(free(&memory, b, Kind::Slab), Err(Error::Preserved { block: b }));
     assert_eq!(memory.label_of(b), Some(Kind::Slab));
     // Nothing that looks for slabs finds it, before it is claimed and made one.
     let there = memory.machine().ptr(b.addr());
     let slab = Expected::new(Kind::Slab, order(2));
     assert_eq!(memory.within(there, &slab), None);
-    memory.claim(b, Kind::Slab).unwrap();
+    claim_as(&memory, b, Kind::Slab).unwrap();
     assert_eq!(memory.within(there, &slab), None);
     // SAFETY: claimed just now.
     unsafe { memory.unclaim(b, Kind::Table, Some(Kind::Slab)) }.unwrap();
     assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
-    memory.claim(b, Kind::Slab).unwrap();
-    memory.preserve(b).unwrap();
+    claim_as(&memory, b, Kind::Slab).unwrap();
+    preserve_as(&memory, b, Kind::Table).unwrap();
     // SAFETY: claimed just now; nothing looks for slabs here.
     unsafe { memory.make_slab(b) }.unwrap();
     assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
-    memory.unpreserve(b).unwrap();
+    unpreserve_as(&memory, b, Kind::Slab).unwrap();
     assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
     // SAFETY: refused, as it is one.
     let again = unsafe { memory.make_slab(b) };
@@ -156,19 +164,19 @@ fn a_label_is_a_slab_or_a_table_that_nobody_has() {
     memory.preserve_all(&[b, other]).unwrap();
     let memory = successor(memory, &ranges());
     for kind in [Kind::Folio, Kind::Run, Kind::Buffer, Kind::Tail] {
-        assert_eq!(memory.label(b, kind), Err(Error::BadRequest { frames: 4 }), "{kind:?}");
+        assert_eq!(label(&memory, b, kind), Err(Error::BadRequest { frames: 4 }), "{kind:?}");
         assert_eq!(memory.label_of(b), None);
     }
     let part = Block::containing(b.pfn(), order(1));
-    assert_eq!(memory.label(part, Kind::Slab), Err(Error::NotPreserved { block: part }));
+    assert_eq!(label(&memory, part, Kind::Slab), Err(Error::NotPreserved { block: part }));
     memory.claim(b, Kind::Folio).unwrap();
-    assert_eq!(memory.label(b, Kind::Slab), Err(Error::NotPreserved { block: b }));
+    assert_eq!(label(&memory, b, Kind::Slab), Err(Error::NotPreserved { block: b }));
     let asked = memory.disinherit(|b| {
-        assert_eq!(memory.label(b, Kind::Slab), Err(Error::Ending));
+        assert_eq!(label(&memory, b, Kind::Slab), Err(Error::Ending));
         Fate::Free
     });
     assert_eq!(asked, Ok((1, 0)));
-    assert_eq!(memory.label(other, Kind::Slab), Err(Error::NotPreserved { block: other }));
+    assert_eq!(label(&memory, other, Kind::Slab), Err(Error::NotPreserved { block: other }));
     free(&memory, b, Kind::Folio).unwrap();
     assert_eq!(memory.stats().used(), 0);
 }
@@ -180,14 +188,17 @@ fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
         let b = memory.alloc(Request::new(order(2))).unwrap();
         memory.preserve(b).unwrap();
         let memory = successor(memory, &ranges());
-        memory.label(b, Kind::Slab).unwrap();
+        label(&memory, b, Kind::Slab).unwrap();
         memory.disinherit(|_| fate).unwrap();
         if fate == Fate::Keep {
             // Kept, and no slab of ours: a table that nobody knows.
             let head = FrameState::Head { kind: Kind::Table, order: order(2), preserved: true };
             assert_eq!(memory.state(b.pfn()), Ok(head));
             assert_eq!(preserved(&memory), [b]);
-            memory.unpreserve(b).unwrap();
+            let no_folio =
+                Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Table };
+            assert_eq!(memory.unpreserve(b), Err(no_folio));
+            unpreserve_as(&memory, b, Kind::Table).unwrap();
             free(&memory, b, Kind::Table).unwrap();
         }
         assert_eq!(memory.stats().used(), memory.counts().nodes());
@@ -198,7 +209,15 @@ fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
 fn a_run_that_is_put_back_is_there_for_the_next_claim() {
     let memory = Ram::memory(&ranges()).unwrap();
     let all = memory.alloc_run(21, Request::new(Order::ZERO).kind(Kind::Buffer)).unwrap();
-    memory.preserve_run(all, Kind::Buffer).unwrap();
+    let no_run = Error::WrongKind { pfn: all.start(), expected: Kind::Run, found: Kind::Buffer };
+    for kind in [Kind::Run, Kind::Buffer] {
+        assert_eq!(memory.preserve_run(all, kind), Err(no_run));
+    }
+    // SAFETY: allocated above.
+    unsafe { memory.preserve_run_as(all, Kind::Buffer) }.unwrap();
+    for kind in [Kind::Run, Kind::Buffer] {
+        assert_eq!(memory.unpreserve_run(all, kind), Err(no_run));
+    }
     let memory = successor(memory, &ranges());
     let put_back = |run: Run, kind: Kind| {
         // SAFETY: what was not claimed so is refused; nobody uses the rest.
@@ -230,8 +249,14 @@ fn the_trees_own_pages_are_nobodys() {
     memory.for_each_node(|node| nodes.push(Block::containing(node.addr.pfn(), Order::ZERO)));
     assert!(!nodes.is_empty());
     for block in nodes {
-        assert_eq!(memory.preserve(block), Err(Error::AlreadyPreserved { block }));
-        assert_eq!(memory.unpreserve(block), Err(Error::NotPreserved { block }));
+        let no_folio =
+            Error::WrongKind { pfn: block.pfn(), expected: Kind::Folio, found: Kind::Table };
+        assert_eq!(memory.preserve(block), Err(no_folio));
+        assert_eq!(memory.unpreserve(block), Err(no_folio));
+        let preserved = preserve_as(&memory, block, Kind::Table);
+        assert_eq!(preserved, Err(Error::AlreadyPreserved { block }));
+        let let_go = unpreserve_as(&memory, block, Kind::Table);
+        assert_eq!(let_go, Err(Error::NotPreserved { block }));
         let freed = free(&memory, block, Kind::Table);
         assert_eq!(freed, Err(Error::Preserved { block }));
     }
@@ -427,7 +452,7 @@ fn keeping_can_run_out_of_memory_at_any_node_and_be_repeated() {
         let frames: u64 = all.iter().map(|b| b.order().frames()).sum();
         let memory = successor(memory, &ranges());
         assert_eq!(inherited(&memory), all);
-        memory.label(block(256, 3), Kind::Slab).unwrap();
+        label(&memory, block(256, 3), Kind::Slab).unwrap();
         let mut taken = starve(&memory, left);
         let mut tries = 0;
         let mut kept = 0;

@@ -49,8 +49,10 @@ fn take<M: Machine>(
     if memory.label_of(block).is_some() {
         return Err(Error::NotInherited { at: block.addr() });
     }
-    memory.claim_held(held, block, kind)?;
-    memory.preserve(block).map_err(|error| {
+    // SAFETY: it has no label; what it is claimed as, its handle says.
+    unsafe { memory.claim_held_as(held, block, kind) }?;
+    // SAFETY: claimed just now.
+    unsafe { memory.preserve_as(block, kind) }.map_err(|error| {
         // SAFETY: claimed just now, and not written.
         let undone = unsafe { memory.unclaim(block, kind, None) };
         debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
@@ -60,10 +62,10 @@ fn take<M: Machine>(
 
 /// Undoes [`take`].
 fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
-    let undone = memory.unpreserve(block).and_then(|()| {
-        // SAFETY: taken by the claim under way, and not written.
-        unsafe { memory.unclaim(block, kind, None) }
-    });
+    // SAFETY: taken by the claim under way, and not written.
+    let undone = unsafe {
+        memory.unpreserve_as(block, kind).and_then(|()| memory.unclaim(block, kind, None))
+    };
     debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
 }
 

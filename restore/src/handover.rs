@@ -207,7 +207,8 @@ impl<M: Machine> Handover<M> {
             };
             page.edit(edit, || {
                 self.break_seal()?;
-                Ok(self.memory().preserve(blob)?)
+                // SAFETY: from `new_blob`, and known to nobody yet.
+                Ok(unsafe { self.memory().preserve_as(blob, Kind::Table) }?)
             })?;
             if there.is_none() {
                 made.set(count, true);

@@ -368,7 +368,8 @@ fn label_table<M: Machine>(memory: &Memory<M>, table: Table, addr: PhysAddr) -> 
 
 /// Labels the block of a table, which must be no other table's.
 fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
-    memory.label(block, Kind::Table).map_err(|error| match error {
+    // SAFETY: this layer reads the predecessor's tables, and found this one.
+    unsafe { memory.label(block, Kind::Table) }.map_err(|error| match error {
         heirloom_folio::Error::WrongKind { .. } => {
             Fault::Shared { block }.in_table(table, block.addr(), 0)
         }

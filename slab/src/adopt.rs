@@ -101,7 +101,9 @@ impl<M: Machine> Slabs<M> {
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
         // SAFETY: the memory is ours alone, so nothing writes to any of it.
         let view = unsafe { RollView::inherited(&memory, roll) };
-        view.check(|block, kind| memory.label(block, kind), Err, |_, _| Ok(()))?;
+        // SAFETY: this layer reads the roll, which names the block.
+        let label = |block, kind| unsafe { memory.label(block, kind) };
+        view.check(label, Err, |_, _| Ok(()))?;
         Self::with_past(memory, Some(roll))
     }
 
@@ -355,7 +357,8 @@ impl<M: Machine> Slabs<M> {
 
     /// Frees a slab of the predecessor's.
     fn discard_slab(&self, block: Block) -> Result<(), Error> {
-        self.memory().claim(block, Kind::Slab)?;
+        // SAFETY: labelled by this layer.
+        unsafe { self.memory().claim_as(block, Kind::Slab) }?;
         // SAFETY: claimed just now, by nobody else; a table, as it was not made a slab of ours.
         Ok(unsafe { self.memory().free(block, Kind::Table) }?)
     }

@@ -259,7 +259,8 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn keep_large(&self, run: Run) -> Result<(), Error> {
         let memory = self.memory();
         self.born.insert(memory, run.start())?;
-        memory.preserve_run(run, Kind::Buffer).map_err(|error| {
+        // SAFETY: the caller's, allocated or claimed just now.
+        unsafe { memory.preserve_run_as(run, Kind::Buffer) }.map_err(|error| {
             self.born.remove(memory, run.start());
             error.into()
         })
@@ -273,7 +274,8 @@ impl<M: Machine> Slabs<M> {
         let memory = self.memory();
         let run = memory.run_at(pfn, Kind::Buffer)?;
         if preserved && self.born.contains(memory, pfn) {
-            memory.unpreserve_run(run, Kind::Buffer)?;
+            // SAFETY: the caller's, which gives it back.
+            unsafe { memory.unpreserve_run_as(run, Kind::Buffer) }?;
             self.born.remove(memory, pfn);
         }
         // SAFETY: the caller's promise.

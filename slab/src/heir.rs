@@ -48,7 +48,8 @@ impl<M: Machine> Cache<'_, M> {
                 align: geometry.align as usize,
             });
         }
-        memory.claim(block, Kind::Slab)?;
+        // SAFETY: labelled by this layer, as the roll names it.
+        unsafe { memory.claim_as(block, Kind::Slab) }?;
         // SAFETY: claimed just now, by nobody else. No cache's until the owner is written.
         unsafe { slab.begin_anew() };
         let preserving = control.spec.preserving;

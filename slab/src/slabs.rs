@@ -297,7 +297,8 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::preserve`].
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
-            Some(run) => Ok(self.memory.preserve_run(run, Kind::Buffer)?),
+            // SAFETY: a large buffer, which is this layer's.
+            Some(run) => Ok(unsafe { self.memory.preserve_run_as(run, Kind::Buffer) }?),
             None => self.spot_of(ptr)?.preserve(),
         }
     }
@@ -313,7 +314,8 @@ impl<M: Machine> Slabs<M> {
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
             Some(run) => {
-                self.memory.unpreserve_run(run, Kind::Buffer)?;
+                // SAFETY: a large buffer, which is this layer's.
+                unsafe { self.memory.unpreserve_run_as(run, Kind::Buffer) }?;
                 self.born.remove(&self.memory, run.start());
                 Ok(())
             }

@@ -21,7 +21,7 @@
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use heirloom_folio::{Block, Expected, Kind, Machine, Order, PhysAddr, Within};
+use heirloom_folio::{Block, Expected, FrameState, Kind, Machine, Order, PhysAddr, Within};
 
 use crate::control::{Control, Shared};
 use crate::error::Error;
@@ -175,10 +175,20 @@ impl<M: Machine> Slabs<M> {
             shared.table.begin(first);
         }
         let place = shared.table.place(memory)?;
-        memory.preserve(slab.block(&control.geometry))?;
+        let block = slab.block(&control.geometry);
+        // SAFETY: the slab is this cache's, or about to be: the caller owns it.
+        unsafe { memory.preserve_as(block, self.kind_of(block)) }?;
         let entry = shared.table.enter(memory, place, slab.phys());
         slab.head().entry.store(entry.get(), Relaxed);
         Ok(())
+    }
+
+    /// What a slab's block is: a table until it is [shown](Slabs::show).
+    fn kind_of(&self, block: Block) -> Kind {
+        match self.memory().state(block.pfn()) {
+            Ok(FrameState::Head { kind: Kind::Slab, .. }) => Kind::Slab,
+            _ => Kind::Table,
+        }
     }
 
     /// Makes a slab one that pointers into it lead to.
@@ -196,7 +206,9 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn let_go(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
         let entry = slab.head().entry.swap(0, Relaxed);
         shared.table.leave(self.memory(), PhysAddr::new(entry));
-        let done = self.memory().unpreserve(slab.block(&control.geometry));
+        let block = slab.block(&control.geometry);
+        // SAFETY: the slab is this cache's.
+        let done = unsafe { self.memory().unpreserve_as(block, self.kind_of(block)) };
         debug_assert!(done.is_ok(), "a slab in the roll is preserved: {done:?}");
     }
 

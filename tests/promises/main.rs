@@ -6,6 +6,7 @@
 mod common;
 
 mod accident;
+mod below;
 mod builds;
 mod claims;
 mod endless;

@@ -33,6 +33,28 @@ pub(crate) fn free(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(),
     unsafe { memory.free(block, kind) }
 }
 
+/// Says what a block is that the predecessor preserved, as the layer above does that reads it.
+pub(crate) fn label(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+    // SAFETY: nothing reads tables or slabs here.
+    unsafe { memory.label(block, kind) }
+}
+
+/// Claims a block with a label.
+pub(crate) fn claim_as(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+    // SAFETY: nothing reads tables or slabs here.
+    unsafe { memory.claim_as(block, kind) }
+}
+
+pub(crate) fn preserve_as(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+    // SAFETY: the test owns the block, or expects to be refused.
+    unsafe { memory.preserve_as(block, kind) }
+}
+
+pub(crate) fn unpreserve_as(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+    // SAFETY: the test owns the block, or expects to be refused.
+    unsafe { memory.unpreserve_as(block, kind) }
+}
+
 pub(crate) fn free_run(memory: &Memory<Ram>, run: Run, kind: Kind) -> Result<(), Error> {
     // SAFETY: the test owns the run, or expects to be refused.
     unsafe { memory.free_run(run, kind) }

@@ -159,7 +159,8 @@ impl<M: Machine> Drop for Builder<'_, M> {
 /// A page for a table of ours: zeroed, preserved.
 pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[AtomicU64]), Error> {
     let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
-    if let Err(error) = memory.preserve(block) {
+    // SAFETY: allocated just now.
+    if let Err(error) = unsafe { memory.preserve_as(block, Kind::Table) } {
         // SAFETY: allocated above, and known to nobody.
         let freed = unsafe { memory.free(block, Kind::Table) };
         debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
@@ -172,10 +173,10 @@ pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[A
 
 /// Unpreserves and frees a table page of ours.
 pub(crate) fn drop_table<M: Machine>(memory: &Memory<M>, block: Block) {
-    let freed = memory.unpreserve(block).and_then(|()| {
-        // SAFETY: the caller owns the table and gives it up; nothing leads to it any more.
-        unsafe { memory.free(block, Kind::Table) }
-    });
+    // SAFETY: the caller owns the table and gives it up; nothing leads to it any more.
+    let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
+    // SAFETY: as above.
+    let freed = unpreserved.and_then(|()| unsafe { memory.free(block, Kind::Table) });
     debug_assert!(freed.is_ok(), "a table's page is allocated and preserved: {freed:?}");
 }
 

@@ -87,7 +87,8 @@ impl<M: Machine> Roll<M> {
 /// [`Error::Folio`]: out of memory.
 pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error> {
     let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
-    match memory.preserve(block) {
+    // SAFETY: allocated just now.
+    match unsafe { memory.preserve_as(block, Kind::Table) } {
         Ok(()) => Ok(block.addr()),
         Err(error) => {
             // SAFETY: allocated just now, and refused.
@@ -101,7 +102,8 @@ pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error
 /// Gives a page back that nothing leads to.
 pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
     let block = Block::containing(page.pfn(), Order::ZERO);
-    let unpreserved = memory.unpreserve(block);
+    // SAFETY: from `new_page`, and nothing leads to it.
+    let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
     debug_assert!(unpreserved.is_ok(), "the roll's pages are preserved: {unpreserved:?}");
     // SAFETY: from `new_page`, and nothing leads to it.
     let freed = unsafe { memory.free(block, Kind::Table) };

@@ -171,13 +171,15 @@ struct Labelled {
 impl Labelled {
     fn build() -> Self {
         let Ending { memory, left, .. } = Ending::build();
-        memory.label(left, Kind::Slab).unwrap();
+        // SAFETY: nothing here reads slabs.
+        unsafe { memory.label(left, Kind::Slab) }.unwrap();
         Self { memory, left, run: Mutex::default() }
     }
 
     /// As adopting does when there is no memory for the rest of it.
     fn claim_and_put_back(&self) {
-        if self.memory.claim(self.left, Kind::Slab).is_ok() {
+        // SAFETY: labelled by this test.
+        if unsafe { self.memory.claim_as(self.left, Kind::Slab) }.is_ok() {
             // SAFETY: claimed just now, and not written.
             unsafe { self.memory.unclaim(self.left, Kind::Table, Some(Kind::Slab)) }.unwrap();
         }

@@ -1,0 +1,132 @@
+//! What a layer above owns is refused below: the safe raw calls of `Memory` take folios and runs,
+//! and no table, slab or buffer, whoever's it is.
+
+use heirloom::folio::tracker::Adjacent;
+use heirloom::folio::{Block, Error, Kind, Run};
+use heirloom::restore::{Handle, Parts, Records};
+
+use crate::common::{
+    Kernel, PAGE, State, World, finish_freeing, free_area, keep_area, keep_buffer, keep_folio,
+    stamped,
+};
+
+/// Everything preserved that is no plain folio: the tables of all layers, and slabs.
+fn owned_above(kernel: &Kernel<'_>) -> Vec<(Block, Kind)> {
+    let mut owned = Vec::new();
+    kernel.memory().for_each_preserved(|block| {
+        let (run, kind, _) = kernel.memory().holder(block.pfn()).unwrap();
+        if run == block.run() && matches!(kind, Kind::Table | Kind::Slab) {
+            owned.push((block, kind));
+        }
+    });
+    owned
+}
+
+/// Asserts that no safe call of the memory takes the block.
+fn refused(kernel: &Kernel<'_>, block: Block, found: Kind) {
+    let memory = kernel.memory();
+    let pfn = block.pfn();
+    let no_folio = Err(Error::WrongKind { pfn, expected: Kind::Folio, found });
+    let row = Adjacent::new(block, 1).unwrap();
+    assert_eq!(memory.unpreserve(block), no_folio, "{block}");
+    assert_eq!(memory.preserve(block), no_folio, "{block}");
+    assert_eq!(memory.unpreserve_all(&[block]), no_folio, "{block}");
+    assert_eq!(memory.preserve_all(&[block]), no_folio, "{block}");
+    assert_eq!(memory.unpreserve_adjacent(row), no_folio, "{block}");
+    assert_eq!(memory.preserve_adjacent(row), no_folio, "{block}");
+    for kind in [Kind::Run, Kind::Buffer] {
+        for refused in
+            [memory.unpreserve_run(block.run(), kind), memory.preserve_run(block.run(), kind)]
+        {
+            assert!(matches!(refused, Err(Error::WrongKind { .. })), "{block}: {refused:?}");
+        }
+    }
+    let not_free = Err(Error::NotFree { run: block.run() });
+    assert_eq!(memory.reserve(block.run()), not_free);
+    assert_eq!(memory.alloc_at(block, Kind::Folio), not_free);
+    assert_eq!(memory.alloc_run_at(block.run(), Kind::Run), not_free);
+}
+
+#[test]
+fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
+    let world = World::new(2048);
+    let kernel = world.boot();
+    let folio = keep_folio(&kernel, 2, 1).unwrap();
+    let small = keep_buffer(&kernel, 100, true, 2).unwrap();
+    let large = keep_buffer(&kernel, 3 * PAGE as usize, true, 3).unwrap();
+    let area = keep_area(&kernel, 3, 1, 4).unwrap();
+    let mut list = Records::<_, [u64; 3]>::new(kernel.memory()).unwrap();
+    list.push(&[1, 2, 3]).unwrap();
+    let list = list.first();
+    kernel.publish("blob", &[7; 5000]).unwrap();
+    kernel.seal().unwrap();
+
+    let owned = owned_above(&kernel);
+    let has = |pfn| owned.iter().any(|(block, _)| block.run().contains(pfn));
+    let entry = kernel.entry();
+    let Ok(Parts::Area(info)) = area.parts() else { panic!("{area:?}") };
+    for (name, at) in [
+        ("root", entry.root),
+        ("scratch list", entry.scratch),
+        ("roll", kernel.slabs().roll()),
+        ("list", list),
+        ("area", info.first()),
+    ] {
+        assert!(has(at.pfn()), "{name}");
+    }
+    kernel.for_each_subtree(|name, addr, _| assert!(has(addr.pfn()), "{name}")).unwrap();
+    assert_eq!(owned.iter().filter(|(_, kind)| *kind == Kind::Slab).count(), 1);
+    assert!(owned.len() >= 9, "the header, the slab's table and the seal too: {owned:?}");
+
+    let before = State::of(&kernel);
+    for &(block, kind) in &owned {
+        refused(&kernel, block, kind);
+    }
+    let Ok(Parts::Buffer { addr, bytes }) = large.parts() else { panic!("{large:?}") };
+    let run = Run::covering(addr, bytes).unwrap();
+    let (pfn, expected, found) = (run.start(), Kind::Run, Kind::Buffer);
+    for kind in [Kind::Run, Kind::Buffer] {
+        let wrong = Err(Error::WrongKind { pfn, expected, found });
+        assert_eq!(kernel.memory().unpreserve_run(run, kind), wrong);
+        assert_eq!(kernel.memory().preserve_run(run, kind), wrong);
+    }
+    assert_eq!(State::of(&kernel), before);
+
+    // The successor, which finds all of it labelled, or as its handles say.
+    let kernel = world.jump(kernel);
+    let labelled: Vec<_> = State::of(&kernel)
+        .inherited
+        .into_iter()
+        .filter_map(|(block, label)| Some((block, label?)))
+        .collect();
+    assert!(labelled.len() >= 6, "{labelled:?}");
+    let before = State::of(&kernel);
+    let memory = kernel.memory();
+    for &(block, found) in &labelled {
+        refused(&kernel, block, found);
+        let pfn = block.pfn();
+        let no_folio = Err(Error::WrongKind { pfn, expected: Kind::Folio, found });
+        assert_eq!(memory.claim_folio(block).map(drop), no_folio, "{block}");
+        assert_eq!(memory.claim_all(&[block]), no_folio, "{block}");
+        let held = memory.hold_inheritance().unwrap().unwrap();
+        for kind in [Kind::Folio, Kind::Table, Kind::Slab] {
+            for taken in [memory.claim(block, kind), memory.claim_held(&held, block, kind)] {
+                assert!(matches!(taken, Err(Error::WrongKind { .. })), "{block}: {taken:?}");
+            }
+        }
+        let no_run = Err(Error::WrongKind { pfn, expected: Kind::Run, found });
+        assert_eq!(memory.claim_run(block.run(), Kind::Run), no_run, "{block}");
+    }
+    assert_eq!(State::of(&kernel), before);
+
+    // And takes everything.
+    assert!(stamped(kernel.claim_folio(folio).unwrap().bytes(), 1));
+    assert_eq!(kernel.claim_root("blob").unwrap().bytes(), [7; 5000]);
+    for handle in [small, large] {
+        kernel.restore(handle).unwrap();
+    }
+    free_area(&kernel, kernel.claim_area(area).unwrap(), 4);
+    let handle = Handle::new(Parts::Records { first: list, entry: 24 }).unwrap();
+    kernel.claim_records::<[u64; 3]>(handle).unwrap().free().unwrap();
+    assert_eq!(finish_freeing(&kernel).len(), 0);
+}
