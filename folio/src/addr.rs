@@ -101,9 +101,10 @@ impl Pfn {
         self.0
     }
 
-    /// The address of the frame's first byte.
+    /// The address of the frame's first byte; from [`Pfn::LIMIT`] on, where there is none, the
+    /// last address.
     pub const fn addr(self) -> PhysAddr {
-        PhysAddr(self.0 << PAGE_SHIFT)
+        PhysAddr(if self.0 < Self::LIMIT.0 { self.0 << PAGE_SHIFT } else { u64::MAX })
     }
 
     /// The frame `frames` further on, saturating.
@@ -224,12 +225,16 @@ impl Block {
     /// The block of `order` at `pfn`, which is known to be one.
     #[inline]
     pub(crate) const fn aligned(pfn: Pfn, order: Order) -> Self {
-        debug_assert!(pfn.is_aligned(order));
+        debug_assert!(pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0);
         Self { pfn, order }
     }
 
-    /// The aligned block of `order` that holds `pfn`.
+    /// The aligned block of `order` that holds `pfn`; from [`Pfn::LIMIT`] on, where no block is,
+    /// the last one.
+    #[inline]
     pub const fn containing(pfn: Pfn, order: Order) -> Self {
+        let last = Pfn::LIMIT.0 - 1;
+        let pfn = if pfn.0 > last { Pfn(last) } else { pfn };
         Self { pfn: pfn.align_down(order), order }
     }
 
@@ -245,7 +250,7 @@ impl Block {
 
     /// The address of the first byte.
     pub const fn addr(self) -> PhysAddr {
-        self.pfn.addr()
+        PhysAddr(self.pfn.0 << PAGE_SHIFT)
     }
 
     /// The block as a run.
@@ -306,6 +311,7 @@ impl Run {
 
     /// One past the last frame.
     pub const fn end(self) -> Pfn {
+        // At most the limit: no run is made that ends beyond it.
         Pfn(self.start.0 + self.frames)
     }
 
@@ -314,9 +320,9 @@ impl Run {
         self.frames
     }
 
-    /// How many bytes.
+    /// How many bytes; one less for all frames that there can be, which have 2^64.
     pub const fn bytes(self) -> u64 {
-        self.frames << PAGE_SHIFT
+        if self.frames < Pfn::LIMIT.0 { self.frames << PAGE_SHIFT } else { u64::MAX }
     }
 
     /// Whether there is no frame in it.
@@ -324,7 +330,8 @@ impl Run {
         self.frames == 0
     }
 
-    /// The address of the first byte.
+    /// The address of the first byte; the last address for one that starts at [`Pfn::LIMIT`], which
+    /// has none.
     pub const fn addr(self) -> PhysAddr {
         self.start.addr()
     }

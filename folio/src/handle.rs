@@ -8,9 +8,11 @@
 
 use core::fmt;
 use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
 
 use crate::addr::{Block, Order, Run};
 use crate::error::Error;
+use crate::freeze;
 use crate::kinds::Kind;
 use crate::machine::{Machine, NodeId};
 use crate::memory::Memory;
@@ -39,9 +41,9 @@ impl<T> fmt::Display for Refused<T> {
 impl<T> core::error::Error for Refused<T> {}
 
 /// The bytes of frames that the caller owns.
-fn bytes<M: Machine>(memory: &Memory<M>, run: Run) -> *mut [u8] {
+fn bytes<M: Machine>(memory: &Memory<M>, run: Run) -> NonNull<[u8]> {
     let start = memory.machine().ptr(run.addr());
-    core::ptr::slice_from_raw_parts_mut(start.as_ptr(), run.bytes() as usize)
+    NonNull::slice_from_raw_parts(start, run.bytes() as usize)
 }
 
 macro_rules! owned_frames {
@@ -53,7 +55,20 @@ macro_rules! owned_frames {
             /// # Safety
             /// They are allocated from `memory` as this kind, not preserved, and the caller's to
             /// give away; no other handle for them exists.
-            pub const unsafe fn from_raw(memory: &'m Memory<M>, $value: $Value) -> Self {
+            pub unsafe fn from_raw(memory: &'m Memory<M>, $value: $Value) -> Self {
+                freeze::settle(memory.machine().ptr($value.addr()));
+                Self { memory, $value }
+            }
+
+            /// The owner of frames that were allocated just now.
+            #[inline]
+            fn fresh(memory: &'m Memory<M>, $value: $Value, request: Request) -> Self {
+                // What was cleared just now is bytes.
+                if !request.wants_zeroes() {
+                    let bytes = bytes(memory, $run($value));
+                    // SAFETY: just allocated.
+                    unsafe { freeze::settle_any(bytes.cast(), bytes.len()) };
+                }
                 Self { memory, $value }
             }
 
@@ -63,16 +78,18 @@ macro_rules! owned_frames {
                 ManuallyDrop::new(self).$value
             }
 
-            /// The contents.
+            /// The contents: what was there before where nothing was written since.
             pub fn bytes(&self) -> &[u8] {
-                // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`.
-                unsafe { &*bytes(self.memory, $run(self.$value)) }
+                // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`; each byte
+                // has a value since the handle was made.
+                unsafe { bytes(self.memory, $run(self.$value)).as_ref() }
             }
 
             /// The contents, to write.
             pub fn bytes_mut(&mut self) -> &mut [u8] {
-                // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably.
-                unsafe { &mut *bytes(self.memory, $run(self.$value)) }
+                // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably; each byte
+                // has a value since the handle was made.
+                unsafe { bytes(self.memory, $run(self.$value)).as_mut() }
             }
 
             /// The node that the frames belong to.
@@ -111,7 +128,8 @@ macro_rules! owned_frames {
             /// # Safety
             /// They are allocated from `memory` as this kind, preserved, and the caller's to
             /// give away; no other handle for them exists.
-            pub const unsafe fn from_raw(memory: &'m Memory<M>, $value: $Value) -> Self {
+            pub unsafe fn from_raw(memory: &'m Memory<M>, $value: $Value) -> Self {
+                freeze::settle(memory.machine().ptr($value.addr()));
                 Self { memory, $value }
             }
 
@@ -120,16 +138,18 @@ macro_rules! owned_frames {
                 self.$value
             }
 
-            /// The contents.
+            /// The contents: what was there before where nothing was written since.
             pub fn bytes(&self) -> &[u8] {
-                // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`.
-                unsafe { &*bytes(self.memory, $run(self.$value)) }
+                // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`; each byte
+                // has a value since the handle was made.
+                unsafe { bytes(self.memory, $run(self.$value)).as_ref() }
             }
 
             /// The contents, to write: what stands here at the jump is what survives.
             pub fn bytes_mut(&mut self) -> &mut [u8] {
-                // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably.
-                unsafe { &mut *bytes(self.memory, $run(self.$value)) }
+                // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably; each byte
+                // has a value since the handle was made.
+                unsafe { bytes(self.memory, $run(self.$value)).as_mut() }
             }
 
             /// Gives the frames back as ones that do not survive, and that dropping frees.
@@ -240,7 +260,7 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::alloc`]; the request's kind is [`Kind::Folio`] whatever it says.
     pub fn folio(&self, request: Request) -> Result<Folio<'_, M>, Error> {
         let block = self.alloc(request.kind(Kind::Folio))?;
-        Ok(Folio { memory: self, block })
+        Ok(Folio::fresh(self, block, request))
     }
 
     /// Allocates an owned run of exactly `frames` frames.
@@ -249,7 +269,7 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::alloc_run`]; the request's kind is [`Kind::Run`] whatever it says.
     pub fn run(&self, frames: u64, request: Request) -> Result<FolioRun<'_, M>, Error> {
         let run = self.alloc_run(frames, request.kind(Kind::Run))?;
-        Ok(FolioRun { memory: self, run })
+        Ok(FolioRun::fresh(self, run, request))
     }
 
     /// Claims a folio that the predecessor preserved; once.
@@ -258,7 +278,8 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::claim`].
     pub fn claim_folio(&self, block: Block) -> Result<Folio<'_, M>, Error> {
         self.claim(block, Kind::Folio)?;
-        Ok(Folio { memory: self, block })
+        // SAFETY: claimed just now, by nobody else.
+        Ok(unsafe { Folio::from_raw(self, block) })
     }
 
     fn preserve_own_run(&self, run: Run) -> Result<(), Error> {

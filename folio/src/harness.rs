@@ -31,6 +31,8 @@ pub struct Ram {
     map: Linear,
     base: NonNull<u8>,
     layout: Layout,
+    /// The frames that the map has: all that a memory may be made of.
+    span: Run,
     cpus: ThreadSlots,
     spaces: Mutex<Vec<Space>>,
 }
@@ -86,7 +88,8 @@ impl Ram {
         let bytes = usize::try_from(span.bytes()).expect("fits the address space");
         // A page more and aligned by hand: asked for a page's alignment, the heap would touch
         // every byte to zero it.
-        let layout = Layout::array::<u128>((bytes + PAGE_SIZE) / size_of::<u128>());
+        let padded = bytes.checked_add(PAGE_SIZE).expect("fits the address space");
+        let layout = Layout::array::<u128>(padded / size_of::<u128>());
         let layout = layout.expect("fits the address space");
         // SAFETY: ranges are not empty, so neither is the layout.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) });
@@ -96,20 +99,24 @@ impl Ram {
         let aligned = unsafe { base.add(base.align_offset(PAGE_SIZE)) };
         // SAFETY: allocated above for as long as the value lives, reached through this map only.
         let map = unsafe { Linear::new(aligned, start.addr(), bytes) };
-        Self { map, base, layout, cpus: ThreadSlots::default(), spaces: Mutex::default() }
+        Self { map, base, layout, span, cpus: ThreadSlots::default(), spaces: Mutex::default() }
     }
 
     /// A memory over this machine's ranges as they are: what a successor does after a jump.
     ///
     /// # Errors
-    /// As for [`Memory::add_range`].
+    /// As for [`Memory::add_range`]; [`Error::BadRange`] also for one that reaches beyond those
+    /// that the machine was made for.
     pub fn attach(self, ranges: &[(Run, NodeId)]) -> Result<Memory<Self>, Error> {
         let cpu_space = self.space(Memory::<Self>::cpu_bytes(self.cpus.count()));
         // SAFETY: the machine owns the space, and the memory owns the machine.
         let memory = unsafe { Memory::new(self, cpu_space) }?;
         for &(run, node) in ranges {
+            if !memory.machine().span.covers(run) {
+                return Err(Error::BadRange { run });
+            }
             let space = memory.machine().space(Memory::<Self>::range_bytes(run));
-            // SAFETY: as above; the map covers every range that `over` was given.
+            // SAFETY: as above; the map covers the span, which nothing else uses, and so the range.
             unsafe { memory.add_range(run, node, space) }?;
         }
         Ok(memory)

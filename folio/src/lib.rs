@@ -46,6 +46,7 @@ mod addr;
 mod allocator;
 mod columns;
 mod error;
+mod freeze;
 mod gate;
 mod handle;
 #[cfg(any(test, feature = "std"))]

@@ -84,9 +84,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Free frames outside the CPUs' caches.
+    /// Free frames outside the CPUs' caches, saturating.
     pub fn free(&self) -> u64 {
-        self.free_blocks.iter().enumerate().map(|(order, blocks)| blocks << order).sum()
+        let each = self.free_blocks.iter().enumerate();
+        each.fold(0, |sum, (order, blocks)| sum.saturating_add(blocks.saturating_mul(1 << order)))
     }
 
     /// Frames in use: allocated or reserved. `frames == free() + cached + used()`.
@@ -110,14 +111,16 @@ pub struct Audit {
 
 impl<M: Machine> Memory<M> {
     /// Bytes of per-CPU state for a machine of `cpus` CPUs, with room to align them.
+    ///
+    /// Saturating: no space has as many bytes as more CPUs than an address space holds would need.
     pub const fn cpu_bytes(cpus: usize) -> usize {
-        Self::state_bytes(cpus) + align_of::<CpuSlot>()
+        Self::state_bytes(cpus).saturating_add(align_of::<CpuSlot>())
     }
 
     /// The same without room to align.
     const fn state_bytes(cpus: usize) -> usize {
         const { assert!(align_of::<CpuSlot>() >= align_of::<Shared>()) };
-        cpus * size_of::<CpuSlot>() + size_of::<Shared>()
+        cpus.saturating_mul(size_of::<CpuSlot>()).saturating_add(size_of::<Shared>())
     }
 
     /// Bytes of metadata for a range of frames, with room to align them.

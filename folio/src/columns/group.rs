@@ -121,7 +121,7 @@ impl Group {
         core::iter::from_fn(move || {
             let at = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
             rest &= rest - 1;
-            Some(Block::containing(self.first.add(at << unit_log2(t)), order))
+            Some(Block::aligned(self.first.add(at << unit_log2(t)), order))
         })
     }
 

@@ -43,7 +43,7 @@ impl Counts {
 
     /// Preserved folios of all orders.
     pub fn total(&self) -> u64 {
-        self.folios.iter().sum()
+        self.folios.iter().fold(0, |sum: u64, folios| sum.saturating_add(*folios))
     }
 
     /// Frames of all preserved folios, saturating: a tree that was not checked can name the same

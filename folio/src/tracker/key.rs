@@ -39,8 +39,14 @@ impl Geometry {
     /// The tree of this build's page size.
     pub const BUILD: Self = Self::new(PAGE_SHIFT);
 
-    /// The tree for pages of `2^page_shift` bytes; `page_shift` is 12 to 16.
+    /// The tree for pages of `2^page_shift` bytes; `page_shift` is 12 to 16, and taken as the
+    /// nearest of these.
     pub const fn new(page_shift: u32) -> Self {
+        let page_shift = match page_shift {
+            0..12 => 12,
+            12..=16 => page_shift,
+            _ => 16,
+        };
         let key_bits = u64::BITS - page_shift + 1;
         let table_log2 = page_shift - 3;
         let leaf_log2 = page_shift + 3;
@@ -132,7 +138,7 @@ impl Key {
         }
         let order = order_of(self.0);
         let pfn = (self.0 & !(1 << self.0.ilog2())) << order.get();
-        Some(Block::containing(Pfn::new(pfn), order))
+        Some(Block::aligned(Pfn::new(pfn), order))
     }
 
     /// The entry at `level` on the way to this key; at level 0 the bit in the leaf.
