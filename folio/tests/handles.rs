@@ -42,7 +42,7 @@ fn the_bytes_of_an_owned_folio_are_bytes_whatever_was_there() {
 
     let root = memory.tree_root().unwrap();
     let block = kept.into_raw();
-    drop(kept_run);
+    kept_run.into_raw();
     assert!(block.pfn() >= base());
     let (memory, _) =
         memory.into_machine().attach(&Ram::frames(32)).unwrap().inherit(root).unwrap();
