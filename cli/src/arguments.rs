@@ -71,15 +71,23 @@ pub(crate) struct Inspect {
 /// Find everything that is wrong with a handover
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 if nothing is wrong, 1 if something is, 2 if there is no handover to check.
+Exit status: 0 if nothing is wrong; 1 if something is; 2 if there is no handover to check; 3 if
+nothing is wrong in what was looked at, and something was not looked at, as it is of a kind that only
+its owner knows: a subtree, a file, a state that files share (FLB). It is named, and --accept NAME
+vouches for it.
 
 Examples:
   heirloom check vmcore
+  heirloom check vmcore --accept hugetlb-v1 --accept 'pci-*'
   heirloom check vmcore --root 0x50f000 --json
   heirloom check memory.raw --base 0x40000000 --scratch 0x48000000+32")]
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) place: Place,
+    /// Vouch for what is not looked at: a subtree's name, a file's kind, or a state's name; `*` at
+    /// the end stands for anything
+    #[arg(long, value_name = "NAME")]
+    pub(crate) accept: Vec<String>,
     /// Print JSON instead of lines
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,7 +7,7 @@ use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{Block, Order, Pfn};
 use serde_json::Value;
 
-use crate::facts::{Facts, Folios, Hex, Linux, What};
+use crate::facts::{Facts, Folios, Hex, Linux, VERSION, What};
 use crate::output::{BAD, FAINT, GOOD, NAME, STRONG};
 use crate::text::{bytes, plural, shown};
 
@@ -20,6 +20,8 @@ const MOVED: usize = 4;
 /// How two handovers differ.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Difference {
+    /// Of the fields here.
+    version: u32,
     /// Folios that only the first preserves.
     pub(crate) removed: Folios,
     /// Folios that only the second preserves.
@@ -110,7 +112,16 @@ impl Difference {
         let uncompared = files.into_iter().filter(|(_, hashed)| contents && !hashed);
         let uncompared = uncompared.map(|(name, _)| name).collect();
         let findings = Findings::of(a, b);
-        Ok(Self { removed, added, changed, findings, contents, uncompared, has_files })
+        Ok(Self {
+            version: VERSION,
+            removed,
+            added,
+            changed,
+            findings,
+            contents,
+            uncompared,
+            has_files,
+        })
     }
 
     /// Whether nothing differs.
@@ -224,9 +235,10 @@ fn files(facts: &Facts) -> impl Iterator<Item = (String, bool)> {
     });
     let sessions = luo.flat_map(|(name, luo)| luo.sessions.iter().map(move |of| (name, of)));
     sessions.flat_map(|(name, session)| {
-        session.files.iter().filter_map(move |file| {
-            let hashed = file.memfd.as_ref()?.sha256.is_some();
-            Some((format!("{name}.sessions[{}].files[{}]", session.name, file.token), hashed))
+        session.files.iter().map(move |file| {
+            // Of a kind that is not known, nothing can be hashed.
+            let hashed = file.memfd.as_ref().is_some_and(|memfd| memfd.sha256.is_some());
+            (format!("{name}.sessions[{}].files[{}]", session.name, file.token), hashed)
         })
     })
 }

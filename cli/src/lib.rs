@@ -62,8 +62,8 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
+        Command::Check(check) => return run_check(&check).map(ExitCode::from),
         Command::Inspect(inspect) => run_inspect(&inspect),
-        Command::Check(check) => run_check(&check),
         Command::Extract(extract) => run_extract(&extract),
         Command::Diff(diff) => run_diff(&diff),
         Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),
@@ -100,7 +100,7 @@ pub fn look(path: &Path, base: Option<u64>) -> Result<Looked> {
     let (survey, roots) = survey(&image, &place)?;
     let want = Want::new(&survey, true, true);
     let facts = Facts::of(&survey, &roots, &place.image, &want)?;
-    let verdict = Verdict::of(&survey);
+    let verdict = Verdict::of(&survey, &[]);
     Ok(Looked {
         findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
         verdict: text::verdict(&verdict),
@@ -134,16 +134,16 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
     Ok(true)
 }
 
-fn run_check(check: &Check) -> Result<bool> {
+fn run_check(check: &Check) -> Result<u8> {
     let image = check.place.open()?;
     let (survey, _) = survey(&image, &check.place)?;
-    let verdict = Verdict::of(&survey);
+    let verdict = Verdict::of(&survey, &check.accept);
     if check.json {
         output::json(&verdict)?;
     } else {
         output::text(&text::verdict(&verdict), check.color)?;
     }
-    Ok(verdict.findings.is_empty())
+    Ok(verdict.status())
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {

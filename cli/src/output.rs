@@ -19,6 +19,8 @@ pub(crate) const FAINT: Style = Style::new().dimmed();
 pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
 /// In order.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// Not known to be in order.
+pub(crate) const UNSURE: Style = AnsiColor::Yellow.on_default();
 /// Not in order.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 

@@ -1,12 +1,13 @@
 //! A handover gone through once: what it preserves, and all that is wrong with it.
 
-use std::collections::HashSet;
+use std::collections::btree_map::Entry as Entries;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
 use heirloom_folio::tracker::{Adjacent, Counts, Frames, FramesOf, Ledger, Tree};
 use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
-use heirloom_linux::{Known, Luo};
+use heirloom_linux::{Found, Known, Luo, Opaque, Text};
 use heirloom_restore::{
     Chain, DeviceTree, Entry, Error, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList,
     SealInfo, Sealed, Subtree, Table, TableError, Token,
@@ -32,6 +33,53 @@ impl From<Error> for Finding {
 impl From<heirloom_linux::Error> for Finding {
     fn from(error: heirloom_linux::Error) -> Self {
         Self { at: error.at(), reason: error.to_string() }
+    }
+}
+
+/// What was not looked at, as nobody here knows what it is: all that have one name together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Unread {
+    pub(crate) what: Opaque,
+    /// The name of the subtree or the state, or the kind of the files.
+    pub(crate) name: String,
+    pub(crate) count: u64,
+    /// The first of them.
+    pub(crate) at: PhysAddr,
+}
+
+/// What was not looked at, as it comes.
+#[derive(Debug, Default)]
+struct Unreads {
+    by_name: BTreeMap<(Opaque, Text<48>), (u64, PhysAddr)>,
+    /// Those for which there was no room.
+    more: BTreeMap<Opaque, (u64, PhysAddr)>,
+}
+
+impl Unreads {
+    fn push(&mut self, unread: heirloom_linux::Unread) {
+        let heirloom_linux::Unread { what, name, at } = unread;
+        let full = self.by_name.len() >= LISTED;
+        let place = match self.by_name.entry((what, name)) {
+            Entries::Vacant(_) if full => self.more.entry(what).or_insert((0, at)),
+            entry => entry.or_insert((0, at)),
+        };
+        place.0 += 1;
+    }
+
+    fn into_list(self) -> Vec<Unread> {
+        let named = self.by_name.into_iter().map(|((what, name), (count, at))| Unread {
+            what,
+            name: name.to_string(),
+            count,
+            at,
+        });
+        let more = self.more.into_iter().map(|(what, (count, at))| Unread {
+            what,
+            name: "(more names than are listed)".to_owned(),
+            count,
+            at,
+        });
+        named.chain(more).collect()
     }
 }
 
@@ -94,6 +142,8 @@ pub(crate) struct Survey<'i> {
     /// Folios that share a frame with what was found before them.
     pub(crate) overlaps: u64,
     pub(crate) findings: Vec<Finding>,
+    /// What nobody here knows, so that nothing can be said of it.
+    pub(crate) unread: Vec<Unread>,
 }
 
 impl<'i> Survey<'i> {
@@ -121,7 +171,7 @@ impl<'i> Survey<'i> {
             rows: Vec::new(),
             nodes: Vec::new(),
         };
-        let (mut findings, mut overlaps) = (Findings::default(), 0);
+        let (mut findings, mut unread, mut overlaps) = (Findings::default(), Unreads::default(), 0);
         let mut faulty = Faulty::default();
         let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
             overlaps += u64::from(is_overlap(&error));
@@ -131,11 +181,16 @@ impl<'i> Survey<'i> {
         });
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
         if let (Some(left), Some(root)) = (&left, &root) {
-            let checked = heirloom_linux::check(left, root, &mut recorder, |error| {
-                findings.push(match &error {
-                    heirloom_linux::Error::Restore(of) => with_name(error.into(), of, Some(root)),
-                    _ => error.into(),
-                });
+            let by_name = refused(left, root);
+            let checked = heirloom_linux::check(left, root, &mut recorder, |found| {
+                match found {
+                    Found::Wrong(error) => findings.push(linux_finding(&error, root, &by_name)),
+                    // In a handover that heirloom wrote, names that are not Linux's are roots that
+                    // were published with it: what they hold is their owner's, as objects are.
+                    Found::Unread(of)
+                        if of.what == Opaque::Subtree && surveyed.header.is_some() => {}
+                    Found::Unread(of) => unread.push(of),
+                }
                 Ok::<_, Infallible>(())
             });
             checked.unwrap_or_else(|never| match never {});
@@ -161,6 +216,7 @@ impl<'i> Survey<'i> {
             faulty,
             overlaps,
             findings: findings.into_list(),
+            unread: unread.into_list(),
         }
     }
 
@@ -230,6 +286,34 @@ fn with_name(mut finding: Finding, error: &Error, root: Option<&RootView<'_>>) -
         finding.reason = format!("subtree {}: {}", names.join(", "), finding.reason);
     }
     finding
+}
+
+/// Subtrees that have a name of Linux's and are not what Linux has under it: the names, by what is
+/// wrong.
+fn refused(left: &Left<'_, Image>, root: &RootView<'_>) -> Vec<(String, heirloom_linux::Error)> {
+    let subtrees = root.subtrees().flatten();
+    let refused = subtrees.filter_map(|subtree| {
+        let error = Known::read(left, &subtree).err()?;
+        Some((subtree.name.as_str().to_owned(), error))
+    });
+    refused.collect()
+}
+
+/// The finding of `error`. A subtree that is refused as a whole may be another producer's, who took
+/// the name: what is said goes by the name.
+fn linux_finding(
+    error: &heirloom_linux::Error,
+    root: &RootView<'_>,
+    refused: &[(String, heirloom_linux::Error)],
+) -> Finding {
+    if let Some((name, _)) = refused.iter().find(|(_, of)| of == error) {
+        let reason = format!("subtree {name}, by its name Linux's: {error}");
+        return Finding { at: error.at(), reason };
+    }
+    match error {
+        heirloom_linux::Error::Restore(of) => with_name((*error).into(), of, Some(root)),
+        _ => (*error).into(),
+    }
 }
 
 /// Sessions of one name, and files of one token in a session: Linux makes neither, and could not

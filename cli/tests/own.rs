@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::{Core, Temporary, findings, heirloom};
+use common::{Core, FLBS, Temporary, findings, heirloom};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::harness::Ram;
@@ -311,7 +311,7 @@ fn an_arena_that_linux_kept_is_extracted_and_looked_at() {
     let (image, to) = (Temporary::new(&raw), Temporary::path());
     // Its root page is in the image too, with addresses that are its own.
     let place = [image.as_str(), "--base", "0x500000", "--root", "0x50f000"];
-    let check = heirloom(&[&["check"], &place[..]].concat());
+    let check = heirloom(&[&["check", "--accept", FLBS], &place[..]].concat());
     assert_eq!((check.code, check.err.as_str()), (0, ""), "{check:?}");
     let rest = ["session-0", "0", "-o", to.as_str()];
     let ran = heirloom(&[&["extract"], &place[..], &rest].concat());

@@ -4,7 +4,7 @@ use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run};
-use heirloom_restore::{Fault, Pages};
+use heirloom_restore::{Excerpt, Fault, Pages};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::{Error, Table};
@@ -54,19 +54,22 @@ pub(crate) fn load<T: FromBytes + IntoBytes + Immutable>(words: &[AtomicU64]) ->
     value
 }
 
-/// Whether `found`, up to its first zero, is `family` with `version` behind it.
-pub(crate) fn compatible(
-    found: &[u8],
-    family: &str,
-    version: u32,
-    expected: &'static str,
-) -> Result<(), Fault> {
-    let text = found.split(|byte| *byte == 0).next().unwrap_or(&[]);
-    let digits = text.strip_prefix(family.as_bytes()).unwrap_or(&[]);
-    let number = core::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-    match number {
-        Some(number) if number == version => Ok(()),
-        Some(found) => Err(Fault::Version { found }),
-        None => Err(Fault::Malformed { expected }),
+/// Whether `text` is `expected`: `family` and a version. Another number there is another version,
+/// anything else a format of another make, whatever it starts with.
+pub(crate) fn compatible(text: &[u8], family: &str, expected: &'static str) -> Result<(), Fault> {
+    if text == expected.as_bytes() {
+        return Ok(());
     }
+    let digits = text.strip_prefix(family.as_bytes()).unwrap_or(&[]);
+    let plain = digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0");
+    let number = core::str::from_utf8(digits).ok().filter(|_| plain);
+    Err(match number.and_then(|digits| digits.parse().ok()) {
+        Some(found) => Fault::Version { found },
+        None => Fault::Unknown { found: Excerpt::of(text.iter().copied()), expected },
+    })
+}
+
+/// `bytes` up to the first zero.
+pub(crate) fn until_zero(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or(&[])
 }

@@ -7,7 +7,7 @@
 use heirloom_folio::tracker::Ledger;
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_restore::{
-    AreaInfo, AreaPart, Fault, Pages, RootView, Subtree, Table as RestoreTable,
+    AreaInfo, AreaPart, Fault, Pages, RootView, SUBTREE, Subtree, Table as RestoreTable,
 };
 
 use crate::error::{Error, Table};
@@ -16,6 +16,45 @@ use crate::kho_test::KhoTest;
 use crate::luo::{File, Luo, Session};
 use crate::memblock::Memblock;
 use crate::memfd::Memfd;
+use crate::text::Text;
+
+/// What a check comes upon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Something that is wrong.
+    Wrong(Error),
+    /// Something that this crate does not know, so that nothing can be said of it.
+    Unread(Unread),
+}
+
+impl From<Error> for Found {
+    fn from(error: Error) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+/// Something whose content a check did not look at, as only its maker knows what it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Unread {
+    /// What.
+    pub what: Opaque,
+    /// The name of the subtree or of the state, or the file's kind.
+    pub name: Text<48>,
+    /// Where the subtree starts, or the entry of the file or the state.
+    pub at: PhysAddr,
+}
+
+/// What can have a name that nobody knows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum Opaque {
+    /// A subtree of the root page: that its bytes are preserved is known, if they are.
+    Subtree,
+    /// A file of a session. Its entry was looked at.
+    File,
+    /// A state that files share. Its entry was looked at.
+    Flb,
+}
 
 /// A subtree that this crate knows, read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,8 +86,8 @@ impl Known {
         }))
     }
 
-    /// Checks all that it leads to, and hands what is wrong to `found`: `Ok` goes on. Every block
-    /// that it names is claimed from `ledger`.
+    /// Checks all that it leads to, and hands what is wrong, and what it does not know, to `found`:
+    /// `Ok` goes on. Every block that it names is claimed from `ledger`.
     ///
     /// An opaque value, such as an FLB's `data`, is not taken for an address.
     ///
@@ -58,7 +97,7 @@ impl Known {
         &self,
         pages: &P,
         ledger: &mut L,
-        found: impl FnMut(Error) -> Result<(), E>,
+        found: impl FnMut(Found) -> Result<(), E>,
     ) -> Result<(), E>
     where
         P: Pages,
@@ -76,7 +115,12 @@ fn size(subtree: &Subtree) -> u64 {
 /// Checks every subtree of `root` that this crate knows, and all that it leads to: lists, files,
 /// memfds and their folios, areas, regions. Hands what is wrong to `found`: `Ok` goes on, without
 /// what is at fault. Sessions of one name and files of one token are not looked for: to find them
-/// takes memory that grows with the lists.
+/// takes memory that grows with the lists, and this crate allocates none; the command looks for them.
+///
+/// What it does not know is handed to `found` too, so that no reader takes what was not looked at for
+/// something in order: subtrees of other names (but [`SUBTREE`], which the survey
+/// checks), files of other kinds, and all states that files share, whose data is their owner's alone.
+/// A subtree is taken for one of Linux's by its name: another producer's of the same name is wrong.
 ///
 /// `ledger` is the one of the [`survey`](heirloom_restore::survey) that is to come first: what the
 /// handover's own tables claimed there is nobody's here. A subtree whose own bytes are not in memory
@@ -90,6 +134,7 @@ fn size(subtree: &Subtree) -> u64 {
 /// use core::sync::atomic::{AtomicU32, AtomicU64};
 /// use heirloom_folio::tracker::Frames;
 /// use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
+/// use heirloom_linux::Found;
 /// use heirloom_restore::{Pages, RootPage};
 ///
 /// struct Nothing;
@@ -104,14 +149,17 @@ fn size(subtree: &Subtree) -> u64 {
 ///
 /// let words = [const { AtomicU32::new(0) }; PAGE_SIZE / 4];
 /// let root = RootPage::create(&words, PhysAddr::new(0x10_0000), PhysAddr::new(0x20_0000))?;
-/// heirloom_linux::check(&Nothing, &root.view()?, &mut Frames::new(&mut []), Err)?;
+/// heirloom_linux::check(&Nothing, &root.view()?, &mut Frames::new(&mut []), |found| match found {
+///     Found::Wrong(error) => Err(error),
+///     Found::Unread(_) => Ok(()),
+/// })?;
 /// # Ok::<(), heirloom_linux::Error>(())
 /// ```
 pub fn check<P, L, E>(
     pages: &P,
     root: &RootView<'_>,
     ledger: &mut L,
-    found: impl FnMut(Error) -> Result<(), E>,
+    found: impl FnMut(Found) -> Result<(), E>,
 ) -> Result<(), E>
 where
     P: Pages,
@@ -125,8 +173,13 @@ where
         if there.is_none_or(|run| pages.first_unpreserved(run).is_some()) {
             continue;
         }
-        if let Some(Some(known)) = checks.sound(Known::read(pages, &subtree))? {
-            checks.known(&known)?;
+        match checks.sound(Known::read(pages, &subtree))? {
+            Some(Some(known)) => checks.known(&known)?,
+            Some(None) if subtree.name.as_str() != SUBTREE => {
+                let name = Text::cut(subtree.name.as_str().as_bytes());
+                checks.unread(Opaque::Subtree, name, subtree.addr)?;
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -143,14 +196,22 @@ impl<P, L, F, E> Checks<'_, P, L, F>
 where
     P: Pages,
     L: Ledger + ?Sized,
-    F: FnMut(Error) -> Result<(), E>,
+    F: FnMut(Found) -> Result<(), E>,
 {
     /// What is sound of `result`; the rest is a finding.
     fn sound<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, E> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) => (self.found)(error).map(|()| None),
+            Err(error) => self.wrong(error).map(|()| None),
         }
+    }
+
+    fn wrong(&mut self, error: Error) -> Result<(), E> {
+        (self.found)(Found::Wrong(error))
+    }
+
+    fn unread(&mut self, what: Opaque, name: Text<48>, at: PhysAddr) -> Result<(), E> {
+        (self.found)(Found::Unread(Unread { what, name, at }))
     }
 
     /// Claims the blocks that `each` names; whether all were nobody's, else a finding that names the
@@ -171,7 +232,7 @@ where
             Err(table.fail(at, 0, Fault::Shared { block }))
         });
         match (shared, ended) {
-            (Some(_), Err(error)) => (self.found)(error).map(|()| false),
+            (Some(_), Err(error)) => self.wrong(error).map(|()| false),
             _ => Ok(true),
         }
     }
@@ -204,7 +265,7 @@ where
         let (table, fault) = (RestoreTable::Records, Fault::Malformed { expected });
         let cycle = heirloom_restore::TableError { table, at: last, offset: 0, fault };
         let cycle = Error::Restore(cycle.into());
-        (self.found)(if returns { cycle } else { error }).map(|()| false)
+        self.wrong(if returns { cycle } else { error }).map(|()| false)
     }
 
     /// Claims the preserved blocks that `bytes` bytes at `addr` lie in.
@@ -259,7 +320,9 @@ where
             && self.claim_bytes(Table::Flbs, luo.flbs, flbs.bytes())?
         {
             for flb in flbs {
-                self.sound(flb)?;
+                if let Some(flb) = self.sound(flb)? {
+                    self.unread(Opaque::Flb, flb.name, flb.at)?;
+                }
             }
         }
         Ok(())
@@ -280,12 +343,16 @@ where
     }
 
     fn file(&mut self, file: &File) -> Result<(), E> {
-        let Some(Some(memfd)) = self.sound(file.memfd(self.pages))? else { return Ok(()) };
+        let memfd = match self.sound(file.memfd(self.pages))? {
+            Some(Some(memfd)) => memfd,
+            Some(None) => return self.unread(Opaque::File, file.compatible, file.at),
+            None => return Ok(()),
+        };
         if !self.claim_bytes(Table::Memfd, memfd.at, Memfd::SIZE)? {
             return Ok(());
         }
         for fault in memfd.faults() {
-            (self.found)(fault)?;
+            self.wrong(fault)?;
         }
         if let Some(area) = memfd.area
             && !self.claim_area(Table::Memfd, memfd.at, area)?
@@ -295,7 +362,7 @@ where
         memfd.entries(self.pages, |at, folio| {
             if let Some(folio) = self.sound(folio)? {
                 for fault in folio.faults(at) {
-                    (self.found)(fault)?;
+                    self.wrong(fault)?;
                 }
                 self.claim((Table::MemfdFolios, at), |_, claim| claim(folio.block))?;
             }

@@ -13,7 +13,6 @@ use heirloom_folio::{Block, Order, PAGE_SIZE, PhysAddr};
 use heirloom_restore::{AreaDescriptor, AreaInfo, AreaPart, Fault, Pages};
 use zerocopy::FromBytes;
 
-use crate::bytes::compatible;
 use crate::error::{Error, Table};
 use crate::properties::Properties;
 
@@ -84,6 +83,8 @@ pub struct KhoTest {
 impl KhoTest {
     /// The subtree's name.
     pub const NAME: &str = "kho_test";
+    /// The format that this reads.
+    pub const COMPATIBLE: &str = "kho-test-v1";
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///
@@ -94,9 +95,7 @@ impl KhoTest {
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
         let tree = Properties::read(pages, Table::KhoTest, at, bytes)?;
         let version = tree.find(None, "compatible")?;
-        let text: [u8; 12] = tree.array(version)?;
-        compatible(&text, "kho-test-v", 1, "compatible \"kho-test-v1\"")
-            .map_err(|fault| tree.fail(version.at, fault))?;
+        tree.compatible(version, "kho-test-v", Self::COMPATIBLE)?;
         let magic = tree.find(None, "magic")?;
         let found = tree.u32(magic)?;
         if found != MAGIC {

@@ -95,7 +95,7 @@ mod memfd;
 mod properties;
 mod text;
 
-pub use check::{Known, check};
+pub use check::{Found, Known, Opaque, Unread, check};
 pub use error::{Error, Table, TableError};
 pub use kexec_metadata::Metadata;
 pub use kho_test::{Checksum, KhoTest};

@@ -16,7 +16,7 @@ use heirloom_restore::{Chain, Entries, Fault, Pages, Record};
 use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::bytes::{compatible, load, preserved, words};
+use crate::bytes::{compatible, load, preserved, until_zero, words};
 use crate::error::{Error, Table};
 use crate::memfd::{self, Memfd};
 use crate::text::Text;
@@ -82,6 +82,8 @@ pub struct Luo {
 impl Luo {
     /// The subtree's name.
     pub const NAME: &str = "LUO";
+    /// The format that this reads.
+    pub const COMPATIBLE: &str = "luo-v5";
     /// Bytes of the structure.
     pub const SIZE: u64 = size_of::<StoredLuo>() as u64;
 
@@ -97,7 +99,14 @@ impl Luo {
             return Err(Table::Luo.fail(at, 0, fault));
         }
         let stored: StoredLuo = load(words(pages, at, SIZE, (Table::Luo, at, 0))?);
-        compatible(&stored.compatible, "luo-v", 5, "compatible \"luo-v5\"")
+        let name = if stored.compatible.contains(&0) {
+            until_zero(&stored.compatible)
+        } else {
+            // Of another make, with a longer name: as far as it is a text.
+            let bytes = stored.as_bytes();
+            bytes.split(|byte| !byte.is_ascii_graphic()).next().unwrap_or(bytes)
+        };
+        compatible(name, "luo-v", Self::COMPATIBLE)
             .map_err(|fault| Table::Luo.fail(at, 0, fault))?;
         Ok(Self {
             at,
@@ -279,16 +288,19 @@ pub struct File {
 }
 
 impl File {
-    /// The memfd that it is, if it is one.
+    /// The memfd that it is; `None` if its kind is none that this crate knows, and then nothing of
+    /// its data was looked at.
     ///
     /// # Errors
-    /// As for [`Memfd::read`]; [`Error::Table`]: a memfd of another version.
+    /// As for [`Memfd::read`]; [`Error::Table`]: a memfd of another version, or one whose kind has
+    /// another name: shorter, or with more behind the version.
     pub fn memfd(&self, pages: &impl Pages) -> Result<Option<Memfd>, Error> {
-        match compatible(self.compatible.as_bytes(), memfd::FAMILY, memfd::VERSION, "memfd") {
+        let kind = self.compatible.as_bytes();
+        match compatible(kind, "memfd-v", Memfd::COMPATIBLE) {
             Ok(()) => {
                 Memfd::read(pages, PhysAddr::new(self.data), (Table::File, self.at, 48)).map(Some)
             }
-            Err(fault @ Fault::Version { .. }) => Err(Table::File.fail(self.at, 0, fault)),
+            Err(fault) if memfd::is_one(kind) => Err(Table::File.fail(self.at, 0, fault)),
             Err(_) => Ok(None),
         }
     }

@@ -8,9 +8,9 @@
 use heirloom_folio::{PhysAddr, Run};
 use heirloom_restore::{Fault, Pages};
 
-use crate::bytes::{compatible, preserved};
+use crate::bytes::preserved;
 use crate::error::{Error, Table};
-use crate::properties::{Properties, Step};
+use crate::properties::{Properties, Step, Value};
 use crate::text::Text;
 
 /// A region.
@@ -36,7 +36,7 @@ pub struct Memblock {
 struct Reading {
     offset: usize,
     name: [u8; 64],
-    compatible: bool,
+    compatible: Option<Value>,
     start: Option<u64>,
     size: Option<u64>,
 }
@@ -44,6 +44,8 @@ struct Reading {
 impl Memblock {
     /// The subtree's name.
     pub const NAME: &str = "memblock";
+    /// The format that this reads.
+    pub const COMPATIBLE: &str = "memblock-v1";
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///
@@ -53,9 +55,7 @@ impl Memblock {
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
         let tree = Properties::read(pages, Table::Memblock, at, bytes)?;
         let version = tree.find(None, "compatible")?;
-        let text: [u8; 12] = tree.array(version)?;
-        compatible(&text, "memblock-v", 1, "compatible \"memblock-v1\"")
-            .map_err(|fault| tree.fail(version.at, fault))?;
+        tree.compatible(version, "memblock-v", Self::COMPATIBLE)?;
         Ok(Self { at, bytes })
     }
 
@@ -86,8 +86,9 @@ impl Memblock {
                     } else if tree.tree.string_is(name, "size") {
                         &mut reading.size
                     } else {
-                        reading.compatible |= tree.tree.string_is(name, "compatible")
-                            && tree.text_is(value, "reserve-mem-v1");
+                        if tree.tree.string_is(name, "compatible") {
+                            reading.compatible.get_or_insert(value);
+                        }
                         return Ok(());
                     };
                     if slot.replace(tree.u64(value)?).is_some() {
@@ -139,15 +140,14 @@ impl Region {
 impl Reading {
     /// Nothing read yet of the node at byte `offset`.
     const fn of(offset: usize) -> Self {
-        Self { offset, name: [0; 64], compatible: false, start: None, size: None }
+        Self { offset, name: [0; 64], compatible: None, start: None, size: None }
     }
 
     fn region(&self, tree: &Properties<'_>) -> Result<Region, Error> {
         let missing = |property| tree.fail(self.offset, Fault::Missing { property });
-        if !self.compatible {
-            let fault = Fault::Malformed { expected: "compatible \"reserve-mem-v1\"" };
-            return Err(tree.fail(self.offset, fault));
-        }
+        let expected = "compatible \"reserve-mem-v1\"";
+        let missing_name = tree.fail(self.offset, Fault::Malformed { expected });
+        tree.compatible(self.compatible.ok_or(missing_name)?, "reserve-mem-v", "reserve-mem-v1")?;
         let name = Text::read(self.name, (Table::Memblock, tree.tree.at(), self.offset))?;
         let start = PhysAddr::new(self.start.ok_or(missing("start"))?);
         Ok(Region { name, start, size: self.size.ok_or(missing("size"))? })

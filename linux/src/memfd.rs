@@ -18,9 +18,6 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::bytes::{load, words};
 use crate::error::{Error, Table};
 
-pub(crate) const FAMILY: &str = "memfd-v";
-pub(crate) const VERSION: u32 = 2;
-
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Stored {
@@ -77,6 +74,13 @@ pub struct MemfdFolio {
     pub flags: u16,
 }
 
+/// Whether a file of this kind is a memfd, whatever its version: `memfd` alone, or with more behind
+/// it that does not go on with the word.
+pub(crate) fn is_one(kind: &[u8]) -> bool {
+    let rest = kind.strip_prefix(b"memfd");
+    rest.is_some_and(|rest| rest.first().is_none_or(|byte| !byte.is_ascii_alphanumeric()))
+}
+
 impl MemfdFolio {
     /// Whether it was written since it was last written back, which for a memfd is never.
     pub const fn is_dirty(&self) -> bool {
@@ -130,6 +134,8 @@ pub enum Part {
 }
 
 impl Memfd {
+    /// The kind of file that this reads.
+    pub const COMPATIBLE: &str = "memfd-v2";
     /// Bytes of the structure.
     pub const SIZE: u64 = SIZE as u64;
 

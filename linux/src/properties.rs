@@ -3,7 +3,7 @@
 use heirloom_folio::PhysAddr;
 use heirloom_restore::{DeviceTree, Fault, Pages, Table as RestoreTable, Token};
 
-use crate::bytes::preserved;
+use crate::bytes::{compatible, preserved};
 use crate::error::{Error, Table};
 
 /// A property's value: where it stands and how long it is.
@@ -111,10 +111,23 @@ impl<'p> Properties<'p> {
         self.tree.bytes(at..at + name.len() + 1).eq(expected)
     }
 
-    /// Whether a value is the text `expected`, with its zero.
-    pub(crate) fn text_is(&self, value: Value, expected: &str) -> bool {
-        let bytes = self.tree.bytes(value.at..value.at + value.length as usize);
-        bytes.eq(expected.bytes().chain([0]))
+    /// Whether a value is the text `expected`, as [`compatible`] has it.
+    pub(crate) fn compatible(
+        &self,
+        value: Value,
+        family: &str,
+        expected: &'static str,
+    ) -> Result<(), Error> {
+        // More than an error shows: text that is longer is none that is known.
+        let mut text = [0; 64];
+        let length = text.len().min(value.length as usize);
+        for (to, from) in text.iter_mut().zip(self.tree.bytes(value.at..value.at + length)) {
+            *to = from;
+        }
+        let text = text.get(..length).unwrap_or(&text);
+        // The zero at the end; others stand between several strings, and are part of the text.
+        let text = text.strip_suffix(&[0]).unwrap_or(text);
+        compatible(text, family, expected).map_err(|fault| self.fail(value.at, fault))
     }
 
     /// A value of 32 bits.

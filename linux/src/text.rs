@@ -24,6 +24,14 @@ impl<const N: usize> Text<N> {
         Ok(Self(bytes))
     }
 
+    /// `text` as far as there is room for it and a zero.
+    pub(crate) fn cut(text: &[u8]) -> Self {
+        let mut bytes = [0; N];
+        let room = N.saturating_sub(1);
+        bytes.iter_mut().take(room).zip(text).for_each(|(to, from)| *to = *from);
+        Self(bytes)
+    }
+
     /// The bytes before the zero, of any encoding.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.split(|byte| *byte == 0).next().unwrap_or(&[])

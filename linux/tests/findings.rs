@@ -4,8 +4,8 @@
 mod common;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run, TreeError, TreeFault};
-use heirloom_linux::{Error, Table, TableError};
-use heirloom_restore::{Entry, Fault, Table as RestoreTable};
+use heirloom_linux::{Error, Opaque, Table, TableError};
+use heirloom_restore::{Entry, Excerpt, Fault, Table as RestoreTable};
 
 use common::{Dump, block, findings};
 
@@ -379,4 +379,42 @@ fn a_finding_says_where_and_what() {
     assert_eq!(found.at(), Some(PhysAddr::new(at)));
     let said = found.to_string();
     assert!(said.contains("memfd's folio") && said.contains("is not preserved"), "{said}");
+}
+
+/// Linux's own test leaves three states; a file and a subtree get names that nobody knows.
+#[test]
+fn what_is_not_known_is_told_apart_from_what_is_wrong() {
+    let dump = Dump::of_linux();
+    let name = |text: &str| {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.resize(48, 0);
+        bytes
+    };
+    let put = |at: u64, bytes: &[u8]| {
+        for (word, at) in bytes.chunks(8).zip((at..).step_by(8)) {
+            dump.put(at, u64::from_ne_bytes(word.try_into().unwrap()));
+        }
+    };
+    put(file(&dump), &name("guest_memfd_luo_v1"));
+    let (found, unread) = common::all_findings(&dump, ENTRY).1;
+    assert_eq!(found, []);
+    let unread: Vec<_> = unread.iter().map(|of| (of.what, of.name.to_string(), of.at)).collect();
+    let flbs = dump.get(LUO + 24) + 16;
+    let flb = |n: u64| {
+        let at = PhysAddr::new(flbs + 64 * n);
+        (Opaque::Flb, format!("liveupdate-test-flb-v{n}"), at)
+    };
+    let kind = (Opaque::File, "guest_memfd_luo_v1".to_owned(), PhysAddr::new(file(&dump)));
+    assert_eq!(unread, [kind, flb(0), flb(1), flb(2)]);
+    // What nearly is a memfd is one of another make: wrong for this reader.
+    for kind in ["memfd", "memfd-v2;vmalloc-v1", "memfd-luo", "memfd-v+2", "memfd-v02"] {
+        put(file(&dump), &name(kind));
+        let found = Excerpt::of(kind.bytes());
+        let unknown = Fault::Unknown { found, expected: "memfd-v2" };
+        let (wrong, unread) = common::all_findings(&dump, ENTRY).1;
+        assert_eq!(wrong, [table(Table::File, file(&dump), 0, unknown)]);
+        assert_eq!(unread.len(), 3);
+    }
+    put(file(&dump), &name("memfds-v2"));
+    assert_eq!(common::all_findings(&dump, ENTRY).1.1.len(), 4);
 }

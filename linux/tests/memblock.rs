@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicU64;
 
 use heirloom_folio::tracker::{Frames, FramesOf};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
-use heirloom_linux::{Error, Known, Memblock, Table, TableError};
-use heirloom_restore::{Fault, Pages};
+use heirloom_linux::{Error, Found, Known, Memblock, Table, TableError};
+use heirloom_restore::{Excerpt, Fault, Pages};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const BLOB: PhysAddr = PhysAddr::new(PAGE);
@@ -97,9 +97,12 @@ impl Memory {
         let mut stretches = [FramesOf::new(run, &mut words).unwrap()];
         let mut found = Vec::new();
         let known = Known::Memblock(self.read().unwrap());
-        let checked = known.check(self, &mut Frames::new(&mut stretches), |error| {
-            found.push(error);
-            Ok::<_, Error>(())
+        let checked = known.check(self, &mut Frames::new(&mut stretches), |new| match new {
+            Found::Wrong(error) => {
+                found.push(error);
+                Ok::<_, Error>(())
+            }
+            Found::Unread(unread) => panic!("{unread:?}"),
         });
         checked.unwrap();
         found
@@ -174,6 +177,23 @@ fn each_fault_names_its_byte() {
     let blob = tree(b"memblock-v2\0", |_| {});
     let refused = Memory::new(&blob).read().unwrap_err();
     assert_eq!(refused, fault(40 + 8 + 12, Fault::Version { found: 2 }));
+    for name in ["memblock-v1;x", "memblock", "memblock-v01", "memblock-v1\0x", "memblock-v", ""] {
+        let blob = tree(&[name.as_bytes(), b"\0"].concat(), |_| {});
+        let found = Excerpt::of(name.bytes());
+        let unknown = Fault::Unknown { found, expected: "memblock-v1" };
+        assert_eq!(Memory::new(&blob).read().unwrap_err(), fault(40 + 8 + 12, unknown), "{name}");
+    }
+    let blob = tree(b"memblock-v1\0", |tree| {
+        tree.begin("next");
+        tree.property("compatible", b"reserve-mem-v1;x\0");
+        tree.property("start", &[0; 8]);
+        tree.property("size", &[0; 8]);
+        tree.end();
+    });
+    let found = Excerpt::of(b"reserve-mem-v1;x".iter().copied());
+    let unknown = Fault::Unknown { found, expected: "reserve-mem-v1" };
+    let value = 40 + 8 + 12 + 12 + 12 + 12;
+    assert_eq!(Memory::new(&blob).findings(), [fault(value, unknown)]);
     let blob = tree(b"memblock-v1\0", |tree| {
         tree.begin("half");
         tree.property("compatible", b"reserve-mem-v1\0");

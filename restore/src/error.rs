@@ -4,6 +4,7 @@ use core::fmt;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run};
 
+use crate::excerpt::Excerpt;
 use crate::handle::HandleFault;
 use crate::root::Name;
 use crate::seal::Broken;
@@ -137,6 +138,14 @@ pub enum Fault {
         /// The version there.
         found: u32,
     },
+    /// A name of a format that this build does not read: of another make, or with more to it than a
+    /// version.
+    Unknown {
+        /// The name there.
+        found: Excerpt,
+        /// The one that is known.
+        expected: &'static str,
+    },
     /// The bytes have no structure: the text says what was expected.
     Malformed {
         /// What was expected.
@@ -248,6 +257,9 @@ impl fmt::Display for Fault {
         match self {
             Self::Magic { found } => write!(f, "{found:#x} is not what marks this table"),
             Self::Version { found } => write!(f, "version {found} is not known"),
+            Self::Unknown { found, expected } => {
+                write!(f, "\"{found}\" is not known, \"{expected}\" is")
+            }
             Self::Malformed { expected } => write!(f, "no {expected}"),
             Self::Missing { property } => write!(f, "property {property} is missing"),
             Self::Duplicate => f.write_str("the name stands twice"),

@@ -26,6 +26,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{Error, Fault, Table};
+use crate::excerpt::unknown;
 use crate::store;
 
 /// The name of heirloom's own subtree.
@@ -203,18 +204,11 @@ impl Header {
 
 /// Whether this build reads a page that is marked so.
 fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
-    const FAMILY: &[u8] = b"heirloom-v";
     if *found == COMPATIBLE {
         return Ok(());
     }
-    match found.strip_prefix(FAMILY) {
-        Some(rest) => {
-            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
-            let found = digits.fold(0, |n, digit| n * 10 + u32::from(digit - b'0'));
-            Err(Fault::Version { found })
-        }
-        None => Err(Fault::Malformed { expected: "compatible \"heirloom-v1\"" }),
-    }
+    let text = || found.split(|byte| *byte == 0).next().unwrap_or(&[]).iter().copied();
+    Err(unknown(text, "heirloom-v", "heirloom-v1"))
 }
 
 /// The page of this kernel's `heirloom` subtree.
@@ -324,6 +318,7 @@ mod tests {
 
     use super::*;
     use crate::error::TableError;
+    use crate::excerpt::Excerpt;
     use crate::store::cut;
     use crate::testing::{proptest_config, words64};
 
@@ -381,8 +376,16 @@ mod tests {
             }
         };
         assert_eq!(with(10, b"27"), (0, Fault::Version { found: 27 }));
-        let malformed = Fault::Malformed { expected: "compatible \"heirloom-v1\"" };
-        assert_eq!(with(0, b"x"), (0, malformed));
+        for (offset, text, name) in [
+            (0, &b"x"[..], &b"xeirloom-v1"[..]),
+            (11, b";a-v1", b"heirloom-v1;a-v1"),
+            (10, b"01", b"heirloom-v01"),
+            (10, b"\0", b"heirloom-v"),
+        ] {
+            let found = Excerpt::of(name.iter().copied());
+            let unknown = Fault::Unknown { found, expected: "heirloom-v1" };
+            assert_eq!(with(offset, text), (0, unknown));
+        }
         assert!(matches!(with(16, &[13]), (16, Fault::Length { found: 13, .. })));
         assert_eq!(with(20, &[167]), (20, Fault::Length { expected: 168, found: 167 }));
         assert!(matches!(with(33, &[1]), (104, Fault::Checksum { .. })));

@@ -184,7 +184,7 @@ impl Luo {
         });
         let flbs = luo.flbs(left).into_iter().flatten().flatten();
         Self {
-            compatible: "luo-v5",
+            compatible: linux::Luo::COMPATIBLE,
             liveupdate_num: luo.number,
             sessions,
             unlisted: (more > 0).then(|| plural(more, "more session", "more sessions")),
@@ -407,7 +407,7 @@ impl Memblock {
             regions.push(Region { name, start, size: region.size });
             Ok::<_, linux::Error>(())
         });
-        Self { compatible: "memblock-v1", regions }
+        Self { compatible: linux::Memblock::COMPATIBLE, regions }
     }
 }
 
@@ -427,7 +427,7 @@ impl KhoTest {
             Ok::<_, heirloom_restore::Error>(())
         });
         Self {
-            compatible: "kho-test-v1",
+            compatible: linux::KhoTest::COMPATIBLE,
             nr_folios: test.folios,
             csum: test.csum,
             vmalloc: Area {

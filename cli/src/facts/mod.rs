@@ -26,7 +26,11 @@ use crate::text::bytes;
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo, Memfd, each_page};
 pub(crate) use own::{Own, Published};
-pub(crate) use verdict::Verdict;
+pub(crate) use verdict::{InOrder, NotLookedAt, Verdict};
+
+/// The version of what is printed as JSON: it changes where a field changes its meaning or goes,
+/// not where one comes.
+pub(crate) const VERSION: u32 = 1;
 
 /// What is worth the time.
 #[derive(Debug)]
@@ -129,6 +133,8 @@ impl From<Run> for Stretch {
 /// All that is known of a handover.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Facts {
+    /// Of the fields here.
+    pub(crate) version: u32,
     /// The file, and what it is.
     pub(crate) image: ImageFacts,
     /// The root page.
@@ -154,6 +160,8 @@ pub(crate) struct Facts {
     /// Folios that cannot be, in none of the numbers.
     pub(crate) faulty: Faulty,
     pub(crate) findings: Vec<Fault>,
+    /// What nobody here knows, by name.
+    pub(crate) not_looked_at: Vec<NotLookedAt>,
     /// All root pages in the image, if it was searched.
     pub(crate) roots: Vec<Hex>,
 }
@@ -259,6 +267,7 @@ impl Facts {
         let subtrees = subtrees.collect();
         want.bar.finish_and_clear();
         Ok(Self {
+            version: VERSION,
             image: ImageFacts {
                 path: path.display().to_string(),
                 format: survey.image.format().as_str(),
@@ -284,6 +293,7 @@ impl Facts {
             subtrees,
             preserved: Folios(survey.rows.clone()),
             findings: survey.findings.iter().map(Fault::from).collect(),
+            not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, &[])).collect(),
             roots: roots.found.iter().map(|found| found.at.into()).collect(),
         })
     }

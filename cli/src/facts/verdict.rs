@@ -1,11 +1,17 @@
 //! Whether a handover is in order.
 
-use super::{Fault, Hex};
-use crate::survey::Survey;
+use heirloom_linux::Opaque;
+
+use super::{Fault, Hex, VERSION};
+use crate::survey::{Survey, Unread};
 
 /// What a check comes to.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Verdict {
+    /// Of the fields here.
+    pub(crate) version: u32,
+    #[serde(rename = "verdict")]
+    pub(crate) in_order: InOrder,
     /// The root page.
     pub(crate) fdt: Hex,
     /// How much was looked at.
@@ -17,12 +23,72 @@ pub(crate) struct Verdict {
     /// Whether what lies in scratch could be told.
     pub(crate) scratch_known: bool,
     pub(crate) findings: Vec<Fault>,
+    /// What nobody here knows, by name.
+    pub(crate) not_looked_at: Vec<NotLookedAt>,
+}
+
+/// What it comes to, in a word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub(crate) enum InOrder {
+    /// All was looked at, and nothing is wrong.
+    #[serde(rename = "in order")]
+    Whole,
+    /// Nothing is wrong in what was looked at, which is not all.
+    #[serde(rename = "in order as far as looked at")]
+    AsFar,
+    #[serde(rename = "not in order")]
+    Not,
+}
+
+/// Things of one name that were not looked at.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub(crate) struct NotLookedAt {
+    /// `subtree`, `file` or `FLB`.
+    pub(crate) what: &'static str,
+    /// The name of the subtree or the state, or the kind of the files.
+    pub(crate) name: String,
+    pub(crate) count: u64,
+    /// The first of them.
+    pub(crate) at: Hex,
+    /// Whether the user vouches for it.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) accepted: bool,
+}
+
+impl NotLookedAt {
+    /// What `unread` is; `accepted` are names that the user vouches for, a `*` at the end of one
+    /// standing for anything.
+    pub(crate) fn of(unread: &Unread, accepted: &[String]) -> Self {
+        let is = |name: &String| match name.strip_suffix('*') {
+            Some(start) => unread.name.starts_with(start),
+            None => unread.name == *name,
+        };
+        Self {
+            what: match unread.what {
+                Opaque::Subtree => "subtree",
+                Opaque::File => "file",
+                Opaque::Flb => "FLB",
+                _ => "thing",
+            },
+            name: unread.name.clone(),
+            count: unread.count,
+            at: unread.at.into(),
+            accepted: accepted.iter().any(is),
+        }
+    }
 }
 
 impl Verdict {
-    /// What `survey` comes to.
-    pub(crate) fn of(survey: &Survey<'_>) -> Self {
+    /// What `survey` comes to, with names that the user vouches for.
+    pub(crate) fn of(survey: &Survey<'_>, accepted: &[String]) -> Self {
+        let in_order = match (&survey.findings[..], &survey.unread[..]) {
+            ([], []) => InOrder::Whole,
+            ([], _) => InOrder::AsFar,
+            _ => InOrder::Not,
+        };
         Self {
+            version: VERSION,
+            in_order,
             fdt: survey.at.into(),
             nodes: survey.counts.map_or(0, |counts| counts.nodes()),
             folios: survey.counts.map_or(0, |counts| counts.total()),
@@ -30,6 +96,17 @@ impl Verdict {
             sealed: survey.header.and_then(|header| header.seal).map(|_| survey.sealed),
             scratch_known: survey.scratch.is_some(),
             findings: survey.findings.iter().map(Fault::from).collect(),
+            not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, accepted)).collect(),
+        }
+    }
+
+    /// The exit status: 0 if nothing is wrong and all was looked at, or the user vouches for the
+    /// rest; 1 if something is wrong; 3 if not all was looked at.
+    pub(crate) fn status(&self) -> u8 {
+        match self.in_order {
+            InOrder::Not => 1,
+            _ if self.not_looked_at.iter().all(|of| of.accepted) => 0,
+            _ => 3,
         }
     }
 }

@@ -6,8 +6,8 @@ mod table;
 
 use std::fmt::Write;
 
-use crate::facts::{Facts, Layout, Verdict};
-use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
+use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Verdict};
+use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
 pub(crate) use shown::shown;
 use table::Bar;
@@ -30,6 +30,12 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(out, "{BAD}-{BAD:#} {}", shown(&found.reason));
     }
+    for NotLookedAt { what, name, count, accepted, .. } in &verdict.not_looked_at {
+        let things = if *count == 1 { (*what).to_owned() } else { format!("{count} {what}s") };
+        let accepted = if *accepted { ", accepted" } else { "" };
+        let name = shown(name);
+        let _ = writeln!(out, "{UNSURE}?{UNSURE:#} {things} {name}: not looked at{accepted}");
+    }
     let seen = format!(
         "{}, {}, {}",
         plural(verdict.folios, "folio", "folios"),
@@ -42,14 +48,34 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
     };
     let scratch = if verdict.scratch_known { "" } else { "; scratch is not known" };
     let root = verdict.fdt;
-    let _ = match verdict.findings.len() as u64 {
-        0 => writeln!(out, "{GOOD}in order{GOOD:#}: root {root}, {seen}{sealed}{scratch}"),
-        n => {
-            let findings = plural(n, "finding", "findings");
-            writeln!(out, "{BAD}{findings}{BAD:#}: root {root}, {seen}{sealed}{scratch}")
+    let head = match verdict.in_order {
+        InOrder::Whole => format!("{GOOD}in order{GOOD:#}"),
+        InOrder::AsFar => format!("{UNSURE}in order as far as looked at{UNSURE:#}"),
+        InOrder::Not => {
+            let findings = plural(verdict.findings.len() as u64, "finding", "findings");
+            format!("{BAD}{findings}{BAD:#}")
         }
     };
+    let unread = match unread(&verdict.not_looked_at) {
+        Some(things) => format!("; not looked at: {things} of unknown kind"),
+        None => String::new(),
+    };
+    let _ = writeln!(out, "{head}: root {root}, {seen}{sealed}{unread}{scratch}");
     out
+}
+
+/// `1 file, 3 FLBs`: how much was not looked at, if anything.
+fn unread(unread: &[NotLookedAt]) -> Option<String> {
+    let mut counts: Vec<(&str, u64)> = Vec::new();
+    for NotLookedAt { what, count, .. } in unread {
+        match counts.last_mut().filter(|(last, _)| last == what) {
+            Some((_, all)) => *all += count,
+            None => counts.push((what, *count)),
+        }
+    }
+    let things = counts.iter().map(|(what, count)| plural(*count, what, &format!("{what}s")));
+    let things: Vec<_> = things.collect();
+    (!things.is_empty()).then(|| things.join(", "))
 }
 
 fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
@@ -79,6 +105,9 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
                 line(out, name, &format!("{}, {}", area.start, bytes(area.bytes)))?;
             }
         }
+    }
+    if let Some(things) = unread(&facts.not_looked_at) {
+        line(out, "not read", &format!("{UNSURE}{things}{UNSURE:#} of unknown kind"))?;
     }
     match &facts.findings[..] {
         [] => line(out, "findings", &format!("{GOOD}none{GOOD:#}")),

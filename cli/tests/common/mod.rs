@@ -13,6 +13,9 @@ pub(crate) const FIXTURE: &str =
 const EXPECTED: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/linux-7.3-kho-v4/expected.json");
 
+/// What its kernel was built with: three states that files share, which only Linux's test knows.
+pub(crate) const FLBS: &str = "liveupdate-test-flb-v*";
+
 /// What an independent program found in it.
 pub(crate) fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(EXPECTED).unwrap()).unwrap()
@@ -41,6 +44,11 @@ pub(crate) fn heirloom(arguments: &[&str]) -> Ran {
         out: String::from_utf8(ran.stdout).unwrap(),
         err: String::from_utf8(ran.stderr).unwrap(),
     }
+}
+
+/// Runs a check of an image with the fixture's states, which are vouched for.
+pub(crate) fn check(image: &str) -> Ran {
+    heirloom(&["check", image, "--accept", FLBS])
 }
 
 /// A file of the test's own, removed with the value.

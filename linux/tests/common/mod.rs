@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use heirloom_folio::tracker::{Frames, FramesOf, Geometry, Key};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
-use heirloom_linux::{Error, check};
+use heirloom_linux::{Error, Found, Unread, check};
 use heirloom_restore::{Entry, Image, Left, RootView, Surveyed, survey};
 use serde_json::Value;
 
@@ -165,12 +165,18 @@ impl Image for Dump {
 
 /// Everything that is wrong with a handover.
 pub(crate) fn findings(dump: &Dump, entry: Entry) -> (Surveyed, Vec<Error>) {
+    let (surveyed, (found, _)) = all_findings(dump, entry);
+    (surveyed, found)
+}
+
+/// Everything that is wrong with a handover, and what was not looked at.
+pub(crate) fn all_findings(dump: &Dump, entry: Entry) -> (Surveyed, (Vec<Error>, Vec<Unread>)) {
     let runs = dump.runs();
     let mut words: Vec<_> =
         runs.iter().map(|run| vec![0; FramesOf::words(*run).unwrap()]).collect();
     let stretches = runs.iter().zip(&mut words).map(|(run, words)| FramesOf::new(*run, words));
     let mut stretches: Vec<_> = stretches.map(Option::unwrap).collect();
-    let mut found = Vec::new();
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
     let mut frames = Frames::new(&mut stretches);
     let surveyed = survey(dump, entry, &mut frames, |error| {
         found.push(Error::from(error));
@@ -180,11 +186,14 @@ pub(crate) fn findings(dump: &Dump, entry: Entry) -> (Surveyed, Vec<Error>) {
     if let Some(map) = surveyed.map {
         let left = Left::new(dump, map);
         let root = RootView::read(&left, entry.root).unwrap();
-        check(&left, &root, &mut frames, |error| {
-            found.push(error);
+        check(&left, &root, &mut frames, |new| {
+            match new {
+                Found::Wrong(error) => found.push(error),
+                Found::Unread(of) => unread.push(of),
+            }
             Ok::<_, Error>(())
         })
         .unwrap();
     }
-    (surveyed, found)
+    (surveyed, (found, unread))
 }

@@ -6,6 +6,7 @@ use heirloom_folio::{PAGE_SIZE, PhysAddr};
 
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
 use crate::error::{Error, Fault, Table};
+use crate::excerpt::unknown;
 use crate::fdt::{DeviceTree, Token};
 use crate::pages::Pages;
 
@@ -209,20 +210,20 @@ fn read_u64(tree: &DeviceTree<'_>, offset: usize, value: usize, length: u32) -> 
     found.ok_or_else(|| tree.fail(offset, Fault::Length { expected: 8, found: length.into() }))
 }
 
-/// Whether the root's first `compatible` string is the one that this reader knows.
+/// Whether the root's `compatible` is the one string that this reader knows.
+///
+/// A string with more behind the version, or more strings behind the first, says that something in
+/// the tables is not as that version alone has it.
 fn check_compatible(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<(), Error> {
-    const FAMILY: &str = "kho-v";
     let end = value.saturating_add(length as usize);
-    let expected = COMPATIBLE.bytes().chain([0]);
-    if tree.bytes(value..end).take(COMPATIBLE.len() + 1).eq(expected) {
+    let bytes = || tree.bytes(value..end);
+    if bytes().eq(COMPATIBLE.bytes().chain([0])) {
         return Ok(());
     }
-    if tree.bytes(value..end).take(FAMILY.len()).eq(FAMILY.bytes()) {
-        let digits = tree.bytes(value..end).skip(FAMILY.len()).take_while(u8::is_ascii_digit);
-        let found = digits.take(9).fold(0, |n, digit| n * 10 + u32::from(digit - b'0'));
-        return Err(tree.fail(value, Fault::Version { found }));
-    }
-    Err(tree.fail(value, Fault::Malformed { expected: "compatible \"kho-v4\"" }))
+    // Without the zero at the end: those that stand between strings are part of the text.
+    let zero = bytes().last() == Some(0);
+    let text = || bytes().take((length as usize).saturating_sub(usize::from(zero)));
+    Err(tree.fail(value, unknown(text, "kho-v", COMPATIBLE)))
 }
 
 // The capture that most of these read has 4 KiB pages.
@@ -237,6 +238,7 @@ mod tests {
     use super::super::RootPage;
     use super::*;
     use crate::error::{Table, TableError};
+    use crate::excerpt::Excerpt;
     use crate::testing::{fixture, proptest_config, words32};
 
     const AT: PhysAddr = PhysAddr::new(0x50_f000);
@@ -303,7 +305,14 @@ mod tests {
         assert_eq!(with(39, &[4]), (56, malformed("end of the node's name")));
         // The root's properties stand at 0x40 (compatible) and 0x54 (the map).
         assert_eq!(with(0x4c, b"kho-v5"), (0x4c, Fault::Version { found: 5 }));
-        assert_eq!(with(0x4c, b"kxo-v4"), (0x4c, malformed("compatible \"kho-v4\"")));
+        for name in [&b"kxo-v4"[..], b"kho-v4;", b"kho-v04", b"kho-v4 ", b"kho-v"] {
+            let mut text = name.to_vec();
+            text.resize(7, 0);
+            let found =
+                Excerpt::of(text.iter().copied().take(text.len() - 1 + usize::from(text[6] != 0)));
+            let unknown = Fault::Unknown { found, expected: "kho-v4" };
+            assert_eq!(with(0x4c, &text), (0x4c, unknown));
+        }
         let length = Fault::Length { expected: 8, found: 4 };
         assert_eq!(with(0x5b, &[4]), (0x54, length));
         let addr = PhysAddr::new(0x50_e001);

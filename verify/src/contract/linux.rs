@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use heirloom::folio::tracker::{Frames, FramesOf};
 use heirloom::restore::{AreaInfo, AreaPart, Entry, Left, Pages, RootView, survey};
-use heirloom_linux::{Error, Known, Luo, Part, check};
+use heirloom_linux::{Error, Found, Known, Luo, Part, check};
 
 use super::most_looks;
 use crate::world::Dump;
@@ -37,7 +37,11 @@ pub fn read_dump(dump: &Dump, entry: Entry) -> usize {
     if let Some(map) = surveyed.map {
         let left = Left::new(dump, map);
         let root = RootView::read(&left, entry.root).expect("the survey read it");
-        check(&left, &root, &mut frames, finding).unwrap_or_else(|never| match never {});
+        let checked = check(&left, &root, &mut frames, |new| match new {
+            Found::Wrong(error) => finding(error),
+            Found::Unread(_) => Ok(()),
+        });
+        checked.unwrap_or_else(|never| match never {});
         let looks = dump.looks() - before;
         assert!(looks <= 4 * most_looks(dump.frames()), "{looks} looks for a survey");
         for subtree in root.subtrees().flatten() {
