@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use heirloom_folio::PhysAddr;
 
-use crate::image::Image;
+use crate::image::{Image, Reading};
 
 /// Look at what a kernel handed over to the next, in an image of the machine's memory.
 #[derive(Debug, Parser)]
@@ -15,9 +15,9 @@ use crate::image::Image;
     version,
     propagate_version = true,
     after_help = "\
-IMAGE is an ELF core with physical addresses (QEMU's dump-guest-memory, a vmcore), the arena of a \
-process that uses heirloom, or raw memory if --base says where its first byte lies. It is mapped, \
-not read; it must not change meanwhile.
+IMAGE is an ELF core with physical addresses (QEMU's dump-guest-memory, a vmcore, /proc/vmcore or \
+/proc/kcore), the arena of a process that uses heirloom, or raw memory if --base says where its \
+first byte lies. Only what is looked at is read of it, so its size does not matter.
 
 Examples:
   heirloom inspect vmcore                       what is preserved
@@ -61,7 +61,7 @@ pub(crate) struct Inspect {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Draw where preserved memory lies, as SVG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = picture)]
     pub(crate) map: Option<PathBuf>,
     /// Colour the summary
     #[arg(long, value_name = "WHEN", default_value = "auto")]
@@ -115,7 +115,7 @@ pub(crate) struct Extract {
     #[arg(value_parser = number)]
     pub(crate) token: u64,
     /// The file to write
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = output)]
     pub(crate) output: PathBuf,
 }
 
@@ -145,6 +145,9 @@ pub(crate) struct Diff {
     /// The address of the first byte of the second, if it is raw memory
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) base_b: Option<PhysAddr>,
+    /// Take memory that an ELF core declares and does not contain for zeroes (makedumpfile -d 1)
+    #[arg(long)]
+    pub(crate) zero_excluded: bool,
     /// Compare the files' contents too, by SHA-256
     #[arg(long)]
     pub(crate) contents: bool,
@@ -159,8 +162,10 @@ pub(crate) struct Diff {
 impl Diff {
     /// Both sides.
     pub(crate) fn places(&self) -> [Place; 2] {
-        let place =
-            |image: &PathBuf, root, base| Place { image: image.clone(), root, base, scratch: None };
+        let place = |image: &PathBuf, root, base| {
+            let zero_excluded = self.zero_excluded;
+            Place { image: image.clone(), root, base, scratch: None, zero_excluded }
+        };
         [place(&self.a, self.root_a, self.base_a), place(&self.b, self.root_b, self.base_b)]
     }
 }
@@ -202,12 +207,16 @@ pub(crate) struct Place {
     /// The scratch list, where it is known: its address and its bytes
     #[arg(long, value_name = "ADDR+BYTES", value_parser = list)]
     pub(crate) scratch: Option<(PhysAddr, u64)>,
+    /// Take memory that an ELF core declares and does not contain for zeroes (makedumpfile -d 1)
+    #[arg(long)]
+    pub(crate) zero_excluded: bool,
 }
 
 impl Place {
     /// Opens the image.
     pub(crate) fn open(&self) -> Result<Image> {
-        Image::open(&self.image, self.base.map(PhysAddr::get))
+        let (base, zero_excluded) = (self.base.map(PhysAddr::get), self.zero_excluded);
+        Image::open(&self.image, Reading { base, zero_excluded })
     }
 }
 
@@ -217,7 +226,35 @@ fn number(text: &str) -> Result<u64, String> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|error| format!("{text}: {error}"))
+    parsed.map_err(|error| {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if digits(text) && !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            format!("a number in hexadecimal starts with 0x: 0x{text}")
+        } else {
+            format!("{error}; a number is decimal, or hexadecimal with 0x before it")
+        }
+    })
+}
+
+/// A file to write. Standard output has a name of its own.
+fn output(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("standard output is /dev/stdout (a file of that name is ./-)".to_owned()),
+        _ => Ok(PathBuf::from(text)),
+    }
+}
+
+/// The same for a picture.
+fn picture(text: &str) -> Result<PathBuf, String> {
+    const OTHERS: [&str; 9] = ["bmp", "eps", "gif", "jpeg", "jpg", "pdf", "png", "ps", "webp"];
+    let path = output(text)?;
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    match ending {
+        Some(ending) if OTHERS.contains(&&*ending) => {
+            Err(format!("the picture is SVG, not {ending}: give it a name that ends in .svg"))
+        }
+        _ => Ok(path),
+    }
 }
 
 fn address(text: &str) -> Result<PhysAddr, String> {

@@ -6,7 +6,7 @@ use heirloom_linux::{Known, Luo, Memfd, Part, Session};
 use heirloom_restore::Left;
 
 use crate::arguments::Extract;
-use crate::facts::each_page;
+use crate::facts::each_piece;
 use crate::image::Image;
 use crate::progress;
 use crate::sink::Sink;
@@ -26,7 +26,7 @@ pub(crate) fn extract(survey: &Survey<'_>, extract: &Extract) -> Result<u64> {
     memfd.for_each_part(&left, |part| whole(survey.image, part))?;
     let path = &extract.output;
     let sink = Sink::open(path, survey.image)?;
-    write(&memfd, &left, sink).with_context(|| path.display().to_string())?;
+    write(&memfd, &left, survey.image, sink).with_context(|| path.display().to_string())?;
     Ok(memfd.size)
 }
 
@@ -77,7 +77,7 @@ fn listed(one: &str, many: &str, names: &[String]) -> String {
     }
 }
 
-fn write(memfd: &Memfd, left: &Left<'_, Image>, mut sink: Sink) -> Result<()> {
+fn write(memfd: &Memfd, left: &Left<'_, Image>, image: &Image, mut sink: Sink) -> Result<()> {
     let size = memfd.size;
     sink.reserve(size).with_context(|| format!("cannot make it {size} bytes"))?;
     let bar = progress::bar("extracting", size);
@@ -89,7 +89,7 @@ fn write(memfd: &Memfd, left: &Left<'_, Image>, mut sink: Sink) -> Result<()> {
             }
             Part::Data { bytes, addr, .. } => {
                 let mut failed = Ok(());
-                let there = each_page(left, addr, bytes, |page| {
+                let there = each_piece(image, addr, bytes, |page| {
                     if failed.is_ok() {
                         failed = sink.data(page);
                         bar.inc(page.len() as u64);

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! arguments   what is asked
-//! image/      the image as memory, mapped and not read
+//! image/      the image as memory, read where it is looked at
 //! roots       where the handover starts
 //! survey      its tree and its tables, everything that is wrong with them
+//! frames      whose frame is whose
 //! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
 //! text/       for a person
@@ -19,6 +20,7 @@ mod arguments;
 mod diff;
 mod extract;
 mod facts;
+mod frames;
 mod image;
 mod manual;
 mod map;
@@ -95,7 +97,8 @@ pub struct Looked {
 /// It is no image, or there is no handover in it.
 pub fn look(path: &Path, base: Option<u64>) -> Result<Looked> {
     let base = base.map(PhysAddr::new);
-    let place = Place { image: path.to_owned(), root: None, base, scratch: None };
+    let image = path.to_owned();
+    let place = Place { image, root: None, base, scratch: None, zero_excluded: false };
     let image = place.open()?;
     let (survey, roots) = survey(&image, &place)?;
     let want = Want::new(&survey, true, true);

@@ -21,6 +21,10 @@ const FAMILY: &[u8] = b"kho-v";
 /// Pages between two looks at the clock.
 const STRIDE: u64 = 1 << 14;
 
+/// Roots that are gone through to choose one. Any page can be a root page, and each can lead to all
+/// there is.
+const JUDGED: usize = 64;
+
 /// A root page that was found.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
@@ -60,14 +64,15 @@ pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
         ),
         // One alone is surveyed by whoever looks at it.
         [at] => vec![Found { at, frames: 0, fault: None }],
-        _ => candidates.iter().map(|at| judge(image, *at, place)).collect(),
+        _ => candidates.iter().take(JUDGED).map(|at| judge(image, *at, place)).collect(),
     };
+    let more = candidates.len() - found.len();
     let whole = found.iter().filter(|root| root.fault.is_none());
     // The first of those that preserve most.
     let best = whole.rev().max_by_key(|root| root.frames).or(found.first());
     let Some(taken) = best.map(|root| root.at) else { bail!("no handover") };
     if found.len() > 1 {
-        tell(&found, taken);
+        tell(&found, taken, more);
     }
     Ok(Roots { taken, found })
 }
@@ -119,8 +124,9 @@ fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     Found { at, frames: survey.counts.map_or(0, |counts| counts.frames()), fault }
 }
 
-fn tell(found: &[Found], taken: PhysAddr) {
-    anstream::eprintln!("{STRONG}{} roots{STRONG:#}; --root takes another one", found.len());
+fn tell(found: &[Found], taken: PhysAddr, more: usize) {
+    let all = found.len() + more;
+    anstream::eprintln!("{STRONG}{all} roots{STRONG:#}; --root takes another one");
     for root in found {
         let mark = if root.at == taken { '*' } else { ' ' };
         let at = format!("{}", root.at);
@@ -132,5 +138,8 @@ fn tell(found: &[Found], taken: PhysAddr) {
             }
         };
         anstream::eprintln!("{mark} {at:<14} {state}");
+    }
+    if more > 0 {
+        anstream::eprintln!("  and {more} more, which were not looked at");
     }
 }

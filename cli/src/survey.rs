@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
-use heirloom_folio::tracker::{Adjacent, Counts, Frames, FramesOf, Ledger, Tree};
+use heirloom_folio::tracker::{Adjacent, Counts, Ledger, Tree};
 use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
 use heirloom_linux::{Found, Known, Luo, Opaque, Text};
 use heirloom_restore::{
@@ -13,6 +13,7 @@ use heirloom_restore::{
     SealInfo, Sealed, Subtree, Table, TableError, Token,
 };
 
+use crate::frames::Frames;
 use crate::image::Image;
 use crate::sessions::{Listing, each_session};
 
@@ -160,12 +161,8 @@ impl<'i> Survey<'i> {
         let (list, bytes) = list.unwrap_or((PhysAddr::new(0), 0));
         let entry = Entry { root: at, scratch: list, scratch_bytes: bytes };
         let tables = [Run::covering(at, PAGE_SIZE as u64), Run::covering(list, bytes)];
-        let mut bits: Vec<_> =
-            image.runs().filter_map(|run| Some((run, vec![0; FramesOf::words(run)?]))).collect();
-        let mut stretches: Vec<_> =
-            bits.iter_mut().filter_map(|(run, bits)| FramesOf::new(*run, bits)).collect();
         let mut recorder = Recorder {
-            frames: Frames::new(&mut stretches),
+            frames: Frames::new(image.runs()),
             tree: left.as_ref().map(Left::tree),
             tables: tables.into_iter().flatten().collect(),
             rows: Vec::new(),
@@ -388,8 +385,8 @@ fn entries<'p>(
 }
 
 /// Takes down what a survey comes upon.
-struct Recorder<'a, 'w, 'l, 'i> {
-    frames: Frames<'a, 'w>,
+struct Recorder<'l, 'i> {
+    frames: Frames,
     tree: Option<Tree<'l, Left<'i, Image>>>,
     /// The handover's own tables, which a survey takes as well, preserved or not.
     tables: Vec<Run>,
@@ -397,7 +394,7 @@ struct Recorder<'a, 'w, 'l, 'i> {
     nodes: Vec<Pfn>,
 }
 
-impl Recorder<'_, '_, '_, '_> {
+impl Recorder<'_, '_> {
     /// Blocks come by order and address.
     fn put(&mut self, block: Block) {
         let is_table = self.tables.iter().any(|run| run.overlaps(block.run()));
@@ -416,7 +413,7 @@ impl Recorder<'_, '_, '_, '_> {
     }
 }
 
-impl Ledger for Recorder<'_, '_, '_, '_> {
+impl Ledger for Recorder<'_, '_> {
     fn take(&mut self, block: Block) -> Result<(), TreeFault> {
         self.frames.take(block)?;
         self.put(block);

@@ -1,7 +1,5 @@
 //! What Linux registered: live update sessions and their files, and the rest.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_linux::{self as linux, Known, Part};
 use heirloom_restore::{AreaPart, Left, Pages};
@@ -154,7 +152,7 @@ pub(crate) enum Linux {
 
 impl Linux {
     /// What `known` leads to, as far as it is sound: what is not is among the findings.
-    pub(super) fn of(known: &Known, left: &Left<'_, Image>, want: &Want) -> Option<Self> {
+    pub(super) fn of(known: &Known, left: &Left<'_, Image>, want: &Want<'_>) -> Option<Self> {
         Some(match known {
             Known::Luo(luo) => Self::Luo(Luo::of(luo, left, want)),
             Known::Metadata(metadata) => Self::Metadata(Metadata {
@@ -173,7 +171,7 @@ impl Linux {
 const LISTED: u64 = 100_000;
 
 impl Luo {
-    fn of(luo: &linux::Luo, left: &Left<'_, Image>, want: &Want) -> Self {
+    fn of(luo: &linux::Luo, left: &Left<'_, Image>, want: &Want<'_>) -> Self {
         let (mut sessions, mut room, mut more) = (Vec::new(), LISTED, 0);
         each_session(luo, left, |session, listing| match room.checked_sub(1) {
             Some(rest) => {
@@ -206,7 +204,7 @@ impl Session {
         listing: Listing<'_, 'i>,
         room: &mut u64,
         left: &Left<'i, Image>,
-        want: &Want,
+        want: &Want<'_>,
     ) -> Self {
         let mut files = Vec::new();
         let unlisted = match listing {
@@ -234,7 +232,7 @@ impl Session {
 }
 
 impl File {
-    fn of(file: &linux::File, left: &Left<'_, Image>, want: &Want) -> Self {
+    fn of(file: &linux::File, left: &Left<'_, Image>, want: &Want<'_>) -> Self {
         let (memfd, broken) = match file.memfd(left) {
             Ok(memfd) => (memfd, None),
             Err(error) => (None, Some(error.to_string())),
@@ -253,7 +251,7 @@ impl File {
 const SEALS: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "exec"];
 
 impl Memfd {
-    fn of(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want) -> Self {
+    fn of(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Self {
         let names = SEALS.iter().enumerate().filter(|(bit, _)| memfd.seals >> bit & 1 == 1);
         let mut of = Self {
             size: memfd.size,
@@ -351,14 +349,15 @@ impl Parts {
 }
 
 /// The hash of what can be read.
-fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want) -> Option<String> {
+fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Option<String> {
     let zeroes = [0; PAGE_SIZE];
     let mut hash = Sha256::new();
     let mut missing = false;
     let walked = memfd.for_each_part(left, |part| {
         let bytes = match part {
             Part::Data { bytes, addr, .. } => {
-                missing |= each_page(left, addr, bytes, |page| hash.update(page)).is_none();
+                let read = each_piece(want.image, addr, bytes, |piece| hash.update(piece));
+                missing |= read.is_none();
                 want.bar.inc(bytes);
                 0
             }
@@ -376,23 +375,24 @@ fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want) -> Option<S
     (walked.is_ok() && !missing).then(|| format!("{:x}", hash.finalize()))
 }
 
-/// Calls `each` with `bytes` bytes of memory from `addr`, the start of a page, page by page; `None`
-/// if one is not there.
-pub(crate) fn each_page(
-    left: &Left<'_, Image>,
+/// Bytes of a file's content that are read at once.
+const PIECE: u64 = 1 << 16;
+
+/// Calls `each` with `bytes` bytes of memory from `addr`, piece by piece; `None` if one is not there.
+pub(crate) fn each_piece(
+    image: &Image,
     addr: PhysAddr,
     bytes: u64,
     mut each: impl FnMut(&[u8]),
 ) -> Option<()> {
-    let mut page = [0; PAGE_SIZE];
+    // Not by way of its words: contents are not kept, as tables are.
+    let mut piece = vec![0; PIECE.min(bytes) as usize];
     let mut done = 0;
     while done < bytes {
-        let step = (bytes - done).min(PAGE_SIZE as u64) as usize;
-        let words = left.words(addr.checked_add(done)?, step)?;
-        for (bytes, word) in page.chunks_exact_mut(8).zip(words) {
-            bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
-        }
-        each(page.get(..step)?);
+        let step = (bytes - done).min(PIECE) as usize;
+        let piece = piece.get_mut(..step)?;
+        image.read(addr.checked_add(done)?, piece)?;
+        each(piece);
         done += step as u64;
     }
     Some(())

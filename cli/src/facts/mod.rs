@@ -18,13 +18,14 @@ use heirloom_linux::Known;
 use indicatif::ProgressBar;
 use serde::ser::{Serialize, Serializer};
 
+use crate::image::Image;
 use crate::progress;
 use crate::roots::Roots;
 use crate::survey::{Finding, Survey};
 use crate::text::bytes;
 
 pub(crate) use layout::Layout;
-pub(crate) use linux::{Linux, Luo, Memfd, each_page};
+pub(crate) use linux::{Linux, Luo, Memfd, each_piece};
 pub(crate) use own::{Own, Published};
 pub(crate) use verdict::{InOrder, NotLookedAt, Verdict};
 
@@ -34,7 +35,9 @@ pub(crate) const VERSION: u32 = 1;
 
 /// What is worth the time.
 #[derive(Debug)]
-pub(crate) struct Want {
+pub(crate) struct Want<'i> {
+    /// Where contents are read.
+    image: &'i Image,
     /// Every folio of every memfd.
     pub(crate) folios: bool,
     /// The hash of every memfd.
@@ -61,13 +64,13 @@ struct Room {
 /// Bytes of holes that are worth hashing, in all files together.
 const HOLES: u64 = 1 << 36;
 
-impl Want {
-    pub(crate) fn new(survey: &Survey<'_>, folios: bool, hash: bool) -> Self {
+impl<'i> Want<'i> {
+    pub(crate) fn new(survey: &Survey<'i>, folios: bool, hash: bool) -> Self {
         let frames = survey.frames();
         let bytes = if hash { frames.saturating_mul(PAGE_SIZE as u64) } else { 0 };
         let bar = progress::bar("hashing files", bytes);
         let room = Room { folios: frames, pages: frames, hollow: HOLES };
-        Self { folios, hash, bar, left: Cell::new(room) }
+        Self { image: survey.image, folios, hash, bar, left: Cell::new(room) }
     }
 
     /// Whether so many folios can still be listed; they are then.
@@ -185,6 +188,35 @@ pub(crate) struct ImageFacts {
     pub(crate) format: &'static str,
     pub(crate) frames: u64,
     pub(crate) page_size: usize,
+    #[serde(flatten)]
+    pub(crate) passed: Passed,
+}
+
+/// What a core declares and the image does not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub(crate) struct Passed {
+    /// Segments without a physical address.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) unaddressed_segments: u64,
+    /// Bytes that are declared and not in the file.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) declared_bytes: u64,
+    /// Whether those are taken for zeroes, and so are there.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) zero_excluded: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Passed {
+    fn of(image: &Image) -> Self {
+        let crate::image::Passed { unaddressed, declared, zeroes } = image.passed();
+        let (unaddressed_segments, declared_bytes) = (unaddressed, declared);
+        Self { unaddressed_segments, declared_bytes, zero_excluded: zeroes }
+    }
 }
 
 /// What the root page has under a name.
@@ -254,7 +286,12 @@ impl Facts {
     ///
     /// # Errors
     /// The root page cannot be read, so there is nothing to show.
-    pub(crate) fn of(survey: &Survey<'_>, roots: &Roots, path: &Path, want: &Want) -> Result<Self> {
+    pub(crate) fn of(
+        survey: &Survey<'_>,
+        roots: &Roots,
+        path: &Path,
+        want: &Want<'_>,
+    ) -> Result<Self> {
         let Some(root) = &survey.root else {
             let first = survey.findings.first().map_or("", |first| &first.reason);
             return Err(anyhow!("{}: no root page at {}: {first}", path.display(), survey.at));
@@ -273,6 +310,7 @@ impl Facts {
                 format: survey.image.format().as_str(),
                 frames: survey.image.frames(),
                 page_size: PAGE_SIZE,
+                passed: Passed::of(survey.image),
             },
             fdt: survey.at.into(),
             compatible: survey.compatible.clone(),
@@ -300,7 +338,7 @@ impl Facts {
 }
 
 impl Subtree {
-    fn of(survey: &Survey<'_>, subtree: &heirloom_restore::Subtree, want: &Want) -> Self {
+    fn of(survey: &Survey<'_>, subtree: &heirloom_restore::Subtree, want: &Want<'_>) -> Self {
         let name = subtree.name.as_str();
         let own = survey.header.as_ref().filter(|_| name == heirloom_restore::SUBTREE);
         let what = if let Some(header) = own {
@@ -326,7 +364,13 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_again_and_again_is_not_read_again_and_again() {
+        let file = std::env::temp_dir().join(format!("heirloom-want-{}", std::process::id()));
+        std::fs::write(&file, [0; PAGE_SIZE]).unwrap();
+        let reading = crate::image::Reading { base: Some(0), zero_excluded: false };
+        let image = Image::open(&file, reading).unwrap();
+        std::fs::remove_file(&file).unwrap();
         let want = Want {
+            image: &image,
             folios: true,
             hash: true,
             bar: ProgressBar::hidden(),

@@ -1,12 +1,15 @@
 //! What heirloom itself left: caches, slabs, objects, and the seal over its tables.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
-use heirloom_restore::{Handle, Header, Parts, SealInfo};
+use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
+use heirloom_restore::{Handle, Header, Left, Pages, Parts, SealInfo};
 use heirloom_slab::{CacheRecord, LeftCaches};
 
 use super::Hex;
+use crate::image::Image;
 use crate::survey::Survey;
 
 /// The `heirloom` subtree.
@@ -20,6 +23,9 @@ pub(crate) struct Own {
     /// The first page of the roll.
     pub(crate) roll: Option<Hex>,
     pub(crate) caches: Vec<Cache>,
+    /// Why not all caches and slabs are in that list, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unlisted: Option<String>,
     pub(crate) seal: Option<Seal>,
 }
 
@@ -41,6 +47,9 @@ pub(crate) struct Cache {
     pub(crate) objects: u64,
     /// Places without one.
     pub(crate) free: u64,
+    /// Why not all of its slabs are in these numbers, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unlisted: Option<String>,
 }
 
 /// The seal.
@@ -88,9 +97,18 @@ impl Own {
     /// What `header`, which the survey found sound, and the tables behind it say.
     pub(super) fn of(survey: &Survey<'_>, header: &Header) -> Self {
         let left = survey.left();
+        let mut unlisted = None;
         let caches = header.roll.map_or_else(Vec::new, |roll| {
-            let caches = LeftCaches::new(&left, roll);
-            caches.caches().map(|record| Cache::of(&caches, &record)).collect()
+            let pages = Bounded::new(left, survey.image.frames());
+            let caches = LeftCaches::new(&pages, roll);
+            let mut seen = HashSet::new();
+            let records = caches.caches().map(|record| Cache::of(&caches, &record, &mut seen));
+            let caches = records.collect();
+            unlisted = pages.is_spent().then(|| {
+                "its tables lead to each other: going through all of them would not end soon"
+                    .to_owned()
+            });
+            caches
         });
         let seal = |SealInfo { first, entries, hash }| Seal {
             first: first.into(),
@@ -104,15 +122,67 @@ impl Own {
             generation: header.generation,
             roll: header.roll.map(Hex::from),
             caches,
+            unlisted,
             seal: header.seal.map(seal),
         }
     }
 }
 
+/// Pages that are looked at only so often.
+///
+/// Sound tables take a look for each of their pages and slabs, and none of those is another's. Broken
+/// ones can lead, each by its own way, to one long chain of pages.
+struct Bounded<'i> {
+    left: Left<'i, Image>,
+    room: Cell<u64>,
+}
+
+impl<'i> Bounded<'i> {
+    /// As many looks as sound tables in so many frames can take.
+    fn new(left: Left<'i, Image>, frames: u64) -> Self {
+        Self { left, room: Cell::new(frames.saturating_mul(2)) }
+    }
+
+    /// Whether there were more to take.
+    fn is_spent(&self) -> bool {
+        self.room.get() == 0
+    }
+}
+
+impl Pages for Bounded<'_> {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        let rest = self.room.get().checked_sub(1)?;
+        self.room.set(rest);
+        self.left.words(addr, bytes)
+    }
+
+    fn holds(&self, block: Block) -> bool {
+        self.left.holds(block)
+    }
+
+    fn is_memory(&self, run: Run) -> bool {
+        self.left.is_memory(run)
+    }
+}
+
 impl Cache {
-    fn of<P: heirloom_restore::Pages>(caches: &LeftCaches<'_, P>, record: &CacheRecord) -> Self {
+    /// `seen` are the slabs of the caches before: one that comes again, as none of a sound handover
+    /// does, ends the list. So there are no more to go through, with all caches, than there are slabs
+    /// and caches.
+    fn of<P: Pages>(
+        caches: &LeftCaches<'_, P>,
+        record: &CacheRecord,
+        seen: &mut HashSet<PhysAddr>,
+    ) -> Self {
         let (mut slabs, mut broken_slabs, mut objects, mut free) = (0, 0, 0, 0);
+        let mut unlisted = None;
         for slab in caches.slabs(record) {
+            if !seen.insert(slab) {
+                let why =
+                    format!("the slab at {slab} was gone through before, and the rest was not");
+                unlisted = Some(why);
+                break;
+            }
             slabs += 1;
             match caches.slab(record, slab) {
                 Ok(slab) => {
@@ -134,6 +204,7 @@ impl Cache {
             broken_slabs,
             objects,
             free,
+            unlisted,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use heirloom_linux::Opaque;
 
-use super::{Fault, Hex, VERSION};
+use super::{Fault, Hex, Passed, VERSION};
 use crate::survey::{Survey, Unread};
 
 /// What a check comes to.
@@ -22,6 +22,9 @@ pub(crate) struct Verdict {
     pub(crate) sealed: Option<u64>,
     /// Whether what lies in scratch could be told.
     pub(crate) scratch_known: bool,
+    /// What the image declares and does not have.
+    #[serde(flatten)]
+    pub(crate) passed: Passed,
     pub(crate) findings: Vec<Fault>,
     /// What nobody here knows, by name.
     pub(crate) not_looked_at: Vec<NotLookedAt>,
@@ -95,6 +98,7 @@ impl Verdict {
             subtrees: survey.subtrees().count() as u64,
             sealed: survey.header.and_then(|header| header.seal).map(|_| survey.sealed),
             scratch_known: survey.scratch.is_some(),
+            passed: Passed::of(survey.image),
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, accepted)).collect(),
         }

@@ -3,18 +3,19 @@
 //! ```text
 //!  file      | header | piece         | piece   |
 //!                 \        \               \
-//!  memory          . . [ window: pieces that touch ] . . . [ window ] . .
+//!  memory          . . [ run: pieces that touch    ] . . . [ run ] . .
 //! ```
 //!
 //! A *piece* is a stretch of the file that is a stretch of physical memory. Pieces that touch in
-//! memory form a *window*, one stretch of this process's addresses, so that a table across their
-//! border is one slice. A page of the file comes into this process when it is looked at.
+//! memory form a *run*; a table may lie across their border. A page of the file comes into this
+//! process when it is looked at.
 //!
-//! Frames that the file has in part only are not memory here, nor is what a core only declares:
-//! dumps that filter pages out declare them so.
+//! Frames that the file has in part only are not memory here, nor is what a core only declares, as
+//! dumps that filter pages out do; unless the user knows that those were zeroes.
 
+mod copies;
 mod elf;
-mod window;
+mod foreign;
 
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
@@ -26,9 +27,9 @@ use anyhow::{Context, Result, bail, ensure};
 use heirloom::arena::{Arena, ArenaRange};
 use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
-use rustix::fs::{FileType, SeekFrom};
+use rustix::fs::FileType;
 
-use window::Window;
+use copies::Copies;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -38,8 +39,15 @@ struct Piece {
     /// Its physical address.
     start: u64,
     bytes: u64,
-    /// Where it is in the file.
-    offset: u64,
+    from: Bytes,
+}
+
+/// What a piece's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Bytes {
+    /// Those of the file from here on.
+    At(u64),
+    Zero,
 }
 
 impl Piece {
@@ -81,56 +89,83 @@ pub(crate) struct Image {
     /// By address.
     pieces: Vec<Piece>,
     /// By address, apart from each other.
-    windows: Vec<Window>,
+    runs: Vec<Run>,
+    copies: Copies,
+    passed: Passed,
+}
+
+/// What a core declares and the image does not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Passed {
+    /// Segments without a physical address.
+    pub(crate) unaddressed: u64,
+    /// Bytes that are declared and not in the file.
+    pub(crate) declared: u64,
+    /// Whether those are taken for zeroes, and so are there.
+    pub(crate) zeroes: bool,
+}
+
+/// How a file is to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reading {
+    /// The physical address of its first byte, if it is raw memory.
+    pub(crate) base: Option<u64>,
+    /// What a core declares and has not is zeroes.
+    pub(crate) zero_excluded: bool,
 }
 
 impl Image {
-    /// Opens the image at `path`: an ELF core, an arena, or, with `base`, the physical address of
+    /// Opens the image at `path`: an ELF core, an arena, or, if `reading` has the physical address of
     /// its first byte, raw memory.
     ///
-    /// The file must not become shorter while it is in use: the process would be killed where it
-    /// looks at what is gone.
+    /// The file should not change while it is in use. Each page is read once, but for long tables,
+    /// which are mapped: if the file becomes shorter under one, the process is killed.
     ///
     /// # Errors
     /// What is wrong with the file, for a person.
-    pub(crate) fn open(path: &Path, base: Option<u64>) -> Result<Self> {
-        Self::open_file(path, base).with_context(|| path.display().to_string())
+    pub(crate) fn open(path: &Path, reading: Reading) -> Result<Self> {
+        Self::open_file(path, reading).with_context(|| path.display().to_string())
     }
 
-    fn open_file(path: &Path, base: Option<u64>) -> Result<Self> {
-        let file = File::open(path).context("cannot open it")?;
+    fn open_file(path: &Path, Reading { base, zero_excluded }: Reading) -> Result<Self> {
+        let file = foreign::open(path)?;
         let stat = rustix::fs::fstat(&file).context("cannot stat it")?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        ensure!(kind == FileType::RegularFile, "an image is a regular file; this is {kind:?}");
+        foreign::regular(FileType::from_raw_mode(stat.st_mode))?;
         let length = file.metadata().context("cannot stat it")?.len();
         ensure!(length > 0, "the file is empty");
         let mut head = [0; 16];
         let known = head.len().min(usize::try_from(length).unwrap_or(head.len()));
         file.read_exact_at(&mut head[..known], 0).context("cannot read it")?;
         let is_elf = head.starts_with(elf::MAGIC);
+        let mut passed = Passed::default();
         let mut entry = None;
         let (format, pieces) = match base {
-            None if is_elf => (Format::Elf, elf::pieces(&file, length)?),
+            None if is_elf => {
+                let core = elf::read(&file, length, zero_excluded)?;
+                let elf::Core { pieces, declared, unaddressed } = core;
+                passed = Passed { unaddressed, declared, zeroes: zero_excluded };
+                (Format::Elf, pieces)
+            }
             None if head.starts_with(ARENA) => {
                 let (ranges, left) = Arena::describe(file.as_fd()).context("a broken arena")?;
                 entry = left;
                 (Format::Arena, arena(&ranges))
             }
-            None if head.starts_with(b"KDUMP   ") || head.starts_with(b"makedumpfile") => bail!(
-                "a compressed kdump file; `makedumpfile -E FILE CORE` makes an ELF core of it"
-            ),
-            None => bail!(
-                "no ELF core; if it is raw memory, give the address of its first byte with --base"
-            ),
             Some(_) if is_elf => bail!("an ELF core says itself where it lies: leave out --base"),
-            Some(base) => (Format::Raw, vec![raw(base, length)?]),
+            _ => {
+                foreign::refuse(&head[..known])?;
+                let base = base.context(
+                    "no ELF core; if it is raw memory, give the address of its first byte with \
+                     --base",
+                )?;
+                (Format::Raw, vec![raw(base, length)?])
+            }
         };
-        let mut windows = Vec::new();
-        for touching in pieces.chunk_by(|a, b| a.end() == b.start) {
-            windows.extend(Window::new(&file, touching)?);
-        }
-        ensure!(!windows.is_empty(), "the file has not one whole page of {PAGE} bytes");
-        Ok(Self { file, format, entry, pieces, windows })
+        let touching = pieces.chunk_by(|a, b| a.end() == b.start);
+        let run = |pieces: &[Piece]| whole_frames(pieces.first()?.start, pieces.last()?.end());
+        let runs: Vec<_> = touching.filter_map(run).collect();
+        ensure!(!runs.is_empty(), "the file has not one whole page of {PAGE} bytes");
+        Ok(Self { file, format, entry, pieces, runs, copies: Copies::new(), passed })
     }
 
     /// Whether `other` is of the image's own file, under whatever name.
@@ -149,9 +184,14 @@ impl Image {
         self.entry
     }
 
+    /// What the file declares and the image does not have.
+    pub(crate) const fn passed(&self) -> Passed {
+        self.passed
+    }
+
     /// The frames that it has, by address, as runs that do not touch.
     pub(crate) fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.windows.iter().map(Window::run)
+        self.runs.iter().copied()
     }
 
     /// How many frames it has.
@@ -161,26 +201,82 @@ impl Image {
 
     /// Whether it has all of `run`.
     pub(crate) fn contains(&self, run: Run) -> bool {
-        self.window(run.addr()).is_some_and(|window| window.run().covers(run))
+        let after = self.runs.partition_point(|own| own.start() <= run.start());
+        let before = after.checked_sub(1).and_then(|last| self.runs.get(last));
+        before.is_some_and(|own| own.covers(run))
     }
 
     /// `bytes` bytes at `addr`, a multiple of 8, as words, a last half one whole; `None` if the
     /// image has not all of them.
     pub(crate) fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
-        self.window(addr)?.words(&self.file, addr, bytes)
+        let count = bytes.div_ceil(8);
+        let length = u64::try_from(count.checked_mul(8)?).ok()?;
+        let run = Run::covering(addr, length)?;
+        if !addr.get().is_multiple_of(8) || !self.contains(run) {
+            return None;
+        }
+        let read = |addr, into: &mut [u8]| self.read(addr, into);
+        let words = match run.frames() {
+            0 | 1 => self.copies.page(addr.pfn(), read)?,
+            _ => {
+                let pages = usize::try_from(run.frames()).ok()?;
+                let place = self.place(run);
+                self.copies.stretch(run.start(), pages, &self.file, place, read)?
+            }
+        };
+        words.get(addr.offset_in_page() / 8..)?.get(..count)
     }
 
     /// The same in halves.
     pub(crate) fn halves(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU32]> {
         let words = self.words(addr, bytes)?;
         // SAFETY: the same memory, less strictly aligned. Nothing in this process stores to it
-        // (`Window::words`), so loads of two sizes do not race.
+        // (`Copies`), so loads of two sizes do not race.
         Some(unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) })
     }
 
     /// The word at `addr`, a multiple of 8. Cheaper than [`Image::words`] for a look at each page.
     pub(crate) fn peek(&self, addr: PhysAddr) -> Option<u64> {
-        self.window(addr)?.peek(&self.file, addr)
+        let mut word = [0; 8];
+        let aligned = addr.get().is_multiple_of(8);
+        Run::covering(addr, 8).filter(|run| aligned && self.contains(*run))?;
+        self.read(addr, &mut word)?;
+        Some(u64::from_ne_bytes(word))
+    }
+
+    /// Reads bytes of memory as they are now; `None` if the image has not all of them, or the file
+    /// cannot be read.
+    pub(crate) fn read(&self, addr: PhysAddr, mut into: &mut [u8]) -> Option<()> {
+        let mut at = addr.get();
+        let after = self.pieces.partition_point(|piece| piece.end() <= at);
+        for piece in self.pieces.get(after..)? {
+            if into.is_empty() || piece.start > at {
+                break;
+            }
+            let here = (piece.end() - at).min(into.len() as u64);
+            let (now, rest) = into.split_at_mut(usize::try_from(here).ok()?);
+            match piece.from {
+                Bytes::At(offset) => {
+                    self.file.read_exact_at(now, offset + (at - piece.start)).ok()?;
+                }
+                Bytes::Zero => now.fill(0),
+            }
+            (into, at) = (rest, at + here);
+        }
+        into.is_empty().then_some(())
+    }
+
+    /// Where in the file `run` is, if it lies there in one piece.
+    fn place(&self, run: Run) -> Option<u64> {
+        let start = run.addr().get();
+        let after = self.pieces.partition_point(|piece| piece.end() <= start);
+        let piece = self.pieces.get(after).filter(|piece| piece.start <= start)?;
+        match piece.from {
+            Bytes::At(offset) if piece.end() - start >= run.bytes() => {
+                Some(offset + (start - piece.start))
+            }
+            _ => None,
+        }
     }
 
     /// A copy of the frame at `addr`.
@@ -198,25 +294,11 @@ impl Image {
     pub(crate) fn written(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for piece in &self.pieces {
-            let end = piece.offset + piece.bytes;
-            let mut at = piece.offset;
-            while at < end {
-                // Where the file system cannot tell, everything is data.
-                let data = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
-                    Ok(data) => data.max(at),
-                    Err(rustix::io::Errno::NXIO) => break,
-                    Err(_) => at,
-                };
-                if data >= end {
-                    break;
-                }
-                let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data)).unwrap_or(end);
-                let hole = hole.clamp(data + 1, end);
-                let (first, last) = (data - piece.offset, hole - piece.offset);
-                let addr = PhysAddr::new(piece.start + first);
-                if let Some(run) = Run::covering(addr, last - first) {
-                    runs.push(run);
-                }
+            let Bytes::At(offset) = piece.from else { continue };
+            let mut at = offset;
+            while let Some((data, hole)) = elf::extent(&self.file, at, offset + piece.bytes) {
+                let addr = PhysAddr::new(piece.start + (data - offset));
+                runs.extend(Run::covering(addr, hole - data));
                 at = hole;
             }
         }
@@ -232,12 +314,6 @@ impl Image {
             }
         }
         merged
-    }
-
-    fn window(&self, addr: PhysAddr) -> Option<&Window> {
-        let after = self.windows.partition_point(|window| window.run().start() <= addr.pfn());
-        let window = self.windows.get(after.checked_sub(1)?)?;
-        window.run().contains(addr.pfn()).then_some(window)
     }
 }
 
@@ -259,7 +335,7 @@ fn arena(ranges: &[ArenaRange]) -> Vec<Piece> {
     let piece = |range: &ArenaRange| Piece {
         start: range.run().addr().get(),
         bytes: range.run().bytes(),
-        offset: range.offset(),
+        from: Bytes::At(range.offset()),
     };
     let mut pieces: Vec<_> = ranges.iter().map(piece).collect();
     pieces.sort_unstable_by_key(|piece| piece.start);
@@ -275,7 +351,7 @@ fn raw(base: u64, length: u64) -> Result<Piece> {
     );
     let end = base.checked_add(length);
     ensure!(end.is_some(), "{length:#x} bytes from {base:#x} on leave the address space");
-    Ok(Piece { start: base, bytes: length, offset: 0 })
+    Ok(Piece { start: base, bytes: length, from: Bytes::At(0) })
 }
 
 /// The frames that lie wholly in bytes `start..end`.

@@ -51,7 +51,7 @@ fn pattern(i: usize) -> u8 {
 
 fn open(name: &str, bytes: &[u8], base: Option<u64>) -> Result<Image> {
     let file = Temporary::new(name, bytes);
-    Image::open(&file.0, base)
+    Image::open(&file.0, Reading { base, zero_excluded: false })
 }
 
 fn refused(name: &str, bytes: &[u8]) -> String {
@@ -167,10 +167,25 @@ fn a_core_that_is_none_is_refused_with_the_reason() {
     assert!(refused("part", &core(&part, 0x2000)).contains("not one whole page"));
     assert!(refused("text", b"hello").contains("--base"));
     assert!(refused("kdump", b"KDUMP   and more").contains("makedumpfile -E"));
+    let flat = refused("flat", b"makedumpfile\0\0\0\0and more");
+    assert!(flat.contains("makedumpfile -R") && flat.contains("-device vmcoreinfo"), "{flat}");
+    for (head, name) in [
+        (&b"\x1f\x8b\x08\0..."[..], "gzip"),
+        (b"\x28\xb5\x2f\xfd...", "zstd"),
+        (b"\xfd7zXZ\0...", "xz"),
+        (b"BZh9...", "bzip2"),
+        (b"EMiL\x01\0\0\0", "LiME"),
+        (b"LibvirtQemudSave...", "libvirt"),
+    ] {
+        for base in [None, Some(0)] {
+            let error = format!("{:#}", open("foreign", head, base).unwrap_err());
+            assert!(error.contains(&format!(" {name}")) || error.contains(name), "{error}");
+        }
+    }
     assert!(refused("empty", b"").contains("empty"));
     let based = open("based", &good, Some(0)).unwrap_err();
     assert!(format!("{based:#}").contains("leave out --base"));
-    let dir = Image::open(&std::env::temp_dir(), None).unwrap_err();
+    let dir = Image::open(&std::env::temp_dir(), Reading::default()).unwrap_err();
     assert!(format!("{dir:#}").contains("regular file"));
 }
 
@@ -193,10 +208,86 @@ fn holes_of_the_file_are_passed_over() {
     let open = fs::OpenOptions::new().write(true).open(&file.0).unwrap();
     open.set_len(64 << 20).unwrap();
     open.write_all_at(&[7; 4096], 32 << 20).unwrap();
-    let image = Image::open(&file.0, Some(0)).unwrap();
+    let image = Image::open(&file.0, Reading { base: Some(0), zero_excluded: false }).unwrap();
     let written = image.written();
     // A file system without holes calls all of it written.
     assert!(written.iter().any(|run| run.contains(Pfn::new((32 << 20) / PAGE))));
     assert!(written.is_sorted_by_key(|run| run.start()));
     assert_eq!(image.frames(), (64 << 20) / PAGE);
+}
+
+/// What `/proc/kcore` has beside memory.
+#[test]
+fn a_segment_without_a_physical_address_is_passed_over() {
+    for (bytes, whole) in [(0x1000, 0x1000), (0, 0x2000)] {
+        let segments = [(0x10_0000, 0x1000, 0x1000, 0x1000), (u64::MAX, 0x2000, bytes, whole)];
+        let image = open("unaddressed", &core(&segments, 0x3000), None).unwrap();
+        assert_eq!(runs(&image), [(0x10_0000, 0x1000)]);
+        assert_eq!(image.passed().unaddressed, 1);
+    }
+    let none = core(&[(u64::MAX, 0x1000, 0x1000, 0x1000)], 0x2000);
+    assert!(refused("none", &none).contains("none of its 1 segments has a physical address"));
+}
+
+#[test]
+fn what_is_declared_can_be_zeroes() {
+    let segments = [
+        (0x10_0000, 0x1000, 0x1800, 0x4000),
+        (0x10_3000, 0x3000, 0x1000, 0x3000),
+        (0x20_0000, 0, 0, 0x1000),
+        (0x20_0800, 0, 0, 0x1000),
+    ];
+    let bytes = core(&segments, 0x4000);
+    let image = open("declared-not", &bytes, None).unwrap();
+    assert_eq!(runs(&image), [(0x10_0000, 0x1000), (0x10_3000, 0x1000)]);
+    assert_eq!(image.passed(), Passed { unaddressed: 0, declared: 0x5000, zeroes: false });
+    let file = Temporary::new("declared-zero", &bytes);
+    let image = Image::open(&file.0, Reading { base: None, zero_excluded: true }).unwrap();
+    assert_eq!(runs(&image), [(0x10_0000, 0x6000), (0x20_0000, 0x1000)]);
+    assert_eq!(image.passed(), Passed { unaddressed: 0, declared: 0x5000, zeroes: true });
+    assert!(shows(&image, 0x10_0000, 0x1800, 0x1000));
+    let words = image.words(PhysAddr::new(0x10_1800), 0x1800).unwrap();
+    assert!(words.iter().all(|word| word.load(Relaxed) == 0));
+    assert!(shows(&image, 0x10_3000, 0x1000, 0x3000));
+    // A hole of the dump is where nothing is looked for.
+    assert!(image.written().iter().all(|run| run.frames() <= 2));
+}
+
+/// Segments over each other, each as large as the file: compared as far as there are bytes, which is
+/// not often.
+#[test]
+fn what_stands_twice_is_compared_as_far_as_there_are_bytes() {
+    const LARGE: u64 = 1 << 40;
+    let sparse = |segments: &[Segment], name: &str| {
+        let file = Temporary::new(name, &core(segments, 0x2000)[..0x1000]);
+        let open = fs::OpenOptions::new().write(true).open(&file.0).unwrap();
+        open.write_all_at(&[7; 4096], 0x10_0000).unwrap();
+        open.set_len(2 * LARGE).unwrap();
+        Image::open(&file.0, Reading::default()).map(|image| image.runs().count())
+    };
+    // The same bytes each time: nothing to compare.
+    let same = [(0x1000, 0x20_0000, LARGE, LARGE); 60];
+    assert_eq!(sparse(&same, "same").unwrap(), 1);
+    // Others each time, and all of them holes.
+    let holes: Vec<_> = (1..60).map(|i| (0x1000, 0x20_0000 + i * 0x1000, LARGE, LARGE)).collect();
+    assert_eq!(sparse(&holes, "holes").unwrap(), 1);
+    // The one page with bytes in it comes at another place of each: they differ.
+    let crossed: Vec<_> = (1..60).map(|i| (0x1000, i * 0x1000, LARGE, LARGE)).collect();
+    let error = format!("{:#}", sparse(&crossed, "crossed-holes").unwrap_err());
+    assert!(error.contains("with other bytes"), "{error}");
+    // And where they do not, there are more of them than the file has bytes.
+    let bytes = 1 << 20;
+    let same: Vec<_> = (0..60).map(|i| (0x1000, 0x1000 + i * 0x1000, bytes, bytes)).collect();
+    let file = {
+        let mut file = core(&same, 2 << 20);
+        file[0x1000..].fill(7);
+        Temporary::new("aliased", &file)
+    };
+    let error = format!("{:#}", Image::open(&file.0, Reading::default()).unwrap_err());
+    assert!(error.contains("as the file has no bytes for"), "{error}");
+    let opened = File::open(&file.0).unwrap();
+    let mut twins = elf::Twins::new(&opened);
+    while twins.difference(0x1000, 0x2000, bytes).unwrap() == elf::Twin::Same {}
+    let length = opened.metadata().unwrap().len();
+    assert!(twins.compared <= 2 * length + (1 << 17), "{} of {length}", twins.compared);
 }

@@ -6,7 +6,7 @@ mod table;
 
 use std::fmt::Write;
 
-use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Verdict};
+use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Passed, Verdict};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
 pub(crate) use shown::shown;
@@ -60,8 +60,35 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         Some(things) => format!("; not looked at: {things} of unknown kind"),
         None => String::new(),
     };
-    let _ = writeln!(out, "{head}: root {root}, {seen}{sealed}{unread}{scratch}");
+    let passed = passed(&verdict.passed);
+    let _ = write!(out, "{head}: root {root}, {seen}{sealed}{unread}{scratch}");
+    for (_, what) in passed {
+        let _ = write!(out, "; {what}");
+    }
+    out.push('\n');
     out
+}
+
+/// What a core declares and the image does not have: a word for it, and what to know.
+fn passed(passed: &Passed) -> Vec<(&'static str, String)> {
+    let Passed { unaddressed_segments, declared_bytes, zero_excluded } = *passed;
+    let mut said = Vec::new();
+    if unaddressed_segments > 0 {
+        let segments = plural(unaddressed_segments, "segment", "segments");
+        said.push(("passed by", format!("{segments} without a physical address, passed over")));
+    }
+    if declared_bytes > 0 {
+        let size = bytes(declared_bytes);
+        said.push(if zero_excluded {
+            ("zeroes", format!("{size} that are not in the file, taken for zeroes"))
+        } else {
+            (
+                "left out",
+                format!("{size} are not in the file; --zero-excluded takes them for zeroes"),
+            )
+        });
+    }
+    said
 }
 
 /// `1 file, 3 FLBs`: how much was not looked at, if anything.
@@ -105,6 +132,9 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
                 line(out, name, &format!("{}, {}", area.start, bytes(area.bytes)))?;
             }
         }
+    }
+    for (label, what) in passed(&image.passed) {
+        line(out, label, &what)?;
     }
     if let Some(things) = unread(&facts.not_looked_at) {
         line(out, "not read", &format!("{UNSURE}{things}{UNSURE:#} of unknown kind"))?;

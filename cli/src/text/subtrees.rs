@@ -146,6 +146,8 @@ fn write_own(out: &mut String, own: &Own) -> Result {
             0 => writeln!(out)?,
             broken => writeln!(out, ", {BAD}{broken} not sound{BAD:#}")?,
         }
+        unlisted(out, "      ", cache.unlisted.as_deref())?;
     }
+    unlisted(out, "    ", own.unlisted.as_deref())?;
     Ok(())
 }

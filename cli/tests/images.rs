@@ -1,0 +1,189 @@
+//! Images as there are: cores with segments that are no memory, pages left out, headers without end,
+//! images larger than what this process may map; and files that are none.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use common::{Core, FIXTURE, FLBS, Ran, Temporary, check, findings, heirloom};
+
+const PAGE: u64 = 4096;
+
+/// The fixture with more program headers, which lie at the end of the file.
+fn with_segments(mut core: Core, more: &[[u64; 4]]) -> Core {
+    let old = usize::from(u16::from_le_bytes(core.0[56..58].try_into().unwrap()));
+    let mut headers = core.0[64..64 + old * 56].to_vec();
+    for [offset, start, bytes, whole] in more {
+        headers.extend([1_u32, 4].map(u32::to_le_bytes).concat());
+        headers.extend([*offset, 0, *start, *bytes, *whole, 0].map(u64::to_le_bytes).concat());
+    }
+    core.0.resize(core.0.len().next_multiple_of(8), 0);
+    let place = core.0.len() as u64;
+    core.0.extend(&headers);
+    core.0[32..40].copy_from_slice(&place.to_le_bytes());
+    let count = (old + more.len()) as u32;
+    let short = u16::try_from(count).unwrap_or(0xffff);
+    core.0[56..58].copy_from_slice(&short.to_le_bytes());
+    if short == 0xffff {
+        // The number is the first section's.
+        let sections = core.0.len() as u64;
+        let mut section = [0; 64];
+        section[44..48].copy_from_slice(&count.to_le_bytes());
+        core.0.extend(section);
+        core.0[40..48].copy_from_slice(&sections.to_le_bytes());
+        core.0[58..62].copy_from_slice(&[64, 0, 1, 0]);
+    }
+    core
+}
+
+#[test]
+fn what_has_no_physical_address_is_passed_over_and_said() {
+    for bytes in [0, PAGE] {
+        let more = [[PAGE, u64::MAX, bytes, 2 * PAGE]];
+        let file = with_segments(Core::fixture(), &more).file();
+        let ran = check(file.as_str());
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        let said = "; 1 segment without a physical address, passed over\n";
+        assert!(ran.out.ends_with(said), "{}", ran.out);
+        let json = heirloom(&["inspect", "--quick", "--json", file.as_str()]).json();
+        assert_eq!(json["image"]["unaddressed_segments"], 1);
+        assert_eq!(json["folios"], 93);
+        let ran = heirloom(&["inspect", "--quick", file.as_str()]);
+        assert!(ran.out.contains("1 segment without a physical address, passed over"));
+    }
+}
+
+/// As `makedumpfile -d 1` leaves it: declared, and not there.
+#[test]
+fn pages_of_zeroes_that_were_left_out_are_zeroes_if_the_user_says_so() {
+    let mut core = Core::fixture();
+    let (offset, start, bytes) = *core.segments().last().unwrap();
+    core.0[offset + bytes - 4096..offset + bytes].fill(0);
+    // It is a page of this file.
+    let gone = start + bytes as u64 - PAGE;
+    let whole = core.file();
+    let to = Temporary::path();
+    let extract = |image: &str, more: &[&str]| -> Ran {
+        let place = ["extract", image, "session-1", "257", "-o", to.as_str()];
+        heirloom(&[&place, more].concat())
+    };
+    assert_eq!(extract(whole.as_str(), &[]).code, 0);
+    let content = to.read();
+    let last = 64 + 56 * (core.segments().len() - 1) + 32;
+    core.0[last..last + 8].copy_from_slice(&(bytes as u64 - PAGE).to_le_bytes());
+    let file = core.file();
+    let reasons = findings(&[file.as_str()]);
+    assert!(reasons[0].ends_with(&format!("{gone:#x} is not in memory")), "{reasons:?}");
+    let ran = heirloom(&["check", file.as_str()]);
+    let hint = "; 4 KiB are not in the file; --zero-excluded takes them for zeroes\n";
+    assert!(ran.out.ends_with(hint), "{}", ran.out);
+    let ran = heirloom(&["check", file.as_str(), "--zero-excluded", "--accept", FLBS]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.ends_with("; 4 KiB that are not in the file, taken for zeroes\n"), "{ran:?}");
+    let ran = heirloom(&["diff", whole.as_str(), file.as_str(), "--zero-excluded", "--contents"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(extract(file.as_str(), &["--zero-excluded"]).code, 0);
+    assert!(to.read() == content);
+    // Where nothing is left out, nothing is said of it.
+    let ran = heirloom(&["check", whole.as_str(), "--zero-excluded"]);
+    assert!(!ran.out.contains("zeroes"), "{}", ran.out);
+}
+
+/// More than `vm.max_map_count` allows mappings of, none of which touch.
+#[test]
+fn a_core_of_a_hundred_thousand_segments() {
+    let segment = |i: u64| [PAGE, 0x1_0000_0000 + i * 2 * PAGE, PAGE, PAGE];
+    let more: Vec<_> = (0..100_000).map(segment).collect();
+    let file = with_segments(Core::fixture(), &more).file();
+    let ran = check(file.as_str());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    let json = heirloom(&["inspect", "--quick", "--json", file.as_str()]).json();
+    assert_eq!((&json["folios"], &json["image"]["frames"]), (&93.into(), &100_179.into()));
+}
+
+/// Half a pebibyte that is nearly all a hole, for a process that may have no more than 2 GiB of
+/// addresses.
+#[test]
+fn an_image_larger_than_what_may_be_mapped() {
+    let core = Core::fixture();
+    let raw = core.raw(0x50_0000, 0x140_0000);
+    let file = Temporary::new(&[]);
+    let open = fs::OpenOptions::new().write(true).open(file.as_str()).unwrap();
+    open.write_all_at(&raw, 0x50_0000).unwrap();
+    // As large as the file system takes.
+    let size = (30..50).rev().map(|log2| 1_u64 << log2).find(|size| open.set_len(*size).is_ok());
+    let size = size.unwrap();
+    assert!(size > 4 << 30, "{size}");
+    let bin = env!("CARGO_BIN_EXE_heirloom");
+    let limited = format!("ulimit -v 2097152; exec {bin} check {} --base 0", file.as_str());
+    let ran = Command::new("sh").args(["-c", &limited]).output().unwrap();
+    let (out, err) =
+        (String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap());
+    assert_eq!((ran.status.code(), err.as_str()), (Some(3), ""), "{out}");
+    assert!(out.contains("in order as far as looked at: root 0x50f000, 93 folios"), "{out}");
+}
+
+#[test]
+fn files_that_are_no_images_are_called_by_their_names() {
+    let dir = Temporary::path();
+    fs::create_dir_all(dir.as_str()).unwrap();
+    let pipe = format!("{}/pipe", dir.as_str());
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    // Held open, so that to open it for reading does not wait.
+    let held = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    for (file, said) in [
+        (pipe.as_str(), "this is a pipe: write what comes out of it to a file first"),
+        ("-", "standard input is not read"),
+        ("/dev/null", "this is a device"),
+        (dir.as_str(), "this is a directory"),
+    ] {
+        let ran = heirloom(&["check", file]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+        assert!(ran.err.contains(said), "{file}: {}", ran.err);
+    }
+    drop(held);
+    fs::remove_dir_all(dir.as_str()).unwrap();
+}
+
+#[test]
+fn arguments_that_are_nearly_right_are_answered() {
+    let dir = env!("CARGO_TARGET_TMPDIR");
+    let names = ["-", "x.png", "X.PNG", "map.pdf"];
+    for name in names {
+        let map = if name == "-" { name.to_owned() } else { format!("{dir}/{name}") };
+        let ran = heirloom(&["inspect", "--quick", FIXTURE, "--map", &map]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+        let said = if name == "-" { "standard output is /dev/stdout" } else { ".svg" };
+        assert!(ran.err.contains(said), "{}", ran.err);
+        assert!(!fs::exists(&map).unwrap());
+    }
+    let ran = heirloom(&["extract", FIXTURE, "session-0", "0", "-o", "-"]);
+    assert!(ran.code == 2 && ran.err.contains("standard output is /dev/stdout"), "{}", ran.err);
+    for (root, said) in [
+        ("50f000", "a number in hexadecimal starts with 0x: 0x50f000"),
+        ("16M", "a number is decimal, or hexadecimal with 0x before it"),
+        ("", "a number is decimal"),
+    ] {
+        let ran = heirloom(&["check", FIXTURE, "--root", root]);
+        assert_eq!(ran.code, 2);
+        assert!(ran.err.contains(said), "{root}: {}", ran.err);
+    }
+}
+
+/// Each page of memory is a root page that leads to the same tree: only so many are gone through.
+#[test]
+fn roots_without_number_are_not_all_gone_through() {
+    let core = Core::fixture();
+    let mut raw = core.raw(0x50_0000, 0x140_0000);
+    let root = raw[0xf000..0x1_0000].to_vec();
+    raw.extend(std::iter::repeat_n(root, 500).flatten());
+    let file = Temporary::new(&raw);
+    let ran = heirloom(&["check", file.as_str(), "--base", "0x500000", "--accept", FLBS]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.err.starts_with("501 roots; "), "{}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1 + 64 + 1);
+    assert!(ran.err.ends_with("  and 437 more, which were not looked at\n"), "{}", ran.err);
+}
