@@ -95,6 +95,20 @@ pub trait Machine: DirectMap + Cpus + Sync {
     /// memory. Its holder and those that wait for it may sleep, so no call that takes it is one for
     /// interrupt handlers. A kernel gives its mutex; `spin::Mutex<()>` serves here too.
     type Mutex: lock_api::RawMutex;
+
+    /// Whether the caller may wait for a [`Machine::Lock`]. `false` where it came in the middle of a
+    /// call that holds one, which cannot go on before the caller returns: in a signal handler, or
+    /// in an interrupt that the lock does not keep out. Calls that may then have to wait are
+    /// refused. Asked on slow paths alone.
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    /// The same for a [`Machine::Mutex`], which the holder of a lock of either kind must not wait
+    /// for.
+    fn may_sleep(&self) -> bool {
+        self.may_wait()
+    }
 }
 
 // SAFETY: every method is the referent's, so its guarantees carry over.
@@ -134,6 +148,14 @@ unsafe impl<T: Cpus> Cpus for &T {
 impl<T: Machine> Machine for &T {
     type Lock = T::Lock;
     type Mutex = T::Mutex;
+
+    fn may_wait(&self) -> bool {
+        (**self).may_wait()
+    }
+
+    fn may_sleep(&self) -> bool {
+        (**self).may_sleep()
+    }
 }
 
 /// A direct map with one offset: `length` bytes of physical memory from `start`, seen at `base`.

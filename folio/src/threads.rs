@@ -25,7 +25,7 @@ use core::sync::atomic::{
 };
 use std::thread::available_parallelism;
 
-pub use lock::Patient;
+pub use lock::{Patient, PatientMutex};
 
 use crate::addr::PhysAddr;
 use crate::machine::{CpuId, Cpus, DirectMap, Machine};
@@ -235,6 +235,10 @@ pub struct ThreadSlots {
 }
 
 impl ThreadSlots {
+    /// The most slots that [`ThreadSlots::default`] gives, on any machine: what a memory should have
+    /// metadata for whose successor may run where there are more processors.
+    pub const MOST: usize = 64;
+
     /// An instance that uses the process's first `count` slots, of 1 to [`LIMIT`].
     ///
     /// Per-CPU state is per slot, so more slots cost memory and let more threads go without
@@ -246,10 +250,11 @@ impl ThreadSlots {
 }
 
 impl Default for ThreadSlots {
-    /// Four slots for each processor that the process may use: at least 4, at most 64.
+    /// Four slots for each processor that the process may use: at least 4, at most
+    /// [`ThreadSlots::MOST`].
     fn default() -> Self {
         let processors = available_parallelism().map_or(1, std::num::NonZero::get);
-        Self::new(processors.saturating_mul(4).clamp(4, 64))
+        Self::new(processors.saturating_mul(4).clamp(4, Self::MOST))
     }
 }
 
@@ -374,7 +379,15 @@ unsafe impl<D> Cpus for Host<D> {
 
 impl<D: DirectMap + Sync> Machine for Host<D> {
     type Lock = Patient;
-    type Mutex = Patient;
+    type Mutex = PatientMutex;
+
+    fn may_wait(&self) -> bool {
+        Patient::may_wait()
+    }
+
+    fn may_sleep(&self) -> bool {
+        PatientMutex::may_wait()
+    }
 }
 
 #[cfg(test)]
