@@ -234,6 +234,9 @@ impl<M: Machine> Slabs<M> {
     #[inline(never)]
     fn alloc_large(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
+        if like.preserving && !memory.machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
         let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
         let order = Order::for_frames(layout.align().div_ceil(PAGE_SIZE) as u64);
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
@@ -273,6 +276,9 @@ impl<M: Machine> Slabs<M> {
     unsafe fn free_large(&self, pfn: Pfn, preserved: bool) -> Result<(), Error> {
         let memory = self.memory();
         let run = memory.run_at(pfn, Kind::Buffer)?;
+        if preserved && !memory.machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
         if preserved && self.born.contains(memory, pfn) {
             // SAFETY: the caller's, which gives it back.
             unsafe { memory.unpreserve_run_as(run, Kind::Buffer) }?;
@@ -300,6 +306,9 @@ impl<M: Machine> Slabs<M> {
             return Ok(ptr);
         }
         let preserved = self.large_head(run.start()).unwrap_or(false);
+        if preserved && !memory.machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
         let born = preserved && self.born.contains(memory, run.start());
         if preserved && !born {
             let order = Order::ZERO;

@@ -100,7 +100,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Errors
     /// [`Error::Folio`]: out of memory. [`Error::BadMap`]: the machine's map does not keep the
     /// alignment. [`Error::Overwritten`], with the feature `debug`: the next free object was
-    /// written to; it is out of use now, and the call can be repeated.
+    /// written to; it is out of use now, and the call can be repeated. [`Error::WouldWait`]: from
+    /// the middle of another call.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
@@ -138,7 +139,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Errors
     /// The object stays whose it was: [`Error::DoubleFree`], [`Error::Preserved`],
     /// [`Error::Unclaimed`], [`Error::Interior`], [`Error::WrongCache`], [`Error::NotAnObject`];
-    /// with the feature `debug`, [`Error::Overwritten`].
+    /// with the feature `debug`, [`Error::Overwritten`]. [`Error::WouldWait`]: from the middle of
+    /// another call.
     ///
     /// # Safety
     /// - The caller owns the object: nothing will read or write it through an older pointer, and
@@ -170,7 +172,8 @@ impl<'s, M: Machine> Cache<'s, M> {
         let Some(index) = control.geometry.index(found.offset) else { return false };
         // SAFETY: an object of the slab, by its geometry.
         let byte = unsafe { Slab::state_at(found.head, index) };
-        let freed = State(byte.load(Relaxed)).freed().filter(|_| !debug::ENABLED);
+        let live = State(byte.load(Relaxed));
+        let freed = live.freed().filter(|_| !debug::ENABLED);
         let Some(freed) = freed else { return false };
         byte.store(freed.0, Relaxed);
         let round = Round { object: found.place(), state: NonNull::from(byte) };
@@ -178,8 +181,10 @@ impl<'s, M: Machine> Cache<'s, M> {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
             cpu.is_some_and(|cpu| unsafe { control.slot(cpu).push(round) })
         });
-        if !pushed {
-            self.give_slow(round);
+        if !pushed && !self.give_slow(round) {
+            // Nothing was done but this, and the object is the caller's alone.
+            byte.store(live.0, Relaxed);
+            return false;
         }
         true
     }
@@ -196,9 +201,13 @@ impl<'s, M: Machine> Cache<'s, M> {
         if !state.is(ObjectState::Live) {
             return Err(spot.not_live(state));
         }
+        if !self.slabs.memory().machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
         // SAFETY: the caller owns the object.
         unsafe { debug::check_free(&spot, state) }?;
-        self.give_slow(spot.slab.round(&self.control.geometry, spot.index));
+        let given = self.give_slow(spot.slab.round(&self.control.geometry, spot.index));
+        debug_assert!(given, "the caller may wait");
         Ok(())
     }
 

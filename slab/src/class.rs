@@ -154,6 +154,9 @@ impl<M: Machine> Slabs<M> {
     /// The cache of a class that may not have one yet.
     #[cold]
     pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
+        if !self.memory().machine().may_sleep() {
+            return Err(Error::WouldWait);
+        }
         let cache = self.cache(class.spec(preserving))?;
         self.know(class, preserving, cache);
         Ok(cache)

@@ -53,6 +53,10 @@ pub enum Error {
         /// The alignment that its pointer lacks, in bytes.
         align: usize,
     },
+    /// The call might have to wait for a lock that its own thread holds: it was made from a signal
+    /// handler, or an interrupt, that came in the middle of another call
+    /// ([`Machine::may_wait`](heirloom_folio::Machine::may_wait)).
+    WouldWait,
     /// Zeroed objects were asked of a cache whose objects are constructed.
     Constructed {
         /// The cache.
@@ -344,6 +348,10 @@ impl fmt::Display for Error {
             Self::BadMap { addr, align } => {
                 write!(f, "the pointer to {addr} is not aligned to {align} bytes")
             }
+            Self::WouldWait => f.write_str(
+                "called from a handler that interrupted a call on the same thread or CPU, which \
+                 may hold the lock that is needed",
+            ),
             Self::Constructed { cache } => {
                 write!(f, "objects of {cache} are constructed, not zero")
             }

@@ -336,7 +336,9 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         use heirloom_folio::Error::{NoRun, OutOfMemory};
         match act() {
-            Err(Error::Folio(OutOfMemory { .. } | NoRun { .. })) => {
+            Err(Error::Folio(OutOfMemory { .. } | NoRun { .. }))
+                if self.memory.machine().may_wait() =>
+            {
                 self.shrink();
                 act()
             }

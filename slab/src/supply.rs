@@ -24,6 +24,9 @@ impl<M: Machine> Cache<'_, M> {
     #[inline(never)]
     pub(crate) fn alloc_slow(&self) -> Result<Round, Error> {
         let control = self.control;
+        if !self.slabs.memory().machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
         let popped = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach() })
@@ -46,18 +49,22 @@ impl<M: Machine> Cache<'_, M> {
         round.map_or_else(|| self.take_one(), Ok)
     }
 
-    /// Gives a free object to this CPU's magazines, or makes room for it.
+    /// Gives a free object to this CPU's magazines, or makes room for it. Returns `false`, with
+    /// nothing done, where that might be to wait for itself.
     #[cold]
     #[inline(never)]
-    pub(crate) fn give_slow(&self, round: Round) {
+    pub(crate) fn give_slow(&self, round: Round) -> bool {
         let control = self.control;
+        if !self.slabs.memory().machine().may_wait() {
+            return false;
+        }
         let pushed = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(round) })
         });
         let mut surplus = false;
         let empty = match pushed {
-            Some(Pushed::Done) => return,
+            Some(Pushed::Done) => return true,
             Some(Pushed::Full(Some(full))) => {
                 let (empty, empties) = self.exchange(full);
                 surplus = empties > EMPTIES;
@@ -70,7 +77,7 @@ impl<M: Machine> Cache<'_, M> {
             let map = self.slabs.memory().machine();
             control.shared.lock().lists.put_one(map, &control.geometry, round);
             self.trim(EMPTIES);
-            return;
+            return true;
         };
         let room = magazine.push(round);
         debug_assert!(room, "it was empty");
@@ -78,6 +85,7 @@ impl<M: Machine> Cache<'_, M> {
         if surplus {
             self.trim(EMPTIES);
         }
+        true
     }
 
     /// An empty magazine for a full one, and how many slabs are empty then.
