@@ -22,11 +22,12 @@ mod entry;
 mod error;
 mod map;
 mod mapping;
+pub(crate) mod process;
 
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use heirloom_folio::threads::{Host, Patient, ThreadSlots};
+use heirloom_folio::threads::{Host, Patient, PatientMutex, ThreadSlots};
 use heirloom_folio::{
     CpuId, Cpus, DirectMap, Linear, Machine, NodeId, Order, PAGE_SIZE, PhysAddr, Run,
 };
@@ -85,9 +86,26 @@ impl ArenaRange {
 /// A pointer's alignment is that of the physical address behind it, up to that of the largest
 /// folio. The file can neither shrink nor grow (it is sealed), so what is mapped stays there.
 ///
-/// An arena makes the memory reachable; it does not say who uses it. Two arenas over one file,
-/// in one process or in several, show the same bytes: whoever hands the frames to a `Memory` or
-/// follows a pointer into them answers for it that nobody else does so meanwhile.
+/// # Who has the memory
+/// One process at a time owns an arena, from [`create`](Arena::create) or [`open`](Arena::open)
+/// until it drops the last of its arenas over the file, ends in whatever way, or makes a
+/// [`Jump`](crate::jump::Jump). Meanwhile `open` fails in others, and names the owner; descriptors
+/// of the file, which others may keep, say nothing about it. Within the process any number of
+/// arenas over one file show the same bytes: the caller that hands the frames to a `Memory` or
+/// follows a pointer into them answers for it that nothing else does so meanwhile.
+///
+/// A forked child owns nothing. It can read the memory as long as it lasts, so that a child that
+/// calls `exec` finds its arguments there; a write, and so any call that allocates or frees, ends it
+/// with `SIGSEGV`. A child that was made by `clone` without the C library cannot read it either. What
+/// is to go on in a child, a daemon say, opens the arena there once the parent has let it go.
+/// `std::process::Command` is not affected.
+///
+/// # Signal handlers
+/// A handler may allocate, free and preserve frames and folios, on a thread that used the arena
+/// before. It may allocate and free objects and buffers too: where the call would have to wait for
+/// a lock that the interrupted thread holds, it is refused at once
+/// ([`WouldWait`](crate::slab::Error::WouldWait)). Other calls are not for handlers; one that waits for
+/// its own thread ends the process with a message.
 ///
 /// # Examples
 /// ```
@@ -114,23 +132,32 @@ pub struct Arena {
     host: Host<Linear>,
     home: NodeId,
     ranges: Vec<ArenaRange>,
+    /// Keeps what `host` maps. Dropped before `fd`, which it may use until then.
+    mapped: Reservation,
     fd: OwnedFd,
-    /// Keeps what `host` maps.
-    _mapped: Reservation,
 }
+
+/// The most bytes of an arena's name: what Linux leaves of a file's name for a memfd's.
+pub const MAX_NAME: usize = 249;
+
+/// The slots that [`Arena::scratch_bytes`] has room for at least: the most that
+/// [`ThreadSlots::default`] gives on any machine.
+const MOST_SLOTS: usize = ThreadSlots::MOST;
 
 impl Arena {
     /// New memory, all zeroes, with these ranges. `name` is for people who look at the process
     /// (`/proc/self/maps`).
     ///
-    /// Nothing is spent on a page until it is touched. The descriptor closes on exec;
-    /// [`Jump`](crate::jump::Jump) passes it on.
+    /// Nothing is spent on a page until it is touched, and nothing is set aside for it either: an
+    /// arena that is larger than the memory of the machine is created, and its process is killed
+    /// when memory runs out. The limit of `/dev/shm` is not this memory's. The descriptor closes on
+    /// exec; [`Jump`](crate::jump::Jump) passes it on.
     ///
     /// # Errors
+    /// - [`ArenaError::Name`]: more than [`MAX_NAME`] bytes, or a NUL byte among them.
     /// - [`ArenaError::Count`], [`ArenaError::Range`], [`ArenaError::Span`]: what was asked for is
     ///   no memory map.
-    /// - [`ArenaError::Os`]: the system refused; a name with a NUL byte or of more than 249 bytes
-    ///   is one reason.
+    /// - [`ArenaError::Os`], [`ArenaError::Map`]: the system refused.
     /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
     pub fn create(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
         Self::create_in(create_memfd(name)?, ranges)
@@ -147,6 +174,7 @@ impl Arena {
     /// without that seal (`vm.memfd_noexec` is 2), and on Linux before 6.3.
     #[cfg(feature = "liveupdate")]
     pub fn create_for_live_update(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
+        check_name(name)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::EXEC;
         let fd = rustix::fs::memfd_create(name, flags).map_err(os("memfd_create"))?;
         let owner = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
@@ -160,10 +188,63 @@ impl Arena {
         rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
         let written = rustix::io::pwrite(&fd, &map::encode(&ranges, bytes), 0);
         written.map_err(os("pwrite"))?;
+        Self::seal(fd)
+    }
+
+    /// Seals a memfd that has all that an arena has.
+    fn seal(fd: OwnedFd) -> Result<Self, ArenaError> {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(os("fcntl(F_ADD_SEALS)"))?;
         // As a successor would: what cannot be opened again must not be created.
         Self::open(fd)
+    }
+
+    /// New memory with the bytes of a copy of an arena: one that was saved to a file while no
+    /// allocator ran on it, or that the command `heirloom extract` took out of a memory image. Pages
+    /// of zeroes take no room.
+    ///
+    /// # Errors
+    /// - As for [`Arena::describe`], if `file` is no copy of an arena, and for [`Arena::create`].
+    /// - [`ArenaError::FileSize`]: the copy ends early.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::os::fd::AsFd;
+    /// use heirloom::arena::{Arena, RangeSpec};
+    /// use heirloom::folio::{DirectMap, NodeId, PhysAddr};
+    ///
+    /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 1 << 20, node: NodeId(0) };
+    /// let arena = Arena::create("original", &[spec])?;
+    /// // SAFETY: the address is in the range, and nothing else uses the memory.
+    /// unsafe { arena.ptr(spec.start).write(7) };
+    /// let copy = Arena::from_copy("copy", arena.as_fd())?;
+    /// // SAFETY: as before.
+    /// assert_eq!(unsafe { copy.ptr(spec.start).read() }, 7);
+    /// # Ok::<(), heirloom::arena::ArenaError>(())
+    /// ```
+    pub fn from_copy(name: &str, file: BorrowedFd<'_>) -> Result<Self, ArenaError> {
+        // Whatever is wrong with it is said before memory is spent.
+        Self::describe(file)?;
+        let stat = rustix::fs::fstat(file).map_err(os("fstat"))?;
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        let fd = create_memfd(name)?;
+        rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < bytes {
+            let room = buffer.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
+            let read = rustix::io::pread(file, &mut buffer[..room], at).map_err(os("pread"))?;
+            if read == 0 {
+                return Err(ArenaError::FileSize { expected: bytes, found: at });
+            }
+            for part in buffer[..read].chunks(PAGE_SIZE) {
+                if part.iter().any(|byte| *byte != 0) {
+                    write_all(fd.as_fd(), part, at)?;
+                }
+                at += part.len() as u64;
+            }
+        }
+        Self::seal(fd)
     }
 
     /// The arena that `fd` refers to, mapped wherever there is room.
@@ -178,9 +259,27 @@ impl Arena {
     ///   [`ArenaError::PageShift`], [`ArenaError::Reserved`], [`ArenaError::Count`],
     ///   [`ArenaError::Checksum`], [`ArenaError::FileSize`], [`ArenaError::Range`],
     ///   [`ArenaError::Span`]: the memory map in its first page is not sound.
-    /// - [`ArenaError::Os`]: the system refused.
+    /// - [`ArenaError::InUse`]: another process has the arena. It has it no more at the instant at
+    ///   which it has ended; a process that waited for it (`wait`) can open the arena at once.
+    /// - [`ArenaError::Os`], [`ArenaError::Map`]: the system refused.
     /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
     pub fn open(fd: OwnedFd) -> Result<Self, ArenaError> {
+        let arena = Self::open_shared(fd)?;
+        arena.mapped.own()?;
+        Ok(arena)
+    }
+
+    /// Opens an arena beside the process that has it: like [`Arena::open`], without becoming its
+    /// owner, and without asking for one.
+    ///
+    /// For processes that share the memory by an agreement of their own: one that is handed frames
+    /// to work on (a device's back end, say), or one that looks at the memory while its owner waits.
+    /// An allocator must not run on it while another one does: that the memory is nothing else's is
+    /// for the caller of `boot` and `revive` to know.
+    ///
+    /// # Errors
+    /// As for [`Arena::open`], but for [`ArenaError::InUse`].
+    pub fn open_shared(fd: OwnedFd) -> Result<Self, ArenaError> {
         let host = rustix::param::page_size();
         if host > PAGE_SIZE {
             return Err(ArenaError::HostPage { host, page: PAGE_SIZE });
@@ -189,7 +288,8 @@ impl Arena {
         let ranges = described(fd.as_fd(), sealed_bytes(fd.as_fd())?)?;
 
         let (start, span) = map::span(&ranges)?;
-        let mut mapped = Reservation::new(span, start.get(), Order::MAX_FOLIO.bytes())?;
+        let mut mapped =
+            Reservation::new(span, start.get(), Order::MAX_FOLIO.bytes(), Some(fd.as_fd()))?;
         for range in &ranges {
             // Both fit: the range lies within the span, which fits `usize`.
             let at = (range.run.addr().get() - start.get()) as usize;
@@ -202,13 +302,37 @@ impl Arena {
         // promise of whoever hands the frames to heirloom (`Memory::add_range` is unsafe for it).
         let map = unsafe { Linear::new(mapped.base(), start, span) };
         let home = ranges.first().map_or(NodeId(0), |range| range.node);
-        Ok(Self { host: Host::new(map), home, ranges, fd, _mapped: mapped })
+        Ok(Self { host: Host::new(map), home, ranges, mapped, fd })
     }
 
     /// The same arena with other slots than [`ThreadSlots::default`].
     #[must_use]
     pub fn with_slots(self, slots: ThreadSlots) -> Self {
         Self { host: self.host.with_slots(slots), ..self }
+    }
+
+    /// Bytes of scratch that the metadata of this memory needs, in this process and in successors
+    /// on other machines: for as many slots as [`ThreadSlots::default`] gives where there are many
+    /// processors, or as many as this arena has if those are more. Whole pages, in one area.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom::Heirloom;
+    /// use heirloom::arena::{Arena, RangeSpec};
+    /// use heirloom::folio::{Cpus, NodeId, PhysAddr, Run};
+    ///
+    /// let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
+    /// let arena = Arena::create("example", &[memory])?;
+    /// let map = [(arena.ranges()[0].run(), NodeId(0))];
+    /// assert!(arena.scratch_bytes() >= Heirloom::<&Arena>::scratch_bytes(&map, arena.count()) as u64);
+    /// let scratch = Run::covering(memory.start, arena.scratch_bytes()).ok_or("scratch")?;
+    /// // SAFETY: the arena is new, and nothing else uses it.
+    /// let heirloom = unsafe { Heirloom::boot(&arena, &map, &[scratch], "example") }?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn scratch_bytes(&self) -> u64 {
+        let map: Vec<_> = self.ranges.iter().map(|range| (range.run, range.node)).collect();
+        crate::Heirloom::<&Self>::scratch_bytes(&map, self.count().max(MOST_SLOTS)) as u64
     }
 
     /// The ranges of physical memory, in the order in which they were created.
@@ -303,7 +427,7 @@ impl Arena {
             return Err(ArenaError::EmptyArea);
         }
         let length = map::mappable(bytes)?;
-        let mut mapped = Reservation::new(length, 0, PAGE_SIZE as u64)?;
+        let mut mapped = Reservation::new(length, 0, PAGE_SIZE as u64, None)?;
         let mut at = 0;
         for (offset, bytes) in pieces {
             mapped.place(at, bytes as usize, self.fd.as_fd(), offset)?;
@@ -368,11 +492,38 @@ unsafe impl Cpus for Arena {
 
 impl Machine for Arena {
     type Lock = Patient;
-    type Mutex = Patient;
+    type Mutex = PatientMutex;
+
+    fn may_wait(&self) -> bool {
+        self.host.may_wait()
+    }
+
+    fn may_sleep(&self) -> bool {
+        self.host.may_sleep()
+    }
+}
+
+/// Writes all of `bytes` at `at`.
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), ArenaError> {
+    while !bytes.is_empty() {
+        let written = rustix::io::pwrite(fd, bytes, at).map_err(os("pwrite"))?;
+        bytes = bytes.get(written..).unwrap_or_default();
+        at += written as u64;
+    }
+    Ok(())
+}
+
+/// Refuses a name that Linux refuses without saying why.
+fn check_name(name: &str) -> Result<(), ArenaError> {
+    if name.len() > MAX_NAME || name.bytes().any(|byte| byte == 0) {
+        return Err(ArenaError::Name { bytes: name.len(), limit: MAX_NAME });
+    }
+    Ok(())
 }
 
 /// A new memfd that closes on exec and can be sealed.
 fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
+    check_name(name)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Nobody shall execute the memory. Kernels before Linux 6.3 do not know the flag.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {

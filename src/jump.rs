@@ -14,7 +14,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -22,7 +22,7 @@ use heirloom_folio::PhysAddr;
 pub use heirloom_restore::Entry;
 use rustix::io::FdFlags;
 
-use crate::arena::{Arena, ArenaError, sealed_bytes};
+use crate::arena::{Arena, ArenaError, process, sealed_bytes};
 
 /// The variable of the environment that tells a successor what it inherits.
 pub const VARIABLE: &str = "HEIRLOOM_HANDOVER";
@@ -57,35 +57,112 @@ impl Jump {
         Ok(Self { fd: arena.share()?, entry })
     }
 
-    /// Replaces this process by `successor`. Returns only if that failed: the memory is as it was
-    /// and can be jumped with again; signals and redirected descriptors may have changed, as
-    /// [`CommandExt::exec`] says.
-    pub fn exec(self, successor: Command) -> io::Error {
-        self.prepare(successor).exec()
+    /// Replaces this process by `successor`. Returns only if that failed: the memory is as it was,
+    /// this process's, and can be jumped with again. Descriptors, the directory and the action of
+    /// `SIGPIPE` are as they were too; a user or group that the command sets is not.
+    ///
+    /// Whatever other threads start meanwhile gets no descriptor of the memory: the one that stays
+    /// open is in a table of its own. For that a new thread makes the jump. It has what this thread
+    /// has of signals, priorities and rights; children that asked for a signal at the end of the
+    /// thread that started them (`PR_SET_PDEATHSIG`) get it, as by any `exec` from another thread.
+    ///
+    /// The error's text begins with the program's name.
+    pub fn exec(self, mut successor: Command) -> io::Error {
+        let Self { fd, entry } = self;
+        successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
+        let signal = rustix::process::parent_process_death_signal().ok().flatten();
+        let sigpipe = Action::of(libc::SIGPIPE);
+        let fd = fd.as_fd();
+        let command = &mut successor;
+        // Everything that owns a descriptor stays here: what the thread closed would be closed in
+        // its own table alone.
+        let jump = move || -> io::Error {
+            let private = libc::CLONE_FILES | libc::CLONE_FS;
+            // SAFETY: the thread's table of descriptors is a copy from here on. What it opens it
+            // closes, and it closes nothing of other threads', as it owns nothing of theirs.
+            if unsafe { libc::unshare(private) } != 0 {
+                return io::Error::last_os_error();
+            }
+            // Kept over `exec`, but a thread's own.
+            let told = rustix::process::set_parent_process_death_signal(signal);
+            match told.and_then(|()| rustix::io::fcntl_setfd(fd, FdFlags::empty())) {
+                Ok(()) => command.exec(),
+                Err(errno) => errno.into(),
+            }
+        };
+        let error = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("jump".to_owned());
+            let thread = thread.spawn_scoped(scope, jump);
+            thread.map_or_else(
+                |error| error,
+                |thread| thread.join().unwrap_or_else(|_| io::Error::other("the jump panicked")),
+            )
+        });
+        sigpipe.restore();
+        named(&successor, &error)
     }
 
-    /// Starts `successor` as a child, with the same memory at the same time.
+    /// Starts `successor` as a child, which becomes the owner of the memory.
     ///
-    /// This process must not touch the memory any more: the child believes to be alone with it.
+    /// The error's text begins with the program's name.
     ///
     /// # Errors
-    /// Those of [`Command::spawn`].
-    pub fn spawn(self, successor: Command) -> io::Result<Child> {
-        self.prepare(successor).spawn()
-    }
-
-    /// The command with the variable set, and with a descriptor that stays open in its process
-    /// alone.
-    fn prepare(self, mut command: Command) -> Command {
+    /// Those of [`Command::spawn`]; [`ArenaError::InUse`] where the child was not started and
+    /// another process took the memory meanwhile. In any other case the memory is this process's
+    /// again.
+    ///
+    /// # Safety
+    /// - From the call on, nothing in this process reads or writes the memory, not even by dropping
+    ///   a value that owns some of it; until the call returns an error, or the child has ended and
+    ///   the memory was opened anew.
+    pub unsafe fn spawn(self, mut successor: Command) -> io::Result<Child> {
         let Self { fd, entry } = self;
-        command.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
-        // The command owns the descriptor from here on. If the jump fails it is closed with the
-        // command, so nothing stays inheritable in this process.
-        let keep_open = move || Ok(rustix::io::fcntl_setfd(&fd, FdFlags::empty())?);
+        successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
+        // Before the child is there to ask for it.
+        process::lend(fd.as_fd()).map_err(io::Error::other)?;
+        let passed = fd.as_raw_fd();
+        let keep_open = move || {
+            // SAFETY: a copy of `fd`, which is open in the process that starts the child.
+            let passed = unsafe { BorrowedFd::borrow_raw(passed) };
+            Ok(rustix::io::fcntl_setfd(passed, FdFlags::empty())?)
+        };
         // SAFETY: after a fork of a process with several threads the closure may do only what a
         // signal handler may: it makes one system call and allocates nothing.
-        unsafe { command.pre_exec(keep_open) };
-        command
+        unsafe { successor.pre_exec(keep_open) };
+        let started = successor.spawn();
+        started.map_err(|error| match process::take_back(fd.as_fd()) {
+            Ok(()) => named(&successor, &error),
+            Err(lost) => io::Error::new(error.kind(), format!("{error}; {lost}")),
+        })
+    }
+}
+
+/// The error with the name of the program that was not started.
+fn named(command: &Command, error: &io::Error) -> io::Error {
+    let program = command.get_program().to_string_lossy();
+    io::Error::new(error.kind(), format!("{program}: {error}"))
+}
+
+/// What a signal does.
+struct Action {
+    signal: libc::c_int,
+    action: libc::sigaction,
+}
+
+impl Action {
+    fn of(signal: libc::c_int) -> Self {
+        // SAFETY: all zeroes are a `sigaction`: the default one.
+        let mut action = unsafe { core::mem::zeroed::<libc::sigaction>() };
+        // SAFETY: writes the action, which lives as long as the call. It fails for no signal that
+        // there is.
+        let _ = unsafe { libc::sigaction(signal, core::ptr::null(), &raw mut action) };
+        Self { signal, action }
+    }
+
+    fn restore(&self) {
+        // SAFETY: an action that the signal had before.
+        let _ =
+            unsafe { libc::sigaction(self.signal, &raw const self.action, core::ptr::null_mut()) };
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use heirloom::arena::{Arena, ArenaError, RangeFault, RangeSpec};
+use heirloom::arena::{Arena, ArenaError, MAX_NAME, RangeFault, RangeSpec};
 use heirloom::folio::threads::ThreadSlots;
 use heirloom::folio::{
     Cpus, DirectMap, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
@@ -157,6 +157,34 @@ fn other_files_are_refused() {
 }
 
 #[test]
+fn a_saved_copy_becomes_an_arena_again() {
+    let arena = arena();
+    for (value, addr) in (1..).zip(addresses()) {
+        write(&arena, addr, value);
+    }
+    let path = std::env::temp_dir().join(format!("heirloom-copy-{}", std::process::id()));
+    let mut file = File::create_new(&path).unwrap();
+    std::io::copy(&mut File::from(arena.share().unwrap()), &mut file).unwrap();
+    let open = || File::options().read(true).write(true).open(&path).unwrap();
+    // The copy itself could shrink under a mapping.
+    let refused = Arena::open(OwnedFd::from(open())).unwrap_err();
+    assert!(matches!(refused, ArenaError::NotSealed | ArenaError::NotMemfd), "{refused}");
+    let copy = Arena::from_copy("copy", open().as_fd()).unwrap();
+    assert_eq!(copy.ranges(), arena.ranges());
+    for (value, addr) in (1..).zip(addresses()) {
+        assert_eq!(read(&copy, addr), value);
+        write(&copy, addr, 0);
+        assert_eq!(read(&arena, addr), value);
+    }
+    // Only what is not zero takes room: 9 pages were written, one is the map.
+    assert!(rustix::fs::fstat(&copy).unwrap().st_blocks <= 10 * 8 * 4);
+    file.set_len(PAGE).unwrap();
+    let short = Arena::from_copy("copy", open().as_fd()).unwrap_err();
+    assert!(matches!(short, ArenaError::FileSize { found: PAGE, .. }), "{short}");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
 fn the_file_cannot_shrink_under_the_mapping() {
     let file = File::from(arena().share().unwrap());
     let bytes = file.metadata().unwrap().len();
@@ -190,8 +218,11 @@ fn what_cannot_be_is_not_created() {
     );
     let far = Arena::create("x", &[spec(0, PAGE), spec(1 << 47, PAGE)]).unwrap_err();
     assert!(matches!(far, ArenaError::Span { .. }));
-    let name = Arena::create("a\0b", &[spec(0, PAGE)]).unwrap_err();
-    assert!(matches!(name, ArenaError::Os { call: "memfd_create", .. }));
+    for (name, bytes) in [("a\0b", 3), (&"x".repeat(300), 300)] {
+        let error = Arena::create(name, &[spec(0, PAGE)]).unwrap_err();
+        assert_eq!(error, ArenaError::Name { bytes, limit: MAX_NAME });
+    }
+    assert!(Arena::create(&"x".repeat(MAX_NAME), &[spec(0, PAGE)]).is_ok());
 }
 
 #[test]

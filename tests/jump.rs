@@ -55,7 +55,9 @@ fn memory_and_addresses_pass_from_process_to_process() {
     write(&arena, 0, TEXT);
     let mut child = this_program("successor_jumps_on");
     child.stdout(Stdio::piped());
-    let child = Jump::new(&arena, entry()).unwrap().spawn(child).unwrap();
+    let jump = Jump::new(&arena, entry()).unwrap();
+    // SAFETY: this process reads the memory when the child has ended.
+    let child = unsafe { jump.spawn(child) }.unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
@@ -100,7 +102,9 @@ fn second_successor_finds_everything() {
 fn a_jump_that_fails_leaves_the_memory() {
     let arena = arena();
     write(&arena, 0, TEXT);
-    let error = Jump::new(&arena, entry()).unwrap().spawn(Command::new("/no/such/program"));
+    let jump = Jump::new(&arena, entry()).unwrap();
+    // SAFETY: nothing reads or writes the memory meanwhile.
+    let error = unsafe { jump.spawn(Command::new("/no/such/program")) };
     assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::NotFound);
     assert_eq!(read(&arena, 0), TEXT);
 }

@@ -15,6 +15,27 @@ pub enum ArenaError {
         /// The error number it gave.
         errno: i32,
     },
+    /// The operating system refused to map memory: a limit on the process's address space
+    /// (`RLIMIT_AS`) or on the number of its mappings is the usual reason.
+    Map {
+        /// How many bytes.
+        bytes: u64,
+        /// The error number it gave.
+        errno: i32,
+    },
+    /// The name is too long, or has a NUL byte.
+    Name {
+        /// Bytes that it has.
+        bytes: usize,
+        /// The most it can have.
+        limit: usize,
+    },
+    /// Another process has the arena.
+    InUse {
+        /// Its number. `None`: it cannot be seen from here, as it is in another pid namespace; or
+        /// it has ended, and a process that it forked without the C library keeps its lock.
+        pid: Option<i32>,
+    },
     /// The system's pages are larger than heirloom's, so heirloom's cannot be mapped.
     HostPage {
         /// Bytes of the system's page.
@@ -146,6 +167,11 @@ pub(super) const fn os(call: &'static str) -> impl Fn(rustix::io::Errno) -> Aren
     move |errno| ArenaError::Os { call, errno: errno.raw_os_error() }
 }
 
+/// For `map_err`: the error of a system call that maps so many bytes.
+pub(super) const fn map(bytes: usize) -> impl Fn(rustix::io::Errno) -> ArenaError {
+    move |errno| ArenaError::Map { bytes: bytes as u64, errno: errno.raw_os_error() }
+}
+
 impl fmt::Display for RangeFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -166,11 +192,27 @@ impl fmt::Display for ArenaError {
             Self::Os { call, errno } => {
                 write!(f, "{call}: {}", std::io::Error::from_raw_os_error(*errno))
             }
+            Self::Map { bytes, errno } => {
+                let error = std::io::Error::from_raw_os_error(*errno);
+                write!(f, "mmap of {bytes} bytes: {error}")
+            }
+            Self::Name { bytes, limit } => write!(
+                f,
+                "an arena's name has at most {limit} bytes, none of them NUL; this one has {bytes}"
+            ),
+            Self::InUse { pid: Some(pid) } => write!(f, "process {pid} has the arena"),
+            Self::InUse { pid: None } => f.write_str(
+                "a process that cannot be seen from here has the arena: one of another pid \
+                 namespace, or one that its owner forked",
+            ),
             Self::HostPage { host, page } => {
                 write!(f, "the system maps pages of {host} bytes, heirloom needs {page}")
             }
             Self::NotMemfd => f.write_str("the descriptor is no memfd"),
-            Self::NotSealed => f.write_str("the memfd is not sealed against shrinking"),
+            Self::NotSealed => f.write_str(
+                "the file is not sealed against shrinking, as an arena's memfd is; a copy of an \
+                 arena can be looked at, and becomes one again by `Arena::from_copy`",
+            ),
             Self::TooShort { found, needed } => {
                 write!(f, "{found} bytes are too few for a memory map of {needed}")
             }

@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::ArenaError;
-use super::error::os;
+use super::error::map;
+use super::process::Part;
 
 /// Reserved addresses: unusable until something is [placed](Reservation::place) there; given back
 /// on drop.
@@ -18,6 +19,8 @@ pub(super) struct Reservation {
     whole_bytes: usize,
     base: NonNull<u8>,
     bytes: usize,
+    /// What a forked child gets of it, and whether the process owns the file.
+    part: Part,
 }
 
 // SAFETY: the reservation owns its addresses, which belong to the process and not to a thread.
@@ -27,11 +30,20 @@ unsafe impl Sync for Reservation {}
 
 impl Reservation {
     /// Reserves `bytes` addresses, the first of which is `like` modulo `align`, a power of two.
-    pub(super) fn new(bytes: usize, like: u64, align: u64) -> Result<Self, ArenaError> {
+    ///
+    /// A forked child can read what of `file` is placed there, and nothing where there is no
+    /// `file`, which stays open as long as the reservation lives.
+    pub(super) fn new(
+        bytes: usize,
+        like: u64,
+        align: u64,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, ArenaError> {
         let too_many = ArenaError::Span { bytes: bytes as u64, limit: super::MAX_SPAN };
         let align = usize::try_from(align).map_err(|_| too_many)?;
         let whole_bytes = bytes.checked_add(align).ok_or(too_many)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let part = Part::new(file)?;
         // SAFETY: the kernel chooses the place, so no existing mapping is touched.
         let whole = unsafe {
             rustix::mm::mmap_anonymous(
@@ -41,13 +53,16 @@ impl Reservation {
                 flags,
             )
         };
-        let whole = whole.map_err(os("mmap"))?.cast::<u8>();
+        let whole = whole.map_err(map(whole_bytes))?.cast::<u8>();
         // Without MAP_FIXED Linux never maps at zero.
         let Some(whole) = NonNull::new(whole) else { return Err(too_many) };
         let skip = (like as usize).wrapping_sub(whole.addr().get()) & (align - 1);
         // SAFETY: `skip < align`, and `bytes + align` were reserved.
         let base = unsafe { whole.add(skip) };
-        Ok(Self { whole, whole_bytes, base, bytes })
+        if file.is_none() {
+            part.bar(base.as_ptr().cast(), bytes);
+        }
+        Ok(Self { whole, whole_bytes, base, bytes, part })
     }
 
     /// The first address. The pointer is good for the whole reservation, where something is
@@ -58,6 +73,11 @@ impl Reservation {
 
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Makes this process the owner of the file.
+    pub(super) fn own(&self) -> Result<(), ArenaError> {
+        self.part.own()
     }
 
     /// Maps `bytes` of `fd` from `offset`, shared and writable, `at` bytes into the reservation.
@@ -73,20 +93,20 @@ impl Reservation {
         }
         // SAFETY: in bounds of the reservation, checked above.
         let place: *mut c_void = unsafe { self.base.add(at) }.as_ptr().cast();
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: replaces only addresses of this reservation, which is borrowed exclusively, so
-        // nobody uses what was mapped there.
-        let placed = unsafe { rustix::mm::mmap(place, bytes, access, flags, fd, offset) };
-        placed.map_err(os("mmap"))?;
-        Ok(())
+        // SAFETY: only addresses of this reservation, which is borrowed exclusively, so nothing
+        // uses what was mapped there.
+        unsafe { self.part.map(place, bytes, fd, offset) }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: exactly what `new` reserved; whoever was given pointers was told that they end
-        // here. It can fail only where unmapping splits a mapping, and this covers all of them.
+        // In a child that the C library did not make the addresses may be another mapping's.
+        if !self.part.is_own() {
+            return;
+        }
+        // SAFETY: exactly what `new` reserved; those that were given pointers were told that they
+        // end here. It can fail only where unmapping splits a mapping, and this covers all of them.
         let _ = unsafe { rustix::mm::munmap(self.whole.as_ptr().cast(), self.whole_bytes) };
     }
 }

@@ -45,9 +45,10 @@ impl Ground {
         Self::over(Arena::create("crash", &ranges).map_err(io::Error::other)?)
     }
 
-    /// The same memory, mapped once more, wherever there is room.
+    /// The same memory, mapped once more, wherever there is room. The process that waits for this
+    /// one stays the owner.
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Self> {
-        Self::over(Arena::open(fd).map_err(io::Error::other)?)
+        Self::over(Arena::open_shared(fd).map_err(io::Error::other)?)
     }
 
     pub(crate) fn again(&self) -> io::Result<Self> {

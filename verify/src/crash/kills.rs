@@ -47,8 +47,11 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
         }
         bench.journal.clear();
         let child = fork(|| {
-            program(&bench.ground, &bench.journal, seed);
-            0
+            // A forked process has the memory only once it opens it.
+            bench.ground.again().map_or(103, |ground| {
+                program(&ground, &bench.journal, seed);
+                0
+            })
         })?;
         // A moment: when so many lines are written, and some turns of a loop later, mostly few.
         let lines = if dice.below(12) == 0 { 0 } else { dice.below(LINES) };

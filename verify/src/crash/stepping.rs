@@ -80,8 +80,11 @@ fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
 /// A process that runs the script and ends before a store.
 fn run(bench: &Bench, script: Script, stop: u64) -> Result<End, Failure> {
     let child = fork(|| {
-        script.run(&bench.ground, &bench.journal, stop);
-        0
+        // A forked process has the memory only once it opens it.
+        bench.ground.again().map_or(103, |ground| {
+            script.run(&ground, &bench.journal, stop);
+            0
+        })
     })?;
     Ok(child.wait()?)
 }

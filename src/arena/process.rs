@@ -1,0 +1,492 @@
+//! What this process has of arenas: mappings, which a forked child must not write to, and the
+//! ownership of files, of which a process is the owner and not a descriptor.
+//!
+//! Picture a list of records, one for each reservation of addresses in the process:
+//!
+//! ```text
+//! LIST ─> record ──────────────> record ──────────────> …
+//!         file 4, lock 5         file 6, lock 5         two arenas over one file
+//!         pieces: ranges         pieces: ranges
+//! ```
+//!
+//! **Fork.** An arena is shared memory, its tables included, while which thread has which slot is
+//! the process's own: a forked child would allocate from its parent's slots. So the kernel leaves
+//! the pieces out of a child (`MADV_DONTFORK`), however it is made. Behind a call of the C library's
+//! `fork`, the child gets them back to read alone: where heirloom is the global allocator, what a
+//! child needs until it calls `exec`, its arguments above all, lies there. A write faults.
+//!
+//! **Ownership.** The owner of a file holds an exclusive `flock` on an open file description of its
+//! own, made for this alone by opening the descriptor anew: no dup of it exists, so it ends with
+//! the process, and with `exec`, however either happens and whatever other processes hold. No
+//! number of a process is compared, so none that is used again can be mistaken. `/proc/locks`
+//! names the owner.
+//!
+//! Nothing here may allocate while [`LIST`] is locked, nor keep its records in the heap: the heap
+//! may be an arena's.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use std::fmt::Write as _;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+
+use heirloom_folio::threads::Patient;
+use lock_api::RawMutex as _;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use super::ArenaError;
+use super::error::os;
+use super::map::MAX_RANGES;
+
+/// Stands for a descriptor that there is none of.
+const NONE: RawFd = -1;
+
+/// Which file: the device and the number on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key {
+    device: u64,
+    number: u64,
+}
+
+impl Key {
+    fn of(file: BorrowedFd<'_>) -> Result<Self, ArenaError> {
+        let stat = rustix::fs::fstat(file).map_err(os("fstat"))?;
+        Ok(Self { device: stat.st_dev, number: stat.st_ino })
+    }
+}
+
+/// Addresses at which a part of the file is mapped.
+#[derive(Clone, Copy)]
+struct Piece {
+    at: *mut c_void,
+    bytes: usize,
+    offset: u64,
+}
+
+/// What the process has of one reservation. Read and written under [`LIST`] alone.
+struct Record {
+    next: *mut Record,
+    /// The process that may unmap the pieces and holds the lock: a child that was not made by the
+    /// C library has copies of records that say another.
+    pid: i32,
+    /// The file of the pieces, open as long as the record is in the list; or [`NONE`]: a child
+    /// gets no access to them at all.
+    file: RawFd,
+    key: Key,
+    /// The descriptor whose lock makes this process the owner, or [`NONE`]. Records of one file
+    /// share it, and the last one closes it.
+    lock: RawFd,
+    /// The process was the owner, and has passed that on.
+    lent: bool,
+    count: usize,
+    pieces: [Piece; MAX_RANGES],
+}
+
+struct Head(*mut Record);
+
+// SAFETY: the records belong to the process, not to a thread; the lock orders their users.
+unsafe impl Send for Head {}
+
+static LIST: lock_api::Mutex<Patient, Head> = lock_api::Mutex::new(Head(core::ptr::null_mut()));
+
+impl Head {
+    fn records(&mut self) -> impl Iterator<Item = &mut Record> {
+        let mut next = self.0;
+        core::iter::from_fn(move || {
+            // SAFETY: null, or a record, which stays mapped while it is in the list; nothing else
+            // has a reference to it, as the list is borrowed exclusively and names each once.
+            let record = unsafe { next.as_mut() }?;
+            next = record.next;
+            Some(record)
+        })
+    }
+
+    /// The lock by which this process owns the file already.
+    fn lock_on(&mut self, key: Key, pid: i32) -> Option<RawFd> {
+        let mut own = self.records().filter(|r| r.key == key && r.pid == pid && r.lock != NONE);
+        own.next().map(|record| record.lock)
+    }
+}
+
+/// This process's part in a reservation: a record in the list, taken out on drop.
+#[derive(Debug)]
+pub(super) struct Part(NonNull<Record>);
+
+// SAFETY: what it points to is used under the list's lock alone.
+unsafe impl Send for Part {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Part {}
+
+impl Part {
+    /// A part without pieces. `file` stays open as long as the part lives; none: forked children
+    /// get no access.
+    pub(super) fn new(file: Option<BorrowedFd<'_>>) -> Result<Self, ArenaError> {
+        watch_forks()?;
+        let key = file.map_or(Ok(Key { device: 0, number: 0 }), Key::of)?;
+        let (access, bytes) = (ProtFlags::READ | ProtFlags::WRITE, size_of::<Record>());
+        // SAFETY: the kernel chooses the place, so no existing mapping is touched.
+        let room = unsafe {
+            rustix::mm::mmap_anonymous(core::ptr::null_mut(), bytes, access, MapFlags::PRIVATE)
+        };
+        let room = room.map_err(super::error::map(bytes))?.cast::<Record>();
+        let record = NonNull::new(room).ok_or(ArenaError::Map { bytes: bytes as u64, errno: 0 })?;
+        let blank = Piece { at: core::ptr::null_mut(), bytes: 0, offset: 0 };
+        let mut list = LIST.lock();
+        // SAFETY: mapped just now, page-aligned and large enough.
+        unsafe {
+            record.write(Record {
+                next: list.0,
+                pid: pid(),
+                file: file.map_or(NONE, |file| file.as_raw_fd()),
+                key,
+                lock: NONE,
+                lent: false,
+                count: 0,
+                pieces: [blank; MAX_RANGES],
+            });
+        }
+        list.0 = record.as_ptr();
+        Ok(Self(record))
+    }
+
+    /// The record, while the list is locked.
+    fn record<'l>(&self, _: &'l mut Head) -> &'l mut Record {
+        let mut record = self.0;
+        // SAFETY: in the list since `new` and until `drop`; the list is borrowed exclusively.
+        unsafe { record.as_mut() }
+    }
+
+    /// Maps a part of a file at addresses that are the caller's, and keeps it out of forked
+    /// children.
+    ///
+    /// # Safety
+    /// - The addresses are reserved by the caller, and nothing uses what is mapped there.
+    pub(super) unsafe fn map(
+        &self,
+        at: *mut c_void,
+        bytes: usize,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<(), ArenaError> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        let mut list = LIST.lock();
+        let record = self.record(&mut list);
+        // SAFETY: the addresses are the caller's, and nothing uses them (contract).
+        let mapped = unsafe { rustix::mm::mmap(at, bytes, access, flags, file, offset) };
+        mapped.map_err(super::error::map(bytes))?;
+        // SAFETY: the mapping made just now; what it says to this process does not change.
+        let kept_out = unsafe { rustix::mm::madvise(at, bytes, Advice::LinuxDontFork) };
+        kept_out.map_err(os("madvise(MADV_DONTFORK)"))?;
+        if record.file != NONE
+            && let Some(piece) = record.pieces.get_mut(record.count)
+        {
+            *piece = Piece { at, bytes, offset };
+            record.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps addresses from being used for anything else in forked children, from which all that is
+    /// mapped there is kept out.
+    pub(super) fn bar(&self, at: *mut c_void, bytes: usize) {
+        let mut list = LIST.lock();
+        let record = self.record(&mut list);
+        if let Some(piece) = record.pieces.first_mut() {
+            *piece = Piece { at, bytes, offset: 0 };
+            record.count = 1;
+        }
+    }
+
+    /// Makes this process the owner of the file.
+    pub(super) fn own(&self) -> Result<(), ArenaError> {
+        let mut attempts = 3;
+        loop {
+            let key = {
+                let mut list = LIST.lock();
+                let record = self.record(&mut list);
+                let (file, key, pid) = (record.file, record.key, record.pid);
+                let lock = match list.lock_on(key, pid) {
+                    Some(lock) => Some(lock),
+                    None => lock(file)?.map(IntoRawFd::into_raw_fd),
+                };
+                if let Some(lock) = lock {
+                    self.record(&mut list).lock = lock;
+                    return Ok(());
+                }
+                key
+            };
+            // The owner may have let it go by now.
+            attempts -= 1;
+            match (owner(key), attempts) {
+                (None, 1..) => {}
+                (pid, _) => return Err(ArenaError::InUse { pid }),
+            }
+        }
+    }
+
+    /// Whether this process made the mappings, and can unmap them.
+    pub(super) fn is_own(&self) -> bool {
+        let mut list = LIST.lock();
+        self.record(&mut list).pid == pid()
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut list = LIST.lock();
+        let record = self.record(&mut list);
+        let (next, key, lock, pid) = (record.next, record.key, record.lock, record.pid);
+        let this = self.0.as_ptr();
+        if list.0 == this {
+            list.0 = next;
+        } else if let Some(before) = list.records().find(|record| record.next == this) {
+            before.next = next;
+        }
+        if lock != NONE && list.lock_on(key, pid).is_none() {
+            unlock(lock, pid);
+        }
+        drop(list);
+        // SAFETY: mapped in `new`, and out of the list, so nothing leads to it. It can fail only
+        // where unmapping splits a mapping; then the page stays, and nothing else goes wrong.
+        let _ = unsafe { rustix::mm::munmap(this.cast(), size_of::<Record>()) };
+    }
+}
+
+/// Lets the file go that this process owns, for a process that is about to be started.
+pub(crate) fn lend(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
+    let (key, pid) = (Key::of(file)?, pid());
+    let mut list = LIST.lock();
+    let Some(lock) = list.lock_on(key, pid) else { return Ok(()) };
+    for record in list.records().filter(|record| record.lock == lock) {
+        (record.lock, record.lent) = (NONE, true);
+    }
+    unlock(lock, pid);
+    Ok(())
+}
+
+/// Takes back what was [lent](lend) to a process that was not started.
+pub(crate) fn take_back(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
+    let (key, pid) = (Key::of(file)?, pid());
+    let mut list = LIST.lock();
+    let is_lent = |record: &Record| record.key == key && record.pid == pid && record.lent;
+    if !list.records().any(|record| is_lent(record)) {
+        return Ok(());
+    }
+    let lock = lock(file.as_raw_fd())?.map(IntoRawFd::into_raw_fd);
+    let Some(lock) = lock else {
+        drop(list);
+        return Err(ArenaError::InUse { pid: owner(key) });
+    };
+    for record in list.records().filter(|record| is_lent(record)) {
+        (record.lock, record.lent) = (lock, false);
+    }
+    Ok(())
+}
+
+fn pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// The lock on a file as a descriptor; `None` if another process has it. Allocates nothing.
+fn lock(file: RawFd) -> Result<Option<OwnedFd>, ArenaError> {
+    // SAFETY: open: the file of a record in the list, or of a caller that borrows it.
+    let file = unsafe { BorrowedFd::borrow_raw(file) };
+    // Not `/proc/self`: a thread may have a table of descriptors of its own.
+    lock_in("/proc/thread-self/fd", file)
+}
+
+fn lock_in(directory: &str, file: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ArenaError> {
+    let mut path = Path::new();
+    let _ = write!(path, "{directory}/{}", file.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own = match rustix::fs::open(path.as_str(), flags, Mode::empty()) {
+        Ok(own) => own,
+        // No `/proc`, or no right to open the file anew. The description that came with the
+        // descriptor serves too, but for one thing: other descriptors of it keep the lock when
+        // the process ends.
+        Err(_) => rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))?,
+    };
+    match rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(own)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(os("flock")(errno)),
+    }
+}
+
+/// Closes a lock, which ends with it if this process is the owner.
+fn unlock(lock: RawFd, owner: i32) {
+    // SAFETY: from `lock`, and no record has it any more.
+    let lock = unsafe { OwnedFd::from_raw_fd(lock) };
+    if owner == pid() {
+        // Closing unlocks where no forked child has a copy. It cannot fail on what was locked.
+        let _ = rustix::fs::flock(&lock, FlockOperation::Unlock);
+    }
+}
+
+/// The process that holds the lock on a file. `None`: none, or one that cannot be seen from here.
+fn owner(key: Key) -> Option<i32> {
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let (major, minor) = (rustix::fs::major(key.device), rustix::fs::minor(key.device));
+    let file = format!("{major:02x}:{minor:02x}:{}", key.number);
+    locks.lines().find_map(|line| {
+        // 7: FLOCK  ADVISORY  WRITE 4321 00:01:1026 0 EOF
+        let mut words = line.split_ascii_whitespace().skip(1);
+        if words.next() != Some("FLOCK") {
+            return None;
+        }
+        let (pid, held) = (words.nth(2)?, words.next()?);
+        pid.parse().ok().filter(|pid| held == file && *pid > 0)
+    })
+}
+
+/// A short text that is not in the heap.
+struct Path {
+    bytes: [u8; 48],
+    length: usize,
+}
+
+impl Path {
+    const fn new() -> Self {
+        Self { bytes: [0; 48], length: 0 }
+    }
+
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(self.bytes.get(..self.length).unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+impl core::fmt::Write for Path {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let end = self.length + text.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(core::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// Has the C library call the three functions below around each `fork`.
+fn watch_forks() -> Result<(), ArenaError> {
+    static RESULT: OnceLock<i32> = OnceLock::new();
+    let result = *RESULT.get_or_init(|| {
+        // SAFETY: the functions live as long as the program, and do what may be done there: they
+        // wait for a lock under which there are system calls alone, and make such calls.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_forked), Some(child_forked)) }
+    });
+    if result == 0 {
+        return Ok(());
+    }
+    Err(ArenaError::Os { call: "pthread_atfork", errno: result })
+}
+
+/// No record is half written, and no mapping without its advice, while the process is copied.
+extern "C" fn before_fork() {
+    // SAFETY: unlocked by `parent_forked`, on this thread.
+    unsafe { LIST.raw() }.lock();
+}
+
+extern "C" fn parent_forked() {
+    // SAFETY: locked by `before_fork`, on this thread.
+    unsafe { LIST.raw().unlock() };
+}
+
+/// In the child, whose only thread is a copy of the one that locked the list.
+extern "C" fn child_forked() {
+    // SAFETY: locked by `before_fork`, of whose thread this is the copy.
+    let list = unsafe { &mut *LIST.data_ptr() };
+    let pid = pid();
+    for record in list.records() {
+        for piece in record.pieces.iter().take(record.count) {
+            let Piece { at, bytes, offset } = *piece;
+            // Not in place of what an earlier handler may have mapped into the gap.
+            let flags = MapFlags::FIXED_NOREPLACE;
+            // SAFETY: without replacing anything, and where the parent's pieces are, whose pointers
+            // the child has copies of. Failure leaves a gap, which faults too.
+            let _ = unsafe {
+                if record.file == NONE {
+                    let flags = flags | MapFlags::PRIVATE | MapFlags::NORESERVE;
+                    rustix::mm::mmap_anonymous(at, bytes, ProtFlags::empty(), flags)
+                } else {
+                    let file = BorrowedFd::borrow_raw(record.file);
+                    rustix::mm::mmap(
+                        at,
+                        bytes,
+                        ProtFlags::READ,
+                        flags | MapFlags::SHARED,
+                        file,
+                        offset,
+                    )
+                }
+            };
+        }
+        record.pid = pid;
+    }
+    // The parent's locks are not this process's to hold: it may live on when the parent is gone.
+    loop {
+        let lock = list.records().map(|record| record.lock).find(|lock| *lock != NONE);
+        let Some(lock) = lock else { break };
+        for record in list.records().filter(|record| record.lock == lock) {
+            record.lock = NONE;
+        }
+        // SAFETY: from `lock`, and no record has it any more. The lock itself stays the parent's.
+        drop(unsafe { OwnedFd::from_raw_fd(lock) });
+    }
+    parent_forked();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn memfd() -> OwnedFd {
+        rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn a_lock_excludes_another_and_names_its_process() {
+        let file = memfd();
+        let key = Key::of(file.as_fd()).unwrap();
+        assert_eq!(owner(key), None);
+        let held = lock(file.as_raw_fd()).unwrap().expect("free");
+        assert!(lock(file.as_raw_fd()).unwrap().is_none());
+        assert_eq!(owner(key), Some(pid()));
+        unlock(held.into_raw_fd(), pid());
+        assert_eq!(owner(key), None);
+        assert!(lock(file.as_raw_fd()).unwrap().is_some());
+    }
+
+    #[test]
+    fn without_proc_the_descriptor_itself_is_locked() {
+        let file = memfd();
+        let held = lock_in("/no/such/directory", file.as_fd()).unwrap().expect("free");
+        assert!(lock(file.as_raw_fd()).unwrap().is_none());
+        // Another descriptor of the same open file has the lock too.
+        assert!(lock_in("/no/such/directory", file.as_fd()).unwrap().is_some());
+        unlock(held.into_raw_fd(), pid());
+        assert!(lock(file.as_raw_fd()).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_lent_is_another_process_s_to_take_until_it_is_taken_back() {
+        let file = memfd();
+        let (one, two) =
+            (Part::new(Some(file.as_fd())).unwrap(), Part::new(Some(file.as_fd())).unwrap());
+        one.own().unwrap();
+        two.own().unwrap();
+        lend(file.as_fd()).unwrap();
+        let taken = lock(file.as_raw_fd()).unwrap().expect("lent");
+        assert_eq!(take_back(file.as_fd()), Err(ArenaError::InUse { pid: Some(pid()) }));
+        drop(taken);
+        take_back(file.as_fd()).unwrap();
+        assert!(lock(file.as_raw_fd()).unwrap().is_none());
+        drop(one);
+        assert!(lock(file.as_raw_fd()).unwrap().is_none());
+        drop(two);
+        assert!(lock(file.as_raw_fd()).unwrap().is_some());
+    }
+}

@@ -1,0 +1,129 @@
+//! A forked process has no part in the memory.
+
+use heirloom::arena::{Arena, ArenaError};
+use heirloom::folio::{DirectMap, Folio, Order, Request};
+
+use crate::{arena, boot};
+
+/// How a forked process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Exit(i32),
+    Signal(i32),
+}
+
+/// Runs `f` in a forked process, made by `make`, and waits for its end.
+fn forked(make: impl FnOnce() -> libc::pid_t, f: impl FnOnce() -> i32) -> End {
+    match make() {
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(101);
+            // SAFETY: nothing of the parent's is run or flushed.
+            unsafe { libc::_exit(code) }
+        }
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        child => {
+            let mut status = 0;
+            // SAFETY: `status` lives as long as the call.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            if libc::WIFSIGNALED(status) {
+                End::Signal(libc::WTERMSIG(status))
+            } else {
+                End::Exit(libc::WEXITSTATUS(status))
+            }
+        }
+    }
+}
+
+/// The C library's call, with what is registered for it.
+fn libc_fork() -> libc::pid_t {
+    // SAFETY: the child makes system calls, touches the arena and exits.
+    unsafe { libc::fork() }
+}
+
+/// The system's call alone, as programs make it that go past the C library.
+fn bare_fork() -> libc::pid_t {
+    let no = 0_usize;
+    // SAFETY: as for `libc_fork`; the flags ask for what `fork` does.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, no, no, no, no) };
+    libc::pid_t::try_from(child).unwrap()
+}
+
+#[test]
+fn a_forked_process_that_allocates_faults_and_the_memory_is_unharmed() {
+    for make in [libc_fork, bare_fork] {
+        let arena = arena("forked");
+        let heirloom = boot(&arena);
+        let memory = heirloom.memory();
+        let mut mine = memory.folio(Request::new(Order::ZERO)).unwrap();
+        mine.bytes_mut().fill(1);
+        let block = mine.into_raw();
+        let sums = memory.audit().unwrap();
+
+        // The child drops its copy of the owner; the next allocation gets what the copy owned.
+        let end = forked(make, || {
+            // SAFETY: allocated above. That the parent owns it too is what is tried here.
+            drop(unsafe { Folio::from_raw(memory, block) });
+            memory.folio(Request::new(Order::ZERO)).unwrap().bytes_mut().fill(9);
+            0
+        });
+        assert_eq!(end, End::Signal(libc::SIGSEGV));
+
+        // SAFETY: given up above, by this process.
+        let mine = unsafe { Folio::from_raw(memory, block) };
+        assert!(mine.bytes().iter().all(|&byte| byte == 1));
+        assert_eq!(memory.audit().unwrap(), sums);
+        assert_ne!(memory.folio(Request::new(Order::ZERO)).unwrap().block(), block);
+    }
+}
+
+/// What a child of the C library's `fork` has: it reads what its parent wrote, and no other arena
+/// of it is opened.
+#[test]
+fn a_forked_process_reads_and_is_told_whose_the_memory_is() {
+    let arena = arena("read");
+    let heirloom = boot(&arena);
+    let mut mine = heirloom.memory().folio(Request::new(Order::ZERO)).unwrap();
+    mine.bytes_mut().fill(7);
+    let second = arena.map_area(&[mine.block().run()]).unwrap();
+    let parent = i32::try_from(std::process::id()).unwrap();
+    let end = forked(libc_fork, || {
+        assert!(mine.bytes().iter().all(|&byte| byte == 7));
+        let told = Arena::open(arena.share().unwrap()).unwrap_err();
+        assert_eq!(told, ArenaError::InUse { pid: Some(parent) });
+        0
+    });
+    assert_eq!(end, End::Exit(0));
+    // A second way to the memory is not the child's at all.
+    let end = forked(libc_fork, || {
+        // SAFETY: nothing writes.
+        i32::from(unsafe { second.bytes() }[0])
+    });
+    assert_eq!(end, End::Signal(libc::SIGSEGV));
+}
+
+/// A child may end what it has copies of: its own memory is not harmed by it.
+#[test]
+fn a_forked_process_drops_the_arena_and_lives_on() {
+    for make in [libc_fork, bare_fork] {
+        let arena = arena("dropped");
+        let fd = arena.share().unwrap();
+        let at = arena.ptr(arena.ranges()[0].run().addr()).as_ptr();
+        let mut arena = Some(arena);
+        let end = forked(make, || {
+            // Where the parent has the memory the bare child has nothing, and maps something.
+            let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+            let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            // SAFETY: replaces nothing.
+            let mine = unsafe { libc::mmap(at.cast(), 4096, access, flags, -1, 0) };
+            drop(arena.take());
+            if mine != libc::MAP_FAILED {
+                // SAFETY: mapped above, if nothing unmapped it.
+                unsafe { mine.cast::<u8>().write(1) };
+            }
+            3
+        });
+        assert_eq!(end, End::Exit(3));
+        drop(arena);
+        drop(Arena::open(fd).unwrap());
+    }
+}

@@ -1,0 +1,101 @@
+//! A jump lends the memory to its successor and to no other process.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use heirloom::folio::{PAGE_SIZE, PhysAddr};
+use heirloom::jump::{Entry, Jump};
+
+use crate::{arena, output_of, part, plays};
+
+/// How many jumps fail, at least, while so many children are started.
+const JUMPS: u32 = 20;
+const CHILDREN: u32 = 100;
+
+fn entry() -> Entry {
+    let page = |n: u64| PhysAddr::new((4 << 30) + n * PAGE_SIZE as u64);
+    Entry { root: page(0), scratch: page(1), scratch_bytes: 16 }
+}
+
+/// What a process started now has open. Its environment is its own: a jump that is under way has
+/// that of the successor for this process's.
+fn open_in_a_child() -> String {
+    let mut command = Command::new("/bin/ls");
+    command.env_clear().args(["-l", "/proc/self/fd"]);
+    output_of(command)
+}
+
+const TEST: &str = "lend::no_child_that_is_started_beside_a_failing_jump_has_the_memory";
+
+/// Children of other threads are started all the while. A program that is looked for in many
+/// directories makes a failing jump long.
+#[test]
+fn no_child_that_is_started_beside_a_failing_jump_has_the_memory() {
+    if !plays("jumper") {
+        let told = output_of(part(TEST, "jumper"));
+        assert!(told.contains("children had it: 0 of "), "{told}");
+        return;
+    }
+    let arena = arena("lent-to-none");
+    let (done, children, lent) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                let open = open_in_a_child();
+                assert!(open.contains("/proc/"), "{open}");
+                lent.fetch_add(u32::from(open.contains("lent-to-none")), Relaxed);
+                children.fetch_add(1, Relaxed);
+            }
+        });
+        let path = vec!["/no/such/directory"; 20_000].join(":");
+        let mut jumps = 0;
+        while jumps < JUMPS || children.load(Relaxed) < CHILDREN {
+            let mut nowhere = Command::new("no-such-program");
+            nowhere.env("PATH", &path);
+            let error = Jump::new(&arena, entry()).unwrap().exec(nowhere);
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+            assert!(error.to_string().contains("no-such-program"), "{error}");
+            jumps += 1;
+        }
+        done.store(true, Relaxed);
+    });
+    println!("children had it: {} of {}", lent.load(Relaxed), children.load(Relaxed));
+}
+
+/// The name of what descriptor 1 is, and how many descriptors of the memory there are.
+fn here() -> (PathBuf, PathBuf, usize) {
+    let target = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_link(entry.unwrap().path()).unwrap_or_default()
+    };
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().map(target);
+    let memory = open.filter(|file| file.to_string_lossy().contains("nothing-changes")).count();
+    (std::fs::read_link("/proc/self/fd/1").unwrap(), std::env::current_dir().unwrap(), memory)
+}
+
+/// Redirections, the directory and signals are the successor's alone.
+#[test]
+fn a_jump_that_fails_changes_nothing_in_this_process() {
+    if plays("steady") {
+        let arena = arena("nothing-changes");
+        let before = here();
+        let mut nowhere = Command::new("/no/such/program");
+        nowhere.current_dir("/").stdout(Stdio::null());
+        // SAFETY: the closure does nothing.
+        unsafe { nowhere.pre_exec(|| Ok(())) };
+        let error = Jump::new(&arena, entry()).unwrap().exec(nowhere);
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(here(), before);
+        // A pipe without a reader is an error and no end.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert!(writer.write_all(b"x").is_err());
+        println!("nothing changed");
+        return;
+    }
+    let test = "lend::a_jump_that_fails_changes_nothing_in_this_process";
+    let told = output_of(part(test, "steady"));
+    assert!(told.contains("nothing changed"), "{told}");
+}
