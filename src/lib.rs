@@ -29,7 +29,7 @@
 //! # #[cfg(all(feature = "std", target_os = "linux"))] {
 //! use heirloom::Heirloom;
 //! use heirloom::arena::{Arena, RangeSpec};
-//! use heirloom::folio::{Cpus, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
+//! use heirloom::folio::{Fate, NodeId, PhysAddr, Run};
 //! use heirloom::restore::{Handle, SealPolicy};
 //! use heirloom::slab::persist;
 //! use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -47,8 +47,7 @@
 //! let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
 //! let arena = Arena::create("example", &[memory])?;
 //! let map: Vec<_> = arena.ranges().iter().map(|range| (range.run(), range.node())).collect();
-//! let scratch = Heirloom::<&Arena>::scratch_bytes(&map, arena.count()) / PAGE_SIZE;
-//! let scratch = Run::new(map[0].0.start(), scratch as u64).unwrap();
+//! let scratch = Run::covering(memory.start, arena.scratch_bytes()).unwrap();
 //!
 //! // The old kernel. Nothing below needs a last step: from `publish` on, a crash would do.
 //! // SAFETY: the arena is ours alone.

@@ -32,7 +32,7 @@
 //! ```no_run
 //! use heirloom::Heirloom;
 //! use heirloom::arena::{Arena, RangeSpec};
-//! use heirloom::folio::{NodeId, PAGE_SIZE, PhysAddr, Run};
+//! use heirloom::folio::{NodeId, PhysAddr, Run};
 //! use heirloom::liveupdate::{LiveUpdate, SessionName, Token};
 //! use heirloom::restore::SealPolicy;
 //!
@@ -61,7 +61,7 @@
 //!         Heirloom::revive(&arena, &map, entry, "db 2.0", SealPolicy::Checked)
 //!     }?,
 //!     None => {
-//!         let scratch = Run::new(map[0].0.start(), 64).ok_or("scratch")?;
+//!         let scratch = Run::covering(map[0].0.addr(), arena.scratch_bytes()).ok_or("scratch")?;
 //!         // SAFETY: the memory was created just now, and nobody else has it.
 //!         unsafe { Heirloom::boot(&arena, &map, &[scratch], "db 1.0") }?
 //!     }

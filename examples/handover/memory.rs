@@ -1,8 +1,7 @@
 //! The memory that the example works in.
 
-use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{Cpus, NodeId, PAGE_SIZE, PhysAddr, Run};
+use heirloom::folio::{NodeId, PAGE_SIZE, PhysAddr, Run};
 
 use crate::run::Failure;
 
@@ -19,9 +18,9 @@ pub(crate) fn ranges(bytes: u64) -> [RangeSpec; 3] {
     })
 }
 
-/// The first frames: as many as the metadata of all memory needs.
+/// The first frames: as many as the metadata of all memory needs, in this process and in a
+/// successor that may use more processors.
 pub(crate) fn scratch(map: &[(Run, NodeId)], arena: &Arena) -> Result<Run, Failure> {
-    let bytes = Heirloom::<&Arena>::scratch_bytes(map, arena.count());
     let first = map.first().ok_or("an arena has a range")?.0.start();
-    Ok(Run::new(first, (bytes / PAGE_SIZE) as u64).ok_or("scratch ends in memory")?)
+    Ok(Run::covering(first.addr(), arena.scratch_bytes()).ok_or("scratch ends in memory")?)
 }
