@@ -15,9 +15,11 @@ use crate::slabs::Slabs;
 
 /// The buffers of an instance as an allocator: a handle, cheap to copy.
 ///
-/// With the feature `allocator-api2` it is an `Allocator`, for collections whose memory is the
-/// instance's. Buffers that are preserving survive a jump from birth; what they hold, pointers
-/// above all, is the caller's business.
+/// With the feature `allocator-api2` it is an `Allocator` of that crate's version 0.2, the one of
+/// hashbrown, for collections whose memory is the instance's. A collection does *not* survive a
+/// jump: the successor sees the memory elsewhere, so the pointers in it lead nowhere, even where
+/// its buffers are preserving and are found again. What survives is plain bytes that name each other
+/// by handle or address.
 pub struct Heap<'s, M: Machine> {
     slabs: &'s Slabs<M>,
     preserving: bool,
