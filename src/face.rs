@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run};
+use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run, joined};
 use heirloom_restore::{Entry, Handover, SealPolicy};
 
 /// What memory there is: ranges of frames, each with its node. What firmware tells a kernel.
@@ -124,7 +124,7 @@ impl<M: Machine> Heirloom<M> {
         producer: &str,
         seal: SealPolicy,
     ) -> Result<Self, Error> {
-        let is_memory = |run| map.iter().any(|(range, _)| range.covers(run));
+        let is_memory = |run| joined(map).any(|(range, _)| range.covers(run));
         // SAFETY: `map` is memory that the machine maps; nobody writes the predecessor's pages.
         let areas = unsafe { entry.scratch_areas(&machine, is_memory) }?;
         // Linux's list lies in scratch itself, and is read again.
@@ -164,7 +164,7 @@ unsafe fn place<M: Machine>(
     let Some(area) = area.filter(|_| largest >= needed) else {
         return Err(Error::ScratchTooSmall { needed, largest });
     };
-    if !map.iter().any(|(range, _)| range.covers(area)) {
+    if !joined(map).any(|(range, _)| range.covers(area)) {
         return Err(Error::ScratchNotMemory { area });
     }
     let mut next = machine.ptr(area.addr());
@@ -178,7 +178,7 @@ unsafe fn place<M: Machine>(
     // SAFETY: the space is in scratch, which the caller promised that nothing else uses, and
     // which the memory itself never hands out, as it is reserved before anything is allocated.
     let memory = unsafe { Memory::new(machine, cpus) }?;
-    for &(run, node) in map {
+    for (run, node) in joined(map) {
         let space = carve(Memory::<M>::range_bytes(run));
         // SAFETY: as above; the direct map covers the run (contract).
         unsafe { memory.add_range(run, node, space) }?;

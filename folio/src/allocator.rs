@@ -67,11 +67,8 @@ impl<M: Machine> Behind for Home<'_, M> {
         let whole = first.filter(|range| group.word(order).is_some_and(|w| range.run().covers(w)));
         let given = match whole {
             Some(range) => range.columns().give_group(order, group),
-            // Two ranges may meet within a word.
-            None => group.blocks(order).try_for_each(|block| {
-                let range = self.memory.ranges.find(block.pfn()).ok_or(())?;
-                range.columns().give(block)
-            }),
+            // Two ranges may meet within a word, or within a block.
+            None => group.blocks(order).try_for_each(|block| self.memory.give_block(block)),
         };
         // Two frees of one block that raced: one of them is refused here, too late to say so.
         debug_assert!(given.is_ok(), "a cached block is in no other place");
@@ -170,7 +167,7 @@ impl<M: Machine> Memory<M> {
                 byte.store(kinds::slab_from_table(now), Release);
                 Ok(())
             }
-            _ => Err(Self::refuse(range, block, Kind::Table)),
+            _ => Err(self.refuse(range, block, Kind::Table)),
         }
     }
 
@@ -191,14 +188,16 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// The frames were [reserved](Memory::reserve), by the caller, and nothing uses them any more.
     pub unsafe fn release(&self, run: Run) -> Result<(), Error> {
-        let range = self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
-        for i in 0..run.frames() {
-            let pfn = run.start().add(i);
-            if let Some((of, ..)) = range.holder(pfn) {
-                return Err(Error::TailFrame { pfn, of });
-            }
-            if range.columns().is_free(pfn) {
-                return Err(Error::DoubleFree { block: Block::containing(pfn, Order::ZERO) });
+        let parts = self.ranges.parts(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        for (range, part) in parts {
+            for i in 0..part.frames() {
+                let pfn = part.start().add(i);
+                if let Some((of, ..)) = self.holding(range, pfn) {
+                    return Err(Error::TailFrame { pfn, of });
+                }
+                if range.columns().is_free(pfn) {
+                    return Err(Error::DoubleFree { block: Block::containing(pfn, Order::ZERO) });
+                }
             }
         }
         self.give_run(run);
@@ -231,7 +230,7 @@ impl<M: Machine> Memory<M> {
                 byte.store(kinds::FREED, Relaxed);
                 self.give(range, block)
             }
-            _ => Err(Self::refuse(range, block, kind)),
+            _ => Err(self.refuse(range, block, kind)),
         }
     }
 
@@ -256,13 +255,12 @@ impl<M: Machine> Memory<M> {
     /// What holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
     /// it is preserved. `None`: the frame is free, reserved, or no memory.
     pub fn holder(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
-        let range = self.ranges.find(pfn)?;
-        let (mut block, mut kind, mut preserved) = range.holder(pfn)?;
+        let (mut block, mut kind, mut preserved) = self.holding(self.ranges.find(pfn)?, pfn)?;
         while kind == Kind::Tail {
             let before = Pfn::new(block.pfn().get().checked_sub(1)?);
-            (block, kind, preserved) = range.holder(before)?;
+            (block, kind, preserved) = self.holding(self.ranges.find(before)?, before)?;
         }
-        let run = if kind.is_run() { Self::run_from(range, block) } else { block.run() };
+        let run = if kind.is_run() { self.run_from(block) } else { block.run() };
         Some((run, kind, preserved))
     }
 
@@ -393,14 +391,16 @@ impl<M: Machine> Memory<M> {
 
     /// Takes exactly `run`, all or nothing.
     pub(crate) fn take_run_at(&self, run: Run) -> Result<(), Error> {
-        let range = self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        let parts = self.ranges.parts(run).ok_or(Error::NotMemory { pfn: run.start() })?;
         let attempt = || {
-            for block in run.blocks_up_to(Order::MAX_FOLIO) {
-                if !range.columns().take_at(block) {
-                    if let Some(taken) = Run::between(run.start(), block.pfn()) {
-                        self.give_run(taken);
+            for (range, part) in parts.clone() {
+                for block in part.blocks_up_to(Order::MAX_FOLIO) {
+                    if !range.columns().take_at(block) {
+                        if let Some(taken) = Run::between(run.start(), block.pfn()) {
+                            self.give_run(taken);
+                        }
+                        return Err(Error::NotFree { run });
                     }
-                    return Err(Error::NotFree { run });
                 }
             }
             Ok(())
@@ -448,29 +448,43 @@ impl<M: Machine> Memory<M> {
         if kept {
             return Ok(());
         }
-        range.columns().give(block).map_err(|()| Error::DoubleFree { block })
+        self.give_block(block).map_err(|()| Error::DoubleFree { block })
+    }
+
+    /// Gives a block to the shared bits, of each range what it has of it.
+    fn give_block(&self, block: Block) -> Result<(), ()> {
+        let whole = self.ranges.find(block.pfn()).filter(|range| range.run().covers(block.run()));
+        if let Some(range) = whole {
+            return range.columns().give(block);
+        }
+        for (range, part) in self.ranges.parts(block.run()).ok_or(())? {
+            part.blocks_up_to(Order::MAX_FOLIO).try_for_each(|part| range.columns().give(part))?;
+        }
+        Ok(())
     }
 
     /// Writes the byte of an allocated block.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "one store behind a look at the range")]
     pub(crate) fn mark(&self, block: Block, kind: Kind) {
-        if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
+        if let Some(byte) = self.byte(block.pfn()) {
             byte.store(kinds::head(kind, block.order(), false), Relaxed);
         }
     }
 
     /// Why `block` is not a block of `kind` that could be freed.
     #[cold]
-    pub(crate) fn refuse(range: &Range, block: Block, kind: Kind) -> Error {
+    pub(crate) fn refuse(&self, range: &Range, block: Block, kind: Kind) -> Error {
         let pfn = block.pfn();
-        match (range.state(pfn), range.holder(pfn)) {
+        match (range.state(pfn), self.holding(range, pfn)) {
             (FrameState::Head { kind: Kind::Tail, .. }, _) => {
                 let mut at = pfn;
                 let mut of = block;
-                while let Some((holder, found, _)) =
-                    at.get().checked_sub(1).and_then(|before| range.holder(Pfn::new(before)))
-                {
+                let before = |at: Pfn| {
+                    let before = Pfn::new(at.get().checked_sub(1)?);
+                    self.holding(self.ranges.find(before)?, before)
+                };
+                while let Some((holder, found, _)) = before(at) {
                     (at, of) = (holder.pfn(), holder);
                     if found != Kind::Tail {
                         break;

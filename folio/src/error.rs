@@ -107,11 +107,6 @@ pub enum Error {
         /// The one that is there.
         with: Run,
     },
-    /// All slots for memory ranges are taken.
-    TooManyRanges {
-        /// How many there are.
-        limit: usize,
-    },
     /// A range without frames, or one that does not fit the address space.
     BadRange {
         /// The range.
@@ -251,7 +246,6 @@ impl fmt::Display for Error {
                 f.write_str("the inheritance is being ended: nothing can be claimed now")
             }
             Self::RangeOverlaps { run, with } => write!(f, "range {run} overlaps {with}"),
-            Self::TooManyRanges { limit } => write!(f, "all {limit} memory ranges are in use"),
             Self::BadRange { run } => write!(f, "{run} cannot be a memory range"),
             Self::BadSpace { needed, given, align } => {
                 write!(f, "metadata needs {needed} bytes aligned to {align}, given {given}")

@@ -232,7 +232,7 @@ impl<M: Machine> Memory<M> {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
         let gone = Error::NotPreserved { block };
-        let byte = self.ranges.find(block.pfn()).and_then(|range| range.byte(block.pfn()));
+        let byte = self.byte(block.pfn());
         let byte = byte.filter(|_| block.order() <= Order::MAX_FOLIO).ok_or(gone)?;
         // As preserved, which it is by the predecessor: so nothing but a claim takes it.
         let label = kinds::label(kind, block.order());
@@ -317,7 +317,7 @@ impl<M: Machine> Memory<M> {
                     let back = label.map_or(kinds::NEVER, |kind| kinds::label(kind, block.order()));
                     byte.store(back, Relaxed);
                 }
-                _ => return Err(Self::refuse(range, block, kind)),
+                _ => return Err(self.refuse(range, block, kind)),
             }
             self.inherited.preserve(&self.tables(Whose::Inherited), block)
         });
@@ -332,7 +332,9 @@ impl<M: Machine> Memory<M> {
         if run.is_empty() || !kind.is_run() {
             return Err(Error::BadRequest { frames: run.frames() });
         }
-        self.ranges.covering(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        if !self.ranges.holds(run) {
+            return Err(Error::NotMemory { pfn: run.start() });
+        }
         let (theirs, blocks) = (self.tables(Whose::Inherited), run.blocks_up_to(Order::MAX_FOLIO));
         let claimed = self.inside_for(run, || {
             blocks.clone().try_for_each(|block| self.unlabelled(block, kind))?;
@@ -362,8 +364,7 @@ impl<M: Machine> Memory<M> {
         let back = self.inside_for(run, || {
             self.check_run(run, kind)?;
             for block in run.blocks_up_to(Order::MAX_FOLIO) {
-                let range = self.ranges.find(block.pfn());
-                if let Some(byte) = range.and_then(|range| range.byte(block.pfn())) {
+                if let Some(byte) = self.byte(block.pfn()) {
                     byte.store(kinds::NEVER, Relaxed);
                 }
             }
@@ -466,11 +467,12 @@ struct Holding<'m, M: Machine> {
 impl<M: Machine> Ledger for Holding<'_, M> {
     fn take(&mut self, block: Block) -> Result<(), TreeFault> {
         let outside = TreeFault::OutsideMemory { addr: block.addr() };
-        let range = self.memory.ranges.covering(block.run()).ok_or(outside)?;
-        for part in block.run().blocks_up_to(Order::MAX_FOLIO) {
-            if !range.columns().carve(part) {
-                // What was taken stays so: the caller gives the whole memory up.
-                return Err(TreeFault::Overlap { block });
+        for (range, part) in self.memory.ranges.parts(block.run()).ok_or(outside)? {
+            for part in part.blocks_up_to(Order::MAX_FOLIO) {
+                if !range.columns().carve(part) {
+                    // What was taken stays so: the caller gives the whole memory up.
+                    return Err(TreeFault::Overlap { block });
+                }
             }
         }
         Ok(())
@@ -499,7 +501,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
         let keys = order.frames() << Geometry::BUILD.leaf_log2;
         let Some(covers) = Run::new(first.pfn(), keys) else { return };
         // A leaf may begin before a range, and reach over several.
-        for range in self.memory.ranges.iter().filter(|range| range.run().overlaps(covers)) {
+        for range in self.memory.ranges.overlapping(covers) {
             let within = Block::containing(range.run().start().max(first.pfn()), order);
             if let Some(slot) = range.slot(Whose::Inherited, within) {
                 // Release pairs with the Acquire in `Pages::leaf`.

@@ -80,6 +80,7 @@ pub use kinds::{FrameState, Kind};
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
 pub use memory::{Audit, Memory, Stats};
 pub use pages::Pages;
+pub use ranges::joined;
 pub use request::Request;
 pub use tracker::{Adjacent, Counts};
 pub use within::{Expected, Within};

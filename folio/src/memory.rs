@@ -12,7 +12,7 @@ use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
 use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
-use crate::sync::{AtomicU64, written};
+use crate::sync::{AtomicU8, AtomicU64, written};
 use crate::tracker::Tracker;
 
 /// Physical memory: which frames exist, which are free, which survive.
@@ -162,14 +162,18 @@ impl<M: Machine> Memory<M> {
         })
     }
 
-    /// Adds a range of frames, all free, that belong to `node`. At any time.
+    /// Adds a range of frames, all free, that belong to `node`. At any time, and any number of them.
+    ///
+    /// Ranges that touch, on one node, are one as far as blocks across the border go: what a
+    /// predecessor preserved across it is taken over, claimed, preserved and freed as one. The page
+    /// allocator makes no such block: a map is better [joined](crate::joined) first.
     ///
     /// Where `space` lies in `run` itself, [`Memory::reserve`] those frames before anything is
     /// allocated.
     ///
     /// # Errors
     /// [`Error::BadSpace`]: smaller than [`Memory::range_bytes`]. [`Error::BadRange`]: no frames.
-    /// [`Error::RangeOverlaps`], [`Error::TooManyRanges`].
+    /// [`Error::RangeOverlaps`].
     ///
     /// # Safety
     /// - The machine's direct map covers `run`, contiguously, and nothing else uses the frames.
@@ -219,9 +223,9 @@ impl<M: Machine> Memory<M> {
         self.ranges.iter().map(|range| (range.run(), range.node()))
     }
 
-    /// Whether all of `run` is memory, in one range.
+    /// Whether all of `run` is memory, in one range or in ranges that touch on one node.
     pub fn contains(&self, run: Run) -> bool {
-        self.ranges.covering(run).is_some()
+        self.ranges.holds(run)
     }
 
     /// The node of a frame.
@@ -235,11 +239,12 @@ impl<M: Machine> Memory<M> {
     /// The pointer to the first byte of `run`, good for all of it.
     ///
     /// # Errors
-    /// [`Error::NotMemory`]: part of it is in no range, or in another than the rest.
+    /// [`Error::NotMemory`]: part of it is in no range, or in one that does not touch the rest's.
     pub fn ptr(&self, run: Run) -> Result<NonNull<u8>, Error> {
-        match self.ranges.covering(run) {
-            Some(_) => Ok(self.machine.ptr(run.addr())),
-            None => Err(Error::NotMemory { pfn: run.start() }),
+        if self.ranges.holds(run) {
+            Ok(self.machine.ptr(run.addr()))
+        } else {
+            Err(Error::NotMemory { pfn: run.start() })
         }
     }
 
@@ -277,7 +282,8 @@ impl<M: Machine> Memory<M> {
         }
         for folios in self.own.tree(&self.tables(Whose::Own)).adjacent() {
             // Neighbours may lie in two ranges, on two nodes.
-            for range in self.ranges.iter().filter(|range| counts(range.node())) {
+            let ranges = self.ranges.overlapping(folios.run());
+            for range in ranges.filter(|range| counts(range.node())) {
                 stats.preserved += range.run().common(folios.run());
             }
         }
@@ -293,8 +299,10 @@ impl<M: Machine> Memory<M> {
     /// [`Error::DoubleFree`] with the first block of which a frame is both allocated and free.
     pub fn audit(&self) -> Result<Audit, Error> {
         let mut audit = Audit::default();
-        for range in self.ranges.iter() {
-            let mut pfn = range.run().start();
+        let mut pfn = Pfn::new(0);
+        for range in self.ranges.by_address() {
+            // A block may reach into the next range.
+            pfn = pfn.max(range.run().start());
             while pfn < range.run().end() {
                 let FrameState::Head { kind, order, .. } = range.state(pfn) else {
                     let count = if range.columns().is_free(pfn) {
@@ -307,8 +315,12 @@ impl<M: Machine> Memory<M> {
                     continue;
                 };
                 let block = Block::containing(pfn, order);
+                let mut at = range;
                 while block.run().contains(pfn) {
-                    if range.columns().is_free(pfn) {
+                    if !at.run().contains(pfn) {
+                        at = self.range(pfn)?;
+                    }
+                    if at.columns().is_free(pfn) {
                         return Err(Error::DoubleFree { block });
                     }
                     pfn = pfn.add(1);
@@ -325,6 +337,29 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn range(&self, pfn: Pfn) -> Result<&Range, Error> {
         self.ranges.find(pfn).ok_or(Error::NotMemory { pfn })
+    }
+
+    /// The byte of a frame.
+    #[inline]
+    pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
+        self.ranges.find(pfn)?.byte(pfn)
+    }
+
+    /// The allocated block that holds the frame, head or not; `range` is the frame's.
+    pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+        range.holder(pfn).or_else(|| self.holding_from_before(range, pfn))
+    }
+
+    /// The allocated block that begins in a range before this one, and reaches up to the frame.
+    #[cold]
+    fn holding_from_before(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+        let mut before = self.ranges.touching_before(range)?;
+        loop {
+            if let Some(found) = before.holder(pfn) {
+                return Some(found);
+            }
+            before = self.ranges.touching_before(before)?;
+        }
     }
 
     /// The per-CPU state of `cpu`.
@@ -364,8 +399,7 @@ impl<M: Machine> Memory<M> {
 
     /// The words of a tree's page; `None` if it is no page of memory.
     pub(crate) fn words_of(&self, page: PhysAddr) -> Option<&[AtomicU64]> {
-        let run = Run::new(page.pfn(), 1)?;
-        if !page.is_page_aligned() || self.ranges.covering(run).is_none() {
+        if !page.is_page_aligned() || self.ranges.find(page.pfn()).is_none() {
             return None;
         }
         // SAFETY: the frame is memory.
@@ -386,7 +420,7 @@ impl<M: Machine> Memory<M> {
 
     /// Fills `run` with zeroes.
     pub(crate) fn clear(&self, run: Run) {
-        // SAFETY: callers own every frame of `run`, which lies in one range.
+        // SAFETY: callers own every frame of `run`, which lies in one stretch of memory.
         unsafe { self.machine.ptr(run.addr()).write_bytes(0, run.bytes() as usize) };
         written(self.machine.ptr(run.addr()), run.bytes() as usize);
     }

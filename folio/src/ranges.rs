@@ -17,9 +17,6 @@ use crate::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Relaxed,
 use crate::tracker::Geometry;
 use crate::within::{Expected, Within};
 
-/// How many ranges one instance can hold.
-pub(crate) const MAX_RANGES: usize = 64;
-
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -42,6 +39,10 @@ pub(crate) struct Range {
     node: NodeId,
     columns: Columns,
     directories: [Directory; 2],
+    /// The range that was added next.
+    added: AtomicPtr<Range>,
+    /// The ranges behind it.
+    links: Links,
 }
 
 // SAFETY: the pointers lead to atomics that live as long as the range (promised to `install`).
@@ -135,7 +136,17 @@ impl Range {
         let range = space.cast();
         // SAFETY: aligned, in bounds, ours.
         unsafe {
-            range.write(Self { run, kinds, start: run.addr(), base, node, columns, directories });
+            range.write(Self {
+                run,
+                kinds,
+                start: run.addr(),
+                base,
+                node,
+                columns,
+                directories,
+                added: AtomicPtr::new(core::ptr::null_mut()),
+                links: no_links(),
+            });
         };
         range
     }
@@ -148,6 +159,22 @@ impl Range {
     #[inline]
     pub(crate) const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The next range by address.
+    #[inline]
+    fn behind(&self) -> Option<&Self> {
+        let [next, ..] = &self.links;
+        follow(next)
+    }
+
+    /// Whether `next` begins where this range ends, on the same node and in the map too: a block
+    /// may lie across.
+    fn touches(&self, next: &Self) -> bool {
+        let end = self.base.addr().get().wrapping_add(self.run.bytes() as usize);
+        self.run.end() == next.run.start()
+            && self.node == next.node
+            && end == next.base.addr().get()
     }
 
     #[inline]
@@ -181,8 +208,9 @@ impl Range {
         let frame = at >> PAGE_SHIFT;
         let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
         let order = kinds::order_of(byte.load(Relaxed), kind)?;
-        let next = self.kinds().get(frame + order.frames() as usize);
-        if next.is_some_and(|next| kinds::is_tail(next.load(Relaxed))) {
+        // At the end of the range the run may go on in the next.
+        let next = self.kinds().get(frame + order.frames() as usize)?;
+        if kinds::is_tail(next.load(Relaxed)) {
             return None;
         }
         Some((byte, Block::aligned(self.run.start().add(frame as u64), order)))
@@ -201,7 +229,7 @@ impl Range {
         if byte != expected.plain && byte != expected.preserved {
             return None;
         }
-        // SAFETY: an allocated block of this range starts there, all of it mapped.
+        // SAFETY: an allocated block starts there, all of it mapped in one stretch.
         let head = unsafe { self.base.add(head as usize) };
         Some(Within { head, offset: offset as usize })
     }
@@ -249,40 +277,80 @@ impl Range {
     }
 }
 
+/// How many ranges lie beside one on a level of links for each on the level above, log2.
+const STEP_LOG2: u32 = 2;
+/// Levels of links: of 4^8 ranges about three are passed over on each.
+const LEVELS: usize = 8;
+
+/// Links from one range to those behind it, by address: to the very next on level 0, to fewer and
+/// fewer on the levels above.
+type Links = [AtomicPtr<Range>; LEVELS];
+
+/// Links to nothing.
+fn no_links() -> Links {
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; LEVELS]
+}
+
 /// The ranges of one instance; grows, never shrinks.
+///
+/// Two orders at once, both through links in the ranges themselves, so there may be any number:
+///
+/// ```text
+/// as added     first -> * -> *                        allocating goes through them
+/// by address   level 1 ------> * ------------> *      finding a frame's range
+///              level 0 -> * -> * -> * -> * -> *
+/// ```
+///
+/// A link is stored once what it leads to is whole, and never changes but to lead to a range in
+/// between. So nobody who follows links waits for a range that is being added.
 pub(crate) struct Ranges {
-    slots: [AtomicPtr<Range>; MAX_RANGES],
+    first: AtomicPtr<Range>,
+    last: AtomicPtr<Range>,
+    by_address: Links,
     count: AtomicUsize,
+}
+
+/// What a link leads to.
+#[inline]
+fn follow(link: &AtomicPtr<Range>) -> Option<&Range> {
+    // Acquire pairs with the Release in `push`: the range is seen whole.
+    // SAFETY: a link is null or leads to a range that `push` was promised to live as long as all of
+    // them; ranges are only read.
+    unsafe { link.load(Acquire).as_ref() }
 }
 
 impl Ranges {
     pub(crate) fn new() -> Self {
-        Self {
-            slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_RANGES],
-            count: AtomicUsize::new(0),
-        }
+        let none = || AtomicPtr::new(core::ptr::null_mut());
+        Self { first: none(), last: none(), by_address: no_links(), count: AtomicUsize::new(0) }
     }
 
     /// All ranges, in the order in which they were added.
     #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Range> {
-        // Acquire pairs with the Release in `push`: the slots below the count are filled and
-        // what they point at is written.
-        let count = self.count.load(Acquire);
-        self.slots.iter().take(count).filter_map(|slot| {
-            // SAFETY: a slot is null or points at a range that `push` was promised to live as
-            // long as this value; ranges are only read.
-            unsafe { slot.load(Relaxed).as_ref() }
-        })
+        core::iter::successors(self.first(), |range| follow(&range.added))
+    }
+
+    /// All ranges by address.
+    pub(crate) fn by_address(&self) -> impl Iterator<Item = &Range> {
+        let [first, ..] = &self.by_address;
+        core::iter::successors(follow(first), |range| range.behind())
+    }
+
+    /// The ranges that have frames of `run`, by address.
+    pub(crate) fn overlapping(&self, run: Run) -> impl Iterator<Item = &Range> {
+        let [lowest, ..] = &self.by_address;
+        let before = self.at_or_below(run.start());
+        let first = before.or_else(|| follow(lowest));
+        core::iter::successors(first, |range| range.behind())
+            .skip_while(move |range| range.run().end() <= run.start())
+            .take_while(move |range| range.run().start() < run.end())
     }
 
     /// The range that was added first.
     #[inline]
     pub(crate) fn first(&self) -> Option<&Range> {
-        let [first, ..] = &self.slots;
-        // Acquire pairs with the Release in `push`.
-        // SAFETY: as in `iter`.
-        unsafe { first.load(Acquire).as_ref() }
+        follow(&self.first)
     }
 
     /// The range that holds the frame.
@@ -297,26 +365,63 @@ impl Ranges {
 
     #[inline(never)]
     fn find_further(&self, pfn: Pfn) -> Option<&Range> {
-        self.iter().skip(1).find(|range| range.run().contains(pfn))
+        self.at_or_below(pfn).filter(|range| range.run().contains(pfn))
     }
 
-    /// The range that holds all of `run`.
+    /// The last range that starts with the frame or before it.
+    fn at_or_below(&self, pfn: Pfn) -> Option<&Range> {
+        let (mut links, mut found) = (&self.by_address, None);
+        for level in (0..LEVELS).rev() {
+            while let Some(next) = follow(&links[level])
+                && next.run().start() <= pfn
+            {
+                (links, found) = (&next.links, Some(next));
+            }
+        }
+        found
+    }
+
+    /// The one range that holds all of `run`.
+    #[inline]
     pub(crate) fn covering(&self, run: Run) -> Option<&Range> {
-        self.iter().find(|range| range.run().covers(run))
+        self.find(run.start()).filter(|range| range.run().covers(run))
+    }
+
+    /// What of `run` each range has that holds a part of it, by address; `None` unless all of it is
+    /// memory that can be one block: of one range, or of ranges that touch on one node.
+    pub(crate) fn parts(&self, run: Run) -> Option<Parts<'_>> {
+        // One without frames may stand at the end of a range.
+        let first = match self.find(run.start()) {
+            Some(range) => range,
+            None => self.at_or_below(run.start()).filter(|range| range.run().covers(run))?,
+        };
+        let mut last = first;
+        while last.run().end() < run.end() {
+            last = last.behind().filter(|next| last.touches(next))?;
+        }
+        Some(Parts { range: Some(first), rest: run })
+    }
+
+    /// Whether all of `run` is memory that can be one block.
+    pub(crate) fn holds(&self, run: Run) -> bool {
+        self.parts(run).is_some()
+    }
+
+    /// The range before `range` that touches it, on the same node.
+    pub(crate) fn touching_before(&self, range: &Range) -> Option<&Range> {
+        let last = range.run().start().get().checked_sub(1)?;
+        self.at_or_below(Pfn::new(last)).filter(|before| before.touches(range))
     }
 
     /// Whether a range of this `run` may be added.
     ///
     /// # Errors
-    /// [`Error::BadRange`], [`Error::RangeOverlaps`], [`Error::TooManyRanges`].
+    /// [`Error::BadRange`], [`Error::RangeOverlaps`].
     pub(crate) fn admits(&self, run: Run) -> Result<(), Error> {
-        if run.is_empty() || run.end() > Pfn::LIMIT {
+        if run.is_empty() {
             return Err(Error::BadRange { run });
         }
-        if self.count.load(Relaxed) == MAX_RANGES {
-            return Err(Error::TooManyRanges { limit: MAX_RANGES });
-        }
-        match self.iter().find(|there| there.run().overlaps(run)) {
+        match self.overlapping(run).next() {
             Some(there) => Err(Error::RangeOverlaps { run, with: there.run() }),
             None => Ok(()),
         }
@@ -328,12 +433,106 @@ impl Ranges {
     /// `range` comes from [`Range::install`], lives as long as this value, and no other call of
     /// `push` runs at the same time.
     pub(crate) unsafe fn push(&self, range: NonNull<Range>) {
+        let place = range.as_ptr();
+        // SAFETY: installed, and lives as long as we do.
+        let range = unsafe { range.as_ref() };
         let count = self.count.load(Relaxed);
-        if let Some(slot) = self.slots.get(count) {
-            // Release pairs with the Acquire in `first`.
-            slot.store(range.as_ptr(), Release);
-            // Release pairs with the Acquire in `iter`.
-            self.count.store(count + 1, Release);
+        self.count.store(count.wrapping_add(1), Relaxed);
+        let mut before = [&self.by_address[0]; LEVELS];
+        let mut links = &self.by_address;
+        for level in (0..LEVELS).rev() {
+            while let Some(next) = follow(&links[level])
+                && next.run().start() < range.run().start()
+            {
+                links = &next.links;
+            }
+            before[level] = &links[level];
+        }
+        // Level 0 first: who comes down to it from a level above finds everything behind.
+        for (link, before) in range.links.iter().zip(before).take(levels(count)) {
+            link.store(before.load(Relaxed), Relaxed);
+            // Release pairs with the Acquire in `follow`.
+            before.store(place, Release);
+        }
+        // SAFETY: null or the range that was added last, which lives as long as we do.
+        let last = unsafe { self.last.load(Relaxed).as_ref() };
+        // Release as above.
+        last.map_or(&self.first, |last| &last.added).store(place, Release);
+        self.last.store(place, Relaxed);
+    }
+}
+
+/// On how many levels the range has links that was added as number `n`: on one more for a quarter
+/// of them, whatever order they come in.
+const fn levels(n: usize) -> usize {
+    let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let more = (mixed.trailing_zeros() / STEP_LOG2) as usize;
+    if more < LEVELS { more + 1 } else { LEVELS }
+}
+
+/// The parts of a run that lie in one range each. From [`Ranges::parts`].
+#[derive(Clone)]
+pub(crate) struct Parts<'r> {
+    range: Option<&'r Range>,
+    rest: Run,
+}
+
+impl<'r> Iterator for Parts<'r> {
+    type Item = (&'r Range, Run);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let range = self.range?;
+        let end = range.run().end().min(self.rest.end());
+        let (part, rest) =
+            (Run::between(self.rest.start(), end)?, Run::between(end, self.rest.end())?);
+        // Further ranges were seen to touch.
+        self.range = if rest.is_empty() { None } else { range.behind() };
+        self.rest = rest;
+        Some((range, part))
+    }
+}
+
+/// The ranges of a map, those taken together that follow one another in it, touch, and belong to
+/// one node: fewer to look through, and blocks across what firmware split.
+///
+/// # Examples
+/// ```
+/// use heirloom_folio::{NodeId, Pfn, Run, joined};
+///
+/// let run = |start, frames| Run::new(Pfn::new(start), frames).unwrap();
+/// let map = [(run(0, 9), NodeId(0)), (run(9, 7), NodeId(0)), (run(16, 4), NodeId(1))];
+/// let joined: Vec<_> = joined(&map).collect();
+/// assert_eq!(joined, [(run(0, 16), NodeId(0)), (run(16, 4), NodeId(1))]);
+/// ```
+pub fn joined(map: &[(Run, NodeId)]) -> impl Iterator<Item = (Run, NodeId)> + Clone + '_ {
+    let mut rest = map.iter().copied().peekable();
+    core::iter::from_fn(move || {
+        let (mut run, node) = rest.next()?;
+        while let Some((next, _)) =
+            rest.next_if(|(next, on)| *on == node && next.start() == run.end())
+        {
+            // They touch, so together they are a run.
+            run = Run::between(run.start(), next.end()).unwrap_or(run);
+        }
+        Some((run, node))
+    })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_the_ranges_has_links_on_each_further_level() {
+        let mut on = [0_usize; LEVELS + 1];
+        for n in 0..1 << 16 {
+            on[levels(n)] += 1;
+        }
+        let mut expected = (1 << 16) * 3 / 4;
+        for (level, found) in on.into_iter().enumerate().skip(1).take(5) {
+            assert!(found.abs_diff(expected) <= expected / 4, "{found} on {level}, not {expected}");
+            expected /= 4;
         }
     }
 }

@@ -105,7 +105,9 @@ impl<M: Machine> Memory<M> {
         let grown = Run::new(run.start(), frames).filter(|g| g.covers(run));
         let grown = grown.ok_or(Error::BadRequest { frames })?;
         if let Some(more) = Run::between(run.end(), grown.end()).filter(|m| !m.is_empty()) {
-            self.ranges.covering(grown).ok_or(Error::NotFree { run: more })?;
+            if !self.ranges.holds(grown) {
+                return Err(Error::NotFree { run: more });
+            }
             self.take_run_at(more)?;
             self.unmark_run(run);
             self.mark_run(grown, kind);
@@ -125,9 +127,9 @@ impl<M: Machine> Memory<M> {
         }
         match range.state(pfn) {
             FrameState::Head { kind: found, order, .. } if found == kind => {
-                Ok(Self::run_from(range, Block::containing(pfn, order)))
+                Ok(self.run_from(Block::containing(pfn, order)))
             }
-            _ => Err(Self::refuse(range, Block::containing(pfn, Order::ZERO), kind)),
+            _ => Err(self.refuse(range, Block::containing(pfn, Order::ZERO), kind)),
         }
     }
 
@@ -166,10 +168,11 @@ impl<M: Machine> Memory<M> {
 
     /// Gives frames whose bytes are cleared to the shared bits.
     pub(crate) fn give_run(&self, run: Run) {
-        let Some(range) = self.ranges.covering(run) else { return };
-        for block in run.blocks_up_to(Order::MAX_FOLIO) {
-            let given = range.columns().give(block);
-            debug_assert!(given.is_ok(), "the frames were ours");
+        for (range, part) in self.ranges.parts(run).into_iter().flatten() {
+            for block in part.blocks_up_to(Order::MAX_FOLIO) {
+                let given = range.columns().give(block);
+                debug_assert!(given.is_ok(), "the frames were ours");
+            }
         }
     }
 
@@ -183,18 +186,17 @@ impl<M: Machine> Memory<M> {
     }
 
     pub(crate) fn unmark_run(&self, run: Run) {
-        let Some(range) = self.ranges.covering(run) else { return };
         for block in run.blocks_up_to(Order::MAX_FOLIO) {
-            if let Some(byte) = range.byte(block.pfn()) {
+            if let Some(byte) = self.byte(block.pfn()) {
                 byte.store(kinds::FREED, Relaxed);
             }
         }
     }
 
     /// The run that begins with `head`, its tails followed.
-    pub(crate) fn run_from(range: &Range, head: Block) -> Run {
+    pub(crate) fn run_from(&self, head: Block) -> Run {
         let mut end = head.run().end();
-        while let FrameState::Head { kind: Kind::Tail, order, .. } = range.state(end) {
+        while let Ok(FrameState::Head { kind: Kind::Tail, order, .. }) = self.state(end) {
             end = end.add(order.frames());
         }
         Run::between(head.pfn(), end).unwrap_or(head.run())
@@ -205,20 +207,19 @@ impl<M: Machine> Memory<M> {
     /// The bytes it must have are compared, and not read one after the other as they say where the
     /// next one is: of a large run each is a miss, and so all come together.
     pub(crate) fn is_run(&self, run: Run, kind: Kind, preserved: bool) -> bool {
-        let Some(range) = self.ranges.covering(run).filter(|_| kind.is_run() && !run.is_empty())
-        else {
+        if !kind.is_run() || run.is_empty() || !self.ranges.holds(run) {
             return false;
-        };
+        }
         let mut head = (kind, preserved);
         let mut blocks = run.blocks_up_to(Order::MAX_FOLIO).map(|block| {
             let (kind, preserved) = core::mem::replace(&mut head, (Kind::Tail, false));
-            let byte = range.byte(block.pfn());
+            let byte = self.byte(block.pfn());
             byte.is_some_and(|b| b.load(Relaxed) == kinds::head(kind, block.order(), preserved))
         });
         // The head first: without it there is nothing to go through.
         blocks.next() == Some(true)
             && blocks.fold(true, |all, this| all & this)
-            && range.byte(run.end()).is_none_or(|next| !kinds::is_tail(next.load(Relaxed)))
+            && self.byte(run.end()).is_none_or(|next| !kinds::is_tail(next.load(Relaxed)))
     }
 
     /// Checks that `run` is a whole run of `kind`, not preserved.

@@ -141,7 +141,7 @@ impl<M: Machine> Memory<M> {
     #[cold]
     #[inline(never)]
     fn preserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        let (byte, now) = Self::single(self.range(block.pfn())?, block, kind, false)?;
+        let (byte, now) = self.single(self.range(block.pfn())?, block, kind, false)?;
         self.own.preserve(&self.tables(Whose::Own), block)?;
         say(byte, kinds::with_preserved(now));
         Ok(())
@@ -216,7 +216,7 @@ impl<M: Machine> Memory<M> {
     #[cold]
     #[inline(never)]
     fn unpreserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        let (byte, now) = Self::single(self.range(block.pfn())?, block, kind, true)?;
+        let (byte, now) = self.single(self.range(block.pfn())?, block, kind, true)?;
         self.own.unpreserve(&self.tables(Whose::Own), block)?;
         say(byte, kinds::without_preserved(now));
         Ok(())
@@ -346,7 +346,7 @@ impl<M: Machine> Memory<M> {
 
     #[inline]
     pub(crate) fn mark_preserved(&self, block: Block, kind: Kind, preserved: bool) {
-        if let Some(byte) = self.ranges.find(block.pfn()).and_then(|r| r.byte(block.pfn())) {
+        if let Some(byte) = self.byte(block.pfn()) {
             byte.store(kinds::head(kind, block.order(), preserved), Relaxed);
         }
     }
@@ -369,14 +369,14 @@ impl<M: Machine> Memory<M> {
         let mut blocks = blocks(folios);
         let Some(first) = blocks.next() else { return Ok(None) };
         let range = self.range(first.pfn())?;
-        let (_, said) = Self::single(range, first, Kind::Folio, preserved)?;
+        let (_, said) = self.single(range, first, Kind::Folio, preserved)?;
         // Mostly all of them: no look at each, and no branch.
         let bytes = range.bytes_of(folios.run());
         if let Some(bytes) = bytes.filter(|bytes| alike(bytes, first.order(), said)) {
             return Ok(Some(bytes));
         }
         for block in blocks {
-            Self::single(self.range(block.pfn())?, block, Kind::Folio, preserved)?;
+            self.single(self.range(block.pfn())?, block, Kind::Folio, preserved)?;
         }
         Ok(None)
     }
@@ -394,12 +394,13 @@ impl<M: Machine> Memory<M> {
     /// The byte of an allocated block of `kind` that is no part of a run and (not) preserved, and
     /// what it says now.
     #[inline]
-    fn single(
-        range: &Range,
+    fn single<'r>(
+        &self,
+        range: &'r Range,
         block: Block,
         kind: Kind,
         preserved: bool,
-    ) -> Result<(&AtomicU8, u8), Error> {
+    ) -> Result<(&'r AtomicU8, u8), Error> {
         if block.order() <= Order::MAX_FOLIO
             && let Some(byte) = range.byte(block.pfn())
         {
@@ -408,13 +409,13 @@ impl<M: Machine> Memory<M> {
                 return Ok((byte, now));
             }
         }
-        Err(Self::refuse_single(range, block, kind, preserved))
+        Err(self.refuse_single(range, block, kind, preserved))
     }
 
     /// Why the block is none of `kind` to preserve, or to let go if it should be `preserved`.
     #[cold]
     #[inline(never)]
-    fn refuse_single(range: &Range, block: Block, kind: Kind, preserved: bool) -> Error {
+    fn refuse_single(&self, range: &Range, block: Block, kind: Kind, preserved: bool) -> Error {
         let order = block.order();
         if kind.is_run() || kind == Kind::Tail {
             return Error::BadRequest { frames: order.frames() };
@@ -430,7 +431,7 @@ impl<M: Machine> Memory<M> {
                 Error::AlreadyPreserved { block }
             };
         }
-        Self::refuse(range, block, kind)
+        self.refuse(range, block, kind)
     }
 }
 

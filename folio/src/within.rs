@@ -7,7 +7,7 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::Order;
+use crate::addr::{Order, PhysAddr};
 use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
@@ -74,7 +74,15 @@ impl<M: Machine> Memory<M> {
     /// ```
     #[inline]
     pub fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
-        self.ranges.iter().find_map(|range| range.within(ptr, expected))
+        self.within_first(ptr, expected).or_else(|| self.within_further(ptr, expected))
+    }
+
+    /// The same in the range that the block would start in.
+    #[inline(never)]
+    fn within_further(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+        let addr = self.machine().phys(ptr)?;
+        let head = PhysAddr::new(addr.get() & !expected.mask);
+        self.ranges.find(head.pfn())?.within(ptr, expected)
     }
 
     /// The same in the range that was added first, where most frames are, and in no other: for

@@ -64,10 +64,14 @@ impl World {
         self.memory.contains(run) && self.taken.iter().all(|taken| !taken.overlaps(run))
     }
 
+    /// Whether there is such a run; nothing is allocated across a border but by its address.
     fn fits(&self, frames: u64, align: Order) -> bool {
-        let ranges = self.memory.ranges().map(|(range, _)| range);
-        let mut starts = ranges.flat_map(|r| r.start().get()..r.end().get()).map(Pfn::new);
-        starts.any(|s| s.is_aligned(align) && self.is_free(Run::new(s, frames).unwrap()))
+        let in_range = |range: Run, start: u64| {
+            let run = Run::new(Pfn::new(start), frames).unwrap();
+            run.start().is_aligned(align) && range.covers(run) && self.is_free(run)
+        };
+        let mut ranges = self.memory.ranges().map(|(range, _)| range);
+        ranges.any(|r| (r.start().get()..r.end().get()).any(|start| in_range(r, start)))
     }
 
     fn add(&mut self, run: Run, kind: Kind) {
