@@ -88,6 +88,10 @@ pub struct Looked {
     pub json: String,
     /// What `inspect --map` draws.
     pub map: String,
+    /// How many frames the image has.
+    pub frames: u64,
+    /// How often words of it were looked at.
+    pub looks: u64,
 }
 
 /// Opens the image at `path`, raw memory from `base` on if there is one, and looks at everything
@@ -104,12 +108,15 @@ pub fn look(path: &Path, base: Option<u64>) -> Result<Looked> {
     let want = Want::new(&survey, true, true);
     let facts = Facts::of(&survey, &roots, &place.image, &want)?;
     let verdict = Verdict::of(&survey, &[]);
+    let map = map::svg(&survey, &facts);
     Ok(Looked {
         findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
         verdict: text::verdict(&verdict),
         summary: text::summary(&facts),
         json: serde_json::to_string(&facts)?,
-        map: map::svg(&survey, &facts),
+        map,
+        frames: image.frames(),
+        looks: image.looks(),
     })
 }
 

@@ -187,3 +187,36 @@ fn roots_without_number_are_not_all_gone_through() {
     assert_eq!(ran.err.lines().count(), 1 + 64 + 1);
     assert!(ran.err.ends_with("  and 437 more, which were not looked at\n"), "{}", ran.err);
 }
+
+/// What a kernel says of itself in a dump's notes.
+#[test]
+fn a_machine_with_other_pages_is_named() {
+    let with_note = |text: &str, cut: usize| {
+        let mut core = Core::fixture();
+        let mut note = [5_u32, 4, 1].map(u32::to_le_bytes).concat();
+        note.extend(b"CORE\0\0\0\0word");
+        note.extend([11, text.len() as u32, 0].map(u32::to_le_bytes).concat());
+        note.extend(b"VMCOREINFO\0\0");
+        note.extend(text.as_bytes());
+        let place = core.0.len() as u64;
+        let bytes = note.len() - cut;
+        core.0.extend(note);
+        let mut core = with_segments(core, &[[place, 0, bytes as u64, bytes as u64]]);
+        let headers = u64::from_le_bytes(core.0[32..40].try_into().unwrap()) as usize;
+        core.0[headers + 14 * 56] = 4;
+        core.file()
+    };
+    let file = with_note("OSRELEASE=7.3.4\nPAGESIZE=65536\nSYMBOL(x)=0\n", 0);
+    let ran = heirloom(&["check", file.as_str()]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("pages of 65536 bytes, and this command"), "{}", ran.err);
+    for (text, cut) in [
+        ("OSRELEASE=7.3.4\nPAGESIZE=4096\n", 0),
+        ("PAGESIZE=65536\n", 10),
+        ("PAGESIZE=many\n", 0),
+        ("", 0),
+    ] {
+        let ran = check(with_note(text, cut).as_str());
+        assert_eq!(ran.code, 0, "{text}: {ran:?}");
+    }
+}

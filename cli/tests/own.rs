@@ -6,9 +6,8 @@ mod common;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::{Core, FLBS, Temporary, findings, heirloom};
+use common::{Core, FLBS, Temporary, arena, findings, heirloom};
 use heirloom::Heirloom;
-use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{Cpus, DirectMap, Folio, NodeId, Order, PAGE_SIZE, Pfn, Request, Run};
 use heirloom::restore::PreservedArea;
@@ -28,6 +27,8 @@ struct Left {
     /// A slab of `inodes`.
     slab: u64,
     bytes: Vec<u8>,
+    /// Preserved frames that nothing lies in.
+    spare: Vec<u64>,
 }
 
 impl Left {
@@ -48,8 +49,9 @@ impl Left {
     }
 }
 
-/// A kernel boots, fills its memory, seals or does not, and is gone.
-fn leave(seal: bool) -> Left {
+/// A kernel boots, fills its memory, preserves `spare` folios of a frame, seals or does not, and is
+/// gone.
+fn leave(seal: bool, spare: u64) -> Left {
     let ranges: [(Run, NodeId); 1] = Ram::frames(FRAMES);
     let ram = Ram::over(&ranges);
     let bytes = Heirloom::<&Ram>::scratch_bytes(&ranges, ram.count()) as u64;
@@ -76,6 +78,8 @@ fn leave(seal: bool) -> Left {
     for folio in folios {
         folio.into_raw();
     }
+    let spare = (0..spare).map(|_| kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
+    let spare = spare.map(|folio| folio.preserve().unwrap().into_raw().addr().get()).collect();
     kernel.publish("greeting", b"hello").unwrap();
     let handle = kernel.handle_of(objects[7]).unwrap();
     kernel.publish("seventh", &<[u8; 16]>::from(handle)).unwrap();
@@ -104,12 +108,13 @@ fn leave(seal: bool) -> Left {
         generation,
         slab: run.addr().get() + slab as u64 * PAGE,
         bytes,
+        spare,
     }
 }
 
 #[test]
 fn caches_objects_and_the_seal_are_shown() {
-    let left = leave(true);
+    let left = leave(true, 0);
     let ran = heirloom(&[&["inspect", "--json"], &left.place()[..]].concat());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let json = ran.json();
@@ -161,7 +166,7 @@ fn caches_objects_and_the_seal_are_shown() {
 
 #[test]
 fn a_byte_that_changed_since_it_was_sealed_is_named() {
-    let left = leave(true);
+    let left = leave(true, 0);
     let page = |addr: u64| format!("{addr:#x}");
     // The producer's name, a slab's header, a published root.
     let json = heirloom(&[&["inspect", "--json"], &left.place()[..]].concat()).json();
@@ -197,7 +202,7 @@ fn a_byte_that_changed_since_it_was_sealed_is_named() {
 
 #[test]
 fn scratch_that_is_not_sealed_can_be_named() {
-    let left = leave(false);
+    let left = leave(false, 0);
     let check = |scratch: Option<&str>| {
         let mut arguments = vec!["check"];
         arguments.extend(left.place());
@@ -220,28 +225,6 @@ fn scratch_that_is_not_sealed_can_be_named() {
     let place = format!("{:#x}+16", left.list.0 + 512);
     let found = findings(&[file.as_str(), "--base", &left.base, "--scratch", &place]);
     assert!(found.iter().any(|reason| reason.contains("lies in scratch")), "{found:?}");
-}
-
-/// The file of an arena that somebody left, and its root page.
-fn arena() -> (Vec<u8>, u64) {
-    use std::io::Read;
-    let start = heirloom::folio::PhysAddr::new(8 << 30);
-    let spec = RangeSpec { start, bytes: 4 << 20, node: NodeId(0) };
-    let arena = Arena::create("looked-at", &[spec]).unwrap();
-    let mut memory = std::fs::File::from(arena.share().unwrap());
-    let map = [(arena.ranges()[0].run(), NodeId(0))];
-    let bytes = Heirloom::<Arena>::scratch_bytes(&map, arena.count()) as u64;
-    let scratch = Run::covering(start, bytes).unwrap();
-    // SAFETY: the arena is new, and nothing else uses it.
-    let kernel = unsafe { Heirloom::boot(arena, &map, &[scratch], "example 2.0") }.unwrap();
-    let names = kernel.slabs().cache(CacheSpec::new("names", 64).preserving(true)).unwrap();
-    names.alloc_zeroed().unwrap();
-    kernel.seal().unwrap();
-    let entry = kernel.entry();
-    kernel.memory().machine().leave(entry).unwrap();
-    let mut copy = Vec::new();
-    memory.read_to_end(&mut copy).unwrap();
-    (copy, entry.root.get())
 }
 
 #[test]
@@ -331,7 +314,7 @@ fn an_arena_that_linux_kept_is_extracted_and_looked_at() {
 
 #[test]
 fn generations_differ_in_what_they_preserve() {
-    let (sealed, open) = (leave(true), leave(false));
+    let (sealed, open) = (leave(true, 0), leave(false, 0));
     let ran = heirloom(&[
         "diff",
         open.memory.as_str(),
@@ -348,4 +331,102 @@ fn generations_differ_in_what_they_preserve() {
     assert_eq!(json["removed"], serde_json::json!([]));
     assert!(!json["added"].as_array().unwrap().is_empty());
     assert_eq!(json["changed"][0]["what"], "heirloom.seal");
+}
+
+/// The roll of what was left, and the index of a cache's record in its first page.
+fn record(left: &Left, name: &str) -> (usize, usize) {
+    let json = heirloom(&[&["inspect", "--json"], &left.place()[..]].concat()).json();
+    let roll = json["subtrees"]["heirloom"]["roll"].as_str().unwrap();
+    let roll = (u64::from_str_radix(&roll[2..], 16).unwrap() - left.start()) as usize;
+    let records = left.bytes[roll + 16..roll + PAGE_SIZE].chunks_exact(RECORD);
+    let named = |record: &[u8]| record.windows(name.len()).any(|part| part == name.as_bytes());
+    (roll, records.into_iter().position(named).unwrap())
+}
+
+/// Bytes of a record, and records of a page.
+const RECORD: usize = 128;
+const RECORDS: usize = (PAGE_SIZE - 16) / RECORD;
+
+fn put(bytes: &mut [u8], at: usize, word: u64) {
+    bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// Records without number name one table, whose entries without number name one slab: it is gone
+/// through once.
+#[test]
+fn a_slab_that_many_tables_name_is_counted_once() {
+    let left = leave(false, 0);
+    let (roll, index) = record(&left, "inodes");
+    let mut bytes = left.bytes.clone();
+    let at = roll + 16 + index * RECORD;
+    let record = bytes[at..at + RECORD].to_vec();
+    (0..RECORDS).for_each(|i| {
+        let at = roll + 16 + i * RECORD;
+        bytes[at..at + RECORD].copy_from_slice(&record);
+    });
+    put(&mut bytes, roll + 8, RECORDS as u64);
+    let table = (word(&record, 8) - left.start()) as usize;
+    for entry in (16..PAGE_SIZE).step_by(8) {
+        put(&mut bytes, table + entry, left.slab);
+    }
+    put(&mut bytes, table + 8, (PAGE_SIZE / 8 - 2) as u64);
+    let file = Temporary::new(&bytes);
+    let ran = heirloom(&["inspect", file.as_str(), "--base", &left.base, "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let json = ran.json();
+    let caches = json["subtrees"]["heirloom"]["caches"].as_array().unwrap();
+    assert_eq!(caches.len(), RECORDS);
+    let slabs: u64 = caches.iter().map(|cache| cache["slabs"].as_u64().unwrap()).sum();
+    assert!(slabs <= FRAMES, "{slabs} slabs in {FRAMES} frames");
+    let why = format!("the slab at {:#x} was gone through before", left.slab);
+    let said = |cache: &serde_json::Value| cache["unlisted"].as_str().unwrap().starts_with(&why);
+    assert!(caches.iter().all(said), "{caches:?}");
+    let ran = heirloom(&["inspect", file.as_str(), "--base", &left.base]);
+    assert_eq!(ran.out.matches("not listed: the slab at").count(), RECORDS, "{}", ran.out);
+    assert!(!findings(&[file.as_str(), "--base", &left.base]).is_empty());
+}
+
+/// Records without number name one long chain of pages without a slab: it is not gone through for
+/// each of them.
+#[test]
+fn a_chain_that_many_records_lead_to_is_not_gone_through_for_each() {
+    let left = leave(false, 60);
+    let (roll, index) = record(&left, "inodes");
+    let mut bytes = left.bytes.clone();
+    let at = roll + 16 + index * RECORD;
+    let record = bytes[at..at + RECORD].to_vec();
+    let table = (word(&record, 8) - left.start()) as usize;
+    let offset = |addr: u64| (addr - left.start()) as usize;
+    let (rolls, chain) = left.spare.split_at(20);
+    // The roll goes on over pages full of the same record.
+    let mut page = roll;
+    for next in rolls {
+        put(&mut bytes, page, *next);
+        page = offset(*next);
+        for i in 0..RECORDS {
+            let at = page + 16 + i * RECORD;
+            bytes[at..at + RECORD].copy_from_slice(&record);
+        }
+        put(&mut bytes, page, 0);
+        put(&mut bytes, page + 8, RECORDS as u64);
+    }
+    let mut page = table;
+    put(&mut bytes, page + 8, 0);
+    for next in chain {
+        put(&mut bytes, page, *next);
+        page = offset(*next);
+        put(&mut bytes, page, 0);
+        put(&mut bytes, page + 8, 0);
+    }
+    let file = Temporary::new(&bytes);
+    let ran = heirloom(&["inspect", file.as_str(), "--base", &left.base, "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let own = &ran.json()["subtrees"]["heirloom"];
+    let why = "its tables lead to each other: going through all of them would not end soon";
+    assert_eq!(own["unlisted"], why);
+    assert!(!findings(&[file.as_str(), "--base", &left.base]).is_empty());
 }

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
-use object::elf::{ET_CORE, FileHeader64, PT_LOAD};
+use object::elf::{ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{BigEndian, Endian, Endianness};
 use rustix::fs::SeekFrom;
 
-use super::{Bytes, Piece};
+use super::{Bytes, PAGE, Piece};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
@@ -50,7 +50,17 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
     let (mut pieces, mut declared) = (Vec::new(), Vec::new());
     let (mut addressed, mut unaddressed) = (false, 0);
     for (index, header) in headers.iter().enumerate() {
-        if header.p_type(endian) != PT_LOAD {
+        let kind = header.p_type(endian);
+        if kind == PT_NOTE {
+            let pages = page_size(file, header.p_offset(endian), header.p_filesz(endian));
+            ensure!(
+                pages.is_none_or(|pages| pages == PAGE),
+                "the core's machine has pages of {} bytes, and this command is built for pages of \
+                 {PAGE}: take one that is built for those",
+                pages.unwrap_or_default(),
+            );
+        }
+        if kind != PT_LOAD {
             continue;
         }
         let start = header.p_paddr(endian);
@@ -101,6 +111,31 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
         pieces.sort_unstable_by_key(|piece| piece.start);
     }
     Ok(Core { pieces, declared, unaddressed })
+}
+
+/// The size of a page, as the notes of a Linux core have it, in `bytes` bytes at `offset`.
+fn page_size(file: &File, offset: u64, bytes: u64) -> Option<u64> {
+    /// More than any kernel writes.
+    const MOST: u64 = 1 << 20;
+    let mut notes = vec![0; usize::try_from(bytes.min(MOST)).ok()?];
+    file.read_exact_at(&mut notes, offset).ok()?;
+    let mut rest = &*notes;
+    while let Some((head, behind)) = rest.split_at_checked(12) {
+        let field =
+            |i: usize| Some(u32::from_ne_bytes(*head.get(i * 4..)?.first_chunk()?) as usize);
+        let (name, text) = (field(0)?, field(1)?);
+        let (name, behind) = behind.split_at_checked(name.checked_next_multiple_of(4)?)?;
+        // The last one need not be padded.
+        let padded = text.checked_next_multiple_of(4)?.min(behind.len());
+        let (text, behind) = (behind.get(..text)?, behind.get(padded..)?);
+        if name.starts_with(b"VMCOREINFO\0") {
+            let line =
+                text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"PAGESIZE="));
+            return std::str::from_utf8(line?).ok()?.trim().parse().ok();
+        }
+        rest = behind;
+    }
+    None
 }
 
 /// What of these stretches no piece has, sorted and apart.

@@ -17,6 +17,7 @@ mod copies;
 mod elf;
 mod foreign;
 
+use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -92,6 +93,8 @@ pub(crate) struct Image {
     runs: Vec<Run>,
     copies: Copies,
     passed: Passed,
+    /// How often words were asked for.
+    looks: Cell<u64>,
 }
 
 /// What a core declares and the image does not have.
@@ -165,7 +168,16 @@ impl Image {
         let run = |pieces: &[Piece]| whole_frames(pieces.first()?.start, pieces.last()?.end());
         let runs: Vec<_> = touching.filter_map(run).collect();
         ensure!(!runs.is_empty(), "the file has not one whole page of {PAGE} bytes");
-        Ok(Self { file, format, entry, pieces, runs, copies: Copies::new(), passed })
+        Ok(Self {
+            file,
+            format,
+            entry,
+            pieces,
+            runs,
+            copies: Copies::new(),
+            passed,
+            looks: Cell::new(0),
+        })
     }
 
     /// Whether `other` is of the image's own file, under whatever name.
@@ -182,6 +194,11 @@ impl Image {
     /// Where the handover starts, if the file says so.
     pub(crate) const fn entry(&self) -> Option<Entry> {
         self.entry
+    }
+
+    /// How often words of it were asked for.
+    pub(crate) const fn looks(&self) -> u64 {
+        self.looks.get()
     }
 
     /// What the file declares and the image does not have.
@@ -209,6 +226,7 @@ impl Image {
     /// `bytes` bytes at `addr`, a multiple of 8, as words, a last half one whole; `None` if the
     /// image has not all of them.
     pub(crate) fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        self.looks.set(self.looks.get() + 1);
         let count = bytes.div_ceil(8);
         let length = u64::try_from(count.checked_mul(8)?).ok()?;
         let run = Run::covering(addr, length)?;

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use heirloom::Heirloom;
+use heirloom::arena::{Arena, RangeSpec};
+use heirloom::folio::{Cpus, NodeId, Run};
+use heirloom::slab::CacheSpec;
 use serde_json::Value;
 
 /// The handover that Linux 7.3 left.
@@ -156,4 +160,26 @@ pub(crate) fn findings(arguments: &[&str]) -> Vec<String> {
     let json = ran.json();
     let reasons = json["findings"].as_array().unwrap().iter();
     reasons.map(|found| found["reason"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The file of an arena that somebody left, and its root page.
+pub(crate) fn arena() -> (Vec<u8>, u64) {
+    use std::io::Read;
+    let start = heirloom::folio::PhysAddr::new(8 << 30);
+    let spec = RangeSpec { start, bytes: 4 << 20, node: NodeId(0) };
+    let arena = Arena::create("looked-at", &[spec]).unwrap();
+    let mut memory = std::fs::File::from(arena.share().unwrap());
+    let map = [(arena.ranges()[0].run(), NodeId(0))];
+    let bytes = Heirloom::<Arena>::scratch_bytes(&map, arena.count()) as u64;
+    let scratch = Run::covering(start, bytes).unwrap();
+    // SAFETY: the arena is new, and nothing else uses it.
+    let kernel = unsafe { Heirloom::boot(arena, &map, &[scratch], "example 2.0") }.unwrap();
+    let names = kernel.slabs().cache(CacheSpec::new("names", 64).preserving(true)).unwrap();
+    names.alloc_zeroed().unwrap();
+    kernel.seal().unwrap();
+    let entry = kernel.entry();
+    kernel.memory().machine().leave(entry).unwrap();
+    let mut copy = Vec::new();
+    memory.read_to_end(&mut copy).unwrap();
+    (copy, entry.root.get())
 }

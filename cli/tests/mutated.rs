@@ -1,0 +1,147 @@
+//! Images of every kind with anything at all written into them: the command says something of each,
+//! and looks at no more than there is.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::{Core, Temporary, arena};
+use heirloom_cli::{Looked, look};
+
+/// Numbers that look random and are the same in every run (`SplitMix64`).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}
+
+/// What became of the images.
+#[derive(Debug, Default)]
+struct Tally {
+    refused: u32,
+    broken: u32,
+    sound: u32,
+    /// Looks at the image that took most of them.
+    most: u64,
+}
+
+/// Looks at an image in which something is changed, `rounds` times over. `places`: where, and how many
+/// bytes there are to hit. `words`: what stands for an address.
+fn attack(
+    seed: u64,
+    rounds: u32,
+    good: &[u8],
+    base: Option<u64>,
+    places: &[(usize, usize)],
+    words: &[u64],
+) -> Tally {
+    println!("seed {seed:#x}");
+    let file = Temporary::new(&[]);
+    let path = Path::new(file.as_str());
+    let open = fs::OpenOptions::new().write(true).open(path).unwrap();
+    open.set_len(good.len() as u64).unwrap();
+    for (page, at) in good.chunks(4096).zip((0..).step_by(4096)) {
+        if page.iter().any(|byte| *byte != 0) {
+            open.write_all_at(page, at).unwrap();
+        }
+    }
+    let (mut numbers, mut tally) = (Numbers(seed), Tally::default());
+    for round in 0..rounds {
+        let mut hits = Vec::new();
+        for _ in 0..=numbers.below(4) {
+            let (start, bytes) = places[numbers.below(places.len())];
+            let at = start + numbers.below(bytes);
+            let (at, new) = match numbers.below(5) {
+                0 => (at, vec![numbers.next() as u8]),
+                1 => (at, vec![good[at] ^ 1 << numbers.below(8)]),
+                2 => (at / 8 * 8, words[numbers.below(words.len())].to_le_bytes().to_vec()),
+                3 => (at / 8 * 8, (u64::MAX << numbers.below(64)).to_le_bytes().to_vec()),
+                _ => (at / 4 * 4, vec![0; 4]),
+            };
+            if at + new.len() <= good.len() {
+                open.write_all_at(&new, at as u64).unwrap();
+                hits.push((at, new.len()));
+            }
+        }
+        match look(path, base) {
+            Err(error) => {
+                assert!(!format!("{error:#}").is_empty());
+                tally.refused += 1;
+            }
+            Ok(looked) => {
+                let Looked { findings, verdict, json, frames, looks, .. } = &looked;
+                // Tables are looked at a few times each, and no more often for what they say.
+                let bound = 32 * frames + 1024;
+                assert!(*looks <= bound, "round {round}: {looks} looks at {frames} frames");
+                tally.most = tally.most.max(*looks);
+                serde_json::from_str::<serde_json::Value>(json).unwrap();
+                if findings.is_empty() {
+                    assert!(verdict.contains("in order"), "round {round}: {verdict}");
+                    tally.sound += 1;
+                } else {
+                    assert!(!verdict.contains("in order"), "round {round}: {verdict}");
+                    tally.broken += 1;
+                }
+            }
+        }
+        for (at, bytes) in hits {
+            open.write_all_at(&good[at..at + bytes], at as u64).unwrap();
+        }
+    }
+    println!("{tally:?}");
+    tally
+}
+
+#[test]
+fn a_core_of_linux() {
+    let core = Core::fixture();
+    let table = |addr: u64| (core.offset(addr), 4096);
+    let tables = [0x50_f000, 0x50_e000, 0x70_a000, 0x70_b000, 0x71_4000, 0x7b_5000, 0x58_c000];
+    let mut places: Vec<_> = tables.into_iter().map(table).collect();
+    // Its headers, as often as its tables.
+    places.extend([(0, 64), (64, 56 * 14), (0, 64), (64, 56 * 14), (64, 56 * 14)]);
+    let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8];
+    words.extend(tables);
+    words.extend(tables.map(|addr| core.word(addr)));
+    let tally = attack(0x656c_6621, 1600, &core.0, None, &places, &words);
+    assert!(tally.refused > 100 && tally.broken > 300 && tally.sound > 50, "{tally:?}");
+}
+
+#[test]
+fn raw_memory_of_linux() {
+    const BASE: u64 = 0x50_0000;
+    let raw = Core::fixture().raw(BASE, 0x140_0000);
+    let tables = [0x50_f000, 0x50_e000, 0x70_a000, 0x70_b000, 0x71_4000, 0x7b_5000, 0x58_c000];
+    let places = tables.map(|addr| ((addr - BASE) as usize, 400));
+    let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8];
+    words.extend(tables);
+    let tally = attack(0x7261_7721, 1600, &raw, Some(BASE), &places, &words);
+    assert!(tally.broken > 300 && tally.sound > 50, "{tally:?}");
+}
+
+#[test]
+fn an_arena() {
+    let (arena, root) = arena();
+    // Its first page, its last tables, and whatever else stands in it.
+    let written =
+        |page: &usize| arena[page * 4096..(page + 1) * 4096].iter().any(|byte| *byte != 0);
+    let pages: Vec<_> = (0..arena.len() / 4096).filter(written).collect();
+    let mut places: Vec<_> = pages.iter().map(|page| (page * 4096, 256)).collect();
+    places.extend([(0, 64); 20]);
+    let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8, root];
+    words.extend(pages.iter().map(|page| (8 << 30) + *page as u64 * 4096 - 4096));
+    let tally = attack(0x6172_656e_6121, 1600, &arena, None, &places, &words);
+    assert!(tally.broken > 300 && tally.sound > 50, "{tally:?}");
+}
