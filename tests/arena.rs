@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use heirloom::Heirloom;
 use heirloom::arena::{Arena, ArenaError, MAX_NAME, RangeFault, RangeSpec};
 use heirloom::folio::threads::ThreadSlots;
 use heirloom::folio::{
@@ -267,4 +268,48 @@ fn an_arena_serves_the_page_allocator_of_more_threads_than_slots() {
     let stats = memory.stats();
     assert_eq!((stats.frames, stats.used()), (PAGES.iter().sum(), 0));
     memory.audit().unwrap();
+}
+
+/// What a person reads is in the units that a person gave.
+#[test]
+fn errors_say_bytes_and_what_there_can_be() {
+    let spec = RangeSpec { start: PhysAddr::new(1 << 32), bytes: 4 << 20, node: NodeId(0) };
+    let name = Arena::create(&"x".repeat(300), &[spec]).unwrap_err();
+    assert_eq!(
+        name.to_string(),
+        "an arena's name has at most 249 bytes, none of them NUL; this one has 300"
+    );
+    let map = ArenaError::Map { bytes: 1 << 40, errno: 12 };
+    assert!(map.to_string().starts_with("mmap of 1099511627776 bytes: "), "{map}");
+
+    let arena = Arena::create("errors", &[spec]).unwrap();
+    let ranges = [(arena.ranges()[0].run(), NodeId(0))];
+    let scratch = Run::covering(spec.start, arena.scratch_bytes()).unwrap();
+    // SAFETY: the arena is new, and nothing else uses it.
+    let heirloom = unsafe { Heirloom::boot(&arena, &ranges, &[scratch], "errors") }.unwrap();
+    let large = heirloom.alloc(1 << 40).unwrap_err();
+    assert_eq!(large.to_string(), "no free run of 1099511627776 bytes (268435456 frames)");
+    let large = heirloom.memory().folio(Request::new(Order::new(18).unwrap())).map(drop);
+    assert_eq!(large.unwrap_err().to_string(), "no free block of 1073741824 bytes (order 18)");
+}
+
+/// A limit on the address space is what an allocation of addresses runs into. Its own process, as
+/// the limit is a process's.
+#[test]
+fn a_limit_on_addresses_is_an_error_that_says_how_many() {
+    const LIMITED: &str = "HEIRLOOM_TEST_LIMITED";
+    if std::env::var_os(LIMITED).is_some() {
+        let limit = rustix::process::Rlimit { current: Some(4 << 30), maximum: None };
+        rustix::process::setrlimit(rustix::process::Resource::As, limit).unwrap();
+        let spec = RangeSpec { start: PhysAddr::new(1 << 32), bytes: 16 << 30, node: NodeId(0) };
+        println!("{}", Arena::create("limited", &[spec]).unwrap_err());
+        return;
+    }
+    let mut this = std::process::Command::new(std::env::current_exe().unwrap());
+    let test = "a_limit_on_addresses_is_an_error_that_says_how_many";
+    let output = this.args([test, "--exact", "--nocapture"]).env(LIMITED, "").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    // 16 GiB, as they were asked for.
+    assert!(told.contains("mmap of 17179869184 bytes: Cannot allocate memory"), "{told}");
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
+use crate::addr::{Block, Order, PAGE_SHIFT, Pfn, PhysAddr, Run};
 use crate::kinds::Kind;
 use crate::machine::NodeId;
 
@@ -218,11 +218,14 @@ impl From<TreeError> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutOfMemory { order, node: None } => write!(f, "no free block of {order}"),
-            Self::OutOfMemory { order, node: Some(node) } => {
-                write!(f, "no free block of {order} on node {}", node.0)
+            Self::OutOfMemory { order, node } => {
+                write!(f, "no free block of {} bytes ({order})", order.bytes())?;
+                node.map_or(Ok(()), |node| write!(f, " on node {}", node.0))
             }
-            Self::NoRun { frames } => write!(f, "no free run of {frames} frames"),
+            Self::NoRun { frames } => {
+                let bytes = u128::from(*frames) << PAGE_SHIFT;
+                write!(f, "no free run of {bytes} bytes ({frames} frames)")
+            }
             Self::BadRequest { frames } => write!(f, "no memory has {frames} frames in a row"),
             Self::NotMemory { pfn } => write!(f, "{pfn} is not in memory"),
             Self::NotFree { run } => write!(f, "{run} are not all free"),

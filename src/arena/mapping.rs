@@ -53,7 +53,7 @@ impl Reservation {
                 flags,
             )
         };
-        let whole = whole.map_err(map(whole_bytes))?.cast::<u8>();
+        let whole = whole.map_err(map(bytes))?.cast::<u8>();
         // Without MAP_FIXED Linux never maps at zero.
         let Some(whole) = NonNull::new(whole) else { return Err(too_many) };
         let skip = (like as usize).wrapping_sub(whole.addr().get()) & (align - 1);

@@ -3,7 +3,7 @@
 use heirloom::arena::{Arena, ArenaError};
 use heirloom::folio::{DirectMap, Folio, Order, Request};
 
-use crate::{arena, boot};
+use crate::{arena, boot, elsewhere};
 
 /// How a forked process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,9 @@ fn bare_fork() -> libc::pid_t {
 
 #[test]
 fn a_forked_process_that_allocates_faults_and_the_memory_is_unharmed() {
+    if elsewhere("fork::a_forked_process_that_allocates_faults_and_the_memory_is_unharmed") {
+        return;
+    }
     for make in [libc_fork, bare_fork] {
         let arena = arena("forked");
         let heirloom = boot(&arena);
@@ -80,6 +83,9 @@ fn a_forked_process_that_allocates_faults_and_the_memory_is_unharmed() {
 /// of it is opened.
 #[test]
 fn a_forked_process_reads_and_is_told_whose_the_memory_is() {
+    if elsewhere("fork::a_forked_process_reads_and_is_told_whose_the_memory_is") {
+        return;
+    }
     let arena = arena("read");
     let heirloom = boot(&arena);
     let mut mine = heirloom.memory().folio(Request::new(Order::ZERO)).unwrap();
@@ -104,6 +110,9 @@ fn a_forked_process_reads_and_is_told_whose_the_memory_is() {
 /// A child may end what it has copies of: its own memory is not harmed by it.
 #[test]
 fn a_forked_process_drops_the_arena_and_lives_on() {
+    if elsewhere("fork::a_forked_process_drops_the_arena_and_lives_on") {
+        return;
+    }
     for make in [libc_fork, bare_fork] {
         let arena = arena("dropped");
         let fd = arena.share().unwrap();

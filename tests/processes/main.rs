@@ -48,6 +48,16 @@ fn plays(role: &str) -> bool {
     std::env::var(ROLE).is_ok_and(|told| told == role)
 }
 
+/// Runs the test in a process of its own, unless this is it: no other test's thread holds a lock
+/// at the moment at which a test forks. Whether it did.
+fn elsewhere(test: &str) -> bool {
+    let is_here = plays("alone");
+    if !is_here {
+        output_of(part(test, "alone"));
+    }
+    !is_here
+}
+
 /// Lets the command's process inherit `fd`, and tells it the number.
 fn lend(command: &mut Command, fd: OwnedFd) {
     command.env(FD, fd.as_raw_fd().to_string());
