@@ -32,8 +32,9 @@ pub enum ArenaError {
     },
     /// Another process has the arena.
     InUse {
-        /// Its number. `None`: it cannot be seen from here, as it is in another pid namespace; or
-        /// it has ended, and a process that it forked without the C library keeps its lock.
+        /// Its number, as this process sees it. `None`: it cannot be seen from here, as it is in
+        /// another pid namespace; or it has ended, and a process that it forked without the C
+        /// library keeps its lock.
         pid: Option<i32>,
     },
     /// The system's pages are larger than heirloom's, so heirloom's cannot be mapped.

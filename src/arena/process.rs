@@ -29,6 +29,7 @@ use core::ptr::NonNull;
 use std::fmt::Write as _;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use heirloom_folio::threads::Patient;
 use lock_api::RawMutex as _;
@@ -42,6 +43,9 @@ use super::map::MAX_RANGES;
 
 /// Stands for a descriptor that there is none of.
 const NONE: RawFd = -1;
+
+/// How often a lock is tried whose owner is not to be seen.
+const UNSEEN: u32 = 50;
 
 /// Which file: the device and the number on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,7 +206,7 @@ impl Part {
 
     /// Makes this process the owner of the file.
     pub(super) fn own(&self) -> Result<(), ArenaError> {
-        let mut attempts = 3;
+        let mut attempts = UNSEEN;
         loop {
             let key = {
                 let mut list = LIST.lock();
@@ -218,12 +222,13 @@ impl Part {
                 }
                 key
             };
-            // The owner may have let it go by now.
-            attempts -= 1;
-            match (owner(key), attempts) {
-                (None, 1..) => {}
-                (pid, _) => return Err(ArenaError::InUse { pid }),
+            match owner(key) {
+                // It was let go by now; or its owner has ended, and a child that the owner was about
+                // to start closes its copy of the lock in a moment, at `exec`.
+                None if attempts > 0 => std::thread::sleep(Duration::from_millis(1)),
+                pid => return Err(ArenaError::InUse { pid }),
             }
+            attempts -= 1;
         }
     }
 
@@ -326,7 +331,8 @@ fn unlock(lock: RawFd, owner: i32) {
     }
 }
 
-/// The process that holds the lock on a file. `None`: none, or one that cannot be seen from here.
+/// The process that holds the lock on a file. `None`: none, one that cannot be seen from here, or
+/// one that has ended.
 fn owner(key: Key) -> Option<i32> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let (major, minor) = (rustix::fs::major(key.device), rustix::fs::minor(key.device));
@@ -338,8 +344,16 @@ fn owner(key: Key) -> Option<i32> {
             return None;
         }
         let (pid, held) = (words.nth(2)?, words.next()?);
-        pid.parse().ok().filter(|pid| held == file && *pid > 0)
+        pid.parse().ok().filter(|pid| held == file && *pid > 0 && lives(*pid))
     })
+}
+
+/// Whether the process has not ended. One that nothing has waited for yet has.
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // 4321 (any name) S 1 …
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.bytes().next());
+    state.is_some_and(|state| !b"ZX".contains(&state))
 }
 
 /// A short text that is not in the heap.

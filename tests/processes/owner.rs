@@ -79,6 +79,18 @@ fn has_what_was_lent() {
         hold();
         drop(arena);
     }
+    if plays("holder that starts") {
+        let arena = Arena::open(lent()).unwrap();
+        for _ in 0..2 {
+            std::thread::spawn(|| {
+                loop {
+                    assert!(Command::new("/bin/true").status().unwrap().success());
+                }
+            });
+        }
+        hold();
+        drop(arena);
+    }
     if plays("asker") {
         match Arena::open(lent()) {
             Ok(_) => println!("opened"),
@@ -135,7 +147,8 @@ fn a_killed_owner_leaves_the_arena_to_the_next_at_once() {
     // This process is the supervisor: it keeps the descriptor, not the arena.
     let fd = arena.share().unwrap();
     drop(arena);
-    for role in ["holder", "holder that forks"] {
+    let roles = ["holder", "holder that forks", "holder that starts"];
+    for role in roles.into_iter().cycle().take(30) {
         let mut owner = holder(fd.try_clone().unwrap(), role);
         let error = Arena::open(fd.try_clone().unwrap()).unwrap_err();
         assert_eq!(error, in_use(owner.pid()), "{role}");
