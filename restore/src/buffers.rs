@@ -105,16 +105,30 @@ impl<M: Machine> Handover<M> {
         }
     }
 
-    /// The typed cache called `name`, with the slabs that the predecessor's cache of that name
+    /// Returns the typed cache called `name`, with the slabs that the predecessor's cache of that name
     /// and layout left: their objects are there to be claimed.
     ///
     /// # Errors
-    /// As for [`Slabs::adopt`](heirloom_slab::Slabs::adopt).
+    /// As for [`Slabs::adopt`](heirloom_slab::Slabs::adopt): also if the predecessor left no cache of
+    /// this name.
     pub fn adopt<T: Persist>(
         &self,
         name: &str,
         preserving: bool,
     ) -> Result<TypedCache<'_, T, M>, Error> {
         Ok(self.slabs().adopt_typed(name, preserving)?.0)
+    }
+
+    /// Like [`Handover::adopt`], for a cache that the predecessor may not have left: it is created
+    /// then.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt_or_create`](heirloom_slab::Slabs::adopt_or_create).
+    pub fn adopt_or_create<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        Ok(self.slabs().adopt_typed_or_create(name, preserving)?.0)
     }
 }

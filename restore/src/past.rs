@@ -3,7 +3,7 @@
 use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Block, Fate, Folio, Kind, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
-use heirloom_slab::Slabs;
+use heirloom_slab::{Name as CacheName, Slabs};
 
 use crate::check::{self, Place};
 use crate::claim;
@@ -48,6 +48,8 @@ pub enum Unclaimed {
     Folio(Block),
     /// A slab of a cache that was not adopted, whole.
     Slab {
+        /// The cache, as the predecessor named it.
+        cache: CacheName,
         /// The slab.
         slab: Block,
         /// Preserved objects in it.
@@ -55,11 +57,26 @@ pub enum Unclaimed {
     },
     /// An object in a cache that was adopted, or a small buffer.
     Object {
+        /// Its cache.
+        cache: CacheName,
         /// Its address.
         addr: PhysAddr,
         /// Its size in bytes.
         size: u32,
     },
+}
+
+impl From<heirloom_slab::Unclaimed> for Unclaimed {
+    fn from(unclaimed: heirloom_slab::Unclaimed) -> Self {
+        match unclaimed {
+            heirloom_slab::Unclaimed::Slab { cache, slab, objects } => {
+                Self::Slab { cache, slab, objects }
+            }
+            heirloom_slab::Unclaimed::Object { cache, addr, size } => {
+                Self::Object { cache, addr, size }
+            }
+        }
+    }
 }
 
 /// What [`Handover::finish`] found and did.
@@ -235,20 +252,14 @@ impl<M: Machine> Handover<M> {
         let Some(mut ending) = Ending::begin(self)? else { return Ok(Finished::default()) };
         // What is kept in caches is asked about once more by the next call, if this one is refused.
         let (finished, mut kept) = (&mut ending.finished, Finished::default());
-        let mut count = |fate, slabs, objects| {
+        let count = |unclaimed: heirloom_slab::Unclaimed, fate| {
             let count = if fate == Fate::Keep { &mut kept } else { &mut *finished };
-            count.slabs += slabs;
-            count.objects += objects;
-            fate
+            match unclaimed {
+                heirloom_slab::Unclaimed::Slab { .. } => count.slabs += 1,
+                heirloom_slab::Unclaimed::Object { .. } => count.objects += 1,
+            }
         };
-        self.slabs.finish_inherited(|unclaimed| match unclaimed {
-            heirloom_slab::Unclaimed::Slab { slab, objects } => {
-                count(fate(Unclaimed::Slab { slab, objects }), 1, 0)
-            }
-            heirloom_slab::Unclaimed::Object { addr, size } => {
-                count(fate(Unclaimed::Object { addr, size }), 0, 1)
-            }
-        })?;
+        self.slabs.finish_inherited_noting(|unclaimed| fate(unclaimed.into()), count)?;
         // The one that was asked about last, which a fault leaves as it was.
         let mut last = 0;
         let done = memory.disinherit(|block| {

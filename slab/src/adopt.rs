@@ -10,6 +10,9 @@
 //! finish      what nobody claimed is kept or freed
 //! ```
 //!
+//! Callers' closures and constructors run with no lock held: they may allocate, free, claim, look
+//! up and create caches. Of what they may not do, every call returns an error at once.
+//!
 //! Nothing a predecessor wrote is believed: the roll and each slab's header are checked, geometry
 //! is recomputed, and what is wrong is an error that names it. What is reached through them lies in
 //! blocks that the predecessor's tree holds and that are claimed with an atomic operation before
@@ -21,9 +24,12 @@ use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Block, Fate, HeldInheritance, Kind, Machine, Memory, PhysAddr};
 
 use crate::cache::Cache;
+use crate::class::class_of;
 use crate::error::Error;
 use crate::header::{Fixed, Slab};
-use crate::heir::{admits_slabs, check_slab, survived};
+use crate::heir::{SlabInfo, admits_slabs, check_slab, survived};
+use crate::name::Name;
+use crate::past::{Aside, Turn, free_claimed};
 use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
@@ -56,6 +62,8 @@ pub struct OldObject<'a> {
 pub enum Unclaimed {
     /// A slab of a cache that was not adopted.
     Slab {
+        /// The cache, as the predecessor named it.
+        cache: Name,
         /// The slab.
         slab: Block,
         /// Preserved objects in it; 0 if it is not sound.
@@ -63,6 +71,8 @@ pub enum Unclaimed {
     },
     /// An object in a slab that was adopted.
     Object {
+        /// Its cache.
+        cache: Name,
         /// Its address.
         addr: PhysAddr,
         /// Its size in bytes.
@@ -107,10 +117,9 @@ impl<M: Machine> Slabs<M> {
         Self::with_past(memory, Some(roll))
     }
 
-    /// The predecessor's roll, which stays as long as the first part lives. Under the lock of
-    /// `past`.
-    pub(crate) fn view(&self, past: Option<PhysAddr>) -> Result<Option<HeldView<'_, M>>, Error> {
-        let Some(first) = past else { return Ok(None) };
+    /// The predecessor's roll, which stays as long as the first part lives.
+    pub(crate) fn view(&self) -> Result<Option<HeldView<'_, M>>, Error> {
+        let Some(first) = self.past.roll() else { return Ok(None) };
         let Some(held) = self.memory().hold_inheritance()? else { return Ok(None) };
         // SAFETY: the roll's pages are labelled as tables since `revive`, so that only a claim as
         // tables would give them to anybody; they are freed where the inheritance ends.
@@ -118,47 +127,77 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Calls `each` with every cache that the predecessor left; none once the inheritance has
-    /// ended. Nothing of this kind, and no cache, is to be asked for in `each`.
+    /// ended. No lock is held meanwhile: `each` may call anything.
     ///
     /// # Errors
-    /// [`Error::Folio`] with [`Ending`](heirloom_folio::Error::Ending): somebody ends the
-    /// inheritance of the memory itself, or tries to, at this moment.
+    /// [`Error::Folio`] with [`Ending`](heirloom_folio::Error::Ending): the inheritance of the
+    /// memory itself is being ended at this moment.
     pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) -> Result<(), Error> {
-        let past = self.past.lock();
-        if let Some((_held, view)) = self.view(*past)? {
+        if let Some((_held, view)) = self.view()? {
             view.records().for_each(each);
         }
         Ok(())
     }
 
-    /// The cache of this name that the predecessor left; the first, if it kept an older one too.
+    /// Returns the cache of this name that the predecessor left; the first, if it kept an older one
+    /// too.
     ///
     /// # Errors
     /// As for [`Slabs::for_each_inherited`].
     pub fn inherited(&self, name: &str) -> Result<Option<CacheRecord>, Error> {
-        let past = self.past.lock();
-        let Some((_held, view)) = self.view(*past)? else { return Ok(None) };
+        let Some((_held, view)) = self.view()? else { return Ok(None) };
         Ok(view.records().find(|record| record.name().as_str() == name))
     }
 
-    /// The cache that `spec` asks for, with all slabs of the predecessor's cache of this name.
+    /// Returns the cache that `spec` asks for, with all slabs of the predecessor's cache of this
+    /// name, which must have left one. [`Slabs::adopt_or_create`] is for a cache that may be new.
     ///
     /// What is adopted is preserved again at once, in a preserving cache for good, else until the
     /// last object is claimed; so a successor of this kernel finds what nobody has claimed yet.
-    /// Slabs that were adopted before stay so, and the call can be repeated.
+    /// Slabs that were adopted before stay so, and the call can be repeated. A constructor runs
+    /// with no lock held, when the objects of its slab can be claimed already; if it panics, the
+    /// places that it was not run for are out of use, and nothing else changes.
     ///
     /// # Errors
+    /// [`Error::NotInherited`]: the predecessor left no cache of this name, and this kernel has
+    /// none; nothing is created. [`Error::ReservedName`].
     /// [`Error::Mismatch`]: the cache, here or there, is another; pass its objects to
     /// [`Slabs::upgrade`]. That is so too of two that were left under this name, if `spec` goes with
     /// both and their slabs lie differently: say which [order](CacheSpec::order). [`Error::Slab`]: a
     /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
     /// adopted by then stays.
     pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
-        let past = self.past.lock();
-        let Some((_held, view)) = self.view(*past)? else {
-            return Ok((self.cache_after(spec, *past)?, Adopted::default()));
-        };
+        self.adopt_named(spec, true)
+    }
+
+    /// Like [`Slabs::adopt`], for a cache that the predecessor may not have left: it is created then.
+    /// A predecessor leaves no cache in which nothing was ever preserved, and a kernel without a
+    /// predecessor has none to adopt.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt`], but for [`Error::NotInherited`].
+    pub fn adopt_or_create(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
+        self.adopt_named(spec, false)
+    }
+
+    fn adopt_named(
+        &self,
+        spec: CacheSpec,
+        expected: bool,
+    ) -> Result<(Cache<'_, M>, Adopted), Error> {
+        spec.own_name()?;
+        spec.geometry()?;
         let of_name = |record: &CacheRecord| Some(record.name()) == spec.name;
+        let view = self.view()?;
+        let view = view.as_ref().map(|(_held, view)| view);
+        let Some(view) = view.filter(|view| view.records().any(|record| of_name(&record))) else {
+            let cache = match self.find(&spec)? {
+                Some(there) => there,
+                None if expected => return Err(Error::NotInherited { cache: spec.shown() }),
+                None => self.create(spec)?,
+            };
+            return Ok((cache, Adopted::default()));
+        };
         let mut refused = Ok(());
         let mut matching = 0;
         for record in view.records().filter(of_name) {
@@ -172,28 +211,51 @@ impl<M: Machine> Slabs<M> {
         }
         let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
         for record in records() {
-            for addr in self.left(&view, &record) {
-                check_slab(view.source(), addr, &record)?;
+            for addr in self.left(view, &record) {
+                self.look_at(&self.past.turn(), &record, addr).transpose()?;
             }
         }
         // One that is created takes after the first of them: nothing is, if another has no place in it.
-        if let Some(first) = records().next() {
-            let like = spec.slabs_like(first.geometry());
-            let geometry = match self.find(&like)? {
-                Some(there) => there.control.geometry,
-                None => like.geometry()?.1,
-            };
-            records().try_for_each(|record| admits_slabs(&like, &geometry, &record))?;
-        }
-        let cache = self.cache_after(spec, *past)?;
+        let like = match records().next() {
+            Some(first) => spec.slabs_like(first.geometry()),
+            None => spec,
+        };
+        let geometry = match self.find(&like)? {
+            Some(there) => there.control.geometry,
+            None => like.geometry()?.1,
+        };
+        records().try_for_each(|record| admits_slabs(&like, &geometry, &record))?;
+        let cache = self.create(like)?;
         records().try_for_each(|record| cache.admits(&record))?;
         let mut adopted = Adopted::default();
         for record in records() {
-            for addr in self.left(&view, &record) {
-                adopted.add(cache.adopt_slab(&record, addr)?);
+            for addr in self.left(view, &record) {
+                if let Some(more) = cache.adopt_left(&record, addr)? {
+                    adopted.add(more);
+                    cache.construct_in(addr, &more);
+                }
             }
         }
         Ok((cache, adopted))
+    }
+
+    /// Whether a slab is the predecessor's still. In turn, it stays so.
+    pub(crate) fn is_left(&self, _: &Turn, slab: Block) -> bool {
+        self.memory().is_inherited(slab)
+    }
+
+    /// What is in a slab of the predecessor's; `None` if it is not left any more.
+    fn look_at(
+        &self,
+        turn: &Turn,
+        record: &CacheRecord,
+        addr: PhysAddr,
+    ) -> Option<Result<SlabInfo, Error>> {
+        if !self.is_left(turn, Block::new(addr.pfn(), record.order())?) {
+            return None;
+        }
+        // SAFETY: it is nobody's, and only in turn would it become somebody's.
+        Some(check_slab(unsafe { Here::inherited(self.memory()) }, addr, record))
     }
 
     /// Passes every object that survived in the predecessor's cache `record` to `take`, and gives
@@ -201,25 +263,32 @@ impl<M: Machine> Slabs<M> {
     /// Returns how many objects.
     ///
     /// Objects have other addresses afterwards: `take` sees the old one, which handles name.
-    /// Nothing of this kind, and no cache, is to be asked for in `take`.
+    /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
+    /// meanwhile: it is neither adopted nor freed by other calls, and
+    /// [`Slabs::finish_inherited`] is refused.
     ///
     /// # Errors
     /// What `take` returns: the slab that it stopped in is as it was, and repeating the call
-    /// passes all of its objects again. [`Error::Slab`]: a slab is not sound; it stays.
+    /// passes all of its objects again; so too if `take` panics. [`Error::Slab`]: a slab is not
+    /// sound; it stays.
     pub fn upgrade(
         &self,
         record: &CacheRecord,
         mut take: impl FnMut(OldObject<'_>) -> Result<(), Error>,
     ) -> Result<u64, Error> {
-        let past = self.past.lock();
-        let Some((_held, view)) = self.view(*past)? else { return Ok(0) };
+        let Some((held, view)) = self.view()? else { return Ok(0) };
         let Some(record) = view.records().find(|there| there == record) else { return Ok(0) };
         let (memory, geometry) = (self.memory(), record.geometry());
         let mut taken = 0;
         for addr in self.left(&view, &record) {
-            check_slab(view.source(), addr, &record)?;
-            // SAFETY: a slab of the predecessor's, checked; nothing writes it while `past` is
-            // locked.
+            let aside = {
+                let mut turn = self.past.turn();
+                // Another call may have come first.
+                let Some(sound) = self.look_at(&turn, &record, addr) else { continue };
+                sound?;
+                Aside::claim(self, &held, &mut turn, Block::containing(addr.pfn(), record.order()))?
+            };
+            // SAFETY: a slab of the predecessor's, checked, and set aside: nothing writes it.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
             for index in 0..geometry.objects {
                 let state = State(slab.state(geometry, index).load(Relaxed));
@@ -233,7 +302,7 @@ impl<M: Machine> Slabs<M> {
                 take(OldObject { addr: slab.addr(geometry, index), tag: state.tag(), bytes })?;
                 taken += 1;
             }
-            self.discard_slab(slab.block(geometry))?;
+            aside.free()?;
         }
         Ok(taken)
     }
@@ -253,8 +322,11 @@ impl<M: Machine> Slabs<M> {
         let spot = if let Some(spot) = self.spot_at(addr)? {
             spot
         } else {
-            self.adopt_around(addr)?;
-            self.spot_at(addr)?.ok_or(Error::NotAnObject { ptr: ptr.addr().get() })?
+            let adopted = self.adopt_around(addr);
+            // Another may have adopted the slab since the first look.
+            let spot = self.spot_at(addr)?;
+            let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+            spot.ok_or_else(|| adopted.err().unwrap_or(nothing))?
         };
         spot.claim(bytes, tag)?;
         Ok(ptr)
@@ -264,52 +336,112 @@ impl<M: Machine> Slabs<M> {
     /// is freed becomes free memory; what is kept is preserved for the next kernel, and nobody's
     /// in this one.
     ///
-    /// Nothing of this kind, and no cache, is to be asked for in `fate`. The pages of the
-    /// predecessor's roll are left to
+    /// `fate` runs with no lock held, and may call anything. What is claimed or adopted meanwhile, in
+    /// it or by another thread, is not freed, whatever it says: objects that are adopted so stay to
+    /// be claimed, and are not asked about. The pages of the predecessor's roll are left to
     /// [`Memory::disinherit`](heirloom_folio::Memory::disinherit), labelled as tables.
     ///
     /// # Errors
     /// Out of memory for keeping something; [`Error::Slab`] for keeping a slab that is not sound;
-    /// [`Error::TooManyCaches`]: what is kept needs more caches than there can be. What was decided
-    /// so far stands, and the call can be repeated; the last two need another `fate` then,
-    /// [`Fate::Free`] for what cannot be kept.
-    pub fn finish_inherited(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
-        let mut past = self.past.lock();
+    /// [`Error::TooManyCaches`]: what is kept needs more caches than there can be; [`Error::Folio`]
+    /// with [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] is under way, maybe in
+    /// the caller. What was decided so far stands, and the call can be repeated; with a slab that is
+    /// not sound, and too many caches, it needs another `fate` then, [`Fate::Free`] for what cannot
+    /// be kept.
+    pub fn finish_inherited(&self, fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
+        self.finish_inherited_noting(fate, |_, _| ())
+    }
+
+    /// Like [`Slabs::finish_inherited`]; calls `done` with what was freed or kept, once it was.
+    #[doc(hidden)]
+    pub fn finish_inherited_noting(
+        &self,
+        mut fate: impl FnMut(Unclaimed) -> Fate,
+        mut done: impl FnMut(Unclaimed, Fate),
+    ) -> Result<(), Error> {
         for cache in self.caches() {
             let size = cache.control.geometry.size;
             for (addr, _) in cache.unclaimed() {
-                if fate(Unclaimed::Object { addr, size }) == Fate::Free {
-                    match cache.discard(addr) {
-                        // Somebody claimed it since.
-                        Err(Error::NotUnclaimed { .. }) => {}
-                        discarded => discarded?,
-                    }
-                }
+                let object = Unclaimed::Object { cache: cache.name(), addr, size };
+                let decided = fate(object);
+                let gone = decided == Fate::Free
+                    && match cache.discard(addr) {
+                        // Claimed since; and maybe freed with its slab, where there is another by now.
+                        Err(
+                            Error::NotUnclaimed { .. }
+                            | Error::NotAnObject { .. }
+                            | Error::WrongCache { .. }
+                            | Error::Interior { .. },
+                        ) => continue,
+                        discarded => discarded.map(|()| true)?,
+                    };
+                done(object, if gone { Fate::Free } else { Fate::Keep });
             }
         }
-        let Some((_held, view)) = self.view(*past)? else { return Ok(()) };
-        for record in view.records() {
-            for addr in self.left(&view, &record) {
-                let block = Block::containing(addr.pfn(), record.order());
-                let sound = check_slab(view.source(), addr, &record);
-                let objects = sound.map_or(0, |info| info.survivors);
-                let empty = sound.is_ok() && objects == 0;
-                if empty || fate(Unclaimed::Slab { slab: block, objects }) == Fate::Free {
-                    self.discard_slab(block)?;
-                } else {
-                    sound?;
-                    let cache = self.create(record.spec().kept())?;
-                    cache.adopt_slab(&record, addr)?;
+        let Some((_held, view)) = self.view()? else { return Ok(()) };
+        loop {
+            let put_back = self.past.put_back();
+            for record in view.records() {
+                for addr in self.left(&view, &record) {
+                    self.decide(&record, addr, &mut fate, &mut done)?;
                 }
             }
+            if self.past.end(put_back)? {
+                return Ok(());
+            }
         }
-        *past = None;
+    }
+
+    /// Asks what becomes of a slab that was not adopted, and does it, if it is still left then.
+    fn decide(
+        &self,
+        record: &CacheRecord,
+        addr: PhysAddr,
+        fate: &mut impl FnMut(Unclaimed) -> Fate,
+        done: &mut impl FnMut(Unclaimed, Fate),
+    ) -> Result<(), Error> {
+        let slab = Block::containing(addr.pfn(), record.order());
+        let Some(sound) = self.look_at(&self.past.turn(), record, addr) else { return Ok(()) };
+        let objects = sound.map_or(0, |info| info.survivors);
+        let what = Unclaimed::Slab { cache: record.name(), slab, objects };
+        let asked = sound.is_err() || objects > 0;
+        let decided = if asked { fate(what) } else { Fate::Free };
+        let did = match decided {
+            Fate::Free => {
+                let turn = self.past.turn();
+                let left = self.is_left(&turn, slab);
+                if left {
+                    // SAFETY: labelled by this layer.
+                    unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
+                    free_claimed(self.memory(), slab)?;
+                }
+                left
+            }
+            Fate::Keep => {
+                sound?;
+                self.keeper(record)?.adopt_left(record, addr)?.is_some()
+            }
+        };
+        if did && asked {
+            done(what, decided);
+        }
         Ok(())
     }
 
+    /// The cache that keeps slabs of the predecessor's which nobody adopts by name: the size
+    /// class's, if they lie as its own do, else one that is in nobody's way.
+    fn keeper(&self, record: &CacheRecord) -> Result<Cache<'_, M>, Error> {
+        match class_of(record.shape(), record.geometry()) {
+            Some((class, preserving)) if class.lays_out(record.shape()) => {
+                self.new_class(class, preserving)
+            }
+            _ => self.create(record.spec().kept()),
+        }
+    }
+
     /// Calls `each` with every part of this kernel's roll that a successor will believe: what a
-    /// seal has to cover. Nothing may be allocated, freed or preserved meanwhile, or it may miss
-    /// what is new.
+    /// seal has to cover. No lock is held meanwhile. What is preserved or let go before it returns,
+    /// also by `each`, may be told or not.
     pub fn for_each_table(&self, mut each: impl FnMut(RollPart)) {
         let view = RollView::own(self.memory(), &self.roll);
         view.pages().for_each(|page| each(RollPart::Page(page)));
@@ -333,34 +465,31 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Adopts the slab around an address, if it is one of a size class.
+    ///
+    /// No record is looked for: that the slab is one of the roll's its label says, and whose it is
+    /// its header, which is checked like any other's.
     #[cold]
     fn adopt_around(&self, addr: PhysAddr) -> Result<(), Error> {
-        let past = self.past.lock();
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
-        let (_held, view) = self.view(*past)?.ok_or(nothing)?;
+        // Until what cannot be adopted is put back.
+        let _held = memory.hold_inheritance()?.ok_or(nothing)?;
+        let turn = self.past.turn();
         let slab = memory.inherited_block(addr.pfn()).ok_or(nothing)?;
         if memory.label_of(slab) != Some(Kind::Slab) {
             return Err(nothing);
         }
         let not_adopted = Error::NotAdopted { addr, slab };
-        // Nobody has claimed it, so nothing writes it.
-        let words = view.source().words(slab.addr(), size_of::<Fixed>()).ok_or(nothing)?;
-        let fixed = Fixed::read(words);
-        let spec = Self::class_like(&fixed.shape).ok_or(not_adopted)?;
-        let record = view.records().find(|record| *record.shape() == fixed.shape);
-        let record = record.ok_or(not_adopted)?;
-        let cache = self.cache_after(spec, *past)?;
+        // SAFETY: it is nobody's, and only in turn would it become somebody's.
+        let left = unsafe { Here::inherited(memory) };
+        let words = left.words(slab.addr(), size_of::<Fixed>()).ok_or(nothing)?;
+        let record = CacheRecord::of_slab(Fixed::read(words).shape).ok_or(not_adopted)?;
+        if class_of(record.shape(), record.geometry()).is_none() {
+            return Err(not_adopted);
+        }
+        let cache = self.keeper(&record)?;
         cache.admits(&record)?;
-        cache.adopt_slab(&record, slab.addr()).map(|_| ())
-    }
-
-    /// Frees a slab of the predecessor's.
-    fn discard_slab(&self, block: Block) -> Result<(), Error> {
-        // SAFETY: labelled by this layer.
-        unsafe { self.memory().claim_as(block, Kind::Slab) }?;
-        // SAFETY: claimed just now, by nobody else; a table, as it was not made a slab of ours.
-        Ok(unsafe { self.memory().free(block, Kind::Table) }?)
+        cache.adopt_slab(&turn, &record, slab.addr()).map(|_| ())
     }
 }
 

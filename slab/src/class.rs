@@ -6,7 +6,10 @@
 //!
 //! Steps of 16 bytes first, then four to each doubling: at most a fifth of a buffer above 64 bytes
 //! is not asked for. A class's objects are as aligned as its size allows. Every class has two
-//! caches, one of them preserving, which are created when they are first needed.
+//! caches, one of them preserving, which are created when they are first needed: without a lock, as
+//! an interrupt handler may need them first. Their names are nobody else's, and their slabs always
+//! lie as this build lays them out; what a predecessor left otherwise is adopted into a cache
+//! beside them.
 
 use core::alloc::Layout;
 use core::fmt::Write;
@@ -21,7 +24,10 @@ use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::error::Error;
+use crate::geometry::Geometry;
 use crate::header::Shape;
+use crate::name::Name;
+use crate::register::Put;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
@@ -31,6 +37,17 @@ const EVEN: usize = 9;
 const EVEN_SHIFT: u32 = 7;
 /// Classes in all: four to a doubling, without the one of a whole page.
 const COUNT: usize = EVEN + 4 * (PAGE_SHIFT - EVEN_SHIFT) as usize - 1;
+
+/// How many caches the classes have: two each.
+pub(crate) const CACHES: usize = 2 * COUNT;
+
+/// What the names of the classes' caches start with: of plain ones, and of preserving ones.
+const PREFIXES: [&str; 2] = ["buffer-", "preserved-"];
+
+/// Whether a name starts like those of the classes' caches, and so is no other cache's.
+pub(crate) fn is_reserved(name: &Name) -> bool {
+    PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+}
 
 /// Bytes of the largest class.
 const LARGEST: usize = Class(COUNT - 1).bytes();
@@ -96,7 +113,8 @@ impl Class {
         let bytes = self.bytes();
         let mut name = Text::default();
         // As many digits as a number below a page has always fit.
-        let _ = write!(name, "{}-{bytes}", if preserving { "preserved" } else { "buffer" });
+        let [plain, preserved] = PREFIXES;
+        let _ = write!(name, "{}{bytes}", if preserving { preserved } else { plain });
         let align = 1 << bytes.trailing_zeros();
         CacheSpec::new(name.as_str(), bytes).align(align).preserving(preserving)
     }
@@ -145,38 +163,54 @@ impl<M: Machine> Slabs<M> {
     /// The cache of a class, if it was ever needed.
     #[inline]
     pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
-        // Acquire pairs with the Release in `know`: the control block is written.
+        // Acquire pairs with the Release in `new_class`: the control block is written.
         let control = self.classes.slot(class, preserving)?.load(Acquire);
         // SAFETY: null, or a control block of this instance, which stays as long as it.
         unsafe { control.as_ref() }.map(|control| Cache { slabs: self, control })
     }
 
-    /// The cache of a class that may not have one yet.
+    /// The cache of a class that may not have one yet. No lock is taken.
     #[cold]
     pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
-        if !self.memory().machine().may_sleep() {
-            return Err(Error::WouldWait);
-        }
-        let cache = self.cache(class.spec(preserving))?;
-        self.know(class, preserving, cache);
-        Ok(cache)
-    }
-
-    /// Remembers the cache of a class.
-    fn know(&self, class: Class, preserving: bool, cache: Cache<'_, M>) {
+        let number = 2 * class.0 + usize::from(preserving);
+        let control = if let Some(there) = self.register.get(number) {
+            there
+        } else {
+            let spec = class.spec(preserving);
+            let like = spec.geometry()?;
+            let owner = self.register.owner(number);
+            let new = Control::build(self.memory(), spec, like, owner)?;
+            self.expect_order(like.1.order);
+            match self.register.put(self.memory(), number, new)? {
+                Put::Done(control) | Put::Taken(control, _) => control,
+            }
+        };
         if let Some(slot) = self.classes.slot(class, preserving) {
             // Release pairs with the Acquire in `existing_class`.
-            slot.store(core::ptr::from_ref(cache.control).cast_mut(), Release);
+            slot.store(core::ptr::from_ref(control).cast_mut(), Release);
         }
+        Ok(Cache { slabs: self, control })
     }
+}
 
-    /// The spec of the class whose objects are like this, if one is.
-    pub(crate) fn class_like(shape: &Shape) -> Option<CacheSpec> {
-        let geometry = shape.geometry()?;
-        let size = geometry.size as usize;
-        let class = Some(size).filter(|size| *size < PAGE_SIZE).map(Class::fitting)?;
-        let spec = class.spec(shape.is_preserving());
-        (class.bytes() == size && spec.name == shape.name()).then_some(spec)
+/// The class whose objects a slab of this shape and geometry holds, and whether its cache is the
+/// preserving one. The slab may lie otherwise than those of this build.
+pub(crate) fn class_of(shape: &Shape, geometry: &Geometry) -> Option<(Class, bool)> {
+    let size = geometry.size as usize;
+    let class = Some(size).filter(|size| *size < PAGE_SIZE).map(Class::fitting)?;
+    let preserving = shape.is_preserving();
+    (class.bytes() == size && class.spec(preserving).name == shape.name())
+        .then_some((class, preserving))
+}
+
+impl Class {
+    /// Whether slabs of this shape lie as those of the class do in this build.
+    pub(crate) fn lays_out(self, shape: &Shape) -> bool {
+        let spec = self.spec(shape.is_preserving());
+        let ours = spec.geometry().map(|(name, geometry)| {
+            Shape::new(name, &geometry, shape.is_preserving(), spec.layout())
+        });
+        ours.is_ok_and(|ours| ours == *shape)
     }
 }
 
@@ -234,8 +268,9 @@ mod tests {
                 let spec = Class(index).spec(preserving);
                 let (name, geometry) = spec.geometry().unwrap();
                 let shape = Shape::new(name, &geometry, preserving, spec.layout());
-                let found = Slabs::<heirloom_folio::OneCpu>::class_like(&shape).unwrap();
-                assert_eq!(found.name, spec.name);
+                let class = Class(index);
+                assert_eq!(class_of(&shape, &geometry), Some((class, preserving)));
+                assert!(class.lays_out(&shape) && is_reserved(&name));
             }
         }
     }

@@ -5,13 +5,13 @@
 //!   read only                 under the lock                   each a CPU's own
 //! ```
 //!
-//! It lies in frames of its own and stays as long as the instance.
+//! It lies in frames of its own and, once the register leads to it, stays as long as the instance.
 
 use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
 use heirloom_folio::sync::{AtomicBool, written};
-use heirloom_folio::{CpuId, Expected, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{Block, CpuId, Expected, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use lock_api::Mutex;
 
 use crate::depot::Depot;
@@ -53,7 +53,7 @@ pub(crate) struct Control<M: Machine> {
 unsafe impl<M: Machine> Sync for Control<M> where M::Lock: Sync {}
 
 impl<M: Machine> Control<M> {
-    /// Builds the control block of a cache. It is never given back.
+    /// Builds the control block of a cache, which nothing leads to yet.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
@@ -62,7 +62,7 @@ impl<M: Machine> Control<M> {
         spec: CacheSpec,
         (name, geometry): (Name, Geometry),
         owner: u64,
-    ) -> Result<NonNull<Self>, Error> {
+    ) -> Result<Built<'_, M>, Error> {
         let cpus = memory.machine().count();
         let slots_at = size_of::<Self>().next_multiple_of(align_of::<CachePadded<Slot>>());
         let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();
@@ -71,7 +71,7 @@ impl<M: Machine> Control<M> {
         let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
         let base = memory.machine().ptr(block.addr());
         // SAFETY: the block has room for the control block and, behind it, aligned as they need,
-        // one slot for each CPU; it is ours, for good.
+        // one slot for each CPU; it is ours alone.
         unsafe {
             let slots = base.add(slots_at).cast::<CachePadded<Slot>>();
             for cpu in 0..cpus {
@@ -96,7 +96,7 @@ impl<M: Machine> Control<M> {
                 shared: CachePadded::new(Mutex::new(shared)),
             });
             written(base, bytes);
-            Ok(control)
+            Ok(Built { memory, block, control })
         }
     }
 
@@ -116,5 +116,44 @@ impl<M: Machine> Control<M> {
         // SAFETY: CPUs of the machine.
         let slots = cpus.map(|cpu| unsafe { self.slot(cpu) }.cached());
         shared.depot.cached() + slots.sum::<usize>()
+    }
+}
+
+/// A control block that no register leads to yet. Dropping it gives its frames back.
+pub(crate) struct Built<'m, M: Machine> {
+    memory: &'m Memory<M>,
+    block: Block,
+    control: NonNull<Control<M>>,
+}
+
+impl<M: Machine> Built<'_, M> {
+    /// Where it lies.
+    pub(crate) const fn control(&self) -> NonNull<Control<M>> {
+        self.control
+    }
+
+    /// Says what its slabs' headers are to say.
+    pub(crate) fn set_owner(&mut self, owner: u64) {
+        // SAFETY: the block is written, and this value's alone.
+        unsafe { self.control.as_mut() }.owner = owner;
+        written(self.control.cast(), size_of::<Control<M>>());
+    }
+
+    /// Leaves it where it is, as long as the instance.
+    pub(crate) const fn stay(self) -> NonNull<Control<M>> {
+        let control = self.control;
+        core::mem::forget(self);
+        control
+    }
+}
+
+impl<M: Machine> Drop for Built<'_, M> {
+    fn drop(&mut self) {
+        // SAFETY: the block is written, and nothing leads to it.
+        let freed = unsafe {
+            self.control.drop_in_place();
+            self.memory.free(self.block, Kind::Table)
+        };
+        debug_assert!(freed.is_ok(), "a block of our own is free to go: {freed:?}");
     }
 }

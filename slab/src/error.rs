@@ -32,6 +32,20 @@ pub enum Error {
         expected: u64,
         /// What is there.
         found: u64,
+        /// Whether it is the predecessor's, whose objects [`Slabs::upgrade`](crate::Slabs::upgrade)
+        /// passes on.
+        inherited: bool,
+    },
+    /// The name is kept for the size classes: it starts with `buffer-` or `preserved-`.
+    ReservedName {
+        /// The name.
+        cache: Name,
+    },
+    /// The predecessor left no cache of this name: it had none, or nothing in it was preserved, or
+    /// the name is mistyped.
+    NotInherited {
+        /// The name.
+        cache: Name,
     },
     /// Every number that a cache can have is taken.
     TooManyCaches {
@@ -296,6 +310,18 @@ pub enum RollFault {
     },
 }
 
+impl Error {
+    /// The same about what the predecessor left.
+    pub(crate) const fn of_inherited(self) -> Self {
+        match self {
+            Self::Mismatch { cache, field, expected, found, .. } => {
+                Self::Mismatch { cache, field, expected, found, inherited: true }
+            }
+            other => other,
+        }
+    }
+}
+
 impl From<heirloom_folio::Error> for Error {
     fn from(error: heirloom_folio::Error) -> Self {
         Self::Folio(error)
@@ -329,16 +355,59 @@ impl fmt::Display for Field {
     }
 }
 
+impl Field {
+    /// A value of the field, as people write it.
+    const fn show(self, value: u64) -> Value {
+        Value { field: self, value }
+    }
+}
+
+/// A value of a field.
+struct Value {
+    field: Field,
+    value: u64,
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, value } = *self;
+        match field {
+            Field::Fingerprint => write!(f, "{value:#018x}"),
+            Field::Preserving | Field::Constructor => {
+                f.write_str(if value == 0 { "no" } else { "yes" })
+            }
+            _ => write!(f, "{value}"),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folio(e) => e.fmt(f),
+            Self::BadSpec { cache, field: Field::Name, found: found @ 1..=31 } => {
+                write!(f, "cache {cache}: a zero byte in a name of {found} bytes")
+            }
+            Self::BadSpec { cache, field: Field::Name, found } => {
+                write!(f, "cache {cache}: a name of {found} bytes; 1 to {} are possible", Name::MAX)
+            }
             Self::BadSpec { cache, field, found } => {
-                write!(f, "cache {cache}: {field} cannot be {found:#x}")
+                write!(f, "cache {cache}: {field} cannot be {}", field.show(*found))
             }
-            Self::Mismatch { cache, field, expected, found } => {
-                write!(f, "cache {cache}: {field} is {found:#x}, not {expected:#x}")
+            Self::Mismatch { cache, field, expected, found, inherited } => {
+                let (found, expected) = (field.show(*found), field.show(*expected));
+                let there = if *inherited { "inherited" } else { "the cache there" };
+                write!(f, "cache {cache}: {field}: {there} {found}, this build {expected}")?;
+                f.write_str(if *inherited { "; see `upgrade`" } else { "" })
             }
+            Self::ReservedName { cache } => write!(
+                f,
+                "cache {cache}: names that start with buffer- or preserved- are the size classes'"
+            ),
+            Self::NotInherited { cache } => write!(
+                f,
+                "the predecessor left no cache named {cache}; `adopt_or_create` creates one"
+            ),
             Self::TooManyCaches { limit } => {
                 write!(f, "there are {limit} caches, as many as can be")
             }

@@ -10,7 +10,8 @@ use crate::cache::Cache;
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
-use crate::roll::{CacheRecord, Here, Source};
+use crate::past::Turn;
+use crate::roll::{CacheRecord, Here, Source, TablePlace};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 
@@ -29,15 +30,34 @@ impl<M: Machine> Cache<'_, M> {
         admits_slabs(&self.control.spec, &self.control.geometry, record)
     }
 
-    /// Makes a slab of the predecessor's one of this cache, which admits its record.
+    /// Makes a slab of the predecessor's one of this cache, which admits its record; `None` if it
+    /// is not left any more.
+    pub(crate) fn adopt_left(
+        &self,
+        record: &CacheRecord,
+        addr: PhysAddr,
+    ) -> Result<Option<Adopted>, Error> {
+        let turn = self.slabs.past.turn();
+        let slab = Block::new(addr.pfn(), record.order());
+        if !slab.is_some_and(|slab| self.slabs.is_left(&turn, slab)) {
+            return Ok(None);
+        }
+        self.adopt_slab(&turn, record, addr).map(Some)
+    }
+
+    /// Makes a slab of the predecessor's that is left one of this cache, which admits its record.
+    ///
+    /// Where there is a constructor, free places are out of use until [`Cache::construct_in`] puts
+    /// them in order: it is the caller's code, and runs out of turn.
     pub(crate) fn adopt_slab(
         &self,
+        _: &Turn,
         record: &CacheRecord,
         addr: PhysAddr,
     ) -> Result<Adopted, Error> {
         let (control, memory) = (self.control, self.slabs.memory());
         let geometry = &control.geometry;
-        // SAFETY: callers hold the lock of `past`, and the slab is one that nobody has claimed.
+        // SAFETY: the slab is nobody's, and only in turn would it become somebody's.
         let info = check_slab(unsafe { Here::inherited(memory) }, addr, record)?;
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
@@ -63,13 +83,17 @@ impl<M: Machine> Cache<'_, M> {
                 return Err(error);
             }
         }
+        let raw = control.spec.constructor.is_some();
         for (index, byte) in (0..).zip(slab.states(geometry)) {
             let state = State(byte.load(Relaxed));
-            let survives = survived(state, preserving);
-            let what = if survives { ObjectState::Unclaimed } else { ObjectState::Free };
+            let what = match survived(state, preserving) {
+                true => ObjectState::Unclaimed,
+                false if raw => ObjectState::Quarantined,
+                false => ObjectState::Free,
+            };
             byte.store(state.to(what).0, Release);
-            if !survives {
-                // SAFETY: the slab is ours alone, the place free.
+            if what == ObjectState::Free {
+                // SAFETY: the slab is ours alone, the place free. No constructor is run.
                 unsafe { self.prepare(slab, index) };
             }
         }
@@ -92,10 +116,50 @@ impl<M: Machine> Cache<'_, M> {
         Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
     }
 
+    /// Runs the constructor for the free places of a slab that the caller has just adopted, and
+    /// makes them available, one by one. If it panics, the places that are left stay out of use.
+    pub(crate) fn construct_in(&self, addr: PhysAddr, adopted: &Adopted) {
+        let (control, memory) = (self.control, self.slabs.memory());
+        if control.spec.constructor.is_none() || adopted.free == 0 {
+            return;
+        }
+        let geometry: &Geometry = &control.geometry;
+        // SAFETY: a slab of this cache. It is not given back before all of its places are free, and
+        // a place that is out of use becomes free by the call that adopted it alone, which is this.
+        let slab = unsafe { Slab::at(memory.machine(), addr) };
+        let raw = |index: &u32| {
+            State(slab.state(geometry, *index).load(Relaxed)).is(ObjectState::Quarantined)
+        };
+        // One behind, so that the last one keeps the slab while the others are looked for.
+        let mut ready = None;
+        for index in (0..geometry.objects).filter(raw) {
+            if let Some(before) = ready.replace(index) {
+                self.construct(slab, before);
+            }
+        }
+        if let Some(last) = ready {
+            self.construct(slab, last);
+        }
+    }
+
+    /// Makes one place available that the caller took out of use.
+    fn construct(&self, slab: Slab, index: u32) {
+        let (control, machine) = (self.control, self.slabs.memory().machine());
+        // SAFETY: out of use, so nobody's but the caller's.
+        unsafe { self.prepare(slab, index) };
+        let byte = slab.state(&control.geometry, index);
+        let state = State(byte.load(Relaxed));
+        // Release, as for the other states of an adopted slab.
+        byte.store(state.to(ObjectState::Free).0, Release);
+        let round = slab.round(&control.geometry, index);
+        control.shared.lock().lists.put_one(machine, &control.geometry, round);
+    }
+
     /// The objects that the predecessor left and nobody claimed: address and tag of each. What is
     /// claimed or discarded meanwhile may or may not be among them.
     pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
-        UnclaimedObjects { cache: *self, place: (None, 0), slab: PhysAddr::new(0), index: 0 }
+        let place = TablePlace::default();
+        UnclaimedObjects { cache: *self, place, slab: PhysAddr::new(0), index: 0 }
     }
 
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
@@ -114,20 +178,18 @@ impl<M: Machine> Cache<'_, M> {
     /// # Errors
     /// As for [`Cache::claim`].
     pub fn discard(&self, addr: PhysAddr) -> Result<(), Error> {
-        let (control, machine) = (self.control, self.slabs.memory().machine());
-        let spot = self.spot(machine.ptr(addr))?;
+        let control = self.control;
+        let spot = self.spot(self.slabs.memory().machine().ptr(addr))?;
         let state = spot.state();
-        if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Free) {
+        if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Quarantined) {
             return Err(Error::NotUnclaimed { cache: control.name, addr });
         }
-        // SAFETY: free since just now, and in no list or magazine.
-        unsafe { self.prepare(spot.slab, spot.index) };
         // Before the object is in its slab again: until then the slab is not given back.
         if !control.spec.preserving {
             self.slabs.discount_preserved(control, spot.slab);
         }
-        let round = spot.slab.round(&control.geometry, spot.index);
-        control.shared.lock().lists.put_one(machine, &control.geometry, round);
+        // Last, as a constructor may panic.
+        self.construct(spot.slab, spot.index);
         Ok(())
     }
 }
@@ -135,8 +197,8 @@ impl<M: Machine> Cache<'_, M> {
 /// The objects nobody claimed, from [`Cache::unclaimed`].
 pub struct UnclaimedObjects<'s, M: Machine> {
     cache: Cache<'s, M>,
-    /// The place of the slab in the table.
-    place: (Option<PhysAddr>, usize),
+    /// The place in the table of the slab that is looked through.
+    place: TablePlace,
     slab: PhysAddr,
     index: u32,
 }
@@ -147,10 +209,14 @@ impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
     fn next(&mut self) -> Option<(PhysAddr, u8)> {
         let (control, memory) = (self.cache.control, self.cache.slabs.memory());
         let geometry: &Geometry = &control.geometry;
-        let shared = control.shared.lock();
         loop {
-            let ((page, after), addr) = shared.table.next(memory, self.place)?;
-            self.place = (page, after - 1);
+            // For one slab at a time.
+            let shared = control.shared.lock();
+            let (after, found) = shared.table.next(memory, self.place)?;
+            let Some(addr) = found else {
+                self.place = after;
+                continue;
+            };
             if addr != self.slab {
                 (self.slab, self.index) = (addr, 0);
             }
@@ -164,7 +230,7 @@ impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
                     return Some((slab.addr(geometry, index), state.tag()));
                 }
             }
-            (self.place, self.slab) = ((page, after), PhysAddr::new(0));
+            (self.place, self.slab) = (after, PhysAddr::new(0));
         }
     }
 }
@@ -176,9 +242,11 @@ pub(crate) fn admits_slabs(
     record: &CacheRecord,
 ) -> Result<(), Error> {
     let theirs = record.geometry();
-    spec.admits_objects(&record.spec(), theirs)?;
-    spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into())?;
-    spec.same(Field::Stride, ours.stride.into(), theirs.stride.into())
+    let admitted = spec
+        .admits_objects(&record.spec(), theirs)
+        .and_then(|()| spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into()))
+        .and_then(|()| spec.same(Field::Stride, ours.stride.into(), theirs.stride.into()));
+    admitted.map_err(Error::of_inherited)
 }
 
 /// Whether an object outlives the kernel that wrote its state.
@@ -189,7 +257,7 @@ pub(crate) const fn survived(state: State, preserving: bool) -> bool {
 }
 
 /// Checks a slab that the predecessor left, of which nothing is claimed: its header, and every
-/// object's byte. On this machine, under the lock of `past`.
+/// object's byte. On this machine, in turn.
 pub(crate) fn check_slab<'s>(
     source: impl Source<'s>,
     slab: PhysAddr,

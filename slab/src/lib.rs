@@ -75,6 +75,7 @@ mod left;
 mod lists;
 mod magazine;
 mod name;
+mod past;
 mod persist;
 mod prefetch;
 mod register;

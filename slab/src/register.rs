@@ -4,16 +4,17 @@
 //! instance's own: so what a predecessor or a stray write left in a header leads nowhere but to
 //! one of this instance's control blocks, or to none.
 
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 use heirloom_folio::sync::{
-    AtomicPtr, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    AtomicPtr,
+    Ordering::{AcqRel, Acquire},
     written,
 };
 
-use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
 
-use crate::control::Control;
+use crate::class::CACHES;
+use crate::control::{Built, Control};
 use crate::error::Error;
 
 /// Pages of control blocks' addresses.
@@ -22,13 +23,25 @@ const PAGES: usize = 8;
 const EACH: usize = PAGE_SIZE / size_of::<usize>();
 /// Bits of a slab's owner word that are the cache's number.
 const NUMBER_BITS: u32 = 12;
-/// How many caches there can be.
-const LIMIT: usize = if PAGES * EACH < 1 << NUMBER_BITS { PAGES * EACH } else { 1 << NUMBER_BITS };
+/// How many numbers there are.
+const NUMBERS: usize =
+    if PAGES * EACH < 1 << NUMBER_BITS { PAGES * EACH } else { 1 << NUMBER_BITS };
+/// The number of the first cache that is no size class's.
+pub(crate) const FIRST: usize = CACHES;
+/// How many caches there can be beside those of the size classes.
+const LIMIT: usize = NUMBERS - FIRST;
+
+/// A control block's address; null where there is no cache yet.
+type Entry<M> = AtomicPtr<Control<M>>;
 
 /// All caches of an instance.
+///
+/// Numbers below [`FIRST`] are those of the size classes, each its own: no other cache can take the
+/// last one from a class that is needed late. The others are given out in order, so that the first
+/// null ends them. An address is put where none was by one exchange, and stays: nothing here
+/// waits, and an interrupt handler may create the cache of a class.
 pub(crate) struct Register<M: Machine> {
-    pages: [AtomicPtr<AtomicPtr<Control<M>>>; PAGES],
-    count: AtomicUsize,
+    pages: [AtomicPtr<Entry<M>>; PAGES],
     /// The instance's own part of an owner word.
     instance: u64,
 }
@@ -39,7 +52,6 @@ impl<M: Machine> Register<M> {
     pub(crate) const fn new(page: PhysAddr) -> Self {
         Self {
             pages: [const { AtomicPtr::new(null_mut()) }; PAGES],
-            count: AtomicUsize::new(0),
             instance: page.pfn().get() << NUMBER_BITS,
         }
     }
@@ -59,56 +71,88 @@ impl<M: Machine> Register<M> {
         self.get(number as usize)
     }
 
+    /// The cache with this number.
     #[inline]
-    fn get(&self, number: usize) -> Option<&Control<M>> {
-        // Acquire pairs with the Release in `add`: the page is filled with nulls.
+    pub(crate) fn get(&self, number: usize) -> Option<&Control<M>> {
+        // Acquire pairs with the Release in `entry`: the page is filled with nulls.
         let page = self.pages.get(number / EACH)?.load(Acquire);
         if page.is_null() {
             return None;
         }
         // SAFETY: a page holds `EACH` addresses and stays; only atomics touch them.
         let entry = unsafe { &*page.add(number % EACH) };
-        // SAFETY: Acquire pairs with the Release in `add`: an address is that of a written
+        // SAFETY: Acquire pairs with the Release in `put`: an address is that of a written
         // control block, which stays as long as the instance.
         unsafe { entry.load(Acquire).as_ref() }
     }
 
-    /// All caches, in the order of their creation.
+    /// All caches: those of the size classes, then the others in the order of their creation.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Control<M>> {
-        (0..self.count.load(Acquire)).filter_map(|number| self.get(number))
+        let classes = (0..FIRST).filter_map(|number| self.get(number));
+        classes.chain((FIRST..NUMBERS).map_while(|number| self.get(number)))
     }
 
-    /// The number that the next cache gets; room for its address is made.
-    ///
-    /// One call of this and of [`Register::add`] at a time.
+    /// Gives a new cache the number. If another has it, that one, and the new one back.
     ///
     /// # Errors
-    /// [`Error::TooManyCaches`], or out of memory for a page.
-    pub(crate) fn next(&self, memory: &Memory<M>) -> Result<usize, Error> {
-        let number = self.count.load(Relaxed);
-        let page = self.pages.get(number / EACH).filter(|_| number < LIMIT);
-        let page = page.ok_or(Error::TooManyCaches { limit: LIMIT })?;
-        if page.load(Relaxed).is_null() {
-            let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
-            let entries = memory.machine().ptr(block.addr()).cast::<AtomicPtr<Control<M>>>();
-            for i in 0..EACH {
-                // SAFETY: the frame is ours for good and holds that many.
-                unsafe { entries.add(i).write(AtomicPtr::new(null_mut())) };
-            }
-            written(entries.cast(), PAGE_SIZE);
-            // Release pairs with the Acquire in `get`.
-            page.store(entries.as_ptr(), Release);
+    /// [`Error::TooManyCaches`], or out of memory for a page of addresses.
+    pub(crate) fn put<'s, 'm>(
+        &'s self,
+        memory: &Memory<M>,
+        number: usize,
+        new: Built<'m, M>,
+    ) -> Result<Put<'s, 'm, M>, Error> {
+        let entry = self.entry(memory, number)?;
+        // Release pairs with the Acquire in `get`: the control block is written. Acquire pairs with
+        // the Release here of the cache that came first.
+        match entry.compare_exchange(null_mut(), new.control().as_ptr(), AcqRel, Acquire) {
+            // SAFETY: it is written, and stays as long as the instance from here on.
+            Ok(_) => Ok(Put::Done(unsafe { new.stay().as_ref() })),
+            // SAFETY: not null; see `get`.
+            Err(there) => Ok(Put::Taken(unsafe { &*there }, new)),
         }
-        Ok(number)
     }
 
-    /// Adds the cache with the number that [`Register::next`] told.
-    pub(crate) fn add(&self, number: usize, control: &Control<M>) {
-        let Some(page) = self.pages.get(number / EACH) else { return };
-        // SAFETY: `next` filled the page in; only atomics touch its entries.
-        let entry = unsafe { &*page.load(Relaxed).add(number % EACH) };
-        // Release, twice, pairs with the Acquire in `get` and in `iter`.
-        entry.store(core::ptr::from_ref(control).cast_mut(), Release);
-        self.count.store(number + 1, Release);
+    /// Where the address of cache `number` stands; a page more if need be.
+    fn entry(&self, memory: &Memory<M>, number: usize) -> Result<&Entry<M>, Error> {
+        let page = self.pages.get(number / EACH).filter(|_| number < NUMBERS);
+        let page = page.ok_or(Error::TooManyCaches { limit: LIMIT })?;
+        // Acquire pairs with the Release below.
+        let mut entries = page.load(Acquire);
+        if entries.is_null() {
+            let (block, new) = new_page(memory)?;
+            // Release pairs with the Acquire in `get` and above.
+            match page.compare_exchange(null_mut(), new.as_ptr(), AcqRel, Acquire) {
+                Ok(_) => entries = new.as_ptr(),
+                Err(there) => {
+                    // SAFETY: allocated just now, and nothing leads to it.
+                    let freed = unsafe { memory.free(block, Kind::Table) };
+                    debug_assert!(freed.is_ok(), "a fresh page is free to go: {freed:?}");
+                    entries = there;
+                }
+            }
+        }
+        // SAFETY: a page of `EACH` addresses, which stays; only atomics touch them.
+        Ok(unsafe { &*entries.add(number % EACH) })
     }
+}
+
+/// What [`Register::put`] came to.
+pub(crate) enum Put<'s, 'm, M: Machine> {
+    /// The new cache has the number.
+    Done(&'s Control<M>),
+    /// Another has it; the new one is the caller's still.
+    Taken(&'s Control<M>, Built<'m, M>),
+}
+
+/// A page of nulls.
+fn new_page<M: Machine>(memory: &Memory<M>) -> Result<(Block, NonNull<Entry<M>>), Error> {
+    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
+    let entries = memory.machine().ptr(block.addr()).cast::<Entry<M>>();
+    for i in 0..EACH {
+        // SAFETY: the frame was allocated just now and holds that many.
+        unsafe { entries.add(i).write(AtomicPtr::new(null_mut())) };
+    }
+    written(entries.cast(), PAGE_SIZE);
+    Ok((block, entries))
 }

@@ -4,8 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use heirloom_folio::sync::{AtomicU32, Ordering::Relaxed};
 
-use heirloom_folio::{Kind, Machine, Memory, PhysAddr, Run};
-use lock_api::Mutex;
+use heirloom_folio::{Kind, Machine, Memory, Order, PhysAddr, Run};
 
 use crate::born::Born;
 use crate::cache::Cache;
@@ -14,7 +13,8 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::name::Name;
-use crate::register::Register;
+use crate::past::Past;
+use crate::register::{FIRST, Put, Register};
 use crate::roll::{CacheRecord, Roll};
 use crate::spec::CacheSpec;
 use crate::state::ObjectState;
@@ -53,9 +53,7 @@ pub struct Slabs<M: Machine> {
     pub(crate) orders: AtomicU32,
     pub(crate) classes: Classes<M>,
     pub(crate) born: Born<M>,
-    creating: Mutex<M::Lock, ()>,
-    /// The predecessor's roll, until the inheritance ends. Held locked by whoever reads it.
-    pub(crate) past: Mutex<M::Mutex, Option<PhysAddr>>,
+    pub(crate) past: Past<M>,
 }
 
 impl<M: Machine> fmt::Debug for Slabs<M> {
@@ -133,8 +131,7 @@ impl<M: Machine> Slabs<M> {
             orders: AtomicU32::new(0),
             classes: Classes::new(),
             born: Born::new(),
-            creating: Mutex::new(()),
-            past: Mutex::new(past),
+            past: Past::new(past),
         })
     }
 
@@ -155,34 +152,27 @@ impl<M: Machine> Slabs<M> {
         self.roll.first()
     }
 
-    /// The cache that `spec` asks for: the one of this name, or a new one.
+    /// Returns the cache that `spec` asks for: the one of this name, or a new one. No lock is
+    /// taken.
     ///
     /// # Errors
     /// [`Error::Mismatch`]: there is one of this name, and it is another. [`Error::BadSpec`],
-    /// [`Error::TooManyCaches`], [`Error::Folio`]: out of memory.
+    /// [`Error::ReservedName`], [`Error::TooManyCaches`], [`Error::Folio`]: out of memory.
     pub fn cache(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        spec.own_name()?;
         if let Some(there) = self.find(&spec)? {
             return Ok(there);
         }
-        self.cache_after(spec, *self.past.lock())
-    }
-
-    /// The same under the lock of `past`: slabs are as the predecessor's, whose slabs the cache
-    /// can then adopt.
-    pub(crate) fn cache_after(
-        &self,
-        spec: CacheSpec,
-        past: Option<PhysAddr>,
-    ) -> Result<Cache<'_, M>, Error> {
+        // Slabs are as the predecessor's, whose slabs the cache can then adopt.
         let like =
             |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
-        match self.view(past)?.and_then(|(_held, view)| view.records().find(like)) {
+        match self.view()?.and_then(|(_held, view)| view.records().find(like)) {
             Some(record) => self.create(spec.slabs_like(record.geometry())),
             None => self.create(spec),
         }
     }
 
-    /// All caches, in the order of their creation.
+    /// Returns all caches: those of the size classes, then the others in the order of their creation.
     pub fn caches(&self) -> impl Iterator<Item = Cache<'_, M>> {
         self.register.iter().map(|control| Cache { slabs: self, control })
     }
@@ -190,22 +180,35 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name and spec, if there is one.
     ///
     /// A cache that keeps a predecessor's slabs stands beside one of the same name that is another:
-    /// neither is in the way of the other, until somebody asks for the first.
+    /// neither is in the way of the other, until the first is asked for.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
+        let mut number = FIRST;
+        self.find_from(spec, &mut number)
+    }
+
+    /// Like [`Slabs::find`], from cache `number` on; the number behind the last one looked at.
+    fn find_from(
+        &self,
+        spec: &CacheSpec,
+        number: &mut usize,
+    ) -> Result<Option<Cache<'_, M>>, Error> {
         let mut other = Ok(None);
-        for cache in self.caches().filter(|cache| Some(cache.name()) == spec.name) {
-            let zones = cache.control.geometry.zones;
-            match spec.admits(&cache.control.spec, &cache.control.geometry) {
+        while let Some(control) = self.register.get(*number) {
+            *number += 1;
+            if Some(control.name) != spec.name {
+                continue;
+            }
+            match spec.admits(&control.spec, &control.geometry) {
                 // Slabs that are there already are as they are.
-                Ok(()) if spec.kept && zones != spec.zones => {}
+                Ok(()) if spec.kept && control.geometry.zones != spec.zones => {}
                 Ok(()) => {
                     // Whose it is now is in others' way. Relaxed: nothing else is passed on.
-                    if !spec.kept && cache.control.loose.load(Relaxed) {
-                        cache.control.loose.store(false, Relaxed);
+                    if !spec.kept && control.loose.load(Relaxed) {
+                        control.loose.store(false, Relaxed);
                     }
-                    return Ok(Some(cache));
+                    return Ok(Some(Cache { slabs: self, control }));
                 }
-                Err(_) if spec.kept || cache.control.loose.load(Relaxed) => {}
+                Err(_) if spec.kept || control.loose.load(Relaxed) => {}
                 Err(error) => other = Err(error),
             }
         }
@@ -213,20 +216,32 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The cache, which is created if there is none. `spec` says all about its geometry.
+    ///
+    /// No lock is taken: the control block is built first, and given the first number that is free
+    /// by one exchange. Whoever loses looks at what came first, and tries the next one.
     pub(crate) fn create(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
         let like = spec.geometry()?;
-        let _alone = self.creating.lock();
-        if let Some(there) = self.find(&spec)? {
+        let mut number = FIRST;
+        if let Some(there) = self.find_from(&spec, &mut number)? {
             return Ok(there);
         }
-        let number = self.register.next(&self.memory)?;
-        let owner = self.register.owner(number);
-        let control = Control::build(&self.memory, spec, like, owner)?;
-        // SAFETY: built just now, and it stays as long as the instance.
-        let control = unsafe { control.as_ref() };
-        self.orders.fetch_or(1 << like.1.order.get(), Relaxed);
-        self.register.add(number, control);
-        Ok(Cache { slabs: self, control })
+        let mut new = Control::build(&self.memory, spec, like, self.register.owner(number))?;
+        self.expect_order(like.1.order);
+        loop {
+            new = match self.register.put(&self.memory, number, new)? {
+                Put::Done(control) => return Ok(Cache { slabs: self, control }),
+                Put::Taken(_, new) => new,
+            };
+            if let Some(there) = self.find_from(&spec, &mut number)? {
+                return Ok(there);
+            }
+            new.set_owner(self.register.owner(number));
+        }
+    }
+
+    /// Lets pointers into slabs of this order be found. Before there is one.
+    pub(crate) fn expect_order(&self, order: Order) {
+        self.orders.fetch_or(1 << order.get(), Relaxed);
     }
 
     /// Bytes that an object or buffer has room for. `None`: the pointer is not the start of one

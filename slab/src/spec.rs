@@ -24,6 +24,8 @@ pub type Constructor = fn(NonNull<u8>);
 pub struct CacheSpec {
     pub(crate) name: Option<Name>,
     shown: Name,
+    /// Bytes of the name, as it was given.
+    length: usize,
     pub(crate) size: usize,
     pub(crate) align: usize,
     pub(crate) order: Option<Order>,
@@ -40,12 +42,14 @@ impl CacheSpec {
     /// A cache called `name` of objects of `size` bytes, aligned to 8 bytes or, if they are
     /// smaller, to as much as their size is a multiple of.
     ///
-    /// Names that start with `buffer-` and `preserved-` are those of the size classes.
+    /// Names that start with `buffer-` and `preserved-` are those of the size classes, and no other
+    /// cache gets one.
     pub const fn new(name: &str, size: usize) -> Self {
         let align = if size == 0 { 1 } else { 1 << size.trailing_zeros() };
         Self {
             name: Name::new(name),
             shown: Name::truncated(name),
+            length: name.len(),
             size,
             align: if align < 8 { align } else { 8 },
             order: None,
@@ -92,7 +96,8 @@ impl CacheSpec {
     /// (Bonwick 1994): whoever frees an object has put it back into the constructed state, and an
     /// allocated object has been constructed, once, at some time before.
     ///
-    /// It may not allocate from the same cache.
+    /// It runs with no lock held, and may allocate, free and claim. If it panics, the place is out
+    /// of use until the next kernel; objects are not affected.
     #[must_use]
     pub const fn constructor(self, constructor: Constructor) -> Self {
         Self { constructor: Some(constructor), ..self }
@@ -126,7 +131,7 @@ impl CacheSpec {
             Err(Error::BadSpec { cache: self.shown, field, found: found as u64 })
         };
         let Some(name) = self.name else {
-            return bad(Field::Name, self.shown.as_str().len());
+            return bad(Field::Name, self.length);
         };
         if self.size == 0 || self.size > crate::MAX_OBJECT {
             return bad(Field::Size, self.size);
@@ -169,12 +174,28 @@ impl CacheSpec {
         differs(Field::Fingerprint, self.layout(), there.layout())
     }
 
+    /// The name, for errors.
+    pub(crate) const fn shown(&self) -> Name {
+        self.shown
+    }
+
+    /// Refuses a name that is a size class's.
+    ///
+    /// # Errors
+    /// [`Error::ReservedName`].
+    pub(crate) fn own_name(&self) -> Result<(), Error> {
+        if crate::class::is_reserved(&self.shown) {
+            return Err(Error::ReservedName { cache: self.shown });
+        }
+        Ok(())
+    }
+
     /// Refuses two values that differ.
     pub(crate) const fn same(&self, field: Field, expected: u64, found: u64) -> Result<(), Error> {
         if expected == found {
             return Ok(());
         }
-        Err(Error::Mismatch { cache: self.shown, field, expected, found })
+        Err(Error::Mismatch { cache: self.shown, field, expected, found, inherited: false })
     }
 }
 
@@ -189,6 +210,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(field(CacheSpec::new("", 8)), Field::Name);
+        let long = CacheSpec::new("a name of more than thirty-one bytes", 8).geometry();
+        assert!(matches!(long, Err(Error::BadSpec { field: Field::Name, found: 36, .. })));
         assert_eq!(field(CacheSpec::new("none", 0)), Field::Size);
         assert_eq!(field(CacheSpec::new("huge", crate::MAX_OBJECT + 1)), Field::Size);
         assert_eq!(field(CacheSpec::new("odd", 24).align(24)), Field::Align);

@@ -124,7 +124,7 @@ impl<M: Machine> Slabs<M> {
         self.cache(spec::<T>(name, preserving)).map(TypedCache::over)
     }
 
-    /// The same with all slabs of the predecessor's cache of this name.
+    /// The same with all slabs of the predecessor's cache of this name, which must have left one.
     ///
     /// # Errors
     /// As for [`Slabs::adopt`].
@@ -134,6 +134,19 @@ impl<M: Machine> Slabs<M> {
         preserving: bool,
     ) -> Result<(TypedCache<'_, T, M>, Adopted), Error> {
         let (cache, adopted) = self.adopt(spec::<T>(name, preserving))?;
+        Ok((TypedCache::over(cache), adopted))
+    }
+
+    /// Like [`Slabs::adopt_typed`], for a cache that the predecessor may not have left.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt_or_create`].
+    pub fn adopt_typed_or_create<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<(TypedCache<'_, T, M>, Adopted), Error> {
+        let (cache, adopted) = self.adopt_or_create(spec::<T>(name, preserving))?;
         Ok((TypedCache::over(cache), adopted))
     }
 }

@@ -340,7 +340,7 @@ fn generation_after_generation_no_frame_drifts() {
     let mut kept: Vec<Kept> = Vec::new();
     let mut used = Vec::new();
     for generation in 0..60_u32 {
-        let (cache, _) = slabs.adopt(spec(true)).unwrap();
+        let (cache, _) = slabs.adopt_or_create(spec(true)).unwrap();
         for handle in kept.drain(..) {
             let object = claim(&slabs, &handle);
             // SAFETY: claimed above.
@@ -436,7 +436,7 @@ proptest! {
                     slabs = successor(slabs, FRAMES).unwrap();
                     objects.retain(|object| object.survives);
                     for always in [false, true] {
-                        let (_, adopted) = slabs.adopt(spec(always)).unwrap();
+                        let (_, adopted) = slabs.adopt_or_create(spec(always)).unwrap();
                         let expected = objects.iter().filter(|o| o.always == always).count();
                         prop_assert_eq!(adopted.unclaimed, expected as u64);
                     }

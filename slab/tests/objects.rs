@@ -222,7 +222,8 @@ fn a_cache_of_one_name_is_one_cache() {
     // SAFETY: ours.
     unsafe { again.free(object) }.unwrap();
     let cache = first.name();
-    let differs = Error::Mismatch { cache, field: Field::Size, expected: 72, found: 64 };
+    let differs =
+        Error::Mismatch { cache, field: Field::Size, expected: 72, found: 64, inherited: false };
     assert_eq!(slabs.cache(CacheSpec::new("same", 72)).err(), Some(differs));
     assert_eq!(slabs.caches().count(), 1);
 }

@@ -110,7 +110,7 @@ pub(super) fn try_take(kernel: &Kernel<'_>, file: &File, keep: bool) -> Result<(
 fn files<'k, 'w>(
     kernel: &'k Kernel<'w>,
 ) -> TypedCache<'k, File, &'w heirloom::folio::harness::Ram> {
-    kernel.adopt::<File>("file", true).unwrap()
+    kernel.adopt_or_create::<File>("file", true).unwrap()
 }
 
 /// Leaves a list of the seeds of all files, under a name.

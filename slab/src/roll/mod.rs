@@ -29,6 +29,6 @@ mod view;
 mod write;
 
 pub use record::CacheRecord;
-pub(crate) use table::SlabTable;
+pub(crate) use table::{SlabTable, TablePlace};
 pub(crate) use view::{Here, RollView, Source};
 pub(crate) use write::Roll;

@@ -61,6 +61,12 @@ pub struct CacheRecord {
 }
 
 impl CacheRecord {
+    /// What the record of a cache that has a slab of this shape says, but for where its table is.
+    pub(crate) fn of_slab(shape: Shape) -> Option<Self> {
+        let (name, geometry) = (shape.name()?, shape.geometry()?);
+        Some(Self { name, geometry, shape, table: PhysAddr::new(0) })
+    }
+
     /// The cache's name.
     pub const fn name(&self) -> Name {
         self.name
@@ -121,7 +127,7 @@ impl CacheRecord {
     /// # Errors
     /// [`Error::Mismatch`] with the first field that differs.
     pub fn admits(&self, spec: &CacheSpec) -> Result<(), Error> {
-        spec.admits_objects(&self.spec(), &self.geometry)
+        spec.admits_objects(&self.spec(), &self.geometry).map_err(Error::of_inherited)
     }
 
     pub(crate) const fn geometry(&self) -> &Geometry {

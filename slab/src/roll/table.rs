@@ -38,6 +38,13 @@ pub(crate) enum Place {
     End,
 }
 
+/// A place in the table to go on from: entry `index` of a page, the first one if none is named.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TablePlace {
+    page: Option<PhysAddr>,
+    index: usize,
+}
+
 impl SlabTable {
     pub(crate) const fn new() -> Self {
         Self { first: None, last: PhysAddr::new(0), count: 0, holes: 0 }
@@ -108,30 +115,29 @@ impl SlabTable {
         self.holes = entry.get();
     }
 
-    /// The slab at or after place `from` in the table, counting pages' entries: the next place
-    /// and the slab.
+    /// Looks for a slab at or after place `from` in the table, in one page: the next place, and the
+    /// slab if there is one before the page ends. `None`: the table ends.
     pub(crate) fn next<M: Machine>(
         &self,
         memory: &Memory<M>,
-        mut from: (Option<PhysAddr>, usize),
-    ) -> Option<((Option<PhysAddr>, usize), PhysAddr)> {
-        loop {
-            let page = from.0.or(self.first)?;
-            // SAFETY: a page of this table.
-            let page_words = unsafe { words(memory, page) };
-            let count = if page == self.last { self.count } else { SLABS };
-            for index in from.1..count {
-                let entry = page_words.get(HEADER + index).map_or(0, |w| store::load(w, Relaxed));
-                if entry & HOLE == 0 && entry != 0 {
-                    return Some(((Some(page), index + 1), PhysAddr::new(entry)));
-                }
+        from: TablePlace,
+    ) -> Option<(TablePlace, Option<PhysAddr>)> {
+        let page = from.page.or(self.first)?;
+        // SAFETY: a page of this table.
+        let page_words = unsafe { words(memory, page) };
+        let count = if page == self.last { self.count } else { SLABS };
+        for index in from.index..count {
+            let entry = page_words.get(HEADER + index).map_or(0, |w| store::load(w, Relaxed));
+            if entry & HOLE == 0 && entry != 0 {
+                let next = TablePlace { page: Some(page), index: index + 1 };
+                return Some((next, Some(PhysAddr::new(entry))));
             }
-            if page == self.last {
-                return None;
-            }
-            let next = page_words.first().map_or(0, |link| store::load(link, Relaxed));
-            from = (Some(PhysAddr::new(next)), 0);
         }
+        if page == self.last {
+            return None;
+        }
+        let next = page_words.first().map_or(0, |link| store::load(link, Relaxed));
+        Some((TablePlace { page: Some(PhysAddr::new(next)), index: 0 }, None))
     }
 
     /// The word at an address in a page of the table.

@@ -69,10 +69,10 @@ pub(super) fn cache<'k, 'g>(
 /// The same with what the predecessor's cache of this name left.
 ///
 /// # Errors
-/// As for [`Slabs::adopt`](heirloom::slab::Slabs::adopt).
+/// As for [`Slabs::adopt_or_create`](heirloom::slab::Slabs::adopt_or_create).
 pub(super) fn adopt(kernel: &Kernel<'_>, n: usize) -> Result<Adopted, Error> {
     Ok(match spec(n) {
-        Some(spec) => kernel.slabs().adopt(spec)?.1,
-        None => kernel.slabs().adopt_typed::<Note>(NAMES[n], n == 3)?.1,
+        Some(spec) => kernel.slabs().adopt_or_create(spec)?.1,
+        None => kernel.slabs().adopt_typed_or_create::<Note>(NAMES[n], n == 3)?.1,
     })
 }

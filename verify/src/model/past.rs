@@ -228,8 +228,10 @@ impl State {
         }
         for (unclaimed, _) in log {
             let expected = match unclaimed {
-                Unclaimed::Object { addr, size } => objects.remove(addr) == Some(u64::from(*size)),
-                Unclaimed::Slab { slab, objects } => slabs.remove(slab) == Some(*objects),
+                Unclaimed::Object { addr, size, .. } => {
+                    objects.remove(addr) == Some(u64::from(*size))
+                }
+                Unclaimed::Slab { slab, objects, .. } => slabs.remove(slab) == Some(*objects),
                 Unclaimed::Folio(block) => blocks.remove(block),
                 _ => false,
             };

@@ -1,0 +1,142 @@
+//! Claims from several threads at once: each handle is one thread's, and none is refused.
+
+mod common;
+
+use core::alloc::Layout;
+use std::sync::Barrier;
+
+use common::{addr, slabs, successor};
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Fate, PhysAddr};
+use heirloom_slab::{Buffers, CacheSpec, Slabs};
+
+const FRAMES: u64 = 4096;
+const OBJECTS: usize = 20_000;
+const BYTES: usize = 200;
+
+/// What a handle holds.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    addr: PhysAddr,
+    size: u64,
+    tag: u8,
+}
+
+/// Runs a closure with its number on each of `threads` threads, which begin together, and collects
+/// what they return.
+fn together<T: Send>(threads: usize, work: impl Fn(usize) -> Vec<T> + Sync) -> Vec<T> {
+    let start = Barrier::new(threads);
+    std::thread::scope(|scope| {
+        let spawn = |thread| {
+            let (work, start) = (&work, &start);
+            scope.spawn(move || {
+                start.wait();
+                work(thread)
+            })
+        };
+        let spawned: Vec<_> = (0..threads).map(spawn).collect();
+        spawned.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// Preserved buffers, neighbours in few slabs.
+fn leave(slabs: &Slabs<Ram>, preserving: bool) -> Vec<Left> {
+    let layout = Layout::from_size_align(BYTES, 8).unwrap();
+    let one = |_| {
+        let buffer = slabs.alloc(layout, Buffers { preserving, zeroed: false }).unwrap();
+        let (tag, size) = slabs.tag_of(buffer).unwrap();
+        if !preserving {
+            // SAFETY: allocated just now.
+            unsafe { slabs.preserve(buffer) }.unwrap();
+        }
+        Left { addr: addr(slabs, buffer), size: size as u64, tag }
+    };
+    (0..OBJECTS).map(one).collect()
+}
+
+/// Claims every `threads`-th handle, from `thread` on: those that are refused.
+fn claim(slabs: &Slabs<Ram>, left: &[Left], thread: usize, threads: usize) -> Vec<String> {
+    let mine = left.iter().skip(thread).step_by(threads);
+    let claimed = mine.map(|left| slabs.claim(left.addr, left.size, left.tag));
+    claimed.filter_map(Result::err).map(|error| error.to_string()).collect()
+}
+
+/// Preserves all again, for the next round: handles stay as they are.
+fn preserve_again(slabs: &Slabs<Ram>, left: &[Left], preserving: bool) {
+    for left in left.iter().filter(|_| !preserving) {
+        // SAFETY: claimed in this round, and not freed.
+        unsafe { slabs.preserve(common::ptr(slabs, left.addr)) }.unwrap();
+    }
+}
+
+#[test]
+fn neighbours_are_claimed_by_threads_that_come_first_to_their_slab_together() {
+    for (threads, preserving) in [(2, false), (4, false), (3, true)] {
+        let mut slabs = slabs(FRAMES);
+        let left = leave(&slabs, preserving);
+        for round in 0..40 {
+            slabs = successor(slabs, FRAMES).unwrap();
+            let refused = together(threads, |thread| claim(&slabs, &left, thread, threads));
+            let first = refused.first();
+            assert_eq!(first, None, "{} refused, {threads} threads, round {round}", refused.len());
+            slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
+            slabs.memory().disinherit(|_| Fate::Free).unwrap();
+            preserve_again(&slabs, &left, preserving);
+        }
+    }
+}
+
+#[test]
+fn what_is_claimed_while_the_rest_is_kept_is_never_refused() {
+    let mut slabs = slabs(FRAMES);
+    let left = leave(&slabs, false);
+    for round in 0..20 {
+        slabs = successor(slabs, FRAMES).unwrap();
+        let refused = together(3, |thread| match thread {
+            2 => {
+                let kept = slabs.finish_inherited(|_| Fate::Keep);
+                kept.err().map(|error| format!("finish: {error}")).into_iter().collect()
+            }
+            _ => claim(&slabs, &left, thread, 2),
+        });
+        let first = refused.first();
+        assert_eq!(first, None, "{} refused, round {round}", refused.len());
+        slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
+        slabs.memory().disinherit(|_| Fate::Free).unwrap();
+        preserve_again(&slabs, &left, false);
+    }
+}
+
+#[test]
+fn each_thread_that_adopted_a_cache_may_claim_in_all_of_it() {
+    const SPEC: CacheSpec = CacheSpec::new("things", BYTES);
+    for preserving in [false, true] {
+        let spec = SPEC.preserving(preserving);
+        let mut slabs = slabs(FRAMES);
+        let cache = slabs.cache(spec).unwrap();
+        let one = |_| {
+            let object = cache.alloc().unwrap();
+            let (tag, size) = slabs.tag_of(object).unwrap();
+            if !preserving {
+                // SAFETY: allocated just now.
+                unsafe { slabs.preserve(object) }.unwrap();
+            }
+            Left { addr: addr(&slabs, object), size: size as u64, tag }
+        };
+        let left: Vec<Left> = (0..OBJECTS / 4).map(one).collect();
+        for round in 0..40 {
+            slabs = successor(slabs, FRAMES).unwrap();
+            let refused = together(3, |thread| {
+                if let Err(error) = slabs.adopt(spec) {
+                    return vec![error.to_string()];
+                }
+                claim(&slabs, &left, thread, 3)
+            });
+            let first = refused.first();
+            assert_eq!(first, None, "{} refused, round {round}", refused.len());
+            slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
+            slabs.memory().disinherit(|_| Fate::Free).unwrap();
+            preserve_again(&slabs, &left, preserving);
+        }
+    }
+}
