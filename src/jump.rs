@@ -20,6 +20,7 @@ use std::process::{Child, Command};
 
 use heirloom_folio::PhysAddr;
 pub use heirloom_restore::Entry;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
 use crate::arena::{Arena, ArenaError, process, sealed_bytes};
@@ -65,6 +66,8 @@ impl Jump {
     /// open is in a table of its own. For that a new thread makes the jump. It has what this thread
     /// has of signals, priorities and rights; children that asked for a signal at the end of the
     /// thread that started them (`PR_SET_PDEATHSIG`) get it, as by any `exec` from another thread.
+    /// Containers that refuse `unshare` are no obstacle from Linux 5.9 on; before, the jump fails there
+    /// with `EPERM`.
     ///
     /// The error's text begins with the program's name.
     pub fn exec(self, mut successor: Command) -> io::Error {
@@ -72,17 +75,21 @@ impl Jump {
         successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
         let signal = rustix::process::parent_process_death_signal().ok().flatten();
         let sigpipe = Action::of(libc::SIGPIPE);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = successor
+            .get_current_dir()
+            .and_then(|_| rustix::fs::open(".", flags, Mode::empty()).ok());
         let fd = fd.as_fd();
         let command = &mut successor;
         // Everything that owns a descriptor stays here: what the thread closed would be closed in
         // its own table alone.
         let jump = move || -> io::Error {
-            let private = libc::CLONE_FILES | libc::CLONE_FS;
-            // SAFETY: the thread's table of descriptors is a copy from here on. What it opens it
-            // closes, and it closes nothing of other threads', as it owns nothing of theirs.
-            if unsafe { libc::unshare(private) } != 0 {
-                return io::Error::last_os_error();
+            // SAFETY: what the thread opens it closes, and it closes nothing of other threads', as
+            // it owns nothing of theirs.
+            if let Err(error) = unsafe { private_descriptors() } {
+                return error;
             }
+            private_directory();
             // Kept over `exec`, but a thread's own.
             let told = rustix::process::set_parent_process_death_signal(signal);
             match told.and_then(|()| rustix::io::fcntl_setfd(fd, FdFlags::empty())) {
@@ -99,6 +106,10 @@ impl Jump {
             )
         });
         sigpipe.restore();
+        if let Some(directory) = directory {
+            // Where the thread could not have one of its own. It was there a moment ago.
+            let _ = rustix::process::fchdir(directory);
+        }
         named(&successor, &error)
     }
 
@@ -135,6 +146,32 @@ impl Jump {
             Err(lost) => io::Error::new(error.kind(), format!("{error}; {lost}")),
         })
     }
+}
+
+/// Gives the calling thread a table of descriptors of its own, a copy of the process's.
+///
+/// # Safety
+/// - The thread closes no descriptor that other threads own: it would stay open for them.
+unsafe fn private_descriptors() -> io::Result<()> {
+    // Closes none: no descriptor has this number. Containers refuse `unshare` by default, as it makes
+    // namespaces too, and allow this (Linux 5.9 and later).
+    let none = libc::c_uint::MAX;
+    let flag = libc::CLOSE_RANGE_UNSHARE;
+    // SAFETY: numbers alone; the caller's promise.
+    if unsafe { libc::syscall(libc::SYS_close_range, none, none, flag) } == 0 {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// Gives the calling thread a directory of its own, where it may have one.
+fn private_directory() {
+    // SAFETY: what it changes is where the thread's relative paths begin.
+    let _ = unsafe { libc::unshare(libc::CLONE_FS) };
 }
 
 /// The error with the name of the program that was not started.
