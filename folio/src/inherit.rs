@@ -55,8 +55,11 @@ impl<M: Machine> Memory<M> {
         self.inherited.contains(&self.tables(Whose::Inherited), block)
     }
 
-    /// Calls `each` with every block that the predecessor preserved and nobody has claimed. The
-    /// inheritance cannot be ended meanwhile; with none, if it is being ended already.
+    /// Calls `each` with every block that the predecessor preserved and nobody has claimed; with
+    /// none, if the inheritance is being ended.
+    ///
+    /// No lock is held and no CPU pinned: `each` may allocate, free, preserve, claim and look up. The
+    /// inheritance is held, so [`Memory::disinherit`] is refused meanwhile ([`Error::Claiming`]).
     pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
         let Ok(Some(_held)) = self.hold_inheritance() else { return };
         self.inherited.tree(&self.tables(Whose::Inherited)).folios().for_each(each);
@@ -386,7 +389,10 @@ impl<M: Machine> Memory<M> {
     /// Ends the inheritance: every block that nobody claimed meets the fate that `fate` decides,
     /// and the predecessor's tree becomes free memory. Returns the blocks freed and kept.
     ///
-    /// Claims in `fate` are refused with [`Error::Ending`].
+    /// No lock is held and no CPU pinned: `fate` may allocate, free, preserve and look up. Claims in
+    /// it are refused with [`Error::Ending`], and a nested call with [`Error::Claiming`]. A panic in
+    /// it leaves what was decided so far; the rest is still to be claimed, and the call can be
+    /// repeated.
     ///
     /// # Errors
     /// [`Error::Claiming`]: somebody claims something at this moment, or reads what the predecessor

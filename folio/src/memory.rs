@@ -2,7 +2,6 @@
 
 use core::ptr::NonNull;
 
-use crossbeam_utils::CachePadded;
 use lock_api::Mutex;
 
 use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
@@ -67,8 +66,9 @@ unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
 // `idle`, which exclude each other for one CPU.
 unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
-/// What CPUs share, on a cache line of its own.
-type Shared = CachePadded<gate::Word>;
+/// What CPUs share, on a cache line of its own, as a CPU's slot is.
+#[repr(align(128))]
+struct Shared(gate::Word);
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -145,12 +145,12 @@ impl<M: Machine> Memory<M> {
         let slots = align_space(space, needed, align_of::<CpuSlot>())?.cast::<CpuSlot>();
         for cpu in 0..cpus {
             // SAFETY: `cpus` slots fit the aligned space, which is ours to write.
-            unsafe { slots.add(cpu).write(CpuSlot::new()) };
+            unsafe { CpuSlot::install(slots.add(cpu)) };
         }
         // SAFETY: behind the slots, within the space.
         let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
         // SAFETY: ours to write; aligned as the slots are, or less.
-        unsafe { shared.write(CachePadded::new(gate::Word::new())) };
+        unsafe { shared.write(Shared(gate::Word::new())) };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
@@ -378,7 +378,7 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn shared_gate(&self) -> &gate::Word {
         // SAFETY: `new` wrote it; shared references are all that is ever made of it.
-        unsafe { self.shared.as_ref() }
+        &unsafe { self.shared.as_ref() }.0
     }
 
     /// The per-CPU state of every CPU.

@@ -9,8 +9,7 @@
 //! A cache holds frames of its CPU's home node only.
 
 use core::cell::UnsafeCell;
-
-use crossbeam_utils::CachePadded;
+use core::ptr::NonNull;
 
 use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
@@ -66,10 +65,9 @@ struct Levels {
 /// Stands for no home: the cache has to be drained, and to be sized, before it is used.
 const ASKED: usize = 0;
 
-/// A place for one CPU's cache, alone on its cache lines.
-pub(crate) struct CpuSlot(CachePadded<Slot>);
-
-struct Slot {
+/// A place for one CPU's cache, alone on its cache lines, of which processors fetch two at once.
+#[repr(align(128))]
+pub(crate) struct CpuSlot {
     cache: UnsafeCell<CpuCache>,
     levels: Levels,
     gate: gate::Word,
@@ -82,39 +80,44 @@ pub(crate) struct Held<'a> {
 }
 
 impl CpuSlot {
-    pub(crate) fn new() -> Self {
-        let cache = CpuCache {
-            singles: [Pfn::new(0); SINGLES],
-            word: Pfn::new(0),
-            blocks: [[Pfn::new(0); SLOTS]; ORDERS],
-            hints: Hints::new(),
-            room: [0; ORDERS],
-        };
+    /// Makes an empty slot where it is to be: on a kernel's stack it would be an eighth of it.
+    ///
+    /// # Safety
+    /// `place` is aligned, and valid for writes of a slot.
+    pub(crate) unsafe fn install(place: NonNull<Self>) {
+        let slot = place.as_ptr();
         let levels = Levels {
             singles: AtomicUsize::new(0),
             word: AtomicU64::new(0),
             home: AtomicUsize::new(ASKED),
             blocks: core::array::from_fn(|_| AtomicU8::new(0)),
         };
-        let gate = gate::Word::new();
-        Self(CachePadded::new(Slot { cache: UnsafeCell::new(cache), levels, gate }))
+        // SAFETY: each field is written once, in place, by the contract; frame numbers, and all
+        // else in the cache, may be zero.
+        unsafe {
+            let cache = UnsafeCell::raw_get(&raw const (*slot).cache);
+            cache.write_bytes(0, 1);
+            (&raw mut (*cache).hints).write(Hints::new());
+            (&raw mut (*slot).levels).write(levels);
+            (&raw mut (*slot).gate).write(gate::Word::new());
+        }
     }
 
     /// Whether its CPU may look into what a predecessor left, and does.
     #[inline]
     pub(crate) fn gate(&self) -> &gate::Word {
-        &self.0.gate
+        &self.gate
     }
 
     /// Asks the CPU to give back what it keeps, which it does in its next call.
     pub(crate) fn ask(&self) {
         // Relaxed: nothing else is passed on, and what is given back goes through the shared bits.
-        self.0.levels.home.store(ASKED, Relaxed);
+        self.levels.home.store(ASKED, Relaxed);
     }
 
     /// Frames in the cache; exact while its CPU does nothing.
     pub(crate) fn cached(&self) -> u64 {
-        let levels = &self.0.levels;
+        let levels = &self.levels;
         let singles = levels.singles.load(Relaxed) as u64;
         let word = u64::from(levels.word.load(Relaxed).count_ones());
         let blocks = levels.blocks.iter().enumerate();
@@ -130,8 +133,8 @@ impl CpuSlot {
     #[inline]
     pub(crate) unsafe fn with<R>(&self, f: impl FnOnce(Held<'_>) -> R) -> R {
         // SAFETY: exclusive by this function's contract, so the only reference.
-        let cache = unsafe { &mut *self.0.cache.get() };
-        f(Held { cache, levels: &self.0.levels })
+        let cache = unsafe { &mut *self.cache.get() };
+        f(Held { cache, levels: &self.levels })
     }
 }
 

@@ -319,6 +319,9 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Calls `each` with every preserved block, order by order, by address within an order.
+    ///
+    /// Nothing is held meanwhile: `each` may call everything, and blocks that are preserved or let
+    /// go since the call began may be among them or not.
     pub fn for_each_preserved(&self, each: impl FnMut(Block)) {
         self.own.tree(&self.tables(Whose::Own)).folios().for_each(each);
     }
