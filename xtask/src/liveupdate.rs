@@ -22,6 +22,7 @@ mod kernel;
 mod machine;
 mod monitor;
 mod program;
+mod store;
 
 use std::fmt;
 use std::fs;
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     /// Seconds after which the machine is given up.
     #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     timeout: u64,
+    /// Get the emulator and the kernel, which takes minutes, and run nothing.
+    #[arg(long)]
+    prepare: bool,
     /// Print all that the machine prints.
     #[arg(long)]
     console: bool,
@@ -113,6 +117,9 @@ fn live_update(arguments: &Arguments) -> Result<()> {
         return unavailable("the kernel is built and emulated on x86-64 Linux alone");
     }
     let kernel = Kernel::get(&place)?;
+    if arguments.prepare {
+        return Ok(());
+    }
     let program = program::build(root)?;
 
     let mut inside = Initramfs::new();

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::unavailable;
 
 /// The package with the kernel's source, and the suite that has it.
-const SOURCE: &str = "linux-source-7.3";
+pub(super) const SOURCE: &str = "linux-source-7.3";
 const SUITE: &str = "trixie-backports";
 
 /// What vouches for the archive.

@@ -1,4 +1,4 @@
-//! A Linux that does live updates, built once and kept.
+//! A Linux that does live updates, built once and kept for all later runs: see [`store`](super::store).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::apt;
+use super::store::Store;
 
 /// What it needs to be built.
 const TOOLS: [&str; 9] =
@@ -20,6 +21,18 @@ const FRAGMENT: &str = include_str!("../../linux-kho.config");
 /// Where a kernel that was handed something begins to look at it.
 const POPULATE: &str = "kho_populate";
 
+/// How Linux is configured and built, each line a command in its source; `JOBS` is a number.
+const RECIPE: &[&[&str]] = &[
+    &["make", "-s", "tinyconfig"],
+    &["scripts/kconfig/merge_config.sh", "-m", ".config", "heirloom.config"],
+    &["make", "-s", "olddefconfig"],
+    &["make", "-s", "-jJOBS", "bzImage"],
+];
+
+/// What is kept of a build: where it lies in Linux's source, and its name here.
+const FILES: [(&str, &str); 3] =
+    [("arch/x86/boot/bzImage", "bzImage"), ("System.map", "System.map"), (".config", "config")];
+
 /// A kernel.
 pub(super) struct Kernel {
     /// The image that is booted.
@@ -29,17 +42,16 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel that was built before, or else a new one: some minutes.
+    /// Returns the kernel that was kept, or builds one, which takes some minutes, below `place`.
     pub(super) fn get(place: &Path) -> Result<Self> {
         // Without it there is no use for a kernel.
         apt::install(&EMULATOR)?;
-        // Another fragment makes another kernel.
-        let fragment = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(FRAGMENT.as_bytes()));
-        let kept = match kept(place, &fragment)? {
+        let store = Store::new(cache(place), inputs());
+        let kept = match store.get() {
             Some(kept) => kept,
-            None => build(place, &fragment)?,
+            None => build(place, &store)?,
         };
-        println!("liveupdate: {}", kept.file_name().unwrap_or_default().display());
+        println!("liveupdate: the kernel in {}", kept.display());
         let symbols = fs::read_to_string(kept.join("System.map"))?;
         let populate = address(&symbols, POPULATE)
             .with_context(|| format!("the kernel has no {POPULATE}: it takes no handovers"))?;
@@ -47,50 +59,39 @@ impl Kernel {
     }
 }
 
-/// The newest kernel of this fragment that was kept.
-fn kept(place: &Path, fragment: &str) -> Result<Option<PathBuf>> {
-    let mut found: Vec<_> = fs::read_dir(place)?
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().ends_with(fragment))
-        .map(|entry| entry.path())
-        .collect();
-    found.sort();
-    Ok(found.pop())
+/// Returns all that a kernel is made from, as text: another text, another kernel.
+fn inputs() -> String {
+    let recipe: Vec<_> = RECIPE.iter().map(|line| line.join(" ")).collect();
+    format!("{}\n{}\n{FRAGMENT}", apt::SOURCE, recipe.join("\n"))
 }
 
-fn build(place: &Path, fragment: &str) -> Result<PathBuf> {
+/// Returns where kernels are kept for all runs of this user: outside of what `cargo clean` removes.
+fn cache(place: &Path) -> PathBuf {
+    let directory =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let user = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")));
+    user.map_or_else(|| place.to_owned(), |cache| cache.join("heirloom"))
+}
+
+fn build(place: &Path, store: &Store) -> Result<PathBuf> {
     apt::install(&TOOLS)?;
     let source = apt::source()?;
-    let version: String =
-        source.version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '.' }).collect();
-    let tree = place.join("source");
-    if tree.exists() {
-        fs::remove_dir_all(&tree)?;
+    println!("liveupdate: building Linux {}", source.version);
+    let tree = tempfile::Builder::new().prefix("linux-").tempdir_in(place)?;
+    unpack(&source, tree.path())?;
+    fs::write(tree.path().join("heirloom.config"), FRAGMENT)?;
+    let jobs = std::thread::available_parallelism()?.to_string();
+    for line in RECIPE {
+        let words: Vec<_> = line.iter().map(|word| word.replace("JOBS", &jobs)).collect();
+        run(Command::new(&words[0]).args(&words[1..]), tree.path())?;
     }
-    fs::create_dir_all(&tree)?;
-    println!("liveupdate: building Linux {version}");
-    unpack(&source, &tree)?;
-
-    fs::write(tree.join("heirloom.config"), FRAGMENT)?;
-    let make = |target: &[&str]| run(Command::new("make").arg("-s").args(target), &tree);
-    make(&["tinyconfig"])?;
-    let merge = ["-m", ".config", "heirloom.config"];
-    run(Command::new("scripts/kconfig/merge_config.sh").args(merge), &tree)?;
-    make(&["olddefconfig"])?;
-    let jobs = std::thread::available_parallelism()?;
-    make(&[&format!("-j{jobs}"), "bzImage"])?;
-
-    // Under its name only when it is whole.
-    let (fresh, kept) = (place.join("fresh"), place.join(format!("linux-{version}-{fragment}")));
-    fs::create_dir_all(&fresh)?;
-    for (from, name) in
-        [("arch/x86/boot/bzImage", "bzImage"), ("System.map", "System.map"), (".config", "config")]
-    {
-        fs::copy(tree.join(from), fresh.join(name)).with_context(|| format!("no {from}"))?;
-    }
-    fs::rename(&fresh, &kept)?;
-    fs::remove_dir_all(&tree)?;
-    Ok(kept)
+    store.put(|fresh| {
+        for (from, name) in FILES {
+            let from = tree.path().join(from);
+            fs::copy(&from, fresh.join(name)).with_context(|| format!("{}", from.display()))?;
+        }
+        Ok(())
+    })
 }
 
 /// The source in the package, which is an archive in an archive, unpacked to `tree`.

@@ -2,6 +2,17 @@
 
 use super::Step;
 
+/// The libraries and the command with the oldest compiler.
+macro_rules! msrv {
+    ($runs:literal) => {
+        concat!(
+            r#"
+            sets() { cargo hack check --workspace --ignore-private --rust-version --target-dir target/msrv "$@"; }"#,
+            $runs
+        )
+    };
+}
+
 pub(super) const STEPS: &[Step] = &[
     Step {
         name: "unsafe",
@@ -37,7 +48,8 @@ pub(super) const STEPS: &[Step] = &[
         // Without --no-dev-deps, which would write manifests and, if stopped, leave them so: with
         // this resolver a library's features are not those of its tests.
         short: r#"
-            sets() { cargo hack clippy --workspace --ignore-private --feature-powerset "$@"; }
+            # A set with `default` is the one with `std` instead.
+            sets() { cargo hack clippy --workspace --ignore-private --feature-powerset --exclude-features default "$@"; }
             sets -- -D warnings
             echo "features: $(sets --print-command-list | wc -l) sets of features""#,
         long: None,
@@ -61,12 +73,18 @@ pub(super) const STEPS: &[Step] = &[
     },
     Step {
         name: "msrv",
-        shows: "every set of features with the oldest compiler that is promised",
-        short: r#"
-            sets() { cargo hack check --workspace --ignore-private --rust-version --feature-powerset "$@"; }
-            sets --target-dir target/msrv
-            echo "msrv: $(sets --print-command-list | wc -l) sets of features""#,
-        long: None,
+        shows: "every feature, and none, with the oldest compiler that is promised",
+        short: msrv!(
+            r#"
+            sets --no-default-features
+            sets --all-features
+            echo "msrv: each library with no features and with all""#
+        ),
+        long: Some(msrv!(
+            r#"
+            sets --feature-powerset
+            echo "msrv: $(sets --feature-powerset --print-command-list | wc -l) sets of features""#
+        )),
         needs: Some((
             r#"cargo hack --version && rustup run "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)" cargo --version"#,
             "no cargo-hack, or not the toolchain that rust-version names",
@@ -88,9 +106,8 @@ pub(super) const STEPS: &[Step] = &[
         short: r#"
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            for library in heirloom-folio heirloom-slab heirloom-restore heirloom-linux heirloom; do
-                cargo test -p $library --doc --all-features | tee -a "$said"
-            done
+            cargo test -p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom-linux -p heirloom \
+                --doc --all-features | tee "$said"
             all=$(grep -c '\.\.\. ok$' "$said")
             compiled=$(grep -c -- '- compile \.\.\. ok$' "$said")
             ignored=$(grep -c '\.\.\. ignored$' "$said" || true)

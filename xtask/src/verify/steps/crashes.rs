@@ -10,7 +10,7 @@ macro_rules! stepping {
             tsan="-C passes=forceattrs -C llvm-args=-force-attribute=sanitize_thread -C passes=tsan"
             RUSTFLAGS="--cfg heirloom_step $tsan -C llvm-args=-tsan-instrument-func-entry-exit=0" \
                 CARGO_PROFILE_RELEASE_LTO=off cargo build --release --target-dir target/stepping \
-                --target x86_64-unknown-linux-gnu -p heirloom-verify --bin crash
+                --target x86_64-unknown-linux-gnu -p heirloom-verify --no-default-features --bin crash
             crash() { target/stepping/x86_64-unknown-linux-gnu/release/crash stepping "$@"; }
             "#,
             $runs
@@ -32,8 +32,10 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "kills",
         shows: "kernels of several threads, killed at any moment, leave what they promised",
-        short: "cargo run --release -p heirloom-verify --bin crash -- kills 500",
-        long: Some("cargo run --release -p heirloom-verify --bin crash -- kills 10000"),
+        short: "cargo run --release -p heirloom-verify --no-default-features --bin crash -- kills 500",
+        long: Some(
+            "cargo run --release -p heirloom-verify --no-default-features --bin crash -- kills 10000",
+        ),
         needs: Some((r#"[ "$(uname -s)" = Linux ]"#, "not Linux")),
     },
 ];

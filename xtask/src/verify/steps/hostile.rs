@@ -2,25 +2,26 @@
 
 use super::Step;
 
+// All with the features that `cargo test --workspace` has, so that all of it is built once.
 pub(super) const STEPS: &[Step] = &[
     Step {
         name: "worlds",
         shows: "what the attacks stand on: handovers of every kind, and what must be true of any takeover",
-        short: "cargo test -p heirloom-verify --lib --bins --test contract --test crash",
+        short: "cargo test --workspace --test contract --test crash",
         long: None,
         needs: None,
     },
     Step {
         name: "corpus",
         shows: "what fuzzing found worth keeping, and every crash it ever found, keeps the contract",
-        short: "cargo test -p heirloom-verify --features image --test corpus --test found --test bounded -- --nocapture",
+        short: "cargo test --workspace --test corpus --test found --test bounded -- --nocapture",
         long: None,
         needs: None,
     },
     Step {
         name: "bits",
         shows: "every bit that a seal covers is named; no bit gives a frame two owners",
-        short: "HEIRLOOM_BITS=1 HEIRLOOM_UNSEALED=97 cargo test -p heirloom-verify --test bits -- --nocapture",
+        short: "HEIRLOOM_BITS=1 HEIRLOOM_UNSEALED=97 cargo test --workspace --test bits -- --nocapture",
         long: Some(
             "HEIRLOOM_BITS=all HEIRLOOM_UNSEALED=29 \
                 cargo test --release -p heirloom-verify --test bits -- --nocapture",

@@ -11,7 +11,7 @@ macro_rules! loom {
             "#,
             $more,
             r#" RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
-                -p heirloom-verify --test loom -- --nocapture"#
+                -p heirloom-verify --no-default-features --test loom -- --nocapture"#
         )
     };
 }
@@ -21,7 +21,7 @@ macro_rules! shuttle {
         concat!(
             $more,
             r#" RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
-                -p heirloom-verify --test shuttle -- --nocapture"#
+                -p heirloom-verify --no-default-features --test shuttle -- --nocapture"#
         )
     };
 }
