@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::{Core, Temporary, arena};
+use common::{Core, FIXTURE, Temporary, arena, heirloom};
 use heirloom_cli::{Looked, look};
 
 /// Numbers that look random and are the same in every run (`SplitMix64`).
@@ -144,4 +144,34 @@ fn an_arena() {
     words.extend(pages.iter().map(|page| (8 << 30) + *page as u64 * 4096 - 4096));
     let tally = attack(0x6172_656e_6121, 1600, &arena, None, &places, &words);
     assert!(tally.broken > 300 && tally.sound > 50, "{tally:?}");
+}
+
+/// The list of the kernel's own test names one folio again and again: its bytes are not read for
+/// each.
+#[test]
+fn a_folio_that_a_list_names_again_and_again() {
+    const TEST: u64 = 0x58_c000;
+    let mut core = Core::fixture();
+    let json = heirloom(&["inspect", FIXTURE, "--json"]).json();
+    let test = &json["subtrees"]["kho_test"];
+    let number = |text: &serde_json::Value| {
+        u64::from_str_radix(text.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+    };
+    let folios = test["folios"].as_array().unwrap();
+    let largest = folios.iter().max_by_key(|folio| folio[1].as_u64()).unwrap();
+    let list = number(&test["vmalloc"]["pages"][0]);
+    for i in 0..512 {
+        let entry = number(&largest[0]) | largest[1].as_u64().unwrap();
+        core.put(list + i * 8, &entry.to_le_bytes());
+    }
+    let at = core.offset(TEST);
+    let count = core.0[at..at + 240].chunks(4).position(|word| word == [7, 0, 0, 0]).unwrap();
+    core.put(TEST + 4 * count as u64, &512_u32.to_le_bytes());
+    let file = core.file();
+    let looked = look(Path::new(file.as_str()), None).unwrap();
+    let pages = 512_u64 << largest[1].as_u64().unwrap();
+    assert!(looked.looks < pages, "{} looks, {pages} pages", looked.looks);
+    let summary = &looked.summary;
+    assert!(summary.contains("512 folios, ") && summary.contains("not compared"), "{summary}");
+    assert!(looked.findings.iter().any(|found| found.contains("has another use")));
 }

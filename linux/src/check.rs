@@ -10,6 +10,7 @@ use heirloom_restore::{
     AreaInfo, AreaPart, Fault, Pages, RootView, SUBTREE, Subtree, Table as RestoreTable,
 };
 
+use crate::bytes::preserved;
 use crate::error::{Error, Table};
 use crate::kexec_metadata::Metadata;
 use crate::kho_test::KhoTest;
@@ -395,8 +396,12 @@ where
             return Ok(());
         }
         memblock.regions(self.pages, |region| {
-            if let Some(region) = self.sound(region)? {
-                self.claim_bytes(Table::Memblock, region.start, region.size)?;
+            // Claimed before it is looked into: any number of regions can be all of memory.
+            if let Some(region) = self.sound(region)?
+                && self.claim_bytes(Table::Memblock, region.start, region.size)?
+            {
+                let from = (Table::Memblock, memblock.at, 0);
+                self.sound(preserved(self.pages, region.start, region.size, from))?;
             }
             Ok(())
         })

@@ -146,6 +146,9 @@ impl KhoTest {
     /// The checksum of the folios as they are now; to be compared with [`Checksum::of`] of what
     /// Linux wrote.
     ///
+    /// Reads each folio as often as the list names it: of a list that no
+    /// [`check`](crate::Known::check) has found sound, that can be any number of times.
+    ///
     /// # Errors
     /// As for [`KhoTest::for_each_folio`]; [`Error::Table`]: a folio is not in memory.
     pub fn checksum(&self, pages: &impl Pages) -> Result<Checksum, Error> {

@@ -8,7 +8,6 @@
 use heirloom_folio::{PhysAddr, Run};
 use heirloom_restore::{Fault, Pages};
 
-use crate::bytes::preserved;
 use crate::error::{Error, Table};
 use crate::properties::{Properties, Step, Value};
 use crate::text::Text;
@@ -110,18 +109,13 @@ impl Memblock {
         Ok(walked?)
     }
 
-    /// Calls `each` with every region, found in memory and preserved, or what is wrong with it or
-    /// with the tree.
+    /// Calls `each` with every region, or what is wrong with the tree.
     pub(crate) fn regions<E>(
         &self,
         pages: &impl Pages,
         mut each: impl FnMut(Result<Region, Error>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let from = (Table::Memblock, self.at, 0);
-        let walked = self.for_each_region(pages, |region| {
-            let there = preserved(pages, region.start, region.size, from);
-            each(there.map(|_| region)).map_err(Stop::Each)
-        });
+        let walked = self.for_each_region(pages, |region| each(Ok(region)).map_err(Stop::Each));
         match walked {
             Ok(()) => Ok(()),
             Err(Stop::Tree(error)) => each(Err(error)),

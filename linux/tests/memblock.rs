@@ -1,5 +1,6 @@
 //! The `memblock` subtree, which the capture has none of, built by hand.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
@@ -167,6 +168,8 @@ fn regions_that_are_not_there_or_not_theirs() {
         [
             fault(0, Fault::OutsideMemory { addr: PhysAddr::new(20 * PAGE) }),
             fault(0, Fault::NotPreserved { block: missing }),
+            // The one that is lost in part has the rest.
+            at(PhysAddr::new(8 * PAGE), Fault::Shared { block: shared }),
             at(PhysAddr::new(11 * PAGE), Fault::Shared { block: shared }),
         ]
     );
@@ -215,4 +218,54 @@ fn each_fault_names_its_byte() {
     });
     let expected = Fault::Malformed { expected: "compatible \"reserve-mem-v1\"" };
     assert_eq!(Memory::new(&blob).findings(), [fault(node, expected)]);
+}
+
+/// Memory in which each frame from 64 on is preserved by itself; how often that was asked.
+struct Many {
+    blob: Memory,
+    asked: Cell<u64>,
+}
+
+const FRAMES: u64 = 4096;
+
+impl Pages for Many {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        self.blob.words(addr, bytes)
+    }
+
+    fn holds(&self, block: Block) -> bool {
+        self.asked.set(self.asked.get() + 1);
+        block.order() == Order::ZERO && (block.pfn().get() == 1 || block.pfn().get() >= 64)
+    }
+
+    fn is_memory(&self, run: Run) -> bool {
+        run.end() <= Pfn::new(FRAMES)
+    }
+}
+
+/// As many regions as a page names, each of which is all of memory: what they name is gone through
+/// once.
+#[test]
+fn regions_that_are_one_memory_are_gone_through_once() {
+    let blob = tree(b"memblock-v1\0", |tree| {
+        for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"]
+        {
+            region(tree, name, 64 * PAGE, (FRAMES - 64) * PAGE);
+        }
+    });
+    let pages = Many { blob: Memory::new(&blob), asked: Cell::new(0) };
+    let known = Memblock::read(&pages, BLOB, pages.blob.1 as u64).unwrap();
+    let run = Run::new(Pfn::new(0), FRAMES).unwrap();
+    let mut words = vec![0; FramesOf::words(run).unwrap()];
+    let mut stretches = [FramesOf::new(run, &mut words).unwrap()];
+    let mut found = 0;
+    let checked = Known::Memblock(known).check(&pages, &mut Frames::new(&mut stretches), |new| {
+        assert!(matches!(new, Found::Wrong(_)));
+        found += 1;
+        Ok::<_, Error>(())
+    });
+    checked.unwrap();
+    assert_eq!(found, 15);
+    let asked = pages.asked.get();
+    assert!(asked <= 4 * FRAMES, "{asked} questions about {FRAMES} frames");
 }

@@ -126,7 +126,8 @@ pub(crate) struct KhoTest {
     pub(crate) csum: u32,
     pub(crate) vmalloc: Area,
     pub(crate) folios: Vec<Folio>,
-    /// Of the folios as they are now; none if one of them cannot be read.
+    /// Of the folios as they are now; none if one of them cannot be read, or the list names more
+    /// than is preserved.
     pub(crate) csum_recomputed_mod_ffff: Option<u32>,
     pub(crate) csum_mod_ffff: u32,
 }
@@ -161,7 +162,7 @@ impl Linux {
                 kexec_count: metadata.kexec_count,
             }),
             Known::Memblock(memblock) => Self::Memblock(Memblock::of(memblock, left)),
-            Known::KhoTest(test) => Self::KhoTest(KhoTest::of(test, left)),
+            Known::KhoTest(test) => Self::KhoTest(KhoTest::of(test, left, want)),
             _ => return None,
         })
     }
@@ -266,7 +267,9 @@ impl Memfd {
             unreadable: None,
             left_out: None,
         };
-        if !want.list(memfd.folios) {
+        // The list of them is gone through too, and can be longer than it says that they are.
+        let pages = memfd.area.map_or(0, |area| area.pages().into());
+        if !want.list(memfd.folios.max(pages)) {
             let why = "the files before it have as many folios as there are frames";
             of.left_out = Some(why.to_owned());
             return of;
@@ -412,11 +415,13 @@ impl Memblock {
 }
 
 impl KhoTest {
-    fn of(test: &linux::KhoTest, left: &Left<'_, Image>) -> Self {
+    fn of(test: &linux::KhoTest, left: &Left<'_, Image>, want: &Want<'_>) -> Self {
         let (mut folios, mut pages): (Vec<Folio>, Vec<Hex>) = Default::default();
+        let mut bytes = 0_u64;
         // As for the regions.
         let _ = test.for_each_folio(left, |block: Block| {
             folios.push((block.addr().into(), block.order().get()));
+            bytes = bytes.saturating_add(block.order().bytes());
             Ok::<_, linux::Error>(())
         });
         let area = test.area;
@@ -437,7 +442,11 @@ impl KhoTest {
                 pages,
             },
             folios,
-            csum_recomputed_mod_ffff: test.checksum(left).ok().map(linux::Checksum::get),
+            csum_recomputed_mod_ffff: want
+                .read(bytes, 0)
+                .ok()
+                .and_then(|()| test.checksum(left).ok())
+                .map(linux::Checksum::get),
             csum_mod_ffff: linux::Checksum::of(test.csum).get(),
         }
     }
