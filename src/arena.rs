@@ -497,10 +497,6 @@ impl Machine for Arena {
     fn may_wait(&self) -> bool {
         self.host.may_wait()
     }
-
-    fn may_sleep(&self) -> bool {
-        self.host.may_sleep()
-    }
 }
 
 /// Writes all of `bytes` at `at`.

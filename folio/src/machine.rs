@@ -103,12 +103,6 @@ pub trait Machine: DirectMap + Cpus + Sync {
     fn may_wait(&self) -> bool {
         true
     }
-
-    /// The same for a [`Machine::Mutex`], which the holder of a lock of either kind must not wait
-    /// for.
-    fn may_sleep(&self) -> bool {
-        self.may_wait()
-    }
 }
 
 // SAFETY: every method is the referent's, so its guarantees carry over.
@@ -151,10 +145,6 @@ impl<T: Machine> Machine for &T {
 
     fn may_wait(&self) -> bool {
         (**self).may_wait()
-    }
-
-    fn may_sleep(&self) -> bool {
-        (**self).may_sleep()
     }
 }
 

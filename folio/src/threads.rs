@@ -384,10 +384,6 @@ impl<D: DirectMap + Sync> Machine for Host<D> {
     fn may_wait(&self) -> bool {
         Patient::may_wait()
     }
-
-    fn may_sleep(&self) -> bool {
-        PatientMutex::may_wait()
-    }
 }
 
 #[cfg(test)]

@@ -16,16 +16,13 @@ use crossbeam_utils::Backoff;
 const NONE: usize = 0;
 
 std::thread_local! {
-    /// How many locks of each kind the thread holds or is about to take: [`Patient`]s, and
-    /// [`PatientMutex`]es. The address names the thread.
+    /// How many [`Patient`] locks the thread holds or is about to take. The address names the
+    /// thread.
     ///
-    /// No destructor, so that it can be asked until the very end. Atomics, because a handler may
-    /// come between any two instructions; the thread alone changes them.
-    static HELD: [AtomicUsize; 2] = const { [const { AtomicUsize::new(0) }; 2] };
+    /// No destructor, so that it can be asked until the very end. An atomic, because a handler may
+    /// come between any two instructions; the thread alone changes it.
+    static HELD: AtomicUsize = const { AtomicUsize::new(0) };
 }
-
-const SHORT: usize = 0;
-const LONG: usize = 1;
 
 /// A lock that spins for a moment and then gives its processor to others until it is free.
 ///
@@ -48,21 +45,21 @@ const LONG: usize = 1;
 /// assert!(Patient::may_wait());
 /// ```
 #[derive(Debug)]
-pub struct Patient(Turns<SHORT>);
+pub struct Patient(Turns<true>);
 
 /// The same for passes over whole tables ([`Machine::Mutex`](crate::Machine::Mutex)). While a
 /// thread holds it, it may wait for a [`Patient`], and not the other way round.
 #[derive(Debug)]
-pub struct PatientMutex(Turns<LONG>);
+pub struct PatientMutex(Turns<false>);
 
-/// Which thread's turn it is.
+/// Which thread's turn it is. `COUNTED`: the thread knows that it holds the lock.
 #[derive(Debug)]
-struct Turns<const KIND: usize> {
+struct Turns<const COUNTED: bool> {
     /// Names the thread that holds the lock, or [`NONE`].
     holder: AtomicUsize,
 }
 
-impl<const KIND: usize> Turns<KIND> {
+impl<const COUNTED: bool> Turns<COUNTED> {
     const fn new() -> Self {
         Self { holder: AtomicUsize::new(NONE) }
     }
@@ -70,15 +67,16 @@ impl<const KIND: usize> Turns<KIND> {
     #[inline]
     fn try_lock(&self) -> bool {
         HELD.with(|held| {
-            let count = &held[KIND];
-            // Counted first: a handler that finds the lock held must find it counted.
-            count.store(count.load(Relaxed) + 1, Relaxed);
-            // Program order is all that a handler on this thread needs.
-            compiler_fence(Release);
+            if COUNTED {
+                // Counted first: a handler that finds the lock held must find it counted.
+                held.store(held.load(Relaxed) + 1, Relaxed);
+                // Program order is all that a handler on this thread needs.
+                compiler_fence(Release);
+            }
             // Acquire pairs with the Release in `unlock`.
             let taken = self.holder.compare_exchange(NONE, this(held), Acquire, Relaxed).is_ok();
-            if !taken {
-                count.store(count.load(Relaxed) - 1, Relaxed);
+            if COUNTED && !taken {
+                held.store(held.load(Relaxed) - 1, Relaxed);
             }
             taken
         })
@@ -88,12 +86,11 @@ impl<const KIND: usize> Turns<KIND> {
     fn unlock(&self) {
         // Release pairs with the Acquire in `try_lock`.
         self.holder.store(NONE, Release);
-        // As in `try_lock`: counted until it is free.
-        compiler_fence(Release);
-        HELD.with(|held| {
-            let count = &held[KIND];
-            count.store(count.load(Relaxed) - 1, Relaxed);
-        });
+        if COUNTED {
+            // As in `try_lock`: counted until it is free.
+            compiler_fence(Release);
+            HELD.with(|held| held.store(held.load(Relaxed) - 1, Relaxed));
+        }
     }
 
     #[cold]
@@ -111,8 +108,8 @@ impl<const KIND: usize> Turns<KIND> {
     }
 }
 
-/// What names the thread whose counts these are.
-fn this(held: &[AtomicUsize; 2]) -> usize {
+/// What names the thread whose count this is.
+fn this(held: &AtomicUsize) -> usize {
     core::ptr::from_ref(held).addr()
 }
 
@@ -154,16 +151,7 @@ impl Patient {
     /// it while it waits for one. `false` in a signal handler that came while its thread held one.
     #[inline]
     pub fn may_wait() -> bool {
-        HELD.with(|held| held[SHORT].load(Relaxed)) == 0
-    }
-}
-
-impl PatientMutex {
-    /// Whether the calling thread holds no lock of either kind: what [`Patient::may_wait`] is for
-    /// the one kind.
-    #[inline]
-    pub fn may_wait() -> bool {
-        HELD.with(|held| held.iter().all(|count| count.load(Relaxed) == 0))
+        HELD.with(|held| held.load(Relaxed)) == 0
     }
 }
 
@@ -232,12 +220,12 @@ mod tests {
         let (long, short) =
             (lock_api::Mutex::<PatientMutex, ()>::new(()), lock_api::Mutex::<Patient, ()>::new(()));
         let pass = long.lock();
-        assert!(Patient::may_wait() && !PatientMutex::may_wait());
+        assert!(Patient::may_wait());
         assert!(long.try_lock().is_none());
         let step = short.lock();
-        assert!(!Patient::may_wait() && !PatientMutex::may_wait());
+        assert!(!Patient::may_wait());
         drop((step, pass));
-        assert!(Patient::may_wait() && PatientMutex::may_wait());
+        assert!(Patient::may_wait());
     }
 
     /// A process of its own, which this ends.
