@@ -154,20 +154,34 @@ impl<M: Machine> Memory<M> {
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
     pub unsafe fn make_slab(&self, block: Block) -> Result<(), Error> {
+        // SAFETY: the same contract.
+        unsafe { self.turn(block, Kind::Table, kinds::slab_from_table) }
+    }
+
+    /// Turns a block of kind `from`, preserved or not, into one of another.
+    ///
+    /// # Safety
+    /// The caller owns the block; and if a slab comes of it, see [`Memory::make_slab`].
+    pub(crate) unsafe fn turn(
+        &self,
+        block: Block,
+        from: Kind,
+        to: fn(u8) -> u8,
+    ) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO);
-        let table = |now| {
-            let kinds = [false, true].map(|kept| kinds::head(Kind::Table, block.order(), kept));
+        let right = |now| {
+            let kinds = [false, true].map(|kept| kinds::head(from, block.order(), kept));
             kinds.contains(&now)
         };
         match byte.map(|byte| (byte, byte.load(Relaxed))) {
-            Some((byte, now)) if table(now) => {
+            Some((byte, now)) if right(now) => {
                 // Release pairs with the Acquire in `Range::within`: who takes it for a slab finds
                 // what it begins with.
-                byte.store(kinds::slab_from_table(now), Release);
+                byte.store(to(now), Release);
                 Ok(())
             }
-            _ => Err(self.refuse(range, block, Kind::Table)),
+            _ => Err(self.refuse(range, block, from)),
         }
     }
 

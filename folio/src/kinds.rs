@@ -111,6 +111,12 @@ pub(crate) const fn slab_from_table(byte: u8) -> u8 {
     byte - (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
 }
 
+/// The byte of a table in place of a slab's, `byte`, which may be preserved.
+#[inline]
+pub(crate) const fn table_from_slab(byte: u8) -> u8 {
+    byte + (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
+}
+
 /// Whether no block starts at a frame with this byte.
 #[inline]
 pub(crate) const fn is_nothing(byte: u8) -> bool {
@@ -232,6 +238,7 @@ mod tests {
                 assert!(Kind::ALL.into_iter().all(|k| !is_single(left, k, order, preserved)));
                 let table = head(at_first(Kind::Slab), order, preserved);
                 assert_eq!(slab_from_table(table), head(Kind::Slab, order, preserved));
+                assert_eq!(table_from_slab(slab_from_table(table)), table);
             }
         }
     }

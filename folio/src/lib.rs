@@ -61,6 +61,7 @@ mod pages;
 mod percpu;
 mod prefetch;
 mod ranges;
+mod readers;
 mod request;
 mod runs;
 mod survive;

@@ -11,6 +11,7 @@ use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
 use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
+use crate::readers;
 use crate::sync::{AtomicU8, AtomicU64, written};
 use crate::tracker::Tracker;
 
@@ -68,7 +69,7 @@ unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 /// What CPUs share, on a cache line of its own, as a CPU's slot is.
 #[repr(align(128))]
-struct Shared(gate::Word);
+struct Shared(gate::Word, readers::Word);
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -150,7 +151,7 @@ impl<M: Machine> Memory<M> {
         // SAFETY: behind the slots, within the space.
         let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
         // SAFETY: ours to write; aligned as the slots are, or less.
-        unsafe { shared.write(Shared(gate::Word::new())) };
+        unsafe { shared.write(Shared(gate::Word::new(), readers::Word::new())) };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
@@ -379,6 +380,13 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn shared_gate(&self) -> &gate::Word {
         // SAFETY: `new` wrote it; shared references are all that is ever made of it.
         &unsafe { self.shared.as_ref() }.0
+    }
+
+    /// The readers' word for those without a CPU.
+    #[inline]
+    pub(crate) fn shared_readers(&self) -> &readers::Word {
+        // SAFETY: as in `shared_gate`.
+        &unsafe { self.shared.as_ref() }.1
     }
 
     /// The per-CPU state of every CPU.

@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
 use crate::gate;
+use crate::readers;
 use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 
 /// Single frames that a CPU keeps beside its word.
@@ -71,6 +72,7 @@ pub(crate) struct CpuSlot {
     cache: UnsafeCell<CpuCache>,
     levels: Levels,
     gate: gate::Word,
+    readers: readers::Word,
 }
 
 /// A cache that its CPU works on.
@@ -100,6 +102,7 @@ impl CpuSlot {
             (&raw mut (*cache).hints).write(Hints::new());
             (&raw mut (*slot).levels).write(levels);
             (&raw mut (*slot).gate).write(gate::Word::new());
+            (&raw mut (*slot).readers).write(readers::Word::new());
         }
     }
 
@@ -107,6 +110,12 @@ impl CpuSlot {
     #[inline]
     pub(crate) fn gate(&self) -> &gate::Word {
         &self.gate
+    }
+
+    /// Whether its CPU looks into what may be given back.
+    #[inline]
+    pub(crate) fn readers(&self) -> &readers::Word {
+        &self.readers
     }
 
     /// Asks the CPU to give back what it keeps, which it does in its next call.

@@ -319,16 +319,21 @@ impl<M: Machine> Slabs<M> {
     /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`].
     pub fn claim(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
-        let spot = if let Some(spot) = self.spot_at(addr)? {
-            spot
+        let claim = || {
+            self.looking(|stays| {
+                let Some(spot) = self.spot_at(addr, stays)? else { return Ok(None) };
+                spot.claim(bytes, tag).map(Some)
+            })
+        };
+        let claimed = if let Some(claimed) = claim()? {
+            claimed
         } else {
             let adopted = self.adopt_around(addr);
             // Another may have adopted the slab since the first look.
-            let spot = self.spot_at(addr)?;
             let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-            spot.ok_or_else(|| adopted.err().unwrap_or(nothing))?
+            claim()?.ok_or_else(|| adopted.err().unwrap_or(nothing))?
         };
-        spot.claim(bytes, tag)?;
+        self.settle(claimed);
         Ok(ptr)
     }
 

@@ -12,6 +12,7 @@ use crate::class::Class;
 use crate::error::Error;
 use crate::name::Name;
 use crate::slabs::Slabs;
+use crate::spot::Stays;
 use crate::state::ObjectState;
 
 /// What a buffer is to be like, beside its layout.
@@ -163,7 +164,9 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: the caller's promise.
             return unsafe { self.realloc_large(ptr, run, layout) };
         }
-        let spot = self.spot_of(ptr)?;
+        // SAFETY: the caller owns the object.
+        let stays = unsafe { Stays::promised() };
+        let spot = self.spot_of(ptr, &stays)?;
         let (geometry, state) = (&spot.control.geometry, spot.state());
         let (has, wants) = (geometry.size as usize, layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());

@@ -21,7 +21,7 @@ use crate::header::Slab;
 use crate::magazine::Round;
 use crate::name::Name;
 use crate::slabs::Slabs;
-use crate::spot::Spot;
+use crate::spot::{Spot, Stays};
 use crate::state::{ObjectState, State};
 
 /// A cache of objects: a handle, cheap to copy, to what lives as long as its [`Slabs`].
@@ -196,7 +196,9 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn free_checked(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        let spot = self.spot(ptr)?;
+        // SAFETY: the caller owns the object.
+        let stays = unsafe { Stays::promised() };
+        let spot = self.spot(ptr, &stays)?;
         let state = spot.state();
         if !state.is(ObjectState::Live) {
             return Err(spot.not_live(state));
@@ -222,7 +224,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// slab around it back. So it is with an object or a buffer in use whose owner keeps it
     /// meanwhile.
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        self.spot(ptr)?.preserve()
+        // SAFETY: the caller's promise.
+        self.spot(ptr, &unsafe { Stays::promised() })?.preserve()
     }
 
     /// Lets a preserved object go: it no longer survives, and can be freed.
@@ -234,12 +237,17 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// # Safety
     /// As for [`Cache::preserve`].
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        self.spot(ptr)?.unpreserve()
+        // SAFETY: the caller's promise.
+        self.spot(ptr, &unsafe { Stays::promised() })?.unpreserve()
     }
 
     /// The object of this cache that a pointer leads to.
-    pub(crate) fn spot(&self, ptr: NonNull<u8>) -> Result<Spot<'s, M>, Error> {
-        let spot = self.slabs.spot_of(ptr)?;
+    pub(crate) fn spot<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<Spot<'s, 'l, M>, Error> {
+        let spot = self.slabs.spot_of(ptr, stays)?;
         if core::ptr::eq(spot.control, self.control) {
             return Ok(spot);
         }
@@ -256,7 +264,8 @@ impl<'s, M: Machine> Cache<'s, M> {
             None => self.alloc_slow()?,
         };
         if debug::ENABLED {
-            debug::check_alloc(&self.spot(round.object)?)?;
+            // SAFETY: free, and in no list or magazine: this call's.
+            debug::check_alloc(&self.spot(round.object, &unsafe { Stays::promised() })?)?;
         }
         Ok(hand_out(round))
     }

@@ -50,7 +50,10 @@ pub(crate) unsafe fn fence(object: NonNull<u8>, geometry: &Geometry) {
 ///
 /// # Safety
 /// The caller owns the object.
-pub(crate) unsafe fn check_free<M: Machine>(spot: &Spot<'_, M>, state: State) -> Result<(), Error> {
+pub(crate) unsafe fn check_free<M: Machine>(
+    spot: &Spot<'_, '_, M>,
+    state: State,
+) -> Result<(), Error> {
     let geometry = &spot.control.geometry;
     let object = spot.slab.object(geometry, spot.index);
     // SAFETY: the caller owns the object, and nobody else writes behind it but by mistake.
@@ -69,7 +72,7 @@ pub(crate) unsafe fn check_free<M: Machine>(spot: &Spot<'_, M>, state: State) ->
 }
 
 /// Checks an object that is about to be handed out. One that was written to is taken out of use.
-pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, M>) -> Result<(), Error> {
+pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, '_, M>) -> Result<(), Error> {
     let state = spot.state();
     let geometry = &spot.control.geometry;
     let object = spot.slab.object(geometry, spot.index);
@@ -88,7 +91,7 @@ pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, M>) -> Result<(), Error> {
     })
 }
 
-fn overwritten<M: Machine>(spot: &Spot<'_, M>, at: usize) -> Error {
+fn overwritten<M: Machine>(spot: &Spot<'_, '_, M>, at: usize) -> Error {
     let addr = spot.addr();
     let at = PhysAddr::new(addr.get() + at as u64);
     Error::Overwritten { cache: spot.control.name, addr, at }

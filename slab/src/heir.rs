@@ -168,8 +168,11 @@ impl<M: Machine> Cache<'_, M> {
     /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
     pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.memory().machine().ptr(addr);
-        let spot = self.spot(ptr)?;
-        spot.claim(u64::from(self.control.geometry.size), spot.state().tag())?;
+        let claimed = self.slabs.looking(|stays| {
+            let spot = self.spot(ptr, stays)?;
+            spot.claim(u64::from(self.control.geometry.size), spot.state().tag())
+        })?;
+        self.slabs.settle(claimed);
         Ok(ptr)
     }
 
@@ -179,17 +182,20 @@ impl<M: Machine> Cache<'_, M> {
     /// As for [`Cache::claim`].
     pub fn discard(&self, addr: PhysAddr) -> Result<(), Error> {
         let control = self.control;
-        let spot = self.spot(self.slabs.memory().machine().ptr(addr))?;
-        let state = spot.state();
-        if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Quarantined) {
-            return Err(Error::NotUnclaimed { cache: control.name, addr });
-        }
+        let ptr = self.slabs.memory().machine().ptr(addr);
+        let (slab, index) = self.slabs.looking(|stays| {
+            let spot = self.spot(ptr, stays)?;
+            let state = spot.state();
+            let quarantined = ObjectState::Quarantined;
+            if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, quarantined) {
+                return Err(Error::NotUnclaimed { cache: control.name, addr });
+            }
+            Ok((spot.slab, spot.index))
+        })?;
         // Before the object is in its slab again: until then the slab is not given back.
-        if !control.spec.preserving {
-            self.slabs.discount_preserved(control, spot.slab);
-        }
+        self.slabs.settle((control, slab));
         // Last, as a constructor may panic.
-        self.construct(spot.slab, spot.index);
+        self.construct(slab, index);
         Ok(())
     }
 }

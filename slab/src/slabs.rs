@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::ptr::NonNull;
-use heirloom_folio::sync::{AtomicU32, Ordering::Relaxed};
+use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::{Kind, Machine, Memory, Order, PhysAddr, Run};
 
@@ -17,6 +17,7 @@ use crate::past::Past;
 use crate::register::{FIRST, Put, Register};
 use crate::roll::{CacheRecord, Roll};
 use crate::spec::CacheSpec;
+use crate::spot::Stays;
 use crate::state::ObjectState;
 
 /// Caches and buffers over a [`Memory`], which it owns.
@@ -53,6 +54,8 @@ pub struct Slabs<M: Machine> {
     pub(crate) orders: AtomicU32,
     pub(crate) classes: Classes<M>,
     pub(crate) born: Born<M>,
+    /// Frees by an owner's end that were refused; see [`Slabs::refused_frees`].
+    refused: AtomicU64,
     pub(crate) past: Past<M>,
 }
 
@@ -131,6 +134,7 @@ impl<M: Machine> Slabs<M> {
             orders: AtomicU32::new(0),
             classes: Classes::new(),
             born: Born::new(),
+            refused: AtomicU64::new(0),
             past: Past::new(past),
         })
     }
@@ -265,7 +269,12 @@ impl<M: Machine> Slabs<M> {
 
     /// Whose the memory at an address is.
     pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
-        if let Some((slab, control)) = self.slab_at(addr) {
+        self.looking(|stays| self.owner_while(addr, stays))
+    }
+
+    /// [`Slabs::owner_at`], for a caller that keeps what is there from being given back.
+    pub(crate) fn owner_while(&self, addr: PhysAddr, stays: &Stays<'_>) -> Option<Owner> {
+        if let Some((slab, control)) = self.slab_at(addr, stays) {
             let geometry: &Geometry = &control.geometry;
             let cache = control.name;
             let Some((index, _)) = geometry.around(geometry.offset_of(addr)) else {
@@ -296,10 +305,25 @@ impl<M: Machine> Slabs<M> {
     /// The tag and the size of the object at a pointer: what a handle to it says, beside its
     /// address. `None` if it is no object in use, or a large buffer, which has no tag.
     pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
-        let spot = self.spot_of(ptr).ok()?;
-        let state = spot.state();
-        let in_use = state.is(ObjectState::Live) || state.is(ObjectState::Preserved);
-        in_use.then_some((state.tag(), spot.control.geometry.size as usize))
+        self.looking(|stays| {
+            let spot = self.spot_of(ptr, stays).ok()?;
+            let state = spot.state();
+            let in_use = state.is(ObjectState::Live) || state.is(ObjectState::Preserved);
+            in_use.then_some((state.tag(), spot.control.geometry.size as usize))
+        })
+    }
+
+    /// How many objects and buffers stayed in use when their owners ended: by a drop or an allocator's
+    /// `dealloc`, which cannot say that they were refused. What a raw call preserved behind its owner's
+    /// back is, and what was written to past its end, with the feature `debug`.
+    pub fn refused_frees(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn note_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
     }
 
     /// Makes an object or a buffer survive a jump.
@@ -314,7 +338,8 @@ impl<M: Machine> Slabs<M> {
         match self.large_at(ptr) {
             // SAFETY: a large buffer, which is this layer's.
             Some(run) => Ok(unsafe { self.memory.preserve_run_as(run, Kind::Buffer) }?),
-            None => self.spot_of(ptr)?.preserve(),
+            // SAFETY: the caller's promise.
+            None => self.spot_of(ptr, &unsafe { Stays::promised() })?.preserve(),
         }
     }
 
@@ -334,7 +359,8 @@ impl<M: Machine> Slabs<M> {
                 self.born.remove(&self.memory, run.start());
                 Ok(())
             }
-            None => self.spot_of(ptr)?.unpreserve(),
+            // SAFETY: the caller's promise.
+            None => self.spot_of(ptr, &unsafe { Stays::promised() })?.unpreserve(),
         }
     }
 

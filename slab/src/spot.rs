@@ -18,6 +18,7 @@
 //! while the slab is preserved and in the roll, and an object's byte says Preserved only while it
 //! is counted: so at any instant a successor finds every object whose `preserve` returned.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -31,15 +32,31 @@ use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
 use crate::store;
 
+/// Keeps what is found by an address from being given back, for as long as it lives: the caller is
+/// a [reader](heirloom_folio::Memory::reading), or owns an object there.
+pub(crate) struct Stays<'a>(PhantomData<&'a ()>);
+
+impl Stays<'_> {
+    /// For a caller that owns the object which it looks up, or was promised that it stays.
+    ///
+    /// # Safety
+    /// The slab around the address that is looked up, if it is in one, is not given back as long as
+    /// the value lives. So it is as long as an object of it is in use, or free and in no list.
+    pub(crate) const unsafe fn promised() -> Self {
+        Self(PhantomData)
+    }
+}
+
 /// An object of a cache, in whatever state.
-pub(crate) struct Spot<'s, M: Machine> {
+pub(crate) struct Spot<'s, 'l, M: Machine> {
     pub(crate) slabs: &'s Slabs<M>,
     pub(crate) control: &'s Control<M>,
     pub(crate) slab: Slab,
     pub(crate) index: u32,
+    stays: PhantomData<&'l Stays<'l>>,
 }
 
-impl<M: Machine> Spot<'_, M> {
+impl<'s, M: Machine> Spot<'s, '_, M> {
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.control.geometry, self.index)
@@ -84,8 +101,9 @@ impl<M: Machine> Spot<'_, M> {
         Ok(())
     }
 
-    /// Claims what the predecessor left here, once.
-    pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(), Error> {
+    /// Claims what the predecessor left here, once. It is the caller's then, who has to
+    /// [settle](Slabs::settle) what it counts for.
+    pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(&'s Control<M>, Slab), Error> {
         let (cache, addr) = (self.control.name, self.addr());
         let found = u64::from(self.control.geometry.size);
         if bytes != found {
@@ -103,10 +121,7 @@ impl<M: Machine> Spot<'_, M> {
         if !self.exchange(state, ObjectState::Live) {
             return Err(Error::NotUnclaimed { cache, addr });
         }
-        if !self.control.spec.preserving {
-            self.slabs.discount_preserved(self.control, self.slab);
-        }
-        Ok(())
+        Ok((self.control, self.slab))
     }
 
     /// Why an object in this state, which is not live, cannot be freed.
@@ -128,6 +143,21 @@ impl<M: Machine> Spot<'_, M> {
 }
 
 impl<M: Machine> Slabs<M> {
+    /// Runs `look`, in which slabs are found by addresses that may be anything: none of them is given
+    /// back meanwhile. For what takes a few instructions; `look` takes no lock and asks for no memory.
+    #[inline]
+    pub(crate) fn looking<R>(&self, look: impl FnOnce(&Stays<'_>) -> R) -> R {
+        self.memory().reading(|| look(&Stays(PhantomData)))
+    }
+
+    /// What follows the claim of an object of the slab, which is the caller's by now.
+    #[inline]
+    pub(crate) fn settle(&self, (control, slab): (&Control<M>, Slab)) {
+        if !control.spec.preserving {
+            self.discount_preserved(control, slab);
+        }
+    }
+
     /// Counts one more preserved object in a slab, which is preserved and in the roll afterwards.
     fn count_preserved(&self, control: &Control<M>, slab: Slab) -> Result<(), Error> {
         let count = &slab.head().preserved;
@@ -202,6 +232,15 @@ impl<M: Machine> Slabs<M> {
         debug_assert!(made.is_ok(), "a table can become a slab: {made:?}");
     }
 
+    /// Makes a slab a table again, so that pointers into it lead to no slab: whether it did.
+    ///
+    /// # Safety
+    /// The slab is in no list, and none of its objects is in use.
+    pub(crate) unsafe fn hide(&self, block: Block) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.memory().hide_slab(block) }.is_ok()
+    }
+
     /// Strikes a slab out of the roll and unpreserves it.
     pub(crate) fn let_go(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
         let entry = slab.head().entry.swap(0, Relaxed);
@@ -222,7 +261,14 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The same of all orders and ranges.
+    #[inline]
     pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+        self.base_slab_around(ptr).or_else(|| self.other_slab_around(ptr))
+    }
+
+    /// The slab around a pointer where it is none of those that most are.
+    #[inline(never)]
+    fn other_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
         let orders = self.orders.load(Relaxed);
         let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
         orders.filter_map(Order::new).find_map(|order| {
@@ -242,28 +288,38 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The slab that holds an address, and its cache.
-    pub(crate) fn slab_at(&self, addr: PhysAddr) -> Option<(Slab, &Control<M>)> {
+    pub(crate) fn slab_at(&self, addr: PhysAddr, _: &Stays<'_>) -> Option<(Slab, &Control<M>)> {
         let machine = self.memory().machine();
         // An address outside the map may have any pointer.
         let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
         let (found, control) = self.slab_around(ptr)?;
         let slab = PhysAddr::new(addr.get() - found.offset as u64);
-        // SAFETY: a slab of that cache starts there.
+        // SAFETY: a slab of that cache starts there, and it stays.
         Some((unsafe { Slab::at(machine, slab) }, control))
     }
 
     /// The object that a pointer leads to.
-    pub(crate) fn spot_of(&self, ptr: NonNull<u8>) -> Result<Spot<'_, M>, Error> {
+    pub(crate) fn spot_of<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<Spot<'_, 'l, M>, Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        self.spot_at(addr)?.ok_or(nothing)
+        self.spot_at(addr, stays)?.ok_or(nothing)
     }
 
     /// The object at an address; `None` if no slab is there.
-    pub(crate) fn spot_at(&self, addr: PhysAddr) -> Result<Option<Spot<'_, M>>, Error> {
-        let Some((slab, control)) = self.slab_at(addr) else { return Ok(None) };
+    pub(crate) fn spot_at<'l>(
+        &self,
+        addr: PhysAddr,
+        stays: &'l Stays<'_>,
+    ) -> Result<Option<Spot<'_, 'l, M>>, Error> {
+        let Some((slab, control)) = self.slab_at(addr, stays) else { return Ok(None) };
         match control.geometry.around(control.geometry.offset_of(addr)) {
-            Some((index, 0)) => Ok(Some(Spot { slabs: self, control, slab, index })),
+            Some((index, 0)) => {
+                Ok(Some(Spot { slabs: self, control, slab, index, stays: PhantomData }))
+            }
             around => {
                 let start = around.map(|(index, _)| slab.addr(&control.geometry, index));
                 let start = start.unwrap_or(slab.phys());

@@ -5,6 +5,7 @@
 //! may come back on another CPU, or find the place taken; then it goes to the depot.
 
 use core::ptr::NonNull;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, CpuId, Kind, Machine, Request};
 
@@ -12,11 +13,18 @@ use crate::cache::Cache;
 use crate::debug;
 use crate::error::Error;
 use crate::header::Slab;
-use crate::lists::prefetch_homes;
+use crate::lists::{Batch, prefetch_homes};
 use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
 
 /// Empty slabs that a cache keeps when objects are freed.
 const EMPTIES: usize = 4;
+/// From so many on it gives those above [`EMPTIES`] back: several at a time, since each CPU is asked
+/// whether it looks at slabs.
+const SURPLUS: usize = 2 * EMPTIES;
+/// Slabs that are given back together, at most: the lock is held for so many.
+const BATCH: usize = 16;
+/// How often each CPU is asked by a call that has nothing else to do.
+const TRIES: u32 = 200;
 
 impl<M: Machine> Cache<'_, M> {
     /// A free object from this CPU's magazines, the depot or a slab.
@@ -31,7 +39,7 @@ impl<M: Machine> Cache<'_, M> {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach() })
         });
-        let mut magazine = match popped {
+        let magazine = match popped {
             Some(Popped::Object(round)) => return Ok(round),
             Some(Popped::Nothing(Some(magazine))) => magazine,
             Some(Popped::Nothing(None)) => {
@@ -42,9 +50,10 @@ impl<M: Machine> Cache<'_, M> {
             }
             None => return self.take_one(),
         };
-        let filled = self.refill(&mut magazine);
-        let round = magazine.pop();
-        self.install(magazine);
+        let mut magazine = InHand { cache: *self, magazine: Some(magazine) };
+        let filled = magazine.magazine.as_mut().map_or(Ok(()), |magazine| self.refill(magazine));
+        let round = magazine.magazine.as_mut().and_then(Magazine::pop);
+        drop(magazine);
         filled?;
         round.map_or_else(|| self.take_one(), Ok)
     }
@@ -67,7 +76,7 @@ impl<M: Machine> Cache<'_, M> {
             Some(Pushed::Done) => return true,
             Some(Pushed::Full(Some(full))) => {
                 let (empty, empties) = self.exchange(full);
-                surplus = empties > EMPTIES;
+                surplus = empties > SURPLUS;
                 Some(empty)
             }
             Some(Pushed::Full(None)) => control.shared.lock().depot.pop_empty(self.slabs.memory()),
@@ -75,15 +84,21 @@ impl<M: Machine> Cache<'_, M> {
         };
         let Some(mut magazine) = empty else {
             let map = self.slabs.memory().machine();
-            control.shared.lock().lists.put_one(map, &control.geometry, round);
-            self.trim(EMPTIES);
+            let empties = {
+                let mut shared = control.shared.lock();
+                shared.lists.put_one(map, &control.geometry, round);
+                shared.lists.empties()
+            };
+            if empties > SURPLUS {
+                self.trim(EMPTIES, 1);
+            }
             return true;
         };
         let room = magazine.push(round);
         debug_assert!(room, "it was empty");
         self.install(magazine);
         if surplus {
-            self.trim(EMPTIES);
+            self.trim(EMPTIES, 1);
         }
         true
     }
@@ -195,14 +210,11 @@ impl<M: Machine> Cache<'_, M> {
         let block = self
             .slabs
             .patiently(|| Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Table))?))?;
+        let unbuilt = Unbuilt { cache: *self, block };
         // SAFETY: the block was allocated just now, and is a slab from here on.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
-        // SAFETY: allocated just now; and a slab of this cache once it is built.
-        unsafe {
-            slab.build(geometry, control.shape, control.owner);
-            self.slabs.show(block);
-        }
-        let unbuilt = Unbuilt { cache: *self, block };
+        // SAFETY: allocated just now.
+        unsafe { slab.build(geometry, control.shape, control.owner) };
         let first = slab.object(geometry, 0);
         if !first.addr().get().is_multiple_of(geometry.align as usize) {
             let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
@@ -216,8 +228,12 @@ impl<M: Machine> Cache<'_, M> {
         if control.spec.preserving {
             self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab))?;
         }
-        control.shared.lock().lists.add(geometry, slab);
         core::mem::forget(unbuilt);
+        // Shown under the lock that whoever takes objects from it needs.
+        let mut shared = control.shared.lock();
+        // SAFETY: allocated above, and a slab of this cache by now.
+        unsafe { self.slabs.show(block) };
+        shared.lists.add(geometry, slab);
         Ok(())
     }
 
@@ -238,27 +254,74 @@ impl<M: Machine> Cache<'_, M> {
         }
     }
 
-    /// Gives empty slabs back until `keep` are left: how many.
-    pub(crate) fn trim(&self, keep: usize) -> u64 {
+    /// Gives empty slabs back until `keep` are left: how many. Each CPU is asked up to `tries` times
+    /// whether it looks at slabs; while one does, they stay.
+    pub(crate) fn trim(&self, keep: usize, tries: u32) -> u64 {
         let (control, memory) = (self.control, self.slabs.memory());
         let mut given = 0;
         loop {
-            let slab = {
+            let mut batch = self.take_batch(keep);
+            if batch.is_empty() {
+                return given;
+            }
+            if !memory.readers_have_left(tries) {
+                self.put_back(batch);
+                return given;
+            }
+            if control.spec.preserving {
+                // (An empty slab of a plain cache has no preserved object.)
                 let mut shared = control.shared.lock();
-                if shared.lists.empties() <= keep {
-                    return given;
-                }
-                let Some(slab) = shared.lists.take_empty(memory.machine(), keep) else {
-                    return given;
-                };
-                // An empty slab of a plain cache has no preserved object.
-                if control.spec.preserving {
+                for slab in batch.slabs(memory.machine()) {
                     self.slabs.let_go(control, &mut shared, slab);
                 }
-                slab
-            };
-            drop(Unbuilt { cache: *self, block: slab.block(&control.geometry) });
-            given += 1;
+            }
+            let mut refused = Batch::new();
+            while let Some(slab) = batch.take(memory.machine()) {
+                // SAFETY: in no list, all of its objects free, and no reader finds it any more.
+                match unsafe { memory.free(slab.block(&control.geometry), Kind::Table) } {
+                    Ok(()) => given += 1,
+                    // A raw call on its frames preserved it.
+                    Err(_) => refused.add(slab),
+                }
+            }
+            if !refused.is_empty() {
+                self.put_back(refused);
+                return given;
+            }
+        }
+    }
+
+    /// Takes empty slabs out of the list, of which `keep` stay, and hides them.
+    fn take_batch(&self, keep: usize) -> Batch {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let mut batch = Batch::new();
+        let mut shared = control.shared.lock();
+        for _ in 0..BATCH {
+            let Some(slab) = shared.lists.take_empty(memory.machine(), keep) else { break };
+            // SAFETY: in no list since just now, and empty.
+            if unsafe { self.slabs.hide(slab.block(&control.geometry)) } {
+                batch.add(slab);
+            } else {
+                shared.lists.add(&control.geometry, slab);
+                break;
+            }
+        }
+        batch
+    }
+
+    /// Shows slabs that could not go again. (They were hidden: no object of theirs was in use, or to
+    /// be claimed, so no call was to find one.)
+    fn put_back(&self, mut batch: Batch) {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let mut shared = control.shared.lock();
+        while let Some(slab) = batch.take(memory.machine()) {
+            if control.spec.preserving && slab.head().entry.load(Relaxed) == 0 {
+                // It was let go, and cannot survive as others of the cache do: it stays out of use.
+                continue;
+            }
+            // SAFETY: a slab of this cache, in no list, that was hidden by `take_batch`.
+            unsafe { self.slabs.show(slab.block(&control.geometry)) };
+            shared.lists.add(&control.geometry, slab);
         }
     }
 
@@ -287,7 +350,7 @@ impl<M: Machine> Cache<'_, M> {
         } {
             self.drain(full);
         }
-        self.trim(0)
+        self.trim(0, TRIES)
     }
 
     /// Puts a magazine's objects into their slabs, and the magazine aside.
@@ -299,7 +362,21 @@ impl<M: Machine> Cache<'_, M> {
     }
 }
 
-/// A slab's frames while it is in no list: dropping it gives them back.
+/// A magazine that is being filled, which may take a constructor that panics: dropping it installs it.
+struct InHand<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    magazine: Option<Magazine>,
+}
+
+impl<M: Machine> Drop for InHand<'_, M> {
+    fn drop(&mut self) {
+        if let Some(magazine) = self.magazine.take() {
+            self.cache.install(magazine);
+        }
+    }
+}
+
+/// A slab's frames until it is one: dropping it gives them back.
 struct Unbuilt<'s, M: Machine> {
     cache: Cache<'s, M>,
     block: Block,
@@ -307,8 +384,9 @@ struct Unbuilt<'s, M: Machine> {
 
 impl<M: Machine> Drop for Unbuilt<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the slab is in no list, so none of its objects is anybody's.
-        let freed = unsafe { self.cache.slabs.memory().free(self.block, Kind::Slab) };
-        debug_assert!(freed.is_ok(), "an empty slab is free to go: {freed:?}");
+        // A constructor panicked, or there is no memory for the roll. What a raw call preserved in
+        // between is refused, and stays that call's.
+        // SAFETY: allocated by `grow`, and never shown: no object of it was anybody's.
+        let _ = unsafe { self.cache.slabs.memory().free(self.block, Kind::Table) };
     }
 }

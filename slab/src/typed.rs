@@ -184,8 +184,12 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
     /// # Errors
     /// As for [`Slabs::claim`]; [`Error::WrongCache`].
     pub fn claim(&self, addr: PhysAddr, tag: u8) -> Result<Object<'s, T, M>, Error> {
-        let spot = self.cache.spot(self.cache.slabs.memory().machine().ptr(addr))?;
-        spot.claim(size_of::<T>() as u64, tag)?;
+        let slabs = self.cache.slabs;
+        let claimed = slabs.looking(|stays| {
+            let spot = self.cache.spot(slabs.memory().machine().ptr(addr), stays)?;
+            spot.claim(size_of::<T>() as u64, tag)
+        })?;
+        slabs.settle(claimed);
         Ok(self.at(addr))
     }
 
@@ -286,8 +290,10 @@ impl<T: Persist, M: Machine> Drop for Object<'_, T, M> {
         // constructor: no spec of one has.
         let freed = unsafe { self.cache.cache.free(self.ptr.cast()) };
         // Refused only if a raw call preserved or freed the object behind the handle's back, or
-        // if something wrote past its end; then it is not ours to free.
-        debug_assert!(freed.is_ok(), "an owned handle frees: {freed:?}");
+        // if something wrote past its end; then it is not ours to free, and stays as it is.
+        if freed.is_err() {
+            self.cache.cache.slabs.note_refused();
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "percpu", "a CPU's slot as a mutable reference while it is pinned"),
     (FOLIO, "prefetch", "a processor's hint"),
     (FOLIO, "ranges", "a range's metadata laid out over memory that the caller gave"),
+    (FOLIO, "readers", "the slot of the CPU that this is; who hides a slab owns it"),
     (FOLIO, "runs", "who frees, shrinks or grows a run owns it"),
     (FOLIO, "survive", "a page given back by the tracker; a leaf found again by its address"),
     (FOLIO, "threads", "threads as CPUs keep a machine's promises"),
