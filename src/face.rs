@@ -7,8 +7,30 @@ use core::ptr::NonNull;
 use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run, joined};
 use heirloom_restore::{Entry, Handover, SealPolicy};
 
+/// No frames: where there is no room for metadata.
+const NOWHERE: Run = match Run::new(Pfn::new(0), 0) {
+    Some(run) => run,
+    None => panic!("no frames are a run"),
+};
+
 /// What memory there is: ranges of frames, each with its node. What firmware tells a kernel.
 pub type MemoryMap<'a> = &'a [(Run, NodeId)];
+
+/// Where a kernel's metadata goes, for [`Heirloom::boot_in`] and [`Heirloom::revive_in`].
+///
+/// The default is the largest stretch of scratch, and nothing busy: what [`Heirloom::boot`] and
+/// [`Heirloom::revive`] do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Placement<'a> {
+    /// The frames that metadata takes, or the first of them that it needs. They lie within one scratch
+    /// area, within one range of the map and outside scratch, or outside all of the map: a
+    /// kernel's own data, say, that its direct map shows. `None`: the largest stretch of scratch.
+    pub metadata: Option<Run>,
+    /// Frames that are in use already, wherever metadata could come to lie: the running image, its
+    /// page tables and stack, an initial file system. Metadata spares them. That nothing else is
+    /// put there follows from where they are: in scratch, or in no range of the map.
+    pub busy: &'a [Run],
+}
 
 /// An error of booting or reviving.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,11 +38,11 @@ pub type MemoryMap<'a> = &'a [(Run, NodeId)];
 pub enum Error {
     /// A layer below refused.
     Restore(heirloom_restore::Error),
-    /// No scratch area is large enough for this memory's metadata.
+    /// No stretch of scratch is large enough for this memory's metadata.
     ScratchTooSmall {
-        /// Bytes needed, in one area.
+        /// Bytes needed, in one piece.
         needed: usize,
-        /// Bytes of the largest area.
+        /// Bytes of the largest piece that is not busy.
         largest: usize,
     },
     /// Scratch does not lie in one range of the memory map.
@@ -28,19 +50,29 @@ pub enum Error {
         /// The area.
         area: Run,
     },
+    /// The frames that were given for metadata are partly something else.
+    MetadataInUse {
+        /// The frames.
+        metadata: Run,
+        /// What they share frames with: what is busy, a scratch area or a range that they lie in
+        /// only in part, the predecessor's root page or scratch list.
+        with: Run,
+    },
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Restore(e) => e.fmt(f),
-            Self::ScratchTooSmall { needed, largest } => {
-                write!(
-                    f,
-                    "metadata needs {needed} bytes of scratch, the largest area has {largest}"
-                )
-            }
+            Self::ScratchTooSmall { needed, largest } => write!(
+                f,
+                "metadata needs {needed} bytes of scratch in one piece, the largest that is not \
+                 busy has {largest}: boot with larger scratch, or place metadata elsewhere"
+            ),
             Self::ScratchNotMemory { area } => write!(f, "scratch area of {area} is not memory"),
+            Self::MetadataInUse { metadata, with } => {
+                write!(f, "metadata cannot lie in {metadata}: they share some with {with}")
+            }
         }
     }
 }
@@ -63,6 +95,7 @@ impl<E: Into<heirloom_restore::Error>> From<E> for Error {
 /// generation after generation.
 pub struct Heirloom<M: Machine> {
     handover: Handover<M>,
+    metadata: Run,
 }
 
 impl<M: Machine> Deref for Heirloom<M> {
@@ -92,7 +125,9 @@ impl<M: Machine> Heirloom<M> {
     ///
     /// # Errors
     /// [`Error::ScratchTooSmall`], [`Error::ScratchNotMemory`]: see [`Heirloom::scratch_bytes`].
-    /// [`Error::Restore`]: ranges that overlap, or no memory for the handover's own pages.
+    /// [`Error::Restore`]: ranges that overlap, more scratch areas than
+    /// [`ScratchList::LIMIT`](heirloom_restore::ScratchList::LIMIT), one of no frames, or no memory
+    /// for the handover's own pages.
     ///
     /// # Safety
     /// - The machine's direct map covers every run of `map`.
@@ -103,17 +138,46 @@ impl<M: Machine> Heirloom<M> {
         scratch: &[Run],
         producer: &str,
     ) -> Result<Self, Error> {
-        // SAFETY: the same contract.
-        let memory = unsafe { place(machine, map, scratch.iter().copied()) }?;
-        Ok(Self { handover: Handover::fresh(memory, scratch, producer)? })
+        // SAFETY: the same contract; nothing is busy.
+        unsafe { Self::boot_in(machine, map, scratch, producer, Placement::default()) }
+    }
+
+    /// [`Heirloom::boot`] with metadata where the caller wants it, or beside what is busy.
+    ///
+    /// # Errors
+    /// As for [`Heirloom::boot`], and [`Error::MetadataInUse`].
+    ///
+    /// # Safety
+    /// As for [`Heirloom::boot`], but that what lies in `placement.busy` may be used. The direct map
+    /// covers `placement.metadata` too.
+    pub unsafe fn boot_in(
+        machine: M,
+        map: MemoryMap<'_>,
+        scratch: &[Run],
+        producer: &str,
+        placement: Placement<'_>,
+    ) -> Result<Self, Error> {
+        let areas = scratch.iter().copied();
+        let room = room(map, areas, placement, [None; 2])?;
+        let cpus = machine.count();
+        // SAFETY: the same contract; `room` is in none of what is busy.
+        let (memory, metadata) = unsafe { place(machine, map, room, cpus) }?;
+        if !scratch.iter().any(|area| area.covers(metadata)) {
+            keep_out(&memory, metadata)?;
+        }
+        Ok(Self { handover: Handover::fresh(memory, scratch, producer)?, metadata })
     }
 
     /// Takes over from a predecessor: see [`Handover::revive`]. Until that has checked and
     /// reserved everything, nothing but scratch is written.
     ///
+    /// A machine of more CPUs than scratch has room for comes up all the same: those beyond
+    /// [`Heirloom::cpus`] do without a cache of frames.
+    ///
     /// # Errors
     /// [`Error::Restore`]: what is wrong with the handover, and where.
-    /// [`Error::ScratchTooSmall`]: the predecessor kept less scratch than this build needs.
+    /// [`Error::ScratchTooSmall`]: the predecessor kept less scratch than this build needs for one
+    /// CPU.
     ///
     /// # Safety
     /// As for [`Heirloom::boot`]; the predecessor no longer runs.
@@ -124,16 +188,74 @@ impl<M: Machine> Heirloom<M> {
         producer: &str,
         seal: SealPolicy,
     ) -> Result<Self, Error> {
-        let is_memory = |run| joined(map).any(|(range, _)| range.covers(run));
-        // SAFETY: `map` is memory that the machine maps; nobody writes the predecessor's pages.
-        let areas = unsafe { entry.scratch_areas(&machine, is_memory) }?;
-        // Linux's list lies in scratch itself, and is read again.
-        let list = Run::covering(entry.scratch, entry.scratch_bytes);
-        let room = areas.runs().flat_map(|area| around(area, list)).flatten();
-        let largest = room.max_by_key(|room| room.frames());
+        // SAFETY: the same contract; nothing is busy.
+        unsafe { Self::revive_in(machine, map, entry, producer, seal, Placement::default()) }
+    }
+
+    /// [`Heirloom::revive`] with metadata where the caller wants it, or beside what is busy: for a
+    /// kernel that was loaded into scratch, with its image and whatever came with it.
+    ///
+    /// # Errors
+    /// As for [`Heirloom::revive`], and [`Error::MetadataInUse`]. Metadata over something that the
+    /// predecessor preserved is found too, as [`Error::Restore`], when it is overwritten.
+    ///
+    /// # Safety
+    /// As for [`Heirloom::revive`], but that what lies in `placement.busy` may be used. The direct map
+    /// covers `placement.metadata` too, and nothing that is preserved lies there.
+    pub unsafe fn revive_in(
+        machine: M,
+        map: MemoryMap<'_>,
+        entry: Entry,
+        producer: &str,
+        seal: SealPolicy,
+        placement: Placement<'_>,
+    ) -> Result<Self, Error> {
+        let cpus = machine.count();
         // SAFETY: the same contract.
-        let memory = unsafe { place(machine, map, largest.into_iter()) }?;
-        Ok(Self { handover: Handover::revive(memory, entry, producer, seal)? })
+        let (room, within) = unsafe { Self::room_in(&machine, map, entry, placement) }?;
+        // SAFETY: the same contract; `room` is in none of what is busy.
+        let (memory, metadata) =
+            unsafe { place(machine, map, room, fitting::<M>(map, room, cpus)) }?;
+        if !within {
+            keep_out(&memory, metadata)?;
+        }
+        Ok(Self { handover: Handover::revive(memory, entry, producer, seal)?, metadata })
+    }
+
+    /// Where there is room for a successor's metadata, and whether that is in scratch.
+    ///
+    /// # Safety
+    /// As for [`Heirloom::revive_in`].
+    #[inline(never)]
+    unsafe fn room_in(
+        machine: &M,
+        map: MemoryMap<'_>,
+        entry: Entry,
+        placement: Placement<'_>,
+    ) -> Result<(Run, bool), Error> {
+        let is_memory = |run| joined(map).any(|(range, _)| range.covers(run));
+        // SAFETY: `map` is memory that the machine maps; nothing writes the predecessor's pages.
+        let areas = unsafe { entry.scratch_areas(machine, is_memory) }?;
+        // Linux's list lies in scratch itself, and is read again.
+        let tables = [
+            Run::covering(entry.root, PAGE_SIZE as u64),
+            Run::covering(entry.scratch, entry.scratch_bytes),
+        ];
+        let room = room(map, areas.runs(), placement, tables)?;
+        Ok((room, areas.runs().any(|area| area.covers(room))))
+    }
+
+    /// The frames that the metadata takes: a loader must not put a successor's image there as long as
+    /// this kernel runs.
+    pub const fn metadata(&self) -> Run {
+        self.metadata
+    }
+
+    /// CPUs that have a cache of frames: all that the machine can have, but where scratch had no
+    /// room for so many when this kernel took over. A call on another CPU takes frames from what
+    /// is shared, and is slower.
+    pub fn cpus(&self) -> usize {
+        self.memory().cpu_count()
     }
 
     /// The handover, without this wrapper.
@@ -142,40 +264,90 @@ impl<M: Machine> Heirloom<M> {
     }
 }
 
-/// What of `area` is before `hole` and behind it.
-fn around(area: Run, hole: Option<Run>) -> [Option<Run>; 2] {
-    let Some(hole) = hole.filter(|hole| hole.overlaps(area)) else { return [Some(area), None] };
-    let between = |start: Pfn, end: Pfn| Run::new(start, end.get().saturating_sub(start.get()));
-    [between(area.start(), hole.start()), between(hole.end(), area.end())]
+/// Where metadata goes: what was asked for, or the largest stretch of an area that touches neither
+/// what is busy nor the predecessor's tables.
+fn room(
+    map: MemoryMap<'_>,
+    areas: impl Iterator<Item = Run> + Clone,
+    placement: Placement<'_>,
+    tables: [Option<Run>; 2],
+) -> Result<Run, Error> {
+    let holes = placement.busy.iter().copied().chain(tables.into_iter().flatten());
+    let ranges = joined(map).map(|(range, _)| range);
+    let Some(metadata) = placement.metadata else {
+        let stretches = areas.clone().flat_map(|area| stretches(area, holes.clone()));
+        let room = stretches.max_by_key(|stretch| stretch.frames());
+        let room = room.unwrap_or(NOWHERE);
+        let area = areas.clone().find(|area| area.covers(room));
+        return match area.filter(|area| !ranges.clone().any(|range| range.covers(*area))) {
+            Some(area) => Err(Error::ScratchNotMemory { area }),
+            None => Ok(room),
+        };
+    };
+    let part = areas.chain(ranges).filter(|run| !run.covers(metadata));
+    match part.chain(holes).find(|run| run.overlaps(metadata)) {
+        Some(with) => Err(Error::MetadataInUse { metadata, with }),
+        None => Ok(metadata),
+    }
 }
 
-/// A memory of the ranges in `map`, its metadata in the largest of the areas.
+/// The stretches of `area` that lie in none of `holes`.
+fn stretches<I: Iterator<Item = Run> + Clone>(
+    area: Run,
+    holes: I,
+) -> impl Iterator<Item = Run> + use<I> {
+    let starts = core::iter::once(area.start()).chain(holes.clone().map(Run::end));
+    starts.filter_map(move |start| {
+        if !area.contains(start) || holes.clone().any(|hole| hole.contains(start)) {
+            return None;
+        }
+        let next = holes.clone().map(Run::start).filter(|hole| *hole > start).min();
+        Run::between(start, next.map_or(area.end(), |hole| hole.min(area.end())))
+    })
+}
+
+/// How many of `cpus` CPUs there is room for: one at least, for which there may be none.
+fn fitting<M: Machine>(map: MemoryMap<'_>, room: Run, cpus: usize) -> usize {
+    let bytes = usize::try_from(room.bytes()).unwrap_or(usize::MAX);
+    let fits = |cpus: &usize| Heirloom::<M>::scratch_bytes(map, *cpus) <= bytes;
+    (1..=cpus).rev().find(fits).unwrap_or(1)
+}
+
+/// Keeps frames that hold metadata, and are no scratch, from being handed out.
+fn keep_out<M: Machine>(memory: &Memory<M>, metadata: Run) -> Result<(), Error> {
+    if memory.contains(metadata) {
+        memory.reserve(metadata)?;
+    }
+    Ok(())
+}
+
+/// A memory of the ranges in `map`, its metadata, for `cpus` CPUs, at the start of `room`: which
+/// frames it takes.
 ///
 /// # Safety
-/// As for [`Heirloom::boot`]; what the areas contain may be overwritten.
+/// As for [`Heirloom::boot_in`]; what `room` contains may be overwritten.
+#[inline(never)]
 unsafe fn place<M: Machine>(
     machine: M,
     map: MemoryMap<'_>,
-    areas: impl Iterator<Item = Run>,
-) -> Result<Memory<M>, Error> {
-    let needed = Heirloom::<M>::scratch_bytes(map, machine.count());
-    let area = areas.max_by_key(|area| area.frames());
-    let largest = area.map_or(0, |area| area.bytes() as usize);
-    let Some(area) = area.filter(|_| largest >= needed) else {
+    room: Run,
+    cpus: usize,
+) -> Result<(Memory<M>, Run), Error> {
+    let needed = Heirloom::<M>::scratch_bytes(map, cpus);
+    let largest = usize::try_from(room.bytes()).unwrap_or(usize::MAX);
+    let taken = Run::new(room.start(), (needed / PAGE_SIZE) as u64);
+    let Some(taken) = taken.filter(|taken| room.covers(*taken)) else {
         return Err(Error::ScratchTooSmall { needed, largest });
     };
-    if !joined(map).any(|(range, _)| range.covers(area)) {
-        return Err(Error::ScratchNotMemory { area });
-    }
-    let mut next = machine.ptr(area.addr());
+    let mut next = machine.ptr(room.addr());
     let mut carve = |bytes: usize| {
         let space = NonNull::slice_from_raw_parts(next, bytes);
-        // SAFETY: the pieces sum to no more than `needed`, which the area holds.
+        // SAFETY: the pieces sum to no more than `needed`, which the room holds.
         next = unsafe { next.add(bytes) };
         space
     };
-    let cpus = carve(Memory::<M>::cpu_bytes(machine.count()));
-    // SAFETY: the space is in scratch, which the caller promised that nothing else uses, and
+    let cpus = carve(Memory::<M>::cpu_bytes(cpus));
+    // SAFETY: the space is in the room, which the caller promised that nothing else uses, and
     // which the memory itself never hands out, as it is reserved before anything is allocated.
     let memory = unsafe { Memory::new(machine, cpus) }?;
     for (run, node) in joined(map) {
@@ -183,5 +355,5 @@ unsafe fn place<M: Machine>(
         // SAFETY: as above; the direct map covers the run (contract).
         unsafe { memory.add_range(run, node, space) }?;
     }
-    Ok(memory)
+    Ok((memory, taken))
 }

@@ -105,7 +105,7 @@ pub mod jump;
 #[cfg(all(feature = "liveupdate", target_os = "linux"))]
 pub mod liveupdate;
 
-pub use face::{Error, Heirloom, MemoryMap};
+pub use face::{Error, Heirloom, MemoryMap, Placement};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

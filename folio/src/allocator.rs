@@ -46,7 +46,7 @@ impl<M: Machine> Behind for Home<'_, M> {
     fn share(&self) -> u64 {
         // The same on every CPU: an eighth of the node.
         let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
-        frames / 8 / self.memory.machine().count() as u64
+        frames / 8 / self.memory.cpu_count() as u64
     }
 
     fn give_frames(&self, frames: &[Pfn]) -> u32 {
@@ -283,7 +283,7 @@ impl<M: Machine> Memory<M> {
     pub fn drain(&self) {
         self.ask_all();
         self.machine().pinned(|cpu| {
-            if let Some(cpu) = cpu {
+            if let Some(cpu) = self.with_slot(cpu) {
                 // SAFETY: pinned to `cpu`.
                 unsafe { self.with_cache(cpu, |_, _| ()) };
             }
@@ -309,7 +309,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// Runs inside `pinned` or `idle` for `cpu`, or is the only user of the memory; `f` does not
-    /// come back here. `cpu` is one of the machine's.
+    /// come back here. `cpu` has a slot.
     #[inline]
     unsafe fn with_cache<R>(&self, cpu: CpuId, f: impl FnOnce(Held<'_>, &Home<'_, M>) -> R) -> R {
         let home = Home { memory: self, node: self.machine().home(cpu) };
@@ -336,7 +336,7 @@ impl<M: Machine> Memory<M> {
     #[inline]
     fn take_kept(&self, request: Request) -> Option<Pfn> {
         self.machine().pinned_now(|cpu| {
-            let cpu = cpu?;
+            let cpu = self.with_slot(cpu)?;
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
                 self.slot(cpu).with(|mut held| {
@@ -352,7 +352,7 @@ impl<M: Machine> Memory<M> {
     fn take_more(&self, request: Request) -> Result<Block, Error> {
         let order = request.order();
         let found = self.machine().pinned(|cpu| {
-            let Some(cpu) = cpu else {
+            let Some(cpu) = self.with_slot(cpu) else {
                 return self.take_shared(request, None, None, &mut Hints::new());
             };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
@@ -435,7 +435,7 @@ impl<M: Machine> Memory<M> {
     #[inline]
     fn give_kept(&self, range: &Range, block: Block) -> bool {
         self.machine().pinned_now(|cpu| {
-            let Some(cpu) = cpu else { return false };
+            let Some(cpu) = self.with_slot(cpu) else { return false };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
                 self.slot(cpu).with(|mut held| held.ready_for(number(range)) && held.push(block))
@@ -449,7 +449,7 @@ impl<M: Machine> Memory<M> {
         let order = block.order();
         let kept = order <= MAX_CACHED
             && self.machine().pinned(|cpu| {
-                let Some(cpu) = cpu else { return false };
+                let Some(cpu) = self.with_slot(cpu) else { return false };
                 // SAFETY: pinned to `cpu`; nothing below comes back here.
                 unsafe {
                     self.with_cache(cpu, |mut held, home| {

@@ -115,11 +115,11 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn inside<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
         self.machine().pinned_now(|cpu| {
-            let Some(cpu) = cpu else {
+            let Some(cpu) = self.with_slot(cpu) else {
                 let _held = self.hold_inheritance().ok()??;
                 return Some(f());
             };
-            // SAFETY: the machine gave it.
+            // SAFETY: it has a slot.
             let word = unsafe { self.slot(cpu) }.gate();
             word.enter().then(|| {
                 let _inside = Inside(word);

@@ -54,6 +54,8 @@ pub struct Memory<M: Machine> {
     machine: M,
     pub(crate) ranges: Ranges,
     slots: NonNull<CpuSlot>,
+    /// How many slots there are: CPUs from here on have none.
+    cpus: usize,
     shared: NonNull<Shared>,
     pub(crate) own: Tracker,
     pub(crate) inherited: Tracker,
@@ -134,16 +136,19 @@ impl<M: Machine> Memory<M> {
 
     /// A memory without frames.
     ///
+    /// Where `space` is smaller than [`Memory::cpu_bytes`] of the machine's count, the CPUs of the
+    /// highest numbers have no cache: a call there is as one that could not be pinned. See
+    /// [`Memory::cpu_count`].
+    ///
     /// # Errors
-    /// [`Error::BadSpace`]: `space` is smaller than [`Memory::cpu_bytes`] of the machine's count.
+    /// [`Error::BadSpace`]: `space` is smaller than [`Memory::cpu_bytes`] of one CPU.
     ///
     /// # Safety
     /// `space` is valid for reads and writes as long as the value lives, through this pointer,
     /// and nothing else uses it.
     pub unsafe fn new(machine: M, space: NonNull<[u8]>) -> Result<Self, Error> {
-        let cpus = machine.count();
-        let needed = Self::state_bytes(cpus);
-        let slots = align_space(space, needed, align_of::<CpuSlot>())?.cast::<CpuSlot>();
+        let (cpus, aligned) = Self::fitting(machine.count(), space)?;
+        let slots = aligned.cast::<CpuSlot>();
         for cpu in 0..cpus {
             // SAFETY: `cpus` slots fit the aligned space, which is ours to write.
             unsafe { CpuSlot::install(slots.add(cpu)) };
@@ -156,11 +161,27 @@ impl<M: Machine> Memory<M> {
             machine,
             ranges: Ranges::new(),
             slots,
+            cpus,
             own: Tracker::new(),
             inherited: Tracker::new(),
             shared,
             adding: Mutex::new(()),
         })
+    }
+
+    /// How many of `cpus` CPUs `space` has room for, and its aligned start.
+    fn fitting(cpus: usize, space: NonNull<[u8]>) -> Result<(usize, NonNull<u8>), Error> {
+        let one = Self::state_bytes(cpus.min(1));
+        let aligned = align_space(space, one, align_of::<CpuSlot>())?;
+        let skipped = aligned.addr().get() - space.cast::<u8>().addr().get();
+        let more = (space.len() - skipped - one) / size_of::<CpuSlot>();
+        Ok((cpus.min(more.saturating_add(1)), aligned))
+    }
+
+    /// How many CPUs have a cache of frames, and their part of the gate: the machine's count, or
+    /// what the space given to [`Memory::new`] had room for.
+    pub const fn cpu_count(&self) -> usize {
+        self.cpus
     }
 
     /// Adds a range of frames, all free, that belong to `node`. At any time, and any number of them.
@@ -366,12 +387,12 @@ impl<M: Machine> Memory<M> {
     /// The per-CPU state of `cpu`.
     ///
     /// # Safety
-    /// `cpu` is below the machine's count, as every one is that the machine gave.
+    /// `cpu` has a slot: it is one of [`Memory::cpus`], or [`Memory::with_slot`] let it pass.
     #[inline]
     pub(crate) unsafe fn slot(&self, cpu: CpuId) -> &CpuSlot {
-        debug_assert!(cpu.index() < self.machine.count());
-        // SAFETY: `new` wrote `count` slots here, and `count` never changes; shared references
-        // are all that is ever made of them.
+        debug_assert!(cpu.index() < self.cpus);
+        // SAFETY: `new` wrote `cpus` slots here; shared references are all that is ever made of
+        // them.
         unsafe { self.slots.add(cpu.index()).as_ref() }
     }
 
@@ -400,9 +421,15 @@ impl<M: Machine> Memory<M> {
         self.cpu_slots().for_each(|(_, slot)| slot.ask());
     }
 
-    /// Every CPU that there can be.
+    /// Every CPU that has a slot.
     pub(crate) fn cpus(&self) -> impl Iterator<Item = CpuId> + use<M> {
-        (0..self.machine.count() as u32).map(CpuId)
+        (0..self.cpus as u32).map(CpuId)
+    }
+
+    /// The CPU that a call was pinned to, if it has a slot.
+    #[inline]
+    pub(crate) fn with_slot(&self, cpu: Option<CpuId>) -> Option<CpuId> {
+        cpu.filter(|cpu| cpu.index() < self.cpus)
     }
 
     /// The words of a tree's page; `None` if it is no page of memory.

@@ -25,6 +25,7 @@ use crate::handle::{Handle, HandleFault, Parts};
 use crate::pages::words_at;
 use crate::past::Past;
 use crate::records::{Record, Records};
+use crate::reserve::Reserve;
 use crate::root::{Edit, Name, RootPage, RootView, Subtree};
 use crate::scratch::{ScratchList, ScratchWords};
 use crate::subtree::{Header, HeaderPage, Producer, SUBTREE};
@@ -42,6 +43,8 @@ pub struct Handover<M: Machine> {
     /// Held while it is read or written, and no longer: what it leads to is kept by
     /// [`Memory::hold_inheritance`].
     pub(crate) past: Mutex<M::Mutex, Option<Past>>,
+    /// Held while it is filled up.
+    reserve: Mutex<M::Mutex, Reserve>,
 }
 
 /// The pages of the handover itself, and what was written into them.
@@ -149,8 +152,15 @@ impl<M: Machine> Handover<M> {
         predecessor: Option<Producer>,
         past: Option<Past>,
     ) -> Self {
+        let mut reserve = Reserve::NONE;
+        reserve.fill(slabs.memory());
         let (edit, past) = (Mutex::new(Published::NONE), Mutex::new(past));
-        Self { slabs, pages, predecessor, edit, past }
+        Self { slabs, pages, predecessor, edit, past, reserve: Mutex::new(reserve) }
+    }
+
+    /// Fills up the frames that are held for a successor's tables.
+    pub(crate) fn fill_reserve(&self) {
+        self.reserve.lock().fill(self.memory());
     }
 
     /// The slab layer: caches and buffers.

@@ -18,6 +18,7 @@ mod image;
 mod pages;
 mod past;
 mod records;
+mod reserve;
 mod root;
 mod scratch;
 mod seal;

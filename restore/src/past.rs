@@ -318,6 +318,8 @@ impl<'h, M: Machine> Ending<'h, M> {
             unsafe { self.handover.memory().release(run) }?;
         }
         *self.handover.past.lock() = None;
+        // The predecessor's tables are free memory by now.
+        self.handover.fill_reserve();
         Ok(())
     }
 }

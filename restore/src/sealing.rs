@@ -32,6 +32,7 @@ impl<M: Machine> Handover<M> {
     /// [`Error::Folio`]: no memory for the table; [`Error::TableFull`]: more tables than it can
     /// list. The handover is not sealed then.
     pub fn seal(&self) -> Result<(), Error> {
+        self.fill_reserve();
         let made = self.edit.lock();
         self.break_seal()?;
         let slabs = self.slabs();
