@@ -276,7 +276,7 @@ fn busy() -> impl Strategy<Value = Vec<Run>> {
 
 proptest! {
     #![proptest_config(Config {
-        cases: 64,
+        cases: 24,
         failure_persistence: None,
         rng_algorithm: RngAlgorithm::ChaCha,
         rng_seed: RngSeed::Fixed(0x0062_7573_7921),
