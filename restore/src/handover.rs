@@ -158,6 +158,13 @@ impl<M: Machine> Handover<M> {
         Self { slabs, pages, predecessor, edit, past, reserve: Mutex::new(reserve) }
     }
 
+    /// How many frames are held back, so that a successor finds memory for its own tables however
+    /// full this kernel's memory is: 16, and in a memory of less than 512 frames one in 32. They
+    /// count as used, and are free memory to the successor.
+    pub fn reserve(&self) -> u64 {
+        self.reserve.lock().frames()
+    }
+
     /// Fills up the frames that are held for a successor's tables.
     pub(crate) fn fill_reserve(&self) {
         self.reserve.lock().fill(self.memory());

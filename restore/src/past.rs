@@ -162,25 +162,14 @@ impl<M: Machine> Handover<M> {
         seal: SealPolicy,
     ) -> Result<Self, Error> {
         let map = hold_scratch(&memory, entry)?;
-        let (memory, counts) = memory.inherit(map)?;
-        let sealable = check::sealable(&counts, entry);
-        let held = hold_entry(&memory, entry)?;
-        let root = past_root(&memory, entry.root)?;
-        let header = check::subtrees(&left(&memory), &root, Err)?;
-        let (root, says) = (entry.root, header.map(|(_, header)| header));
-        check_seal(&memory, says, seal, sealable)?;
-        if let Some((page, _)) = header {
-            label_table(&memory, Table::Header, page)?;
-        }
-        let slabs = match says.and_then(|says| says.roll) {
+        let (memory, sealable) = inherit(memory, map, entry)?;
+        let (past, says) = check_left(&memory, entry, seal, sealable)?;
+        let slabs = match says.roll {
             Some(roll) => Slabs::revive(memory, roll)?,
             None => Slabs::new(memory)?,
         };
-        let areas = scratch_list(slabs.memory(), entry)?;
-        let generation = says.map_or(0, |says| says.generation).saturating_add(1);
-        let pages = OwnPages::create(&slabs, areas.runs(), producer, generation)?;
-        let past = Past { root, held, finished: Finished::default(), ending: false };
-        Ok(Self::over(slabs, pages, says.map(|says| says.producer), Some(past)))
+        let pages = own_pages(&slabs, entry, producer, says.generation.saturating_add(1))?;
+        Ok(Self::over(slabs, pages, says.producer, Some(past)))
     }
 
     /// Who wrote the handover that this kernel came from, if it was heirloom; also once
@@ -332,7 +321,64 @@ impl<M: Machine> Drop for Ending<'_, M> {
     }
 }
 
+// A kernel's stack is small. What follows looks at memory by reference, each with a frame that is gone
+// before the next begins.
+
+/// Takes the tree over; how many frames there are that a seal can cover.
+#[inline(never)]
+fn inherit<M: Machine>(
+    memory: Memory<M>,
+    map: PhysAddr,
+    entry: Entry,
+) -> Result<(Memory<M>, u64), Error> {
+    let (memory, counts) = memory.inherit(map)?;
+    Ok((memory, check::sealable(&counts, entry)))
+}
+
+/// What the predecessor's header says; nothing, if it was not heirloom.
+#[derive(Default)]
+struct Says {
+    generation: u64,
+    producer: Option<Producer>,
+    roll: Option<PhysAddr>,
+}
+
+/// Checks what lies beside the tree, and keeps the predecessor's pages from being used.
+#[inline(never)]
+fn check_left<M: Machine>(
+    memory: &Memory<M>,
+    entry: Entry,
+    seal: SealPolicy,
+    sealable: u64,
+) -> Result<(Past, Says), Error> {
+    let held = hold_entry(memory, entry)?;
+    let root = past_root(memory, entry.root)?;
+    let header = check::subtrees(&left(memory), &root, Err)?;
+    check_seal(memory, header.map(|(_, header)| header), seal, sealable)?;
+    let mut says = Says::default();
+    if let Some((page, header)) = header {
+        label_table(memory, Table::Header, page)?;
+        let Header { generation, producer, roll, .. } = header;
+        says = Says { generation, producer: Some(producer), roll };
+    }
+    let (root, finished) = (entry.root, Finished::default());
+    Ok((Past { root, held, finished, ending: false }, says))
+}
+
+/// This kernel's own pages, with the predecessor's scratch areas.
+#[inline(never)]
+fn own_pages<M: Machine>(
+    slabs: &Slabs<M>,
+    entry: Entry,
+    producer: &str,
+    generation: u64,
+) -> Result<OwnPages, Error> {
+    let areas = scratch_list(slabs.memory(), entry)?;
+    OwnPages::create(slabs, areas.runs(), producer, generation)
+}
+
 /// Reserves the scratch areas and finds the map: nothing but the list itself may lie in scratch.
+#[inline(never)]
 fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr, Error> {
     for area in scratch_list(memory, entry)?.runs() {
         memory.reserve(area)?;
@@ -351,6 +397,7 @@ fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<
 
 /// Keeps the root page and the scratch list from being used: labelled where they are preserved,
 /// reserved where they are not. Returns what was reserved.
+#[inline(never)]
 fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
     let mut held = [None; 2];
     let areas = scratch_list(memory, entry)?;
@@ -391,6 +438,7 @@ fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Re
 }
 
 /// Looks at the seal, which covers at most `frames` frames, as `policy` demands.
+#[inline(never)]
 fn check_seal<M: Machine>(
     memory: &Memory<M>,
     header: Option<Header>,

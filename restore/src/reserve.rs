@@ -23,6 +23,11 @@ pub(crate) struct Reserve(u64);
 impl Reserve {
     pub(crate) const NONE: Self = Self(0);
 
+    /// How many.
+    pub(crate) const fn frames(&self) -> u64 {
+        self.0
+    }
+
     /// Fills the reserve up, as far as there is memory.
     #[inline(never)]
     pub(crate) fn fill<M: Machine>(&mut self, memory: &Memory<M>) {

@@ -320,7 +320,7 @@ fn live_on<'g>(
     let last = jump(ground, next);
     assert_eq!(finish(&last), Slack::default());
     let stats = last.memory().stats();
-    let tables = last.memory().counts().nodes() + OWN;
+    let tables = last.memory().counts().nodes() + OWN + last.reserve();
     let free = stats.free() + stats.cached;
     assert_eq!(free + tables + ground.scratch().frames(), ground.frames(), "a leak: {stats:?}");
 }
