@@ -150,6 +150,7 @@ impl<M: Machine> Heirloom<M> {
     /// # Safety
     /// As for [`Heirloom::boot`], but that what lies in `placement.busy` may be used. The direct map
     /// covers `placement.metadata` too.
+    #[inline(never)]
     pub unsafe fn boot_in(
         machine: M,
         map: MemoryMap<'_>,
@@ -202,6 +203,7 @@ impl<M: Machine> Heirloom<M> {
     /// # Safety
     /// As for [`Heirloom::revive`], but that what lies in `placement.busy` may be used. The direct map
     /// covers `placement.metadata` too, and nothing that is preserved lies there.
+    #[inline(never)]
     pub unsafe fn revive_in(
         machine: M,
         map: MemoryMap<'_>,

@@ -129,6 +129,7 @@ impl<M: Machine> Handover<M> {
     /// [`Error::Folio`]: scratch is not free memory, or no memory for the five pages that the
     /// handover itself takes. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
     /// than [`ScratchList::LIMIT`] areas.
+    #[inline(never)]
     pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
         let (table, limit) = (Table::Scratch, ScratchList::LIMIT);
         if scratch.len() > limit {

@@ -155,6 +155,7 @@ impl<M: Machine> Handover<M> {
     /// where so much is preserved that no memory is left for this kernel's own tables, about a
     /// dozen pages. The memory is given up then; nothing the predecessor preserved was written, so
     /// it can be tried again, or the machine started without it.
+    #[inline(never)]
     pub fn revive(
         memory: Memory<M>,
         entry: Entry,

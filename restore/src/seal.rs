@@ -113,7 +113,7 @@ fn hash_at(pages: &impl Pages, addr: PhysAddr, length: u32) -> Option<u64> {
     let mut left = length as usize;
     let words = pages.words(addr, left)?;
     let mut hasher = Xxh3::new();
-    let mut buffer = [0; 1024];
+    let mut buffer = [0; 512];
     for chunk in words.chunks(buffer.len() / 8) {
         for (bytes, word) in buffer.chunks_exact_mut(8).zip(chunk) {
             bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());

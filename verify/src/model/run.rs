@@ -304,7 +304,8 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
     state.check(&kernel, 0);
     let tables = |kernel: &Kernel<'_>| {
         let audit = kernel.memory().audit().expect("no frame has two states");
-        audit.allocated[Kind::Table as usize] - kernel.memory().counts().nodes()
+        let nodes = kernel.memory().counts().nodes();
+        audit.allocated[Kind::Table as usize] - nodes - kernel.reserve()
     };
     let at_first = tables(&kernel);
     for (n, step) in program.iter().enumerate() {
