@@ -7,9 +7,10 @@ use std::thread;
 
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{
-    CpuId, Cpus, DirectMap, Fate, Machine, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
+    CpuId, Cpus, DirectMap, Fate, Machine, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, PreservedFolio,
+    Request, Run,
 };
-use heirloom::restore::{Handle, SealPolicy};
+use heirloom::restore::{Finished, Handle, SealPolicy};
 use heirloom::{Error, Heirloom, Placement};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
@@ -32,6 +33,7 @@ fn areas() -> [Run; 3] {
     [run(8 * MIB, 8 * MIB), run(24 * MIB, 4 * MIB), run(40 * MIB, 4 * MIB)]
 }
 
+#[expect(clippy::mut_from_ref, reason = "the machine's memory is nobody's between two kernels")]
 fn bytes(ram: &Ram, run: Run) -> &mut [u8] {
     let start = ram.ptr(run.addr());
     // SAFETY: in the machine's memory; nothing else uses it while the slice lives.
@@ -59,8 +61,7 @@ fn boot<'r>(ram: &'r Ram, scratch: &[Run]) -> Kernel<'r> {
 }
 
 fn revive<'r>(ram: &'r Ram, old: Kernel<'r>, place: Placement<'_>) -> Result<Kernel<'r>, Error> {
-    let entry = old.entry();
-    drop(old);
+    let entry = old.into_handover().entry();
     // SAFETY: as for `boot`; the one before is gone, and what is busy is no memory of its.
     unsafe { Heirloom::revive_in(ram, &map(), entry, "next", SealPolicy::Checked, place) }
 }
@@ -88,7 +89,7 @@ fn an_initrd_in_scratch_survives_a_revive() {
     assert_eq!(new.scratch().collect::<Vec<_>>(), areas());
     new.restore(handle).unwrap();
     let finished = new.finish(|_| Fate::Free).unwrap();
-    assert_eq!(finished, Default::default());
+    assert_eq!(finished, Finished::default());
     assert!(is_loaded(&ram, initrd));
 }
 
@@ -117,7 +118,7 @@ fn metadata_lies_where_it_was_put() {
         let new = revive(&ram, old, place).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(new.metadata(), taken);
         new.restore(handle).unwrap();
-        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Default::default());
+        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Finished::default());
         new.memory().audit().unwrap();
     }
 }
@@ -133,15 +134,14 @@ fn metadata_may_lie_outside_the_map() {
         // SAFETY: as for `boot`.
         let old = unsafe { Heirloom::boot_in(&ram, &map, scratch, "first", place) }.unwrap();
         let handle = keep(&old);
-        let entry = old.entry();
-        drop(old);
+        let entry = old.into_handover().entry();
         // SAFETY: as for `revive`.
         let new =
             unsafe { Heirloom::revive_in(&ram, &map, entry, "next", SealPolicy::Checked, place) };
         let new = new.unwrap_or_else(|error| panic!("{error}"));
         assert!(outside.covers(new.metadata()));
         new.restore(handle).unwrap();
-        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Default::default());
+        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Finished::default());
     }
 }
 
@@ -215,8 +215,7 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
     // SAFETY: allocated just now.
     let buffer = |_| unsafe { old.preserve(old.alloc(200).unwrap()) }.unwrap();
     let mut handles: Vec<_> = (0..64).map(buffer).collect();
-    let mut entry = old.entry();
-    drop(old);
+    let mut entry = old.into_handover().entry();
     for cpus in [3, 64, 1000, 1] {
         machine.cpus.store(cpus, Relaxed);
         // SAFETY: as for `revive`.
@@ -234,7 +233,7 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
                         *handle = unsafe { new.preserve(buffer) }.unwrap();
                         let folio =
                             new.memory().folio(Request::new(Order::new(3).unwrap())).unwrap();
-                        drop(folio.preserve().map(|folio| folio.unpreserve()));
+                        drop(folio.preserve().map(PreservedFolio::unpreserve));
                         let other = new.alloc(3000).unwrap();
                         // SAFETY: allocated just now.
                         unsafe { new.free(other) }.unwrap();
@@ -242,7 +241,7 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
                 });
             }
         });
-        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Default::default());
+        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Finished::default());
         new.memory().drain();
         new.memory().audit().unwrap();
         entry = new.entry();
@@ -290,7 +289,9 @@ proptest! {
         let mut busy = busy;
         // So many areas are busy as a whole.
         busy.extend(areas().into_iter().take(full));
-        busy.iter().for_each(|run| load(&ram, *run));
+        for run in &busy {
+            load(&ram, *run);
+        }
         // Runs over one another are loaded with the last that was.
         let before: Vec<Vec<u8>> = busy.iter().map(|run| bytes(&ram, *run).to_vec()).collect();
         let place = Placement { busy: &busy, ..Placement::default() };
