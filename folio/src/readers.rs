@@ -105,8 +105,8 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub fn reading<R>(&self, f: impl FnOnce() -> R) -> R {
         self.machine().pinned_now(|cpu| {
-            let _inside = if let Some(cpu) = cpu {
-                // SAFETY: the machine gave it.
+            let _inside = if let Some(cpu) = self.with_slot(cpu) {
+                // SAFETY: it has a slot.
                 let word = unsafe { self.slot(cpu) }.readers();
                 word.enter();
                 Inside { word, counted: false }
