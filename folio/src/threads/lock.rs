@@ -135,6 +135,8 @@ macro_rules! raw_mutex {
                 self.0.try_lock()
             }
 
+            // SAFETY: the caller holds the lock, as `RawMutex` demands, so the turn is its own to
+            // give back.
             #[inline]
             unsafe fn unlock(&self) {
                 self.0.unlock();

@@ -9,6 +9,7 @@ const HEIRLOOM: &str = "heirloom";
 pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "allocator", "who frees a block owns it; a CPU's cache is reached by that CPU alone"),
     (FOLIO, "columns", "rows of atomic words over memory that the caller gave"),
+    (FOLIO, "freeze", "frames that a new owner may read as bytes"),
     (FOLIO, "gate", "the slot of the CPU that this is"),
     (FOLIO, "handle", "owned frames as bytes; the raw ends of owned handles"),
     (FOLIO, "harness", "heap memory in place of physical memory, for tests and examples"),
@@ -40,6 +41,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "lists", "slabs linked through their headers"),
     (SLAB, "magazine", "stacks of free objects, reached by one CPU"),
     (SLAB, "prefetch", "a processor's hint"),
+    (SLAB, "past", "a predecessor's slab claimed, put back or freed by the call whose turn it is"),
     (SLAB, "register", "control blocks found by number"),
     (SLAB, "roll/table", "words in the pages of the roll"),
     (SLAB, "roll/view", "the same words as they are read, a predecessor's or ours"),
@@ -59,6 +61,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (RESTORE, "sealing", "the seal's table, and all that it covers, read"),
     (HEIRLOOM, "arena", "a memfd's mapping as a direct map"),
     (HEIRLOOM, "arena/mapping", "address space reserved, mapped and unmapped"),
+    (HEIRLOOM, "arena/process", "what a forked child sees; descriptors opened and closed"),
     (HEIRLOOM, "face", "metadata put into scratch; the promises that boot and revive ask for"),
     (HEIRLOOM, "jump", "a descriptor taken from the environment; a system call after a fork"),
     (HEIRLOOM, "liveupdate/abi", "system calls with Linux's structures"),
