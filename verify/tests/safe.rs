@@ -4,6 +4,8 @@
 //!
 //! The one unsafe in the room is `boot` and `revive`, in the helper that makes worlds.
 #![forbid(unsafe_code)]
+// Bits of a random number decide what is done.
+#![allow(clippy::verbose_bit_mask)]
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
