@@ -150,7 +150,9 @@ impl<'k, 'w> Program<'k, 'w> {
             0 => self.world.frame(n >> 8),
             1 => PhysAddr::new(n >> 3),
             _ if addrs.is_empty() => self.world.frame(n >> 8),
-            2 => PhysAddr::new(addrs[(n >> 8) as usize % addrs.len()].get() ^ 1 << (n >> 40) % 40),
+            2 => PhysAddr::new(
+                addrs[(n >> 8) as usize % addrs.len()].get() ^ (1 << ((n >> 40) % 40)),
+            ),
             _ => addrs[(n >> 8) as usize % addrs.len()],
         }
     }
@@ -179,6 +181,7 @@ impl<'k, 'w> Program<'k, 'w> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each call")]
     fn step(&mut self) {
         let (kernel, told) = (self.kernel, self.told);
         let (memory, slabs) = (kernel.memory(), kernel.slabs());
