@@ -107,7 +107,7 @@ fn claim_all(kernel: &Kernel, mut left: Vec<(Handle, u64)>) {
 
 fn adopt(kernel: &Kernel) {
     for spec in [PLAIN, THINGS] {
-        kernel.slabs().adopt(spec).unwrap();
+        kernel.slabs().adopt_or_create(spec).unwrap();
     }
 }
 
