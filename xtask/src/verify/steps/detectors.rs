@@ -21,6 +21,31 @@ macro_rules! sanitized {
     };
 }
 
+/// The programs of safe calls, as they are, then under ThreadSanitizer, then under Miri, which runs
+/// smaller ones.
+macro_rules! safe {
+    ($more:literal) => {
+        concat!(
+            r#"
+            said=$(mktemp)
+            trap 'rm -f "$said"' EXIT
+            both() {
+                "$@" -p heirloom-verify --test safe -- --nocapture | tee -a "$said"
+                "$@" -p heirloom-slab --test safety -- --nocapture | tee -a "$said"
+            }
+            "#,
+            $more,
+            r#"
+            both cargo test
+            tsan="--target x86_64-unknown-linux-gnu --target-dir target/thread"
+            RUSTFLAGS="-Zsanitizer=thread" both cargo +nightly test -Zbuild-std $tsan
+            unset HEIRLOOM_SAFE
+            MIRIFLAGS="-Zmiri-strict-provenance" both cargo +nightly miri test --target-dir target/miri
+            echo "safe: $(grep -c '^seed' "$said") programs, $(grep -c 'rounds,' "$said") attacks, no report""#
+        )
+    };
+}
+
 pub(super) const STEPS: &[Step] = &[
     Step {
         name: "tsan",
@@ -37,6 +62,17 @@ pub(super) const STEPS: &[Step] = &[
             r#"[ "$(uname -sm)" = "Linux x86_64" ] \
                 && test -e "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock""#,
             "not Linux on x86-64, or no nightly toolchain with rust-src",
+        )),
+    },
+    Step {
+        name: "safe",
+        shows: "random programs of safe calls alone, on several threads, change no owner's bytes",
+        short: safe!(""),
+        long: Some(safe!("export HEIRLOOM_SAFE=200")),
+        needs: Some((
+            r#"[ "$(uname -sm)" = "Linux x86_64" ] && cargo +nightly miri --version \
+                && test -e "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock""#,
+            "not Linux on x86-64, or no nightly toolchain with rust-src and miri",
         )),
     },
     Step {
