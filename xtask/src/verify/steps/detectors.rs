@@ -21,8 +21,8 @@ macro_rules! sanitized {
     };
 }
 
-/// The programs of safe calls, as they are, then under ThreadSanitizer, then under Miri, which runs
-/// smaller ones.
+/// The programs of safe calls, as they are, then under `ThreadSanitizer`, then under Miri, which
+/// runs smaller ones.
 macro_rules! safe {
     ($more:literal) => {
         concat!(
