@@ -2,9 +2,11 @@
 //! `docs/unsafe.md`.
 //!
 //! Found in the parsed source, tests apart. A use without a proof is an error, and so is a module
-//! with unsafe code of which [`notes`] does not say what it is for.
+//! with unsafe code of which [`notes`] does not say what it is for. So is a safe function that is given
+//! an address and of which [`named`] does not say why it may be.
 
 mod find;
+mod named;
 mod notes;
 mod page;
 mod proof;
@@ -75,6 +77,7 @@ fn inventory(arguments: &Arguments) -> Result<()> {
             faults.push(format!("{name}: {module}: a note on a module without unsafe code"));
         }
     }
+    faults.extend(named::faults(root)?);
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::find::{Kind, Use};
+use super::named::REASONS;
 use super::{Library, Module};
 
 const OPENING: &str = "\
@@ -23,6 +24,7 @@ pub(crate) fn write(libraries: &[Library]) -> String {
     let mut page = OPENING.to_owned();
     summary(&mut page, libraries);
     kinds_of_proof(&mut page, libraries);
+    named(&mut page);
     for library in libraries.iter().filter(|library| !library.modules.is_empty()) {
         table(&mut page, library);
     }
@@ -111,6 +113,21 @@ fn kinds_of_proof(page: &mut String, libraries: &[Library]) {
         "\nOf the proofs of blocks and implementations, {handed_on} begin with what the caller promised or owns, {likewise} with \
          another proof that holds here too, and {own} with a reason of their own."
     );
+}
+
+/// The safe functions that are given an address.
+fn named(page: &mut String) {
+    page.push_str(
+        "\n## Safe functions that are given an address\n\nEvery safe function, public in a library, with a parameter that names \
+         memory: an address, a pointer or a handle. Each may be given any value at all. What can be evaluated at compile time \
+         follows none and is left out.\n",
+    );
+    for reason in REASONS {
+        let _ = writeln!(page, "\n{}\n", reason.why);
+        for function in reason.functions {
+            let _ = writeln!(page, "- `{function}`");
+        }
+    }
 }
 
 fn table(page: &mut String, library: &Library) {

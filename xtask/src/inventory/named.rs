@@ -1,0 +1,242 @@
+//! The safe functions that are given an address, a pointer or a handle, each with the reason why it
+//! may believe it.
+//!
+//! Found in the text of the public items, `docs/api`: every function that is not `unsafe`, cannot be
+//! evaluated at compile time (what can follows no address) and has such a parameter.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::CRATES;
+
+/// What a parameter's type has in it if it names memory.
+const NAMES: &[&str] = &[
+    "non_null::NonNull<",
+    "PhysAddr",
+    "heirloom_restore::Handle",
+    "heirloom_restore::Entry",
+    "heirloom_restore::entry::Entry",
+    "*const ",
+    "*mut ",
+];
+
+/// A reason, and for which functions it is one.
+pub(crate) struct Reason {
+    pub(crate) why: &'static str,
+    pub(crate) functions: &'static [&'static str],
+}
+
+/// Every such function, by its reason.
+pub(crate) const REASONS: &[Reason] = &[
+    Reason {
+        why: "Followed in a reader's section alone. The frame's byte says first whether there is a slab or a buffer, and a slab \
+              that a section may look at is given back only after the section has ended. What is read then are the header and \
+              state bytes, atomically: never an object's own bytes.",
+        functions: &[
+            "heirloom_slab::Slabs<M>::owner_at",
+            "heirloom_slab::Slabs<M>::owner_of",
+            "heirloom_slab::Slabs<M>::size_of",
+            "heirloom_slab::Slabs<M>::tag_of",
+            "heirloom_restore::Handover<M>::handle_of",
+        ],
+    },
+    Reason {
+        why: "Followed in a reader's section, to a state byte or a frame's byte, in which one compare-exchange from \"left by the \
+              predecessor\" decides who gets it. Its winner alone is the owner; every other, with a stale, forged or foreign \
+              name too, is told so and has touched nothing else.",
+        functions: &[
+            "heirloom_slab::Slabs<M>::claim",
+            "heirloom_slab::Slabs<M>::claim_large",
+            "heirloom_slab::Cache<'_, M>::claim",
+            "heirloom_slab::Cache<'_, M>::discard",
+            "heirloom_slab::TypedCache<'s, T, M>::claim",
+            "heirloom_restore::Handover<M>::restore",
+            "heirloom_restore::Handover<M>::claim_area",
+            "heirloom_restore::Handover<M>::claim_folio",
+            "heirloom_restore::Handover<M>::claim_folios<'m>",
+            "heirloom_restore::Handover<M>::claim_records<T: heirloom_restore::Record>",
+            "heirloom_restore::Handover<M>::claim_run",
+        ],
+    },
+    Reason {
+        why: "Not followed. The address is compared with the ranges and turned into the number of a frame, whose byte is looked at.",
+        functions: &[
+            "heirloom_folio::machine::DirectMap::phys",
+            "heirloom_folio::machine::DirectMap::ptr",
+            "heirloom_folio::DirectMap::phys",
+            "heirloom_folio::DirectMap::ptr",
+            "heirloom_folio::Memory<M>::within",
+            "heirloom_folio::Memory<M>::within_first",
+            "heirloom_restore::Handover<M>::add_subtree",
+        ],
+    },
+    Reason {
+        why: "Followed by loads of atomic words in frames of the memory that is passed by value, which has no other user yet: \
+              `Memory::attach`, which is unsafe, was promised that nothing else writes it. Each step is checked before it is \
+              taken.",
+        functions: &[
+            "heirloom_folio::Memory<M>::inherit",
+            "heirloom_slab::Slabs<M>::revive",
+            "heirloom_restore::Handover<M>::revive",
+        ],
+    },
+    Reason {
+        why: "Followed only where the image that the caller passes has words (`Pages`, `Tables`, `Image`): such a value is made \
+              from slices, or under the contract of `Inherited::new`. An address that it does not have is an error.",
+        functions: &[
+            "heirloom_folio::tracker::Tables::words",
+            "heirloom_folio::tracker::check<T, L>",
+            "heirloom_folio::tracker::survey<T, L, E>",
+            "heirloom_restore::survey<I, L, E>",
+            "heirloom_folio::Pages::words",
+            "heirloom_restore::Image::words",
+            "heirloom_restore::Chain<'p, P, T>::new",
+            "heirloom_restore::Chain<'p, P, T>::for_each<E: core::convert::From<heirloom_restore::Error>>",
+            "heirloom_restore::DeviceTree<'a>::read",
+            "heirloom_restore::RootView<'a>::read",
+            "heirloom_slab::LeftCaches<'p, P>::slab",
+            "heirloom_linux::KhoTest::read",
+            "heirloom_linux::Luo::read",
+            "heirloom_linux::Memblock::read",
+            "heirloom_linux::Memfd::read",
+            "heirloom_linux::Metadata::read",
+        ],
+    },
+    Reason {
+        why: "Not followed: the number is stored in words that the caller gave or owns, or named in errors about them. What follows \
+              it later is a reader of the rows above.",
+        functions: &[
+            "heirloom_folio::tracker::Ledger::leaf",
+            "heirloom_restore::AreaDescriptor::info",
+            "heirloom_restore::DeviceTree<'a>::open",
+            "heirloom_restore::Header::read",
+            "heirloom_restore::HeaderPage<'a>::create",
+            "heirloom_restore::RootPage<'a>::add",
+            "heirloom_restore::RootPage<'a>::create",
+            "heirloom_restore::RootPage<'a>::reopen",
+            "heirloom_restore::RootPage<'a>::replace",
+            "heirloom_restore::RootPage<'a>::set_map",
+            "heirloom_restore::RootView<'a>::new",
+            "heirloom_restore::ScratchList<'a>::new",
+            "heirloom_restore::Sealer<'m, M>::cover",
+            "heirloom::arena::Arena::leave",
+            "heirloom::jump::Jump::new",
+            "heirloom::liveupdate::Session::preserve",
+        ],
+    },
+];
+
+/// The functions found that no reason names, and those named that are not found, as faults.
+pub(crate) fn faults(root: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (name, _) in CRATES {
+        let page = name.strip_prefix("heirloom-").unwrap_or(name);
+        let path = root.join("docs/api").join(page).with_extension("txt");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        found.extend(text.lines().filter_map(function).map(str::to_owned));
+    }
+    Ok(compare(&found, REASONS))
+}
+
+fn compare(found: &[String], reasons: &[Reason]) -> Vec<String> {
+    let named = || reasons.iter().flat_map(|reason| reason.functions);
+    let unknown = found.iter().filter(|&function| !named().any(|known| known == function));
+    let mut faults: Vec<String> = unknown
+        .map(|function| format!("{function}: safe, and given an address: no reason says why"))
+        .collect();
+    let gone = named().filter(|&&known| !found.iter().any(|function| function == known));
+    faults
+        .extend(gone.map(|known| format!("{known}: a reason, and no safe function of that name")));
+    faults
+}
+
+/// The function that a line of `docs/api` is, if it is safe and has a parameter that names memory.
+fn function(line: &str) -> Option<&str> {
+    let signature = line.strip_prefix("pub fn ")?;
+    let opening = opening(signature)?;
+    let name = &signature[..opening];
+    // What a closure is given comes from the function.
+    let parameters = top_level(&signature[opening..]);
+    NAMES.iter().any(|named| parameters.contains(named)).then_some(name)
+}
+
+/// Where the parameters begin: at the first parenthesis outside of angle brackets.
+fn opening(signature: &str) -> Option<usize> {
+    let mut depth = 0;
+    for (at, byte) in signature.bytes().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            b'>' if !signature[..at].ends_with('-') => depth -= 1,
+            b'(' if depth == 0 => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A list in parentheses to its end, without what is in those of `Fn…(…)`.
+fn top_level(list: &str) -> String {
+    let mut text = String::new();
+    let mut depth = 0;
+    let mut closure = None;
+    for byte in list.chars() {
+        match byte {
+            '(' => {
+                depth += 1;
+                let of_closure = ["Fn", "FnMut", "FnOnce"].iter().any(|name| text.ends_with(name));
+                if of_closure && closure.is_none() {
+                    closure = Some(depth);
+                }
+            }
+            ')' => {
+                if closure == Some(depth) {
+                    closure = None;
+                }
+                depth -= 1;
+                if depth == 0 {
+                    break;
+                }
+            }
+            other if closure.is_none() => text.push(other),
+            _ => {}
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_memory_is_found() {
+        let named = |line| function(line);
+        assert_eq!(
+            named("pub fn a::X<M>::claim(&self, a::PhysAddr) -> u8"),
+            Some("a::X<M>::claim")
+        );
+        assert_eq!(
+            named("pub fn a::f<T: a::B>(&[heirloom_restore::Handle])"),
+            Some("a::f<T: a::B>")
+        );
+        assert_eq!(named("pub unsafe fn a::free(a::PhysAddr)"), None);
+        assert_eq!(named("pub const fn a::pfn(a::PhysAddr) -> a::Pfn"), None);
+        assert_eq!(named("pub fn a::alloc(&self) -> core::ptr::non_null::NonNull<u8>"), None);
+        assert_eq!(named("pub fn a::each(&self, impl core::FnMut(&str, a::PhysAddr)) -> u8"), None);
+        assert_eq!(
+            named("pub fn a::each(impl core::Fn(u8) -> bool, a::PhysAddr)"),
+            Some("a::each")
+        );
+        assert_eq!(named("pub struct a::PhysAddr(_)"), None);
+    }
+
+    #[test]
+    fn a_function_without_a_reason_and_a_reason_without_a_function_are_faults() {
+        const ONE: &[Reason] = &[Reason { why: "", functions: &["a::f"] }];
+        assert!(compare(&["a::f".into()], ONE).is_empty());
+        assert_eq!(compare(&["a::f".into(), "a::g".into()], ONE).len(), 1);
+        assert_eq!(compare(&[], ONE).len(), 1);
+    }
+}
