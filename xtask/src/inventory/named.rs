@@ -74,7 +74,7 @@ pub(crate) const REASONS: &[Reason] = &[
     },
     Reason {
         why: "Followed by loads of atomic words in frames of the memory that is passed by value, which has no other user yet: \
-              `Memory::attach`, which is unsafe, was promised that nothing else writes it. Each step is checked before it is \
+              `Memory::new` and `add_range`, which are unsafe, were promised that nothing else uses it. Each step is checked before it is \
               taken.",
         functions: &[
             "heirloom_folio::Memory<M>::inherit",
