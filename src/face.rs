@@ -108,13 +108,25 @@ impl<M: Machine> Deref for Heirloom<M> {
 
 impl<M: Machine> Heirloom<M> {
     /// Bytes of scratch that a memory of these ranges needs on a machine of `cpus` CPUs: about
-    /// 1.2 bytes a frame. In one area, whole pages.
+    /// 1.2 bytes a frame. In one area, whole pages. Ranges that [`joined`] takes together are one,
+    /// so a successor whose firmware splits a range needs no more, as long as it lists them by
+    /// address.
     pub const fn scratch_bytes(map: MemoryMap<'_>, cpus: usize) -> usize {
         let mut bytes = Memory::<M>::cpu_bytes(cpus);
         let mut i = 0;
         while i < map.len() {
-            bytes += Memory::<M>::range_bytes(map[i].0);
+            let (mut run, node) = map[i];
             i += 1;
+            // As `joined` does, which is no `const fn`.
+            while i < map.len()
+                && map[i].1.0 == node.0
+                && map[i].0.start().get() == run.end().get()
+                && let Some(both) = Run::between(run.start(), map[i].0.end())
+            {
+                run = both;
+                i += 1;
+            }
+            bytes += Memory::<M>::range_bytes(run);
         }
         bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE
     }
@@ -235,7 +247,7 @@ impl<M: Machine> Heirloom<M> {
         entry: Entry,
         placement: Placement<'_>,
     ) -> Result<(Run, bool), Error> {
-        let is_memory = |run| joined(map).any(|(range, _)| range.covers(run));
+        let is_memory = |run| is_memory(map, run);
         // SAFETY: `map` is memory that the machine maps; nothing writes the predecessor's pages.
         let areas = unsafe { entry.scratch_areas(machine, is_memory) }?;
         // Linux's list lies in scratch itself, and is read again.
@@ -275,22 +287,36 @@ fn room(
     tables: [Option<Run>; 2],
 ) -> Result<Run, Error> {
     let holes = placement.busy.iter().copied().chain(tables.into_iter().flatten());
-    let ranges = joined(map).map(|(range, _)| range);
     let Some(metadata) = placement.metadata else {
         let stretches = areas.clone().flat_map(|area| stretches(area, holes.clone()));
         let room = stretches.max_by_key(|stretch| stretch.frames());
         let room = room.unwrap_or(NOWHERE);
         let area = areas.clone().find(|area| area.covers(room));
-        return match area.filter(|area| !ranges.clone().any(|range| range.covers(*area))) {
+        return match area.filter(|area| !is_memory(map, *area)) {
             Some(area) => Err(Error::ScratchNotMemory { area }),
             None => Ok(room),
         };
     };
-    let part = areas.chain(ranges).filter(|run| !run.covers(metadata));
+    let ranges = joined(map).map(|(range, _)| range).filter(|_| !is_memory(map, metadata));
+    let part = areas.filter(|area| !area.covers(metadata)).chain(ranges);
     match part.chain(holes).find(|run| run.overlaps(metadata)) {
         Some(with) => Err(Error::MetadataInUse { metadata, with }),
         None => Ok(metadata),
     }
+}
+
+/// Whether each frame of `run` is in the map: in one range, or in several that touch on one node,
+/// wherever in the map they stand.
+fn is_memory(map: MemoryMap<'_>, run: Run) -> bool {
+    let at = |pfn| map.iter().find(|(range, _)| range.contains(pfn));
+    let Some(&(mut range, node)) = at(run.start()) else { return false };
+    while range.end() < run.end() {
+        match at(range.end()) {
+            Some(&(next, on)) if on == node => range = next,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// The stretches of `area` that lie in none of `holes`.
