@@ -396,7 +396,8 @@ mod tests {
     use crate::testing::proptest_config;
 
     const PAGE: u32 = PAGE_SIZE as u32;
-    const FRAMES: u64 = 512;
+    /// More than the entries of two blocks of a table, each of which is one frame's.
+    const FRAMES: u64 = Stored::PER_BLOCK * 2 + 256;
 
     fn memory() -> Memory<Ram> {
         Ram::memory(&Ram::frames(FRAMES)).unwrap()

@@ -9,7 +9,10 @@ use heirloom_restore::{Entry, Error, Handle, Handover, Parts, ScratchList, SealP
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 
-const FRAMES: u64 = 8192;
+/// Frames from the start of one small area to that of the next.
+const STRIDE: u64 = 4;
+/// As many areas as a list holds, and room beside them.
+const FRAMES: u64 = ScratchList::LIMIT as u64 * STRIDE + 4096;
 
 fn memory(ram: &Ram) -> Memory<&Ram> {
     let [(run, node)] = Ram::frames(FRAMES);
@@ -27,7 +30,7 @@ fn memory(ram: &Ram) -> Memory<&Ram> {
 /// Run `n` of many small ones that do not touch.
 fn area(n: u64, frames: u64) -> Run {
     let first = Ram::frames(FRAMES)[0].0.start();
-    Run::new(Pfn::new(first.get() + n * 16), frames).unwrap()
+    Run::new(Pfn::new(first.get() + n * STRIDE), frames).unwrap()
 }
 
 fn revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Handover<&Ram> {
@@ -37,7 +40,7 @@ fn revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Handover<&Ram> {
 #[test]
 fn as_many_scratch_areas_as_a_list_holds_pass_from_kernel_to_kernel() {
     assert_eq!(ScratchList::LIMIT, PAGE_SIZE / 16);
-    for count in [0, 1, 64, 65, 255, 256] {
+    for count in [0, 1, 64, 65, 255, 256, ScratchList::LIMIT as u64] {
         let areas: Vec<Run> = (0..count).map(|n| area(n, 1 + n % 3)).collect();
         let ram = Ram::over(&Ram::frames(FRAMES));
         let first = Handover::fresh(memory(&ram), &areas, "first").unwrap();
@@ -99,7 +102,7 @@ fn wishes() -> impl Strategy<Value = Wishes> {
     let sizes = prop_oneof![Just(0), Just(1), 1..PAGE_SIZE * 3, Just(PAGE_SIZE << 6)];
     let most = Just(ScratchList::LIMIT..ScratchList::LIMIT + 1);
     let areas = prop_oneof![Just(0..1), Just(1..4), Just(60..70), most]
-        .prop_flat_map(|count| prop::collection::vec((0_u64..4, 1_u64..16), count));
+        .prop_flat_map(|count| prop::collection::vec((0..STRIDE, 1..=STRIDE), count));
     (
         areas,
         prop::collection::vec((1_usize..=33, sizes), 0..6),
@@ -161,10 +164,12 @@ fn leave(kernel: &Handover<&Ram>, wishes: &Wishes) -> Left {
         left.buffers.push(unsafe { kernel.preserve(buffer) }.unwrap());
     }
     if wishes.fill {
-        let mut n = 0;
-        while kernel.publish(&format!("{n:0>31}"), &[n]).is_ok() {
+        // A root page of 64 KiB would take some hundreds more.
+        for n in 0..200 {
+            if kernel.publish(&format!("{n:0>31}"), &[n]).is_err() {
+                break;
+            }
             left.roots.push((format!("{n:0>31}"), vec![n]));
-            n += 1;
         }
     }
     left
@@ -183,7 +188,7 @@ proptest! {
     fn what_was_accepted_is_accepted(wishes in wishes()) {
         let areas: Vec<Run> =
             (0..).zip(&wishes.areas).map(|(n, (at, frames))| {
-                let area = area(n, (*frames).min(16 - at));
+                let area = area(n, (*frames).min(STRIDE - at));
                 Run::new(area.start().add(*at), area.frames()).unwrap()
             }).collect();
         let ram = Ram::over(&Ram::frames(FRAMES));

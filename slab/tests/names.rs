@@ -7,7 +7,7 @@ use core::alloc::Layout;
 
 use common::{addr, fill, filled, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, Fate, Order, PhysAddr};
+use heirloom_folio::{DirectMap, Fate, Order, PAGE_SHIFT, PhysAddr};
 use heirloom_slab::{Buffers, CacheSpec, Error, Field, Name, RollPart, Slabs, Unclaimed, persist};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -110,7 +110,8 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         slabs.size_of(buffer).unwrap();
         (class.slab_order(), slab_frames(&slabs))
     };
-    let large = Order::new(9).unwrap();
+    // As many objects as a slab can have.
+    let large = Order::new(21 - PAGE_SHIFT as u8).unwrap();
     assert!(class < large && reference == class.frames());
     for preserving in [false, true] {
         let name = if preserving { "preserved-32" } else { "buffer-32" };
