@@ -5,7 +5,7 @@ use core::ops::Deref;
 use core::ptr::NonNull;
 
 use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run, joined};
-use heirloom_restore::{Entry, Handover, SealPolicy};
+use heirloom_restore::{Entry, Handover, NewHandover, SealPolicy};
 
 /// No frames: where there is no room for metadata.
 const NOWHERE: Run = match Run::new(Pfn::new(0), 0) {
@@ -170,15 +170,14 @@ impl<M: Machine> Heirloom<M> {
         producer: &str,
         placement: Placement<'_>,
     ) -> Result<Self, Error> {
-        let areas = scratch.iter().copied();
-        let room = room(map, areas, placement, [None; 2])?;
+        let room = room(map, scratch.iter().copied(), placement, [None; 2])?;
         let cpus = machine.count();
         // SAFETY: the same contract; `room` is in none of what is busy.
         let (memory, metadata) = unsafe { place(machine, map, room, cpus) }?;
         if !scratch.iter().any(|area| area.covers(metadata)) {
             keep_out(&memory, metadata)?;
         }
-        Ok(Self { handover: Handover::fresh(memory, scratch, producer)?, metadata })
+        Self::of(NewHandover::fresh(memory, scratch, producer), metadata)
     }
 
     /// Takes over from a predecessor: see [`Handover::revive`]. Until that has checked and
@@ -233,7 +232,19 @@ impl<M: Machine> Heirloom<M> {
         if !within {
             keep_out(&memory, metadata)?;
         }
-        Ok(Self { handover: Handover::revive(memory, entry, producer, seal)?, metadata })
+        Self::of(NewHandover::revive(memory, entry, producer, seal), metadata)
+    }
+
+    /// Apart from its callers: what it needs of the stack is not there while the handover begins.
+    #[inline(never)]
+    fn of(
+        new: Result<NewHandover<M>, heirloom_restore::Error>,
+        metadata: Run,
+    ) -> Result<Self, Error> {
+        match new {
+            Ok(new) => Ok(Self { handover: new.into_handover(), metadata }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where there is room for a successor's metadata, and whether that is in scratch.
@@ -280,28 +291,35 @@ impl<M: Machine> Heirloom<M> {
 
 /// Where metadata goes: what was asked for, or the largest stretch of an area that touches neither
 /// what is busy nor the predecessor's tables.
+#[inline(never)]
 fn room(
     map: MemoryMap<'_>,
-    areas: impl Iterator<Item = Run> + Clone,
+    mut areas: impl Iterator<Item = Run> + Clone,
     placement: Placement<'_>,
     tables: [Option<Run>; 2],
 ) -> Result<Run, Error> {
-    let holes = placement.busy.iter().copied().chain(tables.into_iter().flatten());
-    let Some(metadata) = placement.metadata else {
-        let stretches = areas.clone().flat_map(|area| stretches(area, holes.clone()));
-        let room = stretches.max_by_key(|stretch| stretch.frames());
-        let room = room.unwrap_or(NOWHERE);
-        let area = areas.clone().find(|area| area.covers(room));
-        return match area.filter(|area| !is_memory(map, *area)) {
-            Some(area) => Err(Error::ScratchNotMemory { area }),
-            None => Ok(room),
+    let holes = Holes { busy: placement.busy, tables };
+    if let Some(metadata) = placement.metadata {
+        let meets = |run: &Run| run.overlaps(metadata);
+        let mut with = areas.find(|area| meets(area) && !area.covers(metadata));
+        if !is_memory(map, metadata) {
+            with = with.or_else(|| joined(map).map(|(range, _)| range).find(meets));
+        }
+        return match with.or_else(|| holes.runs().find(meets)) {
+            Some(with) => Err(Error::MetadataInUse { metadata, with }),
+            None => Ok(metadata),
         };
-    };
-    let ranges = joined(map).map(|(range, _)| range).filter(|_| !is_memory(map, metadata));
-    let part = areas.filter(|area| !area.covers(metadata)).chain(ranges);
-    match part.chain(holes).find(|run| run.overlaps(metadata)) {
-        Some(with) => Err(Error::MetadataInUse { metadata, with }),
-        None => Ok(metadata),
+    }
+    let mut room = NOWHERE;
+    for area in areas.clone() {
+        let stretch = holes.largest_beside(area);
+        if stretch.frames() >= room.frames() {
+            room = stretch;
+        }
+    }
+    match areas.find(|area| area.covers(room)) {
+        Some(area) if !is_memory(map, area) => Err(Error::ScratchNotMemory { area }),
+        _ => Ok(room),
     }
 }
 
@@ -319,19 +337,39 @@ fn is_memory(map: MemoryMap<'_>, run: Run) -> bool {
     true
 }
 
-/// The stretches of `area` that lie in none of `holes`.
-fn stretches<I: Iterator<Item = Run> + Clone>(
-    area: Run,
-    holes: I,
-) -> impl Iterator<Item = Run> + use<I> {
-    let starts = core::iter::once(area.start()).chain(holes.clone().map(Run::end));
-    starts.filter_map(move |start| {
-        if !area.contains(start) || holes.clone().any(|hole| hole.contains(start)) {
-            return None;
+/// What metadata must not lie over: what is busy, and the predecessor's tables.
+struct Holes<'a> {
+    busy: &'a [Run],
+    tables: [Option<Run>; 2],
+}
+
+impl Holes<'_> {
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        self.busy.iter().chain(self.tables.iter().flatten()).copied()
+    }
+
+    /// The largest stretch of `area` that is in none of them, or no frames.
+    #[inline(never)]
+    fn largest_beside(&self, area: Run) -> Run {
+        let (mut largest, mut start) = (NOWHERE, area.start());
+        while start < area.end() {
+            if let Some(hole) = self.runs().find(|hole| hole.contains(start)) {
+                start = hole.end();
+                continue;
+            }
+            let mut end = area.end();
+            for hole in self.runs().filter(|hole| hole.start() > start) {
+                end = end.min(hole.start());
+            }
+            if let Some(stretch) = Run::between(start, end)
+                && stretch.frames() >= largest.frames()
+            {
+                largest = stretch;
+            }
+            start = end;
         }
-        let next = holes.clone().map(Run::start).filter(|hole| *hole > start).min();
-        Run::between(start, next.map_or(area.end(), |hole| hole.min(area.end())))
-    })
+        largest
+    }
 }
 
 /// How many of `cpus` CPUs there is room for: one at least, for which there may be none.

@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::prefetch::{prefetch, prefetch_at};
 use crate::ranges::{Range, Whose};
 use crate::sync::{AtomicU64, Relaxed, Release};
-use crate::tracker::{Counts, Geometry, Key, Ledger, Spot, Tracker, TreeNode, check};
+use crate::tracker::{Counts, Geometry, Key, Ledger, Spot, Tracker, TreeNode, check_counting};
 
 /// What becomes of a block that the predecessor preserved and nobody claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,13 +35,30 @@ impl<M: Machine> Memory<M> {
     /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
     /// held; build a new one to go on without the predecessor.
     pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
+        let counts = self.take_over(root, |counts| *counts)?;
+        Ok((self, counts))
+    }
+
+    /// Does what [`Memory::inherit`] does, where the memory lies, and returns what `of` makes of what
+    /// is in the tree. A kernel's stack is small: while the tree is walked, neither is there twice.
+    ///
+    /// # Errors
+    /// As for [`Memory::inherit`]; the memory is of no use then.
+    #[doc(hidden)]
+    #[inline(never)]
+    pub fn take_over<R>(
+        &mut self,
+        root: PhysAddr,
+        of: impl FnOnce(&Counts) -> R,
+    ) -> Result<R, Error> {
         // What lies in a cache would seem to be in use.
         self.drain_all();
+        let mut counts = Counts::NONE;
         let pages = self.tables(Whose::Inherited);
-        let counts = check(root, &pages, &mut Holding { memory: &self })?;
+        check_counting(root, &pages, &mut Holding { memory: self }, &mut counts)?;
         self.inherited = Tracker::adopt(root);
         self.open_gate();
-        Ok((self, counts))
+        Ok(of(&counts))
     }
 
     /// Whether the predecessor preserved exactly this block, and nobody has claimed it yet. False

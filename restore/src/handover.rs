@@ -14,13 +14,14 @@ use heirloom_folio::{
     Block, Folio, FolioRun, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio,
     PreservedRun, Request, Run,
 };
-use heirloom_slab::Slabs;
+use heirloom_slab::{NewSlabs, Slabs};
 use lock_api::Mutex;
 
 use crate::area::{PreservedArea, drop_table, new_table};
+use crate::begin::NewHandover;
 use crate::claim;
 use crate::entry::{Entry, halves};
-use crate::error::{Error, Table};
+use crate::error::Error;
 use crate::handle::{Handle, HandleFault, Parts};
 use crate::pages::words_at;
 use crate::past::Past;
@@ -44,7 +45,7 @@ pub struct Handover<M: Machine> {
     /// [`Memory::hold_inheritance`].
     pub(crate) past: Mutex<M::Mutex, Option<Past>>,
     /// Held while it is filled up.
-    reserve: Mutex<M::Mutex, Reserve>,
+    pub(crate) reserve: Mutex<M::Mutex, Reserve>,
 }
 
 /// The pages of the handover itself, and what was written into them.
@@ -59,25 +60,50 @@ impl OwnPages {
     /// Writes a handover with nothing in it but itself.
     #[inline(never)]
     pub(crate) fn create<M: Machine>(
-        slabs: &Slabs<M>,
+        slabs: &NewSlabs<M>,
         scratch: impl Iterator<Item = Run> + Clone,
         producer: &str,
         generation: u64,
     ) -> Result<Self, Error> {
-        let memory = slabs.memory();
-        let map = memory.tree_root()?;
-        let (root, root_words) = new_table(memory)?;
-        let (list, list_words) = new_table(memory)?;
-        let (header, header_words) = new_table(memory)?;
-        let scratch_bytes = ScratchWords::new(list_words, list).write(scratch)? as u64;
-        let roll = Some(slabs.roll());
-        let says = Header { generation, roll, producer: Producer::new(producer), seal: None };
-        HeaderPage::create(header_words, header, &says)?;
-        let mut page = RootPage::create(halves(root_words), root, map)?;
-        page.add(Name::new(SUBTREE)?, header, Header::SIZE as u64)?;
-        let entry = Entry { root, scratch: list, scratch_bytes };
-        Ok(Self { entry, header, generation })
+        let (scratch, scratch_bytes) = write_scratch(slabs.memory(), scratch)?;
+        let header = write_header(slabs, producer, generation)?;
+        let root = write_root(slabs.memory(), header)?;
+        Ok(Self { entry: Entry { root, scratch, scratch_bytes }, header, generation })
     }
+}
+
+// Each page by a function of its own: what one needs of the stack is gone before the next.
+
+/// Writes a scratch list: where it is, and how many bytes.
+#[inline(never)]
+fn write_scratch<M: Machine>(
+    memory: &Memory<M>,
+    scratch: impl Iterator<Item = Run> + Clone,
+) -> Result<(PhysAddr, u64), Error> {
+    let (list, words) = new_table(memory)?;
+    Ok((list, ScratchWords::new(words, list).write(scratch)? as u64))
+}
+
+/// Writes the page of the `heirloom` subtree.
+#[inline(never)]
+fn write_header<M: Machine>(
+    slabs: &NewSlabs<M>,
+    producer: &str,
+    generation: u64,
+) -> Result<PhysAddr, Error> {
+    let (header, words) = new_table(slabs.memory())?;
+    let (roll, producer) = (Some(slabs.roll()), Producer::new(producer));
+    HeaderPage::create(words, header, &Header { generation, roll, producer, seal: None })?;
+    Ok(header)
+}
+
+/// Writes a root page that leads to the tree and to `header`.
+#[inline(never)]
+fn write_root<M: Machine>(memory: &Memory<M>, header: PhysAddr) -> Result<PhysAddr, Error> {
+    let (root, words) = new_table(memory)?;
+    let mut page = RootPage::create(halves(words), root, memory.tree_root()?)?;
+    page.add(Name::new(SUBTREE)?, header, Header::SIZE as u64)?;
+    Ok(root)
 }
 
 /// Which subtrees of the root page [`Handover::publish`] made: a bit for each, in their order there.
@@ -87,7 +113,7 @@ impl OwnPages {
 pub(crate) struct Published([u64; RootPage::MOST.div_ceil(64)]);
 
 impl Published {
-    const NONE: Self = Self([0; RootPage::MOST.div_ceil(64)]);
+    pub(crate) const NONE: Self = Self([0; RootPage::MOST.div_ceil(64)]);
 
     pub(crate) fn has(&self, index: usize) -> bool {
         self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
@@ -129,34 +155,8 @@ impl<M: Machine> Handover<M> {
     /// [`Error::Folio`]: scratch is not free memory, or no memory for the five pages that the
     /// handover itself takes. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
     /// than [`ScratchList::LIMIT`] areas.
-    #[inline(never)]
     pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
-        let (table, limit) = (Table::Scratch, ScratchList::LIMIT);
-        if scratch.len() > limit {
-            return Err(Error::TableFull { table, limit: limit as u64 });
-        }
-        if let Some(run) = scratch.iter().copied().find(|run| run.is_empty()) {
-            return Err(Error::BadRun { table, run });
-        }
-        for area in scratch {
-            memory.reserve(*area)?;
-        }
-        let slabs = Slabs::new(memory)?;
-        let pages = OwnPages::create(&slabs, scratch.iter().copied(), producer, 0)?;
-        Ok(Self::over(slabs, pages, None, None))
-    }
-
-    /// The handover whose pages these are.
-    pub(crate) fn over(
-        slabs: Slabs<M>,
-        pages: OwnPages,
-        predecessor: Option<Producer>,
-        past: Option<Past>,
-    ) -> Self {
-        let mut reserve = Reserve::NONE;
-        reserve.fill(slabs.memory());
-        let (edit, past) = (Mutex::new(Published::NONE), Mutex::new(past));
-        Self { slabs, pages, predecessor, edit, past, reserve: Mutex::new(reserve) }
+        Ok(NewHandover::fresh(memory, scratch, producer)?.into_handover())
     }
 
     /// How many frames are held back, so that a successor finds memory for its own tables however

@@ -5,6 +5,7 @@
 extern crate std;
 
 mod area;
+mod begin;
 mod buffers;
 mod check;
 mod claim;
@@ -29,6 +30,8 @@ mod subtree;
 mod testing;
 
 pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
+#[doc(hidden)]
+pub use begin::NewHandover;
 pub use check::{Surveyed, survey};
 pub use entry::Entry;
 pub use error::{Error, Fault, Table, TableError};

@@ -2,19 +2,17 @@
 
 use heirloom_folio::sync::AtomicU64;
 
-use heirloom_folio::{Block, Fate, Folio, Kind, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
-use heirloom_slab::{Name as CacheName, Slabs};
+use heirloom_folio::{Block, Fate, Folio, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
+use heirloom_slab::Name as CacheName;
 
-use crate::check::{self, Place};
+use crate::begin::NewHandover;
 use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
-use crate::handover::{Handover, OwnPages};
+use crate::handover::Handover;
 use crate::pages::Inherited;
 use crate::root::{Name, RootView};
-use crate::scratch::ScratchList;
-use crate::seal;
-use crate::subtree::{Header, Producer};
+use crate::subtree::Producer;
 
 /// What is known of a predecessor until the inheritance ends.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +24,13 @@ pub(crate) struct Past {
     finished: Finished,
     /// Whether a call of [`Handover::finish`] is under way.
     ending: bool,
+}
+
+impl Past {
+    /// Of a predecessor whose root page is at `root`; `held` was reserved for as long as it is known.
+    pub(crate) fn new(root: PhysAddr, held: [Option<Run>; 2]) -> Self {
+        Self { root, held, finished: Finished::default(), ending: false }
+    }
 }
 
 /// Whether a handover that was sealed must be as it was when it was sealed.
@@ -116,7 +121,7 @@ impl<'m, M: Machine> Root<'m, M> {
 /// root page alone is read, under the lock of `past`: it is reserved, or has a label that no claim
 /// of this layer takes, until the inheritance ends. (A published root has no label: it is read by
 /// whoever claimed it, and only then.)
-const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
+pub(crate) const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
     // SAFETY: see above: nothing writes what is read while the value is in use.
     unsafe { Inherited::new(memory) }
 }
@@ -140,6 +145,14 @@ fn left_words<M: Machine>(memory: &Memory<M>, at: PhysAddr, bytes: usize) -> Opt
     unsafe { crate::pages::words_at(memory, at, bytes) }
 }
 
+/// The predecessor's root page.
+pub(crate) fn past_root<M: Machine>(
+    memory: &Memory<M>,
+    root: PhysAddr,
+) -> Result<RootView<'_>, Error> {
+    RootView::new(halves(words(memory, Table::Root, root, PAGE_SIZE)?), root)
+}
+
 impl<M: Machine> Handover<M> {
     /// Takes over from a predecessor: checks everything it left, holds what is preserved
     /// reserved, and starts a handover of its own. From here on every frame that the predecessor
@@ -155,22 +168,13 @@ impl<M: Machine> Handover<M> {
     /// where so much is preserved that no memory is left for this kernel's own tables, about a
     /// dozen pages. The memory is given up then; nothing the predecessor preserved was written, so
     /// it can be tried again, or the machine started without it.
-    #[inline(never)]
     pub fn revive(
         memory: Memory<M>,
         entry: Entry,
         producer: &str,
         seal: SealPolicy,
     ) -> Result<Self, Error> {
-        let map = hold_scratch(&memory, entry)?;
-        let (memory, sealable) = inherit(memory, map, entry)?;
-        let (past, says) = check_left(&memory, entry, seal, sealable)?;
-        let slabs = match says.roll {
-            Some(roll) => Slabs::revive(memory, roll)?,
-            None => Slabs::new(memory)?,
-        };
-        let pages = own_pages(&slabs, entry, producer, says.generation.saturating_add(1))?;
-        Ok(Self::over(slabs, pages, says.producer, Some(past)))
+        Ok(NewHandover::revive(memory, entry, producer, seal)?.into_handover())
     }
 
     /// Who wrote the handover that this kernel came from, if it was heirloom; also once
@@ -319,145 +323,5 @@ impl<M: Machine> Drop for Ending<'_, M> {
         if let Some(past) = self.handover.past.lock().as_mut() {
             (past.finished, past.ending) = (self.finished, false);
         }
-    }
-}
-
-// A kernel's stack is small. What follows looks at memory by reference, each with a frame that is gone
-// before the next begins.
-
-/// Takes the tree over; how many frames there are that a seal can cover.
-#[inline(never)]
-fn inherit<M: Machine>(
-    memory: Memory<M>,
-    map: PhysAddr,
-    entry: Entry,
-) -> Result<(Memory<M>, u64), Error> {
-    let (memory, counts) = memory.inherit(map)?;
-    Ok((memory, check::sealable(&counts, entry)))
-}
-
-/// What the predecessor's header says; nothing, if it was not heirloom.
-#[derive(Default)]
-struct Says {
-    generation: u64,
-    producer: Option<Producer>,
-    roll: Option<PhysAddr>,
-}
-
-/// Checks what lies beside the tree, and keeps the predecessor's pages from being used.
-#[inline(never)]
-fn check_left<M: Machine>(
-    memory: &Memory<M>,
-    entry: Entry,
-    seal: SealPolicy,
-    sealable: u64,
-) -> Result<(Past, Says), Error> {
-    let held = hold_entry(memory, entry)?;
-    let root = past_root(memory, entry.root)?;
-    let header = check::subtrees(&left(memory), &root, Err)?;
-    check_seal(memory, header.map(|(_, header)| header), seal, sealable)?;
-    let mut says = Says::default();
-    if let Some((page, header)) = header {
-        label_table(memory, Table::Header, page)?;
-        let Header { generation, producer, roll, .. } = header;
-        says = Says { generation, producer: Some(producer), roll };
-    }
-    let (root, finished) = (entry.root, Finished::default());
-    Ok((Past { root, held, finished, ending: false }, says))
-}
-
-/// This kernel's own pages, with the predecessor's scratch areas.
-#[inline(never)]
-fn own_pages<M: Machine>(
-    slabs: &Slabs<M>,
-    entry: Entry,
-    producer: &str,
-    generation: u64,
-) -> Result<OwnPages, Error> {
-    let areas = scratch_list(slabs.memory(), entry)?;
-    OwnPages::create(slabs, areas.runs(), producer, generation)
-}
-
-/// Reserves the scratch areas and finds the map: nothing but the list itself may lie in scratch.
-#[inline(never)]
-fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr, Error> {
-    for area in scratch_list(memory, entry)?.runs() {
-        memory.reserve(area)?;
-    }
-    Ok(past_root(memory, entry.root)?.map())
-}
-
-fn scratch_list<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<ScratchList<'_>, Error> {
-    // SAFETY: the memory covers what it contains; nothing writes the predecessor's pages.
-    unsafe { entry.scratch_areas(memory.machine(), |run| memory.contains(run)) }
-}
-
-fn past_root<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<RootView<'_>, Error> {
-    RootView::new(halves(words(memory, Table::Root, root, PAGE_SIZE)?), root)
-}
-
-/// Keeps the root page and the scratch list from being used: labelled where they are preserved,
-/// reserved where they are not. Returns what was reserved.
-#[inline(never)]
-fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
-    let mut held = [None; 2];
-    let areas = scratch_list(memory, entry)?;
-    // What lies in scratch is reserved with it.
-    let tables = entry.tables().filter(|(_, run)| !areas.overlaps(*run));
-    for (slot, (table, run)) in held.iter_mut().zip(tables) {
-        match check::place(&left(memory), table, run)? {
-            Place::Preserved(block) => label_block(memory, table, block)?,
-            Place::Free(run) => {
-                memory.reserve(run)?;
-                *slot = Some(run);
-            }
-        }
-    }
-    if let Some(block) = entry.empty_list(&left(memory))
-        && memory.label_of(block).is_none()
-    {
-        label_block(memory, Table::Scratch, block)?;
-    }
-    Ok(held)
-}
-
-/// Labels the block that holds the table at `addr`.
-fn label_table<M: Machine>(memory: &Memory<M>, table: Table, addr: PhysAddr) -> Result<(), Error> {
-    let block = memory.inherited_block(addr.pfn()).ok_or(Error::NotInherited { at: addr })?;
-    label_block(memory, table, block)
-}
-
-/// Labels the block of a table, which must be no other table's.
-fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
-    // SAFETY: this layer reads the predecessor's tables, and found this one.
-    unsafe { memory.label(block, Kind::Table) }.map_err(|error| match error {
-        heirloom_folio::Error::WrongKind { .. } => {
-            Fault::Shared { block }.in_table(table, block.addr(), 0)
-        }
-        other => other.into(),
-    })
-}
-
-/// Looks at the seal, which covers at most `frames` frames, as `policy` demands.
-#[inline(never)]
-fn check_seal<M: Machine>(
-    memory: &Memory<M>,
-    header: Option<Header>,
-    policy: SealPolicy,
-    frames: u64,
-) -> Result<(), Error> {
-    let seal = header.and_then(|header| header.seal);
-    if let Some(info) = seal {
-        // The table is nobody's to claim. Where it is not sound, so much for the seal, below.
-        let labelled = seal::for_each_block(&left(memory), &info, |block| {
-            label_block(memory, Table::Seal, block)
-        });
-        labelled
-            .or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
-    }
-    match (policy, seal) {
-        (SealPolicy::Ignored, _) | (SealPolicy::Checked, None) => Ok(()),
-        (SealPolicy::Required, None) => Err(Error::NotSealed),
-        (_, Some(info)) => check::sealed(&left(memory), &info, frames, Err).map(|_| ()),
     }
 }

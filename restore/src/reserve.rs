@@ -21,7 +21,12 @@ const SHARE: u64 = 32;
 pub(crate) struct Reserve(u64);
 
 impl Reserve {
-    pub(crate) const NONE: Self = Self(0);
+    /// Filled from `memory`.
+    pub(crate) fn of<M: Machine>(memory: &Memory<M>) -> Self {
+        let mut reserve = Self(0);
+        reserve.fill(memory);
+        reserve
+    }
 
     /// How many.
     pub(crate) const fn frames(&self) -> u64 {

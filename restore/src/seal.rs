@@ -109,11 +109,12 @@ impl fmt::Display for Broken {
 /// The XXH3 of memory that others may write, each word read once; `None` if it is not there.
 ///
 /// A writer at the same time makes the result one of no instant; it is no data race.
+#[inline(never)]
 fn hash_at(pages: &impl Pages, addr: PhysAddr, length: u32) -> Option<u64> {
     let mut left = length as usize;
     let words = pages.words(addr, left)?;
     let mut hasher = Xxh3::new();
-    let mut buffer = [0; 512];
+    let mut buffer = [0; 256];
     for chunk in words.chunks(buffer.len() / 8) {
         for (bytes, word) in buffer.chunks_exact_mut(8).zip(chunk) {
             bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
@@ -296,7 +297,10 @@ pub(crate) fn verify_each<E>(
     Ok(Ok(sound))
 }
 
+// The state of a hash is 600 bytes: it is on the stack only while there is something to hash.
+
 /// The seal's table, if it is the one whose hash `seal` has.
+#[inline(never)]
 fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, P, Stored>, Error> {
     let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |block, words| {
         let empty = Fault::Malformed { expected: "an entry in each block" };
@@ -329,6 +333,7 @@ struct Budget {
 }
 
 /// What is broken about the bytes that an entry covers, if anything is.
+#[inline(never)]
 fn check_entry(
     pages: &impl Pages,
     seal: &SealInfo,

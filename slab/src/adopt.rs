@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::header::{Fixed, Slab};
 use crate::heir::{SlabInfo, admits_slabs, check_slab, survived};
 use crate::name::Name;
+use crate::new::NewSlabs;
 use crate::past::{Aside, Turn, free_claimed};
 use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
@@ -109,12 +110,7 @@ impl<M: Machine> Slabs<M> {
     /// the predecessor did not preserve, or that is named twice; out of memory, as for
     /// [`Slabs::new`]. The memory is given up.
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
-        // SAFETY: the memory is ours alone, so nothing writes to any of it.
-        let view = unsafe { RollView::inherited(&memory, roll) };
-        // SAFETY: this layer reads the roll, which names the block.
-        let label = |block, kind| unsafe { memory.label(block, kind) };
-        view.check(label, Err, |_, _| Ok(()))?;
-        Self::with_past(memory, Some(roll))
+        Ok(Self::of(NewSlabs::revive(memory, roll)?))
     }
 
     /// The predecessor's roll, which stays as long as the first part lives.

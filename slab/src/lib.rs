@@ -75,6 +75,7 @@ mod left;
 mod lists;
 mod magazine;
 mod name;
+mod new;
 mod past;
 mod persist;
 mod prefetch;
@@ -98,6 +99,8 @@ pub use global::{Global, Heap};
 pub use heir::UnclaimedObjects;
 pub use left::{LeftCaches, LeftSlab};
 pub use name::Name;
+#[doc(hidden)]
+pub use new::NewSlabs;
 #[doc(hidden)]
 pub use persist::size_of_field;
 pub use persist::{Persist, fingerprint_of};

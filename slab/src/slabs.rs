@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::name::Name;
+use crate::new::NewSlabs;
 use crate::past::Past;
 use crate::register::{FIRST, Put, Register};
 use crate::roll::{CacheRecord, Roll};
@@ -122,21 +123,21 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// [`Error::Folio`]: out of memory for the roll's page and the tracker's nodes.
     pub fn new(memory: Memory<M>) -> Result<Self, Error> {
-        Self::with_past(memory, None)
+        Ok(Self::of(NewSlabs::new(memory)?))
     }
 
-    pub(crate) fn with_past(memory: Memory<M>, past: Option<PhysAddr>) -> Result<Self, Error> {
-        let roll = Roll::new(&memory)?;
-        Ok(Self {
+    pub(crate) fn of(new: NewSlabs<M>) -> Self {
+        let NewSlabs { memory, roll, past } = new;
+        Self {
             memory,
-            register: Register::new(roll.first()),
-            roll,
+            register: Register::new(roll),
+            roll: Roll::new(roll),
             orders: AtomicU32::new(0),
             classes: Classes::new(),
             born: Born::new(),
             refused: AtomicU64::new(0),
             past: Past::new(past),
-        })
+        }
     }
 
     /// The memory underneath.

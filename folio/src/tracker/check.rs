@@ -182,22 +182,30 @@ where
     T: Tables + ?Sized,
     L: Ledger + ?Sized,
 {
-    let mut check = Check { tables, ledger, found, counts: Counts::NONE };
-    let level = G.levels - 1;
-    match check.enter(root.get(), 0, level) {
-        Ok(node) => check.visit(node, level)?,
-        Err(reason) => {
-            (check.found)(TreeError { node: root, level: level as u8, index: 0, reason })?;
-        }
-    }
-    Ok(check.counts)
+    let mut counts = Counts::NONE;
+    Check { tables, ledger, found, counts: &mut counts }.tree(root)?;
+    Ok(counts)
+}
+
+/// [`check`], which adds what is in the tree to `counts`.
+pub(crate) fn check_counting<T, L>(
+    root: PhysAddr,
+    tables: &T,
+    ledger: &mut L,
+    counts: &mut Counts,
+) -> Result<(), TreeError>
+where
+    T: Tables + ?Sized,
+    L: Ledger + ?Sized,
+{
+    Check { tables, ledger, found: Err, counts }.tree(root)
 }
 
 struct Check<'a, T: ?Sized, L: ?Sized, F> {
     tables: &'a T,
     ledger: &'a mut L,
     found: F,
-    counts: Counts,
+    counts: &'a mut Counts,
 }
 
 impl<'a, T, L, F, E> Check<'a, T, L, F>
@@ -206,6 +214,17 @@ where
     L: Ledger + ?Sized,
     F: FnMut(TreeError) -> Result<(), E>,
 {
+    /// The root, and what lies below it.
+    fn tree(&mut self, root: PhysAddr) -> Result<(), E> {
+        let level = G.levels - 1;
+        match self.enter(root.get(), 0, level) {
+            Ok(node) => self.visit(node, level),
+            Err(reason) => {
+                (self.found)(TreeError { node: root, level: level as u8, index: 0, reason })
+            }
+        }
+    }
+
     /// Takes the node of `level` that `entry` points at; its first key is `first`.
     fn enter(&mut self, entry: u64, first: u64, level: u32) -> Result<Node<'a>, TreeFault> {
         let addr = PhysAddr::new(entry);
@@ -252,6 +271,8 @@ where
         Ok(())
     }
 
+    /// A frame of its own: [`Check::visit`] has one for each level.
+    #[inline(never)]
     fn leaf(&mut self, at: Node<'a>) -> Result<(), E> {
         // A leaf of keys above its own width has one order; the very first has all the others.
         if let Some(block) = Key::new(at.first).block()

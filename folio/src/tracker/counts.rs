@@ -34,7 +34,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(super) const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
+    pub(crate) const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
 
     /// Preserved folios of `order`.
     pub fn folios(&self, order: Order) -> u64 {

@@ -46,6 +46,7 @@ mod survey_tests;
 mod tree;
 mod walk;
 
+pub(crate) use check::check_counting;
 pub use check::{Ledger, check, survey};
 pub use counts::Counts;
 pub use frames::{Frames, FramesOf};

@@ -58,6 +58,14 @@ impl<'a> RootView<'a> {
     }
 
     fn of(tree: DeviceTree<'a>) -> Result<Self, Error> {
+        let view = Self::top(tree)?;
+        view.check_subtrees()?;
+        Ok(view)
+    }
+
+    /// Checks the properties of the root node.
+    #[inline(never)]
+    fn top(tree: DeviceTree<'a>) -> Result<Self, Error> {
         let mut cursor = tree.start();
         match tree.next(&mut cursor)? {
             (_, Token::Begin { name }) if tree.bytes(name..name + 1).eq([0]) => {}
@@ -91,16 +99,22 @@ impl<'a> RootView<'a> {
         let Some(map) = map else {
             return Err(tree.fail(tree.start(), Fault::Missing { property: MAP }));
         };
-        let view = Self { tree, map, nodes };
-        let mut subtrees = view.subtrees();
+        Ok(Self { tree, map, nodes })
+    }
+
+    /// Checks the subtrees. A kernel's stack is small: what the properties above them needed of it is
+    /// gone by now.
+    #[inline(never)]
+    fn check_subtrees(&self) -> Result<(), Error> {
+        let mut subtrees = self.subtrees();
         let (mut seen, mut marks) = (0, Marks::default());
         loop {
             let offset = subtrees.cursor;
-            let Some(subtree) = subtrees.next() else { return Ok(view) };
+            let Some(subtree) = subtrees.next() else { return Ok(()) };
             let name = subtree?.name;
             let again = marks.set(&name);
-            if again && view.subtrees().take(seen).flatten().any(|s| s.name == name) {
-                return Err(view.tree.fail(offset, Fault::Duplicate));
+            if again && self.subtrees().take(seen).flatten().any(|s| s.name == name) {
+                return Err(self.tree.fail(offset, Fault::Duplicate));
             }
             seen += 1;
         }

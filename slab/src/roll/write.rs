@@ -33,13 +33,17 @@ struct End {
 }
 
 impl<M: Machine> Roll<M> {
-    /// An empty roll: one page.
+    /// The page of an empty roll.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
-    pub(crate) fn new(memory: &Memory<M>) -> Result<Self, Error> {
-        let first = new_page(memory)?;
-        Ok(Self { first, end: Mutex::new(End { page: first, count: 0 }) })
+    pub(crate) fn first_page(memory: &Memory<M>) -> Result<PhysAddr, Error> {
+        new_page(memory)
+    }
+
+    /// The empty roll whose page is `first`, from [`Roll::first_page`].
+    pub(crate) const fn new(first: PhysAddr) -> Self {
+        Self { first, end: Mutex::new(End { page: first, count: 0 }) }
     }
 
     /// The address of the first page.

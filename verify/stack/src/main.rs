@@ -74,7 +74,7 @@ mod painted {
         base: NonNull<u8>,
         map: [(Run, NodeId); 1],
         scratch: [Run; 1],
-        kernel: MaybeUninit<Kernel>,
+        kernel: Result<Kernel, Error>,
         handle: Option<Handle>,
         entry: Option<Entry>,
         result: Result<(), Error>,
@@ -89,8 +89,12 @@ mod painted {
         }
 
         fn kernel(&self) -> &Kernel {
-            // SAFETY: `boot` ran first, or `revive`.
-            unsafe { self.kernel.assume_init_ref() }
+            self.kernel.as_ref().expect("`boot` ran first, or `revive`")
+        }
+
+        /// How it came up.
+        fn came_up(&self) -> Result<(), Error> {
+            self.kernel.as_ref().map_or_else(|error| Err(*error), |_| Ok(()))
         }
 
         fn entry(&self) -> Entry {
@@ -101,21 +105,18 @@ mod painted {
     #[inline(never)]
     fn boot(ground: &mut Ground) -> Result<(), Error> {
         // SAFETY: the machine has all of the map, and nothing else uses it.
-        let kernel =
-            unsafe { Heirloom::boot(ground.machine(), &ground.map, &ground.scratch, "stack") }?;
-        ground.kernel.write(kernel);
-        Ok(())
+        ground.kernel =
+            unsafe { Heirloom::boot(ground.machine(), &ground.map, &ground.scratch, "stack") };
+        ground.came_up()
     }
 
     #[inline(never)]
     fn revive(ground: &mut Ground) -> Result<(), Error> {
         let (machine, entry) = (ground.machine(), ground.entry());
         // SAFETY: as in `boot`; the kernel before is not called any more.
-        let kernel = unsafe {
-            Heirloom::revive(machine, &ground.map, entry, "stack", SealPolicy::Required)
-        }?;
-        ground.kernel.write(kernel);
-        Ok(())
+        ground.kernel =
+            unsafe { Heirloom::revive(machine, &ground.map, entry, "stack", SealPolicy::Required) };
+        ground.came_up()
     }
 
     #[inline(never)]
@@ -192,7 +193,7 @@ mod painted {
             base,
             map,
             scratch,
-            kernel: MaybeUninit::uninit(),
+            kernel: Err(Error::ScratchTooSmall { needed: 0, largest: 0 }),
             handle: None,
             entry: None,
             result: Ok(()),
