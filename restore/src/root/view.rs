@@ -107,7 +107,7 @@ impl<'a> RootView<'a> {
     #[inline(never)]
     fn check_subtrees(&self) -> Result<(), Error> {
         let mut subtrees = self.subtrees();
-        let (mut seen, mut marks) = (0, Marks::default());
+        let (mut seen, mut marks) = (0, Marks([0; PAGE_SIZE >> 11]));
         loop {
             let offset = subtrees.cursor;
             let Some(subtree) = subtrees.next() else { return Ok(()) };
@@ -151,8 +151,8 @@ impl<'a> RootView<'a> {
 }
 
 /// Which names there were, as far as one bit for each tells: a Bloom filter of one hash.
-#[derive(Default)]
-struct Marks([u64; 32]);
+/// Four bits for each name that a page can have, or so.
+struct Marks([u64; PAGE_SIZE >> 11]);
 
 impl Marks {
     /// Marks `name`: whether it, or another of the same hash, was marked before.
@@ -162,8 +162,9 @@ impl Marks {
             (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
         });
         let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (word, bit) = ((hash >> 59) as usize, 1 << (hash >> 53 & 63));
-        let Some(word) = self.0.get_mut(word) else { return true };
+        let words = self.0.len();
+        let Some(word) = self.0.get_mut((hash >> 32) as usize % words) else { return true };
+        let bit = 1 << (hash >> 58);
         let before = *word & bit != 0;
         *word |= bit;
         before
