@@ -21,7 +21,9 @@
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{Block, Fate, HeldInheritance, Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::{
+    Block, Fate, FrameState, HeldInheritance, Kind, Machine, Memory, Order, PhysAddr,
+};
 
 use crate::cache::Cache;
 use crate::class::class_of;
@@ -161,7 +163,9 @@ impl<M: Machine> Slabs<M> {
     /// [`Slabs::upgrade`]. That is so too of two that were left under this name, if `spec` goes with
     /// both and their slabs lie differently: say which [order](CacheSpec::order). [`Error::Slab`]: a
     /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
-    /// adopted by then stays.
+    /// adopted by then stays. So too for [`Error::Folio`] with
+    /// [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] of the same slabs is under
+    /// way, maybe in the caller, and has one of them.
     pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
         self.adopt_named(spec, true)
     }
@@ -224,20 +228,47 @@ impl<M: Machine> Slabs<M> {
         let cache = self.create(like)?;
         records().try_for_each(|record| cache.admits(&record))?;
         let mut adopted = Adopted::default();
-        for record in records() {
-            for addr in self.left(view, &record) {
-                if let Some(more) = cache.adopt_left(&record, addr)? {
-                    adopted.add(more);
-                    cache.construct_in(addr, &more);
+        loop {
+            let put_back = self.past.turn().put_back();
+            for record in records() {
+                for addr in self.left(view, &record) {
+                    if let Some(more) = cache.adopt_left(&record, addr)? {
+                        adopted.add(more);
+                        cache.construct_in(addr, &more);
+                    }
                 }
             }
+            // A slab that is not left any more may be in the hands of another call. One that adopts
+            // it is done by the time this call has the turn.
+            let turn = self.past.turn();
+            if records().any(|record| self.any_aside(&turn, view, &record)) {
+                return Err(heirloom_folio::Error::Claiming.into());
+            }
+            if turn.put_back() == put_back {
+                return Ok((cache, adopted));
+            }
         }
-        Ok((cache, adopted))
     }
 
     /// Whether a slab is the predecessor's still. In turn, it stays so.
     pub(crate) fn is_left(&self, _: &Turn, slab: Block) -> bool {
         self.memory().is_inherited(slab)
+    }
+
+    /// Whether a call under way has a slab of a record set aside.
+    fn any_aside(&self, turn: &Turn, view: &RollView<Here<'_, M>>, record: &CacheRecord) -> bool {
+        let order = record.order();
+        turn.any_aside()
+            && view.slabs(record).any(|addr| {
+                Block::new(addr.pfn(), order).is_some_and(|slab| self.is_aside(turn, slab))
+            })
+    }
+
+    /// Whether a block that was a slab of the predecessor's is set aside: claimed, and not shown.
+    fn is_aside(&self, turn: &Turn, slab: Block) -> bool {
+        let (kind, order) = (Kind::Table, slab.order());
+        let aside = FrameState::Head { kind, order, preserved: false };
+        turn.any_aside() && self.memory().state(slab.pfn()) == Ok(aside)
     }
 
     /// What is in a slab of the predecessor's; `None` if it is not left any more.
@@ -260,8 +291,9 @@ impl<M: Machine> Slabs<M> {
     ///
     /// Objects have other addresses afterwards: `take` sees the old one, which handles name.
     /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
-    /// meanwhile: it is neither adopted nor freed by other calls, and
-    /// [`Slabs::finish_inherited`] is refused.
+    /// meanwhile: it is neither adopted nor freed by other calls, and [`Slabs::finish_inherited`],
+    /// adopting the same cache, and claims of the slab's objects are refused
+    /// ([`Claiming`](heirloom_folio::Error::Claiming)).
     ///
     /// # Errors
     /// What `take` returns: the slab that it stopped in is as it was, and repeating the call
@@ -312,7 +344,8 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// [`Error::NotUnclaimed`]: claimed already, or it did not survive. [`Error::WrongLength`],
     /// [`Error::Stale`] (another tag), [`Error::Interior`], [`Error::NotAdopted`],
-    /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`].
+    /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`], with
+    /// [`Claiming`](heirloom_folio::Error::Claiming) if the object's slab is set aside.
     pub fn claim(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
         let claim = || {
@@ -381,7 +414,7 @@ impl<M: Machine> Slabs<M> {
         }
         let Some((_held, view)) = self.view()? else { return Ok(()) };
         loop {
-            let put_back = self.past.put_back();
+            let put_back = self.past.turn().put_back();
             for record in view.records() {
                 for addr in self.left(&view, &record) {
                     self.decide(&record, addr, &mut fate, &mut done)?;
@@ -476,7 +509,12 @@ impl<M: Machine> Slabs<M> {
         // Until what cannot be adopted is put back.
         let _held = memory.hold_inheritance()?.ok_or(nothing)?;
         let turn = self.past.turn();
-        let slab = memory.inherited_block(addr.pfn()).ok_or(nothing)?;
+        let Some(slab) = memory.inherited_block(addr.pfn()) else {
+            let orders = (0..=Order::MAX_FOLIO.get()).filter_map(Order::new);
+            let mut around = orders.map(|order| Block::containing(addr.pfn(), order));
+            let aside = around.any(|slab| self.is_aside(&turn, slab));
+            return Err(if aside { heirloom_folio::Error::Claiming.into() } else { nothing });
+        };
         if memory.label_of(slab) != Some(Kind::Slab) {
             return Err(nothing);
         }

@@ -5,11 +5,13 @@
 //! claiming a slab      the turn, for one slab: whether it is left, its check, the claim, and what
 //!                      makes it ours
 //! setting one aside    the turn twice: the slab is claimed, and later freed or put back
+//! all of a record      the turn, once its slabs were adopted one by one: refused while one of them
+//!                      is set aside; once more if a slab was put back unseen
 //! ending               the turn: refused while a slab is set aside, or was put back unseen
 //! ```
 //!
-//! The turn is a [`Machine::Mutex`], held for one slab at a time and never while a caller's code
-//! runs. So of two that come to a slab together the second waits until it is wholly adopted, and
+//! The turn is a [`Machine::Mutex`], held for one slab at a time (for a look at all of a record's
+//! only while one is set aside) and never while a caller's code runs. So of two that come to a slab together the second waits until it is wholly adopted, and
 //! finds it then.
 
 use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
@@ -35,6 +37,18 @@ pub(crate) struct Turn {
     put_back: u64,
 }
 
+impl Turn {
+    /// Whether a slab is claimed that may be put back.
+    pub(crate) const fn any_aside(&self) -> bool {
+        self.aside > 0
+    }
+
+    /// How many slabs were put back so far.
+    pub(crate) const fn put_back(&self) -> u64 {
+        self.put_back
+    }
+}
+
 impl<M: Machine> Past<M> {
     pub(crate) const fn new(roll: Option<PhysAddr>) -> Self {
         let roll = match roll {
@@ -57,11 +71,6 @@ impl<M: Machine> Past<M> {
         self.turn.lock()
     }
 
-    /// How many slabs were put back so far.
-    pub(crate) fn put_back(&self) -> u64 {
-        self.turn().put_back
-    }
-
     /// Ends the predecessor's caches, all of whose slabs were seen when `put_back` slabs had been
     /// put back. False: some may have been missed.
     ///
@@ -69,7 +78,7 @@ impl<M: Machine> Past<M> {
     /// [`Claiming`](heirloom_folio::Error::Claiming): a slab is set aside, maybe by the caller.
     pub(crate) fn end(&self, put_back: u64) -> Result<bool, Error> {
         let turn = self.turn();
-        if turn.aside > 0 {
+        if turn.any_aside() {
             return Err(heirloom_folio::Error::Claiming.into());
         }
         if turn.put_back == put_back {

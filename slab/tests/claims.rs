@@ -7,8 +7,8 @@ use std::sync::Barrier;
 
 use common::{addr, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, PhysAddr};
-use heirloom_slab::{Buffers, CacheSpec, Slabs};
+use heirloom_folio::{Fate, Order, PhysAddr};
+use heirloom_slab::{Buffers, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 4096;
 const OBJECTS: usize = 20_000;
@@ -138,5 +138,83 @@ fn each_thread_that_adopted_a_cache_may_claim_in_all_of_it() {
             slabs.memory().disinherit(|_| Fate::Free).unwrap();
             preserve_again(&slabs, &left, preserving);
         }
+    }
+}
+
+/// Two threads adopt one cache at the same time, the second at every moment of the first's call in
+/// some round, and each claims its own objects as soon as its call has returned.
+#[test]
+fn a_call_that_adopts_finds_what_another_is_adopting() {
+    const FRAMES: u64 = 8192;
+    let spec = CacheSpec::new("both", 16).order(Order::new(6).unwrap()).preserving(true);
+    let mut old = slabs(FRAMES);
+    let cache = old.cache(spec).unwrap();
+    let count = cache.objects_per_slab() * 3;
+    let all: Vec<_> = (0..count).map(|_| addr(&old, cache.alloc().unwrap())).collect();
+    for round in 0..300 {
+        let new = successor(old, FRAMES).unwrap();
+        let refused = together(2, |thread| {
+            for _ in 0..thread * round * 200 {
+                core::hint::spin_loop();
+            }
+            let (cache, _) = new.adopt(spec).unwrap();
+            // From the last one on: its slab was adopted last.
+            let mine = all.iter().rev().skip(thread).step_by(2);
+            mine.filter_map(|addr| cache.claim(*addr).err()).collect()
+        });
+        assert!(refused.is_empty(), "round {round}: {} refused: {}", refused.len(), refused[0]);
+        old = new;
+    }
+}
+
+/// A slab that [`Slabs::upgrade`] has set aside is said to be, in the closure and by any thread; once
+/// it is put back, everything is there.
+#[test]
+fn what_an_upgrade_has_set_aside_is_said_to_be() {
+    const FRAMES: u64 = 1024;
+    let spec = CacheSpec::new("aside", 64).order(Order::ZERO).preserving(true);
+    let claiming = Error::Folio(heirloom_folio::Error::Claiming);
+    let old = slabs(FRAMES);
+    let cache = old.cache(spec).unwrap();
+    let all: Vec<_> = (0..200).map(|_| addr(&old, cache.alloc().unwrap())).collect();
+    let new = successor(old, FRAMES).unwrap();
+    let record = new.inherited("aside").unwrap().unwrap();
+    let stop = Error::Constructed { cache: record.name() };
+    let mut asked = 0;
+    let upgraded = new.upgrade(&record, |object| {
+        asked += 1;
+        assert_eq!(new.adopt(spec).map(|_| ()), Err(claiming));
+        assert_eq!(new.claim(object.addr, 64, object.tag), Err(claiming));
+        Err(stop)
+    });
+    assert_eq!((upgraded, asked), (Err(stop), 1));
+    let (cache, _) = new.adopt(spec).unwrap();
+    assert!(all.iter().all(|addr| cache.claim(*addr).is_ok()));
+
+    let old = slabs(FRAMES);
+    let cache = old.cache(spec).unwrap();
+    let all: Vec<_> = (0..200).map(|_| addr(&old, cache.alloc().unwrap())).collect();
+    let mut old = Some(old);
+    for round in 0..200 {
+        let new = successor(old.take().unwrap(), FRAMES).unwrap();
+        let record = new.inherited("aside").unwrap().unwrap();
+        let refused = together(2, |thread| {
+            if thread == 1 {
+                for _ in 0..20 {
+                    let upgraded = new.upgrade(&record, |_| Err(stop));
+                    assert!(upgraded == Err(stop) || upgraded == Ok(0), "{upgraded:?}");
+                }
+                return Vec::new();
+            }
+            let cache = loop {
+                match new.adopt(spec) {
+                    Ok((cache, _)) => break cache,
+                    Err(error) => assert_eq!(error, claiming),
+                }
+            };
+            all.iter().filter_map(|addr| cache.claim(*addr).err()).collect()
+        });
+        assert!(refused.is_empty(), "round {round}: {} refused: {}", refused.len(), refused[0]);
+        old = Some(new);
     }
 }
