@@ -246,14 +246,24 @@ unsafe impl<D> Cpus for OneCpu<D> {
 
     #[inline]
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        use core::sync::atomic::Ordering::{Acquire, Release};
-        // Acquire pairs with the Release below, in whichever call had the CPU before.
+        use core::sync::atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        };
+        /// Leaves the CPU, by a panic too.
+        struct Left<'b>(&'b AtomicBool);
+        impl Drop for Left<'_> {
+            #[inline]
+            fn drop(&mut self) {
+                self.0.store(false, Release);
+            }
+        }
+        // Acquire pairs with the Release above, in whichever call had the CPU before.
         if self.busy.swap(true, Acquire) {
             return f(None);
         }
-        let result = f(Some(CpuId(0)));
-        self.busy.store(false, Release);
-        result
+        let _until_done = Left(&self.busy);
+        f(Some(CpuId(0)))
     }
 }
 

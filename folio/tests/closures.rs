@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{add_range, base, block, free, free_run, order};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Cpus, Error, Fate, Kind, Memory, NodeId, Order, Request, Run};
+use heirloom_folio::{
+    Block, Cpus, Error, Fate, Kind, Linear, Memory, NodeId, OneCpu, Order, PAGE_SIZE, PhysAddr,
+    Request, Run,
+};
 
 const FRAMES: u64 = 2048;
 
@@ -321,4 +324,15 @@ fn safe_calls_that_race_make_nothing_panic() {
     memory.unpreserve(kept.block()).unwrap();
     assert!(kept.unpreserve().is_err());
     memory.audit().unwrap();
+}
+
+/// A closure that panics under the one CPU costs the closure, and not the CPU.
+#[test]
+fn one_cpu_is_left_by_a_panic() {
+    let ram = core::ptr::NonNull::from(vec![0_u8; 2 * PAGE_SIZE].leak()).cast();
+    // SAFETY: leaked, and used through the map alone.
+    let machine = OneCpu::new(unsafe { Linear::new(ram, PhysAddr::new(1 << 32), 2 * PAGE_SIZE) });
+    let caught = catch_unwind(AssertUnwindSafe(|| machine.pinned(|_| panic!("the caller's"))));
+    assert!(caught.is_err());
+    assert!(machine.pinned(|cpu| cpu).is_some(), "the CPU is gone for good");
 }
