@@ -53,20 +53,24 @@ fn take<M: Machine>(
     unsafe { memory.claim_held_as(held, block, kind) }?;
     // SAFETY: claimed just now.
     unsafe { memory.preserve_as(block, kind) }.map_err(|error| {
-        // SAFETY: claimed just now, and not written.
-        let undone = unsafe { memory.unclaim(block, kind, None) };
-        debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+        undo(memory, block, kind);
         error.into()
     })
 }
 
+/// Undoes the claim of a block. Refused only where a raw call preserved it meanwhile, a folio that
+/// nobody had been given yet: then it stays that call's, and survives.
+fn undo<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
+    // SAFETY: claimed by the call under way, and not written.
+    let _refused = unsafe { memory.unclaim(block, kind, None) };
+}
+
 /// Undoes [`take`].
 fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
-    // SAFETY: taken by the claim under way, and not written.
-    let undone = unsafe {
-        memory.unpreserve_as(block, kind).and_then(|()| memory.unclaim(block, kind, None))
-    };
-    debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
+    // Refused only where a raw call let the folio go meanwhile: then it goes back all the same.
+    // SAFETY: taken by the claim under way.
+    let _refused = unsafe { memory.unpreserve_as(block, kind) };
+    undo(memory, block, kind);
 }
 
 /// The kind that a part of an area is claimed as, and its block.
@@ -191,9 +195,7 @@ pub(crate) fn folios<'m, M: Machine>(
         if let Err(error) = claimed {
             for block in handles.iter().take(n * PARCEL).filter_map(|handle| block_of(handle).ok())
             {
-                // SAFETY: claimed by this call, and not written.
-                let undone = unsafe { memory.unclaim(block, Kind::Folio, None) };
-                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+                undo(memory, block, Kind::Folio);
             }
             return Err(error);
         }
@@ -218,9 +220,7 @@ impl<M: Machine> Drop for Rest<'_, '_, M> {
     fn drop(&mut self) {
         for handle in self.handles.by_ref() {
             if let Ok(Parts::Folio(block)) = handle.parts() {
-                // SAFETY: claimed by the call that ends here, and not written.
-                let undone = unsafe { self.memory.unclaim(block, Kind::Folio, None) };
-                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
+                undo(self.memory, block, Kind::Folio);
             }
         }
     }
