@@ -465,7 +465,7 @@ impl<M: Machine> Memory<M> {
             self.mark_preserved(block, kinds::at_first(kind), true);
         } else {
             self.mark_run(block.run(), Kind::Run);
-            self.mark_run_preserved(block.run(), true);
+            self.mark_run_preserved(block.run(), Kind::Run, true);
         }
         Ok(())
     }

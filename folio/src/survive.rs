@@ -250,7 +250,7 @@ impl<M: Machine> Memory<M> {
             other => other,
         })?;
         self.own.preserve_run(&self.tables(Whose::Own), run)?;
-        self.mark_run_preserved(run, true);
+        self.mark_run_preserved(run, kind, true);
         Ok(())
     }
 
@@ -286,7 +286,7 @@ impl<M: Machine> Memory<M> {
             }
         }
         self.own.unpreserve_run(&self.tables(Whose::Own), run)?;
-        self.mark_run_preserved(run, false);
+        self.mark_run_preserved(run, kind, false);
         Ok(())
     }
 
@@ -354,10 +354,10 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Only the head says it; a tail is what it belongs to.
-    pub(crate) fn mark_run_preserved(&self, run: Run, preserved: bool) {
-        let head = run.blocks_up_to(Order::MAX_FOLIO).next();
-        if let Some((block, kind)) = head.and_then(|block| Some((block, self.label_of(block)?))) {
+    /// Only the head says it; a tail is what it belongs to. The kind is the caller's and is not read
+    /// again: what another call made of the frames meanwhile, a slab say, is not to be written back.
+    pub(crate) fn mark_run_preserved(&self, run: Run, kind: Kind, preserved: bool) {
+        if let Some(block) = run.blocks_up_to(Order::MAX_FOLIO).next() {
             self.mark_preserved(block, kind, preserved);
         }
     }

@@ -265,23 +265,25 @@ impl<M: Machine> Handover<M> {
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::RootFull`], [`Error::BadName`]; [`Error::NotPreserved`]: a
-    /// frame of it is not preserved, or by the predecessor alone; [`Error::Folio`]: a table of
-    /// heirloom's own, which only heirloom registers.
+    /// frame of it is not preserved, or by the predecessor alone; [`Error::Folio`]: a slab, a large
+    /// buffer or a table, which only the layer that keeps it names.
     pub fn add_subtree(&self, name: &str, addr: PhysAddr, bytes: u64) -> Result<(), Error> {
         let name = Name::new(name)?;
         let none = Error::NotPreserved { at: addr };
         let run = Run::covering(addr, bytes).filter(|run| !run.is_empty()).ok_or(none)?;
         let mut at = run.start();
         while at < run.end() {
+            // A node of the tree is preserved without a bit of its own. What only the predecessor
+            // preserved may be labelled, and reads as preserved.
             match self.memory().holder(at) {
-                Some((_, found @ Kind::Table, true)) => {
-                    let expected = Kind::Folio;
-                    Err(heirloom_folio::Error::WrongKind { pfn: at, expected, found })?;
-                }
-                // What only the predecessor preserved may be labelled, and reads as preserved.
-                Some((holder, _, true))
-                    if holder.blocks().all(|block| self.memory().is_preserved(block)) =>
+                Some((holder, found, true))
+                    if found == Kind::Table
+                        || holder.blocks().all(|block| self.memory().is_preserved(block)) =>
                 {
+                    if !matches!(found, Kind::Folio | Kind::Run) {
+                        let expected = Kind::Folio;
+                        Err(heirloom_folio::Error::WrongKind { pfn: at, expected, found })?;
+                    }
                     at = holder.end();
                 }
                 _ => return Err(Error::NotPreserved { at: at.addr() }),

@@ -3,7 +3,8 @@
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Kind, Order, PAGE_SIZE, PhysAddr, Request};
-use heirloom_restore::{Error, Handover, Records};
+use heirloom_restore::{Error, Handover, Parts, Records};
+use heirloom_slab::{Buffers, CacheSpec};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -12,7 +13,11 @@ fn handover() -> Handover<Ram> {
 }
 
 fn is_a_table(at: PhysAddr) -> Error {
-    let (expected, found) = (Kind::Folio, Kind::Table);
+    is_a(Kind::Table, at)
+}
+
+fn is_a(found: Kind, at: PhysAddr) -> Error {
+    let expected = Kind::Folio;
     Error::Folio(heirloom_folio::Error::WrongKind { pfn: at.pfn(), expected, found })
 }
 
@@ -28,6 +33,25 @@ fn tables_are_no_subtrees_of_others() {
     }
     list.push(&[4, 5, 6]).unwrap();
     handover.memory().audit().unwrap();
+}
+
+#[test]
+fn slabs_and_large_buffers_are_no_subtrees() {
+    let handover = handover();
+    let cache = handover.slabs().cache(CacheSpec::new("a", 64).preserving(true)).unwrap();
+    let layout = core::alloc::Layout::from_size_align(3 * PAGE_SIZE, 8).unwrap();
+    let large = handover.slabs().alloc(layout, Buffers { preserving: true, zeroed: true });
+    for (ptr, kind) in [(cache.alloc(), Kind::Slab), (large, Kind::Buffer)] {
+        let parts = handover.handle_of(ptr.unwrap()).unwrap().parts();
+        let Ok(Parts::Object { addr, .. } | Parts::Buffer { addr, .. }) = parts else {
+            panic!("{parts:?}")
+        };
+        let at = addr.pfn().addr();
+        assert_eq!(handover.add_subtree("theirs", at, 64), Err(is_a(kind, at)));
+    }
+    let mut left = Vec::new();
+    handover.for_each_subtree(|name, _, _| left.push(String::from(name))).unwrap();
+    assert_eq!(left, ["heirloom"]);
 }
 
 #[test]
