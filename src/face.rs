@@ -126,9 +126,9 @@ impl<M: Machine> Heirloom<M> {
                 run = both;
                 i += 1;
             }
-            bytes += Memory::<M>::range_bytes(run);
+            bytes = bytes.saturating_add(Memory::<M>::range_bytes(run));
         }
-        bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE
+        bytes.div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE)
     }
 
     /// Starts without a predecessor. All memory is free but for scratch, and the metadata lies at

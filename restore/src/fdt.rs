@@ -253,7 +253,7 @@ impl<'a> DeviceTree<'a> {
 
     /// The big-endian word at byte `offset`, a multiple of 4, of the struct block.
     fn word(&self, offset: usize) -> Option<u32> {
-        if offset + 4 > self.structure.end {
+        if offset.checked_add(4)? > self.structure.end {
             return None;
         }
         Some(u32::from_be(self.words.get(offset / 4)?.load(Relaxed)))

@@ -29,7 +29,7 @@ pub struct ScratchWords<'a> {
 impl<'a> ScratchWords<'a> {
     /// Bytes that a list of `entries` needs.
     pub const fn bytes(entries: usize) -> usize {
-        entries * ENTRY
+        entries.saturating_mul(ENTRY)
     }
 
     /// A list to be written into `words`, which stand at `at`.

@@ -141,9 +141,13 @@ impl Key {
         Some(Block::aligned(Pfn::new(pfn), order))
     }
 
-    /// The entry at `level` on the way to this key; at level 0 the bit in the leaf.
+    /// The entry at `level` on the way to this key; at level 0 the bit in the leaf. 0 at a level that
+    /// no node has.
     #[inline]
     pub const fn index(self, level: u32) -> usize {
+        if level >= G.levels {
+            return 0;
+        }
         let bits = if level == 0 { G.leaf_log2 } else { G.table_log2 };
         (self.0 >> G.shift(level)) as usize & ((1 << bits) - 1)
     }
