@@ -1,141 +1,115 @@
 //! Which large buffers were preserved from birth, so that a plain free frees them.
 //!
 //! A small object's cache says so. Large buffers have no header, and their frames' bytes say only
-//! that they are preserved: here is the set of the first frames of those that were from birth, a
-//! hash table in frames. It is looked at when a preserved large buffer is freed, and at no other
-//! time.
+//! that they are preserved: here is the set of the first frames of those that were from birth. It is
+//! looked at when a preserved large buffer is freed, and at no other time.
+//!
+//! ```text
+//! root ──> page of addresses ──> … ──> page of bits, one a frame
+//! ```
+//!
+//! A tree of one depth, whose pages come when they are first needed and stay as long as the instance:
+//! no lock, and no pass over what is there, however much that is.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, Pfn, Request};
-use lock_api::Mutex;
+use heirloom_folio::sync::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+
+use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Request};
 
 use crate::error::Error;
 
+/// log2 of the frames that a page of bits covers.
+const LEAF: u32 = PAGE_SHIFT + 3;
+/// log2 of the addresses in a page of them.
+const FAN: u32 = PAGE_SHIFT - 3;
+/// Pages of addresses on the way to any frame.
+const DEPTH: u32 = (u64::BITS - PAGE_SHIFT - LEAF).div_ceil(FAN);
+
 /// A set of frames.
-pub(crate) struct Born<M: Machine> {
-    table: Mutex<M::Lock, Table>,
+pub(crate) struct Born {
+    /// The address of the first page, or 0, as for each page below it.
+    root: AtomicU64,
 }
 
-/// Open addressing with linear probing; an entry is a frame number plus one, or 0. At most three
-/// quarters full.
-struct Table {
-    block: Option<Block>,
-    used: usize,
-}
-
-impl<M: Machine> Born<M> {
+impl Born {
     pub(crate) const fn new() -> Self {
-        Self { table: Mutex::new(Table { block: None, used: 0 }) }
+        Self { root: AtomicU64::new(0) }
     }
 
-    /// Whether the frame is in the set.
-    pub(crate) fn contains(&self, memory: &Memory<M>, pfn: Pfn) -> bool {
-        let mut table = self.table.lock();
-        let entries = table.entries(memory);
-        find(entries, pfn).is_ok()
+    /// Whether the frame is in the set. It is the caller's, so nothing changes that meanwhile.
+    pub(crate) fn contains<M: Machine>(&self, memory: &Memory<M>, pfn: Pfn) -> bool {
+        let word = self.word(memory, pfn, |_| None);
+        word.is_some_and(|word| word.load(Relaxed) & bit(pfn) != 0)
     }
 
     /// Adds a frame.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
-    pub(crate) fn insert(&self, memory: &Memory<M>, pfn: Pfn) -> Result<(), Error> {
-        let mut table = self.table.lock();
-        if (table.used + 1) * 4 > table.entries(memory).len() * 3 {
-            table.grow(memory)?;
+    pub(crate) fn insert<M: Machine>(&self, memory: &Memory<M>, pfn: Pfn) -> Result<(), Error> {
+        let mut added = Ok(());
+        let word = self
+            .word(memory, pfn, |link| add(memory, link).map_err(|error| added = Err(error)).ok());
+        if let Some(word) = word {
+            word.fetch_or(bit(pfn), Relaxed);
         }
-        let entries = table.entries(memory);
-        if let Err(free) = find(entries, pfn)
-            && let Some(entry) = entries.get_mut(free)
-        {
-            *entry = pfn.get() + 1;
-            table.used += 1;
-        }
-        Ok(())
+        added
     }
 
     /// Removes a frame: whether it was there.
-    pub(crate) fn remove(&self, memory: &Memory<M>, pfn: Pfn) -> bool {
-        let mut table = self.table.lock();
-        let entries = table.entries(memory);
-        let Ok(mut hole) = find(entries, pfn) else { return false };
-        // What was pushed on by the entry that goes moves up.
-        let mut at = hole;
+    pub(crate) fn remove<M: Machine>(&self, memory: &Memory<M>, pfn: Pfn) -> bool {
+        let word = self.word(memory, pfn, |_| None);
+        word.is_some_and(|word| word.fetch_and(!bit(pfn), Relaxed) & bit(pfn) != 0)
+    }
+
+    /// The word with a frame's bit. `missing` is asked where there is no page yet, for one that is
+    /// linked by then.
+    fn word<'m, M: Machine>(
+        &'m self,
+        memory: &'m Memory<M>,
+        pfn: Pfn,
+        mut missing: impl FnMut(&AtomicU64) -> Option<u64>,
+    ) -> Option<&'m AtomicU64> {
+        let mut link = &self.root;
+        let mut shift = LEAF + DEPTH * FAN;
         loop {
-            at = (at + 1) % entries.len();
-            let next = entries.get(at).copied().unwrap_or(0);
-            if next == 0 {
-                break;
+            // Acquire pairs with the exchange in `add`: the page is one of zeroes.
+            let there = link.load(Acquire);
+            let page = if there == 0 { missing(link)? } else { there };
+            let first = memory.machine().ptr(PhysAddr::new(page)).cast::<AtomicU64>();
+            // SAFETY: a page of the set's own, linked for good, aligned, touched as atomics alone.
+            let words = unsafe { core::slice::from_raw_parts(first.as_ptr(), PAGE_SIZE / 8) };
+            if shift == LEAF {
+                return words.get((pfn.get() >> 6) as usize % words.len());
             }
-            let best = home(entries, Pfn::new(next - 1));
-            if distance(entries, best, at) >= distance(entries, hole, at) {
-                entries.swap(hole, at);
-                hole = at;
-            }
+            shift -= FAN;
+            link = words.get((pfn.get() >> shift) as usize % words.len())?;
         }
-        if let Some(entry) = entries.get_mut(hole) {
-            *entry = 0;
-        }
-        table.used -= 1;
-        true
     }
 }
 
-impl Table {
-    fn entries<M: Machine>(&mut self, memory: &Memory<M>) -> &mut [u64] {
-        let Some(block) = self.block else { return &mut [] };
-        let first = memory.machine().ptr(block.addr()).cast::<u64>();
-        let length = block.order().bytes() as usize / size_of::<u64>();
-        // SAFETY: the block is the table's alone, and the table is borrowed mutably.
-        unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), length) }
-    }
-
-    #[cold]
-    fn grow<M: Machine>(&mut self, memory: &Memory<M>) -> Result<(), Error> {
-        let order = self.block.map_or(0, |block| block.order().get() + 1);
-        let order = Order::new(order).unwrap_or(Order::MAX);
-        let block = memory.alloc(Request::new(order).kind(Kind::Table).zeroed())?;
-        let mut larger = Self { block: Some(block), used: self.used };
-        let entries = larger.entries(memory);
-        for entry in self.entries(memory).iter().filter(|entry| **entry != 0) {
-            if let Err(free) = find(entries, Pfn::new(entry - 1))
-                && let Some(slot) = entries.get_mut(free)
-            {
-                *slot = *entry;
-            }
-        }
-        if let Some(old) = self.block {
-            // SAFETY: the table's own, which nothing reaches any more.
-            let freed = unsafe { memory.free(old, Kind::Table) };
-            debug_assert!(freed.is_ok(), "the table's own block: {freed:?}");
-        }
-        *self = larger;
-        Ok(())
-    }
+/// A frame's bit in its word.
+const fn bit(pfn: Pfn) -> u64 {
+    1 << (pfn.get() % 64)
 }
 
-/// Where an entry would best be.
-fn home(entries: &[u64], pfn: Pfn) -> usize {
-    let hash = pfn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // The length is a power of two, at least that of a page.
-    (hash >> (u64::BITS - entries.len().ilog2())) as usize
-}
-
-/// How far behind `from` the place `at` is.
-fn distance(entries: &[u64], from: usize, at: usize) -> usize {
-    at.wrapping_sub(from) & (entries.len() - 1)
-}
-
-/// Where the frame's entry is, or else where it would go.
-fn find(entries: &[u64], pfn: Pfn) -> Result<usize, usize> {
-    if entries.is_empty() {
-        return Err(0);
-    }
-    let mut at = home(entries, pfn);
-    loop {
-        match entries.get(at) {
-            Some(0) | None => return Err(at),
-            Some(entry) if *entry == pfn.get() + 1 => return Ok(at),
-            Some(_) => at = (at + 1) % entries.len(),
+/// Links a page of zeroes where there is none: its address, or that of the page that came first.
+///
+/// # Errors
+/// [`Error::Folio`]: out of memory.
+#[cold]
+fn add<M: Machine>(memory: &Memory<M>, link: &AtomicU64) -> Result<u64, Error> {
+    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
+    // AcqRel: Release pairs with the Acquire in `word`, Acquire with the exchange that came first.
+    match link.compare_exchange(0, block.addr().get(), AcqRel, Acquire) {
+        Ok(_) => Ok(block.addr().get()),
+        Err(there) => {
+            // SAFETY: allocated just now, and linked nowhere.
+            let freed = unsafe { memory.free(block, Kind::Table) };
+            debug_assert!(freed.is_ok(), "a page of our own: {freed:?}");
+            Ok(there)
         }
     }
 }
@@ -143,6 +117,7 @@ fn find(entries: &[u64], pfn: Pfn) -> Result<usize, usize> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;
     use proptest::prelude::*;
@@ -160,35 +135,51 @@ mod tests {
         })]
         #[test]
         fn a_set_of_frames(steps in prop::collection::vec((any::<bool>(), 0_u64..900), 1..2000)) {
-            let memory = Ram::memory(&Ram::frames(64)).unwrap();
+            let memory = Ram::memory(&Ram::frames(1024)).unwrap();
             let born = Born::new();
             let mut model = BTreeSet::new();
+            // Some side by side, some on pages of their own, up to the last frame there can be.
+            let frame = |n: u64| Pfn::new(if n < 450 { n } else { Pfn::LIMIT.get() - 1 - (n - 450) * 7001 });
             for (add, n) in steps {
-                // Apart, so that home places collide now and then.
-                let pfn = Pfn::new(n * 0x1_0001);
                 if add {
-                    born.insert(&memory, pfn).unwrap();
+                    born.insert(&memory, frame(n)).unwrap();
                     model.insert(n);
                 } else {
-                    prop_assert_eq!(born.remove(&memory, pfn), model.remove(&n));
+                    prop_assert_eq!(born.remove(&memory, frame(n)), model.remove(&n));
                 }
             }
             for n in 0..900 {
-                prop_assert_eq!(born.contains(&memory, Pfn::new(n * 0x1_0001)), model.contains(&n));
+                prop_assert_eq!(born.contains(&memory, frame(n)), model.contains(&n));
             }
         }
     }
 
     #[test]
-    fn out_of_memory_leaves_the_set_as_it_was() {
-        let memory = Ram::memory(&Ram::frames(2)).unwrap();
+    fn frames_that_share_pages_are_told_apart() {
+        let memory = Ram::memory(&Ram::frames(256)).unwrap();
         let born = Born::new();
+        let frames: Vec<_> =
+            (0..u64::BITS - PAGE_SHIFT).map(|shift| Pfn::new(1 << shift)).collect();
+        for (n, frame) in frames.iter().enumerate() {
+            assert!(frames[n..].iter().all(|other| !born.contains(&memory, *other)), "{frame:?}");
+            born.insert(&memory, *frame).unwrap();
+            assert!(frames[..=n].iter().all(|other| born.contains(&memory, *other)), "{frame:?}");
+        }
+        assert!(!born.contains(&memory, Pfn::new(0)));
+    }
+
+    #[test]
+    fn out_of_memory_leaves_the_set_as_it_was() {
+        let memory = Ram::memory(&Ram::frames(8)).unwrap();
+        let born = Born::new();
+        let frame = |n: u64| Pfn::new(n << LEAF);
         let mut count = 0;
-        while born.insert(&memory, Pfn::new(count)).is_ok() {
+        while born.insert(&memory, frame(count)).is_ok() {
             count += 1;
         }
-        assert!(count >= 384 * heirloom_folio::PAGE_SIZE as u64 / 4096);
-        assert!((0..count).all(|n| born.contains(&memory, Pfn::new(n))));
-        assert!(!born.contains(&memory, Pfn::new(count)));
+        assert_eq!(count, 8 - u64::from(DEPTH));
+        assert!((0..count).all(|n| born.contains(&memory, frame(n))));
+        assert!(!born.contains(&memory, frame(count)));
+        assert!(born.remove(&memory, frame(0)) && !born.remove(&memory, frame(0)));
     }
 }

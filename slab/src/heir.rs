@@ -224,7 +224,8 @@ impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
                 continue;
             };
             if addr != self.slab {
-                (self.slab, self.index) = (addr, 0);
+                // Not from where the last one was, over holes that were passed already.
+                (self.place, self.slab, self.index) = (after.found(), addr, 0);
             }
             // SAFETY: in the table, so a slab of this cache, which stays while it is locked.
             let slab = unsafe { Slab::at(memory.machine(), addr) };

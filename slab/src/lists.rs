@@ -8,7 +8,7 @@
 //!
 //! All of it under the cache's lock. Objects leave a slab up to 64 at a time, a word of free bits.
 
-use core::ptr::NonNull;
+use core::ptr::{NonNull, null};
 use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::DirectMap;
@@ -24,8 +24,23 @@ pub(crate) struct Lists {
     partial: LinkedList<Links>,
     full: LinkedList<Links>,
     empty: LinkedList<Links>,
-    slabs: usize,
     empties: usize,
+    /// Where a pass over all slabs is, that goes on when the lock is held again.
+    pass: Pass,
+}
+
+/// A place in the lists: the slab that is next, or the end of one of them.
+struct Pass {
+    list: Which,
+    next: *const Head,
+}
+
+/// One of the lists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Partial,
+    Full,
+    Empty,
 }
 
 // SAFETY: the lists lead to slabs of the instance, which belong to no thread.
@@ -37,26 +52,20 @@ impl Lists {
             partial: LinkedList::new(Links::NEW),
             full: LinkedList::new(Links::NEW),
             empty: LinkedList::new(Links::NEW),
-            slabs: 0,
             empties: 0,
+            pass: Pass { list: Which::Empty, next: null() },
         }
     }
 
-    /// How many slabs there are.
-    pub(crate) const fn slabs(&self) -> usize {
-        self.slabs
-    }
-
-    /// How many of them are empty.
+    /// How many slabs are empty.
     pub(crate) const fn empties(&self) -> usize {
         self.empties
     }
 
     /// Adds a slab that is in no list.
     pub(crate) fn add(&mut self, geometry: &Geometry, slab: Slab) {
-        self.slabs += 1;
         let free = slab.head().free.load(Relaxed);
-        self.list(geometry, free).push_front(slab.link());
+        self.list(which(geometry, free)).push_front(slab.link());
         self.empties += usize::from(free == geometry.objects);
     }
 
@@ -66,8 +75,11 @@ impl Lists {
             return None;
         }
         let head = self.empty.pop_back()?;
+        // Nothing is behind the last one.
+        if core::ptr::eq(self.pass.next, &raw const *head) {
+            self.pass.next = null();
+        }
         self.empties -= 1;
-        self.slabs -= 1;
         slab_of(map, &head)
     }
 
@@ -125,14 +137,34 @@ impl Lists {
         }
     }
 
-    /// Calls `each` with every slab.
-    pub(crate) fn for_each(&self, map: &impl DirectMap, mut each: impl FnMut(Slab)) {
-        let lists = [&self.partial, &self.full, &self.empty];
-        for head in lists.into_iter().flat_map(LinkedList::iter) {
-            if let Some(slab) = slab_of(map, head) {
-                each(slab);
-            }
+    /// Begins a pass over all slabs, and forgets one that was under way.
+    pub(crate) fn begin_pass(&mut self) {
+        self.pass = self.from_the_front(Which::Partial);
+    }
+
+    /// The next slab of the pass. Between two calls others may take, bring and add what they like: a
+    /// slab that changes lists meanwhile may be passed twice or not at all.
+    pub(crate) fn next_of_pass(&mut self, map: &impl DirectMap) -> Option<Slab> {
+        while self.pass.next.is_null() {
+            let list = match self.pass.list {
+                Which::Partial => Which::Full,
+                Which::Full => Which::Empty,
+                Which::Empty => return None,
+            };
+            self.pass = self.from_the_front(list);
         }
+        let this = self.pass.next;
+        // SAFETY: the slab is in this list: one that leaves it moves the pass on.
+        let cursor = unsafe { self.list(self.pass.list).cursor_from_ptr(this) };
+        let slab = cursor.get().and_then(|head| slab_of(map, head));
+        self.pass.next = cursor.peek_next().get().map_or(null(), core::ptr::from_ref);
+        slab
+    }
+
+    /// A pass that stands before the first slab of a list.
+    fn from_the_front(&mut self, list: Which) -> Pass {
+        let next = self.list(list).front().get().map_or(null(), core::ptr::from_ref);
+        Pass { list, next }
     }
 
     /// Notes what came back to a slab.
@@ -161,21 +193,35 @@ impl Lists {
         let all = geometry.objects;
         self.empties -= usize::from(before == all);
         self.empties += usize::from(after == all);
-        let from = self.list(geometry, before);
+        let (head, next) = (core::ptr::from_ref(slab.head()), self.pass.next);
+        let from = self.list(which(geometry, before));
         // SAFETY: a slab with `before` free objects is in this list.
-        let link = unsafe { from.cursor_mut_from_ptr(core::ptr::from_ref(slab.head())) }.remove();
+        let mut cursor = unsafe { from.cursor_mut_from_ptr(head) };
+        let link = cursor.remove();
+        if core::ptr::eq(next, head) {
+            let behind = cursor.get().map_or(null(), core::ptr::from_ref);
+            self.pass.next = behind;
+        }
         if let Some(link) = link {
-            self.list(geometry, after).push_front(link);
+            self.list(which(geometry, after)).push_front(link);
         }
     }
 
-    /// The list for slabs with `free` free objects.
-    fn list(&mut self, geometry: &Geometry, free: u32) -> &mut LinkedList<Links> {
-        match free {
-            0 => &mut self.full,
-            _ if free == geometry.objects => &mut self.empty,
-            _ => &mut self.partial,
+    const fn list(&mut self, list: Which) -> &mut LinkedList<Links> {
+        match list {
+            Which::Partial => &mut self.partial,
+            Which::Full => &mut self.full,
+            Which::Empty => &mut self.empty,
         }
+    }
+}
+
+/// The list for slabs with `free` free objects.
+const fn which(geometry: &Geometry, free: u32) -> Which {
+    match free {
+        0 => Which::Full,
+        _ if free == geometry.objects => Which::Empty,
+        _ => Which::Partial,
     }
 }
 
@@ -323,6 +369,49 @@ mod tests {
         slab
     }
 
+    /// How many slabs a pass finds.
+    fn slabs(lists: &mut Lists, map: &Ram) -> usize {
+        lists.begin_pass();
+        core::iter::from_fn(|| lists.next_of_pass(map)).count()
+    }
+
+    #[test]
+    fn a_pass_goes_on_where_slabs_come_and_go() {
+        let memory = Ram::memory(&Ram::frames(1024)).unwrap();
+        let geometry = Geometry::choose(100, 4, false).unwrap();
+        let map = memory.machine();
+        let mut lists = Lists::new();
+        let all: Vec<_> = (0..8).map(|_| slab(&memory, &geometry)).collect();
+        all.iter().for_each(|slab| lists.add(&geometry, *slab));
+        lists.begin_pass();
+        let first = lists.next_of_pass(map).unwrap();
+        // The one that comes next becomes full, and is then behind the pass's list; the last goes.
+        let next = all[all.iter().position(|slab| slab.phys() == first.phys()).unwrap() - 1];
+        let mut taken = magazine(geometry.objects as usize);
+        while taken.room() > 0 {
+            taken.push(next.round(&geometry, taken.count() as u32));
+        }
+        next.words(&geometry).iter().for_each(|word| word.store(0, Relaxed));
+        lists.changed(&geometry, next, geometry.objects, 0);
+        let gone = lists.take_empty(map, 0).unwrap();
+        let mut seen: Vec<_> = core::iter::from_fn(|| lists.next_of_pass(map)).collect();
+        seen.push(first);
+        let mut seen: Vec<_> = seen.iter().map(|slab| slab.phys()).collect();
+        seen.sort();
+        seen.dedup();
+        // All but the one that moved to a list that the pass had been through, and the one that went.
+        assert_eq!(seen.len(), 6);
+        assert!(!seen.contains(&gone.phys()) && !seen.contains(&next.phys()));
+        assert!(lists.next_of_pass(map).is_none());
+        assert_eq!(slabs(&mut lists, map), 7);
+        lists.empty_out(map, &geometry, &mut taken);
+        assert_eq!((slabs(&mut lists, map), lists.empties()), (7, 7));
+        // The last one of all goes while the pass is before it.
+        lists.begin_pass();
+        while lists.take_empty(map, 0).is_some() {}
+        assert!(lists.next_of_pass(map).is_none());
+    }
+
     #[test]
     fn every_object_is_taken_once_in_address_order_and_put_back() {
         let memory = Ram::memory(&Ram::frames(256)).unwrap();
@@ -331,7 +420,7 @@ mod tests {
         lists.add(&geometry, slab(&memory, &geometry));
         lists.add(&geometry, slab(&memory, &geometry));
         let map = memory.machine();
-        assert_eq!((lists.slabs(), lists.empties()), (2, 2));
+        assert_eq!((slabs(&mut lists, map), lists.empties()), (2, 2));
         let mut taken = Vec::new();
         let mut in_order = 0;
         loop {
@@ -368,6 +457,6 @@ mod tests {
         assert_eq!(lists.empties(), 2);
         assert!(lists.take_empty(map, 1).is_some());
         assert!(lists.take_empty(map, 1).is_none());
-        assert_eq!((lists.slabs(), lists.empties()), (1, 1));
+        assert_eq!((slabs(&mut lists, map), lists.empties()), (1, 1));
     }
 }

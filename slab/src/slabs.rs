@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::{Kind, Machine, Memory, Order, PhysAddr, Run};
+use lock_api::Mutex;
 
 use crate::born::Born;
 use crate::cache::Cache;
@@ -54,7 +55,9 @@ pub struct Slabs<M: Machine> {
     /// The orders of slabs there are, a bit each.
     pub(crate) orders: AtomicU32,
     pub(crate) classes: Classes<M>,
-    pub(crate) born: Born<M>,
+    pub(crate) born: Born,
+    /// Held by a pass over a cache's slabs.
+    pub(crate) passing: Mutex<M::Mutex, ()>,
     /// Frees by an owner's end that were refused; see [`Slabs::refused_frees`].
     refused: AtomicU64,
     pub(crate) past: Past<M>,
@@ -135,6 +138,7 @@ impl<M: Machine> Slabs<M> {
             orders: AtomicU32::new(0),
             classes: Classes::new(),
             born: Born::new(),
+            passing: Mutex::new(()),
             refused: AtomicU64::new(0),
             past: Past::new(past),
         }

@@ -36,15 +36,22 @@ impl<M: Machine> Cache<'_, M> {
     /// How many objects there are, in which state.
     ///
     /// Objects in use are counted from their bytes, so the figures cannot drift; exact while nothing is
-    /// allocated or freed. Costs a pass over the bytes, with the cache locked.
+    /// allocated or freed. Costs a pass over the bytes, under the machine's
+    /// [`Mutex`](heirloom_folio::Machine::Mutex), with the cache locked for one slab at a time.
     pub fn stats(&self) -> CacheStats {
         let (control, machine) = (self.control, self.slabs.memory().machine());
         let geometry: &Geometry = &control.geometry;
         let mut stats =
             CacheStats { slab_frames: geometry.order.frames(), ..CacheStats::default() };
-        let shared = control.shared.lock();
-        stats.cached = control.cached(machine, &shared) as u64;
-        shared.lists.for_each(machine, |slab| {
+        let _one_pass_at_a_time = self.slabs.passing.lock();
+        {
+            let mut shared = control.shared.lock();
+            stats.cached = control.cached(machine, &shared) as u64;
+            shared.lists.begin_pass();
+        }
+        loop {
+            let mut shared = control.shared.lock();
+            let Some(slab) = shared.lists.next_of_pass(machine) else { return stats };
             stats.slabs += 1;
             stats.free += u64::from(slab.head().free.load(Relaxed));
             for byte in slab.states(geometry) {
@@ -63,8 +70,6 @@ impl<M: Machine> Cache<'_, M> {
                     _ => stats.quarantined += 1,
                 }
             }
-        });
-        debug_assert_eq!(stats.slabs, shared.lists.slabs() as u64);
-        stats
+        }
     }
 }

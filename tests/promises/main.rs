@@ -10,6 +10,8 @@ mod below;
 mod builds;
 mod claims;
 mod endless;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod locks;
 mod mistrust;
 mod survive;
 mod threads;

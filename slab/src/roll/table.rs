@@ -45,6 +45,13 @@ pub(crate) struct TablePlace {
     index: usize,
 }
 
+impl TablePlace {
+    /// The place of the slab that was found before this one.
+    pub(crate) const fn found(self) -> Self {
+        Self { page: self.page, index: self.index.saturating_sub(1) }
+    }
+}
+
 impl SlabTable {
     pub(crate) const fn new() -> Self {
         Self { first: None, last: PhysAddr::new(0), count: 0, holes: 0 }
