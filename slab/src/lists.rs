@@ -139,7 +139,7 @@ impl Lists {
 
     /// Begins a pass over all slabs, and forgets one that was under way.
     pub(crate) fn begin_pass(&mut self) {
-        self.pass = self.from_the_front(Which::Partial);
+        self.pass = self.before_the_first_of(Which::Partial);
     }
 
     /// The next slab of the pass. Between two calls others may take, bring and add what they like: a
@@ -151,7 +151,7 @@ impl Lists {
                 Which::Full => Which::Empty,
                 Which::Empty => return None,
             };
-            self.pass = self.from_the_front(list);
+            self.pass = self.before_the_first_of(list);
         }
         let this = self.pass.next;
         // SAFETY: the slab is in this list: one that leaves it moves the pass on.
@@ -162,7 +162,7 @@ impl Lists {
     }
 
     /// A pass that stands before the first slab of a list.
-    fn from_the_front(&mut self, list: Which) -> Pass {
+    fn before_the_first_of(&mut self, list: Which) -> Pass {
         let next = self.list(list).front().get().map_or(null(), core::ptr::from_ref);
         Pass { list, next }
     }
@@ -382,7 +382,9 @@ mod tests {
         let map = memory.machine();
         let mut lists = Lists::new();
         let all: Vec<_> = (0..8).map(|_| slab(&memory, &geometry)).collect();
-        all.iter().for_each(|slab| lists.add(&geometry, *slab));
+        for slab in &all {
+            lists.add(&geometry, *slab);
+        }
         lists.begin_pass();
         let first = lists.next_of_pass(map).unwrap();
         // The one that comes next becomes full, and is then behind the pass's list; the last goes.

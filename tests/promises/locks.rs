@@ -253,8 +253,10 @@ fn born(kernel: &Kernel<'_>) {
     kernel.slabs().alloc(layout, Buffers { preserving: true, zeroed: false }).unwrap();
 }
 
+type Call = fn(&Kernel<'_>);
+
 /// What is counted of a kernel that took over from one that [`fill`] filled.
-const CALLS: [(&str, fn(&Kernel<'_>)); 12] = [
+const CALLS: [(&str, Call); 12] = [
     ("adopt", |kernel| {
         without_counting(|| {
             begin_with(kernel, BORN, false);
