@@ -19,7 +19,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Fault, Table};
 use crate::handover::{Handover, OwnPages, Published};
 use crate::past::{Past, SealPolicy, left, past_root};
-use crate::reserve::Reserve;
+use crate::reserve::{self, Reserve};
 use crate::scratch::ScratchList;
 use crate::seal;
 use crate::subtree::{Producer, SealInfo};
@@ -41,9 +41,14 @@ impl<M: Machine> NewHandover<M> {
     #[inline(never)]
     pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
         keep_scratch(&memory, scratch)?;
+        large_enough(&memory, scratch)?;
         let slabs = NewSlabs::new(memory)?;
         let pages = OwnPages::create(&slabs, scratch.iter().copied(), producer, 0)?;
         let reserve = Reserve::of(slabs.memory());
+        if reserve.frames() < reserve::FRAMES {
+            // The memory is larger, and not all of it free.
+            return Err(too_small(reserve::LEAST - reserve::FRAMES + reserve.frames()));
+        }
         Ok(Self { slabs, pages, past: None, reserve })
     }
 
@@ -111,6 +116,19 @@ fn keep_scratch<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), E
         memory.reserve(*area)?;
     }
     Ok(())
+}
+
+/// The error that says how many frames a handover takes.
+const fn too_small(frames: u64) -> Error {
+    Error::MemoryTooSmall { frames, needed: reserve::LEAST }
+}
+
+/// Whether there can be memory beside `scratch` for a handover and for its successor's tables.
+#[inline(never)]
+fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), Error> {
+    let frames: u64 = memory.ranges().map(|(run, _)| run.frames()).sum();
+    let beside = frames - scratch.iter().map(|area| area.frames()).sum::<u64>();
+    if beside < reserve::LEAST { Err(too_small(beside)) } else { Ok(()) }
 }
 
 /// Reserves the scratch areas and takes the tree over; how many frames there are that a seal can

@@ -84,6 +84,14 @@ pub enum Error {
         /// Where.
         at: PhysAddr,
     },
+    /// A memory in which a handover has no room beside what its successor needs, so that it could not
+    /// be taken over once it is full.
+    MemoryTooSmall {
+        /// Frames that it has for one.
+        frames: u64,
+        /// Frames that it takes.
+        needed: u64,
+    },
     /// A subtree's frames must be preserved before it is added; this one is not.
     NotPreserved {
         /// The frame's address.
@@ -318,6 +326,9 @@ impl fmt::Display for Error {
                 write!(f, "{block} in an area of {expected} blocks")
             }
             Self::NotInherited { at } => write!(f, "nothing left at {at} can be claimed so"),
+            Self::MemoryTooSmall { frames, needed } => {
+                write!(f, "{frames} frames for a handover, which takes {needed} beside scratch")
+            }
             Self::NotPreserved { at } => write!(f, "the frame at {at} is not preserved"),
         }
     }

@@ -152,16 +152,18 @@ impl<M: Machine> Handover<M> {
     /// [`Memory::range_bytes`] and [`Memory::cpu_bytes`] tell.
     ///
     /// # Errors
-    /// [`Error::Folio`]: scratch is not free memory, or no memory for the five pages that the
-    /// handover itself takes. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
+    /// [`Error::Folio`]: scratch is not free memory. [`Error::MemoryTooSmall`]: beside scratch there are
+    /// fewer than 32 frames, which the handover's own pages and its [reserve](Handover::reserve)
+    /// take. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
     /// than [`ScratchList::LIMIT`] areas.
     pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
         Ok(NewHandover::fresh(memory, scratch, producer)?.into_handover())
     }
 
     /// How many frames are held back, so that a successor finds memory for its own tables however
-    /// full this kernel's memory is: 16, and in a memory of less than 512 frames one in 32. They
-    /// count as used, and are free memory to the successor.
+    /// full this kernel's memory is: 16. They count as used, and are free memory to the successor. A
+    /// successor holds what it did not use of its predecessor's, and 16 again once
+    /// [`Handover::finish`] has returned.
     pub fn reserve(&self) -> u64 {
         self.reserve.lock().frames()
     }

@@ -2,7 +2,8 @@
 //!
 //! A successor needs about a dozen frames for tables of its own before it can give anything back. What
 //! this kernel holds in reserve, allocated and not preserved, is free memory to the successor; so a
-//! memory that is full to the last frame can be taken over all the same.
+//! memory that is full to the last frame can be taken over all the same. A memory that has no room for
+//! a reserve beside the first tables is refused when it is booted.
 //!
 //! The successor's own reserve is what it did not use of those, until
 //! [`Handover::finish`](crate::Handover::finish) gives the predecessor's tables back and fills it up.
@@ -10,12 +11,13 @@
 
 use heirloom_folio::{Kind, Machine, Memory, Order, Request};
 
-/// The most frames that are held. The tables of a handover are five pages, and up to ten nodes of the
-/// tree lead to them.
-const MOST: u64 = 16;
+/// How many frames are held, however small the memory. The tables of a handover are five pages, and up
+/// to ten nodes of the tree lead to them.
+pub(crate) const FRAMES: u64 = 16;
 
-/// One frame in so many is held at most.
-const SHARE: u64 = 32;
+/// How many frames a memory needs for a handover that can be taken over: those of its tables, and as
+/// many in reserve.
+pub(crate) const LEAST: u64 = 2 * FRAMES;
 
 /// How many frames are held in reserve.
 pub(crate) struct Reserve(u64);
@@ -36,12 +38,10 @@ impl Reserve {
     /// Fills the reserve up, as far as there is memory.
     #[inline(never)]
     pub(crate) fn fill<M: Machine>(&mut self, memory: &Memory<M>) {
-        let frames: u64 = memory.ranges().map(|(run, _)| run.frames()).sum();
-        let wanted = (frames / SHARE).min(MOST);
         // As few blocks as there can be: what lies side by side needs the fewest nodes.
-        for order in (0..=MOST.ilog2() as u8).rev().filter_map(Order::new) {
+        for order in (0..=FRAMES.ilog2() as u8).rev().filter_map(Order::new) {
             let request = Request::new(order).kind(Kind::Table);
-            while self.0 + order.frames() <= wanted && memory.alloc(request).is_ok() {
+            while self.0 + order.frames() <= FRAMES && memory.alloc(request).is_ok() {
                 self.0 += order.frames();
             }
         }

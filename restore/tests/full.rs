@@ -3,10 +3,15 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Cpus, Fate, Memory, Order, Request};
-use heirloom_restore::{Entry, Handle, Handover, Parts, SealPolicy};
+use heirloom_folio::{
+    Block, Cpus, Error as FolioError, Fate, Folio, Memory, Order, PAGE_SIZE, Request,
+};
+use heirloom_restore::{Entry, Error, Handle, Handover, Parts, SealPolicy};
 
 type Kernel<'r> = Handover<&'r Ram>;
+
+/// Bytes of an object: 20 and no more to a page, of whatever size.
+const OBJECT: usize = PAGE_SIZE * 200 / 4096;
 
 fn memory(ram: &Ram, frames: u64) -> Memory<&Ram> {
     let [(run, node)] = Ram::frames(frames);
@@ -26,19 +31,25 @@ fn revive<'r>(ram: &'r Ram, frames: u64, entry: Entry, why: &str) -> Kernel<'r> 
     revived.unwrap_or_else(|error| panic!("{why}, {frames} frames: {error}"))
 }
 
-/// Objects of 200 bytes and preserved folios, until there is neither; the folios.
-fn fill(kernel: &Kernel<'_>, objects_first: bool) -> Vec<Block> {
+/// Objects of 200 bytes and preserved folios of these orders in turn, until there is neither; the
+/// folios.
+fn fill(kernel: &Kernel<'_>, orders: u8, objects_first: bool) -> Vec<Block> {
     let mut kept = Vec::new();
+    let object = || kernel.alloc(OBJECT).is_ok();
     if objects_first {
         let room = kernel.memory().stats().free() / 2;
         let used = kernel.memory().stats().used();
-        while kernel.memory().stats().used() < used + room && kernel.alloc(200).is_ok() {}
+        while kernel.memory().stats().used() < used + room && (0..20).all(|_| object()) {}
     }
-    while let Ok(folio) = kernel.memory().folio(Request::new(Order::ZERO)) {
+    for order in (0..orders).cycle() {
+        // Or the largest that there is yet.
+        let mut fits = (0..=order).rev().filter_map(Order::new);
+        let folio = fits.find_map(|order| kernel.memory().folio(Request::new(order)).ok());
+        let Some(folio) = folio else { break };
         let Ok(folio) = folio.preserve() else { break };
         kept.push(folio.into_raw());
     }
-    while kernel.alloc(200).is_ok() {}
+    while object() {}
     while kernel.memory().alloc(Request::new(Order::ZERO)).is_ok() {}
     kernel.memory().drain();
     let stats = kernel.memory().stats();
@@ -46,49 +57,89 @@ fn fill(kernel: &Kernel<'_>, objects_first: bool) -> Vec<Block> {
     kept
 }
 
+fn claim<'k, 'r>(kernel: &'k Kernel<'r>, block: Block) -> Folio<'k, &'r Ram> {
+    let folio = kernel.claim_folio(Handle::new(Parts::Folio(block)).unwrap());
+    folio.unwrap_or_else(|error| panic!("{block}: {error}"))
+}
+
+/// Fills a memory, and takes it over again and again: nothing is given up, and each kernel is as full
+/// as the one before.
+fn lives(frames: u64, orders: u8, objects_first: bool) {
+    let ram = Ram::over(&Ram::frames(frames));
+    let mut kernel = Handover::fresh(memory(&ram, frames), &[], "first").unwrap();
+    let mut kept = fill(&kernel, orders, objects_first);
+    let least = if frames < 128 { 0 } else { frames / 4 };
+    let held: u64 = kept.iter().map(|block| block.order().frames()).sum();
+    assert!(held >= least, "{held} of {frames} frames");
+    for life in 0..6 {
+        let next = revive(&ram, frames, kernel.entry(), "full");
+        // What was kept is claimed, and preserved again. Folios of other orders need nodes of their own,
+        // and there may be no memory for them as long as the predecessor's are there.
+        let mut waiting = Vec::new();
+        for block in &kept {
+            if let Err(refused) = claim(&next, *block).preserve() {
+                let error = refused.error;
+                assert!(matches!(error, FolioError::OutOfMemory { .. }), "{block}: {error}");
+                assert!(orders > 1, "{block}: {error}");
+                waiting.push(refused.value.into_raw());
+            }
+        }
+        // Every other one fills its memory before it ends the inheritance, and may be the predecessor as
+        // it is.
+        if life % 2 == 0 && waiting.is_empty() {
+            kept.extend(fill(&next, orders, false));
+            let third = revive(&ram, frames, next.entry(), "before the end");
+            let mut left = 0;
+            third.memory().for_each_inherited(|_| left += 1);
+            assert!(left >= kept.len());
+            kernel = third;
+            waiting.extend(kept.iter().map(|block| claim(&kernel, *block).into_raw()));
+        } else {
+            kernel = next;
+        }
+        let finished = kernel.finish(|_| Fate::Free).unwrap();
+        assert_eq!((finished.folios, finished.objects), (0, 0));
+        assert_eq!(kernel.reserve(), 16, "{frames} frames");
+        // The predecessor's tree was given back: there is room for as many nodes.
+        for block in waiting {
+            // SAFETY: from `into_raw`, once.
+            let folio = unsafe { Folio::from_raw(kernel.memory(), block) };
+            folio.preserve().unwrap_or_else(|refused| panic!("{block}: {}", refused.error));
+        }
+        kept.extend(fill(&kernel, orders, objects_first && life == 1));
+        kernel.memory().audit().unwrap();
+    }
+}
+
 #[test]
 fn a_full_memory_is_taken_over_again_and_again() {
-    for frames in [512, 1024, 8192] {
+    for frames in [512, 1024, (32 << 20) / PAGE_SIZE as u64] {
         for objects_first in [false, true] {
-            let ram = Ram::over(&Ram::frames(frames));
-            let mut kernel = Handover::fresh(memory(&ram, frames), &[], "first").unwrap();
-            let mut kept = fill(&kernel, objects_first);
-            assert!(kept.len() as u64 > frames / 4, "{} folios of {frames} frames", kept.len());
-            for life in 0..6 {
-                let next = revive(&ram, frames, kernel.entry(), "full");
-                // Nothing is given up: what was kept is claimed, and preserved again.
-                for block in &kept {
-                    let folio = next.claim_folio(Handle::new(Parts::Folio(*block)).unwrap());
-                    let folio = folio.unwrap_or_else(|error| panic!("{block}: {error}"));
-                    let kept = folio.preserve();
-                    kept.unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw();
-                }
-                // Every other one fills its memory before it ends the inheritance, and may be the
-                // predecessor as it is.
-                if life % 2 == 0 {
-                    kept.extend(fill(&next, false));
-                    let third = revive(&ram, frames, next.entry(), "before the end");
-                    let mut left = 0;
-                    third.memory().for_each_inherited(|_| left += 1);
-                    assert!(left >= kept.len());
-                    kernel = third;
-                    for block in &kept {
-                        let folio = kernel.claim_folio(Handle::new(Parts::Folio(*block)).unwrap());
-                        folio
-                            .unwrap()
-                            .preserve()
-                            .map_err(|refused| refused.error)
-                            .unwrap()
-                            .into_raw();
-                    }
-                } else {
-                    kernel = next;
-                }
-                let finished = kernel.finish(|_| Fate::Free).unwrap();
-                assert_eq!((finished.folios, finished.objects), (0, 0));
-                kept.extend(fill(&kernel, objects_first && life == 1));
-                kernel.memory().audit().unwrap();
-            }
+            lives(frames, 1, objects_first);
+        }
+    }
+}
+
+#[test]
+fn the_smallest_memory_that_boots_is_taken_over_when_it_is_full() {
+    let boot = |ram: &Ram, frames| Handover::fresh(memory(ram, frames), &[], "first").map(|_| ());
+    let needed = 32;
+    for frames in 1..needed {
+        let ram = Ram::over(&Ram::frames(frames));
+        assert_eq!(boot(&ram, frames), Err(Error::MemoryTooSmall { frames, needed }));
+    }
+    for frames in (needed..64).chain((64..512).step_by(24)) {
+        for objects_first in [false, true] {
+            lives(frames, 1, objects_first);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_room_for_nodes_before_the_end_is_room_after_it() {
+    for frames in (40..64).step_by(4).chain([100, 128, 300, 512, 1024]) {
+        for orders in [2, 3, 5] {
+            lives(frames, orders, false);
         }
     }
 }

@@ -32,7 +32,7 @@ fn the_folio_layer_in_sixteen_frames_or_less() {
 #[test]
 fn the_whole_library_in_a_few_frames() {
     let depth = 3 + deeper();
-    for frames in [26, 40] {
+    for frames in [42, 56] {
         let ground = Ground::small(frames);
         let found = search(&mut Whole::new(&ground), depth);
         report(&format!("library, {frames} frames"), depth, found);
