@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 
 use common::{Core, FIXTURE, FLBS, Ran, Temporary, check, findings, heirloom};
@@ -101,6 +102,36 @@ fn a_core_of_a_hundred_thousand_segments() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
     let json = heirloom(&["inspect", "--quick", "--json", file.as_str()]).json();
     assert_eq!((&json["folios"], &json["image"]["frames"]), (&93.into(), &100_179.into()));
+}
+
+/// Segments over the image's own, and over each other: as many looks as without them.
+#[test]
+fn a_core_of_a_hundred_thousand_segments_over_one_another() {
+    let core = Core::fixture();
+    let alone = heirloom_cli::look(Path::new(core.file().as_str()), None).unwrap();
+    let (offset, start, bytes) = *core.segments().iter().max_by_key(|(.., bytes)| *bytes).unwrap();
+    let (offset, bytes) = (offset as u64, bytes as u64);
+    // The same bytes of the file each time: the whole of the largest, and what ends where it ends.
+    let pages = bytes / PAGE;
+    let same = |i: u64| {
+        let skip = i % pages * PAGE;
+        [offset + skip, start + skip, bytes - skip, bytes - skip]
+    };
+    // None in the file, each declared from another place on as far as all others.
+    let declared = |i: u64| [PAGE, (1 << 40) + i * PAGE, 0, (200_000 - i) * PAGE];
+    for what in ["same", "declared"] {
+        let segment = |i| if what == "same" { same(i) } else { declared(i) };
+        let more: Vec<_> = (0..100_000).map(segment).collect();
+        let file = with_segments(Core::fixture(), &more).file();
+        let looked = heirloom_cli::look(Path::new(file.as_str()), None).unwrap();
+        assert_eq!(looked.findings, alone.findings, "{what}");
+        assert_eq!((looked.frames, looked.looks), (alone.frames, alone.looks), "{what}");
+    }
+    // And taken for zeroes, they are one stretch.
+    let more: Vec<_> = (0..100_000).map(declared).collect();
+    let file = with_segments(Core::fixture(), &more).file();
+    let json = heirloom(&["inspect", "--quick", "--json", "--zero-excluded", file.as_str()]).json();
+    assert_eq!(json["image"]["frames"], alone.frames + 200_000);
 }
 
 /// Half a pebibyte that is nearly all a hole, for a process that may have no more than 2 GiB of

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use heirloom_folio::{Block, Pages, PhysAddr};
+use heirloom_folio::{Block, Kind, Pages, PhysAddr};
 
 use crate::error::Error;
 use crate::heir::check_slab;
@@ -90,7 +90,8 @@ impl<'p, P: Pages> LeftCaches<'p, P> {
     ) -> Result<(), E> {
         let source = self.view.source();
         let claim = |block: Block, kind| {
-            if !source.holds(block) {
+            // A page was looked for when the chain came to it.
+            if kind == Kind::Slab && !source.holds(block) {
                 return Err(heirloom_folio::Error::NotPreserved { block });
             }
             let twice =

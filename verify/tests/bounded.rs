@@ -1,9 +1,15 @@
 //! Hostile tables cost what reading them once costs: as many pages, as much work.
 
+use std::convert::Infallible;
+
+use heirloom::folio::tracker::{Frames, FramesOf};
 use heirloom::folio::{PhysAddr, Run};
-use heirloom::restore::{Entry, Left as LeftPages, RootView, SealPolicy};
+use heirloom::restore::{Entry, Handle, Left as LeftPages, Parts, RootView, SealPolicy, survey};
+use heirloom::slab::CacheSpec;
 use heirloom_verify::contract::{Attempt, findings, take_over};
-use heirloom_verify::world::{PAGE, Place, Shape, World};
+use heirloom_verify::world::{
+    PAGE, Place, Shape, THINGS, World, end, keep_buffer, keep_folio, keep_object, keep_records,
+};
 
 /// The root of the tree.
 fn map_of(world: &World, entry: Entry) -> PhysAddr {
@@ -103,4 +109,149 @@ fn every_entry_that_leads_back_to_the_root_is_refused_at_once() {
             assert!(looks < 3000, "{looks} looks in a memory of {frames} frames");
         }
     }
+}
+
+/// The looks of `f` at a world's memory.
+fn looks<R>(world: &World, f: impl FnOnce() -> R) -> (R, u64) {
+    let before = world.ram().looks();
+    let result = f();
+    (result, world.ram().looks() - before)
+}
+
+/// How much a survey finds wrong.
+fn found(world: &World, entry: Entry) -> usize {
+    let mut words = vec![0; FramesOf::words(world.all()).unwrap()];
+    let mut stretches = [FramesOf::new(world.all(), &mut words).unwrap()];
+    let mut found = 0;
+    let surveyed = survey(world, entry, &mut Frames::new(&mut stretches), |_| {
+        found += 1;
+        Ok::<_, Infallible>(())
+    });
+    surveyed.unwrap_or_else(|never| match never {});
+    found
+}
+
+/// A page of a chain: the address of the next one, and its entries.
+fn page_of(world: &World, at: PhysAddr, next: u64, entries: &[&[u8]]) {
+    world.write(at, &[0; PAGE as usize]);
+    world.put(at, next);
+    world.put(PhysAddr::new(at.get() + 8), entries.len() as u64);
+    world.write(PhysAddr::new(at.get() + 16), &entries.concat());
+}
+
+/// A roll of pages full of records, all of which name one chain of pages of slabs, each of which names
+/// one slab: a reader that follows each record looks at the product of both.
+#[test]
+fn a_slab_table_that_many_records_name_is_read_once() {
+    for frames in [256, 1024, 4096] {
+        let world = World::new(frames);
+        let kernel = world.boot();
+        let cache = kernel.slabs().cache(THINGS).unwrap();
+        keep_object(&kernel, &cache, 1).unwrap();
+        let mut pages = Vec::new();
+        while kernel.memory().stats().free() > 40 {
+            let kept = keep_folio(&kernel, 0, 0).unwrap();
+            let Ok(Parts::Folio(block)) = kept.handle.parts() else { panic!("{kept:?}") };
+            pages.push(block.addr());
+        }
+        let roll = kernel.slabs().roll();
+        let entry = end(kernel);
+        let record = world.read(PhysAddr::new(roll.get() + 16), 128).to_vec();
+        let table = PhysAddr::new(u64::from_le_bytes(record[8..16].try_into().unwrap()));
+        let slab = world.word(PhysAddr::new(table.get() + 16)).to_le_bytes();
+        let (records, tables) = pages.split_at(pages.len() / 2);
+        for (chain, first, entries) in
+            [(records, roll, vec![&*record; 31]), (tables, table, vec![&slab[..]])]
+        {
+            let next = chain.iter().map(|page| page.get()).chain([0]);
+            for (at, next) in [first].iter().chain(chain).zip(next) {
+                page_of(&world, *at, next, &entries);
+            }
+        }
+        let (found, survey) = looks(&world, || found(&world, entry));
+        assert!(found >= records.len() + tables.len(), "{found} findings");
+        let (revived, revive) = looks(&world, || world.try_revive(entry, SealPolicy::Checked));
+        assert!(revived.is_err(), "one table has one owner");
+        println!("bounded: {frames} frames, {survey} looks of a survey, {revive} of a revive");
+        // Each record's table, and each slab, is looked for in the tree.
+        let named = (31 * (records.len() + 1) + tables.len() + 1) as u64;
+        let limit = 32 * named + 16 * frames;
+        assert!(survey <= limit, "{survey} looks for a survey of {named} names, {frames} frames");
+        assert!(revive <= 16 * frames, "{revive} looks for a revive of {frames} frames");
+    }
+}
+
+/// A small buffer's claim looks at its slab, and not through the roll of all caches.
+#[test]
+fn a_claim_costs_the_same_however_many_caches_there_are() {
+    let mut each = Vec::new();
+    for caches in [1, 40] {
+        let world = World::new(4096);
+        let kernel = world.boot();
+        for n in 0..caches {
+            let name = format!("cache-{n}");
+            let cache = kernel.slabs().cache(CacheSpec::new(&name, 400).preserving(true));
+            keep_object(&kernel, &cache.unwrap(), 1).unwrap();
+        }
+        let kept: Vec<_> =
+            (0..200).map(|n| keep_buffer(&kernel, 100, false, n).unwrap().handle).collect();
+        let next = world.jump(kernel);
+        let ((), right) = looks(&world, || kept.iter().for_each(|h| _ = next.restore(*h).unwrap()));
+        let ((), wrong) = looks(&world, || {
+            for handle in &kept {
+                assert!(next.restore(*handle).is_err());
+            }
+        });
+        each.push((caches, right, wrong));
+    }
+    println!("bounded: {each:?} (caches, looks of right claims, of wrong ones)");
+    let [(_, right, wrong), (_, more_right, more_wrong)] = each[..] else { panic!("{each:?}") };
+    assert!(more_right <= right + 64 && more_wrong <= wrong + 64, "{each:?}");
+    assert!(more_right <= 200 * 16 && more_wrong <= 200 * 16, "{each:?}");
+}
+
+/// A list of records costs its blocks, once: no claim that comes too late, or in its middle, reads it
+/// again.
+#[test]
+fn a_list_that_was_claimed_is_not_read_again() {
+    let mut each = Vec::new();
+    for frames in [256, 1024, 4096] {
+        let world = World::new(frames);
+        let kernel = world.boot();
+        let blocks = frames / 2;
+        let kept = keep_records(&kernel, (blocks - 1) * 255 + 1, 7).unwrap().handle;
+        let mut next = world.jump(kernel);
+        let Ok(Parts::Records { first, entry }) = kept.parts() else { panic!("{kept:?}") };
+        let mut at = vec![first];
+        while let Some(next) = Some(world.word(at[at.len() - 1])).filter(|next| *next != 0) {
+            at.push(PhysAddr::new(next));
+        }
+        assert_eq!(at.len() as u64, blocks);
+        let handle = |first| Handle::new(Parts::Records { first, entry }).unwrap();
+        let ((), right) = looks(&world, || _ = next.claim_records::<[u64; 2]>(kept).unwrap());
+        let ((), wrong) = looks(&world, || {
+            for first in &at {
+                assert!(next.claim_records::<[u64; 2]>(handle(*first)).is_err());
+            }
+        });
+        // Another successor, to which its end comes first: each claim takes the block before what is
+        // claimed, finds that the next is not there, and puts it back.
+        let (first, last) = (at[0], at[at.len() - 1]);
+        next = world.jump(next);
+        _ = next.claim_records::<[u64; 2]>(handle(last)).unwrap();
+        let before_last = at[at.len() - 2];
+        let ((), short) = looks(&world, || {
+            for _ in 0..100 {
+                assert!(next.claim_records::<[u64; 2]>(handle(before_last)).is_err());
+            }
+        });
+        let ((), whole) =
+            looks(&world, || assert!(next.claim_records::<[u64; 2]>(handle(first)).is_err()));
+        each.push((frames, right, wrong, short, whole));
+        assert!(right <= 16 * frames, "{each:?}");
+        assert!(wrong <= 16 * frames && short <= 100 * 32 && whole <= 32 * frames, "{each:?}");
+    }
+    println!(
+        "bounded: {each:?} (frames; looks of a claim, of those too late, in the middle, undone)"
+    );
 }

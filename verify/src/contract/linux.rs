@@ -43,10 +43,14 @@ pub fn read_dump(dump: &Dump, entry: Entry) -> usize {
         });
         checked.unwrap_or_else(|never| match never {});
         let looks = dump.looks() - before;
-        assert!(looks <= 4 * most_looks(dump.frames()), "{looks} looks for a survey");
+        // A frame of it holds 512 entries of an area or a file, each of which is looked up.
+        assert!(looks <= 768 * dump.frames(), "{looks} looks for a survey");
         for subtree in root.subtrees().flatten() {
             if let Ok(Some(known)) = Known::read(&left, &subtree) {
+                let before = dump.looks();
                 read(dump, &left, &known, found == 0);
+                let looks = dump.looks() - before;
+                assert!(looks <= most_looks(dump.frames()), "{looks} looks of an owner");
             }
         }
     }
