@@ -70,16 +70,34 @@ const FIRST: u8 = 2;
 /// The byte of a predecessor's slab of order 0 that nobody has claimed.
 const LEFT: u8 = FIRST + Kind::ALL.len() as u8 * 2 * ORDERS;
 
+/// The byte of a held buffer of order 0: where a preserved tail's would be.
+const HELD: u8 = FIRST + (Kind::Tail as u8 * 2 + 1) * ORDERS;
+
 const _: () = assert!(
     FIRST as usize + (Kind::ALL.len() * 2 + 1) * ORDERS as usize <= 256,
     "every kind, preserved or not, of every order, and slabs that were left, fit one byte"
 );
 
-/// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`].
+/// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`]; a tail is never preserved,
+/// but what it belongs to.
 #[inline]
 pub(crate) const fn head(kind: Kind, order: Order, preserved: bool) -> u8 {
-    debug_assert!(order.get() < ORDERS);
+    debug_assert!(order.get() < ORDERS && !(preserved && matches!(kind, Kind::Tail)));
     FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
+}
+
+/// The byte of the first block of a buffer that is held: preserved, and let go by being freed. It reads
+/// as that of a preserved buffer.
+#[inline]
+pub(crate) const fn held(order: Order) -> u8 {
+    debug_assert!(order.get() < ORDERS);
+    HELD + order.get()
+}
+
+/// Whether `byte` is that of the first block of a held buffer.
+#[inline]
+pub(crate) const fn is_held(byte: u8) -> bool {
+    byte.wrapping_sub(HELD) < ORDERS
 }
 
 /// The byte of a block that the predecessor preserved, that nobody has claimed, and that only a
@@ -152,7 +170,7 @@ pub(crate) const fn order_of(byte: u8, kind: Kind) -> Option<Order> {
 /// Whether `byte` is that of a further block of a run.
 #[inline]
 pub(crate) const fn is_tail(byte: u8) -> bool {
-    byte.wrapping_sub(head(Kind::Tail, Order::ZERO, false)) < 2 * ORDERS
+    byte.wrapping_sub(head(Kind::Tail, Order::ZERO, false)) < ORDERS
 }
 
 /// What `byte` says. A byte that no block writes reads as [`FrameState::Never`].
@@ -172,7 +190,8 @@ pub(crate) const fn decode(byte: u8) -> FrameState {
     let group = code / ORDERS;
     let kind = (group / 2) as usize;
     let Some(order) = Order::new(code % ORDERS) else { return FrameState::Never };
-    FrameState::Head { kind: Kind::ALL[kind], order, preserved: group % 2 == 1 }
+    let kind = if byte >= HELD { Kind::Buffer } else { Kind::ALL[kind] };
+    FrameState::Head { kind, order, preserved: group % 2 == 1 }
 }
 
 #[cfg(test)]
@@ -188,6 +207,9 @@ mod tests {
             for preserved in [false, true] {
                 for o in 0..ORDERS {
                     let order = Order::new(o).unwrap();
+                    if kind == Kind::Tail && preserved {
+                        continue;
+                    }
                     let byte = head(kind, order, preserved);
                     assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
                     seen[usize::from(byte)] = true;
@@ -203,15 +225,28 @@ mod tests {
     }
 
     #[test]
+    fn a_held_buffer_reads_as_a_preserved_one_and_has_a_byte_of_its_own() {
+        for o in 0..ORDERS {
+            let order = Order::new(o).unwrap();
+            let byte = held(order);
+            assert_eq!(decode(byte), decode(head(Kind::Buffer, order, true)));
+            assert!(byte != head(Kind::Buffer, order, true) && !is_tail(byte) && !is_nothing(byte));
+            assert!(is_held(byte) && !is_held(head(Kind::Buffer, order, true)));
+            assert!(byte < LEFT && byte > head(Kind::Tail, order, false));
+            assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+        }
+    }
+
+    #[test]
     fn preserving_is_a_step_in_the_byte() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
             for o in 0..ORDERS {
                 let order = Order::new(o).unwrap();
                 let (before, after) = (head(kind, order, false), head(kind, order, true));
                 assert_eq!(with_preserved(before), after);
                 assert_eq!(without_preserved(after), before);
-                let single = !kind.is_run() && kind != Kind::Tail;
-                for other in Kind::ALL {
+                let single = !kind.is_run();
+                for other in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
                     let alike = single && kind == other;
                     assert_eq!(is_single(before, other, order, false), alike);
                     assert_eq!(is_single(after, other, order, true), alike);
@@ -226,7 +261,7 @@ mod tests {
     fn a_label_reads_as_preserved_and_a_left_slab_is_no_slab() {
         for o in 0..ORDERS {
             let order = Order::new(o).unwrap();
-            for kind in Kind::ALL {
+            for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
                 let byte = label(kind, order);
                 assert_eq!(decode(byte), FrameState::Head { kind, order, preserved: true });
                 assert_eq!(byte == head(kind, order, true), kind != Kind::Slab);

@@ -207,18 +207,28 @@ impl<M: Machine> Memory<M> {
     /// The bytes it must have are compared, and not read one after the other as they say where the
     /// next one is: of a large run each is a miss, and so all come together.
     pub(crate) fn is_run(&self, run: Run, kind: Kind, preserved: bool) -> bool {
-        if !kind.is_run() || run.is_empty() || !self.ranges.holds(run) {
+        kind.is_run() && self.is_run_from(run, |order| kinds::head(kind, order, preserved))
+    }
+
+    /// Whether `run` is a whole buffer that is held.
+    pub(crate) fn is_held_run(&self, run: Run) -> bool {
+        self.is_run_from(run, kinds::held)
+    }
+
+    /// Whether `run` is a whole run whose first block, of some order, has the byte `head`.
+    fn is_run_from(&self, run: Run, head: impl Fn(Order) -> u8) -> bool {
+        if run.is_empty() || !self.ranges.holds(run) {
             return false;
         }
-        let mut head = (kind, preserved);
-        let mut blocks = run.blocks_up_to(Order::MAX_FOLIO).map(|block| {
-            let (kind, preserved) = core::mem::replace(&mut head, (Kind::Tail, false));
-            let byte = self.byte(block.pfn());
-            byte.is_some_and(|b| b.load(Relaxed) == kinds::head(kind, block.order(), preserved))
-        });
+        let says = |block: Block, what: u8| {
+            self.byte(block.pfn()).is_some_and(|byte| byte.load(Relaxed) == what)
+        };
+        let mut blocks = run.blocks_up_to(Order::MAX_FOLIO);
         // The head first: without it there is nothing to go through.
-        blocks.next() == Some(true)
-            && blocks.fold(true, |all, this| all & this)
+        blocks.next().is_some_and(|block| says(block, head(block.order())))
+            && blocks.fold(true, |all, block| {
+                all & says(block, kinds::head(Kind::Tail, block.order(), false))
+            })
             && self.byte(run.end()).is_none_or(|next| !kinds::is_tail(next.load(Relaxed)))
     }
 

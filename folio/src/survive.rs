@@ -3,7 +3,7 @@
 //! Two trees stand side by side. Ours, here, grows as blocks are preserved and is what this kernel
 //! hands over. The predecessor's, in `inherit`, shrinks as they are claimed.
 
-use crate::addr::{Block, Order, PhysAddr, Run};
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
 use crate::kinds::{self, Kind};
 use crate::machine::Machine;
@@ -245,12 +245,80 @@ impl<M: Machine> Memory<M> {
     }
 
     fn preserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
+        if kind == Kind::Buffer && self.is_held_run(run) {
+            self.mark_run_preserved(run, kind, true);
+            return Ok(());
+        }
+        self.preserve_plain_run(run, kind)?;
+        self.mark_run_preserved(run, kind, true);
+        Ok(())
+    }
+
+    /// Preserves a run that is not preserved. Its byte does not say so yet.
+    fn preserve_plain_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
         self.check_run(run, kind).map_err(|error| match error {
             Error::Preserved { block } => Error::AlreadyPreserved { block },
             other => other,
         })?;
-        self.own.preserve_run(&self.tables(Whose::Own), run)?;
-        self.mark_run_preserved(run, kind, true);
+        self.own.preserve_run(&self.tables(Whose::Own), run)
+    }
+
+    /// Makes a whole buffer survive for as long as it is not freed: its owner frees it without letting
+    /// it go first, by [`Memory::free_held`].
+    ///
+    /// [`Memory::preserve_run_as`] makes an ordinary preserved buffer of it, which costs a store.
+    ///
+    /// # Errors
+    /// As for [`Memory::preserve_run`].
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve_run_as`].
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{Error, Kind, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(64))?;
+    /// let buffer = memory.alloc_run(5, Request::new(Order::ZERO).kind(Kind::Buffer))?;
+    /// // SAFETY: allocated just now.
+    /// unsafe { memory.hold_buffer(buffer) }?;
+    /// assert!(memory.is_held(buffer.start()));
+    /// // SAFETY: nothing uses it any more.
+    /// unsafe { memory.free_held(buffer) }?;
+    /// assert_eq!(memory.counts().total(), 0);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub unsafe fn hold_buffer(&self, run: Run) -> Result<(), Error> {
+        self.preserve_plain_run(run, Kind::Buffer)?;
+        if let Some(block) = run.blocks_up_to(Order::MAX_FOLIO).next()
+            && let Some(byte) = self.byte(block.pfn())
+        {
+            byte.store(kinds::held(block.order()), Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether a buffer starts at a frame that survives for as long as it is not freed.
+    pub fn is_held(&self, pfn: Pfn) -> bool {
+        self.byte(pfn).is_some_and(|byte| kinds::is_held(byte.load(Relaxed)))
+    }
+
+    /// Lets a held buffer go and frees it.
+    ///
+    /// # Errors
+    /// As for [`Memory::free_run`]; [`Error::NotPreserved`]: it is not held. Nothing is changed then.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`].
+    pub unsafe fn free_held(&self, run: Run) -> Result<(), Error> {
+        if !self.is_held_run(run) {
+            self.check_run(run, Kind::Buffer)?;
+            return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
+        }
+        self.own.unpreserve_run(&self.tables(Whose::Own), run)?;
+        self.unmark_run(run);
+        self.give_run(run);
         Ok(())
     }
 
@@ -275,7 +343,8 @@ impl<M: Machine> Memory<M> {
     }
 
     fn unpreserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        if !self.is_run(run, kind, true) {
+        let held = kind == Kind::Buffer && self.is_held_run(run);
+        if !held && !self.is_run(run, kind, true) {
             match self.check_run(run, kind) {
                 Err(Error::Preserved { .. }) => {}
                 Err(other) => return Err(other),

@@ -30,7 +30,8 @@ impl Expected {
         Self {
             mask: order.bytes() - 1,
             plain: kinds::head(kind, order, false),
-            preserved: kinds::head(kind, order, true),
+            // Only what a tail belongs to is preserved.
+            preserved: kinds::head(kind, order, !matches!(kind, Kind::Tail)),
         }
     }
 }

@@ -237,9 +237,6 @@ impl<M: Machine> Slabs<M> {
     #[inline(never)]
     fn alloc_large(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
-        if like.preserving && !memory.machine().may_wait() {
-            return Err(Error::WouldWait);
-        }
         let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
         let order = Order::for_frames(layout.align().div_ceil(PAGE_SIZE) as u64);
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
@@ -262,14 +259,9 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Preserves a large buffer so that a plain free frees it.
-    pub(crate) fn keep_large(&self, run: Run) -> Result<(), Error> {
-        let memory = self.memory();
-        self.born.insert(memory, run.start())?;
+    fn keep_large(&self, run: Run) -> Result<(), Error> {
         // SAFETY: the caller's, allocated or claimed just now.
-        unsafe { memory.preserve_run_as(run, Kind::Buffer) }.map_err(|error| {
-            self.born.remove(memory, run.start());
-            error.into()
-        })
+        Ok(unsafe { self.memory().hold_buffer(run) }?)
     }
 
     /// Frees the large buffer at `pfn`.
@@ -279,13 +271,9 @@ impl<M: Machine> Slabs<M> {
     unsafe fn free_large(&self, pfn: Pfn, preserved: bool) -> Result<(), Error> {
         let memory = self.memory();
         let run = memory.run_at(pfn, Kind::Buffer)?;
-        if preserved && !memory.machine().may_wait() {
-            return Err(Error::WouldWait);
-        }
-        if preserved && self.born.contains(memory, pfn) {
-            // SAFETY: the caller's, which gives it back.
-            unsafe { memory.unpreserve_run_as(run, Kind::Buffer) }?;
-            self.born.remove(memory, pfn);
+        if preserved && memory.is_held(pfn) {
+            // SAFETY: the caller's promise.
+            return Ok(unsafe { memory.free_held(run) }?);
         }
         // SAFETY: the caller's promise.
         Ok(unsafe { memory.free_run(run, Kind::Buffer) }?)
@@ -309,17 +297,14 @@ impl<M: Machine> Slabs<M> {
             return Ok(ptr);
         }
         let preserved = self.large_head(run.start()).unwrap_or(false);
-        if preserved && !memory.machine().may_wait() {
-            return Err(Error::WouldWait);
-        }
-        let born = preserved && self.born.contains(memory, run.start());
-        if preserved && !born {
+        let held = preserved && memory.is_held(run.start());
+        if preserved && !held {
             let order = Order::ZERO;
             let block = Block::containing(run.start(), order);
             return Err(heirloom_folio::Error::Preserved { block }.into());
         }
         // A preserved run must be preserved as a whole at any instant: it moves.
-        if aligned && large && !born {
+        if aligned && large && !held {
             // SAFETY: the caller's promise.
             let changed = unsafe {
                 if frames < run.frames() {
@@ -332,7 +317,7 @@ impl<M: Machine> Slabs<M> {
                 return Ok(ptr);
             }
         }
-        let like = Buffers { preserving: born, zeroed: false };
+        let like = Buffers { preserving: held, zeroed: false };
         // SAFETY: the caller's promise; the run has that many bytes.
         unsafe { self.move_to(ptr, run.bytes() as usize, layout, like) }
     }

@@ -57,7 +57,6 @@
 extern crate std;
 
 mod adopt;
-mod born;
 mod buffer;
 mod cache;
 mod class;

@@ -7,7 +7,6 @@ use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use heirloom_folio::{Kind, Machine, Memory, Order, PhysAddr, Run};
 use lock_api::Mutex;
 
-use crate::born::Born;
 use crate::cache::Cache;
 use crate::class::Classes;
 use crate::control::Control;
@@ -55,7 +54,6 @@ pub struct Slabs<M: Machine> {
     /// The orders of slabs there are, a bit each.
     pub(crate) orders: AtomicU32,
     pub(crate) classes: Classes<M>,
-    pub(crate) born: Born,
     /// Held by a pass over a cache's slabs.
     pub(crate) passing: Mutex<M::Mutex, ()>,
     /// Frees by an owner's end that were refused; see [`Slabs::refused_frees`].
@@ -137,7 +135,6 @@ impl<M: Machine> Slabs<M> {
             roll: Roll::new(roll),
             orders: AtomicU32::new(0),
             classes: Classes::new(),
-            born: Born::new(),
             passing: Mutex::new(()),
             refused: AtomicU64::new(0),
             past: Past::new(past),
@@ -333,6 +330,9 @@ impl<M: Machine> Slabs<M> {
 
     /// Makes an object or a buffer survive a jump.
     ///
+    /// A large buffer that was preserved from birth is from then on like any other: it has to be let go
+    /// before it is freed.
+    ///
     /// # Errors
     /// As for [`Cache::preserve`]; for a large buffer those of
     /// [`Memory::preserve_run`](heirloom_folio::Memory::preserve_run), as [`Error::Folio`].
@@ -358,12 +358,8 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::preserve`].
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
-            Some(run) => {
-                // SAFETY: a large buffer, which is this layer's.
-                unsafe { self.memory.unpreserve_run_as(run, Kind::Buffer) }?;
-                self.born.remove(&self.memory, run.start());
-                Ok(())
-            }
+            // SAFETY: a large buffer, which is this layer's.
+            Some(run) => Ok(unsafe { self.memory.unpreserve_run_as(run, Kind::Buffer) }?),
             // SAFETY: the caller's promise.
             None => self.spot_of(ptr, &unsafe { Stays::promised() })?.unpreserve(),
         }

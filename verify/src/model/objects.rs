@@ -303,7 +303,11 @@ impl State {
         // SAFETY: in use, and nothing frees it meanwhile.
         match unsafe { kernel.preserve(ptr(kernel, &thing)) } {
             Ok(handle) => {
-                assert!(!thing.preserved, "{thing:?}");
+                let held = matches!(thing.what, What::Large { born: true });
+                assert!(!thing.preserved || held, "{thing:?}");
+                if held {
+                    self.owned[i].what = What::Large { born: false };
+                }
                 let names = match (handle.parts(), thing.object()) {
                     (Ok(Parts::Object { addr, bytes, .. }), Some(object)) => {
                         addr == thing.addr && bytes == object.size
@@ -314,7 +318,8 @@ impl State {
                     _ => false,
                 };
                 assert!(names, "{handle:?} names {thing:?}");
-                self.owned[i] = Thing { handle: Some(handle), preserved: true, ..thing };
+                let what = self.owned[i].what.clone();
+                self.owned[i] = Thing { handle: Some(handle), preserved: true, what, ..thing };
             }
             Err(error) if thing.preserved => {
                 let right = matches!(
