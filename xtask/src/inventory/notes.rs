@@ -28,7 +28,6 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "threads/lock", "a lock keeps `lock_api`'s promises"),
     (FOLIO, "within", "an offset within a block"),
     (SLAB, "adopt", "a predecessor's roll and slabs read; a slab nobody claimed given back"),
-    (SLAB, "born", "a table in a block of its own"),
     (SLAB, "buffer", "who frees or resizes a buffer owns it; contents copied and zeroed"),
     (SLAB, "cache", "who frees an object owns it; a CPU's slot while pinned"),
     (SLAB, "class", "control blocks of size classes, found by their addresses"),
