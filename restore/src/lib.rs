@@ -15,6 +15,7 @@ mod excerpt;
 mod fdt;
 mod handle;
 mod handover;
+mod hash;
 mod image;
 mod pages;
 mod past;

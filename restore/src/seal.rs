@@ -19,7 +19,6 @@
 //! cover, and computes the checksums last.
 
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
-use xxhash_rust::xxh3::Xxh3;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -28,6 +27,7 @@ use core::fmt;
 use heirloom_folio::sync::Ordering::Relaxed;
 
 use crate::error::{Error, Fault, Table};
+use crate::hash::Hasher;
 use crate::pages::Pages;
 use crate::records::{Chain, Records, head};
 use crate::subtree::SealInfo;
@@ -111,19 +111,12 @@ impl fmt::Display for Broken {
 /// A writer at the same time makes the result one of no instant; it is no data race.
 #[inline(never)]
 fn hash_at(pages: &impl Pages, addr: PhysAddr, length: u32) -> Option<u64> {
-    let mut left = length as usize;
-    let words = pages.words(addr, left)?;
-    let mut hasher = Xxh3::new();
-    let mut buffer = [0; 256];
-    for chunk in words.chunks(buffer.len() / 8) {
-        for (bytes, word) in buffer.chunks_exact_mut(8).zip(chunk) {
-            bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
-        }
-        let bytes = left.min(chunk.len() * 8);
-        hasher.update(buffer.get(..bytes)?);
-        left -= bytes;
+    let words = pages.words(addr, length as usize)?;
+    let mut hasher = Hasher::new(length.into());
+    for word in words {
+        hasher.word(word.load(Relaxed));
     }
-    Some(hasher.digest())
+    Some(hasher.finish())
 }
 
 /// Makes a seal.
@@ -196,7 +189,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
         // A block without entries is none of a seal: so a link is as good as an entry, and one that
         // leads astray is found. Nodes lose bits by this, and are hashed after it.
         self.records.trim()?;
-        let mut table = Xxh3::new();
+        let mut table = Hasher::new(self.records.len() * size_of::<Stored>() as u64);
         let mut missing = None;
         self.records.rewrite(|entry| {
             let addr = PhysAddr::new(entry.phys.get());
@@ -204,10 +197,10 @@ impl<'m, M: Machine> Sealer<'m, M> {
                 Some(hash) => entry.hash = hash.into(),
                 None => missing = Some(addr),
             }
-            table.update(entry.as_bytes());
+            table.bytes(entry.as_bytes());
         })?;
         match missing {
-            None => Ok(table.digest()),
+            None => Ok(table.finish()),
             Some(addr) => {
                 let fault = Fault::OutsideMemory { addr };
                 Err(fault.in_table(Table::Seal, self.records.first(), 0))
@@ -297,7 +290,7 @@ pub(crate) fn verify_each<E>(
     Ok(Ok(sound))
 }
 
-// The state of a hash is 600 bytes: it is on the stack only while there is something to hash.
+// The state of a hash is 340 bytes: it is on the stack only while there is something to hash.
 
 /// The seal's table, if it is the one whose hash `seal` has.
 #[inline(never)]
@@ -315,11 +308,12 @@ fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, 
     if chain.len() != seal.entries {
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));
     }
-    let mut table = Xxh3::new();
+    // No more than there is memory for: `Chain::walk` counted them.
+    let mut table = Hasher::new(chain.len() * size_of::<Stored>() as u64);
     for entry in &chain {
-        table.update(entry.as_bytes());
+        table.bytes(entry.as_bytes());
     }
-    let expected = table.digest();
+    let expected = table.finish();
     if expected != seal.hash {
         return Err(fail(Fault::Checksum { expected, found: seal.hash }));
     }

@@ -1,0 +1,221 @@
+//! XXH3 of words that come one after another, on little stack.
+//!
+//! What is hashed lies in pages that are read a word at a time, and the hash is the deepest that a
+//! takeover goes. A hash whose state is ready for any number of bytes, as that of `xxhash_rust`, has
+//! more than half a kilobyte of it, and takes 16 KiB unoptimised. Here the length is known before:
+//! the state is the eight sums and the last 32 words. Up to 240 bytes are in these words whole, and
+//! hashed at once; above, a stripe of eight words is added whenever it is full.
+
+use zerocopy::IntoBytes;
+
+/// Words in a stripe.
+const STRIPE: usize = 8;
+/// Stripes between two scrambles.
+const BLOCK: usize = 16;
+/// Words that are kept: as much as is hashed at once, and more than the last stripe lies in.
+const KEPT: usize = 32;
+/// The most bytes that are hashed at once.
+const SHORT: u64 = 240;
+
+const PRIME32: [u64; 3] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d];
+const PRIME64: [u64; 5] = [
+    0x9e37_79b1_85eb_ca87,
+    0xc2b2_ae3d_27d4_eb4f,
+    0x1656_67b1_9e37_79f9,
+    0x85eb_ca77_c2b2_ae63,
+    0x27d4_eb2f_1656_67c5,
+];
+
+/// What XXH3 calls its default secret, as words.
+const SECRET: [u64; 24] = [
+    0xbe4b_a423_396c_feb8,
+    0x1cad_21f7_2c81_017c,
+    0xdb97_9083_e96d_d4de,
+    0x1f67_b3b7_a4a4_4072,
+    0x78e5_c0cc_4ee6_79cb,
+    0x2172_ffcc_7dd0_5a82,
+    0x8e24_43f7_7446_08b8,
+    0x4c26_3a81_e690_35e0,
+    0xcb00_c391_bb52_283c,
+    0xa32e_531b_8b65_d088,
+    0x4ef9_0da2_9748_6471,
+    0xd8ac_dea9_46ef_1938,
+    0x3f34_9ce3_3f76_faa8,
+    0x1d4f_0bc7_c7bb_dcf9,
+    0x3159_b4cd_4be0_518a,
+    0x6473_78d9_c97e_9fc8,
+    0xc3eb_d334_83ac_c5ea,
+    0xeb63_13fa_ffa0_81c5,
+    0x49da_f0b7_51dd_0d17,
+    0x9e68_d429_2655_16d3,
+    0xfca1_477d_58be_162b,
+    0xce31_d07a_d1b8_f88f,
+    0x2804_1695_8f3a_cb45,
+    0x7e40_4bbb_cafb_d7af,
+];
+/// Those of the secret's words that a scramble takes, the last stripe, and the end.
+const SCRAMBLE: [u64; STRIPE] = secret(128);
+const LAST: [u64; STRIPE] = secret(121);
+const MERGE: [u64; STRIPE] = secret(11);
+
+/// A stripe of the secret, from its byte `at` on.
+const fn secret(at: usize) -> [u64; STRIPE] {
+    let (mut stripe, mut i) = ([0; STRIPE], 0);
+    while i < STRIPE {
+        let (word, shift) = (at / 8 + i, at % 8 * 8);
+        stripe[i] = SECRET[word] >> shift;
+        if shift > 0 {
+            stripe[i] |= SECRET[word + 1] << (64 - shift);
+        }
+        i += 1;
+    }
+    stripe
+}
+
+/// The XXH3 of a number of bytes that is known before they come.
+#[derive(Debug)]
+pub(crate) struct Hasher {
+    sums: [u64; STRIPE],
+    /// The last words, as they lay in memory.
+    kept: [u64; KEPT],
+    /// How many words came.
+    words: usize,
+    /// How many bytes are hashed.
+    bytes: u64,
+}
+
+impl Hasher {
+    /// For `bytes` bytes.
+    pub(crate) fn new(bytes: u64) -> Self {
+        let ([a, b, c], [p, q, r, s, t]) = (PRIME32, PRIME64);
+        Self { sums: [c, p, q, r, s, b, t, a], kept: [0; KEPT], words: 0, bytes }
+    }
+
+    /// The next 8 bytes, as they lie in memory. Of the last ones, those beyond the length are not
+    /// hashed.
+    #[inline]
+    pub(crate) fn word(&mut self, word: u64) {
+        self.kept[self.words % KEPT] = word;
+        self.words += 1;
+        if self.words.is_multiple_of(STRIPE) {
+            self.stripe();
+        }
+    }
+
+    /// The words of `bytes`; of their end, what is no word is left out.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        for word in bytes.as_chunks().0 {
+            self.word(u64::from_ne_bytes(*word));
+        }
+    }
+
+    /// The word `back` words before the next.
+    fn kept(&self, back: usize) -> u64 {
+        u64::from_le(self.kept[self.words.wrapping_sub(back) % KEPT])
+    }
+
+    /// Adds the stripe that came last, if others follow.
+    #[inline]
+    fn stripe(&mut self) {
+        // The last one, be it whole or not, is added otherwise.
+        if self.words as u64 * 8 >= self.bytes {
+            return;
+        }
+        let number = self.words / STRIPE - 1;
+        let start = number * STRIPE % KEPT;
+        let (Some(words), Some(keys)) = (
+            self.kept.get(start..).and_then(<[u64]>::first_chunk),
+            SECRET.get(number % BLOCK..).and_then(<[u64]>::first_chunk),
+        ) else {
+            return;
+        };
+        add(&mut self.sums, words, keys);
+        if number % BLOCK == BLOCK - 1 {
+            for (sum, key) in self.sums.iter_mut().zip(SCRAMBLE) {
+                *sum = (*sum ^ *sum >> 47 ^ key).wrapping_mul(PRIME32[0]);
+            }
+        }
+    }
+
+    /// The hash, once all of it came.
+    pub(crate) fn finish(mut self) -> u64 {
+        if self.bytes <= SHORT {
+            let bytes = self.kept.as_bytes().get(..self.bytes as usize);
+            return xxhash_rust::xxh3::xxh3_64(bytes.unwrap_or(&[]));
+        }
+        // The last 64 bytes, which may begin within a word, and be partly added before.
+        let shift = (self.words as u64 * 8).wrapping_sub(self.bytes) % 8 * 8;
+        let mut last = [0; STRIPE];
+        for (i, word) in last.iter_mut().enumerate() {
+            let back = STRIPE - i;
+            *word = match shift {
+                0 => self.kept(back),
+                _ => self.kept(back + 1) >> (64 - shift) | self.kept(back) << shift,
+            };
+        }
+        add(&mut self.sums, &last.map(u64::to_le), &LAST);
+        let mut hash = self.bytes.wrapping_mul(PRIME64[0]);
+        for (sums, keys) in self.sums.as_chunks().0.iter().zip(MERGE.as_chunks().0) {
+            hash = hash.wrapping_add(folded(*sums, *keys));
+        }
+        hash = (hash ^ hash >> 37).wrapping_mul(0x1656_6791_9e37_79f9);
+        hash ^ hash >> 32
+    }
+}
+
+/// Adds a stripe of words, as they lie in memory.
+#[inline]
+fn add(sums: &mut [u64; STRIPE], words: &[u64; STRIPE], keys: &[u64; STRIPE]) {
+    for i in 0..STRIPE {
+        let word = u64::from_le(words[i]);
+        let keyed = word ^ keys[i];
+        sums[i ^ 1] = sums[i ^ 1].wrapping_add(word);
+        sums[i] = sums[i].wrapping_add((keyed & 0xffff_ffff).wrapping_mul(keyed >> 32));
+    }
+}
+
+/// Both halves of the product of two sums.
+fn folded([a, b]: [u64; 2], [c, d]: [u64; 2]) -> u64 {
+    let product = u128::from(a ^ c) * u128::from(b ^ d);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use xxhash_rust::xxh3::xxh3_64;
+
+    use super::*;
+
+    fn hash(bytes: &[u8]) -> u64 {
+        let mut hasher = Hasher::new(bytes.len() as u64);
+        hasher.bytes(bytes);
+        if let rest @ [_, ..] = bytes.as_chunks::<8>().1 {
+            // Something lies behind it.
+            let mut word = [0xa5; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            hasher.word(u64::from_ne_bytes(word));
+        }
+        hasher.finish()
+    }
+
+    #[test]
+    fn it_is_that_of_the_bytes_at_every_length() {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let bytes: Vec<u8> = (0..5000).map(|_| next()).collect();
+        for length in 0..bytes.len() {
+            let bytes = &bytes[..length];
+            assert_eq!(hash(bytes), xxh3_64(bytes), "{length} bytes");
+        }
+        let many = bytes.repeat(20);
+        for length in many.len() - 2100..many.len() {
+            let bytes = &many[..length];
+            assert_eq!(hash(bytes), xxh3_64(bytes), "{length} bytes");
+        }
+    }
+}
