@@ -77,10 +77,7 @@ impl<M: Machine> NewHandover<M> {
         producer: &str,
         left: &Predecessor,
     ) -> Result<Self, Error> {
-        let slabs = match left.roll {
-            Some(roll) => NewSlabs::revive(memory, roll),
-            None => NewSlabs::new(memory),
-        }?;
+        let slabs = new_slabs(memory, left.roll)?;
         let pages = own_pages(&slabs, entry, producer, left.generation)?;
         let reserve = Reserve::of(slabs.memory());
         let past = Some((Past::new(entry.root, left.held), left.producer));
@@ -184,6 +181,16 @@ fn read_header<M: Machine>(
     (says.generation, says.roll) = (header.generation, header.roll);
     says.producer = Some(header.producer);
     Ok(header.seal)
+}
+
+/// What slabs are made from, with the predecessor's caches if it had any.
+#[inline(never)]
+fn new_slabs<M: Machine>(memory: Memory<M>, roll: Option<PhysAddr>) -> Result<NewSlabs<M>, Error> {
+    let slabs = match roll {
+        Some(roll) => NewSlabs::revive(memory, roll),
+        None => NewSlabs::new(memory),
+    };
+    slabs.map_err(Error::from)
 }
 
 /// This kernel's own pages, with the scratch areas of its predecessor, of `generation`.

@@ -11,6 +11,7 @@
 //! hands what it found to a closure, and goes on as long as that says `Ok`: for `revive` the closure
 //! is `Err`.
 
+use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::tracker::{self, Ledger};
 use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_slab::LeftCaches;
@@ -244,29 +245,49 @@ pub(crate) fn subtrees<E>(
     Ok(header)
 }
 
+/// Checks one subtree, and reads heirloom's own, step by step: a kernel's stack is small.
 fn own_header(
     pages: &impl Pages,
     root: &RootView<'_>,
     before: usize,
     subtree: &Subtree,
 ) -> Result<Option<(PhysAddr, Header)>, Error> {
-    let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0);
-    let addr = subtree.addr;
-    let run = frames_of(subtree).filter(|run| pages.is_memory(*run));
-    let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
-    let others = root.subtrees().take(before).filter_map(|other| frames_of(&other.ok()?));
-    if let Some(missing) = first_unpreserved(pages, run, &others) {
-        let block = Block::containing(missing, Order::ZERO);
-        return Err(fail(Fault::NotPreserved { block }));
-    }
+    is_preserved(pages, root, before, subtree)?;
     if subtree.name.as_str() != SUBTREE {
         return Ok(None);
     }
+    let header = Header::read(header_words(pages, subtree.addr)?, subtree.addr);
+    header.map(|header| Some((subtree.addr, header)))
+}
+
+/// Checks that a subtree's bytes are in memory and preserved; `before` others were looked at.
+#[inline(never)]
+fn is_preserved(
+    pages: &impl Pages,
+    root: &RootView<'_>,
+    before: usize,
+    subtree: &Subtree,
+) -> Result<(), Error> {
+    let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0);
+    let run = frames_of(subtree).filter(|run| pages.is_memory(*run));
+    let run = run.ok_or(fail(Fault::OutsideMemory { addr: subtree.addr }))?;
+    let others = root.subtrees().take(before).filter_map(|other| frames_of(&other.ok()?));
+    match first_unpreserved(pages, run, &others) {
+        Some(missing) => {
+            let block = Block::containing(missing, Order::ZERO);
+            Err(fail(Fault::NotPreserved { block }))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The words of heirloom's own subtree.
+#[inline(never)]
+fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Error> {
     let run = Run::covering(addr, Header::SIZE as u64).filter(|run| pages.is_memory(*run));
     run.ok_or(Fault::OutsideMemory { addr }.in_table(Table::Header, addr, 0))?;
     let words = pages.words(addr, Header::SIZE);
-    let words = words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0))?;
-    Ok(Some((addr, Header::read(words, addr)?)))
+    words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0))
 }
 
 /// The frames in which a subtree's bytes lie; of one whose length is not known, the first.

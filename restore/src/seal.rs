@@ -334,6 +334,23 @@ fn check_entry(
     entry: &Stored,
     budget: &mut Budget,
 ) -> Result<Option<Broken>, Error> {
+    let kind = kind_of(pages, seal, entry, budget)?;
+    let (addr, length) = (PhysAddr::new(entry.phys.get()), entry.length.get());
+    let Some(found) = hash_at(pages, addr, length) else {
+        return Err(Fault::OutsideMemory { addr }.in_table(Table::Seal, seal.first, 0));
+    };
+    let sealed = entry.hash.get();
+    Ok((found != sealed).then_some(Broken { kind, addr, length, sealed, found }))
+}
+
+/// What an entry covers: something that there can be, and that is within the budget.
+#[inline(never)]
+fn kind_of(
+    pages: &impl Pages,
+    seal: &SealInfo,
+    entry: &Stored,
+    budget: &mut Budget,
+) -> Result<Sealed, Error> {
     let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
     let addr = PhysAddr::new(entry.phys.get());
     let number = entry.kind.get();
@@ -346,10 +363,7 @@ fn check_entry(
         return Err(fail(Fault::TooMany { found: budget.used, limit: budget.limit }));
     }
     fits(pages, kind, run, length).map_err(fail)?;
-    let found = hash_at(pages, addr, length);
-    let found = found.ok_or(fail(Fault::OutsideMemory { addr }))?;
-    let sealed = entry.hash.get();
-    Ok((found != sealed).then_some(Broken { kind, addr, length, sealed, found }))
+    Ok(kind)
 }
 
 /// Whether something of this kind can have `length` bytes, which lie in `run`.

@@ -151,31 +151,18 @@ impl Header {
     /// version, page size, a table too short, a wrong checksum, an address where no page starts,
     /// or a seal that is neither of the two.
     pub fn read(words: &[AtomicU64], at: PhysAddr) -> Result<Self, Error> {
-        let fail = |offset, fault: Fault| fault.in_table(Table::Header, at, offset);
         let mut layout = Layout::new_zeroed();
-        if size_of_val(words) < SIZE {
-            let (expected, found) = (SIZE as u64, size_of_val(words) as u64);
-            return Err(fail(20, Fault::Length { expected, found }));
-        }
-        for (bytes, word) in layout.as_mut_bytes().chunks_exact_mut(8).zip(words) {
-            // Acquire pairs with the Release store in `HeaderPage::seal`: the seal that holds,
-            // which comes first in the page, is read after the word that says so.
-            bytes.copy_from_slice(&word.load(Acquire).to_ne_bytes());
-        }
+        layout.load(words, at)?;
+        layout.check(at)?;
+        layout.check_sum(at)?;
+        Self::of(&layout, at)
+    }
+
+    /// What the bytes say, which are those that were written.
+    #[inline(never)]
+    fn of(layout: &Layout, at: PhysAddr) -> Result<Self, Error> {
+        let fail = |offset, fault: Fault| fault.in_table(Table::Header, at, offset);
         let fixed = &layout.fixed;
-        check_compatible(&fixed.compatible).map_err(|fault| fail(0, fault))?;
-        let (shift, size) = (fixed.page_shift.get(), fixed.size.get());
-        let (expected, found) = (PAGE_SHIFT.into(), shift.into());
-        if shift != PAGE_SHIFT {
-            return Err(fail(16, Fault::Length { expected, found }));
-        }
-        if (size as usize) < SIZE || size as usize > PAGE_SIZE {
-            return Err(fail(20, Fault::Length { expected: SIZE as u64, found: size.into() }));
-        }
-        let (expected, found) = (xxh3_64(fixed.as_bytes()), layout.checksum.get());
-        if expected != found {
-            return Err(fail(CHECKSUM_AT, Fault::Checksum { expected, found }));
-        }
         let roll = PhysAddr::new(fixed.roll.get());
         if !roll.is_page_aligned() {
             return Err(fail(32, Fault::Misaligned { addr: roll }));
@@ -199,6 +186,52 @@ impl Header {
             producer: Producer(fixed.producer),
             seal,
         })
+    }
+}
+
+// The checks of a header, each with what it takes of the stack for itself.
+impl Layout {
+    /// Copies what stands in `words`.
+    #[inline(never)]
+    fn load(&mut self, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+        let (expected, found) = (SIZE as u64, size_of_val(words) as u64);
+        if found < expected {
+            return Err(Fault::Length { expected, found }.in_table(Table::Header, at, 20));
+        }
+        for (bytes, word) in self.as_mut_bytes().chunks_exact_mut(8).zip(words) {
+            // Acquire pairs with the Release store in `HeaderPage::seal`: the seal that holds,
+            // which comes first in the page, is read after the word that says so.
+            bytes.copy_from_slice(&word.load(Acquire).to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    /// Whether this build reads it.
+    #[inline(never)]
+    fn check(&self, at: PhysAddr) -> Result<(), Error> {
+        let fail = |offset, fault: Fault| fault.in_table(Table::Header, at, offset);
+        let fixed = &self.fixed;
+        check_compatible(&fixed.compatible).map_err(|fault| fail(0, fault))?;
+        let (shift, size) = (fixed.page_shift.get(), fixed.size.get());
+        if shift != PAGE_SHIFT {
+            let (expected, found) = (PAGE_SHIFT.into(), shift.into());
+            return Err(fail(16, Fault::Length { expected, found }));
+        }
+        if (size as usize) < SIZE || size as usize > PAGE_SIZE {
+            return Err(fail(20, Fault::Length { expected: SIZE as u64, found: size.into() }));
+        }
+        Ok(())
+    }
+
+    /// Whether it is as it was written.
+    #[inline(never)]
+    fn check_sum(&self, at: PhysAddr) -> Result<(), Error> {
+        let (expected, found) = (xxh3_64(self.fixed.as_bytes()), self.checksum.get());
+        if expected != found {
+            let fault = Fault::Checksum { expected, found };
+            return Err(fault.in_table(Table::Header, at, CHECKSUM_AT));
+        }
+        Ok(())
     }
 }
 

@@ -184,6 +184,15 @@ pub struct Subtrees<'a> {
 impl Subtrees<'_> {
     /// The next subtree; `None` after a sound end.
     fn step(&mut self) -> Result<Option<Subtree>, Error> {
+        match self.open()? {
+            Some((offset, name)) => self.within(offset, name).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Opens the next subtree: where it is, and its name.
+    #[inline(never)]
+    fn open(&mut self) -> Result<Option<(usize, Name)>, Error> {
         let tree = self.tree;
         let malformed = |offset, expected| tree.fail(offset, Fault::Malformed { expected });
         let (offset, token) = tree.next(&mut self.cursor)?;
@@ -198,6 +207,13 @@ impl Subtrees<'_> {
             _ => return Err(malformed(offset, "node or end of the root node")),
         };
         let name = name.ok_or_else(|| malformed(offset, "name of a subtree"))?;
+        Ok(Some((offset, name)))
+    }
+
+    /// The subtree that was opened at `offset`: what is within it, up to its end.
+    #[inline(never)]
+    fn within(&mut self, offset: usize, name: Name) -> Result<Subtree, Error> {
+        let tree = self.tree;
         let (mut addr, mut size, mut depth) = (None, None, 0_u32);
         loop {
             match tree.next(&mut self.cursor)? {
@@ -217,11 +233,13 @@ impl Subtrees<'_> {
                 (_, Token::Begin { .. }) => depth += 1,
                 (_, Token::End) if depth == 0 => break,
                 (_, Token::End) => depth -= 1,
-                (at, Token::Finish) => return Err(malformed(at, "end of the node")),
+                (at, Token::Finish) => {
+                    return Err(tree.fail(at, Fault::Malformed { expected: "end of the node" }));
+                }
             }
         }
         let addr = addr.ok_or_else(|| tree.fail(offset, Fault::Missing { property: DATA }))?;
-        Ok(Some(Subtree { name, addr: PhysAddr::new(addr), size }))
+        Ok(Subtree { name, addr: PhysAddr::new(addr), size })
     }
 }
 
