@@ -531,8 +531,8 @@ fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
 
 /// The ranges that the first page of a file of `bytes` bytes describes.
 fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange>, ArenaError> {
-    let mut first = [0; map::BYTES];
-    let read = rustix::io::pread(fd, &mut first, 0).map_err(os("pread"))?;
+    let mut first = vec![0_u8; map::BYTES];
+    let read = rustix::io::pread(fd, &mut *first, 0).map_err(os("pread"))?;
     if read < first.len() {
         return Err(ArenaError::TooShort { found: read as u64, needed: map::BYTES as u64 });
     }

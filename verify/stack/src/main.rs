@@ -1,20 +1,27 @@
-//! How deep the stack gets that `boot` and `revive` run on, and the other calls of a takeover.
+//! How much stack heirloom takes.
 //!
-//! Each runs on a thread whose stack was painted before. Fails where one takes more than the bytes
-//! that stand behind its name on the command line: `boot=6144 revive=6144`.
+//! Without more, or with limits (`boot=6144 revive=6144`): how deep the stack gets that `boot` and
+//! `revive` run on, and the other calls of a takeover. Each runs on a thread whose stack was painted
+//! before.
+//!
+//! With `frames FILE BYTES`: whether a function of the libraries in the program `FILE`, which is
+//! built by the nightly compiler with `-Z emit-stack-sizes`, has a frame above `BYTES`.
 
+mod frames;
+#[cfg(target_os = "linux")]
+mod painted;
+
+use std::path::Path;
 use std::process::ExitCode;
 
-#[cfg(not(target_os = "linux"))]
 fn main() -> ExitCode {
-    println!("SKIPPED: not Linux, whose threads take a stack of one's own");
-    ExitCode::SUCCESS
-}
-
-#[cfg(target_os = "linux")]
-fn main() -> ExitCode {
-    match painted::measure() {
-        Ok(depths) => report(&depths, std::env::args().skip(1)),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match &*arguments {
+        [what, file, most] if what == "frames" => no_frame_above(Path::new(file), most),
+        limits => no_call_above(limits),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -22,227 +29,72 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn report(depths: &[(&str, usize)], limits: impl Iterator<Item = String>) -> ExitCode {
-    for (what, bytes) in depths {
-        println!("stack: {what} takes {bytes} bytes of stack");
+fn no_frame_above(file: &Path, most: &str) -> Result<(), String> {
+    let most: u64 = most.parse().map_err(|_| format!("{most} is no number of bytes"))?;
+    let functions =
+        frames::of_program(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let largest = functions.first().ok_or("no function of the libraries is in the program")?;
+    let (count, frames::Function { name, frame }) = (functions.len(), largest);
+    println!("frames: {count} functions, the largest frame has {frame} bytes ({name})");
+    let above: Vec<String> = functions
+        .iter()
+        .take_while(|function| function.frame > most)
+        .map(|function| format!("{} bytes: {}", function.frame, function.name))
+        .collect();
+    if above.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("frames above {most}: {}", above.join(", ")))
     }
-    let mut status = ExitCode::SUCCESS;
-    for limit in limits {
-        let parts = limit.split_once('=').and_then(|(what, most)| Some((what, most.parse().ok()?)));
-        let found = parts.and_then(|(what, most): (&str, usize)| {
-            let (_, bytes) = depths.iter().find(|(name, _)| *name == what)?;
-            Some((*bytes, most))
-        });
-        match found {
-            Some((bytes, most)) if bytes <= most => {}
-            Some((bytes, _)) => {
-                eprintln!("error: {bytes} bytes, the limit is {limit}");
-                status = ExitCode::FAILURE;
-            }
-            None => {
-                eprintln!("error: {limit}: no such call");
-                status = ExitCode::FAILURE;
-            }
-        }
-    }
-    status
+}
+
+#[cfg(not(target_os = "linux"))]
+fn no_call_above(_: &[String]) -> Result<(), String> {
+    println!("SKIPPED: not Linux, whose threads take a stack of one's own");
+    Ok(())
 }
 
 #[cfg(target_os = "linux")]
-mod painted {
-    use std::alloc::{Layout, alloc_zeroed};
-    use std::ffi::c_void;
-    use std::hint::black_box;
-    use std::mem::MaybeUninit;
-    use std::ptr::NonNull;
-
-    use heirloom::folio::{Fate, Linear, NodeId, OneCpu, Order, PAGE_SIZE, PhysAddr, Request, Run};
-    use heirloom::restore::{Entry, Handle, SealPolicy};
-    use heirloom::slab::CacheSpec;
-    use heirloom::{Error, Heirloom};
-
-    const BYTES: usize = 64 << 20;
-    const START: u64 = 4 << 30;
-    const STACK: usize = 1 << 20;
-    const PAINT: u64 = 0x7061_696e_7465_6421;
-
-    type Kernel = Heirloom<OneCpu>;
-
-    /// What the calls work on: none of it is on the stack.
-    struct Ground {
-        base: NonNull<u8>,
-        map: [(Run, NodeId); 1],
-        scratch: [Run; 1],
-        kernel: Result<Kernel, Error>,
-        handle: Option<Handle>,
-        entry: Option<Entry>,
-        result: Result<(), Error>,
-        /// Where the stack was when the call was made.
-        at: usize,
+fn no_call_above(limits: &[String]) -> Result<(), String> {
+    let depths = painted::measure()?;
+    for (what, bytes) in &depths {
+        println!("{what} takes {bytes} bytes of stack");
     }
+    limits.iter().try_for_each(|limit| holds(&depths, limit))
+}
 
-    impl Ground {
-        fn machine(&self) -> OneCpu {
-            // SAFETY: allocated for good in `measure`; one kernel at a time works in it.
-            OneCpu::new(unsafe { Linear::new(self.base, PhysAddr::new(START), BYTES) })
-        }
+/// Whether what `limit` names, as in `boot=6144`, takes no more.
+#[cfg(target_os = "linux")]
+fn holds(depths: &[(&str, usize)], limit: &str) -> Result<(), String> {
+    let (what, most) = limit.split_once('=').ok_or(format!("{limit} is no limit"))?;
+    let most: usize = most.parse().map_err(|_| format!("{limit} is no limit"))?;
+    let found = depths.iter().find(|(name, _)| *name == what);
+    match found.ok_or(format!("{limit}: no such call"))? {
+        (_, bytes) if *bytes <= most => Ok(()),
+        (_, bytes) => Err(format!("{what} takes {bytes} bytes of stack, the limit is {most}")),
+    }
+}
 
-        fn kernel(&self) -> &Kernel {
-            self.kernel.as_ref().expect("`boot` ran first, or `revive`")
-        }
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
 
-        /// How it came up.
-        fn came_up(&self) -> Result<(), Error> {
-            self.kernel.as_ref().map_or_else(|error| Err(*error), |_| Ok(()))
-        }
-
-        fn entry(&self) -> Entry {
-            self.entry.unwrap_or_else(|| self.kernel().entry())
+    #[test]
+    fn a_limit_holds_or_is_named() {
+        let depths = [("boot", 5000), ("revive", 6000)];
+        assert_eq!(holds(&depths, "boot=5000"), Ok(()));
+        for limit in ["boot=4999", "claim=6000", "boot", "boot=many"] {
+            assert!(holds(&depths, limit).is_err(), "{limit}");
         }
     }
 
-    #[inline(never)]
-    fn boot(ground: &mut Ground) -> Result<(), Error> {
-        // SAFETY: the machine has all of the map, and nothing else uses it.
-        ground.kernel =
-            unsafe { Heirloom::boot(ground.machine(), &ground.map, &ground.scratch, "stack") };
-        ground.came_up()
-    }
-
-    #[inline(never)]
-    fn revive(ground: &mut Ground) -> Result<(), Error> {
-        let (machine, entry) = (ground.machine(), ground.entry());
-        // SAFETY: as in `boot`; the kernel before is not called any more.
-        ground.kernel =
-            unsafe { Heirloom::revive(machine, &ground.map, entry, "stack", SealPolicy::Required) };
-        ground.came_up()
-    }
-
-    #[inline(never)]
-    fn work(ground: &mut Ground) -> Result<(), Error> {
-        let kernel = ground.kernel();
-        let cache = kernel.slabs().cache(CacheSpec::new("objects", 100).preserving(true))?;
-        for _ in 0..100 {
-            cache.alloc()?;
+    #[test]
+    fn what_was_painted_is_measured() {
+        let depths = painted::measure().unwrap();
+        assert_eq!(depths.len(), 8);
+        for (what, bytes) in &depths {
+            assert!((256..1 << 18).contains(bytes), "{what}: {bytes}");
+            assert!(holds(&depths, &format!("{what}=255")).is_err(), "{what}");
         }
-        let folio = kernel.memory().folio(Request::new(Order::ZERO))?;
-        let kept = folio.preserve().map_err(|refused| refused.error)?;
-        let handle = kernel.folio_handle(&kept)?;
-        ground.handle = Some(handle);
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn publish(ground: &mut Ground) -> Result<(), Error> {
-        Ok(ground.kernel().publish("root", &[1; 64])?)
-    }
-
-    #[inline(never)]
-    fn seal(ground: &mut Ground) -> Result<(), Error> {
-        ground.kernel().seal()?;
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn claim(ground: &mut Ground) -> Result<(), Error> {
-        let kernel = ground.kernel();
-        kernel.claim_root("root")?;
-        if let Some(handle) = ground.handle {
-            kernel.claim_folio(handle)?;
-        }
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn adopt(ground: &mut Ground) -> Result<(), Error> {
-        let slabs = ground.kernel().slabs();
-        slabs.adopt(CacheSpec::new("objects", 100).preserving(true))?;
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn finish(ground: &mut Ground) -> Result<(), Error> {
-        ground.kernel().finish(|_| Fate::Free)?;
-        Ok(())
-    }
-
-    type Call = fn(&mut Ground) -> Result<(), Error>;
-
-    const CALLS: [(&str, Call); 8] = [
-        ("boot", boot),
-        ("work", work),
-        ("publish", publish),
-        ("seal", seal),
-        ("revive", revive),
-        ("claim", claim),
-        ("adopt", adopt),
-        ("finish", finish),
-    ];
-
-    /// Every call and how deep it went, in bytes.
-    pub(super) fn measure() -> Result<Vec<(&'static str, usize)>, String> {
-        let layout = Layout::from_size_align(BYTES, PAGE_SIZE).map_err(|e| e.to_string())?;
-        // SAFETY: of some size.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or("no memory")?;
-        let all = Run::covering(PhysAddr::new(START), BYTES as u64).ok_or("no frames")?;
-        let map = [(all, NodeId(0))];
-        let bytes = Kernel::scratch_bytes(&map, 1) as u64;
-        let scratch = [Run::covering(PhysAddr::new(START), bytes).ok_or("no frames")?];
-        let mut ground = Ground {
-            base,
-            map,
-            scratch,
-            kernel: Err(Error::ScratchTooSmall { needed: 0, largest: 0 }),
-            handle: None,
-            entry: None,
-            result: Ok(()),
-            at: 0,
-        };
-        let mut depths = Vec::new();
-        for (what, call) in CALLS {
-            let bytes = depth(&mut ground, call)?;
-            ground.result.map_err(|error| format!("{what}: {error}"))?;
-            depths.push((what, bytes));
-        }
-        Ok(depths)
-    }
-
-    /// What a thread is given.
-    struct Job<'g>(&'g mut Ground, Call);
-
-    extern "C" fn run(job: *mut c_void) -> *mut c_void {
-        // SAFETY: `depth` passes a job, and waits for the thread.
-        let Job(ground, call) = unsafe { &mut *job.cast::<Job<'_>>() };
-        let here = 0_u64;
-        ground.at = black_box(&raw const here).addr();
-        ground.result = call(ground);
-        std::ptr::null_mut()
-    }
-
-    /// Runs `call` on a stack that was painted; how many bytes of it were written below the caller.
-    fn depth(ground: &mut Ground, call: Call) -> Result<usize, String> {
-        let mut stack = vec![[PAINT; 512]; STACK / 4096];
-        let start = stack.as_mut_ptr();
-        let mut job = Job(ground, call);
-        let failed = |what: &str, code: i32| match code {
-            0 => Ok(()),
-            code => Err(format!("{what}: {}", std::io::Error::from_raw_os_error(code))),
-        };
-        let mut attributes = MaybeUninit::uninit();
-        let mut thread = MaybeUninit::uninit();
-        // SAFETY: the attributes are initialised before they are used; the stack and the job
-        // outlive the thread, which is joined here; nothing else touches either meanwhile.
-        unsafe {
-            failed("attributes", libc::pthread_attr_init(attributes.as_mut_ptr()))?;
-            let code = libc::pthread_attr_setstack(attributes.as_mut_ptr(), start.cast(), STACK);
-            failed("stack", code)?;
-            let job = (&raw mut job).cast();
-            let code = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), run, job);
-            failed("thread", code)?;
-            failed("join", libc::pthread_join(thread.assume_init(), std::ptr::null_mut()))?;
-        }
-        let clean = stack.as_flattened().iter().take_while(|word| **word == PAINT).count();
-        Ok(ground.at - (start.addr() + clean * size_of::<u64>()))
     }
 }

@@ -116,4 +116,44 @@ pub(super) const STEPS: &[Step] = &[
         long: None,
         needs: None,
     },
+    Step {
+        name: "stack",
+        shows: "boot and revive on a kernel's stack, optimised and not, and no large frame in the libraries",
+        // Unoptimised: each crate as `cargo build` has it for a kernel that sets nothing, so with
+        // debug information, for which each variable keeps a place of its own.
+        short: r#"
+            export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=2
+            said=$(mktemp)
+            trap 'rm -f "$said"' EXIT
+            optimised() { cargo run -p heirloom-stack --release -- "$@"; }
+            unoptimised() { cargo run -p heirloom-stack --target-dir target/stack -- "$@"; }
+            within=""
+            for call in work publish seal claim adopt finish; do within="$within $call=6144"; done
+            optimised boot=6144 revive=6144 $within | tee "$said"
+            unoptimised boot=24576 revive=24576 | tee -a "$said"
+            if optimised revive=1024; then
+                echo "a limit that does not hold was not found"
+                exit 1
+            fi
+            largest="largest frame not known"
+            if cargo +nightly --version >/dev/null 2>&1; then
+                sizes() {
+                    RUSTFLAGS="-Z emit-stack-sizes" CARGO_PROFILE_RELEASE_LTO=off \
+                        cargo +nightly build --release --target-dir target/stack-sizes "$@"
+                }
+                sizes -p heirloom-stack
+                sizes -p heirloom --example handover
+                for built in heirloom-stack examples/handover; do
+                    optimised frames target/stack-sizes/release/$built 2048 | tee -a "$said"
+                done
+                largest=$(sed -n 's/^frames: .* the largest frame has \([0-9]*\) bytes (\(.*\))$/\1 bytes in \2/p' "$said" | sort -rn | head -n 1 | cut -c 1-120)
+                largest="largest frame $largest"
+            else
+                echo "SKIPPED: the largest frame, without a nightly toolchain"
+            fi
+            took() { sed -n "s/^$1 takes \([0-9]*\) bytes.*/\1/p" "$said" | sed -n "$2p"; }
+            echo "stack: boot $(took boot 1) bytes, revive $(took revive 1) bytes; unoptimised $(took boot 2), $(took revive 2); $largest""#,
+        long: None,
+        needs: None,
+    },
 ];
