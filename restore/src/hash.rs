@@ -17,13 +17,19 @@ const KEPT: usize = 32;
 /// The most bytes that are hashed at once.
 const SHORT: u64 = 240;
 
-const PRIME32: [u64; 3] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d];
-const PRIME64: [u64; 5] = [
-    0x9e37_79b1_85eb_ca87,
+/// The factor of a scramble, and that of the length: XXH3's first primes of 32 and 64 bits.
+const SCRAMBLED: u64 = 0x9e37_79b1;
+const LENGTH: u64 = 0x9e37_79b1_85eb_ca87;
+/// The sums before anything is added: XXH3's other primes, and these two.
+const SUMS: [u64; STRIPE] = [
+    0xc2b2_ae3d,
+    LENGTH,
     0xc2b2_ae3d_27d4_eb4f,
     0x1656_67b1_9e37_79f9,
     0x85eb_ca77_c2b2_ae63,
+    0x85eb_ca77,
     0x27d4_eb2f_1656_67c5,
+    SCRAMBLED,
 ];
 
 /// What XXH3 calls its default secret, as words.
@@ -87,8 +93,7 @@ pub(crate) struct Hasher {
 impl Hasher {
     /// For `bytes` bytes.
     pub(crate) fn new(bytes: u64) -> Self {
-        let ([a, b, c], [p, q, r, s, t]) = (PRIME32, PRIME64);
-        Self { sums: [c, p, q, r, s, b, t, a], kept: [0; KEPT], words: 0, bytes }
+        Self { sums: SUMS, kept: [0; KEPT], words: 0, bytes }
     }
 
     /// The next 8 bytes, as they lie in memory. Of the last ones, those beyond the length are not
@@ -132,7 +137,7 @@ impl Hasher {
         add(&mut self.sums, words, keys);
         if number % BLOCK == BLOCK - 1 {
             for (sum, key) in self.sums.iter_mut().zip(SCRAMBLE) {
-                *sum = (*sum ^ *sum >> 47 ^ key).wrapping_mul(PRIME32[0]);
+                *sum = (*sum ^ *sum >> 47 ^ key).wrapping_mul(SCRAMBLED);
             }
         }
     }
@@ -154,7 +159,7 @@ impl Hasher {
             };
         }
         add(&mut self.sums, &last.map(u64::to_le), &LAST);
-        let mut hash = self.bytes.wrapping_mul(PRIME64[0]);
+        let mut hash = self.bytes.wrapping_mul(LENGTH);
         for (sums, keys) in self.sums.as_chunks().0.iter().zip(MERGE.as_chunks().0) {
             hash = hash.wrapping_add(folded(*sums, *keys));
         }
