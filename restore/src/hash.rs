@@ -6,6 +6,7 @@
 //! the state is the eight sums and the last 32 words. Up to 240 bytes are in these words whole, and
 //! hashed at once; above, a stripe of eight words is added whenever it is full.
 
+use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
 use zerocopy::IntoBytes;
 
 /// Words in a stripe.
@@ -107,6 +108,25 @@ impl Hasher {
         }
     }
 
+    /// The next words of memory that others may write, each read once. Only words that fill stripes
+    /// came before.
+    pub(crate) fn memory(&mut self, words: &[AtomicU64]) {
+        let (stripes, rest) = words.as_chunks::<STRIPE>();
+        for stripe in stripes {
+            let start = self.words % KEPT;
+            if let Some(kept) = self.kept.get_mut(start..start + STRIPE) {
+                for (kept, word) in kept.iter_mut().zip(stripe) {
+                    *kept = word.load(Relaxed);
+                }
+            }
+            self.words += STRIPE;
+            self.stripe();
+        }
+        for word in rest {
+            self.word(word.load(Relaxed));
+        }
+    }
+
     /// The words of `bytes`; of their end, what is no word is left out.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         for word in bytes.as_chunks().0 {
@@ -171,11 +191,14 @@ impl Hasher {
 /// Adds a stripe of words, as they lie in memory.
 #[inline]
 fn add(sums: &mut [u64; STRIPE], words: &[u64; STRIPE], keys: &[u64; STRIPE]) {
-    for i in 0..STRIPE {
-        let word = u64::from_le(words[i]);
-        let keyed = word ^ keys[i];
-        sums[i ^ 1] = sums[i ^ 1].wrapping_add(word);
-        sums[i] = sums[i].wrapping_add((keyed & 0xffff_ffff).wrapping_mul(keyed >> 32));
+    let words = words.map(u64::from_le);
+    let mut products = *keys;
+    for (product, word) in products.iter_mut().zip(words) {
+        let keyed = *product ^ word;
+        *product = (keyed & 0xffff_ffff).wrapping_mul(keyed >> 32);
+    }
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = sum.wrapping_add(products[i]).wrapping_add(words[i ^ 1]);
     }
 }
 

@@ -24,7 +24,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use core::convert::Infallible;
 use core::fmt;
-use heirloom_folio::sync::Ordering::Relaxed;
 
 use crate::error::{Error, Fault, Table};
 use crate::hash::Hasher;
@@ -113,9 +112,7 @@ impl fmt::Display for Broken {
 fn hash_at(pages: &impl Pages, addr: PhysAddr, length: u32) -> Option<u64> {
     let words = pages.words(addr, length as usize)?;
     let mut hasher = Hasher::new(length.into());
-    for word in words {
-        hasher.word(word.load(Relaxed));
-    }
+    hasher.memory(words);
     Some(hasher.finish())
 }
 
@@ -398,6 +395,7 @@ mod tests {
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;
+    use heirloom_folio::sync::Ordering::Relaxed;
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64;
 
