@@ -79,7 +79,8 @@ fn preserve(kernel: &Kernel<'_>, map: &Map, lie: Lie, count: u64) -> Vec<Block> 
     let mut kept = Vec::new();
     for block in lie.blocks(map, count) {
         if memory.alloc_at(block, Kind::Folio).is_ok() {
-            memory.preserve(block).expect("memory for nodes");
+            // SAFETY: allocated by this bench, and told to nothing else.
+            unsafe { memory.preserve(block) }.expect("memory for nodes");
             kept.push(block);
         }
     }
@@ -143,11 +144,13 @@ fn reviving(c: &mut Criterion) {
                 && taken.len() == 64
             {
                 let row = Adjacent::new(head, 64).expect("aligned");
-                memory.preserve_adjacent(row).expect("memory for nodes");
+                // SAFETY: allocated by this bench, and told to nothing else.
+                unsafe { memory.preserve_adjacent(row) }.expect("memory for nodes");
             } else {
                 // Some are the tracker's own nodes, or a CPU's.
                 for frame in taken {
-                    memory.preserve(frame).expect("memory for nodes");
+                    // SAFETY: allocated by this bench, and told to nothing else.
+                    unsafe { memory.preserve(frame) }.expect("memory for nodes");
                 }
             }
             first += 64;

@@ -37,12 +37,14 @@ impl Frames for World {
 
     #[inline(always)]
     fn preserve(&self, frame: Block) {
-        World::preserve(self, frame).expect("allocated");
+        // SAFETY: allocated by this bench, and told to nothing else.
+        unsafe { World::preserve(self, frame) }.expect("allocated");
     }
 
     #[inline(always)]
     fn unpreserve(&self, frame: Block) {
-        World::unpreserve(self, frame).expect("preserved");
+        // SAFETY: allocated by this bench, and told to nothing else.
+        unsafe { World::unpreserve(self, frame) }.expect("preserved");
     }
 
     fn walk(&self) -> u64 {

@@ -93,8 +93,10 @@ fn walk<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
 /// A call for all of them in place of one each.
 fn at_once(c: &mut Criterion, name: &str, memory: &World, blocks: &[Block]) {
     let count = blocks.len() as u64;
-    let keep = || memory.preserve_all(blocks).expect("allocated");
-    let let_go = || memory.unpreserve_all(blocks).expect("preserved");
+    // SAFETY: allocated by this bench, and told to nothing else.
+    let keep = || unsafe { memory.preserve_all(blocks) }.expect("allocated");
+    // SAFETY: allocated by this bench, and told to nothing else.
+    let let_go = || unsafe { memory.unpreserve_all(blocks) }.expect("preserved");
     let mut one = row(c, &format!("{name}: preserve, all at once"));
     one.bench_function("heirloom", |b| {
         b.iter_custom(|n| {
@@ -178,10 +180,12 @@ fn contiguous(c: &mut Criterion) {
                 per_operation(n, || {
                     let (took, ()) = time(|| {
                         for row in &rows {
-                            memory.preserve_adjacent(*row).expect("allocated");
+                            // SAFETY: allocated by this bench, and told to nothing else.
+                            unsafe { memory.preserve_adjacent(*row) }.expect("allocated");
                         }
                         for row in &rows {
-                            memory.unpreserve_adjacent(*row).expect("preserved");
+                            // SAFETY: allocated by this bench, and told to nothing else.
+                            unsafe { memory.unpreserve_adjacent(*row) }.expect("preserved");
                         }
                     });
                     (took, 2 * blocks.len() as u64)
@@ -215,8 +219,10 @@ fn runs(c: &mut Criterion) {
                 per_operation(n, || {
                     let (took, ()) = time(|| {
                         for _ in 0..64 {
-                            memory.preserve_run(run, Kind::Run).expect("allocated");
-                            memory.unpreserve_run(run, Kind::Run).expect("preserved");
+                            // SAFETY: allocated by this bench, and told to nothing else.
+                            unsafe { memory.preserve_run(run, Kind::Run) }.expect("allocated");
+                            // SAFETY: allocated by this bench, and told to nothing else.
+                            unsafe { memory.unpreserve_run(run, Kind::Run) }.expect("preserved");
                         }
                     });
                     (took, 128)

@@ -230,21 +230,26 @@ fn calls() {
                     let _ = memory.alloc(Request::new(order).kind(kind)).is_ok();
                     let _ =
                         (memory.alloc_at(block, kind).is_ok(), memory.claim(block, kind).is_ok());
-                    let _ = (memory.preserve(block).is_ok(), memory.unpreserve(block).is_ok());
+                    // SAFETY: no folio or run here has another owner.
+                    let _ = unsafe { (memory.preserve(block).is_ok(), memory.unpreserve(block).is_ok()) };
                     let _ = (
                         memory.is_preserved(block),
                         memory.is_inherited(block),
                         memory.label_of(block),
                     );
                     let _ =
-                        (memory.preserve_all(&[block]).is_ok(), memory.claim_all(&[block]).is_ok());
-                    let _ = PreservedArea::preserve(memory, [block], order, true)
+                        // SAFETY: no folio or run here has another owner.
+                        (unsafe { memory.preserve_all(&[block]) }.is_ok(), memory.claim_all(&[block]).is_ok());
+                    // SAFETY: no folio or run here has another owner.
+                    let _ = unsafe { PreservedArea::preserve(memory, [block], order, true) }
                         .map(PreservedArea::into_raw);
                     for n in ends() {
                         if let Some(row) = Adjacent::new(block, n) {
                             let _ = (
-                                memory.preserve_adjacent(row).is_ok(),
-                                memory.unpreserve_adjacent(row).is_ok(),
+                                // SAFETY: no folio or run here has another owner.
+                                unsafe { memory.preserve_adjacent(row) }.is_ok(),
+                                // SAFETY: no folio or run here has another owner.
+                                unsafe { memory.unpreserve_adjacent(row) }.is_ok(),
                             );
                         }
                     }
@@ -273,8 +278,10 @@ fn calls() {
             for kind in kinds {
                 t.call(("runs", a, b, kind), || {
                     let _ = (
-                        memory.preserve_run(run, kind).is_ok(),
-                        memory.unpreserve_run(run, kind).is_ok(),
+                        // SAFETY: no folio or run here has another owner.
+                        unsafe { memory.preserve_run(run, kind) }.is_ok(),
+                        // SAFETY: no folio or run here has another owner.
+                        unsafe { memory.unpreserve_run(run, kind) }.is_ok(),
                     );
                     let _ = memory.claim_run(run, kind).is_ok();
                     let _ = memory.alloc_run_at(run, kind).is_ok();

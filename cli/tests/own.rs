@@ -74,7 +74,8 @@ fn leave(seal: bool, spare: u64) -> Left {
     let one = Order::new(1).unwrap();
     let folios = [(); 3].map(|()| kernel.memory().folio(Request::new(one)).unwrap());
     let area = folios.iter().map(Folio::block);
-    PreservedArea::preserve(kernel.memory(), area, one, false).unwrap().into_raw();
+    // SAFETY: allocated by this test, and told to nothing else.
+    unsafe { PreservedArea::preserve(kernel.memory(), area, one, false) }.unwrap().into_raw();
     for folio in folios {
         folio.into_raw();
     }

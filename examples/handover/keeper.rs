@@ -244,7 +244,8 @@ impl<'a> Keeper<'a> {
                     preserved += blocks.len() as u64;
                     let blocks = blocks.iter().copied();
                     let area =
-                        PreservedArea::preserve(heirloom.memory(), blocks, Order::ZERO, false)?;
+                        // SAFETY: allocated just now, and told to nothing else.
+                        unsafe { PreservedArea::preserve(heirloom.memory(), blocks, Order::ZERO, false) }?;
                     let info = area.into_raw();
                     item.data = Data::Area(info);
                     Some(Handle::new(Parts::Area(info))?)

@@ -103,7 +103,8 @@ macro_rules! owned_frames {
             /// # Errors
             /// [`Error::OutOfMemory`] for a node of the tracker. The value comes back unchanged.
             pub fn preserve(self) -> Result<$preserved<'m, M>, Refused<Self>> {
-                match self.memory.$keep(self.$value) {
+                // The contract of the raw call: the handle is the frames' one owner, and is given up.
+                match self.memory.$keep(self.$value, $kind) {
                     Ok(()) => Ok($preserved {
                         memory: self.memory,
                         $value: ManuallyDrop::new(self).$value,
@@ -116,9 +117,8 @@ macro_rules! owned_frames {
         impl<M: Machine> Drop for $owned<'_, M> {
             fn drop(&mut self) {
                 // SAFETY: the handle is the frames' one owner, and it ends here.
-                // Refused only if a raw call preserved the frames behind the handle's back; then
-                // they stay, like those of a preserved handle that is let go.
-                let _refused = unsafe { self.memory.$free(self.$value, $kind) };
+                let freed = unsafe { self.memory.$free(self.$value, $kind) };
+                debug_assert!(freed.is_ok(), "the frames of a handle are allocated: {freed:?}");
             }
         }
 
@@ -155,9 +155,10 @@ macro_rules! owned_frames {
             /// Gives the frames back as ones that do not survive, and that dropping frees.
             ///
             /// # Errors
-            /// [`Error::NotPreserved`] if a raw call unpreserved them behind the handle's back.
+            /// None for frames that are preserved, which those of a handle are.
             pub fn unpreserve(self) -> Result<$owned<'m, M>, Refused<Self>> {
-                match self.memory.$unkeep(self.$value) {
+                // The contract of the raw call: as in `preserve`.
+                match self.memory.$unkeep(self.$value, $kind) {
                     Ok(()) => Ok($owned { memory: self.memory, $value: self.$value }),
                     Err(error) => Err(Refused { error, value: self }),
                 }
@@ -211,9 +212,9 @@ const fn frames(run: Run) -> Run {
 }
 
 owned_frames!(Folio, PreservedFolio, block: Block, Kind::Folio,
-              Block::run, free, preserve, unpreserve);
+              Block::run, free, preserve_kind, unpreserve_kind);
 owned_frames!(FolioRun, PreservedRun, run: Run, Kind::Run,
-              frames, free_run, preserve_own_run, unpreserve_own_run);
+              frames, free_run, preserve_run_kind, unpreserve_run_kind);
 
 impl<M: Machine> Folio<'_, M> {
     /// The frames.
@@ -280,13 +281,5 @@ impl<M: Machine> Memory<M> {
         self.claim(block, Kind::Folio)?;
         // SAFETY: claimed just now, by nobody else.
         Ok(unsafe { Folio::from_raw(self, block) })
-    }
-
-    fn preserve_own_run(&self, run: Run) -> Result<(), Error> {
-        self.preserve_run(run, Kind::Run)
-    }
-
-    fn unpreserve_own_run(&self, run: Run) -> Result<(), Error> {
-        self.unpreserve_run(run, Kind::Run)
     }
 }

@@ -35,26 +35,37 @@ impl<M: Machine> Memory<M> {
     /// let memory = Ram::memory(&Ram::frames(256))?;
     /// let blocks = [0, 3, 1].map(|order| memory.alloc(Request::new(Order::new(order).unwrap())));
     /// let [a, b, c] = blocks.map(Result::unwrap);
-    /// memory.preserve_all(&[a, b, c])?;
+    /// // SAFETY: allocated just now, and told to nothing else.
+    /// unsafe { memory.preserve_all(&[a, b, c]) }?;
     /// assert!(memory.is_preserved(b));
-    /// memory.unpreserve(b)?;
-    /// let refused = memory.unpreserve_all(&[a, b, c]);
+    /// // SAFETY: as above.
+    /// unsafe { memory.unpreserve(b) }?;
+    /// // SAFETY: as above.
+    /// let refused = unsafe { memory.unpreserve_all(&[a, b, c]) };
     /// assert_eq!(refused, Err(Error::NotPreserved { block: b }));
     /// assert!(memory.is_preserved(a) && memory.is_preserved(c));
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve`], for each of them.
+    pub unsafe fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
         let ask = |block| self.ask_for(Whose::Own, block);
-        all_or_none(blocks, ask, |block| self.preserve(block), |block| self.unpreserve(block))
+        let preserve = |block| self.preserve_kind(block, Kind::Folio);
+        all_or_none(blocks, ask, preserve, |block| self.unpreserve_kind(block, Kind::Folio))
     }
 
     /// Lets many preserved blocks go.
     ///
     /// # Errors
     /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
-    pub fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Memory::unpreserve`], for each of them.
+    pub unsafe fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
         let ask = |block| self.ask_for(Whose::Own, block);
-        all_or_none(blocks, ask, |block| self.unpreserve(block), |block| self.preserve(block))
+        let unpreserve = |block| self.unpreserve_kind(block, Kind::Folio);
+        all_or_none(blocks, ask, unpreserve, |block| self.preserve_kind(block, Kind::Folio))
     }
 
     /// Claims many folios that the predecessor preserved, as [`Memory::claim`] does one.
@@ -71,7 +82,8 @@ impl<M: Machine> Memory<M> {
     /// let old = Ram::memory(&ranges)?;
     /// let blocks = [0, 3, 1].map(|order| old.alloc(Request::new(Order::new(order).unwrap())));
     /// let blocks = blocks.map(Result::unwrap);
-    /// old.preserve_all(&blocks)?;
+    /// // SAFETY: allocated just now, and told to nothing else.
+    /// unsafe { old.preserve_all(&blocks) }?;
     /// let root = old.tree_root()?;
     ///
     /// let (new, _) = old.into_machine().attach(&ranges)?.inherit(root)?;
@@ -118,8 +130,8 @@ fn all_or_none(
         }
         if let Err(error) = act(*block) {
             for block in blocks.iter().take(i) {
-                // Refused only where another call undid it since: then it is as before, too.
-                let _undone = undo(*block);
+                let undone = undo(*block);
+                debug_assert!(undone.is_ok(), "what was done just now can be undone: {undone:?}");
             }
             return Err(error);
         }

@@ -1,5 +1,9 @@
 //! What survives: preserving what is allocated, and letting it go.
 //!
+//! Preserving is two stores, a bit of the tree and the frame's byte, and freeing looks at the byte
+//! alone. So whatever names a block by its address here is `unsafe`: the block's owner calls it,
+//! and nothing else changes the block meanwhile. The handles, which own what they name, are safe.
+//!
 //! Two trees stand side by side. Ours, here, grows as blocks are preserved and is what this kernel
 //! hands over. The predecessor's, in `inherit`, shrinks as they are claimed.
 
@@ -85,17 +89,35 @@ impl<M: Machine> Memory<M> {
 
     /// Makes an allocated folio survive a jump.
     ///
-    /// Meant for the folio's owner. Two calls for one folio at the same time are told apart (one
-    /// is refused), but a folio must not be freed at the same time. What a layer above keeps, a
-    /// [`Kind::Table`] or a [`Kind::Slab`], is refused: [`Memory::preserve_as`] is for its owner.
+    /// [`Folio::preserve`](crate::Folio::preserve) is the safe call, for an owned folio. What a layer
+    /// above keeps, a [`Kind::Table`] or a [`Kind::Slab`], is refused: [`Memory::preserve_as`] is for
+    /// its owner.
     ///
     /// # Errors
     /// [`Error::AlreadyPreserved`]; [`Error::NeverAllocated`], [`Error::DoubleFree`] (it is
     /// free), [`Error::TailFrame`], [`Error::WrongOrder`]: it is no allocated block;
     /// [`Error::WrongKind`]: it is no folio; [`Error::NotMemory`]; [`Error::OutOfMemory`] for a
     /// node.
+    ///
+    /// # Safety
+    /// The caller owns the block, if it is allocated as a folio: nothing else frees it, preserves it,
+    /// lets it go or resizes it while the call runs, and no handle ([`Folio`](crate::Folio)) owns it.
+    /// A block that is none is refused.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{Error, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(64))?;
+    /// let block = memory.alloc(Request::new(Order::ZERO))?;
+    /// // SAFETY: allocated just now, and told to nothing else.
+    /// unsafe { memory.preserve(block) }?;
+    /// assert!(memory.is_preserved(block));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[inline]
-    pub fn preserve(&self, block: Block) -> Result<(), Error> {
+    pub unsafe fn preserve(&self, block: Block) -> Result<(), Error> {
         self.preserve_kind(block, Kind::Folio)
     }
 
@@ -105,7 +127,7 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::preserve`]; [`Error::BadRequest`] for a run's kind.
     ///
     /// # Safety
-    /// The caller owns the block: a table or a slab of its own, or a folio.
+    /// As for [`Memory::preserve`]; the caller owns the block, a table or a slab of its own, or a folio.
     ///
     /// # Examples
     /// ```
@@ -114,8 +136,10 @@ impl<M: Machine> Memory<M> {
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let table = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
-    /// assert!(matches!(memory.preserve(table), Err(Error::WrongKind { .. })));
     /// // SAFETY: allocated just now.
+    /// let refused = unsafe { memory.preserve(table) };
+    /// assert!(matches!(refused, Err(Error::WrongKind { .. })));
+    /// // SAFETY: as above.
     /// unsafe { memory.preserve_as(table, Kind::Table) }?;
     /// assert!(memory.is_preserved(table));
     /// # Ok::<(), Error>(())
@@ -125,8 +149,9 @@ impl<M: Machine> Memory<M> {
         self.preserve_kind(block, kind)
     }
 
+    /// [`Memory::preserve_as`] for what has made sure of its contract.
     #[inline]
-    fn preserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn preserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
         match self.at_hand(block, kind, false) {
             Some((spot, byte, now)) => {
                 spot.preserve(block)?;
@@ -183,8 +208,12 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// [`Error::NotPreserved`], and as for [`Memory::preserve`].
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve`], but that it is preserved; no
+    /// [`PreservedFolio`](crate::PreservedFolio) owns it, and it is no area's.
     #[inline]
-    pub fn unpreserve(&self, block: Block) -> Result<(), Error> {
+    pub unsafe fn unpreserve(&self, block: Block) -> Result<(), Error> {
         self.unpreserve_kind(block, Kind::Folio)
     }
 
@@ -200,8 +229,9 @@ impl<M: Machine> Memory<M> {
         self.unpreserve_kind(block, kind)
     }
 
+    /// [`Memory::unpreserve_as`] for what has made sure of its contract.
     #[inline]
-    fn unpreserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn unpreserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
         match self.at_hand(block, kind, true) {
             Some((spot, byte, now)) => {
                 spot.unpreserve(block)?;
@@ -228,7 +258,11 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// As for [`Memory::preserve`], and [`Error::WrongLength`]; [`Error::WrongKind`]: it is no
     /// [`Kind::Run`], or another was named. All or nothing.
-    pub fn preserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// The caller owns the run, if it is allocated: nothing else frees it, preserves it, lets it go
+    /// or resizes it while the call runs, and no handle ([`FolioRun`](crate::FolioRun)) owns it.
+    pub unsafe fn preserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
         no_buffer(run, kind)?;
         self.preserve_run_kind(run, kind)
     }
@@ -239,12 +273,13 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::preserve_run`]; [`Error::BadRequest`] for a kind that is no run's.
     ///
     /// # Safety
-    /// The caller owns the run.
+    /// As for [`Memory::preserve_run`].
     pub unsafe fn preserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
         self.preserve_run_kind(run, kind)
     }
 
-    fn preserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    /// [`Memory::preserve_run_as`] for what has made sure of its contract.
+    pub(crate) fn preserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
         if kind == Kind::Buffer && self.is_held_run(run) {
             self.mark_run_preserved(run, kind, true);
             return Ok(());
@@ -326,7 +361,10 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// [`Error::NotPreserved`], and as for [`Memory::preserve_run`]. All or nothing.
-    pub fn unpreserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve_run`], but that it is preserved.
+    pub unsafe fn unpreserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
         no_buffer(run, kind)?;
         self.unpreserve_run_kind(run, kind)
     }
@@ -342,7 +380,8 @@ impl<M: Machine> Memory<M> {
         self.unpreserve_run_kind(run, kind)
     }
 
-    fn unpreserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    /// [`Memory::unpreserve_run_as`] for what has made sure of its contract.
+    pub(crate) fn unpreserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
         let held = kind == Kind::Buffer && self.is_held_run(run);
         if !held && !self.is_run(run, kind, true) {
             match self.check_run(run, kind) {
@@ -364,7 +403,10 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// As for [`Memory::preserve`], naming the first at fault. All or nothing.
-    pub fn preserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Memory::preserve`], for each of them.
+    pub unsafe fn preserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
         let alike = self.each_adjacent(folios, false)?;
         self.own.preserve_adjacent(&self.tables(Whose::Own), folios)?;
         self.mark_adjacent(folios, alike, true);
@@ -375,7 +417,10 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
-    pub fn unpreserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
+    ///
+    /// # Safety
+    /// As for [`Memory::unpreserve`], for each of them.
+    pub unsafe fn unpreserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
         let alike = self.each_adjacent(folios, true)?;
         self.own.unpreserve_adjacent(&self.tables(Whose::Own), folios)?;
         self.mark_adjacent(folios, alike, false);

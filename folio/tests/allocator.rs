@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::Owned as _;
 use common::{
     add_range, base, block, check, check_zeroes, free, free_run, grow_run, order, shrink_run, write,
 };
@@ -33,9 +34,9 @@ fn every_misuse_of_free_is_told_apart() {
     let tail = Block::new(pfn.add(4), order(2)).unwrap();
     let inside = Error::TailFrame { pfn: pfn.add(4), of: b };
     assert_eq!(free(tail, Kind::Folio), Err(inside));
-    memory.preserve(b).unwrap();
+    memory.keep(b).unwrap();
     assert_eq!(free(b, Kind::Folio), Err(Error::Preserved { block: b }));
-    memory.unpreserve(b).unwrap();
+    memory.let_go(b).unwrap();
     assert_eq!(free(b, Kind::Folio), Ok(()));
     assert_eq!(free(b, Kind::Folio), Err(Error::DoubleFree { block: b }));
     let never = block(4000, 0);
@@ -68,9 +69,9 @@ fn kinds_and_orders_that_cannot_be_are_told_apart() {
     assert_eq!(free(&memory, huge, Kind::Folio), Err(wrong));
     let no_run = Err(Error::BadRequest { frames: 1 });
     assert_eq!(free_run(&memory, b.run(), Kind::Folio), no_run);
-    assert_eq!(memory.preserve_run(b.run(), Kind::Folio), no_run);
-    memory.preserve(b).unwrap();
-    assert_eq!(memory.unpreserve_run(b.run(), Kind::Folio), no_run);
+    assert_eq!(memory.keep_run(b.run(), Kind::Folio), no_run);
+    memory.keep(b).unwrap();
+    assert_eq!(memory.let_go_run(b.run(), Kind::Folio), no_run);
     assert!(memory.is_preserved(b));
 }
 
@@ -101,21 +102,10 @@ fn preserved_neighbours_on_two_nodes_count_for_each() {
     let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(1))]).unwrap();
     for frame in 62..67 {
         memory.alloc_at(block(frame, 0), Kind::Folio).unwrap();
-        memory.preserve(block(frame, 0)).unwrap();
+        memory.keep(block(frame, 0)).unwrap();
     }
     let preserved = |node| memory.node_stats(NodeId(node)).preserved;
     assert_eq!((preserved(0), preserved(1), memory.stats().preserved), (2, 3, 5));
-}
-
-#[test]
-fn what_a_raw_call_preserved_is_not_freed_by_its_handle() {
-    let memory = Ram::memory(&Ram::frames(64)).unwrap();
-    let folio = memory.folio(Request::new(order(2))).unwrap();
-    let b = folio.block();
-    memory.preserve(b).unwrap();
-    drop(folio);
-    assert!(memory.is_preserved(b));
-    assert_eq!(memory.holder(b.pfn()), Some((b.run(), Kind::Folio, true)));
 }
 
 #[test]
@@ -254,9 +244,9 @@ fn the_largest_folio_and_runs_beyond_it() {
     let largest = memory.folio(Request::new(Order::MAX_FOLIO)).unwrap();
     let run = memory.alloc_run((3 << 18) - 5, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
     assert_eq!(memory.stats().used(), (1 << 18) + (3 << 18) - 5);
-    memory.preserve_run(run, Kind::Run).unwrap();
+    memory.keep_run(run, Kind::Run).unwrap();
     assert_eq!(memory.stats().preserved, run.frames());
-    memory.unpreserve_run(run, Kind::Run).unwrap();
+    memory.let_go_run(run, Kind::Run).unwrap();
     free_run(&memory, run, Kind::Run).unwrap();
     drop(largest);
     let nodes = memory.counts().nodes();
@@ -379,10 +369,10 @@ proptest! {
                     let it = &mut live[at];
                     let b = it.run.blocks().next().unwrap();
                     let done = match (it.kind, it.preserved) {
-                        (Kind::Run, false) => memory.preserve_run(it.run, it.kind),
-                        (Kind::Run, true) => memory.unpreserve_run(it.run, it.kind),
-                        (_, false) => memory.preserve(b),
-                        (_, true) => memory.unpreserve(b),
+                        (Kind::Run, false) => memory.keep_run(it.run, it.kind),
+                        (Kind::Run, true) => memory.let_go_run(it.run, it.kind),
+                        (_, false) => memory.keep(b),
+                        (_, true) => memory.let_go(b),
                     };
                     match done {
                         Ok(()) => it.preserved = !it.preserved,

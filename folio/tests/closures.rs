@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::Owned as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,11 +32,11 @@ fn kernel() -> (Memory<Ram>, Vec<Block>) {
     let ranges = Ram::frames(FRAMES);
     let memory = Ram::over(&span).attach(&ranges).unwrap();
     let left: Vec<_> = (0..40).map(|i| memory.alloc(Request::new(order(i % 4))).unwrap()).collect();
-    memory.preserve_all(&left).unwrap();
+    memory.keep_all(&left).unwrap();
     let root = memory.tree_root().unwrap();
     let (memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
     let own = memory.alloc(Request::new(order(2))).unwrap();
-    memory.preserve(own).unwrap();
+    memory.keep(own).unwrap();
     (memory, left)
 }
 
@@ -47,12 +48,12 @@ fn everything(memory: &Memory<Ram>) {
         drop(kept.unpreserve().unwrap());
     }
     let run = memory.alloc_run(11, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
-    memory.preserve_run(run, Kind::Run).unwrap();
-    memory.unpreserve_run(run, Kind::Run).unwrap();
+    memory.keep_run(run, Kind::Run).unwrap();
+    memory.let_go_run(run, Kind::Run).unwrap();
     free_run(memory, run, Kind::Run).unwrap();
     let many: Vec<_> = (0..200).map(|_| memory.alloc(Request::new(Order::ZERO)).unwrap()).collect();
-    memory.preserve_all(&many).unwrap();
-    memory.unpreserve_all(&many).unwrap();
+    memory.keep_all(&many).unwrap();
+    memory.let_go_all(&many).unwrap();
     for block in many {
         assert_eq!(memory.holder(block.pfn()), Some((block.run(), Kind::Folio, false)));
         free(memory, block, Kind::Folio).unwrap();
@@ -281,49 +282,6 @@ fn a_panic_in_a_fate_leaves_what_was_decided_and_the_rest_to_be_claimed() {
         let own = block(0, 2).order().frames();
         assert_eq!(memory.stats().used(), kept + own + memory.counts().nodes());
     }
-}
-
-/// Two owners' calls, all of them safe: what one undoes the other may have done since.
-#[test]
-fn safe_calls_that_race_make_nothing_panic() {
-    let memory = Ram::memory(&Ram::frames(FRAMES)).unwrap();
-    let blocks: Vec<_> =
-        (0..64).map(|_| memory.alloc(Request::new(Order::ZERO)).unwrap()).collect();
-    let missing = Block::containing(base().add(FRAMES + 5), Order::ZERO);
-    let mut wrong = blocks.clone();
-    wrong.push(missing);
-    std::thread::scope(|scope| {
-        for thread in 0..3 {
-            let (memory, blocks, wrong) = (&memory, &blocks, &wrong);
-            scope.spawn(move || {
-                for i in 0..3000 {
-                    // Each answer is one of those that the docs name; none is a panic.
-                    let _ = if thread == 0 {
-                        memory.preserve_all(wrong)
-                    } else if i % 2 == 0 {
-                        memory.unpreserve(blocks[i % 64])
-                    } else {
-                        memory.unpreserve_all(blocks)
-                    };
-                }
-            });
-        }
-    });
-    memory.audit().unwrap();
-    // A handle whose folio a raw call preserved, or let go, behind its back.
-    let folio = memory.folio(Request::new(order(1))).unwrap();
-    let there = folio.block();
-    memory.preserve(there).unwrap();
-    drop(folio);
-    assert!(memory.is_preserved(there));
-    let run = memory.run(5, Request::new(Order::ZERO)).unwrap();
-    let frames = run.run();
-    memory.preserve_run(frames, Kind::Run).unwrap();
-    drop(run);
-    let kept = memory.folio(Request::new(order(1))).unwrap().preserve().unwrap();
-    memory.unpreserve(kept.block()).unwrap();
-    assert!(kept.unpreserve().is_err());
-    memory.audit().unwrap();
 }
 
 /// A closure that panics under the one CPU costs the closure, and not the CPU.

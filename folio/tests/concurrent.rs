@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::Owned as _;
 use std::sync::mpsc;
 use std::sync::{Barrier, Mutex};
 use std::thread;
@@ -54,10 +55,10 @@ impl Owned {
 
     fn toggle(&mut self, memory: &Memory<Ram>) {
         let done = match (self.kind, self.preserved) {
-            (Kind::Run, false) => memory.preserve_run(self.run, self.kind),
-            (Kind::Run, true) => memory.unpreserve_run(self.run, self.kind),
-            (_, false) => memory.preserve(self.block()),
-            (_, true) => memory.unpreserve(self.block()),
+            (Kind::Run, false) => memory.keep_run(self.run, self.kind),
+            (Kind::Run, true) => memory.let_go_run(self.run, self.kind),
+            (_, false) => memory.keep(self.block()),
+            (_, true) => memory.let_go(self.block()),
         };
         match done {
             Ok(()) => self.preserved = !self.preserved,
@@ -303,9 +304,9 @@ fn of_two_that_preserve_or_let_go_one_succeeds() {
         })
     };
     for _ in 0..if cfg!(miri) { 1 } else { 50 } {
-        assert_eq!(both(&|b| memory.preserve(b)), 64);
+        assert_eq!(both(&|b| memory.keep(b)), 64);
         assert_eq!(memory.stats().preserved, 64);
-        assert_eq!(both(&|b| memory.unpreserve(b)), 64);
+        assert_eq!(both(&|b| memory.let_go(b)), 64);
         assert_eq!(memory.stats().preserved, 0);
     }
 }
@@ -317,7 +318,7 @@ fn of_two_that_claim_one_succeeds() {
     let blocks: Vec<_> =
         (0..150).map(|i| memory.alloc(Request::new(order(i % 2))).unwrap()).collect();
     for b in &blocks {
-        memory.preserve(*b).unwrap();
+        memory.keep(*b).unwrap();
     }
     let root = memory.tree_root().unwrap();
     let (mut memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
@@ -342,7 +343,7 @@ fn claims_beside_the_end_of_the_inheritance_come_first_or_are_refused() {
         let block = |_| memory.alloc(Request::new(order(0))).unwrap();
         let blocks: Vec<_> = (0..400).map(block).collect();
         for block in &blocks {
-            memory.preserve(*block).unwrap();
+            memory.keep(*block).unwrap();
         }
         let root = memory.tree_root().unwrap();
         let next = memory.into_machine().attach(&ranges).unwrap();

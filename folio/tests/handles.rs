@@ -3,10 +3,12 @@
 mod common;
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{base, free, order};
+use common::{base, free, free_run, order};
+use heirloom_folio::DirectMap as _;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Kind, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{Block, Expected, Fate, Folio, Kind, Memory, Order, PAGE_SIZE, Request, Run};
 
 /// Writes values with padding all over the memory, whose bytes between the fields are none.
 fn leave_padding(memory: &Memory<Ram>) {
@@ -59,4 +61,97 @@ fn what_is_asked_for_zeroed_is() {
     assert_eq!(sum(folio.bytes()), 1);
     let run = memory.run(3, Request::new(Order::ZERO).zeroed()).unwrap();
     assert!(run.bytes().iter().all(|byte| *byte == 0));
+}
+
+/// Every safe call that is given a block, a run or a frame, with one that is maybe another owner's.
+fn by_address(memory: &Memory<Ram>, n: u64, frames: u64) {
+    let pfn = base().add(n * 7 % frames);
+    let block = Block::containing(pfn, order((n % 4) as u8));
+    let run = Run::new(pfn, n % 5 + 1).unwrap();
+    let ptr = memory.machine().ptr(pfn.addr());
+    let _ = (memory.state(pfn), memory.holder(pfn), memory.node_of(pfn), memory.label_of(block));
+    let _ = (memory.is_preserved(block), memory.is_inherited(block), memory.inherited_block(pfn));
+    let _ = (memory.ptr(run), memory.contains(run), memory.next_gap(2, run));
+    let _ = memory.within(ptr, &Expected::new(Kind::Folio, block.order()));
+    for kind in [Kind::Folio, Kind::Run, Kind::Slab, Kind::Buffer, Kind::Table] {
+        let _ = (memory.run_at(pfn, kind), memory.claim(block, kind), memory.claim_run(run, kind));
+    }
+    let _ = (memory.claim_all(&[block]), memory.claim_folio(block).is_ok());
+    let _ = memory.disinherit(|_| Fate::Keep);
+    if memory.alloc_at(block, Kind::Folio).is_ok() {
+        // SAFETY: allocated just now.
+        drop(unsafe { Folio::from_raw(memory, block) });
+    }
+    if memory.alloc_run_at(run, Kind::Run).is_ok() {
+        free_run(memory, run, Kind::Run).unwrap();
+    }
+    if memory.reserve(run).is_ok() {
+        // SAFETY: reserved just now.
+        unsafe { memory.release(run) }.unwrap();
+    }
+}
+
+/// Handles are preserved, let go and dropped on two threads, while a third makes every safe call that
+/// names frames by address. What is preserved in the end is apart, and a successor takes it.
+#[test]
+fn handles_beside_every_safe_call_by_address_leave_a_whole_tree() {
+    const FRAMES: u64 = 64;
+    let ranges = Ram::frames(FRAMES);
+    let (rounds, steps) = if cfg!(miri) { (1, 40) } else { (40, 4000) };
+    for round in 0..rounds {
+        let memory = Ram::memory(&ranges).unwrap();
+        let root = memory.tree_root().unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (memory, stop) = (&memory, &stop);
+            scope.spawn(move || {
+                let mut n = round;
+                while !stop.load(Ordering::Relaxed) {
+                    n += 1;
+                    by_address(memory, n, FRAMES);
+                }
+            });
+            let own = |thread: u64| {
+                for n in 0..steps {
+                    let order = order(((n + thread) % 3) as u8);
+                    if let Ok(mut folio) = memory.folio(Request::new(order)) {
+                        folio.bytes_mut()[0] = 1;
+                        match folio.preserve() {
+                            Ok(kept) if n % 2 == 0 => drop(kept.unpreserve().unwrap()),
+                            Ok(kept) => {
+                                let again = kept.unpreserve().unwrap().preserve();
+                                drop(again.map(|kept| kept.unpreserve().map(drop)));
+                            }
+                            Err(refused) => drop(refused.value),
+                        }
+                    }
+                    if let Ok(run) = memory.run(n % 6 + 1, Request::new(Order::ZERO))
+                        && let Ok(kept) = run.preserve()
+                    {
+                        drop(kept.unpreserve().unwrap());
+                    }
+                    if n % 64 == 0 {
+                        memory.drain();
+                    }
+                }
+            };
+            let other = scope.spawn(move || own(1));
+            own(0);
+            other.join().unwrap();
+            stop.store(true, Ordering::Relaxed);
+        });
+        memory.audit().unwrap();
+        assert_eq!(memory.stats().preserved, 0);
+        // A later owner of the same frames, in order.
+        for order in [2, 1, 0].map(order) {
+            while let Ok(folio) = memory.folio(Request::new(order)) {
+                match folio.preserve() {
+                    Ok(kept) => _ = kept.into_raw(),
+                    Err(refused) => _ = refused.value.into_raw(),
+                }
+            }
+        }
+        let successor = memory.into_machine().attach(&ranges).unwrap().inherit(root);
+        assert!(successor.is_ok(), "round {round}: {:?}", successor.err());
+    }
 }

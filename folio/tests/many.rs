@@ -1,5 +1,8 @@
 //! Many blocks in one call: all of them or none, and no other.
 
+mod common;
+
+use common::Owned as _;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, Request, Run};
 
@@ -35,26 +38,26 @@ fn successor(memory: Memory<Ram>, ranges: &[(Run, NodeId)]) -> Memory<Ram> {
 fn one_at_fault_anywhere_and_none_is_preserved() {
     let memory = Ram::memory(&Ram::frames(1024)).unwrap();
     let mut blocks = folios(&memory);
-    memory.preserve_all(&[]).unwrap();
+    memory.keep_all(&[]).unwrap();
     for at in [0, 1, 15, 16, 17, 40, 69] {
-        memory.preserve(blocks[at]).unwrap();
-        let refused = memory.preserve_all(&blocks);
+        memory.keep(blocks[at]).unwrap();
+        let refused = memory.keep_all(&blocks);
         assert_eq!(refused, Err(Error::AlreadyPreserved { block: blocks[at] }));
         assert_eq!(preserved(&memory), [blocks[at]]);
-        memory.unpreserve(blocks[at]).unwrap();
+        memory.let_go(blocks[at]).unwrap();
     }
-    memory.preserve_all(&blocks).unwrap();
+    memory.keep_all(&blocks).unwrap();
     for at in [0, 1, 15, 16, 17, 40, 69] {
-        memory.unpreserve(blocks[at]).unwrap();
-        let refused = memory.unpreserve_all(&blocks);
+        memory.let_go(blocks[at]).unwrap();
+        let refused = memory.let_go_all(&blocks);
         assert_eq!(refused, Err(Error::NotPreserved { block: blocks[at] }));
         assert_eq!(preserved(&memory).len(), blocks.len() - 1);
-        memory.preserve(blocks[at]).unwrap();
+        memory.keep(blocks[at]).unwrap();
     }
-    memory.unpreserve_all(&blocks).unwrap();
+    memory.let_go_all(&blocks).unwrap();
     assert_eq!(preserved(&memory), []);
     blocks.push(blocks[3]);
-    let refused = memory.preserve_all(&blocks);
+    let refused = memory.keep_all(&blocks);
     assert_eq!(refused, Err(Error::AlreadyPreserved { block: blocks[3] }));
     assert_eq!(preserved(&memory), []);
 }
@@ -64,7 +67,7 @@ fn one_at_fault_anywhere_and_none_is_claimed() {
     let ranges = Ram::frames(1024);
     let memory = Ram::memory(&ranges).unwrap();
     let blocks = folios(&memory);
-    memory.preserve_all(&blocks).unwrap();
+    memory.keep_all(&blocks).unwrap();
     let memory = successor(memory, &ranges);
     let (before, left) = (memory.audit().unwrap(), inherited(&memory));
     assert_eq!(left.len(), blocks.len());
@@ -95,7 +98,7 @@ fn what_has_a_label_is_not_claimed_with_others() {
     let ranges = Ram::frames(1024);
     let memory = Ram::memory(&ranges).unwrap();
     let blocks = folios(&memory);
-    memory.preserve_all(&blocks).unwrap();
+    memory.keep_all(&blocks).unwrap();
     let memory = successor(memory, &ranges);
     // SAFETY: nothing reads tables here.
     unsafe { memory.label(blocks[30], Kind::Table) }.unwrap();
@@ -111,7 +114,7 @@ fn nothing_is_claimed_where_nothing_was_left_or_all_is_over() {
     let memory = Ram::memory(&ranges).unwrap();
     let block = memory.alloc(Request::new(order(0))).unwrap();
     assert_eq!(memory.claim_all(&[block]), Err(Error::NotPreserved { block }));
-    memory.preserve(block).unwrap();
+    memory.keep(block).unwrap();
     let memory = successor(memory, &ranges);
     memory
         .disinherit(|block| {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::Owned as _;
 use common::{add_range, base, block, check, claim_as, free, free_run, order, run, write};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::tracker::Adjacent;
@@ -88,7 +89,7 @@ fn a_thousand_ranges() {
     }
     // What was preserved anywhere comes back from anywhere.
     taken.extend((0..500).map(|_| memory.alloc(Request::new(Order::ZERO)).unwrap()));
-    memory.preserve_all(&taken).unwrap();
+    memory.keep_all(&taken).unwrap();
     assert_eq!(memory.stats().preserved, taken.len() as u64);
     memory.audit().unwrap();
     numbers.shuffle(&mut ranges);
@@ -125,18 +126,18 @@ fn predecessor() -> Memory<Ram> {
     let memory = Ram::memory(&Ram::frames(FRAMES)).unwrap();
     for (at, o) in BLOCKS {
         memory.alloc_at(block(at, o), Kind::Folio).unwrap();
-        memory.preserve(block(at, o)).unwrap();
+        memory.keep(block(at, o)).unwrap();
         write(&memory, block(at, o).run(), at);
     }
     for (at, frames) in RUNS {
         memory.alloc_run_at(run(at, frames), Kind::Run).unwrap();
-        memory.preserve_run(run(at, frames), Kind::Run).unwrap();
+        memory.keep_run(run(at, frames), Kind::Run).unwrap();
         write(&memory, run(at, frames), at);
     }
     for block in row_blocks() {
         memory.alloc_at(block, Kind::Folio).unwrap();
     }
-    memory.preserve_adjacent(row()).unwrap();
+    memory.keep_adjacent(row()).unwrap();
     memory
 }
 
@@ -205,8 +206,8 @@ fn use_all(memory: &Memory<Ram>) {
         for i in 0..frames {
             assert_eq!(memory.holder(run.start().add(i)), Some((run, Kind::Run, false)));
         }
-        memory.preserve_run(run, Kind::Run).unwrap();
-        memory.unpreserve_run(run, Kind::Run).unwrap();
+        memory.keep_run(run, Kind::Run).unwrap();
+        memory.let_go_run(run, Kind::Run).unwrap();
         // SAFETY: ours, and each part of it given up is not used any more.
         let run = unsafe {
             let less = memory.shrink_run(run, frames / 2, Kind::Run).unwrap();
@@ -221,9 +222,9 @@ fn use_all(memory: &Memory<Ram>) {
     for block in row_blocks() {
         memory.claim(block, Kind::Folio).unwrap();
     }
-    memory.preserve_adjacent(row()).unwrap();
+    memory.keep_adjacent(row()).unwrap();
     assert_eq!(memory.stats().preserved, row().run().frames());
-    memory.unpreserve_adjacent(row()).unwrap();
+    memory.let_go_adjacent(row()).unwrap();
     memory.audit().unwrap();
     for block in row_blocks() {
         free(memory, block, Kind::Folio).unwrap();
@@ -328,7 +329,7 @@ fn generations_with_maps_of_their_own() {
                 if numbers.below(2) == 0 {
                     let o = order(numbers.below(7) as u8);
                     let Ok(block) = memory.alloc(Request::new(o)) else { continue };
-                    if memory.preserve(block).is_err() {
+                    if memory.keep(block).is_err() {
                         free(&memory, block, Kind::Folio).unwrap();
                         continue;
                     }
@@ -338,7 +339,7 @@ fn generations_with_maps_of_their_own() {
                     let Ok(run) = memory.alloc_run(1 + numbers.below(60), request) else {
                         continue;
                     };
-                    if memory.preserve_run(run, Kind::Run).is_err() {
+                    if memory.keep_run(run, Kind::Run).is_err() {
                         free_run(&memory, run, Kind::Run).unwrap();
                         continue;
                     }
@@ -372,8 +373,8 @@ fn generations_with_maps_of_their_own() {
             }
             for (run, block, _) in &kept {
                 match block {
-                    Some(block) => memory.preserve(*block),
-                    None => memory.preserve_run(*run, Kind::Run),
+                    Some(block) => memory.keep(*block),
+                    None => memory.keep_run(*run, Kind::Run),
                 }
                 .unwrap_or_else(|error| panic!("{context}: {error}"));
             }

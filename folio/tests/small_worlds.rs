@@ -8,6 +8,7 @@
 
 mod common;
 
+use common::Owned as _;
 use common::{base, free, free_run, grow_run, order, run, shrink_run};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, Pfn, Request, Run};
@@ -141,10 +142,10 @@ impl World {
                 let Some(it) = self.pick(first).copied() else { return };
                 let b = it.run.blocks().next().unwrap();
                 let done = match (it.kind, it.preserved) {
-                    (Kind::Run, false) => self.memory.preserve_run(it.run, it.kind),
-                    (Kind::Run, true) => self.memory.unpreserve_run(it.run, it.kind),
-                    (_, false) => self.memory.preserve(b),
-                    (_, true) => self.memory.unpreserve(b),
+                    (Kind::Run, false) => self.memory.keep_run(it.run, it.kind),
+                    (Kind::Run, true) => self.memory.let_go_run(it.run, it.kind),
+                    (_, false) => self.memory.keep(b),
+                    (_, true) => self.memory.let_go(b),
                 };
                 match done {
                     Ok(()) => {

@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::Owned as _;
 use std::collections::BTreeMap;
 
 use common::{
@@ -92,7 +93,7 @@ fn what_was_allocated_before_inheriting_does_not_stand_in_the_way() {
     let first = all[0];
     all.sort();
     for b in &all[50..] {
-        memory.preserve(*b).unwrap();
+        memory.keep(*b).unwrap();
     }
     let root = memory.tree_root().unwrap();
     let next = memory.into_machine().attach(&ranges()).unwrap();
@@ -108,7 +109,7 @@ fn what_was_allocated_before_inheriting_does_not_stand_in_the_way() {
 fn a_label_is_what_a_claim_must_name() {
     let memory = Ram::memory(&ranges()).unwrap();
     let b = memory.alloc(Request::new(order(2))).unwrap();
-    memory.preserve(b).unwrap();
+    memory.keep(b).unwrap();
     let memory = successor(memory, &ranges());
     let other = block(100, 2);
     assert_eq!(label(&memory, other, Kind::Slab), Err(Error::NotPreserved { block: other }));
@@ -120,8 +121,8 @@ fn a_label_is_what_a_claim_must_name() {
     let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Run, found: Kind::Slab };
     assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(wrong));
     // Until it is claimed it is nobody's to preserve, let go or free.
-    assert_eq!(memory.preserve(b), Err(no_folio));
-    assert_eq!(memory.unpreserve(b), Err(no_folio));
+    assert_eq!(memory.keep(b), Err(no_folio));
+    assert_eq!(memory.let_go(b), Err(no_folio));
     assert_eq!(memory.claim(b, Kind::Slab), Err(no_folio));
     let preserved = preserve_as(&memory, b, Kind::Slab);
     assert_eq!(preserved, Err(Error::AlreadyPreserved { block: b }));
@@ -161,7 +162,7 @@ fn a_label_is_what_a_claim_must_name() {
 fn a_label_is_a_slab_or_a_table_that_nobody_has() {
     let memory = Ram::memory(&ranges()).unwrap();
     let [b, other] = [0; 2].map(|_| memory.alloc(Request::new(order(2))).unwrap());
-    memory.preserve_all(&[b, other]).unwrap();
+    memory.keep_all(&[b, other]).unwrap();
     let memory = successor(memory, &ranges());
     for kind in [Kind::Folio, Kind::Run, Kind::Buffer, Kind::Tail] {
         assert_eq!(label(&memory, b, kind), Err(Error::BadRequest { frames: 4 }), "{kind:?}");
@@ -186,7 +187,7 @@ fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
     for fate in [Fate::Keep, Fate::Free] {
         let memory = Ram::memory(&ranges()).unwrap();
         let b = memory.alloc(Request::new(order(2))).unwrap();
-        memory.preserve(b).unwrap();
+        memory.keep(b).unwrap();
         let memory = successor(memory, &ranges());
         label(&memory, b, Kind::Slab).unwrap();
         memory.disinherit(|_| fate).unwrap();
@@ -197,7 +198,7 @@ fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
             assert_eq!(preserved(&memory), [b]);
             let no_folio =
                 Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Table };
-            assert_eq!(memory.unpreserve(b), Err(no_folio));
+            assert_eq!(memory.let_go(b), Err(no_folio));
             unpreserve_as(&memory, b, Kind::Table).unwrap();
             free(&memory, b, Kind::Table).unwrap();
         }
@@ -211,12 +212,12 @@ fn a_run_that_is_put_back_is_there_for_the_next_claim() {
     let all = memory.alloc_run(21, Request::new(Order::ZERO).kind(Kind::Buffer)).unwrap();
     let no_run = Error::WrongKind { pfn: all.start(), expected: Kind::Run, found: Kind::Buffer };
     for kind in [Kind::Run, Kind::Buffer] {
-        assert_eq!(memory.preserve_run(all, kind), Err(no_run));
+        assert_eq!(memory.keep_run(all, kind), Err(no_run));
     }
     // SAFETY: allocated above.
     unsafe { memory.preserve_run_as(all, Kind::Buffer) }.unwrap();
     for kind in [Kind::Run, Kind::Buffer] {
-        assert_eq!(memory.unpreserve_run(all, kind), Err(no_run));
+        assert_eq!(memory.let_go_run(all, kind), Err(no_run));
     }
     let memory = successor(memory, &ranges());
     let put_back = |run: Run, kind: Kind| {
@@ -244,15 +245,15 @@ fn a_run_that_is_put_back_is_there_for_the_next_claim() {
 fn the_trees_own_pages_are_nobodys() {
     let memory = Ram::memory(&ranges()).unwrap();
     let b = memory.alloc(Request::new(Order::ZERO)).unwrap();
-    memory.preserve(b).unwrap();
+    memory.keep(b).unwrap();
     let mut nodes = Vec::new();
     memory.for_each_node(|node| nodes.push(Block::containing(node.addr.pfn(), Order::ZERO)));
     assert!(!nodes.is_empty());
     for block in nodes {
         let no_folio =
             Error::WrongKind { pfn: block.pfn(), expected: Kind::Folio, found: Kind::Table };
-        assert_eq!(memory.preserve(block), Err(no_folio));
-        assert_eq!(memory.unpreserve(block), Err(no_folio));
+        assert_eq!(memory.keep(block), Err(no_folio));
+        assert_eq!(memory.let_go(block), Err(no_folio));
         let preserved = preserve_as(&memory, block, Kind::Table);
         assert_eq!(preserved, Err(Error::AlreadyPreserved { block }));
         let let_go = unpreserve_as(&memory, block, Kind::Table);
@@ -271,7 +272,7 @@ fn blocks_above_the_largest_folio_are_kept_and_claimed_as_runs() {
     let ranges = Ram::frames(5 << 18);
     let memory = Ram::memory(&ranges).unwrap();
     let all = memory.alloc_run((1 << 20) + 3, Request::new(order(18)).kind(Kind::Run)).unwrap();
-    memory.preserve_run(all, Kind::Run).unwrap();
+    memory.keep_run(all, Kind::Run).unwrap();
     let count = preserved(&memory).len();
     let memory = successor(memory, &ranges);
     assert_eq!(memory.disinherit(|_| Fate::Keep), Ok((0, count as u64)));
@@ -349,10 +350,10 @@ fn out_of_memory_at_any_node_changes_nothing() {
     type Operation = fn(&Memory<Ram>) -> Result<(), Error>;
     let operations: [Operation; 5] = [
         |m| m.tree_root().map(|_| ()),
-        |m| m.preserve(block(64, 5)),
-        |m| m.preserve(block(1500, 0)),
-        |m| m.preserve_run(run(STRIP.0, STRIP.1), Kind::Run),
-        |m| m.preserve_adjacent(row()),
+        |m| m.keep(block(64, 5)),
+        |m| m.keep(block(1500, 0)),
+        |m| m.keep_run(run(STRIP.0, STRIP.1), Kind::Run),
+        |m| m.keep_adjacent(row()),
     ];
     for (which, operation) in operations.into_iter().enumerate() {
         for already in [false, true] {
@@ -360,7 +361,7 @@ fn out_of_memory_at_any_node_changes_nothing() {
             loop {
                 let memory = furnished();
                 if already {
-                    memory.preserve(block(256, 3)).unwrap();
+                    memory.keep(block(256, 3)).unwrap();
                 }
                 starve(&memory, left);
                 let before = snapshot(&memory);
@@ -387,7 +388,7 @@ fn many_at_once_are_all_preserved_or_none() {
         let memory = furnished();
         starve(&memory, left);
         let before = snapshot(&memory);
-        match memory.preserve_all(&blocks) {
+        match memory.keep_all(&blocks) {
             Ok(()) => {
                 assert!(left > 0);
                 break;
@@ -402,16 +403,16 @@ fn many_at_once_are_all_preserved_or_none() {
     }
     let memory = furnished();
     let [a, b, rest @ ..] = blocks;
-    let twice = memory.preserve_all(&[a, b, a]);
+    let twice = memory.keep_all(&[a, b, a]);
     assert_eq!(twice, Err(Error::AlreadyPreserved { block: a }));
-    memory.preserve_all(&[]).unwrap();
+    memory.keep_all(&[]).unwrap();
     assert_eq!(preserved(&memory), []);
-    memory.preserve_all(&blocks).unwrap();
-    memory.unpreserve_all(&rest).unwrap();
+    memory.keep_all(&blocks).unwrap();
+    memory.let_go_all(&rest).unwrap();
     let mut kept = [a, b];
     kept.sort();
     assert_eq!(preserved(&memory), kept);
-    assert_eq!(memory.unpreserve_all(&blocks), Err(Error::NotPreserved { block: rest[0] }));
+    assert_eq!(memory.let_go_all(&blocks), Err(Error::NotPreserved { block: rest[0] }));
     assert_eq!(preserved(&memory), kept);
 }
 
@@ -444,10 +445,10 @@ fn keeping_can_run_out_of_memory_at_any_node_and_be_repeated() {
     loop {
         let memory = furnished();
         for (frame, o) in BLOCKS {
-            memory.preserve(block(frame, o)).unwrap();
+            memory.keep(block(frame, o)).unwrap();
         }
-        memory.preserve_adjacent(row()).unwrap();
-        memory.preserve_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
+        memory.keep_adjacent(row()).unwrap();
+        memory.keep_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
         let all = preserved(&memory);
         let frames: u64 = all.iter().map(|b| b.order().frames()).sum();
         let memory = successor(memory, &ranges());
@@ -560,12 +561,12 @@ impl Owned {
 
     fn preserve(&mut self, memory: &Memory<Ram>) -> Result<(), Error> {
         match (self.what, self.preserved) {
-            (What::Folio, false) => memory.preserve(self.blocks()[0]),
-            (What::Folio, true) => memory.unpreserve(self.blocks()[0]),
-            (What::Run, false) => memory.preserve_run(self.run, Kind::Run),
-            (What::Run, true) => memory.unpreserve_run(self.run, Kind::Run),
-            (What::Row(o), false) => memory.preserve_adjacent(self.adjacent(o)),
-            (What::Row(o), true) => memory.unpreserve_adjacent(self.adjacent(o)),
+            (What::Folio, false) => memory.keep(self.blocks()[0]),
+            (What::Folio, true) => memory.let_go(self.blocks()[0]),
+            (What::Run, false) => memory.keep_run(self.run, Kind::Run),
+            (What::Run, true) => memory.let_go_run(self.run, Kind::Run),
+            (What::Row(o), false) => memory.keep_adjacent(self.adjacent(o)),
+            (What::Row(o), true) => memory.let_go_adjacent(self.adjacent(o)),
         }?;
         self.preserved = !self.preserved;
         Ok(())
@@ -744,7 +745,7 @@ fn the_inheritance_ends_while_nobody_looks_at_it() {
     let memory = Ram::memory(&ranges()).unwrap();
     let kept: Vec<_> = (0..3).map(|_| memory.alloc(Request::new(order(1))).unwrap()).collect();
     for b in &kept {
-        memory.preserve(*b).unwrap();
+        memory.keep(*b).unwrap();
     }
     let memory = successor(memory, &ranges());
     let first = memory.hold_inheritance().unwrap().unwrap();
@@ -786,7 +787,7 @@ fn a_fate_that_panics_leaves_the_rest_to_be_claimed() {
     let mut left = [0; 3].map(|_| memory.alloc(Request::new(order(1))).unwrap());
     left.sort();
     for b in &left {
-        memory.preserve(*b).unwrap();
+        memory.keep(*b).unwrap();
     }
     let memory = successor(memory, &ranges());
     let mut asked = 0;

@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::Owned as _;
 use std::ops::RangeInclusive;
 
 use common::{base, order};
@@ -192,9 +193,9 @@ fn ask(memory: &Memory<Ram>) {
         let (pfn, run) = (block.pfn(), block.run());
         assert!(!memory.is_preserved(block) && !memory.is_inherited(block), "{block}");
         assert!(here.contains(pfn) || memory.label_of(block).is_none(), "{block}");
-        assert!(memory.preserve(block).is_err() && memory.unpreserve(block).is_err());
-        assert!(memory.preserve_all(&[block]).is_err());
-        assert!(memory.unpreserve_all(&[block]).is_err());
+        assert!(memory.keep(block).is_err() && memory.let_go(block).is_err());
+        assert!(memory.keep_all(&[block]).is_err());
+        assert!(memory.let_go_all(&[block]).is_err());
         assert!(memory.claim_all(&[block]).is_err());
         assert!(memory.claim_folio(block).is_err());
         for kind in KINDS {
@@ -211,8 +212,8 @@ fn ask(memory: &Memory<Ram>) {
         }
         for count in [0, 1, 2, 64, LIMIT] {
             if let Some(row) = Adjacent::new(block, count) {
-                assert_eq!(memory.preserve_adjacent(row).is_err(), count > 0);
-                assert_eq!(memory.unpreserve_adjacent(row).is_err(), count > 0);
+                assert_eq!(memory.keep_adjacent(row).is_err(), count > 0);
+                assert_eq!(memory.let_go_adjacent(row).is_err(), count > 0);
             }
         }
     }
@@ -224,8 +225,8 @@ fn ask(memory: &Memory<Ram>) {
         assert_eq!(memory.reserve(run).is_ok(), none, "{run}");
         for kind in KINDS {
             assert!(memory.alloc_run_at(run, kind).is_err());
-            assert!(memory.preserve_run(run, kind).is_err());
-            assert!(memory.unpreserve_run(run, kind).is_err());
+            assert!(memory.keep_run(run, kind).is_err());
+            assert!(memory.let_go_run(run, kind).is_err());
             assert!(memory.claim_run(run, kind).is_err());
         }
         for frames in ends() {
@@ -256,7 +257,7 @@ fn ask(memory: &Memory<Ram>) {
 fn a_memory_has_no_frame_beyond_its_own() {
     let memory = Ram::memory(&Ram::frames(FRAMES)).unwrap();
     let block = memory.alloc(Request::new(order(2))).unwrap();
-    memory.preserve(block).unwrap();
+    memory.keep(block).unwrap();
     ask(&memory);
     let root = memory.tree_root().unwrap();
     let memory = memory.into_machine().attach(&Ram::frames(FRAMES)).unwrap();

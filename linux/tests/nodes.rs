@@ -42,7 +42,8 @@ fn a_tree_of_the_same_keys_is_linux_s_tree() {
         memory.alloc_at(*key, Kind::Folio).unwrap();
     }
     for key in &keys {
-        memory.preserve(*key).unwrap();
+        // SAFETY: allocated by this test, and told to nothing else.
+        unsafe { memory.preserve(*key) }.unwrap();
     }
     let root = memory.tree_root().unwrap();
     let mut ours = Dump::default();

@@ -46,7 +46,9 @@ fn handover(sealed: bool) -> Own {
     memory.run(5, Request::new(order(0))).unwrap().preserve().unwrap().into_raw();
     let blocks: Vec<_> =
         (0..3).map(|_| memory.folio(Request::new(order(1))).unwrap().into_raw()).collect();
-    let area = PreservedArea::preserve(memory, blocks, order(1), false).unwrap().into_raw();
+    // SAFETY: allocated by this test, and told to nothing else.
+    let area =
+        unsafe { PreservedArea::preserve(memory, blocks, order(1), false) }.unwrap().into_raw();
     let mut records = Records::<_, Record>::new(memory).unwrap();
     for n in 0..200 {
         records.push(&[n, n * n, !n]).unwrap();

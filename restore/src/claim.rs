@@ -53,24 +53,20 @@ fn take<M: Machine>(
     unsafe { memory.claim_held_as(held, block, kind) }?;
     // SAFETY: claimed just now.
     unsafe { memory.preserve_as(block, kind) }.map_err(|error| {
-        undo(memory, block, kind);
+        // SAFETY: claimed just now, and not written.
+        let undone = unsafe { memory.unclaim(block, kind, None) };
+        debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
         error.into()
     })
 }
 
-/// Undoes the claim of a block. Refused only where a raw call preserved it meanwhile, a folio that
-/// nobody had been given yet: then it stays that call's, and survives.
-fn undo<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
-    // SAFETY: claimed by the call under way, and not written.
-    let _refused = unsafe { memory.unclaim(block, kind, None) };
-}
-
 /// Undoes [`take`].
 fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
-    // Refused only where a raw call let the folio go meanwhile: then it goes back all the same.
-    // SAFETY: taken by the claim under way.
-    let _refused = unsafe { memory.unpreserve_as(block, kind) };
-    undo(memory, block, kind);
+    // SAFETY: taken by the claim under way, and not written.
+    let undone = unsafe {
+        memory.unpreserve_as(block, kind).and_then(|()| memory.unclaim(block, kind, None))
+    };
+    debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
 }
 
 /// The kind that a part of an area is claimed as, and its block.
@@ -195,7 +191,9 @@ pub(crate) fn folios<'m, M: Machine>(
         if let Err(error) = claimed {
             for block in handles.iter().take(n * PARCEL).filter_map(|handle| block_of(handle).ok())
             {
-                undo(memory, block, Kind::Folio);
+                // SAFETY: claimed by this call, and not written.
+                let undone = unsafe { memory.unclaim(block, Kind::Folio, None) };
+                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
             }
             return Err(error);
         }
@@ -220,7 +218,9 @@ impl<M: Machine> Drop for Rest<'_, '_, M> {
     fn drop(&mut self) {
         for handle in self.handles.by_ref() {
             if let Ok(Parts::Folio(block)) = handle.parts() {
-                undo(self.memory, block, Kind::Folio);
+                // SAFETY: claimed by the call that ends here, and not written.
+                let undone = unsafe { self.memory.unclaim(block, Kind::Folio, None) };
+                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
             }
         }
     }

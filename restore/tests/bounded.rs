@@ -149,7 +149,8 @@ fn subtrees_over_one_another_are_looked_at_once() {
     let single = Request::new(Order::ZERO);
     let blocks: Vec<Block> = (0..frames).map(|_| kernel.memory().alloc(single).unwrap()).collect();
     for block in &blocks {
-        kernel.memory().preserve(*block).unwrap();
+        // SAFETY: allocated by this test, and told to nothing else.
+        unsafe { kernel.memory().preserve(*block) }.unwrap();
     }
     let mut sorted: Vec<PhysAddr> = blocks.iter().map(|block| block.addr()).collect();
     sorted.sort_unstable();

@@ -253,7 +253,8 @@ fn a_panic_while_an_area_is_made_or_let_go_leaves_no_half_of_one() {
             *block
         });
         let preserve =
-            AssertUnwindSafe(|| PreservedArea::preserve(memory, given, Order::ZERO, false).is_ok());
+            // SAFETY: allocated by this test, and told to nothing else.
+            AssertUnwindSafe(|| unsafe { PreservedArea::preserve(memory, given, Order::ZERO, false) }.is_ok());
         assert!(catch_unwind(preserve).is_err());
         assert_eq!(
             (memory.stats().used(), memory.stats().preserved),
@@ -262,7 +263,8 @@ fn a_panic_while_an_area_is_made_or_let_go_leaves_no_half_of_one() {
     }
     for told in 0_u32..20 {
         let given = blocks.iter().copied();
-        let area = PreservedArea::preserve(memory, given, Order::ZERO, false).unwrap();
+        // SAFETY: allocated by this test, and told to nothing else.
+        let area = unsafe { PreservedArea::preserve(memory, given, Order::ZERO, false) }.unwrap();
         let mut left = told;
         let release = AssertUnwindSafe(|| {
             area.unpreserve(|_| left = left.checked_sub(1).expect("a panic of the caller's"))

@@ -81,7 +81,8 @@ fn a_slab_whose_frames_are_refused_is_no_slab_lost() {
         expected: Kind::Folio,
         found: Kind::Slab,
     };
-    assert_eq!(memory.preserve(slab), Err(wrong));
+    // SAFETY: no folio, and refused.
+    assert_eq!(unsafe { memory.preserve(slab) }, Err(wrong));
     // SAFETY: it is not freed; what the layer above makes of it is what is tried here.
     unsafe { memory.preserve_as(slab, Kind::Slab) }.unwrap();
     // SAFETY: allocated above, and not used again.

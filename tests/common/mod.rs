@@ -319,7 +319,8 @@ pub(crate) fn keep_area(
         folios.push(folio);
     }
     let list = folios.iter().map(Folio::block);
-    let area = PreservedArea::preserve(kernel.memory(), list, order(n), false)?;
+    // SAFETY: allocated by this test, and told to nothing else.
+    let area = unsafe { PreservedArea::preserve(kernel.memory(), list, order(n), false) }?;
     for folio in folios {
         folio.into_raw();
     }

@@ -1,6 +1,7 @@
 //! What a layer above owns is refused below: the safe raw calls of `Memory` take folios and runs,
 //! and no table, slab or buffer, whoever's it is.
 
+use crate::owned::Owned as _;
 use heirloom::folio::tracker::Adjacent;
 use heirloom::folio::{Block, Error, Kind, Run};
 use heirloom::restore::{Handle, Parts, Records};
@@ -28,16 +29,14 @@ fn refused(kernel: &Kernel<'_>, block: Block, found: Kind) {
     let pfn = block.pfn();
     let no_folio = Err(Error::WrongKind { pfn, expected: Kind::Folio, found });
     let row = Adjacent::new(block, 1).unwrap();
-    assert_eq!(memory.unpreserve(block), no_folio, "{block}");
-    assert_eq!(memory.preserve(block), no_folio, "{block}");
-    assert_eq!(memory.unpreserve_all(&[block]), no_folio, "{block}");
-    assert_eq!(memory.preserve_all(&[block]), no_folio, "{block}");
-    assert_eq!(memory.unpreserve_adjacent(row), no_folio, "{block}");
-    assert_eq!(memory.preserve_adjacent(row), no_folio, "{block}");
+    assert_eq!(memory.let_go(block), no_folio, "{block}");
+    assert_eq!(memory.keep(block), no_folio, "{block}");
+    assert_eq!(memory.let_go_all(&[block]), no_folio, "{block}");
+    assert_eq!(memory.keep_all(&[block]), no_folio, "{block}");
+    assert_eq!(memory.let_go_adjacent(row), no_folio, "{block}");
+    assert_eq!(memory.keep_adjacent(row), no_folio, "{block}");
     for kind in [Kind::Run, Kind::Buffer] {
-        for refused in
-            [memory.unpreserve_run(block.run(), kind), memory.preserve_run(block.run(), kind)]
-        {
+        for refused in [memory.let_go_run(block.run(), kind), memory.keep_run(block.run(), kind)] {
             assert!(matches!(refused, Err(Error::WrongKind { .. })), "{block}: {refused:?}");
         }
     }
@@ -87,8 +86,8 @@ fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
     let (pfn, expected, found) = (run.start(), Kind::Run, Kind::Buffer);
     for kind in [Kind::Run, Kind::Buffer] {
         let wrong = Err(Error::WrongKind { pfn, expected, found });
-        assert_eq!(kernel.memory().unpreserve_run(run, kind), wrong);
-        assert_eq!(kernel.memory().preserve_run(run, kind), wrong);
+        assert_eq!(kernel.memory().let_go_run(run, kind), wrong);
+        assert_eq!(kernel.memory().keep_run(run, kind), wrong);
     }
     assert_eq!(State::of(&kernel), before);
 

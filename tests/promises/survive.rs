@@ -1,5 +1,6 @@
 //! What was preserved survives, at any instant; what was not is free memory, or listed.
 
+use crate::owned::Owned as _;
 use heirloom::folio::{Fate, Kind, Request};
 use heirloom::restore::{Handle, Parts, Records, Unclaimed};
 use heirloom::slab::CacheSpec;
@@ -138,7 +139,7 @@ fn what_was_unpreserved_does_not_survive() {
     unsafe { old.unpreserve(ptr) }.unwrap();
     let folio = keep_folio(&old, 2, 2).unwrap();
     let Parts::Folio(block) = folio.parts().unwrap() else { panic!("{folio:?}") };
-    old.memory().unpreserve(block).unwrap();
+    old.memory().let_go(block).unwrap();
     old.publish("gone", b"gone").unwrap();
     old.unpublish("gone").unwrap();
     let new = world.jump(old);

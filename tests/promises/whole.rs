@@ -1,6 +1,7 @@
 //! Every operation is all or nothing: each is tried with no frame left, with one, with two, and
 //! so on until it succeeds, and where it fails everything is as before.
 
+use crate::owned::Owned as _;
 use std::alloc::Layout;
 
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PhysAddr, Request, Run};
@@ -89,9 +90,8 @@ fn every_operation_is_all_or_nothing() {
 
     // Of order 0, a leaf is there already: the handover's own pages have it.
     for n in [1, 3, 5] {
-        let op = |kernel: &Kernel<'_>, things: &Things| {
-            Ok(kernel.memory().preserve(things.blocks[0])?)
-        };
+        let op =
+            |kernel: &Kernel<'_>, things: &Things| Ok(kernel.memory().keep(things.blocks[0])?);
         tried("preserve a folio", all_or_nothing("preserve a folio", nothing, alloc_folio(n), op));
     }
     let prepare = |kernel: &Kernel<'_>, things: &mut Things| {
@@ -99,7 +99,7 @@ fn every_operation_is_all_or_nothing() {
         things.runs.push(kernel.memory().alloc_run(31, request).unwrap());
     };
     let op = |kernel: &Kernel<'_>, things: &Things| {
-        Ok(kernel.memory().preserve_run(things.runs[0], Kind::Run)?)
+        Ok(kernel.memory().keep_run(things.runs[0], Kind::Run)?)
     };
     tried("preserve a run", all_or_nothing("preserve a run", nothing, prepare, op));
 
@@ -133,7 +133,8 @@ fn every_operation_is_all_or_nothing() {
     };
     let op = |kernel: &Kernel<'_>, things: &Things| {
         let blocks = things.blocks.iter().copied();
-        PreservedArea::preserve(kernel.memory(), blocks, order(1), false)?.into_raw();
+        // SAFETY: allocated by this test, and told to nothing else.
+        unsafe { PreservedArea::preserve(kernel.memory(), blocks, order(1), false) }?.into_raw();
         Ok(())
     };
     tried("preserve an area", all_or_nothing("preserve an area", nothing, blocks, op));

@@ -6,6 +6,11 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+mod owned;
+
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use owned::Owned;
+
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
 

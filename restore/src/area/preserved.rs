@@ -34,7 +34,12 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
     /// descriptor counts. [`Error::Folio`]: no block at all (`BadRequest`), a block that cannot be
     /// preserved or is already, or out of memory for a chunk page or tracker node. Nothing is
     /// preserved then that was not before.
-    pub fn preserve(
+    ///
+    /// # Safety
+    /// - The caller owns the blocks, as for [`Memory::preserve`], from when the iterator returns them
+    ///   until the call returns, and then as long as they are the area's: nothing else frees them or
+    ///   lets them go until [`PreservedArea::unpreserve`] has given them back.
+    pub unsafe fn preserve(
         memory: &'m Memory<M>,
         blocks: impl IntoIterator<Item = Block>,
         order: Order,
@@ -92,7 +97,7 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
     }
 
     /// Lets the area go: calls `each` with every block, no longer preserved and its owner's
-    /// again, and frees the chunk pages. (Not with one that a raw call lets go meanwhile.) No handle of the area may be left where a successor
+    /// again, and frees the chunk pages. No handle of the area may be left where a successor
     /// would find it. Should `each` panic, the rest is let go all the same.
     ///
     /// # Errors
@@ -138,7 +143,8 @@ impl<M: Machine> Builder<'_, M> {
             }
             (self.last, self.used) = (words, 1);
         }
-        self.memory.preserve(block)?;
+        // SAFETY: the contract of `PreservedArea::preserve`.
+        unsafe { self.memory.preserve(block) }?;
         if let Some(word) = self.last.get(self.used) {
             store::word64(word, block.addr().get(), Relaxed);
         }
@@ -207,11 +213,10 @@ impl<'m, M: Machine> Release<'m, M> {
             if let Some((entry @ 1.., rest)) = entry {
                 self.chunk = Some((chunk, rest));
                 let block = Block::containing(PhysAddr::new(entry).pfn(), self.order);
-                // What a raw call let go since is not the area's any more, but whose it is by now.
-                if self.memory.unpreserve(block).is_ok() {
-                    return Some(block);
-                }
-                continue;
+                // SAFETY: the area's, as `preserve` was promised, or claimed; and the area ends.
+                let done = unsafe { self.memory.unpreserve(block) };
+                debug_assert!(done.is_ok(), "a block of an area is preserved: {done:?}");
+                return Some(block);
             }
             self.chunk = None;
             drop_table(self.memory, chunk);
@@ -251,6 +256,17 @@ mod tests {
         Order::new(n).unwrap()
     }
 
+    fn preserve(
+        memory: &Memory<Ram>,
+        blocks: impl IntoIterator<Item = Block>,
+        order: Order,
+        huge: bool,
+    ) -> Result<PreservedArea<'_, Ram>, Error> {
+        // SAFETY: the tests allocate the blocks, tell them to nothing else, and free them after the
+        // area.
+        unsafe { PreservedArea::preserve(memory, blocks, order, huge) }
+    }
+
     #[test]
     fn an_area_is_preserved_and_given_back() {
         let memory = Ram::memory(&Ram::frames(8192)).unwrap();
@@ -259,8 +275,7 @@ mod tests {
         let owned: Vec<_> = (0..count).map(|_| memory.alloc(request).unwrap()).collect();
         // Before anything is preserved, in no particular order.
         let shuffled: Vec<_> = (0..count).map(|i| owned[i * 7 % count]).collect();
-        let area =
-            PreservedArea::preserve(&memory, shuffled.iter().copied(), order(1), true).unwrap();
+        let area = preserve(&memory, shuffled.iter().copied(), order(1), true).unwrap();
         let info = area.info();
         assert_eq!((info.pages() as usize, info.order()), (count * 2, order(1)));
         assert!(owned.iter().all(|block| memory.is_preserved(*block)));
@@ -294,9 +309,8 @@ mod tests {
         let owned: Vec<_> = (0..600).map(|_| memory.alloc(request).unwrap()).collect();
         let free = |memory: &Memory<Ram>| memory.stats().used() - nodes(memory);
         let used = free(&memory);
-        let preserve = |blocks: &[Block], order| {
-            PreservedArea::preserve(&memory, blocks.iter().copied(), order, false)
-        };
+        let preserve =
+            |blocks: &[Block], order| preserve(&memory, blocks.iter().copied(), order, false);
         let twice = [owned[0], owned[1], owned[0]];
         let error = heirloom_folio::Error::AlreadyPreserved { block: owned[0] };
         assert_eq!(preserve(&twice, Order::ZERO).unwrap_err(), error.into());
@@ -324,7 +338,7 @@ mod tests {
                 unsafe { memory.free(block, Kind::Folio) }.unwrap();
             }
             let blocks = owned.iter().copied();
-            match PreservedArea::preserve(&memory, blocks, Order::ZERO, false) {
+            match preserve(&memory, blocks, Order::ZERO, false) {
                 Ok(area) => {
                     assert!(spare > 2, "two chunks and a tree's nodes");
                     let mut found = 0;

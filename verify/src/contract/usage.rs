@@ -1,5 +1,6 @@
 //! What a kernel does all day, after whatever it was left.
 
+use crate::world::Owned as _;
 use std::slice;
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
@@ -38,8 +39,8 @@ pub(super) fn fill(world: &World, kernel: &Kernel<'_>, claimed: &Claimed) {
     }
     // With nothing left, an operation succeeds or changes nothing.
     if let Some(block) = taken.first() {
-        match memory.preserve(*block) {
-            Ok(()) => memory.unpreserve(*block).expect("preserved just now"),
+        match memory.keep(*block) {
+            Ok(()) => memory.let_go(*block).expect("preserved just now"),
             Err(FolioError::OutOfMemory { .. }) => assert!(!memory.is_preserved(*block)),
             Err(other) => panic!("{block}: {other}"),
         }
@@ -159,11 +160,11 @@ pub(super) fn work(world: &World, kernel: &Kernel<'_>, whim: u64) -> Fresh {
         fresh.frames.extend(Run::covering(addr, 3 * PAGE));
     }
     if let Ok(block) = memory.alloc(Request::new(Order::ZERO)) {
-        if memory.preserve(block).is_ok() {
-            assert!(memory.preserve(block).is_err(), "{block} was preserved twice");
-            memory.unpreserve(block).expect("preserved just now");
+        if memory.keep(block).is_ok() {
+            assert!(memory.keep(block).is_err(), "{block} was preserved twice");
+            memory.let_go(block).expect("preserved just now");
         }
-        assert!(memory.unpreserve(block).is_err());
+        assert!(memory.let_go(block).is_err());
         fresh.frames.push(block.run());
     }
     let name = "fresh";

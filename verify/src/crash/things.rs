@@ -1,5 +1,6 @@
 //! What a kernel keeps: how a successor names it, claims it, and knows that it is whole.
 
+use crate::world::Owned as _;
 use heirloom::arena::Arena;
 use heirloom::folio::{Block, DirectMap, Folio, Kind, PAGE_SIZE, PhysAddr, Run};
 use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
@@ -244,8 +245,8 @@ impl Thing {
     /// Makes it survive; what is preserved by its making is refused.
     pub(crate) fn preserve(&self, kernel: &Kernel<'_>) -> Result<(), Error> {
         match self.parts() {
-            Parts::Folio(block) => Ok(kernel.memory().preserve(block)?),
-            Parts::Run(run) => Ok(kernel.memory().preserve_run(run, Kind::Run)?),
+            Parts::Folio(block) => Ok(kernel.memory().keep(block)?),
+            Parts::Run(run) => Ok(kernel.memory().keep_run(run, Kind::Run)?),
             Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
                 // SAFETY: in use, and nothing frees it meanwhile.
                 let handle = unsafe { kernel.preserve(kernel.memory().machine().ptr(addr)) }?;
@@ -259,8 +260,8 @@ impl Thing {
     /// Lets it go.
     pub(crate) fn unpreserve(&self, kernel: &Kernel<'_>) -> Result<(), Error> {
         match self.parts() {
-            Parts::Folio(block) => Ok(kernel.memory().unpreserve(block)?),
-            Parts::Run(run) => Ok(kernel.memory().unpreserve_run(run, Kind::Run)?),
+            Parts::Folio(block) => Ok(kernel.memory().let_go(block)?),
+            Parts::Run(run) => Ok(kernel.memory().let_go_run(run, Kind::Run)?),
             Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
                 // SAFETY: in use, and nothing frees it meanwhile.
                 unsafe { kernel.unpreserve(kernel.memory().machine().ptr(addr)) }

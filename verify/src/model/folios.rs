@@ -1,5 +1,6 @@
 //! Folios and runs: what is asked of the page allocator, and what it must answer.
 
+use crate::world::Owned as _;
 use heirloom::folio::{
     Block, Error, Folio, FolioRun, Kind, NodeId, Order, PreservedFolio, PreservedRun, Request, Run,
 };
@@ -288,7 +289,7 @@ impl State {
                     refused.value.into_raw();
                     refused.error
                 }),
-            Some(block) => memory.preserve(block),
+            Some(block) => memory.keep(block),
             // SAFETY: as above.
             None if typed => unsafe { FolioRun::from_raw(memory, run) }
                 .preserve()
@@ -297,7 +298,7 @@ impl State {
                     refused.value.into_raw();
                     refused.error
                 }),
-            None => memory.preserve_run(run, Kind::Run),
+            None => memory.keep_run(run, Kind::Run),
         };
         match done {
             Ok(()) => {
@@ -334,13 +335,13 @@ impl State {
                 .unpreserve()
                 .map(|folio| _ = folio.into_raw())
                 .map_err(|refused| refused.error),
-            Some(block) => memory.unpreserve(block),
+            Some(block) => memory.let_go(block),
             // SAFETY: as above.
             None if typed => unsafe { PreservedRun::from_raw(memory, run) }
                 .unpreserve()
                 .map(|run| _ = run.into_raw())
                 .map_err(|refused| refused.error),
-            None => memory.unpreserve_run(run, Kind::Run),
+            None => memory.let_go_run(run, Kind::Run),
         };
         if thing.preserved {
             assert_eq!(done, Ok(()));

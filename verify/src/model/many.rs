@@ -1,5 +1,6 @@
 //! Many folios at once: any of them, and such as lie side by side.
 
+use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Error, Kind, Order};
 use heirloom::restore::{Handle, Parts};
 
@@ -29,7 +30,7 @@ impl State {
             .find(|(n, i)| self.owned[**i].preserved == keep || those[..*n].contains(*i));
         let fault = fault.map(|(n, _)| blocks[n]);
         if keep {
-            let done = memory.preserve_all(&blocks);
+            let done = memory.keep_all(&blocks);
             match (done, fault) {
                 (Err(error), Some(block)) if error == (Error::AlreadyPreserved { block }) => {
                     self.refused();
@@ -50,7 +51,7 @@ impl State {
                 self.drop_subtree(kernel, block.addr());
             }
             let expected = fault.map_or(Ok(()), |block| Err(Error::NotPreserved { block }));
-            assert_eq!(memory.unpreserve_all(&blocks), expected);
+            assert_eq!(memory.let_go_all(&blocks), expected);
             if fault.is_none() {
                 for i in those {
                     self.let_go(i);
@@ -89,7 +90,7 @@ impl State {
             self.own(kernel, frames_of(What::Folio(order), block.run(), seed));
         }
         let last = self.owned.len();
-        if let Err(error) = memory.preserve_adjacent(row) {
+        if let Err(error) = memory.keep_adjacent(row) {
             return self.starved(kernel, error.into(), 12);
         }
         for i in last - free.len()..last {
@@ -97,11 +98,11 @@ impl State {
             self.owned[i].handle = Handle::new(parts).ok();
             self.owned[i].preserved = true;
         }
-        let again = memory.preserve_adjacent(row);
+        let again = memory.keep_adjacent(row);
         assert_eq!(again, Err(Error::AlreadyPreserved { block: row.first() }));
         self.refused();
         if (b / 512).is_multiple_of(2) {
-            assert_eq!(memory.unpreserve_adjacent(row), Ok(()));
+            assert_eq!(memory.let_go_adjacent(row), Ok(()));
             (last - free.len()..last).for_each(|i| self.let_go(i));
         }
     }

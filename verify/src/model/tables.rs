@@ -63,7 +63,8 @@ impl State {
             blocks.push(blocks[0]);
         }
         let huge = b & 1 == 1;
-        match PreservedArea::preserve(memory, blocks.iter().copied(), order, huge) {
+        // SAFETY: the blocks are this kernel's, and only what let the area go frees them.
+        match unsafe { PreservedArea::preserve(memory, blocks.iter().copied(), order, huge) } {
             Ok(area) => {
                 assert!(!wrong);
                 let info = area.into_raw();

@@ -1,5 +1,6 @@
 //! What a thread of a random program owns, and does.
 
+use crate::world::Owned as _;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Mutex;

@@ -133,7 +133,8 @@ pub fn keep_area(kernel: &Kernel<'_>, blocks: u64, n: u8, seed: u64) -> Result<K
         folios.push(folio);
     }
     let list = folios.iter().map(Folio::block);
-    let area = PreservedArea::preserve(kernel.memory(), list, order, false)?;
+    // SAFETY: the blocks are this kernel's, and only what let the area go frees them.
+    let area = unsafe { PreservedArea::preserve(kernel.memory(), list, order, false) }?;
     for folio in folios {
         folio.into_raw();
     }

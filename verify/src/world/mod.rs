@@ -12,6 +12,7 @@
 mod dump;
 mod keep;
 mod left;
+mod owned;
 mod ram;
 
 use heirloom::folio::sync::AtomicU64;
@@ -26,6 +27,7 @@ pub use keep::{
     Kept, keep_area, keep_buffer, keep_folio, keep_object, keep_records, keep_run, stamp, stamped,
 };
 pub use left::{Left, PLAIN, Place, Shape, THINGS, TableAt, tables_of};
+pub(crate) use owned::Owned;
 pub use ram::CountedRam;
 
 /// A kernel on a world's machine.

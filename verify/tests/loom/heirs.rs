@@ -95,7 +95,8 @@ impl Ending {
         let ground = Ground::new(24, 2, false);
         let memory = ground.memory();
         let left = memory.alloc(single()).unwrap();
-        memory.preserve(left).unwrap();
+        // SAFETY: allocated just now.
+        unsafe { memory.preserve(left) }.unwrap();
         let root = memory.tree_root().unwrap();
         drop(memory);
         let (memory, _) = ground.memory().inherit(root).unwrap();

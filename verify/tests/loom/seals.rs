@@ -26,7 +26,9 @@ impl Sealing {
         let kernel = ground.boot();
         kernel.publish("root", &[1; 24]).unwrap();
         let memory = kernel.memory();
-        memory.preserve(memory.alloc(single()).unwrap()).unwrap();
+        let other = memory.alloc(single()).unwrap();
+        // SAFETY: allocated just now.
+        unsafe { memory.preserve(other) }.unwrap();
         let folio = memory.alloc(single()).unwrap();
         Self { ground, kernel, folio, sealed: Mutex::default(), late: Mutex::default() }
     }
@@ -38,7 +40,8 @@ impl Sealing {
 
     fn preserve(&self) {
         *self.late.lock().unwrap() = *self.sealed.lock().unwrap();
-        self.kernel.memory().preserve(self.folio).unwrap();
+        // SAFETY: this thread alone does anything to it.
+        unsafe { self.kernel.memory().preserve(self.folio) }.unwrap();
     }
 
     /// Whether it is sealed, and how it is left.

@@ -1,5 +1,6 @@
 //! Calls about several folios: preserved at once, in a row, or as an area.
 
+use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Kind, Order, PAGE_SIZE, Request};
 use heirloom::restore::{Error, Handle, Parts, PreservedArea};
 
@@ -15,7 +16,7 @@ impl Actor<'_, '_> {
         let blocks: Result<Vec<_>, _> = orders.map(|r| self.kernel.memory().alloc(r)).collect();
         let blocks = blocks?;
         let things = self.new_folios(&blocks);
-        let done = self.kernel.memory().preserve_all(&blocks);
+        let done = self.kernel.memory().keep_all(&blocks);
         self.all_are(&things, done.is_ok());
         done?;
         self.close();
@@ -52,7 +53,7 @@ impl Actor<'_, '_> {
             self.may(self.owned[*i].id, None);
         }
         let blocks: Vec<_> = which.iter().map(|i| self.owned[*i].thing.block()).collect();
-        self.kernel.memory().unpreserve_all(&blocks)?;
+        self.kernel.memory().let_go_all(&blocks)?;
         for i in which {
             self.is(self.owned[i].id, None);
             self.owned[i].kept = false;
@@ -88,7 +89,7 @@ impl Actor<'_, '_> {
         }
         let things = self.new_folios(&blocks);
         let row = Adjacent::new(blocks[0], COUNT).expect("a row of folios");
-        let done = self.kernel.memory().preserve_adjacent(row);
+        let done = self.kernel.memory().keep_adjacent(row);
         self.all_are(&things, done.is_ok());
         done?;
         self.close();
@@ -112,7 +113,8 @@ impl Actor<'_, '_> {
             self.may(*id, Some(thing.stamped(seed)));
         }
         let memory = self.kernel.memory();
-        match PreservedArea::preserve(memory, blocks.iter().copied(), order, false) {
+        // SAFETY: the blocks are this kernel's, and only what let the area go frees them.
+        match unsafe { PreservedArea::preserve(memory, blocks.iter().copied(), order, false) } {
             Ok(area) => {
                 let info = area.into_raw();
                 let handle = Handle::new(Parts::Area(info))?;

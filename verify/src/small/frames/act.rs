@@ -1,5 +1,6 @@
 //! Each operation, with what it must answer.
 
+use crate::world::Owned as _;
 use std::collections::BTreeSet;
 
 use heirloom::folio::{Block, Error, Fate, Kind, Order, Request, Run};
@@ -71,10 +72,10 @@ impl Frames<'_> {
         let thing = self.model.owned[i];
         let memory = self.memory.get();
         let done = match (thing.kind, keep) {
-            (Kind::Run, true) => memory.preserve_run(thing.run, Kind::Run),
-            (Kind::Run, false) => memory.unpreserve_run(thing.run, Kind::Run),
-            (_, true) => memory.preserve(thing.head()),
-            (_, false) => memory.unpreserve(thing.head()),
+            (Kind::Run, true) => memory.keep_run(thing.run, Kind::Run),
+            (Kind::Run, false) => memory.let_go_run(thing.run, Kind::Run),
+            (_, true) => memory.keep(thing.head()),
+            (_, false) => memory.let_go(thing.head()),
         };
         match done {
             Ok(()) => {
