@@ -104,23 +104,25 @@ impl Hasher {
         self.kept[self.words % KEPT] = word;
         self.words += 1;
         if self.words.is_multiple_of(STRIPE) {
-            self.stripe();
+            self.stripe((self.words - STRIPE) % KEPT);
         }
     }
 
     /// The next words of memory that others may write, each read once. Only words that fill stripes
     /// came before.
     pub(crate) fn memory(&mut self, words: &[AtomicU64]) {
-        let (stripes, rest) = words.as_chunks::<STRIPE>();
-        for stripe in stripes {
-            let start = self.words % KEPT;
-            if let Some(kept) = self.kept.get_mut(start..start + STRIPE) {
-                for (kept, word) in kept.iter_mut().zip(stripe) {
-                    *kept = word.load(Relaxed);
-                }
+        // As many as are kept, first loaded and then added: a stripe that is added at once would be
+        // loaded as vectors from where it has just been stored as words, for which processors wait.
+        let (chunks, rest) = match self.words % KEPT {
+            0 => words.as_chunks::<KEPT>(),
+            _ => (&[][..], words),
+        };
+        for chunk in chunks {
+            self.kept = chunk.each_ref().map(|word| word.load(Relaxed));
+            for at in (0..KEPT).step_by(STRIPE) {
+                self.words += STRIPE;
+                self.stripe(at);
             }
-            self.words += STRIPE;
-            self.stripe();
         }
         for word in rest {
             self.word(word.load(Relaxed));
@@ -139,27 +141,29 @@ impl Hasher {
         u64::from_le(self.kept[self.words.wrapping_sub(back) % KEPT])
     }
 
-    /// Adds the stripe that came last, if others follow.
+    /// Adds the stripe that is kept from `at` on and came last, if others follow.
     #[inline]
-    fn stripe(&mut self) {
+    fn stripe(&mut self, at: usize) {
         // The last one, be it whole or not, is added otherwise.
         if self.words as u64 * 8 >= self.bytes {
             return;
         }
         let number = self.words / STRIPE - 1;
-        let start = number * STRIPE % KEPT;
         let (Some(words), Some(keys)) = (
-            self.kept.get(start..).and_then(<[u64]>::first_chunk),
+            self.kept.get(at..).and_then(<[u64]>::first_chunk),
             SECRET.get(number % BLOCK..).and_then(<[u64]>::first_chunk),
         ) else {
             return;
         };
-        add(&mut self.sums, words, keys);
+        // A copy, which stays in registers.
+        let mut sums = self.sums;
+        add(&mut sums, words, keys);
         if number % BLOCK == BLOCK - 1 {
-            for (sum, key) in self.sums.iter_mut().zip(SCRAMBLE) {
+            for (sum, key) in sums.iter_mut().zip(SCRAMBLE) {
                 *sum = (*sum ^ *sum >> 47 ^ key).wrapping_mul(SCRAMBLED);
             }
         }
+        self.sums = sums;
     }
 
     /// The hash, once all of it came.
