@@ -178,7 +178,7 @@ fn leave(kernel: &Handover<&Ram>, wishes: &Wishes) -> Left {
 proptest! {
     #![proptest_config(Config {
         // A list of scratch areas is as long as a page, and each kernel compares every two of them.
-        cases: if PAGE_SIZE == 4096 { 48 } else { 6 },
+        cases: if PAGE_SIZE == 4096 { 48 } else { 4 },
         failure_persistence: None,
         rng_algorithm: RngAlgorithm::ChaCha,
         rng_seed: RngSeed::Fixed(0x6c69_6d69_7473),
