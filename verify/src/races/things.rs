@@ -1,6 +1,5 @@
 //! What a thread of a random program owns, and does.
 
-use crate::world::Owned as _;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -11,7 +10,7 @@ use heirloom::restore::{Error, Handle, Parts};
 use heirloom::slab::{Buffers, Cache, CacheSpec, Error as SlabError};
 
 use super::{Dice, Ground};
-use crate::world::{stamp, stamped};
+use crate::world::{Owned as _, stamp, stamped};
 
 /// The kernel of a random program.
 pub type Kernel = Heirloom<&'static Ground>;
@@ -113,10 +112,10 @@ impl Thing {
     fn toggle(&mut self, kernel: &Kernel) {
         let memory = kernel.memory();
         let done: Result<(), Error> = match (self.what, self.preserved) {
-            (What::Folio(block), false) => memory.preserve(block).map_err(Error::from),
-            (What::Folio(block), true) => memory.unpreserve(block).map_err(Error::from),
-            (What::Run(run), false) => memory.preserve_run(run, Kind::Run).map_err(Error::from),
-            (What::Run(run), true) => memory.unpreserve_run(run, Kind::Run).map_err(Error::from),
+            (What::Folio(block), false) => memory.keep(block).map_err(Error::from),
+            (What::Folio(block), true) => memory.let_go(block).map_err(Error::from),
+            (What::Run(run), false) => memory.keep_run(run, Kind::Run).map_err(Error::from),
+            (What::Run(run), true) => memory.let_go_run(run, Kind::Run).map_err(Error::from),
             (What::Object { born: true, .. }, _) => return,
             // SAFETY: its one owner is this thread, which does not free it meanwhile.
             (What::Object { addr, .. }, false) => unsafe { kernel.preserve(addr) }.map(|_| ()),
