@@ -15,7 +15,7 @@ use heirloom::folio::{
     Block, DirectMap, Fate, Folio, FolioRun, Order, Pfn, PhysAddr, PreservedFolio, PreservedRun,
     Request,
 };
-use heirloom::restore::{Handle, Parts};
+use heirloom::restore::{Handle, Parts, Records};
 use heirloom::slab::{Buffers, CacheSpec, Object, PreservedObject, TypedCache, persist};
 use heirloom_verify::world::{CountedRam, Kernel, World, stamp, stamped};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -317,11 +317,44 @@ impl<'k, 'w> Program<'k, 'w> {
                 let other = slabs.cache(CacheSpec::new("others", 24 + (n >> 8 & 1) as usize));
                 let _ = other.map(|cache| cache.stats());
             }
+            31 if n >> 8 & 1 == 0 => self.records(),
             _ => memory.drain(),
         }
         // A thing of this thread's, as it left it.
         if let Some((own, seed)) = self.own.get(n as usize % self.own.len().max(1)) {
             assert!(stamped(own.bytes(), *seed), "bytes of an owner changed");
+        }
+    }
+
+    /// A list of this thread's own, left to the next kernel or not; and whatever a handle that may mean
+    /// anything leads to as a list or an area.
+    fn records(&mut self) {
+        let (kernel, told, n) = (self.kernel, self.told, self.numbers.next());
+        if let Ok(mut list) = Records::<_, u64>::new(kernel.memory()) {
+            for entry in 0..n % 40 {
+                let _ = list.push(&(n ^ entry));
+            }
+            let mut entry = 0;
+            let read = list.for_each(|found| {
+                assert_eq!(found, n ^ entry, "an entry of an owner's changed");
+                entry += 1;
+            });
+            assert!(read.is_ok() && entry == list.len(), "a list of an owner's is as it was left");
+            let handle =
+                Handle::new(Parts::Records { first: list.first(), entry: size_of::<u64>() as u64 });
+            match n >> 40 & 1 {
+                0 => drop(list.free()),
+                _ => told.handles.lock().unwrap().extend(handle),
+            }
+        }
+        if let Ok(list) = kernel.claim_records::<u64>(self.handle()) {
+            told.claimed.fetch_add(1, Relaxed);
+            let _ = list.for_each(|_| ());
+            let _ = list.free();
+        }
+        if let Ok(area) = kernel.claim_area(self.handle()) {
+            told.claimed.fetch_add(1, Relaxed);
+            let _ = area.unpreserve(|_| ());
         }
     }
 
