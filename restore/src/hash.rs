@@ -103,8 +103,12 @@ impl Hasher {
     pub(crate) fn word(&mut self, word: u64) {
         self.kept[self.words % KEPT] = word;
         self.words += 1;
-        if self.words.is_multiple_of(STRIPE) {
-            self.stripe((self.words - STRIPE) % KEPT);
+        if self.words.is_multiple_of(STRIPE)
+            && !is_last(self.words, self.bytes)
+            && let Some(kept) = self.kept.get((self.words - STRIPE) % KEPT..)
+            && let Some(words) = kept.first_chunk()
+        {
+            add_numbered(&mut self.sums, words, self.words / STRIPE - 1);
         }
     }
 
@@ -117,13 +121,20 @@ impl Hasher {
             0 => words.as_chunks::<KEPT>(),
             _ => (&[][..], words),
         };
+        // A copy, which stays in registers.
+        let mut sums = self.sums;
         for chunk in chunks {
-            self.kept = chunk.each_ref().map(|word| word.load(Relaxed));
-            for at in (0..KEPT).step_by(STRIPE) {
+            for (kept, word) in self.kept.iter_mut().zip(chunk) {
+                *kept = word.load(Relaxed);
+            }
+            for words in self.kept.as_chunks().0 {
                 self.words += STRIPE;
-                self.stripe(at);
+                if !is_last(self.words, self.bytes) {
+                    add_numbered(&mut sums, words, self.words / STRIPE - 1);
+                }
             }
         }
+        self.sums = sums;
         for word in rest {
             self.word(word.load(Relaxed));
         }
@@ -139,31 +150,6 @@ impl Hasher {
     /// The word `back` words before the next.
     fn kept(&self, back: usize) -> u64 {
         u64::from_le(self.kept[self.words.wrapping_sub(back) % KEPT])
-    }
-
-    /// Adds the stripe that is kept from `at` on and came last, if others follow.
-    #[inline]
-    fn stripe(&mut self, at: usize) {
-        // The last one, be it whole or not, is added otherwise.
-        if self.words as u64 * 8 >= self.bytes {
-            return;
-        }
-        let number = self.words / STRIPE - 1;
-        let (Some(words), Some(keys)) = (
-            self.kept.get(at..).and_then(<[u64]>::first_chunk),
-            SECRET.get(number % BLOCK..).and_then(<[u64]>::first_chunk),
-        ) else {
-            return;
-        };
-        // A copy, which stays in registers.
-        let mut sums = self.sums;
-        add(&mut sums, words, keys);
-        if number % BLOCK == BLOCK - 1 {
-            for (sum, key) in sums.iter_mut().zip(SCRAMBLE) {
-                *sum = (*sum ^ *sum >> 47 ^ key).wrapping_mul(SCRAMBLED);
-            }
-        }
-        self.sums = sums;
     }
 
     /// The hash, once all of it came.
@@ -189,6 +175,25 @@ impl Hasher {
         }
         hash = (hash ^ hash >> 37).wrapping_mul(0x1656_6791_9e37_79f9);
         hash ^ hash >> 32
+    }
+}
+
+/// Whether the stripe that ends after so many words is the last, be it whole or not, which is added
+/// otherwise.
+#[inline]
+const fn is_last(words: usize, bytes: u64) -> bool {
+    words as u64 * 8 >= bytes
+}
+
+/// Adds the stripe of this number, which others follow.
+#[inline]
+fn add_numbered(sums: &mut [u64; STRIPE], words: &[u64; STRIPE], number: usize) {
+    let Some(keys) = SECRET.get(number % BLOCK..).and_then(<[u64]>::first_chunk) else { return };
+    add(sums, words, keys);
+    if number % BLOCK == BLOCK - 1 {
+        for (sum, key) in sums.iter_mut().zip(SCRAMBLE) {
+            *sum = (*sum ^ *sum >> 47 ^ key).wrapping_mul(SCRAMBLED);
+        }
     }
 }
 
