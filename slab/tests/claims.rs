@@ -7,7 +7,7 @@ use std::sync::Barrier;
 
 use common::{addr, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, Order, PhysAddr};
+use heirloom_folio::{Fate, Order, PAGE_SHIFT, PhysAddr};
 use heirloom_slab::{Buffers, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 4096;
@@ -146,7 +146,9 @@ fn each_thread_that_adopted_a_cache_may_claim_in_all_of_it() {
 #[test]
 fn a_call_that_adopts_finds_what_another_is_adopting() {
     const FRAMES: u64 = 8192;
-    let spec = CacheSpec::new("both", 16).order(Order::new(6).unwrap()).preserving(true);
+    // Slabs of 256 KiB.
+    let order = Order::new(18 - PAGE_SHIFT as u8).unwrap();
+    let spec = CacheSpec::new("both", 16).order(order).preserving(true);
     let mut old = slabs(FRAMES);
     let cache = old.cache(spec).unwrap();
     let count = cache.objects_per_slab() * 3;
