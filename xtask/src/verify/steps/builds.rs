@@ -125,7 +125,8 @@ pub(super) const STEPS: &[Step] = &[
             export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=2
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            optimised() { cargo run -p heirloom-stack --release -- "$@"; }
+            # As cargo optimises by itself: how much is inlined, and where, decides on frames.
+            optimised() { CARGO_PROFILE_RELEASE_LTO=false cargo run -p heirloom-stack --release --target-dir target/stack -- "$@"; }
             unoptimised() { cargo run -p heirloom-stack --target-dir target/stack -- "$@"; }
             within=""
             for call in work publish seal claim adopt finish; do within="$within $call=6144"; done
