@@ -260,11 +260,11 @@ impl State {
         let thing = &self.owned[i];
         let (addr, bytes) = (thing.addr, thing.bytes - b % PAGE.min(thing.bytes));
         let done = kernel.add_subtree(&name, addr, bytes);
-        let preserved = thing.preserved;
+        let (preserved, large) = (thing.preserved, matches!(thing.what, What::Large { .. }));
         self.look_at_seal(kernel);
         match done {
             Ok(()) => {
-                assert!(preserved && !self.published.contains_key(&name));
+                assert!(preserved && !large && !self.published.contains_key(&name));
                 assert!(self.subtrees.insert(name, (addr, bytes)).is_none());
             }
             Err(Error::NotPreserved { at }) => {
@@ -275,6 +275,8 @@ impl State {
                 assert!(self.published.contains_key(&name) || self.subtrees.contains_key(&name));
                 self.refused();
             }
+            // A buffer can be freed at any time.
+            Err(Error::Folio(FolioError::WrongKind { .. })) if large => self.refused(),
             Err(error) => panic!("{name}: {error}"),
         }
     }
