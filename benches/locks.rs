@@ -84,7 +84,7 @@ unsafe impl<const WHAT: u8> lock_api::RawMutex for Timed<WHAT> {
     }
 }
 
-/// A process's thread as the CPU, whose locks and pins are timed.
+/// A machine whose CPUs are threads of a process, with each lock and each pin timed.
 struct Ram(Host<Linear>);
 
 // SAFETY: delegates to `Host`.

@@ -111,7 +111,7 @@ fn a_core_of_a_hundred_thousand_segments_over_one_another() {
     let alone = heirloom_cli::look(Path::new(core.file().as_str()), None).unwrap();
     let (offset, start, bytes) = *core.segments().iter().max_by_key(|(.., bytes)| *bytes).unwrap();
     let (offset, bytes) = (offset as u64, bytes as u64);
-    // The same bytes of the file each time: the whole of the largest, and what ends where it ends.
+    // Every segment shows bytes of one stretch of the file: the largest all of it, each other its end.
     let pages = bytes / PAGE;
     let same = |i: u64| {
         let skip = i % pages * PAGE;

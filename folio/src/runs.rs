@@ -215,7 +215,8 @@ impl<M: Machine> Memory<M> {
         self.is_run_from(run, kinds::held)
     }
 
-    /// Whether `run` is a whole run whose first block, of some order, has the byte `head`.
+    /// Returns whether `run` is a whole run: its first block has the byte that `head` gives for the
+    /// block's order, and tails follow to its end.
     fn is_run_from(&self, run: Run, head: impl Fn(Order) -> u8) -> bool {
         if run.is_empty() || !self.ranges.holds(run) {
             return false;

@@ -270,7 +270,7 @@ fn check_seal<M: Machine>(
     frames: u64,
 ) -> Result<(), Error> {
     if let Some(info) = seal {
-        // The table is nobody's to claim. Where it is not sound, so much for the seal, below.
+        // No claim may take the table. Where its chain is not sound, the check of the seal below says so.
         let labelled = seal::for_each_block(&left(memory), &info, |block| {
             label_block(memory, Table::Seal, block)
         });

@@ -1,8 +1,8 @@
 //! XXH3 of words that come one after another, on little stack.
 //!
 //! What is hashed lies in pages that are read a word at a time, and the hash is the deepest that a
-//! takeover goes. A hash whose state is ready for any number of bytes, as that of `xxhash_rust`, has
-//! more than half a kilobyte of it, and takes 16 KiB unoptimised. Here the length is known before:
+//! takeover goes. `xxhash_rust`'s hasher takes any number of bytes: its state is
+//! more than half a kilobyte, and its functions take 16 KiB of stack unoptimised. Here the length is known before:
 //! the state is the eight sums and the last 32 words. Up to 240 bytes are in these words whole, and
 //! hashed at once; above, a stripe of eight words is added whenever it is full.
 

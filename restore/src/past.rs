@@ -27,7 +27,8 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Of a predecessor whose root page is at `root`; `held` was reserved for as long as it is known.
+    /// Returns what is known of the predecessor whose root page is at `root`, for which the runs in
+    /// `held` stay reserved until its end.
     pub(crate) fn new(root: PhysAddr, held: [Option<Run>; 2]) -> Self {
         Self { root, held, finished: Finished::default(), ending: false }
     }

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The turn is a [`Machine::Mutex`], held for one slab at a time (for a look at all of a record's
-//! only while one is set aside) and never while a caller's code runs. So of two that come to a slab together the second waits until it is wholly adopted, and
-//! finds it then.
+//! only while one is set aside) and never while a caller's code runs. So of two calls that come to a
+//! slab together the second waits until it is wholly adopted, and finds it then.
 
 use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
 

@@ -13,6 +13,7 @@ mod endless;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod locks;
 mod mistrust;
+#[path = "../../folio/tests/common/owned.rs"]
 mod owned;
 mod survive;
 mod threads;

@@ -8,7 +8,7 @@
 
 mod owned;
 
-#[allow(unused_imports, reason = "as above")]
+#[allow(unused_imports, reason = "each test program uses its part")]
 pub(crate) use owned::Owned;
 
 use heirloom_folio::harness::Ram;

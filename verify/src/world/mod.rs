@@ -12,6 +12,7 @@
 mod dump;
 mod keep;
 mod left;
+#[path = "../../../folio/tests/common/owned.rs"]
 mod owned;
 mod ram;
 

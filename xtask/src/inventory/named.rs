@@ -31,7 +31,7 @@ pub(crate) struct Reason {
 /// Every such function, by its reason.
 pub(crate) const REASONS: &[Reason] = &[
     Reason {
-        why: "Followed in a reader's section alone. The frame's byte says first whether there is a slab or a buffer, and a slab \
+        why: "The function follows it in a reader's section alone. The frame's byte says first whether there is a slab or a buffer, and a slab \
               that a section may look at is given back only after the section has ended. What is read then are the header and \
               state bytes, atomically: never an object's own bytes.",
         functions: &[
@@ -43,8 +43,8 @@ pub(crate) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "Followed in a reader's section, to a state byte or a frame's byte, in which one compare-exchange from \"left by the \
-              predecessor\" decides who gets it. Its winner alone is the owner; every other, with a stale, forged or foreign \
+        why: "The function follows it in a reader's section, to a state byte or a frame's byte, in which one compare-exchange from \"left by the \
+              predecessor\" decides who gets it. The caller that wins alone is the owner; every other caller, with a stale, forged or foreign \
               name too, is told so and has touched nothing else.",
         functions: &[
             "heirloom_slab::Slabs<M>::claim",
@@ -61,7 +61,7 @@ pub(crate) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "Not followed. The address is compared with the ranges and turned into the number of a frame, whose byte is looked at.",
+        why: "The function does not follow it: it compares the address with the ranges and turns it into the number of a frame, whose byte it looks at.",
         functions: &[
             "heirloom_folio::machine::DirectMap::phys",
             "heirloom_folio::machine::DirectMap::ptr",
