@@ -34,7 +34,7 @@ pub struct NewHandover<M: Machine> {
 }
 
 impl<M: Machine> NewHandover<M> {
-    /// What [`Handover::fresh`] starts with.
+    /// Returns what [`Handover::fresh`] makes the handover from.
     ///
     /// # Errors
     /// As for [`Handover::fresh`].
@@ -52,7 +52,7 @@ impl<M: Machine> NewHandover<M> {
         Ok(Self { slabs, pages, past: None, reserve })
     }
 
-    /// What [`Handover::revive`] starts with.
+    /// Returns what [`Handover::revive`] makes the handover from.
     ///
     /// # Errors
     /// As for [`Handover::revive`].
@@ -124,7 +124,7 @@ const fn too_small(frames: u64) -> Error {
 #[inline(never)]
 fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), Error> {
     let frames: u64 = memory.ranges().map(|(run, _)| run.frames()).sum();
-    let beside = frames - scratch.iter().map(|area| area.frames()).sum::<u64>();
+    let beside = frames.saturating_sub(scratch.iter().map(|area| area.frames()).sum());
     if beside < reserve::LEAST { Err(too_small(beside)) } else { Ok(()) }
 }
 

@@ -21,7 +21,7 @@ pub struct NewSlabs<M: Machine> {
 }
 
 impl<M: Machine> NewSlabs<M> {
-    /// What [`Slabs::new`] starts with.
+    /// Returns what [`Slabs::new`] makes the slabs from.
     ///
     /// # Errors
     /// As for [`Slabs::new`].
@@ -30,7 +30,7 @@ impl<M: Machine> NewSlabs<M> {
         Ok(Self { memory, roll, past: None })
     }
 
-    /// What [`Slabs::revive`] starts with, once it has checked the roll at `roll`.
+    /// Checks the roll at `roll`, and returns what [`Slabs::revive`] makes the slabs from.
     ///
     /// # Errors
     /// As for [`Slabs::revive`].
