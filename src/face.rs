@@ -283,6 +283,12 @@ impl<M: Machine> Heirloom<M> {
         self.memory().cpu_count()
     }
 
+    /// Gives back what no cache needs, while nothing else uses this kernel: see
+    /// [`Handover::shrink_all`]. Returns how many slabs.
+    pub fn shrink_all(&mut self) -> u64 {
+        self.handover.shrink_all()
+    }
+
     /// The handover, without this wrapper.
     pub fn into_handover(self) -> Handover<M> {
         self.handover

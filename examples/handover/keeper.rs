@@ -431,7 +431,7 @@ impl<'a> Keeper<'a> {
         for item in std::mem::take(&mut self.items) {
             self.free(item, true)?;
         }
-        self.heirloom.slabs().shrink();
+        self.heirloom.shrink_all();
         let used = self.used()?;
         Ok(used.buffers + used.folios + used.slabs)
     }

@@ -178,6 +178,12 @@ impl<M: Machine> Handover<M> {
         &self.slabs
     }
 
+    /// Gives back what no cache needs, while nothing else uses this kernel: what the magazines and
+    /// caches of every CPU hold, and empty slabs. Returns how many slabs. See [`Slabs::shrink_all`].
+    pub fn shrink_all(&mut self) -> u64 {
+        self.slabs.shrink_all()
+    }
+
     /// The folio layer: frames, folios, runs.
     pub fn memory(&self) -> &Memory<M> {
         self.slabs.memory()

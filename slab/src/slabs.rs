@@ -373,6 +373,32 @@ impl<M: Machine> Slabs<M> {
         given
     }
 
+    /// Gives back what no cache needs, as [`Slabs::shrink`], while nothing else uses the slabs: from
+    /// the magazines of every CPU. Returns how many slabs.
+    ///
+    /// What a thread freed last stays in the magazines of its slot when it ends, and a thread that
+    /// takes the slot next, for whatever work, keeps `shrink` from it as long as it lives.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::{harness::Ram, Kind};
+    /// use heirloom_slab::{Buffers, Slabs};
+    ///
+    /// let mut slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let buffer = slabs.alloc(core::alloc::Layout::new::<[u64; 8]>(), Buffers::default())?;
+    /// // SAFETY: allocated just now.
+    /// unsafe { slabs.free(buffer) }?;
+    /// slabs.shrink_all();
+    /// assert_eq!(slabs.memory().audit()?.allocated[Kind::Slab as usize], 0);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn shrink_all(&mut self) -> u64 {
+        // SAFETY: `self` is borrowed mutably, so no call on any of its caches runs.
+        let given = self.caches().map(|cache| unsafe { cache.shrink_all() }).sum();
+        self.memory.drain_all();
+        given
+    }
+
     /// Does what may be refused for want of memory; a second time, after everything that can be
     /// given back was.
     pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {

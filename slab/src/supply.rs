@@ -344,8 +344,26 @@ impl<M: Machine> Cache<'_, M> {
             });
             idle.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
         }
+        self.empty_depot()
+    }
+
+    /// Gives back what the cache does not need, as [`Cache::shrink`], from the magazines of every CPU.
+    ///
+    /// # Safety
+    /// Nothing else uses the cache meanwhile, on any CPU.
+    pub(crate) unsafe fn shrink_all(&self) -> u64 {
+        for cpu in (0..self.slabs.memory().machine().count() as u32).map(CpuId) {
+            // SAFETY: a CPU of the machine, and by the contract nothing is in its slot.
+            let both = unsafe { self.control.slot(cpu).detach() };
+            both.into_iter().flatten().for_each(|magazine| self.drain(magazine));
+        }
+        self.empty_depot()
+    }
+
+    /// Puts the depot's objects into their slabs, and gives empty slabs back. Returns how many.
+    fn empty_depot(&self) -> u64 {
         while let Some(full) = {
-            let mut shared = control.shared.lock();
+            let mut shared = self.control.shared.lock();
             shared.depot.pop_full()
         } {
             self.drain(full);

@@ -13,13 +13,6 @@ use heirloom_slab::{Buffers, CacheSpec, Slabs};
 
 type Machine = Host<Linear>;
 
-/// One test at a time: a slot that another test's thread has is not idle when it is looked at.
-static ONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> std::sync::MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// An instance over `frames` frames with so many slots; its memory is never given back.
 fn slabs(frames: u64, slots: usize) -> Slabs<Machine> {
     let start = PhysAddr::new(1 << 32);
@@ -63,14 +56,14 @@ impl Random {
 }
 
 /// `threads` threads allocate, free what any of them allocated, and preserve now and then.
-fn shared_work(slabs: &Slabs<Machine>, threads: u64, steps: usize) {
+fn shared_work(mut slabs: Slabs<Machine>, threads: u64, steps: usize) {
     let cache = slabs.cache(CacheSpec::new("shared", 64)).unwrap();
     let always = slabs.cache(CacheSpec::new("always", 200).preserving(true)).unwrap();
     let pool: Mutex<Vec<Sent>> = Mutex::new(Vec::new());
     let start = Barrier::new(threads as usize);
     std::thread::scope(|s| {
         let work = |thread| {
-            let (pool, start) = (&pool, &start);
+            let (slabs, pool, start) = (&slabs, &pool, &start);
             s.spawn(move || {
                 let mut random = Random(0x9e37_79b9 + thread * 0x1234_5677);
                 let mut own: Vec<Sent> = Vec::new();
@@ -135,10 +128,8 @@ fn shared_work(slabs: &Slabs<Machine>, threads: u64, steps: usize) {
                 }
             })
         };
-        // Joined one by one: then they are gone, and their slots idle.
-        let running: Vec<_> = (0..threads).map(work).collect();
-        for thread in running {
-            thread.join().unwrap();
+        for thread in 0..threads {
+            work(thread);
         }
     });
     for Sent(ptr, size, seed) in pool.into_inner().unwrap() {
@@ -153,8 +144,10 @@ fn shared_work(slabs: &Slabs<Machine>, threads: u64, steps: usize) {
         let all = stats.slabs * u64::from(cache.objects_per_slab());
         assert_eq!((stats.live, stats.preserved), (0, 0), "{cache:?}");
         assert_eq!(all, stats.free + stats.cached, "{cache:?}");
-        cache.shrink();
-        // All threads have ended: nothing is held back by any of them.
+    }
+    // All CPUs': a slot of a thread that has ended may be that of another test's by now.
+    slabs.shrink_all();
+    for cache in slabs.caches() {
         assert_eq!(cache.stats().slabs, 0, "{cache:?}");
     }
     slabs.memory().audit().unwrap();
@@ -162,19 +155,48 @@ fn shared_work(slabs: &Slabs<Machine>, threads: u64, steps: usize) {
 
 #[test]
 fn objects_have_one_owner_each() {
-    let _one = alone();
-    shared_work(&slabs(32768, 16), 4, 30_000);
+    shared_work(slabs(32768, 16), 4, 30_000);
 }
 
 #[test]
 fn threads_without_a_slot_do_without_magazines() {
-    let _one = alone();
-    shared_work(&slabs(32768, 1), 4, 10_000);
+    shared_work(slabs(32768, 1), 4, 10_000);
+}
+
+/// Every slot has an owner that lives and works on something else, so `shrink` alone would find none
+/// idle.
+#[test]
+fn what_is_left_in_slots_with_new_owners_is_had_by_the_only_user() {
+    const SLOTS: usize = 16;
+    let [mut slabs, others] = [(); 2].map(|()| slabs(4096, SLOTS));
+    let work = |slabs: &Slabs<Machine>| {
+        let cache = slabs.cache(CacheSpec::new("left", 64)).unwrap();
+        // SAFETY: allocated just now.
+        unsafe { cache.free(cache.alloc().unwrap()) }.unwrap();
+    };
+    let left =
+        |slabs: &Slabs<Machine>| slabs.caches().map(|cache| cache.stats().slabs).sum::<u64>();
+    std::thread::scope(|s| {
+        s.spawn(|| work(&slabs));
+    });
+    let (born, end) = (Barrier::new(SLOTS + 1), Barrier::new(SLOTS + 1));
+    std::thread::scope(|s| {
+        for _ in 0..SLOTS {
+            s.spawn(|| {
+                work(&others);
+                born.wait();
+                end.wait();
+            });
+        }
+        born.wait();
+        slabs.shrink_all();
+        end.wait();
+    });
+    assert_eq!(left(&slabs), 0);
 }
 
 #[test]
 fn a_cache_is_created_once() {
-    let _one = alone();
     let slabs = slabs(4096, 16);
     let start = Barrier::new(4);
     let numbers: Vec<_> = std::thread::scope(|s| {
@@ -203,7 +225,6 @@ fn a_cache_is_created_once() {
 #[test]
 fn an_object_is_claimed_by_one_thread() {
     use common::{addr, successor};
-    let _one = alone();
     let first = common::slabs(4096);
     let spec = CacheSpec::new("raced", 64);
     let cache = first.cache(spec).unwrap();
