@@ -181,6 +181,13 @@ impl<'m, S: Source<'m>> RollView<S> {
         })
     }
 
+    /// What stands in every place for a record, counted or not.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
+        let places = |words| (0..RECORDS).map(move |index| stored(words, index).check());
+        self.own_pages().flat_map(move |(_, words, _)| places(words))
+    }
+
     /// The addresses of a cache's slabs. What is there is still to be checked.
     pub(crate) fn slabs(&self, record: &CacheRecord) -> Slabs<'m, S> {
         Slabs { pages: self.table_pages(record), page: [].iter() }
