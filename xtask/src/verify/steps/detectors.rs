@@ -21,8 +21,8 @@ macro_rules! sanitized {
     };
 }
 
-/// The programs of safe calls, as they are, then under `ThreadSanitizer`, then under Miri, which
-/// runs smaller ones.
+/// The programs of safe calls under `ThreadSanitizer`, then under Miri, which
+/// runs smaller ones. As they are they run with the other tests, and in the long form here.
 macro_rules! safe {
     ($more:literal) => {
         concat!(
@@ -36,7 +36,6 @@ macro_rules! safe {
             "#,
             $more,
             r#"
-            both cargo test
             tsan="--target x86_64-unknown-linux-gnu --target-dir target/thread"
             RUSTFLAGS="-Zsanitizer=thread" both cargo +nightly test -Zbuild-std $tsan
             unset HEIRLOOM_SAFE
@@ -68,7 +67,7 @@ pub(super) const STEPS: &[Step] = &[
         name: "safe",
         shows: "random programs of safe calls alone, on several threads, change no owner's bytes",
         short: safe!(""),
-        long: Some(safe!("export HEIRLOOM_SAFE=200")),
+        long: Some(safe!("export HEIRLOOM_SAFE=200\nboth cargo test")),
         needs: Some((
             r#"[ "$(uname -sm)" = "Linux x86_64" ] && cargo +nightly miri --version \
                 && test -e "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock""#,
