@@ -1,7 +1,10 @@
 //! One slab of a predecessor's: checked, made ours, and its objects claimed or discarded.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
+use heirloom_folio::sync::{
+    AtomicU8,
+    Ordering::{Relaxed, Release},
+};
 
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
@@ -142,10 +145,10 @@ impl<M: Machine> Cache<'_, M> {
         }
     }
 
-    /// Makes one place available that the caller took out of use.
+    /// Makes one place available that is the caller's alone: out of use, or free and in no list.
     fn construct(&self, slab: Slab, index: u32) {
         let (control, machine) = (self.control, self.slabs.memory().machine());
-        // SAFETY: out of use, so nobody's but the caller's.
+        // SAFETY: the caller's alone.
         unsafe { self.prepare(slab, index) };
         let byte = slab.state(&control.geometry, index);
         let state = State(byte.load(Relaxed));
@@ -186,17 +189,31 @@ impl<M: Machine> Cache<'_, M> {
         let (slab, index) = self.slabs.looking(|stays| {
             let spot = self.spot(ptr, stays)?;
             let state = spot.state();
-            let quarantined = ObjectState::Quarantined;
-            if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, quarantined) {
+            // Free and in no list: this call's alone. (Not out of use, as the places are that
+            // `construct_in` puts in order, maybe at the same time.)
+            if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Free) {
                 return Err(Error::NotUnclaimed { cache: control.name, addr });
             }
             Ok((spot.slab, spot.index))
         })?;
         // Before the object is in its slab again: until then the slab is not given back.
         self.slabs.settle((control, slab));
-        // Last, as a constructor may panic.
+        // Last, as a constructor may panic: then the place is out of use.
+        let out_of_use = OutOfUse(slab.state(&control.geometry, index));
         self.construct(slab, index);
+        core::mem::forget(out_of_use);
         Ok(())
+    }
+}
+
+/// The byte of a place that is one call's alone: dropping it puts the place out of use.
+struct OutOfUse<'s>(&'s AtomicU8);
+
+impl Drop for OutOfUse<'_> {
+    fn drop(&mut self) {
+        let state = State(self.0.load(Relaxed));
+        // Relaxed: the place is not handed out again, so nothing is told by the byte.
+        self.0.store(state.to(ObjectState::Quarantined).0, Relaxed);
     }
 }
 
