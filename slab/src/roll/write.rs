@@ -93,25 +93,6 @@ impl<M: Machine> Roll<M> {
         }
         Ok(table)
     }
-
-    /// Strikes out the record whose slab table begins with this page.
-    #[cfg(test)]
-    pub(crate) fn strike_out(&self, memory: &Memory<M>, table: PhysAddr) {
-        let end = self.end.lock();
-        let mut at = self.first;
-        while at.get() != 0 {
-            // SAFETY: a page of this roll.
-            let page = unsafe { words(memory, at) };
-            for record in page[HEADER..].chunks_exact(WORDS) {
-                if store::load(&record[1], Relaxed) == table.get() {
-                    // Release: what was done to its slabs before is done when it is gone.
-                    store::word(&record[0], super::record::NONE, Release);
-                }
-            }
-            at = PhysAddr::new(store::load(&page[0], Relaxed));
-        }
-        drop(end);
-    }
 }
 
 /// A preserved page of zeroes.
