@@ -1,13 +1,15 @@
 //! Reading what a predecessor left costs what its frames cost to read, and not what its tables refer
 //! to: one frame that many entries name is one frame. Counted in bytes that a reader asks for.
 
-use core::ptr::NonNull;
+mod common;
+
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::cell::Cell;
 
+use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::tracker::{Frames, FramesOf};
-use heirloom_folio::{Block, Cpus, DirectMap, Memory, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_folio::{Block, DirectMap, Order, PAGE_SIZE, PhysAddr, Request, Run};
 use heirloom_restore::{
     AreaInfo, AreaPart, Error, Fault, Handover, Header, HeaderPage, Image, SealInfo, SealPolicy,
     SealState, Sealed, Sealer, Table, TableError, survey,
@@ -20,21 +22,8 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// compared with those before it.
 const MOST: usize = 200;
 
-fn memory(ram: &Ram) -> Memory<&Ram> {
-    let [(run, node)] = Ram::frames(FRAMES);
-    let space = |bytes| ram.space(bytes);
-    let cpus: NonNull<[u8]> = space(Memory::<&Ram>::cpu_bytes(ram.count()));
-    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
-    // a time runs on it.
-    unsafe {
-        let memory = Memory::new(ram, cpus).unwrap();
-        memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run))).unwrap();
-        memory
-    }
-}
-
 fn boot(ram: &Ram) -> Handover<&Ram> {
-    Handover::fresh(memory(ram), &[], "first").unwrap()
+    Handover::<&Ram>::fresh(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 /// The words at an address, in memory that nothing writes but by atomics.
@@ -139,7 +128,8 @@ fn a_seal_over_one_block_again_and_again_is_refused_for_the_price_of_the_frames(
         assert!(frames <= 4 * FRAMES, "{kind}: {frames} frames looked at, there are {FRAMES}");
         let seal = |error: &Error| matches!(error, Error::Table(e) if e.table == Table::Seal);
         assert!(findings.iter().any(seal), "{kind}: {findings:?}");
-        let refused = Handover::revive(memory(&ram), entry, "next", SealPolicy::Checked);
+        let refused =
+            Handover::<&Ram>::revive(memory(&ram, FRAMES), entry, "next", SealPolicy::Checked);
         let refused = refused.err().expect("such a seal is none of ours");
         assert!(seal(&refused), "{kind}: {refused}");
     }
@@ -175,7 +165,8 @@ fn subtrees_over_one_another_are_looked_at_once() {
     println!("{names} subtrees of {row} frames: {looked} frames looked at");
     let limit = 8 * FRAMES;
     assert!(looked <= limit, "{looked} frames looked at for {names} subtrees of {row} frames");
-    Handover::revive(memory(&ram), kernel.entry(), "next", SealPolicy::Checked).unwrap();
+    Handover::<&Ram>::revive(memory(&ram, FRAMES), kernel.entry(), "next", SealPolicy::Checked)
+        .unwrap();
 }
 
 #[test]

@@ -3,14 +3,15 @@
 //! The machine's locks here say so where one is taken that is held: in one thread that is a wait
 //! for itself.
 
+mod common;
+
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{
-    Block, CpuId, Cpus, DirectMap, Fate, Machine, Memory, Order, PhysAddr, Request,
-};
+use heirloom_folio::{Block, CpuId, Cpus, DirectMap, Fate, Machine, Order, PhysAddr, Request};
 use heirloom_restore::{
     Entry, Error, Handle, Handover, Parts, PreservedArea, SealPolicy, Unclaimed,
 };
@@ -42,6 +43,12 @@ unsafe impl lock_api::RawMutex for Alone {
 /// [`Ram`] with such locks.
 struct Single<'r>(&'r Ram);
 
+impl<'r> From<&'r Ram> for Single<'r> {
+    fn from(ram: &'r Ram) -> Self {
+        Self(ram)
+    }
+}
+
 // SAFETY: delegates to `Ram`.
 unsafe impl DirectMap for Single<'_> {
     fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
@@ -71,25 +78,12 @@ impl Machine for Single<'_> {
 
 type Kernel<'r> = Handover<Single<'r>>;
 
-fn memory(ram: &Ram) -> Memory<Single<'_>> {
-    let [(run, node)] = Ram::frames(FRAMES);
-    let space = |bytes| ram.space(bytes);
-    let cpus = space(Memory::<Single<'_>>::cpu_bytes(ram.count()));
-    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
-    // a time runs on it.
-    unsafe {
-        let memory = Memory::new(Single(ram), cpus).unwrap();
-        memory.add_range(run, node, space(Memory::<Single<'_>>::range_bytes(run))).unwrap();
-        memory
-    }
-}
-
 fn boot(ram: &Ram) -> Kernel<'_> {
-    Handover::fresh(memory(ram), &[], "first").unwrap()
+    Handover::fresh(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
-    Handover::revive(memory(ram), entry, "next", SealPolicy::Checked).unwrap()
+    Handover::revive(memory(ram, FRAMES), entry, "next", SealPolicy::Checked).unwrap()
 }
 
 fn keep(kernel: &Kernel<'_>, order: u8) -> Block {

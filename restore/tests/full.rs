@@ -1,11 +1,10 @@
 //! A memory that is full to the last frame is taken over, again and again.
 
-use core::ptr::NonNull;
+mod common;
 
+use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{
-    Block, Cpus, Error as FolioError, Fate, Folio, Memory, Order, PAGE_SIZE, Request,
-};
+use heirloom_folio::{Block, Error as FolioError, Fate, Folio, Order, PAGE_SIZE, Request};
 use heirloom_restore::{Entry, Error, Handle, Handover, Parts, SealPolicy};
 
 type Kernel<'r> = Handover<&'r Ram>;
@@ -13,21 +12,8 @@ type Kernel<'r> = Handover<&'r Ram>;
 /// Bytes of an object: 20 and no more to a page, of whatever size.
 const OBJECT: usize = PAGE_SIZE * 200 / 4096;
 
-fn memory(ram: &Ram, frames: u64) -> Memory<&Ram> {
-    let [(run, node)] = Ram::frames(frames);
-    let space = |bytes| ram.space(bytes);
-    let cpus: NonNull<[u8]> = space(Memory::<&Ram>::cpu_bytes(ram.count()));
-    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
-    // a time runs on it.
-    unsafe {
-        let memory = Memory::new(ram, cpus).unwrap();
-        memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run))).unwrap();
-        memory
-    }
-}
-
 fn revive<'r>(ram: &'r Ram, frames: u64, entry: Entry, why: &str) -> Kernel<'r> {
-    let revived = Handover::revive(memory(ram, frames), entry, "next", SealPolicy::Checked);
+    let revived = Handover::<&Ram>::revive(memory(ram, frames), entry, "next", SealPolicy::Checked);
     revived.unwrap_or_else(|error| panic!("{why}, {frames} frames: {error}"))
 }
 
@@ -66,7 +52,7 @@ fn claim<'k, 'r>(kernel: &'k Kernel<'r>, block: Block) -> Folio<'k, &'r Ram> {
 /// as the one before.
 fn lives(frames: u64, orders: u8, objects_first: bool) {
     let ram = Ram::over(&Ram::frames(frames));
-    let mut kernel = Handover::fresh(memory(&ram, frames), &[], "first").unwrap();
+    let mut kernel = Handover::<&Ram>::fresh(memory(&ram, frames), &[], "first").unwrap();
     let mut kept = fill(&kernel, orders, objects_first);
     let least = if frames < 128 { 0 } else { frames / 4 };
     let held: u64 = kept.iter().map(|block| block.order().frames()).sum();
@@ -122,7 +108,8 @@ fn a_full_memory_is_taken_over_again_and_again() {
 
 #[test]
 fn the_smallest_memory_that_boots_is_taken_over_when_it_is_full() {
-    let boot = |ram: &Ram, frames| Handover::fresh(memory(ram, frames), &[], "first").map(|_| ());
+    let boot =
+        |ram: &Ram, frames| Handover::<&Ram>::fresh(memory(ram, frames), &[], "first").map(|_| ());
     let needed = 32;
     for frames in 1..needed {
         let ram = Ram::over(&Ram::frames(frames));

@@ -1,9 +1,10 @@
 //! What a kernel does with what its predecessor left, and when it cannot.
 
-use core::ptr::NonNull;
+mod common;
 
+use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Cpus, Fate, Kind, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, Request};
 use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
@@ -12,26 +13,12 @@ const CACHE: CacheSpec = CacheSpec::new("objects", 100).preserving(true);
 
 type Kernel<'r> = Handover<&'r Ram>;
 
-/// All of the machine's frames, as a kernel finds them that has just started.
-fn memory(ram: &Ram) -> Memory<&Ram> {
-    let [(run, node)] = Ram::frames(FRAMES);
-    let space = |bytes| ram.space(bytes);
-    let cpus: NonNull<[u8]> = space(Memory::<&Ram>::cpu_bytes(ram.count()));
-    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
-    // a time runs on it.
-    unsafe {
-        let memory = Memory::new(ram, cpus).unwrap();
-        memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run))).unwrap();
-        memory
-    }
-}
-
 fn boot(ram: &Ram) -> Kernel<'_> {
-    Handover::fresh(memory(ram), &[], "first").unwrap()
+    Handover::fresh(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
-    Handover::revive(memory(ram), entry, "next", SealPolicy::Checked).unwrap()
+    Handover::revive(memory(ram, FRAMES), entry, "next", SealPolicy::Checked).unwrap()
 }
 
 /// A folio that is left.

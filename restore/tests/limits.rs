@@ -1,10 +1,11 @@
 //! What a kernel accepted when it was booted, published, preserved and sealed, its successor accepts:
 //! at the limits of each.
 
-use core::ptr::NonNull;
+mod common;
 
+use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Cpus, Fate, Memory, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
+use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
 use heirloom_restore::{Entry, Error, Handle, Handover, Parts, ScratchList, SealPolicy, Table};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
@@ -14,19 +15,6 @@ const STRIDE: u64 = 4;
 /// As many areas as a list holds, and room beside them.
 const FRAMES: u64 = ScratchList::LIMIT as u64 * STRIDE + 4096;
 
-fn memory(ram: &Ram) -> Memory<&Ram> {
-    let [(run, node)] = Ram::frames(FRAMES);
-    let space = |bytes| ram.space(bytes);
-    let cpus: NonNull<[u8]> = space(Memory::<&Ram>::cpu_bytes(ram.count()));
-    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
-    // a time runs on it.
-    unsafe {
-        let memory = Memory::new(ram, cpus).unwrap();
-        memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run))).unwrap();
-        memory
-    }
-}
-
 /// Run `n` of many small ones that do not touch.
 fn area(n: u64, frames: u64) -> Run {
     let first = Ram::frames(FRAMES)[0].0.start();
@@ -34,7 +22,8 @@ fn area(n: u64, frames: u64) -> Run {
 }
 
 fn revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Handover<&Ram> {
-    Handover::revive(memory(ram), entry, "next", policy).unwrap_or_else(|error| panic!("{error}"))
+    Handover::<&Ram>::revive(memory(ram, FRAMES), entry, "next", policy)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -43,7 +32,7 @@ fn as_many_scratch_areas_as_a_list_holds_pass_from_kernel_to_kernel() {
     for count in [0, 1, 64, 65, 255, 256, ScratchList::LIMIT as u64] {
         let areas: Vec<Run> = (0..count).map(|n| area(n, 1 + n % 3)).collect();
         let ram = Ram::over(&Ram::frames(FRAMES));
-        let first = Handover::fresh(memory(&ram), &areas, "first").unwrap();
+        let first = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &areas, "first").unwrap();
         assert_eq!(first.scratch().collect::<Vec<_>>(), areas);
         first.publish("root", &[7]).unwrap();
         let mut kernel = first;
@@ -62,22 +51,24 @@ fn what_no_list_holds_is_refused_when_it_is_given() {
     let limit = ScratchList::LIMIT as u64;
     let many: Vec<Run> = (0..=limit).map(|n| area(n, 1)).collect();
     let ram = Ram::over(&Ram::frames(FRAMES));
-    let refused = Handover::fresh(memory(&ram), &many, "first").err();
+    let refused = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &many, "first").err();
     assert_eq!(refused, Some(Error::TableFull { table: Table::Scratch, limit }));
     let run = area(3, 0);
-    let refused = Handover::fresh(memory(&ram), &[area(1, 2), run], "first").err();
+    let refused = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &[area(1, 2), run], "first").err();
     assert_eq!(refused, Some(Error::BadRun { table: Table::Scratch, run }));
 }
 
 #[test]
 fn an_entry_that_was_taken_over_says_so() {
     let ram = Ram::over(&Ram::frames(FRAMES));
-    let first = Handover::fresh(memory(&ram), &[], "first").unwrap();
+    let first = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &[], "first").unwrap();
     first.publish("root", &[7]).unwrap();
     let entry = first.entry();
     let second = revive(&ram, entry, SealPolicy::Checked);
     let root = second.claim_root("root").unwrap();
-    let error = Handover::revive(memory(&ram), entry, "third", SealPolicy::Checked).err().unwrap();
+    let error = Handover::<&Ram>::revive(memory(&ram, FRAMES), entry, "third", SealPolicy::Checked)
+        .err()
+        .unwrap();
     let said = error.to_string();
     assert!(said.ends_with("a successor has taken over from it"), "{said}");
     assert_eq!(error.at(), Some(entry.root));
@@ -194,7 +185,7 @@ proptest! {
             }).collect();
         let ram = Ram::over(&Ram::frames(FRAMES));
         let producer = "p".repeat(wishes.producer);
-        let first = Handover::fresh(memory(&ram), &areas, &producer).unwrap();
+        let first = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &areas, &producer).unwrap();
         let left = leave(&first, &wishes);
         let policy = if wishes.seal { first.seal().unwrap(); SealPolicy::Required } else { SealPolicy::Checked };
         let next = revive(&ram, first.entry(), policy);

@@ -1,31 +1,20 @@
 //! The header page as a predecessor leaves it: sealed, opened by a successor, turned to its other half,
 //! of another version. The words that no kernel writes yet are written by hand.
 
-use core::ptr::NonNull;
+mod common;
+
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::tracker::{Frames, FramesOf};
-use heirloom_folio::{Cpus, DirectMap, Memory, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 use heirloom_restore::{
     Entry, Error, Fault, Handover, Header, HeaderPage, Image, Producer, SealPolicy, SealState,
     Surveyed, Table, TableError, survey,
 };
 
 const FRAMES: u64 = 512;
-
-fn memory(ram: &Ram) -> Memory<&Ram> {
-    let [(run, node)] = Ram::frames(FRAMES);
-    let space = |bytes| ram.space(bytes);
-    let cpus: NonNull<[u8]> = space(Memory::<&Ram>::cpu_bytes(ram.count()));
-    // SAFETY: the machine keeps the spaces as long as it lives, and lends each once; one kernel at
-    // a time runs on it.
-    unsafe {
-        let memory = Memory::new(ram, cpus).unwrap();
-        memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run))).unwrap();
-        memory
-    }
-}
 
 /// What a kernel left on a machine.
 struct Left {
@@ -37,7 +26,7 @@ struct Left {
 impl Left {
     fn new(sealed: bool) -> Self {
         let ram = Ram::over(&Ram::frames(FRAMES));
-        let kernel = Handover::fresh(memory(&ram), &[], "first").unwrap();
+        let kernel = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &[], "first").unwrap();
         kernel.publish("greeting", b"hello").unwrap();
         if sealed {
             kernel.seal().unwrap();
@@ -65,7 +54,12 @@ impl Left {
 
     /// With one bit of the published bytes' folio turned over.
     fn broken(self) -> Self {
-        let kernel = Handover::revive(memory(&self.ram), self.entry, "a look", SealPolicy::Checked);
+        let kernel = Handover::<&Ram>::revive(
+            memory(&self.ram, FRAMES),
+            self.entry,
+            "a look",
+            SealPolicy::Checked,
+        );
         let mut blob = None;
         let found = |name: &str, addr, _| blob = blob.or((name == "greeting").then_some(addr));
         kernel.unwrap().for_each_inherited_subtree(found).unwrap();
@@ -75,7 +69,7 @@ impl Left {
     }
 
     fn revive(&self, policy: SealPolicy) -> Result<Handover<&Ram>, Error> {
-        Handover::revive(memory(&self.ram), self.entry, "next", policy)
+        Handover::<&Ram>::revive(memory(&self.ram, FRAMES), self.entry, "next", policy)
     }
 
     fn survey(&self) -> (Surveyed, Vec<Error>) {
