@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::Owned as _;
+use common::owned::Owned as _;
 use common::{
     add_range, base, block, check, check_zeroes, free, free_run, grow_run, order, shrink_run, write,
 };

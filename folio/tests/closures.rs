@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::Owned as _;
+use common::owned::Owned as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::Owned as _;
+use common::owned::Owned as _;
 use std::sync::mpsc;
 use std::sync::{Barrier, Mutex};
 use std::thread;

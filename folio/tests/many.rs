@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Owned as _;
+use common::owned::Owned as _;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, Request, Run};
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Owned as _;
+use common::owned::Owned as _;
 use common::{add_range, base, block, check, claim_as, free, free_run, order, run, write};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::tracker::Adjacent;

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::Owned as _;
+use common::owned::Owned as _;
 use common::{base, free, free_run, grow_run, order, run, shrink_run};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, Pfn, Request, Run};

@@ -6,10 +6,7 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
-mod owned;
-
-#[allow(unused_imports, reason = "each test program uses its part")]
-pub(crate) use owned::Owned;
+pub(crate) mod owned;
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
