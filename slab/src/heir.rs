@@ -60,7 +60,7 @@ impl<M: Machine> Cache<'_, M> {
     ) -> Result<Adopted, Error> {
         let (control, memory) = (self.control, self.slabs.memory());
         let geometry = &control.geometry;
-        // SAFETY: the slab is nobody's, and only in turn would it become somebody's.
+        // SAFETY: the slab has no owner, and would get one in turn alone.
         let info = check_slab(unsafe { Here::inherited(memory) }, addr, record)?;
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
@@ -73,7 +73,7 @@ impl<M: Machine> Cache<'_, M> {
         }
         // SAFETY: labelled by this layer, as the roll names it.
         unsafe { memory.claim_as(block, Kind::Slab) }?;
-        // SAFETY: claimed just now, by nobody else. No cache's until the owner is written.
+        // SAFETY: claimed just now, by this call. No cache's until the owner is written.
         unsafe { slab.begin_anew() };
         let preserving = control.spec.preserving;
         if preserving || info.survivors > 0 {
@@ -107,8 +107,8 @@ impl<M: Machine> Cache<'_, M> {
             slab.head().preserved.store(info.survivors, Relaxed);
         }
         {
-            // Whoever finds the slab may put objects back into it, under this lock: so it is in its
-            // list before it can be found.
+            // A CPU that finds the slab may put objects back into it, under this lock: so it is in
+            // its list before it can be found.
             let mut shared = control.shared.lock();
             shared.lists.add(geometry, slab);
             // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
@@ -158,7 +158,7 @@ impl<M: Machine> Cache<'_, M> {
         control.shared.lock().lists.put_one(machine, &control.geometry, round);
     }
 
-    /// The objects that the predecessor left and nobody claimed: address and tag of each. What is
+    /// The objects that the predecessor left and that are not claimed: address and tag of each. What is
     /// claimed or discarded meanwhile may or may not be among them.
     pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
         let place = TablePlace::default();
@@ -179,7 +179,7 @@ impl<M: Machine> Cache<'_, M> {
         Ok(ptr)
     }
 
-    /// Frees an object that the predecessor left and nobody claimed.
+    /// Frees an object that the predecessor left and that is not claimed.
     ///
     /// # Errors
     /// As for [`Cache::claim`].
@@ -217,7 +217,7 @@ impl Drop for OutOfUse<'_> {
     }
 }
 
-/// The objects nobody claimed, from [`Cache::unclaimed`].
+/// The objects that are not claimed, from [`Cache::unclaimed`].
 pub struct UnclaimedObjects<'s, M: Machine> {
     cache: Cache<'s, M>,
     /// The place in the table of the slab that is looked through.

@@ -19,7 +19,7 @@ pub(crate) fn load(word: &AtomicU64, order: Ordering) -> u64 {
 
 /// Changes a state byte from one value to another: whether it had the first.
 ///
-/// Release and Acquire pair with each other in whoever changes the byte next: what was done to
+/// Release and Acquire pair with each other in the CPU that changes the byte next: what was done to
 /// the object and to its slab before is done.
 pub(crate) fn exchange(byte: &AtomicU8, from: u8, to: u8) -> bool {
     #[cfg(test)]

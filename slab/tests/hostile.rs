@@ -68,14 +68,14 @@ impl Left {
     fn write(&self, at: PhysAddr, value: u64) {
         let bytes = value.to_le_bytes();
         for (i, byte) in bytes.into_iter().enumerate() {
-            // SAFETY: in memory that nobody uses now.
+            // SAFETY: no kernel runs on the memory at this moment.
             unsafe { self.ram.ptr(PhysAddr::new(at.get() + i as u64)).write(byte) };
         }
     }
 
     fn read(&self, at: PhysAddr) -> u64 {
         let byte = |i| {
-            // SAFETY: in memory that nobody uses now.
+            // SAFETY: no kernel runs on the memory at this moment.
             unsafe { self.ram.ptr(PhysAddr::new(at.get() + i)).read() }
         };
         u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(byte))
@@ -219,7 +219,7 @@ fn a_record_whose_checksum_is_zero_is_none() {
     assert!(matches!(slabs_of(first, &slabs), Err(Error::NotInherited { .. })));
     assert!(slabs_of(second, &slabs).unwrap() > 0 && slabs_of(third, &slabs).unwrap() > 0);
     slabs.finish_inherited(|_| Fate::Free).unwrap();
-    // What it led to is what nobody claimed.
+    // What it led to is left unclaimed.
     let mut strays = 0;
     let free = |block| {
         strays += u64::from(slabs.memory().label_of(block).is_none());
@@ -248,7 +248,7 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     let mut held = Vec::new();
     for index in 0..left.read(PhysAddr::new(slab.get() + 24 + 48)) >> 32 {
         let byte = left.ram.ptr(state(slab, index));
-        // SAFETY: in memory that nobody uses now.
+        // SAFETY: no kernel runs on the memory at this moment.
         let found = unsafe { byte.read() };
         // One that is free in between stays so.
         if found & 7 == 2 {
@@ -275,7 +275,7 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     // What is in use in a preserving cache is live.
     let left = self::left();
     let slab = of(&left, b'f');
-    // SAFETY: in memory that nobody uses now.
+    // SAFETY: no kernel runs on the memory at this moment.
     unsafe { left.ram.ptr(state(slab, 3)).write(1 << 3 | HELD) };
     let Err(Error::Slab(error)) = left.revive() else { panic!("no state of a preserving cache") };
     let fault = SlabFault::State { index: 3, found: 1 << 3 | HELD };
@@ -357,7 +357,7 @@ fn a_forged_owner_word_makes_no_slab_ours() {
     left.write(word(120), 2 << 32);
     // The first object: unclaimed, tag 1.
     let first = u64::from(u32::try_from(left.read(word(24 + 56)) & 0xffff_ffff).unwrap());
-    // SAFETY: in memory that nobody uses now.
+    // SAFETY: no kernel runs on the memory at this moment.
     unsafe { left.ram.ptr(word(128)).write(1 << 3 | 3) };
 
     let slabs = revive(left);

@@ -247,7 +247,7 @@ where
             return self.leaf(at);
         }
         for (index, entry) in at.words.iter().enumerate() {
-            // Relaxed: whoever wrote the tree is gone.
+            // Relaxed: the kernel that wrote the tree is gone.
             let entry = entry.load(Relaxed);
             if entry == 0 {
                 continue;

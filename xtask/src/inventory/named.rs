@@ -44,7 +44,7 @@ pub(crate) const REASONS: &[Reason] = &[
     },
     Reason {
         why: "The function follows it in a reader's section, to a state byte or a frame's byte, in which one compare-exchange from \"left by the \
-              predecessor\" decides who gets it. The caller that wins alone is the owner; every other caller, with a stale, forged or foreign \
+              predecessor\" decides which caller gets it. The caller that wins alone is the owner; every other caller, with a stale, forged or foreign \
               name too, is told so and has touched nothing else.",
         functions: &[
             "heirloom_slab::Slabs<M>::claim",
