@@ -181,6 +181,22 @@ impl<M: Machine> Handover<M> {
 
     /// Gives back what no cache needs, while nothing else uses this kernel: what the magazines and
     /// caches of every CPU hold, and empty slabs. Returns how many slabs. See [`Slabs::shrink_all`].
+    ///
+    /// # Examples
+    /// ```
+    /// use core::alloc::Layout;
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_restore::Handover;
+    /// use heirloom_slab::Buffers;
+    ///
+    /// let memory = Ram::memory(&Ram::frames(1024))?;
+    /// let mut kernel = Handover::fresh(memory, &[], "this kernel")?;
+    /// let buffer = kernel.slabs().alloc(Layout::new::<[u64; 8]>(), Buffers::default())?;
+    /// // SAFETY: allocated just now.
+    /// unsafe { kernel.slabs().free(buffer) }?;
+    /// assert_eq!(kernel.shrink_all(), 1);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn shrink_all(&mut self) -> u64 {
         self.slabs.shrink_all()
     }
