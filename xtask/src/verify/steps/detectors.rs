@@ -53,7 +53,7 @@ pub(super) const STEPS: &[Step] = &[
             "tsan",
             "thread",
             "-Zbuild-std",
-            "-p heirloom-folio -p heirloom-slab --test concurrent --test threads",
+            "-p heirloom-folio -p heirloom-slab --test concurrent --test threads --test discarding",
             "-p heirloom --test promises -- threads claims"
         ),
         long: None,
