@@ -273,13 +273,13 @@ impl<M: Machine> Memory<M> {
         Ok(FolioRun::fresh(self, run, request))
     }
 
-    /// Claims a folio that the predecessor preserved; once.
+    /// Claims a folio that a predecessor preserved; once. It stays preserved.
     ///
     /// # Errors
     /// As for [`Memory::claim`].
-    pub fn claim_folio(&self, block: Block) -> Result<Folio<'_, M>, Error> {
+    pub fn claim_folio(&self, block: Block) -> Result<PreservedFolio<'_, M>, Error> {
         self.claim(block, Kind::Folio)?;
-        // SAFETY: claimed just now, by nobody else.
-        Ok(unsafe { Folio::from_raw(self, block) })
+        // SAFETY: claimed just now, by this call alone.
+        Ok(unsafe { PreservedFolio::from_raw(self, block) })
     }
 }

@@ -47,7 +47,6 @@ mod allocator;
 mod columns;
 mod error;
 mod freeze;
-mod gate;
 mod handle;
 #[cfg(any(test, feature = "std"))]
 pub mod harness;
@@ -74,7 +73,6 @@ mod within;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};
-pub use gate::HeldInheritance;
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
 pub use inherit::Fate;
 pub use kinds::{FrameState, Kind};
