@@ -19,7 +19,7 @@
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::{Error, TreeFault};
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::prefetch::{prefetch, prefetch_at};
@@ -207,7 +207,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
-    /// label, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
+    /// label or an owner, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
     /// kind, or of a block so large.
     ///
     /// # Safety
@@ -221,11 +221,11 @@ impl<M: Machine> Memory<M> {
         let byte = range.byte(block.pfn()).filter(|_| self.has_bit(range, block)).ok_or(gone)?;
         match byte.compare_exchange(kinds::NEVER, label, Relaxed, Relaxed) {
             Ok(_) => Ok(()),
-            Err(now) => match kinds::labelled(now) {
-                Some((found, _)) => {
+            Err(now) => match kinds::decode(now) {
+                FrameState::Head { kind: found, .. } => {
                     Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
                 }
-                None => Err(gone),
+                _ => Err(gone),
             },
         }
     }

@@ -200,7 +200,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         let stays = unsafe { Stays::promised() };
         let spot = self.spot(ptr, &stays)?;
         let state = spot.state();
-        if !state.is(ObjectState::Live) {
+        if !state.is(ObjectState::Live) && !state.is(ObjectState::Held) {
             return Err(spot.not_live(state));
         }
         if !self.slabs.memory().machine().may_wait() {

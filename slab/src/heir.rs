@@ -10,10 +10,11 @@ use crate::cache::Cache;
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
-use crate::past::Turn;
+use crate::past::{Named, Turn};
 use crate::roll::{CacheRecord, Here, Source, TablePlace};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
+use crate::store;
 
 /// What a predecessor's slab holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,30 +36,33 @@ impl<M: Machine> Cache<'_, M> {
     pub(crate) fn adopt_left(
         &self,
         record: &CacheRecord,
-        addr: PhysAddr,
+        named: Named,
     ) -> Result<Option<Adopted>, Error> {
         let turn = self.slabs.past.turn();
-        let slab = Block::new(addr.pfn(), record.order());
+        let slab = Block::new(named.slab.pfn(), record.order());
         if !slab.is_some_and(|slab| self.slabs.is_left(&turn, slab)) {
             return Ok(None);
         }
-        self.adopt_slab(&turn, record, addr).map(Some)
+        self.adopt_slab(&turn, record, named).map(Some)
     }
 
     /// Makes a slab of the predecessor's that is left one of this cache, which admits its record.
     ///
     /// Where there is a constructor, free places are out of use until [`Cache::construct_in`] puts
     /// them in order: it is the caller's code, and runs out of turn.
+    ///
+    /// Each store to what a successor reads turns a state that survives into another that does, or one
+    /// that does not into another that does not.
     pub(crate) fn adopt_slab(
         &self,
         _: &Turn,
         record: &CacheRecord,
-        addr: PhysAddr,
+        named: Named,
     ) -> Result<Adopted, Error> {
         let (control, memory) = (self.control, self.slabs.memory());
-        let geometry = &control.geometry;
-        // SAFETY: the slab is nobody's, and only in turn would it become somebody's.
-        let info = check_slab(unsafe { Here::inherited(memory) }, addr, record)?;
+        let (geometry, addr) = (&control.geometry, named.slab);
+        // SAFETY: the slab has no owner, and only in turn would it get one.
+        let info = check_slab(unsafe { Here::new(memory) }, addr, record)?;
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
@@ -70,19 +74,9 @@ impl<M: Machine> Cache<'_, M> {
         }
         // SAFETY: labelled by this layer, as the roll names it.
         unsafe { memory.claim_as(block, Kind::Slab) }?;
-        // SAFETY: claimed just now, by nobody else. No cache's until the owner is written.
-        unsafe { slab.begin_anew() };
+        // SAFETY: claimed just now, by this call alone. No cache's until the owner is written.
+        unsafe { slab.begin_anew(named.entry) };
         let preserving = control.spec.preserving;
-        if preserving || info.survivors > 0 {
-            let kept =
-                self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab));
-            if let Err(error) = kept {
-                // SAFETY: claimed just now; what a successor reads of it was not written.
-                let undone = unsafe { memory.unclaim(block, Kind::Table, Some(Kind::Slab)) };
-                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
-                return Err(error);
-            }
-        }
         let raw = control.spec.constructor.is_some();
         for (index, byte) in (0..).zip(slab.states(geometry)) {
             let state = State(byte.load(Relaxed));
@@ -91,7 +85,7 @@ impl<M: Machine> Cache<'_, M> {
                 false if raw => ObjectState::Quarantined,
                 false => ObjectState::Free,
             };
-            byte.store(state.to(what).0, Release);
+            store::state(byte, state.to(what).0);
             if what == ObjectState::Free {
                 // SAFETY: the slab is ours alone, the place free. No constructor is run.
                 unsafe { self.prepare(slab, index) };
@@ -104,9 +98,13 @@ impl<M: Machine> Cache<'_, M> {
             slab.head().preserved.store(info.survivors, Relaxed);
         }
         {
-            // Whoever finds the slab may put objects back into it, under this lock: so it is in its
+            // What finds the slab may put objects back into it, under this lock: so it is in its
             // list before it can be found.
             let mut shared = control.shared.lock();
+            if !preserving && info.survivors == 0 {
+                // Of use to this kernel alone.
+                self.slabs.let_go(control, &mut shared, slab);
+            }
             shared.lists.add(geometry, slab);
             // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
             slab.head().owner.store(control.owner, Release);
@@ -168,15 +166,14 @@ impl<M: Machine> Cache<'_, M> {
     /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
     pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.memory().machine().ptr(addr);
-        let claimed = self.slabs.looking(|stays| {
+        self.slabs.looking(|stays| {
             let spot = self.spot(ptr, stays)?;
             spot.claim(u64::from(self.control.geometry.size), spot.state().tag())
         })?;
-        self.slabs.settle(claimed);
         Ok(ptr)
     }
 
-    /// Frees an object that the predecessor left and nobody claimed.
+    /// Frees an object that the predecessor left and that was not claimed.
     ///
     /// # Errors
     /// As for [`Cache::claim`].
@@ -193,7 +190,9 @@ impl<M: Machine> Cache<'_, M> {
             Ok((spot.slab, spot.index))
         })?;
         // Before the object is in its slab again: until then the slab is not given back.
-        self.slabs.settle((control, slab));
+        if !control.spec.preserving {
+            self.slabs.discount_preserved(control, slab);
+        }
         // Last, as a constructor may panic.
         self.construct(slab, index);
         Ok(())

@@ -41,9 +41,20 @@ impl<M: Machine> Roll<M> {
         new_page(memory)
     }
 
-    /// The empty roll whose page is `first`, from [`Roll::first_page`].
-    pub(crate) const fn new(first: PhysAddr) -> Self {
-        Self { first, end: Mutex::new(End { page: first, count: 0 }) }
+    /// The roll whose first page is at `first`: an empty one, from [`Roll::first_page`], or a
+    /// predecessor's that was checked, with which this kernel goes on.
+    pub(crate) fn reopen(memory: &Memory<M>, first: PhysAddr) -> Self {
+        let mut end = End { page: first, count: 0 };
+        loop {
+            // SAFETY: a page of the roll, which this kernel writes by atomics alone.
+            let page = unsafe { words(memory, end.page) };
+            let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
+            end.count = usize::try_from(word(1)).unwrap_or(RECORDS).min(RECORDS);
+            match word(0) {
+                0 => return Self { first, end: Mutex::new(end) },
+                next => end.page = PhysAddr::new(next),
+            }
+        }
     }
 
     /// The address of the first page.
