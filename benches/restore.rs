@@ -269,7 +269,7 @@ fn seal_of(tables: &Inherited<'_, &Machine>, kernel: &Kernel<'_>) -> SealInfo {
     let look = |name: &str, addr, _| {
         if name == SUBTREE {
             let words = tables.words(addr, Header::SIZE).expect("in memory");
-            seal = Header::read(words, addr).expect("sound").seal;
+            seal = Header::read(words, addr).expect("sound").seal.info();
         }
     };
     kernel.for_each_inherited_subtree(look).expect("sound");

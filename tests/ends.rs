@@ -14,7 +14,8 @@ use heirloom::folio::{
 };
 use heirloom::restore::{
     AreaInfo, DeviceTree, Excerpt, Handle, Handover, Header, HeaderPage, Parts, PreservedArea,
-    Producer, Records, RootPage, RootView, ScratchList, ScratchWords, Sealed, Sealer, Table,
+    Producer, Records, RootPage, RootView, ScratchList, ScratchWords, SealState, Sealed, Sealer,
+    Table,
 };
 use heirloom::slab::{Buffers, CacheSpec};
 
@@ -148,11 +149,15 @@ fn tables_over_any_words() {
                     generation: a,
                     roll: Some(at),
                     producer: Producer::new("x"),
-                    seal: None,
+                    seal: SealState::Unsealed,
+                    longer: false,
                 };
                 let _ = Header::read(&wide, at).is_ok();
+                let _ = HeaderPage::reopen(&wide, at).is_ok();
                 if let Ok(mut page) = HeaderPage::create(&wide, at, &says) {
                     page.seal(None);
+                    page.open();
+                    let _ = page.renew(a, Some(at), Producer::new("y")).is_ok();
                     let _ = page.read().is_ok();
                 }
             });

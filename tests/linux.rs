@@ -263,6 +263,6 @@ fn what_linux_left_goes_on_to_the_next_kernel_as_it_was() {
 fn a_seal_is_not_expected_of_linux() {
     let (world, entry) = left();
     let refused = world.try_revive(entry, SealPolicy::Required).err();
-    assert_eq!(refused, Some(Error::NotSealed.into()));
+    assert_eq!(refused, Some(Error::NotSealed { opened: false }.into()));
     drop(world.try_revive(entry, SealPolicy::Ignored).unwrap());
 }

@@ -364,7 +364,7 @@ fn compatible(words: &[AtomicU32], at: PhysAddr) -> Option<String> {
 fn sealed_list(left: &Left<'_, Image>, root: &RootView<'_>) -> Option<(PhysAddr, u64)> {
     let own = root.subtrees().flatten().find(|subtree| subtree.name.as_str() == SUBTREE)?;
     let header = Header::read(left.words(own.addr, Header::SIZE)?, own.addr).ok()?;
-    entries(left, &header.seal?)?
+    entries(left, &header.seal.info()?)?
         .find(|(kind, ..)| *kind == Sealed::Scratch as u32)
         .map(|(_, addr, bytes)| (addr, bytes.into()))
 }

@@ -60,11 +60,13 @@ pub(crate) fn compatible(text: &[u8], family: &str, expected: &'static str) -> R
     if text == expected.as_bytes() {
         return Ok(());
     }
-    let digits = text.strip_prefix(family.as_bytes()).unwrap_or(&[]);
-    let plain = digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0");
-    let number = core::str::from_utf8(digits).ok().filter(|_| plain);
-    Err(match number.and_then(|digits| digits.parse().ok()) {
-        Some(found) => Fault::Version { found },
+    let number = |text: &[u8]| {
+        let digits = text.strip_prefix(family.as_bytes())?;
+        let plain = digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0");
+        core::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
+    };
+    Err(match number(text).zip(number(expected.as_bytes())) {
+        Some((found, known)) => Fault::Version { found, known },
         None => Fault::Unknown { found: Excerpt::of(text.iter().copied()), expected },
     })
 }

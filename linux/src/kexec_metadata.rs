@@ -52,7 +52,8 @@ impl Metadata {
         let stored: Stored = load(words(pages, at, SIZE, (Table::Metadata, at, 0))?);
         let found = stored.version.get();
         if found != Self::VERSION {
-            return Err(Table::Metadata.fail(at, 0, Fault::Version { found }));
+            let fault = Fault::Version { found, known: Self::VERSION };
+            return Err(Table::Metadata.fail(at, 0, fault));
         }
         let previous_release = Text::read(stored.release, (Table::Metadata, at, 4))?;
         Ok(Self { at, previous_release, kexec_count: stored.count.get() })

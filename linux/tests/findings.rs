@@ -324,7 +324,7 @@ fn sessions_and_files_that_are_not_sound() {
     let found = only(|dump| dump.put(session + 72, 3));
     assert_eq!(found, table(Table::Session, session, 72, Fault::Length { expected: 3, found: 2 }));
     let found = only(|dump| dump.write(file, b"memfd-v3"));
-    assert_eq!(found, table(Table::File, file, 0, Fault::Version { found: 3 }));
+    assert_eq!(found, table(Table::File, file, 0, Fault::Version { found: 3, known: 2 }));
     let missing = PhysAddr::new(0x800_0000);
     let found = only(|dump| dump.put(file + 48, missing.get()));
     assert_eq!(found, table(Table::File, file, 48, Fault::OutsideMemory { addr: missing }));
@@ -335,16 +335,19 @@ fn sessions_and_files_that_are_not_sound() {
 #[test]
 fn other_versions_and_other_tables() {
     let found = only(|dump| dump.write(LUO, b"luo-v6"));
-    assert_eq!(found, table(Table::Luo, LUO, 0, Fault::Version { found: 6 }));
+    assert_eq!(found, table(Table::Luo, LUO, 0, Fault::Version { found: 6, known: 5 }));
     let found = only(|dump| dump.write(METADATA, &[2]));
-    assert_eq!(found, table(Table::Metadata, METADATA, 0, Fault::Version { found: 2 }));
+    assert_eq!(found, table(Table::Metadata, METADATA, 0, Fault::Version { found: 2, known: 1 }));
     let flbs = Dump::of_linux().get(LUO + 24);
     let found = only(|dump| dump.put(flbs + 8, 64));
     assert_eq!(found, table(Table::Flbs, flbs, 8, Fault::TooMany { found: 64, limit: 63 }));
     let found = only(|dump| {
         dump.write(dump.find(KHO_TEST, b"kho-test-v1"), b"kho-test-v2");
     });
-    assert!(matches!(found, Error::Table(TableError { fault: Fault::Version { found: 2 }, .. })));
+    assert!(matches!(
+        found,
+        Error::Table(TableError { fault: Fault::Version { found: 2, known: 1 }, .. })
+    ));
 }
 
 #[test]

@@ -179,7 +179,7 @@ fn regions_that_are_not_there_or_not_theirs() {
 fn each_fault_names_its_byte() {
     let blob = tree(b"memblock-v2\0", |_| {});
     let refused = Memory::new(&blob).read().unwrap_err();
-    assert_eq!(refused, fault(40 + 8 + 12, Fault::Version { found: 2 }));
+    assert_eq!(refused, fault(40 + 8 + 12, Fault::Version { found: 2, known: 1 }));
     for name in ["memblock-v1;x", "memblock", "memblock-v01", "memblock-v1\0x", "memblock-v", ""] {
         let blob = tree(&[name.as_bytes(), b"\0"].concat(), |_| {});
         let found = Excerpt::of(name.bytes());

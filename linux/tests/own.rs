@@ -214,7 +214,7 @@ fn a_seal_that_is_broken() {
 #[test]
 fn a_seal_s_table_that_is_another() {
     let left = handover(true);
-    let seal = left.header().seal.unwrap();
+    let seal = left.header().seal.info().unwrap();
     left.flip(seal.first.get() + 16);
     let found = left.findings().1;
     match found[..] {

@@ -22,7 +22,7 @@ use crate::past::{Past, SealPolicy, left, past_root};
 use crate::reserve::{self, Reserve};
 use crate::scratch::ScratchList;
 use crate::seal;
-use crate::subtree::{Producer, SealInfo};
+use crate::subtree::{Producer, SealState};
 
 /// All that a [`Handover`] is made from. See the top of the file.
 #[doc(hidden)]
@@ -158,24 +158,24 @@ fn check_left<M: Machine>(
     says: &mut Predecessor,
 ) -> Result<(), Error> {
     says.held = hold_entry(memory, entry)?;
-    let info = read_header(memory, entry, says)?;
-    check_seal(memory, info, seal, sealable)?;
+    let state = read_header(memory, entry, says)?;
+    check_seal(memory, state, seal, sealable)?;
     match says.header {
         Some(page) => label_table(memory, Table::Header, page),
         None => Ok(()),
     }
 }
 
-/// Checks the subtrees, and takes note of what the header says; which seal holds.
+/// Checks the subtrees, and takes note of what the header says; whether it is sealed.
 #[inline(never)]
 fn read_header<M: Machine>(
     memory: &Memory<M>,
     entry: Entry,
     says: &mut Predecessor,
-) -> Result<Option<SealInfo>, Error> {
+) -> Result<SealState, Error> {
     let root = past_root(memory, entry.root)?;
     let Some((page, header)) = check::subtrees(&left(memory), &root, Err)? else {
-        return Ok(None);
+        return Ok(SealState::Unsealed);
     };
     says.header = Some(page);
     (says.generation, says.roll) = (header.generation, header.roll);
@@ -265,11 +265,11 @@ fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Re
 #[inline(never)]
 fn check_seal<M: Machine>(
     memory: &Memory<M>,
-    seal: Option<SealInfo>,
+    seal: SealState,
     policy: SealPolicy,
     frames: u64,
 ) -> Result<(), Error> {
-    if let Some(info) = seal {
+    if let Some(info) = seal.info() {
         // No claim may take the table. Where its chain is not sound, the check of the seal below says so.
         let labelled = seal::for_each_block(&left(memory), &info, |block| {
             label_block(memory, Table::Seal, block)
@@ -277,9 +277,13 @@ fn check_seal<M: Machine>(
         labelled
             .or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
     }
+    let opened = seal == SealState::Opened;
     match (policy, seal) {
-        (SealPolicy::Ignored, _) | (SealPolicy::Checked, None) => Ok(()),
-        (SealPolicy::Required, None) => Err(Error::NotSealed),
-        (_, Some(info)) => check::sealed(&left(memory), &info, frames, Err).map(|_| ()),
+        (SealPolicy::Ignored, _) => Ok(()),
+        (_, SealState::Sealed(info)) => {
+            check::sealed(&left(memory), &info, frames, Err).map(|_| ())
+        }
+        (SealPolicy::Checked, _) | (SealPolicy::Required, SealState::Opened) => Ok(()),
+        (SealPolicy::Required | SealPolicy::SealedOnly, _) => Err(Error::NotSealed { opened }),
     }
 }

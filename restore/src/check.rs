@@ -147,7 +147,7 @@ where
     let _ = entry.empty_list(&left).is_some_and(|block| ledger.claim(block));
     let Some((page, header)) = subtrees(&left, &root, &mut found)? else { return Ok(surveyed) };
     surveyed.header = Some(header);
-    if let Some(info) = header.seal {
+    if let Some(info) = header.seal.info() {
         let claimed = seal::for_each_block(&left, &info, |block| claim(block, Table::Seal, ledger));
         match claimed {
             Ok(()) => {

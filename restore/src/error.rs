@@ -20,7 +20,11 @@ pub enum Error {
     /// Something changed since the handover was sealed.
     Broken(Broken),
     /// The handover is not sealed, and had to be.
-    NotSealed,
+    NotSealed {
+        /// Whether it was: a successor found it whole then, opened it and has been at work in it
+        /// since, and the policy was [`SealedOnly`](crate::SealPolicy::SealedOnly).
+        opened: bool,
+    },
     /// A table left in memory is not sound.
     Table(TableError),
     /// A handle is not sound, or says what no handle can say.
@@ -145,6 +149,8 @@ pub enum Fault {
     Version {
         /// The version there.
         found: u32,
+        /// The one that is read.
+        known: u32,
     },
     /// A name of a format that this build does not read: of another make, or with more to it than a
     /// version.
@@ -264,7 +270,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic { found } => write!(f, "{found:#x} is not what marks this table"),
-            Self::Version { found } => write!(f, "version {found} is not known"),
+            Self::Version { found, known } => {
+                write!(f, "version {found} is not known, version {known} is")
+            }
             Self::Unknown { found, expected } => {
                 write!(f, "\"{found}\" is not known, \"{expected}\" is")
             }
@@ -306,7 +314,10 @@ impl fmt::Display for Error {
             Self::Folio(e) => e.fmt(f),
             Self::Slab(e) => e.fmt(f),
             Self::Broken(broken) => write!(f, "the seal is broken: {broken}"),
-            Self::NotSealed => f.write_str("the handover is not sealed"),
+            Self::NotSealed { opened: false } => f.write_str("the handover is not sealed"),
+            Self::NotSealed { opened: true } => f.write_str(
+                "the handover is not sealed any more: a successor found it whole and opened it",
+            ),
             Self::Table(e) => e.fmt(f),
             Self::Handle { addr, meta, fault } => {
                 write!(f, "handle {addr:#x}/{meta:#x}: {fault}")

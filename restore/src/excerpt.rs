@@ -66,17 +66,24 @@ pub(crate) fn unknown<I: Iterator<Item = u8>>(
     family: &str,
     expected: &'static str,
 ) -> Fault {
+    let found = version(text().skip(family.len()));
+    let known = version(expected.bytes().skip(family.len()));
+    match found.zip(known) {
+        Some((found, known)) if text().take(family.len()).eq(family.bytes()) => {
+            Fault::Version { found, known }
+        }
+        _ => Fault::Unknown { found: Excerpt::of(text()), expected },
+    }
+}
+
+/// The number that `text` is, all of it.
+fn version(mut text: impl Iterator<Item = u8>) -> Option<u32> {
     /// Digits of a version that is a number.
     const DIGITS: u32 = 9;
-    let number = text().skip(family.len()).try_fold((0_u32, 0), |(number, digits), byte| {
+    let number = text.try_fold((0_u32, 0), |(number, digits), byte| {
         // A number starts with no zero.
         let fits = byte.is_ascii_digit() && digits < DIGITS && (digits > 0 || byte != b'0');
         fits.then(|| (number * 10 + u32::from(byte - b'0'), digits + 1))
     });
-    match number {
-        Some((found, 1..)) if text().take(family.len()).eq(family.bytes()) => {
-            Fault::Version { found }
-        }
-        _ => Fault::Unknown { found: Excerpt::of(text()), expected },
-    }
+    number.filter(|(_, digits)| *digits > 0).map(|(number, _)| number)
 }

@@ -134,11 +134,17 @@ impl<'a> DeviceTree<'a> {
         }
         let version = field(header::VERSION)?;
         if version < FDT_VERSION {
-            return Err(fail(header::VERSION, Fault::Version { found: version }));
+            return Err(fail(
+                header::VERSION,
+                Fault::Version { found: version, known: FDT_VERSION },
+            ));
         }
         let oldest = field(header::LAST_COMPATIBLE)?;
         if oldest > FDT_VERSION {
-            return Err(fail(header::LAST_COMPATIBLE, Fault::Version { found: oldest }));
+            return Err(fail(
+                header::LAST_COMPATIBLE,
+                Fault::Version { found: oldest, known: FDT_VERSION },
+            ));
         }
         let total = field(header::TOTAL_SIZE)?;
         let limit = size_of_val(words) as u64;

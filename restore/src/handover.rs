@@ -29,7 +29,7 @@ use crate::records::{Record, Records};
 use crate::reserve::Reserve;
 use crate::root::{Edit, Name, RootPage, RootView, Subtree};
 use crate::scratch::{ScratchList, ScratchWords};
-use crate::subtree::{Header, HeaderPage, Producer, SUBTREE};
+use crate::subtree::{Header, HeaderPage, Producer, SUBTREE, SealState};
 
 /// The handover of one kernel: what it leaves to its successor, and what its predecessor left.
 ///
@@ -93,7 +93,8 @@ fn write_header<M: Machine>(
 ) -> Result<PhysAddr, Error> {
     let (header, words) = new_table(slabs.memory())?;
     let (roll, producer) = (Some(slabs.roll()), Producer::new(producer));
-    HeaderPage::create(words, header, &Header { generation, roll, producer, seal: None })?;
+    let (seal, longer) = (SealState::Unsealed, false);
+    HeaderPage::create(words, header, &Header { generation, roll, producer, seal, longer })?;
     Ok(header)
 }
 

@@ -47,4 +47,4 @@ pub use records::{Chain, Entries, MAX_BLOCKS, Record, Records};
 pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
 pub use scratch::{ScratchList, ScratchWords};
 pub use seal::{Broken, SealTable, Sealed, Sealer, verify};
-pub use subtree::{Header, HeaderPage, Producer, SUBTREE, SealInfo};
+pub use subtree::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};

@@ -34,14 +34,19 @@ impl Past {
     }
 }
 
-/// Whether a handover that was sealed must be as it was when it was sealed.
+/// Whether a handover must be sealed, and as it was when it was sealed.
+///
+/// A handover that was sealed can be [opened](crate::SealState::Opened): a successor found it whole,
+/// and has been at work in it since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SealPolicy {
-    /// A seal that is broken is refused; a handover that is not sealed is taken.
+    /// A seal that is broken is refused; a handover that is not sealed, or opened, is taken.
     #[default]
     Checked,
-    /// A handover that is not sealed is refused too.
+    /// A handover that never was sealed is refused too; one that is opened is taken.
     Required,
+    /// Only a handover that is sealed now is taken: one that is opened is refused too.
+    SealedOnly,
     /// The seal is not looked at: structure alone is checked.
     Ignored,
 }

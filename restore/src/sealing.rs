@@ -35,6 +35,7 @@ impl<M: Machine> Handover<M> {
         self.fill_reserve();
         let made = self.edit.lock();
         self.break_seal()?;
+        let mut page = self.header_page()?;
         let slabs = self.slabs();
         let mut entries = SLACK;
         self.memory().for_each_node(|_| entries += 1);
@@ -48,7 +49,7 @@ impl<M: Machine> Handover<M> {
             return Err(error);
         }
         let table = sealer.close(&Plain(self))?;
-        self.header_page().seal(Some(table.info()));
+        page.seal(Some(table.info()));
         Ok(())
     }
 
@@ -64,13 +65,14 @@ impl<M: Machine> Handover<M> {
     /// Whether the handover is sealed.
     pub fn is_sealed(&self) -> bool {
         let _alone = self.edit.lock();
-        self.header_page().read().is_ok_and(|header| header.seal.is_some())
+        let header = self.header_page().and_then(|page| page.read());
+        header.is_ok_and(|header| header.seal.info().is_some())
     }
 
     /// Breaks the seal; the caller holds the lock.
     pub(crate) fn break_seal(&self) -> Result<(), Error> {
-        let mut page = self.header_page();
-        let Some(info) = page.read()?.seal else { return Ok(()) };
+        let mut page = self.header_page()?;
+        let Some(info) = page.read()?.seal.info() else { return Ok(()) };
         page.seal(None);
         // SAFETY: the table is the one that `seal` made and noted; nothing else stands for it,
         // and the page does not name it any more.
@@ -78,7 +80,7 @@ impl<M: Machine> Handover<M> {
         table.free().map_err(|(_, error)| error)
     }
 
-    fn header_page(&self) -> HeaderPage<'_> {
+    fn header_page(&self) -> Result<HeaderPage<'_>, Error> {
         HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)
     }
 

@@ -1,21 +1,25 @@
 //! The page of the `heirloom` subtree: what Linux has no word for.
 //!
 //! One preserved frame, little-endian, at the address that the root page names under
-//! [`SUBTREE`]. The first 112 bytes never change once the root names the page; what can change is
-//! turned to by the one 8-byte store of `seal`.
+//! [`SUBTREE`]. What can change has two places: the one that does not hold is written, and one
+//! 8-byte store turns to it.
 //!
 //! | offset | field | |
 //! |---|---|---|
-//! | 0 | compatible, 16 bytes | `heirloom-v1`, then zeroes |
+//! | 0 | compatible, 16 bytes | `heirloom-v2`, then zeroes |
 //! | 16 | `page_shift` u32 | log2 of the page size |
-//! | 20 | `size` u32 | bytes of this table: 168 |
-//! | 24 | generation u64 | how many kernels came before, at least |
-//! | 32 | roll u64 | address of the first block of cache records, or 0 |
-//! | 40 | producer, 64 bytes | who wrote it, UTF-8, then zeroes |
-//! | 104 | checksum u64 | XXH3 of bytes 0..104 |
-//! | 112 | seal u64 | which of the two seals holds: 0 none, `sealed-1` or `sealed-2` |
-//! | 120 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
-//! | 144 | seal 2, the same | |
+//! | 20 | `size` u32 | bytes of this table: 264 |
+//! | 24 | half 1: generation u64 | how many kernels came before, at least |
+//! | 32 | half 1: roll u64 | address of the first block of cache records, or 0 |
+//! | 40 | half 1: producer, 64 bytes | who wrote it, UTF-8, then zeroes |
+//! | 104 | half 1: checksum u64 | XXH3 of bytes 0..24 and of the half up to here |
+//! | 112 | half 2, the same | |
+//! | 200 | turn u64 | which of the two halves holds: `half-one` or `half-two` |
+//! | 208 | seal u64 | 0 none, `sealed-1` or `sealed-2`: that seal holds; `opened--` |
+//! | 216 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
+//! | 240 | seal 2, the same | |
+//!
+//! What does not hold may be any bytes: it is neither read nor checked.
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::{Acquire, Relaxed, Release};
@@ -32,19 +36,29 @@ use crate::store;
 /// The name of heirloom's own subtree.
 pub const SUBTREE: &str = "heirloom";
 
-/// What marks the page, and its version.
-const COMPATIBLE: [u8; 16] = *b"heirloom-v1\0\0\0\0\0";
+/// What the name of every version starts with.
+const FAMILY: &str = "heirloom-v";
+/// The version that is written, and read.
+const VERSION: &str = "heirloom-v2";
+/// What marks the page.
+const COMPATIBLE: [u8; 16] = *b"heirloom-v2\0\0\0\0\0";
 
-/// What says that seal 1 or seal 2 holds: words that no flipped bit turns into each other, or into
-/// none.
-const HOLDS: [u64; 2] = [u64::from_le_bytes(*b"sealed-1"), u64::from_le_bytes(*b"sealed-2")];
+// The words that can stand in `turn` and `seal`: no flipped bit turns one into another, or into 0.
+
+/// What says that half 1 or half 2 holds.
+const HALVES: [u64; 2] = [u64::from_le_bytes(*b"half-one"), u64::from_le_bytes(*b"half-two")];
+/// What says that seal 1 or seal 2 holds.
+const SEALS: [u64; 2] = [u64::from_le_bytes(*b"sealed-1"), u64::from_le_bytes(*b"sealed-2")];
+/// What says that a successor has opened the seal.
+const OPENED: u64 = u64::from_le_bytes(*b"opened--");
 
 /// The page as it lies in memory.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Layout {
-    fixed: Fixed,
-    checksum: U64,
+    head: Head,
+    halves: [Half; 2],
+    turn: U64,
     seal: U64,
     seals: [Seal; 2],
 }
@@ -52,13 +66,34 @@ struct Layout {
 /// What never changes.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Fixed {
+struct Head {
     compatible: [u8; 16],
     page_shift: U32,
     size: U32,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Half {
+    says: Says,
+    checksum: U64,
+}
+
+/// What a half says.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Says {
     generation: U64,
     roll: U64,
     producer: [u8; 64],
+}
+
+/// What the checksum of a half covers.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Covered {
+    head: Head,
+    says: Says,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -70,15 +105,18 @@ struct Seal {
 }
 
 const SIZE: usize = size_of::<Layout>();
-const CHECKSUM_AT: usize = core::mem::offset_of!(Layout, checksum);
+const HALVES_AT: usize = core::mem::offset_of!(Layout, halves);
+const ROLL_AT: usize = core::mem::offset_of!(Half, says.roll);
+const CHECKSUM_AT: usize = core::mem::offset_of!(Half, checksum);
+const TURN_AT: usize = core::mem::offset_of!(Layout, turn);
 const SEAL_AT: usize = core::mem::offset_of!(Layout, seal);
 const SEALS_AT: usize = core::mem::offset_of!(Layout, seals);
 const _: () = {
     use core::mem::offset_of;
-    assert!(offset_of!(Fixed, page_shift) == 16 && offset_of!(Fixed, size) == 20);
-    assert!(offset_of!(Fixed, generation) == 24 && offset_of!(Fixed, roll) == 32);
-    assert!(offset_of!(Fixed, producer) == 40 && CHECKSUM_AT == 104);
-    assert!(SEAL_AT == 112 && SEALS_AT == 120 && SIZE == 168 && SIZE <= PAGE_SIZE);
+    assert!(offset_of!(Head, page_shift) == 16 && offset_of!(Head, size) == 20);
+    assert!(HALVES_AT == 24 && size_of::<Half>() == 88 && TURN_AT == 200);
+    assert!(offset_of!(Says, producer) == 16 && ROLL_AT == 8 && CHECKSUM_AT == 80);
+    assert!(SEAL_AT == 208 && SEALS_AT == 216 && SIZE == 264 && SIZE <= PAGE_SIZE);
 };
 
 /// What the `heirloom` subtree says of a handover.
@@ -90,8 +128,34 @@ pub struct Header {
     pub roll: Option<PhysAddr>,
     /// Who wrote the handover.
     pub producer: Producer,
-    /// The seal, if the handover is sealed.
-    pub seal: Option<SealInfo>,
+    /// Whether the handover is sealed.
+    pub seal: SealState,
+    /// Whether the table is longer than this build knows, so that more is said there than this. None
+    /// is written so.
+    pub longer: bool,
+}
+
+/// Whether a handover is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SealState {
+    /// It is not.
+    #[default]
+    Unsealed,
+    /// It is, by this seal.
+    Sealed(SealInfo),
+    /// It was. A successor found it whole then, and has been at work in it since: there is nothing
+    /// left to compare its tables with.
+    Opened,
+}
+
+impl SealState {
+    /// The seal, if the handover is sealed now.
+    pub const fn info(self) -> Option<SealInfo> {
+        match self {
+            Self::Sealed(info) => Some(info),
+            Self::Unsealed | Self::Opened => None,
+        }
+    }
 }
 
 /// Where a seal's table is, and what must be in it.
@@ -139,7 +203,8 @@ impl Header {
     /// Bytes of the table.
     pub const SIZE: usize = SIZE;
 
-    /// Bytes at the start of the page that do not change once it is written: what a seal covers.
+    /// Bytes at the start of the page that do not change while the handover is sealed: what a seal
+    /// covers.
     pub const FIXED: usize = SEAL_AT;
 
     /// Checks the page in `words`, which stand at `at`.
@@ -148,91 +213,126 @@ impl Header {
     ///
     /// # Errors
     /// [`Error::Table`] with the header, the byte and the reason: another compatible string or
-    /// version, page size, a table too short, a wrong checksum, an address where no page starts,
-    /// or a seal that is neither of the two.
+    /// version, page size, a table too short, a turn to neither half, a wrong checksum, an address
+    /// where no page starts, or a seal that is none.
     pub fn read(words: &[AtomicU64], at: PhysAddr) -> Result<Self, Error> {
-        let mut layout = Layout::new_zeroed();
-        layout.load(words, at)?;
-        layout.check(at)?;
-        layout.check_sum(at)?;
-        Self::of(&layout, at)
-    }
-
-    /// What the bytes say, which are those that were written.
-    #[inline(never)]
-    fn of(layout: &Layout, at: PhysAddr) -> Result<Self, Error> {
-        let fail = |offset, fault: Fault| fault.in_table(Table::Header, at, offset);
-        let fixed = &layout.fixed;
-        let roll = PhysAddr::new(fixed.roll.get());
-        if !roll.is_page_aligned() {
-            return Err(fail(32, Fault::Misaligned { addr: roll }));
-        }
-        let seal = match layout.seal.get() {
-            0 => None,
-            found => {
-                let which = HOLDS.iter().position(|holds| *holds == found);
-                let which = which.ok_or(fail(SEAL_AT, Fault::Magic { found }))?;
-                layout.seals.get(which)
-            }
-        };
-        let seal = seal.map(|seal| SealInfo {
-            first: PhysAddr::new(seal.first.get()),
-            entries: seal.entries.get(),
-            hash: seal.hash.get(),
-        });
+        let mut covered = Covered::new_zeroed();
+        load_head(&mut covered.head, words, at)?;
+        load_half(&mut covered, words, at)?;
+        let seal = seal_in(words, at)?;
+        let Covered { head, says } = &covered;
+        let roll = says.roll.get();
         Ok(Self {
-            generation: fixed.generation.get(),
-            roll: (roll.get() != 0).then_some(roll),
-            producer: Producer(fixed.producer),
+            generation: says.generation.get(),
+            roll: (roll != 0).then(|| PhysAddr::new(roll)),
+            producer: Producer(says.producer),
             seal,
+            longer: head.size.get() as usize > SIZE,
         })
     }
 }
 
+/// The fault of a header at `at`.
+const fn fail(at: PhysAddr, offset: usize, fault: Fault) -> Error {
+    fault.in_table(Table::Header, at, offset)
+}
+
+/// The word at an offset.
+fn word(words: &[AtomicU64], offset: usize) -> Option<&AtomicU64> {
+    words.get(offset / size_of::<u64>())
+}
+
+/// Copies what stands at an offset.
+fn load(bytes: &mut [u8], words: &[AtomicU64], offset: usize) {
+    let words = words.iter().skip(offset / size_of::<u64>());
+    for (bytes, word) in bytes.chunks_exact_mut(size_of::<u64>()).zip(words) {
+        bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+    }
+}
+
+/// Writes what is to stand at an offset.
+fn put(words: &[AtomicU64], offset: usize, bytes: &[u8]) {
+    let words = words.iter().skip(offset / size_of::<u64>());
+    for (bytes, word) in bytes.chunks_exact(size_of::<u64>()).zip(words) {
+        let mut value = [0; size_of::<u64>()];
+        value.copy_from_slice(bytes);
+        store::word64(word, u64::from_ne_bytes(value), Relaxed);
+    }
+}
+
 // The checks of a header, each with what it takes of the stack for itself.
-impl Layout {
-    /// Copies what stands in `words`.
-    #[inline(never)]
-    fn load(&mut self, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
-        let (expected, found) = (SIZE as u64, size_of_val(words) as u64);
-        if found < expected {
-            return Err(Fault::Length { expected, found }.in_table(Table::Header, at, 20));
-        }
-        for (bytes, word) in self.as_mut_bytes().chunks_exact_mut(8).zip(words) {
-            // Acquire pairs with the Release store in `HeaderPage::seal`: the seal that holds,
-            // which comes first in the page, is read after the word that says so.
-            bytes.copy_from_slice(&word.load(Acquire).to_ne_bytes());
-        }
-        Ok(())
-    }
 
-    /// Whether this build reads it.
-    #[inline(never)]
-    fn check(&self, at: PhysAddr) -> Result<(), Error> {
-        let fail = |offset, fault: Fault| fault.in_table(Table::Header, at, offset);
-        let fixed = &self.fixed;
-        check_compatible(&fixed.compatible).map_err(|fault| fail(0, fault))?;
-        let (shift, size) = (fixed.page_shift.get(), fixed.size.get());
-        if shift != PAGE_SHIFT {
-            let (expected, found) = (PAGE_SHIFT.into(), shift.into());
-            return Err(fail(16, Fault::Length { expected, found }));
-        }
-        if (size as usize) < SIZE || size as usize > PAGE_SIZE {
-            return Err(fail(20, Fault::Length { expected: SIZE as u64, found: size.into() }));
-        }
-        Ok(())
+/// Copies what never changes, if this build reads it.
+#[inline(never)]
+fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+    let (expected, found) = (SIZE as u64, size_of_val(words) as u64);
+    if found < expected {
+        return Err(fail(at, 20, Fault::Length { expected, found }));
     }
+    load(head.as_mut_bytes(), words, 0);
+    check_compatible(&head.compatible).map_err(|fault| fail(at, 0, fault))?;
+    let (shift, size) = (head.page_shift.get(), head.size.get());
+    if shift != PAGE_SHIFT {
+        let (expected, found) = (PAGE_SHIFT.into(), shift.into());
+        return Err(fail(at, 16, Fault::Length { expected, found }));
+    }
+    if (size as usize) < SIZE || size as usize > PAGE_SIZE {
+        return Err(fail(at, 20, Fault::Length { expected, found: size.into() }));
+    }
+    Ok(())
+}
 
-    /// Whether it is as it was written.
-    #[inline(never)]
-    fn check_sum(&self, at: PhysAddr) -> Result<(), Error> {
-        let (expected, found) = (xxh3_64(self.fixed.as_bytes()), self.checksum.get());
-        if expected != found {
-            let fault = Fault::Checksum { expected, found };
-            return Err(fault.in_table(Table::Header, at, CHECKSUM_AT));
-        }
-        Ok(())
+/// The offset of the half that holds.
+fn turned_to(words: &[AtomicU64], at: PhysAddr) -> Result<usize, Error> {
+    // Acquire pairs with the Release store in `HeaderPage::turn_to`: the half that holds is read
+    // after the word that says so.
+    let found = u64::from_le(word(words, TURN_AT).map_or(0, |word| word.load(Acquire)));
+    let which = HALVES.iter().position(|holds| *holds == found);
+    let which = which.ok_or(fail(at, TURN_AT, Fault::Magic { found }))?;
+    Ok(HALVES_AT + which * size_of::<Half>())
+}
+
+/// Copies the half that holds, if it is as it was written behind this head.
+#[inline(never)]
+fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+    let half = turned_to(words, at)?;
+    load(covered.says.as_mut_bytes(), words, half);
+    let mut checksum = U64::ZERO;
+    load(checksum.as_mut_bytes(), words, half + CHECKSUM_AT);
+    let (expected, found) = (xxh3_64(covered.as_bytes()), checksum.get());
+    if expected != found {
+        return Err(fail(at, half + CHECKSUM_AT, Fault::Checksum { expected, found }));
     }
+    check_roll(PhysAddr::new(covered.says.roll.get()), at, half)
+}
+
+/// Whether a roll can start there, as the half at this offset says.
+fn check_roll(roll: PhysAddr, at: PhysAddr, half: usize) -> Result<(), Error> {
+    if roll.is_page_aligned() {
+        return Ok(());
+    }
+    Err(fail(at, half + ROLL_AT, Fault::Misaligned { addr: roll }))
+}
+
+/// Which seal holds, if any does.
+#[inline(never)]
+fn seal_in(words: &[AtomicU64], at: PhysAddr) -> Result<SealState, Error> {
+    // Acquire pairs with the Release store in `HeaderPage::turn_seal`: the seal that holds is read
+    // after the word that says so.
+    let found = u64::from_le(word(words, SEAL_AT).map_or(0, |word| word.load(Acquire)));
+    let which = match found {
+        0 => return Ok(SealState::Unsealed),
+        OPENED => return Ok(SealState::Opened),
+        _ => SEALS.iter().position(|holds| *holds == found),
+    };
+    let which = which.ok_or(fail(at, SEAL_AT, Fault::Magic { found }))?;
+    let mut seal = Seal::new_zeroed();
+    load(seal.as_mut_bytes(), words, SEALS_AT + which * size_of::<Seal>());
+    Ok(SealState::Sealed(SealInfo {
+        first: PhysAddr::new(seal.first.get()),
+        entries: seal.entries.get(),
+        hash: seal.hash.get(),
+    }))
 }
 
 /// Whether this build reads a page that is marked so.
@@ -241,7 +341,7 @@ fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
         return Ok(());
     }
     let text = || found.split(|byte| *byte == 0).next().unwrap_or(&[]).iter().copied();
-    Err(unknown(text, "heirloom-v", "heirloom-v1"))
+    Err(unknown(text, FAMILY, VERSION))
 }
 
 /// The page of this kernel's `heirloom` subtree.
@@ -250,14 +350,24 @@ fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
 /// ```
 /// use core::sync::atomic::AtomicU64;
 /// use heirloom_folio::{PAGE_SIZE, PhysAddr};
-/// use heirloom_restore::{Header, HeaderPage, Producer};
+/// use heirloom_restore::{Header, HeaderPage, Producer, SealState};
 ///
 /// let words = [const { AtomicU64::new(0) }; PAGE_SIZE / 8];
 /// let at = PhysAddr::new(0x10_0000);
-/// let header =
-///     Header { generation: 3, roll: None, producer: Producer::new("example 1.0"), seal: None };
+/// let header = Header {
+///     generation: 3,
+///     roll: None,
+///     producer: Producer::new("example 1.0"),
+///     seal: SealState::Unsealed,
+///     longer: false,
+/// };
 /// HeaderPage::create(&words, at, &header)?;
 /// assert_eq!(Header::read(&words, at), Ok(header));
+///
+/// // Its successor goes on with it.
+/// let mut page = HeaderPage::reopen(&words, at)?;
+/// page.renew(4, None, Producer::new("example 1.1"))?;
+/// assert_eq!(page.read()?.generation, 4);
 /// # Ok::<(), heirloom_restore::Error>(())
 /// ```
 #[derive(Debug)]
@@ -267,44 +377,53 @@ pub struct HeaderPage<'a> {
 }
 
 impl<'a> HeaderPage<'a> {
-    /// Writes `header` into `words`, the page at `at`. The root page must name it only after this,
-    /// and nothing else may write it while the value lives.
+    /// Writes `header` into `words`, the page at `at`, with a table of this build's length. The root
+    /// page must name it only after this, and nothing else may write it while the value lives.
     ///
     /// # Errors
     /// [`Error::TableFull`] if `words` are fewer than the table's, [`Error::Table`] if the header
     /// could not be read back: a roll where no page starts.
     pub fn create(words: &'a [AtomicU64], at: PhysAddr, header: &Header) -> Result<Self, Error> {
-        let Some(words) = words.get(..SIZE / 8) else {
+        let Some(words) = words.get(..SIZE / size_of::<u64>()) else {
             return Err(Error::TableFull { table: Table::Header, limit: words.len() as u64 });
         };
-        let roll = header.roll.unwrap_or_default();
-        if !roll.is_page_aligned() {
-            return Err(Fault::Misaligned { addr: roll }.in_table(Table::Header, at, 32));
+        check_roll(header.roll.unwrap_or_default(), at, HALVES_AT)?;
+        for word in words {
+            store::word64(word, 0, Relaxed);
         }
-        let fixed = Fixed {
+        let head = Head {
             compatible: COMPATIBLE,
             page_shift: PAGE_SHIFT.into(),
             size: (SIZE as u32).into(),
-            generation: header.generation.into(),
-            roll: roll.get().into(),
-            producer: header.producer.0,
         };
-        let mut layout = Layout::new_zeroed();
-        layout.fixed = fixed;
-        layout.checksum = xxh3_64(fixed.as_bytes()).into();
-        for (bytes, word) in layout.as_bytes().chunks_exact(8).zip(words) {
-            let mut value = [0; 8];
-            value.copy_from_slice(bytes);
-            store::word64(word, u64::from_ne_bytes(value), Relaxed);
-        }
+        put(words, 0, head.as_bytes());
         let mut page = Self { words, at };
-        page.seal(header.seal);
+        let [first, _] = HALVES;
+        page.turn_to((HALVES_AT, first), &head, &Says::new(header));
+        match header.seal {
+            SealState::Unsealed => page.seal(None),
+            SealState::Sealed(info) => page.seal(Some(info)),
+            SealState::Opened => page.open(),
+        }
         Ok(page)
     }
 
-    /// The page that [`HeaderPage::create`] wrote into `words` before.
-    pub(crate) fn reopen(words: &'a [AtomicU64], at: PhysAddr) -> Self {
-        Self { words: words.get(..SIZE / 8).unwrap_or(words), at }
+    /// The page that stands in `words`, which this kernel or a predecessor wrote, to be changed.
+    /// Nothing else may write it while the value lives.
+    ///
+    /// # Errors
+    /// As for [`Header::read`]; and [`Error::Table`] for one that is longer than this build knows:
+    /// what is said behind could no longer be true once the rest has changed.
+    pub fn reopen(words: &'a [AtomicU64], at: PhysAddr) -> Result<Self, Error> {
+        let mut head = Head::new_zeroed();
+        load_head(&mut head, words, at)?;
+        let (expected, found) = (SIZE as u64, head.size.get().into());
+        if found != expected {
+            return Err(fail(at, 20, Fault::Length { expected, found }));
+        }
+        let page = Self { words: words.get(..SIZE / size_of::<u64>()).unwrap_or(words), at };
+        page.read()?;
+        Ok(page)
     }
 
     /// The page's address.
@@ -320,26 +439,84 @@ impl<'a> HeaderPage<'a> {
         Header::read(self.words, self.at)
     }
 
+    /// Says this of the handover, in place of what was said: at each instant the one or the other.
+    ///
+    /// A seal covers what is said: one that holds is broken first, or [opened](HeaderPage::open).
+    ///
+    /// # Errors
+    /// [`Error::Table`]: a roll where no page starts; or something else wrote the page. Nothing is
+    /// changed then.
+    pub fn renew(
+        &mut self,
+        generation: u64,
+        roll: Option<PhysAddr>,
+        producer: Producer,
+    ) -> Result<(), Error> {
+        let mut head = Head::new_zeroed();
+        load_head(&mut head, self.words, self.at)?;
+        let [first, second] = HALVES;
+        let other = if turned_to(self.words, self.at)? == HALVES_AT {
+            (HALVES_AT + size_of::<Half>(), second)
+        } else {
+            (HALVES_AT, first)
+        };
+        check_roll(roll.unwrap_or_default(), self.at, other.0)?;
+        let (seal, longer) = (SealState::Unsealed, false);
+        let says = Says::new(&Header { generation, roll, producer, seal, longer });
+        self.turn_to(other, &head, &says);
+        Ok(())
+    }
+
+    /// Writes the half at an offset, which does not hold, and turns to it by its word.
+    #[inline(never)]
+    fn turn_to(&mut self, (half, turn): (usize, u64), head: &Head, says: &Says) {
+        let checksum: U64 = xxh3_64(Covered { head: *head, says: *says }.as_bytes()).into();
+        put(self.words, half, says.as_bytes());
+        put(self.words, half + CHECKSUM_AT, checksum.as_bytes());
+        if let Some(word) = word(self.words, TURN_AT) {
+            // Release pairs with the Acquire in `turned_to`: what reads the turn reads the half.
+            store::word64(word, turn.to_le(), Release);
+        }
+    }
+
     /// Says that this seal holds now, and no other; or that none does.
     pub fn seal(&mut self, seal: Option<SealInfo>) {
-        let Some(word) = self.words.get(SEAL_AT / 8) else { return };
-        let which = match seal {
-            None => 0,
-            Some(seal) => {
-                // The seal that does not hold is written, then turned to.
-                let [first, second] = HOLDS;
-                let holds = u64::from_le(word.load(Relaxed)) == first;
-                let (which, at) = if holds { (second, 1) } else { (first, 0) };
-                let start = SEALS_AT / 8 + at * (size_of::<Seal>() / 8);
-                let fields = [seal.first.get(), seal.entries, seal.hash];
-                for (word, field) in self.words.iter().skip(start).zip(fields) {
-                    store::word64(word, field.to_le(), Relaxed);
-                }
-                which
-            }
+        let Some(seal) = seal else { return self.turn_seal(0) };
+        // The seal that does not hold is written, then turned to.
+        let [first, second] = SEALS;
+        let found = word(self.words, SEAL_AT).map_or(0, |word| word.load(Relaxed));
+        let holds = u64::from_le(found) == first;
+        let (which, at) = if holds { (second, 1) } else { (first, 0) };
+        let info = Seal {
+            first: seal.first.get().into(),
+            entries: seal.entries.into(),
+            hash: seal.hash.into(),
         };
-        // Release: whoever reads which seal holds reads that seal (`Header::read`'s Acquire).
-        store::word64(word, which.to_le(), Release);
+        put(self.words, SEALS_AT + at * size_of::<Seal>(), info.as_bytes());
+        self.turn_seal(which);
+    }
+
+    /// Says that the handover was sealed, that it was found whole, and that it is changed from now
+    /// on: [`SealState::Opened`].
+    pub fn open(&mut self) {
+        self.turn_seal(OPENED);
+    }
+
+    fn turn_seal(&mut self, says: u64) {
+        if let Some(word) = word(self.words, SEAL_AT) {
+            // Release pairs with the Acquire in `seal_in`: what reads the word reads that seal.
+            store::word64(word, says.to_le(), Release);
+        }
+    }
+}
+
+impl Says {
+    fn new(header: &Header) -> Self {
+        Self {
+            generation: header.generation.into(),
+            roll: header.roll.unwrap_or_default().get().into(),
+            producer: header.producer.0,
+        }
     }
 }
 
@@ -360,7 +537,18 @@ mod tests {
 
     fn header() -> Header {
         let roll = Some(PhysAddr::new(PAGE_SIZE as u64 * 77));
-        Header { generation: 200, roll, producer: Producer::new("kernel 7"), seal: None }
+        let (producer, seal) = (Producer::new("kernel 7"), SealState::Unsealed);
+        Header { generation: 200, roll, producer, seal, longer: false }
+    }
+
+    /// What its successor says.
+    fn renewed() -> Header {
+        Header { generation: 201, roll: None, producer: Producer::new("kernel 8"), ..header() }
+    }
+
+    fn renew(page: &mut HeaderPage<'_>) {
+        let Header { generation, roll, producer, .. } = renewed();
+        page.renew(generation, roll, producer).unwrap();
     }
 
     fn page() -> Vec<AtomicU64> {
@@ -371,26 +559,55 @@ mod tests {
         words.iter().flat_map(|w| w.load(Relaxed).to_ne_bytes()).collect()
     }
 
+    fn fault(read: Result<Header, Error>) -> (usize, Fault) {
+        match read {
+            Err(Error::Table(TableError { table: Table::Header, at: AT, offset, fault })) => {
+                (offset, fault)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_bytes_are_where_the_table_says() {
         let words = page();
         let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
+        let first = bytes(&words);
+        assert_eq!(first[112..200], [0; 88]);
+        assert_eq!(first[200..208], *b"half-one");
+        assert_eq!(first[208..264], [0; 56]);
         page.seal(Some(SEAL));
-        let bytes = bytes(&words);
-        assert_eq!(&bytes[..16], b"heirloom-v1\0\0\0\0\0");
-        assert_eq!(bytes[16..20], PAGE_SHIFT.to_le_bytes());
-        assert_eq!(bytes[20..24], 168_u32.to_le_bytes());
-        assert_eq!(bytes[24..32], 200_u64.to_le_bytes());
-        assert_eq!(bytes[32..40], (PAGE_SIZE as u64 * 77).to_le_bytes());
-        assert_eq!(&bytes[40..49], b"kernel 7\0");
-        assert_eq!(bytes[104..112], xxh3_64(&bytes[..104]).to_le_bytes());
-        assert_eq!(bytes[112..120], *b"sealed-1");
-        assert_eq!(bytes[120..128], AT.get().to_le_bytes());
-        assert_eq!(bytes[128..136], 3_u64.to_le_bytes());
-        assert_eq!(bytes[136..144], SEAL.hash.to_le_bytes());
+        let sealed = bytes(&words);
+        assert_eq!(&sealed[..16], b"heirloom-v2\0\0\0\0\0");
+        assert_eq!(sealed[16..20], PAGE_SHIFT.to_le_bytes());
+        assert_eq!(sealed[20..24], 264_u32.to_le_bytes());
+        assert_eq!(sealed[24..32], 200_u64.to_le_bytes());
+        assert_eq!(sealed[32..40], (PAGE_SIZE as u64 * 77).to_le_bytes());
+        assert_eq!(&sealed[40..49], b"kernel 7\0");
+        assert_eq!(sealed[104..112], xxh3_64(&sealed[..104]).to_le_bytes());
+        assert_eq!(sealed[208..216], *b"sealed-1");
+        assert_eq!(sealed[216..224], AT.get().to_le_bytes());
+        assert_eq!(sealed[224..232], 3_u64.to_le_bytes());
+        assert_eq!(sealed[232..240], SEAL.hash.to_le_bytes());
+        assert_eq!(sealed[264..], [0x5a; PAGE_SIZE - 264]);
         let read = page.read().unwrap();
-        assert_eq!(read, Header { seal: Some(SEAL), ..header() });
-        assert_eq!(read.producer.as_str(), "kernel 7");
+        assert_eq!(read, Header { seal: SealState::Sealed(SEAL), ..header() });
+        assert_eq!((read.seal.info(), read.producer.as_str()), (Some(SEAL), "kernel 7"));
+        page.seal(Some(SEAL));
+        page.open();
+        renew(&mut page);
+        let opened = bytes(&words);
+        assert_eq!(opened[..112], sealed[..112]);
+        assert_eq!(opened[112..120], 201_u64.to_le_bytes());
+        assert_eq!(opened[120..128], [0; 8]);
+        assert_eq!(&opened[128..137], b"kernel 8\0");
+        let covered = [&opened[..24], &opened[112..192]].concat();
+        assert_eq!(opened[192..200], xxh3_64(&covered).to_le_bytes());
+        assert_eq!(opened[200..208], *b"half-two");
+        assert_eq!(opened[208..216], *b"opened--");
+        assert_eq!(opened[240..264], sealed[216..240]);
+        assert_eq!(page.read(), Ok(Header { seal: SealState::Opened, ..renewed() }));
+        assert_eq!(SealState::Opened.info(), None);
     }
 
     #[test]
@@ -401,30 +618,108 @@ mod tests {
         let with = |offset: usize, bytes: &[u8]| {
             let mut bad = good.clone();
             bad[offset..offset + bytes.len()].copy_from_slice(bytes);
-            match Header::read(&words64(&bad), AT) {
-                Err(Error::Table(TableError { table: Table::Header, at: AT, offset, fault })) => {
-                    (offset, fault)
-                }
-                other => panic!("{other:?}"),
-            }
+            fault(Header::read(&words64(&bad), AT))
         };
-        assert_eq!(with(10, b"27"), (0, Fault::Version { found: 27 }));
+        assert_eq!(with(10, b"1"), (0, Fault::Version { found: 1, known: 2 }));
+        assert_eq!(with(10, b"27"), (0, Fault::Version { found: 27, known: 2 }));
         for (offset, text, name) in [
-            (0, &b"x"[..], &b"xeirloom-v1"[..]),
-            (11, b";a-v1", b"heirloom-v1;a-v1"),
+            (0, &b"x"[..], &b"xeirloom-v2"[..]),
+            (11, b";a-v1", b"heirloom-v2;a-v1"),
             (10, b"01", b"heirloom-v01"),
             (10, b"\0", b"heirloom-v"),
         ] {
             let found = Excerpt::of(name.iter().copied());
-            let unknown = Fault::Unknown { found, expected: "heirloom-v1" };
+            let unknown = Fault::Unknown { found, expected: "heirloom-v2" };
             assert_eq!(with(offset, text), (0, unknown));
         }
         assert!(matches!(with(16, &[13]), (16, Fault::Length { found: 13, .. })));
-        assert_eq!(with(20, &[167]), (20, Fault::Length { expected: 168, found: 167 }));
+        assert_eq!(with(20, &[7, 1]), (20, Fault::Length { expected: 264, found: 263 }));
         assert!(matches!(with(33, &[1]), (104, Fault::Checksum { .. })));
-        assert_eq!(with(112, &[3]), (112, Fault::Magic { found: 3 }));
-        let short = Header::read(&words[..20], AT);
+        for neither in [0, u64::from_le_bytes(*b"half-two") ^ 1] {
+            let turn = with(200, &neither.to_le_bytes());
+            assert_eq!(turn, (200, Fault::Magic { found: neither }));
+        }
+        // There is nothing in the other half.
+        assert!(matches!(with(200, b"half-two"), (192, Fault::Checksum { .. })));
+        assert_eq!(with(208, &[3]), (208, Fault::Magic { found: 3 }));
+        let short = Header::read(&words[..32], AT);
         assert!(matches!(short, Err(Error::Table(TableError { offset: 20, .. }))));
+        let mut page = HeaderPage::reopen(&words, AT).unwrap();
+        let odd = PhysAddr::new(8);
+        let renewed = page.renew(1, Some(odd), Producer::new("")).map(|()| header());
+        assert_eq!(fault(renewed), (120, Fault::Misaligned { addr: odd }));
+        assert_eq!(bytes(&words), good);
+    }
+
+    #[test]
+    fn what_does_not_hold_may_be_any_bytes() {
+        for turns in [1, 2] {
+            let words = page();
+            let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
+            (0..turns).for_each(|_| renew(&mut page));
+            (0..turns).for_each(|_| page.seal(Some(SEAL)));
+            let said = page.read();
+            let (half, seal) = if turns == 1 { (24..112, 240..264) } else { (112..200, 216..240) };
+            for byte in [0, 0x5a, 0xff] {
+                let mut other = bytes(&words);
+                other[half.clone()].fill(byte);
+                other[seal.clone()].fill(byte);
+                let other = words64(&other);
+                assert_eq!(Header::read(&other, AT), said);
+                let mut page = HeaderPage::reopen(&other, AT).unwrap();
+                renew(&mut page);
+                let seal = SealState::Sealed(SEAL);
+                assert_eq!(page.read(), Ok(Header { seal, ..renewed() }));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_what_holds_is_found() {
+        for turns in [0, 1] {
+            let words = page();
+            let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
+            (0..turns).for_each(|_| renew(&mut page));
+            let (good, said) = (bytes(&words), page.read());
+            let half = if turns == 0 { 24..112 } else { 112..200 };
+            for bit in 0..SIZE * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let read = Header::read(&words64(&bad), AT);
+                // Of a word that says that there is no seal each bit.
+                let holds =
+                    bit < 24 * 8 || half.contains(&(bit / 8)) || (200..216).contains(&(bit / 8));
+                if holds {
+                    assert!(read.is_err(), "{turns} turns: bit {bit}: {read:?}");
+                } else {
+                    assert_eq!(read, said, "{turns} turns: bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_a_word_another() {
+        let words = [&HALVES[..], &SEALS, &[OPENED, 0]].concat();
+        for (i, one) in words.iter().enumerate() {
+            for other in &words[i + 1..] {
+                assert!((one ^ other).count_ones() > 1, "{one:#x}, {other:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_longer_page_is_read_and_not_written() {
+        let words = page();
+        HeaderPage::create(&words, AT, &header()).unwrap();
+        let mut long = bytes(&words);
+        long[20..24].copy_from_slice(&272_u32.to_le_bytes());
+        let sum = xxh3_64(&long[..104]);
+        long[104..112].copy_from_slice(&sum.to_le_bytes());
+        let long = words64(&long);
+        assert_eq!(Header::read(&long, AT), Ok(Header { longer: true, ..header() }));
+        let refused = HeaderPage::reopen(&long, AT).map(|_| header());
+        assert_eq!(fault(refused), (20, Fault::Length { expected: 264, found: 272 }));
     }
 
     #[test]
@@ -437,15 +732,48 @@ mod tests {
     }
 
     #[test]
+    fn at_any_instant_one_half_or_the_other_holds() {
+        // From the first half to the second, and back; nothing is known of the one that is written.
+        for turns in [0, 1] {
+            for stores in 0.. {
+                let words = page();
+                let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
+                (0..turns).for_each(|_| renew(&mut page));
+                let before = page.read().unwrap();
+                let half = if turns == 0 { 112..200 } else { 24..112 };
+                words[half.start / 8..half.end / 8].iter().for_each(|word| word.store(!0, Relaxed));
+                // As a successor goes on with the page.
+                let mut page = HeaderPage::reopen(&words, AT).unwrap();
+                let next = Header { generation: 7, roll: Some(AT), ..before };
+                let change = || page.renew(next.generation, next.roll, next.producer);
+                let (done, complete) = cut::after(stores, change);
+                assert_eq!(done, Ok(()));
+                let found = page.read().unwrap();
+                assert_eq!(found, if complete { next } else { before }, "after {stores} stores");
+                if complete {
+                    assert_eq!(stores, size_of::<Half>() / 8 + 1, "one store turns");
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
     fn at_any_instant_one_seal_or_the_other_holds() {
         let next = SealInfo { first: PhysAddr::new(8), entries: 9, hash: 10 };
-        for before in [None, Some(SEAL)] {
-            for after in [None, Some(next)] {
+        let states = |info| [SealState::Unsealed, SealState::Sealed(info), SealState::Opened];
+        let turn = |page: &mut HeaderPage<'_>, seal| match seal {
+            SealState::Unsealed => page.seal(None),
+            SealState::Sealed(info) => page.seal(Some(info)),
+            SealState::Opened => page.open(),
+        };
+        for before in states(SEAL) {
+            for after in states(next) {
                 for stores in 0.. {
                     let words = page();
                     let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
-                    page.seal(before);
-                    let ((), complete) = cut::after(stores, || page.seal(after));
+                    turn(&mut page, before);
+                    let ((), complete) = cut::after(stores, || turn(&mut page, after));
                     let found = page.read().unwrap().seal;
                     assert_eq!(found, if complete { after } else { before });
                     if complete {
@@ -462,7 +790,7 @@ mod tests {
         #[test]
         fn mutated_pages_are_read_or_refused(
             hits in prop::collection::vec((0_usize..SIZE, any::<u8>()), 0..4),
-            random in prop::collection::vec(any::<u8>(), 0..256),
+            random in prop::collection::vec(any::<u8>(), 0..512),
         ) {
             let words = page();
             HeaderPage::create(&words, AT, &header()).unwrap();
@@ -471,7 +799,7 @@ mod tests {
                 bytes[at] = byte;
             }
             if let Ok(read) = Header::read(&words64(&bytes), AT) {
-                prop_assert_eq!(Header { seal: None, ..read }, header());
+                prop_assert_eq!(Header { seal: SealState::Unsealed, ..read }, header());
             }
             prop_assert!(Header::read(&words64(&random), AT).is_err());
         }

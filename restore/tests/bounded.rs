@@ -10,7 +10,7 @@ use heirloom_folio::tracker::{Frames, FramesOf};
 use heirloom_folio::{Block, Cpus, DirectMap, Memory, Order, PAGE_SIZE, PhysAddr, Request, Run};
 use heirloom_restore::{
     AreaInfo, AreaPart, Error, Fault, Handover, Header, HeaderPage, Image, SealInfo, SealPolicy,
-    Sealed, Sealer, Table, TableError, survey,
+    SealState, Sealed, Sealer, Table, TableError, survey,
 };
 
 const FRAMES: u64 = 1024;
@@ -100,7 +100,7 @@ fn header_of(kernel: &Handover<&Ram>) -> PhysAddr {
 fn seal_with(ram: &Ram, header: PhysAddr, seal: SealInfo) {
     let page = words(ram, header, PAGE_SIZE);
     let says = Header::read(page, header).unwrap();
-    HeaderPage::create(page, header, &Header { seal: Some(seal), ..says }).unwrap();
+    HeaderPage::create(page, header, &Header { seal: SealState::Sealed(seal), ..says }).unwrap();
 }
 
 /// Reads the machine's memory, in which every block is preserved.
@@ -193,7 +193,7 @@ fn an_area_whose_chunks_lead_back_is_no_longer_than_its_chunks() {
     let walked = info.walk(&All(&ram), |part| {
         parts += u64::from(matches!(part, AreaPart::Block(_)));
         if parts > 1 << 20 {
-            return Err(Error::NotSealed);
+            return Err(Error::NotSealed { opened: false });
         }
         Ok(())
     });

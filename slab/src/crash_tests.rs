@@ -4,7 +4,11 @@
 use core::cell::RefCell;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
+use std::borrow::ToOwned;
 use std::collections::BTreeSet;
+use std::format;
+use std::string::String;
+use std::vec;
 use std::vec::Vec;
 
 use heirloom_folio::harness::Ram;
@@ -61,6 +65,63 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(Step::Unpreserve),
         1 => Just(Step::Shrink),
     ]
+}
+
+/// The caches that a successor would find; everything on the way to them must be sound.
+fn caches(slabs: &Slabs<Ram>) -> Vec<String> {
+    let view = RollView::own(slabs.memory(), &slabs.roll);
+    view.check(|_, _| Ok(()), Err, |_, _| Ok(())).unwrap();
+    view.records().map(|record| record.name().as_str().to_owned()).collect()
+}
+
+/// Does something, and looks at the caches before each store and after the last one.
+fn watched(slabs: &Slabs<Ram>, f: impl FnOnce()) -> Vec<Vec<String>> {
+    let seen = RefCell::new(Vec::new());
+    watch::during(|| seen.borrow_mut().push(caches(slabs)), f);
+    let mut seen = seen.into_inner();
+    seen.push(caches(slabs));
+    seen
+}
+
+#[test]
+fn a_record_is_there_or_not_at_each_store() {
+    let slabs = Slabs::new(Ram::memory(&Ram::frames(4096)).unwrap()).unwrap();
+    let mut before = Vec::new();
+    // More than a page of 4 KiB has room for.
+    for i in 0..40 {
+        let name = format!("cache {i}");
+        let cache = slabs.cache(CacheSpec::new(&name, 500).preserving(true)).unwrap();
+        let after = [before.clone(), vec![name]].concat();
+        let seen = watched(&slabs, || {
+            cache.alloc().unwrap();
+        });
+        let stores = seen.iter().take_while(|seen| **seen == before).count();
+        // All words of the record, and the count.
+        assert!(stores > 16, "{stores} stores");
+        assert!(seen[stores..].iter().all(|seen| *seen == after), "{seen:?}");
+        before = after;
+    }
+}
+
+#[test]
+fn a_record_is_struck_out_by_one_store() {
+    let slabs = Slabs::new(Ram::memory(&Ram::frames(4096)).unwrap()).unwrap();
+    for name in ["one", "two", "three"] {
+        slabs.cache(CacheSpec::new(name, 500).preserving(true)).unwrap().alloc().unwrap();
+    }
+    for (name, left) in [("two", &["one", "three"][..]), ("one", &["three"]), ("three", &[])] {
+        let view = RollView::own(slabs.memory(), &slabs.roll);
+        let record = view.records().find(|record| record.name().as_str() == name).unwrap();
+        let before = caches(&slabs);
+        let strike = || slabs.roll.strike_out(slabs.memory(), record.table());
+        assert_eq!(
+            watched(&slabs, strike),
+            [before, left.iter().map(|n| (*n).to_owned()).collect()]
+        );
+        // What it led to is none of the roll any more.
+        assert!(view.pages().all(|page| page != record.table()));
+        assert_eq!(survivors(&slabs).len(), left.len());
+    }
 }
 
 proptest! {

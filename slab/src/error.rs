@@ -288,6 +288,13 @@ pub enum RollFault {
         /// How many it says.
         found: u64,
     },
+    /// The page of a slab table has a next one, and is not full.
+    NotFull {
+        /// How many entries it has.
+        found: u64,
+        /// How many fit.
+        expected: u64,
+    },
     /// The chain comes back to where it was, or has no end.
     Endless,
     /// The page has two uses.
@@ -490,6 +497,9 @@ impl fmt::Display for RollError {
             RollFault::Misplaced { addr } => write!(f, "{addr} is no page of memory"),
             RollFault::NotPreserved { addr } => write!(f, "page {addr} is not preserved"),
             RollFault::Count { found } => write!(f, "{found} entries do not fit"),
+            RollFault::NotFull { found, expected } => {
+                write!(f, "a page follows one of {found} entries, where {expected} fit")
+            }
             RollFault::Endless => f.write_str("the chain has no end"),
             RollFault::Duplicate => f.write_str("the page has two uses"),
             RollFault::Checksum { expected, found } => {

@@ -259,6 +259,7 @@ pub(crate) fn admits_slabs(
 pub(crate) const fn survived(state: State, preserving: bool) -> bool {
     state.is(ObjectState::Preserved)
         || state.is(ObjectState::Unclaimed)
+        || state.is(ObjectState::Held)
         || preserving && state.is(ObjectState::Live)
 }
 
@@ -285,7 +286,12 @@ pub(crate) fn check_slab<'s>(
     let bytes = states.flat_map(|word| word.load(Relaxed).to_ne_bytes());
     for (index, byte) in (0..).zip(bytes.take(objects)) {
         let state = State(byte);
-        if state.what().is_none() {
+        // In a preserving cache all that is in use is held, and is live.
+        let sound = match state.what() {
+            Some(ObjectState::Held) => !shape.is_preserving(),
+            what => what.is_some(),
+        };
+        if !sound {
             return Err(fail(SlabFault::State { index, found: state.0 }));
         }
         if survived(state, shape.is_preserving()) {

@@ -283,7 +283,7 @@ impl<M: Machine> Slabs<M> {
             let what = state.what()?;
             let preserved = match what {
                 ObjectState::Live => control.spec.preserving,
-                ObjectState::Preserved | ObjectState::Unclaimed => true,
+                ObjectState::Preserved | ObjectState::Unclaimed | ObjectState::Held => true,
                 _ => false,
             };
             return Some(Owner::Object {

@@ -17,13 +17,16 @@ pub enum ObjectState {
     Free = 0,
     /// In use. In a preserving cache it survives a jump.
     Live = 1,
-    /// In use, and it survives a jump. In caches that are not preserving.
+    /// In use, and it survives a jump. In caches that are not preserving. It is unpreserved before
+    /// it can be freed.
     Preserved = 2,
     /// Left by the predecessor and not claimed. It survives a jump.
     Unclaimed = 3,
     /// Found overwritten while it was free, and out of use since. Only the feature `debug` finds
     /// such.
     Quarantined = 4,
+    /// In use, and it survives a jump, until it is freed. In caches that are not preserving.
+    Held = 5,
 }
 
 /// A state byte.
@@ -44,6 +47,7 @@ impl State {
             2 => ObjectState::Preserved,
             3 => ObjectState::Unclaimed,
             4 => ObjectState::Quarantined,
+            5 => ObjectState::Held,
             _ => return None,
         })
     }
@@ -110,7 +114,7 @@ mod tests {
     fn bytes_that_nothing_writes_are_told_apart() {
         for byte in 0..=u8::MAX {
             let state = State(byte);
-            assert_eq!(state.what().is_some(), byte & 7 <= 4);
+            assert_eq!(state.what().is_some(), byte & 7 <= 5);
             let freed = state.is(ObjectState::Live).then(|| state.to(ObjectState::Free));
             assert_eq!(state.freed(), freed);
         }

@@ -62,7 +62,7 @@ impl<M: Machine> Cache<'_, M> {
                         stats.live += 1;
                         stats.preserved += u64::from(control.spec.preserving);
                     }
-                    Some(ObjectState::Preserved) => {
+                    Some(ObjectState::Preserved | ObjectState::Held) => {
                         stats.live += 1;
                         stats.preserved += 1;
                     }

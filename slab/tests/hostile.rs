@@ -50,6 +50,20 @@ fn left() -> Left {
     Left { ram: slabs.into_memory().into_machine(), map, roll, parts }
 }
 
+fn page(part: &RollPart) -> Option<PhysAddr> {
+    match part {
+        RollPart::Page(addr) => Some(*addr),
+        RollPart::Header { .. } => None,
+    }
+}
+
+fn header(part: &RollPart) -> Option<PhysAddr> {
+    match part {
+        RollPart::Header { addr, .. } => Some(*addr),
+        RollPart::Page(_) => None,
+    }
+}
+
 impl Left {
     fn write(&self, at: PhysAddr, value: u64) {
         let bytes = value.to_le_bytes();
@@ -123,10 +137,7 @@ fn every_flipped_bit_of_a_slabs_header_is_found() {
 #[test]
 fn what_cannot_be_adopted_makes_no_cache() {
     let left = left();
-    let headers = left.parts.iter().filter_map(|part| match part {
-        RollPart::Header { addr, .. } => Some(*addr),
-        RollPart::Page(_) => None,
-    });
+    let headers = left.parts.iter().filter_map(header);
     headers.for_each(|addr| left.flip(PhysAddr::new(addr.get() + 40), 0));
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
     let (memory, _) = memory.inherit(left.map).unwrap();
@@ -171,6 +182,106 @@ fn what_is_no_slab_is_not_believed() {
     }
 }
 
+#[test]
+fn a_page_of_a_slab_table_that_goes_on_must_be_full() {
+    let left = left();
+    let pages: Vec<_> = left.parts.iter().filter_map(page).collect();
+    // The pages of the roll's records and of the three slab tables.
+    let [_, table, _, next] = pages[..] else { panic!("{:?}", left.parts) };
+    let full = (PAGE_SIZE / 8 - 2) as u64;
+    let found = left.read(PhysAddr::new(table.get() + 8));
+    assert!(found > 0 && found < full);
+    left.write(table, next.get());
+    let Err(Error::Roll(error)) = left.revive() else {
+        panic!("it goes on behind {found} entries")
+    };
+    let fault = RollFault::NotFull { found, expected: full };
+    assert_eq!((error.page, error.fault), (table, fault));
+    let text = error.to_string();
+    assert!(text.contains(&table.to_string()) && text.contains(&format!(" {found} ")), "{text}");
+}
+
+#[test]
+fn a_record_whose_checksum_is_zero_is_none() {
+    let left = left();
+    let slabs_of =
+        |spec: CacheSpec, slabs: &Slabs<Ram>| slabs.adopt(spec).map(|(_, all)| all.slabs);
+    // The first record, of the first cache.
+    left.write(PhysAddr::new(left.roll.get() + 16), 0);
+    let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
+    let (memory, _) = memory.inherit(left.map).unwrap();
+    let slabs = Slabs::revive(memory, left.roll).unwrap();
+    let [first, second, third] = specs();
+    let mut names = Vec::new();
+    slabs.for_each_inherited(|record| names.push(record.name().as_str().to_owned())).unwrap();
+    assert_eq!(names, ["second", "third"]);
+    assert_eq!(slabs.inherited("first").unwrap(), None);
+    assert!(matches!(slabs_of(first, &slabs), Err(Error::NotInherited { .. })));
+    assert!(slabs_of(second, &slabs).unwrap() > 0 && slabs_of(third, &slabs).unwrap() > 0);
+    slabs.finish_inherited(|_| Fate::Free).unwrap();
+    // What it led to is what nobody claimed.
+    let mut strays = 0;
+    let free = |block| {
+        strays += u64::from(slabs.memory().label_of(block).is_none());
+        Fate::Free
+    };
+    slabs.memory().disinherit(free).unwrap();
+    assert!(strays >= 2, "a slab table and a slab: {strays}");
+    slabs.memory().audit().unwrap();
+}
+
+/// The byte of a slab's object, for each of the first ones.
+fn state(slab: PhysAddr, index: u64) -> PhysAddr {
+    PhysAddr::new(slab.get() + 128 + index)
+}
+
+#[test]
+fn what_a_plain_free_lets_go_of_survives_until_then() {
+    const HELD: u8 = 5;
+    let of = |left: &Left, name: u8| {
+        let named = |addr: &PhysAddr| left.read(PhysAddr::new(addr.get() + 32)) as u8 == name;
+        let slab = left.parts.iter().filter_map(header).find(named);
+        slab.unwrap()
+    };
+    let left = left();
+    let slab = of(&left, b's');
+    let mut held = Vec::new();
+    for index in 0..u64::from(left.read(PhysAddr::new(slab.get() + 24 + 48)) >> 32) {
+        let byte = left.ram.ptr(state(slab, index));
+        // SAFETY: in memory that nobody uses now.
+        let found = unsafe { byte.read() };
+        // One that is free in between stays so.
+        if found & 7 == 2 {
+            // SAFETY: as above.
+            unsafe { byte.write(found & !7 | HELD) };
+            held.push(found >> 3);
+        }
+    }
+    assert!(held.len() > 2);
+    let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
+    let (memory, _) = memory.inherit(left.map).unwrap();
+    let slabs = Slabs::revive(memory, left.roll).unwrap();
+    let (cache, adopted) = slabs.adopt(specs()[1]).unwrap();
+    assert_eq!(adopted.unclaimed, 60);
+    let unclaimed: Vec<_> = cache.unclaimed().collect();
+    assert_eq!(unclaimed.len(), 60);
+    for (addr, tag) in unclaimed {
+        let object = slabs.claim(addr, 1000, tag).unwrap();
+        // SAFETY: claimed just now.
+        unsafe { cache.free(object) }.unwrap();
+    }
+    assert_eq!(cache.stats().live, 0);
+
+    // What is in use in a preserving cache is live.
+    let left = self::left();
+    let slab = of(&left, b'f');
+    // SAFETY: in memory that nobody uses now.
+    unsafe { left.ram.ptr(state(slab, 3)).write(1 << 3 | HELD) };
+    let Err(Error::Slab(error)) = left.revive() else { panic!("no state of a preserving cache") };
+    let fault = SlabFault::State { index: 3, found: 1 << 3 | HELD };
+    assert_eq!((error.slab, error.fault), (slab, fault));
+}
+
 /// Damage: which part, which word of it, and what is done to it.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
@@ -208,8 +319,13 @@ proptest! {
             }
         }
         match left.revive() {
-            // Found and named.
-            Err(Error::Roll(_) | Error::Slab(_) | Error::Mismatch { .. }) => {}
+            // Found and named; or a record is none.
+            Err(
+                Error::Roll(_)
+                | Error::Slab(_)
+                | Error::Mismatch { .. }
+                | Error::NotInherited { .. },
+            ) => {}
             Err(other) => prop_assert!(false, "{other}"),
             Ok(slabs) => {
                 slabs.shrink();
@@ -234,11 +350,7 @@ fn a_forged_owner_word_makes_no_slab_ours() {
     let left = left();
     // The name in the header begins at byte 32.
     let named = |addr: &PhysAddr| left.read(PhysAddr::new(addr.get() + 32)) & 0xff == b's'.into();
-    let slab = left.parts.iter().find_map(|part| match part {
-        RollPart::Header { addr, .. } => Some(*addr).filter(named),
-        RollPart::Page(_) => None,
-    });
-    let slab = slab.unwrap();
+    let slab = left.parts.iter().filter_map(header).find(named).unwrap();
     let word = |offset| PhysAddr::new(slab.get() + offset);
     left.write(word(88), rehearsed.pfn().get() << 12);
     // Two objects keep the slab preserved, as far as its header says.

@@ -1,7 +1,7 @@
 //! A predecessor is not trusted: each bit of each table is turned over, one at a time.
 
 use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr, Request, Run};
-use heirloom::restore::{Entry, Error, Fault, Handle, Parts, Records, SealPolicy, Table};
+use heirloom::restore::{Entry, Error, Fault, Handle, Header, Parts, Records, SealPolicy, Table};
 use heirloom::slab::{CacheSpec, RollPart};
 
 use crate::common::{
@@ -57,7 +57,7 @@ fn leave(world: &World, sealed: bool) -> Left {
         .for_each_subtree(|name, addr, _| {
             if name == "heirloom" {
                 // What a seal covers; the rest is which seal holds.
-                tables.push(("header", addr, if sealed { 112 } else { 168 }));
+                tables.push(("header", addr, if sealed { Header::FIXED } else { Header::SIZE }));
             }
         })
         .unwrap();
@@ -205,7 +205,7 @@ fn a_sealed_predecessor_is_as_it_was_sealed_or_refused_by_name() {
                     named += 1;
                 }
                 heirloom::Error::Restore(
-                    Error::Folio(_) | Error::Slab(_) | Error::Table(_) | Error::NotSealed,
+                    Error::Folio(_) | Error::Slab(_) | Error::Table(_) | Error::NotSealed { .. },
                 )
                 | heirloom::Error::ScratchTooSmall { .. }
                 | heirloom::Error::ScratchNotMemory { .. } => {}
@@ -231,7 +231,7 @@ fn a_seal_that_leads_to_another_table_is_refused_by_name() {
     let left = leave(&world, true);
     let header = left.tables.iter().find(|table| table.0 == "header").unwrap().1;
     // The first of the two seals is the one that holds.
-    let first = PhysAddr::new(header.get() + 120);
+    let first = PhysAddr::new(header.get() + 216);
     for other in [left.entry.root, left.entry.scratch] {
         world.write(first, &other.get().to_le_bytes());
         for policy in [SealPolicy::Required, SealPolicy::Checked] {
@@ -249,7 +249,7 @@ fn a_link_of_the_seals_table_that_leads_to_an_empty_page_is_refused_by_name() {
     let world = World::new(192);
     let left = leave(&world, true);
     let header = left.tables.iter().find(|table| table.0 == "header").unwrap().1;
-    let first = PhysAddr::new(world.words(PhysAddr::new(header.get() + 120), 8)[0]);
+    let first = PhysAddr::new(world.words(PhysAddr::new(header.get() + 216), 8)[0]);
     // Somebody's folio, in which nothing stands: it would do for a block without entries.
     let Ok(Parts::Folio(folio)) = left.handles[0].parts() else { panic!("{:?}", left.handles) };
     world.write(folio.addr(), &[0; PAGE as usize]);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
-use heirloom_restore::{Handle, Header, Left, Pages, Parts, SealInfo};
+use heirloom_restore::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
 use heirloom_slab::{CacheRecord, LeftCaches};
 
 use super::Hex;
@@ -16,6 +16,8 @@ use crate::survey::Survey;
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Own {
     pub(crate) compatible: &'static str,
+    /// Whether its page is longer than this program knows, so that more is said there.
+    pub(crate) longer: bool,
     /// Who wrote the handover.
     pub(crate) producer: String,
     /// How many handovers led to this one.
@@ -26,7 +28,10 @@ pub(crate) struct Own {
     /// Why not all caches and slabs are in that list, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unlisted: Option<String>,
+    /// The seal, if it holds.
     pub(crate) seal: Option<Seal>,
+    /// Whether there was a seal, and a successor found it whole and has been at work since.
+    pub(crate) opened: bool,
 }
 
 /// A cache whose slabs survive.
@@ -117,13 +122,15 @@ impl Own {
             hash: Hex(hash),
         };
         Self {
-            compatible: "heirloom-v1",
+            compatible: "heirloom-v2",
+            longer: header.longer,
             producer: header.producer.as_str().to_owned(),
             generation: header.generation,
             roll: header.roll.map(Hex::from),
             caches,
             unlisted,
-            seal: header.seal.map(seal),
+            seal: header.seal.info().map(seal),
+            opened: header.seal == SealState::Opened,
         }
     }
 }

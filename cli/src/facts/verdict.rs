@@ -96,7 +96,7 @@ impl Verdict {
             nodes: survey.counts.map_or(0, |counts| counts.nodes()),
             folios: survey.counts.map_or(0, |counts| counts.total()),
             subtrees: survey.subtrees().count() as u64,
-            sealed: survey.header.and_then(|header| header.seal).map(|_| survey.sealed),
+            sealed: survey.header.and_then(|header| header.seal.info()).map(|_| survey.sealed),
             scratch_known: survey.scratch.is_some(),
             passed: Passed::of(survey.image),
             findings: survey.findings.iter().map(Fault::from).collect(),

@@ -121,8 +121,12 @@ fn write_memfd(out: &mut String, memfd: &Memfd) -> Result {
 
 fn write_own(out: &mut String, own: &Own) -> Result {
     let producer = shown(&own.producer);
-    writeln!(out, "  {}, generation {}, by {producer}", own.compatible, own.generation)?;
+    let longer = if own.longer { ", with more than this program knows" } else { "" };
+    writeln!(out, "  {}, generation {}, by {producer}{longer}", own.compatible, own.generation)?;
     match &own.seal {
+        None if own.opened => {
+            writeln!(out, "    {FAINT}was sealed, and opened by a successor{FAINT:#}")?;
+        }
         None => writeln!(out, "    {FAINT}not sealed{FAINT:#}")?,
         Some(seal) if seal.sound == seal.entries => {
             let tables = plural(seal.entries, "table", "tables");

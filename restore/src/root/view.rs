@@ -349,8 +349,8 @@ mod tests {
         };
         let malformed = |expected| Fault::Malformed { expected };
         assert_eq!(with(0, &[0]), (0, Fault::Magic { found: 0x0d_feed }));
-        assert_eq!(with(23, &[16]), (20, Fault::Version { found: 16 }));
-        assert_eq!(with(27, &[18]), (24, Fault::Version { found: 18 }));
+        assert_eq!(with(23, &[16]), (20, Fault::Version { found: 16, known: 17 }));
+        assert_eq!(with(27, &[18]), (24, Fault::Version { found: 18, known: 17 }));
         let limit = 4096;
         assert_eq!(with(5, &[1]), (4, Fault::TooMany { found: 0x1_0159, limit }));
         assert_eq!(with(36, &[0xff; 4]), (8, malformed("block within the tree")));
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(with(39, &[8]), (64, malformed("token within the struct block")));
         assert_eq!(with(39, &[4]), (56, malformed("end of the node's name")));
         // The root's properties stand at 0x40 (compatible) and 0x54 (the map).
-        assert_eq!(with(0x4c, b"kho-v5"), (0x4c, Fault::Version { found: 5 }));
+        assert_eq!(with(0x4c, b"kho-v5"), (0x4c, Fault::Version { found: 5, known: 4 }));
         for name in [&b"kxo-v4"[..], b"kho-v4;", b"kho-v04", b"kho-v4 ", b"kho-v"] {
             let mut text = name.to_vec();
             text.resize(7, 0);

@@ -8,16 +8,18 @@
 //!
 //! Pages are preserved frames in Linux's block format: a chain of `{ next u64, count u64, entries
 //! }`, little-endian. A cache is in the roll from its first preserved slab on, and stays. An entry
-//! of a slab table is the address of a preserved slab, or a hole: any odd number, or zero.
+//! of a slab table is the address of a preserved slab, or a hole: any odd number, or zero. A page of
+//! a slab table that has a next one is full, holes included.
 //!
-//! The roll is whole at any instant. A page is zeroed and preserved before one store links it; an
-//! entry is written before it is counted; a slab is preserved before the one store that enters it,
-//! and unpreserved after the one that strikes it out.
+//! The roll is whole at any instant. A page is zeroed and preserved before one store links it; of a
+//! record the checksum is stored last, and is zero where there is none; an entry of a slab table is
+//! written before it is counted; a slab is preserved before the one store that enters it, and
+//! unpreserved after the one that strikes it out.
 //!
 //! A cache record, 128 bytes:
 //!
 //! ```text
-//! 0    8    XXH3-64 of the record with these eight bytes zero
+//! 0    8    XXH3-64 of the record with these eight bytes zero, or 1 if that is 0; 0 is no record
 //! 8    8    address of the first page of the slab table
 //! 16   64   shape: as in the header of each of the slabs
 //! 80   48   zero

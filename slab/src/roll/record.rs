@@ -27,6 +27,14 @@ const _: () = {
     assert!(offset_of!(Stored, slabs) == 8 && offset_of!(Stored, shape) == 16);
 };
 
+/// The checksum where no record stands: it is not written yet, or struck out.
+pub(super) const NONE: u64 = 0;
+
+/// What is written for a checksum: never [`NONE`].
+const fn not_none(sum: u64) -> u64 {
+    if sum == NONE { 1 } else { sum }
+}
+
 impl Stored {
     pub(crate) fn new(shape: Shape, slabs: PhysAddr) -> Self {
         let slabs = slabs.get().into();
@@ -35,19 +43,22 @@ impl Stored {
     }
 
     fn sum(&self) -> u64 {
-        xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes())
+        not_none(xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes()))
     }
 
-    /// The record, if it is one.
-    pub(crate) fn check(&self) -> Result<CacheRecord, RollFault> {
+    /// The record; `None` where none stands.
+    pub(crate) fn check(&self) -> Result<Option<CacheRecord>, RollFault> {
         let (expected, found) = (self.sum(), self.checksum.get());
+        if found == NONE {
+            return Ok(None);
+        }
         if expected != found {
             return Err(RollFault::Checksum { expected, found });
         }
         let name = self.shape.name().ok_or(RollFault::Name)?;
         let geometry = self.shape.geometry().ok_or(RollFault::Geometry)?;
         let table = PhysAddr::new(self.slabs.get());
-        Ok(CacheRecord { name, geometry, shape: self.shape, table })
+        Ok(Some(CacheRecord { name, geometry, shape: self.shape, table }))
     }
 }
 
@@ -148,7 +159,7 @@ mod tests {
         let geometry = Geometry::choose(200, 8, true).unwrap();
         let shape = Shape::new(Name::new("files").unwrap(), &geometry, true, 7);
         let stored = Stored::new(shape, PhysAddr::new(0x1000));
-        let record = stored.check().unwrap();
+        let record = stored.check().unwrap().unwrap();
         assert_eq!((record.name().as_str(), record.object_size()), ("files", 200));
         assert_eq!(record.spec().geometry(), Ok((record.name(), geometry)));
         for bit in 0..size_of::<Stored>() * 8 {
@@ -156,5 +167,14 @@ mod tests {
             broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
             assert!(broken.check().is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_no_record() {
+        let geometry = Geometry::choose(200, 8, true).unwrap();
+        let shape = Shape::new(Name::new("files").unwrap(), &geometry, true, 7);
+        let stored = Stored::new(shape, PhysAddr::new(0x1000));
+        assert_eq!(Stored { checksum: U64::ZERO, ..stored }.check(), Ok(None));
+        assert_eq!([0, 1, 2, u64::MAX].map(not_none), [1, 1, 2, u64::MAX]);
     }
 }

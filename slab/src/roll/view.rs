@@ -158,7 +158,8 @@ impl<'m, S: Source<'m>> RollView<S> {
         while let Some((page, page_words, count)) = checks.page(&mut pages)? {
             for index in 0..count {
                 match stored(page_words, index).check() {
-                    Ok(record) => self.check_table(&record, &mut checks)?,
+                    Ok(None) => {}
+                    Ok(Some(record)) => self.check_table(&record, &mut checks)?,
                     Err(fault) => {
                         let index = index as u32;
                         (checks.found)(RollError { page, index, fault }.into())?;
@@ -172,7 +173,7 @@ impl<'m, S: Source<'m>> RollView<S> {
     /// The caches.
     pub(crate) fn records(&self) -> impl Iterator<Item = CacheRecord> + use<'m, S> {
         self.own_pages().flat_map(|(_, words, count)| {
-            (0..count).filter_map(move |index| stored(words, index).check().ok())
+            (0..count).filter_map(move |index| stored(words, index).check().ok().flatten())
         })
     }
 
@@ -195,11 +196,12 @@ impl<'m, S: Source<'m>> RollView<S> {
     }
 
     fn own_pages(&self) -> Chain<'m, S> {
-        Chain::new(self, self.first, MAX_PAGES, RECORDS)
+        Chain::new(self, self.first, Limits { pages: MAX_PAGES, entries: RECORDS, full: false })
     }
 
     fn table_pages(&self, record: &CacheRecord) -> Chain<'m, S> {
-        Chain::new(self, record.table(), self.source.frames(), SLABS)
+        let limits = Limits { pages: self.source.frames(), entries: SLABS, full: true };
+        Chain::new(self, record.table(), limits)
     }
 
     fn check_table<C, F, V, E>(
@@ -311,7 +313,9 @@ fn stored(words: &[AtomicU64], index: usize) -> Stored {
     let mut stored = Stored::new_zeroed();
     let words = words.iter().skip(HEADER + index * WORDS);
     for (bytes, word) in stored.as_mut_bytes().chunks_exact_mut(size_of::<u64>()).zip(words) {
-        bytes.copy_from_slice(&store::load(word, Relaxed).to_le_bytes());
+        // Acquire pairs with the Release store of the checksum in `Roll::enroll`: where it stands,
+        // which is first, what follows does too.
+        bytes.copy_from_slice(&store::load(word, Acquire).to_le_bytes());
     }
     stored
 }
@@ -319,15 +323,24 @@ fn stored(words: &[AtomicU64], index: usize) -> Stored {
 /// A page of a chain: its address, its words and how many entries it has, checked.
 type Page<'m> = (PhysAddr, &'m [AtomicU64], usize);
 
+/// What the pages of a chain can be.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// How many.
+    pages: u64,
+    /// Entries that one can hold.
+    entries: usize,
+    /// Whether each but the last has as many.
+    full: bool,
+}
+
 /// A chain of pages.
 struct Chain<'m, S> {
     source: S,
     next: PhysAddr,
     /// Where the link to `next` stands, for errors.
     from: PhysAddr,
-    limit: u64,
-    /// Entries that a page can hold.
-    entries: usize,
+    limits: Limits,
     seen: u64,
     /// Brent's cycle detection: where we were at the last power of two.
     mark: PhysAddr,
@@ -336,12 +349,12 @@ struct Chain<'m, S> {
 }
 
 impl<'m, S: Source<'m>> Chain<'m, S> {
-    fn new(view: &RollView<S>, first: PhysAddr, limit: u64, entries: usize) -> Self {
+    fn new(view: &RollView<S>, first: PhysAddr, limits: Limits) -> Self {
         // A chain has one page at least: zero is no page's address here.
         let next = if first.get() == 0 { PhysAddr::new(1) } else { first };
         let (source, from, mark) = (view.source, first, next);
         let marker = PhantomData;
-        Self { source, next, from, limit, entries, seen: 0, mark, power: 1, marker }
+        Self { source, next, from, limits, seen: 0, mark, power: 1, marker }
     }
 
     /// The next page, or `None` after the last.
@@ -358,7 +371,7 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
         if !self.source.holds(block) {
             return Err(fail(RollFault::NotPreserved { addr: page }));
         }
-        if self.seen == self.limit || self.seen > 0 && page == self.mark {
+        if self.seen == self.limits.pages || self.seen > 0 && page == self.mark {
             return Err(fail(RollFault::Endless));
         }
         let words = self.source.words(page, PAGE_SIZE);
@@ -370,13 +383,20 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
         // Acquire pairs with the Release stores of `Roll` and `SlabTable` where the roll is our
         // own: what is linked or counted is written.
         let word = |i: usize| words.get(i).map_or(0, |word| store::load(word, Acquire));
-        let found = word(1);
-        if found > self.entries as u64 {
-            let fault = RollFault::Count { found };
-            return Err(RollError { page, index: 0, fault });
-        }
-        (self.next, self.from) = (PhysAddr::new(word(0)), page);
-        Ok(Some((page, words, found as usize)))
+        // The link first: of our own, which may be growing, one that is there says that it is full.
+        let (next, found) = (word(0), word(1));
+        let entries = self.limits.entries as u64;
+        let fault = match found {
+            _ if found > entries => RollFault::Count { found },
+            _ if self.limits.full && next != 0 && found < entries => {
+                RollFault::NotFull { found, expected: entries }
+            }
+            _ => {
+                (self.next, self.from) = (PhysAddr::new(next), page);
+                return Ok(Some((page, words, found as usize)));
+            }
+        };
+        Err(RollError { page, index: 0, fault })
     }
 }
 

@@ -79,20 +79,49 @@ impl<M: Machine> Roll<M> {
             *end = End { page, count: 0 };
         }
         let stored = Stored::new(shape, table);
-        // SAFETY: a page of this roll.
-        let page = unsafe { words(memory, end.page) };
-        let entry = page.iter().skip(HEADER + end.count * WORDS);
-        for (word, bytes) in entry.zip(stored.as_bytes().chunks_exact(size_of::<u64>())) {
+        let value = |bytes: &[u8]| {
             let mut value = [0; size_of::<u64>()];
             value.copy_from_slice(bytes);
-            store::word(word, u64::from_le_bytes(value), Relaxed);
+            u64::from_le_bytes(value)
+        };
+        // SAFETY: a page of this roll.
+        let page = unsafe { words(memory, end.page) };
+        let place = page.iter().skip(HEADER + end.count * WORDS);
+        let record = stored.as_bytes().chunks_exact(size_of::<u64>()).map(value);
+        let mut record = place.zip(record);
+        // The checksum, which is zero as long as nothing is to be read there.
+        let link = record.next();
+        for (word, value) in record {
+            store::word(word, value, Relaxed);
         }
         end.count += 1;
         if let Some(counter) = page.get(1) {
-            // Release: whoever reads the count reads the record.
-            store::word(counter, end.count as u64, Release);
+            store::word(counter, end.count as u64, Relaxed);
+        }
+        if let Some((word, value)) = link {
+            // Release pairs with the Acquire in `stored`: what reads the checksum reads the record.
+            store::word(word, value, Release);
         }
         Ok(table)
+    }
+
+    /// Strikes out the record whose slab table begins with this page.
+    #[cfg(test)]
+    pub(crate) fn strike_out(&self, memory: &Memory<M>, table: PhysAddr) {
+        let end = self.end.lock();
+        let mut at = self.first;
+        while at.get() != 0 {
+            // SAFETY: a page of this roll.
+            let page = unsafe { words(memory, at) };
+            for record in page[HEADER..].chunks_exact(WORDS) {
+                if store::load(&record[1], Relaxed) == table.get() {
+                    // Release: what was done to its slabs before is done when it is gone.
+                    store::word(&record[0], super::record::NONE, Release);
+                }
+            }
+            at = PhysAddr::new(store::load(&page[0], Relaxed));
+        }
+        drop(end);
     }
 }
 

@@ -87,13 +87,21 @@ fn part_of(world: &World, table: TableAt) -> Part {
             Part { what: "seal's table", addr, bytes: stretches }
         }
         Place::Header => {
-            let holds = world.word(PhysAddr::new(addr.get() + Header::FIXED as u64));
-            let first = holds == u64::from_le_bytes(*b"sealed-1");
-            let (one, other) = (120..144, 144..Header::SIZE);
-            let (seal, unused) = if first { (one, other) } else { (other, one) };
+            let says = |offset: usize, first: &[u8; 8]| {
+                let found = world.word(PhysAddr::new(addr.get() + offset as u64));
+                found == u64::from_le_bytes(*first)
+            };
+            // Of the two halves, and of the two seals, the one that holds and the other one.
+            let turn = |first, one, other| if first { (one, other) } else { (other, one) };
+            let (half, other) = turn(says(200, b"half-one"), 24..112, 112..200);
+            let first = says(Header::FIXED, b"sealed-1");
+            let (seal, unused) = turn(first, 216..240, 240..Header::SIZE);
             let mut stretches = vec![
-                (0..Header::FIXED, Seen::Header),
-                (Header::FIXED..120, Seen::Header),
+                (0..24, Seen::Header),
+                (half, Seen::Header),
+                (other, Seen::Seal(Sealed::Subtree)),
+                (200..Header::FIXED, Seen::Header),
+                (Header::FIXED..216, Seen::Header),
                 (seal, Seen::Table),
                 (unused, Seen::Nobody),
                 (Header::SIZE..page, Seen::Nobody),

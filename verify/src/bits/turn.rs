@@ -52,7 +52,7 @@ pub fn blame(world: &World, header: PhysAddr) -> Blamed {
         Err(Error::Table(e)) if e.table == Table::Header => return Blamed::Header(e.at),
         Err(other) => panic!("of the page at {header}: {other}"),
     };
-    let info = read.seal.expect("no bit makes a sealed handover one that is not");
+    let info = read.seal.info().expect("no bit makes a sealed handover one that is not");
     let mut blamed = Blamed::Nobody;
     let verified = verify(&Raw(world), &info, world.all().frames(), |broken| {
         blamed = match blamed {
@@ -79,7 +79,7 @@ pub fn refuse(world: &World, left: &Left, part: &Part, bit: usize) -> bool {
     assert!(!error.to_string().is_empty());
     match error {
         heirloom::Error::Restore(error) => {
-            let unsealed = matches!(error, Error::NotSealed) && part.what == "root page";
+            let unsealed = matches!(error, Error::NotSealed { .. }) && part.what == "root page";
             let at = error.at();
             assert!(unsealed || at.is_some(), "bit {bit} of {part:?}: no place: {error}");
             at.is_some_and(|at| at.pfn() == part.addr.pfn())

@@ -181,7 +181,7 @@ fn refusal(error: &Error, found: bool) {
     assert!(!error.to_string().is_empty());
     match error {
         Error::Restore(
-            RestoreError::NotSealed
+            RestoreError::NotSealed { .. }
             | RestoreError::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. }),
         )
         | Error::ScratchTooSmall { .. }

@@ -141,6 +141,7 @@ pub fn run(attack: &Attack, places: &[Place]) -> Verdict {
         let policy = match attack.policy % 4 {
             0 => SealPolicy::Ignored,
             1 if attack.sealed => SealPolicy::Required,
+            2 if attack.sealed => SealPolicy::SealedOnly,
             _ => SealPolicy::Checked,
         };
         let untouched =

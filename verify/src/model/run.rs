@@ -175,7 +175,10 @@ impl State {
             },
             (false, _) => {
                 let refused = ground.revive(entry, self.all, SealPolicy::Required).err();
-                assert_eq!(refused, Some(heirloom::Error::Restore(Error::NotSealed)));
+                assert_eq!(
+                    refused,
+                    Some(heirloom::Error::Restore(Error::NotSealed { opened: false }))
+                );
                 ground.revive(entry, self.all, SealPolicy::Checked)
             }
         };

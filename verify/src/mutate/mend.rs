@@ -12,14 +12,19 @@ const SEAL: (u64, u64) = (16, 24);
 const ROLL: (u64, u64) = (16, 128);
 /// Where the two seals stand in the header.
 const SEALS: [(u64, u64); 2] =
-    [(u64::from_le_bytes(*b"sealed-1"), 120), (u64::from_le_bytes(*b"sealed-2"), 144)];
+    [(u64::from_le_bytes(*b"sealed-1"), 216), (u64::from_le_bytes(*b"sealed-2"), 240)];
+/// Where the two halves of the header start, and the bytes of a half before its checksum.
+const HALVES: ([u64; 2], usize) = ([24, 112], 80);
 
 /// Makes the checksums of the header, of the roll's records, of slabs and of the seal right.
 pub fn mend(world: &World, left: &Left) {
     let at = |addr: PhysAddr, offset: u64| PhysAddr::new(addr.get() + offset);
     let of = |place| left.tables.iter().filter(move |t| t.place == place).map(|t| t.addr);
     for header in of(Place::Header) {
-        world.put(at(header, 104), xxh3_64(world.read(header, 104)));
+        for half in HALVES.0.map(|half| at(header, half)) {
+            let covered = [world.read(header, 24), world.read(half, HALVES.1)].concat();
+            world.put(at(half, HALVES.1 as u64), xxh3_64(&covered));
+        }
     }
     for slab in of(Place::Slab) {
         world.put(at(slab, 8), 0);
@@ -27,9 +32,11 @@ pub fn mend(world: &World, left: &Left) {
     }
     for page in of(Place::Roll) {
         let count = world.word(at(page, 8)).min(31);
-        for record in (0..count).map(|i| at(page, ROLL.0 + i * ROLL.1)) {
+        let records = (0..count).map(|i| at(page, ROLL.0 + i * ROLL.1));
+        // One that is struck out stays so.
+        for record in records.filter(|record| world.word(*record) != 0) {
             world.put(record, 0);
-            world.put(record, xxh3_64(world.read(record, ROLL.1 as usize)));
+            world.put(record, xxh3_64(world.read(record, ROLL.1 as usize)).max(1));
         }
     }
     let (mut table, mut entries) = (Xxh3::new(), 0);
@@ -48,7 +55,7 @@ pub fn mend(world: &World, left: &Left) {
     }
     for header in of(Place::Header) {
         for (holds, seal) in SEALS {
-            if world.word(at(header, 112)) == holds {
+            if world.word(at(header, 208)) == holds {
                 world.put(at(header, seal + 8), entries);
                 world.put(at(header, seal + 16), table.digest());
             }

@@ -298,7 +298,7 @@ pub fn tables_of(
         let words = heirloom::restore::Image::words(world, own.addr, Header::SIZE)?;
         Header::read(words, own.addr).ok()
     });
-    if let Some(seal) = header.and_then(|header| header.seal) {
+    if let Some(seal) = header.and_then(|header| header.seal.info()) {
         // What is not sound ends the walk.
         let _ = Chain::<_, [u64; 3]>::for_each(&left, seal.first, |block| {
             add(Place::Seal, block.addr(), page);

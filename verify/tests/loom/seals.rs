@@ -70,7 +70,7 @@ fn what_is_published_beside_a_seal_is_sealed_or_breaks_the_seal() {
                 Ok(kernel) => assert!(sealed && published(&kernel) == 2),
                 Err(error) => {
                     assert!(
-                        !sealed && error == Restore(Error::NotSealed),
+                        !sealed && error == Restore(Error::NotSealed { opened: false }),
                         "sealed: {sealed}, {error}"
                     );
                     assert_eq!(published(&ground.revive(entry)), 2);
