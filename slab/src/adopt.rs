@@ -25,9 +25,7 @@
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{
-    Block, Fate, FrameState, Kind, Machine, Memory, Order, PhysAddr,
-};
+use heirloom_folio::{Block, Fate, FrameState, Kind, Machine, Memory, Order, PhysAddr};
 
 use crate::cache::Cache;
 use crate::class::class_of;
@@ -132,9 +130,7 @@ impl<M: Machine> Slabs<M> {
     /// there are several.
     pub fn inherited(&self, name: &str) -> Option<CacheRecord> {
         let mut records = self.view().records();
-        records.find(|record| {
-            record.name().as_str() == name && self.left(record).next().is_some()
-        })
+        records.find(|record| record.name().as_str() == name && self.left(record).next().is_some())
     }
 
     /// Returns the cache that `spec` asks for, with all slabs of the predecessor's cache of this
@@ -504,13 +500,27 @@ impl<M: Machine> Slabs<M> {
         }
         let cache = self.keeper(&record)?;
         cache.admits(&record)?;
-        // Where the header says that the roll names it, as it was a predecessor's to say.
-        // SAFETY: a slab's, sound as far as its beginning; not given back but in turn.
-        let hint = unsafe { Slab::at(memory.machine(), slab.addr()) }.head().entry.load(Relaxed);
-        let table = &cache.control.shared;
-        let entry = table.lock().table.find(memory, slab.addr(), PhysAddr::new(hint));
-        let named = Named { slab: slab.addr(), entry: entry.ok_or(not_adopted)? };
+        let named = self.named(&turn, &record, slab).ok_or(not_adopted)?;
         cache.adopt_slab(&turn, &record, named).map(|_| ())
+    }
+
+    /// Where the roll names a slab that is left.
+    ///
+    /// Its header says so, as a predecessor wrote it there: believed if it leads to an entry of a slab
+    /// table, which is what has the label of a table, and that entry names the slab. No other does
+    /// then: `revive` refuses a roll that names a slab twice.
+    fn named(&self, _: &Turn, record: &CacheRecord, slab: Block) -> Option<Named> {
+        let (memory, addr, view) = (self.memory(), slab.addr(), self.view());
+        // SAFETY: a slab that is left has the size of a header at least, and is not given back but in
+        // turn.
+        let entry = unsafe { Slab::at(memory.machine(), addr) }.head().entry.load(Relaxed);
+        let entry = PhysAddr::new(entry);
+        let page = Block::containing(entry.pfn(), Order::ZERO);
+        if memory.label_of(page) == Some(Kind::Table) && view.is_entry(entry, addr) {
+            return Some(Named { slab: addr, entry });
+        }
+        let record = view.records().find(|there| there.shape() == record.shape())?;
+        view.named(&record).find(|named| named.slab == addr)
     }
 }
 

@@ -85,11 +85,7 @@ impl<M: Machine> Control<M> {
                 slots.add(cpu).write(CachePadded::new(Slot::new()));
             }
             let capacity = capacity(geometry.stride);
-            let shared = Shared {
-                lists: Lists::new(),
-                depot: Depot::new(capacity),
-                table,
-            };
+            let shared = Shared { lists: Lists::new(), depot: Depot::new(capacity), table };
             let control = base.cast::<Self>();
             control.write(Self {
                 geometry,

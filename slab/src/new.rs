@@ -3,7 +3,7 @@
 use heirloom_folio::{Kind, Machine, Memory, PhysAddr};
 
 use crate::error::Error;
-use crate::roll::{Roll, RollView};
+use crate::roll::{Part, Roll, RollView};
 use crate::slabs::Slabs;
 
 /// All that [`Slabs`] are made from: the memory, and the roll in it.
@@ -35,12 +35,14 @@ impl<M: Machine> NewSlabs<M> {
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
         // SAFETY: the memory is ours alone, so nothing writes to any of it.
         let view = unsafe { RollView::left(&memory, roll) };
-        // SAFETY: this layer reads the roll, which names the block. Its pages are ours from now on; a
-        // slab is to be taken by this layer alone.
-        let take = |block, kind| unsafe {
-            match kind {
-                Kind::Slab => memory.label(block, kind),
-                _ => memory.claim_as(block, kind),
+        // SAFETY: this layer reads the roll, which names the block. Its pages are ours from now on, and
+        // slabs are to be taken by this layer alone. The pages of slab tables keep a label, by which
+        // they are known: see `Slabs::named`.
+        let take = |block, part| unsafe {
+            match part {
+                Part::Records => memory.claim_as(block, Kind::Table),
+                Part::Table => memory.label(block, Kind::Table),
+                Part::Slab => memory.label(block, Kind::Slab),
             }
         };
         view.check(take, Err, |_, _| Ok(()))?;

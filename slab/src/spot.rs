@@ -78,7 +78,9 @@ impl<'s, M: Machine> Spot<'s, '_, M> {
         match state.what() {
             Some(ObjectState::Live) if !self.control.spec.preserving => {}
             // Counted already.
-            Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => return Ok(()),
+            Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => {
+                return Ok(());
+            }
             Some(ObjectState::Live | ObjectState::Preserved) => {
                 return Err(Error::AlreadyPreserved { cache, addr });
             }

@@ -32,5 +32,5 @@ mod write;
 
 pub use record::CacheRecord;
 pub(crate) use table::{SlabTable, TablePlace};
-pub(crate) use view::{Here, RollView, Source};
+pub(crate) use view::{Here, Part, RollView, Source};
 pub(crate) use write::Roll;

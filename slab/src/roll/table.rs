@@ -129,7 +129,8 @@ impl SlabTable {
             return None;
         }
         let struck = core::mem::take(&mut self.struck);
-        if struck != 0 && is_hole(store::load(Self::entry(memory, PhysAddr::new(struck)), Relaxed)) {
+        if struck != 0 && is_hole(store::load(Self::entry(memory, PhysAddr::new(struck)), Relaxed))
+        {
             return Some(PhysAddr::new(struck));
         }
         let page = self.look.page.or(self.first)?;
@@ -194,49 +195,6 @@ impl SlabTable {
     pub(crate) fn strike_out<M: Machine>(memory: &Memory<M>, entry: PhysAddr) {
         // Release: what was done to the slab before is done when it is gone from the roll.
         store::word(Self::entry(memory, entry), HOLE, Release);
-    }
-
-    /// The address of the entry that names `slab`, which is `hint` if that is in this table; else every
-    /// entry is looked at. `None`: the table does not name it.
-    pub(crate) fn find<M: Machine>(
-        &self,
-        memory: &Memory<M>,
-        slab: PhysAddr,
-        hint: PhysAddr,
-    ) -> Option<PhysAddr> {
-        let names = |entry: PhysAddr| {
-            store::load(Self::entry(memory, entry), Relaxed) == slab.get()
-        };
-        if self.has(memory, hint) && names(hint) {
-            return Some(hint);
-        }
-        let mut place = TablePlace::default();
-        while let Some((next, found)) = self.next(memory, place) {
-            if found == Some(slab) {
-                let page = next.page?.get();
-                return Some(PhysAddr::new(page + ((HEADER + next.index - 1) * 8) as u64));
-            }
-            place = next;
-        }
-        None
-    }
-
-    /// Whether an address, any one, is that of an entry of this table. Looks at its pages' links.
-    fn has<M: Machine>(&self, memory: &Memory<M>, addr: PhysAddr) -> bool {
-        let (page, offset) = (addr.pfn().addr(), addr.offset_in_page());
-        let mut at = self.first;
-        while let Some(here) = at {
-            let count = if here == self.last { self.count } else { SLABS };
-            if here == page {
-                let index = (offset / size_of::<u64>()).checked_sub(HEADER);
-                return offset.is_multiple_of(size_of::<u64>()) && index.is_some_and(|i| i < count);
-            }
-            // SAFETY: a page of this table.
-            let link = unsafe { words(memory, here) }.first();
-            let next = link.map_or(0, |link| store::load(link, Relaxed));
-            at = (here != self.last && next != 0).then(|| PhysAddr::new(next));
-        }
-        false
     }
 
     /// Looks for a slab at or after place `from` in the table, in one page: the next place, and the

@@ -6,7 +6,7 @@ use heirloom_folio::sync::{
     Ordering::{Acquire, Relaxed},
 };
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::record::{CacheRecord, Stored};
@@ -51,6 +51,17 @@ impl<'p, P: Pages> Source<'p> for &'p P {
     fn frames(self) -> u64 {
         u64::MAX
     }
+}
+
+/// What a block is that a check comes upon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// A page of records.
+    Records,
+    /// A page of a slab table.
+    Table,
+    /// A slab.
+    Slab,
 }
 
 /// This machine's memory as a source: what is preserved in it.
@@ -149,13 +160,13 @@ impl<'m, S: Source<'m>> RollView<S> {
     /// The first error of `found` or `slab`.
     pub(crate) fn check<E>(
         &self,
-        claim: impl FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        claim: impl FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
         found: impl FnMut(Error) -> Result<(), E>,
         slab: impl FnMut(PhysAddr, &CacheRecord) -> Result<(), Error>,
     ) -> Result<(), E> {
         let mut checks = Checks { claim, found, slab };
         let mut pages = self.own_pages();
-        while let Some((page, page_words, count)) = checks.page(&mut pages)? {
+        while let Some((page, page_words, count)) = checks.page(Part::Records, &mut pages)? {
             for index in 0..count {
                 match stored(page_words, index).check() {
                     Ok(None) => {}
@@ -183,8 +194,21 @@ impl<'m, S: Source<'m>> RollView<S> {
         NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
     }
 
+    /// Whether `entry`, any address in a page of a slab table, is that of an entry that names `slab`.
+    pub(crate) fn is_entry(&self, entry: PhysAddr, slab: PhysAddr) -> bool {
+        let page = entry.pfn().addr();
+        let Some(words) = self.source.words(page, PAGE_SIZE) else { return false };
+        let word = |at: usize| words.get(at).map_or(0, |word| store::load(word, Acquire));
+        let at = entry.offset_in_page() / size_of::<u64>();
+        let counted = at.checked_sub(HEADER).is_some_and(|index| (index as u64) < word(1));
+        counted && entry.get().is_multiple_of(size_of::<u64>() as u64) && word(at) == slab.get()
+    }
+
     /// The addresses of a cache's slabs. What is there is still to be checked.
-    pub(crate) fn slabs(&self, record: &CacheRecord) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
+    pub(crate) fn slabs(
+        &self,
+        record: &CacheRecord,
+    ) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
         self.named(record).map(|named| named.slab)
     }
 
@@ -210,12 +234,12 @@ impl<'m, S: Source<'m>> RollView<S> {
         checks: &mut Checks<C, F, V>,
     ) -> Result<(), E>
     where
-        C: FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        C: FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
         F: FnMut(Error) -> Result<(), E>,
         V: FnMut(PhysAddr, &CacheRecord) -> Result<(), Error>,
     {
         let mut pages = self.table_pages(record);
-        while let Some((page, page_words, count)) = checks.page(&mut pages)? {
+        while let Some((page, page_words, count)) = checks.page(Part::Table, &mut pages)? {
             for (index, word) in (0_u32..).zip(page_words.iter().skip(HEADER).take(count)) {
                 let found = store::load(word, Relaxed);
                 if is_hole(found) {
@@ -241,13 +265,13 @@ impl<'m, S: Source<'m>> RollView<S> {
     fn claim_slab(
         &self,
         block: Block,
-        mut claim: impl FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        mut claim: impl FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
     ) -> Result<(), Error> {
         let fail = |fault| Error::Slab(SlabError { slab: block.addr(), fault });
         if !self.source.is_memory(block.run()) {
             return Err(fail(SlabFault::Misplaced));
         }
-        claim(block, Kind::Slab).map_err(|error| match error {
+        claim(block, Part::Slab).map_err(|error| match error {
             heirloom_folio::Error::WrongKind { .. } => fail(SlabFault::Duplicate),
             _ => fail(SlabFault::NotPreserved { block }),
         })
@@ -263,16 +287,20 @@ struct Checks<C, F, S> {
 
 impl<C, F, S, E> Checks<C, F, S>
 where
-    C: FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+    C: FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
     F: FnMut(Error) -> Result<(), E>,
 {
     /// The next page of a chain, claimed; `None` after the last, or after one at fault.
-    fn page<'m>(&mut self, pages: &mut Chain<'m, impl Source<'m>>) -> Result<Option<Page<'m>>, E> {
+    fn page<'m>(
+        &mut self,
+        part: Part,
+        pages: &mut Chain<'m, impl Source<'m>>,
+    ) -> Result<Option<Page<'m>>, E> {
         let next = pages.try_next().and_then(|next| {
             let Some((page, ..)) = next else { return Ok(None) };
             let block = Block::containing(page.pfn(), Order::ZERO);
             let twice = RollError { page, index: 0, fault: RollFault::Duplicate };
-            (self.claim)(block, Kind::Table).map(|()| next).map_err(|_| twice)
+            (self.claim)(block, part).map(|()| next).map_err(|_| twice)
         });
         next.or_else(|error| (self.found)(error.into()).map(|()| None))
     }
