@@ -362,6 +362,12 @@ impl<M: Machine> Memory<M> {
         (freed, kept)
     }
 
+    /// Frees a block that is still to be claimed: whether it was. As [`Memory::disinherit`] does it that
+    /// was told to free it.
+    pub fn disinherit_block(&self, block: Block) -> bool {
+        self.dispose_of(block)
+    }
+
     /// Frees a block that is still to be claimed, whatever its label: whether it was.
     pub(crate) fn dispose_of(&self, block: Block) -> bool {
         let Some(range) = self.ranges.find(block.pfn()) else { return false };

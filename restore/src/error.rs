@@ -136,6 +136,13 @@ pub struct TableError {
     pub fault: Fault,
 }
 
+impl TableError {
+    /// Whether something that the table names is not preserved.
+    pub(crate) const fn is_not_preserved(&self) -> bool {
+        matches!(self.fault, Fault::NotPreserved { .. })
+    }
+}
+
 /// What is wrong with a field of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

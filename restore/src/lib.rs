@@ -17,6 +17,8 @@ mod handle;
 mod handover;
 mod hash;
 mod image;
+mod moved;
+mod names;
 mod pages;
 mod past;
 mod records;

@@ -8,7 +8,8 @@ use heirloom_slab::RollPart;
 
 use crate::entry::halves;
 use crate::error::Error;
-use crate::handover::{Handover, Published};
+use crate::handover::Handover;
+use crate::names::Names;
 use crate::pages::{Pages, words_at};
 use crate::records::Records;
 use crate::root::RootView;
@@ -84,7 +85,7 @@ impl<M: Machine> Handover<M> {
         HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)
     }
 
-    fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Published) -> Result<(), Error> {
+    fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Names) -> Result<(), Error> {
         let page = PAGE_SIZE as u32;
         let entry = self.entry();
         sealer.cover(Sealed::Root, entry.root, page)?;
@@ -95,7 +96,7 @@ impl<M: Machine> Handover<M> {
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;
-            if let Some(bytes) = subtree.size.filter(|_| made.has(index)) {
+            if let Some(bytes) = subtree.size.filter(|_| made.is_made(index)) {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 if bytes > 0 {
                     sealer.cover(Sealed::Subtree, subtree.addr, bytes)?;

@@ -49,6 +49,11 @@ impl<M: Machine> NewSlabs<M> {
         Ok(Self { memory, roll })
     }
 
+    /// Takes out of the tracker's tree what leads to nothing, now that the handover is changed.
+    pub fn prune(&mut self) {
+        self.memory.prune();
+    }
+
     /// The memory underneath.
     pub const fn memory(&self) -> &Memory<M> {
         &self.memory

@@ -111,6 +111,29 @@ impl<'a> RootPage<'a> {
         Ok(Self { words, at })
     }
 
+    /// Whether the page is laid out as [`RootPage::create`] does it, so that this build can go on
+    /// with it: an edit keeps to the half that is not in use.
+    pub(crate) fn is_ours(&self) -> bool {
+        let word =
+            |index: usize| self.words.get(index).map(|word| u32::from_be(word.load(Relaxed)));
+        let fixed = [
+            (header::TOTAL_SIZE, PAGE_SIZE as u32),
+            (header::OFF_STRINGS, STRINGS_AT as u32),
+            (header::OFF_RESERVE, RESERVE_AT as u32),
+            (header::VERSION, FDT_VERSION),
+            (header::LAST_COMPATIBLE, FDT_LAST_COMPATIBLE),
+            (header::SIZE_STRINGS, STRINGS_SIZE as u32),
+            (header::SIZE_STRUCT, HALF as u32),
+        ];
+        let half = [FIRST_HALF, SECOND_HALF].map(|half| Some(half as u32));
+        let mut strings = (STRINGS_AT / 4..).zip(STRINGS.chunks_exact(4));
+        self.words.len() == WORDS
+            && fixed.into_iter().all(|(index, value)| word(index) == Some(value))
+            && half.contains(&word(header::OFF_STRUCT))
+            && (RESERVE_AT / 4..FIRST_HALF / 4).all(|index| word(index) == Some(0))
+            && strings.all(|(index, name)| word(index) == Some(be_word(name)))
+    }
+
     /// The page's address: what a successor is told.
     pub const fn at(&self) -> PhysAddr {
         self.at

@@ -2,7 +2,7 @@
 
 use heirloom_folio::sync::AtomicU32;
 
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
 use crate::error::{Error, Fault, Table};
@@ -30,6 +30,13 @@ pub struct Subtree {
     pub addr: PhysAddr,
     /// How many bytes, where the writer said so.
     pub size: Option<u64>,
+}
+
+impl Subtree {
+    /// The frames in which its bytes lie; of one whose length is not known, the first.
+    pub(crate) fn frames(&self) -> Option<Run> {
+        Run::covering(self.addr, self.size.unwrap_or(1).max(1))
+    }
 }
 
 impl<'a> RootView<'a> {
