@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!               its bit in the tree   the byte of its first frame
-//! unclaimed     set                   never handed out, or a label
+//! unclaimed     set                   never handed out, or a slab's label
 //! claimed       set                   that of a preserved block, of the kind that it is claimed as
 //! disposed of   clear                 freed
 //! ```
@@ -201,9 +201,10 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Says what an unclaimed block is, a [`Kind::Slab`] or a [`Kind::Table`]: from now on only a
-    /// claim as `kind` takes it. Those are found by reading what the predecessor wrote; so no caller
-    /// gets them as plain folios.
+    /// Says what an unclaimed block is. A [`Kind::Slab`]: from now on only a claim as one takes it. A
+    /// [`Kind::Table`]: it is the caller's from now on, which tells it by [`Memory::label_of`] from all
+    /// that this kernel allocated, and never lets it go. Those are found by reading what the predecessor
+    /// wrote; so no caller gets them as plain folios.
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
@@ -399,6 +400,9 @@ fn take_labelled(
         Some((found, order)) if order == block.order() => {
             if found != kind {
                 return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+            }
+            if !kinds::is_unclaimed(now) {
+                return Err(gone);
             }
             byte.compare_exchange(now, ours, Relaxed, Relaxed).map(|_| ()).map_err(|_| gone)
         }

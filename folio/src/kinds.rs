@@ -72,8 +72,8 @@ const LEFT: u8 = FIRST + Kind::ALL.len() as u8 * 2 * ORDERS;
 /// Orders of slabs that can be told so: two MiB of the smallest pages.
 const LEFT_ORDERS: u8 = 10;
 
-/// The byte of a predecessor's table of order 0 that is still to be claimed; larger ones follow, to the
-/// last byte there is.
+/// The byte of a predecessor's table of order 0 that was taken over with a label; larger ones follow, to
+/// the last byte there is.
 const OLD: u8 = LEFT + LEFT_ORDERS;
 
 /// The byte of a held buffer of order 0: where a preserved tail's would be.
@@ -106,9 +106,10 @@ pub(crate) const fn is_held(byte: u8) -> bool {
     byte.wrapping_sub(HELD) < ORDERS
 }
 
-/// Returns the byte of a block that the predecessor preserved, that is still to be claimed, and that
-/// only a claim as `kind` takes: a slab or a table. It reads as preserved, and is no slab's or table's of
-/// ours. `None`: no label is of that kind, or order.
+/// Returns the byte of a block that the predecessor preserved, and of which is known what it is: a slab,
+/// which is still to be claimed, and which only a claim as one takes; or a table, which is taken. It
+/// reads as preserved, and as no slab or table that this kernel allocated. `None`: no label is of that
+/// kind, or order.
 #[inline]
 pub(crate) const fn label(kind: Kind, order: Order) -> Option<u8> {
     match kind {
@@ -135,7 +136,7 @@ pub(crate) const fn labelled(byte: u8) -> Option<(Kind, Order)> {
 /// Whether `byte` is that of a block that is still to be claimed, if the tracker has the block.
 #[inline]
 pub(crate) const fn is_unclaimed(byte: u8) -> bool {
-    byte == NEVER || byte >= LEFT
+    byte == NEVER || byte >= LEFT && byte < OLD
 }
 
 /// What a block that is claimed or kept as `kind` is at first: a slab begins as a table.
@@ -281,7 +282,7 @@ mod tests {
                 };
                 assert_eq!(decode(byte), FrameState::Head { kind, order, preserved: true });
                 assert_eq!(labelled(byte), Some((kind, order)));
-                assert!(is_unclaimed(byte) && !is_tail(byte));
+                assert!(is_unclaimed(byte) == (kind == Kind::Slab) && !is_tail(byte));
                 assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
                 for (preserved, k) in
                     [false, true].into_iter().flat_map(|p| Kind::ALL.map(|k| (p, k)))
