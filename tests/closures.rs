@@ -183,7 +183,7 @@ fn the_closure_of_finish_allocates() {
 #[test]
 fn the_closure_of_upgrade_allocates() {
     let (kernel, left) = heirs(1, leave_things);
-    let record = kernel.slabs().inherited("things").unwrap().unwrap();
+    let record = kernel.slabs().inherited("things").unwrap();
     let seen = AtomicUsize::new(0);
     together(|_| {
         let upgraded = kernel.slabs().upgrade(&record, |object| {
@@ -238,7 +238,7 @@ fn closures_of_walks_allocate() {
             within(3, push_everywhere);
             seen.set(seen.get() + 1);
         };
-        kernel.slabs().for_each_inherited(|_| see()).unwrap();
+        kernel.slabs().for_each_inherited(|_| see());
         kernel.slabs().for_each_table(|_| see());
         kernel.for_each_inherited_subtree(|_, _, _| see()).unwrap();
         kernel.for_each_subtree(|_, _, _| see()).unwrap();
@@ -247,7 +247,7 @@ fn closures_of_walks_allocate() {
         kernel
             .claim_folios(&folios[thread..=thread], |folio| {
                 see();
-                drop(folio);
+                drop(folio.unpreserve());
             })
             .unwrap();
         for cache in kernel.slabs().caches().take(100) {

@@ -287,7 +287,9 @@ impl<M: Machine> Memory<M> {
                 return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
             }
             if !self.is_inherited(block) {
-                return Err(Error::NotPreserved { block });
+                let byte = self.byte(block.pfn()).filter(|_| self.is_preserved(block));
+                let now = byte.map_or(kinds::NEVER, |byte| byte.load(Relaxed));
+                return Err(taken(block, kind, now));
             }
         }
         let mut part = kind;
@@ -406,7 +408,18 @@ fn take_labelled(
             }
             byte.compare_exchange(now, ours, Relaxed, Relaxed).map(|_| ()).map_err(|_| gone)
         }
-        _ => Err(gone),
+        _ => Err(taken(block, kind, now)),
+    }
+}
+
+/// Why a block whose first byte says `now` cannot be claimed as `kind`.
+fn taken(block: Block, kind: Kind, now: u8) -> Error {
+    match kinds::decode(now) {
+        // What a layer above keeps is said to be that, to a caller that takes it for something else.
+        FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } if found != kind => {
+            Error::WrongKind { pfn: block.pfn(), expected: kind, found }
+        }
+        _ => Error::NotPreserved { block },
     }
 }
 

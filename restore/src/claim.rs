@@ -45,7 +45,7 @@ fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), 
     }
     // SAFETY: it has no label, and none is given once `revive` is over; what it is claimed as, its handle
     // says.
-    Ok(unsafe { memory.claim_as(block, kind) }?)
+    unsafe { memory.claim_as(block, kind) }.map_err(|_| Error::NotInherited { at: block.addr() })
 }
 
 /// Undoes [`take`].
