@@ -67,10 +67,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The caches that a successor would find; everything on the way to them must be sound.
+/// The caches that a successor would find; everything on the way to them must be sound. In each place
+/// there is one of their records or none, whatever the pages count.
 fn caches(slabs: &Slabs<Ram>) -> Vec<String> {
     let view = RollView::own(slabs.memory(), &slabs.roll);
     view.check(|_, _| Ok(()), Err, |_, _| Ok(())).unwrap();
+    let places = view.places().filter_map(|place| place.unwrap());
+    assert!(places.eq(view.records()), "a record is there by its checksum alone");
     view.records().map(|record| record.name().as_str().to_owned()).collect()
 }
 

@@ -246,7 +246,7 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     let left = left();
     let slab = of(&left, b's');
     let mut held = Vec::new();
-    for index in 0..u64::from(left.read(PhysAddr::new(slab.get() + 24 + 48)) >> 32) {
+    for index in 0..left.read(PhysAddr::new(slab.get() + 24 + 48)) >> 32 {
         let byte = left.ram.ptr(state(slab, index));
         // SAFETY: in memory that nobody uses now.
         let found = unsafe { byte.read() };

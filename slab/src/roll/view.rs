@@ -204,6 +204,13 @@ impl<'m, S: Source<'m>> RollView<S> {
         counted && entry.get().is_multiple_of(size_of::<u64>() as u64) && word(at) == slab.get()
     }
 
+    /// What stands in every place for a record, counted or not.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
+        let places = |words| (0..RECORDS).map(move |index| stored(words, index).check());
+        self.own_pages().flat_map(move |(_, words, _)| places(words))
+    }
+
     /// The addresses of a cache's slabs. What is there is still to be checked.
     pub(crate) fn slabs(
         &self,
