@@ -12,7 +12,7 @@ pub use core::sync::atomic::{
 #[cfg(loom)]
 pub use core::sync::atomic::AtomicPtr;
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(heirloom_model)]
 mod watched;
