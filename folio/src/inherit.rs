@@ -371,3 +371,5 @@ impl<M: Machine> Places for Here<'_, M> {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+mod turns;

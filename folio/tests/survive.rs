@@ -231,7 +231,7 @@ fn a_label_is_that_of_a_slab_or_a_table_still_to_be_claimed() {
 
 #[test]
 fn a_label_is_of_an_order_that_such_things_have() {
-    let ranges = Ram::frames(1 << 17);
+    let ranges = Ram::frames((1 << 17) + 200);
     let memory = Ram::memory(&ranges).unwrap();
     let blocks: Vec<_> = (0..=16).map(|o| block(1 << o, o)).collect();
     for b in &blocks {

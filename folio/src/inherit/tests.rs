@@ -4,38 +4,39 @@ use std::vec::Vec;
 
 use super::*;
 use crate::harness::Ram;
-use crate::machine::{DirectMap, NodeId};
-use crate::request::Request;
+use crate::machine::NodeId;
 
-fn order(o: u8) -> Order {
+pub(super) fn order(o: u8) -> Order {
     Order::new(o).unwrap()
 }
 
 /// The block of order `o` at `frame` from the first.
-fn block(frame: u64, o: u8) -> Block {
+pub(super) fn block(frame: u64, o: u8) -> Block {
     Block::new(Ram::frames(1)[0].0.start().add(frame), order(o)).unwrap()
 }
 
-fn run(frame: u64, frames: u64) -> Run {
+pub(super) fn run(frame: u64, frames: u64) -> Run {
     Run::new(block(frame, 0).pfn(), frames).unwrap()
 }
 
 /// A kernel that preserved these folios.
-fn kernel(ranges: &[(Run, NodeId)], blocks: &[Block]) -> Memory<Ram> {
+pub(super) fn kernel(ranges: &[(Run, NodeId)], blocks: &[Block]) -> Memory<Ram> {
     let memory = Ram::memory(ranges).unwrap();
     for block in blocks {
         memory.alloc_at(*block, Kind::Folio).unwrap();
+    }
+    for block in blocks {
         memory.preserve_kind(*block, Kind::Folio).unwrap();
     }
     memory
 }
 
-fn successor(memory: Memory<Ram>, ranges: &[(Run, NodeId)]) -> Memory<Ram> {
+pub(super) fn successor(memory: Memory<Ram>, ranges: &[(Run, NodeId)]) -> Memory<Ram> {
     let root = memory.tree_root().unwrap();
     memory.into_machine().attach(ranges).unwrap().inherit(root).unwrap().0
 }
 
-fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
+pub(super) fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
     let mut blocks = Vec::new();
     memory.for_each_inherited(|b| blocks.push(b));
     blocks
