@@ -1,10 +1,12 @@
 //! What was found by looking for it: each a promise at a place where it is easily broken.
 
+use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::*;
 use crate::harness::Ram;
 use crate::machine::NodeId;
+use crate::tracker::Geometry;
 
 pub(super) fn order(o: u8) -> Order {
     Order::new(o).unwrap()
@@ -40,6 +42,16 @@ pub(super) fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
     let mut blocks = Vec::new();
     memory.for_each_inherited(|b| blocks.push(b));
     blocks
+}
+
+/// The nodes of a tree that has these blocks and never had others.
+pub(super) fn nodes_of(blocks: &[Block]) -> u64 {
+    let g = Geometry::BUILD;
+    let stretches = |level: u32| {
+        let bits = g.leaf_log2 + level * g.table_log2;
+        blocks.iter().map(|b| Key::of(*b).get() >> bits).collect::<BTreeSet<_>>().len() as u64
+    };
+    1 + (0..g.levels - 1).map(stretches).sum::<u64>()
 }
 
 #[test]
