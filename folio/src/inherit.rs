@@ -371,6 +371,8 @@ impl<M: Machine> Places for Here<'_, M> {
 
 #[cfg(all(test, not(loom)))]
 mod deaths;
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 #[cfg(all(test, not(loom)))]

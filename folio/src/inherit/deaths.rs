@@ -86,6 +86,18 @@ struct Copies {
 }
 
 impl Copies {
+    fn begin(&'static self, memory: &Memory<Ram>) {
+        self.at.set(memory.ptr(all()).unwrap().expose_provenance().get());
+        self.bytes.set(all().bytes() as usize);
+        watch(Some(self));
+    }
+
+    fn end(&self) -> Vec<Vec<u64>> {
+        watch(None);
+        self.copy();
+        self.copies.take()
+    }
+
     fn copy(&self) {
         let words = core::ptr::with_exposed_provenance::<u64>(self.at.get());
         // SAFETY: the frames of the memory that is watched, which this thread alone uses.
@@ -153,6 +165,8 @@ struct World {
     live: Vec<Thing>,
     copies: &'static Copies,
     stamps: u64,
+    /// The frames before each store of its takeover, and after the last.
+    took: Vec<Vec<u64>>,
 }
 
 impl World {
@@ -160,8 +174,15 @@ impl World {
     fn first(copies: &'static Copies) -> Self {
         let memory = Ram::memory(&ranges()).unwrap();
         let root = memory.tree_root().unwrap();
-        let mut world =
-            Self { memory, root, left: Kept::new(), live: vec![], copies, stamps: 1 << 32 };
+        let mut world = Self {
+            memory,
+            root,
+            left: Kept::new(),
+            live: vec![],
+            copies,
+            stamps: 1 << 32,
+            took: vec![],
+        };
         for op in [Op::Alloc(0), Op::Alloc(1), Op::Run] {
             world.step(op);
         }
@@ -197,7 +218,10 @@ impl World {
             to.copy_from_nonoverlapping(core::ptr::NonNull::from(frames).cast(), frames.len())
         };
         let memory = ram.attach(&ranges()).unwrap();
-        let (memory, counts) = memory.inherit(root).expect("the tree is whole at any time");
+        copies.begin(&memory);
+        let taken_over = memory.inherit(root);
+        let took = copies.end();
+        let (memory, counts) = taken_over.expect("the tree is whole at any time");
         let mut left = Kept::new();
         for block in inherited(&memory) {
             let stamp = before.get(&block).or(after.get(&block));
@@ -209,7 +233,7 @@ impl World {
             assert!(left.contains_key(block), "{block} is lost");
         }
         assert_eq!(counts.total(), left.len() as u64);
-        let world = Self { memory, root, left, live: vec![], copies, stamps: 1 << 48 };
+        let world = Self { memory, root, left, live: vec![], copies, stamps: 1 << 48, took };
         let blocks: Vec<_> = world.left.keys().copied().collect();
         assert_eq!(world.memory.counts().nodes(), nodes_of(&blocks));
         world.check();
@@ -366,14 +390,9 @@ impl World {
 
     /// Does one, and returns the frames as they were before each store to them, and after the last.
     fn copied(&mut self, op: Op) -> Vec<Vec<u64>> {
-        let copies = self.copies;
-        copies.at.set(self.memory.ptr(all()).unwrap().expose_provenance().get());
-        copies.bytes.set(all().bytes() as usize);
-        watch(Some(copies));
+        self.copies.begin(&self.memory);
         self.step(op);
-        watch(None);
-        copies.copy();
-        copies.copies.take()
+        self.copies.end()
     }
 }
 
@@ -407,6 +426,7 @@ struct Seen {
     begun: HashSet<(u128, Vec<Op>, u32)>,
     operations: u64,
     deaths: u64,
+    takeovers: u64,
 }
 
 /// Goes on with `ops`, and dies after each store in each of them.
@@ -430,6 +450,15 @@ fn go_on(world: &mut World, ops: &[Op], deaths: u32, seen: &mut Seen) {
             if seen.begun.insert(begun) {
                 seen.deaths += 1;
                 let mut next = World::next(&frames, world.root, world.copies, &before, &after);
+                // It may end while it takes over, too.
+                for frames in std::mem::take(&mut next.took) {
+                    let left = &next.left;
+                    if seen.begun.insert((digest(&frames, left, left), vec![], 0)) {
+                        seen.takeovers += 1;
+                        let third = World::next(&frames, world.root, world.copies, left, left);
+                        assert_eq!(third.left, *left);
+                    }
+                }
                 go_on(&mut next, rest, deaths - 1, seen);
             }
         }
@@ -458,10 +487,12 @@ fn a_successor_dies_after_any_store_of_any_sequence() {
         }
     }
     std::println!(
-        "{} sequences of {DEPTH}, {} operations, {} deaths, each after another store",
+        "{} sequences of {DEPTH}, {} operations, {} deaths, each after another store, and {} in \
+         takeovers",
         OPS.len().pow(DEPTH),
         seen.operations,
-        seen.deaths
+        seen.deaths,
+        seen.takeovers
     );
     assert!(seen.deaths > if cfg!(miri) { 10 } else { 10_000 });
 }
