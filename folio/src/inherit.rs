@@ -40,9 +40,9 @@ pub enum Fate {
 }
 
 impl<M: Machine> Memory<M> {
-    /// Takes over a predecessor's tree: checks every table, then holds every block and node in
-    /// it reserved until it is claimed or [`Memory::disinherit`] disposes of it. Nodes that lead to
-    /// nothing become free memory.
+    /// Takes over a predecessor's tree, and goes on with it: checks every table, and holds every block
+    /// in it reserved until it is claimed or [`Memory::disinherit`] disposes of it. Its nodes are this
+    /// memory's; those that lead to nothing become free memory.
     ///
     /// All ranges must have been added, and what the predecessor may not have used reserved
     /// (scratch, above all): a tree that names any of it is refused. Costs what reading the tables

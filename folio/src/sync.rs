@@ -16,6 +16,7 @@ pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Order
 
 // And under this crate's own tests, so that a test can look at memory before each store.
 #[cfg(all(not(loom), any(heirloom_model, test)))]
+#[allow(clippy::cast_lossless, reason = "one macro for words of all widths")]
 mod watched;
 
 #[cfg(all(not(loom), any(heirloom_model, test)))]

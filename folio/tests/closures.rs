@@ -228,7 +228,7 @@ fn a_fate_that_lets_others_go_is_asked_about_none_of_them() {
         let folios = std::iter::from_fn(|| memory.folio(Request::new(order(0))).ok());
         let kept: Vec<_> = folios.take(900).map(|folio| folio.preserve().unwrap()).collect();
         assert_eq!(kept.len(), 900);
-        let kept: Vec<_> = kept.into_iter().map(|folio| folio.into_raw()).collect();
+        let kept: Vec<_> = kept.into_iter().map(heirloom_folio::PreservedFolio::into_raw).collect();
         assert!(kept.iter().all(|own| memory.is_preserved(*own) && !memory.is_inherited(*own)));
         Fate::Free
     });

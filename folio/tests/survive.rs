@@ -340,7 +340,7 @@ fn a_run_that_is_put_back_is_there_for_the_next_claim() {
     put_back(all, Kind::Buffer).unwrap();
     assert!(none_is_left() && !memory.is_held(all.start()));
     // A claim of all that fails at the last block leaves nothing behind either.
-    let last = all.blocks().last().unwrap();
+    let last = all.blocks().next_back().unwrap();
     memory.claim(last, Kind::Folio).unwrap();
     let gone = Err(Error::NotPreserved { block: last });
     assert_eq!(memory.claim_run(all, Kind::Run), gone);
@@ -757,7 +757,9 @@ impl Life {
     fn jump(self) -> Self {
         let Self { memory, live, mut left } = self;
         left.extend(live.into_iter().filter(|owned| owned.preserved));
-        left.iter_mut().for_each(|owned| owned.claimed = false);
+        for owned in &mut left {
+            owned.claimed = false;
+        }
         let expected = all_blocks(&left);
         assert_eq!(preserved(&memory), expected);
         if memory.tree_root().is_err() {

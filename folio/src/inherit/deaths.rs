@@ -82,7 +82,7 @@ struct Copies {
     /// Where the frames are.
     at: Cell<usize>,
     bytes: Cell<usize>,
-    copies: RefCell<Vec<Vec<u64>>>,
+    made: RefCell<Vec<Vec<u64>>>,
 }
 
 impl Copies {
@@ -95,14 +95,14 @@ impl Copies {
     fn end(&self) -> Vec<Vec<u64>> {
         watch(None);
         self.copy();
-        self.copies.take()
+        self.made.take()
     }
 
     fn copy(&self) {
         let words = core::ptr::with_exposed_provenance::<u64>(self.at.get());
         // SAFETY: the frames of the memory that is watched, which this thread alone uses.
         let now = unsafe { core::slice::from_raw_parts(words, self.bytes.get() / 8) };
-        let mut copies = self.copies.borrow_mut();
+        let mut copies = self.made.borrow_mut();
         if copies.last().is_none_or(|last| last != now) {
             copies.push(now.to_vec());
         }
@@ -215,8 +215,8 @@ impl World {
         let to = ram.ptr(all().addr()).cast::<u64>();
         // SAFETY: as many words as the frames have, which nothing else uses yet.
         unsafe {
-            to.copy_from_nonoverlapping(core::ptr::NonNull::from(frames).cast(), frames.len())
-        };
+            to.copy_from_nonoverlapping(core::ptr::NonNull::from(frames).cast(), frames.len());
+        }
         let memory = ram.attach(&ranges()).unwrap();
         copies.begin(&memory);
         let taken_over = memory.inherit(root);

@@ -104,7 +104,9 @@ fn beside(build: fn() -> Memory<Ram>, first: Call, others: &[Call], after: impl 
         watch(None);
         let operations = turns.seen.get();
         let late = std::mem::take(&mut *turns.calls.borrow_mut());
-        late.into_iter().for_each(|(_, call)| call(&world));
+        for (_, call) in late {
+            call(&world);
+        }
         *turns.world.borrow_mut() = None;
         after(&world);
         let audit = world.memory.audit().unwrap_or_else(|error| panic!("{places:?}: {error}"));

@@ -97,11 +97,15 @@ mod tests {
             assert_eq!(tracker.tree(&ram).nodes().count(), before - gone.len());
             assert!(left.iter().all(|b| tracker.contains(&ram, *b)));
             ram.forget();
-            gone.into_iter().for_each(|page| ram.release(page));
+            for page in gone {
+                ram.release(page);
+            }
             // As many as a tree that never had more.
             let fresh = (Ram::new(64), Tracker::new());
             fresh.1.ensure_root(&fresh.0).unwrap();
-            left.iter().for_each(|b| fresh.1.preserve(&fresh.0, *b).unwrap());
+            for b in &left {
+                fresh.1.preserve(&fresh.0, *b).unwrap();
+            }
             assert_eq!(ram.used(), fresh.0.used());
         }
         assert_eq!(ram.used(), 1, "the root stays");
