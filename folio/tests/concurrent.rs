@@ -396,7 +396,9 @@ fn claims_beside_disposal_each_block_has_one_end() {
         let mut blocks: Vec<_> = (0..if cfg!(miri) { 40 } else { 400 }).map(block).collect();
         blocks.sort();
         memory.keep_all(&blocks).unwrap();
-        blocks.iter().for_each(|block| write(&memory, block.run(), LEFT));
+        for block in &blocks {
+            write(&memory, block.run(), LEFT);
+        }
         let root = memory.tree_root().unwrap();
         let next = memory.into_machine().attach(&ranges).unwrap();
         let (memory, _) = next.inherit(root).unwrap();
@@ -447,17 +449,14 @@ fn claims_beside_disposal_each_block_has_one_end() {
         assert_eq!((freed, kept), (rest, 0), "round {round}");
         for (run, kind, stamp) in claimed {
             check(&memory, run, stamp);
-            match kind {
-                Kind::Run => {
-                    assert_eq!(memory.run_at(run.start(), kind), Ok(run));
-                    memory.let_go_run(run, kind).unwrap();
-                    free_run(&memory, run, kind).unwrap();
-                }
-                _ => {
-                    let block = run.blocks().next().unwrap();
-                    memory.let_go(block).unwrap();
-                    free(&memory, block, kind).unwrap();
-                }
+            if kind == Kind::Run {
+                assert_eq!(memory.run_at(run.start(), kind), Ok(run));
+                memory.let_go_run(run, kind).unwrap();
+                free_run(&memory, run, kind).unwrap();
+            } else {
+                let block = run.blocks().next().unwrap();
+                memory.let_go(block).unwrap();
+                free(&memory, block, kind).unwrap();
             }
         }
         assert_whole_again(memory, &ranges);
