@@ -168,8 +168,7 @@ fn of_three_that_claim_a_block_one_succeeds() {
 }
 
 /// Fails if `take` stores in place of the exchange; if `dispose_of` clears the bit before it has the
-/// byte; if `take` takes a freed byte for that of an unclaimed block; and if it looks at the bit after
-/// the exchange, or not at all.
+/// byte; and if `take` takes a freed byte for that of an unclaimed block.
 #[test]
 fn what_is_disposed_of_and_used_anew_is_not_claimed() {
     model(3, || {
@@ -199,6 +198,21 @@ fn a_claim_beside_disposal_and_a_new_owner() {
         assert!(disposed || !used);
         assert_eq!(world.has_bit(one()), claimed || used);
         assert!(!world.is_left(one()));
+    });
+}
+
+/// Fails if `take` does not look at the bit, or after the exchange: what an owner never preserved looks
+/// as if it were unclaimed. (And if owners set the bit before they write the byte.)
+#[test]
+fn what_is_allocated_for_the_first_time_is_not_claimed() {
+    model(3, || {
+        let world = World::new(&[two()]);
+        world.free.store(1 << one().pfn().get(), Relaxed);
+        let claim = beside(&world, |w| w.claim(one()));
+        assert!(world.take_free(one()));
+        assert!(!claim.join().unwrap());
+        assert!(world.has_bit(one()) && !world.is_left(one()));
+        assert_eq!(world.says(one()), kinds::head(Kind::Folio, one().order(), true));
     });
 }
 
@@ -268,12 +282,11 @@ fn of_what_is_put_back_no_tail_is_seen() {
     });
 }
 
-/// Fails if a claim that met another puts back the first block before the last.
+/// Fails if a claim that met another does not put back what it took.
 #[test]
 fn two_runs_that_overlap_leave_no_trace_of_the_one_that_lost() {
     model(2, || {
         let world = World::new(&[one(), two(), block(0, 0)]);
-        // One before, and the two: blocks of order 0, as they are told apart in this model.
         let claims = [beside(&world, |w| w.claim_run(both())), beside(&world, |w| w.claim(two()))];
         let first = world.claim_run(one().run());
         let [whole, last] = claims.map(|claim| claim.join().unwrap());
