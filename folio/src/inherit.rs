@@ -1,31 +1,34 @@
 //! What a predecessor left: going on with its tree, claiming what is in it, disposing of the rest.
 //!
 //! A successor goes on with the predecessor's tree: it checks it, and from then on preserves in it
-//! and lets go in it as if it had made it. What is in it and has no owner here is *unclaimed*:
-//!
-//! ```text
-//!               its bit in the tree   the byte of its first frame
-//! unclaimed     set                   never handed out, or a slab's label
-//! claimed       set                   that of a preserved block, of the kind that it is claimed as
-//! disposed of   clear                 freed
-//! ```
+//! and lets go in it as if it had made it. What is in it and has no owner here is *unclaimed*.
 //!
 //! A claim writes nothing that a successor reads: what is claimed is preserved until its owner lets it
-//! go, as if it had just been preserved. All bytes are zeroes when a memory begins, so everything that was preserved is unclaimed at
-//! first, however many kernels began to claim it and died. The byte decides: of several that exchange
-//! it for what they make of the block, one succeeds. It never becomes again what it was, unless the
-//! one that changed it takes a claim back; and the bit of an unclaimed block is cleared only by the one
-//! that has exchanged its byte. So whoever saw the bit, and then exchanges the byte, has the block.
+//! go, as if it had just been preserved. All kinds bytes are zeroes when a memory begins, so everything
+//! that was preserved is unclaimed at first, however many kernels began to claim it and died. Whose a
+//! block becomes is decided by one exchange of its byte, in `exchange`.
+//!
+//! ```text
+//! inherit ── holding    checks the tree; takes its blocks and nodes out of the free bits
+//!         └─ prune      nodes that lead to nothing become free memory
+//! claim, claim_run, label, disinherit ── exchange
+//! ```
+
+mod exchange;
+mod holding;
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
-use crate::error::{Error, TreeFault};
-use crate::kinds::{self, FrameState, Kind};
+use crate::error::Error;
+use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::prefetch::{prefetch, prefetch_at};
 use crate::ranges::Range;
-use crate::sync::{AtomicU8, AtomicU64, Relaxed, Release};
-use crate::tracker::{Counts, Geometry, Key, Ledger, Spot, Tracker, check_counting};
+use crate::sync::{AtomicU8, AtomicU64, Relaxed};
+use crate::tracker::{Counts, Key, Spot, Tracker, check_counting};
+
+use exchange::{Disposal, Places};
+use holding::Holding;
 
 /// What becomes of a block that the predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,9 +40,9 @@ pub enum Fate {
 }
 
 impl<M: Machine> Memory<M> {
-    /// Takes over a predecessor's tree: checks every table, then holds every block and node in
-    /// it reserved until it is claimed or [`Memory::disinherit`] disposes of it. Nodes that lead to
-    /// nothing become free memory.
+    /// Takes over a predecessor's tree, and goes on with it: checks every table, and holds every block
+    /// in it reserved until it is claimed or [`Memory::disinherit`] disposes of it. Its nodes are this
+    /// memory's; those that lead to nothing become free memory.
     ///
     /// All ranges must have been added, and what the predecessor may not have used reserved
     /// (scratch, above all): a tree that names any of it is refused. Costs what reading the tables
@@ -93,7 +96,11 @@ impl<M: Machine> Memory<M> {
             return;
         }
         let mut tracker = core::mem::replace(&mut self.tracker, Tracker::new());
-        tracker.prune(&self.tables(), |page| {
+        tracker.prune(&self.tables(), |page, leaf| {
+            // Something may have been looked for in it since the tree was checked.
+            if let Some(first) = leaf {
+                self.ranges.slots_of_leaf(first).for_each(|slot| slot.store(0, Relaxed));
+            }
             let run = Block::containing(page.pfn(), Order::ZERO).run();
             self.unmark_run(run);
             self.give_run(run);
@@ -103,8 +110,7 @@ impl<M: Machine> Memory<M> {
 
     /// Whether a predecessor preserved exactly this block, and it is still to be claimed.
     pub fn is_inherited(&self, block: Block) -> bool {
-        self.is_preserved(block)
-            && self.byte(block.pfn()).is_some_and(|byte| kinds::is_unclaimed(byte.load(Relaxed)))
+        self.is_preserved(block) && self.is_unclaimed(block)
     }
 
     /// Calls `each` with every block that a predecessor preserved and that is still to be claimed.
@@ -113,7 +119,7 @@ impl<M: Machine> Memory<M> {
     /// since the call began may be among them or not.
     pub fn for_each_inherited(&self, mut each: impl FnMut(Block)) {
         self.for_each_preserved(|block| {
-            if self.is_inherited(block) {
+            if self.is_unclaimed(block) {
                 each(block);
             }
         });
@@ -157,25 +163,7 @@ impl<M: Machine> Memory<M> {
         }
         let range = self.range(block.pfn())?;
         self.prefetch_claim(range, block);
-        self.take_unclaimed(range, block, kind)
-    }
-
-    /// Exchanges the byte of an unclaimed block for that of a preserved one of `kind`. From now on it
-    /// is the caller's.
-    #[inline]
-    fn take_unclaimed(&self, range: &Range, block: Block, kind: Kind) -> Result<(), Error> {
-        let gone = Error::NotPreserved { block };
-        let byte = range.byte(block.pfn()).ok_or(gone)?;
-        // First the bit, then the byte; see above.
-        if !self.has_bit(range, block) {
-            return Err(gone);
-        }
-        let order = block.order().min(Order::MAX_FOLIO);
-        let ours = kinds::head(kinds::at_first(kind), order, kind != Kind::Tail);
-        match byte.compare_exchange(kinds::NEVER, ours, Relaxed, Relaxed) {
-            Ok(_) => Ok(()),
-            Err(now) => take_labelled(byte, now, ours, block, kind),
-        }
+        exchange::take(&Here { memory: self, range }, block, kind)
     }
 
     /// Whether the tree has exactly this block, whose first frame is of `range`.
@@ -201,14 +189,13 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Says what an unclaimed block is. A [`Kind::Slab`]: from now on only a claim as one takes it. A
-    /// [`Kind::Table`]: it is the caller's from now on, which tells it by [`Memory::label_of`] from all
-    /// that this kernel allocated, and never lets it go. Those are found by reading what the predecessor
-    /// wrote; so no caller gets them as plain folios.
+    /// Says what an unclaimed block is, a [`Kind::Slab`] or a [`Kind::Table`]: from now on only a
+    /// claim as `kind` takes it. Those are found by reading what the predecessor wrote; so no caller
+    /// gets them as plain folios.
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
-    /// label or an owner, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
+    /// label, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
     /// kind, or of a block so large.
     ///
     /// # Safety
@@ -220,15 +207,7 @@ impl<M: Machine> Memory<M> {
         let gone = Error::NotPreserved { block };
         let range = self.range(block.pfn()).map_err(|_| gone)?;
         let byte = range.byte(block.pfn()).filter(|_| self.has_bit(range, block)).ok_or(gone)?;
-        match byte.compare_exchange(kinds::NEVER, label, Relaxed, Relaxed) {
-            Ok(_) => Ok(()),
-            Err(now) => match kinds::decode(now) {
-                FrameState::Head { kind: found, .. } => {
-                    Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
-                }
-                _ => Err(gone),
-            },
-        }
+        exchange::label(byte, block, kind, label)
     }
 
     /// The block that a predecessor preserved, and that is still to be claimed, that holds the frame.
@@ -266,7 +245,7 @@ impl<M: Machine> Memory<M> {
         });
         let byte = byte.ok_or_else(|| self.refuse_single(range, block, kind, true))?;
         let back = label.and_then(|kind| kinds::label(kind, block.order()));
-        byte.store(back.unwrap_or(kinds::NEVER), Relaxed);
+        exchange::put_back(byte, back.unwrap_or(kinds::NEVER));
         Ok(())
     }
 
@@ -289,24 +268,11 @@ impl<M: Machine> Memory<M> {
             if !self.is_inherited(block) {
                 let byte = self.byte(block.pfn()).filter(|_| self.is_preserved(block));
                 let now = byte.map_or(kinds::NEVER, |byte| byte.load(Relaxed));
-                return Err(taken(block, kind, now));
+                return Err(exchange::taken(block, kind, now));
             }
         }
-        let mut part = kind;
-        for (taken, block) in run.blocks().enumerate() {
-            let took = self.range(block.pfn());
-            if let Err(error) = took.and_then(|range| self.take_unclaimed(range, block, part)) {
-                // Claimed since the look, or disposed of.
-                run.blocks().take(taken).for_each(|block| self.put_back(block));
-                return Err(error);
-            }
-            part = Kind::Tail;
-        }
-        // What the tree has as one block may be more than one here.
-        for part in run.blocks_up_to(Order::MAX_FOLIO).skip(1) {
-            self.mark(part, Kind::Tail);
-        }
-        Ok(())
+        // One may have been claimed since, or disposed of.
+        exchange::take_run(self, run, kind)
     }
 
     /// Claims a run as a large buffer that survives for as long as it is not freed: see
@@ -320,14 +286,7 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Puts a block back, without a label, whose byte this call exchanged.
-    fn put_back(&self, block: Block) {
-        if let Some(byte) = self.byte(block.pfn()) {
-            byte.store(kinds::NEVER, Relaxed);
-        }
-    }
-
-    /// Undoes [`Memory::claim_run`]: the run is there for the next claim.
+    /// Undoes [`Memory::claim_run`], or [`Memory::claim_buffer`]: the run is there for the next claim.
     ///
     /// # Errors
     /// As for [`Memory::unpreserve_run`], and nothing is changed.
@@ -336,31 +295,26 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::free`]; the run came from [`Memory::claim_run`] and its contents are as they
     /// were then.
     pub unsafe fn unclaim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        if !self.is_run(run, kind, true) {
+        let held = kind == Kind::Buffer && self.is_held_run(run);
+        if !held && !self.is_run(run, kind, true) {
             self.check_run(run, kind)?;
             return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
         }
-        // As the blocks that the tree has, which may be larger. Tails first: a run whose head can be
-        // claimed can be claimed whole.
-        let head = run.start();
-        for block in run.blocks_up_to(Order::MAX_FOLIO).filter(|block| block.pfn() != head) {
-            self.put_back(block);
-        }
-        self.put_back(Block::containing(head, Order::ZERO));
+        exchange::put_back_run(self, run);
         Ok(())
     }
 
-    /// Asks about every block that is still to be claimed, and does what `fate` decides. Returns the
-    /// blocks freed and kept.
+    /// Asks about every block that is still to be claimed, and does what `fate` decides. Returns how
+    /// many blocks were freed, and how many are still to be claimed as `fate` keeps them.
     ///
     /// No lock is held and no CPU pinned: `fate` may call anything, this too. What it claims, or
-    /// another CPU claims meanwhile, is left to its owner. The call may be repeated, as long as
-    /// anything is left; and need not be made at all: what is unclaimed stays preserved.
+    /// another CPU claims meanwhile, is left to its owner and not counted. The call may be repeated, as
+    /// long as anything is left; and need not be made at all: what is unclaimed stays preserved.
     pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> (u64, u64) {
         let (mut freed, mut kept) = (0, 0);
         self.for_each_inherited(|block| match fate(block) {
             Fate::Free => freed += u64::from(self.dispose_of(block)),
-            Fate::Keep => kept += 1,
+            Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
         });
         (freed, kept)
     }
@@ -373,118 +327,61 @@ impl<M: Machine> Memory<M> {
 
     /// Frees a block that is still to be claimed, whatever its label: whether it was.
     pub(crate) fn dispose_of(&self, block: Block) -> bool {
-        let Some(range) = self.ranges.find(block.pfn()) else { return false };
-        let kind = self.label_of(block).unwrap_or(Kind::Folio);
-        if self.take_unclaimed(range, block, kind).is_err() {
-            return false;
-        }
-        // Unlinked, then released: a successor that finds the bit finds the frames as they were.
+        exchange::dispose_of(self, block)
+    }
+
+    /// Whether a block that was in the tree is still to be claimed: its byte tells, as its bit stays
+    /// until the byte has changed.
+    fn is_unclaimed(&self, block: Block) -> bool {
+        self.byte(block.pfn()).is_some_and(|byte| kinds::is_unclaimed(byte.load(Relaxed)))
+    }
+}
+
+impl<M: Machine> Places for Memory<M> {
+    fn byte(&self, block: Block) -> Option<&AtomicU8> {
+        self.byte(block.pfn())
+    }
+
+    fn has_bit(&self, block: Block) -> bool {
+        self.ranges.find(block.pfn()).is_some_and(|range| self.has_bit(range, block))
+    }
+}
+
+impl<M: Machine> Disposal for Memory<M> {
+    fn clear_bit(&self, block: Block) {
         let gone = self.tracker.unpreserve(&self.tables(), block);
         debug_assert!(gone.is_ok(), "it is this call's: {gone:?}");
+    }
+
+    fn free(&self, block: Block) {
         self.unmark_run(block.run());
         self.give_run(block.run());
-        true
     }
 }
 
-/// Exchanges the byte of a block that may have a label, `now`, for `ours`.
-#[cold]
-#[inline(never)]
-fn take_labelled(
-    byte: &AtomicU8,
-    now: u8,
-    ours: u8,
-    block: Block,
-    kind: Kind,
-) -> Result<(), Error> {
-    let gone = Error::NotPreserved { block };
-    match kinds::labelled(now) {
-        Some((found, order)) if order == block.order() => {
-            if found != kind {
-                return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
-            }
-            if !kinds::is_unclaimed(now) {
-                return Err(gone);
-            }
-            byte.compare_exchange(now, ours, Relaxed, Relaxed).map(|_| ()).map_err(|_| gone)
-        }
-        _ => Err(taken(block, kind, now)),
-    }
-}
-
-/// Why a block whose first byte says `now` cannot be claimed as `kind`.
-fn taken(block: Block, kind: Kind, now: u8) -> Error {
-    match kinds::decode(now) {
-        // What a layer above keeps is said to be that, to a caller that takes it for something else.
-        FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } if found != kind => {
-            Error::WrongKind { pfn: block.pfn(), expected: kind, found }
-        }
-        _ => Error::NotPreserved { block },
-    }
-}
-
-/// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits, by the
-/// one that owns the memory.
-struct Holding<'m, M: Machine> {
+/// Memory, and the range of a block's first frame.
+struct Here<'m, M: Machine> {
     memory: &'m Memory<M>,
-    /// Whether a node leads to nothing.
-    empty: bool,
+    range: &'m Range,
 }
 
-impl<M: Machine> Ledger for Holding<'_, M> {
-    fn take(&mut self, block: Block) -> Result<(), TreeFault> {
-        let outside = TreeFault::OutsideMemory { addr: block.addr() };
-        for (range, part) in self.memory.ranges.parts(block.run()).ok_or(outside)? {
-            for part in part.blocks_up_to(Order::MAX_FOLIO) {
-                if !range.columns().carve(part) {
-                    // What was taken stays so: the caller gives the whole memory up.
-                    return Err(TreeFault::Overlap { block });
-                }
-            }
-        }
-        Ok(())
+impl<M: Machine> Places for Here<'_, M> {
+    #[inline]
+    fn byte(&self, block: Block) -> Option<&AtomicU8> {
+        self.range.byte(block.pfn())
     }
 
-    fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {
-        self.take(node)?;
-        // As a node of ours: it can neither be freed nor preserved.
-        self.memory.mark_preserved(node, Kind::Table, true);
-        Ok(())
-    }
-
-    fn take_word(&mut self, first: Pfn, mask: u64) -> Result<(), (u32, TreeFault)> {
-        let range = self.memory.ranges.find(first.add(u64::from(mask.trailing_zeros())));
-        if range.is_some_and(|range| range.columns().carve_word(first, mask)) {
-            return Ok(());
-        }
-        // One of them is at fault, or they lie in two ranges: find out one by one.
-        for bit in (0..u64::BITS).filter(|bit| mask >> bit & 1 == 1) {
-            let block = Block::containing(first.add(u64::from(bit)), Order::ZERO);
-            self.take(block).map_err(|fault| (bit, fault))?;
-        }
-        Ok(())
-    }
-
-    fn take_full(&mut self, block: Block) -> bool {
-        let range = self.memory.ranges.covering(block.run());
-        range.is_some_and(|range| range.columns().carve(block))
-    }
-
-    fn leaf(&mut self, first: Block, leaf: PhysAddr) {
-        let order = first.order();
-        let keys = order.frames() << Geometry::BUILD.leaf_log2;
-        let Some(covers) = Run::new(first.pfn(), keys) else { return };
-        // A leaf may begin before a range, and reach over several.
-        for range in self.memory.ranges.overlapping(covers) {
-            let within = Block::containing(range.run().start().max(first.pfn()), order);
-            if let Some(slot) = range.slot(within) {
-                // Release pairs with the Acquire in `Pages::leaf`.
-                slot.store(leaf.get(), Release);
-            }
-        }
-    }
-
-    fn empty_node(&mut self) {
-        self.empty = true;
+    #[inline]
+    fn has_bit(&self, block: Block) -> bool {
+        self.memory.has_bit(self.range, block)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod deaths;
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
+#[cfg(all(test, not(loom)))]
+mod turns;

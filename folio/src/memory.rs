@@ -1,4 +1,4 @@
-//! The layer's object: physical memory with its allocator and its trackers.
+//! The layer's object: physical memory with its allocator and its tracker.
 
 use core::ptr::NonNull;
 
@@ -67,7 +67,7 @@ pub struct Memory<M: Machine> {
 // SAFETY: the pointers lead to per-CPU slots and a shared word in memory that is this value's alone
 // (promised to `new`); nothing is tied to a thread.
 unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
-// SAFETY: ranges and trackers are atomics; a CPU's slot is reached only under `Cpus::pinned` or
+// SAFETY: ranges and the tracker are atomics; a CPU's slot is reached only under `Cpus::pinned` or
 // `idle`, which exclude each other for one CPU.
 unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
@@ -108,9 +108,11 @@ pub struct Audit {
     pub free: u64,
     /// Free frames in the CPUs' caches.
     pub cached: u64,
-    /// Frames of allocated blocks, by [`Kind`]'s order of declaration.
+    /// Frames of allocated blocks, by [`Kind`]'s order of declaration; those of a predecessor's blocks
+    /// that have a [label](Memory::label), too.
     pub allocated: [u64; 6],
-    /// Frames with no owner that are not free: reserved, or a predecessor's and still to be claimed.
+    /// Frames with no owner that are not free: reserved, or a predecessor's, still to be claimed and
+    /// without a label.
     pub reserved: u64,
 }
 
@@ -422,7 +424,8 @@ impl<M: Machine> Memory<M> {
     /// Makes all bytes what they are in a memory of which nothing was ever allocated. Whatever is
     /// allocated stays so.
     pub(crate) fn begin_anew(&mut self) {
-        if core::mem::take(self.used.get_mut()) {
+        if self.used.load(Relaxed) {
+            self.used.store(false, Relaxed);
             self.ranges.iter().for_each(Range::begin_anew);
         }
     }

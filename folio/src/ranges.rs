@@ -23,8 +23,12 @@ const LINE: usize = 64;
 /// Alignment of a range's metadata, in bytes.
 pub(crate) const SPACE_ALIGN: usize = LINE;
 
-/// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met.
-const DIRECTORY_ORDERS: usize = 32;
+/// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met. Each
+/// leaf of theirs has keys of one order: the highest orders share the very first leaf.
+const DIRECTORY_ORDERS: usize = {
+    let own_leaves = (Geometry::BUILD.key_bits - Geometry::BUILD.leaf_log2) as usize;
+    if own_leaves < 32 { own_leaves } else { 32 }
+};
 
 /// One contiguous range of frames with all that is known about them.
 ///
@@ -232,17 +236,29 @@ impl Range {
     /// The directory's slot for the leaf that holds the bit of `block`.
     #[inline]
     pub(crate) fn slot(&self, block: Block) -> Option<&AtomicU64> {
-        let order = block.order().index();
+        self.slot_at(block.order(), block.pfn())
+    }
+
+    /// The directory's slot for the leaf of an order that a frame of this range belongs to.
+    #[inline]
+    fn slot_at(&self, order: Order, pfn: Pfn) -> Option<&AtomicU64> {
+        let order = order.index();
         let directory = &self.directory;
         let begin = *directory.begin.get(order)?;
-        if !self.run.contains(block.pfn()) {
+        if !self.run.contains(pfn) {
             return None;
         }
         let first = self.run.start().get() >> leaf_shift(order);
-        let leaf = ((block.pfn().get() >> leaf_shift(order)) - first) as usize;
+        let leaf = ((pfn.get() >> leaf_shift(order)) - first) as usize;
         // SAFETY: `install` laid `directory_slots` words here, from `begin` one for each leaf of
         // this order that a frame of the run has; only atomics touch them.
         Some(unsafe { directory.slots.add(begin + leaf).as_ref() })
+    }
+
+    /// The directory's slot for the leaf that begins with the bit of `first`, if one of its frames is
+    /// of this range. The leaf may begin before the range, and reach beyond it.
+    fn slot_of_leaf(&self, first: Block) -> Option<&AtomicU64> {
+        self.slot_at(first.order(), first.pfn().max(self.run.start()))
     }
 
     /// Makes the bytes of frames that were freed what they were at first.
@@ -323,6 +339,15 @@ impl Ranges {
     pub(crate) fn by_address(&self) -> impl Iterator<Item = &Range> {
         let [first, ..] = &self.by_address;
         core::iter::successors(follow(first), |range| range.behind())
+    }
+
+    /// The directories' slots for the leaf that begins with the bit of `first`: one for each range
+    /// that the leaf has frames of.
+    pub(crate) fn slots_of_leaf(&self, first: Block) -> impl Iterator<Item = &AtomicU64> {
+        let end = first.pfn().get().saturating_add(1 << leaf_shift(first.order().index()));
+        let covers = Run::between(first.pfn(), Pfn::new(end.min(Pfn::LIMIT.get())));
+        let ranges = covers.into_iter().flat_map(|covers| self.overlapping(covers));
+        ranges.filter_map(move |range| range.slot_of_leaf(first))
     }
 
     /// The ranges that have frames of `run`, by address.

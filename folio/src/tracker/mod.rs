@@ -41,7 +41,7 @@ mod node;
 mod pages;
 mod prune;
 #[cfg(test)]
-mod ram;
+pub(crate) mod ram;
 mod rows;
 #[cfg(all(test, not(loom)))]
 mod survey_tests;
