@@ -347,26 +347,31 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Asks about every block that is still to be claimed, and does what `fate` decides. Returns the
-    /// blocks freed and kept.
+    /// Asks about every block that is still to be claimed and has no [label](Memory::label), and does
+    /// what `fate` decides. Returns the blocks freed and kept. What has a label is left to the layer
+    /// that gave it: that may use it already.
     ///
     /// No lock is held and no CPU pinned: `fate` may call anything, this too. What it claims, or
     /// another CPU claims meanwhile, is left to its owner. The call may be repeated, as long as
     /// anything is left; and need not be made at all: what is unclaimed stays preserved.
     pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> (u64, u64) {
         let (mut freed, mut kept) = (0, 0);
-        self.for_each_inherited(|block| match fate(block) {
-            Fate::Free => freed += u64::from(self.dispose_of(block)),
-            Fate::Keep => kept += 1,
+        self.for_each_inherited(|block| {
+            if self.label_of(block).is_some() {
+                return;
+            }
+            match fate(block) {
+                Fate::Free => freed += u64::from(self.dispose_of(block)),
+                Fate::Keep => kept += 1,
+            }
         });
         (freed, kept)
     }
 
-    /// Frees a block that is still to be claimed, whatever its label: whether it was.
-    pub(crate) fn dispose_of(&self, block: Block) -> bool {
+    /// Frees a block that is still to be claimed and has no label: whether it was.
+    fn dispose_of(&self, block: Block) -> bool {
         let Some(range) = self.ranges.find(block.pfn()) else { return false };
-        let kind = self.label_of(block).unwrap_or(Kind::Folio);
-        if self.take_unclaimed(range, block, kind).is_err() {
+        if self.take_unclaimed(range, block, Kind::Folio).is_err() {
             return false;
         }
         // Unlinked, then released: a successor that finds the bit finds the frames as they were.

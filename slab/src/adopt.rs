@@ -183,20 +183,15 @@ impl<M: Machine> Slabs<M> {
             };
             return Ok((cache, Adopted::default()));
         }
-        let (mut refused, mut matching) = (Ok(()), false);
-        for record in view.records().filter(of_name) {
-            match record.admits(&spec) {
-                // One that has no slabs any more was upgraded, or freed, by a kernel in between: it
-                // stands back behind one that has.
-                Ok(()) => matching |= view.slabs(&record).next().is_some(),
-                Err(error) if view.slabs(&record).next().is_some() => refused = Err(error),
-                Err(_) => {}
-            }
+        // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
+        // back behind one that has.
+        let has_slabs = |record: &CacheRecord| view.slabs(record).next().is_some();
+        let admitted = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        let matching = admitted().any(|record| has_slabs(&record));
+        if !matching && let Some(other) = view.records().filter(of_name).find(has_slabs) {
+            other.admits(&spec)?;
         }
-        if !matching {
-            refused?;
-        }
-        let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        let records = || admitted().filter(|record| !matching || has_slabs(record));
         for record in records() {
             for named in self.left(&record) {
                 self.look_at(&self.past.turn(), &record, named.slab).transpose()?;
@@ -380,9 +375,11 @@ impl<M: Machine> Slabs<M> {
         mut fate: impl FnMut(Unclaimed) -> Fate,
         mut done: impl FnMut(Unclaimed, Fate),
     ) -> Result<(), Error> {
-        for cache in self.caches() {
+        let view = self.view();
+        for named in view.records().flat_map(|record| view.named(&record)) {
+            let Some(cache) = self.cache_of_slab(named.slab) else { continue };
             let size = cache.control.geometry.size;
-            for (addr, _) in cache.unclaimed() {
+            for (addr, _) in cache.unclaimed_in(named.slab) {
                 let object = Unclaimed::Object { cache: cache.name(), addr, size };
                 let decided = fate(object);
                 let gone = decided == Fate::Free
@@ -430,7 +427,7 @@ impl<M: Machine> Slabs<M> {
         if decided == Fate::Free {
             // SAFETY: labelled by this layer.
             unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
-            give_up(self.memory(), slab, named.entry)?;
+            give_up(self, slab, named.entry)?;
         }
         drop(turn);
         if asked {
@@ -500,27 +497,40 @@ impl<M: Machine> Slabs<M> {
         }
         let cache = self.keeper(&record)?;
         cache.admits(&record)?;
-        let named = self.named(&turn, &record, slab).ok_or(not_adopted)?;
+        let named = self.named(&turn, &cache, &record, slab).ok_or(not_adopted)?;
         cache.adopt_slab(&turn, &record, named).map(|_| ())
     }
 
-    /// Where the roll names a slab that is left.
+    /// Where the roll names a slab that is left, which is of the shape of `record` and of `cache`.
     ///
-    /// Its header says so, as a predecessor wrote it there: believed if it leads to an entry of a slab
-    /// table, which is what has the label of a table, and that entry names the slab. No other does
-    /// then: `revive` refuses a roll that names a slab twice.
-    fn named(&self, _: &Turn, record: &CacheRecord, slab: Block) -> Option<Named> {
+    /// Its header says so, as a predecessor wrote it there: believed if that is an entry of the table
+    /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a roll
+    /// that names a slab twice. Else it is looked for, in all tables of caches of this shape.
+    fn named(
+        &self,
+        _: &Turn,
+        cache: &Cache<'_, M>,
+        record: &CacheRecord,
+        slab: Block,
+    ) -> Option<Named> {
         let (memory, addr, view) = (self.memory(), slab.addr(), self.view());
         // SAFETY: a slab that is left has the size of a header at least, and is not given back but in
         // turn.
         let entry = unsafe { Slab::at(memory.machine(), addr) }.head().entry.load(Relaxed);
         let entry = PhysAddr::new(entry);
-        let page = Block::containing(entry.pfn(), Order::ZERO);
-        if memory.label_of(page) == Some(Kind::Table) && view.is_entry(entry, addr) {
+        if cache.control.shared.lock().table.is_entry(memory, entry, addr) {
             return Some(Named { slab: addr, entry });
         }
-        let record = view.records().find(|there| there.shape() == record.shape())?;
-        view.named(&record).find(|named| named.slab == addr)
+        let records = view.records().filter(|there| there.shape() == record.shape());
+        records.flat_map(|there| view.named(&there)).find(|named| named.slab == addr)
+    }
+
+    /// The cache that a slab is of, if one of ours starts there.
+    fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
+        self.looking(|stays| {
+            let (slab, control) = self.slab_at(addr, stays)?;
+            (slab.phys() == addr).then_some(Cache { slabs: self, control })
+        })
     }
 }
 

@@ -173,8 +173,11 @@ impl<M: Machine> Slabs<M> {
         // Slabs are as the predecessor's, whose slabs the cache can then adopt.
         let like =
             |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
-        let found = self.view().records().find(like);
-        match found {
+        let view = self.view();
+        let all = || view.records().filter(like);
+        // Rather as those that are there than as those that were.
+        let found = all().find(|record| view.slabs(record).next().is_some());
+        match found.or_else(|| all().next()) {
             Some(record) => self.create(spec.slabs_like(record.geometry())),
             None => self.create(spec),
         }

@@ -81,7 +81,7 @@ impl<'s, M: Machine> Spot<'s, '_, M> {
             Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => {
                 return Ok(());
             }
-            Some(ObjectState::Live | ObjectState::Preserved) => {
+            Some(ObjectState::Live | ObjectState::Preserved | ObjectState::Held) => {
                 return Err(Error::AlreadyPreserved { cache, addr });
             }
             Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
@@ -216,7 +216,7 @@ impl<M: Machine> Slabs<M> {
             let first = self.roll.enroll(memory, control.shape)?;
             shared.table.begin(first);
         }
-        let place = shared.table.place(memory)?;
+        let place = shared.table.place(memory, self.past.struck_out())?;
         let block = slab.block(&control.geometry);
         // SAFETY: the slab is this cache's, or about to be: the caller owns it.
         unsafe { memory.preserve_as(block, self.kind_of(block)) }?;

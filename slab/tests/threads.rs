@@ -253,7 +253,7 @@ fn an_object_is_claimed_by_one_thread() {
     });
     assert_eq!(claimed, handles.len());
     let stats = second.cache(spec).unwrap().stats();
-    assert_eq!((stats.live, stats.unclaimed, stats.preserved), (2000, 0, 0));
+    assert_eq!((stats.live, stats.unclaimed, stats.preserved), (2000, 0, 2000));
     // Nothing is preserved any more, so no slab is.
     let mut preserved = 0;
     second.memory().for_each_preserved(|block| preserved += block.order().index());
