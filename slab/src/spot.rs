@@ -60,7 +60,7 @@ pub(crate) struct Spot<'s, 'l, M: Machine> {
     stays: PhantomData<&'l Stays<'l>>,
 }
 
-impl<'s, M: Machine> Spot<'s, '_, M> {
+impl<M: Machine> Spot<'_, '_, M> {
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.control.geometry, self.index)

@@ -409,6 +409,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// An object of the model: its handle, its cache, and whether it would survive.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question that the model answers")]
 struct Object {
     kept: Kept,
     always: bool,

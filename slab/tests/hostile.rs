@@ -8,7 +8,9 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::{
     Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
 };
-use heirloom_slab::{Buffers, CacheSpec, Error, RollFault, RollPart, SlabError, SlabFault, Slabs};
+use heirloom_slab::{
+    Adopted, Buffers, CacheSpec, Error, RollFault, RollPart, SlabError, SlabFault, Slabs,
+};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -248,7 +250,7 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     let left = left();
     let slab = of(&left, b's');
     let mut held = Vec::new();
-    for index in 0..u64::from(left.read(PhysAddr::new(slab.get() + 24 + 48)) >> 32) {
+    for index in 0..left.read(PhysAddr::new(slab.get() + 24 + 48)) >> 32 {
         let byte = left.ram.ptr(state(slab, index));
         // SAFETY: in memory that nobody uses now.
         let found = unsafe { byte.read() };
@@ -448,7 +450,7 @@ fn goes_on(mut slabs: Slabs<Ram>, specs: &[CacheSpec]) {
     slabs.shrink();
     assert_eq!(common::slab_frames(&slabs), 0);
     let last = successor(slabs, FRAMES).unwrap();
-    assert!(specs.iter().all(|spec| last.adopt(*spec).unwrap().1 == Default::default()));
+    assert!(specs.iter().all(|spec| last.adopt(*spec).unwrap().1 == Adopted::default()));
     last.memory().audit().unwrap();
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use common::{addr, ptr, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{CacheSpec, RollPart, Slabs};
+use heirloom_slab::{CacheSpec, RollPart, Slabs, Unclaimed};
 
 /// Entries of a page of a slab table.
 const ENTRIES: u64 = PAGE_SIZE as u64 / 8 - 2;
@@ -39,6 +39,25 @@ fn roll(slabs: &Slabs<Ram>) -> (u64, u64) {
         RollPart::Header { .. } => headers += 1,
     });
     (pages, headers)
+}
+
+/// Looks at a kernel's tables, when it gave back what it does not need.
+fn looks_right(
+    slabs: &Slabs<Ram>,
+    objects: &BTreeMap<PhysAddr, (usize, bool)>,
+    peak: [u64; 3],
+    generation: u32,
+) {
+    // All that is preserved is in the roll, and what is in it is what survives.
+    let (pages, headers) = roll(slabs);
+    assert_eq!(headers, objects.len() as u64, "generation {generation}");
+    assert_eq!(slabs.memory().counts().total(), pages + headers);
+    // A page of records; tables as large as they must be at their most, and somewhat more.
+    let fresh = |slabs: u64| (slabs * 12 / 10).div_ceil(ENTRIES) + 1;
+    let bound = 1 + peak.into_iter().map(fresh).sum::<u64>();
+    assert!(pages <= bound, "generation {generation}: {pages} pages, at most {bound}; {peak:?}");
+    assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0), "no stray block");
+    slabs.memory().audit().unwrap();
 }
 
 /// Generations of kernels that preserve and free as the dice have it, in caches of up to `most` slabs.
@@ -73,14 +92,14 @@ fn generations(count: u32, most: u64, frames: u64, mut dice: Dice) {
             slabs
                 .finish_inherited(|unclaimed| {
                     let at = match unclaimed {
-                        heirloom_slab::Unclaimed::Object { addr, .. } => addr,
-                        heirloom_slab::Unclaimed::Slab { slab, objects: 1, .. } => {
+                        Unclaimed::Object { addr, .. } => addr,
+                        Unclaimed::Slab { slab, objects: 1, .. } => {
                             let mut within = objects.range(slab.addr()..);
                             let (at, _): (&PhysAddr, &(usize, bool)) = within.next().unwrap();
                             assert!(slab.run().contains(at.pfn()));
                             *at
                         }
-                        other => panic!("{other:?}"),
+                        other @ Unclaimed::Slab { .. } => panic!("{other:?}"),
                     };
                     if dice.roll(4) < odds {
                         return Fate::Keep;
@@ -131,21 +150,11 @@ fn generations(count: u32, most: u64, frames: u64, mut dice: Dice) {
             finish(&mut objects, &mut dice);
         }
         slabs.shrink();
-        // All that is preserved is in the roll, and what is in it is what survives.
-        let (pages, headers) = roll(&slabs);
-        assert_eq!(headers, objects.len() as u64, "generation {generation}");
-        assert_eq!(slabs.memory().counts().total(), pages + headers);
-        // A page of records; tables as large as they must be at their most, and somewhat more.
-        let fresh = |slabs: u64| (slabs * 12 / 10).div_ceil(ENTRIES) + 1;
-        let bound = 1 + peak.into_iter().map(fresh).sum::<u64>();
-        assert!(
-            pages <= bound,
-            "generation {generation}: {pages} pages, at most {bound}; {peak:?}"
-        );
-        assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0), "no stray block");
-        slabs.memory().audit().unwrap();
+        looks_right(&slabs, &objects, peak, generation);
         slabs = successor(slabs, frames).unwrap();
-        objects.values_mut().for_each(|(_, ours)| *ours = false);
+        for (_, ours) in objects.values_mut() {
+            *ours = false;
+        }
     }
     // At the end everything goes.
     slabs.finish_inherited(|_| Fate::Free).unwrap();

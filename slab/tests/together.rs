@@ -161,9 +161,12 @@ fn neighbours_are_claimed_freed_and_given_back_at_the_same_time() {
                     second.shrink();
                 }
             });
-            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            let ended: Vec<_> =
+                workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             done.store(true, Relaxed);
-            ended.into_iter().for_each(|ended| ended.unwrap());
+            for ended in ended {
+                ended.unwrap();
+            }
         });
         let kept = |i: usize| i % 3 == 2 || i % 3 == 1 && (i / 3) % 2 == 1;
         let count = (0..left.len()).filter(|i| kept(*i)).count() as u64;
