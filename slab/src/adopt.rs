@@ -10,9 +10,9 @@
 //! finish      what was not claimed is freed, or stays to be claimed
 //! ```
 //!
-//! At each store a successor finds all that was preserved and not let go of, as if this kernel had
-//! not begun: adopting changes states that survive into others that do; what is claimed is
-//! preserved until it is freed or let go.
+//! At each store a successor finds all that was preserved and not let go of: adopting changes states
+//! that survive into others that do; what is claimed is preserved until it is freed or let go. None
+//! of the calls has to be made, or to come to its end, before the next jump.
 //!
 //! Callers' closures and constructors run with no lock held: they may allocate, free, claim, look
 //! up and create caches. Of what they may not do, every call returns an error at once.
@@ -135,6 +135,7 @@ impl<M: Machine> Slabs<M> {
 
     /// Returns the cache that `spec` asks for, with all slabs of the predecessor's cache of this
     /// name, which must have left one. [`Slabs::adopt_or_create`] is for a cache that may be new.
+    /// Needs no memory but for the cache's control block, if it is not there yet.
     ///
     /// What is adopted survives as before: in a preserving cache, all that is in use; else what is
     /// unclaimed or claimed, until it is let go or freed.
@@ -147,7 +148,8 @@ impl<M: Machine> Slabs<M> {
     /// none; nothing is created. [`Error::ReservedName`].
     /// [`Error::Mismatch`]: the cache, here or there, is another; pass its objects to
     /// [`Slabs::upgrade`]. That is so too of two that were left under this name, if `spec` goes with
-    /// both and their slabs lie differently: say which [order](CacheSpec::order). [`Error::Slab`]: a
+    /// both, both have slabs, and those lie differently: say which [order](CacheSpec::order). (One
+    /// without slabs stands back behind one that has some.) [`Error::Slab`]: a
     /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
     /// adopted by then stays. So too for [`Error::Folio`] with
     /// [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] of the same slabs is under
@@ -275,14 +277,14 @@ impl<M: Machine> Slabs<M> {
     /// returns once what it made of the object survives: if this kernel ends between that and the
     /// object's end, a successor finds this one object in both forms.
     /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
-    /// meanwhile: it is neither adopted nor freed by other calls, and [`Slabs::finish_inherited`],
-    /// adopting the same cache, and claims of the slab's objects are refused
-    /// ([`Claiming`](heirloom_folio::Error::Claiming)).
+    /// meanwhile: it is neither adopted nor freed by other calls. Adopting the same cache, and claims of
+    /// the slab's objects, are refused ([`Claiming`](heirloom_folio::Error::Claiming));
+    /// [`Slabs::finish_inherited`] passes over it.
     ///
     /// # Errors
     /// What `take` returns: the object that it was given stays, and repeating the call passes it
-    /// again, and those after it; so too if `take` panics. [`Error::Slab`]: a slab is not
-    /// sound; it stays.
+    /// again, and those after it, but none that was taken; so too if `take` panics. [`Error::Slab`]: a
+    /// slab is not sound; it stays.
     pub fn upgrade(
         &self,
         record: &CacheRecord,
@@ -356,10 +358,11 @@ impl<M: Machine> Slabs<M> {
     /// decides. What is left stays as it is: preserved, and there to be claimed, in this kernel
     /// or the next.
     ///
-    /// `fate` runs with no lock held, and may call anything, this too. What is claimed or adopted
-    /// meanwhile, in it or by another thread, is not freed, whatever it says: objects that are adopted
-    /// so stay to be claimed, and are not asked about. So does a slab that [`Slabs::upgrade`] has at the
-    /// moment. The call can be repeated at any time, and need not be made at all.
+    /// `fate` runs with no lock held, and may call anything, this too. An object that is claimed
+    /// meanwhile, and a slab that is adopted, in it or by another thread, is not freed, whatever it says
+    /// of that: objects of a slab that is adopted so stay to be claimed. A slab that [`Slabs::upgrade`]
+    /// has at the moment is not asked about. A slab in which nothing survives is freed without a
+    /// question. The call can be repeated at any time, and need not be made at all.
     ///
     /// # Errors
     /// As for [`Cache::discard`], which there should be none of; what was decided so far stands, and

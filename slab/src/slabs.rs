@@ -191,6 +191,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name and spec, if there is one.
     ///
     /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
+    /// No two caches have one shape: so at most one goes on with a record of the roll.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut number = FIRST;
         self.find_from(spec, &mut number)
@@ -348,8 +349,8 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Lets a preserved object or buffer go: it no longer survives, and can be freed. A large
-    /// buffer that was preserved from birth is from then on like any other.
+    /// Lets go an object or a buffer that is preserved, or was claimed: it no longer survives, and can
+    /// be freed. A large buffer that was preserved from birth is from then on like any other.
     ///
     /// # Errors
     /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].

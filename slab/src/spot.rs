@@ -14,13 +14,14 @@
 //! ```
 //!
 //! Held survives as Preserved does, and is freed as Live is: what is claimed loses neither. In a
-//! preserving cache Live is so, and is what survives, becomes Unclaimed in the successor, and is claimed
-//! as.
+//! preserving cache Live survives, becomes Unclaimed in the successor, and is Live again once it is
+//! claimed.
 //!
 //! The first object of a slab to be preserved preserves the slab and enters it in the roll, under
 //! the cache's lock; the ones after it only count themselves. A slab's count is above zero only
-//! while the slab is preserved and in the roll, and an object's byte says Preserved only while it
-//! is counted: so at any instant a successor finds every object whose `preserve` returned.
+//! while the slab is preserved and in the roll, and an object's byte says Preserved, Held or Unclaimed
+//! only while it is counted: so at any instant a successor finds every object whose `preserve`
+//! returned.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
