@@ -189,14 +189,15 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Says what an unclaimed block is, a [`Kind::Slab`] or a [`Kind::Table`]: from now on only a
-    /// claim as `kind` takes it. Those are found by reading what the predecessor wrote; so no caller
-    /// gets them as plain folios.
+    /// Says what an unclaimed block is. A [`Kind::Slab`]: from now on only a claim as one takes it. A
+    /// [`Kind::Table`]: it is the caller's from now on, which tells it by [`Memory::label_of`] from all
+    /// that this kernel allocated, and never lets it go. Those are found by reading what the predecessor
+    /// wrote; so no caller gets them as plain folios.
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
-    /// label, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
-    /// kind, or of a block so large.
+    /// label or an owner, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of
+    /// this kind, or of a block so large.
     ///
     /// # Safety
     /// The caller is the reader of what the label stands for: it found the block in what the
@@ -304,17 +305,23 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Asks about every block that is still to be claimed, and does what `fate` decides. Returns how
-    /// many blocks were freed, and how many are still to be claimed as `fate` keeps them.
+    /// Asks about every block that is still to be claimed and has no [label](Memory::label), and does
+    /// what `fate` decides. Returns how many blocks were freed, and how many are still to be claimed as
+    /// `fate` keeps them. What has a label is left to the layer that gave it.
     ///
     /// No lock is held and no CPU pinned: `fate` may call anything, this too. What it claims, or
     /// another CPU claims meanwhile, is left to its owner and not counted. The call may be repeated, as
     /// long as anything is left; and need not be made at all: what is unclaimed stays preserved.
     pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> (u64, u64) {
         let (mut freed, mut kept) = (0, 0);
-        self.for_each_inherited(|block| match fate(block) {
-            Fate::Free => freed += u64::from(self.dispose_of(block)),
-            Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
+        self.for_each_inherited(|block| {
+            if self.label_of(block).is_some() {
+                return;
+            }
+            match fate(block) {
+                Fate::Free => freed += u64::from(self.dispose_of(block)),
+                Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
+            }
         });
         (freed, kept)
     }
@@ -325,7 +332,7 @@ impl<M: Machine> Memory<M> {
         self.dispose_of(block)
     }
 
-    /// Frees a block that is still to be claimed, whatever its label: whether it was.
+    /// Frees a block that is still to be claimed and has no label: whether it was.
     pub(crate) fn dispose_of(&self, block: Block) -> bool {
         exchange::dispose_of(self, block)
     }

@@ -10,9 +10,9 @@
 //! finish      what was not claimed is freed, or stays to be claimed
 //! ```
 //!
-//! At each store a successor finds all that was preserved and not let go of, as if this kernel had
-//! not begun: adopting changes states that survive into others that do; what is claimed is
-//! preserved until it is freed or let go.
+//! At each store a successor finds all that was preserved and not let go of: adopting changes states
+//! that survive into others that do; what is claimed is preserved until it is freed or let go. None
+//! of the calls has to be made, or to come to its end, before the next jump.
 //!
 //! Callers' closures and constructors run with no lock held: they may allocate, free, claim, look
 //! up and create caches. Of what they may not do, every call returns an error at once.
@@ -135,6 +135,7 @@ impl<M: Machine> Slabs<M> {
 
     /// Returns the cache that `spec` asks for, with all slabs of the predecessor's cache of this
     /// name, which must have left one. [`Slabs::adopt_or_create`] is for a cache that may be new.
+    /// Needs no memory but for the cache's control block, if it is not there yet.
     ///
     /// What is adopted survives as before: in a preserving cache, all that is in use; else what is
     /// unclaimed or claimed, until it is let go or freed.
@@ -147,7 +148,8 @@ impl<M: Machine> Slabs<M> {
     /// none; nothing is created. [`Error::ReservedName`].
     /// [`Error::Mismatch`]: the cache, here or there, is another; pass its objects to
     /// [`Slabs::upgrade`]. That is so too of two that were left under this name, if `spec` goes with
-    /// both and their slabs lie differently: say which [order](CacheSpec::order). [`Error::Slab`]: a
+    /// both, both have slabs, and those lie differently: say which [order](CacheSpec::order). (One
+    /// without slabs stands back behind one that has some.) [`Error::Slab`]: a
     /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
     /// adopted by then stays. So too for [`Error::Folio`] with
     /// [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] of the same slabs is under
@@ -183,20 +185,15 @@ impl<M: Machine> Slabs<M> {
             };
             return Ok((cache, Adopted::default()));
         }
-        let (mut refused, mut matching) = (Ok(()), false);
-        for record in view.records().filter(of_name) {
-            match record.admits(&spec) {
-                // One that has no slabs any more was upgraded, or freed, by a kernel in between: it
-                // stands back behind one that has.
-                Ok(()) => matching |= view.slabs(&record).next().is_some(),
-                Err(error) if view.slabs(&record).next().is_some() => refused = Err(error),
-                Err(_) => {}
-            }
+        // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
+        // back behind one that has.
+        let has_slabs = |record: &CacheRecord| view.slabs(record).next().is_some();
+        let admitted = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        let matching = admitted().any(|record| has_slabs(&record));
+        if !matching && let Some(other) = view.records().filter(of_name).find(has_slabs) {
+            other.admits(&spec)?;
         }
-        if !matching {
-            refused?;
-        }
-        let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        let records = || admitted().filter(|record| !matching || has_slabs(record));
         for record in records() {
             for named in self.left(&record) {
                 self.look_at(&self.past.turn(), &record, named.slab).transpose()?;
@@ -280,14 +277,14 @@ impl<M: Machine> Slabs<M> {
     /// returns once what it made of the object survives: if this kernel ends between that and the
     /// object's end, a successor finds this one object in both forms.
     /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
-    /// meanwhile: it is neither adopted nor freed by other calls, and [`Slabs::finish_inherited`],
-    /// adopting the same cache, and claims of the slab's objects are refused
-    /// ([`Claiming`](heirloom_folio::Error::Claiming)).
+    /// meanwhile: it is neither adopted nor freed by other calls. Adopting the same cache, and claims of
+    /// the slab's objects, are refused ([`Claiming`](heirloom_folio::Error::Claiming));
+    /// [`Slabs::finish_inherited`] passes over it.
     ///
     /// # Errors
     /// What `take` returns: the object that it was given stays, and repeating the call passes it
-    /// again, and those after it; so too if `take` panics. [`Error::Slab`]: a slab is not
-    /// sound; it stays.
+    /// again, and those after it, but none that was taken; so too if `take` panics. [`Error::Slab`]: a
+    /// slab is not sound; it stays.
     pub fn upgrade(
         &self,
         record: &CacheRecord,
@@ -361,10 +358,11 @@ impl<M: Machine> Slabs<M> {
     /// decides. What is left stays as it is: preserved, and there to be claimed, in this kernel
     /// or the next.
     ///
-    /// `fate` runs with no lock held, and may call anything, this too. What is claimed or adopted
-    /// meanwhile, in it or by another thread, is not freed, whatever it says: objects that are adopted
-    /// so stay to be claimed, and are not asked about. So does a slab that [`Slabs::upgrade`] has at the
-    /// moment. The call can be repeated at any time, and need not be made at all.
+    /// `fate` runs with no lock held, and may call anything, this too. An object that is claimed
+    /// meanwhile, and a slab that is adopted, in it or by another thread, is not freed, whatever it says
+    /// of that: objects of a slab that is adopted so stay to be claimed. A slab that [`Slabs::upgrade`]
+    /// has at the moment is not asked about. A slab in which nothing survives is freed without a
+    /// question. The call can be repeated at any time, and need not be made at all.
     ///
     /// # Errors
     /// As for [`Cache::discard`], which there should be none of; what was decided so far stands, and
@@ -380,9 +378,11 @@ impl<M: Machine> Slabs<M> {
         mut fate: impl FnMut(Unclaimed) -> Fate,
         mut done: impl FnMut(Unclaimed, Fate),
     ) -> Result<(), Error> {
-        for cache in self.caches() {
+        let view = self.view();
+        for named in view.records().flat_map(|record| view.named(&record)) {
+            let Some(cache) = self.cache_of_slab(named.slab) else { continue };
             let size = cache.control.geometry.size;
-            for (addr, _) in cache.unclaimed() {
+            for (addr, _) in cache.unclaimed_in(named.slab) {
                 let object = Unclaimed::Object { cache: cache.name(), addr, size };
                 let decided = fate(object);
                 let gone = decided == Fate::Free
@@ -430,7 +430,7 @@ impl<M: Machine> Slabs<M> {
         if decided == Fate::Free {
             // SAFETY: labelled by this layer.
             unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
-            give_up(self.memory(), slab, named.entry)?;
+            give_up(self, slab, named.entry)?;
         }
         drop(turn);
         if asked {
@@ -500,27 +500,40 @@ impl<M: Machine> Slabs<M> {
         }
         let cache = self.keeper(&record)?;
         cache.admits(&record)?;
-        let named = self.named(&turn, &record, slab).ok_or(not_adopted)?;
+        let named = self.named(&turn, &cache, &record, slab).ok_or(not_adopted)?;
         cache.adopt_slab(&turn, &record, named).map(|_| ())
     }
 
-    /// Where the roll names a slab that is left.
+    /// Where the roll names a slab that is left, which is of the shape of `record` and of `cache`.
     ///
-    /// Its header says so, as a predecessor wrote it there: believed if it leads to an entry of a slab
-    /// table, which is what has the label of a table, and that entry names the slab. No other does
-    /// then: `revive` refuses a roll that names a slab twice.
-    fn named(&self, _: &Turn, record: &CacheRecord, slab: Block) -> Option<Named> {
+    /// Its header says so, as a predecessor wrote it there: believed if that is an entry of the table
+    /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a roll
+    /// that names a slab twice. Else it is looked for, in all tables of caches of this shape.
+    fn named(
+        &self,
+        _: &Turn,
+        cache: &Cache<'_, M>,
+        record: &CacheRecord,
+        slab: Block,
+    ) -> Option<Named> {
         let (memory, addr, view) = (self.memory(), slab.addr(), self.view());
         // SAFETY: a slab that is left has the size of a header at least, and is not given back but in
         // turn.
         let entry = unsafe { Slab::at(memory.machine(), addr) }.head().entry.load(Relaxed);
         let entry = PhysAddr::new(entry);
-        let page = Block::containing(entry.pfn(), Order::ZERO);
-        if memory.label_of(page) == Some(Kind::Table) && view.is_entry(entry, addr) {
+        if cache.control.shared.lock().table.is_entry(memory, entry, addr) {
             return Some(Named { slab: addr, entry });
         }
-        let record = view.records().find(|there| there.shape() == record.shape())?;
-        view.named(&record).find(|named| named.slab == addr)
+        let records = view.records().filter(|there| there.shape() == record.shape());
+        records.flat_map(|there| view.named(&there)).find(|named| named.slab == addr)
+    }
+
+    /// The cache that a slab is of, if one of ours starts there.
+    fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
+        self.looking(|stays| {
+            let (slab, control) = self.slab_at(addr, stays)?;
+            (slab.phys() == addr).then_some(Cache { slabs: self, control })
+        })
     }
 }
 

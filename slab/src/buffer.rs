@@ -143,7 +143,8 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Gives a buffer another size, and moves it if it has to: the buffer that results. What is
-    /// beyond the old size is not initialised. A buffer that was preserved from birth still is.
+    /// beyond the old size is not initialised. A buffer that was preserved from birth still is; one
+    /// that was claimed survives until it is let go or freed, and where it moves to until it is freed.
     ///
     /// `layout` is the layout that it is to have. It stays where it is if its class is right or
     /// it shrinks by less than half, and if it is large as long as its frames can be cut off or

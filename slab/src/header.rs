@@ -171,9 +171,10 @@ pub(crate) struct Head {
     pub(crate) entry: AtomicU64,
     /// Free bits that are set. Written under the cache's lock.
     pub(crate) free: AtomicU32,
-    /// Objects that are [`Preserved`](crate::ObjectState::Preserved) or
-    /// [`Unclaimed`](crate::ObjectState::Unclaimed) and keep the slab preserved. In a preserving
-    /// cache always 0. Leaves 0, and comes back to it, under the cache's lock.
+    /// Objects that are [`Preserved`](crate::ObjectState::Preserved),
+    /// [`Held`](crate::ObjectState::Held) or [`Unclaimed`](crate::ObjectState::Unclaimed) and keep
+    /// the slab preserved. In a preserving cache always 0. Leaves 0, and comes back to it, under the
+    /// cache's lock, but where the slab is adopted.
     pub(crate) preserved: AtomicU32,
 }
 

@@ -1,7 +1,10 @@
 //! One slab of a predecessor's: checked, made ours, and its objects claimed or discarded.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
+use heirloom_folio::sync::{
+    AtomicU8,
+    Ordering::{Relaxed, Release},
+};
 
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
@@ -11,7 +14,7 @@ use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
 use crate::past::{Named, Turn};
-use crate::roll::{CacheRecord, Here, Source, TablePlace};
+use crate::roll::{CacheRecord, Here, NamedSlabs, Source};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 use crate::store;
@@ -140,10 +143,10 @@ impl<M: Machine> Cache<'_, M> {
         }
     }
 
-    /// Makes one place available that the caller took out of use.
+    /// Makes one place available that is the caller's: out of use, or free and in no list.
     fn construct(&self, slab: Slab, index: u32) {
         let (control, machine) = (self.control, self.slabs.memory().machine());
-        // SAFETY: out of use, so nobody's but the caller's.
+        // SAFETY: out of use, or free and in no list: the caller's alone.
         unsafe { self.prepare(slab, index) };
         let byte = slab.state(&control.geometry, index);
         let state = State(byte.load(Relaxed));
@@ -154,10 +157,15 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// The objects that the predecessor left and nobody claimed: address and tag of each. What is
-    /// claimed or discarded meanwhile may or may not be among them.
+    /// claimed or discarded meanwhile may or may not be among them. No lock is held in between.
     pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
-        let place = TablePlace::default();
-        UnclaimedObjects { cache: *self, place, slab: PhysAddr::new(0), index: 0 }
+        let place = UnclaimedIn { cache: *self, slab: PhysAddr::new(0), index: u32::MAX };
+        UnclaimedObjects { place, records: 0, named: None }
+    }
+
+    /// Those of them that are in one slab, if it is one of this cache.
+    pub(crate) const fn unclaimed_in(&self, slab: PhysAddr) -> UnclaimedIn<'_, M> {
+        UnclaimedIn { cache: *self, slab, index: 0 }
     }
 
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
@@ -183,8 +191,9 @@ impl<M: Machine> Cache<'_, M> {
         let (slab, index) = self.slabs.looking(|stays| {
             let spot = self.spot(ptr, stays)?;
             let state = spot.state();
-            let quarantined = ObjectState::Quarantined;
-            if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, quarantined) {
+            // Free, and in no list: this call's alone. (Not out of use, as places are that
+            // `construct_in` puts in order, maybe at the same time.)
+            if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Free) {
                 return Err(Error::NotUnclaimed { cache: control.name, addr });
             }
             Ok((spot.slab, spot.index))
@@ -193,55 +202,87 @@ impl<M: Machine> Cache<'_, M> {
         if !control.spec.preserving {
             self.slabs.discount_preserved(control, slab);
         }
-        // Last, as a constructor may panic.
+        // Last, as a constructor may panic: then the place is out of use.
+        let out_of_use = OutOfUse(slab.state(&control.geometry, index));
         self.construct(slab, index);
+        core::mem::forget(out_of_use);
         Ok(())
+    }
+}
+
+/// The byte of a place that is nobody's: dropping it puts the place out of use.
+struct OutOfUse<'s>(&'s AtomicU8);
+
+impl Drop for OutOfUse<'_> {
+    fn drop(&mut self) {
+        let state = State(self.0.load(Relaxed));
+        store::state(self.0, state.to(ObjectState::Quarantined).0);
     }
 }
 
 /// The objects nobody claimed, from [`Cache::unclaimed`].
 pub struct UnclaimedObjects<'s, M: Machine> {
-    cache: Cache<'s, M>,
-    /// The place in the table of the slab that is looked through.
-    place: TablePlace,
-    slab: PhysAddr,
-    index: u32,
+    place: UnclaimedIn<'s, M>,
+    /// How many records of this shape were begun with: one, but for what a predecessor forged.
+    records: usize,
+    named: Option<NamedSlabs<'s, Here<'s, M>>>,
 }
 
 impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
     type Item = (PhysAddr, u8);
 
     fn next(&mut self) -> Option<(PhysAddr, u8)> {
-        let (control, memory) = (self.cache.control, self.cache.slabs.memory());
-        let geometry: &Geometry = &control.geometry;
+        let Cache { slabs, control } = self.place.cache;
         loop {
-            // For one slab at a time.
-            let shared = control.shared.lock();
-            let (after, found) = shared.table.next(memory, self.place)?;
-            let Some(addr) = found else {
-                self.place = after;
+            if let Some(found) = self.place.next() {
+                return Some(found);
+            }
+            if let Some(named) = self.named.as_mut().and_then(Iterator::next) {
+                (self.place.slab, self.place.index) = (named.slab, 0);
                 continue;
-            };
-            if addr != self.slab {
-                // Not from where the last one was, over holes that were passed already.
-                (self.place, self.slab, self.index) = (after.found(), addr, 0);
             }
-            // SAFETY: in the table, so a slab of this cache, which stays while it is locked.
-            let slab = unsafe { Slab::at(memory.machine(), addr) };
-            while self.index < geometry.objects {
-                let index = self.index;
-                self.index += 1;
-                let state = State(slab.state(geometry, index).load(Relaxed));
-                if state.is(ObjectState::Unclaimed) {
-                    return Some((slab.addr(geometry, index), state.tag()));
-                }
-            }
-            (self.place, self.slab) = (after, PhysAddr::new(0));
+            let view = slabs.view();
+            let mut records = view.records().filter(|record| *record.shape() == control.shape);
+            self.named = Some(view.named(&records.nth(self.records)?));
+            self.records += 1;
         }
     }
 }
 
-/// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so.
+/// The objects nobody claimed in one slab.
+pub(crate) struct UnclaimedIn<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    slab: PhysAddr,
+    index: u32,
+}
+
+impl<M: Machine> Iterator for UnclaimedIn<'_, M> {
+    type Item = (PhysAddr, u8);
+
+    fn next(&mut self) -> Option<(PhysAddr, u8)> {
+        let Cache { slabs, control } = self.cache;
+        let geometry: &Geometry = &control.geometry;
+        if self.index >= geometry.objects {
+            return None;
+        }
+        let found = slabs.looking(|stays| {
+            // What the roll names may be a slab that is left, or by now another cache's.
+            let (slab, owner) = slabs.slab_at(self.slab, stays)?;
+            if !core::ptr::eq(owner, control) || slab.phys() != self.slab {
+                return None;
+            }
+            let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));
+            let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
+            let (index, state) = states.find(|(_, state)| state.is(ObjectState::Unclaimed))?;
+            Some((index, (slab.addr(geometry, index), state.tag())))
+        });
+        self.index = found.map_or(u32::MAX, |(index, _)| index + 1);
+        found.map(|(_, object)| object)
+    }
+}
+
+/// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so. Then both have
+/// one shape: what the cache enters where the roll names them are slabs of that record.
 pub(crate) fn admits_slabs(
     spec: &CacheSpec,
     ours: &Geometry,
@@ -251,7 +292,8 @@ pub(crate) fn admits_slabs(
     let admitted = spec
         .admits_objects(&record.spec(), theirs)
         .and_then(|()| spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into()))
-        .and_then(|()| spec.same(Field::Stride, ours.stride.into(), theirs.stride.into()));
+        .and_then(|()| spec.same(Field::Stride, ours.stride.into(), theirs.stride.into()))
+        .and_then(|()| spec.same(Field::Zones, ours.zones.into(), theirs.zones.into()));
     admitted.map_err(Error::of_inherited)
 }
 

@@ -17,7 +17,8 @@
 //! only while one is set aside) and never while a caller's code runs. So of two calls that come to a
 //! slab together the second waits until it is wholly adopted, and finds it then.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
+use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
 
 use crate::error::Error;
@@ -27,6 +28,8 @@ use crate::slabs::Slabs;
 /// Whose turn it is to take what the predecessor left.
 pub(crate) struct Past<M: Machine> {
     turn: Mutex<M::Mutex, Turn>,
+    /// Slabs that were struck out of the roll and were no cache's, ever.
+    struck_out: AtomicU64,
 }
 
 /// Held by whichever call claims a slab of the predecessor's.
@@ -51,7 +54,13 @@ impl Turn {
 
 impl<M: Machine> Past<M> {
     pub(crate) const fn new() -> Self {
-        Self { turn: Mutex::new(Turn { aside: 0, put_back: 0 }) }
+        let turn = Mutex::new(Turn { aside: 0, put_back: 0 });
+        Self { turn, struck_out: AtomicU64::new(0) }
+    }
+
+    /// How many entries of slab tables were struck out that no cache knows of.
+    pub(crate) fn struck_out(&self) -> u64 {
+        self.struck_out.load(Relaxed)
     }
 
     /// Waits for the turn.
@@ -98,7 +107,7 @@ impl<'s, M: Machine> Aside<'s, M> {
         let (slabs, block, entry) = (self.slabs, self.block, self.entry);
         core::mem::forget(self);
         slabs.past.turn().aside -= 1;
-        give_up(slabs.memory(), block, entry)
+        give_up(slabs, block, entry)
     }
 }
 
@@ -117,11 +126,13 @@ impl<M: Machine> Drop for Aside<'_, M> {
 
 /// Strikes out of the roll, lets go and frees a slab that was claimed and not made one of ours.
 pub(crate) fn give_up<M: Machine>(
-    memory: &Memory<M>,
+    slabs: &Slabs<M>,
     block: Block,
     entry: PhysAddr,
 ) -> Result<(), Error> {
+    let memory = slabs.memory();
     SlabTable::strike_out(memory, entry);
+    slabs.past.struck_out.fetch_add(1, Relaxed);
     // SAFETY: claimed by the caller alone; a table, as it was not made a slab of ours.
     unsafe {
         memory.unpreserve_as(block, Kind::Table)?;

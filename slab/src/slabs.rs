@@ -173,8 +173,11 @@ impl<M: Machine> Slabs<M> {
         // Slabs are as the predecessor's, whose slabs the cache can then adopt.
         let like =
             |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
-        let found = self.view().records().find(like);
-        match found {
+        let view = self.view();
+        let all = || view.records().filter(like);
+        // Rather as those that are there than as those that were.
+        let found = all().find(|record| view.slabs(record).next().is_some());
+        match found.or_else(|| all().next()) {
             Some(record) => self.create(spec.slabs_like(record.geometry())),
             None => self.create(spec),
         }
@@ -188,6 +191,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name and spec, if there is one.
     ///
     /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
+    /// No two caches have one shape: so at most one goes on with a record of the roll.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut number = FIRST;
         self.find_from(spec, &mut number)
@@ -345,8 +349,8 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Lets a preserved object or buffer go: it no longer survives, and can be freed. A large
-    /// buffer that was preserved from birth is from then on like any other.
+    /// Lets go an object or a buffer that is preserved, or was claimed: it no longer survives, and can
+    /// be freed. A large buffer that was preserved from birth is from then on like any other.
     ///
     /// # Errors
     /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].

@@ -14,13 +14,14 @@
 //! ```
 //!
 //! Held survives as Preserved does, and is freed as Live is: what is claimed loses neither. In a
-//! preserving cache Live is so, and is what survives, becomes Unclaimed in the successor, and is claimed
-//! as.
+//! preserving cache Live survives, becomes Unclaimed in the successor, and is Live again once it is
+//! claimed.
 //!
 //! The first object of a slab to be preserved preserves the slab and enters it in the roll, under
 //! the cache's lock; the ones after it only count themselves. A slab's count is above zero only
-//! while the slab is preserved and in the roll, and an object's byte says Preserved only while it
-//! is counted: so at any instant a successor finds every object whose `preserve` returned.
+//! while the slab is preserved and in the roll, and an object's byte says Preserved, Held or Unclaimed
+//! only while it is counted: so at any instant a successor finds every object whose `preserve`
+//! returned.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -60,7 +61,7 @@ pub(crate) struct Spot<'s, 'l, M: Machine> {
     stays: PhantomData<&'l Stays<'l>>,
 }
 
-impl<'s, M: Machine> Spot<'s, '_, M> {
+impl<M: Machine> Spot<'_, '_, M> {
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.control.geometry, self.index)
@@ -81,7 +82,7 @@ impl<'s, M: Machine> Spot<'s, '_, M> {
             Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => {
                 return Ok(());
             }
-            Some(ObjectState::Live | ObjectState::Preserved) => {
+            Some(ObjectState::Live | ObjectState::Preserved | ObjectState::Held) => {
                 return Err(Error::AlreadyPreserved { cache, addr });
             }
             Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
@@ -216,7 +217,7 @@ impl<M: Machine> Slabs<M> {
             let first = self.roll.enroll(memory, control.shape)?;
             shared.table.begin(first);
         }
-        let place = shared.table.place(memory)?;
+        let place = shared.table.place(memory, self.past.struck_out())?;
         let block = slab.block(&control.geometry);
         // SAFETY: the slab is this cache's, or about to be: the caller owns it.
         unsafe { memory.preserve_as(block, self.kind_of(block)) }?;

@@ -179,7 +179,8 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Ok(Object { cache: *self, ptr })
     }
 
-    /// Claims an object that the predecessor left, by the address and the tag of its handle.
+    /// Claims an object that the predecessor left, by the address and the tag of its handle. It
+    /// survives until it is dropped, or [preserved](Object::preserve) and let go.
     ///
     /// # Errors
     /// As for [`Slabs::claim`]; [`Error::WrongCache`].

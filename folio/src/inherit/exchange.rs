@@ -160,19 +160,12 @@ pub(super) fn put_back_run<P: Places>(places: &P, run: Run) {
     }
 }
 
-/// Frees an unclaimed block, whatever its label: whether it was one.
+/// Frees an unclaimed block that has no label: whether it was one.
 pub(super) fn dispose_of<P: Disposal>(places: &P, block: Block) -> bool {
     let Some(byte) = places.byte(block).filter(|_| places.has_bit(block)) else { return false };
-    let mut now = byte.load(Relaxed);
-    loop {
-        if !kinds::is_unclaimed(now) {
-            return false;
-        }
-        // Acquire as in `take`. It may get a label meanwhile.
-        match byte.compare_exchange(now, claimed(block, Kind::Folio), Acquire, Relaxed) {
-            Ok(_) => break,
-            Err(other) => now = other,
-        }
+    // Acquire as in `take`.
+    if byte.compare_exchange(kinds::NEVER, claimed(block, Kind::Folio), Acquire, Relaxed).is_err() {
+        return false;
     }
     // Unlinked, then released: a successor that finds the bit finds the frames as they were.
     places.clear_bit(block);

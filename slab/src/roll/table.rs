@@ -32,18 +32,24 @@ pub(super) const fn is_hole(entry: u64) -> bool {
 ///
 /// Holes are found by looking for them, a few entries at a time, round and round: so nothing has to be
 /// kept in them, and whatever a predecessor left in one is as good as anything. An entry is struck out
-/// by one store of its own, without the lock: by the one that has the slab.
+/// by one store of its own: under the lock, or without it by the one that has a slab of no cache.
 pub(crate) struct SlabTable {
     first: Option<PhysAddr>,
     last: PhysAddr,
     /// Entries of the last page in use, holes included.
     count: usize,
-    /// Holes there may be.
+    /// Holes there may be: not fewer, but for those that were made without the lock since.
     holes: usize,
+    /// Entries of any table that were struck out without a lock, as far as is known here.
+    noted: u64,
     /// Where the next hole is looked for.
     look: TablePlace,
+    /// Whether a hole was found or made in this round.
+    met: bool,
     /// The entry struck out last, or 0: mostly the next one's.
     struck: u64,
+    /// The page of this table that an entry was found in last.
+    known: PhysAddr,
 }
 
 /// A place for a slab in the table.
@@ -57,22 +63,17 @@ pub(crate) enum Place {
 
 /// A place in the table to go on from: entry `index` of a page, the first one if none is named.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct TablePlace {
+struct TablePlace {
     page: Option<PhysAddr>,
     index: usize,
 }
 
-impl TablePlace {
-    /// The place of the slab that was found before this one.
-    pub(crate) const fn found(self) -> Self {
-        Self { page: self.page, index: self.index.saturating_sub(1) }
-    }
-}
-
 impl SlabTable {
     pub(crate) const fn new() -> Self {
+        let none = PhysAddr::new(0);
         let look = TablePlace { page: None, index: 0 };
-        Self { first: None, last: PhysAddr::new(0), count: 0, holes: 0, look, struck: 0 }
+        let (holes, noted, met, struck) = (0, 0, false, 0);
+        Self { first: None, last: none, count: 0, holes, noted, look, met, struck, known: none }
     }
 
     /// The table whose first page is at `first`: one of the roll's, which was checked. Costs what
@@ -103,11 +104,21 @@ impl SlabTable {
         *self = Self { first: Some(first), last: first, ..Self::new() };
     }
 
-    /// A place for a slab; a page more if there is none.
+    /// A place for a slab; a page more if there is none. `struck_out` is how many entries of any
+    /// table were [struck out](SlabTable::strike_out) without a lock so far: some may be this one's.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
-    pub(crate) fn place<M: Machine>(&mut self, memory: &Memory<M>) -> Result<Place, Error> {
+    pub(crate) fn place<M: Machine>(
+        &mut self,
+        memory: &Memory<M>,
+        struck_out: u64,
+    ) -> Result<Place, Error> {
+        if struck_out != self.noted {
+            let more = usize::try_from(struck_out - self.noted).unwrap_or(usize::MAX);
+            self.holes = self.holes.saturating_add(more);
+            (self.noted, self.met) = (struck_out, true);
+        }
         if let Some(hole) = self.hole(memory) {
             return Ok(Place::Hole(hole));
         }
@@ -142,12 +153,17 @@ impl SlabTable {
             let at = HEADER + index;
             if is_hole(store::load(page_words.get(at)?, Relaxed)) {
                 self.look = TablePlace { page: Some(page), index: index + 1 };
+                self.met = true;
                 return Some(PhysAddr::new(page.get() + (at * size_of::<u64>()) as u64));
             }
         }
         self.look = if to < count {
             TablePlace { page: Some(page), index: to }
         } else if page == self.last {
+            if !core::mem::take(&mut self.met) {
+                // A whole round without one.
+                self.holes = 0;
+            }
             TablePlace::default()
         } else {
             let next = store::load(page_words.first()?, Relaxed);
@@ -165,7 +181,7 @@ impl SlabTable {
     ) -> PhysAddr {
         match place {
             Place::Hole(entry) => {
-                self.holes -= 1;
+                self.holes = self.holes.saturating_sub(1);
                 // Release: what reads the entry reads the slab's header.
                 store::word(Self::entry(memory, entry), slab.get(), Release);
                 entry
@@ -186,8 +202,8 @@ impl SlabTable {
     /// Strikes a slab out, before it is unpreserved, and remembers where.
     pub(crate) fn leave<M: Machine>(&mut self, memory: &Memory<M>, entry: PhysAddr) {
         Self::strike_out(memory, entry);
-        self.holes += 1;
-        self.struck = entry.get();
+        self.holes = self.holes.saturating_add(1);
+        (self.struck, self.met) = (entry.get(), true);
     }
 
     /// Strikes a slab out, before it is unpreserved: for one that has the slab, and not the cache's
@@ -197,29 +213,40 @@ impl SlabTable {
         store::word(Self::entry(memory, entry), HOLE, Release);
     }
 
-    /// Looks for a slab at or after place `from` in the table, in one page: the next place, and the
-    /// slab if there is one before the page ends. `None`: the table ends.
-    pub(crate) fn next<M: Machine>(
-        &self,
+    /// Whether `entry`, which may be any address, is that of an entry of this table that names `slab`.
+    pub(crate) fn is_entry<M: Machine>(
+        &mut self,
         memory: &Memory<M>,
-        from: TablePlace,
-    ) -> Option<(TablePlace, Option<PhysAddr>)> {
-        let page = from.page.or(self.first)?;
-        // SAFETY: a page of this table.
-        let page_words = unsafe { words(memory, page) };
+        entry: PhysAddr,
+        slab: PhysAddr,
+    ) -> bool {
+        let page = entry.pfn().addr();
+        let at = entry.offset_in_page() / size_of::<u64>();
+        let index = at.checked_sub(HEADER).filter(|_| entry.get().is_multiple_of(8));
+        let Some(index) = index.filter(|_| self.has_page(memory, page)) else { return false };
         let count = if page == self.last { self.count } else { SLABS };
-        for index in from.index..count {
-            let entry = page_words.get(HEADER + index).map_or(0, |w| store::load(w, Relaxed));
-            if !is_hole(entry) {
-                let next = TablePlace { page: Some(page), index: index + 1 };
-                return Some((next, Some(PhysAddr::new(entry))));
+        // SAFETY: a page of this table.
+        let word = unsafe { words(memory, page) }.get(at);
+        index < count && word.is_some_and(|word| store::load(word, Relaxed) == slab.get())
+    }
+
+    /// Whether this is a page of the table. Entries that are asked about lie mostly side by side.
+    fn has_page<M: Machine>(&mut self, memory: &Memory<M>, page: PhysAddr) -> bool {
+        let Some(first) = self.first else { return false };
+        if page == self.known {
+            return true;
+        }
+        let mut at = first;
+        while at != page {
+            if at == self.last {
+                return false;
             }
+            // SAFETY: a page of this table.
+            let link = unsafe { words(memory, at) }.first();
+            at = PhysAddr::new(link.map_or(0, |link| store::load(link, Relaxed)));
         }
-        if page == self.last {
-            return None;
-        }
-        let next = page_words.first().map_or(0, |link| store::load(link, Relaxed));
-        Some((TablePlace { page: Some(PhysAddr::new(next)), index: 0 }, None))
+        self.known = page;
+        true
     }
 
     /// The word at an address in a page of the table.

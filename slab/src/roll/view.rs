@@ -194,16 +194,6 @@ impl<'m, S: Source<'m>> RollView<S> {
         NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
     }
 
-    /// Whether `entry`, any address in a page of a slab table, is that of an entry that names `slab`.
-    pub(crate) fn is_entry(&self, entry: PhysAddr, slab: PhysAddr) -> bool {
-        let page = entry.pfn().addr();
-        let Some(words) = self.source.words(page, PAGE_SIZE) else { return false };
-        let word = |at: usize| words.get(at).map_or(0, |word| store::load(word, Acquire));
-        let at = entry.offset_in_page() / size_of::<u64>();
-        let counted = at.checked_sub(HEADER).is_some_and(|index| (index as u64) < word(1));
-        counted && entry.get().is_multiple_of(size_of::<u64>() as u64) && word(at) == slab.get()
-    }
-
     /// What stands in every place for a record, counted or not.
     #[cfg(test)]
     pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
