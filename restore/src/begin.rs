@@ -41,6 +41,7 @@ pub struct NewHandover<M: Machine> {
     pages: OwnPages,
     names: Names,
     moved: Option<Moved>,
+    lost: u32,
     predecessor: Option<Producer>,
     reserve: Reserve,
 }
@@ -61,7 +62,8 @@ impl<M: Machine> NewHandover<M> {
             // The memory is larger, and not all of it free.
             return Err(too_small(reserve::LEAST - reserve::FRAMES + reserve.frames()));
         }
-        Ok(Self { slabs, pages, names: Names::NONE, moved: None, predecessor: None, reserve })
+        let (names, moved, lost, predecessor) = (Names::NONE, None, 0, None);
+        Ok(Self { slabs, pages, names, moved, lost, predecessor, reserve })
     }
 
     /// Returns what [`Handover::revive`] makes the handover from.
@@ -89,24 +91,23 @@ impl<M: Machine> NewHandover<M> {
         producer: &str,
         left: &Predecessor,
     ) -> Result<Self, Error> {
-        let mut slabs = new_slabs(memory, left.roll)?;
-        // From here on the handover is changed.
-        open_seal(slabs.memory(), left)?;
+        let mut slabs = new_slabs(memory, left)?;
         slabs.prune();
-        let (pages, moved) = go_on(&slabs, entry, producer, left)?;
+        let GoneOn { pages, moved, lost } = go_on(&slabs, entry, producer, left)?;
         let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
-        Ok(Self { slabs, pages, names, moved, predecessor: left.producer, reserve })
+        Ok(Self { slabs, pages, names, moved, lost, predecessor: left.producer, reserve })
     }
 
     /// The handover.
     #[inline]
     pub fn into_handover(self) -> Handover<M> {
-        let Self { slabs, pages, names, moved, predecessor, reserve } = self;
+        let Self { slabs, pages, names, moved, lost, predecessor, reserve } = self;
         Handover {
             slabs: slabs.into_slabs(),
             pages,
             predecessor,
+            lost,
             edit: Mutex::new(names),
             moved: Mutex::new(moved),
             reserve: Mutex::new(reserve),
@@ -163,8 +164,10 @@ struct Predecessor {
     generation: u64,
     producer: Option<Producer>,
     roll: Option<PhysAddr>,
-    /// The seal that holds; whether it was looked at.
+    /// The seal that holds; whether its table is this kernel's to give back.
     seal: Option<(SealInfo, bool)>,
+    /// The handover was sealed and found whole, now or by a predecessor.
+    opened: bool,
 }
 
 /// Checks what lies beside the tree, and keeps the predecessor's pages from being used.
@@ -178,8 +181,12 @@ fn check_left<M: Machine>(
 ) -> Result<(), Error> {
     says.held = hold_entry(memory, entry)?;
     let state = read_header(memory, entry, says)?;
-    check_seal(memory, state, seal, sealable)?;
-    says.seal = state.info().map(|info| (info, seal != SealPolicy::Ignored));
+    let whole = check_seal(memory, state, seal, sealable)?;
+    says.seal = state.info().map(|info| (info, whole));
+    says.opened = match state {
+        SealState::Sealed(_) => seal != SealPolicy::Ignored,
+        state => state == SealState::Opened,
+    };
     Ok(())
 }
 
@@ -209,63 +216,93 @@ fn read_header<M: Machine>(
     Ok(header.seal)
 }
 
-/// What slabs are made from, with the predecessor's caches if it had any.
+/// What slabs are made from, with the predecessor's caches if it had any. The roll is the last to be
+/// checked: then the seal is opened, and from there on the handover is changed.
 #[inline(never)]
-fn new_slabs<M: Machine>(memory: Memory<M>, roll: Option<PhysAddr>) -> Result<NewSlabs<M>, Error> {
-    let slabs = match roll {
-        Some(roll) => NewSlabs::revive(memory, roll),
-        None => NewSlabs::new(memory),
-    };
-    slabs.map_err(Error::from)
+fn new_slabs<M: Machine>(memory: Memory<M>, left: &Predecessor) -> Result<NewSlabs<M>, Error> {
+    if let Some(roll) = left.roll {
+        let slabs = NewSlabs::revive(memory, roll)?;
+        open_seal(slabs.memory(), left)?;
+        return Ok(slabs);
+    }
+    open_seal(&memory, left)?;
+    Ok(NewSlabs::new(memory)?)
 }
 
 /// Says that the seal was found whole and is open from now on, or, if it was not looked at, that
 /// there is none; and gives the seal's table back.
 #[inline(never)]
 fn open_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) -> Result<(), Error> {
-    let (Some((info, verified)), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
+    let (Some((info, whole)), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
     // SAFETY: a page that the check took, which nothing else reaches.
     let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-    HeaderPage::open_at(words, at, verified)?;
-    // SAFETY: `check_seal` took its blocks, if the chain is sound; the header names it no more.
-    let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
-    if let Ok(table) = table {
+    HeaderPage::open_at(words, at, left.opened)?;
+    if whole {
+        // SAFETY: `check_seal` took each of its blocks; the header names it no more.
+        let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
         // One that is not sound was not to be looked at, and stays.
-        let _ = table.free();
+        let _ = table.map(|table| table.free());
     }
     Ok(())
 }
 
-/// The pages of this kernel's handover: the predecessor's, gone on with, or, where its root page is of
-/// another make, new ones; and what is known of the old ones then.
+/// The pages of this kernel's handover, and what became of the predecessor's.
+struct GoneOn {
+    pages: OwnPages,
+    moved: Option<Moved>,
+    /// Names that led to frames that were let go.
+    lost: u32,
+}
+
+/// What the `heirloom` name of a root page says.
+fn header_name(header: PhysAddr) -> Result<Subtree, Error> {
+    Ok(Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(Header::SIZE as u64) })
+}
+
+/// Goes on with the predecessor's pages, or, where its root page is of another make, writes new ones.
 #[inline(never)]
 fn go_on<M: Machine>(
     slabs: &NewSlabs<M>,
     entry: Entry,
     producer: &str,
     left: &Predecessor,
-) -> Result<(OwnPages, Option<Moved>), Error> {
+) -> Result<GoneOn, Error> {
+    let memory = slabs.memory();
+    let [root, ..] = left.held;
+    if !root.is_some_and(|root| root.is_page_of(entry.root)) {
+        return move_on(slabs, entry, producer, left);
+    }
+    let mut page = root_of(memory, entry)?;
+    // Whatever the header page's address will be: an edit that has room for one has it for any.
+    let named = header_name(entry.root)?;
+    let there = page.view()?.find(&named.name).ok();
+    let edit = if there.is_some() { Edit::Replace } else { Edit::Add };
+    if !page.is_ours() || page.try_edit(edit(named)).is_err() {
+        return move_on(slabs, entry, producer, left);
+    }
+    let generation = left.generation.saturating_add(1);
+    let header = go_on_header(slabs, producer, generation, left)?;
+    if there.is_none_or(|there| there.addr != header) {
+        page.edit(edit(header_name(header)?), || Ok(()))?;
+    }
+    let lost = drop_lost(memory, &mut page)?;
+    // One that could not be gone on with is named no more.
+    if let Some((_, block)) = left.header.filter(|(at, _)| *at != header) {
+        drop_table(memory, block);
+    }
+    Ok(GoneOn { pages: OwnPages { entry, header, generation }, moved: None, lost })
+}
+
+/// Writes pages of this kernel's own beside the predecessor's, whose entry stays good.
+#[inline(never)]
+fn move_on<M: Machine>(
+    slabs: &NewSlabs<M>,
+    entry: Entry,
+    producer: &str,
+    left: &Predecessor,
+) -> Result<GoneOn, Error> {
     let memory = slabs.memory();
     let generation = left.generation.saturating_add(1);
-    let [root, _] = left.held;
-    if root.is_some_and(|root| root.is_page_of(entry.root)) && root_of(memory, entry)?.is_ours() {
-        let header = go_on_header(slabs, producer, generation, left)?;
-        let mut page = root_of(memory, entry)?;
-        let there = page.view()?.find(&Name::new(SUBTREE)?).ok();
-        let new =
-            Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(Header::SIZE as u64) };
-        match there {
-            Some(old) if old.addr == header => {}
-            Some(_) => page.edit(Edit::Replace(new), || Ok(()))?,
-            None => page.edit(Edit::Add(new), || Ok(()))?,
-        }
-        drop_lost(memory, &mut page)?;
-        // One that could not be gone on with is named no more.
-        if let Some((_, block)) = left.header.filter(|(at, _)| *at != header) {
-            drop_table(memory, block);
-        }
-        return Ok((OwnPages { entry, header, generation }, None));
-    }
     let areas = scratch_list(memory, entry)?;
     let header = match left.header {
         Some(_) => Some(go_on_header(slabs, producer, generation, left)?),
@@ -273,21 +310,24 @@ fn go_on<M: Machine>(
     };
     let pages = OwnPages::beside(slabs, areas.runs(), producer, generation, header)?;
     let mut page = root_of(memory, pages.entry)?;
-    let mut full = 0;
-    for subtree in past_root(memory, entry.root)?.subtrees() {
-        let subtree = subtree?;
-        if subtree.name.as_str() == SUBTREE {
-            continue;
+    let (mut full, mut lost) = (0, 0);
+    let before = past_root(memory, entry.root)?;
+    check::each_name(&crate::past::left(memory), &before, |subtree, gone| {
+        if gone {
+            lost += 1;
+            return Ok(());
         }
         match page.edit(Edit::Add(subtree), || Ok(())) {
-            Ok(()) => {}
             // It stays in the predecessor's root page.
             Err(Error::RootFull { .. }) => full += 1,
-            Err(error) => return Err(error),
+            added => added?,
         }
-    }
-    drop_lost(memory, &mut page)?;
-    Ok((pages, Some(Moved::new(entry.root, left.held, full))))
+        Ok(())
+    })?;
+    let replaced = left.header.filter(|(at, _)| *at != pages.header);
+    let [root, list] = left.held;
+    let held = [root, list, replaced.map(|(_, block)| Held::Taken(block))];
+    Ok(GoneOn { pages, moved: Some(Moved::new(entry.root, held, full)), lost })
 }
 
 /// The page of the `heirloom` subtree: the predecessor's, which says from now on what this kernel says,
@@ -310,9 +350,8 @@ fn go_on_header<M: Machine>(
         HeaderPage::reopen(words, at)?.renew(generation, Some(slabs.roll()), producer)?;
         return Ok(at);
     }
-    let opened = left.seal.is_some_and(|(_, verified)| verified);
     let (header, words) = new_table(memory)?;
-    let seal = if opened { SealState::Opened } else { SealState::Unsealed };
+    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
     let says = Header { generation, roll: Some(slabs.roll()), producer, seal, longer: false };
     HeaderPage::create(words, header, &says)?;
     Ok(header)
@@ -324,15 +363,19 @@ fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>,
     RootPage::reopen(halves(words), entry.root)
 }
 
-/// Takes the names out of a root page whose frames were let go.
+/// Takes the names out of a root page whose frames were let go. Returns how many.
 #[inline(never)]
-fn drop_lost<M: Machine>(memory: &Memory<M>, page: &mut RootPage<'_>) -> Result<(), Error> {
+fn drop_lost<M: Machine>(memory: &Memory<M>, page: &mut RootPage<'_>) -> Result<u32, Error> {
+    let mut dropped = 0;
     loop {
-        let lost = check::lost(&left(memory), &page.view()?)?;
-        match lost {
-            Some(name) => page.edit(Edit::Remove(name), || Ok(()))?,
-            None => return Ok(()),
-        }
+        let mut first = None;
+        check::each_name(&left(memory), &page.view()?, |subtree, gone| {
+            first = first.or(gone.then_some(subtree.name));
+            Ok(())
+        })?;
+        let Some(name) = first else { return Ok(dropped) };
+        page.edit(Edit::Remove(name), || Ok(()))?;
+        dropped += 1;
     }
 }
 
@@ -374,6 +417,8 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<He
         && memory.is_inherited(block)
     {
         take_table(memory, Table::Scratch, block)?;
+        let [_, list] = &mut held;
+        *list = Some(Held::Taken(block));
     }
     Ok(held)
 }
@@ -387,29 +432,33 @@ fn take_table<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Res
     Ok(unsafe { memory.claim_as(block, Kind::Table) }?)
 }
 
-/// Looks at the seal, which covers at most `frames` frames, as `policy` demands.
+/// Looks at the seal, which covers at most `frames` frames, as `policy` demands. Returns whether all
+/// of its table was taken.
 #[inline(never)]
 fn check_seal<M: Machine>(
     memory: &Memory<M>,
     seal: SealState,
     policy: SealPolicy,
     frames: u64,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    let mut taken = Ok(());
     if let Some(info) = seal.info() {
         // No claim may take the table. Where its chain is not sound, the check of the seal below says so.
-        let labelled = seal::for_each_block(&left(memory), &info, |block| {
+        taken = seal::for_each_block(&left(memory), &info, |block| {
             take_table(memory, Table::Seal, block)
         });
-        labelled
-            .or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
     }
     let opened = seal == SealState::Opened;
     match (policy, seal) {
-        (SealPolicy::Ignored, _) => Ok(()),
+        (SealPolicy::Ignored, _) => return Ok(taken.is_ok()),
         (_, SealState::Sealed(info)) => {
-            check::sealed(&left(memory), &info, frames, Err).map(|_| ())
+            taken?;
+            check::sealed(&left(memory), &info, frames, Err)?;
         }
-        (SealPolicy::Checked, _) | (SealPolicy::Required, SealState::Opened) => Ok(()),
-        (SealPolicy::Required | SealPolicy::SealedOnly, _) => Err(Error::NotSealed { opened }),
+        (SealPolicy::Checked, _) | (SealPolicy::Required, SealState::Opened) => {}
+        (SealPolicy::Required | SealPolicy::SealedOnly, _) => {
+            return Err(Error::NotSealed { opened });
+        }
     }
+    Ok(true)
 }

@@ -20,7 +20,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Fault, Table, TableError};
 use crate::image::{Image, Left};
 use crate::pages::Pages;
-use crate::root::{Name, RootView, Subtree};
+use crate::root::{RootView, Subtree};
 use crate::seal;
 use crate::subtree::{Header, SUBTREE, SealInfo};
 
@@ -245,26 +245,47 @@ pub(crate) fn subtrees<E>(
     Ok(header)
 }
 
-/// Returns the first name in a root page, not heirloom's own, whose bytes are not all preserved any
-/// more. The root page was checked.
+/// Calls `each` with every name in a root page but heirloom's own, and whether it is lost: its bytes are
+/// not all preserved any more. The root page was checked.
 #[inline(never)]
-pub(crate) fn lost(pages: &impl Pages, root: &RootView<'_>) -> Result<Option<Name>, Error> {
+pub(crate) fn each_name(
+    pages: &impl Pages,
+    root: &RootView<'_>,
+    mut each: impl FnMut(Subtree, bool) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut lost = Lost::default();
     for (before, subtree) in root.subtrees().enumerate() {
         let subtree = subtree?;
-        if is_preserved(pages, root, before, &subtree, &mut lost).is_err()
-            && subtree.name.as_str() != SUBTREE
-        {
-            return Ok(Some(subtree.name));
+        let gone = is_preserved(pages, root, before, &subtree, &mut lost).is_err();
+        if subtree.name.as_str() != SUBTREE {
+            each(subtree, gone)?;
         }
     }
-    Ok(None)
+    Ok(())
+}
+
+/// A bit for each name that a root page can have, in their order there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NameBits([u64; NAMES.div_ceil(64)]);
+
+impl NameBits {
+    /// None is set.
+    pub(crate) const NONE: Self = Self([0; NAMES.div_ceil(64)]);
+
+    pub(crate) fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    pub(crate) fn set(&mut self, index: usize, to: bool) {
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word = *word & !(1 << (index % 64)) | u64::from(to) << (index % 64);
+        }
+    }
 }
 
 /// Names whose bytes are not all preserved, as far as a check has come.
 struct Lost {
-    /// A bit for each, in their order in the root page.
-    names: [u64; NAMES.div_ceil(64)],
+    names: NameBits,
     /// Frames that are not preserved, the ones found last: what names one of them needs no second look
     /// at what lies before.
     holes: [Option<Pfn>; 8],
@@ -276,19 +297,13 @@ const NAMES: usize = PAGE_SIZE / 32;
 
 impl Default for Lost {
     fn default() -> Self {
-        Self { names: [0; NAMES.div_ceil(64)], holes: [None; 8], found: 0 }
+        Self { names: NameBits::NONE, holes: [None; 8], found: 0 }
     }
 }
 
 impl Lost {
-    fn has(&self, index: usize) -> bool {
-        self.names.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
     fn add(&mut self, index: usize, hole: Pfn) {
-        if let Some(word) = self.names.get_mut(index / 64) {
-            *word |= 1 << (index % 64);
-        }
+        self.names.set(index, true);
         if !self.holes.contains(&Some(hole)) {
             let at = self.found % self.holes.len();
             self.holes.get_mut(at).into_iter().for_each(|slot| *slot = Some(hole));
@@ -339,7 +354,7 @@ fn is_preserved(
     let run = run.ok_or(fail(Fault::OutsideMemory { addr: subtree.addr }))?;
     let missing = lost.hole_in(run).or_else(|| {
         let others = root.subtrees().take(before).enumerate();
-        let others = others.filter(|(index, _)| !lost.has(*index));
+        let others = others.filter(|(index, _)| !lost.names.has(*index));
         first_unpreserved(pages, run, &others.filter_map(|(_, other)| other.ok()?.frames()))
     });
     let Some(missing) = missing else { return Ok(()) };

@@ -40,6 +40,8 @@ pub struct Handover<M: Machine> {
     pub(crate) slabs: Slabs<M>,
     pub(crate) pages: OwnPages,
     pub(crate) predecessor: Option<Producer>,
+    /// Names that `revive` took out, as their frames were let go.
+    pub(crate) lost: u32,
     /// Held while the root page or the seal is edited.
     pub(crate) edit: Mutex<M::Mutex, Names>,
     /// The predecessor's entry, where it is another and still good. Taken last.
@@ -216,7 +218,7 @@ impl<M: Machine> Handover<M> {
         // What is preserved and unpreserved here changes the tracker's nodes, which a seal covers:
         // no seal is made before all of it is done.
         let mut made = self.edit.lock();
-        let published = self.root_page().and_then(|mut page| {
+        let mut published = self.root_page().and_then(|mut page| {
             let new = Subtree { name, addr: blob.addr(), size: Some(bytes.len() as u64) };
             let (there, count) = (place_of(&page.view()?, &name)?, page.view()?.subtrees().count());
             let edit = match there {
@@ -235,7 +237,8 @@ impl<M: Machine> Handover<M> {
             }
             Ok(())
         });
-        if published.is_err() {
+        if let Err(error) = &mut published {
+            made.count_inherited(error);
             self.drop_blob(blob);
         }
         published
@@ -301,7 +304,11 @@ impl<M: Machine> Handover<M> {
             names.set(index, None);
             return Ok(());
         }
-        page.edit(Edit::Add(new), || self.break_seal())
+        let mut added = page.edit(Edit::Add(new), || self.break_seal());
+        if let Err(error) = &mut added {
+            names.count_inherited(error);
+        }
+        added
     }
 
     /// Removes a subtree that [`Handover::add_subtree`] added, or one of the predecessor's that was not
@@ -467,7 +474,7 @@ impl<M: Machine> Handover<M> {
     /// there, or one in a predecessor's root page whose entry is good.
     fn drop_blob_unless_named(&self, view: &RootView<'_>, addr: PhysAddr) {
         let Some(block) = self.blob_at(addr) else { return };
-        if !names_frames(view, block.run()) && !self.is_named_before(block.run()) {
+        if !names_frames(view, block.run()) && !self.is_claimed_before(addr) {
             self.drop_blob(block);
         }
     }

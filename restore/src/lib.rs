@@ -31,6 +31,8 @@ mod store;
 mod subtree;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod window_tests;
 
 pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
 #[doc(hidden)]

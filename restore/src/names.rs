@@ -82,6 +82,13 @@ impl Names {
         }
     }
 
+    /// Says in an error for want of room how many names are the predecessor's.
+    pub(crate) fn count_inherited(&self, error: &mut Error) {
+        if let (Error::RootFull { inherited, .. }, [words, ..]) = (error, &self.0) {
+            *inherited = words.iter().map(|word| word.count_ones() as usize).sum();
+        }
+    }
+
     /// The names in `view` that are the predecessor's and not claimed, by their index.
     pub(crate) fn unclaimed<'n, 'v>(
         &'n self,

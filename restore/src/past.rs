@@ -10,7 +10,7 @@ use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
 use crate::handover::{Handover, place_of};
-use crate::moved::names_frames;
+use crate::moved::{Ended, names_frames};
 use crate::names::Owner;
 use crate::pages::{Inherited, words_at};
 use crate::root::{Edit, Name, RootView, Subtree};
@@ -218,9 +218,15 @@ impl<M: Machine> Handover<M> {
         self.moved.lock().as_ref().map_or(0, |moved| moved.full())
     }
 
+    /// How many of the predecessor's names led to frames that were let go before the name was taken away:
+    /// [`Handover::revive`] has taken these names out.
+    pub const fn names_lost(&self) -> u32 {
+        self.lost
+    }
+
     /// Calls `each` with the name, address and size of every subtree that the predecessor left and that
-    /// was not claimed, taken over by [`Handover::add_subtree`], or removed. No lock is held meanwhile:
-    /// `each` may call anything.
+    /// was not claimed, taken over by [`Handover::add_subtree`], or removed, in the order of the names.
+    /// No lock is held meanwhile: `each` may call anything.
     ///
     /// # Errors
     /// [`Error::Table`] if something else wrote the root page.
@@ -234,28 +240,24 @@ impl<M: Machine> Handover<M> {
         })
     }
 
-    /// Calls `each` with every subtree that is the predecessor's still, with no lock held.
+    /// Calls `each` with every subtree that is the predecessor's still, with no lock held. In the order of
+    /// their names: where one stands may change meanwhile.
     fn each_unclaimed_subtree(
         &self,
         mut each: impl FnMut(Subtree) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut last: Option<(usize, Name)> = None;
+        let mut last: Option<Name> = None;
         loop {
             let next = {
                 let names = self.edit.lock();
                 let page = self.root_page()?;
                 let view = page.view()?;
-                // Behind the last one; where that is gone, from its place on.
-                let from = match &last {
-                    None => 0,
-                    Some((index, name)) => {
-                        place_of(&view, name)?.map_or(*index, |(there, _)| there + 1)
-                    }
-                };
-                names.unclaimed(&view).find(|(index, _)| *index >= from)
+                let behind = |subtree: &Subtree| last.is_none_or(|last| subtree.name > last);
+                let unclaimed = names.unclaimed(&view).map(|(_, subtree)| subtree);
+                unclaimed.filter(behind).min_by_key(|subtree| subtree.name)
             };
-            let Some((index, subtree)) = next else { return Ok(()) };
-            last = Some((index, subtree.name));
+            let Some(subtree) = next else { return Ok(()) };
+            last = Some(subtree.name);
             each(subtree)?;
         }
     }
@@ -277,6 +279,7 @@ impl<M: Machine> Handover<M> {
         let bytes = bytes.ok_or(none)?;
         let block = claim::blob(self.memory(), addr, bytes)?;
         names.set(index, Some(Owner::Lent));
+        self.note_claimed(&name, addr);
         Ok(Root { handover: self, name, block, bytes: usize::try_from(bytes).unwrap_or(0) })
     }
 
@@ -289,7 +292,8 @@ impl<M: Machine> Handover<M> {
     /// is not claimed costs its memory, and nothing else.
     ///
     /// Where the predecessor's root page is of another make, this ends the predecessor's entry, by one
-    /// store, once all is told: what leads the next kernel here must name [`Handover::entry`] before.
+    /// store: what leads the next kernel here must name [`Handover::entry`] before. What that root page
+    /// names is given back after it, and what only it names is told after it; all else, before.
     ///
     /// Returns what was told by this call.
     ///
@@ -312,19 +316,50 @@ impl<M: Machine> Handover<M> {
             heirloom_slab::Unclaimed::Object { .. } => finished.objects += 1,
         };
         self.slabs.finish_inherited_noting(|unclaimed| fate(unclaimed.into()), count)?;
+        let before = self.has_before();
+        self.finish_blocks(&mut finished, &mut fate, |kernel, block| {
+            // What the predecessor's entry names comes last.
+            if before && kernel.is_named_before(block.run()) { Due::Keep } else { Due::Ask }
+        })?;
+        if self.end_entry()? {
+            self.finish_blocks(&mut finished, &mut fate, |kernel, block| {
+                match kernel.ended_name(block) {
+                    None => Due::Keep,
+                    Some(Ended::Free) => Due::Free,
+                    Some(Ended::Ask) => Due::Ask,
+                }
+            })?;
+            self.drop_ended()?;
+        }
+        self.fill_reserve();
+        Ok(finished)
+    }
+
+    /// Asks `fate` about the blocks that are not claimed, and that are not slabs or a name's, where that
+    /// is what `due` says.
+    fn finish_blocks(
+        &self,
+        finished: &mut Finished,
+        fate: &mut impl FnMut(Unclaimed) -> Fate,
+        due: impl Fn(&Self, Block) -> Due,
+    ) -> Result<(), Error> {
         let named = self.unclaimed_frames()?;
         self.memory().disinherit(|block| {
             // Slabs were asked about, and are the roll's with its tables; so were names.
             if self.memory().label_of(block).is_some() || named.have(self, block) {
                 return Fate::Keep;
             }
-            finished.folios += 1;
-            finished.frames += block.order().frames();
-            fate(Unclaimed::Folio(block))
+            match due(self, block) {
+                Due::Keep => Fate::Keep,
+                Due::Free => Fate::Free,
+                Due::Ask => {
+                    finished.folios += 1;
+                    finished.frames += block.order().frames();
+                    fate(Unclaimed::Folio(block))
+                }
+            }
         });
-        self.end_moved()?;
-        self.fill_reserve();
-        Ok(finished)
+        Ok(())
     }
 
     /// Strikes out a name that is the predecessor's still, and frees what only it leads to.
@@ -340,7 +375,7 @@ impl<M: Machine> Handover<M> {
         if let Some(block) = block.filter(|block| block.addr() == subtree.addr)
             && self.memory().label_of(block).is_none()
             && !names_frames(&page.view()?, block.run())
-            && !self.is_named_before(block.run())
+            && !self.note_discarded(subtree, block.run())
         {
             self.memory().disinherit_block(block);
         }
@@ -364,6 +399,13 @@ impl<M: Machine> Handover<M> {
     }
 }
 
+/// What is to become of a block.
+enum Due {
+    Keep,
+    Free,
+    Ask,
+}
+
 /// How many names are kept at hand while blocks are gone through: more than a page of 4 KiB has.
 const NAMED: usize = 32;
 
@@ -378,7 +420,7 @@ impl NamedFrames {
     /// Whether a frame of `block` is that of a name.
     fn have<M: Machine>(&self, handover: &Handover<M>, block: Block) -> bool {
         let run = block.run();
-        if self.runs.iter().map_while(|named| *named).any(|named| named.overlaps(run)) {
+        if self.runs.iter().flatten().any(|named| named.overlaps(run)) {
             return true;
         }
         self.more && {
