@@ -195,9 +195,11 @@ impl<M: Machine> Handover<M> {
     /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
     /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
     /// where so much is preserved that no memory is left for tables that this kernel needs beside those
-    /// that are there: none, unless the predecessor was another make. The memory is given up then;
-    /// nothing the predecessor preserved was written, so it can be tried again, or the machine started
-    /// without it.
+    /// that are there: none, unless the predecessor was of another make, or its header page is another
+    /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
+    /// be tried again, or the machine started without it.
+    ///
+    /// A name whose frames were let go is no error: it is taken out, see [`Handover::names_lost`].
     pub fn revive(
         memory: Memory<M>,
         entry: Entry,
@@ -263,6 +265,10 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Claims what the predecessor published under `name`; once. It stays published.
+    ///
+    /// What was added by [`Handover::add_subtree`] is not told apart from what was published: its first
+    /// block would be this layer's then, and no longer there for its owner's handle. Claim it by that, and
+    /// add it again.
     ///
     /// # Errors
     /// [`Error::NoSuchSubtree`]: there is nothing of that name. [`Error::NotInherited`]: it is

@@ -20,8 +20,8 @@ use crate::subtree::{Header, HeaderPage};
 const SLACK: u64 = 64;
 
 impl<M: Machine> Handover<M> {
-    /// Adds checksums over the root page, the scratch list, the tracker's nodes, published roots,
-    /// the roll, and every preserved slab's header. A successor finds by them whatever changed on
+    /// Adds checksums over the root page, the scratch list, the tracker's nodes, roots that this kernel
+    /// published or claimed, the roll, and every preserved slab's header. A successor finds by them whatever changed on
     /// the way.
     ///
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published

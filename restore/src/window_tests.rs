@@ -18,7 +18,6 @@ use heirloom_folio::{
 use heirloom_slab::{Buffers, CacheSpec};
 
 use crate::entry::halves;
-use crate::fdt::{FDT_MAGIC, header, token};
 use crate::pages::words_at;
 use crate::store::watch;
 use crate::{
@@ -492,64 +491,110 @@ fn nothing_is_lost_at_any_store_of_a_successor_of_a_sealed_handover() {
     assert_eq!(refused.err(), Some(Error::NotSealed { opened: true }));
 }
 
-/// Writes the root page at an address anew, as another make lays one out: one struct block behind the
-/// strings, whose order is another. With the `heirloom` name or without.
+#[path = "../tests/common/layout.rs"]
+mod layout;
+
+/// Writes the root page at an address anew, as another make lays one out. With the `heirloom` name or
+/// without.
 fn relay(ram: &Ram, at: PhysAddr, own: bool) {
-    let strings = b"blob-size\0preserved-data\0compatible\0preserved-memory-map\0\0\0\0";
-    let (size_at, data_at, compatible_at, map_at) = (0_u32, 10, 25, 36);
     let memory = memory(ram, ram);
     // SAFETY: nothing writes the page meanwhile.
     let words = halves(unsafe { words_at(&memory, at, PAGE_SIZE) }.unwrap());
     let view = crate::RootView::new(words, at).unwrap();
-    let mut structure: Vec<u8> = Vec::new();
-    let word = |to: &mut Vec<u8>, word: u32| to.extend(word.to_be_bytes());
-    let text = |to: &mut Vec<u8>, text: &str| {
-        to.extend(text.as_bytes());
-        to.extend(&[0; 4][text.len() % 4..]);
-    };
-    let value = |to: &mut Vec<u8>, name: u32, value: u64| {
-        [token::PROPERTY, 8, name].into_iter().for_each(|w| word(to, w));
-        to.extend(value.to_ne_bytes());
-    };
-    word(&mut structure, token::BEGIN_NODE);
-    text(&mut structure, "");
-    value(&mut structure, map_at, view.map().get());
-    [token::PROPERTY, 7, compatible_at].into_iter().for_each(|w| word(&mut structure, w));
-    text(&mut structure, "kho-v4");
-    for subtree in view.subtrees().map(Result::unwrap) {
-        if subtree.name.as_str() == "heirloom" && !own {
-            continue;
-        }
-        word(&mut structure, token::BEGIN_NODE);
-        text(&mut structure, subtree.name.as_str());
-        value(&mut structure, size_at, subtree.size.unwrap());
-        value(&mut structure, data_at, subtree.addr.get());
-        word(&mut structure, token::END_NODE);
-    }
-    [token::END_NODE, token::END].into_iter().for_each(|w| word(&mut structure, w));
-    let (strings_at, structure_at) = (56, 56 + strings.len());
-    let mut page = std::vec![0_u8; PAGE_SIZE];
-    let fields = [
-        (header::MAGIC, FDT_MAGIC as usize),
-        (header::TOTAL_SIZE, structure_at + structure.len()),
-        (header::OFF_STRUCT, structure_at),
-        (header::OFF_STRINGS, strings_at),
-        (header::OFF_RESERVE, 40),
-        (header::VERSION, 17),
-        (header::LAST_COMPATIBLE, 16),
-        (header::SIZE_STRINGS, strings.len()),
-        (header::SIZE_STRUCT, structure.len()),
-    ];
-    for (field, value) in fields {
-        let value = u32::try_from(value).unwrap();
-        page[field * 4..field * 4 + 4].copy_from_slice(&value.to_be_bytes());
-    }
-    page[strings_at..structure_at].copy_from_slice(strings);
-    page[structure_at..structure_at + structure.len()].copy_from_slice(&structure);
-    let run = Run::covering(at, PAGE_SIZE as u64).unwrap();
-    let start = memory.ptr(run).unwrap();
+    let names = view.subtrees().map(Result::unwrap);
+    let names = names.filter(|subtree| own || subtree.name.as_str() != crate::SUBTREE);
+    let names = names.map(|s| (s.name.to_string(), s.addr.get(), s.size));
+    let page = layout::lay_out(view.map().get(), &names.collect::<Vec<_>>());
+    let start = memory.ptr(Run::covering(at, PAGE_SIZE as u64).unwrap()).unwrap();
     // SAFETY: the page, which nothing else uses meanwhile.
-    unsafe { start.copy_from_nonoverlapping(NonNull::from(&page[..]).cast(), PAGE_SIZE) };
+    unsafe {
+        start.write_bytes(0, PAGE_SIZE);
+        start.copy_from_nonoverlapping(NonNull::from(&page[..]).cast(), page.len());
+    }
+}
+
+/// Lets a kernel claim, publish, seal and tell until its memory has changed so often, and dies there.
+fn dies(ram: &Ram, due: &Due, entry: Entry, after: usize) -> Ram {
+    let last = Ram::over(&Ram::frames(FRAMES));
+    all_bytes(&last).copy_from_slice(all_bytes(ram));
+    let changes = Cell::new(0);
+    let look = || {
+        if changes.get() < after && all_bytes(&last) != all_bytes(ram) {
+            all_bytes(&last).copy_from_slice(all_bytes(ram));
+            changes.set(changes.get() + 1);
+        }
+    };
+    watch::during(look, || {
+        let kernel =
+            Handover::revive(memory(ram, Watched(ram)), entry, "dying", SealPolicy::Checked);
+        let kernel = kernel.unwrap_or_else(|error| panic!("{error}"));
+        for name in ["a", "b"] {
+            drop(kernel.claim_root(name).unwrap());
+        }
+        for (handle, _) in due.things.values() {
+            match handle.parts().unwrap() {
+                Parts::Folio(_) => drop(kernel.claim_folio(*handle).unwrap()),
+                Parts::Run(_) => drop(kernel.claim_run(*handle).unwrap()),
+                Parts::Area(_) => drop(kernel.claim_area(*handle).unwrap()),
+                Parts::Records { .. } => drop(kernel.claim_records::<[u64; 2]>(*handle).unwrap()),
+                Parts::Buffer { .. } => drop(kernel.restore(*handle).unwrap()),
+                _ => {
+                    kernel.slabs().adopt(CACHE).unwrap();
+                    kernel.restore(*handle).unwrap();
+                }
+            }
+        }
+        // One before it may have died with the name there.
+        let _ = kernel.claim_root("mine").map(drop);
+        kernel.publish("mine", &[1; 10]).unwrap();
+        kernel.seal().unwrap();
+        kernel.publish("mine", &[2; 20]).unwrap();
+        kernel.unpublish("mine").unwrap();
+        kernel.finish(|_| Fate::Keep).unwrap();
+        kernel.seal().unwrap();
+    });
+    last
+}
+
+#[test]
+fn ten_successors_that_die_one_after_another_lose_nothing() {
+    let mut seed = 0x7465_6e20_6465_6164_u64;
+    std::println!("seed {seed:#x}");
+    for _ in 0..16 {
+        let mut ram = Ram::over(&Ram::frames(FRAMES));
+        let mut due = leave(&ram, false);
+        due.names.insert(
+            "mine".to_string(),
+            Vec::from([None, Some(std::vec![1; 10]), Some(std::vec![2; 20])]),
+        );
+        let entry = due.entries[0];
+        for _ in 0..10 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ram = dies(&ram, &due, entry, usize::try_from(seed >> 33).unwrap() % 120);
+        }
+        assert_eq!(next_finds(&ram, &due, entry, SealPolicy::Checked), Some(entry));
+        // Told once, what the dead had under way goes: there is no more than was left.
+        let kernel = Handover::revive(memory(&ram, &ram), entry, "tidy", SealPolicy::Checked);
+        let kernel = kernel.unwrap();
+        let _ = kernel.claim_root("mine").map(drop).and_then(|()| kernel.unpublish("mine"));
+        let owned: Vec<_> =
+            due.things.iter().map(|(thing, (handle, _))| (*thing, *handle)).collect();
+        for (thing, handle) in owned {
+            claim(&kernel, &due, thing, handle).unwrap();
+        }
+        kernel
+            .finish(|unclaimed| match unclaimed {
+                Unclaimed::Folio(_) => Fate::Free,
+                _ => Fate::Keep,
+            })
+            .unwrap();
+        let fresh = Ram::over(&Ram::frames(FRAMES));
+        let alone = leave(&fresh, false).entries[0];
+        let alone =
+            Handover::revive(memory(&fresh, &fresh), alone, "x", SealPolicy::Checked).unwrap();
+        let preserved = |kernel: &Handover<&Ram>| kernel.memory().stats().preserved;
+        assert_eq!(preserved(&kernel), preserved(&alone));
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::tracker::{Frames, FramesOf};
 use heirloom_folio::{Cpus, DirectMap, Memory, PAGE_SIZE, PhysAddr, Run};
 use heirloom_restore::{
-    Entry, Error, Fault, Handover, HeaderPage, Image, SealPolicy, SealState, Surveyed,
-    Table, TableError, survey,
+    Entry, Error, Fault, Handover, HeaderPage, Image, SealPolicy, SealState, Surveyed, Table,
+    TableError, survey,
 };
 
 const FRAMES: u64 = 512;
