@@ -262,8 +262,8 @@ fn forged_nodes_that_lead_to_nothing_are_refused_or_have_one_place() {
     let kept = block(40, 1);
     // One page as two empty nodes; as its own child; as the root.
     let forged = Forged::new();
-    let twice = forged.below(forged.root, 1);
-    forged.link(forged.root, 2, twice);
+    let twice = forged.below(forged.root, 0);
+    forged.link(forged.root, 1, twice);
     let page = |addr: PhysAddr| Block::containing(addr.pfn(), Order::ZERO);
     assert_eq!(forged.fault(), TreeFault::Overlap { block: page(twice) });
     let forged = Forged::new();

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
-use super::tests::{block, inherited, kernel, order, run, successor};
+use super::tests::{inherited, kernel, order, run, successor};
 use super::*;
 use crate::harness::Ram;
 use crate::sync::{Op, Orders, Watcher, watch};
@@ -369,7 +369,7 @@ fn a_label_beside_claims_and_disposal() {
 fn parts_of_a_block_above_the_largest_folio_are_taken_back_before_it_is() {
     /// Four of the largest folios, as one block of the tree.
     fn large() -> Block {
-        block(1 << 20, 20)
+        super::tests::block(1 << 20, 20)
     }
     beside(
         || {
