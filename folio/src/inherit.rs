@@ -195,8 +195,8 @@ impl<M: Machine> Memory<M> {
     /// wrote; so no caller gets them as plain folios.
     ///
     /// # Errors
-    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
-    /// label or an owner, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of
+    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it is a slab or a
+    /// table already, maybe by the same label: two tables name it. [`Error::BadRequest`]: no label is of
     /// this kind, or of a block so large.
     ///
     /// # Safety

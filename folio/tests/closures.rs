@@ -94,9 +94,9 @@ fn inheritance(memory: &Memory<Ram>, this: Block) {
         unsafe { memory.unclaim_run(this.run(), kind) }.unwrap();
     }
     // And with a label, which is taken off again.
-    common::label(memory, this, Kind::Table).unwrap();
-    assert_eq!(memory.label_of(this), Some(Kind::Table));
-    claim_as(memory, this, Kind::Table).unwrap();
+    common::label(memory, this, Kind::Slab).unwrap();
+    assert_eq!(memory.label_of(this), Some(Kind::Slab));
+    claim_as(memory, this, Kind::Slab).unwrap();
     // SAFETY: as above.
     unsafe { memory.unclaim(this, Kind::Table, None) }.unwrap();
     assert_eq!(inherited(memory), left);

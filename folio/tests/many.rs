@@ -107,10 +107,10 @@ fn what_has_a_label_is_not_claimed_with_others() {
     let blocks = folios(&memory);
     memory.keep_all(&blocks).unwrap();
     let memory = successor(memory, &ranges);
-    // SAFETY: nothing reads tables here.
-    unsafe { memory.label(blocks[30], Kind::Table) }.unwrap();
+    // SAFETY: nothing reads slabs here.
+    unsafe { memory.label(blocks[30], Kind::Slab) }.unwrap();
     let refused = memory.claim_all(&blocks);
-    let (pfn, expected, found) = (blocks[30].pfn(), Kind::Folio, Kind::Table);
+    let (pfn, expected, found) = (blocks[30].pfn(), Kind::Folio, Kind::Slab);
     assert_eq!(refused, Err(Error::WrongKind { pfn, expected, found }));
     assert_eq!(inherited(&memory).len(), blocks.len());
 }

@@ -110,7 +110,7 @@ pub(super) fn label(byte: &AtomicU8, block: Block, kind: Kind, label: u8) -> Res
     match byte.compare_exchange(kinds::NEVER, label, Relaxed, Relaxed) {
         Ok(_) => Ok(()),
         Err(now) => match kinds::decode(now) {
-            FrameState::Head { kind: found, .. } => {
+            FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } => {
                 Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
             }
             _ => Err(Error::NotPreserved { block }),
