@@ -367,48 +367,43 @@ fn names_over_tables_and_slabs_are_claimed_by_nobody() {
 fn a_page_of_the_most_names_goes_on_whatever_each_says() {
     let ram = machine();
     let first = boot(&ram);
+    first.publish("root", b"root").unwrap();
     let blocks: Vec<Block> = (0..3).map(|_| keep(&first, 0)).collect();
     let entry = first.entry();
     drop(first);
     // Names without a size take the least room: more of them fit than this kernel could add.
-    let (map, own) = says(&ram, entry.root);
-    let struct_room = (PAGE_SIZE - 200) / 2;
-    let count = (struct_room - 200) / 32;
-    let mut all = own;
-    all.extend((0..count).map(|n| {
-        let name: String =
-            char::from_u32(0x100 + u32::try_from(n).unwrap()).map(|_| format!("{n:x}")).unwrap();
-        (name, blocks[n % 3].addr().get(), None)
-    }));
-    // In heirloom's layout: composed by its own writer.
-    with_root(&ram, entry.root, |words| {
-        drop(RootPage::create(words, entry.root, PhysAddr::new(map)).unwrap());
-    });
-    let page = layout::lay_out(map, &all);
-    let total = page.len();
-    assert!(total < PAGE_SIZE);
+    let (map, mut all) = says(&ram, entry.root);
+    let count = ((PAGE_SIZE - 200) / 2 - 200) / 32;
+    let more = (0..count).map(|n| (format!("{n:x}"), blocks[n % 3].addr().get(), None));
+    let at = all.iter().position(|(name, ..)| name == "root").unwrap();
+    let root = all.remove(at);
+    all.extend(more);
+    // The last but one.
+    all.insert(all.len() - 1, root);
     lay_out(&ram, entry.root, map, &all);
     let kernel = revive(&ram, entry);
     // It is of another layout, so this kernel's page is new; the next goes on with that in place.
-    assert_ne!(kernel.entry(), entry);
     let moved = kernel.entry();
-    let left = kernel.names_left_behind();
+    assert_ne!(moved, entry);
+    assert_eq!(kernel.names_left_behind(), 0);
     let told = kernel.finish(|_| Fate::Keep).unwrap();
-    assert_eq!(told.subtrees + u64::from(left), count as u64);
+    assert_eq!(told.subtrees, count as u64 + 1);
     drop(kernel);
     let kernel = revive(&ram, moved);
-    assert_eq!(kernel.entry(), moved);
-    let there = inherited(&kernel);
-    assert_eq!(there.len() as u64, told.subtrees);
+    assert_eq!((kernel.entry(), inherited(&kernel).len()), (moved, count + 1));
+    drop(kernel.claim_root("root").unwrap());
+    let last = format!("{:x}", count - 1);
+    assert!(not_inherited(&kernel.claim_root(&last)), "without a size it is no root");
     // One after another from the front: those behind keep whose they are.
-    let (last, rest) = there.split_last().unwrap();
-    assert!(kernel.claim_root(last).is_err(), "without a size it is no root");
-    for name in rest {
-        assert!(missing(&kernel.unpublish(name)));
-        kernel.remove_subtree(name).unwrap();
-        assert!(missing(&kernel.unpublish(last)) && taken(&kernel.publish(last, &[1])));
+    for n in 0..count - 1 {
+        kernel.remove_subtree(&format!("{n:x}")).unwrap();
+        assert!(missing(&kernel.unpublish(&last)) && taken(&kernel.publish(&last, &[1])), "{n}");
+        assert!(missing(&kernel.remove_subtree("root")), "{n}");
+        assert_eq!(inherited(&kernel).len(), count - 1 - n);
     }
-    assert_eq!(inherited(&kernel), std::slice::from_ref(last));
+    assert_eq!(names(&kernel), ["heirloom", "root", &last]);
+    kernel.publish("root", b"other").unwrap();
+    kernel.unpublish("root").unwrap();
     kernel.memory().audit().unwrap();
 }
 
