@@ -241,7 +241,7 @@ fn open_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) -> Result<(), E
         // SAFETY: `check_seal` took each of its blocks; the header names it no more.
         let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
         // One that is not sound was not to be looked at, and stays.
-        let _ = table.map(|table| table.free());
+        let _ = table.map(Records::free);
     }
     Ok(())
 }
@@ -325,8 +325,8 @@ fn move_on<M: Machine>(
         Ok(())
     })?;
     let replaced = left.header.filter(|(at, _)| *at != pages.header);
-    let [root, list] = left.held;
-    let held = [root, list, replaced.map(|(_, block)| Held::Taken(block))];
+    let [page, areas] = left.held;
+    let held = [page, areas, replaced.map(|(_, block)| Held::Taken(block))];
     Ok(GoneOn { pages, moved: Some(Moved::new(entry.root, held, full)), lost })
 }
 

@@ -10,10 +10,10 @@ use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
 use crate::handover::{Handover, place_of};
-use crate::moved::{Ended, names_frames};
+use crate::moved::{Ended, Moved, names_frames};
 use crate::names::Owner;
 use crate::pages::{Inherited, words_at};
-use crate::root::{Edit, Name, RootView, Subtree};
+use crate::root::{Edit, Name, RootPage, RootView, Subtree};
 use crate::subtree::Producer;
 
 /// Whether a handover must be sealed, and as it was when it was sealed.
@@ -217,7 +217,7 @@ impl<M: Machine> Handover<M> {
     /// How many names of a predecessor whose root page is of another make have no room in this
     /// kernel's. They are lost when [`Handover::finish`] ends its entry.
     pub fn names_left_behind(&self) -> u32 {
-        self.moved.lock().as_ref().map_or(0, |moved| moved.full())
+        self.moved.lock().as_ref().map_or(0, Moved::full)
     }
 
     /// How many of the predecessor's names led to frames that were let go before the name was taken away:
@@ -393,15 +393,15 @@ impl<M: Machine> Handover<M> {
         let names = self.edit.lock();
         let page = self.root_page()?;
         let view = page.view()?;
-        let mut named = NamedFrames { runs: [None; NAMED], more: false };
-        let mut slots = named.runs.iter_mut();
+        let mut frames = NamedFrames { runs: [None; NAMED], more: false };
+        let mut slots = frames.runs.iter_mut();
         for (_, subtree) in names.unclaimed(&view) {
             match slots.next() {
                 Some(slot) => *slot = subtree.frames(),
-                None => named.more = true,
+                None => frames.more = true,
             }
         }
-        Ok(named)
+        Ok(frames)
     }
 }
 
@@ -432,7 +432,7 @@ impl NamedFrames {
         self.more && {
             let names = handover.edit.lock();
             let page = handover.root_page();
-            let view = page.as_ref().map(|page| page.view());
+            let view = page.as_ref().map(RootPage::view);
             let Ok(Ok(view)) = view else { return true };
             let mut unclaimed = names.unclaimed(&view);
             unclaimed.any(|(_, subtree)| subtree.frames().is_some_and(|named| named.overlaps(run)))

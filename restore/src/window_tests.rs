@@ -5,6 +5,8 @@
 //! turns to memory; where something has changed, a copy of it as it is then is what the next kernel
 //! starts with. That one claims all, ends too, and a third looks for the same.
 
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
 use std::collections::BTreeMap;
@@ -59,7 +61,7 @@ impl Machine for Watched<'_> {
     type Mutex = spin::Mutex<()>;
 }
 
-fn memory<'r, M: Machine>(ram: &'r Ram, machine: M) -> Memory<M> {
+fn memory<M: Machine>(ram: &Ram, machine: M) -> Memory<M> {
     let [(run, node)] = Ram::frames(FRAMES);
     let space = |bytes| ram.space(bytes);
     let cpus = space(Memory::<M>::cpu_bytes(ram.count()));
@@ -72,13 +74,21 @@ fn memory<'r, M: Machine>(ram: &'r Ram, machine: M) -> Memory<M> {
     }
 }
 
-fn all_bytes(ram: &Ram) -> &mut [u8] {
+fn all_bytes(ram: &Ram) -> &[u8] {
     let [(run, _)] = Ram::frames(FRAMES);
     let start = ram.ptr(run.addr());
-    // SAFETY: the machine's memory, which this thread alone uses, and not while it has this.
+    // SAFETY: the machine's memory, which this thread alone uses, and writes not while it has this.
+    unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::try_from(run.bytes()).unwrap()) }
+}
+
+/// Makes the memory of a machine that of another.
+fn put_all(ram: &Ram, bytes: &[u8]) {
+    let [(run, _)] = Ram::frames(FRAMES);
+    assert_eq!(run.bytes(), bytes.len() as u64);
+    // SAFETY: the machine's memory, which this thread alone uses; of that size.
     unsafe {
-        core::slice::from_raw_parts_mut(start.as_ptr(), usize::try_from(run.bytes()).unwrap())
-    }
+        ram.ptr(run.addr()).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+    };
 }
 
 /// Whether something must be there.
@@ -182,7 +192,7 @@ fn claim(kernel: &Handover<&Ram>, due: &Due, thing: Thing, handle: Handle) -> Re
 }
 
 /// Starts the next kernel, and claims everything.
-fn next_finds<'r>(ram: &'r Ram, due: &Due, entry: Entry, policy: SealPolicy) -> Option<Entry> {
+fn next_finds(ram: &Ram, due: &Due, entry: Entry, policy: SealPolicy) -> Option<Entry> {
     let first = due.entries.first() == Some(&entry) && due.entries.len() > 1;
     let kernel = match Handover::revive(memory(ram, ram), entry, "next", policy) {
         Ok(kernel) => kernel,
@@ -245,7 +255,7 @@ fn at_each_store(
     script: impl FnOnce(),
 ) -> usize {
     let copy = RefCell::new(all_bytes(ram).to_vec());
-    let stops = Cell::new(0);
+    let stops = Cell::new(0_usize);
     let look = || {
         let mut last = copy.borrow_mut();
         let now = all_bytes(ram);
@@ -257,10 +267,10 @@ fn at_each_store(
         let due = due.borrow();
         for entry in &due.entries {
             let machine = Ram::over(&Ram::frames(FRAMES));
-            all_bytes(&machine).copy_from_slice(now);
+            put_all(&machine, now);
             let Some(second) = next_finds(&machine, &due, *entry, policy) else { continue };
             // It dies as well, at a third of the stops.
-            if stops.get() % 3 == 0 && *entry == second {
+            if stops.get().is_multiple_of(3) && *entry == second {
                 next_finds(&machine, &due, second, SealPolicy::Checked);
             }
         }
@@ -516,11 +526,11 @@ fn relay(ram: &Ram, at: PhysAddr, own: bool) {
 /// Lets a kernel claim, publish, seal and tell until its memory has changed so often, and dies there.
 fn dies(ram: &Ram, due: &Due, entry: Entry, after: usize) -> Ram {
     let last = Ram::over(&Ram::frames(FRAMES));
-    all_bytes(&last).copy_from_slice(all_bytes(ram));
+    put_all(&last, all_bytes(ram));
     let changes = Cell::new(0);
     let look = || {
         if changes.get() < after && all_bytes(&last) != all_bytes(ram) {
-            all_bytes(&last).copy_from_slice(all_bytes(ram));
+            put_all(&last, all_bytes(ram));
             changes.set(changes.get() + 1);
         }
     };

@@ -246,7 +246,9 @@ fn no_name_is_passed_over_while_others_move() {
         let ram = Ram::over(&Ram::frames(FRAMES));
         let first = boot(&ram);
         let names = ["d", "a", "c", "e", "b"];
-        names.iter().for_each(|name| first.publish(name, name.as_bytes()).unwrap());
+        for name in names {
+            first.publish(name, name.as_bytes()).unwrap();
+        }
         let kernel = revive(&ram, first.entry());
         let mut asked = Vec::new();
         let finished = kernel.finish(|unclaimed| {

@@ -1,5 +1,7 @@
 //! What a kernel does with what its predecessor left, and when it cannot.
 
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
 use core::ptr::NonNull;
 
 use heirloom_folio::harness::Ram;

@@ -1,6 +1,8 @@
 //! What a kernel accepted when it was booted, published, preserved and sealed, its successor accepts:
 //! at the limits of each.
 
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
 use core::ptr::NonNull;
 
 use heirloom_folio::harness::Ram;

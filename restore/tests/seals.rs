@@ -1,6 +1,8 @@
 //! The header page as a predecessor leaves it: sealed, opened by a successor, turned to its other half,
 //! of another version.
 
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -59,8 +61,8 @@ impl Left {
         Image::words(self, self.header, PAGE_SIZE).unwrap()
     }
 
-    fn put(&self, offset: usize, bytes: &[u8; 8]) {
-        self.words()[offset / 8].store(u64::from_ne_bytes(*bytes), Relaxed);
+    fn put(&self, offset: usize, bytes: [u8; 8]) {
+        self.words()[offset / 8].store(u64::from_ne_bytes(bytes), Relaxed);
     }
 
     /// As a successor that found it whole leaves it.
@@ -143,11 +145,14 @@ fn verdict(left: &Left, policy: SealPolicy) -> Verdict {
     }
 }
 
+/// What is left, by name, and what each policy makes of it.
+type Kind = (&'static str, fn() -> Left, [Verdict; 4]);
+
 #[test]
 fn each_policy_takes_what_it_says() {
     use SealPolicy::{Checked, Ignored, Required, SealedOnly};
     use Verdict::{Broken, NotSealed, NotSealedAnyMore, Taken};
-    let kinds: [(&str, fn() -> Left, [Verdict; 4]); 5] = [
+    let kinds: [Kind; 5] = [
         ("not sealed", || Left::new(false), [Taken, NotSealed, NotSealed, Taken]),
         ("sealed", || Left::new(true), [Taken, Taken, Taken, Taken]),
         ("broken", || Left::new(true).broken(), [Broken, Broken, Broken, Taken]),
@@ -186,7 +191,7 @@ fn a_survey_tells_sealed_from_opened() {
 #[test]
 fn another_version_is_refused_with_the_one_that_is_read() {
     let left = Left::new(true);
-    left.put(8, b"-v1\0\0\0\0\0");
+    left.put(8, *b"-v1\0\0\0\0\0");
     let name: Vec<u8> =
         left.words()[..2].iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
     assert_eq!(name, b"heirloom-v1\0\0\0\0\0");
@@ -199,7 +204,7 @@ fn another_version_is_refused_with_the_one_that_is_read() {
 fn a_turn_to_neither_half_is_refused_by_its_word() {
     for word in [[0; 8], *b"half-tw\0", *b"half-six", [0xff; 8]] {
         let left = Left::new(false);
-        left.put(200, &word);
+        left.put(200, word);
         let found = u64::from_le_bytes(word);
         assert_eq!(left.fault(), (200, Fault::Magic { found }));
     }
@@ -241,9 +246,9 @@ fn a_longer_page_is_taken_and_told() {
     let word = |offset: usize| left.words()[offset / 8].load(Relaxed).to_ne_bytes();
     let mut page_shift_and_size = word(16);
     page_shift_and_size[4..].copy_from_slice(&512_u32.to_le_bytes());
-    left.put(16, &page_shift_and_size);
+    left.put(16, page_shift_and_size);
     let covered: Vec<u8> = (0..104).step_by(8).flat_map(word).collect();
-    left.put(104, &xxhash_rust::xxh3::xxh3_64(&covered).to_le_bytes());
+    left.put(104, xxhash_rust::xxh3::xxh3_64(&covered).to_le_bytes());
     let (surveyed, findings) = left.survey();
     assert_eq!(findings, []);
     assert!(surveyed.header.unwrap().longer);

@@ -1,6 +1,8 @@
 //! A successor goes on with its predecessor's root page, header and names: what each call makes of them,
 //! over generations, beside other threads, and where a predecessor was of another make.
 
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -127,15 +129,15 @@ fn lay_out(ram: &Ram, at: PhysAddr, map: u64, names: &[(String, u64, Option<u64>
     }
 }
 
-fn taken<T>(result: Result<T, Error>) -> bool {
+fn taken<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::NameTaken { .. }))
 }
 
-fn missing<T>(result: Result<T, Error>) -> bool {
+fn missing<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::NoSuchSubtree { .. }))
 }
 
-fn not_inherited<T>(result: Result<T, Error>) -> bool {
+fn not_inherited<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::NotInherited { .. }))
 }
 
@@ -161,7 +163,9 @@ fn twenty_kernels_that_never_finish_lose_nothing_and_grow_by_nothing() {
         // Some claim, some do not; each has things of its own that it lets go of.
         if life % 3 != 0 {
             assert_eq!(kernel.claim_root("root").unwrap().bytes(), b"hello");
-            folios.iter().for_each(|block| drop(kernel.claim_folio(handle(*block)).unwrap()));
+            for block in &folios {
+                drop(kernel.claim_folio(handle(*block)).unwrap());
+            }
             kernel.restore(buffer).unwrap();
         }
         for order in [0, 4, 7] {
@@ -177,7 +181,9 @@ fn twenty_kernels_that_never_finish_lose_nothing_and_grow_by_nothing() {
         kernel.memory().audit().unwrap();
     }
     let kernel = revive(&ram, entry);
-    folios.iter().for_each(|block| drop(kernel.claim_folio(handle(*block)).unwrap()));
+    for block in &folios {
+        drop(kernel.claim_folio(handle(*block)).unwrap());
+    }
     kernel.restore(buffer).unwrap();
     assert_eq!(kernel.claim_root("root").unwrap().bytes(), b"hello");
     kernel.add_subtree("added", folios[2].addr(), 4 * PAGE).unwrap();
@@ -198,36 +204,36 @@ fn each_call_makes_of_a_name_what_the_table_says() {
     let kernel = revive(&ram, first.entry());
     assert_eq!(inherited(&kernel), ["a", "b", "c", "d", "e", "s", "t"]);
     // Inherited: neither replaced nor taken back.
-    assert!(taken(kernel.publish("a", &[1])));
-    assert!(missing(kernel.unpublish("a")));
+    assert!(taken(&kernel.publish("a", &[1])));
+    assert!(missing(&kernel.unpublish("a")));
     let folio = kernel.claim_folio(handle(block)).unwrap();
-    assert!(taken(kernel.add_subtree("a", at, bytes)), "other bytes");
+    assert!(taken(&kernel.add_subtree("a", at, bytes)), "other bytes");
     // Lent: nothing at all.
     let root = kernel.claim_root("a").unwrap();
-    assert!(not_inherited(kernel.claim_root("a")));
-    assert!(taken(kernel.publish("a", &[1])) && taken(kernel.unpublish("a")));
-    assert!(missing(kernel.remove_subtree("a")) && taken(kernel.add_subtree("a", at, bytes)));
+    assert!(not_inherited(&kernel.claim_root("a")));
+    assert!(taken(&kernel.publish("a", &[1])) && taken(&kernel.unpublish("a")));
+    assert!(missing(&kernel.remove_subtree("a")) && taken(&kernel.add_subtree("a", at, bytes)));
     assert_eq!((root.bytes(), root.name().as_str()), (&b"a"[..], "a"));
     drop(root);
     // Made: as what this kernel published.
-    assert!(not_inherited(kernel.claim_root("a")) && missing(kernel.remove_subtree("a")));
+    assert!(not_inherited(&kernel.claim_root("a")) && missing(&kernel.remove_subtree("a")));
     kernel.publish("a", b"other").unwrap();
     kernel.unpublish("a").unwrap();
-    assert!(missing(kernel.unpublish("a")) && missing(kernel.claim_root("a")));
+    assert!(missing(&kernel.unpublish("a")) && missing(&kernel.claim_root("a")));
     // Claimed and left alone: it stays.
     drop(kernel.claim_root("b").unwrap());
     // An inherited name that another owner takes over, or takes away.
     kernel.add_subtree("s", at, bytes).unwrap();
-    assert!(taken(kernel.add_subtree("s", at, bytes)), "it is this kernel's");
-    assert!(missing(kernel.unpublish("s")) && taken(kernel.publish("s", &[1])));
-    assert!(not_inherited(kernel.claim_root("s")));
+    assert!(taken(&kernel.add_subtree("s", at, bytes)), "it is this kernel's");
+    assert!(missing(&kernel.unpublish("s")) && taken(&kernel.publish("s", &[1])));
+    assert!(not_inherited(&kernel.claim_root("s")));
     kernel.remove_subtree("t").unwrap();
     kernel.remove_subtree("c").unwrap();
     assert_eq!(inherited(&kernel), ["d", "e"]);
     // Heirloom's own is nobody's.
-    assert!(missing(kernel.unpublish("heirloom")) && missing(kernel.remove_subtree("heirloom")));
+    assert!(missing(&kernel.unpublish("heirloom")) && missing(&kernel.remove_subtree("heirloom")));
     assert!(
-        not_inherited(kernel.claim_root("heirloom")) && taken(kernel.publish("heirloom", &[1]))
+        not_inherited(&kernel.claim_root("heirloom")) && taken(&kernel.publish("heirloom", &[1]))
     );
     let mut told = Vec::new();
     let finished = kernel.finish(|unclaimed| {
@@ -270,7 +276,7 @@ fn a_block_is_kept_while_a_name_leads_there() {
         let kernel = revive(&ram, entry);
         if claimed {
             let root = kernel.claim_root("a").unwrap();
-            assert!(not_inherited(kernel.claim_root("b")), "one claims the block");
+            assert!(not_inherited(&kernel.claim_root("b")), "one claims the block");
             drop(root);
             kernel.unpublish("a").unwrap();
         } else {
@@ -301,7 +307,7 @@ fn a_name_whose_frames_were_let_go_is_taken_out_and_told() {
     drop(first);
     let kernel = revive(&ram, entry);
     assert_eq!((kernel.names_lost(), names(&kernel)), (2, vec!["heirloom".into(), "root".into()]));
-    assert!(missing(kernel.claim_root("lost-1")));
+    assert!(missing(&kernel.claim_root("lost-1")));
     drop(kernel.claim_root("root").unwrap());
     drop(kernel);
     assert_eq!(revive(&ram, entry).names_lost(), 0);
@@ -361,48 +367,43 @@ fn names_over_tables_and_slabs_are_claimed_by_nobody() {
 fn a_page_of_the_most_names_goes_on_whatever_each_says() {
     let ram = machine();
     let first = boot(&ram);
+    first.publish("root", b"root").unwrap();
     let blocks: Vec<Block> = (0..3).map(|_| keep(&first, 0)).collect();
     let entry = first.entry();
     drop(first);
     // Names without a size take the least room: more of them fit than this kernel could add.
-    let (map, own) = says(&ram, entry.root);
-    let struct_room = (PAGE_SIZE - 200) / 2;
-    let count = (struct_room - 200) / 32;
-    let mut all = own;
-    all.extend((0..count).map(|n| {
-        let name: String =
-            char::from_u32(0x100 + u32::try_from(n).unwrap()).map(|_| format!("{n:x}")).unwrap();
-        (name, blocks[n % 3].addr().get(), None)
-    }));
-    // In heirloom's layout: composed by its own writer.
-    with_root(&ram, entry.root, |words| {
-        drop(RootPage::create(words, entry.root, PhysAddr::new(map)).unwrap());
-    });
-    let page = layout::lay_out(map, &all);
-    let total = page.len();
-    assert!(total < PAGE_SIZE);
+    let (map, mut all) = says(&ram, entry.root);
+    let count = ((PAGE_SIZE - 200) / 2 - 200) / 32;
+    let more = (0..count).map(|n| (format!("{n:x}"), blocks[n % 3].addr().get(), None));
+    let at = all.iter().position(|(name, ..)| name == "root").unwrap();
+    let root = all.remove(at);
+    all.extend(more);
+    // The last but one.
+    all.insert(all.len() - 1, root);
     lay_out(&ram, entry.root, map, &all);
     let kernel = revive(&ram, entry);
     // It is of another layout, so this kernel's page is new; the next goes on with that in place.
-    assert_ne!(kernel.entry(), entry);
     let moved = kernel.entry();
-    let left = kernel.names_left_behind();
+    assert_ne!(moved, entry);
+    assert_eq!(kernel.names_left_behind(), 0);
     let told = kernel.finish(|_| Fate::Keep).unwrap();
-    assert_eq!(told.subtrees + u64::from(left), count as u64);
+    assert_eq!(told.subtrees, count as u64 + 1);
     drop(kernel);
     let kernel = revive(&ram, moved);
-    assert_eq!(kernel.entry(), moved);
-    let there = inherited(&kernel);
-    assert_eq!(there.len() as u64, told.subtrees);
+    assert_eq!((kernel.entry(), inherited(&kernel).len()), (moved, count + 1));
+    drop(kernel.claim_root("root").unwrap());
+    let last = format!("{:x}", count - 1);
+    assert!(not_inherited(&kernel.claim_root(&last)), "without a size it is no root");
     // One after another from the front: those behind keep whose they are.
-    let (last, rest) = there.split_last().unwrap();
-    assert!(kernel.claim_root(last).is_err(), "without a size it is no root");
-    for name in rest {
-        assert!(missing(kernel.unpublish(name)));
-        kernel.remove_subtree(name).unwrap();
-        assert!(missing(kernel.unpublish(last)) && taken(kernel.publish(last, &[1])));
+    for n in 0..count - 1 {
+        kernel.remove_subtree(&format!("{n:x}")).unwrap();
+        assert!(missing(&kernel.unpublish(&last)) && taken(&kernel.publish(&last, &[1])), "{n}");
+        assert!(missing(&kernel.remove_subtree("root")), "{n}");
+        assert_eq!(inherited(&kernel).len(), count - 1 - n);
     }
-    assert_eq!(inherited(&kernel), [last.clone()]);
+    assert_eq!(names(&kernel), ["heirloom", "root", &last]);
+    kernel.publish("root", b"other").unwrap();
+    kernel.unpublish("root").unwrap();
     kernel.memory().audit().unwrap();
 }
 
@@ -585,9 +586,11 @@ fn our_own_layout_goes_on_whichever_half_is_in_use_and_whatever_is_in_the_other(
 
 /// What a kernel of another make leaves: `roots` by name, each a folio with the name's bytes, and a
 /// folio beside them.
-fn foreign<'r>(ram: &'r Ram, roots: &[&str]) -> (Entry, Block) {
+fn foreign(ram: &Ram, roots: &[&str]) -> (Entry, Block) {
     let first = boot(ram);
-    roots.iter().for_each(|name| first.publish(name, name.as_bytes()).unwrap());
+    for name in roots {
+        first.publish(name, name.as_bytes()).unwrap();
+    }
     let folio = keep(&first, 3);
     let entry = first.entry();
     drop(first);
@@ -827,7 +830,9 @@ fn threads_claim_publish_and_finish_beside_one_another() {
         let ram = machine();
         let first = boot(&ram);
         let roots: Vec<String> = (0..12).map(|n| format!("root-{n}")).collect();
-        roots.iter().for_each(|name| first.publish(name, name.as_bytes()).unwrap());
+        for name in &roots {
+            first.publish(name, name.as_bytes()).unwrap();
+        }
         let kernel = revive(&ram, first.entry());
         let claims: Vec<AtomicU64> = roots.iter().map(|_| AtomicU64::new(0)).collect();
         let kept = kernel.claim_root("root-0").unwrap();
@@ -841,7 +846,7 @@ fn threads_claim_publish_and_finish_beside_one_another() {
                                 claims[n].fetch_add(1, Relaxed);
                                 kernel.publish(&format!("{thread}-{round}"), &[thread]).unwrap();
                                 assert_eq!(root.bytes(), name.as_bytes());
-                                assert!(taken(kernel.publish(name, &[1])));
+                                assert!(taken(&kernel.publish(name, &[1])));
                                 drop(root);
                                 // Each of the three in its own way.
                                 match n % 3 {
@@ -855,7 +860,7 @@ fn threads_claim_publish_and_finish_beside_one_another() {
                         }
                     }
                     let own = kernel.unpublish(&format!("{thread}-{round}"));
-                    assert!(own.is_ok() || missing(own));
+                    assert!(own.is_ok() || missing(&own));
                 });
             }
             let kernel = &kernel;
@@ -865,7 +870,7 @@ fn threads_claim_publish_and_finish_beside_one_another() {
                         panic!("{unclaimed:?}")
                     };
                     let n: usize = name.as_str()[5..].parse().unwrap();
-                    if n % 2 == 0 { Fate::Keep } else { Fate::Free }
+                    if n.is_multiple_of(2) { Fate::Keep } else { Fate::Free }
                 });
                 told.unwrap();
             });

@@ -14,7 +14,9 @@ pub(crate) fn lay_out(map: u64, names: &[(String, u64, Option<u64>)]) -> Vec<u8>
     let (size_at, data_at, compatible_at, map_at) = (0, 10, 25, 36);
     let mut block = Vec::new();
     let words = |to: &mut Vec<u8>, words: &[u32]| {
-        words.iter().for_each(|word| to.extend(word.to_be_bytes()));
+        for word in words {
+            to.extend(word.to_be_bytes());
+        }
     };
     let text = |to: &mut Vec<u8>, text: &str| {
         to.extend(text.as_bytes());
