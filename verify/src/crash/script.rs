@@ -1,13 +1,13 @@
 //! What the old kernel does before it is ended: the same each time, or at random.
 
-use heirloom::folio::PAGE_SIZE;
+use heirloom::folio::{Fate, PAGE_SIZE};
 
-use super::actor::{Actor, LAST, Op, Owned, random};
+use super::actor::{Actor, LAST, Op, random};
 use super::caches::{MANY, SLABS, spec};
 use super::ground::{Dice, Ground, Kernel};
-use super::journal::{Call, Journal, LOGS, Line, Slack};
+use super::journal::{Journal, LOGS};
 use super::step;
-use super::takeover::{Leaves, boot, heir, leave, revive};
+use super::takeover::{Plan, boot, heir, revive};
 
 /// A run of a kernel that is the same each time: what is stepped through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,8 +24,8 @@ pub(crate) enum Script {
     Full,
     /// A successor takes over from a life, keeps what it does not claim, and goes on.
     TakeOver,
-    /// The same, freeing what it does not claim, and leaving its entry at the end.
-    LateTakeOver,
+    /// The same, freeing what it does not claim.
+    Sweep,
 }
 
 impl Script {
@@ -36,7 +36,7 @@ impl Script {
         Self::Seals,
         Self::Full,
         Self::TakeOver,
-        Self::LateTakeOver,
+        Self::Sweep,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Script {
             Self::Seals => "seals",
             Self::Full => "full",
             Self::TakeOver => "takeover",
-            Self::LateTakeOver => "late takeover",
+            Self::Sweep => "sweep",
         }
     }
 
@@ -59,12 +59,11 @@ impl Script {
 
     /// Whether a life comes before it.
     pub(crate) const fn takes_over(self) -> bool {
-        matches!(self, Self::TakeOver | Self::LateTakeOver)
+        matches!(self, Self::TakeOver | Self::Sweep)
     }
 
     /// Runs it; the process ends before the store number `stop`.
     pub(crate) fn run(self, ground: &Ground, journal: &Journal, stop: u64) {
-        journal.stop(Some(stop));
         match self {
             Self::Life => {
                 step::count(ground, stop);
@@ -95,41 +94,20 @@ impl Script {
                 let kernel = boot(ground, journal);
                 fill_up(ground, journal, &kernel, stop);
             }
-            Self::TakeOver => {
+            Self::TakeOver | Self::Sweep => {
                 step::count(ground, stop);
-                let kernel = revive(ground, journal, Leaves::Early);
-                let mut actor = heir(&kernel, journal, Leaves::Early, 2);
-                actor.take_over(&mut Dice(4), true);
+                let kernel = revive(ground, journal);
+                let mut actor = heir(&kernel, journal, 2);
+                let fate = if self == Self::Sweep { Fate::Free } else { Fate::Keep };
+                let plan = Plan { spare: 4, fate: Some(fate) };
+                actor.take_over(&mut Dice(4), plan);
                 for op in &SHORT {
                     actor.act(*op);
                 }
             }
-            Self::LateTakeOver => {
-                step::count(ground, stop);
-                drop(take_over_late(ground, journal, 2, &mut Dice(2)));
-            }
         }
         journal.note(step::counted());
     }
-}
-
-/// A takeover that leaves its entry when it has finished: the kernel, and what it has.
-fn take_over_late<'g>(
-    ground: &'g Ground,
-    journal: &Journal,
-    base: u32,
-    dice: &mut Dice,
-) -> (Kernel<'g>, Vec<Owned>) {
-    let log = journal.log(0);
-    let kernel = revive(ground, journal, Leaves::Late);
-    let mut actor = heir(&kernel, journal, Leaves::Late, base);
-    log.write(Line::Open(Call::TakeOver, Slack::default(), step::counted()));
-    log.write(Line::Claiming);
-    actor.take_over(dice, false);
-    let owned = std::mem::take(&mut actor.owned);
-    leave(ground, journal, &kernel, &owned);
-    log.write(Line::Close);
-    (kernel, owned)
 }
 
 /// Everything that there is, each sort of thing in each role.
@@ -317,7 +295,7 @@ pub(crate) fn exercise(kernel: &Kernel<'_>) {
     }
     for owned in &actor.owned {
         assert!(owned.thing.is_whole(kernel), "{owned:?}");
-        owned.thing.release(kernel, owned.kept).expect("what is owned can be given back");
+        owned.thing.release(kernel, owned.singly()).expect("what is owned can be given back");
     }
 }
 
@@ -382,26 +360,21 @@ fn fill_up(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
 /// Lives of kernel after kernel, some of several threads, until the process is ended: by itself,
 /// if the journal is full.
 pub(crate) fn program(ground: &Ground, journal: &Journal, seed: u64) {
-    journal.stop(None);
     let mut dice = Dice(seed);
-    let mut kernel = boot(ground, journal);
-    let mut late = None;
-    for generation in 0_u32.. {
-        // Numbers for a takeover that leaves late, and for each thread.
-        let base = generation * (LOGS as u32 + 1) + 1;
-        let log = Some(journal.log(0));
-        let mut first = if generation == 0 {
-            Actor::new(&kernel, log, base)
-        } else if let Some(owned) = late.take() {
-            let mut actor = Actor::new(&kernel, log, base);
-            actor.owned = owned;
-            actor
+    // Numbers for each thread of each kernel: of the last one, those of its last line.
+    let mut base = 1 + 4 * journal.kernels() as u32;
+    let mut fresh = ground.arena().entry().is_ok_and(|entry| entry.is_none());
+    loop {
+        let kernel = if fresh { boot(ground, journal) } else { revive(ground, journal) };
+        let mut first = if fresh {
+            Actor::new(&kernel, Some(journal.log(0)), base)
         } else {
-            let mut actor = heir(&kernel, journal, Leaves::Early, base);
-            let keep = dice.below(2) == 0;
-            actor.take_over(&mut dice, keep);
+            let mut actor = heir(&kernel, journal, base);
+            let fate = [None, Some(Fate::Keep), Some(Fate::Free)][dice.below(3) as usize];
+            actor.take_over(&mut dice, Plan { spare: 4, fate });
             actor
         };
+        fresh = false;
         let threads = if dice.below(2) == 0 { 1 } else { 2 + dice.below(LOGS as u64 - 1) };
         let ops = 20 + dice.below(300);
         std::thread::scope(|scope| {
@@ -418,13 +391,7 @@ pub(crate) fn program(ground: &Ground, journal: &Journal, seed: u64) {
         }
         drop(first);
         drop(kernel);
-        if dice.below(4) == 0 {
-            let base = base + LOGS as u32;
-            let (next, owned) = take_over_late(ground, journal, base, &mut dice);
-            (kernel, late) = (next, Some(owned));
-        } else {
-            kernel = revive(ground, journal, Leaves::Early);
-        }
+        base += 4;
     }
 }
 
