@@ -38,6 +38,7 @@
 
 mod actor;
 mod caches;
+mod chains;
 mod check;
 mod ground;
 mod journal;
@@ -62,6 +63,7 @@ use journal::{Call, Journal};
 use promises::Promises;
 use trial::{End, fork};
 
+pub use chains::{Chains, DEPTH, takeover};
 pub use kills::{Kills, kills};
 pub use stepping::{Stepping, stepping};
 

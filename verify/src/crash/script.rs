@@ -14,6 +14,8 @@ use super::takeover::{Plan, boot, heir, revive};
 pub(crate) enum Script {
     /// Boot, and then everything once, what is large as well as what is small.
     Life,
+    /// One thing of each sort: not stepped through by itself.
+    ShortLife,
     /// The pages of the roll fill, and others are added: the last objects of hundreds.
     Slabs,
     /// The same for caches.
@@ -26,10 +28,12 @@ pub(crate) enum Script {
     TakeOver,
     /// The same, freeing what it does not claim.
     Sweep,
+    /// A few of everything, over a life that was short: what is stepped through again and again.
+    Brief,
 }
 
 impl Script {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Life,
         Self::Slabs,
         Self::Caches,
@@ -37,17 +41,20 @@ impl Script {
         Self::Full,
         Self::TakeOver,
         Self::Sweep,
+        Self::Brief,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Life => "life",
+            Self::ShortLife => "short life",
             Self::Slabs => "slabs",
             Self::Caches => "caches",
             Self::Seals => "seals",
             Self::Full => "full",
             Self::TakeOver => "takeover",
             Self::Sweep => "sweep",
+            Self::Brief => "brief",
         }
     }
 
@@ -57,9 +64,16 @@ impl Script {
         if matches!(self, Self::Seals) { 1 } else { stride }
     }
 
-    /// Whether a life comes before it.
-    pub(crate) const fn takes_over(self) -> bool {
-        matches!(self, Self::TakeOver | Self::Sweep)
+    /// Those in which a successor takes over.
+    pub(crate) const TAKEOVERS: [Self; 3] = [Self::Brief, Self::TakeOver, Self::Sweep];
+
+    /// The life that comes before it, if one does.
+    pub(crate) const fn after(self) -> Option<Self> {
+        match self {
+            Self::TakeOver | Self::Sweep => Some(Self::Life),
+            Self::Brief => Some(Self::ShortLife),
+            _ => None,
+        }
     }
 
     /// Runs it; the process ends before the store number `stop`.
@@ -94,21 +108,93 @@ impl Script {
                 let kernel = boot(ground, journal);
                 fill_up(ground, journal, &kernel, stop);
             }
-            Self::TakeOver | Self::Sweep => {
-                step::count(ground, stop);
-                let kernel = revive(ground, journal);
-                let mut actor = heir(&kernel, journal, 2);
-                let fate = if self == Self::Sweep { Fate::Free } else { Fate::Keep };
-                let plan = Plan { spare: 4, fate: Some(fate) };
-                actor.take_over(&mut Dice(4), plan);
-                for op in &SHORT {
+            Self::ShortLife => {
+                let kernel = boot(ground, journal);
+                let mut actor = Actor::new(&kernel, Some(journal.log(0)), 1);
+                for op in &SHORT_LIFE {
                     actor.act(*op);
                 }
+            }
+            Self::TakeOver | Self::Sweep | Self::Brief => {
+                step::count(ground, stop);
+                drop(self.take_over(ground, journal));
             }
         }
         journal.note(step::counted());
     }
+
+    /// The same of a takeover, whatever was before it: as [`Script::run`], but of the stores alone that a
+    /// successor can see.
+    pub(crate) fn run_visible(self, ground: &Ground, journal: &Journal, stop: u64) {
+        step::count_visible(ground, stop);
+        drop(self.take_over(ground, journal));
+        journal.note(step::counted());
+    }
+
+    /// A kernel takes over, and goes on for a while.
+    fn take_over<'g>(self, ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
+        let kernel = revive(ground, journal);
+        // No two kernels give the same numbers.
+        let base = 2 + journal.kernels() as u32;
+        let mut actor = heir(&kernel, journal, base);
+        let (spare, fate, then) = match self {
+            Self::Brief => (0, Fate::Free, BRIEF.as_slice()),
+            Self::Sweep => (4, Fate::Free, SHORT.as_slice()),
+            _ => (4, Fate::Keep, SHORT.as_slice()),
+        };
+        let dice = &mut Dice(4);
+        if self == Self::Brief {
+            actor.take_over_all();
+        } else {
+            actor.take_over(dice, Plan { spare, fate: Some(fate) });
+        }
+        for op in then {
+            actor.act(*op);
+        }
+        drop(actor);
+        kernel
+    }
 }
+
+/// One thing of each sort.
+const SHORT_LIFE: [Op; 20] = [
+    Op::Folio(1),
+    Op::Preserve(LAST),
+    Op::Run(3),
+    Op::Preserve(LAST),
+    Op::Buffer(2000, false),
+    Op::Preserve(LAST),
+    Op::Buffer(5000, true),
+    Op::Object(2),
+    Op::Preserve(LAST),
+    Op::Object(3),
+    Op::Object(6),
+    Op::Preserve(LAST),
+    Op::Area(2, 0),
+    Op::Records,
+    Op::Push(LAST, 2),
+    Op::Publish(0, 100),
+    Op::Folio(0),
+    Op::Preserve(LAST),
+    Op::Subtree(LAST),
+    Op::Seal,
+];
+
+/// What a kernel does that has claimed all of that.
+const BRIEF: [Op; 12] = [
+    Op::Free(2),
+    Op::Publish(0, 40),
+    Op::Publish(1, 40),
+    Op::Unpublish(0),
+    Op::Unpreserve(0),
+    Op::Folio(0),
+    Op::Preserve(LAST),
+    Op::Object(2),
+    Op::Preserve(LAST),
+    Op::Push(0, 1),
+    Op::Seal,
+    Op::Unpreserve(1),
+];
 
 /// Everything that there is, each sort of thing in each role.
 const LIFE: [Op; 106] = [

@@ -63,13 +63,13 @@ struct Done {
 }
 
 /// The memory and the journal that a script starts from.
-type Start = (Vec<u8>, [Vec<Line>; LOGS]);
+pub(super) type Start = (Vec<u8>, [Vec<Line>; LOGS]);
 
-fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
+pub(super) fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
     bench.ground.load(&bench.used)?;
     bench.journal.clear();
-    if script.takes_over() {
-        let end = run(bench, Script::Life, u64::MAX)?;
+    if let Some(life) = script.after() {
+        let end = run(bench, life, u64::MAX)?;
         if end != End::WELL {
             return Err(format!("the life before {}: {end:?}", script.name()).into());
         }

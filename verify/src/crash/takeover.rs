@@ -19,7 +19,7 @@ use super::things::{Sort, Thing, name, root_bytes};
 /// What a takeover does with what was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Plan {
-    /// Of so many things one is not claimed; 0: none is.
+    /// Of so many things one is not claimed.
     pub(crate) spare: u64,
     /// What nobody claimed is left as it is, or freed; `None`: nobody asks.
     pub(crate) fate: Option<Fate>,
@@ -68,20 +68,18 @@ impl Actor<'_, '_> {
     /// any order, does this and that with it, and leaves the rest or frees it.
     pub(crate) fn take_over(&mut self, dice: &mut Dice, plan: Plan) {
         for cache in 0..super::caches::ALL {
-            if cache != CHANGED || plan.spare == 0 {
+            if cache != CHANGED {
                 self.adopt(cache);
             }
         }
         self.resolve();
-        if plan.spare > 0 {
-            self.upgrade();
-        }
+        self.upgrade();
         let mut left: Vec<_> = self.left().map(|owned| owned.id).collect();
         for i in (1..left.len()).rev() {
             left.swap(i, dice.below(i as u64 + 1) as usize);
         }
         for id in left {
-            if plan.spare == 0 || dice.below(plan.spare) > 0 {
+            if dice.below(plan.spare) > 0 {
                 self.claim(id);
             }
             match dice.below(8) {
@@ -95,6 +93,20 @@ impl Actor<'_, '_> {
         if let Some(fate) = plan.fate {
             self.finish(fate);
         }
+    }
+
+    /// Takes over all there is, in order, and does nothing else but upgrade what has another layout, and
+    /// free what is nobody's.
+    pub(crate) fn take_over_all(&mut self) {
+        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
+            self.adopt(cache);
+        }
+        self.resolve();
+        self.upgrade();
+        for id in self.left().map(|owned| owned.id).collect::<Vec<_>>() {
+            self.claim(id);
+        }
+        self.finish(Fate::Free);
     }
 
     /// Finds out what calls have done that were under way when a kernel ended.
