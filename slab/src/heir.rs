@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
-use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
 
 use crate::adopt::Adopted;
 use crate::cache::Cache;
@@ -226,7 +226,17 @@ impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
                 // Not from where the last one was, over holes that were passed already.
                 (self.place, self.slab, self.index) = (after.found(), addr, 0);
             }
-            // SAFETY: in the table, so a slab of this cache, which stays while it is locked.
+            let block = Block::containing(addr.pfn(), geometry.order);
+            let kind = memory.state(block.pfn());
+            if !matches!(kind, Ok(FrameState::Head { kind: Kind::Slab, .. }))
+                || memory.label_of(block).is_some()
+            {
+                // Left, or set aside: the call that has the turn may give it up. Its objects are not to be
+                // claimed before it is adopted.
+                (self.place, self.slab) = (after, PhysAddr::new(0));
+                continue;
+            }
+            // SAFETY: in the table and shown, so a slab of this cache, which stays while it is locked.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
             while self.index < geometry.objects {
                 let index = self.index;

@@ -51,10 +51,22 @@ impl<M: Machine> Roll<M> {
             let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
             end.count = usize::try_from(word(1)).unwrap_or(RECORDS).min(RECORDS);
             match word(0) {
-                0 => return Self { first, end: Mutex::new(end) },
+                0 => break,
                 next => end.page = PhysAddr::new(next),
             }
         }
+        // A record that a kernel counted, and did not come to write, leaves its place to the next: else
+        // the roll would grow with each kernel that ends there.
+        // SAFETY: as above.
+        let page = unsafe { words(memory, end.page) };
+        let is_none = |record: usize| {
+            let word = page.get(HEADER + record * WORDS);
+            word.is_some_and(|word| store::load(word, Relaxed) == super::record::NONE)
+        };
+        while end.count > 0 && is_none(end.count - 1) {
+            end.count -= 1;
+        }
+        Self { first, end: Mutex::new(end) }
     }
 
     /// The address of the first page.
