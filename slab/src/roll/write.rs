@@ -50,7 +50,8 @@ impl<M: Machine> Roll<M> {
             let page = unsafe { words(memory, end.page) };
             let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
             end.count = usize::try_from(word(1)).unwrap_or(RECORDS).min(RECORDS);
-            // The last one may have been counted, and no more.
+            // A record that a kernel counted, and did not come to write, leaves its place to the next: else
+            // the roll would grow with each kernel that ends there.
             while end.count > 0 && word(HEADER + (end.count - 1) * WORDS) == NONE {
                 end.count -= 1;
             }

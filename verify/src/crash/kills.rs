@@ -68,7 +68,8 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
         }
         child.kill();
         let end = child.wait()?;
-        let open = bench.under_way()?;
+        bench.journal.died(None);
+        let open = bench.under_way();
         let left = bench.ground.save()?;
         let (found, verdict) = bench.successor(true)?;
         if end != End::KILLED || found != End::WELL || verdict.is_none() {
@@ -94,8 +95,6 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
                 things += found;
                 "with all that was promised"
             }
-            Some(Verdict::Rest(_)) => "with the rest of a tree",
-            Some(Verdict::Refused) => "refused, late in a takeover",
             None => "none",
         };
         *verdicts.entry(kind).or_default() += 1;

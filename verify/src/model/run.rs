@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use heirloom::folio::tracker::Geometry;
-use heirloom::folio::{Block, Kind, Order, Run};
+use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr};
 use heirloom::restore::{Error, SealPolicy};
 use heirloom::slab::RollPart;
 
@@ -33,10 +32,9 @@ pub(crate) fn begin(state: &mut State, ground: &Ground, kernel: &Kernel<'_>) {
     };
     kernel.for_each_subtree(each).expect("our own root page");
     let header = header.expect("every kernel leaves its own subtree");
-    let page = |addr: heirloom::folio::PhysAddr| Block::containing(addr.pfn(), Order::ZERO);
+    let page = |addr: PhysAddr| Block::containing(addr.pfn(), Order::ZERO);
     state.tables = [entry.root, entry.scratch, header].map(page).to_vec();
     state.asked.clear();
-    state.loose.clear();
     state.reserved = vec![ground.scratch()];
 }
 
@@ -187,66 +185,74 @@ impl State {
             Err(heirloom::Error::Restore(error)) if out_of_memory(error) => {
                 let theirs = self.inherited.keys().map(|block| block.order().frames());
                 let free = frames - ground.scratch().frames() - nodes - theirs.sum::<u64>();
-                // Its tables, and nodes down to where they are.
-                let needed = 5 + u64::from(Geometry::BUILD.levels);
-                assert!(free < needed, "{error}: but {free} frames are not preserved");
-                for thing in &self.left {
-                    thing.check_content(ground.board(), u64::MAX);
-                }
-                return None;
+                panic!("{error}: a kernel that goes on needs none, and {free} are not preserved");
             }
             Err(error) => panic!("what this kernel left: {error}"),
         };
         assert_eq!(next.generation(), generation + 1);
-        next.memory()
-            .for_each_inherited_node(|node| self.nodes.extend(Run::new(node.addr.pfn(), 1)));
         self.seal.clear();
         begin(self, ground, &next);
         self.figures.generations += 1;
         Some(next)
     }
 
-    /// What is this kernel's becomes the predecessor's.
+    /// What is this kernel's becomes the predecessor's: all that is preserved, whether it was claimed or
+    /// not.
     fn inherit(&mut self, kernel: &Kernel<'_>) {
-        let mut tables: BTreeSet<_> = self.tables.iter().chain(&self.seal).copied().collect();
+        // The next kernel has these from the beginning, and the seal's go.
+        let mut own: BTreeSet<_> = self.tables.iter().take(3).chain(&self.seal).copied().collect();
+        let mut tables = BTreeSet::new();
+        let mut record = kernel.slabs().roll();
         kernel.slabs().for_each_table(|part| {
             if let RollPart::Page(page) = part {
-                tables.insert(Block::containing(page.pfn(), Order::ZERO));
+                let block = Block::containing(page.pfn(), Order::ZERO);
+                if page == record {
+                    own.insert(block);
+                    record = self.link_of(kernel, page);
+                } else {
+                    tables.insert(block);
+                }
             }
         });
         self.inherited.clear();
-        self.nodes.clear();
         kernel.memory().for_each_preserved(|block| {
+            if own.contains(&block) {
+                return;
+            }
             let label = match kernel.memory().holder(block.pfn()) {
                 Some((_, Kind::Slab, _)) => Some(Kind::Slab),
                 _ => tables.contains(&block).then_some(Kind::Table),
             };
             self.inherited.insert(block, label);
         });
-        let unclaimed = std::mem::take(&mut self.left);
-        self.left = std::mem::take(&mut self.owned);
-        self.left.retain(|thing| thing.preserved);
-        // Of what nobody claimed, what is in slabs that were adopted is there still.
-        self.left.extend(unclaimed.into_iter().filter(|t| t.object().is_some_and(|o| o.adopted)));
-        self.left.append(&mut self.kept);
+        self.owned.retain(|thing| thing.preserved);
+        self.left.append(&mut self.owned);
         for thing in &mut self.left {
-            if let What::Object(object) = &mut thing.what {
-                object.adopted = false;
+            match &mut thing.what {
+                What::Object(object) => (object.adopted, object.held) = (false, false),
+                What::Large { born } => *born = false,
+                _ => {}
             }
         }
-        self.left_roots.clear();
         let each = |name: &str, addr, length| {
-            self.left_roots.insert(name.to_owned(), LeftRoot { addr, length, bytes: None });
+            let before = self.left_roots.get(name).and_then(|left| left.bytes.clone());
+            let bytes = self.published.get(name).map(|published| published.bytes.clone());
+            let left = LeftRoot { addr, length, bytes: bytes.or(before) };
+            if name != "heirloom" {
+                self.left_roots.insert(name.to_owned(), left);
+            }
         };
         kernel.for_each_subtree(each).expect("our own root page");
-        for (name, published) in std::mem::take(&mut self.published) {
-            let left = self.left_roots.get_mut(&name).expect("published");
-            left.bytes = Some(published.bytes);
-        }
+        self.published.clear();
         self.subtrees.clear();
-        self.kept_blocks.clear();
         self.hog.clear();
-        self.past = true;
+    }
+
+    /// The page that a page of the roll leads to.
+    fn link_of(&self, kernel: &Kernel<'_>, page: PhysAddr) -> PhysAddr {
+        let link = kernel.memory().machine().ptr(page).cast::<u64>();
+        // SAFETY: a page of the roll, which nobody writes now.
+        PhysAddr::new(unsafe { link.read() })
     }
 
     /// Claims, lets go and frees all there is.
@@ -264,11 +270,6 @@ impl State {
             tries -= 1;
         }
         self.finish(kernel, 0, 0);
-        // What was kept by an earlier kernel's wish, and is in its slabs.
-        for thing in std::mem::take(&mut self.left) {
-            let cache = kernel.slabs().caches().find(|cache| cache.discard(thing.addr).is_ok());
-            assert!(cache.is_some(), "{thing:?}");
-        }
         for n in 0..5 {
             self.unpublish(kernel, n);
         }
