@@ -3,7 +3,7 @@
 //! ```text
 //! crash kills [COUNT [SEED]]
 //! crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]]     in a build that counts stores
-//! crash takeover [STRIDE [CHAINS [SEED]]]             the same
+//! crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]     the same
 //! ```
 
 use std::process::ExitCode;
@@ -39,8 +39,9 @@ fn run() -> Result<(), Failure> {
         }),
         Some(&"takeover") => takeover(&Chains {
             stride: number(1, 1)?,
-            random: number(2, 40)?,
-            seed: number(3, 1)?,
+            pairs: number(2, 1)?,
+            random: number(3, 40)?,
+            seed: number(4, 1)?,
         }),
         Some(&"successor") => {
             let [_, arena, journal] = arguments[..] else { return Err("two descriptors".into()) };
@@ -49,7 +50,7 @@ fn run() -> Result<(), Failure> {
         }
         _ => {
             Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]] \
-                 | crash takeover [STRIDE [CHAINS [SEED]]]"
+                 | crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]"
                 .into())
         }
     }
