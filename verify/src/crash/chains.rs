@@ -7,8 +7,7 @@
 //! ```
 //!
 //! Counted are the stores that the next kernel can see: see [`count_visible`](super::step::count_visible).
-//! Of a script and those that follow it every pair (i, j) is tried, of others some; longer chains are
-//! random ones. The last kernel finds everything once, as it was; and where it also frees and jumps, as many
+//! Of each script some pairs (i, j) are tried, or all; longer chains are random ones. The last kernel finds everything once, as it was; and where it also frees and jumps, as many
 //! nodes and pages are in use as if no kernel had ever died.
 
 use std::time::Instant;
@@ -24,8 +23,11 @@ use super::{Bench, Failure, step};
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Chains {
-    /// Of the longer scripts one store in so many; 1: all.
+    /// Of the longer scripts one store in so many; 1: all. (Of the brief one, all.)
     pub stride: u64,
+    /// Of those stops one in so many is followed by a second kernel that dies, before one in so many of its
+    /// own stores; 1: each pair.
+    pub pairs: u64,
     /// How many random chains of [`DEPTH`] kernels, and the seed of the first.
     pub random: u64,
     /// See there.
@@ -63,7 +65,7 @@ pub fn takeover(options: &Chains) -> Result<(), Failure> {
     let mut all = Figures::default();
     for script in Script::TAKEOVERS {
         let stride = if script == Script::Brief { 1 } else { options.stride.max(1) };
-        let figures = pairs(&mut bench, script, stride)?;
+        let figures = pairs(&mut bench, script, stride, options.pairs.max(1))?;
         println!(
             "{}: {} stores, {} stops, {} chains of two, up to {} things found ({} s)",
             script.name(),
@@ -125,25 +127,23 @@ fn die(bench: &Bench, script: Script, stop: u64) -> Result<Option<u64>, Failure>
 
 /// The last kernel of a chain; how many things it found.
 fn last(bench: &mut Bench, further: bool, what: &dyn Fn() -> String) -> Result<u64, Failure> {
-    let before = save(bench)?;
     match bench.successor(further)? {
         (End::WELL, Some(Verdict::Whole(things))) => Ok(things),
         (end, verdict) => {
             let open = bench.under_way();
-            load(bench, &before)?;
-            let dump = bench.dump(&what().replace([' ', ',', ':'], "-"))?;
-            Err(format!(
-                "{}, in {open:?}: the last kernel ended with {end:?}, {verdict:?}; the memory is in {}",
-                what(),
-                dump.display()
-            )
-            .into())
+            let what = what();
+            Err(format!("{what}, in {open:?}: the last kernel ended with {end:?}, {verdict:?}").into())
         }
     }
 }
 
-/// Every `stride`-th store of a takeover, and of the one that follows.
-fn pairs(bench: &mut Bench, script: Script, stride: u64) -> Result<Figures, Failure> {
+/// Every `stride`-th store of a takeover, and after some of these stops as many of the one that follows.
+fn pairs(
+    bench: &mut Bench,
+    script: Script,
+    stride: u64,
+    pairs: u64,
+) -> Result<Figures, Failure> {
     let name = script.name();
     let life = start(bench, script)?;
     let whole = |bench: &Bench| {
@@ -151,23 +151,23 @@ fn pairs(bench: &mut Bench, script: Script, stride: u64) -> Result<Figures, Fail
     };
     let stores = whole(bench)?;
     let mut figures = Figures { stores, ..Figures::default() };
-    let step = usize::try_from(stride)?;
-    for i in (0..=stores).step_by(step) {
+    for i in (0..=stores).step_by(usize::try_from(stride)?) {
         load(bench, &life)?;
         die(bench, script, i)?;
-        let one = save(bench)?;
+        let followed = (i / stride).is_multiple_of(pairs);
+        let one = if followed { Some(save(bench)?) } else { None };
         let things = last(bench, i % FURTHER == 0, &|| format!("{name} {i}"))?;
         figures.things = figures.things.max(things);
         figures.stops += 1;
+        let Some(one) = one else { continue };
         load(bench, &one)?;
-        let more =
-            whole(bench).map_err(|error| format!("after {name}, stopped before {i}: {error}"))?;
+        let after = |error| format!("after {name}, stopped before {i}: {error}");
+        let more = whole(bench).map_err(after)?;
         // Not the same ones each time.
-        let first = if stride == 1 { 0 } else { i / stride % stride };
-        for j in (first..=more).step_by(step) {
+        let step = stride * pairs;
+        for j in (i / stride % step..=more).step_by(usize::try_from(step)?) {
             load(bench, &one)?;
-            die(bench, script, j)
-                .map_err(|error| format!("after {name}, stopped before {i}: {error}"))?;
+            die(bench, script, j).map_err(after)?;
             last(bench, (i + j) % FURTHER == 0, &|| format!("{name} {i} {j}"))?;
             figures.stops += 1;
             figures.chains += 1;

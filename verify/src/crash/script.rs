@@ -181,7 +181,7 @@ const SHORT_LIFE: [Op; 20] = [
 ];
 
 /// What a kernel does that has claimed all of that.
-const BRIEF: [Op; 12] = [
+const BRIEF: [Op; 11] = [
     Op::Free(2),
     Op::Publish(0, 40),
     Op::Publish(1, 40),
@@ -193,7 +193,6 @@ const BRIEF: [Op; 12] = [
     Op::Preserve(LAST),
     Op::Push(0, 1),
     Op::Seal,
-    Op::Unpreserve(1),
 ];
 
 /// Everything that there is, each sort of thing in each role.

@@ -272,6 +272,8 @@ pub(crate) struct State {
     pub seal: Vec<Block>,
     /// Something was done since it was sealed.
     pub dirty: bool,
+    /// It was found whole by its seal, and not sealed again since.
+    pub opened: bool,
     /// Out of use, scratch first.
     pub reserved: Vec<Run>,
     /// Taken so that memory is short.

@@ -366,7 +366,7 @@ impl State {
                     let holder = kernel.memory().holder(block.pfn());
                     assert_eq!(holder, Some((block.run(), Kind::Table, true)));
                 }
-                self.dirty = false;
+                (self.dirty, self.opened) = (false, false);
             }
             Err(error) => {
                 assert!(!kernel.is_sealed());
