@@ -422,7 +422,7 @@ impl<M: Machine> Memory<M> {
     /// Makes all bytes what they are in a memory of which nothing was ever allocated. Whatever is
     /// allocated stays so.
     pub(crate) fn begin_anew(&mut self) {
-        if core::mem::take(self.used.get_mut()) {
+        if self.used.swap(false, Relaxed) {
             self.ranges.iter().for_each(Range::begin_anew);
         }
     }

@@ -54,6 +54,10 @@ impl<M: Machine> Nodes for Pages<'_, M> {
     }
 
     fn learn(&self, block: Block, leaf: PhysAddr) {
+        if self.memory.hollow {
+            // It may be one that leads to nothing, and goes when the tree is pruned.
+            return;
+        }
         let range = self.memory.ranges.find(block.pfn());
         if let Some(slot) = range.and_then(|range| range.slot(block)) {
             // Release pairs with the Acquire in `leaf`.
