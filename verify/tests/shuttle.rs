@@ -227,7 +227,8 @@ impl Freeing {
                     world.owned.lock().unwrap().push(thing);
                 }
                 // The other was first; or it was freed.
-                Err(Error::Folio(FolioError::NotPreserved { .. }) | Error::NotInherited { .. }) => {}
+                Err(Error::Folio(FolioError::NotPreserved { .. }) | Error::NotInherited { .. }) => {
+                }
                 Err(error) => panic!("{handle:?}: {error}"),
             }
         }

@@ -8,7 +8,9 @@
 
 use std::process::ExitCode;
 
-use heirloom_verify::crash::{Chains, Failure, Kills, Stepping, kills, stepping, successor, takeover};
+use heirloom_verify::crash::{
+    Chains, Failure, Kills, Stepping, kills, stepping, successor, takeover,
+};
 
 fn main() -> ExitCode {
     match run() {
@@ -48,10 +50,8 @@ fn run() -> Result<(), Failure> {
             // SAFETY: nothing was opened yet; these two the process was born with.
             unsafe { successor(arena.parse()?, journal.parse()?) }
         }
-        _ => {
-            Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]] \
+        _ => Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]] \
                  | crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]"
-                .into())
-        }
+            .into()),
     }
 }

@@ -132,18 +132,14 @@ fn last(bench: &mut Bench, further: bool, what: &dyn Fn() -> String) -> Result<u
         (end, verdict) => {
             let open = bench.under_way();
             let what = what();
-            Err(format!("{what}, in {open:?}: the last kernel ended with {end:?}, {verdict:?}").into())
+            Err(format!("{what}, in {open:?}: the last kernel ended with {end:?}, {verdict:?}")
+                .into())
         }
     }
 }
 
 /// Every `stride`-th store of a takeover, and after some of these stops as many of the one that follows.
-fn pairs(
-    bench: &mut Bench,
-    script: Script,
-    stride: u64,
-    pairs: u64,
-) -> Result<Figures, Failure> {
+fn pairs(bench: &mut Bench, script: Script, stride: u64, pairs: u64) -> Result<Figures, Failure> {
     let name = script.name();
     let life = start(bench, script)?;
     let whole = |bench: &Bench| {

@@ -55,7 +55,11 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
     let kernel = ground.revive(entry).unwrap_or_else(|error| panic!("refused: {error}"));
     // One that ended in its takeover may have said so in the handover, or not.
     let generations = 1 + promises.began..=1 + promises.set_out;
-    assert!(generations.contains(&kernel.generation()), "{} of {generations:?}", kernel.generation());
+    assert!(
+        generations.contains(&kernel.generation()),
+        "{} of {generations:?}",
+        kernel.generation()
+    );
     let roots = names(&kernel, &promises);
     let ways = promises.things.iter().map(|(id, ways)| (*id, ways.as_slice()));
     let (things, given_back) = claim_all(&kernel, &ways.collect::<Vec<_>>());
@@ -166,10 +170,7 @@ impl Turn {
 }
 
 /// Claims everything: what is ours then, and how much was given back meanwhile.
-fn claim_all(
-    kernel: &Kernel<'_>,
-    all: &[(u32, &[Option<Thing>])],
-) -> (Vec<Thing>, u64) {
+fn claim_all(kernel: &Kernel<'_>, all: &[(u32, &[Option<Thing>])]) -> (Vec<Thing>, u64) {
     let spare = all.iter().filter_map(|(id, ways)| match ways {
         [Some(thing)] if thing.claim_needs_nothing() => Some((*id, *thing)),
         _ => None,
@@ -236,11 +237,7 @@ impl Claims<'_, '_> {
 struct Full;
 
 /// Claims a thing in one of the ways in which it may be there: as what it is there.
-fn claim(
-    kernel: &Kernel<'_>,
-    id: u32,
-    ways: &[Option<Thing>],
-) -> Result<Option<Thing>, Full> {
+fn claim(kernel: &Kernel<'_>, id: u32, ways: &[Option<Thing>]) -> Result<Option<Thing>, Full> {
     let mut refused = Vec::new();
     let handled = ways.iter().flatten().filter(|t| !matches!(t.sort, Sort::Root | Sort::Subtree));
     for way in handled.clone() {
@@ -340,7 +337,8 @@ fn bare(ground: &Ground, kernel: &Kernel<'_>) {
     });
     assert_eq!((blocks.len() as u64, roll.len() as u64), (OWN + pages, pages), "{blocks:?}");
     let Geometry { levels, table_log2, leaf_log2, .. } = Geometry::BUILD;
-    let above = |level: u32, block: &Block| Key::of(*block).get() >> (leaf_log2 + level * table_log2);
+    let above =
+        |level: u32, block: &Block| Key::of(*block).get() >> (leaf_log2 + level * table_log2);
     let nodes = (0..levels).map(|level| {
         blocks.iter().map(|block| above(level, block)).collect::<BTreeSet<_>>().len() as u64
     });

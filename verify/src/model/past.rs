@@ -71,9 +71,8 @@ impl State {
                 self.refused();
             }
         }
-        let of = |thing: &Thing| {
-            thing.object().is_some_and(|o| !o.adopted && o.cache == record.name())
-        };
+        let of =
+            |thing: &Thing| thing.object().is_some_and(|o| !o.adopted && o.cache == record.name());
         if done.is_ok() {
             // Of two caches of one name only the first is gone.
             assert!(!seen.is_empty() || !self.left.iter().any(of), "{name}: nothing was passed on");
@@ -85,7 +84,10 @@ impl State {
         });
         let inherited = &self.inherited;
         for object in self.left.iter().filter_map(Thing::object) {
-            assert!(object.adopted || inherited.contains_key(&object.slab), "not passed on: {object:?}");
+            assert!(
+                object.adopted || inherited.contains_key(&object.slab),
+                "not passed on: {object:?}"
+            );
         }
     }
 
@@ -138,16 +140,15 @@ impl State {
             }
         }
         // Slabs in which nothing survived are not worth a question.
-        let used: BTreeSet<_> = self.left.iter().filter_map(Thing::object).map(|o| o.slab).collect();
+        let used: BTreeSet<_> =
+            self.left.iter().filter_map(Thing::object).map(|o| o.slab).collect();
         self.inherited.retain(|block, label| *label != Some(Kind::Slab) || used.contains(block));
         self.prune();
     }
 
     /// The unclaimed block without a label that begins at an address.
     fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
-        let at = |(block, label): &(&Block, &Option<Kind>)| {
-            label.is_none() && block.addr() == addr
-        };
+        let at = |(block, label): &(&Block, &Option<Kind>)| label.is_none() && block.addr() == addr;
         self.inherited.iter().find(at).map(|(block, _)| *block)
     }
 
@@ -201,7 +202,8 @@ impl State {
                 Run::covering(left.addr, left.length).is_some_and(|run| run.overlaps(block.run()))
             })
         };
-        let blocks = state.inherited.iter().filter(|(block, label)| label.is_none() && !named(block));
+        let blocks =
+            state.inherited.iter().filter(|(block, label)| label.is_none() && !named(block));
         let mut blocks: BTreeSet<_> = blocks.map(|(block, _)| *block).collect();
         let mut counts = Finished::default();
         for (unclaimed, _) in log {

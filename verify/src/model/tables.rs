@@ -265,8 +265,8 @@ impl State {
         if b.is_multiple_of(3) {
             let done = kernel.remove_subtree(&name);
             self.look_at_seal(kernel);
-            let there = self.subtrees.remove(&name).is_some()
-                || self.left_roots.remove(&name).is_some();
+            let there =
+                self.subtrees.remove(&name).is_some() || self.left_roots.remove(&name).is_some();
             assert_eq!(done.is_ok(), there, "{name}: {done:?}");
             return;
         }

@@ -410,7 +410,11 @@ fn a_root_is_claimed_beside_a_publish_of_its_name() {
             world.kernel.for_each_subtree(|name, _, _| roots += u32::from(name == "root")).unwrap();
             assert_eq!(roots, 1, "published: {published}");
             world.kernel.unpublish("root").unwrap();
-            assert_eq!(world.kernel.finish(|_| Fate::Free).unwrap().folios, 0, "published: {published}");
+            assert_eq!(
+                world.kernel.finish(|_| Fate::Free).unwrap().folios,
+                0,
+                "published: {published}"
+            );
             world.kernel.memory().audit().unwrap();
         },
     }

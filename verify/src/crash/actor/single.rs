@@ -158,7 +158,9 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(super) fn free(&mut self, number: u64) -> Result<(), Error> {
-        let freed = |owned: &Owned| !owned.singly() && !matches!(owned.thing.sort, Sort::Area | Sort::Records);
+        let freed = |owned: &Owned| {
+            !owned.singly() && !matches!(owned.thing.sort, Sort::Area | Sort::Records)
+        };
         let Some(i) = self.pick(number, freed) else { return Ok(()) };
         let Owned { id, thing, kept, .. } = self.owned.swap_remove(i);
         assert!(thing.is_whole(self.kernel), "written by somebody else: {thing:?}");
@@ -204,7 +206,9 @@ impl<'k, 'a> Actor<'k, 'a> {
         let moved = handle != thing.handle();
         let index = if moved { u8::from(kept) } else { thing.index };
         let now = Thing::new(Sort::Buffer, index, handle, bytes as u64);
-        let both = now.sized(thing.bytes.min(bytes as u64) & !7).stamped(seed);
+        // What a kernel did not come to write has no content.
+        let both = now.sized(thing.bytes.min(bytes as u64) & !7);
+        let both = if thing.seed.is_some() { both.stamped(seed) } else { both };
         assert!(both.is_whole(self.kernel), "moved with its content: {thing:?} to {bytes}");
         if kept {
             self.is(id, Some(both));
