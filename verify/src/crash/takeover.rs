@@ -116,17 +116,23 @@ impl Actor<'_, '_> {
     /// Finds out what calls have done that were under way when a kernel ended.
     fn resolve(&mut self) {
         let mut unsure = std::mem::take(&mut self.unsure);
-        // An area that is there has its blocks, which may be there alone if it is not.
-        let is_area = |ways: &Ways| ways.iter().flatten().any(|t| t.sort == Sort::Area);
-        unsure.sort_by_key(|(_, ways)| !is_area(ways));
-        for (id, ways) in unsure {
+        // An area that is there has its blocks, which may be there alone if it is not; a name pins a folio.
+        let first = |t: &Thing| matches!(t.sort, Sort::Area | Sort::Subtree);
+        unsure.sort_by_key(|(_, ways)| !ways.iter().flatten().any(first));
+        // What is in the cache that is not adopted shows when it is upgraded.
+        let changed = |t: &Thing| t.sort == Sort::Object && t.index == CHANGED;
+        let (later, now) =
+            unsure.into_iter().partition(|(_, ways)| ways.iter().flatten().any(changed));
+        self.unsure = later;
+        for (id, ways) in Vec::<(u32, Ways)>::from(now) {
             self.open(Call::Claim, Slack::default());
             let found = self.look_for(id, &ways);
             self.is(id, found);
             if let Some(thing) = found {
-                let (kept, held, left) = (true, thing.is_held(), false);
-                let pinned =
-                    matches!(thing.sort, Sort::Root | Sort::Subtree) || self.is_named(&thing);
+                // An added name is still to be taken over, with the folio that it leads to.
+                let left = thing.sort == Sort::Subtree;
+                let (kept, held) = (true, thing.is_held());
+                let pinned = thing.sort == Sort::Root || self.is_named(&thing);
                 self.owned.push(Owned { id, thing, kept, held, left, pinned });
             }
             self.close();
@@ -189,7 +195,9 @@ impl Actor<'_, '_> {
         /// Preserving, and of larger objects.
         const TO: u8 = 1;
         let kernel = self.kernel;
-        let Some(record) = kernel.slabs().inherited(&cache_name(CHANGED)) else { return };
+        let Some(record) = kernel.slabs().inherited(&cache_name(CHANGED)) else {
+            return self.none_is_left();
+        };
         let Ok(to) = self.cache(TO) else { return };
         let mut last = None::<u32>;
         let done = kernel.slabs().upgrade(&record, |OldObject { addr, bytes, .. }| {
@@ -201,7 +209,19 @@ impl Actor<'_, '_> {
             }
             let of =
                 |o: &&Owned| o.left && o.thing.index == CHANGED && o.thing.addr() == Some(addr);
-            let old = self.owned.iter().find(of).copied();
+            let mut old = self.owned.iter().find(of).copied();
+            let unsure = |(_, ways): &(u32, Ways)| {
+                ways.iter().flatten().any(|thing| thing.addr() == Some(addr))
+            };
+            if let Some(at) = self.unsure.iter().position(unsure)
+                && old.is_none()
+            {
+                let (id, ways) = self.unsure.swap_remove(at);
+                let thing = *ways.iter().flatten().next().expect("a way");
+                let (kept, held, left, pinned) = (true, false, true, false);
+                self.owned.push(Owned { id, thing, kept, held, left, pinned });
+                old = self.owned.last().copied();
+            }
             let old = old.expect("only what was preserved survives");
             self.open(Call::Upgrade, slack(1, 1, 1));
             let object = to.alloc()?;
@@ -228,7 +248,17 @@ impl Actor<'_, '_> {
             self.owned.retain(|owned| owned.id != id);
         }
         self.close();
-        done.err().into_iter().for_each(|error| assert!(is_full(&error.into()), "{error}"));
+        match done {
+            Ok(_) => self.none_is_left(),
+            Err(error) => assert!(is_full(&error.into()), "{error}"),
+        }
+    }
+
+    /// What was not among the objects that were upgraded was not there.
+    fn none_is_left(&mut self) {
+        for (id, _) in std::mem::take(&mut self.unsure) {
+            self.is(id, None);
+        }
     }
 
     /// Claims one thing that was left, if there is memory for it: it survives as before.

@@ -206,7 +206,9 @@ impl<'k, 'a> Actor<'k, 'a> {
         let moved = handle != thing.handle();
         let index = if moved { u8::from(kept) } else { thing.index };
         let now = Thing::new(Sort::Buffer, index, handle, bytes as u64);
-        let both = now.sized(thing.bytes.min(bytes as u64) & !7).stamped(seed);
+        // What a kernel did not come to write has no content.
+        let both = now.sized(thing.bytes.min(bytes as u64) & !7);
+        let both = if thing.seed.is_some() { both.stamped(seed) } else { both };
         assert!(both.is_whole(self.kernel), "moved with its content: {thing:?} to {bytes}");
         if kept {
             self.is(id, Some(both));
