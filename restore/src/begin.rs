@@ -92,7 +92,9 @@ impl<M: Machine> NewHandover<M> {
         let mut slabs = new_slabs(memory, left.roll)?;
         // From here on the handover is changed.
         open_seal(slabs.memory(), left)?;
+        // Before anything is let go: what the check found in use leads to something still.
         slabs.prune();
+        drop_seal(slabs.memory(), left);
         let (pages, moved) = go_on(&slabs, entry, producer, left)?;
         let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
@@ -220,20 +222,25 @@ fn new_slabs<M: Machine>(memory: Memory<M>, roll: Option<PhysAddr>) -> Result<Ne
 }
 
 /// Says that the seal was found whole and is open from now on, or, if it was not looked at, that
-/// there is none; and gives the seal's table back.
+/// there is none.
 #[inline(never)]
 fn open_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) -> Result<(), Error> {
-    let (Some((info, verified)), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
+    let (Some((_, verified)), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
     // SAFETY: a page that the check took, which nothing else reaches.
     let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-    HeaderPage::open_at(words, at, verified)?;
+    HeaderPage::open_at(words, at, verified)
+}
+
+/// Gives the table of a seal back that is opened.
+#[inline(never)]
+fn drop_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) {
+    let Some((info, _)) = left.seal else { return };
     // SAFETY: `check_seal` took its blocks, if the chain is sound; the header names it no more.
     let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
     if let Ok(table) = table {
         // One that is not sound was not to be looked at, and stays.
         let _ = table.free();
     }
-    Ok(())
 }
 
 /// The pages of this kernel's handover: the predecessor's, gone on with, or, where its root page is of
