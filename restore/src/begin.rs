@@ -92,7 +92,9 @@ impl<M: Machine> NewHandover<M> {
         left: &Predecessor,
     ) -> Result<Self, Error> {
         let mut slabs = new_slabs(memory, left)?;
+        // Before anything is let go: what the check found in use leads to something still.
         slabs.prune();
+        drop_seal(slabs.memory(), left);
         let GoneOn { pages, moved, lost } = go_on(&slabs, entry, producer, left)?;
         let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
@@ -230,20 +232,23 @@ fn new_slabs<M: Machine>(memory: Memory<M>, left: &Predecessor) -> Result<NewSla
 }
 
 /// Says that the seal was found whole and is open from now on, or, if it was not looked at, that
-/// there is none; and gives the seal's table back.
+/// there is none.
 #[inline(never)]
 fn open_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) -> Result<(), Error> {
-    let (Some((info, whole)), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
+    let (Some(_), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
     // SAFETY: a page that the check took, which nothing else reaches.
     let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-    HeaderPage::open_at(words, at, left.opened)?;
-    if whole {
-        // SAFETY: `check_seal` took each of its blocks; the header names it no more.
-        let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
-        // One that is not sound was not to be looked at, and stays.
-        let _ = table.map(Records::free);
-    }
-    Ok(())
+    HeaderPage::open_at(words, at, left.opened)
+}
+
+/// Gives the table of a seal back that is opened, if all of it was taken.
+#[inline(never)]
+fn drop_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) {
+    let Some((info, true)) = left.seal else { return };
+    // SAFETY: `check_seal` took each of its blocks; the header names it no more.
+    let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
+    // One that is not sound was not to be looked at, and stays.
+    let _ = table.map(Records::free);
 }
 
 /// The pages of this kernel's handover, and what became of the predecessor's.

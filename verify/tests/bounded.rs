@@ -70,7 +70,6 @@ fn a_tree_of_n_pages_costs_order_of_n() {
         // They lead to nothing, and are free memory.
         let left = kernel.memory().counts().nodes();
         assert!(nodes > frames / 2 && left < 16, "{nodes} nodes, {left} left");
-        drop(kernel);
         each.push((frames, looks, nodes));
     }
     println!("bounded: {each:?} (frames, looks, nodes)");

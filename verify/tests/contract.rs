@@ -101,7 +101,7 @@ fn what_is_preserved_where_a_leaf_was_empty_is_found() {
     let world = World::new(256);
     let kernel = world.boot();
     // Around its bytes a block of any smaller order is looked for first.
-    kernel.publish("root", &[7; 20_000]).unwrap();
+    kernel.publish("root", &vec![7; 20_000]).unwrap();
     let folio = kernel.memory().folio(Request::new(Order::new(2).unwrap())).unwrap();
     let kept = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
     drop(kept.unpreserve().unwrap_or_else(|refused| panic!("{}", refused.error)));

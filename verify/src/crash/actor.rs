@@ -26,6 +26,7 @@ pub(crate) const fn slack(blocks: u64, frames: u64, objects: u64) -> Slack {
 }
 
 /// A thing that the kernel has, or that its predecessor left.
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Owned {
     pub(crate) id: u32,

@@ -49,7 +49,7 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
     let Some(entry) = entry else {
         assert!(!promises.booted, "an entry that was left is there");
         let kernel = ground.boot().expect("memory to boot in");
-        live_on(ground, kernel, Vec::new(), Vec::new(), further);
+        live_on(ground, kernel, &[], Vec::new(), further);
         return Verdict::Nothing;
     };
     let kernel = ground.revive(entry).unwrap_or_else(|error| panic!("refused: {error}"));
@@ -72,7 +72,7 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
         promises.open,
         promises.slack,
     );
-    live_on(ground, kernel, things, roots, further);
+    live_on(ground, kernel, &things, roots, further);
     Verdict::Whole(found)
 }
 
@@ -283,18 +283,18 @@ fn finish(kernel: &Kernel<'_>) -> Slack {
 fn live_on<'g>(
     ground: &'g Ground,
     kernel: Kernel<'g>,
-    things: Vec<Thing>,
+    things: &[Thing],
     roots: Roots,
     further: bool,
 ) {
-    apart(&kernel, &things);
-    accounts(ground, &kernel, &things);
-    fill(&kernel, &things);
+    apart(&kernel, things);
+    accounts(ground, &kernel, things);
+    fill(&kernel, things);
     if !further {
         return;
     }
     exercise(&kernel);
-    whole(&kernel, &things);
+    whole(&kernel, things);
     let publish = kernel.publish("again", b"and again");
     publish.as_ref().err().into_iter().for_each(|error| assert!(is_full(error), "{error}"));
 

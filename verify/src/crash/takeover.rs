@@ -116,15 +116,22 @@ impl Actor<'_, '_> {
     /// Finds out what calls have done that were under way when a kernel ended.
     fn resolve(&mut self) {
         let mut unsure = std::mem::take(&mut self.unsure);
+        // An area that is there has its blocks, of which a call under way may have told as folios.
+        if unsure.iter().any(|(_, ways)| ways.iter().flatten().any(|t| t.sort == Sort::Folio)) {
+            let areas = self.left().filter(|owned| owned.thing.sort == Sort::Area);
+            for id in areas.map(|owned| owned.id).collect::<Vec<_>>() {
+                self.claim(id);
+            }
+        }
         // An area that is there has its blocks, which may be there alone if it is not; a name pins a folio.
         let first = |t: &Thing| matches!(t.sort, Sort::Area | Sort::Subtree);
         unsure.sort_by_key(|(_, ways)| !ways.iter().flatten().any(first));
         // What is in the cache that is not adopted shows when it is upgraded.
         let changed = |t: &Thing| t.sort == Sort::Object && t.index == CHANGED;
-        let (later, now) =
+        let (later, now): (Vec<_>, Vec<_>) =
             unsure.into_iter().partition(|(_, ways)| ways.iter().flatten().any(changed));
         self.unsure = later;
-        for (id, ways) in Vec::<(u32, Ways)>::from(now) {
+        for (id, ways) in now {
             self.open(Call::Claim, Slack::default());
             let found = self.look_for(id, &ways);
             self.is(id, found);
@@ -320,11 +327,15 @@ impl Actor<'_, '_> {
         };
         self.open(Call::Finish, freed);
         if fate == Fate::Free {
-            left.iter().for_each(|owned| self.may(owned.id, None));
+            for owned in &left {
+                self.may(owned.id, None);
+            }
         }
         self.kernel.finish(|_| fate).expect("nothing else writes the root page");
         if fate == Fate::Free {
-            left.iter().for_each(|owned| self.is(owned.id, None));
+            for owned in &left {
+                self.is(owned.id, None);
+            }
             self.owned.retain(|owned| !owned.left);
             self.write(Line::Swept);
         }

@@ -176,34 +176,34 @@ impl State {
             }
         }
         let mut names: BTreeMap<_, _> = self.left_roots.clone();
-        let mut state = Self { left_roots: names.clone(), ..Self::default() };
-        state.published.clone_from(&self.published);
-        state.subtrees.clone_from(&self.subtrees);
-        state.inherited.clone_from(&self.inherited);
+        let mut then = Self { left_roots: names.clone(), ..Self::default() };
+        then.published.clone_from(&self.published);
+        then.subtrees.clone_from(&self.subtrees);
+        then.inherited.clone_from(&self.inherited);
         for (unclaimed, fate) in log {
             if let Unclaimed::Subtree { name, addr, bytes } = unclaimed {
                 let left = names.remove(name.as_str());
                 let left = left.unwrap_or_else(|| panic!("{name} is not left"));
                 assert_eq!((left.addr, Some(left.length)), (*addr, *bytes));
                 if *fate == Fate::Free {
-                    state.left_roots.remove(name.as_str());
-                    let block = state.blob_at(*addr);
-                    if let Some(block) = block.filter(|block| !state.is_named(*block)) {
-                        state.inherited.remove(&block);
+                    then.left_roots.remove(name.as_str());
+                    let block = then.blob_at(*addr);
+                    if let Some(block) = block.filter(|block| !then.is_named(*block)) {
+                        then.inherited.remove(&block);
                     }
                 }
             }
         }
         assert!(names.is_empty(), "not asked about {names:?}");
         // What a name that stays leads to stays with it.
-        let named = |block: &Block| {
-            let mut names = state.left_roots.values();
+        let under_a_name = |block: &Block| {
+            let mut names = then.left_roots.values();
             names.any(|left| {
                 Run::covering(left.addr, left.length).is_some_and(|run| run.overlaps(block.run()))
             })
         };
         let blocks =
-            state.inherited.iter().filter(|(block, label)| label.is_none() && !named(block));
+            then.inherited.iter().filter(|(block, label)| label.is_none() && !under_a_name(block));
         let mut blocks: BTreeSet<_> = blocks.map(|(block, _)| *block).collect();
         let mut counts = Finished::default();
         for (unclaimed, _) in log {

@@ -139,8 +139,8 @@ impl State {
         }
     }
 
-    /// The kernel ends, whatever it was at, and another takes over; unless so little memory is not
-    /// preserved that none can begin. Then what is preserved is as it was.
+    /// The kernel ends, whatever it was at, and another takes over: that needs no memory that is not
+    /// there.
     ///
     /// # Panics
     /// Where the library and the model differ.
@@ -149,7 +149,7 @@ impl State {
         ground: &'g Ground,
         kernel: Kernel<'g>,
         a: u64,
-    ) -> Option<Kernel<'g>> {
+    ) -> Kernel<'g> {
         if a.is_multiple_of(3) {
             self.seal(&kernel);
         }
@@ -205,7 +205,7 @@ impl State {
         self.seal.clear();
         begin(self, ground, &next);
         self.figures.generations += 1;
-        Some(next)
+        next
     }
 
     /// What is this kernel's becomes the predecessor's: all that is preserved, whether it was claimed or
@@ -220,7 +220,7 @@ impl State {
                 let block = Block::containing(page.pfn(), Order::ZERO);
                 if page == record {
                     own.insert(block);
-                    record = self.link_of(kernel, page);
+                    record = Self::link_of(kernel, page);
                 } else {
                     tables.insert(block);
                 }
@@ -261,7 +261,7 @@ impl State {
     }
 
     /// The page that a page of the roll leads to.
-    fn link_of(&self, kernel: &Kernel<'_>, page: PhysAddr) -> PhysAddr {
+    fn link_of(kernel: &Kernel<'_>, page: PhysAddr) -> PhysAddr {
         let link = kernel.memory().machine().ptr(page).cast::<u64>();
         // SAFETY: a page of the roll, which nobody writes now.
         PhysAddr::new(unsafe { link.read() })
@@ -329,11 +329,7 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
     let at_first = tables(&kernel);
     for (n, step) in program.iter().enumerate() {
         if step.op == Op::Jump {
-            let Some(next) = state.jump(&ground, kernel, step.a) else {
-                state.figures.programs = 1;
-                return state.figures;
-            };
-            kernel = next;
+            kernel = state.jump(&ground, kernel, step.a);
         } else {
             state.step(&ground, &kernel, *step);
         }
@@ -346,7 +342,7 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
     for _ in 0..2 {
         state.give_back(&kernel);
         state.check(&kernel, 0);
-        kernel = state.jump(&ground, kernel, 1).expect("nothing is preserved");
+        kernel = state.jump(&ground, kernel, 1);
         state.check(&kernel, 0);
     }
     state.finish(&kernel, 0, 0);

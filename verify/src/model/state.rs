@@ -34,6 +34,7 @@ pub(crate) enum What {
 }
 
 /// What is known of an object beside its address.
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Object {
     /// Its cache.

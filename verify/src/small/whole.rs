@@ -111,7 +111,7 @@ impl World for Whole<'_> {
         self.count += 1;
         if step.op == Op::Jump {
             let (ground, state) = (self.ground, &mut self.state);
-            self.kernel.replace(|kernel| state.jump(ground, kernel?, step.a));
+            self.kernel.replace(|kernel| Some(state.jump(ground, kernel?, step.a)));
         } else if let Some(kernel) = self.kernel.get() {
             self.state.step(self.ground, kernel, step);
         }
