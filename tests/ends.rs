@@ -72,7 +72,7 @@ fn types() {
                     let blocks = run.blocks().take(200).count();
                     let _ = (run.end(), run.bytes(), run.addr(), blocks);
                     let _ = (run.contains(Pfn::new(b)), run.common(run), run.covers(run));
-                    let _ = run.blocks().last();
+                    let _ = run.blocks().next_back();
                     let _ = joined(&[(run, NodeId(0)), (run, NodeId(0))]).count();
                 });
                 t.call(("range_bytes", a, b), || Memory::<Ram>::range_bytes(run));

@@ -9,7 +9,7 @@ use heirloom_slab::RollPart;
 use crate::entry::halves;
 use crate::error::Error;
 use crate::handover::Handover;
-use crate::names::Names;
+use crate::names::{Names, Owner};
 use crate::pages::{Pages, words_at};
 use crate::records::Records;
 use crate::root::RootView;
@@ -96,7 +96,14 @@ impl<M: Machine> Handover<M> {
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;
-            if let Some(bytes) = subtree.size.filter(|_| made.is_made(index)) {
+            // What was published by a predecessor, and is still to be claimed, nothing writes.
+            let left = || {
+                let block = self.memory().inherited_block(subtree.addr.pfn());
+                let frames = subtree.frames();
+                made.is(index, Owner::Inherited)
+                    && block.is_some_and(|block| frames.is_some_and(|run| block.run().covers(run)))
+            };
+            if let Some(bytes) = subtree.size.filter(|_| made.is_made(index) || left()) {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 if bytes > 0 {
                     sealer.cover(Sealed::Subtree, subtree.addr, bytes)?;
