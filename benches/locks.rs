@@ -161,7 +161,7 @@ const ACTS: [(&str, Act, Act); 8] = [
         "upgrade",
         |_| (),
         |kernel| {
-            let record = kernel.slabs().inherited("left").expect("not ending").expect("left");
+            let record = kernel.slabs().inherited("left").expect("left");
             kernel.slabs().upgrade(&record, |_| Ok(())).expect("sound");
         },
     ),

@@ -354,9 +354,9 @@ impl Arena {
     /// Writes the entry of a handover into the first page, where [`Arena::entry`] finds it: for
     /// a successor that inherits the memory and nothing else.
     ///
-    /// Once for every generation is enough, right after `boot` or `revive`: an entry holds from
-    /// then on, whatever is preserved later. At any instant either the old entry or the new one
-    /// is there.
+    /// Once is enough, right after the first `boot`: an entry holds from then on, whatever is
+    /// preserved later, and a successor goes on with it. Writing it again does no harm. At any instant
+    /// either the old entry or the new one is there.
     ///
     /// # Errors
     /// [`ArenaError::Os`]: the system refused. [`ArenaError::Entry`]: the entry that is there was

@@ -180,8 +180,9 @@ impl<M: Machine> Heirloom<M> {
         Self::of(NewHandover::fresh(memory, scratch, producer), metadata)
     }
 
-    /// Takes over from a predecessor: see [`Handover::revive`]. Until that has checked and
-    /// reserved everything, nothing but scratch is written.
+    /// Takes over from a predecessor, and goes on with its handover: see [`Handover::revive`]. Until that
+    /// has checked and reserved everything, nothing but scratch is written; and at whatever instant
+    /// this kernel ends, then or later, the next one finds all that was preserved and not let go of.
     ///
     /// A machine of more CPUs than scratch has room for comes up all the same: those beyond
     /// [`Heirloom::cpus`] do without a cache of frames.

@@ -3,7 +3,7 @@
 //! A kernel (or a process) takes frames, folios, slab objects and `void*` buffers from heirloom,
 //! says which of them must survive, and jumps into its successor. The successor finds them at the
 //! same physical addresses and claims them back as what they were; everything else is free memory
-//! again.
+//! again. What was claimed survives the next jump too, until it is freed or let go.
 //!
 //! ```text
 //!   old kernel                                       new kernel

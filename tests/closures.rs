@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use common::{Kernel, World, keep_buffer, keep_folio, stamped_at};
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{DirectMap, Error as FolioError, Fate};
-use heirloom::restore::{Error, Unclaimed};
+use heirloom::folio::{DirectMap, Fate};
+use heirloom::restore::Unclaimed;
 use heirloom::slab::{CacheSpec, Global};
 
 const FRAMES: u64 = 4096;
@@ -158,23 +158,12 @@ fn the_closure_of_finish_allocates() {
     kernel.slabs().adopt(PLAIN).unwrap();
     let asked = AtomicUsize::new(0);
     together(|_| {
-        loop {
-            let finished = kernel.finish(|_| {
-                within(0, push_everywhere);
-                asked.fetch_add(1, Ordering::Relaxed);
-                Fate::Free
-            });
-            match finished {
-                // The other thread is at it.
-                Err(Error::Folio(FolioError::Claiming | FolioError::Ending)) => {
-                    std::thread::yield_now();
-                }
-                finished => {
-                    finished.unwrap();
-                    break;
-                }
-            }
-        }
+        let finished = kernel.finish(|_| {
+            within(0, push_everywhere);
+            asked.fetch_add(1, Ordering::Relaxed);
+            Fate::Free
+        });
+        finished.unwrap();
     });
     assert!(asked.into_inner() > 200 + 4);
     kernel.memory().audit().unwrap();
@@ -183,7 +172,7 @@ fn the_closure_of_finish_allocates() {
 #[test]
 fn the_closure_of_upgrade_allocates() {
     let (kernel, left) = heirs(1, leave_things);
-    let record = kernel.slabs().inherited("things").unwrap().unwrap();
+    let record = kernel.slabs().inherited("things").unwrap();
     let seen = AtomicUsize::new(0);
     together(|_| {
         let upgraded = kernel.slabs().upgrade(&record, |object| {
@@ -238,7 +227,7 @@ fn closures_of_walks_allocate() {
             within(3, push_everywhere);
             seen.set(seen.get() + 1);
         };
-        kernel.slabs().for_each_inherited(|_| see()).unwrap();
+        kernel.slabs().for_each_inherited(|_| see());
         kernel.slabs().for_each_table(|_| see());
         kernel.for_each_inherited_subtree(|_, _, _| see()).unwrap();
         kernel.for_each_subtree(|_, _, _| see()).unwrap();
@@ -247,7 +236,7 @@ fn closures_of_walks_allocate() {
         kernel
             .claim_folios(&folios[thread..=thread], |folio| {
                 see();
-                drop(folio);
+                drop(folio.unpreserve());
             })
             .unwrap();
         for cache in kernel.slabs().caches().take(100) {

@@ -72,7 +72,7 @@ fn types() {
                     let blocks = run.blocks().take(200).count();
                     let _ = (run.end(), run.bytes(), run.addr(), blocks);
                     let _ = (run.contains(Pfn::new(b)), run.common(run), run.covers(run));
-                    let _ = run.blocks().last();
+                    let _ = run.blocks().next_back();
                     let _ = joined(&[(run, NodeId(0)), (run, NodeId(0))]).count();
                 });
                 t.call(("range_bytes", a, b), || Memory::<Ram>::range_bytes(run));
@@ -263,7 +263,7 @@ fn calls() {
         }
         for b in ends() {
             t.call(("add_subtree", a, b), || hand.add_subtree("z", addr, b).is_ok());
-            t.call(("claim_large", a, b), || slabs.claim_large(addr, b, true).is_ok());
+            t.call(("claim_large", a, b), || slabs.claim_large(addr, b).is_ok());
             for parts in [
                 Parts::Buffer { addr, bytes: b },
                 Parts::Object { addr, bytes: b, tag: 3 },

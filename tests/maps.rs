@@ -57,16 +57,14 @@ fn keep(kernel: &Kernel<'_>) -> Vec<Handle> {
     kept
 }
 
-/// Claims all of it and preserves it again.
+/// Claims all of it, which survives as before.
 fn pass_on(kernel: &Kernel<'_>, kept: &mut [Handle]) {
     for handle in kept {
         if let Ok(Parts::Folio(_)) = handle.parts() {
-            let folio = kernel.claim_folio(*handle).unwrap_or_else(|error| panic!("{error}"));
-            folio.preserve().map_err(|refused| refused.error).unwrap().into_raw();
+            kernel.claim_folio(*handle).unwrap_or_else(|error| panic!("{error}"));
         } else {
             let buffer = kernel.restore(*handle).unwrap_or_else(|error| panic!("{error}"));
-            // SAFETY: claimed just now.
-            *handle = unsafe { kernel.preserve(buffer) }.unwrap();
+            assert_eq!(kernel.handle_of(buffer), Ok(*handle));
         }
     }
     let finished = kernel.finish(|_| Fate::Free).unwrap();
@@ -129,11 +127,13 @@ fn hundreds_of_ranges_apart_are_taken_over() {
     for n in 0..300 {
         let frames = run(5001 + n * 10, 9).blocks_up_to(Order::ZERO);
         let mut taken = frames.filter(|at| first.memory().alloc_at(*at, Kind::Folio).is_ok());
-        let block = taken.next().unwrap();
+        // Where the tracker's nodes have not taken all of it.
+        let Some(block) = taken.next() else { continue };
         // SAFETY: allocated by this test, and told to nothing else.
         unsafe { first.memory().preserve(block) }.unwrap();
         kept.push(Handle::new(Parts::Folio(block)).unwrap());
     }
+    assert!(kept.len() > 290, "{}", kept.len());
     first.seal().unwrap();
     let mut entry = first.into_handover().entry();
     for _ in 0..2 {

@@ -406,6 +406,22 @@ impl Iterator for Blocks {
     }
 }
 
+/// The same blocks, from the last: there is one way to make up a run of its largest.
+impl DoubleEndedIterator for Blocks {
+    fn next_back(&mut self) -> Option<Block> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = self.rest.end().0;
+        let fits = self.rest.frames.ilog2();
+        let order = Order(end.trailing_zeros().min(fits).min(u32::from(self.limit.0)) as u8);
+        self.rest.frames -= order.frames();
+        Some(Block { pfn: self.rest.end(), order })
+    }
+}
+
+impl core::iter::FusedIterator for Blocks {}
+
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -430,6 +446,30 @@ mod tests {
                 assert_eq!(at, run.end());
             }
         }
+    }
+
+    #[test]
+    fn blocks_are_the_same_from_the_last_and_from_both_ends() {
+        let limits = [Order::new(2).unwrap(), Order::MAX];
+        for (start, frames) in (0..70).flat_map(|start| (0..140).map(move |n| (start, n))) {
+            for limit in limits {
+                let blocks = run(start, frames).blocks_up_to(limit);
+                let forth: Vec<_> = blocks.clone().collect();
+                let mut back: Vec<_> = blocks.clone().rev().collect();
+                back.reverse();
+                assert_eq!(back, forth);
+                let (mut rest, mut ends) = (blocks, (Vec::new(), Vec::new()));
+                while let Some(first) = rest.next() {
+                    ends.0.push(first);
+                    ends.1.extend(rest.next_back());
+                }
+                ends.0.extend(ends.1.into_iter().rev());
+                assert_eq!(ends.0, forth);
+            }
+        }
+        let top = Run::new(Pfn::new(Pfn::LIMIT.get() - 5), 5).unwrap();
+        let orders: Vec<_> = top.blocks().rev().map(|b| b.order().get()).collect();
+        assert_eq!(orders, [2, 0]);
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl<M: Machine> Memory<M> {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
         self.take_run_at(block.run())?;
+        self.note_use();
         self.mark(block, kind);
         Ok(())
     }
@@ -351,6 +352,7 @@ impl<M: Machine> Memory<M> {
     #[inline(never)]
     fn take_more(&self, request: Request) -> Result<Block, Error> {
         let order = request.order();
+        self.note_use();
         let found = self.machine().pinned(|cpu| {
             let Some(cpu) = self.with_slot(cpu) else {
                 return self.take_shared(request, None, None, &mut Hints::new());

@@ -96,10 +96,8 @@ pub enum Error {
         /// The block.
         block: Block,
     },
-    /// Something of the predecessor's is being claimed or read: the inheritance cannot end now.
+    /// Another call has what would be claimed set aside: it can be claimed once that call has ended.
     Claiming,
-    /// The inheritance is being ended: nothing can be claimed now.
-    Ending,
     /// A new range overlaps one that is there.
     RangeOverlaps {
         /// The new range.
@@ -244,9 +242,8 @@ impl fmt::Display for Error {
             Self::Preserved { block } => write!(f, "{block} is preserved"),
             Self::AlreadyPreserved { block } => write!(f, "{block} is preserved already"),
             Self::NotPreserved { block } => write!(f, "{block} is not preserved"),
-            Self::Claiming => f.write_str("the inheritance is in use: it cannot end now"),
-            Self::Ending => {
-                f.write_str("the inheritance is being ended: nothing can be claimed now")
+            Self::Claiming => {
+                f.write_str("another call has it set aside: try again once that call has ended")
             }
             Self::RangeOverlaps { run, with } => write!(f, "range {run} overlaps {with}"),
             Self::BadRange { run } => write!(f, "{run} cannot be a memory range"),

@@ -50,7 +50,7 @@ macro_rules! owned_frames {
     ($owned:ident, $preserved:ident, $value:ident: $Value:ty, $kind:expr,
      $run:expr, $free:ident, $keep:ident, $unkeep:ident) => {
         impl<'m, M: Machine> $owned<'m, M> {
-            /// The owner of frames that were allocated by a raw call, or claimed.
+            /// The owner of frames that were allocated by a raw call, or claimed and let go.
             ///
             /// # Safety
             /// They are allocated from `memory` as this kind, not preserved, and the caller's to
@@ -123,7 +123,7 @@ macro_rules! owned_frames {
         }
 
         impl<'m, M: Machine> $preserved<'m, M> {
-            /// The owner of preserved frames that [`Self::into_raw`] let go.
+            /// The owner of preserved frames that [`Self::into_raw`] gave up, or that were claimed.
             ///
             /// # Safety
             /// They are allocated from `memory` as this kind, preserved, and the caller's to
@@ -273,13 +273,13 @@ impl<M: Machine> Memory<M> {
         Ok(FolioRun::fresh(self, run, request))
     }
 
-    /// Claims a folio that the predecessor preserved; once.
+    /// Claims a folio that a predecessor preserved; once. It stays preserved.
     ///
     /// # Errors
     /// As for [`Memory::claim`].
-    pub fn claim_folio(&self, block: Block) -> Result<Folio<'_, M>, Error> {
+    pub fn claim_folio(&self, block: Block) -> Result<PreservedFolio<'_, M>, Error> {
         self.claim(block, Kind::Folio)?;
-        // SAFETY: claimed just now, by nobody else.
-        Ok(unsafe { Folio::from_raw(self, block) })
+        // SAFETY: claimed just now, by this call alone.
+        Ok(unsafe { PreservedFolio::from_raw(self, block) })
     }
 }

@@ -1,31 +1,48 @@
-//! What a predecessor left: taking its tree over, claiming what is in it, and ending it.
+//! What a predecessor left: going on with its tree, claiming what is in it, disposing of the rest.
 //!
-//! The predecessor's tree shrinks: claiming a block takes its bit out, atomically, so a block is
-//! claimed once, and what is left at the end is what nobody wanted.
+//! A successor goes on with the predecessor's tree: it checks it, and from then on preserves in it
+//! and lets go in it as if it had made it. What is in it and has no owner here is *unclaimed*.
+//!
+//! A claim writes nothing that a successor reads: what is claimed is preserved until its owner lets it
+//! go, as if it had just been preserved. All kinds bytes are zeroes when a memory begins, so everything
+//! that was preserved is unclaimed at first, however many kernels began to claim it and died. Whose a
+//! block becomes is decided by one exchange of its byte, in `exchange`.
+//!
+//! ```text
+//! inherit ── holding    checks the tree; takes its blocks and nodes out of the free bits
+//!         └─ prune      nodes that lead to nothing become free memory
+//! claim, claim_run, label, disinherit ── exchange
+//! ```
+
+mod exchange;
+mod holding;
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
-use crate::error::{Error, TreeFault};
-use crate::gate::HeldInheritance;
-use crate::kinds::{self, FrameState, Kind};
+use crate::error::Error;
+use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::prefetch::{prefetch, prefetch_at};
-use crate::ranges::{Range, Whose};
-use crate::sync::{AtomicU64, Relaxed, Release};
-use crate::tracker::{Counts, Geometry, Key, Ledger, Spot, Tracker, TreeNode, check_counting};
+use crate::ranges::Range;
+use crate::sync::{AtomicU8, AtomicU64, Relaxed};
+use crate::tracker::{Counts, Key, Spot, Tracker, check_counting};
 
-/// What becomes of a block that the predecessor preserved and nobody claimed.
+use exchange::{Disposal, Places};
+use holding::Holding;
+
+/// What becomes of a block that the predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// Its frames are free memory.
     Free,
-    /// It is preserved again, for the next kernel, and owned by nobody in this one.
+    /// It stays as it is: preserved, and there to be claimed, in this kernel or the next.
     Keep,
 }
 
 impl<M: Machine> Memory<M> {
-    /// Takes over a predecessor's tree: checks every table, then holds every block and node in
-    /// it reserved until it is claimed or [`Memory::disinherit`] disposes of it.
+    /// Takes over a predecessor's tree, and goes on with it: checks every table, and holds every block
+    /// in it reserved until it is claimed or [`Memory::disinherit`] disposes of it. Its nodes are this
+    /// memory's; those that lead to nothing become free memory.
     ///
     /// All ranges must have been added, and what the predecessor may not have used reserved
     /// (scratch, above all): a tree that names any of it is refused. Costs what reading the tables
@@ -33,14 +50,17 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
-    /// held; build a new one to go on without the predecessor.
+    /// held; build a new one to go on without the predecessor. [`Error::AlreadyPreserved`]: this
+    /// memory has a tree of its own, whose root is named.
     pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
         let counts = self.take_over(root, |counts| *counts)?;
+        self.prune();
         Ok((self, counts))
     }
 
     /// Does what [`Memory::inherit`] does, where the memory lies, and returns what `of` makes of what
     /// is in the tree. A kernel's stack is small: while the tree is walked, neither is there twice.
+    /// Nothing is written but in this memory's own metadata: [`Memory::prune`] is the caller's to call.
     ///
     /// # Errors
     /// As for [`Memory::inherit`]; the memory is of no use then.
@@ -51,59 +71,78 @@ impl<M: Machine> Memory<M> {
         root: PhysAddr,
         of: impl FnOnce(&Counts) -> R,
     ) -> Result<R, Error> {
-        // What lies in a cache would seem to be in use.
+        if let Some(own) = self.tracker.root() {
+            return Err(Error::AlreadyPreserved {
+                block: Block::containing(own.pfn(), Order::ZERO),
+            });
+        }
+        // What lies in a cache would seem to be in use; what was freed, to be claimed.
         self.drain_all();
+        self.begin_anew();
         let mut counts = Counts::NONE;
-        let pages = self.tables(Whose::Inherited);
-        check_counting(root, &pages, &mut Holding { memory: self }, &mut counts)?;
-        self.inherited = Tracker::adopt(root);
-        self.open_gate();
+        let mut holding = Holding { memory: self, empty: false };
+        check_counting(root, &self.tables(), &mut holding, &mut counts)?;
+        self.hollow = holding.empty;
+        self.tracker = Tracker::adopt(root);
         Ok(of(&counts))
     }
 
-    /// Whether the predecessor preserved exactly this block, and nobody has claimed it yet. False
-    /// also while the inheritance is being ended.
+    /// Takes out of the tree the nodes that lead to nothing: they are free memory. To be called before
+    /// anything is preserved.
+    #[doc(hidden)]
+    #[inline(never)]
+    pub fn prune(&mut self) {
+        if !core::mem::take(&mut self.hollow) {
+            return;
+        }
+        let mut tracker = core::mem::replace(&mut self.tracker, Tracker::new());
+        tracker.prune(&self.tables(), |page, leaf| {
+            // Something may have been looked for in it since the tree was checked.
+            if let Some(first) = leaf {
+                self.ranges.slots_of_leaf(first).for_each(|slot| slot.store(0, Relaxed));
+            }
+            let run = Block::containing(page.pfn(), Order::ZERO).run();
+            self.unmark_run(run);
+            self.give_run(run);
+        });
+        self.tracker = tracker;
+    }
+
+    /// Whether a predecessor preserved exactly this block, and it is still to be claimed.
     pub fn is_inherited(&self, block: Block) -> bool {
-        self.inside(|| self.still_inherited(block)).unwrap_or(false)
+        self.is_preserved(block) && self.is_unclaimed(block)
     }
 
-    /// The same for who is in the gate.
-    fn still_inherited(&self, block: Block) -> bool {
-        self.inherited.contains(&self.tables(Whose::Inherited), block)
-    }
-
-    /// Calls `each` with every block that the predecessor preserved and nobody has claimed; with
-    /// none, if the inheritance is being ended.
+    /// Calls `each` with every block that a predecessor preserved and that is still to be claimed.
     ///
-    /// No lock is held and no CPU pinned: `each` may allocate, free, preserve, claim and look up. The
-    /// inheritance is held, so [`Memory::disinherit`] is refused meanwhile ([`Error::Claiming`]).
-    pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
-        let Ok(Some(_held)) = self.hold_inheritance() else { return };
-        self.inherited.tree(&self.tables(Whose::Inherited)).folios().for_each(each);
+    /// No lock is held and no CPU pinned: `each` may call anything. What is claimed or disposed of
+    /// since the call began may be among them or not.
+    pub fn for_each_inherited(&self, mut each: impl FnMut(Block)) {
+        self.for_each_preserved(|block| {
+            if self.is_unclaimed(block) {
+                each(block);
+            }
+        });
     }
 
-    /// Calls `each` with every node of the predecessor's tree; as for
-    /// [`Memory::for_each_inherited`].
-    pub fn for_each_inherited_node(&self, each: impl FnMut(TreeNode)) {
-        let Ok(Some(_held)) = self.hold_inheritance() else { return };
-        self.inherited.tree(&self.tables(Whose::Inherited)).nodes().for_each(each);
-    }
-
-    /// Claims a block that the predecessor preserved as a folio: from now on it is allocated, and
-    /// freed like any other. Once: the bit in the predecessor's tree decides. Tables and slabs are
-    /// for [`Memory::claim_as`].
+    /// Claims a block that a predecessor preserved as a folio: from now on it is the caller's, and
+    /// still preserved: to be let go by [`Memory::unpreserve`] before it can be freed. Once: the
+    /// exchange of its byte decides. Tables and slabs are for [`Memory::claim_as`].
     ///
     /// # Errors
     /// [`Error::NotPreserved`]: never was, with this order, or is claimed already.
     /// [`Error::WrongKind`]: [`Memory::label`] says that it is no folio, or `kind` is a table's or
     /// a slab's. [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or
-    /// no block's kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
+    /// no block's kind.
     pub fn claim(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        folios_only(block, kind)?;
+        if matches!(kind, Kind::Slab | Kind::Table) {
+            let pfn = block.pfn();
+            return Err(Error::WrongKind { pfn, expected: Kind::Folio, found: kind });
+        }
         self.claim_kind(block, kind)
     }
 
-    /// Claims a block that the predecessor preserved, as `kind`, a table or a slab too. (What is
+    /// Claims a block that a predecessor preserved, as `kind`, a table or a slab too. (What is
     /// claimed as [`Kind::Slab`] is a [`Kind::Table`] until [`Memory::make_slab`].)
     ///
     /// # Errors
@@ -119,99 +158,28 @@ impl<M: Machine> Memory<M> {
 
     #[inline]
     fn claim_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        Self::claimable(block, kind)?;
-        let range = self.range(block.pfn())?;
-        self.prefetch_claim(range, block);
-        let claimed = self.inside(|| self.claim_in(range, block, kind));
-        claimed.unwrap_or_else(|| Err(self.shut_out(block)))
-    }
-
-    /// [`Memory::claim`] for a caller that holds the inheritance, and so need not ask whether it is
-    /// there: for many in a row.
-    ///
-    /// # Errors
-    /// As for [`Memory::claim`].
-    pub fn claim_held(
-        &self,
-        held: &HeldInheritance<'_>,
-        block: Block,
-        kind: Kind,
-    ) -> Result<(), Error> {
-        folios_only(block, kind)?;
-        self.claim_held_kind(held, block, kind)
-    }
-
-    /// [`Memory::claim_as`] for a caller that holds the inheritance.
-    ///
-    /// # Errors
-    /// As for [`Memory::claim_as`].
-    ///
-    /// # Safety
-    /// As for [`Memory::claim_as`].
-    pub unsafe fn claim_held_as(
-        &self,
-        held: &HeldInheritance<'_>,
-        block: Block,
-        kind: Kind,
-    ) -> Result<(), Error> {
-        self.claim_held_kind(held, block, kind)
-    }
-
-    #[inline]
-    fn claim_held_kind(
-        &self,
-        held: &HeldInheritance<'_>,
-        block: Block,
-        kind: Kind,
-    ) -> Result<(), Error> {
-        if !held.is_of(self) {
-            return self.claim_kind(block, kind);
-        }
-        Self::claimable(block, kind)?;
-        let range = self.range(block.pfn())?;
-        self.prefetch_claim(range, block);
-        self.claim_in(range, block, kind)
-    }
-
-    /// Whether a block of this order can be claimed at once, and as this kind.
-    #[inline]
-    fn claimable(block: Block, kind: Kind) -> Result<(), Error> {
         if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == Kind::Tail {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
-        Ok(())
+        let range = self.range(block.pfn())?;
+        self.prefetch_claim(range, block);
+        exchange::take(&Here { memory: self, range }, block, kind)
     }
 
-    /// Claims a block, in the gate.
+    /// Whether the tree has exactly this block, whose first frame is of `range`.
     #[inline]
-    fn claim_in(&self, range: &Range, block: Block, kind: Kind) -> Result<(), Error> {
-        let leaf = self.leaf_in(range, Whose::Inherited, block);
-        // Mostly the leaf is known, as `inherit` came by it, and the block has no label.
-        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block))
-            && let Some(byte) = range.byte(block.pfn())
-            && kinds::is_nothing(byte.load(Relaxed))
-        {
-            spot.unpreserve(block)?;
-            byte.store(kinds::head(kinds::at_first(kind), block.order(), false), Relaxed);
-            return Ok(());
+    fn has_bit(&self, range: &Range, block: Block) -> bool {
+        // Mostly the leaf is known, as `inherit` came by it.
+        match self.leaf_in(range, block).and_then(|leaf| Spot::of(leaf, block)) {
+            Some(spot) => spot.is_set(),
+            None => self.tracker.contains(&self.tables(), block),
         }
-        self.unlabelled(block, kind)?;
-        let theirs = self.tables(Whose::Inherited);
-        self.inherited.unpreserve(&theirs, block)?;
-        // Once more, as it may have been somebody's who has put it back since.
-        if let Some(found) = self.label_of(block).filter(|found| *found != kind) {
-            self.inherited.preserve(&theirs, block)?;
-            return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
-        }
-        self.mark(block, kinds::at_first(kind));
-        Ok(())
     }
 
-    /// Asks for the two lines that a claim waits for, which are far apart; outside the gate, as
-    /// nothing is read.
+    /// Asks for the two lines that a claim waits for, which are far apart.
     #[inline]
     fn prefetch_claim(&self, range: &Range, block: Block) {
-        let leaf = range.slot(Whose::Inherited, block).map_or(0, |slot| slot.load(Relaxed));
+        let leaf = range.slot(block).map_or(0, |slot| slot.load(Relaxed));
         if leaf != 0 {
             let words = self.machine().ptr(PhysAddr::new(leaf)).cast::<AtomicU64>();
             prefetch_at(words.as_ptr().wrapping_add(Key::of(block).index(0) / 64));
@@ -221,105 +189,46 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Why nothing of the predecessor's can be claimed.
-    #[cold]
-    fn shut_out(&self, block: Block) -> Error {
-        if self.has_inheritance() { Error::Ending } else { Error::NotPreserved { block } }
-    }
-
-    /// Whether there is a predecessor's tree, be it about to end.
-    pub(crate) fn has_inheritance(&self) -> bool {
-        self.inherited.root().is_some()
-    }
-
-    /// Says what a block that the predecessor preserved is, a [`Kind::Slab`] or a [`Kind::Table`]:
-    /// from now on only a claim as `kind` takes it. Those are found by reading what the predecessor
-    /// wrote; so nobody gets them as plain folios.
-    ///
-    /// To be said before there is anybody who claims: a claim that is under way may take the block
-    /// as if it had no label.
+    /// Says what an unclaimed block is. A [`Kind::Slab`]: from now on only a claim as one takes it. A
+    /// [`Kind::Table`]: it is the caller's from now on, which tells it by [`Memory::label_of`] from all
+    /// that this kernel allocated, and never lets it go. Those are found by reading what the predecessor
+    /// wrote; so no caller gets them as plain folios.
     ///
     /// # Errors
-    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it has a
-    /// label, maybe the same one: two tables name it. [`Error::BadRequest`]: no label is of this
-    /// kind. [`Error::Ending`]: [`Memory::disinherit`] is under way.
+    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it is a slab or a
+    /// table already, maybe by the same label: two tables name it. [`Error::BadRequest`]: no label is of
+    /// this kind, or of a block so large.
     ///
     /// # Safety
     /// The caller is the reader of what the label stands for: it found the block in what the
     /// predecessor wrote, as a table or a slab.
     pub unsafe fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        if !matches!(kind, Kind::Slab | Kind::Table) {
-            return Err(Error::BadRequest { frames: block.order().frames() });
-        }
-        let gone = Error::NotPreserved { block };
-        let byte = self.byte(block.pfn());
-        let byte = byte.filter(|_| block.order() <= Order::MAX_FOLIO).ok_or(gone)?;
-        // As preserved, which it is by the predecessor: so nothing but a claim takes it.
         let label = kinds::label(kind, block.order());
-        let labelled = self.inside(|| {
-            if !self.still_inherited(block) {
-                return Err(gone);
-            }
-            let unless_taken = |now| kinds::is_nothing(now).then_some(label);
-            match byte.fetch_update(Relaxed, Relaxed, unless_taken) {
-                Ok(_) if self.still_inherited(block) => Ok(()),
-                Ok(before) => {
-                    // Claimed since: what its new owner writes, or has written, stands.
-                    let _ = byte.compare_exchange(label, before, Relaxed, Relaxed);
-                    Err(gone)
-                }
-                Err(now) => match kinds::decode(now) {
-                    FrameState::Head { kind: found, .. } => {
-                        Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
-                    }
-                    _ => Err(gone),
-                },
-            }
-        });
-        labelled.unwrap_or_else(|| Err(self.shut_out(block)))
+        let label = label.ok_or(Error::BadRequest { frames: block.order().frames() })?;
+        let gone = Error::NotPreserved { block };
+        let range = self.range(block.pfn()).map_err(|_| gone)?;
+        let byte = range.byte(block.pfn()).filter(|_| self.has_bit(range, block)).ok_or(gone)?;
+        exchange::label(byte, block, kind, label)
     }
 
-    /// The block that the predecessor preserved, and nobody claimed, that holds the frame. None
-    /// also while the inheritance is being ended.
+    /// The block that a predecessor preserved, and that is still to be claimed, that holds the frame.
     pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
-        let _held = self.hold_inheritance().ok()??;
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
         let mut blocks = orders.map(|order| Block::containing(pfn, order));
-        blocks.find(|block| self.still_inherited(*block))
+        blocks.find(|block| self.is_inherited(*block))
     }
 
-    /// The label of an inherited block, if it has one.
+    /// The label of an unclaimed block, if it has one.
     pub fn label_of(&self, block: Block) -> Option<Kind> {
-        match self.ranges.find(block.pfn())?.state(block.pfn()) {
-            FrameState::Head { kind, .. } => Some(kind),
-            _ => None,
-        }
+        let (kind, order) = kinds::labelled(self.byte(block.pfn())?.load(Relaxed))?;
+        (order == block.order()).then_some(kind)
     }
 
-    /// Refuses a claim as `kind` of a block that is labelled as something else. In the gate.
-    fn unlabelled(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        let range = self.range(block.pfn())?;
-        if range.byte(block.pfn()).is_some_and(|byte| kinds::is_nothing(byte.load(Relaxed))) {
-            return Ok(());
-        }
-        match range.state(block.pfn()) {
-            FrameState::Head { kind: found, .. }
-                if found != kind && self.still_inherited(block) =>
-            {
-                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Undoes a claim: the block, which is of `kind` by now, is the predecessor's again, there for
-    /// the next claim; for one as `label` alone, if it had a label.
+    /// Undoes a claim: the block, which is of `kind` by now and preserved, is there for the next claim;
+    /// for one as `label` alone, if it had a label.
     ///
     /// # Errors
-    /// As for [`Memory::free`], and nothing is changed. [`Error::Ending`],
-    /// [`Error::NotPreserved`]: the inheritance is being ended, or has ended; not so while
-    /// [`Memory::hold_inheritance`] keeps it. [`Error::OutOfMemory`] cannot happen: the
-    /// predecessor's tree has the leaf.
+    /// As for [`Memory::unpreserve`], and nothing is changed.
     ///
     /// # Safety
     /// As for [`Memory::free`]; the block came from [`Memory::claim`] and its contents are as they
@@ -331,20 +240,17 @@ impl<M: Machine> Memory<M> {
         label: Option<Kind>,
     ) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
-        let back = self.inside(|| {
-            match range.byte(block.pfn()) {
-                Some(byte) if byte.load(Relaxed) == kinds::head(kind, block.order(), false) => {
-                    let back = label.map_or(kinds::NEVER, |kind| kinds::label(kind, block.order()));
-                    byte.store(back, Relaxed);
-                }
-                _ => return Err(self.refuse(range, block, kind)),
-            }
-            self.inherited.preserve(&self.tables(Whose::Inherited), block)
+        let byte = range.byte(block.pfn()).filter(|byte| {
+            block.order() <= Order::MAX_FOLIO
+                && byte.load(Relaxed) == kinds::head(kind, block.order(), true)
         });
-        back.unwrap_or_else(|| Err(self.shut_out(block)))
+        let byte = byte.ok_or_else(|| self.refuse_single(range, block, kind, true))?;
+        let back = label.and_then(|kind| kinds::label(kind, block.order()));
+        exchange::put_back(byte, back.unwrap_or(kinds::NEVER));
+        Ok(())
     }
 
-    /// Claims a run, all of its blocks or none.
+    /// Claims a run, all of its blocks or none. It stays preserved until [`Memory::unpreserve_run`].
     ///
     /// # Errors
     /// As for [`Memory::claim`].
@@ -355,181 +261,134 @@ impl<M: Machine> Memory<M> {
         if !self.ranges.holds(run) {
             return Err(Error::NotMemory { pfn: run.start() });
         }
-        let (theirs, blocks) = (self.tables(Whose::Inherited), run.blocks_up_to(Order::MAX_FOLIO));
-        let claimed = self.inside_for(run, || {
-            blocks.clone().try_for_each(|block| self.unlabelled(block, kind))?;
-            self.inherited.unpreserve_run(&theirs, run)?;
-            // Once more, as a part of it may have been somebody's who has put it back since.
-            for block in blocks {
-                if let Some(found) = self.label_of(block).filter(|found| *found != kind) {
-                    self.inherited.preserve_run(&theirs, run)?;
-                    return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
-                }
+        // A first look at all, so that a call in vain is never in the way of another.
+        for block in run.blocks() {
+            if let Some(found) = self.label_of(block) {
+                return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
             }
-            self.mark_run(run, kind);
-            Ok(())
-        })?;
-        claimed.unwrap_or_else(|| Err(self.shut_out(Block::containing(run.start(), Order::ZERO))))
+            if !self.is_inherited(block) {
+                let byte = self.byte(block.pfn()).filter(|_| self.is_preserved(block));
+                let now = byte.map_or(kinds::NEVER, |byte| byte.load(Relaxed));
+                return Err(exchange::taken(block, kind, now));
+            }
+        }
+        // One may have been claimed since, or disposed of.
+        exchange::take_run(self, run, kind)
     }
 
-    /// Undoes [`Memory::claim_run`]: the run is the predecessor's again, there for the next claim.
+    /// Claims a run as a large buffer that survives for as long as it is not freed: see
+    /// [`Memory::hold_buffer`].
     ///
     /// # Errors
-    /// As for [`Memory::free_run`], and nothing is changed; else as for [`Memory::unclaim`].
+    /// As for [`Memory::claim`].
+    pub fn claim_buffer(&self, run: Run) -> Result<(), Error> {
+        self.claim_run(run, Kind::Buffer)?;
+        self.mark_held(run);
+        Ok(())
+    }
+
+    /// Undoes [`Memory::claim_run`], or [`Memory::claim_buffer`]: the run is there for the next claim.
+    ///
+    /// # Errors
+    /// As for [`Memory::unpreserve_run`], and nothing is changed.
     ///
     /// # Safety
     /// As for [`Memory::free`]; the run came from [`Memory::claim_run`] and its contents are as they
     /// were then.
     pub unsafe fn unclaim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        let back = self.inside_for(run, || {
+        let held = kind == Kind::Buffer && self.is_held_run(run);
+        if !held && !self.is_run(run, kind, true) {
             self.check_run(run, kind)?;
-            for block in run.blocks_up_to(Order::MAX_FOLIO) {
-                if let Some(byte) = self.byte(block.pfn()) {
-                    byte.store(kinds::NEVER, Relaxed);
-                }
-            }
-            // As the blocks that the predecessor's tree had, which may be larger.
-            self.inherited.preserve_run(&self.tables(Whose::Inherited), run)
-        })?;
-        back.unwrap_or_else(|| Err(self.shut_out(Block::containing(run.start(), Order::ZERO))))
-    }
-
-    /// [`Memory::inside`] for something about every block of a run: a CPU is not to be pinned for
-    /// longer than three dozen blocks take.
-    fn inside_for<R>(&self, run: Run, f: impl FnOnce() -> R) -> Result<Option<R>, Error> {
-        if run.frames() <= Order::MAX_FOLIO.frames() {
-            return Ok(self.inside(f));
+            return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
         }
-        Ok(self.hold_inheritance()?.map(|_held| f()))
+        exchange::put_back_run(self, run);
+        Ok(())
     }
 
-    /// Ends the inheritance: every block that nobody claimed meets the fate that `fate` decides,
-    /// and the predecessor's tree becomes free memory. Returns the blocks freed and kept.
+    /// Asks about every block that is still to be claimed and has no [label](Memory::label), and does
+    /// what `fate` decides. Returns how many blocks were freed, and how many are still to be claimed as
+    /// `fate` keeps them. What has a label is left to the layer that gave it.
     ///
-    /// No lock is held and no CPU pinned: `fate` may allocate, free, preserve and look up. Claims in
-    /// it are refused with [`Error::Ending`], and a nested call with [`Error::Claiming`]. A panic in
-    /// it leaves what was decided so far; the rest is still to be claimed, and the call can be
-    /// repeated.
-    ///
-    /// # Errors
-    /// [`Error::Claiming`]: somebody claims something at this moment, or reads what the predecessor
-    /// left, or ends the inheritance too; nothing is changed, and the call can be repeated.
-    /// [`Error::OutOfMemory`] for a node, keeping a block. What was decided so far stands; the
-    /// rest is still to be claimed, and the call can be repeated.
-    pub fn disinherit(&self, fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
-        if !self.has_inheritance() {
-            return Ok((0, 0));
-        }
-        // While it is shut nobody else looks into the tree.
-        let shut = self.shut_gate().ok_or(Error::Claiming)?;
-        let ended = self.end_inheritance(fate)?;
-        shut.stay();
-        Ok(ended)
-    }
-
-    /// [`Memory::disinherit`], the gate being shut by this call.
-    fn end_inheritance(&self, mut fate: impl FnMut(Block) -> Fate) -> Result<(u64, u64), Error> {
-        let pages = self.tables(Whose::Inherited);
+    /// No lock is held and no CPU pinned: `fate` may call anything, this too. What it claims, or
+    /// another CPU claims meanwhile, is left to its owner and not counted. The call may be repeated, as
+    /// long as anything is left; and need not be made at all: what is unclaimed stays preserved.
+    pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> (u64, u64) {
         let (mut freed, mut kept) = (0, 0);
-        for block in self.inherited.tree(&pages).folios() {
+        self.for_each_inherited(|block| {
+            if self.label_of(block).is_some() {
+                return;
+            }
             match fate(block) {
-                Fate::Free => {
-                    self.inherited.unpreserve(&pages, block)?;
-                    self.unmark_run(block.run());
-                    self.give_run(block.run());
-                    freed += 1;
-                }
-                Fate::Keep => {
-                    self.keep(block)?;
-                    kept += 1;
-                }
+                Fate::Free => freed += u64::from(self.dispose_of(block)),
+                Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
             }
-        }
-        for node in self.inherited.tree(&pages).nodes() {
-            self.give_run(Block::containing(node.addr.pfn(), Order::ZERO).run());
-        }
-        self.inherited.forget();
-        for range in self.ranges.iter() {
-            range.forget(Whose::Inherited);
-        }
-        Ok((freed, kept))
+        });
+        (freed, kept)
     }
 
-    /// Moves a block from the predecessor's tree to ours.
-    fn keep(&self, block: Block) -> Result<(), Error> {
-        let (ours, theirs) = (self.tables(Whose::Own), self.tables(Whose::Inherited));
-        self.own.preserve(&ours, block)?;
-        self.inherited.unpreserve(&theirs, block)?;
-        if block.order() <= Order::MAX_FOLIO {
-            let kind = self.label_of(block).unwrap_or(Kind::Folio);
-            self.mark_preserved(block, kinds::at_first(kind), true);
-        } else {
-            self.mark_run(block.run(), Kind::Run);
-            self.mark_run_preserved(block.run(), Kind::Run, true);
-        }
-        Ok(())
+    /// Frees a block that is still to be claimed: whether it was. As [`Memory::disinherit`] does it that
+    /// was told to free it.
+    pub fn disinherit_block(&self, block: Block) -> bool {
+        self.dispose_of(block)
+    }
+
+    /// Frees a block that is still to be claimed and has no label: whether it was.
+    pub(crate) fn dispose_of(&self, block: Block) -> bool {
+        exchange::dispose_of(self, block)
+    }
+
+    /// Whether a block that was in the tree is still to be claimed: its byte tells, as its bit stays
+    /// until the byte has changed.
+    fn is_unclaimed(&self, block: Block) -> bool {
+        self.byte(block.pfn()).is_some_and(|byte| kinds::is_unclaimed(byte.load(Relaxed)))
     }
 }
 
-/// Refuses to take a block as what a layer above keeps.
-#[inline]
-fn folios_only(block: Block, kind: Kind) -> Result<(), Error> {
-    if matches!(kind, Kind::Slab | Kind::Table) {
-        let pfn = block.pfn();
-        return Err(Error::WrongKind { pfn, expected: Kind::Folio, found: kind });
+impl<M: Machine> Places for Memory<M> {
+    fn byte(&self, block: Block) -> Option<&AtomicU8> {
+        self.byte(block.pfn())
     }
-    Ok(())
+
+    fn has_bit(&self, block: Block) -> bool {
+        self.ranges.find(block.pfn()).is_some_and(|range| self.has_bit(range, block))
+    }
 }
 
-/// The ledger of [`Memory::inherit`]: what is taken in it is taken out of the free bits, by the
-/// one that owns the memory.
-struct Holding<'m, M: Machine> {
+impl<M: Machine> Disposal for Memory<M> {
+    fn clear_bit(&self, block: Block) {
+        let gone = self.tracker.unpreserve(&self.tables(), block);
+        debug_assert!(gone.is_ok(), "it is this call's: {gone:?}");
+    }
+
+    fn free(&self, block: Block) {
+        self.unmark_run(block.run());
+        self.give_run(block.run());
+    }
+}
+
+/// Memory, and the range of a block's first frame.
+struct Here<'m, M: Machine> {
     memory: &'m Memory<M>,
+    range: &'m Range,
 }
 
-impl<M: Machine> Ledger for Holding<'_, M> {
-    fn take(&mut self, block: Block) -> Result<(), TreeFault> {
-        let outside = TreeFault::OutsideMemory { addr: block.addr() };
-        for (range, part) in self.memory.ranges.parts(block.run()).ok_or(outside)? {
-            for part in part.blocks_up_to(Order::MAX_FOLIO) {
-                if !range.columns().carve(part) {
-                    // What was taken stays so: the caller gives the whole memory up.
-                    return Err(TreeFault::Overlap { block });
-                }
-            }
-        }
-        Ok(())
+impl<M: Machine> Places for Here<'_, M> {
+    #[inline]
+    fn byte(&self, block: Block) -> Option<&AtomicU8> {
+        self.range.byte(block.pfn())
     }
 
-    fn take_word(&mut self, first: Pfn, mask: u64) -> Result<(), (u32, TreeFault)> {
-        let range = self.memory.ranges.find(first.add(u64::from(mask.trailing_zeros())));
-        if range.is_some_and(|range| range.columns().carve_word(first, mask)) {
-            return Ok(());
-        }
-        // One of them is at fault, or they lie in two ranges: find out one by one.
-        for bit in (0..u64::BITS).filter(|bit| mask >> bit & 1 == 1) {
-            let block = Block::containing(first.add(u64::from(bit)), Order::ZERO);
-            self.take(block).map_err(|fault| (bit, fault))?;
-        }
-        Ok(())
-    }
-
-    fn take_full(&mut self, block: Block) -> bool {
-        let range = self.memory.ranges.covering(block.run());
-        range.is_some_and(|range| range.columns().carve(block))
-    }
-
-    fn leaf(&mut self, first: Block, leaf: PhysAddr) {
-        let order = first.order();
-        let keys = order.frames() << Geometry::BUILD.leaf_log2;
-        let Some(covers) = Run::new(first.pfn(), keys) else { return };
-        // A leaf may begin before a range, and reach over several.
-        for range in self.memory.ranges.overlapping(covers) {
-            let within = Block::containing(range.run().start().max(first.pfn()), order);
-            if let Some(slot) = range.slot(Whose::Inherited, within) {
-                // Release pairs with the Acquire in `Pages::leaf`.
-                slot.store(leaf.get(), Release);
-            }
-        }
+    #[inline]
+    fn has_bit(&self, block: Block) -> bool {
+        self.memory.has_bit(self.range, block)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod deaths;
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
+#[cfg(all(test, not(loom)))]
+mod turns;

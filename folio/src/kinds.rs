@@ -67,15 +67,21 @@ pub(crate) const FREED: u8 = 1;
 const ORDERS: u8 = Order::MAX_FOLIO.get() + 1;
 const FIRST: u8 = 2;
 
-/// The byte of a predecessor's slab of order 0 that nobody has claimed.
+/// The byte of a predecessor's slab of order 0 that is still to be claimed.
 const LEFT: u8 = FIRST + Kind::ALL.len() as u8 * 2 * ORDERS;
+/// Orders of slabs that can be told so: two MiB of the smallest pages.
+const LEFT_ORDERS: u8 = 10;
+
+/// The byte of a predecessor's table of order 0 that was taken over with a label; larger ones follow, to
+/// the last byte there is.
+const OLD: u8 = LEFT + LEFT_ORDERS;
 
 /// The byte of a held buffer of order 0: where a preserved tail's would be.
 const HELD: u8 = FIRST + (Kind::Tail as u8 * 2 + 1) * ORDERS;
 
 const _: () = assert!(
-    FIRST as usize + (Kind::ALL.len() * 2 + 1) * ORDERS as usize <= 256,
-    "every kind, preserved or not, of every order, and slabs that were left, fit one byte"
+    FIRST as usize + Kind::ALL.len() * 2 * ORDERS as usize + (LEFT_ORDERS as usize) < 256,
+    "every kind, preserved or not, of every order, and slabs and tables that were left, fit one byte"
 );
 
 /// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`]; a tail is never preserved,
@@ -100,18 +106,37 @@ pub(crate) const fn is_held(byte: u8) -> bool {
     byte.wrapping_sub(HELD) < ORDERS
 }
 
-/// The byte of a block that the predecessor preserved, that nobody has claimed, and that only a
-/// claim as `kind` takes. It reads as preserved. A slab's is no slab's of ours: nothing looks for
-/// objects in it.
+/// Returns the byte of a block that the predecessor preserved, and of which is known what it is: a slab,
+/// which is still to be claimed, and which only a claim as one takes; or a table, which is taken. It
+/// reads as preserved, and as no slab or table that this kernel allocated. `None`: no label is of that
+/// kind, or order.
 #[inline]
-pub(crate) const fn label(kind: Kind, order: Order) -> u8 {
+pub(crate) const fn label(kind: Kind, order: Order) -> Option<u8> {
     match kind {
-        Kind::Slab => {
-            debug_assert!(order.get() < ORDERS);
-            LEFT + order.get()
-        }
-        _ => head(kind, order, true),
+        Kind::Slab if order.get() < LEFT_ORDERS => Some(LEFT + order.get()),
+        Kind::Table => OLD.checked_add(order.get()),
+        _ => None,
     }
+}
+
+/// Returns what a [`label`] says.
+#[inline]
+pub(crate) const fn labelled(byte: u8) -> Option<(Kind, Order)> {
+    let (kind, order) = match byte {
+        OLD.. => (Kind::Table, byte - OLD),
+        LEFT.. => (Kind::Slab, byte - LEFT),
+        _ => return None,
+    };
+    match Order::new(order) {
+        Some(order) => Some((kind, order)),
+        None => None,
+    }
+}
+
+/// Whether `byte` is that of a block that is still to be claimed, if the tracker has the block.
+#[inline]
+pub(crate) const fn is_unclaimed(byte: u8) -> bool {
+    byte == NEVER || byte >= LEFT && byte < OLD
 }
 
 /// What a block that is claimed or kept as `kind` is at first: a slab begins as a table.
@@ -133,12 +158,6 @@ pub(crate) const fn slab_from_table(byte: u8) -> u8 {
 #[inline]
 pub(crate) const fn table_from_slab(byte: u8) -> u8 {
     byte + (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
-}
-
-/// Whether no block starts at a frame with this byte.
-#[inline]
-pub(crate) const fn is_nothing(byte: u8) -> bool {
-    byte < FIRST
 }
 
 /// Whether `byte` is that of a block of `kind` and `order`, (not) preserved, that is no part of a
@@ -173,18 +192,13 @@ pub(crate) const fn is_tail(byte: u8) -> bool {
     byte.wrapping_sub(head(Kind::Tail, Order::ZERO, false)) < ORDERS
 }
 
-/// What `byte` says. A byte that no block writes reads as [`FrameState::Never`].
+/// What `byte` says.
 pub(crate) const fn decode(byte: u8) -> FrameState {
     if byte < FIRST {
         return if byte == FREED { FrameState::Freed } else { FrameState::Never };
     }
-    if byte >= LEFT {
-        return match Order::new(byte - LEFT) {
-            Some(order) if order.get() < ORDERS => {
-                FrameState::Head { kind: Kind::Slab, order, preserved: true }
-            }
-            _ => FrameState::Never,
-        };
+    if let Some((kind, order)) = labelled(byte) {
+        return FrameState::Head { kind, order, preserved: true };
     }
     let code = byte - FIRST;
     let group = code / ORDERS;
@@ -214,7 +228,7 @@ mod tests {
                     assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
                     seen[usize::from(byte)] = true;
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
-                    assert_eq!((is_tail(byte), is_nothing(byte)), (kind == Kind::Tail, false));
+                    assert_eq!(is_tail(byte), kind == Kind::Tail);
                     for other in Kind::ALL {
                         let found = Some(order).filter(|_| other == kind && !preserved);
                         assert_eq!(order_of(byte, other), found);
@@ -230,7 +244,7 @@ mod tests {
             let order = Order::new(o).unwrap();
             let byte = held(order);
             assert_eq!(decode(byte), decode(head(Kind::Buffer, order, true)));
-            assert!(byte != head(Kind::Buffer, order, true) && !is_tail(byte) && !is_nothing(byte));
+            assert!(byte != head(Kind::Buffer, order, true) && !is_tail(byte));
             assert!(is_held(byte) && !is_held(head(Kind::Buffer, order, true)));
             assert!(byte < LEFT && byte > head(Kind::Tail, order, false));
             assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
@@ -258,19 +272,39 @@ mod tests {
     }
 
     #[test]
-    fn a_label_reads_as_preserved_and_a_left_slab_is_no_slab() {
+    fn a_label_reads_as_preserved_and_is_no_slab_or_table() {
         for o in 0..ORDERS {
             let order = Order::new(o).unwrap();
-            for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
-                let byte = label(kind, order);
+            for kind in [Kind::Slab, Kind::Table] {
+                let Some(byte) = label(kind, order) else {
+                    assert!(o >= if kind == Kind::Slab { 10 } else { 16 });
+                    continue;
+                };
                 assert_eq!(decode(byte), FrameState::Head { kind, order, preserved: true });
-                assert_eq!(byte == head(kind, order, true), kind != Kind::Slab);
+                assert_eq!(labelled(byte), Some((kind, order)));
+                assert!(is_unclaimed(byte) == (kind == Kind::Slab) && !is_tail(byte));
+                assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+                for (preserved, k) in
+                    [false, true].into_iter().flat_map(|p| Kind::ALL.map(|k| (p, k)))
+                {
+                    assert!(!is_single(byte, k, order, preserved));
+                }
             }
-            let left = label(Kind::Slab, order);
-            assert!(!is_nothing(left) && !is_tail(left));
-            assert!(Kind::ALL.into_iter().all(|kind| order_of(left, kind).is_none()));
+            for kind in Kind::ALL {
+                let whole = [false, kind != Kind::Tail].map(|kept| head(kind, order, kept));
+                assert!(
+                    !whole.into_iter().any(|byte| is_unclaimed(byte) || labelled(byte).is_some())
+                );
+                assert_eq!(
+                    label(kind, order).is_some(),
+                    match kind {
+                        Kind::Slab => o < 10,
+                        Kind::Table => o < 16,
+                        _ => false,
+                    }
+                );
+            }
             for preserved in [false, true] {
-                assert!(Kind::ALL.into_iter().all(|k| !is_single(left, k, order, preserved)));
                 let table = head(at_first(Kind::Slab), order, preserved);
                 assert_eq!(slab_from_table(table), head(Kind::Slab, order, preserved));
                 assert_eq!(table_from_slab(slab_from_table(table)), table);
@@ -282,10 +316,9 @@ mod tests {
     fn fresh_and_freed_are_told_apart() {
         assert_eq!(decode(NEVER), FrameState::Never);
         assert_eq!(decode(FREED), FrameState::Freed);
-        assert_eq!(decode(255), FrameState::Never);
-        for byte in [NEVER, FREED, 255] {
+        assert!(is_unclaimed(NEVER) && !is_unclaimed(FREED) && !is_unclaimed(held(Order::ZERO)));
+        for byte in [NEVER, FREED] {
             assert!(!is_tail(byte));
-            assert_eq!(is_nothing(byte), byte != 255);
             assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
         }
     }

@@ -5,8 +5,8 @@
 //!   ┌──────────┴────────────────────────────────┐
 //!   │ alloc / free                preserve / claim
 //!   │    │                              │
-//!   │  per-CPU cache                 tracker: the tree that is handed over
-//!   │    │                              │      (and the predecessor's, to claim from)
+//!   │  per-CPU cache                 tracker: the tree that is handed over, and that a
+//!   │    │                              │      successor goes on with
 //!   │  columns: free blocks as bits  directory of leaves
 //!   │    │
 //!   │  kinds: one byte a frame, what starts there
@@ -19,8 +19,8 @@
 //! [`Machine`] (a direct map, the current CPU, a lock) and memory for its metadata, and nothing
 //! else: no heap, no statics, no threads.
 //!
-//! Owned handles ([`Folio`], [`FolioRun`]) free on drop; what is preserved is another type that
-//! cannot be freed. The raw calls beside them ([`Memory::alloc`], [`Memory::free`], …) are for
+//! Owned handles ([`Folio`], [`FolioRun`]) free on drop; what is preserved, or claimed from a
+//! predecessor, is another type that cannot be freed. The raw calls beside them ([`Memory::alloc`], [`Memory::free`], …) are for
 //! those who keep their own books, and find every misuse: see [`Error`].
 //!
 //! # Examples
@@ -47,7 +47,6 @@ mod allocator;
 mod columns;
 mod error;
 mod freeze;
-mod gate;
 mod handle;
 #[cfg(any(test, feature = "std"))]
 pub mod harness;
@@ -74,7 +73,6 @@ mod within;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use error::{Error, TreeError, TreeFault};
-pub use gate::HeldInheritance;
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
 pub use inherit::Fate;
 pub use kinds::{FrameState, Kind};

@@ -10,7 +10,6 @@ use crate::kinds::Kind;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::prefetch::prefetch;
-use crate::ranges::Whose;
 use crate::tracker::Spot;
 
 /// How many blocks ahead of the one at hand are asked for: so many misses that a processor has
@@ -50,7 +49,7 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// As for [`Memory::preserve`], for each of them.
     pub unsafe fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
-        let ask = |block| self.ask_for(Whose::Own, block);
+        let ask = |block| self.ask_for(block);
         let preserve = |block| self.preserve_kind(block, Kind::Folio);
         all_or_none(blocks, ask, preserve, |block| self.unpreserve_kind(block, Kind::Folio))
     }
@@ -63,12 +62,13 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// As for [`Memory::unpreserve`], for each of them.
     pub unsafe fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
-        let ask = |block| self.ask_for(Whose::Own, block);
+        let ask = |block| self.ask_for(block);
         let unpreserve = |block| self.unpreserve_kind(block, Kind::Folio);
         all_or_none(blocks, ask, unpreserve, |block| self.preserve_kind(block, Kind::Folio))
     }
 
-    /// Claims many folios that the predecessor preserved, as [`Memory::claim`] does one.
+    /// Claims many folios that a predecessor preserved, as [`Memory::claim`] does one: they stay
+    /// preserved.
     ///
     /// # Errors
     /// As for [`Memory::claim`] as [`Kind::Folio`], naming the first at fault. All or nothing.
@@ -90,26 +90,25 @@ impl<M: Machine> Memory<M> {
     /// new.claim_all(&blocks)?;
     /// let again = new.claim_all(&blocks[1..]);
     /// assert_eq!(again, Err(Error::NotPreserved { block: blocks[1] }));
+    /// assert!(new.is_preserved(blocks[1]));
     /// # Ok::<(), Error>(())
     /// ```
     pub fn claim_all(&self, blocks: &[Block]) -> Result<(), Error> {
-        let Some(first) = blocks.first() else { return Ok(()) };
-        let held = self.hold_inheritance()?.ok_or(Error::NotPreserved { block: *first })?;
-        let ask = |block| self.ask_for(Whose::Inherited, block);
-        let claim = |block| self.claim_held(&held, block, Kind::Folio);
-        // SAFETY: claimed by this call, as it had no label, and not written.
+        let ask = |block| self.ask_for(block);
+        let claim = |block| self.claim(block, Kind::Folio);
+        // SAFETY: claimed by this call, and not written.
         let undo = |block| unsafe { self.unclaim(block, Kind::Folio, None) };
         all_or_none(blocks, ask, claim, undo)
     }
 
     /// Asks for what preserving, letting go or claiming a block looks at.
     #[inline]
-    fn ask_for(&self, whose: Whose, block: Block) {
+    fn ask_for(&self, block: Block) {
         let Some(range) = self.ranges.find(block.pfn()) else { return };
         if let Some(byte) = range.byte(block.pfn()) {
             prefetch(byte);
         }
-        let leaf = self.leaf_in(range, whose, block);
+        let leaf = self.leaf_in(range, block);
         if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block)) {
             spot.prefetch();
         }

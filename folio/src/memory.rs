@@ -1,4 +1,4 @@
-//! The layer's object: physical memory with its allocator and its trackers.
+//! The layer's object: physical memory with its allocator and its tracker.
 
 use core::ptr::NonNull;
 
@@ -6,13 +6,12 @@ use lock_api::Mutex;
 
 use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::error::Error;
-use crate::gate;
 use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
-use crate::ranges::{Range, Ranges, SPACE_ALIGN, Whose};
+use crate::ranges::{Range, Ranges, SPACE_ALIGN};
 use crate::readers;
-use crate::sync::{AtomicU8, AtomicU64, written};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
 use crate::tracker::Tracker;
 
 /// Physical memory: which frames exist, which are free, which survive.
@@ -57,21 +56,24 @@ pub struct Memory<M: Machine> {
     /// How many slots there are: CPUs from here on have none.
     cpus: usize,
     shared: NonNull<Shared>,
-    pub(crate) own: Tracker,
-    pub(crate) inherited: Tracker,
+    pub(crate) tracker: Tracker,
+    /// Whether the tree that was taken over has nodes that lead to nothing.
+    pub(crate) hollow: bool,
+    /// Whether a block was ever allocated, so that frames may have been freed.
+    used: AtomicBool,
     adding: Mutex<M::Mutex, ()>,
 }
 
 // SAFETY: the pointers lead to per-CPU slots and a shared word in memory that is this value's alone
 // (promised to `new`); nothing is tied to a thread.
 unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
-// SAFETY: ranges and trackers are atomics; a CPU's slot is reached only under `Cpus::pinned` or
+// SAFETY: ranges and the tracker are atomics; a CPU's slot is reached only under `Cpus::pinned` or
 // `idle`, which exclude each other for one CPU.
 unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 /// What CPUs share, on a cache line of its own, as a CPU's slot is.
 #[repr(align(128))]
-struct Shared(gate::Word, readers::Word);
+struct Shared(readers::Word);
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -82,7 +84,7 @@ pub struct Stats {
     pub free_blocks: [u64; Order::MAX_FOLIO.index() + 1],
     /// Free frames in the CPUs' caches.
     pub cached: u64,
-    /// Preserved frames (part of those in use).
+    /// Preserved frames (part of those in use), those of blocks still to be claimed too.
     pub preserved: u64,
 }
 
@@ -106,9 +108,11 @@ pub struct Audit {
     pub free: u64,
     /// Free frames in the CPUs' caches.
     pub cached: u64,
-    /// Frames of allocated blocks, by [`Kind`]'s order of declaration.
+    /// Frames of allocated blocks, by [`Kind`]'s order of declaration; those of a predecessor's blocks
+    /// that have a [label](Memory::label), too.
     pub allocated: [u64; 6],
-    /// Frames with no owner that are not free: reserved, or a predecessor's and not claimed.
+    /// Frames with no owner that are not free: reserved, or a predecessor's, still to be claimed and
+    /// without a label.
     pub reserved: u64,
 }
 
@@ -156,14 +160,15 @@ impl<M: Machine> Memory<M> {
         // SAFETY: behind the slots, within the space.
         let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
         // SAFETY: ours to write; aligned as the slots are, or less.
-        unsafe { shared.write(Shared(gate::Word::new(), readers::Word::new())) };
+        unsafe { shared.write(Shared(readers::Word::new())) };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
             slots,
             cpus,
-            own: Tracker::new(),
-            inherited: Tracker::new(),
+            tracker: Tracker::new(),
+            hollow: false,
+            used: AtomicBool::new(false),
             shared,
             adding: Mutex::new(()),
         })
@@ -178,8 +183,8 @@ impl<M: Machine> Memory<M> {
         Ok((cpus.min(more.saturating_add(1)), aligned))
     }
 
-    /// How many CPUs have a cache of frames, and their part of the gate: the machine's count, or
-    /// what the space given to [`Memory::new`] had room for.
+    /// How many CPUs have a cache of frames: the machine's count, or what the space given to
+    /// [`Memory::new`] had room for.
     pub const fn cpu_count(&self) -> usize {
         self.cpus
     }
@@ -302,7 +307,7 @@ impl<M: Machine> Memory<M> {
                 stats.cached += slot.cached();
             }
         }
-        for folios in self.own.tree(&self.tables(Whose::Own)).adjacent() {
+        for folios in self.tracker.tree(&self.tables()).adjacent() {
             // Neighbours may lie in two ranges, on two nodes.
             let ranges = self.ranges.overlapping(folios.run());
             for range in ranges.filter(|range| counts(range.node())) {
@@ -396,24 +401,33 @@ impl<M: Machine> Memory<M> {
         unsafe { self.slots.add(cpu.index()).as_ref() }
     }
 
-    /// The gate's word for those without a CPU, and those who stay long.
-    #[inline]
-    pub(crate) fn shared_gate(&self) -> &gate::Word {
-        // SAFETY: `new` wrote it; shared references are all that is ever made of it.
-        &unsafe { self.shared.as_ref() }.0
-    }
-
     /// The readers' word for those without a CPU.
     #[inline]
     pub(crate) fn shared_readers(&self) -> &readers::Word {
-        // SAFETY: as in `shared_gate`.
-        &unsafe { self.shared.as_ref() }.1
+        // SAFETY: `new` wrote it; shared references are all that is ever made of it.
+        &unsafe { self.shared.as_ref() }.0
     }
 
     /// The per-CPU state of every CPU.
     pub(crate) fn cpu_slots(&self) -> impl Iterator<Item = (CpuId, &CpuSlot)> {
         // SAFETY: below the count.
         self.cpus().map(|cpu| (cpu, unsafe { self.slot(cpu) }))
+    }
+
+    /// Notes that a block is allocated. Where a CPU's cache has none: not in every call.
+    pub(crate) fn note_use(&self) {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Makes all bytes what they are in a memory of which nothing was ever allocated. Whatever is
+    /// allocated stays so.
+    pub(crate) fn begin_anew(&mut self) {
+        if self.used.load(Relaxed) {
+            self.used.store(false, Relaxed);
+            self.ranges.iter().for_each(Range::begin_anew);
+        }
     }
 
     /// Asks every CPU to give back what it keeps.

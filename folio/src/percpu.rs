@@ -13,7 +13,6 @@ use core::ptr::NonNull;
 
 use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
-use crate::gate;
 use crate::readers;
 use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 
@@ -71,7 +70,6 @@ const ASKED: usize = 0;
 pub(crate) struct CpuSlot {
     cache: UnsafeCell<CpuCache>,
     levels: Levels,
-    gate: gate::Word,
     readers: readers::Word,
 }
 
@@ -101,15 +99,8 @@ impl CpuSlot {
             cache.write_bytes(0, 1);
             (&raw mut (*cache).hints).write(Hints::new());
             (&raw mut (*slot).levels).write(levels);
-            (&raw mut (*slot).gate).write(gate::Word::new());
             (&raw mut (*slot).readers).write(readers::Word::new());
         }
-    }
-
-    /// Whether its CPU may look into what a predecessor left, and does.
-    #[inline]
-    pub(crate) fn gate(&self) -> &gate::Word {
-        &self.gate
     }
 
     /// Whether its CPU looks into what may be given back.

@@ -3,7 +3,7 @@
 //! All that belongs to a range lies in one piece of memory that the caller provides:
 //!
 //! ```text
-//! | Range | directory of leaves, ours | the predecessor's | columns | one kinds byte a frame |
+//! | Range | directory of leaves | columns | one kinds byte a frame |
 //! ```
 
 use core::ptr::NonNull;
@@ -23,8 +23,12 @@ const LINE: usize = 64;
 /// Alignment of a range's metadata, in bytes.
 pub(crate) const SPACE_ALIGN: usize = LINE;
 
-/// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met.
-const DIRECTORY_ORDERS: usize = 32;
+/// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met. Each
+/// leaf of theirs has keys of one order: the highest orders share the very first leaf.
+const DIRECTORY_ORDERS: usize = {
+    let own_leaves = (Geometry::BUILD.key_bits - Geometry::BUILD.leaf_log2) as usize;
+    if own_leaves < 32 { own_leaves } else { 32 }
+};
 
 /// One contiguous range of frames with all that is known about them.
 ///
@@ -38,7 +42,7 @@ pub(crate) struct Range {
     base: NonNull<u8>,
     node: NodeId,
     columns: Columns,
-    directories: [Directory; 2],
+    directory: Directory,
     /// The range that was added next.
     added: AtomicPtr<Range>,
     /// The ranges behind it.
@@ -50,16 +54,7 @@ unsafe impl Send for Range {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Range {}
 
-/// Whose tree a directory of leaves belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Whose {
-    /// The tree that this kernel hands over.
-    Own = 0,
-    /// The tree that the predecessor left.
-    Inherited = 1,
-}
-
-/// Addresses of a tree's leaves over one range, order by order: 0 where none is known.
+/// Addresses of the tree's leaves over one range, order by order: 0 where none is known.
 struct Directory {
     slots: NonNull<AtomicU64>,
     /// Where each order's slots begin.
@@ -94,7 +89,7 @@ impl Range {
         if run.is_empty() {
             return 0;
         }
-        let words = 2 * directory_slots(run) + Columns::words(run);
+        let words = directory_slots(run) + Columns::words(run);
         size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + run.frames() as usize
     }
 
@@ -116,15 +111,14 @@ impl Range {
         // SAFETY: the parts are laid out one after the other and sum to `bytes(run)`; the first
         // is a multiple of 64 bytes and the rest are words, so each is aligned; what is skipped
         // before the bytes is less than a line.
-        let (own, theirs, columns, kinds) = unsafe {
-            let own = space.add(size_of::<Self>()).cast::<AtomicU64>();
-            let theirs = own.add(slots);
-            let columns = theirs.add(slots);
+        let (leaves_at, columns, kinds) = unsafe {
+            let leaves_at = space.add(size_of::<Self>()).cast::<AtomicU64>();
+            let columns = leaves_at.add(slots);
             let behind = columns.add(Columns::words(run)).cast::<u8>();
             // The bytes of the 64 frames of a word are one line: CPUs that allocate from two words
             // share none.
             let skip = (run.start().get() as usize).wrapping_sub(behind.addr().get()) % LINE;
-            (own, theirs, columns, behind.add(skip).cast())
+            (leaves_at, columns, behind.add(skip).cast())
         };
         let mut begin = [0; DIRECTORY_ORDERS];
         for order in 1..DIRECTORY_ORDERS {
@@ -132,7 +126,7 @@ impl Range {
         }
         // SAFETY: zeroed words of the length that `words` tells, used by nothing else.
         let columns = unsafe { Columns::new(run, columns) };
-        let directories = [own, theirs].map(|slots| Directory { slots, begin });
+        let directory = Directory { slots: leaves_at, begin };
         let range = space.cast();
         // SAFETY: aligned, in bounds, ours.
         unsafe {
@@ -143,7 +137,7 @@ impl Range {
                 base,
                 node,
                 columns,
-                directories,
+                directory,
                 added: AtomicPtr::new(core::ptr::null_mut()),
                 links: no_links(),
             });
@@ -241,26 +235,36 @@ impl Range {
 
     /// The directory's slot for the leaf that holds the bit of `block`.
     #[inline]
-    pub(crate) fn slot(&self, whose: Whose, block: Block) -> Option<&AtomicU64> {
-        let order = block.order().index();
-        let directory = &self.directories[whose as usize];
+    pub(crate) fn slot(&self, block: Block) -> Option<&AtomicU64> {
+        self.slot_at(block.order(), block.pfn())
+    }
+
+    /// The directory's slot for the leaf of an order that a frame of this range belongs to.
+    #[inline]
+    fn slot_at(&self, order: Order, pfn: Pfn) -> Option<&AtomicU64> {
+        let order = order.index();
+        let directory = &self.directory;
         let begin = *directory.begin.get(order)?;
-        if !self.run.contains(block.pfn()) {
+        if !self.run.contains(pfn) {
             return None;
         }
         let first = self.run.start().get() >> leaf_shift(order);
-        let leaf = ((block.pfn().get() >> leaf_shift(order)) - first) as usize;
+        let leaf = ((pfn.get() >> leaf_shift(order)) - first) as usize;
         // SAFETY: `install` laid `directory_slots` words here, from `begin` one for each leaf of
         // this order that a frame of the run has; only atomics touch them.
         Some(unsafe { directory.slots.add(begin + leaf).as_ref() })
     }
 
-    /// Forgets every leaf of that tree.
-    pub(crate) fn forget(&self, whose: Whose) {
-        let slots = self.directories[whose as usize].slots;
-        for i in 0..directory_slots(self.run) {
-            // SAFETY: `install` laid that many words here; only atomics touch them.
-            unsafe { slots.add(i).as_ref() }.store(0, Relaxed);
+    /// The directory's slot for the leaf that begins with the bit of `first`, if one of its frames is
+    /// of this range. The leaf may begin before the range, and reach beyond it.
+    fn slot_of_leaf(&self, first: Block) -> Option<&AtomicU64> {
+        self.slot_at(first.order(), first.pfn().max(self.run.start()))
+    }
+
+    /// Makes the bytes of frames that were freed what they were at first.
+    pub(crate) fn begin_anew(&self) {
+        for byte in self.kinds().iter().filter(|byte| byte.load(Relaxed) == kinds::FREED) {
+            byte.store(kinds::NEVER, Relaxed);
         }
     }
 
@@ -335,6 +339,15 @@ impl Ranges {
     pub(crate) fn by_address(&self) -> impl Iterator<Item = &Range> {
         let [first, ..] = &self.by_address;
         core::iter::successors(follow(first), |range| range.behind())
+    }
+
+    /// The directories' slots for the leaf that begins with the bit of `first`: one for each range
+    /// that the leaf has frames of.
+    pub(crate) fn slots_of_leaf(&self, first: Block) -> impl Iterator<Item = &AtomicU64> {
+        let end = first.pfn().get().saturating_add(1 << leaf_shift(first.order().index()));
+        let covers = Run::between(first.pfn(), Pfn::new(end.min(Pfn::LIMIT.get())));
+        let ranges = covers.into_iter().flat_map(|covers| self.overlapping(covers));
+        ranges.filter_map(move |range| range.slot_of_leaf(first))
     }
 
     /// The ranges that have frames of `run`, by address.

@@ -34,6 +34,7 @@ impl<M: Machine> Memory<M> {
         };
         let taken = taken.or_else(|| self.take_anywhere(frames, request));
         let taken = taken.ok_or(Error::NoRun { frames })?;
+        self.note_use();
         let run = Run::new(taken.start(), frames).ok_or(Error::BadRequest { frames })?;
         self.mark_run(run, kind);
         if let Some(tail) = Run::between(run.end(), taken.end()) {
@@ -54,6 +55,7 @@ impl<M: Machine> Memory<M> {
             return Err(Error::BadRequest { frames: run.frames() });
         }
         self.take_run_at(run)?;
+        self.note_use();
         self.mark_run(run, kind);
         Ok(())
     }

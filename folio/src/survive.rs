@@ -4,8 +4,8 @@
 //! alone. So whatever names a block by its address here is `unsafe`: the block's owner calls it,
 //! and nothing else changes the block meanwhile. The handles, which own what they name, are safe.
 //!
-//! Two trees stand side by side. Ours, here, grows as blocks are preserved and is what this kernel
-//! hands over. The predecessor's, in `inherit`, shrinks as they are claimed.
+//! There is one tree, from a first kernel to the last: a successor goes on with its predecessor's
+//! (`inherit`), in which blocks stay until they are claimed or disposed of.
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
@@ -13,15 +13,14 @@ use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::octets;
-use crate::ranges::{Range, Whose};
+use crate::ranges::Range;
 use crate::request::Request;
 use crate::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
 use crate::tracker::{Adjacent, Counts, Nodes, Spot, Tables, TreeNode};
 
-/// The memory as the tracker sees it: pages for nodes, and one tree's directory.
+/// The memory as the tracker sees it: pages for nodes, and the directory of leaves.
 pub(crate) struct Pages<'m, M: Machine> {
     memory: &'m Memory<M>,
-    whose: Whose,
 }
 
 impl<M: Machine> Tables for Pages<'_, M> {
@@ -51,12 +50,12 @@ impl<M: Machine> Nodes for Pages<'_, M> {
 
     #[inline]
     fn leaf(&self, block: Block) -> Option<&[AtomicU64]> {
-        self.memory.leaf_in(self.memory.ranges.find(block.pfn())?, self.whose, block)
+        self.memory.leaf_in(self.memory.ranges.find(block.pfn())?, block)
     }
 
     fn learn(&self, block: Block, leaf: PhysAddr) {
         let range = self.memory.ranges.find(block.pfn());
-        if let Some(slot) = range.and_then(|range| range.slot(self.whose, block)) {
+        if let Some(slot) = range.and_then(|range| range.slot(block)) {
             // Release pairs with the Acquire in `leaf`.
             slot.store(leaf.get(), Release);
         }
@@ -73,18 +72,19 @@ fn say(byte: &AtomicU8, now: u8) {
 }
 
 impl<M: Machine> Memory<M> {
-    pub(crate) const fn tables(&self, whose: Whose) -> Pages<'_, M> {
-        Pages { memory: self, whose }
+    pub(crate) const fn tables(&self) -> Pages<'_, M> {
+        Pages { memory: self }
     }
 
-    /// The root node of the tree that this kernel hands over; allocated at the first call.
+    /// The root node of the tree that this kernel hands over: its predecessor's, or one that is
+    /// allocated at the first call.
     ///
     /// It stays where it is as long as the memory lives.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] at the first call.
     pub fn tree_root(&self) -> Result<PhysAddr, Error> {
-        self.own.ensure_root(&self.tables(Whose::Own))
+        self.tracker.ensure_root(&self.tables())
     }
 
     /// Makes an allocated folio survive a jump.
@@ -167,7 +167,7 @@ impl<M: Machine> Memory<M> {
     #[inline(never)]
     fn preserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let (byte, now) = self.single(self.range(block.pfn())?, block, kind, false)?;
-        self.own.preserve(&self.tables(Whose::Own), block)?;
+        self.tracker.preserve(&self.tables(), block)?;
         say(byte, kinds::with_preserved(now));
         Ok(())
     }
@@ -182,7 +182,7 @@ impl<M: Machine> Memory<M> {
         preserved: bool,
     ) -> Option<(Spot<'_>, &AtomicU8, u8)> {
         let range = self.ranges.find(block.pfn())?;
-        let spot = Spot::of(self.leaf_in(range, Whose::Own, block)?, block)?;
+        let spot = Spot::of(self.leaf_in(range, block)?, block)?;
         // The tracker's word and the frame's byte are far apart, and each may be far away.
         spot.prefetch();
         let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO)?;
@@ -192,14 +192,9 @@ impl<M: Machine> Memory<M> {
 
     /// The leaf of a block that the directory knows.
     #[inline]
-    pub(crate) fn leaf_in(
-        &self,
-        range: &Range,
-        whose: Whose,
-        block: Block,
-    ) -> Option<&[AtomicU64]> {
+    pub(crate) fn leaf_in(&self, range: &Range, block: Block) -> Option<&[AtomicU64]> {
         // Acquire pairs with the Release in `learn`: the leaf is as its linking left it.
-        let leaf = range.slot(whose, block)?.load(Acquire);
+        let leaf = range.slot(block)?.load(Acquire);
         // SAFETY: `learn` is told of leaves only, which are pages of memory.
         (leaf != 0).then(|| unsafe { self.node_words(PhysAddr::new(leaf)) })
     }
@@ -247,7 +242,7 @@ impl<M: Machine> Memory<M> {
     #[inline(never)]
     fn unpreserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let (byte, now) = self.single(self.range(block.pfn())?, block, kind, true)?;
-        self.own.unpreserve(&self.tables(Whose::Own), block)?;
+        self.tracker.unpreserve(&self.tables(), block)?;
         say(byte, kinds::without_preserved(now));
         Ok(())
     }
@@ -295,7 +290,7 @@ impl<M: Machine> Memory<M> {
             Error::Preserved { block } => Error::AlreadyPreserved { block },
             other => other,
         })?;
-        self.own.preserve_run(&self.tables(Whose::Own), run)
+        self.tracker.preserve_run(&self.tables(), run)
     }
 
     /// Makes a whole buffer survive for as long as it is not freed: its owner frees it without letting
@@ -326,12 +321,17 @@ impl<M: Machine> Memory<M> {
     /// ```
     pub unsafe fn hold_buffer(&self, run: Run) -> Result<(), Error> {
         self.preserve_plain_run(run, Kind::Buffer)?;
+        self.mark_held(run);
+        Ok(())
+    }
+
+    /// Says of a preserved buffer that it is held.
+    pub(crate) fn mark_held(&self, run: Run) {
         if let Some(block) = run.blocks_up_to(Order::MAX_FOLIO).next()
             && let Some(byte) = self.byte(block.pfn())
         {
             byte.store(kinds::held(block.order()), Relaxed);
         }
-        Ok(())
     }
 
     /// Whether a buffer starts at a frame that survives for as long as it is not freed.
@@ -351,7 +351,7 @@ impl<M: Machine> Memory<M> {
             self.check_run(run, Kind::Buffer)?;
             return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
         }
-        self.own.unpreserve_run(&self.tables(Whose::Own), run)?;
+        self.tracker.unpreserve_run(&self.tables(), run)?;
         self.unmark_run(run);
         self.give_run(run);
         Ok(())
@@ -393,7 +393,7 @@ impl<M: Machine> Memory<M> {
                 }
             }
         }
-        self.own.unpreserve_run(&self.tables(Whose::Own), run)?;
+        self.tracker.unpreserve_run(&self.tables(), run)?;
         self.mark_run_preserved(run, kind, false);
         Ok(())
     }
@@ -408,7 +408,7 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::preserve`], for each of them.
     pub unsafe fn preserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
         let alike = self.each_adjacent(folios, false)?;
-        self.own.preserve_adjacent(&self.tables(Whose::Own), folios)?;
+        self.tracker.preserve_adjacent(&self.tables(), folios)?;
         self.mark_adjacent(folios, alike, true);
         Ok(())
     }
@@ -422,14 +422,14 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::unpreserve`], for each of them.
     pub unsafe fn unpreserve_adjacent(&self, folios: Adjacent) -> Result<(), Error> {
         let alike = self.each_adjacent(folios, true)?;
-        self.own.unpreserve_adjacent(&self.tables(Whose::Own), folios)?;
+        self.tracker.unpreserve_adjacent(&self.tables(), folios)?;
         self.mark_adjacent(folios, alike, false);
         Ok(())
     }
 
     /// Whether exactly this block is preserved: in the tracker, by its order.
     pub fn is_preserved(&self, block: Block) -> bool {
-        self.own.contains(&self.tables(Whose::Own), block)
+        self.tracker.contains(&self.tables(), block)
     }
 
     /// Calls `each` with every preserved block, order by order, by address within an order.
@@ -437,28 +437,28 @@ impl<M: Machine> Memory<M> {
     /// Nothing is held meanwhile: `each` may call everything, and blocks that are preserved or let
     /// go since the call began may be among them or not.
     pub fn for_each_preserved(&self, each: impl FnMut(Block)) {
-        self.own.tree(&self.tables(Whose::Own)).folios().for_each(each);
+        self.tracker.tree(&self.tables()).folios().for_each(each);
     }
 
     /// Calls `each` with every row of preserved blocks that lie side by side and have one order:
     /// the same as [`Memory::for_each_preserved`] and much faster where blocks are many.
     pub fn for_each_row(&self, each: impl FnMut(Adjacent)) {
-        self.own.tree(&self.tables(Whose::Own)).adjacent().for_each(each);
+        self.tracker.tree(&self.tables()).adjacent().for_each(each);
     }
 
     /// Calls `each` with every frame that the tracker's own nodes occupy.
     pub fn for_each_node(&self, each: impl FnMut(TreeNode)) {
-        self.own.tree(&self.tables(Whose::Own)).nodes().for_each(each);
+        self.tracker.tree(&self.tables()).nodes().for_each(each);
     }
 
     /// How many blocks of which order are preserved, and in how many nodes.
     pub fn counts(&self) -> Counts {
-        self.own.tree(&self.tables(Whose::Own)).counts()
+        self.tracker.tree(&self.tables()).counts()
     }
 
     /// The first `frames` frames in a row within `within` of which none is preserved.
     pub fn next_gap(&self, frames: u64, within: Run) -> Option<Run> {
-        self.own.tree(&self.tables(Whose::Own)).next_gap(within, frames)
+        self.tracker.tree(&self.tables()).next_gap(within, frames)
     }
 
     #[inline]
@@ -532,15 +532,21 @@ impl<M: Machine> Memory<M> {
     /// Why the block is none of `kind` to preserve, or to let go if it should be `preserved`.
     #[cold]
     #[inline(never)]
-    fn refuse_single(&self, range: &Range, block: Block, kind: Kind, preserved: bool) -> Error {
+    pub(crate) fn refuse_single(
+        &self,
+        range: &Range,
+        block: Block,
+        kind: Kind,
+        preserved: bool,
+    ) -> Error {
         let order = block.order();
         if kind.is_run() || kind == Kind::Tail {
             return Error::BadRequest { frames: order.frames() };
         }
         let byte = range.byte(block.pfn()).map_or(kinds::NEVER, |byte| byte.load(Relaxed));
         let small = order <= Order::MAX_FOLIO;
-        // A slab of the predecessor's that is not claimed is preserved by the predecessor.
-        let left = kind == Kind::Slab && small && byte == kinds::label(Kind::Slab, order);
+        // What is still to be claimed is preserved, and goes by `Memory::disinherit` alone.
+        let left = small && kinds::labelled(byte) == Some((kind, order));
         if left || small && byte == kinds::head(kind, order, !preserved) {
             return if preserved {
                 Error::NotPreserved { block }

@@ -1,5 +1,5 @@
-//! A caller's code that this layer calls may call everything, from any place; what cannot be done
-//! there is an error at once. A panic in it loses nothing.
+//! A caller's code that this layer calls may call everything, from any place, claims and disposal of
+//! what a predecessor left too. A panic in it loses nothing.
 
 mod common;
 
@@ -7,7 +7,7 @@ use common::owned::Owned as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{add_range, base, block, free, free_run, order};
+use common::{add_range, base, block, claim_as, free, free_run, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
     Block, Cpus, Error, Fate, Kind, Linear, Memory, NodeId, OneCpu, Order, PAGE_SIZE, PhysAddr,
@@ -15,15 +15,6 @@ use heirloom_folio::{
 };
 
 const FRAMES: u64 = 2048;
-
-/// What claiming and ending answer, where a closure runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Gate {
-    /// The inheritance is there, and held.
-    Held,
-    /// The inheritance is being ended.
-    Ending,
-}
 
 /// A kernel with a predecessor that left forty folios, and with some things of its own.
 fn kernel() -> (Memory<Ram>, Vec<Block>) {
@@ -68,35 +59,53 @@ fn everything(memory: &Memory<Ram>) {
     memory.drain();
 }
 
-/// Calls everything about the inheritance; `this` is one of its blocks.
-fn inheritance(memory: &Memory<Ram>, this: Block, gate: Gate) {
-    let refused = memory.disinherit(|_| unreachable!("nested"));
-    assert_eq!(refused, Err(Error::Claiming));
-    let held = memory.hold_inheritance().map(|held| held.is_some());
-    let mut seen = 0;
-    memory.for_each_inherited(|_| seen += 1);
-    memory.for_each_inherited_node(|_| seen += 1);
-    match gate {
-        Gate::Held => {
-            assert!(memory.is_inherited(this) && seen > 0);
-            assert_eq!(memory.inherited_block(this.pfn()), Some(this));
-            memory.claim(this, Kind::Folio).unwrap();
-            // SAFETY: claimed just now, and not written.
-            unsafe { memory.unclaim(this, Kind::Folio, None) }.unwrap();
-            memory.claim_run(this.run(), Kind::Run).unwrap();
-            // SAFETY: claimed just now, and not written.
-            unsafe { memory.unclaim_run(this.run(), Kind::Run) }.unwrap();
-            assert_eq!(held, Ok(true));
+/// Calls everything about what the predecessor left, and leaves it as it is. `this` is one of its
+/// blocks.
+fn inheritance(memory: &Memory<Ram>, this: Block) {
+    let left = inherited(memory);
+    assert!(left.contains(&this) && memory.is_inherited(this) && memory.is_preserved(this));
+    assert_eq!(memory.inherited_block(this.pfn()), Some(this));
+    assert_eq!(memory.disinherit(|_| Fate::Keep), (0, left.len() as u64));
+    // One in the other, and one in that.
+    let mut deep = 0;
+    let kept = memory.disinherit(|block| {
+        if block == this {
+            deep = memory.disinherit(|_| Fate::Keep).1;
         }
-        Gate::Ending => {
-            assert_eq!(memory.claim(this, Kind::Folio), Err(Error::Ending));
-            assert_eq!(memory.claim_run(this.run(), Kind::Run), Err(Error::Ending));
-            assert_eq!(memory.claim_all(&[this]), Err(Error::Ending));
-            assert_eq!(memory.claim_folio(this).err(), Some(Error::Ending));
-            assert!(!memory.is_inherited(this) && memory.inherited_block(this.pfn()).is_none());
-            assert_eq!((held, seen), (Err(Error::Ending), 0));
-        }
+        Fate::Keep
+    });
+    assert_eq!((kept, deep), ((0, left.len() as u64), left.len() as u64));
+    let once = Err(Error::NotPreserved { block: this });
+    for kind in [Kind::Folio, Kind::Table] {
+        claim_as(memory, this, kind).unwrap();
+        assert_eq!(claim_as(memory, this, kind), once);
+        assert!(memory.is_preserved(this) && !memory.is_inherited(this));
+        // SAFETY: claimed just now, and not written.
+        unsafe { memory.unclaim(this, kind, None) }.unwrap();
     }
+    memory.claim_all(&[this]).unwrap();
+    assert_eq!(memory.claim_folio(this).map(drop), once);
+    // SAFETY: as above.
+    unsafe { memory.unclaim(this, Kind::Folio, None) }.unwrap();
+    for kind in [Kind::Run, Kind::Buffer] {
+        memory.claim_run(this.run(), kind).unwrap();
+        assert_eq!(memory.run_at(this.pfn(), kind), Ok(this.run()));
+        // SAFETY: as above.
+        unsafe { memory.unclaim_run(this.run(), kind) }.unwrap();
+    }
+    // And with a label, which is taken off again.
+    common::label(memory, this, Kind::Slab).unwrap();
+    assert_eq!(memory.label_of(this), Some(Kind::Slab));
+    claim_as(memory, this, Kind::Slab).unwrap();
+    // SAFETY: as above.
+    unsafe { memory.unclaim(this, Kind::Table, None) }.unwrap();
+    assert_eq!(inherited(memory), left);
+}
+
+fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    memory.for_each_inherited(|block| blocks.push(block));
+    blocks
 }
 
 /// Runs `f` while another thread calls everything too.
@@ -122,21 +131,16 @@ fn walks_call_code_that_calls_everything() {
         let mut blocks = 0;
         memory.for_each_inherited(|block| {
             everything(&memory);
-            inheritance(&memory, block, Gate::Held);
+            inheritance(&memory, block);
             blocks += 1;
         });
         assert_eq!(blocks, left.len());
-        memory.for_each_inherited_node(|_| {
-            everything(&memory);
-            inheritance(&memory, left[0], Gate::Held);
-        });
         // What another thread preserves for a moment may be met too.
         let mut calls = 0;
         memory.for_each_preserved(|_| {
             if calls < 20 {
                 everything(&memory);
-                let _held = memory.hold_inheritance().unwrap();
-                inheritance(&memory, left[1], Gate::Held);
+                inheritance(&memory, left[1]);
             }
             calls += 1;
         });
@@ -144,13 +148,18 @@ fn walks_call_code_that_calls_everything() {
         memory.for_each_row(|_| {
             if rows < 20 {
                 everything(&memory);
+                inheritance(&memory, left[2]);
             }
             rows += 1;
         });
-        memory.for_each_node(|_| everything(&memory));
+        memory.for_each_node(|_| {
+            everything(&memory);
+            inheritance(&memory, left[0]);
+        });
         assert!(calls > 0 && rows > 0);
         for (run, node) in memory.ranges() {
             everything(&memory);
+            inheritance(&memory, left[3]);
             assert_eq!(memory.node_of(run.start()), Ok(node));
         }
     });
@@ -160,18 +169,71 @@ fn walks_call_code_that_calls_everything() {
 #[test]
 fn a_fate_is_decided_by_code_that_calls_everything() {
     let (memory, left) = kernel();
+    let own = 1;
     beside(&memory, || {
-        let mut asked = 0;
-        let ended = memory.disinherit(|block| {
+        let (mut asked, mut nested, mut claimed) = (Vec::new(), (0, 0), Vec::new());
+        let done = memory.disinherit(|block| {
             everything(&memory);
-            inheritance(&memory, block, Gate::Ending);
-            asked += 1;
-            if asked % 2 == 0 { Fate::Keep } else { Fate::Free }
+            inheritance(&memory, block);
+            asked.push(block);
+            match asked.len() % 5 {
+                0 => Fate::Keep,
+                1 => Fate::Free,
+                2 => {
+                    // Claimed here: left to its owner, whatever is decided.
+                    claimed.push(memory.claim_folio(block).unwrap().into_raw());
+                    Fate::Free
+                }
+                3 => {
+                    claimed.push(memory.claim_folio(block).unwrap().into_raw());
+                    Fate::Keep
+                }
+                _ => {
+                    let this = |other| if other == block { Fate::Free } else { Fate::Keep };
+                    let (freed, kept) = memory.disinherit(this);
+                    nested = (nested.0 + freed, nested.1 + kept);
+                    // Freed already, and maybe another's by now.
+                    Fate::Free
+                }
+            }
         });
-        assert_eq!(ended, Ok((20, 20)));
-        assert_eq!(asked, left.len());
+        assert_eq!(done, (8, 8));
+        assert_eq!((nested.0, claimed.len()), (8, 16));
+        asked.sort();
+        let mut all = left.clone();
+        all.sort();
+        assert_eq!(asked, all, "each is asked about once");
+        assert_eq!(inherited(&memory).len(), 8);
+        for block in claimed {
+            memory.let_go(block).unwrap();
+            free(&memory, block, Kind::Folio).unwrap();
+        }
+        assert_eq!(memory.disinherit(|_| Fate::Free), (8, 0));
     });
     memory.drain();
+    memory.audit().unwrap();
+    assert_eq!(memory.counts().total(), own);
+}
+
+#[test]
+fn a_fate_that_lets_others_go_is_asked_about_none_of_them() {
+    let (memory, left) = kernel();
+    let mut asked = 0;
+    let done = memory.disinherit(|block| {
+        asked += 1;
+        // All the others; and what is allocated in their place is no predecessor's.
+        let others =
+            memory.disinherit(|other| if other == block { Fate::Keep } else { Fate::Free });
+        assert_eq!(others, (left.len() as u64 - 1, 1));
+        let folios = std::iter::from_fn(|| memory.folio(Request::new(order(0))).ok());
+        let kept: Vec<_> = folios.take(900).map(|folio| folio.preserve().unwrap()).collect();
+        assert_eq!(kept.len(), 900);
+        let kept: Vec<_> = kept.into_iter().map(heirloom_folio::PreservedFolio::into_raw).collect();
+        assert!(kept.iter().all(|own| memory.is_preserved(*own) && !memory.is_inherited(*own)));
+        Fate::Free
+    });
+    assert_eq!((done, asked), ((1, 0), 1));
+    assert_eq!(memory.counts().total(), 901);
     memory.audit().unwrap();
 }
 
@@ -198,14 +260,13 @@ fn a_range_is_added_by_code_that_runs_in_a_walk() {
             add();
         }
     }
-    memory
-        .disinherit(|_| {
-            if memory.ranges().count() < 12 {
-                add();
-            }
-            Fate::Keep
-        })
-        .unwrap();
+    let done = memory.disinherit(|_| {
+        if memory.ranges().count() < 12 {
+            add();
+        }
+        Fate::Keep
+    });
+    assert_eq!(done, (0, 40));
     assert_eq!(memory.ranges().count(), 12);
     memory.audit().unwrap();
 }
@@ -217,11 +278,14 @@ fn code_that_is_pinned_calls_everything() {
         memory.machine().pinned(|cpu| {
             assert!(cpu.is_some());
             everything(&memory);
-            let _held = memory.hold_inheritance().unwrap();
-            inheritance(&memory, left[0], Gate::Held);
-            memory.machine().pinned_now(|_| everything(&memory));
+            inheritance(&memory, left[0]);
+            memory.machine().pinned_now(|_| {
+                everything(&memory);
+                inheritance(&memory, left[1]);
+            });
         });
     }
+    memory.machine().pinned(|_| assert_eq!(memory.disinherit(|_| Fate::Free), (40, 0)));
     everything(&memory);
 }
 
@@ -234,21 +298,23 @@ fn panic_at(n: &mut usize) {
 }
 
 #[test]
-fn a_panic_in_a_walk_lets_go_of_the_inheritance() {
+fn a_panic_in_a_walk_keeps_nothing() {
     let (memory, left) = kernel();
     for n in [0, 7] {
-        for walk in 0..2 {
-            let mut n = n.min(if walk == 1 { 2 } else { n });
+        for walk in 0..4 {
+            let mut n = n.min(if walk > 1 { 1 } else { n });
             let walked = catch_unwind(AssertUnwindSafe(|| match walk {
                 0 => memory.for_each_inherited(|_| panic_at(&mut n)),
-                _ => memory.for_each_inherited_node(|_| panic_at(&mut n)),
+                1 => memory.for_each_preserved(|_| panic_at(&mut n)),
+                2 => memory.for_each_row(|_| panic_at(&mut n)),
+                _ => memory.for_each_node(|_| panic_at(&mut n)),
             }));
             assert!(walked.is_err());
         }
     }
-    // Nothing keeps it.
+    assert_eq!(inherited(&memory).len(), left.len());
     memory.claim(left[3], Kind::Folio).unwrap();
-    assert_eq!(memory.disinherit(|_| Fate::Free), Ok((39, 0)));
+    assert_eq!(memory.disinherit(|_| Fate::Free), (39, 0));
 }
 
 #[test]
@@ -267,20 +333,22 @@ fn a_panic_in_a_fate_leaves_what_was_decided_and_the_rest_to_be_claimed() {
         assert!(ended.is_err());
         assert_eq!(asked.len(), n);
         memory.audit().unwrap();
-        let mut rest = Vec::new();
-        memory.for_each_inherited(|block| rest.push(block));
-        assert_eq!(rest.len(), left.len() - n);
+        let freed = n.div_ceil(2);
+        let rest = inherited(&memory);
+        assert_eq!(rest.len(), left.len() - freed);
         for (i, block) in asked.iter().enumerate() {
             assert_eq!(memory.is_preserved(*block), i % 2 == 1, "{i}");
+            assert_eq!(memory.is_inherited(*block), i % 2 == 1, "{i}");
         }
+        // The rest goes on, what was kept with what was not asked about.
         memory.claim(rest[0], Kind::Folio).unwrap();
-        assert_eq!(memory.disinherit(|_| Fate::Free), Ok((39 - n as u64, 0)));
+        assert_eq!(memory.disinherit(|_| Fate::Free), (39 - freed as u64, 0));
+        memory.let_go(rest[0]).unwrap();
         free(&memory, rest[0], Kind::Folio).unwrap();
         memory.drain();
         memory.audit().unwrap();
-        let kept: u64 = asked.iter().skip(1).step_by(2).map(|b| b.order().frames()).sum();
         let own = block(0, 2).order().frames();
-        assert_eq!(memory.stats().used(), kept + own + memory.counts().nodes());
+        assert_eq!(memory.stats().used(), own + memory.counts().nodes());
     }
 }
 

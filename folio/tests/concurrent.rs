@@ -165,8 +165,11 @@ fn assert_whole_again(mut memory: Memory<Ram>, ranges: &[(Run, NodeId)]) {
         let root = memory.tree_root().unwrap();
         let (next, counts) = memory.into_machine().attach(ranges).unwrap().inherit(root).unwrap();
         assert_eq!((counts.total(), counts.nodes()), (0, nodes));
-        assert_eq!(next.disinherit(|_| Fate::Keep), Ok((0, 0)));
-        assert_eq!(next.stats(), Ram::memory(ranges).unwrap().stats());
+        assert_eq!(next.disinherit(|_| unreachable!("nothing was preserved")), (0, 0));
+        let stats = next.stats();
+        assert_eq!((next.counts().nodes(), stats.used()), (1, 1), "the root stays");
+        assert_eq!((stats.cached, stats.preserved), (0, 0));
+        next.audit().unwrap();
     } else {
         assert_eq!(stats, Ram::memory(ranges).unwrap().stats());
     }
@@ -317,76 +320,145 @@ fn of_two_that_claim_one_succeeds() {
     let memory = Ram::memory(&ranges).unwrap();
     let blocks: Vec<_> =
         (0..150).map(|i| memory.alloc(Request::new(order(i % 2))).unwrap()).collect();
-    for b in &blocks {
-        memory.keep(*b).unwrap();
-    }
+    memory.keep_all(&blocks).unwrap();
     let root = memory.tree_root().unwrap();
-    let (mut memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
+    let (memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
     let claim = || blocks.iter().filter_map(|b| memory.claim_folio(*b).ok()).collect::<Vec<_>>();
     let (one, two) = thread::scope(|s| {
         let (one, two) = (s.spawn(claim), s.spawn(claim));
         (one.join().unwrap(), two.join().unwrap())
     });
     assert_eq!(one.len() + two.len(), blocks.len());
-    drop((one, two));
-    memory.disinherit(|_| unreachable!("all were claimed")).unwrap();
-    memory.drain_all();
-    assert_eq!(memory.stats(), Ram::memory(&ranges).unwrap().stats());
+    assert_eq!(memory.disinherit(|_| unreachable!("all were claimed")), (0, 0));
+    for kept in one.into_iter().chain(two) {
+        assert!(memory.is_preserved(kept.block()));
+        drop(kept.unpreserve().unwrap());
+    }
+    assert_whole_again(memory, &ranges);
 }
 
-/// What is free once the inheritance has ended is written over, the predecessor's tree too.
+/// What a thread claimed, and what is written there from then on.
+type Claimed = Vec<(Run, Kind, u64)>;
+
+/// Claims what it can of `mine`, blocks and runs of two neighbours, and writes over it; puts some back.
+fn claim_some(memory: &Memory<Ram>, mine: &[Block], seed: u64) -> Claimed {
+    let mut dice = Dice::new(seed);
+    let mut claimed = Vec::new();
+    for (i, block) in mine.iter().enumerate() {
+        let stamp = seed << 56 | (i as u64) << 32;
+        let next = mine.get(i + 1).filter(|next| next.pfn() == block.run().end());
+        let run = next.and_then(|next| Run::between(block.pfn(), next.run().end()));
+        // Two neighbours of order 0 are two blocks in the tree if the first lies at an odd frame.
+        let run = run.filter(|run| run.blocks().count() == 2 && dice.roll(2) == 0);
+        let (run, kind) = match run {
+            Some(run) => (run, Kind::Run),
+            None => (block.run(), Kind::Folio),
+        };
+        let done = match kind {
+            Kind::Run => memory.claim_run(run, kind),
+            _ => memory.claim(*block, kind),
+        };
+        match done {
+            // Nothing is written to what is put back.
+            Ok(()) if dice.roll(4) == 0 => {
+                // SAFETY: claimed just now, and as it was.
+                let back = unsafe {
+                    match kind {
+                        Kind::Run => memory.unclaim_run(run, kind),
+                        _ => memory.unclaim(*block, kind, None),
+                    }
+                };
+                back.unwrap();
+            }
+            Ok(()) => {
+                // As the predecessor left it: nothing had it meanwhile.
+                check(memory, run, LEFT);
+                write(memory, run, stamp);
+                claimed.push((run, kind, stamp));
+            }
+            Err(Error::NotPreserved { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    claimed
+}
+
+/// What the predecessor wrote.
+const LEFT: u64 = 0x1ef7 << 40;
+
+/// Each block is claimed once or freed once, and counted so. What is free is written over at once.
 #[test]
-fn claims_beside_the_end_of_the_inheritance_come_first_or_are_refused() {
-    for round in 0..if cfg!(miri) { 1 } else { 20_u64 } {
+fn claims_beside_disposal_each_block_has_one_end() {
+    for round in 0..if cfg!(miri) { 1 } else { 30_u64 } {
         let ranges = Ram::frames(640);
         let memory = Ram::memory(&ranges).unwrap();
         let block = |_| memory.alloc(Request::new(order(0))).unwrap();
-        let blocks: Vec<_> = (0..400).map(block).collect();
+        let mut blocks: Vec<_> = (0..if cfg!(miri) { 40 } else { 400 }).map(block).collect();
+        blocks.sort();
+        memory.keep_all(&blocks).unwrap();
         for block in &blocks {
-            memory.keep(*block).unwrap();
+            write(&memory, block.run(), LEFT);
         }
         let root = memory.tree_root().unwrap();
         let next = memory.into_machine().attach(&ranges).unwrap();
         let (memory, _) = next.inherit(root).unwrap();
-        let start = Barrier::new(3);
-        let (claimed, ended) = thread::scope(|scope| {
-            let claims = [&blocks[..200], &blocks[200..]].map(|mine| {
+        let start = Barrier::new(5);
+        let (claimed, freed) = thread::scope(|scope| {
+            // All of them want all.
+            let claims = [1, 2, 3].map(|seed| {
+                let (memory, start, blocks) = (&memory, &start, &blocks);
+                scope.spawn(move || {
+                    start.wait();
+                    claim_some(memory, blocks, seed << 4 | round & 15)
+                })
+            });
+            let ends = [0, 1].map(|which| {
                 let (memory, start) = (&memory, &start);
                 scope.spawn(move || {
                     start.wait();
-                    let claim = |block: &&Block| match memory.claim(**block, Kind::Folio) {
-                        Ok(()) => true,
-                        Err(Error::Ending | Error::NotPreserved { .. }) => false,
-                        Err(error) => panic!("{error}"),
-                    };
-                    mine.iter().filter(claim).copied().collect::<Vec<_>>()
+                    (0..round * 40).for_each(|_| std::hint::spin_loop());
+                    // Neither frees all that there is.
+                    let (freed, kept) = memory.disinherit(|block| {
+                        if block.pfn().get() % 3 == which { Fate::Keep } else { Fate::Free }
+                    });
+                    let mut taken = Vec::new();
+                    while let Ok(mut folio) = memory.folio(Request::new(order(0))) {
+                        folio.bytes_mut().fill(0xff);
+                        taken.push(folio);
+                    }
+                    assert!(taken.iter().all(|page| page.bytes() == [0xff; PAGE_SIZE]));
+                    (freed, kept)
                 })
             });
-            let end = scope.spawn(|| {
-                start.wait();
-                (0..round * 40).for_each(|_| std::hint::spin_loop());
-                let (freed, kept) = loop {
-                    match memory.disinherit(|_| Fate::Free) {
-                        Ok(ended) => break ended,
-                        Err(error) => assert_eq!(error, Error::Claiming),
-                    }
-                };
-                let mut taken = Vec::new();
-                while let Ok(folio) = memory.folio(Request::new(order(0))) {
-                    taken.push(folio);
-                    let page = taken.last_mut().unwrap();
-                    page.bytes_mut().fill(0xff);
-                }
-                assert!(taken.iter().all(|page| page.bytes() == [0xff; PAGE_SIZE]));
-                (freed, kept)
-            });
             let claimed = claims.map(|claims| claims.join().unwrap()).concat();
-            (claimed, end.join().unwrap())
+            (claimed, ends.map(|end| end.join().unwrap()).map(|(freed, _)| freed))
         });
-        assert_eq!(ended, (400 - claimed.len() as u64, 0), "round {round}");
-        for block in claimed {
-            free(&memory, block, Kind::Folio).unwrap();
+        let mut rest = 0;
+        memory.for_each_inherited(|block| {
+            check(&memory, block.run(), LEFT);
+            rest += 1;
+        });
+        let owned: u64 = claimed.iter().map(|(run, ..)| run.frames()).sum();
+        let ends = owned + freed[0] + freed[1] + rest;
+        assert_eq!(ends, blocks.len() as u64, "round {round}: {owned}, {freed:?}, {rest}");
+        let nodes = memory.counts().nodes();
+        assert_eq!(memory.stats().used(), owned + rest + nodes, "round {round}");
+        assert_eq!(memory.counts().total(), owned + rest, "round {round}");
+        memory.audit().unwrap();
+        let (freed, kept) = memory.disinherit(|_| Fate::Free);
+        assert_eq!((freed, kept), (rest, 0), "round {round}");
+        for (run, kind, stamp) in claimed {
+            check(&memory, run, stamp);
+            if kind == Kind::Run {
+                assert_eq!(memory.run_at(run.start(), kind), Ok(run));
+                memory.let_go_run(run, kind).unwrap();
+                free_run(&memory, run, kind).unwrap();
+            } else {
+                let block = run.blocks().next().unwrap();
+                memory.let_go(block).unwrap();
+                free(&memory, block, kind).unwrap();
+            }
         }
-        assert_eq!(memory.stats().used(), 0, "round {round}");
+        assert_whole_again(memory, &ranges);
     }
 }

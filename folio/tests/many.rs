@@ -4,7 +4,7 @@ mod common;
 
 use common::owned::Owned as _;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, Request, Run};
+use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, Order, Request, Run};
 
 fn order(o: u8) -> Order {
     Order::new(o).unwrap()
@@ -81,16 +81,23 @@ fn one_at_fault_anywhere_and_none_is_claimed() {
         asked[at] = blocks[(at + 69) % 70];
         assert!(memory.claim_all(&asked).is_err(), "twice");
         assert_eq!((memory.audit().unwrap(), inherited(&memory)), (before, left.clone()));
+        assert_eq!(preserved(&memory), left, "what is claimed or not stays preserved");
     }
     memory.claim_all(&blocks).unwrap();
-    assert_eq!(inherited(&memory), []);
+    assert_eq!((inherited(&memory), preserved(&memory)), (vec![], left));
     let again = memory.claim_all(&blocks[7..]);
     assert_eq!(again, Err(Error::NotPreserved { block: blocks[7] }));
+    // SAFETY: refused: they are preserved.
+    let refused = unsafe { memory.free(blocks[0], Kind::Folio) };
+    assert_eq!(refused, Err(Error::Preserved { block: blocks[0] }));
+    memory.let_go_all(&blocks).unwrap();
     for block in &blocks {
         // SAFETY: claimed above, and not used again.
         unsafe { memory.free(*block, Kind::Folio) }.unwrap();
     }
-    assert_eq!(memory.audit().unwrap().allocated.iter().sum::<u64>(), 0);
+    let audit = memory.audit().unwrap();
+    assert_eq!(audit.allocated.iter().sum::<u64>(), memory.counts().nodes());
+    assert_eq!((audit.reserved, memory.counts().total()), (0, 0));
 }
 
 #[test]
@@ -100,27 +107,32 @@ fn what_has_a_label_is_not_claimed_with_others() {
     let blocks = folios(&memory);
     memory.keep_all(&blocks).unwrap();
     let memory = successor(memory, &ranges);
-    // SAFETY: nothing reads tables here.
-    unsafe { memory.label(blocks[30], Kind::Table) }.unwrap();
+    // SAFETY: nothing reads slabs here.
+    unsafe { memory.label(blocks[30], Kind::Slab) }.unwrap();
     let refused = memory.claim_all(&blocks);
-    let (pfn, expected, found) = (blocks[30].pfn(), Kind::Folio, Kind::Table);
+    let (pfn, expected, found) = (blocks[30].pfn(), Kind::Folio, Kind::Slab);
     assert_eq!(refused, Err(Error::WrongKind { pfn, expected, found }));
     assert_eq!(inherited(&memory).len(), blocks.len());
 }
 
 #[test]
-fn nothing_is_claimed_where_nothing_was_left_or_all_is_over() {
+fn nothing_is_claimed_where_nothing_was_left_or_all_is_disposed_of() {
     let ranges = Ram::frames(256);
     let memory = Ram::memory(&ranges).unwrap();
-    let block = memory.alloc(Request::new(order(0))).unwrap();
+    let [block, other] = [0; 2].map(|_| memory.alloc(Request::new(order(0))).unwrap());
     assert_eq!(memory.claim_all(&[block]), Err(Error::NotPreserved { block }));
-    memory.keep(block).unwrap();
+    memory.keep_all(&[block, other]).unwrap();
+    assert_eq!(memory.claim_all(&[block]), Err(Error::NotPreserved { block }), "it has an owner");
     let memory = successor(memory, &ranges);
-    memory
-        .disinherit(|block| {
-            assert_eq!(memory.claim_all(&[block]), Err(Error::Ending));
-            heirloom_folio::Fate::Free
-        })
-        .unwrap();
-    assert_eq!(memory.claim_all(&[block]), Err(Error::NotPreserved { block }));
+    // What is asked about can be claimed, and is its owner's then.
+    let done = memory.disinherit(|asked| {
+        if asked == block {
+            memory.claim_all(&[block]).unwrap();
+        }
+        Fate::Free
+    });
+    assert_eq!((done, preserved(&memory)), ((1, 0), vec![block]));
+    for gone in [block, other] {
+        assert_eq!(memory.claim_all(&[gone]), Err(Error::NotPreserved { block: gone }));
+    }
 }

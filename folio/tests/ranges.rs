@@ -95,12 +95,13 @@ fn a_thousand_ranges() {
     numbers.shuffle(&mut ranges);
     let memory = successor(memory, &ranges).unwrap();
     memory.claim_all(&taken).unwrap();
-    memory.disinherit(|_| unreachable!("all were claimed")).unwrap();
+    assert_eq!(memory.disinherit(|_| unreachable!("all were claimed")), (0, 0));
+    memory.let_go_all(&taken).unwrap();
     for block in taken {
         free(&memory, block, Kind::Folio).unwrap();
     }
     memory.drain();
-    assert_eq!(memory.audit().unwrap().free, 3 * RANGES);
+    assert_eq!(memory.audit().unwrap().free + memory.counts().nodes(), 3 * RANGES);
 }
 
 /// The frames of the world below.
@@ -157,21 +158,23 @@ fn use_all(memory: &Memory<Ram>) {
         for i in 0..block.order().frames() {
             assert_eq!(memory.inherited_block(block.pfn().add(i)), Some(block));
         }
-        let mut folio = memory.claim_folio(block).unwrap();
+        let mut kept = memory.claim_folio(block).unwrap();
         check(memory, block.run(), at);
-        folio.bytes_mut().fill(9);
-        assert!(folio.bytes().iter().all(|byte| *byte == 9));
+        kept.bytes_mut().fill(9);
+        assert!(kept.bytes().iter().all(|byte| *byte == 9));
         for i in 0..block.order().frames() {
-            let held = Some((block.run(), Kind::Folio, false));
+            let held = Some((block.run(), Kind::Folio, true));
             assert_eq!(memory.holder(block.pfn().add(i)), held);
         }
         let last = Block::containing(block.run().end().add(u64::MAX), Order::ZERO);
         let last = Block::new(Pfn::new(block.run().end().get() - 1), Order::ZERO).unwrap_or(last);
         let inside = Error::TailFrame { pfn: last.pfn(), of: block };
         assert_eq!(free(memory, last, Kind::Folio), Err(inside));
-        let kept = folio.preserve().unwrap();
+        assert!(memory.is_preserved(block) && !memory.is_inherited(block));
+        let kept = kept.unpreserve().unwrap().preserve().unwrap();
         assert!(memory.is_preserved(block));
         let folio = kept.unpreserve().unwrap();
+        assert!(!memory.is_preserved(block));
         memory.audit().unwrap();
         drop(folio);
         let gone = Error::DoubleFree { block };
@@ -204,8 +207,11 @@ fn use_all(memory: &Memory<Ram>) {
         check(memory, run, at);
         assert_eq!(memory.run_at(run.start(), Kind::Run), Ok(run));
         for i in 0..frames {
-            assert_eq!(memory.holder(run.start().add(i)), Some((run, Kind::Run, false)));
+            assert_eq!(memory.holder(run.start().add(i)), Some((run, Kind::Run, true)));
         }
+        let again = memory.keep_run(run, Kind::Run);
+        assert!(matches!(again, Err(Error::AlreadyPreserved { .. })), "{again:?}");
+        memory.let_go_run(run, Kind::Run).unwrap();
         memory.keep_run(run, Kind::Run).unwrap();
         memory.let_go_run(run, Kind::Run).unwrap();
         // SAFETY: ours, and each part of it given up is not used any more.
@@ -222,6 +228,10 @@ fn use_all(memory: &Memory<Ram>) {
     for block in row_blocks() {
         memory.claim(block, Kind::Folio).unwrap();
     }
+    assert_eq!(memory.stats().preserved, row().run().frames());
+    let again = memory.keep_adjacent(row());
+    assert_eq!(again, Err(Error::AlreadyPreserved { block: row().first() }));
+    memory.let_go_adjacent(row()).unwrap();
     memory.keep_adjacent(row()).unwrap();
     assert_eq!(memory.stats().preserved, row().run().frames());
     memory.let_go_adjacent(row()).unwrap();
@@ -229,7 +239,7 @@ fn use_all(memory: &Memory<Ram>) {
     for block in row_blocks() {
         free(memory, block, Kind::Folio).unwrap();
     }
-    memory.disinherit(|_| unreachable!("all was claimed")).unwrap();
+    assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
     memory.drain();
     let audit = memory.audit().unwrap();
     assert_eq!(audit.free + memory.counts().nodes(), FRAMES);
@@ -265,15 +275,18 @@ fn a_block_across_the_border_is_kept_or_freed_whole() {
     for fate in [Fate::Keep, Fate::Free] {
         let halves = split(&[70, 210, 768]);
         let memory = successor(predecessor(), &halves).unwrap();
-        memory.disinherit(|_| fate).unwrap();
+        let all = memory.counts().total();
+        let done = memory.disinherit(|_| fate);
         memory.audit().unwrap();
         if fate == Fate::Free {
+            assert_eq!(done, (all, 0));
             memory.drain();
-            assert_eq!(memory.audit().unwrap().free, FRAMES);
+            assert_eq!(memory.audit().unwrap().free + memory.counts().nodes(), FRAMES);
             continue;
         }
-        let head = FrameState::Head { kind: Kind::Folio, order: order(9), preserved: true };
-        assert_eq!(memory.state(block(512, 9).pfn()), Ok(head));
+        assert_eq!(done, (0, all));
+        assert_eq!(memory.state(block(512, 9).pfn()), Ok(FrameState::Never));
+        assert!(memory.is_inherited(block(512, 9)));
         use_all(&successor(memory, &split(&[3, 100, 135, 260, 999])).unwrap());
     }
 }
@@ -362,21 +375,32 @@ fn generations_with_maps_of_their_own() {
                 .unwrap_or_else(|error| panic!("{context}: {error}"));
                 check(&memory, *run, *stamp);
             }
-            assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), Ok((0, 0)));
+            assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+            let let_go = |run: Run, block: Option<Block>| match block {
+                Some(block) => memory.let_go(block),
+                None => memory.let_go_run(run, Kind::Run),
+            };
             let gone = kept.len() / 2;
             for (run, block, _) in kept.drain(..gone) {
-                match block {
-                    Some(block) => free(&memory, block, Kind::Folio),
-                    None => free_run(&memory, run, Kind::Run),
-                }
-                .unwrap_or_else(|error| panic!("{context}: {error}"));
+                let_go(run, block)
+                    .and_then(|()| match block {
+                        Some(block) => free(&memory, block, Kind::Folio),
+                        None => free_run(&memory, run, Kind::Run),
+                    })
+                    .unwrap_or_else(|error| panic!("{context}: {error}"));
             }
-            for (run, block, _) in &kept {
-                match block {
+            // They are preserved already; and some of them anew.
+            for (i, (run, block, _)) in kept.iter().enumerate() {
+                let keep = || match block {
                     Some(block) => memory.keep(*block),
                     None => memory.keep_run(*run, Kind::Run),
+                };
+                let again = keep();
+                assert!(matches!(again, Err(Error::AlreadyPreserved { .. })), "{context}");
+                if i % 2 == 0 {
+                    let anew = let_go(*run, *block).and_then(|()| keep());
+                    anew.unwrap_or_else(|error| panic!("{context}: {error}"));
                 }
-                .unwrap_or_else(|error| panic!("{context}: {error}"));
             }
             memory.audit().unwrap_or_else(|error| panic!("{context}: {error}"));
             let owned: u64 = kept.iter().map(|(run, ..)| run.frames()).sum();

@@ -9,8 +9,8 @@ use common::owned::Owned as _;
 use std::collections::BTreeMap;
 
 use common::{
-    base, block, check, claim_as, free, free_run, grow_run, label, order, preserve_as, run, starve,
-    unpreserve_as, write,
+    base, block, check, claim_as, free, free_run, grow_run, label, nodes_of, order, preserve_as,
+    run, starve, unpreserve_as, write,
 };
 
 use heirloom_folio::harness::Ram;
@@ -60,29 +60,69 @@ fn a_predecessor_and_a_successor() {
     let run = run.preserve().unwrap().into_raw();
     assert!(lost.bytes().iter().all(|byte| *byte == 0));
     let _lost = lost.into_raw();
+    let (root, before) = (memory.tree_root().unwrap(), memory.counts());
 
     let memory = successor(memory, &ranges());
-    let nodes = memory.counts().nodes();
-    assert_eq!(nodes, 0);
+    // It goes on with the tree.
+    assert_eq!((memory.tree_root(), memory.counts()), (Ok(root), before));
+    assert_eq!(memory.stats().preserved, 8 + 11);
     let smaller = block(b.pfn().get() - base().get(), 2);
     for wrong in [smaller, Block::containing(b.pfn().add(1), Order::ZERO)] {
         assert_eq!(memory.claim_folio(wrong).err(), Some(Error::NotPreserved { block: wrong }));
     }
     assert_eq!(memory.inherited_block(b.pfn().add(5)), Some(b));
-    let folio = memory.claim_folio(b).unwrap();
-    assert!(folio.bytes().iter().all(|byte| *byte == 7));
+    let kept = memory.claim_folio(b).unwrap();
+    assert!(kept.bytes().iter().all(|byte| *byte == 7));
+    assert!(memory.is_preserved(b) && !memory.is_inherited(b));
+    assert_eq!(memory.inherited_block(b.pfn().add(5)), None);
     assert_eq!(memory.claim(b, Kind::Folio), Err(Error::NotPreserved { block: b }));
     let too_long = Run::new(run.start(), 12).unwrap();
     assert!(matches!(memory.claim_run(too_long, Kind::Run), Err(Error::NotPreserved { .. })));
     memory.claim_run(run, Kind::Buffer).unwrap();
     assert_eq!(memory.run_at(run.start(), Kind::Buffer), Ok(run));
-    assert_eq!(memory.disinherit(|_| Fate::Keep), Ok((0, 0)));
-    assert_eq!(memory.stats().used(), 8 + 11);
+    assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+    // What is claimed survives as before; what is let go is free.
+    assert_eq!((memory.counts(), memory.stats().used()), (before, 8 + 11 + before.nodes()));
+    let refused = free_run(&memory, run, Kind::Buffer);
+    assert!(matches!(refused, Err(Error::Preserved { .. })), "{refused:?}");
+    // SAFETY: claimed above.
+    unsafe { memory.unpreserve_run_as(run, Kind::Buffer) }.unwrap();
     free_run(&memory, run, Kind::Buffer).unwrap();
-    drop(folio);
-    assert_eq!(memory.stats().used(), 0);
-    memory.drain();
-    assert_eq!(memory.stats(), Ram::memory(&ranges()).unwrap().stats(), "whole again");
+    drop(kept.unpreserve().unwrap());
+    assert_eq!(memory.stats().used(), before.nodes());
+
+    // And the nodes that lead to nothing go with a generation: all but the root.
+    let mut memory = successor(memory, &ranges());
+    assert_eq!((memory.counts().nodes(), memory.stats().used()), (1, 1));
+    memory.drain_all();
+    let fresh = Ram::memory(&ranges()).unwrap();
+    fresh.alloc_at(Block::containing(root.pfn(), Order::ZERO), Kind::Folio).unwrap();
+    fresh.drain();
+    assert_eq!(memory.stats(), fresh.stats(), "whole again");
+}
+
+#[test]
+fn a_memory_with_a_tree_of_its_own_takes_none_over() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let b = memory.alloc(Request::new(order(2))).unwrap();
+    memory.keep(b).unwrap();
+    let root = memory.tree_root().unwrap();
+    // Its own, or any other.
+    for other in [root, b.addr()] {
+        let mut next = Ram::memory(&ranges()).unwrap();
+        let own = next.tree_root().unwrap();
+        let block = Block::containing(own.pfn(), Order::ZERO);
+        assert_eq!(next.take_over(other, |_| ()), Err(Error::AlreadyPreserved { block }));
+        // Nothing was changed.
+        let kept = next.alloc(Request::new(order(3))).unwrap();
+        next.keep(kept).unwrap();
+        assert_eq!(preserved(&next), [kept]);
+        let refused = next.inherit(other).map(drop);
+        assert_eq!(refused.unwrap_err(), Error::AlreadyPreserved { block });
+    }
+    let memory = successor(memory, &ranges());
+    let block = Block::containing(root.pfn(), Order::ZERO);
+    assert_eq!(memory.inherit(root).map(drop).unwrap_err(), Error::AlreadyPreserved { block });
 }
 
 #[test]
@@ -120,7 +160,7 @@ fn a_label_is_what_a_claim_must_name() {
     assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
     let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Run, found: Kind::Slab };
     assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(wrong));
-    // Until it is claimed it is nobody's to preserve, let go or free.
+    // Until it is claimed it is no caller's to preserve, let go or free.
     assert_eq!(memory.keep(b), Err(no_folio));
     assert_eq!(memory.let_go(b), Err(no_folio));
     assert_eq!(memory.claim(b, Kind::Slab), Err(no_folio));
@@ -139,8 +179,11 @@ fn a_label_is_what_a_claim_must_name() {
     // SAFETY: claimed just now.
     unsafe { memory.unclaim(b, Kind::Table, Some(Kind::Slab)) }.unwrap();
     assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
+    assert_eq!(memory.label_of(b), Some(Kind::Slab));
     claim_as(&memory, b, Kind::Slab).unwrap();
-    preserve_as(&memory, b, Kind::Table).unwrap();
+    assert_eq!(memory.label_of(b), None);
+    let again = preserve_as(&memory, b, Kind::Table);
+    assert_eq!(again, Err(Error::AlreadyPreserved { block: b }), "a claim leaves it preserved");
     // SAFETY: claimed just now; nothing looks for slabs here.
     unsafe { memory.make_slab(b) }.unwrap();
     assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
@@ -159,7 +202,7 @@ fn a_label_is_what_a_claim_must_name() {
 }
 
 #[test]
-fn a_label_is_a_slab_or_a_table_that_nobody_has() {
+fn a_label_is_that_of_a_slab_or_a_table() {
     let memory = Ram::memory(&ranges()).unwrap();
     let [b, other] = [0; 2].map(|_| memory.alloc(Request::new(order(2))).unwrap());
     memory.keep_all(&[b, other]).unwrap();
@@ -172,37 +215,90 @@ fn a_label_is_a_slab_or_a_table_that_nobody_has() {
     assert_eq!(label(&memory, part, Kind::Slab), Err(Error::NotPreserved { block: part }));
     memory.claim(b, Kind::Folio).unwrap();
     assert_eq!(label(&memory, b, Kind::Slab), Err(Error::NotPreserved { block: b }));
-    let asked = memory.disinherit(|b| {
-        assert_eq!(label(&memory, b, Kind::Slab), Err(Error::Ending));
+    // What is asked about may get a label, and is its layer's from then on.
+    let asked = memory.disinherit(|asked| {
+        assert_eq!(asked, other);
+        label(&memory, asked, Kind::Slab).unwrap();
         Fate::Free
     });
-    assert_eq!(asked, Ok((1, 0)));
-    assert_eq!(label(&memory, other, Kind::Slab), Err(Error::NotPreserved { block: other }));
+    assert_eq!((asked, memory.label_of(other)), ((0, 0), Some(Kind::Slab)));
+    assert_eq!(memory.disinherit(|_| unreachable!("it has a label")), (0, 0));
+    claim_as(&memory, other, Kind::Slab).unwrap();
+    unpreserve_as(&memory, other, Kind::Table).unwrap();
+    free(&memory, other, Kind::Table).unwrap();
+    memory.let_go(b).unwrap();
+    assert_eq!(label(&memory, b, Kind::Slab), Err(Error::NotPreserved { block: b }));
     free(&memory, b, Kind::Folio).unwrap();
-    assert_eq!(memory.stats().used(), 0);
+    assert_eq!(memory.stats().used(), memory.counts().nodes());
 }
 
 #[test]
-fn a_labelled_block_is_kept_as_what_it_is_or_becomes_free() {
+fn a_label_is_of_an_order_that_such_things_have() {
+    let ranges = Ram::frames((1 << 17) + 200);
+    let memory = Ram::memory(&ranges).unwrap();
+    let blocks: Vec<_> = (0..=16).map(|o| block(1 << o, o)).collect();
+    for b in &blocks {
+        memory.alloc_at(*b, Kind::Folio).unwrap();
+    }
+    memory.keep_all(&blocks).unwrap();
+    let memory = successor(memory, &ranges);
+    for b in &blocks {
+        let o = b.order().get();
+        let too_large = Error::BadRequest { frames: b.order().frames() };
+        for (kind, most) in [(Kind::Slab, 9), (Kind::Table, 15)] {
+            let done = label(&memory, *b, kind);
+            if o > most {
+                assert_eq!((done, memory.label_of(*b)), (Err(too_large), None), "{b}, {kind:?}");
+                continue;
+            }
+            assert_eq!((done, memory.label_of(*b)), (Ok(()), Some(kind)), "{b}, {kind:?}");
+            // A slab is still to be claimed; a table is taken, and known by its label.
+            assert_eq!(memory.is_inherited(*b), kind == Kind::Slab);
+            // A label of another order does not speak of this block.
+            let half = Order::new(o.wrapping_sub(1)).map(|half| Block::containing(b.pfn(), half));
+            assert!(half.is_none_or(|half| memory.label_of(half).is_none()));
+            let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: kind };
+            assert_eq!(memory.claim(*b, Kind::Folio), Err(wrong));
+            if kind == Kind::Table {
+                let gone = Error::NotPreserved { block: *b };
+                assert_eq!(claim_as(&memory, *b, kind), Err(gone));
+                assert!(matches!(
+                    unpreserve_as(&memory, *b, kind),
+                    Err(Error::NotPreserved { .. })
+                ));
+                continue;
+            }
+            claim_as(&memory, *b, kind).unwrap();
+            // Without it, for the label after this one.
+            // SAFETY: claimed just now, and not written.
+            unsafe { memory.unclaim(*b, Kind::Table, None) }.unwrap();
+            assert_eq!(memory.label_of(*b), None);
+        }
+    }
+    // What has a label is not asked about: the largest alone has none.
+    assert_eq!(inherited(&memory), [blocks[16]]);
+    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
+    memory.audit().unwrap();
+}
+
+#[test]
+fn a_labelled_block_stays_what_it_is() {
     for fate in [Fate::Keep, Fate::Free] {
         let memory = Ram::memory(&ranges()).unwrap();
         let b = memory.alloc(Request::new(order(2))).unwrap();
         memory.keep(b).unwrap();
         let memory = successor(memory, &ranges());
         label(&memory, b, Kind::Slab).unwrap();
-        memory.disinherit(|_| fate).unwrap();
-        if fate == Fate::Keep {
-            // Kept, and no slab of ours: a table that nobody knows.
-            let head = FrameState::Head { kind: Kind::Table, order: order(2), preserved: true };
-            assert_eq!(memory.state(b.pfn()), Ok(head));
-            assert_eq!(preserved(&memory), [b]);
-            let no_folio =
-                Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Table };
-            assert_eq!(memory.let_go(b), Err(no_folio));
-            unpreserve_as(&memory, b, Kind::Table).unwrap();
-            free(&memory, b, Kind::Table).unwrap();
-        }
-        assert_eq!(memory.stats().used(), memory.counts().nodes());
+        let state = memory.state(b.pfn());
+        let done = memory.disinherit(|_| fate);
+        // Whatever is decided: it has its label, and can be claimed, here and in the next kernel.
+        assert_eq!((done, memory.state(b.pfn())), ((0, 0), state));
+        assert_eq!((memory.label_of(b), preserved(&memory)), (Some(Kind::Slab), vec![b]));
+        let no_folio = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Slab };
+        assert_eq!(memory.let_go(b), Err(no_folio));
+        assert_eq!(memory.claim(b, Kind::Folio), Err(no_folio));
+        let next = successor(memory, &ranges());
+        assert_eq!((next.label_of(b), inherited(&next)), (None, vec![b]));
     }
 }
 
@@ -231,14 +327,34 @@ fn a_run_that_is_put_back_is_there_for_the_next_claim() {
     assert_eq!(put_back(part, Kind::Buffer), Err(wrong));
     let wrong = Error::WrongKind { pfn: all.start(), expected: Kind::Run, found: Kind::Buffer };
     assert_eq!(put_back(all, Kind::Run), Err(wrong));
+    let none_is_left = || {
+        let bytes = (0..21).map(|i| memory.state(all.start().add(i)).unwrap());
+        all.blocks().all(|b| memory.is_inherited(b) && memory.label_of(b).is_none())
+            && bytes.into_iter().all(|state| state == FrameState::Never)
+    };
     put_back(all, Kind::Buffer).unwrap();
-    assert!(all.blocks().all(|b| memory.is_inherited(b) && memory.label_of(b).is_none()));
+    assert!(none_is_left());
+    // As a buffer that is held, too.
+    memory.claim_buffer(all).unwrap();
+    assert!(memory.is_held(all.start()) && !none_is_left());
+    assert_eq!(put_back(all, Kind::Run), Err(no_run));
+    put_back(all, Kind::Buffer).unwrap();
+    assert!(none_is_left() && !memory.is_held(all.start()));
+    // A claim of all that fails at the last block leaves nothing behind either.
+    let last = all.blocks().next_back().unwrap();
+    memory.claim(last, Kind::Folio).unwrap();
+    let gone = Err(Error::NotPreserved { block: last });
+    assert_eq!(memory.claim_run(all, Kind::Run), gone);
+    // SAFETY: claimed above, and not written.
+    unsafe { memory.unclaim(last, Kind::Folio, None) }.unwrap();
+    assert!(none_is_left());
     memory.claim_run(all, Kind::Run).unwrap();
-    memory.disinherit(|_| unreachable!("all of it was claimed")).unwrap();
+    assert_eq!(memory.disinherit(|_| unreachable!("all of it was claimed")), (0, 0));
+    memory.let_go_run(all, Kind::Run).unwrap();
     let gone = Error::NotPreserved { block: Block::containing(all.start(), Order::ZERO) };
     assert_eq!(put_back(all, Kind::Run), Err(gone));
     free_run(&memory, all, Kind::Run).unwrap();
-    assert_eq!(memory.stats().used(), 0);
+    assert_eq!(memory.stats().used(), memory.counts().nodes());
 }
 
 #[test]
@@ -275,22 +391,43 @@ fn blocks_above_the_largest_folio_are_kept_and_claimed_as_runs() {
     memory.keep_run(all, Kind::Run).unwrap();
     let count = preserved(&memory).len();
     let memory = successor(memory, &ranges);
-    assert_eq!(memory.disinherit(|_| Fate::Keep), Ok((0, count as u64)));
+    assert_eq!(memory.disinherit(|_| Fate::Keep), (0, count as u64));
     let memory = successor(memory, &ranges);
     let largest = all.blocks().max_by_key(|b| b.order()).unwrap();
     assert!(largest.order() > Order::MAX_FOLIO);
     let refused = Error::BadRequest { frames: largest.order().frames() };
     assert_eq!(memory.claim(largest, Kind::Folio), Err(refused));
+    assert_eq!(label(&memory, largest, Kind::Table), Err(refused));
+    assert_eq!(claim_as(&memory, largest, Kind::Table), Err(refused));
     memory.claim_run(all, Kind::Run).unwrap();
     assert_eq!(memory.run_at(all.start(), Kind::Run), Ok(all));
     // SAFETY: claimed just now.
     unsafe { memory.unclaim_run(all, Kind::Run) }.unwrap();
     assert_eq!(inherited(&memory).len(), count);
+    for part in all.blocks_up_to(Order::MAX_FOLIO) {
+        assert_eq!(memory.state(part.pfn()), Ok(FrameState::Never), "{part}");
+    }
     memory.claim_run(all, Kind::Run).unwrap();
     assert_eq!(memory.run_at(all.start(), Kind::Run), Ok(all));
-    memory.disinherit(|_| Fate::Free).unwrap();
-    free_run(&memory, all, Kind::Run).unwrap();
-    assert_eq!(memory.stats().used(), 0);
+    assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+    memory.let_go_run(all, Kind::Run).unwrap();
+    memory.keep_run(all, Kind::Run).unwrap();
+    let memory = successor(memory, &ranges);
+    // One by one: the largest as a run of its own, another is disposed of.
+    memory.claim_run(largest.run(), Kind::Run).unwrap();
+    assert_eq!(memory.run_at(largest.pfn(), Kind::Run), Ok(largest.run()));
+    let mut asked = Vec::new();
+    let done = memory.disinherit(|b| {
+        asked.push(b);
+        Fate::Free
+    });
+    assert_eq!(done, (count as u64 - 1, 0));
+    assert!(asked.len() == count - 1 && !asked.contains(&largest));
+    assert_eq!(preserved(&memory), [largest]);
+    let memory = successor(memory, &ranges);
+    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
+    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    memory.audit().unwrap();
 }
 
 /// All that must be as before when an operation fails.
@@ -440,68 +577,52 @@ fn out_of_memory_in_allocating_changes_nothing() {
 }
 
 #[test]
-fn keeping_can_run_out_of_memory_at_any_node_and_be_repeated() {
-    let mut left = 0;
-    loop {
-        let memory = furnished();
-        for (frame, o) in BLOCKS {
-            memory.keep(block(frame, o)).unwrap();
-        }
-        memory.keep_adjacent(row()).unwrap();
-        memory.keep_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
-        let all = preserved(&memory);
-        let frames: u64 = all.iter().map(|b| b.order().frames()).sum();
-        let memory = successor(memory, &ranges());
-        assert_eq!(inherited(&memory), all);
-        label(&memory, block(256, 3), Kind::Slab).unwrap();
-        let mut taken = starve(&memory, left);
-        let mut tries = 0;
-        let mut kept = 0;
-        let done = loop {
-            let before = snapshot(&memory);
-            assert_eq!(before.preserved.len() as u64, kept);
-            match memory.disinherit(|b| if b.order() == order(5) { Fate::Free } else { Fate::Keep })
-            {
-                Ok((freed, more)) => break (freed, more + kept),
-                Err(Error::OutOfMemory { .. }) => {}
-                Err(other) => panic!("{other}"),
-            }
-            // Each block is in one tree, or free if that was decided.
-            let after = snapshot(&memory);
-            let mut either = after.preserved.clone();
-            either.extend(&after.inherited);
-            either.sort();
-            either.dedup();
-            assert_eq!(either.len(), after.preserved.len() + after.inherited.len());
-            let gone: Vec<_> = all.iter().filter(|b| !either.contains(b)).collect();
-            assert!(gone.iter().all(|b| b.order() == order(5)), "{gone:?}");
-            for b in &after.inherited {
-                assert!(!memory.is_preserved(*b) && memory.is_inherited(*b));
-            }
-            kept = after.preserved.len() as u64;
-            tries += 1;
-            let b = taken.pop().unwrap();
-            free(&memory, b, Kind::Folio).unwrap();
-        };
-        // The freed block's frames serve as nodes once it is gone, so its own count is not asked.
-        assert!(done.0 <= 1 && done.1 == all.len() as u64 - 1, "{done:?}");
-        assert_eq!(inherited(&memory), []);
-        let expected: Vec<_> = all.iter().copied().filter(|b| b.order() != order(5)).collect();
-        assert_eq!(preserved(&memory), expected);
-        assert_eq!(memory.label_of(block(256, 3)), Some(Kind::Table));
-        for b in taken {
-            free(&memory, b, Kind::Folio).unwrap();
-        }
-        assert_eq!(memory.stats().used(), frames - 32 + memory.counts().nodes());
-        // And the next one finds them all.
-        assert_eq!(inherited(&successor(memory, &ranges())), expected);
-        if tries == 0 {
-            break;
-        }
-        left += 1;
-        assert!(left < 200);
+fn a_takeover_needs_no_memory() {
+    let memory = furnished();
+    for (frame, o) in BLOCKS {
+        memory.keep(block(frame, o)).unwrap();
     }
-    assert!(left > 0);
+    memory.keep_adjacent(row()).unwrap();
+    memory.keep_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
+    let all = preserved(&memory);
+    let nodes = memory.counts().nodes();
+    let memory = successor(memory, &ranges());
+    let taken = starve(&memory, 0);
+    let before = snapshot(&memory);
+    assert_eq!((before.preserved.clone(), before.inherited.clone()), (all.clone(), all.clone()));
+    label(&memory, block(256, 3), Kind::Slab).unwrap();
+    claim_as(&memory, block(256, 3), Kind::Slab).unwrap();
+    memory.claim(block(64, 5), Kind::Folio).unwrap();
+    memory.claim_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
+    for b in blocks_of(row()) {
+        memory.claim(b, Kind::Folio).unwrap();
+    }
+    let left: Vec<_> = [block(300, 0), block(1152, 6), block(1500, 0)].into();
+    assert_eq!((preserved(&memory), inherited(&memory)), (all, left.clone()));
+    // Kept is as it was; again and again.
+    for _ in 0..2 {
+        assert_eq!(memory.disinherit(|_| Fate::Keep), (0, 3));
+        assert_eq!(inherited(&memory), left);
+    }
+    assert_eq!(memory.counts().nodes(), nodes);
+    let part = |b: Block| if b.order() == order(6) { Fate::Free } else { Fate::Keep };
+    assert_eq!(memory.disinherit(part), (1, 2));
+    assert_eq!(memory.disinherit(part), (0, 2));
+    assert_eq!(memory.disinherit(|_| Fate::Free), (2, 0));
+    assert_eq!(memory.disinherit(|_| unreachable!("nothing is left")), (0, 0));
+    let owned: u64 = 32 + 8 + STRIP.1 + ROW.1;
+    let stats = memory.stats();
+    assert_eq!((stats.preserved, stats.used()), (owned, owned + nodes + taken.len() as u64));
+    let kept = preserved(&memory);
+    let next = successor(memory, &ranges());
+    assert_eq!((inherited(&next), next.counts().nodes()), (kept.clone(), nodes_of(&kept)));
+}
+
+fn blocks_of(row: Adjacent) -> impl Iterator<Item = Block> {
+    (0..row.count()).map(move |i| {
+        let order = row.first().order();
+        Block::new(row.first().pfn().add(i << order.get()), order).unwrap()
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -509,9 +630,15 @@ enum Op {
     Alloc(u8),
     Run(u64),
     Row(u8, u64),
+    /// Preserve, or let go what is preserved, claimed or not.
     Preserve(usize),
     Free(usize),
-    Jump(u64),
+    Claim(usize),
+    Unclaim(usize),
+    /// Free some of what is unclaimed, as the bits say.
+    Disinherit(u64),
+    /// The next kernel begins, whatever is claimed and disposed of; and dies at once, so often.
+    Jump(u8),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -519,11 +646,14 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => (0_u8..8).prop_map(Op::Alloc),
         3 => (1_u64..150).prop_map(Op::Run),
         2 => (0_u8..3, 1_u64..100).prop_map(|(o, n)| Op::Row(o, n)),
-        8 => any::<usize>().prop_map(Op::Preserve),
+        9 => any::<usize>().prop_map(Op::Preserve),
         5 => any::<usize>().prop_map(Op::Free),
-        1 => any::<u64>().prop_map(Op::Jump),
+        6 => any::<usize>().prop_map(Op::Claim),
+        2 => any::<usize>().prop_map(Op::Unclaim),
+        1 => any::<u64>().prop_map(Op::Disinherit),
+        2 => (0_u8..3).prop_map(Op::Jump),
     ];
-    prop::collection::vec(op, 1..150)
+    prop::collection::vec(op, 1..200)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -539,6 +669,8 @@ struct Owned {
     run: Run,
     what: What,
     preserved: bool,
+    /// Claimed in this kernel, and preserved since.
+    claimed: bool,
     stamp: u64,
 }
 
@@ -569,6 +701,7 @@ impl Owned {
             (What::Row(o), true) => memory.let_go_adjacent(self.adjacent(o)),
         }?;
         self.preserved = !self.preserved;
+        self.claimed = false;
         Ok(())
     }
 
@@ -585,68 +718,117 @@ impl Owned {
     fn claim(&self, memory: &Memory<Ram>) -> Result<(), Error> {
         match self.what {
             What::Run => memory.claim_run(self.run, Kind::Run),
-            What::Folio | What::Row(_) => {
-                self.blocks().into_iter().try_for_each(|b| memory.claim(b, Kind::Folio))
+            What::Folio => memory.claim(self.blocks()[0], Kind::Folio),
+            What::Row(_) => memory.claim_all(&self.blocks()),
+        }
+    }
+
+    /// Takes the claim back.
+    fn unclaim(&self, memory: &Memory<Ram>) -> Result<(), Error> {
+        // SAFETY: claimed in this kernel, and nothing was written.
+        unsafe {
+            match self.what {
+                What::Run => memory.unclaim_run(self.run, Kind::Run),
+                What::Folio | What::Row(_) => {
+                    let mut blocks = self.blocks().into_iter();
+                    blocks.try_for_each(|b| memory.unclaim(b, Kind::Folio, None))
+                }
             }
         }
     }
 }
 
-/// Jumps, and claims, keeps or frees what the bits of `dice` say.
-fn jump(memory: Memory<Ram>, live: &mut Vec<Owned>, dice: u64) -> Memory<Ram> {
-    let mut expected: Vec<_> =
-        live.iter().filter(|o| o.preserved).flat_map(Owned::blocks).collect();
-    expected.sort();
-    assert_eq!(preserved(&memory), expected);
-    if memory.tree_root().is_err() {
-        return memory;
-    }
-    let nodes = memory.counts().nodes();
-    let memory = successor(memory, &ranges());
-    assert_eq!(inherited(&memory), expected);
-    let held: u64 = expected.iter().map(|b| b.order().frames()).sum();
-    assert_eq!(memory.stats().used(), held + nodes, "everything else is free again");
+fn all_blocks<'o>(things: impl IntoIterator<Item = &'o Owned>) -> Vec<Block> {
+    let mut blocks: Vec<_> = things.into_iter().flat_map(Owned::blocks).collect();
+    blocks.sort();
+    blocks
+}
 
-    live.retain(|o| o.preserved);
-    let mut dice = dice;
-    let mut fates = BTreeMap::new();
-    let mut next = Vec::new();
-    for owned in live.drain(..) {
-        dice = dice.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        match dice >> 61 {
-            0..=3 => {
-                owned.claim(&memory).unwrap();
-                let first = Error::NotPreserved { block: owned.blocks()[0] };
-                assert_eq!(owned.claim(&memory), Err(first), "once");
-                next.push(Owned { preserved: false, ..owned });
-            }
-            4 | 5 => {
-                for b in owned.blocks() {
-                    fates.insert(b, Fate::Keep);
-                    // Kept blocks are folios, whatever they were part of.
-                    next.push(Owned { run: b.run(), what: What::Folio, ..owned });
-                }
-            }
-            _ => fates.extend(owned.blocks().into_iter().map(|b| (b, Fate::Free))),
+/// A kernel, and what it and its predecessors have.
+struct Life {
+    memory: Memory<Ram>,
+    /// What has an owner.
+    live: Vec<Owned>,
+    /// What is still to be claimed.
+    left: Vec<Owned>,
+}
+
+impl Life {
+    /// Jumps: whatever was preserved, and not let go of, is there to be claimed, once.
+    fn jump(self) -> Self {
+        let Self { memory, live, mut left } = self;
+        left.extend(live.into_iter().filter(|owned| owned.preserved));
+        for owned in &mut left {
+            owned.claimed = false;
         }
-    }
-    loop {
-        match memory.disinherit(|b| fates[&b]) {
-            Ok(_) => break,
-            // Then the rest is not kept either.
-            Err(Error::OutOfMemory { .. }) => {
-                for (b, fate) in &mut fates {
-                    if memory.is_inherited(*b) && *fate == Fate::Keep {
-                        *fate = Fate::Free;
-                        next.retain(|o| o.run != b.run());
-                    }
-                }
-            }
-            Err(other) => panic!("{other}"),
+        let expected = all_blocks(&left);
+        assert_eq!(preserved(&memory), expected);
+        if memory.tree_root().is_err() {
+            // Nothing was preserved, and there is no frame for a root.
+            assert!(expected.is_empty());
+            return Self { memory, live: Vec::new(), left };
         }
+        let memory = successor(memory, &ranges());
+        assert_eq!((preserved(&memory), inherited(&memory)), (expected.clone(), expected.clone()));
+        // Everything else is free again, the nodes that lead to nothing too.
+        assert_eq!(memory.counts().nodes(), nodes_of(&expected));
+        let held: u64 = expected.iter().map(|b| b.order().frames()).sum();
+        assert_eq!(memory.stats().used(), held + nodes_of(&expected));
+        for owned in &left {
+            check(&memory, owned.run, owned.stamp);
+        }
+        Self { memory, live: Vec::new(), left }
     }
-    *live = next;
-    memory
+
+    fn claim(&mut self, i: usize) {
+        if self.left.is_empty() {
+            return;
+        }
+        let owned = self.left.swap_remove(i % self.left.len());
+        owned.claim(&self.memory).unwrap();
+        let first = Error::NotPreserved { block: owned.blocks()[0] };
+        assert_eq!(owned.claim(&self.memory), Err(first), "once");
+        assert!(owned.blocks().iter().all(|b| self.memory.is_preserved(*b)));
+        self.live.push(Owned { preserved: true, claimed: true, ..owned });
+    }
+
+    fn unclaim(&mut self, i: usize) {
+        let claimed: Vec<_> = (0..self.live.len()).filter(|i| self.live[*i].claimed).collect();
+        if claimed.is_empty() {
+            return;
+        }
+        let owned = self.live.swap_remove(claimed[i % claimed.len()]);
+        owned.unclaim(&self.memory).unwrap();
+        assert!(owned.blocks().iter().all(|b| self.memory.is_inherited(*b)));
+        self.left.push(Owned { claimed: false, ..owned });
+    }
+
+    /// Frees some blocks of what is unclaimed; what is left of a run or a row is blocks.
+    fn disinherit(&mut self, dice: u64) {
+        let mut dice = dice;
+        let mut fates = BTreeMap::new();
+        let mut next = Vec::new();
+        for owned in self.left.drain(..) {
+            dice = dice.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let blocks = owned.blocks();
+            let fate = |i: usize| match dice >> 61 {
+                0..=3 => Fate::Keep,
+                4 => [Fate::Free, Fate::Keep][i % 2],
+                _ => Fate::Free,
+            };
+            fates.extend(blocks.iter().enumerate().map(|(i, b)| (*b, fate(i))));
+            if (0..blocks.len()).all(|i| fate(i) == Fate::Keep) {
+                next.push(owned);
+            } else {
+                let kept = blocks.iter().enumerate().filter(|(i, _)| fate(*i) == Fate::Keep);
+                next.extend(kept.map(|(_, b)| Owned { run: b.run(), what: What::Folio, ..owned }));
+            }
+        }
+        let kept = fates.values().filter(|fate| **fate == Fate::Keep).count() as u64;
+        let freed = fates.len() as u64 - kept;
+        assert_eq!(self.memory.disinherit(|b| fates[&b]), (freed, kept));
+        self.left = next;
+    }
 }
 
 proptest! {
@@ -659,11 +841,12 @@ proptest! {
 
     #[test]
     fn generations_agree_with_a_list_of_owners(ops in ops()) {
-        let mut memory = Ram::memory(&ranges()).unwrap();
-        let mut live: Vec<Owned> = Vec::new();
+        let memory = Ram::memory(&ranges()).unwrap();
+        let mut life = Life { memory, live: Vec::new(), left: Vec::new() };
         let mut stamps = 0_u64;
         for op in ops {
             let mut new = None;
+            let memory = &life.memory;
             match op {
                 Op::Alloc(o) => {
                     new = memory.alloc(Request::new(order(o))).ok().map(|b| (b.run(), What::Folio));
@@ -675,110 +858,165 @@ proptest! {
                 Op::Row(o, n) => {
                     let request = Request::new(order(o)).kind(Kind::Run);
                     if let Ok(run) = memory.alloc_run(n << o, request) {
-                        free_run(&memory, run, Kind::Run).unwrap();
-                        let what = What::Row(order(o));
-                        let owned = Owned { run, what, preserved: false, stamp: 0 };
-                        for b in owned.blocks() {
+                        free_run(memory, run, Kind::Run).unwrap();
+                        let first = Block::new(run.start(), order(o)).unwrap();
+                        for b in blocks_of(Adjacent::new(first, n).unwrap()) {
                             memory.alloc_at(b, Kind::Folio).unwrap();
                         }
-                        new = Some((run, what));
+                        new = Some((run, What::Row(order(o))));
                     }
                 }
-                Op::Preserve(i) if !live.is_empty() => {
-                    let at = i % live.len();
-                    match live[at].preserve(&memory) {
-                        Ok(()) | Err(Error::OutOfMemory { .. }) => {}
+                Op::Preserve(i) if !life.live.is_empty() => {
+                    let at = i % life.live.len();
+                    let was = life.live[at].preserved;
+                    match life.live[at].preserve(memory) {
+                        Ok(()) => {}
+                        Err(Error::OutOfMemory { .. }) => prop_assert!(!was),
                         Err(other) => prop_assert!(false, "{other}"),
                     }
-                    for b in live[at].blocks() {
-                        prop_assert_eq!(memory.is_preserved(b), live[at].preserved);
+                    for b in life.live[at].blocks() {
+                        prop_assert_eq!(memory.is_preserved(b), life.live[at].preserved);
                     }
                 }
-                Op::Free(i) if !live.is_empty() => {
-                    let owned = live[i % live.len()];
-                    check(&memory, owned.run, owned.stamp);
+                Op::Free(i) if !life.live.is_empty() => {
+                    let owned = life.live[i % life.live.len()];
+                    check(memory, owned.run, owned.stamp);
                     if owned.preserved {
                         let first = owned.run.blocks().next().unwrap();
                         let of = match owned.what {
                             What::Row(_) => owned.blocks()[0],
                             _ => first,
                         };
-                        prop_assert_eq!(owned.free(&memory), Err(Error::Preserved { block: of }));
+                        prop_assert_eq!(owned.free(memory), Err(Error::Preserved { block: of }));
                     } else {
-                        prop_assert_eq!(owned.free(&memory), Ok(()));
-                        live.swap_remove(i % live.len());
+                        prop_assert_eq!(owned.free(memory), Ok(()));
+                        life.live.swap_remove(i % life.live.len());
                     }
                 }
-                Op::Jump(dice) => memory = jump(memory, &mut live, dice),
+                Op::Claim(i) => life.claim(i),
+                Op::Unclaim(i) => life.unclaim(i),
+                Op::Disinherit(dice) => life.disinherit(dice),
+                Op::Jump(deaths) => {
+                    for _ in 0..=deaths {
+                        life = life.jump();
+                    }
+                }
                 _ => {}
             }
+            let memory = &life.memory;
             if let Some((run, what)) = new {
-                prop_assert!(live.iter().all(|o| !o.run.overlaps(run)), "{} has two owners", run);
+                let mut all = life.live.iter().chain(&life.left);
+                prop_assert!(all.all(|o| !o.run.overlaps(run)), "{} has two owners", run);
                 stamps += 1 << 32;
-                write(&memory, run, stamps);
-                live.push(Owned { run, what, preserved: false, stamp: stamps });
+                write(memory, run, stamps);
+                let stamp = stamps;
+                life.live.push(Owned { run, what, preserved: false, claimed: false, stamp });
             }
-            let owned: u64 = live.iter().map(|o| o.run.frames()).sum();
+            let frames = |things: &[Owned]| things.iter().map(|o| o.run.frames()).sum::<u64>();
             let stats = memory.stats();
-            prop_assert_eq!(stats.used(), owned + memory.counts().nodes());
-            let kept = live.iter().filter(|o| o.preserved).map(|o| o.run.frames());
-            prop_assert_eq!(stats.preserved, kept.sum::<u64>());
+            let left = frames(&life.left);
+            let nodes = memory.counts().nodes();
+            prop_assert_eq!(stats.used(), frames(&life.live) + left + nodes);
+            let kept = life.live.iter().filter(|o| o.preserved).map(|o| o.run.frames());
+            prop_assert_eq!(stats.preserved, kept.sum::<u64>() + left);
+            prop_assert_eq!(inherited(memory), all_blocks(&life.left));
         }
-        for owned in &live {
-            check(&memory, owned.run, owned.stamp);
+        for owned in life.live.iter().chain(&life.left) {
+            check(&life.memory, owned.run, owned.stamp);
         }
-        let _balanced = snapshot(&memory);
-        memory = jump(memory, &mut live, u64::MAX);
+        let _balanced = snapshot(&life.memory);
+        life = life.jump();
+        while !life.left.is_empty() {
+            life.claim(0);
+        }
+        let Life { memory, mut live, .. } = life;
+        prop_assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
         for owned in &mut live {
             check(&memory, owned.run, owned.stamp);
-            if owned.preserved {
-                owned.preserve(&memory).unwrap();
-            }
+            owned.preserve(&memory).unwrap();
             prop_assert_eq!(owned.free(&memory), Ok(()));
         }
         prop_assert_eq!(memory.stats().used(), memory.counts().nodes(), "not one frame is lost");
+        if memory.tree_root().is_ok() {
+            prop_assert_eq!(successor(memory, &ranges()).stats().used(), 1, "but the root");
+        }
     }
 }
 
 #[test]
-fn the_inheritance_ends_while_nobody_looks_at_it() {
-    let memory = Ram::memory(&ranges()).unwrap();
-    let kept: Vec<_> = (0..3).map(|_| memory.alloc(Request::new(order(1))).unwrap()).collect();
-    for b in &kept {
-        memory.keep(*b).unwrap();
+fn a_hundred_generations_without_an_end_leave_no_nodes_behind() {
+    let mut life = Life { memory: Ram::memory(&ranges()).unwrap(), live: Vec::new(), left: vec![] };
+    let mut stamp = 0;
+    for generation in 0..100_u64 {
+        // Something elsewhere in each; what is old is claimed and let go, now and then.
+        for i in 0..5 {
+            let o = order(((generation + i) % 8) as u8);
+            let Ok(b) = life.memory.alloc(Request::new(o)) else { continue };
+            stamp += 1 << 32;
+            write(&life.memory, b.run(), stamp);
+            let (run, what) = (b.run(), What::Folio);
+            let mut owned = Owned { run, what, preserved: false, claimed: false, stamp };
+            match owned.preserve(&life.memory) {
+                Ok(()) => life.live.push(owned),
+                Err(error) => {
+                    assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+                    owned.free(&life.memory).unwrap();
+                }
+            }
+        }
+        // In three of four, what is old is claimed, and some of it let go.
+        for i in 0..6 {
+            if generation % 4 != 0 && !life.left.is_empty() {
+                life.claim(generation as usize * 7 + i);
+                if i % 3 != 0 {
+                    let mut owned = life.live.pop().unwrap();
+                    owned.preserve(&life.memory).unwrap();
+                    owned.free(&life.memory).unwrap();
+                }
+            }
+        }
+        life = life.jump();
     }
+    assert!(!life.left.is_empty());
+}
+
+#[test]
+fn disposal_beside_walks_and_claims_on_one_thread() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let mut kept = [0; 4].map(|_| memory.alloc(Request::new(order(1))).unwrap());
+    kept.sort();
+    memory.keep_all(&kept).unwrap();
     let memory = successor(memory, &ranges());
-    let first = memory.hold_inheritance().unwrap().unwrap();
-    let second = memory.hold_inheritance().unwrap().unwrap();
-    assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
-    drop(first);
-    assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
-    drop(second);
-    memory.for_each_inherited(|_| {
-        assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
-    });
-    // It is as it was.
-    let held = memory.hold_inheritance().unwrap().unwrap();
-    memory.claim_held(&held, kept[0], Kind::Folio).unwrap();
-    drop(held);
+    // A walk does not keep anything from going.
     let mut asked = 0;
-    let ended = memory.disinherit(|b| {
-        assert_eq!(memory.claim(b, Kind::Folio), Err(Error::Ending));
-        assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(Error::Ending));
-        assert_eq!(memory.hold_inheritance().err(), Some(Error::Ending));
-        assert_eq!(memory.disinherit(|_| unreachable!()), Err(Error::Claiming));
+    memory.for_each_inherited(|b| {
+        assert_eq!(b, kept[0]);
+        assert_eq!(
+            memory.disinherit(|b| if b == kept[3] { Fate::Keep } else { Fate::Free }),
+            (3, 1)
+        );
         asked += 1;
-        Fate::Free
+        if asked == 1 {
+            assert_eq!(memory.claim(kept[0], Kind::Folio), Err(Error::NotPreserved { block: b }));
+            memory.claim(kept[3], Kind::Folio).unwrap();
+        }
     });
-    assert_eq!((ended, asked), (Ok((2, 0)), 2));
-    assert!(memory.hold_inheritance().unwrap().is_none());
+    assert_eq!(asked, 1, "the others are disposed of or claimed");
     assert_eq!(memory.claim(kept[1], Kind::Folio), Err(Error::NotPreserved { block: kept[1] }));
     assert!(!memory.is_inherited(kept[1]) && memory.inherited_block(kept[1].pfn()).is_none());
-    // SAFETY: claimed above, and nobody else's.
-    let undone = unsafe { memory.unclaim(kept[0], Kind::Folio, None) };
-    assert_eq!(undone, Err(Error::NotPreserved { block: kept[0] }));
-    assert_eq!(free(&memory, kept[0], Kind::Folio), Ok(()));
-    assert_eq!(memory.stats().used(), 0);
+    // SAFETY: claimed above, and not written.
+    unsafe { memory.unclaim(kept[3], Kind::Folio, None) }.unwrap();
+    assert_eq!(inherited(&memory), [kept[3]]);
+    // SAFETY: refused: there is no claim to take back.
+    let undone = unsafe { memory.unclaim(kept[3], Kind::Folio, None) };
+    assert!(undone.is_err() && memory.is_inherited(kept[3]));
+    memory.claim(kept[3], Kind::Folio).unwrap();
+    memory.let_go(kept[3]).unwrap();
+    // SAFETY: refused: it was let go.
+    let undone = unsafe { memory.unclaim(kept[3], Kind::Folio, None) };
+    assert_eq!(undone, Err(Error::NotPreserved { block: kept[3] }));
+    assert_eq!(free(&memory, kept[3], Kind::Folio), Ok(()));
+    assert_eq!(memory.stats().used(), memory.counts().nodes());
 }
 
 #[test]
@@ -786,9 +1024,7 @@ fn a_fate_that_panics_leaves_the_rest_to_be_claimed() {
     let memory = Ram::memory(&ranges()).unwrap();
     let mut left = [0; 3].map(|_| memory.alloc(Request::new(order(1))).unwrap());
     left.sort();
-    for b in &left {
-        memory.keep(*b).unwrap();
-    }
+    memory.keep_all(&left).unwrap();
     let memory = successor(memory, &ranges());
     let mut asked = 0;
     let decide = std::panic::AssertUnwindSafe(|| {
@@ -801,7 +1037,9 @@ fn a_fate_that_panics_leaves_the_rest_to_be_claimed() {
     assert!(std::panic::catch_unwind(decide).is_err());
     assert_eq!(inherited(&memory), left[1..]);
     memory.claim(left[1], Kind::Folio).unwrap();
-    assert_eq!(memory.disinherit(|_| Fate::Free), Ok((1, 0)));
+    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
+    assert_eq!(free(&memory, left[1], Kind::Folio), Err(Error::Preserved { block: left[1] }));
+    memory.let_go(left[1]).unwrap();
     assert_eq!(free(&memory, left[1], Kind::Folio), Ok(()));
-    assert_eq!(memory.stats().used(), 0);
+    assert_eq!(memory.stats().used(), memory.counts().nodes());
 }

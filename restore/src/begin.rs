@@ -1,35 +1,48 @@
-//! How a handover begins: with nothing in it, or with what a predecessor left.
+//! How a handover begins: with nothing in it, or by going on with what a predecessor left.
 //!
 //! A kernel's stack is small, and a [`Handover`] is a kilobyte: each function that one is returned
 //! through has a place for it there. So it is made last. What goes deep comes before, step by step,
 //! each with a frame that is gone when the next begins:
 //!
 //! ```text
-//!  fresh     scratch reserved ─────────────────────────────────────┐
-//!                                                                  ├─> roll, pages, reserve ─> Handover
-//!  revive    scratch reserved ─> tree ─> tables, header, seal ─────┘
+//!  fresh     scratch reserved ───────────────────────────> roll, pages ──────────┐
+//!                                                                                ├─> reserve ─> Handover
+//!  revive    scratch reserved ─> tree ─> tables, header, seal, roll ─> opened ───┘
+//!                                 nothing that survives is written │ one store after another
 //! ```
+//!
+//! Up to the bar all is checked, and what is found is noted in this kernel's own metadata alone. Behind
+//! it each store leaves a whole handover: a kernel that ends there has changed nothing for the next.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, PhysAddr, Run};
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PhysAddr, Run};
 use heirloom_slab::NewSlabs;
 use lock_api::Mutex;
 
+use crate::area::{drop_table, new_table};
 use crate::check::{self, Place};
-use crate::entry::Entry;
+use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
-use crate::handover::{Handover, OwnPages, Published};
-use crate::past::{Past, SealPolicy, left, past_root};
+use crate::handover::{Handover, OwnPages};
+use crate::moved::{Held, Moved};
+use crate::names::Names;
+use crate::pages::{Pages, words_at};
+use crate::past::{SealPolicy, left, past_root, past_words};
+use crate::records::Records;
 use crate::reserve::{self, Reserve};
+use crate::root::{Edit, Name, RootPage, Subtree};
 use crate::scratch::ScratchList;
-use crate::seal;
-use crate::subtree::{Producer, SealState};
+use crate::seal::{self, Stored};
+use crate::subtree::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};
 
 /// All that a [`Handover`] is made from. See the top of the file.
 #[doc(hidden)]
 pub struct NewHandover<M: Machine> {
     slabs: NewSlabs<M>,
     pages: OwnPages,
-    past: Option<(Past, Option<Producer>)>,
+    names: Names,
+    moved: Option<Moved>,
+    lost: u32,
+    predecessor: Option<Producer>,
     reserve: Reserve,
 }
 
@@ -49,7 +62,8 @@ impl<M: Machine> NewHandover<M> {
             // The memory is larger, and not all of it free.
             return Err(too_small(reserve::LEAST - reserve::FRAMES + reserve.frames()));
         }
-        Ok(Self { slabs, pages, past: None, reserve })
+        let (names, moved, lost, predecessor) = (Names::NONE, None, 0, None);
+        Ok(Self { slabs, pages, names, moved, lost, predecessor, reserve })
     }
 
     /// Returns what [`Handover::revive`] makes the handover from.
@@ -77,23 +91,27 @@ impl<M: Machine> NewHandover<M> {
         producer: &str,
         left: &Predecessor,
     ) -> Result<Self, Error> {
-        let slabs = new_slabs(memory, left.roll)?;
-        let pages = own_pages(&slabs, entry, producer, left.generation)?;
+        let mut slabs = new_slabs(memory, left)?;
+        // Before anything is let go: what the check found in use leads to something still.
+        slabs.prune();
+        drop_seal(slabs.memory(), left);
+        let GoneOn { pages, moved, lost } = go_on(&slabs, entry, producer, left)?;
+        let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
-        let past = Some((Past::new(entry.root, left.held), left.producer));
-        Ok(Self { slabs, pages, past, reserve })
+        Ok(Self { slabs, pages, names, moved, lost, predecessor: left.producer, reserve })
     }
 
     /// The handover.
     #[inline]
     pub fn into_handover(self) -> Handover<M> {
-        let Self { slabs, pages, past, reserve } = self;
+        let Self { slabs, pages, names, moved, lost, predecessor, reserve } = self;
         Handover {
             slabs: slabs.into_slabs(),
             pages,
-            predecessor: past.and_then(|(_, producer)| producer),
-            edit: Mutex::new(Published::NONE),
-            past: Mutex::new(past.map(|(past, _)| past)),
+            predecessor,
+            lost,
+            edit: Mutex::new(names),
+            moved: Mutex::new(moved),
             reserve: Mutex::new(reserve),
         }
     }
@@ -139,13 +157,19 @@ fn inherit<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Erro
 /// What is known of the predecessor, once its tables are checked; little, if it was not heirloom.
 #[derive(Default)]
 struct Predecessor {
-    /// Pages that it did not preserve, which are reserved.
-    held: [Option<Run>; 2],
-    /// Where its header is.
-    header: Option<PhysAddr>,
+    /// Where the root page and the scratch list lie.
+    held: [Option<Held>; 2],
+    /// Where its header is, and the block around it.
+    header: Option<(PhysAddr, Block)>,
+    /// The header says more than this build knows.
+    longer: bool,
     generation: u64,
     producer: Option<Producer>,
     roll: Option<PhysAddr>,
+    /// The seal that holds; whether its table is this kernel's to give back.
+    seal: Option<(SealInfo, bool)>,
+    /// The handover was sealed and found whole, now or by a predecessor.
+    opened: bool,
 }
 
 /// Checks what lies beside the tree, and keeps the predecessor's pages from being used.
@@ -159,14 +183,16 @@ fn check_left<M: Machine>(
 ) -> Result<(), Error> {
     says.held = hold_entry(memory, entry)?;
     let state = read_header(memory, entry, says)?;
-    check_seal(memory, state, seal, sealable)?;
-    match says.header {
-        Some(page) => label_table(memory, Table::Header, page),
-        None => Ok(()),
-    }
+    let whole = check_seal(memory, state, seal, sealable)?;
+    says.seal = state.info().map(|info| (info, whole));
+    says.opened = match state {
+        SealState::Sealed(_) => seal != SealPolicy::Ignored,
+        state => state == SealState::Opened,
+    };
+    Ok(())
 }
 
-/// Checks the subtrees, and takes note of what the header says; whether it is sealed.
+/// Checks the subtrees, takes note of what the header says, and takes its page; which seal holds.
 #[inline(never)]
 fn read_header<M: Machine>(
     memory: &Memory<M>,
@@ -174,35 +200,188 @@ fn read_header<M: Machine>(
     says: &mut Predecessor,
 ) -> Result<SealState, Error> {
     let root = past_root(memory, entry.root)?;
-    let Some((page, header)) = check::subtrees(&left(memory), &root, Err)? else {
+    // A name whose frames were let go is left out: see `Names`.
+    let lost = |error| match error {
+        Error::Table(fault) if fault.table == Table::Root && fault.is_not_preserved() => Ok(()),
+        error => Err(error),
+    };
+    let Some((page, header)) = check::subtrees(&left(memory), &root, lost)? else {
         return Ok(SealState::Unsealed);
     };
-    says.header = Some(page);
+    let around = Pages::block_around(&left(memory), page.pfn());
+    let block = around.ok_or(Error::NotInherited { at: page })?;
+    take_table(memory, Table::Header, block)?;
+    says.header = Some((page, block));
+    says.longer = header.longer;
     (says.generation, says.roll) = (header.generation, header.roll);
     says.producer = Some(header.producer);
     Ok(header.seal)
 }
 
-/// What slabs are made from, with the predecessor's caches if it had any.
+/// What slabs are made from, with the predecessor's caches if it had any. The roll is the last to be
+/// checked: then the seal is opened, and from there on the handover is changed.
 #[inline(never)]
-fn new_slabs<M: Machine>(memory: Memory<M>, roll: Option<PhysAddr>) -> Result<NewSlabs<M>, Error> {
-    let slabs = match roll {
-        Some(roll) => NewSlabs::revive(memory, roll),
-        None => NewSlabs::new(memory),
-    };
-    slabs.map_err(Error::from)
+fn new_slabs<M: Machine>(memory: Memory<M>, left: &Predecessor) -> Result<NewSlabs<M>, Error> {
+    if let Some(roll) = left.roll {
+        let slabs = NewSlabs::revive(memory, roll)?;
+        open_seal(slabs.memory(), left)?;
+        return Ok(slabs);
+    }
+    open_seal(&memory, left)?;
+    Ok(NewSlabs::new(memory)?)
 }
 
-/// This kernel's own pages, with the scratch areas of its predecessor, of `generation`.
+/// Says that the seal was found whole and is open from now on, or, if it was not looked at, that
+/// there is none.
 #[inline(never)]
-fn own_pages<M: Machine>(
+fn open_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) -> Result<(), Error> {
+    let (Some(_), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
+    // SAFETY: a page that the check took, which nothing else reaches.
+    let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
+    HeaderPage::open_at(words, at, left.opened)
+}
+
+/// Gives the table of a seal back that is opened, if all of it was taken.
+#[inline(never)]
+fn drop_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) {
+    let Some((info, true)) = left.seal else { return };
+    // SAFETY: `check_seal` took each of its blocks; the header names it no more.
+    let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
+    // One that is not sound was not to be looked at, and stays.
+    let _ = table.map(Records::free);
+}
+
+/// The pages of this kernel's handover, and what became of the predecessor's.
+struct GoneOn {
+    pages: OwnPages,
+    moved: Option<Moved>,
+    /// Names that led to frames that were let go.
+    lost: u32,
+}
+
+/// What the `heirloom` name of a root page says.
+fn header_name(header: PhysAddr) -> Result<Subtree, Error> {
+    Ok(Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(Header::SIZE as u64) })
+}
+
+/// Goes on with the predecessor's pages, or, where its root page is of another make, writes new ones.
+#[inline(never)]
+fn go_on<M: Machine>(
     slabs: &NewSlabs<M>,
     entry: Entry,
     producer: &str,
+    left: &Predecessor,
+) -> Result<GoneOn, Error> {
+    let memory = slabs.memory();
+    let [root, ..] = left.held;
+    if !root.is_some_and(|root| root.is_page_of(entry.root)) {
+        return move_on(slabs, entry, producer, left);
+    }
+    let mut page = root_of(memory, entry)?;
+    // Whatever the header page's address will be: an edit that has room for one has it for any.
+    let named = header_name(entry.root)?;
+    let there = page.view()?.find(&named.name).ok();
+    let edit = if there.is_some() { Edit::Replace } else { Edit::Add };
+    if !page.is_ours() || page.try_edit(edit(named)).is_err() {
+        return move_on(slabs, entry, producer, left);
+    }
+    let generation = left.generation.saturating_add(1);
+    let header = go_on_header(slabs, producer, generation, left)?;
+    if there.is_none_or(|there| there.addr != header) {
+        page.edit(edit(header_name(header)?), || Ok(()))?;
+    }
+    let lost = drop_lost(memory, &mut page)?;
+    // One that could not be gone on with is named no more.
+    if let Some((_, block)) = left.header.filter(|(at, _)| *at != header) {
+        drop_table(memory, block);
+    }
+    Ok(GoneOn { pages: OwnPages { entry, header, generation }, moved: None, lost })
+}
+
+/// Writes pages of this kernel's own beside the predecessor's, whose entry stays good.
+#[inline(never)]
+fn move_on<M: Machine>(
+    slabs: &NewSlabs<M>,
+    entry: Entry,
+    producer: &str,
+    left: &Predecessor,
+) -> Result<GoneOn, Error> {
+    let memory = slabs.memory();
+    let generation = left.generation.saturating_add(1);
+    let areas = scratch_list(memory, entry)?;
+    let header = match left.header {
+        Some(_) => Some(go_on_header(slabs, producer, generation, left)?),
+        None => None,
+    };
+    let pages = OwnPages::beside(slabs, areas.runs(), producer, generation, header)?;
+    let mut page = root_of(memory, pages.entry)?;
+    let (mut full, mut lost) = (0, 0);
+    let before = past_root(memory, entry.root)?;
+    check::each_name(&crate::past::left(memory), &before, |subtree, gone| {
+        if gone {
+            lost += 1;
+            return Ok(());
+        }
+        match page.edit(Edit::Add(subtree), || Ok(())) {
+            // It stays in the predecessor's root page.
+            Err(Error::RootFull { .. }) => full += 1,
+            added => added?,
+        }
+        Ok(())
+    })?;
+    let replaced = left.header.filter(|(at, _)| *at != pages.header);
+    let [page, areas] = left.held;
+    let held = [page, areas, replaced.map(|(_, block)| Held::Taken(block))];
+    Ok(GoneOn { pages, moved: Some(Moved::new(entry.root, held, full)), lost })
+}
+
+/// The page of the `heirloom` subtree: the predecessor's, which says from now on what this kernel says,
+/// or a new one.
+#[inline(never)]
+fn go_on_header<M: Machine>(
+    slabs: &NewSlabs<M>,
+    producer: &str,
     generation: u64,
-) -> Result<OwnPages, Error> {
-    let areas = scratch_list(slabs.memory(), entry)?;
-    OwnPages::create(slabs, areas.runs(), producer, generation.saturating_add(1))
+    left: &Predecessor,
+) -> Result<PhysAddr, Error> {
+    let (memory, producer) = (slabs.memory(), Producer::new(producer));
+    if let Some((at, block)) = left.header
+        && block.order() == Order::ZERO
+        && block.addr() == at
+        && !left.longer
+    {
+        // SAFETY: a page that the check took, which nothing else reaches.
+        let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
+        HeaderPage::reopen(words, at)?.renew(generation, Some(slabs.roll()), producer)?;
+        return Ok(at);
+    }
+    let (header, words) = new_table(memory)?;
+    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
+    let says = Header { generation, roll: Some(slabs.roll()), producer, seal, longer: false };
+    HeaderPage::create(words, header, &says)?;
+    Ok(header)
+}
+
+/// The root page of an entry whose root page is this kernel's.
+fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>, Error> {
+    let words = past_words(memory, entry.root)?;
+    RootPage::reopen(halves(words), entry.root)
+}
+
+/// Takes the names out of a root page whose frames were let go. Returns how many.
+#[inline(never)]
+fn drop_lost<M: Machine>(memory: &Memory<M>, page: &mut RootPage<'_>) -> Result<u32, Error> {
+    let mut dropped = 0;
+    loop {
+        let mut first = None;
+        check::each_name(&left(memory), &page.view()?, |subtree, gone| {
+            first = first.or(gone.then_some(subtree.name));
+            Ok(())
+        })?;
+        let Some(name) = first else { return Ok(dropped) };
+        page.edit(Edit::Remove(name), || Ok(()))?;
+        dropped += 1;
+    }
 }
 
 /// Reserves the scratch areas, in which nothing but the list itself may lie, and finds the map.
@@ -219,71 +398,72 @@ fn scratch_list<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<ScratchL
     unsafe { entry.scratch_areas(memory.machine(), |run| memory.contains(run)) }
 }
 
-/// Keeps the root page and the scratch list from being used: labelled where they are preserved,
-/// reserved where they are not. Returns what was reserved.
+/// Keeps the root page and the scratch list from being used: taken where they are preserved, reserved
+/// where they are not. Returns which.
 #[inline(never)]
-fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Run>; 2], Error> {
+fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Held>; 2], Error> {
     let mut held = [None; 2];
     let areas = scratch_list(memory, entry)?;
     // What lies in scratch is reserved with it.
     let tables = entry.tables().filter(|(_, run)| !areas.overlaps(*run));
     for (slot, (table, run)) in held.iter_mut().zip(tables) {
-        match check::place(&left(memory), table, run)? {
-            Place::Preserved(block) => label_block(memory, table, block)?,
+        *slot = Some(match check::place(&left(memory), table, run)? {
+            Place::Preserved(block) => {
+                take_table(memory, table, block)?;
+                Held::Taken(block)
+            }
             Place::Free(run) => {
                 memory.reserve(run)?;
-                *slot = Some(run);
+                Held::Reserved(run)
             }
-        }
+        });
     }
     if let Some(block) = entry.empty_list(&left(memory))
-        && memory.label_of(block).is_none()
+        && memory.is_inherited(block)
     {
-        label_block(memory, Table::Scratch, block)?;
+        take_table(memory, Table::Scratch, block)?;
+        let [_, list] = &mut held;
+        *list = Some(Held::Taken(block));
     }
     Ok(held)
 }
 
-/// Labels the block that holds the table at `addr`.
-fn label_table<M: Machine>(memory: &Memory<M>, table: Table, addr: PhysAddr) -> Result<(), Error> {
-    let block = memory.inherited_block(addr.pfn()).ok_or(Error::NotInherited { at: addr })?;
-    label_block(memory, table, block)
-}
-
-/// Labels the block of a table, which must be no other table's.
-fn label_block<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
+/// Takes the block of a table, which must be no other table's.
+fn take_table<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
+    if !memory.is_inherited(block) && memory.is_preserved(block) {
+        return Err(Fault::Shared { block }.in_table(table, block.addr(), 0));
+    }
     // SAFETY: this layer reads the predecessor's tables, and found this one.
-    unsafe { memory.label(block, Kind::Table) }.map_err(|error| match error {
-        heirloom_folio::Error::WrongKind { .. } => {
-            Fault::Shared { block }.in_table(table, block.addr(), 0)
-        }
-        other => other.into(),
-    })
+    Ok(unsafe { memory.claim_as(block, Kind::Table) }?)
 }
 
-/// Looks at the seal, which covers at most `frames` frames, as `policy` demands.
+/// Looks at the seal, which covers at most `frames` frames, as `policy` demands. Returns whether all
+/// of its table was taken.
 #[inline(never)]
 fn check_seal<M: Machine>(
     memory: &Memory<M>,
     seal: SealState,
     policy: SealPolicy,
     frames: u64,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    let mut taken = Ok(());
     if let Some(info) = seal.info() {
         // No claim may take the table. Where its chain is not sound, the check of the seal below says so.
-        let labelled = seal::for_each_block(&left(memory), &info, |block| {
-            label_block(memory, Table::Seal, block)
+        taken = seal::for_each_block(&left(memory), &info, |block| {
+            take_table(memory, Table::Seal, block)
         });
-        labelled
-            .or_else(|error| if policy == SealPolicy::Ignored { Ok(()) } else { Err(error) })?;
     }
     let opened = seal == SealState::Opened;
     match (policy, seal) {
-        (SealPolicy::Ignored, _) => Ok(()),
+        (SealPolicy::Ignored, _) => return Ok(taken.is_ok()),
         (_, SealState::Sealed(info)) => {
-            check::sealed(&left(memory), &info, frames, Err).map(|_| ())
+            taken?;
+            check::sealed(&left(memory), &info, frames, Err)?;
         }
-        (SealPolicy::Checked, _) | (SealPolicy::Required, SealState::Opened) => Ok(()),
-        (SealPolicy::Required | SealPolicy::SealedOnly, _) => Err(Error::NotSealed { opened }),
+        (SealPolicy::Checked, _) | (SealPolicy::Required, SealState::Opened) => {}
+        (SealPolicy::Required | SealPolicy::SealedOnly, _) => {
+            return Err(Error::NotSealed { opened });
+        }
     }
+    Ok(true)
 }

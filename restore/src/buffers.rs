@@ -88,9 +88,9 @@ impl<M: Machine> Handover<M> {
         }
     }
 
-    /// Claims a buffer, small or large, or an object of a cache that was adopted; once. It is an
-    /// ordinary allocation from now on, not preserved (but in a preserving cache), and freed by
-    /// [`Handover::free`].
+    /// Claims a buffer, small or large, or an object of a cache that was adopted; once. It is in use
+    /// from now on, and survives until it is freed by [`Handover::free`], or let go by
+    /// [`Handover::unpreserve`]. Its handle stays the same.
     ///
     /// # Errors
     /// [`Error::Handle`]: no handle of a buffer or an object. [`Error::Slab`]: claimed already,
@@ -99,7 +99,7 @@ impl<M: Machine> Handover<M> {
     /// preserved, or it is claimed already. Nothing is changed then.
     pub fn restore(&self, handle: Handle) -> Result<NonNull<u8>, Error> {
         match handle.parts()? {
-            Parts::Buffer { addr, bytes } => Ok(self.slabs().claim_large(addr, bytes, false)?),
+            Parts::Buffer { addr, bytes } => Ok(self.slabs().claim_large(addr, bytes)?),
             Parts::Object { addr, bytes, tag } => Ok(self.slabs().claim(addr, bytes, tag)?),
             _ => Err(handle.refused(HandleFault::Kind)),
         }

@@ -17,7 +17,7 @@ use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_slab::LeftCaches;
 
 use crate::entry::Entry;
-use crate::error::{Error, Fault, Table};
+use crate::error::{Error, Fault, Table, TableError};
 use crate::image::{Image, Left};
 use crate::pages::Pages;
 use crate::root::{RootView, Subtree};
@@ -235,14 +235,86 @@ pub(crate) fn subtrees<E>(
     root: &RootView<'_>,
     mut found: impl FnMut(Error) -> Result<(), E>,
 ) -> Result<Option<(PhysAddr, Header)>, E> {
-    let mut header = None;
+    let (mut header, mut lost) = (None, Lost::default());
     for (before, subtree) in root.subtrees().enumerate() {
-        match subtree.and_then(|subtree| own_header(pages, root, before, &subtree)) {
+        match subtree.and_then(|subtree| own_header(pages, root, before, &subtree, &mut lost)) {
             Ok(own) => header = own.or(header),
             Err(error) => found(error)?,
         }
     }
     Ok(header)
+}
+
+/// Calls `each` with every name in a root page but heirloom's own, and whether it is lost: its bytes are
+/// not all preserved any more. The root page was checked.
+#[inline(never)]
+pub(crate) fn each_name(
+    pages: &impl Pages,
+    root: &RootView<'_>,
+    mut each: impl FnMut(Subtree, bool) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut lost = Lost::default();
+    for (before, subtree) in root.subtrees().enumerate() {
+        let subtree = subtree?;
+        let gone = is_preserved(pages, root, before, &subtree, &mut lost).is_err();
+        if subtree.name.as_str() != SUBTREE {
+            each(subtree, gone)?;
+        }
+    }
+    Ok(())
+}
+
+/// A bit for each name that a root page can have, in their order there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NameBits([u64; NAMES.div_ceil(64)]);
+
+impl NameBits {
+    /// None is set.
+    pub(crate) const NONE: Self = Self([0; NAMES.div_ceil(64)]);
+
+    pub(crate) fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    pub(crate) fn set(&mut self, index: usize, to: bool) {
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word = *word & !(1 << (index % 64)) | u64::from(to) << (index % 64);
+        }
+    }
+}
+
+/// Names whose bytes are not all preserved, as far as a check has come.
+struct Lost {
+    names: NameBits,
+    /// Frames that are not preserved, the ones found last: what names one of them needs no second look
+    /// at what lies before.
+    holes: [Option<Pfn>; 8],
+    found: usize,
+}
+
+/// No root page has more subtrees: a node is eight words at least.
+const NAMES: usize = PAGE_SIZE / 32;
+
+impl Default for Lost {
+    fn default() -> Self {
+        Self { names: NameBits::NONE, holes: [None; 8], found: 0 }
+    }
+}
+
+impl Lost {
+    fn add(&mut self, index: usize, hole: Pfn) {
+        self.names.set(index, true);
+        if !self.holes.contains(&Some(hole)) {
+            let at = self.found % self.holes.len();
+            self.holes.get_mut(at).into_iter().for_each(|slot| *slot = Some(hole));
+            self.found += 1;
+        }
+    }
+
+    /// A frame of `run` that is known not to be preserved.
+    fn hole_in(&self, run: Run) -> Option<Pfn> {
+        self.holes.into_iter().flatten().find(|hole| run.contains(*hole))
+    }
 }
 
 /// Checks one subtree, and reads heirloom's own, step by step: a kernel's stack is small.
@@ -251,9 +323,17 @@ fn own_header(
     root: &RootView<'_>,
     before: usize,
     subtree: &Subtree,
+    lost: &mut Lost,
 ) -> Result<Option<(PhysAddr, Header)>, Error> {
-    is_preserved(pages, root, before, subtree)?;
-    if subtree.name.as_str() != SUBTREE {
+    let own = subtree.name.as_str() == SUBTREE;
+    is_preserved(pages, root, before, subtree, lost).map_err(|error| match error {
+        // Without it the rest is not to be understood.
+        Error::Table(TableError { fault: fault @ Fault::NotPreserved { .. }, .. }) if own => {
+            fault.in_table(Table::Header, subtree.addr, 0)
+        }
+        error => error,
+    })?;
+    if !own {
         return Ok(None);
     }
     let header = Header::read(header_words(pages, subtree.addr)?, subtree.addr);
@@ -267,18 +347,19 @@ fn is_preserved(
     root: &RootView<'_>,
     before: usize,
     subtree: &Subtree,
+    lost: &mut Lost,
 ) -> Result<(), Error> {
     let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0);
-    let run = frames_of(subtree).filter(|run| pages.is_memory(*run));
+    let run = subtree.frames().filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr: subtree.addr }))?;
-    let others = root.subtrees().take(before).filter_map(|other| frames_of(&other.ok()?));
-    match first_unpreserved(pages, run, &others) {
-        Some(missing) => {
-            let block = Block::containing(missing, Order::ZERO);
-            Err(fail(Fault::NotPreserved { block }))
-        }
-        None => Ok(()),
-    }
+    let missing = lost.hole_in(run).or_else(|| {
+        let others = root.subtrees().take(before).enumerate();
+        let others = others.filter(|(index, _)| !lost.names.has(*index));
+        first_unpreserved(pages, run, &others.filter_map(|(_, other)| other.ok()?.frames()))
+    });
+    let Some(missing) = missing else { return Ok(()) };
+    lost.add(before, missing);
+    Err(fail(Fault::NotPreserved { block: Block::containing(missing, Order::ZERO) }))
 }
 
 /// The words of heirloom's own subtree.
@@ -290,13 +371,8 @@ fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Erro
     words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0))
 }
 
-/// The frames in which a subtree's bytes lie; of one whose length is not known, the first.
-fn frames_of(subtree: &Subtree) -> Option<Run> {
-    Run::covering(subtree.addr, subtree.size.unwrap_or(1).max(1))
-}
-
 /// The first frame of `run` that lies in no preserved block and in none of `others`, which were
-/// looked at before: subtrees over one another cost what their frames cost.
+/// found preserved before: subtrees over one another cost what their frames cost.
 fn first_unpreserved(
     pages: &impl Pages,
     run: Run,

@@ -2,7 +2,7 @@
 
 use core::slice;
 
-use heirloom_folio::{Block, Folio, HeldInheritance, Kind, Machine, Memory, Order, Pfn, PhysAddr};
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, PreservedFolio};
 
 use heirloom_folio::sync::AtomicU64;
 
@@ -26,46 +26,32 @@ impl<M: Machine> Pages for Claimed<'_, M> {
     }
 }
 
-/// What the predecessor left and nobody claimed, for readers that claim each table page before
-/// they look into it.
+/// What the predecessor left, for readers that claim each table page before they look into it.
 ///
-/// The claim is what makes the page theirs: whoever else holds a handle to it loses, or has won
+/// The claim is what makes the page theirs: another that has a handle to it loses, or has won
 /// before and is refused here.
 const fn inherited<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
     // SAFETY: a page is read only after `take` claimed it, so no other owner writes it.
     unsafe { Inherited::new(memory) }
 }
 
-/// Takes one block over: claimed, and preserved at once so that it survives the next jump too.
+/// Takes one block over, which stays preserved.
 ///
-/// A block with a label is no part of an area or a list: it is the root page, the roll, the seal
-/// or a slab, which are read as long as the inheritance lasts, whatever a handle says.
-fn take<M: Machine>(
-    memory: &Memory<M>,
-    held: &HeldInheritance<'_>,
-    block: Block,
-    kind: Kind,
-) -> Result<(), Error> {
+/// A block with a label is no part of an area or a list: it is a slab, or a slab table, whatever a
+/// handle says.
+fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), Error> {
     if memory.label_of(block).is_some() {
         return Err(Error::NotInherited { at: block.addr() });
     }
-    // SAFETY: it has no label; what it is claimed as, its handle says.
-    unsafe { memory.claim_held_as(held, block, kind) }?;
-    // SAFETY: claimed just now.
-    unsafe { memory.preserve_as(block, kind) }.map_err(|error| {
-        // SAFETY: claimed just now, and not written.
-        let undone = unsafe { memory.unclaim(block, kind, None) };
-        debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
-        error.into()
-    })
+    // SAFETY: it has no label, and none is given once `revive` is over; what it is claimed as, its handle
+    // says.
+    unsafe { memory.claim_as(block, kind) }.map_err(|_| Error::NotInherited { at: block.addr() })
 }
 
 /// Undoes [`take`].
 fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
     // SAFETY: taken by the claim under way, and not written.
-    let undone = unsafe {
-        memory.unpreserve_as(block, kind).and_then(|()| memory.unclaim(block, kind, None))
-    };
+    let undone = unsafe { memory.unclaim(block, kind, None) };
     debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
 }
 
@@ -82,13 +68,10 @@ pub(crate) fn area<M: Machine>(
     memory: &Memory<M>,
     info: AreaInfo,
 ) -> Result<PreservedArea<'_, M>, Error> {
-    // Until all is claimed, or all is put back.
-    let held = memory.hold_inheritance()?;
-    let held = held.ok_or(Error::NotInherited { at: info.first() })?;
     let mut taken = 0_u64;
     let result = info.walk(&inherited(memory), |part| {
         let (block, kind) = kind_of(part);
-        take(memory, &held, block, kind)?;
+        take(memory, block, kind)?;
         taken += 1;
         Ok(())
     });
@@ -96,12 +79,12 @@ pub(crate) fn area<M: Machine>(
         put_back_parts(memory, info, taken);
         return Err(error);
     }
-    // SAFETY: the walk claimed and preserved every part of it just now, without an error.
+    // SAFETY: the walk claimed every part of it just now, without an error; it is preserved still.
     Ok(unsafe { PreservedArea::from_raw(memory, info) })
 }
 
-/// Puts the first `taken` parts back: from the last to the first would need them written down, so
-/// the blocks go first, then each chunk once it was read for the last time.
+/// Puts the first `taken` parts back. From the last to the first, they would have to be written down; so
+/// the blocks go first, and each chunk after it was read for the last time.
 fn put_back_parts<M: Machine>(memory: &Memory<M>, info: AreaInfo, taken: u64) {
     let mut seen = 0;
     let mut chunk = None;
@@ -133,11 +116,10 @@ pub(crate) fn records<M: Machine, T: Record>(
     memory: &Memory<M>,
     first: PhysAddr,
 ) -> Result<Records<'_, M, T>, Error> {
-    let held = memory.hold_inheritance()?.ok_or(Error::NotInherited { at: first })?;
     let mut taken = 0_u64;
     let (left, ours) = (inherited(memory), Claimed(memory));
     let result = Chain::<_, T>::walk(&left, first, Table::Records, |block, _| {
-        take(memory, &held, block, Kind::Table)?;
+        take(memory, block, Kind::Table)?;
         taken += 1;
         Ok(())
     });
@@ -161,7 +143,7 @@ pub(crate) fn records<M: Machine, T: Record>(
         }
         return Err(error);
     }
-    // SAFETY: the walk claimed and preserved every block of the list just now.
+    // SAFETY: the walk claimed every block of the list just now; each is preserved still.
     unsafe { Records::from_raw(memory, first) }
 }
 
@@ -172,14 +154,12 @@ const PARCEL: usize = 64;
 pub(crate) fn folios<'m, M: Machine>(
     memory: &'m Memory<M>,
     handles: &[Handle],
-    mut each: impl FnMut(Folio<'m, M>),
+    mut each: impl FnMut(PreservedFolio<'m, M>),
 ) -> Result<(), Error> {
     let block_of = |handle: &Handle| match handle.parts()? {
         Parts::Folio(block) => Ok(block),
         _ => Err(handle.refused(HandleFault::Kind)),
     };
-    // Until all are claimed, or all put back.
-    let _held = memory.hold_inheritance()?;
     let mut parcel = [Block::containing(Pfn::new(0), Order::ZERO); PARCEL];
     for (n, some) in handles.chunks(PARCEL).enumerate() {
         let blocks = some.iter().zip(&mut parcel).try_for_each(|(handle, block)| {
@@ -201,14 +181,14 @@ pub(crate) fn folios<'m, M: Machine>(
     let mut rest = Rest { memory, handles: handles.iter() };
     for handle in rest.handles.by_ref() {
         let block = block_of(handle)?;
-        // SAFETY: claimed just now as a folio, by nobody else; `rest` has it no more.
-        each(unsafe { Folio::from_raw(memory, block) });
+        // SAFETY: claimed just now as a folio, by this call alone; `rest` has it no more.
+        each(unsafe { PreservedFolio::from_raw(memory, block) });
     }
     Ok(())
 }
 
 /// Folios that were claimed and not handed out yet. Dropped, by a panic of the caller's closure, it
-/// puts them back, there for the next claim; `folios` holds the inheritance that long.
+/// puts them back, there for the next claim.
 struct Rest<'a, 'm, M: Machine> {
     memory: &'m Memory<M>,
     handles: slice::Iter<'a, Handle>,
@@ -226,7 +206,7 @@ impl<M: Machine> Drop for Rest<'_, '_, M> {
     }
 }
 
-/// Claims a block that holds `bytes` bytes from its start: a published root.
+/// Takes a block over that holds `bytes` bytes from its start: a published root.
 pub(crate) fn blob<M: Machine>(
     memory: &Memory<M>,
     addr: PhysAddr,
@@ -237,6 +217,6 @@ pub(crate) fn blob<M: Machine>(
     if block.addr() != addr || bytes > block.order().bytes() || block.order() > Order::MAX_FOLIO {
         return Err(none);
     }
-    memory.claim(block, Kind::Folio)?;
+    take(memory, block, Kind::Table)?;
     Ok(block)
 }

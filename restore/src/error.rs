@@ -44,6 +44,8 @@ pub enum Error {
         needed: usize,
         /// Bytes of structure that fit.
         limit: usize,
+        /// Subtrees there that are the predecessor's, neither claimed nor removed.
+        inherited: usize,
     },
     /// A subtree of this name is there already.
     NameTaken {
@@ -136,6 +138,13 @@ pub struct TableError {
     pub fault: Fault,
 }
 
+impl TableError {
+    /// Whether something that the table names is not preserved.
+    pub(crate) const fn is_not_preserved(&self) -> bool {
+        matches!(self.fault, Fault::NotPreserved { .. })
+    }
+}
+
 /// What is wrong with a field of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -208,6 +217,9 @@ pub enum Fault {
         /// The one that was there before.
         with: Run,
     },
+    /// The entry that leads here was ended: a successor of the kernel that left it has an entry of its
+    /// own, and has given back what this one led to.
+    Ended,
     /// Two tables name the block as theirs.
     Shared {
         /// The block.
@@ -285,6 +297,7 @@ impl fmt::Display for Fault {
             Self::OutsideMemory { addr } => write!(f, "{addr} is not in memory"),
             Self::NotPreserved { block } => write!(f, "{block} is not preserved"),
             Self::Overlap { run, with } => write!(f, "{run} share some with {with}"),
+            Self::Ended => f.write_str("this entry was ended by a successor, which has its own"),
             Self::Shared { block } => write!(f, "{block} has another use"),
             Self::Reserved { found } => write!(f, "{found:#x} has reserved bits set"),
             Self::Checksum { expected, found } => {
@@ -298,11 +311,9 @@ impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table, at, offset, fault } = self;
         write!(f, "{table} at {at}, byte {offset}: {fault}")?;
-        // A kernel that still runs has every subtree preserved.
+        // `revive` takes such a root page, and this name out of it.
         if let (Table::Root, Fault::NotPreserved { .. }) = (table, fault) {
-            f.write_str(
-                "; a subtree of this handover was claimed: a successor has taken over from it",
-            )?;
+            f.write_str("; a subtree's frames were let go before its name was removed")?;
         }
         Ok(())
     }
@@ -322,8 +333,15 @@ impl fmt::Display for Error {
             Self::Handle { addr, meta, fault } => {
                 write!(f, "handle {addr:#x}/{meta:#x}: {fault}")
             }
-            Self::RootFull { name, needed, limit } => {
-                write!(f, "no room for subtree {name}: {needed} bytes, {limit} fit")
+            Self::RootFull { name, needed, limit, inherited } => {
+                write!(f, "no room for subtree {name}: {needed} bytes, {limit} fit")?;
+                if *inherited > 0 {
+                    write!(
+                        f,
+                        "; {inherited} subtrees are the predecessor's, and were not claimed"
+                    )?;
+                }
+                Ok(())
             }
             Self::NameTaken { name } => write!(f, "subtree {name} is there already"),
             Self::NoSuchSubtree { name } => write!(f, "no subtree is named {name}"),

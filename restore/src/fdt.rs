@@ -29,6 +29,8 @@ pub(crate) mod header {
 }
 
 pub(crate) const FDT_MAGIC: u32 = 0xd00d_feed;
+/// What stands there in a root page whose entry was ended.
+pub(crate) const FDT_ENDED: u32 = 0;
 pub(crate) const FDT_VERSION: u32 = 17;
 pub(crate) const FDT_LAST_COMPATIBLE: u32 = 16;
 
@@ -121,6 +123,16 @@ impl<'a> DeviceTree<'a> {
     /// [`Error::Table`] with the byte and the reason: no device tree, a version that this reader
     /// does not know, a block that leaves the tree, or a tree that leaves the words.
     pub fn open(words: &'a [AtomicU32], table: Table, at: PhysAddr) -> Result<Self, Error> {
+        Self::marked(words, table, at, FDT_MAGIC)
+    }
+
+    /// [`DeviceTree::open`] for a tree that is marked by another word.
+    pub(crate) fn marked(
+        words: &'a [AtomicU32],
+        table: Table,
+        at: PhysAddr,
+        mark: u32,
+    ) -> Result<Self, Error> {
         let fail = |field: usize, fault: Fault| fault.in_table(table, at, field * 4);
         let field = |i: usize| {
             // Acquire pairs with the Release store in `RootPage` that turns to another struct
@@ -128,11 +140,13 @@ impl<'a> DeviceTree<'a> {
             let word = words.get(i).map(|w| u32::from_be(w.load(Acquire)));
             word.ok_or_else(|| fail(i, Fault::Malformed { expected: "header" }))
         };
-        let magic = field(header::MAGIC)?;
-        if magic != FDT_MAGIC {
-            return Err(fail(header::MAGIC, Fault::Magic { found: magic.into() }));
+        let (magic, version) = (field(header::MAGIC)?, field(header::VERSION)?);
+        if magic != mark {
+            // What ends an entry clears this word alone.
+            let ended = magic == FDT_ENDED && version == FDT_VERSION && table == Table::Root;
+            let fault = if ended { Fault::Ended } else { Fault::Magic { found: magic.into() } };
+            return Err(fail(header::MAGIC, fault));
         }
-        let version = field(header::VERSION)?;
         if version < FDT_VERSION {
             return Err(fail(
                 header::VERSION,

@@ -1,18 +1,18 @@
 //! Both sides of the jump in one object: what this kernel leaves, and what it was left.
 //!
 //! ```text
-//!   predecessor's root ──check──> reserve ──> claim … finish        what it was left
-//!                                                │
-//!   our root page ── map ── subtrees ── heirloom │ preserve, publish  what it leaves
-//!                                  (roll, seal)  v
+//!   root page ──check──> go on with it ──> claim … finish        what it was left
+//!       │                                     │
+//!       ├── map ── tree                       │ preserve, publish   what it leaves
+//!       └── subtrees ── heirloom (roll, seal) v
 //! ```
 
 use core::ptr::NonNull;
 use heirloom_folio::sync::{AtomicU64, written};
 
 use heirloom_folio::{
-    Block, Folio, FolioRun, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio,
-    PreservedRun, Request, Run,
+    Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, PreservedFolio, PreservedRun,
+    Request, Run,
 };
 use heirloom_slab::{NewSlabs, Slabs};
 use lock_api::Mutex;
@@ -23,8 +23,9 @@ use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::Error;
 use crate::handle::{Handle, HandleFault, Parts};
+use crate::moved::{Moved, names_frames};
+use crate::names::{Names, Owner};
 use crate::pages::words_at;
-use crate::past::Past;
 use crate::records::{Record, Records};
 use crate::reserve::Reserve;
 use crate::root::{Edit, Name, RootPage, RootView, Subtree};
@@ -39,11 +40,12 @@ pub struct Handover<M: Machine> {
     pub(crate) slabs: Slabs<M>,
     pub(crate) pages: OwnPages,
     pub(crate) predecessor: Option<Producer>,
+    /// Names that `revive` took out, as their frames were let go.
+    pub(crate) lost: u32,
     /// Held while the root page or the seal is edited.
-    pub(crate) edit: Mutex<M::Mutex, Published>,
-    /// Held while it is read or written, and no longer: what it leads to is kept by
-    /// [`Memory::hold_inheritance`].
-    pub(crate) past: Mutex<M::Mutex, Option<Past>>,
+    pub(crate) edit: Mutex<M::Mutex, Names>,
+    /// The predecessor's entry, where it is another and still good. Taken last.
+    pub(crate) moved: Mutex<M::Mutex, Option<Moved>>,
     /// Held while it is filled up.
     pub(crate) reserve: Mutex<M::Mutex, Reserve>,
 }
@@ -53,7 +55,7 @@ pub struct Handover<M: Machine> {
 pub(crate) struct OwnPages {
     pub(crate) entry: Entry,
     pub(crate) header: PhysAddr,
-    generation: u64,
+    pub(crate) generation: u64,
 }
 
 impl OwnPages {
@@ -65,8 +67,23 @@ impl OwnPages {
         producer: &str,
         generation: u64,
     ) -> Result<Self, Error> {
+        Self::beside(slabs, scratch, producer, generation, None)
+    }
+
+    /// The same beside what a predecessor left, maybe with its page of the `heirloom` subtree.
+    #[inline(never)]
+    pub(crate) fn beside<M: Machine>(
+        slabs: &NewSlabs<M>,
+        scratch: impl Iterator<Item = Run> + Clone,
+        producer: &str,
+        generation: u64,
+        header: Option<PhysAddr>,
+    ) -> Result<Self, Error> {
         let (scratch, scratch_bytes) = write_scratch(slabs.memory(), scratch)?;
-        let header = write_header(slabs, producer, generation)?;
+        let header = match header {
+            Some(header) => header,
+            None => write_header(slabs, producer, generation)?,
+        };
         let root = write_root(slabs.memory(), header)?;
         Ok(Self { entry: Entry { root, scratch, scratch_bytes }, header, generation })
     }
@@ -107,35 +124,11 @@ fn write_root<M: Machine>(memory: &Memory<M>, header: PhysAddr) -> Result<PhysAd
     Ok(root)
 }
 
-/// Which subtrees of the root page [`Handover::publish`] made: a bit for each, in their order there.
-///
-/// What a name leads to does not tell. Where a subtree was that its owner let go, there may be any
-/// table by now, and it is not the name's.
-pub(crate) struct Published([u64; RootPage::MOST.div_ceil(64)]);
-
-impl Published {
-    pub(crate) const NONE: Self = Self([0; RootPage::MOST.div_ceil(64)]);
-
-    pub(crate) fn has(&self, index: usize) -> bool {
-        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    fn set(&mut self, index: usize, made: bool) {
-        if let Some(word) = self.0.get_mut(index / 64) {
-            *word = *word & !(1 << (index % 64)) | u64::from(made) << (index % 64);
-        }
-    }
-
-    /// Forgets the one at `index`, which was removed: those behind it move up.
-    fn remove(&mut self, index: usize) {
-        for i in index..RootPage::MOST {
-            self.set(i, self.has(i + 1));
-        }
-    }
-}
-
 /// Where among the subtrees one is, and where it leads.
-fn place_of(view: &RootView<'_>, name: &Name) -> Result<Option<(usize, PhysAddr)>, Error> {
+pub(crate) fn place_of(
+    view: &RootView<'_>,
+    name: &Name,
+) -> Result<Option<(usize, PhysAddr)>, Error> {
     for (index, subtree) in view.subtrees().enumerate() {
         let subtree = subtree?;
         if subtree.name == *name {
@@ -230,7 +223,8 @@ impl<M: Machine> Handover<M> {
     /// Usually a few handles, from which everything else is found.
     ///
     /// # Errors
-    /// [`Error::RootFull`]; [`Error::NameTaken`]: a subtree that was added, not published;
+    /// [`Error::RootFull`]; [`Error::NameTaken`]: a subtree that was added, not published; or the
+    /// predecessor's, which was not claimed, or of which a [`Root`](crate::Root) is there;
     /// [`Error::BadName`]; [`Error::Folio`]: no memory, or more bytes than the largest folio has.
     /// What was published before stays. The seal does too, but where there is no memory for a node
     /// of the tracker.
@@ -240,53 +234,58 @@ impl<M: Machine> Handover<M> {
         // What is preserved and unpreserved here changes the tracker's nodes, which a seal covers:
         // no seal is made before all of it is done.
         let mut made = self.edit.lock();
-        let published = self.root_page().and_then(|mut page| {
+        let mut published = self.root_page().and_then(|mut page| {
             let new = Subtree { name, addr: blob.addr(), size: Some(bytes.len() as u64) };
             let (there, count) = (place_of(&page.view()?, &name)?, page.view()?.subtrees().count());
             let edit = match there {
                 None => Edit::Add(new),
-                Some((index, _)) if made.has(index) => Edit::Replace(new),
+                Some((index, _)) if made.is(index, Owner::Made) => Edit::Replace(new),
                 Some(_) => return Err(Error::NameTaken { name }),
             };
             page.edit(edit, || {
                 self.break_seal()?;
-                // SAFETY: from `new_blob`, and known to nobody yet.
+                // SAFETY: from `new_blob`, and this call's alone.
                 Ok(unsafe { self.memory().preserve_as(blob, Kind::Table) }?)
             })?;
-            if there.is_none() {
-                made.set(count, true);
+            match there {
+                None => made.set(count, Some(Owner::Made)),
+                Some((_, before)) => self.drop_blob_unless_named(&page.view()?, before),
             }
-            Ok(there.and_then(|(_, before)| self.blob_at(before)))
+            Ok(())
         });
-        match published {
-            Ok(None) => {}
-            Ok(Some(before)) => self.drop_blob(before),
-            Err(_) => self.drop_blob(blob),
+        if let Err(error) = &mut published {
+            made.count_inherited(error);
+            self.drop_blob(blob);
         }
-        published.map(|_| ())
+        published
     }
 
-    /// Takes back what was published under `name`.
+    /// Takes back what was published under `name`, by this kernel, or claimed by it.
     ///
     /// # Errors
-    /// [`Error::NoSuchSubtree`]: nothing was; [`Error::BadName`].
+    /// [`Error::NoSuchSubtree`]: nothing was; [`Error::NameTaken`]: a [`Root`](crate::Root) of it is
+    /// there; [`Error::BadName`].
     pub fn unpublish(&self, name: &str) -> Result<(), Error> {
         let name = Name::new(name)?;
         let mut made = self.edit.lock();
         let mut page = self.root_page()?;
-        let there = place_of(&page.view()?, &name)?.filter(|(index, _)| made.has(*index));
+        let there = place_of(&page.view()?, &name)?.filter(|(index, _)| made.is_made(*index));
         let (index, addr) = there.ok_or(Error::NoSuchSubtree { name })?;
+        if made.is(index, Owner::Lent) {
+            return Err(Error::NameTaken { name });
+        }
         page.edit(Edit::Remove(name), || self.break_seal())?;
         made.remove(index);
         // As in `publish`: before the next seal.
-        if let Some(block) = self.blob_at(addr) {
-            self.drop_blob(block);
-        }
+        self.drop_blob_unless_named(&page.view()?, addr);
         Ok(())
     }
 
     /// Adds a subtree as Linux has them: `bytes` bytes at `addr`, in any format, whose frames the
-    /// caller preserves and keeps preserved.
+    /// caller preserves and keeps preserved. It is [removed](Handover::remove_subtree) before they are
+    /// let go: a successor takes out a name whose frames are not preserved.
+    ///
+    /// One of the predecessor's of this name, with the same bytes, is the caller's from now on.
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::RootFull`], [`Error::BadName`]; [`Error::NotPreserved`]: a
@@ -298,8 +297,7 @@ impl<M: Machine> Handover<M> {
         let run = Run::covering(addr, bytes).filter(|run| !run.is_empty()).ok_or(none)?;
         let mut at = run.start();
         while at < run.end() {
-            // A node of the tree is preserved without a bit of its own. What only the predecessor
-            // preserved may be labelled, and reads as preserved.
+            // A node of the tree is preserved without a bit of its own.
             match self.memory().holder(at) {
                 Some((holder, found, true))
                     if found == Kind::Table
@@ -314,12 +312,23 @@ impl<M: Machine> Handover<M> {
                 _ => return Err(Error::NotPreserved { at: at.addr() }),
             }
         }
-        let _alone = self.edit.lock();
+        let mut names = self.edit.lock();
         let new = Subtree { name, addr, size: Some(bytes) };
-        self.root_page()?.edit(Edit::Add(new), || self.break_seal())
+        let mut page = self.root_page()?;
+        let there = page.view()?.subtrees().position(|subtree| subtree == Ok(new));
+        if let Some(index) = there.filter(|index| names.is(*index, Owner::Inherited)) {
+            names.set(index, None);
+            return Ok(());
+        }
+        let mut added = page.edit(Edit::Add(new), || self.break_seal());
+        if let Err(error) = &mut added {
+            names.count_inherited(error);
+        }
+        added
     }
 
-    /// Removes a subtree that [`Handover::add_subtree`] added; its frames stay the caller's.
+    /// Removes a subtree that [`Handover::add_subtree`] added, or one of the predecessor's that was not
+    /// claimed; its frames stay as they are.
     ///
     /// # Errors
     /// [`Error::NoSuchSubtree`], [`Error::BadName`].
@@ -329,7 +338,8 @@ impl<M: Machine> Handover<M> {
         let mut page = self.root_page()?;
         let there = place_of(&page.view()?, &name)?;
         // Neither what `publish` made nor heirloom's own.
-        let there = there.filter(|(index, addr)| !made.has(*index) && *addr != self.pages.header);
+        let there =
+            there.filter(|(index, addr)| !made.is_made(*index) && *addr != self.pages.header);
         let (index, _) = there.ok_or(Error::NoSuchSubtree { name })?;
         page.edit(Edit::Remove(name), || self.break_seal())?;
         made.remove(index);
@@ -383,12 +393,13 @@ impl<M: Machine> Handover<M> {
         Handle::new(Parts::Run(run.run()))
     }
 
-    /// Claims a folio that the predecessor preserved; once. Dropping it frees it.
+    /// Claims a folio that the predecessor preserved; once. It stays preserved, until
+    /// [`PreservedFolio::unpreserve`].
     ///
     /// # Errors
     /// [`Error::Handle`]: no folio's handle. [`Error::Folio`]: not preserved with this order, or
     /// claimed already; or it is a slab or a table.
-    pub fn claim_folio(&self, handle: Handle) -> Result<Folio<'_, M>, Error> {
+    pub fn claim_folio(&self, handle: Handle) -> Result<PreservedFolio<'_, M>, Error> {
         match handle.parts()? {
             Parts::Folio(block) => Ok(self.memory().claim_folio(block)?),
             _ => Err(handle.refused(HandleFault::Kind)),
@@ -405,32 +416,32 @@ impl<M: Machine> Handover<M> {
     pub fn claim_folios<'m>(
         &'m self,
         handles: &[Handle],
-        each: impl FnMut(Folio<'m, M>),
+        each: impl FnMut(PreservedFolio<'m, M>),
     ) -> Result<(), Error> {
         claim::folios(self.memory(), handles, each)
     }
 
-    /// Claims a run, whole; once.
+    /// Claims a run, whole; once. It stays preserved, until [`PreservedRun::unpreserve`].
     ///
     /// # Errors
     /// As for [`Handover::claim_folio`].
-    pub fn claim_run(&self, handle: Handle) -> Result<FolioRun<'_, M>, Error> {
+    pub fn claim_run(&self, handle: Handle) -> Result<PreservedRun<'_, M>, Error> {
         match handle.parts()? {
             Parts::Run(run) => {
                 self.memory().claim_run(run, Kind::Run)?;
-                // SAFETY: claimed just now as a run, by nobody else.
-                Ok(unsafe { FolioRun::from_raw(self.memory(), run) })
+                // SAFETY: claimed just now as a run, by this call alone.
+                Ok(unsafe { PreservedRun::from_raw(self.memory(), run) })
             }
             _ => Err(handle.refused(HandleFault::Kind)),
         }
     }
 
-    /// Claims an area, all of its blocks and tables; once. It is preserved again at once: what
-    /// does not survive longer is taken with [`PreservedArea::unpreserve`].
+    /// Claims an area, all of its blocks and tables; once. It stays preserved, until
+    /// [`PreservedArea::unpreserve`].
     ///
     /// # Errors
-    /// As for [`Handover::claim_folio`]; [`Error::Table`]: the area's tables are not sound;
-    /// [`Error::Folio`]: no memory for a node of the tracker. Then nothing is claimed.
+    /// As for [`Handover::claim_folio`]; [`Error::Table`]: the area's tables are not sound. Then nothing
+    /// is claimed.
     pub fn claim_area(&self, handle: Handle) -> Result<PreservedArea<'_, M>, Error> {
         match handle.parts()? {
             Parts::Area(info) => claim::area(self.memory(), info),
@@ -438,7 +449,7 @@ impl<M: Machine> Handover<M> {
         }
     }
 
-    /// Claims a list of records; once. It is preserved again at once, and can be added to.
+    /// Claims a list of records; once. It stays preserved, and can be added to.
     ///
     /// # Errors
     /// As for [`Handover::claim_area`]; [`Error::Handle`] also if its entries have another size.
@@ -452,9 +463,9 @@ impl<M: Machine> Handover<M> {
         }
     }
 
-    /// The root page, for who holds the lock. A root that changes is not the one that was sealed:
+    /// The root page, for the holder of the lock. A root that changes is not the one that was sealed:
     /// each edit breaks the seal first.
-    fn root_page(&self) -> Result<RootPage<'_>, Error> {
+    pub(crate) fn root_page(&self) -> Result<RootPage<'_>, Error> {
         let root = self.pages.entry.root;
         RootPage::reopen(halves(self.table_words(root)), root)
     }
@@ -465,13 +476,22 @@ impl<M: Machine> Handover<M> {
         unsafe { words_at(self.memory(), at, PAGE_SIZE) }.unwrap_or(&[])
     }
 
-    /// The folio that `publish` made at `addr`.
-    fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
+    /// The block that `publish` made at `addr`, or `claim_root` took.
+    pub(crate) fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
         match self.memory().state(addr.pfn()).ok()? {
             heirloom_folio::FrameState::Head { kind: Kind::Table, order, .. } => {
                 Block::new(addr.pfn(), order).filter(|block| block.addr() == addr)
             }
             _ => None,
+        }
+    }
+
+    /// Gives back what a name led to at `addr`, which is struck out, unless another name in `view` leads
+    /// there, or one in a predecessor's root page whose entry is good.
+    fn drop_blob_unless_named(&self, view: &RootView<'_>, addr: PhysAddr) {
+        let Some(block) = self.blob_at(addr) else { return };
+        if !names_frames(view, block.run()) && !self.is_claimed_before(addr) {
+            self.drop_blob(block);
         }
     }
 
@@ -489,7 +509,7 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Gives back a folio that is not published, or no longer, preserved or not.
-    fn drop_blob(&self, block: Block) {
+    pub(crate) fn drop_blob(&self, block: Block) {
         let memory = self.memory();
         if memory.is_preserved(block) {
             return drop_table(memory, block);

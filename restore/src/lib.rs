@@ -17,6 +17,8 @@ mod handle;
 mod handover;
 mod hash;
 mod image;
+mod moved;
+mod names;
 mod pages;
 mod past;
 mod records;
@@ -29,6 +31,8 @@ mod store;
 mod subtree;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod window_tests;
 
 pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
 #[doc(hidden)]

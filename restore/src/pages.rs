@@ -13,7 +13,7 @@ use crate::error::{Error, Fault, Table};
 
 pub use heirloom_folio::Pages;
 
-/// What a memory inherited and nobody has claimed yet.
+/// What is preserved in a memory, of which a predecessor's tables are read.
 pub struct Inherited<'m, M: Machine>(&'m Memory<M>);
 
 impl<M: Machine> fmt::Debug for Inherited<'_, M> {
@@ -42,7 +42,7 @@ impl<M: Machine> Pages for Inherited<'_, M> {
     }
 
     fn holds(&self, block: Block) -> bool {
-        self.0.is_inherited(block)
+        self.0.is_preserved(block)
     }
 
     fn is_memory(&self, run: Run) -> bool {
@@ -50,7 +50,7 @@ impl<M: Machine> Pages for Inherited<'_, M> {
     }
 }
 
-/// This kernel's own tables, each of which is preserved.
+/// This kernel's own tables, each of which is preserved, and claimed if it was inherited.
 pub(crate) struct Own<'m, M: Machine>(pub(crate) &'m Memory<M>);
 
 impl<M: Machine> Pages for Own<'_, M> {
@@ -61,7 +61,7 @@ impl<M: Machine> Pages for Own<'_, M> {
     }
 
     fn holds(&self, block: Block) -> bool {
-        self.0.is_preserved(block)
+        self.0.is_preserved(block) && !self.0.is_inherited(block)
     }
 }
 

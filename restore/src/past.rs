@@ -1,38 +1,20 @@
-//! What the predecessor left: checked, reserved, and then looked up by its owners.
+//! What the predecessor left: checked, gone on with, looked up by its owners, and in the end told.
 
 use heirloom_folio::sync::AtomicU64;
 
-use heirloom_folio::{Block, Fate, Folio, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Fate, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::Name as CacheName;
 
 use crate::begin::NewHandover;
 use crate::claim;
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
-use crate::handover::Handover;
-use crate::pages::Inherited;
-use crate::root::{Name, RootView};
+use crate::handover::{Handover, place_of};
+use crate::moved::{Ended, Moved, names_frames};
+use crate::names::Owner;
+use crate::pages::{Inherited, words_at};
+use crate::root::{Edit, Name, RootPage, RootView, Subtree};
 use crate::subtree::Producer;
-
-/// What is known of a predecessor until the inheritance ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Past {
-    root: PhysAddr,
-    /// Pages that the predecessor did not preserve but that are in use until the end.
-    held: [Option<Run>; 2],
-    /// What calls of [`Handover::finish`] that were refused did for good.
-    finished: Finished,
-    /// Whether a call of [`Handover::finish`] is under way.
-    ending: bool,
-}
-
-impl Past {
-    /// Returns what is known of the predecessor whose root page is at `root`, for which the runs in
-    /// `held` stay reserved until its end.
-    pub(crate) fn new(root: PhysAddr, held: [Option<Run>; 2]) -> Self {
-        Self { root, held, finished: Finished::default(), ending: false }
-    }
-}
 
 /// Whether a handover must be sealed, and as it was when it was sealed.
 ///
@@ -51,10 +33,19 @@ pub enum SealPolicy {
     Ignored,
 }
 
-/// Something that the predecessor preserved and nobody claimed.
+/// Something that a predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Unclaimed {
+    /// A subtree of the root page: what was published under a name, or added.
+    Subtree {
+        /// The name.
+        name: Name,
+        /// Where its bytes start.
+        addr: PhysAddr,
+        /// How many, where its writer said so.
+        bytes: Option<u64>,
+    },
     /// A folio, or a block of a run, an area or a large buffer: the tree does not tell which.
     Folio(Block),
     /// A slab of a cache that was not adopted, whole.
@@ -93,40 +84,64 @@ impl From<heirloom_slab::Unclaimed> for Unclaimed {
 /// What [`Handover::finish`] found and did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
-    /// Blocks nobody claimed.
+    /// Subtrees that were not claimed.
+    pub subtrees: u64,
+    /// Blocks that were not claimed.
     pub folios: u64,
     /// Frames in them.
     pub frames: u64,
     /// Slabs of caches that were not adopted.
     pub slabs: u64,
-    /// Objects nobody claimed, in slabs that were adopted.
+    /// Objects that were not claimed, in slabs that were adopted.
     pub objects: u64,
 }
 
-/// A root that the predecessor published, claimed: its bytes, in a folio that dropping frees.
-#[derive(Debug)]
-pub struct Root<'m, M: Machine> {
-    folio: Folio<'m, M>,
+/// A root that the predecessor published, claimed: a view of its bytes.
+///
+/// It stays published, and preserved, once the view is dropped: [`Handover::unpublish`] takes it back,
+/// and [`Handover::publish`] replaces it. As long as the view is there, both are refused.
+pub struct Root<'h, M: Machine> {
+    handover: &'h Handover<M>,
+    name: Name,
+    block: Block,
     bytes: usize,
 }
 
-impl<'m, M: Machine> Root<'m, M> {
+impl<M: Machine> Root<'_, M> {
     /// What was published.
     pub fn bytes(&self) -> &[u8] {
-        self.folio.bytes().get(..self.bytes).unwrap_or(&[])
+        let start = self.handover.memory().machine().ptr(self.block.addr());
+        // SAFETY: the block is this layer's, holds that many bytes, and is neither written nor given back
+        // as long as the view is there.
+        unsafe { core::slice::from_raw_parts(start.as_ptr(), self.bytes) }
     }
 
-    /// The folio that holds the bytes.
-    pub fn into_folio(self) -> Folio<'m, M> {
-        self.folio
+    /// Its name.
+    pub const fn name(&self) -> Name {
+        self.name
     }
 }
 
-/// The old kernel is gone, and every page read here is one that it wrote and that nobody has
-/// claimed. Before [`Handover::revive`] returns none can be: it alone has the memory. After that the
-/// root page alone is read, under the lock of `past`: it is reserved, or has a label that no claim
-/// of this layer takes, until the inheritance ends. (A published root has no label: it is read by
-/// whoever claimed it, and only then.)
+impl<M: Machine> core::fmt::Debug for Root<'_, M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Root({}, {} bytes)", self.name, self.bytes)
+    }
+}
+
+impl<M: Machine> Drop for Root<'_, M> {
+    fn drop(&mut self) {
+        let mut names = self.handover.edit.lock();
+        let page = self.handover.root_page();
+        let there = page.and_then(|page| place_of(&page.view()?, &self.name));
+        if let Ok(Some((index, _))) = there {
+            names.set(index, Some(Owner::Made));
+        }
+    }
+}
+
+/// The old kernel is gone, and every page read here is one that it wrote. Before [`Handover::revive`]
+/// returns it has no other reader or writer: it alone has the memory. After that the blocks of tables
+/// are asked for before they are looked into, and an old root page is this layer's.
 pub(crate) const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
     // SAFETY: see above: nothing writes what is read while the value is in use.
     unsafe { Inherited::new(memory) }
@@ -142,13 +157,17 @@ fn words<M: Machine>(
     let run = Run::covering(at, bytes as u64).filter(|run| memory.contains(*run));
     let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
     run.ok_or(outside)?;
-    let words = left_words(memory, at, bytes);
+    // SAFETY: as for `left`.
+    let words = unsafe { words_at(memory, at, bytes) };
     words.ok_or(Fault::Misaligned { addr: at }.in_table(table, at, 0))
 }
 
-fn left_words<M: Machine>(memory: &Memory<M>, at: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
-    // SAFETY: as for `left`.
-    unsafe { crate::pages::words_at(memory, at, bytes) }
+/// The words of a root page.
+pub(crate) fn past_words<M: Machine>(
+    memory: &Memory<M>,
+    root: PhysAddr,
+) -> Result<&[AtomicU64], Error> {
+    words(memory, Table::Root, root, PAGE_SIZE)
 }
 
 /// The predecessor's root page.
@@ -156,13 +175,17 @@ pub(crate) fn past_root<M: Machine>(
     memory: &Memory<M>,
     root: PhysAddr,
 ) -> Result<RootView<'_>, Error> {
-    RootView::new(halves(words(memory, Table::Root, root, PAGE_SIZE)?), root)
+    RootView::new(halves(past_words(memory, root)?), root)
 }
 
 impl<M: Machine> Handover<M> {
-    /// Takes over from a predecessor: checks everything it left, holds what is preserved
-    /// reserved, and starts a handover of its own. From here on every frame that the predecessor
-    /// did not preserve is free memory.
+    /// Takes over from a predecessor: checks everything it left, and goes on with it. What was preserved
+    /// stays so, claimed or not, until it is let go or freed; every frame that was not is free memory.
+    ///
+    /// At whatever instant this kernel ends, from the first instruction of this call on, the next that
+    /// starts with the same entry finds everything that was preserved and not let go of. So it does
+    /// with [`Handover::entry`] of this kernel, which is the same entry, unless the predecessor's root
+    /// page is of another make (Linux's): see [`Handover::finish`].
     ///
     /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
     /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
@@ -171,9 +194,12 @@ impl<M: Machine> Handover<M> {
     /// # Errors
     /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
     /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
-    /// where so much is preserved that no memory is left for this kernel's own tables, about a
-    /// dozen pages. The memory is given up then; nothing the predecessor preserved was written, so
-    /// it can be tried again, or the machine started without it.
+    /// where so much is preserved that no memory is left for tables that this kernel needs beside those
+    /// that are there: none, unless the predecessor was of another make, or its header page is another
+    /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
+    /// be tried again, or the machine started without it.
+    ///
+    /// A name whose frames were let go is no error: it is taken out, see [`Handover::names_lost`].
     pub fn revive(
         memory: Memory<M>,
         entry: Entry,
@@ -183,151 +209,233 @@ impl<M: Machine> Handover<M> {
         Ok(NewHandover::revive(memory, entry, producer, seal)?.into_handover())
     }
 
-    /// Who wrote the handover that this kernel came from, if it was heirloom; also once
-    /// [`Handover::finish`] was called.
+    /// Who wrote the handover that this kernel came from, if it was heirloom.
     pub const fn predecessor(&self) -> Option<Producer> {
         self.predecessor
     }
 
-    /// Calls `each` with the name, address and size of every subtree that the predecessor left;
-    /// none, once [`Handover::finish`] was called. No lock is held meanwhile: `each` may call
-    /// anything, but [`Handover::finish`] is refused in it.
+    /// How many names of a predecessor whose root page is of another make have no room in this
+    /// kernel's. They are lost when [`Handover::finish`] ends its entry.
+    pub fn names_left_behind(&self) -> u32 {
+        self.moved.lock().as_ref().map_or(0, Moved::full)
+    }
+
+    /// How many of the predecessor's names led to frames that were let go before the name was taken away:
+    /// [`Handover::revive`] has taken these names out.
+    pub const fn names_lost(&self) -> u32 {
+        self.lost
+    }
+
+    /// Calls `each` with the name, address and size of every subtree that the predecessor left and that
+    /// was not claimed, taken over by [`Handover::add_subtree`], or removed, in the order of the names.
+    /// No lock is held meanwhile: `each` may call anything.
     ///
     /// # Errors
-    /// None that `revive` did not find, but [`Error::Folio`] with
-    /// [`Ending`](heirloom_folio::Error::Ending) while the inheritance of the memory is being ended.
+    /// [`Error::Table`] if something else wrote the root page.
     pub fn for_each_inherited_subtree(
         &self,
         mut each: impl FnMut(&str, PhysAddr, Option<u64>),
     ) -> Result<(), Error> {
-        let Some(past) = self.left_behind() else { return Ok(()) };
-        let Some(_held) = self.memory().hold_inheritance()? else { return Ok(()) };
-        for subtree in past_root(self.memory(), past.root)?.subtrees() {
-            let subtree = subtree?;
+        self.each_unclaimed_subtree(|subtree| {
             each(subtree.name.as_str(), subtree.addr, subtree.size);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    /// Claims what the predecessor published under `name`; once.
+    /// Calls `each` with every subtree that is the predecessor's still, with no lock held. In the order of
+    /// their names: where one stands may change meanwhile.
+    fn each_unclaimed_subtree(
+        &self,
+        mut each: impl FnMut(Subtree) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut last: Option<Name> = None;
+        loop {
+            let next = {
+                let names = self.edit.lock();
+                let page = self.root_page()?;
+                let view = page.view()?;
+                let behind = |subtree: &Subtree| last.is_none_or(|last| subtree.name > last);
+                let unclaimed = names.unclaimed(&view).map(|(_, subtree)| subtree);
+                unclaimed.filter(behind).min_by_key(|subtree| subtree.name)
+            };
+            let Some(subtree) = next else { return Ok(()) };
+            last = Some(subtree.name);
+            each(subtree)?;
+        }
+    }
+
+    /// Claims what the predecessor published under `name`; once. It stays published.
+    ///
+    /// What was added by [`Handover::add_subtree`] is not told apart from what was published: its first
+    /// block would be this layer's then, and no longer there for its owner's handle. Claim it by that, and
+    /// add it again.
     ///
     /// # Errors
-    /// [`Error::NoSuchSubtree`]: it published nothing of that name. [`Error::NotInherited`]: it is
-    /// claimed already, or no folio holds all of it (a subtree of another make: read its address
-    /// with [`Handover::for_each_inherited_subtree`]). [`Error::BadName`].
+    /// [`Error::NoSuchSubtree`]: there is nothing of that name. [`Error::NotInherited`]: it is
+    /// claimed already, or this kernel's, or no folio holds all of it (a subtree of another make: read
+    /// its address with [`Handover::for_each_inherited_subtree`]). [`Error::BadName`].
     pub fn claim_root(&self, name: &str) -> Result<Root<'_, M>, Error> {
         let name = Name::new(name)?;
-        let memory = self.memory();
-        let past = self.left_behind().ok_or(Error::NoSuchSubtree { name })?;
-        let _held = memory.hold_inheritance()?.ok_or(Error::NoSuchSubtree { name })?;
-        let subtree = past_root(memory, past.root)?.find(&name)?;
-        let bytes = subtree.size.ok_or(Error::NotInherited { at: subtree.addr })?;
-        let block = claim::blob(memory, subtree.addr, bytes)?;
-        // SAFETY: claimed just now as a folio, by nobody else.
-        let folio = unsafe { Folio::from_raw(memory, block) };
-        Ok(Root { folio, bytes: usize::try_from(bytes).unwrap_or(0) })
+        let mut names = self.edit.lock();
+        let page = self.root_page()?;
+        let view = page.view()?;
+        let (index, addr) = place_of(&view, &name)?.ok_or(Error::NoSuchSubtree { name })?;
+        let none = Error::NotInherited { at: addr };
+        let bytes = view.find(&name)?.size.filter(|_| names.is(index, Owner::Inherited));
+        let bytes = bytes.ok_or(none)?;
+        let block = claim::blob(self.memory(), addr, bytes)?;
+        names.set(index, Some(Owner::Lent));
+        self.note_claimed(&name, addr);
+        Ok(Root { handover: self, name, block, bytes: usize::try_from(bytes).unwrap_or(0) })
     }
 
-    /// Ends the inheritance. `fate` is asked about everything that nobody claimed, and decides
-    /// whether it becomes free memory or is preserved again for the next kernel; the
-    /// predecessor's own tables become free memory.
+    /// Tells what was not claimed. `fate` is asked about everything, and decides whether it becomes free
+    /// memory or stays as it is: preserved, and there to be claimed, in this kernel or the next.
     ///
-    /// A claim on another CPU either comes first, or is refused. This layer holds no lock while it
-    /// calls `fate`, which may allocate, free, publish and look up; what it cannot do, finish
-    /// once more or claim while the folios are asked about, is refused with
-    /// [`Ending`](heirloom_folio::Error::Ending).
+    /// This layer holds no lock while it calls `fate`, which may call anything, this too. What is claimed
+    /// meanwhile, in it or by another thread, is left to its owner. If `fate` panics, what was decided
+    /// stands. The call can be repeated at any time, and can be left out for as long as one likes: what
+    /// is not claimed costs its memory, and nothing else.
     ///
-    /// The report is of all that was decided, by calls that were refused too. After such a call
-    /// the next asks once more about what was kept in caches, object by object.
+    /// Where the predecessor's root page is of another make, this ends the predecessor's entry, by one
+    /// store: what leads the next kernel here must name [`Handover::entry`] before. What that root page
+    /// names is given back after it, and what only it names is told after it; all else, before.
+    ///
+    /// Returns what was told by this call.
     ///
     /// # Errors
-    /// [`Error::Folio`] or [`Error::Slab`]: no memory for keeping something;
-    /// [`Claiming`](heirloom_folio::Error::Claiming): a claim, or a reader of what was left, is under
-    /// way; [`Ending`](heirloom_folio::Error::Ending): another call of this is. What was
-    /// decided so far stands, and the call can be repeated.
-    /// [`TooManyCaches`](heirloom_slab::Error::TooManyCaches): what is kept needs more caches than
-    /// there can be, as it will each time; repeat the call with [`Fate::Free`] for the rest.
+    /// [`Error::Table`] if something else wrote the root page; [`Error::Slab`] as for
+    /// [`Slabs::finish_inherited`](heirloom_slab::Slabs::finish_inherited). What was decided so far stands,
+    /// and the call can be repeated.
     pub fn finish(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<Finished, Error> {
-        let memory = self.memory();
-        let Some(mut ending) = Ending::begin(self)? else { return Ok(Finished::default()) };
-        // What is kept in caches is asked about once more by the next call, if this one is refused.
-        let (finished, mut kept) = (&mut ending.finished, Finished::default());
-        let count = |unclaimed: heirloom_slab::Unclaimed, fate| {
-            let count = if fate == Fate::Keep { &mut kept } else { &mut *finished };
-            match unclaimed {
-                heirloom_slab::Unclaimed::Slab { .. } => count.slabs += 1,
-                heirloom_slab::Unclaimed::Object { .. } => count.objects += 1,
+        let mut finished = Finished::default();
+        self.each_unclaimed_subtree(|subtree| {
+            let Subtree { name, addr, size: bytes } = subtree;
+            finished.subtrees += 1;
+            match fate(Unclaimed::Subtree { name, addr, bytes }) {
+                Fate::Free => self.discard_subtree(&subtree),
+                Fate::Keep => Ok(()),
             }
+        })?;
+        let count = |unclaimed: heirloom_slab::Unclaimed, _| match unclaimed {
+            heirloom_slab::Unclaimed::Slab { .. } => finished.slabs += 1,
+            heirloom_slab::Unclaimed::Object { .. } => finished.objects += 1,
         };
         self.slabs.finish_inherited_noting(|unclaimed| fate(unclaimed.into()), count)?;
-        // The one that was asked about last, which a fault leaves as it was.
-        let mut last = 0;
-        let done = memory.disinherit(|block| {
-            if memory.label_of(block).is_some() {
-                last = 0;
-                return Fate::Free;
-            }
-            let fate = fate(Unclaimed::Folio(block));
-            last = block.order().frames();
-            finished.folios += 1;
-            finished.frames += last;
-            fate
-        });
-        if done.is_err() {
-            finished.folios -= u64::from(last > 0);
-            finished.frames -= last;
+        let before = self.has_before();
+        self.finish_blocks(&mut finished, &mut fate, |kernel, block| {
+            // What the predecessor's entry names comes last.
+            if before && kernel.is_named_before(block.run()) { Due::Keep } else { Due::Ask }
+        })?;
+        if self.end_entry()? {
+            self.finish_blocks(&mut finished, &mut fate, |kernel, block| {
+                match kernel.ended_name(block) {
+                    None => Due::Keep,
+                    Some(Ended::Free) => Due::Free,
+                    Some(Ended::Ask) => Due::Ask,
+                }
+            })?;
+            self.drop_ended()?;
         }
-        done?;
-        let (slabs, objects) = (finished.slabs + kept.slabs, finished.objects + kept.objects);
-        let finished = Finished { slabs, objects, ..*finished };
-        ending.done()?;
+        self.fill_reserve();
         Ok(finished)
     }
 
-    /// What is known of the predecessor, until the inheritance has ended. Nothing keeps it from
-    /// ending meanwhile but [`Memory::hold_inheritance`].
-    fn left_behind(&self) -> Option<Past> {
-        *self.past.lock()
-    }
-}
-
-/// A call of [`Handover::finish`] that is under way, with no lock held: the only one. Dropped, by an
-/// error or a panic of the caller's closure, it leaves what was decided to the next call.
-struct Ending<'h, M: Machine> {
-    handover: &'h Handover<M>,
-    finished: Finished,
-}
-
-impl<'h, M: Machine> Ending<'h, M> {
-    /// `None`: there is no inheritance, or none any more.
-    fn begin(handover: &'h Handover<M>) -> Result<Option<Self>, Error> {
-        let mut past = handover.past.lock();
-        let Some(past) = past.as_mut() else { return Ok(None) };
-        if core::mem::replace(&mut past.ending, true) {
-            return Err(heirloom_folio::Error::Ending.into());
-        }
-        Ok(Some(Self { handover, finished: past.finished }))
-    }
-
-    /// The inheritance of the memory has ended.
-    fn done(self) -> Result<(), Error> {
-        let held = self.handover.past.lock().map_or([None; 2], |past| past.held);
-        for run in held.into_iter().flatten() {
-            // SAFETY: `hold_entry` reserved it, and nothing reads the predecessor's pages again:
-            // each reader holds the inheritance, which has ended.
-            unsafe { self.handover.memory().release(run) }?;
-        }
-        *self.handover.past.lock() = None;
-        // The predecessor's tables are free memory by now.
-        self.handover.fill_reserve();
+    /// Asks `fate` about the blocks that are not claimed, and that are not slabs or a name's, where that
+    /// is what `due` says.
+    fn finish_blocks(
+        &self,
+        finished: &mut Finished,
+        fate: &mut impl FnMut(Unclaimed) -> Fate,
+        due: impl Fn(&Self, Block) -> Due,
+    ) -> Result<(), Error> {
+        let named = self.unclaimed_frames()?;
+        self.memory().disinherit(|block| {
+            // Slabs were asked about, and are the roll's with its tables; so were names.
+            if self.memory().label_of(block).is_some() || named.have(self, block) {
+                return Fate::Keep;
+            }
+            match due(self, block) {
+                Due::Keep => Fate::Keep,
+                Due::Free => Fate::Free,
+                Due::Ask => {
+                    finished.folios += 1;
+                    finished.frames += block.order().frames();
+                    fate(Unclaimed::Folio(block))
+                }
+            }
+        });
         Ok(())
     }
+
+    /// Strikes out a name that is the predecessor's still, and frees what only it leads to.
+    fn discard_subtree(&self, subtree: &Subtree) -> Result<(), Error> {
+        let mut names = self.edit.lock();
+        let mut page = self.root_page()?;
+        let there = place_of(&page.view()?, &subtree.name)?;
+        let there = there.filter(|(index, _)| names.is(*index, Owner::Inherited));
+        let Some((index, _)) = there else { return Ok(()) };
+        page.edit(Edit::Remove(subtree.name), || self.break_seal())?;
+        names.remove(index);
+        let block = self.memory().inherited_block(subtree.addr.pfn());
+        if let Some(block) = block.filter(|block| block.addr() == subtree.addr)
+            && self.memory().label_of(block).is_none()
+            && !names_frames(&page.view()?, block.run())
+            && !self.note_discarded(subtree, block.run())
+        {
+            self.memory().disinherit_block(block);
+        }
+        Ok(())
+    }
+
+    /// The frames of the names that are the predecessor's still.
+    fn unclaimed_frames(&self) -> Result<NamedFrames, Error> {
+        let names = self.edit.lock();
+        let page = self.root_page()?;
+        let view = page.view()?;
+        let mut frames = NamedFrames { runs: [None; NAMED], more: false };
+        let mut slots = frames.runs.iter_mut();
+        for (_, subtree) in names.unclaimed(&view) {
+            match slots.next() {
+                Some(slot) => *slot = subtree.frames(),
+                None => frames.more = true,
+            }
+        }
+        Ok(frames)
+    }
 }
 
-impl<M: Machine> Drop for Ending<'_, M> {
-    fn drop(&mut self) {
-        if let Some(past) = self.handover.past.lock().as_mut() {
-            (past.finished, past.ending) = (self.finished, false);
+/// What is to become of a block.
+enum Due {
+    Keep,
+    Free,
+    Ask,
+}
+
+/// How many names are kept at hand while blocks are gone through: more than a page of 4 KiB has.
+const NAMED: usize = 32;
+
+/// The frames of names, a few of them at hand.
+struct NamedFrames {
+    runs: [Option<Run>; NAMED],
+    /// There are more, to be looked up.
+    more: bool,
+}
+
+impl NamedFrames {
+    /// Whether a frame of `block` is that of a name.
+    fn have<M: Machine>(&self, handover: &Handover<M>, block: Block) -> bool {
+        let run = block.run();
+        if self.runs.iter().flatten().any(|named| named.overlaps(run)) {
+            return true;
+        }
+        self.more && {
+            let names = handover.edit.lock();
+            let page = handover.root_page();
+            let view = page.as_ref().map(RootPage::view);
+            let Ok(Ok(view)) = view else { return true };
+            let mut unclaimed = names.unclaimed(&view);
+            unclaimed.any(|(_, subtree)| subtree.frames().is_some_and(|named| named.overlaps(run)))
         }
     }
 }

@@ -1,13 +1,14 @@
 //! A few frames that ordinary callers never get.
 //!
-//! A successor needs about a dozen frames for tables of its own before it can give anything back. What
-//! this kernel holds in reserve, allocated and not preserved, is free memory to the successor; so a
-//! memory that is full to the last frame can be taken over all the same. A memory that has no room for
-//! a reserve beside the first tables is refused when it is booted.
+//! A successor goes on with its predecessor's tables, and needs no frame for that. One of another make
+//! needs about a dozen for tables of its own, and so does this build where the predecessor is another
+//! (see `moved`), or a page for a header that says more than it knows. What this kernel holds in
+//! reserve, allocated and not preserved, is free memory to the successor; so a memory that is full to
+//! the last frame can be taken over all the same. A memory that has no room for a reserve beside the first
+//! tables is refused when it is booted.
 //!
 //! The successor's own reserve is what it did not use of those, until
-//! [`Handover::finish`](crate::Handover::finish) gives the predecessor's tables back and fills it up.
-//! Meanwhile the frames of those tables are free memory to the one that comes after it.
+//! [`Handover::finish`](crate::Handover::finish), or sealing, fills it up.
 
 use heirloom_folio::{Kind, Machine, Memory, Order, Request};
 

@@ -8,7 +8,8 @@ use heirloom_slab::RollPart;
 
 use crate::entry::halves;
 use crate::error::Error;
-use crate::handover::{Handover, Published};
+use crate::handover::Handover;
+use crate::names::{Names, Owner};
 use crate::pages::{Pages, words_at};
 use crate::records::Records;
 use crate::root::RootView;
@@ -19,8 +20,8 @@ use crate::subtree::{Header, HeaderPage};
 const SLACK: u64 = 64;
 
 impl<M: Machine> Handover<M> {
-    /// Adds checksums over the root page, the scratch list, the tracker's nodes, published roots,
-    /// the roll, and every preserved slab's header. A successor finds by them whatever changed on
+    /// Adds checksums over the root page, the scratch list, the tracker's nodes, roots that this kernel
+    /// published or claimed, the roll, and every preserved slab's header. A successor finds by them whatever changed on
     /// the way.
     ///
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published
@@ -84,7 +85,7 @@ impl<M: Machine> Handover<M> {
         HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)
     }
 
-    fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Published) -> Result<(), Error> {
+    fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Names) -> Result<(), Error> {
         let page = PAGE_SIZE as u32;
         let entry = self.entry();
         sealer.cover(Sealed::Root, entry.root, page)?;
@@ -95,7 +96,14 @@ impl<M: Machine> Handover<M> {
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;
-            if let Some(bytes) = subtree.size.filter(|_| made.has(index)) {
+            // What was published by a predecessor, and is still to be claimed, nothing writes.
+            let left = || {
+                let block = self.memory().inherited_block(subtree.addr.pfn());
+                let frames = subtree.frames();
+                made.is(index, Owner::Inherited)
+                    && block.is_some_and(|block| frames.is_some_and(|run| block.run().covers(run)))
+            };
+            if let Some(bytes) = subtree.size.filter(|_| made.is_made(index) || left()) {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 if bytes > 0 {
                     sealer.cover(Sealed::Subtree, subtree.addr, bytes)?;

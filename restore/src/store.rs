@@ -8,6 +8,8 @@ use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering};
 #[inline]
 pub(crate) fn word32(word: &AtomicU32, value: u32, order: Ordering) {
     #[cfg(test)]
+    watch::look();
+    #[cfg(test)]
     if !cut::passes() {
         return;
     }
@@ -17,10 +19,55 @@ pub(crate) fn word32(word: &AtomicU32, value: u32, order: Ordering) {
 #[inline]
 pub(crate) fn word64(word: &AtomicU64, value: u64, order: Ordering) {
     #[cfg(test)]
+    watch::look();
+    #[cfg(test)]
     if !cut::passes() {
         return;
     }
     word.store(value, order);
+}
+
+/// Looks at memory before each store.
+#[cfg(test)]
+pub(crate) mod watch {
+    use std::boxed::Box;
+    use std::cell::RefCell;
+
+    type Look<'a> = Box<dyn FnMut() + 'a>;
+
+    std::thread_local! {
+        static LOOK: RefCell<Option<Look<'static>>> = const { RefCell::new(None) };
+    }
+
+    /// Calls what looks. What that stores is not looked at.
+    pub(crate) fn look() {
+        LOOK.with(|slot| {
+            let taken = slot.try_borrow_mut().ok().and_then(|mut slot| slot.take());
+            if let Some(mut look) = taken {
+                look();
+                *slot.borrow_mut() = Some(look);
+            }
+        });
+    }
+
+    /// Takes the look out again, also if what was watched panics.
+    struct Out;
+
+    impl Drop for Out {
+        fn drop(&mut self) {
+            LOOK.with(|slot| *slot.borrow_mut() = None);
+        }
+    }
+
+    /// Runs `f`, and `look` before each store.
+    pub(crate) fn during<R>(look: impl FnMut(), f: impl FnOnce() -> R) -> R {
+        let look: Look<'_> = Box::new(look);
+        // SAFETY: taken out again before this function returns, also if `f` panics.
+        let look = unsafe { core::mem::transmute::<Look<'_>, Look<'static>>(look) };
+        let _out = Out;
+        LOOK.with(|slot| *slot.borrow_mut() = Some(look));
+        f()
+    }
 }
 
 /// Lets a number of stores pass and loses those that follow.

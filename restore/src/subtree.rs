@@ -426,6 +426,23 @@ impl<'a> HeaderPage<'a> {
         Ok(page)
     }
 
+    /// Says of the page in `words`, of whatever length, that its seal was opened, or that there is
+    /// none: for a page that may say more than this build knows, before it is left.
+    pub(crate) fn open_at(
+        words: &'a [AtomicU64],
+        at: PhysAddr,
+        verified: bool,
+    ) -> Result<(), Error> {
+        let mut page = Self { words: words.get(..SIZE / size_of::<u64>()).unwrap_or(words), at };
+        page.read()?;
+        if verified {
+            page.open();
+        } else {
+            page.seal(None);
+        }
+        Ok(())
+    }
+
     /// The page's address.
     pub const fn at(&self) -> PhysAddr {
         self.at

@@ -13,7 +13,7 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, CpuId, Cpus, DirectMap, Fate, Machine, Order, PhysAddr, Request};
 use heirloom_restore::{
-    Entry, Error, Handle, Handover, Parts, PreservedArea, SealPolicy, Unclaimed,
+    Entry, Error, Finished, Handle, Handover, Parts, PreservedArea, SealPolicy, Unclaimed,
 };
 use heirloom_slab::CacheSpec;
 
@@ -106,15 +106,15 @@ fn heir(ram: &Ram) -> (Kernel<'_>, Vec<Block>) {
     (second, blocks)
 }
 
-fn ending<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Folio(heirloom_folio::Error::Ending)))
+/// What there is in names, slabs and folios.
+const fn told(subtrees: u64, slabs: u64, folios: u64, frames: u64) -> Finished {
+    Finished { subtrees, folios, frames, slabs, objects: 0 }
 }
 
 #[test]
-fn in_finish_everything_works_or_is_refused_at_once() {
+fn in_finish_everything_works() {
     let ram = Ram::over(&Ram::frames(FRAMES));
     let (kernel, blocks) = heir(&ram);
-    let mut folios = 0;
     let mut calls = 0;
     let finished = kernel.finish(|unclaimed| {
         calls += 1;
@@ -123,51 +123,74 @@ fn in_finish_everything_works_or_is_refused_at_once() {
         kernel.unpublish("again").unwrap();
         kernel.seal().unwrap();
         kernel.unseal().unwrap();
-        let mut names = 0;
-        kernel.for_each_subtree(|_, _, _| names += 1).unwrap();
-        assert_eq!(names, usize::from(calls) + 1);
         drop(kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
         assert_eq!(kernel.predecessor().unwrap().as_str(), "first");
-        assert!(ending(&kernel.finish(|_| Fate::Free)), "finish within finish");
-        // What is asked about first are slabs; then the folios, while nothing can be claimed.
-        if matches!(unclaimed, Unclaimed::Folio(_)) {
-            folios += 1;
-            assert!(ending(&kernel.claim_root("a")));
-            assert!(ending(&kernel.claim_folio(handle(blocks[0]))));
-            assert!(ending(&kernel.claim_folios(&[handle(blocks[0])], |_| panic!("none"))));
-            assert!(ending(&kernel.for_each_inherited_subtree(|_, _, _| panic!("none"))));
-        } else if let Ok(root) = kernel.claim_root("b") {
-            assert_eq!(root.bytes(), [2]);
+        let mut names = 0;
+        kernel.for_each_subtree(|_, _, _| names += 1).unwrap();
+        let theirs = [2, 2, 1, 1][usize::from(calls) - 1];
+        assert_eq!(names, usize::from(calls) + 1 + theirs);
+        match (calls, unclaimed) {
+            (1, Unclaimed::Subtree { name, .. }) => {
+                assert_eq!(name.as_str(), "a");
+                // Both are their owner's from now on, whatever this says.
+                assert_eq!(kernel.claim_root("a").unwrap().bytes(), [1]);
+                let _ = kernel.claim_folio(handle(blocks[0])).unwrap().into_raw();
+            }
+            (2, Unclaimed::Subtree { name, .. }) => {
+                assert_eq!(name.as_str(), "b");
+                assert_eq!(kernel.finish(|_| Fate::Keep), Ok(told(1, 1, 4, 30)));
+                let mut names = Vec::new();
+                let list = |name: &str, _, _| names.push(name.to_owned());
+                kernel.for_each_inherited_subtree(list).unwrap();
+                assert_eq!(names, ["b"]);
+            }
+            (3, Unclaimed::Slab { objects: 1, .. }) => {}
+            (4, Unclaimed::Folio(block)) => {
+                // The largest come first.
+                assert_eq!(block, blocks[4]);
+                // All that the call outside would ask about next.
+                assert_eq!(kernel.finish(|_| Fate::Free), Ok(told(0, 0, 4, 30)));
+                assert!(kernel.claim_folio(handle(blocks[2])).is_err());
+            }
+            other => panic!("{other:?}"),
         }
         Fate::Free
     });
-    let finished = finished.unwrap();
-    // The five, and a root that was not claimed.
-    assert_eq!((finished.folios, folios, finished.slabs), (6, 6, 1));
-    assert_eq!(kernel.finish(|_| Fate::Free), Ok(heirloom_restore::Finished::default()));
-    assert_eq!(kernel.predecessor().unwrap().as_str(), "first");
+    assert_eq!(finished, Ok(told(2, 1, 1, 16)));
+    assert_eq!(kernel.finish(|_| unreachable!()), Ok(Finished::default()));
+    kernel.unpublish("a").unwrap();
+    assert!(matches!(kernel.unpublish("b"), Err(Error::NoSuchSubtree { .. })));
     kernel.memory().audit().unwrap();
 }
 
 #[test]
 fn a_panic_in_finish_leaves_the_rest_to_the_next_call() {
-    for asked in 0_u32..7 {
+    for asked in 0_u32..8 {
         let ram = Ram::over(&Ram::frames(FRAMES));
         let (kernel, _) = heir(&ram);
         let mut left = asked;
+        let mut before = Vec::new();
         let finish = AssertUnwindSafe(|| {
-            kernel.finish(|_| {
+            kernel.finish(|unclaimed| {
                 left = left.checked_sub(1).expect("a panic of the caller's");
+                before.push(unclaimed);
                 Fate::Free
             })
         });
         assert!(catch_unwind(finish).is_err(), "{asked}");
-        let finished = kernel.finish(|_| Fate::Free).unwrap();
-        assert_eq!(finished.slabs, 1, "{asked}");
-        // Those that were decided and those that were not.
-        assert_eq!(finished.folios, 7, "{asked}");
+        // What was decided stands, and what was not is told.
+        let mut all = before.clone();
+        let finished = kernel.finish(|unclaimed| {
+            assert!(!before.contains(&unclaimed), "{unclaimed:?}");
+            all.push(unclaimed);
+            Fate::Free
+        });
+        let finished = finished.unwrap();
+        assert_eq!(all.len(), 8, "{all:?}");
+        assert_eq!(finished.subtrees, u64::from(2_u32.saturating_sub(asked)), "{asked}");
+        assert_eq!(finished.slabs, u64::from(asked <= 2), "{asked}");
+        assert_eq!(finished.folios, u64::from((8 - asked).min(5)), "{asked}");
         kernel.memory().audit().unwrap();
-        assert_eq!(kernel.memory().inherited_block(kernel.entry().root.pfn()), None);
     }
 }
 
@@ -179,16 +202,15 @@ fn what_is_listed_may_be_changed_meanwhile() {
     kernel
         .for_each_inherited_subtree(|name, _, _| {
             names.push(name.to_owned());
-            if name != "heirloom" {
-                kernel.claim_root(name).unwrap();
-                kernel.publish(name, &[3]).unwrap();
-            }
-            let claiming = Err(Error::Folio(heirloom_folio::Error::Claiming));
-            assert_eq!(kernel.finish(|_| Fate::Free), claiming, "it is being read");
+            assert!(matches!(kernel.publish(name, &[3]), Err(Error::NameTaken { .. })));
+            let root = kernel.claim_root(name).unwrap();
+            assert!(matches!(kernel.publish(name, &[3]), Err(Error::NameTaken { .. })));
+            drop(root);
+            kernel.publish(name, &[3]).unwrap();
             kernel.for_each_inherited_subtree(|_, _, _| ()).unwrap();
         })
         .unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(names, ["heirloom", "a", "b"]);
+    assert_eq!(names, ["a", "b"]);
     for name in ["c", "d", "e"] {
         kernel.publish(name, &[4]).unwrap();
     }
@@ -209,6 +231,40 @@ fn what_is_listed_may_be_changed_meanwhile() {
         })
         .unwrap();
     assert_eq!(left, ["heirloom", "a", "b", "c", "d", "f"]);
+}
+
+#[test]
+fn no_name_is_passed_over_while_others_move() {
+    // The one that is asked about, and one before it, go; or it goes to the end.
+    for again in [false, true] {
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let first = boot(&ram);
+        let names = ["d", "a", "c", "e", "b"];
+        for name in names {
+            first.publish(name, name.as_bytes()).unwrap();
+        }
+        let kernel = revive(&ram, first.entry());
+        let mut asked = Vec::new();
+        let finished = kernel.finish(|unclaimed| {
+            let Unclaimed::Subtree { name, .. } = unclaimed else { panic!("{unclaimed:?}") };
+            drop(kernel.claim_root(name.as_str()).unwrap());
+            asked.push(name.to_string());
+            for gone in asked.iter().rev().take(2) {
+                let there = kernel.unpublish(gone);
+                assert_eq!(there.is_ok(), again || *gone == name.as_str());
+                if again {
+                    kernel.publish(gone, &[9]).unwrap();
+                }
+            }
+            Fate::Free
+        });
+        assert_eq!(finished, Ok(told(5, 0, 0, 0)));
+        assert_eq!(asked, ["a", "b", "c", "d", "e"]);
+        let mut left = 0;
+        kernel.for_each_subtree(|_, _, _| left += 1).unwrap();
+        assert_eq!(left, if again { 6 } else { 1 });
+        kernel.memory().audit().unwrap();
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod common;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error as FolioError, Fate, Folio, Order, PAGE_SIZE, Request};
-use heirloom_restore::{Entry, Error, Handle, Handover, Parts, SealPolicy};
+use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Request};
+use heirloom_restore::{Entry, Error, Finished, Handle, Handover, Parts, SealPolicy};
 
 type Kernel<'r> = Handover<&'r Ram>;
 
@@ -43,9 +43,28 @@ fn fill(kernel: &Kernel<'_>, orders: u8, objects_first: bool) -> Vec<Block> {
     kept
 }
 
-fn claim<'k, 'r>(kernel: &'k Kernel<'r>, block: Block) -> Folio<'k, &'r Ram> {
+/// Claims a folio, which stays preserved.
+fn claim(kernel: &Kernel<'_>, block: Block) {
     let folio = kernel.claim_folio(Handle::new(Parts::Folio(block)).unwrap());
-    folio.unwrap_or_else(|error| panic!("{block}: {error}"))
+    assert_eq!(folio.unwrap_or_else(|error| panic!("{block}: {error}")).into_raw(), block);
+    assert!(kernel.memory().is_preserved(block) && !kernel.memory().is_inherited(block));
+}
+
+/// Takes over from a kernel that is full, and claims all that it kept: no frame is needed for either, and
+/// the frames that it held in reserve are held again.
+fn take_over<'r>(ram: &'r Ram, frames: u64, entry: Entry, kept: &[Block], why: &str) -> Kernel<'r> {
+    let next = revive(ram, frames, entry, why);
+    assert_eq!(next.entry(), entry);
+    assert_eq!(next.reserve(), 16, "{frames} frames");
+    let (used, mut nodes) = (next.memory().stats().used(), 0);
+    next.memory().for_each_node(|_| nodes += 1);
+    for block in kept {
+        assert!(next.memory().is_inherited(*block), "{block}");
+        claim(&next, *block);
+    }
+    next.memory().for_each_node(|_| nodes -= 1);
+    assert_eq!((next.memory().stats().used(), nodes), (used, 0));
+    next
 }
 
 /// Fills a memory, and takes it over again and again: nothing is given up, and each kernel is as full
@@ -58,40 +77,14 @@ fn lives(frames: u64, orders: u8, objects_first: bool) {
     let held: u64 = kept.iter().map(|block| block.order().frames()).sum();
     assert!(held >= least, "{held} of {frames} frames");
     for life in 0..6 {
-        let next = revive(&ram, frames, kernel.entry(), "full");
-        // What was kept is claimed, and preserved again. Folios of other orders need nodes of their own,
-        // and there may be no memory for them as long as the predecessor's are there.
-        let mut waiting = Vec::new();
-        for block in &kept {
-            if let Err(refused) = claim(&next, *block).preserve() {
-                let error = refused.error;
-                assert!(matches!(error, FolioError::OutOfMemory { .. }), "{block}: {error}");
-                assert!(orders > 1, "{block}: {error}");
-                waiting.push(refused.value.into_raw());
-            }
+        kernel = take_over(&ram, frames, kernel.entry(), &kept, "full");
+        // Every other one fills its memory before it has told what is left, and ends there.
+        if life % 2 == 0 {
+            kept.extend(fill(&kernel, orders, false));
+            kernel = take_over(&ram, frames, kernel.entry(), &kept, "before the end");
         }
-        // Every other one fills its memory before it ends the inheritance, and may be the predecessor as
-        // it is.
-        if life % 2 == 0 && waiting.is_empty() {
-            kept.extend(fill(&next, orders, false));
-            let third = revive(&ram, frames, next.entry(), "before the end");
-            let mut left = 0;
-            third.memory().for_each_inherited(|_| left += 1);
-            assert!(left >= kept.len());
-            kernel = third;
-            waiting.extend(kept.iter().map(|block| claim(&kernel, *block).into_raw()));
-        } else {
-            kernel = next;
-        }
-        let finished = kernel.finish(|_| Fate::Free).unwrap();
-        assert_eq!((finished.folios, finished.objects), (0, 0));
+        assert_eq!(kernel.finish(|_| Fate::Free), Ok(Finished::default()));
         assert_eq!(kernel.reserve(), 16, "{frames} frames");
-        // The predecessor's tree was given back: there is room for as many nodes.
-        for block in waiting {
-            // SAFETY: from `into_raw`, once.
-            let folio = unsafe { Folio::from_raw(kernel.memory(), block) };
-            folio.preserve().unwrap_or_else(|refused| panic!("{block}: {}", refused.error));
-        }
         kept.extend(fill(&kernel, orders, objects_first && life == 1));
         kernel.memory().audit().unwrap();
     }
@@ -123,7 +116,7 @@ fn the_smallest_memory_that_boots_is_taken_over_when_it_is_full() {
 }
 
 #[test]
-fn what_is_no_room_for_nodes_before_the_end_is_room_after_it() {
+fn folios_of_several_orders_fill_a_memory_that_is_taken_over() {
     for frames in (40..64).step_by(4).chain([100, 128, 300, 512, 1024]) {
         for orders in [2, 3, 5] {
             lives(frames, orders, false);

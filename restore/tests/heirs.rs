@@ -1,11 +1,13 @@
 //! What a kernel does with what its predecessor left, and when it cannot.
 
+#![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
+
 mod common;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, Request};
-use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy, Unclaimed};
+use heirloom_restore::{Entry, Error, Finished, Handle, Handover, Parts, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
 const FRAMES: u64 = 1024;
@@ -28,7 +30,7 @@ fn keep(kernel: &Kernel<'_>, order: u8) -> Block {
 }
 
 #[test]
-fn what_the_predecessor_preserved_is_no_subtree_of_ours_even_while_it_ends() {
+fn what_the_predecessor_preserved_is_no_subtree_of_ours_before_it_is_claimed() {
     let ram = Ram::over(&Ram::frames(FRAMES));
     let first = boot(&ram);
     first.slabs().cache(CACHE).unwrap().alloc().unwrap();
@@ -37,21 +39,35 @@ fn what_the_predecessor_preserved_is_no_subtree_of_ours_even_while_it_ends() {
     let mut slabs = 0;
     let refuse = |block: Block| {
         let at = block.addr();
-        let added = second.add_subtree("theirs", at, PAGE_SIZE as u64);
-        assert_eq!(added, Err(Error::NotPreserved { at }));
+        let refused = second.add_subtree("theirs", at, PAGE_SIZE as u64).unwrap_err();
+        // What the roll names is known for what it is.
+        match second.memory().label_of(block) {
+            None => assert_eq!(refused, Error::NotPreserved { at }),
+            Some(found) => {
+                let expected = Kind::Folio;
+                let kind = heirloom_folio::Error::WrongKind { pfn: at.pfn(), expected, found };
+                assert_eq!(refused, Error::Folio(kind));
+            }
+        }
     };
     refuse(folio);
-    let ended = second.memory().disinherit(|block| {
-        if second.memory().label_of(block) != Some(Kind::Table) {
-            refuse(block);
-            slabs += usize::from(second.memory().label_of(block) == Some(Kind::Slab));
-        }
+    second.memory().for_each_inherited(|block| {
+        refuse(block);
+        slabs += usize::from(second.memory().label_of(block) == Some(Kind::Slab));
+    });
+    assert_eq!(slabs, 1);
+    let mut told = Vec::new();
+    let done = second.memory().disinherit(|block| {
+        refuse(block);
+        told.push(block);
         Fate::Keep
     });
-    ended.unwrap();
-    assert_eq!(slabs, 1);
-    // What was kept is ours.
+    // The slab is its layer's, as is the page of the slab table that names it.
+    assert_eq!((done, told), ((0, 1), vec![folio]));
+    refuse(folio);
+    let ours = second.claim_folio(Handle::new(Parts::Folio(folio)).unwrap()).unwrap();
     second.add_subtree("kept", folio.addr(), 2 * PAGE_SIZE as u64).unwrap();
+    drop(ours);
 }
 
 /// Leaves two folios, a slab of a cache that is not adopted, and an object of one that is.
@@ -69,60 +85,41 @@ fn left(ram: &Ram) -> Kernel<'_> {
     second
 }
 
+/// What `left` leaves, told.
+const ALL: Finished = Finished { subtrees: 0, folios: 2, frames: 9, slabs: 1, objects: 1 };
+
 #[test]
-fn what_was_decided_before_a_refusal_is_in_the_report() {
-    // What is kept in caches is asked about again; a slab is adopted by then.
-    for (fate, slabs, objects) in [(Fate::Free, 1, 1), (Fate::Keep, 0, 2)] {
-        let ram = Ram::over(&Ram::frames(FRAMES));
-        let second = left(&ram);
-        let held = second.memory().hold_inheritance().unwrap();
-        let mut asked = 0;
-        let refused = second.finish(|_| {
-            asked += 1;
-            fate
-        });
-        assert_eq!(refused, Err(Error::Folio(heirloom_folio::Error::Claiming)));
-        assert_eq!(asked, 2, "the slab and the object");
-        drop(held);
-        let finished = second.finish(|unclaimed| {
-            let folio = matches!(unclaimed, Unclaimed::Folio(_));
-            assert!(folio || fate == Fate::Keep, "{unclaimed:?} is free");
-            fate
-        });
-        assert_eq!(finished, Ok(Finished { folios: 2, frames: 9, slabs, objects }));
-        assert_eq!(second.finish(|_| unreachable!("it has ended")), Ok(Finished::default()));
+fn what_is_kept_is_told_again_and_what_is_freed_is_not() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let second = left(&ram);
+    for _ in 0..3 {
+        assert_eq!(second.finish(|_| Fate::Keep), Ok(ALL));
     }
+    let mut asked = 0;
+    let finished = second.finish(|unclaimed| {
+        asked += 1;
+        if matches!(unclaimed, Unclaimed::Folio(_)) { Fate::Keep } else { Fate::Free }
+    });
+    assert_eq!((finished, asked), (Ok(ALL), 4));
+    let folios = Finished { slabs: 0, objects: 0, ..ALL };
+    assert_eq!(second.finish(|_| Fate::Free), Ok(folios));
+    assert_eq!(second.finish(|_| unreachable!("nothing is left")), Ok(Finished::default()));
+    second.memory().audit().unwrap();
 }
 
 #[test]
-fn what_could_not_be_kept_is_reported_once() {
-    let mut refusals = 0;
-    for spare in 0.. {
-        let ram = Ram::over(&Ram::frames(FRAMES));
-        let second = left(&ram);
-        let mut hogged = Vec::new();
-        while let Ok(block) = second.memory().alloc(Request::new(Order::ZERO)) {
-            hogged.push(block);
-        }
-        for block in hogged.drain(..spare) {
-            // SAFETY: allocated above, and used by nobody.
-            unsafe { second.memory().free(block, Kind::Folio) }.unwrap();
-        }
-        let first = second.finish(|_| Fate::Keep);
-        if first.is_err() {
-            refusals += 1;
-            for block in hogged {
-                // SAFETY: as above.
-                unsafe { second.memory().free(block, Kind::Folio) }.unwrap();
-            }
-        }
-        let finished = first.or_else(|_| second.finish(|_| Fate::Keep)).unwrap();
-        assert_eq!((finished.folios, finished.frames), (2, 9), "{spare}");
-        // A slab that was kept before the fault is one of objects by the next call.
-        assert_eq!(finished.slabs + finished.objects, 2, "{spare}");
-        if first.is_ok() {
-            break;
-        }
-    }
-    assert!(refusals > 1);
+fn keeping_needs_no_memory_and_hands_all_of_it_on() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let second = left(&ram);
+    while second.memory().alloc(Request::new(Order::ZERO)).is_ok() {}
+    second.memory().drain();
+    assert_eq!(second.memory().stats().free(), 0);
+    assert_eq!(second.finish(|_| Fate::Keep), Ok(ALL));
+    let third = revive(&ram, second.entry());
+    // Neither cache is adopted there: both slabs are told whole.
+    let whole = Finished { slabs: 2, objects: 0, ..ALL };
+    assert_eq!(third.finish(|_| Fate::Keep), Ok(whole));
+    third.slabs().adopt(CACHE).unwrap();
+    assert_eq!(third.finish(|_| Fate::Free), Ok(ALL));
+    third.memory().audit().unwrap();
 }

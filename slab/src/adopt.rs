@@ -1,14 +1,18 @@
 //! A predecessor's caches: found by its roll, checked, and made slabs of this kernel's caches.
 //!
 //! ```text
-//! revive      the roll is checked; its pages and all slabs it names are labelled, so that
-//!             nobody claims them as folios
+//! revive      the roll is checked and gone on with; all slabs that it names are labelled, so that
+//!             no caller claims them as folios
 //! adopt       a cache's slabs become slabs of ours: places that were free can be allocated at
 //!             once, objects that were preserved are there to be claimed
 //! upgrade     or, if the layout is another, their bytes go to the caller's function
 //! claim       an object, by address, size and tag, once
-//! finish      what nobody claimed is kept or freed
+//! finish      what was not claimed is freed, or stays to be claimed
 //! ```
+//!
+//! At each store a successor finds all that was preserved and not let go of: adopting changes states
+//! that survive into others that do; what is claimed is preserved until it is freed or let go. None
+//! of the calls has to be made, or to come to its end, before the next jump.
 //!
 //! Callers' closures and constructors run with no lock held: they may allocate, free, claim, look
 //! up and create caches. Of what they may not do, every call returns an error at once.
@@ -21,9 +25,7 @@
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{
-    Block, Fate, FrameState, HeldInheritance, Kind, Machine, Memory, Order, PhysAddr,
-};
+use heirloom_folio::{Block, Fate, FrameState, Kind, Machine, Memory, Order, PhysAddr};
 
 use crate::cache::Cache;
 use crate::class::class_of;
@@ -32,11 +34,12 @@ use crate::header::{Fixed, Slab};
 use crate::heir::{SlabInfo, admits_slabs, check_slab, survived};
 use crate::name::Name;
 use crate::new::NewSlabs;
-use crate::past::{Aside, Turn, free_claimed};
+use crate::past::{Aside, Named, Turn, give_up};
 use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
-use crate::state::State;
+use crate::state::{ObjectState, State};
+use crate::store;
 
 /// What adopting brought into a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,7 +63,7 @@ pub struct OldObject<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Something in caches that nobody claimed; see [`Slabs::finish_inherited`].
+/// Something in caches that was not claimed; see [`Slabs::finish_inherited`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unclaimed {
     /// A slab of a cache that was not adopted.
@@ -97,61 +100,45 @@ pub enum RollPart {
     },
 }
 
-/// The predecessor's roll, and what keeps it from being ended.
-pub(crate) type HeldView<'m, M> = (HeldInheritance<'m>, RollView<Here<'m, M>>);
-
 impl<M: Machine> Slabs<M> {
     /// Caches and buffers over a memory that inherited from a predecessor, whose roll's first page
     /// is at `roll`.
     ///
-    /// The roll's pages, and all slabs that it names, are labelled: nobody can claim them as
-    /// folios. Costs what reading the roll costs; slabs are looked at when they are adopted.
+    /// The roll is this instance's from now on, and its address does not change. All slabs that it
+    /// names are labelled: no caller can claim them as folios. Costs what reading the roll costs; slabs
+    /// are looked at when they are adopted.
     ///
     /// # Errors
     /// [`Error::Roll`] with the page, the entry and the reason; [`Error::Slab`] with a slab that
-    /// the predecessor did not preserve, or that is named twice; out of memory, as for
-    /// [`Slabs::new`]. The memory is given up.
+    /// the predecessor did not preserve, or that is named twice. The memory is given up.
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
         Ok(Self::of(NewSlabs::revive(memory, roll)?))
     }
 
-    /// The predecessor's roll, which stays as long as the first part lives.
-    pub(crate) fn view(&self) -> Result<Option<HeldView<'_, M>>, Error> {
-        let Some(first) = self.past.roll() else { return Ok(None) };
-        let Some(held) = self.memory().hold_inheritance()? else { return Ok(None) };
-        // SAFETY: the roll's pages are labelled as tables since `revive`, so that only a claim as
-        // tables would give them to anybody; they are freed where the inheritance ends.
-        Ok(Some((held, unsafe { RollView::inherited(self.memory(), first) })))
+    /// The roll: the predecessor's records, and this kernel's.
+    pub(crate) fn view(&self) -> RollView<Here<'_, M>> {
+        RollView::own(self.memory(), &self.roll)
     }
 
-    /// Calls `each` with every cache that the predecessor left; none once the inheritance has
-    /// ended. No lock is held meanwhile: `each` may call anything.
-    ///
-    /// # Errors
-    /// [`Error::Folio`] with [`Ending`](heirloom_folio::Error::Ending): the inheritance of the
-    /// memory itself is being ended at this moment.
-    pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) -> Result<(), Error> {
-        if let Some((_held, view)) = self.view()? {
-            view.records().for_each(each);
-        }
-        Ok(())
+    /// Calls `each` with every cache of which slabs are still left by a predecessor: neither adopted,
+    /// nor given up. No lock is held meanwhile: `each` may call anything.
+    pub fn for_each_inherited(&self, each: impl FnMut(CacheRecord)) {
+        self.view().records().filter(|record| self.left(record).next().is_some()).for_each(each);
     }
 
-    /// Returns the cache of this name that the predecessor left; the first, if it kept an older one
-    /// too.
-    ///
-    /// # Errors
-    /// As for [`Slabs::for_each_inherited`].
-    pub fn inherited(&self, name: &str) -> Result<Option<CacheRecord>, Error> {
-        let Some((_held, view)) = self.view()? else { return Ok(None) };
-        Ok(view.records().find(|record| record.name().as_str() == name))
+    /// Returns the cache of this name of which slabs are still left by a predecessor; the first, if
+    /// there are several.
+    pub fn inherited(&self, name: &str) -> Option<CacheRecord> {
+        let mut records = self.view().records();
+        records.find(|record| record.name().as_str() == name && self.left(record).next().is_some())
     }
 
     /// Returns the cache that `spec` asks for, with all slabs of the predecessor's cache of this
     /// name, which must have left one. [`Slabs::adopt_or_create`] is for a cache that may be new.
+    /// Needs no memory but for the cache's control block, if it is not there yet.
     ///
-    /// What is adopted is preserved again at once, in a preserving cache for good, else until the
-    /// last object is claimed; so a successor of this kernel finds what nobody has claimed yet.
+    /// What is adopted survives as before: in a preserving cache, all that is in use; else what is
+    /// unclaimed or claimed, until it is let go or freed.
     /// Slabs that were adopted before stay so, and the call can be repeated. A constructor runs
     /// with no lock held, when the objects of its slab can be claimed already; if it panics, the
     /// places that it was not run for are out of use, and nothing else changes.
@@ -161,7 +148,8 @@ impl<M: Machine> Slabs<M> {
     /// none; nothing is created. [`Error::ReservedName`].
     /// [`Error::Mismatch`]: the cache, here or there, is another; pass its objects to
     /// [`Slabs::upgrade`]. That is so too of two that were left under this name, if `spec` goes with
-    /// both and their slabs lie differently: say which [order](CacheSpec::order). [`Error::Slab`]: a
+    /// both, both have slabs, and those lie differently: say which [order](CacheSpec::order). (One
+    /// without slabs stands back behind one that has some.) [`Error::Slab`]: a
     /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
     /// adopted by then stays. So too for [`Error::Folio`] with
     /// [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] of the same slabs is under
@@ -188,31 +176,27 @@ impl<M: Machine> Slabs<M> {
         spec.own_name()?;
         spec.geometry()?;
         let of_name = |record: &CacheRecord| Some(record.name()) == spec.name;
-        let view = self.view()?;
-        let view = view.as_ref().map(|(_held, view)| view);
-        let Some(view) = view.filter(|view| view.records().any(|record| of_name(&record))) else {
+        let view = self.view();
+        if !view.records().any(|record| of_name(&record)) {
             let cache = match self.find(&spec)? {
                 Some(there) => there,
                 None if expected => return Err(Error::NotInherited { cache: spec.shown() }),
                 None => self.create(spec)?,
             };
             return Ok((cache, Adopted::default()));
-        };
-        let mut refused = Ok(());
-        let mut matching = 0;
-        for record in view.records().filter(of_name) {
-            match record.admits(&spec) {
-                Ok(()) => matching += 1,
-                Err(error) => refused = Err(error),
-            }
         }
-        if matching == 0 {
-            refused?;
+        // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
+        // back behind one that has.
+        let has_slabs = |record: &CacheRecord| view.slabs(record).next().is_some();
+        let admitted = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        let matching = admitted().any(|record| has_slabs(&record));
+        if !matching && let Some(other) = view.records().filter(of_name).find(has_slabs) {
+            other.admits(&spec)?;
         }
-        let records = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
+        let records = || admitted().filter(|record| !matching || has_slabs(record));
         for record in records() {
-            for addr in self.left(view, &record) {
-                self.look_at(&self.past.turn(), &record, addr).transpose()?;
+            for named in self.left(&record) {
+                self.look_at(&self.past.turn(), &record, named.slab).transpose()?;
             }
         }
         // One that is created takes after the first of them: nothing is, if another has no place in it.
@@ -231,17 +215,17 @@ impl<M: Machine> Slabs<M> {
         loop {
             let put_back = self.past.turn().put_back();
             for record in records() {
-                for addr in self.left(view, &record) {
-                    if let Some(more) = cache.adopt_left(&record, addr)? {
+                for named in self.left(&record) {
+                    if let Some(more) = cache.adopt_left(&record, named)? {
                         adopted.add(more);
-                        cache.construct_in(addr, &more);
+                        cache.construct_in(named.slab, &more);
                     }
                 }
             }
             // A slab that is not left any more may be in the hands of another call. One that adopts
             // it is done by the time this call has the turn.
             let turn = self.past.turn();
-            if records().any(|record| self.any_aside(&turn, view, &record)) {
+            if records().any(|record| self.any_aside(&turn, &record)) {
                 return Err(heirloom_folio::Error::Claiming.into());
             }
             if turn.put_back() == put_back {
@@ -256,10 +240,10 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Whether a call under way has a slab of a record set aside.
-    fn any_aside(&self, turn: &Turn, view: &RollView<Here<'_, M>>, record: &CacheRecord) -> bool {
+    fn any_aside(&self, turn: &Turn, record: &CacheRecord) -> bool {
         let order = record.order();
         turn.any_aside()
-            && view.slabs(record).any(|addr| {
+            && self.view().slabs(record).any(|addr| {
                 Block::new(addr.pfn(), order).is_some_and(|slab| self.is_aside(turn, slab))
             })
     }
@@ -267,7 +251,7 @@ impl<M: Machine> Slabs<M> {
     /// Whether a block that was a slab of the predecessor's is set aside: claimed, and not shown.
     fn is_aside(&self, turn: &Turn, slab: Block) -> bool {
         let (kind, order) = (Kind::Table, slab.order());
-        let aside = FrameState::Head { kind, order, preserved: false };
+        let aside = FrameState::Head { kind, order, preserved: true };
         turn.any_aside() && self.memory().state(slab.pfn()) == Ok(aside)
     }
 
@@ -281,42 +265,44 @@ impl<M: Machine> Slabs<M> {
         if !self.is_left(turn, Block::new(addr.pfn(), record.order())?) {
             return None;
         }
-        // SAFETY: it is nobody's, and only in turn would it become somebody's.
-        Some(check_slab(unsafe { Here::inherited(self.memory()) }, addr, record))
+        // SAFETY: it has no owner, and only in turn would it get one.
+        Some(check_slab(unsafe { Here::new(self.memory()) }, addr, record))
     }
 
-    /// Passes every object that survived in the predecessor's cache `record` to `take`, and gives
-    /// each slab back when all of its objects were taken: for a cache whose layout changed.
-    /// Returns how many objects.
+    /// Passes every object that survived in the predecessor's cache `record` to `take`, after which it
+    /// is gone, and gives each slab back when all of its objects were taken: for a cache whose layout
+    /// changed. Returns how many objects.
     ///
-    /// Objects have other addresses afterwards: `take` sees the old one, which handles name.
+    /// Objects have other addresses afterwards: `take` sees the old one, which handles name. `take`
+    /// returns once what it made of the object survives: if this kernel ends between that and the
+    /// object's end, a successor finds this one object in both forms.
     /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
-    /// meanwhile: it is neither adopted nor freed by other calls, and [`Slabs::finish_inherited`],
-    /// adopting the same cache, and claims of the slab's objects are refused
-    /// ([`Claiming`](heirloom_folio::Error::Claiming)).
+    /// meanwhile: it is neither adopted nor freed by other calls. Adopting the same cache, and claims of
+    /// the slab's objects, are refused ([`Claiming`](heirloom_folio::Error::Claiming));
+    /// [`Slabs::finish_inherited`] passes over it.
     ///
     /// # Errors
-    /// What `take` returns: the slab that it stopped in is as it was, and repeating the call
-    /// passes all of its objects again; so too if `take` panics. [`Error::Slab`]: a slab is not
-    /// sound; it stays.
+    /// What `take` returns: the object that it was given stays, and repeating the call passes it
+    /// again, and those after it, but none that was taken; so too if `take` panics. [`Error::Slab`]: a
+    /// slab is not sound; it stays.
     pub fn upgrade(
         &self,
         record: &CacheRecord,
         mut take: impl FnMut(OldObject<'_>) -> Result<(), Error>,
     ) -> Result<u64, Error> {
-        let Some((held, view)) = self.view()? else { return Ok(0) };
+        let view = self.view();
         let Some(record) = view.records().find(|there| there == record) else { return Ok(0) };
         let (memory, geometry) = (self.memory(), record.geometry());
         let mut taken = 0;
-        for addr in self.left(&view, &record) {
+        for Named { slab: addr, entry } in self.left(&record) {
             let aside = {
                 let mut turn = self.past.turn();
                 // Another call may have come first.
                 let Some(sound) = self.look_at(&turn, &record, addr) else { continue };
                 sound?;
-                Aside::claim(self, &held, &mut turn, Block::containing(addr.pfn(), record.order()))?
+                Aside::claim(self, &mut turn, Block::containing(addr.pfn(), record.order()), entry)?
             };
-            // SAFETY: a slab of the predecessor's, checked, and set aside: nothing writes it.
+            // SAFETY: a slab of the predecessor's, checked, and set aside: only this call writes it.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
             for index in 0..geometry.objects {
                 let state = State(slab.state(geometry, index).load(Relaxed));
@@ -328,6 +314,11 @@ impl<M: Machine> Slabs<M> {
                 let bytes =
                     unsafe { core::slice::from_raw_parts(start.as_ptr(), geometry.size as usize) };
                 take(OldObject { addr: slab.addr(geometry, index), tag: state.tag(), bytes })?;
+                store::exchange(
+                    slab.state(geometry, index),
+                    state.0,
+                    state.to(ObjectState::Free).0,
+                );
                 taken += 1;
             }
             aside.free()?;
@@ -335,8 +326,8 @@ impl<M: Machine> Slabs<M> {
         Ok(taken)
     }
 
-    /// Claims an object, or a small buffer, that the predecessor left: from now on it is in use,
-    /// as whatever its cache is, and freed by a plain free.
+    /// Claims an object, or a small buffer, that the predecessor left: from now on it is in use, and
+    /// survives until it is let go, or freed by a plain free.
     ///
     /// Its address, its size and its tag are those of the handle. The cache must have been
     /// adopted; those of the size classes are, slab by slab, by this.
@@ -354,48 +345,44 @@ impl<M: Machine> Slabs<M> {
                 spot.claim(bytes, tag).map(Some)
             })
         };
-        let claimed = if let Some(claimed) = claim()? {
-            claimed
-        } else {
+        if claim()?.is_none() {
             let adopted = self.adopt_around(addr);
             // Another may have adopted the slab since the first look.
             let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-            claim()?.ok_or_else(|| adopted.err().unwrap_or(nothing))?
-        };
-        self.settle(claimed);
+            claim()?.ok_or_else(|| adopted.err().unwrap_or(nothing))?;
+        }
         Ok(ptr)
     }
 
-    /// Ends the inheritance of caches. `fate` is asked about everything that nobody claimed: what
-    /// is freed becomes free memory; what is kept is preserved for the next kernel, and nobody's
-    /// in this one.
+    /// Asks about everything in caches that was not claimed, and frees it or leaves it, as `fate`
+    /// decides. What is left stays as it is: preserved, and there to be claimed, in this kernel
+    /// or the next.
     ///
-    /// `fate` runs with no lock held, and may call anything. What is claimed or adopted meanwhile, in
-    /// it or by another thread, is not freed, whatever it says: objects that are adopted so stay to
-    /// be claimed, and are not asked about. The pages of the predecessor's roll are left to
-    /// [`Memory::disinherit`](heirloom_folio::Memory::disinherit), labelled as tables.
+    /// `fate` runs with no lock held, and may call anything, this too. An object that is claimed
+    /// meanwhile, and a slab that is adopted, in it or by another thread, is not freed, whatever it says
+    /// of that: objects of a slab that is adopted so stay to be claimed. A slab that [`Slabs::upgrade`]
+    /// has at the moment is not asked about. A slab in which nothing survives is freed without a
+    /// question. The call can be repeated at any time, and need not be made at all.
     ///
     /// # Errors
-    /// Out of memory for keeping something; [`Error::Slab`] for keeping a slab that is not sound;
-    /// [`Error::TooManyCaches`]: what is kept needs more caches than there can be; [`Error::Folio`]
-    /// with [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] is under way, maybe in
-    /// the caller. What was decided so far stands, and the call can be repeated; with a slab that is
-    /// not sound, and too many caches, it needs another `fate` then, [`Fate::Free`] for what cannot
-    /// be kept.
+    /// As for [`Cache::discard`], which there should be none of; what was decided so far stands, and
+    /// the call can be repeated.
     pub fn finish_inherited(&self, fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
         self.finish_inherited_noting(fate, |_, _| ())
     }
 
-    /// Like [`Slabs::finish_inherited`]; calls `done` with what was freed or kept, once it was.
+    /// Like [`Slabs::finish_inherited`]; calls `done` with what was freed or left, once it was.
     #[doc(hidden)]
     pub fn finish_inherited_noting(
         &self,
         mut fate: impl FnMut(Unclaimed) -> Fate,
         mut done: impl FnMut(Unclaimed, Fate),
     ) -> Result<(), Error> {
-        for cache in self.caches() {
+        let view = self.view();
+        for named in view.records().flat_map(|record| view.named(&record)) {
+            let Some(cache) = self.cache_of_slab(named.slab) else { continue };
             let size = cache.control.geometry.size;
-            for (addr, _) in cache.unclaimed() {
+            for (addr, _) in cache.unclaimed_in(named.slab) {
                 let object = Unclaimed::Object { cache: cache.name(), addr, size };
                 let decided = fate(object);
                 let gone = decided == Fate::Free
@@ -412,58 +399,48 @@ impl<M: Machine> Slabs<M> {
                 done(object, if gone { Fate::Free } else { Fate::Keep });
             }
         }
-        let Some((_held, view)) = self.view()? else { return Ok(()) };
-        loop {
-            let put_back = self.past.turn().put_back();
-            for record in view.records() {
-                for addr in self.left(&view, &record) {
-                    self.decide(&record, addr, &mut fate, &mut done)?;
-                }
-            }
-            if self.past.end(put_back)? {
-                return Ok(());
+        for record in self.view().records() {
+            for named in self.left(&record) {
+                self.decide(&record, named, &mut fate, &mut done)?;
             }
         }
+        Ok(())
     }
 
     /// Asks what becomes of a slab that was not adopted, and does it, if it is still left then.
     fn decide(
         &self,
         record: &CacheRecord,
-        addr: PhysAddr,
+        named: Named,
         fate: &mut impl FnMut(Unclaimed) -> Fate,
         done: &mut impl FnMut(Unclaimed, Fate),
     ) -> Result<(), Error> {
-        let slab = Block::containing(addr.pfn(), record.order());
-        let Some(sound) = self.look_at(&self.past.turn(), record, addr) else { return Ok(()) };
+        let slab = Block::containing(named.slab.pfn(), record.order());
+        let Some(sound) = self.look_at(&self.past.turn(), record, named.slab) else {
+            return Ok(());
+        };
         let objects = sound.map_or(0, |info| info.survivors);
         let what = Unclaimed::Slab { cache: record.name(), slab, objects };
         let asked = sound.is_err() || objects > 0;
         let decided = if asked { fate(what) } else { Fate::Free };
-        let did = match decided {
-            Fate::Free => {
-                let turn = self.past.turn();
-                let left = self.is_left(&turn, slab);
-                if left {
-                    // SAFETY: labelled by this layer.
-                    unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
-                    free_claimed(self.memory(), slab)?;
-                }
-                left
-            }
-            Fate::Keep => {
-                sound?;
-                self.keeper(record)?.adopt_left(record, addr)?.is_some()
-            }
-        };
-        if did && asked {
+        let turn = self.past.turn();
+        if !self.is_left(&turn, slab) {
+            return Ok(());
+        }
+        if decided == Fate::Free {
+            // SAFETY: labelled by this layer.
+            unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
+            give_up(self, slab, named.entry)?;
+        }
+        drop(turn);
+        if asked {
             done(what, decided);
         }
         Ok(())
     }
 
-    /// The cache that keeps slabs of the predecessor's which nobody adopts by name: the size
-    /// class's, if they lie as its own do, else one that is in nobody's way.
+    /// The cache of slabs of a size class that a predecessor left: the class's, if they lie as its own
+    /// do, else one that is in no caller's way.
     fn keeper(&self, record: &CacheRecord) -> Result<Cache<'_, M>, Error> {
         match class_of(record.shape(), record.geometry()) {
             Some((class, preserving)) if class.lays_out(record.shape()) => {
@@ -486,15 +463,12 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The slabs of a record that nobody has claimed.
-    fn left<'v>(
-        &'v self,
-        view: &RollView<Here<'v, M>>,
-        record: &CacheRecord,
-    ) -> impl Iterator<Item = PhysAddr> + use<'v, M> {
+    /// The slabs of a record that are left.
+    fn left<'v>(&'v self, record: &CacheRecord) -> impl Iterator<Item = Named> + use<'v, M> {
         let order = record.order();
-        view.slabs(record).filter(move |addr| {
-            Block::new(addr.pfn(), order).is_some_and(|block| self.memory().is_inherited(block))
+        self.view().named(record).filter(move |named| {
+            let block = Block::new(named.slab.pfn(), order);
+            block.is_some_and(|block| self.memory().is_inherited(block))
         })
     }
 
@@ -506,8 +480,6 @@ impl<M: Machine> Slabs<M> {
     fn adopt_around(&self, addr: PhysAddr) -> Result<(), Error> {
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
-        // Until what cannot be adopted is put back.
-        let _held = memory.hold_inheritance()?.ok_or(nothing)?;
         let turn = self.past.turn();
         let Some(slab) = memory.inherited_block(addr.pfn()) else {
             let orders = (0..=Order::MAX_FOLIO.get()).filter_map(Order::new);
@@ -519,8 +491,8 @@ impl<M: Machine> Slabs<M> {
             return Err(nothing);
         }
         let not_adopted = Error::NotAdopted { addr, slab };
-        // SAFETY: it is nobody's, and only in turn would it become somebody's.
-        let left = unsafe { Here::inherited(memory) };
+        // SAFETY: it has no owner, and only in turn would it get one.
+        let left = unsafe { Here::new(memory) };
         let words = left.words(slab.addr(), size_of::<Fixed>()).ok_or(nothing)?;
         let record = CacheRecord::of_slab(Fixed::read(words).shape).ok_or(not_adopted)?;
         if class_of(record.shape(), record.geometry()).is_none() {
@@ -528,7 +500,40 @@ impl<M: Machine> Slabs<M> {
         }
         let cache = self.keeper(&record)?;
         cache.admits(&record)?;
-        cache.adopt_slab(&turn, &record, slab.addr()).map(|_| ())
+        let named = self.named(&turn, &cache, &record, slab).ok_or(not_adopted)?;
+        cache.adopt_slab(&turn, &record, named).map(|_| ())
+    }
+
+    /// Where the roll names a slab that is left, which is of the shape of `record` and of `cache`.
+    ///
+    /// Its header says so, as a predecessor wrote it there: believed if that is an entry of the table
+    /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a roll
+    /// that names a slab twice. Else it is looked for, in all tables of caches of this shape.
+    fn named(
+        &self,
+        _: &Turn,
+        cache: &Cache<'_, M>,
+        record: &CacheRecord,
+        slab: Block,
+    ) -> Option<Named> {
+        let (memory, addr, view) = (self.memory(), slab.addr(), self.view());
+        // SAFETY: a slab that is left has the size of a header at least, and is not given back but in
+        // turn.
+        let entry = unsafe { Slab::at(memory.machine(), addr) }.head().entry.load(Relaxed);
+        let entry = PhysAddr::new(entry);
+        if cache.control.shared.lock().table.is_entry(memory, entry, addr) {
+            return Some(Named { slab: addr, entry });
+        }
+        let records = view.records().filter(|there| there.shape() == record.shape());
+        records.flat_map(|there| view.named(&there)).find(|named| named.slab == addr)
+    }
+
+    /// The cache that a slab is of, if one of ours starts there.
+    fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
+        self.looking(|stays| {
+            let (slab, control) = self.slab_at(addr, stays)?;
+            (slab.phys() == addr).then_some(Cache { slabs: self, control })
+        })
     }
 }
 

@@ -143,7 +143,8 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Gives a buffer another size, and moves it if it has to: the buffer that results. What is
-    /// beyond the old size is not initialised. A buffer that was preserved from birth still is.
+    /// beyond the old size is not initialised. A buffer that was preserved from birth still is; one
+    /// that was claimed survives until it is let go or freed, and where it moves to until it is freed.
     ///
     /// `layout` is the layout that it is to have. It stays where it is if its class is right or
     /// it shrinks by less than half, and if it is large as long as its frames can be cut off or
@@ -170,14 +171,15 @@ impl<M: Machine> Slabs<M> {
         let (geometry, state) = (&spot.control.geometry, spot.state());
         let (has, wants) = (geometry.size as usize, layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());
-        let in_use = state.is(ObjectState::Live) || state.is(ObjectState::Preserved);
-        if in_use && aligned && wants <= has && (wants > has / 2 || has <= 64) {
+        if state.is_in_use() && aligned && wants <= has && (wants > has / 2 || has <= 64) {
             return Ok(ptr);
         }
-        if !state.is(ObjectState::Live) {
+        let held = state.is(ObjectState::Held);
+        if !state.is(ObjectState::Live) && !held {
             return Err(spot.not_live(state));
         }
-        let like = Buffers { preserving: spot.control.spec.preserving, zeroed: false };
+        // What survives until it is freed still does where it goes.
+        let like = Buffers { preserving: spot.control.spec.preserving || held, zeroed: false };
         // SAFETY: the caller's promise; the object has `has` bytes.
         match unsafe { self.move_to(ptr, has, layout, like) } {
             // Shrinking needs no memory.
@@ -337,33 +339,17 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Claims a large buffer of `bytes` bytes that the predecessor left at `addr`; once. A plain
-    /// free frees it. It is preserved again from now on if `preserving` says so.
+    /// Claims a large buffer of `bytes` bytes that the predecessor left at `addr`; once. It survives
+    /// until it is let go, or freed by a plain free.
     ///
     /// # Errors
-    /// [`Error::Folio`], with those of [`Memory::claim_run`](heirloom_folio::Memory::claim_run),
-    /// or out of memory. Then nothing is claimed.
-    pub fn claim_large(
-        &self,
-        addr: PhysAddr,
-        bytes: u64,
-        preserving: bool,
-    ) -> Result<NonNull<u8>, Error> {
+    /// [`Error::Folio`], with those of [`Memory::claim_run`](heirloom_folio::Memory::claim_run). Then
+    /// nothing is claimed.
+    pub fn claim_large(&self, addr: PhysAddr, bytes: u64) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
         let nothing = heirloom_folio::Error::NotMemory { pfn: addr.pfn() };
         let run = Run::covering(addr, bytes).filter(|_| addr.is_page_aligned()).ok_or(nothing)?;
-        let first = Block::containing(run.start(), Order::ZERO);
-        let gone = heirloom_folio::Error::NotPreserved { block: first };
-        // What cannot be kept goes back to the inheritance, which has to be there still.
-        let held = if preserving { Some(memory.hold_inheritance()?.ok_or(gone)?) } else { None };
-        memory.claim_run(run, Kind::Buffer)?;
-        if preserving && let Err(error) = self.patiently(|| self.keep_large(run)) {
-            // SAFETY: claimed just now, and not written.
-            let undone = unsafe { memory.unclaim_run(run, Kind::Buffer) };
-            debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
-            return Err(error);
-        }
-        drop(held);
+        memory.claim_buffer(run)?;
         Ok(memory.machine().ptr(run.addr()))
     }
 }

@@ -200,7 +200,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         let stays = unsafe { Stays::promised() };
         let spot = self.spot(ptr, &stays)?;
         let state = spot.state();
-        if !state.is(ObjectState::Live) {
+        if !state.is(ObjectState::Live) && !state.is(ObjectState::Held) {
             return Err(spot.not_live(state));
         }
         if !self.slabs.memory().machine().may_wait() {
@@ -213,7 +213,8 @@ impl<'s, M: Machine> Cache<'s, M> {
         Ok(())
     }
 
-    /// Makes a single object survive a jump, in a cache that is not preserving.
+    /// Makes a single object survive a jump, in a cache that is not preserving. One that was claimed
+    /// survives already, and cannot be freed from now on before it is let go.
     ///
     /// # Errors
     /// [`Error::AlreadyPreserved`]; [`Error::DoubleFree`] if it is free; [`Error::Unclaimed`];
@@ -228,7 +229,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         self.spot(ptr, &unsafe { Stays::promised() })?.preserve()
     }
 
-    /// Lets a preserved object go: it no longer survives, and can be freed.
+    /// Lets go an object that is preserved, or was claimed: it no longer survives, and can be freed.
     ///
     /// # Errors
     /// [`Error::NotPreserved`], also in a preserving cache; [`Error::Unclaimed`]; and for pointers

@@ -178,8 +178,7 @@ impl<M: Machine> Slabs<M> {
         } else {
             let spec = class.spec(preserving);
             let like = spec.geometry()?;
-            let owner = self.register.owner(number);
-            let new = Control::build(self.memory(), spec, like, owner)?;
+            let new = Control::build(self, spec, like, number)?;
             self.expect_order(like.1.order);
             match self.register.put(self.memory(), number, new)? {
                 Put::Done(control) | Put::Taken(control, _) => control,

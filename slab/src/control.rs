@@ -10,7 +10,7 @@
 use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
-use heirloom_folio::sync::{AtomicBool, written};
+use heirloom_folio::sync::written;
 use heirloom_folio::{Block, CpuId, Expected, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use lock_api::Mutex;
 
@@ -22,6 +22,7 @@ use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
 use crate::roll::SlabTable;
+use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
 /// What a cache's CPUs share.
@@ -42,8 +43,6 @@ pub(crate) struct Control<M: Machine> {
     pub(crate) slab: Expected,
     pub(crate) name: Name,
     pub(crate) spec: CacheSpec,
-    /// Nobody has asked for it yet: it keeps what nobody wanted, and is in nobody's way.
-    pub(crate) loose: AtomicBool,
     pub(crate) shape: Shape,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
 }
@@ -53,16 +52,24 @@ pub(crate) struct Control<M: Machine> {
 unsafe impl<M: Machine> Sync for Control<M> where M::Lock: Sync {}
 
 impl<M: Machine> Control<M> {
-    /// Builds the control block of a cache, which nothing leads to yet.
+    /// Builds the control block of cache `number`, which nothing leads to yet. It goes on with the
+    /// roll's record of such a cache, if there is one.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
     pub(crate) fn build(
-        memory: &Memory<M>,
+        slabs: &Slabs<M>,
         spec: CacheSpec,
         (name, geometry): (Name, Geometry),
-        owner: u64,
+        number: usize,
     ) -> Result<Built<'_, M>, Error> {
+        let (memory, owner) = (slabs.memory(), slabs.register.owner(number));
+        let shape = Shape::new(name, &geometry, spec.preserving, spec.layout());
+        let record = slabs.view().records().find(|record| *record.shape() == shape);
+        let table = match record {
+            Some(record) => SlabTable::reopen(memory, record.table()),
+            None => SlabTable::new(),
+        };
         let cpus = memory.machine().count();
         let slots_at = size_of::<Self>().next_multiple_of(align_of::<CachePadded<Slot>>());
         let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();
@@ -78,11 +85,7 @@ impl<M: Machine> Control<M> {
                 slots.add(cpu).write(CachePadded::new(Slot::new()));
             }
             let capacity = capacity(geometry.stride);
-            let shared = Shared {
-                lists: Lists::new(),
-                depot: Depot::new(capacity),
-                table: SlabTable::new(),
-            };
+            let shared = Shared { lists: Lists::new(), depot: Depot::new(capacity), table };
             let control = base.cast::<Self>();
             control.write(Self {
                 geometry,
@@ -91,8 +94,7 @@ impl<M: Machine> Control<M> {
                 slab: Expected::new(Kind::Slab, geometry.order),
                 name,
                 spec,
-                loose: AtomicBool::new(spec.kept),
-                shape: Shape::new(name, &geometry, spec.preserving, spec.layout()),
+                shape,
                 shared: CachePadded::new(Mutex::new(shared)),
             });
             written(base, bytes);

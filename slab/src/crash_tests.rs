@@ -24,7 +24,9 @@ use crate::heir::{check_slab, survived};
 use crate::roll::RollView;
 use crate::state::State;
 use crate::store::{self, watch};
-use crate::{CacheSpec, Slabs};
+use crate::{CacheRecord, CacheSpec, Slabs};
+
+mod takeover;
 
 /// What a successor would claim: every object that survives, found by the roll. Everything on the
 /// way to it must be preserved and sound.

@@ -60,6 +60,7 @@ pub(crate) unsafe fn check_free<M: Machine>(
     if ENABLED && let Some(at) = unsafe { overrun(object, geometry) } {
         return Err(overwritten(spot, at));
     }
+    let state = spot.release(state);
     // Of two frees at the same time one loses here.
     if !spot.exchange(state, ObjectState::Free) {
         return Err(spot.not_live(spot.state()));

@@ -206,6 +206,8 @@ pub enum Field {
     Constructor,
     /// Bytes from one object to the next.
     Stride,
+    /// Whether there are red zones behind objects.
+    Zones,
 }
 
 /// Why a predecessor's slab was refused.
@@ -358,6 +360,7 @@ impl fmt::Display for Field {
             Self::Fingerprint => "fingerprint",
             Self::Constructor => "constructor",
             Self::Stride => "stride",
+            Self::Zones => "red zones",
         })
     }
 }
@@ -380,7 +383,7 @@ impl fmt::Display for Value {
         let Self { field, value } = *self;
         match field {
             Field::Fingerprint => write!(f, "{value:#018x}"),
-            Field::Preserving | Field::Constructor => {
+            Field::Preserving | Field::Constructor | Field::Zones => {
                 f.write_str(if value == 0 { "no" } else { "yes" })
             }
             _ => write!(f, "{value}"),

@@ -166,13 +166,15 @@ pub(crate) struct Head {
     pub(crate) owner: AtomicU64,
     /// Where in its cache's lists it is. Under the cache's lock.
     link: LinkedListLink,
-    /// The address of the slab's entry in the roll, or 0. Under the cache's lock.
+    /// The address of the slab's entry in the roll, or 0. Under the cache's lock. A successor takes it
+    /// for a hint.
     pub(crate) entry: AtomicU64,
     /// Free bits that are set. Written under the cache's lock.
     pub(crate) free: AtomicU32,
-    /// Objects that are [`Preserved`](crate::ObjectState::Preserved) or
-    /// [`Unclaimed`](crate::ObjectState::Unclaimed) and keep the slab preserved. In a preserving
-    /// cache always 0. Leaves 0, and comes back to it, under the cache's lock.
+    /// Objects that are [`Preserved`](crate::ObjectState::Preserved),
+    /// [`Held`](crate::ObjectState::Held) or [`Unclaimed`](crate::ObjectState::Unclaimed) and keep
+    /// the slab preserved. In a preserving cache always 0. Leaves 0, and comes back to it, under the
+    /// cache's lock, but where the slab is adopted.
     pub(crate) preserved: AtomicU32,
 }
 
@@ -345,14 +347,14 @@ impl Slab {
     ///
     /// # Safety
     /// The slab is claimed, and the caller's alone.
-    pub(crate) unsafe fn begin_anew(self) {
+    pub(crate) unsafe fn begin_anew(self, named_at: PhysAddr) {
         let head = self.base.cast::<Head>().as_ptr();
         // SAFETY: the header lies in the slab, whose bytes are initialised; only the owner word is
         // read by others, atomically as it is written.
         unsafe {
             let Head { owner, entry, free, preserved, .. } = &*head;
             owner.store(0, Relaxed);
-            entry.store(0, Relaxed);
+            entry.store(named_at.get(), Relaxed);
             free.store(0, Relaxed);
             preserved.store(0, Relaxed);
             (&raw mut (*head).link).write(LinkedListLink::new());

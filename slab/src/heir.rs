@@ -13,10 +13,11 @@ use crate::cache::Cache;
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
-use crate::past::Turn;
-use crate::roll::{CacheRecord, Here, Source, TablePlace};
+use crate::past::{Named, Turn};
+use crate::roll::{CacheRecord, Here, NamedSlabs, Source};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
+use crate::store;
 
 /// What a predecessor's slab holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,30 +39,33 @@ impl<M: Machine> Cache<'_, M> {
     pub(crate) fn adopt_left(
         &self,
         record: &CacheRecord,
-        addr: PhysAddr,
+        named: Named,
     ) -> Result<Option<Adopted>, Error> {
         let turn = self.slabs.past.turn();
-        let slab = Block::new(addr.pfn(), record.order());
+        let slab = Block::new(named.slab.pfn(), record.order());
         if !slab.is_some_and(|slab| self.slabs.is_left(&turn, slab)) {
             return Ok(None);
         }
-        self.adopt_slab(&turn, record, addr).map(Some)
+        self.adopt_slab(&turn, record, named).map(Some)
     }
 
     /// Makes a slab of the predecessor's that is left one of this cache, which admits its record.
     ///
     /// Where there is a constructor, free places are out of use until [`Cache::construct_in`] puts
     /// them in order: it is the caller's code, and runs out of turn.
+    ///
+    /// Each store to what a successor reads turns a state that survives into another that does, or one
+    /// that does not into another that does not.
     pub(crate) fn adopt_slab(
         &self,
         _: &Turn,
         record: &CacheRecord,
-        addr: PhysAddr,
+        named: Named,
     ) -> Result<Adopted, Error> {
         let (control, memory) = (self.control, self.slabs.memory());
-        let geometry = &control.geometry;
-        // SAFETY: the slab has no owner, and would get one in turn alone.
-        let info = check_slab(unsafe { Here::inherited(memory) }, addr, record)?;
+        let (geometry, addr) = (&control.geometry, named.slab);
+        // SAFETY: the slab has no owner, and only in turn would it get one.
+        let info = check_slab(unsafe { Here::new(memory) }, addr, record)?;
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
@@ -74,18 +78,8 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: labelled by this layer, as the roll names it.
         unsafe { memory.claim_as(block, Kind::Slab) }?;
         // SAFETY: claimed just now, by this call. No cache's until the owner is written.
-        unsafe { slab.begin_anew() };
+        unsafe { slab.begin_anew(named.entry) };
         let preserving = control.spec.preserving;
-        if preserving || info.survivors > 0 {
-            let kept =
-                self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab));
-            if let Err(error) = kept {
-                // SAFETY: claimed just now; what a successor reads of it was not written.
-                let undone = unsafe { memory.unclaim(block, Kind::Table, Some(Kind::Slab)) };
-                debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
-                return Err(error);
-            }
-        }
         let raw = control.spec.constructor.is_some();
         for (index, byte) in (0..).zip(slab.states(geometry)) {
             let state = State(byte.load(Relaxed));
@@ -94,7 +88,7 @@ impl<M: Machine> Cache<'_, M> {
                 false if raw => ObjectState::Quarantined,
                 false => ObjectState::Free,
             };
-            byte.store(state.to(what).0, Release);
+            store::state(byte, state.to(what).0);
             if what == ObjectState::Free {
                 // SAFETY: the slab is ours alone, the place free. No constructor is run.
                 unsafe { self.prepare(slab, index) };
@@ -110,6 +104,10 @@ impl<M: Machine> Cache<'_, M> {
             // A CPU that finds the slab may put objects back into it, under this lock: so it is in
             // its list before it can be found.
             let mut shared = control.shared.lock();
+            if !preserving && info.survivors == 0 {
+                // Of use to this kernel alone.
+                self.slabs.let_go(control, &mut shared, slab);
+            }
             shared.lists.add(geometry, slab);
             // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
             slab.head().owner.store(control.owner, Release);
@@ -159,10 +157,15 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// The objects that the predecessor left and that are not claimed: address and tag of each. What is
-    /// claimed or discarded meanwhile may or may not be among them.
+    /// claimed or discarded meanwhile may or may not be among them. No lock is held in between.
     pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
-        let place = TablePlace::default();
-        UnclaimedObjects { cache: *self, place, slab: PhysAddr::new(0), index: 0 }
+        let place = UnclaimedIn { cache: *self, slab: PhysAddr::new(0), index: u32::MAX };
+        UnclaimedObjects { place, records: 0, named: None }
+    }
+
+    /// Those of them that are in one slab, if it is one of this cache.
+    pub(crate) const fn unclaimed_in(&self, slab: PhysAddr) -> UnclaimedIn<'_, M> {
+        UnclaimedIn { cache: *self, slab, index: 0 }
     }
 
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
@@ -171,11 +174,10 @@ impl<M: Machine> Cache<'_, M> {
     /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
     pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.memory().machine().ptr(addr);
-        let claimed = self.slabs.looking(|stays| {
+        self.slabs.looking(|stays| {
             let spot = self.spot(ptr, stays)?;
             spot.claim(u64::from(self.control.geometry.size), spot.state().tag())
         })?;
-        self.slabs.settle(claimed);
         Ok(ptr)
     }
 
@@ -197,7 +199,9 @@ impl<M: Machine> Cache<'_, M> {
             Ok((spot.slab, spot.index))
         })?;
         // Before the object is in its slab again: until then the slab is not given back.
-        self.slabs.settle((control, slab));
+        if !control.spec.preserving {
+            self.slabs.discount_preserved(control, slab);
+        }
         // Last, as a constructor may panic: then the place is out of use.
         let out_of_use = OutOfUse(slab.state(&control.geometry, index));
         self.construct(slab, index);
@@ -212,54 +216,74 @@ struct OutOfUse<'s>(&'s AtomicU8);
 impl Drop for OutOfUse<'_> {
     fn drop(&mut self) {
         let state = State(self.0.load(Relaxed));
-        // Relaxed: the place is not handed out again, so nothing is told by the byte.
-        self.0.store(state.to(ObjectState::Quarantined).0, Relaxed);
+        // The place is not handed out again, so nothing is told by the byte.
+        store::state(self.0, state.to(ObjectState::Quarantined).0);
     }
 }
 
 /// The objects that are not claimed, from [`Cache::unclaimed`].
 pub struct UnclaimedObjects<'s, M: Machine> {
-    cache: Cache<'s, M>,
-    /// The place in the table of the slab that is looked through.
-    place: TablePlace,
-    slab: PhysAddr,
-    index: u32,
+    place: UnclaimedIn<'s, M>,
+    /// How many records of this shape were begun with: one, but for what a predecessor forged.
+    records: usize,
+    named: Option<NamedSlabs<'s, Here<'s, M>>>,
 }
 
 impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
     type Item = (PhysAddr, u8);
 
     fn next(&mut self) -> Option<(PhysAddr, u8)> {
-        let (control, memory) = (self.cache.control, self.cache.slabs.memory());
-        let geometry: &Geometry = &control.geometry;
+        let Cache { slabs, control } = self.place.cache;
         loop {
-            // For one slab at a time.
-            let shared = control.shared.lock();
-            let (after, found) = shared.table.next(memory, self.place)?;
-            let Some(addr) = found else {
-                self.place = after;
+            if let Some(found) = self.place.next() {
+                return Some(found);
+            }
+            if let Some(named) = self.named.as_mut().and_then(Iterator::next) {
+                (self.place.slab, self.place.index) = (named.slab, 0);
                 continue;
-            };
-            if addr != self.slab {
-                // Not from where the last one was, over holes that were passed already.
-                (self.place, self.slab, self.index) = (after.found(), addr, 0);
             }
-            // SAFETY: in the table, so a slab of this cache, which stays while it is locked.
-            let slab = unsafe { Slab::at(memory.machine(), addr) };
-            while self.index < geometry.objects {
-                let index = self.index;
-                self.index += 1;
-                let state = State(slab.state(geometry, index).load(Relaxed));
-                if state.is(ObjectState::Unclaimed) {
-                    return Some((slab.addr(geometry, index), state.tag()));
-                }
-            }
-            (self.place, self.slab) = (after, PhysAddr::new(0));
+            let view = slabs.view();
+            let mut records = view.records().filter(|record| *record.shape() == control.shape);
+            self.named = Some(view.named(&records.nth(self.records)?));
+            self.records += 1;
         }
     }
 }
 
-/// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so.
+/// The objects nobody claimed in one slab.
+pub(crate) struct UnclaimedIn<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    slab: PhysAddr,
+    index: u32,
+}
+
+impl<M: Machine> Iterator for UnclaimedIn<'_, M> {
+    type Item = (PhysAddr, u8);
+
+    fn next(&mut self) -> Option<(PhysAddr, u8)> {
+        let Cache { slabs, control } = self.cache;
+        let geometry: &Geometry = &control.geometry;
+        if self.index >= geometry.objects {
+            return None;
+        }
+        let found = slabs.looking(|stays| {
+            // What the roll names may be a slab that is left, or by now another cache's.
+            let (slab, owner) = slabs.slab_at(self.slab, stays)?;
+            if !core::ptr::eq(owner, control) || slab.phys() != self.slab {
+                return None;
+            }
+            let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));
+            let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
+            let (index, state) = states.find(|(_, state)| state.is(ObjectState::Unclaimed))?;
+            Some((index, (slab.addr(geometry, index), state.tag())))
+        });
+        self.index = found.map_or(u32::MAX, |(index, _)| index + 1);
+        found.map(|(_, object)| object)
+    }
+}
+
+/// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so. Then both have
+/// one shape: what the cache enters where the roll names them are slabs of that record.
 pub(crate) fn admits_slabs(
     spec: &CacheSpec,
     ours: &Geometry,
@@ -269,7 +293,8 @@ pub(crate) fn admits_slabs(
     let admitted = spec
         .admits_objects(&record.spec(), theirs)
         .and_then(|()| spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into()))
-        .and_then(|()| spec.same(Field::Stride, ours.stride.into(), theirs.stride.into()));
+        .and_then(|()| spec.same(Field::Stride, ours.stride.into(), theirs.stride.into()))
+        .and_then(|()| spec.same(Field::Zones, ours.zones.into(), theirs.zones.into()));
     admitted.map_err(Error::of_inherited)
 }
 

@@ -6,7 +6,7 @@ use heirloom_folio::{Block, Kind, Pages, PhysAddr};
 
 use crate::error::Error;
 use crate::heir::check_slab;
-use crate::roll::{CacheRecord, RollView};
+use crate::roll::{CacheRecord, Part, RollView};
 
 /// The caches that a roll in `P` describes. Nothing is claimed and nothing is written.
 ///
@@ -89,9 +89,10 @@ impl<'p, P: Pages> LeftCaches<'p, P> {
         found: impl FnMut(Error) -> Result<(), E>,
     ) -> Result<(), E> {
         let source = self.view.source();
-        let claim = |block: Block, kind| {
+        let claim = |block: Block, part| {
+            let kind = if part == Part::Slab { Kind::Slab } else { Kind::Table };
             // A page was looked for when the chain came to it.
-            if kind == Kind::Slab && !source.holds(block) {
+            if part == Part::Slab && !source.holds(block) {
                 return Err(heirloom_folio::Error::NotPreserved { block });
             }
             let twice =

@@ -19,8 +19,9 @@
 //! preserved, at any instant. *Magazines* make the common path touch nothing that CPUs share.
 //!
 //! What survives a jump is a single object, preserved and unpreserved at will, or all objects of a
-//! preserving cache, from birth and at no cost per object. A successor finds the slabs by the
-//! *roll*, adopts them, and claims each object once.
+//! preserving cache, from birth and at no cost per object. A successor goes on with the *roll*, by
+//! which it finds the slabs, adopts them, and claims each object once. What it claims, and what it
+//! does not, survives its own jump as well, until it is let go or freed.
 //!
 //! # Examples
 //! ```

@@ -1,13 +1,16 @@
-//! What the predecessor left in caches: its roll, and whose turn it is to claim slabs.
+//! What the predecessor left in caches, and whose turn it is to take slabs of it.
+//!
+//! A successor goes on with its predecessor's roll: a slab that is not adopted stays in it, and out of
+//! use, as long as nothing takes it. Nothing here ends.
 //!
 //! ```text
-//! reading the roll     holds the inheritance; no lock
-//! claiming a slab      the turn, for one slab: whether it is left, its check, the claim, and what
+//! reading the roll     no lock: its pages stay, and entries are words
+//! adopting a slab      the turn, for one slab: whether it is left, its check, the claim, and what
 //!                      makes it ours
-//! setting one aside    the turn twice: the slab is claimed, and later freed or put back
+//! setting one aside    the turn twice: the slab is claimed, and later given up or put back
 //! all of a record      the turn, once its slabs were adopted one by one: refused while one of them
 //!                      is set aside; once more if a slab was put back unseen
-//! ending               the turn: refused while a slab is set aside, or was put back unseen
+//! disposing of one     the turn, for one slab
 //! ```
 //!
 //! The turn is a [`Machine::Mutex`], held for one slab at a time (for a look at all of a record's
@@ -15,18 +18,18 @@
 //! slab together the second waits until it is wholly adopted, and finds it then.
 
 use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
-
-use heirloom_folio::{Block, HeldInheritance, Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
 
 use crate::error::Error;
+use crate::roll::SlabTable;
 use crate::slabs::Slabs;
 
-/// The predecessor's caches, until they are ended.
+/// Whose turn it is to take what the predecessor left.
 pub(crate) struct Past<M: Machine> {
-    /// The first page of its roll; zero if there is none, or none any more.
-    roll: AtomicU64,
     turn: Mutex<M::Mutex, Turn>,
+    /// Slabs that were struck out of the roll and were no cache's, ever.
+    struck_out: AtomicU64,
 }
 
 /// Held by whichever call claims a slab of the predecessor's.
@@ -50,51 +53,36 @@ impl Turn {
 }
 
 impl<M: Machine> Past<M> {
-    pub(crate) const fn new(roll: Option<PhysAddr>) -> Self {
-        let roll = match roll {
-            Some(roll) => roll.get(),
-            None => 0,
-        };
+    pub(crate) const fn new() -> Self {
         let turn = Mutex::new(Turn { aside: 0, put_back: 0 });
-        Self { roll: AtomicU64::new(roll), turn }
+        Self { turn, struck_out: AtomicU64::new(0) }
     }
 
-    /// Where the roll starts. What is read there is kept by holding the inheritance alone.
-    pub(crate) fn roll(&self) -> Option<PhysAddr> {
-        // Relaxed: the roll was there before the instance was.
-        let roll = self.roll.load(Relaxed);
-        (roll != 0).then(|| PhysAddr::new(roll))
+    /// How many entries of slab tables were struck out that no cache knows of.
+    pub(crate) fn struck_out(&self) -> u64 {
+        self.struck_out.load(Relaxed)
     }
 
     /// Waits for the turn.
     pub(crate) fn turn(&self) -> MutexGuard<'_, M::Mutex, Turn> {
         self.turn.lock()
     }
-
-    /// Ends the predecessor's caches, all of whose slabs were seen when `put_back` slabs had been
-    /// put back. False: some may have been missed.
-    ///
-    /// # Errors
-    /// [`Claiming`](heirloom_folio::Error::Claiming): a slab is set aside, maybe by the caller.
-    pub(crate) fn end(&self, put_back: u64) -> Result<bool, Error> {
-        let turn = self.turn();
-        if turn.any_aside() {
-            return Err(heirloom_folio::Error::Claiming.into());
-        }
-        if turn.put_back == put_back {
-            self.roll.store(0, Relaxed);
-        }
-        Ok(turn.put_back == put_back)
-    }
 }
 
-/// A slab of the predecessor's that is claimed and not written: its holder's alone. Dropped, by an
-/// error or a panic too, it is the predecessor's again.
+/// A slab of the predecessor's, and where the roll names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Named {
+    pub(crate) slab: PhysAddr,
+    /// The address of its entry.
+    pub(crate) entry: PhysAddr,
+}
+
+/// A slab of the predecessor's that is claimed: its holder's alone. Dropped, by an error or a panic
+/// too, it is there for the next call, with what was not taken out of it.
 pub(crate) struct Aside<'s, M: Machine> {
     slabs: &'s Slabs<M>,
     block: Block,
-    /// Until it is put back.
-    _held: &'s HeldInheritance<'s>,
+    entry: PhysAddr,
 }
 
 impl<'s, M: Machine> Aside<'s, M> {
@@ -104,29 +92,30 @@ impl<'s, M: Machine> Aside<'s, M> {
     /// As for [`Memory::claim_as`].
     pub(crate) fn claim(
         slabs: &'s Slabs<M>,
-        held: &'s HeldInheritance<'s>,
         turn: &mut Turn,
         block: Block,
+        entry: PhysAddr,
     ) -> Result<Self, Error> {
-        // SAFETY: labelled by this layer; who else looks for it does so in turn.
-        unsafe { slabs.memory().claim_held_as(held, block, Kind::Slab) }?;
+        // SAFETY: labelled by this layer; what else looks for it does so in turn.
+        unsafe { slabs.memory().claim_as(block, Kind::Slab) }?;
         turn.aside += 1;
-        Ok(Self { slabs, block, _held: held })
+        Ok(Self { slabs, block, entry })
     }
 
-    /// Frees it.
+    /// Gives it up: it is struck out of the roll, and free memory.
     pub(crate) fn free(self) -> Result<(), Error> {
-        let (slabs, block) = (self.slabs, self.block);
+        let (slabs, block, entry) = (self.slabs, self.block, self.entry);
         core::mem::forget(self);
         slabs.past.turn().aside -= 1;
-        free_claimed(slabs.memory(), block)
+        give_up(slabs, block, entry)
     }
 }
 
 impl<M: Machine> Drop for Aside<'_, M> {
     fn drop(&mut self) {
         let mut turn = self.slabs.past.turn();
-        // SAFETY: claimed as a slab, a table until it is shown, and not written.
+        // SAFETY: claimed as a slab, a table until it is shown; of what it holds nothing was changed
+        // but the bytes of objects that are gone.
         let undone =
             unsafe { self.slabs.memory().unclaim(self.block, Kind::Table, Some(Kind::Slab)) };
         debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
@@ -135,8 +124,18 @@ impl<M: Machine> Drop for Aside<'_, M> {
     }
 }
 
-/// Frees a slab that was claimed and not made one of ours.
-pub(crate) fn free_claimed<M: Machine>(memory: &Memory<M>, block: Block) -> Result<(), Error> {
-    // SAFETY: claimed by the caller, and nobody else's; a table, as it was not made a slab of ours.
-    Ok(unsafe { memory.free(block, Kind::Table) }?)
+/// Strikes out of the roll, lets go and frees a slab that was claimed and not made one of ours.
+pub(crate) fn give_up<M: Machine>(
+    slabs: &Slabs<M>,
+    block: Block,
+    entry: PhysAddr,
+) -> Result<(), Error> {
+    let memory = slabs.memory();
+    SlabTable::strike_out(memory, entry);
+    slabs.past.struck_out.fetch_add(1, Relaxed);
+    // SAFETY: claimed by the caller alone; a table, as it was not made a slab of ours.
+    unsafe {
+        memory.unpreserve_as(block, Kind::Table)?;
+        Ok(memory.free(block, Kind::Table)?)
+    }
 }

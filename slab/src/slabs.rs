@@ -128,16 +128,17 @@ impl<M: Machine> Slabs<M> {
     }
 
     pub(crate) fn of(new: NewSlabs<M>) -> Self {
-        let NewSlabs { memory, roll, past } = new;
+        let NewSlabs { memory, roll } = new;
+        let (register, roll) = (Register::new(roll), Roll::reopen(&memory, roll));
         Self {
             memory,
-            register: Register::new(roll),
-            roll: Roll::new(roll),
+            register,
+            roll,
             orders: AtomicU32::new(0),
             classes: Classes::new(),
             passing: Mutex::new(()),
             refused: AtomicU64::new(0),
-            past: Past::new(past),
+            past: Past::new(),
         }
     }
 
@@ -172,7 +173,11 @@ impl<M: Machine> Slabs<M> {
         // Slabs are as the predecessor's, whose slabs the cache can then adopt.
         let like =
             |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
-        match self.view()?.and_then(|(_held, view)| view.records().find(like)) {
+        let view = self.view();
+        let all = || view.records().filter(like);
+        // Rather as those that are there than as those that were.
+        let found = all().find(|record| view.slabs(record).next().is_some());
+        match found.or_else(|| all().next()) {
             Some(record) => self.create(spec.slabs_like(record.geometry())),
             None => self.create(spec),
         }
@@ -185,8 +190,8 @@ impl<M: Machine> Slabs<M> {
 
     /// The cache of this name and spec, if there is one.
     ///
-    /// A cache that keeps a predecessor's slabs stands beside one of the same name that is another:
-    /// neither is in the way of the other, until the first is asked for.
+    /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
+    /// No two caches have one shape: so at most one goes on with a record of the roll.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut number = FIRST;
         self.find_from(spec, &mut number)
@@ -207,14 +212,8 @@ impl<M: Machine> Slabs<M> {
             match spec.admits(&control.spec, &control.geometry) {
                 // Slabs that are there already are as they are.
                 Ok(()) if spec.kept && control.geometry.zones != spec.zones => {}
-                Ok(()) => {
-                    // Whose it is now is in others' way. Relaxed: nothing else is passed on.
-                    if !spec.kept && control.loose.load(Relaxed) {
-                        control.loose.store(false, Relaxed);
-                    }
-                    return Ok(Some(Cache { slabs: self, control }));
-                }
-                Err(_) if spec.kept || control.loose.load(Relaxed) => {}
+                Ok(()) => return Ok(Some(Cache { slabs: self, control })),
+                Err(_) if spec.kept => {}
                 Err(error) => other = Err(error),
             }
         }
@@ -231,7 +230,7 @@ impl<M: Machine> Slabs<M> {
         if let Some(there) = self.find_from(&spec, &mut number)? {
             return Ok(there);
         }
-        let mut new = Control::build(&self.memory, spec, like, self.register.owner(number))?;
+        let mut new = Control::build(self, spec, like, number)?;
         self.expect_order(like.1.order);
         loop {
             new = match self.register.put(&self.memory, number, new)? {
@@ -255,10 +254,12 @@ impl<M: Machine> Slabs<M> {
     pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
         let addr = self.memory.machine().phys(ptr)?;
         match self.owner_at(addr)? {
-            Owner::Object { addr: start, size, state: ObjectState::Live, .. }
-            | Owner::Object { addr: start, size, state: ObjectState::Preserved, .. } => {
-                (start == addr).then_some(size)
-            }
+            Owner::Object {
+                addr: start,
+                size,
+                state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
+                ..
+            } => (start == addr).then_some(size),
             Owner::Large { run, .. } => (run.addr() == addr).then_some(run.bytes() as usize),
             _ => None,
         }
@@ -310,7 +311,7 @@ impl<M: Machine> Slabs<M> {
         self.looking(|stays| {
             let spot = self.spot_of(ptr, stays).ok()?;
             let state = spot.state();
-            let in_use = state.is(ObjectState::Live) || state.is(ObjectState::Preserved);
+            let in_use = state.is_in_use();
             in_use.then_some((state.tag(), spot.control.geometry.size as usize))
         })
     }
@@ -348,8 +349,8 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Lets a preserved object or buffer go: it no longer survives, and can be freed. A large
-    /// buffer that was preserved from birth is from then on like any other.
+    /// Lets go an object or a buffer that is preserved, or was claimed: it no longer survives, and can
+    /// be freed. A large buffer that was preserved from birth is from then on like any other.
     ///
     /// # Errors
     /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].

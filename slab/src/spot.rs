@@ -3,20 +3,25 @@
 //!
 //! ```text
 //!           alloc           preserve
-//!   Free ─────────> Live ───────────────> Preserved
-//!    ^  <─────────       <───────────────    │ jump
-//!    │      free    ^       unpreserve       v
-//!    │              └────────────────── Unclaimed
-//!    │                     claim             │
-//!    └───────────────────────────────────────┘ discard
+//!   Free ─────────> Live ───────────────> Preserved ──┐
+//!    ^  <─────────   ^   <───────────────    ^        │ jump
+//!    │      free     │      unpreserve       │        │
+//!    │               │ unpreserve   preserve │        v
+//!    │               └──────────── Held ─────┘    Unclaimed
+//!    │<──────────────────────────── │ ^ <──────────── │
+//!    │             free               │    claim      │
+//!    └────────────────────────────────────────────────┘ discard
 //! ```
 //!
-//! In a preserving cache Live is what survives, and becomes Unclaimed in the successor.
+//! Held survives as Preserved does, and is freed as Live is: what is claimed loses neither. In a
+//! preserving cache Live survives, becomes Unclaimed in the successor, and is Live again once it is
+//! claimed.
 //!
 //! The first object of a slab to be preserved preserves the slab and enters it in the roll, under
 //! the cache's lock; the ones after it only count themselves. A slab's count is above zero only
-//! while the slab is preserved and in the roll, and an object's byte says Preserved only while it
-//! is counted: so at any instant a successor finds every object whose `preserve` returned.
+//! while the slab is preserved and in the roll, and an object's byte says Preserved, Held or Unclaimed
+//! only while it is counted: so at any instant a successor finds every object whose `preserve`
+//! returned.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -56,7 +61,7 @@ pub(crate) struct Spot<'s, 'l, M: Machine> {
     stays: PhantomData<&'l Stays<'l>>,
 }
 
-impl<'s, M: Machine> Spot<'s, '_, M> {
+impl<M: Machine> Spot<'_, '_, M> {
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.control.geometry, self.index)
@@ -73,7 +78,11 @@ impl<'s, M: Machine> Spot<'s, '_, M> {
         let state = self.state();
         match state.what() {
             Some(ObjectState::Live) if !self.control.spec.preserving => {}
-            Some(ObjectState::Live | ObjectState::Preserved) => {
+            // Counted already.
+            Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => {
+                return Ok(());
+            }
+            Some(ObjectState::Live | ObjectState::Preserved | ObjectState::Held) => {
                 return Err(Error::AlreadyPreserved { cache, addr });
             }
             Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
@@ -94,16 +103,17 @@ impl<'s, M: Machine> Spot<'s, '_, M> {
         if state.is(ObjectState::Unclaimed) {
             return Err(Error::Unclaimed { cache, addr });
         }
-        if !state.is(ObjectState::Preserved) || !self.exchange(state, ObjectState::Live) {
+        let kept = state.is(ObjectState::Preserved) || state.is(ObjectState::Held);
+        if !kept || !self.exchange(state, ObjectState::Live) {
             return Err(Error::NotPreserved { cache, addr });
         }
         self.slabs.discount_preserved(self.control, self.slab);
         Ok(())
     }
 
-    /// Claims what the predecessor left here, once. It is the caller's then, who has to
-    /// [settle](Slabs::settle) what it counts for.
-    pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(&'s Control<M>, Slab), Error> {
+    /// Claims what the predecessor left here, once. It is the caller's then, and survives as before
+    /// until it is freed or let go.
+    pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(), Error> {
         let (cache, addr) = (self.control.name, self.addr());
         let found = u64::from(self.control.geometry.size);
         if bytes != found {
@@ -118,10 +128,21 @@ impl<'s, M: Machine> Spot<'s, '_, M> {
         if state.tag() != tag {
             return Err(Error::Stale { cache, addr, expected: tag, found: state.tag() });
         }
-        if !self.exchange(state, ObjectState::Live) {
+        let preserving = self.control.spec.preserving;
+        let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
+        if !self.exchange(state, claimed) {
             return Err(Error::NotUnclaimed { cache, addr });
         }
-        Ok((self.control, self.slab))
+        Ok(())
+    }
+
+    /// Lets an object go that its owner frees: if it is held, it is live, and no more.
+    pub(crate) fn release(&self, state: State) -> State {
+        if !state.is(ObjectState::Held) || !self.exchange(state, ObjectState::Live) {
+            return state;
+        }
+        self.slabs.discount_preserved(self.control, self.slab);
+        state.to(ObjectState::Live)
     }
 
     /// Why an object in this state, which is not live, cannot be freed.
@@ -148,14 +169,6 @@ impl<M: Machine> Slabs<M> {
     #[inline]
     pub(crate) fn looking<R>(&self, look: impl FnOnce(&Stays<'_>) -> R) -> R {
         self.memory().reading(|| look(&Stays(PhantomData)))
-    }
-
-    /// What follows the claim of an object of the slab, which is the caller's by now.
-    #[inline]
-    pub(crate) fn settle(&self, (control, slab): (&Control<M>, Slab)) {
-        if !control.spec.preserving {
-            self.discount_preserved(control, slab);
-        }
     }
 
     /// Counts one more preserved object in a slab, which is preserved and in the roll afterwards.
@@ -204,7 +217,7 @@ impl<M: Machine> Slabs<M> {
             let first = self.roll.enroll(memory, control.shape)?;
             shared.table.begin(first);
         }
-        let place = shared.table.place(memory)?;
+        let place = shared.table.place(memory, self.past.struck_out())?;
         let block = slab.block(&control.geometry);
         // SAFETY: the slab is this cache's, or about to be: the caller owns it.
         unsafe { memory.preserve_as(block, self.kind_of(block)) }?;

@@ -58,6 +58,12 @@ impl State {
         self.0 & WHAT == what as u8
     }
 
+    /// Whether it has an owner.
+    #[inline]
+    pub(crate) const fn is_in_use(self) -> bool {
+        self.is(ObjectState::Live) || self.is(ObjectState::Preserved) || self.is(ObjectState::Held)
+    }
+
     /// The tag, 0 to 31.
     #[inline]
     pub(crate) const fn tag(self) -> u8 {

@@ -27,6 +27,14 @@ pub(crate) fn exchange(byte: &AtomicU8, from: u8, to: u8) -> bool {
     byte.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
+/// Stores a state byte of a slab that only the caller has, and that other CPUs are to find later.
+pub(crate) fn state(byte: &AtomicU8, value: u8) {
+    #[cfg(test)]
+    watch::look();
+    // Release pairs with the Acquire of a successor, or of what claims the object.
+    byte.store(value, Ordering::Release);
+}
+
 #[cfg(test)]
 pub(crate) mod watch {
     use std::boxed::Box;

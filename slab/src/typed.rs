@@ -179,17 +179,17 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Ok(Object { cache: *self, ptr })
     }
 
-    /// Claims an object that the predecessor left, by the address and the tag of its handle.
+    /// Claims an object that the predecessor left, by the address and the tag of its handle. It
+    /// survives until it is dropped, or [preserved](Object::preserve) and let go.
     ///
     /// # Errors
     /// As for [`Slabs::claim`]; [`Error::WrongCache`].
     pub fn claim(&self, addr: PhysAddr, tag: u8) -> Result<Object<'s, T, M>, Error> {
         let slabs = self.cache.slabs;
-        let claimed = slabs.looking(|stays| {
+        slabs.looking(|stays| {
             let spot = self.cache.spot(slabs.memory().machine().ptr(addr), stays)?;
             spot.claim(size_of::<T>() as u64, tag)
         })?;
-        slabs.settle(claimed);
         Ok(self.at(addr))
     }
 

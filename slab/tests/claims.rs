@@ -1,4 +1,5 @@
-//! Claims from several threads at once: each handle is one thread's, and none is refused.
+//! Claims from several threads at once: each handle is one thread's, and none is refused. What is
+//! claimed survives: each round's jump is without another call.
 
 mod common;
 
@@ -61,14 +62,6 @@ fn claim(slabs: &Slabs<Ram>, left: &[Left], thread: usize, threads: usize) -> Ve
     claimed.filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 
-/// Preserves all again, for the next round: handles stay as they are.
-fn preserve_again(slabs: &Slabs<Ram>, left: &[Left], preserving: bool) {
-    for left in left.iter().filter(|_| !preserving) {
-        // SAFETY: claimed in this round, and not freed.
-        unsafe { slabs.preserve(common::ptr(slabs, left.addr)) }.unwrap();
-    }
-}
-
 #[test]
 fn neighbours_are_claimed_by_threads_that_come_first_to_their_slab_together() {
     for (threads, preserving) in [(2, false), (4, false), (3, true)] {
@@ -80,8 +73,7 @@ fn neighbours_are_claimed_by_threads_that_come_first_to_their_slab_together() {
             let first = refused.first();
             assert_eq!(first, None, "{} refused, {threads} threads, round {round}", refused.len());
             slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-            slabs.memory().disinherit(|_| Fate::Free).unwrap();
-            preserve_again(&slabs, &left, preserving);
+            slabs.memory().disinherit(|_| Fate::Free);
         }
     }
 }
@@ -102,8 +94,7 @@ fn what_is_claimed_while_the_rest_is_kept_is_never_refused() {
         let first = refused.first();
         assert_eq!(first, None, "{} refused, round {round}", refused.len());
         slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-        slabs.memory().disinherit(|_| Fate::Free).unwrap();
-        preserve_again(&slabs, &left, false);
+        slabs.memory().disinherit(|_| Fate::Free);
     }
 }
 
@@ -135,8 +126,7 @@ fn each_thread_that_adopted_a_cache_may_claim_in_all_of_it() {
             let first = refused.first();
             assert_eq!(first, None, "{} refused, round {round}", refused.len());
             slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-            slabs.memory().disinherit(|_| Fate::Free).unwrap();
-            preserve_again(&slabs, &left, preserving);
+            slabs.memory().disinherit(|_| Fate::Free);
         }
     }
 }
@@ -180,7 +170,7 @@ fn what_an_upgrade_has_set_aside_is_said_to_be() {
     let cache = old.cache(spec).unwrap();
     let all: Vec<_> = (0..200).map(|_| addr(&old, cache.alloc().unwrap())).collect();
     let new = successor(old, FRAMES).unwrap();
-    let record = new.inherited("aside").unwrap().unwrap();
+    let record = new.inherited("aside").unwrap();
     let stop = Error::Constructed { cache: record.name() };
     let mut asked = 0;
     let upgraded = new.upgrade(&record, |object| {
@@ -199,7 +189,7 @@ fn what_an_upgrade_has_set_aside_is_said_to_be() {
     let mut old = Some(old);
     for round in 0..200 {
         let new = successor(old.take().unwrap(), FRAMES).unwrap();
-        let record = new.inherited("aside").unwrap().unwrap();
+        let record = new.inherited("aside").unwrap();
         let refused = together(2, |thread| {
             if thread == 1 {
                 for _ in 0..20 {

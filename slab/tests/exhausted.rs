@@ -174,7 +174,7 @@ fn moving_a_buffer() {
     }
 }
 
-/// Claims a buffer of so many frames that a predecessor left.
+/// Claims a buffer of so many frames that a predecessor left: that needs no memory at all.
 fn claiming_a_large_buffer(frames: u64) {
     // Runs above the largest folio come as whole ones of those.
     let all = frames.next_multiple_of(Order::MAX_FOLIO.frames().min(frames)) + FRAMES;
@@ -190,21 +190,21 @@ fn claiming_a_large_buffer(frames: u64) {
         blocks.retain(|block| run.covers(block.run()));
         blocks
     };
-    let whole = left(&slabs);
-    let mut refused = 0;
-    for spare in 0..100 {
-        let hogged = hog(&slabs, spare);
-        let claimed = slabs.claim_large(at, bytes, true);
-        release(&slabs, hogged);
-        if claimed.is_ok() {
-            assert_eq!(left(&slabs), []);
-            break;
-        }
-        refused += 1;
-        assert_eq!(left(&slabs), whole, "with {spare} frames");
-    }
-    assert!(refused > 0);
+    assert!(!left(&slabs).is_empty());
+    let hogged = hog(&slabs, 0);
+    let before = (used(&slabs), preserved(&slabs));
+    slabs.claim_large(at, bytes).unwrap();
+    assert_eq!(left(&slabs), []);
+    // It was preserved and still is; what it is is known now.
+    assert_eq!(preserved(&slabs), before.1);
+    assert_eq!(used(&slabs)[Kind::Folio as usize], before.0[Kind::Folio as usize]);
     assert_eq!(slabs.size_of(ptr(&slabs, at)), Some(bytes as usize));
+    // SAFETY: claimed above.
+    unsafe { slabs.free(ptr(&slabs, at)) }.unwrap();
+    release(&slabs, hogged);
+    assert_eq!(slabs.memory().drain(), ());
+    let all: u64 = used(&slabs).iter().sum();
+    assert_eq!(all, 0);
 }
 
 #[test]
@@ -292,5 +292,81 @@ fn adopting() {
         assert_eq!(object, ptr(&slabs, at));
         // SAFETY: claimed above.
         assert!(unsafe { filled(object, 200, 3) });
+        // What is claimed can be freed without memory, and discarded.
+        let hogged = hog(&slabs, 0);
+        // SAFETY: claimed above.
+        unsafe { slabs.free(object) }.unwrap();
+        release(&slabs, hogged);
     }
+}
+
+/// All that a takeover of caches asks for is a control block for each of them.
+#[test]
+fn adopting_into_a_cache_that_is_there_needs_no_memory() {
+    for preserving in [false, true] {
+        let spec = CacheSpec::new("objects", 2000).preserving(preserving);
+        let before = slabs(FRAMES);
+        let cache = before.cache(spec).unwrap();
+        let class = Buffers { preserving, zeroed: false };
+        let mut left = Vec::new();
+        for i in 0..60 {
+            let object = if i % 2 == 0 {
+                cache.alloc().unwrap()
+            } else {
+                before.alloc(layout(1000), class).unwrap()
+            };
+            if !preserving {
+                // SAFETY: in use, and nothing frees it meanwhile.
+                unsafe { before.preserve(object) }.unwrap();
+            }
+            let (tag, size) = before.tag_of(object).unwrap();
+            left.push((addr(&before, object), size as u64, tag));
+        }
+        let slabs = successor(before, FRAMES).unwrap();
+        slabs.cache(spec).unwrap();
+        let throwaway = slabs.alloc(layout(1000), class).unwrap();
+        let hogged = hog(&slabs, 0);
+        let (cache, adopted) = slabs.adopt(spec).unwrap();
+        assert_eq!(adopted.unclaimed, 30);
+        for (i, (at, size, tag)) in left.iter().enumerate() {
+            let object = slabs.claim(*at, *size, *tag).unwrap();
+            match i % 6 {
+                // SAFETY: claimed just now.
+                0 | 1 => unsafe { slabs.free(object) }.unwrap(),
+                // SAFETY: claimed just now.
+                2 if !preserving => unsafe { slabs.preserve(object) }.unwrap(),
+                // SAFETY: claimed just now.
+                4 if !preserving => unsafe { slabs.unpreserve(object) }.unwrap(),
+                _ => {}
+            }
+        }
+        slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
+        assert_eq!(cache.stats().live, 20);
+        // SAFETY: allocated above.
+        unsafe { slabs.free(throwaway) }.unwrap();
+        release(&slabs, hogged);
+    }
+}
+
+#[test]
+fn a_small_buffer_that_cannot_be_claimed_for_want_of_memory_is_there_later() {
+    let before = slabs(FRAMES);
+    let like = Buffers { preserving: true, zeroed: false };
+    let buffer = before.alloc(layout(300), like).unwrap();
+    let (tag, size) = before.tag_of(buffer).unwrap();
+    let at = addr(&before, buffer);
+    let slabs = successor(before, FRAMES).unwrap();
+    let mut refused = 0;
+    for left in 0..100 {
+        let hogged = hog(&slabs, left);
+        let claimed = slabs.claim(at, size as u64, tag);
+        release(&slabs, hogged);
+        match claimed {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, Error::Folio(_)), "{error}"),
+        }
+        refused += 1;
+    }
+    assert!(refused > 0);
+    assert_eq!(slabs.tag_of(ptr(&slabs, at)), Some((tag, size)));
 }

@@ -51,7 +51,7 @@ fn finish(slabs: &Slabs<Ram>) -> (u64, u64) {
         Fate::Free
     });
     done.unwrap();
-    slabs.memory().disinherit(|_| Fate::Free).unwrap();
+    slabs.memory().disinherit(|_| Fate::Free);
     (whole, single)
 }
 
@@ -155,18 +155,32 @@ fn what_nobody_claimed_is_listed_and_freed_or_kept() {
         })
         .unwrap();
     assert_eq!((objects.get(), slabs_kept.get()), (9, 1));
-    second.memory().disinherit(|_| Fate::Free).unwrap();
-    // In the third generation everything but what was claimed is there.
+    second.memory().disinherit(|_| Fate::Free);
+    // In the third generation everything is there, what was claimed too; but what is freed is not.
     let third = successor(second, FRAMES).unwrap();
     for preserving in [false, true] {
-        third.adopt(spec(preserving)).unwrap();
+        assert_eq!(third.adopt(spec(preserving)).unwrap().1.unclaimed, 10);
     }
-    for handle in &kept[1..] {
-        claim(&third, handle);
+    for handle in &kept {
+        let object = claim(&third, handle);
+        if handle.seed == 3 {
+            // SAFETY: claimed just now.
+            unsafe { third.free(object) }.unwrap();
+        }
     }
-    let Kept { addr, size, tag, .. } = kept[0];
-    assert!(matches!(third.claim(addr, size as u64, tag), Err(Error::NotUnclaimed { .. })));
     assert_eq!(finish(&third), (0, 0));
+    let fourth = successor(third, FRAMES).unwrap();
+    for preserving in [false, true] {
+        assert_eq!(fourth.adopt(spec(preserving)).unwrap().1.unclaimed, 9);
+    }
+    for handle in &kept {
+        let Kept { addr, size, tag, .. } = *handle;
+        match fourth.claim(addr, size as u64, tag) {
+            Ok(_) => assert_ne!(handle.seed, 3),
+            Err(Error::NotUnclaimed { .. }) => assert_eq!(handle.seed, 3),
+            Err(other) => panic!("{other}"),
+        }
+    }
 }
 
 #[test]
@@ -190,7 +204,7 @@ fn what_is_claimed_before_it_is_discarded_stays_claimed() {
     };
     second.finish_inherited(free_all).unwrap();
     assert_eq!((cache.stats().live, cache.stats().unclaimed), (1, 0));
-    second.memory().disinherit(|_| Fate::Free).unwrap();
+    second.memory().disinherit(|_| Fate::Free);
 }
 
 #[test]
@@ -207,7 +221,7 @@ fn what_another_layout_left_is_kept_beside_the_cache_of_its_name() {
         // This kernel uses the name for something else, and wants nothing of what was left.
         let own = second.cache(new).unwrap().alloc().unwrap();
         second.finish_inherited(|_| Fate::Keep).unwrap();
-        second.memory().disinherit(|_| Fate::Free).unwrap();
+        second.memory().disinherit(|_| Fate::Free);
         assert_eq!(second.size_of(own), Some(second.caches().next().unwrap().object_size()));
         // A third that knows the old layout has it all.
         let third = successor(second, FRAMES).unwrap();
@@ -217,7 +231,7 @@ fn what_another_layout_left_is_kept_beside_the_cache_of_its_name() {
 }
 
 #[test]
-fn what_was_kept_is_in_the_way_of_another_once_it_is_asked_for() {
+fn what_was_left_is_in_the_way_of_another_once_it_is_asked_for() {
     let (old, new) = (CacheSpec::new("same", 100), CacheSpec::new("same", 300));
     let first = slabs(FRAMES);
     let object = first.cache(old).unwrap().alloc().unwrap();
@@ -225,10 +239,14 @@ fn what_was_kept_is_in_the_way_of_another_once_it_is_asked_for() {
     unsafe { first.preserve(object) }.unwrap();
     let second = successor(first, FRAMES).unwrap();
     second.finish_inherited(|_| Fate::Keep).unwrap();
-    second.memory().disinherit(|_| Fate::Free).unwrap();
-    // The one that keeps it is this kernel's from here on.
+    second.memory().disinherit(|_| Fate::Free);
+    // No cache keeps it: it stays in the roll as it is.
+    assert_eq!((second.caches().count(), second.inherited("same").is_some()), (0, true));
     let asked = second.cache(old).unwrap();
-    assert_eq!(asked.unclaimed().count(), 1);
+    assert_eq!((asked.unclaimed().count(), asked.stats().slabs), (0, 0));
+    assert_eq!(second.adopt(old).unwrap().1.unclaimed, 1);
+    assert_eq!((asked.unclaimed().count(), asked.stats().slabs), (1, 1));
+    assert_eq!(second.inherited("same"), None);
     assert!(matches!(second.cache(new), Err(Error::Mismatch { .. })));
     assert!(matches!(second.adopt(new), Err(Error::Mismatch { .. })));
     assert_eq!(second.caches().count(), 1);
@@ -271,19 +289,23 @@ fn large_buffers_are_claimed_as_buffers() {
     let at = addr(&slabs, slabs.alloc(layout, like).unwrap());
     let slabs = successor(slabs, FRAMES).unwrap();
     let bytes = 5 * PAGE_SIZE as u64;
-    assert!(slabs.claim_large(at, bytes + 1, true).is_err());
-    assert!(slabs.claim_large(PhysAddr::new(at.get() + 1), bytes, true).is_err());
-    slabs.claim_large(at, bytes, true).unwrap();
-    assert!(slabs.claim_large(at, bytes, true).is_err());
+    assert!(slabs.claim_large(at, bytes + 1).is_err());
+    assert!(slabs.claim_large(PhysAddr::new(at.get() + 1), bytes).is_err());
+    let buffer = slabs.claim_large(at, bytes).unwrap();
+    // SAFETY: claimed above.
+    unsafe { fill(buffer, bytes as usize, 9) };
+    assert!(slabs.claim_large(at, bytes).is_err());
     finish(&slabs);
-    // Preserved again: the next generation has it too.
-    let slabs = successor(slabs, FRAMES).unwrap();
-    let buffer = slabs.claim_large(at, bytes, false).unwrap();
+    // Still preserved: the next generation has it too, and the one after it, which does not ask.
+    let slabs = successor(successor(slabs, FRAMES).unwrap(), FRAMES).unwrap();
+    let buffer = slabs.claim_large(at, bytes).unwrap();
+    // SAFETY: claimed above.
+    assert!(unsafe { filled(buffer, bytes as usize, 9) });
     // SAFETY: claimed above.
     unsafe { slabs.free(buffer) }.unwrap();
-    finish(&slabs);
     let slabs = successor(slabs, FRAMES).unwrap();
-    assert!(slabs.claim_large(at, bytes, false).is_err());
+    assert!(slabs.claim_large(at, bytes).is_err());
+    assert_eq!(finish(&slabs), (0, 0));
 }
 
 mod old {
@@ -316,7 +338,7 @@ fn another_layout_is_refused_and_can_be_upgraded() {
     let slabs = successor(slabs, FRAMES).unwrap();
     let refused = slabs.adopt_typed::<File>("file", true).unwrap_err();
     assert!(matches!(refused, Error::Mismatch { field: Field::Fingerprint, .. }), "{refused}");
-    let record = slabs.inherited("file").unwrap().unwrap();
+    let record = slabs.inherited("file").unwrap();
     assert_eq!(record.object_size(), 16);
     let files = slabs.typed::<File>("file", true).unwrap();
     let mut moved = Vec::new();
@@ -364,10 +386,11 @@ enum Step {
     Free(usize),
     Preserve(usize),
     Unpreserve(usize),
-    /// A jump after which every n-th object is claimed and freed, and the rest kept or freed.
+    /// A jump after which every n-th object is claimed, and the rest is kept or freed; or nothing is
+    /// said about it.
     Jump {
         every: usize,
-        keep: bool,
+        finish: Option<Fate>,
     },
 }
 
@@ -377,18 +400,24 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<usize>().prop_map(Step::Free),
         8 => any::<usize>().prop_map(Step::Preserve),
         4 => any::<usize>().prop_map(Step::Unpreserve),
-        1 => (1..5_usize, any::<bool>()).prop_map(|(every, keep)| Step::Jump { every, keep }),
+        1 => (1..5_usize, 0..3_usize).prop_map(|(every, finish)| {
+            let finish = [None, Some(Fate::Keep), Some(Fate::Free)][finish];
+            Step::Jump { every, finish }
+        }),
     ]
 }
 
 /// An object of the model: its handle, its cache, and whether it would survive.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question that the model answers")]
 struct Object {
     kept: Kept,
     always: bool,
     survives: bool,
     /// Left by a predecessor and not claimed: it cannot be freed or unpreserved.
     unclaimed: bool,
+    /// Claimed, and neither preserved nor let go since: it survives, and can be freed.
+    held: bool,
 }
 
 proptest! {
@@ -405,13 +434,13 @@ proptest! {
                 Step::Alloc(always) => {
                     seed = seed.wrapping_add(1);
                     let kept = keep(&slabs, cache(always).alloc().unwrap(), seed);
-                    objects.push(Object { kept, always, survives: always, unclaimed: false });
+                    objects.push(Object { kept, always, survives: always, unclaimed: false, held: false });
                 }
                 Step::Free(i) => if let Some(i) = pick(i) {
                     let object = objects[i];
                     // SAFETY: the model's, and given up if it succeeds.
                     let freed = unsafe { slabs.free(ptr(&slabs, object.kept.addr)) };
-                    let may = !object.unclaimed && (object.always || !object.survives);
+                    let may = !object.unclaimed && (object.always || object.held || !object.survives);
                     prop_assert_eq!(freed.is_ok(), may, "{:?}", freed);
                     if may {
                         objects.swap_remove(i);
@@ -421,8 +450,8 @@ proptest! {
                     let object = &mut objects[i];
                     // SAFETY: in use, and nothing frees it meanwhile.
                     let done = unsafe { slabs.preserve(ptr(&slabs, object.kept.addr)) };
-                    prop_assert_eq!(done.is_ok(), !object.survives, "{:?}", done);
-                    object.survives = true;
+                    prop_assert_eq!(done.is_ok(), !object.survives || object.held, "{:?}", done);
+                    (object.survives, object.held) = (true, false);
                 },
                 Step::Unpreserve(i) => if let Some(i) = pick(i) {
                     let object = &mut objects[i];
@@ -431,8 +460,9 @@ proptest! {
                     let may = object.survives && !object.always && !object.unclaimed;
                     prop_assert_eq!(done.is_ok(), may, "{:?}", done);
                     object.survives &= !may;
+                    object.held &= !may;
                 },
-                Step::Jump { every, keep } => {
+                Step::Jump { every, finish } => {
                     slabs = successor(slabs, FRAMES).unwrap();
                     objects.retain(|object| object.survives);
                     for always in [false, true] {
@@ -442,20 +472,23 @@ proptest! {
                     }
                     for object in objects.iter_mut().step_by(every) {
                         claim(&slabs, &object.kept);
-                        (object.unclaimed, object.survives) = (false, object.always);
+                        (object.unclaimed, object.held) = (false, !object.always);
                     }
                     let claimed = |i: usize| i.is_multiple_of(every);
-                    let mut left = 0;
-                    let fate = if keep { Fate::Keep } else { Fate::Free };
-                    slabs.finish_inherited(|_| { left += 1; fate }).unwrap();
-                    slabs.memory().disinherit(|_| Fate::Free).unwrap();
-                    let unclaimed = (0..objects.len()).filter(|i| !claimed(*i)).count();
-                    prop_assert_eq!(left, unclaimed);
+                    if let Some(fate) = finish {
+                        let mut left = 0;
+                        slabs.finish_inherited(|_| { left += 1; fate }).unwrap();
+                        let unclaimed = (0..objects.len()).filter(|i| !claimed(*i)).count();
+                        prop_assert_eq!(left, unclaimed);
+                    }
+                    // No stray block: what survives is in the roll, or was told.
+                    prop_assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0));
                     let mut i = 0;
                     objects.retain_mut(|object| {
                         i += 1;
                         object.unclaimed = !claimed(i - 1);
-                        keep || !object.unclaimed
+                        object.held &= !object.unclaimed;
+                        finish != Some(Fate::Free) || !object.unclaimed
                     });
                 }
             }
@@ -502,7 +535,7 @@ fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { second.preserve(object) }.unwrap();
     second.finish_inherited(|_| Fate::Keep).unwrap();
-    second.memory().disinherit(|_| Fate::Free).unwrap();
+    second.memory().disinherit(|_| Fate::Free);
     let third = successor(second, FRAMES).unwrap();
     assert!(matches!(third.adopt(old), Err(Error::Mismatch { field: Field::Order, .. })));
     assert_eq!(third.caches().count(), 0);
@@ -510,7 +543,7 @@ fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
     assert_eq!(third.adopt(new).unwrap().1.unclaimed, 1);
     claim(&third, &other);
     let mut records = Vec::new();
-    third.for_each_inherited(|record| records.push(record)).unwrap();
+    third.for_each_inherited(|record| records.push(record));
     let left = records.iter().find(|record| record.order() != Order::new(1).unwrap()).unwrap();
     let mut seen = Vec::new();
     let upgraded = third.upgrade(left, |object| {
@@ -521,17 +554,79 @@ fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
 }
 
 #[test]
-fn who_asks_for_caches_while_the_inheritance_ends_is_told_so() {
+fn a_record_without_slabs_stands_back_behind_one_that_has_some() {
+    let (old, new) = (spec(true), spec(true).order(Order::new(1).unwrap()));
     let first = slabs(FRAMES);
-    first.cache(spec(true)).unwrap().alloc().unwrap();
+    keep(&first, first.cache(old).unwrap().alloc().unwrap(), 1);
+    let second = successor(first, FRAMES).unwrap();
+    assert_eq!(finish(&second), (1, 0));
+    let kept = keep(&second, second.cache(new).unwrap().alloc().unwrap(), 2);
+    // The old record is there still, and admits the spec that names no order.
+    for create_first in [false, true] {
+        let third = common::copy(&second, FRAMES);
+        if create_first {
+            assert_eq!(third.cache(spec(true)).unwrap().slab_order(), Order::new(1).unwrap());
+        }
+        let (cache, adopted) = third.adopt(spec(true)).unwrap();
+        assert_eq!((cache.slab_order(), adopted.unclaimed), (Order::new(1).unwrap(), 1));
+        claim(&third, &kept);
+        assert!(matches!(third.adopt(old.order(Order::ZERO)), Err(Error::Mismatch { .. })));
+    }
+}
+
+/// Nothing ends: whoever is asked what becomes of what is left may call everything.
+#[test]
+fn while_it_is_finished_everything_can_be_called() {
+    let first = slabs(FRAMES);
+    let (some, always) = (spec(false), spec(true));
+    let object = first.cache(some).unwrap().alloc().unwrap();
+    let one = keep(&first, object, 1);
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { first.preserve(object) }.unwrap();
+    let all: Vec<_> =
+        (0..3).map(|i| keep(&first, first.cache(always).unwrap().alloc().unwrap(), i)).collect();
     let slabs = successor(first, FRAMES).unwrap();
-    assert_eq!(slabs.inherited("always").unwrap().unwrap().object_size(), 120);
-    let ending = Error::Folio(heirloom_folio::Error::Ending);
-    let ended = slabs.memory().disinherit(|_| {
-        assert_eq!(slabs.inherited("always"), Err(ending));
-        assert_eq!(slabs.for_each_inherited(|_| unreachable!("it ends")), Err(ending));
+    assert_eq!(slabs.inherited("always").unwrap().object_size(), 120);
+    slabs.adopt(some).unwrap();
+    let mut asked = Vec::new();
+    let done = slabs.finish_inherited(|unclaimed| {
+        asked.push(unclaimed);
+        let mut names = Vec::new();
+        slabs.for_each_inherited(|record| names.push(record.name()));
+        match unclaimed {
+            Unclaimed::Object { addr, .. } => {
+                assert_eq!((addr, names.len()), (one.addr, 1));
+                // Again, from within: it is there still, and is freed there.
+                let mut again = 0;
+                slabs
+                    .finish_inherited(|unclaimed| {
+                        again += 1;
+                        match unclaimed {
+                            Unclaimed::Object { .. } => Fate::Free,
+                            Unclaimed::Slab { .. } => Fate::Keep,
+                        }
+                    })
+                    .unwrap();
+                assert_eq!(again, 2);
+            }
+            Unclaimed::Slab { objects, .. } => {
+                assert_eq!((objects, names.len()), (3, 1));
+                assert!(slabs.inherited("always").is_some());
+                // Adopted and claimed in part: then it is not freed, whatever is said.
+                slabs.adopt(always).unwrap();
+                claim(&slabs, &all[0]);
+            }
+        }
         Fate::Free
     });
-    ended.unwrap();
-    assert_eq!(slabs.inherited("always"), Ok(None));
+    done.unwrap();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    let cache = slabs.cache(always).unwrap();
+    assert_eq!((cache.stats().live, cache.unclaimed().count()), (1, 2));
+    assert_eq!(slabs.inherited("always"), None);
+    assert!(slabs.claim(one.addr, 120, one.tag).is_err());
+    // It can be repeated.
+    assert_eq!(finish(&slabs), (0, 2));
+    assert_eq!(finish(&slabs), (0, 0));
+    assert_eq!(cache.stats().live, 1);
 }

@@ -3,13 +3,16 @@
 
 mod common;
 
-use common::{config, fill, slabs};
+use common::{addr, config, copy, fill, filled, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
     Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
 };
-use heirloom_slab::{CacheSpec, Error, RollFault, RollPart, SlabFault, Slabs};
+use heirloom_slab::{
+    Adopted, Buffers, CacheSpec, Error, RollFault, RollPart, SlabError, SlabFault, Slabs,
+};
 use proptest::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
 
 const FRAMES: u64 = 2048;
 
@@ -104,7 +107,7 @@ impl Left {
             }
         }
         slabs.finish_inherited(|_| Fate::Free)?;
-        slabs.memory().disinherit(|_| Fate::Free)?;
+        slabs.memory().disinherit(|_| Fate::Free);
         let audit = slabs.memory().audit()?;
         assert_eq!(audit.reserved, 0);
         first.map(|()| slabs)
@@ -167,7 +170,7 @@ fn a_slab_named_twice_is_refused() {
     left.write(PhysAddr::new(table.get() + 24), slab);
     left.write(count, 2);
     let refused = left.revive();
-    let twice = |e: heirloom_slab::SlabError| e.fault == SlabFault::Duplicate;
+    let twice = |e: SlabError| e.fault == SlabFault::Duplicate;
     assert!(matches!(refused, Err(Error::Slab(e)) if twice(e)), "{refused:?}");
 }
 
@@ -213,9 +216,9 @@ fn a_record_whose_checksum_is_zero_is_none() {
     let slabs = Slabs::revive(memory, left.roll).unwrap();
     let [first, second, third] = specs();
     let mut names = Vec::new();
-    slabs.for_each_inherited(|record| names.push(record.name().as_str().to_owned())).unwrap();
+    slabs.for_each_inherited(|record| names.push(record.name().as_str().to_owned()));
     assert_eq!(names, ["second", "third"]);
-    assert_eq!(slabs.inherited("first").unwrap(), None);
+    assert_eq!(slabs.inherited("first"), None);
     assert!(matches!(slabs_of(first, &slabs), Err(Error::NotInherited { .. })));
     assert!(slabs_of(second, &slabs).unwrap() > 0 && slabs_of(third, &slabs).unwrap() > 0);
     slabs.finish_inherited(|_| Fate::Free).unwrap();
@@ -225,9 +228,10 @@ fn a_record_whose_checksum_is_zero_is_none() {
         strays += u64::from(slabs.memory().label_of(block).is_none());
         Fate::Free
     };
-    slabs.memory().disinherit(free).unwrap();
+    slabs.memory().disinherit(free);
     assert!(strays >= 2, "a slab table and a slab: {strays}");
     slabs.memory().audit().unwrap();
+    goes_on(slabs, &[second, third]);
 }
 
 /// The byte of a slab's object, for each of the first ones.
@@ -368,7 +372,7 @@ fn a_forged_owner_word_makes_no_slab_ours() {
     assert_eq!(slabs.claim(at, 1000, 1), Err(Error::NotAdopted { addr: at, slab: block }));
     assert_eq!(slabs.owner_at(at), None);
     slabs.finish_inherited(|_| Fate::Free).unwrap();
-    slabs.memory().disinherit(|_| Fate::Free).unwrap();
+    slabs.memory().disinherit(|_| Fate::Free);
     assert_eq!(slabs.memory().state(block.pfn()).unwrap(), FrameState::Freed);
 }
 
@@ -393,4 +397,357 @@ fn only_the_layer_itself_makes_slabs() {
     // SAFETY: no slab is there, and nothing else runs.
     let done = unsafe { slabs.unpreserve(start) };
     assert_eq!(done, Err(Error::NotAnObject { ptr: start.addr().get() }));
+}
+
+/// A kernel goes on with what it took: it frees and discards, creates caches, preserves, and what it
+/// leaves is sound for the next one, which finds exactly what was preserved.
+fn goes_on(mut slabs: Slabs<Ram>, specs: &[CacheSpec]) {
+    let new = CacheSpec::new("of this kernel", 700).preserving(true);
+    for generation in 0..3_u8 {
+        let mut kept = Vec::new();
+        for spec in specs.iter().chain([&new]) {
+            let (cache, _) = slabs.adopt_or_create(*spec).unwrap();
+            let size = cache.object_size();
+            let left: Vec<_> = cache.unclaimed().collect();
+            assert_eq!(left.len() as u64, cache.stats().unclaimed);
+            for (i, (at, _)) in left.into_iter().enumerate() {
+                match i % 4 {
+                    0 => cache.discard(at).unwrap(),
+                    // SAFETY: claimed just now.
+                    1 => unsafe { cache.free(cache.claim(at).unwrap()) }.unwrap(),
+                    2 => kept.push((cache.name(), at)),
+                    _ => {
+                        cache.claim(at).unwrap();
+                        kept.push((cache.name(), at));
+                    }
+                }
+            }
+            cache.shrink();
+            for _ in 0..(40_000 / size).max(20) {
+                let object = cache.alloc().unwrap();
+                // SAFETY: allocated just now.
+                unsafe { fill(object, size, generation) };
+                if !cache.is_preserving() {
+                    // SAFETY: in use, and nothing frees it meanwhile.
+                    unsafe { cache.preserve(object) }.unwrap();
+                }
+                kept.push((cache.name(), addr(&slabs, object)));
+            }
+        }
+        slabs = successor(slabs, FRAMES).unwrap();
+        let mut found = Vec::new();
+        for spec in specs.iter().chain([&new]) {
+            let (cache, _) = slabs.adopt(*spec).unwrap();
+            found.extend(cache.unclaimed().map(|(at, _)| (cache.name(), at)));
+        }
+        kept.sort();
+        found.sort();
+        assert!(kept == found, "{} kept, {} found", kept.len(), found.len());
+        slabs.memory().audit().unwrap();
+    }
+    slabs.finish_inherited(|_| Fate::Free).unwrap();
+    slabs.memory().disinherit(|_| Fate::Free);
+    slabs.shrink();
+    assert_eq!(common::slab_frames(&slabs), 0);
+    let last = successor(slabs, FRAMES).unwrap();
+    assert!(specs.iter().all(|spec| last.adopt(*spec).unwrap().1 == Adopted::default()));
+    last.memory().audit().unwrap();
+}
+
+fn take(left: Left) -> Result<Slabs<Ram>, Error> {
+    let memory = left.ram.attach(&Ram::frames(FRAMES))?;
+    let (memory, _) = memory.inherit(left.map)?;
+    Slabs::revive(memory, left.roll)
+}
+
+const fn word(page: PhysAddr, index: u64) -> PhysAddr {
+    PhysAddr::new(page.get() + 8 * index)
+}
+
+/// Bytes of a record.
+const RECORD: u64 = 128;
+
+impl Left {
+    /// The page of records, and those of the three slab tables.
+    fn pages(&self) -> [PhysAddr; 4] {
+        let pages: Vec<_> = self.parts.iter().filter_map(page).collect();
+        pages.try_into().unwrap()
+    }
+
+    /// Writes the checksum of a record anew.
+    fn sum(&self, record: u64) {
+        let at = PhysAddr::new(self.roll.get() + 16 + record * RECORD);
+        self.write(at, 0);
+        // SAFETY: in memory that nobody uses now.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(self.ram.ptr(at).as_ptr(), RECORD as usize) };
+        self.write(at, xxh3_64(bytes));
+    }
+
+    /// Makes record `to` one like `from`, whose table begins at another page.
+    fn record_like(&self, to: u64, from: u64, table: PhysAddr) {
+        for i in 0..RECORD / 8 {
+            let [from, to] = [from, to].map(|record| word(self.roll, 2 + record * RECORD / 8 + i));
+            self.write(to, self.read(from));
+        }
+        self.write(word(self.roll, 2 + to * RECORD / 8 + 1), table.get());
+        self.sum(to);
+    }
+}
+
+#[test]
+fn what_was_taken_is_gone_on_with() {
+    goes_on(take(left()).unwrap(), &specs());
+}
+
+#[test]
+fn holes_may_look_like_anything_odd() {
+    for value in [1, u64::MAX, 3, 0] {
+        let left = left();
+        let [_, first, second, third] = left.pages();
+        for (table, other) in [(first, second), (second, third), (third, first)] {
+            let count = left.read(word(table, 1));
+            // As addresses of pages, of the page itself and of entries, but for a bit.
+            let holes = [value, other.get() | 1, table.get() + 17, left.roll.get() | 1];
+            for (i, hole) in (0..).zip(holes) {
+                let (at, last) = (word(table, 2 + i * 2), word(table, 2 + count + i));
+                left.write(last, left.read(at));
+                left.write(at, hole);
+            }
+            left.write(word(table, 1), count + 4);
+        }
+        goes_on(take(left).unwrap(), &specs());
+    }
+}
+
+#[test]
+fn words_behind_the_counts_are_never_read() {
+    let left = left();
+    let [roll, tables @ ..] = left.pages();
+    let first = left.read(word(tables[0], 2));
+    for page in tables {
+        let count = left.read(word(page, 1));
+        for index in count..(PAGE_SIZE / 8 - 2) as u64 {
+            left.write(word(page, 2 + index), first);
+        }
+    }
+    // Records that were sound, one behind the other, and what is none.
+    let count = left.read(word(roll, 1));
+    assert_eq!(count, 3);
+    for record in count..(PAGE_SIZE as u64 - 16) / RECORD {
+        left.record_like(record, record % 3, tables[record as usize % 3]);
+        if record % 4 == 3 {
+            left.flip(word(roll, 2 + record * RECORD / 8 + 5), 3);
+        }
+    }
+    goes_on(take(left).unwrap(), &specs());
+}
+
+#[test]
+fn two_records_of_one_shape_are_one_cache() {
+    for cache in 0..3_u64 {
+        let left = left();
+        let table = left.pages()[1 + cache as usize];
+        let count = left.read(word(table, 1));
+        // A page of another cache's frees becomes the second table: of what is free in the tree, none
+        // is preserved, so it takes the place of a slab.
+        let slab = (0..count).map(|i| left.read(word(table, 2 + i))).next_back().unwrap();
+        let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
+        let (memory, _) = memory.inherit(left.map).unwrap();
+        let block = memory.alloc(Request::new(Order::ZERO).zeroed()).unwrap();
+        // SAFETY: allocated just now.
+        unsafe { memory.preserve(block) }.unwrap();
+        let left = Left { ram: memory.into_machine(), ..left };
+        let second = block.addr();
+        left.write(word(second, 1), 2);
+        left.write(word(second, 2), 1);
+        left.write(word(second, 3), slab);
+        left.write(word(table, 1 + count), 0);
+        left.record_like(3, cache, second);
+        left.write(word(left.roll, 1), 4);
+        let spec = specs()[cache as usize];
+        let slabs = take(left).unwrap();
+        let (taken, adopted) = slabs.adopt(spec).unwrap();
+        assert_eq!((adopted.unclaimed, adopted.slabs), (60, count));
+        assert_eq!(taken.unclaimed().count(), 60);
+        goes_on(slabs, &specs());
+    }
+}
+
+#[test]
+fn a_table_that_two_records_name_is_refused() {
+    let left = left();
+    let [_, first, second, _] = left.pages();
+    left.record_like(1, 1, first);
+    let refused = take(left).map(|_| ());
+    let fault = RollFault::Duplicate;
+    assert!(
+        matches!(refused, Err(Error::Roll(e)) if (e.page, e.fault) == (first, fault)),
+        "{refused:?} {second}"
+    );
+}
+
+#[test]
+fn a_table_that_begins_with_a_slab_is_refused() {
+    let order = |o| Order::new(o).unwrap();
+    for (o, preserving) in [(0, true), (0, false), (2, true)] {
+        // First the slab is come by, then the page, and the other way round.
+        for swapped in [false, true] {
+            let before = slabs(FRAMES);
+            let spec = CacheSpec::new("slab", 64).preserving(preserving).order(order(o));
+            let other = CacheSpec::new("table", 80).preserving(true);
+            let specs = if swapped { [other, spec] } else { [spec, other] };
+            for spec in specs {
+                let object = before.cache(spec).unwrap().alloc().unwrap();
+                // SAFETY: allocated just now.
+                let _ = unsafe { before.preserve(object) };
+            }
+            let mut parts = Vec::new();
+            before.for_each_table(|part| parts.push(part));
+            let headers: Vec<_> = parts.iter().filter_map(header).collect();
+            let (map, roll) = (before.memory().tree_root().unwrap(), before.roll());
+            let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+            let (slab, record) =
+                if swapped { (headers[1].get(), 0) } else { (headers[0].get(), 1) };
+            left.write(word(roll, 2 + record * RECORD / 8 + 1), slab);
+            left.sum(record);
+            // Its first words are a link and a count that a table could have.
+            left.write(PhysAddr::new(slab), 0);
+            left.write(PhysAddr::new(slab + 8), 0);
+            let refused = take(left).map(|_| ());
+            let slab = PhysAddr::new(slab);
+            let named = match refused {
+                Err(Error::Roll(e)) => match e.fault {
+                    RollFault::Duplicate => e.page == slab,
+                    RollFault::NotPreserved { addr } => addr == slab,
+                    _ => false,
+                },
+                Err(Error::Slab(SlabError { slab: at, fault: SlabFault::Duplicate })) => at == slab,
+                _ => false,
+            };
+            assert!(named, "order {o}, {swapped}: {refused:?}");
+        }
+    }
+}
+
+/// Where a slab's header says that its entry is.
+const ENTRY: u64 = 112;
+
+/// The header of a slab says where its entry is: what a predecessor wrote there is believed if it is
+/// so, and leads nowhere else.
+#[test]
+fn a_forged_entry_of_a_header_leads_nowhere() {
+    let layout = core::alloc::Layout::from_size_align(1000, 8).unwrap();
+    for (forgery, preserving) in (0..12).flat_map(|f| [(f, false), (f, true)]) {
+        let before = slabs(FRAMES);
+        let like = Buffers { preserving, zeroed: false };
+        let mut handles = Vec::new();
+        let leave = |handles: &mut Vec<_>| {
+            let buffer = before.alloc(layout, like).unwrap();
+            // SAFETY: allocated just now.
+            unsafe { fill(buffer, 1000, handles.len() as u8) };
+            if !preserving {
+                // SAFETY: as above.
+                unsafe { before.preserve(buffer) }.unwrap();
+            }
+            let (tag, size) = before.tag_of(buffer).unwrap();
+            handles.push((addr(&before, buffer), size as u64, tag));
+        };
+        while before.caches().map(|cache| cache.stats().slabs).sum::<u64>() < 5 {
+            leave(&mut handles);
+        }
+        // Another cache, and a page that another layer preserved and labels as its table.
+        let spec = CacheSpec::new("other", 300).preserving(true);
+        for _ in 0..100 {
+            before.cache(spec).unwrap().alloc().unwrap();
+        }
+        let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
+        let foreign = before.memory().alloc(request).unwrap();
+        // SAFETY: allocated just now.
+        unsafe { before.memory().preserve_as(foreign, Kind::Table) }.unwrap();
+        let mut parts = Vec::new();
+        before.for_each_table(|part| parts.push(part));
+        let pages: Vec<_> = parts.iter().filter_map(page).collect();
+        let [roll, own, other] = pages[..] else { panic!("{parts:?}") };
+        let headers: Vec<_> = parts.iter().filter_map(header).collect();
+        let map = before.memory().tree_root().unwrap();
+        let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+        let count = left.read(word(own, 1));
+        assert_eq!(count, 5);
+        let slabs_of_own = &headers[..5];
+        let mut written = vec![word(roll, 9), word(other, 2), word(foreign.addr(), 2)];
+        for (i, slab) in (0..).zip(slabs_of_own) {
+            let hint = PhysAddr::new(slab.get() + ENTRY);
+            assert_eq!(left.read(hint), word(own, 2 + i).get(), "as it was written");
+            let forged = match forgery {
+                0 => 0,
+                1 => u64::MAX,
+                // Into the page of records, and into one of another table.
+                2 => word(roll, 9).get(),
+                3 => word(other, 2).get(),
+                // Into a page that another layer calls its table, and that looks like one of ours.
+                4 => word(foreign.addr(), 2 + i).get(),
+                // Behind the count, where the slab is named too.
+                5 => word(own, 2 + count + i).get(),
+                // Another's entry, and the words before the entries.
+                6 => word(own, 2 + (i + 1) % count).get(),
+                7 => own.get() + 8 * (i % 2),
+                // In between, outside memory, in a slab, in the slab itself.
+                8 => word(own, 2 + i).get() + 1 + i,
+                9 => 1 << (12 + 9 * i),
+                10 => slabs_of_own[(i as usize + 1) % 5].get() + 128,
+                _ => slab.get() + 88,
+            };
+            match forgery {
+                4 => {
+                    left.write(word(foreign.addr(), 1), count);
+                    left.write(word(foreign.addr(), 2 + i), slab.get());
+                    written.push(word(foreign.addr(), 2 + i));
+                }
+                5 => {
+                    left.write(word(own, 2 + count + i), slab.get());
+                    written.push(word(own, 2 + count + i));
+                }
+                11 => left.write(PhysAddr::new(slab.get() + 88), slab.get()),
+                _ => {}
+            }
+            left.write(hint, forged);
+        }
+        let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
+        let (memory, _) = memory.inherit(map).unwrap();
+        // SAFETY: this test is the layer that reads it.
+        unsafe { memory.label(foreign, Kind::Table) }.unwrap();
+        let slabs = Slabs::revive(memory, roll).unwrap();
+        let read = |at: PhysAddr| {
+            // SAFETY: in memory; the words are tables', which nothing writes now.
+            unsafe { slabs.memory().machine().ptr(at).cast::<u64>().read() }
+        };
+        let as_was: Vec<_> = written.iter().map(|at| read(*at)).collect();
+        for (seed, (at, size, tag)) in (0..).zip(&handles) {
+            let buffer = slabs.claim(*at, *size, *tag).unwrap();
+            // SAFETY: claimed just now.
+            assert!(unsafe { filled(buffer, 1000, seed as u8) });
+            // A jump in the middle loses nothing.
+            if seed % 7 == 0 {
+                let next = copy(&slabs, FRAMES);
+                handles.iter().skip(seed).for_each(|(at, size, tag)| {
+                    next.claim(*at, *size, *tag).unwrap();
+                });
+            }
+            // SAFETY: claimed just now.
+            unsafe { slabs.free(buffer) }.unwrap();
+        }
+        slabs.shrink();
+        assert_eq!(written.iter().map(|at| read(*at)).collect::<Vec<_>>(), as_was, "{forgery}");
+        assert_eq!(
+            slabs.inherited(if preserving { "preserved-1024" } else { "buffer-1024" }),
+            None
+        );
+        // All entries of theirs are struck out: the next one does not come by them.
+        let next = successor(slabs, FRAMES).unwrap();
+        let mut left = 0;
+        next.for_each_inherited(|record| left += usize::from(record.name().as_str() != "other"));
+        assert_eq!(left, 0, "{forgery} {preserving}");
+        goes_on(next, &[spec]);
+    }
 }

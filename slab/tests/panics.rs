@@ -71,7 +71,7 @@ fn claim_all(slabs: &Slabs<Ram>, left: &[(PhysAddr, u8, u8)]) {
         }
     }
     slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-    slabs.memory().disinherit(|_| Fate::Free).unwrap();
+    slabs.memory().disinherit(|_| Fate::Free);
     slabs.memory().audit().unwrap();
 }
 
@@ -138,12 +138,12 @@ fn a_closure_of_upgrade_that_panics_leaves_its_slab_to_the_next_call() {
     for preserving in [false, true] {
         for after in [0, 1, 100, left_after(preserving)] {
             let (slabs, left) = heirs(preserving);
-            let record = slabs.inherited("things").unwrap().unwrap();
-            let mut seen = 0;
+            let record = slabs.inherited("things").unwrap();
+            let mut seen = Vec::new();
             panics(|| {
-                let _ = slabs.upgrade(&record, |_| {
-                    assert!(seen < after, "enough");
-                    seen += 1;
+                let _ = slabs.upgrade(&record, |object| {
+                    assert!((seen.len() as u64) < after, "enough");
+                    seen.push(object.addr);
                     Ok(())
                 });
             });
@@ -152,12 +152,16 @@ fn a_closure_of_upgrade_that_panics_leaves_its_slab_to_the_next_call() {
                 found.push(object.addr);
                 Ok(())
             });
-            // The slabs before that one are gone, with their objects.
+            // Those that were taken are gone, and no other.
             assert_eq!(upgraded, Ok(found.len() as u64));
-            assert!(found.len() as u64 >= left.len() as u64 - seen && !found.is_empty());
-            assert!(left.iter().rev().take(found.len()).all(|(at, ..)| found.contains(at)));
+            assert!(!found.is_empty() && seen.iter().all(|at| !found.contains(at)));
+            seen.append(&mut found);
+            seen.sort();
+            let mut all: Vec<_> = left.iter().map(|(at, ..)| *at).collect();
+            all.sort();
+            assert_eq!(seen, all);
             slabs.finish_inherited(|left| panic!("{left:?} was upgraded")).unwrap();
-            slabs.memory().disinherit(|_| Fate::Free).unwrap();
+            slabs.memory().disinherit(|_| Fate::Free);
             assert_eq!(slab_frames(&slabs), 0);
         }
     }
@@ -171,18 +175,29 @@ const fn left_after(preserving: bool) -> u64 {
 #[test]
 fn a_slab_that_is_set_aside_is_adopted_when_it_is_back() {
     let (slabs, left) = heirs(true);
-    let record = slabs.inherited("things").unwrap().unwrap();
+    let record = slabs.inherited("things").unwrap();
     let refused = Error::Folio(heirloom_folio::Error::Claiming);
+    let mut asked = 0;
     panics(|| {
         let _ = slabs.upgrade(&record, |object| {
-            // Neither adopted nor ended while it is.
-            slabs.adopt(spec(true)).unwrap();
+            // Neither adopted nor disposed of while it is.
+            assert_eq!(slabs.adopt(spec(true)).map(|_| ()), Err(refused));
             let claimed = slabs.claim(object.addr, BYTES as u64, object.tag);
-            assert!(claimed.is_err(), "{claimed:?}");
-            assert_eq!(slabs.finish_inherited(|_| Fate::Keep), Err(refused));
+            assert_eq!(claimed, Err(refused));
+            let aside = |at: PhysAddr| at.pfn() == object.addr.pfn();
+            let told = slabs.finish_inherited(|unclaimed| {
+                match unclaimed {
+                    Unclaimed::Slab { slab, .. } => panic!("{slab} is set aside"),
+                    Unclaimed::Object { addr, .. } => assert!(!aside(addr)),
+                }
+                Fate::Keep
+            });
+            assert_eq!(told, Ok(()));
+            asked += 1;
             panic!("enough");
         });
     });
+    assert_eq!(asked, 1);
     let (_, adopted) = slabs.adopt(spec(true)).unwrap();
     assert_eq!(adopted.slabs, 1);
     claim_all(&slabs, &left);
@@ -221,7 +236,7 @@ fn a_closure_of_finish_that_panics_decides_nothing() {
 #[test]
 fn walks_that_panic_leave_all_as_it_is() {
     let (slabs, left) = heirs(false);
-    panics(|| slabs.for_each_inherited(|_| panic!("enough")).unwrap());
+    panics(|| slabs.for_each_inherited(|_| panic!("enough")));
     let (cache, _) = slabs.adopt(spec(false)).unwrap();
     panics(|| slabs.for_each_table(|_| panic!("enough")));
     let mut objects = cache.unclaimed();

@@ -253,7 +253,22 @@ fn an_object_is_claimed_by_one_thread() {
     });
     assert_eq!(claimed, handles.len());
     let stats = second.cache(spec).unwrap().stats();
-    assert_eq!((stats.live, stats.unclaimed, stats.preserved), (2000, 0, 0));
+    assert_eq!((stats.live, stats.unclaimed, stats.preserved), (2000, 0, 2000));
+    // All survive until they are freed, by all threads at once.
+    std::thread::scope(|s| {
+        for thread in 0..4 {
+            let (second, handles, start) = (&second, &handles, &start);
+            s.spawn(move || {
+                start.wait();
+                for (addr, _) in handles.iter().skip(thread).step_by(4) {
+                    // SAFETY: claimed above, and this thread's to free.
+                    unsafe { second.free(common::ptr(second, *addr)) }.unwrap();
+                }
+            });
+        }
+    });
+    let stats = second.cache(spec).unwrap().stats();
+    assert_eq!((stats.live, stats.unclaimed, stats.preserved), (0, 0, 0));
     // Nothing is preserved any more, so no slab is.
     let mut preserved = 0;
     second.memory().for_each_preserved(|block| preserved += block.order().index());

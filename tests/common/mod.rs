@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{
     Audit, Block, DirectMap, Error as FolioError, Folio, Kind, NodeId, Order, PAGE_SIZE, Pfn,
-    PhysAddr, Request, Run,
+    PhysAddr, PreservedFolio, PreservedRun, Request, Run,
 };
 use heirloom::restore::{Entry, Error, Handle, PreservedArea, SealPolicy, Unclaimed};
 use heirloom::slab::{Buffers, CacheStats};
@@ -327,6 +327,25 @@ pub(crate) fn keep_area(
     Handle::new(heirloom::restore::Parts::Area(area.into_raw()))
 }
 
+/// Frees a folio that was claimed.
+pub(crate) fn free_folio(folio: PreservedFolio<'_, &Ram>) {
+    drop(folio.unpreserve().map_err(|refused| refused.error).unwrap());
+}
+
+/// Frees a run that was claimed.
+pub(crate) fn free_run(run: PreservedRun<'_, &Ram>) {
+    drop(run.unpreserve().map_err(|refused| refused.error).unwrap());
+}
+
+/// Takes back all names that were claimed or published.
+pub(crate) fn unpublish_all(kernel: &Kernel<'_>) {
+    let mut names = Vec::new();
+    kernel.for_each_subtree(|name, _, _| names.push(name.to_owned())).unwrap();
+    for name in names {
+        let _others = kernel.unpublish(&name);
+    }
+}
+
 /// Lets an area go and frees its blocks, which must be as [`keep_area`] stamped them.
 pub(crate) fn free_area(kernel: &Kernel<'_>, area: PreservedArea<'_, &Ram>, seed: u64) {
     let mut blocks = Vec::new();
@@ -338,7 +357,7 @@ pub(crate) fn free_area(kernel: &Kernel<'_>, area: PreservedArea<'_, &Ram>, seed
     }
 }
 
-/// Ends the inheritance, freeing what is left: what was.
+/// Frees what was not claimed: what that was.
 pub(crate) fn finish_freeing(kernel: &Kernel<'_>) -> Vec<Unclaimed> {
     let mut left = Vec::new();
     kernel

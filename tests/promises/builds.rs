@@ -2,7 +2,7 @@
 
 use heirloom::folio::{DirectMap, PhysAddr};
 use heirloom::restore::Handle;
-use heirloom::slab::{CacheSpec, Error as SlabError, Field, Persist, persist};
+use heirloom::slab::{CacheSpec, Error as SlabError, Field, OldObject, Persist, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::common::{State, World, finish_freeing, keep_buffer, stamped_at};
@@ -87,24 +87,26 @@ fn a_cache_of_another_layout_is_handed_to_the_upgrade_function() {
         let refused = field(&new.slabs().adopt_typed::<Inode>("inode", preserving));
         assert_eq!(refused, (Field::Fingerprint, expected, found));
 
-        let record = new.slabs().inherited("inode").unwrap().unwrap();
+        let record = new.slabs().inherited("inode").unwrap();
         let mut upgraded: Vec<Inode> = Vec::new();
         let mut seen: Vec<PhysAddr> = Vec::new();
         // What the function refuses stays, and is passed again.
         let mut calls = 0;
         let stop = SlabError::BadLayout { size: 1, align: 1 };
-        let stopped = new.slabs().upgrade(&record, |_| {
-            calls += 1;
-            if calls == 3 { Err(stop) } else { Ok(()) }
-        });
-        assert_eq!(stopped, Err(stop));
-        let taken = new.slabs().upgrade(&record, |object| {
+        let mut take = |object: OldObject<'_>| {
             let old = old::Inode::read_from_bytes(object.bytes).unwrap();
             upgraded.push(Inode { number: old.number, flags: old.flags, links: old.links });
             seen.push(object.addr);
             Ok(())
+        };
+        let stopped = new.slabs().upgrade(&record, |object| {
+            calls += 1;
+            if calls == 3 { Err(stop) } else { take(object) }
         });
-        assert_eq!(taken, Ok(COUNT));
+        assert_eq!(stopped, Err(stop));
+        let taken = new.slabs().upgrade(&record, take);
+        // Those that were taken are gone.
+        assert_eq!(taken, Ok(COUNT - 2));
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len() as u64, COUNT);

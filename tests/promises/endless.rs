@@ -6,8 +6,9 @@ use heirloom::slab::{CacheSpec, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::common::{
-    Kernel, Numbers, PAGE, State, World, finish_freeing, free_area, free_frames, keep_area,
-    keep_buffer, keep_folio, keep_run, stamp_at, stamped, stamped_at,
+    Kernel, Numbers, PAGE, State, World, finish_freeing, free_area, free_folio, free_frames,
+    free_run, keep_area, keep_buffer, keep_folio, keep_run, stamp_at, stamped, stamped_at,
+    unpublish_all,
 };
 
 const GENERATIONS: u64 = 200;
@@ -61,37 +62,33 @@ fn take(kernel: &Kernel<'_>, file: &File, keep: bool) {
     try_take(kernel, file, keep).unwrap();
 }
 
-/// Claims a file, checks every byte, and preserves it again or frees it.
+/// Claims a file, checks every byte, and keeps or frees it.
 pub(super) fn try_take(kernel: &Kernel<'_>, file: &File, keep: bool) -> Result<(), Error> {
     let (handle, seed) = (Handle::from(file.handle), file.seed);
     match handle.parts().unwrap() {
         Parts::Folio(_) => {
             let folio = kernel.claim_folio(handle)?;
             assert!(stamped(folio.bytes(), seed));
-            if keep {
-                folio.preserve().unwrap().into_raw();
+            if !keep {
+                free_folio(folio);
             }
         }
         Parts::Run(_) => {
             let run = kernel.claim_run(handle)?;
             assert!(stamped(run.bytes(), seed));
-            if keep {
-                run.preserve().unwrap().into_raw();
+            if !keep {
+                free_run(run);
             }
         }
         Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
             let ptr = kernel.restore(handle)?;
             assert!(stamped_at(kernel, addr, file.bytes as usize, seed));
-            let born = || match kernel.slabs().owner_of(ptr).unwrap() {
-                heirloom::slab::Owner::Object { preserved, .. } => preserved,
-                _ => false,
-            };
-            if !keep {
+            if keep {
+                // It survives as before.
+                assert_eq!(kernel.handle_of(ptr), Ok(handle));
+            } else {
                 // SAFETY: claimed just now.
                 unsafe { kernel.free(ptr) }.unwrap();
-            } else if !born() {
-                // SAFETY: in use, and nothing frees it meanwhile.
-                assert_eq!(unsafe { kernel.preserve(ptr) }, Ok(handle));
             }
         }
         Parts::Area(_) => {
@@ -160,6 +157,7 @@ fn frames_without_anything(world: &World, entry: Entry) -> u64 {
     let kernel = world.revive(entry);
     take_all(&kernel, |_| false);
     assert_eq!(finish_freeing(&kernel), []);
+    unpublish_all(&kernel);
     let state = State::of(&kernel);
     let mut own = state.audit.allocated;
     own[Kind::Table as usize] = 0;

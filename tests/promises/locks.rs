@@ -266,7 +266,7 @@ const CALLS: [(&str, Call); 11] = [
         kernel.slabs().adopt(PLAIN).unwrap();
     }),
     ("upgrade", |kernel| {
-        let record = kernel.slabs().inherited("born").unwrap().unwrap();
+        let record = kernel.slabs().inherited("born").unwrap();
         assert_ne!(kernel.slabs().upgrade(&record, |_| Ok(())), Ok(0));
     }),
     ("finish, freeing", |kernel| {

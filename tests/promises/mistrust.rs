@@ -98,7 +98,13 @@ fn live_on(kernel: &Kernel<'_>, left: &Left) {
     let memory = kernel.memory();
     let mut owned: Vec<Run> = Vec::new();
     let adopted = [THINGS, PLAIN].map(|spec| kernel.slabs().adopt(spec).is_ok());
-    owned.extend(kernel.claim_root("root").ok().map(|root| root.into_folio().into_raw().run()));
+    let mut root = None;
+    kernel
+        .for_each_subtree(|name, addr, _| root = root.or((name == "root").then_some(addr)))
+        .unwrap();
+    if kernel.claim_root("root").is_ok() {
+        owned.extend(root.and_then(|addr| memory.holder(addr.pfn())).map(|(run, ..)| run));
+    }
     for handle in &left.handles {
         match handle.parts().unwrap() {
             Parts::Folio(_) => {
@@ -106,7 +112,7 @@ fn live_on(kernel: &Kernel<'_>, left: &Left) {
             }
             Parts::Run(_) => {
                 owned.extend(
-                    kernel.claim_run(*handle).ok().map(heirloom::folio::FolioRun::into_raw),
+                    kernel.claim_run(*handle).ok().map(heirloom::folio::PreservedRun::into_raw),
                 );
             }
             Parts::Area(_) => {
@@ -147,7 +153,6 @@ fn live_on(kernel: &Kernel<'_>, left: &Left) {
         kernel.slabs().cache(THINGS).unwrap().alloc().unwrap();
     }
     memory.for_each_node(|node| owned.push(Run::new(node.addr.pfn(), 1).unwrap()));
-    memory.for_each_inherited_node(|node| owned.push(Run::new(node.addr.pfn(), 1).unwrap()));
     memory.for_each_inherited(|block| owned.push(block.run()));
     owned.sort_unstable_by_key(|run| run.start());
     for pair in owned.windows(2) {

@@ -2,12 +2,12 @@
 
 use crate::owned::Owned as _;
 use heirloom::folio::{Fate, Kind, Request};
-use heirloom::restore::{Handle, Parts, Records, Unclaimed};
+use heirloom::restore::{Handle, Name, Parts, Records, Unclaimed};
 use heirloom::slab::CacheSpec;
 
 use crate::common::{
-    Kernel, PAGE, State, World, finish_freeing, free_area, free_frames, keep_area, keep_buffer,
-    keep_folio, keep_run, order, stamp_at, stamped, stamped_at,
+    Kernel, PAGE, State, World, finish_freeing, free_area, free_folio, free_frames, free_run,
+    keep_area, keep_buffer, keep_folio, keep_run, order, stamp_at, stamped, stamped_at,
 };
 
 type Entry = [u64; 3];
@@ -65,10 +65,12 @@ fn claim(kernel: &Kernel<'_>, n: u64, (expected, seed): Kept) {
         Parts::Folio(block) => {
             let folio = kernel.claim_folio(handle).unwrap();
             assert_eq!((folio.block(), stamped(folio.bytes(), seed)), (block, true));
+            free_folio(folio);
         }
         Parts::Run(of) => {
             let run = kernel.claim_run(handle).unwrap();
             assert_eq!((run.run(), stamped(run.bytes(), seed)), (of, true));
+            free_run(run);
         }
         Parts::Buffer { addr, bytes } | Parts::Object { addr, bytes, .. } => {
             if n == 10 {
@@ -188,11 +190,12 @@ fn what_was_not_preserved_does_not_block_memory_and_unclaimed_is_listed() {
         // One cache is adopted, one is not.
         let (_, adopted) = new.slabs().adopt(CacheSpec::new("things", 72)).unwrap();
         assert_eq!(adopted.unclaimed, 2);
-        let mut folios = Vec::new();
+        let (mut folios, mut names) = (Vec::new(), Vec::new());
         let (mut objects, mut slabs) = (Vec::new(), Vec::new());
         let finished = new
             .finish(|unclaimed| {
                 match unclaimed {
+                    Unclaimed::Subtree { name, bytes, .. } => names.push((name, bytes)),
                     Unclaimed::Folio(block) => folios.push(block),
                     Unclaimed::Slab { objects, .. } => slabs.push(objects),
                     Unclaimed::Object { size, .. } => objects.push(size),
@@ -203,20 +206,21 @@ fn what_was_not_preserved_does_not_block_memory_and_unclaimed_is_listed() {
             .unwrap();
         assert_eq!(objects, [72, 72]);
         assert_eq!(slabs, [5]);
-        // The folio, the run's two blocks, the buffer's one, the published root.
+        assert_eq!(names, [(Name::new("root").unwrap(), Some(6))]);
+        // The folio, the run's two blocks, the buffer's one; the root's goes with its name.
         let mut orders: Vec<_> = folios.iter().map(|block| block.order().get()).collect();
         orders.sort_unstable();
         let run_and_buffer: Vec<_> = orders.iter().copied().filter(|o| *o != 3).collect();
         assert_eq!(orders.len() - run_and_buffer.len(), 1);
         let frames: u64 = run_and_buffer.iter().map(|o| 1 << o).sum();
-        assert_eq!(frames, 5 + 2 + 1);
-        assert_eq!((finished.objects, finished.slabs), (2, 1));
+        assert_eq!(frames, 5 + 2);
+        assert_eq!((finished.objects, finished.slabs, finished.subtrees), (2, 1, 1));
         assert_eq!((finished.folios, finished.frames), (folios.len() as u64, frames + 8));
 
         let state = State::of(&new);
-        assert_eq!(state.inherited, []);
         match fate {
             Fate::Free => {
+                assert_eq!(state.inherited, []);
                 for cache in new.slabs().caches() {
                     assert_eq!((cache.stats().live, cache.stats().unclaimed), (0, 0));
                 }
@@ -226,12 +230,15 @@ fn what_was_not_preserved_does_not_block_memory_and_unclaimed_is_listed() {
                 assert_eq!(state.free + controls, empty);
             }
             Fate::Keep => {
-                // The next kernel finds all of it again, by the same addresses.
+                // It is there to be claimed still, and the next kernel finds all of it again, by the same
+                // addresses.
+                assert_eq!(state.inherited.len(), folios.len() + 2);
                 let next = world.jump(new);
                 let mut again = Vec::new();
                 let left = finish_freeing(&next);
                 for unclaimed in left {
                     match unclaimed {
+                        Unclaimed::Subtree { name, .. } => assert_eq!(name.as_str(), "root"),
                         Unclaimed::Folio(block) => again.push(block),
                         Unclaimed::Slab { objects, .. } => assert!(objects == 5 || objects == 2),
                         other => panic!("{other:?}"),

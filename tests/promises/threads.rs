@@ -93,7 +93,9 @@ fn threads_hand_over_to_threads() {
 
     let second = world.jump(kernel);
     for thread in 0..THREADS {
-        assert_eq!(second.claim_root(&format!("thread-{thread}")).unwrap().bytes().len(), 8);
+        let name = format!("thread-{thread}");
+        assert_eq!(second.claim_root(&name).unwrap().bytes().len(), 8);
+        second.unpublish(&name).unwrap();
     }
     claim_all(&second, &files, stays);
     let mut third = world.jump(second);

@@ -1,9 +1,9 @@
 //! What nobody tampered with is taken over whole, whatever kind of handover it is.
 
-use heirloom::folio::PhysAddr;
+use heirloom::folio::{Order, PhysAddr, Request};
 use heirloom::restore::SealPolicy;
 use heirloom_verify::contract::{Attempt, Verdict, take_over};
-use heirloom_verify::world::{Place, Shape, end};
+use heirloom_verify::world::{Place, Shape, World, end, keep_folio, stamped};
 
 #[test]
 fn every_kind_of_handover_is_taken_over_whole() {
@@ -92,4 +92,22 @@ fn every_kind_of_table_is_in_some_handover() {
     }
     // One of them has more blocks than a chunk page names.
     assert_eq!(count(&areas.tables, Place::Area), 4);
+}
+
+/// A leaf that leads to nothing goes when the next kernel begins. What that kernel looked up before, in the
+/// same leaf, must not lead it there: what it preserves then would be in no tree.
+#[test]
+fn what_is_preserved_where_a_leaf_was_empty_is_found() {
+    let world = World::new(256);
+    let kernel = world.boot();
+    // Around its bytes a block of any smaller order is looked for first.
+    kernel.publish("root", &vec![7; 20_000]).unwrap();
+    let folio = kernel.memory().folio(Request::new(Order::new(2).unwrap())).unwrap();
+    let kept = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
+    drop(kept.unpreserve().unwrap_or_else(|refused| panic!("{}", refused.error)));
+    let next = world.jump(kernel);
+    let kept = keep_folio(&next, 2, 7).unwrap();
+    let last = world.jump(next);
+    let found = last.claim_folio(kept.handle).expect("preserved");
+    assert!(stamped(found.bytes(), kept.seed));
 }

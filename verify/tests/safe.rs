@@ -228,10 +228,10 @@ impl<'k, 'w> Program<'k, 'w> {
                 let handle = self.handle();
                 if let Ok(folio) = kernel.claim_folio(handle) {
                     told.claimed.fetch_add(1, Relaxed);
-                    self.take(Own::Folio(folio));
+                    self.take(Own::KeptFolio(folio));
                 } else if let Ok(run) = kernel.claim_run(handle) {
                     told.claimed.fetch_add(1, Relaxed);
-                    self.take(Own::Run(run));
+                    self.take(Own::KeptRun(run));
                 }
             }
             // An object that is claimed so is leaked: only its pointer is known.
@@ -260,7 +260,7 @@ impl<'k, 'w> Program<'k, 'w> {
                     0 => drop(cache.discard(at)),
                     1 => drop(cache.claim(at)),
                     2 => drop(slabs.claim(at, size_of::<Thing>() as u64, (n >> 16) as u8 % 32)),
-                    _ => drop(slabs.claim_large(at, 4096 * (n >> 16 & 7), n >> 20 & 1 == 1)),
+                    _ => drop(slabs.claim_large(at, 4096 * (n >> 16 & 7))),
                 }
             }
             24 => {
@@ -313,7 +313,7 @@ impl<'k, 'w> Program<'k, 'w> {
             }
             30 => {
                 let block = Block::containing(Pfn::new(self.addr().pfn().get()), Order::ZERO);
-                let _ = (memory.is_preserved(block), memory.hold_inheritance().is_ok());
+                let _ = (memory.is_preserved(block), memory.is_inherited(block));
                 let other = slabs.cache(CacheSpec::new("others", 24 + (n >> 8 & 1) as usize));
                 let _ = other.map(|cache| cache.stats());
             }

@@ -4,8 +4,8 @@
 
 use std::sync::Mutex;
 
-use heirloom::folio::{Block, DirectMap, Error as FolioError, Fate, Kind, Order, Request};
-use heirloom::restore::{Error, Handle, Unclaimed};
+use heirloom::folio::{Error as FolioError, Fate, Kind, Order, Request};
+use heirloom::restore::{Error, Handle};
 use heirloom_verify::races::{
     Dice, Ground, Kernel, PLAIN, THINGS, Thing, Worker, is_full, programs, schedules,
 };
@@ -195,39 +195,20 @@ fn what_was_left_is_claimed_once_while_others_adopt_and_allocate() {
     });
 }
 
-/// What one thread did to end the inheritance.
-#[derive(Default)]
-struct End {
-    /// What `finish` asked about, once for each call.
-    asked: Mutex<Vec<Block>>,
-    ended: Mutex<bool>,
-}
-
-/// A successor, and the end of what it inherited.
-struct Ending {
+/// A successor of which threads free, or leave, what the others claim.
+struct Freeing {
     world: World,
-    end: End,
 }
 
-impl Ending {
+impl Freeing {
     fn keeps(&self) -> bool {
         self.world.seed.is_multiple_of(2)
     }
 
-    /// Ends the inheritance, or says who is in the way.
-    fn try_end(&self) {
+    /// Asks what is left, and frees it or leaves it.
+    fn finish(&self) {
         let fate = if self.keeps() { Fate::Keep } else { Fate::Free };
-        let done = self.world.kernel.finish(|unclaimed| {
-            if let Unclaimed::Folio(block) = unclaimed {
-                self.end.asked.lock().unwrap().push(block);
-            }
-            fate
-        });
-        match done {
-            Ok(_) => *self.end.ended.lock().unwrap() = true,
-            Err(Error::Folio(FolioError::Claiming)) => {}
-            Err(error) => panic!("{error}"),
-        }
+        self.world.kernel.finish(|_| fate).unwrap();
     }
 
     /// Claims what has frames of its own, in an order of its own.
@@ -239,86 +220,77 @@ impl Ending {
         while !order.is_empty() {
             let at = order.swap_remove(dice.roll(order.len()));
             let (handle, seed) = world.left[at];
-            let before = *self.end.ended.lock().unwrap();
             match Thing::claim(&world.kernel, handle, seed) {
                 Ok(thing) => {
-                    assert!(!before, "claimed once the inheritance had ended");
                     thing.check(&world.kernel);
                     world.claims.lock().unwrap()[at] += 1;
                     world.owned.lock().unwrap().push(thing);
                 }
-                // The other was first; or the inheritance is being ended, or has ended.
-                Err(
-                    Error::Folio(FolioError::Ending | FolioError::NotPreserved { .. })
-                    | Error::NotInherited { .. },
-                ) => {}
+                // The other was first; or it was freed.
+                Err(Error::Folio(FolioError::NotPreserved { .. }) | Error::NotInherited { .. }) => {
+                }
                 Err(error) => panic!("{handle:?}: {error}"),
             }
         }
     }
 
-    /// Each thing was claimed once, or `finish` disposed of all of it.
+    /// Each thing was claimed once, or is there for the next kernel, or was freed.
     fn after(self) {
-        if !*self.end.ended.lock().unwrap() {
-            self.try_end();
-            assert!(*self.end.ended.lock().unwrap(), "nobody is in the way any more");
-        }
         let keeps = self.keeps();
-        let Self { world, end } = self;
-        let asked = end.asked.into_inner().unwrap();
+        let Self { world } = self;
         let mut kept = Vec::new();
         for ((handle, seed), claims) in world.left.iter().zip(&*world.claims.lock().unwrap()) {
             let Some(run) = Thing::frames(*handle) else { continue };
-            let disposed = asked.iter().filter(|block| run.covers(block.run()));
-            let disposed: u64 = disposed.map(|block| block.order().frames()).sum();
-            let expected = if *claims == 0 { run.frames() } else { 0 };
-            assert!(*claims <= 1 && disposed == expected, "{handle:?}: {claims}, {disposed}");
-            if *claims == 0 && keeps {
-                kept.push((*handle, *seed));
+            assert!(*claims <= 1, "{handle:?}: claimed {claims} times");
+            let memory = world.kernel.memory();
+            let there = run.blocks().filter(|block| memory.is_inherited(*block)).count();
+            match (*claims, keeps) {
+                (1, _) => assert_eq!(there, 0, "{handle:?} is claimed, and there to be claimed"),
+                (_, true) => {
+                    assert_eq!(there, run.blocks().count(), "{handle:?} is lost");
+                    kept.push((*handle, *seed));
+                }
+                (_, false) => {}
             }
         }
         let things = world.assert_sound();
-        for thing in &things {
-            let (start, bytes) = thing.place(&world.kernel);
-            assert!(kept.iter().all(|(handle, _)| {
-                let run = Thing::frames(*handle).expect("frames");
-                let first = world.kernel.memory().machine().ptr(run.addr()).addr().get();
-                first + run.bytes() as usize <= start || start + bytes <= first
-            }));
-        }
-        things.into_iter().for_each(|thing| thing.free(&world.kernel));
-        // The next kernel has what was kept, as it was.
+        // All that was claimed, and what this kernel preserved, is there for the next one, as it was.
+        let mut left: Vec<_> = things
+            .iter()
+            .filter(|thing| thing.is_preserved())
+            .map(|thing| thing.handle(&world.kernel))
+            .collect();
+        left.append(&mut kept);
         let kernel = world.ground.revive(world.kernel.into_handover().entry());
-        claim_all(&kernel, kept);
+        adopt(&kernel);
+        claim_all(&kernel, left);
         kernel.finish(|_| Fate::Free).unwrap();
         kernel.memory().audit().unwrap();
     }
 }
 
-/// Whoever claims while the inheritance ends comes first, or is refused. What has frames of its own
-/// alone is claimed: an object's claim beside its discard is the caller's to avoid.
+/// Whoever claims while another frees what is left comes first, or is refused. What has frames of its
+/// own alone is claimed: an object's claim beside its discard is the caller's to avoid.
 ///
-/// Fails if a leaf's bit is cleared by a load and a store.
+/// Fails if a claim, or what frees, stores the byte in place of exchanging it.
 #[test]
-fn what_is_claimed_while_the_inheritance_ends_has_one_owner() {
-    programs("two claim, one ends the inheritance, one allocates", 30, schedules(15), |seed| {
-        let claims = |ending: &Ending, number| ending.claim(number);
-        let ends = |ending: &Ending, number| {
-            let mut dice = Dice::new(ending.world.seed << 8 | number as u64);
+fn what_is_claimed_while_another_frees_has_one_owner() {
+    programs("two claim, one frees or leaves, one allocates", 30, schedules(15), |seed| {
+        let claims = |freeing: &Freeing, number| freeing.claim(number);
+        let frees = |freeing: &Freeing, number| {
+            let mut dice = Dice::new(freeing.world.seed << 8 | number as u64);
             if dice.roll(2) == 0 {
-                adopt(&ending.world.kernel);
+                adopt(&freeing.world.kernel);
             }
-            for _ in 0..6 {
+            for _ in 0..4 {
                 let steps = dice.roll(4);
-                ending.world.work(number, steps);
-                if !*ending.end.ended.lock().unwrap() {
-                    ending.try_end();
-                }
+                freeing.world.work(number, steps);
+                freeing.finish();
             }
         };
-        let works = |ending: &Ending, number| ending.world.work(number, 10);
-        let ending = Ending { world: heirs(seed), end: End::default() };
-        (ending, vec![claims, claims, ends, works], Ending::after)
+        let works = |freeing: &Freeing, number| freeing.world.work(number, 10);
+        let freeing = Freeing { world: heirs(seed) };
+        (freeing, vec![claims, claims, frees, works], Freeing::after)
     });
 }
 
@@ -371,9 +343,7 @@ fn of_those_that_publish_under_one_name_one_is_last() {
             let World { ground, kernel, .. } = world;
             let kernel = ground.revive(kernel.into_handover().entry());
             let root = kernel.claim_root("root").unwrap();
-            let start = kernel.memory().machine().ptr(root.into_folio().into_raw().addr());
-            // SAFETY: claimed just now, and nobody else's.
-            let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), 24) };
+            let bytes = root.bytes();
             assert!(bytes.iter().all(|byte| *byte == bytes[0]) && bytes[0] % 16 == 2, "{bytes:?}");
             kernel.finish(|_| Fate::Free).unwrap();
             kernel.memory().audit().unwrap();

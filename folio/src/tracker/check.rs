@@ -84,10 +84,14 @@ pub trait Ledger {
     }
 
     /// The check came upon `leaf`, which holds the keys of the blocks of `first`'s order from
-    /// `first` on, and no other order's: something for a directory of leaves to remember.
+    /// `first` on, and no other order's, and is not empty: something for a directory of leaves to
+    /// remember.
     fn leaf(&mut self, first: Block, leaf: PhysAddr) {
         let _ = (first, leaf);
     }
+
+    /// The check came upon a node below the root that leads to nothing that is preserved.
+    fn empty_node(&mut self) {}
 }
 
 /// Checks the tree at `root`, each byte of it, and takes its nodes and every block that it
@@ -218,7 +222,7 @@ where
     fn tree(&mut self, root: PhysAddr) -> Result<(), E> {
         let level = G.levels - 1;
         match self.enter(root.get(), 0, level) {
-            Ok(node) => self.visit(node, level),
+            Ok(node) => self.visit(node, level).map(|_| ()),
             Err(reason) => {
                 (self.found)(TreeError { node: root, level: level as u8, index: 0, reason })
             }
@@ -241,11 +245,13 @@ where
         Ok(Node { addr, first, words })
     }
 
-    /// What lies below a node that was taken. It calls itself once for each level at most.
-    fn visit(&mut self, at: Node<'a>, level: u32) -> Result<(), E> {
+    /// What lies below a node that was taken: whether anything does. It calls itself once for each
+    /// level at most.
+    fn visit(&mut self, at: Node<'a>, level: u32) -> Result<bool, E> {
         if level == 0 {
             return self.leaf(at);
         }
+        let mut some = false;
         for (index, entry) in at.words.iter().enumerate() {
             // Relaxed: the kernel that wrote the tree is gone.
             let entry = entry.load(Relaxed);
@@ -264,26 +270,26 @@ where
                 continue;
             }
             match self.enter(entry, first, level - 1) {
-                Ok(below) => self.visit(below, level - 1)?,
-                Err(reason) => (self.found)(fault(reason))?,
+                Ok(below) if self.visit(below, level - 1)? => some = true,
+                Ok(_) => self.ledger.empty_node(),
+                Err(reason) => {
+                    (self.found)(fault(reason))?;
+                    some = true;
+                }
             }
         }
-        Ok(())
+        Ok(some)
     }
 
     /// A frame of its own: [`Check::visit`] has one for each level.
     #[inline(never)]
-    fn leaf(&mut self, at: Node<'a>) -> Result<(), E> {
-        // A leaf of keys above its own width has one order; the very first has all the others.
-        if let Some(block) = Key::new(at.first).block()
-            && at.first >= LEAF_KEYS
-        {
-            self.ledger.leaf(block, at.addr);
-        }
+    fn leaf(&mut self, at: Node<'a>) -> Result<bool, E> {
+        let mut any = false;
         for (n, words) in at.words.chunks(64).enumerate() {
             // The next 64, a line each time: they come while these are looked at.
             at.words.iter().skip((n + 1) * 64).step_by(8).take(8).for_each(prefetch);
             let (mut some, full) = summary(words);
+            any |= full || some != 0;
             if full && self.full(at.first + n as u64 * 4096) {
                 continue;
             }
@@ -302,7 +308,14 @@ where
                 }
             }
         }
-        Ok(())
+        // A leaf of keys above its own width has one order; the very first has all the others.
+        if let Some(block) = Key::new(at.first).block()
+            && at.first >= LEAF_KEYS
+            && any
+        {
+            self.ledger.leaf(block, at.addr);
+        }
+        Ok(any)
     }
 
     /// Takes the 4096 blocks from `key` on, each of which is preserved, if they are frames and the

@@ -7,7 +7,7 @@
 use crate::addr::{Block, PhysAddr};
 use crate::error::Error;
 use crate::prefetch::prefetch;
-use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
+use crate::sync::{AcqRel, Acquire, AtomicU64, Release};
 
 use super::key::{Geometry, Key, LEVELS, node_start};
 use super::node::{Nodes, Stock, Tables};
@@ -35,14 +35,9 @@ impl Tracker {
         Self { root: AtomicU64::new(0) }
     }
 
-    /// The tracker of a tree that exists: a predecessor's, checked.
+    /// The tracker of a tree that exists: a predecessor's, checked, with which it goes on.
     pub(crate) fn adopt(root: PhysAddr) -> Self {
         Self { root: AtomicU64::new(root.get()) }
-    }
-
-    /// Forgets the tree, whose pages are the caller's to free.
-    pub(crate) fn forget(&self) {
-        self.root.store(0, Relaxed);
     }
 
     /// The root node, if there is one yet.
@@ -243,6 +238,13 @@ impl<'n> Spot<'n> {
         prefetch(self.word);
     }
 
+    /// Whether the block is preserved.
+    #[inline]
+    pub(crate) fn is_set(self) -> bool {
+        // Acquire as in [`Tracker::contains`].
+        self.word.load(Acquire) & self.bit != 0
+    }
+
     /// [`Tracker::preserve`], the spot being known.
     #[inline]
     pub(crate) fn preserve(self, block: Block) -> Result<(), Error> {
@@ -258,8 +260,10 @@ impl<'n> Spot<'n> {
     /// [`Tracker::unpreserve`], the spot being known.
     #[inline]
     pub(crate) fn unpreserve(self, block: Block) -> Result<(), Error> {
-        // Acquire pairs with the Release in `preserve`: the block is seen as its owner left it.
-        if self.word.fetch_and(!self.bit, Acquire) & self.bit != 0 {
+        // Acquire pairs with the Release in `preserve`: the block is seen as its owner left it. Release
+        // pairs with the Acquire of a successor that finds the bit clear: what led to the block was
+        // unlinked before.
+        if self.word.fetch_and(!self.bit, AcqRel) & self.bit != 0 {
             Ok(())
         } else {
             Err(Error::NotPreserved { block })
@@ -278,6 +282,7 @@ mod tests {
     use super::super::key::LEAF_KEYS;
     use super::super::ram::{Ram, block};
     use super::*;
+    use crate::sync::Relaxed;
 
     #[test]
     fn a_block_is_preserved_once() {

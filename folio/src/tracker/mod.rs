@@ -14,6 +14,7 @@
 //! rows     the same for runs, and for many adjacent folios at once
 //! walk     everything preserved: by words, folios, adjacent folios
 //! pages    the tree's own nodes
+//! prune    nodes that lead to nothing
 //! counts   how much that is
 //! gaps     what lies between
 //! check    a predecessor's tree, believed only after this
@@ -38,8 +39,9 @@ mod loom_tests;
 mod model_tests;
 mod node;
 mod pages;
+mod prune;
 #[cfg(test)]
-mod ram;
+pub(crate) mod ram;
 mod rows;
 #[cfg(all(test, not(loom)))]
 mod survey_tests;

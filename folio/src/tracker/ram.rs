@@ -14,7 +14,7 @@ use super::node::{Nodes, Tables};
 /// Words of a page: all of them, or as many as the keys that the model checker uses reach.
 const LENGTH: usize = if cfg!(loom) { 4 } else { WORDS };
 
-pub(super) struct Ram {
+pub(crate) struct Ram {
     base: Pfn,
     pages: Vec<std::sync::OnceLock<Vec<AtomicU64>>>,
     state: Mutex<State>,
@@ -29,11 +29,11 @@ struct State {
 
 impl Ram {
     /// `pages` pages from frame `0x5000` on.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(crate) fn new(pages: usize) -> Self {
         Self::at(Pfn::new(0x5000), pages)
     }
 
-    pub(super) fn at(base: Pfn, pages: usize) -> Self {
+    pub(crate) fn at(base: Pfn, pages: usize) -> Self {
         let state =
             State { used: std::vec![false; pages], left: usize::MAX, directory: BTreeMap::new() };
         let ram = Self {
@@ -51,30 +51,30 @@ impl Ram {
     }
 
     /// How many pages are given out.
-    pub(super) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.state.lock().unwrap().used.iter().filter(|used| **used).count()
     }
 
     /// The frames of the pages.
     #[cfg(not(loom))]
-    pub(super) fn run(&self) -> Run {
+    pub(crate) fn run(&self) -> Run {
         Run::new(self.base, self.pages.len() as u64).unwrap()
     }
 
     /// Lets `allocations` more succeed, and none after them.
     #[cfg(not(loom))]
-    pub(super) fn fail_after(&self, allocations: usize) {
+    pub(crate) fn fail_after(&self, allocations: usize) {
         self.state.lock().unwrap().left = allocations;
     }
 
     /// Empties the directory.
     #[cfg(not(loom))]
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.state.lock().unwrap().directory.clear();
     }
 
     /// What a failed allocation answers.
-    pub(super) fn full(&self) -> Error {
+    pub(crate) fn full(&self) -> Error {
         let _ = self;
         Error::OutOfMemory { order: Order::ZERO, node: None }
     }
@@ -139,10 +139,10 @@ fn place(block: Block) -> (Order, u64) {
     (block.order(), Key::of(block).get() >> Geometry::BUILD.leaf_log2)
 }
 
-pub(super) fn block(order: u8, pfn: u64) -> Block {
+pub(crate) fn block(order: u8, pfn: u64) -> Block {
     Block::new(Pfn::new(pfn), Order::new(order).unwrap()).unwrap()
 }
 
-pub(super) fn run(start: u64, frames: u64) -> Run {
+pub(crate) fn run(start: u64, frames: u64) -> Run {
     Run::new(Pfn::new(start), frames).unwrap()
 }

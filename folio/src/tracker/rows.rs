@@ -6,7 +6,7 @@
 
 use crate::addr::{Block, Run};
 use crate::error::Error;
-use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
+use crate::sync::{AcqRel, AtomicU64, Relaxed, Release};
 
 use super::grow::Tracker;
 use super::key::{Adjacent, Key, LEAF_KEYS, node_start};
@@ -138,8 +138,8 @@ impl Tracker {
         if let Some((word, mask)) = self.one_word(nodes, folios)
             && !word.load(Relaxed) & mask == 0
         {
-            // Acquire as in `unpreserve`.
-            let old = word.fetch_and(!mask, Acquire) & mask;
+            // AcqRel as in `unpreserve`.
+            let old = word.fetch_and(!mask, AcqRel) & mask;
             return not(Key::of(folios.first()).get() & !63, mask & !old).inspect_err(|_| {
                 // Another call cleared some of these since the look. Release as below.
                 word.fetch_or(old, Release);
@@ -152,8 +152,8 @@ impl Tracker {
         })?;
         self.words(nodes, from, to, |key, mask, word| {
             let Some(word) = word else { return Ok(()) };
-            // Acquire as in `unpreserve`.
-            let old = word.fetch_and(!mask, Acquire) & mask;
+            // AcqRel as in `unpreserve`.
+            let old = word.fetch_and(!mask, AcqRel) & mask;
             not(key, mask & !old).inspect_err(|_| {
                 // Another call cleared some of these since the first look. Release: the bits that
                 // come back carry on what their first Release published.

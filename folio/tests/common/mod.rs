@@ -8,7 +8,11 @@
 
 pub(crate) mod owned;
 
+use std::collections::BTreeSet;
+
 use heirloom_folio::harness::Ram;
+
+use heirloom_folio::tracker::{Geometry, Key};
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
 
 pub(crate) fn order(o: u8) -> Order {
@@ -139,4 +143,15 @@ fn words(run: Run, stamp: u64) -> impl Iterator<Item = (usize, u64)> {
         let value = stamp ^ (run.start().get() + i);
         [(first, value), (first + PAGE_SIZE - 8, !value)]
     })
+}
+
+/// The nodes of a tree that has these blocks and never had others: the root, and on each level below
+/// it one for each stretch of keys.
+pub(crate) fn nodes_of(blocks: &[Block]) -> u64 {
+    let g = Geometry::BUILD;
+    let stretches = |level: u32| {
+        let bits = g.leaf_log2 + level * g.table_log2;
+        blocks.iter().map(|b| Key::of(*b).get() >> bits).collect::<BTreeSet<_>>().len() as u64
+    };
+    1 + (0..g.levels - 1).map(stretches).sum::<u64>()
 }

@@ -64,8 +64,9 @@ pub(crate) enum Edit {
 }
 
 impl<'a> RootPage<'a> {
-    /// No page has more subtrees: each is a node of a name and two properties of 8 bytes.
-    pub(crate) const MOST: usize = HALF / (4 + 4 + 2 * (12 + 8) + 4);
+    /// No page has more subtrees: each is a node of a name and one property of 8 bytes at least. (What
+    /// this kernel adds has two; what it goes on with may not.)
+    pub(crate) const MOST: usize = HALF / (4 + 4 + (12 + 8) + 4);
 
     /// Lays out a root without subtrees in `words`, the page at `at`, whose map is at `map`.
     ///
@@ -109,6 +110,29 @@ impl<'a> RootPage<'a> {
     pub fn reopen(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
         RootView::new(words, at)?;
         Ok(Self { words, at })
+    }
+
+    /// Whether the page is laid out as [`RootPage::create`] does it, so that this build can go on
+    /// with it: an edit keeps to the half that is not in use.
+    pub(crate) fn is_ours(&self) -> bool {
+        let word =
+            |index: usize| self.words.get(index).map(|word| u32::from_be(word.load(Relaxed)));
+        let fixed = [
+            (header::TOTAL_SIZE, PAGE_SIZE as u32),
+            (header::OFF_STRINGS, STRINGS_AT as u32),
+            (header::OFF_RESERVE, RESERVE_AT as u32),
+            (header::VERSION, FDT_VERSION),
+            (header::LAST_COMPATIBLE, FDT_LAST_COMPATIBLE),
+            (header::SIZE_STRINGS, STRINGS_SIZE as u32),
+            (header::SIZE_STRUCT, HALF as u32),
+        ];
+        let half = [FIRST_HALF, SECOND_HALF].map(|half| Some(half as u32));
+        let mut strings = (STRINGS_AT / 4..).zip(STRINGS.chunks_exact(4));
+        self.words.len() == WORDS
+            && fixed.into_iter().all(|(index, value)| word(index) == Some(value))
+            && half.contains(&word(header::OFF_STRUCT))
+            && (RESERVE_AT / 4..FIRST_HALF / 4).all(|index| word(index) == Some(0))
+            && strings.all(|(index, name)| word(index) == Some(be_word(name)))
     }
 
     /// The page's address: what a successor is told.
@@ -168,13 +192,8 @@ impl<'a> RootPage<'a> {
         edit: Edit,
         first: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (start, end) = match self.words.get(header::OFF_STRUCT) {
-            Some(word) if u32::from_be(word.load(Relaxed)) == FIRST_HALF as u32 => {
-                (SECOND_HALF, STRINGS_AT)
-            }
-            _ => (FIRST_HALF, SECOND_HALF),
-        };
-        self.compose(edit, Emit { page: self, at: start, end: start }, end)?;
+        let (start, end) = self.other_half();
+        self.try_edit(edit)?;
         first()?;
         self.compose(edit, Emit { page: self, at: start, end }, end)?;
         if let Some(word) = self.words.get(header::OFF_STRUCT) {
@@ -182,6 +201,25 @@ impl<'a> RootPage<'a> {
             store::word32(word, (start as u32).to_be(), Release);
         }
         Ok(())
+    }
+
+    /// Whether an edit can be made; nothing is written.
+    ///
+    /// # Errors
+    /// As for the edit.
+    pub(crate) fn try_edit(&self, edit: Edit) -> Result<(), Error> {
+        let (start, end) = self.other_half();
+        self.compose(edit, Emit { page: self, at: start, end: start }, end)
+    }
+
+    /// Where the half that is not in use begins and ends.
+    fn other_half(&self) -> (usize, usize) {
+        match self.words.get(header::OFF_STRUCT) {
+            Some(word) if u32::from_be(word.load(Relaxed)) == FIRST_HALF as u32 => {
+                (SECOND_HALF, STRINGS_AT)
+            }
+            _ => (FIRST_HALF, SECOND_HALF),
+        }
     }
 
     /// Writes the edited tree, which has to end at `end`.
@@ -211,9 +249,12 @@ impl<'a> RootPage<'a> {
             Edit::Replace(Subtree { name, .. }) | Edit::Remove(name) if !found => {
                 Err(Error::NoSuchSubtree { name })
             }
-            Edit::Add(Subtree { name, .. }) if block.at > end => {
+            // Another in its place may say how many bytes it has, where the one before did not.
+            Edit::Add(Subtree { name, .. }) | Edit::Replace(Subtree { name, .. })
+                if block.at > end =>
+            {
                 let needed = block.at - start;
-                Err(Error::RootFull { name, needed, limit: HALF })
+                Err(Error::RootFull { name, needed, limit: HALF, inherited: 0 })
             }
             _ => Ok(()),
         }
@@ -380,7 +421,9 @@ mod tests {
         };
         // 60 bytes a node and 56 for the root.
         assert!(count as usize >= (HALF - 64) / 64, "{count} subtrees");
-        let Error::RootFull { needed, limit, .. } = error else { panic!("{error:?}") };
+        let Error::RootFull { needed, limit, inherited: 0, .. } = error else {
+            panic!("{error:?}")
+        };
         assert!(needed > limit && needed <= limit + 64);
         let (map, subtrees) = content(&words);
         assert_eq!((map, subtrees.len() as u64), (MAP_ADDR, count));

@@ -2,12 +2,12 @@
 
 use heirloom_folio::sync::AtomicU32;
 
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
 use crate::error::{Error, Fault, Table};
 use crate::excerpt::unknown;
-use crate::fdt::{DeviceTree, Token};
+use crate::fdt::{DeviceTree, FDT_ENDED, Token};
 use crate::pages::Pages;
 
 /// A root page that was found sound: every token, name, length and property.
@@ -32,6 +32,13 @@ pub struct Subtree {
     pub size: Option<u64>,
 }
 
+impl Subtree {
+    /// The frames in which its bytes lie; of one whose length is not known, the first.
+    pub(crate) fn frames(&self) -> Option<Run> {
+        Run::covering(self.addr, self.size.unwrap_or(1).max(1))
+    }
+}
+
 impl<'a> RootView<'a> {
     /// Checks the root page in `words`, which stand at physical `at`.
     ///
@@ -46,6 +53,11 @@ impl<'a> RootView<'a> {
     /// property missing, twice or of a wrong length, a name twice.
     pub fn new(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
         Self::of(DeviceTree::open(words, Table::Root, at)?)
+    }
+
+    /// The same for a root page whose entry was ended, as long as it is kept.
+    pub(crate) fn ended(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
+        Self::of(DeviceTree::marked(words, Table::Root, at, FDT_ENDED)?)
     }
 
     /// Checks the root page at `at`.

@@ -12,7 +12,7 @@
 //! a slab table that has a next one is full, holes included.
 //!
 //! The roll is whole at any instant. A page is zeroed and preserved before one store links it; of a
-//! record the checksum is stored last, and is zero where there is none; an entry of a slab table is
+//! record the checksum is zero until all else is stored, its page's count included; an entry of a slab table is
 //! written before it is counted; a slab is preserved before the one store that enters it, and
 //! unpreserved after the one that strikes it out.
 //!
@@ -31,6 +31,6 @@ mod view;
 mod write;
 
 pub use record::CacheRecord;
-pub(crate) use table::{SlabTable, TablePlace};
-pub(crate) use view::{Here, RollView, Source};
+pub(crate) use table::SlabTable;
+pub(crate) use view::{Here, NamedSlabs, Part, RollView, Source};
 pub(crate) use write::Roll;

@@ -1,11 +1,11 @@
-//! A cache's slab table, as this kernel writes it.
+//! A cache's slab table, as this kernel writes it: a new one, or a predecessor's, gone on with.
 
 use heirloom_folio::sync::{
     AtomicU64,
     Ordering::{Relaxed, Release},
 };
 
-use heirloom_folio::{Machine, Memory, PhysAddr};
+use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 
 use super::write::{new_page, words};
 use crate::error::Error;
@@ -14,19 +14,42 @@ use crate::store;
 /// Words of a page before its entries: the next page's address, and the count.
 pub(super) const HEADER: usize = 2;
 /// Entries of a slab table's page.
-pub(super) const SLABS: usize = heirloom_folio::PAGE_SIZE / size_of::<u64>() - HEADER;
+pub(super) const SLABS: usize = PAGE_SIZE / size_of::<u64>() - HEADER;
 
-/// Marks an entry as a hole. The rest of it is the address of the next hole, or zero.
+/// What an entry says that was struck out. (Zero, and every odd number, names no slab either.)
 const HOLE: u64 = 1;
 
+/// Entries that are looked at for a hole before a place at the end is taken: a cache line's, eight
+/// times.
+const LOOK: usize = 64;
+
+/// Whether an entry of a slab table names no slab.
+pub(super) const fn is_hole(entry: u64) -> bool {
+    entry == 0 || entry & 1 == 1
+}
+
 /// Where the slabs of a cache are entered. Under the cache's lock.
+///
+/// Holes are found by looking for them, a few entries at a time, round and round: so nothing has to be
+/// kept in them, and whatever a predecessor left in one is as good as anything. An entry is struck out
+/// by one store of its own: under the lock, or without it by the one that has a slab of no cache.
 pub(crate) struct SlabTable {
     first: Option<PhysAddr>,
     last: PhysAddr,
     /// Entries of the last page in use, holes included.
     count: usize,
-    /// The hole made last, or 0; each holds the address of the one before it.
-    holes: u64,
+    /// Holes there may be: not fewer, but for those that were made without the lock since.
+    holes: usize,
+    /// Entries of any table that were struck out without a lock, as far as is known here.
+    noted: u64,
+    /// Where the next hole is looked for.
+    look: TablePlace,
+    /// Whether a hole was found or made in this round.
+    met: bool,
+    /// The entry struck out last, or 0: mostly the next one's.
+    struck: u64,
+    /// The page of this table that an entry was found in last.
+    known: PhysAddr,
 }
 
 /// A place for a slab in the table.
@@ -40,21 +63,35 @@ pub(crate) enum Place {
 
 /// A place in the table to go on from: entry `index` of a page, the first one if none is named.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct TablePlace {
+struct TablePlace {
     page: Option<PhysAddr>,
     index: usize,
 }
 
-impl TablePlace {
-    /// The place of the slab that was found before this one.
-    pub(crate) const fn found(self) -> Self {
-        Self { page: self.page, index: self.index.saturating_sub(1) }
-    }
-}
-
 impl SlabTable {
     pub(crate) const fn new() -> Self {
-        Self { first: None, last: PhysAddr::new(0), count: 0, holes: 0 }
+        let none = PhysAddr::new(0);
+        let look = TablePlace { page: None, index: 0 };
+        let (holes, noted, met, struck) = (0, 0, false, 0);
+        Self { first: None, last: none, count: 0, holes, noted, look, met, struck, known: none }
+    }
+
+    /// The table whose first page is at `first`: one of the roll's, which was checked. Costs what
+    /// reading it costs; nothing is written.
+    pub(crate) fn reopen<M: Machine>(memory: &Memory<M>, first: PhysAddr) -> Self {
+        let mut table = Self { first: Some(first), last: first, ..Self::new() };
+        loop {
+            // SAFETY: a page of the roll, which this kernel writes by atomics alone.
+            let page = unsafe { words(memory, table.last) };
+            let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
+            table.count = usize::try_from(word(1)).unwrap_or(SLABS).min(SLABS);
+            let entries = page.iter().skip(HEADER).take(table.count);
+            table.holes += entries.filter(|word| is_hole(store::load(word, Relaxed))).count();
+            match word(0) {
+                0 => return table,
+                next => table.last = PhysAddr::new(next),
+            }
+        }
     }
 
     /// The first page, once there is one.
@@ -64,27 +101,75 @@ impl SlabTable {
 
     /// Begins with the page at `first`, which is empty.
     pub(crate) const fn begin(&mut self, first: PhysAddr) {
-        *self = Self { first: Some(first), last: first, count: 0, holes: 0 };
+        *self = Self { first: Some(first), last: first, ..Self::new() };
     }
 
-    /// A place for a slab; a page more if there is none.
+    /// A place for a slab; a page more if there is none. `struck_out` is how many entries of any
+    /// table were [struck out](SlabTable::strike_out) without a lock so far: some may be this one's.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
-    pub(crate) fn place<M: Machine>(&mut self, memory: &Memory<M>) -> Result<Place, Error> {
-        if self.holes != 0 {
-            return Ok(Place::Hole(PhysAddr::new(self.holes)));
+    pub(crate) fn place<M: Machine>(
+        &mut self,
+        memory: &Memory<M>,
+        struck_out: u64,
+    ) -> Result<Place, Error> {
+        if struck_out != self.noted {
+            let more = usize::try_from(struck_out - self.noted).unwrap_or(usize::MAX);
+            self.holes = self.holes.saturating_add(more);
+            (self.noted, self.met) = (struck_out, true);
+        }
+        if let Some(hole) = self.hole(memory) {
+            return Ok(Place::Hole(hole));
         }
         if self.count == SLABS {
             let page = new_page(memory)?;
             // SAFETY: a page of this table.
             if let Some(link) = unsafe { words(memory, self.last) }.first() {
-                // Release: whoever follows the link reads a page of zeroes.
+                // Release: what follows the link reads a page of zeroes.
                 store::word(link, page.get(), Release);
             }
             (self.last, self.count) = (page, 0);
         }
         Ok(Place::End)
+    }
+
+    /// A hole, if one is at hand.
+    fn hole<M: Machine>(&mut self, memory: &Memory<M>) -> Option<PhysAddr> {
+        if self.holes == 0 {
+            return None;
+        }
+        let struck = core::mem::take(&mut self.struck);
+        if struck != 0 && is_hole(store::load(Self::entry(memory, PhysAddr::new(struck)), Relaxed))
+        {
+            return Some(PhysAddr::new(struck));
+        }
+        let page = self.look.page.or(self.first)?;
+        // SAFETY: a page of this table.
+        let page_words = unsafe { words(memory, page) };
+        let count = if page == self.last { self.count } else { SLABS };
+        let (from, to) = (self.look.index, count.min(self.look.index + LOOK));
+        for index in from..to {
+            let at = HEADER + index;
+            if is_hole(store::load(page_words.get(at)?, Relaxed)) {
+                self.look = TablePlace { page: Some(page), index: index + 1 };
+                self.met = true;
+                return Some(PhysAddr::new(page.get() + (at * size_of::<u64>()) as u64));
+            }
+        }
+        self.look = if to < count {
+            TablePlace { page: Some(page), index: to }
+        } else if page == self.last {
+            if !core::mem::take(&mut self.met) {
+                // A whole round without one.
+                self.holes = 0;
+            }
+            TablePlace::default()
+        } else {
+            let next = store::load(page_words.first()?, Relaxed);
+            TablePlace { page: Some(PhysAddr::new(next)), index: 0 }
+        };
+        None
     }
 
     /// Enters a preserved slab: the entry's address.
@@ -96,10 +181,9 @@ impl SlabTable {
     ) -> PhysAddr {
         match place {
             Place::Hole(entry) => {
-                let word = Self::entry(memory, entry);
-                self.holes = store::load(word, Relaxed) & !HOLE;
-                // Release: whoever reads the entry reads the slab's header.
-                store::word(word, slab.get(), Release);
+                self.holes = self.holes.saturating_sub(1);
+                // Release: what reads the entry reads the slab's header.
+                store::word(Self::entry(memory, entry), slab.get(), Release);
                 entry
             }
             Place::End => {
@@ -108,43 +192,61 @@ impl SlabTable {
                 store::word(Self::entry(memory, entry), slab.get(), Relaxed);
                 self.count += 1;
                 let counter = PhysAddr::new(self.last.get() + size_of::<u64>() as u64);
-                // Release: whoever reads the count reads the entry and the slab's header.
+                // Release: what reads the count reads the entry and the slab's header.
                 store::word(Self::entry(memory, counter), self.count as u64, Release);
                 entry
             }
         }
     }
 
-    /// Strikes a slab out, before it is unpreserved.
+    /// Strikes a slab out, before it is unpreserved, and remembers where.
     pub(crate) fn leave<M: Machine>(&mut self, memory: &Memory<M>, entry: PhysAddr) {
-        // Release: what was done to the slab before is done when it is gone from the roll.
-        store::word(Self::entry(memory, entry), self.holes | HOLE, Release);
-        self.holes = entry.get();
+        Self::strike_out(memory, entry);
+        self.holes = self.holes.saturating_add(1);
+        (self.struck, self.met) = (entry.get(), true);
     }
 
-    /// Looks for a slab at or after place `from` in the table, in one page: the next place, and the
-    /// slab if there is one before the page ends. `None`: the table ends.
-    pub(crate) fn next<M: Machine>(
-        &self,
+    /// Strikes a slab out, before it is unpreserved: for one that has the slab, and not the cache's
+    /// lock. The hole is found when it is come by.
+    pub(crate) fn strike_out<M: Machine>(memory: &Memory<M>, entry: PhysAddr) {
+        // Release: what was done to the slab before is done when it is gone from the roll.
+        store::word(Self::entry(memory, entry), HOLE, Release);
+    }
+
+    /// Whether `entry`, which may be any address, is that of an entry of this table that names `slab`.
+    pub(crate) fn is_entry<M: Machine>(
+        &mut self,
         memory: &Memory<M>,
-        from: TablePlace,
-    ) -> Option<(TablePlace, Option<PhysAddr>)> {
-        let page = from.page.or(self.first)?;
-        // SAFETY: a page of this table.
-        let page_words = unsafe { words(memory, page) };
+        entry: PhysAddr,
+        slab: PhysAddr,
+    ) -> bool {
+        let page = entry.pfn().addr();
+        let at = entry.offset_in_page() / size_of::<u64>();
+        let index = at.checked_sub(HEADER).filter(|_| entry.get().is_multiple_of(8));
+        let Some(index) = index.filter(|_| self.has_page(memory, page)) else { return false };
         let count = if page == self.last { self.count } else { SLABS };
-        for index in from.index..count {
-            let entry = page_words.get(HEADER + index).map_or(0, |w| store::load(w, Relaxed));
-            if entry & HOLE == 0 && entry != 0 {
-                let next = TablePlace { page: Some(page), index: index + 1 };
-                return Some((next, Some(PhysAddr::new(entry))));
+        // SAFETY: a page of this table.
+        let word = unsafe { words(memory, page) }.get(at);
+        index < count && word.is_some_and(|word| store::load(word, Relaxed) == slab.get())
+    }
+
+    /// Whether this is a page of the table. Entries that are asked about lie mostly side by side.
+    fn has_page<M: Machine>(&mut self, memory: &Memory<M>, page: PhysAddr) -> bool {
+        let Some(first) = self.first else { return false };
+        if page == self.known {
+            return true;
+        }
+        let mut at = first;
+        while at != page {
+            if at == self.last {
+                return false;
             }
+            // SAFETY: a page of this table.
+            let link = unsafe { words(memory, at) }.first();
+            at = PhysAddr::new(link.map_or(0, |link| store::load(link, Relaxed)));
         }
-        if page == self.last {
-            return None;
-        }
-        let next = page_words.first().map_or(0, |link| store::load(link, Relaxed));
-        Some((TablePlace { page: Some(PhysAddr::new(next)), index: 0 }, None))
+        self.known = page;
+        true
     }
 
     /// The word at an address in a page of the table.

@@ -6,13 +6,14 @@ use heirloom_folio::sync::{
     Ordering::{Acquire, Relaxed},
 };
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::record::{CacheRecord, Stored};
-use super::table::{HEADER, SLABS};
+use super::table::{HEADER, SLABS, is_hole};
 use super::write::{RECORDS, WORDS};
 use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
+use crate::past::Named;
 use crate::store;
 
 /// Pages of records that a roll may have, as many as Linux allows a chain of blocks.
@@ -52,24 +53,30 @@ impl<'p, P: Pages> Source<'p> for &'p P {
     }
 }
 
-/// This machine's memory as a source.
-pub(crate) struct Here<'m, M: Machine> {
-    memory: &'m Memory<M>,
-    holds: Holds<M>,
+/// What a block is that a check comes upon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// A page of records.
+    Records,
+    /// A page of a slab table.
+    Table,
+    /// A slab.
+    Slab,
 }
 
-/// Whether a block is one that a roll or a cache can have.
-type Holds<M> = fn(&Memory<M>, Block) -> bool;
+/// This machine's memory as a source: what is preserved in it.
+pub(crate) struct Here<'m, M: Machine> {
+    memory: &'m Memory<M>,
+}
 
 impl<'m, M: Machine> Here<'m, M> {
-    /// What the predecessor left and nobody has claimed.
+    /// What is preserved in `memory`.
     ///
     /// # Safety
     /// While anything read through it lives, nothing in this kernel writes, other than atomically,
-    /// to the pages and slabs that are read: they are the predecessor's and labelled as tables and
-    /// slabs, or about to be.
-    pub(crate) const unsafe fn inherited(memory: &'m Memory<M>) -> Self {
-        Self { memory, holds: Memory::is_inherited }
+    /// to the pages and slabs that are read: they are the roll's, or slabs that are left or in use.
+    pub(crate) const unsafe fn new(memory: &'m Memory<M>) -> Self {
+        Self { memory }
     }
 }
 
@@ -87,7 +94,7 @@ impl<'m, M: Machine> Source<'m> for Here<'m, M> {
     }
 
     fn holds(self, block: Block) -> bool {
-        (self.holds)(self.memory, block)
+        self.memory.is_preserved(block)
     }
 
     fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'m [AtomicU64]> {
@@ -98,7 +105,7 @@ impl<'m, M: Machine> Source<'m> for Here<'m, M> {
         }
         let first = self.memory.machine().ptr(addr).cast::<AtomicU64>();
         // SAFETY: the map covers the run, aligned; nothing writes it but by atomics
-        // (`Here::inherited` was promised that, and we write our own so).
+        // (`Here::new` was promised that, and we write our own so).
         Some(unsafe { core::slice::from_raw_parts(first.as_ptr(), words) })
     }
 
@@ -118,18 +125,18 @@ pub(crate) struct RollView<S> {
 }
 
 impl<'m, M: Machine> RollView<Here<'m, M>> {
-    /// The predecessor's roll whose first page is at `first`.
+    /// The predecessor's roll whose first page is at `first`, which this kernel is to go on with.
     ///
     /// # Safety
-    /// As for [`Here::inherited`].
-    pub(crate) const unsafe fn inherited(memory: &'m Memory<M>, first: PhysAddr) -> Self {
+    /// As for [`Here::new`].
+    pub(crate) const unsafe fn left(memory: &'m Memory<M>, first: PhysAddr) -> Self {
         // SAFETY: the same contract.
-        Self { source: unsafe { Here::inherited(memory) }, first }
+        Self { source: unsafe { Here::new(memory) }, first }
     }
 
     /// Our own roll.
     pub(crate) const fn own(memory: &'m Memory<M>, roll: &super::Roll<M>) -> Self {
-        Self { source: Here { memory, holds: Memory::is_preserved }, first: roll.first() }
+        Self { source: Here { memory }, first: roll.first() }
     }
 }
 
@@ -153,13 +160,13 @@ impl<'m, S: Source<'m>> RollView<S> {
     /// The first error of `found` or `slab`.
     pub(crate) fn check<E>(
         &self,
-        claim: impl FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        claim: impl FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
         found: impl FnMut(Error) -> Result<(), E>,
         slab: impl FnMut(PhysAddr, &CacheRecord) -> Result<(), Error>,
     ) -> Result<(), E> {
         let mut checks = Checks { claim, found, slab };
         let mut pages = self.own_pages();
-        while let Some((page, page_words, count)) = checks.page(&mut pages)? {
+        while let Some((page, page_words, count)) = checks.page(Part::Records, &mut pages)? {
             for index in 0..count {
                 match stored(page_words, index).check() {
                     Ok(None) => {}
@@ -181,6 +188,12 @@ impl<'m, S: Source<'m>> RollView<S> {
         })
     }
 
+    /// The addresses of a cache's slabs, each with that of its entry. What is there is still to be
+    /// checked.
+    pub(crate) fn named(&self, record: &CacheRecord) -> NamedSlabs<'m, S> {
+        NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
+    }
+
     /// What stands in every place for a record, counted or not.
     #[cfg(test)]
     pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
@@ -189,8 +202,11 @@ impl<'m, S: Source<'m>> RollView<S> {
     }
 
     /// The addresses of a cache's slabs. What is there is still to be checked.
-    pub(crate) fn slabs(&self, record: &CacheRecord) -> Slabs<'m, S> {
-        Slabs { pages: self.table_pages(record), page: [].iter() }
+    pub(crate) fn slabs(
+        &self,
+        record: &CacheRecord,
+    ) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
+        self.named(record).map(|named| named.slab)
     }
 
     /// The addresses of all pages of the roll, those of slab tables included.
@@ -215,12 +231,12 @@ impl<'m, S: Source<'m>> RollView<S> {
         checks: &mut Checks<C, F, V>,
     ) -> Result<(), E>
     where
-        C: FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        C: FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
         F: FnMut(Error) -> Result<(), E>,
         V: FnMut(PhysAddr, &CacheRecord) -> Result<(), Error>,
     {
         let mut pages = self.table_pages(record);
-        while let Some((page, page_words, count)) = checks.page(&mut pages)? {
+        while let Some((page, page_words, count)) = checks.page(Part::Table, &mut pages)? {
             for (index, word) in (0_u32..).zip(page_words.iter().skip(HEADER).take(count)) {
                 let found = store::load(word, Relaxed);
                 if is_hole(found) {
@@ -246,13 +262,13 @@ impl<'m, S: Source<'m>> RollView<S> {
     fn claim_slab(
         &self,
         block: Block,
-        mut claim: impl FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+        mut claim: impl FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
     ) -> Result<(), Error> {
         let fail = |fault| Error::Slab(SlabError { slab: block.addr(), fault });
         if !self.source.is_memory(block.run()) {
             return Err(fail(SlabFault::Misplaced));
         }
-        claim(block, Kind::Slab).map_err(|error| match error {
+        claim(block, Part::Slab).map_err(|error| match error {
             heirloom_folio::Error::WrongKind { .. } => fail(SlabFault::Duplicate),
             _ => fail(SlabFault::NotPreserved { block }),
         })
@@ -268,47 +284,53 @@ struct Checks<C, F, S> {
 
 impl<C, F, S, E> Checks<C, F, S>
 where
-    C: FnMut(Block, Kind) -> Result<(), heirloom_folio::Error>,
+    C: FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
     F: FnMut(Error) -> Result<(), E>,
 {
     /// The next page of a chain, claimed; `None` after the last, or after one at fault.
-    fn page<'m>(&mut self, pages: &mut Chain<'m, impl Source<'m>>) -> Result<Option<Page<'m>>, E> {
+    fn page<'m>(
+        &mut self,
+        part: Part,
+        pages: &mut Chain<'m, impl Source<'m>>,
+    ) -> Result<Option<Page<'m>>, E> {
         let next = pages.try_next().and_then(|next| {
             let Some((page, ..)) = next else { return Ok(None) };
             let block = Block::containing(page.pfn(), Order::ZERO);
             let twice = RollError { page, index: 0, fault: RollFault::Duplicate };
-            (self.claim)(block, Kind::Table).map(|()| next).map_err(|_| twice)
+            (self.claim)(block, part).map(|()| next).map_err(|_| twice)
         });
         next.or_else(|error| (self.found)(error.into()).map(|()| None))
     }
 }
 
-/// The addresses in a slab table, from [`RollView::slabs`].
-pub(crate) struct Slabs<'m, S> {
+/// The slabs in a slab table, from [`RollView::named`].
+pub(crate) struct NamedSlabs<'m, S> {
     pages: Chain<'m, S>,
-    page: core::slice::Iter<'m, AtomicU64>,
+    page: PhysAddr,
+    /// The page's entries.
+    words: &'m [AtomicU64],
+    index: usize,
 }
 
-impl<'m, S: Source<'m>> Iterator for Slabs<'m, S> {
-    type Item = PhysAddr;
+impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
+    type Item = Named;
 
-    fn next(&mut self) -> Option<PhysAddr> {
+    fn next(&mut self) -> Option<Named> {
         loop {
-            for word in self.page.by_ref() {
+            while let Some(word) = self.words.get(self.index) {
+                let at = (HEADER + self.index) * size_of::<u64>();
+                self.index += 1;
                 let found = store::load(word, Relaxed);
                 if !is_hole(found) {
-                    return Some(PhysAddr::new(found));
+                    let entry = PhysAddr::new(self.page.get() + at as u64);
+                    return Some(Named { slab: PhysAddr::new(found), entry });
                 }
             }
-            let (_, words, count) = self.pages.next()?;
-            self.page = words.get(HEADER..HEADER + count).unwrap_or(&[]).iter();
+            let (page, words, count) = self.pages.next()?;
+            let words = words.get(HEADER..HEADER + count).unwrap_or(&[]);
+            (self.page, self.words, self.index) = (page, words, 0);
         }
     }
-}
-
-/// Whether an entry of a slab table names no slab.
-const fn is_hole(entry: u64) -> bool {
-    entry == 0 || entry & 1 == 1
 }
 
 /// Record `index` of a page.

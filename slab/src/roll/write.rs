@@ -9,7 +9,7 @@ use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, R
 use lock_api::Mutex;
 use zerocopy::IntoBytes;
 
-use super::record::Stored;
+use super::record::{NONE, Stored};
 use super::table::HEADER;
 use crate::error::Error;
 use crate::header::Shape;
@@ -41,9 +41,25 @@ impl<M: Machine> Roll<M> {
         new_page(memory)
     }
 
-    /// The empty roll whose page is `first`, from [`Roll::first_page`].
-    pub(crate) const fn new(first: PhysAddr) -> Self {
-        Self { first, end: Mutex::new(End { page: first, count: 0 }) }
+    /// The roll whose first page is at `first`: an empty one, from [`Roll::first_page`], or a
+    /// predecessor's that was checked, with which this kernel goes on.
+    pub(crate) fn reopen(memory: &Memory<M>, first: PhysAddr) -> Self {
+        let mut end = End { page: first, count: 0 };
+        loop {
+            // SAFETY: a page of the roll, which this kernel writes by atomics alone.
+            let page = unsafe { words(memory, end.page) };
+            let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
+            end.count = usize::try_from(word(1)).unwrap_or(RECORDS).min(RECORDS);
+            // A record that a kernel counted, and did not come to write, leaves its place to the next: else
+            // the roll would grow with each kernel that ends there.
+            while end.count > 0 && word(HEADER + (end.count - 1) * WORDS) == NONE {
+                end.count -= 1;
+            }
+            match word(0) {
+                0 => return Self { first, end: Mutex::new(end) },
+                next => end.page = PhysAddr::new(next),
+            }
+        }
     }
 
     /// The address of the first page.
@@ -78,14 +94,19 @@ impl<M: Machine> Roll<M> {
         let place = page.iter().skip(HEADER + end.count * WORDS);
         let record = stored.as_bytes().chunks_exact(size_of::<u64>()).map(value);
         let mut record = place.zip(record);
-        // The checksum, which is zero as long as nothing is to be read there.
+        // The checksum, which is to be zero as long as nothing is to be read there: what a
+        // predecessor left behind its count is anything.
         let link = record.next();
+        if let Some((word, _)) = link {
+            store::word(word, NONE, Relaxed);
+        }
         for (word, value) in record {
             store::word(word, value, Relaxed);
         }
         end.count += 1;
         if let Some(counter) = page.get(1) {
-            store::word(counter, end.count as u64, Relaxed);
+            // Release: what reads the count reads that there is no record yet.
+            store::word(counter, end.count as u64, Release);
         }
         if let Some((word, value)) = link {
             // Release pairs with the Acquire in `stored`: what reads the checksum reads the record.

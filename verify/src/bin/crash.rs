@@ -3,11 +3,14 @@
 //! ```text
 //! crash kills [COUNT [SEED]]
 //! crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]]     in a build that counts stores
+//! crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]     the same
 //! ```
 
 use std::process::ExitCode;
 
-use heirloom_verify::crash::{Failure, Kills, Stepping, kills, stepping, successor};
+use heirloom_verify::crash::{
+    Chains, Failure, Kills, Stepping, kills, stepping, successor, takeover,
+};
 
 fn main() -> ExitCode {
     match run() {
@@ -36,14 +39,19 @@ fn run() -> Result<(), Failure> {
             stops: number(4, u64::MAX)?,
             program,
         }),
+        Some(&"takeover") => takeover(&Chains {
+            stride: number(1, 1)?,
+            pairs: number(2, 1)?,
+            random: number(3, 40)?,
+            seed: number(4, 1)?,
+        }),
         Some(&"successor") => {
             let [_, arena, journal] = arguments[..] else { return Err("two descriptors".into()) };
             // SAFETY: nothing was opened yet; these two the process was born with.
             unsafe { successor(arena.parse()?, journal.parse()?) }
         }
-        _ => {
-            Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]]"
-                .into())
-        }
+        _ => Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]] \
+                 | crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]"
+            .into()),
     }
 }

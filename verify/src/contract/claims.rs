@@ -11,7 +11,7 @@ use crate::world::{Kernel, PLAIN, THINGS, World, stamped};
 /// What was claimed.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// Frames that are nobody else's now, and are preserved no more.
+    /// Frames that have one owner now, and are preserved still.
     frames: Vec<Run>,
     /// Objects: address and bytes.
     objects: Vec<(PhysAddr, u64)>,
@@ -20,9 +20,21 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    /// The frames that were claimed and are not preserved.
-    pub fn runs(&self) -> impl Iterator<Item = (Run, &'static str)> + '_ {
-        self.frames.iter().map(|run| (*run, "claimed"))
+    /// What was claimed has one owner, and is preserved still.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub(super) fn assert_preserved(&self, kernel: &Kernel<'_>) {
+        let mut frames = self.frames.clone();
+        frames.sort_unstable_by_key(|run| run.start());
+        for pair in frames.windows(2) {
+            assert!(!pair[0].overlaps(pair[1]), "{} and {} have two owners", pair[0], pair[1]);
+        }
+        for run in frames {
+            let holder = kernel.memory().holder(run.start());
+            assert!(matches!(holder, Some((held, _, true)) if held == run), "{run} in {holder:?}");
+            assert!(run.blocks().all(|block| kernel.memory().is_preserved(block)), "{run}");
+        }
     }
 
     /// How many claims were granted.
@@ -78,7 +90,7 @@ fn adopt(world: &World, kernel: &Kernel<'_>, upgrade: bool) {
         adopted.err().into_iter().for_each(|error| named_slab(error.into()));
     }
     let mut records = Vec::new();
-    slabs.for_each_inherited(|record| records.push(record)).expect("it has not ended");
+    slabs.for_each_inherited(|record| records.push(record));
     for record in records {
         if upgrade {
             let mut bytes = 0;
@@ -113,7 +125,9 @@ fn roots(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
         // A predecessor may have names that this library gives nobody.
         assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
         if let Ok(root) = bounded(world, "claim of a root", || kernel.claim_root(&name)) {
-            claimed.frames.push(root.into_folio().into_raw().run());
+            assert!(kernel.claim_root(&name).is_err(), "{name} was claimed twice");
+            assert!(kernel.unpublish(&name).is_err() && kernel.publish(&name, &[]).is_err());
+            drop(root);
             claimed.count += 1;
         }
         assert!(kernel.claim_root(&name).is_err(), "{name} was claimed twice");

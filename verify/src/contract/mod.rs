@@ -17,8 +17,8 @@ mod usage;
 
 use heirloom::Error;
 use heirloom::folio::tracker::{Frames, FramesOf};
-use heirloom::folio::{Error as FolioError, Fate, Run};
-use heirloom::restore::{Entry, Error as RestoreError, Handle, SealPolicy, survey};
+use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
+use heirloom::restore::{Entry, Error as RestoreError, Finished, Handle, SealPolicy, survey};
 
 use crate::world::{Kept, Kernel, World, end};
 
@@ -95,13 +95,19 @@ pub fn take_over(world: &World, attempt: &Attempt<'_>) -> Verdict {
     kernel.memory().audit().expect("a revived memory is consistent");
 
     let claimed = claims::claim_all(world, &kernel, attempt);
-    Owners::of(world, &kernel).with(claimed.runs()).assert_apart();
-    usage::fill(world, &kernel, &claimed);
+    claimed.assert_preserved(&kernel);
+    Owners::of(world, &kernel).assert_apart();
+    usage::fill(world, &kernel);
     let fresh = usage::work(world, &kernel, attempt.whim);
-    Owners::of(world, &kernel).with(claimed.runs()).with(fresh.runs()).assert_apart();
-    finish(world, &kernel, attempt.whim);
-    Owners::of(world, &kernel).with(claimed.runs()).with(fresh.runs()).assert_apart();
-    assert_whole(world, &kernel);
+    Owners::of(world, &kernel).with(fresh.runs()).assert_apart();
+    // What was not tampered with can also be left as it is.
+    let keep = attempt.whim & 8 == 8 && !attempt.kept.is_empty();
+    finish(world, &kernel, attempt.whim, keep);
+    claimed.assert_preserved(&kernel);
+    Owners::of(world, &kernel).with(fresh.runs()).assert_apart();
+    if !keep {
+        assert_whole(world, &kernel);
+    }
 
     // And once more, from what this kernel leaves: that is sound, whatever it was made of.
     let sealed = attempt.whim & 1 == 0 && usage::seal(&kernel);
@@ -113,36 +119,40 @@ pub fn take_over(world: &World, attempt: &Attempt<'_>) -> Verdict {
     let next = next.unwrap_or_else(|error| panic!("a kernel's own handover: {error}"));
     Owners::of(world, &next).assert_apart();
     fresh.assert_there(&next);
-    next.finish(|_| Fate::Free).expect("nothing is kept");
+    next.finish(|_| Fate::Free).expect("sound");
     next.memory().audit().expect("consistent");
     assert_whole(world, &next);
     Verdict::Lived { claims: claimed.count() }
 }
 
-/// Ends the inheritance: some is kept and some freed.
-fn finish(world: &World, kernel: &Kernel<'_>, whim: u64) {
+/// Asks what nobody claimed: some is left as it is and some freed; in the end all, unless it is to `keep`.
+fn finish(world: &World, kernel: &Kernel<'_>, whim: u64, keep: bool) {
     let mut turn = whim;
+    let mut told = 0;
     let finished = bounded(world, "finish", || {
         kernel.finish(|_| {
+            told += 1;
             turn = turn.rotate_left(1);
             if turn & 1 == 1 { Fate::Keep } else { Fate::Free }
         })
     });
-    if let Err(error) = finished {
-        // A slab that is not sound cannot be kept, and keeping takes memory; freeing is always
-        // possible.
-        named(&error);
-        kernel.finish(|_| Fate::Free).expect("what nobody wants can be freed");
-    }
+    let finished = finished.expect("nothing else wrote the root page");
+    let Finished { subtrees, folios, slabs, objects, .. } = finished;
+    assert!(subtrees + folios + slabs + objects <= told, "{finished:?}: asked {told} times");
     kernel.memory().audit().expect("consistent");
-    let mut left = 0;
-    kernel.memory().for_each_inherited(|_| left += 1);
-    assert_eq!(left, 0, "the inheritance has ended");
+    if keep {
+        return;
+    }
+    kernel.finish(|_| Fate::Free).expect("what nobody wants can be freed");
+    kernel.memory().for_each_inherited(|block| {
+        let label = kernel.memory().label_of(block);
+        assert_eq!(label, Some(Kind::Table), "{block} is left, and no table of the roll");
+    });
     let again = kernel.finish(|_| Fate::Keep).expect("nothing to do");
-    assert_eq!(again, heirloom::restore::Finished::default());
+    assert_eq!(again, Finished::default());
 }
 
-/// Every frame is in one state, and scratch alone is reserved once the inheritance has ended.
+/// Every frame is in one state, and scratch alone is reserved once nothing is left to be claimed.
 fn assert_whole(world: &World, kernel: &Kernel<'_>) {
     kernel.memory().drain();
     let audit = kernel.memory().audit().expect("consistent");

@@ -13,8 +13,7 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// What a kernel's own tables say: nodes of both trees, what is inherited and unclaimed, what
-    /// is preserved, scratch.
+    /// What a kernel's own tables say: nodes of the tree, what is preserved, claimed or not, scratch.
     ///
     /// # Panics
     /// If a node lies above the last frame.
@@ -23,9 +22,10 @@ impl Owners {
         let mut runs = Vec::new();
         let page = |addr: heirloom::folio::PhysAddr| Run::new(addr.pfn(), 1).expect("a frame");
         memory.for_each_node(|node| runs.push((page(node.addr), "node")));
-        memory.for_each_inherited_node(|node| runs.push((page(node.addr), "inherited node")));
-        memory.for_each_inherited(|block| runs.push((block.run(), "inherited")));
-        memory.for_each_preserved(|block| runs.push((block.run(), "preserved")));
+        memory.for_each_preserved(|block| {
+            let who = if memory.is_inherited(block) { "inherited" } else { "preserved" };
+            runs.push((block.run(), who));
+        });
         runs.extend(scratch_of(world, kernel).map(|run| (run, "scratch")));
         Self { runs, all: Some(world.all()) }
     }

@@ -6,7 +6,7 @@ use std::slice;
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
 use heirloom::restore::{Error, Parts};
 
-use super::{Claimed, Owners, bounded};
+use super::{Owners, bounded};
 use crate::world::{
     Kernel, PAGE, PLAIN, THINGS, World, keep_area, keep_buffer, keep_folio, keep_records, keep_run,
     stamped,
@@ -14,10 +14,10 @@ use crate::world::{
 
 /// Allocates all free memory, writes to every frame of it, and gives it back: nothing that has an
 /// owner is among it, and nothing that has one changes.
-pub(super) fn fill(world: &World, kernel: &Kernel<'_>, claimed: &Claimed) {
+pub(super) fn fill(world: &World, kernel: &Kernel<'_>) {
     kernel.slabs().shrink();
     let memory = kernel.memory();
-    let owners = Owners::of(world, kernel).with(claimed.runs()).sorted();
+    let owners = Owners::of(world, kernel).sorted();
     let before: Vec<_> = owners
         .runs()
         .filter(|(_, who)| *who != "scratch")

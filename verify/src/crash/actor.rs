@@ -10,7 +10,7 @@ use heirloom::restore::Error;
 use super::caches::CACHES;
 use super::ground::{Dice, Kernel};
 use super::journal::{Call, Line, Log, Slack};
-use super::promises::Promises;
+use super::promises::{Promises, Ways};
 use super::step;
 use super::things::Thing;
 
@@ -26,16 +26,26 @@ pub(crate) const fn slack(blocks: u64, frames: u64, objects: u64) -> Slack {
 }
 
 /// A thing that the kernel has, or that its predecessor left.
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Owned {
     pub(crate) id: u32,
     pub(crate) thing: Thing,
     /// It survives.
     pub(crate) kept: bool,
+    /// It survives until a plain free: from birth, or because it was claimed.
+    pub(crate) held: bool,
     /// The predecessor left it, and it is not claimed yet.
     pub(crate) left: bool,
     /// A name leads to it: it stays as it is.
     pub(crate) pinned: bool,
+}
+
+impl Owned {
+    /// Whether it is preserved so that no plain free frees it.
+    pub(crate) const fn singly(&self) -> bool {
+        self.kept && !self.held
+    }
 }
 
 /// One thread of a kernel, and what it has.
@@ -43,6 +53,8 @@ pub(crate) struct Actor<'k, 'a> {
     pub(crate) kernel: &'k Kernel<'a>,
     pub(crate) log: Option<Log<'k>>,
     pub(crate) owned: Vec<Owned>,
+    /// What a call that never returned may have left in several ways.
+    pub(crate) unsure: Vec<(u32, Ways)>,
     /// The number of the next thing.
     next: u32,
 }
@@ -99,7 +111,8 @@ impl<'k, 'a> Actor<'k, 'a> {
 
     /// One that has nothing. No two have the same `base`, in all generations.
     pub(crate) fn new(kernel: &'k Kernel<'a>, log: Option<Log<'k>>, base: u32) -> Self {
-        Self { kernel, log, owned: Vec::new(), next: base * Self::IDS + Self::NAMES }
+        let (owned, unsure) = (Vec::new(), Vec::new());
+        Self { kernel, log, owned, unsure, next: base * Self::IDS + Self::NAMES }
     }
 
     /// One that has what the predecessor left, by its journal.
@@ -110,10 +123,14 @@ impl<'k, 'a> Actor<'k, 'a> {
         promises: &Promises,
     ) -> Self {
         let mut actor = Self::new(kernel, log, base);
-        for (&id, ways) in &promises.before {
-            if let [Some(thing)] = ways[..] {
-                let owned = Owned { id, thing, kept: false, left: true, pinned: false };
-                actor.owned.push(owned);
+        for (&id, ways) in &promises.things {
+            match ways[..] {
+                [Some(thing)] => {
+                    let (kept, held, left, pinned) = (true, false, true, false);
+                    actor.owned.push(Owned { id, thing, kept, held, left, pinned });
+                }
+                [None] => {}
+                _ => actor.unsure.push((id, ways.clone())),
             }
         }
         actor
@@ -148,7 +165,8 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(crate) fn own(&mut self, id: u32, thing: Thing, kept: bool) {
-        self.owned.push(Owned { id, thing, kept, left: false, pinned: false });
+        let (held, left, pinned) = (kept && thing.born(), false, false);
+        self.owned.push(Owned { id, thing, kept, held, left, pinned });
     }
 
     /// A thing that `fits`, by a number.

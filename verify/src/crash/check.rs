@@ -8,14 +8,16 @@
 //!    ├─ accounts    frames by kind are those of the things; free + cached + used is all
 //!    ├─ fill        every free frame is allocated and written over: the things are whole
 //!    ├─ exercise    every operation, on memory that is given back again
-//!    └─ jump        everything preserved again, claimed by the next kernel, given back;
+//!    └─ jump        all of it is there for the next kernel too, and given back by that;
 //!                   the one after that has all memory but its own tables
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{DirectMap, Fate, Kind, Order, PAGE_SIZE, Request};
+use heirloom::folio::tracker::{Geometry, Key};
+use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom::restore::{Entry, Unclaimed};
+use heirloom::slab::RollPart;
 
 use super::actor::is_full;
 use super::caches::{ALL, cache_name, spec};
@@ -25,8 +27,8 @@ use super::promises::Promises;
 use super::script::exercise;
 use super::things::{Sort, Thing, name, root_bytes};
 
-/// Pages of a handover beside the tracker's nodes: root, scratch list, header, roll.
-const OWN: u64 = 4;
+/// Pages of a handover beside the tracker's nodes and the roll: root, scratch list, header.
+const OWN: u64 = 3;
 
 /// What a successor found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,11 +37,6 @@ pub(crate) enum Verdict {
     Nothing,
     /// All that was promised: so many things.
     Whole(u64),
-    /// The predecessor had begun to take over and left no entry: what was left of the tree of the
-    /// one before it, consistent.
-    Rest(u64),
-    /// The same, refused with an error.
-    Refused,
 }
 
 /// Claims what is promised. `further`: exercise and jump, too.
@@ -48,85 +45,103 @@ pub(crate) enum Verdict {
 /// If anything is not as it was promised.
 pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdict {
     let entry = ground.arena().entry().expect("at any instant the first page is sound");
-    let promises = Promises::of(journal, entry.map(|entry| entry.root.get()));
+    let promises = Promises::of(journal);
     let Some(entry) = entry else {
-        assert_eq!(promises.kernels, 0, "an entry that was left is there");
-        afresh(ground, further);
+        assert!(!promises.booted, "an entry that was left is there");
+        let kernel = ground.boot().expect("memory to boot in");
+        live_on(ground, kernel, &[], Vec::new(), further);
         return Verdict::Nothing;
     };
-    let rest = promises.claiming;
-    let kernel = match ground.revive(entry) {
-        Ok(kernel) => kernel,
-        Err(_) if rest => {
-            afresh(ground, further);
-            return Verdict::Refused;
-        }
-        Err(error) => panic!("refused: {error}"),
-    };
-    assert_eq!(kernel.generation(), promises.kernels);
-    names(&kernel, &promises);
+    let kernel = ground.revive(entry).unwrap_or_else(|error| panic!("refused: {error}"));
+    // One that ended in its takeover may have said so in the handover, or not.
+    let generations = 1 + promises.began..=1 + promises.set_out;
+    assert!(
+        generations.contains(&kernel.generation()),
+        "{} of {generations:?}",
+        kernel.generation()
+    );
+    let roots = names(&kernel, &promises);
     let ways = promises.things.iter().map(|(id, ways)| (*id, ways.as_slice()));
-    let (things, given_back) = claim_all(&kernel, &ways.collect::<Vec<_>>(), rest);
+    let (things, given_back) = claim_all(&kernel, &ways.collect::<Vec<_>>());
     let found = things.len() as u64 + given_back;
     let strays = finish(&kernel);
-    if !rest {
-        let Slack { blocks, frames, objects } = promises.slack;
-        assert!(
-            strays.blocks <= blocks && strays.frames <= frames && strays.objects <= objects,
-            "{strays:?} of nobody's, while {:?} was under way, which may leave {:?}",
-            promises.open,
-            promises.slack,
-        );
+    let Slack { blocks, frames, objects } = promises.slack;
+    assert!(
+        strays.blocks <= blocks && strays.frames <= frames && strays.objects <= objects,
+        "{strays:?} of nobody's, while {:?} was under way, which may leave {:?}",
+        promises.open,
+        promises.slack,
+    );
+    live_on(ground, kernel, &things, roots, further);
+    Verdict::Whole(found)
+}
+
+/// The names in the root page, and where they lead.
+pub(crate) struct Names(BTreeMap<String, (PhysAddr, u64)>);
+
+impl Names {
+    /// Those that a kernel leaves, but for its own.
+    pub(crate) fn of(kernel: &Kernel<'_>) -> Self {
+        let mut names = BTreeMap::new();
+        let each = |name: &str, addr, bytes| {
+            names.insert(name.to_owned(), (addr, bytes));
+        };
+        kernel.for_each_subtree(each).expect("our own root page");
+        assert!(names.remove("heirloom").is_some(), "heirloom's own subtree");
+        Self(names)
     }
-    live_on(ground, kernel, things, further);
-    if rest { Verdict::Rest(found) } else { Verdict::Whole(found) }
+
+    /// Whether the name of a thing is there, and leads to what it should.
+    pub(crate) fn has(&self, kernel: &Kernel<'_>, id: u32, thing: &Thing) -> bool {
+        let Some((addr, bytes)) = self.0.get(&name(thing.sort, id)) else { return false };
+        let seed = thing.seed.unwrap_or(0);
+        if *bytes != thing.bytes {
+            return false;
+        }
+        if thing.sort == Sort::Subtree {
+            return addr.get() == seed;
+        }
+        let start = kernel.memory().machine().ptr(*addr);
+        // SAFETY: published bytes, which nobody writes.
+        let found = unsafe { std::slice::from_raw_parts(start.as_ptr(), *bytes as usize) };
+        found == root_bytes(seed, *bytes)
+    }
 }
 
-/// A kernel that starts without a predecessor.
-fn afresh(ground: &Ground, further: bool) {
-    let kernel = ground.boot().expect("memory to boot in");
-    live_on(ground, kernel, Vec::new(), further);
-}
-
-/// Whether the names are those that were promised, and lead to what they should.
-fn names(kernel: &Kernel<'_>, promises: &Promises) {
-    let mut found = BTreeMap::new();
-    kernel
-        .for_each_inherited_subtree(|name, addr, bytes| {
-            found.insert(name.to_owned(), (addr, bytes.unwrap_or(0)));
-        })
-        .expect("checked by revive");
-    assert!(found.remove("heirloom").is_some(), "heirloom's own subtree");
+/// Whether the names are those that were promised, and lead to what they should. Roots are claimed.
+fn names(kernel: &Kernel<'_>, promises: &Promises) -> Roots {
+    let (mut found, mut roots) = (Names::of(kernel), Roots::new());
     for (id, ways) in &promises.things {
         let is_name = |t: &Thing| matches!(t.sort, Sort::Root | Sort::Subtree);
         let Some(any) = ways.iter().flatten().find(|thing| is_name(thing)) else { continue };
-        let Some((addr, bytes)) = found.remove(&name(any.sort, *id)) else {
-            assert!(ways.contains(&None) || promises.claiming, "a name is lost: {ways:?}");
+        let name = name(any.sort, *id);
+        let fits = ways.iter().flatten().find(|thing| found.has(kernel, *id, thing));
+        if found.0.remove(&name).is_none() {
+            assert!(ways.contains(&None), "a name is lost: {ways:?}");
             continue;
-        };
-        let root = (any.sort == Sort::Root).then(|| kernel.claim_root(&name(Sort::Root, *id)));
-        let fits = |thing: &Thing| {
-            let seed = thing.seed.unwrap_or(0);
-            match &root {
-                Some(Ok(root)) => root.bytes() == root_bytes(seed, thing.bytes),
-                Some(Err(_)) => false,
-                None => addr.get() == seed && bytes == thing.bytes,
-            }
-        };
-        let fits = ways.iter().flatten().any(fits);
-        assert!(fits || promises.claiming, "a name leads elsewhere: {ways:?}");
+        }
+        let thing = fits.unwrap_or_else(|| panic!("a name leads elsewhere: {ways:?}"));
+        if thing.sort == Sort::Root {
+            let bytes = root_bytes(thing.seed.unwrap_or(0), thing.bytes);
+            assert_eq!(kernel.claim_root(&name).expect("published").bytes(), bytes);
+            roots.push((name, bytes));
+        }
     }
-    assert!(found.is_empty() || promises.claiming, "names that nobody gave: {found:?}");
+    assert!(found.0.is_empty(), "names that nobody gave: {:?}", found.0);
+    roots
 }
 
+/// Names that were claimed, and what is published under them.
+type Roots = Vec<(String, Vec<u8>)>;
+
 /// Adopts every cache; false if there is no memory for some.
-fn adopt(kernel: &Kernel<'_>, rest: bool) -> bool {
+fn adopt(kernel: &Kernel<'_>) -> bool {
     let mut all = true;
     for cache in 0..ALL {
-        if kernel.slabs().inherited(&cache_name(cache)).expect("it has not ended").is_some() {
+        if kernel.slabs().inherited(&cache_name(cache)).is_some() {
             let adopted = kernel.slabs().adopt(spec(cache));
             let full = adopted.as_ref().is_err_and(|error| is_full(&(*error).into()));
-            assert!(adopted.is_ok() || full || rest, "{}: {adopted:?}", cache_name(cache));
+            assert!(adopted.is_ok() || full, "{}: {adopted:?}", cache_name(cache));
             all &= !full;
         }
     }
@@ -155,23 +170,19 @@ impl Turn {
 }
 
 /// Claims everything: what is ours then, and how much was given back meanwhile.
-fn claim_all(
-    kernel: &Kernel<'_>,
-    all: &[(u32, &[Option<Thing>])],
-    rest: bool,
-) -> (Vec<(Thing, bool)>, u64) {
+fn claim_all(kernel: &Kernel<'_>, all: &[(u32, &[Option<Thing>])]) -> (Vec<Thing>, u64) {
     let spare = all.iter().filter_map(|(id, ways)| match ways {
         [Some(thing)] if thing.claim_needs_nothing() => Some((*id, *thing)),
         _ => None,
     });
     let (spare, done) = (spare.collect(), BTreeSet::new());
     let mut claims = Claims { kernel, things: Vec::new(), spare, done, given_back: 0 };
-    while !adopt(kernel, rest) {
+    while !adopt(kernel) {
         assert!(claims.make_room(), "no cache can be adopted, and nothing can be given back");
     }
     for turn in [Turn::Areas, Turn::Others, Turn::Objects] {
         for (id, ways) in all.iter().filter(|(_, ways)| Turn::of(ways) == turn) {
-            claims.claim(*id, ways, rest);
+            claims.claim(*id, ways);
         }
     }
     (claims.things, claims.given_back)
@@ -179,11 +190,11 @@ fn claim_all(
 
 /// A successor that claims.
 ///
-/// A kernel that ended with its memory full leaves none for its successor's tables. What is refused
+/// A kernel that ended with its memory full leaves none for its successor's caches. What is refused
 /// for that is not lost: it is claimed once something else is given back.
 struct Claims<'k, 'g> {
     kernel: &'k Kernel<'g>,
-    things: Vec<(Thing, bool)>,
+    things: Vec<Thing>,
     /// What is there for certain, and claimed without any memory.
     spare: Vec<(u32, Thing)>,
     /// What is claimed and given back before its turn.
@@ -193,10 +204,10 @@ struct Claims<'k, 'g> {
 
 impl Claims<'_, '_> {
     /// Claims a thing in one of the ways in which it may be there, if it is.
-    fn claim(&mut self, id: u32, ways: &[Option<Thing>], rest: bool) {
+    fn claim(&mut self, id: u32, ways: &[Option<Thing>]) {
         self.spare.retain(|(spare, _)| *spare != id);
         while !self.done.contains(&id) {
-            match claim(self.kernel, id, ways, rest) {
+            match claim(self.kernel, id, ways) {
                 Ok(claimed) => return self.things.extend(claimed),
                 Err(Full) => assert!(self.make_room(), "{id} is lost: {ways:?}: no memory"),
             }
@@ -205,18 +216,18 @@ impl Claims<'_, '_> {
 
     /// Gives something back, claimed before or for this; false if there is nothing.
     fn make_room(&mut self) -> bool {
-        let (thing, kept) = if let Some((id, thing)) = self.spare.pop() {
+        let thing = if let Some((id, thing)) = self.spare.pop() {
             let claimed = thing.claim(self.kernel);
             assert!(claimed.is_ok(), "{id} is lost: {thing:?}: {claimed:?}");
             self.done.insert(id);
-            thing.claimed()
+            thing
         } else if let Some(claimed) = self.things.pop() {
             claimed
         } else {
             return false;
         };
         assert!(thing.is_whole(self.kernel), "written by somebody else: {thing:?}");
-        thing.release(self.kernel, kept).expect("what is ours can be given back");
+        thing.release(self.kernel, !thing.is_held()).expect("what is ours can be given back");
         self.given_back += 1;
         true
     }
@@ -225,34 +236,29 @@ impl Claims<'_, '_> {
 /// There was no memory.
 struct Full;
 
-/// Claims a thing in one of the ways in which it may be there: as what it is then ours, and
-/// whether it is preserved again.
-fn claim(
-    kernel: &Kernel<'_>,
-    id: u32,
-    ways: &[Option<Thing>],
-    rest: bool,
-) -> Result<Option<(Thing, bool)>, Full> {
+/// Claims a thing in one of the ways in which it may be there: as what it is there.
+fn claim(kernel: &Kernel<'_>, id: u32, ways: &[Option<Thing>]) -> Result<Option<Thing>, Full> {
     let mut refused = Vec::new();
     let handled = ways.iter().flatten().filter(|t| !matches!(t.sort, Sort::Root | Sort::Subtree));
     for way in handled.clone() {
         match way.claim(kernel) {
             Ok(()) => {
-                let alike = handled.clone().filter(|other| other.handle() == way.handle());
-                let whole = alike.map(|thing| thing.claimed()).find(|(t, _)| t.is_whole(kernel));
-                assert!(whole.is_some() || rest, "{id}: the content is lost: {ways:?}");
-                return Ok(whole);
+                assert!(way.claim(kernel).is_err(), "{id} is claimed twice: {ways:?}");
+                let mut alike = handled.clone().filter(|other| other.handle() == way.handle());
+                let whole = alike.find(|thing| thing.is_whole(kernel));
+                assert!(whole.is_some(), "{id}: the content is lost: {ways:?}");
+                return Ok(whole.copied());
             }
             Err(error) if is_full(&error) => return Err(Full),
             Err(error) => refused.push(error),
         }
     }
     let named = handled.count() < ways.iter().flatten().count();
-    assert!(ways.contains(&None) || named || rest, "{id} is lost: {ways:?}: {refused:?}");
+    assert!(ways.contains(&None) || named, "{id} is lost: {ways:?}: {refused:?}");
     Ok(None)
 }
 
-/// Ends the inheritance: what nobody claimed.
+/// Frees what nobody claimed, and returns how much that was.
 fn finish(kernel: &Kernel<'_>) -> Slack {
     let mut strays = Slack::default();
     let finished = kernel.finish(|unclaimed| {
@@ -263,6 +269,8 @@ fn finish(kernel: &Kernel<'_>) -> Slack {
             }
             Unclaimed::Slab { objects, .. } => strays.objects += u64::from(objects),
             Unclaimed::Object { .. } => strays.objects += 1,
+            // Compared with those that were promised; what it leads to is claimed.
+            Unclaimed::Subtree { .. } => {}
             other => panic!("{other:?}"),
         }
         Fate::Free
@@ -271,56 +279,72 @@ fn finish(kernel: &Kernel<'_>) -> Slack {
     strays
 }
 
-/// What a kernel that has these things does from here on.
+/// What a kernel that has claimed these things does from here on.
 fn live_on<'g>(
     ground: &'g Ground,
     kernel: Kernel<'g>,
-    mut things: Vec<(Thing, bool)>,
+    things: &[Thing],
+    roots: Roots,
     further: bool,
 ) {
-    apart(&kernel, &things);
-    accounts(ground, &kernel, &things);
-    fill(&kernel, &things);
+    apart(&kernel, things);
+    accounts(ground, &kernel, things);
+    fill(&kernel, things);
     if !further {
         return;
     }
     exercise(&kernel);
-    whole(&kernel, &things);
-    things.retain_mut(|(thing, kept)| {
-        if *kept {
-            return true;
-        }
-        match thing.preserve(&kernel) {
-            Ok(()) => *kept = true,
-            Err(error) => {
-                assert!(is_full(&error), "{thing:?}: {error}");
-                thing.release(&kernel, false).expect("ours");
-            }
-        }
-        *kept
-    });
+    whole(&kernel, things);
     let publish = kernel.publish("again", b"and again");
     publish.as_ref().err().into_iter().for_each(|error| assert!(is_full(error), "{error}"));
 
+    // All of it is preserved still.
     let next = jump(ground, kernel);
-    if publish.is_ok() {
-        assert_eq!(next.claim_root("again").expect("published").bytes(), b"and again");
+    let again = publish.is_ok().then(|| ("again".to_owned(), b"and again".to_vec()));
+    for (name, bytes) in roots.into_iter().chain(again) {
+        assert_eq!(next.claim_root(&name).expect("published").bytes(), bytes);
+        next.unpublish(&name).expect("claimed");
     }
-    let ways: Vec<_> = things.iter().map(|(thing, _)| [Some(*thing)]).collect();
+    let ways: Vec<_> = things.iter().map(|thing| [Some(*thing)]).collect();
     let ways: Vec<_> = (0..).zip(ways.iter().map(<[_; 1]>::as_slice)).collect();
-    let (things, _) = claim_all(&next, &ways, false);
+    let (things, _) = claim_all(&next, &ways);
     assert_eq!(finish(&next), Slack::default());
     whole(&next, &things);
     accounts(ground, &next, &things);
-    for (thing, kept) in things {
-        thing.release(&next, kept).expect("what is ours can be given back");
+    for thing in things {
+        thing.release(&next, !thing.is_held()).expect("what is ours can be given back");
     }
     accounts(ground, &next, &[]);
 
     let last = jump(ground, next);
     assert_eq!(finish(&last), Slack::default());
-    let stats = last.memory().stats();
-    let tables = last.memory().counts().nodes() + OWN + last.reserve();
+    bare(ground, &last);
+}
+
+/// Whether a kernel that has nothing holds no more than one that never had a predecessor: its pages, the
+/// roll's, of a size that the caches alone decide, and the nodes that lead to those.
+fn bare(ground: &Ground, kernel: &Kernel<'_>) {
+    let memory = kernel.memory();
+    let mut blocks = Vec::new();
+    memory.for_each_preserved(|block| blocks.push(block));
+    let (mut pages, mut roll) = (0, BTreeSet::new());
+    kernel.slabs().for_each_table(|part| match part {
+        RollPart::Page(page) => {
+            roll.insert(page);
+            pages += 1;
+        }
+        RollPart::Header { addr, .. } => panic!("a slab in which nothing is: {addr}"),
+    });
+    assert_eq!((blocks.len() as u64, roll.len() as u64), (OWN + pages, pages), "{blocks:?}");
+    let Geometry { levels, table_log2, leaf_log2, .. } = Geometry::BUILD;
+    let above =
+        |level: u32, block: &Block| Key::of(*block).get() >> (leaf_log2 + level * table_log2);
+    let nodes = (0..levels).map(|level| {
+        blocks.iter().map(|block| above(level, block)).collect::<BTreeSet<_>>().len() as u64
+    });
+    assert_eq!(memory.counts().nodes(), nodes.sum::<u64>(), "nodes that lead to nothing");
+    let stats = memory.stats();
+    let tables = memory.counts().nodes() + OWN + pages + kernel.reserve();
     let free = stats.free() + stats.cached;
     assert_eq!(free + tables + ground.scratch().frames(), ground.frames(), "a leak: {stats:?}");
 }
@@ -332,22 +356,22 @@ fn jump<'g>(ground: &'g Ground, old: Kernel<'g>) -> Kernel<'g> {
 }
 
 /// Whether no two things share a byte.
-fn apart(kernel: &Kernel<'_>, things: &[(Thing, bool)]) {
-    let mut extents: Vec<_> = things.iter().flat_map(|(t, _)| t.extents(kernel)).collect();
+fn apart(kernel: &Kernel<'_>, things: &[Thing]) {
+    let mut extents: Vec<_> = things.iter().flat_map(|thing| thing.extents(kernel)).collect();
     extents.sort_unstable();
     for pair in extents.windows(2) {
         assert!(pair[0].0 + pair[0].1 <= pair[1].0, "two owners: {pair:x?}");
     }
 }
 
-fn whole(kernel: &Kernel<'_>, things: &[(Thing, bool)]) {
-    for (thing, _) in things {
+fn whole(kernel: &Kernel<'_>, things: &[Thing]) {
+    for thing in things {
         assert!(thing.is_whole(kernel), "written by somebody else: {thing:?}");
     }
 }
 
 /// Whether every frame has one state, and those in use are the things', the slabs' and the tables'.
-fn accounts(ground: &Ground, kernel: &Kernel<'_>, things: &[(Thing, bool)]) {
+fn accounts(ground: &Ground, kernel: &Kernel<'_>, things: &[Thing]) {
     kernel.slabs().shrink();
     let audit = kernel.memory().audit().expect("no frame has two owners");
     let used = |kind: Kind| audit.allocated[kind as usize];
@@ -355,21 +379,21 @@ fn accounts(ground: &Ground, kernel: &Kernel<'_>, things: &[(Thing, bool)]) {
     assert_eq!(all, ground.frames());
     assert_eq!(audit.reserved, ground.scratch().frames(), "{audit:?}");
     let sum = |sorts: &[Sort]| {
-        let of = things.iter().filter(|(t, _)| sorts.contains(&t.sort) && !t.small());
-        of.map(|(t, _)| t.frames()).sum::<u64>()
+        let of = things.iter().filter(|thing| sorts.contains(&thing.sort) && !thing.small());
+        of.map(Thing::frames).sum::<u64>()
     };
     assert_eq!(used(Kind::Folio), sum(&[Sort::Folio, Sort::Area]), "{audit:?}");
     let runs = used(Kind::Run) + used(Kind::Buffer) + used(Kind::Tail);
     assert_eq!(runs, sum(&[Sort::Run, Sort::Buffer]), "{audit:?}");
     let caches = || kernel.slabs().caches().map(|cache| cache.stats());
     assert_eq!(used(Kind::Slab), caches().map(|s| s.slabs * s.slab_frames).sum::<u64>());
-    let small = things.iter().filter(|(thing, _)| thing.small()).count() as u64;
+    let small = things.iter().filter(|thing| thing.small()).count() as u64;
     assert_eq!(caches().map(|s| s.live).sum::<u64>(), small);
     assert_eq!(caches().map(|s| s.unclaimed).sum::<u64>(), 0);
 }
 
 /// Writes over every free frame: what somebody owns is not among them.
-fn fill(kernel: &Kernel<'_>, things: &[(Thing, bool)]) {
+fn fill(kernel: &Kernel<'_>, things: &[Thing]) {
     let memory = kernel.memory();
     let mut taken = Vec::new();
     while let Ok(block) = memory.alloc(Request::new(Order::ZERO)) {

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use heirloom::arena::{Arena, RangeSpec};
-#[cfg(heirloom_step)]
 use heirloom::folio::DirectMap;
+use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::threads::ThreadSlots;
 use heirloom::folio::{Cpus, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
-use heirloom::restore::{Entry, SealPolicy};
+use heirloom::restore::{Entry, Image, SealPolicy};
 use heirloom::{Error, Heirloom};
 
 pub(crate) type Kernel<'a> = Heirloom<&'a Arena>;
@@ -92,6 +92,40 @@ impl Ground {
         (self.arena.ptr(first.addr()).as_ptr(), span as usize)
     }
 
+    /// The number of the frame that lies so many frames behind the first, the hole included.
+    #[cfg(heirloom_step)]
+    pub(crate) fn index_of(&self, frame: usize) -> usize {
+        let [(first, _), (second, _)] = self.map[..] else { return usize::MAX };
+        let hole = second.start().get() - first.start().get();
+        match (frame as u64).checked_sub(hole) {
+            None => frame,
+            Some(more) => (first.frames() + more) as usize,
+        }
+    }
+
+    /// What each frame is to a successor that finds memory as it is.
+    #[cfg(heirloom_step)]
+    pub(crate) fn frames_seen(&self, frames: &mut [super::step::Frame]) {
+        use super::step::Frame;
+        use heirloom::restore::{Left, RootView};
+        frames.fill(Frame::Unseen);
+        let Ok(Some(entry)) = self.arena.entry() else { return };
+        let bare = Left::bare(self);
+        let Ok(root) = RootView::read(&bare, entry.root) else { return };
+        let left = Left::new(self, root.map());
+        let first = self.map[0].0.start().get();
+        let mut put = |pfn: Pfn, frame| {
+            let at = self.index_of((pfn.get() - first) as usize);
+            if let Some(slot) = frames.get_mut(at) {
+                *slot = frame;
+            }
+        };
+        for block in left.tree().folios() {
+            (0..block.order().frames()).for_each(|i| put(block.pfn().add(i), Frame::Kept));
+        }
+        left.tree().nodes().for_each(|node| put(node.addr.pfn(), Frame::Node));
+    }
+
     pub(crate) fn boot(&self) -> Result<Kernel<'_>, Error> {
         // SAFETY: the arena covers its ranges; one kernel at a time runs on it, as every process
         // is waited for before the next begins.
@@ -150,5 +184,22 @@ impl Dice {
 
     pub(crate) const fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
+    }
+}
+
+/// Memory as a reader of an image has it.
+impl Image for Ground {
+    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+        let run = Run::covering(addr, bytes.checked_next_multiple_of(8)? as u64)?;
+        if !self.is_memory(run) || !addr.get().is_multiple_of(8) {
+            return None;
+        }
+        let first = self.arena.ptr(addr).cast::<AtomicU64>();
+        // SAFETY: in memory, aligned; what is read is reached as atomics.
+        Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), bytes.div_ceil(8)) })
+    }
+
+    fn is_memory(&self, run: Run) -> bool {
+        self.map.iter().any(|(range, _)| range.covers(run))
     }
 }

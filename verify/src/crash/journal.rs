@@ -70,12 +70,10 @@ pub(crate) enum Call {
     Adopt,
     Upgrade,
     Finish,
-    /// All of a takeover whose entry is left at its end.
-    TakeOver,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::Boot,
         Self::Revive,
         Self::AllocFolio,
@@ -107,7 +105,6 @@ impl Call {
         Self::Adopt,
         Self::Upgrade,
         Self::Finish,
-        Self::TakeOver,
     ];
 }
 
@@ -136,11 +133,16 @@ pub(crate) enum Line {
     Close,
     May(u32, Option<Thing>),
     Is(u32, Option<Thing>),
-    /// A kernel is about to leave the entry with this root: if it is found, this kernel's promises
-    /// hold, and what its predecessor's were is what it had to claim.
+    /// A kernel is about to leave the entry with this root.
     Leaving(u64),
-    /// The predecessor's tree is about to change.
-    Claiming,
+    /// A kernel has taken over, when the other logs were so long. What was promised before is promised
+    /// still.
+    Began([u64; LOGS - 1]),
+    /// What nobody claimed was given back: no call before this one has left anything of nobody's.
+    Swept,
+    /// The kernel was ended, before the store of this number, if stores were counted, when the other logs
+    /// were so long. The process that waited for it says so.
+    Died(u64, [u64; LOGS - 1]),
 }
 
 impl Line {
@@ -158,7 +160,9 @@ impl Line {
             Self::May(id, what) => thing(3, id, what),
             Self::Is(id, what) => thing(4, id, what),
             Self::Leaving(root) => [5, root, 0, 0, 0, 0, 0, 0],
-            Self::Claiming => [6, 0, 0, 0, 0, 0, 0, 0],
+            Self::Began([a, b]) => [6, 0, 0, a, b, 0, 0, 0],
+            Self::Swept => [7, 0, 0, 0, 0, 0, 0, 0],
+            Self::Died(stop, [a, b]) => [8, stop, 0, a, b, 0, 0, 0],
         }
     }
 
@@ -183,7 +187,9 @@ impl Line {
             3 => Self::May(id32?, thing()?),
             4 => Self::Is(id32?, thing()?),
             5 => Self::Leaving(id),
-            6 => Self::Claiming,
+            6 => Self::Began([a, b]),
+            7 => Self::Swept,
+            8 => Self::Died(id, [a, b]),
             _ => return None,
         })
     }
@@ -236,21 +242,26 @@ impl Journal {
         self.fd.as_raw_fd()
     }
 
-    /// Notes before which store the old kernel ends, if stores are counted.
-    pub(crate) fn stop(&self, stop: Option<u64>) {
-        self.words(0)[2].store(stop.map_or(0, |stop| stop.saturating_add(1)), Release);
+    /// Writes down that the kernel was ended, before a store or at any moment.
+    pub(crate) fn died(&self, stop: Option<u64>) {
+        self.log(0).write(Line::Died(stop.unwrap_or(u64::MAX), self.others()));
     }
 
-    /// What [`Journal::stop`] noted.
-    pub(crate) fn stopped(&self) -> Option<u64> {
-        // Acquire pairs with the Release in `stop`; the writer has ended anyway.
-        self.words(0)[2].load(Acquire).checked_sub(1)
+    /// Writes down that a kernel has taken over.
+    pub(crate) fn began(&self) {
+        self.log(0).write(Line::Began(self.others()));
     }
 
-    /// How many kernels were about to leave their entry.
+    /// How many lines the logs behind the first have, while nobody writes to those.
+    fn others(&self) -> [u64; LOGS - 1] {
+        // Acquire as in `lines`.
+        std::array::from_fn(|log| self.words(log + 1)[0].load(Acquire))
+    }
+
+    /// How many kernels there were that had their entry left, or had taken over.
     pub(crate) fn kernels(&self) -> u64 {
         let lines = self.lines(0).into_iter();
-        lines.filter(|line| matches!(line, Line::Leaving(_))).count() as u64
+        lines.filter(|line| matches!(line, Line::Leaving(_) | Line::Began(_))).count() as u64
     }
 
     /// A copy of all lines, while nobody writes.
@@ -293,28 +304,10 @@ impl Journal {
 
     /// All lines of one log.
     pub(crate) fn lines(&self, log: usize) -> Vec<Line> {
-        self.written(log).map(line).collect()
-    }
-
-    fn written(&self, log: usize) -> impl DoubleEndedIterator<Item = &[AtomicU64]> {
         let words = self.words(log);
         // Acquire pairs with the Release in `Log::write`: the lines that are counted are written.
         let length = (words[0].load(Acquire) as usize).min(LINES);
-        words[HEAD..HEAD + length * WORDS].chunks_exact(WORDS)
-    }
-
-    /// The lines of one log from the last but one kernel's entry on: what a kernel that has left
-    /// its entry just now, or is about to, has to know.
-    pub(crate) fn recent(&self, log: usize) -> Vec<Line> {
-        let leaving = Line::Leaving(0).encode()[0];
-        let mut seen = 0;
-        let lines = self.written(log).rev().take_while(|line| {
-            seen += u32::from(line[0].load(Relaxed) == leaving);
-            seen < 3
-        });
-        let mut recent: Vec<_> = lines.map(line).collect();
-        recent.reverse();
-        recent
+        words[HEAD..HEAD + length * WORDS].chunks_exact(WORDS).map(line).collect()
     }
 }
 

@@ -35,7 +35,7 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
     let began = Instant::now();
     let mut calls = BTreeMap::<String, u64>::new();
     let mut verdicts = BTreeMap::<&str, u64>::new();
-    let (mut generations, mut things, mut several) = (0, 0, 0_u64);
+    let (mut generations, mut things, mut several, mut died) = (0, 0, 0_u64, 0_u64);
     bench.ground.load(&bench.used)?;
     for seed in options.seed..options.seed + options.count {
         let mut dice = Dice(seed);
@@ -46,29 +46,18 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
             bench.ground.load(&bench.used[..PAGE_SIZE])?;
         }
         bench.journal.clear();
-        let child = fork(|| {
-            // A forked process has the memory only once it opens it.
-            bench.ground.again().map_or(103, |ground| {
-                program(&ground, &bench.journal, seed);
-                0
-            })
-        })?;
-        // A moment: when so many lines are written, and some turns of a loop later, mostly few.
-        let lines = if dice.below(12) == 0 { 0 } else { dice.below(LINES) };
-        let most = 1 << dice.below(11);
-        let turns = dice.below(most);
-        let mut looks = 0_u32;
-        while bench.journal.progress() < lines && (!looks.is_multiple_of(1024) || child.runs()) {
-            looks += 1;
-            // Where there are more processes than processors it may be waiting for this one.
-            std::thread::yield_now();
+        // Some die one after another, each in what the one before left.
+        let deaths = if dice.below(2) == 0 { 1 } else { 1 + dice.below(4) };
+        let mut end = End::KILLED;
+        for death in 0..deaths {
+            let lines = if dice.below(12) == 0 { 0 } else { dice.below(LINES / deaths) };
+            end = killed(&bench, seed + (death << 32), lines, &mut dice)?;
+            died += 1;
+            if end != End::KILLED {
+                break;
+            }
         }
-        for _ in 0..turns {
-            std::hint::spin_loop();
-        }
-        child.kill();
-        let end = child.wait()?;
-        let open = bench.under_way()?;
+        let open = bench.under_way();
         let left = bench.ground.save()?;
         let (found, verdict) = bench.successor(true)?;
         if end != End::KILLED || found != End::WELL || verdict.is_none() {
@@ -94,8 +83,6 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
                 things += found;
                 "with all that was promised"
             }
-            Some(Verdict::Rest(_)) => "with the rest of a tree",
-            Some(Verdict::Refused) => "refused, late in a takeover",
             None => "none",
         };
         *verdicts.entry(kind).or_default() += 1;
@@ -112,11 +99,39 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
     }
     let count = options.count;
     println!(
-        "kills: {count} (seeds {} to {}), {several} in several calls at once, {generations} \
-         kernels, {things} things claimed, 0 lost, 0 with two owners ({} s)",
+        "kills: {count} (seeds {} to {}), {died} deaths, {several} in several calls at once, \
+         {generations} kernels, {things} things claimed, 0 lost, 0 with two owners ({} s)",
         options.seed,
         options.seed + count.saturating_sub(1),
         began.elapsed().as_secs()
     );
     Ok(())
+}
+
+/// A process that lives kernel after kernel from what is there, and is killed when so many lines more are
+/// written, and some turns of a loop later, mostly few.
+fn killed(bench: &Bench, seed: u64, lines: u64, dice: &mut Dice) -> Result<End, Failure> {
+    let lines = bench.journal.progress() + lines;
+    let child = fork(|| {
+        // A forked process has the memory only once it opens it.
+        bench.ground.again().map_or(103, |ground| {
+            program(&ground, &bench.journal, seed);
+            0
+        })
+    })?;
+    let most = 1 << dice.below(11);
+    let turns = dice.below(most);
+    let mut looks = 0_u32;
+    while bench.journal.progress() < lines && (!looks.is_multiple_of(1024) || child.runs()) {
+        looks += 1;
+        // Where there are more processes than processors it may be waiting for this one.
+        std::thread::yield_now();
+    }
+    for _ in 0..turns {
+        std::hint::spin_loop();
+    }
+    child.kill();
+    let end = child.wait()?;
+    bench.journal.died(None);
+    Ok(end)
 }

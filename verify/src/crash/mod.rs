@@ -38,6 +38,7 @@
 
 mod actor;
 mod caches;
+mod chains;
 mod check;
 mod ground;
 mod journal;
@@ -62,6 +63,7 @@ use journal::{Call, Journal};
 use promises::Promises;
 use trial::{End, fork};
 
+pub use chains::{Chains, DEPTH, takeover};
 pub use kills::{Kills, kills};
 pub use stepping::{Stepping, stepping};
 
@@ -115,9 +117,8 @@ impl Bench {
     }
 
     /// What was under way when the old kernel ended.
-    fn under_way(&self) -> Result<Vec<Call>, Failure> {
-        let entry = self.ground.arena().entry()?;
-        Ok(Promises::of(&self.journal, entry.map(|entry| entry.root.get())).open)
+    fn under_way(&self) -> Vec<Call> {
+        Promises::of(&self.journal).open
     }
 
     /// Keeps the memory, as it is now, for a person to look at: where.
@@ -139,18 +140,14 @@ fn look(ground: io::Result<Ground>, journal: &Journal, further: bool) -> io::Res
 const fn encode(verdict: Verdict) -> u64 {
     match verdict {
         Verdict::Nothing => 1,
-        Verdict::Refused => 2,
-        Verdict::Whole(things) => 3 | things << 8,
-        Verdict::Rest(things) => 4 | things << 8,
+        Verdict::Whole(things) => 2 | things << 8,
     }
 }
 
 const fn decode(word: u64) -> Option<Verdict> {
     match word & 0xff {
         1 => Some(Verdict::Nothing),
-        2 => Some(Verdict::Refused),
-        3 => Some(Verdict::Whole(word >> 8)),
-        4 => Some(Verdict::Rest(word >> 8)),
+        2 => Some(Verdict::Whole(word >> 8)),
         _ => None,
     }
 }

@@ -8,93 +8,100 @@ use super::things::Thing;
 /// The ways in which a thing may be found; `None`: not at all.
 pub(crate) type Ways = Vec<Option<Thing>>;
 
-/// What the journal says: what a successor that begins with a certain entry must find.
+/// What the journal says: what a successor must find, however many kernels were ended before it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Promises {
-    /// Kernels that had left their entry: 0, nobody had booted.
-    pub(crate) kernels: u64,
-    /// Things, by number, in the tree that the entry leads to.
+    /// A kernel has left its entry, and gone on.
+    pub(crate) booted: bool,
+    /// Kernels that took over, and said so.
+    pub(crate) began: u64,
+    /// Kernels that set out to.
+    pub(crate) set_out: u64,
+    /// Things, by number.
     pub(crate) things: BTreeMap<u32, Ways>,
-    /// Things that the last kernel's predecessor left.
-    pub(crate) before: BTreeMap<u32, Ways>,
-    /// Calls under way.
+    /// Calls that were under way when the last kernel ended.
     pub(crate) open: Vec<Call>,
-    /// What those may leave.
+    /// What all calls that never returned may have left.
     pub(crate) slack: Slack,
-    /// A kernel that had not left its entry yet began to claim.
-    pub(crate) claiming: bool,
 }
 
+/// A call that has not returned: its slack, and the stores before it.
+type Opened = (Call, Slack, u64);
+
 impl Promises {
-    /// What holds for a successor that finds the entry with this root, or none.
-    pub(crate) fn of(journal: &Journal, root: Option<u64>) -> Self {
-        let mut all = Self::default();
-        for log in 0..LOGS {
-            all.merge(Self::of_log(&journal.lines(log), root, journal.stopped()));
-        }
-        all
-    }
-
-    /// What holds for a successor of the kernel that left its entry last, at rest: its things,
-    /// and those before.
-    pub(crate) fn of_last(journal: &Journal) -> Self {
-        let mut all = Self::default();
-        for log in 0..LOGS {
-            let lines = journal.recent(log);
-            let root = lines.iter().rev().find_map(|line| match line {
-                Line::Leaving(root) => Some(*root),
-                _ => None,
-            });
-            all.merge(Self::of_log(&lines, root, None));
-        }
-        all
-    }
-
-    fn of_log(lines: &[Line], root: Option<u64>, stopped: Option<u64>) -> Self {
+    /// What holds for a successor.
+    pub(crate) fn of(journal: &Journal) -> Self {
         let mut of = Self::default();
-        let mut call = None;
-        let last = lines.iter().rposition(|line| matches!(line, Line::Leaving(_)));
-        for (at, line) in lines.iter().enumerate() {
-            match *line {
-                Line::Open(opened, slack, stores) => call = Some((opened, slack, stores)),
-                Line::Close => call = None,
-                Line::May(id, way) => {
-                    let ways = of.things.entry(id).or_insert_with(|| vec![None]);
-                    if !ways.contains(&way) {
-                        ways.push(way);
-                    }
-                }
-                Line::Is(id, way) => {
-                    of.things.insert(id, vec![way]);
-                }
-                // All but the last had their effect, or nothing would have followed.
-                Line::Leaving(left) if Some(at) != last || Some(left) == root => {
-                    of.kernels += 1;
-                    of.before = std::mem::take(&mut of.things);
-                    of.claiming = false;
-                }
-                // What follows holds once the entry is there.
-                Line::Leaving(_) => break,
-                Line::Claiming => of.claiming = true,
+        let logs: [_; LOGS] = std::array::from_fn(|log| journal.lines(log));
+        let (mut calls, mut read) = ([None::<Opened>; LOGS], [0; LOGS]);
+        for line in &logs[0] {
+            // Of each kernel all logs, before those of the next: a thing goes from one log to another.
+            if let Line::Began(others) | Line::Died(_, others) = line {
+                of.read_others(&logs, *others, &mut read, &mut calls);
             }
-        }
-        if let Some((call, slack, stores)) = call {
-            of.open.push(call);
-            // A call that has stored nothing yet leaves nothing.
-            if stopped != Some(stores) {
-                of.slack.add(slack);
+            if let Line::Died(stop, _) = line {
+                for call in &mut calls {
+                    of.cut_short(call.take(), *stop);
+                }
             }
+            of.read(*line, &mut calls[0]);
         }
+        let all = std::array::from_fn(|log| logs[log + 1].len() as u64);
+        of.read_others(&logs, all, &mut read, &mut calls);
         of
     }
 
-    /// Every thing is one log's at a time, and every kernel leaves its entry in all logs.
-    fn merge(&mut self, other: Self) {
-        self.kernels = self.kernels.max(other.kernels);
-        self.things.extend(other.things);
-        self.before.extend(other.before);
-        self.open.extend(other.open);
-        self.slack.add(other.slack);
-        self.claiming |= other.claiming;
+    /// Reads the logs behind the first so far.
+    fn read_others(
+        &mut self,
+        logs: &[Vec<Line>; LOGS],
+        to: [u64; LOGS - 1],
+        read: &mut [usize; LOGS],
+        calls: &mut [Option<Opened>; LOGS],
+    ) {
+        for (log, to) in (1..).zip(to) {
+            for line in &logs[log][read[log]..to as usize] {
+                self.read(*line, &mut calls[log]);
+            }
+            read[log] = to as usize;
+        }
+    }
+
+    /// A call never returned.
+    fn cut_short(&mut self, call: Option<Opened>, stop: u64) {
+        let Some((call, slack, stores)) = call else { return };
+        self.open.push(call);
+        // A call that has stored nothing yet leaves nothing.
+        if stop != stores {
+            self.slack.add(slack);
+        }
+    }
+
+    fn read(&mut self, line: Line, call: &mut Option<Opened>) {
+        match line {
+            Line::Open(opened, slack, stores) => {
+                if matches!(opened, Call::Boot | Call::Revive) {
+                    self.open.clear();
+                }
+                self.set_out += u64::from(opened == Call::Revive);
+                *call = Some((opened, slack, stores));
+            }
+            Line::Close => {
+                self.booted |= call.is_some_and(|(call, ..)| call == Call::Boot);
+                *call = None;
+            }
+            Line::May(id, way) => {
+                let ways = self.things.entry(id).or_insert_with(|| vec![None]);
+                if !ways.contains(&way) {
+                    ways.push(way);
+                }
+            }
+            Line::Is(id, way) => {
+                self.things.insert(id, vec![way]);
+            }
+            Line::Began(_) => self.began += 1,
+            Line::Swept => self.slack = Slack::default(),
+            Line::Leaving(_) | Line::Died(..) => {}
+        }
     }
 }

@@ -1,19 +1,21 @@
 //! What the old kernel does before it is ended: the same each time, or at random.
 
-use heirloom::folio::PAGE_SIZE;
+use heirloom::folio::{Fate, PAGE_SIZE};
 
-use super::actor::{Actor, LAST, Op, Owned, random};
+use super::actor::{Actor, LAST, Op, random};
 use super::caches::{MANY, SLABS, spec};
 use super::ground::{Dice, Ground, Kernel};
-use super::journal::{Call, Journal, LOGS, Line, Slack};
+use super::journal::{Journal, LOGS};
 use super::step;
-use super::takeover::{Leaves, boot, heir, leave, revive};
+use super::takeover::{Plan, boot, heir, revive};
 
 /// A run of a kernel that is the same each time: what is stepped through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Script {
     /// Boot, and then everything once, what is large as well as what is small.
     Life,
+    /// One thing of each sort: not stepped through by itself.
+    ShortLife,
     /// The pages of the roll fill, and others are added: the last objects of hundreds.
     Slabs,
     /// The same for caches.
@@ -24,30 +26,35 @@ pub(crate) enum Script {
     Full,
     /// A successor takes over from a life, keeps what it does not claim, and goes on.
     TakeOver,
-    /// The same, freeing what it does not claim, and leaving its entry at the end.
-    LateTakeOver,
+    /// The same, freeing what it does not claim.
+    Sweep,
+    /// A few of everything, over a life that was short: what is stepped through again and again.
+    Brief,
 }
 
 impl Script {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Life,
         Self::Slabs,
         Self::Caches,
         Self::Seals,
         Self::Full,
         Self::TakeOver,
-        Self::LateTakeOver,
+        Self::Sweep,
+        Self::Brief,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Life => "life",
+            Self::ShortLife => "short life",
             Self::Slabs => "slabs",
             Self::Caches => "caches",
             Self::Seals => "seals",
             Self::Full => "full",
             Self::TakeOver => "takeover",
-            Self::LateTakeOver => "late takeover",
+            Self::Sweep => "sweep",
+            Self::Brief => "brief",
         }
     }
 
@@ -57,14 +64,20 @@ impl Script {
         if matches!(self, Self::Seals) { 1 } else { stride }
     }
 
-    /// Whether a life comes before it.
-    pub(crate) const fn takes_over(self) -> bool {
-        matches!(self, Self::TakeOver | Self::LateTakeOver)
+    /// Those in which a successor takes over.
+    pub(crate) const TAKEOVERS: [Self; 3] = [Self::Brief, Self::TakeOver, Self::Sweep];
+
+    /// The life that comes before it, if one does.
+    pub(crate) const fn after(self) -> Option<Self> {
+        match self {
+            Self::TakeOver | Self::Sweep => Some(Self::Life),
+            Self::Brief => Some(Self::ShortLife),
+            _ => None,
+        }
     }
 
     /// Runs it; the process ends before the store number `stop`.
     pub(crate) fn run(self, ground: &Ground, journal: &Journal, stop: u64) {
-        journal.stop(Some(stop));
         match self {
             Self::Life => {
                 step::count(ground, stop);
@@ -95,42 +108,92 @@ impl Script {
                 let kernel = boot(ground, journal);
                 fill_up(ground, journal, &kernel, stop);
             }
-            Self::TakeOver => {
-                step::count(ground, stop);
-                let kernel = revive(ground, journal, Leaves::Early);
-                let mut actor = heir(&kernel, journal, Leaves::Early, 2);
-                actor.take_over(&mut Dice(4), true);
-                for op in &SHORT {
+            Self::ShortLife => {
+                let kernel = boot(ground, journal);
+                let mut actor = Actor::new(&kernel, Some(journal.log(0)), 1);
+                for op in &SHORT_LIFE {
                     actor.act(*op);
                 }
             }
-            Self::LateTakeOver => {
+            Self::TakeOver | Self::Sweep | Self::Brief => {
                 step::count(ground, stop);
-                drop(take_over_late(ground, journal, 2, &mut Dice(2)));
+                drop(self.take_over(ground, journal));
             }
         }
         journal.note(step::counted());
     }
+
+    /// The same of a takeover, whatever was before it: as [`Script::run`], but of the stores alone that a
+    /// successor can see.
+    pub(crate) fn run_visible(self, ground: &Ground, journal: &Journal, stop: u64) {
+        step::count_visible(ground, stop);
+        drop(self.take_over(ground, journal));
+        journal.note(step::counted());
+    }
+
+    /// A kernel takes over, and goes on for a while.
+    fn take_over<'g>(self, ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
+        let kernel = revive(ground, journal);
+        // No two kernels give the same numbers.
+        let base = 2 + journal.kernels() as u32;
+        let mut actor = heir(&kernel, journal, base);
+        let (spare, fate, then) = match self {
+            Self::Brief => (0, Fate::Free, BRIEF.as_slice()),
+            Self::Sweep => (4, Fate::Free, SHORT.as_slice()),
+            _ => (4, Fate::Keep, SHORT.as_slice()),
+        };
+        let dice = &mut Dice(4);
+        if self == Self::Brief {
+            actor.take_over_all();
+        } else {
+            actor.take_over(dice, Plan { spare, fate: Some(fate) });
+        }
+        for op in then {
+            actor.act(*op);
+        }
+        drop(actor);
+        kernel
+    }
 }
 
-/// A takeover that leaves its entry when it has finished: the kernel, and what it has.
-fn take_over_late<'g>(
-    ground: &'g Ground,
-    journal: &Journal,
-    base: u32,
-    dice: &mut Dice,
-) -> (Kernel<'g>, Vec<Owned>) {
-    let log = journal.log(0);
-    let kernel = revive(ground, journal, Leaves::Late);
-    let mut actor = heir(&kernel, journal, Leaves::Late, base);
-    log.write(Line::Open(Call::TakeOver, Slack::default(), step::counted()));
-    log.write(Line::Claiming);
-    actor.take_over(dice, false);
-    let owned = std::mem::take(&mut actor.owned);
-    leave(ground, journal, &kernel, &owned);
-    log.write(Line::Close);
-    (kernel, owned)
-}
+/// One thing of each sort.
+const SHORT_LIFE: [Op; 20] = [
+    Op::Folio(1),
+    Op::Preserve(LAST),
+    Op::Run(3),
+    Op::Preserve(LAST),
+    Op::Buffer(2000, false),
+    Op::Preserve(LAST),
+    Op::Buffer(5000, true),
+    Op::Object(2),
+    Op::Preserve(LAST),
+    Op::Object(3),
+    Op::Object(6),
+    Op::Preserve(LAST),
+    Op::Area(2, 0),
+    Op::Records,
+    Op::Push(LAST, 2),
+    Op::Publish(0, 100),
+    Op::Folio(0),
+    Op::Preserve(LAST),
+    Op::Subtree(LAST),
+    Op::Seal,
+];
+
+/// What a kernel does that has claimed all of that.
+const BRIEF: [Op; 11] = [
+    Op::Free(2),
+    Op::Publish(0, 40),
+    Op::Publish(1, 40),
+    Op::Unpublish(0),
+    Op::Unpreserve(0),
+    Op::Folio(0),
+    Op::Preserve(LAST),
+    Op::Object(2),
+    Op::Preserve(LAST),
+    Op::Push(0, 1),
+    Op::Seal,
+];
 
 /// Everything that there is, each sort of thing in each role.
 const LIFE: [Op; 106] = [
@@ -317,7 +380,7 @@ pub(crate) fn exercise(kernel: &Kernel<'_>) {
     }
     for owned in &actor.owned {
         assert!(owned.thing.is_whole(kernel), "{owned:?}");
-        owned.thing.release(kernel, owned.kept).expect("what is owned can be given back");
+        owned.thing.release(kernel, owned.singly()).expect("what is owned can be given back");
     }
 }
 
@@ -382,26 +445,21 @@ fn fill_up(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
 /// Lives of kernel after kernel, some of several threads, until the process is ended: by itself,
 /// if the journal is full.
 pub(crate) fn program(ground: &Ground, journal: &Journal, seed: u64) {
-    journal.stop(None);
     let mut dice = Dice(seed);
-    let mut kernel = boot(ground, journal);
-    let mut late = None;
-    for generation in 0_u32.. {
-        // Numbers for a takeover that leaves late, and for each thread.
-        let base = generation * (LOGS as u32 + 1) + 1;
-        let log = Some(journal.log(0));
-        let mut first = if generation == 0 {
-            Actor::new(&kernel, log, base)
-        } else if let Some(owned) = late.take() {
-            let mut actor = Actor::new(&kernel, log, base);
-            actor.owned = owned;
-            actor
+    // Numbers for each thread of each kernel: of the last one, those of its last line.
+    let mut base = 1 + 4 * journal.kernels() as u32;
+    let mut fresh = ground.arena().entry().is_ok_and(|entry| entry.is_none());
+    loop {
+        let kernel = if fresh { boot(ground, journal) } else { revive(ground, journal) };
+        let mut first = if fresh {
+            Actor::new(&kernel, Some(journal.log(0)), base)
         } else {
-            let mut actor = heir(&kernel, journal, Leaves::Early, base);
-            let keep = dice.below(2) == 0;
-            actor.take_over(&mut dice, keep);
+            let mut actor = heir(&kernel, journal, base);
+            let fate = [None, Some(Fate::Keep), Some(Fate::Free)][dice.below(3) as usize];
+            actor.take_over(&mut dice, Plan { spare: 4, fate });
             actor
         };
+        fresh = false;
         let threads = if dice.below(2) == 0 { 1 } else { 2 + dice.below(LOGS as u64 - 1) };
         let ops = 20 + dice.below(300);
         std::thread::scope(|scope| {
@@ -418,13 +476,7 @@ pub(crate) fn program(ground: &Ground, journal: &Journal, seed: u64) {
         }
         drop(first);
         drop(kernel);
-        if dice.below(4) == 0 {
-            let base = base + LOGS as u32;
-            let (next, owned) = take_over_late(ground, journal, base, &mut dice);
-            (kernel, late) = (next, Some(owned));
-        } else {
-            kernel = revive(ground, journal, Leaves::Early);
-        }
+        base += 4;
     }
 }
 

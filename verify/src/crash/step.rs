@@ -22,6 +22,9 @@
 #[cfg(heirloom_step)]
 mod pass;
 
+#[cfg(heirloom_step)]
+pub(crate) use pass::Frame;
+
 use super::ground::Ground;
 
 /// Whether this program was built to count stores.
@@ -37,6 +40,15 @@ pub(crate) fn count(ground: &Ground, stop: u64) {
     }
     #[cfg(not(heirloom_step))]
     let _ = (ground, stop);
+}
+
+/// The same, but of the stores alone that a successor can see: those to what is preserved when they are
+/// made, and to the tree itself. What lies elsewhere is free memory to a successor, whatever is in it: that
+/// the kernel ends before a store there or before the next one is the same.
+pub(crate) fn count_visible(ground: &Ground, stop: u64) {
+    #[cfg(heirloom_step)]
+    pass::watch(ground);
+    count(ground, stop);
 }
 
 /// How many stores were counted.

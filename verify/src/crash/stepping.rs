@@ -63,13 +63,13 @@ struct Done {
 }
 
 /// The memory and the journal that a script starts from.
-type Start = (Vec<u8>, [Vec<Line>; LOGS]);
+pub(super) type Start = (Vec<u8>, [Vec<Line>; LOGS]);
 
-fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
+pub(super) fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
     bench.ground.load(&bench.used)?;
     bench.journal.clear();
-    if script.takes_over() {
-        let end = run(bench, Script::Life, u64::MAX)?;
+    if let Some(life) = script.after() {
+        let end = run(bench, life, u64::MAX)?;
         if end != End::WELL {
             return Err(format!("the life before {}: {end:?}", script.name()).into());
         }
@@ -99,7 +99,7 @@ fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done
     let stores = bench.journal.noted();
     let mut done = Done { stores, stops: 0 };
     let mut most = 0;
-    let (mut nothing, mut rest, mut refused) = (0_u64, 0_u64, 0_u64);
+    let mut nothing = 0_u64;
     let stride = usize::try_from(script.stride(options.stride.max(1)))?;
     // And once more behind the last.
     let stops = (options.from..=stores).step_by(stride).take(usize::try_from(options.stops)?);
@@ -107,14 +107,13 @@ fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done
         bench.ground.load(&memory)?;
         bench.journal.load(&lines);
         let end = run(bench, script, stop)?;
+        bench.journal.died(Some(stop));
         let expected = if stop < stores { End::KILLED } else { End::WELL };
-        let (name, calls) = (script.name(), bench.under_way()?);
+        let (name, calls) = (script.name(), bench.under_way());
         let (found, verdict) = bench.successor(stop % FURTHER == 0)?;
         match verdict {
             Some(Verdict::Whole(things)) => most = most.max(things),
             Some(Verdict::Nothing) => nothing += 1,
-            Some(Verdict::Rest(_)) => rest += 1,
-            Some(Verdict::Refused) => refused += 1,
             None => {}
         }
         if end != expected || found != End::WELL || verdict.is_none() {
@@ -134,7 +133,7 @@ fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done
     }
     println!(
         "{}: {stores} stores, {} stops: {nothing} before there was an entry, up to {most} things \
-         found; {rest} times the rest of a tree, {refused} times refused ({} s)",
+         found ({} s)",
         script.name(),
         done.stops,
         began.elapsed().as_secs()

@@ -1,42 +1,34 @@
-//! A kernel that takes over: what it claims, adopts and keeps, with a word to the journal around
-//! each.
+//! A kernel that takes over: what it claims, adopts, keeps and gives back, with a word to the journal
+//! around each.
 //!
-//! Until a kernel has left its own entry, a successor finds its predecessor's; from then on its
-//! own. Each leaves it at once (what it has not claimed is lost if it ends early), or
-//! [late](Leaves::Late), after `finish` (then a successor that comes too early finds what is left
-//! of the predecessor's tree, or is refused).
+//! It goes on with its predecessor's handover, under the same entry. What was promised before it began is
+//! promised still, whether it has claimed it or not, until it lets it go.
 
-use heirloom::folio::Fate;
+use heirloom::folio::{Fate, PhysAddr};
 use heirloom::slab::{self, OldObject};
 
 use super::actor::{Actor, Op, Owned, SLAB, is_full, slack};
 use super::caches::{CHANGED, cache_name, spec};
+use super::check::Names;
 use super::ground::{Dice, Ground, Kernel};
-use super::journal::{Call, Journal, LOGS, Line, Slack};
-use super::promises::Promises;
+use super::journal::{Call, Journal, Line, Slack};
+use super::promises::{Promises, Ways};
 use super::step;
 use super::things::{Sort, Thing, name, root_bytes};
 
-/// When a kernel that takes over leaves its entry.
+/// What a takeover does with what was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Leaves {
-    /// Before it claims anything.
-    Early,
-    /// When it has finished.
-    Late,
+pub(crate) struct Plan {
+    /// Of so many things one is not claimed.
+    pub(crate) spare: u64,
+    /// What nobody claimed is left as it is, or freed; `None`: nobody asks.
+    pub(crate) fate: Option<Fate>,
 }
 
-/// Leaves a kernel's entry, and says so before. `then` is written down in between: what holds from
-/// the moment that the entry is there.
-pub(crate) fn leave(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, then: &[Owned]) {
+/// Leaves a kernel's entry, and says so before.
+pub(crate) fn leave(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>) {
     let entry = kernel.entry();
-    // The first log is the last, so that all say so if that one does.
-    for log in (0..LOGS).rev() {
-        journal.log(log).write(Line::Leaving(entry.root.get()));
-    }
-    for owned in then.iter().filter(|owned| owned.kept) {
-        journal.log(0).write(Line::Is(owned.id, Some(owned.thing)));
-    }
+    journal.log(0).write(Line::Leaving(entry.root.get()));
     ground.arena().leave(entry).expect("the first page can be written");
 }
 
@@ -44,37 +36,31 @@ pub(crate) fn leave(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, the
 pub(crate) fn boot<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
     journal.log(0).write(Line::Open(Call::Boot, Slack::default(), step::counted()));
     let kernel = ground.boot().expect("memory to boot in");
-    leave(ground, journal, &kernel, &[]);
+    leave(ground, journal, &kernel);
     journal.log(0).write(Line::Close);
     kernel
 }
 
-/// Revives from the entry that is there; early, the new one is left at once.
-pub(crate) fn revive<'g>(ground: &'g Ground, journal: &Journal, leaves: Leaves) -> Kernel<'g> {
+/// Revives from the entry that is there, which stays the same.
+pub(crate) fn revive<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
     let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
-    journal.log(0).write(Line::Open(Call::Revive, Slack::default(), step::counted()));
-    let kernel = ground.revive(entry).expect("a predecessor that ended at rest");
-    if leaves == Leaves::Early {
-        leave(ground, journal, &kernel, &[]);
-    }
+    // The blocks of a seal's table.
+    let seal = Slack { blocks: 6, frames: 6, objects: 0 };
+    journal.log(0).write(Line::Open(Call::Revive, seal, step::counted()));
+    let kernel = ground.revive(entry).expect("a handover is whole at any instant");
+    assert_eq!(kernel.entry(), entry, "the entry stays the same");
     journal.log(0).write(Line::Close);
+    journal.began();
     kernel
 }
 
-/// Who has what the predecessor left to a kernel that has just revived.
+/// Who has what was left to a kernel that has just revived.
 pub(crate) fn heir<'k, 'a>(
     kernel: &'k Kernel<'a>,
     journal: &'k Journal,
-    leaves: Leaves,
     base: u32,
 ) -> Actor<'k, 'a> {
-    let mut promises = Promises::of_last(journal);
-    if leaves == Leaves::Late {
-        // Its predecessor's promises are still those that hold.
-        promises.before = std::mem::take(&mut promises.things);
-    }
-    let log = (leaves == Leaves::Early).then(|| journal.log(0));
-    Actor::heir(kernel, log, base, &promises)
+    Actor::heir(kernel, Some(journal.log(0)), base, &Promises::of(journal))
 }
 
 impl Actor<'_, '_> {
@@ -82,86 +68,167 @@ impl Actor<'_, '_> {
         self.owned.iter().filter(|owned| owned.left)
     }
 
-    /// Takes over: most of what was left is claimed, much of that preserved again, and the rest
-    /// kept or freed at the end.
-    pub(crate) fn take_over(&mut self, dice: &mut Dice, keep: bool) {
-        self.claim_names();
-        for cache in 0..CHANGED {
-            self.adopt(cache);
+    /// Takes over: finds out what became of calls that never returned, claims much of what was left, in
+    /// any order, does this and that with it, and leaves the rest or frees it.
+    pub(crate) fn take_over(&mut self, dice: &mut Dice, plan: Plan) {
+        for cache in 0..super::caches::ALL {
+            if cache != CHANGED {
+                self.adopt(cache);
+            }
         }
+        self.resolve();
         self.upgrade();
         let mut left: Vec<_> = self.left().map(|owned| owned.id).collect();
-        // In any order.
         for i in (1..left.len()).rev() {
             left.swap(i, dice.below(i as u64 + 1) as usize);
         }
         for id in left {
-            if dice.below(4) > 0 {
+            if dice.below(plan.spare) > 0 {
                 self.claim(id);
             }
-            if dice.below(2) > 0 {
-                self.act(Op::Preserve(dice.next()));
+            match dice.below(8) {
+                0 | 1 => self.act(Op::Preserve(dice.next())),
+                2 => self.act(Op::Unpreserve(dice.next())),
+                3 => self.act(Op::Free(dice.next())),
+                4 => self.act(Op::Realloc(dice.next(), 8 + dice.below(9000) as usize)),
+                _ => {}
             }
         }
-        self.finish(keep);
+        if let Some(fate) = plan.fate {
+            self.finish(fate);
+        }
     }
 
-    fn claim_names(&mut self) {
-        let mut there = Vec::new();
-        let each = |name: &str, addr: heirloom::folio::PhysAddr, _| {
-            there.push((name.to_owned(), addr.get()));
-        };
-        self.kernel.for_each_inherited_subtree(each).expect("checked by revive");
-        let names = |owned: &Owned| matches!(owned.thing.sort, Sort::Root | Sort::Subtree);
-        for Owned { id, thing, .. } in self.owned.extract_if(.., |o| names(o)).collect::<Vec<_>>() {
-            let name = name(thing.sort, id);
-            let seed = thing.seed.expect("a name is stamped");
-            if thing.sort == Sort::Subtree {
-                assert!(there.contains(&(name, seed)), "a name is lost: {thing:?}");
-                continue;
+    /// Takes over all there is, in order, and does nothing else but upgrade what has another layout, and
+    /// free what is nobody's.
+    pub(crate) fn take_over_all(&mut self) {
+        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
+            self.adopt(cache);
+        }
+        self.resolve();
+        self.upgrade();
+        for id in self.left().map(|owned| owned.id).collect::<Vec<_>>() {
+            self.claim(id);
+        }
+        self.finish(Fate::Free);
+    }
+
+    /// Finds out what calls have done that were under way when a kernel ended.
+    fn resolve(&mut self) {
+        let mut unsure = std::mem::take(&mut self.unsure);
+        // An area that is there has its blocks, of which a call under way may have told as folios.
+        if unsure.iter().any(|(_, ways)| ways.iter().flatten().any(|t| t.sort == Sort::Folio)) {
+            let areas = self.left().filter(|owned| owned.thing.sort == Sort::Area);
+            for id in areas.map(|owned| owned.id).collect::<Vec<_>>() {
+                self.claim(id);
             }
+        }
+        // An area that is there has its blocks, which may be there alone if it is not; a name pins a folio.
+        let first = |t: &Thing| matches!(t.sort, Sort::Area | Sort::Subtree);
+        unsure.sort_by_key(|(_, ways)| !ways.iter().flatten().any(first));
+        // What is in the cache that is not adopted shows when it is upgraded.
+        let changed = |t: &Thing| t.sort == Sort::Object && t.index == CHANGED;
+        let (later, now): (Vec<_>, Vec<_>) =
+            unsure.into_iter().partition(|(_, ways)| ways.iter().flatten().any(changed));
+        self.unsure = later;
+        for (id, ways) in now {
             self.open(Call::Claim, Slack::default());
-            let root = self.kernel.claim_root(&name).expect("published by the predecessor");
-            assert_eq!(root.bytes(), root_bytes(seed, thing.bytes));
-            drop(root);
+            let found = self.look_for(id, &ways);
+            self.is(id, found);
+            if let Some(thing) = found {
+                // An added name is still to be taken over, with the folio that it leads to.
+                let left = thing.sort == Sort::Subtree;
+                let (kept, held) = (true, thing.is_held());
+                let pinned = thing.sort == Sort::Root || self.is_named(&thing);
+                self.owned.push(Owned { id, thing, kept, held, left, pinned });
+            }
             self.close();
         }
     }
 
-    /// Adopts a cache: what is not claimed yet survives again.
+    /// Claims a thing in one of several ways.
+    fn look_for(&self, id: u32, ways: &Ways) -> Option<Thing> {
+        let mut refused = Vec::new();
+        for way in ways.iter().flatten() {
+            let there = match way.sort {
+                Sort::Root | Sort::Subtree => Names::of(self.kernel).has(self.kernel, id, way),
+                _ => match way.claim(self.kernel) {
+                    Ok(()) => {
+                        let alike = ways.iter().flatten().filter(|o| o.handle() == way.handle());
+                        let whole = alike.copied().find(|thing| thing.is_whole(self.kernel));
+                        assert!(whole.is_some(), "{id}: the content is lost: {ways:?}");
+                        return whole;
+                    }
+                    Err(error) => {
+                        refused.push(error);
+                        false
+                    }
+                },
+            };
+            if there {
+                if way.sort == Sort::Root {
+                    let root = self.kernel.claim_root(&name(way.sort, id)).expect("it is there");
+                    assert_eq!(root.bytes(), root_bytes(way.seed.unwrap_or(0), way.bytes));
+                }
+                return Some(*way);
+            }
+        }
+        assert!(ways.contains(&None), "{id} is lost: {ways:?}: {refused:?}");
+        None
+    }
+
+    /// Whether a name leads to a folio.
+    fn is_named(&self, thing: &Thing) -> bool {
+        thing.sort == Sort::Folio
+            && self.owned.iter().any(|name| {
+                name.thing.sort == Sort::Subtree
+                    && name.thing.seed == Some(thing.block().addr().get())
+            })
+    }
+
+    /// Adopts a cache: what it holds survives as before.
     fn adopt(&mut self, cache: u8) {
-        if self.kernel.slabs().inherited(&cache_name(cache)).expect("it has not ended").is_none() {
+        if self.kernel.slabs().inherited(&cache_name(cache)).is_none() {
             return;
         }
-        self.open(Call::Adopt, slack(1, 1, 0));
-        let of_it = |o: &&Owned| o.thing.sort == Sort::Object && o.thing.index == cache;
-        for Owned { id, thing, .. } in self.left().filter(of_it) {
-            self.may(*id, Some(*thing));
-        }
-        match self.kernel.slabs().adopt(spec(cache)) {
-            Ok(_) => {
-                for Owned { id, thing, .. } in self.left().filter(of_it) {
-                    self.is(*id, Some(*thing));
-                }
-            }
-            // Some slabs may be adopted.
-            Err(error) => assert!(is_full(&error.into()), "{error}"),
-        }
+        self.open(Call::Adopt, slack(0, 0, 0));
+        let adopted = self.kernel.slabs().adopt(spec(cache));
+        adopted.err().into_iter().for_each(|error| assert!(is_full(&error.into()), "{error}"));
         self.close();
     }
 
-    /// Objects of a layout that this build has no more become others.
+    /// Objects of a layout that this build has no more become others, one after another.
     fn upgrade(&mut self) {
         /// Preserving, and of larger objects.
         const TO: u8 = 1;
         let kernel = self.kernel;
-        let name = cache_name(CHANGED);
-        let inherited = kernel.slabs().inherited(&name).expect("it has not ended");
-        let Some(record) = inherited else { return };
+        let Some(record) = kernel.slabs().inherited(&cache_name(CHANGED)) else {
+            return self.none_is_left();
+        };
         let Ok(to) = self.cache(TO) else { return };
-        let mut taken = Vec::new();
+        let mut last = None::<u32>;
         let done = kernel.slabs().upgrade(&record, |OldObject { addr, bytes, .. }| {
-            let old = self.left().find(|o| o.thing.addr() == Some(addr)).copied();
+            // The one before is gone.
+            if let Some(id) = last.take() {
+                self.is(id, None);
+                self.close();
+                self.owned.retain(|owned| owned.id != id);
+            }
+            let of =
+                |o: &&Owned| o.left && o.thing.index == CHANGED && o.thing.addr() == Some(addr);
+            let mut old = self.owned.iter().find(of).copied();
+            let unsure = |(_, ways): &(u32, Ways)| {
+                ways.iter().flatten().any(|thing| thing.addr() == Some(addr))
+            };
+            if let Some(at) = self.unsure.iter().position(unsure)
+                && old.is_none()
+            {
+                let (id, ways) = self.unsure.swap_remove(at);
+                let thing = *ways.iter().flatten().next().expect("a way");
+                let (kept, held, left, pinned) = (true, false, true, false);
+                self.owned.push(Owned { id, thing, kept, held, left, pinned });
+                old = self.owned.last().copied();
+            }
             let old = old.expect("only what was preserved survives");
             self.open(Call::Upgrade, slack(1, 1, 1));
             let object = to.alloc()?;
@@ -170,93 +237,108 @@ impl Actor<'_, '_> {
             let new = Thing::new(Sort::Object, TO, handle, old.thing.bytes);
             self.is(id, Some(new));
             let source = std::ptr::NonNull::from(bytes).cast::<u8>();
-            // SAFETY: the new object is the larger one, and nobody else's.
-            unsafe { object.copy_from_nonoverlapping(source, bytes.len()) };
+            {
+                let _quiet = step::Pause::new();
+                // SAFETY: the new object is the larger one, and nobody else's.
+                unsafe { object.copy_from_nonoverlapping(source, bytes.len()) };
+            }
             let new = new.stamped(old.thing.seed.expect("stamped before it was preserved"));
             assert!(new.is_whole(kernel), "an old object is whole: {new:?}");
             self.is(id, Some(new));
             self.own(id, new, true);
-            self.close();
-            taken.push(old.id);
+            self.may(old.id, None);
+            last = Some(old.id);
             Ok::<_, slab::Error>(())
         });
+        if let Some(id) = last {
+            self.is(id, None);
+            self.owned.retain(|owned| owned.id != id);
+        }
+        self.close();
         match done {
-            Ok(_) => self.owned.retain(|owned| !taken.contains(&owned.id)),
-            Err(error) => {
-                assert!(is_full(&error.into()), "{error}");
-                self.close();
-            }
+            Ok(_) => self.none_is_left(),
+            Err(error) => assert!(is_full(&error.into()), "{error}"),
         }
     }
 
-    /// Claims one thing that the predecessor left, if there is memory for it.
+    /// What was not among the objects that were upgraded was not there.
+    fn none_is_left(&mut self) {
+        for (id, _) in std::mem::take(&mut self.unsure) {
+            self.is(id, None);
+        }
+    }
+
+    /// Claims one thing that was left, if there is memory for it: it survives as before.
     fn claim(&mut self, id: u32) {
         let at = self.owned.iter().position(|owned| owned.id == id && owned.left);
         let Some(at) = at else { return };
         let thing = self.owned[at].thing;
-        let frames = thing.frames();
-        let lists = if thing.sort == Sort::Records { 2 + thing.bytes / 100 } else { 0 };
-        self.open(Call::Claim, slack(frames + lists + 2, frames + lists + 2, 0));
-        // A claim of a small buffer adopts the slab around it, and all that is in that.
-        let adopts = thing.sort == Sort::Buffer && thing.small();
-        for other in self.left() {
-            if other.id == id && !thing.small() || adopts && other.thing.small() {
-                self.may(other.id, Some(other.thing));
+        self.open(Call::Claim, slack(0, 0, 0));
+        let pinned = match thing.sort {
+            Sort::Root => {
+                let root = self.kernel.claim_root(&name(Sort::Root, id));
+                let root = root.unwrap_or_else(|error| panic!("{id} is lost: {thing:?}: {error}"));
+                assert_eq!(root.bytes(), root_bytes(thing.seed.unwrap_or(0), thing.bytes));
+                true
             }
-        }
-        if !thing.claimed().1 {
-            self.may(id, None);
-        }
-        match thing.claim(self.kernel) {
-            Ok(()) => {
-                let (thing, kept) = thing.claimed();
-                self.is(id, kept.then_some(thing));
-                assert!(thing.is_whole(self.kernel), "claimed, and changed: {thing:?}");
-                self.owned[at] = Owned { id, thing, kept, left: false, pinned: false };
-            }
-            Err(error) => {
-                let unadopted = matches!(
-                    error,
-                    heirloom::restore::Error::Slab(
-                        slab::Error::NotAdopted { .. } | slab::Error::NotAnObject { .. }
-                    )
-                );
-                assert!(is_full(&error) || unadopted, "{thing:?}: {error}");
-                if !thing.small() {
-                    self.is(id, None);
+            Sort::Subtree => {
+                let there = Names::of(self.kernel).has(self.kernel, id, &thing);
+                assert!(there, "{id} is lost: {thing:?}");
+                // Taken over with the folio that it leads to, or by itself by nobody.
+                let addr = PhysAddr::new(thing.seed.unwrap_or(0));
+                let name = name(Sort::Subtree, id);
+                if self.kernel.add_subtree(&name, addr, thing.bytes).is_err() {
+                    return self.close();
                 }
+                true
             }
-        }
+            _ => match thing.claim(self.kernel) {
+                Ok(()) => {
+                    assert!(thing.is_whole(self.kernel), "claimed, and changed: {thing:?}");
+                    self.is_named(&thing)
+                }
+                Err(error) => {
+                    let unadopted = matches!(
+                        error,
+                        heirloom::restore::Error::Slab(slab::Error::NotAdopted { .. })
+                    );
+                    assert!(is_full(&error) || unadopted, "{id} is lost: {thing:?}: {error}");
+                    return self.close();
+                }
+            },
+        };
+        let (kept, held, left) = (true, thing.is_held(), false);
+        self.owned[at] = Owned { id, thing, kept, held, left, pinned };
+        // As before.
+        self.is(id, Some(thing));
         self.close();
     }
 
-    /// Ends the inheritance; what is kept is the next kernel's.
-    fn finish(&mut self, keep: bool) {
+    /// Leaves what was not claimed as it is, or frees it.
+    fn finish(&mut self, fate: Fate) {
         let left: Vec<_> = self.left().copied().collect();
         let frames = left.iter().map(|owned| owned.thing.frames()).sum::<u64>();
         let small = left.iter().filter(|owned| owned.thing.small()).count() as u64;
         let lists = left.iter().filter(|owned| owned.thing.sort == Sort::Records);
         let tables = lists.map(|owned| 2 + owned.thing.bytes / 100).sum::<u64>() + 16;
-        self.open(Call::Finish, slack(frames + tables, frames + tables + 4 * SLAB, small));
-        for Owned { id, thing, .. } in &left {
-            self.may(*id, keep.then_some(*thing));
-        }
-        let fate = if keep { Fate::Keep } else { Fate::Free };
-        let mut done = self.kernel.finish(|_| fate);
-        if let Err(error) = done {
-            assert!(keep && is_full(&error), "{error}");
-            // What was decided stands; the rest goes.
+        let freed = match fate {
+            Fate::Keep => Slack::default(),
+            Fate::Free => slack(frames + tables, frames + tables + 4 * SLAB, small),
+        };
+        self.open(Call::Finish, freed);
+        if fate == Fate::Free {
             for owned in &left {
                 self.may(owned.id, None);
             }
-            done = self.kernel.finish(|_| Fate::Free);
-        } else {
-            for o in &left {
-                self.is(o.id, keep.then_some(o.thing));
-            }
         }
-        done.expect("freeing needs no memory");
-        self.owned.retain(|owned| !owned.left);
+        self.kernel.finish(|_| fate).expect("nothing else writes the root page");
+        if fate == Fate::Free {
+            for owned in &left {
+                self.is(owned.id, None);
+            }
+            self.owned.retain(|owned| !owned.left);
+            self.write(Line::Swept);
+        }
         self.close();
     }
 }

@@ -137,7 +137,7 @@ impl Thing {
             && matches!(self.parts(), Parts::Object { .. })
     }
 
-    /// Whether it is preserved as long as it is not freed.
+    /// Whether it is preserved from birth, as long as it is not freed.
     pub(crate) const fn born(&self) -> bool {
         match self.sort {
             Sort::Buffer => self.index == 1,
@@ -159,8 +159,17 @@ impl Thing {
         }
     }
 
-    /// Claims it as the predecessor's: what is not a name. Whether it is preserved again by that
-    /// is told by [`Thing::claimed`].
+    /// Whether a plain free frees it once it is claimed.
+    pub(crate) const fn is_held(&self) -> bool {
+        matches!(self.sort, Sort::Buffer | Sort::Object)
+    }
+
+    /// Whether it is in a cache all of whose objects are preserved.
+    pub(crate) fn is_kept_by_its_cache(&self) -> bool {
+        self.small() && self.born()
+    }
+
+    /// Claims it as the predecessor's: what is not a name. It is preserved as before.
     pub(crate) fn claim(&self, kernel: &Kernel<'_>) -> Result<(), Error> {
         let handle = self.handle();
         match self.sort {
@@ -174,21 +183,9 @@ impl Thing {
         Ok(())
     }
 
-    /// Whether claiming it takes no memory.
+    /// Whether it is claimed without a cache that has to be there.
     pub(crate) fn claim_needs_nothing(&self) -> bool {
-        matches!(self.sort, Sort::Folio | Sort::Run) || self.sort == Sort::Buffer && !self.small()
-    }
-
-    /// What it is once it is claimed, and whether it is preserved then.
-    pub(crate) fn claimed(self) -> (Self, bool) {
-        match self.sort {
-            Sort::Area | Sort::Records => (self, true),
-            Sort::Object => (self, preserving(self.index)),
-            // A large buffer is one like any other; a small one is in its preserving cache.
-            Sort::Buffer if !self.small() => (Self { index: 0, ..self }, false),
-            Sort::Buffer => (self, self.index == 1),
-            _ => (self, false),
-        }
+        !self.small() && !matches!(self.sort, Sort::Root | Sort::Subtree)
     }
 
     /// Writes its content.
@@ -286,8 +283,8 @@ impl Thing {
         }
     }
 
-    /// Gives it back in whatever way it takes; `kept`: it is preserved.
-    pub(crate) fn release(&self, kernel: &Kernel<'_>, kept: bool) -> Result<(), Error> {
+    /// Gives it back in whatever way it takes; `singly`: it is preserved, and no plain free frees it.
+    pub(crate) fn release(&self, kernel: &Kernel<'_>, singly: bool) -> Result<(), Error> {
         match self.sort {
             Sort::Root | Sort::Subtree => Ok(()),
             Sort::Area => {
@@ -302,7 +299,7 @@ impl Thing {
             }
             Sort::Records => self.records(kernel).free().map_err(|(_, error)| error),
             _ => {
-                if kept && !self.born() {
+                if singly {
                     self.unpreserve(kernel)?;
                 }
                 self.free(kernel)

@@ -53,7 +53,7 @@ impl State {
             Self::check_object(kernel, thing);
             Self::check_table(kernel, thing);
         }
-        for thing in self.owned.iter().chain(&self.left).chain(&self.kept) {
+        for thing in self.owned.iter().chain(&self.left) {
             thing.check_content(kernel.memory().machine(), u64::MAX);
         }
     }
@@ -71,7 +71,6 @@ impl State {
             thing.holds().into_iter().for_each(|(run, kind)| put(run, kind, thing.preserved));
         }
         self.hog.iter().for_each(|block| put(block.run(), Kind::Folio, false));
-        self.kept_blocks.iter().for_each(|block| put(block.run(), Kind::Folio, true));
         for block in self.known_tables() {
             put(block.run(), Kind::Table, true);
         }
@@ -103,7 +102,7 @@ impl State {
         self.tables.iter().copied().chain(self.seal.iter().copied()).chain(published)
     }
 
-    /// What this kernel's tree shows is what the model has preserved, block by block.
+    /// What the tree shows is what the model has preserved, claimed or not, block by block.
     fn check_preserved(&self, kernel: &Kernel<'_>) {
         let memory = kernel.memory();
         let mut found = BTreeSet::new();
@@ -117,7 +116,7 @@ impl State {
         for thing in self.owned.iter().filter(|thing| thing.preserved) {
             thing.blocks().into_iter().for_each(&mut take);
         }
-        self.kept_blocks.iter().copied().for_each(&mut take);
+        self.inherited.keys().copied().for_each(&mut take);
         self.known_tables().for_each(&mut take);
         kernel.slabs().for_each_table(|part| {
             if let RollPart::Page(page) = part {
@@ -144,7 +143,7 @@ impl State {
         }
     }
 
-    /// What the predecessor's tree shows is what nobody has claimed.
+    /// What is there to be claimed is what nobody has claimed.
     fn check_inherited(&self, kernel: &Kernel<'_>) {
         let memory = kernel.memory();
         let mut found = BTreeMap::new();
@@ -173,15 +172,13 @@ impl State {
             .filter(|(_, kind)| *kind != Kind::Table)
             .map(|(run, _)| run.frames())
             .sum();
-        let kept: u64 = self.kept_blocks.iter().map(|block| block.order().frames()).sum();
-        let named = owned + kept + self.hog.len() as u64;
+        let named = owned + self.hog.len() as u64;
         assert_eq!(of(Kind::Folio) + of(Kind::Run) + of(Kind::Buffer) + of(Kind::Tail), named);
         let hidden: u64 = self
             .inherited
             .iter()
             .filter(|(_, label)| label.is_none())
             .map(|(block, _)| block.run())
-            .chain(self.nodes.iter().copied())
             .chain(self.reserved.iter().copied())
             .map(Run::frames)
             .sum();
@@ -213,7 +210,7 @@ impl State {
             let CacheStats { slabs, live, preserved, unclaimed, free, cached, .. } = stats;
             let places = slabs * u64::from(cache.objects_per_slab());
             assert_eq!(places, live + unclaimed + free + cached, "{} {stats:?}", cache.name());
-            // What was kept for a name may be in a cache of its own.
+            // What lies as no slab of the class does is in a cache of its own.
             let counts = found.entry(cache.name()).or_default();
             counts.live += live;
             counts.preserved += preserved;

@@ -1,12 +1,12 @@
 //! Claiming what the predecessor left: by its handle, once, and by no other.
 
-use heirloom::folio::{Block, DirectMap, Error as FolioError, Folio, FolioRun, Kind, Order, Run};
+use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Run};
 use heirloom::restore::{Error, Handle, Parts};
 use heirloom::slab::Error as SlabError;
 
 use super::board::Kernel;
 use super::numbers::mix;
-use super::state::{PAGE, State, Thing, What, folio_error, out_of_memory};
+use super::state::{PAGE, Published, State, Thing, What, folio_error, out_of_memory};
 use super::tables::Entry;
 
 /// The call that a claim is made by.
@@ -152,7 +152,7 @@ impl State {
         let what = format!("{handle:?} {:?} by {by:?}", handle.parts());
         let done = match by {
             By::Folio => kernel.claim_folio(handle).map(|folio| Some(folio.into_raw().run())),
-            By::Run => kernel.claim_run(handle).map(|run| Some(FolioRun::into_raw(run))),
+            By::Run => kernel.claim_run(handle).map(|run| Some(run.into_raw())),
             By::Pointer => kernel.restore(handle).map(|at| {
                 let addr = kernel.memory().machine().phys(at).expect("our own pointer");
                 match handle.parts() {
@@ -186,18 +186,16 @@ impl State {
             let what = match by {
                 By::Folio => What::Folio(order),
                 By::Run => What::Run,
-                _ => What::Large { born: false },
+                _ => What::Large { born: true },
             };
             let (addr, bytes, seed) = (run.addr(), run.bytes(), self.next_seed());
-            let thing = Thing {
-                what,
-                addr,
-                bytes,
-                preserved: false,
-                seed,
-                handle: None,
-                parts: Vec::new(),
+            let handle = match by {
+                By::Pointer => kernel.handle_of(kernel.memory().machine().ptr(addr)).ok(),
+                By::Run => Handle::new(Parts::Run(run)).ok(),
+                _ => Handle::new(Parts::Folio(Block::containing(run.start(), order))).ok(),
             };
+            let (preserved, parts) = (true, Vec::new());
+            let thing = Thing { what, addr, bytes, preserved, seed, handle, parts };
             return self.own(kernel, thing);
         };
         let mut thing = self.left.swap_remove(i);
@@ -206,20 +204,12 @@ impl State {
             assert_eq!(self.inherited.remove(&block), Some(None), "{thing:?}");
         }
         match &mut thing.what {
-            What::Large { born } => *born = false,
-            // They are preserved again at once.
+            What::Large { born } => *born = true,
+            What::Object(object) => object.held = !object.preserving,
             What::Area(_) | What::Records(_) => Self::check_table(kernel, &thing),
             _ => {}
         }
-        thing.preserved = match &thing.what {
-            What::Area(_) | What::Records(_) => true,
-            What::Object(object) => object.preserving,
-            _ => false,
-        };
-        if !thing.preserved {
-            thing.handle = None;
-            self.forget(Some(handle));
-        }
+        assert!(thing.preserved);
         Self::check_object(kernel, &thing);
         self.owned.push(thing);
         self.prune();
@@ -240,7 +230,7 @@ impl State {
     }
 
     /// What of the predecessor's is not whole any more cannot be had as what it was.
-    fn prune(&mut self) {
+    pub(super) fn prune(&mut self) {
         let inherited = &self.inherited;
         self.left.retain(|thing| thing.blocks().iter().all(|b| inherited.contains_key(b)));
     }
@@ -360,30 +350,33 @@ impl State {
         match kernel.claim_root(&name) {
             Ok(root) => {
                 let (left, block) = left.zip(block).unwrap_or_else(|| panic!("{name} was had"));
-                assert_eq!(root.bytes().len() as u64, left.length);
-                assert!(left.bytes.is_none_or(|bytes| bytes == root.bytes()), "{name}");
+                let bytes = root.bytes().to_vec();
+                assert_eq!(bytes.len() as u64, left.length);
+                assert!(left.bytes.is_none_or(|left| left == bytes), "{name}");
                 self.inherited.remove(&block);
                 self.figures.claimed += 1;
                 if b & 1 == 0 {
-                    drop(root);
-                } else {
-                    let folio = root.into_folio();
-                    assert_eq!(folio.block(), block);
-                    let (addr, bytes) = (block.addr(), block.run().bytes());
-                    let what = What::Folio(block.order());
-                    let seed = self.next_seed();
-                    let (preserved, handle, parts) = (false, None, Vec::new());
-                    Folio::into_raw(folio);
-                    self.own(kernel, Thing { what, addr, bytes, preserved, seed, handle, parts });
+                    // As long as the view is there, nobody takes the bytes from under it.
+                    let gone = kernel.unpublish(&name);
+                    assert!(matches!(gone, Err(Error::NameTaken { .. })), "{name}: {gone:?}");
+                    let other = kernel.publish(&name, &[1]);
+                    assert!(other.is_err(), "{name}");
+                    assert!(kernel.claim_root(&name).is_err(), "{name} was claimed twice");
                 }
+                drop(root);
+                self.left_roots.remove(&name);
+                self.published.insert(name, Published { block, bytes });
                 self.prune();
             }
             Err(error) => {
                 assert_eq!(block, None, "{name}: {error}");
-                let right = match (&error, &left) {
-                    (Error::NoSuchSubtree { .. }, None) => true,
-                    (Error::NotInherited { at }, Some(left)) => *at == left.addr,
-                    (Error::Folio(FolioError::WrongKind { .. }), Some(_)) => name == "heirloom",
+                let there = left.is_some()
+                    || name == "heirloom"
+                    || self.published.contains_key(&name)
+                    || self.subtrees.contains_key(&name);
+                let right = match &error {
+                    Error::NoSuchSubtree { .. } => !there,
+                    Error::NotInherited { .. } => there,
                     _ => false,
                 };
                 assert!(right, "{name}: {left:?}: {error:?}");

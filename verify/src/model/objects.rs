@@ -55,8 +55,9 @@ impl State {
                     assert!(!there, "{addr} is given twice: {other:?}");
                 }
                 let preserving = preserved;
-                let adopted = true;
-                let object = Object { cache, preserving, class, constructed, slab, size, adopted };
+                let (held, adopted) = (false, true);
+                let object =
+                    Object { cache, preserving, held, class, constructed, slab, size, adopted };
                 (What::Object(object), preserved)
             }
             Some(Owner::Large { run, preserved }) => {
@@ -303,11 +304,12 @@ impl State {
         // SAFETY: in use, and nothing frees it meanwhile.
         match unsafe { kernel.preserve(ptr(kernel, &thing)) } {
             Ok(handle) => {
-                let held = matches!(thing.what, What::Large { born: true });
+                let held = match &mut self.owned[i].what {
+                    What::Large { born } => std::mem::take(born),
+                    What::Object(object) => std::mem::take(&mut object.held),
+                    _ => false,
+                };
                 assert!(!thing.preserved || held, "{thing:?}");
-                if held {
-                    self.owned[i].what = What::Large { born: false };
-                }
                 let names = match (handle.parts(), thing.object()) {
                     (Ok(Parts::Object { addr, bytes, .. }), Some(object)) => {
                         addr == thing.addr && bytes == object.size
@@ -342,8 +344,10 @@ impl State {
         let goes = thing.preserved && thing.object().is_none_or(|object| !object.preserving);
         if goes {
             assert_eq!(done, Ok(()), "{thing:?}");
-            if let What::Large { born } = &mut self.owned[i].what {
-                *born = false;
+            match &mut self.owned[i].what {
+                What::Large { born } => *born = false,
+                What::Object(object) => object.held = false,
+                _ => {}
             }
             self.let_go(i);
         } else {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Fate, Kind};
-use heirloom::restore::{Error, Finished, Parts, Unclaimed};
+use heirloom::folio::{Block, Fate, Kind, PhysAddr, Run};
+use heirloom::restore::{Finished, Parts, Unclaimed};
 use heirloom::slab::Error as SlabError;
 
 use super::board::Kernel;
@@ -23,13 +23,7 @@ impl State {
             state.left.iter().filter(of).count() as u64
         };
         if b.is_multiple_of(6) {
-            // A cache that keeps what nobody claimed is in nobody's way.
-            if self.loose.iter().any(|loose| loose.as_str() == name) {
-                return;
-            }
-            if self.asked.contains(&n)
-                || kernel.slabs().inherited(name).expect("it has not ended").is_some()
-            {
+            if self.asked.contains(&n) || kernel.slabs().inherited(name).is_some() {
                 let refused = kernel.slabs().adopt(caches::other_spec(n));
                 assert!(matches!(refused, Err(SlabError::Mismatch { .. })), "{refused:?}");
                 self.refused();
@@ -52,8 +46,7 @@ impl State {
     /// Passes the objects of a predecessor's cache to a function, which may have enough of it.
     pub(super) fn upgrade(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
         let name = NAMES[a as usize % CACHES];
-        let inherited = kernel.slabs().inherited(name).expect("it has not ended");
-        let Some(record) = inherited else { return };
+        let Some(record) = kernel.slabs().inherited(name) else { return };
         let enough = b % 12;
         let mut seen = Vec::new();
         let stop = SlabError::BadLayout { size: 1, align: 3 };
@@ -78,27 +71,27 @@ impl State {
                 self.refused();
             }
         }
-        let mut gone = BTreeSet::new();
-        self.inherited.retain(|block, label| {
-            let stays = *label != Some(Kind::Slab) || kernel.memory().is_inherited(*block);
-            if !stays {
-                gone.insert(*block);
-            }
-            stays
-        });
-        self.left.retain(|thing| {
-            let goes = thing.object().is_some_and(|object| gone.contains(&object.slab));
-            assert!(!goes || seen.contains(&thing.addr), "{thing:?} was not passed on");
-            !goes
-        });
-        let of = |thing: &Thing| thing.object().is_some_and(|o| o.cache == record.name());
+        let of =
+            |thing: &Thing| thing.object().is_some_and(|o| !o.adopted && o.cache == record.name());
         if done.is_ok() {
             // Of two caches of one name only the first is gone.
-            assert!(seen.iter().all(|at| self.left.iter().all(|t| t.addr != *at || !of(t))));
+            assert!(!seen.is_empty() || !self.left.iter().any(of), "{name}: nothing was passed on");
+        }
+        // What was taken is gone, each by itself.
+        self.left.retain(|thing| !seen.contains(&thing.addr));
+        self.inherited.retain(|block, label| {
+            *label != Some(Kind::Slab) || kernel.memory().is_inherited(*block)
+        });
+        let inherited = &self.inherited;
+        for object in self.left.iter().filter_map(Thing::object) {
+            assert!(
+                object.adopted || inherited.contains_key(&object.slab),
+                "not passed on: {object:?}"
+            );
         }
     }
 
-    /// Ends the inheritance.
+    /// Asks what nobody claimed: everything is left as it is, or freed, or some of it.
     pub(super) fn finish(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
         let fate = |at: u64| match a % 4 {
             0 => Fate::Free,
@@ -106,26 +99,13 @@ impl State {
             _ if mix(b ^ at) & 1 == 0 => Fate::Keep,
             _ => Fate::Free,
         };
-        let mut before = Finished::default();
-        if let Err(error) = self.finish_by(kernel, &mut before, fate) {
-            self.starved(kernel, error, 24 + 6 * 16);
-            let again = self.finish_by(kernel, &mut before, |_| Fate::Free);
-            assert_eq!(again, Ok(()), "nothing is kept");
-        }
-    }
-
-    /// `before` is what calls that were refused did.
-    fn finish_by(
-        &mut self,
-        kernel: &Kernel<'_>,
-        before: &mut Finished,
-        fate: impl Fn(u64) -> Fate,
-    ) -> Result<(), Error> {
         let mut log = Vec::new();
         let done = kernel.finish(|unclaimed| {
             let at = match unclaimed {
                 Unclaimed::Folio(block) => block.addr(),
                 Unclaimed::Slab { slab, .. } => slab.addr(),
+                // Another number than the block's at the same place.
+                Unclaimed::Subtree { addr, .. } => PhysAddr::new(addr.get() + 1),
                 Unclaimed::Object { addr, .. } => addr,
                 other => panic!("{other:?}"),
             };
@@ -133,86 +113,59 @@ impl State {
             log.push((unclaimed, fate));
             fate
         });
-        self.check_finish(&log, done.is_ok());
-        if let Ok(finished) = done
-            && self.past
-        {
-            let count = |like: fn(&Unclaimed) -> bool| log.iter().filter(|(u, _)| like(u)).count();
-            let [folios, slabs, objects] = [
-                count(|u| matches!(u, Unclaimed::Folio(_))),
-                count(|u| matches!(u, Unclaimed::Slab { .. })),
-                count(|u| matches!(u, Unclaimed::Object { .. })),
-            ];
-            assert_eq!(finished.folios, before.folios + folios as u64);
-            assert_eq!(finished.slabs, before.slabs + slabs as u64);
-            assert_eq!(finished.objects, before.objects + objects as u64);
+        let finished = done.unwrap_or_else(|error| panic!("freeing needs no memory: {error}"));
+        self.check_finish(&log, finished);
+        if !kernel.is_sealed() {
+            self.seal.clear();
         }
-        // Where there was no memory, it was for the last one that was asked about.
-        log.truncate(log.len() - usize::from(done.is_err()));
-        for (unclaimed, fate) in &log {
-            match (unclaimed, fate) {
-                (Unclaimed::Folio(_), _) => before.folios += 1,
-                (Unclaimed::Slab { .. }, Fate::Free) => before.slabs += 1,
-                (Unclaimed::Object { .. }, Fate::Free) => before.objects += 1,
-                // Asked about again.
-                _ => {}
-            }
-        }
+        // Names were asked about first: what is asked about later they name no more.
         for (unclaimed, fate) in log {
-            match (unclaimed, fate) {
-                (Unclaimed::Object { addr, .. }, Fate::Free) => {
-                    self.left.retain(|thing| thing.addr != addr);
+            let Fate::Free = fate else { continue };
+            match unclaimed {
+                Unclaimed::Subtree { name, addr, .. } => {
+                    self.left_roots.remove(name.as_str());
+                    let block = self.blob_at(addr);
+                    if let Some(block) = block.filter(|block| !self.is_named(*block)) {
+                        self.inherited.remove(&block);
+                    }
                 }
-                (Unclaimed::Slab { slab, .. }, Fate::Free) => {
+                Unclaimed::Object { addr, .. } => self.left.retain(|thing| thing.addr != addr),
+                Unclaimed::Slab { slab, .. } => {
                     self.inherited.remove(&slab);
                     let there = |thing: &Thing| thing.object().is_some_and(|o| o.slab == slab);
                     self.left.retain(|thing| !there(thing));
                 }
-                (Unclaimed::Folio(block), Fate::Free) => _ = self.inherited.remove(&block),
-                (Unclaimed::Folio(block), Fate::Keep) => {
-                    self.inherited.remove(&block);
-                    self.kept_blocks.insert(block);
-                }
-                // Adopted: see below.
-                (Unclaimed::Slab { slab, .. }, Fate::Keep) => {
-                    let objects = self.left.iter().filter_map(Thing::object);
-                    let names = objects.filter(|object| object.slab == slab).map(|o| o.cache);
-                    self.loose.extend(names);
-                }
-                _ => {}
+                Unclaimed::Folio(block) => _ = self.inherited.remove(&block),
+                other => panic!("{other:?}"),
             }
         }
-        self.learn_adopted(kernel);
-        if let Err(error) = done {
-            // Tables that came before it are gone.
-            self.inherited.retain(|block, _| kernel.memory().is_inherited(*block));
-            return Err(error);
-        }
-        if !self.past {
-            return Ok(());
-        }
-        let left = std::mem::take(&mut self.left);
-        for thing in left {
-            if thing.object().is_some_and(|object| object.adopted) {
-                self.left.push(thing);
-            } else if !thing.blocks().is_empty()
-                && thing.blocks().iter().all(|block| self.kept_blocks.contains(block))
-            {
-                self.kept.push(thing);
-            }
-        }
-        self.inherited.clear();
-        self.nodes.clear();
-        self.left_roots.clear();
-        self.past = false;
-        Ok(())
+        // Slabs in which nothing survived are not worth a question.
+        let used: BTreeSet<_> =
+            self.left.iter().filter_map(Thing::object).map(|o| o.slab).collect();
+        self.inherited.retain(|block, label| *label != Some(Kind::Slab) || used.contains(block));
+        self.prune();
     }
 
-    /// Checks that it was asked about what is left, all of it if it came to the end, and about
-    /// nothing else, once each.
-    fn check_finish(&self, log: &[(Unclaimed, Fate)], ended: bool) {
-        let (mut objects, mut slabs, mut blocks) =
-            (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    /// The unclaimed block without a label that begins at an address.
+    fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
+        let at = |(block, label): &(&Block, &Option<Kind>)| label.is_none() && block.addr() == addr;
+        self.inherited.iter().find(at).map(|(block, _)| *block)
+    }
+
+    /// Whether any name in the root page names a frame of a block.
+    pub(super) fn is_named(&self, block: Block) -> bool {
+        let left = self.left_roots.values().map(|left| (left.addr, left.length));
+        let published = self.published.values();
+        let published = published.map(|root| (root.block.addr(), root.bytes.len() as u64));
+        let mut all = left.chain(published).chain(self.subtrees.values().copied());
+        all.any(|(addr, bytes)| {
+            Run::covering(addr, bytes).is_some_and(|run| run.overlaps(block.run()))
+        })
+    }
+
+    /// Checks that it was asked about what is left, all of it, and about nothing else, once each.
+    fn check_finish(&self, log: &[(Unclaimed, Fate)], finished: Finished) {
+        let (mut objects, mut slabs) = (BTreeMap::new(), BTreeMap::new());
         for thing in &self.left {
             match thing.object() {
                 Some(object) if object.adopted => {
@@ -222,22 +175,62 @@ impl State {
                 None => {}
             }
         }
-        blocks.extend(self.inherited.iter().filter(|(_, label)| label.is_none()).map(|(b, _)| *b));
-        if !self.past {
-            return assert!(log.is_empty(), "{log:?}");
+        let mut names: BTreeMap<_, _> = self.left_roots.clone();
+        let mut then = Self { left_roots: names.clone(), ..Self::default() };
+        then.published.clone_from(&self.published);
+        then.subtrees.clone_from(&self.subtrees);
+        then.inherited.clone_from(&self.inherited);
+        for (unclaimed, fate) in log {
+            if let Unclaimed::Subtree { name, addr, bytes } = unclaimed {
+                let left = names.remove(name.as_str());
+                let left = left.unwrap_or_else(|| panic!("{name} is not left"));
+                assert_eq!((left.addr, Some(left.length)), (*addr, *bytes));
+                if *fate == Fate::Free {
+                    then.left_roots.remove(name.as_str());
+                    let block = then.blob_at(*addr);
+                    if let Some(block) = block.filter(|block| !then.is_named(*block)) {
+                        then.inherited.remove(&block);
+                    }
+                }
+            }
         }
+        assert!(names.is_empty(), "not asked about {names:?}");
+        // What a name that stays leads to stays with it.
+        let under_a_name = |block: &Block| {
+            let mut names = then.left_roots.values();
+            names.any(|left| {
+                Run::covering(left.addr, left.length).is_some_and(|run| run.overlaps(block.run()))
+            })
+        };
+        let blocks =
+            then.inherited.iter().filter(|(block, label)| label.is_none() && !under_a_name(block));
+        let mut blocks: BTreeSet<_> = blocks.map(|(block, _)| *block).collect();
+        let mut counts = Finished::default();
         for (unclaimed, _) in log {
             let expected = match unclaimed {
+                Unclaimed::Subtree { .. } => {
+                    counts.subtrees += 1;
+                    true
+                }
                 Unclaimed::Object { addr, size, .. } => {
+                    counts.objects += 1;
                     objects.remove(addr) == Some(u64::from(*size))
                 }
-                Unclaimed::Slab { slab, objects, .. } => slabs.remove(slab) == Some(*objects),
-                Unclaimed::Folio(block) => blocks.remove(block),
+                Unclaimed::Slab { slab, objects, .. } => {
+                    counts.slabs += 1;
+                    slabs.remove(slab) == Some(*objects)
+                }
+                Unclaimed::Folio(block) => {
+                    counts.folios += 1;
+                    counts.frames += block.order().frames();
+                    blocks.remove(block)
+                }
                 _ => false,
             };
             assert!(expected, "{unclaimed:?} is not left");
         }
         let all = objects.is_empty() && slabs.is_empty() && blocks.is_empty();
-        assert!(all || !ended, "not asked about {objects:?} {slabs:?} {blocks:?}");
+        assert!(all, "not asked about {objects:?} {slabs:?} {blocks:?}");
+        assert_eq!(finished, counts);
     }
 }

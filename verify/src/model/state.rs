@@ -20,9 +20,9 @@ pub(crate) enum What {
     Folio(Order),
     /// A run.
     Run,
-    /// A large buffer; preserved from birth, or not.
+    /// A large buffer.
     Large {
-        /// Whether a plain free frees it though it is preserved.
+        /// Whether a plain free frees it though it is preserved: from birth, or as it was claimed.
         born: bool,
     },
     /// An object, or a small buffer.
@@ -34,12 +34,15 @@ pub(crate) enum What {
 }
 
 /// What is known of an object beside its address.
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Object {
     /// Its cache.
     pub cache: Name,
     /// Whether that one's objects are preserved from birth.
     pub preserving: bool,
+    /// Whether it was claimed, and survives until a plain free.
+    pub held: bool,
     /// Whether that one is a size class.
     pub class: bool,
     /// Bytes in front that are as constructed.
@@ -72,12 +75,12 @@ pub(crate) struct Thing {
 }
 
 impl Thing {
-    /// Whether it is preserved from birth, which no call changes but freeing (and, for a large
-    /// buffer, letting it go).
+    /// Whether it is preserved until a plain free: from birth, or because it was claimed. In a preserving
+    /// cache no other call changes that.
     pub(super) fn born(&self) -> bool {
         match &self.what {
             What::Large { born } => *born,
-            What::Object(object) => object.preserving,
+            What::Object(object) => object.preserving || object.held,
             _ => false,
         }
     }
@@ -253,32 +256,25 @@ pub(crate) struct State {
     pub owned: Vec<Thing>,
     /// The predecessor's, not claimed.
     pub left: Vec<Thing>,
-    /// Kept without a claim: nobody's in this kernel, there for the next.
-    pub kept: Vec<Thing>,
-    /// All blocks that were kept.
-    pub kept_blocks: BTreeSet<Block>,
     /// The caches that somebody asked for.
     pub asked: BTreeSet<usize>,
-    /// Caches of which some keep what nobody claimed.
-    pub loose: BTreeSet<Name>,
-    /// Whether the inheritance is there still.
-    pub past: bool,
-    /// What stands in the predecessor's tree, with its label.
+    /// What is preserved and unclaimed, with its label.
     pub inherited: BTreeMap<Block, Option<Kind>>,
-    /// The frames of that tree's nodes.
-    pub nodes: Vec<Run>,
-    /// What this kernel published.
+    /// What this kernel published, or claimed of what was published.
     pub published: BTreeMap<String, Published>,
     /// Subtrees of our own.
     pub subtrees: BTreeMap<String, (PhysAddr, u64)>,
-    /// What the predecessor published or added.
+    /// What the predecessor published or added, and is neither claimed nor taken over.
     pub left_roots: BTreeMap<String, LeftRoot>,
-    /// The handover's own pages: root, scratch list, header.
+    /// The handover's own pages: root, scratch list, header; and what was published under two names,
+    /// of which one is gone.
     pub tables: Vec<Block>,
     /// The seal's.
     pub seal: Vec<Block>,
     /// Something was done since it was sealed.
     pub dirty: bool,
+    /// It was found whole by its seal, and not sealed again since.
+    pub opened: bool,
     /// Out of use, scratch first.
     pub reserved: Vec<Run>,
     /// Taken so that memory is short.
@@ -343,10 +339,10 @@ impl State {
             list.sort_unstable();
             list
         };
-        let lists = [list(&self.owned), list(&self.left), list(&self.kept)];
+        let lists = [list(&self.owned), list(&self.left)];
         let inherited = self.inherited.clone();
         let names = (self.asked.clone(), self.published.clone(), self.left_roots.clone());
-        (lists, inherited, names, self.tables.clone(), self.past)
+        (lists, inherited, names, self.tables.clone())
     }
 
     /// Checks that there was no memory: no block of this order is free, or no more than `need`
@@ -401,7 +397,7 @@ impl State {
     pub(super) fn take_hidden(&self, frames: &mut Frames) {
         let blocks = self.inherited.iter().filter(|(_, label)| label.is_none());
         let hidden = blocks.map(|(block, _)| block.run());
-        for run in hidden.chain(self.nodes.iter().copied()).chain(self.reserved.iter().copied()) {
+        for run in hidden.chain(self.reserved.iter().copied()) {
             frames.take(run);
         }
     }

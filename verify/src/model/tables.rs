@@ -212,6 +212,8 @@ impl State {
         match done {
             Ok(()) => {
                 assert!(!self.subtrees.contains_key(&name));
+                assert!(!self.left_roots.contains_key(&name), "{name} is still to be claimed");
+                self.drop_published(&name);
                 let mut at = None;
                 let each = |found: &str, addr: PhysAddr, _| {
                     if found == name {
@@ -225,7 +227,7 @@ impl State {
                 self.figures.made += 1;
             }
             Err(Error::NameTaken { .. }) => {
-                assert!(self.subtrees.contains_key(&name));
+                assert!(self.subtrees.contains_key(&name) || self.left_roots.contains_key(&name));
                 self.refused();
             }
             Err(error) => self.starved(kernel, error, length.div_ceil(PAGE) * 2 + 7),
@@ -238,7 +240,7 @@ impl State {
         let done = kernel.unpublish(&name);
         self.look_at_seal(kernel);
         match done {
-            Ok(()) => assert!(self.published.remove(&name).is_some(), "{name}"),
+            Ok(()) => assert!(self.drop_published(&name), "{name}"),
             Err(Error::NoSuchSubtree { .. }) => {
                 assert!(!self.published.contains_key(&name));
                 self.refused();
@@ -247,13 +249,25 @@ impl State {
         }
     }
 
+    /// What was published under a name is so no more: whether it was. Its block stays if another name
+    /// leads there.
+    fn drop_published(&mut self, name: &str) -> bool {
+        let Some(gone) = self.published.remove(name) else { return false };
+        if self.is_named(gone.block) {
+            self.tables.push(gone.block);
+        }
+        true
+    }
+
     /// Adds something that is preserved as a subtree, or removes one.
     pub(super) fn subtree(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
         let name = name(a);
         if b.is_multiple_of(3) {
             let done = kernel.remove_subtree(&name);
             self.look_at_seal(kernel);
-            assert_eq!(done.is_ok(), self.subtrees.remove(&name).is_some(), "{name}: {done:?}");
+            let there =
+                self.subtrees.remove(&name).is_some() || self.left_roots.remove(&name).is_some();
+            assert_eq!(done.is_ok(), there, "{name}: {done:?}");
             return;
         }
         let Some(i) = self.pick(b / 3, |thing| thing.run().is_some()) else { return };
@@ -265,6 +279,9 @@ impl State {
         match done {
             Ok(()) => {
                 assert!(preserved && !large && !self.published.contains_key(&name));
+                if let Some(left) = self.left_roots.remove(&name) {
+                    assert_eq!((left.addr, left.length), (addr, bytes), "{name} is taken over");
+                }
                 assert!(self.subtrees.insert(name, (addr, bytes)).is_none());
             }
             Err(Error::NotPreserved { at }) => {
@@ -272,7 +289,9 @@ impl State {
                 self.refused();
             }
             Err(Error::NameTaken { .. }) => {
-                assert!(self.published.contains_key(&name) || self.subtrees.contains_key(&name));
+                let left = self.left_roots.contains_key(&name);
+                let ours = self.published.contains_key(&name) || self.subtrees.contains_key(&name);
+                assert!(ours || left, "{name}");
                 self.refused();
             }
             // A buffer can be freed at any time.
@@ -283,15 +302,13 @@ impl State {
 
     /// Removes the subtrees at an address, whose memory is to be let go.
     pub(super) fn drop_subtree(&mut self, kernel: &Kernel<'_>, at: PhysAddr) {
-        let there: Vec<_> = self
-            .subtrees
-            .iter()
-            .filter(|(_, (addr, _))| *addr == at)
-            .map(|(n, _)| n.clone())
-            .collect();
-        for name in there {
+        let ours = self.subtrees.iter().map(|(name, (addr, _))| (name, *addr));
+        let left = self.left_roots.iter().map(|(name, left)| (name, left.addr));
+        let there = ours.chain(left).filter(|(_, addr)| *addr == at);
+        for name in there.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             kernel.remove_subtree(&name).expect("it was added");
             self.subtrees.remove(&name);
+            self.left_roots.remove(&name);
             self.look_at_seal(kernel);
         }
     }
@@ -307,7 +324,8 @@ impl State {
         let published = self.published.iter().map(|(name, published)| {
             (name.clone(), (published.block.addr(), published.bytes.len() as u64))
         });
-        assert_eq!(found, published.chain(self.subtrees.clone()).collect());
+        let left = self.left_roots.iter().map(|(name, l)| (name.clone(), (l.addr, l.length)));
+        assert_eq!(found, published.chain(self.subtrees.clone()).chain(left).collect());
         for published in self.published.values() {
             assert!(kernel.memory().is_preserved(published.block));
             let start = kernel.memory().machine().ptr(published.block.addr());
@@ -348,7 +366,7 @@ impl State {
                     let holder = kernel.memory().holder(block.pfn());
                     assert_eq!(holder, Some((block.run(), Kind::Table, true)));
                 }
-                self.dirty = false;
+                (self.dirty, self.opened) = (false, false);
             }
             Err(error) => {
                 assert!(!kernel.is_sealed());

@@ -25,7 +25,7 @@ pub const THINGS: CacheSpec = CacheSpec::new("things", 1000).preserving(true);
 enum What {
     Folio(Block),
     Run(Run),
-    /// A buffer or an object; `born`: it survives from birth.
+    /// A buffer or an object; `born`: it survives as long as it is not freed.
     Object {
         addr: NonNull<u8>,
         born: bool,
@@ -180,12 +180,12 @@ impl Thing {
             }
             _ => {
                 let addr = kernel.restore(handle)?;
-                let born = kernel.handle_of(addr).is_ok();
+                // It survives until it is freed, as one that does from birth.
+                let born = true;
                 (What::Object { addr, born }, kernel.slabs().size_of(addr).unwrap_or(8))
             }
         };
-        let preserved = matches!(what, What::Object { born: true, .. });
-        Ok(Self { what, bytes, seed, preserved })
+        Ok(Self { what, bytes, seed, preserved: true })
     }
 }
 

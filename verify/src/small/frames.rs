@@ -43,7 +43,7 @@ pub enum Step {
     Claim(usize),
     /// Claim a run's first block as a folio.
     ClaimPart(usize),
-    /// End the inheritance.
+    /// Free what nobody claimed, or leave it.
     Finish(Fate),
 }
 
@@ -64,11 +64,10 @@ impl Thing {
 #[derive(Clone, Debug, Default)]
 struct Model {
     owned: Vec<Thing>,
+    /// Preserved, and not claimed.
     left: Vec<Thing>,
-    kept: Vec<Thing>,
-    kept_blocks: BTreeSet<Block>,
+    /// The blocks that are so, whatever they were a part of.
     inherited: BTreeSet<Block>,
-    nodes: Vec<Run>,
 }
 
 /// A memory of a few frames with a model of it.
@@ -146,8 +145,7 @@ impl<'b> Frames<'b> {
     /// The frames that nobody has.
     fn is_free(&self, run: Run) -> bool {
         let memory = self.memory.get();
-        let theirs = self.model.inherited.iter().map(|block| block.run());
-        let mut taken = theirs.chain(self.model.nodes.iter().copied());
+        let mut taken = self.model.inherited.iter().map(|block| block.run());
         let within = self.ranges.iter().any(|(range, _)| range.covers(run));
         let mut frames = (0..run.frames()).map(|i| run.start().add(i));
         within
@@ -226,7 +224,7 @@ impl World for Frames<'_> {
                 steps.push(Step::ClaimPart(i));
             }
         }
-        if !self.model.nodes.is_empty() {
+        if !self.model.inherited.is_empty() {
             steps.extend([Step::Finish(Fate::Free), Step::Finish(Fate::Keep)]);
         }
         steps
@@ -270,11 +268,10 @@ impl World for Frames<'_> {
 
     fn digest(&mut self) -> u128 {
         let mut hasher = Xxh3::new();
-        // Which of the tables are the trees' roots; what they contain follows.
+        // Which of the tables is the tree's root; what it contains follows.
         let mut root = None;
         self.memory.get().for_each_node(|node| _ = root.get_or_insert(node.addr.get()));
-        let theirs = self.model.nodes.first().map(|run| run.start().get());
-        hasher.update(&[root.unwrap_or(0), theirs.unwrap_or(0)].map(u64::to_le_bytes).concat());
+        hasher.update(&root.unwrap_or(0).to_le_bytes());
         let pages = self.ranges.iter().flat_map(|(r, _)| r.start().get()..r.end().get());
         let taken =
             pages.filter(|f| !Run::new(Pfn::new(*f), 1).is_some_and(|run| self.is_free(run)));
@@ -288,8 +285,7 @@ impl World for Frames<'_> {
             hasher.update(zerocopy::IntoBytes::as_bytes(words));
         }
         // What the bytes do not tell: what of the predecessor's belongs together.
-        let mut things =
-            [self.model.owned.clone(), self.model.left.clone(), self.model.kept.clone()];
+        let mut things = [self.model.owned.clone(), self.model.left.clone()];
         for list in &mut things {
             list.sort_unstable_by_key(|thing| (thing.run.start(), thing.kind));
             for thing in list {

@@ -49,7 +49,7 @@ const ALWAYS: [Step; 12] = [
     step(Op::Jump, 1, 0),
 ];
 
-/// What can be done while there is a predecessor.
+/// What can be done once there was a predecessor.
 const PAST: [Step; 5] = [
     step(Op::Adopt, 6, 1),
     step(Op::Adopt, 7, 1),
@@ -100,7 +100,7 @@ impl World for Whole<'_> {
                 steps.push(step(Op::Preserve, i, 0));
             }
         }
-        if self.state.past {
+        if self.state.figures.generations > 0 {
             steps.extend(PAST);
         }
         steps.extend((0..self.state.left.len() as u64).map(|i| step(Op::Claim, i, 0)));
@@ -111,7 +111,7 @@ impl World for Whole<'_> {
         self.count += 1;
         if step.op == Op::Jump {
             let (ground, state) = (self.ground, &mut self.state);
-            self.kernel.replace(|kernel| state.jump(ground, kernel?, step.a));
+            self.kernel.replace(|kernel| Some(state.jump(ground, kernel?, step.a)));
         } else if let Some(kernel) = self.kernel.get() {
             self.state.step(self.ground, kernel, step);
         }

@@ -144,6 +144,7 @@ impl Shape {
                 kept.push(keep_buffer(&kernel, 40, false, 78).expect("room"));
                 kernel.finish(|_| Fate::Keep).expect("room");
             }
+            drop(kernel.claim_root("root").expect("published"));
             kernel.publish("root", &<[u8; 16]>::from(kept[0].handle)).expect("room");
         }
         if sealed {
@@ -210,8 +211,14 @@ impl Shape {
 /// Claims what a handle names and frees it.
 fn let_go(kernel: &Kernel<'_>, handle: Handle) {
     match handle.parts() {
-        Ok(Parts::Folio(_)) => drop(kernel.claim_folio(handle)),
-        Ok(Parts::Run(_)) => drop(kernel.claim_run(handle)),
+        Ok(Parts::Folio(_)) => {
+            let folio = kernel.claim_folio(handle).expect("left");
+            drop(folio.unpreserve().expect("ours"));
+        }
+        Ok(Parts::Run(_)) => {
+            let run = kernel.claim_run(handle).expect("left");
+            drop(run.unpreserve().expect("ours"));
+        }
         Ok(Parts::Area(_)) => {
             if let Ok(area) = kernel.claim_area(handle) {
                 let mut blocks = Vec::new();

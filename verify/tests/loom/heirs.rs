@@ -1,11 +1,9 @@
-//! What a predecessor left: claims, and the end of the inheritance.
+//! What a predecessor left: who claims it, adopts it, frees it.
 
 use std::sync::Mutex;
 
 use heirloom::Heirloom;
-use heirloom::folio::sync::{AtomicU64, Relaxed};
-use heirloom::folio::tracker::Key;
-use heirloom::folio::{Block, DirectMap, Fate, Kind, Memory, PhysAddr};
+use heirloom::folio::{Block, DirectMap, Fate, Kind, Memory, Order, PhysAddr, Request, Run};
 use heirloom::restore::Handle;
 use heirloom_verify::races::{All, Ground};
 
@@ -40,7 +38,7 @@ fn heirs(object: bool) -> Heirs {
     Heirs { kernel, handle, granted: Mutex::default() }
 }
 
-/// Fails if a leaf's bit is changed by a load and a store in place of one operation.
+/// Fails if the byte is changed by a load and a store in place of one operation.
 #[test]
 fn of_two_that_claim_a_folio_one_succeeds() {
     fn claim(world: &Heirs) {
@@ -81,81 +79,106 @@ fn of_three_that_claim_an_object_one_succeeds() {
     .check();
 }
 
-/// A memory that inherited one frame, and what became of it.
-struct Ending {
+/// A memory that inherited so many frames in a row, and what became of them.
+struct Leaving {
     memory: Memory<&'static Ground>,
-    left: Block,
-    claimed: Mutex<Option<bool>>,
-    ended: Mutex<Option<Result<(u64, u64), heirloom::folio::Error>>>,
+    left: Run,
+    run: Mutex<Option<bool>>,
+    folio: Mutex<Option<bool>>,
+    told: Mutex<Option<(u64, u64)>>,
     taken: Mutex<Vec<Block>>,
 }
 
-impl Ending {
-    fn build() -> Self {
+impl Leaving {
+    fn build(frames: u64) -> Self {
         let ground = Ground::new(24, 2, false);
         let memory = ground.memory();
-        let left = memory.alloc(single()).unwrap();
+        let request = Request::new(Order::for_frames(frames).unwrap()).kind(Kind::Run);
+        let left = memory.alloc_run(frames, request).unwrap();
         // SAFETY: allocated just now.
-        unsafe { memory.preserve(left) }.unwrap();
+        unsafe { memory.preserve_run(left, Kind::Run) }.unwrap();
         let root = memory.tree_root().unwrap();
         drop(memory);
         let (memory, _) = ground.memory().inherit(root).unwrap();
-        Self {
-            memory,
-            left,
-            claimed: Mutex::default(),
-            ended: Mutex::default(),
-            taken: Mutex::default(),
-        }
+        let (run, folio, told) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { memory, left, run, folio, told, taken: Mutex::default() }
+    }
+
+    /// The last block of the run.
+    fn last(&self) -> Block {
+        self.left.blocks().last().unwrap()
     }
 
     fn claim(&self) {
-        *self.claimed.lock().unwrap() = Some(self.memory.claim(self.left, Kind::Folio).is_ok());
+        let claimed = self.memory.claim(self.last(), Kind::Folio);
+        *self.folio.lock().unwrap() = Some(claimed.is_ok());
     }
 
-    /// The word of a page of which the claim changes a bit, if the page is the tree's leaf.
-    fn word_of(&self, block: Block) -> &AtomicU64 {
-        let page = self.memory.ptr(block.run()).unwrap().cast::<AtomicU64>();
-        let index = Key::of(self.left).index(0) / 64;
-        // SAFETY: within the page, which is memory; only atomics touch it.
-        unsafe { page.add(index).as_ref() }
+    fn claim_run(&self) {
+        let claimed = self.memory.claim_run(self.left, Kind::Run);
+        *self.run.lock().unwrap() = Some(claimed.is_ok());
     }
 
-    /// Ends the inheritance, and writes to all that is free then, the tree's pages too.
-    fn end(&self) {
-        let ended = self.memory.disinherit(|_| Fate::Free);
-        *self.ended.lock().unwrap() = Some(ended);
-        while ended.is_ok()
-            && let Ok(block) = self.memory.alloc(single())
-        {
-            self.word_of(block).store(u64::MAX, Relaxed);
+    /// Frees what nobody claimed, and takes all that is free then.
+    fn finish(&self) {
+        *self.told.lock().unwrap() = Some(self.memory.disinherit(|_| Fate::Free));
+        while let Ok(block) = self.memory.alloc(single()) {
             self.taken.lock().unwrap().push(block);
         }
     }
+
+    /// Whether a frame of the block was free, and was taken.
+    fn is_taken(&self, block: Block) -> bool {
+        self.taken.lock().unwrap().iter().any(|taken| block.run().contains(taken.pfn()))
+    }
 }
 
-/// Fails if a claim does not enter the gate.
+/// Fails if the byte is stored in place of exchanged, by a claim or by what frees; or if the bit is
+/// cleared before the byte is exchanged.
 #[test]
-fn a_claim_beside_the_end_of_the_inheritance_comes_first_or_is_refused() {
+fn a_claim_beside_a_finish_that_frees_comes_first_or_is_refused() {
     All {
-        name: "a folio is claimed while the inheritance ends",
+        name: "a folio is claimed while what is left is freed",
         preemptions: 3,
-        build: Ending::build,
-        threads: &[Ending::claim, Ending::end],
+        build: || Leaving::build(1),
+        threads: &[Leaving::claim, Leaving::finish],
         after: |world| {
-            let claimed = world.claimed.lock().unwrap().unwrap();
-            let ended = world.ended.lock().unwrap().unwrap();
-            let taken = world.taken.lock().unwrap();
-            assert_eq!(taken.contains(&world.left), ended.is_ok() && !claimed);
-            let whole = |block: &Block| world.word_of(*block).load(Relaxed) == u64::MAX;
-            assert!(taken.iter().all(whole), "a claim wrote to a page that was free again");
-            match ended {
-                Ok((freed, kept)) => assert_eq!((freed, kept), (u64::from(!claimed), 0)),
-                Err(error) => {
-                    assert!(claimed && error == heirloom::folio::Error::Claiming);
-                    assert_eq!(world.memory.disinherit(|_| Fate::Free), Ok((0, 0)));
-                }
+            let claimed = world.folio.lock().unwrap().unwrap();
+            assert_eq!(world.is_taken(world.last()), !claimed);
+            assert_eq!(world.memory.is_preserved(world.last()), claimed);
+            assert_eq!(world.told.lock().unwrap().unwrap(), (u64::from(!claimed), 0));
+            assert_eq!(world.memory.disinherit(|_| Fate::Free), (0, 0));
+            world.memory.audit().unwrap();
+        },
+    }
+    .check();
+}
+
+/// Fails if a claim of a run does not put back what it took, or puts back what it did not take.
+#[test]
+fn a_run_its_last_block_and_a_finish_get_each_block_once() {
+    All {
+        name: "a run is claimed, its last block too, and what is left is freed",
+        preemptions: 2,
+        build: || Leaving::build(3),
+        threads: &[Leaving::claim_run, Leaving::claim, Leaving::finish],
+        after: |world| {
+            let run = world.run.lock().unwrap().unwrap();
+            let folio = world.folio.lock().unwrap().unwrap();
+            assert!(!(run && folio), "the last block has two owners");
+            let (freed, _) = world.told.lock().unwrap().unwrap();
+            let mut gone = 0;
+            for block in world.left.blocks() {
+                let owned = run || folio && block == world.last();
+                // What was put back after it was asked about is there still.
+                let left = world.memory.is_inherited(block);
+                let taken = world.is_taken(block);
+                gone += u64::from(taken);
+                let owners = u32::from(owned) + u32::from(left) + u32::from(taken);
+                assert_eq!(owners, 1, "{block}: owned {owned}, left {left}, freed {taken}");
+                assert_eq!(world.memory.is_preserved(block), !taken, "{block}");
             }
+            assert_eq!(freed, gone);
             world.memory.audit().unwrap();
         },
     }
@@ -171,7 +194,9 @@ struct Labelled {
 
 impl Labelled {
     fn build() -> Self {
-        let Ending { memory, left, .. } = Ending::build();
+        let leaving = Leaving::build(1);
+        let left = leaving.last();
+        let Leaving { memory, .. } = leaving;
         // SAFETY: nothing here reads slabs.
         unsafe { memory.label(left, Kind::Slab) }.unwrap();
         Self { memory, left, run: Mutex::default() }
@@ -192,7 +217,7 @@ impl Labelled {
     }
 }
 
-/// Fails if claiming a run does not look at the labels again, once it has the bits.
+/// Fails if claiming a run takes a byte for another than was seen.
 #[test]
 fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
     All {
@@ -254,6 +279,142 @@ fn an_object_is_discarded_while_its_slab_is_adopted() {
             let again = cache.discard(world.at);
             assert_eq!(again.is_ok(), !discarded);
             assert_eq!(cache.shrink(), 1);
+            world.kernel.memory().audit().unwrap();
+        },
+    }
+    .check();
+}
+
+impl Adopting {
+    /// Frees what nobody claimed.
+    fn finish(&self) {
+        self.kernel.finish(|_| Fate::Free).unwrap();
+    }
+
+    /// Adopts what is there still.
+    fn adopt_late(&self) {
+        self.kernel.slabs().adopt_or_create(CACHE).unwrap();
+    }
+}
+
+/// Fails if a slab is freed without the turn, or its entry struck out after the bit.
+#[test]
+fn a_slab_is_adopted_beside_a_finish_that_frees() {
+    All {
+        name: "a slab is adopted while what is left is freed",
+        preemptions: 2,
+        build: Adopting::build,
+        threads: &[Adopting::adopt_late, Adopting::finish],
+        after: |world| {
+            let cache = world.kernel.slabs().caches().next().unwrap();
+            // Adopted between the two looks, it is asked about by the next call.
+            assert!(cache.stats().unclaimed <= 1);
+            world.finish();
+            assert_eq!(cache.stats().unclaimed, 0);
+            assert!(cache.shrink() <= 1);
+            let mut left = 0;
+            world.kernel.memory().for_each_inherited(|block| {
+                left += u32::from(world.kernel.memory().label_of(block) != Some(Kind::Table));
+            });
+            assert_eq!(left, 0);
+            world.kernel.memory().audit().unwrap();
+        },
+    }
+    .check();
+}
+
+/// A kernel to which two small buffers in one slab were left.
+struct Buffers {
+    kernel: Heirloom<&'static Ground>,
+    handles: [Handle; 2],
+}
+
+impl Buffers {
+    fn build() -> Self {
+        let ground = Ground::new(96, 2, false);
+        let kernel = ground.boot();
+        let handles = [0, 1].map(|_| {
+            let buffer = kernel.alloc(600).unwrap();
+            // SAFETY: in use, and no thread frees it.
+            unsafe { kernel.preserve(buffer) }.unwrap()
+        });
+        let kernel = ground.revive(kernel.into_handover().entry());
+        Self { kernel, handles }
+    }
+
+    fn claim(&self, which: usize) {
+        self.kernel.restore(self.handles[which]).unwrap();
+    }
+}
+
+/// Fails if a slab can be found before its states are this kernel's, or is adopted without the turn.
+#[test]
+fn two_first_claims_in_one_slab_both_succeed() {
+    All {
+        name: "two buffers of one slab are claimed",
+        preemptions: 2,
+        build: Buffers::build,
+        threads: &[|world| world.claim(0), |world| world.claim(1)],
+        after: |world| {
+            for handle in world.handles {
+                assert!(world.kernel.restore(handle).is_err(), "claimed twice");
+            }
+            let stats = world.kernel.slabs().caches().map(|cache| cache.stats());
+            let stats: Vec<_> = stats.filter(|stats| stats.slabs > 0).collect();
+            assert!(matches!(stats[..], [one] if one.live == 2 && one.preserved == 2), "{stats:?}");
+            world.kernel.memory().audit().unwrap();
+        },
+    }
+    .check();
+}
+
+/// A kernel to which a root was left.
+struct Published {
+    kernel: Heirloom<&'static Ground>,
+    claimed: Mutex<Option<u8>>,
+    published: Mutex<Option<bool>>,
+}
+
+impl Published {
+    fn build() -> Self {
+        let ground = Ground::new(96, 2, false);
+        let kernel = ground.boot();
+        kernel.publish("root", &[1; 24]).unwrap();
+        let kernel = ground.revive(kernel.into_handover().entry());
+        Self { kernel, claimed: Mutex::default(), published: Mutex::default() }
+    }
+
+    fn claim(&self) {
+        let root = self.kernel.claim_root("root").unwrap();
+        *self.claimed.lock().unwrap() = Some(root.bytes()[0]);
+    }
+
+    fn publish(&self) {
+        *self.published.lock().unwrap() = Some(self.kernel.publish("root", &[2; 24]).is_ok());
+    }
+}
+
+/// Fails if publishing replaces what nobody has claimed, or what a caller looks at.
+#[test]
+fn a_root_is_claimed_beside_a_publish_of_its_name() {
+    All {
+        name: "a root is claimed while another is published in its place",
+        preemptions: 2,
+        build: Published::build,
+        threads: &[Published::claim, Published::publish],
+        after: |world| {
+            assert_eq!(*world.claimed.lock().unwrap(), Some(1));
+            let published = world.published.lock().unwrap().unwrap();
+            assert!(world.kernel.claim_root("root").is_err());
+            let mut roots = 0;
+            world.kernel.for_each_subtree(|name, _, _| roots += u32::from(name == "root")).unwrap();
+            assert_eq!(roots, 1, "published: {published}");
+            world.kernel.unpublish("root").unwrap();
+            assert_eq!(
+                world.kernel.finish(|_| Fate::Free).unwrap().folios,
+                0,
+                "published: {published}"
+            );
             world.kernel.memory().audit().unwrap();
         },
     }

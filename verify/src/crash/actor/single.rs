@@ -119,13 +119,18 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(super) fn preserve(&mut self, number: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |owned| !owned.kept) else { return Ok(()) };
-        let Owned { id, thing, .. } = self.owned[i];
+        // What is held until a plain free can be preserved singly.
+        let fits = |o: &Owned| !o.kept || o.held && !o.thing.is_kept_by_its_cache();
+        let Some(i) = self.pick(number, fits) else { return Ok(()) };
+        let Owned { id, thing, kept, held, .. } = self.owned[i];
         self.open(Call::Preserve, slack(1, 1, 0));
-        self.may(id, Some(thing));
+        if !kept {
+            self.may(id, Some(thing));
+        }
         let done = thing.preserve(self.kernel);
-        self.is(id, done.is_ok().then_some(thing));
-        self.owned[i].kept = done.is_ok();
+        self.is(id, (kept || done.is_ok()).then_some(thing));
+        self.owned[i].kept = kept || done.is_ok();
+        self.owned[i].held = held && done.is_err();
         done?;
         self.close();
         Ok(())
@@ -135,7 +140,7 @@ impl<'k, 'a> Actor<'k, 'a> {
         let singly = |owned: &Owned| {
             owned.kept
                 && matches!(owned.thing.sort, Sort::Folio | Sort::Run | Sort::Buffer | Sort::Object)
-                && !(owned.thing.born() && owned.thing.small())
+                && !owned.thing.is_kept_by_its_cache()
         };
         let Some(i) = self.pick(number, singly) else { return Ok(()) };
         let Owned { id, thing, .. } = self.owned[i];
@@ -144,7 +149,7 @@ impl<'k, 'a> Actor<'k, 'a> {
         self.may(id, None);
         thing.unpreserve(self.kernel)?;
         self.is(id, None);
-        self.owned[i].kept = false;
+        (self.owned[i].kept, self.owned[i].held) = (false, false);
         if thing.sort == Sort::Buffer {
             self.owned[i].thing.index = 0;
         }
@@ -153,17 +158,19 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(super) fn free(&mut self, number: u64) -> Result<(), Error> {
-        let freed = |owned: &Owned| owned.thing.born() || !owned.kept;
+        let freed = |owned: &Owned| {
+            !owned.singly() && !matches!(owned.thing.sort, Sort::Area | Sort::Records)
+        };
         let Some(i) = self.pick(number, freed) else { return Ok(()) };
-        let Owned { id, thing, .. } = self.owned.swap_remove(i);
+        let Owned { id, thing, kept, .. } = self.owned.swap_remove(i);
         assert!(thing.is_whole(self.kernel), "written by somebody else: {thing:?}");
-        let frames = if thing.born() { thing.frames() } else { 0 };
+        let frames = if kept { thing.frames() } else { 0 };
         self.open(Call::Free, slack(frames, frames, 0));
-        if thing.born() {
+        if kept {
             self.may(id, None);
         }
         thing.free(self.kernel)?;
-        if thing.born() {
+        if kept {
             self.is(id, None);
         }
         self.close();
@@ -171,12 +178,12 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(super) fn realloc(&mut self, number: u64, bytes: usize) -> Result<(), Error> {
-        let fits = |o: &Owned| o.thing.sort == Sort::Buffer && (o.thing.born() || !o.kept);
+        let fits = |o: &Owned| o.thing.sort == Sort::Buffer && !o.singly();
         let Some(i) = self.pick(number, fits) else { return Ok(()) };
-        let Owned { id, thing, .. } = self.owned[i];
+        let Owned { id, thing, kept, .. } = self.owned[i];
         let frames = (bytes.div_ceil(PAGE_SIZE) as u64).max(thing.frames());
         self.open(Call::Realloc, slack(2 * frames, 2 * frames, 1));
-        if thing.born() {
+        if kept {
             // It may be where it was, or where nobody knows yet.
             self.may(id, None);
         }
@@ -187,7 +194,7 @@ impl<'k, 'a> Actor<'k, 'a> {
         let ptr = match moved {
             Ok(ptr) => ptr,
             Err(error) => {
-                if thing.born() {
+                if kept {
                     self.is(id, Some(thing));
                 }
                 return Err(error.into());
@@ -195,14 +202,19 @@ impl<'k, 'a> Actor<'k, 'a> {
         };
         let handle = self.kernel.handle_of(ptr)?;
         let seed = u64::from(id) << 8;
-        let now = Thing::new(Sort::Buffer, thing.index, handle, bytes as u64);
-        let both = now.sized(thing.bytes.min(bytes as u64) & !7).stamped(seed);
+        // What survives until it is freed goes where all does that is preserved from birth.
+        let moved = handle != thing.handle();
+        let index = if moved { u8::from(kept) } else { thing.index };
+        let now = Thing::new(Sort::Buffer, index, handle, bytes as u64);
+        // What a kernel did not come to write has no content.
+        let both = now.sized(thing.bytes.min(bytes as u64) & !7);
+        let both = if thing.seed.is_some() { both.stamped(seed) } else { both };
         assert!(both.is_whole(self.kernel), "moved with its content: {thing:?} to {bytes}");
-        if thing.born() {
+        if kept {
             self.is(id, Some(both));
         }
         now.stamp(self.kernel, seed);
-        if thing.born() {
+        if kept {
             self.is(id, Some(now.stamped(seed)));
         }
         self.owned[i].thing = now.stamped(seed);

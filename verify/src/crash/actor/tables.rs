@@ -53,8 +53,12 @@ impl Actor<'_, '_> {
         Ok(())
     }
 
-    /// The number of the thread's name.
+    /// The number of the thread's name: one that it claimed, or its own.
     pub(super) fn named(&self, which: u8) -> u32 {
+        let root = |o: &&Owned| o.thing.sort == Sort::Root && o.thing.index == which && !o.left;
+        if let Some(owned) = self.owned.iter().find(root) {
+            return owned.id;
+        }
         self.next / Self::IDS * Self::IDS + u32::from(which) % Self::NAMES
     }
 
@@ -76,7 +80,8 @@ impl Actor<'_, '_> {
         if let Some(i) = there {
             self.owned.swap_remove(i);
         }
-        self.owned.push(Owned { id, thing, kept: true, left: false, pinned: true });
+        let (kept, held, left, pinned) = (true, false, false, true);
+        self.owned.push(Owned { id, thing, kept, held, left, pinned });
         self.close();
         Ok(())
     }
@@ -109,7 +114,8 @@ impl Actor<'_, '_> {
         self.is(id, done.is_ok().then_some(thing));
         done?;
         self.owned[i].pinned = true;
-        self.owned.push(Owned { id, thing, kept: true, left: false, pinned: true });
+        let (kept, held, left, pinned) = (true, false, false, true);
+        self.owned.push(Owned { id, thing, kept, held, left, pinned });
         self.close();
         Ok(())
     }

@@ -9,6 +9,10 @@
 use std::cell::UnsafeCell;
 
 mod atomics;
+mod seen;
+
+pub(crate) use seen::Frame;
+pub(super) use seen::watch;
 
 /// What is counted. In one place, so that the common look is short.
 struct Counter {
@@ -78,6 +82,9 @@ fn store(at: usize) {
         if at.wrapping_sub(*COUNTER.start.get()) >= *COUNTER.bytes.get()
             || *COUNTER.paused.get() != 0
         {
+            return;
+        }
+        if !seen::by_a_successor(at - *COUNTER.start.get()) {
             return;
         }
         if *COUNTER.count.get() == *COUNTER.stop.get() {

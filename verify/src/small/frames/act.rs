@@ -24,11 +24,11 @@ impl Frames<'_> {
 
     /// Whether nothing in the model has any of it.
     pub(super) fn was_free(&self, run: Run) -> bool {
-        let Model { owned, kept_blocks, inherited, nodes, .. } = &self.model;
+        let Model { owned, inherited, .. } = &self.model;
         let mut own = Vec::new();
         self.memory.get().for_each_node(|node| own.extend(Run::new(node.addr.pfn(), 1)));
-        let blocks = kept_blocks.iter().chain(inherited).map(|block| block.run());
-        let all = owned.iter().map(|thing| thing.run).chain(blocks).chain(nodes.iter().copied());
+        let blocks = inherited.iter().map(|block| block.run());
+        let all = owned.iter().map(|thing| thing.run).chain(blocks);
         all.chain(own).all(|taken| !taken.overlaps(run))
     }
 
@@ -140,15 +140,9 @@ impl Frames<'_> {
             memory
         });
         let model = &mut self.model;
-        model.left = std::mem::take(&mut model.owned);
-        model.left.retain(|thing| thing.preserved);
-        model.left.append(&mut model.kept);
-        model.kept_blocks.clear();
+        model.owned.retain(|thing| thing.preserved);
+        model.left.append(&mut model.owned);
         model.inherited = preserved;
-        model.nodes.clear();
-        self.memory.get().for_each_inherited_node(|node| {
-            model.nodes.extend(Run::new(node.addr.pfn(), 1));
-        });
     }
 
     pub(super) fn claim(&mut self, i: usize) {
@@ -162,7 +156,7 @@ impl Frames<'_> {
         let again = claim();
         assert_eq!(again, Err(Error::NotPreserved { block: thing.head() }));
         self.model.left.swap_remove(i);
-        self.model.owned.push(Thing { preserved: false, ..thing });
+        self.model.owned.push(thing);
         for block in thing.run.blocks() {
             self.model.inherited.remove(&block);
         }
@@ -174,50 +168,25 @@ impl Frames<'_> {
         assert_eq!(memory.claim(thing.head(), Kind::Folio), Ok(()));
         self.model.inherited.remove(&thing.head());
         self.model.left.swap_remove(i);
-        self.own(thing.head().run(), Kind::Folio);
-        let rest = self.memory.get().claim_run(thing.run, Kind::Run);
+        let (run, kind, preserved) = (thing.head().run(), Kind::Folio, true);
+        self.model.owned.push(Thing { run, kind, preserved });
+        let memory = self.memory.get();
+        let rest = memory.claim_run(thing.run, Kind::Run);
         assert_eq!(rest, Err(Error::NotPreserved { block: thing.head() }));
     }
 
     pub(super) fn finish(&mut self, fate: Fate) {
         let mut asked = BTreeSet::new();
-        let done = self.memory.get().disinherit(|block| {
+        let told = self.memory.get().disinherit(|block| {
             assert!(asked.insert(block), "{block} twice");
             fate
         });
-        match done {
-            Ok((freed, kept)) => {
-                assert_eq!(asked, self.model.inherited);
-                let all = asked.len() as u64;
-                assert_eq!((freed, kept), if fate == Fate::Free { (all, 0) } else { (0, all) });
-            }
-            Err(error) => {
-                assert_eq!(fate, Fate::Keep);
-                // What came before it is kept; the rest is there as before.
-                let memory = self.memory.get();
-                self.model.inherited.retain(|block| memory.is_inherited(*block));
-                let kept = asked.difference(&self.model.inherited);
-                self.model.kept_blocks.extend(kept);
-                self.sort_out(false);
-                return self.starved(error, 1);
-            }
+        assert_eq!(asked, self.model.inherited);
+        let all = asked.len() as u64;
+        assert_eq!(told, if fate == Fate::Free { (all, 0) } else { (0, all) });
+        if fate == Fate::Free {
+            self.model.inherited.clear();
+            self.model.left.clear();
         }
-        if fate == Fate::Keep {
-            self.model.kept_blocks.append(&mut self.model.inherited);
-        }
-        self.model.inherited.clear();
-        self.model.nodes.clear();
-        self.sort_out(true);
-    }
-
-    /// What was left is kept if all of it is, and nobody's if only some of it is there.
-    pub(super) fn sort_out(&mut self, ended: bool) {
-        let Model { left, kept, kept_blocks, inherited, .. } = &mut self.model;
-        left.retain(|thing| {
-            if thing.run.blocks().all(|block| kept_blocks.contains(&block)) {
-                kept.push(*thing);
-            }
-            !ended && thing.run.blocks().all(|block| inherited.contains(&block))
-        });
     }
 }

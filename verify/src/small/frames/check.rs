@@ -10,7 +10,7 @@ impl Frames<'_> {
     /// Checks everything that can be asked about the memory.
     pub(super) fn check(&self) {
         let memory = self.memory.get();
-        let Model { owned, left, kept, kept_blocks, inherited, nodes } = &self.model;
+        let Model { owned, left, inherited } = &self.model;
         let mut holders: BTreeMap<Pfn, (Run, Kind, bool)> = BTreeMap::new();
         let mut put = |run: Run, kind, preserved| {
             for i in 0..run.frames() {
@@ -21,15 +21,11 @@ impl Frames<'_> {
         for thing in owned {
             put(thing.run, thing.kind, thing.preserved);
         }
-        for block in kept_blocks {
-            put(block.run(), Kind::Folio, true);
-        }
         memory.for_each_node(|node| {
             put(Block::containing(node.addr.pfn(), Order::ZERO).run(), Kind::Table, true);
         });
         let mut hidden: BTreeSet<Pfn> = BTreeSet::new();
-        let theirs = inherited.iter().map(|block| block.run()).chain(nodes.iter().copied());
-        for run in theirs {
+        for run in inherited.iter().map(|block| block.run()) {
             for i in 0..run.frames() {
                 let frame = run.start().add(i);
                 assert!(hidden.insert(frame) && !holders.contains_key(&frame), "{frame} twice");
@@ -47,7 +43,7 @@ impl Frames<'_> {
         let audit = memory.audit().expect("no frame has two states");
         assert_eq!((audit.free, audit.cached), (stats.free(), stats.cached));
         assert_eq!(audit.reserved, hidden.len() as u64);
-        let mut due: BTreeSet<Block> = kept_blocks.clone();
+        let mut due: BTreeSet<Block> = inherited.clone();
         for thing in owned.iter().filter(|thing| thing.preserved) {
             due.extend(thing.run.blocks());
         }
@@ -58,7 +54,7 @@ impl Frames<'_> {
         found.clear();
         memory.for_each_inherited(|block| _ = found.insert(block));
         assert_eq!(found, *inherited);
-        for thing in owned.iter().chain(left).chain(kept) {
+        for thing in owned.iter().chain(left) {
             for i in 0..thing.run.frames() {
                 let frame = thing.run.start().add(i);
                 // SAFETY: nobody else's, and nobody writes it now.

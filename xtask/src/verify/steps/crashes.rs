@@ -11,7 +11,7 @@ macro_rules! stepping {
             RUSTFLAGS="--cfg heirloom_step $tsan -C llvm-args=-tsan-instrument-func-entry-exit=0" \
                 CARGO_PROFILE_RELEASE_LTO=off cargo build --release --target-dir target/stepping \
                 --target x86_64-unknown-linux-gnu -p heirloom-verify --no-default-features --bin crash
-            crash() { target/stepping/x86_64-unknown-linux-gnu/release/crash stepping "$@"; }
+            crash() { target/stepping/x86_64-unknown-linux-gnu/release/crash "$@"; }
             "#,
             $runs
         )
@@ -22,8 +22,18 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "stepping",
         shows: "a kernel that ends before any of its stores leaves what it promised",
-        short: stepping!("crash 23"),
-        long: Some(stepping!("crash 1")),
+        short: stepping!("crash stepping 23"),
+        long: Some(stepping!("crash stepping 1")),
+        needs: Some((
+            r#"[ "$(uname -sm)" = "Linux x86_64" ]"#,
+            "not Linux on x86-64, whose stores are seen in the program's order",
+        )),
+    },
+    Step {
+        name: "takeover",
+        shows: "successors that die before any store of their takeover, one after another, lose nothing",
+        short: stepping!("crash takeover 97 17 40"),
+        long: Some(stepping!("crash takeover 23 1 4000")),
         needs: Some((
             r#"[ "$(uname -sm)" = "Linux x86_64" ]"#,
             "not Linux on x86-64, whose stores are seen in the program's order",

@@ -1,0 +1,174 @@
+//! The exchange that decides whose an unclaimed block is.
+//!
+//! Two words say what a block is: its bit in the tree, and the byte of its first frame.
+//!
+//! ```text
+//!               its bit in the tree   the byte of its first frame
+//! unclaimed     set                   never handed out, or a slab's label
+//! claimed       set                   that of a preserved block, of the kind that it is claimed as
+//! disposed of   clear                 freed
+//! ```
+//!
+//! Of several that exchange the byte for what they make of the block, one succeeds. Three rules make
+//! that enough:
+//!
+//! - Whoever takes a block sees the bit first, then exchanges the byte. The bit of an unclaimed block
+//!   is cleared only by a call that has exchanged its byte; so the bit is still set.
+//! - An owner in this kernel writes the byte before it sets the bit. So where the bit is an owner's,
+//!   the byte is not that of an unclaimed block.
+//! - The byte becomes again what it was only when a claim is taken back, which leaves the bit set: from
+//!   the last block of a run to the first, so that what can be claimed anew is followed by no tail.
+
+use crate::addr::{Block, Order, Run};
+use crate::error::Error;
+use crate::kinds::{self, FrameState, Kind};
+use crate::sync::{Acquire, AtomicU8, Relaxed, Release};
+
+/// Where a block's two words are.
+pub(super) trait Places {
+    /// The byte of the block's first frame.
+    fn byte(&self, block: Block) -> Option<&AtomicU8>;
+
+    /// Whether the tree has exactly this block. Acquire, as in
+    /// [`Tracker::contains`](crate::tracker::Tracker::contains).
+    fn has_bit(&self, block: Block) -> bool;
+}
+
+/// Where blocks are disposed of, too.
+pub(super) trait Disposal: Places {
+    /// Takes the block out of the tree.
+    fn clear_bit(&self, block: Block);
+
+    /// Makes the block's frames free memory.
+    fn free(&self, block: Block);
+}
+
+/// The byte of a block that is claimed as `kind`.
+#[inline]
+fn claimed(block: Block, kind: Kind) -> u8 {
+    let order = block.order().min(Order::MAX_FOLIO);
+    kinds::head(kinds::at_first(kind), order, kind != Kind::Tail)
+}
+
+/// Takes an unclaimed block as one of `kind`: a label, if it has one, says the same. From now on it is
+/// the caller's.
+#[inline]
+pub(super) fn take<P: Places>(places: &P, block: Block, kind: Kind) -> Result<(), Error> {
+    let gone = Error::NotPreserved { block };
+    let byte = places.byte(block).ok_or(gone)?;
+    // First the bit, then the byte: the first rule.
+    if !places.has_bit(block) {
+        return Err(gone);
+    }
+    let ours = claimed(block, kind);
+    // Acquire pairs with the Release in `put_back`: what had the block before is done with it.
+    match byte.compare_exchange(kinds::NEVER, ours, Acquire, Relaxed) {
+        Ok(_) => Ok(()),
+        Err(now) => take_labelled(byte, now, ours, block, kind),
+    }
+}
+
+/// Exchanges the byte of a block that may have a label, `now`, for `ours`.
+#[cold]
+#[inline(never)]
+fn take_labelled(
+    byte: &AtomicU8,
+    now: u8,
+    ours: u8,
+    block: Block,
+    kind: Kind,
+) -> Result<(), Error> {
+    let gone = Error::NotPreserved { block };
+    match kinds::labelled(now) {
+        Some((found, order)) if order == block.order() => {
+            if found != kind {
+                return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+            }
+            if !kinds::is_unclaimed(now) {
+                return Err(gone);
+            }
+            // Acquire as in `take`.
+            byte.compare_exchange(now, ours, Acquire, Relaxed).map(|_| ()).map_err(|_| gone)
+        }
+        _ => Err(taken(block, kind, now)),
+    }
+}
+
+/// Why a block whose first byte says `now` cannot be claimed as `kind`.
+pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
+    match kinds::decode(now) {
+        // What a layer above keeps is said to be that, to a caller that takes it for something else.
+        FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } if found != kind => {
+            Error::WrongKind { pfn: block.pfn(), expected: kind, found }
+        }
+        _ => Error::NotPreserved { block },
+    }
+}
+
+/// Gives an unclaimed block, whose bit is set, the label with this byte.
+pub(super) fn label(byte: &AtomicU8, block: Block, kind: Kind, label: u8) -> Result<(), Error> {
+    match byte.compare_exchange(kinds::NEVER, label, Relaxed, Relaxed) {
+        Ok(_) => Ok(()),
+        Err(now) => match kinds::decode(now) {
+            FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } => {
+                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
+            }
+            _ => Err(Error::NotPreserved { block }),
+        },
+    }
+}
+
+/// Takes a run, all of its blocks or none, the first of them as one of `kind`.
+pub(super) fn take_run<P: Places>(places: &P, run: Run, kind: Kind) -> Result<(), Error> {
+    let mut part = kind;
+    for block in run.blocks() {
+        if let Err(error) = take(places, block, part) {
+            // The blocks before this one, as the run has them.
+            if let Some(taken) = Run::between(run.start(), block.pfn()) {
+                put_back_run(places, taken);
+            }
+            return Err(error);
+        }
+        part = Kind::Tail;
+    }
+    // What the tree has as one block may be more than one here.
+    if run.frames() > Order::MAX_FOLIO.frames() {
+        for block in run.blocks_up_to(Order::MAX_FOLIO).skip(1) {
+            if let Some(byte) = places.byte(block) {
+                byte.store(claimed(block, Kind::Tail), Relaxed);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts a block back that the caller took, and whose byte says `now` from now on: that of an unclaimed
+/// block.
+pub(super) fn put_back(byte: &AtomicU8, now: u8) {
+    debug_assert!(kinds::is_unclaimed(now));
+    // Release pairs with the Acquire in `take`: what the caller did to the block comes before.
+    byte.store(now, Release);
+}
+
+/// Puts back all blocks of a run that the caller took: the third rule.
+pub(super) fn put_back_run<P: Places>(places: &P, run: Run) {
+    // Only the first part of a block can be claimed: it comes last.
+    for part in run.blocks_up_to(Order::MAX_FOLIO).rev() {
+        if let Some(byte) = places.byte(part) {
+            put_back(byte, kinds::NEVER);
+        }
+    }
+}
+
+/// Frees an unclaimed block that has no label: whether it was one.
+pub(super) fn dispose_of<P: Disposal>(places: &P, block: Block) -> bool {
+    let Some(byte) = places.byte(block).filter(|_| places.has_bit(block)) else { return false };
+    // Acquire as in `take`.
+    if byte.compare_exchange(kinds::NEVER, claimed(block, Kind::Folio), Acquire, Relaxed).is_err() {
+        return false;
+    }
+    // Unlinked, then released: a successor that finds the bit finds the frames as they were.
+    places.clear_bit(block);
+    places.free(block);
+    true
+}

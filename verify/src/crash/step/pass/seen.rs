@@ -1,0 +1,71 @@
+//! Which stores a successor can see.
+
+use std::cell::UnsafeCell;
+
+use heirloom::folio::PAGE_SIZE;
+
+use super::super::super::ground::Ground;
+
+/// What a frame is to a successor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frame {
+    /// Whatever is in it, nothing.
+    Unseen,
+    /// Preserved.
+    Kept,
+    /// A node of the tree: a store there decides what else is seen.
+    Node,
+}
+
+/// More frames than a ground has.
+const FRAMES: usize = 1024;
+
+/// The ground that is watched, and its frames as they were when a node was last written.
+struct Watch {
+    ground: UnsafeCell<Option<Ground>>,
+    frames: UnsafeCell<[Frame; FRAMES]>,
+    stale: UnsafeCell<bool>,
+    /// The tree is being looked at.
+    busy: UnsafeCell<bool>,
+}
+
+// SAFETY: used by programs of one thread.
+unsafe impl Sync for Watch {}
+
+static WATCH: Watch = Watch {
+    ground: UnsafeCell::new(None),
+    frames: UnsafeCell::new([Frame::Unseen; FRAMES]),
+    stale: UnsafeCell::new(true),
+    busy: UnsafeCell::new(false),
+};
+
+/// Counts the stores alone that a successor of a kernel on `ground` can see.
+pub(in super::super) fn watch(ground: &Ground) {
+    let again = ground.again().expect("the same memory");
+    // SAFETY: one thread, and nothing refers to what is replaced.
+    unsafe {
+        *WATCH.ground.get() = Some(again);
+        *WATCH.stale.get() = true;
+    }
+}
+
+/// Whether a successor can see what is about to be stored at an offset from the first frame; yes, if
+/// nothing is watched.
+pub(super) fn by_a_successor(offset: usize) -> bool {
+    // SAFETY: one thread; what is called while `busy` comes here again, and touches nothing.
+    unsafe {
+        let Some(ground) = (*WATCH.ground.get()).as_ref().filter(|_| !*WATCH.busy.get()) else {
+            return true;
+        };
+        if *WATCH.stale.get() {
+            *WATCH.busy.get() = true;
+            ground.frames_seen(&mut *WATCH.frames.get());
+            *WATCH.busy.get() = false;
+            *WATCH.stale.get() = false;
+        }
+        let frame = ground.index_of(offset / PAGE_SIZE);
+        let frame = (*WATCH.frames.get()).get(frame).copied().unwrap_or(Frame::Kept);
+        *WATCH.stale.get() = frame == Frame::Node;
+        frame != Frame::Unseen
+    }
+}
