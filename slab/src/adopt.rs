@@ -7,6 +7,8 @@
 //!             once, objects that were preserved are there to be claimed
 //! upgrade     or, if the layout is another, their bytes go to the caller's function
 //! claim       an object, by address, size and tag, once
+//! resume      or a cache's slabs become ours as they are, and what lives in them the caller's: see
+//!             `resume`
 //! finish      what was not claimed is freed, or stays to be claimed
 //! ```
 //!
@@ -25,21 +27,18 @@
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{Block, Fate, FrameState, Kind, Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Block, FrameState, Kind, Machine, Memory, Order, PhysAddr};
 
 use crate::cache::Cache;
 use crate::class::class_of;
 use crate::error::Error;
 use crate::header::{Fixed, Slab};
-use crate::heir::{SlabInfo, admits_slabs, check_slab, survived};
-use crate::name::Name;
+use crate::heir::{SlabInfo, admits_slabs, check_slab};
 use crate::new::NewSlabs;
-use crate::past::{Aside, Named, Turn, give_up};
+use crate::past::{Named, Turn};
 use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
-use crate::state::{ObjectState, State};
-use crate::store;
 
 /// What adopting brought into a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,40 +49,6 @@ pub struct Adopted {
     pub unclaimed: u64,
     /// Places that can be allocated from.
     pub free: u64,
-}
-
-/// An object of another layout than the cache's, as the predecessor left it.
-#[derive(Clone, Copy, Debug)]
-pub struct OldObject<'a> {
-    /// Where it is.
-    pub addr: PhysAddr,
-    /// Its tag, as in a handle to it.
-    pub tag: u8,
-    /// Its bytes.
-    pub bytes: &'a [u8],
-}
-
-/// Something in caches that was not claimed; see [`Slabs::finish_inherited`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unclaimed {
-    /// A slab of a cache that was not adopted.
-    Slab {
-        /// The cache, as the predecessor named it.
-        cache: Name,
-        /// The slab.
-        slab: Block,
-        /// Preserved objects in it; 0 if it is not sound.
-        objects: u32,
-    },
-    /// An object in a slab that was adopted.
-    Object {
-        /// Its cache.
-        cache: Name,
-        /// Its address.
-        addr: PhysAddr,
-        /// Its size in bytes.
-        size: u32,
-    },
 }
 
 /// A part of this kernel's roll; see [`Slabs::for_each_table`].
@@ -173,48 +138,17 @@ impl<M: Machine> Slabs<M> {
         spec: CacheSpec,
         expected: bool,
     ) -> Result<(Cache<'_, M>, Adopted), Error> {
-        spec.own_name()?;
-        spec.geometry()?;
-        let of_name = |record: &CacheRecord| Some(record.name()) == spec.name;
-        let view = self.view();
-        if !view.records().any(|record| of_name(&record)) {
-            let cache = match self.find(&spec)? {
-                Some(there) => there,
-                None if expected => return Err(Error::NotInherited { cache: spec.shown() }),
-                None => self.create(spec)?,
-            };
-            return Ok((cache, Adopted::default()));
-        }
-        // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
-        // back behind one that has.
-        let has_slabs = |record: &CacheRecord| view.slabs(record).next().is_some();
-        let admitted = || view.records().filter(of_name).filter(|r| r.admits(&spec).is_ok());
-        let matching = admitted().any(|record| has_slabs(&record));
-        if !matching && let Some(other) = view.records().filter(of_name).find(has_slabs) {
-            other.admits(&spec)?;
-        }
-        let records = || admitted().filter(|record| !matching || has_slabs(record));
-        for record in records() {
+        let records = self.left_to(&spec)?;
+        for record in records.iter() {
             for named in self.left(&record) {
                 self.look_at(&self.past.turn(), &record, named.slab).transpose()?;
             }
         }
-        // One that is created takes after the first of them: nothing is, if another has no place in it.
-        let like = match records().next() {
-            Some(first) => spec.slabs_like(first.geometry()),
-            None => spec,
-        };
-        let geometry = match self.find(&like)? {
-            Some(there) => there.control.geometry,
-            None => like.geometry()?.1,
-        };
-        records().try_for_each(|record| admits_slabs(&like, &geometry, &record))?;
-        let cache = self.create(like)?;
-        records().try_for_each(|record| cache.admits(&record))?;
+        let cache = self.heir(spec, expected, &records)?;
         let mut adopted = Adopted::default();
         loop {
             let put_back = self.past.turn().put_back();
-            for record in records() {
+            for record in records.iter() {
                 for named in self.left(&record) {
                     if let Some(more) = cache.adopt_left(&record, named)? {
                         adopted.add(more);
@@ -225,7 +159,7 @@ impl<M: Machine> Slabs<M> {
             // A slab that is not left any more may be in the hands of another call. One that adopts
             // it is done by the time this call has the turn.
             let turn = self.past.turn();
-            if records().any(|record| self.any_aside(&turn, &record)) {
+            if records.iter().any(|record| self.any_aside(&turn, &record)) {
                 return Err(heirloom_folio::Error::Claiming.into());
             }
             if turn.put_back() == put_back {
@@ -234,13 +168,70 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Whether a slab is the predecessor's still. In turn, it stays so.
-    pub(crate) fn is_left(&self, _: &Turn, slab: Block) -> bool {
-        self.memory().is_inherited(slab)
+    /// The records of the roll whose slabs become those of the cache that `spec` asks for.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt`]: the name, the spec, [`Error::Mismatch`].
+    pub(crate) fn left_to(&self, spec: &CacheSpec) -> Result<LeftTo<'_, M>, Error> {
+        spec.own_name()?;
+        spec.geometry()?;
+        let of_name = || self.view().records().filter(|record| Some(record.name()) == spec.name);
+        let named = of_name().next().is_some();
+        let mut left = LeftTo { slabs: self, spec: *spec, named, with_slabs: false };
+        // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
+        // back behind one that has.
+        let with_slabs = left.iter().any(|record| self.has_slabs(&record));
+        left.with_slabs = with_slabs;
+        if !with_slabs && let Some(other) = of_name().find(|record| self.has_slabs(record)) {
+            other.admits(spec)?;
+        }
+        Ok(left)
+    }
+
+    pub(crate) fn has_slabs(&self, record: &CacheRecord) -> bool {
+        self.view().slabs(record).next().is_some()
+    }
+
+    /// The cache that takes over what was left to it, created if it is not there yet; or, unless it
+    /// is `expected`, one to which nothing was left.
+    ///
+    /// # Errors
+    /// As for [`Slabs::adopt`].
+    pub(crate) fn heir(
+        &self,
+        spec: CacheSpec,
+        expected: bool,
+        records: &LeftTo<'_, M>,
+    ) -> Result<Cache<'_, M>, Error> {
+        // One that is created takes after the first of them: nothing is, if another has no place in it.
+        let Some(first) = records.iter().next() else {
+            return match self.find(&spec)? {
+                Some(there) => Ok(there),
+                None if expected && !records.named => {
+                    Err(Error::NotInherited { cache: spec.shown() })
+                }
+                None => self.create(spec),
+            };
+        };
+        let like = spec.slabs_like(first.geometry());
+        let geometry = match self.find(&like)? {
+            Some(there) => there.control.geometry,
+            None => like.geometry()?.1,
+        };
+        records.iter().try_for_each(|record| admits_slabs(&like, &geometry, &record))?;
+        let cache = self.create(like)?;
+        records.iter().try_for_each(|record| cache.admits(&record))?;
+        Ok(cache)
+    }
+
+    /// Whether a slab of a record is the predecessor's still, and no cache's to resume. In turn, it
+    /// stays so.
+    pub(crate) fn is_left(&self, _: &Turn, record: &CacheRecord, slab: Block) -> bool {
+        self.memory().is_inherited(slab) && self.resumes(record.shape()).is_none()
     }
 
     /// Whether a call under way has a slab of a record set aside.
-    fn any_aside(&self, turn: &Turn, record: &CacheRecord) -> bool {
+    pub(crate) fn any_aside(&self, turn: &Turn, record: &CacheRecord) -> bool {
         let order = record.order();
         turn.any_aside()
             && self.view().slabs(record).any(|addr| {
@@ -256,74 +247,17 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// What is in a slab of the predecessor's; `None` if it is not left any more.
-    fn look_at(
+    pub(crate) fn look_at(
         &self,
         turn: &Turn,
         record: &CacheRecord,
         addr: PhysAddr,
     ) -> Option<Result<SlabInfo, Error>> {
-        if !self.is_left(turn, Block::new(addr.pfn(), record.order())?) {
+        if !self.is_left(turn, record, Block::new(addr.pfn(), record.order())?) {
             return None;
         }
         // SAFETY: it has no owner, and only in turn would it get one.
         Some(check_slab(unsafe { Here::new(self.memory()) }, addr, record))
-    }
-
-    /// Passes every object that survived in the predecessor's cache `record` to `take`, after which it
-    /// is gone, and gives each slab back when all of its objects were taken: for a cache whose layout
-    /// changed. Returns how many objects.
-    ///
-    /// Objects have other addresses afterwards: `take` sees the old one, which handles name. `take`
-    /// returns once what it made of the object survives: if this kernel ends between that and the
-    /// object's end, a successor finds this one object in both forms.
-    /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
-    /// meanwhile: it is neither adopted nor freed by other calls. Adopting the same cache, and claims of
-    /// the slab's objects, are refused ([`Claiming`](heirloom_folio::Error::Claiming));
-    /// [`Slabs::finish_inherited`] passes over it.
-    ///
-    /// # Errors
-    /// What `take` returns: the object that it was given stays, and repeating the call passes it
-    /// again, and those after it, but none that was taken; so too if `take` panics. [`Error::Slab`]: a
-    /// slab is not sound; it stays.
-    pub fn upgrade(
-        &self,
-        record: &CacheRecord,
-        mut take: impl FnMut(OldObject<'_>) -> Result<(), Error>,
-    ) -> Result<u64, Error> {
-        let view = self.view();
-        let Some(record) = view.records().find(|there| there == record) else { return Ok(0) };
-        let (memory, geometry) = (self.memory(), record.geometry());
-        let mut taken = 0;
-        for Named { slab: addr, entry } in self.left(&record) {
-            let aside = {
-                let mut turn = self.past.turn();
-                // Another call may have come first.
-                let Some(sound) = self.look_at(&turn, &record, addr) else { continue };
-                sound?;
-                Aside::claim(self, &mut turn, Block::containing(addr.pfn(), record.order()), entry)?
-            };
-            // SAFETY: a slab of the predecessor's, checked, and set aside: only this call writes it.
-            let slab = unsafe { Slab::at(memory.machine(), addr) };
-            for index in 0..geometry.objects {
-                let state = State(slab.state(geometry, index).load(Relaxed));
-                if !survived(state, record.is_preserving()) {
-                    continue;
-                }
-                let start = slab.object(geometry, index);
-                // SAFETY: the object lies in the slab, which nothing writes; see above.
-                let bytes =
-                    unsafe { core::slice::from_raw_parts(start.as_ptr(), geometry.size as usize) };
-                take(OldObject { addr: slab.addr(geometry, index), tag: state.tag(), bytes })?;
-                store::exchange(
-                    slab.state(geometry, index),
-                    state.0,
-                    state.to(ObjectState::Free).0,
-                );
-                taken += 1;
-            }
-            aside.free()?;
-        }
-        Ok(taken)
     }
 
     /// Claims an object, or a small buffer, that the predecessor left: from now on it is in use, and
@@ -346,7 +280,7 @@ impl<M: Machine> Slabs<M> {
             })
         };
         if claim()?.is_none() {
-            let adopted = self.adopt_around(addr);
+            let adopted = self.take_around(addr, true);
             // Another may have adopted the slab since the first look.
             let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
             claim()?.ok_or_else(|| adopted.err().unwrap_or(nothing))?;
@@ -354,94 +288,9 @@ impl<M: Machine> Slabs<M> {
         Ok(ptr)
     }
 
-    /// Asks about everything in caches that was not claimed, and frees it or leaves it, as `fate`
-    /// decides. What is left stays as it is: preserved, and there to be claimed, in this kernel
-    /// or the next.
-    ///
-    /// `fate` runs with no lock held, and may call anything, this too. An object that is claimed
-    /// meanwhile, and a slab that is adopted, in it or by another thread, is not freed, whatever it says
-    /// of that: objects of a slab that is adopted so stay to be claimed. A slab that [`Slabs::upgrade`]
-    /// has at the moment is not asked about. A slab in which nothing survives is freed without a
-    /// question. The call can be repeated at any time, and need not be made at all.
-    ///
-    /// # Errors
-    /// As for [`Cache::discard`], which there should be none of; what was decided so far stands, and
-    /// the call can be repeated.
-    pub fn finish_inherited(&self, fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
-        self.finish_inherited_noting(fate, |_, _| ())
-    }
-
-    /// Like [`Slabs::finish_inherited`]; calls `done` with what was freed or left, once it was.
-    #[doc(hidden)]
-    pub fn finish_inherited_noting(
-        &self,
-        mut fate: impl FnMut(Unclaimed) -> Fate,
-        mut done: impl FnMut(Unclaimed, Fate),
-    ) -> Result<(), Error> {
-        let view = self.view();
-        for named in view.records().flat_map(|record| view.named(&record)) {
-            let Some(cache) = self.cache_of_slab(named.slab) else { continue };
-            let size = cache.control.geometry.size;
-            for (addr, _) in cache.unclaimed_in(named.slab) {
-                let object = Unclaimed::Object { cache: cache.name(), addr, size };
-                let decided = fate(object);
-                let gone = decided == Fate::Free
-                    && match cache.discard(addr) {
-                        // Claimed since; and maybe freed with its slab, where there is another by now.
-                        Err(
-                            Error::NotUnclaimed { .. }
-                            | Error::NotAnObject { .. }
-                            | Error::WrongCache { .. }
-                            | Error::Interior { .. },
-                        ) => continue,
-                        discarded => discarded.map(|()| true)?,
-                    };
-                done(object, if gone { Fate::Free } else { Fate::Keep });
-            }
-        }
-        for record in self.view().records() {
-            for named in self.left(&record) {
-                self.decide(&record, named, &mut fate, &mut done)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks what becomes of a slab that was not adopted, and does it, if it is still left then.
-    fn decide(
-        &self,
-        record: &CacheRecord,
-        named: Named,
-        fate: &mut impl FnMut(Unclaimed) -> Fate,
-        done: &mut impl FnMut(Unclaimed, Fate),
-    ) -> Result<(), Error> {
-        let slab = Block::containing(named.slab.pfn(), record.order());
-        let Some(sound) = self.look_at(&self.past.turn(), record, named.slab) else {
-            return Ok(());
-        };
-        let objects = sound.map_or(0, |info| info.survivors);
-        let what = Unclaimed::Slab { cache: record.name(), slab, objects };
-        let asked = sound.is_err() || objects > 0;
-        let decided = if asked { fate(what) } else { Fate::Free };
-        let turn = self.past.turn();
-        if !self.is_left(&turn, slab) {
-            return Ok(());
-        }
-        if decided == Fate::Free {
-            // SAFETY: labelled by this layer.
-            unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
-            give_up(self, slab, named.entry)?;
-        }
-        drop(turn);
-        if asked {
-            done(what, decided);
-        }
-        Ok(())
-    }
-
     /// The cache of slabs of a size class that a predecessor left: the class's, if they lie as its own
     /// do, else one that is in no caller's way.
-    fn keeper(&self, record: &CacheRecord) -> Result<Cache<'_, M>, Error> {
+    pub(crate) fn keeper(&self, record: &CacheRecord) -> Result<Cache<'_, M>, Error> {
         match class_of(record.shape(), record.geometry()) {
             Some((class, preserving)) if class.lays_out(record.shape()) => {
                 self.new_class(class, preserving)
@@ -463,21 +312,25 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The slabs of a record that are left.
-    fn left<'v>(&'v self, record: &CacheRecord) -> impl Iterator<Item = Named> + use<'v, M> {
-        let order = record.order();
+    /// The slabs of a record that are left, and no cache's to resume.
+    pub(crate) fn left<'v>(
+        &'v self,
+        record: &CacheRecord,
+    ) -> impl Iterator<Item = Named> + use<'v, M> {
+        let (order, resumed) = (record.order(), self.resumes(record.shape()).is_some());
         self.view().named(record).filter(move |named| {
             let block = Block::new(named.slab.pfn(), order);
-            block.is_some_and(|block| self.memory().is_inherited(block))
+            !resumed && block.is_some_and(|block| self.memory().is_inherited(block))
         })
     }
 
-    /// Adopts the slab around an address, if it is one of a size class.
+    /// Makes the slab around an address one of ours, if it is of a cache that is resumed, or of a size
+    /// class and `classes` says that those count.
     ///
     /// No record is looked for: that the slab is one of the roll's its label says, and whose it is
     /// its header, which is checked like any other's.
     #[cold]
-    fn adopt_around(&self, addr: PhysAddr) -> Result<(), Error> {
+    pub(crate) fn take_around(&self, addr: PhysAddr, classes: bool) -> Result<(), Error> {
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
         let turn = self.past.turn();
@@ -495,13 +348,19 @@ impl<M: Machine> Slabs<M> {
         let left = unsafe { Here::new(memory) };
         let words = left.words(slab.addr(), size_of::<Fixed>()).ok_or(nothing)?;
         let record = CacheRecord::of_slab(Fixed::read(words).shape).ok_or(not_adopted)?;
-        if class_of(record.shape(), record.geometry()).is_none() {
-            return Err(not_adopted);
-        }
-        let cache = self.keeper(&record)?;
+        let cache = match self.resumes(record.shape()) {
+            Some(resuming) => resuming,
+            None if classes && class_of(record.shape(), record.geometry()).is_some() => {
+                self.keeper(&record)?
+            }
+            None => return Err(not_adopted),
+        };
         cache.admits(&record)?;
         let named = self.named(&turn, &cache, &record, slab).ok_or(not_adopted)?;
-        cache.adopt_slab(&turn, &record, named).map(|_| ())
+        let adopted = cache.adopt_slab(&turn, &record, named)?;
+        drop(turn);
+        cache.construct_in(named.slab, &adopted);
+        Ok(())
     }
 
     /// Where the roll names a slab that is left, which is of the shape of `record` and of `cache`.
@@ -529,10 +388,31 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The cache that a slab is of, if one of ours starts there.
-    fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
+    pub(crate) fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
         self.looking(|stays| {
             let (slab, control) = self.slab_at(addr, stays)?;
             (slab.phys() == addr).then_some(Cache { slabs: self, control })
+        })
+    }
+}
+
+/// The records whose slabs become those of one cache; from [`Slabs::left_to`].
+pub(crate) struct LeftTo<'s, M: Machine> {
+    slabs: &'s Slabs<M>,
+    spec: CacheSpec,
+    /// Whether there are records of this name, of whatever cache.
+    named: bool,
+    /// Those alone that have slabs, as there are some.
+    with_slabs: bool,
+}
+
+impl<M: Machine> LeftTo<'_, M> {
+    /// Them, one after the other.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = CacheRecord> {
+        self.slabs.view().records().filter(|record| {
+            Some(record.name()) == self.spec.name
+                && record.admits(&self.spec).is_ok()
+                && (!self.with_slabs || self.slabs.has_slabs(record))
         })
     }
 }

@@ -138,6 +138,11 @@ impl<M: Machine> Slabs<M> {
             (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
                 Err(Error::DoubleFree { cache: Name::LARGE, addr })
             }
+            _ if self.sweep_around(ptr)? => {
+                let (_, control) = self.slab_around(ptr).ok_or(nothing)?;
+                // SAFETY: the caller's promise.
+                unsafe { Cache { slabs: self, control }.free_checked(ptr) }
+            }
             _ => Err(nothing),
         }
     }
@@ -167,7 +172,7 @@ impl<M: Machine> Slabs<M> {
         }
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
-        let spot = self.spot_of(ptr, &stays)?;
+        let spot = self.owned(ptr, &stays)?;
         let (geometry, state) = (&spot.control.geometry, spot.state());
         let (has, wants) = (geometry.size as usize, layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());

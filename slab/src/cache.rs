@@ -198,7 +198,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     pub(crate) unsafe fn free_checked(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
-        let spot = self.spot(ptr, &stays)?;
+        let spot = self.owned(ptr, &stays)?;
         let state = spot.state();
         if !state.is(ObjectState::Live) && !state.is(ObjectState::Held) {
             return Err(spot.not_live(state));
@@ -226,7 +226,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// meanwhile.
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        self.spot(ptr, &unsafe { Stays::promised() })?.preserve()
+        self.owned(ptr, &unsafe { Stays::promised() })?.preserve()
     }
 
     /// Lets go an object that is preserved, or was claimed: it no longer survives, and can be freed.
@@ -239,7 +239,12 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// As for [`Cache::preserve`].
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        self.spot(ptr, &unsafe { Stays::promised() })?.unpreserve()
+        self.owned(ptr, &unsafe { Stays::promised() })?.unpreserve()
+    }
+
+    /// The object of this cache that its owner has a pointer to; its slab is swept if it was not.
+    fn owned<'l>(&self, ptr: NonNull<u8>, stays: &'l Stays<'_>) -> Result<Spot<'s, 'l, M>, Error> {
+        self.slabs.swept(ptr, || self.spot(ptr, stays))
     }
 
     /// The object of this cache that a pointer leads to.

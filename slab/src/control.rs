@@ -21,6 +21,7 @@ use crate::header::Shape;
 use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
+use crate::resume::Takeover;
 use crate::roll::SlabTable;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
@@ -44,6 +45,8 @@ pub(crate) struct Control<M: Machine> {
     pub(crate) name: Name,
     pub(crate) spec: CacheSpec,
     pub(crate) shape: Shape,
+    /// How it takes over what a predecessor left to it.
+    pub(crate) takeover: Takeover,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
 }
 
@@ -95,6 +98,7 @@ impl<M: Machine> Control<M> {
                 name,
                 spec,
                 shape,
+                takeover: Takeover::new(),
                 shared: CachePadded::new(Mutex::new(shared)),
             });
             written(base, bytes);

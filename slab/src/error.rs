@@ -141,6 +141,18 @@ pub enum Error {
         /// The object.
         addr: PhysAddr,
     },
+    /// The object is not in use: free, or left by the predecessor and not claimed.
+    NotInUse {
+        /// Its cache.
+        cache: Name,
+        /// The object.
+        addr: PhysAddr,
+    },
+    /// The cache cannot be resumed: slabs of it were adopted, whose objects are to be claimed.
+    Adopted {
+        /// The cache.
+        cache: Name,
+    },
     /// The object lies in a slab that the predecessor left and no cache has adopted.
     NotAdopted {
         /// The object.
@@ -457,6 +469,13 @@ impl fmt::Display for Error {
             Self::NotUnclaimed { cache, addr } => {
                 write!(f, "object {addr} of {cache} is not there to be claimed (any more)")
             }
+            Self::NotInUse { cache, addr } => {
+                write!(f, "object {addr} of {cache} is not in use")
+            }
+            Self::Adopted { cache } => write!(
+                f,
+                "slabs of {cache} were adopted, so it cannot be resumed: claim its objects"
+            ),
             Self::NotAdopted { addr, slab } => {
                 write!(f, "{addr} lies in a slab, {slab}, that no cache has adopted")
             }

@@ -14,7 +14,7 @@ use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
 use crate::past::{Named, Turn};
-use crate::roll::{CacheRecord, Here, NamedSlabs, Source};
+use crate::roll::{CacheRecord, Here, Source};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 use crate::store;
@@ -43,13 +43,14 @@ impl<M: Machine> Cache<'_, M> {
     ) -> Result<Option<Adopted>, Error> {
         let turn = self.slabs.past.turn();
         let slab = Block::new(named.slab.pfn(), record.order());
-        if !slab.is_some_and(|slab| self.slabs.is_left(&turn, slab)) {
+        if !slab.is_some_and(|slab| self.slabs.is_left(&turn, record, slab)) {
             return Ok(None);
         }
         self.adopt_slab(&turn, record, named).map(Some)
     }
 
-    /// Makes a slab of the predecessor's that is left one of this cache, which admits its record.
+    /// Makes a slab of the predecessor's that is left one of this cache, which admits its record. What
+    /// survives in it is there to be claimed, or in use at once where the cache is resumed.
     ///
     /// Where there is a constructor, free places are out of use until [`Cache::construct_in`] puts
     /// them in order: it is the caller's code, and runs out of turn.
@@ -58,7 +59,7 @@ impl<M: Machine> Cache<'_, M> {
     /// that does not into another that does not.
     pub(crate) fn adopt_slab(
         &self,
-        _: &Turn,
+        turn: &Turn,
         record: &CacheRecord,
         named: Named,
     ) -> Result<Adopted, Error> {
@@ -81,10 +82,14 @@ impl<M: Machine> Cache<'_, M> {
         unsafe { slab.begin_anew(named.entry) };
         let preserving = control.spec.preserving;
         let raw = control.spec.constructor.is_some();
+        let resumed = control.takeover.adopt(turn);
         for (index, byte) in (0..).zip(slab.states(geometry)) {
             let state = State(byte.load(Relaxed));
             let what = match survived(state, preserving) {
-                true => ObjectState::Unclaimed,
+                true if !resumed => ObjectState::Unclaimed,
+                true if preserving => ObjectState::Live,
+                true if state.is(ObjectState::Preserved) => ObjectState::Preserved,
+                true => ObjectState::Held,
                 false if raw => ObjectState::Quarantined,
                 false => ObjectState::Free,
             };
@@ -156,27 +161,17 @@ impl<M: Machine> Cache<'_, M> {
         control.shared.lock().lists.put_one(machine, &control.geometry, round);
     }
 
-    /// The objects that the predecessor left and that are not claimed: address and tag of each. What is
-    /// claimed or discarded meanwhile may or may not be among them. No lock is held in between.
-    pub fn unclaimed(&self) -> UnclaimedObjects<'_, M> {
-        let place = UnclaimedIn { cache: *self, slab: PhysAddr::new(0), index: u32::MAX };
-        UnclaimedObjects { place, records: 0, named: None }
-    }
-
-    /// Those of them that are in one slab, if it is one of this cache.
-    pub(crate) const fn unclaimed_in(&self, slab: PhysAddr) -> UnclaimedIn<'_, M> {
-        UnclaimedIn { cache: *self, slab, index: 0 }
-    }
-
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
     ///
     /// # Errors
     /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
     pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.memory().machine().ptr(addr);
-        self.slabs.looking(|stays| {
-            let spot = self.spot(ptr, stays)?;
-            spot.claim(u64::from(self.control.geometry.size), spot.state().tag())
+        self.slabs.swept(ptr, || {
+            self.slabs.looking(|stays| {
+                let spot = self.spot(ptr, stays)?;
+                spot.claim(u64::from(self.control.geometry.size), spot.state().tag())
+            })
         })?;
         Ok(ptr)
     }
@@ -218,67 +213,6 @@ impl Drop for OutOfUse<'_> {
         let state = State(self.0.load(Relaxed));
         // The place is not handed out again, so nothing is told by the byte.
         store::state(self.0, state.to(ObjectState::Quarantined).0);
-    }
-}
-
-/// The objects that are not claimed, from [`Cache::unclaimed`].
-pub struct UnclaimedObjects<'s, M: Machine> {
-    place: UnclaimedIn<'s, M>,
-    /// How many records of this shape were begun with: one, but for what a predecessor forged.
-    records: usize,
-    named: Option<NamedSlabs<'s, Here<'s, M>>>,
-}
-
-impl<M: Machine> Iterator for UnclaimedObjects<'_, M> {
-    type Item = (PhysAddr, u8);
-
-    fn next(&mut self) -> Option<(PhysAddr, u8)> {
-        let Cache { slabs, control } = self.place.cache;
-        loop {
-            if let Some(found) = self.place.next() {
-                return Some(found);
-            }
-            if let Some(named) = self.named.as_mut().and_then(Iterator::next) {
-                (self.place.slab, self.place.index) = (named.slab, 0);
-                continue;
-            }
-            let view = slabs.view();
-            let mut records = view.records().filter(|record| *record.shape() == control.shape);
-            self.named = Some(view.named(&records.nth(self.records)?));
-            self.records += 1;
-        }
-    }
-}
-
-/// The objects nobody claimed in one slab.
-pub(crate) struct UnclaimedIn<'s, M: Machine> {
-    cache: Cache<'s, M>,
-    slab: PhysAddr,
-    index: u32,
-}
-
-impl<M: Machine> Iterator for UnclaimedIn<'_, M> {
-    type Item = (PhysAddr, u8);
-
-    fn next(&mut self) -> Option<(PhysAddr, u8)> {
-        let Cache { slabs, control } = self.cache;
-        let geometry: &Geometry = &control.geometry;
-        if self.index >= geometry.objects {
-            return None;
-        }
-        let found = slabs.looking(|stays| {
-            // What the roll names may be a slab that is left, or by now another cache's.
-            let (slab, owner) = slabs.slab_at(self.slab, stays)?;
-            if !core::ptr::eq(owner, control) || slab.phys() != self.slab {
-                return None;
-            }
-            let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));
-            let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
-            let (index, state) = states.find(|(_, state)| state.is(ObjectState::Unclaimed))?;
-            Some((index, (slab.addr(geometry, index), state.tag())))
-        });
-        self.index = found.map_or(u32::MAX, |(index, _)| index + 1);
-        found.map(|(_, object)| object)
     }
 }
 

@@ -11,6 +11,8 @@
 //! all of a record      the turn, once its slabs were adopted one by one: refused while one of them
 //!                      is set aside; once more if a slab was put back unseen
 //! disposing of one     the turn, for one slab
+//! resuming a cache     the turn, once: whether one of its slabs was adopted, or is set aside
+//! sweeping a slab      the turn, for one slab
 //! ```
 //!
 //! The turn is a [`Machine::Mutex`], held for one slab at a time (for a look at all of a record's
@@ -30,6 +32,8 @@ pub(crate) struct Past<M: Machine> {
     turn: Mutex<M::Mutex, Turn>,
     /// Slabs that were struck out of the roll and were no cache's, ever.
     struck_out: AtomicU64,
+    /// Whether any cache resumes what was left.
+    resumed: AtomicU64,
 }
 
 /// Held by whichever call claims a slab of the predecessor's.
@@ -55,12 +59,22 @@ impl Turn {
 impl<M: Machine> Past<M> {
     pub(crate) const fn new() -> Self {
         let turn = Mutex::new(Turn { aside: 0, put_back: 0 });
-        Self { turn, struck_out: AtomicU64::new(0) }
+        Self { turn, struck_out: AtomicU64::new(0), resumed: AtomicU64::new(0) }
     }
 
     /// How many entries of slab tables were struck out that no cache knows of.
     pub(crate) fn struck_out(&self) -> u64 {
         self.struck_out.load(Relaxed)
+    }
+
+    /// Whether any cache resumes what was left to it. In turn, it stays so.
+    pub(crate) fn any_resumed(&self) -> bool {
+        self.resumed.load(Relaxed) > 0
+    }
+
+    /// Notes that a cache resumes what was left to it.
+    pub(crate) fn note_resumed(&self, _: &Turn) {
+        self.resumed.fetch_add(1, Relaxed);
     }
 
     /// Waits for the turn.

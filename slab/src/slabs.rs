@@ -272,7 +272,11 @@ impl<M: Machine> Slabs<M> {
 
     /// Whose the memory at an address is.
     pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
-        self.looking(|stays| self.owner_while(addr, stays))
+        let look = || self.looking(|stays| self.owner_while(addr, stays));
+        look().or_else(|| match self.sweep_around(self.memory.machine().ptr(addr)) {
+            Ok(true) => look(),
+            _ => None,
+        })
     }
 
     /// [`Slabs::owner_at`], for a caller that keeps what is there from being given back.
@@ -308,12 +312,14 @@ impl<M: Machine> Slabs<M> {
     /// The tag and the size of the object at a pointer: what a handle to it says, beside its
     /// address. `None` if it is no object in use, or a large buffer, which has no tag.
     pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
-        self.looking(|stays| {
-            let spot = self.spot_of(ptr, stays).ok()?;
-            let state = spot.state();
-            let in_use = state.is_in_use();
-            in_use.then_some((state.tag(), spot.control.geometry.size as usize))
-        })
+        let found = self.swept(ptr, || {
+            self.looking(|stays| {
+                let spot = self.spot_of(ptr, stays)?;
+                Ok((spot.state(), spot.control.geometry.size as usize))
+            })
+        });
+        let (state, size) = found.ok()?;
+        state.is_in_use().then_some((state.tag(), size))
     }
 
     /// How many objects and buffers stayed in use when their owners ended: by a drop or an allocator's
@@ -345,7 +351,7 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: a large buffer, which is this layer's.
             Some(run) => Ok(unsafe { self.memory.preserve_run_as(run, Kind::Buffer) }?),
             // SAFETY: the caller's promise.
-            None => self.spot_of(ptr, &unsafe { Stays::promised() })?.preserve(),
+            None => self.owned(ptr, &unsafe { Stays::promised() })?.preserve(),
         }
     }
 
@@ -362,7 +368,7 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: a large buffer, which is this layer's.
             Some(run) => Ok(unsafe { self.memory.unpreserve_run_as(run, Kind::Buffer) }?),
             // SAFETY: the caller's promise.
-            None => self.spot_of(ptr, &unsafe { Stays::promised() })?.unpreserve(),
+            None => self.owned(ptr, &unsafe { Stays::promised() })?.unpreserve(),
         }
     }
 

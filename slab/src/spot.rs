@@ -311,6 +311,15 @@ impl<M: Machine> Slabs<M> {
         Some((unsafe { Slab::at(machine, slab) }, control))
     }
 
+    /// The object that its owner has a pointer to; its slab is swept if it was not.
+    pub(crate) fn owned<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<Spot<'_, 'l, M>, Error> {
+        self.swept(ptr, || self.spot_of(ptr, stays))
+    }
+
     /// The object that a pointer leads to.
     pub(crate) fn spot_of<'l>(
         &self,

@@ -11,7 +11,8 @@ use crate::state::{ObjectState, State};
 /// How many objects of a cache there are, in which state; see [`Cache::stats`].
 ///
 /// Each object is counted once:
-/// `slabs * objects_per_slab == live + unclaimed + free + cached + quarantined`.
+/// `slabs * objects_per_slab == live + unclaimed + free + cached + quarantined`; but for those in
+/// `unswept` slabs, which are in no other figure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CacheStats {
     /// Slabs.
@@ -30,6 +31,8 @@ pub struct CacheStats {
     pub cached: u64,
     /// Objects taken out of use because they were overwritten while free.
     pub quarantined: u64,
+    /// Slabs that were [resumed](crate::Slabs::resume), and that nothing was used of yet.
+    pub unswept: u64,
 }
 
 impl<M: Machine> Cache<'_, M> {
@@ -43,6 +46,7 @@ impl<M: Machine> Cache<'_, M> {
         let geometry: &Geometry = &control.geometry;
         let mut stats =
             CacheStats { slab_frames: geometry.order.frames(), ..CacheStats::default() };
+        stats.unswept = self.unswept();
         let _one_pass_at_a_time = self.slabs.passing.lock();
         {
             let mut shared = control.shared.lock();

@@ -137,6 +137,9 @@ impl<M: Machine> Cache<'_, M> {
                     return Ok(());
                 }
             }
+            if self.sweep_for_free() {
+                continue;
+            }
             let grown = self.grow();
             if grown.is_err() {
                 // Giving back what others held may have helped.
@@ -170,6 +173,9 @@ impl<M: Machine> Cache<'_, M> {
                         return Ok(round);
                     }
                 }
+            }
+            if self.sweep_for_free() {
+                continue;
             }
             let grown = self.grow();
             if let Err(error) = grown {
@@ -327,8 +333,11 @@ impl<M: Machine> Cache<'_, M> {
 
     /// Gives back what the cache does not need: the objects in this CPU's magazines, in those of
     /// CPUs that nothing runs on and in the depot go to their slabs, and slabs without objects to
-    /// the page allocator. Returns how many slabs.
+    /// the page allocator; slabs that were resumed are [swept](Cache::sweep) first. Returns how many
+    /// slabs.
     pub fn shrink(&self) -> u64 {
+        // Where it cannot wait for that, what is unswept stays so.
+        let _ = self.sweep(u64::MAX);
         let (control, memory) = (self.control, self.slabs.memory());
         let machine = memory.machine();
         let own = machine.pinned(|cpu| {

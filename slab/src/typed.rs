@@ -137,6 +137,31 @@ impl<M: Machine> Slabs<M> {
         Ok((TypedCache::over(cache), adopted))
     }
 
+    /// The same with all that the predecessor's cache of this name left, in use as it was: see
+    /// [`Slabs::resume`]. [`TypedCache::from_raw`] gives each object its owner again.
+    ///
+    /// # Errors
+    /// As for [`Slabs::resume`].
+    pub fn resume_typed<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        self.resume(spec::<T>(name, preserving)).map(TypedCache::over)
+    }
+
+    /// Like [`Slabs::resume_typed`], for a cache that the predecessor may not have left.
+    ///
+    /// # Errors
+    /// As for [`Slabs::resume_or_create`].
+    pub fn resume_typed_or_create<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        self.resume_or_create(spec::<T>(name, preserving)).map(TypedCache::over)
+    }
+
     /// Like [`Slabs::adopt_typed`], for a cache that the predecessor may not have left.
     ///
     /// # Errors
@@ -186,9 +211,9 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
     /// As for [`Slabs::claim`]; [`Error::WrongCache`].
     pub fn claim(&self, addr: PhysAddr, tag: u8) -> Result<Object<'s, T, M>, Error> {
         let slabs = self.cache.slabs;
-        slabs.looking(|stays| {
-            let spot = self.cache.spot(slabs.memory().machine().ptr(addr), stays)?;
-            spot.claim(size_of::<T>() as u64, tag)
+        let ptr = slabs.memory().machine().ptr(addr);
+        slabs.swept(ptr, || {
+            slabs.looking(|stays| self.cache.spot(ptr, stays)?.claim(size_of::<T>() as u64, tag))
         })?;
         Ok(self.at(addr))
     }

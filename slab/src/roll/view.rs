@@ -194,6 +194,20 @@ impl<'m, S: Source<'m>> RollView<S> {
         NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
     }
 
+    /// Those from entry `index` of the page at `page` on, one of the cache's slab table.
+    pub(crate) fn named_from(
+        &self,
+        record: &CacheRecord,
+        page: PhysAddr,
+        index: usize,
+    ) -> NamedSlabs<'m, S> {
+        let mut named = self.named(record);
+        named.pages.next = page;
+        named.turn_page();
+        named.index = index;
+        named
+    }
+
     /// What stands in every place for a record, counted or not.
     #[cfg(test)]
     pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
@@ -312,6 +326,21 @@ pub(crate) struct NamedSlabs<'m, S> {
     index: usize,
 }
 
+impl<'m, S: Source<'m>> NamedSlabs<'m, S> {
+    /// Where it goes on: a page of the slab table, and the number of the entry.
+    pub(crate) const fn place(&self) -> (PhysAddr, usize) {
+        (self.page, self.index)
+    }
+
+    /// Goes to the first entry of the next page.
+    fn turn_page(&mut self) -> Option<()> {
+        let (page, words, count) = self.pages.next()?;
+        let words = words.get(HEADER..HEADER + count).unwrap_or(&[]);
+        (self.page, self.words, self.index) = (page, words, 0);
+        Some(())
+    }
+}
+
 impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
     type Item = Named;
 
@@ -326,9 +355,7 @@ impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
                     return Some(Named { slab: PhysAddr::new(found), entry });
                 }
             }
-            let (page, words, count) = self.pages.next()?;
-            let words = words.get(HEADER..HEADER + count).unwrap_or(&[]);
-            (self.page, self.words, self.index) = (page, words, 0);
+            self.turn_page()?;
         }
     }
 }

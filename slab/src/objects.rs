@@ -1,0 +1,119 @@
+//! The objects of a cache that survive, or are to be claimed, one after the other.
+
+use heirloom_folio::sync::Ordering::Relaxed;
+
+use heirloom_folio::{Machine, PhysAddr};
+
+use crate::cache::Cache;
+use crate::geometry::Geometry;
+use crate::heir::survived;
+use crate::roll::{Here, NamedSlabs};
+use crate::state::{ObjectState, State};
+
+/// Which objects are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// Left by the predecessor, and not claimed.
+    Unclaimed,
+    /// In use, and surviving a jump.
+    Preserved,
+}
+
+impl<'s, M: Machine> Cache<'s, M> {
+    /// The objects that the predecessor left and that are not claimed: address and tag of each. What is
+    /// claimed or discarded meanwhile may or may not be among them. No lock is held in between.
+    pub fn unclaimed(&self) -> Objects<'s, M> {
+        Objects::all(*self, Which::Unclaimed)
+    }
+
+    /// The objects in use that survive a jump: address and tag of each. In a preserving cache all that are
+    /// in use; else those that are preserved, or were claimed. What is resumed is among them, and its
+    /// slabs are [swept](Cache::sweep) on the way; one that is not sound is passed over. What changes
+    /// meanwhile may or may not be among them. No lock is held in between.
+    pub fn preserved(&self) -> Objects<'s, M> {
+        Objects::all(*self, Which::Preserved)
+    }
+
+    /// Those that are not claimed in one slab, if it is one of this cache.
+    pub(crate) const fn unclaimed_in(&self, slab: PhysAddr) -> ObjectsIn<'s, M> {
+        ObjectsIn { cache: *self, which: Which::Unclaimed, slab, index: 0 }
+    }
+}
+
+/// Objects of a cache: the address and the tag of each; from [`Cache::unclaimed`] and [`Cache::preserved`].
+pub struct Objects<'s, M: Machine> {
+    place: ObjectsIn<'s, M>,
+    /// How many records of this shape were begun with: one, but for what a predecessor forged.
+    records: usize,
+    named: Option<NamedSlabs<'s, Here<'s, M>>>,
+}
+
+impl<'s, M: Machine> Objects<'s, M> {
+    const fn all(cache: Cache<'s, M>, which: Which) -> Self {
+        let place = ObjectsIn { cache, which, slab: PhysAddr::new(0), index: u32::MAX };
+        Self { place, records: 0, named: None }
+    }
+}
+
+impl<M: Machine> Iterator for Objects<'_, M> {
+    type Item = (PhysAddr, u8);
+
+    fn next(&mut self) -> Option<(PhysAddr, u8)> {
+        let Cache { slabs, control } = self.place.cache;
+        loop {
+            if let Some(found) = self.place.next() {
+                return Some(found);
+            }
+            if let Some(named) = self.named.as_mut().and_then(Iterator::next) {
+                if self.place.which == Which::Preserved {
+                    // One that cannot be swept has no objects that can be told.
+                    let _ = slabs.sweep_around(slabs.memory().machine().ptr(named.slab));
+                }
+                (self.place.slab, self.place.index) = (named.slab, 0);
+                continue;
+            }
+            let view = slabs.view();
+            let mut records = view.records().filter(|record| *record.shape() == control.shape);
+            self.named = Some(view.named(&records.nth(self.records)?));
+            self.records += 1;
+        }
+    }
+}
+
+/// Those of them that lie in one slab.
+pub(crate) struct ObjectsIn<'s, M: Machine> {
+    cache: Cache<'s, M>,
+    which: Which,
+    slab: PhysAddr,
+    index: u32,
+}
+
+impl<M: Machine> Iterator for ObjectsIn<'_, M> {
+    type Item = (PhysAddr, u8);
+
+    fn next(&mut self) -> Option<(PhysAddr, u8)> {
+        let Cache { slabs, control } = self.cache;
+        let (geometry, preserving): (&Geometry, _) = (&control.geometry, control.spec.preserving);
+        if self.index >= geometry.objects {
+            return None;
+        }
+        let which = self.which;
+        let is_meant = |state: State| match which {
+            Which::Unclaimed => state.is(ObjectState::Unclaimed),
+            Which::Preserved => survived(state, preserving) && !state.is(ObjectState::Unclaimed),
+        };
+        let found = slabs.looking(|stays| {
+            // What the roll names may be a slab that is left, or by now another cache's.
+            let (slab, owner) = slabs.slab_at(self.slab, stays)?;
+            if !core::ptr::eq(owner, control) || slab.phys() != self.slab {
+                return None;
+            }
+            let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));
+            let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
+            let (index, state) = states.find(|(_, state)| is_meant(*state))?;
+            Some((index, (slab.addr(geometry, index), state.tag())))
+        });
+        self.index = found.map_or(u32::MAX, |(index, _)| index + 1);
+        found.map(|(_, object)| object)
+    }
+}

@@ -1,0 +1,318 @@
+//! A cache that is resumed: its slabs become ours as they are, each when it is first used.
+//!
+//! ```text
+//! resume     once a cache: from here on what survived in it is in use, and its owner's.
+//!            Costs what reading the cache's record costs
+//! sweep      once a slab: its header and bytes are checked, its free places become available.
+//!            At the first of: a free, a preserve, a look at something in it; an allocation that
+//!            finds no free object elsewhere; `sweep`, `shrink`, `preserved`
+//! ```
+//!
+//! Until it is swept a slab stays as the predecessor left it, unclaimed in the tree, and so no pointer
+//! into it leads to a slab. That is what keeps the free bits right: they are made of the bytes of the
+//! objects, and an object that went into a magazine before would be free in both. What looks for an
+//! object finds none then, and looks again once the slab around it was swept; so nothing is added to
+//! the paths that find one.
+//!
+//! Whether a cache adopts or resumes is decided once, in turn, by the first slab that is adopted or by
+//! [`Slabs::resume`]. Sweeping changes no byte of what survives but from one state that does to another:
+//! a successor finds the same objects before, after and in the middle.
+
+use core::ptr::NonNull;
+use heirloom_folio::sync::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use heirloom_folio::{Block, Machine, PAGE_SIZE, PhysAddr};
+
+use crate::cache::Cache;
+use crate::class::class_of;
+use crate::error::Error;
+use crate::header::Shape;
+use crate::past::Turn;
+use crate::roll::CacheRecord;
+use crate::slabs::Slabs;
+use crate::spec::CacheSpec;
+
+/// Slabs that an allocation sweeps before it asks for a new one.
+const SWEPT: usize = 8;
+
+/// How a cache takes over the slabs that were left to it, and how far it has come.
+pub(crate) struct Takeover {
+    /// One of the constants below. Written in turn.
+    way: AtomicU8,
+    /// Where the slab stands that is swept next: the page of the slab table, and the entry's number.
+    next: AtomicU64,
+}
+
+/// No slab was taken over yet.
+const UNDECIDED: u8 = 0;
+/// A slab was adopted: what survives is there to be claimed.
+const ADOPTS: u8 = 1;
+/// What survives is in use.
+const RESUMES: u8 = 2;
+
+/// All slabs of a resumed cache were come by.
+const DONE: u64 = u64::MAX;
+
+impl Takeover {
+    pub(crate) const fn new() -> Self {
+        Self { way: AtomicU8::new(UNDECIDED), next: AtomicU64::new(DONE) }
+    }
+
+    /// Notes that a slab is taken over, which decides how they all are. Returns whether what survives is in
+    /// use.
+    pub(crate) fn adopt(&self, _: &Turn) -> bool {
+        let resumes = self.resumes();
+        if !resumes {
+            self.way.store(ADOPTS, Relaxed);
+        }
+        resumes
+    }
+
+    /// Whether the cache resumes what was left to it.
+    pub(crate) fn resumes(&self) -> bool {
+        self.way.load(Relaxed) == RESUMES
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Returns the cache that `spec` asks for, with all that the predecessor's cache of this name left, as
+    /// it was: every object that survived is in use, and the caller's, without a step for each. The
+    /// predecessor must have left such a cache; [`Slabs::resume_or_create`] is for one that may be new.
+    ///
+    /// For a restart into the same layout, of an owner that finds its objects by addresses in what
+    /// survives: there is nothing to claim, and what the predecessor allocated and never linked is told by
+    /// [`Cache::preserved`] alone, not by [`Slabs::finish_inherited`]. Handles stay valid, for [`Cache::at`]
+    /// and [`Slabs::at`]. What is freed, preserved and let go is so as in the predecessor: in a preserving
+    /// cache an object is freed by a plain free; else what was preserved is let go first.
+    /// An object that the predecessor in turn had inherited and never claimed is as if claimed.
+    ///
+    /// Costs what reading the cache's record and slab table costs, whatever the slabs hold. A slab is
+    /// looked at when it is first used: its header and bytes are checked then, and if they are not sound,
+    /// that call returns [`Error::Slab`], and what is in the slab stays as it is. Where a free place needs
+    /// the spec's constructor, it is run then, by that call, with no lock held.
+    ///
+    /// # Errors
+    /// [`Error::Adopted`]: a slab of the cache was adopted in this kernel, so that its objects are there to
+    /// be claimed. As for [`Slabs::adopt`]; then nothing changed.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::DirectMap;
+    /// use heirloom_slab::{CacheSpec, Slabs};
+    ///
+    /// let spec = CacheSpec::new("names", 64).preserving(true);
+    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let name = slabs.cache(spec)?.alloc_zeroed()?;
+    /// let addr = slabs.memory().machine().phys(name).unwrap();
+    ///
+    /// // The successor, over the same memory.
+    /// let (map, roll) = (slabs.memory().tree_root()?, slabs.roll());
+    /// let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
+    /// let slabs = Slabs::revive(memory.inherit(map)?.0, roll)?;
+    /// let names = slabs.resume(spec)?;
+    /// let name = slabs.memory().machine().ptr(addr);
+    /// // SAFETY: in use since the predecessor allocated it, ours, and not used again.
+    /// unsafe { names.free(name) }?;
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
+    pub fn resume(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        self.resume_named(spec, true)
+    }
+
+    /// Like [`Slabs::resume`], for a cache that the predecessor may not have left: it is created then.
+    ///
+    /// # Errors
+    /// As for [`Slabs::resume`], but for [`Error::NotInherited`].
+    pub fn resume_or_create(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        self.resume_named(spec, false)
+    }
+
+    fn resume_named(&self, spec: CacheSpec, expected: bool) -> Result<Cache<'_, M>, Error> {
+        let records = self.left_to(&spec)?;
+        let cache = self.heir(spec, expected, &records)?;
+        records.iter().try_for_each(|record| cache.resume(&record))?;
+        Ok(cache)
+    }
+
+    /// Resumes the caches of all size classes, as [`Slabs::resume`]: the small buffers that survived are
+    /// in use, and their owners'. (Large ones are claimed each by its handle, which costs nothing before.)
+    ///
+    /// # Errors
+    /// [`Error::Adopted`]: a buffer of a class was claimed before. [`Error::Folio`]: out of memory for a
+    /// cache's control block. Classes before that one are resumed then, and the call can be repeated.
+    pub fn resume_buffers(&self) -> Result<(), Error> {
+        for record in self.view().records() {
+            if class_of(record.shape(), record.geometry()).is_some() && self.has_slabs(&record) {
+                let cache = self.keeper(&record)?;
+                cache.admits(&record)?;
+                cache.resume(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The cache that resumes slabs of this shape, if one does.
+    pub(crate) fn resumes(&self, shape: &Shape) -> Option<Cache<'_, M>> {
+        if !self.past.any_resumed() {
+            return None;
+        }
+        self.caches()
+            .find(|cache| cache.control.takeover.resumes() && cache.control.shape == *shape)
+    }
+
+    /// Sweeps the slab around a pointer, if it is one that a cache resumes. Returns whether it is worth
+    /// another look at what is there.
+    ///
+    /// # Errors
+    /// [`Error::WouldWait`]: from where nothing can be waited for. [`Error::Slab`]: it is not sound.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn sweep_around(&self, ptr: NonNull<u8>) -> Result<bool, Error> {
+        let addr = self.memory().machine().phys(ptr).filter(|_| self.past.any_resumed());
+        let Some(addr) = addr else { return Ok(false) };
+        if !self.memory().machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
+        match self.take_around(addr, false) {
+            // What is there is a slab by now, or was, or never will be.
+            Err(Error::NotAnObject { .. }) => Ok(true),
+            Err(Error::NotAdopted { .. }) => Ok(false),
+            swept => swept.map(|()| true),
+        }
+    }
+
+    /// Does `look`, and once more if what it looks for may lie in a slab that was to be swept.
+    #[inline]
+    pub(crate) fn swept<T>(
+        &self,
+        ptr: NonNull<u8>,
+        look: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match look() {
+            Err(Error::NotAnObject { .. }) if self.sweep_around(ptr)? => look(),
+            looked => looked,
+        }
+    }
+
+    /// Returns where the object or small buffer is whose handle says this, if it is in use: as often as one
+    /// likes, as nothing is claimed.
+    ///
+    /// # Errors
+    /// [`Error::NotInUse`], [`Error::Stale`] (another tag), [`Error::WrongLength`], [`Error::Interior`],
+    /// [`Error::NotAnObject`]; [`Error::Slab`] as for [`Slabs::resume`].
+    pub fn at(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
+        let ptr = self.memory().machine().ptr(addr);
+        self.swept(ptr, || {
+            self.looking(|stays| {
+                let spot = self.spot_of(ptr, stays)?;
+                let (cache, found) = (spot.control.name, u64::from(spot.control.geometry.size));
+                if bytes != found {
+                    return Err(Error::WrongLength { cache, addr, expected: bytes, found });
+                }
+                let state = spot.state();
+                if !state.is_in_use() {
+                    return Err(Error::NotInUse { cache, addr });
+                }
+                if state.tag() != tag {
+                    return Err(Error::Stale { cache, addr, expected: tag, found: state.tag() });
+                }
+                Ok(ptr)
+            })
+        })
+    }
+}
+
+impl<M: Machine> Cache<'_, M> {
+    /// Resumes the slabs of a record, which the cache admits.
+    fn resume(&self, record: &CacheRecord) -> Result<(), Error> {
+        let takeover = &self.control.takeover;
+        let turn = self.slabs.past.turn();
+        match takeover.way.load(Relaxed) {
+            RESUMES => Ok(()),
+            ADOPTS => Err(Error::Adopted { cache: self.control.name }),
+            _ if self.slabs.any_aside(&turn, record) => Err(heirloom_folio::Error::Claiming.into()),
+            _ => {
+                takeover.next.store(record.table().get(), Relaxed);
+                self.slabs.past.note_resumed(&turn);
+                // Relaxed: what reads it out of turn asks again in turn.
+                takeover.way.store(RESUMES, Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns where the object at an address is, if it is one of this cache's in use, with this tag.
+    ///
+    /// # Errors
+    /// As for [`Slabs::at`]; [`Error::WrongCache`].
+    pub fn at(&self, addr: PhysAddr, tag: u8) -> Result<NonNull<u8>, Error> {
+        let ptr = self.slabs.at(addr, u64::from(self.control.geometry.size), tag)?;
+        self.slabs.looking(|stays| self.spot(ptr, stays).map(|_| ptr))
+    }
+
+    /// Sweeps up to `limit` slabs that were resumed and not used yet, so that later calls need not. Returns
+    /// how many it came by: 0 once there are no more. A slab that is not sound is passed over.
+    ///
+    /// # Errors
+    /// [`Error::WouldWait`]: from where nothing can be waited for.
+    pub fn sweep(&self, limit: u64) -> Result<u64, Error> {
+        if !self.slabs.memory().machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
+        Ok((0..limit).map_while(|_| self.sweep_next()).count() as u64)
+    }
+
+    /// Sweeps some slabs, until one of them had a free place: whether one had.
+    #[cold]
+    pub(crate) fn sweep_for_free(&self) -> bool {
+        (0..SWEPT).map_while(|_| self.sweep_next()).any(|free| free > 0)
+    }
+
+    /// Sweeps the next slab that is left. Returns how many free places it had; `None` after the last.
+    fn sweep_next(&self) -> Option<u64> {
+        let (slabs, takeover) = (self.slabs, &self.control.takeover);
+        let view = slabs.view();
+        let from = takeover.next.load(Relaxed);
+        if from == DONE {
+            return None;
+        }
+        let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
+        let record = view.records().find(|record| *record.shape() == self.control.shape)?;
+        let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
+        let next = named.find(|named| {
+            let block = Block::new(named.slab.pfn(), record.order());
+            block.is_some_and(|block| slabs.memory().is_inherited(block))
+        });
+        // Of two calls at the same time both may come by one slab, which one of them sweeps.
+        let (page, entry) = named.place();
+        let place = if next.is_some() { page.get() | entry as u64 } else { DONE };
+        takeover.next.store(place, Relaxed);
+        let named = next?;
+        let swept = {
+            let turn = slabs.past.turn();
+            let block = Block::new(named.slab.pfn(), record.order())?;
+            if !slabs.memory().is_inherited(block) {
+                return Some(0);
+            }
+            self.adopt_slab(&turn, &record, named)
+        };
+        // One that is not sound stays as it is, and shows when it is used.
+        let Ok(adopted) = swept else { return Some(0) };
+        self.construct_in(named.slab, &adopted);
+        Some(adopted.free)
+    }
+
+    /// How many slabs were resumed and not swept yet.
+    pub(crate) fn unswept(&self) -> u64 {
+        if !self.control.takeover.resumes() {
+            return 0;
+        }
+        let (view, memory) = (self.slabs.view(), self.slabs.memory());
+        let records = view.records().filter(|record| *record.shape() == self.control.shape);
+        let slabs =
+            records.flat_map(|record| view.slabs(&record).zip(core::iter::repeat(record.order())));
+        let blocks = slabs.filter_map(|(addr, order)| Block::new(addr.pfn(), order));
+        blocks.filter(|block| memory.is_inherited(*block)).count() as u64
+    }
+}

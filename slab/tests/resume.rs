@@ -1,0 +1,516 @@
+//! Caches that are resumed: what survived in them is in use as it was, without a claim, and each slab
+//! becomes ours when it is first used.
+
+mod common;
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Barrier, Mutex};
+
+use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
+use heirloom_folio::harness::Ram;
+use heirloom_folio::{Fate, Order, PhysAddr};
+use heirloom_slab::{Buffers, Cache, CacheSpec, Error, SlabError, SlabFault, Slabs, persist};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const FRAMES: u64 = 4096;
+
+fn spec(preserving: bool) -> CacheSpec {
+    let name = if preserving { "always" } else { "some" };
+    CacheSpec::new(name, 200).order(Order::ZERO).preserving(preserving)
+}
+
+/// Random numbers that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// An object, by what its owner knows of it.
+#[derive(Clone, Copy, Debug)]
+struct Thing {
+    seed: u8,
+    tag: u8,
+    /// Whether it is to be let go before it can be freed.
+    pinned: bool,
+}
+
+/// Allocates an object that survives, with content.
+fn leave(cache: &Cache<'_, Ram>, seed: u8) -> (PhysAddr, Thing) {
+    let (slabs, pinned) = (cache.slabs(), !cache.is_preserving());
+    let object = cache.alloc().unwrap();
+    // SAFETY: allocated just now.
+    unsafe {
+        fill(object, cache.object_size(), seed);
+        if pinned {
+            cache.preserve(object).unwrap();
+        }
+    }
+    let (tag, _) = slabs.tag_of(object).unwrap();
+    (addr(slabs, object), Thing { seed, tag, pinned })
+}
+
+/// What each of these objects is, is there.
+fn check(slabs: &Slabs<Ram>, cache: &Cache<'_, Ram>, all: &BTreeMap<PhysAddr, Thing>) {
+    for (at, thing) in all {
+        // SAFETY: in use, and the test's.
+        assert!(unsafe { filled(ptr(slabs, *at), cache.object_size(), thing.seed) }, "{at}");
+        assert_eq!(cache.at(*at, thing.tag), Ok(ptr(slabs, *at)));
+    }
+    let told: BTreeSet<_> = cache.preserved().collect();
+    let known: BTreeSet<_> = all.iter().map(|(at, thing)| (*at, thing.tag)).collect();
+    assert_eq!(told, known);
+}
+
+/// Frees an object, as its kind of cache has it.
+fn free(cache: &Cache<'_, Ram>, at: PhysAddr, thing: Thing) {
+    let object = ptr(cache.slabs(), at);
+    // SAFETY: in use, the test's, and not used again.
+    unsafe {
+        if thing.pinned {
+            assert!(matches!(cache.free(object), Err(Error::Preserved { .. })), "{at}");
+            cache.unpreserve(object).unwrap();
+        }
+        cache.free(object).unwrap();
+    }
+}
+
+#[test]
+fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
+    for preserving in [false, true] {
+        let first = slabs(FRAMES);
+        let cache = first.cache(spec(preserving)).unwrap();
+        let mut all: BTreeMap<_, _> = (0..500).map(|i| leave(&cache, i as u8)).collect();
+        // Some places are free.
+        for at in all.keys().copied().step_by(3).collect::<Vec<_>>() {
+            free(&cache, at, all.remove(&at).unwrap());
+        }
+        let second = successor(first, FRAMES).unwrap();
+        let cache = second.resume(spec(preserving)).unwrap();
+        let stats = cache.stats();
+        assert_eq!((stats.slabs, stats.live), (0, 0), "nothing was looked at");
+        assert!(stats.unswept > 20);
+        // A single one is used: its slab alone is swept.
+        let (at, thing) = all.iter().map(|(at, thing)| (*at, *thing)).nth(100).unwrap();
+        assert_eq!(second.size_of(ptr(&second, at)), Some(200));
+        assert_eq!(second.tag_of(ptr(&second, at)), Some((thing.tag, 200)));
+        assert_eq!(cache.stats().unswept, stats.unswept - 1);
+        // There is nothing to claim, discard, adopt, pass on or be told of.
+        let refused = [
+            second.claim(at, 200, thing.tag).map(|_| ()),
+            cache.claim(at).map(|_| ()),
+            cache.discard(at),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Error::NotUnclaimed { .. })), "{refused:?}");
+        }
+        let (again, adopted) = second.adopt(spec(preserving)).unwrap();
+        assert_eq!((again.stats().slabs, adopted.slabs), (1, 0));
+        assert_eq!(second.inherited(cache.name().as_str()), None);
+        second.for_each_inherited(|record| panic!("{record:?}"));
+        second.finish_inherited(|unclaimed| panic!("{unclaimed:?}")).unwrap();
+        check(&second, &cache, &all);
+        assert_eq!(cache.stats().unswept, 0);
+        assert_eq!(cache.stats().live, all.len() as u64);
+        all.iter().for_each(|(at, thing)| free(&cache, *at, *thing));
+        second.shrink();
+        assert_eq!(slab_frames(&second), 0);
+        second.memory().audit().unwrap();
+    }
+}
+
+#[test]
+fn free_places_of_resumed_slabs_are_allocated_before_new_slabs() {
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(true)).unwrap();
+    let mut all: BTreeMap<_, _> = (0..2000).map(|i| leave(&cache, i as u8)).collect();
+    for at in all.keys().copied().step_by(2).collect::<Vec<_>>() {
+        free(&cache, at, all.remove(&at).unwrap());
+    }
+    let places = cache.stats().slabs * u64::from(cache.objects_per_slab());
+    let second = successor(first, FRAMES).unwrap();
+    let cache = second.resume(spec(true)).unwrap();
+    let used = second.memory().stats().used();
+    for i in all.len() as u64..places {
+        let (at, thing) = leave(&cache, i as u8);
+        assert!(all.insert(at, thing).is_none(), "{at} has two owners");
+    }
+    // Magazines are all that is new.
+    assert!(second.memory().stats().used() < used + 16, "no new slab");
+    check(&second, &cache, &all);
+}
+
+#[test]
+fn an_allocation_looks_at_a_few_full_slabs_and_no_more() {
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(true)).unwrap();
+    let each = cache.objects_per_slab();
+    for i in 0..100 * each {
+        leave(&cache, i as u8);
+    }
+    let second = successor(first, FRAMES).unwrap();
+    let cache = second.resume(spec(true)).unwrap();
+    let before = cache.stats().unswept;
+    cache.alloc().unwrap();
+    let swept = before - cache.stats().unswept;
+    assert!((1..=8).contains(&swept), "{swept} slabs for one object");
+    // The rest on request.
+    assert_eq!(cache.sweep(10), Ok(10));
+    assert_eq!(cache.stats().unswept, before - swept - 10);
+    assert_eq!(cache.sweep(u64::MAX), Ok(cache.stats().slabs - 1 - swept - 10));
+    assert_eq!((cache.sweep(1), cache.stats().unswept), (Ok(0), 0));
+}
+
+#[test]
+fn a_cache_adopts_or_resumes_and_not_both() {
+    let first = slabs(FRAMES);
+    for preserving in [false, true] {
+        leave(&first.cache(spec(preserving)).unwrap(), 1);
+    }
+    let second = successor(first, FRAMES).unwrap();
+    assert!(matches!(
+        second.resume(CacheSpec::new("mistyped", 200)),
+        Err(Error::NotInherited { .. })
+    ));
+    assert!(matches!(
+        second.resume(CacheSpec::new("some", 300)),
+        Err(Error::Mismatch { inherited: true, .. })
+    ));
+    assert!(matches!(
+        second.resume(CacheSpec::new("buffer-64", 64)),
+        Err(Error::ReservedName { .. })
+    ));
+    let fresh = second.resume_or_create(CacheSpec::new("fresh", 64)).unwrap();
+    assert_eq!(fresh.stats().unswept, 0);
+    let (cache, adopted) = second.adopt(spec(false)).unwrap();
+    assert_eq!(adopted.unclaimed, 1);
+    let refused = second.resume(spec(false)).unwrap_err();
+    assert_eq!(refused, Error::Adopted { cache: cache.name() });
+    assert!(refused.to_string().contains("claim its objects"), "{refused}");
+    // While an upgrade has a slab, it is not resumed; and once it is resumed, nothing is passed on.
+    let record = second.inherited("always").unwrap();
+    let stop = Error::BadLayout { size: 1, align: 3 };
+    let enough = second.upgrade(&record, |_| {
+        let refused = second.resume(spec(true)).unwrap_err();
+        assert_eq!(refused, Error::Folio(heirloom_folio::Error::Claiming));
+        Err(stop)
+    });
+    assert_eq!(enough, Err(stop));
+    second.resume(spec(true)).unwrap();
+    second.resume(spec(true)).unwrap();
+    assert_eq!(second.upgrade(&record, |old| panic!("{old:?}")), Ok(0));
+}
+
+#[test]
+fn a_slab_that_is_asked_about_when_its_cache_is_resumed_is_not_freed() {
+    let first = slabs(FRAMES);
+    let (at, thing) = leave(&first.cache(spec(true)).unwrap(), 1);
+    let second = successor(first, FRAMES).unwrap();
+    let mut asked = 0;
+    second
+        .finish_inherited(|_| {
+            asked += 1;
+            second.resume(spec(true)).unwrap();
+            Fate::Free
+        })
+        .unwrap();
+    assert_eq!(asked, 1);
+    let cache = second.resume(spec(true)).unwrap();
+    check(&second, &cache, &BTreeMap::from([(at, thing)]));
+}
+
+/// Generations that resume, adopt or die in the middle, with a model of what is in use.
+#[test]
+fn generations_resume_what_others_left() {
+    for (seed, preserving) in (1..=40_u64).flat_map(|seed| [(seed, false), (seed, true)]) {
+        println!("seed {seed}, preserving: {preserving}");
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut kernel = slabs(FRAMES);
+        let mut all: BTreeMap<PhysAddr, Thing> = BTreeMap::new();
+        kernel.cache(spec(preserving)).unwrap();
+        for _ in 0..6 {
+            let cache = kernel.resume_or_create(spec(preserving)).unwrap();
+            for _ in 0..dice.below(400) {
+                let any = all.keys().nth(dice.below(all.len().max(1))).copied();
+                match (dice.below(16), any) {
+                    (0..6, _) | (_, None) => {
+                        let (at, thing) = leave(&cache, dice.below(256) as u8);
+                        assert!(all.insert(at, thing).is_none(), "{at} has two owners");
+                    }
+                    (6..10, Some(at)) => free(&cache, at, all.remove(&at).unwrap()),
+                    (10, Some(at)) => {
+                        let thing = all[&at];
+                        let object = ptr(&kernel, at);
+                        // SAFETY: in use, and the test's.
+                        let again = unsafe { cache.preserve(object) };
+                        // What was claimed is only held: it becomes preserved.
+                        let was = if thing.pinned || preserving {
+                            Err(Error::AlreadyPreserved { cache: cache.name(), addr: at })
+                        } else {
+                            Ok(())
+                        };
+                        assert_eq!(again, was);
+                        all.get_mut(&at).unwrap().pinned |= !preserving;
+                    }
+                    (11, Some(at)) => {
+                        let thing = all[&at];
+                        assert_eq!(
+                            cache.at(at, thing.tag ^ 1),
+                            Err(Error::Stale {
+                                cache: cache.name(),
+                                addr: at,
+                                expected: thing.tag ^ 1,
+                                found: thing.tag,
+                            })
+                        );
+                    }
+                    (12, _) => _ = cache.sweep(dice.below(4) as u64).unwrap(),
+                    (13, _) if dice.below(8) == 0 => _ = kernel.shrink(),
+                    (14, _) if dice.below(8) == 0 => check(&kernel, &cache, &all),
+                    // Not to be found by the next, where it is not preserving.
+                    (15, _) if !preserving => _ = cache.alloc().unwrap(),
+                    _ => {}
+                }
+            }
+            // It ends here; what a kernel in between claims, the next resumes like the rest.
+            kernel = successor(kernel, FRAMES).unwrap();
+            if dice.below(3) == 0 {
+                let (cache, adopted) = kernel.adopt_or_create(spec(preserving)).unwrap();
+                assert_eq!(adopted.unclaimed, all.len() as u64);
+                for (at, thing) in &mut all {
+                    if dice.below(2) == 0 {
+                        kernel.claim(*at, 200, thing.tag).unwrap();
+                    }
+                    // Claimed, or resumed as unclaimed: freed by a plain free.
+                    thing.pinned = false;
+                }
+                assert!(cache.stats().unswept == 0);
+                kernel = successor(kernel, FRAMES).unwrap();
+            }
+        }
+        let cache = kernel.resume_or_create(spec(preserving)).unwrap();
+        check(&kernel, &cache, &all);
+        kernel.memory().audit().unwrap();
+        all.iter().for_each(|(at, thing)| free(&cache, *at, *thing));
+        kernel.shrink();
+        assert_eq!(slab_frames(&kernel), 0);
+    }
+}
+
+#[test]
+fn small_buffers_are_resumed_by_their_classes() {
+    let first = slabs(FRAMES);
+    let mut all = Vec::new();
+    for (i, size) in (1..2000).step_by(37).enumerate() {
+        let layout = Layout::from_size_align(size, 8).unwrap();
+        let like = Buffers { preserving: i % 2 == 0, zeroed: false };
+        let buffer = first.alloc(layout, like).unwrap();
+        // SAFETY: allocated just now.
+        unsafe {
+            fill(buffer, size, i as u8);
+            if !like.preserving {
+                first.preserve(buffer).unwrap();
+            }
+        }
+        let (tag, bytes) = first.tag_of(buffer).unwrap();
+        all.push((addr(&first, buffer), size, bytes as u64, tag, i as u8));
+    }
+    let second = successor(first, FRAMES).unwrap();
+    // One that was claimed shows that its class is adopted.
+    let claimed = copy(&second, FRAMES);
+    let (at, _, bytes, tag, _) = all[0];
+    claimed.claim(at, bytes, tag).unwrap();
+    assert!(matches!(claimed.resume_buffers(), Err(Error::Adopted { .. })));
+    second.resume_buffers().unwrap();
+    second.resume_buffers().unwrap();
+    for (at, size, bytes, tag, seed) in all {
+        let buffer = second.at(at, bytes, tag).unwrap();
+        assert_eq!(buffer, ptr(&second, at));
+        assert!(matches!(second.at(at, bytes + 8, tag), Err(Error::WrongLength { .. })));
+        assert!(matches!(second.claim(at, bytes, tag), Err(Error::NotUnclaimed { .. })));
+        let larger = Layout::from_size_align(size * 3, 8).unwrap();
+        // SAFETY: in use, and the test's.
+        unsafe {
+            assert!(filled(buffer, size, seed));
+            if seed % 2 == 1 {
+                second.unpreserve(buffer).unwrap();
+            }
+            let moved = second.realloc(buffer, larger).unwrap();
+            assert!(filled(moved, size, seed));
+            second.free(moved).unwrap();
+        }
+        assert!(matches!(second.at(at, bytes, tag), Err(_)));
+    }
+    second.shrink();
+    assert_eq!(slab_frames(&second), 0);
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Debug)]
+#[repr(C)]
+struct Node {
+    next: u64,
+    value: u64,
+}
+persist!(Node { next, value });
+
+#[test]
+fn a_list_of_typed_objects_is_walked_by_its_addresses() {
+    let first = slabs(FRAMES);
+    let nodes = first.typed::<Node>("nodes", true).unwrap();
+    let mut head = 0;
+    for value in 0..1000 {
+        head = nodes.insert(Node { next: head, value }).unwrap().leak().get();
+    }
+    let second = successor(first, FRAMES).unwrap();
+    let nodes = second.resume_typed::<Node>("nodes", true).unwrap();
+    for value in (0..1000).rev() {
+        // SAFETY: the list's, which is this kernel's as a whole; each node is taken once.
+        let node = unsafe { nodes.from_raw(PhysAddr::new(head)) };
+        assert_eq!(node.value, value);
+        head = node.next;
+    }
+    assert_eq!((head, nodes.cache().stats().live), (0, 0));
+    assert!(second.resume_typed_or_create::<Node>("others", true).is_ok());
+}
+
+std::thread_local! {
+    static BUILT: Cell<u32> = const { Cell::new(0) };
+}
+
+#[test]
+fn free_places_of_a_resumed_slab_are_constructed_when_it_is_first_used() {
+    fn construct(object: NonNull<u8>) {
+        BUILT.set(BUILT.get() + 1);
+        // SAFETY: a place of the cache, which is this call's.
+        unsafe { object.write_bytes(0x77, 200) };
+    }
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(true)).unwrap();
+    let each = cache.objects_per_slab();
+    let all: BTreeMap<_, _> = (0..each).map(|i| leave(&cache, i as u8)).collect();
+    let (gone, thing) = all.first_key_value().map(|(at, thing)| (*at, *thing)).unwrap();
+    free(&cache, gone, thing);
+    let second = successor(first, FRAMES).unwrap();
+    let cache = second.resume(spec(true).constructor(construct)).unwrap();
+    assert_eq!(BUILT.get(), 0);
+    let object = cache.alloc().unwrap();
+    assert_eq!((BUILT.get(), addr(&second, object)), (1, gone));
+    // SAFETY: allocated just now, and constructed.
+    assert!(unsafe { (0..200).all(|i| object.add(i).read() == 0x77) });
+}
+
+#[test]
+fn a_slab_that_is_not_sound_shows_when_it_is_used_and_keeps_what_it_has() {
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(true)).unwrap();
+    let each = u64::from(cache.objects_per_slab());
+    let all: Vec<_> = (0..3 * each).map(|i| leave(&cache, i as u8)).collect();
+    let second = successor(first, FRAMES).unwrap();
+    let slab_of = |at: PhysAddr| PhysAddr::new(at.get() & !4095);
+    let slabs: BTreeSet<_> = all.iter().map(|(at, _)| slab_of(*at)).collect();
+    let slabs: Vec<_> = slabs.into_iter().collect();
+    // A byte of the first header, and the state of the second slab's last object.
+    // SAFETY: the predecessor's, which nothing reads at the moment.
+    unsafe {
+        let byte = ptr(&second, slabs[0]).add(20);
+        byte.write(byte.read() ^ 4);
+        ptr(&second, slabs[1]).add(128 + each as usize - 1).write(7);
+    }
+    let cache = second.resume(spec(true)).unwrap();
+    let mut sound = 0;
+    for (at, thing) in &all {
+        // SAFETY: in use, and the test's.
+        let freed = unsafe { cache.free(ptr(&second, *at)) };
+        match slabs.iter().position(|slab| *slab == slab_of(*at)) {
+            Some(0) => assert!(
+                matches!(
+                    freed,
+                    // Whose it is cannot be told.
+                    Err(Error::NotAnObject { .. } | Error::Slab(SlabError { .. }))
+                ),
+                "{freed:?}"
+            ),
+            Some(1) => {
+                let fault = SlabFault::State { index: each as u32 - 1, found: 7 };
+                assert_eq!(freed, Err(SlabError { slab: slabs[1], fault }.into()));
+            }
+            _ => {
+                freed.unwrap();
+                sound += 1;
+            }
+        }
+        if slab_of(*at) == slabs[1] {
+            // SAFETY: as above.
+            assert!(unsafe { filled(ptr(&second, *at), 200, thing.seed) });
+        }
+    }
+    assert_eq!(sound, each);
+    // Neither allocating, nor telling, nor shrinking trips over them.
+    assert_eq!(cache.preserved().count(), 0);
+    leave(&cache, 1);
+    assert_eq!(cache.stats().unswept, 2);
+    second.finish_inherited(|unclaimed| panic!("{unclaimed:?}")).unwrap();
+    second.shrink();
+    assert_eq!(cache.stats().unswept, 2);
+}
+
+/// Threads free, allocate and look at objects of one cache, whose slabs are swept meanwhile.
+#[test]
+fn threads_use_a_resumed_cache_at_the_same_time() {
+    for round in 0..20 {
+        let first = slabs(FRAMES);
+        let cache = first.cache(spec(round % 2 == 0)).unwrap();
+        let all: Vec<_> = (0..1500).map(|i| leave(&cache, i as u8)).collect();
+        let second = successor(first, FRAMES).unwrap();
+        let (start, owners) = (Barrier::new(3), Mutex::new(BTreeSet::new()));
+        std::thread::scope(|scope| {
+            for thread in 0..3_usize {
+                let (second, all, start, owners) = (&second, &all, &start, &owners);
+                scope.spawn(move || {
+                    let mut dice = Dice(round * 3 + thread as u64 + 1);
+                    start.wait();
+                    let cache = second.resume(spec(round % 2 == 0)).unwrap();
+                    let mut mine = Vec::new();
+                    for (at, thing) in all.iter().skip(thread).step_by(3) {
+                        assert_eq!(cache.at(*at, thing.tag), Ok(ptr(second, *at)));
+                        // SAFETY: in use, and this thread's.
+                        assert!(unsafe { filled(ptr(second, *at), 200, thing.seed) });
+                        match dice.below(4) {
+                            0 => mine.push((*at, *thing)),
+                            1 => {
+                                free(&cache, *at, *thing);
+                                mine.push(leave(&cache, dice.below(256) as u8));
+                            }
+                            2 => {
+                                free(&cache, *at, *thing);
+                                cache.sweep(1).unwrap();
+                            }
+                            _ => free(&cache, *at, *thing),
+                        }
+                    }
+                    for (at, thing) in mine {
+                        // SAFETY: as above.
+                        assert!(unsafe { filled(ptr(second, at), 200, thing.seed) });
+                        assert!(owners.lock().unwrap().insert((at, thing.tag)), "two owners");
+                    }
+                });
+            }
+        });
+        let cache = second.resume(spec(round % 2 == 0)).unwrap();
+        let owners = owners.into_inner().unwrap();
+        assert_eq!(cache.preserved().collect::<BTreeSet<_>>(), owners);
+        second.memory().audit().unwrap();
+        // The next finds just these.
+        let third = successor(second, FRAMES).unwrap();
+        let cache = third.resume(spec(round % 2 == 0)).unwrap();
+        assert_eq!(cache.preserved().collect::<BTreeSet<_>>(), owners);
+    }
+}
