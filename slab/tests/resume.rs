@@ -127,6 +127,66 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
     }
 }
 
+/// A call that names an object of a slab that was not swept: whether it found it.
+type First = fn(&Slabs<Ram>, NonNull<u8>) -> bool;
+
+#[test]
+fn each_call_that_names_an_object_may_be_the_first() {
+    let layout = Layout::from_size_align(200, 8).unwrap();
+    let first = slabs(FRAMES);
+    let born = first.alloc(layout, Buffers { preserving: true, zeroed: false }).unwrap();
+    let kept = first.alloc(layout, Buffers::default()).unwrap();
+    // SAFETY: allocated just now.
+    unsafe { first.preserve(kept) }.unwrap();
+    let at = [addr(&first, born), addr(&first, kept)];
+    let second = successor(first, FRAMES).unwrap();
+    // SAFETY of each: in use, the test's, and not used again.
+    let calls: [(&str, usize, First); 10] = [
+        ("size_of", 0, |slabs, object| slabs.size_of(object).is_some()),
+        ("owner_of", 0, |slabs, object| slabs.owner_of(object).is_some()),
+        ("tag_of", 0, |slabs, object| slabs.tag_of(object).is_some()),
+        ("claim", 0, |slabs, object| {
+            let claimed = slabs.claim(addr(slabs, object), 224, 0);
+            matches!(claimed, Err(Error::NotUnclaimed { .. }))
+        }),
+        // SAFETY: see above.
+        ("free", 0, |slabs, object| unsafe { slabs.free(object) }.is_ok()),
+        ("free by its cache", 0, |slabs, object| {
+            let mut caches = slabs.caches();
+            let cache = caches.find(Cache::is_preserving).unwrap();
+            // SAFETY: see above.
+            unsafe { cache.free(object) }.is_ok()
+        }),
+        ("realloc", 0, |slabs, object| {
+            let layout = Layout::from_size_align(500, 8).unwrap();
+            // SAFETY: see above.
+            unsafe { slabs.realloc(object, layout) }.is_ok()
+        }),
+        ("preserve", 1, |slabs, object| {
+            // SAFETY: see above.
+            let again = unsafe { slabs.preserve(object) };
+            matches!(again, Err(Error::AlreadyPreserved { .. }))
+        }),
+        // SAFETY: see above.
+        ("unpreserve", 1, |slabs, object| unsafe { slabs.unpreserve(object) }.is_ok()),
+        ("unpreserve by its cache", 1, |slabs, object| {
+            let mut caches = slabs.caches();
+            let cache = caches.find(|cache| !cache.is_preserving()).unwrap();
+            // SAFETY: see above.
+            unsafe { cache.unpreserve(object) }.is_ok()
+        }),
+    ];
+    for (name, which, call) in calls {
+        let third = copy(&second, FRAMES);
+        third.resume_buffers().unwrap();
+        let unswept = || third.caches().map(|cache| cache.stats().unswept).sum::<u64>();
+        assert_eq!(unswept(), 2);
+        assert!(call(&third, ptr(&third, at[which])), "{name}");
+        assert_eq!(unswept(), 1, "{name}");
+        third.memory().audit().unwrap();
+    }
+}
+
 #[test]
 fn free_places_of_resumed_slabs_are_allocated_before_new_slabs() {
     let first = slabs(FRAMES);
