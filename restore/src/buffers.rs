@@ -105,6 +105,58 @@ impl<M: Machine> Handover<M> {
         }
     }
 
+    /// Returns where the buffer or object of a handle is, if it is in use: claimed, resumed, or this
+    /// kernel's own. As often as one likes: nothing is claimed by it.
+    ///
+    /// # Errors
+    /// [`Error::Handle`]: no handle of a buffer or an object. [`Error::Slab`], as for
+    /// [`Slabs::at`](heirloom_slab::Slabs::at): free, not claimed, another length, a stale tag, or no
+    /// object's start.
+    pub fn find(&self, handle: Handle) -> Result<NonNull<u8>, Error> {
+        match handle.parts()? {
+            Parts::Buffer { addr, bytes } => {
+                let ptr = self.memory().machine().ptr(addr);
+                match self.slabs().owner_at(addr) {
+                    Some(Owner::Large { run, .. })
+                        if run.addr() == addr && run.bytes() == bytes =>
+                    {
+                        Ok(ptr)
+                    }
+                    _ => Err(heirloom_slab::Error::NotAnObject { ptr: ptr.addr().get() }.into()),
+                }
+            }
+            Parts::Object { addr, bytes, tag } => Ok(self.slabs().at(addr, bytes, tag)?),
+            _ => Err(handle.refused(HandleFault::Kind)),
+        }
+    }
+
+    /// Returns the typed cache called `name` with all that the predecessor's cache of that name and layout
+    /// left, in use as it was: nothing is to be claimed, and it costs no step for each object. See
+    /// [`Slabs::resume`](heirloom_slab::Slabs::resume).
+    ///
+    /// # Errors
+    /// As for [`Slabs::resume`](heirloom_slab::Slabs::resume): also if the predecessor left no cache of
+    /// this name.
+    pub fn resume<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        Ok(self.slabs().resume_typed(name, preserving)?)
+    }
+
+    /// Like [`Handover::resume`], for a cache that the predecessor may not have left: it is created then.
+    ///
+    /// # Errors
+    /// As for [`Slabs::resume_or_create`](heirloom_slab::Slabs::resume_or_create).
+    pub fn resume_or_create<T: Persist>(
+        &self,
+        name: &str,
+        preserving: bool,
+    ) -> Result<TypedCache<'_, T, M>, Error> {
+        Ok(self.slabs().resume_typed_or_create(name, preserving)?)
+    }
+
     /// Returns the typed cache called `name`, with the slabs that the predecessor's cache of that name
     /// and layout left: their objects are there to be claimed.
     ///

@@ -11,7 +11,7 @@ use heirloom_folio::{Fate, Kind, PAGE_SIZE};
 use super::*;
 use crate::class::is_reserved;
 use crate::roll::Source;
-use crate::{Buffers, Cache, Error, Unclaimed};
+use crate::{Buffers, Cache, Error, ObjectState, Owner, Unclaimed};
 
 const FRAMES: u64 = 384;
 /// Bytes of an object of which a test makes use.
@@ -249,6 +249,36 @@ impl Life<'_> {
         }
     }
 
+    /// Goes on with an object that was resumed, as its owner does.
+    fn go_on(&self, (addr, size, tag): (PhysAddr, u64, u8), preserving: bool, fate: u64) {
+        let id = number(self.slabs, addr);
+        let object = self.slabs.memory().machine().ptr(addr);
+        match self.dice(7) {
+            0 => assert_eq!(self.slabs.at(addr, size, tag), Ok(object)),
+            1 if preserving => self.free(id, object),
+            1 => {
+                self.unpreserve(id, object);
+                match self.dice(2) {
+                    0 => self.preserve(id, object),
+                    // SAFETY: in use; it survives no longer.
+                    _ => unsafe { self.slabs.free(object) }.unwrap(),
+                }
+            }
+            2 if !preserving => {
+                // It survives all the time: held, and preserved from here on, or preserved before.
+                // SAFETY: in use.
+                let again = unsafe { self.slabs.preserve(object) };
+                assert!(matches!(again, Ok(()) | Err(Error::AlreadyPreserved { .. })), "{again:?}");
+            }
+            3 => {
+                let caches = self.slabs.caches();
+                caches.for_each(|cache| _ = cache.sweep(self.dice(2)).unwrap());
+            }
+            4 => self.finish(fate),
+            _ => {}
+        }
+    }
+
     /// What was left in another layout.
     fn upgrade(&self, moved: &Cache<'_, Ram>) {
         let Some(record) = self.slabs.inherited("old") else { return };
@@ -334,10 +364,29 @@ impl Life<'_> {
     fn live(&self) {
         let slabs = self.slabs;
         let (moved, _) = slabs.adopt_or_create(MOVED).unwrap();
-        self.upgrade(&moved);
+        if self.dice(4) == 0 {
+            slabs.resume_or_create(OLD).unwrap();
+        } else {
+            self.upgrade(&moved);
+        }
         let buffers = handles(slabs, |record| is_reserved(&record.name()));
+        let resume = self.dice(2) == 0;
+        if resume {
+            slabs.resume_buffers().unwrap();
+        }
+        // What is still to be claimed is not to be freed.
+        let fate = if resume { 2 } else { 1 };
         let with = WITH.constructor(construct);
-        let all = [PLAIN, ALWAYS, with].map(|spec| slabs.adopt_or_create(spec).unwrap().0);
+        let all = [PLAIN, ALWAYS, with].map(|spec| match self.dice(2) {
+            0 => slabs.adopt_or_create(spec).unwrap().0,
+            _ => slabs.resume_or_create(spec).unwrap(),
+        });
+        let resumed = |cache: &&Cache<'_, Ram>| cache.control.takeover.resumes();
+        for cache in all.iter().filter(resumed) {
+            for handle in handles(slabs, |record| record.name() == cache.name()) {
+                self.go_on(handle, cache.is_preserving(), fate);
+            }
+        }
         for cache in all.iter().chain([&moved]) {
             let left: Vec<_> = cache.unclaimed().collect();
             for (addr, tag) in left {
@@ -352,7 +401,10 @@ impl Life<'_> {
         for handle in buffers {
             // They are claimed where they are; what they are of is known then.
             let preserving = handles(slabs, CacheRecord::is_preserving).contains(&handle);
-            self.claim(handle, preserving);
+            match resume {
+                true => self.go_on(handle, preserving, fate),
+                false => self.claim(handle, preserving),
+            }
         }
         for _ in 0..3 {
             let old = slabs.cache(OLD).unwrap();
@@ -401,13 +453,21 @@ fn live(slabs: &Slabs<Ram>, ids: &Cell<u64>, dice: u64, mut at: impl FnMut(u64, 
     stores
 }
 
-/// A kernel starts from what was left, finds what it must, and makes use of all of it: afterwards
-/// nothing is in use, and nothing is preserved but the roll.
+/// A kernel starts from what was left, finds what it must, and makes use of all of it, by adopting it or
+/// as it is: afterwards nothing is in use, and nothing is preserved but the roll.
 fn settle(world: World, promise: &Promise) {
+    let resumes = promise.must.len() % 2 == 0;
     let slabs = world.revive();
     promise.check(&found(&slabs));
     slabs.memory().audit().unwrap();
     let all = handles(&slabs, |_| true);
+    let pinned = |(addr, ..): &(PhysAddr, u64, u8)| {
+        let held = slabs.owner_at(*addr).is_some_and(|owner| match owner {
+            Owner::Object { state, .. } => state != ObjectState::Live,
+            _ => false,
+        });
+        resumes && held
+    };
     let mut specs = Vec::new();
     slabs.for_each_inherited(|record| {
         if !is_reserved(&record.name()) {
@@ -415,10 +475,27 @@ fn settle(world: World, promise: &Promise) {
         }
     });
     for spec in specs {
-        slabs.adopt(spec).unwrap();
+        match resumes {
+            true => _ = slabs.resume(spec).unwrap(),
+            false => _ = slabs.adopt(spec).unwrap(),
+        }
+    }
+    if resumes {
+        slabs.resume_buffers().unwrap();
     }
     for (i, (addr, size, tag)) in (0..).zip(all) {
         number(&slabs, addr);
+        if resumes {
+            let object = slabs.at(addr, size, tag).unwrap();
+            // SAFETY: in use, and not used again.
+            unsafe {
+                if pinned(&(addr, size, tag)) {
+                    slabs.unpreserve(object).unwrap();
+                }
+                slabs.free(object).unwrap();
+            }
+            continue;
+        }
         // Some are left to be finished: objects of caches that were adopted.
         if i % 5 == 4 && slabs.owner_at(addr).is_some() {
             continue;
