@@ -32,10 +32,10 @@ fn any_program_does_what_the_model_does() {
         let setting = Culprit(Setting { seed, frames });
         all.add(&run_seed(setting.0, steps as usize));
     }
-    let Figures { steps, generations, made, claimed, starved, refused, frames, .. } = all;
+    let Figures { steps, generations, made, claimed, resumed, starved, refused, frames, .. } = all;
     println!(
         "model: {programs} programs from seed {first}, {steps} steps, {generations} generations, \
-         {made} made, {claimed} claimed, {starved} out of memory, {refused} refused, \
+         {made} made, {claimed} claimed, {resumed} resumed, {starved} out of memory, {refused} refused, \
          {frames} frames compared"
     );
     assert!(all.programs == programs && claimed > 0 && starved > 0 && refused > 0);

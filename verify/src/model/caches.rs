@@ -66,6 +66,18 @@ pub(super) fn cache<'k, 'g>(
     }
 }
 
+/// The same with all that the predecessor's cache of this name left, in use as it was.
+///
+/// # Errors
+/// As for [`Slabs::resume_or_create`](heirloom::slab::Slabs::resume_or_create).
+pub(super) fn resume(kernel: &Kernel<'_>, n: usize) -> Result<(), Error> {
+    match spec(n) {
+        Some(spec) => _ = kernel.slabs().resume_or_create(spec)?,
+        None => _ = kernel.slabs().resume_typed_or_create::<Note>(NAMES[n], n == 3)?,
+    }
+    Ok(())
+}
+
 /// The same with what the predecessor's cache of this name left.
 ///
 /// # Errors

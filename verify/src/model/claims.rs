@@ -133,9 +133,14 @@ impl State {
             Due::Had => false,
             Due::NoHandle => matches!(error, Error::Handle { .. }),
             Due::Labelled => matches!(folio_error(error), Some(WrongKind { .. })),
-            Due::Absent => {
-                matches!(folio_error(error), Some(NotPreserved { .. } | NotMemory { .. }))
-            }
+            Due::Absent => match folio_error(error) {
+                Some(NotPreserved { .. } | NotMemory { .. }) => true,
+                // A slab or a table of this kernel's is said to be that.
+                Some(WrongKind { pfn, found: found @ (Kind::Slab | Kind::Table), .. }) => {
+                    kernel.memory().holder(pfn).is_some_and(|(_, kind, _)| kind == found)
+                }
+                _ => false,
+            },
             Due::Refused(Why::NotAdopted) => matches!(error, Error::Slab(NotAdopted { .. })),
             Due::Refused(Why::Length) => matches!(error, Error::Slab(WrongLength { .. })),
             Due::Refused(Why::Stale) => matches!(error, Error::Slab(Stale { .. })),
@@ -251,7 +256,8 @@ impl State {
                 if let What::Object(object) = &mut thing.what
                     && object.slab == slab
                 {
-                    object.adopted = true;
+                    (object.adopted, object.pinned) = (true, false);
+                    self.adopts.insert(object.cache);
                 }
             }
         }

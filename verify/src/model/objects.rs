@@ -55,9 +55,18 @@ impl State {
                     assert!(!there, "{addr} is given twice: {other:?}");
                 }
                 let preserving = preserved;
-                let (held, adopted) = (false, true);
-                let object =
-                    Object { cache, preserving, held, class, constructed, slab, size, adopted };
+                let (held, pinned, adopted) = (false, false, true);
+                let object = Object {
+                    cache,
+                    preserving,
+                    held,
+                    pinned,
+                    class,
+                    constructed,
+                    slab,
+                    size,
+                    adopted,
+                };
                 (What::Object(object), preserved)
             }
             Some(Owner::Large { run, preserved }) => {

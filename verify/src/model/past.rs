@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Block, Fate, Kind, PhysAddr, Run};
+use heirloom::folio::{Block, DirectMap, Fate, Kind, PhysAddr, Run};
 use heirloom::restore::{Finished, Parts, Unclaimed};
 use heirloom::slab::Error as SlabError;
 
 use super::board::Kernel;
 use super::caches::{self, CACHES, NAMES};
 use super::numbers::mix;
-use super::state::{State, Thing};
+use super::state::{Object, State, Thing, What};
 
 impl State {
     /// Adopts a cache, or asks for another of its name.
@@ -41,6 +41,68 @@ impl State {
             }
             Err(error) => self.starved(kernel, error.into(), 24 + 6 * 16),
         }
+    }
+
+    /// Resumes a cache, or those of all classes: what they left is in use as it was.
+    pub(super) fn resume(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
+        let n = a as usize % (CACHES + 2);
+        let done = match NAMES.get(n) {
+            Some(_) => caches::resume(kernel, n),
+            None => kernel.slabs().resume_buffers(),
+        };
+        let whole = done.is_ok();
+        match done {
+            Ok(()) => _ = NAMES.get(n).map(|_| self.asked.insert(n)),
+            // A class among them; those before it are resumed.
+            Err(SlabError::Adopted { cache }) => {
+                assert!(self.adopts.contains(&cache), "{cache}");
+                self.refused();
+            }
+            Err(error) => self.starved(kernel, error.into(), 24 + 6 * 70),
+        }
+        // Each is found once it is looked for; some by what looks at all of a cache's slabs.
+        let (some, rest): (Vec<_>, Vec<_>) =
+            (0..self.left.len()).partition(|i| !mix(b ^ *i as u64).is_multiple_of(3));
+        let mut found = BTreeMap::new();
+        let look = |of: &[usize], state: &Self, found: &mut BTreeMap<PhysAddr, bool>| {
+            for thing in of.iter().map(|i| &state.left[*i]) {
+                let Some(object) = thing.object().filter(|object| !object.adopted) else {
+                    continue;
+                };
+                let at = kernel.memory().machine().ptr(thing.addr);
+                if let Some(size) = kernel.slabs().size_of(at) {
+                    assert_eq!(size as u64, object.size, "{thing:?}");
+                    found.insert(thing.addr, object.pinned);
+                }
+            }
+        };
+        look(&some, self, &mut found);
+        kernel.slabs().caches().for_each(|cache| _ = cache.sweep(u64::MAX).expect("it may wait"));
+        look(&rest, self, &mut found);
+        let adopts = self.adopts.clone();
+        self.learn_adopted(kernel);
+        self.adopts = adopts;
+        for i in (0..self.left.len()).rev() {
+            let Some(pinned) = found.get(&self.left[i].addr) else { continue };
+            let mut thing = self.left.remove(i);
+            let What::Object(object) = &mut thing.what else { panic!("{thing:?} is found") };
+            assert!(object.adopted && !self.adopts.contains(&object.cache), "{thing:?}");
+            object.held = !object.preserving && !pinned;
+            thing.check_content(kernel.memory().machine(), u64::MAX);
+            Self::check_object(kernel, &thing);
+            let handle = thing.handle.expect("it was preserved");
+            assert_eq!(kernel.find(handle), Ok(kernel.memory().machine().ptr(thing.addr)));
+            self.figures.resumed += 1;
+            self.owned.push(thing);
+        }
+        let missed = |thing: &&Thing| {
+            let of = |object: &Object| match NAMES.get(n) {
+                Some(name) => object.cache.as_str() == *name,
+                None => object.class,
+            };
+            whole && thing.object().is_some_and(|object| !object.adopted && of(object))
+        };
+        assert_eq!(self.left.iter().filter(missed).count(), 0, "left behind");
     }
 
     /// Passes the objects of a predecessor's cache to a function, which may have enough of it.

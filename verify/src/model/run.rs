@@ -101,6 +101,7 @@ impl State {
             Op::Claim => self.claim(kernel, a),
             Op::Forge => self.forge(kernel, a, b),
             Op::Adopt => self.adopt(kernel, a, b),
+            Op::Resume => self.resume(kernel, a, b),
             Op::Upgrade => self.upgrade(kernel, a, b),
             Op::Finish => self.finish(kernel, a, b),
             Op::Shrink => _ = kernel.slabs().shrink(),
@@ -228,6 +229,12 @@ impl State {
             self.inherited.insert(block, slab.then_some(Kind::Slab));
         });
         self.owned.retain(|thing| thing.preserved);
+        for thing in &mut self.owned {
+            if let What::Object(object) = &mut thing.what {
+                object.pinned = !object.preserving && !object.held;
+            }
+        }
+        self.adopts.clear();
         self.left.append(&mut self.owned);
         for thing in &mut self.left {
             match &mut thing.what {

@@ -43,6 +43,8 @@ pub(crate) struct Object {
     pub preserving: bool,
     /// Whether it was claimed, and survives until a plain free.
     pub held: bool,
+    /// Of what is left: whether its owner preserved it, and no kernel has adopted its slab since.
+    pub pinned: bool,
     /// Whether that one is a size class.
     pub class: bool,
     /// Bytes in front that are as constructed.
@@ -227,6 +229,8 @@ pub struct Figures {
     pub made: u64,
     /// What was claimed.
     pub claimed: u64,
+    /// What was resumed.
+    pub resumed: u64,
     /// Refusals for want of memory.
     pub starved: u64,
     /// Refusals of what was wrong.
@@ -243,6 +247,7 @@ impl Figures {
         self.generations += other.generations;
         self.made += other.made;
         self.claimed += other.claimed;
+        self.resumed += other.resumed;
         self.starved += other.starved;
         self.refused += other.refused;
         self.frames += other.frames;
@@ -258,6 +263,8 @@ pub(crate) struct State {
     pub left: Vec<Thing>,
     /// The caches that somebody asked for.
     pub asked: BTreeSet<usize>,
+    /// The caches of which a slab was adopted.
+    pub adopts: BTreeSet<Name>,
     /// What is preserved and unclaimed, with its label.
     pub inherited: BTreeMap<Block, Option<Kind>>,
     /// What this kernel published, or claimed of what was published.

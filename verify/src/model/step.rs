@@ -64,6 +64,8 @@ pub enum Op {
     Forge,
     /// Adopt a cache.
     Adopt,
+    /// Resume a cache, or all classes.
+    Resume,
     /// Pass a predecessor's objects to a function.
     Upgrade,
     /// End the inheritance.
@@ -81,7 +83,7 @@ pub enum Op {
 }
 
 /// How often each operation comes, of the sum of all.
-const WEIGHTS: [(Op, u64); 35] = [
+const WEIGHTS: [(Op, u64); 36] = [
     (Op::Cpu, 6),
     (Op::Hold, 1),
     (Op::AddRange, 1),
@@ -110,6 +112,7 @@ const WEIGHTS: [(Op, u64); 35] = [
     (Op::Claim, 30),
     (Op::Forge, 6),
     (Op::Adopt, 4),
+    (Op::Resume, 3),
     (Op::Upgrade, 1),
     (Op::Finish, 2),
     (Op::Shrink, 1),
