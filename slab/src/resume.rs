@@ -269,6 +269,14 @@ impl<M: Machine> Cache<'_, M> {
         (0..SWEPT).map_while(|_| self.sweep_next()).any(|free| free > 0)
     }
 
+    /// Waits for the call that sweeps a slab of this cache at the moment: what is free in it can be had
+    /// then.
+    pub(crate) fn await_sweep(&self) {
+        if self.control.takeover.resumes() {
+            drop(self.slabs.past.turn());
+        }
+    }
+
     /// Sweeps the next slab that is left. Returns how many free places it had; `None` after the last.
     fn sweep_next(&self) -> Option<u64> {
         let (slabs, takeover) = (self.slabs, &self.control.takeover);

@@ -142,6 +142,7 @@ impl<M: Machine> Cache<'_, M> {
             }
             let grown = self.grow();
             if grown.is_err() {
+                self.await_sweep();
                 // Giving back what others held may have helped.
                 let mut shared = control.shared.lock();
                 return match shared.lists.fill(map, &control.geometry, magazine) {
@@ -179,6 +180,7 @@ impl<M: Machine> Cache<'_, M> {
             }
             let grown = self.grow();
             if let Err(error) = grown {
+                self.await_sweep();
                 let mut shared = control.shared.lock();
                 shared.lists.fill(map, &control.geometry, &mut magazine);
                 return magazine.pop().ok_or(error);

@@ -7,6 +7,7 @@
 mod frames;
 mod heirs;
 mod objects;
+mod resume;
 mod seals;
 
 use heirloom::folio::{DirectMap, Kind, Memory, Order, PAGE_SIZE, Request};
