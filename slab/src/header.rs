@@ -361,20 +361,6 @@ impl Slab {
             written(NonNull::from(&(*head).link).cast(), size_of::<LinkedListLink>());
         }
     }
-
-    /// Writes the free bits anew, and counts them.
-    pub(crate) fn set_free(self, geometry: &Geometry, is_free: impl Fn(u32) -> bool) {
-        let mut free = 0;
-        for (first, word) in (0..geometry.objects).step_by(64).zip(self.words(geometry)) {
-            let mut bits = 0_u64;
-            for index in first..geometry.objects.min(first + 64) {
-                bits |= u64::from(is_free(index)) << (index - first);
-            }
-            word.store(bits, Relaxed);
-            free += bits.count_ones();
-        }
-        self.head().free.store(free, Relaxed);
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
 use crate::adopt::Adopted;
 use crate::cache::Cache;
+use crate::debug;
+use crate::eight::{Eight, gathered, indices, nth};
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
@@ -81,27 +83,8 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: claimed just now, by this call. No cache's until the owner is written.
         unsafe { slab.begin_anew(named.entry) };
         let preserving = control.spec.preserving;
-        let raw = control.spec.constructor.is_some();
         let resumed = control.takeover.adopt(turn);
-        for (index, byte) in (0..).zip(slab.states(geometry)) {
-            let state = State(byte.load(Relaxed));
-            let what = match survived(state, preserving) {
-                true if !resumed => ObjectState::Unclaimed,
-                true if preserving => ObjectState::Live,
-                true if state.is(ObjectState::Preserved) => ObjectState::Preserved,
-                true => ObjectState::Held,
-                false if raw => ObjectState::Quarantined,
-                false => ObjectState::Free,
-            };
-            store::state(byte, state.to(what).0);
-            if what == ObjectState::Free {
-                // SAFETY: the slab is ours alone, the place free. No constructor is run.
-                unsafe { self.prepare(slab, index) };
-            }
-        }
-        slab.set_free(geometry, |index| {
-            State(slab.state(geometry, index).load(Relaxed)).is(ObjectState::Free)
-        });
+        self.begin_states(slab, resumed);
         if !preserving {
             slab.head().preserved.store(info.survivors, Relaxed);
         }
@@ -120,6 +103,52 @@ impl<M: Machine> Cache<'_, M> {
             unsafe { self.slabs.show(block) };
         }
         Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
+    }
+
+    /// Makes the states in a slab that only this call has, and that was checked, this kernel's, and the free
+    /// bits of them.
+    fn begin_states(&self, slab: Slab, resumed: bool) {
+        let (control, memory) = (self.control, self.slabs.memory());
+        let (geometry, preserving): (&Geometry, _) = (&control.geometry, control.spec.preserving);
+        let raw = control.spec.constructor.is_some();
+        let bare = raw || !geometry.zones && !debug::ENABLED;
+        // SAFETY: nothing but this call writes to the slab.
+        let left = unsafe { Here::new(memory) };
+        let states = left.words(slab.phys(), HEAD + geometry.objects as usize).unwrap_or(&[]);
+        let states = states.get(HEAD / size_of::<u64>()..).unwrap_or(&[]);
+        let mut all = 0;
+        for (bits, eights) in slab.words(geometry).iter().zip((0..).step_by(8)) {
+            let mut free = 0;
+            for (at, word) in (eights..).zip(states.iter().skip(eights).take(8)) {
+                let (states, first) = (word.load(Relaxed), at as u32 * 8);
+                let eight = Eight::of(states, at, geometry.objects);
+                let survivors = eight.survivors(preserving);
+                let gone = eight.others(survivors);
+                // Of most slabs that are resumed nothing is written.
+                let unclaimed = eight.unclaimed();
+                let others = if resumed { unclaimed } else { survivors & !unclaimed };
+                let unfree = if raw { gone } else { gone & !eight.free() };
+                for index in indices(others | unfree, first) {
+                    let state = nth(states, index);
+                    let what = match survived(state, preserving) {
+                        true if !resumed => ObjectState::Unclaimed,
+                        true if preserving => ObjectState::Live,
+                        true => ObjectState::Held,
+                        false if raw => ObjectState::Quarantined,
+                        false => ObjectState::Free,
+                    };
+                    store::state(slab.state(geometry, index), state.to(what).0);
+                }
+                for index in indices(if bare { 0 } else { gone }, first) {
+                    // SAFETY: the slab is this call's alone, the place free. No constructor is run.
+                    unsafe { self.prepare(slab, index) };
+                }
+                free |= if raw { 0 } else { gathered(gone) << (first % 64) };
+            }
+            bits.store(free, Relaxed);
+            all += free.count_ones();
+        }
+        slab.head().free.store(all, Relaxed);
     }
 
     /// Runs the constructor for the free places of a slab that the caller has just adopted, and
@@ -259,23 +288,16 @@ pub(crate) fn check_slab<'s>(
     let words = source.words(slab, HEAD + objects).ok_or(fail(SlabFault::Misplaced))?;
     Fixed::read(words).check(slab, shape).map_err(fail)?;
     let mut info = SlabInfo::default();
-    let states = words.iter().skip(HEAD / size_of::<u64>());
-    let bytes = states.flat_map(|word| word.load(Relaxed).to_ne_bytes());
-    for (index, byte) in (0..).zip(bytes.take(objects)) {
-        let state = State(byte);
+    for (at, word) in words.iter().skip(HEAD / size_of::<u64>()).enumerate() {
+        let states = word.load(Relaxed);
+        let eight = Eight::of(states, at, geometry.objects);
         // In a preserving cache all that is in use is held, and is live.
-        let sound = match state.what() {
-            Some(ObjectState::Held) => !shape.is_preserving(),
-            what => what.is_some(),
-        };
-        if !sound {
-            return Err(fail(SlabFault::State { index, found: state.0 }));
+        if let Some(index) = indices(eight.unsound(shape.is_preserving()), at as u32 * 8).next() {
+            return Err(fail(SlabFault::State { index, found: nth(states, index).0 }));
         }
-        if survived(state, shape.is_preserving()) {
-            info.survivors += 1;
-        } else {
-            info.free += 1;
-        }
+        let survivors = eight.survivors(shape.is_preserving()).count_ones();
+        info.survivors += survivors;
+        info.free += eight.count() - survivors;
     }
     Ok(info)
 }

@@ -66,6 +66,7 @@ mod control;
 mod crash_tests;
 mod debug;
 mod depot;
+mod eight;
 mod error;
 mod finish;
 mod geometry;

@@ -88,7 +88,7 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
     for preserving in [false, true] {
         let first = slabs(FRAMES);
         let cache = first.cache(spec(preserving)).unwrap();
-        let mut all: BTreeMap<_, _> = (0..500).map(|i| leave(&cache, i as u8)).collect();
+        let mut all: BTreeMap<_, _> = (0..500_u32).map(|i| leave(&cache, i as u8)).collect();
         // Some places are free.
         for at in all.keys().copied().step_by(3).collect::<Vec<_>>() {
             free(&cache, at, all.remove(&at).unwrap());
@@ -120,7 +120,9 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
         check(&second, &cache, &all);
         assert_eq!(cache.stats().unswept, 0);
         assert_eq!(cache.stats().live, all.len() as u64);
-        all.iter().for_each(|(at, thing)| free(&cache, *at, *thing));
+        for (at, thing) in &all {
+            free(&cache, *at, *thing);
+        }
         second.shrink();
         assert_eq!(slab_frames(&second), 0);
         second.memory().audit().unwrap();
@@ -191,7 +193,7 @@ fn each_call_that_names_an_object_may_be_the_first() {
 fn free_places_of_resumed_slabs_are_allocated_before_new_slabs() {
     let first = slabs(FRAMES);
     let cache = first.cache(spec(true)).unwrap();
-    let mut all: BTreeMap<_, _> = (0..2000).map(|i| leave(&cache, i as u8)).collect();
+    let mut all: BTreeMap<_, _> = (0..2000_u32).map(|i| leave(&cache, i as u8)).collect();
     for at in all.keys().copied().step_by(2).collect::<Vec<_>>() {
         free(&cache, at, all.remove(&at).unwrap());
     }
@@ -359,7 +361,9 @@ fn generations_resume_what_others_left() {
         let cache = kernel.resume_or_create(spec(preserving)).unwrap();
         check(&kernel, &cache, &all);
         kernel.memory().audit().unwrap();
-        all.iter().for_each(|(at, thing)| free(&cache, *at, *thing));
+        for (at, thing) in &all {
+            free(&cache, *at, *thing);
+        }
         kernel.shrink();
         assert_eq!(slab_frames(&kernel), 0);
     }
@@ -407,7 +411,7 @@ fn small_buffers_are_resumed_by_their_classes() {
             assert!(filled(moved, size, seed));
             second.free(moved).unwrap();
         }
-        assert!(matches!(second.at(at, bytes, tag), Err(_)));
+        assert!(second.at(at, bytes, tag).is_err());
     }
     second.shrink();
     assert_eq!(slab_frames(&second), 0);
@@ -528,7 +532,7 @@ fn threads_use_a_resumed_cache_at_the_same_time() {
     for round in 0..20 {
         let first = slabs(FRAMES);
         let cache = first.cache(spec(round % 2 == 0)).unwrap();
-        let all: Vec<_> = (0..1500).map(|i| leave(&cache, i as u8)).collect();
+        let all: Vec<_> = (0..1500_u32).map(|i| leave(&cache, i as u8)).collect();
         let second = successor(first, FRAMES).unwrap();
         let (start, owners) = (Barrier::new(3), Mutex::new(BTreeSet::new()));
         std::thread::scope(|scope| {
