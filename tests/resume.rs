@@ -70,10 +70,9 @@ impl Tree<'_, '_> {
         }
         let digits = key.to_string();
         let text = self.kernel.alloc(digits.len()).unwrap();
+        let from = NonNull::from(digits.as_bytes()).cast();
         // SAFETY: allocated just now, of that many bytes.
-        unsafe {
-            text.copy_from_nonoverlapping(NonNull::from(digits.as_bytes()).cast(), digits.len())
-        };
+        unsafe { text.copy_from_nonoverlapping(from, digits.len()) };
         // SAFETY: in use, and nothing frees it.
         let handle = unsafe { self.kernel.preserve(text) }.unwrap();
         let node = Node { key, children: [0; 2], text: handle.into() };

@@ -263,9 +263,15 @@ impl<'k, 'w> Program<'k, 'w> {
                     _ => drop(slabs.claim_large(at, 4096 * (n >> 16 & 7))),
                 }
             }
-            24 => {
-                slabs.shrink();
-            }
+            24 => match n >> 8 & 7 {
+                0 | 1 => _ = slabs.shrink(),
+                2 => _ = self.things.cache().sweep(n >> 16 & 3),
+                3 => _ = self.things.cache().preserved().take(9).count(),
+                4 => _ = slabs.resume_typed_or_create::<Thing>("things", false),
+                5 => _ = slabs.resume_buffers(),
+                6 => _ = kernel.find(self.handle()),
+                _ => _ = self.things.cache().at(self.addr(), (n >> 16) as u8 % 32),
+            },
             25 => {
                 let name = NAMES[(n >> 8) as usize % NAMES.len()];
                 let _ = match n >> 12 & 7 {
@@ -378,8 +384,13 @@ fn program(seed: u64, threads: u64, steps: u64, frames: u64) {
     let mut kernel = world.boot();
     for generation in 0..3 {
         {
-            let things = kernel.slabs().adopt_typed_or_create::<Thing>("things", false);
-            let (things, _) = things.expect("the cache is as its predecessor's");
+            let slabs = kernel.slabs();
+            let things = if seed % 3 == generation {
+                slabs.resume_typed_or_create::<Thing>("things", false)
+            } else {
+                slabs.adopt_typed_or_create::<Thing>("things", false).map(|(things, _)| things)
+            };
+            let things = things.expect("the cache is as its predecessor's");
             let (world, kernel, told) = (&world, &kernel, &told);
             thread::scope(|scope| {
                 for thread in 0..threads {
