@@ -19,7 +19,10 @@
 //! a successor finds the same objects before, after and in the middle.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use heirloom_folio::sync::{
+    AtomicU8, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use heirloom_folio::{Block, Machine, PAGE_SIZE, PhysAddr};
 
@@ -70,7 +73,8 @@ impl Takeover {
 
     /// Whether the cache resumes what was left to it.
     pub(crate) fn resumes(&self) -> bool {
-        self.way.load(Relaxed) == RESUMES
+        // Acquire pairs with the Release in `Cache::resume`: where sweeping begins is known.
+        self.way.load(Acquire) == RESUMES
     }
 }
 
@@ -235,8 +239,8 @@ impl<M: Machine> Cache<'_, M> {
             _ => {
                 takeover.next.store(record.table().get(), Relaxed);
                 self.slabs.past.note_resumed(&turn);
-                // Relaxed: what reads it out of turn asks again in turn.
-                takeover.way.store(RESUMES, Relaxed);
+                // Release pairs with the Acquire in `Takeover::resumes`.
+                takeover.way.store(RESUMES, Release);
                 Ok(())
             }
         }
@@ -286,7 +290,7 @@ impl<M: Machine> Cache<'_, M> {
             return None;
         }
         let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
-        let record = view.records().find(|record| *record.shape() == self.control.shape)?;
+        let record = CacheRecord::of_slab(self.control.shape)?;
         let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
         let next = named.find(|named| {
             let block = Block::new(named.slab.pfn(), record.order());
