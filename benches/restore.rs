@@ -1,104 +1,43 @@
-//! Reviving over scattered folios, claiming them, adopting slabs, sealing.
+//! Reviving over scattered folios, claiming them, adopting slabs, finishing, sealing.
 
 #![expect(clippy::drop_non_drop, reason = "it says where a kernel ends and its successor starts")]
+
+#[path = "restore/finishing.rs"]
+mod finishing;
+#[path = "restore/going_on.rs"]
+mod going_on;
+#[path = "restore/objects.rs"]
+mod objects;
 
 use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use heirloom::Heirloom;
-use heirloom::folio::threads::Host;
 use heirloom::folio::tracker::Adjacent;
-use heirloom::folio::{Block, Cpus, Kind, Linear, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Pfn};
 use heirloom::restore::{
-    Entry, Handle, Header, Inherited, Pages, Parts, SUBTREE, SealInfo, SealPolicy, verify,
+    Handle, Header, Inherited, Name, Pages, Parts, RootView, SUBTREE, SealInfo, verify,
 };
 use heirloom::slab::CacheSpec;
-use heirloom_benches::{Dice, GIB, base, once_for_all, order, per_operation, reserve, row, time};
-
-type Machine = Host<Linear>;
-type Kernel<'r> = Heirloom<&'r Machine>;
-type Map = [(Run, NodeId); 1];
-
-/// Memory of so many gibibytes, backed as it is touched.
-fn machine(gib: u64) -> (Map, Machine) {
-    let run = Run::new(base(), gib * GIB).expect("below the last frame");
-    let bytes = usize::try_from(run.bytes()).expect("fits the address space");
-    // SAFETY: mapped for good, and nothing else knows of it.
-    let host = Host::new(unsafe { Linear::new(reserve(bytes), run.addr(), bytes) });
-    ([(run, NodeId(0))], host)
-}
-
-fn scratch(ram: &Machine, map: &Map) -> Run {
-    let bytes = Kernel::scratch_bytes(map, ram.count()) as u64;
-    Run::covering(map[0].0.addr(), bytes).expect("scratch ends in memory")
-}
-
-fn boot<'r>(ram: &'r Machine, map: &Map) -> Kernel<'r> {
-    // SAFETY: the machine's memory is used by one kernel at a time.
-    unsafe { Heirloom::boot(ram, map, &[scratch(ram, map)], "bench") }.expect("a fresh memory")
-}
-
-fn revive<'r>(ram: &'r Machine, map: &Map, entry: Entry) -> Kernel<'r> {
-    // SAFETY: as in `boot`; the kernel before was dropped.
-    unsafe { Heirloom::revive(ram, map, entry, "bench", SealPolicy::Checked) }.expect("sound")
-}
-
-/// How what survives lies in the second half of memory, behind scratch and metadata.
-#[derive(Clone, Copy)]
-enum Lie {
-    /// One frame at random in each stretch of as many as memory allows.
-    Scattered,
-    /// Frame by frame without a gap.
-    Contiguous,
-    /// Folios of orders 0 to 9, each at random in its stretch.
-    Mixed,
-}
-
-impl Lie {
-    fn blocks(self, map: &Map, count: u64) -> impl Iterator<Item = Block> {
-        let (mut dice, all) = (Dice::new(3), map[0].0.frames());
-        let (start, apart) = (map[0].0.start().get() + all / 2, all / 2 / count);
-        (0..count).map(move |i| {
-            let (at, order) = match self {
-                Self::Scattered => (i * apart + dice.roll(apart), Order::ZERO),
-                Self::Contiguous => (i, Order::ZERO),
-                Self::Mixed => {
-                    let most = apart.ilog2().min(9);
-                    (i * apart + apart / 2, order(dice.roll(u64::from(most)) as u8))
-                }
-            };
-            Block::containing(Pfn::new(start + at), order)
-        })
-    }
-}
-
-/// Preserves `count` folios, but for the few whose frames the tracker's own nodes took.
-fn preserve(kernel: &Kernel<'_>, map: &Map, lie: Lie, count: u64) -> Vec<Block> {
-    let memory = kernel.memory();
-    let mut kept = Vec::new();
-    for block in lie.blocks(map, count) {
-        if memory.alloc_at(block, Kind::Folio).is_ok() {
-            // SAFETY: allocated by this bench, and told to nothing else.
-            unsafe { memory.preserve(block) }.expect("memory for nodes");
-            kept.push(block);
-        }
-    }
-    assert!(kept.len() as u64 > count - count / 64, "{} of {count}", kept.len());
-    kept
-}
+use heirloom_benches::kernels::{
+    Kernel, Lie, Machine, Map, boot, machine, preserve, revive, scratch,
+};
+use heirloom_benches::{GIB, once_for_all, per_operation, row, time};
 
 fn revived(
     row: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
     (map, ram): &(Map, Machine),
-    leave: impl FnOnce(&Kernel<'_>),
+    leave: impl Fn(&Kernel<'_>),
 ) {
-    let kernel = boot(ram, map);
-    leave(&kernel);
-    let entry = kernel.entry();
-    drop(kernel);
+    // Left once, by a row that is asked for.
+    let mut left = None;
     row.bench_function(name, |b| {
+        let entry = *left.get_or_insert_with(|| {
+            let kernel = boot(ram, map);
+            leave(&kernel);
+            kernel.entry()
+        });
         b.iter_custom(|n| {
             per_operation(n, || {
                 let (took, kernel) = time(|| revive(ram, map, entry));
@@ -110,9 +49,9 @@ fn revived(
 }
 
 fn metadata(row: &mut BenchmarkGroup<'_, WallTime>, (map, ram): &(Map, Machine), name: &str) {
-    // Backed from here on: a page fault is the machine's, not the metadata's.
-    drop(boot(ram, map));
     row.bench_function(name, |b| {
+        // Backed from here on: a page fault is the machine's, not the metadata's.
+        drop(boot(ram, map));
         b.iter_custom(|n| per_operation(n, || (time(|| drop(black_box(boot(ram, map)))).0, 1)));
     });
 }
@@ -263,17 +202,12 @@ fn claiming(c: &mut Criterion) {
     });
 }
 
-/// The seal that a predecessor left.
+/// The seal of a kernel.
 fn seal_of(tables: &Inherited<'_, &Machine>, kernel: &Kernel<'_>) -> SealInfo {
-    let mut seal = None;
-    let look = |name: &str, addr, _| {
-        if name == SUBTREE {
-            let words = tables.words(addr, Header::SIZE).expect("in memory");
-            seal = Header::read(words, addr).expect("sound").seal.info();
-        }
-    };
-    kernel.for_each_inherited_subtree(look).expect("sound");
-    seal.expect("a sealed handover")
+    let root = RootView::read(tables, kernel.entry().root).expect("sound");
+    let addr = root.find(&Name::new(SUBTREE).expect("a name")).expect("heirloom's").addr;
+    let words = tables.words(addr, Header::SIZE).expect("in memory");
+    Header::read(words, addr).expect("sound").seal.info().expect("a sealed handover")
 }
 
 /// Of the bytes covered, the tracker's nodes are counted; the few others are not.
@@ -290,10 +224,8 @@ fn sealing(c: &mut Criterion) {
     });
     kernel.seal().expect("memory for the table");
     g.bench_function("seal", |b| b.iter(|| kernel.seal().expect("memory for the table")));
-    let entry = kernel.entry();
-    drop(kernel);
-    let kernel = revive(&ram, &map, entry);
-    // SAFETY: nothing is claimed or written as long as the tables are read.
+    // As a successor does before it opens the seal.
+    // SAFETY: nothing is written as long as the tables are read.
     let tables = unsafe { Inherited::new(kernel.memory()) };
     let seal = seal_of(&tables, &kernel);
     let frames = kernel.memory().ranges().map(|(run, _)| run.frames()).sum();
@@ -305,5 +237,13 @@ fn sealing(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, reviving, claiming, sealing);
+criterion_group!(
+    benches,
+    reviving,
+    claiming,
+    objects::claiming,
+    going_on::from_revive,
+    finishing::finishing,
+    sealing
+);
 criterion_main!(benches);

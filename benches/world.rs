@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub mod frames_of;
+pub mod kernels;
 pub mod objects_of;
 pub mod sets_of;
 pub mod trace;

@@ -1,8 +1,12 @@
 //! The rows that are counted, on one thread, after their caches have filled.
 
 use std::alloc::Layout;
+use std::mem::forget;
 
+use heirloom::folio::PAGE_SIZE;
+use heirloom::restore::{Handle, Parts};
 use heirloom_benches::frames_of::{Frames, Heirloom};
+use heirloom_benches::kernels::{Lie, boot, machine, preserve, revive};
 use heirloom_benches::objects_of::{Objects, slabs};
 use heirloom_benches::{Dice, GIB, base, block, order, trace, world};
 use heirloom_folio::tracker::Adjacent;
@@ -23,6 +27,7 @@ pub(crate) fn all() {
     frames();
     objects();
     tracker();
+    claims();
 }
 
 fn frames() {
@@ -192,4 +197,64 @@ fn tracker() {
         // SAFETY: allocated just now, and nothing else uses it.
         unsafe { memory.preserve_run(run, Kind::Run) }.expect("allocated");
     });
+}
+
+/// What a successor claims of what it took over.
+#[expect(clippy::drop_non_drop, reason = "it says where a kernel ends and its successor starts")]
+fn claims() {
+    const COUNT: u64 = 10_000;
+    let (map, ram) = machine(16);
+    let specs = [("preserving", true), ("plain", false)]
+        .map(|(name, preserving)| CacheSpec::new(name, 64).preserving(preserving));
+    let old = boot(&ram, &map);
+    let folio = |block| Handle::new(Parts::Folio(block)).expect("a folio");
+    let folios = preserve(&old, &map, Lie::Scattered, COUNT).into_iter().map(folio);
+    let folios: Vec<_> = folios.collect();
+    let handles = [true, false].map(|preserving| {
+        let spec = specs[usize::from(!preserving)];
+        let cache = old.slabs().cache(spec).expect("a new cache");
+        let object = |_| {
+            let object = cache.alloc().expect("memory is free");
+            if preserving {
+                return old.handle_of(object).expect("a live object");
+            }
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { old.preserve(object) }.expect("memory for the slab's entry")
+        };
+        (0..COUNT).map(object).collect::<Vec<_>>()
+    });
+    let buffer = |_| {
+        let buffer = old.alloc(5 * PAGE_SIZE).expect("memory is free");
+        // SAFETY: in use, and nothing frees it meanwhile.
+        unsafe { old.preserve(buffer) }.expect("memory for nodes")
+    };
+    let large: Vec<_> = (0..COUNT / 10).map(buffer).collect();
+    let entry = old.entry();
+    drop(old);
+    let new = revive(&ram, &map, entry);
+    let (one, all) = folios.split_at(folios.len() / 2);
+    row("claim a folio", one.len() as u64, || {
+        for handle in one {
+            new.claim_folio(*handle).expect("once");
+        }
+    });
+    row("claim a folio, many at once", all.len() as u64, || {
+        new.claim_folios(all, forget).expect("once");
+    });
+    row("claim a large buffer", large.len() as u64, || {
+        for handle in &large {
+            new.restore(*handle).expect("once");
+        }
+    });
+    for (spec, handles, name) in [
+        (specs[0], &handles[0], "claim an object by handle"),
+        (specs[1], &handles[1], "claim an object by handle, plain cache"),
+    ] {
+        new.slabs().adopt(spec).expect("sound");
+        row(name, handles.len() as u64, || {
+            for handle in handles {
+                new.restore(*handle).expect("once");
+            }
+        });
+    }
 }

@@ -121,19 +121,24 @@ impl<M: Machine> Spot<'_, '_, M> {
         }
         // Acquire pairs with the Release in `Cache::adopt_slab`, which may have been just now.
         self.slab.head().owner.load(Acquire);
-        let state = self.state();
-        if !state.is(ObjectState::Unclaimed) {
-            return Err(Error::NotUnclaimed { cache, addr });
-        }
-        if state.tag() != tag {
-            return Err(Error::Stale { cache, addr, expected: tag, found: state.tag() });
-        }
+        let Some(unclaimed) = State::unclaimed(tag) else { return Err(self.not_claimed(tag)) };
         let preserving = self.control.spec.preserving;
         let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
-        if !self.exchange(state, claimed) {
-            return Err(Error::NotUnclaimed { cache, addr });
+        // No look before: the line of the byte comes once, to be written.
+        if self.exchange(unclaimed, claimed) { Ok(()) } else { Err(self.not_claimed(tag)) }
+    }
+
+    /// Why an object cannot be claimed with this tag.
+    #[cold]
+    #[inline(never)]
+    fn not_claimed(&self, tag: u8) -> Error {
+        let (cache, addr, state) = (self.control.name, self.addr(), self.state());
+        match state.tag() {
+            found if state.is(ObjectState::Unclaimed) && found != tag => {
+                Error::Stale { cache, addr, expected: tag, found }
+            }
+            _ => Error::NotUnclaimed { cache, addr },
         }
-        Ok(())
     }
 
     /// Lets an object go that its owner frees: if it is held, it is live, and no more.

@@ -64,6 +64,15 @@ impl State {
         self.is(ObjectState::Live) || self.is(ObjectState::Preserved) || self.is(ObjectState::Held)
     }
 
+    /// An unclaimed object with this tag; `None` if no object has it.
+    #[inline]
+    pub(crate) const fn unclaimed(tag: u8) -> Option<Self> {
+        if tag > u8::MAX >> TAG_SHIFT {
+            return None;
+        }
+        Some(Self(tag << TAG_SHIFT | ObjectState::Unclaimed as u8))
+    }
+
     /// The tag, 0 to 31.
     #[inline]
     pub(crate) const fn tag(self) -> u8 {
