@@ -47,25 +47,41 @@ fn claim(kernel: &Kernel<'_>, handles: &[Handle]) {
     black_box(unsafe { last.read() });
 }
 
-/// What is done with a kernel that has adopted its caches.
-type Work = fn(&Kernel<'_>, &[Handle]);
+fn resume(kernel: &Kernel<'_>, names: &[String]) {
+    for (cache, name) in names.iter().enumerate() {
+        kernel.slabs().resume(spec(name, cache)).expect("sound");
+    }
+}
+
+/// Finds these, and uses the last.
+fn find(kernel: &Kernel<'_>, handles: &[Handle]) {
+    let found = handles.iter().map(|handle| kernel.find(*handle).expect("in use"));
+    let last = found.last().expect("one at least");
+    // SAFETY: an object that survived, and that nothing else uses.
+    black_box(unsafe { last.read() });
+}
+
+/// How a kernel takes its caches over, and what is done then.
+type Work = (fn(&Kernel<'_>, &[String]), fn(&Kernel<'_>, &[Handle]));
 
 pub(crate) fn from_revive(c: &mut Criterion) {
     let (map, ram) = machine(16);
     let names = names();
     let mut rows = row(c, "1500000 objects in 60 caches, from revive to first use");
-    let works: [(&str, Work); 2] = [
-        ("adopt all, claim one", |kernel, handles| claim(kernel, &handles[..1])),
-        ("adopt all, claim each", claim),
+    let works: [(&str, Work); 4] = [
+        ("resume all, use one", (resume, |kernel, handles| find(kernel, &handles[..1]))),
+        ("resume all, look for each", (resume, find)),
+        ("adopt all, claim one", (adopt, |kernel, handles| claim(kernel, &handles[..1]))),
+        ("adopt all, claim each", (adopt, claim)),
     ];
-    for (name, work) in works {
+    for (name, (take_over, work)) in works {
         rows.bench_function(name, |b| {
             b.iter_custom(|n| {
                 per_operation(n, || {
                     let (entry, handles) = left(&ram, &map, &names);
                     let (took, _kernel) = time(|| {
                         let kernel = revive(&ram, &map, entry);
-                        adopt(&kernel, &names);
+                        take_over(&kernel, &names);
                         work(&kernel, &handles);
                         kernel
                     });
