@@ -175,7 +175,7 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn left_to(&self, spec: &CacheSpec) -> Result<LeftTo<'_, M>, Error> {
         spec.own_name()?;
         spec.geometry()?;
-        let of_name = || self.view().records().filter(|record| Some(record.name()) == spec.name);
+        let of_name = || self.view().records_with(|shape| spec.is_named_as(shape));
         let named = of_name().next().is_some();
         let mut left = LeftTo { slabs: self, spec: *spec, named, with_slabs: false };
         // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
@@ -383,7 +383,7 @@ impl<M: Machine> Slabs<M> {
         if cache.control.shared.lock().table.is_entry(memory, entry, addr) {
             return Some(Named { slab: addr, entry });
         }
-        let records = view.records().filter(|there| there.shape() == record.shape());
+        let records = view.records_with(|shape| shape == record.shape());
         records.flat_map(|there| view.named(&there)).find(|named| named.slab == addr)
     }
 
@@ -409,10 +409,9 @@ pub(crate) struct LeftTo<'s, M: Machine> {
 impl<M: Machine> LeftTo<'_, M> {
     /// Them, one after the other.
     pub(crate) fn iter(&self) -> impl Iterator<Item = CacheRecord> {
-        self.slabs.view().records().filter(|record| {
-            Some(record.name()) == self.spec.name
-                && record.admits(&self.spec).is_ok()
-                && (!self.with_slabs || self.slabs.has_slabs(record))
+        let of_name = self.slabs.view().records_with(|shape| self.spec.is_named_as(shape));
+        of_name.filter(|record| {
+            record.admits(&self.spec).is_ok() && (!self.with_slabs || self.slabs.has_slabs(record))
         })
     }
 }

@@ -68,7 +68,7 @@ impl<M: Machine> Control<M> {
     ) -> Result<Built<'_, M>, Error> {
         let (memory, owner) = (slabs.memory(), slabs.register.owner(number));
         let shape = Shape::new(name, &geometry, spec.preserving, spec.layout());
-        let record = slabs.view().records().find(|record| *record.shape() == shape);
+        let record = slabs.view().records_with(|there| *there == shape).next();
         let table = match record {
             Some(record) => SlabTable::reopen(memory, record.table()),
             None => SlabTable::new(),

@@ -81,6 +81,11 @@ impl Shape {
         }
     }
 
+    /// Whether this is the name.
+    pub(crate) fn is_named(&self, name: &Name) -> bool {
+        self.name == name.to_bytes()
+    }
+
     /// The name, if it is one.
     pub(crate) fn name(&self) -> Option<Name> {
         Name::from_bytes(self.name)

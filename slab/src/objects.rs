@@ -73,7 +73,7 @@ impl<M: Machine> Iterator for Objects<'_, M> {
                 continue;
             }
             let view = slabs.view();
-            let mut records = view.records().filter(|record| *record.shape() == control.shape);
+            let mut records = view.records_with(|shape| *shape == control.shape);
             self.named = Some(view.named(&records.nth(self.records)?));
             self.records += 1;
         }

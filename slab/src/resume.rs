@@ -321,7 +321,7 @@ impl<M: Machine> Cache<'_, M> {
             return 0;
         }
         let (view, memory) = (self.slabs.view(), self.slabs.memory());
-        let records = view.records().filter(|record| *record.shape() == self.control.shape);
+        let records = view.records_with(|shape| *shape == self.control.shape);
         let slabs =
             records.flat_map(|record| view.slabs(&record).zip(core::iter::repeat(record.order())));
         let blocks = slabs.filter_map(|(addr, order)| Block::new(addr.pfn(), order));

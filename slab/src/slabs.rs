@@ -171,10 +171,9 @@ impl<M: Machine> Slabs<M> {
             return Ok(there);
         }
         // Slabs are as the predecessor's, whose slabs the cache can then adopt.
-        let like =
-            |record: &CacheRecord| spec.name == Some(record.name()) && record.admits(&spec).is_ok();
         let view = self.view();
-        let all = || view.records().filter(like);
+        let like = |record: &CacheRecord| record.admits(&spec).is_ok();
+        let all = || view.records_with(|shape| spec.is_named_as(shape)).filter(like);
         // Rather as those that are there than as those that were.
         let found = all().find(|record| view.slabs(record).next().is_some());
         match found.or_else(|| all().next()) {

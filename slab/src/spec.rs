@@ -6,6 +6,7 @@ use heirloom_folio::Order;
 
 use crate::error::{Error, Field};
 use crate::geometry::Geometry;
+use crate::header::Shape;
 use crate::name::Name;
 
 /// Puts the first bytes of an object into place. Run once for each place in a slab, when the slab
@@ -107,6 +108,11 @@ impl CacheSpec {
     /// objects or without, whatever this build's default.
     pub(crate) const fn slabs_like(self, geometry: &Geometry) -> Self {
         Self { order: Some(geometry.order), zones: geometry.zones, ..self }
+    }
+
+    /// Whether a cache of this shape has the name.
+    pub(crate) fn is_named_as(&self, shape: &Shape) -> bool {
+        self.name.is_some_and(|name| shape.is_named(&name))
     }
 
     /// To keep what nobody wants.

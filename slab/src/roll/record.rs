@@ -46,6 +46,11 @@ impl Stored {
         not_none(xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes()))
     }
 
+    /// What it says of the cache; not checked.
+    pub(super) const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     /// The record; `None` where none stands.
     pub(crate) fn check(&self) -> Result<Option<CacheRecord>, RollFault> {
         let (expected, found) = (self.sum(), self.checksum.get());

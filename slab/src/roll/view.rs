@@ -13,6 +13,7 @@ use super::record::{CacheRecord, Stored};
 use super::table::{HEADER, SLABS, is_hole};
 use super::write::{RECORDS, WORDS};
 use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
+use crate::header::Shape;
 use crate::past::Named;
 use crate::store;
 
@@ -183,8 +184,18 @@ impl<'m, S: Source<'m>> RollView<S> {
 
     /// The caches.
     pub(crate) fn records(&self) -> impl Iterator<Item = CacheRecord> + use<'m, S> {
-        self.own_pages().flat_map(|(_, words, count)| {
-            (0..count).filter_map(move |index| stored(words, index).check().ok().flatten())
+        self.records_with(|_| true)
+    }
+
+    /// The caches whose shape is one of these: looked at before a record is checked, which takes longer.
+    pub(crate) fn records_with<F: Fn(&Shape) -> bool + Copy>(
+        &self,
+        is: F,
+    ) -> impl Iterator<Item = CacheRecord> + use<'m, S, F> {
+        self.own_pages().flat_map(move |(_, words, count)| {
+            let stored = (0..count).map(move |index| stored(words, index));
+            let stored = stored.filter(move |stored| is(stored.shape()));
+            stored.filter_map(|stored| stored.check().ok().flatten())
         })
     }
 
