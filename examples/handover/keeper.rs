@@ -357,7 +357,7 @@ impl<'a> Keeper<'a> {
         report.leaked = used.buffers.abs_diff(buffers)
             + used.folios.abs_diff(folios)
             + used.slabs.abs_diff(slabs);
-        report.metadata = (used.scratch + used.tables) * PAGE_SIZE as u64;
+        report.metadata = (used.scratch + used.tables + used.roll) * PAGE_SIZE as u64;
         Ok(())
     }
 

@@ -57,6 +57,11 @@ impl Course {
         self.ended = ended;
     }
 
+    /// Whether it came to `stage`.
+    pub(crate) fn came_to(&self, stage: Stage) -> bool {
+        self.times[stage as usize].is_some()
+    }
+
     /// When it is to be ended, once that is known.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let Some(End::Clock(stage, after)) = self.end else { return None };

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) crash: bool,
     /// What the random instants of `--crash` are drawn from.
-    #[arg(long, value_name = "N", default_value_t = 2009, requires = "crash")]
+    #[arg(long, value_name = "N", default_value_t = 444, requires = "crash")]
     pub(crate) seed: u64,
     /// Where this successor is to end: the supervisor's word.
     #[arg(long, hide = true)]
@@ -105,11 +105,7 @@ pub(crate) fn first<'a>(
     steps: &'a Steps,
     report: &mut Report,
 ) -> Result<Keeper<'a>, Failure> {
-    let map = map(arena);
-    let scratch = memory::scratch(&map, arena)?;
-    // SAFETY: the arena was made just now, and nothing else has it.
-    let heirloom = unsafe { Heirloom::boot(arena, &map, &[scratch], PRODUCER) }?;
-    let mut keeper = Keeper::new(arena, heirloom, steps)?;
+    let mut keeper = Keeper::new(arena, boot(arena)?, steps)?;
     let found = files::find(&args.files, args.limit())?;
     let bar = progress(found.len() as u64, "storing");
     for file in &found {
@@ -119,6 +115,14 @@ pub(crate) fn first<'a>(
     bar.finish_and_clear();
     keeper.commit(report)?;
     Ok(keeper)
+}
+
+/// A memory without a predecessor, in an arena that was made just now.
+pub(crate) fn boot(arena: &Arena) -> Result<Heirloom<&Arena>, Failure> {
+    let map = map(arena);
+    let scratch = memory::scratch(&map, arena)?;
+    // SAFETY: the arena was made just now, and nothing else has it.
+    Ok(unsafe { Heirloom::boot(arena, &map, &[scratch], PRODUCER) }?)
 }
 
 /// A generation that takes over from the one before.
@@ -140,7 +144,12 @@ fn later(
     if report.edition == 0 && !args.last {
         return Err("the generation before left no files".into());
     }
-    let bar = progress(keeper.len() as u64, "checking");
+    let bar = if args.crash {
+        // The supervisor has one.
+        ProgressBar::hidden()
+    } else {
+        progress(keeper.len() as u64, "checking")
+    };
     keeper.check(&mut report, |_| bar.inc(1))?;
     bar.finish_and_clear();
     let Report { edition, sum, unclaimed, .. } = report;

@@ -6,7 +6,7 @@ use heirloom::Heirloom;
 use heirloom::arena::{Arena, Mapping};
 use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Request};
 use heirloom::restore::{AreaInfo, Handle, Parts, PreservedArea};
-use heirloom::slab::Owner;
+use heirloom::slab::{Owner, RollPart};
 
 use crate::run::Failure;
 use crate::steps::{Stage, Steps};
@@ -212,6 +212,8 @@ pub(crate) struct Used {
     pub(crate) folios: u64,
     pub(crate) slabs: u64,
     pub(crate) tables: u64,
+    /// Tables that say which caches there are, and where their slabs. They stay for the next ones.
+    pub(crate) roll: u64,
     pub(crate) scratch: u64,
 }
 
@@ -220,11 +222,16 @@ impl Used {
     pub(crate) fn of(heirloom: &Heirloom<&Arena>) -> Result<Self, Failure> {
         let audit = heirloom.memory().audit()?;
         let of = |kind: Kind| audit.allocated.get(kind as usize).copied().unwrap_or(0);
+        let mut roll = 0;
+        heirloom
+            .slabs()
+            .for_each_table(|part| roll += u64::from(matches!(part, RollPart::Page(_))));
         Ok(Self {
             buffers: of(Kind::Buffer) + of(Kind::Tail) + of(Kind::Run),
             folios: of(Kind::Folio),
             slabs: of(Kind::Slab),
-            tables: of(Kind::Table),
+            tables: of(Kind::Table) - roll,
+            roll,
             scratch: audit.reserved,
         })
     }

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::folio::Fate;
+use heirloom::folio::{Fate, PAGE_SIZE};
 use heirloom::jump::Jump;
 use heirloom::restore::SealPolicy;
 use rustix::process::Signal;
@@ -31,7 +31,7 @@ use crate::keeper::{Keeper, Totals};
 use crate::plan::{Course, End, Plan};
 use crate::report::Report;
 use crate::run::{self, Args, Failure};
-use crate::steps::Steps;
+use crate::steps::{Stage, Steps};
 use crate::store::Used;
 
 /// What is known from outside of what the memory keeps.
@@ -39,8 +39,8 @@ struct Supervisor {
     memory: OwnedFd,
     /// What the files were when they were stored.
     stored: Report,
-    /// What is in use in the end where no successor is ended.
-    undisturbed: Used,
+    /// How many pages the roll has in the end where no successor is ended.
+    undisturbed_roll: u64,
     totals: Totals,
     /// The edition of the index that was published last, as far as it was told.
     edition: u64,
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     bar.finish_and_clear();
     if supervisor.is_sound() && supervisor.giving_back {
-        supervisor.compare_with_undisturbed()?;
+        supervisor.compare_with_new(args)?;
     }
     println!("{plan}");
     println!("{}", run::summary(args, &supervisor.stored, supervisor.totals));
@@ -99,11 +99,11 @@ impl Supervisor {
         keeper.count(&mut stored)?;
         run::leave(&arena, &keeper, &steps)?;
         drop(keeper);
-        let undisturbed = undisturbed(&arena)?;
+        let undisturbed_roll = undisturbed_roll(&arena)?;
         let totals = Totals { lost: stored.lost, leaked: stored.leaked };
         let (memory, edition) = (arena.share()?, stored.edition);
         let (whole, giving_back) = (true, false);
-        Ok(Self { memory, stored, undisturbed, totals, edition, whole, giving_back })
+        Ok(Self { memory, stored, undisturbed_roll, totals, edition, whole, giving_back })
     }
 
     fn is_sound(&self) -> bool {
@@ -121,7 +121,13 @@ impl Supervisor {
                 None => lines.recv().map_err(RecvTimeoutError::from),
             };
             match line {
-                Ok(line) => self.hear(&line, course)?,
+                Ok(line) => {
+                    if let Err(error) = self.hear(&line, course) {
+                        child.kill()?;
+                        child.wait()?;
+                        return Err(error);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     child.kill()?;
                     killed = true;
@@ -131,7 +137,7 @@ impl Supervisor {
             }
         }
         let status = child.wait()?;
-        self.giving_back |= last;
+        self.giving_back |= last && course.came_to(Stage::Publish);
         self.whole = status.success();
         let meant = killed || matches!(course.end, Some(End::Step(_)));
         let ended = meant && status.signal() == Some(Signal::KILL.as_raw());
@@ -202,30 +208,34 @@ impl Supervisor {
         self.edition = edition;
     }
 
-    /// Compares the memory, from which everything was freed, with the copy whose successor was left
-    /// alone.
-    fn compare_with_undisturbed(&mut self) -> Result<(), Failure> {
+    /// Compares the memory, from which everything was freed, with a new one. It has more in its roll, as
+    /// the copy has whose successor was left alone; and maybe leaves of the tree that lead there.
+    fn compare_with_new(&mut self, args: &Args) -> Result<(), Failure> {
         let left = in_use(&Arena::open(self.memory.try_clone()?)?)?;
-        let all = |used: Used| used.buffers + used.folios + used.slabs + used.tables + used.scratch;
-        let more = all(left).saturating_sub(all(self.undisturbed));
+        let arena = run::new_arena(args)?;
+        let new = Used::of(&run::boot(&arena)?)?;
+        let frames: u64 = arena.ranges().iter().map(|range| range.run().frames()).sum();
+        let leaves = frames / (8 * PAGE_SIZE as u64);
+        let most = Used { tables: new.tables + leaves, roll: self.undisturbed_roll, ..new };
+        let more = beyond(left, most);
         if more != 0 {
-            eprintln!("leaked: {left:?}, and undisturbed {:?}", self.undisturbed);
+            eprintln!("leaked: {left:?}, where a new memory has {most:?}");
         }
         self.totals.leaked += more;
         Ok(())
     }
 }
 
-/// What stays in use in a copy of the memory, with all that is kept in it, when one successor takes it
-/// over, renews half and gives everything back.
-fn undisturbed(arena: &Arena) -> Result<Used, Failure> {
+/// Pages of the roll of a copy of the memory, with all that is kept in it, once a successor has taken it
+/// over, renewed half and given everything back.
+fn undisturbed_roll(arena: &Arena) -> Result<u64, Failure> {
     let copy = Arena::from_copy("undisturbed", arena.as_fd())?;
     let (steps, mut totals, mut report) = (Steps::default(), Totals::default(), Report::default());
     let heirloom = revive(&copy)?;
     let mut keeper = Keeper::take_over(&copy, heirloom, &steps, &mut totals, &mut report)?;
     keeper.renew_half(&mut report)?;
     keeper.give_everything_back()?;
-    in_use(&copy)
+    Ok(in_use(&copy)?.roll)
 }
 
 /// What is in use in a memory that nothing is kept in, tables and all.
@@ -234,6 +244,16 @@ fn in_use(arena: &Arena) -> Result<Used, Failure> {
     heirloom.finish(|_| Fate::Free)?;
     heirloom.shrink_all();
     Used::of(&heirloom)
+}
+
+/// How many frames are in use beyond those that may be, of each kind.
+fn beyond(used: Used, most: Used) -> u64 {
+    used.buffers.saturating_sub(most.buffers)
+        + used.folios.saturating_sub(most.folios)
+        + used.slabs.saturating_sub(most.slabs)
+        + used.tables.saturating_sub(most.tables)
+        + used.roll.saturating_sub(most.roll)
+        + used.scratch.saturating_sub(most.scratch)
 }
 
 /// Takes a memory over in this process.
