@@ -116,7 +116,8 @@ impl Plan {
         if self.row == 0 {
             return None;
         }
-        let stage = Stage::ALL[self.dice.below(Stage::ALL.len() as u64) as usize];
+        // Where a step is never reached, or the clock is late, the end is in the last one anyway.
+        let stage = Stage::ALL[self.dice.below(Stage::ALL.len() as u64 - 1) as usize];
         let known = self.stages[stage as usize];
         Some(if self.dice.below(2) == 0 {
             End::Clock(stage, known.span.mul_f64(self.dice.share()))
