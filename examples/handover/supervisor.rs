@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             Outcome::Ended => {}
             Outcome::Failed(how) => {
                 eprintln!("lost: a successor could not take over: {how}");
-                supervisor.totals.lost += supervisor.stored.files.max(1);
+                supervisor.totals.lost = supervisor.stored.files.max(1);
             }
         }
         plan.learn(&course, supervisor.whole);
@@ -199,7 +199,8 @@ impl Supervisor {
                  edition {edition} after {}",
                 self.edition
             );
-            self.totals.lost += stored.abs_diff(files).max(1);
+            // It told of those that it could not claim, or found changed.
+            self.totals.lost = self.totals.lost.max(stored.abs_diff(files)).max(1);
         }
         if self.whole && unclaimed != 0 {
             eprintln!("leaked: {unclaimed} that no index names, after a whole generation");
