@@ -1,41 +1,34 @@
-//! Files in preserved memory: stored, found again, checked, freed.
+//! Files in preserved memory: stored, found again, checked, renewed, freed.
+//!
+//! The process may end at any point, and the next one finds every file that the index names: what is
+//! new is preserved before the index names it, and what is old is freed after the index names it no
+//! more.
 
 use std::fs;
 use std::ptr::NonNull;
 use std::time::Instant;
 
 use heirloom::Heirloom;
-use heirloom::arena::{Arena, Mapping};
-use heirloom::folio::{Block, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
-use heirloom::restore::{AreaInfo, Entry, Handle, Handover, Parts, PreservedArea};
-use heirloom::slab::{Owner, TypedCache, persist};
+use heirloom::arena::Arena;
+use heirloom::folio::{DirectMap, Fate, PAGE_SIZE, PhysAddr};
+use heirloom::restore::{Entry, Error, Handle, Handover, Parts};
+use heirloom::slab::TypedCache;
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::files::Found;
+use crate::index::{FileRecord, Index};
 use crate::report::Report;
 use crate::run::Failure;
+use crate::steps::{Stage, Steps};
+use crate::store::{Data, State, Store};
 
 /// The cache of file records, and the name under which the totals are published.
 const RECORDS: &str = "file-record";
 const ROOT: &str = "handover";
 
-/// Every so many large files, one is an area of single frames instead of a buffer.
-const AREA_EVERY: u64 = 4;
-
-/// What is known of a file: a typed object that survives from birth.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct FileRecord {
-    /// The path's bytes, a small buffer.
-    path: [u8; 16],
-    /// The contents: a small or large buffer, or an area; zeroes for an empty file.
-    data: [u8; 16],
-    sha256: [u8; 32],
-    bytes: u64,
-    path_bytes: u64,
-}
-persist!(FileRecord { path, data, sha256, bytes, path_bytes });
+/// In how many parts files are stored anew: memory is needed for one of them.
+const PARTS: usize = 8;
 
 /// What passes from generation to generation beside the files.
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -45,86 +38,122 @@ pub(crate) struct Totals {
     pub(crate) leaked: u64,
 }
 
-/// Where a file's bytes are in this generation.
-enum Data {
-    Empty,
-    Small(NonNull<u8>),
-    Large(NonNull<u8>),
-    /// Frames of an area that is still to be preserved.
-    Frames(Vec<Block>),
-    /// A preserved area.
-    Area(AreaInfo),
-}
-
 /// A file that is kept.
 struct Item {
     record: PhysAddr,
     path: NonNull<u8>,
     data: Data,
+    state: State,
+}
+
+impl Item {
+    /// The path's bytes, of which its record tells the number.
+    fn path(&self, record: &FileRecord) -> &[u8] {
+        // SAFETY: the path is the item's, of that many bytes.
+        unsafe { std::slice::from_raw_parts(self.path.as_ptr(), record.path_bytes as usize) }
+    }
 }
 
 /// The memory and the files in it.
 pub(crate) struct Keeper<'a> {
-    arena: &'a Arena,
-    heirloom: Heirloom<&'a Arena>,
+    store: Store<'a>,
+    steps: &'a Steps,
     items: Vec<Item>,
-    large: u64,
+    /// Files that the published index names and the next one does not.
+    replaced: Vec<Item>,
+    /// How often the index was published.
+    edition: u64,
 }
 
 type Records<'k, 'a> = TypedCache<'k, FileRecord, &'a Arena>;
 
 impl<'a> Keeper<'a> {
     /// A keeper of nothing, yet.
-    pub(crate) fn new(arena: &'a Arena, heirloom: Heirloom<&'a Arena>) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        arena: &'a Arena,
+        heirloom: Heirloom<&'a Arena>,
+        steps: &'a Steps,
+    ) -> Result<Self, Failure> {
         heirloom.slabs().typed::<FileRecord>(RECORDS, true)?;
-        Ok(Self { arena, heirloom, items: Vec::new(), large: 0 })
+        Ok(Self::over(arena, heirloom, steps, 0))
     }
 
-    /// Claims all that the generation before kept.
+    fn over(
+        arena: &'a Arena,
+        heirloom: Heirloom<&'a Arena>,
+        steps: &'a Steps,
+        edition: u64,
+    ) -> Self {
+        let store = Store { arena, heirloom, steps, large: 0 };
+        Self { store, steps, items: Vec::new(), replaced: Vec::new(), edition }
+    }
+
+    /// Claims all that the published index names, and frees what it does not.
     pub(crate) fn take_over(
         arena: &'a Arena,
         heirloom: Heirloom<&'a Arena>,
+        steps: &'a Steps,
         totals: &mut Totals,
         report: &mut Report,
     ) -> Result<Self, Failure> {
-        let mut keeper = Self { arena, heirloom, items: Vec::new(), large: 0 };
         let started = Instant::now();
-        let root = keeper.heirloom.claim_root(ROOT)?;
-        *totals = Totals::read_from_bytes(root.bytes()).map_err(|_| "the root is no totals")?;
-        drop(root);
-        let mut items = Vec::new();
-        for record in keeper.heirloom.adopt::<FileRecord>(RECORDS, true)?.claim_all() {
-            let path = keeper.heirloom.restore(Handle::from(record.path));
-            let data = keeper.claim_data(&record);
-            match (path, data) {
-                (Ok(path), Ok(data)) => items.push(Item { record: record.leak(), path, data }),
-                (path, data) => {
-                    for error in [path.err().map(Failure::from), data.err()].into_iter().flatten() {
-                        eprintln!("lost: {error}");
-                    }
-                    report.lost += 1;
-                }
+        steps.at(Stage::Adopt);
+        let index = Index::claim(&heirloom)?;
+        let mut keeper = Self::over(arena, heirloom, steps, index.edition);
+        steps.at(Stage::Adopt);
+        *totals = keeper.totals()?;
+        steps.at(Stage::Adopt);
+        // Where a successor had given everything back and ended then, there is none to adopt.
+        let records = keeper.store.heirloom.adopt_or_create::<FileRecord>(RECORDS, true)?;
+        let mut items = Vec::with_capacity(index.records.len());
+        for record in index.records {
+            steps.at(Stage::Claim);
+            match keeper.claim(records, record) {
+                Ok(item) => items.push(item),
+                Err(error) => keeper.lose(report, &error.to_string()),
             }
         }
+        report.edition = keeper.edition;
         report.claim = Some(started.elapsed());
         report.claimed = 3 * items.len() as u64 + 1;
         keeper.items = items;
-        let finished = keeper.heirloom.finish(|_| Fate::Free)?;
-        report.unclaimed = finished.folios + finished.slabs + finished.objects;
+        steps.at(Stage::Finish);
+        let finished = keeper.store.heirloom.finish(|_| {
+            steps.at(Stage::Finish);
+            Fate::Free
+        })?;
+        report.unclaimed = finished.subtrees + finished.folios + finished.slabs + finished.objects;
         Ok(keeper)
     }
 
-    fn claim_data(&self, record: &FileRecord) -> Result<Data, Failure> {
-        if record.bytes == 0 {
-            return Ok(Data::Empty);
-        }
-        let handle = Handle::from(record.data);
-        Ok(match handle.parts()? {
-            Parts::Object { .. } => Data::Small(self.heirloom.restore(handle)?),
-            Parts::Buffer { .. } => Data::Large(self.heirloom.restore(handle)?),
-            Parts::Area(_) => Data::Area(self.heirloom.claim_area(handle)?.into_raw()),
-            other => return Err(format!("a file is no {other:?}").into()),
-        })
+    /// Claims a file: its record, its path, its contents.
+    fn claim(&self, records: Records<'_, 'a>, record: Handle) -> Result<Item, Failure> {
+        let Parts::Object { addr, tag, .. } = record.parts()? else {
+            return Err("the index names what is no record".into());
+        };
+        let claimed = records.claim(addr, tag)?;
+        let (kept, record) = (*claimed, claimed.leak());
+        self.steps.at(Stage::Claim);
+        let path = self.store.heirloom.restore(Handle::from(kept.path))?;
+        self.steps.at(Stage::Claim);
+        let data = self.store.claim(Handle::from(kept.data), kept.bytes)?;
+        Ok(Item { record, path, data, state: State::Claimed })
+    }
+
+    /// Counts a file that is not there, or not as it was stored.
+    fn lose(&self, report: &mut Report, what: &str) {
+        eprintln!("lost: {what}");
+        self.steps.tell(format_args!("lost"));
+        report.lost += 1;
+    }
+
+    /// Claims what the generations before counted.
+    fn totals(&self) -> Result<Totals, Failure> {
+        let root = match self.store.heirloom.claim_root(ROOT) {
+            Err(Error::NoSuchSubtree { .. }) if self.edition == 0 => return Ok(Totals::default()),
+            root => root?,
+        };
+        Ok(Totals::read_from_bytes(root.bytes()).map_err(|_| "the root is no totals")?)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -132,11 +161,11 @@ impl<'a> Keeper<'a> {
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        self.heirloom.generation()
+        self.store.heirloom.generation()
     }
 
     fn records(&self) -> Result<Records<'_, 'a>, Failure> {
-        Ok(self.heirloom.slabs().typed(RECORDS, true)?)
+        Ok(self.store.heirloom.slabs().typed(RECORDS, true)?)
     }
 
     /// What is known of a file.
@@ -153,162 +182,102 @@ impl<'a> Keeper<'a> {
     pub(crate) fn store_file(&mut self, file: &Found) -> Result<(), Failure> {
         match fs::read(&file.path) {
             Ok(bytes) if bytes.len() as u64 <= file.bytes => {
-                self.store(file.path.as_os_str().as_encoded_bytes(), &bytes)
+                let item = self.store(file.path.as_os_str().as_encoded_bytes(), &bytes)?;
+                self.items.push(item);
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
-    /// Stores bytes under a path; they survive once [`Keeper::preserve_all`] was called.
-    fn store(&mut self, path: &[u8], bytes: &[u8]) -> Result<(), Failure> {
-        let data = match bytes.len() {
-            0 => Data::Empty,
-            n if n < PAGE_SIZE => self.placed(self.buffer(bytes)?),
-            _ => {
-                self.large += 1;
-                if self.large.is_multiple_of(AREA_EVERY) {
-                    self.frames(bytes)?
-                } else {
-                    self.placed(self.buffer(bytes)?)
-                }
-            }
-        };
+    /// Stores bytes under a path; they survive once [`Keeper::commit`] was called.
+    fn store(&mut self, path: &[u8], bytes: &[u8]) -> Result<Item, Failure> {
+        self.steps.at(Stage::Store);
+        let data = self.store.put(bytes)?;
+        self.steps.at(Stage::Store);
         let path_bytes = path.len() as u64;
-        let path = self.buffer(path)?;
+        let path = self.store.buffer(path)?;
+        self.steps.at(Stage::Store);
         let record = self.records()?.insert(FileRecord {
-            path: self.heirloom.handle_of(path)?.into(),
+            path: self.store.heirloom.handle_of(path)?.into(),
             data: [0; 16],
             sha256: Sha256::digest(bytes).into(),
             bytes: bytes.len() as u64,
             path_bytes,
         })?;
-        let record = record.leak();
-        self.items.push(Item { record, path, data });
+        Ok(Item { record: record.leak(), path, data, state: State::New })
+    }
+
+    /// Makes what is kept now survive, in place of what was kept before.
+    pub(crate) fn commit(&mut self, report: &mut Report) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.preserve_new(report)?;
+        report.preserve += started.elapsed();
+        self.steps.at(Stage::Publish);
+        self.publish()?;
+        report.edition = self.edition;
+        self.steps.at(Stage::Publish);
+        self.steps.tell(format_args!("published {}", self.edition));
+        for item in std::mem::take(&mut self.replaced) {
+            self.free(item)?;
+        }
         Ok(())
     }
 
-    /// A buffer as what it is: an object of a size class, or whole frames.
-    fn placed(&self, buffer: NonNull<u8>) -> Data {
-        match self.heirloom.slabs().owner_of(buffer) {
-            Some(Owner::Large { .. }) => Data::Large(buffer),
-            _ => Data::Small(buffer),
-        }
-    }
-
-    /// A buffer with these bytes, at least one.
-    fn buffer(&self, bytes: &[u8]) -> Result<NonNull<u8>, Failure> {
-        let buffer = self.heirloom.alloc(bytes.len().max(1))?;
-        // SAFETY: allocated just now, at least that long.
-        unsafe { buffer.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        Ok(buffer)
-    }
-
-    /// Single frames with these bytes, written through one view of all of them.
-    fn frames(&self, bytes: &[u8]) -> Result<Data, Failure> {
-        let mut blocks = Vec::new();
-        for _ in 0..bytes.len().div_ceil(PAGE_SIZE) {
-            blocks.push(self.heirloom.memory().alloc(Request::new(Order::ZERO))?);
-        }
-        let mut mapping = self.view(&blocks)?;
-        // SAFETY: the frames were allocated just now; nobody else reads or writes them.
-        if let Some(start) = unsafe { mapping.bytes_mut() }.get_mut(..bytes.len()) {
-            start.copy_from_slice(bytes);
-        }
-        Ok(Data::Frames(blocks))
-    }
-
-    /// Scattered blocks as one stretch of addresses.
-    fn view(&self, blocks: &[Block]) -> Result<Mapping, Failure> {
-        let runs: Vec<_> = blocks.iter().map(|block| block.run()).collect();
-        Ok(self.arena.map_area(&runs)?)
-    }
-
-    /// Makes everything survive that does not yet.
-    pub(crate) fn preserve_all(&mut self, report: &mut Report) -> Result<(), Failure> {
-        let mut handles = Vec::with_capacity(self.items.len());
-        let heirloom = &self.heirloom;
-        let mut preserved = 0;
-        let started = Instant::now();
-        for item in &mut self.items {
+    /// Preserves what was stored by this generation. What was claimed is preserved still.
+    fn preserve_new(&mut self, report: &mut Report) -> Result<(), Failure> {
+        let heirloom = &self.store.heirloom;
+        let records = heirloom.slabs().typed::<FileRecord>(RECORDS, true)?;
+        for item in self.items.iter_mut().filter(|item| item.state == State::New) {
+            self.steps.at(Stage::Preserve);
             // SAFETY: in use, and nothing frees it meanwhile.
             unsafe { heirloom.preserve(item.path) }?;
-            preserved += 1;
-            let handle = match &mut item.data {
-                Data::Empty => None,
-                Data::Small(buffer) | Data::Large(buffer) => {
-                    preserved += 1;
-                    // SAFETY: in use, and nothing frees it meanwhile.
-                    Some(unsafe { heirloom.preserve(*buffer) }?)
-                }
-                Data::Frames(blocks) => {
-                    preserved += blocks.len() as u64;
-                    let blocks = blocks.iter().copied();
-                    let area =
-                        // SAFETY: allocated just now, and told to nothing else.
-                        unsafe { PreservedArea::preserve(heirloom.memory(), blocks, Order::ZERO, false) }?;
-                    let info = area.into_raw();
-                    item.data = Data::Area(info);
-                    Some(Handle::new(Parts::Area(info))?)
-                }
-                Data::Area(info) => Some(Handle::new(Parts::Area(*info))?),
-            };
-            handles.push(handle);
-        }
-        report.preserve = started.elapsed();
-        report.preserved = preserved;
-        let records = self.records()?;
-        for (item, handle) in self.items.iter().zip(handles) {
+            self.steps.at(Stage::Preserve);
+            let (count, handle) = self.store.preserve(&mut item.data)?;
+            report.preserved += 1 + count;
             // SAFETY: as in `record`.
             let mut record = unsafe { records.from_raw(item.record) };
             record.data = handle.map_or([0; 16], Into::into);
             record.leak();
+            item.state = State::Preserved;
         }
         Ok(())
+    }
+
+    /// Publishes the next edition of the index.
+    fn publish(&mut self) -> Result<(), Failure> {
+        self.edition += 1;
+        let mut index = Index { edition: self.edition, records: Vec::new() };
+        let memory = self.store.heirloom.memory();
+        for item in &self.items {
+            let record = memory.machine().ptr(item.record);
+            index.records.push(self.store.heirloom.handle_of(record)?);
+        }
+        index.publish(&self.store.heirloom)
     }
 
     /// A file's bytes, as long as `f` looks at them.
     fn with_bytes<R>(&self, item: &Item, f: impl FnOnce(&[u8]) -> R) -> Result<R, Failure> {
         let length = self.record(item)?.bytes as usize;
-        match &item.data {
-            Data::Empty => Ok(f(&[])),
-            Data::Small(buffer) | Data::Large(buffer) => {
-                // SAFETY: the buffer is ours and has at least that many bytes.
-                Ok(f(unsafe { std::slice::from_raw_parts(buffer.as_ptr(), length) }))
-            }
-            Data::Frames(blocks) => {
-                let mapping = self.view(blocks)?;
-                // SAFETY: the frames are ours, and nobody writes them meanwhile.
-                Ok(f(unsafe { mapping.bytes() }.get(..length).ok_or("an area is too short")?))
-            }
-            Data::Area(info) => {
-                let mapping = self.view(&self.blocks(*info)?)?;
-                // SAFETY: as above.
-                Ok(f(unsafe { mapping.bytes() }.get(..length).ok_or("an area is too short")?))
-            }
-        }
+        self.store.with_bytes(&item.data, length, f)
     }
 
-    fn blocks(&self, info: AreaInfo) -> Result<Vec<Block>, Failure> {
-        let mut blocks = Vec::new();
-        // SAFETY: the area is ours; the value is let go below without unpreserving it.
-        let area = unsafe { PreservedArea::from_raw(self.heirloom.memory(), info) };
-        area.for_each(|block| blocks.push(block))?;
-        area.into_raw();
-        Ok(blocks)
-    }
-
-    /// Compares every byte with the checksum taken when it was stored.
+    /// Compares every byte with the checksum taken when it was stored, and sums up what is there.
     pub(crate) fn check(
         &self,
         report: &mut Report,
         mut done: impl FnMut(&Self),
     ) -> Result<(), Failure> {
         self.for_each(|path, bytes, sha256| {
+            self.steps.at(Stage::Check);
             let now: [u8; 32] = Sha256::digest(bytes).into();
             if now != *sha256 {
-                eprintln!("lost: {} changed", String::from_utf8_lossy(path));
-                report.lost += 1;
+                self.lose(report, &format!("{} changed", String::from_utf8_lossy(path)));
             }
+            let both: [u8; 32] =
+                Sha256::new().chain_update(path).chain_update(now).finalize().into();
+            let (part, _) = u64::read_from_prefix(&both).unwrap_or_default();
+            report.sum = report.sum.wrapping_add(part);
             done(self);
         })
     }
@@ -320,69 +289,41 @@ impl<'a> Keeper<'a> {
     ) -> Result<(), Failure> {
         for item in &self.items {
             let record = self.record(item)?;
-            // SAFETY: the path is ours, of that many bytes.
-            let path = unsafe {
-                std::slice::from_raw_parts(item.path.as_ptr(), record.path_bytes as usize)
-            };
+            let path = item.path(&record);
             self.with_bytes(item, |bytes| f(path, bytes, &record.sha256))?;
         }
         Ok(())
     }
 
-    /// Frees every second file and stores as much anew.
-    pub(crate) fn renew_half(&mut self) -> Result<(), Failure> {
-        let all = std::mem::take(&mut self.items);
-        let (mut kept, mut renewed) = (Vec::new(), Vec::new());
-        for (i, item) in all.into_iter().enumerate() {
-            if i % 2 == 0 { kept.push(item) } else { renewed.push(item) }
-        }
-        self.items = kept;
-        for item in renewed {
-            let record = self.record(&item)?;
-            // SAFETY: the path is ours, of that many bytes.
-            let path = unsafe {
-                std::slice::from_raw_parts(item.path.as_ptr(), record.path_bytes as usize)
-            };
-            let (path, bytes) = (path.to_vec(), self.with_bytes(&item, <[u8]>::to_vec)?);
-            self.free(item, false)?;
-            self.store(&path, &bytes)?;
+    /// Stores every second file anew, in parts: once the index names the new copies of a part, the old
+    /// ones are freed.
+    pub(crate) fn renew_half(&mut self, report: &mut Report) -> Result<(), Failure> {
+        let first = usize::from(self.generation().is_multiple_of(2));
+        let half: Vec<_> = (first..self.items.len()).step_by(2).collect();
+        for part in half.chunks(half.len().div_ceil(PARTS).max(1)) {
+            for &at in part {
+                let (path, bytes) = self.copy(&self.items[at])?;
+                let new = self.store(&path, &bytes)?;
+                self.replaced.push(std::mem::replace(&mut self.items[at], new));
+            }
+            self.commit(report)?;
         }
         Ok(())
     }
 
-    /// Frees a file; `preserved` says whether its buffers are.
-    fn free(&self, item: Item, preserved: bool) -> Result<(), Failure> {
-        let buffer = |buffer| -> Result<(), Failure> {
-            if preserved {
-                // SAFETY: in use, and nothing frees it meanwhile.
-                unsafe { self.heirloom.unpreserve(buffer) }?;
-            }
-            // SAFETY: the buffer is ours, and the item that led to it ends here.
-            Ok(unsafe { self.heirloom.free(buffer) }?)
-        };
-        match item.data {
-            Data::Empty => {}
-            Data::Small(data) | Data::Large(data) => buffer(data)?,
-            Data::Frames(blocks) => self.free_blocks(blocks)?,
-            Data::Area(info) => {
-                let mut blocks = Vec::new();
-                // SAFETY: the area is ours, and ends here.
-                let area = unsafe { PreservedArea::from_raw(self.heirloom.memory(), info) };
-                area.unpreserve(|block| blocks.push(block)).map_err(|(_, error)| error)?;
-                self.free_blocks(blocks)?;
-            }
-        }
-        buffer(item.path)?;
+    /// A file's path and bytes, in this process's own memory.
+    fn copy(&self, item: &Item) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let path = item.path(&self.record(item)?).to_vec();
+        Ok((path, self.with_bytes(item, <[u8]>::to_vec)?))
+    }
+
+    /// Frees a file.
+    fn free(&self, item: Item) -> Result<(), Failure> {
+        self.store.free(item.data, item.state)?;
+        self.store.free_buffer(item.path, item.state)?;
+        self.steps.at(Stage::Free);
         // SAFETY: the record is ours, and ends here.
         drop(unsafe { self.records()?.from_raw(item.record) });
-        Ok(())
-    }
-
-    fn free_blocks(&self, blocks: Vec<Block>) -> Result<(), Failure> {
-        for block in blocks {
-            // SAFETY: the blocks are ours, and nothing leads to them any more.
-            unsafe { self.heirloom.memory().free(block, Kind::Folio) }?;
-        }
         Ok(())
     }
 
@@ -407,53 +348,49 @@ impl<'a> Keeper<'a> {
                 }
             }
         }
-        let slabs = self.heirloom.slabs().caches().map(|cache| {
+        let slabs = self.store.heirloom.slabs().caches().map(|cache| {
             let stats = cache.stats();
             stats.slabs * stats.slab_frames
         });
         let slabs: u64 = slabs.sum();
-        let used = self.used()?;
-        report.leaked = (used.buffers - buffers) + (used.folios - folios) + (used.slabs - slabs);
-        report.metadata = (used.scratch + used.tables) * PAGE_SIZE as u64;
+        let used = self.store.used()?;
+        report.leaked = used.buffers.abs_diff(buffers)
+            + used.folios.abs_diff(folios)
+            + used.slabs.abs_diff(slabs);
+        report.metadata = (used.scratch + used.tables + used.roll) * PAGE_SIZE as u64;
         Ok(())
     }
 
     /// Publishes the totals, seals, and says what to tell the successor.
     pub(crate) fn hand_over(&self, totals: &Totals) -> Result<Entry, Failure> {
-        let handover: &Handover<_> = &self.heirloom;
+        let handover: &Handover<_> = &self.store.heirloom;
+        self.steps.at(Stage::Leave);
         handover.publish(ROOT, totals.as_bytes())?;
+        self.steps.at(Stage::Leave);
         handover.seal()?;
+        self.steps.at(Stage::Leave);
         Ok(handover.entry())
     }
 
-    /// Frees everything; the number of frames that are still in use for nothing.
+    /// Takes back what is published, and frees everything; the number of frames that are still in use
+    /// for nothing.
     pub(crate) fn give_everything_back(mut self) -> Result<u64, Failure> {
-        for item in std::mem::take(&mut self.items) {
-            self.free(item, true)?;
+        self.steps.at(Stage::Publish);
+        // Where a successor ended in the middle of this, there may be one of the two, or none.
+        if self.edition != 0 {
+            Index::unpublish(&self.store.heirloom)?;
         }
-        self.heirloom.shrink_all();
-        let used = self.used()?;
+        self.steps.at(Stage::Publish);
+        match self.store.heirloom.unpublish(ROOT) {
+            Ok(()) | Err(Error::NoSuchSubtree { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for item in std::mem::take(&mut self.items) {
+            self.free(item)?;
+        }
+        self.steps.at(Stage::Leave);
+        self.store.heirloom.shrink_all();
+        let used = self.store.used()?;
         Ok(used.buffers + used.folios + used.slabs)
     }
-
-    fn used(&self) -> Result<Used, Failure> {
-        let audit = self.heirloom.memory().audit()?;
-        let of = |kind: Kind| audit.allocated.get(kind as usize).copied().unwrap_or(0);
-        Ok(Used {
-            buffers: of(Kind::Buffer) + of(Kind::Tail) + of(Kind::Run),
-            folios: of(Kind::Folio),
-            slabs: of(Kind::Slab),
-            tables: of(Kind::Table),
-            scratch: audit.reserved,
-        })
-    }
-}
-
-/// Frames in use, by what for.
-struct Used {
-    buffers: u64,
-    folios: u64,
-    slabs: u64,
-    tables: u64,
-    scratch: u64,
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) generation: u64,
+    /// How often the index of the files was published; 0: there is none.
+    pub(crate) edition: u64,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     pub(crate) small: u64,
@@ -23,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) unclaimed: u64,
     pub(crate) leaked: u64,
     pub(crate) lost: u64,
+    /// A sum over the paths and checksums of all files, in whatever order.
+    pub(crate) sum: u64,
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -37,6 +41,8 @@ impl fmt::Display for Report {
         });
         writeln!(f, "generation {}", self.generation)?;
         let rows = [
+            ("edition", self.edition.to_string()),
+            ("sum", format!("{:016x}", self.sum)),
             ("files", self.files.to_string()),
             ("bytes", format!("{} ({:.1} MiB)", self.bytes, self.bytes as f64 / MIB)),
             ("small objects", self.small.to_string()),

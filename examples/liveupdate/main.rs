@@ -8,7 +8,7 @@
 //! as its first process. There it stores every file below `/files` in an arena that Linux keeps,
 //! loads the next kernel and jumps. Started again by that kernel, it finds the arena by the names
 //! of its session and token, checks and reserves the handover, claims everything, compares every
-//! byte with the file, frees half, stores as much anew, gives all memory back, and says
+//! byte with the file, stores half anew, frees what that replaces, gives all memory back, and says
 //!
 //! ```text
 //! liveupdate: 180 files, 3456789 bytes, 0 lost
@@ -20,6 +20,9 @@
 #[path = "../handover/files.rs"]
 mod files;
 #[cfg(target_os = "linux")]
+#[path = "../handover/index.rs"]
+mod index;
+#[cfg(target_os = "linux")]
 #[path = "../handover/keeper.rs"]
 mod keeper;
 #[cfg(target_os = "linux")]
@@ -30,6 +33,13 @@ mod memory;
 mod report;
 #[cfg(target_os = "linux")]
 mod run;
+#[cfg(target_os = "linux")]
+#[path = "../handover/steps.rs"]
+#[expect(dead_code, reason = "this one has no supervisor that ends it")]
+mod steps;
+#[cfg(target_os = "linux")]
+#[path = "../handover/store.rs"]
+mod store;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {

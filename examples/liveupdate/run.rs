@@ -17,6 +17,7 @@ use crate::files;
 use crate::keeper::{Keeper, Totals};
 use crate::memory;
 use crate::report::Report;
+use crate::steps::Steps;
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
@@ -81,12 +82,13 @@ fn first_life(device: &LiveUpdate) -> Result<(), Failure> {
     session.preserve(MEMORY, &arena, heirloom.entry())?;
     println!("liveupdate: session {NAME}, token {MEMORY}: an arena of {} bytes", size(&map));
 
-    let mut keeper = Keeper::new(&arena, heirloom)?;
+    let steps = Steps::default();
+    let mut keeper = Keeper::new(&arena, heirloom, &steps)?;
     for file in &found {
         keeper.store_file(file)?;
     }
     let mut report = Report::default();
-    keeper.preserve_all(&mut report)?;
+    keeper.commit(&mut report)?;
     keeper.hand_over(&Totals::default())?;
     keeper.count(&mut report)?;
     println!("liveupdate: kept {} files, {} bytes", report.files, report.bytes);
@@ -107,16 +109,15 @@ fn second_life(device: &LiveUpdate, session: Retrieved) -> Result<(), Failure> {
     let from = heirloom.predecessor().map(|producer| producer.as_str().to_owned());
     println!("liveupdate: revived from \"{}\"", from.unwrap_or_default());
 
-    let (mut totals, mut report) = (Totals::default(), Report::default());
-    let mut keeper = Keeper::take_over(&arena, heirloom, &mut totals, &mut report)?;
+    let (steps, mut totals, mut report) = (Steps::default(), Totals::default(), Report::default());
+    let mut keeper = Keeper::take_over(&arena, heirloom, &steps, &mut totals, &mut report)?;
     keeper.check(&mut report, |_| {})?;
     compare(&keeper, &mut report)?;
     keeper.count(&mut report)?;
     let (files, bytes) = (report.files, report.bytes);
     println!("liveupdate: compared {} files, generation {}", keeper.len(), keeper.generation());
 
-    keeper.renew_half()?;
-    keeper.preserve_all(&mut report)?;
+    keeper.renew_half(&mut report)?;
     session.finish().map_err(|(_, error)| error)?;
     // Finished, the memory is this kernel's: the next update begins as the first did.
     device.create(&NAME)?.preserve(MEMORY, &arena, keeper.hand_over(&totals)?)?;
