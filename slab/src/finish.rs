@@ -44,7 +44,7 @@ impl<M: Machine> Slabs<M> {
     /// question. The call can be repeated at any time, and need not be made at all.
     ///
     /// # Errors
-    /// As for [`Cache::discard`], which there should be none of; what was decided so far stands, and
+    /// As for [`Cache::discard`](crate::Cache::discard), which there should be none of; what was decided so far stands, and
     /// the call can be repeated.
     pub fn finish_inherited(&self, fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
         self.finish_inherited_noting(fate, |_, _| ())
