@@ -30,6 +30,29 @@ fn every_kind_of_handover_is_taken_over_whole() {
     }
 }
 
+/// What its owners do not ask for, as they know where it is.
+#[test]
+fn every_kind_of_handover_is_resumed() {
+    let mut all = 0;
+    for shape in Shape::ALL {
+        let (world, left) = shape.build(false);
+        let mut resumed = 0;
+        for whim in (0..64).filter(|whim| whim & 16 == 16) {
+            let (entry, policy) = (left.entry, SealPolicy::Checked);
+            let attempt = Attempt { entry, policy, handles: &[], kept: &[], whim };
+            match take_over(&world, &attempt) {
+                Verdict::Lived { claims } => resumed += claims,
+                Verdict::Refused(error) => panic!("{shape:?}: {error}"),
+            }
+            world.load(&left.saved);
+        }
+        let slabs = matches!(shape, Shape::Buffers | Shape::Caches | Shape::Generations);
+        assert!(resumed > 0 || !slabs, "{shape:?}");
+        all += resumed;
+    }
+    assert!(all > 1000, "{all} objects were resumed");
+}
+
 /// The words of a slab's header that are its kernel's own, which no checksum covers, say that the
 /// slab is the successor's already: what it will write there can be computed.
 #[test]

@@ -54,8 +54,12 @@ impl Claimed {
 /// Claims all of it.
 pub(super) fn claim_all(world: &World, kernel: &Kernel<'_>, attempt: &Attempt<'_>) -> Claimed {
     let mut claimed = Claimed::default();
-    // An upgrade takes objects away from whoever has their handles.
-    adopt(world, kernel, attempt.kept.is_empty() && attempt.whim & 4 == 4);
+    if attempt.resumes() {
+        resume(world, kernel, &mut claimed);
+    } else {
+        // An upgrade takes objects away from whoever has their handles.
+        adopt(world, kernel, attempt.kept.is_empty() && attempt.whim & 4 == 4);
+    }
     roots(world, kernel, &mut claimed);
     for (i, handle) in attempt.handles.iter().enumerate() {
         let granted = bounded(world, "claim", || claim(world, kernel, *handle, &mut claimed));
@@ -102,6 +106,48 @@ fn adopt(world: &World, kernel: &Kernel<'_>, upgrade: bool) {
             });
             upgraded.err().into_iter().for_each(|error| named_slab(error.into()));
             assert!(bytes as u64 <= world.all().bytes(), "more objects than memory");
+        }
+    }
+}
+
+/// Resumes every cache that was left, has all that is in use in it, and frees every other object.
+fn resume(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+    let slabs = kernel.slabs();
+    let mut records = Vec::new();
+    slabs.for_each_inherited(|record| records.push(record));
+    let named_so = |done: Result<(), heirloom::slab::Error>| {
+        done.err().into_iter().for_each(|error| named_slab(error.into()));
+    };
+    for record in records {
+        let resumed = bounded(world, "resume", || slabs.resume(record.spec()).map(|_| ()));
+        // Those of the size classes are resumed together.
+        if !matches!(resumed, Err(heirloom::slab::Error::ReservedName { .. })) {
+            named_so(resumed);
+        }
+    }
+    named_so(bounded(world, "resume", || slabs.resume_buffers()));
+    for cache in slabs.caches() {
+        let half = bounded(world, "sweep", || cache.sweep(2)).expect("it may wait");
+        assert!(half <= 2);
+        let objects: Vec<_> = bounded(world, "a walk", || cache.preserved().collect());
+        assert!((objects.len() * cache.object_size()) as u64 <= world.all().bytes());
+        for (i, (addr, tag)) in objects.into_iter().enumerate() {
+            let object = cache.at(addr, tag).expect("it is in use");
+            assert!(cache.claim(addr).is_err() && cache.discard(addr).is_err());
+            assert_is_slab(kernel, addr);
+            claimed.count += 1;
+            if i % 2 == 0 {
+                claimed.objects.push((addr, cache.object_size() as u64));
+                continue;
+            }
+            // SAFETY: resumed, so it is ours, and nothing uses it afterwards.
+            unsafe {
+                object.write_bytes(0x5a, cache.object_size());
+                // One that is held is freed as it is.
+                let _ = if cache.is_preserving() { Ok(()) } else { cache.unpreserve(object) };
+                cache.free(object)
+            }
+            .expect("ours");
         }
     }
 }
