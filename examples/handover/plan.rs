@@ -4,15 +4,15 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::steps::{Stage, Step};
+use crate::steps::{EndAt, Stage};
 
 /// Where a successor is to end.
 #[derive(Clone, Copy)]
 pub(crate) enum End {
     /// So long after it first came to a stage, wherever it is then: the supervisor's clock decides.
     Clock(Stage, Duration),
-    /// Before a step, by itself.
-    Step(Step),
+    /// At a step or in the call that comes then, by itself.
+    Step(EndAt),
 }
 
 /// A successor's way through its takeover, as it was told.
@@ -122,7 +122,10 @@ impl Plan {
         Some(if self.dice.below(2) == 0 {
             End::Clock(stage, known.span.mul_f64(self.dice.share()))
         } else {
-            End::Step(Step { stage, number: self.dice.below(known.steps.max(1)) })
+            let step = self.dice.below(known.steps.max(1));
+            // Calls take from less than a microsecond to many.
+            let most = 1 << self.dice.below(18);
+            End::Step(EndAt { stage, step, nanos: self.dice.below(most) as u32 })
         })
     }
 

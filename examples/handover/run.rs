@@ -16,7 +16,7 @@ use crate::files;
 use crate::keeper::{Keeper, Totals};
 use crate::memory;
 use crate::report::Report;
-use crate::steps::{Stage, Step, Steps};
+use crate::steps::{EndAt, Stage, Steps};
 use crate::supervisor;
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
@@ -44,11 +44,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) crash: bool,
     /// What the random instants of `--crash` are drawn from.
-    #[arg(long, value_name = "N", default_value_t = 3647, requires = "crash")]
+    #[arg(long, value_name = "N", default_value_t = 4566, requires = "crash")]
     pub(crate) seed: u64,
     /// Where this successor is to end: the supervisor's word.
     #[arg(long, hide = true)]
-    end_at: Option<Step>,
+    end_at: Option<EndAt>,
     /// This successor is to give everything back: the supervisor's word.
     #[arg(long, hide = true)]
     last: bool,

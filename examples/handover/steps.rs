@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::mem::zeroed;
+use std::ptr::null_mut;
 use std::str::FromStr;
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -56,26 +58,30 @@ impl FromStr for Stage {
     }
 }
 
-/// One step of a stage; they are counted from 0, over all of its parts.
+/// Where a process is to end: so many nanoseconds after it came to a step of a stage. The steps of a
+/// stage are counted from 0, over all of its parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Step {
+pub(crate) struct EndAt {
     pub(crate) stage: Stage,
-    pub(crate) number: u64,
+    pub(crate) step: u64,
+    pub(crate) nanos: u32,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for EndAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.stage, self.number)
+        write!(f, "{}:{}:{}", self.stage, self.step, self.nanos)
     }
 }
 
-impl FromStr for Step {
+impl FromStr for EndAt {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (stage, number) = text.split_once(':').ok_or("a step is STAGE:NUMBER")?;
-        let number = number.parse().map_err(|_| format!("{number:?} is no number"))?;
-        Ok(Self { stage: stage.parse()?, number })
+        let parts: Vec<_> = text.split(':').collect();
+        let [stage, step, nanos] = *parts else { return Err("not STAGE:STEP:NANOS".to_owned()) };
+        let no_number = |error: std::num::ParseIntError| error.to_string();
+        let step = step.parse().map_err(no_number)?;
+        Ok(Self { stage: stage.parse()?, step, nanos: nanos.parse().map_err(no_number)? })
     }
 }
 
@@ -84,8 +90,8 @@ impl FromStr for Step {
 pub(crate) struct Steps {
     /// There is a supervisor at the other end of the standard output.
     supervised: bool,
-    /// The step before which this process ends; at the latest, when it is done.
-    end_at: Option<Step>,
+    /// Where this process ends; at the latest, when it is done.
+    end_at: Option<EndAt>,
     stage: Cell<Option<Stage>>,
     /// How many steps of each stage there were.
     counts: [Cell<u64>; Stage::ALL.len()],
@@ -93,22 +99,23 @@ pub(crate) struct Steps {
 
 impl Steps {
     /// Returns the steps of a successor that has a supervisor. [`Steps::default`] says nothing.
-    pub(crate) fn supervised(end_at: Option<Step>) -> Self {
+    pub(crate) fn supervised(end_at: Option<EndAt>) -> Self {
         Self { supervised: true, end_at, ..Self::default() }
     }
 
     /// Notes that the next step is one of `stage`. This process may end here.
     pub(crate) fn at(&self, stage: Stage) {
         let count = &self.counts[stage as usize];
-        let step = Step { stage, number: count.get() };
-        count.set(step.number + 1);
+        let step = count.get();
+        count.set(step + 1);
         if let Some(before) = self.stage.replace(Some(stage)).filter(|before| *before != stage) {
             let steps = self.counts[before as usize].get();
             self.tell(format_args!("stage {stage} {steps}"));
         }
-        if self.end_at.is_some_and(|end| end == step || stage == Stage::Done) {
-            // No destructor runs, nothing is flushed, nothing is given back.
-            let _ = kill_process(getpid(), Signal::KILL);
+        match self.end_at {
+            Some(_) if stage == Stage::Done => end_in(0),
+            Some(end) if (end.stage, end.step) == (stage, step) => end_in(end.nanos),
+            _ => {}
         }
     }
 
@@ -118,4 +125,29 @@ impl Steps {
             println!("{line}");
         }
     }
+}
+
+/// Ends this process so many nanoseconds from now, in whatever call it is then: no destructor runs,
+/// nothing is flushed, nothing is given back.
+fn end_in(nanos: u32) {
+    // A timer of zero never expires.
+    if nanos == 0 || !kill_in(nanos) {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+}
+
+/// Starts a timer of the kernel's, which sends a signal that cannot be handled; whether there is one.
+fn kill_in(nanos: u32) -> bool {
+    // SAFETY: all zeroes are an event, and a time.
+    let (mut event, mut time) = unsafe { zeroed::<(libc::sigevent, libc::itimerspec)>() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGKILL;
+    time.it_value.tv_nsec = nanos.into();
+    let mut timer = null_mut();
+    // SAFETY: what the pointers lead to lives as long as the call, which writes `timer` alone.
+    if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
+        return false;
+    }
+    // SAFETY: a timer that was made just now; the time lives as long as the call.
+    unsafe { libc::timer_settime(timer, 0, &raw const time, null_mut()) == 0 }
 }

@@ -156,8 +156,8 @@ impl Supervisor {
         let entry = arena.entry()?.ok_or("no entry was left in the arena")?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(std::env::args_os().skip(1)).stdout(Stdio::piped());
-        if let Some(End::Step(step)) = course.end {
-            command.arg(format!("--end-at={step}"));
+        if let Some(End::Step(end)) = course.end {
+            command.arg(format!("--end-at={end}"));
         }
         if last {
             command.arg("--last");
