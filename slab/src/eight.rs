@@ -54,6 +54,12 @@ impl Eight {
         a & b & !c
     }
 
+    /// Those that are live.
+    pub(crate) const fn live(self) -> u64 {
+        let [a, b, c] = self.bits;
+        a & !b & !c
+    }
+
     /// How many there are.
     pub(crate) const fn count(self) -> u32 {
         self.among.count_ones()
@@ -127,6 +133,7 @@ mod tests {
                         }
                     }
                     assert_eq!(gathered(eight.free()), those(&|state| state.is(ObjectState::Free)));
+                    assert_eq!(gathered(eight.live()), those(&|state| state.is(ObjectState::Live)));
                     let unclaimed = eight.unclaimed();
                     assert_eq!(gathered(unclaimed), those(&|s| s.is(ObjectState::Unclaimed)));
                     let listed: u64 = indices(unclaimed, 24).map(|i| 1 << (i - 24)).sum();

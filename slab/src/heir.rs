@@ -125,8 +125,11 @@ impl<M: Machine> Cache<'_, M> {
                 let survivors = eight.survivors(preserving);
                 let gone = eight.others(survivors);
                 // Of most slabs that are resumed nothing is written.
-                let unclaimed = eight.unclaimed();
-                let others = if resumed { unclaimed } else { survivors & !unclaimed };
+                let others = match (resumed, preserving) {
+                    (false, _) => survivors & !eight.unclaimed(),
+                    (true, false) => eight.unclaimed(),
+                    (true, true) => survivors & !eight.live(),
+                };
                 let unfree = if raw { gone } else { gone & !eight.free() };
                 for index in indices(others | unfree, first) {
                     let state = nth(states, index);

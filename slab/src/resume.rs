@@ -24,14 +24,15 @@ use heirloom_folio::sync::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use heirloom_folio::{Block, Machine, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{Block, Kind, Machine, PAGE_SIZE, PhysAddr};
 
 use crate::cache::Cache;
 use crate::class::class_of;
 use crate::error::Error;
 use crate::header::Shape;
-use crate::past::Turn;
-use crate::roll::CacheRecord;
+use crate::heir::check_slab;
+use crate::past::{Turn, give_up};
+use crate::roll::{CacheRecord, Here};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
@@ -92,7 +93,8 @@ impl<M: Machine> Slabs<M> {
     ///
     /// Costs what reading the cache's record and slab table costs, whatever the slabs hold. A slab is
     /// looked at when it is first used: its header and bytes are checked then, and if they are not sound,
-    /// that call returns [`Error::Slab`], and what is in the slab stays as it is. Where a free place needs
+    /// that call returns [`Error::Slab`], and what is in the slab stays as it is, until
+    /// [`Cache::give_up`]. Where a free place needs
     /// the spec's constructor, it is run then, by that call, with no lock held.
     ///
     /// # Errors
@@ -265,6 +267,43 @@ impl<M: Machine> Cache<'_, M> {
             return Err(Error::WouldWait);
         }
         Ok((0..limit).map_while(|_| self.sweep_next()).count() as u64)
+    }
+
+    /// Gives up a slab that was resumed and is not sound, as an [`Error::Slab`] says: it is struck out of
+    /// the roll, and free memory. Returns whether it did: not if the slab is sound, or none of this cache
+    /// that was resumed and not used. No other call gives one up, as its owner may use what is in it.
+    ///
+    /// # Errors
+    /// [`Error::WouldWait`]: from where nothing can be waited for.
+    ///
+    /// # Safety
+    /// Nothing uses the objects in the slab, then or later.
+    pub unsafe fn give_up(&self, slab: PhysAddr) -> Result<bool, Error> {
+        let (slabs, memory) = (self.slabs, self.slabs.memory());
+        if !memory.machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
+        let turn = slabs.past.turn();
+        let view = slabs.view();
+        let mut records = view.records_with(|shape| *shape == self.control.shape);
+        let named = records.find_map(|record| {
+            let named = view.named(&record).find(|named| named.slab == slab)?;
+            Some((record, named))
+        });
+        let Some((record, named)) = named.filter(|_| self.control.takeover.resumes()) else {
+            return Ok(false);
+        };
+        let block = Block::containing(slab.pfn(), record.order());
+        // SAFETY: it has no owner, and only in turn would it get one.
+        let left = unsafe { Here::new(memory) };
+        if !memory.is_inherited(block) || check_slab(left, slab, &record).is_ok() {
+            return Ok(false);
+        }
+        // SAFETY: labelled by this layer, as the roll names it.
+        unsafe { memory.claim_as(block, Kind::Slab) }?;
+        give_up(slabs, block, named.entry)?;
+        drop(turn);
+        Ok(true)
     }
 
     /// Sweeps some slabs, until one of them had a free place: whether one had.

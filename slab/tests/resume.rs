@@ -524,6 +524,45 @@ fn a_slab_that_is_not_sound_shows_when_it_is_used_and_keeps_what_it_has() {
     second.finish_inherited(|unclaimed| panic!("{unclaimed:?}")).unwrap();
     second.shrink();
     assert_eq!(cache.stats().unswept, 2);
+    // They are given up on request alone, and no other is.
+    let mine = all.iter().map(|(at, _)| slab_of(*at)).collect::<BTreeSet<_>>();
+    let other = slab_of(leave(&cache, 2).0);
+    for (slab, unsound) in mine.iter().map(|slab| (*slab, slabs[..2].contains(slab))) {
+        // SAFETY: nothing uses what is in it.
+        assert_eq!(unsafe { cache.give_up(slab) }, Ok(unsound));
+        // SAFETY: as above.
+        assert_eq!(unsafe { cache.give_up(slab) }, Ok(false));
+    }
+    // SAFETY: as above; it is sound, and of this kernel.
+    assert_eq!(unsafe { cache.give_up(other) }, Ok(false));
+    assert_eq!(cache.stats().unswept, 0);
+    second.memory().audit().unwrap();
+    let third = successor(second, FRAMES).unwrap();
+    assert_eq!(third.resume(spec(true)).unwrap().preserved().count(), 2);
+}
+
+#[test]
+fn whatever_survives_in_a_preserving_cache_is_freed_by_a_plain_free() {
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(true)).unwrap();
+    let each = cache.objects_per_slab() as usize;
+    let all: Vec<_> = (0..each).map(|i| leave(&cache, i as u8)).collect();
+    let second = successor(first, FRAMES).unwrap();
+    let slab = PhysAddr::new(all[0].0.get() & !4095);
+    // States that a kernel of this build leaves in such a cache, and one that it does not.
+    for (index, state) in (0..each).zip([1_u8, 3, 2].into_iter().cycle()) {
+        // SAFETY: the predecessor's, which nothing reads at the moment.
+        let byte = unsafe { ptr(&second, slab).add(128 + index) };
+        // SAFETY: as above.
+        unsafe { byte.write(byte.read() & !7 | state) };
+    }
+    let cache = second.resume(spec(true)).unwrap();
+    assert_eq!(cache.preserved().count(), each);
+    for (at, _) in all {
+        // SAFETY: in use, the test's, and not used again.
+        unsafe { cache.free(ptr(&second, at)) }.unwrap();
+    }
+    assert_eq!((second.shrink(), slab_frames(&second)), (1, 0));
 }
 
 /// Threads free, allocate and look at objects of one cache, whose slabs are swept meanwhile.
