@@ -35,9 +35,6 @@ use crate::roll::CacheRecord;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
-/// Slabs that an allocation sweeps before it asks for a new one.
-const SWEPT: usize = 8;
-
 /// How a cache takes over the slabs that were left to it, and how far it has come.
 pub(crate) struct Takeover {
     /// One of the constants below. Written in turn.
@@ -93,7 +90,9 @@ impl<M: Machine> Slabs<M> {
     /// Costs what reading the cache's record and slab table costs, whatever the slabs hold. A slab is
     /// looked at when it is first used: its header and bytes are checked then, and if they are not sound,
     /// that call returns [`Error::Slab`], and what is in the slab stays as it is. Where a free place needs
-    /// the spec's constructor, it is run then, by that call, with no lock held.
+    /// the spec's constructor, it is run then, by that call, with no lock held. An allocation of something
+    /// else runs none, also where there is no memory: a slab of no use, of a cache with a constructor, is
+    /// given back by [`Slabs::shrink`].
     ///
     /// # Errors
     /// [`Error::Adopted`]: a slab of the cache was adopted in this kernel, so that its objects are there to
@@ -267,10 +266,10 @@ impl<M: Machine> Cache<'_, M> {
         Ok((0..limit).map_while(|_| self.sweep_next()).count() as u64)
     }
 
-    /// Sweeps some slabs, until one of them had a free place: whether one had.
+    /// Sweeps up to `limit` slabs, until one of them had a free place: whether one had.
     #[cold]
-    pub(crate) fn sweep_for_free(&self) -> bool {
-        (0..SWEPT).map_while(|_| self.sweep_next()).any(|free| free > 0)
+    pub(crate) fn sweep_for_free(&self, limit: usize) -> bool {
+        (0..limit).map_while(|_| self.sweep_next()).any(|free| free > 0)
     }
 
     /// Waits for the call that sweeps a slab of this cache at the moment: what is free in it can be had

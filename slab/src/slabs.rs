@@ -407,14 +407,15 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Does what may be refused for want of memory; a second time, after everything that can be
-    /// given back was.
+    /// given back without a constructor was.
     pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         use heirloom_folio::Error::{NoRun, OutOfMemory};
         match act() {
             Err(Error::Folio(OutOfMemory { .. } | NoRun { .. }))
                 if self.memory.machine().may_wait() =>
             {
-                self.shrink();
+                self.caches().for_each(|cache| _ = cache.shrink_aside());
+                self.memory.drain();
                 act()
             }
             other => other,
