@@ -312,14 +312,26 @@ impl<M: Machine> Slabs<M> {
     /// The tag and the size of the object at a pointer: what a handle to it says, beside its
     /// address. `None` if it is no object in use, or a large buffer, which has no tag.
     pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
-        let found = self.swept(ptr, || {
+        self.name_of(ptr).ok()
+    }
+
+    /// Like [`Slabs::tag_of`]; says why not.
+    ///
+    /// # Errors
+    /// [`Error::NotInUse`], [`Error::Interior`], [`Error::NotAnObject`]; [`Error::WouldWait`] and
+    /// [`Error::Slab`] as for [`Slabs::resume`].
+    #[doc(hidden)]
+    pub fn name_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
+        self.swept(ptr, || {
             self.looking(|stays| {
                 let spot = self.spot_of(ptr, stays)?;
-                Ok((spot.state(), spot.control.geometry.size as usize))
+                let (state, cache) = (spot.state(), spot.control.name);
+                if state.is_in_use() {
+                    return Ok((state.tag(), spot.control.geometry.size as usize));
+                }
+                Err(Error::NotInUse { cache, addr: spot.addr() })
             })
-        });
-        let (state, size) = found.ok()?;
-        state.is_in_use().then_some((state.tag(), size))
+        })
     }
 
     /// How many objects and buffers stayed in use when their owners ended: by a drop or an allocator's
