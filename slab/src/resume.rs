@@ -284,22 +284,29 @@ impl<M: Machine> Cache<'_, M> {
     fn sweep_next(&self) -> Option<u64> {
         let (slabs, takeover) = (self.slabs, &self.control.takeover);
         let view = slabs.view();
-        let from = takeover.next.load(Relaxed);
-        if from == DONE {
-            return None;
-        }
-        let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
         let record = CacheRecord::of_slab(self.control.shape)?;
-        let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
-        let next = named.find(|named| {
-            let block = Block::new(named.slab.pfn(), record.order());
-            block.is_some_and(|block| slabs.memory().is_inherited(block))
-        });
-        // Of two calls at the same time both may come by one slab, which one of them sweeps.
-        let (page, entry) = named.place();
-        let place = if next.is_some() { page.get() | entry as u64 } else { DONE };
-        takeover.next.store(place, Relaxed);
-        let named = next?;
+        let named = loop {
+            let from = takeover.next.load(Relaxed);
+            if from == DONE {
+                return None;
+            }
+            let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
+            let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
+            let next = named.find(|named| {
+                let block = Block::new(named.slab.pfn(), record.order());
+                block.is_some_and(|block| slabs.memory().is_inherited(block))
+            });
+            let (page, entry) = named.place();
+            let place = match next {
+                Some(_) => page.get() | entry as u64,
+                None => view.table_behind(&self.control.shape, page).map_or(DONE, PhysAddr::get),
+            };
+            // Of two calls at the same time both may come by one slab, which one of them sweeps.
+            takeover.next.store(place, Relaxed);
+            if let Some(named) = next {
+                break named;
+            }
+        };
         let swept = {
             let turn = slabs.past.turn();
             let block = Block::new(named.slab.pfn(), record.order())?;
