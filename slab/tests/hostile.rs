@@ -638,7 +638,7 @@ const ENTRY: u64 = 112;
 #[test]
 fn a_forged_entry_of_a_header_leads_nowhere() {
     let layout = core::alloc::Layout::from_size_align(1000, 8).unwrap();
-    let all = (0..12).flat_map(|f| [(f, false), (f, true)]);
+    let all = (0..13).flat_map(|f| [(f, false), (f, true)]);
     for ((forgery, preserving), resumed) in all.flat_map(|f| [(f, false), (f, true)]) {
         let before = slabs(FRAMES);
         let like = Buffers { preserving, zeroed: false };
@@ -696,6 +696,8 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
                 // In between, outside memory, in a slab, in the slab itself.
                 8 => word(own, 2 + i).get() + 1 + i,
                 9 => 1 << (12 + 9 * i),
+                // In the page at the very beginning, which no table has.
+                12 => 16 + 8 * i,
                 10 => slabs_of_own[(i as usize + 1) % 5].get() + 128,
                 _ => slab.get() + 88,
             };
