@@ -736,7 +736,7 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
             // SAFETY: in use, and this test's.
             assert!(unsafe { filled(buffer, 1000, seed as u8) });
             // A jump in the middle loses nothing.
-            if seed % 7 == 0 {
+            if seed % handles.len().div_ceil(3) == 0 {
                 let next = copy(&slabs, FRAMES);
                 handles.iter().skip(seed).for_each(|(at, size, tag)| {
                     next.claim(*at, *size, *tag).unwrap();
@@ -820,12 +820,12 @@ fn two_records_of_one_cache_are_resumed_as_one() {
     assert_eq!(free, gone.iter().copied().collect(), "places of them all");
     assert!(slabs.memory().stats().used() < used + 4, "no new slab");
     assert_eq!((cache.sweep(u64::MAX), cache.stats().unswept), (Ok(0), 0));
-    for (seed, (at, tag)) in (0..).zip(&all) {
+    for (seed, (at, tag)) in all.iter().enumerate() {
         let object = common::ptr(&slabs, *at);
         if !gone.contains(at) {
             assert_eq!(cache.at(*at, *tag), Ok(object));
             // SAFETY: in use, and this test's.
-            assert!(unsafe { filled(object, 1000, seed) });
+            assert!(unsafe { filled(object, 1000, seed as u8) });
         }
         // SAFETY: in use, and not used again.
         unsafe { cache.free(object) }.unwrap();

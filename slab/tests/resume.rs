@@ -90,7 +90,8 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
     for preserving in [false, true] {
         let first = slabs(FRAMES);
         let cache = first.cache(spec(preserving)).unwrap();
-        let mut all: BTreeMap<_, _> = (0..500_u32).map(|i| leave(&cache, i as u8)).collect();
+        let count = 25 * cache.objects_per_slab();
+        let mut all: BTreeMap<_, _> = (0..count).map(|i| leave(&cache, i as u8)).collect();
         // Some places are free.
         for at in all.keys().copied().step_by(3).collect::<Vec<_>>() {
             free(&cache, at, all.remove(&at).unwrap());
@@ -480,7 +481,7 @@ fn a_slab_that_is_not_sound_shows_when_it_is_used_and_keeps_what_it_has() {
     let each = u64::from(cache.objects_per_slab());
     let all: Vec<_> = (0..3 * each).map(|i| leave(&cache, i as u8)).collect();
     let second = successor(first, FRAMES).unwrap();
-    let slab_of = |at: PhysAddr| PhysAddr::new(at.get() & !4095);
+    let slab_of = |at: PhysAddr| at.pfn().addr();
     let slabs: BTreeSet<_> = all.iter().map(|(at, _)| slab_of(*at)).collect();
     let slabs: Vec<_> = slabs.into_iter().collect();
     // A byte of the first header, and the state of the second slab's last object.
@@ -603,7 +604,7 @@ fn resumed_with_holes(count: u64, constructor: Constructor) -> &'static Slabs<Ra
     let all: Vec<_> = (0..count * each).map(|i| leave(&cache, i as u8)).collect();
     let mut slabs_seen = BTreeSet::new();
     for (at, thing) in all {
-        if slabs_seen.insert(at.get() & !4095) {
+        if slabs_seen.insert(at.pfn()) {
             free(&cache, at, thing);
         }
     }
