@@ -250,7 +250,7 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Bytes that an object or buffer has room for. `None`: the pointer is not the start of one
-    /// that is in use.
+    /// that is in use; or as for [`Slabs::owner_at`].
     pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
         let addr = self.memory.machine().phys(ptr)?;
         match self.owner_at(addr)? {
@@ -270,7 +270,8 @@ impl<M: Machine> Slabs<M> {
         self.owner_at(self.memory.machine().phys(ptr)?)
     }
 
-    /// Whose the memory at an address is.
+    /// Whose the memory at an address is. `None` too in a slab that is [resumed](Slabs::resume) and was not
+    /// used yet, from where nothing can be waited for.
     pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
         let look = || self.looking(|stays| self.owner_while(addr, stays));
         look().or_else(|| match self.sweep_around(self.memory.machine().ptr(addr)) {
@@ -310,7 +311,8 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The tag and the size of the object at a pointer: what a handle to it says, beside its
-    /// address. `None` if it is no object in use, or a large buffer, which has no tag.
+    /// address. `None` if it is no object in use, or a large buffer, which has no tag; or as for
+    /// [`Slabs::owner_at`].
     pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
         self.name_of(ptr).ok()
     }

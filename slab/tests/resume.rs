@@ -686,7 +686,7 @@ fn what_was_resumed_and_is_of_no_use_is_given_back_with_all_magazines() {
         let each = cache.objects_per_slab();
         let all: Vec<_> = (0..4 * each).map(|i| leave(&cache, i as u8)).collect();
         // The slabs of a preserving cache stay a while when they are empty.
-        let kept = if preserving { 0 } else { 1 };
+        let kept = usize::from(!preserving);
         for (at, thing) in all.iter().skip(kept) {
             free(&cache, *at, *thing);
         }
