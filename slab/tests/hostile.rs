@@ -633,6 +633,39 @@ fn a_table_that_begins_with_a_slab_is_refused() {
 /// Where a slab's header says that its entry is.
 const ENTRY: u64 = 112;
 
+/// Claims buffers of 1000 bytes that were left, or finds them once they are resumed, and frees each.
+fn take_and_free(
+    slabs: &Slabs<Ram>,
+    handles: &[(PhysAddr, u64, u8)],
+    preserving: bool,
+    resumed: bool,
+) {
+    if resumed {
+        slabs.resume_buffers().unwrap();
+    }
+    for (seed, (at, size, tag)) in (0..).zip(handles) {
+        let buffer =
+            if resumed { slabs.at(*at, *size, *tag) } else { slabs.claim(*at, *size, *tag) };
+        let buffer = buffer.unwrap();
+        // SAFETY: in use, and this test's.
+        assert!(unsafe { filled(buffer, 1000, seed as u8) });
+        // A jump in the middle loses nothing.
+        if seed % handles.len().div_ceil(3) == 0 {
+            let next = copy(slabs, FRAMES);
+            handles.iter().skip(seed).for_each(|(at, size, tag)| {
+                next.claim(*at, *size, *tag).unwrap();
+            });
+        }
+        // SAFETY: in use, and not used again.
+        unsafe {
+            if resumed && !preserving {
+                slabs.unpreserve(buffer).unwrap();
+            }
+            slabs.free(buffer).unwrap();
+        }
+    }
+}
+
 /// The header of a slab says where its entry is: what a predecessor wrote there is believed if it is
 /// so, and leads nowhere else.
 #[test]
@@ -726,30 +759,7 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
             unsafe { slabs.memory().machine().ptr(at).cast::<u64>().read() }
         };
         let as_was: Vec<_> = written.iter().map(|at| read(*at)).collect();
-        if resumed {
-            slabs.resume_buffers().unwrap();
-        }
-        for (seed, (at, size, tag)) in (0..).zip(&handles) {
-            let buffer =
-                if resumed { slabs.at(*at, *size, *tag) } else { slabs.claim(*at, *size, *tag) };
-            let buffer = buffer.unwrap();
-            // SAFETY: in use, and this test's.
-            assert!(unsafe { filled(buffer, 1000, seed as u8) });
-            // A jump in the middle loses nothing.
-            if seed % handles.len().div_ceil(3) == 0 {
-                let next = copy(&slabs, FRAMES);
-                handles.iter().skip(seed).for_each(|(at, size, tag)| {
-                    next.claim(*at, *size, *tag).unwrap();
-                });
-            }
-            // SAFETY: in use, and not used again.
-            unsafe {
-                if resumed && !preserving {
-                    slabs.unpreserve(buffer).unwrap();
-                }
-                slabs.free(buffer).unwrap();
-            }
-        }
+        take_and_free(&slabs, &handles, preserving, resumed);
         slabs.shrink();
         assert_eq!(written.iter().map(|at| read(*at)).collect::<Vec<_>>(), as_was, "{forgery}");
         assert_eq!(
