@@ -245,3 +245,40 @@ fn where_nothing_can_be_waited_for_a_first_use_is_an_error_at_once() {
     // SAFETY: in use, the test's, and not used again.
     unsafe { cache.free(object) }.unwrap();
 }
+
+/// What a handle says is never another object's: not from where its slab cannot be swept either.
+#[test]
+fn where_nothing_can_be_waited_for_names_and_handles_are_right_or_refused() {
+    let arena = first_arena("no waiting for names");
+    let kernel = boot(&arena);
+    let nodes = kernel.slabs().typed::<Node>("nodes", true).unwrap();
+    let node = Node { key: 1, children: [0; 2], text: [0; 16] };
+    drop(nodes.insert(node).unwrap());
+    let object = nodes.insert(node).unwrap();
+    let (at, tag) = object.name();
+    let handle = kernel.handle_of(kernel.memory().machine().ptr(at)).unwrap();
+    object.leak();
+    let entry = kernel.entry();
+    drop(kernel);
+    // SAFETY: the kernel before it is gone.
+    let kernel =
+        unsafe { Heirloom::revive(&arena, &map(&arena), entry, "next", SealPolicy::Checked) };
+    let kernel = kernel.unwrap();
+    let nodes = kernel.resume::<Node>("nodes", true).unwrap();
+    // SAFETY: the test's, in use since the predecessor allocated it; its one owner.
+    let object = unsafe { nodes.from_raw(at) };
+    let ptr = kernel.memory().machine().ptr(at);
+    let short = lock_api::Mutex::<Patient, ()>::new(());
+    {
+        let _held = short.lock();
+        assert_eq!(object.name(), (at, tag));
+        assert_eq!(kernel.handle_of(ptr), Err(Error::Slab(SlabError::WouldWait)));
+        assert_eq!(kernel.find(handle), Err(Error::Slab(SlabError::WouldWait)));
+    }
+    assert_eq!(kernel.handle_of(ptr), Ok(handle));
+    assert_eq!(kernel.find(handle), Ok(ptr));
+    assert_eq!(object.name(), (at, tag));
+    drop(object);
+    assert_eq!(kernel.slabs().refused_frees(), 0);
+    assert!(kernel.find(handle).is_err());
+}

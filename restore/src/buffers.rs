@@ -70,8 +70,9 @@ impl<M: Machine> Handover<M> {
     /// any number of generations.
     ///
     /// # Errors
-    /// [`Error::Slab`]: the pointer is not the start of one. [`Error::Handle`]: a buffer larger
-    /// than a handle can say.
+    /// [`Error::Slab`]: the pointer is not the start of one; or it is [resumed](Handover::resume), and
+    /// cannot be looked at from where nothing can be waited for. [`Error::Handle`]: a buffer larger than a
+    /// handle can say.
     pub fn handle_of(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
         let nothing = heirloom_slab::Error::NotAnObject { ptr: ptr.addr().get() };
         let at = self.memory().machine().phys(ptr).ok_or(nothing)?;
@@ -79,11 +80,13 @@ impl<M: Machine> Handover<M> {
             Some(Owner::Large { run, .. }) if run.addr() == at => {
                 Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })
             }
-            Some(Owner::Object { addr, size, tag, .. })
-                if addr == at && self.slabs().size_of(ptr).is_some() =>
-            {
-                Handle::new(Parts::Object { addr, bytes: size as u64, tag })
-            }
+            Some(Owner::Object { addr, .. }) if addr != at => Err(nothing.into()),
+            Some(Owner::Object { .. }) | None => match self.slabs().name_of(ptr) {
+                Ok((tag, size)) => Handle::new(Parts::Object { addr: at, bytes: size as u64, tag }),
+                // Found there, and refused for what it is: nothing that a handle could lead to.
+                Err(heirloom_slab::Error::NotInUse { .. }) => Err(nothing.into()),
+                Err(error) => Err(error.into()),
+            },
             _ => Err(nothing.into()),
         }
     }

@@ -25,8 +25,8 @@ impl<M: Machine> Handover<M> {
     /// the way.
     ///
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published
-    /// afterwards makes the seal untrue, and so does a preserving cache that grows: sealing is the
-    /// last thing before a jump. Publishing breaks the seal by itself; for the rest call
+    /// afterwards makes the seal untrue, and so does a preserving cache that grows, or the first use of a
+    /// resumed slab in which nothing survived: sealing is the last thing before a jump. Publishing breaks the seal by itself; for the rest call
     /// [`Handover::unseal`].
     ///
     /// # Errors

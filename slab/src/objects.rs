@@ -28,8 +28,9 @@ impl<'s, M: Machine> Cache<'s, M> {
 
     /// The objects in use that survive a jump: address and tag of each. In a preserving cache all that are
     /// in use; else those that are preserved, or were claimed. What is resumed is among them, and its
-    /// slabs are [swept](Cache::sweep) on the way; one that is not sound is passed over. What changes
-    /// meanwhile may or may not be among them. No lock is held in between.
+    /// slabs are [swept](Cache::sweep) on the way; one that is not sound is passed over, and all that are not
+    /// swept where nothing can be waited for. What changes meanwhile may or may not be among them. No lock
+    /// is held in between.
     pub fn preserved(&self) -> Objects<'s, M> {
         Objects::all(*self, Which::Preserved)
     }

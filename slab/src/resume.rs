@@ -36,9 +36,6 @@ use crate::roll::{CacheRecord, Here};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
-/// Slabs that an allocation sweeps before it asks for a new one.
-const SWEPT: usize = 8;
-
 /// How a cache takes over the slabs that were left to it, and how far it has come.
 pub(crate) struct Takeover {
     /// One of the constants below. Written in turn.
@@ -94,8 +91,9 @@ impl<M: Machine> Slabs<M> {
     /// Costs what reading the cache's record and slab table costs, whatever the slabs hold. A slab is
     /// looked at when it is first used: its header and bytes are checked then, and if they are not sound,
     /// that call returns [`Error::Slab`], and what is in the slab stays as it is, until
-    /// [`Cache::give_up`]. Where a free place needs
-    /// the spec's constructor, it is run then, by that call, with no lock held.
+    /// [`Cache::give_up`]. Where a free place needs the spec's constructor, it is run then, by that call,
+    /// with no lock held. An allocation of something else runs none, also where there is no memory: a slab
+    /// of no use, of a cache with a constructor, is given back by [`Slabs::shrink`].
     ///
     /// # Errors
     /// [`Error::Adopted`]: a slab of the cache was adopted in this kernel, so that its objects are there to
@@ -306,10 +304,10 @@ impl<M: Machine> Cache<'_, M> {
         Ok(true)
     }
 
-    /// Sweeps some slabs, until one of them had a free place: whether one had.
+    /// Sweeps up to `limit` slabs, until one of them had a free place: whether one had.
     #[cold]
-    pub(crate) fn sweep_for_free(&self) -> bool {
-        (0..SWEPT).map_while(|_| self.sweep_next()).any(|free| free > 0)
+    pub(crate) fn sweep_for_free(&self, limit: usize) -> bool {
+        (0..limit).map_while(|_| self.sweep_next()).any(|free| free > 0)
     }
 
     /// Waits for the call that sweeps a slab of this cache at the moment: what is free in it can be had
@@ -324,22 +322,29 @@ impl<M: Machine> Cache<'_, M> {
     fn sweep_next(&self) -> Option<u64> {
         let (slabs, takeover) = (self.slabs, &self.control.takeover);
         let view = slabs.view();
-        let from = takeover.next.load(Relaxed);
-        if from == DONE {
-            return None;
-        }
-        let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
         let record = CacheRecord::of_slab(self.control.shape)?;
-        let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
-        let next = named.find(|named| {
-            let block = Block::new(named.slab.pfn(), record.order());
-            block.is_some_and(|block| slabs.memory().is_inherited(block))
-        });
-        // Of two calls at the same time both may come by one slab, which one of them sweeps.
-        let (page, entry) = named.place();
-        let place = if next.is_some() { page.get() | entry as u64 } else { DONE };
-        takeover.next.store(place, Relaxed);
-        let named = next?;
+        let named = loop {
+            let from = takeover.next.load(Relaxed);
+            if from == DONE {
+                return None;
+            }
+            let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
+            let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
+            let next = named.find(|named| {
+                let block = Block::new(named.slab.pfn(), record.order());
+                block.is_some_and(|block| slabs.memory().is_inherited(block))
+            });
+            let (page, entry) = named.place();
+            let place = match next {
+                Some(_) => page.get() | entry as u64,
+                None => view.table_behind(&self.control.shape, page).map_or(DONE, PhysAddr::get),
+            };
+            // Of two calls at the same time both may come by one slab, which one of them sweeps.
+            takeover.next.store(place, Relaxed);
+            if let Some(named) = next {
+                break named;
+            }
+        };
         let swept = {
             let turn = slabs.past.turn();
             let block = Block::new(named.slab.pfn(), record.order())?;

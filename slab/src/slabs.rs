@@ -249,7 +249,7 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Bytes that an object or buffer has room for. `None`: the pointer is not the start of one
-    /// that is in use.
+    /// that is in use; or as for [`Slabs::owner_at`].
     pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
         let addr = self.memory.machine().phys(ptr)?;
         match self.owner_at(addr)? {
@@ -269,7 +269,8 @@ impl<M: Machine> Slabs<M> {
         self.owner_at(self.memory.machine().phys(ptr)?)
     }
 
-    /// Whose the memory at an address is.
+    /// Whose the memory at an address is. `None` too in a slab that is [resumed](Slabs::resume) and was not
+    /// used yet, from where nothing can be waited for.
     pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
         let look = || self.looking(|stays| self.owner_while(addr, stays));
         look().or_else(|| match self.sweep_around(self.memory.machine().ptr(addr)) {
@@ -309,16 +310,29 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// The tag and the size of the object at a pointer: what a handle to it says, beside its
-    /// address. `None` if it is no object in use, or a large buffer, which has no tag.
+    /// address. `None` if it is no object in use, or a large buffer, which has no tag; or as for
+    /// [`Slabs::owner_at`].
     pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
-        let found = self.swept(ptr, || {
+        self.name_of(ptr).ok()
+    }
+
+    /// Like [`Slabs::tag_of`]; says why not.
+    ///
+    /// # Errors
+    /// [`Error::NotInUse`], [`Error::Interior`], [`Error::NotAnObject`]; [`Error::WouldWait`] and
+    /// [`Error::Slab`] as for [`Slabs::resume`].
+    #[doc(hidden)]
+    pub fn name_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
+        self.swept(ptr, || {
             self.looking(|stays| {
                 let spot = self.spot_of(ptr, stays)?;
-                Ok((spot.state(), spot.control.geometry.size as usize))
+                let (state, cache) = (spot.state(), spot.control.name);
+                if state.is_in_use() {
+                    return Ok((state.tag(), spot.control.geometry.size as usize));
+                }
+                Err(Error::NotInUse { cache, addr: spot.addr() })
             })
-        });
-        let (state, size) = found.ok()?;
-        state.is_in_use().then_some((state.tag(), size))
+        })
     }
 
     /// How many objects and buffers stayed in use when their owners ended: by a drop or an allocator's
@@ -406,14 +420,15 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Does what may be refused for want of memory; a second time, after everything that can be
-    /// given back was.
+    /// given back without a constructor was.
     pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         use heirloom_folio::Error::{NoRun, OutOfMemory};
         match act() {
             Err(Error::Folio(OutOfMemory { .. } | NoRun { .. }))
                 if self.memory.machine().may_wait() =>
             {
-                self.shrink();
+                self.caches().for_each(|cache| _ = cache.shrink_aside());
+                self.memory.drain();
                 act()
             }
             other => other,

@@ -18,6 +18,8 @@ use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
 
 /// Empty slabs that a cache keeps when objects are freed.
 const EMPTIES: usize = 4;
+/// Slabs that were resumed and that an allocation sweeps before it asks for a new one.
+const SWEPT: usize = 8;
 /// From so many on it gives those above [`EMPTIES`] back: several at a time, since each CPU is asked
 /// whether it looks at slabs.
 const SURPLUS: usize = 2 * EMPTIES;
@@ -137,11 +139,14 @@ impl<M: Machine> Cache<'_, M> {
                     return Ok(());
                 }
             }
-            if self.sweep_for_free() {
+            if self.sweep_for_free(SWEPT) {
                 continue;
             }
             let grown = self.grow();
             if grown.is_err() {
+                if self.sweep_for_free(usize::MAX) {
+                    continue;
+                }
                 self.await_sweep();
                 // Giving back what others held may have helped.
                 let mut shared = control.shared.lock();
@@ -175,11 +180,14 @@ impl<M: Machine> Cache<'_, M> {
                     }
                 }
             }
-            if self.sweep_for_free() {
+            if self.sweep_for_free(SWEPT) {
                 continue;
             }
             let grown = self.grow();
             if let Err(error) = grown {
+                if self.sweep_for_free(usize::MAX) {
+                    continue;
+                }
                 self.await_sweep();
                 let mut shared = control.shared.lock();
                 shared.lists.fill(map, &control.geometry, &mut magazine);
@@ -340,6 +348,20 @@ impl<M: Machine> Cache<'_, M> {
     pub fn shrink(&self) -> u64 {
         // Where it cannot wait for that, what is unswept stays so.
         let _ = self.sweep(u64::MAX);
+        self.shrink_swept()
+    }
+
+    /// [`Cache::shrink`] for a call that is about something else: a constructor, which may panic, and
+    /// may itself come here, is not run. (Of a cache that has one, what is unswept stays so.)
+    pub(crate) fn shrink_aside(&self) -> u64 {
+        if self.control.spec.constructor.is_none() {
+            let _ = self.sweep(u64::MAX);
+        }
+        self.shrink_swept()
+    }
+
+    /// [`Cache::shrink`] of what is swept.
+    fn shrink_swept(&self) -> u64 {
         let (control, memory) = (self.control, self.slabs.memory());
         let machine = memory.machine();
         let own = machine.pinned(|cpu| {
@@ -363,6 +385,7 @@ impl<M: Machine> Cache<'_, M> {
     /// # Safety
     /// Nothing else uses the cache meanwhile, on any CPU.
     pub(crate) unsafe fn shrink_all(&self) -> u64 {
+        let _ = self.sweep(u64::MAX);
         for cpu in (0..self.slabs.memory().machine().count() as u32).map(CpuId) {
             // SAFETY: a CPU of the machine, and by the contract nothing is in its slot.
             let both = unsafe { self.control.slot(cpu).detach() };

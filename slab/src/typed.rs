@@ -12,14 +12,17 @@ use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
+use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
 
 use crate::adopt::Adopted;
 use crate::cache::Cache;
 use crate::error::{Error, Refused};
+use crate::header::Slab;
 use crate::persist::Persist;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
+use crate::state::State;
 
 /// A cache of values of type `T`. Size, alignment and fingerprint are the type's.
 ///
@@ -247,11 +250,18 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Object { cache: *self, ptr }
     }
 
-    /// Where an object is, and its tag: what a handle needs beside its size.
+    /// Where an object that is in use is, and its tag: what a handle needs beside its size. It says so
+    /// also from where the object's slab, if it is resumed, cannot be swept.
     fn name(&self, ptr: NonNull<T>) -> (PhysAddr, u8) {
-        let addr = self.cache.slabs.memory().machine().phys(ptr.cast());
-        let tag = self.cache.slabs.tag_of(ptr.cast()).map_or(0, |(tag, _)| tag);
-        (addr.unwrap_or_default(), tag)
+        let (machine, geometry) =
+            (self.cache.slabs.memory().machine(), &self.cache.control.geometry);
+        let Some(addr) = machine.phys(ptr.cast()) else { return Default::default() };
+        // SAFETY: the object's handle asks, which is its one owner: so it is in use, and the slab around
+        // it stays, a slab of this cache, or one that is to become it as it lies.
+        let slab = unsafe { Slab::at(machine, geometry.slab_of(addr)) };
+        let index = geometry.index(geometry.offset_of(addr) as usize);
+        let state = index.map(|index| State(slab.state(geometry, index).load(Relaxed)));
+        (addr, state.map_or(0, State::tag))
     }
 }
 

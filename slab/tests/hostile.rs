@@ -633,12 +633,46 @@ fn a_table_that_begins_with_a_slab_is_refused() {
 /// Where a slab's header says that its entry is.
 const ENTRY: u64 = 112;
 
+/// Claims buffers of 1000 bytes that were left, or finds them once they are resumed, and frees each.
+fn take_and_free(
+    slabs: &Slabs<Ram>,
+    handles: &[(PhysAddr, u64, u8)],
+    preserving: bool,
+    resumed: bool,
+) {
+    if resumed {
+        slabs.resume_buffers().unwrap();
+    }
+    for (seed, (at, size, tag)) in (0..).zip(handles) {
+        let buffer =
+            if resumed { slabs.at(*at, *size, *tag) } else { slabs.claim(*at, *size, *tag) };
+        let buffer = buffer.unwrap();
+        // SAFETY: in use, and this test's.
+        assert!(unsafe { filled(buffer, 1000, seed as u8) });
+        // A jump in the middle loses nothing.
+        if seed % handles.len().div_ceil(3) == 0 {
+            let next = copy(slabs, FRAMES);
+            handles.iter().skip(seed).for_each(|(at, size, tag)| {
+                next.claim(*at, *size, *tag).unwrap();
+            });
+        }
+        // SAFETY: in use, and not used again.
+        unsafe {
+            if resumed && !preserving {
+                slabs.unpreserve(buffer).unwrap();
+            }
+            slabs.free(buffer).unwrap();
+        }
+    }
+}
+
 /// The header of a slab says where its entry is: what a predecessor wrote there is believed if it is
 /// so, and leads nowhere else.
 #[test]
 fn a_forged_entry_of_a_header_leads_nowhere() {
     let layout = core::alloc::Layout::from_size_align(1000, 8).unwrap();
-    for (forgery, preserving) in (0..12).flat_map(|f| [(f, false), (f, true)]) {
+    let all = (0..13).flat_map(|f| [(f, false), (f, true)]);
+    for ((forgery, preserving), resumed) in all.flat_map(|f| [(f, false), (f, true)]) {
         let before = slabs(FRAMES);
         let like = Buffers { preserving, zeroed: false };
         let mut handles = Vec::new();
@@ -695,6 +729,8 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
                 // In between, outside memory, in a slab, in the slab itself.
                 8 => word(own, 2 + i).get() + 1 + i,
                 9 => 1 << (12 + 9 * i),
+                // In the page at the very beginning, which no table has.
+                12 => 16 + 8 * i,
                 10 => slabs_of_own[(i as usize + 1) % 5].get() + 128,
                 _ => slab.get() + 88,
             };
@@ -723,20 +759,7 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
             unsafe { slabs.memory().machine().ptr(at).cast::<u64>().read() }
         };
         let as_was: Vec<_> = written.iter().map(|at| read(*at)).collect();
-        for (seed, (at, size, tag)) in (0..).zip(&handles) {
-            let buffer = slabs.claim(*at, *size, *tag).unwrap();
-            // SAFETY: claimed just now.
-            assert!(unsafe { filled(buffer, 1000, seed as u8) });
-            // A jump in the middle loses nothing.
-            if seed % 7 == 0 {
-                let next = copy(&slabs, FRAMES);
-                handles.iter().skip(seed).for_each(|(at, size, tag)| {
-                    next.claim(*at, *size, *tag).unwrap();
-                });
-            }
-            // SAFETY: claimed just now.
-            unsafe { slabs.free(buffer) }.unwrap();
-        }
+        take_and_free(&slabs, &handles, preserving, resumed);
         slabs.shrink();
         assert_eq!(written.iter().map(|at| read(*at)).collect::<Vec<_>>(), as_was, "{forgery}");
         assert_eq!(
@@ -750,4 +773,129 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
         assert_eq!(left, 0, "{forgery} {preserving}");
         goes_on(next, &[spec]);
     }
+}
+
+/// A cache that was left in two records of one shape, as no kernel writes them, each with slabs: what is
+/// resumed is all of it.
+#[test]
+fn two_records_of_one_cache_are_resumed_as_one() {
+    let spec = CacheSpec::new("twice", 1000).order(Order::ZERO).preserving(true);
+    let before = slabs(FRAMES);
+    let cache = before.cache(spec).unwrap();
+    let mut all = Vec::new();
+    while all.len() < 6 * cache.objects_per_slab() as usize {
+        let object = cache.alloc().unwrap();
+        // SAFETY: allocated just now.
+        unsafe { fill(object, 1000, all.len() as u8) };
+        all.push((addr(&before, object), before.tag_of(object).unwrap().0));
+    }
+    // A place is free in each slab.
+    let mut seen = std::collections::BTreeSet::new();
+    let gone: Vec<_> =
+        all.iter().map(|(at, _)| *at).filter(|at| seen.insert(at.pfn().get())).collect();
+    for at in &gone {
+        // SAFETY: in use, and not used again.
+        unsafe { cache.free(common::ptr(&before, *at)) }.unwrap();
+    }
+    let page_of = || {
+        let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
+        let page = before.memory().alloc(request).unwrap();
+        // SAFETY: allocated just now.
+        unsafe { before.memory().preserve_as(page, Kind::Table) }.unwrap();
+        page.addr()
+    };
+    let other = page_of();
+    let mut parts = Vec::new();
+    before.for_each_table(|part| parts.push(part));
+    let pages: Vec<_> = parts.iter().filter_map(page).collect();
+    let [roll, table] = pages[..] else { panic!("{parts:?}") };
+    let map = before.memory().tree_root().unwrap();
+    let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+    assert_eq!(left.read(word(roll, 1)), 1);
+    left.write(word(roll, 1), 2);
+    left.record_like(1, 0, other);
+    // Every other slab stands in the other table.
+    for i in 0..3 {
+        let from = word(table, 2 + 2 * i);
+        left.write(word(other, 2 + i), left.read(from));
+        left.write(from, 1);
+    }
+    left.write(word(other, 1), 3);
+    let slabs = take(left).unwrap();
+    let cache = slabs.resume(spec).unwrap();
+    assert_eq!(cache.stats().unswept, 6);
+    let used = slabs.memory().stats().used();
+    let free: std::collections::BTreeSet<_> =
+        (0..6).map(|_| addr(&slabs, cache.alloc().unwrap())).collect();
+    assert_eq!(free, gone.iter().copied().collect(), "places of them all");
+    assert!(slabs.memory().stats().used() < used + 4, "no new slab");
+    assert_eq!((cache.sweep(u64::MAX), cache.stats().unswept), (Ok(0), 0));
+    for (seed, (at, tag)) in all.iter().enumerate() {
+        let object = common::ptr(&slabs, *at);
+        if !gone.contains(at) {
+            assert_eq!(cache.at(*at, *tag), Ok(object));
+            // SAFETY: in use, and this test's.
+            assert!(unsafe { filled(object, 1000, seed as u8) });
+        }
+        // SAFETY: in use, and not used again.
+        unsafe { cache.free(object) }.unwrap();
+    }
+    slabs.shrink();
+    assert_eq!(common::slab_frames(&slabs), 0);
+    let next = successor(slabs, FRAMES).unwrap();
+    next.for_each_inherited(|record| panic!("{record:?}"));
+}
+
+/// Slabs that are named by the record of another cache are none of either.
+#[test]
+fn slabs_named_by_another_caches_record_are_not_resumed() {
+    let specs =
+        ["one", "two"].map(|name| CacheSpec::new(name, 1000).order(Order::ZERO).preserving(true));
+    let before = slabs(FRAMES);
+    let mut all = Vec::new();
+    for spec in specs {
+        let cache = before.cache(spec).unwrap();
+        while cache.stats().slabs < 6 {
+            let object = cache.alloc().unwrap();
+            // SAFETY: allocated just now.
+            unsafe { fill(object, 1000, all.len() as u8) };
+            all.push((spec, addr(&before, object), before.tag_of(object).unwrap().0));
+        }
+    }
+    let mut parts = Vec::new();
+    before.for_each_table(|part| parts.push(part));
+    let pages: Vec<_> = parts.iter().filter_map(page).collect();
+    let [roll, one, two] = pages[..] else { panic!("{parts:?}") };
+    let map = before.memory().tree_root().unwrap();
+    let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+    let mut swapped = Vec::new();
+    for i in [1, 4] {
+        let [a, b] = [one, two].map(|table| left.read(word(table, 2 + i)));
+        left.write(word(one, 2 + i), b);
+        left.write(word(two, 2 + i), a);
+        swapped.extend([a, b]);
+    }
+    let slabs = take(left).unwrap();
+    let caches = specs.map(|spec| slabs.resume(spec).unwrap());
+    let is_swapped = |at: PhysAddr| swapped.contains(&(at.get() & !(PAGE_SIZE as u64 - 1)));
+    for (n, (spec, at, tag)) in all.iter().enumerate() {
+        let cache = slabs.resume(*spec).unwrap();
+        let found = cache.at(*at, *tag);
+        assert_eq!(found.is_err(), is_swapped(*at), "{found:?}");
+        let object = common::ptr(&slabs, *at);
+        // SAFETY: in use, and not used again.
+        let freed = unsafe { cache.free(object) };
+        assert_eq!(freed.is_err(), is_swapped(*at), "{freed:?}");
+        // SAFETY: nothing writes there.
+        assert!(!is_swapped(*at) || unsafe { filled(object, 1000, n as u8) });
+    }
+    for cache in caches {
+        cache.sweep(u64::MAX).unwrap();
+        let new: Vec<_> = (0..40).map(|_| addr(&slabs, cache.alloc().unwrap())).collect();
+        assert!(!new.into_iter().any(is_swapped));
+        assert_eq!(cache.stats().unswept, 2);
+        cache.preserved().for_each(|(at, _)| assert!(!is_swapped(at)));
+    }
+    slabs.finish_inherited(|unclaimed| panic!("{unclaimed:?}")).unwrap();
+    slabs.memory().audit().unwrap();
 }

@@ -5,7 +5,7 @@ mod common;
 
 use core::alloc::Layout;
 
-use common::{addr, fill, filled, slab_frames, slabs, successor};
+use common::{addr, copy, fill, filled, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Fate, Order, PAGE_SHIFT, PhysAddr};
 use heirloom_slab::{Buffers, CacheSpec, Error, Field, Name, RollPart, Slabs, Unclaimed, persist};
@@ -134,6 +134,28 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
                 unsafe { slabs.free(buffer) }.unwrap();
             }
         }
+        // The next goes on with them as they are.
+        let next = copy(&slabs, FRAMES);
+        next.resume_buffers().unwrap();
+        for (seed, (at, size, tag)) in (0..).zip(&left).skip(1).step_by(2) {
+            let buffer = next.at(*at, *size, *tag).unwrap();
+            // SAFETY: in use, and the test's.
+            unsafe {
+                assert!(filled(buffer, 32, seed));
+                let moved = next.realloc(buffer, layout(100)).unwrap();
+                assert!(filled(moved, 32, seed));
+                next.free(moved).unwrap();
+            }
+            assert!(next.at(*at, *size, *tag).is_err());
+        }
+        next.shrink();
+        // But for the one that is no class's.
+        next.finish_inherited(|unclaimed| {
+            assert!(matches!(unclaimed, Unclaimed::Slab { objects: 5, .. }));
+            Fate::Free
+        })
+        .unwrap();
+        assert_eq!(slab_frames(&next), 0);
         let (at, size, tag) = strange[0];
         assert!(matches!(slabs.claim(at, size, tag), Err(Error::NotAdopted { .. })));
         slabs.finish_inherited(|_| Fate::Keep).unwrap();

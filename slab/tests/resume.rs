@@ -3,7 +3,7 @@
 
 mod common;
 
-use core::alloc::Layout;
+use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,10 @@ use std::sync::{Barrier, Mutex};
 
 use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, Order, PhysAddr};
-use heirloom_slab::{Buffers, Cache, CacheSpec, Error, SlabError, SlabFault, Slabs, persist};
+use heirloom_folio::{Fate, Order, PhysAddr, Request};
+use heirloom_slab::{
+    Buffers, Cache, CacheSpec, Constructor, Error, SlabError, SlabFault, Slabs, persist,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const FRAMES: u64 = 4096;
@@ -88,7 +90,8 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
     for preserving in [false, true] {
         let first = slabs(FRAMES);
         let cache = first.cache(spec(preserving)).unwrap();
-        let mut all: BTreeMap<_, _> = (0..500_u32).map(|i| leave(&cache, i as u8)).collect();
+        let count = 25 * cache.objects_per_slab();
+        let mut all: BTreeMap<_, _> = (0..count).map(|i| leave(&cache, i as u8)).collect();
         // Some places are free.
         for at in all.keys().copied().step_by(3).collect::<Vec<_>>() {
             free(&cache, at, all.remove(&at).unwrap());
@@ -478,7 +481,7 @@ fn a_slab_that_is_not_sound_shows_when_it_is_used_and_keeps_what_it_has() {
     let each = u64::from(cache.objects_per_slab());
     let all: Vec<_> = (0..3 * each).map(|i| leave(&cache, i as u8)).collect();
     let second = successor(first, FRAMES).unwrap();
-    let slab_of = |at: PhysAddr| PhysAddr::new(at.get() & !4095);
+    let slab_of = |at: PhysAddr| at.pfn().addr();
     let slabs: BTreeSet<_> = all.iter().map(|(at, _)| slab_of(*at)).collect();
     let slabs: Vec<_> = slabs.into_iter().collect();
     // A byte of the first header, and the state of the second slab's last object.
@@ -615,5 +618,122 @@ fn threads_use_a_resumed_cache_at_the_same_time() {
         let third = successor(second, FRAMES).unwrap();
         let cache = third.resume(spec(round % 2 == 0)).unwrap();
         assert_eq!(cache.preserved().collect::<BTreeSet<_>>(), owners);
+    }
+}
+
+std::thread_local! {
+    static KERNEL: Cell<Option<&'static Slabs<Ram>>> = const { Cell::new(None) };
+    static NESTED: Cell<u32> = const { Cell::new(0) };
+    static DEEPEST: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Takes all the memory that there is.
+fn hog(slabs: &Slabs<Ram>) {
+    for order in (0..=9).rev().map(|order| Order::new(order).unwrap()) {
+        while slabs.memory().alloc(Request::new(order)).is_ok() {}
+    }
+}
+
+/// A kernel to which `count` slabs of a preserving cache were left, a place in each of them free, and
+/// which resumed the cache.
+fn resumed_with_holes(count: u64, constructor: Constructor) -> &'static Slabs<Ram> {
+    let first = slabs(FRAMES);
+    let cache = first.cache(spec(true)).unwrap();
+    let each = u64::from(cache.objects_per_slab());
+    let all: Vec<_> = (0..count * each).map(|i| leave(&cache, i as u8)).collect();
+    let mut slabs_seen = BTreeSet::new();
+    for (at, thing) in all {
+        if slabs_seen.insert(at.pfn()) {
+            free(&cache, at, thing);
+        }
+    }
+    let second: &Slabs<Ram> = Box::leak(Box::new(successor(first, FRAMES).unwrap()));
+    second.resume(spec(true).constructor(constructor)).unwrap();
+    second
+}
+
+/// An allocator does not unwind: so what it does for want of memory runs no constructor of another cache.
+#[test]
+fn no_constructor_of_a_resumed_cache_is_run_by_an_allocation_of_another() {
+    fn construct(_: NonNull<u8>) {
+        panic!("a constructor");
+    }
+    let second = resumed_with_holes(40, construct);
+    hog(second);
+    let heap = second.heap(false);
+    // SAFETY: the layouts have a size.
+    unsafe {
+        assert!(heap.alloc(Layout::from_size_align(100_000, 8).unwrap()).is_null());
+        let mut small = 0;
+        while !heap.alloc(Layout::from_size_align(64, 8).unwrap()).is_null() {
+            small += 1;
+        }
+        assert!(small < 10_000);
+    }
+}
+
+/// A constructor may allocate. Where there is no memory, that brings no other slab's constructors with
+/// it, and theirs others', as deep as there are slabs.
+#[test]
+fn constructors_that_find_no_memory_do_not_nest() {
+    fn construct(_: NonNull<u8>) {
+        NESTED.set(NESTED.get() + 1);
+        DEEPEST.set(DEEPEST.get().max(NESTED.get()));
+        let slabs = KERNEL.get().unwrap();
+        let large = Layout::from_size_align(100_000, 8).unwrap();
+        assert!(slabs.alloc(large, Buffers::default()).is_err());
+        NESTED.set(NESTED.get() - 1);
+    }
+    let second = resumed_with_holes(40, construct);
+    KERNEL.set(Some(second));
+    hog(second);
+    let cache = second.cache(spec(true).constructor(construct)).unwrap();
+    // All the free places can be had.
+    for _ in 0..40 {
+        cache.alloc().unwrap();
+    }
+    assert!(cache.alloc().is_err());
+    assert_eq!((DEEPEST.get(), NESTED.get()), (1, 0));
+}
+
+/// Where there is no memory, every free place that was resumed can be had, however many full slabs stand
+/// before it.
+#[test]
+fn free_places_behind_many_full_slabs_are_found_where_memory_is_full() {
+    fn construct(_: NonNull<u8>) {}
+    for constructed in [false, true] {
+        let first = slabs(FRAMES);
+        let cache = first.cache(spec(true)).unwrap();
+        let each = u64::from(cache.objects_per_slab());
+        let all: Vec<_> = (0..60 * each).map(|i| leave(&cache, i as u8)).collect();
+        let (gone, thing) = *all.last().unwrap();
+        free(&cache, gone, thing);
+        let second = successor(first, FRAMES).unwrap();
+        let like = if constructed { spec(true).constructor(construct) } else { spec(true) };
+        let cache = second.resume(like).unwrap();
+        hog(&second);
+        assert_eq!(cache.alloc().map(|object| addr(&second, object)), Ok(gone));
+        assert!(cache.alloc().is_err());
+    }
+}
+
+#[test]
+fn what_was_resumed_and_is_of_no_use_is_given_back_with_all_magazines() {
+    for preserving in [false, true] {
+        let first = slabs(FRAMES);
+        let cache = first.cache(spec(preserving)).unwrap();
+        let each = cache.objects_per_slab();
+        let all: Vec<_> = (0..4 * each).map(|i| leave(&cache, i as u8)).collect();
+        // The slabs of a preserving cache stay a while when they are empty.
+        let kept = usize::from(!preserving);
+        for (at, thing) in all.iter().skip(kept) {
+            free(&cache, *at, *thing);
+        }
+        let mut second = successor(first, FRAMES).unwrap();
+        second.resume(spec(preserving)).unwrap();
+        second.shrink_all();
+        assert_eq!(slab_frames(&second), kept as u64);
+        let cache = second.resume(spec(preserving)).unwrap();
+        assert_eq!((cache.stats().unswept, cache.stats().live), (0, kept as u64));
     }
 }

@@ -25,12 +25,14 @@
 //! 80   48   zero
 //! ```
 
+mod named;
 mod record;
 mod table;
 mod view;
 mod write;
 
+pub(crate) use named::NamedSlabs;
 pub use record::CacheRecord;
 pub(crate) use table::SlabTable;
-pub(crate) use view::{Here, NamedSlabs, Part, RollView, Source};
+pub(crate) use view::{Here, Part, RollView, Source};
 pub(crate) use write::Roll;

@@ -49,7 +49,7 @@ pub(crate) struct SlabTable {
     /// The entry struck out last, or 0: mostly the next one's.
     struck: u64,
     /// The page of this table that an entry was found in last.
-    known: PhysAddr,
+    known: Option<PhysAddr>,
 }
 
 /// A place for a slab in the table.
@@ -73,7 +73,7 @@ impl SlabTable {
         let none = PhysAddr::new(0);
         let look = TablePlace { page: None, index: 0 };
         let (holes, noted, met, struck) = (0, 0, false, 0);
-        Self { first: None, last: none, count: 0, holes, noted, look, met, struck, known: none }
+        Self { first: None, last: none, count: 0, holes, noted, look, met, struck, known: None }
     }
 
     /// The table whose first page is at `first`: one of the roll's, which was checked. Costs what
@@ -233,7 +233,7 @@ impl SlabTable {
     /// Whether this is a page of the table. Entries that are asked about lie mostly side by side.
     fn has_page<M: Machine>(&mut self, memory: &Memory<M>, page: PhysAddr) -> bool {
         let Some(first) = self.first else { return false };
-        if page == self.known {
+        if Some(page) == self.known {
             return true;
         }
         let mut at = first;
@@ -245,7 +245,7 @@ impl SlabTable {
             let link = unsafe { words(memory, at) }.first();
             at = PhysAddr::new(link.map_or(0, |link| store::load(link, Relaxed)));
         }
-        self.known = page;
+        self.known = Some(page);
         true
     }
 

@@ -14,7 +14,6 @@ use super::table::{HEADER, SLABS, is_hole};
 use super::write::{RECORDS, WORDS};
 use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
 use crate::header::Shape;
-use crate::past::Named;
 use crate::store;
 
 /// Pages of records that a roll may have, as many as Linux allows a chain of blocks.
@@ -199,39 +198,11 @@ impl<'m, S: Source<'m>> RollView<S> {
         })
     }
 
-    /// The addresses of a cache's slabs, each with that of its entry. What is there is still to be
-    /// checked.
-    pub(crate) fn named(&self, record: &CacheRecord) -> NamedSlabs<'m, S> {
-        NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
-    }
-
-    /// Those from entry `index` of the page at `page` on, one of the cache's slab table.
-    pub(crate) fn named_from(
-        &self,
-        record: &CacheRecord,
-        page: PhysAddr,
-        index: usize,
-    ) -> NamedSlabs<'m, S> {
-        let mut named = self.named(record);
-        named.pages.next = page;
-        named.turn_page();
-        named.index = index;
-        named
-    }
-
     /// What stands in every place for a record, counted or not.
     #[cfg(test)]
     pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
         let places = |words| (0..RECORDS).map(move |index| stored(words, index).check());
         self.own_pages().flat_map(move |(_, words, _)| places(words))
-    }
-
-    /// The addresses of a cache's slabs. What is there is still to be checked.
-    pub(crate) fn slabs(
-        &self,
-        record: &CacheRecord,
-    ) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
-        self.named(record).map(|named| named.slab)
     }
 
     /// The addresses of all pages of the roll, those of slab tables included.
@@ -245,7 +216,7 @@ impl<'m, S: Source<'m>> RollView<S> {
         Chain::new(self, self.first, Limits { pages: MAX_PAGES, entries: RECORDS, full: false })
     }
 
-    fn table_pages(&self, record: &CacheRecord) -> Chain<'m, S> {
+    pub(super) fn table_pages(&self, record: &CacheRecord) -> Chain<'m, S> {
         let limits = Limits { pages: self.source.frames(), entries: SLABS, full: true };
         Chain::new(self, record.table(), limits)
     }
@@ -328,49 +299,6 @@ where
     }
 }
 
-/// The slabs in a slab table, from [`RollView::named`].
-pub(crate) struct NamedSlabs<'m, S> {
-    pages: Chain<'m, S>,
-    page: PhysAddr,
-    /// The page's entries.
-    words: &'m [AtomicU64],
-    index: usize,
-}
-
-impl<'m, S: Source<'m>> NamedSlabs<'m, S> {
-    /// Where it goes on: a page of the slab table, and the number of the entry.
-    pub(crate) const fn place(&self) -> (PhysAddr, usize) {
-        (self.page, self.index)
-    }
-
-    /// Goes to the first entry of the next page.
-    fn turn_page(&mut self) -> Option<()> {
-        let (page, words, count) = self.pages.next()?;
-        let words = words.get(HEADER..HEADER + count).unwrap_or(&[]);
-        (self.page, self.words, self.index) = (page, words, 0);
-        Some(())
-    }
-}
-
-impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
-    type Item = Named;
-
-    fn next(&mut self) -> Option<Named> {
-        loop {
-            while let Some(word) = self.words.get(self.index) {
-                let at = (HEADER + self.index) * size_of::<u64>();
-                self.index += 1;
-                let found = store::load(word, Relaxed);
-                if !is_hole(found) {
-                    let entry = PhysAddr::new(self.page.get() + at as u64);
-                    return Some(Named { slab: PhysAddr::new(found), entry });
-                }
-            }
-            self.turn_page()?;
-        }
-    }
-}
-
 /// Record `index` of a page.
 fn stored(words: &[AtomicU64], index: usize) -> Stored {
     let mut stored = Stored::new_zeroed();
@@ -384,7 +312,7 @@ fn stored(words: &[AtomicU64], index: usize) -> Stored {
 }
 
 /// A page of a chain: its address, its words and how many entries it has, checked.
-type Page<'m> = (PhysAddr, &'m [AtomicU64], usize);
+pub(super) type Page<'m> = (PhysAddr, &'m [AtomicU64], usize);
 
 /// What the pages of a chain can be.
 #[derive(Clone, Copy)]
@@ -398,9 +326,9 @@ struct Limits {
 }
 
 /// A chain of pages.
-struct Chain<'m, S> {
+pub(super) struct Chain<'m, S> {
     source: S,
-    next: PhysAddr,
+    pub(super) next: PhysAddr,
     /// Where the link to `next` stands, for errors.
     from: PhysAddr,
     limits: Limits,

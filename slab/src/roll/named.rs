@@ -1,0 +1,92 @@
+//! The slabs that a roll names, one after the other.
+
+use heirloom_folio::PhysAddr;
+use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
+
+use super::record::CacheRecord;
+use super::table::{HEADER, is_hole};
+use super::view::{Chain, RollView, Source};
+use crate::header::Shape;
+use crate::past::Named;
+use crate::store;
+
+impl<'m, S: Source<'m>> RollView<S> {
+    /// The addresses of a cache's slabs, each with that of its entry. What is there is still to be
+    /// checked.
+    pub(crate) fn named(&self, record: &CacheRecord) -> NamedSlabs<'m, S> {
+        NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
+    }
+
+    /// Those from entry `index` of the page at `page` on, one of the cache's slab table.
+    pub(crate) fn named_from(
+        &self,
+        record: &CacheRecord,
+        page: PhysAddr,
+        index: usize,
+    ) -> NamedSlabs<'m, S> {
+        let mut named = self.named(record);
+        named.pages.next = page;
+        named.turn_page();
+        named.index = index;
+        named
+    }
+
+    /// The addresses of a cache's slabs. What is there is still to be checked.
+    pub(crate) fn slabs(
+        &self,
+        record: &CacheRecord,
+    ) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
+        self.named(record).map(|named| named.slab)
+    }
+
+    /// The first page of the slab table behind that of which `page` is a page, among those of all records
+    /// of a shape: there is one record of each, but for what a predecessor forged.
+    pub(crate) fn table_behind(&self, shape: &Shape, page: PhysAddr) -> Option<PhysAddr> {
+        let mut records = self.records().filter(|record| record.shape() == shape);
+        records.find(|record| self.table_pages(record).any(|(there, ..)| there == page))?;
+        Some(records.next()?.table())
+    }
+}
+
+/// The slabs in a slab table, from [`RollView::named`].
+pub(crate) struct NamedSlabs<'m, S> {
+    pages: Chain<'m, S>,
+    page: PhysAddr,
+    /// The page's entries.
+    words: &'m [AtomicU64],
+    index: usize,
+}
+
+impl<'m, S: Source<'m>> NamedSlabs<'m, S> {
+    /// Where it goes on: a page of the slab table, and the number of the entry.
+    pub(crate) const fn place(&self) -> (PhysAddr, usize) {
+        (self.page, self.index)
+    }
+
+    /// Goes to the first entry of the next page.
+    fn turn_page(&mut self) -> Option<()> {
+        let (page, words, count) = self.pages.next()?;
+        let words = words.get(HEADER..HEADER + count).unwrap_or(&[]);
+        (self.page, self.words, self.index) = (page, words, 0);
+        Some(())
+    }
+}
+
+impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
+    type Item = Named;
+
+    fn next(&mut self) -> Option<Named> {
+        loop {
+            while let Some(word) = self.words.get(self.index) {
+                let at = (HEADER + self.index) * size_of::<u64>();
+                self.index += 1;
+                let found = store::load(word, Relaxed);
+                if !is_hole(found) {
+                    let entry = PhysAddr::new(self.page.get() + at as u64);
+                    return Some(Named { slab: PhysAddr::new(found), entry });
+                }
+            }
+            self.turn_page()?;
+        }
+    }
+}
