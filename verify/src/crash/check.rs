@@ -73,7 +73,9 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
         (Ok(kernel), Ended::No | Ended::May) => kernel,
         (Err(error), Ended::May | Ended::Yes) if is_ended(&error) => return Verdict::Ended,
         // Something else may have been written to its page since.
-        (Err(_), Ended::Long) => return Verdict::Ended,
+        (Err(error), Ended::Long) if is_ended(&error) || !ground.is_ended_page(entry.root) => {
+            return Verdict::Ended;
+        }
         (Ok(_), _) => panic!("taken, although it has ended"),
         (Err(error), _) => panic!("refused: {error}; {ended:?}"),
     };

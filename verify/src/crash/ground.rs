@@ -152,6 +152,17 @@ impl Ground {
         Ok(entry)
     }
 
+    /// Whether what stands in a page is a root page but for its first word, which is none.
+    pub(crate) fn is_ended_page(&self, at: PhysAddr) -> bool {
+        /// Version 17 of the device tree's format, at byte 20, big-endian.
+        const VERSION: u32 = 17;
+        let word = |index| {
+            // SAFETY: in a page in memory, aligned; no kernel runs.
+            unsafe { self.arena.ptr(at).cast::<u32>().add(index).read() }
+        };
+        word(0) == 0 && u32::from_be(word(5)) == VERSION
+    }
+
     pub(crate) fn boot(&self) -> Result<Kernel<'_>, Error> {
         // SAFETY: the arena covers its ranges; one kernel at a time runs on it, as every process
         // is waited for before the next begins.
