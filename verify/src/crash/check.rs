@@ -22,7 +22,7 @@ use heirloom::slab::RollPart;
 use super::actor::is_full;
 use super::caches::{ALL, cache_name, spec};
 use super::ground::{Ground, Kernel};
-use super::journal::{Call, Journal, Line, Slack};
+use super::journal::{Journal, Slack};
 use super::promises::{Ended, Promises};
 use super::script::exercise;
 use super::things::{Sort, Thing, name, root_bytes};
@@ -389,30 +389,10 @@ fn fewest_nodes(blocks: &[Block]) -> u64 {
     nodes.sum()
 }
 
-fn preserved(kernel: &Kernel<'_>) -> Vec<Block> {
+pub(super) fn preserved(kernel: &Kernel<'_>) -> Vec<Block> {
     let mut blocks = Vec::new();
     kernel.memory().for_each_preserved(|block| blocks.push(block));
     blocks
-}
-
-/// What is in use once a kernel has just taken over, which claims nothing: nodes, preserved frames, pages of
-/// the roll, frames in use. All that was promised is there.
-pub(super) fn measure(ground: &Ground, journal: &Journal) -> [u64; 4] {
-    let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
-    journal.log(0).write(Line::Open(Call::Revive, Slack::default(), 0));
-    let kernel = ground.revive(entry).expect("a predecessor that ended at rest");
-    journal.log(0).write(Line::Close);
-    journal.began();
-    let mut pages = 0;
-    kernel.slabs().for_each_table(|part| pages += u64::from(matches!(part, RollPart::Page(_))));
-    let frames = preserved(&kernel).iter().map(|block| block.order().frames()).sum();
-    let stats = kernel.memory().stats();
-    let free = stats.free() + stats.cached;
-    let used = ground.frames() - ground.scratch().frames() - free;
-    let is = [kernel.memory().counts().nodes(), frames, pages, used];
-    drop(kernel);
-    assert!(matches!(check(ground, journal, false), Verdict::Whole(_)));
-    is
 }
 
 fn jump<'g>(ground: &'g Ground, old: Kernel<'g>) -> Kernel<'g> {

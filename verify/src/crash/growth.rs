@@ -4,10 +4,12 @@
 //! that; and a last one that does all of it, frees what the dead had under way, and hands over. What its
 //! successor finds in use is the same whether none died or many.
 
+use heirloom::slab::RollPart;
+
 use super::chains::{State, die, load};
-use super::check::measure;
-use super::ground::Dice;
-use super::journal::Line;
+use super::check::{Verdict, check, preserved};
+use super::ground::{Dice, Ground};
+use super::journal::{Call, Journal, Line, Slack};
 use super::script::Script;
 use super::stepping::start;
 use super::trial::{End, fork};
@@ -68,4 +70,24 @@ fn after(bench: &Bench, life: &State, deaths: u64) -> Result<String, Failure> {
     Ok(format!(
         "{nodes} nodes, {preserved} preserved frames, {roll} pages of the roll, {used} frames in use"
     ))
+}
+
+/// What is in use once a kernel has just taken over, which claims nothing: nodes, preserved frames, pages of
+/// the roll, frames in use. All that was promised is there.
+fn measure(ground: &Ground, journal: &Journal) -> [u64; 4] {
+    let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
+    journal.log(0).write(Line::Open(Call::Revive, Slack::default(), 0));
+    let kernel = ground.revive(entry).expect("a predecessor that ended at rest");
+    journal.log(0).write(Line::Close);
+    journal.began();
+    let mut pages = 0;
+    kernel.slabs().for_each_table(|part| pages += u64::from(matches!(part, RollPart::Page(_))));
+    let frames = preserved(&kernel).iter().map(|block| block.order().frames()).sum();
+    let stats = kernel.memory().stats();
+    let free = stats.free() + stats.cached;
+    let used = ground.frames() - ground.scratch().frames() - free;
+    let is = [kernel.memory().counts().nodes(), frames, pages, used];
+    drop(kernel);
+    assert!(matches!(check(ground, journal, false), Verdict::Whole(_)));
+    is
 }

@@ -242,7 +242,7 @@ impl Promises {
         if !before.current {
             // It knows of no other entry; and what is said of one that may have ended is true no more.
             if matches!(before.ended, Ended::No | Ended::May) {
-                // Its root page, scratch list and header are nobody's then, and what it names alone.
+                // Nothing leads to its root page, scratch list and header then, nor to what it names alone.
                 self.slack.add(Slack { blocks: 3, frames: 3, objects: 0 });
                 let names = before.things.values().flatten().flatten();
                 for name in names.filter(|thing| thing.sort == Sort::Root) {

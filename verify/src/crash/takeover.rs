@@ -189,7 +189,7 @@ impl Actor<'_, '_> {
         }
     }
 
-    /// Takes over all there is, and frees what is nobody's.
+    /// Takes over all there is, and frees what was not promised.
     pub(crate) fn take_over_all(&mut self) {
         self.take_over_some(|_| true);
         self.finish(Fate::Free);

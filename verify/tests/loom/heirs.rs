@@ -398,7 +398,7 @@ impl Published {
     }
 }
 
-/// Fails if publishing replaces what nobody has claimed.
+/// Fails if publishing replaces what was not claimed.
 #[test]
 fn a_root_is_claimed_beside_a_publish_of_its_name() {
     All {
@@ -478,7 +478,7 @@ impl Pair {
         self.kernel.slabs().adopt(CACHE).unwrap();
     }
 
-    /// Frees what nobody claimed, of which it tells once.
+    /// Frees what was not claimed, and counts it.
     fn finish(&self) {
         let freed = self.kernel.finish(|_| Fate::Free).unwrap().objects;
         *self.ends.discarded.lock().unwrap() += usize::try_from(freed).unwrap();

@@ -290,7 +290,7 @@ pub(super) const SHORT: [Op; 12] = [
     Op::Shrink,
 ];
 
-/// Everything once, in a kernel whose successor nobody asks: what [`exercise`] does.
+/// Everything once, in a kernel that no successor follows: what [`exercise`] does.
 pub(super) const EVERYTHING: [Op; 22] = [
     Op::Folio(0),
     Op::FolioAfar(1),
