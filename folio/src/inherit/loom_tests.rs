@@ -234,6 +234,27 @@ fn what_gets_a_label_is_disposed_of_once() {
     });
 }
 
+/// Fails if a claim by a label stores in place of the exchange.
+#[test]
+fn of_two_that_claim_a_block_by_its_label_one_succeeds() {
+    model(3, || {
+        let world = World::new(&[one()]);
+        let as_slab = kinds::label(Kind::Slab, one().order()).unwrap();
+        exchange::label(world.byte(one()).unwrap(), one(), Kind::Slab, as_slab).unwrap();
+        let claim = |w: &World| {
+            let claimed = exchange::take(w, one(), Kind::Slab).is_ok();
+            if claimed {
+                w.fill(one());
+            }
+            claimed
+        };
+        let other = beside(&world, claim);
+        let mine = claim(&world);
+        assert_ne!(mine, other.join().unwrap());
+        assert!(world.has_bit(one()) && !world.is_left(one()));
+    });
+}
+
 /// Fails if a claim of a run does not put back what it took; if it stores in place of the exchange; and
 /// if `dispose_of` clears the bit before it has the byte.
 #[test]

@@ -179,6 +179,13 @@ impl<'k, 'a> Actor<'k, 'a> {
         indices.map(|(i, _)| i).nth(which as usize)
     }
 
+    /// Does one after another.
+    pub(crate) fn act_all(&mut self, ops: &[Op]) {
+        for op in ops {
+            self.act(*op);
+        }
+    }
+
     /// Does what is asked for, if there is something to do it to and memory enough.
     pub(crate) fn act(&mut self, op: Op) {
         let done = match op {

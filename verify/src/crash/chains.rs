@@ -7,26 +7,35 @@
 //! ```
 //!
 //! Counted are the stores that the next kernel can see: see [`count_visible`](super::step::count_visible).
-//! Of each script some pairs (i, j) are tried, or all; longer chains are random ones. The last kernel finds everything once, as it was; and where it also frees and jumps, as many
-//! nodes and pages are in use as if no kernel had ever died.
+//! Of each script some pairs (i, j) are tried, or all; longer chains are random ones. Where the root page is
+//! of another make, the next kernel is started with each entry that is good, and with one that has ended,
+//! which it refuses by that name. The last kernel finds everything once, as it was; and where it also frees
+//! and jumps, as many nodes and pages are in use as if no kernel had ever died.
 
+use std::io::{Read, Seek, Write};
 use std::time::Instant;
 
+use heirloom::restore::Entry;
+
 use super::check::Verdict;
+use super::coverage::{Coverage, UNSEEN, calls};
 use super::ground::Dice;
+use super::growth::growth;
 use super::journal::{LOGS, Line};
+use super::promises::Promises;
 use super::script::Script;
-use super::stepping::start;
-use super::trial::{End, fork};
+use super::stepping::{run, start};
+use super::trial::{End, fork, fork_for};
 use super::{Bench, Failure, step};
 
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Chains {
-    /// Of the longer scripts one store in so many; 1: all. (Of the brief one, all.)
+    /// Of the longest scripts one store in so many; 1: all. (Of the short ones, all.)
     pub stride: u64,
-    /// Of those stops one in so many is followed by a second kernel that dies, before one in so many of its
-    /// own stores; 1: each pair.
+    /// Of the stops in the brief script one in so many is followed by a second kernel that dies, before one
+    /// in so many of its own stores; 1: each pair. Of the others, [`FOLLOWED`] stops are followed by
+    /// kernels that die before as many stores, or five times as many if this is 1.
     pub pairs: u64,
     /// How many random chains of [`DEPTH`] kernels, and the seed of the first.
     pub random: u64,
@@ -37,78 +46,171 @@ pub struct Chains {
 /// How many kernels die in a random chain.
 pub const DEPTH: u64 = 8;
 
+/// How many stops in a longer script are followed by a kernel that dies.
+pub const FOLLOWED: u64 = 10;
+
 /// One successor in so many lives on, exercises everything and jumps twice.
 const FURTHER: u64 = 8;
 
+/// Processes that share the work.
+const WORKERS: u64 = 2;
+
+/// Stops in each sort of claim that stores nothing that a successor sees.
+const IN_CLAIMS: u64 = 12;
+
 /// What was done.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 struct Figures {
     stores: u64,
     stops: u64,
     chains: u64,
+    /// Times that an entry was refused that had ended.
+    refused: u64,
     things: u64,
+    coverage: Coverage,
+}
+
+impl Figures {
+    fn add(&mut self, other: &Self) {
+        self.stores += other.stores;
+        self.stops += other.stops;
+        self.chains += other.chains;
+        self.refused += other.refused;
+        self.things = self.things.max(other.things);
+        self.coverage.all(&other.coverage);
+    }
+
+    /// As lines that [`Figures::parse`] reads.
+    fn text(&self) -> String {
+        let Self { stores, stops, chains, refused, things, coverage } = self;
+        let first = format!("{stores} {stops} {chains} {refused} {things}");
+        let calls = coverage.lines().map(|(call, stops)| format!("{stops} {call}"));
+        std::iter::once(first).chain(calls).collect::<Vec<_>>().join("\n")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut figures = lines.next()?.split(' ').map(str::parse);
+        let mut next = || figures.next()?.ok();
+        let (stores, stops, chains) = (next()?, next()?, next()?);
+        let (refused, things, mut coverage) = (next()?, next()?, Coverage::default());
+        for line in lines {
+            let (stops, call) = line.split_once(' ')?;
+            coverage.add(call, stops.parse().ok()?);
+        }
+        Some(Self { stores, stops, chains, refused, things, coverage })
+    }
 }
 
 /// A memory and a journal, as they were.
-type State = (Vec<u8>, [Vec<Line>; LOGS]);
+pub(super) type State = (Vec<u8>, [Vec<Line>; LOGS]);
 
 /// Lets successors die, one after another.
 ///
 /// # Errors
-/// Where they were stopped and what the last one missed. Not a [counting](super) build.
+/// Where they were stopped and what the last one missed; a call of a takeover in which none was stopped.
+/// Not a [counting](super) build.
 pub fn takeover(options: &Chains) -> Result<(), Failure> {
     if !step::COUNTING {
         return Err("not a build that counts stores: see verify/src/crash/step.rs".into());
     }
-    let mut bench = Bench::new(None)?;
     let began = Instant::now();
     let mut all = Figures::default();
+    let told = |text: String| println!("{text} ({} s)", began.elapsed().as_secs());
     for script in Script::TAKEOVERS {
-        let stride = if script == Script::Brief { 1 } else { options.stride.max(1) };
-        let figures = pairs(&mut bench, script, stride, options.pairs.max(1))?;
-        println!(
-            "{}: {} stores, {} stops, {} chains of two, up to {} things found ({} s)",
-            script.name(),
-            figures.stores,
-            figures.stops,
-            figures.chains,
-            figures.things,
-            began.elapsed().as_secs()
-        );
-        all.stores += figures.stores;
-        all.stops += figures.stops;
-        all.chains += figures.chains;
+        let figures = shared(|bench, worker| pairs(bench, script, options, worker))?;
+        let Figures { stores, stops, chains, refused, things, .. } = figures;
+        told(format!(
+            "{}: {stores} stores, {stops} stops, {chains} chains of two, {refused} times an entry that had \
+             ended, up to {things} things found",
+            script.name()
+        ));
+        all.add(&figures);
     }
-    for seed in options.seed..options.seed + options.random {
-        let stops = at_random(&mut bench, seed)?;
-        all.stops += stops;
-        all.chains += 1;
+    let last = options.seed + options.random;
+    let figures = shared(|bench, worker| {
+        let mut figures = Figures::default();
+        for seed in (options.seed..last).filter(|seed| seed % WORKERS == worker) {
+            figures.stops += at_random(bench, seed)?;
+            figures.chains += 1;
+        }
+        Ok(figures)
+    })?;
+    let (random, first) = (options.random, options.seed);
+    told(format!(
+        "random: {random} chains of {DEPTH} (seeds {first} to {})",
+        last.saturating_sub(1)
+    ));
+    all.add(&figures);
+    let (deaths, is) = growth(&mut Bench::new(None)?)?;
+    told(format!("growth: chains of {deaths:?} deaths leave the same: {is}"));
+    all.chains += deaths.len() as u64;
+    let unseen = shared(in_claims)?;
+    told(format!("claims of blocks: {} stops, before stores of all kinds", unseen.stops));
+    unseen.coverage.is_whole_of_unseen()?;
+    println!("stops in which call:");
+    for (call, stops) in all.coverage.lines() {
+        println!("  {stops:6}  {call}");
     }
-    println!(
-        "random: {} chains of {DEPTH} (seeds {} to {})",
-        options.random,
-        options.seed,
-        options.seed + options.random.saturating_sub(1)
-    );
+    all.coverage.is_whole_of_seen()?;
+    for (call, stops) in unseen.coverage.lines() {
+        println!("  {stops:6}  {call}, before stores that a successor does not see");
+    }
     println!(
         "takeover: {} stores, {} stops, {} chains of dying successors, 0 lost, 0 with two owners",
-        all.stores, all.stops, all.chains
+        all.stores,
+        all.stops + unseen.stops,
+        all.chains
     );
     Ok(())
 }
 
-fn load(bench: &Bench, state: &State) -> Result<(), Failure> {
+/// Has work done by processes that each have a memory of their own; what they did.
+fn shared(work: impl Fn(&mut Bench, u64) -> Result<Figures, Failure>) -> Result<Figures, Failure> {
+    let mut workers = Vec::new();
+    for worker in 0..WORKERS {
+        let report = rustix::fs::memfd_create("figures", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let mut report = std::fs::File::from(report);
+        let child = fork_for(0, || {
+            let done = Bench::new(None).and_then(|mut bench| work(&mut bench, worker));
+            let (text, code) = match done {
+                Ok(figures) => (figures.text(), 0),
+                Err(error) => (error.to_string(), 1),
+            };
+            report.write_all(text.as_bytes()).map_or(2, |()| code)
+        })?;
+        workers.push((child, report));
+    }
+    let mut all = Ok(Figures::default());
+    for (child, mut report) in workers {
+        let end = child.wait()?;
+        let mut text = String::new();
+        report.rewind()?;
+        report.read_to_string(&mut text)?;
+        let figures = Figures::parse(&text).filter(|_| end == End::WELL);
+        // All are waited for, whatever became of the first.
+        if let Ok(sum) = all.as_mut() {
+            match figures {
+                Some(figures) => sum.add(&figures),
+                None => all = Err(Failure::from(format!("{text} ({end:?})"))),
+            }
+        }
+    }
+    all
+}
+
+pub(super) fn load(bench: &Bench, state: &State) -> Result<(), Failure> {
     bench.ground.load(&state.0)?;
     bench.journal.load(&state.1);
     Ok(())
 }
 
-fn save(bench: &Bench) -> Result<State, Failure> {
+pub(super) fn save(bench: &Bench) -> Result<State, Failure> {
     Ok((bench.ground.save()?, bench.journal.save()))
 }
 
 /// A kernel takes over, and ends before a store; how many it made, if it did not end by force.
-fn die(bench: &Bench, script: Script, stop: u64) -> Result<Option<u64>, Failure> {
+pub(super) fn die(bench: &Bench, script: Script, stop: u64) -> Result<Option<u64>, Failure> {
     let child = fork(|| {
         bench.ground.again().map_or(103, |ground| {
             script.run_visible(&ground, &bench.journal, stop);
@@ -125,10 +227,20 @@ fn die(bench: &Bench, script: Script, stop: u64) -> Result<Option<u64>, Failure>
     }
 }
 
-/// The last kernel of a chain; how many things it found.
-fn last(bench: &mut Bench, further: bool, what: &dyn Fn() -> String) -> Result<u64, Failure> {
+/// All stores of a takeover.
+fn whole(bench: &Bench, script: Script) -> Result<u64, Failure> {
+    die(bench, script, u64::MAX)?.ok_or_else(|| format!("{}: killed", script.name()).into())
+}
+
+/// The last kernel of a chain; how many things it found, unless the entry has ended.
+fn last(
+    bench: &mut Bench,
+    further: bool,
+    what: &dyn Fn() -> String,
+) -> Result<Option<u64>, Failure> {
     match bench.successor(further)? {
-        (End::WELL, Some(Verdict::Whole(things))) => Ok(things),
+        (End::WELL, Some(Verdict::Whole(things))) => Ok(Some(things)),
+        (End::WELL, Some(Verdict::Ended)) => Ok(None),
         (end, verdict) => {
             let open = bench.under_way();
             let what = what();
@@ -138,55 +250,163 @@ fn last(bench: &mut Bench, further: bool, what: &dyn Fn() -> String) -> Result<u
     }
 }
 
+/// The entries with which a kernel may start where the last one ended; and whether each is good.
+fn entries(bench: &Bench, first: Entry) -> Vec<(Entry, bool)> {
+    Promises::of(&bench.journal).entries(first)
+}
+
+/// What is done about each stop.
+struct Stops<'b> {
+    bench: &'b mut Bench,
+    /// The entry that the first kernel left.
+    first: Entry,
+    figures: Figures,
+}
+
+impl Stops<'_> {
+    /// The last kernel starts where one was stopped, by each entry that there is. Returns the state before
+    /// that, if it is asked for.
+    fn look(
+        &mut self,
+        number: u64,
+        keep: bool,
+        what: &dyn Fn() -> String,
+    ) -> Result<Option<State>, Failure> {
+        let entries = entries(self.bench, self.first);
+        self.figures.coverage.count(&self.bench.journal);
+        let state = if keep || entries.len() > 1 { Some(save(self.bench)?) } else { None };
+        for (n, (entry, _)) in (0..).zip(entries) {
+            if let Some(state) = state.as_ref().filter(|_| n > 0) {
+                load(self.bench, state)?;
+            }
+            self.bench.ground.arena().leave(entry)?;
+            let further = (number + n).is_multiple_of(FURTHER);
+            let what = || format!("{}, root page {}", what(), entry.root);
+            match last(self.bench, further, &what)? {
+                Some(things) => self.figures.things = self.figures.things.max(things),
+                None => self.figures.refused += 1,
+            }
+            self.figures.stops += 1;
+        }
+        Ok(state)
+    }
+}
+
 /// Every `stride`-th store of a takeover, and after some of these stops as many of the one that follows.
-fn pairs(bench: &mut Bench, script: Script, stride: u64, pairs: u64) -> Result<Figures, Failure> {
+fn pairs(
+    bench: &mut Bench,
+    script: Script,
+    options: &Chains,
+    worker: u64,
+) -> Result<Figures, Failure> {
     let name = script.name();
+    let stride = script.step(options.stride.max(1));
     let life = start(bench, script)?;
-    let whole = |bench: &Bench| {
-        die(bench, script, u64::MAX)?.ok_or_else(|| Failure::from(format!("{name}: killed")))
+    let first = bench.ground.arena().entry()?.ok_or("no entry")?;
+    let stores = whole(bench, script)?;
+    let pairs = match (script, options.pairs.max(1)) {
+        (Script::Brief, pairs) => pairs,
+        (_, pairs) => {
+            let followed = if pairs == 1 { 5 * FOLLOWED } else { FOLLOWED };
+            (stores / stride / followed).max(1)
+        }
     };
-    let stores = whole(bench)?;
-    let mut figures = Figures { stores, ..Figures::default() };
+    let mut stops = Stops { bench, first, figures: Figures::default() };
+    // Told once.
+    stops.figures.stores = if worker == 0 { stores } else { 0 };
     for i in (0..=stores).step_by(usize::try_from(stride)?) {
-        load(bench, &life)?;
-        die(bench, script, i)?;
+        if i / stride % WORKERS != worker {
+            continue;
+        }
+        load(stops.bench, &life)?;
+        die(stops.bench, script, i)?;
         let followed = (i / stride).is_multiple_of(pairs);
-        let one = if followed { Some(save(bench)?) } else { None };
-        let things = last(bench, i % FURTHER == 0, &|| format!("{name} {i}"))?;
-        figures.things = figures.things.max(things);
-        figures.stops += 1;
-        let Some(one) = one else { continue };
-        load(bench, &one)?;
-        let after = |error| format!("after {name}, stopped before {i}: {error}");
-        let more = whole(bench).map_err(after)?;
-        // Not the same ones each time.
-        let step = stride * pairs;
-        for j in (i / stride % step..=more).step_by(usize::try_from(step)?) {
-            load(bench, &one)?;
-            die(bench, script, j).map_err(after)?;
-            last(bench, (i + j) % FURTHER == 0, &|| format!("{name} {i} {j}"))?;
-            figures.stops += 1;
-            figures.chains += 1;
+        let good = entries(stops.bench, first).into_iter().filter(|(_, good)| *good);
+        let good: Vec<_> = good.map(|(entry, _)| entry).collect();
+        let state = stops.look(i, followed, &|| format!("{name} {i}"))?;
+        let Some(one) = state.filter(|_| followed) else { continue };
+        for entry in good {
+            let after = |error| format!("after {name}, stopped before {i}: {error}");
+            load(stops.bench, &one)?;
+            stops.bench.ground.arena().leave(entry)?;
+            // One that goes on in place goes on as it does where there was no other.
+            let next = script.next(entry == first);
+            let more = whole(stops.bench, next).map_err(after)?;
+            // Not the same ones each time.
+            let step = stride * pairs;
+            for j in (i / stride % step..=more).step_by(usize::try_from(step)?) {
+                load(stops.bench, &one)?;
+                stops.bench.ground.arena().leave(entry)?;
+                die(stops.bench, next, j).map_err(after)?;
+                stops.look(i + j, false, &|| format!("{name} {i} {j}"))?;
+                stops.figures.chains += 1;
+            }
         }
     }
-    Ok(figures)
+    Ok(stops.figures)
 }
 
 /// A chain of [`DEPTH`] kernels, each stopped anywhere; how many were stopped.
 fn at_random(bench: &mut Bench, seed: u64) -> Result<u64, Failure> {
     let mut dice = Dice(seed);
-    let life = start(bench, [Script::Brief, Script::Sweep][dice.below(2) as usize])?;
+    let begin = [Script::Brief, Script::Sweep, Script::Layout, Script::Make];
+    let mut next = begin[dice.below(4) as usize];
+    let life = start(bench, next)?;
+    let first = bench.ground.arena().entry()?.ok_or("no entry")?;
     load(bench, &life)?;
     let (mut stops, mut told) = (0, format!("seed {seed}"));
     for _ in 0..DEPTH {
-        let script = Script::TAKEOVERS[dice.below(3) as usize];
+        // By any of the entries that are good.
+        let good: Vec<_> = entries(bench, first).into_iter().filter(|(_, good)| *good).collect();
+        let (entry, _) = good[dice.below(good.len() as u64) as usize];
+        bench.ground.arena().leave(entry)?;
+        next = next.next(entry == first);
+        if next.finds_another().is_none() {
+            next = Script::IN_PLACE[dice.below(Script::IN_PLACE.len() as u64) as usize];
+        }
         // Early ones too: most of a takeover is at its beginning.
         let most = 1 << (3 + dice.below(7));
         let stop = dice.below(most);
-        told = format!("{told}, {} {stop}", script.name());
-        let ended = die(bench, script, stop).map_err(|error| format!("{told}: {error}"))?;
+        told = format!("{told}, {} {stop}", next.name());
+        let ended = die(bench, next, stop).map_err(|error| format!("{told}: {error}"))?;
         stops += u64::from(ended.is_none());
     }
-    last(bench, true, &|| told.clone())?;
+    let state = save(bench)?;
+    for (n, (entry, _)) in (0_u64..).zip(entries(bench, first)) {
+        load(bench, &state)?;
+        bench.ground.arena().leave(entry)?;
+        last(bench, n == 0, &|| format!("{told}, root page {}", entry.root))?;
+    }
     Ok(stops)
+}
+
+/// Stops in each claim that stores nothing that a successor sees, before stores of all kinds.
+fn in_claims(bench: &mut Bench, worker: u64) -> Result<Figures, Failure> {
+    let script = Script::Brief;
+    let life = start(bench, script)?;
+    if run(bench, script, u64::MAX)? != End::WELL {
+        return Err("the script that claims everything failed".into());
+    }
+    let calls = calls(&bench.journal.lines(0)[life.1[0].len()..]);
+    let mut figures = Figures::default();
+    for claim in UNSEEN {
+        let of = calls.windows(2).filter(|pair| pair[0].0 == claim);
+        let all = of.flat_map(|pair| pair[0].1..pair[1].1).collect::<Vec<_>>();
+        let step = all.len().div_ceil(usize::try_from(IN_CLAIMS)?).max(1);
+        for (n, stop) in (0_u64..).zip(all.iter().step_by(step)) {
+            if n % WORKERS != worker {
+                continue;
+            }
+            load(bench, &life)?;
+            let end = run(bench, script, *stop)?;
+            bench.journal.died(Some(*stop));
+            if end != End::KILLED {
+                return Err(format!("{claim}, to be stopped before store {stop}: {end:?}").into());
+            }
+            figures.coverage.count(&bench.journal);
+            last(bench, n == 0, &|| format!("{claim}, before store {stop} of all"))?;
+            figures.stops += 1;
+        }
+    }
+    Ok(figures)
 }

@@ -16,14 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::tracker::{Geometry, Key};
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
-use heirloom::restore::{Entry, Unclaimed};
+use heirloom::restore::{Entry, Error, Fault, Table, TableError, Unclaimed};
 use heirloom::slab::RollPart;
 
 use super::actor::is_full;
 use super::caches::{ALL, cache_name, spec};
 use super::ground::{Ground, Kernel};
 use super::journal::{Journal, Slack};
-use super::promises::Promises;
+use super::promises::{Ended, Promises};
 use super::script::exercise;
 use super::things::{Sort, Thing, name, root_bytes};
 
@@ -37,6 +37,15 @@ pub(crate) enum Verdict {
     Nothing,
     /// All that was promised: so many things.
     Whole(u64),
+    /// The entry has ended, and says so.
+    Ended,
+}
+
+impl Verdict {
+    /// Whether nothing is missing that was promised.
+    pub(crate) const fn is_whole(self) -> bool {
+        matches!(self, Self::Nothing | Self::Whole(_))
+    }
 }
 
 /// Claims what is promised. `further`: exercise and jump, too.
@@ -46,15 +55,34 @@ pub(crate) enum Verdict {
 pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdict {
     let entry = ground.arena().entry().expect("at any instant the first page is sound");
     let promises = Promises::of(journal);
+    let promises = match entry {
+        Some(entry) => promises.through(entry.root.get()),
+        None => promises,
+    };
     let Some(entry) = entry else {
         assert!(!promises.booted, "an entry that was left is there");
         let kernel = ground.boot().expect("memory to boot in");
         live_on(ground, kernel, &[], Vec::new(), further);
         return Verdict::Nothing;
     };
-    let kernel = ground.revive(entry).unwrap_or_else(|error| panic!("refused: {error}"));
+    let ended = match &promises.before {
+        Some(before) if before.root == entry.root.get() => before.ended,
+        _ => Ended::No,
+    };
+    let kernel = match (ground.revive(entry), ended) {
+        (Ok(kernel), Ended::No | Ended::May) => kernel,
+        (Err(error), Ended::May | Ended::Yes) if is_ended(&error) => return Verdict::Ended,
+        // Something else may have been written to its page since.
+        (Err(error), Ended::Long) if is_ended(&error) || !ground.is_ended_page(entry.root) => {
+            return Verdict::Ended;
+        }
+        (Ok(_), _) => panic!("taken, although it has ended"),
+        (Err(error), _) => panic!("refused: {error}; {ended:?}"),
+    };
     // One that ended in its takeover may have said so in the handover, or not.
     let generations = 1 + promises.began..=1 + promises.set_out;
+    let foreign = promises.came_by_nothing_of_ours();
+    let generations = if foreign { 1..=1 } else { generations };
     assert!(
         generations.contains(&kernel.generation()),
         "{} of {generations:?}",
@@ -74,6 +102,14 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
     );
     live_on(ground, kernel, &things, roots, further);
     Verdict::Whole(found)
+}
+
+/// Whether an error says that the entry was ended by a successor.
+fn is_ended(error: &heirloom::Error) -> bool {
+    let ended = |error: &Error| {
+        matches!(error, Error::Table(TableError { table: Table::Root, fault: Fault::Ended, .. }))
+    };
+    matches!(error, heirloom::Error::Restore(error) if ended(error))
 }
 
 /// The names in the root page, and where they lead.
@@ -298,8 +334,9 @@ fn live_on<'g>(
     let publish = kernel.publish("again", b"and again");
     publish.as_ref().err().into_iter().for_each(|error| assert!(is_full(error), "{error}"));
 
-    // All of it is preserved still.
+    // All of it is preserved still, and nothing else takes a node.
     let next = jump(ground, kernel);
+    assert_eq!(next.memory().counts().nodes(), fewest_nodes(&preserved(&next)));
     let again = publish.is_ok().then(|| ("again".to_owned(), b"and again".to_vec()));
     for (name, bytes) in roots.into_iter().chain(again) {
         assert_eq!(next.claim_root(&name).expect("published").bytes(), bytes);
@@ -324,9 +361,7 @@ fn live_on<'g>(
 /// Whether a kernel that has nothing holds no more than one that never had a predecessor: its pages, the
 /// roll's, of a size that the caches alone decide, and the nodes that lead to those.
 fn bare(ground: &Ground, kernel: &Kernel<'_>) {
-    let memory = kernel.memory();
-    let mut blocks = Vec::new();
-    memory.for_each_preserved(|block| blocks.push(block));
+    let (memory, blocks) = (kernel.memory(), preserved(kernel));
     let (mut pages, mut roll) = (0, BTreeSet::new());
     kernel.slabs().for_each_table(|part| match part {
         RollPart::Page(page) => {
@@ -336,17 +371,28 @@ fn bare(ground: &Ground, kernel: &Kernel<'_>) {
         RollPart::Header { addr, .. } => panic!("a slab in which nothing is: {addr}"),
     });
     assert_eq!((blocks.len() as u64, roll.len() as u64), (OWN + pages, pages), "{blocks:?}");
+    assert_eq!(memory.counts().nodes(), fewest_nodes(&blocks), "nodes that lead to nothing");
+    let stats = memory.stats();
+    let tables = memory.counts().nodes() + OWN + pages + kernel.reserve();
+    let free = stats.free() + stats.cached;
+    assert_eq!(free + tables + ground.scratch().frames(), ground.frames(), "a leak: {stats:?}");
+}
+
+/// The nodes that lead to the preserved blocks, none of which is a node.
+fn fewest_nodes(blocks: &[Block]) -> u64 {
     let Geometry { levels, table_log2, leaf_log2, .. } = Geometry::BUILD;
     let above =
         |level: u32, block: &Block| Key::of(*block).get() >> (leaf_log2 + level * table_log2);
     let nodes = (0..levels).map(|level| {
         blocks.iter().map(|block| above(level, block)).collect::<BTreeSet<_>>().len() as u64
     });
-    assert_eq!(memory.counts().nodes(), nodes.sum::<u64>(), "nodes that lead to nothing");
-    let stats = memory.stats();
-    let tables = memory.counts().nodes() + OWN + pages + kernel.reserve();
-    let free = stats.free() + stats.cached;
-    assert_eq!(free + tables + ground.scratch().frames(), ground.frames(), "a leak: {stats:?}");
+    nodes.sum()
+}
+
+pub(super) fn preserved(kernel: &Kernel<'_>) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    kernel.memory().for_each_preserved(|block| blocks.push(block));
+    blocks
 }
 
 fn jump<'g>(ground: &'g Ground, old: Kernel<'g>) -> Kernel<'g> {

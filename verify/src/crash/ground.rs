@@ -5,14 +5,20 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::DirectMap;
 use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::threads::ThreadSlots;
 use heirloom::folio::{Cpus, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
-use heirloom::restore::{Entry, Image, SealPolicy};
+use heirloom::restore::{Entry, Image, Left, RootView, SUBTREE, SealPolicy, Subtree};
 use heirloom::{Error, Heirloom};
+
+use super::Failure;
+
+#[path = "../../../restore/tests/common/layout.rs"]
+mod layout;
 
 pub(crate) type Kernel<'a> = Heirloom<&'a Arena>;
 
@@ -107,7 +113,6 @@ impl Ground {
     #[cfg(heirloom_step)]
     pub(crate) fn frames_seen(&self, frames: &mut [super::step::Frame]) {
         use super::step::Frame;
-        use heirloom::restore::{Left, RootView};
         frames.fill(Frame::Unseen);
         let Ok(Some(entry)) = self.arena.entry() else { return };
         let bare = Left::bare(self);
@@ -124,6 +129,38 @@ impl Ground {
             (0..block.order().frames()).for_each(|i| put(block.pfn().add(i), Frame::Kept));
         }
         left.tree().nodes().for_each(|node| put(node.addr.pfn(), Frame::Node));
+    }
+
+    /// Lays out the root page of the entry that is there anew, as another make lays one out: with
+    /// heirloom's own name in it, or, like Linux's, without. No kernel runs.
+    pub(crate) fn lay_out(&self, own: bool) -> Result<Entry, Failure> {
+        let entry = self.arena.entry()?.ok_or("no entry")?;
+        let bare = Left::bare(self);
+        let root = RootView::read(&bare, entry.root)?;
+        let mut names = Vec::new();
+        for subtree in root.subtrees() {
+            let Subtree { name, addr, size } = subtree?;
+            if own || name.as_str() != SUBTREE {
+                names.push((name.to_string(), addr.get(), size));
+            }
+        }
+        let mut page = layout::lay_out(root.map().get(), &names);
+        page.resize(PAGE_SIZE, 0);
+        let start = self.arena.ptr(entry.root);
+        // SAFETY: a page in memory, which nothing uses meanwhile.
+        unsafe { start.copy_from_nonoverlapping(NonNull::from(&page[..]).cast(), PAGE_SIZE) };
+        Ok(entry)
+    }
+
+    /// Whether what stands in a page is a root page but for its first word, which is none.
+    pub(crate) fn is_ended_page(&self, at: PhysAddr) -> bool {
+        /// Version 17 of the device tree's format, at byte 20, big-endian.
+        const VERSION: u32 = 17;
+        let word = |index| {
+            // SAFETY: in a page in memory, aligned; no kernel runs.
+            unsafe { self.arena.ptr(at).cast::<u32>().add(index).read() }
+        };
+        word(0) == 0 && u32::from_be(word(5)) == VERSION
     }
 
     pub(crate) fn boot(&self) -> Result<Kernel<'_>, Error> {

@@ -21,6 +21,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use heirloom::folio::PhysAddr;
+use heirloom::restore::Entry;
+
 use super::things::{Sort, Thing};
 use super::trial;
 
@@ -143,6 +146,35 @@ pub(crate) enum Line {
     /// The kernel was ended, before the store of this number, if stores were counted, when the other logs
     /// were so long. The process that waited for it says so.
     Died(u64, [u64; LOGS - 1]),
+    /// The root page there was laid out anew, as another make lays one out; whether it names heirloom's
+    /// header still.
+    Relaid(u64, bool),
+    /// A kernel starts with the entry of this root page.
+    From(u64),
+    /// A kernel that goes on beside a root page of another make has an entry of its own.
+    Moved(Entry),
+    /// What part of the call that is under way comes now.
+    Part(Part),
+    /// A figure for the process that waits.
+    Told(u64),
+    /// What the call that is under way is about. Nothing is promised by that.
+    About(u32, Thing),
+    /// Several threads begin to take over at once, or are done with it.
+    Together(bool),
+}
+
+/// What `finish` asks about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub(crate) enum Part {
+    Name,
+    Block,
+    Slab,
+    Object,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Name, Self::Block, Self::Slab, Self::Object];
 }
 
 impl Line {
@@ -163,6 +195,15 @@ impl Line {
             Self::Began([a, b]) => [6, 0, 0, a, b, 0, 0, 0],
             Self::Swept => [7, 0, 0, 0, 0, 0, 0, 0],
             Self::Died(stop, [a, b]) => [8, stop, 0, a, b, 0, 0, 0],
+            Self::Relaid(root, own) => [9, root, own.into(), 0, 0, 0, 0, 0],
+            Self::From(root) => [10, root, 0, 0, 0, 0, 0, 0],
+            Self::Moved(Entry { root, scratch, scratch_bytes }) => {
+                [11, root.get(), 0, scratch.get(), scratch_bytes, 0, 0, 0]
+            }
+            Self::Part(part) => [12, part as u64, 0, 0, 0, 0, 0, 0],
+            Self::Told(figure) => [13, figure, 0, 0, 0, 0, 0, 0],
+            Self::About(id, what) => thing(14, id, Some(what)),
+            Self::Together(on) => [15, on.into(), 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -190,6 +231,16 @@ impl Line {
             6 => Self::Began([a, b]),
             7 => Self::Swept,
             8 => Self::Died(id, [a, b]),
+            9 => Self::Relaid(id, sort == 1),
+            10 => Self::From(id),
+            11 => {
+                let [root, scratch] = [id, a].map(PhysAddr::new);
+                Self::Moved(Entry { root, scratch, scratch_bytes: b })
+            }
+            12 => Self::Part(*Part::ALL.get(usize::try_from(id).ok()?)?),
+            13 => Self::Told(id),
+            14 => Self::About(id32?, thing()??),
+            15 => Self::Together(id == 1),
             _ => return None,
         })
     }

@@ -8,6 +8,7 @@ use heirloom::folio::PAGE_SIZE;
 
 use super::check::Verdict;
 use super::ground::Dice;
+use super::journal::Line;
 use super::script::program;
 use super::trial::{End, fork};
 use super::{Bench, Failure};
@@ -26,6 +27,9 @@ pub struct Kills<'a> {
 /// Lines of the journal after which at most a process is killed.
 const LINES: u64 = 10_000;
 
+/// Of so many kills some come in a takeover by several threads.
+const ENOUGH: u64 = 50;
+
 /// Kills old kernels at random moments, and checks what a successor finds.
 ///
 /// # Errors
@@ -36,6 +40,7 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
     let mut calls = BTreeMap::<String, u64>::new();
     let mut verdicts = BTreeMap::<&str, u64>::new();
     let (mut generations, mut things, mut several, mut died) = (0, 0, 0_u64, 0_u64);
+    let mut together = 0_u64;
     bench.ground.load(&bench.used)?;
     for seed in options.seed..options.seed + options.count {
         let mut dice = Dice(seed);
@@ -50,9 +55,16 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
         let deaths = if dice.below(2) == 0 { 1 } else { 1 + dice.below(4) };
         let mut end = End::KILLED;
         for death in 0..deaths {
-            let lines = if dice.below(12) == 0 { 0 } else { dice.below(LINES / deaths) };
+            let most = match dice.below(12) {
+                0 => 1,
+                // In a takeover, more often than not.
+                1..5 => 8 << dice.below(6),
+                _ => LINES / deaths,
+            };
+            let lines = dice.below(most);
             end = killed(&bench, seed + (death << 32), lines, &mut dice)?;
             died += 1;
+            together += u64::from(is_takeover_of_several(&bench.journal.lines(0)));
             if end != End::KILLED {
                 break;
             }
@@ -60,7 +72,7 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
         let open = bench.under_way();
         let left = bench.ground.save()?;
         let (found, verdict) = bench.successor(true)?;
-        if end != End::KILLED || found != End::WELL || verdict.is_none() {
+        if end != End::KILLED || found != End::WELL || !verdict.is_some_and(Verdict::is_whole) {
             bench.ground.load(&left)?;
             let dump = bench.dump(&format!("seed-{seed}"))?;
             return Err(format!(
@@ -83,11 +95,14 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
                 things += found;
                 "with all that was promised"
             }
-            None => "none",
+            Some(Verdict::Ended) | None => "none",
         };
         *verdicts.entry(kind).or_default() += 1;
         let entry = bench.journal.kernels();
         generations += entry;
+    }
+    if together == 0 && options.count >= ENOUGH {
+        return Err("no kernel was killed in a takeover by several threads".into());
     }
     println!("kills in which call:");
     for (call, count) in &calls {
@@ -99,13 +114,20 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
     }
     let count = options.count;
     println!(
-        "kills: {count} (seeds {} to {}), {died} deaths, {several} in several calls at once, \
-         {generations} kernels, {things} things claimed, 0 lost, 0 with two owners ({} s)",
+        "kills: {count} (seeds {} to {}), {died} deaths, {together} in a takeover by several threads, \
+         {several} of the last in several calls at once, {generations} kernels, {things} things claimed, 0 lost, 0 with two owners ({} s)",
         options.seed,
         options.seed + count.saturating_sub(1),
         began.elapsed().as_secs()
     );
     Ok(())
+}
+
+/// Whether several threads were taking over when their kernel was ended.
+fn is_takeover_of_several(lines: &[Line]) -> bool {
+    let mut last = lines.iter().rev();
+    let last = last.find(|line| matches!(line, Line::Together(_) | Line::From(_)));
+    last == Some(&Line::Together(true))
 }
 
 /// A process that lives kernel after kernel from what is there, and is killed when so many lines more are

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! It ends in two ways. **Stepping**: a build in which every store into RAM is a call (`step`)
-//! ends the process before the n-th, for all n over scripts that call everything in each role.
+//! ends the process before the n-th, for all n over scripts that call everything in each role. A takeover
+//! is stepped through in chains, too: successors end in it one after another, by each entry that is good.
 //! **Kills**: a release build, threads and generations, ended by the parent at a random moment.
 //!
 //! What must then hold: everything that a call returned Ok for is there, with its content, and
@@ -40,7 +41,9 @@ mod actor;
 mod caches;
 mod chains;
 mod check;
+mod coverage;
 mod ground;
+mod growth;
 mod journal;
 mod kills;
 mod promises;
@@ -63,7 +66,7 @@ use journal::{Call, Journal};
 use promises::Promises;
 use trial::{End, fork};
 
-pub use chains::{Chains, DEPTH, takeover};
+pub use chains::{Chains, DEPTH, FOLLOWED, takeover};
 pub use kills::{Kills, kills};
 pub use stepping::{Stepping, stepping};
 
@@ -141,6 +144,7 @@ const fn encode(verdict: Verdict) -> u64 {
     match verdict {
         Verdict::Nothing => 1,
         Verdict::Whole(things) => 2 | things << 8,
+        Verdict::Ended => 3,
     }
 }
 
@@ -148,6 +152,7 @@ const fn decode(word: u64) -> Option<Verdict> {
     match word & 0xff {
         1 => Some(Verdict::Nothing),
         2 => Some(Verdict::Whole(word >> 8)),
+        3 => Some(Verdict::Ended),
         _ => None,
     }
 }

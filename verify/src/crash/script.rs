@@ -2,12 +2,21 @@
 
 use heirloom::folio::{Fate, PAGE_SIZE};
 
+use super::Failure;
 use super::actor::{Actor, LAST, Op, random};
 use super::caches::{MANY, SLABS, spec};
 use super::ground::{Dice, Ground, Kernel};
-use super::journal::{Journal, LOGS};
+use super::journal::{Journal, LOGS, Line};
 use super::step;
-use super::takeover::{Plan, boot, heir, revive};
+use super::takeover::{Plan, boot, heir, leave_own, revive};
+use super::things::{Sort, Thing};
+
+mod ops;
+
+use ops::{
+    BEHIND, BESIDE, BRIEF, EVERYTHING, IDLE, IN_BETWEEN, LIFE, MOVED_LIFE, PLAIN_LIFE, SEALS,
+    SHORT, SHORT_LIFE,
+};
 
 /// A run of a kernel that is the same each time: what is stepped through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,10 +39,24 @@ pub(crate) enum Script {
     Sweep,
     /// A few of everything, over a life that was short: what is stepped through again and again.
     Brief,
+    /// Nothing is claimed but an object: `finish` tells all else, one of each sort, and frees it.
+    Rest,
+    /// A kernel claims half, and hands over; its successor claims the other half.
+    Relay,
+    /// Everything is claimed, and things come and go: in the end all is as before.
+    Idle,
+    /// One of each but for a seal: before [`Script::Layout`].
+    MovedLife,
+    /// The same without caches: before [`Script::Make`].
+    PlainLife,
+    /// A successor goes on beside a root page of another layout of heirloom's, and ends its entry.
+    Layout,
+    /// The same beside one that tells of no heirloom: Linux's.
+    Make,
 }
 
 impl Script {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Life,
         Self::Slabs,
         Self::Caches,
@@ -42,6 +65,10 @@ impl Script {
         Self::TakeOver,
         Self::Sweep,
         Self::Brief,
+        Self::Rest,
+        Self::Relay,
+        Self::Layout,
+        Self::Make,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -55,6 +82,13 @@ impl Script {
             Self::TakeOver => "takeover",
             Self::Sweep => "sweep",
             Self::Brief => "brief",
+            Self::Rest => "rest",
+            Self::Relay => "relay",
+            Self::Idle => "idle",
+            Self::MovedLife => "life before another layout",
+            Self::PlainLife => "life before another make",
+            Self::Layout => "another layout",
+            Self::Make => "another make",
         }
     }
 
@@ -64,14 +98,55 @@ impl Script {
         if matches!(self, Self::Seals) { 1 } else { stride }
     }
 
-    /// Those in which a successor takes over.
-    pub(crate) const TAKEOVERS: [Self; 3] = [Self::Brief, Self::TakeOver, Self::Sweep];
+    /// Those in which a successor takes over: first those that are short.
+    pub(crate) const TAKEOVERS: [Self; 8] = [
+        Self::Brief,
+        Self::Rest,
+        Self::Relay,
+        Self::Idle,
+        Self::Layout,
+        Self::Make,
+        Self::TakeOver,
+        Self::Sweep,
+    ];
+
+    /// Those that go on in their predecessor's root page: any of them may follow any other.
+    pub(crate) const IN_PLACE: [Self; 6] =
+        [Self::Brief, Self::Rest, Self::Relay, Self::Idle, Self::TakeOver, Self::Sweep];
+
+    /// What a kernel does that takes over from one that was stopped in this: with the entry that the first
+    /// kernel left, or not.
+    pub(crate) fn next(self, by_the_first: bool) -> Self {
+        if self.finds_another().is_some() && !by_the_first { Self::Brief } else { self }
+    }
+
+    /// Of the stores of a takeover one in so many is stopped before, where of the longest ones' it is one in
+    /// `stride`.
+    pub(crate) const fn step(self, stride: u64) -> u64 {
+        match self {
+            Self::TakeOver | Self::Sweep => stride,
+            Self::Layout | Self::Make => stride.div_ceil(4),
+            Self::Relay => stride.div_ceil(40),
+            _ => 1,
+        }
+    }
+
+    /// Whether the root page that it finds is laid out anew, and names heirloom's header still.
+    pub(crate) const fn finds_another(self) -> Option<bool> {
+        match self {
+            Self::Layout => Some(true),
+            Self::Make => Some(false),
+            _ => None,
+        }
+    }
 
     /// The life that comes before it, if one does.
     pub(crate) const fn after(self) -> Option<Self> {
         match self {
             Self::TakeOver | Self::Sweep => Some(Self::Life),
-            Self::Brief => Some(Self::ShortLife),
+            Self::Brief | Self::Rest | Self::Relay | Self::Idle => Some(Self::ShortLife),
+            Self::Layout => Some(Self::MovedLife),
+            Self::Make => Some(Self::PlainLife),
             _ => None,
         }
     }
@@ -108,14 +183,10 @@ impl Script {
                 let kernel = boot(ground, journal);
                 fill_up(ground, journal, &kernel, stop);
             }
-            Self::ShortLife => {
-                let kernel = boot(ground, journal);
-                let mut actor = Actor::new(&kernel, Some(journal.log(0)), 1);
-                for op in &SHORT_LIFE {
-                    actor.act(*op);
-                }
-            }
-            Self::TakeOver | Self::Sweep | Self::Brief => {
+            Self::ShortLife => live_by(&SHORT_LIFE, ground, journal),
+            Self::MovedLife => live_by(&MOVED_LIFE, ground, journal),
+            Self::PlainLife => live_by(&PLAIN_LIFE, ground, journal),
+            _ => {
                 step::count(ground, stop);
                 drop(self.take_over(ground, journal));
             }
@@ -131,239 +202,86 @@ impl Script {
         journal.note(step::counted());
     }
 
+    /// What is done to the memory that a life has left, before it begins.
+    pub(crate) fn prepare(self, ground: &Ground, journal: &Journal) -> Result<(), Failure> {
+        if let Some(own) = self.finds_another() {
+            let entry = ground.lay_out(own)?;
+            journal.log(0).write(Line::Relaid(entry.root.get(), own));
+        }
+        Ok(())
+    }
+
     /// A kernel takes over, and goes on for a while.
     fn take_over<'g>(self, ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
         let kernel = revive(ground, journal);
-        // No two kernels give the same numbers.
-        let base = 2 + journal.kernels() as u32;
-        let mut actor = heir(&kernel, journal, base);
-        let (spare, fate, then) = match self {
-            Self::Brief => (0, Fate::Free, BRIEF.as_slice()),
-            Self::Sweep => (4, Fate::Free, SHORT.as_slice()),
-            _ => (4, Fate::Keep, SHORT.as_slice()),
+        let mut actor = heir(&kernel, journal, base(journal));
+        let then = match self {
+            Self::Brief => {
+                actor.take_over_all();
+                BRIEF.as_slice()
+            }
+            Self::Idle => {
+                actor.take_over_all();
+                IDLE.as_slice()
+            }
+            Self::Rest => {
+                // Of one cache the slabs are left, of another an object.
+                actor.take_over_some(|thing| thing.sort == Sort::Object && thing.index == 1);
+                actor.adopt(2);
+                actor.finish(Fate::Free);
+                SHORT.as_slice()
+            }
+            Self::Relay => {
+                actor.take_over_some(is_first_half);
+                actor.act_all(&IN_BETWEEN);
+                drop(actor);
+                drop(kernel);
+                return Self::Brief.take_over(ground, journal);
+            }
+            Self::Layout | Self::Make => {
+                // Of each kind one is not: it is told, and goes.
+                actor.take_over_some(|thing| match thing.sort {
+                    Sort::Root => thing.index != 2,
+                    Sort::Folio => thing.frames() != 4,
+                    Sort::Object => thing.index != 3,
+                    _ => true,
+                });
+                actor.act_all(&BESIDE);
+                leave_own(ground, &kernel);
+                actor.finish(Fate::Free);
+                BEHIND.as_slice()
+            }
+            _ => {
+                let fate = if self == Self::Sweep { Fate::Free } else { Fate::Keep };
+                let plan = Plan { spare: 4, fate: Some(fate) };
+                actor.take_over(&mut Dice(4), plan);
+                SHORT.as_slice()
+            }
         };
-        let dice = &mut Dice(4);
-        if self == Self::Brief {
-            actor.take_over_all();
-        } else {
-            actor.take_over(dice, Plan { spare, fate: Some(fate) });
-        }
-        for op in then {
-            actor.act(*op);
-        }
+        actor.act_all(then);
         drop(actor);
         kernel
     }
 }
 
-/// One thing of each sort.
-const SHORT_LIFE: [Op; 20] = [
-    Op::Folio(1),
-    Op::Preserve(LAST),
-    Op::Run(3),
-    Op::Preserve(LAST),
-    Op::Buffer(2000, false),
-    Op::Preserve(LAST),
-    Op::Buffer(5000, true),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Object(3),
-    Op::Object(6),
-    Op::Preserve(LAST),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(LAST, 2),
-    Op::Publish(0, 100),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Subtree(LAST),
-    Op::Seal,
-];
+/// Numbers that no kernel before has given.
+fn base(journal: &Journal) -> u32 {
+    2 + journal.kernels() as u32
+}
 
-/// What a kernel does that has claimed all of that.
-const BRIEF: [Op; 11] = [
-    Op::Free(2),
-    Op::Publish(0, 40),
-    Op::Publish(1, 40),
-    Op::Unpublish(0),
-    Op::Unpreserve(0),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Push(0, 1),
-    Op::Seal,
-];
+/// What a kernel claims that hands the rest on.
+const fn is_first_half(thing: &Thing) -> bool {
+    match thing.sort {
+        Sort::Folio | Sort::Area | Sort::Subtree => true,
+        Sort::Object => thing.index == 2,
+        _ => false,
+    }
+}
 
-/// Everything that there is, each sort of thing in each role.
-const LIFE: [Op; 106] = [
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Folio(2),
-    Op::Preserve(LAST),
-    Op::FolioAfar(1),
-    Op::Preserve(LAST),
-    Op::Folio(0),
-    Op::Run(5),
-    Op::Preserve(LAST),
-    Op::Run(3),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Free(LAST),
-    Op::Run(7),
-    Op::Buffer(100, false),
-    Op::Preserve(LAST),
-    Op::Buffer(100, false),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Buffer(2000, true),
-    Op::Buffer(300, true),
-    Op::Free(LAST),
-    Op::Buffer(300, true),
-    Op::Buffer(9000, false),
-    Op::Preserve(LAST),
-    Op::Buffer(21_000, false),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Buffer(13_000, true),
-    Op::Free(LAST),
-    Op::Buffer(5000, true),
-    Op::Buffer(13_000, true),
-    Op::Object(0),
-    Op::Preserve(LAST),
-    Op::Object(0),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Object(1),
-    Op::Object(1),
-    Op::Free(LAST),
-    Op::Object(1),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Preserve(LAST),
-    Op::Object(3),
-    Op::Object(3),
-    Op::Insert(false),
-    Op::Insert(false),
-    Op::Unpreserve(LAST),
-    Op::Insert(true),
-    Op::Insert(true),
-    Op::Free(LAST),
-    Op::Object(6),
-    Op::Preserve(LAST),
-    Op::Object(6),
-    Op::Preserve(LAST),
-    Op::Object(6),
-    Op::Publish(0, 100),
-    Op::Publish(1, 5000),
-    Op::Publish(0, 7000),
-    Op::Unpublish(1),
-    Op::Publish(1, 50),
-    Op::PreserveAll(4),
-    Op::UnpreserveAll,
-    Op::PreserveAll(3),
-    Op::PreserveAdjacent(0),
-    Op::PreserveAdjacent(1),
-    Op::Area(3, 1),
-    Op::Area(2, 0),
-    Op::AreaGone(LAST),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(LAST, 3),
-    Op::Records,
-    Op::Push(LAST, 172),
-    Op::Push(0, 1),
-    Op::Records,
-    Op::Push(LAST, 171),
-    Op::RecordsGone(LAST),
-    Op::Subtree(0),
-    Op::Subtree(1),
-    Op::SubtreeGone(0),
-    Op::Seal,
-    Op::Publish(2, 10),
-    Op::Seal,
-    Op::Unseal,
-    Op::Unpublish(2),
-    Op::Preserve(0),
-    Op::Preserve(2),
-    Op::Free(0),
-    Op::Free(1),
-    Op::Unpreserve(0),
-    Op::Unpreserve(5),
-    Op::Realloc(0, 700),
-    Op::Realloc(1, 20_000),
-    Op::Realloc(2, 4500),
-    Op::Realloc(3, 60),
-    Op::Realloc(4, 30_000),
-    Op::Shrink,
-    Op::Buffer(150, true),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Object(4),
-    Op::Folio(1),
-    Op::Preserve(LAST),
-];
-
-/// What becomes of a seal: untrue by each call that changes what it covers, and true again.
-const SEALS: [Op; 14] = [
-    Op::Seal,
-    Op::Publish(1, 50),
-    Op::Seal,
-    Op::Publish(1, 5000),
-    Op::Seal,
-    Op::Unpublish(0),
-    Op::Seal,
-    Op::Subtree(0),
-    Op::Seal,
-    Op::SubtreeGone(0),
-    Op::Seal,
-    Op::Unseal,
-    Op::Seal,
-    Op::Seal,
-];
-
-/// A few of each, as a kernel does after it took over.
-const SHORT: [Op; 12] = [
-    Op::Folio(1),
-    Op::Preserve(0),
-    Op::Buffer(500, true),
-    Op::Object(1),
-    Op::Object(0),
-    Op::Preserve(1),
-    Op::Publish(0, 64),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(0, 2),
-    Op::Free(3),
-    Op::Shrink,
-];
-
-/// Everything once, in a kernel whose successor nobody asks: what [`exercise`] does.
-const EVERYTHING: [Op; 22] = [
-    Op::Folio(0),
-    Op::FolioAfar(1),
-    Op::Preserve(0),
-    Op::Run(4),
-    Op::Preserve(0),
-    Op::Buffer(200, false),
-    Op::Preserve(1),
-    Op::Buffer(6000, true),
-    Op::Object(0),
-    Op::Object(1),
-    Op::Preserve(2),
-    Op::Insert(true),
-    Op::PreserveAdjacent(0),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(0, 2),
-    Op::Publish(0, 40),
-    Op::Seal,
-    Op::Unseal,
-    Op::Unpreserve(1),
-    Op::Realloc(0, 9000),
-    Op::Unpublish(0),
-];
+fn live_by(ops: &[Op], ground: &Ground, journal: &Journal) {
+    let kernel = boot(ground, journal);
+    Actor::new(&kernel, Some(journal.log(0)), 1).act_all(ops);
+}
 
 pub(crate) fn live(kernel: &Kernel<'_>, journal: &Journal) {
     let mut actor = Actor::new(kernel, Some(journal.log(0)), 1);
@@ -451,22 +369,30 @@ pub(crate) fn program(ground: &Ground, journal: &Journal, seed: u64) {
     let mut fresh = ground.arena().entry().is_ok_and(|entry| entry.is_none());
     loop {
         let kernel = if fresh { boot(ground, journal) } else { revive(ground, journal) };
+        let threads = if dice.below(2) == 0 { 1 } else { 2 + dice.below(LOGS as u64 - 1) };
+        let other = |thread| Actor::new(&kernel, Some(journal.log(thread)), base + thread as u32);
+        let mut others: Vec<_> = (1..threads as usize).map(other).collect();
         let mut first = if fresh {
             Actor::new(&kernel, Some(journal.log(0)), base)
         } else {
             let mut actor = heir(&kernel, journal, base);
             let fate = [None, Some(Fate::Keep), Some(Fate::Free)][dice.below(3) as usize];
-            actor.take_over(&mut dice, Plan { spare: 4, fate });
+            let plan = Plan { spare: 4, fate };
+            if others.is_empty() {
+                actor.take_over(&mut dice, plan);
+            } else {
+                for other in &mut others {
+                    other.owned = actor.share(threads as usize);
+                }
+                actor.take_over_with(&mut others, &mut dice, plan);
+            }
             actor
         };
         fresh = false;
-        let threads = if dice.below(2) == 0 { 1 } else { 2 + dice.below(LOGS as u64 - 1) };
         let ops = 20 + dice.below(300);
         std::thread::scope(|scope| {
-            for thread in 1..threads as u32 {
+            for mut actor in others {
                 let mut dice = Dice(dice.next());
-                let log = Some(journal.log(thread as usize));
-                let mut actor = Actor::new(&kernel, log, base + thread);
                 scope.spawn(move || (0..ops).for_each(|_| actor.act(random(&mut dice))));
             }
             (0..ops).for_each(|_| first.act(random(&mut dice)));

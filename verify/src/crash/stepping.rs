@@ -73,12 +73,13 @@ pub(super) fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
         if end != End::WELL {
             return Err(format!("the life before {}: {end:?}", script.name()).into());
         }
+        script.prepare(&bench.ground, &bench.journal)?;
     }
     Ok((bench.ground.save()?, bench.journal.save()))
 }
 
 /// A process that runs the script and ends before a store.
-fn run(bench: &Bench, script: Script, stop: u64) -> Result<End, Failure> {
+pub(super) fn run(bench: &Bench, script: Script, stop: u64) -> Result<End, Failure> {
     let child = fork(|| {
         // A forked process has the memory only once it opens it.
         bench.ground.again().map_or(103, |ground| {
@@ -114,9 +115,9 @@ fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done
         match verdict {
             Some(Verdict::Whole(things)) => most = most.max(things),
             Some(Verdict::Nothing) => nothing += 1,
-            None => {}
+            Some(Verdict::Ended) | None => {}
         }
-        if end != expected || found != End::WELL || verdict.is_none() {
+        if end != expected || found != End::WELL || !verdict.is_some_and(Verdict::is_whole) {
             // Once more, as the successor has written over what it found.
             bench.ground.load(&memory)?;
             bench.journal.load(&lines);

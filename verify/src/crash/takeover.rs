@@ -5,13 +5,14 @@
 //! promised still, whether it has claimed it or not, until it lets it go.
 
 use heirloom::folio::{Fate, PhysAddr};
+use heirloom::restore::Unclaimed;
 use heirloom::slab::{self, OldObject};
 
 use super::actor::{Actor, Op, Owned, SLAB, is_full, slack};
 use super::caches::{CHANGED, cache_name, spec};
 use super::check::Names;
 use super::ground::{Dice, Ground, Kernel};
-use super::journal::{Call, Journal, Line, Slack};
+use super::journal::{Call, Journal, Line, Part, Slack};
 use super::promises::{Promises, Ways};
 use super::step;
 use super::things::{Sort, Thing, name, root_bytes};
@@ -41,17 +42,30 @@ pub(crate) fn boot<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
     kernel
 }
 
-/// Revives from the entry that is there, which stays the same.
+/// Revives from the entry that is there, which stays the same, unless the root page is of another make.
 pub(crate) fn revive<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
     let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
-    // The blocks of a seal's table.
-    let seal = Slack { blocks: 6, frames: 6, objects: 0 };
-    journal.log(0).write(Line::Open(Call::Revive, seal, step::counted()));
+    journal.log(0).write(Line::From(entry.root.get()));
+    let foreign = Promises::of(journal).came_by_another_make();
+    // The blocks of a seal's table; and the pages of an entry of this kernel's own.
+    let pages = if foreign { 12 } else { 6 };
+    let slack = Slack { blocks: pages, frames: pages, objects: 0 };
+    journal.log(0).write(Line::Open(Call::Revive, slack, step::counted()));
     let kernel = ground.revive(entry).expect("a handover is whole at any instant");
-    assert_eq!(kernel.entry(), entry, "the entry stays the same");
+    assert_eq!(kernel.entry() != entry, foreign, "the entry stays the same in one's own page");
+    assert_eq!(kernel.names_left_behind(), 0);
+    if foreign {
+        journal.log(0).write(Line::Moved(kernel.entry()));
+    }
     journal.log(0).write(Line::Close);
     journal.began();
     kernel
+}
+
+/// Leaves the entry of a kernel that goes on beside a root page of another make: the predecessor's is about
+/// to end.
+pub(crate) fn leave_own(ground: &Ground, kernel: &Kernel<'_>) {
+    ground.arena().leave(kernel.entry()).expect("the first page can be written");
 }
 
 /// Who has what was left to a kernel that has just revived.
@@ -71,19 +85,81 @@ impl Actor<'_, '_> {
     /// Takes over: finds out what became of calls that never returned, claims much of what was left, in
     /// any order, does this and that with it, and leaves the rest or frees it.
     pub(crate) fn take_over(&mut self, dice: &mut Dice, plan: Plan) {
-        for cache in 0..super::caches::ALL {
-            if cache != CHANGED {
-                self.adopt(cache);
-            }
-        }
+        self.adopt_all();
         self.resolve();
         self.upgrade();
+        self.claim_much(dice, plan.spare);
+        if let Some(fate) = plan.fate {
+            self.finish(fate);
+        }
+    }
+
+    /// The same with the help of others, each of which has a share of what was left: they adopt, claim, use
+    /// and let go at once, while what is left is told.
+    pub(crate) fn take_over_with(&mut self, others: &mut [Self], dice: &mut Dice, plan: Plan) {
+        let seeds: Vec<_> = others.iter().map(|_| dice.next()).collect();
+        self.write(Line::Together(true));
+        std::thread::scope(|scope| {
+            for (other, seed) in others.iter_mut().zip(seeds) {
+                scope.spawn(move || {
+                    other.adopt_all();
+                    other.claim_much(&mut Dice(seed), plan.spare);
+                });
+            }
+            self.adopt_all();
+            self.finish(Fate::Keep);
+            self.resolve();
+            self.upgrade();
+            self.claim_much(dice, plan.spare);
+            self.finish(Fate::Keep);
+        });
+        self.write(Line::Together(false));
+        // What is left is told by one.
+        for other in others {
+            let (left, taken) = other.owned.drain(..).partition(|owned: &Owned| owned.left);
+            other.owned = taken;
+            self.owned.extend::<Vec<_>>(left);
+        }
+        if let Some(fate) = plan.fate {
+            self.finish(fate);
+        }
+    }
+
+    /// Takes a share of what was left out: one of so many. What is upgraded, names with what they lead to,
+    /// and areas, of which a block may have been told as a folio, stay.
+    pub(crate) fn share(&mut self, among: usize) -> Vec<Owned> {
+        let mut n = 0;
+        let added = self.owned.iter().filter(|owned| owned.thing.sort == Sort::Subtree);
+        let named: Vec<_> = added.filter_map(|owned| owned.thing.seed).collect();
+        let (shared, rest) = std::mem::take(&mut self.owned).into_iter().partition(|owned| {
+            let thing = &owned.thing;
+            let stays = match thing.sort {
+                Sort::Subtree | Sort::Area => true,
+                Sort::Object => thing.index == CHANGED,
+                Sort::Folio => named.contains(&thing.block().addr().get()),
+                _ => false,
+            };
+            n += usize::from(!stays);
+            owned.left && !stays && n % among == 0
+        });
+        self.owned = rest;
+        shared
+    }
+
+    fn adopt_all(&mut self) {
+        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
+            self.adopt(cache);
+        }
+    }
+
+    /// Claims much of what was left, in any order, and does this and that with it.
+    fn claim_much(&mut self, dice: &mut Dice, spare: u64) {
         let mut left: Vec<_> = self.left().map(|owned| owned.id).collect();
         for i in (1..left.len()).rev() {
             left.swap(i, dice.below(i as u64 + 1) as usize);
         }
         for id in left {
-            if dice.below(plan.spare) > 0 {
+            if dice.below(spare) > 0 {
                 self.claim(id);
             }
             match dice.below(8) {
@@ -94,22 +170,28 @@ impl Actor<'_, '_> {
                 _ => {}
             }
         }
-        if let Some(fate) = plan.fate {
-            self.finish(fate);
+    }
+
+    /// Takes over, in order, what `takes` says, and does nothing else but upgrade what has another layout.
+    pub(crate) fn take_over_some(&mut self, takes: impl Fn(&Thing) -> bool) {
+        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
+            if takes(&Thing::in_cache(cache)) {
+                self.adopt(cache);
+            }
+        }
+        self.resolve();
+        if takes(&Thing::in_cache(CHANGED)) {
+            self.upgrade();
+        }
+        let left: Vec<_> = self.left().copied().collect();
+        for owned in left.into_iter().filter(|owned| takes(&owned.thing)) {
+            self.claim(owned.id);
         }
     }
 
-    /// Takes over all there is, in order, and does nothing else but upgrade what has another layout, and
-    /// free what is nobody's.
+    /// Takes over all there is, and frees what was not promised.
     pub(crate) fn take_over_all(&mut self) {
-        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
-            self.adopt(cache);
-        }
-        self.resolve();
-        self.upgrade();
-        for id in self.left().map(|owned| owned.id).collect::<Vec<_>>() {
-            self.claim(id);
-        }
+        self.take_over_some(|_| true);
         self.finish(Fate::Free);
     }
 
@@ -132,7 +214,7 @@ impl Actor<'_, '_> {
             unsure.into_iter().partition(|(_, ways)| ways.iter().flatten().any(changed));
         self.unsure = later;
         for (id, ways) in now {
-            self.open(Call::Claim, Slack::default());
+            self.open(Call::Claim, slack(0, 0, 0));
             let found = self.look_for(id, &ways);
             self.is(id, found);
             if let Some(thing) = found {
@@ -187,7 +269,7 @@ impl Actor<'_, '_> {
     }
 
     /// Adopts a cache: what it holds survives as before.
-    fn adopt(&mut self, cache: u8) {
+    pub(crate) fn adopt(&mut self, cache: u8) {
         if self.kernel.slabs().inherited(&cache_name(cache)).is_none() {
             return;
         }
@@ -274,6 +356,7 @@ impl Actor<'_, '_> {
         let Some(at) = at else { return };
         let thing = self.owned[at].thing;
         self.open(Call::Claim, slack(0, 0, 0));
+        self.write(Line::About(id, thing));
         let pinned = match thing.sort {
             Sort::Root => {
                 let root = self.kernel.claim_root(&name(Sort::Root, id));
@@ -315,7 +398,7 @@ impl Actor<'_, '_> {
     }
 
     /// Leaves what was not claimed as it is, or frees it.
-    fn finish(&mut self, fate: Fate) {
+    pub(crate) fn finish(&mut self, fate: Fate) {
         let left: Vec<_> = self.left().copied().collect();
         let frames = left.iter().map(|owned| owned.thing.frames()).sum::<u64>();
         let small = left.iter().filter(|owned| owned.thing.small()).count() as u64;
@@ -331,7 +414,16 @@ impl Actor<'_, '_> {
                 self.may(owned.id, None);
             }
         }
-        self.kernel.finish(|_| fate).expect("nothing else writes the root page");
+        let asked = |unclaimed| {
+            self.write(Line::Part(match unclaimed {
+                Unclaimed::Subtree { .. } => Part::Name,
+                Unclaimed::Slab { .. } => Part::Slab,
+                Unclaimed::Object { .. } => Part::Object,
+                _ => Part::Block,
+            }));
+            fate
+        };
+        self.kernel.finish(asked).expect("nothing else writes the root page");
         if fate == Fate::Free {
             for owned in &left {
                 self.is(owned.id, None);

@@ -86,6 +86,11 @@ impl Thing {
         Self { sort, index, handle: [0; 16], bytes, seed: Some(seed) }
     }
 
+    /// What stands for whatever is in a cache.
+    pub(crate) const fn in_cache(cache: u8) -> Self {
+        Self::named(Sort::Object, cache, 0, 0)
+    }
+
     pub(crate) fn folio(block: Block) -> Self {
         let handle = Handle::new(Parts::Folio(block)).expect("every folio has a handle");
         Self::new(Sort::Folio, 0, handle, block.order().bytes())

@@ -28,12 +28,17 @@ impl End {
 
 /// Runs `f` in a new process, which has a copy of all this one has, and shares what is shared.
 pub(crate) fn fork(f: impl FnOnce() -> i32) -> io::Result<Child> {
+    fork_for(PATIENCE, f)
+}
+
+/// The same, for so many seconds at most; 0: as long as it takes.
+pub(crate) fn fork_for(seconds: u32, f: impl FnOnce() -> i32) -> io::Result<Child> {
     // SAFETY: this process has one thread, so the child's copy of everything is consistent.
     match unsafe { libc::fork() } {
         0 => {
             let code = catch_unwind(AssertUnwindSafe(|| {
                 // SAFETY: no handler is set: the signal ends the process.
-                unsafe { libc::alarm(PATIENCE) };
+                unsafe { libc::alarm(seconds) };
                 f()
             }));
             // SAFETY: nothing of the parent's is to be run or flushed here.

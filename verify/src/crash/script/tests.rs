@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::crash::check::{Verdict, check};
+use crate::crash::coverage::{Coverage, calls};
 use crate::crash::journal::{Call, Line};
 use crate::crash::things::{Sort, Thing};
 
@@ -25,7 +27,7 @@ fn made(journal: &Journal) -> (BTreeSet<Call>, BTreeSet<String>) {
                     on.insert(format!("{call:?} {large}{:?}", thing.sort));
                 }
             }
-            Line::Leaving(_) | Line::Began(_) | Line::Swept | Line::Died(..) => {}
+            _ => {}
         }
     }
     (calls, on)
@@ -59,4 +61,33 @@ fn the_scripts_call_everything_for_every_sort_of_thing() {
     for sort in ["Folio", "Buffer", "Object"] {
         assert!(on.contains(&format!("Finish {sort}")), "{sort}: {on:#?}");
     }
+}
+
+/// What the step `takeover` demands of its stops, here of calls that are made at all. And each script leaves
+/// what its kernels were promised, through the entry that is there in the end.
+#[test]
+fn takeovers_make_each_call_of_a_takeover_and_lose_nothing() {
+    let (mut seen, mut unseen) = (Coverage::default(), Coverage::default());
+    for script in Script::TAKEOVERS {
+        let (ground, journal) = (Ground::new().unwrap(), Journal::new().unwrap());
+        script.after().unwrap().run(&ground, &journal, u64::MAX);
+        script.prepare(&ground, &journal).unwrap();
+        let before = journal.lines(0).len();
+        script.run(&ground, &journal, u64::MAX);
+        for (call, _) in calls(&journal.lines(0)[before..]) {
+            let of = if call.starts_with("Claim") { &mut unseen } else { &mut seen };
+            of.add(&call, 1);
+        }
+        let verdict = check(&ground, &journal, true);
+        assert!(matches!(verdict, Verdict::Whole(things) if things > 3), "{script:?}: {verdict:?}");
+    }
+    for of_both in ["Claim Object", "Claim Buffer"] {
+        seen.add(of_both, 1);
+    }
+    // Of a call that tells of several parts, the last is what is named here.
+    for part in ["Name", "Block", "Slab", "Object"] {
+        seen.add(&format!("Finish {part}"), 1);
+    }
+    seen.is_whole_of_seen().unwrap();
+    unseen.is_whole_of_unseen().unwrap();
 }

@@ -33,7 +33,7 @@ pub(super) const STEPS: &[Step] = &[
         name: "takeover",
         shows: "successors that die before any store of their takeover, one after another, lose nothing",
         short: stepping!("crash takeover 97 17 40"),
-        long: Some(stepping!("crash takeover 23 1 4000")),
+        long: Some(stepping!("crash takeover 1 1 4000")),
         needs: Some((
             r#"[ "$(uname -sm)" = "Linux x86_64" ]"#,
             "not Linux on x86-64, whose stores are seen in the program's order",
