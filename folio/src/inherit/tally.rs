@@ -64,7 +64,7 @@ impl<M: Machine> Memory<M> {
     /// Counts blocks that are no longer to be claimed: their bytes have changed.
     #[inline]
     pub(super) fn settle(&self, blocks: u64) {
-        self.machine().pinned_now(|cpu| match self.with_slot(cpu) {
+        self.machine().pinned(|cpu| match self.with_slot(cpu) {
             // SAFETY: it has a slot.
             Some(cpu) => unsafe { self.slot(cpu) }.settled().add_alone(blocks),
             None => self.shared_tallies().settled.add(blocks),
