@@ -16,6 +16,8 @@
 
 mod exchange;
 mod holding;
+mod tally;
+mod unclaimed;
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
@@ -29,6 +31,7 @@ use crate::tracker::{Counts, Key, Spot, Tracker, check_counting};
 
 use exchange::{Disposal, Places};
 use holding::Holding;
+pub(crate) use tally::{Tallies, Tally};
 
 /// What becomes of a block that the predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +86,7 @@ impl<M: Machine> Memory<M> {
         let mut holding = Holding { memory: self, empty: false };
         check_counting(root, &self.tables(), &mut holding, &mut counts)?;
         self.hollow = holding.empty;
+        self.taken_over = counts.total();
         self.tracker = Tracker::adopt(root);
         Ok(of(&counts))
     }
@@ -111,18 +115,6 @@ impl<M: Machine> Memory<M> {
     /// Whether a predecessor preserved exactly this block, and it is still to be claimed.
     pub fn is_inherited(&self, block: Block) -> bool {
         self.is_preserved(block) && self.is_unclaimed(block)
-    }
-
-    /// Calls `each` with every block that a predecessor preserved and that is still to be claimed.
-    ///
-    /// No lock is held and no CPU pinned: `each` may call anything. What is claimed or disposed of
-    /// since the call began may be among them or not.
-    pub fn for_each_inherited(&self, mut each: impl FnMut(Block)) {
-        self.for_each_preserved(|block| {
-            if self.is_unclaimed(block) {
-                each(block);
-            }
-        });
     }
 
     /// Claims a block that a predecessor preserved as a folio: from now on it is the caller's, and
@@ -163,7 +155,12 @@ impl<M: Machine> Memory<M> {
         }
         let range = self.range(block.pfn())?;
         self.prefetch_claim(range, block);
-        exchange::take(&Here { memory: self, range }, block, kind)
+        exchange::take(&Here { memory: self, range }, block, kind)?;
+        // What has a label was counted when it got it: only a slab can have one.
+        if kind != Kind::Slab {
+            self.settle(1);
+        }
+        Ok(())
     }
 
     /// Whether the tree has exactly this block, whose first frame is of `range`.
@@ -208,7 +205,9 @@ impl<M: Machine> Memory<M> {
         let gone = Error::NotPreserved { block };
         let range = self.range(block.pfn()).map_err(|_| gone)?;
         let byte = range.byte(block.pfn()).filter(|_| self.has_bit(range, block)).ok_or(gone)?;
-        exchange::label(byte, block, kind, label)
+        exchange::label(byte, block, kind, label)?;
+        self.settle(1);
+        Ok(())
     }
 
     /// The block that a predecessor preserved, and that is still to be claimed, that holds the frame.
@@ -246,6 +245,9 @@ impl<M: Machine> Memory<M> {
         });
         let byte = byte.ok_or_else(|| self.refuse_single(range, block, kind, true))?;
         let back = label.and_then(|kind| kinds::label(kind, block.order()));
+        if back.is_none() {
+            self.unsettle(1);
+        }
         exchange::put_back(byte, back.unwrap_or(kinds::NEVER));
         Ok(())
     }
@@ -273,7 +275,9 @@ impl<M: Machine> Memory<M> {
             }
         }
         // One may have been claimed since, or disposed of.
-        exchange::take_run(self, run, kind)
+        exchange::take_run(self, run, kind)?;
+        self.settle(run.blocks().count() as u64);
+        Ok(())
     }
 
     /// Claims a run as a large buffer that survives for as long as it is not freed: see
@@ -301,6 +305,7 @@ impl<M: Machine> Memory<M> {
             self.check_run(run, kind)?;
             return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
         }
+        self.unsettle(run.blocks().count() as u64);
         exchange::put_back_run(self, run);
         Ok(())
     }
@@ -314,15 +319,17 @@ impl<M: Machine> Memory<M> {
     /// long as anything is left; and need not be made at all: what is unclaimed stays preserved.
     pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> (u64, u64) {
         let (mut freed, mut kept) = (0, 0);
-        self.for_each_inherited(|block| {
-            if self.label_of(block).is_some() {
-                return;
-            }
-            match fate(block) {
+        if self.is_settled() {
+            return (freed, kept);
+        }
+        // A label is another byte.
+        self.for_each_with(
+            |byte| byte == kinds::NEVER,
+            |block| match fate(block) {
                 Fate::Free => freed += u64::from(self.dispose_of(block)),
                 Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
-            }
-        });
+            },
+        );
         (freed, kept)
     }
 
@@ -334,7 +341,11 @@ impl<M: Machine> Memory<M> {
 
     /// Frees a block that is still to be claimed and has no label: whether it was.
     pub(crate) fn dispose_of(&self, block: Block) -> bool {
-        exchange::dispose_of(self, block)
+        let gone = exchange::dispose_of(self, block);
+        if gone {
+            self.settle(1);
+        }
+        gone
     }
 
     /// Whether a block that was in the tree is still to be claimed: its byte tells, as its bit stays

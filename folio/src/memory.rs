@@ -6,6 +6,7 @@ use lock_api::Mutex;
 
 use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::error::Error;
+use crate::inherit::Tallies;
 use crate::kinds::{FrameState, Kind};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
@@ -59,6 +60,8 @@ pub struct Memory<M: Machine> {
     pub(crate) tracker: Tracker,
     /// Whether the tree that was taken over has nodes that lead to nothing.
     pub(crate) hollow: bool,
+    /// Blocks that the tree had when it was taken over.
+    pub(crate) taken_over: u64,
     /// Whether a block was ever allocated, so that frames may have been freed.
     used: AtomicBool,
     adding: Mutex<M::Mutex, ()>,
@@ -73,7 +76,7 @@ unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 /// What CPUs share, on a cache line of its own, as a CPU's slot is.
 #[repr(align(128))]
-struct Shared(readers::Word);
+struct Shared(readers::Word, Tallies);
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -160,7 +163,7 @@ impl<M: Machine> Memory<M> {
         // SAFETY: behind the slots, within the space.
         let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
         // SAFETY: ours to write; aligned as the slots are, or less.
-        unsafe { shared.write(Shared(readers::Word::new())) };
+        unsafe { shared.write(Shared(readers::Word::new(), Tallies::new())) };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
@@ -168,6 +171,7 @@ impl<M: Machine> Memory<M> {
             cpus,
             tracker: Tracker::new(),
             hollow: false,
+            taken_over: 0,
             used: AtomicBool::new(false),
             shared,
             adding: Mutex::new(()),
@@ -406,6 +410,12 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn shared_readers(&self) -> &readers::Word {
         // SAFETY: `new` wrote it; shared references are all that is ever made of it.
         &unsafe { self.shared.as_ref() }.0
+    }
+
+    /// What was claimed, by those without a CPU.
+    pub(crate) fn shared_tallies(&self) -> &Tallies {
+        // SAFETY: as in `shared_readers`.
+        &unsafe { self.shared.as_ref() }.1
     }
 
     /// The per-CPU state of every CPU.

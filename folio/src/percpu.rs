@@ -13,6 +13,7 @@ use core::ptr::NonNull;
 
 use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
+use crate::inherit::Tally;
 use crate::readers;
 use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 
@@ -71,6 +72,7 @@ pub(crate) struct CpuSlot {
     cache: UnsafeCell<CpuCache>,
     levels: Levels,
     readers: readers::Word,
+    settled: Tally,
 }
 
 /// A cache that its CPU works on.
@@ -100,6 +102,7 @@ impl CpuSlot {
             (&raw mut (*cache).hints).write(Hints::new());
             (&raw mut (*slot).levels).write(levels);
             (&raw mut (*slot).readers).write(readers::Word::new());
+            (&raw mut (*slot).settled).write(Tally::new());
         }
     }
 
@@ -107,6 +110,12 @@ impl CpuSlot {
     #[inline]
     pub(crate) fn readers(&self) -> &readers::Word {
         &self.readers
+    }
+
+    /// How many blocks of a predecessor's it claimed.
+    #[inline]
+    pub(crate) fn settled(&self) -> &Tally {
+        &self.settled
     }
 
     /// Asks the CPU to give back what it keeps, which it does in its next call.

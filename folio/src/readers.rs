@@ -104,7 +104,7 @@ impl<M: Machine> Memory<M> {
     /// ```
     #[inline]
     pub fn reading<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.machine().pinned_now(|cpu| {
+        self.machine().pinned(|cpu| {
             let _inside = if let Some(cpu) = self.with_slot(cpu) {
                 // SAFETY: it has a slot.
                 let word = unsafe { self.slot(cpu) }.readers();
@@ -151,6 +151,21 @@ impl<M: Machine> Memory<M> {
 /// Every interleaving of readers with a block that is given back.
 ///
 /// Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use crate::harness::Ram;
+
+    #[test]
+    fn a_thread_reads_in_a_word_of_its_own_from_its_first_call_on() {
+        let memory = Ram::memory(&Ram::frames(64)).unwrap();
+        let alone = || memory.reading(|| memory.shared_readers().is_out());
+        let all = thread::scope(|scope| [(); 2].map(|()| scope.spawn(alone).join().unwrap()));
+        assert_eq!(all, [true; 2], "no reader counts in the word that all share");
+    }
+}
+
 #[cfg(all(test, loom))]
 mod loom_tests {
     use loom::cell::UnsafeCell;

@@ -407,8 +407,8 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Claims many folios, wherever they lie, all or none, and calls `each` with them, in the order
-    /// of their handles. Costs less than half of what a call for each does where they are scattered,
-    /// as what the next ones need comes meanwhile.
+    /// of their handles. Costs less than a call for each where they are scattered so far that each is a
+    /// miss, as what the next ones need comes meanwhile; else more, as all are gone over twice.
     ///
     /// # Errors
     /// As for [`Handover::claim_folio`], naming the first at fault: nothing is claimed then, and

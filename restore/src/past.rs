@@ -351,8 +351,8 @@ impl<M: Machine> Handover<M> {
     ) -> Result<(), Error> {
         let named = self.unclaimed_frames()?;
         self.memory().disinherit(|block| {
-            // Slabs were asked about, and are the roll's with its tables; so were names.
-            if self.memory().label_of(block).is_some() || named.have(self, block) {
+            // Names were asked about. (So were slabs; they and tables have labels, and are not told here.)
+            if named.have(self, block) {
                 return Fate::Keep;
             }
             match due(self, block) {
@@ -393,11 +393,10 @@ impl<M: Machine> Handover<M> {
         let names = self.edit.lock();
         let page = self.root_page()?;
         let view = page.view()?;
-        let mut frames = NamedFrames { runs: [None; NAMED], more: false };
-        let mut slots = frames.runs.iter_mut();
+        let mut frames = NamedFrames { runs: [None; NAMED], count: 0, more: false };
         for (_, subtree) in names.unclaimed(&view) {
-            match slots.next() {
-                Some(slot) => *slot = subtree.frames(),
+            match frames.runs.get_mut(frames.count) {
+                Some(slot) => (*slot, frames.count) = (subtree.frames(), frames.count + 1),
                 None => frames.more = true,
             }
         }
@@ -418,6 +417,8 @@ const NAMED: usize = 32;
 /// The frames of names, a few of them at hand.
 struct NamedFrames {
     runs: [Option<Run>; NAMED],
+    /// How many of them are there.
+    count: usize,
     /// There are more, to be looked up.
     more: bool,
 }
@@ -426,7 +427,7 @@ impl NamedFrames {
     /// Whether a frame of `block` is that of a name.
     fn have<M: Machine>(&self, handover: &Handover<M>, block: Block) -> bool {
         let run = block.run();
-        if self.runs.iter().flatten().any(|named| named.overlaps(run)) {
+        if self.runs.iter().take(self.count).flatten().any(|named| named.overlaps(run)) {
             return true;
         }
         self.more && {

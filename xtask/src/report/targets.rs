@@ -48,7 +48,15 @@ const fn line(row: &'static str, ours: &'static str, bound: Bound) -> Line {
 const H: &str = "heirloom";
 const PRESERVING: &str = "heirloom, preserving";
 const BUFFER: &str = "heirloom, buffer";
+const PLAIN: &str = "heirloom, plain cache";
 const REVIVE: &str = "revive, 1 TiB";
+const FINISH: &str = "finish, 1048576 scattered over 1 TiB";
+const HOT: &str = "claim an object by handle, 1000 hot";
+const RANDOM: &str = "claim an object by handle, a million at random";
+const RANDOM_2T: &str = "2T: claim an object by handle, a million at random";
+/// What a claim at random is compared with: it writes the state.
+const MISS: &str = "a read-modify-write of its state";
+const FIRST_USE: &str = "1500000 objects in 60 caches, from revive to first use";
 
 pub(super) const SECTIONS: &[Section] = &[
     Section {
@@ -216,10 +224,27 @@ pub(super) const SECTIONS: &[Section] = &[
             line(REVIVE, "contiguous 1048576", Of(2.2, REVIVE, "contiguous 524288")),
             line(REVIVE, "mixed 1048576", Of(2.2, REVIVE, "mixed 524288")),
             line(REVIVE, "every frame", Beyond(10e6, "metadata alone")),
-            line("claim a folio", H, Rmw(2.0)),
-            line("claim a folio", "heirloom, many at once", Rmw(2.0)),
+            line(FINISH, "unclaimed, kept", Shown),
+            line(FINISH, "unclaimed, freed", Shown),
+            line(FINISH, "all claimed", Shown),
+            line("claim a folio", H, Rmw(2.5)),
+            line("claim a folio", "heirloom, many at once", Rmw(2.5)),
             line("claim a small object", H, Rmw(4.0)),
             line("claim a large buffer", H, Rmw(4.0)),
+            line(HOT, H, Ns(40.0)),
+            line(HOT, PLAIN, Ns(40.0)),
+            line(RANDOM, "a load of its state", Shown),
+            line(RANDOM, MISS, Shown),
+            line(RANDOM, "a load of it", Shown),
+            line(RANDOM, H, Beyond(40.0, MISS)),
+            line(RANDOM, PLAIN, Beyond(40.0, MISS)),
+            line(RANDOM_2T, "a load of its state", Shown),
+            line(RANDOM_2T, MISS, Shown),
+            line(RANDOM_2T, "a load of it", Shown),
+            line(RANDOM_2T, H, Beyond(40.0, MISS)),
+            line(RANDOM_2T, PLAIN, Beyond(40.0, MISS)),
+            line(FIRST_USE, "adopt all, claim one", Shown),
+            line(FIRST_USE, "adopt all, claim each", Shown),
             line("adopt a slab of 64 B objects", H, Shown),
             line("seal and verify", "seal", Of(4.0, "seal and verify", "reading as many bytes")),
             line("seal and verify", "verify", Of(4.0, "seal and verify", "reading as many bytes")),
