@@ -254,7 +254,7 @@ impl Script {
             _ => {
                 let fate = if self == Self::Sweep { Fate::Free } else { Fate::Keep };
                 let plan = Plan { spare: 4, fate: Some(fate) };
-                actor.take_over(&mut Dice(4), plan);
+                actor.take_over(&mut Dice(12), plan);
                 SHORT.as_slice()
             }
         };

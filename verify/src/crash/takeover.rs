@@ -4,12 +4,12 @@
 //! It goes on with its predecessor's handover, under the same entry. What was promised before it began is
 //! promised still, whether it has claimed it or not, until it lets it go.
 
-use heirloom::folio::{Fate, PhysAddr};
+use heirloom::folio::{DirectMap, Fate, PhysAddr};
 use heirloom::restore::Unclaimed;
 use heirloom::slab::{self, OldObject};
 
 use super::actor::{Actor, Op, Owned, SLAB, is_full, slack};
-use super::caches::{CHANGED, cache_name, spec};
+use super::caches::{CHANGED, cache_name, preserving, spec};
 use super::check::Names;
 use super::ground::{Dice, Ground, Kernel};
 use super::journal::{Call, Journal, Line, Part, Slack};
@@ -85,7 +85,9 @@ impl Actor<'_, '_> {
     /// Takes over: finds out what became of calls that never returned, claims much of what was left, in
     /// any order, does this and that with it, and leaves the rest or frees it.
     pub(crate) fn take_over(&mut self, dice: &mut Dice, plan: Plan) {
-        self.adopt_all();
+        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
+            self.adopt_or_resume(cache);
+        }
         self.resolve();
         self.upgrade();
         self.claim_much(dice, plan.spare);
@@ -176,7 +178,7 @@ impl Actor<'_, '_> {
     pub(crate) fn take_over_some(&mut self, takes: impl Fn(&Thing) -> bool) {
         for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
             if takes(&Thing::in_cache(cache)) {
-                self.adopt(cache);
+                self.adopt_or_resume(cache);
             }
         }
         self.resolve();
@@ -234,7 +236,7 @@ impl Actor<'_, '_> {
         for way in ways.iter().flatten() {
             let there = match way.sort {
                 Sort::Root | Sort::Subtree => Names::of(self.kernel).has(self.kernel, id, way),
-                _ => match way.claim(self.kernel) {
+                _ => match way.claim_or_find(self.kernel) {
                     Ok(()) => {
                         let alike = ways.iter().flatten().filter(|o| o.handle() == way.handle());
                         let whole = alike.copied().find(|thing| thing.is_whole(self.kernel));
@@ -277,6 +279,39 @@ impl Actor<'_, '_> {
         let adopted = self.kernel.slabs().adopt(spec(cache));
         adopted.err().into_iter().for_each(|error| assert!(is_full(&error.into()), "{error}"));
         self.close();
+    }
+
+    /// Adopts a cache, or, every other preserving one, goes on with it as it is: all that is in use in it is
+    /// this kernel's at once, and what is no owner's, as the call for it never returned, is freed.
+    fn adopt_or_resume(&mut self, cache: u8) {
+        let slabs = self.kernel.slabs();
+        let resumes = preserving(cache) && cache / 2 % 2 == 1;
+        if !resumes || slabs.inherited(&cache_name(cache)).is_none() {
+            return self.adopt(cache);
+        }
+        self.open(Call::Adopt, slack(0, 0, 0));
+        let taken = slabs.resume(spec(cache));
+        self.close();
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => return assert!(is_full(&error.into()), "{error}"),
+        };
+        let of = |thing: &Thing| thing.sort == Sort::Object && thing.index == cache;
+        let owned = self.owned.iter().map(|owned| owned.thing);
+        let unsure = self.unsure.iter().flat_map(|(_, ways)| ways.iter().flatten().copied());
+        let known: Vec<_> = owned.chain(unsure).filter(of).filter_map(|t| t.addr()).collect();
+        let there: Vec<_> = taken.preserved().map(|(addr, _)| addr).collect();
+        for addr in there.into_iter().filter(|addr| !known.contains(addr)) {
+            self.open(Call::Finish, slack(SLAB, SLAB, 1));
+            let object = self.kernel.memory().machine().ptr(addr);
+            // SAFETY: resumed, and no owner of this kernel's or of its predecessor's has it.
+            unsafe { taken.free(object) }.unwrap_or_else(|error| panic!("{addr}: {error}"));
+            self.close();
+        }
+        let all: Vec<_> = self.left().filter(|o| of(&o.thing)).map(|owned| owned.id).collect();
+        for id in all {
+            self.claim(id);
+        }
     }
 
     /// Objects of a layout that this build has no more become others, one after another.
@@ -375,7 +410,7 @@ impl Actor<'_, '_> {
                 }
                 true
             }
-            _ => match thing.claim(self.kernel) {
+            _ => match thing.claim_or_find(self.kernel) {
                 Ok(()) => {
                     assert!(thing.is_whole(self.kernel), "claimed, and changed: {thing:?}");
                     self.is_named(&thing)

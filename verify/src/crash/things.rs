@@ -174,6 +174,14 @@ impl Thing {
         self.small() && self.born()
     }
 
+    /// Finds an object that is in use, as its cache was resumed, or else claims it.
+    pub(crate) fn claim_or_find(&self, kernel: &Kernel<'_>) -> Result<(), Error> {
+        match self.sort {
+            Sort::Object if kernel.find(self.handle()).is_ok() => Ok(()),
+            _ => self.claim(kernel),
+        }
+    }
+
     /// Claims it as the predecessor's: what is not a name. It is preserved as before.
     pub(crate) fn claim(&self, kernel: &Kernel<'_>) -> Result<(), Error> {
         let handle = self.handle();
