@@ -243,6 +243,8 @@ pub(super) const SECTIONS: &[Section] = &[
             line(RANDOM_2T, "a load of it", Shown),
             line(RANDOM_2T, H, Beyond(40.0, MISS)),
             line(RANDOM_2T, PLAIN, Beyond(40.0, MISS)),
+            line(FIRST_USE, "resume all, use one", Ns(5e6)),
+            line(FIRST_USE, "resume all, look for each", Shown),
             line(FIRST_USE, "adopt all, claim one", Shown),
             line(FIRST_USE, "adopt all, claim each", Shown),
             line("adopt a slab of 64 B objects", H, Shown),
