@@ -248,12 +248,16 @@ impl<M: Machine> Handover<M> {
         &self,
         mut each: impl FnMut(Subtree) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        // Checked once: what the names are is then read anew for each that is told.
+        let root = {
+            let _names = self.edit.lock();
+            self.root_page()?.at()
+        };
         let mut last: Option<Name> = None;
         loop {
             let next = {
                 let names = self.edit.lock();
-                let page = self.root_page()?;
-                let view = page.view()?;
+                let view = RootView::again(halves(self.table_words(root)), root)?;
                 let behind = |subtree: &Subtree| last.is_none_or(|last| subtree.name > last);
                 let unclaimed = names.unclaimed(&view).map(|(_, subtree)| subtree);
                 unclaimed.filter(behind).min_by_key(|subtree| subtree.name)

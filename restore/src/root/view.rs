@@ -44,7 +44,7 @@ impl<'a> RootView<'a> {
     ///
     /// `words` may be more than the tree needs: the tree says its own length. Properties that are
     /// not known, and nodes below a subtree's, are skipped. The time is that of one walk, and for
-    /// `n` subtrees of `n^2 / 2` comparisons of names at most; of one in eight of them where names
+    /// `n` subtrees of `n^2 / 2` comparisons of names at most; of one in thirty of them where names
     /// fill a page of 64 KiB, and of next to none in one of 4 KiB.
     ///
     /// # Errors
@@ -73,6 +73,14 @@ impl<'a> RootView<'a> {
         let view = Self::top(tree)?;
         view.check_subtrees()?;
         Ok(view)
+    }
+
+    /// The view of a page that was checked before, and that only its owner has edited since.
+    ///
+    /// # Errors
+    /// As for [`RootView::new`], but for what is wrong with subtrees: their iterator tells that.
+    pub(crate) fn again(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
+        Self::top(DeviceTree::open(words, Table::Root, at)?)
     }
 
     /// Checks the properties of the root node.
@@ -119,7 +127,7 @@ impl<'a> RootView<'a> {
     #[inline(never)]
     fn check_subtrees(&self) -> Result<(), Error> {
         let mut subtrees = self.subtrees();
-        let (mut seen, mut marks) = (0, Marks([0; PAGE_SIZE >> 11]));
+        let (mut seen, mut marks) = (0, Marks([0; PAGE_SIZE >> 9]));
         loop {
             let offset = subtrees.cursor;
             let Some(subtree) = subtrees.next() else { return Ok(()) };
@@ -163,8 +171,8 @@ impl<'a> RootView<'a> {
 }
 
 /// Which names there were, as far as one bit for each tells: a Bloom filter of one hash.
-/// Four bits for each name that a page can have, or so.
-struct Marks([u64; PAGE_SIZE >> 11]);
+/// Sixteen bits for each name that a page can have, or so.
+struct Marks([u64; PAGE_SIZE >> 9]);
 
 impl Marks {
     /// Marks `name`: whether it, or another of the same hash, was marked before.
