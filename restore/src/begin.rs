@@ -96,6 +96,8 @@ impl<M: Machine> NewHandover<M> {
         slabs.prune();
         drop_seal(slabs.memory(), left);
         let GoneOn { pages, moved, lost } = go_on(&slabs, entry, producer, left)?;
+        // By itself, as the stack is small: another page has none.
+        let lost = lost + drop_lost(slabs.memory(), pages.entry)?;
         let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
         Ok(Self { slabs, pages, names, moved, lost, predecessor: left.producer, reserve })
@@ -290,12 +292,11 @@ fn go_on<M: Machine>(
     if there.is_none_or(|there| there.addr != header) {
         page.edit(edit(header_name(header)?), || Ok(()))?;
     }
-    let lost = drop_lost(memory, &mut page)?;
     // One that could not be gone on with is named no more.
     if let Some((_, block)) = left.header.filter(|(at, _)| *at != header) {
         drop_table(memory, block);
     }
-    Ok(GoneOn { pages: OwnPages { entry, header, generation }, moved: None, lost })
+    Ok(GoneOn { pages: OwnPages { entry, header, generation }, moved: None, lost: 0 })
 }
 
 /// Writes pages of this kernel's own beside the predecessor's, whose entry stays good.
@@ -370,7 +371,8 @@ fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>,
 
 /// Takes the names out of a root page whose frames were let go. Returns how many.
 #[inline(never)]
-fn drop_lost<M: Machine>(memory: &Memory<M>, page: &mut RootPage<'_>) -> Result<u32, Error> {
+fn drop_lost<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<u32, Error> {
+    let mut page = root_of(memory, entry)?;
     let mut dropped = 0;
     loop {
         let mut first = None;

@@ -167,6 +167,7 @@ impl<M: Machine> Handover<M> {
 
     /// Ends the predecessor's entry, where it is another than this kernel's, and gives back what was
     /// claimed by its names and is no longer this kernel's. Returns whether it was another.
+    #[inline(never)]
     pub(crate) fn end_entry(&self) -> Result<bool, Error> {
         let _alone = self.edit.lock();
         let mut moved = self.moved.lock();
@@ -194,6 +195,7 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Gives back the pages of an entry that was ended.
+    #[inline(never)]
     pub(crate) fn drop_ended(&self) -> Result<(), Error> {
         let Some(moved) = self.moved.lock().take() else { return Ok(()) };
         for held in moved.held.into_iter().flatten() {

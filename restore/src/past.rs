@@ -244,6 +244,7 @@ impl<M: Machine> Handover<M> {
 
     /// Calls `each` with every subtree that is the predecessor's still, with no lock held. In the order of
     /// their names: where one stands may change meanwhile.
+    #[inline(never)]
     fn each_unclaimed_subtree(
         &self,
         mut each: impl FnMut(Subtree) -> Result<(), Error>,
@@ -254,18 +255,25 @@ impl<M: Machine> Handover<M> {
             self.root_page()?.at()
         };
         let mut last: Option<Name> = None;
-        loop {
-            let next = {
-                let names = self.edit.lock();
-                let view = RootView::again(halves(self.table_words(root)), root)?;
-                let behind = |subtree: &Subtree| last.is_none_or(|last| subtree.name > last);
-                let unclaimed = names.unclaimed(&view).map(|(_, subtree)| subtree);
-                unclaimed.filter(behind).min_by_key(|subtree| subtree.name)
-            };
-            let Some(subtree) = next else { return Ok(()) };
+        while let Some(subtree) = self.unclaimed_behind(root, last)? {
             last = Some(subtree.name);
             each(subtree)?;
         }
+        Ok(())
+    }
+
+    /// The first subtree behind a name that is the predecessor's still.
+    #[inline(never)]
+    fn unclaimed_behind(
+        &self,
+        root: PhysAddr,
+        last: Option<Name>,
+    ) -> Result<Option<Subtree>, Error> {
+        let names = self.edit.lock();
+        let view = RootView::again(halves(self.table_words(root)), root)?;
+        let behind = |subtree: &Subtree| last.is_none_or(|last| subtree.name > last);
+        let unclaimed = names.unclaimed(&view).map(|(_, subtree)| subtree);
+        Ok(unclaimed.filter(behind).min_by_key(|subtree| subtree.name))
     }
 
     /// Claims what the predecessor published under `name`; once. It stays published.
@@ -347,6 +355,7 @@ impl<M: Machine> Handover<M> {
 
     /// Asks `fate` about the blocks that are not claimed, and that are not slabs or a name's, where that
     /// is what `due` says.
+    #[inline(never)]
     fn finish_blocks(
         &self,
         finished: &mut Finished,
@@ -373,6 +382,7 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Strikes out a name that is the predecessor's still, and frees what only it leads to.
+    #[inline(never)]
     fn discard_subtree(&self, subtree: &Subtree) -> Result<(), Error> {
         let mut names = self.edit.lock();
         let mut page = self.root_page()?;

@@ -172,6 +172,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Errors
     /// As for [`Slabs::adopt`]: the name, the spec, [`Error::Mismatch`].
+    #[inline(never)]
     pub(crate) fn left_to(&self, spec: &CacheSpec) -> Result<LeftTo<'_, M>, Error> {
         spec.own_name()?;
         spec.geometry()?;
@@ -197,6 +198,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Errors
     /// As for [`Slabs::adopt`].
+    #[inline(never)]
     pub(crate) fn heir(
         &self,
         spec: CacheSpec,

@@ -224,7 +224,8 @@ impl<'a> RootPage<'a> {
 
     /// Writes the edited tree, which has to end at `end`.
     fn compose(&self, edit: Edit, mut block: Emit<'_, '_>, end: usize) -> Result<(), Error> {
-        let (view, start) = (self.view()?, block.at);
+        // Checked when the page was made or opened, and this value's alone since.
+        let (view, start) = (RootView::again(self.words, self.at)?, block.at);
         block.open(if let Edit::Map(map) = edit { map } else { view.map() });
         let mut found = false;
         for subtree in view.subtrees() {

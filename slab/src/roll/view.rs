@@ -192,9 +192,10 @@ impl<'m, S: Source<'m>> RollView<S> {
         is: F,
     ) -> impl Iterator<Item = CacheRecord> + use<'m, S, F> {
         self.own_pages().flat_map(move |(_, words, count)| {
-            let stored = (0..count).map(move |index| stored(words, index));
-            let stored = stored.filter(move |stored| is(stored.shape()));
-            stored.filter_map(|stored| stored.check().ok().flatten())
+            (0..count).filter_map(move |index| {
+                let stored = stored(words, index);
+                if is(stored.shape()) { stored.check().ok().flatten() } else { None }
+            })
         })
     }
 
