@@ -279,18 +279,14 @@ fn go_on<M: Machine>(
     if !root.is_some_and(|root| root.is_page_of(entry.root)) {
         return move_on(slabs, entry, producer, left);
     }
-    let mut page = root_of(memory, entry)?;
-    // Whatever the header page's address will be: an edit that has room for one has it for any.
-    let named = header_name(entry.root)?;
-    let there = page.view()?.find(&named.name).ok();
-    let edit = if there.is_some() { Edit::Replace } else { Edit::Add };
-    if !page.is_ours() || page.try_edit(edit(named)).is_err() {
+    let (fits, there) = goes_on(memory, entry)?;
+    if !fits {
         return move_on(slabs, entry, producer, left);
     }
     let generation = left.generation.saturating_add(1);
     let header = go_on_header(slabs, producer, generation, left)?;
-    if there.is_none_or(|there| there.addr != header) {
-        page.edit(edit(header_name(header)?), || Ok(()))?;
+    if there != Some(header) {
+        turn_to_header(memory, entry, header, there.is_some())?;
     }
     // One that could not be gone on with is named no more.
     if let Some((_, block)) = left.header.filter(|(at, _)| *at != header) {
@@ -334,6 +330,34 @@ fn move_on<M: Machine>(
     let [page, areas] = left.held;
     let held = [page, areas, replaced.map(|(_, block)| Held::Taken(block))];
     Ok(GoneOn { pages, moved: Some(Moved::new(entry.root, held, full)), lost })
+}
+
+/// Whether the root page is laid out as this build does it and has room for a header's name, and where it
+/// names one now.
+#[inline(never)]
+fn goes_on<M: Machine>(
+    memory: &Memory<M>,
+    entry: Entry,
+) -> Result<(bool, Option<PhysAddr>), Error> {
+    let page = root_of(memory, entry)?;
+    // Whatever the header page's address will be: an edit that has room for one has it for any.
+    let named = header_name(entry.root)?;
+    let there = page.view()?.find(&named.name).ok().map(|there| there.addr);
+    let edit = if there.is_some() { Edit::Replace } else { Edit::Add };
+    let room = page.is_ours() && page.try_edit(edit(named)).is_ok();
+    Ok((room, there))
+}
+
+/// Makes the root page name this header, in place of another or of none.
+#[inline(never)]
+fn turn_to_header<M: Machine>(
+    memory: &Memory<M>,
+    entry: Entry,
+    header: PhysAddr,
+    replaces: bool,
+) -> Result<(), Error> {
+    let edit = if replaces { Edit::Replace } else { Edit::Add };
+    root_of(memory, entry)?.edit(edit(header_name(header)?), || Ok(()))
 }
 
 /// The page of the `heirloom` subtree: the predecessor's, which says from now on what this kernel says,
