@@ -281,7 +281,13 @@ impl<'a> Worker<'a> {
                     kernel.slabs().shrink();
                 }
                 2 => {
-                    tolerate(kernel.publish("root", &self.seed.to_le_bytes()));
+                    // What was left under the name is claimed before it is replaced; another thread may
+                    // be at it.
+                    drop(kernel.claim_root("root"));
+                    match kernel.publish("root", &self.seed.to_le_bytes()) {
+                        Err(Error::NameTaken { .. }) => {}
+                        published => _ = tolerate(published),
+                    }
                 }
                 // Others change what is sealed meanwhile: see the model of sealing.
                 _ => {
