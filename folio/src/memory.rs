@@ -76,7 +76,10 @@ unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 /// What CPUs share, on a cache line of its own, as a CPU's slot is.
 #[repr(align(128))]
-struct Shared(readers::Word, Tallies);
+struct Shared {
+    readers: readers::Word,
+    tallies: Tallies,
+}
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -163,7 +166,7 @@ impl<M: Machine> Memory<M> {
         // SAFETY: behind the slots, within the space.
         let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
         // SAFETY: ours to write; aligned as the slots are, or less.
-        unsafe { shared.write(Shared(readers::Word::new(), Tallies::new())) };
+        unsafe { shared.write(Shared { readers: readers::Word::new(), tallies: Tallies::new() }) };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
@@ -409,13 +412,13 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn shared_readers(&self) -> &readers::Word {
         // SAFETY: `new` wrote it; shared references are all that is ever made of it.
-        &unsafe { self.shared.as_ref() }.0
+        &unsafe { self.shared.as_ref() }.readers
     }
 
-    /// What was claimed, by those without a CPU.
+    /// What calls without a slot of their CPU claimed, and what was put back.
     pub(crate) fn shared_tallies(&self) -> &Tallies {
         // SAFETY: as in `shared_readers`.
-        &unsafe { self.shared.as_ref() }.1
+        &unsafe { self.shared.as_ref() }.tallies
     }
 
     /// The per-CPU state of every CPU.

@@ -148,9 +148,6 @@ impl<M: Machine> Memory<M> {
     }
 }
 
-/// Every interleaving of readers with a block that is given back.
-///
-/// Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::thread;
@@ -166,6 +163,9 @@ mod tests {
     }
 }
 
+/// Every interleaving of readers with a block that is given back.
+///
+/// Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use loom::cell::UnsafeCell;

@@ -16,7 +16,8 @@ use crate::sync::Relaxed;
 const AHEAD: usize = 32;
 
 impl<M: Machine> Memory<M> {
-    /// Calls `each` with every preserved block whose first byte is `wanted`, when it is.
+    /// Calls `each` with every preserved block of which the first frame's byte is `wanted` when it is looked
+    /// at.
     ///
     /// Nothing is held meanwhile: `each` may call anything.
     pub(super) fn for_each_with(&self, wanted: impl Fn(u8) -> bool, mut each: impl FnMut(Block)) {
