@@ -189,6 +189,7 @@ impl<M: Machine> Slabs<M> {
         Ok(left)
     }
 
+    /// Whether the roll names a slab of the record.
     pub(crate) fn has_slabs(&self, record: &CacheRecord) -> bool {
         self.view().slabs(record).next().is_some()
     }

@@ -19,7 +19,7 @@
 //! only while one is set aside) and never while a caller's code runs. So of two calls that come to a
 //! slab together the second waits until it is wholly adopted, and finds it then.
 
-use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
+use heirloom_folio::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
 
@@ -33,7 +33,7 @@ pub(crate) struct Past<M: Machine> {
     /// Slabs that were struck out of the roll and were no cache's, ever.
     struck_out: AtomicU64,
     /// Whether any cache resumes what was left.
-    resumed: AtomicU64,
+    resumed: AtomicBool,
 }
 
 /// Held by whichever call claims a slab of the predecessor's.
@@ -59,7 +59,7 @@ impl Turn {
 impl<M: Machine> Past<M> {
     pub(crate) const fn new() -> Self {
         let turn = Mutex::new(Turn { aside: 0, put_back: 0 });
-        Self { turn, struck_out: AtomicU64::new(0), resumed: AtomicU64::new(0) }
+        Self { turn, struck_out: AtomicU64::new(0), resumed: AtomicBool::new(false) }
     }
 
     /// How many entries of slab tables were struck out that no cache knows of.
@@ -69,12 +69,12 @@ impl<M: Machine> Past<M> {
 
     /// Whether any cache resumes what was left to it. In turn, it stays so.
     pub(crate) fn any_resumed(&self) -> bool {
-        self.resumed.load(Relaxed) > 0
+        self.resumed.load(Relaxed)
     }
 
     /// Notes that a cache resumes what was left to it.
     pub(crate) fn note_resumed(&self, _: &Turn) {
-        self.resumed.fetch_add(1, Relaxed);
+        self.resumed.store(true, Relaxed);
     }
 
     /// Waits for the turn.

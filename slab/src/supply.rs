@@ -139,23 +139,31 @@ impl<M: Machine> Cache<'_, M> {
                     return Ok(());
                 }
             }
-            if self.sweep_for_free(SWEPT) {
-                continue;
-            }
-            let grown = self.grow();
-            if grown.is_err() {
-                if self.sweep_for_free(usize::MAX) {
-                    continue;
-                }
-                self.await_sweep();
+            let more = self.make_more();
+            if more.is_err() {
                 // Giving back what others held may have helped.
                 let mut shared = control.shared.lock();
                 return match shared.lists.fill(map, &control.geometry, magazine) {
-                    0 => grown,
+                    0 => more,
                     _ => Ok(()),
                 };
             }
         }
+    }
+
+    /// Makes free places available: in a slab that was resumed and not used yet, or in a new one.
+    fn make_more(&self) -> Result<(), Error> {
+        if self.sweep_for_free(SWEPT) {
+            return Ok(());
+        }
+        let grown = self.grow();
+        if grown.is_err() {
+            if self.sweep_for_free(usize::MAX) {
+                return Ok(());
+            }
+            self.await_sweep();
+        }
+        grown
     }
 
     /// One object, without a magazine.
@@ -180,15 +188,7 @@ impl<M: Machine> Cache<'_, M> {
                     }
                 }
             }
-            if self.sweep_for_free(SWEPT) {
-                continue;
-            }
-            let grown = self.grow();
-            if let Err(error) = grown {
-                if self.sweep_for_free(usize::MAX) {
-                    continue;
-                }
-                self.await_sweep();
+            if let Err(error) = self.make_more() {
                 let mut shared = control.shared.lock();
                 shared.lists.fill(map, &control.geometry, &mut magazine);
                 return magazine.pop().ok_or(error);

@@ -42,7 +42,7 @@ impl<'m, S: Source<'m>> RollView<S> {
     /// The first page of the slab table behind that of which `page` is a page, among those of all records
     /// of a shape: there is one record of each, but for what a predecessor forged.
     pub(crate) fn table_behind(&self, shape: &Shape, page: PhysAddr) -> Option<PhysAddr> {
-        let mut records = self.records().filter(|record| record.shape() == shape);
+        let mut records = self.records_with(|there| there == shape);
         records.find(|record| self.table_pages(record).any(|(there, ..)| there == page))?;
         Some(records.next()?.table())
     }
