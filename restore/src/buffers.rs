@@ -115,6 +115,21 @@ impl<M: Machine> Handover<M> {
     /// [`Error::Handle`]: no handle of a buffer or an object. [`Error::Slab`], as for
     /// [`Slabs::at`](heirloom_slab::Slabs::at): free, not claimed, another length, a stale tag, or no
     /// object's start.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_restore::Handover;
+    ///
+    /// let kernel = Handover::fresh(Ram::memory(&Ram::frames(1024))?, &[], "this kernel")?;
+    /// let buffer = kernel.alloc(100)?;
+    /// let handle = kernel.handle_of(buffer)?;
+    /// assert_eq!(kernel.find(handle)?, buffer);
+    /// // SAFETY: allocated above, and not used again.
+    /// unsafe { kernel.free(buffer) }?;
+    /// assert!(kernel.find(handle).is_err(), "it is in use no more");
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn find(&self, handle: Handle) -> Result<NonNull<u8>, Error> {
         match handle.parts()? {
             Parts::Buffer { addr, bytes } => {

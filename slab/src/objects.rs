@@ -31,6 +31,22 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// slabs are [swept](Cache::sweep) on the way; one that is not sound is passed over, and all that are not
     /// swept where nothing can be waited for. What changes meanwhile may or may not be among them. No lock
     /// is held in between.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_slab::{CacheSpec, Slabs};
+    ///
+    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let names = slabs.cache(CacheSpec::new("names", 64))?;
+    /// let (kept, _lost) = (names.alloc()?, names.alloc()?);
+    /// // SAFETY: allocated just now.
+    /// unsafe { names.preserve(kept) }?;
+    /// let all: Vec<_> = names.preserved().collect();
+    /// let [(addr, tag)] = all[..] else { panic!("one survives") };
+    /// assert_eq!(names.at(addr, tag)?, kept);
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
     pub fn preserved(&self) -> Objects<'s, M> {
         Objects::all(*self, Which::Preserved)
     }

@@ -140,11 +140,47 @@ impl<M: Machine> Slabs<M> {
         Ok((TypedCache::over(cache), adopted))
     }
 
-    /// The same with all that the predecessor's cache of this name left, in use as it was: see
-    /// [`Slabs::resume`]. [`TypedCache::from_raw`] gives each object its owner again.
+    /// Returns the cache called `name` of values of type `T`, with all that the predecessor's cache of this
+    /// name left, in use as it was: see [`Slabs::resume`]. [`TypedCache::from_raw`] gives each object its
+    /// owner again.
     ///
     /// # Errors
     /// As for [`Slabs::resume`].
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::PhysAddr;
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_slab::{Slabs, persist};
+    /// use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+    ///
+    /// #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    /// #[repr(C)]
+    /// struct Node {
+    ///     next: u64,
+    ///     value: u64,
+    /// }
+    /// persist!(Node { next, value });
+    ///
+    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let nodes = slabs.typed::<Node>("nodes", true)?;
+    /// let tail = nodes.insert(Node { next: 0, value: 2 })?.leak();
+    /// let head = nodes.insert(Node { next: tail.get(), value: 1 })?.leak();
+    ///
+    /// // The successor, over the same memory: the list is there, by its addresses.
+    /// let (map, roll) = (slabs.memory().tree_root()?, slabs.roll());
+    /// let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
+    /// let slabs = Slabs::revive(memory.inherit(map)?.0, roll)?;
+    /// let nodes = slabs.resume_typed::<Node>("nodes", true)?;
+    /// // SAFETY: the list's, which is this kernel's as a whole; each is had once.
+    /// let head = unsafe { nodes.from_raw(head) };
+    /// // SAFETY: as above.
+    /// let tail = unsafe { nodes.from_raw(PhysAddr::new(head.next)) };
+    /// assert_eq!((head.value, tail.value), (1, 2));
+    /// drop((head, tail));
+    /// assert_eq!(nodes.cache().preserved().count(), 0);
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
     pub fn resume_typed<T: Persist>(
         &self,
         name: &str,
