@@ -96,7 +96,8 @@ impl<M: Machine> NewHandover<M> {
         slabs.prune();
         drop_seal(slabs.memory(), left);
         let GoneOn { pages, moved, lost } = go_on(&slabs, entry, producer, left)?;
-        // By itself, as the stack is small: another page has none.
+        // Not by `go_on`, whose frame would stand above it on a small stack. A page that was written just now
+        // has none.
         let lost = lost + drop_lost(slabs.memory(), pages.entry)?;
         let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
@@ -279,7 +280,7 @@ fn go_on<M: Machine>(
     if !root.is_some_and(|root| root.is_page_of(entry.root)) {
         return move_on(slabs, entry, producer, left);
     }
-    let (fits, there) = goes_on(memory, entry)?;
+    let (fits, there) = header_in_place(memory, entry)?;
     if !fits {
         return move_on(slabs, entry, producer, left);
     }
@@ -335,7 +336,7 @@ fn move_on<M: Machine>(
 /// Whether the root page is laid out as this build does it and has room for a header's name, and where it
 /// names one now.
 #[inline(never)]
-fn goes_on<M: Machine>(
+fn header_in_place<M: Machine>(
     memory: &Memory<M>,
     entry: Entry,
 ) -> Result<(bool, Option<PhysAddr>), Error> {

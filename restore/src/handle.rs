@@ -221,8 +221,8 @@ impl fmt::Display for HandleFault {
     }
 }
 
-/// The check of a handle whose meta word is `meta`, its check bits aside: the low byte of the XXH3 of the
-/// fifteen bytes.
+/// Returns the check of a handle with this meta word, the check bits in it left out: the low byte of the
+/// XXH3 of the fifteen bytes.
 ///
 /// Computed from the two words: as bytes they would be stored in pieces and loaded again across them, which
 /// takes longer than all the rest of a handle. XXH3 mixes the first eight bytes and the last eight (from

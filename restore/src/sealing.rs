@@ -26,8 +26,8 @@ impl<M: Machine> Handover<M> {
     ///
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published
     /// afterwards makes the seal untrue, and so does a preserving cache that grows, or the first use of a
-    /// resumed slab in which nothing survived: sealing is the last thing before a jump. Publishing breaks the seal by itself; for the rest call
-    /// [`Handover::unseal`].
+    /// resumed slab in which nothing survived: sealing is the last thing before a jump. Publishing breaks the
+    /// seal by itself; for the rest call [`Handover::unseal`].
     ///
     /// # Errors
     /// [`Error::Folio`]: no memory for the table; [`Error::TableFull`]: more tables than it can
