@@ -9,7 +9,7 @@ use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::threads::Patient;
 use heirloom::folio::{DirectMap, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
-use heirloom::restore::{Error, Finished, Handle, SealPolicy};
+use heirloom::restore::{Entry, Error, Finished, Handle, SealPolicy};
 use heirloom::slab::{Error as SlabError, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -130,6 +130,13 @@ fn boot(arena: &Arena) -> Kernel<'_> {
     unsafe { Heirloom::boot(arena, &map, &[scratch], "service 1") }.unwrap()
 }
 
+/// The kernel after the one that left this entry, which is gone.
+fn revive(arena: &Arena, entry: Entry) -> Kernel<'_> {
+    // SAFETY: every caller has dropped the kernel before it, which was the arena's one user.
+    unsafe { Heirloom::revive(arena, &map(arena), entry, "service 2", SealPolicy::Checked) }
+        .unwrap()
+}
+
 #[test]
 fn a_tree_is_gone_on_with_in_every_life() {
     const LIVES: u64 = 12;
@@ -139,11 +146,7 @@ fn a_tree_is_gone_on_with_in_every_life() {
     for life in 0..LIVES {
         let kernel = match entry {
             None => boot(&arena),
-            // SAFETY: the kernel before it is gone.
-            Some(entry) => unsafe {
-                let policy = SealPolicy::Checked;
-                Heirloom::revive(&arena, &map(&arena), entry, "service 2", policy).unwrap()
-            },
+            Some(entry) => revive(&arena, entry),
         };
         kernel.slabs().resume_buffers().unwrap();
         let nodes = kernel.resume_or_create::<Node>("nodes", true).unwrap();
@@ -190,11 +193,7 @@ fn a_tree_is_gone_on_with_in_every_life() {
     }
     assert!(expected.len() > 1000, "{}", expected.len());
     // And one frees all of it.
-    // SAFETY: as above.
-    let kernel = unsafe {
-        Heirloom::revive(&arena, &map(&arena), entry.unwrap(), "last", SealPolicy::Checked)
-    };
-    let kernel = kernel.unwrap();
+    let kernel = revive(&arena, entry.unwrap());
     kernel.slabs().resume_buffers().unwrap();
     let nodes = kernel.resume::<Node>("nodes", true).unwrap();
     for (at, _) in nodes.cache().preserved().collect::<Vec<_>>() {
@@ -226,10 +225,7 @@ fn where_nothing_can_be_waited_for_a_first_use_is_an_error_at_once() {
     object.leak();
     let entry = kernel.entry();
     drop(kernel);
-    // SAFETY: the kernel before it is gone.
-    let kernel =
-        unsafe { Heirloom::revive(&arena, &map(&arena), entry, "next", SealPolicy::Checked) };
-    let kernel = kernel.unwrap();
+    let kernel = revive(&arena, entry);
     let nodes = kernel.resume::<Node>("nodes", true).unwrap();
     let (cache, object) = (nodes.cache(), kernel.memory().machine().ptr(at));
     let short = lock_api::Mutex::<Patient, ()>::new(());
@@ -260,10 +256,7 @@ fn where_nothing_can_be_waited_for_names_and_handles_are_right_or_refused() {
     object.leak();
     let entry = kernel.entry();
     drop(kernel);
-    // SAFETY: the kernel before it is gone.
-    let kernel =
-        unsafe { Heirloom::revive(&arena, &map(&arena), entry, "next", SealPolicy::Checked) };
-    let kernel = kernel.unwrap();
+    let kernel = revive(&arena, entry);
     let nodes = kernel.resume::<Node>("nodes", true).unwrap();
     // SAFETY: the test's, in use since the predecessor allocated it; its one owner.
     let object = unsafe { nodes.from_raw(at) };

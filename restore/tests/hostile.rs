@@ -4,17 +4,17 @@
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
 mod common;
-#[path = "common/layout.rs"]
-mod layout;
+#[path = "common/foreign.rs"]
+mod foreign;
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::memory;
+use foreign::{lay_out, says, words};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, DirectMap, Fate, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom_restore::{
-    Entry, Error, Finished, Handle, Handover, Parts, PreservedArea, Records, RootView, SealPolicy,
-    Unclaimed,
+    Entry, Error, Finished, Handle, Handover, Parts, PreservedArea, Records, SealPolicy, Unclaimed,
 };
 
 const FRAMES: u64 = 1024;
@@ -34,13 +34,6 @@ fn boot(ram: &Ram) -> Kernel<'_> {
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
     Handover::<&Ram>::revive(memory(ram, FRAMES), entry, "next", SealPolicy::Checked)
         .unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The words at an address, in memory that no kernel uses meanwhile.
-fn words(ram: &Ram, at: PhysAddr, bytes: usize) -> &[AtomicU64] {
-    let start = ram.ptr(at).cast::<AtomicU64>();
-    // SAFETY: in the machine's memory, aligned.
-    unsafe { core::slice::from_raw_parts(start.as_ptr(), bytes.div_ceil(8)) }
 }
 
 /// Words that look like addresses of frames, counts and entries.
@@ -149,30 +142,6 @@ fn what_stands_behind_the_blocks_of_an_area_is_never_read() {
     let told = kernel.finish(|_| Fate::Keep).unwrap();
     assert_eq!(told, Finished { folios: 1, frames: 1, ..Finished::default() });
     kernel.memory().audit().unwrap();
-}
-
-/// The names that a root page says, and its map.
-fn says(ram: &Ram, root: PhysAddr) -> (u64, Vec<(String, u64, Option<u64>)>) {
-    let words = words(ram, root, PAGE_SIZE);
-    // SAFETY: the same memory in halves.
-    let halves = unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), PAGE_SIZE / 4) };
-    let view = RootView::new(halves, root).unwrap();
-    let names = view.subtrees().map(|subtree| {
-        let subtree = subtree.unwrap();
-        (subtree.name.to_string(), subtree.addr.get(), subtree.size)
-    });
-    (view.map().get(), names.collect())
-}
-
-fn lay_out(ram: &Ram, at: PhysAddr, map: u64, names: &[(String, u64, Option<u64>)]) {
-    let page = layout::lay_out(map, names);
-    for (index, word) in words(ram, at, PAGE_SIZE).iter().enumerate() {
-        let mut bytes = [0; 8];
-        let from = page.get(index * 8..).unwrap_or(&[]);
-        let length = from.len().min(8);
-        bytes[..length].copy_from_slice(&from[..length]);
-        word.store(u64::from_ne_bytes(bytes), Relaxed);
-    }
 }
 
 /// Names that share frames, in a root page of another layout: each of them starts elsewhere, or is longer.

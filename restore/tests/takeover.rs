@@ -4,16 +4,17 @@
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
 mod common;
-#[path = "common/layout.rs"]
-mod layout;
+#[path = "common/foreign.rs"]
+mod foreign;
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::memory;
+use foreign::{lay_out, layout, says, with_root, words};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request, Run};
 use heirloom_restore::{
-    Entry, Error, Fault, Finished, Handle, Handover, Header, Parts, RootPage, RootView, SealPolicy,
+    Entry, Error, Fault, Finished, Handle, Handover, Header, Parts, RootPage, SealPolicy,
     SealState, Table, TableError, Unclaimed,
 };
 
@@ -70,49 +71,6 @@ fn nodes(kernel: &Kernel<'_>) -> u64 {
     let mut nodes = 0;
     kernel.memory().for_each_node(|_| nodes += 1);
     nodes
-}
-
-/// The words at an address, in memory that no kernel uses meanwhile.
-fn words(ram: &Ram, at: PhysAddr, bytes: usize) -> &[AtomicU64] {
-    let start = ram.ptr(at).cast::<AtomicU64>();
-    // SAFETY: in the machine's memory, aligned.
-    unsafe { core::slice::from_raw_parts(start.as_ptr(), bytes.div_ceil(8)) }
-}
-
-/// A root page's words, as it is read and written.
-fn with_root<R>(
-    ram: &Ram,
-    root: PhysAddr,
-    f: impl FnOnce(&[core::sync::atomic::AtomicU32]) -> R,
-) -> R {
-    let words = words(ram, root, PAGE_SIZE);
-    // SAFETY: the same memory in halves.
-    f(unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), PAGE_SIZE / 4) })
-}
-
-/// What a root page says.
-fn says(ram: &Ram, root: PhysAddr) -> (u64, Vec<(String, u64, Option<u64>)>) {
-    with_root(ram, root, |words| {
-        let view = RootView::new(words, root).unwrap();
-        let names = view.subtrees().map(|subtree| {
-            let subtree = subtree.unwrap();
-            (subtree.name.to_string(), subtree.addr.get(), subtree.size)
-        });
-        (view.map().get(), names.collect())
-    })
-}
-
-/// Lays the root page out as another make does, with these names.
-fn lay_out(ram: &Ram, at: PhysAddr, map: u64, names: &[(String, u64, Option<u64>)]) {
-    let page = layout::lay_out(map, names);
-    assert!(page.len() <= PAGE_SIZE);
-    for (index, word) in words(ram, at, PAGE_SIZE).iter().enumerate() {
-        let mut bytes = [0; 8];
-        let from = page.get(index * 8..).unwrap_or(&[]);
-        let length = from.len().min(8);
-        bytes[..length].copy_from_slice(&from[..length]);
-        word.store(u64::from_ne_bytes(bytes), Relaxed);
-    }
 }
 
 fn taken<T>(result: &Result<T, Error>) -> bool {
