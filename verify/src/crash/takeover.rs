@@ -77,6 +77,11 @@ pub(crate) fn heir<'k, 'a>(
     Actor::heir(kernel, Some(journal.log(0)), base, &Promises::of(journal))
 }
 
+/// The caches that the successor has with the layout that its predecessor had.
+fn same_layout() -> impl Iterator<Item = u8> {
+    (0..super::caches::ALL).filter(|cache| *cache != CHANGED)
+}
+
 impl Actor<'_, '_> {
     fn left(&self) -> impl Iterator<Item = &Owned> {
         self.owned.iter().filter(|owned| owned.left)
@@ -85,9 +90,7 @@ impl Actor<'_, '_> {
     /// Takes over: finds out what became of calls that never returned, claims much of what was left, in
     /// any order, does this and that with it, and leaves the rest or frees it.
     pub(crate) fn take_over(&mut self, dice: &mut Dice, plan: Plan) {
-        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
-            self.adopt_or_resume(cache);
-        }
+        same_layout().for_each(|cache| self.adopt_or_resume(cache));
         self.resolve();
         self.upgrade();
         self.claim_much(dice, plan.spare);
@@ -149,9 +152,7 @@ impl Actor<'_, '_> {
     }
 
     fn adopt_all(&mut self) {
-        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
-            self.adopt(cache);
-        }
+        same_layout().for_each(|cache| self.adopt(cache));
     }
 
     /// Claims much of what was left, in any order, and does this and that with it.
@@ -176,10 +177,8 @@ impl Actor<'_, '_> {
 
     /// Takes over, in order, what `takes` says, and does nothing else but upgrade what has another layout.
     pub(crate) fn take_over_some(&mut self, takes: impl Fn(&Thing) -> bool) {
-        for cache in (0..super::caches::ALL).filter(|cache| *cache != CHANGED) {
-            if takes(&Thing::in_cache(cache)) {
-                self.adopt_or_resume(cache);
-            }
+        for cache in same_layout().filter(|cache| takes(&Thing::in_cache(*cache))) {
+            self.adopt_or_resume(cache);
         }
         self.resolve();
         if takes(&Thing::in_cache(CHANGED)) {
