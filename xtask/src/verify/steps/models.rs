@@ -2,6 +2,19 @@
 
 use super::Step;
 
+/// The small worlds of the library, and those of one layer whose kernels die.
+macro_rules! small {
+    ($depth:literal) => {
+        concat!(
+            "export HEIRLOOM_DEPTH=",
+            $depth,
+            r#"
+            cargo test --workspace --lib a_successor_dies_after_any_store -- --nocapture
+            cargo test --workspace --test small -- --nocapture --test-threads 1"#
+        )
+    };
+}
+
 // Built as those of `hostile`.
 pub(super) const STEPS: &[Step] = &[
     Step {
@@ -14,10 +27,8 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "small",
         shows: "every sequence of operations in memories of a few frames, up to a length",
-        short: "HEIRLOOM_DEPTH=1 cargo test --workspace --test small -- --nocapture --test-threads 1",
-        long: Some(
-            "HEIRLOOM_DEPTH=2 cargo test --workspace --test small -- --nocapture --test-threads 1",
-        ),
+        short: small!("1"),
+        long: Some(small!("2")),
         needs: None,
     },
 ];
