@@ -85,7 +85,7 @@ impl Lie {
     }
 }
 
-/// Preserves `count` folios, but for the few whose frames the tracker's own nodes took.
+/// Preserves `count` folios, but for the few of which the tracker's own nodes took a frame. Returns them.
 ///
 /// # Panics
 /// If more than one in 64 is such a frame.

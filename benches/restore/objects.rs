@@ -93,7 +93,8 @@ fn load(bytes: &[&AtomicU8]) {
     black_box(end);
 }
 
-/// Writes the bytes as they are, each with a read-modify-write whose address the one before tells.
+/// Writes the bytes as they are, each by a read-modify-write at an address that is known once the one before
+/// has ended.
 fn modify(bytes: &[&AtomicU8]) {
     let none = black_box(0);
     let end = bytes.iter().fold(0, |before, byte| {

@@ -135,8 +135,8 @@ fn later(
 ) -> Result<ExitCode, Failure> {
     let (mut totals, mut report) = (Totals::default(), Report::default());
     steps.at(Stage::Revive);
-    // SAFETY: the generation before has ended, in this process's `exec` or as a process whose end the
-    // supervisor awaited; it left the arena to nothing else.
+    // SAFETY: the generation before has ended: by the `exec` of this process, or as a child, the end of which
+    // the supervisor awaited. It left the arena to nothing else.
     let heirloom =
         unsafe { Heirloom::revive(arena, &map(arena), entry, PRODUCER, SealPolicy::Checked) }?;
     report.revive = Some(started.elapsed());

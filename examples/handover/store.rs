@@ -98,7 +98,7 @@ impl Store<'_> {
             blocks.push(self.heirloom.memory().alloc(Request::new(Order::ZERO))?);
         }
         let mut mapping = self.view(&blocks)?;
-        // SAFETY: the frames were allocated just now; nobody else reads or writes them.
+        // SAFETY: the frames were allocated just now, and nothing else reads or writes them.
         if let Some(start) = unsafe { mapping.bytes_mut() }.get_mut(..bytes.len()) {
             start.copy_from_slice(bytes);
         }

@@ -209,8 +209,8 @@ impl Supervisor {
         self.edition = edition;
     }
 
-    /// Compares the memory, from which everything was freed, with a new one. It has more in its roll, as
-    /// the copy has whose successor was left alone; and maybe leaves of the tree that lead there.
+    /// Compares the memory, from which everything was freed, with a new one. It has more in its roll: as much
+    /// as the copy in which a successor was left alone; and maybe leaves of the tree that lead there.
     fn compare_with_new(&mut self, args: &Args) -> Result<(), Failure> {
         let left = in_use(&Arena::open(self.memory.try_clone()?)?)?;
         let arena = run::new_arena(args)?;

@@ -57,7 +57,7 @@ pub(super) fn claim_all(world: &World, kernel: &Kernel<'_>, attempt: &Attempt<'_
     if attempt.resumes() {
         resume(world, kernel, &mut claimed);
     } else {
-        // An upgrade takes objects away from whoever has their handles.
+        // An upgrade takes objects away from the owners of their handles.
         adopt(world, kernel, attempt.kept.is_empty() && attempt.whim & 4 == 4);
     }
     roots(world, kernel, &mut claimed);

@@ -221,7 +221,7 @@ impl Labelled {
 #[test]
 fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
     All {
-        name: "a slab is put back while somebody wants it as a run",
+        name: "a slab is put back while another thread wants it as a run",
         preemptions: 3,
         build: Labelled::build,
         threads: &[Labelled::claim_and_put_back, Labelled::claim_as_run],
