@@ -9,6 +9,7 @@
 mod spent;
 mod steps;
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -57,6 +58,8 @@ struct Ended {
     figures: Vec<String>,
     /// What it could not do, as it said itself.
     left_out: Vec<String>,
+    /// The last that it printed, where it failed.
+    end: Vec<String>,
 }
 
 /// Runs the command.
@@ -100,6 +103,12 @@ fn verify(arguments: &Arguments) -> Result<()> {
     }
     let failed: Vec<&str> =
         ended.iter().filter(|end| end.outcome == Outcome::Failed).map(|end| end.name).collect();
+    for Ended { name, end, .. } in ended.iter().filter(|end| end.outcome == Outcome::Failed) {
+        println!("\n=== how {name} ended");
+        for row in end {
+            println!("{row}");
+        }
+    }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
@@ -115,6 +124,7 @@ fn skipped(step: &Step, why: &str) -> Ended {
         took: Spent::default(),
         figures,
         left_out: vec![],
+        end: vec![],
     }
 }
 
@@ -122,7 +132,8 @@ fn skipped(step: &Step, why: &str) -> Ended {
 fn attack(root: &Path, step: &Step, line: &str) -> Result<Ended> {
     let start = Start::now();
     let mut child = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", line])
+        // What a compiler says of a failure comes the other way.
+        .args(["-euo", "pipefail", "-c", &format!("exec 2>&1; {line}")])
         .current_dir(root)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -140,7 +151,9 @@ fn attack(root: &Path, step: &Step, line: &str) -> Result<Ended> {
     let took = start.spent();
     println!("{}: {status}, {} s", step.name, took.wall.as_secs());
     let outcome = if status.success() { Outcome::Passed } else { Outcome::Failed };
-    Ok(Ended { name: step.name, outcome, took, figures: said.figures(), left_out: said.left_out })
+    let figures = said.figures();
+    let end = if status.success() { vec![] } else { said.end.into() };
+    Ok(Ended { name: step.name, outcome, took, figures, left_out: said.left_out, end })
 }
 
 /// What is kept of a step's output.
@@ -149,7 +162,11 @@ struct Said {
     own: Vec<String>,
     last: String,
     left_out: Vec<String>,
+    end: VecDeque<String>,
 }
+
+/// Lines of a failed step that are printed again at the end of all.
+const TOLD_AGAIN: usize = 24;
 
 impl Said {
     fn new(name: &str) -> Self {
@@ -158,10 +175,15 @@ impl Said {
             own: Vec::new(),
             last: String::new(),
             left_out: Vec::new(),
+            end: VecDeque::new(),
         }
     }
 
     fn hear(&mut self, row: &str) {
+        if self.end.len() == TOLD_AGAIN {
+            self.end.pop_front();
+        }
+        self.end.push_back(row.to_owned());
         // A single-threaded test's first line follows the test's name.
         let test = row.strip_prefix("test ").and_then(|row| row.split_once(" ... "));
         let row = test.map_or(row, |(_, row)| row).trim();
@@ -184,7 +206,7 @@ fn summary(ended: &[Ended]) -> String {
     let width = ended.iter().map(|end| end.name.len()).max().unwrap_or_default();
     let mut rows = vec![String::new(), "=== what was shown".into()];
     let mut missing = Vec::new();
-    for Ended { name, outcome, took, figures, left_out } in ended {
+    for Ended { name, outcome, took, figures, left_out, .. } in ended {
         let outcome = match outcome {
             Outcome::Passed if left_out.is_empty() => "passed",
             Outcome::Passed => "in part",
@@ -235,6 +257,13 @@ mod tests {
     }
 
     #[test]
+    fn the_last_lines_are_kept() {
+        let rows: Vec<String> = (0..100).map(|row| row.to_string()).collect();
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        assert_eq!(Vec::from(heard(&rows).end), rows[100 - TOLD_AGAIN..]);
+    }
+
+    #[test]
     fn what_was_not_shown_is_told_apart_from_what_was() {
         let end = |name, outcome, left_out| Ended {
             name,
@@ -242,6 +271,7 @@ mod tests {
             took: Spent { wall: Duration::from_secs(7), cpu: None },
             figures: vec!["figures".into(), "more".into()],
             left_out,
+            end: vec![],
         };
         let text = summary(&[
             end("loom", Outcome::Passed, vec![]),
