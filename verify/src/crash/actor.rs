@@ -109,6 +109,11 @@ impl<'k, 'a> Actor<'k, 'a> {
     /// Numbers of things that are names: below all others of the thread.
     const NAMES: u32 = 16;
 
+    /// Whether a thing of this number was made by the first thread of the first kernel.
+    pub(crate) const fn is_of_the_first(id: u32) -> bool {
+        id / Self::IDS == 1
+    }
+
     /// One that has nothing. No two have the same `base`, in all generations.
     pub(crate) fn new(kernel: &'k Kernel<'a>, log: Option<Log<'k>>, base: u32) -> Self {
         let (owned, unsure) = (Vec::new(), Vec::new());

@@ -142,9 +142,9 @@ pub fn takeover(options: &Chains) -> Result<(), Failure> {
         last.saturating_sub(1)
     ));
     all.add(&figures);
-    let (deaths, is) = growth(&mut Bench::new(None)?)?;
-    told(format!("growth: chains of {deaths:?} deaths leave the same: {is}"));
-    all.chains += deaths.len() as u64;
+    let (chains, is) = growth(&mut Bench::new(None)?, options.seed..last)?;
+    told(format!("growth: {chains} chains of up to 64 deaths leave the same: {is}"));
+    all.chains += chains;
     let unseen = shared(in_claims)?;
     told(format!("claims of blocks: {} stops, before stores of all kinds", unseen.stops));
     unseen.coverage.is_whole_of_unseen()?;

@@ -1,41 +1,55 @@
 //! Nothing grows with the number of kernels that died.
 //!
 //! A chain of kernels, of which each claims everything, makes and lets go of things, and dies somewhere in
-//! that; and a last one that does all of it, frees what the dead had under way, and hands over. What its
+//! that; and last ones that do all of it, let go of what the dead had made, and hand over. What their
 //! successor finds in use is the same whether none died or many.
+
+use std::ops::Range;
 
 use heirloom::slab::RollPart;
 
+use super::actor::{Actor, LAST, Op, Owned};
 use super::chains::{State, die, load};
 use super::check::{Verdict, check, preserved};
 use super::ground::{Dice, Ground};
 use super::journal::{Call, Journal, Line, Slack};
-use super::script::Script;
+use super::script::{Script, base};
 use super::stepping::start;
+use super::takeover::{heir, revive};
+use super::things::Sort;
 use super::trial::{End, fork};
 use super::{Bench, Failure};
 
-/// How many kernels die.
+/// How many kernels die in the long chains.
 const DEATHS: [u64; 4] = [0, 1, 8, 64];
 
-/// Chains of so many deaths, and what each leaves, in words.
-pub(super) fn growth(bench: &mut Bench) -> Result<([u64; 4], String), Failure> {
+/// How many in a short one, at most.
+const SHORT: u64 = 8;
+
+/// Lets kernels die in chains of [`DEATHS`] deaths, and in a short one for each of `seeds`. Returns how many
+/// chains there were, and what each left, in words.
+pub(super) fn growth(bench: &mut Bench, seeds: Range<u64>) -> Result<(u64, String), Failure> {
     let life = start(bench, Script::Idle)?;
-    let mut left = None::<String>;
-    for deaths in DEATHS {
-        let is = after(bench, &life, deaths)?;
+    let long = DEATHS.into_iter().map(|deaths| (deaths, deaths));
+    let short = seeds.map(|seed| (1 + seed % SHORT, seed));
+    let (mut left, mut chains) = (None::<String>, 0);
+    for (deaths, seed) in long.chain(short) {
+        let is = after(bench, &life, deaths, seed)?;
         let without = left.get_or_insert_with(|| is.clone());
         if *without != is {
-            let text = format!("{deaths} kernels that died leave {is}; without a death, {without}");
+            let text = format!(
+                "{deaths} kernels that died (seed {seed}) leave {is}; without a death, {without}"
+            );
             return Err(text.into());
         }
+        chains += 1;
     }
-    Ok((DEATHS, left.unwrap_or_default()))
+    Ok((chains, left.unwrap_or_default()))
 }
 
-/// What is in use after a chain.
-fn after(bench: &Bench, life: &State, deaths: u64) -> Result<String, Failure> {
-    let mut dice = Dice(deaths);
+/// Returns what is in use after a chain.
+fn after(bench: &Bench, life: &State, deaths: u64, seed: u64) -> Result<String, Failure> {
+    let mut dice = Dice(seed);
     load(bench, life)?;
     let mut stores = die(bench, Script::Idle, u64::MAX)?.ok_or("killed")?;
     load(bench, life)?;
@@ -52,19 +66,20 @@ fn after(bench: &Bench, life: &State, deaths: u64) -> Result<String, Failure> {
     for _ in 0..2 {
         die(bench, Script::Idle, u64::MAX)?.ok_or("killed")?;
     }
-    let child = fork(|| {
-        bench.ground.again().map_or(103, |ground| {
-            let log = bench.journal.log(0);
-            for is in measure(&ground, &bench.journal) {
-                log.write(Line::Told(is));
-            }
-            0
-        })
-    })?;
-    let end = child.wait()?;
-    if end != End::WELL {
-        return Err(format!("the kernel behind {deaths} deaths ended with {end:?}").into());
-    }
+    let alone = |what: fn(&Ground, &Journal)| {
+        let child = fork(|| {
+            bench.ground.again().map_or(103, |ground| {
+                what(&ground, &bench.journal);
+                0
+            })
+        })?;
+        match child.wait()? {
+            End::WELL => Ok(()),
+            end => Err(Failure::from(format!("a kernel behind {deaths} deaths: {end:?}"))),
+        }
+    };
+    alone(let_go)?;
+    alone(measure)?;
     let told = bench.journal.lines(0).into_iter().filter_map(|line| match line {
         Line::Told(figure) => Some(figure),
         _ => None,
@@ -76,9 +91,31 @@ fn after(bench: &Bench, life: &State, deaths: u64) -> Result<String, Failure> {
     ))
 }
 
-/// What is in use once a kernel has just taken over, which claims nothing: nodes, preserved frames, pages of
-/// the roll, frames in use. All that was promised is there.
-fn measure(ground: &Ground, journal: &Journal) -> [u64; 4] {
+/// A kernel lets go of what others have made, and died before they let go of it.
+fn let_go(ground: &Ground, journal: &Journal) {
+    let kernel = revive(ground, journal);
+    let mut actor = heir(&kernel, journal, base(journal));
+    actor.take_over_all();
+    // The only name that they make.
+    actor.act(Op::Unpublish(3));
+    let theirs = |owned: &Owned| !Actor::is_of_the_first(owned.id);
+    while let Some(at) = actor.owned.iter().position(theirs) {
+        let owned = actor.owned.remove(at);
+        actor.owned.push(owned);
+        let owners = actor.owned.len();
+        actor.act_all(match owned.thing.sort {
+            Sort::Area => &[Op::AreaGone(LAST)],
+            Sort::Records => &[Op::RecordsGone(LAST)],
+            _ if owned.singly() => &[Op::Unpreserve(LAST), Op::Free(LAST)],
+            _ => &[Op::Free(LAST)],
+        });
+        assert!(actor.owned.len() < owners || !actor.owned.contains(&owned), "{owned:?} stays");
+    }
+}
+
+/// Tells what is in use once a kernel has just taken over, which claims nothing: nodes, preserved frames,
+/// pages of the roll, frames in use. All that was promised is there.
+fn measure(ground: &Ground, journal: &Journal) {
     let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
     journal.log(0).write(Line::Open(Call::Revive, Slack::default(), 0));
     let kernel = ground.revive(entry).expect("a predecessor that ended at rest");
@@ -90,8 +127,9 @@ fn measure(ground: &Ground, journal: &Journal) -> [u64; 4] {
     let stats = kernel.memory().stats();
     let free = stats.free() + stats.cached;
     let used = ground.frames() - ground.scratch().frames() - free;
-    let is = [kernel.memory().counts().nodes(), frames, pages, used];
+    for is in [kernel.memory().counts().nodes(), frames, pages, used] {
+        journal.log(0).write(Line::Told(is));
+    }
     drop(kernel);
     assert!(matches!(check(ground, journal, false), Verdict::Whole(_)));
-    is
 }

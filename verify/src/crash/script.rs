@@ -265,7 +265,7 @@ impl Script {
 }
 
 /// Numbers that no kernel before has given.
-fn base(journal: &Journal) -> u32 {
+pub(super) fn base(journal: &Journal) -> u32 {
     2 + journal.kernels() as u32
 }
 
