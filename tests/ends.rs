@@ -148,6 +148,7 @@ fn tables_over_any_words() {
                 let says = Header {
                     generation: a,
                     roll: Some(at),
+                    before: Some(at),
                     producer: Producer::new("x"),
                     seal: SealState::Unsealed,
                     longer: false,
@@ -157,7 +158,7 @@ fn tables_over_any_words() {
                 if let Ok(mut page) = HeaderPage::create(&wide, at, &says) {
                     page.seal(None);
                     page.open();
-                    let _ = page.renew(a, Some(at), Producer::new("y")).is_ok();
+                    let _ = page.renew(&Header { producer: Producer::new("y"), ..says }).is_ok();
                     let _ = page.read().is_ok();
                 }
             });

@@ -226,8 +226,8 @@ fn a_seal_that_a_successor_opened_is_shown_as_one() {
     let left = leave(true, 0);
     let header = subtree(&left, "heirloom");
     let mut bytes = left.bytes.clone();
-    assert_eq!(bytes[header + 208..header + 216], *b"sealed-1");
-    bytes[header + 208..header + 216].copy_from_slice(b"opened--");
+    assert_eq!(bytes[header + 224..header + 232], *b"sealed-1");
+    bytes[header + 224..header + 232].copy_from_slice(b"opened--");
     let file = Temporary::new(&bytes);
     let place = [file.as_str(), "--base", &left.base];
     let json = heirloom(&[&["inspect", "--json"], &place[..]].concat()).json();
@@ -254,9 +254,9 @@ fn another_version_is_named_with_the_one_that_is_read() {
     assert!(found.len() == 1 && named(&found[0]), "{found:?}");
     // Which half holds is none of the two.
     let mut bytes = left.bytes.clone();
-    bytes[header + 200] ^= 1;
+    bytes[header + 216] ^= 1;
     let found = findings(&[Temporary::new(&bytes).as_str(), "--base", &left.base]);
-    assert!(found.len() == 1 && found[0].contains("byte 200"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("byte 216"), "{found:?}");
 }
 
 #[test]

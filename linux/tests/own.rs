@@ -232,7 +232,7 @@ fn a_header_that_is_not_sound() {
     left.flip(left.header.get() + 24);
     let found = left.findings().1;
     let [RestoreError::Table(e)] = found[..] else { panic!("{found:?}") };
-    assert_eq!((e.table, e.at, e.offset), (Table::Header, left.header, 104));
+    assert_eq!((e.table, e.at, e.offset), (Table::Header, left.header, 112));
     assert!(matches!(e.fault, Fault::Checksum { .. }));
 }
 

@@ -23,7 +23,7 @@ use crate::check::{self, Place};
 use crate::entry::{Entry, halves};
 use crate::error::{Error, Fault, Table};
 use crate::handover::{Handover, OwnPages};
-use crate::moved::{Held, Moved};
+use crate::moved::{Held, Moved, end_before};
 use crate::names::Names;
 use crate::pages::{Pages, words_at};
 use crate::past::{SealPolicy, left, past_root, past_words};
@@ -92,6 +92,8 @@ impl<M: Machine> NewHandover<M> {
         left: &Predecessor,
     ) -> Result<Self, Error> {
         let mut slabs = new_slabs(memory, left)?;
+        // Before anything is let go, which that entry would still find.
+        end_before(slabs.memory(), entry.root, left.before)?;
         // Before anything is let go: what the check found in use leads to something still.
         slabs.prune();
         drop_seal(slabs.memory(), left);
@@ -169,6 +171,8 @@ struct Predecessor {
     generation: u64,
     producer: Option<Producer>,
     roll: Option<PhysAddr>,
+    /// A root page beside which this handover's was made.
+    before: Option<PhysAddr>,
     /// The seal that holds; whether its table is this kernel's to give back.
     seal: Option<(SealInfo, bool)>,
     /// The handover was sealed and found whole, now or by a predecessor.
@@ -216,7 +220,7 @@ fn read_header<M: Machine>(
     take_table(memory, Table::Header, block)?;
     says.header = Some((page, block));
     says.longer = header.longer;
-    (says.generation, says.roll) = (header.generation, header.roll);
+    (says.generation, says.roll, says.before) = (header.generation, header.roll, header.before);
     says.producer = Some(header.producer);
     Ok(header.seal)
 }
@@ -285,7 +289,7 @@ fn go_on<M: Machine>(
         return move_on(slabs, entry, producer, left);
     }
     let generation = left.generation.saturating_add(1);
-    let header = go_on_header(slabs, producer, generation, left)?;
+    let header = go_on_header(slabs, producer, generation, left, None)?;
     if there != Some(header) {
         turn_to_header(memory, entry, header, there.is_some())?;
     }
@@ -307,11 +311,8 @@ fn move_on<M: Machine>(
     let memory = slabs.memory();
     let generation = left.generation.saturating_add(1);
     let areas = scratch_list(memory, entry)?;
-    let header = match left.header {
-        Some(_) => Some(go_on_header(slabs, producer, generation, left)?),
-        None => None,
-    };
-    let pages = OwnPages::beside(slabs, areas.runs(), producer, generation, header)?;
+    let header = go_on_header(slabs, producer, generation, left, Some(entry.root))?;
+    let pages = OwnPages::beside(memory, areas.runs(), generation, header)?;
     let mut page = root_of(memory, pages.entry)?;
     let (mut full, mut lost) = (0, 0);
     let before = past_root(memory, entry.root)?;
@@ -369,8 +370,12 @@ fn go_on_header<M: Machine>(
     producer: &str,
     generation: u64,
     left: &Predecessor,
+    before: Option<PhysAddr>,
 ) -> Result<PhysAddr, Error> {
     let (memory, producer) = (slabs.memory(), Producer::new(producer));
+    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
+    let roll = Some(slabs.roll());
+    let says = Header { generation, roll, before, producer, seal, longer: false };
     if let Some((at, block)) = left.header
         && block.order() == Order::ZERO
         && block.addr() == at
@@ -378,12 +383,10 @@ fn go_on_header<M: Machine>(
     {
         // SAFETY: a page that the check took, which nothing else reaches.
         let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-        HeaderPage::reopen(words, at)?.renew(generation, Some(slabs.roll()), producer)?;
+        HeaderPage::reopen(words, at)?.renew(&says)?;
         return Ok(at);
     }
     let (header, words) = new_table(memory)?;
-    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
-    let says = Header { generation, roll: Some(slabs.roll()), producer, seal, longer: false };
     HeaderPage::create(words, header, &says)?;
     Ok(header)
 }

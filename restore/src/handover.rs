@@ -67,24 +67,30 @@ impl OwnPages {
         producer: &str,
         generation: u64,
     ) -> Result<Self, Error> {
-        Self::beside(slabs, scratch, producer, generation, None)
+        let list = write_scratch(slabs.memory(), scratch)?;
+        let header = write_header(slabs, producer, generation)?;
+        Self::around(slabs.memory(), list, generation, header)
     }
 
-    /// The same beside what a predecessor left, maybe with its page of the `heirloom` subtree.
+    /// Writes a root page and a scratch list beside a predecessor's, with this page of the `heirloom`
+    /// subtree.
     #[inline(never)]
     pub(crate) fn beside<M: Machine>(
-        slabs: &NewSlabs<M>,
+        memory: &Memory<M>,
         scratch: impl Iterator<Item = Run> + Clone,
-        producer: &str,
         generation: u64,
-        header: Option<PhysAddr>,
+        header: PhysAddr,
     ) -> Result<Self, Error> {
-        let (scratch, scratch_bytes) = write_scratch(slabs.memory(), scratch)?;
-        let header = match header {
-            Some(header) => header,
-            None => write_header(slabs, producer, generation)?,
-        };
-        let root = write_root(slabs.memory(), header)?;
+        Self::around(memory, write_scratch(memory, scratch)?, generation, header)
+    }
+
+    fn around<M: Machine>(
+        memory: &Memory<M>,
+        (scratch, scratch_bytes): (PhysAddr, u64),
+        generation: u64,
+        header: PhysAddr,
+    ) -> Result<Self, Error> {
+        let root = write_root(memory, header)?;
         Ok(Self { entry: Entry { root, scratch, scratch_bytes }, header, generation })
     }
 }
@@ -110,8 +116,9 @@ fn write_header<M: Machine>(
 ) -> Result<PhysAddr, Error> {
     let (header, words) = new_table(slabs.memory())?;
     let (roll, producer) = (Some(slabs.roll()), Producer::new(producer));
-    let (seal, longer) = (SealState::Unsealed, false);
-    HeaderPage::create(words, header, &Header { generation, roll, producer, seal, longer })?;
+    let (before, seal, longer) = (None, SealState::Unsealed, false);
+    let says = Header { generation, roll, before, producer, seal, longer };
+    HeaderPage::create(words, header, &says)?;
     Ok(header)
 }
 

@@ -15,7 +15,9 @@
 //! What the predecessor preserved is found through either, and so is what this kernel preserves in
 //! folios, runs, areas and lists; caches and names of this kernel's through its own entry alone. The
 //! predecessor's entry is good until [`Handover::finish`], which ends it by one store. What the old root
-//! page names is given back after that.
+//! page names is given back after that. A kernel that ends before it has come there leaves both entries
+//! good. The next one that starts with the predecessor's does all of this again; one that starts with the
+//! other finds in the header which root page there was before, and ends that entry first.
 
 use heirloom_folio::sync::Ordering::Release;
 use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr, Run};
@@ -26,9 +28,11 @@ use crate::entry::halves;
 use crate::error::Error;
 use crate::fdt::{FDT_ENDED, header};
 use crate::handover::Handover;
-use crate::past::{past_root, past_words};
+use crate::pages::Pages;
+use crate::past::{left, past_root, past_words};
 use crate::root::{Name, RootView, Subtree};
 use crate::store;
+use crate::subtree::Header;
 
 /// What keeps a page of the predecessor's from being used.
 #[derive(Clone, Copy, Debug)]
@@ -173,12 +177,14 @@ impl<M: Machine> Handover<M> {
         let mut moved = self.moved.lock();
         let Some(moved) = moved.as_mut() else { return Ok(false) };
         let view = moved.view(self.memory())?;
-        let words = halves(past_words(self.memory(), moved.root)?);
-        if let Some(word) = words.get(header::MAGIC) {
-            // Release: what is given back is given back after this.
-            store::word32(word, FDT_ENDED, Release);
+        if !moved.ended {
+            // It says of the predecessor's entry that it is good.
+            self.break_seal()?;
+            end(self.memory(), moved.root)?;
+            moved.ended = true;
+            let mut page = self.header_page()?;
+            page.renew(&Header { before: None, ..page.read()? })?;
         }
-        moved.ended = true;
         let ours = self.root_page()?;
         let ours = ours.view()?;
         for (index, subtree) in view.subtrees().enumerate() {
@@ -207,6 +213,51 @@ impl<M: Machine> Handover<M> {
         }
         Ok(())
     }
+}
+
+/// Ends the entry of the root page at `root`, by one store.
+fn end<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<(), Error> {
+    if let Some(word) = halves(past_words(memory, root)?).get(header::MAGIC) {
+        // Release: what is given back is given back after this.
+        store::word32(word, FDT_ENDED, Release);
+    }
+    Ok(())
+}
+
+/// Ends the entry of the root page at `before`, beside which the one at `root` was made by a kernel
+/// that ended before it had done so.
+///
+/// Its page is told by [`Handover::finish`] with what is unclaimed, if it is preserved. Where something
+/// else stands there by now, nothing is changed: the entry leads nowhere then.
+#[inline(never)]
+pub(crate) fn end_before<M: Machine>(
+    memory: &Memory<M>,
+    root: PhysAddr,
+    before: Option<PhysAddr>,
+) -> Result<(), Error> {
+    let frame = before.filter(|before| *before != root).and_then(|at| Run::new(at.pfn(), 1));
+    let Some(frame) = frame.filter(|frame| memory.contains(*frame)) else { return Ok(()) };
+    let map = past_root(memory, root)?.map();
+    let leads_to_the_tree = || {
+        let view = past_root(memory, frame.addr());
+        view.is_ok_and(|view| view.map() == map)
+    };
+    if let Some(block) = Pages::block_around(&left(memory), frame.start()) {
+        // No slab, and none of the tables that this kernel goes on with.
+        let apart = memory.is_inherited(block) && memory.label_of(block).is_none();
+        if apart && leads_to_the_tree() {
+            end(memory, frame.addr())?;
+        }
+        return Ok(());
+    }
+    // Nothing preserves it, so it must be free: in use are tables of this kernel's, and scratch.
+    if memory.reserve(frame).is_ok() {
+        let ended = if leads_to_the_tree() { end(memory, frame.addr()) } else { Ok(()) };
+        // SAFETY: reserved above, and looked at by nothing else.
+        unsafe { memory.release(frame) }?;
+        ended?;
+    }
+    Ok(())
 }
 
 /// What is to become of a block that only an entry led to that has ended.

@@ -185,7 +185,8 @@ impl<M: Machine> Handover<M> {
     /// At whatever instant this kernel ends, from the first instruction of this call on, the next that
     /// starts with the same entry finds everything that was preserved and not let go of. So it does
     /// with [`Handover::entry`] of this kernel, which is the same entry, unless the predecessor's root
-    /// page is of another make (Linux's): see [`Handover::finish`].
+    /// page is of another make (Linux's): see [`Handover::finish`]. A kernel that starts with that entry
+    /// ends the predecessor's.
     ///
     /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
     /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
@@ -309,8 +310,8 @@ impl<M: Machine> Handover<M> {
     /// stands. The call can be repeated at any time, and can be left out for as long as one likes: what
     /// is not claimed costs its memory, and nothing else.
     ///
-    /// Where the predecessor's root page is of another make, this ends the predecessor's entry, by one
-    /// store: what leads the next kernel here must name [`Handover::entry`] before. What that root page
+    /// Where the predecessor's root page is of another make, this breaks the seal, if there is one, and
+    /// ends the predecessor's entry, by one store: what leads the next kernel here must name [`Handover::entry`] before. What that root page
     /// names is given back after it, and what only it names is told after it; all else, before.
     ///
     /// Returns what was told by this call.

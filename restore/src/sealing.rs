@@ -81,7 +81,7 @@ impl<M: Machine> Handover<M> {
         table.free().map_err(|(_, error)| error)
     }
 
-    fn header_page(&self) -> Result<HeaderPage<'_>, Error> {
+    pub(crate) fn header_page(&self) -> Result<HeaderPage<'_>, Error> {
         HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)
     }
 

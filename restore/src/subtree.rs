@@ -8,16 +8,17 @@
 //! |---|---|---|
 //! | 0 | compatible, 16 bytes | `heirloom-v2`, then zeroes |
 //! | 16 | `page_shift` u32 | log2 of the page size |
-//! | 20 | `size` u32 | bytes of this table: 264 |
+//! | 20 | `size` u32 | bytes of this table: 280 |
 //! | 24 | half 1: generation u64 | how many kernels came before, at least |
 //! | 32 | half 1: roll u64 | address of the first block of cache records, or 0 |
-//! | 40 | half 1: producer, 64 bytes | the writer's name, UTF-8, then zeroes |
-//! | 104 | half 1: checksum u64 | XXH3 of bytes 0..24 and of the half up to here |
-//! | 112 | half 2, the same | |
-//! | 200 | turn u64 | which of the two halves holds: `half-one` or `half-two` |
-//! | 208 | seal u64 | 0 none, `sealed-1` or `sealed-2`: that seal holds; `opened--` |
-//! | 216 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
-//! | 240 | seal 2, the same | |
+//! | 40 | half 1: before u64 | address of a root page whose entry is good too, or 0 |
+//! | 48 | half 1: producer, 64 bytes | the writer's name, UTF-8, then zeroes |
+//! | 112 | half 1: checksum u64 | XXH3 of bytes 0..24 and of the half up to here |
+//! | 120 | half 2, the same | |
+//! | 216 | turn u64 | which of the two halves holds: `half-one` or `half-two` |
+//! | 224 | seal u64 | 0 none, `sealed-1` or `sealed-2`: that seal holds; `opened--` |
+//! | 232 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
+//! | 256 | seal 2, the same | |
 //!
 //! What does not hold may be any bytes: it is neither read nor checked.
 
@@ -85,6 +86,7 @@ struct Half {
 struct Says {
     generation: U64,
     roll: U64,
+    before: U64,
     producer: [u8; 64],
 }
 
@@ -107,6 +109,7 @@ struct Seal {
 const SIZE: usize = size_of::<Layout>();
 const HALVES_AT: usize = core::mem::offset_of!(Layout, halves);
 const ROLL_AT: usize = core::mem::offset_of!(Half, says.roll);
+const BEFORE_AT: usize = core::mem::offset_of!(Half, says.before);
 const CHECKSUM_AT: usize = core::mem::offset_of!(Half, checksum);
 const TURN_AT: usize = core::mem::offset_of!(Layout, turn);
 const SEAL_AT: usize = core::mem::offset_of!(Layout, seal);
@@ -114,9 +117,10 @@ const SEALS_AT: usize = core::mem::offset_of!(Layout, seals);
 const _: () = {
     use core::mem::offset_of;
     assert!(offset_of!(Head, page_shift) == 16 && offset_of!(Head, size) == 20);
-    assert!(HALVES_AT == 24 && size_of::<Half>() == 88 && TURN_AT == 200);
-    assert!(offset_of!(Says, producer) == 16 && ROLL_AT == 8 && CHECKSUM_AT == 80);
-    assert!(SEAL_AT == 208 && SEALS_AT == 216 && SIZE == 264 && SIZE <= PAGE_SIZE);
+    assert!(HALVES_AT == 24 && size_of::<Half>() == 96 && TURN_AT == 216);
+    assert!(ROLL_AT == 8 && BEFORE_AT == 16 && offset_of!(Says, producer) == 24);
+    assert!(CHECKSUM_AT == 88 && SEAL_AT == 224 && SEALS_AT == 232);
+    assert!(SIZE == 280 && SIZE <= PAGE_SIZE);
 };
 
 /// What the `heirloom` subtree says of a handover.
@@ -126,6 +130,9 @@ pub struct Header {
     pub generation: u64,
     /// Where the records of the caches start, if there are caches.
     pub roll: Option<PhysAddr>,
+    /// The predecessor's root page, where the handover has another and the predecessor's
+    /// entry has not ended.
+    pub before: Option<PhysAddr>,
     /// Who wrote the handover.
     pub producer: Producer,
     /// Whether the handover is sealed.
@@ -221,10 +228,11 @@ impl Header {
         load_half(&mut covered, words, at)?;
         let seal = seal_in(words, at)?;
         let Covered { head, says } = &covered;
-        let roll = says.roll.get();
+        let page = |addr: u64| (addr != 0).then(|| PhysAddr::new(addr));
         Ok(Self {
             generation: says.generation.get(),
-            roll: (roll != 0).then(|| PhysAddr::new(roll)),
+            roll: page(says.roll.get()),
+            before: page(says.before.get()),
             producer: Producer(says.producer),
             seal,
             longer: head.size.get() as usize > SIZE,
@@ -303,15 +311,18 @@ fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result
     if expected != found {
         return Err(fail(at, half + CHECKSUM_AT, Fault::Checksum { expected, found }));
     }
-    check_roll(PhysAddr::new(covered.says.roll.get()), at, half)
+    check_pages(&covered.says, at, half)
 }
 
-/// Whether a roll can start there, as the half at this offset says.
-fn check_roll(roll: PhysAddr, at: PhysAddr, half: usize) -> Result<(), Error> {
-    if roll.is_page_aligned() {
-        return Ok(());
+/// Whether pages start where the half at this offset says so.
+fn check_pages(says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
+    for (addr, offset) in [(says.roll, ROLL_AT), (says.before, BEFORE_AT)] {
+        let addr = PhysAddr::new(addr.get());
+        if !addr.is_page_aligned() {
+            return Err(fail(at, half + offset, Fault::Misaligned { addr }));
+        }
     }
-    Err(fail(at, half + ROLL_AT, Fault::Misaligned { addr: roll }))
+    Ok(())
 }
 
 /// Which seal holds, if any does.
@@ -357,6 +368,7 @@ fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
 /// let header = Header {
 ///     generation: 3,
 ///     roll: None,
+///     before: None,
 ///     producer: Producer::new("example 1.0"),
 ///     seal: SealState::Unsealed,
 ///     longer: false,
@@ -366,7 +378,7 @@ fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
 ///
 /// // Its successor goes on with it.
 /// let mut page = HeaderPage::reopen(&words, at)?;
-/// page.renew(4, None, Producer::new("example 1.1"))?;
+/// page.renew(&Header { generation: 4, producer: Producer::new("example 1.1"), ..header })?;
 /// assert_eq!(page.read()?.generation, 4);
 /// # Ok::<(), heirloom_restore::Error>(())
 /// ```
@@ -382,12 +394,13 @@ impl<'a> HeaderPage<'a> {
     ///
     /// # Errors
     /// [`Error::TableFull`] if `words` are fewer than the table's, [`Error::Table`] if the header
-    /// could not be read back: a roll where no page starts.
+    /// could not be read back: a roll, or a root page, where no page starts.
     pub fn create(words: &'a [AtomicU64], at: PhysAddr, header: &Header) -> Result<Self, Error> {
         let Some(words) = words.get(..SIZE / size_of::<u64>()) else {
             return Err(Error::TableFull { table: Table::Header, limit: words.len() as u64 });
         };
-        check_roll(header.roll.unwrap_or_default(), at, HALVES_AT)?;
+        let says = Says::new(header);
+        check_pages(&says, at, HALVES_AT)?;
         for word in words {
             store::word64(word, 0, Relaxed);
         }
@@ -399,7 +412,7 @@ impl<'a> HeaderPage<'a> {
         put(words, 0, head.as_bytes());
         let mut page = Self { words, at };
         let [first, _] = HALVES;
-        page.turn_to((HALVES_AT, first), &head, &Says::new(header));
+        page.turn_to((HALVES_AT, first), &head, &says);
         match header.seal {
             SealState::Unsealed => page.seal(None),
             SealState::Sealed(info) => page.seal(Some(info)),
@@ -456,19 +469,15 @@ impl<'a> HeaderPage<'a> {
         Header::read(self.words, self.at)
     }
 
-    /// Says this of the handover, in place of what was said: at each instant the one or the other.
+    /// Says this of the handover, its seal aside, in place of what was said: at each instant the one
+    /// or the other.
     ///
     /// A seal covers what is said: one that holds is broken first, or [opened](HeaderPage::open).
     ///
     /// # Errors
-    /// [`Error::Table`]: a roll where no page starts; or something else wrote the page. Nothing is
-    /// changed then.
-    pub fn renew(
-        &mut self,
-        generation: u64,
-        roll: Option<PhysAddr>,
-        producer: Producer,
-    ) -> Result<(), Error> {
+    /// [`Error::Table`]: a roll, or a root page, where no page starts; or something else wrote the
+    /// page. Nothing is changed then.
+    pub fn renew(&mut self, header: &Header) -> Result<(), Error> {
         let mut head = Head::new_zeroed();
         load_head(&mut head, self.words, self.at)?;
         let [first, second] = HALVES;
@@ -477,9 +486,8 @@ impl<'a> HeaderPage<'a> {
         } else {
             (HALVES_AT, first)
         };
-        check_roll(roll.unwrap_or_default(), self.at, other.0)?;
-        let (seal, longer) = (SealState::Unsealed, false);
-        let says = Says::new(&Header { generation, roll, producer, seal, longer });
+        let says = Says::new(header);
+        check_pages(&says, self.at, other.0)?;
         self.turn_to(other, &head, &says);
         Ok(())
     }
@@ -532,6 +540,7 @@ impl Says {
         Self {
             generation: header.generation.into(),
             roll: header.roll.unwrap_or_default().get().into(),
+            before: header.before.unwrap_or_default().get().into(),
             producer: header.producer.0,
         }
     }

@@ -124,6 +124,8 @@ struct Due {
     /// Which entries are good, and which may be ended at the moment.
     entries: Vec<Entry>,
     ending: Option<Entry>,
+    /// One that has ended.
+    ended: Option<Entry>,
 }
 
 impl Due {
@@ -265,6 +267,16 @@ fn at_each_store(
         last.copy_from_slice(now);
         stops.set(stops.get() + 1);
         let due = due.borrow();
+        if let Some(entry) = due.ended {
+            let machine = Ram::over(&Ram::frames(FRAMES));
+            put_all(&machine, now);
+            let refused = Handover::revive(memory(&machine, &machine), entry, "late", policy);
+            let fault = refused.map(drop).unwrap_err();
+            assert!(
+                matches!(fault, Error::Table(TableError { fault: Fault::Ended, .. })),
+                "{fault}"
+            );
+        }
         for entry in &due.entries {
             let machine = Ram::over(&Ram::frames(FRAMES));
             put_all(&machine, now);
@@ -344,10 +356,29 @@ fn leave(ram: &Ram, plain: bool) -> Due {
     due
 }
 
+/// Starts a kernel with the newest entry. Returns it, the entry, and whether a kernel had made that beside
+/// its predecessor's, which has ended then.
+fn start<'r>(
+    ram: &'r Ram,
+    due: &RefCell<Due>,
+    policy: SealPolicy,
+) -> (Handover<Watched<'r>>, Entry, bool) {
+    let entries = due.borrow().entries.clone();
+    let (entry, beside) = (*entries.last().unwrap(), entries.len() > 1);
+    due.borrow_mut().ending = beside.then_some(entries[0]);
+    let kernel = Handover::revive(memory(ram, Watched(ram)), entry, "second", policy).unwrap();
+    if beside {
+        due.borrow_mut().entries.remove(0);
+        let ended = due.borrow_mut().ending.take();
+        due.borrow_mut().ended = ended;
+        watch::look();
+    }
+    (kernel, entry, beside)
+}
+
 /// Everything that a successor does, with what it promises while it does it.
 fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
-    let entry = due.borrow().entries[0];
-    let kernel = Handover::revive(memory(ram, Watched(ram)), entry, "second", policy).unwrap();
+    let (kernel, entry, beside) = start(ram, due, policy);
     let moved = kernel.entry() != entry;
     if moved {
         due.borrow_mut().entries.push(kernel.entry());
@@ -423,8 +454,9 @@ fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
         }
     }
     // The rest, first by leaving it and then by letting it go: what is claimed stays.
-    // Without the name, the predecessor's own header and roll are two pages that nothing leads to.
-    let pages = if plain { 2 } else { 0 };
+    // Without the name, the predecessor's own header and roll are two pages that nothing leads to. So are
+    // the root page and scratch list of an entry that has ended.
+    let pages = if plain { 2 } else { 0 } + if beside { 2 } else { 0 };
     kernel.finish_first(moved, due, entry, pages);
     let mut names: Vec<String> = Vec::new();
     for name in ["c", "d"] {
@@ -457,12 +489,16 @@ impl Handover<Watched<'_>> {
     /// Tells all, and keeps it; where the predecessor's entry is another, that is the end of it.
     fn finish_first(&self, moved: bool, due: &RefCell<Due>, entry: Entry, pages: u64) {
         due.borrow_mut().ending = moved.then_some(entry);
+        let before = || self.header_page().unwrap().read().unwrap().before;
+        assert_eq!(before(), moved.then_some(entry.root));
         let told = self.finish(|_| Fate::Keep).unwrap();
         assert_eq!((told.subtrees, told.folios, told.objects), (2, pages, 0));
         due.borrow_mut().ending = None;
         if moved {
             assert_eq!(due.borrow_mut().entries.remove(0), entry);
         }
+        // Something else may stand in that page from now on.
+        assert_eq!(before(), None);
     }
 }
 
@@ -625,5 +661,26 @@ fn both_entries_are_good_until_the_predecessors_is_ended() {
         if let Error::Table(TableError { fault: Fault::Ended, .. }) = refused {
             assert!(refused.to_string().contains("ended by a successor"), "{refused}");
         }
+    }
+}
+
+#[test]
+fn a_kernel_that_starts_with_the_new_entry_ends_the_predecessors_before_it_lets_go_of_anything() {
+    for own in [true, false] {
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let due = RefCell::new(leave(&ram, !own));
+        let entry = due.borrow().entries[0];
+        relay(&ram, entry.root, own);
+        // This one ends with both entries good.
+        let kernel = Handover::revive(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
+        let beside = kernel.unwrap().entry();
+        assert_ne!(beside, entry);
+        due.borrow_mut().entries.push(beside);
+        let stops = at_each_store(&ram, &due, SealPolicy::Checked, || {
+            live(&ram, &due, SealPolicy::Checked, !own);
+        });
+        std::println!("{}: {stops} stops", if own { "another layout" } else { "another make" });
+        assert!(stops > 150, "{stops}");
+        assert_eq!(due.borrow().ended, Some(entry));
     }
 }

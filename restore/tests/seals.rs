@@ -57,7 +57,7 @@ impl Left {
     /// As a successor that found it whole leaves it.
     fn open(self) -> Self {
         drop(self.revive(SealPolicy::SealedOnly).unwrap());
-        assert_eq!(self.words()[208 / 8].load(Relaxed).to_ne_bytes(), *b"opened--");
+        assert_eq!(self.words()[224 / 8].load(Relaxed).to_ne_bytes(), *b"opened--");
         self
     }
 
@@ -193,9 +193,9 @@ fn another_version_is_refused_with_the_one_that_is_read() {
 fn a_turn_to_neither_half_is_refused_by_its_word() {
     for word in [[0; 8], *b"half-tw\0", *b"half-six", [0xff; 8]] {
         let left = Left::new(false);
-        left.put(200, word);
+        left.put(216, word);
         let found = u64::from_le_bytes(word);
-        assert_eq!(left.fault(), (200, Fault::Magic { found }));
+        assert_eq!(left.fault(), (216, Fault::Magic { found }));
     }
 }
 
@@ -216,11 +216,11 @@ fn a_page_goes_on_half_by_half() {
         let before = if generation == 1 { "first" } else { &before };
         assert_eq!(next.predecessor().unwrap().as_str(), before);
         let (half, other) =
-            if generation % 2 == 1 { (b"half-two", 24) } else { (b"half-one", 112) };
-        let turn = left.words()[200 / 8].load(Relaxed);
+            if generation % 2 == 1 { (b"half-two", 24) } else { (b"half-one", 120) };
+        let turn = left.words()[216 / 8].load(Relaxed);
         assert_eq!(turn, u64::from_ne_bytes(*half));
         // What the other half says does not count.
-        for word in &left.words()[other / 8..(other + 88) / 8] {
+        for word in &left.words()[other / 8..(other + 96) / 8] {
             word.store(generation.wrapping_mul(0x9e37_79b9_7f4a_7c15), Relaxed);
         }
         let (surveyed, findings) = left.survey();
@@ -236,13 +236,13 @@ fn a_longer_page_is_taken_and_told() {
     let mut page_shift_and_size = word(16);
     page_shift_and_size[4..].copy_from_slice(&512_u32.to_le_bytes());
     left.put(16, page_shift_and_size);
-    let covered: Vec<u8> = (0..104).step_by(8).flat_map(word).collect();
-    left.put(104, xxhash_rust::xxh3::xxh3_64(&covered).to_le_bytes());
+    let covered: Vec<u8> = (0..112).step_by(8).flat_map(word).collect();
+    left.put(112, xxhash_rust::xxh3::xxh3_64(&covered).to_le_bytes());
     let (surveyed, findings) = left.survey();
     assert_eq!(findings, []);
     assert!(surveyed.header.unwrap().longer);
     let refused = HeaderPage::reopen(left.words(), left.header).err();
-    let fault = Fault::Length { expected: 264, found: 512 };
+    let fault = Fault::Length { expected: 280, found: 512 };
     let at = left.header;
     assert_eq!(
         refused,

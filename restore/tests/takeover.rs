@@ -428,10 +428,10 @@ fn lengthen(ram: &Ram, at: PhysAddr) {
     let mut shift_and_size = word(16);
     shift_and_size[4..].copy_from_slice(&512_u32.to_le_bytes());
     page[2].store(u64::from_ne_bytes(shift_and_size), Relaxed);
-    let half = if word(200) == *b"half-one" { 24 } else { 112 };
-    let covered: Vec<u8> = (0..24).chain(half..half + 80).step_by(8).flat_map(word).collect();
+    let half = if word(216) == *b"half-one" { 24 } else { 120 };
+    let covered: Vec<u8> = (0..24).chain(half..half + 88).step_by(8).flat_map(word).collect();
     let sum = xxhash_rust::xxh3::xxh3_64(&covered).to_le_bytes();
-    page[(half + 80) / 8].store(u64::from_ne_bytes(sum), Relaxed);
+    page[(half + 88) / 8].store(u64::from_ne_bytes(sum), Relaxed);
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn a_header_in_a_larger_block_is_replaced_and_given_back() {
         }
         with_root(&ram, entry.root, |words| {
             let mut page = RootPage::reopen(words, entry.root).unwrap();
-            page.replace(heirloom_restore::Name::new("heirloom").unwrap(), at, 264).unwrap();
+            page.replace(heirloom_restore::Name::new("heirloom").unwrap(), at, 280).unwrap();
         });
         let kernel = revive(&ram, entry);
         let new = addr_of(&kernel, "heirloom");

@@ -236,7 +236,7 @@ fn a_seal_that_leads_to_another_table_is_refused_by_name() {
     let left = leave(&world, true);
     let header = left.tables.iter().find(|table| table.0 == "header").unwrap().1;
     // The first of the two seals is the one that holds.
-    let first = PhysAddr::new(header.get() + 216);
+    let first = PhysAddr::new(header.get() + 232);
     for other in [left.entry.root, left.entry.scratch] {
         world.write(first, &other.get().to_le_bytes());
         for policy in [SealPolicy::Required, SealPolicy::Checked] {
@@ -254,7 +254,7 @@ fn a_link_of_the_seals_table_that_leads_to_an_empty_page_is_refused_by_name() {
     let world = World::new(192);
     let left = leave(&world, true);
     let header = left.tables.iter().find(|table| table.0 == "header").unwrap().1;
-    let first = PhysAddr::new(world.words(PhysAddr::new(header.get() + 216), 8)[0]);
+    let first = PhysAddr::new(world.words(PhysAddr::new(header.get() + 232), 8)[0]);
     // Somebody's folio, in which nothing stands: it would do for a block without entries.
     let Ok(Parts::Folio(folio)) = left.handles[0].parts() else { panic!("{:?}", left.handles) };
     world.write(folio.addr(), &[0; PAGE as usize]);

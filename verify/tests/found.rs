@@ -10,7 +10,7 @@ fn tables_that_share_a_page_are_named() {
     let (world, left) = Shape::Bare.build(true);
     let header = left.tables.iter().find(|table| table.place == Place::Header).unwrap().addr;
     let root = left.entry.root;
-    for seal in [216, 240] {
+    for seal in [232, 256] {
         world.put(heirloom::folio::PhysAddr::new(header.get() + seal), root.get());
     }
     let refused = world.try_revive(left.entry, SealPolicy::Checked).err();

@@ -24,6 +24,8 @@ pub(crate) struct Own {
     pub(crate) generation: u64,
     /// The first page of the roll.
     pub(crate) roll: Option<Hex>,
+    /// The predecessor's root page, if its entry is good beside this one's.
+    pub(crate) before: Option<Hex>,
     pub(crate) caches: Vec<Cache>,
     /// Why not all caches and slabs are in that list, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +129,7 @@ impl Own {
             producer: header.producer.as_str().to_owned(),
             generation: header.generation,
             roll: header.roll.map(Hex::from),
+            before: header.before.map(Hex::from),
             caches,
             unlisted,
             seal: header.seal.info().map(seal),

@@ -16,17 +16,18 @@ const SEAL: SealInfo = SealInfo { first: AT, entries: 3, hash: 0x1234_5678_9abc_
 fn header() -> Header {
     let roll = Some(PhysAddr::new(PAGE_SIZE as u64 * 77));
     let (producer, seal) = (Producer::new("kernel 7"), SealState::Unsealed);
-    Header { generation: 200, roll, producer, seal, longer: false }
+    let before = Some(PhysAddr::new(PAGE_SIZE as u64 * 99));
+    Header { generation: 200, roll, before, producer, seal, longer: false }
 }
 
 /// What its successor says.
 fn renewed() -> Header {
-    Header { generation: 201, roll: None, producer: Producer::new("kernel 8"), ..header() }
+    let producer = Producer::new("kernel 8");
+    Header { generation: 201, roll: None, before: None, producer, ..header() }
 }
 
 fn renew(page: &mut HeaderPage<'_>) {
-    let Header { generation, roll, producer, .. } = renewed();
-    page.renew(generation, roll, producer).unwrap();
+    page.renew(&renewed()).unwrap();
 }
 
 fn page() -> Vec<AtomicU64> {
@@ -51,23 +52,24 @@ fn the_bytes_are_where_the_table_says() {
     let words = page();
     let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
     let first = bytes(&words);
-    assert_eq!(first[112..200], [0; 88]);
-    assert_eq!(first[200..208], *b"half-one");
-    assert_eq!(first[208..264], [0; 56]);
+    assert_eq!(first[120..216], [0; 96]);
+    assert_eq!(first[216..224], *b"half-one");
+    assert_eq!(first[224..280], [0; 56]);
     page.seal(Some(SEAL));
     let sealed = bytes(&words);
     assert_eq!(&sealed[..16], b"heirloom-v2\0\0\0\0\0");
     assert_eq!(sealed[16..20], PAGE_SHIFT.to_le_bytes());
-    assert_eq!(sealed[20..24], 264_u32.to_le_bytes());
+    assert_eq!(sealed[20..24], 280_u32.to_le_bytes());
     assert_eq!(sealed[24..32], 200_u64.to_le_bytes());
     assert_eq!(sealed[32..40], (PAGE_SIZE as u64 * 77).to_le_bytes());
-    assert_eq!(&sealed[40..49], b"kernel 7\0");
-    assert_eq!(sealed[104..112], xxh3_64(&sealed[..104]).to_le_bytes());
-    assert_eq!(sealed[208..216], *b"sealed-1");
-    assert_eq!(sealed[216..224], AT.get().to_le_bytes());
-    assert_eq!(sealed[224..232], 3_u64.to_le_bytes());
-    assert_eq!(sealed[232..240], SEAL.hash.to_le_bytes());
-    assert_eq!(sealed[264..], [0x5a; PAGE_SIZE - 264]);
+    assert_eq!(sealed[40..48], (PAGE_SIZE as u64 * 99).to_le_bytes());
+    assert_eq!(&sealed[48..57], b"kernel 7\0");
+    assert_eq!(sealed[112..120], xxh3_64(&sealed[..112]).to_le_bytes());
+    assert_eq!(sealed[224..232], *b"sealed-1");
+    assert_eq!(sealed[232..240], AT.get().to_le_bytes());
+    assert_eq!(sealed[240..248], 3_u64.to_le_bytes());
+    assert_eq!(sealed[248..256], SEAL.hash.to_le_bytes());
+    assert_eq!(sealed[280..], [0x5a; PAGE_SIZE - 280]);
     let read = page.read().unwrap();
     assert_eq!(read, Header { seal: SealState::Sealed(SEAL), ..header() });
     assert_eq!((read.seal.info(), read.producer.as_str()), (Some(SEAL), "kernel 7"));
@@ -75,15 +77,15 @@ fn the_bytes_are_where_the_table_says() {
     page.open();
     renew(&mut page);
     let opened = bytes(&words);
-    assert_eq!(opened[..112], sealed[..112]);
-    assert_eq!(opened[112..120], 201_u64.to_le_bytes());
-    assert_eq!(opened[120..128], [0; 8]);
-    assert_eq!(&opened[128..137], b"kernel 8\0");
-    let covered = [&opened[..24], &opened[112..192]].concat();
-    assert_eq!(opened[192..200], xxh3_64(&covered).to_le_bytes());
-    assert_eq!(opened[200..208], *b"half-two");
-    assert_eq!(opened[208..216], *b"opened--");
-    assert_eq!(opened[240..264], sealed[216..240]);
+    assert_eq!(opened[..120], sealed[..120]);
+    assert_eq!(opened[120..128], 201_u64.to_le_bytes());
+    assert_eq!(opened[128..144], [0; 16]);
+    assert_eq!(&opened[144..153], b"kernel 8\0");
+    let covered = [&opened[..24], &opened[120..208]].concat();
+    assert_eq!(opened[208..216], xxh3_64(&covered).to_le_bytes());
+    assert_eq!(opened[216..224], *b"half-two");
+    assert_eq!(opened[224..232], *b"opened--");
+    assert_eq!(opened[256..280], sealed[232..256]);
     assert_eq!(page.read(), Ok(Header { seal: SealState::Opened, ..renewed() }));
     assert_eq!(SealState::Opened.info(), None);
 }
@@ -111,21 +113,21 @@ fn each_fault_names_its_byte() {
         assert_eq!(with(offset, text), (0, unknown));
     }
     assert!(matches!(with(16, &[13]), (16, Fault::Length { found: 13, .. })));
-    assert_eq!(with(20, &[7, 1]), (20, Fault::Length { expected: 264, found: 263 }));
-    assert!(matches!(with(33, &[1]), (104, Fault::Checksum { .. })));
+    assert_eq!(with(20, &[7, 1]), (20, Fault::Length { expected: 280, found: 263 }));
+    assert!(matches!(with(33, &[1]), (112, Fault::Checksum { .. })));
     for neither in [0, u64::from_le_bytes(*b"half-two") ^ 1] {
-        let turn = with(200, &neither.to_le_bytes());
-        assert_eq!(turn, (200, Fault::Magic { found: neither }));
+        let turn = with(216, &neither.to_le_bytes());
+        assert_eq!(turn, (216, Fault::Magic { found: neither }));
     }
     // There is nothing in the other half.
-    assert!(matches!(with(200, b"half-two"), (192, Fault::Checksum { .. })));
-    assert_eq!(with(208, &[3]), (208, Fault::Magic { found: 3 }));
+    assert!(matches!(with(216, b"half-two"), (208, Fault::Checksum { .. })));
+    assert_eq!(with(224, &[3]), (224, Fault::Magic { found: 3 }));
     let short = Header::read(&words[..32], AT);
     assert!(matches!(short, Err(Error::Table(TableError { offset: 20, .. }))));
     let mut page = HeaderPage::reopen(&words, AT).unwrap();
     let odd = PhysAddr::new(8);
-    let renewed = page.renew(1, Some(odd), Producer::new("")).map(|()| header());
-    assert_eq!(fault(renewed), (120, Fault::Misaligned { addr: odd }));
+    let renewed = page.renew(&Header { roll: Some(odd), ..header() }).map(|()| header());
+    assert_eq!(fault(renewed), (128, Fault::Misaligned { addr: odd }));
     assert_eq!(bytes(&words), good);
 }
 
@@ -137,7 +139,7 @@ fn what_does_not_hold_may_be_any_bytes() {
         (0..turns).for_each(|_| renew(&mut page));
         (0..turns).for_each(|_| page.seal(Some(SEAL)));
         let said = page.read();
-        let (half, seal) = if turns == 1 { (24..112, 240..264) } else { (112..200, 216..240) };
+        let (half, seal) = if turns == 1 { (24..120, 256..280) } else { (120..216, 232..256) };
         for byte in [0, 0x5a, 0xff] {
             let mut other = bytes(&words);
             other[half.clone()].fill(byte);
@@ -159,14 +161,14 @@ fn every_flipped_bit_of_what_holds_is_found() {
         let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
         (0..turns).for_each(|_| renew(&mut page));
         let (good, said) = (bytes(&words[..SIZE / 8]), page.read());
-        let half = if turns == 0 { 24..112 } else { 112..200 };
+        let half = if turns == 0 { 24..120 } else { 120..216 };
         for bit in 0..SIZE * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let read = Header::read(&words64(&bad), AT);
             // Of a word that says that there is no seal each bit.
             let holds =
-                bit < 24 * 8 || half.contains(&(bit / 8)) || (200..216).contains(&(bit / 8));
+                bit < 24 * 8 || half.contains(&(bit / 8)) || (216..232).contains(&(bit / 8));
             if holds {
                 assert!(read.is_err(), "{turns} turns: bit {bit}: {read:?}");
             } else {
@@ -191,13 +193,13 @@ fn a_longer_page_is_read_and_not_written() {
     let words = page();
     HeaderPage::create(&words, AT, &header()).unwrap();
     let mut long = bytes(&words);
-    long[20..24].copy_from_slice(&272_u32.to_le_bytes());
-    let sum = xxh3_64(&long[..104]);
-    long[104..112].copy_from_slice(&sum.to_le_bytes());
+    long[20..24].copy_from_slice(&288_u32.to_le_bytes());
+    let sum = xxh3_64(&long[..112]);
+    long[112..120].copy_from_slice(&sum.to_le_bytes());
     let long = words64(&long);
     assert_eq!(Header::read(&long, AT), Ok(Header { longer: true, ..header() }));
     let refused = HeaderPage::reopen(&long, AT).map(|_| header());
-    assert_eq!(fault(refused), (20, Fault::Length { expected: 264, found: 272 }));
+    assert_eq!(fault(refused), (20, Fault::Length { expected: 280, found: 288 }));
 }
 
 #[test]
@@ -218,12 +220,12 @@ fn at_any_instant_one_half_or_the_other_holds() {
             let mut page = HeaderPage::create(&words, AT, &header()).unwrap();
             (0..turns).for_each(|_| renew(&mut page));
             let before = page.read().unwrap();
-            let half = if turns == 0 { 112..200 } else { 24..112 };
+            let half = if turns == 0 { 120..216 } else { 24..120 };
             words[half.start / 8..half.end / 8].iter().for_each(|word| word.store(!0, Relaxed));
             // As a successor goes on with the page.
             let mut page = HeaderPage::reopen(&words, AT).unwrap();
             let next = Header { generation: 7, roll: Some(AT), ..before };
-            let change = || page.renew(next.generation, next.roll, next.producer);
+            let change = || page.renew(&next);
             let (done, complete) = cut::after(stores, change);
             assert_eq!(done, Ok(()));
             let found = page.read().unwrap();

@@ -93,15 +93,15 @@ fn part_of(world: &World, table: TableAt) -> Part {
             };
             // Of the two halves, and of the two seals, the one that holds and the other one.
             let turn = |first, one, other| if first { (one, other) } else { (other, one) };
-            let (half, other) = turn(says(200, b"half-one"), 24..112, 112..200);
+            let (half, other) = turn(says(216, b"half-one"), 24..120, 120..216);
             let first = says(Header::FIXED, b"sealed-1");
-            let (seal, unused) = turn(first, 216..240, 240..Header::SIZE);
+            let (seal, unused) = turn(first, 232..256, 256..Header::SIZE);
             let mut stretches = vec![
                 (0..24, Seen::Header),
                 (half, Seen::Header),
                 (other, Seen::Seal(Sealed::Subtree)),
-                (200..Header::FIXED, Seen::Header),
-                (Header::FIXED..216, Seen::Header),
+                (216..Header::FIXED, Seen::Header),
+                (Header::FIXED..232, Seen::Header),
                 (seal, Seen::Table),
                 (unused, Seen::Nobody),
                 (Header::SIZE..page, Seen::Nobody),

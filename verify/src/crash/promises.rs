@@ -9,11 +9,11 @@
 //!  names            as the predecessor left them   as this kernel makes them
 //!  caches           if the predecessor had a roll  yes
 //!  all other things yes                            yes
-//!                   until `finish` ends it         from `revive` on
+//!                   until it is ended              from `revive` on
 //! ```
 //!
-//! A kernel that starts with the predecessor's entry once more makes another of its own; one that starts
-//! with the other goes on in place, and knows of no entry but that.
+//! A kernel that starts with the predecessor's entry once more makes another of its own, and ends the
+//! predecessor's in `finish`; one that starts with the other ends it in `revive`, and goes on in place.
 
 use std::collections::BTreeMap;
 
@@ -67,8 +67,17 @@ pub(crate) struct Before {
     pub(crate) ended: Ended,
     /// The kernel at work came by it.
     current: bool,
+    /// Kernels came by the other since: nothing leads to its pages but itself.
+    deserted: bool,
     things: BTreeMap<u32, Ways>,
     slack: Slack,
+}
+
+impl Before {
+    /// The call that ends the entry.
+    fn ender(&self) -> Call {
+        if self.current { Call::Finish } else { Call::Revive }
+    }
 }
 
 /// A call that has not returned: its slack, and the stores before it.
@@ -169,9 +178,7 @@ impl Promises {
                 *call = Some((opened, slack, stores));
                 if let Some(before) = self.before.as_mut() {
                     match before.ended {
-                        Ended::No if before.current && opened == Call::Finish => {
-                            before.ended = Ended::May;
-                        }
+                        Ended::No if opened == before.ender() => before.ended = Ended::May,
                         Ended::Yes => before.ended = Ended::Long,
                         _ => {}
                     }
@@ -181,11 +188,15 @@ impl Promises {
                 self.booted |= call.is_some_and(|(call, ..)| call == Call::Boot);
                 if let Some((closed, slack, _)) = call.take() {
                     self.beside(slack);
-                    if let Some(before) = self.before.as_mut()
-                        && closed == Call::Finish
-                        && before.ended == Ended::May
+                    if let Some(before) =
+                        self.before.as_mut().filter(|before| before.ended == Ended::May)
                     {
-                        before.ended = Ended::Yes;
+                        before.ended = match closed {
+                            _ if closed == before.ender() => Ended::Yes,
+                            // A kernel came by it.
+                            Call::Revive => Ended::No,
+                            _ => Ended::May,
+                        };
                     }
                 }
             }
@@ -205,8 +216,9 @@ impl Promises {
                     self.slack.add(Slack { blocks: 2, frames: 2, objects: 0 });
                 }
                 let (things, slack) = (self.things.clone(), self.slack);
-                let (ended, current) = (Ended::No, false);
-                self.before = Some(Before { root, own, ended, current, things, slack });
+                let ended = Ended::No;
+                let (current, deserted) = (false, false);
+                self.before = Some(Before { root, own, ended, current, deserted, things, slack });
             }
             Line::From(root) => self.start_with(root),
             Line::Moved(entry) => self.entry = Some(entry),
@@ -240,8 +252,8 @@ impl Promises {
         let Some(before) = self.before.as_mut() else { return };
         before.current = before.root == root;
         if !before.current {
-            // It knows of no other entry; and what is said of one that may have ended is true no more.
-            if matches!(before.ended, Ended::No | Ended::May) {
+            if matches!(before.ended, Ended::No | Ended::May) && !before.deserted {
+                before.deserted = true;
                 // Nothing leads to its root page, scratch list and header then, nor to what it names alone.
                 self.slack.add(Slack { blocks: 3, frames: 3, objects: 0 });
                 let names = before.things.values().flatten().flatten();
@@ -249,10 +261,10 @@ impl Promises {
                     let frames = name.bytes.max(1).div_ceil(PAGE_SIZE as u64).next_power_of_two();
                     self.slack.add(Slack { blocks: 1, frames, objects: 0 });
                 }
-                self.before = None;
             }
             return;
         }
+        before.deserted = false;
         if !before.own {
             (self.began, self.set_out) = (0, 0);
         }

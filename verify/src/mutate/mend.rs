@@ -2,6 +2,7 @@
 //! reached: a predecessor that means harm does the same.
 
 use heirloom::folio::{PhysAddr, Run};
+use heirloom::restore::Header;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::world::{Left, Place, World};
@@ -12,9 +13,9 @@ const SEAL: (u64, u64) = (16, 24);
 const ROLL: (u64, u64) = (16, 128);
 /// Where the two seals stand in the header.
 const SEALS: [(u64, u64); 2] =
-    [(u64::from_le_bytes(*b"sealed-1"), 216), (u64::from_le_bytes(*b"sealed-2"), 240)];
+    [(u64::from_le_bytes(*b"sealed-1"), 232), (u64::from_le_bytes(*b"sealed-2"), 256)];
 /// Where the two halves of the header start, and the bytes of a half before its checksum.
-const HALVES: ([u64; 2], usize) = ([24, 112], 80);
+const HALVES: ([u64; 2], usize) = ([24, 120], 88);
 
 /// Makes the checksums of the header, of the roll's records, of slabs and of the seal right.
 pub fn mend(world: &World, left: &Left) {
@@ -55,7 +56,7 @@ pub fn mend(world: &World, left: &Left) {
     }
     for header in of(Place::Header) {
         for (holds, seal) in SEALS {
-            if world.word(at(header, 208)) == holds {
+            if world.word(at(header, Header::FIXED as u64)) == holds {
                 world.put(at(header, seal + 8), entries);
                 world.put(at(header, seal + 16), table.digest());
             }

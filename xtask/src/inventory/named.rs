@@ -117,7 +117,6 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_restore::DeviceTree<'a>::open",
             "heirloom_restore::Header::read",
             "heirloom_restore::HeaderPage<'a>::create",
-            "heirloom_restore::HeaderPage<'a>::renew",
             "heirloom_restore::HeaderPage<'a>::reopen",
             "heirloom_restore::RootPage<'a>::add",
             "heirloom_restore::RootPage<'a>::create",
