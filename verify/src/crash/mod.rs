@@ -62,7 +62,7 @@ use std::process::Command;
 
 use check::{Verdict, check};
 use ground::Ground;
-use journal::{Call, Journal};
+use journal::{Call, Journal, LOGS};
 use promises::Promises;
 use trial::{End, fork};
 
@@ -124,10 +124,16 @@ impl Bench {
         Promises::of(&self.journal).open
     }
 
-    /// Keeps the memory, as it is now, for a person to look at: where.
+    /// Keeps the memory as it is now, and beside it what the journal says, for a person to look at.
+    /// Returns where the memory is.
     fn dump(&self, name: &str) -> Result<PathBuf, Failure> {
         let path = std::env::temp_dir().join(format!("heirloom-crash-{name}.arena"));
         std::fs::write(&path, self.ground.save()?)?;
+        let lines = (0..LOGS).flat_map(|log| {
+            let lines = self.journal.lines(log).into_iter();
+            lines.map(move |line| format!("{log} {line:?}\n"))
+        });
+        std::fs::write(path.with_extension("journal"), lines.collect::<String>())?;
         Ok(path)
     }
 }

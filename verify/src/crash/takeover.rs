@@ -134,8 +134,11 @@ impl Actor<'_, '_> {
     /// and areas, of which a block may have been told as a folio, stay.
     pub(crate) fn share(&mut self, among: usize) -> Vec<Owned> {
         let mut n = 0;
-        let added = self.owned.iter().filter(|owned| owned.thing.sort == Sort::Subtree);
-        let named: Vec<_> = added.filter_map(|owned| owned.thing.seed).collect();
+        // A name may be there, too, whose call never returned.
+        let unsure = self.unsure.iter().flat_map(|(_, ways)| ways.iter().flatten());
+        let all = self.owned.iter().map(|owned| &owned.thing).chain(unsure);
+        let added = all.filter(|thing| thing.sort == Sort::Subtree);
+        let named: Vec<_> = added.filter_map(|thing| thing.seed).collect();
         let (shared, rest) = std::mem::take(&mut self.owned).into_iter().partition(|owned| {
             let thing = &owned.thing;
             let stays = match thing.sort {
