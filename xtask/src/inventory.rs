@@ -10,8 +10,8 @@ mod named;
 mod notes;
 mod page;
 mod proof;
-mod source;
 
+use crate::source::modules;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -103,7 +103,7 @@ fn library(
     faults: &mut Vec<String>,
 ) -> Result<Library> {
     let mut library = Library { name, modules: Vec::new(), safe: 0 };
-    for file in source::modules(&root.join(directory))? {
+    for file in modules(&root.join(directory))? {
         let uses = find::uses(&file.syntax, &file.text);
         if uses.is_empty() {
             library.safe += 1;

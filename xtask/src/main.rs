@@ -3,9 +3,11 @@
 //! Each command is a module of its own. `cargo xtask --help` lists them.
 
 mod api;
+mod circles;
 mod inventory;
 mod liveupdate;
 mod report;
+mod source;
 mod verify;
 
 use std::ffi::OsString;
@@ -24,6 +26,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Api(api::Arguments),
+    Circles(circles::Arguments),
     Inventory(inventory::Arguments),
     Liveupdate(liveupdate::Arguments),
     Report(report::Arguments),
@@ -39,6 +42,7 @@ fn words(given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString
 fn main() -> ExitCode {
     match Arguments::parse_from(words(std::env::args_os())).command {
         Command::Api(arguments) => api::run(&arguments),
+        Command::Circles(arguments) => circles::run(&arguments),
         Command::Inventory(arguments) => inventory::run(&arguments),
         Command::Liveupdate(arguments) => liveupdate::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),

@@ -8,7 +8,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, ImplItem, Item, Safety, Signature, Stmt, TraitItem, Type};
 
 use super::proof;
-use super::source::of_tests;
+use crate::source::of_tests;
 
 /// What is unsafe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -22,6 +22,13 @@ pub(super) const STEPS: &[Step] = &[
         needs: None,
     },
     Step {
+        name: "circles",
+        shows: "no file needs another that needs it, but for those that are listed",
+        short: "cargo xtask circles --check",
+        long: None,
+        needs: None,
+    },
+    Step {
         name: "deny",
         shows: "licences, sources and versions of all that is built with, and advisories on it",
         short: r#"
