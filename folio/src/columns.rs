@@ -31,12 +31,10 @@ mod carve;
 mod group;
 mod look;
 
-use group::{groups, lowest, mask, place, unit, unit_log2};
+use group::{STEP, groups, lowest, mask, place, unit, unit_log2};
 
 pub(crate) use group::Group;
 
-/// log2 of the units in a word, and of the ratio between neighbouring columns.
-const STEP: u32 = 6;
 /// Columns, and rows of the first column.
 pub(crate) const COLUMNS: usize = 4;
 /// Words that a search for a group looks at before it breaks a larger unit.

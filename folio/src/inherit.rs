@@ -16,6 +16,7 @@
 
 mod exchange;
 mod holding;
+mod settled;
 mod tally;
 mod unclaimed;
 

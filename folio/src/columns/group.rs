@@ -4,7 +4,8 @@ use core::num::NonZeroU64;
 
 use crate::addr::{Block, Order, Pfn, Run};
 
-use super::STEP;
+/// log2 of the units in a word, and of the ratio between neighbouring columns.
+pub(super) const STEP: u32 = 6;
 
 /// A word that lies wholly within `order`'s column: which column, and log2 of the group's bits.
 pub(super) const fn place(order: Order) -> (usize, u32) {

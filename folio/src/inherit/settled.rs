@@ -1,0 +1,155 @@
+//! Whether anything is still to be claimed, without a look at each block.
+//!
+//! The blocks that were taken over are counted, and then those that got an owner here, or a label:
+//!
+//! ```text
+//! taken over - settled (by each CPU, and by calls without one) + put back
+//! ```
+//!
+//! This is never less than what is still to be claimed and has no label: a block is counted as settled
+//! after its byte has changed, and as put back before. It may be more. A CPU counts in a word of its own,
+//! by a load and a store, and what comes in between on the same CPU is not counted; then the blocks are looked
+//! at, as if any were left.
+
+use crate::machine::Machine;
+use crate::memory::Memory;
+
+impl<M: Machine> Memory<M> {
+    /// Counts blocks that are no longer to be claimed: their bytes have changed.
+    #[inline]
+    pub(super) fn settle(&self, blocks: u64) {
+        self.machine().pinned(|cpu| match self.with_slot(cpu) {
+            // SAFETY: it has a slot.
+            Some(cpu) => unsafe { self.slot(cpu) }.settled().add_alone(blocks),
+            None => self.shared_tallies().settled.add(blocks),
+        });
+    }
+
+    /// Counts blocks that are there to be claimed again, before their bytes say so.
+    pub(super) fn unsettle(&self, blocks: u64) {
+        self.shared_tallies().put_back.add(blocks);
+    }
+
+    /// Whether nothing that was taken over is still to be claimed, but for what has a label.
+    pub(super) fn is_settled(&self) -> bool {
+        let own = self.cpu_slots().map(|(_, slot)| slot.settled());
+        self.shared_tallies().settled(own) == self.taken_over
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::vec::Vec;
+
+    use super::super::tests::{block, kernel, run, successor};
+    use super::super::{Block, Fate, Kind, Memory};
+    use crate::harness::Ram;
+
+    /// What `disinherit` tells of.
+    fn told(memory: &Memory<Ram>) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        memory.disinherit(|block| {
+            blocks.push(block);
+            Fate::Keep
+        });
+        blocks
+    }
+
+    /// A successor of a kernel that left six blocks, and these.
+    fn left() -> (Memory<Ram>, [Block; 6]) {
+        let ranges = Ram::frames(1024);
+        let blocks = [
+            block(600, 0),
+            block(602, 1),
+            block(604, 2),
+            block(611, 0),
+            block(612, 1),
+            block(640, 4),
+        ];
+        (successor(kernel(&ranges, &blocks), &ranges), blocks)
+    }
+
+    /// Settles all that [`left`] has but the first, each in another way.
+    fn settle_others(memory: &Memory<Ram>, blocks: &[Block; 6]) {
+        memory.claim(blocks[1], Kind::Folio).unwrap();
+        memory.claim_all(&blocks[2..3]).unwrap();
+        memory.claim_run(run(611, 3), Kind::Run).unwrap();
+        // SAFETY: nothing else looks for slabs.
+        unsafe { memory.label(blocks[5], Kind::Slab) }.unwrap();
+    }
+
+    #[test]
+    fn what_is_left_is_told_however_the_others_were_settled() {
+        let (memory, blocks) = left();
+        settle_others(&memory, &blocks);
+        // A slab has been counted by then.
+        // SAFETY: labelled just now.
+        unsafe { memory.claim_as(blocks[5], Kind::Slab) }.unwrap();
+        assert!(!memory.is_settled());
+        assert_eq!(told(&memory), [blocks[0]]);
+        assert!(memory.disinherit_block(blocks[0]));
+        assert!(memory.is_settled());
+        assert_eq!(told(&memory), []);
+    }
+
+    #[test]
+    fn what_is_put_back_is_told_again() {
+        let (memory, blocks) = left();
+        settle_others(&memory, &blocks);
+        memory.claim(blocks[0], Kind::Folio).unwrap();
+        assert!(memory.is_settled());
+        for block in [blocks[0], blocks[1]] {
+            // SAFETY: claimed above, and not written.
+            unsafe { memory.unclaim(block, Kind::Folio, None) }.unwrap();
+            assert_eq!(told(&memory), [block]);
+            memory.claim(block, Kind::Folio).unwrap();
+            assert_eq!(told(&memory), []);
+        }
+        // SAFETY: as above.
+        unsafe { memory.unclaim_run(run(611, 3), Kind::Run) }.unwrap();
+        assert_eq!(told(&memory), [blocks[4], blocks[3]]);
+        assert_eq!(memory.claim_all(&[blocks[3], blocks[4], blocks[3]]).ok(), None);
+        assert_eq!(told(&memory), [blocks[4], blocks[3]]);
+        assert_eq!(memory.disinherit(|_| Fate::Free), (2, 0));
+        assert!(memory.is_settled());
+    }
+
+    #[test]
+    fn a_count_that_was_lost_makes_the_blocks_be_looked_at() {
+        let (memory, blocks) = left();
+        settle_others(&memory, &blocks);
+        memory.claim(blocks[0], Kind::Folio).unwrap();
+        assert!(memory.is_settled());
+        memory.unsettle(1);
+        assert!(!memory.is_settled());
+        assert_eq!(told(&memory), []);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::Tallies;
+
+    #[test]
+    fn a_block_that_is_settled_twice_counts_once() {
+        loom::model(|| {
+            let tallies = Arc::new((Tallies::new(), super::Tally::new()));
+            let other = Arc::clone(&tallies);
+            let claims = thread::spawn(move || {
+                let (shared, own) = &*other;
+                own.add_alone(1);
+                shared.put_back.add(1);
+                own.add_alone(1);
+            });
+            let (shared, own) = &*tallies;
+            let settled = shared.settled([own].into_iter());
+            // As a difference: what was put back and is not settled yet may be seen first.
+            assert!(settled.wrapping_add(1) <= 2, "{settled}");
+            claims.join().unwrap();
+            assert_eq!(shared.settled([own].into_iter()), 1);
+        });
+    }
+}
