@@ -20,13 +20,15 @@ use lock_api::Mutex;
 
 use crate::area::{drop_table, new_table};
 use crate::check::{self, Place};
-use crate::entry::{Entry, halves};
-use crate::error::{Error, Fault, Table};
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 use crate::handover::{Handover, OwnPages};
 use crate::moved::{Held, Moved, end_before};
 use crate::names::Names;
+use crate::pages::halves;
 use crate::pages::{Pages, words_at};
-use crate::past::{SealPolicy, left, past_root, past_words};
+use crate::predecessor::{SealPolicy, left, past_root, past_words};
 use crate::records::Records;
 use crate::reserve::{self, Reserve};
 use crate::root::{Edit, Name, RootPage, Subtree};
@@ -119,6 +121,54 @@ impl<M: Machine> NewHandover<M> {
             moved: Mutex::new(moved),
             reserve: Mutex::new(reserve),
         }
+    }
+}
+
+impl<M: Machine> Handover<M> {
+    /// A handover with nothing in it but itself, over memory from which nothing was allocated.
+    ///
+    /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
+    /// successor may work there before it has read the map. What a successor needs at least,
+    /// [`Memory::range_bytes`] and [`Memory::cpu_bytes`] tell.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: scratch is not free memory. [`Error::MemoryTooSmall`]: beside scratch there are
+    /// fewer than 32 frames, which the handover's own pages and its [reserve](Handover::reserve)
+    /// take. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
+    /// than [`ScratchList::LIMIT`] areas.
+    pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
+        Ok(NewHandover::fresh(memory, scratch, producer)?.into_handover())
+    }
+
+    /// Takes over from a predecessor: checks everything it left, and goes on with it. What was preserved
+    /// stays so, claimed or not, until it is let go or freed; every frame that was not is free memory.
+    ///
+    /// At whatever instant this kernel ends, from the first instruction of this call on, the next that
+    /// starts with the same entry finds everything that was preserved and not let go of. So it does
+    /// with [`Handover::entry`] of this kernel, which is the same entry, unless the predecessor's root
+    /// page is of another make (Linux's): see [`Handover::finish`]. A kernel that starts with that entry
+    /// ends the predecessor's.
+    ///
+    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
+    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
+    /// nothing that grows with memory.
+    ///
+    /// # Errors
+    /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
+    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
+    /// where so much is preserved that no memory is left for tables that this kernel needs beside those
+    /// that are there: none, unless the predecessor was of another make, or its header page is another
+    /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
+    /// be tried again, or the machine started without it.
+    ///
+    /// A name whose frames were let go is no error: it is taken out, see [`Handover::names_lost`].
+    pub fn revive(
+        memory: Memory<M>,
+        entry: Entry,
+        producer: &str,
+        seal: SealPolicy,
+    ) -> Result<Self, Error> {
+        Ok(NewHandover::revive(memory, entry, producer, seal)?.into_handover())
     }
 }
 
@@ -316,7 +366,7 @@ fn move_on<M: Machine>(
     let mut page = root_of(memory, pages.entry)?;
     let (mut full, mut lost) = (0, 0);
     let before = past_root(memory, entry.root)?;
-    check::each_name(&crate::past::left(memory), &before, |subtree, gone| {
+    check::each_name(&crate::predecessor::left(memory), &before, |subtree, gone| {
         if gone {
             lost += 1;
             return Ok(());

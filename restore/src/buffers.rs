@@ -7,7 +7,8 @@ use heirloom_folio::Machine;
 use heirloom_slab::{Buffers, Owner, Persist, TypedCache};
 
 use crate::error::Error;
-use crate::handle::{Handle, HandleFault, Parts};
+use crate::fault::HandleFault;
+use crate::handle::{Handle, Parts};
 use crate::handover::Handover;
 
 /// The alignment of buffers of which nobody asked for another, in bytes.

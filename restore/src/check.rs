@@ -17,7 +17,8 @@ use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_slab::LeftCaches;
 
 use crate::entry::Entry;
-use crate::error::{Error, Fault, Table, TableError};
+use crate::error::Error;
+use crate::fault::{Fault, Table, TableError};
 use crate::image::{Image, Left};
 use crate::pages::Pages;
 use crate::root::{RootView, Subtree};

@@ -7,8 +7,10 @@ use heirloom_folio::{Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, Preserv
 use heirloom_folio::sync::AtomicU64;
 
 use crate::area::{AreaInfo, AreaPart, PreservedArea};
-use crate::error::{Error, Table};
-use crate::handle::{Handle, HandleFault, Parts};
+use crate::error::Error;
+use crate::fault::HandleFault;
+use crate::fault::Table;
+use crate::handle::{Handle, Parts};
 use crate::pages::{Inherited, Pages, words_at};
 use crate::records::{Chain, Record, Records};
 

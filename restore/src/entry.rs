@@ -1,10 +1,12 @@
 //! Where a successor begins to look, before it has any memory of its own.
 
-use heirloom_folio::sync::{AtomicU32, AtomicU64};
+use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
+use crate::pages::halves;
 use crate::root::RootView;
 use crate::scratch::ScratchList;
 
@@ -79,11 +81,4 @@ impl Entry {
         }
         Ok(areas)
     }
-}
-
-/// The same words in halves, as the root page is read.
-pub(crate) fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
-    // SAFETY: the same memory, less strictly aligned; both are atomics, and every access to a
-    // root page is made of halves.
-    unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
 }

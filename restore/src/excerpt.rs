@@ -2,8 +2,6 @@
 
 use core::fmt;
 
-use crate::error::Fault;
-
 /// The start of a text that is not known: as much of it as an error has room for.
 ///
 /// # Examples
@@ -57,33 +55,4 @@ impl fmt::Debug for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{self}\"")
     }
-}
-
-/// What is wrong with a `text` that is not `expected`: `family` with another number behind it is
-/// another version, anything else a format of another make.
-pub(crate) fn unknown<I: Iterator<Item = u8>>(
-    text: impl Fn() -> I,
-    family: &str,
-    expected: &'static str,
-) -> Fault {
-    let found = version(text().skip(family.len()));
-    let known = version(expected.bytes().skip(family.len()));
-    match found.zip(known) {
-        Some((found, known)) if text().take(family.len()).eq(family.bytes()) => {
-            Fault::Version { found, known }
-        }
-        _ => Fault::Unknown { found: Excerpt::of(text()), expected },
-    }
-}
-
-/// The number that `text` is, all of it.
-fn version(mut text: impl Iterator<Item = u8>) -> Option<u32> {
-    /// Digits of a version that is a number.
-    const DIGITS: u32 = 9;
-    let number = text.try_fold((0_u32, 0), |(number, digits), byte| {
-        // A number starts with no zero.
-        let fits = byte.is_ascii_digit() && digits < DIGITS && (digits > 0 || byte != b'0');
-        fits.then(|| (number * 10 + u32::from(byte - b'0'), digits + 1))
-    });
-    number.filter(|(_, digits)| *digits > 0).map(|(number, _)| number)
 }

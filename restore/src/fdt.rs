@@ -9,9 +9,10 @@ use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
 
 use heirloom_folio::{PhysAddr, Run};
 
-use crate::entry::halves;
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 use crate::pages::Pages;
+use crate::pages::halves;
 
 /// Fields of the tree's header, as indices of 32-bit words.
 pub(crate) mod header {

@@ -33,6 +33,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::area::AreaInfo;
 use crate::error::Error;
+use crate::fault::HandleFault;
 
 /// Sixteen bytes that name preserved memory, for a successor to claim.
 ///
@@ -99,22 +100,6 @@ pub enum Parts {
         /// How many bytes.
         bytes: u64,
     },
-}
-
-/// Why sixteen bytes are no handle, or parts fit none.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum HandleFault {
-    /// The check byte is not that of the rest: this was never a handle.
-    Malformed,
-    /// No kind has this number.
-    Kind,
-    /// The address cannot start this kind of memory.
-    Address,
-    /// The length is zero, too large, or not one that this kind has.
-    Length,
-    /// The tag is not one that this kind has.
-    Tag,
 }
 
 mod kind {
@@ -206,18 +191,6 @@ impl fmt::Debug for Handle {
             Ok(parts) => write!(f, "Handle({parts:?})"),
             Err(_) => write!(f, "Handle({:#x}/{:#x})", self.addr.get(), self.meta.get()),
         }
-    }
-}
-
-impl fmt::Display for HandleFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "these bytes were never a handle",
-            Self::Kind => "no kind of memory has this number",
-            Self::Address => "nothing of this kind can start at this address",
-            Self::Length => "nothing of this kind has this length",
-            Self::Tag => "nothing of this kind has this tag",
-        })
     }
 }
 

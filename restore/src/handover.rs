@@ -18,13 +18,14 @@ use heirloom_slab::{NewSlabs, Slabs};
 use lock_api::Mutex;
 
 use crate::area::{PreservedArea, drop_table, new_table};
-use crate::begin::NewHandover;
 use crate::claim;
-use crate::entry::{Entry, halves};
+use crate::entry::Entry;
 use crate::error::Error;
-use crate::handle::{Handle, HandleFault, Parts};
+use crate::fault::HandleFault;
+use crate::handle::{Handle, Parts};
 use crate::moved::{Moved, names_frames};
 use crate::names::{Names, Owner};
+use crate::pages::halves;
 use crate::pages::words_at;
 use crate::records::{Record, Records};
 use crate::reserve::Reserve;
@@ -146,21 +147,6 @@ pub(crate) fn place_of(
 }
 
 impl<M: Machine> Handover<M> {
-    /// A handover with nothing in it but itself, over memory from which nothing was allocated.
-    ///
-    /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
-    /// successor may work there before it has read the map. What a successor needs at least,
-    /// [`Memory::range_bytes`] and [`Memory::cpu_bytes`] tell.
-    ///
-    /// # Errors
-    /// [`Error::Folio`]: scratch is not free memory. [`Error::MemoryTooSmall`]: beside scratch there are
-    /// fewer than 32 frames, which the handover's own pages and its [reserve](Handover::reserve)
-    /// take. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
-    /// than [`ScratchList::LIMIT`] areas.
-    pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
-        Ok(NewHandover::fresh(memory, scratch, producer)?.into_handover())
-    }
-
     /// How many frames are held back, so that a successor finds memory for its own tables however
     /// full this kernel's memory is: 16. They count as used, and are free memory to the successor. A
     /// successor holds what it did not use of its predecessor's, and 16 again once

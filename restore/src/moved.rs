@@ -14,7 +14,7 @@
 //!
 //! What the predecessor preserved is found through either, and so is what this kernel preserves in
 //! folios, runs, areas and lists; caches and names of this kernel's through its own entry alone. The
-//! predecessor's entry is good until [`Handover::finish`], which ends it by one store. What the old root
+//! predecessor's entry is good until [`Handover::finish`](crate::Handover::finish), which ends it by one store. What the old root
 //! page names is given back after that. A kernel that ends before it has come there leaves both entries
 //! good. The next one that starts with the predecessor's does all of this again; one that starts with the
 //! other finds in the header which root page there was before, and ends that entry first.
@@ -22,17 +22,14 @@
 use heirloom_folio::sync::Ordering::Release;
 use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr, Run};
 
-use crate::area::drop_table;
 use crate::check::NameBits;
-use crate::entry::halves;
 use crate::error::Error;
 use crate::fdt::{FDT_ENDED, header};
-use crate::handover::Handover;
 use crate::pages::Pages;
-use crate::past::{left, past_root, past_words};
+use crate::pages::halves;
+use crate::predecessor::{left, past_root, past_words};
 use crate::root::{Name, RootView, Subtree};
 use crate::store;
-use crate::subtree::Header;
 
 /// What keeps a page of the predecessor's from being used.
 #[derive(Clone, Copy, Debug)]
@@ -57,17 +54,17 @@ impl Held {
 /// in that page: what lies at an address does not tell whether it is what the name led to.
 #[derive(Debug)]
 pub(crate) struct Moved {
-    root: PhysAddr,
+    pub(crate) root: PhysAddr,
     /// The root page, the scratch list, and a header page that was replaced.
-    held: [Option<Held>; 3],
+    pub(crate) held: [Option<Held>; 3],
     /// Names that this kernel's root page has no room for.
     full: u32,
     /// The entry leads nowhere any more.
-    ended: bool,
+    pub(crate) ended: bool,
     /// Names that were claimed: the block is this layer's.
-    claimed: NameBits,
+    pub(crate) claimed: NameBits,
     /// Names whose block is to be freed, unclaimed.
-    discarded: NameBits,
+    pub(crate) discarded: NameBits,
 }
 
 impl Moved {
@@ -84,7 +81,10 @@ impl Moved {
     }
 
     /// The predecessor's root page.
-    fn view<'m, M: Machine>(&self, memory: &'m Memory<M>) -> Result<RootView<'m>, Error> {
+    pub(crate) fn view<'m, M: Machine>(
+        &self,
+        memory: &'m Memory<M>,
+    ) -> Result<RootView<'m>, Error> {
         if self.ended {
             return RootView::ended(halves(past_words(memory, self.root)?), self.root);
         }
@@ -93,130 +93,13 @@ impl Moved {
 }
 
 /// Where in a root page a name stands that leads to an address.
-fn index_of(view: &RootView<'_>, name: &Name, addr: PhysAddr) -> Option<usize> {
+pub(crate) fn index_of(view: &RootView<'_>, name: &Name, addr: PhysAddr) -> Option<usize> {
     let is = |subtree: Subtree| subtree.name == *name && subtree.addr == addr;
     view.subtrees().position(|subtree| subtree.is_ok_and(is))
 }
 
-impl<M: Machine> Handover<M> {
-    /// Calls `f` with the predecessor's root page, where that is another and kept, and what is known of it.
-    fn before<R>(&self, f: impl FnOnce(&mut Moved, &RootView<'_>) -> R) -> Option<R> {
-        let mut moved = self.moved.lock();
-        let moved = moved.as_mut()?;
-        let view = moved.view(self.memory()).ok()?;
-        Some(f(moved, &view))
-    }
-
-    /// Notes that a name was claimed.
-    pub(crate) fn note_claimed(&self, name: &Name, addr: PhysAddr) {
-        self.before(|moved, view| {
-            if let Some(index) = index_of(view, name, addr).filter(|_| !moved.ended) {
-                moved.claimed.set(index, true);
-            }
-        });
-    }
-
-    /// Whether the block at an address, which this layer has, is what a name led to by which the
-    /// predecessor's entry still finds it.
-    pub(crate) fn is_claimed_before(&self, addr: PhysAddr) -> bool {
-        let claimed = self.before(|moved, view| {
-            let mut names = view.subtrees().enumerate();
-            !moved.ended
-                && names.any(|(index, subtree)| {
-                    moved.claimed.has(index) && subtree.is_ok_and(|subtree| subtree.addr == addr)
-                })
-        });
-        claimed == Some(true)
-    }
-
-    /// Whether the predecessor's root page is another, and is kept.
-    pub(crate) fn has_before(&self) -> bool {
-        self.moved.lock().is_some()
-    }
-
-    /// Whether the predecessor's root page names frames of `run`, its entry being good or not.
-    pub(crate) fn is_named_before(&self, run: Run) -> bool {
-        self.before(|_, view| names_frames(view, run)) == Some(true)
-    }
-
-    /// Whether the predecessor's entry is good and leads to frames of `run`: those to which `subtree` led
-    /// are freed then, once it has ended.
-    pub(crate) fn note_discarded(&self, subtree: &Subtree, run: Run) -> bool {
-        let named = self.before(|moved, view| {
-            let named = !moved.ended && names_frames(view, run);
-            let index = index_of(view, &subtree.name, subtree.addr);
-            if let Some(index) = index.filter(|_| named) {
-                moved.discarded.set(index, true);
-            }
-            named
-        });
-        named == Some(true)
-    }
-
-    /// What is to become of an unclaimed block that the predecessor's entry led to, now that it has ended;
-    /// `None` if it did not, or that was never another.
-    pub(crate) fn ended_name(&self, block: Block) -> Option<Ended> {
-        self.before(|moved, view| {
-            if !moved.ended || !names_frames(view, block.run()) {
-                return None;
-            }
-            let mut names = view.subtrees().enumerate();
-            let discarded = names.any(|(index, subtree)| {
-                moved.discarded.has(index)
-                    && subtree.is_ok_and(|subtree| subtree.addr == block.addr())
-            });
-            Some(if discarded { Ended::Free } else { Ended::Ask })
-        })?
-    }
-
-    /// Ends the predecessor's entry, where it is another than this kernel's, and gives back what was
-    /// claimed by its names and is no longer this kernel's. Returns whether it was another.
-    #[inline(never)]
-    pub(crate) fn end_entry(&self) -> Result<bool, Error> {
-        let _alone = self.edit.lock();
-        let mut moved = self.moved.lock();
-        let Some(moved) = moved.as_mut() else { return Ok(false) };
-        let view = moved.view(self.memory())?;
-        if !moved.ended {
-            // It says of the predecessor's entry that it is good.
-            self.break_seal()?;
-            end(self.memory(), moved.root)?;
-            moved.ended = true;
-            let mut page = self.header_page()?;
-            page.renew(&Header { before: None, ..page.read()? })?;
-        }
-        let ours = self.root_page()?;
-        let ours = ours.view()?;
-        for (index, subtree) in view.subtrees().enumerate() {
-            if !moved.claimed.has(index) {
-                continue;
-            }
-            moved.claimed.set(index, false);
-            let block = self.blob_at(subtree?.addr);
-            if let Some(block) = block.filter(|block| !names_frames(&ours, block.run())) {
-                self.drop_blob(block);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Gives back the pages of an entry that was ended.
-    #[inline(never)]
-    pub(crate) fn drop_ended(&self) -> Result<(), Error> {
-        let Some(moved) = self.moved.lock().take() else { return Ok(()) };
-        for held in moved.held.into_iter().flatten() {
-            match held {
-                Held::Taken(block) => drop_table(self.memory(), block),
-                // SAFETY: reserved for this page by `revive`, and the entry that led to it has ended.
-                Held::Reserved(run) => unsafe { self.memory().release(run) }?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Ends the entry of the root page at `root`, by one store.
-fn end<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<(), Error> {
+pub(crate) fn end<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<(), Error> {
     if let Some(word) = halves(past_words(memory, root)?).get(header::MAGIC) {
         // Release: what is given back is given back after this.
         store::word32(word, FDT_ENDED, Release);
@@ -258,14 +141,6 @@ pub(crate) fn end_before<M: Machine>(
         ended?;
     }
     Ok(())
-}
-
-/// What is to become of a block that only an entry led to that has ended.
-pub(crate) enum Ended {
-    /// Its name was told, and was to be freed.
-    Free,
-    /// It was not told yet.
-    Ask,
 }
 
 /// Whether a root page names any frame of `run`.

@@ -5,11 +5,12 @@
 //! load words one by one; they never make a reference to plain bytes.
 
 use core::fmt;
-use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::{AtomicU32, AtomicU64};
 
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 
 pub use heirloom_folio::Pages;
 
@@ -118,4 +119,11 @@ pub(crate) fn table_at(
         Some(words) => Ok((block, words)),
         None => Err(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2)),
     }
+}
+
+/// The same words in halves, as the root page is read.
+pub(crate) fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
+    // SAFETY: the same memory, less strictly aligned; both are atomics, and every access to a
+    // root page is made of halves.
+    unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
 }

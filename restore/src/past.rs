@@ -1,37 +1,17 @@
 //! What the predecessor left: checked, gone on with, looked up by its owners, and in the end told.
 
-use heirloom_folio::sync::AtomicU64;
-
-use heirloom_folio::{Block, Fate, Machine, Memory, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Fate, Machine, PhysAddr, Run};
 use heirloom_slab::Name as CacheName;
 
-use crate::begin::NewHandover;
 use crate::claim;
-use crate::entry::{Entry, halves};
-use crate::error::{Error, Fault, Table};
+use crate::entries::Ended;
+use crate::error::Error;
 use crate::handover::{Handover, place_of};
-use crate::moved::{Ended, Moved, names_frames};
+use crate::moved::{Moved, names_frames};
 use crate::names::Owner;
-use crate::pages::{Inherited, words_at};
+use crate::pages::halves;
 use crate::root::{Edit, Name, RootPage, RootView, Subtree};
 use crate::subtree::Producer;
-
-/// Whether a handover must be sealed, and as it was when it was sealed.
-///
-/// A handover that was sealed can be [opened](crate::SealState::Opened): a successor found it whole,
-/// and has been at work in it since.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SealPolicy {
-    /// A seal that is broken is refused; a handover that is not sealed, or opened, is taken.
-    #[default]
-    Checked,
-    /// A handover that never was sealed is refused too; one that is opened is taken.
-    Required,
-    /// Only a handover that is sealed now is taken: one that is opened is refused too.
-    SealedOnly,
-    /// The seal is not looked at: structure alone is checked.
-    Ignored,
-}
 
 /// Something that a predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,77 +119,7 @@ impl<M: Machine> Drop for Root<'_, M> {
     }
 }
 
-/// The old kernel is gone, and every page read here is one that it wrote. Before [`Handover::revive`]
-/// returns it has no other reader or writer: it alone has the memory. After that the blocks of tables
-/// are asked for before they are looked into, and an old root page is this layer's.
-pub(crate) const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
-    // SAFETY: see above: nothing writes what is read while the value is in use.
-    unsafe { Inherited::new(memory) }
-}
-
-/// The words of a page that the predecessor left.
-fn words<M: Machine>(
-    memory: &Memory<M>,
-    table: Table,
-    at: PhysAddr,
-    bytes: usize,
-) -> Result<&[AtomicU64], Error> {
-    let run = Run::covering(at, bytes as u64).filter(|run| memory.contains(*run));
-    let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
-    run.ok_or(outside)?;
-    // SAFETY: as for `left`.
-    let words = unsafe { words_at(memory, at, bytes) };
-    words.ok_or(Fault::Misaligned { addr: at }.in_table(table, at, 0))
-}
-
-/// The words of a root page.
-pub(crate) fn past_words<M: Machine>(
-    memory: &Memory<M>,
-    root: PhysAddr,
-) -> Result<&[AtomicU64], Error> {
-    words(memory, Table::Root, root, PAGE_SIZE)
-}
-
-/// The predecessor's root page.
-pub(crate) fn past_root<M: Machine>(
-    memory: &Memory<M>,
-    root: PhysAddr,
-) -> Result<RootView<'_>, Error> {
-    RootView::new(halves(past_words(memory, root)?), root)
-}
-
 impl<M: Machine> Handover<M> {
-    /// Takes over from a predecessor: checks everything it left, and goes on with it. What was preserved
-    /// stays so, claimed or not, until it is let go or freed; every frame that was not is free memory.
-    ///
-    /// At whatever instant this kernel ends, from the first instruction of this call on, the next that
-    /// starts with the same entry finds everything that was preserved and not let go of. So it does
-    /// with [`Handover::entry`] of this kernel, which is the same entry, unless the predecessor's root
-    /// page is of another make (Linux's): see [`Handover::finish`]. A kernel that starts with that entry
-    /// ends the predecessor's.
-    ///
-    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
-    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
-    /// nothing that grows with memory.
-    ///
-    /// # Errors
-    /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
-    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
-    /// where so much is preserved that no memory is left for tables that this kernel needs beside those
-    /// that are there: none, unless the predecessor was of another make, or its header page is another
-    /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
-    /// be tried again, or the machine started without it.
-    ///
-    /// A name whose frames were let go is no error: it is taken out, see [`Handover::names_lost`].
-    pub fn revive(
-        memory: Memory<M>,
-        entry: Entry,
-        producer: &str,
-        seal: SealPolicy,
-    ) -> Result<Self, Error> {
-        Ok(NewHandover::revive(memory, entry, producer, seal)?.into_handover())
-    }
-
     /// Who wrote the handover that this kernel came from, if it was heirloom.
     pub const fn predecessor(&self) -> Option<Producer> {
         self.predecessor

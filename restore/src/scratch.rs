@@ -10,7 +10,8 @@ use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 use crate::store;
 
 /// Bytes of one entry.
@@ -180,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::TableError;
+    use crate::fault::TableError;
     use crate::testing::{proptest_config, words64};
 
     const AT: PhysAddr = PhysAddr::new(0x9000_0000);

@@ -23,53 +23,13 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use core::convert::Infallible;
-use core::fmt;
 
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Broken, Fault, Sealed, Table};
 use crate::hash::Hasher;
 use crate::pages::Pages;
 use crate::records::{Chain, Records, head};
 use crate::subtree::SealInfo;
-
-/// What an entry of a seal covers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u32)]
-pub enum Sealed {
-    /// The root page.
-    Root = 1,
-    /// A node of the tracker's tree.
-    Node = 2,
-    /// A subtree's page.
-    Subtree = 3,
-    /// A page of the roll of caches.
-    Roll = 4,
-    /// A slab's header.
-    Slab = 5,
-    /// The scratch list.
-    Scratch = 6,
-}
-
-impl Sealed {
-    const ALL: [Self; 6] =
-        [Self::Root, Self::Node, Self::Subtree, Self::Roll, Self::Slab, Self::Scratch];
-
-    fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
-    }
-}
-
-impl fmt::Display for Sealed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Root => "root page",
-            Self::Node => "tracker node",
-            Self::Subtree => "subtree page",
-            Self::Roll => "roll page",
-            Self::Slab => "slab header",
-            Self::Scratch => "scratch list",
-        })
-    }
-}
 
 /// An entry of the seal's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -82,28 +42,6 @@ pub(crate) struct Stored {
 }
 
 const _: () = assert!(size_of::<Stored>() == 24);
-
-/// Something whose bytes are not what was sealed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Broken {
-    /// What it is.
-    pub kind: Sealed,
-    /// Where it starts.
-    pub addr: PhysAddr,
-    /// How many bytes of it were sealed.
-    pub length: u32,
-    /// The checksum when it was sealed.
-    pub sealed: u64,
-    /// The checksum now.
-    pub found: u64,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, addr, length, sealed, found } = self;
-        write!(f, "{kind} at {addr} ({length} bytes): {found:#018x}, sealed as {sealed:#018x}")
-    }
-}
 
 /// The XXH3 of memory that others may write, each word read once; `None` if it is not there.
 ///
@@ -401,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::area::new_table;
-    use crate::error::TableError;
+    use crate::fault::TableError;
     use crate::pages::Own;
     use crate::records::Record;
     use crate::testing::proptest_config;

@@ -6,14 +6,15 @@ use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 
 use heirloom_slab::RollPart;
 
-use crate::entry::halves;
 use crate::error::Error;
+use crate::fault::Sealed;
 use crate::handover::Handover;
 use crate::names::{Names, Owner};
+use crate::pages::halves;
 use crate::pages::{Pages, words_at};
 use crate::records::Records;
 use crate::root::RootView;
-use crate::seal::{Sealed, Sealer, Stored};
+use crate::seal::{Sealer, Stored};
 use crate::subtree::{Header, HeaderPage};
 
 /// Room for nodes that the seal's own blocks may add to the tracker.

@@ -30,8 +30,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::error::{Error, Fault, Table};
-use crate::excerpt::unknown;
+use crate::error::Error;
+use crate::fault::unknown;
+use crate::fault::{Fault, Table};
 use crate::store;
 
 /// The name of heirloom's own subtree.

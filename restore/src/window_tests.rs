@@ -19,7 +19,7 @@ use heirloom_folio::{
 };
 use heirloom_slab::{Buffers, CacheSpec};
 
-use crate::entry::halves;
+use crate::pages::halves;
 use crate::pages::words_at;
 use crate::store::watch;
 use crate::{

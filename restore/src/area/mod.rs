@@ -22,7 +22,8 @@ use heirloom_folio::{Block, Order, PAGE_SIZE, PhysAddr};
 use zerocopy::native_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 use crate::pages::{Pages, block_at, table_at};
 
 pub use preserved::PreservedArea;
@@ -218,7 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::TableError;
+    use crate::fault::TableError;
     use crate::testing::{Left, proptest_config};
 
     const PAGE: u64 = PAGE_SIZE as u64;

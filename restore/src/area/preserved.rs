@@ -7,7 +7,8 @@ use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
 
 use super::{AreaInfo, AreaPart, PER_CHUNK};
-use crate::error::{Error, Table};
+use crate::error::Error;
+use crate::fault::Table;
 use crate::pages::{Own, table_at, words_at};
 use crate::store;
 

@@ -6,7 +6,8 @@ use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
 
 use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load};
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 use crate::pages::{Pages, table_at};
 
 /// Of a chain that has no end.
@@ -191,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::TableError;
+    use crate::fault::TableError;
     use crate::testing::{Left, proptest_config};
 
     type Entry = [u64; 3];

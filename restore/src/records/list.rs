@@ -9,7 +9,8 @@ use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 
 use super::{Chain, MAX_BLOCKS, Record, entry_words, head, load, save};
 use crate::area::{drop_table, new_table};
-use crate::error::{Error, Fault, Table};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
 use crate::pages::{Own, table_at, words_at};
 use crate::store;
 

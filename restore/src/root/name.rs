@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::error::Error;
+use crate::fault::BadName;
 
 /// The name of a subtree, as the root page has it.
 ///
@@ -12,7 +12,7 @@ use crate::error::Error;
 /// let name = Name::new("guest-memory")?;
 /// assert_eq!(name.as_str(), "guest-memory");
 /// assert!(Name::new("no spaces").is_err());
-/// # Ok::<(), heirloom_restore::Error>(())
+/// # Ok::<(), heirloom_restore::BadName>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
@@ -23,7 +23,7 @@ pub struct Name {
 
 impl Name {
     /// The longest name that [`Name::new`] takes, in bytes: the Devicetree Specification's limit.
-    pub const MAX: usize = 31;
+    pub const MAX: usize = BadName::MAX;
 
     /// The longest name read from a predecessor, in bytes. Linux's tree code has no limit.
     pub const READ_MAX: usize = 39;
@@ -33,18 +33,18 @@ impl Name {
     /// `@` is refused: a device tree reader that looks for `a` takes `a@b` for it.
     ///
     /// # Errors
-    /// [`Error::BadName`] if it is empty, longer than [`Name::MAX`], or has another character.
-    pub const fn new(name: &str) -> Result<Self, Error> {
+    /// [`BadName`] if it is empty, longer than [`Name::MAX`], or has another character.
+    pub const fn new(name: &str) -> Result<Self, BadName> {
         let from = name.as_bytes();
         if from.is_empty() || from.len() > Self::MAX {
-            return Err(Error::BadName { length: from.len(), at: None });
+            return Err(BadName { length: from.len(), at: None });
         }
         let mut bytes = [0; Self::READ_MAX];
         let mut i = 0;
         while i < from.len() {
             let byte = from[i];
             if !(byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'_' | b'+' | b'-')) {
-                return Err(Error::BadName { length: from.len(), at: Some(i) });
+                return Err(BadName { length: from.len(), at: Some(i) });
             }
             bytes[i] = byte;
             i += 1;
@@ -101,12 +101,12 @@ mod tests {
             assert_eq!(Name::new(good).unwrap().as_str(), good);
         }
         let long = "abcdefghijklmnopqrstuvwxyz012345";
-        assert_eq!(Name::new(long), Err(Error::BadName { length: 32, at: None }));
+        assert_eq!(Name::new(long), Err(BadName { length: 32, at: None }));
         assert!(Name::new(&long[..31]).is_ok());
-        assert_eq!(Name::new(""), Err(Error::BadName { length: 0, at: None }));
+        assert_eq!(Name::new(""), Err(BadName { length: 0, at: None }));
         for (bad, at) in [("a b", 1), ("/", 0), ("cpu@0", 3), ("nul\0", 3), ("\u{e4}", 0)] {
             let length = bad.len();
-            assert_eq!(Name::new(bad), Err(Error::BadName { length, at: Some(at) }));
+            assert_eq!(Name::new(bad), Err(BadName { length, at: Some(at) }));
         }
     }
 

@@ -7,7 +7,8 @@ use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
 use super::view::{RootView, Subtree};
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
-use crate::error::{Error, Table};
+use crate::error::Error;
+use crate::fault::Table;
 use crate::fdt::{FDT_LAST_COMPATIBLE, FDT_MAGIC, FDT_VERSION, header, token};
 use crate::store;
 

@@ -5,8 +5,9 @@ use heirloom_folio::sync::AtomicU32;
 use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
-use crate::error::{Error, Fault, Table};
-use crate::excerpt::unknown;
+use crate::error::Error;
+use crate::fault::unknown;
+use crate::fault::{Fault, Table};
 use crate::fdt::{DeviceTree, FDT_ENDED, Token};
 use crate::pages::Pages;
 
@@ -312,8 +313,8 @@ mod tests {
 
     use super::super::RootPage;
     use super::*;
-    use crate::error::{Table, TableError};
     use crate::excerpt::Excerpt;
+    use crate::fault::{Table, TableError};
     use crate::testing::{fixture, proptest_config, words32};
 
     const AT: PhysAddr = PhysAddr::new(0x50_f000);

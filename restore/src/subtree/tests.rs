@@ -5,8 +5,8 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::TableError;
 use crate::excerpt::Excerpt;
+use crate::fault::TableError;
 use crate::store::cut;
 use crate::testing::{proptest_config, words64};
 
