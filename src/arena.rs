@@ -23,6 +23,7 @@ mod error;
 mod map;
 mod mapping;
 pub(crate) mod process;
+mod range;
 
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,49 +38,10 @@ use rustix::fs::{FileType, MemfdFlags, SealFlags};
 pub use error::{ArenaError, RangeFault};
 pub use map::MAX_RANGES;
 pub use mapping::Mapping;
+pub use range::{ArenaRange, MAX_SPAN, RangeSpec};
 
 use error::os;
 use mapping::Reservation;
-
-/// The most bytes from an arena's first physical address to its last: 64 TiB, half of what a
-/// process can address on common machines.
-pub const MAX_SPAN: u64 = 1 << 46;
-
-/// A range of physical memory to create: where it is to appear, its length, its node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RangeSpec {
-    /// The first physical address, a multiple of the page size.
-    pub start: PhysAddr,
-    /// Bytes, a multiple of the page size.
-    pub bytes: u64,
-    /// The NUMA node that it belongs to.
-    pub node: NodeId,
-}
-
-/// A range of an arena's physical memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ArenaRange {
-    run: Run,
-    node: NodeId,
-    offset: u64,
-}
-
-impl ArenaRange {
-    /// The frames.
-    pub const fn run(&self) -> Run {
-        self.run
-    }
-
-    /// The NUMA node.
-    pub const fn node(&self) -> NodeId {
-        self.node
-    }
-
-    /// Where the range's bytes begin in the file.
-    pub const fn offset(&self) -> u64 {
-        self.offset
-    }
-}
 
 /// A memfd, mapped as the physical memory of a [`Machine`] whose CPUs are threads.
 ///

@@ -83,6 +83,7 @@ mod error;
 mod kexec;
 mod name;
 mod session;
+mod token;
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,8 +93,9 @@ use std::path::Path;
 pub use error::{Ioctl, LiveUpdateError};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub use kexec::NextKernel;
-pub use name::{SessionName, Token};
+pub use name::SessionName;
 pub use session::{Retrieved, Session};
+pub use token::Token;
 
 /// Linux's device for live updates, open.
 ///
@@ -106,7 +108,7 @@ pub struct LiveUpdate {
 
 impl LiveUpdate {
     /// Where the device is.
-    pub const DEVICE: &str = "/dev/liveupdate";
+    pub const DEVICE: &str = error::DEVICE;
 
     /// Opens [`LiveUpdate::DEVICE`]. The first to open it after a jump makes Linux read what its
     /// predecessor left.

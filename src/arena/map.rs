@@ -20,7 +20,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{ArenaError, ArenaRange, MAX_SPAN, RangeFault, RangeSpec};
+use super::error::{ArenaError, RangeFault};
+use super::range::{ArenaRange, MAX_SPAN, RangeSpec};
 
 /// How many ranges an arena can have: as many as a `Memory` takes.
 pub const MAX_RANGES: usize = 64;

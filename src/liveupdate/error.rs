@@ -6,6 +6,9 @@ use std::io;
 use super::Token;
 use crate::arena::ArenaError;
 
+/// The device of live updates.
+pub(super) const DEVICE: &str = "/dev/liveupdate";
+
 /// A call of the device or of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
@@ -128,7 +131,7 @@ impl fmt::Display for LiveUpdateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Device { errno } => {
-                f.write_str(super::LiveUpdate::DEVICE)?;
+                f.write_str(DEVICE)?;
                 let meaning = match errno {
                     libc::ENOENT | libc::ENXIO | libc::ENODEV => Some(
                         "this kernel does no live updates (CONFIG_LIVEUPDATE, booted with \

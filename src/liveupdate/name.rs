@@ -1,4 +1,4 @@
-//! What the two lives must agree on: a session's name and a file's token.
+//! The name of a session, on which the two lives must agree.
 
 use core::fmt;
 
@@ -79,15 +79,5 @@ impl fmt::Debug for SessionName {
 impl fmt::Display for SessionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// What a file is called within its session: any number, as the user likes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Token(pub u64);
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
     }
 }
