@@ -5,7 +5,8 @@ use heirloom_linux::{self as linux, Known, Part};
 use heirloom_restore::{AreaPart, Left, Pages};
 use sha2::{Digest, Sha256};
 
-use super::{Hex, Want};
+use super::basic::Hex;
+use super::want::Want;
 use crate::image::Image;
 use crate::sessions::{Listing, each_session};
 use crate::text::plural;

@@ -8,7 +8,7 @@ use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_restore::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
 use heirloom_slab::{CacheRecord, LeftCaches};
 
-use super::Hex;
+use super::basic::Hex;
 use crate::image::Image;
 use crate::survey::Survey;
 

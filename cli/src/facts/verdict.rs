@@ -2,7 +2,7 @@
 
 use heirloom_linux::Opaque;
 
-use super::{Fault, Hex, Passed, VERSION};
+use super::basic::{Fault, Hex, Passed, VERSION};
 use crate::survey::{Survey, Unread};
 
 /// What a check comes to.

@@ -10,7 +10,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{BigEndian, Endian, Endianness};
 use rustix::fs::SeekFrom;
 
-use super::{Bytes, PAGE, Piece};
+use super::piece::{Bytes, PAGE, Piece};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 

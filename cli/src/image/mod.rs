@@ -16,6 +16,7 @@
 mod copies;
 mod elf;
 mod foreign;
+mod piece;
 
 use std::cell::Cell;
 use std::fs::{File, Metadata};
@@ -31,32 +32,7 @@ use heirloom_restore::Entry;
 use rustix::fs::FileType;
 
 use copies::Copies;
-
-const PAGE: u64 = PAGE_SIZE as u64;
-
-/// A stretch of a file that is a stretch of physical memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Piece {
-    /// Its physical address.
-    start: u64,
-    bytes: u64,
-    from: Bytes,
-}
-
-/// What a piece's bytes are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Bytes {
-    /// Those of the file from here on.
-    At(u64),
-    Zero,
-}
-
-impl Piece {
-    /// The address behind it. Whoever makes a piece sees that there is one.
-    const fn end(self) -> u64 {
-        self.start + self.bytes
-    }
-}
+use piece::{Bytes, PAGE, Piece};
 
 /// The format of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,16 +1,24 @@
 //! The bands, drawn.
 #![expect(clippy::cast_precision_loss, reason = "pixels: a hundredth is enough")]
 
-use heirloom_folio::{Order, PAGE_SIZE, Pfn, Run};
+use heirloom_folio::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use svg::node::element::{
     Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title,
 };
 use svg::{Document, Node};
 
-use super::Pin;
 use super::bands::{Band, Bands, CELLS, Part, Use};
 use crate::facts::Facts;
 use crate::text::{bytes, plural, shown};
+
+/// A table that is pointed out.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Pin {
+    pub(super) frame: u64,
+    /// Beside the order that it has in the tree: what it says.
+    pub(super) name: String,
+    pub(super) addr: PhysAddr,
+}
 
 /// Pixels of a cell, across and down.
 const CELL: u64 = 14;

@@ -12,15 +12,7 @@ use crate::facts::Facts;
 use crate::survey::Survey;
 
 use bands::{Bands, Part, Use};
-
-/// A table that is pointed out.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Pin {
-    frame: u64,
-    /// Beside the order that it has in the tree: what it says.
-    name: String,
-    addr: PhysAddr,
-}
+use draw::Pin;
 
 /// The picture, as SVG.
 pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {

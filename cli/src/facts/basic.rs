@@ -1,0 +1,73 @@
+//! What many facts are made of: numbers as text, faults, what an image lacks.
+
+use heirloom_folio::PhysAddr;
+use serde::ser::{Serialize, Serializer};
+
+use crate::image::Image;
+use crate::survey::Finding;
+
+/// The version of what is printed as JSON: it changes where a field changes its meaning or goes,
+/// not where one comes.
+pub(crate) const VERSION: u32 = 1;
+
+/// A number as text: `"0x1000"`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Hex(pub(crate) u64);
+
+impl From<PhysAddr> for Hex {
+    fn from(addr: PhysAddr) -> Self {
+        Self(addr.get())
+    }
+}
+
+impl std::fmt::Display for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{:#x}", self.0))
+    }
+}
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What a core declares and the image does not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub(crate) struct Passed {
+    /// Segments without a physical address.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) unaddressed_segments: u64,
+    /// Bytes that are declared and not in the file.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) declared_bytes: u64,
+    /// Whether those are taken for zeroes, and so are there.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) zero_excluded: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Passed {
+    pub(super) fn of(image: &Image) -> Self {
+        let crate::image::Passed { unaddressed, declared, zeroes } = image.passed();
+        let (unaddressed_segments, declared_bytes) = (unaddressed, declared);
+        Self { unaddressed_segments, declared_bytes, zero_excluded: zeroes }
+    }
+}
+
+/// Something wrong.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Fault {
+    pub(crate) at: Option<Hex>,
+    pub(crate) reason: String,
+}
+
+impl From<&Finding> for Fault {
+    fn from(found: &Finding) -> Self {
+        Self { at: found.at.map(Hex::from), reason: found.reason.clone() }
+    }
+}
