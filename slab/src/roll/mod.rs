@@ -26,6 +26,7 @@
 //! ```
 
 mod named;
+mod page;
 mod record;
 mod table;
 mod view;

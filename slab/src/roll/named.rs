@@ -3,8 +3,9 @@
 use heirloom_folio::PhysAddr;
 use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
 
+use super::page::HEADER;
 use super::record::CacheRecord;
-use super::table::{HEADER, is_hole};
+use super::table::is_hole;
 use super::view::{Chain, RollView, Source};
 use crate::header::Shape;
 use crate::past::Named;

@@ -7,12 +7,10 @@ use heirloom_folio::sync::{
 
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 
-use super::write::{new_page, words};
+use super::page::{HEADER, new_page, words};
 use crate::error::Error;
 use crate::store;
 
-/// Words of a page before its entries: the next page's address, and the count.
-pub(super) const HEADER: usize = 2;
 /// Entries of a slab table's page.
 pub(super) const SLABS: usize = PAGE_SIZE / size_of::<u64>() - HEADER;
 

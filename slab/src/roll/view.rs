@@ -9,8 +9,9 @@ use heirloom_folio::sync::{
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::page::HEADER;
 use super::record::{CacheRecord, Stored};
-use super::table::{HEADER, SLABS, is_hole};
+use super::table::{SLABS, is_hole};
 use super::write::{RECORDS, WORDS};
 use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
 use crate::header::Shape;

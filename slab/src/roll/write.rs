@@ -1,16 +1,13 @@
 //! The roll, as this kernel writes it.
 
-use heirloom_folio::sync::{
-    AtomicU64,
-    Ordering::{Relaxed, Release},
-};
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 use lock_api::Mutex;
 use zerocopy::IntoBytes;
 
+use super::page::{HEADER, drop_page, new_page, words};
 use super::record::{NONE, Stored};
-use super::table::HEADER;
 use crate::error::Error;
 use crate::header::Shape;
 use crate::store;
@@ -114,43 +111,4 @@ impl<M: Machine> Roll<M> {
         }
         Ok(table)
     }
-}
-
-/// A preserved page of zeroes.
-///
-/// # Errors
-/// [`Error::Folio`]: out of memory.
-pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error> {
-    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
-    // SAFETY: allocated just now.
-    match unsafe { memory.preserve_as(block, Kind::Table) } {
-        Ok(()) => Ok(block.addr()),
-        Err(error) => {
-            // SAFETY: allocated just now, and refused.
-            let freed = unsafe { memory.free(block, Kind::Table) };
-            debug_assert!(freed.is_ok(), "a fresh page is free to go: {freed:?}");
-            Err(error.into())
-        }
-    }
-}
-
-/// Gives a page back that nothing leads to.
-pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
-    let block = Block::containing(page.pfn(), Order::ZERO);
-    // SAFETY: from `new_page`, and nothing leads to it.
-    let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
-    debug_assert!(unpreserved.is_ok(), "the roll's pages are preserved: {unpreserved:?}");
-    // SAFETY: from `new_page`, and nothing leads to it.
-    let freed = unsafe { memory.free(block, Kind::Table) };
-    debug_assert!(freed.is_ok(), "an unlinked page is free to go: {freed:?}");
-}
-
-/// The words of a page of the roll.
-///
-/// # Safety
-/// `page` is a page of memory that nothing writes but by atomics while the words are in use.
-pub(super) unsafe fn words<M: Machine>(memory: &Memory<M>, page: PhysAddr) -> &[AtomicU64] {
-    let first = memory.machine().ptr(page).cast::<AtomicU64>();
-    // SAFETY: the map covers the page, aligned; the caller promises the rest.
-    unsafe { core::slice::from_raw_parts(first.as_ptr(), PAGE_SIZE / size_of::<AtomicU64>()) }
 }

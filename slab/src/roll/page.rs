@@ -1,0 +1,48 @@
+//! The pages of the roll and of slab tables: a link, a count, and entries behind them.
+
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+
+use crate::error::Error;
+
+/// Words of a page before its entries: the next page's address, and the count.
+pub(super) const HEADER: usize = 2;
+
+/// A preserved page of zeroes.
+///
+/// # Errors
+/// [`Error::Folio`]: out of memory.
+pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error> {
+    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
+    // SAFETY: allocated just now.
+    match unsafe { memory.preserve_as(block, Kind::Table) } {
+        Ok(()) => Ok(block.addr()),
+        Err(error) => {
+            // SAFETY: allocated just now, and refused.
+            let freed = unsafe { memory.free(block, Kind::Table) };
+            debug_assert!(freed.is_ok(), "a fresh page is free to go: {freed:?}");
+            Err(error.into())
+        }
+    }
+}
+
+/// Gives a page back that nothing leads to.
+pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
+    let block = Block::containing(page.pfn(), Order::ZERO);
+    // SAFETY: from `new_page`, and nothing leads to it.
+    let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
+    debug_assert!(unpreserved.is_ok(), "the roll's pages are preserved: {unpreserved:?}");
+    // SAFETY: from `new_page`, and nothing leads to it.
+    let freed = unsafe { memory.free(block, Kind::Table) };
+    debug_assert!(freed.is_ok(), "an unlinked page is free to go: {freed:?}");
+}
+
+/// The words of a page of the roll.
+///
+/// # Safety
+/// `page` is a page of memory that nothing writes but by atomics while the words are in use.
+pub(super) unsafe fn words<M: Machine>(memory: &Memory<M>, page: PhysAddr) -> &[AtomicU64] {
+    let first = memory.machine().ptr(page).cast::<AtomicU64>();
+    // SAFETY: the map covers the page, aligned; the caller promises the rest.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), PAGE_SIZE / size_of::<AtomicU64>()) }
+}
