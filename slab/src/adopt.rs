@@ -33,23 +33,12 @@ use crate::cache::Cache;
 use crate::class::class_of;
 use crate::error::Error;
 use crate::header::{Fixed, Slab};
-use crate::heir::{SlabInfo, admits_slabs, check_slab};
+use crate::heir::{Adopted, SlabInfo, admits_slabs, check_slab};
 use crate::new::NewSlabs;
 use crate::past::{Named, Turn};
 use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
-
-/// What adopting brought into a cache.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Adopted {
-    /// Slabs.
-    pub slabs: u64,
-    /// Objects to be claimed.
-    pub unclaimed: u64,
-    /// Places that can be allocated from.
-    pub free: u64,
-}
 
 /// A part of this kernel's roll; see [`Slabs::for_each_table`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +66,7 @@ impl<M: Machine> Slabs<M> {
     /// [`Error::Roll`] with the page, the entry and the reason; [`Error::Slab`] with a slab that
     /// the predecessor did not preserve, or that is named twice. The memory is given up.
     pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
-        Ok(Self::of(NewSlabs::revive(memory, roll)?))
+        Ok(NewSlabs::revive(memory, roll)?.into_slabs())
     }
 
     /// The roll: the predecessor's records, and this kernel's.
@@ -416,13 +405,5 @@ impl<M: Machine> LeftTo<'_, M> {
         of_name.filter(|record| {
             record.admits(&self.spec).is_ok() && (!self.with_slabs || self.slabs.has_slabs(record))
         })
-    }
-}
-
-impl Adopted {
-    fn add(&mut self, more: Self) {
-        self.slabs += more.slabs;
-        self.unclaimed += more.unclaimed;
-        self.free += more.free;
     }
 }

@@ -14,22 +14,14 @@
 use core::alloc::Layout;
 use core::fmt::Write;
 use core::ptr::null_mut;
-use heirloom_folio::sync::{
-    AtomicPtr,
-    Ordering::{Acquire, Release},
-};
+use heirloom_folio::sync::AtomicPtr;
 
 use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
 
-use crate::cache::Cache;
 use crate::control::Control;
-use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::header::Shape;
-use crate::name::Name;
-use crate::register::Put;
-use crate::slabs::Slabs;
-use crate::spec::CacheSpec;
+use crate::spec::{CacheSpec, PREFIXES};
 
 /// Classes up to 128 bytes.
 const EVEN: usize = 9;
@@ -40,14 +32,6 @@ const COUNT: usize = EVEN + 4 * (PAGE_SHIFT - EVEN_SHIFT) as usize - 1;
 
 /// How many caches the classes have: two each.
 pub(crate) const CACHES: usize = 2 * COUNT;
-
-/// What the names of the classes' caches start with: of plain ones, and of preserving ones.
-const PREFIXES: [&str; 2] = ["buffer-", "preserved-"];
-
-/// Whether a name starts like those of the classes' caches, and so is no other cache's.
-pub(crate) fn is_reserved(name: &Name) -> bool {
-    PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
-}
 
 /// Bytes of the largest class.
 const LARGEST: usize = Class(COUNT - 1).bytes();
@@ -95,6 +79,12 @@ impl Class {
         Self(EVEN + 4 * (log2 - EVEN_SHIFT) as usize + quarter - 4)
     }
 
+    /// The number of one of its two caches: below [`CACHES`].
+    #[inline]
+    pub(crate) const fn number(self, preserving: bool) -> usize {
+        2 * self.0 + preserving as usize
+    }
+
     /// Bytes of an object.
     #[inline]
     pub(crate) const fn bytes(self) -> usize {
@@ -109,7 +99,7 @@ impl Class {
     }
 
     /// What the class's cache is like.
-    fn spec(self, preserving: bool) -> CacheSpec {
+    pub(crate) fn spec(self, preserving: bool) -> CacheSpec {
         let bytes = self.bytes();
         let mut name = Text::default();
         // As many digits as a number below a page has always fit.
@@ -154,41 +144,8 @@ impl<M: Machine> Classes<M> {
     }
 
     #[inline]
-    fn slot(&self, class: Class, preserving: bool) -> Option<&AtomicPtr<Control<M>>> {
+    pub(crate) fn slot(&self, class: Class, preserving: bool) -> Option<&AtomicPtr<Control<M>>> {
         self.caches[usize::from(preserving)].get(class.0)
-    }
-}
-
-impl<M: Machine> Slabs<M> {
-    /// The cache of a class, if it was ever needed.
-    #[inline]
-    pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
-        // Acquire pairs with the Release in `new_class`: the control block is written.
-        let control = self.classes.slot(class, preserving)?.load(Acquire);
-        // SAFETY: null, or a control block of this instance, which stays as long as it.
-        unsafe { control.as_ref() }.map(|control| Cache { slabs: self, control })
-    }
-
-    /// The cache of a class that may not have one yet. No lock is taken.
-    #[cold]
-    pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
-        let number = 2 * class.0 + usize::from(preserving);
-        let control = if let Some(there) = self.register.get(number) {
-            there
-        } else {
-            let spec = class.spec(preserving);
-            let like = spec.geometry()?;
-            let new = Control::build(self, spec, like, number)?;
-            self.expect_order(like.1.order);
-            match self.register.put(self.memory(), number, new)? {
-                Put::Done(control) | Put::Taken(control, _) => control,
-            }
-        };
-        if let Some(slot) = self.classes.slot(class, preserving) {
-            // Release pairs with the Acquire in `existing_class`.
-            slot.store(core::ptr::from_ref(control).cast_mut(), Release);
-        }
-        Ok(Cache { slabs: self, control })
     }
 }
 
@@ -216,6 +173,7 @@ impl Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::is_reserved;
 
     fn class(size: usize, align: usize) -> Option<usize> {
         Class::of(Layout::from_size_align(size, align).unwrap()).map(Class::bytes)

@@ -21,10 +21,9 @@ use crate::header::Shape;
 use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
-use crate::resume::Takeover;
 use crate::roll::SlabTable;
-use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
+use crate::takeover::Takeover;
 
 /// What a cache's CPUs share.
 pub(crate) struct Shared {
@@ -55,24 +54,19 @@ pub(crate) struct Control<M: Machine> {
 unsafe impl<M: Machine> Sync for Control<M> where M::Lock: Sync {}
 
 impl<M: Machine> Control<M> {
-    /// Builds the control block of cache `number`, which nothing leads to yet. It goes on with the
-    /// roll's record of such a cache, if there is one.
+    /// Builds the control block of a cache, which nothing leads to yet. The headers of its slabs say
+    /// `owner`; they are entered in `table`.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
     pub(crate) fn build(
-        slabs: &Slabs<M>,
+        memory: &Memory<M>,
+        owner: u64,
+        table: SlabTable,
         spec: CacheSpec,
         (name, geometry): (Name, Geometry),
-        number: usize,
     ) -> Result<Built<'_, M>, Error> {
-        let (memory, owner) = (slabs.memory(), slabs.register.owner(number));
         let shape = Shape::new(name, &geometry, spec.preserving, spec.layout());
-        let record = slabs.view().records_with(|there| *there == shape).next();
-        let table = match record {
-            Some(record) => SlabTable::reopen(memory, record.table()),
-            None => SlabTable::new(),
-        };
         let cpus = memory.machine().count();
         let slots_at = size_of::<Self>().next_multiple_of(align_of::<CachePadded<Slot>>());
         let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();

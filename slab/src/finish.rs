@@ -2,9 +2,10 @@
 
 use heirloom_folio::{Block, Fate, Kind, Machine, PhysAddr};
 
+use crate::aside::give_up;
 use crate::error::Error;
 use crate::name::Name;
-use crate::past::{Named, give_up};
+use crate::past::Named;
 use crate::roll::CacheRecord;
 use crate::slabs::Slabs;
 

@@ -8,7 +8,6 @@ use heirloom_folio::sync::{
 
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
-use crate::adopt::Adopted;
 use crate::cache::Cache;
 use crate::debug;
 use crate::eight::{Eight, gathered, indices, nth};
@@ -20,6 +19,25 @@ use crate::roll::{CacheRecord, Here, Source};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 use crate::store;
+
+/// What adopting brought into a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Adopted {
+    /// Slabs.
+    pub slabs: u64,
+    /// Objects to be claimed.
+    pub unclaimed: u64,
+    /// Places that can be allocated from.
+    pub free: u64,
+}
+
+impl Adopted {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.slabs += more.slabs;
+        self.unclaimed += more.unclaimed;
+        self.free += more.free;
+    }
+}
 
 /// What a predecessor's slab holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -58,8 +58,10 @@
 extern crate std;
 
 mod adopt;
+mod aside;
 mod buffer;
 mod cache;
+mod caches;
 mod class;
 mod control;
 #[cfg(test)]
@@ -79,6 +81,7 @@ mod magazine;
 mod name;
 mod new;
 mod objects;
+mod owner;
 mod past;
 mod persist;
 mod prefetch;
@@ -92,26 +95,29 @@ mod state;
 mod stats;
 mod store;
 mod supply;
+mod takeover;
 mod typed;
 mod upgrade;
 
-pub use adopt::{Adopted, RollPart};
+pub use adopt::RollPart;
 pub use buffer::Buffers;
 pub use cache::Cache;
 pub use error::{Error, Field, Refused, RollError, RollFault, SlabError, SlabFault};
 pub use finish::Unclaimed;
 pub use geometry::MAX_OBJECT;
 pub use global::{Global, Heap};
+pub use heir::Adopted;
 pub use left::{LeftCaches, LeftSlab};
 pub use name::Name;
 #[doc(hidden)]
 pub use new::NewSlabs;
 pub use objects::Objects;
+pub use owner::Owner;
 #[doc(hidden)]
 pub use persist::size_of_field;
 pub use persist::{Persist, fingerprint_of};
 pub use roll::CacheRecord;
-pub use slabs::{Owner, Slabs};
+pub use slabs::Slabs;
 pub use spec::{CacheSpec, Constructor};
 pub use state::ObjectState;
 pub use stats::CacheStats;

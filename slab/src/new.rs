@@ -67,6 +67,16 @@ impl<M: Machine> NewSlabs<M> {
     /// The slabs.
     #[inline]
     pub fn into_slabs(self) -> Slabs<M> {
-        Slabs::of(self)
+        Slabs::over(self.memory, self.roll)
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Caches and buffers over `memory`: none yet.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: out of memory for the roll's page and the tracker's nodes.
+    pub fn new(memory: Memory<M>) -> Result<Self, Error> {
+        Ok(NewSlabs::new(memory)?.into_slabs())
     }
 }

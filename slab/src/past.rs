@@ -20,18 +20,14 @@
 //! slab together the second waits until it is wholly adopted, and finds it then.
 
 use heirloom_folio::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_folio::{Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
-
-use crate::error::Error;
-use crate::roll::SlabTable;
-use crate::slabs::Slabs;
 
 /// Whose turn it is to take what the predecessor left.
 pub(crate) struct Past<M: Machine> {
     turn: Mutex<M::Mutex, Turn>,
     /// Slabs that were struck out of the roll and were no cache's, ever.
-    struck_out: AtomicU64,
+    pub(crate) struck_out: AtomicU64,
     /// Whether any cache resumes what was left.
     resumed: AtomicBool,
 }
@@ -39,9 +35,9 @@ pub(crate) struct Past<M: Machine> {
 /// Held by whichever call claims a slab of the predecessor's.
 pub(crate) struct Turn {
     /// Slabs that are claimed, and may be put back.
-    aside: u64,
+    pub(crate) aside: u64,
     /// Slabs that were put back, ever.
-    put_back: u64,
+    pub(crate) put_back: u64,
 }
 
 impl Turn {
@@ -89,67 +85,4 @@ pub(crate) struct Named {
     pub(crate) slab: PhysAddr,
     /// The address of its entry.
     pub(crate) entry: PhysAddr,
-}
-
-/// A slab of the predecessor's that is claimed: its holder's alone. Dropped, by an error or a panic
-/// too, it is there for the next call, with what was not taken out of it.
-pub(crate) struct Aside<'s, M: Machine> {
-    slabs: &'s Slabs<M>,
-    block: Block,
-    entry: PhysAddr,
-}
-
-impl<'s, M: Machine> Aside<'s, M> {
-    /// Claims a slab that is left.
-    ///
-    /// # Errors
-    /// As for [`Memory::claim_as`].
-    pub(crate) fn claim(
-        slabs: &'s Slabs<M>,
-        turn: &mut Turn,
-        block: Block,
-        entry: PhysAddr,
-    ) -> Result<Self, Error> {
-        // SAFETY: labelled by this layer; what else looks for it does so in turn.
-        unsafe { slabs.memory().claim_as(block, Kind::Slab) }?;
-        turn.aside += 1;
-        Ok(Self { slabs, block, entry })
-    }
-
-    /// Gives it up: it is struck out of the roll, and free memory.
-    pub(crate) fn free(self) -> Result<(), Error> {
-        let (slabs, block, entry) = (self.slabs, self.block, self.entry);
-        core::mem::forget(self);
-        slabs.past.turn().aside -= 1;
-        give_up(slabs, block, entry)
-    }
-}
-
-impl<M: Machine> Drop for Aside<'_, M> {
-    fn drop(&mut self) {
-        let mut turn = self.slabs.past.turn();
-        // SAFETY: claimed as a slab, a table until it is shown; of what it holds nothing was changed
-        // but the bytes of objects that are gone.
-        let undone =
-            unsafe { self.slabs.memory().unclaim(self.block, Kind::Table, Some(Kind::Slab)) };
-        debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
-        turn.aside -= 1;
-        turn.put_back += 1;
-    }
-}
-
-/// Strikes out of the roll, lets go and frees a slab that was claimed and not made one of ours.
-pub(crate) fn give_up<M: Machine>(
-    slabs: &Slabs<M>,
-    block: Block,
-    entry: PhysAddr,
-) -> Result<(), Error> {
-    let memory = slabs.memory();
-    SlabTable::strike_out(memory, entry);
-    slabs.past.struck_out.fetch_add(1, Relaxed);
-    // SAFETY: claimed by the caller alone; a table, as it was not made a slab of ours.
-    unsafe {
-        memory.unpreserve_as(block, Kind::Table)?;
-        Ok(memory.free(block, Kind::Table)?)
-    }
 }

@@ -19,62 +19,20 @@
 //! a successor finds the same objects before, after and in the middle.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::{
-    AtomicU8, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
 use heirloom_folio::{Block, Kind, Machine, PAGE_SIZE, PhysAddr};
 
+use crate::aside::give_up;
 use crate::cache::Cache;
 use crate::class::class_of;
 use crate::error::Error;
 use crate::header::Shape;
 use crate::heir::check_slab;
-use crate::past::{Turn, give_up};
 use crate::roll::{CacheRecord, Here};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
-
-/// How a cache takes over the slabs that were left to it, and how far it has come.
-pub(crate) struct Takeover {
-    /// One of the constants below. Written in turn.
-    way: AtomicU8,
-    /// Where the slab stands that is swept next: the page of the slab table, and the entry's number.
-    next: AtomicU64,
-}
-
-/// No slab was taken over yet.
-const UNDECIDED: u8 = 0;
-/// A slab was adopted: what survives is there to be claimed.
-const ADOPTS: u8 = 1;
-/// What survives is in use.
-const RESUMES: u8 = 2;
-
-/// All slabs of a resumed cache were come by.
-const DONE: u64 = u64::MAX;
-
-impl Takeover {
-    pub(crate) const fn new() -> Self {
-        Self { way: AtomicU8::new(UNDECIDED), next: AtomicU64::new(DONE) }
-    }
-
-    /// Notes that a slab is taken over, which decides how they all are. Returns whether what survives is in
-    /// use.
-    pub(crate) fn adopt(&self, _: &Turn) -> bool {
-        let resumes = self.resumes();
-        if !resumes {
-            self.way.store(ADOPTS, Relaxed);
-        }
-        resumes
-    }
-
-    /// Whether the cache resumes what was left to it.
-    pub(crate) fn resumes(&self) -> bool {
-        // Acquire pairs with the Release in `Cache::resume`: where sweeping begins is known.
-        self.way.load(Acquire) == RESUMES
-    }
-}
+use crate::takeover::{ADOPTS, DONE, RESUMES};
 
 impl<M: Machine> Slabs<M> {
     /// Returns the cache that `spec` asks for, with all that the predecessor's cache of this name left, as

@@ -9,6 +9,14 @@ use crate::geometry::Geometry;
 use crate::header::Shape;
 use crate::name::Name;
 
+/// What the names of the classes' caches start with: of plain ones, and of preserving ones.
+pub(crate) const PREFIXES: [&str; 2] = ["buffer-", "preserved-"];
+
+/// Whether a name starts like those of the classes' caches, and so is no other cache's.
+pub(crate) fn is_reserved(name: &Name) -> bool {
+    PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+}
+
 /// Puts the first bytes of an object into place. Run once for each place in a slab, when the slab
 /// is built or adopted; see [`CacheSpec::constructor`].
 pub type Constructor = fn(NonNull<u8>);
@@ -190,7 +198,7 @@ impl CacheSpec {
     /// # Errors
     /// [`Error::ReservedName`].
     pub(crate) fn own_name(&self) -> Result<(), Error> {
-        if crate::class::is_reserved(&self.shown) {
+        if is_reserved(&self.shown) {
             return Err(Error::ReservedName { cache: self.shown });
         }
         Ok(())

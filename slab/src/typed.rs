@@ -15,10 +15,10 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
 
-use crate::adopt::Adopted;
 use crate::cache::Cache;
 use crate::error::{Error, Refused};
 use crate::header::Slab;
+use crate::heir::Adopted;
 use crate::persist::Persist;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;

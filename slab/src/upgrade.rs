@@ -4,10 +4,11 @@ use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Machine, PhysAddr};
 
+use crate::aside::Aside;
 use crate::error::Error;
 use crate::header::Slab;
 use crate::heir::survived;
-use crate::past::{Aside, Named};
+use crate::past::Named;
 use crate::roll::CacheRecord;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use heirloom_folio::{Fate, Kind, PAGE_SIZE};
 
 use super::*;
-use crate::class::is_reserved;
 use crate::roll::Source;
+use crate::spec::is_reserved;
 use crate::{Buffers, Cache, Error, ObjectState, Owner, Unclaimed};
 
 const FRAMES: u64 = 384;

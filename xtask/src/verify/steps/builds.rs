@@ -23,7 +23,7 @@ pub(super) const STEPS: &[Step] = &[
     },
     Step {
         name: "circles",
-        shows: "no file needs another that needs it, but for those that are listed",
+        shows: "no files of a library, or of the command, need each other in a loop",
         short: "cargo xtask circles --check",
         long: None,
         needs: None,

@@ -1,0 +1,204 @@
+//! The caches of an instance: found by name or size class, created, shrunk together.
+
+use heirloom_folio::Machine;
+use heirloom_folio::sync::Ordering::{Acquire, Release};
+
+use crate::cache::Cache;
+use crate::class::Class;
+use crate::control::{Built, Control};
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::header::Shape;
+use crate::name::Name;
+use crate::register::{FIRST, Put};
+use crate::roll::{CacheRecord, SlabTable};
+use crate::slabs::Slabs;
+use crate::spec::CacheSpec;
+
+impl<M: Machine> Slabs<M> {
+    /// Returns the cache that `spec` asks for: the one of this name, or a new one. No lock is
+    /// taken.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`]: there is one of this name, and it is another. [`Error::BadSpec`],
+    /// [`Error::ReservedName`], [`Error::TooManyCaches`], [`Error::Folio`]: out of memory.
+    pub fn cache(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        spec.own_name()?;
+        if let Some(there) = self.find(&spec)? {
+            return Ok(there);
+        }
+        // Slabs are as the predecessor's, whose slabs the cache can then adopt.
+        let view = self.view();
+        let like = |record: &CacheRecord| record.admits(&spec).is_ok();
+        let all = || view.records_with(|shape| spec.is_named_as(shape)).filter(like);
+        // Rather as those that are there than as those that were.
+        let found = all().find(|record| view.slabs(record).next().is_some());
+        match found.or_else(|| all().next()) {
+            Some(record) => self.create(spec.slabs_like(record.geometry())),
+            None => self.create(spec),
+        }
+    }
+
+    /// Returns all caches: those of the size classes, then the others in the order of their creation.
+    pub fn caches(&self) -> impl Iterator<Item = Cache<'_, M>> {
+        self.register.iter().map(|control| Cache { slabs: self, control })
+    }
+
+    /// The cache of this name and spec, if there is one.
+    ///
+    /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
+    /// No two caches have one shape: so at most one goes on with a record of the roll.
+    pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
+        let mut number = FIRST;
+        self.find_from(spec, &mut number)
+    }
+
+    /// Like [`Slabs::find`], from cache `number` on; the number behind the last one looked at.
+    fn find_from(
+        &self,
+        spec: &CacheSpec,
+        number: &mut usize,
+    ) -> Result<Option<Cache<'_, M>>, Error> {
+        let mut other = Ok(None);
+        while let Some(control) = self.register.get(*number) {
+            *number += 1;
+            if Some(control.name) != spec.name {
+                continue;
+            }
+            match spec.admits(&control.spec, &control.geometry) {
+                // Slabs that are there already are as they are.
+                Ok(()) if spec.kept && control.geometry.zones != spec.zones => {}
+                Ok(()) => return Ok(Some(Cache { slabs: self, control })),
+                Err(_) if spec.kept => {}
+                Err(error) => other = Err(error),
+            }
+        }
+        other
+    }
+
+    /// The cache, which is created if there is none. `spec` says all about its geometry.
+    ///
+    /// No lock is taken: the control block is built first, and given the first number that is free
+    /// by one exchange. Whoever loses looks at what came first, and tries the next one.
+    pub(crate) fn create(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
+        let like = spec.geometry()?;
+        let mut number = FIRST;
+        if let Some(there) = self.find_from(&spec, &mut number)? {
+            return Ok(there);
+        }
+        let mut new = self.build(spec, like, number)?;
+        self.expect_order(like.1.order);
+        loop {
+            new = match self.register.put(self.memory(), number, new)? {
+                Put::Done(control) => return Ok(Cache { slabs: self, control }),
+                Put::Taken(_, new) => new,
+            };
+            if let Some(there) = self.find_from(&spec, &mut number)? {
+                return Ok(there);
+            }
+            new.set_owner(self.register.owner(number));
+        }
+    }
+
+    /// Builds the control block of cache `number`, which nothing leads to yet. It goes on with the
+    /// roll's record of such a cache, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: out of memory.
+    fn build(
+        &self,
+        spec: CacheSpec,
+        (name, geometry): (Name, Geometry),
+        number: usize,
+    ) -> Result<Built<'_, M>, Error> {
+        let shape = Shape::new(name, &geometry, spec.preserving, spec.layout());
+        let record = self.view().records_with(|there| *there == shape).next();
+        let table = match record {
+            Some(record) => SlabTable::reopen(self.memory(), record.table()),
+            None => SlabTable::new(),
+        };
+        let owner = self.register.owner(number);
+        Control::build(self.memory(), owner, table, spec, (name, geometry))
+    }
+
+    /// The cache of a class, if it was ever needed.
+    #[inline]
+    pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
+        // Acquire pairs with the Release in `new_class`: the control block is written.
+        let control = self.classes.slot(class, preserving)?.load(Acquire);
+        // SAFETY: null, or a control block of this instance, which stays as long as it.
+        unsafe { control.as_ref() }.map(|control| Cache { slabs: self, control })
+    }
+
+    /// The cache of a class that may not have one yet. No lock is taken.
+    #[cold]
+    pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
+        let number = class.number(preserving);
+        let control = if let Some(there) = self.register.get(number) {
+            there
+        } else {
+            let spec = class.spec(preserving);
+            let like = spec.geometry()?;
+            let new = self.build(spec, like, number)?;
+            self.expect_order(like.1.order);
+            match self.register.put(self.memory(), number, new)? {
+                Put::Done(control) | Put::Taken(control, _) => control,
+            }
+        };
+        if let Some(slot) = self.classes.slot(class, preserving) {
+            // Release pairs with the Acquire in `existing_class`.
+            slot.store(core::ptr::from_ref(control).cast_mut(), Release);
+        }
+        Ok(Cache { slabs: self, control })
+    }
+
+    /// Gives back what no cache needs: [`Cache::shrink`] for all, then the page allocator's own
+    /// caches. Returns how many slabs.
+    pub fn shrink(&self) -> u64 {
+        let given = self.caches().map(|cache| cache.shrink()).sum();
+        self.memory().drain();
+        given
+    }
+
+    /// Gives back what no cache needs, as [`Slabs::shrink`], while nothing else uses the slabs: from
+    /// the magazines of every CPU. Returns how many slabs.
+    ///
+    /// What a thread freed last stays in the magazines of its slot when it ends, and a thread that
+    /// takes the slot next, for whatever work, keeps `shrink` from it as long as it lives.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::{harness::Ram, Kind};
+    /// use heirloom_slab::{Buffers, Slabs};
+    ///
+    /// let mut slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let buffer = slabs.alloc(core::alloc::Layout::new::<[u64; 8]>(), Buffers::default())?;
+    /// // SAFETY: allocated just now.
+    /// unsafe { slabs.free(buffer) }?;
+    /// slabs.shrink_all();
+    /// assert_eq!(slabs.memory().audit()?.allocated[Kind::Slab as usize], 0);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn shrink_all(&mut self) -> u64 {
+        // SAFETY: `self` is borrowed mutably, so no call on any of its caches runs.
+        let given = self.caches().map(|cache| unsafe { cache.shrink_all() }).sum();
+        self.memory_mut().drain_all();
+        given
+    }
+
+    /// Does what may be refused for want of memory; a second time, after everything that can be
+    /// given back without a constructor was.
+    pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        use heirloom_folio::Error::{NoRun, OutOfMemory};
+        match act() {
+            Err(Error::Folio(OutOfMemory { .. } | NoRun { .. }))
+                if self.memory().machine().may_wait() =>
+            {
+                self.caches().for_each(|cache| _ = cache.shrink_aside());
+                self.memory().drain();
+                act()
+            }
+            other => other,
+        }
+    }
+}

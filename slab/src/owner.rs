@@ -1,0 +1,174 @@
+//! Whose the memory is that a pointer leads to; and what is done to it, whatever it is.
+
+use core::ptr::NonNull;
+use heirloom_folio::sync::Ordering::Relaxed;
+
+use heirloom_folio::{Kind, Machine, PhysAddr, Run};
+
+use crate::error::Error;
+use crate::geometry::Geometry;
+use crate::name::Name;
+use crate::slabs::Slabs;
+use crate::spot::Stays;
+use crate::state::ObjectState;
+
+/// Whose some memory is; see [`Slabs::owner_of`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Owner {
+    /// An object of a cache, or a small buffer.
+    Object {
+        /// The cache.
+        cache: Name,
+        /// The object's address.
+        addr: PhysAddr,
+        /// Its size in bytes.
+        size: usize,
+        /// What it is.
+        state: ObjectState,
+        /// Whether it survives a jump.
+        preserved: bool,
+        /// Which of the objects that were in this place it is, modulo 32.
+        tag: u8,
+    },
+    /// A part of a slab that is no object.
+    Slab {
+        /// The cache.
+        cache: Name,
+        /// The slab's address.
+        addr: PhysAddr,
+    },
+    /// A large buffer.
+    Large {
+        /// Its frames.
+        run: Run,
+        /// Whether it survives a jump.
+        preserved: bool,
+    },
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Bytes that an object or buffer has room for. `None`: the pointer is not the start of one
+    /// that is in use; or as for [`Slabs::owner_at`].
+    pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
+        let addr = self.memory().machine().phys(ptr)?;
+        match self.owner_at(addr)? {
+            Owner::Object {
+                addr: start,
+                size,
+                state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
+                ..
+            } => (start == addr).then_some(size),
+            Owner::Large { run, .. } => (run.addr() == addr).then_some(run.bytes() as usize),
+            _ => None,
+        }
+    }
+
+    /// Whose the memory is that a pointer leads to, also into the middle of an object.
+    pub fn owner_of(&self, ptr: NonNull<u8>) -> Option<Owner> {
+        self.owner_at(self.memory().machine().phys(ptr)?)
+    }
+
+    /// Whose the memory at an address is. `None` too in a slab that is [resumed](Slabs::resume) and was not
+    /// used yet, from where nothing can be waited for.
+    pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
+        let look = || self.looking(|stays| self.owner_while(addr, stays));
+        look().or_else(|| match self.sweep_around(self.memory().machine().ptr(addr)) {
+            Ok(true) => look(),
+            _ => None,
+        })
+    }
+
+    /// [`Slabs::owner_at`], for a caller that keeps what is there from being given back.
+    pub(crate) fn owner_while(&self, addr: PhysAddr, stays: &Stays<'_>) -> Option<Owner> {
+        if let Some((slab, control)) = self.slab_at(addr, stays) {
+            let geometry: &Geometry = &control.geometry;
+            let cache = control.name;
+            let Some((index, _)) = geometry.around(geometry.offset_of(addr)) else {
+                return Some(Owner::Slab { cache, addr: slab.phys() });
+            };
+            let state = crate::state::State(slab.state(geometry, index).load(Relaxed));
+            let what = state.what()?;
+            let preserved = match what {
+                ObjectState::Live => control.spec.preserving,
+                ObjectState::Preserved | ObjectState::Unclaimed | ObjectState::Held => true,
+                _ => false,
+            };
+            return Some(Owner::Object {
+                cache,
+                addr: slab.addr(geometry, index),
+                size: geometry.size as usize,
+                state: what,
+                preserved,
+                tag: state.tag(),
+            });
+        }
+        match self.memory().holder(addr.pfn())? {
+            (run, Kind::Buffer, preserved) => Some(Owner::Large { run, preserved }),
+            _ => None,
+        }
+    }
+
+    /// The tag and the size of the object at a pointer: what a handle to it says, beside its
+    /// address. `None` if it is no object in use, or a large buffer, which has no tag; or as for
+    /// [`Slabs::owner_at`].
+    pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
+        self.name_of(ptr).ok()
+    }
+
+    /// Like [`Slabs::tag_of`]; says why not.
+    ///
+    /// # Errors
+    /// [`Error::NotInUse`], [`Error::Interior`], [`Error::NotAnObject`]; [`Error::WouldWait`] and
+    /// [`Error::Slab`] as for [`Slabs::resume`].
+    #[doc(hidden)]
+    pub fn name_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
+        self.swept(ptr, || {
+            self.looking(|stays| {
+                let spot = self.spot_of(ptr, stays)?;
+                let (state, cache) = (spot.state(), spot.control.name);
+                if state.is_in_use() {
+                    return Ok((state.tag(), spot.control.geometry.size as usize));
+                }
+                Err(Error::NotInUse { cache, addr: spot.addr() })
+            })
+        })
+    }
+
+    /// Makes an object or a buffer survive a jump.
+    ///
+    /// A large buffer that was preserved from birth is from then on like any other: it has to be let go
+    /// before it is freed.
+    ///
+    /// # Errors
+    /// As for [`Cache::preserve`]; for a large buffer those of
+    /// [`Memory::preserve_run`](heirloom_folio::Memory::preserve_run), as [`Error::Folio`].
+    ///
+    /// # Safety
+    /// As for [`Cache::preserve`].
+    pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        match self.large_at(ptr) {
+            // SAFETY: a large buffer, which is this layer's.
+            Some(run) => Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?),
+            // SAFETY: the caller's promise.
+            None => self.owned(ptr, &unsafe { Stays::promised() })?.preserve(),
+        }
+    }
+
+    /// Lets go an object or a buffer that is preserved, or was claimed: it no longer survives, and can
+    /// be freed. A large buffer that was preserved from birth is from then on like any other.
+    ///
+    /// # Errors
+    /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].
+    ///
+    /// # Safety
+    /// As for [`Cache::preserve`].
+    pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        match self.large_at(ptr) {
+            // SAFETY: a large buffer, which is this layer's.
+            Some(run) => Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?),
+            // SAFETY: the caller's promise.
+            None => self.owned(ptr, &unsafe { Stays::promised() })?.unpreserve(),
+        }
+    }
+}
