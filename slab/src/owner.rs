@@ -141,11 +141,11 @@ impl<M: Machine> Slabs<M> {
     /// before it is freed.
     ///
     /// # Errors
-    /// As for [`Cache::preserve`]; for a large buffer those of
+    /// As for [`Cache::preserve`](crate::Cache::preserve); for a large buffer those of
     /// [`Memory::preserve_run`](heirloom_folio::Memory::preserve_run), as [`Error::Folio`].
     ///
     /// # Safety
-    /// As for [`Cache::preserve`].
+    /// As for [`Cache::preserve`](crate::Cache::preserve).
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
             // SAFETY: a large buffer, which is this layer's.
@@ -159,10 +159,10 @@ impl<M: Machine> Slabs<M> {
     /// be freed. A large buffer that was preserved from birth is from then on like any other.
     ///
     /// # Errors
-    /// As for [`Cache::unpreserve`]; for a large buffer as [`Error::Folio`].
+    /// As for [`Cache::unpreserve`](crate::Cache::unpreserve); for a large buffer as [`Error::Folio`].
     ///
     /// # Safety
-    /// As for [`Cache::preserve`].
+    /// As for [`Cache::preserve`](crate::Cache::preserve).
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         match self.large_at(ptr) {
             // SAFETY: a large buffer, which is this layer's.
