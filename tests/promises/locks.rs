@@ -215,8 +215,8 @@ impl World {
     }
 }
 
-const BORN: CacheSpec = CacheSpec::new("born", 500).preserving(true);
-const PLAIN: CacheSpec = CacheSpec::new("plain", 500);
+const BORN: CacheSpec = CacheSpec::new("born", 2000).preserving(true);
+const PLAIN: CacheSpec = CacheSpec::new("plain", 2000);
 
 /// A kernel with `count` slabs of either kind of cache, folios, large buffers of either kind, and a
 /// cache for every eighth of them.
@@ -357,7 +357,7 @@ fn without_counting(act: impl FnOnce()) {
 const FRAMES: u64 = 32768;
 
 /// How much is left, first and then.
-const LEFT: [u64; 2] = [12, 32];
+const LEFT: [u64; 2] = [8, 20];
 
 /// The same for what is done by so many at a time, at most, as there are in the first.
 const BATCHES: [u64; 2] = [132, 152];
