@@ -1,4 +1,67 @@
-//! heirloom's restore layer.
+//! What a kernel hands over, and what its successor takes back.
+//!
+//! ```text
+//!  Entry ──────────> root page ─── map ──────> the tree: every block that is preserved
+//!  (all that passes)     │
+//!                        ├──────── names ────> what was published; subtrees, as Linux has them
+//!                        │
+//!                        └──────── heirloom ─> header ──> roll: caches, and their slabs
+//!                                                 │
+//!                                                 └─────> seal: checksums over all tables
+//! ```
+//!
+//! [`Handover`] is this for a running kernel, and both sides of it in one object: what it leaves
+//! ([`publish`](Handover::publish), [`preserve`](Handover::preserve), [`seal`](Handover::seal)), and what its
+//! predecessor left ([`claim_root`](Handover::claim_root), [`restore`](Handover::restore) and the other
+//! claims, [`finish`](Handover::finish)). It is whole at any instant, so a kernel may end without a last
+//! call. What survives is named by [`Handle`]s, sixteen bytes each, which a kernel publishes, or keeps in
+//! other memory that survives. [`survey`] looks at a handover that no kernel runs in: an [`Image`].
+//!
+//! # Examples
+//! ```
+//! use heirloom_folio::harness::Ram;
+//! use heirloom_folio::{Cpus, Fate, Memory};
+//! use heirloom_restore::{Handle, Handover, SealPolicy};
+//!
+//! # let [(run, node)] = Ram::frames(1024);
+//! # let ram = Ram::over(&[(run, node)]);
+//! # let memory = || {
+//! #     let space = |bytes| ram.space(bytes);
+//! #     // SAFETY: the machine keeps the spaces as long as it lives; one kernel at a time runs on it.
+//! #     unsafe {
+//! #         let memory = Memory::new(&ram, space(Memory::<&Ram>::cpu_bytes(ram.count())))?;
+//! #         memory.add_range(run, node, space(Memory::<&Ram>::range_bytes(run)))?;
+//! #         Ok::<_, heirloom_folio::Error>(memory)
+//! #     }
+//! # };
+//! // A kernel preserves a buffer, and publishes what names it.
+//! let kernel = Handover::fresh(memory()?, &[], "kernel 1")?;
+//! let buffer = kernel.alloc(5)?;
+//! // SAFETY: five bytes, allocated above; nothing frees them.
+//! let handle = unsafe {
+//!     buffer.cast().write(*b"hello");
+//!     kernel.preserve(buffer)
+//! }?;
+//! kernel.publish("greeting", &<[u8; 16]>::from(handle))?;
+//! let entry = kernel.entry();
+//! drop(kernel);
+//!
+//! // Its successor, over the same memory, finds and frees it.
+//! let kernel = Handover::revive(memory()?, entry, "kernel 2", SealPolicy::Checked)?;
+//! let handle: [u8; 16] = kernel.claim_root("greeting")?.bytes().try_into()?;
+//! let buffer = kernel.restore(Handle::from(handle))?;
+//! // SAFETY: claimed just now: this kernel's, and used no more once it is freed.
+//! unsafe {
+//!     assert_eq!(buffer.cast::<[u8; 5]>().read(), *b"hello");
+//!     kernel.free(buffer)?;
+//! }
+//! assert_eq!(kernel.finish(|_unclaimed| Fate::Free)?.folios, 0);
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
+//! # Locks
+//! `edit` before `moved`; `reserve` by itself. Each is a [`Machine::Mutex`](heirloom_folio::Machine::Mutex),
+//! held while nothing of a caller's runs; claims of folios and objects take none.
 #![no_std]
 
 #[cfg(test)]

@@ -29,9 +29,11 @@ macro_rules! safe {
             r#"
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
+            # At once: an interpreter uses one processor.
             both() {
-                "$@" -p heirloom-verify --test safe -- --nocapture | tee -a "$said"
+                "$@" -p heirloom-verify --test safe -- --nocapture | tee -a "$said" &
                 "$@" -p heirloom-slab --test safety -- --nocapture | tee -a "$said"
+                wait $!
             }
             "#,
             $more,
