@@ -9,6 +9,7 @@ mod liveupdate;
 mod report;
 mod source;
 mod verify;
+mod words;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ enum Command {
     Liveupdate(liveupdate::Arguments),
     Report(report::Arguments),
     Verify(verify::Arguments),
+    Words(words::Arguments),
 }
 
 /// The command line; `cargo xtask COMMAND -- --option` is `cargo xtask COMMAND --option`, as
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Liveupdate(arguments) => liveupdate::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Words(arguments) => words::run(&arguments),
     }
 }
 

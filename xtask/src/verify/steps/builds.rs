@@ -29,6 +29,13 @@ pub(super) const STEPS: &[Step] = &[
         needs: None,
     },
     Step {
+        name: "words",
+        shows: "code and docs say which caller, owner or kernel is meant",
+        short: "cargo xtask words --check",
+        long: None,
+        needs: None,
+    },
+    Step {
         name: "deny",
         shows: "licences, sources and versions of all that is built with, and advisories on it",
         short: r#"
