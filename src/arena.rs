@@ -16,7 +16,7 @@
 //!
 //! The file's first page is its own memory map, as firmware would provide one, so that the
 //! descriptor is all that a successor needs to find the memory again. The same page can name the
-//! entry of the handover ([`Arena::leave`]), for successors that nobody could tell it.
+//! entry of the handover ([`Arena::leave`]), for successors that no predecessor could tell it.
 
 mod entry;
 mod error;
@@ -48,7 +48,7 @@ use mapping::Reservation;
 /// A pointer's alignment is that of the physical address behind it, up to that of the largest
 /// folio. The file can neither shrink nor grow (it is sealed), so what is mapped stays there.
 ///
-/// # Who has the memory
+/// # Ownership of the memory
 /// One process at a time owns an arena, from [`create`](Arena::create) or [`open`](Arena::open)
 /// until it drops the last of its arenas over the file, ends in whatever way, or makes a
 /// [`Jump`](crate::jump::Jump). Meanwhile `open` fails in others, and names the owner; descriptors
@@ -107,8 +107,8 @@ pub const MAX_NAME: usize = 249;
 const MOST_SLOTS: usize = ThreadSlots::MOST;
 
 impl Arena {
-    /// New memory, all zeroes, with these ranges. `name` is for people who look at the process
-    /// (`/proc/self/maps`).
+    /// Creates memory, all zeroes, with these ranges. `name` is for a user that looks at the
+    /// process (`/proc/self/maps`).
     ///
     /// Nothing is spent on a page until it is touched, and nothing is set aside for it either: an
     /// arena that is larger than the memory of the machine is created, and its process is killed
@@ -260,8 +260,9 @@ impl Arena {
         // SAFETY: the reservation spans `span` bytes from `base` under one pointer and lives as
         // long as the map, whose owner drops both; the ranges in it are readable and writable,
         // and stay so because the file is sealed against shrinking. `span` checked the end
-        // against overflow. The arena itself touches none of the memory; who else does is the
-        // promise of whoever hands the frames to heirloom (`Memory::add_range` is unsafe for it).
+        // against overflow. The arena itself touches none of the memory; that nothing else does is
+        // the promise of the caller that hands the frames to heirloom (`Memory::add_range` is
+        // unsafe for it).
         let map = unsafe { Linear::new(mapped.base(), start, span) };
         let home = ranges.first().map_or(NodeId(0), |range| range.node);
         Ok(Self { host: Host::new(map), home, ranges, mapped, fd })
@@ -308,8 +309,8 @@ impl Arena {
     /// # Errors
     /// [`ArenaError::Os`]: out of descriptors.
     pub fn share(&self) -> Result<OwnedFd, ArenaError> {
-        // 3 and above: a descriptor among the standard three would be replaced by whoever
-        // redirects them.
+        // 3 and above: a descriptor among the standard three would be replaced by code
+        // that redirects them.
         rustix::io::fcntl_dupfd_cloexec(&self.fd, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
     }
 
@@ -336,9 +337,9 @@ impl Arena {
         entry::read(self.as_fd())
     }
 
-    /// The ranges that the first page of an arena's file describes, and the entry that was
-    /// [left](Arena::leave) there last. Nothing is mapped and `file` may be of any kind: for whoever
-    /// looks at a copy of an arena.
+    /// Returns the ranges that the first page of an arena's file describes, and the entry that was
+    /// [left](Arena::leave) there last. Nothing is mapped and `file` may be of any kind: for a
+    /// program that looks at a copy of an arena.
     ///
     /// # Errors
     /// As for [`Arena::open`] where the memory map is not sound, and for [`Arena::entry`].
@@ -483,7 +484,7 @@ fn check_name(name: &str) -> Result<(), ArenaError> {
 fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
     check_name(name)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Nobody shall execute the memory. Kernels before Linux 6.3 do not know the flag.
+    // The memory shall not be executable. Kernels before Linux 6.3 do not know the flag.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         other => other,

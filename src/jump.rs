@@ -234,11 +234,11 @@ impl Inherited {
     /// # Safety
     /// - Nothing else in the process owns the descriptor that the variable names. Called at the
     ///   start of `main`, before anything else is opened, that is so: a number that the process
-    ///   was born with is given to nobody.
+    ///   was born with has no owner yet.
     pub unsafe fn from_env() -> Result<Option<Self>, JumpError> {
         let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
         let Letter { fd, entry } = Letter::parse(text.to_str().ok_or(JumpError::NotText)?)?;
-        // SAFETY: the number is not -1 (`parse`) and nobody else owns or closes it (contract). If
+        // SAFETY: the number is not -1 (`parse`) and nothing else owns or closes it (contract). If
         // it is not open, the next call says so and touches nothing.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         rustix::io::fcntl_getfd(borrowed).map_err(|_| JumpError::NotOpen { fd })?;
@@ -247,7 +247,7 @@ impl Inherited {
         if TAKEN.swap(true, Relaxed) {
             return Err(JumpError::TakenAlready);
         }
-        // SAFETY: open (just asked), owned by nobody else (contract), and not taken before (the
+        // SAFETY: open (just asked), owned by nothing else (contract), and not taken before (the
         // flag); it needs no cleanup but close.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // It cannot fail on an open descriptor; and if it did, `Arena::open` would say so.

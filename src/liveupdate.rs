@@ -62,7 +62,7 @@
 //!     }?,
 //!     None => {
 //!         let scratch = Run::covering(map[0].0.addr(), arena.scratch_bytes()).ok_or("scratch")?;
-//!         // SAFETY: the memory was created just now, and nobody else has it.
+//!         // SAFETY: the memory was created just now, and nothing else uses it.
 //!         unsafe { Heirloom::boot(&arena, &map, &[scratch], "db 1.0") }?
 //!     }
 //! };

@@ -14,7 +14,7 @@
 //! sink        a file that is written whole or not at all
 //! ```
 //!
-//! The program is [`main`]. [`look`] is what it finds, for whoever tests it.
+//! The program is [`main`]. [`look`] is what it finds, for tests.
 
 mod arguments;
 mod diff;

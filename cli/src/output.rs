@@ -1,5 +1,5 @@
-//! To the terminal, or to whoever reads instead. Who reads no further has seen enough: that is no
-//! error, and changes nothing about the exit status.
+//! To the terminal, or to the program that reads instead. A reader that reads no further has seen
+//! enough: that is no error, and changes nothing about the exit status.
 
 use std::io::{self, Write};
 
@@ -15,7 +15,7 @@ pub(crate) const HEAD: Style = Style::new().bold().underline();
 pub(crate) const STRONG: Style = Style::new().bold();
 /// What is there for completeness.
 pub(crate) const FAINT: Style = Style::new().dimmed();
-/// A name that somebody gave.
+/// A name that a user or an owner gave.
 pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
 /// In order.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -49,7 +49,7 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<bool> {
     Ok(true)
 }
 
-/// What became of writing, where nobody reading any more is fine.
+/// Returns the result of writing, where a reader that has gone is no error.
 fn seen(written: io::Result<()>) -> Result<()> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,8 +1,8 @@
-//! How far it is, for whoever waits.
+//! How far it is, for a waiting user.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Below this many bytes nobody waits.
+/// Below this many bytes the user does not wait.
 const LARGE: u64 = 1 << 30;
 
 /// A bar for `bytes` bytes: on standard error, if that is a terminal and there is much to do.

@@ -62,7 +62,7 @@ pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
             place.image.display(),
             image.frames(),
         ),
-        // One alone is surveyed by whoever looks at it.
+        // One alone is not judged here: the caller surveys it.
         [at] => vec![Found { at, frames: 0, fault: None }],
         _ => candidates.iter().take(JUDGED).map(|at| judge(image, *at, place)).collect(),
     };

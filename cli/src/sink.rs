@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What was there stays as it was until the new file is whole, and stays for good if that fails.
-//! Nothing is removed that was not made here, and the image is nobody's output.
+//! Nothing is removed that was not made here, and the image is never the output.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};

@@ -37,7 +37,8 @@ impl From<heirloom_linux::Error> for Finding {
     }
 }
 
-/// What was not looked at, as nobody here knows what it is: all that have one name together.
+/// What was not looked at, as this program does not know what it is: all that have one name
+/// together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Unread {
     pub(crate) what: Opaque,
@@ -143,7 +144,7 @@ pub(crate) struct Survey<'i> {
     /// Folios that share a frame with what was found before them.
     pub(crate) overlaps: u64,
     pub(crate) findings: Vec<Finding>,
-    /// What nobody here knows, so that nothing can be said of it.
+    /// What this program does not know, so that nothing can be said of it.
     pub(crate) unread: Vec<Unread>,
 }
 
@@ -296,8 +297,8 @@ fn refused(left: &Left<'_, Image>, root: &RootView<'_>) -> Vec<(String, heirloom
     refused.collect()
 }
 
-/// The finding of `error`. A subtree that is refused as a whole may be another producer's, who took
-/// the name: what is said goes by the name.
+/// Returns the finding of `error`. A subtree that is refused as a whole may be that of another
+/// producer, which took the name: what is said goes by the name.
 fn linux_finding(
     error: &heirloom_linux::Error,
     root: &RootView<'_>,

@@ -138,8 +138,8 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::free`], and nothing is changed.
     ///
     /// # Safety
-    /// The caller owns the block, and it begins with what whoever looks for slabs of this memory
-    /// will believe there.
+    /// The caller owns the block, and it begins with what the layer that looks for slabs in this
+    /// memory will believe there.
     ///
     /// # Examples
     /// ```
@@ -177,8 +177,8 @@ impl<M: Machine> Memory<M> {
         };
         match byte.map(|byte| (byte, byte.load(Relaxed))) {
             Some((byte, now)) if right(now) => {
-                // Release pairs with the Acquire in `Range::within`: who takes it for a slab finds
-                // what it begins with.
+                // Release pairs with the Acquire in `Range::within`: a caller that takes it for a
+                // slab finds what it begins with.
                 byte.store(to(now), Release);
                 Ok(())
             }
@@ -297,7 +297,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Gives back what the caches of all CPUs hold, while nobody else uses the memory.
+    /// Gives back what the caches of all CPUs hold, while nothing else uses the memory.
     pub fn drain_all(&mut self) {
         self.ask_all();
         for cpu in self.cpus() {

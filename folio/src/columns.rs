@@ -4,8 +4,8 @@
 //! `64^t` frames: 1, 64, 4096 or 262,144 (orders 0, 6, 12, 18). A free block of any order is an
 //! aligned group of bits in one word of one column: order 9 is eight bits of column 1. When the
 //! last bit of a word is set, the word is 64 free units in a row, which is one unit of the next
-//! column: whoever sets it moves it up. A frame is thus free in exactly one column, and taking or
-//! giving any block is one atomic operation on one word.
+//! column: the call that sets it moves the unit up. A frame is thus free in exactly one column, and
+//! taking or giving any block is one atomic operation on one word.
 //!
 //! ```text
 //! row 3   . . .                . . .              . . .            units of 2^18 frames
@@ -190,7 +190,7 @@ impl Columns {
     /// Marks units free in `word`, which is word `n` of column `t`.
     #[inline]
     fn give_to(&self, word: &AtomicU64, t: usize, n: u64, bits: u64) -> Result<(), ()> {
-        // Release pairs with the Acquire of whoever takes one of these units: the last
+        // Release pairs with the Acquire of the call that takes one of these units: the last
         // owner's accesses come before the next one's.
         let old = word.fetch_or(bits, Release);
         if old != 0 && old & bits == 0 && old | bits != !0 {
@@ -241,10 +241,10 @@ impl Columns {
         let mut n = n;
         for up in r + 1..COLUMNS {
             let Some(word) = self.word(t, up, n >> STEP) else { return };
-            // AcqRel pairs with the one in `emptied`: whoever clears this bit later sees the
-            // word below as filled and sets the bit again.
+            // AcqRel pairs with the one in `emptied`: the call that clears this bit later sees
+            // the word below as filled and sets the bit again.
             if word.fetch_or(1 << (n & 63), AcqRel) != 0 {
-                // Whoever made that word non-empty tells the rows above it.
+                // The call that made that word non-empty tells the rows above it.
                 return;
             }
             n >>= STEP;
@@ -307,7 +307,7 @@ impl Columns {
         while let starts @ 1.. = groups(bits, k) {
             let starts = lowest(starts, most);
             let rest = bits & !starts.wrapping_mul(mask(0, k));
-            // Acquire pairs with the Release of whoever gave these units.
+            // Acquire pairs with the Release in `give_to` that gave these units.
             match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
                 Ok(_) => {
                     if rest == 0 {
@@ -433,7 +433,7 @@ impl Columns {
             while let Some(n) = self.next(0, 0, from)
                 && n < until
             {
-                // Acquire pairs with the Release of whoever gave these frames.
+                // Acquire pairs with the Release in `give_to` that gave these frames.
                 let bits = self.word(0, 0, n)?.swap(0, Acquire);
                 self.emptied(0, n);
                 if bits != 0 {
@@ -482,7 +482,7 @@ impl Columns {
         let Some(word) = self.word(t, t, n) else { return false };
         let mut bits = word.load(Relaxed);
         while bits & wanted == wanted {
-            // Acquire pairs with the Release of whoever gave these units.
+            // Acquire pairs with the Release in `give_to` that gave these units.
             match word.compare_exchange_weak(bits, bits & !wanted, Acquire, Relaxed) {
                 Ok(_) => {
                     if bits == wanted {

@@ -1,9 +1,9 @@
 //! Frames as bytes, whatever their last owner left there.
 //!
 //! To the language a byte that no value covers, the padding in a struct, has no value at all, and
-//! memory keeps that for whoever comes next: reading it is undefined, though the machine has some
-//! byte there. An owned handle gives its frames as `&[u8]`, so it settles on the bytes that are
-//! there when it is made. That costs no instruction where an assembly block can be written, and
+//! memory keeps that for the next owner: reading it is undefined, though the machine has some byte
+//! there. An owned handle gives its frames as `&[u8]`, so it settles on the bytes that are there
+//! when it is made. That costs no instruction where an assembly block can be written, and
 //! elsewhere, as under an interpreter, the frames are filled.
 
 use core::ptr::NonNull;
@@ -23,7 +23,7 @@ pub(crate) unsafe fn settle_any(start: NonNull<u8>, bytes: usize) {
     }
 }
 
-/// Not zero, so that nobody takes memory for cleared that was not asked for so.
+/// Not zero, so that no caller takes memory for cleared that was not asked for so.
 const FILL: u8 = 0xa5;
 
 /// Whether [`settle`] does it.

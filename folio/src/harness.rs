@@ -41,12 +41,12 @@ pub struct Ram {
 #[derive(Debug)]
 struct Space(NonNull<[u128]>);
 
-// SAFETY: the memory is this value's until it is dropped; it is reached by nobody through it.
+// SAFETY: the memory is this value's until it is dropped; no thread reaches it through the value.
 unsafe impl Send for Space {}
 
 impl Drop for Space {
     fn drop(&mut self) {
-        // SAFETY: leaked from a box in `Ram::space`, once; whoever used it is gone with the machine.
+        // SAFETY: leaked from a box in `Ram::space`, once; what used it is gone with the machine.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }

@@ -14,7 +14,7 @@ use crate::addr::Order;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// A folio: one aligned block, owned by whoever allocated it.
+    /// A folio: one aligned block, owned by the caller that allocated it.
     Folio = 0,
     /// The first block of a run of frames.
     Run = 1,

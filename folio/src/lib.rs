@@ -20,8 +20,9 @@
 //! else: no heap, no statics, no threads.
 //!
 //! Owned handles ([`Folio`], [`FolioRun`]) free on drop; what is preserved, or claimed from a
-//! predecessor, is another type that cannot be freed. The raw calls beside them ([`Memory::alloc`], [`Memory::free`], …) are for
-//! those who keep their own books, and find every misuse: see [`Error`].
+//! predecessor, is another type that cannot be freed. The raw calls beside them
+//! ([`Memory::alloc`], [`Memory::free`], …) are for callers that keep their own books, and find
+//! every misuse: see [`Error`].
 //!
 //! # Examples
 //! ```

@@ -2,7 +2,7 @@
 //!
 //! A layer above that gets a pointer back knows what should be around it: a slab of such an order,
 //! say. It asks for that and learns in one comparison of a byte whether it is so; telling what
-//! else is there, [`Memory::state`] and [`Memory::holder`], is for those who have to explain a
+//! else is there, [`Memory::state`] and [`Memory::holder`], is for a caller that has to explain a
 //! refusal.
 
 use core::ptr::NonNull;

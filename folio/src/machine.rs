@@ -195,7 +195,7 @@ unsafe impl DirectMap for Linear {
     #[inline]
     fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
         let offset = addr.get().wrapping_sub(self.start.get()) as usize;
-        // `wrapping_add`: an address outside the map gives a pointer that nobody may follow.
+        // `wrapping_add`: an address outside the map gives a pointer that no caller may follow.
         let ptr = self.base.as_ptr().wrapping_add(offset);
         NonNull::new(ptr).unwrap_or(self.base)
     }

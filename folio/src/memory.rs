@@ -246,8 +246,8 @@ impl<M: Machine> Memory<M> {
         &self.machine
     }
 
-    /// The machine, for whoever comes next: what is preserved stays where it is, and everything
-    /// else that was allocated is forgotten.
+    /// Returns the machine, for the next kernel: what is preserved stays where it is, and
+    /// everything else that was allocated is forgotten.
     pub fn into_machine(self) -> M {
         self.machine
     }
@@ -487,7 +487,7 @@ impl<M: Machine> Memory<M> {
         written(self.machine.ptr(run.addr()), run.bytes() as usize);
     }
 
-    /// Whether anybody may allocate blocks of this kind.
+    /// Returns whether a caller may allocate blocks of this kind.
     pub(crate) const fn nameable(kind: Kind) -> bool {
         !matches!(kind, Kind::Tail | Kind::Slab)
     }

@@ -1,4 +1,4 @@
-//! Where tables that nobody vouches for are read from: memory as words, and what is preserved in it.
+//! Where tables that are not trusted are read from: memory as words, and what is preserved in it.
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::sync::AtomicU64;
@@ -14,7 +14,7 @@ pub trait Pages {
     /// Any address and length may be asked for.
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]>;
 
-    /// Whether exactly this block, with this order, is preserved and nobody's yet.
+    /// Returns whether exactly this block, with this order, is preserved and has no owner yet.
     fn holds(&self, block: Block) -> bool;
 
     /// Whether all of `run` is memory.

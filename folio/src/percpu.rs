@@ -51,8 +51,8 @@ pub(crate) struct CpuCache {
     room: [u8; ORDERS],
 }
 
-/// How much a cache holds. Its CPU alone writes, with plain loads and stores; who asks from
-/// another CPU reads.
+/// How much a cache holds. Its CPU alone writes, with plain loads and stores; a call on another
+/// CPU reads.
 struct Levels {
     /// Single frames on the stack.
     singles: AtomicUsize,
@@ -185,7 +185,7 @@ impl Held<'_> {
     #[inline]
     pub(crate) fn make_ready(&mut self, behind: &impl Behind) {
         if !self.ready() {
-            // Whoever asks from here on asks again.
+            // A call that asks from here on asks again.
             self.levels.home.store(behind.home(), Relaxed);
             self.drain(behind);
             self.size(behind.share());

@@ -6,7 +6,7 @@ pub(crate) fn prefetch<T>(place: &T) {
     prefetch_at(place);
 }
 
-/// The same for a place that may be nobody's by now.
+/// Does the same for a place that may be free by now.
 #[inline]
 pub(crate) fn prefetch_at<T>(place: *const T) {
     #[cfg(all(target_arch = "x86_64", not(any(miri, loom))))]

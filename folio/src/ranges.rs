@@ -306,7 +306,7 @@ fn no_links() -> Links {
 /// ```
 ///
 /// A link is stored once what it leads to is whole, and never changes but to lead to a range in
-/// between. So nobody who follows links waits for a range that is being added.
+/// between. So no reader that follows links waits for a range that is being added.
 pub(crate) struct Ranges {
     first: AtomicPtr<Range>,
     last: AtomicPtr<Range>,
@@ -461,7 +461,7 @@ impl Ranges {
             }
             before[level] = &links[level];
         }
-        // Level 0 first: who comes down to it from a level above finds everything behind.
+        // Level 0 first: a reader that comes down to it from a level above finds everything behind.
         for (link, before) in range.links.iter().zip(before).take(levels(count)) {
             link.store(before.load(Relaxed), Relaxed);
             // Release pairs with the Acquire in `follow`.

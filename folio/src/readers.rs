@@ -16,8 +16,8 @@ impl Word {
     /// For its CPU alone. Leave soon.
     #[inline]
     fn enter(&self) {
-        // Acquire pairs with the Release in `is_out`: who enters after it finds no block that was
-        // hidden before.
+        // Acquire pairs with the Release in `is_out`: a reader that enters after it finds no block
+        // that was hidden before.
         self.0.swap(IN, Acquire);
     }
 

@@ -1,5 +1,5 @@
 //! The atomics that all layers are written with: core's, the model checker's, or core's with
-//! somebody who is asked before each operation.
+//! a watcher that is asked before each operation.
 //!
 //! Not part of what users are promised: `pub` because the layers above share the room.
 

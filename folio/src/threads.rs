@@ -111,8 +111,8 @@ std::thread_local! {
 impl Drop for AtExit {
     fn drop(&mut self) {
         OWN.with(|own| {
-            // A thread that exits within a closure keeps its slot for good: what the closure left
-            // half done is nobody else's to see.
+            // A thread that exits within a closure keeps its slot for good: no other thread is to
+            // see what the closure left half done.
             if !own.is_inside() {
                 // Never cleared again: from here on the thread has no slot and takes none.
                 own.start_moving();

@@ -45,7 +45,7 @@ pub struct Unread {
     pub at: PhysAddr,
 }
 
-/// What can have a name that nobody knows.
+/// What can have a name that this crate does not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Opaque {
@@ -124,8 +124,8 @@ fn size(subtree: &Subtree) -> u64 {
 /// A subtree is taken for one of Linux's by its name: another producer's of the same name is wrong.
 ///
 /// `ledger` is the one of the [`survey`](heirloom_restore::survey) that is to come first: what the
-/// handover's own tables claimed there is nobody's here. A subtree whose own bytes are not in memory
-/// or not preserved is passed over: that the survey found.
+/// handover's own tables claimed there cannot be claimed here. A subtree whose own bytes are not in
+/// memory or not preserved is passed over: that the survey found.
 ///
 /// # Errors
 /// The first error of `found`.
@@ -215,9 +215,9 @@ where
         (self.found)(Found::Unread(Unread { what, name, at }))
     }
 
-    /// Claims the blocks that `each` names; whether all were nobody's, else a finding that names the
-    /// first that was not. `at` is the table that names them. A block at fault ends `each` without a
-    /// finding: whoever reads it next has it.
+    /// Claims the blocks that `each` names. Returns whether all were unclaimed; else there is a
+    /// finding that names the first that was not. `at` is the table that names them. A block at
+    /// fault ends `each` without a finding: the next reader of the block has it.
     fn claim(
         &mut self,
         (table, at): (Table, PhysAddr),

@@ -281,7 +281,7 @@ pub struct File {
     pub at: PhysAddr,
     /// Of which kind and version it is.
     pub compatible: Text<48>,
-    /// What whoever preserved it wants back.
+    /// What the owner that preserved it wants back.
     pub data: u64,
     /// What its session knows it by.
     pub token: u64,

@@ -11,7 +11,7 @@ use crate::fault::HandleFault;
 use crate::handle::{Handle, Parts};
 use crate::handover::Handover;
 
-/// The alignment of buffers of which nobody asked for another, in bytes.
+/// The alignment of buffers for which the caller asked for no other, in bytes.
 const ALIGN: usize = 16;
 
 impl<M: Machine> Handover<M> {

@@ -14,12 +14,12 @@ use crate::handle::{Handle, Parts};
 use crate::pages::{Inherited, Pages, words_at};
 use crate::records::{Chain, Record, Records};
 
-/// A table's pages once they are claimed: this kernel's, and nobody else's yet.
+/// A table's pages once they are claimed: this kernel's, and the claiming call's alone so far.
 struct Claimed<'m, M: Machine>(&'m Memory<M>);
 
 impl<M: Machine> Pages for Claimed<'_, M> {
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
-        // SAFETY: only pages that the claim under way took are asked for; nobody else has them.
+        // SAFETY: only pages that the claim under way took are asked for; no other owner has them.
         unsafe { words_at(self.0, addr, bytes) }
     }
 

@@ -495,7 +495,7 @@ impl<M: Machine> Handover<M> {
         let order = Order::for_frames(frames).unwrap_or(Order::MAX);
         let block = memory.alloc(Request::new(order).kind(Kind::Table).zeroed())?;
         let start = memory.machine().ptr(block.addr());
-        // SAFETY: the block was allocated just now, holds that many bytes, and is nobody else's.
+        // SAFETY: the block is new, holds that many bytes, and is this call's alone.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         written(start, bytes.len().next_multiple_of(size_of::<u64>()));
         Ok(block)
@@ -507,7 +507,7 @@ impl<M: Machine> Handover<M> {
         if memory.is_preserved(block) {
             return drop_table(memory, block);
         }
-        // SAFETY: from `new_blob`, and known to nobody (any more).
+        // SAFETY: from `new_blob`, and no name leads to it (any more).
         let freed = unsafe { memory.free(block, Kind::Table) };
         debug_assert!(freed.is_ok(), "a folio of `publish` can be freed: {freed:?}");
     }

@@ -38,7 +38,7 @@ pub(crate) enum Owner {
 pub(crate) struct Names([[u64; WORDS]; 3]);
 
 impl Names {
-    /// No name is anybody's but the owner's that added it.
+    /// Every name belongs to the owner that added it.
     pub(crate) const NONE: Self = Self([[0; WORDS]; 3]);
 
     /// All names of a root page are the predecessor's, but heirloom's own.

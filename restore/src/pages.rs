@@ -1,7 +1,7 @@
 //! Where tables are read from, and how: memory as words, read atomically.
 //!
-//! A table of a predecessor is bytes that nobody vouches for, in frames that may turn out to be
-//! anybody's. Readers therefore ask [`Pages`] before each step whether a block is preserved, and
+//! A table of a predecessor is bytes that are not trusted, in frames that may turn out to be any
+//! owner's. Readers therefore ask [`Pages`] before each step whether a block is preserved, and
 //! load words one by one; they never make a reference to plain bytes.
 
 use core::fmt;

@@ -120,7 +120,8 @@ impl<M: Machine> Drop for Root<'_, M> {
 }
 
 impl<M: Machine> Handover<M> {
-    /// Who wrote the handover that this kernel came from, if it was heirloom.
+    /// Returns the name of the kernel that wrote the handover that this kernel came from, if it was
+    /// written with heirloom.
     pub const fn predecessor(&self) -> Option<Producer> {
         self.predecessor
     }

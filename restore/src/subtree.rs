@@ -134,7 +134,7 @@ pub struct Header {
     /// The predecessor's root page, where the handover has another and the predecessor's
     /// entry has not ended.
     pub before: Option<PhysAddr>,
-    /// Who wrote the handover.
+    /// The name of the kernel that wrote the handover.
     pub producer: Producer,
     /// Whether the handover is sealed.
     pub seal: SealState,

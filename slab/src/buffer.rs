@@ -41,7 +41,7 @@ impl<M: Machine> Slabs<M> {
         let Some(cache) = cache else { return self.alloc_other(layout, like) };
         let buffer = cache.alloc()?;
         if like.zeroed {
-            // SAFETY: the buffer is the caller's, of that many bytes, and nobody has seen it yet.
+            // SAFETY: the buffer is the caller's, of that many bytes, and not handed out yet.
             unsafe { buffer.write_bytes(0, layout.size()) };
         }
         Ok(buffer)
@@ -209,7 +209,7 @@ impl<M: Machine> Slabs<M> {
         unsafe { to.copy_from_nonoverlapping(ptr, has.min(layout.size())) };
         // SAFETY: the caller's promise.
         if let Err(error) = unsafe { self.free(ptr) } {
-            // SAFETY: allocated above, and nobody has seen it.
+            // SAFETY: allocated above, and not handed out.
             let undone = unsafe { self.free(to) };
             debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
             return Err(error);
@@ -232,7 +232,7 @@ impl<M: Machine> Slabs<M> {
         let ptr = memory.machine().ptr(block.addr());
         // (An alignment is a power of two, which a division would not know.)
         if ptr.addr().get() & (layout.align() - 1) != 0 {
-            // SAFETY: allocated above, and nobody has seen it.
+            // SAFETY: allocated above, and not handed out.
             let undone = unsafe { memory.free_run(block.run(), Kind::Buffer) };
             debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
             return None;
@@ -259,7 +259,7 @@ impl<M: Machine> Slabs<M> {
             Ok(())
         };
         kept.map(|()| ptr).inspect_err(|_| {
-            // SAFETY: allocated above, and nobody has seen it.
+            // SAFETY: allocated above, and not handed out.
             let undone = unsafe { memory.free_run(run, Kind::Buffer) };
             debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
         })

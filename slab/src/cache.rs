@@ -126,7 +126,7 @@ impl<'s, M: Machine> Cache<'s, M> {
             return Err(Error::Constructed { cache: self.control.name });
         }
         let object = self.alloc()?;
-        // SAFETY: the object is the caller's, of that many bytes, and nobody has seen it yet.
+        // SAFETY: the object is the caller's, of that many bytes, and not handed out yet.
         unsafe { object.write_bytes(0, self.object_size()) };
         Ok(object)
     }

@@ -79,7 +79,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache, which is created if there is none. `spec` says all about its geometry.
     ///
     /// No lock is taken: the control block is built first, and given the first number that is free
-    /// by one exchange. Whoever loses looks at what came first, and tries the next one.
+    /// by one exchange. A call that loses looks at what came first, and tries the next one.
     pub(crate) fn create(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
         let like = spec.geometry()?;
         let mut number = FIRST;

@@ -7,9 +7,9 @@
 //! Steps of 16 bytes first, then four to each doubling: at most a fifth of a buffer above 64 bytes
 //! is not asked for. A class's objects are as aligned as its size allows. Every class has two
 //! caches, one of them preserving, which are created when they are first needed: without a lock, as
-//! an interrupt handler may need them first. Their names are nobody else's, and their slabs always
-//! lie as this build lays them out; what a predecessor left otherwise is adopted into a cache
-//! beside them.
+//! an interrupt handler may need them first. No caller's cache has their names, and their slabs
+//! always lie as this build lays them out; what a predecessor left otherwise is adopted into a
+//! cache beside them.
 
 use core::alloc::Layout;
 use core::fmt::Write;

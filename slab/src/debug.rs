@@ -37,11 +37,11 @@ pub(crate) unsafe fn poison(object: NonNull<u8>, geometry: &Geometry) {
 /// Fills the red zone behind an object, if there is one.
 ///
 /// # Safety
-/// The object is of this geometry, and nobody else writes behind it at the same time.
+/// The object is of this geometry, and nothing else writes behind it at the same time.
 pub(crate) unsafe fn fence(object: NonNull<u8>, geometry: &Geometry) {
     if geometry.zones {
         let (size, stride) = (geometry.size as usize, geometry.stride as usize);
-        // SAFETY: the bytes from `size` to `stride` are this object's, and nobody's to use.
+        // SAFETY: the bytes from `size` to `stride` are this object's, and no caller's to use.
         unsafe { object.add(size).write_bytes(ZONE, stride - size) };
     }
 }
@@ -56,7 +56,7 @@ pub(crate) unsafe fn check_free<M: Machine>(
 ) -> Result<(), Error> {
     let geometry = &spot.control.geometry;
     let object = spot.slab.object(geometry, spot.index);
-    // SAFETY: the caller owns the object, and nobody else writes behind it but by mistake.
+    // SAFETY: the caller owns the object, and nothing else writes behind it but by mistake.
     if ENABLED && let Some(at) = unsafe { overrun(object, geometry) } {
         return Err(overwritten(spot, at));
     }
@@ -82,7 +82,7 @@ pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, '_, M>) -> Result<(), Erro
         // SAFETY: the object came from a magazine and is ours alone.
         None => unsafe { first_other(object, 0, geometry.size as usize, POISON) },
     };
-    // SAFETY: as above; behind it nobody writes but by mistake.
+    // SAFETY: as above; behind it nothing writes but by mistake.
     let at = spoiled.or_else(|| unsafe { overrun(object, geometry) });
     let at = at.or(if state.is(ObjectState::Free) { None } else { Some(0) });
     at.map_or(Ok(()), |at| {
@@ -101,7 +101,7 @@ fn overwritten<M: Machine>(spot: &Spot<'_, '_, M>, at: usize) -> Error {
 /// How far behind the start of an object the first byte of its red zone is that was overwritten.
 ///
 /// # Safety
-/// The object is of this geometry, and nobody writes behind it at the same time.
+/// The object is of this geometry, and nothing writes behind it at the same time.
 unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
     if !geometry.zones {
         return None;
@@ -113,7 +113,7 @@ unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
 /// The first of the bytes `from..to` behind `start` that is not `byte`.
 ///
 /// # Safety
-/// They are readable, and nobody writes them at the same time.
+/// They are readable, and nothing writes them at the same time.
 unsafe fn first_other(start: NonNull<u8>, from: usize, to: usize, byte: u8) -> Option<usize> {
     // SAFETY: the caller's promise.
     (from..to).find(|at| unsafe { start.add(*at).read() } != byte)

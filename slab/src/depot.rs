@@ -77,8 +77,8 @@ impl Depot {
             self.carve(memory);
         }
         let chambers = self.empty?;
-        // SAFETY: the chambers of a magazine that is kept are the depot's, and whoever gets them
-        // is the only one from here on.
+        // SAFETY: the chambers of a magazine that is kept are the depot's, and the caller that gets
+        // them is their only owner from here on.
         unsafe {
             self.empty = chambers.as_ref().next();
             Some(Magazine::new(chambers, self.capacity))
@@ -161,7 +161,7 @@ mod tests {
         let mut depot = Depot::new(8);
         let taken = memory.alloc(Request::new(Order::ZERO)).unwrap();
         assert!(depot.pop_empty(&memory).is_none());
-        // SAFETY: allocated above, used by nobody.
+        // SAFETY: allocated above, used by nothing else.
         unsafe { memory.free(taken, Kind::Folio) }.unwrap();
         assert!(depot.pop_empty(&memory).is_some());
     }

@@ -127,7 +127,7 @@ pub enum Error {
         /// The object.
         addr: PhysAddr,
     },
-    /// The predecessor left the object and nobody has claimed it: it is not to be freed or used.
+    /// The predecessor left the object and no caller has claimed it: it is not to be freed or used.
     Unclaimed {
         /// Its cache.
         cache: Name,

@@ -54,7 +54,7 @@ impl<M: Machine> Heap<'_, M> {
     }
 }
 
-// SAFETY: `Slabs::alloc` gives memory of the layout's size and alignment that is nobody else's
+// SAFETY: `Slabs::alloc` gives memory of the layout's size and alignment that is the caller's alone
 // until it is freed; a size of zero is refused. Nothing unwinds, unless the machine does.
 unsafe impl<M: Machine> GlobalAlloc for Heap<'_, M> {
     #[inline]

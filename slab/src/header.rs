@@ -135,7 +135,7 @@ impl Fixed {
         xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes())
     }
 
-    /// Reads a header that nobody vouches for.
+    /// Reads a header that is not trusted.
     pub(crate) fn read(words: &[AtomicU64]) -> Self {
         let mut fixed = Self::new_zeroed();
         for (bytes, word) in fixed.as_mut_bytes().chunks_exact_mut(8).zip(words) {
@@ -347,8 +347,9 @@ impl Slab {
         written(self.base, HEAD);
     }
 
-    /// [`Slab::begin`] for a slab that a predecessor left, and that is no cache's until its owner is
-    /// written: who looks for the owner of a pointer may read the word at the same time.
+    /// Begins, as [`Slab::begin`], a slab that a predecessor left, and that is no cache's until its
+    /// owner is written: a reader that looks for the owner of a pointer may read the word at the
+    /// same time.
     ///
     /// # Safety
     /// The slab is claimed, and the caller's alone.

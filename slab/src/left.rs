@@ -1,4 +1,4 @@
-//! Caches as another kernel left them, read and not taken over: for whoever looks at an image.
+//! Caches as another kernel left them, read and not taken over: for a tool that looks at an image.
 
 use core::fmt;
 
@@ -24,7 +24,7 @@ use crate::roll::{CacheRecord, Part, RollView};
 ///         let words = bytes.div_ceil(8);
 ///         let run = Run::covering(addr, words as u64 * 8)?;
 ///         let page = self.0.ptr(run).ok().filter(|_| addr.get() % 8 == 0)?;
-///         // SAFETY: in memory, aligned; nobody else runs in this example.
+///         // SAFETY: in memory, aligned; nothing else runs in this example.
 ///         Some(unsafe {
 ///             let first = page.add(addr.offset_in_page()).cast::<AtomicU64>();
 ///             core::slice::from_raw_parts(first.as_ptr(), words)

@@ -14,7 +14,7 @@
 //! apart by a magazine's worth of objects, which come to no more than 64 KiB.
 //!
 //! A slot is touched inside [`Cpus::pinned`](heirloom_folio::Cpus::pinned) alone, for moments: a
-//! magazine is filled and emptied by whoever detached it.
+//! magazine is filled and emptied by the call that detached it.
 
 use core::ptr::{NonNull, null_mut};
 use heirloom_folio::sync::{AtomicPtr, AtomicU8, Ordering::Relaxed};
@@ -86,7 +86,7 @@ impl Chamber {
     }
 }
 
-/// A stack of free objects, in nobody's slot: whoever has it owns it.
+/// A stack of free objects, in no CPU's slot: the owner of the value owns them.
 #[derive(Debug)]
 pub(crate) struct Magazine {
     chambers: NonNull<Chamber>,

@@ -41,7 +41,7 @@ pub struct CacheSpec {
     pub(crate) preserving: bool,
     pub(crate) zones: bool,
     /// It keeps what a predecessor left, of a layout that this kernel's cache of the same name has
-    /// not: no cache that anybody asks for.
+    /// not: no cache that a caller asks for.
     pub(crate) kept: bool,
     fingerprint: Option<u64>,
     pub(crate) constructor: Option<Constructor>,
@@ -102,8 +102,8 @@ impl CacheSpec {
     }
 
     /// With objects that are constructed once per place in a slab, and not at each allocation
-    /// (Bonwick 1994): whoever frees an object has put it back into the constructed state, and an
-    /// allocated object has been constructed, once, at some time before.
+    /// (Bonwick 1994): the caller that frees an object has put it back into the constructed state,
+    /// and an allocated object has been constructed, once, at some time before.
     ///
     /// It runs with no lock held, and may allocate, free and claim. If it panics, the place is out
     /// of use until the next kernel; objects are not affected.
@@ -123,7 +123,7 @@ impl CacheSpec {
         self.name.is_some_and(|name| shape.is_named(&name))
     }
 
-    /// To keep what nobody wants.
+    /// Returns the spec of a cache that no caller asks for: see the field.
     pub(crate) const fn kept(self) -> Self {
         Self { kept: true, ..self }
     }

@@ -179,7 +179,7 @@ impl<M: Machine> Slabs<M> {
     /// Counts one more preserved object in a slab, which is preserved and in the roll afterwards.
     fn count_preserved(&self, control: &Control<M>, slab: Slab) -> Result<(), Error> {
         let count = &slab.head().preserved;
-        // Acquire pairs with the Release below: who finds a count finds the slab in the roll.
+        // Acquire pairs with the Release below: where there is a count, the slab is in the roll.
         let more = |n: u32| (n > 0).then_some(n + 1);
         if count.fetch_update(Acquire, Relaxed, more).is_ok() {
             return Ok(());
@@ -190,7 +190,7 @@ impl<M: Machine> Slabs<M> {
                 return Ok(());
             }
             self.keep(control, &mut shared, slab)?;
-            // Release pairs with the Acquire above. Nobody counts from 0 but under the lock.
+            // Release pairs with the Acquire above. No call counts from 0 but under the lock.
             count.store(1, Release);
             Ok(())
         })
@@ -199,7 +199,7 @@ impl<M: Machine> Slabs<M> {
     /// Counts one preserved object less; the last lets the slab go.
     pub(crate) fn discount_preserved(&self, control: &Control<M>, slab: Slab) {
         let count = &slab.head().preserved;
-        // AcqRel: whoever lets the slab go does so after all that were counted are done with it.
+        // AcqRel: the call that lets the slab go does so after all that were counted are done.
         let less = |n: u32| (n > 1).then(|| n - 1);
         if count.fetch_update(AcqRel, Relaxed, less).is_ok() {
             return;
@@ -245,7 +245,7 @@ impl<M: Machine> Slabs<M> {
     /// The block is this instance's, a table so far, and holds a slab whose owner word names one of
     /// its caches, of this order.
     pub(crate) unsafe fn show(&self, block: Block) {
-        // SAFETY: the caller's promise; this layer is who looks for slabs.
+        // SAFETY: the caller's promise; this layer is the one that looks for slabs.
         let made = unsafe { self.memory().make_slab(block) };
         debug_assert!(made.is_ok(), "a table can become a slab: {made:?}");
     }

@@ -5,7 +5,7 @@
 //!  |   tag    | what |
 //! ```
 //!
-//! The byte is written by whoever owns the object, without a read-modify-write; it serves as the
+//! The byte is written by the owner of the object, without a read-modify-write; it serves as the
 //! live map, as the preserved map and against double frees. The tag counts allocations of the
 //! place modulo 32, so that a handle to an earlier object there is recognised.
 

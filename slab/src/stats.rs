@@ -23,7 +23,7 @@ pub struct CacheStats {
     pub live: u64,
     /// Those of them that survive a jump.
     pub preserved: u64,
-    /// Objects that the predecessor left and nobody claimed yet.
+    /// Objects that the predecessor left and no caller has claimed yet.
     pub unclaimed: u64,
     /// Objects free in their slabs.
     pub free: u64,

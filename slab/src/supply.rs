@@ -238,14 +238,14 @@ impl<M: Machine> Cache<'_, M> {
         }
         let bare = control.spec.constructor.is_none() && !geometry.zones && !debug::ENABLED;
         for index in 0..if bare { 0 } else { geometry.objects } {
-            // SAFETY: the slab is new, its objects nobody's.
+            // SAFETY: the slab is new, and its objects have no owner.
             unsafe { self.prepare(slab, index) };
         }
         if control.spec.preserving {
             self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab))?;
         }
         core::mem::forget(unbuilt);
-        // Shown under the lock that whoever takes objects from it needs.
+        // Shown under the lock that a call needs to take objects from it.
         let mut shared = control.shared.lock();
         // SAFETY: allocated above, and a slab of this cache by now.
         unsafe { self.slabs.show(block) };
@@ -256,7 +256,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Makes a place ready for its first allocation.
     ///
     /// # Safety
-    /// The place is free, its slab this cache's, and it is nobody else's to touch.
+    /// The place is free, its slab this cache's, and it is the caller's alone to touch.
     pub(crate) unsafe fn prepare(&self, slab: Slab, index: u32) {
         let geometry = &self.control.geometry;
         let object = slab.object(geometry, index);
@@ -438,7 +438,7 @@ impl<M: Machine> Drop for Unbuilt<'_, M> {
     fn drop(&mut self) {
         // A constructor panicked, or there is no memory for the roll. What a raw call preserved in
         // between is refused, and stays that call's.
-        // SAFETY: allocated by `grow`, and never shown: no object of it was anybody's.
+        // SAFETY: allocated by `grow`, and never shown: no object of it had an owner.
         let _ = unsafe { self.cache.slabs.memory().free(self.block, Kind::Table) };
     }
 }

@@ -257,7 +257,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Ok(self.at(addr))
     }
 
-    /// Claims all objects that the predecessor left and nobody has claimed, one at a time.
+    /// Claims all objects that the predecessor left and no caller has claimed, one at a time.
     pub fn claim_all(&self) -> impl Iterator<Item = Object<'s, T, M>> + use<'s, '_, T, M> {
         // What another claims first is not ours.
         self.cache.unclaimed().filter_map(|(addr, tag)| self.claim(addr, tag).ok())

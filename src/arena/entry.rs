@@ -73,7 +73,7 @@ impl Slot {
         self.magic == MAGIC && self.checksum.get() == self.sum()
     }
 
-    /// Nobody ever wrote here.
+    /// Returns whether nothing was ever written here.
     fn is_blank(&self) -> bool {
         self.as_bytes().iter().all(|byte| *byte == 0)
     }

@@ -114,8 +114,8 @@ impl Drop for Reservation {
 /// Scattered frames, seen as one contiguous stretch of bytes: a second way to memory that an
 /// arena shows already. From [`Arena::map_area`](super::Arena::map_area).
 ///
-/// It outlives the arena it came from and is unmapped on drop. It says nothing about who owns the
-/// frames: whoever maps frames that somebody else uses sees them change.
+/// It outlives the arena it came from and is unmapped on drop. It says nothing about the owner of
+/// the frames: a caller that maps frames of another owner sees them change.
 #[derive(Debug)]
 pub struct Mapping {
     mapped: Reservation,
@@ -128,7 +128,7 @@ impl Mapping {
 
     /// The bytes, readable and writable until the mapping is dropped.
     ///
-    /// The pointer may be followed by whoever owns the frames, and not while a reference to the
+    /// The pointer may be followed by the owner of the frames, and not while a reference to the
     /// same memory, through this mapping or the arena, forbids it.
     pub const fn as_ptr(&self) -> NonNull<[u8]> {
         NonNull::slice_from_raw_parts(self.mapped.base(), self.mapped.bytes())
@@ -144,7 +144,7 @@ impl Mapping {
     ///
     /// # Safety
     /// While the slice lives:
-    /// - nobody writes to the frames, neither through this or another mapping nor through the
+    /// - nothing writes to the frames, neither through this or another mapping nor through the
     ///   arena, in this process or another.
     pub const unsafe fn bytes(&self) -> &[u8] {
         // SAFETY: mapped for as long as `self` lives; not written meanwhile (contract).
@@ -155,7 +155,7 @@ impl Mapping {
     ///
     /// # Safety
     /// While the slice lives:
-    /// - nobody else reads or writes the frames, neither through another mapping nor through the
+    /// - nothing else reads or writes the frames, neither through another mapping nor through the
     ///   arena, in this process or another;
     /// - no frame is in the mapping twice.
     pub const unsafe fn bytes_mut(&mut self) -> &mut [u8] {

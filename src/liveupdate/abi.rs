@@ -92,7 +92,7 @@ fn made(ioctl: Ioctl, fd: i32) -> Result<OwnedFd, LiveUpdateError> {
         return Err(LiveUpdateError::NoFd { ioctl, fd });
     }
     // SAFETY: the call succeeded, so Linux made this descriptor for us just now: it is open, and
-    // nobody else has it. Close is all it needs.
+    // nothing else owns it. Close is all it needs.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

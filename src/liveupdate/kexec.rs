@@ -3,7 +3,7 @@
 //! Both calls need `CAP_SYS_BOOT`. `kexec_file_load(2)` reads a kernel image and an initial
 //! memory file system into memory that the live update leaves alone; `reboot(2)` with
 //! `LINUX_REBOOT_CMD_KEXEC` completes the sessions and enters the kernel. Nothing is asked of other
-//! processes in between: whoever jumps has stopped what must be stopped and synced what must be
+//! processes in between: the caller has stopped what must be stopped and synced what must be
 //! on a disk, or leaves the jump to the service manager (`systemctl kexec`), which does so.
 
 use core::ffi::{CStr, c_long, c_ulong};

@@ -77,7 +77,7 @@ impl Retrieved {
     /// - [`LiveUpdateError::Ioctl`]: Linux refused: there is no such token, or the memory could
     ///   not be restored.
     /// - [`LiveUpdateError::Arena`]: it is no arena, or its entry is not whole.
-    /// - [`LiveUpdateError::NoEntry`]: nobody left an entry in it.
+    /// - [`LiveUpdateError::NoEntry`]: no entry was left in it.
     pub fn arena(&self, token: Token) -> Result<(Arena, Entry), LiveUpdateError> {
         let fault = |reason| LiveUpdateError::Arena { token, reason };
         let arena = Arena::open(self.fd(token)?).map_err(fault)?;

@@ -169,7 +169,7 @@ impl Linux {
     }
 }
 
-/// Sessions and files that are listed one by one: more than anybody preserves.
+/// Sessions and files that are listed one by one: more than any live update preserves.
 const LISTED: u64 = 100_000;
 
 impl Luo {

@@ -71,7 +71,7 @@ pub(crate) struct Facts {
     /// Folios that cannot be, in none of the numbers.
     pub(crate) faulty: Faulty,
     pub(crate) findings: Vec<Fault>,
-    /// What nobody here knows, by name.
+    /// What this program does not know, by name.
     pub(crate) not_looked_at: Vec<NotLookedAt>,
     /// All root pages in the image, if it was searched.
     pub(crate) roots: Vec<Hex>,

@@ -18,7 +18,7 @@ pub(crate) struct Own {
     pub(crate) compatible: &'static str,
     /// Whether its page is longer than this program knows, so that more is said there.
     pub(crate) longer: bool,
-    /// Who wrote the handover.
+    /// The name of the kernel that wrote the handover.
     pub(crate) producer: String,
     /// How many handovers led to this one.
     pub(crate) generation: u64,

@@ -26,7 +26,7 @@ pub(crate) struct Verdict {
     #[serde(flatten)]
     pub(crate) passed: Passed,
     pub(crate) findings: Vec<Fault>,
-    /// What nobody here knows, by name.
+    /// What this program does not know, by name.
     pub(crate) not_looked_at: Vec<NotLookedAt>,
 }
 

@@ -1,4 +1,4 @@
-//! Text that somebody else wrote, as it can be shown.
+//! Text that this program did not write, as it can be shown.
 //!
 //! A name in an image is any bytes: what would move a terminal's cursor, set its colours, end the
 //! line, or turn the direction of reading is shown by its number.

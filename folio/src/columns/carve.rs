@@ -1,5 +1,5 @@
-//! Taking by the one who owns the columns: an inheritance is cut out of free memory, word by word,
-//! before anybody else can allocate.
+//! Taking by the owner of the columns: an inheritance is cut out of free memory, word by word,
+//! before any caller can allocate.
 
 use crate::addr::{Block, Pfn};
 use crate::sync::Relaxed;
@@ -8,15 +8,15 @@ use super::group::{mask, place, unit_log2};
 use super::{COLUMNS, Columns, STEP};
 
 impl Columns {
-    /// Takes exactly `block`, as [`Columns::take_at`] does, while nobody else uses the columns: with
-    /// plain loads and stores.
+    /// Takes exactly `block`, as [`Columns::take_at`] does, while nothing else uses the columns:
+    /// with plain loads and stores.
     pub(crate) fn carve(&self, block: Block) -> bool {
         let (t, k) = place(block.order());
         let at = (block.pfn().get() >> unit_log2(t)) as u32 & 63;
         self.carve_bits(t, block.pfn().get() >> (unit_log2(t) + STEP), mask(at, k))
     }
 
-    /// Takes exactly the frames `first + i` for each set bit `i`, all or none, while nobody else
+    /// Takes exactly the frames `first + i` for each set bit `i`, all or none, while nothing else
     /// uses the columns.
     pub(crate) fn carve_word(&self, first: Pfn, frames: u64) -> bool {
         self.carve_bits(0, first.get() >> STEP, frames)
@@ -44,7 +44,7 @@ impl Columns {
         true
     }
 
-    /// Says in the rows above whether word `n` of column `t` has anything, while nobody else uses
+    /// Says in the rows above whether word `n` of column `t` has anything, while nothing else uses
     /// the columns.
     fn say(&self, t: usize, n: u64, some: bool) {
         let mut n = n;

@@ -7,8 +7,8 @@ use super::group::{groups, mask, unit_log2};
 use super::{COLUMNS, Columns, STEP};
 
 impl Columns {
-    /// The first `frames` free frames in a row that start at a multiple of `align`'s size; they
-    /// are not taken. Looks at every word, so it is for those who found no aligned block.
+    /// Returns the first `frames` free frames in a row that start at a multiple of `align`'s size;
+    /// they are not taken. Looks at every word, so it is for a caller that found no aligned block.
     pub(crate) fn find_run(&self, frames: u64, align: Order) -> Option<Pfn> {
         let (words, first) = self.row(0, 0);
         let (mut start, mut end) = (0, 0);

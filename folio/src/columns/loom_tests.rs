@@ -197,7 +197,7 @@ fn who_takes_sees_what_the_last_owner_wrote() {
             theirs.store(7, Relaxed);
             other.columns.give(block(0, 0)).unwrap();
         });
-        // Whoever comes second completes the word, which moves up with what both gave.
+        // The thread that comes second completes the word, which moves up with what both gave.
         shared.columns.give(block(1, 0)).unwrap();
         if shared.columns.take_at(block(0, 0)) {
             assert_eq!(content.load(Relaxed), 7);

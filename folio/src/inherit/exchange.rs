@@ -12,8 +12,8 @@
 //! Of several that exchange the byte for what they make of the block, one succeeds. Three rules make
 //! that enough:
 //!
-//! - Whoever takes a block sees the bit first, then exchanges the byte. The bit of an unclaimed block
-//!   is cleared only by a call that has exchanged its byte; so the bit is still set.
+//! - A call that takes a block sees the bit first, then exchanges the byte. The bit of an unclaimed
+//!   block is cleared only by a call that has exchanged its byte; so the bit is still set.
 //! - An owner in this kernel writes the byte before it sets the bit. So where the bit is an owner's,
 //!   the byte is not that of an unclaimed block.
 //! - The byte becomes again what it was only when a claim is taken back, which leaves the bit set: from

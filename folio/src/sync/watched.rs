@@ -44,7 +44,7 @@ pub enum Op<V> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Orders(pub Ordering, pub Ordering);
 
-/// Who is asked before each atomic operation of a thread.
+/// Is asked before each atomic operation of a thread.
 pub trait Watcher {
     /// An operation on the word of `bytes` bytes at `at`, which holds `now` as far as memory knows.
     ///

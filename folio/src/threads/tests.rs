@@ -166,7 +166,7 @@ fn more_threads_than_slots_exclude_each_other() {
     let counters = Counters([const { UnsafeCell::new(0) }; SLOTS]);
     let counters_ref = &counters;
     let bump = move |cpu: CpuId| {
-        // SAFETY: callers are in the slot or have it idle, so nobody else is at its counter.
+        // SAFETY: callers are in the slot or have it idle, so nothing else is at its counter.
         unsafe { *counters_ref.at(cpu) += 1 }
     };
 

@@ -5,9 +5,9 @@
 //! node with two parents, a node inside a preserved folio and two folios over the same frame are
 //! all one error, and the work is bounded by the frames there are.
 //!
-//! There is one walk. [`check`] stops at the first fault, as whoever is to build on the tree must;
-//! [`survey`] hands each fault to its caller and passes over what it concerns, for whoever wants to
-//! know all that is wrong.
+//! There is one walk. [`check`] stops at the first fault, as a kernel that builds on the tree must;
+//! [`survey`], for a tool that tells all that is wrong, hands each fault to its caller and passes
+//! over what it concerns.
 
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::{TreeError, TreeFault};
@@ -27,7 +27,7 @@ const WORDS: Order = match Order::new(12) {
     None => Order::ZERO,
 };
 
-/// Who owns which frame, as far as a check has come.
+/// Keeps account of which frames are taken, as far as a check has come.
 pub trait Ledger {
     /// Takes the frames of `block`, none of which may be taken already.
     ///

@@ -1,7 +1,7 @@
 //! How much is in a tree.
 //!
 //! Nothing is counted while blocks are preserved: a counter would be a shared line that every CPU
-//! writes. The leaves are counted when somebody asks, 64 folios at a time.
+//! writes. The leaves are counted when a caller asks, 64 folios at a time.
 
 use crate::addr::Order;
 use crate::sync::{AtomicU64, Relaxed};

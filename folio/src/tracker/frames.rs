@@ -1,8 +1,8 @@
 //! Whose frame is whose, in memory that is not this machine's.
 //!
-//! Two bits a frame: nobody's, a preserved block's, a node's, scratch. So a [`survey`](super::survey)
-//! of an image says not only that a frame has two uses, but which. A third bit says that a table
-//! named it.
+//! Two bits a frame: not taken, a preserved block's, a node's, scratch. So a
+//! [`survey`](super::survey) of an image says not only that a frame has two uses, but which. A
+//! third bit says that a table named it.
 
 use core::convert::Infallible;
 

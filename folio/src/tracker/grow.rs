@@ -71,7 +71,7 @@ impl Tracker {
     #[inline]
     pub(crate) fn contains<N: Nodes>(&self, nodes: &N, block: Block) -> bool {
         // Acquire pairs with the Release in `preserve`: what the block's owner wrote before is
-        // seen by whoever finds it preserved.
+        // seen by the caller that finds it preserved.
         self.word(nodes, block).is_some_and(|(word, bit)| word.load(Acquire) & bit != 0)
     }
 
@@ -183,7 +183,7 @@ impl Tracker {
 
 /// The node that `entry` points at; one from `stock` if there was none.
 fn link<N: Nodes>(entry: &AtomicU64, stock: &mut Stock<'_, N>) -> Result<PhysAddr, Error> {
-    // Acquire pairs with the Release below, in whoever linked the node: it is seen zeroed.
+    // Acquire pairs with the Release below, of the call that linked the node: it is seen zeroed.
     let found = entry.load(Acquire);
     if found != 0 {
         return Ok(PhysAddr::new(found));
@@ -248,8 +248,8 @@ impl<'n> Spot<'n> {
     /// [`Tracker::preserve`], the spot being known.
     #[inline]
     pub(crate) fn preserve(self, block: Block) -> Result<(), Error> {
-        // Release pairs with the Acquire of whoever finds or clears the bit: what was written to
-        // the block before comes with it.
+        // Release pairs with the Acquire of the call that finds or clears the bit: what was written
+        // to the block before comes with it.
         if self.word.fetch_or(self.bit, Release) & self.bit == 0 {
             Ok(())
         } else {

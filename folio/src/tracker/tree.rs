@@ -8,8 +8,8 @@
 //!          leaf  leaf              level 0          one bit a key
 //! ```
 //!
-//! There is no stack to keep: whoever walks remembers the next key and comes back down from the
-//! root, six loads for each leaf of 32,768 keys.
+//! There is no stack to keep: a walk remembers the next key and comes back down from the root, six
+//! loads for each leaf of 32,768 keys.
 
 use crate::addr::{Block, PhysAddr};
 use crate::sync::{Acquire, AtomicU64};
@@ -19,7 +19,7 @@ use super::node::Tables;
 
 const G: Geometry = Geometry::BUILD;
 
-/// A preserved-memory tree, seen through whoever knows where its pages are mapped.
+/// Reads a preserved-memory tree, through [`Tables`] that know where its pages are mapped.
 ///
 /// Reading never blocks and never fails; an entry that points outside memory reads as absent. A
 /// tree that others change meanwhile is seen in some state in which everything that is preserved
@@ -99,7 +99,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         self.leaf(Key::of(block))
             .and_then(|leaf| leaf.words.get(word))
             // Acquire pairs with the Release that set the bit: what its owner wrote before is
-            // seen by whoever finds it preserved.
+            // seen by the caller that finds it preserved.
             .is_some_and(|word| word.load(Acquire) & bit != 0)
     }
 

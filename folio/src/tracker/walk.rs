@@ -160,7 +160,7 @@ impl<T: Tables + ?Sized> Iterator for Words<'_, T> {
                 let index = self.at + self.some.trailing_zeros() as usize;
                 self.some &= self.some - 1;
                 // Acquire pairs with the Release that set the bits: what a folio's owner wrote
-                // before is seen by whoever finds it here.
+                // before is seen by the caller that finds it here.
                 let mask = self.leaf.get(index).map_or(0, |word| word.load(Acquire));
                 let key = self.first + index as u64 * 64;
                 if key < 64 {

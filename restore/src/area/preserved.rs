@@ -67,7 +67,7 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
     ///
     /// # Safety
     /// - `info` was read, and [walked](AreaInfo::walk) without an error, from a chain whose chunk
-    ///   pages are allocated in `memory` as [`Kind::Table`], preserved, and nobody else's;
+    ///   pages are allocated in `memory` as [`Kind::Table`], preserved, and no other owner's;
     /// - its blocks are preserved, and the caller's to unpreserve;
     /// - no other value stands for the same area.
     pub const unsafe fn from_raw(memory: &'m Memory<M>, info: AreaInfo) -> Self {
@@ -168,7 +168,7 @@ pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[A
     let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
     // SAFETY: allocated just now.
     if let Err(error) = unsafe { memory.preserve_as(block, Kind::Table) } {
-        // SAFETY: allocated above, and known to nobody.
+        // SAFETY: allocated above, and known to this call alone.
         let freed = unsafe { memory.free(block, Kind::Table) };
         debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
         return Err(error.into());
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(back, shuffled);
         assert_eq!(memory.stats().preserved, 0);
         for block in back {
-            // SAFETY: allocated above, used by nobody.
+            // SAFETY: allocated above, and not used.
             unsafe { memory.free(block, Kind::Folio) }.unwrap();
         }
         assert_eq!(memory.stats().used(), nodes(&memory));
@@ -335,7 +335,7 @@ mod tests {
                 rest.push(block);
             }
             for block in rest.drain(..spare) {
-                // SAFETY: allocated above, used by nobody.
+                // SAFETY: allocated above, and not used.
                 unsafe { memory.free(block, Kind::Folio) }.unwrap();
             }
             let blocks = owned.iter().copied();

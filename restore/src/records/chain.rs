@@ -1,4 +1,4 @@
-//! Reading a chain of records that nobody vouches for.
+//! Reading a chain of records that is not trusted.
 
 use core::marker::PhantomData;
 use heirloom_folio::sync::AtomicU64;

@@ -55,7 +55,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
     ///
     /// # Safety
     /// The chain's blocks are allocated in `memory` as [`Kind::Table`](heirloom_folio::Kind),
-    /// preserved, and nobody else's; no other value stands for the same list.
+    /// preserved, and no other owner's; no other value stands for the same list.
     pub unsafe fn from_raw(memory: &'m Memory<M>, first: PhysAddr) -> Result<Self, Error> {
         let own = Own(memory);
         let (mut last, mut room) = (first, 0);
@@ -104,7 +104,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
             return Err(self.overwritten());
         };
         save(slot, entry);
-        // Release: whoever reads the count reads the entry (`head`'s Acquire).
+        // Release: a reader of the count reads the entry (`head`'s Acquire).
         store::word64(counter, count + 1, Release);
         self.entries += 1;
         self.room = self.room.saturating_sub(1);
@@ -207,7 +207,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
         }
         let (addr, words) = new_table(self.memory)?;
         if let Some(link) = last.first() {
-            // Release: whoever follows the link reads an empty block (`head`'s Acquire).
+            // Release: a reader that follows the link reads an empty block (`head`'s Acquire).
             store::word64(link, addr.get(), Release);
         }
         self.blocks += 1;

@@ -198,7 +198,7 @@ impl<'a> RootPage<'a> {
         first()?;
         self.compose(edit, Emit { page: self, at: start, end }, end)?;
         if let Some(word) = self.words.get(header::OFF_STRUCT) {
-            // Release: whoever reads the new offset (`DeviceTree::open`'s Acquire) reads the new tree.
+            // Release: a reader of the new offset (`DeviceTree::open`'s Acquire) sees the new tree.
             store::word32(word, (start as u32).to_be(), Release);
         }
         Ok(())

@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_skipped() {
         let mut odd = linux_root();
-        // "blob-size" becomes a property that nobody knows, its value of no fixed length.
+        // "blob-size" becomes a property that is not known, its value of no fixed length.
         let at = odd.windows(9).position(|w| w == b"blob-size").unwrap();
         odd[at] = b'x';
         let found = view_of(&odd).unwrap();

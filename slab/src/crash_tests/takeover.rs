@@ -1,6 +1,6 @@
 //! The whole life of a successor, from `revive` on: before each store that the next one reads, the
 //! memory is copied and another kernel starts from it. It finds all that was promised by then, once,
-//! whoever claimed it; so does the one that starts in the middle of that one's life.
+//! whichever kernel claimed it; so does the one that starts in the middle of that one's life.
 
 use core::alloc::Layout;
 use core::cell::Cell;

@@ -128,8 +128,8 @@ impl CacheRecord {
         self.table
     }
 
-    /// The spec of a cache that can adopt the slabs, for whoever keeps what it does not know: with
-    /// the same slabs, and no constructor.
+    /// Returns the spec of a cache that can adopt the slabs, for a kernel that keeps what it does
+    /// not know: with the same slabs, and no constructor.
     pub fn spec(&self) -> CacheSpec {
         CacheSpec::new(self.name.as_str(), self.object_size())
             .align(self.align())

@@ -75,7 +75,7 @@ impl<M: Machine> Roll<M> {
             let page = new_page(memory).inspect_err(|_| drop_page(memory, table))?;
             // SAFETY: a page of this roll.
             if let Some(link) = unsafe { words(memory, end.page) }.first() {
-                // Release: whoever follows the link reads a page of zeroes.
+                // Release: a reader that follows the link reads a page of zeroes.
                 store::word(link, page.get(), Release);
             }
             *end = End { page, count: 0 };

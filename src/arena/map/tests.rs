@@ -117,7 +117,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Whoever can sign a map can describe only ranges that fit the file and are apart.
+    /// A writer that can sign a map can describe only ranges that fit the file and are apart.
     #[test]
     fn a_forged_map_is_an_error_or_sound(
         writes in prop::collection::vec((8_usize..136, any::<u8>()), 0..6),

@@ -7,12 +7,16 @@ const HEIRLOOM: &str = "heirloom";
 
 /// Library, module, note.
 pub(crate) const NOTES: &[(&str, &str, &str)] = &[
-    (FOLIO, "allocator", "who frees a block owns it; a CPU's cache is reached by that CPU alone"),
+    (
+        FOLIO,
+        "allocator",
+        "the caller of a free owns the block; a CPU's cache is reached by that CPU alone",
+    ),
     (FOLIO, "columns", "rows of atomic words over memory that the caller gave"),
     (FOLIO, "freeze", "frames that a new owner may read as bytes"),
     (FOLIO, "handle", "owned frames as bytes; the raw ends of owned handles"),
     (FOLIO, "harness", "heap memory in place of physical memory, for tests and examples"),
-    (FOLIO, "inherit", "who takes a claim back owns the block"),
+    (FOLIO, "inherit", "the caller that takes a claim back owns the block"),
     (FOLIO, "machine", "what a machine promises: the direct map, staying on a CPU"),
     (FOLIO, "memory", "the slots of CPUs and the words of tables, through the direct map"),
     (FOLIO, "many", "what one call claimed, given back by it"),
@@ -22,7 +26,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "prefetch", "a processor's hint"),
     (FOLIO, "ranges", "a range's metadata laid out over memory that the caller gave"),
     (FOLIO, "reading", "the slot of the CPU that this is; the caller that hides a slab owns it"),
-    (FOLIO, "runs", "who frees, shrinks or grows a run owns it"),
+    (FOLIO, "runs", "the caller that frees, shrinks or grows a run owns it"),
     (FOLIO, "survive", "a page given back by the tracker; a leaf found again by its address"),
     (FOLIO, "threads", "threads as CPUs keep a machine's promises"),
     (FOLIO, "threads/lock", "a lock keeps `lock_api`'s promises"),
@@ -30,8 +34,12 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "adopt", "a predecessor's roll and slabs read"),
     (SLAB, "finish", "a slab that was not claimed, given back"),
     (SLAB, "upgrade", "the bytes of objects in a slab that is set aside"),
-    (SLAB, "buffer", "who frees or resizes a buffer owns it; contents copied and zeroed"),
-    (SLAB, "cache", "who frees an object owns it; a CPU's slot while pinned"),
+    (
+        SLAB,
+        "buffer",
+        "the caller that frees or resizes a buffer owns it; contents copied and zeroed",
+    ),
+    (SLAB, "cache", "the caller that frees an object owns it; a CPU's slot while pinned"),
     (
         SLAB,
         "caches",
@@ -61,7 +69,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "typed", "an object as an owned value of its type"),
     (RESTORE, "area/preserved", "an area's tables, written, read and given back by their owner"),
     (RESTORE, "begin", "the scratch list read, and a predecessor's tables labelled"),
-    (RESTORE, "buffers", "who frees a buffer owns it"),
+    (RESTORE, "buffers", "the caller that frees a buffer owns it"),
     (RESTORE, "claim", "pages read once claimed; what was claimed made into owned values"),
     (RESTORE, "entries", "frames that were reserved for a predecessor's pages, given back"),
     (RESTORE, "entry", "the scratch list and the root read before there is a memory"),

@@ -120,7 +120,7 @@ fn footprints(page: &mut String, figures: &Figures, tally: &mut [u32; 2]) {
     if figures.footprints.is_empty() {
         return;
     }
-    page.push_str("\n## Memory\n\n| row | who | figure | target | |\n|---|---|---:|---|---|\n");
+    page.push_str("\n## Memory\n\n| row | library | figure | target | |\n|---|---|---:|---|---|\n");
     for (row, who, figure, unit) in &figures.footprints {
         let target = FOOTPRINTS.iter().find(|(name, _)| name == row).map(|(_, bound)| *bound);
         let (bound, verdict) = match target {
