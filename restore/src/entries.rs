@@ -46,6 +46,15 @@ impl<M: Machine> Handover<M> {
         self.moved.lock().is_some()
     }
 
+    /// Returns the predecessor's root page, where that is another, is preserved, and its entry has not
+    /// ended.
+    pub(crate) fn root_before(&self) -> Option<PhysAddr> {
+        let moved = self.moved.lock();
+        let moved = moved.as_ref().filter(|moved| !moved.ended)?;
+        // What is not preserved may be anything by the time the seal is looked at.
+        matches!(moved.held, [Some(Held::Taken(_)), ..]).then_some(moved.root)
+    }
+
     /// Whether the predecessor's root page names frames of `run`, its entry being good or not.
     pub(crate) fn is_named_before(&self, run: Run) -> bool {
         self.before(|_, view| names_frames(view, run)) == Some(true)
@@ -90,11 +99,15 @@ impl<M: Machine> Handover<M> {
         let Some(moved) = moved.as_mut() else { return Ok(false) };
         let view = moved.view(self.memory())?;
         if !moved.ended {
-            // It says of the predecessor's entry that it is good.
+            // It covers that root page.
             self.break_seal()?;
             end(self.memory(), moved.root)?;
             moved.ended = true;
-            let mut page = self.header_page()?;
+        }
+        // Before the page is given back: something else may stand there then.
+        let mut page = self.header_page()?;
+        if page.read()?.before.is_some() {
+            self.break_seal()?;
             page.renew(&Header { before: None, ..page.read()? })?;
         }
         let ours = self.root_page()?;
@@ -115,6 +128,12 @@ impl<M: Machine> Handover<M> {
     /// Gives back the pages of an entry that was ended.
     #[inline(never)]
     pub(crate) fn drop_ended(&self) -> Result<(), Error> {
+        let _alone = self.edit.lock();
+        if !self.has_before() {
+            return Ok(());
+        }
+        // What goes was preserved: nodes of the tree change, which a seal that was made since covers.
+        self.break_seal()?;
         let Some(moved) = self.moved.lock().take() else { return Ok(()) };
         for held in moved.held.into_iter().flatten() {
             match held {

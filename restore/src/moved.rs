@@ -20,12 +20,12 @@
 //! other finds in the header which root page there was before, and ends that entry first.
 
 use heirloom_folio::sync::Ordering::Release;
-use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 
-use crate::check::NameBits;
+use crate::check::{self, NameBits, Place};
 use crate::error::Error;
+use crate::fault::Table;
 use crate::fdt::{FDT_ENDED, header};
-use crate::pages::Pages;
 use crate::pages::halves;
 use crate::predecessor::{left, past_root, past_words};
 use crate::root::{Name, RootView, Subtree};
@@ -118,29 +118,26 @@ pub(crate) fn end_before<M: Machine>(
     root: PhysAddr,
     before: Option<PhysAddr>,
 ) -> Result<(), Error> {
-    let frame = before.filter(|before| *before != root).and_then(|at| Run::new(at.pfn(), 1));
-    let Some(frame) = frame.filter(|frame| memory.contains(*frame)) else { return Ok(()) };
+    let Some(before) = before.filter(|before| *before != root) else { return Ok(()) };
+    let frames = Run::covering(before, PAGE_SIZE as u64).filter(|run| memory.contains(*run));
+    let Some(frames) = frames else { return Ok(()) };
     let map = past_root(memory, root)?.map();
-    let leads_to_the_tree = || {
-        let view = past_root(memory, frame.addr());
-        view.is_ok_and(|view| view.map() == map)
-    };
-    if let Some(block) = Pages::block_around(&left(memory), frame.start()) {
-        // No slab, and none of the tables that this kernel goes on with.
-        let apart = memory.is_inherited(block) && memory.label_of(block).is_none();
-        if apart && leads_to_the_tree() {
-            end(memory, frame.addr())?;
+    let leads_to_the_tree = || past_root(memory, before).is_ok_and(|view| view.map() == map);
+    match check::place(&left(memory), Table::Root, frames) {
+        Ok(Place::Preserved(block)) => {
+            // No slab, and none of the tables that this kernel goes on with.
+            let apart = memory.is_inherited(block) && memory.label_of(block).is_none();
+            if apart && leads_to_the_tree() { end(memory, before) } else { Ok(()) }
         }
-        return Ok(());
+        // Nothing preserves it, so it must be free: in use are tables of this kernel's, and scratch.
+        Ok(Place::Free(frames)) if memory.reserve(frames).is_ok() => {
+            let ended = if leads_to_the_tree() { end(memory, before) } else { Ok(()) };
+            // SAFETY: reserved above, and looked at by nothing else.
+            unsafe { memory.release(frames) }?;
+            ended
+        }
+        _ => Ok(()),
     }
-    // Nothing preserves it, so it must be free: in use are tables of this kernel's, and scratch.
-    if memory.reserve(frame).is_ok() {
-        let ended = if leads_to_the_tree() { end(memory, frame.addr()) } else { Ok(()) };
-        // SAFETY: reserved above, and looked at by nothing else.
-        unsafe { memory.release(frame) }?;
-        ended?;
-    }
-    Ok(())
 }
 
 /// Whether a root page names any frame of `run`.

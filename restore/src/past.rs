@@ -126,8 +126,9 @@ impl<M: Machine> Handover<M> {
         self.predecessor
     }
 
-    /// How many names of a predecessor whose root page is of another make have no room in this
-    /// kernel's. They are lost when [`Handover::finish`] ends its entry.
+    /// Returns how many names of a predecessor whose root page is of another make have no room in this
+    /// kernel's. They are lost when its entry is ended: by [`Handover::finish`], or by the first kernel
+    /// that starts with this one's entry, which tells what they led to as folios.
     pub fn names_left_behind(&self) -> u32 {
         self.moved.lock().as_ref().map_or(0, Moved::full)
     }

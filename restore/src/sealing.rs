@@ -90,6 +90,9 @@ impl<M: Machine> Handover<M> {
         let page = PAGE_SIZE as u32;
         let entry = self.entry();
         sealer.cover(Sealed::Root, entry.root, page)?;
+        if let Some(before) = self.root_before() {
+            sealer.cover(Sealed::Root, before, page)?;
+        }
         if entry.scratch_bytes > 0 {
             sealer.cover(Sealed::Scratch, entry.scratch, entry.scratch_bytes as u32)?;
         }

@@ -11,7 +11,7 @@
 //! | 20 | `size` u32 | bytes of this table: 280 |
 //! | 24 | half 1: generation u64 | how many kernels came before, at least |
 //! | 32 | half 1: roll u64 | address of the first block of cache records, or 0 |
-//! | 40 | half 1: before u64 | address of a root page whose entry is good too, or 0 |
+//! | 40 | half 1: before u64 | address of a root page whose entry may be good too, or 0 |
 //! | 48 | half 1: producer, 64 bytes | the writer's name, UTF-8, then zeroes |
 //! | 112 | half 1: checksum u64 | XXH3 of bytes 0..24 and of the half up to here |
 //! | 120 | half 2, the same | |
@@ -132,7 +132,7 @@ pub struct Header {
     /// Where the records of the caches start, if there are caches.
     pub roll: Option<PhysAddr>,
     /// The predecessor's root page, where the handover has another and the predecessor's
-    /// entry has not ended.
+    /// entry has not ended, or has only just.
     pub before: Option<PhysAddr>,
     /// The name of the kernel that wrote the handover.
     pub producer: Producer,
@@ -315,11 +315,12 @@ fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result
     check_pages(&covered.says, at, half)
 }
 
-/// Whether pages start where the half at this offset says so.
+/// Whether tables can start where the half at this offset says so: a roll at a page, a root page, which
+/// may be of another make, at any multiple of 8.
 fn check_pages(says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
-    for (addr, offset) in [(says.roll, ROLL_AT), (says.before, BEFORE_AT)] {
-        let addr = PhysAddr::new(addr.get());
-        if !addr.is_page_aligned() {
+    for (addr, align, offset) in [(says.roll, PAGE_SIZE, ROLL_AT), (says.before, 8, BEFORE_AT)] {
+        if !addr.get().is_multiple_of(align as u64) {
+            let addr = PhysAddr::new(addr.get());
             return Err(fail(at, half + offset, Fault::Misaligned { addr }));
         }
     }
@@ -395,7 +396,7 @@ impl<'a> HeaderPage<'a> {
     ///
     /// # Errors
     /// [`Error::TableFull`] if `words` are fewer than the table's, [`Error::Table`] if the header
-    /// could not be read back: a roll, or a root page, where no page starts.
+    /// could not be read back: a roll where no page starts, or a root page at no multiple of 8.
     pub fn create(words: &'a [AtomicU64], at: PhysAddr, header: &Header) -> Result<Self, Error> {
         let Some(words) = words.get(..SIZE / size_of::<u64>()) else {
             return Err(Error::TableFull { table: Table::Header, limit: words.len() as u64 });
@@ -476,8 +477,8 @@ impl<'a> HeaderPage<'a> {
     /// A seal covers what is said: one that holds is broken first, or [opened](HeaderPage::open).
     ///
     /// # Errors
-    /// [`Error::Table`]: a roll, or a root page, where no page starts; or something else wrote the
-    /// page. Nothing is changed then.
+    /// [`Error::Table`]: a roll where no page starts, or a root page at no multiple of 8; or something
+    /// else wrote the page. Nothing is changed then.
     pub fn renew(&mut self, header: &Header) -> Result<(), Error> {
         let mut head = Head::new_zeroed();
         load_head(&mut head, self.words, self.at)?;

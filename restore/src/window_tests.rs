@@ -689,3 +689,101 @@ fn a_kernel_that_starts_with_the_new_entry_ends_the_predecessors_before_it_lets_
         assert_eq!(due.borrow().ended, Some(entry));
     }
 }
+
+/// The page of the header, as its kernel reads it.
+fn header_of(ram: &Ram, entry: Entry) -> PhysAddr {
+    let memory = memory(ram, ram);
+    // SAFETY: nothing writes the page meanwhile.
+    let words = halves(unsafe { words_at(&memory, entry.root, PAGE_SIZE) }.unwrap());
+    let view = crate::RootView::new(words, entry.root).unwrap();
+    view.find(&crate::Name::new(crate::SUBTREE).unwrap()).unwrap().addr
+}
+
+/// Makes the header name a root page that was before.
+fn name_before(ram: &Ram, header: PhysAddr, before: PhysAddr) {
+    let memory = memory(ram, ram);
+    // SAFETY: nothing else writes the page meanwhile.
+    let words = unsafe { words_at(&memory, header, crate::Header::SIZE) }.unwrap();
+    let mut page = crate::HeaderPage::reopen(words, header).unwrap();
+    page.renew(&crate::Header { before: Some(before), ..page.read().unwrap() }).unwrap();
+}
+
+#[test]
+fn an_entry_in_frames_that_nothing_preserves_is_ended_too() {
+    // At the start of a page, and across two.
+    for inside in [0, 8] {
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let due = RefCell::new(leave(&ram, false));
+        let old = due.borrow().entries[0];
+        relay(&ram, old.root, true);
+        let [(run, _)] = Ram::frames(FRAMES);
+        let root = PhysAddr::new(run.end().addr().get() - 3 * PAGE_SIZE as u64 + inside);
+        let (from, to) = (ram.ptr(old.root), ram.ptr(root));
+        // SAFETY: frames that are in use by nothing.
+        unsafe { to.copy_from_nonoverlapping(from, PAGE_SIZE) };
+        let entry = Entry { root, ..old };
+        let dying = Handover::revive(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
+        let dying = dying.unwrap();
+        let beside = dying.entry();
+        dying.seal().unwrap();
+        drop(dying);
+        // It has let go of the root page that was copied, and of nothing else.
+        due.borrow_mut().entries = Vec::from([beside]);
+        let policy = SealPolicy::SealedOnly;
+        assert_eq!(next_finds(&ram, &due.borrow(), beside, policy), Some(beside));
+        let late = Handover::revive(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
+        let Err(Error::Table(TableError { fault, .. })) = late else { panic!("taken") };
+        assert_eq!(fault, Fault::Ended);
+    }
+}
+
+#[test]
+fn a_header_that_names_any_page_as_the_root_page_before_changes_none() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let due = leave(&ram, false);
+    let entry = due.entries[0];
+    let (header, left) = (header_of(&ram, entry), all_bytes(&ram).to_vec());
+    let [(run, _)] = Ram::frames(FRAMES);
+    let at = |pfn: heirloom_folio::Pfn| (pfn.get() - run.start().get()) as usize * PAGE_SIZE;
+    let mut looked = 0;
+    for n in 0..FRAMES {
+        let pfn = run.start().add(n);
+        put_all(&ram, &left);
+        name_before(&ram, header, pfn.addr());
+        let before = all_bytes(&ram)[at(pfn)..][..8].to_vec();
+        // Tables that the kernel goes on with change by that.
+        let kernel = Handover::revive(memory(&ram, &ram), entry, "next", SealPolicy::Checked);
+        drop(kernel.unwrap_or_else(|error| panic!("{pfn:?}: {error}")));
+        assert_eq!(all_bytes(&ram)[at(pfn)..][..8], before, "{pfn:?}");
+        assert_eq!(next_finds(&ram, &due, entry, SealPolicy::Checked), Some(entry), "{pfn:?}");
+        looked += 1;
+    }
+    assert_eq!(looked, FRAMES);
+}
+
+#[test]
+fn a_seal_beside_a_predecessors_entry_covers_its_root_page() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let entry = leave(&ram, false).entries[0];
+    relay(&ram, entry.root, true);
+    let kernel = Handover::revive(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked);
+    let kernel = kernel.unwrap();
+    kernel.seal().unwrap();
+    let beside = kernel.entry();
+    drop(kernel);
+    let left = all_bytes(&ram).to_vec();
+    // The last byte of the first frame that has any: in the names.
+    let [(run, _)] = Ram::frames(FRAMES);
+    let at = (entry.root.get() - run.addr().get()) as usize;
+    let last = left[at..at + PAGE_SIZE].iter().rposition(|byte| *byte != 0).unwrap();
+    let mut other = left.clone();
+    other[at + last] ^= 1;
+    for entry in [entry, beside] {
+        put_all(&ram, &other);
+        let policy = SealPolicy::SealedOnly;
+        let refused = Handover::revive(memory(&ram, &ram), entry, "next", policy).map(drop);
+        assert!(refused.is_err(), "a bit of the root page at {} fell over", entry.root);
+        put_all(&ram, &left);
+        drop(Handover::revive(memory(&ram, &ram), entry, "next", policy).unwrap());
+    }
+}

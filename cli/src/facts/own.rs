@@ -24,7 +24,7 @@ pub(crate) struct Own {
     pub(crate) generation: u64,
     /// The first page of the roll.
     pub(crate) roll: Option<Hex>,
-    /// The predecessor's root page, if its entry is good beside this one's.
+    /// The predecessor's root page, if its entry may be good beside this one's.
     pub(crate) before: Option<Hex>,
     pub(crate) caches: Vec<Cache>,
     /// Why not all caches and slabs are in that list, if so.

@@ -123,6 +123,9 @@ fn write_own(out: &mut String, own: &Own) -> Result {
     let producer = shown(&own.producer);
     let longer = if own.longer { ", with more than this program knows" } else { "" };
     writeln!(out, "  {}, generation {}, by {producer}{longer}", own.compatible, own.generation)?;
+    if let Some(before) = &own.before {
+        writeln!(out, "    beside the root page {before}, whose entry may be good too")?;
+    }
     match &own.seal {
         None if own.opened => {
             writeln!(out, "    {FAINT}was sealed, and opened by a successor{FAINT:#}")?;

@@ -128,6 +128,9 @@ fn each_fault_names_its_byte() {
     let odd = PhysAddr::new(8);
     let renewed = page.renew(&Header { roll: Some(odd), ..header() }).map(|()| header());
     assert_eq!(fault(renewed), (128, Fault::Misaligned { addr: odd }));
+    let odd = PhysAddr::new(PAGE_SIZE as u64 + 4);
+    let renewed = page.renew(&Header { before: Some(odd), ..header() }).map(|()| header());
+    assert_eq!(fault(renewed), (136, Fault::Misaligned { addr: odd }));
     assert_eq!(bytes(&words), good);
 }
 
