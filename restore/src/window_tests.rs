@@ -717,7 +717,10 @@ fn an_entry_in_frames_that_nothing_preserves_is_ended_too() {
         let old = due.borrow().entries[0];
         relay(&ram, old.root, true);
         let [(run, _)] = Ram::frames(FRAMES);
-        let root = PhysAddr::new(run.end().addr().get() - 3 * PAGE_SIZE as u64 + inside);
+        // Two frames in which nothing stands.
+        let mut free = all_bytes(&ram).chunks_exact(2 * PAGE_SIZE);
+        let at = free.rposition(|bytes| bytes.iter().all(|byte| *byte == 0)).unwrap();
+        let root = PhysAddr::new(run.addr().get() + (at * 2 * PAGE_SIZE) as u64 + inside);
         let (from, to) = (ram.ptr(old.root), ram.ptr(root));
         // SAFETY: frames that are in use by nothing.
         unsafe { to.copy_from_nonoverlapping(from, PAGE_SIZE) };
