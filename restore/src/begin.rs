@@ -330,8 +330,10 @@ fn go_on<M: Machine>(
     left: &Predecessor,
 ) -> Result<GoneOn, Error> {
     let memory = slabs.memory();
-    let [root, ..] = left.held;
-    if !root.is_some_and(|root| root.is_page_of(entry.root)) {
+    let [root, list] = left.held;
+    // A list in frames that nothing preserves would stay there, where the next kernel may not find it.
+    let loose = matches!(list, Some(Held::Reserved(_)));
+    if loose || !root.is_some_and(|root| root.is_page_of(entry.root)) {
         return move_on(slabs, entry, producer, left);
     }
     let (fits, there) = header_in_place(memory, entry)?;
@@ -412,6 +414,33 @@ fn turn_to_header<M: Machine>(
     root_of(memory, entry)?.edit(edit(header_name(header)?), || Ok(()))
 }
 
+/// What this kernel says in the header.
+#[inline(never)]
+fn says_on(
+    roll: PhysAddr,
+    producer: &str,
+    generation: u64,
+    left: &Predecessor,
+    before: Option<PhysAddr>,
+) -> Header {
+    let (roll, producer) = (Some(roll), Producer::new(producer));
+    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
+    Header { generation, roll, before, producer, seal, longer: false }
+}
+
+/// Says this in the predecessor's page of the `heirloom` subtree. Returns where that is.
+#[inline(never)]
+fn renew_header<M: Machine>(
+    memory: &Memory<M>,
+    at: PhysAddr,
+    says: &Header,
+) -> Result<PhysAddr, Error> {
+    // SAFETY: a page that the check took, which nothing else reaches.
+    let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
+    HeaderPage::reopen(words, at)?.renew(says)?;
+    Ok(at)
+}
+
 /// The page of the `heirloom` subtree: the predecessor's, which says from now on what this kernel says,
 /// or a new one.
 #[inline(never)]
@@ -422,19 +451,14 @@ fn go_on_header<M: Machine>(
     left: &Predecessor,
     before: Option<PhysAddr>,
 ) -> Result<PhysAddr, Error> {
-    let (memory, producer) = (slabs.memory(), Producer::new(producer));
-    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
-    let roll = Some(slabs.roll());
-    let says = Header { generation, roll, before, producer, seal, longer: false };
+    let memory = slabs.memory();
+    let says = says_on(slabs.roll(), producer, generation, left, before);
     if let Some((at, block)) = left.header
         && block.order() == Order::ZERO
         && block.addr() == at
         && !left.longer
     {
-        // SAFETY: a page that the check took, which nothing else reaches.
-        let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-        HeaderPage::reopen(words, at)?.renew(&says)?;
-        return Ok(at);
+        return renew_header(memory, at, &says);
     }
     let (header, words) = new_table(memory)?;
     HeaderPage::create(words, header, &says)?;

@@ -291,6 +291,15 @@ fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), E
     Ok(())
 }
 
+/// Checks a page as [`Header::read`] does, and says nothing of what it holds.
+#[inline(never)]
+fn check(words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+    let mut covered = Covered::new_zeroed();
+    load_head(&mut covered.head, words, at)?;
+    load_half(&mut covered, words, at)?;
+    seal_in(words, at).map(drop)
+}
+
 /// The offset of the half that holds.
 fn turned_to(words: &[AtomicU64], at: PhysAddr) -> Result<usize, Error> {
     // Acquire pairs with the Release store in `HeaderPage::turn_to`: the half that holds is read
@@ -436,9 +445,9 @@ impl<'a> HeaderPage<'a> {
         if found != expected {
             return Err(fail(at, 20, Fault::Length { expected, found }));
         }
-        let page = Self { words: words.get(..SIZE / size_of::<u64>()).unwrap_or(words), at };
-        page.read()?;
-        Ok(page)
+        let words = words.get(..SIZE / size_of::<u64>()).unwrap_or(words);
+        check(words, at)?;
+        Ok(Self { words, at })
     }
 
     /// Says of the page in `words`, of whatever length, that its seal was opened, or that there is
@@ -448,8 +457,9 @@ impl<'a> HeaderPage<'a> {
         at: PhysAddr,
         verified: bool,
     ) -> Result<(), Error> {
-        let mut page = Self { words: words.get(..SIZE / size_of::<u64>()).unwrap_or(words), at };
-        page.read()?;
+        let words = words.get(..SIZE / size_of::<u64>()).unwrap_or(words);
+        check(words, at)?;
+        let mut page = Self { words, at };
         if verified {
             page.open();
         } else {

@@ -790,3 +790,29 @@ fn a_seal_beside_a_predecessors_entry_covers_its_root_page() {
         drop(Handover::revive(memory(&ram, &ram), entry, "next", policy).unwrap());
     }
 }
+
+#[test]
+fn a_scratch_list_in_a_frame_that_nothing_preserves_is_written_anew() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let [(run, _)] = Ram::frames(FRAMES);
+    let scratch = Run::new(run.start().add(FRAMES - 4), 4).unwrap();
+    let kernel = Handover::fresh(memory(&ram, &ram), &[scratch], "careless").unwrap();
+    kernel.publish("name", b"bytes").unwrap();
+    let entry = kernel.entry();
+    let list = Block::containing(entry.scratch.pfn(), Order::ZERO);
+    // SAFETY: the handover's own, against its rules.
+    unsafe { kernel.memory().unpreserve_as(list, heirloom_folio::Kind::Table) }.unwrap();
+    drop(kernel);
+    let kernel = Handover::revive(memory(&ram, &ram), entry, "next", SealPolicy::Checked).unwrap();
+    let beside = kernel.entry();
+    assert_ne!(beside, entry);
+    drop(kernel.claim_root("name").unwrap());
+    let reserved = || kernel.memory().audit().unwrap().reserved;
+    assert_eq!(reserved(), 4 + 1);
+    kernel.finish(|_| Fate::Keep).unwrap();
+    assert_eq!(reserved(), 4);
+    drop(kernel);
+    let kernel = Handover::revive(memory(&ram, &ram), beside, "last", SealPolicy::Checked).unwrap();
+    assert_eq!(kernel.claim_root("name").unwrap().bytes(), b"bytes");
+    assert!(kernel.scratch().eq([scratch]));
+}
