@@ -24,17 +24,17 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::handover::{Handover, OwnPages};
-use crate::moved::{Held, Moved, end_before};
+use crate::moved::{Moved, end_before};
 use crate::names::Names;
 use crate::pages::halves;
 use crate::pages::{Pages, words_at};
-use crate::predecessor::{SealPolicy, left, past_root, past_words};
+use crate::predecessor::{Held, Predecessor, SealPolicy, left, past_root, past_words};
 use crate::records::Records;
 use crate::reserve::{self, Reserve};
 use crate::root::{Edit, Name, RootPage, Subtree};
 use crate::scratch::ScratchList;
 use crate::seal::{self, Stored};
-use crate::subtree::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};
+use crate::subtree::{Header, HeaderPage, Producer, SUBTREE, SealState};
 
 /// All that a [`Handover`] is made from. See the top of the file.
 #[doc(hidden)]
@@ -100,8 +100,8 @@ impl<M: Machine> NewHandover<M> {
         slabs.prune();
         drop_seal(slabs.memory(), left);
         let GoneOn { pages, moved, lost } = go_on(&slabs, entry, producer, left)?;
-        // Not by `go_on`, whose frame would stand above it on a small stack. A page that was written just now
-        // has none.
+        // Called here and not by `go_on`, whose frame would stand above this one's on a small stack. A root
+        // page that `go_on` has written has no such name.
         let lost = lost + drop_lost(slabs.memory(), pages.entry)?;
         let names = Names::inherited(&root_of(slabs.memory(), pages.entry)?)?;
         let reserve = Reserve::of(slabs.memory());
@@ -161,7 +161,8 @@ impl<M: Machine> Handover<M> {
     /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
     /// be tried again, or the machine started without it.
     ///
-    /// A name whose frames were let go is no error: it is taken out, see [`Handover::names_lost`].
+    /// A name whose owner let its frames go is no error: this call removes it and counts it in
+    /// [`Handover::names_lost`].
     pub fn revive(
         memory: Memory<M>,
         entry: Entry,
@@ -207,26 +208,6 @@ fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), E
 fn inherit<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Error> {
     let map = hold_scratch(memory, entry)?;
     Ok(memory.take_over(map, |counts| check::sealable(counts, entry))?)
-}
-
-/// What is known of the predecessor, once its tables are checked; little, if it was not heirloom.
-#[derive(Default)]
-struct Predecessor {
-    /// Where the root page and the scratch list lie.
-    held: [Option<Held>; 2],
-    /// Where its header is, and the block around it.
-    header: Option<(PhysAddr, Block)>,
-    /// The header says more than this build knows.
-    longer: bool,
-    generation: u64,
-    producer: Option<Producer>,
-    roll: Option<PhysAddr>,
-    /// A root page beside which this handover's was made.
-    before: Option<PhysAddr>,
-    /// The seal that holds; whether its table is this kernel's to give back.
-    seal: Option<(SealInfo, bool)>,
-    /// The handover was sealed and found whole, now or by a predecessor.
-    opened: bool,
 }
 
 /// Checks what lies beside the tree, and keeps the predecessor's pages from being used.

@@ -6,7 +6,8 @@ use heirloom_folio::{Block, Machine, PhysAddr, Run};
 use crate::area::drop_table;
 use crate::error::Error;
 use crate::handover::Handover;
-use crate::moved::{Held, Moved, end, index_of, names_frames};
+use crate::moved::{Moved, end, index_of, names_frames};
+use crate::predecessor::Held;
 use crate::root::{Name, RootView, Subtree};
 use crate::subtree::Header;
 

@@ -197,7 +197,7 @@ impl fmt::Display for Sealed {
     }
 }
 
-/// Something whose bytes are not what was sealed.
+/// Tells of a table whose bytes are not those that were sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Broken {
     /// What it is.

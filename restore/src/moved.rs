@@ -14,38 +14,23 @@
 //!
 //! What the predecessor preserved is found through either, and so is what this kernel preserves in
 //! folios, runs, areas and lists; caches and names of this kernel's through its own entry alone. The
-//! predecessor's entry is good until [`Handover::finish`](crate::Handover::finish), which ends it by one store. What the old root
-//! page names is given back after that. A kernel that ends before it has come there leaves both entries
-//! good. The next one that starts with the predecessor's does all of this again; one that starts with the
-//! other finds in the header which root page there was before, and ends that entry first.
+//! predecessor's entry is good until [`Handover::finish`](crate::Handover::finish), which ends it by one
+//! store. What the old root page names is given back after that. A kernel that ends before it has come
+//! there leaves both entries good. The next one that starts with the predecessor's does all of this again;
+//! one that starts with the other finds in the header which root page there was before, and ends that
+//! entry first.
 
 use heirloom_folio::sync::Ordering::Release;
-use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr, Run};
 
 use crate::check::{self, NameBits, Place};
 use crate::error::Error;
 use crate::fault::Table;
 use crate::fdt::{FDT_ENDED, header};
 use crate::pages::halves;
-use crate::predecessor::{left, past_root, past_words};
+use crate::predecessor::{Held, left, past_root, past_words};
 use crate::root::{Name, RootView, Subtree};
 use crate::store;
-
-/// What keeps a page of the predecessor's from being used.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Held {
-    /// It is in this block, which is preserved, and this layer's.
-    Taken(Block),
-    /// It is in these frames, which nothing preserves, and which are reserved.
-    Reserved(Run),
-}
-
-impl Held {
-    /// Whether it is the page at `addr`, preserved as one.
-    pub(crate) fn is_page_of(self, addr: PhysAddr) -> bool {
-        matches!(self, Self::Taken(block) if block.order() == Order::ZERO && block.addr() == addr)
-    }
-}
 
 /// The predecessor's root page and scratch list, as long as they are kept.
 ///

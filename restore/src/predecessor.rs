@@ -1,13 +1,15 @@
-//! A predecessor's tables, read as it left them; and what a handover must be to be taken over.
+//! What is known of a predecessor, its tables as it left them, and what its handover must be to be taken
+//! over.
 
 use heirloom_folio::sync::AtomicU64;
 
-use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::pages::{Inherited, halves, words_at};
 use crate::root::RootView;
+use crate::subtree::{Producer, SealInfo};
 
 /// Whether a handover must be sealed, and as it was when it was sealed.
 ///
@@ -24,6 +26,42 @@ pub enum SealPolicy {
     SealedOnly,
     /// The seal is not looked at: structure alone is checked.
     Ignored,
+}
+
+/// What keeps a page of the predecessor's from being used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Held {
+    /// It is in this block, which is preserved, and this layer's.
+    Taken(Block),
+    /// It is in these frames, which nothing preserves, and which are reserved.
+    Reserved(Run),
+}
+
+impl Held {
+    /// Whether it is the page at `addr`, preserved as one.
+    pub(crate) fn is_page_of(self, addr: PhysAddr) -> bool {
+        matches!(self, Self::Taken(block) if block.order() == Order::ZERO && block.addr() == addr)
+    }
+}
+
+/// What is known of the predecessor, once its tables are checked; little, if it was not heirloom.
+#[derive(Default)]
+pub(crate) struct Predecessor {
+    /// Where the root page and the scratch list lie.
+    pub(crate) held: [Option<Held>; 2],
+    /// Where its header is, and the block around it.
+    pub(crate) header: Option<(PhysAddr, Block)>,
+    /// The header says more than this build knows.
+    pub(crate) longer: bool,
+    pub(crate) generation: u64,
+    pub(crate) producer: Option<Producer>,
+    pub(crate) roll: Option<PhysAddr>,
+    /// A root page beside which this handover's was made.
+    pub(crate) before: Option<PhysAddr>,
+    /// The seal that holds; whether its table is this kernel's to give back.
+    pub(crate) seal: Option<(SealInfo, bool)>,
+    /// The handover was sealed and found whole, now or by a predecessor.
+    pub(crate) opened: bool,
 }
 
 /// The old kernel is gone, and every page read here is one that it wrote. Before [`Handover::revive`]
