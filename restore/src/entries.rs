@@ -99,16 +99,16 @@ impl<M: Machine> Handover<M> {
         let mut moved = self.moved.lock();
         let Some(moved) = moved.as_mut() else { return Ok(false) };
         let view = moved.view(self.memory())?;
+        // It covers that root page, and nodes of the tree, which change by what is given back here and by
+        // the caller next: also where an earlier call was stopped behind the end of the entry.
+        self.break_seal()?;
         if !moved.ended {
-            // It covers that root page.
-            self.break_seal()?;
             end(self.memory(), moved.root)?;
             moved.ended = true;
         }
         // Before the page is given back: something else may stand there then.
         let mut page = self.header_page()?;
         if page.read()?.before.is_some() {
-            self.break_seal()?;
             page.renew(&Header { before: None, ..page.read()? })?;
         }
         let ours = self.root_page()?;
@@ -136,14 +136,19 @@ impl<M: Machine> Handover<M> {
         // What goes was preserved: nodes of the tree change, which a seal that was made since covers.
         self.break_seal()?;
         let Some(moved) = self.moved.lock().take() else { return Ok(()) };
+        let mut dropped = Ok(());
         for held in moved.held.into_iter().flatten() {
             match held {
                 Held::Taken(block) => drop_table(self.memory(), block),
-                // SAFETY: reserved for this page by `revive`, and the entry that led to it has ended.
-                Held::Reserved(run) => unsafe { self.memory().release(run) }?,
+                Held::Reserved(run) => {
+                    // SAFETY: reserved for this page by `revive`, and the entry that led to it has ended.
+                    let released = unsafe { self.memory().release(run) };
+                    // One that is refused keeps none of the others.
+                    dropped = dropped.and(released);
+                }
             }
         }
-        Ok(())
+        Ok(dropped?)
     }
 }
 
