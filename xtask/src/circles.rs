@@ -8,7 +8,6 @@ mod graph;
 mod scope;
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,17 +27,7 @@ pub(crate) struct Arguments {
 const SOURCES: [&str; 6] = ["folio/src", "slab/src", "restore/src", "linux/src", "src", "cli/src"];
 
 /// Runs the command.
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    match look(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn look(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in a workspace")?;
     let (mut found, mut files) = (Vec::new(), 0);
     for directory in SOURCES {

@@ -42,14 +42,22 @@ fn words(given: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse_from(words(std::env::args_os())).command {
+    let ran = match Arguments::parse_from(words(std::env::args_os())).command {
         Command::Api(arguments) => api::run(&arguments),
         Command::Circles(arguments) => circles::run(&arguments),
         Command::Inventory(arguments) => inventory::run(&arguments),
-        Command::Liveupdate(arguments) => liveupdate::run(&arguments),
+        // One that this machine cannot do is no failure.
+        Command::Liveupdate(arguments) => return liveupdate::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Words(arguments) => words::run(&arguments),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
