@@ -36,7 +36,7 @@ impl<M: Machine> Memory<M> {
         self.within_first(ptr, expected).or_else(|| self.within_further(ptr, expected))
     }
 
-    /// The same in the range that the block would start in.
+    /// Returns what [`Memory::within`] does, by a look at the range in which the block would start.
     #[inline(never)]
     fn within_further(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
         let addr = self.machine().phys(ptr)?;
@@ -44,8 +44,9 @@ impl<M: Machine> Memory<M> {
         self.ranges.find(head.pfn())?.within(ptr, expected)
     }
 
-    /// The same in the range that was added first, where most frames are, and in no other: for
-    /// paths that are to stay short, whose callers turn to [`Memory::within`] then.
+    /// Returns what [`Memory::within`] does if the block starts in the range that was added first,
+    /// where most frames are, else `None`. A caller on a short path asks this, and
+    /// [`Memory::within`] only where it got nothing.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
     pub fn within_first(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_byte_of_a_block_and_none_beside_it() {
-        // Two ranges whose starts are aligned to a frame and no more, with a hole between them.
+        // Two ranges with a hole between them. Each starts at a frame that is no multiple of the block's.
         let base = PhysAddr::new(4 << 30).pfn();
         let ranges = [(3, 45), (51, 77)];
         let ranges =

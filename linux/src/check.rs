@@ -123,9 +123,10 @@ fn size(subtree: &Subtree) -> u64 {
 /// checks), files of other kinds, and all states that files share, whose data is their owner's alone.
 /// A subtree is taken for one of Linux's by its name: another producer's of the same name is wrong.
 ///
-/// `ledger` is the one of the [`survey`](heirloom_restore::survey) that is to come first: what the
-/// handover's own tables claimed there cannot be claimed here. A subtree whose own bytes are not in
-/// memory or not preserved is passed over: that the survey found.
+/// The caller runs a [`survey`](heirloom_restore::survey) first, with the same `ledger`: a block that
+/// it claimed for one of the handover's own tables is a finding if one of Linux's names it. This
+/// check passes over a subtree whose own bytes are not in memory or not preserved, as the survey
+/// has told of it.
 ///
 /// # Errors
 /// The first error of `found`.
