@@ -357,7 +357,7 @@ fn without_counting(act: impl FnOnce()) {
 const FRAMES: u64 = 32768;
 
 /// How much is left, first and then.
-const LEFT: [u64; 2] = [8, 20];
+const LEFT: [u64; 2] = [12, 32];
 
 /// The same for what is done by so many at a time, at most, as there are in the first.
 const BATCHES: [u64; 2] = [132, 152];
