@@ -13,8 +13,8 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use heirloom::folio::tracker::Adjacent;
 use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Pfn};
+use heirloom::kho::tree::Adjacent;
 use heirloom::restore::{
     Handle, Header, Inherited, Name, Pages, Parts, RootView, SUBTREE, SealInfo, verify,
 };

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use heirloom_folio::Block;
-use heirloom_folio::tracker::Adjacent;
+use heirloom_kho::tree::Adjacent;
 use rangemap::RangeSet;
 use roaring::RoaringTreemap;
 

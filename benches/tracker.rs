@@ -12,8 +12,8 @@ use heirloom_benches::sets_of::{BTree, Frames, Hash, Ranges, Roaring, walk_rows}
 use heirloom_benches::{
     Dice, GIB, World, base, block, order, per_operation, row, time, twice, world,
 };
-use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{Block, Kind, Order, Run};
+use heirloom_kho::tree::Adjacent;
 
 type Row<'c> = BenchmarkGroup<'c, WallTime>;
 

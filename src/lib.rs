@@ -94,6 +94,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub use heirloom_folio as folio;
+pub use heirloom_kho as kho;
 pub use heirloom_restore as restore;
 pub use heirloom_slab as slab;
 

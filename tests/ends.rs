@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::machine::Linear;
-use heirloom::folio::tracker::{FramesOf, Geometry, Key};
 use heirloom::folio::{
     Adjacent, Block, DirectMap, Expected, Kind, Memory, NodeId, OneCpu, Order, Pfn, PhysAddr,
     Request, Run, joined,
 };
+use heirloom::kho::tree::{FramesOf, Geometry, Key};
 use heirloom::restore::{
     AreaInfo, DeviceTree, Excerpt, Handle, Handover, Header, HeaderPage, Parts, PreservedArea,
     Producer, Records, RootPage, RootView, ScratchList, ScratchWords, SealState, Sealed, Sealer,

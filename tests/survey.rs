@@ -7,8 +7,8 @@ mod common;
 
 use std::sync::atomic::AtomicU64;
 
-use heirloom::folio::tracker::{Frames, FramesOf};
 use heirloom::folio::{PAGE_SIZE, PhysAddr, Run};
+use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Error, Image, SealPolicy, survey};
 use heirloom::slab::{CacheSpec, Error as SlabError, RollPart};
 use proptest::prelude::*;

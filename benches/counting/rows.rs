@@ -9,8 +9,8 @@ use heirloom_benches::frames_of::{Frames, Heirloom};
 use heirloom_benches::kernels::{Lie, boot, machine, preserve, revive};
 use heirloom_benches::objects_of::{Objects, slabs};
 use heirloom_benches::{Dice, GIB, base, block, order, trace, world};
-use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{Block, Kind, Order, Run};
+use heirloom_kho::tree::Adjacent;
 use heirloom_slab::CacheSpec;
 
 use super::pass::count;

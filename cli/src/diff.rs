@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 
-use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{Block, Order, Pfn};
+use heirloom_kho::tree::Adjacent;
 use serde_json::Value;
 
 use crate::facts::{Facts, Folios, Hex, Linux, VERSION, What};

@@ -12,14 +12,14 @@
 
 use std::collections::BTreeMap;
 
-use heirloom_folio::tracker::Ledger;
 use heirloom_folio::{Block, Order, Pfn, Run, TreeFault};
+use heirloom_kho::tree::Ledger;
 
 /// Frames of a chunk: those of a leaf of single frames.
 const CHUNK: u64 = 1 << 15;
 const STEP: u64 = 64;
 
-/// The ledger of an image's frames: [`heirloom_folio::tracker::Frames`], of any number of runs.
+/// The ledger of an image's frames: [`heirloom_kho::tree::Frames`], of any number of runs.
 #[derive(Debug)]
 pub(crate) struct Frames {
     memory: Vec<Run>,
@@ -227,7 +227,7 @@ impl Ledger for Frames {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::tracker::{Frames as Reference, FramesOf};
+    use heirloom_kho::tree::{Frames as Reference, FramesOf};
 
     use super::*;
 

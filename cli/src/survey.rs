@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
-use heirloom_folio::tracker::{Adjacent, Counts, Ledger, Tree};
 use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_kho::tree::{Adjacent, Counts, Ledger, Tree};
 use heirloom_linux::{Found, Known, Luo, Opaque, Text};
 use heirloom_restore::{
     Chain, DeviceTree, Entry, Error, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList,

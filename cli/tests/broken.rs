@@ -247,8 +247,8 @@ fn damage_anywhere_is_found_or_harmless_and_never_a_panic() {
 #[test]
 fn more_faults_than_anybody_reads_are_counted() {
     let mut core = Core::fixture();
-    let leaf = (1..heirloom_folio::tracker::Geometry::BUILD.levels)
-        .fold(MAP, |node, _| entry(&core, node).1);
+    let leaf =
+        (1..heirloom_kho::tree::Geometry::BUILD.levels).fold(MAP, |node, _| entry(&core, node).1);
     core.put(leaf, &[0xff; 4096]);
     let reasons = found(&core);
     assert_eq!(reasons.len(), 10_001);

@@ -2,7 +2,6 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::{Block, Order, Pfn, Run};
 use crate::columns::{Group, Hints};
 use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
@@ -11,7 +10,8 @@ use crate::memory::Memory;
 use crate::percpu::{Behind, Held, MAX_CACHED};
 use crate::ranges::Range;
 use crate::request::Request;
-use crate::sync::{Relaxed, Release};
+use heirloom_kho::sync::{Relaxed, Release};
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 /// The shared bits of one node, behind a CPU's cache.
 struct Home<'m, M: Machine> {

@@ -24,8 +24,8 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::{Block, Order, Pfn, Run};
-use crate::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+use heirloom_kho::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 mod carve;
 mod group;

@@ -19,7 +19,7 @@ pub(crate) unsafe fn settle_any(start: NonNull<u8>, bytes: usize) {
     } else {
         // SAFETY: the caller's promise.
         unsafe { start.write_bytes(FILL, bytes) };
-        crate::sync::written(start, bytes);
+        heirloom_kho::sync::written(start, bytes);
     }
 }
 

@@ -10,13 +10,13 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use crate::addr::{Block, Order, Run};
 use crate::error::Error;
 use crate::freeze;
 use crate::kinds::Kind;
 use crate::machine::{Machine, NodeId};
 use crate::memory::Memory;
 use crate::request::Request;
+use heirloom_kho::{Block, Order, Run};
 
 /// An operation on an owned value that was refused: the reason, and the value unchanged.
 pub struct Refused<T> {

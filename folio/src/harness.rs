@@ -8,11 +8,11 @@ use std::vec::Vec;
 
 use core::ptr::NonNull;
 
-use crate::addr::{PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
 use crate::machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId};
 use crate::memory::Memory;
 use crate::threads::ThreadSlots;
+use heirloom_kho::{PAGE_SIZE, PhysAddr, Run};
 
 /// Heap memory as physical memory, with a slot per thread as its CPUs.
 ///

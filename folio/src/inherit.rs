@@ -20,15 +20,16 @@ mod settled;
 mod tally;
 mod unclaimed;
 
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
 use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::prefetch::{prefetch, prefetch_at};
 use crate::ranges::Range;
-use crate::sync::{AtomicU8, AtomicU64, Relaxed};
-use crate::tracker::{Counts, Key, Spot, Tracker, check_counting};
+use crate::tracker::{Spot, Tracker};
+use heirloom_kho::prefetch::{prefetch, prefetch_at};
+use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
+use heirloom_kho::tree::{Counts, Key, check_counting};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
 use exchange::{Disposal, Places};
 use holding::Holding;
@@ -396,11 +397,11 @@ impl<M: Machine> Places for Here<'_, M> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, heirloom_model))]
 mod deaths;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, heirloom_model))]
 mod turns;

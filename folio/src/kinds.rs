@@ -8,7 +8,7 @@
 //! comparison with a constant. Zero is a frame that was never handed out, which makes zeroed
 //! memory a valid start.
 
-use crate::addr::Order;
+use heirloom_kho::Order;
 
 /// What an allocated block is used for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

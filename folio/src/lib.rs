@@ -43,7 +43,6 @@
 #[cfg(any(test, feature = "std", heirloom_model))]
 extern crate std;
 
-mod addr;
 mod allocator;
 mod columns;
 mod error;
@@ -58,31 +57,28 @@ pub mod machine;
 mod many;
 mod memory;
 mod octets;
-mod pages;
 mod percpu;
-mod prefetch;
 mod ranges;
 mod readers;
 mod reading;
 mod request;
 mod runs;
 mod survive;
-#[doc(hidden)]
-pub mod sync;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
-pub mod tracker;
+mod tracker;
 mod within;
 
-pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
-pub use error::{Error, TreeError, TreeFault};
+pub use error::Error;
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
+#[doc(hidden)]
+pub use heirloom_kho::sync;
+pub use heirloom_kho::tree::{Adjacent, Counts, TreeError, TreeFault};
+pub use heirloom_kho::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pages, Pfn, PhysAddr, Run};
 pub use inherit::Fate;
 pub use kinds::{FrameState, Kind};
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
 pub use memory::{Audit, Memory, Stats};
-pub use pages::Pages;
 pub use ranges::joined;
 pub use request::Request;
-pub use tracker::{Adjacent, Counts};
 pub use within::{Expected, Within};

@@ -7,10 +7,10 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::PhysAddr;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::within::{Expected, Within};
+use heirloom_kho::PhysAddr;
 
 impl<M: Machine> Memory<M> {
     /// Where in a block like `expected` a pointer leads; `None` if there is no such block. Any
@@ -57,11 +57,11 @@ impl<M: Machine> Memory<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{Order, PAGE_SIZE, Run};
     use crate::harness::Ram;
     use crate::kinds::Kind;
     use crate::machine::{DirectMap, NodeId};
     use crate::request::Request;
+    use heirloom_kho::{Order, PAGE_SIZE, Run};
 
     #[test]
     fn every_byte_of_a_block_and_none_beside_it() {

@@ -5,7 +5,7 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::PhysAddr;
+use heirloom_kho::PhysAddr;
 
 /// Index of a CPU, or of whatever else runs one thing at a time: a thread's slot, say.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -4,7 +4,6 @@ use core::ptr::NonNull;
 
 use lock_api::Mutex;
 
-use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::error::Error;
 use crate::inherit::Tallies;
 use crate::kinds::{FrameState, Kind};
@@ -12,8 +11,9 @@ use crate::machine::{CpuId, Machine, NodeId};
 use crate::percpu::CpuSlot;
 use crate::ranges::{Range, Ranges, SPACE_ALIGN};
 use crate::readers;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
 use crate::tracker::Tracker;
+use heirloom_kho::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
+use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Physical memory: which frames exist, which are free, which survive.
 ///

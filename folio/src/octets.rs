@@ -6,7 +6,7 @@
 //! store. So where the instruction is known it is written out, and elsewhere, and where a model
 //! checker, an interpreter or a counter is to see each access, the bytes go one by one.
 
-use crate::sync::{AtomicU8, Relaxed};
+use heirloom_kho::sync::{AtomicU8, Relaxed};
 
 /// Whether all `bytes` say `value`.
 #[inline]

@@ -11,11 +11,11 @@
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
-use crate::addr::{Block, Order, Pfn};
 use crate::columns::{Group, Hints};
 use crate::inherit::Tally;
 use crate::readers;
-use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
+use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
+use heirloom_kho::{Block, Order, Pfn};
 
 /// Single frames that a CPU keeps beside its word.
 const SINGLES: usize = 128;

@@ -8,14 +8,14 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 use crate::columns::Columns;
 use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::NodeId;
-use crate::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Relaxed, Release};
-use crate::tracker::Geometry;
 use crate::within::{Expected, Within};
+use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Relaxed, Release};
+use heirloom_kho::tree::Geometry;
+use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;

@@ -1,6 +1,6 @@
 //! The words of readers: see [`Memory::reading`](crate::Memory::reading).
 
-use crate::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+use heirloom_kho::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
 
 /// The word of readers: a CPU's own, or the one that is shared, which counts.
 pub(crate) struct Word(AtomicU64);
@@ -86,7 +86,7 @@ mod loom_tests {
     use loom::thread;
 
     use super::Word;
-    use crate::sync::{Acquire, AtomicU8, Release};
+    use heirloom_kho::sync::{Acquire, AtomicU8, Release};
 
     const SLAB: u8 = 2;
     const TABLE: u8 = 1;

@@ -21,12 +21,12 @@
 //! No call waits: a block that could not go since a reader was in is shown again and stays, to be
 //! tried another time. An interrupt may have come in the middle of a reader of its own CPU.
 
-use crate::addr::Block;
 use crate::error::Error;
 use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::readers::{Inside, Word};
+use heirloom_kho::Block;
 
 impl<M: Machine> Memory<M> {
     /// Runs `f`, during which no block that [`Memory::within`] finds in it is freed by a caller that

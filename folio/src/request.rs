@@ -1,8 +1,8 @@
 //! What a caller wants from the page allocator.
 
-use crate::addr::Order;
 use crate::kinds::Kind;
 use crate::machine::NodeId;
+use heirloom_kho::Order;
 
 /// What to allocate: an order, and where, for what, and whether cleared.
 ///

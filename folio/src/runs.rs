@@ -1,13 +1,13 @@
 //! Runs: any number of frames in a row, as a head block and the tails after it.
 
-use crate::addr::{Block, Order, Pfn, Run};
 use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::ranges::Range;
 use crate::request::Request;
-use crate::sync::Relaxed;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 impl<M: Machine> Memory<M> {
     /// Allocates exactly `frames` frames in a row, aligned to the request's order.

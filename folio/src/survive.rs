@@ -7,7 +7,6 @@
 //! There is one tree, from a first kernel to the last: a successor goes on with its predecessor's
 //! (`inherit`), in which blocks stay until they are claimed or disposed of.
 
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
 use crate::kinds::{self, Kind};
 use crate::machine::Machine;
@@ -15,8 +14,10 @@ use crate::memory::Memory;
 use crate::octets;
 use crate::ranges::Range;
 use crate::request::Request;
-use crate::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
-use crate::tracker::{Adjacent, Counts, Nodes, Spot, Tables, TreeNode};
+use crate::tracker::{Nodes, Spot};
+use heirloom_kho::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
+use heirloom_kho::tree::{Adjacent, Counts, Tables, TreeNode};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
 /// The memory as the tracker sees it: pages for nodes, and the directory of leaves.
 pub(crate) struct Pages<'m, M: Machine> {

@@ -27,8 +27,8 @@ use std::thread::available_parallelism;
 
 pub use lock::{Patient, PatientMutex};
 
-use crate::addr::PhysAddr;
 use crate::machine::{CpuId, Cpus, DirectMap, Machine};
+use heirloom_kho::PhysAddr;
 
 /// Slots in the process. Threads beyond them do without per-CPU state.
 pub const LIMIT: usize = 256;

@@ -3,8 +3,8 @@
 
 use core::ptr::NonNull;
 
-use crate::addr::Order;
 use crate::kinds::{self, Kind};
+use heirloom_kho::Order;
 
 /// What a caller expects around a pointer: an allocated block of one kind and order, preserved or
 /// not.

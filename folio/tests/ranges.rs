@@ -5,11 +5,12 @@ mod common;
 use common::owned::Owned as _;
 use common::{add_range, base, block, check, claim_as, free, free_run, order, run, write};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{
     Block, DirectMap, Error, Expected, Fate, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE,
-    Pfn, PhysAddr, Request, Run, TreeFault,
+    Pfn, PhysAddr, Request, Run,
 };
+use heirloom_kho::tree::Adjacent;
+use heirloom_kho::tree::TreeFault;
 
 /// Numbers that look random and are the same in every run (`SplitMix64`).
 struct Numbers(u64);

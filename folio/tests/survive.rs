@@ -15,9 +15,10 @@ use common::{
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
-    Adjacent, Block, DirectMap, Error, Expected, Fate, FrameState, Kind, Memory, NodeId, Order,
-    Pfn, Request, Run,
+    Block, DirectMap, Error, Expected, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn, Request,
+    Run,
 };
+use heirloom_kho::tree::Adjacent;
 use proptest::prelude::*;
 
 const LOW: u64 = 900;

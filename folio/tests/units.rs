@@ -10,11 +10,11 @@ use std::ops::RangeInclusive;
 
 use common::{base, order};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::tracker::{Adjacent, FramesOf, Geometry, Key, Tree};
 use heirloom_folio::{
     Block, CpuId, Error, Expected, Fate, Kind, Memory, NodeId, Order, PAGE_SHIFT, PAGE_SIZE, Pages,
     Pfn, PhysAddr, Request, Run, Stats,
 };
+use heirloom_kho::tree::{Adjacent, FramesOf, Geometry, Key, Tree};
 
 const LIMIT: u64 = Pfn::LIMIT.get();
 const FRAMES: u64 = 512;
@@ -285,7 +285,7 @@ fn a_root_that_is_no_frame_is_refused() {
 /// Nothing is anywhere.
 struct Nowhere;
 
-impl heirloom_folio::tracker::Tables for Nowhere {
+impl heirloom_kho::tree::Tables for Nowhere {
     fn words(&self, _: PhysAddr) -> Option<&[std::sync::atomic::AtomicU64]> {
         None
     }

@@ -4,8 +4,8 @@
 //! files have the same memory, and lists that lead to each other, however often, are gone through
 //! once. The work is bounded by the frames there are.
 
-use heirloom_folio::tracker::Ledger;
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::tree::Ledger;
 use heirloom_restore::{
     AreaInfo, AreaPart, Fault, Pages, RootView, SUBTREE, Subtree, Table as RestoreTable,
 };
@@ -134,7 +134,7 @@ fn size(subtree: &Subtree) -> u64 {
 /// # Examples
 /// ```
 /// use core::sync::atomic::{AtomicU32, AtomicU64};
-/// use heirloom_folio::tracker::Frames;
+/// use heirloom_kho::tree::Frames;
 /// use heirloom_folio::{Block, PAGE_SIZE, PhysAddr};
 /// use heirloom_linux::Found;
 /// use heirloom_restore::{Pages, RootPage};

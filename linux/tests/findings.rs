@@ -51,7 +51,7 @@ fn restore(table: RestoreTable, at: u64, offset: usize, fault: Fault) -> Error {
 
 /// Where a block's bit is in its leaf.
 fn bit(block: Block) -> u32 {
-    (heirloom_folio::tracker::Key::of(block).get() % (1 << 15)) as u32
+    (heirloom_kho::tree::Key::of(block).get() % (1 << 15)) as u32
 }
 
 /// The address that entry 0 of a list's first block stands at.

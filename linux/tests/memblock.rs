@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use heirloom_folio::tracker::{Frames, FramesOf};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::tree::{Frames, FramesOf};
 use heirloom_linux::{Error, Found, Known, Memblock, Table, TableError};
 use heirloom_restore::{Excerpt, Fault, Pages};
 

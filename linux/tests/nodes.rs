@@ -5,8 +5,8 @@
 mod common;
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::tracker::Geometry;
 use heirloom_folio::{Block, Kind, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::tree::Geometry;
 
 use common::{Dump, addr, block_of, expected};
 

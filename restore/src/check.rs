@@ -12,8 +12,8 @@
 //! is `Err`.
 
 use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::tracker::{self, Ledger};
 use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::tree::{self, Ledger};
 use heirloom_slab::LeftCaches;
 
 use crate::entry::Entry;
@@ -42,7 +42,7 @@ pub struct Surveyed {
 /// is at fault. No finding means that [`Handover::revive`](crate::Handover::revive) takes it.
 ///
 /// `entry` says where the handover starts; a `scratch_bytes` of 0, that its scratch list is not
-/// known. `ledger` has nothing taken; [`Frames`](heirloom_folio::tracker::Frames) is one. What
+/// known. `ledger` has nothing taken; [`Frames`](heirloom_kho::tree::Frames) is one. What
 /// other makers' subtrees hold is not looked at: only that their bytes are in memory and preserved.
 ///
 /// The faults are bounded by the size of the tables, which is bounded by the frames that `ledger`
@@ -54,7 +54,7 @@ pub struct Surveyed {
 /// # Examples
 /// ```
 /// use std::sync::atomic::AtomicU64;
-/// use heirloom_folio::tracker::{Frames, FramesOf};
+/// use heirloom_kho::tree::{Frames, FramesOf};
 /// use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
 /// use heirloom_restore::{Entry, Image, RootPage, RootView, survey};
 /// # use std::sync::atomic::AtomicU32;
@@ -130,7 +130,7 @@ where
     }
     let tree_fault = |fault| Error::Folio(heirloom_folio::Error::Tree(fault));
     let mut whole = true;
-    let counts = tracker::survey(root.map(), &left, ledger, |fault| {
+    let counts = tree::survey(root.map(), &left, ledger, |fault| {
         whole = false;
         found(tree_fault(fault))
     })?;

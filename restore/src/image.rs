@@ -2,8 +2,8 @@
 
 use heirloom_folio::sync::AtomicU64;
 
-use heirloom_folio::tracker::{Tables, Tree};
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::tree::{Tables, Tree};
 
 use crate::pages::Pages;
 

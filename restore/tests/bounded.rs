@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::tracker::{Frames, FramesOf};
 use heirloom_folio::{Block, DirectMap, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_kho::tree::{Frames, FramesOf};
 use heirloom_restore::{
     AreaInfo, AreaPart, Error, Fault, Handover, Header, HeaderPage, Image, SealInfo, SealPolicy,
     SealState, Sealed, Sealer, Table, TableError, survey,

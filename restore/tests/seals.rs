@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::tracker::{Frames, FramesOf};
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::tree::{Frames, FramesOf};
 use heirloom_restore::{
     Entry, Error, Fault, Handover, HeaderPage, Image, SealPolicy, SealState, Surveyed, Table,
     TableError, survey,

@@ -2,8 +2,8 @@
 //! and no table, slab or buffer, whoever's it is.
 
 use crate::owned::Owned as _;
-use heirloom::folio::tracker::Adjacent;
 use heirloom::folio::{Block, Error, Kind, Run};
+use heirloom::kho::tree::Adjacent;
 use heirloom::restore::{Handle, Parts, Records};
 
 use crate::common::{

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use heirloom::folio::tracker::{Frames, FramesOf};
 use heirloom::folio::{PhysAddr, Run};
+use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Handle, Left as LeftPages, Parts, RootView, SealPolicy, survey};
 use heirloom::slab::CacheSpec;
 use heirloom_verify::contract::{Attempt, findings, take_over};

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 /// The libraries, each with the name of its page.
 const CRATES: &[(&str, &str)] = &[
+    ("heirloom-kho", "kho"),
     ("heirloom-folio", "folio"),
     ("heirloom-slab", "slab"),
     ("heirloom-restore", "restore"),

@@ -22,6 +22,7 @@ use notes::NOTES;
 
 /// The libraries, each with the directory of its source.
 const CRATES: &[(&str, &str)] = &[
+    ("heirloom-kho", "kho/src"),
     ("heirloom-folio", "folio/src"),
     ("heirloom-slab", "slab/src"),
     ("heirloom-restore", "restore/src"),

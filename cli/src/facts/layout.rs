@@ -1,7 +1,7 @@
 //! How what is preserved lies: in how many stretches, with what between them.
 
-use heirloom_folio::tracker::Adjacent;
 use heirloom_folio::{PAGE_SIZE, Run};
+use heirloom_kho::tree::Adjacent;
 
 /// How scattered preserved memory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use heirloom_folio::tracker::{Adjacent, Geometry};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, Run};
+use heirloom_kho::tree::{Adjacent, Geometry};
 use heirloom_linux::Known;
 use serde::ser::{Serialize, Serializer};
 

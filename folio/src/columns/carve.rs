@@ -1,8 +1,8 @@
 //! Taking by the owner of the columns: an inheritance is cut out of free memory, word by word,
 //! before any caller can allocate.
 
-use crate::addr::{Block, Pfn};
-use crate::sync::Relaxed;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Pfn};
 
 use super::group::{mask, place, unit_log2};
 use super::{COLUMNS, Columns, STEP};

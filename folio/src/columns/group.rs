@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU64;
 
-use crate::addr::{Block, Order, Pfn, Run};
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 /// log2 of the units in a word, and of the ratio between neighbouring columns.
 pub(super) const STEP: u32 = 6;

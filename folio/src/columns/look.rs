@@ -1,7 +1,7 @@
 //! Looking without taking: what is free, and how much.
 
-use crate::addr::{Order, Pfn};
-use crate::sync::Relaxed;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Order, Pfn};
 
 use super::group::{groups, mask, unit_log2};
 use super::{COLUMNS, Columns, STEP};

@@ -11,8 +11,8 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::{Columns, Group, Hints};
-use crate::addr::{Block, Order, Pfn, Run};
-use crate::sync::AtomicU64;
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 /// Two words of frames and all the rows above them.
 const FRAMES: u64 = 128;
@@ -188,7 +188,7 @@ fn completing_a_word_and_taking_from_it() {
 
 #[test]
 fn who_takes_sees_what_the_last_owner_wrote() {
-    use crate::sync::Relaxed;
+    use heirloom_kho::sync::Relaxed;
     model(|| {
         let shared = shared(&all_but_two()[..5]);
         let content = Arc::new(AtomicU64::new(0));

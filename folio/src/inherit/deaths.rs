@@ -16,7 +16,7 @@ use crate::PAGE_SIZE;
 use crate::harness::Ram;
 use crate::machine::{DirectMap, NodeId};
 use crate::request::Request;
-use crate::sync::{Op as Access, Orders, Watcher, watch};
+use heirloom_kho::sync::{Op as Access, Orders, Watcher, watch};
 
 /// What a successor does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -19,10 +19,10 @@
 //! - The byte becomes again what it was only when a claim is taken back, which leaves the bit set: from
 //!   the last block of a run to the first, so that what can be claimed anew is followed by no tail.
 
-use crate::addr::{Block, Order, Run};
 use crate::error::Error;
 use crate::kinds::{self, FrameState, Kind};
-use crate::sync::{Acquire, AtomicU8, Relaxed, Release};
+use heirloom_kho::sync::{Acquire, AtomicU8, Relaxed, Release};
+use heirloom_kho::{Block, Order, Run};
 
 /// Where a block's two words are.
 pub(super) trait Places {

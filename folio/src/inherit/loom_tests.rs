@@ -12,12 +12,12 @@ use loom::thread;
 use std::vec::Vec;
 
 use super::exchange::{self, Disposal, Places};
-use crate::addr::{Block, Run};
 use crate::error::Error;
 use crate::kinds::{self, Kind};
-use crate::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
 use crate::tracker::Tracker;
 use crate::tracker::ram::{Ram, block, run};
+use heirloom_kho::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
+use heirloom_kho::{Block, Run};
 
 const FRAMES: usize = 4;
 

@@ -1,6 +1,6 @@
 //! Counts of blocks that found an owner in this kernel: see `inherit/settled`.
 
-use crate::sync::{Acquire, AtomicU64, Relaxed, Release};
+use heirloom_kho::sync::{Acquire, AtomicU64, Relaxed, Release};
 
 /// How many blocks were settled, or put back, by one CPU or by several.
 pub(crate) struct Tally(AtomicU64);

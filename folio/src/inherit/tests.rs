@@ -5,11 +5,11 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
-use crate::error::TreeFault;
 use crate::harness::Ram;
 use crate::machine::{DirectMap, NodeId};
 use crate::request::Request;
-use crate::tracker::Geometry;
+use heirloom_kho::tree::Geometry;
+use heirloom_kho::tree::TreeFault;
 
 pub(super) fn order(o: u8) -> Order {
     Order::new(o).unwrap()

@@ -13,7 +13,7 @@ use std::vec::Vec;
 use super::tests::{inherited, kernel, order, run, successor};
 use super::*;
 use crate::harness::Ram;
-use crate::sync::{Op, Orders, Watcher, watch};
+use heirloom_kho::sync::{Op, Orders, Watcher, watch};
 
 /// What threads share, and what each of them got.
 struct World {

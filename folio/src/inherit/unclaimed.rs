@@ -5,12 +5,12 @@
 
 use core::mem::replace;
 
-use crate::addr::{Block, Order, Pfn};
 use crate::kinds;
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::prefetch::prefetch;
-use crate::sync::Relaxed;
+use heirloom_kho::prefetch::prefetch;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn};
 
 /// How many blocks are found before the first of them is looked at.
 const AHEAD: usize = 32;

@@ -4,14 +4,15 @@
 //! are obtained before the first is linked, so an operation that fails leaves the tree, and the
 //! memory around it, as they were.
 
-use crate::addr::{Block, PhysAddr};
 use crate::error::Error;
-use crate::prefetch::prefetch;
-use crate::sync::{AcqRel, Acquire, AtomicU64, Release};
+use heirloom_kho::prefetch::prefetch;
+use heirloom_kho::sync::{AcqRel, Acquire, AtomicU64, Release};
+use heirloom_kho::{Block, PhysAddr};
 
-use super::key::{Geometry, Key, LEVELS, node_start};
-use super::node::{Nodes, Stock, Tables};
-use super::tree::Tree;
+use super::node::{Nodes, Stock};
+use heirloom_kho::tree::Tables;
+use heirloom_kho::tree::Tree;
+use heirloom_kho::tree::{Geometry, Key, LEVELS, node_start};
 
 const G: Geometry = Geometry::BUILD;
 
@@ -279,10 +280,10 @@ fn bit_in(leaf: &[AtomicU64], block: Block) -> Option<(&AtomicU64, u64)> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::key::LEAF_KEYS;
     use super::super::ram::{Ram, block};
     use super::*;
-    use crate::sync::Relaxed;
+    use heirloom_kho::sync::Relaxed;
+    use heirloom_kho::tree::LEAF_KEYS;
 
     #[test]
     fn a_block_is_preserved_once() {

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use super::model_tests::config;
 use super::ram::{Ram, block, run};
 use super::*;
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
-use crate::error::{TreeError, TreeFault};
-use crate::sync::Relaxed;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::tree::*;
+use heirloom_kho::tree::{TreeError, TreeFault};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
 /// A ledger as a map of what is taken.
 pub(super) struct Book {
@@ -92,7 +93,11 @@ fn small() -> (Ram, Tracker, Vec<PhysAddr>) {
     (ram, tracker, path)
 }
 
-fn entry<'a>(ram: &'a Ram, path: &[PhysAddr], level: u32) -> (&'a crate::sync::AtomicU64, usize) {
+fn entry<'a>(
+    ram: &'a Ram,
+    path: &[PhysAddr],
+    level: u32,
+) -> (&'a heirloom_kho::sync::AtomicU64, usize) {
     let index = Key::of(block(0, 77)).index(level);
     (&ram.words(path[level as usize]).unwrap()[index], index)
 }

@@ -6,11 +6,11 @@ use loom::sync::Arc;
 use loom::thread;
 use std::vec::Vec;
 
-use super::key::LEVELS;
+use super::Tracker;
 use super::ram::{Ram, block};
-use super::{Adjacent, Tracker};
-use crate::addr::Run;
 use crate::error::Error;
+use heirloom_kho::Run;
+use heirloom_kho::tree::{Adjacent, LEVELS};
 
 /// Keys whose path stays within the first words of every node: frames below 256.
 fn model(pages: usize, test: impl Fn(Arc<(Ram, Tracker)>) + Sync + Send + 'static) {
@@ -72,7 +72,7 @@ fn of_two_that_claim_a_block_one_succeeds() {
 
 #[test]
 fn whoever_unpreserves_sees_what_was_written_before() {
-    use crate::sync::{AtomicU64, Relaxed};
+    use heirloom_kho::sync::{AtomicU64, Relaxed};
     model(LEVELS, |shared| {
         let b = block(0, 5);
         // The leaf is there: the bit alone carries the content across.

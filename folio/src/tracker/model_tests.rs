@@ -9,8 +9,10 @@ use proptest::test_runner::RngSeed;
 use super::hostile_tests::Book;
 use super::ram::{Ram, block, run};
 use super::*;
-use crate::addr::{Block, Order, Pfn, Run};
-use crate::error::{Error, TreeFault};
+use crate::error::Error;
+use heirloom_kho::tree::TreeFault;
+use heirloom_kho::tree::*;
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 pub(super) fn config() -> ProptestConfig {
     ProptestConfig {

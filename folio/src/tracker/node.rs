@@ -1,17 +1,9 @@
 //! What the tree needs of the memory around it: pages to read, pages to grow by.
 
-use crate::addr::{Block, PhysAddr};
 use crate::error::Error;
-use crate::sync::{AtomicU64, Relaxed};
-
-/// Read access to the nodes of a tree.
-pub trait Tables {
-    /// The `PAGE_SIZE / 8` words of the page at `node`, which is page-aligned; `None` if it is not
-    /// wholly in memory.
-    ///
-    /// Any address may be asked about: the entries of a predecessor's tree are whatever it wrote.
-    fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]>;
-}
+use heirloom_kho::sync::{AtomicU64, Relaxed};
+use heirloom_kho::tree::Tables;
+use heirloom_kho::{Block, PhysAddr};
 
 /// What a tree that grows needs: pages for nodes, and a directory of its leaves.
 pub(crate) trait Nodes: Tables {
@@ -118,7 +110,7 @@ mod tests {
 
     #[test]
     fn physical_page_zero_is_never_a_node() {
-        let ram = Ram::at(crate::addr::Pfn::new(0), 3);
+        let ram = Ram::at(heirloom_kho::Pfn::new(0), 3);
         let mut stock = Stock::new(&ram);
         stock.add().unwrap();
         stock.add().unwrap();

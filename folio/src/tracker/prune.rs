@@ -5,12 +5,12 @@
 //! something was ever preserved. A successor takes the empty ones out before anything else can
 //! look at the tree.
 
-use crate::addr::{Block, PhysAddr};
-use crate::sync::{AtomicU64, Relaxed, Release};
+use heirloom_kho::sync::{AtomicU64, Relaxed, Release};
+use heirloom_kho::{Block, PhysAddr};
 
 use super::grow::Tracker;
-use super::key::{Geometry, Key, LEAF_KEYS};
-use super::node::Tables;
+use heirloom_kho::tree::Tables;
+use heirloom_kho::tree::{Geometry, Key, LEAF_KEYS};
 
 const G: Geometry = Geometry::BUILD;
 
@@ -62,9 +62,9 @@ mod tests {
     use std::vec::Vec;
 
     use super::super::Nodes;
-    use super::super::key::LEVELS;
     use super::super::ram::{Ram, block};
     use super::*;
+    use heirloom_kho::tree::LEVELS;
 
     #[test]
     fn what_leads_to_nothing_goes_and_the_rest_stays() {

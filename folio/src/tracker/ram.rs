@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
-use crate::sync::{AtomicU64, Relaxed};
+use heirloom_kho::sync::{AtomicU64, Relaxed};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
-use super::key::{Geometry, Key, WORDS};
-use super::node::{Nodes, Tables};
+use super::node::Nodes;
+use heirloom_kho::tree::Tables;
+use heirloom_kho::tree::{Geometry, Key, WORDS};
 
 /// Words of a page: all of them, or as many as the keys that the model checker uses reach.
 const LENGTH: usize = if cfg!(loom) { 4 } else { WORDS };

@@ -4,13 +4,13 @@
 //! changes, so a call in vain is never visible, to a successor neither. Only where two calls about
 //! the same block race does the loser take back what it did.
 
-use crate::addr::{Block, Run};
 use crate::error::Error;
-use crate::sync::{AcqRel, AtomicU64, Relaxed, Release};
+use heirloom_kho::sync::{AcqRel, AtomicU64, Relaxed, Release};
+use heirloom_kho::{Block, Run};
 
 use super::grow::Tracker;
-use super::key::{Adjacent, Key, LEAF_KEYS, node_start};
 use super::node::Nodes;
+use heirloom_kho::tree::{Adjacent, Key, LEAF_KEYS, node_start};
 
 impl Tracker {
     /// Says that the frames of `run` survive, as its few largest aligned blocks.
@@ -236,7 +236,7 @@ mod tests {
 
     use super::super::ram::{Ram, block, run};
     use super::*;
-    use crate::addr::{Order, Pfn};
+    use heirloom_kho::{Order, Pfn};
 
     fn adjacent(order: u8, pfn: u64, count: u64) -> Adjacent {
         Adjacent::new(block(order, pfn), count).unwrap()

@@ -9,9 +9,10 @@ use super::hostile_tests::Book;
 use super::model_tests::config;
 use super::ram::{Ram, block, run};
 use super::*;
-use crate::addr::{Block, Order, PhysAddr, Run};
-use crate::error::{TreeError, TreeFault};
-use crate::sync::Relaxed;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::tree::*;
+use heirloom_kho::tree::{TreeError, TreeFault};
+use heirloom_kho::{Block, Order, PhysAddr, Run};
 
 /// What a survey finds with a ledger of frames over `stretches`, and what it counts.
 fn found(
@@ -160,6 +161,6 @@ proptest! {
         let first = all.first();
         prop_assert_eq!(checked, first.map_or(surveyed, |fault| Err(*fault)));
         // One fault at most for each entry of each node.
-        prop_assert!(all.len() <= 12 * 64 * crate::addr::PAGE_SIZE);
+        prop_assert!(all.len() <= 12 * 64 * heirloom_kho::PAGE_SIZE);
     }
 }

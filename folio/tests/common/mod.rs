@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 
 use heirloom_folio::harness::Ram;
 
-use heirloom_folio::tracker::{Geometry, Key};
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom_kho::tree::{Geometry, Key};
 
 pub(crate) fn order(o: u8) -> Order {
     Order::new(o).unwrap()

@@ -1,6 +1,7 @@
 //! The raw calls that preserve and let go.
 
-use heirloom_folio::{Adjacent, Block, Error, Kind, Machine, Memory, Run};
+use heirloom_folio::{Block, Error, Kind, Machine, Memory, Run};
+use heirloom_kho::tree::Adjacent;
 
 /// The raw calls that preserve and let go, as the tests make them: what they name is the test's own,
 /// and nothing else changes it meanwhile, or it is no allocated folio or run, and refused.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::tracker::{Frames, FramesOf, Geometry, Key};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::tree::{Frames, FramesOf, Geometry, Key};
 use heirloom_linux::{Error, Found, Unread, check};
 use heirloom_restore::{Entry, Image, Left, RootView, Surveyed, survey};
 use serde_json::Value;

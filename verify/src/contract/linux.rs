@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use heirloom::folio::tracker::{Frames, FramesOf};
+use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{AreaInfo, AreaPart, Entry, Left, Pages, RootView, survey};
 use heirloom_linux::{Error, Found, Known, Luo, Part, check};
 

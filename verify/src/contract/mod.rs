@@ -16,8 +16,8 @@ mod owners;
 mod usage;
 
 use heirloom::Error;
-use heirloom::folio::tracker::{Frames, FramesOf};
 use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
+use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Error as RestoreError, Finished, Handle, SealPolicy, survey};
 
 use crate::world::{Kept, Kernel, World, end};

@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::tracker::{Geometry, Key};
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom::kho::tree::{Geometry, Key};
 use heirloom::restore::{Entry, Error, Fault, Table, TableError, Unclaimed};
 use heirloom::slab::RollPart;
 

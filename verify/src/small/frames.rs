@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use core::ptr::NonNull;
 
-use heirloom::folio::tracker::Geometry;
 use heirloom::folio::{Block, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom::kho::tree::Geometry;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::image::{Bytes, Image, Place};

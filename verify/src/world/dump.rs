@@ -3,8 +3,8 @@
 use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::sync::Ordering::Relaxed;
 
-use heirloom::folio::tracker::{Geometry, Key};
 use heirloom::folio::{Block, Order, PhysAddr, Run};
+use heirloom::kho::tree::{Geometry, Key};
 use heirloom::restore::{AreaPart, Chain, Entry, Error, Image, Left, RootView};
 use heirloom_linux::{Known, Luo, Memblock};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use heirloom::folio::tracker::Geometry;
 use heirloom::folio::{Block, Kind, Memory};
+use heirloom::kho::tree::Geometry;
 use heirloom_verify::races::{All, Ground, on};
 
 use super::{ruin, single};

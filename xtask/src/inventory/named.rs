@@ -90,11 +90,12 @@ pub(crate) const REASONS: &[Reason] = &[
         why: "Followed only where the image that the caller passes has words (`Pages`, `Tables`, `Image`): such a value is made \
               from slices, or under the contract of `Inherited::new`. An address that it does not have is an error.",
         functions: &[
-            "heirloom_folio::tracker::Tables::words",
-            "heirloom_folio::tracker::check<T, L>",
-            "heirloom_folio::tracker::survey<T, L, E>",
+            "heirloom_kho::tree::Tables::words",
+            "heirloom_kho::tree::check<T, L>",
+            "heirloom_kho::tree::check_counting<T, L>",
+            "heirloom_kho::tree::survey<T, L, E>",
             "heirloom_restore::survey<I, L, E>",
-            "heirloom_folio::Pages::words",
+            "heirloom_kho::Pages::words",
             "heirloom_restore::Image::words",
             "heirloom_restore::Chain<'p, P, T>::new",
             "heirloom_restore::Chain<'p, P, T>::for_each<E: core::convert::From<heirloom_restore::Error>>",
@@ -112,7 +113,7 @@ pub(crate) const REASONS: &[Reason] = &[
         why: "Not followed: the number is stored in words that the caller gave or owns, or named in errors about them. What follows \
               it later is a reader of the rows above.",
         functions: &[
-            "heirloom_folio::tracker::Ledger::leaf",
+            "heirloom_kho::tree::Ledger::leaf",
             "heirloom_restore::AreaDescriptor::info",
             "heirloom_restore::DeviceTree<'a>::open",
             "heirloom_restore::Header::read",

@@ -1,5 +1,6 @@
 //! What the unsafe code of each module is for, in a line.
 
+const KHO: &str = "heirloom-kho";
 const FOLIO: &str = "heirloom-folio";
 const SLAB: &str = "heirloom-slab";
 const RESTORE: &str = "heirloom-restore";
@@ -7,6 +8,7 @@ const HEIRLOOM: &str = "heirloom";
 
 /// Library, module, note.
 pub(crate) const NOTES: &[(&str, &str, &str)] = &[
+    (KHO, "prefetch", "a processor's hint"),
     (
         FOLIO,
         "allocator",
@@ -23,7 +25,6 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "octets", "eight bytes loaded or stored by one instruction"),
     (FOLIO, "inherit/settled", "a CPU's count of its own claims"),
     (FOLIO, "percpu", "a CPU's slot as a mutable reference while it is pinned"),
-    (FOLIO, "prefetch", "a processor's hint"),
     (FOLIO, "ranges", "a range's metadata laid out over memory that the caller gave"),
     (FOLIO, "reading", "the slot of the CPU that this is; the caller that hides a slab owns it"),
     (FOLIO, "runs", "the caller that frees, shrinks or grows a run owns it"),

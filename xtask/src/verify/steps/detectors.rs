@@ -84,7 +84,7 @@ pub(super) const STEPS: &[Step] = &[
             "asan",
             "address",
             "",
-            "-p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom-linux --lib --tests"
+            "-p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom-linux --lib --tests"
         ),
         long: None,
         needs: Some((
@@ -101,7 +101,8 @@ pub(super) const STEPS: &[Step] = &[
             export MIRIFLAGS="-Zmiri-strict-provenance"
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            tests heirloom-folio --lib -- kinds tracker::key
+            tests heirloom-kho --lib
+            tests heirloom-folio --lib -- kinds
             tests heirloom-folio --test concurrent -- of_two frames_allocated
             tests heirloom-slab --test objects -- --skip empty_slabs --skip figures_add_up --skip little_memory
             tests heirloom-slab --test generations -- free_places what_was_kept

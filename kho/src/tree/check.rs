@@ -9,15 +9,15 @@
 //! [`survey`], for a tool that tells all that is wrong, hands each fault to its caller and passes
 //! over what it concerns.
 
+use super::fault::{TreeError, TreeFault};
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
-use crate::error::{TreeError, TreeFault};
 use crate::prefetch::prefetch;
 use crate::sync::Relaxed;
 
 use super::counts::Counts;
 use super::key::{Geometry, KEY_LIMIT, Key, LEAF_KEYS, order_of};
-use super::node::Tables;
-use super::tree::Node;
+use super::read::Node;
+use super::tables::Tables;
 use super::walk::summary;
 
 const G: Geometry = Geometry::BUILD;
@@ -106,8 +106,8 @@ pub trait Ledger {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::tracker::{Ledger, Tables, check};
-/// use heirloom_folio::{Block, PhysAddr, TreeFault};
+/// use heirloom_kho::tree::{Ledger, Tables, TreeFault, check};
+/// use heirloom_kho::{Block, PhysAddr};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// struct Nothing;
@@ -145,8 +145,8 @@ where
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::tracker::{Ledger, Tables, survey};
-/// use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, TreeFault};
+/// use heirloom_kho::tree::{Ledger, Tables, TreeFault, survey};
+/// use heirloom_kho::{Block, PAGE_SIZE, PhysAddr};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// /// A root whose first two entries lead nowhere.
@@ -191,8 +191,11 @@ where
     Ok(counts)
 }
 
-/// [`check`], which adds what is in the tree to `counts`.
-pub(crate) fn check_counting<T, L>(
+/// Checks the tree at `root` as [`check`] does, and adds what is in it to `counts`.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_counting<T, L>(
     root: PhysAddr,
     tables: &T,
     ledger: &mut L,

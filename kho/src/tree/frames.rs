@@ -6,8 +6,8 @@
 
 use core::convert::Infallible;
 
+use super::fault::TreeFault;
 use crate::addr::{Block, Order, Pfn, Run};
-use crate::error::TreeFault;
 
 use super::check::Ledger;
 
@@ -87,8 +87,8 @@ impl<'w> FramesOf<'w> {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::tracker::{Frames, FramesOf, Ledger};
-/// use heirloom_folio::{Block, Order, Pfn, Run, TreeFault};
+/// use heirloom_kho::tree::{Frames, FramesOf, Ledger, TreeFault};
+/// use heirloom_kho::{Block, Order, Pfn, Run};
 ///
 /// let memory = Run::new(Pfn::new(0x100), 256).unwrap();
 /// let mut words = vec![0; FramesOf::words(memory).unwrap()];

@@ -19,7 +19,7 @@ use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::tracker::Geometry;
+/// use heirloom_kho::tree::Geometry;
 /// let g = Geometry::new(12);
 /// assert_eq!((g.key_bits, g.table_log2, g.leaf_log2, g.levels), (53, 9, 15, 6));
 /// ```
@@ -55,7 +55,7 @@ impl Geometry {
     }
 
     /// How far to shift a key right to get its index at `level`.
-    pub(super) const fn shift(self, level: u32) -> u32 {
+    pub const fn shift(self, level: u32) -> u32 {
         if level == 0 { 0 } else { self.leaf_log2 + (level - 1) * self.table_log2 }
     }
 }
@@ -63,15 +63,15 @@ impl Geometry {
 const G: Geometry = Geometry::BUILD;
 
 /// Levels of this build's tree.
-pub(super) const LEVELS: usize = G.levels as usize;
+pub const LEVELS: usize = G.levels as usize;
 /// Orders that a key can name.
-pub(super) const ORDERS: usize = Order::MAX.index() + 1;
+pub const ORDERS: usize = Order::MAX.index() + 1;
 /// Words of a node.
-pub(super) const WORDS: usize = PAGE_SIZE / 8;
+pub const WORDS: usize = PAGE_SIZE / 8;
 /// Keys in a leaf.
-pub(super) const LEAF_KEYS: u64 = 1 << G.leaf_log2;
+pub const LEAF_KEYS: u64 = 1 << G.leaf_log2;
 /// One past the largest key.
-pub(super) const KEY_LIMIT: u64 = 1 << G.key_bits;
+pub const KEY_LIMIT: u64 = 1 << G.key_bits;
 /// The marker's place in keys of order 0.
 const TOP: u32 = G.key_bits - 1;
 
@@ -80,7 +80,7 @@ const _: () = assert!(1 << G.table_log2 == WORDS && LEAF_KEYS == WORDS as u64 * 
 const _: () = assert!(TOP - Order::MAX.get() as u32 == 1);
 
 /// The first key at or below `key` that a node of `level` starts with.
-pub(super) const fn node_start(key: u64, level: u32) -> u64 {
+pub const fn node_start(key: u64, level: u32) -> u64 {
     let bits = G.shift(level + 1);
     key >> bits << bits
 }
@@ -100,8 +100,8 @@ pub(super) const fn order_of(key: u64) -> Order {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::tracker::Key;
-/// use heirloom_folio::{Block, Order, PAGE_SHIFT, Pfn};
+/// use heirloom_kho::tree::Key;
+/// use heirloom_kho::{Block, Order, PAGE_SHIFT, Pfn};
 /// let block = Block::new(Pfn::new(8), Order::new(3).unwrap()).unwrap();
 /// let key = Key::of(block);
 /// assert_eq!(key.get(), 1 << (64 - PAGE_SHIFT - 3) | 1);
@@ -154,7 +154,7 @@ impl Key {
 
     /// The word of the leaf that holds this key, and the bit in it.
     #[inline]
-    pub(super) const fn bit(self) -> (usize, u64) {
+    pub const fn bit(self) -> (usize, u64) {
         (self.index(0) / 64, 1 << (self.0 & 63))
     }
 }
@@ -199,7 +199,7 @@ impl Adjacent {
     }
 
     /// The folios' keys: the first and one past the last.
-    pub(super) const fn keys(self) -> (u64, u64) {
+    pub const fn keys(self) -> (u64, u64) {
         let first = Key::of(self.first).get();
         (first, first + self.count)
     }

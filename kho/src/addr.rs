@@ -26,7 +26,7 @@ pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{PhysAddr, PAGE_SIZE};
+/// use heirloom_kho::{PhysAddr, PAGE_SIZE};
 /// let a = PhysAddr::new(3 * PAGE_SIZE as u64 + 5);
 /// assert_eq!(a.pfn().get(), 3);
 /// assert_eq!(a.offset_in_page(), 5);
@@ -144,7 +144,7 @@ impl fmt::Display for Pfn {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::Order;
+/// use heirloom_kho::Order;
 /// let o = Order::new(3).unwrap();
 /// assert_eq!(o.frames(), 8);
 /// assert_eq!(Order::for_frames(5), Some(o));
@@ -224,7 +224,7 @@ impl Block {
 
     /// The block of `order` at `pfn`, which is known to be one.
     #[inline]
-    pub(crate) const fn aligned(pfn: Pfn, order: Order) -> Self {
+    pub const fn aligned(pfn: Pfn, order: Order) -> Self {
         debug_assert!(pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0);
         Self { pfn, order }
     }
@@ -269,7 +269,7 @@ impl fmt::Display for Block {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{Order, Pfn, Run};
+/// use heirloom_kho::{Order, Pfn, Run};
 /// // Five frames from frame 3: the largest aligned blocks are 1 + 4 frames.
 /// let orders: Vec<u8> = Run::new(Pfn::new(3), 5).unwrap().blocks().map(|b| b.order().get()).collect();
 /// assert_eq!(orders, [0, 2]);

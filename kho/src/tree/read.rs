@@ -15,7 +15,7 @@ use crate::addr::{Block, PhysAddr};
 use crate::sync::{Acquire, AtomicU64};
 
 use super::key::{Geometry, KEY_LIMIT, Key, LEVELS, node_start};
-use super::node::Tables;
+use super::tables::Tables;
 
 const G: Geometry = Geometry::BUILD;
 
@@ -30,8 +30,8 @@ const G: Geometry = Geometry::BUILD;
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::tracker::{Geometry, Key, Tables, Tree};
-/// use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
+/// use heirloom_kho::tree::{Geometry, Key, Tables, Tree};
+/// use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// // Pages 1, 2, .. of memory.
@@ -74,12 +74,13 @@ impl<T: ?Sized> Copy for Tree<'_, T> {}
 
 /// A node that was found.
 #[derive(Clone, Copy)]
-pub(super) struct Node<'a> {
+pub struct Node<'a> {
     /// Its page.
-    pub(super) addr: PhysAddr,
+    pub addr: PhysAddr,
     /// The first key that it covers.
-    pub(super) first: u64,
-    pub(super) words: &'a [AtomicU64],
+    pub first: u64,
+    /// Its entries, or bits.
+    pub words: &'a [AtomicU64],
 }
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
@@ -104,7 +105,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     }
 
     /// The leaf that holds `key`, if there is one.
-    pub(super) fn leaf(&self, key: Key) -> Option<Node<'a>> {
+    pub fn leaf(&self, key: Key) -> Option<Node<'a>> {
         let mut at = self.node(self.root, 0)?;
         for level in (1..G.levels).rev() {
             // Acquire pairs with the Release that linked the node: it is seen zeroed.
@@ -115,7 +116,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     }
 
     /// How many nodes there are on the way to `key`, from the root down.
-    pub(super) fn depth(&self, key: Key) -> usize {
+    pub fn depth(&self, key: Key) -> usize {
         let mut entry = self.root;
         for level in (0..G.levels).rev() {
             let Some(at) = self.node(entry, 0) else { return LEVELS - 1 - level as usize };
@@ -129,7 +130,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     }
 
     /// The first node of `level` that covers a key at or after `from`.
-    pub(super) fn seek(&self, level: u32, from: u64) -> Option<Node<'a>> {
+    pub fn seek(&self, level: u32, from: u64) -> Option<Node<'a>> {
         let mut key = from;
         'root: while key < KEY_LIMIT {
             let mut at = self.node(self.root, 0)?;
@@ -170,62 +171,4 @@ fn next_entry(words: &[AtomicU64], index: usize) -> Option<(usize, PhysAddr)> {
     // Acquire pairs with the Release that linked the node: it is seen zeroed.
     let mut entries = words.get(index..)?.iter().map(|word| word.load(Acquire)).enumerate();
     entries.find(|&(_, entry)| entry != 0).map(|(skipped, entry)| (skipped, PhysAddr::new(entry)))
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::vec::Vec;
-
-    use super::super::Tracker;
-    use super::super::ram::{Ram, block};
-    use super::*;
-
-    #[test]
-    fn an_empty_tree_holds_nothing() {
-        let ram = Ram::new(1);
-        let tree = Tree::new(PhysAddr::new(0), &ram);
-        assert!(!tree.contains(block(0, 0)));
-        assert!(tree.seek(0, 0).is_none());
-        assert_eq!(tree.depth(Key::of(block(0, 0))), 0);
-        assert_eq!(tree.folios().count(), 0);
-    }
-
-    #[test]
-    fn seek_finds_the_next_leaf_however_far() {
-        let ram = Ram::new(64);
-        let tracker = Tracker::new();
-        let far = 1 << 40;
-        for b in [block(9, 0), block(0, 5), block(0, 7), block(0, far)] {
-            tracker.preserve(&ram, b).unwrap();
-        }
-        let tree = tracker.tree(&ram);
-        let mut firsts = Vec::new();
-        let mut from = 0;
-        while let Some(leaf) = tree.seek(0, from) {
-            firsts.push(leaf.first);
-            from = leaf.first + super::super::key::LEAF_KEYS;
-        }
-        let expected: Vec<_> = [block(9, 0), block(0, 0), block(0, far)]
-            .map(|b| node_start(Key::of(b).get(), 0))
-            .into();
-        assert_eq!(firsts, expected);
-        assert_eq!(tree.depth(Key::of(block(0, 6))), LEVELS);
-        assert!(tree.depth(Key::of(block(0, far * 2))) < LEVELS);
-    }
-
-    #[test]
-    fn entries_outside_memory_read_as_absent() {
-        let ram = Ram::new(16);
-        let tracker = Tracker::new();
-        tracker.preserve(&ram, block(0, 0)).unwrap();
-        tracker.preserve(&ram, block(9, 0)).unwrap();
-        let tree = tracker.tree(&ram);
-        let table = tree.seek(1, Key::of(block(0, 0)).get()).unwrap();
-        let index = Key::of(block(0, 0)).index(1);
-        for bad in [u64::MAX, 7, 1 << 60] {
-            table.words[index].store(bad, crate::sync::Relaxed);
-            assert!(!tree.contains(block(0, 0)));
-            assert_eq!(tree.folios().collect::<Vec<_>>(), [block(9, 0)]);
-        }
-    }
 }

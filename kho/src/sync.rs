@@ -3,7 +3,7 @@
 //!
 //! Not part of what users are promised: `pub` because the layers above share the room.
 
-#[cfg(not(any(loom, heirloom_model, test)))]
+#[cfg(not(any(loom, heirloom_model)))]
 pub use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
@@ -14,12 +14,11 @@ pub use core::sync::atomic::AtomicPtr;
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-// And under this crate's own tests, so that a test can look at memory before each store.
-#[cfg(all(not(loom), any(heirloom_model, test)))]
+#[cfg(all(not(loom), heirloom_model))]
 #[allow(clippy::cast_lossless, reason = "one macro for words of all widths")]
 mod watched;
 
-#[cfg(all(not(loom), any(heirloom_model, test)))]
+#[cfg(all(not(loom), heirloom_model))]
 pub use watched::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Op, Ordering, Orders,
     Watcher, watch, written,
@@ -27,7 +26,7 @@ pub use watched::{
 
 /// Says that plain stores wrote these bytes, which only atomics touch from here on: a watcher does
 /// not see them otherwise.
-#[cfg(any(loom, not(any(heirloom_model, test))))]
+#[cfg(any(loom, not(heirloom_model)))]
 #[inline]
 pub const fn written(_at: core::ptr::NonNull<u8>, _bytes: usize) {}
 

@@ -7,8 +7,8 @@ use crate::addr::Order;
 use crate::sync::{AtomicU64, Relaxed};
 
 use super::key::{KEY_LIMIT, LEAF_KEYS, LEVELS, ORDERS, order_of};
-use super::node::Tables;
-use super::tree::Tree;
+use super::read::Tree;
+use super::tables::Tables;
 
 impl<T: Tables + ?Sized> Tree<'_, T> {
     /// What is in the tree, by population count of its leaves.
@@ -34,7 +34,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
+    /// An empty tree.
+    pub const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
 
     /// Preserved folios of `order`.
     pub fn folios(&self, order: Order) -> u64 {
@@ -91,32 +92,5 @@ impl Counts {
         for (key, word) in (64..KEY_LIMIT).step_by(64).zip(words) {
             self.add_folios(order_of(key), ones(word));
         }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::super::Tracker;
-    use super::super::ram::{Ram, block};
-    use super::*;
-    use crate::addr::Pfn;
-
-    #[test]
-    fn every_order_and_every_node_is_counted() {
-        let ram = Ram::new(400);
-        let tracker = Tracker::new();
-        for o in 0..ORDERS as u8 {
-            tracker.preserve(&ram, block(o, 0)).unwrap();
-            tracker.preserve(&ram, block(o, Pfn::LIMIT.get() - (1 << o))).unwrap();
-        }
-        let counts = tracker.tree(&ram).counts();
-        assert_eq!(counts.total(), 2 * ORDERS as u64);
-        for o in 0..ORDERS as u8 {
-            assert_eq!(counts.folios(Order::new(o).unwrap()), 2, "order {o}");
-        }
-        assert_eq!(counts.frames(), 2 * ((1 << ORDERS) - 1));
-        assert_eq!(counts.nodes(), ram.used() as u64);
-        assert_eq!(counts.nodes_at(LEVELS as u8 - 1), 1);
-        assert_eq!(counts.nodes_at(LEVELS as u8), 0);
     }
 }

@@ -5,8 +5,8 @@ use core::iter::FusedIterator;
 use crate::addr::PhysAddr;
 
 use super::key::Geometry;
-use super::node::Tables;
-use super::tree::Tree;
+use super::read::Tree;
+use super::tables::Tables;
 
 const G: Geometry = Geometry::BUILD;
 
@@ -54,26 +54,3 @@ impl<T: Tables + ?Sized> Iterator for TreeNodes<'_, T> {
 }
 
 impl<T: Tables + ?Sized> FusedIterator for TreeNodes<'_, T> {}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::vec::Vec;
-
-    use super::super::Tracker;
-    use super::super::ram::{Ram, block};
-
-    #[test]
-    fn nodes_come_bottom_up_each_once() {
-        let ram = Ram::new(64);
-        let t = Tracker::new();
-        for b in [block(0, 0), block(0, 1 << 30), block(9, 0), block(40, 0)] {
-            t.preserve(&ram, b).unwrap();
-        }
-        let nodes: Vec<_> = t.tree(&ram).nodes().collect();
-        assert!(nodes.is_sorted_by_key(|n| n.level));
-        assert_eq!(nodes.last().unwrap().addr, t.root().unwrap());
-        let pages: BTreeSet<_> = nodes.iter().map(|n| n.addr).collect();
-        assert_eq!((pages.len(), nodes.len()), (ram.used(), ram.used()));
-    }
-}
