@@ -29,11 +29,11 @@ use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, FrameState, Kind, Machine, Memory, Order, PhysAddr};
 
+use crate::adopt_slab::{Adopted, SlabInfo, admits_slabs, check_slab};
 use crate::cache::Cache;
 use crate::class::class_of;
 use crate::error::Error;
 use crate::header::{Fixed, Slab};
-use crate::heir::{Adopted, SlabInfo, admits_slabs, check_slab};
 use crate::new::NewSlabs;
 use crate::past::{Named, Turn};
 use crate::roll::{CacheRecord, Here, RollView, Source};
@@ -133,7 +133,7 @@ impl<M: Machine> Slabs<M> {
                 self.look_at(&self.past.turn(), &record, named.slab).transpose()?;
             }
         }
-        let cache = self.heir(spec, expected, &records)?;
+        let cache = self.adopting_cache(spec, expected, &records)?;
         let mut adopted = Adopted::default();
         loop {
             let put_back = self.past.turn().put_back();
@@ -189,7 +189,7 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// As for [`Slabs::adopt`].
     #[inline(never)]
-    pub(crate) fn heir(
+    pub(crate) fn adopting_cache(
         &self,
         spec: CacheSpec,
         expected: bool,
@@ -267,8 +267,8 @@ impl<M: Machine> Slabs<M> {
         let ptr = self.memory().machine().ptr(addr);
         let claim = || {
             self.looking(|stays| {
-                let Some(spot) = self.spot_at(addr, stays)? else { return Ok(None) };
-                spot.claim(bytes, tag).map(Some)
+                let Some(object_ref) = self.object_at(addr, stays)? else { return Ok(None) };
+                object_ref.claim(bytes, tag).map(Some)
             })
         };
         if claim()?.is_none() {

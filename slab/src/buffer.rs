@@ -11,8 +11,8 @@ use crate::cache::Cache;
 use crate::class::Class;
 use crate::error::Error;
 use crate::name::Name;
+use crate::object_ref::Stays;
 use crate::slabs::Slabs;
-use crate::spot::Stays;
 use crate::state::ObjectState;
 
 /// What a buffer is to be like, beside its layout.
@@ -172,8 +172,8 @@ impl<M: Machine> Slabs<M> {
         }
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
-        let spot = self.owned(ptr, &stays)?;
-        let (geometry, state) = (&spot.control.geometry, spot.state());
+        let object_ref = self.owned(ptr, &stays)?;
+        let (geometry, state) = (&object_ref.control.geometry, object_ref.state());
         let (has, wants) = (geometry.size as usize, layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());
         if state.is_in_use() && aligned && wants <= has && (wants > has / 2 || has <= 64) {
@@ -181,10 +181,11 @@ impl<M: Machine> Slabs<M> {
         }
         let held = state.is(ObjectState::Held);
         if !state.is(ObjectState::Live) && !held {
-            return Err(spot.not_live(state));
+            return Err(object_ref.not_live(state));
         }
         // What survives until it is freed still does where it goes.
-        let like = Buffers { preserving: spot.control.spec.preserving || held, zeroed: false };
+        let like =
+            Buffers { preserving: object_ref.control.spec.preserving || held, zeroed: false };
         // SAFETY: the caller's promise; the object has `has` bytes.
         match unsafe { self.move_to(ptr, has, layout, like) } {
             // Shrinking needs no memory.

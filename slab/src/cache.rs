@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::header::Slab;
 use crate::magazine::Round;
 use crate::name::Name;
+use crate::object_ref::{ObjectRef, Stays};
 use crate::slabs::Slabs;
-use crate::spot::{Spot, Stays};
 use crate::state::{ObjectState, State};
 
 /// A cache of objects: a handle, cheap to copy, to what lives as long as its [`Slabs`].
@@ -198,17 +198,17 @@ impl<'s, M: Machine> Cache<'s, M> {
     pub(crate) unsafe fn free_checked(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
-        let spot = self.owned(ptr, &stays)?;
-        let state = spot.state();
+        let object_ref = self.owned(ptr, &stays)?;
+        let state = object_ref.state();
         if !state.is(ObjectState::Live) && !state.is(ObjectState::Held) {
-            return Err(spot.not_live(state));
+            return Err(object_ref.not_live(state));
         }
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
         // SAFETY: the caller owns the object.
-        unsafe { debug::check_free(&spot, state) }?;
-        let given = self.give_slow(spot.slab.round(&self.control.geometry, spot.index));
+        unsafe { debug::check_free(&object_ref, state) }?;
+        let given = self.give_slow(object_ref.slab.round(&self.control.geometry, object_ref.index));
         debug_assert!(given, "the caller may wait");
         Ok(())
     }
@@ -243,22 +243,26 @@ impl<'s, M: Machine> Cache<'s, M> {
     }
 
     /// The object of this cache that its owner has a pointer to; its slab is swept if it was not.
-    fn owned<'l>(&self, ptr: NonNull<u8>, stays: &'l Stays<'_>) -> Result<Spot<'s, 'l, M>, Error> {
-        self.slabs.swept(ptr, || self.spot(ptr, stays))
-    }
-
-    /// The object of this cache that a pointer leads to.
-    pub(crate) fn spot<'l>(
+    fn owned<'l>(
         &self,
         ptr: NonNull<u8>,
         stays: &'l Stays<'_>,
-    ) -> Result<Spot<'s, 'l, M>, Error> {
-        let spot = self.slabs.spot_of(ptr, stays)?;
-        if core::ptr::eq(spot.control, self.control) {
-            return Ok(spot);
+    ) -> Result<ObjectRef<'s, 'l, M>, Error> {
+        self.slabs.swept(ptr, || self.object_ref(ptr, stays))
+    }
+
+    /// The object of this cache that a pointer leads to.
+    pub(crate) fn object_ref<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<ObjectRef<'s, 'l, M>, Error> {
+        let object_ref = self.slabs.object_of(ptr, stays)?;
+        if core::ptr::eq(object_ref.control, self.control) {
+            return Ok(object_ref);
         }
-        let (expected, found) = (self.control.name, spot.control.name);
-        Err(Error::WrongCache { addr: spot.addr(), expected, found })
+        let (expected, found) = (self.control.name, object_ref.control.name);
+        Err(Error::WrongCache { addr: object_ref.addr(), expected, found })
     }
 
     /// Allocates when no object was to be had at once, or checks the one that was.
@@ -271,7 +275,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         };
         if debug::ENABLED {
             // SAFETY: free, and in no list or magazine: this call's.
-            debug::check_alloc(&self.spot(round.object, &unsafe { Stays::promised() })?)?;
+            debug::check_alloc(&self.object_ref(round.object, &unsafe { Stays::promised() })?)?;
         }
         Ok(hand_out(round))
     }

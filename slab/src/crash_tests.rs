@@ -19,8 +19,8 @@ use heirloom_folio::{Block, DirectMap, PAGE_SIZE, PhysAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed};
 
+use crate::adopt_slab::{check_slab, survived};
 use crate::header::Slab;
-use crate::heir::{check_slab, survived};
 use crate::roll::RollView;
 use crate::state::State;
 use crate::store::{self, watch};

@@ -14,7 +14,7 @@ use heirloom_folio::{Machine, PhysAddr};
 
 use crate::error::Error;
 use crate::geometry::Geometry;
-use crate::spot::Spot;
+use crate::object_ref::ObjectRef;
 use crate::state::{ObjectState, State};
 
 /// Whether this build checks.
@@ -51,21 +51,21 @@ pub(crate) unsafe fn fence(object: NonNull<u8>, geometry: &Geometry) {
 /// # Safety
 /// The caller owns the object.
 pub(crate) unsafe fn check_free<M: Machine>(
-    spot: &Spot<'_, '_, M>,
+    object_ref: &ObjectRef<'_, '_, M>,
     state: State,
 ) -> Result<(), Error> {
-    let geometry = &spot.control.geometry;
-    let object = spot.slab.object(geometry, spot.index);
+    let geometry = &object_ref.control.geometry;
+    let object = object_ref.slab.object(geometry, object_ref.index);
     // SAFETY: the caller owns the object, and nothing else writes behind it but by mistake.
     if ENABLED && let Some(at) = unsafe { overrun(object, geometry) } {
-        return Err(overwritten(spot, at));
+        return Err(overwritten(object_ref, at));
     }
-    let state = spot.release(state);
+    let state = object_ref.release(state);
     // Of two frees at the same time one loses here.
-    if !spot.exchange(state, ObjectState::Free) {
-        return Err(spot.not_live(spot.state()));
+    if !object_ref.exchange(state, ObjectState::Free) {
+        return Err(object_ref.not_live(object_ref.state()));
     }
-    if ENABLED && spot.control.spec.constructor.is_none() {
+    if ENABLED && object_ref.control.spec.constructor.is_none() {
         // SAFETY: the caller gave the object up, and it is in no magazine yet.
         unsafe { poison(object, geometry) };
     }
@@ -73,11 +73,11 @@ pub(crate) unsafe fn check_free<M: Machine>(
 }
 
 /// Checks an object that is about to be handed out. One that was written to is taken out of use.
-pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, '_, M>) -> Result<(), Error> {
-    let state = spot.state();
-    let geometry = &spot.control.geometry;
-    let object = spot.slab.object(geometry, spot.index);
-    let spoiled = match spot.control.spec.constructor {
+pub(crate) fn check_alloc<M: Machine>(object_ref: &ObjectRef<'_, '_, M>) -> Result<(), Error> {
+    let state = object_ref.state();
+    let geometry = &object_ref.control.geometry;
+    let object = object_ref.slab.object(geometry, object_ref.index);
+    let spoiled = match object_ref.control.spec.constructor {
         Some(_) => None,
         // SAFETY: the object came from a magazine and is ours alone.
         None => unsafe { first_other(object, 0, geometry.size as usize, POISON) },
@@ -87,15 +87,15 @@ pub(crate) fn check_alloc<M: Machine>(spot: &Spot<'_, '_, M>) -> Result<(), Erro
     let at = at.or(if state.is(ObjectState::Free) { None } else { Some(0) });
     at.map_or(Ok(()), |at| {
         let bad = state.to(ObjectState::Quarantined);
-        spot.slab.state(geometry, spot.index).store(bad.0, Relaxed);
-        Err(overwritten(spot, at))
+        object_ref.slab.state(geometry, object_ref.index).store(bad.0, Relaxed);
+        Err(overwritten(object_ref, at))
     })
 }
 
-fn overwritten<M: Machine>(spot: &Spot<'_, '_, M>, at: usize) -> Error {
-    let addr = spot.addr();
+fn overwritten<M: Machine>(object_ref: &ObjectRef<'_, '_, M>, at: usize) -> Error {
+    let addr = object_ref.addr();
     let at = PhysAddr::new(addr.get() + at as u64);
-    Error::Overwritten { cache: spot.control.name, addr, at }
+    Error::Overwritten { cache: object_ref.control.name, addr, at }
 }
 
 /// How far behind the start of an object the first byte of its red zone is that was overwritten.

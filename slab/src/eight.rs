@@ -35,7 +35,7 @@ impl Eight {
 
     /// Those whose object outlives the kernel that wrote them; all are sound. As [`survived`].
     ///
-    /// [`survived`]: crate::heir::survived
+    /// [`survived`]: crate::adopt_slab::survived
     pub(crate) const fn survivors(self, preserving: bool) -> u64 {
         let [a, b, c] = self.bits;
         // Preserved, unclaimed, held; and live.
@@ -96,7 +96,7 @@ pub(crate) const fn nth(states: u64, index: u32) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heir::survived;
+    use crate::adopt_slab::survived;
     use crate::state::ObjectState;
 
     /// Every byte in every place, beside others of any kind.

@@ -4,8 +4,8 @@ use core::fmt;
 
 use heirloom_folio::{Block, Kind, Pages, PhysAddr};
 
+use crate::adopt_slab::check_slab;
 use crate::error::Error;
-use crate::heir::check_slab;
 use crate::roll::{CacheRecord, Part, RollView};
 
 /// The caches that a roll in `P` describes. Nothing is claimed and nothing is written.

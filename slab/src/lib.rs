@@ -58,6 +58,7 @@
 extern crate std;
 
 mod adopt;
+mod adopt_slab;
 mod aside;
 mod buffer;
 mod cache;
@@ -74,12 +75,12 @@ mod finish;
 mod geometry;
 mod global;
 mod header;
-mod heir;
 mod left;
 mod lists;
 mod magazine;
 mod name;
 mod new;
+mod object_ref;
 mod objects;
 mod owner;
 mod past;
@@ -90,7 +91,6 @@ mod resume;
 mod roll;
 mod slabs;
 mod spec;
-mod spot;
 mod state;
 mod stats;
 mod store;
@@ -100,13 +100,13 @@ mod typed;
 mod upgrade;
 
 pub use adopt::RollPart;
+pub use adopt_slab::Adopted;
 pub use buffer::Buffers;
 pub use cache::Cache;
 pub use error::{Error, Field, Refused, RollError, RollFault, SlabError, SlabFault};
 pub use finish::Unclaimed;
 pub use geometry::MAX_OBJECT;
 pub use global::{Global, Heap};
-pub use heir::Adopted;
 pub use left::{LeftCaches, LeftSlab};
 pub use name::Name;
 #[doc(hidden)]

@@ -4,9 +4,9 @@ use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Machine, PhysAddr};
 
+use crate::adopt_slab::survived;
 use crate::cache::Cache;
 use crate::geometry::Geometry;
-use crate::heir::survived;
 use crate::roll::{Here, NamedSlabs};
 use crate::state::{ObjectState, State};
 

@@ -8,8 +8,8 @@ use heirloom_folio::{Kind, Machine, PhysAddr, Run};
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::name::Name;
+use crate::object_ref::Stays;
 use crate::slabs::Slabs;
-use crate::spot::Stays;
 use crate::state::ObjectState;
 
 /// Whose some memory is; see [`Slabs::owner_of`].
@@ -125,12 +125,12 @@ impl<M: Machine> Slabs<M> {
     pub fn name_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
         self.swept(ptr, || {
             self.looking(|stays| {
-                let spot = self.spot_of(ptr, stays)?;
-                let (state, cache) = (spot.state(), spot.control.name);
+                let object_ref = self.object_of(ptr, stays)?;
+                let (state, cache) = (object_ref.state(), object_ref.control.name);
                 if state.is_in_use() {
-                    return Ok((state.tag(), spot.control.geometry.size as usize));
+                    return Ok((state.tag(), object_ref.control.geometry.size as usize));
                 }
-                Err(Error::NotInUse { cache, addr: spot.addr() })
+                Err(Error::NotInUse { cache, addr: object_ref.addr() })
             })
         })
     }

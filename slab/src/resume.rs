@@ -23,12 +23,12 @@ use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
 use heirloom_folio::{Block, Kind, Machine, PAGE_SIZE, PhysAddr};
 
+use crate::adopt_slab::check_slab;
 use crate::aside::give_up;
 use crate::cache::Cache;
 use crate::class::class_of;
 use crate::error::Error;
 use crate::header::Shape;
-use crate::heir::check_slab;
 use crate::roll::{CacheRecord, Here};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
@@ -92,7 +92,7 @@ impl<M: Machine> Slabs<M> {
 
     fn resume_named(&self, spec: CacheSpec, expected: bool) -> Result<Cache<'_, M>, Error> {
         let records = self.left_to(&spec)?;
-        let cache = self.heir(spec, expected, &records)?;
+        let cache = self.adopting_cache(spec, expected, &records)?;
         records.iter().try_for_each(|record| cache.resume(&record))?;
         Ok(cache)
     }
@@ -167,12 +167,13 @@ impl<M: Machine> Slabs<M> {
         let ptr = self.memory().machine().ptr(addr);
         self.swept(ptr, || {
             self.looking(|stays| {
-                let spot = self.spot_of(ptr, stays)?;
-                let (cache, found) = (spot.control.name, u64::from(spot.control.geometry.size));
+                let object_ref = self.object_of(ptr, stays)?;
+                let (cache, found) =
+                    (object_ref.control.name, u64::from(object_ref.control.geometry.size));
                 if bytes != found {
                     return Err(Error::WrongLength { cache, addr, expected: bytes, found });
                 }
-                let state = spot.state();
+                let state = object_ref.state();
                 if !state.is_in_use() {
                     return Err(Error::NotInUse { cache, addr });
                 }
@@ -210,7 +211,7 @@ impl<M: Machine> Cache<'_, M> {
     /// As for [`Slabs::at`]; [`Error::WrongCache`].
     pub fn at(&self, addr: PhysAddr, tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.at(addr, u64::from(self.control.geometry.size), tag)?;
-        self.slabs.looking(|stays| self.spot(ptr, stays).map(|_| ptr))
+        self.slabs.looking(|stays| self.object_ref(ptr, stays).map(|_| ptr))
     }
 
     /// Sweeps up to `limit` slabs that were resumed and not used yet, so that later calls need not. Returns

@@ -15,10 +15,10 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
 
+use crate::adopt_slab::Adopted;
 use crate::cache::Cache;
 use crate::error::{Error, Refused};
 use crate::header::Slab;
-use crate::heir::Adopted;
 use crate::persist::Persist;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
@@ -252,7 +252,9 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         let slabs = self.cache.slabs;
         let ptr = slabs.memory().machine().ptr(addr);
         slabs.swept(ptr, || {
-            slabs.looking(|stays| self.cache.spot(ptr, stays)?.claim(size_of::<T>() as u64, tag))
+            slabs.looking(|stays| {
+                self.cache.object_ref(ptr, stays)?.claim(size_of::<T>() as u64, tag)
+            })
         })?;
         Ok(self.at(addr))
     }

@@ -4,10 +4,10 @@ use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Block, Machine, PhysAddr};
 
+use crate::adopt_slab::survived;
 use crate::aside::Aside;
 use crate::error::Error;
 use crate::header::Slab;
-use crate::heir::survived;
 use crate::past::Named;
 use crate::roll::CacheRecord;
 use crate::slabs::Slabs;

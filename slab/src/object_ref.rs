@@ -53,7 +53,7 @@ impl Stays<'_> {
 }
 
 /// An object of a cache, in whatever state.
-pub(crate) struct Spot<'s, 'l, M: Machine> {
+pub(crate) struct ObjectRef<'s, 'l, M: Machine> {
     pub(crate) slabs: &'s Slabs<M>,
     pub(crate) control: &'s Control<M>,
     pub(crate) slab: Slab,
@@ -61,7 +61,7 @@ pub(crate) struct Spot<'s, 'l, M: Machine> {
     stays: PhantomData<&'l Stays<'l>>,
 }
 
-impl<M: Machine> Spot<'_, '_, M> {
+impl<M: Machine> ObjectRef<'_, '_, M> {
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.control.geometry, self.index)
@@ -321,31 +321,31 @@ impl<M: Machine> Slabs<M> {
         &self,
         ptr: NonNull<u8>,
         stays: &'l Stays<'_>,
-    ) -> Result<Spot<'_, 'l, M>, Error> {
-        self.swept(ptr, || self.spot_of(ptr, stays))
+    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
+        self.swept(ptr, || self.object_of(ptr, stays))
     }
 
     /// The object that a pointer leads to.
-    pub(crate) fn spot_of<'l>(
+    pub(crate) fn object_of<'l>(
         &self,
         ptr: NonNull<u8>,
         stays: &'l Stays<'_>,
-    ) -> Result<Spot<'_, 'l, M>, Error> {
+    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        self.spot_at(addr, stays)?.ok_or(nothing)
+        self.object_at(addr, stays)?.ok_or(nothing)
     }
 
     /// The object at an address; `None` if no slab is there.
-    pub(crate) fn spot_at<'l>(
+    pub(crate) fn object_at<'l>(
         &self,
         addr: PhysAddr,
         stays: &'l Stays<'_>,
-    ) -> Result<Option<Spot<'_, 'l, M>>, Error> {
+    ) -> Result<Option<ObjectRef<'_, 'l, M>>, Error> {
         let Some((slab, control)) = self.slab_at(addr, stays) else { return Ok(None) };
         match control.geometry.around(control.geometry.offset_of(addr)) {
             Some((index, 0)) => {
-                Ok(Some(Spot { slabs: self, control, slab, index, stays: PhantomData }))
+                Ok(Some(ObjectRef { slabs: self, control, slab, index, stays: PhantomData }))
             }
             around => {
                 let start = around.map(|(index, _)| slab.addr(&control.geometry, index));

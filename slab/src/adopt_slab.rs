@@ -115,7 +115,7 @@ impl<M: Machine> Cache<'_, M> {
                 self.slabs.let_go(control, &mut shared, slab);
             }
             shared.lists.add(geometry, slab);
-            // Release pairs with the Acquire in `Spot::claim`: the states are this kernel's.
+            // Release pairs with the Acquire in `ObjectRef::claim`: the states are this kernel's.
             slab.head().owner.store(control.owner, Release);
             // SAFETY: ours since it was claimed, and a slab of this cache since just now.
             unsafe { self.slabs.show(block) };
@@ -219,8 +219,8 @@ impl<M: Machine> Cache<'_, M> {
         let ptr = self.slabs.memory().machine().ptr(addr);
         self.slabs.swept(ptr, || {
             self.slabs.looking(|stays| {
-                let spot = self.spot(ptr, stays)?;
-                spot.claim(u64::from(self.control.geometry.size), spot.state().tag())
+                let object_ref = self.object_ref(ptr, stays)?;
+                object_ref.claim(u64::from(self.control.geometry.size), object_ref.state().tag())
             })
         })?;
         Ok(ptr)
@@ -234,14 +234,14 @@ impl<M: Machine> Cache<'_, M> {
         let control = self.control;
         let ptr = self.slabs.memory().machine().ptr(addr);
         let (slab, index) = self.slabs.looking(|stays| {
-            let spot = self.spot(ptr, stays)?;
-            let state = spot.state();
+            let object_ref = self.object_ref(ptr, stays)?;
+            let state = object_ref.state();
             // Free and in no list: this call's alone. (Not out of use, as the places are that
             // `construct_in` puts in order, maybe at the same time.)
-            if !state.is(ObjectState::Unclaimed) || !spot.exchange(state, ObjectState::Free) {
+            if !state.is(ObjectState::Unclaimed) || !object_ref.exchange(state, ObjectState::Free) {
                 return Err(Error::NotUnclaimed { cache: control.name, addr });
             }
-            Ok((spot.slab, spot.index))
+            Ok((object_ref.slab, object_ref.index))
         })?;
         // Before the object is in its slab again: until then the slab is not given back.
         if !control.spec.preserving {
