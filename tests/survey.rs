@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use heirloom::folio::{PAGE_SIZE, PhysAddr, Run};
 use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Error, Image, SealPolicy, survey};
-use heirloom::slab::{CacheSpec, Error as SlabError, RollPart};
+use heirloom::slab::{CacheSpec, DirectoryPart, Error as SlabError};
 use proptest::prelude::*;
 
 use common::{Kernel, World, keep_area, keep_buffer, keep_folio, keep_run, proptest_config};
@@ -72,7 +72,7 @@ fn tables(kernel: &Kernel<'_>) -> Vec<PhysAddr> {
     kernel.for_each_subtree(|_, addr, _| pages.push(addr)).unwrap();
     kernel.memory().for_each_node(|node| pages.push(node.addr));
     kernel.slabs().for_each_table(|part| match part {
-        RollPart::Page(addr) | RollPart::Header { addr, .. } => pages.push(addr),
+        DirectoryPart::Page(addr) | DirectoryPart::Header { addr, .. } => pages.push(addr),
     });
     pages
 }

@@ -6,7 +6,7 @@ use heirloom::Heirloom;
 use heirloom::arena::{Arena, Mapping};
 use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Request};
 use heirloom::restore::{AreaInfo, Handle, Parts, PreservedArea};
-use heirloom::slab::{Owner, RollPart};
+use heirloom::slab::{DirectoryPart, Owner};
 
 use crate::run::Failure;
 use crate::steps::{Stage, Steps};
@@ -225,7 +225,7 @@ impl Used {
         let mut roll = 0;
         heirloom
             .slabs()
-            .for_each_table(|part| roll += u64::from(matches!(part, RollPart::Page(_))));
+            .for_each_table(|part| roll += u64::from(matches!(part, DirectoryPart::Page(_))));
         Ok(Self {
             buffers: of(Kind::Buffer) + of(Kind::Tail) + of(Kind::Run),
             folios: of(Kind::Folio),

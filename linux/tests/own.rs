@@ -9,7 +9,7 @@ use heirloom_restore::{
     AreaInfo, AreaPart, Broken, Chain, Entry, Error as RestoreError, Fault, Handover, Header,
     Image, Left, PreservedArea, Records, Sealed, Surveyed, Table, TableError,
 };
-use heirloom_slab::{CacheSpec, LeftCaches, RollError, RollFault, SlabError, SlabFault};
+use heirloom_slab::{CacheSpec, DirectoryError, DirectoryFault, LeftCaches, SlabError, SlabFault};
 
 use common::{Dump, block, findings, order};
 
@@ -247,24 +247,27 @@ fn a_roll_that_is_not_sound() {
     };
     let error = |page: u64, index, fault| {
         let page = PhysAddr::new(page);
-        RestoreError::Slab(RollError { page, index, fault }.into())
+        RestoreError::Slab(DirectoryError { page, index, fault }.into())
     };
     // A record's checksum, the entry of a slab, a page that follows.
     left.flip(roll + 16 + 8);
-    let RestoreError::Slab(heirloom_slab::Error::Roll(found)) = only(&left) else { panic!() };
+    let RestoreError::Slab(heirloom_slab::Error::Directory(found)) = only(&left) else { panic!() };
     assert_eq!((found.page.get(), found.index), (roll, 0));
-    assert!(matches!(found.fault, RollFault::Checksum { .. }));
+    assert!(matches!(found.fault, DirectoryFault::Checksum { .. }));
     left.flip(roll + 16 + 8);
     let entry = left.dump.get(slabs + 16);
     left.dump.put(slabs + 16, entry + 8);
     let found = left.findings().1;
-    assert!(found.contains(&error(slabs, 0, RollFault::Entry { found: entry + 8 })), "{found:?}");
+    assert!(
+        found.contains(&error(slabs, 0, DirectoryFault::Entry { found: entry + 8 })),
+        "{found:?}"
+    );
     left.dump.put(slabs + 16, entry);
     left.dump.put(roll, roll);
-    assert_eq!(only(&left), error(roll, 0, RollFault::Endless));
+    assert_eq!(only(&left), error(roll, 0, DirectoryFault::Endless));
     let addr = PhysAddr::new(SCRATCH * PAGE);
     left.dump.put(roll, addr.get());
-    assert_eq!(only(&left), error(roll, 0, RollFault::NotPreserved { addr }));
+    assert_eq!(only(&left), error(roll, 0, DirectoryFault::NotPreserved { addr }));
 }
 
 #[test]

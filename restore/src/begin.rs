@@ -433,7 +433,7 @@ fn go_on_header<M: Machine>(
     before: Option<PhysAddr>,
 ) -> Result<PhysAddr, Error> {
     let memory = slabs.memory();
-    let says = says_on(slabs.roll(), producer, generation, left, before);
+    let says = says_on(slabs.cache_directory(), producer, generation, left, before);
     if let Some((at, block)) = left.header
         && block.order() == Order::ZERO
         && block.addr() == at

@@ -104,7 +104,7 @@ impl Error {
         Some(match self {
             Self::Folio(heirloom_folio::Error::Tree(e)) => e.node,
             Self::Slab(heirloom_slab::Error::Slab(e)) => e.slab,
-            Self::Slab(heirloom_slab::Error::Roll(e)) => e.page,
+            Self::Slab(heirloom_slab::Error::Directory(e)) => e.page,
             Self::Broken(broken) => broken.addr,
             Self::Table(e) => e.at,
             Self::Handle { addr, .. } => PhysAddr::new(*addr),

@@ -4,7 +4,7 @@ use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 
-use heirloom_slab::RollPart;
+use heirloom_slab::DirectoryPart;
 
 use crate::error::Error;
 use crate::fault::Sealed;
@@ -122,8 +122,8 @@ impl<M: Machine> Handover<M> {
         };
         self.memory().for_each_node(|node| note(Sealed::Node, node.addr, page));
         self.slabs().for_each_table(|part| match part {
-            RollPart::Page(addr) => note(Sealed::Roll, addr, page),
-            RollPart::Header { addr, bytes } => note(Sealed::Slab, addr, bytes),
+            DirectoryPart::Page(addr) => note(Sealed::Roll, addr, page),
+            DirectoryPart::Header { addr, bytes } => note(Sealed::Slab, addr, bytes),
         });
         result
     }

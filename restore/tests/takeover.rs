@@ -276,10 +276,10 @@ fn names_over_tables_and_slabs_are_claimed_by_nobody() {
     first.slabs().cache(cache).unwrap().alloc().unwrap();
     let mut tables = vec![first.entry().root, first.entry().scratch, addr_of(&first, "heirloom")];
     first.slabs().for_each_table(|part| match part {
-        heirloom_slab::RollPart::Page(at) => tables.push(at),
-        heirloom_slab::RollPart::Header { addr, .. } => tables.push(addr),
+        heirloom_slab::DirectoryPart::Page(at) => tables.push(at),
+        heirloom_slab::DirectoryPart::Header { addr, .. } => tables.push(addr),
     });
-    tables.push(first.slabs().roll());
+    tables.push(first.slabs().cache_directory());
     let entry = first.entry();
     drop(first);
     with_root(&ram, entry.root, |words| {

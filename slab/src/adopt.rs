@@ -1,7 +1,7 @@
-//! A predecessor's caches: found by its roll, checked, and made slabs of this kernel's caches.
+//! A predecessor's caches: found by its cache directory, checked, and made slabs of this kernel's caches.
 //!
 //! ```text
-//! revive      the roll is checked and gone on with; all slabs that it names are labelled, so that
+//! revive      the cache directory is checked and gone on with; all slabs that it names are labelled, so that
 //!             no caller claims them as folios
 //! adopt       a cache's slabs become slabs of ours: places that were free can be allocated at
 //!             once, objects that were preserved are there to be claimed
@@ -19,7 +19,7 @@
 //! Callers' closures and constructors run with no lock held: they may allocate, free, claim, look
 //! up and create caches. Of what they may not do, every call returns an error at once.
 //!
-//! Nothing a predecessor wrote is believed: the roll and each slab's header are checked, geometry
+//! Nothing a predecessor wrote is believed: the cache directory and each slab's header are checked, geometry
 //! is recomputed, and what is wrong is an error that names it. What is reached through them lies in
 //! blocks that the predecessor's tree holds and that are claimed with an atomic operation before
 //! they are written: no memory gets two owners.
@@ -32,17 +32,17 @@ use heirloom_folio::{Block, FrameState, Kind, Machine, Memory, Order, PhysAddr};
 use crate::adopt_slab::{Adopted, SlabInfo, admits_slabs, check_slab};
 use crate::cache::Cache;
 use crate::class::class_of;
+use crate::directory::{CacheRecord, DirectoryView, Here, Source};
 use crate::error::Error;
 use crate::header::{Fixed, Slab};
 use crate::new::NewSlabs;
 use crate::past::{Named, Turn};
-use crate::roll::{CacheRecord, Here, RollView, Source};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
-/// A part of this kernel's roll; see [`Slabs::for_each_table`].
+/// A part of this kernel's cache directory; see [`Slabs::for_each_table`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RollPart {
+pub enum DirectoryPart {
     /// A page of records or of a slab table.
     Page(PhysAddr),
     /// The part of a slab's header that does not change.
@@ -55,23 +55,23 @@ pub enum RollPart {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Caches and buffers over a memory that inherited from a predecessor, whose roll's first page
-    /// is at `roll`.
+    /// Caches and buffers over a memory that inherited from a predecessor, whose cache directory's first page
+    /// is at `directory`.
     ///
-    /// The roll is this instance's from now on, and its address does not change. All slabs that it
-    /// names are labelled: no caller can claim them as folios. Costs what reading the roll costs; slabs
+    /// The cache directory is this instance's from now on, and its address does not change. All slabs that it
+    /// names are labelled: no caller can claim them as folios. Costs what reading the cache directory costs; slabs
     /// are looked at when they are adopted.
     ///
     /// # Errors
-    /// [`Error::Roll`] with the page, the entry and the reason; [`Error::Slab`] with a slab that
+    /// [`Error::Directory`] with the page, the entry and the reason; [`Error::Slab`] with a slab that
     /// the predecessor did not preserve, or that is named twice. The memory is given up.
-    pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
-        Ok(NewSlabs::revive(memory, roll)?.into_slabs())
+    pub fn revive(memory: Memory<M>, directory: PhysAddr) -> Result<Self, Error> {
+        Ok(NewSlabs::revive(memory, directory)?.into_slabs())
     }
 
-    /// The roll: the predecessor's records, and this kernel's.
-    pub(crate) fn view(&self) -> RollView<Here<'_, M>> {
-        RollView::own(self.memory(), &self.roll)
+    /// The cache directory: the predecessor's records, and this kernel's.
+    pub(crate) fn view(&self) -> DirectoryView<Here<'_, M>> {
+        DirectoryView::own(self.memory(), &self.directory)
     }
 
     /// Calls `each` with every cache of which slabs are still left by a predecessor: neither adopted,
@@ -157,7 +157,7 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The records of the roll whose slabs become those of the cache that `spec` asks for.
+    /// The records of the cache directory whose slabs become those of the cache that `spec` asks for.
     ///
     /// # Errors
     /// As for [`Slabs::adopt`]: the name, the spec, [`Error::Mismatch`].
@@ -178,7 +178,7 @@ impl<M: Machine> Slabs<M> {
         Ok(left)
     }
 
-    /// Whether the roll names a slab of the record.
+    /// Whether the cache directory names a slab of the record.
     pub(crate) fn has_slabs(&self, record: &CacheRecord) -> bool {
         self.view().slabs(record).next().is_some()
     }
@@ -291,15 +291,15 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Calls `each` with every part of this kernel's roll that a successor will believe: what a
+    /// Calls `each` with every part of this kernel's cache directory that a successor will believe: what a
     /// seal has to cover. No lock is held meanwhile. What is preserved or let go before it returns,
     /// also by `each`, may be told or not.
-    pub fn for_each_table(&self, mut each: impl FnMut(RollPart)) {
-        let view = RollView::own(self.memory(), &self.roll);
-        view.pages().for_each(|page| each(RollPart::Page(page)));
+    pub fn for_each_table(&self, mut each: impl FnMut(DirectoryPart)) {
+        let view = DirectoryView::own(self.memory(), &self.directory);
+        view.pages().for_each(|page| each(DirectoryPart::Page(page)));
         for record in view.records() {
             for addr in view.slabs(&record) {
-                each(RollPart::Header { addr, bytes: size_of::<Fixed>() as u32 });
+                each(DirectoryPart::Header { addr, bytes: size_of::<Fixed>() as u32 });
             }
         }
     }
@@ -319,7 +319,7 @@ impl<M: Machine> Slabs<M> {
     /// Makes the slab around an address one of ours, if it is of a cache that is resumed, or of a size
     /// class and `classes` says that those count.
     ///
-    /// No record is looked for: that the slab is one of the roll's its label says, and whose it is
+    /// No record is looked for: that the slab is one of the cache directory's its label says, and whose it is
     /// its header, which is checked like any other's.
     #[cold]
     pub(crate) fn take_around(&self, addr: PhysAddr, classes: bool) -> Result<(), Error> {
@@ -355,10 +355,10 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// Where the roll names a slab that is left, which is of the shape of `record` and of `cache`.
+    /// Where the cache directory names a slab that is left, which is of the shape of `record` and of `cache`.
     ///
     /// Its header says so, as a predecessor wrote it there: believed if that is an entry of the table
-    /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a roll
+    /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a cache directory
     /// that names a slab twice. Else it is looked for, in all tables of caches of this shape.
     fn named(
         &self,

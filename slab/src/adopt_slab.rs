@@ -10,12 +10,12 @@ use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
 use crate::cache::Cache;
 use crate::debug;
+use crate::directory::{CacheRecord, Here, Source};
 use crate::eight::{Eight, gathered, indices, nth};
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEAD};
 use crate::header::{Fixed, Shape, Slab};
 use crate::past::{Named, Turn};
-use crate::roll::{CacheRecord, Here, Source};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 use crate::store;
@@ -96,7 +96,7 @@ impl<M: Machine> Cache<'_, M> {
                 align: geometry.align as usize,
             });
         }
-        // SAFETY: labelled by this layer, as the roll names it.
+        // SAFETY: labelled by this layer, as the cache directory names it.
         unsafe { memory.claim_as(block, Kind::Slab) }?;
         // SAFETY: claimed just now, by this call. No cache's until the owner is written.
         unsafe { slab.begin_anew(named.entry) };
@@ -267,7 +267,7 @@ impl Drop for OutOfUse<'_> {
 }
 
 /// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so. Then both have
-/// one shape: what the cache enters where the roll names them are slabs of that record.
+/// one shape: what the cache enters where the cache directory names them are slabs of that record.
 pub(crate) fn admits_slabs(
     spec: &CacheSpec,
     ours: &Geometry,

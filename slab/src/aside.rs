@@ -3,9 +3,9 @@
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
+use crate::directory::SlabTable;
 use crate::error::Error;
 use crate::past::Turn;
-use crate::roll::SlabTable;
 use crate::slabs::Slabs;
 
 /// A slab of the predecessor's that is claimed: its holder's alone. Dropped, by an error or a panic
@@ -33,7 +33,7 @@ impl<'s, M: Machine> Aside<'s, M> {
         Ok(Self { slabs, block, entry })
     }
 
-    /// Gives it up: it is struck out of the roll, and free memory.
+    /// Gives it up: it is struck out of the cache directory, and free memory.
     pub(crate) fn free(self) -> Result<(), Error> {
         let (slabs, block, entry) = (self.slabs, self.block, self.entry);
         core::mem::forget(self);
@@ -55,7 +55,7 @@ impl<M: Machine> Drop for Aside<'_, M> {
     }
 }
 
-/// Strikes out of the roll, lets go and frees a slab that was claimed and not made one of ours.
+/// Strikes out of the cache directory, lets go and frees a slab that was claimed and not made one of ours.
 pub(crate) fn give_up<M: Machine>(
     slabs: &Slabs<M>,
     block: Block,

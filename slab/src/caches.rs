@@ -6,12 +6,12 @@ use heirloom_folio::sync::Ordering::{Acquire, Release};
 use crate::cache::Cache;
 use crate::class::Class;
 use crate::control::{Built, Control};
+use crate::directory::{CacheRecord, SlabTable};
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::header::Shape;
 use crate::name::Name;
 use crate::register::{FIRST, Put};
-use crate::roll::{CacheRecord, SlabTable};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
@@ -47,7 +47,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name and spec, if there is one.
     ///
     /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
-    /// No two caches have one shape: so at most one goes on with a record of the roll.
+    /// No two caches have one shape: so at most one goes on with a record of the cache directory.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut number = FIRST;
         self.find_from(spec, &mut number)
@@ -101,7 +101,7 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Builds the control block of cache `number`, which nothing leads to yet. It goes on with the
-    /// roll's record of such a cache, if there is one.
+    /// cache directory's record of such a cache, if there is one.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.

@@ -15,13 +15,13 @@ use heirloom_folio::{Block, CpuId, Expected, Kind, Machine, Memory, Order, PAGE_
 use lock_api::Mutex;
 
 use crate::depot::Depot;
+use crate::directory::SlabTable;
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::header::Shape;
 use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
-use crate::roll::SlabTable;
 use crate::spec::CacheSpec;
 use crate::takeover::Takeover;
 

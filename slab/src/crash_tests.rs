@@ -20,25 +20,25 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed};
 
 use crate::adopt_slab::{check_slab, survived};
+use crate::directory::DirectoryView;
 use crate::header::Slab;
-use crate::roll::RollView;
 use crate::state::State;
 use crate::store::{self, watch};
 use crate::{CacheRecord, CacheSpec, Slabs};
 
 mod takeover;
 
-/// What a successor would claim: every object that survives, found by the roll. Everything on the
+/// What a successor would claim: every object that survives, found by the cache directory. Everything on the
 /// way to it must be preserved and sound.
 fn survivors(slabs: &Slabs<Ram>) -> BTreeSet<PhysAddr> {
     let memory = slabs.memory();
-    let view = RollView::own(memory, &slabs.roll);
+    let view = DirectoryView::own(memory, &slabs.directory);
     view.check(|_, _| Ok(()), Err, |_, _| Ok(())).unwrap();
     let mut found = BTreeSet::new();
     for record in view.records() {
         for addr in view.slabs(&record) {
             let block = Block::new(addr.pfn(), record.order()).unwrap();
-            assert!(memory.is_preserved(block), "a slab in the roll is preserved");
+            assert!(memory.is_preserved(block), "a slab in the directory is preserved");
             check_slab(view.source(), addr, &record).unwrap();
             // SAFETY: checked above.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// The caches that a successor would find; everything on the way to them must be sound. In each place
 /// there is one of their records or none, whatever the pages count.
 fn caches(slabs: &Slabs<Ram>) -> Vec<String> {
-    let view = RollView::own(slabs.memory(), &slabs.roll);
+    let view = DirectoryView::own(slabs.memory(), &slabs.directory);
     view.check(|_, _| Ok(()), Err, |_, _| Ok(())).unwrap();
     let places = view.places().filter_map(|place| place.unwrap());
     assert!(places.eq(view.records()), "a record is there by its checksum alone");
@@ -118,11 +118,11 @@ fn a_record_is_struck_out_by_one_store() {
         slabs.cache(CacheSpec::new(name, 500).preserving(true)).unwrap().alloc().unwrap();
     }
     for (name, left) in [("two", &["one", "three"][..]), ("one", &["three"]), ("three", &[])] {
-        let view = RollView::own(slabs.memory(), &slabs.roll);
+        let view = DirectoryView::own(slabs.memory(), &slabs.directory);
         let record = view.records().find(|record| record.name().as_str() == name).unwrap();
         let before = caches(&slabs);
-        let page = slabs.memory().machine().ptr(slabs.roll.first());
-        // SAFETY: the roll's page, whose words are atomics wherever they are changed.
+        let page = slabs.memory().machine().ptr(slabs.directory.first());
+        // SAFETY: the cache directory's page, whose words are atomics wherever they are changed.
         let page = unsafe { page.cast::<[AtomicU64; PAGE_SIZE / 8]>().as_ref() };
         let table = |word: &AtomicU64| store::load(word, Relaxed) == record.table().get();
         // A record's checksum stands before the address of its table. Zero is of none.
@@ -132,7 +132,7 @@ fn a_record_is_struck_out_by_one_store() {
             watched(&slabs, strike),
             [before, left.iter().map(|n| (*n).to_owned()).collect()]
         );
-        // What it led to is none of the roll any more.
+        // What it led to is none of the cache directory any more.
         assert!(view.pages().all(|page| page != record.table()));
         assert_eq!(survivors(&slabs).len(), left.len());
     }

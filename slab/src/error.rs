@@ -194,8 +194,8 @@ pub enum Error {
     },
     /// A slab that the predecessor left is not sound.
     Slab(SlabError),
-    /// The roll that the predecessor left is not sound.
-    Roll(RollError),
+    /// The cache directory that the predecessor left is not sound.
+    Directory(DirectoryError),
 }
 
 /// What distinguishes caches.
@@ -247,7 +247,7 @@ pub enum SlabFault {
         /// The bytes it starts with, little-endian.
         found: u64,
     },
-    /// Two entries of slab tables name it, or it is a page of the roll as well.
+    /// Two entries of slab tables name it, or it is a page of the cache directory as well.
     Duplicate,
     /// The header's checksum does not hold.
     Checksum {
@@ -272,21 +272,21 @@ pub enum SlabFault {
     },
 }
 
-/// Why a page of a predecessor's roll was refused.
+/// Why a page of a predecessor's cache directory was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RollError {
+pub struct DirectoryError {
     /// The page.
     pub page: PhysAddr,
     /// The entry in it.
     pub index: u32,
     /// What is wrong with it.
-    pub fault: RollFault,
+    pub fault: DirectoryFault,
 }
 
-/// What is wrong with a page of a roll.
+/// What is wrong with a page of a cache directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub enum RollFault {
+pub enum DirectoryFault {
     /// No page starts at this address, or it is not in memory.
     Misplaced {
         /// The address.
@@ -355,9 +355,9 @@ impl From<SlabError> for Error {
     }
 }
 
-impl From<RollError> for Error {
-    fn from(error: RollError) -> Self {
-        Self::Roll(error)
+impl From<DirectoryError> for Error {
+    fn from(error: DirectoryError) -> Self {
+        Self::Directory(error)
     }
 }
 
@@ -489,7 +489,7 @@ impl fmt::Display for Error {
                 write!(f, "object {addr} of {cache} was overwritten at {at}")
             }
             Self::Slab(e) => e.fmt(f),
-            Self::Roll(e) => e.fmt(f),
+            Self::Directory(e) => e.fmt(f),
         }
     }
 }
@@ -512,30 +512,30 @@ impl fmt::Display for SlabError {
     }
 }
 
-impl fmt::Display for RollError {
+impl fmt::Display for DirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "roll page {}, entry {}: ", self.page, self.index)?;
+        write!(f, "directory page {}, entry {}: ", self.page, self.index)?;
         match self.fault {
-            RollFault::Misplaced { addr } => write!(f, "{addr} is no page of memory"),
-            RollFault::NotPreserved { addr } => write!(f, "page {addr} is not preserved"),
-            RollFault::Count { found } => write!(f, "{found} entries do not fit"),
-            RollFault::NotFull { found, expected } => {
+            DirectoryFault::Misplaced { addr } => write!(f, "{addr} is no page of memory"),
+            DirectoryFault::NotPreserved { addr } => write!(f, "page {addr} is not preserved"),
+            DirectoryFault::Count { found } => write!(f, "{found} entries do not fit"),
+            DirectoryFault::NotFull { found, expected } => {
                 write!(f, "a page follows one of {found} entries, where {expected} fit")
             }
-            RollFault::Endless => f.write_str("the chain has no end"),
-            RollFault::Duplicate => f.write_str("the page has two uses"),
-            RollFault::Checksum { expected, found } => {
+            DirectoryFault::Endless => f.write_str("the chain has no end"),
+            DirectoryFault::Duplicate => f.write_str("the page has two uses"),
+            DirectoryFault::Checksum { expected, found } => {
                 write!(f, "checksum is {found:#018x}, should be {expected:#018x}")
             }
-            RollFault::Name => f.write_str("the name is none"),
-            RollFault::Geometry => f.write_str("no slab is like this"),
-            RollFault::Entry { found } => write!(f, "{found:#x} is no slab's address"),
+            DirectoryFault::Name => f.write_str("the name is none"),
+            DirectoryFault::Geometry => f.write_str("no slab is like this"),
+            DirectoryFault::Entry { found } => write!(f, "{found:#x} is no slab's address"),
         }
     }
 }
 
 impl core::error::Error for SlabError {}
-impl core::error::Error for RollError {}
+impl core::error::Error for DirectoryError {}
 impl core::error::Error for Error {}
 
 /// An operation on an owned value that was refused: the reason, and the value unchanged.

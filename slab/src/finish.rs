@@ -3,10 +3,10 @@
 use heirloom_folio::{Block, Fate, Kind, Machine, PhysAddr};
 
 use crate::aside::give_up;
+use crate::directory::CacheRecord;
 use crate::error::Error;
 use crate::name::Name;
 use crate::past::Named;
-use crate::roll::CacheRecord;
 use crate::slabs::Slabs;
 
 /// Something in caches that was not claimed; see [`Slabs::finish_inherited`].

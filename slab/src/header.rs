@@ -8,7 +8,7 @@
 //! 24      64  shape: which cache, and how its objects lie (see below)
 //! 88      8   owner         ┐
 //! 96      16  links         │ this kernel's; a successor does not look at them
-//! 112     8   roll entry    │
+//! 112     8   entry         │
 //! 120     4   free          │
 //! 124     4   preserved     ┘
 //! 128     n   one state byte an object
@@ -171,7 +171,7 @@ pub(crate) struct Head {
     pub(crate) owner: AtomicU64,
     /// Where in its cache's lists it is. Under the cache's lock.
     link: LinkedListLink,
-    /// The address of the slab's entry in the roll, or 0. Under the cache's lock. A successor takes it
+    /// The address of the slab's entry in the cache directory, or 0. Under the cache's lock. A successor takes it
     /// for a hint.
     pub(crate) entry: AtomicU64,
     /// Free bits that are set. Written under the cache's lock.

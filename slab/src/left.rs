@@ -5,13 +5,13 @@ use core::fmt;
 use heirloom_folio::{Block, Kind, Pages, PhysAddr};
 
 use crate::adopt_slab::check_slab;
+use crate::directory::{CacheRecord, DirectoryView, Part};
 use crate::error::Error;
-use crate::roll::{CacheRecord, Part, RollView};
 
-/// The caches that a roll in `P` describes. Nothing is claimed and nothing is written.
+/// The caches that a cache directory in `P` describes. Nothing is claimed and nothing is written.
 ///
 /// # Examples
-/// A kernel's roll, read as a tool would read it out of an image.
+/// A kernel's cache directory, read as a tool would read it out of an image.
 /// ```
 /// use core::sync::atomic::AtomicU64;
 /// use heirloom_folio::harness::Ram;
@@ -40,7 +40,7 @@ use crate::roll::{CacheRecord, Part, RollView};
 /// let (_one, _two) = (names.alloc()?, names.alloc()?);
 ///
 /// let pages = Still(slabs.memory());
-/// let caches = LeftCaches::new(&pages, slabs.roll());
+/// let caches = LeftCaches::new(&pages, slabs.cache_directory());
 /// caches.check(|_| true, Err)?;
 /// let cache = caches.caches().find(|cache| cache.name().as_str() == "names").unwrap();
 /// assert_eq!(cache.object_size(), 64);
@@ -49,7 +49,7 @@ use crate::roll::{CacheRecord, Part, RollView};
 /// # Ok::<(), heirloom_slab::Error>(())
 /// ```
 pub struct LeftCaches<'p, P> {
-    view: RollView<&'p P>,
+    view: DirectoryView<&'p P>,
 }
 
 /// What one slab holds.
@@ -68,17 +68,17 @@ impl<P> fmt::Debug for LeftCaches<'_, P> {
 }
 
 impl<'p, P: Pages> LeftCaches<'p, P> {
-    /// The roll whose first page is at `roll`, as the handover's header has it.
-    pub const fn new(pages: &'p P, roll: PhysAddr) -> Self {
-        Self { view: RollView::new(pages, roll) }
+    /// The cache directory whose first page is at `directory`, as the handover's header has it.
+    pub const fn new(pages: &'p P, directory: PhysAddr) -> Self {
+        Self { view: DirectoryView::new(pages, directory) }
     }
 
-    /// Checks the roll, every slab table and every slab, and hands what is wrong to `found`:
-    /// [`Error::Roll`] with a page, an entry and a reason, [`Error::Slab`] with a slab and a
+    /// Checks the cache directory, every slab table and every slab, and hands what is wrong to `found`:
+    /// [`Error::Directory`] with a page, an entry and a reason, [`Error::Slab`] with a slab and a
     /// reason. `Ok` goes on without what is at fault. `claim` is told of each page and slab that is
     /// preserved, and says whether it is the first to name it: no two tables may.
     ///
-    /// For the roll, these are the checks of [`Slabs::revive`](crate::Slabs::revive); for slabs,
+    /// For the cache directory, these are the checks of [`Slabs::revive`](crate::Slabs::revive); for slabs,
     /// those of adopting them. Costs what reading the tables and the slabs' headers costs.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl<'p, P: Pages> LeftCaches<'p, P> {
         Ok(LeftSlab { preserved: info.survivors, free: info.free })
     }
 
-    /// The pages of the roll, those of slab tables included.
+    /// The pages of the cache directory, those of slab tables included.
     pub fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'p, P> {
         self.view.pages()
     }

@@ -9,8 +9,8 @@
 //!   │   per CPU      magazines        │               │           │
 //!   │   shared       depot, partial, full and empty slabs         │
 //!   │                   │                             │           │
-//!   │                 slab: header, a byte an object  │           │ roll: which slabs there
-//!   └───────────────────┴──────── folios ─────────────┴───────────┘       are, for a successor
+//!   │                 slab: header, a byte an object  │           │ cache directory: which
+//!   └───────────────────┴──────── folios ─────────────┴───────────┘ slabs there are, for a successor
 //! ```
 //!
 //! [`Slabs`] owns a [`Memory`](heirloom_folio::Memory) and is the whole of it. A *slab* is a folio
@@ -19,7 +19,7 @@
 //! preserved, at any instant. *Magazines* make the common path touch nothing that CPUs share.
 //!
 //! What survives a jump is a single object, preserved and unpreserved at will, or all objects of a
-//! preserving cache, from birth and at no cost per object. A successor goes on with the *roll*, by
+//! preserving cache, from birth and at no cost per object. A successor goes on with the *cache directory*, by
 //! which it finds the slabs, adopts them, and claims each object once. What it claims, and what it
 //! does not, survives its own jump as well, until it is let go or freed.
 //!
@@ -39,10 +39,10 @@
 //!
 //! // The successor, over the same memory.
 //! let map = slabs.memory().tree_root()?;
-//! let (roll, addr) = (slabs.roll(), heirloom_folio::DirectMap::phys(slabs.memory().machine(), name));
+//! let (directory, addr) = (slabs.cache_directory(), heirloom_folio::DirectMap::phys(slabs.memory().machine(), name));
 //! let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
 //! let (memory, _) = memory.inherit(map)?;
-//! let slabs = Slabs::revive(memory, roll)?;
+//! let slabs = Slabs::revive(memory, directory)?;
 //! let (names, adopted) = slabs.adopt(CacheSpec::new("names", 64).preserving(true))?;
 //! assert_eq!(adopted.unclaimed, 1);
 //! let name = slabs.claim(addr.unwrap(), 64, tag)?;
@@ -69,6 +69,7 @@ mod control;
 mod crash_tests;
 mod debug;
 mod depot;
+mod directory;
 mod eight;
 mod error;
 mod finish;
@@ -88,7 +89,6 @@ mod persist;
 mod prefetch;
 mod register;
 mod resume;
-mod roll;
 mod slabs;
 mod spec;
 mod state;
@@ -99,11 +99,12 @@ mod takeover;
 mod typed;
 mod upgrade;
 
-pub use adopt::RollPart;
+pub use adopt::DirectoryPart;
 pub use adopt_slab::Adopted;
 pub use buffer::Buffers;
 pub use cache::Cache;
-pub use error::{Error, Field, Refused, RollError, RollFault, SlabError, SlabFault};
+pub use directory::CacheRecord;
+pub use error::{DirectoryError, DirectoryFault, Error, Field, Refused, SlabError, SlabFault};
 pub use finish::Unclaimed;
 pub use geometry::MAX_OBJECT;
 pub use global::{Global, Heap};
@@ -116,7 +117,6 @@ pub use owner::Owner;
 #[doc(hidden)]
 pub use persist::size_of_field;
 pub use persist::{Persist, fingerprint_of};
-pub use roll::CacheRecord;
 pub use slabs::Slabs;
 pub use spec::{CacheSpec, Constructor};
 pub use state::ObjectState;

@@ -2,11 +2,11 @@
 
 use heirloom_folio::{Kind, Machine, Memory, PhysAddr};
 
+use crate::directory::{CacheDirectory, DirectoryView, Part};
 use crate::error::Error;
-use crate::roll::{Part, Roll, RollView};
 use crate::slabs::Slabs;
 
-/// All that [`Slabs`] are made from: the memory, and the roll in it.
+/// All that [`Slabs`] are made from: the memory, and the cache directory in it.
 ///
 /// Slabs are nearly a kilobyte, and a kernel's stack is small: each function that they are returned
 /// through has a place for them there. So a layer that goes on to fill its own tables does so over
@@ -14,8 +14,8 @@ use crate::slabs::Slabs;
 #[doc(hidden)]
 pub struct NewSlabs<M: Machine> {
     pub(crate) memory: Memory<M>,
-    /// The first page of the roll: a new one, or the predecessor's, which was checked.
-    pub(crate) roll: PhysAddr,
+    /// The first page of the cache directory: a new one, or the predecessor's, which was checked.
+    pub(crate) directory: PhysAddr,
 }
 
 impl<M: Machine> NewSlabs<M> {
@@ -24,18 +24,18 @@ impl<M: Machine> NewSlabs<M> {
     /// # Errors
     /// As for [`Slabs::new`].
     pub fn new(memory: Memory<M>) -> Result<Self, Error> {
-        let roll = Roll::first_page(&memory)?;
-        Ok(Self { memory, roll })
+        let directory = CacheDirectory::first_page(&memory)?;
+        Ok(Self { memory, directory })
     }
 
-    /// Checks the roll at `roll`, and returns what [`Slabs::revive`] makes the slabs from.
+    /// Checks the cache directory at `directory`, and returns what [`Slabs::revive`] makes the slabs from.
     ///
     /// # Errors
     /// As for [`Slabs::revive`].
-    pub fn revive(memory: Memory<M>, roll: PhysAddr) -> Result<Self, Error> {
+    pub fn revive(memory: Memory<M>, directory: PhysAddr) -> Result<Self, Error> {
         // SAFETY: the memory is ours alone, so nothing writes to any of it.
-        let view = unsafe { RollView::left(&memory, roll) };
-        // SAFETY: this layer reads the roll, which names the block. Its pages are ours from now on, and
+        let view = unsafe { DirectoryView::left(&memory, directory) };
+        // SAFETY: this layer reads the cache directory, which names the block. Its pages are ours from now on, and
         // slabs are to be taken by this layer alone. The pages of slab tables keep a label, by which
         // they are known: see `Slabs::named`.
         let take = |block, part| unsafe {
@@ -46,7 +46,7 @@ impl<M: Machine> NewSlabs<M> {
             }
         };
         view.check(take, Err, |_, _| Ok(()))?;
-        Ok(Self { memory, roll })
+        Ok(Self { memory, directory })
     }
 
     /// Takes out of the tracker's tree what leads to nothing, now that the handover is changed.
@@ -59,15 +59,15 @@ impl<M: Machine> NewSlabs<M> {
         &self.memory
     }
 
-    /// Where [`Slabs::roll`] will be.
-    pub const fn roll(&self) -> PhysAddr {
-        self.roll
+    /// Where [`Slabs::cache_directory`] will be.
+    pub const fn cache_directory(&self) -> PhysAddr {
+        self.directory
     }
 
     /// The slabs.
     #[inline]
     pub fn into_slabs(self) -> Slabs<M> {
-        Slabs::over(self.memory, self.roll)
+        Slabs::over(self.memory, self.directory)
     }
 }
 
@@ -75,7 +75,7 @@ impl<M: Machine> Slabs<M> {
     /// Caches and buffers over `memory`: none yet.
     ///
     /// # Errors
-    /// [`Error::Folio`]: out of memory for the roll's page and the tracker's nodes.
+    /// [`Error::Folio`]: out of memory for the cache directory's page and the tracker's nodes.
     pub fn new(memory: Memory<M>) -> Result<Self, Error> {
         Ok(NewSlabs::new(memory)?.into_slabs())
     }

@@ -17,9 +17,9 @@
 //! preserving cache Live survives, becomes Unclaimed in the successor, and is Live again once it is
 //! claimed.
 //!
-//! The first object of a slab to be preserved preserves the slab and enters it in the roll, under
+//! The first object of a slab to be preserved preserves the slab and enters it in the cache directory, under
 //! the cache's lock; the ones after it only count themselves. A slab's count is above zero only
-//! while the slab is preserved and in the roll, and an object's byte says Preserved, Held or Unclaimed
+//! while the slab is preserved and in the cache directory, and an object's byte says Preserved, Held or Unclaimed
 //! only while it is counted: so at any instant a successor finds every object whose `preserve`
 //! returned.
 
@@ -176,10 +176,10 @@ impl<M: Machine> Slabs<M> {
         self.memory().reading(|| look(&Stays(PhantomData)))
     }
 
-    /// Counts one more preserved object in a slab, which is preserved and in the roll afterwards.
+    /// Counts one more preserved object in a slab, which is preserved and in the cache directory afterwards.
     fn count_preserved(&self, control: &Control<M>, slab: Slab) -> Result<(), Error> {
         let count = &slab.head().preserved;
-        // Acquire pairs with the Release below: where there is a count, the slab is in the roll.
+        // Acquire pairs with the Release below: where there is a count, the slab is in the cache directory.
         let more = |n: u32| (n > 0).then_some(n + 1);
         if count.fetch_update(Acquire, Relaxed, more).is_ok() {
             return Ok(());
@@ -210,7 +210,7 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Preserves a slab and enters it in the roll.
+    /// Preserves a slab and enters it in the cache directory.
     pub(crate) fn keep(
         &self,
         control: &Control<M>,
@@ -219,7 +219,7 @@ impl<M: Machine> Slabs<M> {
     ) -> Result<(), Error> {
         let memory = self.memory();
         if shared.table.first().is_none() {
-            let first = self.roll.enroll(memory, control.shape)?;
+            let first = self.directory.add_cache(memory, control.shape)?;
             shared.table.begin(first);
         }
         let place = shared.table.place(memory, self.past.struck_out())?;
@@ -259,14 +259,14 @@ impl<M: Machine> Slabs<M> {
         unsafe { self.memory().hide_slab(block) }.is_ok()
     }
 
-    /// Strikes a slab out of the roll and unpreserves it.
+    /// Strikes a slab out of the cache directory and unpreserves it.
     pub(crate) fn let_go(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
         let entry = slab.head().entry.swap(0, Relaxed);
         shared.table.leave(self.memory(), PhysAddr::new(entry));
         let block = slab.block(&control.geometry);
         // SAFETY: the slab is this cache's.
         let done = unsafe { self.memory().unpreserve_as(block, self.kind_of(block)) };
-        debug_assert!(done.is_ok(), "a slab in the roll is preserved: {done:?}");
+        debug_assert!(done.is_ok(), "a slab in the directory is preserved: {done:?}");
     }
 
     /// The place in a slab of the smallest order that a pointer leads to, and the slab's cache: of

@@ -6,8 +6,8 @@ use heirloom_folio::{Machine, PhysAddr};
 
 use crate::adopt_slab::survived;
 use crate::cache::Cache;
+use crate::directory::{Here, NamedSlabs};
 use crate::geometry::Geometry;
-use crate::roll::{Here, NamedSlabs};
 use crate::state::{ObjectState, State};
 
 /// Which objects are meant.
@@ -120,7 +120,7 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
             Which::Preserved => survived(state, preserving) && !state.is(ObjectState::Unclaimed),
         };
         let found = slabs.looking(|stays| {
-            // What the roll names may be a slab that is left, or by now another cache's.
+            // What the cache directory names may be a slab that is left, or by now another cache's.
             let (slab, owner) = slabs.slab_at(self.slab, stays)?;
             if !core::ptr::eq(owner, control) || slab.phys() != self.slab {
                 return None;

@@ -1,10 +1,10 @@
 //! What the predecessor left in caches, and whose turn it is to take slabs of it.
 //!
-//! A successor goes on with its predecessor's roll: a slab that is not adopted stays in it, and out of
+//! A successor goes on with its predecessor's cache directory: a slab that is not adopted stays in it, and out of
 //! use, as long as nothing takes it. Nothing here ends.
 //!
 //! ```text
-//! reading the roll     no lock: its pages stay, and entries are words
+//! reading it           no lock: its pages stay, and entries are words
 //! adopting a slab      the turn, for one slab: whether it is left, its check, the claim, and what
 //!                      makes it ours
 //! setting one aside    the turn twice: the slab is claimed, and later given up or put back
@@ -26,7 +26,7 @@ use lock_api::{Mutex, MutexGuard};
 /// Whose turn it is to take what the predecessor left.
 pub(crate) struct Past<M: Machine> {
     turn: Mutex<M::Mutex, Turn>,
-    /// Slabs that were struck out of the roll and were no cache's, ever.
+    /// Slabs that were struck out of the cache directory and were no cache's, ever.
     pub(crate) struck_out: AtomicU64,
     /// Whether any cache resumes what was left.
     resumed: AtomicBool,
@@ -79,7 +79,7 @@ impl<M: Machine> Past<M> {
     }
 }
 
-/// A slab of the predecessor's, and where the roll names it.
+/// A slab of the predecessor's, and where the cache directory names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Named {
     pub(crate) slab: PhysAddr,

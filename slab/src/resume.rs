@@ -27,9 +27,9 @@ use crate::adopt_slab::check_slab;
 use crate::aside::give_up;
 use crate::cache::Cache;
 use crate::class::class_of;
+use crate::directory::{CacheRecord, Here};
 use crate::error::Error;
 use crate::header::Shape;
-use crate::roll::{CacheRecord, Here};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 use crate::takeover::{ADOPTS, DONE, RESUMES};
@@ -69,9 +69,9 @@ impl<M: Machine> Slabs<M> {
     /// let addr = slabs.memory().machine().phys(name).unwrap();
     ///
     /// // The successor, over the same memory.
-    /// let (map, roll) = (slabs.memory().tree_root()?, slabs.roll());
+    /// let (map, directory) = (slabs.memory().tree_root()?, slabs.cache_directory());
     /// let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
-    /// let slabs = Slabs::revive(memory.inherit(map)?.0, roll)?;
+    /// let slabs = Slabs::revive(memory.inherit(map)?.0, directory)?;
     /// let names = slabs.resume(spec)?;
     /// let name = slabs.memory().machine().ptr(addr);
     /// // SAFETY: in use since the predecessor allocated it, ours, and not used again.
@@ -227,7 +227,7 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// Gives up a slab that was resumed and is not sound, as an [`Error::Slab`] says: it is struck out of
-    /// the roll, and free memory. Returns whether it did: not if the slab is sound, or none of this cache
+    /// the cache directory, and free memory. Returns whether it did: not if the slab is sound, or none of this cache
     /// that was resumed and not used. No other call gives one up, as its owner may use what is in it.
     ///
     /// # Errors
@@ -256,7 +256,7 @@ impl<M: Machine> Cache<'_, M> {
         if !memory.is_inherited(block) || check_slab(left, slab, &record).is_ok() {
             return Ok(false);
         }
-        // SAFETY: labelled by this layer, as the roll names it.
+        // SAFETY: labelled by this layer, as the cache directory names it.
         unsafe { memory.claim_as(block, Kind::Slab) }?;
         give_up(slabs, block, named.entry)?;
         drop(turn);

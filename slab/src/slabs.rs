@@ -1,4 +1,4 @@
-//! The layer's object: memory with its caches, its buffers and its roll.
+//! The layer's object: memory with its caches, its buffers and its cache directory.
 
 use core::fmt;
 use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -7,9 +7,9 @@ use heirloom_folio::{Machine, Memory, Order, PhysAddr};
 use lock_api::Mutex;
 
 use crate::class::Classes;
+use crate::directory::CacheDirectory;
 use crate::past::Past;
 use crate::register::Register;
-use crate::roll::Roll;
 
 /// Caches and buffers over a [`Memory`], which it owns.
 ///
@@ -40,7 +40,7 @@ use crate::roll::Roll;
 pub struct Slabs<M: Machine> {
     memory: Memory<M>,
     pub(crate) register: Register<M>,
-    pub(crate) roll: Roll<M>,
+    pub(crate) directory: CacheDirectory<M>,
     /// The orders of slabs there are, a bit each.
     pub(crate) orders: AtomicU32,
     pub(crate) classes: Classes<M>,
@@ -53,7 +53,7 @@ pub struct Slabs<M: Machine> {
 
 impl<M: Machine> fmt::Debug for Slabs<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slabs").field("roll", &self.roll()).finish_non_exhaustive()
+        f.debug_struct("Slabs").field("directory", &self.cache_directory()).finish_non_exhaustive()
     }
 }
 
@@ -74,13 +74,14 @@ where
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Returns the layer over a memory in which the roll begins at this page.
-    pub(crate) fn over(memory: Memory<M>, roll: PhysAddr) -> Self {
-        let (register, roll) = (Register::new(roll), Roll::reopen(&memory, roll));
+    /// Returns the layer over a memory in which the cache directory begins at this page.
+    pub(crate) fn over(memory: Memory<M>, directory: PhysAddr) -> Self {
+        let (register, directory) =
+            (Register::new(directory), CacheDirectory::reopen(&memory, directory));
         Self {
             memory,
             register,
-            roll,
+            directory,
             orders: AtomicU32::new(0),
             classes: Classes::new(),
             passing: Mutex::new(()),
@@ -105,10 +106,10 @@ impl<M: Machine> Slabs<M> {
         self.memory
     }
 
-    /// The address of the roll's first page, which a successor finds all caches and slabs by. It
+    /// The address of the cache directory's first page, which a successor finds all caches and slabs by. It
     /// never changes.
-    pub const fn roll(&self) -> PhysAddr {
-        self.roll.first()
+    pub const fn cache_directory(&self) -> PhysAddr {
+        self.directory.first()
     }
 
     /// Lets pointers into slabs of this order be found. Before there is one.

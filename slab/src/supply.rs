@@ -436,7 +436,7 @@ struct Unbuilt<'s, M: Machine> {
 
 impl<M: Machine> Drop for Unbuilt<'_, M> {
     fn drop(&mut self) {
-        // A constructor panicked, or there is no memory for the roll. What a raw call preserved in
+        // A constructor panicked, or there is no memory for the cache directory. What a raw call preserved in
         // between is refused, and stays that call's.
         // SAFETY: allocated by `grow`, and never shown: no object of it had an owner.
         let _ = unsafe { self.cache.slabs.memory().free(self.block, Kind::Table) };

@@ -168,9 +168,9 @@ impl<M: Machine> Slabs<M> {
     /// let head = nodes.insert(Node { next: tail.get(), value: 1 })?.leak();
     ///
     /// // The successor, over the same memory: the list is there, by its addresses.
-    /// let (map, roll) = (slabs.memory().tree_root()?, slabs.roll());
+    /// let (map, directory) = (slabs.memory().tree_root()?, slabs.cache_directory());
     /// let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
-    /// let slabs = Slabs::revive(memory.inherit(map)?.0, roll)?;
+    /// let slabs = Slabs::revive(memory.inherit(map)?.0, directory)?;
     /// let nodes = slabs.resume_typed::<Node>("nodes", true)?;
     /// // SAFETY: the list's, which is this kernel's as a whole; each is had once.
     /// let head = unsafe { nodes.from_raw(head) };

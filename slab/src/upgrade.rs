@@ -6,10 +6,10 @@ use heirloom_folio::{Block, Machine, PhysAddr};
 
 use crate::adopt_slab::survived;
 use crate::aside::Aside;
+use crate::directory::CacheRecord;
 use crate::error::Error;
 use crate::header::Slab;
 use crate::past::Named;
-use crate::roll::CacheRecord;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
 use crate::store;

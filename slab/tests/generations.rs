@@ -240,7 +240,7 @@ fn what_was_left_is_in_the_way_of_another_once_it_is_asked_for() {
     let second = successor(first, FRAMES).unwrap();
     second.finish_inherited(|_| Fate::Keep).unwrap();
     second.memory().disinherit(|_| Fate::Free);
-    // No cache keeps it: it stays in the roll as it is.
+    // No cache keeps it: it stays in the cache directory as it is.
     assert_eq!((second.caches().count(), second.inherited("same").is_some()), (0, true));
     let asked = second.cache(old).unwrap();
     assert_eq!((asked.unclaimed().count(), asked.stats().slabs), (0, 0));
@@ -481,7 +481,7 @@ proptest! {
                         let unclaimed = (0..objects.len()).filter(|i| !claimed(*i)).count();
                         prop_assert_eq!(left, unclaimed);
                     }
-                    // No stray block: what survives is in the roll, or was told.
+                    // No stray block: what survives is in the cache directory, or was told.
                     prop_assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0));
                     let mut i = 0;
                     objects.retain_mut(|object| {

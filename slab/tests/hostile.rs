@@ -9,7 +9,7 @@ use heirloom_folio::{
     Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
 };
 use heirloom_slab::{
-    Adopted, Buffers, CacheSpec, Error, RollFault, RollPart, SlabError, SlabFault, Slabs,
+    Adopted, Buffers, CacheSpec, DirectoryFault, DirectoryPart, Error, SlabError, SlabFault, Slabs,
 };
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,13 +24,13 @@ fn specs() -> [CacheSpec; 3] {
     ]
 }
 
-/// A handover with three caches: the machine, where the tree and the roll are, every part of the
-/// roll, and an object's address.
+/// A handover with three caches: the machine, where the tree and the cache directory are, every part of the
+/// cache directory, and an object's address.
 struct Left {
     ram: Ram,
     map: PhysAddr,
-    roll: PhysAddr,
-    parts: Vec<RollPart>,
+    directory: PhysAddr,
+    parts: Vec<DirectoryPart>,
 }
 
 fn left() -> Left {
@@ -49,21 +49,21 @@ fn left() -> Left {
     }
     let mut parts = Vec::new();
     slabs.for_each_table(|part| parts.push(part));
-    let (map, roll) = (slabs.memory().tree_root().unwrap(), slabs.roll());
-    Left { ram: slabs.into_memory().into_machine(), map, roll, parts }
+    let (map, directory) = (slabs.memory().tree_root().unwrap(), slabs.cache_directory());
+    Left { ram: slabs.into_memory().into_machine(), map, directory, parts }
 }
 
-fn page(part: &RollPart) -> Option<PhysAddr> {
+fn page(part: &DirectoryPart) -> Option<PhysAddr> {
     match part {
-        RollPart::Page(addr) => Some(*addr),
-        RollPart::Header { .. } => None,
+        DirectoryPart::Page(addr) => Some(*addr),
+        DirectoryPart::Header { .. } => None,
     }
 }
 
-fn header(part: &RollPart) -> Option<PhysAddr> {
+fn header(part: &DirectoryPart) -> Option<PhysAddr> {
     match part {
-        RollPart::Header { addr, .. } => Some(*addr),
-        RollPart::Page(_) => None,
+        DirectoryPart::Header { addr, .. } => Some(*addr),
+        DirectoryPart::Page(_) => None,
     }
 }
 
@@ -92,7 +92,7 @@ impl Left {
     fn revive(self) -> Result<Slabs<Ram>, Error> {
         let memory = self.ram.attach(&Ram::frames(FRAMES))?;
         let (memory, _) = memory.inherit(self.map)?;
-        let slabs = Slabs::revive(memory, self.roll)?;
+        let slabs = Slabs::revive(memory, self.directory)?;
         let mut first = Ok(());
         for spec in specs() {
             match slabs.adopt(spec) {
@@ -126,8 +126,8 @@ fn every_flipped_bit_of_a_slabs_header_is_found() {
     for bit in (0..88 * 8_u64).step_by(3) {
         let left = left();
         let header = left.parts.iter().find_map(|part| match part {
-            RollPart::Header { addr, bytes } => Some((*addr, *bytes)),
-            RollPart::Page(_) => None,
+            DirectoryPart::Header { addr, bytes } => Some((*addr, *bytes)),
+            DirectoryPart::Page(_) => None,
         });
         let (addr, bytes) = header.unwrap();
         assert_eq!(bytes, 88);
@@ -144,7 +144,7 @@ fn what_cannot_be_adopted_makes_no_cache() {
     headers.for_each(|addr| left.flip(PhysAddr::new(addr.get() + 40), 0));
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
     let (memory, _) = memory.inherit(left.map).unwrap();
-    let slabs = Slabs::revive(memory, left.roll).unwrap();
+    let slabs = Slabs::revive(memory, left.directory).unwrap();
     for spec in specs() {
         assert!(matches!(slabs.adopt(spec), Err(Error::Slab(_))));
     }
@@ -154,16 +154,19 @@ fn what_cannot_be_adopted_makes_no_cache() {
 #[test]
 fn a_chain_without_end_is_refused() {
     let left = left();
-    left.write(left.roll, left.roll.get());
+    left.write(left.directory, left.directory.get());
     let refused = left.revive();
-    assert!(matches!(refused, Err(Error::Roll(e)) if e.fault == RollFault::Endless), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Directory(e)) if e.fault == DirectoryFault::Endless),
+        "{refused:?}"
+    );
 }
 
 #[test]
 fn a_slab_named_twice_is_refused() {
     let left = left();
     // The second page is the first cache's slab table.
-    let RollPart::Page(table) = left.parts[1] else { panic!("{:?}", left.parts) };
+    let DirectoryPart::Page(table) = left.parts[1] else { panic!("{:?}", left.parts) };
     let (count, entry) = (PhysAddr::new(table.get() + 8), PhysAddr::new(table.get() + 16));
     assert_eq!(left.read(count), 1);
     let slab = left.read(entry);
@@ -178,10 +181,13 @@ fn a_slab_named_twice_is_refused() {
 fn what_is_no_slab_is_not_believed() {
     for value in [0x1000_u64, 8, u64::MAX - 1, 1 << 52, 4 << 30] {
         let left = left();
-        let RollPart::Page(table) = left.parts[1] else { panic!("{:?}", left.parts) };
+        let DirectoryPart::Page(table) = left.parts[1] else { panic!("{:?}", left.parts) };
         left.write(PhysAddr::new(table.get() + 16), value);
         let refused = left.revive();
-        assert!(matches!(refused, Err(Error::Slab(_) | Error::Roll(_))), "{value:#x}: {refused:?}");
+        assert!(
+            matches!(refused, Err(Error::Slab(_) | Error::Directory(_))),
+            "{value:#x}: {refused:?}"
+        );
     }
 }
 
@@ -189,16 +195,16 @@ fn what_is_no_slab_is_not_believed() {
 fn a_page_of_a_slab_table_that_goes_on_must_be_full() {
     let left = left();
     let pages: Vec<_> = left.parts.iter().filter_map(page).collect();
-    // The pages of the roll's records and of the three slab tables.
+    // The pages of the cache directory's records and of the three slab tables.
     let [_, table, _, next] = pages[..] else { panic!("{:?}", left.parts) };
     let full = (PAGE_SIZE / 8 - 2) as u64;
     let found = left.read(PhysAddr::new(table.get() + 8));
     assert!(found > 0 && found < full);
     left.write(table, next.get());
-    let Err(Error::Roll(error)) = left.revive() else {
+    let Err(Error::Directory(error)) = left.revive() else {
         panic!("it goes on behind {found} entries")
     };
-    let fault = RollFault::NotFull { found, expected: full };
+    let fault = DirectoryFault::NotFull { found, expected: full };
     assert_eq!((error.page, error.fault), (table, fault));
     let text = error.to_string();
     assert!(text.contains(&table.to_string()) && text.contains(&format!(" {found} ")), "{text}");
@@ -210,10 +216,10 @@ fn a_record_whose_checksum_is_zero_is_none() {
     let slabs_of =
         |spec: CacheSpec, slabs: &Slabs<Ram>| slabs.adopt(spec).map(|(_, all)| all.slabs);
     // The first record, of the first cache.
-    left.write(PhysAddr::new(left.roll.get() + 16), 0);
+    left.write(PhysAddr::new(left.directory.get() + 16), 0);
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
     let (memory, _) = memory.inherit(left.map).unwrap();
-    let slabs = Slabs::revive(memory, left.roll).unwrap();
+    let slabs = Slabs::revive(memory, left.directory).unwrap();
     let [first, second, third] = specs();
     let mut names = Vec::new();
     slabs.for_each_inherited(|record| names.push(record.name().as_str().to_owned()));
@@ -264,7 +270,7 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     assert!(held.len() > 2);
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
     let (memory, _) = memory.inherit(left.map).unwrap();
-    let slabs = Slabs::revive(memory, left.roll).unwrap();
+    let slabs = Slabs::revive(memory, left.directory).unwrap();
     let (cache, adopted) = slabs.adopt(specs()[1]).unwrap();
     assert_eq!(adopted.unclaimed, 60);
     let unclaimed: Vec<_> = cache.unclaimed().collect();
@@ -312,7 +318,7 @@ proptest! {
         let left = left();
         for (part, word, what) in all {
             let at = |part: usize| match left.parts[part % left.parts.len()] {
-                RollPart::Page(addr) | RollPart::Header { addr, .. } => addr,
+                DirectoryPart::Page(addr) | DirectoryPart::Header { addr, .. } => addr,
             };
             let word = PhysAddr::new(at(part).get() + (word * 8) as u64);
             assert!(word.offset_in_page() < PAGE_SIZE);
@@ -325,7 +331,7 @@ proptest! {
         match left.revive() {
             // Found and named; or a record is none.
             Err(
-                Error::Roll(_)
+                Error::Directory(_)
                 | Error::Slab(_)
                 | Error::Mismatch { .. }
                 | Error::NotInherited { .. },
@@ -340,16 +346,16 @@ proptest! {
 }
 
 /// The header's words that are a kernel's own name the successor's cache, as a predecessor can
-/// compute them: the successor's roll is the first page it allocates.
+/// compute them: the successor's cache directory is the first page it allocates.
 #[test]
 fn a_forged_owner_word_makes_no_slab_ours() {
     let spec = specs()[1];
     let revive = |left: Left| {
         let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
         let (memory, _) = memory.inherit(left.map).unwrap();
-        Slabs::revive(memory, left.roll).unwrap()
+        Slabs::revive(memory, left.directory).unwrap()
     };
-    let rehearsed = revive(left()).roll();
+    let rehearsed = revive(left()).cache_directory();
 
     let left = left();
     // The name in the header begins at byte 32.
@@ -384,7 +390,8 @@ fn only_the_layer_itself_makes_slabs() {
     let order = Order::new(4).unwrap();
     let _cache = slabs.cache(CacheSpec::new("victim", 1000).order(order)).unwrap();
     let mut forged = memory.folio(Request::new(order).zeroed()).unwrap();
-    forged.bytes_mut()[88..96].copy_from_slice(&(slabs.roll().pfn().get() << 12).to_le_bytes());
+    forged.bytes_mut()[88..96]
+        .copy_from_slice(&(slabs.cache_directory().pfn().get() << 12).to_le_bytes());
     let block = forged.block();
     drop(forged);
     memory.drain();
@@ -457,7 +464,7 @@ fn goes_on(mut slabs: Slabs<Ram>, specs: &[CacheSpec]) {
 fn take(left: Left) -> Result<Slabs<Ram>, Error> {
     let memory = left.ram.attach(&Ram::frames(FRAMES))?;
     let (memory, _) = memory.inherit(left.map)?;
-    Slabs::revive(memory, left.roll)
+    Slabs::revive(memory, left.directory)
 }
 
 const fn word(page: PhysAddr, index: u64) -> PhysAddr {
@@ -476,7 +483,7 @@ impl Left {
 
     /// Writes the checksum of a record anew.
     fn sum(&self, record: u64) {
-        let at = PhysAddr::new(self.roll.get() + 16 + record * RECORD);
+        let at = PhysAddr::new(self.directory.get() + 16 + record * RECORD);
         self.write(at, 0);
         // SAFETY: in memory that nobody uses now.
         let bytes =
@@ -487,10 +494,11 @@ impl Left {
     /// Makes record `to` one like `from`, whose table begins at another page.
     fn record_like(&self, to: u64, from: u64, table: PhysAddr) {
         for i in 0..RECORD / 8 {
-            let [from, to] = [from, to].map(|record| word(self.roll, 2 + record * RECORD / 8 + i));
+            let [from, to] =
+                [from, to].map(|record| word(self.directory, 2 + record * RECORD / 8 + i));
             self.write(to, self.read(from));
         }
-        self.write(word(self.roll, 2 + to * RECORD / 8 + 1), table.get());
+        self.write(word(self.directory, 2 + to * RECORD / 8 + 1), table.get());
         self.sum(to);
     }
 }
@@ -508,11 +516,11 @@ fn holes_may_look_like_anything_odd() {
         for (table, other) in [(first, second), (second, third), (third, first)] {
             let count = left.read(word(table, 1));
             // As addresses of pages, of the page itself and of entries, but for a bit.
-            let holes = [value, other.get() | 1, table.get() + 17, left.roll.get() | 1];
-            for (i, hole) in (0..).zip(holes) {
+            let free = [value, other.get() | 1, table.get() + 17, left.directory.get() | 1];
+            for (i, entry) in (0..).zip(free) {
                 let (at, last) = (word(table, 2 + i * 2), word(table, 2 + count + i));
                 left.write(last, left.read(at));
-                left.write(at, hole);
+                left.write(at, entry);
             }
             left.write(word(table, 1), count + 4);
         }
@@ -523,7 +531,7 @@ fn holes_may_look_like_anything_odd() {
 #[test]
 fn words_behind_the_counts_are_never_read() {
     let left = left();
-    let [roll, tables @ ..] = left.pages();
+    let [directory, tables @ ..] = left.pages();
     let first = left.read(word(tables[0], 2));
     for page in tables {
         let count = left.read(word(page, 1));
@@ -532,12 +540,12 @@ fn words_behind_the_counts_are_never_read() {
         }
     }
     // Records that were sound, one behind the other, and what is none.
-    let count = left.read(word(roll, 1));
+    let count = left.read(word(directory, 1));
     assert_eq!(count, 3);
     for record in count..(PAGE_SIZE as u64 - 16) / RECORD {
         left.record_like(record, record % 3, tables[record as usize % 3]);
         if record % 4 == 3 {
-            left.flip(word(roll, 2 + record * RECORD / 8 + 5), 3);
+            left.flip(word(directory, 2 + record * RECORD / 8 + 5), 3);
         }
     }
     goes_on(take(left).unwrap(), &specs());
@@ -564,7 +572,7 @@ fn two_records_of_one_shape_are_one_cache() {
         left.write(word(second, 3), slab);
         left.write(word(table, 1 + count), 0);
         left.record_like(3, cache, second);
-        left.write(word(left.roll, 1), 4);
+        left.write(word(left.directory, 1), 4);
         let spec = specs()[cache as usize];
         let slabs = take(left).unwrap();
         let (taken, adopted) = slabs.adopt(spec).unwrap();
@@ -580,9 +588,9 @@ fn a_table_that_two_records_name_is_refused() {
     let [_, first, second, _] = left.pages();
     left.record_like(1, 1, first);
     let refused = take(left).map(|_| ());
-    let fault = RollFault::Duplicate;
+    let fault = DirectoryFault::Duplicate;
     assert!(
-        matches!(refused, Err(Error::Roll(e)) if (e.page, e.fault) == (first, fault)),
+        matches!(refused, Err(Error::Directory(e)) if (e.page, e.fault) == (first, fault)),
         "{refused:?} {second}"
     );
 }
@@ -605,11 +613,11 @@ fn a_table_that_begins_with_a_slab_is_refused() {
             let mut parts = Vec::new();
             before.for_each_table(|part| parts.push(part));
             let headers: Vec<_> = parts.iter().filter_map(header).collect();
-            let (map, roll) = (before.memory().tree_root().unwrap(), before.roll());
-            let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+            let (map, directory) = (before.memory().tree_root().unwrap(), before.cache_directory());
+            let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
             let (slab, record) =
                 if swapped { (headers[1].get(), 0) } else { (headers[0].get(), 1) };
-            left.write(word(roll, 2 + record * RECORD / 8 + 1), slab);
+            left.write(word(directory, 2 + record * RECORD / 8 + 1), slab);
             left.sum(record);
             // Its first words are a link and a count that a table could have.
             left.write(PhysAddr::new(slab), 0);
@@ -617,9 +625,9 @@ fn a_table_that_begins_with_a_slab_is_refused() {
             let refused = take(left).map(|_| ());
             let slab = PhysAddr::new(slab);
             let named = match refused {
-                Err(Error::Roll(e)) => match e.fault {
-                    RollFault::Duplicate => e.page == slab,
-                    RollFault::NotPreserved { addr } => addr == slab,
+                Err(Error::Directory(e)) => match e.fault {
+                    DirectoryFault::Duplicate => e.page == slab,
+                    DirectoryFault::NotPreserved { addr } => addr == slab,
                     _ => false,
                 },
                 Err(Error::Slab(SlabError { slab: at, fault: SlabFault::Duplicate })) => at == slab,
@@ -702,14 +710,14 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
         let mut parts = Vec::new();
         before.for_each_table(|part| parts.push(part));
         let pages: Vec<_> = parts.iter().filter_map(page).collect();
-        let [roll, own, other] = pages[..] else { panic!("{parts:?}") };
+        let [directory, own, other] = pages[..] else { panic!("{parts:?}") };
         let headers: Vec<_> = parts.iter().filter_map(header).collect();
         let map = before.memory().tree_root().unwrap();
-        let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+        let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
         let count = left.read(word(own, 1));
         assert_eq!(count, 5);
         let slabs_of_own = &headers[..5];
-        let mut written = vec![word(roll, 9), word(other, 2), word(foreign.addr(), 2)];
+        let mut written = vec![word(directory, 9), word(other, 2), word(foreign.addr(), 2)];
         for (i, slab) in (0..).zip(slabs_of_own) {
             let hint = PhysAddr::new(slab.get() + ENTRY);
             assert_eq!(left.read(hint), word(own, 2 + i).get(), "as it was written");
@@ -717,7 +725,7 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
                 0 => 0,
                 1 => u64::MAX,
                 // Into the page of records, and into one of another table.
-                2 => word(roll, 9).get(),
+                2 => word(directory, 9).get(),
                 3 => word(other, 2).get(),
                 // Into a page that another layer calls its table, and that looks like one of ours.
                 4 => word(foreign.addr(), 2 + i).get(),
@@ -753,7 +761,7 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
         let (memory, _) = memory.inherit(map).unwrap();
         // SAFETY: this test is the layer that reads it.
         unsafe { memory.label(foreign, Kind::Table) }.unwrap();
-        let slabs = Slabs::revive(memory, roll).unwrap();
+        let slabs = Slabs::revive(memory, directory).unwrap();
         let read = |at: PhysAddr| {
             // SAFETY: in memory; the words are tables', which nothing writes now.
             unsafe { slabs.memory().machine().ptr(at).cast::<u64>().read() }
@@ -808,11 +816,11 @@ fn two_records_of_one_cache_are_resumed_as_one() {
     let mut parts = Vec::new();
     before.for_each_table(|part| parts.push(part));
     let pages: Vec<_> = parts.iter().filter_map(page).collect();
-    let [roll, table] = pages[..] else { panic!("{parts:?}") };
+    let [directory, table] = pages[..] else { panic!("{parts:?}") };
     let map = before.memory().tree_root().unwrap();
-    let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
-    assert_eq!(left.read(word(roll, 1)), 1);
-    left.write(word(roll, 1), 2);
+    let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
+    assert_eq!(left.read(word(directory, 1)), 1);
+    left.write(word(directory, 1), 2);
     left.record_like(1, 0, other);
     // Every other slab stands in the other table.
     for i in 0..3 {
@@ -865,9 +873,9 @@ fn slabs_named_by_another_caches_record_are_not_resumed() {
     let mut parts = Vec::new();
     before.for_each_table(|part| parts.push(part));
     let pages: Vec<_> = parts.iter().filter_map(page).collect();
-    let [roll, one, two] = pages[..] else { panic!("{parts:?}") };
+    let [directory, one, two] = pages[..] else { panic!("{parts:?}") };
     let map = before.memory().tree_root().unwrap();
-    let left = Left { ram: before.into_memory().into_machine(), map, roll, parts };
+    let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
     let mut swapped = Vec::new();
     for i in [1, 4] {
         let [a, b] = [one, two].map(|table| left.read(word(table, 2 + i)));

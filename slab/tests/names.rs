@@ -8,7 +8,9 @@ use core::alloc::Layout;
 use common::{addr, copy, fill, filled, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Fate, Order, PAGE_SHIFT, PhysAddr};
-use heirloom_slab::{Buffers, CacheSpec, Error, Field, Name, RollPart, Slabs, Unclaimed, persist};
+use heirloom_slab::{
+    Buffers, CacheSpec, DirectoryPart, Error, Field, Name, Slabs, Unclaimed, persist,
+};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -69,14 +71,14 @@ fn rename(slabs: &Slabs<Ram>, from: &str, to: &str) {
     slabs.for_each_table(|part| parts.push(part));
     for part in parts {
         match part {
-            RollPart::Page(page) if page == slabs.roll() => {
+            DirectoryPart::Page(page) if page == slabs.cache_directory() => {
                 for at in (16..4096).step_by(128).take(31) {
                     let record = bytes(PhysAddr::new(page.get() + at), 128);
                     records += u32::from(put(record, 16 + 8, 0));
                 }
             }
-            RollPart::Page(_) => {}
-            RollPart::Header { addr, bytes: length } => {
+            DirectoryPart::Page(_) => {}
+            DirectoryPart::Header { addr, bytes: length } => {
                 headers += u32::from(put(bytes(addr, length as usize), 24 + 8, 8));
             }
         }

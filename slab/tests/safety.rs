@@ -27,7 +27,7 @@ mod attack {
     /// Rounds of the owner: few where an interpreter runs it.
     const ROUNDS: usize = if cfg!(miri) { 12 } else { 8000 };
 
-    /// Where a slab's header has the address of its entry in the roll.
+    /// Where a slab's header has the address of its entry in the cache directory.
     const ENTRY: usize = 112;
     /// Where it counts objects that keep it preserved.
     const PRESERVED: usize = 124;
@@ -35,7 +35,7 @@ mod attack {
     const STATES: usize = 128;
 
     /// Runs `calls` against a slab that comes and goes. Whenever it is gone its frames are a folio's
-    /// whose bytes read like a slab with objects to claim, and the roll's entry at `victim`: none of
+    /// whose bytes read like a slab with objects to claim, and the cache directory's entry at `victim`: none of
     /// them may change.
     pub(super) fn beside_an_owner(calls: &[Call]) {
         let slabs = Slabs::new(Ram::memory(&Ram::frames(256)).unwrap()).unwrap();

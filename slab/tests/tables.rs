@@ -1,4 +1,4 @@
-//! Slab tables over many generations: holes are used again, whoever made them, so tables stay as
+//! Slab tables over many generations: free entries are used again, whoever made them, so tables stay as
 //! large as what is in them at its most; and no frame is lost.
 
 mod common;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use common::{addr, ptr, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{CacheSpec, RollPart, Slabs, Unclaimed};
+use heirloom_slab::{CacheSpec, DirectoryPart, Slabs, Unclaimed};
 
 /// Entries of a page of a slab table.
 const ENTRIES: u64 = PAGE_SIZE as u64 / 8 - 2;
@@ -31,12 +31,12 @@ impl Dice {
     }
 }
 
-/// Pages of the roll, and slabs in it.
-fn roll(slabs: &Slabs<Ram>) -> (u64, u64) {
+/// Pages of the cache directory, and slabs in it.
+fn directory(slabs: &Slabs<Ram>) -> (u64, u64) {
     let (mut pages, mut headers) = (0, 0);
     slabs.for_each_table(|part| match part {
-        RollPart::Page(_) => pages += 1,
-        RollPart::Header { .. } => headers += 1,
+        DirectoryPart::Page(_) => pages += 1,
+        DirectoryPart::Header { .. } => headers += 1,
     });
     (pages, headers)
 }
@@ -48,8 +48,8 @@ fn looks_right(
     peak: [u64; 3],
     generation: u32,
 ) {
-    // All that is preserved is in the roll, and what is in it is what survives.
-    let (pages, headers) = roll(slabs);
+    // All that is preserved is in the cache directory, and what is in it is what survives.
+    let (pages, headers) = directory(slabs);
     assert_eq!(headers, objects.len() as u64, "generation {generation}");
     assert_eq!(slabs.memory().counts().total(), pages + headers);
     // A page of records; tables as large as they must be at their most, and somewhat more.
@@ -159,7 +159,7 @@ fn generations(count: u32, most: u64, frames: u64, mut dice: Dice) {
     // At the end everything goes.
     slabs.finish_inherited(|_| Fate::Free).unwrap();
     slabs.shrink();
-    let (pages, headers) = roll(&slabs);
+    let (pages, headers) = directory(&slabs);
     assert_eq!((headers, slabs.memory().counts().total()), (0, pages));
     assert_eq!(common::slab_frames(&slabs), 0);
 }
@@ -175,7 +175,7 @@ fn fifty_generations_of_a_few_hundred_slabs() {
     }
 }
 
-/// More slabs than a page of a table has entries: pages are linked, and holes are in all of them.
+/// More slabs than a page of a table has entries: pages are linked, and free entries are in all of them.
 #[cfg(not(any(heirloom_page = "16k", heirloom_page = "64k")))]
 #[test]
 fn generations_whose_tables_have_several_pages() {
@@ -191,7 +191,7 @@ fn holes_that_no_cache_made_are_used_again() {
         let frames = 4 * ENTRIES;
         let mut slabs = slabs(frames);
         for round in 0..6 {
-            // It is there before the holes are.
+            // It is there before the free entries are.
             let cache = slabs.cache(spec).unwrap();
             if upgrade && let Some(record) = slabs.inherited("always") {
                 slabs.upgrade(&record, |_| Ok(())).unwrap();
@@ -200,7 +200,7 @@ fn holes_that_no_cache_made_are_used_again() {
             for _ in 0..ENTRIES * 3 / 4 {
                 cache.alloc().unwrap();
             }
-            let (pages, headers) = roll(&slabs);
+            let (pages, headers) = directory(&slabs);
             assert_eq!(headers, ENTRIES * 3 / 4);
             assert!(pages <= 3, "round {round}: {pages} pages");
             slabs = successor(slabs, frames).unwrap();

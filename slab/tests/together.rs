@@ -94,7 +94,7 @@ fn a_cache_is_created_adopted_and_disposed_of_at_the_same_time() {
         assert_eq!((stats.live, stats.unclaimed), (40, unclaimed.len() as u64));
         assert_eq!(second.caches().count(), 1);
         second.memory().audit().unwrap();
-        // The roll is sound, and has just these.
+        // The cache directory is sound, and has just these.
         let third = successor(second, FRAMES).unwrap();
         let (cache, _) = third.adopt(spec).unwrap();
         let found: BTreeSet<_> = cache.unclaimed().map(|(at, _)| at).collect();

@@ -64,7 +64,7 @@ fn preserved_memory_cannot_be_freed_by_accident() {
     // A slab with something preserved in it does not go, and no table of the handover does.
     kernel.slabs().shrink();
     let entry = kernel.entry();
-    for table in [entry.root, entry.scratch, kernel.slabs().roll()] {
+    for table in [entry.root, entry.scratch, kernel.slabs().cache_directory()] {
         let block = heirloom::folio::Block::new(table.pfn(), Order::ZERO).unwrap();
         // SAFETY: refused.
         let refused = unsafe { memory.free(block, Kind::Table) };

@@ -67,7 +67,7 @@ fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
     for (name, at) in [
         ("root", entry.root),
         ("scratch list", entry.scratch),
-        ("roll", kernel.slabs().roll()),
+        ("roll", kernel.slabs().cache_directory()),
         ("list", list),
         ("area", info.first()),
     ] {

@@ -66,7 +66,7 @@ fn leave(old: &Kernel<'_>) -> Left {
         other: unsafe { old.preserve(others.alloc().unwrap()) }.unwrap(),
         stale,
         lost: object(lost).0,
-        roll: old.slabs().roll(),
+        roll: old.slabs().cache_directory(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr, Request, Run};
 use heirloom::restore::{Entry, Error, Fault, Handle, Header, Parts, Records, SealPolicy, Table};
-use heirloom::slab::{CacheSpec, RollPart};
+use heirloom::slab::{CacheSpec, DirectoryPart};
 
 use crate::common::{
     Kernel, PAGE, World, finish_freeing, keep_area, keep_buffer, keep_folio, keep_run,
@@ -63,8 +63,8 @@ fn leave(world: &World, sealed: bool) -> Left {
         .unwrap();
     kernel.memory().for_each_node(|node| tables.push(("tracker node", node.addr, page)));
     kernel.slabs().for_each_table(|part| match part {
-        RollPart::Page(addr) => tables.push(("roll page", addr, page)),
-        RollPart::Header { addr, bytes } => tables.push(("slab header", addr, bytes as usize)),
+        DirectoryPart::Page(addr) => tables.push(("roll page", addr, page)),
+        DirectoryPart::Header { addr, bytes } => tables.push(("slab header", addr, bytes as usize)),
     });
     if !sealed {
         let Ok(Parts::Area(info)) = handles[3].parts() else { panic!("{handles:?}") };

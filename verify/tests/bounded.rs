@@ -149,7 +149,7 @@ fn a_slab_table_that_many_records_name_is_read_once() {
             let Ok(Parts::Folio(block)) = kept.handle.parts() else { panic!("{kept:?}") };
             pages.push(block.addr());
         }
-        let roll = kernel.slabs().roll();
+        let roll = kernel.slabs().cache_directory();
         let entry = end(kernel);
         let record = world.read(PhysAddr::new(roll.get() + 16), 128).to_vec();
         let table = PhysAddr::new(u64::from_le_bytes(record[8..16].try_into().unwrap()));

@@ -60,7 +60,7 @@ fn a_slab_is_not_the_successors_because_it_says_so() {
     for shape in [Shape::Buffers, Shape::Caches, Shape::Whole, Shape::Generations] {
         let (world, left) = shape.build(false);
         let kernel = world.revive(left.entry);
-        let owner = kernel.slabs().roll().pfn().get() << 12;
+        let owner = kernel.slabs().cache_directory().pfn().get() << 12;
         end(kernel);
         world.load(&left.saved);
         let of = |place| left.tables.iter().filter(move |table| table.place == place);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use heirloom_folio::{Fate, Kind, PAGE_SIZE};
 
 use super::*;
-use crate::roll::Source;
+use crate::directory::Source;
 use crate::spec::is_reserved;
 use crate::{Buffers, Cache, Error, ObjectState, Owner, Unclaimed};
 
@@ -34,7 +34,7 @@ const MOVED: CacheSpec = CacheSpec::new("moved", 520).preserving(true);
 struct World {
     ram: Ram,
     map: PhysAddr,
-    roll: PhysAddr,
+    directory: PhysAddr,
 }
 
 /// The memory as it is at this instant.
@@ -44,14 +44,14 @@ fn stop(slabs: &Slabs<Ram>) -> World {
     let from = slabs.memory().machine().ptr(run.addr());
     // SAFETY: both have these frames, and nothing else runs.
     unsafe { ram.ptr(run.addr()).copy_from_nonoverlapping(from, run.bytes() as usize) };
-    World { ram, map: slabs.memory().tree_root().unwrap(), roll: slabs.roll() }
+    World { ram, map: slabs.memory().tree_root().unwrap(), directory: slabs.cache_directory() }
 }
 
 impl World {
     fn revive(self) -> Slabs<Ram> {
         let memory = self.ram.attach(&Ram::frames(FRAMES)).unwrap();
         let (memory, _) = memory.inherit(self.map).unwrap();
-        Slabs::revive(memory, self.roll).unwrap()
+        Slabs::revive(memory, self.directory).unwrap()
     }
 }
 
@@ -126,7 +126,7 @@ fn handles(slabs: &Slabs<Ram>, named: impl Fn(&CacheRecord) -> bool) -> Vec<(Phy
     let mut all = Vec::new();
     for record in slabs.view().records().filter(named) {
         for addr in slabs.view().slabs(&record) {
-            // SAFETY: in the roll, and nothing else runs.
+            // SAFETY: in the cache directory, and nothing else runs.
             let slab = unsafe { Slab::at(slabs.memory().machine(), addr) };
             for index in 0..record.objects_per_slab() {
                 let state = State(slab.state(record.geometry(), index).load(Relaxed));
@@ -234,7 +234,7 @@ impl Life<'_> {
                     _ => unsafe { self.slabs.free(object) }.unwrap(),
                 }
             }
-            // (A large buffer is in no roll.)
+            // (A large buffer is in no cache directory.)
             6 if size <= 1024 => {
                 let again = self.promise.borrow_mut().twice.insert(id);
                 let layout = Layout::from_size_align(size as usize * 3, 8).unwrap();
@@ -455,7 +455,7 @@ fn live(slabs: &Slabs<Ram>, ids: &Cell<u64>, dice: u64, mut at: impl FnMut(u64, 
 }
 
 /// A kernel starts from what was left, finds what it must, and makes use of all of it, by adopting it or
-/// as it is: afterwards nothing is in use, and nothing is preserved but the roll.
+/// as it is: afterwards nothing is in use, and nothing is preserved but the cache directory.
 fn settle(world: World, promise: &Promise) {
     let resumes = promise.must.len().is_multiple_of(2);
     let slabs = world.revive();
@@ -522,12 +522,12 @@ fn settle(world: World, promise: &Promise) {
     assert_eq!(pages, 1 + slabs.view().records().count() as u64);
 }
 
-/// Writes what looks like records and slabs behind the counts of the roll's pages.
+/// Writes what looks like records and slabs behind the counts of the cache directory's pages.
 fn litter(slabs: &Slabs<Ram>) {
     for page in slabs.view().pages() {
         let words = slabs.view().source().words(page, PAGE_SIZE).unwrap();
         let count = words[1].load(Relaxed) as usize;
-        let entry = if page == slabs.roll() { 16 } else { 1 };
+        let entry = if page == slabs.cache_directory() { 16 } else { 1 };
         for at in 2 + count * entry..words.len() {
             let like = words[2 + (at - 2) % (count.max(1) * entry)].load(Relaxed);
             words[at].store(like, Relaxed);

@@ -28,10 +28,10 @@ pub(crate) fn slabs(frames: u64) -> Slabs<Ram> {
 /// Jumps: the successor over the same memory.
 pub(crate) fn successor(slabs: Slabs<Ram>, frames: u64) -> Result<Slabs<Ram>, Error> {
     let map = slabs.memory().tree_root()?;
-    let roll = slabs.roll();
+    let directory = slabs.cache_directory();
     let memory = slabs.into_memory().into_machine().attach(&Ram::frames(frames))?;
     let (memory, _) = memory.inherit(map)?;
-    Slabs::revive(memory, roll)
+    Slabs::revive(memory, directory)
 }
 
 /// A copy of the memory as it is now, on another machine.
@@ -51,7 +51,7 @@ pub(crate) fn copy(slabs: &Slabs<Ram>, frames: u64) -> Slabs<Ram> {
     let map = slabs.memory().tree_root().unwrap();
     let memory = copy_of(slabs.memory().machine(), frames).attach(&Ram::frames(frames)).unwrap();
     let (memory, _) = memory.inherit(map).unwrap();
-    Slabs::revive(memory, slabs.roll()).unwrap()
+    Slabs::revive(memory, slabs.cache_directory()).unwrap()
 }
 
 /// The address that a pointer leads to.

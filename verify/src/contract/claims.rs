@@ -155,8 +155,10 @@ fn resume(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
 /// A slab's error says where, or what does not match.
 fn named_slab(error: Error) {
     assert!(!error.to_string().is_empty());
-    if matches!(error, Error::Slab(heirloom::slab::Error::Slab(_) | heirloom::slab::Error::Roll(_)))
-    {
+    if matches!(
+        error,
+        Error::Slab(heirloom::slab::Error::Slab(_) | heirloom::slab::Error::Directory(_))
+    ) {
         named(&error);
     }
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom::kho::tree::{Geometry, Key};
 use heirloom::restore::{Entry, Error, Fault, Table, TableError, Unclaimed};
-use heirloom::slab::RollPart;
+use heirloom::slab::DirectoryPart;
 
 use super::actor::is_full;
 use super::caches::{ALL, cache_name, spec};
@@ -364,11 +364,11 @@ fn bare(ground: &Ground, kernel: &Kernel<'_>) {
     let (memory, blocks) = (kernel.memory(), preserved(kernel));
     let (mut pages, mut roll) = (0, BTreeSet::new());
     kernel.slabs().for_each_table(|part| match part {
-        RollPart::Page(page) => {
+        DirectoryPart::Page(page) => {
             roll.insert(page);
             pages += 1;
         }
-        RollPart::Header { addr, .. } => panic!("a slab in which nothing is: {addr}"),
+        DirectoryPart::Header { addr, .. } => panic!("a slab in which nothing is: {addr}"),
     });
     assert_eq!((blocks.len() as u64, roll.len() as u64), (OWN + pages, pages), "{blocks:?}");
     assert_eq!(memory.counts().nodes(), fewest_nodes(&blocks), "nodes that lead to nothing");

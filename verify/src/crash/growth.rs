@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use heirloom::slab::RollPart;
+use heirloom::slab::DirectoryPart;
 
 use super::actor::{Actor, LAST, Op, Owned};
 use super::chains::{State, die, load};
@@ -122,7 +122,9 @@ fn measure(ground: &Ground, journal: &Journal) {
     journal.log(0).write(Line::Close);
     journal.began();
     let mut pages = 0;
-    kernel.slabs().for_each_table(|part| pages += u64::from(matches!(part, RollPart::Page(_))));
+    kernel
+        .slabs()
+        .for_each_table(|part| pages += u64::from(matches!(part, DirectoryPart::Page(_))));
     let frames = preserved(&kernel).iter().map(|block| block.order().frames()).sum();
     let stats = kernel.memory().stats();
     let free = stats.free() + stats.cached;

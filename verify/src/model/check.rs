@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::{Block, Kind, NodeId, Pfn, Run};
-use heirloom::slab::{Cache, CacheStats, Name, RollPart};
+use heirloom::slab::{Cache, CacheStats, DirectoryPart, Name};
 
 use super::board::Kernel;
 use super::frames::{Frames, walk};
@@ -119,7 +119,7 @@ impl State {
         self.inherited.keys().copied().for_each(&mut take);
         self.known_tables().for_each(&mut take);
         kernel.slabs().for_each_table(|part| {
-            if let RollPart::Page(page) = part {
+            if let DirectoryPart::Page(page) = part {
                 take(Block::containing(page.pfn(), heirloom::folio::Order::ZERO));
             }
         });

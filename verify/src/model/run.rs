@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use heirloom::folio::{Block, Kind, Order, PhysAddr};
 use heirloom::restore::{Error, SealPolicy};
-use heirloom::slab::RollPart;
+use heirloom::slab::DirectoryPart;
 
 use super::board::{CPUS, Ground, Kernel};
 use super::caches::CACHES;
@@ -216,7 +216,7 @@ impl State {
         // The roll is gone on with, so its pages are the kernel's as they were its predecessor's.
         let mut own: BTreeSet<_> = self.tables.iter().take(3).chain(&self.seal).copied().collect();
         kernel.slabs().for_each_table(|part| {
-            if let RollPart::Page(page) = part {
+            if let DirectoryPart::Page(page) = part {
                 own.insert(Block::containing(page.pfn(), Order::ZERO));
             }
         });
@@ -313,7 +313,9 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
         let nodes = kernel.memory().counts().nodes();
         // The roll has a page for each cache that ever was, and keeps it.
         let mut roll = 0;
-        kernel.slabs().for_each_table(|part| roll += u64::from(matches!(part, RollPart::Page(_))));
+        kernel
+            .slabs()
+            .for_each_table(|part| roll += u64::from(matches!(part, DirectoryPart::Page(_))));
         audit.allocated[Kind::Table as usize] - nodes - roll - kernel.reserve()
     };
     let at_first = tables(&kernel);

@@ -34,7 +34,7 @@ pub(crate) const REASONS: &[Reason] = &[
         why: "The function follows it in a reader's section alone. The frame's byte says first whether there is a slab or a buffer, and a slab \
               that a section may look at is given back only after the section has ended. What is read then are the header and \
               state bytes, atomically: never an object's own bytes. Where no slab is found and caches are resumed, a slab around it that the predecessor left to one of them \
-              is made this kernel's first: found by its block in the tree and the label that the roll gave it, never by the address, in turn, and checked.",
+              is made this kernel's first: found by its block in the tree and the label that the cache directory gave it, never by the address, in turn, and checked.",
         functions: &[
             "heirloom_slab::Cache<'_, M>::at",
             "heirloom_slab::Slabs<M>::at",

@@ -15,34 +15,34 @@ use crate::store;
 pub(super) const SLABS: usize = PAGE_SIZE / size_of::<u64>() - HEADER;
 
 /// What an entry says that was struck out. (Zero, and every odd number, names no slab either.)
-const HOLE: u64 = 1;
+const FREE_ENTRY: u64 = 1;
 
-/// Entries that are looked at for a hole before a place at the end is taken: a cache line's, eight
+/// Entries that are looked at for a free entry before a place at the end is taken: a cache line's, eight
 /// times.
 const LOOK: usize = 64;
 
 /// Whether an entry of a slab table names no slab.
-pub(super) const fn is_hole(entry: u64) -> bool {
+pub(super) const fn is_free_entry(entry: u64) -> bool {
     entry == 0 || entry & 1 == 1
 }
 
 /// Where the slabs of a cache are entered. Under the cache's lock.
 ///
-/// Holes are found by looking for them, a few entries at a time, round and round: so nothing has to be
+/// Free entries are found by looking for them, a few entries at a time, round and round: so nothing has to be
 /// kept in them, and whatever a predecessor left in one is as good as anything. An entry is struck out
 /// by one store of its own: under the lock, or without it by the one that has a slab of no cache.
 pub(crate) struct SlabTable {
     first: Option<PhysAddr>,
     last: PhysAddr,
-    /// Entries of the last page in use, holes included.
+    /// Entries of the last page in use, free entries included.
     count: usize,
-    /// Holes there may be: not fewer, but for those that were made without the lock since.
-    holes: usize,
+    /// Free entries there may be: not fewer, but for those that were made without the lock since.
+    free_entries: usize,
     /// Entries of any table that were struck out without a lock, as far as is known here.
     noted: u64,
-    /// Where the next hole is looked for.
+    /// Where the next free entry is looked for.
     look: TablePlace,
-    /// Whether a hole was found or made in this round.
+    /// Whether a free entry was found or made in this round.
     met: bool,
     /// The entry struck out last, or 0: mostly the next one's.
     struck: u64,
@@ -53,8 +53,8 @@ pub(crate) struct SlabTable {
 /// A place for a slab in the table.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
-    /// A hole, at this address.
-    Hole(PhysAddr),
+    /// A free entry, at this address.
+    FreeEntry(PhysAddr),
     /// Behind the last entry.
     End,
 }
@@ -70,21 +70,32 @@ impl SlabTable {
     pub(crate) const fn new() -> Self {
         let none = PhysAddr::new(0);
         let look = TablePlace { page: None, index: 0 };
-        let (holes, noted, met, struck) = (0, 0, false, 0);
-        Self { first: None, last: none, count: 0, holes, noted, look, met, struck, known: None }
+        let (free_entries, noted, met, struck) = (0, 0, false, 0);
+        Self {
+            first: None,
+            last: none,
+            count: 0,
+            free_entries,
+            noted,
+            look,
+            met,
+            struck,
+            known: None,
+        }
     }
 
-    /// The table whose first page is at `first`: one of the roll's, which was checked. Costs what
+    /// The table whose first page is at `first`: one of the cache directory's, which was checked. Costs what
     /// reading it costs; nothing is written.
     pub(crate) fn reopen<M: Machine>(memory: &Memory<M>, first: PhysAddr) -> Self {
         let mut table = Self { first: Some(first), last: first, ..Self::new() };
         loop {
-            // SAFETY: a page of the roll, which this kernel writes by atomics alone.
+            // SAFETY: a page of the cache directory, which this kernel writes by atomics alone.
             let page = unsafe { words(memory, table.last) };
             let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
             table.count = usize::try_from(word(1)).unwrap_or(SLABS).min(SLABS);
             let entries = page.iter().skip(HEADER).take(table.count);
-            table.holes += entries.filter(|word| is_hole(store::load(word, Relaxed))).count();
+            table.free_entries +=
+                entries.filter(|word| is_free_entry(store::load(word, Relaxed))).count();
             match word(0) {
                 0 => return table,
                 next => table.last = PhysAddr::new(next),
@@ -114,11 +125,11 @@ impl SlabTable {
     ) -> Result<Place, Error> {
         if struck_out != self.noted {
             let more = usize::try_from(struck_out - self.noted).unwrap_or(usize::MAX);
-            self.holes = self.holes.saturating_add(more);
+            self.free_entries = self.free_entries.saturating_add(more);
             (self.noted, self.met) = (struck_out, true);
         }
-        if let Some(hole) = self.hole(memory) {
-            return Ok(Place::Hole(hole));
+        if let Some(entry) = self.free_entry(memory) {
+            return Ok(Place::FreeEntry(entry));
         }
         if self.count == SLABS {
             let page = new_page(memory)?;
@@ -132,13 +143,14 @@ impl SlabTable {
         Ok(Place::End)
     }
 
-    /// A hole, if one is at hand.
-    fn hole<M: Machine>(&mut self, memory: &Memory<M>) -> Option<PhysAddr> {
-        if self.holes == 0 {
+    /// A free entry, if one is at hand.
+    fn free_entry<M: Machine>(&mut self, memory: &Memory<M>) -> Option<PhysAddr> {
+        if self.free_entries == 0 {
             return None;
         }
         let struck = core::mem::take(&mut self.struck);
-        if struck != 0 && is_hole(store::load(Self::entry(memory, PhysAddr::new(struck)), Relaxed))
+        if struck != 0
+            && is_free_entry(store::load(Self::entry(memory, PhysAddr::new(struck)), Relaxed))
         {
             return Some(PhysAddr::new(struck));
         }
@@ -149,7 +161,7 @@ impl SlabTable {
         let (from, to) = (self.look.index, count.min(self.look.index + LOOK));
         for index in from..to {
             let at = HEADER + index;
-            if is_hole(store::load(page_words.get(at)?, Relaxed)) {
+            if is_free_entry(store::load(page_words.get(at)?, Relaxed)) {
                 self.look = TablePlace { page: Some(page), index: index + 1 };
                 self.met = true;
                 return Some(PhysAddr::new(page.get() + (at * size_of::<u64>()) as u64));
@@ -160,7 +172,7 @@ impl SlabTable {
         } else if page == self.last {
             if !core::mem::take(&mut self.met) {
                 // A whole round without one.
-                self.holes = 0;
+                self.free_entries = 0;
             }
             TablePlace::default()
         } else {
@@ -178,8 +190,8 @@ impl SlabTable {
         slab: PhysAddr,
     ) -> PhysAddr {
         match place {
-            Place::Hole(entry) => {
-                self.holes = self.holes.saturating_sub(1);
+            Place::FreeEntry(entry) => {
+                self.free_entries = self.free_entries.saturating_sub(1);
                 // Release: what reads the entry reads the slab's header.
                 store::word(Self::entry(memory, entry), slab.get(), Release);
                 entry
@@ -200,15 +212,15 @@ impl SlabTable {
     /// Strikes a slab out, before it is unpreserved, and remembers where.
     pub(crate) fn leave<M: Machine>(&mut self, memory: &Memory<M>, entry: PhysAddr) {
         Self::strike_out(memory, entry);
-        self.holes = self.holes.saturating_add(1);
+        self.free_entries = self.free_entries.saturating_add(1);
         (self.struck, self.met) = (entry.get(), true);
     }
 
     /// Strikes a slab out, before it is unpreserved: for one that has the slab, and not the cache's
-    /// lock. The hole is found when it is come by.
+    /// lock. The free entry is found when it is come by.
     pub(crate) fn strike_out<M: Machine>(memory: &Memory<M>, entry: PhysAddr) {
-        // Release: what was done to the slab before is done when it is gone from the roll.
-        store::word(Self::entry(memory, entry), HOLE, Release);
+        // Release: what was done to the slab before is done when it is gone from the cache directory.
+        store::word(Self::entry(memory, entry), FREE_ENTRY, Release);
     }
 
     /// Whether `entry`, which may be any address, is that of an entry of this table that names `slab`.

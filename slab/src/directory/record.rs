@@ -1,11 +1,11 @@
-//! A cache as the roll describes it.
+//! A cache as the cache directory describes it.
 
 use heirloom_folio::{Order, PhysAddr};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::error::{Error, RollFault};
+use crate::error::{DirectoryFault, Error};
 use crate::geometry::Geometry;
 use crate::header::Shape;
 use crate::name::Name;
@@ -52,22 +52,22 @@ impl Stored {
     }
 
     /// The record; `None` where none stands.
-    pub(crate) fn check(&self) -> Result<Option<CacheRecord>, RollFault> {
+    pub(crate) fn check(&self) -> Result<Option<CacheRecord>, DirectoryFault> {
         let (expected, found) = (self.sum(), self.checksum.get());
         if found == NONE {
             return Ok(None);
         }
         if expected != found {
-            return Err(RollFault::Checksum { expected, found });
+            return Err(DirectoryFault::Checksum { expected, found });
         }
-        let name = self.shape.name().ok_or(RollFault::Name)?;
-        let geometry = self.shape.geometry().ok_or(RollFault::Geometry)?;
+        let name = self.shape.name().ok_or(DirectoryFault::Name)?;
+        let geometry = self.shape.geometry().ok_or(DirectoryFault::Geometry)?;
         let table = PhysAddr::new(self.slabs.get());
         Ok(Some(CacheRecord { name, geometry, shape: self.shape, table }))
     }
 }
 
-/// A cache that a predecessor left, as its roll describes it.
+/// A cache that a predecessor left, as its cache directory describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CacheRecord {
     name: Name,

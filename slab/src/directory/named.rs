@@ -1,17 +1,17 @@
-//! The slabs that a roll names, one after the other.
+//! The slabs that a cache directory names, one after the other.
 
 use heirloom_folio::PhysAddr;
 use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
 
 use super::page::HEADER;
 use super::record::CacheRecord;
-use super::table::is_hole;
-use super::view::{Chain, RollView, Source};
+use super::table::is_free_entry;
+use super::view::{Chain, DirectoryView, Source};
 use crate::header::Shape;
 use crate::past::Named;
 use crate::store;
 
-impl<'m, S: Source<'m>> RollView<S> {
+impl<'m, S: Source<'m>> DirectoryView<S> {
     /// The addresses of a cache's slabs, each with that of its entry. What is there is still to be
     /// checked.
     pub(crate) fn named(&self, record: &CacheRecord) -> NamedSlabs<'m, S> {
@@ -49,7 +49,7 @@ impl<'m, S: Source<'m>> RollView<S> {
     }
 }
 
-/// The slabs in a slab table, from [`RollView::named`].
+/// The slabs in a slab table, from [`DirectoryView::named`].
 pub(crate) struct NamedSlabs<'m, S> {
     pages: Chain<'m, S>,
     page: PhysAddr,
@@ -82,7 +82,7 @@ impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
                 let at = (HEADER + self.index) * size_of::<u64>();
                 self.index += 1;
                 let found = store::load(word, Relaxed);
-                if !is_hole(found) {
+                if !is_free_entry(found) {
                     let entry = PhysAddr::new(self.page.get() + at as u64);
                     return Some(Named { slab: PhysAddr::new(found), entry });
                 }

@@ -1,4 +1,4 @@
-//! The pages of the roll and of slab tables: a link, a count, and entries behind them.
+//! The pages of the cache directory and of slab tables: a link, a count, and entries behind them.
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
@@ -31,13 +31,13 @@ pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
     let block = Block::containing(page.pfn(), Order::ZERO);
     // SAFETY: from `new_page`, and nothing leads to it.
     let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
-    debug_assert!(unpreserved.is_ok(), "the roll's pages are preserved: {unpreserved:?}");
+    debug_assert!(unpreserved.is_ok(), "the directory's pages are preserved: {unpreserved:?}");
     // SAFETY: from `new_page`, and nothing leads to it.
     let freed = unsafe { memory.free(block, Kind::Table) };
     debug_assert!(freed.is_ok(), "an unlinked page is free to go: {freed:?}");
 }
 
-/// The words of a page of the roll.
+/// The words of a page of the cache directory.
 ///
 /// # Safety
 /// `page` is a page of memory that nothing writes but by atomics while the words are in use.

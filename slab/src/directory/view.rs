@@ -1,4 +1,4 @@
-//! A roll as it is read: a predecessor's, believed only as far as it was checked, or our own.
+//! A cache directory as it is read: a predecessor's, believed only as far as it was checked, or our own.
 
 use core::marker::PhantomData;
 use heirloom_folio::sync::{
@@ -11,21 +11,21 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::page::HEADER;
 use super::record::{CacheRecord, Stored};
-use super::table::{SLABS, is_hole};
+use super::table::{SLABS, is_free_entry};
 use super::write::{RECORDS, WORDS};
-use crate::error::{Error, RollError, RollFault, SlabError, SlabFault};
+use crate::error::{DirectoryError, DirectoryFault, Error, SlabError, SlabFault};
 use crate::header::Shape;
 use crate::store;
 
-/// Pages of records that a roll may have, as many as Linux allows a chain of blocks.
+/// Pages of records that a cache directory may have, as many as Linux allows a chain of blocks.
 const MAX_PAGES: u64 = 10_000;
 
-/// Where the pages of a roll, and the slabs that it names, are read from.
+/// Where the pages of a cache directory, and the slabs that it names, are read from.
 pub(crate) trait Source<'p>: Copy {
     /// Whether all of `run` is memory.
     fn is_memory(self, run: Run) -> bool;
 
-    /// Whether this block is one that a roll or a cache can have.
+    /// Whether this block is one that a cache directory or a cache can have.
     fn holds(self, block: Block) -> bool;
 
     /// `bytes` bytes from `addr`, which lie in a block that it holds.
@@ -75,7 +75,7 @@ impl<'m, M: Machine> Here<'m, M> {
     ///
     /// # Safety
     /// While anything read through it lives, nothing in this kernel writes, other than atomically,
-    /// to the pages and slabs that are read: they are the roll's, or slabs that are left or in use.
+    /// to the pages and slabs that are read: they are the cache directory's, or slabs that are left or in use.
     pub(crate) const unsafe fn new(memory: &'m Memory<M>) -> Self {
         Self { memory }
     }
@@ -115,18 +115,18 @@ impl<'m, M: Machine> Source<'m> for Here<'m, M> {
     }
 }
 
-/// A roll.
+/// A cache directory.
 ///
 /// Pages are believed if they are preserved: by the predecessor, and not claimed, or by us. Slabs
 /// are checked one by one, when they are adopted.
 #[derive(Clone, Copy)]
-pub(crate) struct RollView<S> {
+pub(crate) struct DirectoryView<S> {
     source: S,
     first: PhysAddr,
 }
 
-impl<'m, M: Machine> RollView<Here<'m, M>> {
-    /// The predecessor's roll whose first page is at `first`, which this kernel is to go on with.
+impl<'m, M: Machine> DirectoryView<Here<'m, M>> {
+    /// The predecessor's cache directory whose first page is at `first`, which this kernel is to go on with.
     ///
     /// # Safety
     /// As for [`Here::new`].
@@ -135,19 +135,19 @@ impl<'m, M: Machine> RollView<Here<'m, M>> {
         Self { source: unsafe { Here::new(memory) }, first }
     }
 
-    /// Our own roll.
-    pub(crate) const fn own(memory: &'m Memory<M>, roll: &super::Roll<M>) -> Self {
-        Self { source: Here { memory }, first: roll.first() }
+    /// Our own cache directory.
+    pub(crate) const fn own(memory: &'m Memory<M>, directory: &super::CacheDirectory<M>) -> Self {
+        Self { source: Here { memory }, first: directory.first() }
     }
 }
 
-impl<'m, S: Source<'m>> RollView<S> {
-    /// The roll in `source` whose first page is at `first`.
+impl<'m, S: Source<'m>> DirectoryView<S> {
+    /// The cache directory in `source` whose first page is at `first`.
     pub(crate) const fn new(source: S, first: PhysAddr) -> Self {
         Self { source, first }
     }
 
-    /// Where the roll is read from.
+    /// Where the cache directory is read from.
     pub(crate) const fn source(&self) -> S {
         self.source
     }
@@ -174,7 +174,7 @@ impl<'m, S: Source<'m>> RollView<S> {
                     Ok(Some(record)) => self.check_table(&record, &mut checks)?,
                     Err(fault) => {
                         let index = index as u32;
-                        (checks.found)(RollError { page, index, fault }.into())?;
+                        (checks.found)(DirectoryError { page, index, fault }.into())?;
                     }
                 }
             }
@@ -202,12 +202,14 @@ impl<'m, S: Source<'m>> RollView<S> {
 
     /// What stands in every place for a record, counted or not.
     #[cfg(test)]
-    pub(crate) fn places(&self) -> impl Iterator<Item = Result<Option<CacheRecord>, RollFault>> {
+    pub(crate) fn places(
+        &self,
+    ) -> impl Iterator<Item = Result<Option<CacheRecord>, DirectoryFault>> {
         let places = |words| (0..RECORDS).map(move |index| stored(words, index).check());
         self.own_pages().flat_map(move |(_, words, _)| places(words))
     }
 
-    /// The addresses of all pages of the roll, those of slab tables included.
+    /// The addresses of all pages of the cache directory, those of slab tables included.
     pub(crate) fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
         let view = *self;
         let tables = view.records().flat_map(move |record| view.table_pages(&record));
@@ -237,14 +239,15 @@ impl<'m, S: Source<'m>> RollView<S> {
         while let Some((page, page_words, count)) = checks.page(Part::Table, &mut pages)? {
             for (index, word) in (0_u32..).zip(page_words.iter().skip(HEADER).take(count)) {
                 let found = store::load(word, Relaxed);
-                if is_hole(found) {
+                if is_free_entry(found) {
                     continue;
                 }
                 let addr = PhysAddr::new(found);
                 let block = Block::new(addr.pfn(), record.order());
                 let sound = match block.filter(|block| block.addr() == addr) {
                     None => {
-                        Err(RollError { page, index, fault: RollFault::Entry { found } }.into())
+                        Err(DirectoryError { page, index, fault: DirectoryFault::Entry { found } }
+                            .into())
                     }
                     Some(block) => self.claim_slab(block, &mut checks.claim),
                 };
@@ -256,7 +259,7 @@ impl<'m, S: Source<'m>> RollView<S> {
         Ok(())
     }
 
-    /// Claims a slab that the roll names.
+    /// Claims a slab that the cache directory names.
     fn claim_slab(
         &self,
         block: Block,
@@ -294,7 +297,7 @@ where
         let next = pages.try_next().and_then(|next| {
             let Some((page, ..)) = next else { return Ok(None) };
             let block = Block::containing(page.pfn(), Order::ZERO);
-            let twice = RollError { page, index: 0, fault: RollFault::Duplicate };
+            let twice = DirectoryError { page, index: 0, fault: DirectoryFault::Duplicate };
             (self.claim)(block, part).map(|()| next).map_err(|_| twice)
         });
         next.or_else(|error| (self.found)(error.into()).map(|()| None))
@@ -306,7 +309,7 @@ fn stored(words: &[AtomicU64], index: usize) -> Stored {
     let mut stored = Stored::new_zeroed();
     let words = words.iter().skip(HEADER + index * WORDS);
     for (bytes, word) in stored.as_mut_bytes().chunks_exact_mut(size_of::<u64>()).zip(words) {
-        // Acquire pairs with the Release store of the checksum in `Roll::enroll`: where it stands,
+        // Acquire pairs with the Release store of the checksum in `CacheDirectory::add_cache`: where it stands,
         // which is first, what follows does too.
         bytes.copy_from_slice(&store::load(word, Acquire).to_le_bytes());
     }
@@ -342,7 +345,7 @@ pub(super) struct Chain<'m, S> {
 }
 
 impl<'m, S: Source<'m>> Chain<'m, S> {
-    fn new(view: &RollView<S>, first: PhysAddr, limits: Limits) -> Self {
+    fn new(view: &DirectoryView<S>, first: PhysAddr, limits: Limits) -> Self {
         // A chain has one page at least: zero is no page's address here.
         let next = if first.get() == 0 { PhysAddr::new(1) } else { first };
         let (source, from, mark) = (view.source, first, next);
@@ -351,45 +354,45 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
     }
 
     /// The next page, or `None` after the last.
-    fn try_next(&mut self) -> Result<Option<Page<'m>>, RollError> {
+    fn try_next(&mut self) -> Result<Option<Page<'m>>, DirectoryError> {
         let page = self.next;
         if page.get() == 0 {
             return Ok(None);
         }
-        let fail = |fault| RollError { page: self.from, index: 0, fault };
+        let fail = |fault| DirectoryError { page: self.from, index: 0, fault };
         let block = Block::containing(page.pfn(), Order::ZERO);
         if !page.is_page_aligned() || !self.source.is_memory(block.run()) {
-            return Err(fail(RollFault::Misplaced { addr: page }));
+            return Err(fail(DirectoryFault::Misplaced { addr: page }));
         }
         if !self.source.holds(block) {
-            return Err(fail(RollFault::NotPreserved { addr: page }));
+            return Err(fail(DirectoryFault::NotPreserved { addr: page }));
         }
         if self.seen == self.limits.pages || self.seen > 0 && page == self.mark {
-            return Err(fail(RollFault::Endless));
+            return Err(fail(DirectoryFault::Endless));
         }
         let words = self.source.words(page, PAGE_SIZE);
-        let words = words.ok_or(fail(RollFault::Misplaced { addr: page }))?;
+        let words = words.ok_or(fail(DirectoryFault::Misplaced { addr: page }))?;
         self.seen += 1;
         if self.seen == self.power {
             (self.mark, self.power) = (page, self.power * 2);
         }
-        // Acquire pairs with the Release stores of `Roll` and `SlabTable` where the roll is our
+        // Acquire pairs with the Release stores of `CacheDirectory` and `SlabTable` where the cache directory is our
         // own: what is linked or counted is written.
         let word = |i: usize| words.get(i).map_or(0, |word| store::load(word, Acquire));
         // The link first: of our own, which may be growing, one that is there says that it is full.
         let (next, found) = (word(0), word(1));
         let entries = self.limits.entries as u64;
         let fault = match found {
-            _ if found > entries => RollFault::Count { found },
+            _ if found > entries => DirectoryFault::Count { found },
             _ if self.limits.full && next != 0 && found < entries => {
-                RollFault::NotFull { found, expected: entries }
+                DirectoryFault::NotFull { found, expected: entries }
             }
             _ => {
                 (self.next, self.from) = (PhysAddr::new(next), page);
                 return Ok(Some((page, words, found as usize)));
             }
         };
-        Err(RollError { page, index: 0, fault })
+        Err(DirectoryError { page, index: 0, fault })
     }
 }
 

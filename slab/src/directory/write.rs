@@ -1,4 +1,4 @@
-//! The roll, as this kernel writes it.
+//! The cache directory, as this kernel writes it.
 
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
@@ -17,8 +17,8 @@ pub(super) const RECORDS: usize = (PAGE_SIZE - HEADER * size_of::<u64>()) / size
 /// Words of a record.
 pub(super) const WORDS: usize = size_of::<Stored>() / size_of::<u64>();
 
-/// The roll of this kernel.
-pub(crate) struct Roll<M: Machine> {
+/// The cache directory of this kernel.
+pub(crate) struct CacheDirectory<M: Machine> {
     first: PhysAddr,
     end: Mutex<M::Lock, End>,
 }
@@ -29,8 +29,8 @@ struct End {
     count: usize,
 }
 
-impl<M: Machine> Roll<M> {
-    /// The page of an empty roll.
+impl<M: Machine> CacheDirectory<M> {
+    /// The page of an empty cache directory.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
@@ -38,17 +38,17 @@ impl<M: Machine> Roll<M> {
         new_page(memory)
     }
 
-    /// The roll whose first page is at `first`: an empty one, from [`Roll::first_page`], or a
+    /// The cache directory whose first page is at `first`: an empty one, from [`CacheDirectory::first_page`], or a
     /// predecessor's that was checked, with which this kernel goes on.
     pub(crate) fn reopen(memory: &Memory<M>, first: PhysAddr) -> Self {
         let mut end = End { page: first, count: 0 };
         loop {
-            // SAFETY: a page of the roll, which this kernel writes by atomics alone.
+            // SAFETY: a page of the cache directory, which this kernel writes by atomics alone.
             let page = unsafe { words(memory, end.page) };
             let word = |at: usize| page.get(at).map_or(0, |word| store::load(word, Relaxed));
             end.count = usize::try_from(word(1)).unwrap_or(RECORDS).min(RECORDS);
             // A record that a kernel counted, and did not come to write, leaves its place to the next: else
-            // the roll would grow with each kernel that ends there.
+            // the cache directory would grow with each kernel that ends there.
             while end.count > 0 && word(HEADER + (end.count - 1) * WORDS) == NONE {
                 end.count -= 1;
             }
@@ -68,12 +68,12 @@ impl<M: Machine> Roll<M> {
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
-    pub(crate) fn enroll(&self, memory: &Memory<M>, shape: Shape) -> Result<PhysAddr, Error> {
+    pub(crate) fn add_cache(&self, memory: &Memory<M>, shape: Shape) -> Result<PhysAddr, Error> {
         let table = new_page(memory)?;
         let mut end = self.end.lock();
         if end.count == RECORDS {
             let page = new_page(memory).inspect_err(|_| drop_page(memory, table))?;
-            // SAFETY: a page of this roll.
+            // SAFETY: a page of this cache directory.
             if let Some(link) = unsafe { words(memory, end.page) }.first() {
                 // Release: a reader that follows the link reads a page of zeroes.
                 store::word(link, page.get(), Release);
@@ -86,7 +86,7 @@ impl<M: Machine> Roll<M> {
             value.copy_from_slice(bytes);
             u64::from_le_bytes(value)
         };
-        // SAFETY: a page of this roll.
+        // SAFETY: a page of this cache directory.
         let page = unsafe { words(memory, end.page) };
         let place = page.iter().skip(HEADER + end.count * WORDS);
         let record = stored.as_bytes().chunks_exact(size_of::<u64>()).map(value);

@@ -1,17 +1,17 @@
-//! The roll: a directory of caches and slabs that a successor finds them by.
+//! The cache directory: all caches and slabs that a successor finds them by.
 //!
 //! ```text
-//! roll page { next, count, cache record, cache record, … } ──> roll page …
+//! directory page { next, count, cache record, cache record, … } ──> directory page …
 //!                             │
-//!                             └──> slab table { next, count, slab, slab, hole, … } ──> …
+//!                             └──> slab table { next, count, slab, slab, free entry, … } ──> …
 //! ```
 //!
 //! Pages are preserved frames in Linux's block format: a chain of `{ next u64, count u64, entries
-//! }`, little-endian. A cache is in the roll from its first preserved slab on, and stays. An entry
-//! of a slab table is the address of a preserved slab, or a hole: any odd number, or zero. A page of
-//! a slab table that has a next one is full, holes included.
+//! }`, little-endian. A cache is in it from its first preserved slab on, and stays. An entry
+//! of a slab table is the address of a preserved slab, or free: any odd number, or zero. A page of
+//! a slab table that has a next one is full, free entries included.
 //!
-//! The roll is whole at any instant. A page is zeroed and preserved before one store links it; of a
+//! The cache directory is whole at any instant. A page is zeroed and preserved before one store links it; of a
 //! record the checksum is zero until all else is stored, its page's count included; an entry of a slab table is
 //! written before it is counted; a slab is preserved before the one store that enters it, and
 //! unpreserved after the one that strikes it out.
@@ -35,5 +35,5 @@ mod write;
 pub(crate) use named::NamedSlabs;
 pub use record::CacheRecord;
 pub(crate) use table::SlabTable;
-pub(crate) use view::{Here, Part, RollView, Source};
-pub(crate) use write::Roll;
+pub(crate) use view::{DirectoryView, Here, Part, Source};
+pub(crate) use write::CacheDirectory;
