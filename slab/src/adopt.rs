@@ -231,7 +231,7 @@ impl<M: Machine> Slabs<M> {
             })
     }
 
-    /// Whether a block that was a slab of the predecessor's is set aside: claimed, and not shown.
+    /// Whether a block that was a slab of the predecessor's is set aside: claimed, and not published.
     fn is_aside(&self, turn: &Turn, slab: Block) -> bool {
         let (kind, order) = (Kind::Table, slab.order());
         let aside = FrameState::Head { kind, order, preserved: true };

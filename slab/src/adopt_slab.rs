@@ -112,13 +112,13 @@ impl<M: Machine> Cache<'_, M> {
             let mut shared = control.shared.lock();
             if !preserving && info.survivors == 0 {
                 // Of use to this kernel alone.
-                self.slabs.let_go(control, &mut shared, slab);
+                self.slabs.unpreserve_slab(control, &mut shared, slab);
             }
             shared.lists.add(geometry, slab);
             // Release pairs with the Acquire in `ObjectRef::claim`: the states are this kernel's.
             slab.head().owner.store(control.owner, Release);
             // SAFETY: ours since it was claimed, and a slab of this cache since just now.
-            unsafe { self.slabs.show(block) };
+            unsafe { self.slabs.publish_slab(block) };
         }
         Ok(Adopted { slabs: 1, unclaimed: info.survivors.into(), free: info.free.into() })
     }

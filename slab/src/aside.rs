@@ -45,7 +45,7 @@ impl<'s, M: Machine> Aside<'s, M> {
 impl<M: Machine> Drop for Aside<'_, M> {
     fn drop(&mut self) {
         let mut turn = self.slabs.past.turn();
-        // SAFETY: claimed as a slab, a table until it is shown; of what it holds nothing was changed
+        // SAFETY: claimed as a slab, a table until it is published; of what it holds nothing was changed
         // but the bytes of objects that are gone.
         let undone =
             unsafe { self.slabs.memory().unclaim(self.block, Kind::Table, Some(Kind::Slab)) };

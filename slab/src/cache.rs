@@ -150,7 +150,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         if let Some(found) = self.slabs.memory().within_first(ptr, &self.control.slab)
-            // SAFETY: a slab starts there, one that `Slabs::show` showed.
+            // SAFETY: a slab starts there, one that `Slabs::publish_slab` published.
             && unsafe { Slab::owner_at(found.head) } == self.control.owner
             // SAFETY: the slab is of this cache; the rest is the caller's promise.
             && unsafe { self.try_free(found) }

@@ -24,7 +24,7 @@ pub(crate) struct Lists {
     partial: LinkedList<Links>,
     full: LinkedList<Links>,
     empty: LinkedList<Links>,
-    empties: usize,
+    nr_empty: usize,
     /// Where a pass over all slabs is, that goes on when the lock is held again.
     pass: Pass,
 }
@@ -52,26 +52,26 @@ impl Lists {
             partial: LinkedList::new(Links::NEW),
             full: LinkedList::new(Links::NEW),
             empty: LinkedList::new(Links::NEW),
-            empties: 0,
+            nr_empty: 0,
             pass: Pass { list: Which::Empty, next: null() },
         }
     }
 
     /// How many slabs are empty.
-    pub(crate) const fn empties(&self) -> usize {
-        self.empties
+    pub(crate) const fn nr_empty(&self) -> usize {
+        self.nr_empty
     }
 
     /// Adds a slab that is in no list.
     pub(crate) fn add(&mut self, geometry: &Geometry, slab: Slab) {
         let free = slab.head().free.load(Relaxed);
         self.list(which(geometry, free)).push_front(slab.link());
-        self.empties += usize::from(free == geometry.objects);
+        self.nr_empty += usize::from(free == geometry.objects);
     }
 
     /// Takes an empty slab out, if there are more than `keep`.
     pub(crate) fn take_empty(&mut self, map: &impl DirectMap, keep: usize) -> Option<Slab> {
-        if self.empties <= keep {
+        if self.nr_empty <= keep {
             return None;
         }
         let head = self.empty.pop_back()?;
@@ -79,7 +79,7 @@ impl Lists {
         if core::ptr::eq(self.pass.next, &raw const *head) {
             self.pass.next = null();
         }
-        self.empties -= 1;
+        self.nr_empty -= 1;
         slab_of(map, &head)
     }
 
@@ -96,7 +96,7 @@ impl Lists {
             let Some(slab) = front.and_then(|head| slab_of(map, head)) else { break };
             let free = slab.head().free.load(Relaxed);
             let taken = take(slab, geometry, magazine);
-            self.changed(geometry, slab, free, free.saturating_sub(taken));
+            self.update_free_count(geometry, slab, free, free.saturating_sub(taken));
             if taken == 0 {
                 break;
             }
@@ -111,7 +111,7 @@ impl Lists {
         geometry: &Geometry,
         magazine: &mut Magazine,
     ) {
-        let mut at: Option<Back> = None;
+        let mut at: Option<FreeBatch> = None;
         while let Some(round) = magazine.pop() {
             // Neighbours go back together, a word of them at once.
             let same = at.as_mut().and_then(|at| Some((at.slab.holds(geometry, round)?, at)));
@@ -119,21 +119,22 @@ impl Lists {
                 at.add(geometry, index);
                 continue;
             }
-            let Some(slab) = home(map, geometry, round) else { continue };
+            let Some(slab) = slab_around(map, geometry, round) else { continue };
             if let Some(index) = slab.holds(geometry, round) {
-                let next = Back { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
-                self.came_back(geometry, at.replace(next));
+                let next =
+                    FreeBatch { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
+                self.return_objects(geometry, at.replace(next));
             }
         }
-        self.came_back(geometry, at);
+        self.return_objects(geometry, at);
     }
 
     /// Puts one object back into its slab.
     pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, round: Round) {
-        let Some(slab) = home(map, geometry, round) else { return };
+        let Some(slab) = slab_around(map, geometry, round) else { return };
         if let Some(index) = slab.holds(geometry, round) {
-            let back = Back { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
-            self.came_back(geometry, Some(back));
+            let back = FreeBatch { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
+            self.return_objects(geometry, Some(back));
         }
     }
 
@@ -169,30 +170,30 @@ impl Lists {
 
     /// Notes what came back to a slab.
     #[inline]
-    fn came_back(&mut self, geometry: &Geometry, back: Option<Back>) {
+    fn return_objects(&mut self, geometry: &Geometry, back: Option<FreeBatch>) {
         if let Some(mut back) = back {
             back.put(geometry);
             let free = back.slab.head().free.load(Relaxed);
-            self.changed(geometry, back.slab, free, free + back.objects);
+            self.update_free_count(geometry, back.slab, free, free + back.objects);
         }
     }
 
     /// Notes that `slab` has `after` free objects where it had `before`.
-    fn changed(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
+    fn update_free_count(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
         slab.head().free.store(after, Relaxed);
         let all = geometry.objects;
         let place = |free| (free == 0, free == all);
         if place(before) != place(after) {
-            self.moved(geometry, slab, before, after);
+            self.relist(geometry, slab, before, after);
         }
     }
 
     /// Moves a slab to the list that it belongs in by now.
     #[inline(never)]
-    fn moved(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
+    fn relist(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
         let all = geometry.objects;
-        self.empties -= usize::from(before == all);
-        self.empties += usize::from(after == all);
+        self.nr_empty -= usize::from(before == all);
+        self.nr_empty += usize::from(after == all);
         let (head, next) = (core::ptr::from_ref(slab.head()), self.pass.next);
         let from = self.list(which(geometry, before));
         // SAFETY: a slab with `before` free objects is in this list.
@@ -261,7 +262,7 @@ fn slab_of(map: &impl DirectMap, head: &Head) -> Option<Slab> {
 
 /// The slab of a free object.
 #[inline]
-fn home(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<Slab> {
+fn slab_around(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<Slab> {
     let addr = map.phys(round.object)?;
     // SAFETY: magazines hold free objects of this cache's slabs, and a slab is not given back
     // before all of its objects are.
@@ -270,11 +271,11 @@ fn home(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<Slab>
 
 /// Asks for the lines that [`Lists::empty_out`] is going to need: with objects of as many slabs
 /// as there are objects, each would be waited for.
-pub(crate) fn prefetch_homes(map: &impl DirectMap, geometry: &Geometry, magazine: &Magazine) {
+pub(crate) fn prefetch_slabs(map: &impl DirectMap, geometry: &Geometry, magazine: &Magazine) {
     let mut at: Option<Slab> = None;
     for round in magazine.rounds() {
         if at.is_none_or(|slab| slab.holds(geometry, round).is_none()) {
-            at = home(map, geometry, round);
+            at = slab_around(map, geometry, round);
             let word = at.and_then(|slab| {
                 let index = slab.holds(geometry, round)?;
                 slab.words(geometry).get(index as usize / 64)
@@ -287,14 +288,14 @@ pub(crate) fn prefetch_homes(map: &impl DirectMap, geometry: &Geometry, magazine
 }
 
 /// Objects on their way back to one slab, those of the last word not in it yet.
-struct Back {
+struct FreeBatch {
     slab: Slab,
     word: u32,
     bits: u64,
     objects: u32,
 }
 
-impl Back {
+impl FreeBatch {
     /// Adds an object of the slab.
     #[inline]
     fn add(&mut self, geometry: &Geometry, index: u32) {
@@ -394,7 +395,7 @@ mod tests {
             taken.push(next.round(&geometry, taken.count() as u32));
         }
         next.words(&geometry).iter().for_each(|word| word.store(0, Relaxed));
-        lists.changed(&geometry, next, geometry.objects, 0);
+        lists.update_free_count(&geometry, next, geometry.objects, 0);
         let gone = lists.take_empty(map, 0).unwrap();
         let mut seen: Vec<_> = core::iter::from_fn(|| lists.next_of_pass(map)).collect();
         seen.push(first);
@@ -407,7 +408,7 @@ mod tests {
         assert!(lists.next_of_pass(map).is_none());
         assert_eq!(slabs(&mut lists, map), 7);
         lists.empty_out(map, &geometry, &mut taken);
-        assert_eq!((slabs(&mut lists, map), lists.empties()), (7, 7));
+        assert_eq!((slabs(&mut lists, map), lists.nr_empty()), (7, 7));
         // The last one of all goes while the pass is before it.
         lists.begin_pass();
         while lists.take_empty(map, 0).is_some() {}
@@ -422,7 +423,7 @@ mod tests {
         lists.add(&geometry, slab(&memory, &geometry));
         lists.add(&geometry, slab(&memory, &geometry));
         let map = memory.machine();
-        assert_eq!((slabs(&mut lists, map), lists.empties()), (2, 2));
+        assert_eq!((slabs(&mut lists, map), lists.nr_empty()), (2, 2));
         let mut taken = Vec::new();
         let mut in_order = 0;
         loop {
@@ -442,7 +443,7 @@ mod tests {
             in_order >= geometry.objects as usize / 64,
             "{in_order} whole words in address order"
         );
-        assert_eq!(lists.empties(), 0);
+        assert_eq!(lists.nr_empty(), 0);
         assert_eq!(taken.len(), 2 * geometry.objects as usize);
         let mut sorted: Vec<_> = taken.iter().map(|round| round.object).collect();
         sorted.sort();
@@ -456,9 +457,9 @@ mod tests {
             lists.empty_out(map, &geometry, &mut magazine);
             assert_eq!(magazine.count(), 0);
         }
-        assert_eq!(lists.empties(), 2);
+        assert_eq!(lists.nr_empty(), 2);
         assert!(lists.take_empty(map, 1).is_some());
         assert!(lists.take_empty(map, 1).is_none());
-        assert_eq!((slabs(&mut lists, map), lists.empties()), (1, 1));
+        assert_eq!((slabs(&mut lists, map), lists.nr_empty()), (1, 1));
     }
 }

@@ -5,7 +5,7 @@
 //! full; only when that does not help does it turn to the cache's depot.
 //!
 //! ```text
-//! Slot of a CPU:   taken from ──> |#######    |     given to ──> |####       |
+//! Slot of a CPU:   alloc_magazine ─> |#######    |    free_magazine ─> |####       |
 //! ```
 //!
 //! With one stack for both, an allocation would return what was freed just before it. That object
@@ -158,8 +158,8 @@ impl Magazine {
 /// All fields are atomics, loaded and stored plainly: the CPU's own closures exclude each other,
 /// and others read the counts for statistics.
 pub(crate) struct Slot {
-    taken: Stack,
-    given: Stack,
+    alloc_magazine: Stack,
+    free_magazine: Stack,
 }
 
 /// A magazine in its slot, or none: then all three are null.
@@ -257,12 +257,12 @@ impl Stack {
 
 impl Slot {
     pub(crate) const fn new() -> Self {
-        Self { taken: Stack::new(), given: Stack::new() }
+        Self { alloc_magazine: Stack::new(), free_magazine: Stack::new() }
     }
 
     /// Objects in the two magazines; exact while the CPU does nothing.
     pub(crate) fn cached(&self) -> usize {
-        self.taken.count() + self.given.count()
+        self.alloc_magazine.count() + self.free_magazine.count()
     }
 
     /// Takes an object from the magazine that is taken from.
@@ -272,7 +272,7 @@ impl Slot {
     #[inline]
     pub(crate) unsafe fn pop(&self) -> Option<Round> {
         // SAFETY: the slot is the CPU's own.
-        unsafe { self.taken.pop() }
+        unsafe { self.alloc_magazine.pop() }
     }
 
     /// Adds an object to the magazine that is given to: whether there was room.
@@ -282,7 +282,7 @@ impl Slot {
     #[inline]
     pub(crate) unsafe fn push(&self, round: Round) -> bool {
         // SAFETY: the slot is the CPU's own.
-        unsafe { self.given.push(round) }
+        unsafe { self.free_magazine.push(round) }
     }
 
     /// An object from either magazine, or an empty magazine to fill, if there is one.
@@ -290,13 +290,15 @@ impl Slot {
     /// # Safety
     /// As for [`Slot::pop`].
     pub(crate) unsafe fn pop_or_detach(&self) -> Popped {
-        if self.taken.is_empty() {
+        if self.alloc_magazine.is_empty() {
             self.exchange();
         }
         // SAFETY: the same contract.
         match unsafe { self.pop() } {
             Some(round) => Popped::Object(round),
-            None => Popped::Nothing(self.taken.detach().or_else(|| self.given.detach())),
+            None => Popped::Nothing(
+                self.alloc_magazine.detach().or_else(|| self.free_magazine.detach()),
+            ),
         }
     }
 
@@ -310,11 +312,15 @@ impl Slot {
         if unsafe { self.push(round) } {
             return Pushed::Done;
         }
-        if self.taken.is_empty() {
+        if self.alloc_magazine.is_empty() {
             self.exchange();
         }
         // SAFETY: the same contract.
-        if unsafe { self.push(round) } { Pushed::Done } else { Pushed::Full(self.given.detach()) }
+        if unsafe { self.push(round) } {
+            Pushed::Done
+        } else {
+            Pushed::Full(self.free_magazine.detach())
+        }
     }
 
     /// Puts a magazine in. Returns the one that had to make way, if any.
@@ -322,17 +328,17 @@ impl Slot {
     /// # Safety
     /// As for [`Slot::pop`].
     pub(crate) unsafe fn install(&self, magazine: Magazine) -> Option<Magazine> {
-        if self.taken.is_empty() {
-            let old = self.taken.detach();
-            self.taken.attach(&magazine);
+        if self.alloc_magazine.is_empty() {
+            let old = self.alloc_magazine.detach();
+            self.alloc_magazine.attach(&magazine);
             match old {
-                Some(old) if self.given.is_none() => self.given.attach(&old),
+                Some(old) if self.free_magazine.is_none() => self.free_magazine.attach(&old),
                 old => return old,
             }
             None
-        } else if self.given.is_empty() {
-            let old = self.given.detach();
-            self.given.attach(&magazine);
+        } else if self.free_magazine.is_empty() {
+            let old = self.free_magazine.detach();
+            self.free_magazine.attach(&magazine);
             old
         } else {
             Some(magazine)
@@ -344,16 +350,16 @@ impl Slot {
     /// # Safety
     /// As for [`Slot::pop`].
     pub(crate) unsafe fn detach(&self) -> [Option<Magazine>; 2] {
-        [self.taken.detach(), self.given.detach()]
+        [self.alloc_magazine.detach(), self.free_magazine.detach()]
     }
 
     fn exchange(&self) {
-        let (taken, given) = (self.taken.detach(), self.given.detach());
-        if let Some(magazine) = given {
-            self.taken.attach(&magazine);
+        let (alloc, free) = (self.alloc_magazine.detach(), self.free_magazine.detach());
+        if let Some(magazine) = free {
+            self.alloc_magazine.attach(&magazine);
         }
-        if let Some(magazine) = taken {
-            self.given.attach(&magazine);
+        if let Some(magazine) = alloc {
+            self.free_magazine.attach(&magazine);
         }
     }
 }

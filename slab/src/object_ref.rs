@@ -189,7 +189,7 @@ impl<M: Machine> Slabs<M> {
             if count.fetch_update(Acquire, Relaxed, more).is_ok() {
                 return Ok(());
             }
-            self.keep(control, &mut shared, slab)?;
+            self.preserve_slab(control, &mut shared, slab)?;
             // Release pairs with the Acquire above. No call counts from 0 but under the lock.
             count.store(1, Release);
             Ok(())
@@ -206,12 +206,12 @@ impl<M: Machine> Slabs<M> {
         }
         let mut shared = control.shared.lock();
         if count.fetch_update(AcqRel, Relaxed, |n| n.checked_sub(1)) == Ok(1) {
-            self.let_go(control, &mut shared, slab);
+            self.unpreserve_slab(control, &mut shared, slab);
         }
     }
 
     /// Preserves a slab and enters it in the cache directory.
-    pub(crate) fn keep(
+    pub(crate) fn preserve_slab(
         &self,
         control: &Control<M>,
         shared: &mut Shared,
@@ -231,7 +231,7 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// What a slab's block is: a table until it is [shown](Slabs::show).
+    /// What a slab's block is: a table until it is [published](Slabs::publish_slab).
     fn kind_of(&self, block: Block) -> Kind {
         match self.memory().state(block.pfn()) {
             Ok(FrameState::Head { kind: Kind::Slab, .. }) => Kind::Slab,
@@ -244,7 +244,7 @@ impl<M: Machine> Slabs<M> {
     /// # Safety
     /// The block is this instance's, a table so far, and holds a slab whose owner word names one of
     /// its caches, of this order.
-    pub(crate) unsafe fn show(&self, block: Block) {
+    pub(crate) unsafe fn publish_slab(&self, block: Block) {
         // SAFETY: the caller's promise; this layer is the one that looks for slabs.
         let made = unsafe { self.memory().make_slab(block) };
         debug_assert!(made.is_ok(), "a table can become a slab: {made:?}");
@@ -254,13 +254,13 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Safety
     /// The slab is in no list, and none of its objects is in use.
-    pub(crate) unsafe fn hide(&self, block: Block) -> bool {
+    pub(crate) unsafe fn unpublish_slab(&self, block: Block) -> bool {
         // SAFETY: the caller's promise.
         unsafe { self.memory().hide_slab(block) }.is_ok()
     }
 
     /// Strikes a slab out of the cache directory and unpreserves it.
-    pub(crate) fn let_go(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
+    pub(crate) fn unpreserve_slab(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
         let entry = slab.head().entry.swap(0, Relaxed);
         shared.table.leave(self.memory(), PhysAddr::new(entry));
         let block = slab.block(&control.geometry);
@@ -298,7 +298,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache of the slab of `order` that starts at `head`.
     #[inline]
     fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&Control<M>> {
-        // SAFETY: a slab starts there, one that `Slabs::show` showed: what a predecessor left is
+        // SAFETY: a slab starts there, one that `Slabs::publish_slab` published: what a predecessor left is
         // none until it is adopted, whatever its header says. An instance before this one, over
         // the same memory, may have left it; then its owner word names none of our caches.
         let owner = unsafe { Slab::owner_at(head) };

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::debug;
 use crate::error::Error;
 use crate::header::Slab;
-use crate::lists::{Batch, prefetch_homes};
+use crate::lists::{Batch, prefetch_slabs};
 use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
 
 /// Empty slabs that a cache keeps when objects are freed.
@@ -77,8 +77,8 @@ impl<M: Machine> Cache<'_, M> {
         let empty = match pushed {
             Some(Pushed::Done) => return true,
             Some(Pushed::Full(Some(full))) => {
-                let (empty, empties) = self.exchange(full);
-                surplus = empties > SURPLUS;
+                let (empty, nr_empty) = self.exchange(full);
+                surplus = nr_empty > SURPLUS;
                 Some(empty)
             }
             Some(Pushed::Full(None)) => control.shared.lock().depot.pop_empty(self.slabs.memory()),
@@ -86,12 +86,12 @@ impl<M: Machine> Cache<'_, M> {
         };
         let Some(mut magazine) = empty else {
             let map = self.slabs.memory().machine();
-            let empties = {
+            let nr_empty = {
                 let mut shared = control.shared.lock();
                 shared.lists.put_one(map, &control.geometry, round);
-                shared.lists.empties()
+                shared.lists.nr_empty()
             };
-            if empties > SURPLUS {
+            if nr_empty > SURPLUS {
                 self.trim(EMPTIES, 1);
             }
             return true;
@@ -108,13 +108,13 @@ impl<M: Machine> Cache<'_, M> {
     /// An empty magazine for a full one, and how many slabs are empty then.
     fn exchange(&self, mut full: Magazine) -> (Magazine, usize) {
         let (control, memory) = (self.control, self.slabs.memory());
-        prefetch_homes(memory.machine(), &control.geometry, &full);
+        prefetch_slabs(memory.machine(), &control.geometry, &full);
         let mut shared = control.shared.lock();
         if shared.depot.has_room()
             && let Some(empty) = shared.depot.pop_empty(memory)
         {
             match shared.depot.push_full(full) {
-                Ok(()) => return (empty, shared.lists.empties()),
+                Ok(()) => return (empty, shared.lists.nr_empty()),
                 Err(back) => {
                     shared.depot.push_empty(empty);
                     full = back;
@@ -122,7 +122,7 @@ impl<M: Machine> Cache<'_, M> {
             }
         }
         shared.lists.empty_out(memory.machine(), &control.geometry, &mut full);
-        (full, shared.lists.empties())
+        (full, shared.lists.nr_empty())
     }
 
     /// Fills an empty magazine, at least with one object.
@@ -242,13 +242,15 @@ impl<M: Machine> Cache<'_, M> {
             unsafe { self.prepare(slab, index) };
         }
         if control.spec.preserving {
-            self.slabs.patiently(|| self.slabs.keep(control, &mut control.shared.lock(), slab))?;
+            self.slabs.patiently(|| {
+                self.slabs.preserve_slab(control, &mut control.shared.lock(), slab)
+            })?;
         }
         core::mem::forget(unbuilt);
-        // Shown under the lock that a call needs to take objects from it.
+        // Published under the lock that a call needs to take objects from it.
         let mut shared = control.shared.lock();
         // SAFETY: allocated above, and a slab of this cache by now.
-        unsafe { self.slabs.show(block) };
+        unsafe { self.slabs.publish_slab(block) };
         shared.lists.add(geometry, slab);
         Ok(())
     }
@@ -288,7 +290,7 @@ impl<M: Machine> Cache<'_, M> {
                 // (An empty slab of a plain cache has no preserved object.)
                 let mut shared = control.shared.lock();
                 for slab in batch.slabs(memory.machine()) {
-                    self.slabs.let_go(control, &mut shared, slab);
+                    self.slabs.unpreserve_slab(control, &mut shared, slab);
                 }
             }
             let mut refused = Batch::new();
@@ -307,7 +309,7 @@ impl<M: Machine> Cache<'_, M> {
         }
     }
 
-    /// Takes empty slabs out of the list, of which `keep` stay, and hides them.
+    /// Takes empty slabs out of the list, of which `keep` stay, and unpublishes them.
     fn take_batch(&self, keep: usize) -> Batch {
         let (control, memory) = (self.control, self.slabs.memory());
         let mut batch = Batch::new();
@@ -315,7 +317,7 @@ impl<M: Machine> Cache<'_, M> {
         for _ in 0..BATCH {
             let Some(slab) = shared.lists.take_empty(memory.machine(), keep) else { break };
             // SAFETY: in no list since just now, and empty.
-            if unsafe { self.slabs.hide(slab.block(&control.geometry)) } {
+            if unsafe { self.slabs.unpublish_slab(slab.block(&control.geometry)) } {
                 batch.add(slab);
             } else {
                 shared.lists.add(&control.geometry, slab);
@@ -325,7 +327,7 @@ impl<M: Machine> Cache<'_, M> {
         batch
     }
 
-    /// Shows slabs that could not go again. (They were hidden: no object of theirs was in use, or to
+    /// Publishes slabs again that could not go. (They were unpublished: no object of theirs was in use, or to
     /// be claimed, so no call was to find one.)
     fn put_back(&self, mut batch: Batch) {
         let (control, memory) = (self.control, self.slabs.memory());
@@ -335,8 +337,8 @@ impl<M: Machine> Cache<'_, M> {
                 // It was let go, and cannot survive as others of the cache do: it stays out of use.
                 continue;
             }
-            // SAFETY: a slab of this cache, in no list, that was hidden by `take_batch`.
-            unsafe { self.slabs.show(slab.block(&control.geometry)) };
+            // SAFETY: a slab of this cache, in no list, that was unpublished by `take_batch`.
+            unsafe { self.slabs.publish_slab(slab.block(&control.geometry)) };
             shared.lists.add(&control.geometry, slab);
         }
     }
@@ -438,7 +440,7 @@ impl<M: Machine> Drop for Unbuilt<'_, M> {
     fn drop(&mut self) {
         // A constructor panicked, or there is no memory for the cache directory. What a raw call preserved in
         // between is refused, and stays that call's.
-        // SAFETY: allocated by `grow`, and never shown: no object of it had an owner.
+        // SAFETY: allocated by `grow`, and never published: no object of it had an owner.
         let _ = unsafe { self.cache.slabs.memory().free(self.block, Kind::Table) };
     }
 }
