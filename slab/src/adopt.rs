@@ -34,7 +34,7 @@ use crate::cache::Cache;
 use crate::class::class_of;
 use crate::directory::{CacheRecord, DirectoryView, Here, Source};
 use crate::error::Error;
-use crate::header::{Fixed, Slab};
+use crate::header::{Slab, SlabHeaderDisk};
 use crate::new::NewSlabs;
 use crate::past::{Named, Turn};
 use crate::slabs::Slabs;
@@ -165,7 +165,7 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn left_to(&self, spec: &CacheSpec) -> Result<LeftTo<'_, M>, Error> {
         spec.own_name()?;
         spec.geometry()?;
-        let of_name = || self.view().records_with(|shape| spec.is_named_as(shape));
+        let of_name = || self.view().records_with(|desc| spec.is_named_as(desc));
         let named = of_name().next().is_some();
         let mut left = LeftTo { slabs: self, spec: *spec, named, with_slabs: false };
         // One that has no slabs any more was upgraded, or freed, by a kernel in between: it stands
@@ -219,7 +219,7 @@ impl<M: Machine> Slabs<M> {
     /// Whether a slab of a record is the predecessor's still, and no cache's to resume. In turn, it
     /// stays so.
     pub(crate) fn is_left(&self, _: &Turn, record: &CacheRecord, slab: Block) -> bool {
-        self.memory().is_inherited(slab) && self.resumes(record.shape()).is_none()
+        self.memory().is_inherited(slab) && self.resumes(record.desc()).is_none()
     }
 
     /// Whether a call under way has a slab of a record set aside.
@@ -283,8 +283,8 @@ impl<M: Machine> Slabs<M> {
     /// The cache of slabs of a size class that a predecessor left: the class's, if they lie as its own
     /// do, else one that is in no caller's way.
     pub(crate) fn keeper(&self, record: &CacheRecord) -> Result<Cache<'_, M>, Error> {
-        match class_of(record.shape(), record.geometry()) {
-            Some((class, preserving)) if class.lays_out(record.shape()) => {
+        match class_of(record.desc(), record.geometry()) {
+            Some((class, preserving)) if class.lays_out(record.desc()) => {
                 self.new_class(class, preserving)
             }
             _ => self.create(record.spec().kept()),
@@ -299,7 +299,7 @@ impl<M: Machine> Slabs<M> {
         view.pages().for_each(|page| each(DirectoryPart::Page(page)));
         for record in view.records() {
             for addr in view.slabs(&record) {
-                each(DirectoryPart::Header { addr, bytes: size_of::<Fixed>() as u32 });
+                each(DirectoryPart::Header { addr, bytes: size_of::<SlabHeaderDisk>() as u32 });
             }
         }
     }
@@ -309,7 +309,7 @@ impl<M: Machine> Slabs<M> {
         &'v self,
         record: &CacheRecord,
     ) -> impl Iterator<Item = Named> + use<'v, M> {
-        let (order, resumed) = (record.order(), self.resumes(record.shape()).is_some());
+        let (order, resumed) = (record.order(), self.resumes(record.desc()).is_some());
         self.view().named(record).filter(move |named| {
             let block = Block::new(named.slab.pfn(), order);
             !resumed && block.is_some_and(|block| self.memory().is_inherited(block))
@@ -338,11 +338,11 @@ impl<M: Machine> Slabs<M> {
         let not_adopted = Error::NotAdopted { addr, slab };
         // SAFETY: it has no owner, and only in turn would it get one.
         let left = unsafe { Here::new(memory) };
-        let words = left.words(slab.addr(), size_of::<Fixed>()).ok_or(nothing)?;
-        let record = CacheRecord::of_slab(Fixed::read(words).shape).ok_or(not_adopted)?;
-        let cache = match self.resumes(record.shape()) {
+        let words = left.words(slab.addr(), size_of::<SlabHeaderDisk>()).ok_or(nothing)?;
+        let record = CacheRecord::of_slab(SlabHeaderDisk::read(words).desc).ok_or(not_adopted)?;
+        let cache = match self.resumes(record.desc()) {
             Some(resuming) => resuming,
-            None if classes && class_of(record.shape(), record.geometry()).is_some() => {
+            None if classes && class_of(record.desc(), record.geometry()).is_some() => {
                 self.keeper(&record)?
             }
             None => return Err(not_adopted),
@@ -355,11 +355,11 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// Where the cache directory names a slab that is left, which is of the shape of `record` and of `cache`.
+    /// Where the cache directory names a slab that is left, which fits those of `record` and of `cache`.
     ///
     /// Its header says so, as a predecessor wrote it there: believed if that is an entry of the table
     /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a cache directory
-    /// that names a slab twice. Else it is looked for, in all tables of caches of this shape.
+    /// that names a slab twice. Else it is looked for, in all tables of caches so described.
     fn named(
         &self,
         _: &Turn,
@@ -370,12 +370,12 @@ impl<M: Machine> Slabs<M> {
         let (memory, addr, view) = (self.memory(), slab.addr(), self.view());
         // SAFETY: a slab that is left has the size of a header at least, and is not given back but in
         // turn.
-        let entry = unsafe { Slab::at(memory.machine(), addr) }.head().entry.load(Relaxed);
+        let entry = unsafe { Slab::at(memory.machine(), addr) }.header().entry.load(Relaxed);
         let entry = PhysAddr::new(entry);
         if cache.control.shared.lock().table.is_entry(memory, entry, addr) {
             return Some(Named { slab: addr, entry });
         }
-        let records = view.records_with(|shape| shape == record.shape());
+        let records = view.records_with(|desc| desc == record.desc());
         records.flat_map(|there| view.named(&there)).find(|named| named.slab == addr)
     }
 
@@ -401,7 +401,7 @@ pub(crate) struct LeftTo<'s, M: Machine> {
 impl<M: Machine> LeftTo<'_, M> {
     /// Them, one after the other.
     pub(crate) fn iter(&self) -> impl Iterator<Item = CacheRecord> {
-        let of_name = self.slabs.view().records_with(|shape| self.spec.is_named_as(shape));
+        let of_name = self.slabs.view().records_with(|desc| self.spec.is_named_as(desc));
         of_name.filter(|record| {
             record.admits(&self.spec).is_ok() && (!self.with_slabs || self.slabs.has_slabs(record))
         })

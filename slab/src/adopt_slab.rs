@@ -13,8 +13,8 @@ use crate::debug;
 use crate::directory::{CacheRecord, Here, Source};
 use crate::eight::{Eight, gathered, indices, nth};
 use crate::error::{Error, Field, SlabError, SlabFault};
-use crate::geometry::{Geometry, HEAD};
-use crate::header::{Fixed, Shape, Slab};
+use crate::geometry::{Geometry, HEADER_BYTES};
+use crate::header::{Slab, SlabDesc, SlabHeaderDisk};
 use crate::past::{Named, Turn};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
@@ -104,7 +104,7 @@ impl<M: Machine> Cache<'_, M> {
         let resumed = control.takeover.adopt(turn);
         self.begin_states(slab, resumed);
         if !preserving {
-            slab.head().preserved.store(info.survivors, Relaxed);
+            slab.header().preserved.store(info.survivors, Relaxed);
         }
         {
             // A CPU that finds the slab may put objects back into it, under this lock: so it is in
@@ -116,7 +116,7 @@ impl<M: Machine> Cache<'_, M> {
             }
             shared.lists.add(geometry, slab);
             // Release pairs with the Acquire in `ObjectRef::claim`: the states are this kernel's.
-            slab.head().owner.store(control.owner, Release);
+            slab.header().owner.store(control.owner, Release);
             // SAFETY: ours since it was claimed, and a slab of this cache since just now.
             unsafe { self.slabs.publish_slab(block) };
         }
@@ -132,8 +132,9 @@ impl<M: Machine> Cache<'_, M> {
         let bare = raw || !geometry.zones && !debug::ENABLED;
         // SAFETY: nothing but this call writes to the slab.
         let left = unsafe { Here::new(memory) };
-        let states = left.words(slab.phys(), HEAD + geometry.objects as usize).unwrap_or(&[]);
-        let states = states.get(HEAD / size_of::<u64>()..).unwrap_or(&[]);
+        let states =
+            left.words(slab.phys(), HEADER_BYTES + geometry.objects as usize).unwrap_or(&[]);
+        let states = states.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or(&[]);
         let mut all = 0;
         for (bits, eights) in slab.words(geometry).iter().zip((0..).step_by(8)) {
             let mut free = 0;
@@ -169,7 +170,7 @@ impl<M: Machine> Cache<'_, M> {
             bits.store(free, Relaxed);
             all += free.count_ones();
         }
-        slab.head().free.store(all, Relaxed);
+        slab.header().free.store(all, Relaxed);
     }
 
     /// Runs the constructor for the free places of a slab that the caller has just adopted, and
@@ -267,7 +268,7 @@ impl Drop for OutOfUse<'_> {
 }
 
 /// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so. Then both have
-/// one shape: what the cache enters where the cache directory names them are slabs of that record.
+/// one description: what the cache enters where the cache directory names them are slabs of that record.
 pub(crate) fn admits_slabs(
     spec: &CacheSpec,
     ours: &Geometry,
@@ -297,7 +298,7 @@ pub(crate) fn check_slab<'s>(
     slab: PhysAddr,
     record: &CacheRecord,
 ) -> Result<SlabInfo, Error> {
-    let (shape, geometry): (&Shape, &Geometry) = (record.shape(), record.geometry());
+    let (desc, geometry): (&SlabDesc, &Geometry) = (record.desc(), record.geometry());
     let fail = |fault| Error::Slab(SlabError { slab, fault });
     let block = Block::new(slab.pfn(), geometry.order).filter(|block| block.addr() == slab);
     let block = block.filter(|block| source.is_memory(block.run()));
@@ -306,17 +307,17 @@ pub(crate) fn check_slab<'s>(
         return Err(fail(SlabFault::NotPreserved { block }));
     }
     let objects = geometry.objects as usize;
-    let words = source.words(slab, HEAD + objects).ok_or(fail(SlabFault::Misplaced))?;
-    Fixed::read(words).check(slab, shape).map_err(fail)?;
+    let words = source.words(slab, HEADER_BYTES + objects).ok_or(fail(SlabFault::Misplaced))?;
+    SlabHeaderDisk::read(words).check(slab, desc).map_err(fail)?;
     let mut info = SlabInfo::default();
-    for (at, word) in words.iter().skip(HEAD / size_of::<u64>()).enumerate() {
+    for (at, word) in words.iter().skip(HEADER_BYTES / size_of::<u64>()).enumerate() {
         let states = word.load(Relaxed);
         let eight = Eight::of(states, at, geometry.objects);
         // In a preserving cache all that is in use is held, and is live.
-        if let Some(index) = indices(eight.unsound(shape.is_preserving()), at as u32 * 8).next() {
+        if let Some(index) = indices(eight.unsound(desc.is_preserving()), at as u32 * 8).next() {
             return Err(fail(SlabFault::State { index, found: nth(states, index).0 }));
         }
-        let survivors = eight.survivors(shape.is_preserving()).count_ones();
+        let survivors = eight.survivors(desc.is_preserving()).count_ones();
         info.survivors += survivors;
         info.free += eight.count() - survivors;
     }

@@ -9,7 +9,7 @@ use crate::control::{Built, Control};
 use crate::directory::{CacheRecord, SlabTable};
 use crate::error::Error;
 use crate::geometry::Geometry;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::name::Name;
 use crate::register::{FIRST, Put};
 use crate::slabs::Slabs;
@@ -30,7 +30,7 @@ impl<M: Machine> Slabs<M> {
         // Slabs are as the predecessor's, whose slabs the cache can then adopt.
         let view = self.view();
         let like = |record: &CacheRecord| record.admits(&spec).is_ok();
-        let all = || view.records_with(|shape| spec.is_named_as(shape)).filter(like);
+        let all = || view.records_with(|desc| spec.is_named_as(desc)).filter(like);
         // Rather as those that are there than as those that were.
         let found = all().find(|record| view.slabs(record).next().is_some());
         match found.or_else(|| all().next()) {
@@ -47,7 +47,7 @@ impl<M: Machine> Slabs<M> {
     /// The cache of this name and spec, if there is one.
     ///
     /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
-    /// No two caches have one shape: so at most one goes on with a record of the cache directory.
+    /// No two caches have one description: so at most one goes on with a record of the cache directory.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
         let mut number = FIRST;
         self.find_from(spec, &mut number)
@@ -111,8 +111,8 @@ impl<M: Machine> Slabs<M> {
         (name, geometry): (Name, Geometry),
         number: usize,
     ) -> Result<Built<'_, M>, Error> {
-        let shape = Shape::new(name, &geometry, spec.preserving, spec.layout());
-        let record = self.view().records_with(|there| *there == shape).next();
+        let desc = SlabDesc::new(name, &geometry, spec.preserving, spec.layout());
+        let record = self.view().records_with(|there| *there == desc).next();
         let table = match record {
             Some(record) => SlabTable::reopen(self.memory(), record.table()),
             None => SlabTable::new(),

@@ -20,7 +20,7 @@ use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::control::Control;
 use crate::geometry::Geometry;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::spec::{CacheSpec, PREFIXES};
 
 /// Classes up to 128 bytes.
@@ -149,24 +149,24 @@ impl<M: Machine> Classes<M> {
     }
 }
 
-/// The class whose objects a slab of this shape and geometry holds, and whether its cache is the
+/// The class whose objects a slab of this description and geometry holds, and whether its cache is the
 /// preserving one. The slab may lie otherwise than those of this build.
-pub(crate) fn class_of(shape: &Shape, geometry: &Geometry) -> Option<(Class, bool)> {
+pub(crate) fn class_of(desc: &SlabDesc, geometry: &Geometry) -> Option<(Class, bool)> {
     let size = geometry.size as usize;
     let class = Some(size).filter(|size| *size < PAGE_SIZE).map(Class::fitting)?;
-    let preserving = shape.is_preserving();
-    (class.bytes() == size && class.spec(preserving).name == shape.name())
+    let preserving = desc.is_preserving();
+    (class.bytes() == size && class.spec(preserving).name == desc.name())
         .then_some((class, preserving))
 }
 
 impl Class {
-    /// Whether slabs of this shape lie as those of the class do in this build.
-    pub(crate) fn lays_out(self, shape: &Shape) -> bool {
-        let spec = self.spec(shape.is_preserving());
+    /// Whether slabs so described lie as those of the class do in this build.
+    pub(crate) fn lays_out(self, desc: &SlabDesc) -> bool {
+        let spec = self.spec(desc.is_preserving());
         let ours = spec.geometry().map(|(name, geometry)| {
-            Shape::new(name, &geometry, shape.is_preserving(), spec.layout())
+            SlabDesc::new(name, &geometry, desc.is_preserving(), spec.layout())
         });
-        ours.is_ok_and(|ours| ours == *shape)
+        ours.is_ok_and(|ours| ours == *desc)
     }
 }
 
@@ -224,10 +224,10 @@ mod tests {
             for preserving in [false, true] {
                 let spec = Class(index).spec(preserving);
                 let (name, geometry) = spec.geometry().unwrap();
-                let shape = Shape::new(name, &geometry, preserving, spec.layout());
+                let desc = SlabDesc::new(name, &geometry, preserving, spec.layout());
                 let class = Class(index);
-                assert_eq!(class_of(&shape, &geometry), Some((class, preserving)));
-                assert!(class.lays_out(&shape) && is_reserved(&name));
+                assert_eq!(class_of(&desc, &geometry), Some((class, preserving)));
+                assert!(class.lays_out(&desc) && is_reserved(&name));
             }
         }
     }

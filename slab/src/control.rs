@@ -18,7 +18,7 @@ use crate::depot::Depot;
 use crate::directory::SlabTable;
 use crate::error::Error;
 use crate::geometry::Geometry;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
@@ -43,7 +43,7 @@ pub(crate) struct Control<M: Machine> {
     pub(crate) slab: Expected,
     pub(crate) name: Name,
     pub(crate) spec: CacheSpec,
-    pub(crate) shape: Shape,
+    pub(crate) desc: SlabDesc,
     /// How it takes over what a predecessor left to it.
     pub(crate) takeover: Takeover,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
@@ -66,7 +66,7 @@ impl<M: Machine> Control<M> {
         spec: CacheSpec,
         (name, geometry): (Name, Geometry),
     ) -> Result<Built<'_, M>, Error> {
-        let shape = Shape::new(name, &geometry, spec.preserving, spec.layout());
+        let desc = SlabDesc::new(name, &geometry, spec.preserving, spec.layout());
         let cpus = memory.machine().count();
         let slots_at = size_of::<Self>().next_multiple_of(align_of::<CachePadded<Slot>>());
         let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();
@@ -91,7 +91,7 @@ impl<M: Machine> Control<M> {
                 slab: Expected::new(Kind::Slab, geometry.order),
                 name,
                 spec,
-                shape,
+                desc,
                 takeover: Takeover::new(),
                 shared: CachePadded::new(Mutex::new(shared)),
             });

@@ -262,7 +262,7 @@ pub enum SlabFault {
         found: PhysAddr,
     },
     /// It is not of the cache whose list it is in.
-    Shape,
+    Desc,
     /// An object's byte is none that this layer writes.
     State {
         /// Which object.
@@ -506,7 +506,7 @@ impl fmt::Display for SlabError {
                 write!(f, "checksum is {found:#018x}, should be {expected:#018x}")
             }
             SlabFault::Address { found } => write!(f, "says it is at {found}"),
-            SlabFault::Shape => f.write_str("is of another cache"),
+            SlabFault::Desc => f.write_str("is of another cache"),
             SlabFault::State { index, found } => write!(f, "object {index} has state {found:#04x}"),
         }
     }

@@ -13,7 +13,7 @@
 use heirloom_folio::{Order, PAGE_SHIFT, PhysAddr};
 
 /// Bytes of a slab's header.
-pub(crate) const HEAD: usize = 128;
+pub(crate) const HEADER_BYTES: usize = 128;
 
 /// Bytes of a red zone behind each object, where there are any.
 pub(crate) const ZONE: usize = 16;
@@ -78,10 +78,10 @@ impl Geometry {
         let zone = if zones { ZONE } else { 0 };
         let stride = (size + zone).next_multiple_of(if align < 8 { 8 } else { align });
         let slab = order.bytes() as usize;
-        if slab < HEAD + stride {
+        if slab < HEADER_BYTES + stride {
             return None;
         }
-        let mut objects = (slab - HEAD) / stride;
+        let mut objects = (slab - HEADER_BYTES) / stride;
         while objects > 0 {
             let offset = words_at(objects) + words(objects) * 8;
             let offset = offset.next_multiple_of(align);
@@ -215,7 +215,7 @@ const fn words(objects: usize) -> usize {
 
 /// Where the free bits of `objects` objects start: behind the state bytes.
 const fn words_at(objects: usize) -> usize {
-    (HEAD + objects).next_multiple_of(8)
+    (HEADER_BYTES + objects).next_multiple_of(8)
 }
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn parts_are_apart_and_inside_the_slab() {
         for g in all() {
-            assert!(g.words_at() >= HEAD + g.objects as usize);
+            assert!(g.words_at() >= HEADER_BYTES + g.objects as usize);
             assert!(g.offset as usize >= g.words_at() + g.words() * 8, "{g:?}");
             assert!(g.offset.is_multiple_of(g.align) && g.stride.is_multiple_of(g.align));
             assert!(g.stride >= g.size + if g.zones { ZONE as u32 } else { 0 });

@@ -5,7 +5,7 @@
 //! 0       8   magic "hl-slab1"
 //! 8       8   XXH3-64 of bytes 0..88 with these eight zero
 //! 16      8   the slab's own physical address
-//! 24      64  shape: which cache, and how its objects lie (see below)
+//! 24      64  slab description: which cache, and how its objects lie (see below)
 //! 88      8   owner         ┐
 //! 96      16  links         │ this kernel's; a successor does not look at them
 //! 112     8   entry         │
@@ -14,7 +14,7 @@
 //! 128     n   one state byte an object
 //! …       8 × ⌈n / 64⌉      free bits, this kernel's: 1 is free and in no magazine
 //!
-//! shape:  0   8   fingerprint of the objects' layout
+//! desc:   0   8   fingerprint of the objects' layout
 //!         8   32  name of the cache, zeroes behind it
 //!         40  4   bytes of an object
 //!         44  4   alignment
@@ -38,7 +38,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::SlabFault;
-use crate::geometry::{Geometry, HEAD};
+use crate::geometry::{Geometry, HEADER_BYTES};
 use crate::magazine::Round;
 use crate::name::Name;
 
@@ -47,7 +47,7 @@ const MAGIC: [u8; 8] = *b"hl-slab1";
 /// Which cache a slab belongs to, and how its objects lie, as it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct Shape {
+pub(crate) struct SlabDesc {
     pub(crate) fingerprint: U64,
     name: [u8; Name::BYTES],
     size: U32,
@@ -63,7 +63,7 @@ pub(crate) struct Shape {
 const PRESERVING: u8 = 1;
 const ZONES: u8 = 2;
 
-impl Shape {
+impl SlabDesc {
     pub(crate) fn new(name: Name, geometry: &Geometry, preserving: bool, fingerprint: u64) -> Self {
         let flags =
             if preserving { PRESERVING } else { 0 } | if geometry.zones { ZONES } else { 0 };
@@ -91,7 +91,7 @@ impl Shape {
         Name::from_bytes(self.name)
     }
 
-    /// The geometry, recomputed; `None` if no slab lies as the shape says.
+    /// The geometry, recomputed; `None` if no slab lies as the slab description says.
     pub(crate) fn geometry(&self) -> Option<Geometry> {
         let (size, align) = (self.size.get() as usize, self.align.get() as usize);
         let zones = self.flags & ZONES != 0;
@@ -110,24 +110,24 @@ impl Shape {
 /// The part of a header that does not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct Fixed {
+pub(crate) struct SlabHeaderDisk {
     magic: [u8; 8],
     checksum: U64,
     phys: U64,
-    pub(crate) shape: Shape,
+    pub(crate) desc: SlabDesc,
 }
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Shape>() == 64 && size_of::<Fixed>() == 88);
-    assert!(offset_of!(Shape, size) == 40 && offset_of!(Shape, order) == 60);
-    assert!(offset_of!(Fixed, phys) == 16 && offset_of!(Fixed, shape) == 24);
-    assert!(offset_of!(Head, owner) == 88 && size_of::<Head>() <= HEAD);
+    assert!(size_of::<SlabDesc>() == 64 && size_of::<SlabHeaderDisk>() == 88);
+    assert!(offset_of!(SlabDesc, size) == 40 && offset_of!(SlabDesc, order) == 60);
+    assert!(offset_of!(SlabHeaderDisk, phys) == 16 && offset_of!(SlabHeaderDisk, desc) == 24);
+    assert!(offset_of!(SlabHeader, owner) == 88 && size_of::<SlabHeader>() <= HEADER_BYTES);
 };
 
-impl Fixed {
-    pub(crate) fn new(phys: PhysAddr, shape: Shape) -> Self {
-        let fixed = Self { magic: MAGIC, checksum: U64::ZERO, phys: phys.get().into(), shape };
+impl SlabHeaderDisk {
+    pub(crate) fn new(phys: PhysAddr, desc: SlabDesc) -> Self {
+        let fixed = Self { magic: MAGIC, checksum: U64::ZERO, phys: phys.get().into(), desc };
         Self { checksum: fixed.sum().into(), ..fixed }
     }
 
@@ -144,8 +144,8 @@ impl Fixed {
         fixed
     }
 
-    /// Checks that this is the header of a slab at `phys` of a cache of this `shape`.
-    pub(crate) fn check(&self, phys: PhysAddr, shape: &Shape) -> Result<(), SlabFault> {
+    /// Checks that this is the header of a slab at `phys` of a cache of this `desc`.
+    pub(crate) fn check(&self, phys: PhysAddr, desc: &SlabDesc) -> Result<(), SlabFault> {
         if self.magic != MAGIC {
             return Err(SlabFault::Magic { found: u64::from_le_bytes(self.magic) });
         }
@@ -156,8 +156,8 @@ impl Fixed {
         if self.phys.get() != phys.get() {
             return Err(SlabFault::Address { found: PhysAddr::new(self.phys.get()) });
         }
-        if self.shape != *shape {
-            return Err(SlabFault::Shape);
+        if self.desc != *desc {
+            return Err(SlabFault::Desc);
         }
         Ok(())
     }
@@ -165,8 +165,8 @@ impl Fixed {
 
 /// A slab's header as it lies in memory.
 #[repr(C)]
-pub(crate) struct Head {
-    pub(crate) fixed: Fixed,
+pub(crate) struct SlabHeader {
+    pub(crate) fixed: SlabHeaderDisk,
     /// Which cache of which instance the slab belongs to; see [`crate::register`].
     pub(crate) owner: AtomicU64,
     /// Where in its cache's lists it is. Under the cache's lock.
@@ -185,9 +185,9 @@ pub(crate) struct Head {
 
 #[allow(clippy::expl_impl_clone_on_copy, reason = "the macro's")]
 mod adapter {
-    use super::{Head, LinkedListLink, UnsafeRef, intrusive_adapter};
+    use super::{LinkedListLink, SlabHeader, UnsafeRef, intrusive_adapter};
 
-    intrusive_adapter!(pub(crate) Links = UnsafeRef<Head>: Head { link => LinkedListLink });
+    intrusive_adapter!(pub(crate) Links = UnsafeRef<SlabHeader>: SlabHeader { link => LinkedListLink });
 }
 
 pub(crate) use adapter::Links;
@@ -218,7 +218,7 @@ impl Slab {
     pub(crate) unsafe fn owner_at(base: NonNull<u8>) -> u64 {
         // SAFETY: the header is in the slab's memory, and only atomics touch this word of it once
         // the slab is built.
-        let owner = unsafe { &(*base.cast::<Head>().as_ptr()).owner };
+        let owner = unsafe { &(*base.cast::<SlabHeader>().as_ptr()).owner };
         owner.load(Relaxed)
     }
 
@@ -229,13 +229,13 @@ impl Slab {
     #[inline]
     pub(crate) unsafe fn state_at<'a>(base: NonNull<u8>, index: u32) -> &'a AtomicU8 {
         // SAFETY: the byte lies in the slab's memory, and only atomics touch it.
-        unsafe { base.add(HEAD + index as usize).cast::<AtomicU8>().as_ref() }
+        unsafe { base.add(HEADER_BYTES + index as usize).cast::<AtomicU8>().as_ref() }
     }
 
     /// Which object of this slab it is, if it is one.
     #[inline]
     pub(crate) fn holds(self, geometry: &Geometry, round: Round) -> Option<u32> {
-        let index = round.state.addr().get().wrapping_sub(self.base.addr().get() + HEAD);
+        let index = round.state.addr().get().wrapping_sub(self.base.addr().get() + HEADER_BYTES);
         (index < geometry.objects as usize).then_some(index as u32)
     }
 
@@ -259,16 +259,16 @@ impl Slab {
 
     /// Its header.
     #[inline]
-    pub(crate) fn head<'a>(self) -> &'a Head {
+    pub(crate) fn header<'a>(self) -> &'a SlabHeader {
         // SAFETY: promised to `at`. The fixed part is not written while the slab lives; the rest
         // is atomics, and cells that are touched under the cache's lock.
-        unsafe { self.base.cast::<Head>().as_ref() }
+        unsafe { self.base.cast::<SlabHeader>().as_ref() }
     }
 
     /// Its header, to be linked.
-    pub(crate) fn link(self) -> UnsafeRef<Head> {
+    pub(crate) fn link(self) -> UnsafeRef<SlabHeader> {
         // SAFETY: promised to `at`; a linked slab lives until it is unlinked.
-        unsafe { UnsafeRef::from_raw(self.base.cast::<Head>().as_ptr()) }
+        unsafe { UnsafeRef::from_raw(self.base.cast::<SlabHeader>().as_ptr()) }
     }
 
     /// The byte of object `index`.
@@ -283,7 +283,7 @@ impl Slab {
     pub(crate) fn states<'a>(self, geometry: &Geometry) -> &'a [AtomicU8] {
         // SAFETY: the geometry has that many bytes behind the header; only atomics touch them.
         unsafe {
-            let first = self.base.add(HEAD).cast::<AtomicU8>();
+            let first = self.base.add(HEADER_BYTES).cast::<AtomicU8>();
             core::slice::from_raw_parts(first.as_ptr(), geometry.objects as usize)
         }
     }
@@ -315,18 +315,18 @@ impl Slab {
     ///
     /// # Safety
     /// The slab's frames are the caller's alone.
-    pub(crate) unsafe fn build(self, geometry: &Geometry, shape: Shape, owner: u64) {
+    pub(crate) unsafe fn build(self, geometry: &Geometry, desc: SlabDesc, owner: u64) {
         // SAFETY: the frames are the caller's; header and state bytes lie in them.
         unsafe {
-            self.base.cast::<Fixed>().write(Fixed::new(self.phys, shape));
-            self.base.add(HEAD).write_bytes(0, geometry.objects as usize);
+            self.base.cast::<SlabHeaderDisk>().write(SlabHeaderDisk::new(self.phys, desc));
+            self.base.add(HEADER_BYTES).write_bytes(0, geometry.objects as usize);
             self.begin(owner);
         }
-        written(self.base, HEAD + geometry.objects as usize);
+        written(self.base, HEADER_BYTES + geometry.objects as usize);
         for (first, word) in (0..geometry.objects).step_by(64).zip(self.words(geometry)) {
             word.store(u64::MAX >> (64 - (geometry.objects - first).min(64)), Relaxed);
         }
-        self.head().free.store(geometry.objects, Relaxed);
+        self.header().free.store(geometry.objects, Relaxed);
     }
 
     /// Writes this kernel's part of the header anew.
@@ -334,7 +334,7 @@ impl Slab {
     /// # Safety
     /// The slab's frames are the caller's alone.
     pub(crate) unsafe fn begin(self, owner: u64) {
-        let head = self.base.cast::<Head>().as_ptr();
+        let head = self.base.cast::<SlabHeader>().as_ptr();
         // SAFETY: the frames are the caller's, and the header lies in them; the fields are
         // reached without a reference to the header.
         unsafe {
@@ -344,7 +344,7 @@ impl Slab {
             (&raw mut (*head).free).write(AtomicU32::new(0));
             (&raw mut (*head).preserved).write(AtomicU32::new(0));
         }
-        written(self.base, HEAD);
+        written(self.base, HEADER_BYTES);
     }
 
     /// Begins, as [`Slab::begin`], a slab that a predecessor left, and that is no cache's until its
@@ -354,11 +354,11 @@ impl Slab {
     /// # Safety
     /// The slab is claimed, and the caller's alone.
     pub(crate) unsafe fn begin_anew(self, named_at: PhysAddr) {
-        let head = self.base.cast::<Head>().as_ptr();
+        let head = self.base.cast::<SlabHeader>().as_ptr();
         // SAFETY: the header lies in the slab, whose bytes are initialised; only the owner word is
         // read by others, atomically as it is written.
         unsafe {
-            let Head { owner, entry, free, preserved, .. } = &*head;
+            let SlabHeader { owner, entry, free, preserved, .. } = &*head;
             owner.store(0, Relaxed);
             entry.store(named_at.get(), Relaxed);
             free.store(0, Relaxed);
@@ -373,40 +373,40 @@ impl Slab {
 mod tests {
     use super::*;
 
-    fn fixed() -> (Fixed, PhysAddr, Shape) {
+    fn fixed() -> (SlabHeaderDisk, PhysAddr, SlabDesc) {
         let geometry = Geometry::choose(96, 16, false).unwrap();
-        let shape = Shape::new(Name::new("inode").unwrap(), &geometry, true, 0x1234);
+        let desc = SlabDesc::new(Name::new("inode").unwrap(), &geometry, true, 0x1234);
         let at = PhysAddr::new(0x4_0001_0000);
-        (Fixed::new(at, shape), at, shape)
+        (SlabHeaderDisk::new(at, desc), at, desc)
     }
 
     #[test]
     fn every_flipped_bit_of_a_header_is_found() {
-        let (fixed, at, shape) = fixed();
-        assert_eq!(fixed.check(at, &shape), Ok(()));
-        for bit in 0..size_of::<Fixed>() * 8 {
+        let (fixed, at, desc) = fixed();
+        assert_eq!(fixed.check(at, &desc), Ok(()));
+        for bit in 0..size_of::<SlabHeaderDisk>() * 8 {
             let mut broken = fixed;
             broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
-            assert!(broken.check(at, &shape).is_err(), "bit {bit}");
+            assert!(broken.check(at, &desc).is_err(), "bit {bit}");
         }
     }
 
     #[test]
     fn a_header_is_good_in_its_place_and_cache_alone() {
-        let (fixed, at, shape) = fixed();
+        let (fixed, at, desc) = fixed();
         let elsewhere = PhysAddr::new(at.get() + 0x1_0000);
-        assert_eq!(fixed.check(elsewhere, &shape), Err(SlabFault::Address { found: at }));
-        let other = Shape { fingerprint: 1.into(), ..shape };
-        assert_eq!(fixed.check(at, &other), Err(SlabFault::Shape));
+        assert_eq!(fixed.check(elsewhere, &desc), Err(SlabFault::Address { found: at }));
+        let other = SlabDesc { fingerprint: 1.into(), ..desc };
+        assert_eq!(fixed.check(at, &other), Err(SlabFault::Desc));
     }
 
     #[test]
     fn a_shape_is_believed_only_if_it_is_what_would_be_computed() {
-        let (_, _, shape) = fixed();
+        let (_, _, desc) = fixed();
         let geometry = Geometry::choose(96, 16, false).unwrap();
-        assert_eq!(shape.geometry(), Some(geometry));
-        for bit in 0..size_of::<Shape>() * 8 {
-            let mut broken = shape;
+        assert_eq!(desc.geometry(), Some(geometry));
+        for bit in 0..size_of::<SlabDesc>() * 8 {
+            let mut broken = desc;
             broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
             // Another name, fingerprint or flag may be sound; another layout only whole.
             if let Some(other) = broken.geometry() {

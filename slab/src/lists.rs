@@ -15,7 +15,7 @@ use heirloom_folio::DirectMap;
 use intrusive_collections::LinkedList;
 
 use crate::geometry::Geometry;
-use crate::header::{Head, Links, Slab};
+use crate::header::{Links, Slab, SlabHeader};
 use crate::magazine::{Magazine, Round};
 use crate::prefetch::prefetch;
 
@@ -32,7 +32,7 @@ pub(crate) struct Lists {
 /// A place in the lists: the slab that is next, or the end of one of them.
 struct Pass {
     list: Which,
-    next: *const Head,
+    next: *const SlabHeader,
 }
 
 /// One of the lists.
@@ -64,7 +64,7 @@ impl Lists {
 
     /// Adds a slab that is in no list.
     pub(crate) fn add(&mut self, geometry: &Geometry, slab: Slab) {
-        let free = slab.head().free.load(Relaxed);
+        let free = slab.header().free.load(Relaxed);
         self.list(which(geometry, free)).push_front(slab.link());
         self.nr_empty += usize::from(free == geometry.objects);
     }
@@ -94,7 +94,7 @@ impl Lists {
         while magazine.room() > 0 {
             let front = self.partial.front().get().or_else(|| self.empty.front().get());
             let Some(slab) = front.and_then(|head| slab_of(map, head)) else { break };
-            let free = slab.head().free.load(Relaxed);
+            let free = slab.header().free.load(Relaxed);
             let taken = take(slab, geometry, magazine);
             self.update_free_count(geometry, slab, free, free.saturating_sub(taken));
             if taken == 0 {
@@ -173,14 +173,14 @@ impl Lists {
     fn return_objects(&mut self, geometry: &Geometry, back: Option<FreeBatch>) {
         if let Some(mut back) = back {
             back.put(geometry);
-            let free = back.slab.head().free.load(Relaxed);
+            let free = back.slab.header().free.load(Relaxed);
             self.update_free_count(geometry, back.slab, free, free + back.objects);
         }
     }
 
     /// Notes that `slab` has `after` free objects where it had `before`.
     fn update_free_count(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
-        slab.head().free.store(after, Relaxed);
+        slab.header().free.store(after, Relaxed);
         let all = geometry.objects;
         let place = |free| (free == 0, free == all);
         if place(before) != place(after) {
@@ -194,7 +194,7 @@ impl Lists {
         let all = geometry.objects;
         self.nr_empty -= usize::from(before == all);
         self.nr_empty += usize::from(after == all);
-        let (head, next) = (core::ptr::from_ref(slab.head()), self.pass.next);
+        let (head, next) = (core::ptr::from_ref(slab.header()), self.pass.next);
         let from = self.list(which(geometry, before));
         // SAFETY: a slab with `before` free objects is in this list.
         let mut cursor = unsafe { from.cursor_mut_from_ptr(head) };
@@ -254,7 +254,7 @@ impl Batch {
 }
 
 /// The slab whose header this is.
-fn slab_of(map: &impl DirectMap, head: &Head) -> Option<Slab> {
+fn slab_of(map: &impl DirectMap, head: &SlabHeader) -> Option<Slab> {
     let phys = map.phys(NonNull::from(head).cast())?;
     // SAFETY: a linked header is that of a slab of this instance.
     Some(unsafe { Slab::at(map, phys) })
@@ -350,7 +350,7 @@ mod tests {
     use heirloom_folio::{Kind, Memory, Request};
 
     use super::*;
-    use crate::header::Shape;
+    use crate::header::SlabDesc;
     use crate::magazine::Chamber;
     use crate::name::Name;
 
@@ -364,9 +364,9 @@ mod tests {
         let block = memory.alloc(Request::new(geometry.order).kind(Kind::Table)).unwrap();
         // SAFETY: allocated just now.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
-        let shape = Shape::new(Name::new("test").unwrap(), geometry, false, 0);
+        let desc = SlabDesc::new(Name::new("test").unwrap(), geometry, false, 0);
         // SAFETY: as above.
-        unsafe { slab.build(geometry, shape, 0) };
+        unsafe { slab.build(geometry, desc, 0) };
         slab
     }
 

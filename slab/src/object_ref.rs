@@ -120,7 +120,7 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
             return Err(Error::WrongLength { cache, addr, expected: bytes, found });
         }
         // Acquire pairs with the Release in `Cache::adopt_slab`, which may have been just now.
-        self.slab.head().owner.load(Acquire);
+        self.slab.header().owner.load(Acquire);
         let Some(unclaimed) = State::unclaimed(tag) else { return Err(self.not_claimed(tag)) };
         let preserving = self.control.spec.preserving;
         let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
@@ -178,7 +178,7 @@ impl<M: Machine> Slabs<M> {
 
     /// Counts one more preserved object in a slab, which is preserved and in the cache directory afterwards.
     fn count_preserved(&self, control: &Control<M>, slab: Slab) -> Result<(), Error> {
-        let count = &slab.head().preserved;
+        let count = &slab.header().preserved;
         // Acquire pairs with the Release below: where there is a count, the slab is in the cache directory.
         let more = |n: u32| (n > 0).then_some(n + 1);
         if count.fetch_update(Acquire, Relaxed, more).is_ok() {
@@ -198,7 +198,7 @@ impl<M: Machine> Slabs<M> {
 
     /// Counts one preserved object less; the last lets the slab go.
     pub(crate) fn discount_preserved(&self, control: &Control<M>, slab: Slab) {
-        let count = &slab.head().preserved;
+        let count = &slab.header().preserved;
         // AcqRel: the call that lets the slab go does so after all that were counted are done.
         let less = |n: u32| (n > 1).then(|| n - 1);
         if count.fetch_update(AcqRel, Relaxed, less).is_ok() {
@@ -219,7 +219,7 @@ impl<M: Machine> Slabs<M> {
     ) -> Result<(), Error> {
         let memory = self.memory();
         if shared.table.first().is_none() {
-            let first = self.directory.add_cache(memory, control.shape)?;
+            let first = self.directory.add_cache(memory, control.desc)?;
             shared.table.begin(first);
         }
         let place = shared.table.place(memory, self.past.struck_out())?;
@@ -227,7 +227,7 @@ impl<M: Machine> Slabs<M> {
         // SAFETY: the slab is this cache's, or about to be: the caller owns it.
         unsafe { memory.preserve_as(block, self.kind_of(block)) }?;
         let entry = shared.table.enter(memory, place, slab.phys());
-        slab.head().entry.store(entry.get(), Relaxed);
+        slab.header().entry.store(entry.get(), Relaxed);
         Ok(())
     }
 
@@ -261,7 +261,7 @@ impl<M: Machine> Slabs<M> {
 
     /// Strikes a slab out of the cache directory and unpreserves it.
     pub(crate) fn unpreserve_slab(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
-        let entry = slab.head().entry.swap(0, Relaxed);
+        let entry = slab.header().entry.swap(0, Relaxed);
         shared.table.leave(self.memory(), PhysAddr::new(entry));
         let block = slab.block(&control.geometry);
         // SAFETY: the slab is this cache's.

@@ -60,7 +60,7 @@ impl<'s, M: Machine> Cache<'s, M> {
 /// Objects of a cache: the address and the tag of each; from [`Cache::unclaimed`] and [`Cache::preserved`].
 pub struct Objects<'s, M: Machine> {
     place: ObjectsIn<'s, M>,
-    /// How many records of this shape were begun with: one, but for what a predecessor forged.
+    /// How many records of this description were begun with: one, but for what a predecessor forged.
     records: usize,
     named: Option<NamedSlabs<'s, Here<'s, M>>>,
 }
@@ -90,7 +90,7 @@ impl<M: Machine> Iterator for Objects<'_, M> {
                 continue;
             }
             let view = slabs.view();
-            let mut records = view.records_with(|shape| *shape == control.shape);
+            let mut records = view.records_with(|desc| *desc == control.desc);
             self.named = Some(view.named(&records.nth(self.records)?));
             self.records += 1;
         }

@@ -29,7 +29,7 @@ use crate::cache::Cache;
 use crate::class::class_of;
 use crate::directory::{CacheRecord, Here};
 use crate::error::Error;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 use crate::takeover::{ADOPTS, DONE, RESUMES};
@@ -105,7 +105,7 @@ impl<M: Machine> Slabs<M> {
     /// cache's control block. Classes before that one are resumed then, and the call can be repeated.
     pub fn resume_buffers(&self) -> Result<(), Error> {
         for record in self.view().records() {
-            if class_of(record.shape(), record.geometry()).is_some() && self.has_slabs(&record) {
+            if class_of(record.desc(), record.geometry()).is_some() && self.has_slabs(&record) {
                 let cache = self.keeper(&record)?;
                 cache.admits(&record)?;
                 cache.resume(&record)?;
@@ -114,13 +114,12 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// The cache that resumes slabs of this shape, if one does.
-    pub(crate) fn resumes(&self, shape: &Shape) -> Option<Cache<'_, M>> {
+    /// The cache that resumes slabs so described, if one does.
+    pub(crate) fn resumes(&self, desc: &SlabDesc) -> Option<Cache<'_, M>> {
         if !self.past.any_resumed() {
             return None;
         }
-        self.caches()
-            .find(|cache| cache.control.takeover.resumes() && cache.control.shape == *shape)
+        self.caches().find(|cache| cache.control.takeover.resumes() && cache.control.desc == *desc)
     }
 
     /// Sweeps the slab around a pointer, if it is one that a cache resumes. Returns whether it is worth
@@ -242,7 +241,7 @@ impl<M: Machine> Cache<'_, M> {
         }
         let turn = slabs.past.turn();
         let view = slabs.view();
-        let mut records = view.records_with(|shape| *shape == self.control.shape);
+        let mut records = view.records_with(|desc| *desc == self.control.desc);
         let named = records.find_map(|record| {
             let named = view.named(&record).find(|named| named.slab == slab)?;
             Some((record, named))
@@ -281,7 +280,7 @@ impl<M: Machine> Cache<'_, M> {
     fn sweep_next(&self) -> Option<u64> {
         let (slabs, takeover) = (self.slabs, &self.control.takeover);
         let view = slabs.view();
-        let record = CacheRecord::of_slab(self.control.shape)?;
+        let record = CacheRecord::of_slab(self.control.desc)?;
         let named = loop {
             let from = takeover.next.load(Relaxed);
             if from == DONE {
@@ -296,7 +295,7 @@ impl<M: Machine> Cache<'_, M> {
             let (page, entry) = named.place();
             let place = match next {
                 Some(_) => page.get() | entry as u64,
-                None => view.table_behind(&self.control.shape, page).map_or(DONE, PhysAddr::get),
+                None => view.table_behind(&self.control.desc, page).map_or(DONE, PhysAddr::get),
             };
             // Of two calls at the same time both may come by one slab, which one of them sweeps.
             takeover.next.store(place, Relaxed);
@@ -324,7 +323,7 @@ impl<M: Machine> Cache<'_, M> {
             return 0;
         }
         let (view, memory) = (self.slabs.view(), self.slabs.memory());
-        let records = view.records_with(|shape| *shape == self.control.shape);
+        let records = view.records_with(|desc| *desc == self.control.desc);
         let slabs =
             records.flat_map(|record| view.slabs(&record).zip(core::iter::repeat(record.order())));
         let blocks = slabs.filter_map(|(addr, order)| Block::new(addr.pfn(), order));

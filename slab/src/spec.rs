@@ -6,7 +6,7 @@ use heirloom_folio::Order;
 
 use crate::error::{Error, Field};
 use crate::geometry::Geometry;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::name::Name;
 
 /// What the names of the classes' caches start with: of plain ones, and of preserving ones.
@@ -118,9 +118,9 @@ impl CacheSpec {
         Self { order: Some(geometry.order), zones: geometry.zones, ..self }
     }
 
-    /// Whether a cache of this shape has the name.
-    pub(crate) fn is_named_as(&self, shape: &Shape) -> bool {
-        self.name.is_some_and(|name| shape.is_named(&name))
+    /// Whether a cache so described has the name.
+    pub(crate) fn is_named_as(&self, desc: &SlabDesc) -> bool {
+        self.name.is_some_and(|name| desc.is_named(&name))
     }
 
     /// Returns the spec of a cache that no caller asks for: see the field.

@@ -57,7 +57,7 @@ impl<M: Machine> Cache<'_, M> {
             let mut shared = control.shared.lock();
             let Some(slab) = shared.lists.next_of_pass(machine) else { return stats };
             stats.slabs += 1;
-            stats.free += u64::from(slab.head().free.load(Relaxed));
+            stats.free += u64::from(slab.header().free.load(Relaxed));
             for byte in slab.states(geometry) {
                 match State(byte.load(Relaxed)).what() {
                     // In its slab or in a magazine, which have counted it.

@@ -230,7 +230,7 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: the block was allocated just now, and is a slab from here on.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
         // SAFETY: allocated just now.
-        unsafe { slab.build(geometry, control.shape, control.owner) };
+        unsafe { slab.build(geometry, control.desc, control.owner) };
         let first = slab.object(geometry, 0);
         if !first.addr().get().is_multiple_of(geometry.align as usize) {
             let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
@@ -333,7 +333,7 @@ impl<M: Machine> Cache<'_, M> {
         let (control, memory) = (self.control, self.slabs.memory());
         let mut shared = control.shared.lock();
         while let Some(slab) = batch.take(memory.machine()) {
-            if control.spec.preserving && slab.head().entry.load(Relaxed) == 0 {
+            if control.spec.preserving && slab.header().entry.load(Relaxed) == 0 {
                 // It was let go, and cannot survive as others of the cache do: it stays out of use.
                 continue;
             }

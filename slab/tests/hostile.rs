@@ -783,7 +783,7 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
     }
 }
 
-/// A cache that was left in two records of one shape, as no kernel writes them, each with slabs: what is
+/// A cache that was left in two records of one description, as no kernel writes them, each with slabs: what is
 /// resumed is all of it.
 #[test]
 fn two_records_of_one_cache_are_resumed_as_one() {

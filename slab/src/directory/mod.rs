@@ -21,7 +21,7 @@
 //! ```text
 //! 0    8    XXH3-64 of the record with these eight bytes zero, or 1 if that is 0; 0 is no record
 //! 8    8    address of the first page of the slab table
-//! 16   64   shape: as in the header of each of the slabs
+//! 16   64   slab description, as in the header of each of the slabs
 //! 80   48   zero
 //! ```
 

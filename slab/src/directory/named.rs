@@ -7,7 +7,7 @@ use super::page::HEADER;
 use super::record::CacheRecord;
 use super::table::is_free_entry;
 use super::view::{Chain, DirectoryView, Source};
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::past::Named;
 use crate::store;
 
@@ -41,9 +41,9 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
     }
 
     /// The first page of the slab table behind that of which `page` is a page, among those of all records
-    /// of a shape: there is one record of each, but for what a predecessor forged.
-    pub(crate) fn table_behind(&self, shape: &Shape, page: PhysAddr) -> Option<PhysAddr> {
-        let mut records = self.records_with(|there| there == shape);
+    /// of a slab description: there is one record of each, but for what a predecessor forged.
+    pub(crate) fn table_behind(&self, desc: &SlabDesc, page: PhysAddr) -> Option<PhysAddr> {
+        let mut records = self.records_with(|there| there == desc);
         records.find(|record| self.table_pages(record).any(|(there, ..)| there == page))?;
         Some(records.next()?.table())
     }

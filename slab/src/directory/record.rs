@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{DirectoryFault, Error};
 use crate::geometry::Geometry;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::name::Name;
 use crate::spec::CacheSpec;
 
@@ -17,14 +17,14 @@ use crate::spec::CacheSpec;
 pub(crate) struct Stored {
     checksum: U64,
     slabs: U64,
-    shape: Shape,
+    desc: SlabDesc,
     zero: [u8; 48],
 }
 
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Stored>() == 128 && align_of::<Stored>() == 1);
-    assert!(offset_of!(Stored, slabs) == 8 && offset_of!(Stored, shape) == 16);
+    assert!(offset_of!(Stored, slabs) == 8 && offset_of!(Stored, desc) == 16);
 };
 
 /// The checksum where no record stands: it is not written yet, or struck out.
@@ -36,9 +36,9 @@ const fn not_none(sum: u64) -> u64 {
 }
 
 impl Stored {
-    pub(crate) fn new(shape: Shape, slabs: PhysAddr) -> Self {
+    pub(crate) fn new(desc: SlabDesc, slabs: PhysAddr) -> Self {
         let slabs = slabs.get().into();
-        let stored = Self { checksum: U64::ZERO, slabs, shape, zero: [0; 48] };
+        let stored = Self { checksum: U64::ZERO, slabs, desc, zero: [0; 48] };
         Self { checksum: stored.sum().into(), ..stored }
     }
 
@@ -47,8 +47,8 @@ impl Stored {
     }
 
     /// What it says of the cache; not checked.
-    pub(super) const fn shape(&self) -> &Shape {
-        &self.shape
+    pub(super) const fn desc(&self) -> &SlabDesc {
+        &self.desc
     }
 
     /// The record; `None` where none stands.
@@ -60,10 +60,10 @@ impl Stored {
         if expected != found {
             return Err(DirectoryFault::Checksum { expected, found });
         }
-        let name = self.shape.name().ok_or(DirectoryFault::Name)?;
-        let geometry = self.shape.geometry().ok_or(DirectoryFault::Geometry)?;
+        let name = self.desc.name().ok_or(DirectoryFault::Name)?;
+        let geometry = self.desc.geometry().ok_or(DirectoryFault::Geometry)?;
         let table = PhysAddr::new(self.slabs.get());
-        Ok(Some(CacheRecord { name, geometry, shape: self.shape, table }))
+        Ok(Some(CacheRecord { name, geometry, desc: self.desc, table }))
     }
 }
 
@@ -72,15 +72,15 @@ impl Stored {
 pub struct CacheRecord {
     name: Name,
     geometry: Geometry,
-    shape: Shape,
+    desc: SlabDesc,
     table: PhysAddr,
 }
 
 impl CacheRecord {
-    /// What the record of a cache that has a slab of this shape says, but for where its table is.
-    pub(crate) fn of_slab(shape: Shape) -> Option<Self> {
-        let (name, geometry) = (shape.name()?, shape.geometry()?);
-        Some(Self { name, geometry, shape, table: PhysAddr::new(0) })
+    /// What the record of a cache that has a slab so described says, but for where its table is.
+    pub(crate) fn of_slab(desc: SlabDesc) -> Option<Self> {
+        let (name, geometry) = (desc.name()?, desc.geometry()?);
+        Some(Self { name, geometry, desc, table: PhysAddr::new(0) })
     }
 
     /// The cache's name.
@@ -115,12 +115,12 @@ impl CacheRecord {
 
     /// Whether its objects were preserved from birth.
     pub const fn is_preserving(&self) -> bool {
-        self.shape.is_preserving()
+        self.desc.is_preserving()
     }
 
     /// The fingerprint of the objects' layout.
     pub fn fingerprint(&self) -> u64 {
-        self.shape.fingerprint.get()
+        self.desc.fingerprint.get()
     }
 
     /// The address of the first page of the cache's slab table.
@@ -150,8 +150,8 @@ impl CacheRecord {
         &self.geometry
     }
 
-    pub(crate) const fn shape(&self) -> &Shape {
-        &self.shape
+    pub(crate) const fn desc(&self) -> &SlabDesc {
+        &self.desc
     }
 }
 
@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_record_is_found() {
         let geometry = Geometry::choose(200, 8, true).unwrap();
-        let shape = Shape::new(Name::new("files").unwrap(), &geometry, true, 7);
-        let stored = Stored::new(shape, PhysAddr::new(0x1000));
+        let desc = SlabDesc::new(Name::new("files").unwrap(), &geometry, true, 7);
+        let stored = Stored::new(desc, PhysAddr::new(0x1000));
         let record = stored.check().unwrap().unwrap();
         assert_eq!((record.name().as_str(), record.object_size()), ("files", 200));
         assert_eq!(record.spec().geometry(), Ok((record.name(), geometry)));
@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn a_checksum_of_zero_is_no_record() {
         let geometry = Geometry::choose(200, 8, true).unwrap();
-        let shape = Shape::new(Name::new("files").unwrap(), &geometry, true, 7);
-        let stored = Stored::new(shape, PhysAddr::new(0x1000));
+        let desc = SlabDesc::new(Name::new("files").unwrap(), &geometry, true, 7);
+        let stored = Stored::new(desc, PhysAddr::new(0x1000));
         assert_eq!(Stored { checksum: U64::ZERO, ..stored }.check(), Ok(None));
         assert_eq!([0, 1, 2, u64::MAX].map(not_none), [1, 1, 2, u64::MAX]);
     }

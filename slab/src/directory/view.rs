@@ -14,7 +14,7 @@ use super::record::{CacheRecord, Stored};
 use super::table::{SLABS, is_free_entry};
 use super::write::{RECORDS, WORDS};
 use crate::error::{DirectoryError, DirectoryFault, Error, SlabError, SlabFault};
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::store;
 
 /// Pages of records that a cache directory may have, as many as Linux allows a chain of blocks.
@@ -187,15 +187,15 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         self.records_with(|_| true)
     }
 
-    /// The caches whose shape is one of these: looked at before a record is checked, which takes longer.
-    pub(crate) fn records_with<F: Fn(&Shape) -> bool + Copy>(
+    /// The caches whose slab description is one of these: looked at before a record is checked, which takes longer.
+    pub(crate) fn records_with<F: Fn(&SlabDesc) -> bool + Copy>(
         &self,
         is: F,
     ) -> impl Iterator<Item = CacheRecord> + use<'m, S, F> {
         self.own_pages().flat_map(move |(_, words, count)| {
             (0..count).filter_map(move |index| {
                 let stored = stored(words, index);
-                if is(stored.shape()) { stored.check().ok().flatten() } else { None }
+                if is(stored.desc()) { stored.check().ok().flatten() } else { None }
             })
         })
     }

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 use super::page::{HEADER, drop_page, new_page, words};
 use super::record::{NONE, Stored};
 use crate::error::Error;
-use crate::header::Shape;
+use crate::header::SlabDesc;
 use crate::store;
 
 /// Records in a page.
@@ -64,11 +64,11 @@ impl<M: Machine> CacheDirectory<M> {
         self.first
     }
 
-    /// Adds a cache of this shape: the first page of its slab table.
+    /// Adds a cache so described: the first page of its slab table.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
-    pub(crate) fn add_cache(&self, memory: &Memory<M>, shape: Shape) -> Result<PhysAddr, Error> {
+    pub(crate) fn add_cache(&self, memory: &Memory<M>, desc: SlabDesc) -> Result<PhysAddr, Error> {
         let table = new_page(memory)?;
         let mut end = self.end.lock();
         if end.count == RECORDS {
@@ -80,7 +80,7 @@ impl<M: Machine> CacheDirectory<M> {
             }
             *end = End { page, count: 0 };
         }
-        let stored = Stored::new(shape, table);
+        let stored = Stored::new(desc, table);
         let value = |bytes: &[u8]| {
             let mut value = [0; size_of::<u64>()];
             value.copy_from_slice(bytes);
