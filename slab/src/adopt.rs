@@ -207,7 +207,7 @@ impl<M: Machine> Slabs<M> {
         };
         let like = spec.slabs_like(first.geometry());
         let geometry = match self.find(&like)? {
-            Some(there) => there.control.geometry,
+            Some(there) => there.inner.geometry,
             None => like.geometry()?.1,
         };
         records.iter().try_for_each(|record| admits_slabs(&like, &geometry, &record))?;
@@ -372,7 +372,7 @@ impl<M: Machine> Slabs<M> {
         // turn.
         let entry = unsafe { Slab::at(memory.machine(), addr) }.header().entry.load(Relaxed);
         let entry = PhysAddr::new(entry);
-        if cache.control.shared.lock().table.is_entry(memory, entry, addr) {
+        if cache.inner.shared.lock().table.is_entry(memory, entry, addr) {
             return Some(Named { slab: addr, entry });
         }
         let records = view.records_with(|desc| desc == record.desc());
@@ -382,8 +382,8 @@ impl<M: Machine> Slabs<M> {
     /// The cache that a slab is of, if one of ours starts there.
     pub(crate) fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
         self.looking(|stays| {
-            let (slab, control) = self.slab_at(addr, stays)?;
-            (slab.phys() == addr).then_some(Cache { slabs: self, control })
+            let (slab, inner) = self.slab_at(addr, stays)?;
+            (slab.phys() == addr).then_some(Cache { slabs: self, inner })
         })
     }
 }

@@ -51,7 +51,7 @@ pub(crate) struct SlabInfo {
 impl<M: Machine> Cache<'_, M> {
     /// Whether the slabs of a record can be slabs of this cache.
     pub(crate) fn admits(&self, record: &CacheRecord) -> Result<(), Error> {
-        admits_slabs(&self.control.spec, &self.control.geometry, record)
+        admits_slabs(&self.inner.spec, &self.inner.geometry, record)
     }
 
     /// Makes a slab of the predecessor's one of this cache, which admits its record; `None` if it
@@ -83,8 +83,8 @@ impl<M: Machine> Cache<'_, M> {
         record: &CacheRecord,
         named: Named,
     ) -> Result<Adopted, Error> {
-        let (control, memory) = (self.control, self.slabs.memory());
-        let (geometry, addr) = (&control.geometry, named.slab);
+        let (inner, memory) = (self.inner, self.slabs.memory());
+        let (geometry, addr) = (&inner.geometry, named.slab);
         // SAFETY: the slab has no owner, and only in turn would it get one.
         let info = check_slab(unsafe { Here::new(memory) }, addr, record)?;
         let block = Block::containing(addr.pfn(), geometry.order);
@@ -100,8 +100,8 @@ impl<M: Machine> Cache<'_, M> {
         unsafe { memory.claim_as(block, Kind::Slab) }?;
         // SAFETY: claimed just now, by this call. No cache's until the owner is written.
         unsafe { slab.begin_anew(named.entry) };
-        let preserving = control.spec.preserving;
-        let resumed = control.takeover.adopt(turn);
+        let preserving = inner.spec.preserving;
+        let resumed = inner.takeover.adopt(turn);
         self.begin_states(slab, resumed);
         if !preserving {
             slab.header().preserved.store(info.survivors, Relaxed);
@@ -109,14 +109,14 @@ impl<M: Machine> Cache<'_, M> {
         {
             // A CPU that finds the slab may put objects back into it, under this lock: so it is in
             // its list before it can be found.
-            let mut shared = control.shared.lock();
+            let mut shared = inner.shared.lock();
             if !preserving && info.survivors == 0 {
                 // Of use to this kernel alone.
-                self.slabs.unpreserve_slab(control, &mut shared, slab);
+                self.slabs.unpreserve_slab(inner, &mut shared, slab);
             }
             shared.lists.add(geometry, slab);
             // Release pairs with the Acquire in `ObjectRef::claim`: the states are this kernel's.
-            slab.header().owner.store(control.owner, Release);
+            slab.header().owner.store(inner.owner, Release);
             // SAFETY: ours since it was claimed, and a slab of this cache since just now.
             unsafe { self.slabs.publish_slab(block) };
         }
@@ -126,9 +126,9 @@ impl<M: Machine> Cache<'_, M> {
     /// Makes the states in a slab that only this call has, and that was checked, this kernel's, and the free
     /// bits of them.
     fn begin_states(&self, slab: Slab, resumed: bool) {
-        let (control, memory) = (self.control, self.slabs.memory());
-        let (geometry, preserving): (&Geometry, _) = (&control.geometry, control.spec.preserving);
-        let raw = control.spec.constructor.is_some();
+        let (inner, memory) = (self.inner, self.slabs.memory());
+        let (geometry, preserving): (&Geometry, _) = (&inner.geometry, inner.spec.preserving);
+        let raw = inner.spec.constructor.is_some();
         let bare = raw || !geometry.zones && !debug::ENABLED;
         // SAFETY: nothing but this call writes to the slab.
         let left = unsafe { Here::new(memory) };
@@ -176,11 +176,11 @@ impl<M: Machine> Cache<'_, M> {
     /// Runs the constructor for the free places of a slab that the caller has just adopted, and
     /// makes them available, one by one. If it panics, the places that are left stay out of use.
     pub(crate) fn construct_in(&self, addr: PhysAddr, adopted: &Adopted) {
-        let (control, memory) = (self.control, self.slabs.memory());
-        if control.spec.constructor.is_none() || adopted.free == 0 {
+        let (inner, memory) = (self.inner, self.slabs.memory());
+        if inner.spec.constructor.is_none() || adopted.free == 0 {
             return;
         }
-        let geometry: &Geometry = &control.geometry;
+        let geometry: &Geometry = &inner.geometry;
         // SAFETY: a slab of this cache. It is not given back before all of its places are free, and
         // a place that is out of use becomes free by the call that adopted it alone, which is this.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
@@ -201,15 +201,15 @@ impl<M: Machine> Cache<'_, M> {
 
     /// Makes one place available that is the caller's alone: out of use, or free and in no list.
     fn construct(&self, slab: Slab, index: u32) {
-        let (control, machine) = (self.control, self.slabs.memory().machine());
+        let (inner, machine) = (self.inner, self.slabs.memory().machine());
         // SAFETY: the caller's alone.
         unsafe { self.prepare(slab, index) };
-        let byte = slab.state(&control.geometry, index);
+        let byte = slab.state(&inner.geometry, index);
         let state = State(byte.load(Relaxed));
         // Release, as for the other states of an adopted slab.
         byte.store(state.to(ObjectState::Free).0, Release);
-        let round = slab.round(&control.geometry, index);
-        control.shared.lock().lists.put_one(machine, &control.geometry, round);
+        let round = slab.round(&inner.geometry, index);
+        inner.shared.lock().lists.put_one(machine, &inner.geometry, round);
     }
 
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
@@ -221,7 +221,7 @@ impl<M: Machine> Cache<'_, M> {
         self.slabs.swept(ptr, || {
             self.slabs.looking(|stays| {
                 let object_ref = self.object_ref(ptr, stays)?;
-                object_ref.claim(u64::from(self.control.geometry.size), object_ref.state().tag())
+                object_ref.claim(u64::from(self.inner.geometry.size), object_ref.state().tag())
             })
         })?;
         Ok(ptr)
@@ -232,7 +232,7 @@ impl<M: Machine> Cache<'_, M> {
     /// # Errors
     /// As for [`Cache::claim`].
     pub fn discard(&self, addr: PhysAddr) -> Result<(), Error> {
-        let control = self.control;
+        let inner = self.inner;
         let ptr = self.slabs.memory().machine().ptr(addr);
         let (slab, index) = self.slabs.looking(|stays| {
             let object_ref = self.object_ref(ptr, stays)?;
@@ -240,16 +240,16 @@ impl<M: Machine> Cache<'_, M> {
             // Free and in no list: this call's alone. (Not out of use, as the places are that
             // `construct_in` puts in order, maybe at the same time.)
             if !state.is(ObjectState::Unclaimed) || !object_ref.exchange(state, ObjectState::Free) {
-                return Err(Error::NotUnclaimed { cache: control.name, addr });
+                return Err(Error::NotUnclaimed { cache: inner.name, addr });
             }
             Ok((object_ref.slab, object_ref.index))
         })?;
         // Before the object is in its slab again: until then the slab is not given back.
-        if !control.spec.preserving {
-            self.slabs.discount_preserved(control, slab);
+        if !inner.spec.preserving {
+            self.slabs.discount_preserved(inner, slab);
         }
         // Last, as a constructor may panic: then the place is out of use.
-        let out_of_use = OutOfUse(slab.state(&control.geometry, index));
+        let out_of_use = OutOfUse(slab.state(&inner.geometry, index));
         self.construct(slab, index);
         core::mem::forget(out_of_use);
         Ok(())

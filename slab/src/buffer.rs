@@ -78,9 +78,9 @@ impl<M: Machine> Slabs<M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "five dozen instructions: a call costs a fifth")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        if let Some((found, control)) = self.base_slab_around(ptr)
+        if let Some((found, inner)) = self.base_slab_around(ptr)
             // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            && unsafe { Cache { slabs: self, control }.try_free(found) }
+            && unsafe { Cache { slabs: self, inner }.try_free(found) }
         {
             return Ok(());
         }
@@ -126,8 +126,8 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: the caller's promise.
             return unsafe { self.free_large(addr.pfn(), preserved) };
         }
-        if let Some((found, control)) = self.slab_around(ptr) {
-            let cache = Cache { slabs: self, control };
+        if let Some((found, inner)) = self.slab_around(ptr) {
+            let cache = Cache { slabs: self, inner };
             // SAFETY: the slab is of that cache; the rest is the caller's promise.
             return unsafe { if cache.try_free(found) { Ok(()) } else { cache.free_checked(ptr) } };
         }
@@ -139,9 +139,9 @@ impl<M: Machine> Slabs<M> {
                 Err(Error::DoubleFree { cache: Name::LARGE, addr })
             }
             _ if self.sweep_around(ptr)? => {
-                let (_, control) = self.slab_around(ptr).ok_or(nothing)?;
+                let (_, inner) = self.slab_around(ptr).ok_or(nothing)?;
                 // SAFETY: the caller's promise.
-                unsafe { Cache { slabs: self, control }.free_checked(ptr) }
+                unsafe { Cache { slabs: self, inner }.free_checked(ptr) }
             }
             _ => Err(nothing),
         }
@@ -173,7 +173,7 @@ impl<M: Machine> Slabs<M> {
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
         let object_ref = self.owned(ptr, &stays)?;
-        let (geometry, state) = (&object_ref.control.geometry, object_ref.state());
+        let (geometry, state) = (&object_ref.inner.geometry, object_ref.state());
         let (has, wants) = (geometry.size as usize, layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());
         if state.is_in_use() && aligned && wants <= has && (wants > has / 2 || has <= 64) {
@@ -184,8 +184,7 @@ impl<M: Machine> Slabs<M> {
             return Err(object_ref.not_live(state));
         }
         // What survives until it is freed still does where it goes.
-        let like =
-            Buffers { preserving: object_ref.control.spec.preserving || held, zeroed: false };
+        let like = Buffers { preserving: object_ref.inner.spec.preserving || held, zeroed: false };
         // SAFETY: the caller's promise; the object has `has` bytes.
         match unsafe { self.move_to(ptr, has, layout, like) } {
             // Shrinking needs no memory.

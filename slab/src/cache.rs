@@ -8,13 +8,16 @@
 //!      v  a new slab from the page allocator      with no lock held
 //! ```
 
+pub(crate) mod inner;
+mod slow_path;
+
 use core::fmt;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Machine, Within};
 
-use crate::control::Control;
+use crate::cache::inner::CacheInner;
 use crate::debug;
 use crate::error::Error;
 use crate::header::Slab;
@@ -41,7 +44,7 @@ use crate::state::{ObjectState, State};
 /// ```
 pub struct Cache<'s, M: Machine> {
     pub(crate) slabs: &'s Slabs<M>,
-    pub(crate) control: &'s Control<M>,
+    pub(crate) inner: &'s CacheInner<M>,
 }
 
 impl<M: Machine> Clone for Cache<'_, M> {
@@ -54,39 +57,39 @@ impl<M: Machine> Copy for Cache<'_, M> {}
 
 impl<M: Machine> fmt::Debug for Cache<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cache({}, {:?})", self.control.name, self.control.geometry)
+        write!(f, "Cache({}, {:?})", self.inner.name, self.inner.geometry)
     }
 }
 
 impl<'s, M: Machine> Cache<'s, M> {
     /// The name.
     pub const fn name(&self) -> Name {
-        self.control.name
+        self.inner.name
     }
 
     /// Bytes of an object.
     pub const fn object_size(&self) -> usize {
-        self.control.geometry.size as usize
+        self.inner.geometry.size as usize
     }
 
     /// The alignment of an object, in bytes.
     pub const fn align(&self) -> usize {
-        self.control.geometry.align as usize
+        self.inner.geometry.align as usize
     }
 
     /// Objects in a slab.
     pub const fn objects_per_slab(&self) -> u32 {
-        self.control.geometry.objects
+        self.inner.geometry.objects
     }
 
     /// The order of a slab.
     pub const fn slab_order(&self) -> heirloom_folio::Order {
-        self.control.geometry.order
+        self.inner.geometry.order
     }
 
     /// Whether objects are preserved from birth.
     pub const fn is_preserving(&self) -> bool {
-        self.control.spec.preserving
+        self.inner.spec.preserving
     }
 
     /// What the cache belongs to.
@@ -105,10 +108,10 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
-        let control = self.control;
+        let inner = self.inner;
         let popped = self.slabs.memory().machine().pinned_now(|cpu| {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.and_then(|cpu| unsafe { control.slot(cpu).pop() })
+            cpu.and_then(|cpu| unsafe { inner.slot(cpu).pop() })
         });
         match popped {
             Some(round) if !debug::ENABLED => Ok(hand_out(round)),
@@ -122,8 +125,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// As for [`Cache::alloc`]; [`Error::Constructed`] if the cache has a constructor.
     #[inline]
     pub fn alloc_zeroed(&self) -> Result<NonNull<u8>, Error> {
-        if self.control.spec.constructor.is_some() {
-            return Err(Error::Constructed { cache: self.control.name });
+        if self.inner.spec.constructor.is_some() {
+            return Err(Error::Constructed { cache: self.inner.name });
         }
         let object = self.alloc()?;
         // SAFETY: the object is the caller's, of that many bytes, and not handed out yet.
@@ -149,9 +152,9 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        if let Some(found) = self.slabs.memory().within_first(ptr, &self.control.slab)
+        if let Some(found) = self.slabs.memory().within_first(ptr, &self.inner.slab)
             // SAFETY: a slab starts there, one that `Slabs::publish_slab` published.
-            && unsafe { Slab::owner_at(found.head) } == self.control.owner
+            && unsafe { Slab::owner_at(found.head) } == self.inner.owner
             // SAFETY: the slab is of this cache; the rest is the caller's promise.
             && unsafe { self.try_free(found) }
         {
@@ -168,8 +171,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
     pub(crate) unsafe fn try_free(&self, found: Within) -> bool {
-        let control = self.control;
-        let Some(index) = control.geometry.index(found.offset) else { return false };
+        let inner = self.inner;
+        let Some(index) = inner.geometry.index(found.offset) else { return false };
         // SAFETY: an object of the slab, by its geometry.
         let byte = unsafe { Slab::state_at(found.head, index) };
         let live = State(byte.load(Relaxed));
@@ -179,7 +182,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         let round = Round { object: found.place(), state: NonNull::from(byte) };
         let pushed = self.slabs.memory().machine().pinned_now(|cpu| {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.is_some_and(|cpu| unsafe { control.slot(cpu).push(round) })
+            cpu.is_some_and(|cpu| unsafe { inner.slot(cpu).push(round) })
         });
         if !pushed && !self.give_slow(round) {
             // Nothing was done but this, and the object is the caller's alone.
@@ -208,7 +211,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         }
         // SAFETY: the caller owns the object.
         unsafe { debug::check_free(&object_ref, state) }?;
-        let given = self.give_slow(object_ref.slab.round(&self.control.geometry, object_ref.index));
+        let given = self.give_slow(object_ref.slab.round(&self.inner.geometry, object_ref.index));
         debug_assert!(given, "the caller may wait");
         Ok(())
     }
@@ -258,10 +261,10 @@ impl<'s, M: Machine> Cache<'s, M> {
         stays: &'l Stays<'_>,
     ) -> Result<ObjectRef<'s, 'l, M>, Error> {
         let object_ref = self.slabs.object_of(ptr, stays)?;
-        if core::ptr::eq(object_ref.control, self.control) {
+        if core::ptr::eq(object_ref.inner, self.inner) {
             return Ok(object_ref);
         }
-        let (expected, found) = (self.control.name, object_ref.control.name);
+        let (expected, found) = (self.inner.name, object_ref.inner.name);
         Err(Error::WrongCache { addr: object_ref.addr(), expected, found })
     }
 

@@ -4,14 +4,14 @@ use heirloom_folio::Machine;
 use heirloom_folio::sync::Ordering::{Acquire, Release};
 
 use crate::cache::Cache;
+use crate::cache::inner::{Built, CacheInner};
 use crate::class::Class;
-use crate::control::{Built, Control};
 use crate::directory::{CacheRecord, SlabTable};
 use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::header::SlabDesc;
 use crate::name::Name;
-use crate::register::{FIRST, Put};
+use crate::registry::{FIRST, Put};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
@@ -41,7 +41,7 @@ impl<M: Machine> Slabs<M> {
 
     /// Returns all caches: those of the size classes, then the others in the order of their creation.
     pub fn caches(&self) -> impl Iterator<Item = Cache<'_, M>> {
-        self.register.iter().map(|control| Cache { slabs: self, control })
+        self.registry.iter().map(|inner| Cache { slabs: self, inner })
     }
 
     /// The cache of this name and spec, if there is one.
@@ -60,15 +60,15 @@ impl<M: Machine> Slabs<M> {
         number: &mut usize,
     ) -> Result<Option<Cache<'_, M>>, Error> {
         let mut other = Ok(None);
-        while let Some(control) = self.register.get(*number) {
+        while let Some(inner) = self.registry.get(*number) {
             *number += 1;
-            if Some(control.name) != spec.name {
+            if Some(inner.name) != spec.name {
                 continue;
             }
-            match spec.admits(&control.spec, &control.geometry) {
+            match spec.admits(&inner.spec, &inner.geometry) {
                 // Slabs that are there already are as they are.
-                Ok(()) if spec.kept && control.geometry.zones != spec.zones => {}
-                Ok(()) => return Ok(Some(Cache { slabs: self, control })),
+                Ok(()) if spec.kept && inner.geometry.zones != spec.zones => {}
+                Ok(()) => return Ok(Some(Cache { slabs: self, inner })),
                 Err(_) if spec.kept => {}
                 Err(error) => other = Err(error),
             }
@@ -89,14 +89,14 @@ impl<M: Machine> Slabs<M> {
         let mut new = self.build(spec, like, number)?;
         self.expect_order(like.1.order);
         loop {
-            new = match self.register.put(self.memory(), number, new)? {
-                Put::Done(control) => return Ok(Cache { slabs: self, control }),
+            new = match self.registry.put(self.memory(), number, new)? {
+                Put::Done(inner) => return Ok(Cache { slabs: self, inner }),
                 Put::Taken(_, new) => new,
             };
             if let Some(there) = self.find_from(&spec, &mut number)? {
                 return Ok(there);
             }
-            new.set_owner(self.register.owner(number));
+            new.set_owner(self.registry.owner(number));
         }
     }
 
@@ -117,39 +117,39 @@ impl<M: Machine> Slabs<M> {
             Some(record) => SlabTable::reopen(self.memory(), record.table()),
             None => SlabTable::new(),
         };
-        let owner = self.register.owner(number);
-        Control::build(self.memory(), owner, table, spec, (name, geometry))
+        let owner = self.registry.owner(number);
+        CacheInner::build(self.memory(), owner, table, spec, (name, geometry))
     }
 
     /// The cache of a class, if it was ever needed.
     #[inline]
     pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
         // Acquire pairs with the Release in `new_class`: the control block is written.
-        let control = self.classes.slot(class, preserving)?.load(Acquire);
+        let inner = self.classes.slot(class, preserving)?.load(Acquire);
         // SAFETY: null, or a control block of this instance, which stays as long as it.
-        unsafe { control.as_ref() }.map(|control| Cache { slabs: self, control })
+        unsafe { inner.as_ref() }.map(|inner| Cache { slabs: self, inner })
     }
 
     /// The cache of a class that may not have one yet. No lock is taken.
     #[cold]
     pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
         let number = class.number(preserving);
-        let control = if let Some(there) = self.register.get(number) {
+        let inner = if let Some(there) = self.registry.get(number) {
             there
         } else {
             let spec = class.spec(preserving);
             let like = spec.geometry()?;
             let new = self.build(spec, like, number)?;
             self.expect_order(like.1.order);
-            match self.register.put(self.memory(), number, new)? {
-                Put::Done(control) | Put::Taken(control, _) => control,
+            match self.registry.put(self.memory(), number, new)? {
+                Put::Done(inner) | Put::Taken(inner, _) => inner,
             }
         };
         if let Some(slot) = self.classes.slot(class, preserving) {
             // Release pairs with the Acquire in `existing_class`.
-            slot.store(core::ptr::from_ref(control).cast_mut(), Release);
+            slot.store(core::ptr::from_ref(inner).cast_mut(), Release);
         }
-        Ok(Cache { slabs: self, control })
+        Ok(Cache { slabs: self, inner })
     }
 
     /// Gives back what no cache needs: [`Cache::shrink`] for all, then the page allocator's own

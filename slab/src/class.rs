@@ -18,7 +18,7 @@ use heirloom_folio::sync::AtomicPtr;
 
 use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
 
-use crate::control::Control;
+use crate::cache::inner::CacheInner;
 use crate::geometry::Geometry;
 use crate::header::SlabDesc;
 use crate::spec::{CacheSpec, PREFIXES};
@@ -135,7 +135,7 @@ impl Write for Text {
 
 /// The classes' caches: plain ones, and preserving ones.
 pub(crate) struct Classes<M: Machine> {
-    caches: [[AtomicPtr<Control<M>>; COUNT]; 2],
+    caches: [[AtomicPtr<CacheInner<M>>; COUNT]; 2],
 }
 
 impl<M: Machine> Classes<M> {
@@ -144,7 +144,7 @@ impl<M: Machine> Classes<M> {
     }
 
     #[inline]
-    pub(crate) fn slot(&self, class: Class, preserving: bool) -> Option<&AtomicPtr<Control<M>>> {
+    pub(crate) fn slot(&self, class: Class, preserving: bool) -> Option<&AtomicPtr<CacheInner<M>>> {
         self.caches[usize::from(preserving)].get(class.0)
     }
 }

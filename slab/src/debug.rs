@@ -54,7 +54,7 @@ pub(crate) unsafe fn check_free<M: Machine>(
     object_ref: &ObjectRef<'_, '_, M>,
     state: State,
 ) -> Result<(), Error> {
-    let geometry = &object_ref.control.geometry;
+    let geometry = &object_ref.inner.geometry;
     let object = object_ref.slab.object(geometry, object_ref.index);
     // SAFETY: the caller owns the object, and nothing else writes behind it but by mistake.
     if ENABLED && let Some(at) = unsafe { overrun(object, geometry) } {
@@ -65,7 +65,7 @@ pub(crate) unsafe fn check_free<M: Machine>(
     if !object_ref.exchange(state, ObjectState::Free) {
         return Err(object_ref.not_live(object_ref.state()));
     }
-    if ENABLED && object_ref.control.spec.constructor.is_none() {
+    if ENABLED && object_ref.inner.spec.constructor.is_none() {
         // SAFETY: the caller gave the object up, and it is in no magazine yet.
         unsafe { poison(object, geometry) };
     }
@@ -75,9 +75,9 @@ pub(crate) unsafe fn check_free<M: Machine>(
 /// Checks an object that is about to be handed out. One that was written to is taken out of use.
 pub(crate) fn check_alloc<M: Machine>(object_ref: &ObjectRef<'_, '_, M>) -> Result<(), Error> {
     let state = object_ref.state();
-    let geometry = &object_ref.control.geometry;
+    let geometry = &object_ref.inner.geometry;
     let object = object_ref.slab.object(geometry, object_ref.index);
-    let spoiled = match object_ref.control.spec.constructor {
+    let spoiled = match object_ref.inner.spec.constructor {
         Some(_) => None,
         // SAFETY: the object came from a magazine and is ours alone.
         None => unsafe { first_other(object, 0, geometry.size as usize, POISON) },
@@ -95,7 +95,7 @@ pub(crate) fn check_alloc<M: Machine>(object_ref: &ObjectRef<'_, '_, M>) -> Resu
 fn overwritten<M: Machine>(object_ref: &ObjectRef<'_, '_, M>, at: usize) -> Error {
     let addr = object_ref.addr();
     let at = PhysAddr::new(addr.get() + at as u64);
-    Error::Overwritten { cache: object_ref.control.name, addr, at }
+    Error::Overwritten { cache: object_ref.inner.name, addr, at }
 }
 
 /// How far behind the start of an object the first byte of its red zone is that was overwritten.

@@ -61,7 +61,7 @@ impl<M: Machine> Slabs<M> {
         let view = self.view();
         for named in view.records().flat_map(|record| view.named(&record)) {
             let Some(cache) = self.cache_of_slab(named.slab) else { continue };
-            let size = cache.control.geometry.size;
+            let size = cache.inner.geometry.size;
             for (addr, _) in cache.unclaimed_in(named.slab) {
                 let object = Unclaimed::Object { cache: cache.name(), addr, size };
                 let decided = fate(object);

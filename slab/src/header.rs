@@ -167,7 +167,7 @@ impl SlabHeaderDisk {
 #[repr(C)]
 pub(crate) struct SlabHeader {
     pub(crate) fixed: SlabHeaderDisk,
-    /// Which cache of which instance the slab belongs to; see [`crate::register`].
+    /// Which cache of which instance the slab belongs to; see [`crate::registry`].
     pub(crate) owner: AtomicU64,
     /// Where in its cache's lists it is. Under the cache's lock.
     link: LinkedListLink,

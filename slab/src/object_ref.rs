@@ -29,7 +29,7 @@ use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use heirloom_folio::{Block, Expected, FrameState, Kind, Machine, Order, PhysAddr, Within};
 
-use crate::control::{Control, Shared};
+use crate::cache::inner::{CacheInner, Shared};
 use crate::error::Error;
 use crate::geometry::{BASE_ORDER, MAX_ORDER};
 use crate::header::Slab;
@@ -55,7 +55,7 @@ impl Stays<'_> {
 /// An object of a cache, in whatever state.
 pub(crate) struct ObjectRef<'s, 'l, M: Machine> {
     pub(crate) slabs: &'s Slabs<M>,
-    pub(crate) control: &'s Control<M>,
+    pub(crate) inner: &'s CacheInner<M>,
     pub(crate) slab: Slab,
     pub(crate) index: u32,
     stays: PhantomData<&'l Stays<'l>>,
@@ -64,20 +64,20 @@ pub(crate) struct ObjectRef<'s, 'l, M: Machine> {
 impl<M: Machine> ObjectRef<'_, '_, M> {
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
-        self.slab.addr(&self.control.geometry, self.index)
+        self.slab.addr(&self.inner.geometry, self.index)
     }
 
     /// Its byte.
     pub(crate) fn state(&self) -> State {
-        State(self.slab.state(&self.control.geometry, self.index).load(Relaxed))
+        State(self.slab.state(&self.inner.geometry, self.index).load(Relaxed))
     }
 
     /// Makes the object survive a jump.
     pub(crate) fn preserve(&self) -> Result<(), Error> {
-        let (cache, addr) = (self.control.name, self.addr());
+        let (cache, addr) = (self.inner.name, self.addr());
         let state = self.state();
         match state.what() {
-            Some(ObjectState::Live) if !self.control.spec.preserving => {}
+            Some(ObjectState::Live) if !self.inner.spec.preserving => {}
             // Counted already.
             Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => {
                 return Ok(());
@@ -88,17 +88,17 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
             Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
             _ => return Err(Error::DoubleFree { cache, addr }),
         }
-        self.slabs.count_preserved(self.control, self.slab)?;
+        self.slabs.count_preserved(self.inner, self.slab)?;
         if self.exchange(state, ObjectState::Preserved) {
             return Ok(());
         }
-        self.slabs.discount_preserved(self.control, self.slab);
+        self.slabs.discount_preserved(self.inner, self.slab);
         Err(Error::AlreadyPreserved { cache, addr })
     }
 
     /// Lets the object go: it no longer survives.
     pub(crate) fn unpreserve(&self) -> Result<(), Error> {
-        let (cache, addr) = (self.control.name, self.addr());
+        let (cache, addr) = (self.inner.name, self.addr());
         let state = self.state();
         if state.is(ObjectState::Unclaimed) {
             return Err(Error::Unclaimed { cache, addr });
@@ -107,22 +107,22 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
         if !kept || !self.exchange(state, ObjectState::Live) {
             return Err(Error::NotPreserved { cache, addr });
         }
-        self.slabs.discount_preserved(self.control, self.slab);
+        self.slabs.discount_preserved(self.inner, self.slab);
         Ok(())
     }
 
     /// Claims what the predecessor left here, once. It is the caller's then, and survives as before
     /// until it is freed or let go.
     pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(), Error> {
-        let (cache, addr) = (self.control.name, self.addr());
-        let found = u64::from(self.control.geometry.size);
+        let (cache, addr) = (self.inner.name, self.addr());
+        let found = u64::from(self.inner.geometry.size);
         if bytes != found {
             return Err(Error::WrongLength { cache, addr, expected: bytes, found });
         }
         // Acquire pairs with the Release in `Cache::adopt_slab`, which may have been just now.
         self.slab.header().owner.load(Acquire);
         let Some(unclaimed) = State::unclaimed(tag) else { return Err(self.not_claimed(tag)) };
-        let preserving = self.control.spec.preserving;
+        let preserving = self.inner.spec.preserving;
         let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
         // No look before: the line of the byte comes once, to be written.
         if self.exchange(unclaimed, claimed) { Ok(()) } else { Err(self.not_claimed(tag)) }
@@ -132,7 +132,7 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
     #[cold]
     #[inline(never)]
     fn not_claimed(&self, tag: u8) -> Error {
-        let (cache, addr, state) = (self.control.name, self.addr(), self.state());
+        let (cache, addr, state) = (self.inner.name, self.addr(), self.state());
         match state.tag() {
             found if state.is(ObjectState::Unclaimed) && found != tag => {
                 Error::Stale { cache, addr, expected: tag, found }
@@ -146,14 +146,14 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
         if !state.is(ObjectState::Held) || !self.exchange(state, ObjectState::Live) {
             return state;
         }
-        self.slabs.discount_preserved(self.control, self.slab);
+        self.slabs.discount_preserved(self.inner, self.slab);
         state.to(ObjectState::Live)
     }
 
     /// Why an object in this state, which is not live, cannot be freed.
     #[cold]
     pub(crate) fn not_live(&self, state: State) -> Error {
-        let (cache, addr) = (self.control.name, self.addr());
+        let (cache, addr) = (self.inner.name, self.addr());
         match state.what() {
             Some(ObjectState::Preserved) => Error::Preserved { cache, addr },
             Some(ObjectState::Unclaimed) => Error::Unclaimed { cache, addr },
@@ -163,7 +163,7 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
 
     /// Changes the state from what it was seen to be; false if it is another by now.
     pub(crate) fn exchange(&self, from: State, to: ObjectState) -> bool {
-        let byte = self.slab.state(&self.control.geometry, self.index);
+        let byte = self.slab.state(&self.inner.geometry, self.index);
         store::exchange(byte, from.0, from.to(to).0)
     }
 }
@@ -177,7 +177,7 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Counts one more preserved object in a slab, which is preserved and in the cache directory afterwards.
-    fn count_preserved(&self, control: &Control<M>, slab: Slab) -> Result<(), Error> {
+    fn count_preserved(&self, inner: &CacheInner<M>, slab: Slab) -> Result<(), Error> {
         let count = &slab.header().preserved;
         // Acquire pairs with the Release below: where there is a count, the slab is in the cache directory.
         let more = |n: u32| (n > 0).then_some(n + 1);
@@ -185,11 +185,11 @@ impl<M: Machine> Slabs<M> {
             return Ok(());
         }
         self.patiently(|| {
-            let mut shared = control.shared.lock();
+            let mut shared = inner.shared.lock();
             if count.fetch_update(Acquire, Relaxed, more).is_ok() {
                 return Ok(());
             }
-            self.preserve_slab(control, &mut shared, slab)?;
+            self.preserve_slab(inner, &mut shared, slab)?;
             // Release pairs with the Acquire above. No call counts from 0 but under the lock.
             count.store(1, Release);
             Ok(())
@@ -197,33 +197,33 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Counts one preserved object less; the last lets the slab go.
-    pub(crate) fn discount_preserved(&self, control: &Control<M>, slab: Slab) {
+    pub(crate) fn discount_preserved(&self, inner: &CacheInner<M>, slab: Slab) {
         let count = &slab.header().preserved;
         // AcqRel: the call that lets the slab go does so after all that were counted are done.
         let less = |n: u32| (n > 1).then(|| n - 1);
         if count.fetch_update(AcqRel, Relaxed, less).is_ok() {
             return;
         }
-        let mut shared = control.shared.lock();
+        let mut shared = inner.shared.lock();
         if count.fetch_update(AcqRel, Relaxed, |n| n.checked_sub(1)) == Ok(1) {
-            self.unpreserve_slab(control, &mut shared, slab);
+            self.unpreserve_slab(inner, &mut shared, slab);
         }
     }
 
     /// Preserves a slab and enters it in the cache directory.
     pub(crate) fn preserve_slab(
         &self,
-        control: &Control<M>,
+        inner: &CacheInner<M>,
         shared: &mut Shared,
         slab: Slab,
     ) -> Result<(), Error> {
         let memory = self.memory();
         if shared.table.first().is_none() {
-            let first = self.directory.add_cache(memory, control.desc)?;
+            let first = self.directory.add_cache(memory, inner.desc)?;
             shared.table.begin(first);
         }
         let place = shared.table.place(memory, self.past.struck_out())?;
-        let block = slab.block(&control.geometry);
+        let block = slab.block(&inner.geometry);
         // SAFETY: the slab is this cache's, or about to be: the caller owns it.
         unsafe { memory.preserve_as(block, self.kind_of(block)) }?;
         let entry = shared.table.enter(memory, place, slab.phys());
@@ -260,10 +260,10 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Strikes a slab out of the cache directory and unpreserves it.
-    pub(crate) fn unpreserve_slab(&self, control: &Control<M>, shared: &mut Shared, slab: Slab) {
+    pub(crate) fn unpreserve_slab(&self, inner: &CacheInner<M>, shared: &mut Shared, slab: Slab) {
         let entry = slab.header().entry.swap(0, Relaxed);
         shared.table.leave(self.memory(), PhysAddr::new(entry));
-        let block = slab.block(&control.geometry);
+        let block = slab.block(&inner.geometry);
         // SAFETY: the slab is this cache's.
         let done = unsafe { self.memory().unpreserve_as(block, self.kind_of(block)) };
         debug_assert!(done.is_ok(), "a slab in the directory is preserved: {done:?}");
@@ -272,7 +272,7 @@ impl<M: Machine> Slabs<M> {
     /// The place in a slab of the smallest order that a pointer leads to, and the slab's cache: of
     /// the memory's first range alone, for the path that most frees take.
     #[inline]
-    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
         const BASE: Expected = Expected::new(Kind::Slab, BASE_ORDER);
         let found = self.memory().within_first(ptr, &BASE)?;
         Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
@@ -280,13 +280,13 @@ impl<M: Machine> Slabs<M> {
 
     /// The same of all orders and ranges.
     #[inline]
-    pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+    pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
         self.base_slab_around(ptr).or_else(|| self.other_slab_around(ptr))
     }
 
     /// The slab around a pointer where it is none of those that most are.
     #[inline(never)]
-    fn other_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &Control<M>)> {
+    fn other_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
         let orders = self.orders.load(Relaxed);
         let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
         orders.filter_map(Order::new).find_map(|order| {
@@ -297,23 +297,23 @@ impl<M: Machine> Slabs<M> {
 
     /// The cache of the slab of `order` that starts at `head`.
     #[inline]
-    fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&Control<M>> {
+    fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&CacheInner<M>> {
         // SAFETY: a slab starts there, one that `Slabs::publish_slab` published: what a predecessor left is
         // none until it is adopted, whatever its header says. An instance before this one, over
         // the same memory, may have left it; then its owner word names none of our caches.
         let owner = unsafe { Slab::owner_at(head) };
-        self.register.cache(owner).filter(|control| control.geometry.order == order)
+        self.registry.cache(owner).filter(|inner| inner.geometry.order == order)
     }
 
     /// The slab that holds an address, and its cache.
-    pub(crate) fn slab_at(&self, addr: PhysAddr, _: &Stays<'_>) -> Option<(Slab, &Control<M>)> {
+    pub(crate) fn slab_at(&self, addr: PhysAddr, _: &Stays<'_>) -> Option<(Slab, &CacheInner<M>)> {
         let machine = self.memory().machine();
         // An address outside the map may have any pointer.
         let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
-        let (found, control) = self.slab_around(ptr)?;
+        let (found, inner) = self.slab_around(ptr)?;
         let slab = PhysAddr::new(addr.get() - found.offset as u64);
         // SAFETY: a slab of that cache starts there, and it stays.
-        Some((unsafe { Slab::at(machine, slab) }, control))
+        Some((unsafe { Slab::at(machine, slab) }, inner))
     }
 
     /// The object that its owner has a pointer to; its slab is swept if it was not.
@@ -342,15 +342,15 @@ impl<M: Machine> Slabs<M> {
         addr: PhysAddr,
         stays: &'l Stays<'_>,
     ) -> Result<Option<ObjectRef<'_, 'l, M>>, Error> {
-        let Some((slab, control)) = self.slab_at(addr, stays) else { return Ok(None) };
-        match control.geometry.around(control.geometry.offset_of(addr)) {
+        let Some((slab, inner)) = self.slab_at(addr, stays) else { return Ok(None) };
+        match inner.geometry.around(inner.geometry.offset_of(addr)) {
             Some((index, 0)) => {
-                Ok(Some(ObjectRef { slabs: self, control, slab, index, stays: PhantomData }))
+                Ok(Some(ObjectRef { slabs: self, inner, slab, index, stays: PhantomData }))
             }
             around => {
-                let start = around.map(|(index, _)| slab.addr(&control.geometry, index));
+                let start = around.map(|(index, _)| slab.addr(&inner.geometry, index));
                 let start = start.unwrap_or(slab.phys());
-                Err(Error::Interior { cache: control.name, addr, start })
+                Err(Error::Interior { cache: inner.name, addr, start })
             }
         }
     }

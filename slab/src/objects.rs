@@ -76,7 +76,7 @@ impl<M: Machine> Iterator for Objects<'_, M> {
     type Item = (PhysAddr, u8);
 
     fn next(&mut self) -> Option<(PhysAddr, u8)> {
-        let Cache { slabs, control } = self.place.cache;
+        let Cache { slabs, inner } = self.place.cache;
         loop {
             if let Some(found) = self.place.next() {
                 return Some(found);
@@ -90,7 +90,7 @@ impl<M: Machine> Iterator for Objects<'_, M> {
                 continue;
             }
             let view = slabs.view();
-            let mut records = view.records_with(|desc| *desc == control.desc);
+            let mut records = view.records_with(|desc| *desc == inner.desc);
             self.named = Some(view.named(&records.nth(self.records)?));
             self.records += 1;
         }
@@ -109,8 +109,8 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
     type Item = (PhysAddr, u8);
 
     fn next(&mut self) -> Option<(PhysAddr, u8)> {
-        let Cache { slabs, control } = self.cache;
-        let (geometry, preserving): (&Geometry, _) = (&control.geometry, control.spec.preserving);
+        let Cache { slabs, inner } = self.cache;
+        let (geometry, preserving): (&Geometry, _) = (&inner.geometry, inner.spec.preserving);
         if self.index >= geometry.objects {
             return None;
         }
@@ -122,7 +122,7 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
         let found = slabs.looking(|stays| {
             // What the cache directory names may be a slab that is left, or by now another cache's.
             let (slab, owner) = slabs.slab_at(self.slab, stays)?;
-            if !core::ptr::eq(owner, control) || slab.phys() != self.slab {
+            if !core::ptr::eq(owner, inner) || slab.phys() != self.slab {
                 return None;
             }
             let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));

@@ -81,16 +81,16 @@ impl<M: Machine> Slabs<M> {
 
     /// [`Slabs::owner_at`], for a caller that keeps what is there from being given back.
     pub(crate) fn owner_while(&self, addr: PhysAddr, stays: &Stays<'_>) -> Option<Owner> {
-        if let Some((slab, control)) = self.slab_at(addr, stays) {
-            let geometry: &Geometry = &control.geometry;
-            let cache = control.name;
+        if let Some((slab, inner)) = self.slab_at(addr, stays) {
+            let geometry: &Geometry = &inner.geometry;
+            let cache = inner.name;
             let Some((index, _)) = geometry.around(geometry.offset_of(addr)) else {
                 return Some(Owner::Slab { cache, addr: slab.phys() });
             };
             let state = crate::state::State(slab.state(geometry, index).load(Relaxed));
             let what = state.what()?;
             let preserved = match what {
-                ObjectState::Live => control.spec.preserving,
+                ObjectState::Live => inner.spec.preserving,
                 ObjectState::Preserved | ObjectState::Unclaimed | ObjectState::Held => true,
                 _ => false,
             };
@@ -126,9 +126,9 @@ impl<M: Machine> Slabs<M> {
         self.swept(ptr, || {
             self.looking(|stays| {
                 let object_ref = self.object_of(ptr, stays)?;
-                let (state, cache) = (object_ref.state(), object_ref.control.name);
+                let (state, cache) = (object_ref.state(), object_ref.inner.name);
                 if state.is_in_use() {
-                    return Ok((state.tag(), object_ref.control.geometry.size as usize));
+                    return Ok((state.tag(), object_ref.inner.geometry.size as usize));
                 }
                 Err(Error::NotInUse { cache, addr: object_ref.addr() })
             })

@@ -119,7 +119,7 @@ impl<M: Machine> Slabs<M> {
         if !self.past.any_resumed() {
             return None;
         }
-        self.caches().find(|cache| cache.control.takeover.resumes() && cache.control.desc == *desc)
+        self.caches().find(|cache| cache.inner.takeover.resumes() && cache.inner.desc == *desc)
     }
 
     /// Sweeps the slab around a pointer, if it is one that a cache resumes. Returns whether it is worth
@@ -168,7 +168,7 @@ impl<M: Machine> Slabs<M> {
             self.looking(|stays| {
                 let object_ref = self.object_of(ptr, stays)?;
                 let (cache, found) =
-                    (object_ref.control.name, u64::from(object_ref.control.geometry.size));
+                    (object_ref.inner.name, u64::from(object_ref.inner.geometry.size));
                 if bytes != found {
                     return Err(Error::WrongLength { cache, addr, expected: bytes, found });
                 }
@@ -188,11 +188,11 @@ impl<M: Machine> Slabs<M> {
 impl<M: Machine> Cache<'_, M> {
     /// Resumes the slabs of a record, which the cache admits.
     fn resume(&self, record: &CacheRecord) -> Result<(), Error> {
-        let takeover = &self.control.takeover;
+        let takeover = &self.inner.takeover;
         let turn = self.slabs.past.turn();
         match takeover.way.load(Relaxed) {
             RESUMES => Ok(()),
-            ADOPTS => Err(Error::Adopted { cache: self.control.name }),
+            ADOPTS => Err(Error::Adopted { cache: self.inner.name }),
             _ if self.slabs.any_aside(&turn, record) => Err(heirloom_folio::Error::Claiming.into()),
             _ => {
                 takeover.next.store(record.table().get(), Relaxed);
@@ -209,7 +209,7 @@ impl<M: Machine> Cache<'_, M> {
     /// # Errors
     /// As for [`Slabs::at`]; [`Error::WrongCache`].
     pub fn at(&self, addr: PhysAddr, tag: u8) -> Result<NonNull<u8>, Error> {
-        let ptr = self.slabs.at(addr, u64::from(self.control.geometry.size), tag)?;
+        let ptr = self.slabs.at(addr, u64::from(self.inner.geometry.size), tag)?;
         self.slabs.looking(|stays| self.object_ref(ptr, stays).map(|_| ptr))
     }
 
@@ -241,12 +241,12 @@ impl<M: Machine> Cache<'_, M> {
         }
         let turn = slabs.past.turn();
         let view = slabs.view();
-        let mut records = view.records_with(|desc| *desc == self.control.desc);
+        let mut records = view.records_with(|desc| *desc == self.inner.desc);
         let named = records.find_map(|record| {
             let named = view.named(&record).find(|named| named.slab == slab)?;
             Some((record, named))
         });
-        let Some((record, named)) = named.filter(|_| self.control.takeover.resumes()) else {
+        let Some((record, named)) = named.filter(|_| self.inner.takeover.resumes()) else {
             return Ok(false);
         };
         let block = Block::containing(slab.pfn(), record.order());
@@ -271,16 +271,16 @@ impl<M: Machine> Cache<'_, M> {
     /// Waits for the call that sweeps a slab of this cache at the moment: what is free in it can be had
     /// then.
     pub(crate) fn await_sweep(&self) {
-        if self.control.takeover.resumes() {
+        if self.inner.takeover.resumes() {
             drop(self.slabs.past.turn());
         }
     }
 
     /// Sweeps the next slab that is left. Returns how many free places it had; `None` after the last.
     fn sweep_next(&self) -> Option<u64> {
-        let (slabs, takeover) = (self.slabs, &self.control.takeover);
+        let (slabs, takeover) = (self.slabs, &self.inner.takeover);
         let view = slabs.view();
-        let record = CacheRecord::of_slab(self.control.desc)?;
+        let record = CacheRecord::of_slab(self.inner.desc)?;
         let named = loop {
             let from = takeover.next.load(Relaxed);
             if from == DONE {
@@ -295,7 +295,7 @@ impl<M: Machine> Cache<'_, M> {
             let (page, entry) = named.place();
             let place = match next {
                 Some(_) => page.get() | entry as u64,
-                None => view.table_behind(&self.control.desc, page).map_or(DONE, PhysAddr::get),
+                None => view.table_behind(&self.inner.desc, page).map_or(DONE, PhysAddr::get),
             };
             // Of two calls at the same time both may come by one slab, which one of them sweeps.
             takeover.next.store(place, Relaxed);
@@ -319,11 +319,11 @@ impl<M: Machine> Cache<'_, M> {
 
     /// How many slabs were resumed and not swept yet.
     pub(crate) fn unswept(&self) -> u64 {
-        if !self.control.takeover.resumes() {
+        if !self.inner.takeover.resumes() {
             return 0;
         }
         let (view, memory) = (self.slabs.view(), self.slabs.memory());
-        let records = view.records_with(|desc| *desc == self.control.desc);
+        let records = view.records_with(|desc| *desc == self.inner.desc);
         let slabs =
             records.flat_map(|record| view.slabs(&record).zip(core::iter::repeat(record.order())));
         let blocks = slabs.filter_map(|(addr, order)| Block::new(addr.pfn(), order));

@@ -9,7 +9,7 @@ use lock_api::Mutex;
 use crate::class::Classes;
 use crate::directory::CacheDirectory;
 use crate::past::Past;
-use crate::register::Register;
+use crate::registry::CacheRegistry;
 
 /// Caches and buffers over a [`Memory`], which it owns.
 ///
@@ -39,7 +39,7 @@ use crate::register::Register;
 /// ```
 pub struct Slabs<M: Machine> {
     memory: Memory<M>,
-    pub(crate) register: Register<M>,
+    pub(crate) registry: CacheRegistry<M>,
     pub(crate) directory: CacheDirectory<M>,
     /// The orders of slabs there are, a bit each.
     pub(crate) orders: AtomicU32,
@@ -76,11 +76,11 @@ where
 impl<M: Machine> Slabs<M> {
     /// Returns the layer over a memory in which the cache directory begins at this page.
     pub(crate) fn over(memory: Memory<M>, directory: PhysAddr) -> Self {
-        let (register, directory) =
-            (Register::new(directory), CacheDirectory::reopen(&memory, directory));
+        let (registry, directory) =
+            (CacheRegistry::new(directory), CacheDirectory::reopen(&memory, directory));
         Self {
             memory,
-            register,
+            registry,
             directory,
             orders: AtomicU32::new(0),
             classes: Classes::new(),

@@ -42,19 +42,19 @@ impl<M: Machine> Cache<'_, M> {
     /// allocated or freed. Costs a pass over the bytes, under the machine's
     /// [`Mutex`](heirloom_folio::Machine::Mutex), with the cache locked for one slab at a time.
     pub fn stats(&self) -> CacheStats {
-        let (control, machine) = (self.control, self.slabs.memory().machine());
-        let geometry: &Geometry = &control.geometry;
+        let (inner, machine) = (self.inner, self.slabs.memory().machine());
+        let geometry: &Geometry = &inner.geometry;
         let mut stats =
             CacheStats { slab_frames: geometry.order.frames(), ..CacheStats::default() };
         stats.unswept = self.unswept();
         let _one_pass_at_a_time = self.slabs.passing.lock();
         {
-            let mut shared = control.shared.lock();
-            stats.cached = control.cached(machine, &shared) as u64;
+            let mut shared = inner.shared.lock();
+            stats.cached = inner.cached(machine, &shared) as u64;
             shared.lists.begin_pass();
         }
         loop {
-            let mut shared = control.shared.lock();
+            let mut shared = inner.shared.lock();
             let Some(slab) = shared.lists.next_of_pass(machine) else { return stats };
             stats.slabs += 1;
             stats.free += u64::from(slab.header().free.load(Relaxed));
@@ -64,7 +64,7 @@ impl<M: Machine> Cache<'_, M> {
                     Some(ObjectState::Free) => {}
                     Some(ObjectState::Live) => {
                         stats.live += 1;
-                        stats.preserved += u64::from(control.spec.preserving);
+                        stats.preserved += u64::from(inner.spec.preserving);
                     }
                     Some(ObjectState::Preserved | ObjectState::Held) => {
                         stats.live += 1;

@@ -291,8 +291,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
     /// Where an object that is in use is, and its tag: what a handle needs beside its size. It says so
     /// also from where the object's slab, if it is resumed, cannot be swept.
     fn name(&self, ptr: NonNull<T>) -> (PhysAddr, u8) {
-        let (machine, geometry) =
-            (self.cache.slabs.memory().machine(), &self.cache.control.geometry);
+        let (machine, geometry) = (self.cache.slabs.memory().machine(), &self.cache.inner.geometry);
         let Some(addr) = machine.phys(ptr.cast()) else { return Default::default() };
         // SAFETY: the object's handle asks, which is its one owner: so it is in use, and the slab around
         // it stays, a slab of this cache, or one that is to become it as it lies.

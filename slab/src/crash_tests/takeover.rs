@@ -313,7 +313,7 @@ impl Life<'_> {
     fn alloc(&self, cache: &Cache<'_, Ram>) {
         let id = self.id();
         let object = cache.alloc().unwrap();
-        if cache.control.spec.constructor.is_some() {
+        if cache.inner.spec.constructor.is_some() {
             // SAFETY: allocated just now.
             assert_eq!(unsafe { object.add(592).cast::<u64>().read() }, BUILT);
         }
@@ -381,7 +381,7 @@ impl Life<'_> {
             0 => slabs.adopt_or_create(spec).unwrap().0,
             _ => slabs.resume_or_create(spec).unwrap(),
         });
-        let resumed = |cache: &&Cache<'_, Ram>| cache.control.takeover.resumes();
+        let resumed = |cache: &&Cache<'_, Ram>| cache.inner.takeover.resumes();
         for cache in all.iter().filter(resumed) {
             for handle in handles(slabs, |record| record.name() == cache.name()) {
                 self.go_on(handle, cache.is_preserving(), fate);

@@ -1,11 +1,11 @@
 //! A cache's control block: what it is, its CPUs' slots, and what is shared under its lock.
 //!
 //! ```text
-//! | Control: spec, geometry | lock, lists, depot, slab table | slot of CPU 0 | slot of CPU 1 | …
+//! | CacheInner: spec, geometry | lock, lists, depot, slab table | slot of CPU 0 | slot of CPU 1 | …
 //!   read only                 under the lock                   each a CPU's own
 //! ```
 //!
-//! It lies in frames of its own and, once the register leads to it, stays as long as the instance.
+//! It lies in frames of its own and, once the registry leads to it, stays as long as the instance.
 
 use core::ptr::NonNull;
 
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
 
 /// A cache. What allocating and freeing look at comes first.
 #[repr(C)]
-pub(crate) struct Control<M: Machine> {
+pub(crate) struct CacheInner<M: Machine> {
     pub(crate) geometry: Geometry,
     /// What its slabs' headers say of whose they are.
     pub(crate) owner: u64,
@@ -51,9 +51,9 @@ pub(crate) struct Control<M: Machine> {
 
 // SAFETY: the pointer leads to the slots of the same block, which are atomics; nothing is tied to
 // a thread.
-unsafe impl<M: Machine> Sync for Control<M> where M::Lock: Sync {}
+unsafe impl<M: Machine> Sync for CacheInner<M> where M::Lock: Sync {}
 
-impl<M: Machine> Control<M> {
+impl<M: Machine> CacheInner<M> {
     /// Builds the control block of a cache, which nothing leads to yet. The headers of its slabs say
     /// `owner`; they are entered in `table`.
     ///
@@ -83,8 +83,8 @@ impl<M: Machine> Control<M> {
             }
             let capacity = capacity(geometry.stride);
             let shared = Shared { lists: Lists::new(), depot: Depot::new(capacity), table };
-            let control = base.cast::<Self>();
-            control.write(Self {
+            let inner = base.cast::<Self>();
+            inner.write(Self {
                 geometry,
                 owner,
                 slots,
@@ -96,7 +96,7 @@ impl<M: Machine> Control<M> {
                 shared: CachePadded::new(Mutex::new(shared)),
             });
             written(base, bytes);
-            Ok(Built { memory, block, control })
+            Ok(Built { memory, block, inner })
         }
     }
 
@@ -119,31 +119,31 @@ impl<M: Machine> Control<M> {
     }
 }
 
-/// A control block that no register leads to yet. Dropping it gives its frames back.
+/// A control block that no registry leads to yet. Dropping it gives its frames back.
 pub(crate) struct Built<'m, M: Machine> {
     memory: &'m Memory<M>,
     block: Block,
-    control: NonNull<Control<M>>,
+    inner: NonNull<CacheInner<M>>,
 }
 
 impl<M: Machine> Built<'_, M> {
     /// Where it lies.
-    pub(crate) const fn control(&self) -> NonNull<Control<M>> {
-        self.control
+    pub(crate) const fn inner(&self) -> NonNull<CacheInner<M>> {
+        self.inner
     }
 
     /// Says what its slabs' headers are to say.
     pub(crate) fn set_owner(&mut self, owner: u64) {
         // SAFETY: the block is written, and this value's alone.
-        unsafe { self.control.as_mut() }.owner = owner;
-        written(self.control.cast(), size_of::<Control<M>>());
+        unsafe { self.inner.as_mut() }.owner = owner;
+        written(self.inner.cast(), size_of::<CacheInner<M>>());
     }
 
     /// Leaves it where it is, as long as the instance.
-    pub(crate) const fn stay(self) -> NonNull<Control<M>> {
-        let control = self.control;
+    pub(crate) const fn stay(self) -> NonNull<CacheInner<M>> {
+        let inner = self.inner;
         core::mem::forget(self);
-        control
+        inner
     }
 }
 
@@ -151,7 +151,7 @@ impl<M: Machine> Drop for Built<'_, M> {
     fn drop(&mut self) {
         // SAFETY: the block is written, and nothing leads to it.
         let freed = unsafe {
-            self.control.drop_in_place();
+            self.inner.drop_in_place();
             self.memory.free(self.block, Kind::Table)
         };
         debug_assert!(freed.is_ok(), "a block of our own is free to go: {freed:?}");

@@ -33,19 +33,19 @@ impl<M: Machine> Cache<'_, M> {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(&self) -> Result<Round, Error> {
-        let control = self.control;
+        let inner = self.inner;
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
         let popped = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).pop_or_detach() })
+            cpu.map(|cpu| unsafe { inner.slot(cpu).pop_or_detach() })
         });
         let magazine = match popped {
             Some(Popped::Object(round)) => return Ok(round),
             Some(Popped::Nothing(Some(magazine))) => magazine,
             Some(Popped::Nothing(None)) => {
-                let magazine = control.shared.lock().depot.pop_empty(self.slabs.memory());
+                let magazine = inner.shared.lock().depot.pop_empty(self.slabs.memory());
                 // No memory for a magazine: one object is all that is needed.
                 let Some(magazine) = magazine else { return self.take_one() };
                 magazine
@@ -65,13 +65,13 @@ impl<M: Machine> Cache<'_, M> {
     #[cold]
     #[inline(never)]
     pub(crate) fn give_slow(&self, round: Round) -> bool {
-        let control = self.control;
+        let inner = self.inner;
         if !self.slabs.memory().machine().may_wait() {
             return false;
         }
         let pushed = self.slabs.memory().machine().pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).push_or_detach(round) })
+            cpu.map(|cpu| unsafe { inner.slot(cpu).push_or_detach(round) })
         });
         let mut surplus = false;
         let empty = match pushed {
@@ -81,14 +81,14 @@ impl<M: Machine> Cache<'_, M> {
                 surplus = nr_empty > SURPLUS;
                 Some(empty)
             }
-            Some(Pushed::Full(None)) => control.shared.lock().depot.pop_empty(self.slabs.memory()),
+            Some(Pushed::Full(None)) => inner.shared.lock().depot.pop_empty(self.slabs.memory()),
             None => None,
         };
         let Some(mut magazine) = empty else {
             let map = self.slabs.memory().machine();
             let nr_empty = {
-                let mut shared = control.shared.lock();
-                shared.lists.put_one(map, &control.geometry, round);
+                let mut shared = inner.shared.lock();
+                shared.lists.put_one(map, &inner.geometry, round);
                 shared.lists.nr_empty()
             };
             if nr_empty > SURPLUS {
@@ -107,9 +107,9 @@ impl<M: Machine> Cache<'_, M> {
 
     /// An empty magazine for a full one, and how many slabs are empty then.
     fn exchange(&self, mut full: Magazine) -> (Magazine, usize) {
-        let (control, memory) = (self.control, self.slabs.memory());
-        prefetch_slabs(memory.machine(), &control.geometry, &full);
-        let mut shared = control.shared.lock();
+        let (inner, memory) = (self.inner, self.slabs.memory());
+        prefetch_slabs(memory.machine(), &inner.geometry, &full);
+        let mut shared = inner.shared.lock();
         if shared.depot.has_room()
             && let Some(empty) = shared.depot.pop_empty(memory)
         {
@@ -121,29 +121,29 @@ impl<M: Machine> Cache<'_, M> {
                 }
             }
         }
-        shared.lists.empty_out(memory.machine(), &control.geometry, &mut full);
+        shared.lists.empty_out(memory.machine(), &inner.geometry, &mut full);
         (full, shared.lists.nr_empty())
     }
 
     /// Fills an empty magazine, at least with one object.
     fn refill(&self, magazine: &mut Magazine) -> Result<(), Error> {
-        let (control, map) = (self.control, self.slabs.memory().machine());
+        let (inner, map) = (self.inner, self.slabs.memory().machine());
         loop {
             {
-                let mut shared = control.shared.lock();
+                let mut shared = inner.shared.lock();
                 if let Some(full) = shared.depot.pop_full() {
                     shared.depot.push_empty(core::mem::replace(magazine, full));
                     return Ok(());
                 }
-                if shared.lists.fill(map, &control.geometry, magazine) > 0 {
+                if shared.lists.fill(map, &inner.geometry, magazine) > 0 {
                     return Ok(());
                 }
             }
             let more = self.make_more();
             if more.is_err() {
                 // Giving back what others held may have helped.
-                let mut shared = control.shared.lock();
-                return match shared.lists.fill(map, &control.geometry, magazine) {
+                let mut shared = inner.shared.lock();
+                return match shared.lists.fill(map, &inner.geometry, magazine) {
                     0 => more,
                     _ => Ok(()),
                 };
@@ -171,17 +171,17 @@ impl<M: Machine> Cache<'_, M> {
         let chamber = Chamber::new();
         // SAFETY: one chamber, used through this magazine alone, which goes before it.
         let mut magazine = unsafe { Magazine::new(NonNull::from(&chamber), 1) };
-        let (control, map) = (self.control, self.slabs.memory().machine());
+        let (inner, map) = (self.inner, self.slabs.memory().machine());
         loop {
             {
-                let mut shared = control.shared.lock();
-                shared.lists.fill(map, &control.geometry, &mut magazine);
+                let mut shared = inner.shared.lock();
+                shared.lists.fill(map, &inner.geometry, &mut magazine);
                 if let Some(round) = magazine.pop() {
                     return Ok(round);
                 }
                 if let Some(mut full) = shared.depot.pop_full() {
                     let round = full.pop();
-                    shared.lists.empty_out(map, &control.geometry, &mut full);
+                    shared.lists.empty_out(map, &inner.geometry, &mut full);
                     shared.depot.push_empty(full);
                     if let Some(round) = round {
                         return Ok(round);
@@ -189,8 +189,8 @@ impl<M: Machine> Cache<'_, M> {
                 }
             }
             if let Err(error) = self.make_more() {
-                let mut shared = control.shared.lock();
-                shared.lists.fill(map, &control.geometry, &mut magazine);
+                let mut shared = inner.shared.lock();
+                shared.lists.fill(map, &inner.geometry, &mut magazine);
                 return magazine.pop().ok_or(error);
             }
         }
@@ -198,10 +198,10 @@ impl<M: Machine> Cache<'_, M> {
 
     /// Puts a magazine into this CPU's slot, and what had to make way where it belongs.
     fn install(&self, magazine: Magazine) {
-        let control = self.control;
+        let inner = self.inner;
         let surplus = self.slabs.memory().machine().pinned(|cpu| match cpu {
             // SAFETY: as in `alloc`.
-            Some(cpu) => unsafe { control.slot(cpu).install(magazine) },
+            Some(cpu) => unsafe { inner.slot(cpu).install(magazine) },
             None => Some(magazine),
         });
         if let Some(surplus) = surplus {
@@ -211,18 +211,18 @@ impl<M: Machine> Cache<'_, M> {
 
     /// Puts a magazine into the depot, its objects into their slabs if need be.
     fn stow(&self, magazine: Magazine) {
-        let (control, map) = (self.control, self.slabs.memory().machine());
-        let mut shared = control.shared.lock();
+        let (inner, map) = (self.inner, self.slabs.memory().machine());
+        let mut shared = inner.shared.lock();
         if let Err(mut magazine) = shared.depot.push_full(magazine) {
-            shared.lists.empty_out(map, &control.geometry, &mut magazine);
+            shared.lists.empty_out(map, &inner.geometry, &mut magazine);
             shared.depot.push_empty(magazine);
         }
     }
 
     /// Adds a slab.
     fn grow(&self) -> Result<(), Error> {
-        let (control, memory) = (self.control, self.slabs.memory());
-        let geometry = &control.geometry;
+        let (inner, memory) = (self.inner, self.slabs.memory());
+        let geometry = &inner.geometry;
         let block = self
             .slabs
             .patiently(|| Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Table))?))?;
@@ -230,25 +230,24 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: the block was allocated just now, and is a slab from here on.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
         // SAFETY: allocated just now.
-        unsafe { slab.build(geometry, control.desc, control.owner) };
+        unsafe { slab.build(geometry, inner.desc, inner.owner) };
         let first = slab.object(geometry, 0);
         if !first.addr().get().is_multiple_of(geometry.align as usize) {
             let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
             return Err(Error::BadMap { addr, align });
         }
-        let bare = control.spec.constructor.is_none() && !geometry.zones && !debug::ENABLED;
+        let bare = inner.spec.constructor.is_none() && !geometry.zones && !debug::ENABLED;
         for index in 0..if bare { 0 } else { geometry.objects } {
             // SAFETY: the slab is new, and its objects have no owner.
             unsafe { self.prepare(slab, index) };
         }
-        if control.spec.preserving {
-            self.slabs.patiently(|| {
-                self.slabs.preserve_slab(control, &mut control.shared.lock(), slab)
-            })?;
+        if inner.spec.preserving {
+            self.slabs
+                .patiently(|| self.slabs.preserve_slab(inner, &mut inner.shared.lock(), slab))?;
         }
         core::mem::forget(unbuilt);
         // Published under the lock that a call needs to take objects from it.
-        let mut shared = control.shared.lock();
+        let mut shared = inner.shared.lock();
         // SAFETY: allocated above, and a slab of this cache by now.
         unsafe { self.slabs.publish_slab(block) };
         shared.lists.add(geometry, slab);
@@ -260,11 +259,11 @@ impl<M: Machine> Cache<'_, M> {
     /// # Safety
     /// The place is free, its slab this cache's, and it is the caller's alone to touch.
     pub(crate) unsafe fn prepare(&self, slab: Slab, index: u32) {
-        let geometry = &self.control.geometry;
+        let geometry = &self.inner.geometry;
         let object = slab.object(geometry, index);
         // SAFETY: the caller's promise.
         unsafe { debug::fence(object, geometry) };
-        match self.control.spec.constructor {
+        match self.inner.spec.constructor {
             Some(construct) => construct(object),
             // SAFETY: the caller's promise.
             None if debug::ENABLED => unsafe { debug::poison(object, geometry) },
@@ -275,7 +274,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Gives empty slabs back until `keep` are left: how many. Each CPU is asked up to `tries` times
     /// whether it looks at slabs; while one does, they stay.
     pub(crate) fn trim(&self, keep: usize, tries: u32) -> u64 {
-        let (control, memory) = (self.control, self.slabs.memory());
+        let (inner, memory) = (self.inner, self.slabs.memory());
         let mut given = 0;
         loop {
             let mut batch = self.take_batch(keep);
@@ -286,17 +285,17 @@ impl<M: Machine> Cache<'_, M> {
                 self.put_back(batch);
                 return given;
             }
-            if control.spec.preserving {
+            if inner.spec.preserving {
                 // (An empty slab of a plain cache has no preserved object.)
-                let mut shared = control.shared.lock();
+                let mut shared = inner.shared.lock();
                 for slab in batch.slabs(memory.machine()) {
-                    self.slabs.unpreserve_slab(control, &mut shared, slab);
+                    self.slabs.unpreserve_slab(inner, &mut shared, slab);
                 }
             }
             let mut refused = Batch::new();
             while let Some(slab) = batch.take(memory.machine()) {
                 // SAFETY: in no list, all of its objects free, and no reader finds it any more.
-                match unsafe { memory.free(slab.block(&control.geometry), Kind::Table) } {
+                match unsafe { memory.free(slab.block(&inner.geometry), Kind::Table) } {
                     Ok(()) => given += 1,
                     // A raw call on its frames preserved it.
                     Err(_) => refused.add(slab),
@@ -311,16 +310,16 @@ impl<M: Machine> Cache<'_, M> {
 
     /// Takes empty slabs out of the list, of which `keep` stay, and unpublishes them.
     fn take_batch(&self, keep: usize) -> Batch {
-        let (control, memory) = (self.control, self.slabs.memory());
+        let (inner, memory) = (self.inner, self.slabs.memory());
         let mut batch = Batch::new();
-        let mut shared = control.shared.lock();
+        let mut shared = inner.shared.lock();
         for _ in 0..BATCH {
             let Some(slab) = shared.lists.take_empty(memory.machine(), keep) else { break };
             // SAFETY: in no list since just now, and empty.
-            if unsafe { self.slabs.unpublish_slab(slab.block(&control.geometry)) } {
+            if unsafe { self.slabs.unpublish_slab(slab.block(&inner.geometry)) } {
                 batch.add(slab);
             } else {
-                shared.lists.add(&control.geometry, slab);
+                shared.lists.add(&inner.geometry, slab);
                 break;
             }
         }
@@ -330,16 +329,16 @@ impl<M: Machine> Cache<'_, M> {
     /// Publishes slabs again that could not go. (They were unpublished: no object of theirs was in use, or to
     /// be claimed, so no call was to find one.)
     fn put_back(&self, mut batch: Batch) {
-        let (control, memory) = (self.control, self.slabs.memory());
-        let mut shared = control.shared.lock();
+        let (inner, memory) = (self.inner, self.slabs.memory());
+        let mut shared = inner.shared.lock();
         while let Some(slab) = batch.take(memory.machine()) {
-            if control.spec.preserving && slab.header().entry.load(Relaxed) == 0 {
+            if inner.spec.preserving && slab.header().entry.load(Relaxed) == 0 {
                 // It was let go, and cannot survive as others of the cache do: it stays out of use.
                 continue;
             }
             // SAFETY: a slab of this cache, in no list, that was unpublished by `take_batch`.
-            unsafe { self.slabs.publish_slab(slab.block(&control.geometry)) };
-            shared.lists.add(&control.geometry, slab);
+            unsafe { self.slabs.publish_slab(slab.block(&inner.geometry)) };
+            shared.lists.add(&inner.geometry, slab);
         }
     }
 
@@ -356,7 +355,7 @@ impl<M: Machine> Cache<'_, M> {
     /// [`Cache::shrink`] for a call that is about something else: a constructor, which may panic, and
     /// may itself come here, is not run. (Of a cache that has one, what is unswept stays so.)
     pub(crate) fn shrink_aside(&self) -> u64 {
-        if self.control.spec.constructor.is_none() {
+        if self.inner.spec.constructor.is_none() {
             let _ = self.sweep(u64::MAX);
         }
         self.shrink_swept()
@@ -364,18 +363,18 @@ impl<M: Machine> Cache<'_, M> {
 
     /// [`Cache::shrink`] of what is swept.
     fn shrink_swept(&self) -> u64 {
-        let (control, memory) = (self.control, self.slabs.memory());
+        let (inner, memory) = (self.inner, self.slabs.memory());
         let machine = memory.machine();
         let own = machine.pinned(|cpu| {
             // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { control.slot(cpu).detach() })
+            cpu.map(|cpu| unsafe { inner.slot(cpu).detach() })
         });
         own.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
         for cpu in (0..machine.count() as u32).map(CpuId) {
             let mut idle = None;
             machine.idle(cpu, || {
                 // SAFETY: `idle` runs this as if on `cpu`, a CPU of the machine.
-                idle = Some(unsafe { control.slot(cpu).detach() });
+                idle = Some(unsafe { inner.slot(cpu).detach() });
             });
             idle.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
         }
@@ -390,7 +389,7 @@ impl<M: Machine> Cache<'_, M> {
         let _ = self.sweep(u64::MAX);
         for cpu in (0..self.slabs.memory().machine().count() as u32).map(CpuId) {
             // SAFETY: a CPU of the machine, and by the contract nothing is in its slot.
-            let both = unsafe { self.control.slot(cpu).detach() };
+            let both = unsafe { self.inner.slot(cpu).detach() };
             both.into_iter().flatten().for_each(|magazine| self.drain(magazine));
         }
         self.empty_depot()
@@ -399,7 +398,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Puts the depot's objects into their slabs, and gives empty slabs back. Returns how many.
     fn empty_depot(&self) -> u64 {
         while let Some(full) = {
-            let mut shared = self.control.shared.lock();
+            let mut shared = self.inner.shared.lock();
             shared.depot.pop_full()
         } {
             self.drain(full);
@@ -409,9 +408,9 @@ impl<M: Machine> Cache<'_, M> {
 
     /// Puts a magazine's objects into their slabs, and the magazine aside.
     fn drain(&self, mut magazine: Magazine) {
-        let (control, map) = (self.control, self.slabs.memory().machine());
-        let mut shared = control.shared.lock();
-        shared.lists.empty_out(map, &control.geometry, &mut magazine);
+        let (inner, map) = (self.inner, self.slabs.memory().machine());
+        let mut shared = inner.shared.lock();
+        shared.lists.empty_out(map, &inner.geometry, &mut magazine);
         shared.depot.push_empty(magazine);
     }
 }

@@ -1,4 +1,4 @@
-//! The register of an instance's caches: a number for each, and its control block.
+//! The registry of an instance's caches: a number for each, and its control block.
 //!
 //! A slab's header names its cache by number, never by pointer, together with a number that is the
 //! instance's own: so what a predecessor or a stray write left in a header leads nowhere but to
@@ -13,8 +13,8 @@ use heirloom_folio::sync::{
 
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
 
+use crate::cache::inner::{Built, CacheInner};
 use crate::class::CACHES;
-use crate::control::{Built, Control};
 use crate::error::Error;
 
 /// Pages of control blocks' addresses.
@@ -32,7 +32,7 @@ pub(crate) const FIRST: usize = CACHES;
 const LIMIT: usize = NUMBERS - FIRST;
 
 /// A control block's address; null where there is no cache yet.
-type Entry<M> = AtomicPtr<Control<M>>;
+type Entry<M> = AtomicPtr<CacheInner<M>>;
 
 /// All caches of an instance.
 ///
@@ -40,14 +40,14 @@ type Entry<M> = AtomicPtr<Control<M>>;
 /// last one from a class that is needed late. The others are given out in order, so that the first
 /// null ends them. An address is put where none was by one exchange, and stays: nothing here
 /// waits, and an interrupt handler may create the cache of a class.
-pub(crate) struct Register<M: Machine> {
+pub(crate) struct CacheRegistry<M: Machine> {
     pages: [AtomicPtr<Entry<M>>; PAGES],
     /// The instance's own part of an owner word.
     instance: u64,
 }
 
-impl<M: Machine> Register<M> {
-    /// An empty register. `page` is a page that is the instance's as long as it lives: the page's
+impl<M: Machine> CacheRegistry<M> {
+    /// An empty registry. `page` is a page that is the instance's as long as it lives: the page's
     /// frame number tells the instance from those before it whose memory it inherited.
     pub(crate) const fn new(page: PhysAddr) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl<M: Machine> Register<M> {
 
     /// The cache that an owner word names, if it is one of this instance.
     #[inline]
-    pub(crate) fn cache(&self, owner: u64) -> Option<&Control<M>> {
+    pub(crate) fn cache(&self, owner: u64) -> Option<&CacheInner<M>> {
         let number = owner ^ self.instance;
         if number >= 1 << NUMBER_BITS {
             return None;
@@ -73,7 +73,7 @@ impl<M: Machine> Register<M> {
 
     /// The cache with this number.
     #[inline]
-    pub(crate) fn get(&self, number: usize) -> Option<&Control<M>> {
+    pub(crate) fn get(&self, number: usize) -> Option<&CacheInner<M>> {
         // Acquire pairs with the Release in `entry`: the page is filled with nulls.
         let page = self.pages.get(number / EACH)?.load(Acquire);
         if page.is_null() {
@@ -87,7 +87,7 @@ impl<M: Machine> Register<M> {
     }
 
     /// All caches: those of the size classes, then the others in the order of their creation.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Control<M>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CacheInner<M>> {
         let classes = (0..FIRST).filter_map(|number| self.get(number));
         classes.chain((FIRST..NUMBERS).map_while(|number| self.get(number)))
     }
@@ -105,7 +105,7 @@ impl<M: Machine> Register<M> {
         let entry = self.entry(memory, number)?;
         // Release pairs with the Acquire in `get`: the control block is written. Acquire pairs with
         // the Release here of the cache that came first.
-        match entry.compare_exchange(null_mut(), new.control().as_ptr(), AcqRel, Acquire) {
+        match entry.compare_exchange(null_mut(), new.inner().as_ptr(), AcqRel, Acquire) {
             // SAFETY: it is written, and stays as long as the instance from here on.
             Ok(_) => Ok(Put::Done(unsafe { new.stay().as_ref() })),
             // SAFETY: not null; see `get`.
@@ -137,12 +137,12 @@ impl<M: Machine> Register<M> {
     }
 }
 
-/// What [`Register::put`] came to.
+/// What [`CacheRegistry::put`] came to.
 pub(crate) enum Put<'s, 'm, M: Machine> {
     /// The new cache has the number.
-    Done(&'s Control<M>),
+    Done(&'s CacheInner<M>),
     /// Another has it; the new one is the caller's still.
-    Taken(&'s Control<M>, Built<'m, M>),
+    Taken(&'s CacheInner<M>, Built<'m, M>),
 }
 
 /// A page of nulls.
