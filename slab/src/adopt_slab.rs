@@ -129,7 +129,7 @@ impl<M: Machine> Cache<'_, M> {
         let (inner, memory) = (self.inner, self.slabs.memory());
         let (geometry, preserving): (&Geometry, _) = (&inner.geometry, inner.spec.preserving);
         let raw = inner.spec.constructor.is_some();
-        let bare = raw || !geometry.zones && !debug::ENABLED;
+        let bare = raw || !geometry.redzone && !debug::ENABLED;
         // SAFETY: nothing but this call writes to the slab.
         let left = unsafe { Here::new(memory) };
         let states =
@@ -279,7 +279,7 @@ pub(crate) fn admits_slabs(
         .admits_objects(&record.spec(), theirs)
         .and_then(|()| spec.same(Field::Order, ours.order.get().into(), theirs.order.get().into()))
         .and_then(|()| spec.same(Field::Stride, ours.stride.into(), theirs.stride.into()))
-        .and_then(|()| spec.same(Field::Zones, ours.zones.into(), theirs.zones.into()));
+        .and_then(|()| spec.same(Field::RedZone, ours.redzone.into(), theirs.redzone.into()));
     admitted.map_err(Error::of_inherited)
 }
 

@@ -67,7 +67,7 @@ impl<M: Machine> Slabs<M> {
             }
             match spec.admits(&inner.spec, &inner.geometry) {
                 // Slabs that are there already are as they are.
-                Ok(()) if spec.kept && inner.geometry.zones != spec.zones => {}
+                Ok(()) if spec.kept && inner.geometry.redzone != spec.redzone => {}
                 Ok(()) => return Ok(Some(Cache { slabs: self, inner })),
                 Err(_) if spec.kept => {}
                 Err(error) => other = Err(error),

@@ -1,6 +1,6 @@
 //! What the feature `debug` adds: poison in free objects, and red zones behind all.
 //!
-//! A free object is filled with one byte and must still be when it is allocated; the zone behind
+//! A free object is filled with one byte and must still be when it is allocated; the red zone behind
 //! an object is filled with another and must still be when it is freed. Objects of caches with a
 //! constructor keep their contents while they are free, and are not poisoned. Freeing takes an
 //! atomic exchange, so that of two frees at the same time one is found.
@@ -23,7 +23,7 @@ pub(crate) const ENABLED: bool = cfg!(feature = "debug");
 /// What free objects are filled with.
 const POISON: u8 = 0x5b;
 /// What red zones are filled with.
-const ZONE: u8 = 0xbb;
+const REDZONE_BYTE: u8 = 0xbb;
 
 /// Fills an object that is free.
 ///
@@ -38,11 +38,11 @@ pub(crate) unsafe fn poison(object: NonNull<u8>, geometry: &Geometry) {
 ///
 /// # Safety
 /// The object is of this geometry, and nothing else writes behind it at the same time.
-pub(crate) unsafe fn fence(object: NonNull<u8>, geometry: &Geometry) {
-    if geometry.zones {
+pub(crate) unsafe fn fill_redzone(object: NonNull<u8>, geometry: &Geometry) {
+    if geometry.redzone {
         let (size, stride) = (geometry.size as usize, geometry.stride as usize);
         // SAFETY: the bytes from `size` to `stride` are this object's, and no caller's to use.
-        unsafe { object.add(size).write_bytes(ZONE, stride - size) };
+        unsafe { object.add(size).write_bytes(REDZONE_BYTE, stride - size) };
     }
 }
 
@@ -103,11 +103,11 @@ fn overwritten<M: Machine>(object_ref: &ObjectRef<'_, '_, M>, at: usize) -> Erro
 /// # Safety
 /// The object is of this geometry, and nothing writes behind it at the same time.
 unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
-    if !geometry.zones {
+    if !geometry.redzone {
         return None;
     }
     // SAFETY: the bytes behind the object up to the stride are of its slab.
-    unsafe { first_other(object, geometry.size as usize, geometry.stride as usize, ZONE) }
+    unsafe { first_other(object, geometry.size as usize, geometry.stride as usize, REDZONE_BYTE) }
 }
 
 /// The first of the bytes `from..to` behind `start` that is not `byte`.

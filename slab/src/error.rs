@@ -219,7 +219,7 @@ pub enum Field {
     /// Bytes from one object to the next.
     Stride,
     /// Whether there are red zones behind objects.
-    Zones,
+    RedZone,
 }
 
 /// Why a predecessor's slab was refused.
@@ -372,7 +372,7 @@ impl fmt::Display for Field {
             Self::Fingerprint => "fingerprint",
             Self::Constructor => "constructor",
             Self::Stride => "stride",
-            Self::Zones => "red zones",
+            Self::RedZone => "red zones",
         })
     }
 }
@@ -395,7 +395,7 @@ impl fmt::Display for Value {
         let Self { field, value } = *self;
         match field {
             Field::Fingerprint => write!(f, "{value:#018x}"),
-            Field::Preserving | Field::Constructor | Field::Zones => {
+            Field::Preserving | Field::Constructor | Field::RedZone => {
                 f.write_str(if value == 0 { "no" } else { "yes" })
             }
             _ => write!(f, "{value}"),

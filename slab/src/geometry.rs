@@ -16,7 +16,7 @@ use heirloom_folio::{Order, PAGE_SHIFT, PhysAddr};
 pub(crate) const HEADER_BYTES: usize = 128;
 
 /// Bytes of a red zone behind each object, where there are any.
-pub(crate) const ZONE: usize = 16;
+pub(crate) const REDZONE: usize = 16;
 
 /// The order of slabs of small objects: 64 KiB, or a frame if that is more.
 pub(crate) const BASE_ORDER: Order = order(16_u32.saturating_sub(PAGE_SHIFT));
@@ -54,7 +54,7 @@ pub(crate) struct Geometry {
     /// Where the first object starts.
     pub(crate) offset: u32,
     /// Whether there is a red zone behind each object.
-    pub(crate) zones: bool,
+    pub(crate) redzone: bool,
     /// Bytes of a slab, less one: what of an address is an offset in its slab.
     mask: u64,
     /// 2^43 / stride, rounded up: multiplying by it divides.
@@ -68,15 +68,20 @@ pub(crate) struct Geometry {
 
 impl Geometry {
     /// The geometry of a slab of `order`; `None` if there is no such object or it does not fit.
-    pub(crate) const fn new(size: usize, align: usize, order: Order, zones: bool) -> Option<Self> {
+    pub(crate) const fn new(
+        size: usize,
+        align: usize,
+        order: Order,
+        redzone: bool,
+    ) -> Option<Self> {
         if size == 0 || size > MAX_OBJECT || !align.is_power_of_two() || align > MAX_OBJECT {
             return None;
         }
         if order.get() > MAX_ORDER.get() {
             return None;
         }
-        let zone = if zones { ZONE } else { 0 };
-        let stride = (size + zone).next_multiple_of(if align < 8 { 8 } else { align });
+        let behind = if redzone { REDZONE } else { 0 };
+        let stride = (size + behind).next_multiple_of(if align < 8 { 8 } else { align });
         let slab = order.bytes() as usize;
         if slab < HEADER_BYTES + stride {
             return None;
@@ -93,7 +98,7 @@ impl Geometry {
                     stride: stride as u32,
                     objects: objects as u32,
                     offset: offset as u32,
-                    zones,
+                    redzone,
                     mask: order.bytes() - 1,
                     reciprocal: (1_u64 << FIXED_POINT).div_ceil(stride as u64),
                     inverse: inverse(stride as u32 >> stride.trailing_zeros()),
@@ -107,12 +112,12 @@ impl Geometry {
 
     /// The geometry with the smallest order, from [`BASE_ORDER`] on, that wastes at most a
     /// sixteenth of a slab beside the objects and their bytes; else the one that wastes least.
-    pub(crate) const fn choose(size: usize, align: usize, zones: bool) -> Option<Self> {
+    pub(crate) const fn choose(size: usize, align: usize, redzone: bool) -> Option<Self> {
         let mut best: Option<(Self, usize)> = None;
         let mut o = BASE_ORDER.get();
         while o <= MAX_ORDER.get() {
             if let Some(order) = Order::new(o)
-                && let Some(geometry) = Self::new(size, align, order, zones)
+                && let Some(geometry) = Self::new(size, align, order, redzone)
             {
                 let slab = order.bytes() as usize;
                 // What state bytes and free bits take is the same share of any slab.
@@ -237,7 +242,7 @@ mod tests {
             assert!(g.words_at() >= HEADER_BYTES + g.objects as usize);
             assert!(g.offset as usize >= g.words_at() + g.words() * 8, "{g:?}");
             assert!(g.offset.is_multiple_of(g.align) && g.stride.is_multiple_of(g.align));
-            assert!(g.stride >= g.size + if g.zones { ZONE as u32 } else { 0 });
+            assert!(g.stride >= g.size + if g.redzone { REDZONE as u32 } else { 0 });
             assert!(g.at(g.objects) <= g.order.bytes(), "{g:?}");
             assert!(g.objects >= 1);
         }

@@ -61,12 +61,12 @@ pub(crate) struct SlabDesc {
 }
 
 const PRESERVING: u8 = 1;
-const ZONES: u8 = 2;
+const REDZONE: u8 = 2;
 
 impl SlabDesc {
     pub(crate) fn new(name: Name, geometry: &Geometry, preserving: bool, fingerprint: u64) -> Self {
         let flags =
-            if preserving { PRESERVING } else { 0 } | if geometry.zones { ZONES } else { 0 };
+            if preserving { PRESERVING } else { 0 } | if geometry.redzone { REDZONE } else { 0 };
         Self {
             fingerprint: fingerprint.into(),
             name: name.to_bytes(),
@@ -94,8 +94,8 @@ impl SlabDesc {
     /// The geometry, recomputed; `None` if no slab lies as the slab description says.
     pub(crate) fn geometry(&self) -> Option<Geometry> {
         let (size, align) = (self.size.get() as usize, self.align.get() as usize);
-        let zones = self.flags & ZONES != 0;
-        let geometry = Geometry::new(size, align, Order::new(self.order)?, zones)?;
+        let redzone = self.flags & REDZONE != 0;
+        let geometry = Geometry::new(size, align, Order::new(self.order)?, redzone)?;
         let name = self.name()?;
         let same =
             Self::new(name, &geometry, self.is_preserving(), self.fingerprint.get()) == *self;
@@ -410,8 +410,11 @@ mod tests {
             broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
             // Another name, fingerprint or flag may be sound; another layout only whole.
             if let Some(other) = broken.geometry() {
-                let Geometry { size, align, order, zones, .. } = other;
-                assert_eq!(Geometry::new(size as usize, align as usize, order, zones), Some(other));
+                let Geometry { size, align, order, redzone, .. } = other;
+                assert_eq!(
+                    Geometry::new(size as usize, align as usize, order, redzone),
+                    Some(other)
+                );
             }
         }
     }

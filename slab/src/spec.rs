@@ -39,7 +39,7 @@ pub struct CacheSpec {
     pub(crate) align: usize,
     pub(crate) order: Option<Order>,
     pub(crate) preserving: bool,
-    pub(crate) zones: bool,
+    pub(crate) redzone: bool,
     /// It keeps what a predecessor left, of a layout that this kernel's cache of the same name has
     /// not: no cache that a caller asks for.
     pub(crate) kept: bool,
@@ -63,7 +63,7 @@ impl CacheSpec {
             align: if align < 8 { align } else { 8 },
             order: None,
             preserving: false,
-            zones: cfg!(feature = "debug"),
+            redzone: cfg!(feature = "debug"),
             kept: false,
             fingerprint: None,
             constructor: None,
@@ -115,7 +115,7 @@ impl CacheSpec {
     /// With slabs like those of a cache that a predecessor left: with red zones behind the
     /// objects or without, whatever this build's default.
     pub(crate) const fn slabs_like(self, geometry: &Geometry) -> Self {
-        Self { order: Some(geometry.order), zones: geometry.zones, ..self }
+        Self { order: Some(geometry.order), redzone: geometry.redzone, ..self }
     }
 
     /// Whether a cache so described has the name.
@@ -154,8 +154,8 @@ impl CacheSpec {
             return bad(Field::Align, self.align);
         }
         let geometry = match self.order {
-            Some(order) => Geometry::new(self.size, self.align, order, self.zones),
-            None => Geometry::choose(self.size, self.align, self.zones),
+            Some(order) => Geometry::new(self.size, self.align, order, self.redzone),
+            None => Geometry::choose(self.size, self.align, self.redzone),
         };
         match geometry {
             Some(geometry) => Ok((name, geometry)),

@@ -236,7 +236,7 @@ impl<M: Machine> Cache<'_, M> {
             let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
             return Err(Error::BadMap { addr, align });
         }
-        let bare = inner.spec.constructor.is_none() && !geometry.zones && !debug::ENABLED;
+        let bare = inner.spec.constructor.is_none() && !geometry.redzone && !debug::ENABLED;
         for index in 0..if bare { 0 } else { geometry.objects } {
             // SAFETY: the slab is new, and its objects have no owner.
             unsafe { self.prepare(slab, index) };
@@ -262,7 +262,7 @@ impl<M: Machine> Cache<'_, M> {
         let geometry = &self.inner.geometry;
         let object = slab.object(geometry, index);
         // SAFETY: the caller's promise.
-        unsafe { debug::fence(object, geometry) };
+        unsafe { debug::fill_redzone(object, geometry) };
         match self.inner.spec.constructor {
             Some(construct) => construct(object),
             // SAFETY: the caller's promise.
