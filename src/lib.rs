@@ -59,7 +59,7 @@
 //! // SAFETY: ours, and nothing frees it.
 //! let handle = unsafe { old.preserve(buffer) }?;
 //! let session = sessions.insert(Session { id: 7, buffer: handle.into() })?;
-//! let (addr, tag) = session.name();
+//! let (addr, tag) = session.handle_parts();
 //! session.leak();
 //! old.publish("sessions", addr.get().to_le_bytes().as_slice())?;
 //! let (entry, fd) = (old.entry(), arena.share()?);

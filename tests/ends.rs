@@ -205,7 +205,7 @@ fn calls() {
             let ptr = memory.machine().ptr(addr);
             let _ = (
                 slabs.size_of(ptr),
-                slabs.tag_of(ptr),
+                slabs.reuse_tag_of(ptr),
                 slabs.owner_of(ptr),
                 hand.handle_of(ptr).is_ok(),
             );

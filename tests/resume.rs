@@ -221,7 +221,7 @@ fn where_nothing_can_be_waited_for_a_first_use_is_an_error_at_once() {
     let kernel = boot(&arena);
     let node = Node { key: 1, children: [0; 2], text: [0; 16] };
     let object = kernel.slabs().typed::<Node>("nodes", true).unwrap().insert(node).unwrap();
-    let (at, tag) = object.name();
+    let (at, tag) = object.handle_parts();
     object.leak();
     let entry = kernel.entry();
     drop(kernel);
@@ -251,7 +251,7 @@ fn where_nothing_can_be_waited_for_names_and_handles_are_right_or_refused() {
     let node = Node { key: 1, children: [0; 2], text: [0; 16] };
     drop(nodes.insert(node).unwrap());
     let object = nodes.insert(node).unwrap();
-    let (at, tag) = object.name();
+    let (at, tag) = object.handle_parts();
     let handle = kernel.handle_of(kernel.memory().machine().ptr(at)).unwrap();
     object.leak();
     let entry = kernel.entry();
@@ -264,13 +264,13 @@ fn where_nothing_can_be_waited_for_names_and_handles_are_right_or_refused() {
     let short = lock_api::Mutex::<Patient, ()>::new(());
     {
         let _held = short.lock();
-        assert_eq!(object.name(), (at, tag));
+        assert_eq!(object.handle_parts(), (at, tag));
         assert_eq!(kernel.handle_of(ptr), Err(Error::Slab(SlabError::WouldWait)));
         assert_eq!(kernel.find(handle), Err(Error::Slab(SlabError::WouldWait)));
     }
     assert_eq!(kernel.handle_of(ptr), Ok(handle));
     assert_eq!(kernel.find(handle), Ok(ptr));
-    assert_eq!(object.name(), (at, tag));
+    assert_eq!(object.handle_parts(), (at, tag));
     drop(object);
     assert_eq!(kernel.slabs().refused_frees(), 0);
     assert!(kernel.find(handle).is_err());

@@ -82,7 +82,7 @@ impl<M: Machine> Handover<M> {
                 Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })
             }
             Some(Owner::Object { addr, .. }) if addr != at => Err(nothing.into()),
-            Some(Owner::Object { .. }) | None => match self.slabs().name_of(ptr) {
+            Some(Owner::Object { .. }) | None => match self.slabs().reuse_tag_of(ptr) {
                 Ok((tag, size)) => Handle::new(Parts::Object { addr: at, bytes: size as u64, tag }),
                 // Found there, and refused for what it is: nothing that a handle could lead to.
                 Err(heirloom_slab::Error::NotInUse { .. }) => Err(nothing.into()),

@@ -6,7 +6,7 @@
 //! adopt       a cache's slabs become slabs of ours: places that were free can be allocated at
 //!             once, objects that were preserved are there to be claimed
 //! upgrade     or, if the layout is another, their bytes go to the caller's function
-//! claim       an object, by address, size and tag, once
+//! claim       an object, by address, size and reuse tag, once
 //! resume      or a cache's slabs become ours as they are, and what lives in them the caller's: see
 //!             `resume`
 //! finish      what was not claimed is freed, or stays to be claimed
@@ -255,20 +255,20 @@ impl<M: Machine> Slabs<M> {
     /// Claims an object, or a small buffer, that the predecessor left: from now on it is in use, and
     /// survives until it is let go, or freed by a plain free.
     ///
-    /// Its address, its size and its tag are those of the handle. The cache must have been
+    /// Its address, its size and its reuse tag are those of the handle. The cache must have been
     /// adopted; those of the size classes are, slab by slab, by this.
     ///
     /// # Errors
     /// [`Error::NotUnclaimed`]: claimed already, or it did not survive. [`Error::WrongLength`],
-    /// [`Error::Stale`] (another tag), [`Error::Interior`], [`Error::NotAdopted`],
+    /// [`Error::Stale`] (another reuse tag), [`Error::Interior`], [`Error::NotAdopted`],
     /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`], with
     /// [`Claiming`](heirloom_folio::Error::Claiming) if the object's slab is set aside.
-    pub fn claim(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
+    pub fn claim(&self, addr: PhysAddr, bytes: u64, reuse_tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
         let claim = || {
             self.looking(|stays| {
                 let Some(object_ref) = self.object_at(addr, stays)? else { return Ok(None) };
-                object_ref.claim(bytes, tag).map(Some)
+                object_ref.claim(bytes, reuse_tag).map(Some)
             })
         };
         if claim()?.is_none() {

@@ -221,7 +221,8 @@ impl<M: Machine> Cache<'_, M> {
         self.slabs.swept(ptr, || {
             self.slabs.looking(|stays| {
                 let object_ref = self.object_ref(ptr, stays)?;
-                object_ref.claim(u64::from(self.inner.geometry.size), object_ref.state().tag())
+                object_ref
+                    .claim(u64::from(self.inner.geometry.size), object_ref.state().reuse_tag())
             })
         })?;
         Ok(ptr)

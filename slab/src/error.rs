@@ -177,9 +177,9 @@ pub enum Error {
         cache: Name,
         /// The place.
         addr: PhysAddr,
-        /// The handle's tag.
+        /// The handle's reuse tag.
         expected: u8,
-        /// The object's tag.
+        /// The object's reuse tag.
         found: u8,
     },
     /// Something wrote where it must not: into a free object or past the end of one. Found by the
@@ -483,7 +483,10 @@ impl fmt::Display for Error {
                 write!(f, "object {addr} of {cache} has {found} bytes, not {expected}")
             }
             Self::Stale { cache, addr, expected, found } => {
-                write!(f, "object {addr} of {cache} has tag {found}, the handle is of {expected}")
+                write!(
+                    f,
+                    "object {addr} of {cache} has reuse tag {found}, the handle is of {expected}"
+                )
             }
             Self::Overwritten { cache, addr, at } => {
                 write!(f, "object {addr} of {cache} was overwritten at {at}")

@@ -34,7 +34,7 @@
 //! // SAFETY: allocated above, of 64 bytes.
 //! unsafe { name.write(b'x') };
 //! // What a handle to it holds, for the successor to claim it by:
-//! let (tag, size) = slabs.tag_of(name).unwrap();
+//! let (reuse_tag, size) = slabs.reuse_tag_of(name).unwrap();
 //! assert_eq!(size, 64);
 //!
 //! // The successor, over the same memory.
@@ -45,7 +45,7 @@
 //! let slabs = Slabs::revive(memory, directory)?;
 //! let (names, adopted) = slabs.adopt(CacheSpec::new("names", 64).preserving(true))?;
 //! assert_eq!(adopted.unclaimed, 1);
-//! let name = slabs.claim(addr.unwrap(), 64, tag)?;
+//! let name = slabs.claim(addr.unwrap(), 64, reuse_tag)?;
 //! // SAFETY: claimed above: ours.
 //! assert_eq!(unsafe { name.read() }, b'x');
 //! // SAFETY: ours, and not used again.

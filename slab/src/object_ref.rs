@@ -113,7 +113,7 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
 
     /// Claims what the predecessor left here, once. It is the caller's then, and survives as before
     /// until it is freed or let go.
-    pub(crate) fn claim(&self, bytes: u64, tag: u8) -> Result<(), Error> {
+    pub(crate) fn claim(&self, bytes: u64, reuse_tag: u8) -> Result<(), Error> {
         let (cache, addr) = (self.inner.name, self.addr());
         let found = u64::from(self.inner.geometry.size);
         if bytes != found {
@@ -121,21 +121,23 @@ impl<M: Machine> ObjectRef<'_, '_, M> {
         }
         // Acquire pairs with the Release in `Cache::adopt_slab`, which may have been just now.
         self.slab.header().owner.load(Acquire);
-        let Some(unclaimed) = State::unclaimed(tag) else { return Err(self.not_claimed(tag)) };
+        let Some(unclaimed) = State::unclaimed(reuse_tag) else {
+            return Err(self.not_claimed(reuse_tag));
+        };
         let preserving = self.inner.spec.preserving;
         let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
         // No look before: the line of the byte comes once, to be written.
-        if self.exchange(unclaimed, claimed) { Ok(()) } else { Err(self.not_claimed(tag)) }
+        if self.exchange(unclaimed, claimed) { Ok(()) } else { Err(self.not_claimed(reuse_tag)) }
     }
 
-    /// Why an object cannot be claimed with this tag.
+    /// Why an object cannot be claimed with this reuse tag.
     #[cold]
     #[inline(never)]
-    fn not_claimed(&self, tag: u8) -> Error {
+    fn not_claimed(&self, reuse_tag: u8) -> Error {
         let (cache, addr, state) = (self.inner.name, self.addr(), self.state());
-        match state.tag() {
-            found if state.is(ObjectState::Unclaimed) && found != tag => {
-                Error::Stale { cache, addr, expected: tag, found }
+        match state.reuse_tag() {
+            found if state.is(ObjectState::Unclaimed) && found != reuse_tag => {
+                Error::Stale { cache, addr, expected: reuse_tag, found }
             }
             _ => Error::NotUnclaimed { cache, addr },
         }

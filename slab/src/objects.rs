@@ -20,13 +20,13 @@ enum Which {
 }
 
 impl<'s, M: Machine> Cache<'s, M> {
-    /// The objects that the predecessor left and that are not claimed: address and tag of each. What is
+    /// The objects that the predecessor left and that are not claimed: address and reuse tag of each. What is
     /// claimed or discarded meanwhile may or may not be among them. No lock is held in between.
     pub fn unclaimed(&self) -> Objects<'s, M> {
         Objects::all(*self, Which::Unclaimed)
     }
 
-    /// The objects in use that survive a jump: address and tag of each. In a preserving cache all that are
+    /// The objects in use that survive a jump: address and reuse tag of each. In a preserving cache all that are
     /// in use; else those that are preserved, or were claimed. What is resumed is among them, and its
     /// slabs are [swept](Cache::sweep) on the way; one that is not sound is passed over, and all that are not
     /// swept where nothing can be waited for. What changes meanwhile may or may not be among them. No lock
@@ -43,8 +43,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// // SAFETY: allocated just now.
     /// unsafe { names.preserve(kept) }?;
     /// let all: Vec<_> = names.preserved().collect();
-    /// let [(addr, tag)] = all[..] else { panic!("one survives") };
-    /// assert_eq!(names.at(addr, tag)?, kept);
+    /// let [(addr, reuse_tag)] = all[..] else { panic!("one survives") };
+    /// assert_eq!(names.at(addr, reuse_tag)?, kept);
     /// # Ok::<(), heirloom_slab::Error>(())
     /// ```
     pub fn preserved(&self) -> Objects<'s, M> {
@@ -57,7 +57,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     }
 }
 
-/// Objects of a cache: the address and the tag of each; from [`Cache::unclaimed`] and [`Cache::preserved`].
+/// Objects of a cache: the address and the reuse tag of each; from [`Cache::unclaimed`] and [`Cache::preserved`].
 pub struct Objects<'s, M: Machine> {
     place: ObjectsIn<'s, M>,
     /// How many records of this description were begun with: one, but for what a predecessor forged.
@@ -128,7 +128,7 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
             let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));
             let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
             let (index, state) = states.find(|(_, state)| is_meant(*state))?;
-            Some((index, (slab.addr(geometry, index), state.tag())))
+            Some((index, (slab.addr(geometry, index), state.reuse_tag())))
         });
         self.index = found.map_or(u32::MAX, |(index, _)| index + 1);
         found.map(|(_, object)| object)

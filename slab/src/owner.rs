@@ -29,7 +29,7 @@ pub enum Owner {
         /// Whether it survives a jump.
         preserved: bool,
         /// Which of the objects that were in this place it is, modulo 32.
-        tag: u8,
+        reuse_tag: u8,
     },
     /// A part of a slab that is no object.
     Slab {
@@ -100,7 +100,7 @@ impl<M: Machine> Slabs<M> {
                 size: geometry.size as usize,
                 state: what,
                 preserved,
-                tag: state.tag(),
+                reuse_tag: state.reuse_tag(),
             });
         }
         match self.memory().holder(addr.pfn())? {
@@ -109,26 +109,19 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The tag and the size of the object at a pointer: what a handle to it says, beside its
-    /// address. `None` if it is no object in use, or a large buffer, which has no tag; or as for
-    /// [`Slabs::owner_at`].
-    pub fn tag_of(&self, ptr: NonNull<u8>) -> Option<(u8, usize)> {
-        self.name_of(ptr).ok()
-    }
-
-    /// Like [`Slabs::tag_of`]; says why not.
+    /// Returns the reuse tag and the size of the object at a pointer: what a handle to it says, beside its
+    /// address. A large buffer has no reuse tag.
     ///
     /// # Errors
     /// [`Error::NotInUse`], [`Error::Interior`], [`Error::NotAnObject`]; [`Error::WouldWait`] and
     /// [`Error::Slab`] as for [`Slabs::resume`].
-    #[doc(hidden)]
-    pub fn name_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
+    pub fn reuse_tag_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
         self.swept(ptr, || {
             self.looking(|stays| {
                 let object_ref = self.object_of(ptr, stays)?;
                 let (state, cache) = (object_ref.state(), object_ref.inner.name);
                 if state.is_in_use() {
-                    return Ok((state.tag(), object_ref.inner.geometry.size as usize));
+                    return Ok((state.reuse_tag(), object_ref.inner.geometry.size as usize));
                 }
                 Err(Error::NotInUse { cache, addr: object_ref.addr() })
             })

@@ -160,9 +160,9 @@ impl<M: Machine> Slabs<M> {
     /// likes, as nothing is claimed.
     ///
     /// # Errors
-    /// [`Error::NotInUse`], [`Error::Stale`] (another tag), [`Error::WrongLength`], [`Error::Interior`],
+    /// [`Error::NotInUse`], [`Error::Stale`] (another reuse tag), [`Error::WrongLength`], [`Error::Interior`],
     /// [`Error::NotAnObject`]; [`Error::Slab`] as for [`Slabs::resume`].
-    pub fn at(&self, addr: PhysAddr, bytes: u64, tag: u8) -> Result<NonNull<u8>, Error> {
+    pub fn at(&self, addr: PhysAddr, bytes: u64, reuse_tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
         self.swept(ptr, || {
             self.looking(|stays| {
@@ -176,8 +176,13 @@ impl<M: Machine> Slabs<M> {
                 if !state.is_in_use() {
                     return Err(Error::NotInUse { cache, addr });
                 }
-                if state.tag() != tag {
-                    return Err(Error::Stale { cache, addr, expected: tag, found: state.tag() });
+                if state.reuse_tag() != reuse_tag {
+                    return Err(Error::Stale {
+                        cache,
+                        addr,
+                        expected: reuse_tag,
+                        found: state.reuse_tag(),
+                    });
                 }
                 Ok(ptr)
             })
@@ -204,12 +209,12 @@ impl<M: Machine> Cache<'_, M> {
         }
     }
 
-    /// Returns where the object at an address is, if it is one of this cache's in use, with this tag.
+    /// Returns where the object at an address is, if it is one of this cache's in use, with this reuse tag.
     ///
     /// # Errors
     /// As for [`Slabs::at`]; [`Error::WrongCache`].
-    pub fn at(&self, addr: PhysAddr, tag: u8) -> Result<NonNull<u8>, Error> {
-        let ptr = self.slabs.at(addr, u64::from(self.inner.geometry.size), tag)?;
+    pub fn at(&self, addr: PhysAddr, reuse_tag: u8) -> Result<NonNull<u8>, Error> {
+        let ptr = self.slabs.at(addr, u64::from(self.inner.geometry.size), reuse_tag)?;
         self.slabs.looking(|stays| self.object_ref(ptr, stays).map(|_| ptr))
     }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The byte is written by the owner of the object, without a read-modify-write; it serves as the
-//! live map, as the preserved map and against double frees. The tag counts allocations of the
+//! live map, as the preserved map and against double frees. The reuse tag counts allocations of the
 //! place modulo 32, so that a handle to an earlier object there is recognised.
 
 /// What a state byte says of its object.
@@ -35,7 +35,7 @@ pub enum ObjectState {
 pub(crate) struct State(pub(crate) u8);
 
 const WHAT: u8 = 0b111;
-const TAG_SHIFT: u32 = 3;
+const REUSE_TAG_SHIFT: u32 = 3;
 
 impl State {
     /// What the byte says; `None` if this layer writes no such byte.
@@ -64,19 +64,19 @@ impl State {
         self.is(ObjectState::Live) || self.is(ObjectState::Preserved) || self.is(ObjectState::Held)
     }
 
-    /// An unclaimed object with this tag; `None` if no object has it.
+    /// An unclaimed object with this reuse tag; `None` if no object has it.
     #[inline]
-    pub(crate) const fn unclaimed(tag: u8) -> Option<Self> {
-        if tag > u8::MAX >> TAG_SHIFT {
+    pub(crate) const fn unclaimed(reuse_tag: u8) -> Option<Self> {
+        if reuse_tag > u8::MAX >> REUSE_TAG_SHIFT {
             return None;
         }
-        Some(Self(tag << TAG_SHIFT | ObjectState::Unclaimed as u8))
+        Some(Self(reuse_tag << REUSE_TAG_SHIFT | ObjectState::Unclaimed as u8))
     }
 
-    /// The tag, 0 to 31.
+    /// The reuse tag, 0 to 31.
     #[inline]
-    pub(crate) const fn tag(self) -> u8 {
-        self.0 >> TAG_SHIFT
+    pub(crate) const fn reuse_tag(self) -> u8 {
+        self.0 >> REUSE_TAG_SHIFT
     }
 
     /// The same object in another state.
@@ -96,7 +96,7 @@ impl State {
     /// The next object in the same place.
     #[inline]
     pub(crate) const fn allocated(self) -> Self {
-        Self((self.0 & !WHAT).wrapping_add(1 << TAG_SHIFT) | ObjectState::Live as u8)
+        Self((self.0 & !WHAT).wrapping_add(1 << REUSE_TAG_SHIFT) | ObjectState::Live as u8)
     }
 }
 
@@ -111,11 +111,11 @@ mod tests {
         for _ in 0..32 {
             state = state.allocated();
             assert!(state.is(ObjectState::Live));
-            assert!(!seen[usize::from(state.tag())]);
-            seen[usize::from(state.tag())] = true;
-            let tag = state.tag();
+            assert!(!seen[usize::from(state.reuse_tag())]);
+            seen[usize::from(state.reuse_tag())] = true;
+            let reuse_tag = state.reuse_tag();
             state = state.to(ObjectState::Preserved).to(ObjectState::Free);
-            assert_eq!(state.tag(), tag);
+            assert_eq!(state.reuse_tag(), reuse_tag);
         }
     }
 

@@ -243,17 +243,17 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Ok(Object { cache: *self, ptr })
     }
 
-    /// Claims an object that the predecessor left, by the address and the tag of its handle. It
+    /// Claims an object that the predecessor left, by the address and the reuse tag of its handle. It
     /// survives until it is dropped, or [preserved](Object::preserve) and let go.
     ///
     /// # Errors
     /// As for [`Slabs::claim`]; [`Error::WrongCache`].
-    pub fn claim(&self, addr: PhysAddr, tag: u8) -> Result<Object<'s, T, M>, Error> {
+    pub fn claim(&self, addr: PhysAddr, reuse_tag: u8) -> Result<Object<'s, T, M>, Error> {
         let slabs = self.cache.slabs;
         let ptr = slabs.memory().machine().ptr(addr);
         slabs.swept(ptr, || {
             slabs.looking(|stays| {
-                self.cache.object_ref(ptr, stays)?.claim(size_of::<T>() as u64, tag)
+                self.cache.object_ref(ptr, stays)?.claim(size_of::<T>() as u64, reuse_tag)
             })
         })?;
         Ok(self.at(addr))
@@ -262,7 +262,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
     /// Claims all objects that the predecessor left and no caller has claimed, one at a time.
     pub fn claim_all(&self) -> impl Iterator<Item = Object<'s, T, M>> + use<'s, '_, T, M> {
         // What another claims first is not ours.
-        self.cache.unclaimed().filter_map(|(addr, tag)| self.claim(addr, tag).ok())
+        self.cache.unclaimed().filter_map(|(addr, reuse_tag)| self.claim(addr, reuse_tag).ok())
     }
 
     /// The owner of an object that [`Object::leak`] let go.
@@ -288,9 +288,9 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Object { cache: *self, ptr }
     }
 
-    /// Where an object that is in use is, and its tag: what a handle needs beside its size. It says so
+    /// Where an object that is in use is, and its reuse tag: what a handle needs beside its size. It says so
     /// also from where the object's slab, if it is resumed, cannot be swept.
-    fn name(&self, ptr: NonNull<T>) -> (PhysAddr, u8) {
+    fn handle_parts(&self, ptr: NonNull<T>) -> (PhysAddr, u8) {
         let (machine, geometry) = (self.cache.slabs.memory().machine(), &self.cache.inner.geometry);
         let Some(addr) = machine.phys(ptr.cast()) else { return Default::default() };
         // SAFETY: the object's handle asks, which is its one owner: so it is in use, and the slab around
@@ -298,14 +298,14 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         let slab = unsafe { Slab::at(machine, geometry.slab_of(addr)) };
         let index = geometry.index(geometry.offset_of(addr) as usize);
         let state = index.map(|index| State(slab.state(geometry, index).load(Relaxed)));
-        (addr, state.map_or(0, State::tag))
+        (addr, state.map_or(0, State::reuse_tag))
     }
 }
 
 impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
-    /// Its address and its tag, which a handle to it holds.
-    pub fn name(&self) -> (PhysAddr, u8) {
-        self.cache.name(self.ptr)
+    /// Its address and its reuse tag, which a handle to it holds.
+    pub fn handle_parts(&self) -> (PhysAddr, u8) {
+        self.cache.handle_parts(self.ptr)
     }
 
     /// Makes the object survive a jump.
@@ -328,14 +328,14 @@ impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
     /// preserved.
     pub fn leak(self) -> PhysAddr {
         let object = ManuallyDrop::new(self);
-        object.name().0
+        object.handle_parts().0
     }
 }
 
 impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
-    /// Its address and its tag, which a handle to it holds.
-    pub fn name(&self) -> (PhysAddr, u8) {
-        self.cache.name(self.ptr)
+    /// Its address and its reuse tag, which a handle to it holds.
+    pub fn handle_parts(&self) -> (PhysAddr, u8) {
+        self.cache.handle_parts(self.ptr)
     }
 
     /// Gives the object back as one that does not survive, and that dropping frees.
@@ -352,7 +352,7 @@ impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
 
     /// Lets go of the handle; the object stays preserved: its address.
     pub fn into_raw(self) -> PhysAddr {
-        self.name().0
+        self.handle_parts().0
     }
 }
 

@@ -19,8 +19,8 @@ use crate::store;
 pub struct OldObject<'a> {
     /// Where it is.
     pub addr: PhysAddr,
-    /// Its tag, as in a handle to it.
-    pub tag: u8,
+    /// Its reuse tag, as in a handle to it.
+    pub reuse_tag: u8,
     /// Its bytes.
     pub bytes: &'a [u8],
 }
@@ -70,7 +70,11 @@ impl<M: Machine> Slabs<M> {
                 // SAFETY: the object lies in the slab, which nothing writes; see above.
                 let bytes =
                     unsafe { core::slice::from_raw_parts(start.as_ptr(), geometry.size as usize) };
-                take(OldObject { addr: slab.addr(geometry, index), tag: state.tag(), bytes })?;
+                take(OldObject {
+                    addr: slab.addr(geometry, index),
+                    reuse_tag: state.reuse_tag(),
+                    bytes,
+                })?;
                 store::exchange(
                     slab.state(geometry, index),
                     state.0,

@@ -20,7 +20,7 @@ const BYTES: usize = 200;
 struct Left {
     addr: PhysAddr,
     size: u64,
-    tag: u8,
+    reuse_tag: u8,
 }
 
 /// Runs a closure with its number on each of `threads` threads, which begin together, and collects
@@ -45,12 +45,12 @@ fn leave(slabs: &Slabs<Ram>, preserving: bool) -> Vec<Left> {
     let layout = Layout::from_size_align(BYTES, 8).unwrap();
     let one = |_| {
         let buffer = slabs.alloc(layout, Buffers { preserving, zeroed: false }).unwrap();
-        let (tag, size) = slabs.tag_of(buffer).unwrap();
+        let (reuse_tag, size) = slabs.reuse_tag_of(buffer).unwrap();
         if !preserving {
             // SAFETY: allocated just now.
             unsafe { slabs.preserve(buffer) }.unwrap();
         }
-        Left { addr: addr(slabs, buffer), size: size as u64, tag }
+        Left { addr: addr(slabs, buffer), size: size as u64, reuse_tag }
     };
     (0..OBJECTS).map(one).collect()
 }
@@ -58,7 +58,7 @@ fn leave(slabs: &Slabs<Ram>, preserving: bool) -> Vec<Left> {
 /// Claims every `threads`-th handle, from `thread` on: those that are refused.
 fn claim(slabs: &Slabs<Ram>, left: &[Left], thread: usize, threads: usize) -> Vec<String> {
     let mine = left.iter().skip(thread).step_by(threads);
-    let claimed = mine.map(|left| slabs.claim(left.addr, left.size, left.tag));
+    let claimed = mine.map(|left| slabs.claim(left.addr, left.size, left.reuse_tag));
     claimed.filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 
@@ -107,12 +107,12 @@ fn each_thread_that_adopted_a_cache_may_claim_in_all_of_it() {
         let cache = slabs.cache(spec).unwrap();
         let one = |_| {
             let object = cache.alloc().unwrap();
-            let (tag, size) = slabs.tag_of(object).unwrap();
+            let (reuse_tag, size) = slabs.reuse_tag_of(object).unwrap();
             if !preserving {
                 // SAFETY: allocated just now.
                 unsafe { slabs.preserve(object) }.unwrap();
             }
-            Left { addr: addr(&slabs, object), size: size as u64, tag }
+            Left { addr: addr(&slabs, object), size: size as u64, reuse_tag }
         };
         let left: Vec<Left> = (0..OBJECTS / 4).map(one).collect();
         for round in 0..40 {
@@ -176,7 +176,7 @@ fn what_an_upgrade_has_set_aside_is_said_to_be() {
     let upgraded = new.upgrade(&record, |object| {
         asked += 1;
         assert_eq!(new.adopt(spec).map(|_| ()), Err(claiming));
-        assert_eq!(new.claim(object.addr, 64, object.tag), Err(claiming));
+        assert_eq!(new.claim(object.addr, 64, object.reuse_tag), Err(claiming));
         Err(stop)
     });
     assert_eq!((upgraded, asked), (Err(stop), 1));

@@ -74,13 +74,13 @@ fn adopted_slabs_are_watched_too() {
     let spec = CacheSpec::new("objects", 64).preserving(true);
     let cache = slabs.cache(spec).unwrap();
     let kept = cache.alloc().unwrap();
-    let (at, tag) = (addr(&slabs, kept), slabs.tag_of(kept).unwrap().0);
+    let (at, reuse_tag) = (addr(&slabs, kept), slabs.reuse_tag_of(kept).unwrap().0);
     let slabs = successor(slabs, 1024).unwrap();
     let (cache, _) = slabs.adopt(spec).unwrap();
     for _ in 0..100 {
         cache.alloc().unwrap();
     }
-    let object = slabs.claim(at, 64, tag).unwrap();
+    let object = slabs.claim(at, 64, reuse_tag).unwrap();
     // SAFETY: claimed above; behind it lies its red zone.
     unsafe {
         object.add(64).write(0);

@@ -24,7 +24,7 @@ fn an_object_that_was_preserved_behind_its_handle_is_dropped_and_stays() {
     let slabs = slabs(256);
     let things = slabs.typed::<Thing>("thing", false).unwrap();
     let thing = things.insert(Thing { words: [1; 8] }).unwrap();
-    let at = thing.name().0;
+    let at = thing.handle_parts().0;
     let ptr = slabs.memory().machine().ptr(at);
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { slabs.preserve(ptr) }.unwrap();

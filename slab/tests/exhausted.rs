@@ -270,7 +270,7 @@ fn adopting() {
             // SAFETY: in use, and nothing frees it meanwhile.
             unsafe { cache.preserve(object) }.unwrap();
         }
-        let (tag, _) = before.tag_of(object).unwrap();
+        let (reuse_tag, _) = before.reuse_tag_of(object).unwrap();
         let at = addr(&before, object);
         let slabs = successor(before, FRAMES).unwrap();
         let mut refused = 0;
@@ -288,7 +288,7 @@ fn adopting() {
             assert!(slabs.memory().claim_folio(block).is_err());
         }
         assert!(refused > 0);
-        let object = slabs.claim(at, 200, tag).unwrap();
+        let object = slabs.claim(at, 200, reuse_tag).unwrap();
         assert_eq!(object, ptr(&slabs, at));
         // SAFETY: claimed above.
         assert!(unsafe { filled(object, 200, 3) });
@@ -319,8 +319,8 @@ fn adopting_into_a_cache_that_is_there_needs_no_memory() {
                 // SAFETY: in use, and nothing frees it meanwhile.
                 unsafe { before.preserve(object) }.unwrap();
             }
-            let (tag, size) = before.tag_of(object).unwrap();
-            left.push((addr(&before, object), size as u64, tag));
+            let (reuse_tag, size) = before.reuse_tag_of(object).unwrap();
+            left.push((addr(&before, object), size as u64, reuse_tag));
         }
         let slabs = successor(before, FRAMES).unwrap();
         slabs.cache(spec).unwrap();
@@ -328,8 +328,8 @@ fn adopting_into_a_cache_that_is_there_needs_no_memory() {
         let hogged = hog(&slabs, 0);
         let (cache, adopted) = slabs.adopt(spec).unwrap();
         assert_eq!(adopted.unclaimed, 30);
-        for (i, (at, size, tag)) in left.iter().enumerate() {
-            let object = slabs.claim(*at, *size, *tag).unwrap();
+        for (i, (at, size, reuse_tag)) in left.iter().enumerate() {
+            let object = slabs.claim(*at, *size, *reuse_tag).unwrap();
             match i % 6 {
                 // SAFETY: claimed just now.
                 0 | 1 => unsafe { slabs.free(object) }.unwrap(),
@@ -353,13 +353,13 @@ fn a_small_buffer_that_cannot_be_claimed_for_want_of_memory_is_there_later() {
     let before = slabs(FRAMES);
     let like = Buffers { preserving: true, zeroed: false };
     let buffer = before.alloc(layout(300), like).unwrap();
-    let (tag, size) = before.tag_of(buffer).unwrap();
+    let (reuse_tag, size) = before.reuse_tag_of(buffer).unwrap();
     let at = addr(&before, buffer);
     let slabs = successor(before, FRAMES).unwrap();
     let mut refused = 0;
     for left in 0..100 {
         let hogged = hog(&slabs, left);
-        let claimed = slabs.claim(at, size as u64, tag);
+        let claimed = slabs.claim(at, size as u64, reuse_tag);
         release(&slabs, hogged);
         match claimed {
             Ok(_) => break,
@@ -368,5 +368,5 @@ fn a_small_buffer_that_cannot_be_claimed_for_want_of_memory_is_there_later() {
         refused += 1;
     }
     assert!(refused > 0);
-    assert_eq!(slabs.tag_of(ptr(&slabs, at)), Some((tag, size)));
+    assert_eq!(slabs.reuse_tag_of(ptr(&slabs, at)), Ok((reuse_tag, size)));
 }

@@ -20,21 +20,21 @@ const FRAMES: u64 = 8192;
 struct Kept {
     addr: PhysAddr,
     size: usize,
-    tag: u8,
+    reuse_tag: u8,
     seed: u8,
 }
 
 /// The handle of an object, whose contents `seed` determines from here on.
 fn keep(slabs: &Slabs<Ram>, object: core::ptr::NonNull<u8>, seed: u8) -> Kept {
-    let (tag, size) = slabs.tag_of(object).unwrap();
+    let (reuse_tag, size) = slabs.reuse_tag_of(object).unwrap();
     // SAFETY: every caller owns the object.
     unsafe { fill(object, size, seed) };
-    Kept { addr: addr(slabs, object), size, tag, seed }
+    Kept { addr: addr(slabs, object), size, reuse_tag, seed }
 }
 
 /// Claims an object and checks what is in it.
 fn claim(slabs: &Slabs<Ram>, kept: &Kept) -> core::ptr::NonNull<u8> {
-    let object = slabs.claim(kept.addr, kept.size as u64, kept.tag).unwrap();
+    let object = slabs.claim(kept.addr, kept.size as u64, kept.reuse_tag).unwrap();
     // SAFETY: claimed just now.
     assert!(unsafe { filled(object, kept.size, kept.seed) }, "{kept:?}");
     object
@@ -82,22 +82,22 @@ fn what_was_preserved_is_claimed_once_and_freed_by_a_plain_free() {
         assert_eq!(cache.stats().unclaimed, kept.len() as u64);
         let name = cache.name();
         for handle in &kept {
-            let Kept { addr, size, tag, .. } = *handle;
+            let Kept { addr, size, reuse_tag, .. } = *handle;
             let bytes = size as u64;
-            let long = slabs.claim(addr, bytes + 1, tag);
+            let long = slabs.claim(addr, bytes + 1, reuse_tag);
             let (expected, found) = (bytes + 1, bytes);
             assert_eq!(long, Err(Error::WrongLength { cache: name, addr, expected, found }));
-            let stale = slabs.claim(addr, bytes, tag ^ 1);
-            let (expected, found) = (tag ^ 1, tag);
+            let stale = slabs.claim(addr, bytes, reuse_tag ^ 1);
+            let (expected, found) = (reuse_tag ^ 1, reuse_tag);
             assert_eq!(stale, Err(Error::Stale { cache: name, addr, expected, found }));
             let inside = PhysAddr::new(addr.get() + 8);
-            let interior = slabs.claim(inside, bytes, tag);
+            let interior = slabs.claim(inside, bytes, reuse_tag);
             assert_eq!(interior, Err(Error::Interior { cache: name, addr: inside, start: addr }));
             // SAFETY: refused, as it is nobody's.
             let early = unsafe { cache.free(ptr(&slabs, addr)) };
             assert_eq!(early, Err(Error::Unclaimed { cache: name, addr }));
             let object = claim(&slabs, handle);
-            let again = slabs.claim(addr, bytes, tag);
+            let again = slabs.claim(addr, bytes, reuse_tag);
             assert_eq!(again, Err(Error::NotUnclaimed { cache: name, addr }));
             // SAFETY: claimed above.
             unsafe { cache.free(object) }.unwrap();
@@ -174,8 +174,8 @@ fn what_nobody_claimed_is_listed_and_freed_or_kept() {
         assert_eq!(fourth.adopt(spec(preserving)).unwrap().1.unclaimed, 9);
     }
     for handle in &kept {
-        let Kept { addr, size, tag, .. } = *handle;
-        match fourth.claim(addr, size as u64, tag) {
+        let Kept { addr, size, reuse_tag, .. } = *handle;
+        match fourth.claim(addr, size as u64, reuse_tag) {
             Ok(_) => assert_ne!(handle.seed, 3),
             Err(Error::NotUnclaimed { .. }) => assert_eq!(handle.seed, 3),
             Err(other) => panic!("{other}"),
@@ -274,7 +274,7 @@ fn small_buffers_are_claimed_without_naming_their_cache() {
         // SAFETY: claimed above.
         unsafe { slabs.free(buffer) }.unwrap();
     }
-    let refused = slabs.claim(other.addr, other.size as u64, other.tag);
+    let refused = slabs.claim(other.addr, other.size as u64, other.reuse_tag);
     assert!(matches!(refused, Err(Error::NotAdopted { addr, .. }) if addr == other.addr));
     assert_eq!(finish(&slabs), (1, 0));
     slabs.shrink();
@@ -624,7 +624,7 @@ fn while_it_is_finished_everything_can_be_called() {
     let cache = slabs.cache(always).unwrap();
     assert_eq!((cache.stats().live, cache.unclaimed().count()), (1, 2));
     assert_eq!(slabs.inherited("always"), None);
-    assert!(slabs.claim(one.addr, 120, one.tag).is_err());
+    assert!(slabs.claim(one.addr, 120, one.reuse_tag).is_err());
     // It can be repeated.
     assert_eq!(finish(&slabs), (0, 2));
     assert_eq!(finish(&slabs), (0, 0));

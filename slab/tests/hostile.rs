@@ -275,8 +275,8 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     assert_eq!(adopted.unclaimed, 60);
     let unclaimed: Vec<_> = cache.unclaimed().collect();
     assert_eq!(unclaimed.len(), 60);
-    for (addr, tag) in unclaimed {
-        let object = slabs.claim(addr, 1000, tag).unwrap();
+    for (addr, reuse_tag) in unclaimed {
+        let object = slabs.claim(addr, 1000, reuse_tag).unwrap();
         // SAFETY: claimed just now.
         unsafe { cache.free(object) }.unwrap();
     }
@@ -365,7 +365,7 @@ fn a_forged_owner_word_makes_no_slab_ours() {
     left.write(word(88), rehearsed.pfn().get() << 12);
     // Two objects keep the slab preserved, as far as its header says.
     left.write(word(120), 2 << 32);
-    // The first object: unclaimed, tag 1.
+    // The first object: unclaimed, reuse tag 1.
     let first = u64::from(u32::try_from(left.read(word(24 + 56)) & 0xffff_ffff).unwrap());
     // SAFETY: no kernel runs on the memory at this moment.
     unsafe { left.ram.ptr(word(128)).write(1 << 3 | 3) };
@@ -651,17 +651,20 @@ fn take_and_free(
     if resumed {
         slabs.resume_buffers().unwrap();
     }
-    for (seed, (at, size, tag)) in (0..).zip(handles) {
-        let buffer =
-            if resumed { slabs.at(*at, *size, *tag) } else { slabs.claim(*at, *size, *tag) };
+    for (seed, (at, size, reuse_tag)) in (0..).zip(handles) {
+        let buffer = if resumed {
+            slabs.at(*at, *size, *reuse_tag)
+        } else {
+            slabs.claim(*at, *size, *reuse_tag)
+        };
         let buffer = buffer.unwrap();
         // SAFETY: in use, and this test's.
         assert!(unsafe { filled(buffer, 1000, seed as u8) });
         // A jump in the middle loses nothing.
         if seed % handles.len().div_ceil(3) == 0 {
             let next = copy(slabs, FRAMES);
-            handles.iter().skip(seed).for_each(|(at, size, tag)| {
-                next.claim(*at, *size, *tag).unwrap();
+            handles.iter().skip(seed).for_each(|(at, size, reuse_tag)| {
+                next.claim(*at, *size, *reuse_tag).unwrap();
             });
         }
         // SAFETY: in use, and not used again.
@@ -692,8 +695,8 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
                 // SAFETY: as above.
                 unsafe { before.preserve(buffer) }.unwrap();
             }
-            let (tag, size) = before.tag_of(buffer).unwrap();
-            handles.push((addr(&before, buffer), size as u64, tag));
+            let (reuse_tag, size) = before.reuse_tag_of(buffer).unwrap();
+            handles.push((addr(&before, buffer), size as u64, reuse_tag));
         };
         while before.caches().map(|cache| cache.stats().slabs).sum::<u64>() < 5 {
             leave(&mut handles);
@@ -795,7 +798,7 @@ fn two_records_of_one_cache_are_resumed_as_one() {
         let object = cache.alloc().unwrap();
         // SAFETY: allocated just now.
         unsafe { fill(object, 1000, all.len() as u8) };
-        all.push((addr(&before, object), before.tag_of(object).unwrap().0));
+        all.push((addr(&before, object), before.reuse_tag_of(object).unwrap().0));
     }
     // A place is free in each slab.
     let mut seen = std::collections::BTreeSet::new();
@@ -838,10 +841,10 @@ fn two_records_of_one_cache_are_resumed_as_one() {
     assert_eq!(free, gone.iter().copied().collect(), "places of them all");
     assert!(slabs.memory().stats().used() < used + 4, "no new slab");
     assert_eq!((cache.sweep(u64::MAX), cache.stats().unswept), (Ok(0), 0));
-    for (seed, (at, tag)) in all.iter().enumerate() {
+    for (seed, (at, reuse_tag)) in all.iter().enumerate() {
         let object = common::ptr(&slabs, *at);
         if !gone.contains(at) {
-            assert_eq!(cache.at(*at, *tag), Ok(object));
+            assert_eq!(cache.at(*at, *reuse_tag), Ok(object));
             // SAFETY: in use, and this test's.
             assert!(unsafe { filled(object, 1000, seed as u8) });
         }
@@ -867,7 +870,7 @@ fn slabs_named_by_another_caches_record_are_not_resumed() {
             let object = cache.alloc().unwrap();
             // SAFETY: allocated just now.
             unsafe { fill(object, 1000, all.len() as u8) };
-            all.push((spec, addr(&before, object), before.tag_of(object).unwrap().0));
+            all.push((spec, addr(&before, object), before.reuse_tag_of(object).unwrap().0));
         }
     }
     let mut parts = Vec::new();
@@ -886,9 +889,9 @@ fn slabs_named_by_another_caches_record_are_not_resumed() {
     let slabs = take(left).unwrap();
     let caches = specs.map(|spec| slabs.resume(spec).unwrap());
     let is_swapped = |at: PhysAddr| swapped.contains(&(at.get() & !(PAGE_SIZE as u64 - 1)));
-    for (n, (spec, at, tag)) in all.iter().enumerate() {
+    for (n, (spec, at, reuse_tag)) in all.iter().enumerate() {
         let cache = slabs.resume(*spec).unwrap();
-        let found = cache.at(*at, *tag);
+        let found = cache.at(*at, *reuse_tag);
         assert_eq!(found.is_err(), is_swapped(*at), "{found:?}");
         let object = common::ptr(&slabs, *at);
         // SAFETY: in use, and not used again.

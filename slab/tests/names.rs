@@ -86,7 +86,7 @@ fn rename(slabs: &Slabs<Ram>, from: &str, to: &str) {
     assert!(records == 1 && headers > 0);
 }
 
-/// An object that is left: address, size, tag.
+/// An object that is left: address, size, reuse tag.
 fn keep(slabs: &Slabs<Ram>, spec: CacheSpec, count: u8) -> Vec<(PhysAddr, u64, u8)> {
     let cache = slabs.cache(spec).unwrap();
     let one = |seed| {
@@ -97,8 +97,8 @@ fn keep(slabs: &Slabs<Ram>, spec: CacheSpec, count: u8) -> Vec<(PhysAddr, u64, u
             // SAFETY: as above.
             unsafe { cache.preserve(object) }.unwrap();
         }
-        let (tag, size) = slabs.tag_of(object).unwrap();
-        (addr(slabs, object), size as u64, tag)
+        let (reuse_tag, size) = slabs.reuse_tag_of(object).unwrap();
+        (addr(slabs, object), size as u64, reuse_tag)
     };
     (0..count).map(one).collect()
 }
@@ -127,8 +127,8 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         rename(&first, "other", &format!("{}16", &name[..name.len() - 2]));
         let slabs = successor(first, FRAMES).unwrap();
         // Claimed by their handles, as any small buffer.
-        for (seed, (at, size, tag)) in (0..).zip(&left) {
-            let buffer = slabs.claim(*at, *size, *tag).unwrap();
+        for (seed, (at, size, reuse_tag)) in (0..).zip(&left) {
+            let buffer = slabs.claim(*at, *size, *reuse_tag).unwrap();
             // SAFETY: claimed just now.
             assert!(unsafe { filled(buffer, 32, seed) });
             if seed % 2 == 0 {
@@ -139,8 +139,8 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         // The next goes on with them as they are.
         let next = copy(&slabs, FRAMES);
         next.resume_buffers().unwrap();
-        for (seed, (at, size, tag)) in (0..).zip(&left).skip(1).step_by(2) {
-            let buffer = next.at(*at, *size, *tag).unwrap();
+        for (seed, (at, size, reuse_tag)) in (0..).zip(&left).skip(1).step_by(2) {
+            let buffer = next.at(*at, *size, *reuse_tag).unwrap();
             // SAFETY: in use, and the test's.
             unsafe {
                 assert!(filled(buffer, 32, seed));
@@ -148,7 +148,7 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
                 assert!(filled(moved, 32, seed));
                 next.free(moved).unwrap();
             }
-            assert!(next.at(*at, *size, *tag).is_err());
+            assert!(next.at(*at, *size, *reuse_tag).is_err());
         }
         next.shrink();
         // But for the one that is no class's.
@@ -158,8 +158,8 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         })
         .unwrap();
         assert_eq!(slab_frames(&next), 0);
-        let (at, size, tag) = strange[0];
-        assert!(matches!(slabs.claim(at, size, tag), Err(Error::NotAdopted { .. })));
+        let (at, size, reuse_tag) = strange[0];
+        assert!(matches!(slabs.claim(at, size, reuse_tag), Err(Error::NotAdopted { .. })));
         slabs.finish_inherited(|_| Fate::Keep).unwrap();
         slabs.memory().disinherit(|_| Fate::Free);
         // The classes are as ever.
@@ -178,8 +178,8 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         // And once more, from the cache that keeps them.
         if preserving {
             let slabs = successor(slabs, FRAMES).unwrap();
-            for (at, size, tag) in left.iter().skip(1).step_by(2) {
-                slabs.claim(*at, *size, *tag).unwrap();
+            for (at, size, reuse_tag) in left.iter().skip(1).step_by(2) {
+                slabs.claim(*at, *size, *reuse_tag).unwrap();
             }
             slabs.finish_inherited(|_| Fate::Free).unwrap();
         }

@@ -187,7 +187,7 @@ fn whose_it_is_and_how_large() {
     // SAFETY: within the object.
     let inside = unsafe { object.add(100) };
     assert_eq!(slabs.size_of(inside), None);
-    let (tag, size) = slabs.tag_of(object).unwrap();
+    let (reuse_tag, size) = slabs.reuse_tag_of(object).unwrap();
     assert_eq!(size, 640);
     let owner = |state, preserved| Owner::Object {
         cache: cache.name(),
@@ -195,7 +195,7 @@ fn whose_it_is_and_how_large() {
         size: 640,
         state,
         preserved,
-        tag,
+        reuse_tag,
     };
     assert_eq!(slabs.owner_of(inside), Some(owner(ObjectState::Live, false)));
     // SAFETY: in use, and nothing frees it meanwhile.
@@ -207,9 +207,9 @@ fn whose_it_is_and_how_large() {
     unsafe { cache.free(object) }.unwrap();
     assert_eq!(slabs.owner_of(object), Some(owner(ObjectState::Free, false)));
     assert_eq!(slabs.size_of(object), None);
-    // The next object in the place has another tag.
+    // The next object in the place has another reuse tag.
     while cache.alloc().unwrap() != object {}
-    assert_ne!(slabs.tag_of(object).unwrap().0, tag);
+    assert_ne!(slabs.reuse_tag_of(object).unwrap().0, reuse_tag);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn preserved_objects_cannot_be_freed_by_accident() {
     let mut inode = inodes.insert(Inode { number: 7, parent: 1 }).unwrap();
     inode.parent = 2;
     let kept = inode.preserve().unwrap();
-    let tag = kept.name().1;
+    let reuse_tag = kept.name().1;
     // Letting go of the handle frees nothing.
     let at = kept.into_raw();
     assert_eq!(inodes.cache().stats().preserved, 1);
@@ -312,7 +312,7 @@ fn preserved_objects_cannot_be_freed_by_accident() {
     assert_eq!(refused, Err(Error::Preserved { cache: inodes.cache().name(), addr: at }));
     // SAFETY: let go above.
     let kept = unsafe { inodes.preserved_from_raw(at) };
-    assert_eq!((*kept, kept.name().1), (Inode { number: 7, parent: 2 }, tag));
+    assert_eq!((*kept, kept.name().1), (Inode { number: 7, parent: 2 }, reuse_tag));
     drop(kept.unpreserve().unwrap());
     assert_eq!(inodes.cache().stats().live, 0);
 }

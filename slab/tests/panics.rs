@@ -36,7 +36,7 @@ fn spec(preserving: bool) -> CacheSpec {
     CacheSpec::new("things", BYTES).preserving(preserving)
 }
 
-/// A successor, and what its predecessor left in a cache of several slabs: address, tag and seed.
+/// A successor, and what its predecessor left in a cache of several slabs: address, reuse tag and seed.
 fn heirs(preserving: bool) -> (Slabs<Ram>, Vec<(PhysAddr, u8, u8)>) {
     let slabs = slabs(FRAMES);
     let cache = slabs.cache(spec(preserving)).unwrap();
@@ -53,15 +53,15 @@ fn heirs(preserving: bool) -> (Slabs<Ram>, Vec<(PhysAddr, u8, u8)>) {
             // SAFETY: as above.
             unsafe { slabs.preserve(object) }.unwrap();
         }
-        left.push((addr(&slabs, object), slabs.tag_of(object).unwrap().0, seed));
+        left.push((addr(&slabs, object), slabs.reuse_tag_of(object).unwrap().0, seed));
     }
     (successor(slabs, FRAMES).unwrap(), left)
 }
 
 /// Claims and frees all of it, and ends the inheritance.
 fn claim_all(slabs: &Slabs<Ram>, left: &[(PhysAddr, u8, u8)]) {
-    for (at, tag, seed) in left {
-        let object = slabs.claim(*at, BYTES as u64, *tag).unwrap();
+    for (at, reuse_tag, seed) in left {
+        let object = slabs.claim(*at, BYTES as u64, *reuse_tag).unwrap();
         // SAFETY: claimed just now.
         assert!(unsafe { filled(object, BYTES, *seed) }, "{at}");
         // SAFETY: claimed just now; constructed anew where somebody looks at it.
@@ -182,7 +182,7 @@ fn a_slab_that_is_set_aside_is_adopted_when_it_is_back() {
         let _ = slabs.upgrade(&record, |object| {
             // Neither adopted nor disposed of while it is.
             assert_eq!(slabs.adopt(spec(true)).map(|_| ()), Err(refused));
-            let claimed = slabs.claim(object.addr, BYTES as u64, object.tag);
+            let claimed = slabs.claim(object.addr, BYTES as u64, object.reuse_tag);
             assert_eq!(claimed, Err(refused));
             let aside = |at: PhysAddr| at.pfn() == object.addr.pfn();
             let told = slabs.finish_inherited(|unclaimed| {

@@ -40,7 +40,7 @@ impl Dice {
 #[derive(Clone, Copy, Debug)]
 struct Thing {
     seed: u8,
-    tag: u8,
+    reuse_tag: u8,
     /// Whether it is to be let go before it can be freed.
     pinned: bool,
 }
@@ -56,8 +56,8 @@ fn leave(cache: &Cache<'_, Ram>, seed: u8) -> (PhysAddr, Thing) {
             cache.preserve(object).unwrap();
         }
     }
-    let (tag, _) = slabs.tag_of(object).unwrap();
-    (addr(slabs, object), Thing { seed, tag, pinned })
+    let (reuse_tag, _) = slabs.reuse_tag_of(object).unwrap();
+    (addr(slabs, object), Thing { seed, reuse_tag, pinned })
 }
 
 /// What each of these objects is, is there.
@@ -65,10 +65,10 @@ fn check(slabs: &Slabs<Ram>, cache: &Cache<'_, Ram>, all: &BTreeMap<PhysAddr, Th
     for (at, thing) in all {
         // SAFETY: in use, and the test's.
         assert!(unsafe { filled(ptr(slabs, *at), cache.object_size(), thing.seed) }, "{at}");
-        assert_eq!(cache.at(*at, thing.tag), Ok(ptr(slabs, *at)));
+        assert_eq!(cache.at(*at, thing.reuse_tag), Ok(ptr(slabs, *at)));
     }
     let told: BTreeSet<_> = cache.preserved().collect();
-    let known: BTreeSet<_> = all.iter().map(|(at, thing)| (*at, thing.tag)).collect();
+    let known: BTreeSet<_> = all.iter().map(|(at, thing)| (*at, thing.reuse_tag)).collect();
     assert_eq!(told, known);
 }
 
@@ -104,11 +104,11 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
         // A single one is used: its slab alone is swept.
         let (at, thing) = all.iter().map(|(at, thing)| (*at, *thing)).nth(100).unwrap();
         assert_eq!(second.size_of(ptr(&second, at)), Some(200));
-        assert_eq!(second.tag_of(ptr(&second, at)), Some((thing.tag, 200)));
+        assert_eq!(second.reuse_tag_of(ptr(&second, at)), Ok((thing.reuse_tag, 200)));
         assert_eq!(cache.stats().unswept, stats.unswept - 1);
         // There is nothing to claim, discard, adopt, pass on or be told of.
         let refused = [
-            second.claim(at, 200, thing.tag).map(|_| ()),
+            second.claim(at, 200, thing.reuse_tag).map(|_| ()),
             cache.claim(at).map(|_| ()),
             cache.discard(at),
         ];
@@ -149,7 +149,7 @@ fn each_call_that_names_an_object_may_be_the_first() {
     let calls: [(&str, usize, First); 10] = [
         ("size_of", 0, |slabs, object| slabs.size_of(object).is_some()),
         ("owner_of", 0, |slabs, object| slabs.owner_of(object).is_some()),
-        ("tag_of", 0, |slabs, object| slabs.tag_of(object).is_some()),
+        ("reuse_tag_of", 0, |slabs, object| slabs.reuse_tag_of(object).is_ok()),
         ("claim", 0, |slabs, object| {
             let claimed = slabs.claim(addr(slabs, object), 224, 0);
             matches!(claimed, Err(Error::NotUnclaimed { .. }))
@@ -328,12 +328,12 @@ fn generations_resume_what_others_left() {
                     (11, Some(at)) => {
                         let thing = all[&at];
                         assert_eq!(
-                            cache.at(at, thing.tag ^ 1),
+                            cache.at(at, thing.reuse_tag ^ 1),
                             Err(Error::Stale {
                                 cache: cache.name(),
                                 addr: at,
-                                expected: thing.tag ^ 1,
-                                found: thing.tag,
+                                expected: thing.reuse_tag ^ 1,
+                                found: thing.reuse_tag,
                             })
                         );
                     }
@@ -352,7 +352,7 @@ fn generations_resume_what_others_left() {
                 assert_eq!(adopted.unclaimed, all.len() as u64);
                 for (at, thing) in &mut all {
                     if dice.below(2) == 0 {
-                        kernel.claim(*at, 200, thing.tag).unwrap();
+                        kernel.claim(*at, 200, thing.reuse_tag).unwrap();
                     }
                     // Claimed, or resumed as unclaimed: freed by a plain free.
                     thing.pinned = false;
@@ -387,22 +387,22 @@ fn small_buffers_are_resumed_by_their_classes() {
                 first.preserve(buffer).unwrap();
             }
         }
-        let (tag, bytes) = first.tag_of(buffer).unwrap();
-        all.push((addr(&first, buffer), size, bytes as u64, tag, i as u8));
+        let (reuse_tag, bytes) = first.reuse_tag_of(buffer).unwrap();
+        all.push((addr(&first, buffer), size, bytes as u64, reuse_tag, i as u8));
     }
     let second = successor(first, FRAMES).unwrap();
     // One that was claimed shows that its class is adopted.
     let claimed = copy(&second, FRAMES);
-    let (at, _, bytes, tag, _) = all[0];
-    claimed.claim(at, bytes, tag).unwrap();
+    let (at, _, bytes, reuse_tag, _) = all[0];
+    claimed.claim(at, bytes, reuse_tag).unwrap();
     assert!(matches!(claimed.resume_buffers(), Err(Error::Adopted { .. })));
     second.resume_buffers().unwrap();
     second.resume_buffers().unwrap();
-    for (at, size, bytes, tag, seed) in all {
-        let buffer = second.at(at, bytes, tag).unwrap();
+    for (at, size, bytes, reuse_tag, seed) in all {
+        let buffer = second.at(at, bytes, reuse_tag).unwrap();
         assert_eq!(buffer, ptr(&second, at));
-        assert!(matches!(second.at(at, bytes + 8, tag), Err(Error::WrongLength { .. })));
-        assert!(matches!(second.claim(at, bytes, tag), Err(Error::NotUnclaimed { .. })));
+        assert!(matches!(second.at(at, bytes + 8, reuse_tag), Err(Error::WrongLength { .. })));
+        assert!(matches!(second.claim(at, bytes, reuse_tag), Err(Error::NotUnclaimed { .. })));
         let larger = Layout::from_size_align(size * 3, 8).unwrap();
         // SAFETY: in use, and the test's.
         unsafe {
@@ -414,7 +414,7 @@ fn small_buffers_are_resumed_by_their_classes() {
             assert!(filled(moved, size, seed));
             second.free(moved).unwrap();
         }
-        assert!(second.at(at, bytes, tag).is_err());
+        assert!(second.at(at, bytes, reuse_tag).is_err());
     }
     second.shrink();
     assert_eq!(slab_frames(&second), 0);
@@ -586,7 +586,7 @@ fn threads_use_a_resumed_cache_at_the_same_time() {
                     let cache = second.resume(spec(round % 2 == 0)).unwrap();
                     let mut mine = Vec::new();
                     for (at, thing) in all.iter().skip(thread).step_by(3) {
-                        assert_eq!(cache.at(*at, thing.tag), Ok(ptr(second, *at)));
+                        assert_eq!(cache.at(*at, thing.reuse_tag), Ok(ptr(second, *at)));
                         // SAFETY: in use, and this thread's.
                         assert!(unsafe { filled(ptr(second, *at), 200, thing.seed) });
                         match dice.below(4) {
@@ -605,7 +605,7 @@ fn threads_use_a_resumed_cache_at_the_same_time() {
                     for (at, thing) in mine {
                         // SAFETY: as above.
                         assert!(unsafe { filled(ptr(second, at), 200, thing.seed) });
-                        assert!(owners.lock().unwrap().insert((at, thing.tag)), "two owners");
+                        assert!(owners.lock().unwrap().insert((at, thing.reuse_tag)), "two owners");
                     }
                 });
             }

@@ -31,7 +31,7 @@ mod attack {
     const ENTRY: usize = 112;
     /// Where it counts objects that keep it preserved.
     const PRESERVED: usize = 124;
-    /// Where the bytes of its objects begin. 3 is one to be claimed, whose tag is 0.
+    /// Where the bytes of its objects begin. 3 is one to be claimed, whose reuse tag is 0.
     const STATES: usize = 128;
 
     /// Runs `calls` against a slab that comes and goes. Whenever it is gone its frames are a folio's
@@ -149,7 +149,8 @@ fn a_stale_discard_changes_no_owners_bytes() {
 fn looking_up_whose_memory_it_is_races_with_no_owner() {
     let look: Call = |slabs, _, at| {
         let ptr = pointer(slabs, at);
-        let _ = (slabs.owner_at(at), slabs.owner_of(ptr), slabs.size_of(ptr), slabs.tag_of(ptr));
+        let _ =
+            (slabs.owner_at(at), slabs.owner_of(ptr), slabs.size_of(ptr), slabs.reuse_tag_of(ptr));
     };
     let all: Call = |_, things, _| assert_eq!(things.claim_all().count(), 0);
     beside_an_owner(&[look, all]);

@@ -19,7 +19,7 @@ const LARGE: usize = 3 * PAGE_SIZE;
 struct Handle {
     addr: PhysAddr,
     size: u64,
-    tag: u8,
+    reuse_tag: u8,
     seed: u8,
 }
 
@@ -31,10 +31,10 @@ fn layout(bytes: usize) -> Layout {
 }
 
 fn handle(slabs: &Slabs<Ram>, object: NonNull<u8>, seed: u8) -> Handle {
-    let (tag, size) = slabs.tag_of(object).unwrap();
+    let (reuse_tag, size) = slabs.reuse_tag_of(object).unwrap();
     // SAFETY: every caller owns the object.
     unsafe { fill(object, size, seed) };
-    Handle { addr: addr(slabs, object), size: size as u64, tag, seed }
+    Handle { addr: addr(slabs, object), size: size as u64, reuse_tag, seed }
 }
 
 /// Objects of two caches and of size classes, half of them from birth; and large buffers.
@@ -74,7 +74,7 @@ fn leave(slabs: &Slabs<Ram>) -> (Vec<Handle>, Vec<PhysAddr>) {
 
 /// Claims an object and looks at what is in it.
 fn claim(slabs: &Slabs<Ram>, handle: &Handle) -> NonNull<u8> {
-    let object = slabs.claim(handle.addr, handle.size, handle.tag).unwrap();
+    let object = slabs.claim(handle.addr, handle.size, handle.reuse_tag).unwrap();
     // SAFETY: claimed just now.
     assert!(unsafe { filled(object, handle.size as usize, handle.seed) }, "{handle:?}");
     object
@@ -148,7 +148,7 @@ fn jumps_without_a_claim_and_without_an_end_lose_nothing() {
     }
     for handle in &objects {
         let object = claim(&slabs, handle);
-        let again = slabs.claim(handle.addr, handle.size, handle.tag);
+        let again = slabs.claim(handle.addr, handle.size, handle.reuse_tag);
         assert!(matches!(again, Err(Error::NotUnclaimed { .. })), "{again:?}");
         // SAFETY: claimed above.
         unsafe { slabs.free(object) }.unwrap();
@@ -215,7 +215,7 @@ fn what_is_claimed_and_what_is_not_survive_alike_and_what_is_freed_does_not() {
             next.adopt(spec).unwrap();
         }
         for handle in &gone {
-            let refused = next.claim(handle.addr, handle.size, handle.tag);
+            let refused = next.claim(handle.addr, handle.size, handle.reuse_tag);
             let gone =
                 matches!(refused, Err(Error::NotUnclaimed { .. } | Error::NotAnObject { .. }));
             assert!(gone, "{refused:?}");
@@ -238,7 +238,7 @@ persist!(Thing { words });
 fn survives(slabs: &Slabs<Ram>, handle: &Handle) -> bool {
     let next = copy(slabs, FRAMES);
     let _ = next.adopt(PLAIN);
-    match next.claim(handle.addr, handle.size, handle.tag) {
+    match next.claim(handle.addr, handle.size, handle.reuse_tag) {
         Ok(object) => {
             // SAFETY: claimed just now.
             assert!(unsafe { filled(object, handle.size as usize, handle.seed) });
@@ -278,13 +278,13 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
     // What it is.
     let object = claim(&slabs, &plain);
     assert_eq!(slabs.size_of(object), Some(120));
-    assert_eq!(slabs.tag_of(object), Some((plain.tag, 120)));
+    assert_eq!(slabs.reuse_tag_of(object), Ok((plain.reuse_tag, 120)));
     assert_eq!(state(&slabs, plain.addr), (ObjectState::Held, true));
     let inside = PhysAddr::new(plain.addr.get() + 9);
     assert_eq!(state(&slabs, inside), (ObjectState::Held, true));
     let stats = cache.stats();
     assert_eq!((stats.live, stats.preserved, stats.unclaimed), (1, 1, 7));
-    let refused = slabs.claim(plain.addr, 120, plain.tag);
+    let refused = slabs.claim(plain.addr, 120, plain.reuse_tag);
     assert_eq!(refused, Err(Error::NotUnclaimed { cache: name, addr: plain.addr }));
     assert_eq!(
         cache.discard(plain.addr),
@@ -330,8 +330,8 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
     let small = unsafe { slabs.realloc(object, layout(16)) }.unwrap();
     assert_ne!(small, object);
     assert!(!survives(&slabs, &shrunk));
-    let (tag, size) = slabs.tag_of(small).unwrap();
-    let small = Handle { addr: addr(&slabs, small), size: size as u64, tag, ..shrunk };
+    let (reuse_tag, size) = slabs.reuse_tag_of(small).unwrap();
+    let small = Handle { addr: addr(&slabs, small), size: size as u64, reuse_tag, ..shrunk };
     assert!(survives(&slabs, &small));
     let object = claim(&slabs, &grown);
     // SAFETY: claimed above; the old place is not used again.
@@ -385,7 +385,7 @@ fn a_typed_object_that_is_claimed_survives_until_it_is_dropped() {
     let things = first.typed::<Thing>("thing", false).unwrap();
     let name = |value| {
         let kept = things.insert(Thing { words: [value; 15] }).unwrap().preserve().unwrap();
-        kept.name()
+        kept.handle_parts()
     };
     let names: Vec<_> = (0..4).map(name).collect();
     let slabs = successor(first, FRAMES).unwrap();
@@ -405,7 +405,7 @@ fn a_typed_object_that_is_claimed_survives_until_it_is_dropped() {
         all
     };
     let claimed: Vec<_> =
-        names.iter().map(|(addr, tag)| things.claim(*addr, *tag).unwrap()).collect();
+        names.iter().map(|(addr, reuse_tag)| things.claim(*addr, *reuse_tag).unwrap()).collect();
     assert_eq!(values(), [0, 1, 2, 3]);
     let mut claimed = claimed.into_iter();
     drop(claimed.next());

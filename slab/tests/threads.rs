@@ -233,7 +233,7 @@ fn an_object_is_claimed_by_one_thread() {
             let object = cache.alloc().unwrap();
             // SAFETY: in use, and nothing frees it meanwhile.
             unsafe { cache.preserve(object) }.unwrap();
-            (addr(&first, object), first.tag_of(object).unwrap().0)
+            (addr(&first, object), first.reuse_tag_of(object).unwrap().0)
         })
         .collect();
     let second = successor(first, 4096).unwrap();
@@ -244,7 +244,8 @@ fn an_object_is_claimed_by_one_thread() {
             .map(|_| {
                 s.spawn(|| {
                     start.wait();
-                    let claim = |(addr, tag): &(_, _)| second.claim(*addr, 64, *tag).is_ok();
+                    let claim =
+                        |(addr, reuse_tag): &(_, _)| second.claim(*addr, 64, *reuse_tag).is_ok();
                     handles.iter().filter(|handle| claim(handle)).count()
                 })
             })

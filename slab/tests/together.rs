@@ -117,8 +117,8 @@ fn neighbours_are_claimed_freed_and_given_back_at_the_same_time() {
                     // SAFETY: as above.
                     unsafe { first.preserve(buffer) }.unwrap();
                 }
-                let (tag, size) = first.tag_of(buffer).unwrap();
-                (addr(&first, buffer), size as u64, tag, i as u8)
+                let (reuse_tag, size) = first.reuse_tag_of(buffer).unwrap();
+                (addr(&first, buffer), size as u64, reuse_tag, i as u8)
             })
             .collect();
         let second = successor(first, FRAMES).unwrap();
@@ -129,8 +129,8 @@ fn neighbours_are_claimed_freed_and_given_back_at_the_same_time() {
                 scope.spawn(move || {
                     start.wait();
                     let mine = left.iter().skip(thread).step_by(3);
-                    for (i, (at, size, tag, seed)) in mine.enumerate() {
-                        let buffer = second.claim(*at, *size, *tag).unwrap();
+                    for (i, (at, size, reuse_tag, seed)) in mine.enumerate() {
+                        let buffer = second.claim(*at, *size, *reuse_tag).unwrap();
                         // SAFETY: claimed just now, and this thread's.
                         unsafe {
                             assert!(filled(buffer, 200, *seed));
@@ -177,8 +177,8 @@ fn neighbours_are_claimed_freed_and_given_back_at_the_same_time() {
         second.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
         second.memory().audit().unwrap();
         let third = successor(second, FRAMES).unwrap();
-        for (i, (at, size, tag, seed)) in left.iter().enumerate() {
-            match third.claim(*at, *size, *tag) {
+        for (i, (at, size, reuse_tag, seed)) in left.iter().enumerate() {
+            match third.claim(*at, *size, *reuse_tag) {
                 // SAFETY: claimed just now.
                 Ok(buffer) => assert!(kept(i) && unsafe { filled(buffer, 200, *seed) }),
                 Err(error) => assert!(!kept(i), "round {round}: {error}"),

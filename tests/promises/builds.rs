@@ -128,7 +128,7 @@ fn a_claim_of_a_typed_object_is_by_address_and_tag() {
     let kernel = world.boot();
     let inodes = kernel.slabs().typed::<Inode>("inode", false).unwrap();
     let kept = inodes.insert(Inode { number: 1, flags: 2, links: 3 }).unwrap().preserve().unwrap();
-    let (addr, tag) = kept.name();
+    let (addr, tag) = kept.handle_parts();
     kept.into_raw();
     let new = world.jump(kernel);
     let inodes = new.adopt::<Inode>("inode", false).unwrap();

@@ -98,7 +98,7 @@ impl<'w> Own<'_, 'w> {
             Self::KeptFolio(own) => kernel.folio_handle(&own).ok(),
             Self::KeptRun(own) => kernel.run_handle(&own).ok(),
             Self::KeptObject(own) => {
-                let (addr, tag) = own.name();
+                let (addr, tag) = own.handle_parts();
                 Handle::new(Parts::Object { addr, bytes: size_of::<Thing>() as u64, tag }).ok()
             }
             Self::Folio(_) | Self::Run(_) | Self::Object(_) => None,
@@ -248,7 +248,7 @@ impl<'k, 'w> Program<'k, 'w> {
                 let at = self.addr();
                 let _ = (slabs.owner_at(at), memory.holder(at.pfn()), memory.state(at.pfn()));
                 let ptr = memory.machine().ptr(at);
-                let _ = (slabs.owner_of(ptr), slabs.size_of(ptr), slabs.tag_of(ptr));
+                let _ = (slabs.owner_of(ptr), slabs.size_of(ptr), slabs.reuse_tag_of(ptr));
                 let _ = (
                     kernel.handle_of(ptr),
                     memory.ptr(Block::containing(at.pfn(), Order::ZERO).run()),

@@ -121,7 +121,7 @@ fn found(slabs: &Slabs<Ram>) -> BTreeMap<u64, u32> {
     found
 }
 
-/// What survives in caches whose names are so: address, size and tag.
+/// What survives in caches whose names are so: address, size and reuse tag.
 fn handles(slabs: &Slabs<Ram>, named: impl Fn(&CacheRecord) -> bool) -> Vec<(PhysAddr, u64, u8)> {
     let mut all = Vec::new();
     for record in slabs.view().records().filter(named) {
@@ -132,7 +132,7 @@ fn handles(slabs: &Slabs<Ram>, named: impl Fn(&CacheRecord) -> bool) -> Vec<(Phy
                 let state = State(slab.state(record.geometry(), index).load(Relaxed));
                 if survived(state, record.is_preserving()) {
                     let addr = slab.addr(record.geometry(), index);
-                    all.push((addr, record.object_size() as u64, state.tag()));
+                    all.push((addr, record.object_size() as u64, state.reuse_tag()));
                 }
             }
         }
@@ -210,13 +210,13 @@ impl Life<'_> {
     }
 
     /// Claims an object, and does something to it.
-    fn claim(&self, (addr, size, tag): (PhysAddr, u64, u8), preserving: bool) {
+    fn claim(&self, (addr, size, reuse_tag): (PhysAddr, u64, u8), preserving: bool) {
         let id = number(self.slabs, addr);
         let what = self.dice(9);
         if what < 2 {
             return;
         }
-        let object = self.slabs.claim(addr, size, tag).unwrap();
+        let object = self.slabs.claim(addr, size, reuse_tag).unwrap();
         match what {
             2 => self.free(id, object),
             3 if !preserving => {
@@ -250,11 +250,11 @@ impl Life<'_> {
     }
 
     /// Goes on with an object that was resumed, as its owner does.
-    fn go_on(&self, (addr, size, tag): (PhysAddr, u64, u8), preserving: bool, fate: u64) {
+    fn go_on(&self, (addr, size, reuse_tag): (PhysAddr, u64, u8), preserving: bool, fate: u64) {
         let id = number(self.slabs, addr);
         let object = self.slabs.memory().machine().ptr(addr);
         match self.dice(7) {
-            0 => assert_eq!(self.slabs.at(addr, size, tag), Ok(object)),
+            0 => assert_eq!(self.slabs.at(addr, size, reuse_tag), Ok(object)),
             1 if preserving => self.free(id, object),
             1 => {
                 self.unpreserve(id, object);
@@ -389,11 +389,11 @@ impl Life<'_> {
         }
         for cache in all.iter().chain([&moved]) {
             let left: Vec<_> = cache.unclaimed().collect();
-            for (addr, tag) in left {
+            for (addr, reuse_tag) in left {
                 if self.dice(6) == 0 {
                     self.end(number(slabs, addr), || cache.discard(addr).unwrap());
                 } else {
-                    let handle = (addr, cache.object_size() as u64, tag);
+                    let handle = (addr, cache.object_size() as u64, reuse_tag);
                     self.claim(handle, cache.is_preserving());
                 }
             }
@@ -485,13 +485,13 @@ fn settle(world: World, promise: &Promise) {
     if resumes {
         slabs.resume_buffers().unwrap();
     }
-    for (i, (addr, size, tag)) in (0..).zip(all) {
+    for (i, (addr, size, reuse_tag)) in (0..).zip(all) {
         number(&slabs, addr);
         if resumes {
-            let object = slabs.at(addr, size, tag).unwrap();
+            let object = slabs.at(addr, size, reuse_tag).unwrap();
             // SAFETY: in use, and not used again.
             unsafe {
-                if pinned(&(addr, size, tag)) {
+                if pinned(&(addr, size, reuse_tag)) {
                     slabs.unpreserve(object).unwrap();
                 }
                 slabs.free(object).unwrap();
@@ -502,7 +502,7 @@ fn settle(world: World, promise: &Promise) {
         if i % 5 == 4 && slabs.owner_at(addr).is_some() {
             continue;
         }
-        let object = slabs.claim(addr, size, tag).unwrap();
+        let object = slabs.claim(addr, size, reuse_tag).unwrap();
         number(&slabs, addr);
         // SAFETY: claimed just now.
         unsafe { slabs.free(object) }.unwrap();

@@ -118,7 +118,7 @@ impl State {
             let thing = thing.unwrap_or_else(|| panic!("{old:?} did not survive"));
             assert!(thing.object().is_some_and(|o| !o.adopted && o.cache.as_str() == name));
             let tag = thing.handle.and_then(|handle| handle.parts().ok());
-            assert!(matches!(tag, Some(Parts::Object { tag, .. }) if tag == old.tag));
+            assert!(matches!(tag, Some(Parts::Object { tag, .. }) if tag == old.reuse_tag));
             thing.check_content(kernel.memory().machine(), u64::MAX);
             if seen.len() as u64 == enough {
                 return Err(stop);

@@ -91,7 +91,7 @@ impl<'k, 'a> Actor<'k, 'a> {
             self.kernel.slabs().typed::<Value>(TYPED[usize::from(preserving)], preserving)?;
         let (id, seed) = self.id();
         let object = cache.insert(Value::of(seed))?;
-        let (addr, tag) = object.name();
+        let (addr, tag) = object.handle_parts();
         let bytes = size_of::<Value>() as u64;
         let handle = Handle::new(Parts::Object { addr, bytes, tag })?;
         let thing = Thing::new(Sort::Object, which, handle, bytes).stamped(seed);
