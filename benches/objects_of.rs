@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use heirloom_folio::threads::Host;
 use heirloom_folio::{Linear, Request};
-use heirloom_slab::{Buffers, Cache, Slabs};
+use heirloom_slab::{AllocOptions, Cache, Slabs};
 use slabmalloc::{AllocationError, Allocator, ZoneAllocator};
 use talc::TalcLock;
 use talc::source::Claim;
@@ -60,7 +60,7 @@ impl Objects for Cache<'_, Machine> {
 impl Objects for Slabs<Machine> {
     #[inline(always)]
     fn alloc(&self, layout: Layout) -> NonNull<u8> {
-        Slabs::alloc(self, layout, Buffers::default()).expect("memory is free")
+        Slabs::alloc(self, layout, AllocOptions::default()).expect("memory is free")
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use heirloom_benches::frames_of::{Alone, Locked};
 use heirloom_benches::objects_of::{Objects, SYSTEM, Slabmalloc, slabs, talc};
 use heirloom_benches::{Dice, per_operation, row, time, twice};
-use heirloom_slab::{Buffers, CacheSpec};
+use heirloom_slab::{AllocOptions, CacheSpec};
 
 type Row<'c> = BenchmarkGroup<'c, WallTime>;
 
@@ -288,7 +288,7 @@ fn preserving(c: &mut Criterion) {
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { slabs.preserve(other) }.expect("a live object");
     row.bench_function("heirloom, beside a preserved one", |b| b.iter(pair));
-    let large = slabs.alloc(bytes(16_384), Buffers::default()).expect("memory is free");
+    let large = slabs.alloc(bytes(16_384), AllocOptions::default()).expect("memory is free");
     row.bench_function("heirloom, 16 KiB", |b| {
         b.iter(|| {
             // SAFETY: in use, and nothing frees it meanwhile.

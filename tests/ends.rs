@@ -17,7 +17,7 @@ use heirloom::restore::{
     Producer, Records, RootPage, RootView, ScratchList, ScratchWords, SealState, Sealed, Sealer,
     Table,
 };
-use heirloom::slab::{Buffers, CacheSpec};
+use heirloom::slab::{AllocOptions, CacheSpec};
 
 fn ends() -> Vec<u64> {
     let mut all =
@@ -223,7 +223,9 @@ fn calls() {
         for align in [0, 3, 12, 20, 40, 62] {
             if let Ok(layout) = std::alloc::Layout::from_size_align(a as usize, 1 << align) {
                 t.call(("layout", a, align), || {
-                    slabs.alloc(layout, Buffers { preserving: a & 1 == 1, zeroed: false }).is_ok()
+                    slabs
+                        .alloc(layout, AllocOptions { preserving: a & 1 == 1, zeroed: false })
+                        .is_ok()
                 });
             }
         }

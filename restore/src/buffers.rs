@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
-use heirloom_slab::{Buffers, Owner, Persist, TypedCache};
+use heirloom_slab::{AllocOptions, Owner, Persist, TypedCache};
 
 use crate::error::Error;
 use crate::fault::HandleFault;
@@ -23,7 +23,7 @@ impl<M: Machine> Handover<M> {
     pub fn alloc(&self, bytes: usize) -> Result<NonNull<u8>, Error> {
         let bad = heirloom_slab::Error::BadLayout { size: bytes, align: ALIGN };
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| bad)?;
-        Ok(self.slabs().alloc(layout, Buffers::default())?)
+        Ok(self.slabs().alloc(layout, AllocOptions::default())?)
     }
 
     /// Frees a buffer or an object, from any CPU.

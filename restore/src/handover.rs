@@ -173,11 +173,11 @@ impl<M: Machine> Handover<M> {
     /// use core::alloc::Layout;
     /// use heirloom_folio::harness::Ram;
     /// use heirloom_restore::Handover;
-    /// use heirloom_slab::Buffers;
+    /// use heirloom_slab::AllocOptions;
     ///
     /// let memory = Ram::memory(&Ram::frames(1024))?;
     /// let mut kernel = Handover::fresh(memory, &[], "this kernel")?;
-    /// let buffer = kernel.slabs().alloc(Layout::new::<[u64; 8]>(), Buffers::default())?;
+    /// let buffer = kernel.slabs().alloc(Layout::new::<[u64; 8]>(), AllocOptions::default())?;
     /// // SAFETY: allocated just now.
     /// unsafe { kernel.slabs().free(buffer) }?;
     /// assert_eq!(kernel.shrink_all(), 1);

@@ -17,7 +17,7 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::{
     Block, CpuId, Cpus, DirectMap, Fate, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request, Run,
 };
-use heirloom_slab::{Buffers, CacheSpec};
+use heirloom_slab::{AllocOptions, CacheSpec};
 
 use crate::pages::halves;
 use crate::pages::words_at;
@@ -334,7 +334,7 @@ fn leave(ram: &Ram, plain: bool) -> Due {
     add(Thing::Records, Handle::new(Parts::Records { first, entry: 16 }).unwrap());
     if !plain {
         let layout = core::alloc::Layout::from_size_align(3 * PAGE_SIZE, 8).unwrap();
-        let large = kernel.slabs().alloc(layout, Buffers { preserving: true, zeroed: false });
+        let large = kernel.slabs().alloc(layout, AllocOptions { preserving: true, zeroed: false });
         let large = large.unwrap();
         fill(large, 3 * PAGE_SIZE, Thing::Large);
         add(Thing::Large, kernel.handle_of(large).unwrap());

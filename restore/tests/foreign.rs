@@ -4,7 +4,7 @@
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Kind, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom_restore::{Error, Handover, Parts, Records};
-use heirloom_slab::{Buffers, CacheSpec};
+use heirloom_slab::{AllocOptions, CacheSpec};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -42,7 +42,7 @@ fn slabs_and_large_buffers_are_no_subtrees() {
     let handover = handover();
     let cache = handover.slabs().cache(CacheSpec::new("a", 64).preserving(true)).unwrap();
     let layout = core::alloc::Layout::from_size_align(3 * PAGE_SIZE, 8).unwrap();
-    let large = handover.slabs().alloc(layout, Buffers { preserving: true, zeroed: true });
+    let large = handover.slabs().alloc(layout, AllocOptions { preserving: true, zeroed: true });
     for (ptr, kind) in [(cache.alloc(), Kind::Slab), (large, Kind::Buffer)] {
         let parts = handover.handle_of(ptr.unwrap()).unwrap().parts();
         let Ok(Parts::Object { addr, .. } | Parts::Buffer { addr, .. }) = parts else {

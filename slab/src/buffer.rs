@@ -17,7 +17,7 @@ use crate::state::ObjectState;
 
 /// What a buffer is to be like, beside its layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Buffers {
+pub struct AllocOptions {
     /// It survives a jump from the moment it is returned, and is freed by a plain free.
     pub preserving: bool,
     /// It is filled with zeroes.
@@ -36,11 +36,11 @@ impl<M: Machine> Slabs<M> {
     /// alignment. [`Error::Overwritten`] as for [`Cache::alloc`].
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "three dozen instructions: a call costs a third")]
-    pub fn alloc(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
-        let cache = Class::of(layout).and_then(|class| self.existing_class(class, like.preserving));
-        let Some(cache) = cache else { return self.alloc_other(layout, like) };
+    pub fn alloc(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
+        let cache = Class::of(layout).and_then(|class| self.existing_class(class, opts.preserving));
+        let Some(cache) = cache else { return self.alloc_other(layout, opts) };
         let buffer = cache.alloc()?;
-        if like.zeroed {
+        if opts.zeroed {
             // SAFETY: the buffer is the caller's, of that many bytes, and not handed out yet.
             unsafe { buffer.write_bytes(0, layout.size()) };
         }
@@ -49,18 +49,18 @@ impl<M: Machine> Slabs<M> {
 
     /// Allocates a large buffer, or the first of its class.
     #[inline]
-    fn alloc_other(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
-        let single = self.alloc_single(layout, like);
-        single.map_or_else(|| self.alloc_rare(layout, like), Ok)
+    fn alloc_other(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
+        let single = self.alloc_single(layout, opts);
+        single.map_or_else(|| self.alloc_rare(layout, opts), Ok)
     }
 
     /// The same for what is no run of one block.
     #[cold]
     #[inline(never)]
-    fn alloc_rare(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
-        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, like) };
-        let buffer = self.new_class(class, like.preserving)?.alloc()?;
-        if like.zeroed {
+    fn alloc_rare(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
+        let Some(class) = Class::of(layout) else { return self.alloc_large(layout, opts) };
+        let buffer = self.new_class(class, opts.preserving)?.alloc()?;
+        if opts.zeroed {
             // SAFETY: as in `alloc`.
             unsafe { buffer.write_bytes(0, layout.size()) };
         }
@@ -184,9 +184,10 @@ impl<M: Machine> Slabs<M> {
             return Err(object_ref.not_live(state));
         }
         // What survives until it is freed still does where it goes.
-        let like = Buffers { preserving: object_ref.inner.spec.preserving || held, zeroed: false };
+        let opts =
+            AllocOptions { preserving: object_ref.inner.spec.preserving || held, zeroed: false };
         // SAFETY: the caller's promise; the object has `has` bytes.
-        match unsafe { self.move_to(ptr, has, layout, like) } {
+        match unsafe { self.move_to(ptr, has, layout, opts) } {
             // Shrinking needs no memory.
             Err(Error::Folio(_)) if aligned && wants <= has => Ok(ptr),
             moved => moved,
@@ -202,9 +203,9 @@ impl<M: Machine> Slabs<M> {
         ptr: NonNull<u8>,
         has: usize,
         layout: Layout,
-        like: Buffers,
+        opts: AllocOptions,
     ) -> Result<NonNull<u8>, Error> {
-        let to = self.alloc(layout, like)?;
+        let to = self.alloc(layout, opts)?;
         // SAFETY: both have that many bytes, are the caller's, and are apart.
         unsafe { to.copy_from_nonoverlapping(ptr, has.min(layout.size())) };
         // SAFETY: the caller's promise.
@@ -219,16 +220,16 @@ impl<M: Machine> Slabs<M> {
 
     /// A large buffer that is one block, if that is all there is to do.
     #[inline(never)]
-    fn alloc_single(&self, layout: Layout, like: Buffers) -> Option<NonNull<u8>> {
+    fn alloc_single(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
         let memory = self.memory();
         let frames = layout.size().div_ceil(PAGE_SIZE);
         let aligned = frames.is_power_of_two() && layout.align() <= frames * PAGE_SIZE;
-        if !aligned || like.preserving || Class::of(layout).is_some() {
+        if !aligned || opts.preserving || Class::of(layout).is_some() {
             return None;
         }
         let order = Order::new(frames.trailing_zeros() as u8)?;
         let request = Request::new(order).kind(Kind::Buffer);
-        let block = memory.alloc(if like.zeroed { request.zeroed() } else { request }).ok()?;
+        let block = memory.alloc(if opts.zeroed { request.zeroed() } else { request }).ok()?;
         let ptr = memory.machine().ptr(block.addr());
         // (An alignment is a power of two, which a division would not know.)
         if ptr.addr().get() & (layout.align() - 1) != 0 {
@@ -242,18 +243,18 @@ impl<M: Machine> Slabs<M> {
 
     /// A buffer of whole pages.
     #[inline(never)]
-    fn alloc_large(&self, layout: Layout, like: Buffers) -> Result<NonNull<u8>, Error> {
+    fn alloc_large(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
         let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
         let order = Order::for_frames(layout.align().div_ceil(PAGE_SIZE) as u64);
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
         let request = Request::new(order.ok_or(bad(layout))?).kind(Kind::Buffer);
-        let request = if like.zeroed { request.zeroed() } else { request };
+        let request = if opts.zeroed { request.zeroed() } else { request };
         let run = self.patiently(|| Ok(memory.alloc_run(frames, request)?))?;
         let ptr = memory.machine().ptr(run.addr());
         let kept = if !ptr.addr().get().is_multiple_of(layout.align()) {
             Err(Error::BadMap { addr: run.addr(), align: layout.align() })
-        } else if like.preserving {
+        } else if opts.preserving {
             self.patiently(|| self.keep_large(run))
         } else {
             Ok(())
@@ -324,9 +325,9 @@ impl<M: Machine> Slabs<M> {
                 return Ok(ptr);
             }
         }
-        let like = Buffers { preserving: held, zeroed: false };
+        let opts = AllocOptions { preserving: held, zeroed: false };
         // SAFETY: the caller's promise; the run has that many bytes.
-        unsafe { self.move_to(ptr, run.bytes() as usize, layout, like) }
+        unsafe { self.move_to(ptr, run.bytes() as usize, layout, opts) }
     }
 
     /// The frames of the large buffer that starts at a pointer, if one does.

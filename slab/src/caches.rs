@@ -169,10 +169,10 @@ impl<M: Machine> Slabs<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::{harness::Ram, Kind};
-    /// use heirloom_slab::{Buffers, Slabs};
+    /// use heirloom_slab::{AllocOptions, Slabs};
     ///
     /// let mut slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
-    /// let buffer = slabs.alloc(core::alloc::Layout::new::<[u64; 8]>(), Buffers::default())?;
+    /// let buffer = slabs.alloc(core::alloc::Layout::new::<[u64; 8]>(), AllocOptions::default())?;
     /// // SAFETY: allocated just now.
     /// unsafe { slabs.free(buffer) }?;
     /// slabs.shrink_all();

@@ -10,7 +10,7 @@ use heirloom_folio::sync::{
 
 use heirloom_folio::Machine;
 
-use crate::buffer::Buffers;
+use crate::buffer::AllocOptions;
 use crate::slabs::Slabs;
 
 /// The buffers of an instance as an allocator: a handle, cheap to copy.
@@ -49,8 +49,8 @@ impl<M: Machine> Slabs<M> {
 impl<M: Machine> Heap<'_, M> {
     #[inline]
     fn take(&self, layout: Layout, zeroed: bool) -> Option<NonNull<u8>> {
-        let like = Buffers { preserving: self.preserving, zeroed };
-        self.slabs.alloc(layout, like).ok()
+        let opts = AllocOptions { preserving: self.preserving, zeroed };
+        self.slabs.alloc(layout, opts).ok()
     }
 }
 

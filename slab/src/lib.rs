@@ -99,7 +99,7 @@ mod upgrade;
 
 pub use adopt::DirectoryPart;
 pub use adopt_slab::Adopted;
-pub use buffer::Buffers;
+pub use buffer::AllocOptions;
 pub use cache::Cache;
 pub use directory::CacheRecord;
 pub use error::{DirectoryError, DirectoryFault, Error, Field, Refused, SlabError, SlabFault};

@@ -20,11 +20,11 @@ use crate::registry::CacheRegistry;
 /// ```
 /// use core::alloc::Layout;
 /// use heirloom_folio::harness::Ram;
-/// use heirloom_slab::{Buffers, Slabs};
+/// use heirloom_slab::{AllocOptions, Slabs};
 ///
 /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
 /// let layout = Layout::from_size_align(100, 8).unwrap();
-/// let buffer = slabs.alloc(layout, Buffers { zeroed: true, ..Buffers::default() })?;
+/// let buffer = slabs.alloc(layout, AllocOptions { zeroed: true, ..AllocOptions::default() })?;
 /// assert_eq!(slabs.size_of(buffer), Some(112));
 /// // SAFETY: allocated above, and nothing frees it meanwhile.
 /// unsafe { slabs.preserve(buffer) }?;

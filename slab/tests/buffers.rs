@@ -1,4 +1,4 @@
-//! Buffers against a model.
+//! AllocOptions against a model.
 
 mod common;
 
@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use common::{addr, config, fill, filled, slab_frames, slabs};
 use heirloom_folio::{Kind, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{Buffers, Error, Owner};
+use heirloom_slab::{AllocOptions, Error, Owner};
 use proptest::prelude::*;
 
 fn layout(size: usize, align: usize) -> Layout {
@@ -16,7 +16,7 @@ fn layout(size: usize, align: usize) -> Layout {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Alloc { size: usize, align: u32, like: Buffers },
+    Alloc { size: usize, align: u32, opts: AllocOptions },
     Free(usize),
     Realloc(usize, usize),
     Preserve(usize),
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => alloc.prop_map(|(size, align, preserving, zeroed)| Step::Alloc {
             size,
             align,
-            like: Buffers { preserving, zeroed },
+            opts: AllocOptions { preserving, zeroed },
         }),
         5 => any::<usize>().prop_map(Step::Free),
         5 => (any::<usize>(), size()).prop_map(|(i, size)| Step::Realloc(i, size)),
@@ -52,7 +52,7 @@ struct Live {
     seed: u8,
     /// Preserved singly.
     preserved: bool,
-    like: Buffers,
+    opts: AllocOptions,
 }
 
 proptest! {
@@ -65,19 +65,19 @@ proptest! {
         for step in steps {
             let pick = |i: usize| (!live.is_empty()).then(|| i % live.len());
             match step {
-                Step::Alloc { size, align, like } => {
+                Step::Alloc { size, align, opts } => {
                     let align = 1 << align;
-                    let ptr = slabs.alloc(layout(size, align), like).unwrap();
+                    let ptr = slabs.alloc(layout(size, align), opts).unwrap();
                     prop_assert_eq!(ptr.addr().get() % align, 0);
                     prop_assert_eq!(addr(&slabs, ptr).get() % align as u64, 0);
                     prop_assert!(slabs.size_of(ptr).unwrap() >= size);
                     // SAFETY: allocated just now.
                     let zero = unsafe { (0..size).all(|i| ptr.add(i).read() == 0) };
-                    prop_assert!(zero || !like.zeroed);
+                    prop_assert!(zero || !opts.zeroed);
                     seed = seed.wrapping_add(1);
                     // SAFETY: allocated just now.
                     unsafe { fill(ptr, size, seed) };
-                    live.push(Live { ptr, size, align, seed, preserved: false, like });
+                    live.push(Live { ptr, size, align, seed, preserved: false, opts });
                 }
                 Step::Free(i) => if let Some(i) = pick(i) {
                     let buffer = live[i];
@@ -115,10 +115,10 @@ prop_assert!(again.is_err());
                     let done = unsafe { slabs.preserve(buffer.ptr) };
                     // A large one that a plain free would free becomes like any that was preserved.
                     let large = matches!(slabs.owner_of(buffer.ptr), Some(Owner::Large { .. }));
-                    let may = !buffer.preserved && (large || !buffer.like.preserving);
+                    let may = !buffer.preserved && (large || !buffer.opts.preserving);
                     prop_assert_eq!(done.is_ok(), may);
                     if done.is_ok() {
-                        (buffer.preserved, buffer.like.preserving) = (true, false);
+                        (buffer.preserved, buffer.opts.preserving) = (true, false);
                     }
                 },
                 Step::Unpreserve(i) => if let Some(i) = pick(i) {
@@ -127,10 +127,10 @@ prop_assert!(again.is_err());
                     let done = unsafe { slabs.unpreserve(buffer.ptr) };
                     let large = matches!(slabs.owner_of(buffer.ptr), Some(Owner::Large { .. }));
                     // A large buffer may be let go even if it was preserved from birth.
-                    let may = buffer.preserved || buffer.like.preserving && large;
+                    let may = buffer.preserved || buffer.opts.preserving && large;
                     prop_assert_eq!(done.is_ok(), may);
                     if done.is_ok() {
-                        (buffer.preserved, buffer.like.preserving) = (false, false);
+                        (buffer.preserved, buffer.opts.preserving) = (false, false);
                     }
                 },
                 Step::Shrink => {
@@ -146,7 +146,7 @@ prop_assert!(again.is_err());
                 Some(Owner::Large { preserved, .. } | Owner::Object { preserved, .. }) => preserved,
                 other => panic!("{other:?}"),
             };
-            prop_assert_eq!(preserved, buffer.preserved || buffer.like.preserving);
+            prop_assert_eq!(preserved, buffer.preserved || buffer.opts.preserving);
             if buffer.preserved {
                 // SAFETY: in use, and nothing frees it meanwhile.
                 unsafe { slabs.unpreserve(buffer.ptr) }.unwrap();
@@ -165,7 +165,7 @@ prop_assert!(again.is_err());
 fn five_pages_are_five_pages() {
     let slabs = slabs(1024);
     let before = slabs.memory().stats().used();
-    let buffer = slabs.alloc(layout(5 * PAGE_SIZE, 8), Buffers::default()).unwrap();
+    let buffer = slabs.alloc(layout(5 * PAGE_SIZE, 8), AllocOptions::default()).unwrap();
     assert_eq!(slabs.memory().stats().used() - before, 5);
     assert_eq!(slabs.size_of(buffer), Some(5 * PAGE_SIZE));
     // SAFETY: ours.
@@ -176,7 +176,7 @@ fn five_pages_are_five_pages() {
 #[test]
 fn large_buffers_grow_and_shrink_in_place() {
     let slabs = slabs(1024);
-    let buffer = slabs.alloc(layout(64 * PAGE_SIZE, 8), Buffers::default()).unwrap();
+    let buffer = slabs.alloc(layout(64 * PAGE_SIZE, 8), AllocOptions::default()).unwrap();
     // SAFETY: ours throughout.
     unsafe {
         assert_eq!(slabs.realloc(buffer, layout(9 * PAGE_SIZE + 1, 8)), Ok(buffer));
@@ -197,8 +197,8 @@ fn large_buffers_grow_and_shrink_in_place() {
 #[test]
 fn a_large_buffer_preserved_from_birth_is_freed_by_a_plain_free() {
     let slabs = slabs(1024);
-    let like = Buffers { preserving: true, zeroed: true };
-    let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), like).unwrap();
+    let opts = AllocOptions { preserving: true, zeroed: true };
+    let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), opts).unwrap();
     let Some(Owner::Large { run, preserved: true }) = slabs.owner_of(buffer) else {
         panic!("{:?}", slabs.owner_of(buffer))
     };
@@ -206,7 +206,7 @@ fn a_large_buffer_preserved_from_birth_is_freed_by_a_plain_free() {
     // SAFETY: ours.
     unsafe { slabs.free(buffer) }.unwrap();
     // The same frames, not preserved from birth, and then singly.
-    let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), Buffers::default()).unwrap();
+    let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), AllocOptions::default()).unwrap();
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { slabs.preserve(buffer) }.unwrap();
     // SAFETY: refused.
@@ -220,7 +220,7 @@ fn a_large_buffer_preserved_from_birth_is_freed_by_a_plain_free() {
 #[test]
 fn wrong_pointers_into_large_buffers_are_told_apart() {
     let slabs = slabs(1024);
-    let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), Buffers::default()).unwrap();
+    let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), AllocOptions::default()).unwrap();
     let start = addr(&slabs, buffer);
     for offset in [8, PAGE_SIZE, 2 * PAGE_SIZE, 2 * PAGE_SIZE + 8] {
         // SAFETY: within the buffer; refused.
@@ -241,12 +241,12 @@ fn wrong_pointers_into_large_buffers_are_told_apart() {
 #[test]
 fn what_no_memory_has_is_refused() {
     let slabs = slabs(1024);
-    let like = Buffers::default();
-    let refused = slabs.alloc(layout(0, 8), like);
+    let opts = AllocOptions::default();
+    let refused = slabs.alloc(layout(0, 8), opts);
     assert_eq!(refused, Err(Error::BadLayout { size: 0, align: 8 }));
-    let refused = slabs.alloc(layout(8, 1 << 40), like);
+    let refused = slabs.alloc(layout(8, 1 << 40), opts);
     assert_eq!(refused, Err(Error::BadLayout { size: 8, align: 1 << 40 }));
-    let refused = slabs.alloc(layout(1 << 40, 8), like);
+    let refused = slabs.alloc(layout(1 << 40, 8), opts);
     assert!(matches!(refused, Err(Error::Folio(_))), "{refused:?}");
     assert_eq!(slabs.memory().audit().unwrap().allocated[Kind::Buffer as usize], 0);
 }

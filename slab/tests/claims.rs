@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use common::{addr, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PAGE_SHIFT, PhysAddr};
-use heirloom_slab::{Buffers, CacheSpec, Error, Slabs};
+use heirloom_slab::{AllocOptions, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 4096;
 const OBJECTS: usize = 20_000;
@@ -44,7 +44,7 @@ fn together<T: Send>(threads: usize, work: impl Fn(usize) -> Vec<T> + Sync) -> V
 fn leave(slabs: &Slabs<Ram>, preserving: bool) -> Vec<Left> {
     let layout = Layout::from_size_align(BYTES, 8).unwrap();
     let one = |_| {
-        let buffer = slabs.alloc(layout, Buffers { preserving, zeroed: false }).unwrap();
+        let buffer = slabs.alloc(layout, AllocOptions { preserving, zeroed: false }).unwrap();
         let (reuse_tag, size) = slabs.reuse_tag_of(buffer).unwrap();
         if !preserving {
             // SAFETY: allocated just now.

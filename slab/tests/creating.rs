@@ -7,7 +7,7 @@ use core::alloc::Layout;
 use std::sync::Barrier;
 
 use common::slabs;
-use heirloom_slab::{Buffers, CacheSpec, Error};
+use heirloom_slab::{AllocOptions, CacheSpec, Error};
 
 const FRAMES: u64 = 16 << 10;
 const THREADS: usize = 4;
@@ -32,8 +32,8 @@ fn threads_that_create_the_same_caches_get_the_same() {
                         assert!(matches!(other, Err(Error::Mismatch { .. })));
                         let layout = Layout::from_size_align(8 + 40 * n, 8).unwrap();
                         let preserving = thread < 2;
-                        let like = Buffers { preserving, zeroed: false };
-                        let buffer = slabs.alloc(layout, like).unwrap();
+                        let opts = AllocOptions { preserving, zeroed: false };
+                        let buffer = slabs.alloc(layout, opts).unwrap();
                         // SAFETY: allocated just now.
                         unsafe { slabs.free(buffer) }.unwrap();
                     }
@@ -75,7 +75,7 @@ fn too_many_caches_are_refused_and_the_size_classes_are_there_all_the_same() {
     for bytes in (8..4096).step_by(8) {
         for preserving in [false, true] {
             let layout = Layout::from_size_align(bytes, 8).unwrap();
-            let buffer = slabs.alloc(layout, Buffers { preserving, zeroed: false }).unwrap();
+            let buffer = slabs.alloc(layout, AllocOptions { preserving, zeroed: false }).unwrap();
             // SAFETY: allocated just now.
             unsafe { slabs.free(buffer) }.unwrap();
         }

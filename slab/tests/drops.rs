@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{slabs, successor};
 use heirloom_folio::{Block, DirectMap, Kind};
-use heirloom_slab::{Buffers, CacheSpec, Error, ObjectState, Owner, persist};
+use heirloom_slab::{AllocOptions, CacheSpec, Error, ObjectState, Owner, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Debug)]
@@ -170,7 +170,7 @@ fn a_panic_between_claims_loses_nothing() {
 fn a_buffer_that_moves_is_freed_once_or_stays() {
     let slabs = slabs(1024);
     let layout = Layout::from_size_align(100, 8).unwrap();
-    let buffer = slabs.alloc(layout, Buffers::default()).unwrap();
+    let buffer = slabs.alloc(layout, AllocOptions::default()).unwrap();
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { slabs.preserve(buffer) }.unwrap();
     let larger = Layout::from_size_align(1000, 8).unwrap();

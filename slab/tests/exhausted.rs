@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use common::{addr, fill, filled, ptr, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Kind, Order, PAGE_SIZE, Request, Run};
-use heirloom_slab::{Buffers, CacheSpec, Error, Slabs};
+use heirloom_slab::{AllocOptions, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 512;
 
@@ -139,9 +139,9 @@ fn preserving_an_object() {
 #[test]
 fn buffers() {
     for preserving in [false, true] {
-        let like = Buffers { preserving, zeroed: false };
+        let opts = AllocOptions { preserving, zeroed: false };
         for size in [100, 5 * PAGE_SIZE] {
-            at_every_place("a buffer", || slabs(FRAMES), |slabs| slabs.alloc(layout(size), like));
+            at_every_place("a buffer", || slabs(FRAMES), |slabs| slabs.alloc(layout(size), opts));
         }
     }
 }
@@ -149,12 +149,12 @@ fn buffers() {
 #[test]
 fn moving_a_buffer() {
     for preserving in [false, true] {
-        let like = Buffers { preserving, zeroed: false };
+        let opts = AllocOptions { preserving, zeroed: false };
         // From a class to another, to pages, and to more pages than are free behind it.
         for (from, to) in [(100, 1000), (1000, 3 * PAGE_SIZE), (PAGE_SIZE, 9 * PAGE_SIZE)] {
             for left in 0..100 {
                 let slabs = slabs(FRAMES);
-                let buffer = slabs.alloc(layout(from), like).unwrap();
+                let buffer = slabs.alloc(layout(from), opts).unwrap();
                 // SAFETY: ours.
                 unsafe { fill(buffer, from, 7) };
                 hog(&slabs, left);
@@ -180,8 +180,8 @@ fn claiming_a_large_buffer(frames: u64) {
     let all = frames.next_multiple_of(Order::MAX_FOLIO.frames().min(frames)) + FRAMES;
     let before = slabs(all);
     let bytes = frames * PAGE_SIZE as u64;
-    let like = Buffers { preserving: true, zeroed: false };
-    let buffer = before.alloc(layout(bytes as usize), like).unwrap();
+    let opts = AllocOptions { preserving: true, zeroed: false };
+    let buffer = before.alloc(layout(bytes as usize), opts).unwrap();
     let at = addr(&before, buffer);
     let slabs = successor(before, all).unwrap();
     let left = |slabs: &Slabs<Ram>| {
@@ -307,7 +307,7 @@ fn adopting_into_a_cache_that_is_there_needs_no_memory() {
         let spec = CacheSpec::new("objects", 2000).preserving(preserving);
         let before = slabs(FRAMES);
         let cache = before.cache(spec).unwrap();
-        let class = Buffers { preserving, zeroed: false };
+        let class = AllocOptions { preserving, zeroed: false };
         let mut left = Vec::new();
         for i in 0..60 {
             let object = if i % 2 == 0 {
@@ -351,8 +351,8 @@ fn adopting_into_a_cache_that_is_there_needs_no_memory() {
 #[test]
 fn a_small_buffer_that_cannot_be_claimed_for_want_of_memory_is_there_later() {
     let before = slabs(FRAMES);
-    let like = Buffers { preserving: true, zeroed: false };
-    let buffer = before.alloc(layout(300), like).unwrap();
+    let opts = AllocOptions { preserving: true, zeroed: false };
+    let buffer = before.alloc(layout(300), opts).unwrap();
     let (reuse_tag, size) = before.reuse_tag_of(buffer).unwrap();
     let at = addr(&before, buffer);
     let slabs = successor(before, FRAMES).unwrap();

@@ -9,7 +9,7 @@ use core::cell::Cell;
 use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Fate, Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{Buffers, CacheSpec, Error, Field, Slabs, Unclaimed, persist};
+use heirloom_slab::{AllocOptions, CacheSpec, Error, Field, Slabs, Unclaimed, persist};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -255,12 +255,12 @@ fn what_was_left_is_in_the_way_of_another_once_it_is_asked_for() {
 #[test]
 fn small_buffers_are_claimed_without_naming_their_cache() {
     let slabs = slabs(FRAMES);
-    let like = Buffers { preserving: true, zeroed: false };
+    let opts = AllocOptions { preserving: true, zeroed: false };
     let mut kept = Vec::new();
     for size in [8, 50, 96, 700, 3000] {
         let layout = Layout::from_size_align(size, 8).unwrap();
-        kept.push(keep(&slabs, slabs.alloc(layout, like).unwrap(), size as u8));
-        let single = slabs.alloc(layout, Buffers::default()).unwrap();
+        kept.push(keep(&slabs, slabs.alloc(layout, opts).unwrap(), size as u8));
+        let single = slabs.alloc(layout, AllocOptions::default()).unwrap();
         kept.push(keep(&slabs, single, size as u8 + 1));
         // SAFETY: in use, and nothing frees it meanwhile.
         unsafe { slabs.preserve(single) }.unwrap();
@@ -285,8 +285,8 @@ fn small_buffers_are_claimed_without_naming_their_cache() {
 fn large_buffers_are_claimed_as_buffers() {
     let slabs = slabs(FRAMES);
     let layout = Layout::from_size_align(5 * PAGE_SIZE, 8).unwrap();
-    let like = Buffers { preserving: true, zeroed: true };
-    let at = addr(&slabs, slabs.alloc(layout, like).unwrap());
+    let opts = AllocOptions { preserving: true, zeroed: true };
+    let at = addr(&slabs, slabs.alloc(layout, opts).unwrap());
     let slabs = successor(slabs, FRAMES).unwrap();
     let bytes = 5 * PAGE_SIZE as u64;
     assert!(slabs.claim_large(at, bytes + 1).is_err());

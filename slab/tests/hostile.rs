@@ -9,7 +9,8 @@ use heirloom_folio::{
     Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
 };
 use heirloom_slab::{
-    Adopted, Buffers, CacheSpec, DirectoryFault, DirectoryPart, Error, SlabError, SlabFault, Slabs,
+    Adopted, AllocOptions, CacheSpec, DirectoryFault, DirectoryPart, Error, SlabError, SlabFault,
+    Slabs,
 };
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -685,10 +686,10 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
     let all = (0..13).flat_map(|f| [(f, false), (f, true)]);
     for ((forgery, preserving), resumed) in all.flat_map(|f| [(f, false), (f, true)]) {
         let before = slabs(FRAMES);
-        let like = Buffers { preserving, zeroed: false };
+        let opts = AllocOptions { preserving, zeroed: false };
         let mut handles = Vec::new();
         let leave = |handles: &mut Vec<_>| {
-            let buffer = before.alloc(layout, like).unwrap();
+            let buffer = before.alloc(layout, opts).unwrap();
             // SAFETY: allocated just now.
             unsafe { fill(buffer, 1000, handles.len() as u8) };
             if !preserving {

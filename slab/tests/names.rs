@@ -9,7 +9,7 @@ use common::{addr, copy, fill, filled, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Fate, Order, PAGE_SHIFT, PhysAddr};
 use heirloom_slab::{
-    Buffers, CacheSpec, DirectoryPart, Error, Field, Name, Slabs, Unclaimed, persist,
+    AllocOptions, CacheSpec, DirectoryPart, Error, Field, Name, Slabs, Unclaimed, persist,
 };
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -44,7 +44,7 @@ fn the_names_of_the_size_classes_are_refused() {
     }
     assert_eq!(slabs.caches().count(), 0);
     slabs.cache(CacheSpec::new("buffers-48", 48)).unwrap();
-    slabs.alloc(layout(48), Buffers::default()).unwrap();
+    slabs.alloc(layout(48), AllocOptions::default()).unwrap();
 }
 
 /// Gives a cache that was left another name, in its record and in its slabs' headers, as a kernel
@@ -107,7 +107,7 @@ fn keep(slabs: &Slabs<Ram>, spec: CacheSpec, count: u8) -> Vec<(PhysAddr, u64, u
 fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
     let (class, reference) = {
         let slabs = slabs(FRAMES);
-        let buffer = slabs.alloc(layout(32), Buffers::default()).unwrap();
+        let buffer = slabs.alloc(layout(32), AllocOptions::default()).unwrap();
         let class = slabs.caches().next().unwrap();
         slabs.size_of(buffer).unwrap();
         (class.slab_order(), slab_frames(&slabs))
@@ -165,8 +165,8 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         // The classes are as ever.
         for bytes in [32, 16, 48] {
             for kind in [false, true] {
-                let like = Buffers { preserving: kind, zeroed: false };
-                let buffer = slabs.alloc(layout(bytes), like).unwrap();
+                let opts = AllocOptions { preserving: kind, zeroed: false };
+                let buffer = slabs.alloc(layout(bytes), opts).unwrap();
                 assert_eq!(slabs.size_of(buffer), Some(bytes));
                 let at = addr(&slabs, buffer);
                 let (run, ..) = slabs.memory().holder(at.pfn()).unwrap();

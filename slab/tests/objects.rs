@@ -303,7 +303,7 @@ fn preserved_objects_cannot_be_freed_by_accident() {
     let mut inode = inodes.insert(Inode { number: 7, parent: 1 }).unwrap();
     inode.parent = 2;
     let kept = inode.preserve().unwrap();
-    let reuse_tag = kept.name().1;
+    let reuse_tag = kept.handle_parts().1;
     // Letting go of the handle frees nothing.
     let at = kept.into_raw();
     assert_eq!(inodes.cache().stats().preserved, 1);
@@ -312,7 +312,7 @@ fn preserved_objects_cannot_be_freed_by_accident() {
     assert_eq!(refused, Err(Error::Preserved { cache: inodes.cache().name(), addr: at }));
     // SAFETY: let go above.
     let kept = unsafe { inodes.preserved_from_raw(at) };
-    assert_eq!((*kept, kept.name().1), (Inode { number: 7, parent: 2 }, reuse_tag));
+    assert_eq!((*kept, kept.handle_parts().1), (Inode { number: 7, parent: 2 }, reuse_tag));
     drop(kept.unpreserve().unwrap());
     assert_eq!(inodes.cache().stats().live, 0);
 }

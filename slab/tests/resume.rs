@@ -13,7 +13,7 @@ use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PhysAddr, Request};
 use heirloom_slab::{
-    Buffers, Cache, CacheSpec, Constructor, Error, SlabError, SlabFault, Slabs, persist,
+    AllocOptions, Cache, CacheSpec, Constructor, Error, SlabError, SlabFault, Slabs, persist,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -139,8 +139,8 @@ type First = fn(&Slabs<Ram>, NonNull<u8>) -> bool;
 fn each_call_that_names_an_object_may_be_the_first() {
     let layout = Layout::from_size_align(200, 8).unwrap();
     let first = slabs(FRAMES);
-    let born = first.alloc(layout, Buffers { preserving: true, zeroed: false }).unwrap();
-    let kept = first.alloc(layout, Buffers::default()).unwrap();
+    let born = first.alloc(layout, AllocOptions { preserving: true, zeroed: false }).unwrap();
+    let kept = first.alloc(layout, AllocOptions::default()).unwrap();
     // SAFETY: allocated just now.
     unsafe { first.preserve(kept) }.unwrap();
     let at = [addr(&first, born), addr(&first, kept)];
@@ -378,12 +378,12 @@ fn small_buffers_are_resumed_by_their_classes() {
     let mut all = Vec::new();
     for (i, size) in (1..2000).step_by(37).enumerate() {
         let layout = Layout::from_size_align(size, 8).unwrap();
-        let like = Buffers { preserving: i % 2 == 0, zeroed: false };
-        let buffer = first.alloc(layout, like).unwrap();
+        let opts = AllocOptions { preserving: i % 2 == 0, zeroed: false };
+        let buffer = first.alloc(layout, opts).unwrap();
         // SAFETY: allocated just now.
         unsafe {
             fill(buffer, size, i as u8);
-            if !like.preserving {
+            if !opts.preserving {
                 first.preserve(buffer).unwrap();
             }
         }
@@ -681,7 +681,7 @@ fn constructors_that_find_no_memory_do_not_nest() {
         DEEPEST.set(DEEPEST.get().max(NESTED.get()));
         let slabs = KERNEL.get().unwrap();
         let large = Layout::from_size_align(100_000, 8).unwrap();
-        assert!(slabs.alloc(large, Buffers::default()).is_err());
+        assert!(slabs.alloc(large, AllocOptions::default()).is_err());
         NESTED.set(NESTED.get() - 1);
     }
     let second = resumed_with_holes(40, construct);

@@ -9,7 +9,9 @@ use core::ptr::NonNull;
 use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{Buffers, CacheSpec, Error, ObjectState, Owner, Slabs, Unclaimed, persist};
+use heirloom_slab::{
+    AllocOptions, CacheSpec, Error, ObjectState, Owner, Slabs, Unclaimed, persist,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const FRAMES: u64 = 4096;
@@ -42,11 +44,11 @@ fn leave(slabs: &Slabs<Ram>) -> (Vec<Handle>, Vec<PhysAddr>) {
     let (plain, always) = (slabs.cache(PLAIN).unwrap(), slabs.cache(ALWAYS).unwrap());
     let (mut objects, mut large) = (Vec::new(), Vec::new());
     for seed in 0..200_u8 {
-        let born = Buffers { preserving: true, zeroed: false };
+        let born = AllocOptions { preserving: true, zeroed: false };
         let each = [
             (plain.alloc().unwrap(), false),
             (always.alloc().unwrap(), true),
-            (slabs.alloc(layout(48), Buffers::default()).unwrap(), false),
+            (slabs.alloc(layout(48), AllocOptions::default()).unwrap(), false),
             (slabs.alloc(layout(700), born).unwrap(), true),
         ];
         for (object, survives) in each {
@@ -62,7 +64,8 @@ fn leave(slabs: &Slabs<Ram>) -> (Vec<Handle>, Vec<PhysAddr>) {
         }
     }
     for preserving in [false, true] {
-        let buffer = slabs.alloc(layout(LARGE), Buffers { preserving, zeroed: false }).unwrap();
+        let buffer =
+            slabs.alloc(layout(LARGE), AllocOptions { preserving, zeroed: false }).unwrap();
         if !preserving {
             // SAFETY: allocated just now.
             unsafe { slabs.preserve(buffer) }.unwrap();

@@ -9,7 +9,7 @@ use std::sync::{Barrier, Mutex};
 use common::{fill, filled};
 use heirloom_folio::threads::{Host, ThreadSlots};
 use heirloom_folio::{Cpus, Linear, Memory, NodeId, PAGE_SIZE, PhysAddr, Run};
-use heirloom_slab::{Buffers, CacheSpec, Slabs};
+use heirloom_slab::{AllocOptions, CacheSpec, Slabs};
 
 type Machine = Host<Linear>;
 
@@ -77,7 +77,7 @@ fn shared_work(mut slabs: Slabs<Machine>, threads: u64, steps: usize) {
                                 1 => {
                                     let size = 1 + random.next(2 * PAGE_SIZE);
                                     let layout = Layout::from_size_align(size, 8).unwrap();
-                                    (slabs.alloc(layout, Buffers::default()).unwrap(), size)
+                                    (slabs.alloc(layout, AllocOptions::default()).unwrap(), size)
                                 }
                                 _ => (cache.alloc().unwrap(), 64),
                             };

@@ -10,7 +10,7 @@ use std::sync::{Barrier, Mutex};
 
 use common::{addr, fill, filled, ptr, slabs, successor};
 use heirloom_folio::{Fate, Order, PhysAddr};
-use heirloom_slab::{Buffers, CacheSpec, Unclaimed};
+use heirloom_slab::{AllocOptions, CacheSpec, Unclaimed};
 
 const FRAMES: u64 = 2048;
 
@@ -107,10 +107,10 @@ fn neighbours_are_claimed_freed_and_given_back_at_the_same_time() {
     let layout = Layout::from_size_align(200, 8).unwrap();
     for (round, preserving) in (0..40_u64).flat_map(|round| [(round, false), (round, true)]) {
         let first = slabs(FRAMES);
-        let like = Buffers { preserving, zeroed: false };
+        let opts = AllocOptions { preserving, zeroed: false };
         let left: Vec<_> = (0..3000_u64)
             .map(|i| {
-                let buffer = first.alloc(layout, like).unwrap();
+                let buffer = first.alloc(layout, opts).unwrap();
                 // SAFETY: allocated just now.
                 unsafe { fill(buffer, 200, i as u8) };
                 if !preserving {
@@ -138,7 +138,8 @@ fn neighbours_are_claimed_freed_and_given_back_at_the_same_time() {
                                 // This one frees what it claims, and takes others.
                                 0 => {
                                     second.free(buffer).unwrap();
-                                    let own = second.alloc(layout, Buffers::default()).unwrap();
+                                    let own =
+                                        second.alloc(layout, AllocOptions::default()).unwrap();
                                     fill(own, 200, 0xee);
                                     second.free(own).unwrap();
                                 }

@@ -12,7 +12,7 @@ use heirloom::folio::{
     PhysAddr, PreservedFolio, PreservedRun, Request, Run,
 };
 use heirloom::restore::{Entry, Error, Handle, PreservedArea, SealPolicy, Unclaimed};
-use heirloom::slab::{Buffers, CacheStats};
+use heirloom::slab::{AllocOptions, CacheStats};
 use heirloom::{Heirloom, MemoryMap};
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 
@@ -293,8 +293,8 @@ pub(crate) fn keep_buffer(
     seed: u64,
 ) -> Result<Handle, Error> {
     let layout = Layout::from_size_align(bytes, 8).unwrap();
-    let like = Buffers { preserving: born, zeroed: false };
-    let ptr = kernel.slabs().alloc(layout, like)?;
+    let opts = AllocOptions { preserving: born, zeroed: false };
+    let ptr = kernel.slabs().alloc(layout, opts)?;
     let addr = kernel.memory().machine().phys(ptr).unwrap();
     stamp_at(kernel, addr, bytes, seed);
     // SAFETY: in use, and nothing frees it meanwhile.

@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 
 use heirloom::folio::{DirectMap, Error as FolioError, Kind, Order, Request, Run};
-use heirloom::slab::{Buffers, CacheSpec, Error as SlabError};
+use heirloom::slab::{AllocOptions, CacheSpec, Error as SlabError};
 
 use crate::common::{PAGE, State, World, order};
 
@@ -94,7 +94,7 @@ fn preserved_memory_cannot_be_freed_by_accident() {
 fn what_is_preserved_from_birth_is_freed_by_a_plain_free_and_then_does_not_survive() {
     let world = World::new(1024);
     let kernel = world.boot();
-    let born = Buffers { preserving: true, zeroed: false };
+    let born = AllocOptions { preserving: true, zeroed: false };
     let before = State::of(&kernel).preserved;
     for bytes in [8, 100, 3000, 3 * PAGE as usize] {
         let layout = Layout::from_size_align(bytes, 8).unwrap();

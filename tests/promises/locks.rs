@@ -19,7 +19,7 @@ use heirloom::folio::{
     CpuId, Cpus, DirectMap, Fate, Machine, NodeId, Order, Pfn, PhysAddr, Request, Run,
 };
 use heirloom::restore::{Entry, SealPolicy};
-use heirloom::slab::{Buffers, CacheSpec};
+use heirloom::slab::{AllocOptions, CacheSpec};
 
 use crate::common::PAGE;
 
@@ -250,7 +250,7 @@ fn fill(kernel: &Kernel<'_>, count: u64) {
 /// A large buffer that is preserved from birth.
 fn born(kernel: &Kernel<'_>) {
     let layout = Layout::from_size_align(5 * PAGE as usize, 8).unwrap();
-    kernel.slabs().alloc(layout, Buffers { preserving: true, zeroed: false }).unwrap();
+    kernel.slabs().alloc(layout, AllocOptions { preserving: true, zeroed: false }).unwrap();
 }
 
 type Call = fn(&Kernel<'_>);

@@ -6,7 +6,7 @@ use std::alloc::Layout;
 
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PhysAddr, Request, Run};
 use heirloom::restore::{AreaInfo, Error, Handle, Parts, PreservedArea, Records};
-use heirloom::slab::{Buffers, CacheSpec};
+use heirloom::slab::{AllocOptions, CacheSpec};
 
 use crate::common::{
     Kernel, PAGE, State, World, fill, finish_freeing, free_folio, keep_area, keep_buffer,
@@ -164,7 +164,7 @@ fn every_operation_is_all_or_nothing() {
         for bytes in [100, 3000, 6 * PAGE as usize] {
             let layout = Layout::from_size_align(bytes, 8).unwrap();
             let op = |kernel: &Kernel<'_>, _: &Things| {
-                kernel.slabs().alloc(layout, Buffers { preserving, zeroed: true })?;
+                kernel.slabs().alloc(layout, AllocOptions { preserving, zeroed: true })?;
                 Ok(())
             };
             tried("alloc", all_or_nothing("alloc", nothing, nothing, op));

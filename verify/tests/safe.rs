@@ -16,7 +16,7 @@ use heirloom::folio::{
     Request,
 };
 use heirloom::restore::{Handle, Parts, Records};
-use heirloom::slab::{Buffers, CacheSpec, Object, PreservedObject, TypedCache, persist};
+use heirloom::slab::{AllocOptions, CacheSpec, Object, PreservedObject, TypedCache, persist};
 use heirloom_verify::world::{CountedRam, Kernel, World, stamp, stamped};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -292,10 +292,10 @@ impl<'k, 'w> Program<'k, 'w> {
             }
             27 => {
                 let layout = core::alloc::Layout::from_size_align((n >> 8) as usize % 9000 + 1, 8);
-                let like = Buffers { preserving: true, zeroed: true };
+                let opts = AllocOptions { preserving: true, zeroed: true };
                 // It stays in use: what may be freed safely has an owned handle.
                 if n >> 40 & 7 == 0
-                    && let Ok(buffer) = slabs.alloc(layout.unwrap(), like)
+                    && let Ok(buffer) = slabs.alloc(layout.unwrap(), opts)
                     && let Ok(handle) = kernel.handle_of(buffer)
                 {
                     told.handles.lock().unwrap().push(handle);

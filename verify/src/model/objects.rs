@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order};
 use heirloom::restore::{Error as RestoreError, Handle, Parts};
-use heirloom::slab::{Buffers, CacheStats, Error, ObjectState, Owner};
+use heirloom::slab::{AllocOptions, CacheStats, Error, ObjectState, Owner};
 
 use super::board::Kernel;
 use super::caches::{self, CACHES, CONSTRUCTED, NAMES, Note};
@@ -134,19 +134,19 @@ impl State {
         };
         let align = 1 << if b.is_multiple_of(8) { b / 8 % 16 } else { b / 8 % 5 };
         let layout = Layout::from_size_align(size as usize, align).expect("small");
-        let like = Buffers {
+        let opts = AllocOptions {
             preserving: (b / 128).is_multiple_of(3),
             zeroed: (b / 512).is_multiple_of(2),
         };
-        match kernel.slabs().alloc(layout, like) {
+        match kernel.slabs().alloc(layout, opts) {
             Ok(at) => {
                 assert!(at.addr().get().is_multiple_of(align));
                 // SAFETY: allocated just now.
                 let bytes = unsafe { std::slice::from_raw_parts(at.as_ptr(), layout.size()) };
-                assert!(!like.zeroed || bytes.iter().all(|byte| *byte == 0));
+                assert!(!opts.zeroed || bytes.iter().all(|byte| *byte == 0));
                 let thing = self.learn(kernel, at, size);
-                assert_eq!(thing.preserved, like.preserving);
-                assert_eq!(thing.born(), like.preserving);
+                assert_eq!(thing.preserved, opts.preserving);
+                assert_eq!(thing.born(), opts.preserving);
                 if let Some(object) = thing.object() {
                     let wasted = object.size - size;
                     let close = align > 8 || object.size <= 64 || wasted * 5 <= object.size;

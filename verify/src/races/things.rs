@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use heirloom::Heirloom;
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
 use heirloom::restore::{Error, Handle, Parts};
-use heirloom::slab::{Buffers, Cache, CacheSpec, Error as SlabError};
+use heirloom::slab::{AllocOptions, Cache, CacheSpec, Error as SlabError};
 
 use super::{Dice, Ground};
 use crate::world::{Owned as _, stamp, stamped};
@@ -254,8 +254,8 @@ impl<'a> Worker<'a> {
                 let bytes = [24, 200, 3000, 5000][self.dice.roll(4)];
                 let layout = Layout::from_size_align(bytes, 8).expect("a layout");
                 let born = self.dice.roll(2) == 0;
-                let like = Buffers { preserving: born, zeroed: false };
-                if let Some(addr) = tolerate(kernel.slabs().alloc(layout, like)) {
+                let opts = AllocOptions { preserving: born, zeroed: false };
+                if let Some(addr) = tolerate(kernel.slabs().alloc(layout, opts)) {
                     let bytes = kernel.slabs().size_of(addr).expect("a buffer");
                     self.keep(What::Object { addr, born }, bytes);
                 }

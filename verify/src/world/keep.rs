@@ -4,7 +4,7 @@ use std::alloc::Layout;
 
 use heirloom::folio::{DirectMap, Folio, Order, PhysAddr, Request};
 use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
-use heirloom::slab::{Buffers, Cache};
+use heirloom::slab::{AllocOptions, Cache};
 
 use super::{CountedRam, Kernel};
 
@@ -84,7 +84,7 @@ pub fn keep_buffer(
     seed: u64,
 ) -> Result<Kept, Error> {
     let layout = Layout::from_size_align(bytes, 8).expect("a layout");
-    let ptr = kernel.slabs().alloc(layout, Buffers { preserving: born, zeroed: false })?;
+    let ptr = kernel.slabs().alloc(layout, AllocOptions { preserving: born, zeroed: false })?;
     let addr = kernel.memory().machine().phys(ptr).expect("a buffer is memory");
     // All that the handle will name, which is more than was asked for.
     stamp_at(kernel, addr, kernel.slabs().size_of(ptr).unwrap_or(bytes), seed);

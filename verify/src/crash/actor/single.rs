@@ -5,7 +5,7 @@ use std::alloc::Layout;
 use heirloom::arena::Arena;
 use heirloom::folio::{DirectMap, Order, PAGE_SIZE, Request};
 use heirloom::restore::{Error, Handle, Parts};
-use heirloom::slab::{Buffers, Cache};
+use heirloom::slab::{AllocOptions, Cache};
 
 use super::super::caches::{TYPED, Value, spec};
 use super::super::journal::{Call, Slack};
@@ -42,8 +42,8 @@ impl<'k, 'a> Actor<'k, 'a> {
         let call = if born { Call::AllocBorn } else { Call::AllocBuffer };
         self.open(call, slack(frames, frames, u64::from(born)));
         let layout = Layout::from_size_align(bytes, 8).expect("a layout");
-        let like = Buffers { preserving: born, zeroed: false };
-        let ptr = self.kernel.slabs().alloc(layout, like)?;
+        let opts = AllocOptions { preserving: born, zeroed: false };
+        let ptr = self.kernel.slabs().alloc(layout, opts)?;
         let handle = self.kernel.handle_of(ptr)?;
         let thing = Thing::new(Sort::Buffer, u8::from(born), handle, bytes as u64);
         self.born_or_not(thing);
