@@ -38,7 +38,7 @@ impl<M: Machine> Slabs<M> {
     #[expect(clippy::inline_always, reason = "three dozen instructions: a call costs a third")]
     pub fn alloc(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
         let cache = Class::of(layout).and_then(|class| self.existing_class(class, opts.preserving));
-        let Some(cache) = cache else { return self.alloc_other(layout, opts) };
+        let Some(cache) = cache else { return self.alloc_slow(layout, opts) };
         let buffer = cache.alloc()?;
         if opts.zeroed {
             // SAFETY: the buffer is the caller's, of that many bytes, and not handed out yet.
@@ -49,15 +49,16 @@ impl<M: Machine> Slabs<M> {
 
     /// Allocates a large buffer, or the first of its class.
     #[inline]
-    fn alloc_other(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
-        let single = self.alloc_single(layout, opts);
-        single.map_or_else(|| self.alloc_rare(layout, opts), Ok)
+    fn alloc_slow(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
+        let single = self.alloc_block_slow(layout, opts);
+        single.map_or_else(|| self.alloc_any_slow(layout, opts), Ok)
     }
 
-    /// The same for what is no run of one block.
+    /// Allocates what is neither a single block nor an object of an existing class: a run of several blocks, or the
+    /// first object of a class.
     #[cold]
     #[inline(never)]
-    fn alloc_rare(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
+    fn alloc_any_slow(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
         let Some(class) = Class::of(layout) else { return self.alloc_large(layout, opts) };
         let buffer = self.new_class(class, opts.preserving)?.alloc()?;
         if opts.zeroed {
@@ -85,7 +86,7 @@ impl<M: Machine> Slabs<M> {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_other(ptr) }
+        unsafe { self.free_slow(ptr) }
     }
 
     /// Frees a large buffer, or an object of a larger slab; or finds out why not.
@@ -93,31 +94,31 @@ impl<M: Machine> Slabs<M> {
     /// # Safety
     /// As for [`Cache::free`].
     #[inline]
-    unsafe fn free_other(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    unsafe fn free_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        if unsafe { self.free_single(ptr) } {
+        if unsafe { self.free_block_slow(ptr) } {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_rare(ptr) }
+        unsafe { self.free_any_slow(ptr) }
     }
 
-    /// Frees a large buffer that is one block, if that is what it is: whether it did.
+    /// Frees a large buffer that is one block. Returns `false`, with nothing done, if it is anything else.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline(never)]
-    unsafe fn free_single(&self, ptr: NonNull<u8>) -> bool {
+    unsafe fn free_block_slow(&self, ptr: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
         unsafe { self.memory().free_single(ptr, Kind::Buffer) }
     }
 
-    /// The same for what is no run of one block.
+    /// Frees whatever the pointer leads to, or returns why it cannot be freed.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline(never)]
-    unsafe fn free_rare(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    unsafe fn free_any_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         if addr.is_page_aligned()
@@ -129,7 +130,7 @@ impl<M: Machine> Slabs<M> {
         if let Some((found, inner)) = self.slab_around(ptr) {
             let cache = Cache { slabs: self, inner };
             // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            return unsafe { if cache.try_free(found) { Ok(()) } else { cache.free_checked(ptr) } };
+            return unsafe { if cache.try_free(found) { Ok(()) } else { cache.free_slow(ptr) } };
         }
         match (self.memory().holder(addr.pfn()), self.memory().state(addr.pfn())) {
             (Some((run, Kind::Buffer, _)), _) => {
@@ -141,7 +142,7 @@ impl<M: Machine> Slabs<M> {
             _ if self.sweep_around(ptr)? => {
                 let (_, inner) = self.slab_around(ptr).ok_or(nothing)?;
                 // SAFETY: the caller's promise.
-                unsafe { Cache { slabs: self, inner }.free_checked(ptr) }
+                unsafe { Cache { slabs: self, inner }.free_slow(ptr) }
             }
             _ => Err(nothing),
         }
@@ -220,7 +221,7 @@ impl<M: Machine> Slabs<M> {
 
     /// A large buffer that is one block, if that is all there is to do.
     #[inline(never)]
-    fn alloc_single(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
+    fn alloc_block_slow(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
         let memory = self.memory();
         let frames = layout.size().div_ceil(PAGE_SIZE);
         let aligned = frames.is_power_of_two() && layout.align() <= frames * PAGE_SIZE;
@@ -250,12 +251,12 @@ impl<M: Machine> Slabs<M> {
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
         let request = Request::new(order.ok_or(bad(layout))?).kind(Kind::Buffer);
         let request = if opts.zeroed { request.zeroed() } else { request };
-        let run = self.patiently(|| Ok(memory.alloc_run(frames, request)?))?;
+        let run = self.retry_after_reclaim(|| Ok(memory.alloc_run(frames, request)?))?;
         let ptr = memory.machine().ptr(run.addr());
         let kept = if !ptr.addr().get().is_multiple_of(layout.align()) {
             Err(Error::BadMap { addr: run.addr(), align: layout.align() })
         } else if opts.preserving {
-            self.patiently(|| self.keep_large(run))
+            self.retry_after_reclaim(|| self.keep_large(run))
         } else {
             Ok(())
         };

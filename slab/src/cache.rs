@@ -115,7 +115,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         });
         match popped {
             Some(round) if !debug::ENABLED => Ok(hand_out(round)),
-            popped => self.alloc_checked(popped),
+            popped => self.alloc_slow(popped),
         }
     }
 
@@ -161,7 +161,7 @@ impl<'s, M: Machine> Cache<'s, M> {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_checked(ptr) }
+        unsafe { self.free_slow(ptr) }
     }
 
     /// Frees an object in a slab of this cache if nothing speaks against it: whether it did.
@@ -184,7 +184,7 @@ impl<'s, M: Machine> Cache<'s, M> {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
             cpu.is_some_and(|cpu| unsafe { inner.slot(cpu).push(round) })
         });
-        if !pushed && !self.give_slow(round) {
+        if !pushed && !self.push_slow(round) {
             // Nothing was done but this, and the object is the caller's alone.
             byte.store(live.0, Relaxed);
             return false;
@@ -198,7 +198,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// As for [`Cache::free`].
     #[cold]
     #[inline(never)]
-    pub(crate) unsafe fn free_checked(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    pub(crate) unsafe fn free_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
         let object_ref = self.owned(ptr, &stays)?;
@@ -211,7 +211,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         }
         // SAFETY: the caller owns the object.
         unsafe { debug::check_free(&object_ref, state) }?;
-        let given = self.give_slow(object_ref.slab.round(&self.inner.geometry, object_ref.index));
+        let given = self.push_slow(object_ref.slab.round(&self.inner.geometry, object_ref.index));
         debug_assert!(given, "the caller may wait");
         Ok(())
     }
@@ -271,10 +271,10 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// Allocates when no object was to be had at once, or checks the one that was.
     #[cold]
     #[inline(never)]
-    fn alloc_checked(&self, popped: Option<Round>) -> Result<NonNull<u8>, Error> {
+    fn alloc_slow(&self, popped: Option<Round>) -> Result<NonNull<u8>, Error> {
         let round = match popped {
             Some(round) => round,
-            None => self.alloc_slow()?,
+            None => self.pop_slow()?,
         };
         if debug::ENABLED {
             // SAFETY: free, and in no list or magazine: this call's.

@@ -186,9 +186,12 @@ impl<M: Machine> Slabs<M> {
         given
     }
 
-    /// Does what may be refused for want of memory; a second time, after everything that can be
-    /// given back without a constructor was.
-    pub(crate) fn patiently<T>(&self, act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    /// Runs `act`; on out-of-memory gives back all that can be given back without a constructor, and runs it once
+    /// more.
+    pub(crate) fn retry_after_reclaim<T>(
+        &self,
+        act: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
         use heirloom_folio::Error::{NoRun, OutOfMemory};
         match act() {
             Err(Error::Folio(OutOfMemory { .. } | NoRun { .. }))

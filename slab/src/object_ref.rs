@@ -186,7 +186,7 @@ impl<M: Machine> Slabs<M> {
         if count.fetch_update(Acquire, Relaxed, more).is_ok() {
             return Ok(());
         }
-        self.patiently(|| {
+        self.retry_after_reclaim(|| {
             let mut shared = inner.shared.lock();
             if count.fetch_update(Acquire, Relaxed, more).is_ok() {
                 return Ok(());
@@ -280,15 +280,15 @@ impl<M: Machine> Slabs<M> {
         Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
     }
 
-    /// The same of all orders and ranges.
+    /// Like [`Slabs::base_slab_around`], for slabs of any order in any range.
     #[inline]
     pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
-        self.base_slab_around(ptr).or_else(|| self.other_slab_around(ptr))
+        self.base_slab_around(ptr).or_else(|| self.slab_around_slow(ptr))
     }
 
     /// The slab around a pointer where it is none of those that most are.
     #[inline(never)]
-    fn other_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
+    fn slab_around_slow(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
         let orders = self.orders.load(Relaxed);
         let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
         orders.filter_map(Order::new).find_map(|order| {

@@ -32,7 +32,7 @@ impl<M: Machine> Cache<'_, M> {
     /// A free object from this CPU's magazines, the depot or a slab.
     #[cold]
     #[inline(never)]
-    pub(crate) fn alloc_slow(&self) -> Result<Round, Error> {
+    pub(crate) fn pop_slow(&self) -> Result<Round, Error> {
         let inner = self.inner;
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
@@ -64,7 +64,7 @@ impl<M: Machine> Cache<'_, M> {
     /// nothing done, where that might be to wait for itself.
     #[cold]
     #[inline(never)]
-    pub(crate) fn give_slow(&self, round: Round) -> bool {
+    pub(crate) fn push_slow(&self, round: Round) -> bool {
         let inner = self.inner;
         if !self.slabs.memory().machine().may_wait() {
             return false;
@@ -223,9 +223,9 @@ impl<M: Machine> Cache<'_, M> {
     fn grow(&self) -> Result<(), Error> {
         let (inner, memory) = (self.inner, self.slabs.memory());
         let geometry = &inner.geometry;
-        let block = self
-            .slabs
-            .patiently(|| Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Table))?))?;
+        let block = self.slabs.retry_after_reclaim(|| {
+            Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Table))?)
+        })?;
         let unbuilt = Unbuilt { cache: *self, block };
         // SAFETY: the block was allocated just now, and is a slab from here on.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
@@ -242,8 +242,9 @@ impl<M: Machine> Cache<'_, M> {
             unsafe { self.prepare(slab, index) };
         }
         if inner.spec.preserving {
-            self.slabs
-                .patiently(|| self.slabs.preserve_slab(inner, &mut inner.shared.lock(), slab))?;
+            self.slabs.retry_after_reclaim(|| {
+                self.slabs.preserve_slab(inner, &mut inner.shared.lock(), slab)
+            })?;
         }
         core::mem::forget(unbuilt);
         // Published under the lock that a call needs to take objects from it.

@@ -11,7 +11,7 @@ use heirloom_folio::{Fate, Kind, PAGE_SIZE};
 use super::*;
 use crate::directory::Source;
 use crate::spec::is_reserved;
-use crate::{Buffers, Cache, Error, ObjectState, Owner, Unclaimed};
+use crate::{AllocOptions, Cache, Error, ObjectState, Owner, Unclaimed};
 
 const FRAMES: u64 = 384;
 /// Bytes of an object of which a test makes use.
@@ -424,7 +424,7 @@ impl Life<'_> {
         }
         for preserving in [false, true] {
             let layout = Layout::from_size_align(1000, 8).unwrap();
-            let buffer = slabs.alloc(layout, Buffers { preserving, zeroed: false }).unwrap();
+            let buffer = slabs.alloc(layout, AllocOptions { preserving, zeroed: false }).unwrap();
             let id = self.id();
             put(buffer, id);
             if preserving {
