@@ -9,7 +9,7 @@ use heirloom_restore::{
     AreaInfo, AreaPart, Broken, Chain, Entry, Error as RestoreError, Fault, Handover, Header,
     Image, Left, PreservedArea, Records, Sealed, Surveyed, Table, TableError,
 };
-use heirloom_slab::{CacheSpec, DirectoryError, DirectoryFault, LeftCaches, SlabError, SlabFault};
+use heirloom_slab::{CacheSpec, DirectoryError, DirectoryFault, ImageCaches, SlabError, SlabFault};
 
 use common::{Dump, block, findings, order};
 
@@ -115,7 +115,7 @@ impl Own {
     /// The page of the roll, that of the first cache's slab table, and that cache's first slab.
     fn roll(&self) -> (u64, u64, u64) {
         let left = self.left();
-        let caches = LeftCaches::new(&left, self.header().roll.unwrap());
+        let caches = ImageCaches::new(&left, self.header().roll.unwrap());
         let cache = caches.caches().next().unwrap();
         let slab = caches.slabs(&cache).next().unwrap();
         (self.header().roll.unwrap().get(), cache.table().get(), slab.get())
@@ -146,7 +146,7 @@ fn what_heirloom_writes_has_no_finding() {
 fn caches_slabs_and_objects_are_read_without_a_memory() {
     let left = handover(false);
     let pages = left.left();
-    let caches = LeftCaches::new(&pages, left.header().roll.unwrap());
+    let caches = ImageCaches::new(&pages, left.header().roll.unwrap());
     let names = caches.caches().find(|cache| cache.name().as_str() == "names").unwrap();
     assert_eq!((names.object_size(), names.is_preserving()), (64, true));
     let slabs = caches.slabs(&names).map(|slab| caches.slab(&names, slab).unwrap());

@@ -14,7 +14,7 @@
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::tree::{self, Ledger};
-use heirloom_slab::LeftCaches;
+use heirloom_slab::ImageCaches;
 
 use crate::entry::Entry;
 use crate::error::Error;
@@ -164,7 +164,7 @@ where
         claim(block, Table::Header, ledger).or_else(&mut found)?;
     }
     if let Some(roll) = header.roll {
-        let caches = LeftCaches::new(&left, roll);
+        let caches = ImageCaches::new(&left, roll);
         caches.check(|block| ledger.claim(block), |error| found(error.into()))?;
     }
     Ok(surveyed)

@@ -36,7 +36,7 @@ use crate::directory::{CacheRecord, DirectoryView, Here, Source};
 use crate::error::Error;
 use crate::header::{Slab, SlabHeaderDisk};
 use crate::new::NewSlabs;
-use crate::past::{Named, Turn};
+use crate::predecessor::{Named, Turn};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
@@ -130,13 +130,13 @@ impl<M: Machine> Slabs<M> {
         let records = self.left_to(&spec)?;
         for record in records.iter() {
             for named in self.left(&record) {
-                self.look_at(&self.past.turn(), &record, named.slab).transpose()?;
+                self.look_at(&self.predecessor.turn(), &record, named.slab).transpose()?;
             }
         }
         let cache = self.adopting_cache(spec, expected, &records)?;
         let mut adopted = Adopted::default();
         loop {
-            let put_back = self.past.turn().put_back();
+            let put_back = self.predecessor.turn().put_back();
             for record in records.iter() {
                 for named in self.left(&record) {
                     if let Some(more) = cache.adopt_left(&record, named)? {
@@ -147,7 +147,7 @@ impl<M: Machine> Slabs<M> {
             }
             // A slab that is not left any more may be in the hands of another call. One that adopts
             // it is done by the time this call has the turn.
-            let turn = self.past.turn();
+            let turn = self.predecessor.turn();
             if records.iter().any(|record| self.any_aside(&turn, &record)) {
                 return Err(heirloom_folio::Error::Claiming.into());
             }
@@ -325,7 +325,7 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn take_around(&self, addr: PhysAddr, classes: bool) -> Result<(), Error> {
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
-        let turn = self.past.turn();
+        let turn = self.predecessor.turn();
         let Some(slab) = memory.inherited_block(addr.pfn()) else {
             let orders = (0..=Order::MAX_FOLIO.get()).filter_map(Order::new);
             let mut around = orders.map(|order| Block::containing(addr.pfn(), order));

@@ -11,13 +11,13 @@ use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 use crate::cache::Cache;
 use crate::debug;
 use crate::directory::{CacheRecord, Here, Source};
-use crate::eight::{Eight, gathered, indices, nth};
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEADER_BYTES};
 use crate::header::{Slab, SlabDesc, SlabHeaderDisk};
-use crate::past::{Named, Turn};
+use crate::predecessor::{Named, Turn};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
+use crate::state_word::{StateWord, gathered, indices, nth};
 use crate::store;
 
 /// What adopting brought into a cache.
@@ -61,7 +61,7 @@ impl<M: Machine> Cache<'_, M> {
         record: &CacheRecord,
         named: Named,
     ) -> Result<Option<Adopted>, Error> {
-        let turn = self.slabs.past.turn();
+        let turn = self.slabs.predecessor.turn();
         let slab = Block::new(named.slab.pfn(), record.order());
         if !slab.is_some_and(|slab| self.slabs.is_left(&turn, record, slab)) {
             return Ok(None);
@@ -136,20 +136,20 @@ impl<M: Machine> Cache<'_, M> {
             left.words(slab.phys(), HEADER_BYTES + geometry.objects as usize).unwrap_or(&[]);
         let states = states.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or(&[]);
         let mut all = 0;
-        for (bits, eights) in slab.words(geometry).iter().zip((0..).step_by(8)) {
+        for (bits, first_word) in slab.words(geometry).iter().zip((0..).step_by(8)) {
             let mut free = 0;
-            for (at, word) in (eights..).zip(states.iter().skip(eights).take(8)) {
+            for (at, word) in (first_word..).zip(states.iter().skip(first_word).take(8)) {
                 let (states, first) = (word.load(Relaxed), at as u32 * 8);
-                let eight = Eight::of(states, at, geometry.objects);
-                let survivors = eight.survivors(preserving);
-                let gone = eight.others(survivors);
+                let state_word = StateWord::of(states, at, geometry.objects);
+                let survivors = state_word.survivors(preserving);
+                let gone = state_word.others(survivors);
                 // Of most slabs that are resumed nothing is written.
                 let others = match (resumed, preserving) {
-                    (false, _) => survivors & !eight.unclaimed(),
-                    (true, false) => eight.unclaimed(),
-                    (true, true) => survivors & !eight.live(),
+                    (false, _) => survivors & !state_word.unclaimed(),
+                    (true, false) => state_word.unclaimed(),
+                    (true, true) => survivors & !state_word.live(),
                 };
-                let unfree = if raw { gone } else { gone & !eight.free() };
+                let unfree = if raw { gone } else { gone & !state_word.free() };
                 for index in indices(others | unfree, first) {
                     let state = nth(states, index);
                     let what = match survived(state, preserving) {
@@ -313,14 +313,15 @@ pub(crate) fn check_slab<'s>(
     let mut info = SlabInfo::default();
     for (at, word) in words.iter().skip(HEADER_BYTES / size_of::<u64>()).enumerate() {
         let states = word.load(Relaxed);
-        let eight = Eight::of(states, at, geometry.objects);
+        let state_word = StateWord::of(states, at, geometry.objects);
         // In a preserving cache all that is in use is held, and is live.
-        if let Some(index) = indices(eight.unsound(desc.is_preserving()), at as u32 * 8).next() {
+        if let Some(index) = indices(state_word.unsound(desc.is_preserving()), at as u32 * 8).next()
+        {
             return Err(fail(SlabFault::State { index, found: nth(states, index).0 }));
         }
-        let survivors = eight.survivors(desc.is_preserving()).count_ones();
+        let survivors = state_word.survivors(desc.is_preserving()).count_ones();
         info.survivors += survivors;
-        info.free += eight.count() - survivors;
+        info.free += state_word.count() - survivors;
     }
     Ok(info)
 }

@@ -5,7 +5,7 @@ use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
 use crate::directory::SlabTable;
 use crate::error::Error;
-use crate::past::Turn;
+use crate::predecessor::Turn;
 use crate::slabs::Slabs;
 
 /// A slab of the predecessor's that is claimed: its holder's alone. Dropped, by an error or a panic
@@ -37,14 +37,14 @@ impl<'s, M: Machine> Aside<'s, M> {
     pub(crate) fn free(self) -> Result<(), Error> {
         let (slabs, block, entry) = (self.slabs, self.block, self.entry);
         core::mem::forget(self);
-        slabs.past.turn().aside -= 1;
+        slabs.predecessor.turn().aside -= 1;
         give_up(slabs, block, entry)
     }
 }
 
 impl<M: Machine> Drop for Aside<'_, M> {
     fn drop(&mut self) {
-        let mut turn = self.slabs.past.turn();
+        let mut turn = self.slabs.predecessor.turn();
         // SAFETY: claimed as a slab, a table until it is published; of what it holds nothing was changed
         // but the bytes of objects that are gone.
         let undone =
@@ -63,7 +63,7 @@ pub(crate) fn give_up<M: Machine>(
 ) -> Result<(), Error> {
     let memory = slabs.memory();
     SlabTable::strike_out(memory, entry);
-    slabs.past.struck_out.fetch_add(1, Relaxed);
+    slabs.predecessor.struck_out.fetch_add(1, Relaxed);
     // SAFETY: claimed by the caller alone; a table, as it was not made a slab of ours.
     unsafe {
         memory.unpreserve_as(block, Kind::Table)?;

@@ -6,7 +6,7 @@ use crate::aside::give_up;
 use crate::directory::CacheRecord;
 use crate::error::Error;
 use crate::name::Name;
-use crate::past::Named;
+use crate::predecessor::Named;
 use crate::slabs::Slabs;
 
 /// Something in caches that was not claimed; see [`Slabs::finish_inherited`].
@@ -96,14 +96,14 @@ impl<M: Machine> Slabs<M> {
         done: &mut impl FnMut(Unclaimed, Fate),
     ) -> Result<(), Error> {
         let slab = Block::containing(named.slab.pfn(), record.order());
-        let Some(sound) = self.look_at(&self.past.turn(), record, named.slab) else {
+        let Some(sound) = self.look_at(&self.predecessor.turn(), record, named.slab) else {
             return Ok(());
         };
         let objects = sound.map_or(0, |info| info.survivors);
         let what = Unclaimed::Slab { cache: record.name(), slab, objects };
         let asked = sound.is_err() || objects > 0;
         let decided = if asked { fate(what) } else { Fate::Free };
-        let turn = self.past.turn();
+        let turn = self.predecessor.turn();
         if !self.is_left(&turn, record, slab) {
             return Ok(());
         }

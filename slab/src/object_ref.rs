@@ -224,7 +224,7 @@ impl<M: Machine> Slabs<M> {
             let first = self.directory.add_cache(memory, inner.desc)?;
             shared.table.begin(first);
         }
-        let place = shared.table.place(memory, self.past.struck_out())?;
+        let place = shared.table.place(memory, self.predecessor.struck_out())?;
         let block = slab.block(&inner.geometry);
         // SAFETY: the slab is this cache's, or about to be: the caller owns it.
         unsafe { memory.preserve_as(block, self.kind_of(block)) }?;

@@ -116,7 +116,7 @@ impl<M: Machine> Slabs<M> {
 
     /// The cache that resumes slabs so described, if one does.
     pub(crate) fn resumes(&self, desc: &SlabDesc) -> Option<Cache<'_, M>> {
-        if !self.past.any_resumed() {
+        if !self.predecessor.any_resumed() {
             return None;
         }
         self.caches().find(|cache| cache.inner.takeover.resumes() && cache.inner.desc == *desc)
@@ -130,7 +130,7 @@ impl<M: Machine> Slabs<M> {
     #[cold]
     #[inline(never)]
     pub(crate) fn sweep_around(&self, ptr: NonNull<u8>) -> Result<bool, Error> {
-        let addr = self.memory().machine().phys(ptr).filter(|_| self.past.any_resumed());
+        let addr = self.memory().machine().phys(ptr).filter(|_| self.predecessor.any_resumed());
         let Some(addr) = addr else { return Ok(false) };
         if !self.memory().machine().may_wait() {
             return Err(Error::WouldWait);
@@ -194,14 +194,14 @@ impl<M: Machine> Cache<'_, M> {
     /// Resumes the slabs of a record, which the cache admits.
     fn resume(&self, record: &CacheRecord) -> Result<(), Error> {
         let takeover = &self.inner.takeover;
-        let turn = self.slabs.past.turn();
+        let turn = self.slabs.predecessor.turn();
         match takeover.way.load(Relaxed) {
             RESUMES => Ok(()),
             ADOPTS => Err(Error::Adopted { cache: self.inner.name }),
             _ if self.slabs.any_aside(&turn, record) => Err(heirloom_folio::Error::Claiming.into()),
             _ => {
                 takeover.next.store(record.table().get(), Relaxed);
-                self.slabs.past.note_resumed(&turn);
+                self.slabs.predecessor.note_resumed(&turn);
                 // Release pairs with the Acquire in `Takeover::resumes`.
                 takeover.way.store(RESUMES, Release);
                 Ok(())
@@ -244,7 +244,7 @@ impl<M: Machine> Cache<'_, M> {
         if !memory.machine().may_wait() {
             return Err(Error::WouldWait);
         }
-        let turn = slabs.past.turn();
+        let turn = slabs.predecessor.turn();
         let view = slabs.view();
         let mut records = view.records_with(|desc| *desc == self.inner.desc);
         let named = records.find_map(|record| {
@@ -277,7 +277,7 @@ impl<M: Machine> Cache<'_, M> {
     /// then.
     pub(crate) fn await_sweep(&self) {
         if self.inner.takeover.resumes() {
-            drop(self.slabs.past.turn());
+            drop(self.slabs.predecessor.turn());
         }
     }
 
@@ -309,7 +309,7 @@ impl<M: Machine> Cache<'_, M> {
             }
         };
         let swept = {
-            let turn = slabs.past.turn();
+            let turn = slabs.predecessor.turn();
             let block = Block::new(named.slab.pfn(), record.order())?;
             if !slabs.memory().is_inherited(block) {
                 return Some(0);

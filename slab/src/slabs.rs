@@ -8,7 +8,7 @@ use lock_api::Mutex;
 
 use crate::class::Classes;
 use crate::directory::CacheDirectory;
-use crate::past::Past;
+use crate::predecessor::Predecessor;
 use crate::registry::CacheRegistry;
 
 /// Caches and buffers over a [`Memory`], which it owns.
@@ -48,7 +48,7 @@ pub struct Slabs<M: Machine> {
     pub(crate) passing: Mutex<M::Mutex, ()>,
     /// Frees by an owner's end that were refused; see [`Slabs::refused_frees`].
     refused: AtomicU64,
-    pub(crate) past: Past<M>,
+    pub(crate) predecessor: Predecessor<M>,
 }
 
 impl<M: Machine> fmt::Debug for Slabs<M> {
@@ -86,7 +86,7 @@ impl<M: Machine> Slabs<M> {
             classes: Classes::new(),
             passing: Mutex::new(()),
             refused: AtomicU64::new(0),
-            past: Past::new(),
+            predecessor: Predecessor::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use heirloom_folio::sync::{
     Ordering::{Acquire, Relaxed},
 };
 
-use crate::past::Turn;
+use crate::predecessor::Turn;
 
 /// How a cache takes over the slabs that were left to it, and how far it has come.
 pub(crate) struct Takeover {

@@ -9,7 +9,7 @@ use crate::aside::Aside;
 use crate::directory::CacheRecord;
 use crate::error::Error;
 use crate::header::Slab;
-use crate::past::Named;
+use crate::predecessor::Named;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
 use crate::store;
@@ -53,7 +53,7 @@ impl<M: Machine> Slabs<M> {
         let mut taken = 0;
         for Named { slab: addr, entry } in self.left(&record) {
             let aside = {
-                let mut turn = self.past.turn();
+                let mut turn = self.predecessor.turn();
                 // Another call may have come first.
                 let Some(sound) = self.look_at(&turn, &record, addr) else { continue };
                 sound?;

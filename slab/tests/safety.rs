@@ -42,7 +42,7 @@ mod attack {
         let things = slabs.typed::<Thing>("thing", false).unwrap();
         let memory = slabs.memory();
         let first = things.insert(Thing { words: [7; 64] }).unwrap();
-        let at = first.name().0;
+        let at = first.handle_parts().0;
         drop(first);
         things.cache().shrink();
         // Nothing is ever done with it.
@@ -65,7 +65,7 @@ mod attack {
                 let mut same = 0;
                 for round in 0..ROUNDS {
                     let thing = things.insert(Thing { words: [7; 64] }).unwrap();
-                    let slab = PhysAddr::new(thing.name().0.get() & !(order.bytes() - 1));
+                    let slab = PhysAddr::new(thing.handle_parts().0.get() & !(order.bytes() - 1));
                     drop(thing);
                     things.cache().shrink();
                     let Ok(mut folio) = memory.folio(Request::new(order)) else { continue };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_restore::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
-use heirloom_slab::{CacheRecord, LeftCaches};
+use heirloom_slab::{CacheRecord, ImageCaches};
 
 use super::basic::Hex;
 use crate::image::Image;
@@ -107,7 +107,7 @@ impl Own {
         let mut unlisted = None;
         let caches = header.roll.map_or_else(Vec::new, |roll| {
             let pages = Bounded::new(left, survey.image.frames());
-            let caches = LeftCaches::new(&pages, roll);
+            let caches = ImageCaches::new(&pages, roll);
             let mut seen = HashSet::new();
             let records = caches.caches().map(|record| Cache::of(&caches, &record, &mut seen));
             let caches = records.collect();
@@ -180,7 +180,7 @@ impl Cache {
     /// does, ends the list. So there are no more to go through, with all caches, than there are slabs
     /// and caches.
     fn of<P: Pages>(
-        caches: &LeftCaches<'_, P>,
+        caches: &ImageCaches<'_, P>,
         record: &CacheRecord,
         seen: &mut HashSet<PhysAddr>,
     ) -> Self {

@@ -8,7 +8,7 @@ use super::record::CacheRecord;
 use super::table::is_free_entry;
 use super::view::{Chain, DirectoryView, Source};
 use crate::header::SlabDesc;
-use crate::past::Named;
+use crate::predecessor::Named;
 use crate::store;
 
 impl<'m, S: Source<'m>> DirectoryView<S> {

@@ -7,7 +7,7 @@ use heirloom::restore::{
     AreaPart, Chain, Entry, Error, Handle, Header, Left as LeftPages, Name, Parts, RootView,
     SUBTREE,
 };
-use heirloom::slab::{CacheSpec, LeftCaches};
+use heirloom::slab::{CacheSpec, ImageCaches};
 
 use super::{
     Kept, Kernel, PAGE, World, end, keep_area, keep_buffer, keep_folio, keep_object, keep_records,
@@ -313,7 +313,7 @@ pub fn tables_of(
         });
     }
     if let Some(roll) = header.and_then(|header| header.roll) {
-        let caches = LeftCaches::new(&left, roll);
+        let caches = ImageCaches::new(&left, roll);
         let mut records = roll;
         for addr in caches.pages() {
             // The pages of records come first, and each names the next.

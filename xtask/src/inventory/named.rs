@@ -101,7 +101,7 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_restore::Chain<'p, P, T>::for_each<E: core::convert::From<heirloom_restore::Error>>",
             "heirloom_restore::DeviceTree<'a>::read",
             "heirloom_restore::RootView<'a>::read",
-            "heirloom_slab::LeftCaches<'p, P>::slab",
+            "heirloom_slab::ImageCaches<'p, P>::slab",
             "heirloom_linux::KhoTest::read",
             "heirloom_linux::Luo::read",
             "heirloom_linux::Memblock::read",

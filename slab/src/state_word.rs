@@ -1,4 +1,4 @@
-//! Eight state bytes at a time: which of them survive, which are no states.
+//! StateWord state bytes at a time: which of them survive, which are no states.
 //!
 //! A byte's lowest three bits say what its object is (see [`crate::state`]). Each answer is a word with a
 //! one in the lowest bit of the bytes that are meant.
@@ -8,16 +8,16 @@ use crate::state::State;
 /// The lowest bit of each byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
 
-/// Eight state bytes, the first in the lowest byte.
+/// StateWord state bytes, the first in the lowest byte.
 #[derive(Clone, Copy)]
-pub(crate) struct Eight {
+pub(crate) struct StateWord {
     /// The three bits of each byte that say what its object is, each in the lowest bit of its byte.
     bits: [u64; 3],
     /// The bytes that count.
     among: u64,
 }
 
-impl Eight {
+impl StateWord {
     /// The states in the word at index `word` of the state bytes, of which there are `objects` in all.
     pub(crate) fn of(states: u64, word: usize, objects: u32) -> Self {
         // As they lie in memory, the first first.
@@ -110,8 +110,8 @@ mod tests {
                     let mut bytes = other.to_ne_bytes();
                     bytes[place] = byte;
                     let word = u64::from_ne_bytes(bytes);
-                    let eight = Eight::of(word, 3, 24 + objects);
-                    assert_eq!(eight.count(), objects);
+                    let state_word = StateWord::of(word, 3, 24 + objects);
+                    assert_eq!(state_word.count(), objects);
                     let states = || (0..objects).map(|i| (i, State(bytes[i as usize])));
                     let those = |is: &dyn Fn(State) -> bool| -> u64 {
                         states().filter(|(_, state)| is(*state)).map(|(i, _)| 1 << i).sum()
@@ -121,20 +121,26 @@ mod tests {
                             Some(ObjectState::Held) => preserving,
                             what => what.is_none(),
                         };
-                        assert_eq!(gathered(eight.unsound(preserving)), those(&unsound));
-                        if eight.unsound(preserving) == 0 {
-                            let survivors = eight.survivors(preserving);
+                        assert_eq!(gathered(state_word.unsound(preserving)), those(&unsound));
+                        if state_word.unsound(preserving) == 0 {
+                            let survivors = state_word.survivors(preserving);
                             let each = those(&|state| survived(state, preserving));
                             assert_eq!(gathered(survivors), each, "{bytes:?}");
                             assert_eq!(
-                                gathered(eight.others(survivors)),
+                                gathered(state_word.others(survivors)),
                                 each ^ ((1 << objects) - 1)
                             );
                         }
                     }
-                    assert_eq!(gathered(eight.free()), those(&|state| state.is(ObjectState::Free)));
-                    assert_eq!(gathered(eight.live()), those(&|state| state.is(ObjectState::Live)));
-                    let unclaimed = eight.unclaimed();
+                    assert_eq!(
+                        gathered(state_word.free()),
+                        those(&|state| state.is(ObjectState::Free))
+                    );
+                    assert_eq!(
+                        gathered(state_word.live()),
+                        those(&|state| state.is(ObjectState::Live))
+                    );
+                    let unclaimed = state_word.unclaimed();
                     assert_eq!(gathered(unclaimed), those(&|s| s.is(ObjectState::Unclaimed)));
                     let listed: u64 = indices(unclaimed, 24).map(|i| 1 << (i - 24)).sum();
                     assert_eq!(listed, gathered(unclaimed));

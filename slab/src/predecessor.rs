@@ -24,7 +24,7 @@ use heirloom_folio::{Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
 
 /// Whose turn it is to take what the predecessor left.
-pub(crate) struct Past<M: Machine> {
+pub(crate) struct Predecessor<M: Machine> {
     turn: Mutex<M::Mutex, Turn>,
     /// Slabs that were struck out of the cache directory and were no cache's, ever.
     pub(crate) struck_out: AtomicU64,
@@ -52,7 +52,7 @@ impl Turn {
     }
 }
 
-impl<M: Machine> Past<M> {
+impl<M: Machine> Predecessor<M> {
     pub(crate) const fn new() -> Self {
         let turn = Mutex::new(Turn { aside: 0, put_back: 0 });
         Self { turn, struck_out: AtomicU64::new(0), resumed: AtomicBool::new(false) }

@@ -16,7 +16,7 @@ use crate::error::Error;
 /// use core::sync::atomic::AtomicU64;
 /// use heirloom_folio::harness::Ram;
 /// use heirloom_folio::{Block, Memory, Pages, PhysAddr, Run};
-/// use heirloom_slab::{CacheSpec, LeftCaches, Slabs};
+/// use heirloom_slab::{CacheSpec, ImageCaches, Slabs};
 ///
 /// struct Still<'m>(&'m Memory<Ram>);
 /// impl Pages for Still<'_> {
@@ -40,7 +40,7 @@ use crate::error::Error;
 /// let (_one, _two) = (names.alloc()?, names.alloc()?);
 ///
 /// let pages = Still(slabs.memory());
-/// let caches = LeftCaches::new(&pages, slabs.cache_directory());
+/// let caches = ImageCaches::new(&pages, slabs.cache_directory());
 /// caches.check(|_| true, Err)?;
 /// let cache = caches.caches().find(|cache| cache.name().as_str() == "names").unwrap();
 /// assert_eq!(cache.object_size(), 64);
@@ -48,26 +48,26 @@ use crate::error::Error;
 /// assert_eq!(caches.slab(&cache, slab)?.preserved, 2);
 /// # Ok::<(), heirloom_slab::Error>(())
 /// ```
-pub struct LeftCaches<'p, P> {
+pub struct ImageCaches<'p, P> {
     view: DirectoryView<&'p P>,
 }
 
 /// What one slab holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LeftSlab {
+pub struct ImageSlab {
     /// Objects that survive.
     pub preserved: u32,
     /// Places without one.
     pub free: u32,
 }
 
-impl<P> fmt::Debug for LeftCaches<'_, P> {
+impl<P> fmt::Debug for ImageCaches<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LeftCaches")
+        f.write_str("ImageCaches")
     }
 }
 
-impl<'p, P: Pages> LeftCaches<'p, P> {
+impl<'p, P: Pages> ImageCaches<'p, P> {
     /// The cache directory whose first page is at `directory`, as the handover's header has it.
     pub const fn new(pages: &'p P, directory: PhysAddr) -> Self {
         Self { view: DirectoryView::new(pages, directory) }
@@ -117,9 +117,9 @@ impl<'p, P: Pages> LeftCaches<'p, P> {
     /// # Errors
     /// [`Error::Slab`]: no slab of this cache is there, it is not preserved, or its header or an
     /// object's state is not sound.
-    pub fn slab(&self, cache: &CacheRecord, slab: PhysAddr) -> Result<LeftSlab, Error> {
+    pub fn slab(&self, cache: &CacheRecord, slab: PhysAddr) -> Result<ImageSlab, Error> {
         let info = check_slab(self.view.source(), slab, cache)?;
-        Ok(LeftSlab { preserved: info.survivors, free: info.free })
+        Ok(ImageSlab { preserved: info.survivors, free: info.free })
     }
 
     /// The pages of the cache directory, those of slab tables included.
