@@ -210,7 +210,7 @@ impl<'k, 'w> Program<'k, 'w> {
             4..=7 => {
                 let thing = self.things.insert(Thing { bytes: [0; 96] });
                 if let Ok(thing) = thing {
-                    told.addrs.lock().unwrap().push(thing.name().0);
+                    told.addrs.lock().unwrap().push(thing.handle_parts().0);
                     self.take(Own::Object(thing));
                 }
             }
