@@ -1,4 +1,4 @@
-//! StateWord state bytes at a time: which of them survive, which are no states.
+//! Eight state bytes at a time: which of them survive, which are no states.
 //!
 //! A byte's lowest three bits say what its object is (see [`crate::state`]). Each answer is a word with a
 //! one in the lowest bit of the bytes that are meant.
@@ -8,7 +8,7 @@ use crate::state::State;
 /// The lowest bit of each byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
 
-/// StateWord state bytes, the first in the lowest byte.
+/// Eight state bytes, the first in the lowest byte.
 #[derive(Clone, Copy)]
 pub(crate) struct StateWord {
     /// The three bits of each byte that say what its object is, each in the lowest bit of its byte.
