@@ -1,4 +1,4 @@
-//! AllocOptions against a model.
+//! Buffers against a model.
 
 mod common;
 
