@@ -6,10 +6,10 @@
 //! n-th of these. Unless told otherwise few enough to be tried with all other tests.
 
 use heirloom::restore::SealPolicy;
+use heirloom_testkit::mix;
 use heirloom_verify::bits::{Blamed, Part, Seen, Which, blame, parts_of, refuse};
 use heirloom_verify::contract::{Attempt, Verdict, take_over};
-use heirloom_verify::model::mix;
-use heirloom_verify::world::{Left, PAGE, Place, Shape, World};
+use heirloom_verify::world::{Left, PAGE, Place, Shape, TestMachine};
 
 /// Whether this is the long form.
 fn all() -> bool {
@@ -28,9 +28,9 @@ fn which(shape: Shape) -> Which {
 }
 
 /// The bits of a part that are turned over, with who sees each.
-fn bits(world: &World, part: &Part, which: Which) -> Vec<(usize, Seen)> {
+fn bits(machine: &TestMachine, part: &Part, which: Which) -> Vec<(usize, Seen)> {
     let end = part.bytes.iter().map(|(range, _)| range.end).max().unwrap_or(0);
-    let words = world.words(part.addr, end);
+    let words = machine.words(part.addr, end);
     let seen = |bit: usize| {
         part.bytes.iter().find(|(range, _)| range.contains(&(bit / 8))).map(|(_, seen)| *seen)
     };
@@ -43,9 +43,9 @@ fn header(left: &Left) -> heirloom::folio::PhysAddr {
 }
 
 /// What memory holds but for scratch.
-fn but_scratch<'m>(world: &World, memory: &'m [u8]) -> [&'m [u8]; 2] {
-    let start = (world.scratch().addr().get() - world.all().addr().get()) as usize;
-    let end = start + world.scratch().bytes() as usize;
+fn but_scratch<'m>(machine: &TestMachine, memory: &'m [u8]) -> [&'m [u8]; 2] {
+    let start = (machine.scratch().addr().get() - machine.all().addr().get()) as usize;
+    let end = start + machine.scratch().bytes() as usize;
     [&memory[..start], &memory[end..]]
 }
 
@@ -53,33 +53,33 @@ fn but_scratch<'m>(world: &World, memory: &'m [u8]) -> [&'m [u8]; 2] {
 fn every_bit_that_a_seal_covers_is_named() {
     let (mut flipped, mut itself, mut tables) = (0_u64, 0_u64, 0_u64);
     for shape in Shape::ALL {
-        let (world, left) = shape.build(true);
-        assert_eq!(blame(&world, header(&left)), Blamed::Nobody);
-        for part in parts_of(&world, &left) {
+        let (machine, left) = shape.build(true);
+        assert_eq!(blame(&machine, header(&left)), Blamed::Nobody);
+        for part in parts_of(&machine, &left) {
             tables += 1;
-            for (bit, seen) in bits(&world, &part, which(shape)) {
+            for (bit, seen) in bits(&machine, &part, which(shape)) {
                 let due = match seen {
                     Seen::Seal(kind) => Blamed::Sealed(kind, part.addr),
                     Seen::Header => Blamed::Header(part.addr),
                     Seen::Table => Blamed::Table,
                     Seen::Nobody => continue,
                 };
-                world.flip(part.addr, bit);
-                assert_eq!(blame(&world, header(&left)), due, "{shape:?}: bit {bit} of {part:?}");
-                itself += u64::from(refuse(&world, &left, &part, bit));
+                machine.flip(part.addr, bit);
+                assert_eq!(blame(&machine, header(&left)), due, "{shape:?}: bit {bit} of {part:?}");
+                itself += u64::from(refuse(&machine, &left, &part, bit));
                 flipped += 1;
-                world.flip(part.addr, bit);
+                machine.flip(part.addr, bit);
                 if part.what == "scratch list" {
                     // Where scratch is, this list alone says.
-                    world.load(&left.saved);
+                    machine.load(&left.saved);
                 }
             }
             // Refused before anything but scratch was written.
-            let now = world.save();
-            let same = but_scratch(&world, &now) == but_scratch(&world, &left.saved);
+            let now = machine.save();
+            let same = but_scratch(&machine, &now) == but_scratch(&machine, &left.saved);
             assert!(same, "{shape:?}: written after {part:?}");
         }
-        assert!(world.try_revive(left.entry, SealPolicy::Required).is_ok(), "all is as it was");
+        assert!(machine.try_revive(left.entry, SealPolicy::Required).is_ok(), "all is as it was");
     }
     println!(
         "bits: {flipped} flipped, {flipped} named, in {tables} tables of {} handovers; \
@@ -93,17 +93,17 @@ fn every_bit_that_a_seal_covers_is_named() {
 fn what_no_seal_covers_is_this_and_nothing_else() {
     let mut flipped = std::collections::BTreeMap::<&str, u64>::new();
     for shape in Shape::ALL {
-        let (world, left) = shape.build(true);
-        for part in parts_of(&world, &left) {
-            let not_covered = bits(&world, &part, which(shape));
+        let (machine, left) = shape.build(true);
+        for part in parts_of(&machine, &left) {
+            let not_covered = bits(&machine, &part, which(shape));
             let not_covered = not_covered.into_iter().filter(|(_, seen)| *seen == Seen::Nobody);
             for (bit, _) in not_covered.step_by(if all() { 1 } else { 11 }) {
-                world.flip(part.addr, bit);
-                assert_eq!(blame(&world, header(&left)), Blamed::Nobody, "{part:?}: bit {bit}");
-                let revived = world.try_revive(left.entry, SealPolicy::Required);
+                machine.flip(part.addr, bit);
+                assert_eq!(blame(&machine, header(&left)), Blamed::Nobody, "{part:?}: bit {bit}");
+                let revived = machine.try_revive(left.entry, SealPolicy::Required);
                 assert!(revived.is_ok(), "{part:?}: bit {bit}: {:?}", revived.err());
                 *flipped.entry(part.what).or_default() += 1;
-                world.load(&left.saved);
+                machine.load(&left.saved);
             }
         }
     }
@@ -127,18 +127,18 @@ fn no_bit_of_an_unsealed_handover_gives_a_frame_two_owners() {
         std::env::var("HEIRLOOM_UNSEALED").ok().and_then(|n| n.parse().ok()).unwrap_or(1999);
     let (mut flipped, mut refused, mut at) = (0_u64, 0_u64, 0_u64);
     for shape in Shape::ALL {
-        let (world, left) = shape.build(false);
+        let (machine, left) = shape.build(false);
         let handles = left.handles();
         for table in &left.tables {
             // Of the header all of its page.
             let bytes = if table.place == Place::Header { PAGE as usize } else { table.bytes };
-            let words = world.words(table.addr, bytes);
+            let words = machine.words(table.addr, bytes);
             for bit in which(shape).of(&words).filter(|bit| *bit < bytes * 8) {
                 at += 1;
                 if at % every != 0 {
                     continue;
                 }
-                world.flip(table.addr, bit);
+                machine.flip(table.addr, bit);
                 let attempt = Attempt {
                     entry: left.entry,
                     policy: SealPolicy::Checked,
@@ -147,11 +147,11 @@ fn no_bit_of_an_unsealed_handover_gives_a_frame_two_owners() {
                     whim: mix(at),
                 };
                 flipped += 1;
-                match take_over(&world, &attempt) {
+                match take_over(&machine, &attempt) {
                     Verdict::Refused(_) => refused += 1,
                     Verdict::Lived { .. } => {}
                 }
-                world.load(&left.saved);
+                machine.load(&left.saved);
             }
         }
     }

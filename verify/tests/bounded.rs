@@ -8,26 +8,26 @@ use heirloom::restore::{Entry, Handle, Left as LeftPages, Parts, RootView, SealP
 use heirloom::slab::CacheSpec;
 use heirloom_verify::contract::{Attempt, findings, take_over};
 use heirloom_verify::world::{
-    PAGE, Place, Shape, THINGS, World, end, keep_buffer, keep_folio, keep_object, keep_records,
+    PAGE, Place, Recipe, Record, Shape, THINGS, TestMachine, TestObject, end,
 };
 
 /// The root of the tree.
-fn map_of(world: &World, entry: Entry) -> PhysAddr {
-    RootView::read(&LeftPages::bare(world), entry.root).unwrap().map()
+fn map_of(machine: &TestMachine, entry: Entry) -> PhysAddr {
+    RootView::read(&LeftPages::bare(machine), entry.root).unwrap().map()
 }
 
 /// A world whose tree has a node in every frame that nothing else is in: tables that lead nowhere,
 /// 512 below each other one. How many there are.
-fn tree_of_nodes(frames: u64) -> (World, Entry, u64) {
-    let world = World::new(frames);
-    let left = Shape::Bare.leave(&world, false);
-    let root = map_of(&world, left.entry);
+fn tree_of_nodes(frames: u64) -> (TestMachine, Entry, u64) {
+    let machine = TestMachine::new(frames);
+    let left = Shape::Bare.leave(&machine, false);
+    let root = map_of(&machine, left.entry);
     let used: Vec<Run> = (left.tables.iter())
         .filter_map(|table| Run::covering(table.addr, table.bytes as u64))
-        .chain([world.scratch()])
+        .chain([machine.scratch()])
         .collect();
     // The tree itself is preserved by nobody, the tables of the handover are.
-    let free = (0..frames).map(|n| world.frame(n)).filter(|at| {
+    let free = (0..frames).map(|n| machine.frame(n)).filter(|at| {
         let frame = Run::covering(*at, PAGE).unwrap();
         !used.iter().any(|run| run.overlaps(frame))
     });
@@ -35,19 +35,19 @@ fn tree_of_nodes(frames: u64) -> (World, Entry, u64) {
     // What the successor's own tables take.
     free.truncate(free.len() - 32);
     // The way to the one leaf: its second table has room for others beside it.
-    let below = (0..512).map(|i| world.word(PhysAddr::new(root.get() + i * 8)));
+    let below = (0..512).map(|i| machine.word(PhysAddr::new(root.get() + i * 8)));
     let second = PhysAddr::new(below.clone().find(|entry| *entry != 0).unwrap());
     let mut nodes = 0;
     let mut parents = vec![second];
     while let Some(parent) = parents.pop() {
         for i in 0..512 {
             let entry = PhysAddr::new(parent.get() + i * 8);
-            if world.word(entry) != 0 {
+            if machine.word(entry) != 0 {
                 continue;
             }
-            let Some(child) = free.pop() else { return (world, left.entry, nodes) };
-            world.write(child, &[0; PAGE as usize]);
-            world.put(entry, child.get());
+            let Some(child) = free.pop() else { return (machine, left.entry, nodes) };
+            machine.write(child, &[0; PAGE as usize]);
+            machine.put(entry, child.get());
             nodes += 1;
             // Two levels of tables, and leaves below them would need keys.
             if parent == second && parents.len() < 4 {
@@ -55,17 +55,17 @@ fn tree_of_nodes(frames: u64) -> (World, Entry, u64) {
             }
         }
     }
-    (world, left.entry, nodes)
+    (machine, left.entry, nodes)
 }
 
 #[test]
 fn a_tree_of_n_pages_costs_order_of_n() {
     let mut each = Vec::new();
     for frames in [256, 1024, 4096] {
-        let (world, entry, nodes) = tree_of_nodes(frames);
-        let before = world.ram().looks();
-        let revived = world.try_revive(entry, SealPolicy::Checked);
-        let looks = world.ram().looks() - before;
+        let (machine, entry, nodes) = tree_of_nodes(frames);
+        let before = machine.looks();
+        let revived = machine.try_revive(entry, SealPolicy::Checked);
+        let looks = machine.looks() - before;
         let kernel = revived.unwrap_or_else(|error| panic!("empty tables are no fault: {error}"));
         // They lead to nothing, and are free memory.
         let left = kernel.memory().counts().nodes();
@@ -81,15 +81,15 @@ fn a_tree_of_n_pages_costs_order_of_n() {
 #[test]
 fn every_entry_that_leads_back_to_the_root_is_refused_at_once() {
     for frames in [256, 4096] {
-        let world = World::new(frames);
-        let left = Shape::Folios.leave(&world, false);
+        let machine = TestMachine::new(frames);
+        let left = Shape::Folios.leave(&machine, false);
         for table in left.tables.iter().filter(|table| table.place == Place::Node) {
-            world.load(&left.saved);
-            let root = map_of(&world, left.entry);
+            machine.load(&left.saved);
+            let root = map_of(&machine, left.entry);
             for i in 0..512 {
-                world.put(PhysAddr::new(table.addr.get() + i * 8), root.get());
+                machine.put(PhysAddr::new(table.addr.get() + i * 8), root.get());
             }
-            let found = findings(&world, left.entry);
+            let found = findings(&machine, left.entry);
             assert!(!found.is_empty(), "{table:?}");
             let attempt = Attempt {
                 entry: left.entry,
@@ -98,27 +98,27 @@ fn every_entry_that_leads_back_to_the_root_is_refused_at_once() {
                 kept: &[],
                 whim: 0,
             };
-            let before = world.ram().looks();
-            take_over(&world, &attempt);
-            let looks = world.ram().looks() - before;
+            let before = machine.looks();
+            take_over(&machine, &attempt);
+            let looks = machine.looks() - before;
             assert!(looks < 3000, "{looks} looks in a memory of {frames} frames");
         }
     }
 }
 
 /// The looks of `f` at a world's memory.
-fn looks<R>(world: &World, f: impl FnOnce() -> R) -> (R, u64) {
-    let before = world.ram().looks();
+fn looks<R>(machine: &TestMachine, f: impl FnOnce() -> R) -> (R, u64) {
+    let before = machine.looks();
     let result = f();
-    (result, world.ram().looks() - before)
+    (result, machine.looks() - before)
 }
 
 /// How much a survey finds wrong.
-fn found(world: &World, entry: Entry) -> usize {
-    let mut words = vec![0; FramesOf::words(world.all()).unwrap()];
-    let mut stretches = [FramesOf::new(world.all(), &mut words).unwrap()];
+fn found(machine: &TestMachine, entry: Entry) -> usize {
+    let mut words = vec![0; FramesOf::words(machine.all()).unwrap()];
+    let mut stretches = [FramesOf::new(machine.all(), &mut words).unwrap()];
     let mut found = 0;
-    let surveyed = survey(world, entry, &mut Frames::new(&mut stretches), |_| {
+    let surveyed = survey(machine, entry, &mut Frames::new(&mut stretches), |_| {
         found += 1;
         Ok::<_, Infallible>(())
     });
@@ -127,11 +127,11 @@ fn found(world: &World, entry: Entry) -> usize {
 }
 
 /// A page of a chain: the address of the next one, and its entries.
-fn page_of(world: &World, at: PhysAddr, next: u64, entries: &[&[u8]]) {
-    world.write(at, &[0; PAGE as usize]);
-    world.put(at, next);
-    world.put(PhysAddr::new(at.get() + 8), entries.len() as u64);
-    world.write(PhysAddr::new(at.get() + 16), &entries.concat());
+fn page_of(machine: &TestMachine, at: PhysAddr, next: u64, entries: &[&[u8]]) {
+    machine.write(at, &[0; PAGE as usize]);
+    machine.put(at, next);
+    machine.put(PhysAddr::new(at.get() + 8), entries.len() as u64);
+    machine.write(PhysAddr::new(at.get() + 16), &entries.concat());
 }
 
 /// A roll of pages full of records, all of which name one chain of pages of slabs, each of which names
@@ -139,33 +139,31 @@ fn page_of(world: &World, at: PhysAddr, next: u64, entries: &[&[u8]]) {
 #[test]
 fn a_slab_table_that_many_records_name_is_read_once() {
     for frames in [256, 1024, 4096] {
-        let world = World::new(frames);
-        let kernel = world.boot();
-        let cache = kernel.slabs().cache(THINGS).unwrap();
-        keep_object(&kernel, &cache, 1).unwrap();
+        let machine = TestMachine::new(frames);
+        let kernel = machine.boot();
+        TestObject::keep(&kernel, Recipe::Object(THINGS), 1).unwrap();
         let mut pages = Vec::new();
         while kernel.memory().stats().free() > 40 {
-            let kept = keep_folio(&kernel, 0, 0).unwrap();
-            let Ok(Parts::Folio(block)) = kept.handle.parts() else { panic!("{kept:?}") };
-            pages.push(block.addr());
+            let kept = TestObject::keep(&kernel, Recipe::Folio(0), 0).unwrap();
+            pages.push(kept.block().addr());
         }
         let roll = kernel.slabs().cache_directory();
         let entry = end(kernel);
-        let record = world.read(PhysAddr::new(roll.get() + 16), 128).to_vec();
+        let record = machine.read(PhysAddr::new(roll.get() + 16), 128).to_vec();
         let table = PhysAddr::new(u64::from_le_bytes(record[8..16].try_into().unwrap()));
-        let slab = world.word(PhysAddr::new(table.get() + 16)).to_le_bytes();
+        let slab = machine.word(PhysAddr::new(table.get() + 16)).to_le_bytes();
         let (records, tables) = pages.split_at(pages.len() / 2);
         for (chain, first, entries) in
             [(records, roll, vec![&*record; 31]), (tables, table, vec![&slab[..]])]
         {
             let next = chain.iter().map(|page| page.get()).chain([0]);
             for (at, next) in [first].iter().chain(chain).zip(next) {
-                page_of(&world, *at, next, &entries);
+                page_of(&machine, *at, next, &entries);
             }
         }
-        let (found, survey) = looks(&world, || found(&world, entry));
+        let (found, survey) = looks(&machine, || found(&machine, entry));
         assert!(found >= records.len() + tables.len(), "{found} findings");
-        let (revived, revive) = looks(&world, || world.try_revive(entry, SealPolicy::Checked));
+        let (revived, revive) = looks(&machine, || machine.try_revive(entry, SealPolicy::Checked));
         assert!(revived.is_err(), "one table has one owner");
         println!("bounded: {frames} frames, {survey} looks of a survey, {revive} of a revive");
         // Each record's table, and each slab, is looked for in the tree.
@@ -181,18 +179,21 @@ fn a_slab_table_that_many_records_name_is_read_once() {
 fn a_claim_costs_the_same_however_many_caches_there_are() {
     let mut each = Vec::new();
     for caches in [1, 40] {
-        let world = World::new(4096);
-        let kernel = world.boot();
+        let machine = TestMachine::new(4096);
+        let kernel = machine.boot();
         for n in 0..caches {
             let name = format!("cache-{n}");
-            let cache = kernel.slabs().cache(CacheSpec::new(&name, 400).preserving(true));
-            keep_object(&kernel, &cache.unwrap(), 1).unwrap();
+            let spec = CacheSpec::new(&name, 400).preserving(true);
+            TestObject::keep(&kernel, Recipe::Object(spec), 1).unwrap();
         }
-        let kept: Vec<_> =
-            (0..200).map(|n| keep_buffer(&kernel, 100, false, n).unwrap().handle).collect();
-        let next = world.jump(kernel);
-        let ((), right) = looks(&world, || kept.iter().for_each(|h| _ = next.restore(*h).unwrap()));
-        let ((), wrong) = looks(&world, || {
+        let kept: Vec<_> = (0..200)
+            .map(|n| TestObject::keep(&kernel, Recipe::Buffer(100, false), n).unwrap())
+            .collect();
+        let kept: Vec<_> = kept.iter().map(TestObject::handle).collect();
+        let next = machine.jump(kernel);
+        let ((), right) =
+            looks(&machine, || kept.iter().for_each(|h| _ = next.restore(*h).unwrap()));
+        let ((), wrong) = looks(&machine, || {
             for handle in &kept {
                 assert!(next.restore(*handle).is_err());
             }
@@ -211,37 +212,38 @@ fn a_claim_costs_the_same_however_many_caches_there_are() {
 fn a_list_that_was_claimed_is_not_read_again() {
     let mut each = Vec::new();
     for frames in [256, 1024, 4096] {
-        let world = World::new(frames);
-        let kernel = world.boot();
+        let machine = TestMachine::new(frames);
+        let kernel = machine.boot();
         let blocks = frames / 2;
-        let kept = keep_records(&kernel, (blocks - 1) * 255 + 1, 7).unwrap().handle;
-        let mut next = world.jump(kernel);
+        let kept =
+            TestObject::keep(&kernel, Recipe::Records((blocks - 1) * 170 + 1), 7).unwrap().handle();
+        let mut next = machine.jump(kernel);
         let Ok(Parts::Records { first, entry }) = kept.parts() else { panic!("{kept:?}") };
         let mut at = vec![first];
-        while let Some(next) = Some(world.word(at[at.len() - 1])).filter(|next| *next != 0) {
+        while let Some(next) = Some(machine.word(at[at.len() - 1])).filter(|next| *next != 0) {
             at.push(PhysAddr::new(next));
         }
         assert_eq!(at.len() as u64, blocks);
         let handle = |first| Handle::new(Parts::Records { first, entry }).unwrap();
-        let ((), right) = looks(&world, || _ = next.claim_records::<[u64; 2]>(kept).unwrap());
-        let ((), wrong) = looks(&world, || {
+        let ((), right) = looks(&machine, || _ = next.claim_records::<Record>(kept).unwrap());
+        let ((), wrong) = looks(&machine, || {
             for first in &at {
-                assert!(next.claim_records::<[u64; 2]>(handle(*first)).is_err());
+                assert!(next.claim_records::<Record>(handle(*first)).is_err());
             }
         });
         // Another successor, to which its end comes first: each claim takes the block before what is
         // claimed, finds that the next is not there, and puts it back.
         let (first, last) = (at[0], at[at.len() - 1]);
-        next = world.jump(next);
-        _ = next.claim_records::<[u64; 2]>(handle(last)).unwrap();
+        next = machine.jump(next);
+        _ = next.claim_records::<Record>(handle(last)).unwrap();
         let before_last = at[at.len() - 2];
-        let ((), short) = looks(&world, || {
+        let ((), short) = looks(&machine, || {
             for _ in 0..100 {
-                assert!(next.claim_records::<[u64; 2]>(handle(before_last)).is_err());
+                assert!(next.claim_records::<Record>(handle(before_last)).is_err());
             }
         });
         let ((), whole) =
-            looks(&world, || assert!(next.claim_records::<[u64; 2]>(handle(first)).is_err()));
+            looks(&machine, || assert!(next.claim_records::<Record>(handle(first)).is_err()));
         each.push((frames, right, wrong, short, whole));
         assert!(right <= 16 * frames, "{each:?}");
         assert!(wrong <= 16 * frames && short <= 100 * 32 && whole <= 32 * frames, "{each:?}");

@@ -2,14 +2,15 @@
 
 use heirloom::folio::{Order, PhysAddr, Request};
 use heirloom::restore::SealPolicy;
+use heirloom_testkit::is_stamped;
 use heirloom_verify::contract::{Attempt, Verdict, take_over};
-use heirloom_verify::world::{Place, Shape, World, end, keep_folio, stamped};
+use heirloom_verify::world::{Place, Recipe, Shape, TestMachine, TestObject, end};
 
 #[test]
 fn every_kind_of_handover_is_taken_over_whole() {
     for shape in Shape::ALL {
         for sealed in [false, true] {
-            let (world, left) = shape.build(sealed);
+            let (machine, left) = shape.build(sealed);
             for whim in 0..8 {
                 let policy = if sealed { SealPolicy::Required } else { SealPolicy::Checked };
                 let handles = left.handles();
@@ -20,11 +21,11 @@ fn every_kind_of_handover_is_taken_over_whole() {
                     kept: &left.kept,
                     whim,
                 };
-                match take_over(&world, &attempt) {
+                match take_over(&machine, &attempt) {
                     Verdict::Lived { claims } => assert!(claims >= handles.len() as u64),
                     Verdict::Refused(error) => panic!("{shape:?}, sealed: {sealed}: {error}"),
                 }
-                world.load(&left.saved);
+                machine.load(&left.saved);
             }
         }
     }
@@ -35,16 +36,16 @@ fn every_kind_of_handover_is_taken_over_whole() {
 fn every_kind_of_handover_is_resumed() {
     let mut all = 0;
     for shape in Shape::ALL {
-        let (world, left) = shape.build(false);
+        let (machine, left) = shape.build(false);
         let mut resumed = 0;
         for whim in (0..64).filter(|whim| whim & 16 == 16) {
             let (entry, policy) = (left.entry, SealPolicy::Checked);
             let attempt = Attempt { entry, policy, handles: &[], kept: &[], whim };
-            match take_over(&world, &attempt) {
+            match take_over(&machine, &attempt) {
                 Verdict::Lived { claims } => resumed += claims,
                 Verdict::Refused(error) => panic!("{shape:?}: {error}"),
             }
-            world.load(&left.saved);
+            machine.load(&left.saved);
         }
         let slabs = matches!(shape, Shape::Buffers | Shape::Caches | Shape::Generations);
         assert!(resumed > 0 || !slabs, "{shape:?}");
@@ -58,35 +59,35 @@ fn every_kind_of_handover_is_resumed() {
 #[test]
 fn a_slab_is_not_the_successors_because_it_says_so() {
     for shape in [Shape::Buffers, Shape::Caches, Shape::Whole, Shape::Generations] {
-        let (world, left) = shape.build(false);
-        let kernel = world.revive(left.entry);
+        let (machine, left) = shape.build(false);
+        let kernel = machine.revive(left.entry);
         let owner = kernel.slabs().cache_directory().pfn().get() << 12;
         end(kernel);
-        world.load(&left.saved);
+        machine.load(&left.saved);
         let of = |place| left.tables.iter().filter(move |table| table.place == place);
         assert!(of(Place::Slab).count() > 0, "{shape:?}");
         for whim in 0..16 {
             let (number, preserved) = (whim % 4, whim % 3);
             for slab in of(Place::Slab) {
                 let own = |offset| PhysAddr::new(slab.addr.get() + offset);
-                world.put(own(88), owner | number);
-                world.put(own(112), left.entry.root.get());
-                world.put(own(120), preserved << 32);
+                machine.put(own(88), owner | number);
+                machine.put(own(112), left.entry.root.get());
+                machine.put(own(120), preserved << 32);
             }
             for states in of(Place::States).filter(|_| whim & 4 == 0) {
                 let unclaimed = |byte: &u8| if byte & 7 == 2 { byte & !7 | 3 } else { *byte };
                 let bytes: Vec<_> =
-                    world.read(states.addr, states.bytes).iter().map(unclaimed).collect();
-                world.write(states.addr, &bytes);
+                    machine.read(states.addr, states.bytes).iter().map(unclaimed).collect();
+                machine.write(states.addr, &bytes);
             }
             let handles = left.handles();
             let (entry, policy) = (left.entry, SealPolicy::Checked);
             let attempt = Attempt { entry, policy, handles: &handles, kept: &left.kept, whim };
-            match take_over(&world, &attempt) {
+            match take_over(&machine, &attempt) {
                 Verdict::Lived { claims } => assert!(claims >= handles.len() as u64),
                 Verdict::Refused(error) => panic!("{shape:?}, {whim}: {error}"),
             }
-            world.load(&left.saved);
+            machine.load(&left.saved);
         }
     }
 }
@@ -121,16 +122,16 @@ fn every_kind_of_table_is_in_some_handover() {
 /// same leaf, must not lead it there: what it preserves then would be in no tree.
 #[test]
 fn what_is_preserved_where_a_leaf_was_empty_is_found() {
-    let world = World::new(256);
-    let kernel = world.boot();
+    let machine = TestMachine::new(256);
+    let kernel = machine.boot();
     // Around its bytes a block of any smaller order is looked for first.
     kernel.publish("root", &vec![7; 20_000]).unwrap();
     let folio = kernel.memory().folio(Request::new(Order::new(2).unwrap())).unwrap();
     let kept = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
     drop(kept.unpreserve().unwrap_or_else(|refused| panic!("{}", refused.error)));
-    let next = world.jump(kernel);
-    let kept = keep_folio(&next, 2, 7).unwrap();
-    let last = world.jump(next);
-    let found = last.claim_folio(kept.handle).expect("preserved");
-    assert!(stamped(found.bytes(), kept.seed));
+    let next = machine.jump(kernel);
+    let kept = TestObject::keep(&next, Recipe::Folio(2), 7).unwrap();
+    let last = machine.jump(next);
+    let found = last.claim_folio(kept.handle()).expect("preserved");
+    assert!(is_stamped(found.bytes(), 7));
 }

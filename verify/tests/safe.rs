@@ -17,10 +17,10 @@ use heirloom::folio::{
 };
 use heirloom::restore::{Handle, Parts, Records};
 use heirloom::slab::{AllocOptions, CacheSpec, Object, PreservedObject, TypedCache, persist};
-use heirloom_verify::world::{CountedRam, Kernel, World, stamp, stamped};
+use heirloom_testkit::{Kernel, Rng, TestMachine, is_stamped, stamp};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-type Ram<'w> = &'w CountedRam;
+type Ram<'w> = &'w TestMachine;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -106,22 +106,6 @@ impl<'w> Own<'_, 'w> {
     }
 }
 
-/// Numbers that look random and are the same in every run (`SplitMix64`).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
 /// What the threads of a kernel, and the kernels after it, tell each other: names, no owners.
 struct Told {
     handles: Mutex<Vec<Handle>>,
@@ -130,34 +114,34 @@ struct Told {
 }
 
 struct Program<'k, 'w> {
-    world: &'w World,
+    machine: &'w TestMachine,
     kernel: &'k Kernel<'w>,
     things: TypedCache<'k, Thing, Ram<'w>>,
     told: &'k Told,
     own: Vec<(Own<'k, 'w>, u64)>,
-    numbers: Numbers,
+    rng: Rng,
 }
 
 impl<'k, 'w> Program<'k, 'w> {
     fn take(&mut self, mut own: Own<'k, 'w>) {
-        let seed = self.numbers.next();
+        let seed = self.rng.next();
         stamp(own.bytes_mut(), seed);
         self.own.push((own, seed));
     }
 
     fn pick(&mut self) -> Option<(Own<'k, 'w>, u64)> {
         let n = self.own.len() as u64;
-        (n > 0).then(|| self.own.swap_remove(self.numbers.below(n) as usize))
+        (n > 0).then(|| self.own.swap_remove(self.rng.below(n) as usize))
     }
 
     /// An address that means something, or meant something once, or not.
     fn addr(&mut self) -> PhysAddr {
-        let n = self.numbers.next();
+        let n = self.rng.next();
         let addrs = self.told.addrs.lock().unwrap();
         match n % 8 {
-            0 => self.world.frame(n >> 8),
+            0 => self.machine.frame(n >> 8),
             1 => PhysAddr::new(n >> 3),
-            _ if addrs.is_empty() => self.world.frame(n >> 8),
+            _ if addrs.is_empty() => self.machine.frame(n >> 8),
             2 => PhysAddr::new(
                 addrs[(n >> 8) as usize % addrs.len()].get() ^ (1 << ((n >> 40) % 40)),
             ),
@@ -167,7 +151,7 @@ impl<'k, 'w> Program<'k, 'w> {
 
     /// A handle: right, stale, flipped or forged.
     fn handle(&mut self) -> Handle {
-        let (n, addr) = (self.numbers.next(), self.addr());
+        let (n, addr) = (self.rng.next(), self.addr());
         let mut handles = self.told.handles.lock().unwrap();
         if handles.is_empty() || n % 8 == 0 {
             let (bytes, tag) = (size_of::<Thing>() as u64, (n >> 8) as u8 % 32);
@@ -193,7 +177,7 @@ impl<'k, 'w> Program<'k, 'w> {
     fn step(&mut self) {
         let (kernel, told) = (self.kernel, self.told);
         let (memory, slabs) = (kernel.memory(), kernel.slabs());
-        let n = self.numbers.next();
+        let n = self.rng.next();
         match n % 32 {
             0..=2 => {
                 let order = Order::new((n >> 8) as u8 % 3).unwrap();
@@ -328,14 +312,14 @@ impl<'k, 'w> Program<'k, 'w> {
         }
         // A thing of this thread's, as it left it.
         if let Some((own, seed)) = self.own.get(n as usize % self.own.len().max(1)) {
-            assert!(stamped(own.bytes(), *seed), "bytes of an owner changed");
+            assert!(is_stamped(own.bytes(), *seed), "bytes of an owner changed");
         }
     }
 
     /// A list of this thread's own, left to the next kernel or not; and whatever a handle that may mean
     /// anything leads to as a list or an area.
     fn records(&mut self) {
-        let (kernel, told, n) = (self.kernel, self.told, self.numbers.next());
+        let (kernel, told, n) = (self.kernel, self.told, self.rng.next());
         if let Ok(mut list) = Records::<_, u64>::new(kernel.memory()) {
             for entry in 0..n % 40 {
                 let _ = list.push(&(n ^ entry));
@@ -366,7 +350,7 @@ impl<'k, 'w> Program<'k, 'w> {
 
     fn end(mut self) {
         for (own, seed) in self.own.drain(..) {
-            assert!(stamped(own.bytes(), seed), "bytes of an owner changed");
+            assert!(is_stamped(own.bytes(), seed), "bytes of an owner changed");
             // Half of what survives is left to the next kernel.
             let left = own.left(self.kernel);
             self.told.handles.lock().unwrap().extend(left);
@@ -378,10 +362,10 @@ impl<'k, 'w> Program<'k, 'w> {
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn program(seed: u64, threads: u64, steps: u64, frames: u64) {
-    let world = World::new(frames);
+    let machine = TestMachine::new(frames);
     let told =
         Told { handles: Mutex::default(), addrs: Mutex::default(), claimed: AtomicU64::new(0) };
-    let mut kernel = world.boot();
+    let mut kernel = machine.boot();
     for generation in 0..3 {
         {
             let slabs = kernel.slabs();
@@ -391,13 +375,13 @@ fn program(seed: u64, threads: u64, steps: u64, frames: u64) {
                 slabs.adopt_typed_or_create::<Thing>("things", false).map(|(things, _)| things)
             };
             let things = things.expect("the cache is as its predecessor's");
-            let (world, kernel, told) = (&world, &kernel, &told);
+            let (machine, kernel, told) = (&machine, &kernel, &told);
             thread::scope(|scope| {
                 for thread in 0..threads {
-                    let numbers = Numbers(seed ^ generation << 32 ^ thread << 48);
+                    let rng = Rng::new(seed ^ generation << 32 ^ thread << 48);
                     scope.spawn(move || {
                         let own = Vec::new();
-                        let mut program = Program { world, kernel, things, told, own, numbers };
+                        let mut program = Program { machine, kernel, things, told, own, rng };
                         (0..steps).for_each(|_| program.step());
                         program.end();
                     });
@@ -411,7 +395,7 @@ fn program(seed: u64, threads: u64, steps: u64, frames: u64) {
         }
         // What was preserved since a seal breaks it.
         kernel.unseal().expect("the header is ours");
-        kernel = world.jump(kernel);
+        kernel = machine.jump(kernel);
         kernel.memory().audit().expect("each frame has one state");
     }
     let claimed = told.claimed.into_inner();

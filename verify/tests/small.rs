@@ -1,7 +1,7 @@
 //! Small worlds, every sequence of operations up to a length: `HEIRLOOM_DEPTH` more steps than can
 //! be tried with all other tests.
 
-use heirloom_verify::model::Ground;
+use heirloom_testkit::TestMachine;
 use heirloom_verify::small::{Found, Frames, Whole, search};
 
 fn deeper() -> usize {
@@ -23,8 +23,8 @@ fn the_folio_layer_in_sixteen_frames_or_less() {
     let worlds: [&[(u64, u64)]; 4] =
         [&[(0, 16)], &[(9, 13)], &[(0, 7), (7, 9)], &[(1, 11), (13, 5)]];
     for ranges in worlds {
-        let (board, map) = Frames::board(ranges);
-        let found = search(&mut Frames::new(&board, &map), depth);
+        let (machine, map) = Frames::machine(ranges);
+        let found = search(&mut Frames::new(&machine, &map), depth);
         report(&format!("frames {ranges:?}"), depth, found);
     }
 }
@@ -33,8 +33,8 @@ fn the_folio_layer_in_sixteen_frames_or_less() {
 fn the_whole_library_in_a_few_frames() {
     let depth = 3 + deeper();
     for frames in [42, 56] {
-        let ground = Ground::small(frames);
-        let found = search(&mut Whole::new(&ground), depth);
+        let machine = TestMachine::small(frames);
+        let found = search(&mut Whole::new(&machine), depth);
         report(&format!("library, {frames} frames"), depth, found);
     }
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 use heirloom::folio::PhysAddr;
 use heirloom::restore::{Header, Left as LeftPages, RootView, SUBTREE, Sealed};
 
-use crate::world::{Left, PAGE, Place, TableAt, World};
+use crate::world::{Left, PAGE, Place, TableAt, TestMachine};
 
 /// Who sees that a bit of a table fell over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,10 +42,10 @@ impl Part {
 ///
 /// # Panics
 /// If it is not the handover that it says.
-pub fn parts_of(world: &World, left: &Left) -> Vec<Part> {
+pub fn parts_of(machine: &TestMachine, left: &Left) -> Vec<Part> {
     let page = PAGE as usize;
-    let mut parts: Vec<_> = left.tables.iter().map(|table| part_of(world, *table)).collect();
-    let bare = LeftPages::bare(world);
+    let mut parts: Vec<_> = left.tables.iter().map(|table| part_of(machine, *table)).collect();
+    let bare = LeftPages::bare(machine);
     let root = RootView::read(&bare, left.entry.root).expect("a root page");
     for subtree in root.subtrees() {
         let subtree = subtree.expect("a sound root page");
@@ -60,7 +60,7 @@ pub fn parts_of(world: &World, left: &Left) -> Vec<Part> {
     parts
 }
 
-fn part_of(world: &World, table: TableAt) -> Part {
+fn part_of(machine: &TestMachine, table: TableAt) -> Part {
     let TableAt { place, addr, bytes } = table;
     let page = PAGE as usize;
     let sealed = |what, kind| Part::whole(what, addr, bytes, Seen::Seal(kind));
@@ -81,14 +81,14 @@ fn part_of(world: &World, table: TableAt) -> Part {
         Place::Records => Part::whole("record block", addr, bytes, Seen::Nobody),
         Place::Seal => {
             // A link and a count, and so many entries of 24 bytes.
-            let count = world.word(PhysAddr::new(addr.get() + 8)) as usize;
+            let count = machine.word(PhysAddr::new(addr.get() + 8)) as usize;
             let used = 16 + 24 * count;
             let stretches = vec![(0..used, Seen::Table), (used..page, Seen::Nobody)];
             Part { what: "seal's table", addr, bytes: stretches }
         }
         Place::Header => {
             let says = |offset: usize, first: &[u8; 8]| {
-                let found = world.word(PhysAddr::new(addr.get() + offset as u64));
+                let found = machine.word(PhysAddr::new(addr.get() + offset as u64));
                 found == u64::from_le_bytes(*first)
             };
             // Of the two halves, and of the two seals, the one that holds and the other one.

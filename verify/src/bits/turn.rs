@@ -6,10 +6,10 @@ use heirloom::folio::{Block, PhysAddr, Run};
 use heirloom::restore::{Error, Header, Image, Pages, SealPolicy, Table, verify};
 
 use super::parts::Part;
-use crate::world::{Left, World};
+use crate::world::{Left, TestMachine};
 
 /// Memory as it lies there, whatever the tree says of it.
-struct Raw<'w>(&'w World);
+struct Raw<'w>(&'w TestMachine);
 
 impl Pages for Raw<'_> {
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
@@ -45,8 +45,8 @@ pub enum Blamed {
 ///
 /// # Panics
 /// If the page or the table blames something else.
-pub fn blame(world: &World, header: PhysAddr) -> Blamed {
-    let words = Image::words(world, header, Header::SIZE).expect("memory");
+pub fn blame(machine: &TestMachine, header: PhysAddr) -> Blamed {
+    let words = Image::words(machine, header, Header::SIZE).expect("memory");
     let read = match Header::read(words, header) {
         Ok(read) => read,
         Err(Error::Table(e)) if e.table == Table::Header => return Blamed::Header(e.at),
@@ -54,7 +54,7 @@ pub fn blame(world: &World, header: PhysAddr) -> Blamed {
     };
     let info = read.seal.info().expect("no bit makes a sealed handover one that is not");
     let mut blamed = Blamed::Nobody;
-    let verified = verify(&Raw(world), &info, world.all().frames(), |broken| {
+    let verified = verify(&Raw(machine), &info, machine.all().frames(), |broken| {
         blamed = match blamed {
             Blamed::Nobody => Blamed::Sealed(broken.kind, broken.addr),
             _ => Blamed::Several,
@@ -73,8 +73,8 @@ pub fn blame(world: &World, header: PhysAddr) -> Blamed {
 ///
 /// # Panics
 /// If it is not refused, or the refusal names nothing.
-pub fn refuse(world: &World, left: &Left, part: &Part, bit: usize) -> bool {
-    let refused = world.try_revive(left.entry, SealPolicy::Required).err();
+pub fn refuse(machine: &TestMachine, left: &Left, part: &Part, bit: usize) -> bool {
+    let refused = machine.try_revive(left.entry, SealPolicy::Required).err();
     let error = refused.unwrap_or_else(|| panic!("bit {bit} of {part:?} was not seen"));
     assert!(!error.to_string().is_empty());
     match error {

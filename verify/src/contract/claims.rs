@@ -1,12 +1,10 @@
 //! Everything that can be claimed is claimed, twice: the second claim fails.
 
-use std::slice;
-
 use heirloom::folio::{Block, Kind, PhysAddr, Run};
 use heirloom::restore::{Error, Handle, Parts};
 
 use super::{Attempt, bounded, named};
-use crate::world::{Kernel, PLAIN, THINGS, World, stamped};
+use crate::world::{Kernel, PLAIN, Record, THINGS, TestMachine, TestObject};
 
 /// What was claimed.
 #[derive(Debug, Default)]
@@ -15,6 +13,8 @@ pub struct Claimed {
     frames: Vec<Run>,
     /// Objects: address and bytes.
     objects: Vec<(PhysAddr, u64)>,
+    /// Lists of records.
+    lists: Vec<Handle>,
     /// Claims that were granted.
     count: u64,
 }
@@ -52,18 +52,22 @@ impl Claimed {
 }
 
 /// Claims all of it.
-pub(super) fn claim_all(world: &World, kernel: &Kernel<'_>, attempt: &Attempt<'_>) -> Claimed {
+pub(super) fn claim_all(
+    machine: &TestMachine,
+    kernel: &Kernel<'_>,
+    attempt: &Attempt<'_>,
+) -> Claimed {
     let mut claimed = Claimed::default();
     if attempt.resumes() {
-        resume(world, kernel, &mut claimed);
+        resume(machine, kernel, &mut claimed);
     } else {
         // An upgrade takes objects away from the owners of their handles.
-        adopt(world, kernel, attempt.kept.is_empty() && attempt.whim & 4 == 4);
+        adopt(machine, kernel, attempt.kept.is_empty() && attempt.whim & 4 == 4);
     }
-    roots(world, kernel, &mut claimed);
+    roots(machine, kernel, &mut claimed);
     for (i, handle) in attempt.handles.iter().enumerate() {
-        let granted = bounded(world, "claim", || claim(world, kernel, *handle, &mut claimed));
-        let kept = attempt.kept.iter().any(|kept| kept.handle == *handle);
+        let granted = bounded(machine, "claim", || claim(machine, kernel, *handle, &mut claimed));
+        let kept = attempt.kept.iter().any(|kept| kept.handle() == *handle);
         match granted {
             Ok(()) => claimed.count += 1,
             Err(error) => {
@@ -71,15 +75,23 @@ pub(super) fn claim_all(world: &World, kernel: &Kernel<'_>, attempt: &Attempt<'_
                 assert!(!kept || attempt.handles[..i].contains(handle), "{handle:?}: {error}");
             }
         }
-        let again = bounded(world, "claim", || claim(world, kernel, *handle, &mut claimed));
+        let again = bounded(machine, "claim", || claim(machine, kernel, *handle, &mut claimed));
         assert!(again.is_err(), "{handle:?} was claimed twice");
     }
     for kept in attempt.kept {
-        assert_content(world, kept.handle, kept.seed);
+        kept.check(kernel);
     }
-    unclaimed_objects(world, kernel, &mut claimed);
+    for handle in &claimed.lists {
+        let list = TestObject::of(*handle, 0).expect("it was claimed");
+        let mut records = list.records(kernel);
+        let before = records.len();
+        if records.push(&[1, 2, 3]).is_ok() {
+            assert_eq!(records.len(), before + 1);
+        }
+    }
+    unclaimed_objects(machine, kernel, &mut claimed);
     if attempt.whim & 2 == 2 {
-        whatever_is_left(world, kernel, &mut claimed);
+        whatever_is_left(machine, kernel, &mut claimed);
     }
     claimed.assert_objects_apart();
     kernel.memory().audit().expect("consistent after claims");
@@ -87,10 +99,10 @@ pub(super) fn claim_all(world: &World, kernel: &Kernel<'_>, attempt: &Attempt<'_
 }
 
 /// Adopts every cache that was left: those we know as they are, of the others some by upgrade.
-fn adopt(world: &World, kernel: &Kernel<'_>, upgrade: bool) {
+fn adopt(machine: &TestMachine, kernel: &Kernel<'_>, upgrade: bool) {
     let slabs = kernel.slabs();
     for spec in [THINGS, PLAIN] {
-        let adopted = bounded(world, "adopt", || slabs.adopt(spec).map(|_| ()));
+        let adopted = bounded(machine, "adopt", || slabs.adopt(spec).map(|_| ()));
         adopted.err().into_iter().for_each(|error| named_slab(error.into()));
     }
     let mut records = Vec::new();
@@ -98,20 +110,20 @@ fn adopt(world: &World, kernel: &Kernel<'_>, upgrade: bool) {
     for record in records {
         if upgrade {
             let mut bytes = 0;
-            let upgraded = bounded(world, "upgrade", || {
+            let upgraded = bounded(machine, "upgrade", || {
                 slabs.upgrade(&record, |object| {
                     bytes += object.bytes.len();
                     Ok(())
                 })
             });
             upgraded.err().into_iter().for_each(|error| named_slab(error.into()));
-            assert!(bytes as u64 <= world.all().bytes(), "more objects than memory");
+            assert!(bytes as u64 <= machine.all().bytes(), "more objects than memory");
         }
     }
 }
 
 /// Resumes every cache that was left, has all that is in use in it, and frees every other object.
-fn resume(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+fn resume(machine: &TestMachine, kernel: &Kernel<'_>, claimed: &mut Claimed) {
     let slabs = kernel.slabs();
     let mut records = Vec::new();
     slabs.for_each_inherited(|record| records.push(record));
@@ -119,18 +131,18 @@ fn resume(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
         done.err().into_iter().for_each(|error| named_slab(error.into()));
     };
     for record in records {
-        let resumed = bounded(world, "resume", || slabs.resume(record.spec()).map(|_| ()));
+        let resumed = bounded(machine, "resume", || slabs.resume(record.spec()).map(|_| ()));
         // Those of the size classes are resumed together.
         if !matches!(resumed, Err(heirloom::slab::Error::ReservedName { .. })) {
             named_so(resumed);
         }
     }
-    named_so(bounded(world, "resume", || slabs.resume_buffers()));
+    named_so(bounded(machine, "resume", || slabs.resume_buffers()));
     for cache in slabs.caches() {
-        let half = bounded(world, "sweep", || cache.sweep(2)).expect("it may wait");
+        let half = bounded(machine, "sweep", || cache.sweep(2)).expect("it may wait");
         assert!(half <= 2);
-        let objects: Vec<_> = bounded(world, "a walk", || cache.preserved().collect());
-        assert!((objects.len() * cache.object_size()) as u64 <= world.all().bytes());
+        let objects: Vec<_> = bounded(machine, "a walk", || cache.preserved().collect());
+        assert!((objects.len() * cache.object_size()) as u64 <= machine.all().bytes());
         for (i, (addr, tag)) in objects.into_iter().enumerate() {
             let object = cache.at(addr, tag).expect("it is in use");
             assert!(cache.claim(addr).is_err() && cache.discard(addr).is_err());
@@ -164,7 +176,7 @@ fn named_slab(error: Error) {
 }
 
 /// Claims every subtree as a published root.
-fn roots(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+fn roots(machine: &TestMachine, kernel: &Kernel<'_>, claimed: &mut Claimed) {
     let mut names: Vec<String> = Vec::new();
     kernel
         .for_each_inherited_subtree(|name, _, _| names.push(name.to_owned()))
@@ -172,7 +184,7 @@ fn roots(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
     for name in names {
         // A predecessor may have names that this library gives nobody.
         assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
-        if let Ok(root) = bounded(world, "claim of a root", || kernel.claim_root(&name)) {
+        if let Ok(root) = bounded(machine, "claim of a root", || kernel.claim_root(&name)) {
             assert!(kernel.claim_root(&name).is_err(), "{name} was claimed twice");
             assert!(kernel.unpublish(&name).is_err() && kernel.publish(&name, &[]).is_err());
             drop(root);
@@ -184,7 +196,7 @@ fn roots(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
 
 /// Claims what one handle names.
 fn claim(
-    world: &World,
+    machine: &TestMachine,
     kernel: &Kernel<'_>,
     handle: Handle,
     claimed: &mut Claimed,
@@ -211,19 +223,17 @@ fn claim(
             let _ = area.into_raw();
         }
         Parts::Records { .. } => {
-            let mut records = kernel.claim_records::<[u64; 2]>(handle)?;
+            let records = kernel.claim_records::<Record>(handle)?;
             let before = records.len();
             let mut seen = 0;
             records.for_each(|_| seen += 1)?;
             assert_eq!(seen, before);
-            if records.push(&[1, 2]).is_ok() {
-                assert_eq!(records.len(), before + 1);
-            }
+            claimed.lists.push(handle);
         }
         Parts::Buffer { addr, bytes } => {
             kernel.restore(handle)?;
             let run = Run::covering(addr, bytes).expect("claimed, so it is memory");
-            assert!(world.all().covers(run));
+            assert!(machine.all().covers(run));
             claimed.frames.push(run);
         }
         Parts::Object { addr, bytes, .. } => {
@@ -243,10 +253,10 @@ fn assert_is_slab(kernel: &Kernel<'_>, addr: PhysAddr) {
 }
 
 /// Claims the objects that are left in caches that were adopted, and frees them.
-fn unclaimed_objects(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+fn unclaimed_objects(machine: &TestMachine, kernel: &Kernel<'_>, claimed: &mut Claimed) {
     for cache in kernel.slabs().caches() {
         let left: Vec<_> = cache.unclaimed().map(|(addr, _)| addr).collect();
-        assert!((left.len() * cache.object_size()) as u64 <= world.all().bytes());
+        assert!((left.len() * cache.object_size()) as u64 <= machine.all().bytes());
         for addr in left.into_iter().step_by(2) {
             let object = cache.claim(addr).expect("it is unclaimed");
             assert!(cache.claim(addr).is_err(), "an object was claimed twice");
@@ -264,13 +274,13 @@ fn unclaimed_objects(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) 
 
 /// Claims every other block that nobody claimed as a folio, by its address alone: what is a slab or
 /// a table stays.
-fn whatever_is_left(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
+fn whatever_is_left(machine: &TestMachine, kernel: &Kernel<'_>, claimed: &mut Claimed) {
     let mut left: Vec<Block> = Vec::new();
     kernel.memory().for_each_inherited(|block| left.push(block));
     for block in left.into_iter().step_by(2) {
         let Ok(handle) = Handle::new(Parts::Folio(block)) else { continue };
         let label = kernel.memory().label_of(block);
-        match claim(world, kernel, handle, claimed) {
+        match claim(machine, kernel, handle, claimed) {
             Ok(()) => {
                 assert_eq!(label, None, "{block} was claimed as a folio");
                 claimed.count += 1;
@@ -278,18 +288,4 @@ fn whatever_is_left(world: &World, kernel: &Kernel<'_>, claimed: &mut Claimed) {
             Err(error) => assert!(label.is_some(), "{block}: {error}"),
         }
     }
-}
-
-/// What was preserved is as it was stamped.
-fn assert_content(world: &World, handle: Handle, seed: u64) {
-    let (addr, bytes) = match handle.parts() {
-        Ok(Parts::Folio(block)) => (block.addr(), block.run().bytes()),
-        Ok(Parts::Run(run)) => (run.addr(), run.bytes()),
-        Ok(Parts::Buffer { addr, bytes } | Parts::Object { addr, bytes, .. }) => (addr, bytes),
-        _ => return,
-    };
-    let start = heirloom::folio::DirectMap::ptr(world.ram(), addr);
-    // SAFETY: claimed by `claim_all`, which wrote nothing to it; nobody else has it.
-    let bytes = unsafe { slice::from_raw_parts(start.as_ptr(), bytes as usize) };
-    assert!(stamped(bytes, seed), "{handle:?} has lost its content");
 }

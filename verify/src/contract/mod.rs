@@ -20,7 +20,7 @@ use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
 use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Error as RestoreError, Finished, Handle, SealPolicy, survey};
 
-use crate::world::{Kept, Kernel, World, end};
+use crate::world::{Kernel, TestMachine, TestObject, end};
 
 pub use claims::Claimed;
 pub use linux::read_dump;
@@ -36,7 +36,7 @@ pub struct Attempt<'a> {
     /// What its owners hold: every one of these is claimed.
     pub handles: &'a [Handle],
     /// What must come back with its content; nothing, if the handover was tampered with.
-    pub kept: &'a [Kept],
+    pub kept: &'a [TestObject],
     /// Bits that decide between things that are all allowed.
     pub whim: u64,
 }
@@ -74,11 +74,11 @@ pub const fn most_looks(frames: u64) -> u64 {
 ///
 /// # Panics
 /// If it does.
-pub fn bounded<R>(world: &World, what: &str, f: impl FnOnce() -> R) -> R {
-    let before = world.ram().looks();
+pub fn bounded<R>(machine: &TestMachine, what: &str, f: impl FnOnce() -> R) -> R {
+    let before = machine.looks();
     let result = f();
-    let looks = world.ram().looks() - before;
-    let frames = world.all().frames();
+    let looks = machine.looks() - before;
+    let frames = machine.all().frames();
     assert!(looks <= most_looks(frames), "{what}: {looks} looks at {frames} frames");
     result
 }
@@ -87,9 +87,9 @@ pub fn bounded<R>(world: &World, what: &str, f: impl FnOnce() -> R) -> R {
 ///
 /// # Panics
 /// If any of what the module promises is not so.
-pub fn take_over(world: &World, attempt: &Attempt<'_>) -> Verdict {
-    let findings = findings(world, attempt.entry);
-    let revived = bounded(world, "revive", || world.try_revive(attempt.entry, attempt.policy));
+pub fn take_over(machine: &TestMachine, attempt: &Attempt<'_>) -> Verdict {
+    let findings = findings(machine, attempt.entry);
+    let revived = bounded(machine, "revive", || machine.try_revive(attempt.entry, attempt.policy));
     let kernel = match revived {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -98,45 +98,45 @@ pub fn take_over(world: &World, attempt: &Attempt<'_>) -> Verdict {
             return Verdict::Refused(error);
         }
     };
-    Owners::of(world, &kernel).assert_apart();
+    Owners::of(machine, &kernel).assert_apart();
     kernel.memory().audit().expect("a revived memory is consistent");
 
-    let claimed = claims::claim_all(world, &kernel, attempt);
+    let claimed = claims::claim_all(machine, &kernel, attempt);
     claimed.assert_preserved(&kernel);
-    Owners::of(world, &kernel).assert_apart();
-    usage::fill(world, &kernel);
-    let fresh = usage::work(world, &kernel, attempt.whim);
-    Owners::of(world, &kernel).with(fresh.runs()).assert_apart();
+    Owners::of(machine, &kernel).assert_apart();
+    usage::fill(machine, &kernel);
+    let fresh = usage::work(machine, &kernel, attempt.whim);
+    Owners::of(machine, &kernel).with(fresh.runs()).assert_apart();
     // What was not tampered with can also be left as it is.
     let keep = attempt.whim & 8 == 8 && !attempt.kept.is_empty();
-    finish(world, &kernel, attempt.whim, keep);
+    finish(machine, &kernel, attempt.whim, keep);
     claimed.assert_preserved(&kernel);
-    Owners::of(world, &kernel).with(fresh.runs()).assert_apart();
+    Owners::of(machine, &kernel).with(fresh.runs()).assert_apart();
     if !keep {
-        assert_whole(world, &kernel);
+        assert_whole(machine, &kernel);
     }
 
     // And once more, from what this kernel leaves: that is sound, whatever it was made of.
     let sealed = attempt.whim & 1 == 0 && usage::seal(&kernel);
     let entry = end(kernel);
-    let found = self::findings(world, entry);
+    let found = self::findings(machine, entry);
     assert!(found.is_empty(), "a kernel's own handover: {}", found[0]);
     let policy = if sealed { SealPolicy::Required } else { SealPolicy::Checked };
-    let next = world.try_revive(entry, policy);
+    let next = machine.try_revive(entry, policy);
     let next = next.unwrap_or_else(|error| panic!("a kernel's own handover: {error}"));
-    Owners::of(world, &next).assert_apart();
+    Owners::of(machine, &next).assert_apart();
     fresh.assert_there(&next);
     next.finish(|_| Fate::Free).expect("sound");
     next.memory().audit().expect("consistent");
-    assert_whole(world, &next);
+    assert_whole(machine, &next);
     Verdict::Lived { claims: claimed.count() }
 }
 
 /// Asks what nobody claimed: some is left as it is and some freed; in the end all, unless it is to `keep`.
-fn finish(world: &World, kernel: &Kernel<'_>, whim: u64, keep: bool) {
+fn finish(machine: &TestMachine, kernel: &Kernel<'_>, whim: u64, keep: bool) {
     let mut turn = whim;
     let mut told = 0;
-    let finished = bounded(world, "finish", || {
+    let finished = bounded(machine, "finish", || {
         kernel.finish(|_| {
             told += 1;
             turn = turn.rotate_left(1);
@@ -158,7 +158,7 @@ fn finish(world: &World, kernel: &Kernel<'_>, whim: u64, keep: bool) {
     assert_eq!(left.len() as u64, unswept, "{left:?}");
     for slab in left {
         assert_eq!(kernel.memory().label_of(slab), Some(Kind::Slab), "{slab} is left");
-        let given = bounded(world, "give up", || {
+        let given = bounded(machine, "give up", || {
             // SAFETY: nothing was found in it.
             kernel.slabs().caches().any(|cache| unsafe { cache.give_up(slab.addr()) } == Ok(true))
         });
@@ -169,13 +169,13 @@ fn finish(world: &World, kernel: &Kernel<'_>, whim: u64, keep: bool) {
 }
 
 /// Every frame is in one state, and scratch alone is reserved once nothing is left to be claimed.
-fn assert_whole(world: &World, kernel: &Kernel<'_>) {
+fn assert_whole(machine: &TestMachine, kernel: &Kernel<'_>) {
     kernel.memory().drain();
     let audit = kernel.memory().audit().expect("consistent");
     let allocated: u64 = audit.allocated.iter().sum();
-    let all = world.all().frames();
+    let all = machine.all().frames();
     assert_eq!(audit.free + audit.cached + audit.reserved + allocated, all, "{audit:?}");
-    let scratch: u64 = owners::scratch_of(world, kernel).map(Run::frames).sum();
+    let scratch: u64 = owners::scratch_of(machine, kernel).map(Run::frames).sum();
     assert_eq!(audit.reserved, scratch, "{audit:?}");
 }
 
@@ -183,12 +183,12 @@ fn assert_whole(world: &World, kernel: &Kernel<'_>) {
 ///
 /// # Panics
 /// If it looks at more than it should, or a finding says nothing.
-pub fn findings(world: &World, entry: Entry) -> Vec<RestoreError> {
-    let mut words = vec![0; FramesOf::words(world.all()).expect("frames")];
-    let mut stretches = [FramesOf::new(world.all(), &mut words).expect("room")];
+pub fn findings(machine: &TestMachine, entry: Entry) -> Vec<RestoreError> {
+    let mut words = vec![0; FramesOf::words(machine.all()).expect("frames")];
+    let mut stretches = [FramesOf::new(machine.all(), &mut words).expect("room")];
     let mut findings = Vec::new();
-    bounded(world, "survey", || {
-        let surveyed = survey(world, entry, &mut Frames::new(&mut stretches), |finding| {
+    bounded(machine, "survey", || {
+        let surveyed = survey(machine, entry, &mut Frames::new(&mut stretches), |finding| {
             // There can be as many as the tables have bits: the first ones will do.
             if findings.len() < 256 {
                 assert!(!finding.to_string().is_empty());

@@ -3,7 +3,7 @@
 use heirloom::folio::Run;
 use heirloom::restore::{Image, ScratchList};
 
-use crate::world::{Kernel, World};
+use crate::world::{Kernel, TestMachine};
 
 /// The stretches of memory that have an owner, each with its owner's name.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ impl Owners {
     ///
     /// # Panics
     /// If a node lies above the last frame.
-    pub fn of(world: &World, kernel: &Kernel<'_>) -> Self {
+    pub fn of(machine: &TestMachine, kernel: &Kernel<'_>) -> Self {
         let memory = kernel.memory();
         let mut runs = Vec::new();
         let page = |addr: heirloom::folio::PhysAddr| Run::new(addr.pfn(), 1).expect("a frame");
@@ -26,8 +26,8 @@ impl Owners {
             let who = if memory.is_inherited(block) { "inherited" } else { "preserved" };
             runs.push((block.run(), who));
         });
-        runs.extend(scratch_of(world, kernel).map(|run| (run, "scratch")));
-        Self { runs, all: Some(world.all()) }
+        runs.extend(scratch_of(machine, kernel).map(|run| (run, "scratch")));
+        Self { runs, all: Some(machine.all()) }
     }
 
     /// These too.
@@ -73,10 +73,10 @@ impl Owners {
 }
 
 /// The scratch areas that a kernel leaves.
-pub(super) fn scratch_of(world: &World, kernel: &Kernel<'_>) -> impl Iterator<Item = Run> {
+pub(super) fn scratch_of(machine: &TestMachine, kernel: &Kernel<'_>) -> impl Iterator<Item = Run> {
     let entry = kernel.entry();
     // Written once, when the kernel began.
-    let words = Image::words(world, entry.scratch, entry.scratch_bytes as usize);
+    let words = Image::words(machine, entry.scratch, entry.scratch_bytes as usize);
     let list = words.and_then(|words| ScratchList::new(words, entry.scratch, |_| true).ok());
     let runs: Vec<_> = list.into_iter().flat_map(|list| list.runs().collect::<Vec<_>>()).collect();
     runs.into_iter()

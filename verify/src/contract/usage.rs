@@ -4,24 +4,22 @@ use crate::world::Owned as _;
 use std::slice;
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
-use heirloom::restore::{Error, Parts};
+use heirloom::restore::Error;
+use heirloom_testkit::is_full;
 
 use super::{Owners, bounded};
-use crate::world::{
-    Kernel, PAGE, PLAIN, THINGS, World, keep_area, keep_buffer, keep_folio, keep_records, keep_run,
-    stamped,
-};
+use crate::world::{Kernel, PAGE, PLAIN, Recipe, THINGS, TestMachine, TestObject};
 
 /// Allocates all free memory, writes to every frame of it, and gives it back: nothing that has an
 /// owner is among it, and nothing that has one changes.
-pub(super) fn fill(world: &World, kernel: &Kernel<'_>) {
+pub(super) fn fill(machine: &TestMachine, kernel: &Kernel<'_>) {
     kernel.slabs().shrink();
     let memory = kernel.memory();
-    let owners = Owners::of(world, kernel).sorted();
+    let owners = Owners::of(machine, kernel).sorted();
     let before: Vec<_> = owners
         .runs()
         .filter(|(_, who)| *who != "scratch")
-        .map(|(run, _)| (run, bytes_of(world, run).to_vec()))
+        .map(|(run, _)| (run, bytes_of(machine, run).to_vec()))
         .collect();
     let mut taken: Vec<Block> = Vec::new();
     for n in [3, 1, 0] {
@@ -35,7 +33,7 @@ pub(super) fn fill(world: &World, kernel: &Kernel<'_>) {
         unsafe { start.write_bytes(mark(i), block.run().bytes() as usize) };
     }
     for (run, bytes) in before {
-        assert!(bytes_of(world, run) == bytes, "{run} changed when free memory was written to");
+        assert!(bytes_of(machine, run) == bytes, "{run} changed when free memory was written to");
     }
     // With nothing left, an operation succeeds or changes nothing.
     if let Some(block) = taken.first() {
@@ -47,7 +45,7 @@ pub(super) fn fill(world: &World, kernel: &Kernel<'_>) {
     }
     for (i, block) in (0..).zip(taken) {
         let page = [mark(i); PAGE as usize];
-        let same = bytes_of(world, block.run()).chunks(page.len()).all(|bytes| bytes == page);
+        let same = bytes_of(machine, block.run()).chunks(page.len()).all(|bytes| bytes == page);
         assert!(same, "{block} has two owners");
         // SAFETY: allocated above, and nobody uses it.
         unsafe { memory.free(block, Kind::Folio) }.expect("ours");
@@ -61,8 +59,8 @@ const fn mark(i: u64) -> u8 {
     (i % 251) as u8 + 1
 }
 
-fn bytes_of(world: &World, run: Run) -> &[u8] {
-    let start = world.ram().ptr(run.addr());
+fn bytes_of(machine: &TestMachine, run: Run) -> &[u8] {
+    let start = machine.ptr(run.addr());
     // SAFETY: memory that nobody writes while the slice is in use: callers compare or copy it.
     unsafe { slice::from_raw_parts(start.as_ptr(), run.bytes() as usize) }
 }
@@ -70,7 +68,7 @@ fn bytes_of(world: &World, run: Run) -> &[u8] {
 /// What was made and preserved after the takeover.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
-    kept: Vec<crate::world::Kept>,
+    kept: Vec<TestObject>,
     frames: Vec<Run>,
 }
 
@@ -80,45 +78,11 @@ impl Fresh {
         self.frames.iter().map(|run| (*run, "allocated"))
     }
 
-    /// The successor finds it with its content.
+    /// The successor finds it with its content, once, and can give it back.
     pub(super) fn assert_there(&self, next: &Kernel<'_>) {
         for kept in &self.kept {
-            let handle = kept.handle;
-            match handle.parts().expect("made here") {
-                Parts::Folio(_) => {
-                    let folio = next.claim_folio(handle).expect("preserved");
-                    assert!(stamped(folio.bytes(), kept.seed));
-                }
-                Parts::Run(_) => {
-                    let run = next.claim_run(handle).expect("preserved");
-                    assert!(stamped(run.bytes(), kept.seed));
-                }
-                Parts::Buffer { bytes, .. } | Parts::Object { bytes, .. } => {
-                    let ptr = next.restore(handle).expect("preserved");
-                    // SAFETY: claimed just now.
-                    let content = unsafe { slice::from_raw_parts(ptr.as_ptr(), bytes as usize) };
-                    assert!(stamped(content, kept.seed));
-                    // SAFETY: as above; it is not used again.
-                    unsafe { next.free(ptr) }.expect("ours");
-                }
-                Parts::Area(info) => {
-                    let area = next.claim_area(handle).expect("preserved");
-                    assert_eq!(area.into_raw(), info);
-                }
-                Parts::Records { .. } => {
-                    let records = next.claim_records::<[u64; 2]>(handle).expect("preserved");
-                    let mut seen = 0;
-                    records
-                        .for_each(|entry| {
-                            assert_eq!(entry, [kept.seed, seen]);
-                            seen += 1;
-                        })
-                        .expect("sound");
-                    assert_eq!(seen, records.len());
-                }
-                Parts::Blob { .. } => panic!("{handle:?}"),
-            }
-            assert!(next.claim_folio(handle).is_err() && next.restore(handle).is_err());
+            kept.take(next).expect("preserved");
+            kept.drop(next).expect("ours");
         }
     }
 }
@@ -127,23 +91,29 @@ impl Fresh {
 fn unless_full<T>(result: Result<T, Error>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
-        Err(Error::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. })) => None,
-        Err(other) => panic!("{other}"),
+        Err(error) => {
+            assert!(is_full(&error), "{error}");
+            None
+        }
     }
 }
 
 /// Allocates, preserves and publishes something of each kind.
-pub(super) fn work(world: &World, kernel: &Kernel<'_>, whim: u64) -> Fresh {
+pub(super) fn work(machine: &TestMachine, kernel: &Kernel<'_>, whim: u64) -> Fresh {
     let mut fresh = Fresh::default();
     let memory = kernel.memory();
-    let mut keep = |kept| fresh.kept.extend(unless_full(kept));
-    keep(keep_folio(kernel, 1, 201));
-    keep(keep_run(kernel, 3, 202));
-    keep(keep_buffer(kernel, 48, false, 203));
-    keep(keep_buffer(kernel, 700, true, 204));
-    keep(keep_buffer(kernel, 2 * PAGE as usize + 5, false, 205));
-    keep(keep_area(kernel, 2, 0, 206));
-    keep(keep_records(kernel, 3, 207));
+    let recipes = [
+        Recipe::Folio(1),
+        Recipe::Run(3),
+        Recipe::Buffer(48, false),
+        Recipe::Buffer(700, true),
+        Recipe::Buffer(2 * PAGE as usize + 5, false),
+        Recipe::Area(2, 0),
+        Recipe::Records(3),
+    ];
+    for (recipe, seed) in recipes.into_iter().zip(201..) {
+        fresh.kept.extend(unless_full(TestObject::keep(kernel, recipe, seed)));
+    }
     for spec in [THINGS, PLAIN] {
         // Refused where the predecessor's cache of that name is another.
         let Ok(cache) = kernel.slabs().cache(spec) else { continue };
@@ -168,7 +138,7 @@ pub(super) fn work(world: &World, kernel: &Kernel<'_>, whim: u64) -> Fresh {
         fresh.frames.push(block.run());
     }
     let name = "fresh";
-    let published = bounded(world, "publish", || kernel.publish(name, &whim.to_le_bytes()));
+    let published = bounded(machine, "publish", || kernel.publish(name, &whim.to_le_bytes()));
     unless_full(published);
     if seal(kernel) {
         assert!(kernel.is_sealed());

@@ -112,8 +112,8 @@ fn images() -> Vec<Image> {
     let headers = [vec![(0, 64)], programs].concat();
     let elf = Image::new(elf, stretches, dump.tables()).with_headers(&headers);
 
-    let (world, left) = Shape::Whole.build(true);
-    let all = world.all();
+    let (machine, left) = Shape::Whole.build(true);
+    let all = machine.all();
     let stretch = (all.addr().get(), 0, all.bytes());
     let mut raw = Image::new(left.saved.clone(), vec![stretch], left.tables.clone());
     raw.base = Some(all.addr().get());

@@ -15,7 +15,7 @@ use heirloom::restore::{Handle, SealPolicy};
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};
-use crate::world::{Dump, Left, Place, Shape, TableAt, World};
+use crate::world::{Dump, Left, Place, Shape, TableAt, TestMachine};
 
 #[cfg(feature = "image")]
 pub use image::image;
@@ -129,12 +129,12 @@ fn attack(data: &[u8], places: &[Place]) {
 /// If a promise is broken; see [`contract`](crate::contract).
 pub fn run(attack: &Attack, places: &[Place]) -> Verdict {
     let shape = Shape::ALL[usize::from(attack.shape) % Shape::ALL.len()];
-    with_handover(shape, attack.sealed, |world, left| {
-        world.load(&left.saved);
-        let entry = attack.carry_out(world, left, places);
+    with_handover(shape, attack.sealed, |machine, left| {
+        machine.load(&left.saved);
+        let entry = attack.carry_out(machine, left, places);
         let own = left.handles();
-        let end = world.all().end().addr();
-        let subject = Subject::new(world, &left.tables, places, end);
+        let end = machine.all().end().addr();
+        let subject = Subject::new(machine, &left.tables, places, end);
         let forged = attack.forged.iter().take(24).map(|forged| forged.handle(&own, &subject));
         let mut handles: Vec<Handle> = forged.collect();
         handles.extend_from_slice(&own);
@@ -148,26 +148,26 @@ pub fn run(attack: &Attack, places: &[Place]) -> Verdict {
             attack.steps.is_empty() && attack.entry.is_none() && attack.forged.is_empty();
         let kept = if untouched { left.kept.as_slice() } else { &[] };
         let attempt = Attempt { entry, policy, handles: &handles, kept, whim: attack.whim };
-        let verdict = take_over(world, &attempt);
+        let verdict = take_over(machine, &attempt);
         assert!(!untouched || matches!(verdict, Verdict::Lived { .. }), "{verdict:?}");
         verdict
     })
 }
 
 /// Runs `f` on a handover that is built once and used again and again.
-fn with_handover<R>(shape: Shape, sealed: bool, f: impl FnOnce(&World, &Left) -> R) -> R {
-    type Built = Vec<(Shape, bool, World, Left)>;
+fn with_handover<R>(shape: Shape, sealed: bool, f: impl FnOnce(&TestMachine, &Left) -> R) -> R {
+    type Built = Vec<(Shape, bool, TestMachine, Left)>;
     thread_local! {
         static BUILT: RefCell<Built> = const { RefCell::new(Vec::new()) };
     }
     BUILT.with_borrow_mut(|built| {
         let at = built.iter().position(|(s, is, ..)| (*s, *is) == (shape, sealed));
         let at = at.unwrap_or_else(|| {
-            let (world, left) = shape.build(sealed);
-            built.push((shape, sealed, world, left));
+            let (machine, left) = shape.build(sealed);
+            built.push((shape, sealed, machine, left));
             built.len() - 1
         });
-        let (_, _, world, left) = &built[at];
-        f(world, left)
+        let (_, _, machine, left) = &built[at];
+        f(machine, left)
     })
 }

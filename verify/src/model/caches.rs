@@ -6,7 +6,7 @@ use heirloom::folio::Order;
 use heirloom::slab::{Adopted, Cache, CacheSpec, Error, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::board::{Board, Kernel};
+use heirloom_testkit::{Kernel, TestMachine};
 
 /// A typed object.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -59,7 +59,7 @@ pub(super) const fn other_spec(cache: usize) -> CacheSpec {
 pub(super) fn cache<'k, 'g>(
     kernel: &'k Kernel<'g>,
     n: usize,
-) -> Result<Cache<'k, &'g Board>, Error> {
+) -> Result<Cache<'k, &'g TestMachine>, Error> {
     match spec(n) {
         Some(spec) => kernel.slabs().cache(spec),
         None => Ok(kernel.slabs().typed::<Note>(NAMES[n], n == 3)?.cache()),

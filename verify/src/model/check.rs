@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use heirloom::folio::{Block, Kind, NodeId, Pfn, Run};
 use heirloom::slab::{Cache, CacheStats, DirectoryPart, Name};
 
-use super::board::Kernel;
 use super::frames::{Frames, walk};
-use super::numbers::mix;
 use super::state::{State, Thing};
+use heirloom_testkit::Kernel;
+use heirloom_testkit::mix;
 
 /// What the caches of one name hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

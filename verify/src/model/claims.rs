@@ -4,10 +4,10 @@ use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Run};
 use heirloom::restore::{Error, Handle, Parts};
 use heirloom::slab::Error as SlabError;
 
-use super::board::Kernel;
-use super::numbers::mix;
-use super::state::{PAGE, Published, State, Thing, What, folio_error, out_of_memory};
+use super::state::{PAGE, Published, State, Thing, What, folio_error};
 use super::tables::Entry;
+use heirloom_testkit::mix;
+use heirloom_testkit::{Kernel, is_full};
 
 /// The call that a claim is made by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,7 +126,7 @@ impl State {
     fn check_refusal(&mut self, kernel: &Kernel<'_>, error: Error, due: (Due, bool), what: &str) {
         use FolioError::{NotMemory, NotPreserved, WrongKind};
         use SlabError::{NotAdopted, Stale, WrongLength};
-        if due.1 && out_of_memory(error) {
+        if due.1 && is_full(&error) {
             return self.starved(kernel, error, 24 + 6 * 70);
         }
         let right = match due.0 {
@@ -145,7 +145,7 @@ impl State {
             Due::Refused(Why::Length) => matches!(error, Error::Slab(WrongLength { .. })),
             Due::Refused(Why::Stale) => matches!(error, Error::Slab(Stale { .. })),
             Due::Refused(Why::Any) => matches!(error, Error::Slab(_)),
-            Due::SomeError => !out_of_memory(error),
+            Due::SomeError => !is_full(&error),
         };
         assert!(right, "{what}: {due:?}, but {error:?}");
         self.refused();

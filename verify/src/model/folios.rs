@@ -5,8 +5,8 @@ use heirloom::folio::{
     Block, Error, Folio, FolioRun, Kind, NodeId, Order, PreservedFolio, PreservedRun, Request, Run,
 };
 
-use super::board::Kernel;
 use super::state::{PAGE, State, Thing, What};
+use heirloom_testkit::Kernel;
 
 /// Folios of up to 64 frames, small ones more often.
 fn order(n: u64) -> Order {

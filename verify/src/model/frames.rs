@@ -3,7 +3,7 @@
 use bitvec::vec::BitVec;
 use heirloom::folio::{Kind, Memory, NodeId, Order, Pfn, Run};
 
-use super::board::Board;
+use heirloom_testkit::TestMachine;
 
 /// A bit for each frame of each range: whether somebody has it.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// The ranges of a memory, nothing in use.
-    pub(super) fn new(memory: &Memory<&Board>) -> Self {
+    pub(super) fn new(memory: &Memory<&TestMachine>) -> Self {
         let bits = |run: Run| BitVec::repeat(false, run.frames() as usize);
         Self { ranges: memory.ranges().map(|(run, node)| (run, node, bits(run))).collect() }
     }
@@ -89,7 +89,7 @@ impl Frames {
 }
 
 /// Calls `each` with everything that the kinds bytes say is somebody's, by address.
-pub(super) fn walk(memory: &Memory<&Board>, mut each: impl FnMut(Run, Kind, bool)) {
+pub(super) fn walk(memory: &Memory<&TestMachine>, mut each: impl FnMut(Run, Kind, bool)) {
     for (range, _) in memory.ranges() {
         let mut pfn = range.start();
         while pfn < range.end() {

@@ -4,9 +4,9 @@ use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Error, Kind, Order};
 use heirloom::restore::{Handle, Parts};
 
-use super::board::Kernel;
 use super::folios::frames_of;
 use super::state::{State, What};
+use heirloom_testkit::Kernel;
 
 impl State {
     /// Preserves many folios at once, or lets many go: all of them or none. One may be at fault.

@@ -1,7 +1,7 @@
 //! A reference model of the whole library, and random programs that run next to it.
 //!
 //! ```text
-//!  seed ── generate ──> program ──┬──> the library, on a board of 4 CPUs and 2 nodes
+//!  seed ── generate ──> program ──┬──> the library, on a machine of 4 CPUs and 2 nodes
 //!                                 └──> State: lists and sets of what there must be
 //!                       after each step: the same answer, and the same state
 //! ```
@@ -13,14 +13,12 @@
 //!
 //! [`run_seed`] runs a program; where it fails, it looks for a short part of it that does.
 
-mod board;
 mod caches;
 mod check;
 mod claims;
 mod folios;
 mod frames;
 mod many;
-mod numbers;
 mod objects;
 mod past;
 mod run;
@@ -28,8 +26,6 @@ mod state;
 mod step;
 mod tables;
 
-pub use board::{Board, CPUS, Ground, Kernel};
-pub use numbers::{Numbers, mix};
 pub(crate) use run::begin;
 pub use run::{Setting, run, run_seed};
 pub use state::Figures;

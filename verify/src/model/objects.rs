@@ -8,9 +8,9 @@ use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order};
 use heirloom::restore::{Error as RestoreError, Handle, Parts};
 use heirloom::slab::{AllocOptions, CacheStats, Error, ObjectState, Owner};
 
-use super::board::Kernel;
 use super::caches::{self, CACHES, CONSTRUCTED, NAMES, Note};
 use super::state::{Object, PAGE, State, Thing, What, folio_error};
+use heirloom_testkit::Kernel;
 
 fn ptr(kernel: &Kernel<'_>, thing: &Thing) -> NonNull<u8> {
     kernel.memory().machine().ptr(thing.addr)

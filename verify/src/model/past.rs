@@ -6,10 +6,10 @@ use heirloom::folio::{Block, DirectMap, Fate, Kind, PhysAddr, Run};
 use heirloom::restore::{Finished, Parts, Unclaimed};
 use heirloom::slab::Error as SlabError;
 
-use super::board::Kernel;
 use super::caches::{self, CACHES, NAMES};
-use super::numbers::mix;
 use super::state::{Object, State, Thing, What};
+use heirloom_testkit::Kernel;
+use heirloom_testkit::mix;
 
 impl State {
     /// Adopts a cache, or asks for another of its name.

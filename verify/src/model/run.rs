@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use heirloom::folio::{Block, Kind, Order, PhysAddr};
+use heirloom::folio::{Block, Cpus, Kind, Memory, Order, PhysAddr};
 use heirloom::restore::{Error, SealPolicy};
 use heirloom::slab::DirectoryPart;
 
-use super::board::{CPUS, Ground, Kernel};
 use super::caches::CACHES;
-use super::state::{Figures, LeftRoot, State, Thing, What, out_of_memory};
+use super::state::{Figures, LeftRoot, State, Thing, What};
 use super::step::{Op, Step, generate, minimise};
+use heirloom_testkit::{Kernel, TestMachine, is_full};
 
 /// What a program runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +22,7 @@ pub struct Setting {
 }
 
 /// A kernel that has just begun, as the model has it.
-pub(crate) fn begin(state: &mut State, ground: &Ground, kernel: &Kernel<'_>) {
+pub(crate) fn begin(state: &mut State, machine: &TestMachine, kernel: &Kernel<'_>) {
     let entry = kernel.entry();
     let mut header = None;
     let each = |name: &str, addr, _| {
@@ -35,7 +35,7 @@ pub(crate) fn begin(state: &mut State, ground: &Ground, kernel: &Kernel<'_>) {
     let page = |addr: PhysAddr| Block::containing(addr.pfn(), Order::ZERO);
     state.tables = [entry.root, entry.scratch, header].map(page).to_vec();
     state.asked.clear();
-    state.reserved = vec![ground.scratch()];
+    state.reserved = vec![machine.scratch()];
 }
 
 /// A kernel ends: nothing of it is used any more.
@@ -46,14 +46,13 @@ fn end(kernel: Kernel<'_>) {
 
 impl State {
     /// Does one step.
-    pub(crate) fn step(&mut self, ground: &Ground, kernel: &Kernel<'_>, step: Step) {
+    pub(crate) fn step(&mut self, machine: &TestMachine, kernel: &Kernel<'_>, step: Step) {
         let Step { op, a, b } = step;
-        let board = ground.board();
         let single = |thing: &Thing| !matches!(thing.what, What::Area(_) | What::Records(_));
         match op {
-            Op::Cpu => board.run_on((a % u64::from(CPUS + 1)) as u32),
-            Op::Hold => board.hold(if a.is_multiple_of(2) { 0 } else { (b % 16) as u32 }),
-            Op::AddRange => self.add_range(ground, kernel),
+            Op::Cpu => machine.run_on((a % (machine.count() as u64 + 1)) as u32),
+            Op::Hold => machine.hold(if a.is_multiple_of(2) { 0 } else { (b % 16) as u32 }),
+            Op::AddRange => self.add_range(machine, kernel),
             Op::Folio => self.folio(kernel, a, b),
             Op::At => self.at(kernel, a, b),
             Op::Run => self.run(kernel, a, b),
@@ -115,12 +114,11 @@ impl State {
     }
 
     /// Adds the late range.
-    fn add_range(&mut self, ground: &Ground, kernel: &Kernel<'_>) {
-        let (run, node) = ground.late();
-        let space =
-            ground.board().space(heirloom::folio::Memory::<&super::board::Board>::range_bytes(run));
-        // SAFETY: the board covers the range, nobody uses it before, and the space lives as long
-        // as the board.
+    fn add_range(&mut self, machine: &TestMachine, kernel: &Kernel<'_>) {
+        let (run, node) = machine.late();
+        let space = machine.space(Memory::<&TestMachine>::range_bytes(run));
+        // SAFETY: the machine covers the range, nobody uses it before, and the space lives as long
+        // as the machine.
         let added = unsafe { kernel.memory().add_range(run, node, space) };
         assert_eq!(added.is_ok(), !self.all, "{added:?}");
         self.all = true;
@@ -147,7 +145,7 @@ impl State {
     /// Where the library and the model differ.
     pub(crate) fn jump<'g>(
         &mut self,
-        ground: &'g Ground,
+        machine: &'g TestMachine,
         kernel: Kernel<'g>,
         a: u64,
     ) -> Kernel<'g> {
@@ -166,13 +164,13 @@ impl State {
         let next = match (sealed, self.dirty) {
             (true, false) => {
                 self.opened = true;
-                ground.revive(entry, self.all, SealPolicy::SealedOnly)
+                machine.try_revive_with(entry, SealPolicy::SealedOnly, self.all)
             }
-            (true, true) => match ground.revive(entry, self.all, SealPolicy::Checked) {
+            (true, true) => match machine.try_revive_with(entry, SealPolicy::Checked, self.all) {
                 // Refused, it can be tried again.
                 Err(heirloom::Error::Restore(Error::Broken(_) | Error::Table(_))) => {
                     self.opened = false;
-                    ground.revive(entry, self.all, SealPolicy::Ignored)
+                    machine.try_revive_with(entry, SealPolicy::Ignored, self.all)
                 }
                 revived => {
                     self.opened = true;
@@ -181,30 +179,31 @@ impl State {
             },
             (false, _) => {
                 let opened = self.opened;
-                let refused = ground.revive(entry, self.all, SealPolicy::SealedOnly).err();
+                let refused =
+                    machine.try_revive_with(entry, SealPolicy::SealedOnly, self.all).err();
                 assert_eq!(refused, Some(heirloom::Error::Restore(Error::NotSealed { opened })));
-                let required = ground.revive(entry, self.all, SealPolicy::Required);
+                let required = machine.try_revive_with(entry, SealPolicy::Required, self.all);
                 if opened {
                     required
                 } else {
                     let refused = Some(heirloom::Error::Restore(Error::NotSealed { opened }));
                     assert_eq!(required.err(), refused);
-                    ground.revive(entry, self.all, SealPolicy::Checked)
+                    machine.try_revive_with(entry, SealPolicy::Checked, self.all)
                 }
             }
         };
         let next = match next {
             Ok(next) => next,
-            Err(heirloom::Error::Restore(error)) if out_of_memory(error) => {
+            Err(heirloom::Error::Restore(error)) if is_full(&error) => {
                 let theirs = self.inherited.keys().map(|block| block.order().frames());
-                let free = frames - ground.scratch().frames() - nodes - theirs.sum::<u64>();
+                let free = frames - machine.scratch().frames() - nodes - theirs.sum::<u64>();
                 panic!("{error}: a kernel that goes on needs none, and {free} are not preserved");
             }
             Err(error) => panic!("what this kernel left: {error}"),
         };
         assert_eq!(next.generation(), generation + 1);
         self.seal.clear();
-        begin(self, ground, &next);
+        begin(self, machine, &next);
         self.figures.generations += 1;
         next
     }
@@ -303,10 +302,10 @@ impl State {
 /// # Panics
 /// Where they do.
 pub fn run(setting: Setting, program: &[Step]) -> Figures {
-    let ground = Ground::new(setting.seed, setting.frames);
-    let mut kernel = ground.boot();
+    let machine = TestMachine::uneven(setting.seed, setting.frames);
+    let mut kernel = machine.boot();
     let mut state = State { apart: 1000, ..State::default() };
-    begin(&mut state, &ground, &kernel);
+    begin(&mut state, &machine, &kernel);
     state.check(&kernel, 0);
     let tables = |kernel: &Kernel<'_>| {
         let audit = kernel.memory().audit().expect("no frame has two states");
@@ -321,20 +320,20 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
     let at_first = tables(&kernel);
     for (n, step) in program.iter().enumerate() {
         if step.op == Op::Jump {
-            kernel = state.jump(&ground, kernel, step.a);
+            kernel = state.jump(&machine, kernel, step.a);
         } else {
-            state.step(&ground, &kernel, *step);
+            state.step(&machine, &kernel, *step);
         }
         state.check(&kernel, n as u64 + 1);
         state.figures.steps += 1;
     }
     // Everything is given back, and nothing stays with the kernel after the next.
-    ground.board().run_on(0);
-    ground.board().hold(0);
+    machine.run_on(0);
+    machine.hold(0);
     for _ in 0..2 {
         state.give_back(&kernel);
         state.check(&kernel, 0);
-        kernel = state.jump(&ground, kernel, 1);
+        kernel = state.jump(&machine, kernel, 1);
         state.check(&kernel, 0);
     }
     state.finish(&kernel, 0, 0);

@@ -6,9 +6,8 @@ use heirloom::folio::{Block, DirectMap, Kind, Order, PAGE_SIZE, PhysAddr, Run};
 use heirloom::restore::Handle;
 use heirloom::slab::Name;
 
-use super::board::{Board, Kernel};
 use super::frames::{Frames, walk};
-use super::numbers::mix;
+use heirloom_testkit::{Kernel, TestMachine, is_stamped, stamp};
 
 /// Bytes of a frame.
 pub(super) const PAGE: u64 = PAGE_SIZE as u64;
@@ -167,10 +166,7 @@ impl Thing {
             let start = kernel.memory().machine().ptr(addr);
             // SAFETY: the model owns these bytes, and no reference to them is alive.
             let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes as usize) };
-            for (i, chunk) in bytes.chunks_mut(8).enumerate() {
-                let word = stamp_word(seed, i as u64).to_le_bytes();
-                chunk.copy_from_slice(&word[..chunk.len()]);
-            }
+            stamp(bytes, seed);
         }
     }
 
@@ -178,22 +174,15 @@ impl Thing {
     ///
     /// # Panics
     /// If they are not.
-    pub(super) fn check_content(&self, board: &Board, limit: u64) {
+    pub(super) fn check_content(&self, machine: &TestMachine, limit: u64) {
         for (addr, bytes, seed) in self.stretches() {
-            let start = board.ptr(addr);
+            let start = machine.ptr(addr);
             let bytes = bytes.min(limit) as usize;
             // SAFETY: the model owns these bytes (or the predecessor did), and nobody writes them.
             let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes) };
-            let alike = bytes.chunks(8).enumerate().all(|(i, chunk)| {
-                chunk == &stamp_word(seed, i as u64).to_le_bytes()[..chunk.len()]
-            });
-            assert!(alike, "the content of {self:?} is not what was written");
+            assert!(is_stamped(bytes, seed), "the content of {self:?} is not what was written");
         }
     }
-}
-
-fn stamp_word(seed: u64, i: u64) -> u64 {
-    mix(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ i)
 }
 
 /// Bytes that were published.
@@ -417,10 +406,4 @@ pub(super) const fn folio_error(error: heirloom::restore::Error) -> Option<heirl
         | heirloom::restore::Error::Slab(heirloom::slab::Error::Folio(error)) => Some(error),
         _ => None,
     }
-}
-
-/// Whether an error says that there is no memory.
-pub(super) const fn out_of_memory(error: heirloom::restore::Error) -> bool {
-    use heirloom::folio::Error::{NoRun, OutOfMemory};
-    matches!(folio_error(error), Some(OutOfMemory { .. } | NoRun { .. }))
 }

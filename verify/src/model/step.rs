@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use super::numbers::Numbers;
+use heirloom_testkit::Rng;
 
 /// An operation. What it is done to is chosen by a [`Step`]'s two numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,10 +142,10 @@ impl fmt::Debug for Step {
 
 /// The program of a seed.
 pub fn generate(seed: u64, length: usize) -> Vec<Step> {
-    let mut numbers = Numbers::new(seed);
+    let mut rng = Rng::new(seed);
     let all: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
     let mut next = || {
-        let mut at = numbers.below(all);
+        let mut at = rng.below(all);
         let mut op = Op::Cpu;
         for (this, weight) in WEIGHTS {
             if at < weight {
@@ -155,7 +155,7 @@ pub fn generate(seed: u64, length: usize) -> Vec<Step> {
             at -= weight;
         }
         // Small enough to be read in a report.
-        Step { op, a: numbers.below(1 << 20), b: numbers.below(1 << 20) }
+        Step { op, a: rng.below(1 << 20), b: rng.below(1 << 20) }
     };
     (0..length).map(|_| next()).collect()
 }

@@ -5,8 +5,8 @@ use heirloom::folio::{
 };
 use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
 
-use super::board::{Board, Kernel};
 use super::state::{PAGE, Published, State, Thing, What};
+use heirloom_testkit::{Kernel, TestMachine};
 
 /// An entry of a list.
 pub(super) type Entry = [u64; 2];
@@ -25,13 +25,13 @@ pub(super) fn blocks_of(kernel: &Kernel<'_>, first: PhysAddr) -> Vec<Block> {
 }
 
 /// The list of a thing that is one.
-fn list<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> Records<'k, &'g Board, Entry> {
+fn list<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> Records<'k, &'g TestMachine, Entry> {
     // SAFETY: the model owns the list, and lets this value go before it makes another.
     unsafe { Records::from_raw(kernel.memory(), thing.addr) }.expect("its own list")
 }
 
 /// The area of a thing that is one.
-fn area<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> PreservedArea<'k, &'g Board> {
+fn area<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> PreservedArea<'k, &'g TestMachine> {
     let Some(Ok(Parts::Area(info))) = thing.handle.map(|handle| handle.parts()) else {
         panic!("{thing:?}")
     };

@@ -5,7 +5,7 @@ use heirloom::folio::{PhysAddr, Run};
 use heirloom::restore::Header;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::world::{Left, Place, World};
+use crate::world::{Left, Place, TestMachine};
 
 /// Bytes of a seal's table before its entries, and of an entry.
 const SEAL: (u64, u64) = (16, 24);
@@ -18,47 +18,47 @@ const SEALS: [(u64, u64); 2] =
 const HALVES: ([u64; 2], usize) = ([24, 120], 88);
 
 /// Makes the checksums of the header, of the roll's records, of slabs and of the seal right.
-pub fn mend(world: &World, left: &Left) {
+pub fn mend(machine: &TestMachine, left: &Left) {
     let at = |addr: PhysAddr, offset: u64| PhysAddr::new(addr.get() + offset);
     let of = |place| left.tables.iter().filter(move |t| t.place == place).map(|t| t.addr);
     for header in of(Place::Header) {
         for half in HALVES.0.map(|half| at(header, half)) {
-            let covered = [world.read(header, 24), world.read(half, HALVES.1)].concat();
-            world.put(at(half, HALVES.1 as u64), xxh3_64(&covered));
+            let covered = [machine.read(header, 24), machine.read(half, HALVES.1)].concat();
+            machine.put(at(half, HALVES.1 as u64), xxh3_64(&covered));
         }
     }
     for slab in of(Place::Slab) {
-        world.put(at(slab, 8), 0);
-        world.put(at(slab, 8), xxh3_64(world.read(slab, 88)));
+        machine.put(at(slab, 8), 0);
+        machine.put(at(slab, 8), xxh3_64(machine.read(slab, 88)));
     }
     for page in of(Place::Roll) {
-        let count = world.word(at(page, 8)).min(31);
+        let count = machine.word(at(page, 8)).min(31);
         let records = (0..count).map(|i| at(page, ROLL.0 + i * ROLL.1));
         // One that is struck out stays so.
-        for record in records.filter(|record| world.word(*record) != 0) {
-            world.put(record, 0);
-            world.put(record, xxh3_64(world.read(record, ROLL.1 as usize)).max(1));
+        for record in records.filter(|record| machine.word(*record) != 0) {
+            machine.put(record, 0);
+            machine.put(record, xxh3_64(machine.read(record, ROLL.1 as usize)).max(1));
         }
     }
     let (mut table, mut entries) = (Xxh3::new(), 0);
     for block in of(Place::Seal) {
-        let count = world.word(at(block, 8)).min(170);
+        let count = machine.word(at(block, 8)).min(170);
         entries += count;
         for entry in (0..count).map(|i| at(block, SEAL.0 + i * SEAL.1)) {
-            let covered = PhysAddr::new(world.word(entry));
-            let bytes = world.word(at(entry, 8)) & 0xffff_ffff;
-            let run = Run::covering(covered, bytes).filter(|run| world.all().covers(*run));
+            let covered = PhysAddr::new(machine.word(entry));
+            let bytes = machine.word(at(entry, 8)) & 0xffff_ffff;
+            let run = Run::covering(covered, bytes).filter(|run| machine.all().covers(*run));
             if run.is_some() {
-                world.put(at(entry, 16), xxh3_64(world.read(covered, bytes as usize)));
+                machine.put(at(entry, 16), xxh3_64(machine.read(covered, bytes as usize)));
             }
-            table.update(world.read(entry, SEAL.1 as usize));
+            table.update(machine.read(entry, SEAL.1 as usize));
         }
     }
     for header in of(Place::Header) {
         for (holds, seal) in SEALS {
-            if world.word(at(header, Header::FIXED as u64)) == holds {
-                world.put(at(header, seal + 8), entries);
-                world.put(at(header, seal + 16), table.digest());
+            if machine.word(at(header, Header::FIXED as u64)) == holds {
+                machine.put(at(header, seal + 8), entries);
+                machine.put(at(header, seal + 16), table.digest());
             }
         }
     }

@@ -16,7 +16,7 @@ use arbitrary::Arbitrary;
 use heirloom::folio::PhysAddr;
 use heirloom::restore::Entry;
 
-use crate::world::{Left, PAGE, Place, TableAt, World};
+use crate::world::{Left, PAGE, Place, TableAt, TestMachine};
 
 pub use forge::Forged;
 pub use mend::mend;
@@ -33,7 +33,7 @@ pub trait Bytes {
     fn frame(&self, n: u64) -> PhysAddr;
 }
 
-impl Bytes for World {
+impl Bytes for TestMachine {
     fn word(&self, addr: PhysAddr) -> u64 {
         Self::word(self, addr)
     }
@@ -266,12 +266,12 @@ fn pick(tables: &[TableAt], n: u8) -> Option<TableAt> {
 
 impl Attack {
     /// Carries the program out on a handover; where it is said to begin afterwards, if anywhere.
-    pub fn carry_out(&self, world: &World, left: &Left, places: &[Place]) -> Entry {
-        let end = world.all().end().addr();
-        let subject = Subject::new(world, &left.tables, places, end);
+    pub fn carry_out(&self, machine: &TestMachine, left: &Left, places: &[Place]) -> Entry {
+        let end = machine.all().end().addr();
+        let subject = Subject::new(machine, &left.tables, places, end);
         self.steps.iter().for_each(|step| subject.apply(step));
         if self.mend {
-            mend(world, left);
+            mend(machine, left);
         }
         let Some([root, scratch, bytes]) = self.entry else { return left.entry };
         let value = |value, old: PhysAddr| PhysAddr::new(subject.value(value, old.get()));

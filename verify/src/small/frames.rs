@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::image::{Bytes, Image, Place};
 use super::search::World;
-use crate::model::Board;
+use heirloom_testkit::TestMachine;
 
 /// The first frame: the end of a word of 64 is 16 frames behind it.
 const START: u64 = (4 << 20) + 48;
@@ -73,9 +73,9 @@ struct Model {
 /// A memory of a few frames with a model of it.
 #[derive(Debug)]
 pub struct Frames<'b> {
-    board: &'b Board,
+    machine: &'b TestMachine,
     ranges: Vec<(Run, NodeId)>,
-    memory: Place<Memory<&'b Board>>,
+    memory: Place<Memory<&'b TestMachine>>,
     image: Image,
     model: Model,
 }
@@ -89,9 +89,9 @@ pub struct Saved {
 }
 
 /// The memory over these ranges, its metadata in the frames behind them.
-fn attach<'b>(board: &'b Board, ranges: &[(Run, NodeId)]) -> Memory<&'b Board> {
+fn attach<'b>(machine: &'b TestMachine, ranges: &[(Run, NodeId)]) -> Memory<&'b TestMachine> {
     use heirloom::folio::{Cpus, DirectMap};
-    let mut at = board.ptr(meta().addr());
+    let mut at = machine.ptr(meta().addr());
     let mut left = meta().bytes() as usize;
     let mut space = |bytes: usize| {
         left = left.checked_sub(bytes).expect("enough for 16 frames");
@@ -100,12 +100,12 @@ fn attach<'b>(board: &'b Board, ranges: &[(Run, NodeId)]) -> Memory<&'b Board> {
         at = unsafe { at.add(bytes) };
         space
     };
-    let cpus = space(Memory::<&Board>::cpu_bytes(board.count()));
+    let cpus = space(Memory::<&TestMachine>::cpu_bytes(machine.count()));
     // SAFETY: the space is in frames that are in no range and that only one memory uses.
-    let memory = unsafe { Memory::new(board, cpus) }.expect("enough space");
+    let memory = unsafe { Memory::new(machine, cpus) }.expect("enough space");
     for (run, node) in ranges {
-        let space = space(Memory::<&Board>::range_bytes(*run));
-        // SAFETY: as above; the board covers the range.
+        let space = space(Memory::<&TestMachine>::range_bytes(*run));
+        // SAFETY: as above; the machine covers the range.
         unsafe { memory.add_range(*run, *node, space) }.expect("a few frames");
     }
     memory
@@ -117,29 +117,29 @@ fn meta() -> Run {
 }
 
 impl<'b> Frames<'b> {
-    /// The board for ranges of frames, each its first frame (of at most 24) and its length.
+    /// The machine for ranges of frames, each its first frame (of at most 24) and its length.
     ///
     /// # Panics
     /// If they are more than 16 frames.
-    pub fn board(ranges: &[(u64, u64)]) -> (Board, Vec<(Run, NodeId)>) {
+    pub fn machine(ranges: &[(u64, u64)]) -> (TestMachine, Vec<(Run, NodeId)>) {
         let run = |(first, frames): &(u64, u64)| Run::new(Pfn::new(START + first), *frames);
         let ranges: Vec<_> = ranges.iter().filter_map(run).map(|run| (run, NodeId(0))).collect();
         assert!(ranges.iter().map(|(run, _)| run.frames()).sum::<u64>() <= 16);
         let first = Run::new(Pfn::new(START), 1).map(|run| (run, NodeId(0)));
         let all: Vec<_> =
             ranges.iter().copied().chain(first).chain([(meta(), NodeId(0))]).collect();
-        (Board::over(&all, 1), ranges)
+        (TestMachine::bare(&all), ranges)
     }
 
-    /// The world on such a board.
+    /// The world on such a machine.
     ///
     /// # Panics
     /// Never: there is space for the metadata.
-    pub fn new(board: &'b Board, ranges: &[(Run, NodeId)]) -> Self {
-        let memory = Place::new(attach(board, ranges));
+    pub fn new(machine: &'b TestMachine, ranges: &[(Run, NodeId)]) -> Self {
+        let memory = Place::new(attach(machine, ranges));
         let all = Run::between(Pfn::new(START), meta().end()).expect("memory");
-        let image = Image::new(board, all);
-        Self { board, ranges: ranges.to_vec(), memory, image, model: Model::default() }
+        let image = Image::new(machine, all);
+        Self { machine, ranges: ranges.to_vec(), memory, image, model: Model::default() }
     }
 
     /// The frames that nobody has.
@@ -189,7 +189,7 @@ impl<'b> Frames<'b> {
 
     fn first_word(&self, frame: Pfn) -> NonNull<u64> {
         use heirloom::folio::DirectMap;
-        self.board.ptr(frame.addr()).cast()
+        self.machine.ptr(frame.addr()).cast()
     }
 
     /// Clears what nobody has, so that what it held before makes no difference.
@@ -197,7 +197,7 @@ impl<'b> Frames<'b> {
         use heirloom::folio::DirectMap;
         for frame in self.ranges.iter().flat_map(|(r, _)| r.start().get()..r.end().get()) {
             if Run::new(Pfn::new(frame), 1).is_some_and(|run| self.is_free(run)) {
-                let start = self.board.ptr(Pfn::new(frame).addr());
+                let start = self.machine.ptr(Pfn::new(frame).addr());
                 // SAFETY: nobody has the frame, and the library expects nothing of it.
                 unsafe { start.write_bytes(0, PAGE_SIZE) };
             }
@@ -252,7 +252,7 @@ impl World for Frames<'_> {
     }
 
     fn save(&self) -> Saved {
-        // SAFETY: the board is borrowed, and the memory is at rest.
+        // SAFETY: the machine is borrowed, and the memory is at rest.
         let image = unsafe { self.image.save() };
         Saved { image, memory: self.memory.save(), model: self.model.clone() }
     }

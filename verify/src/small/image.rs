@@ -6,12 +6,12 @@ use core::ptr::NonNull;
 
 use heirloom::folio::{DirectMap, Run};
 
-use crate::model::Board;
+use heirloom_testkit::TestMachine;
 
 /// Bytes as they are, pointers and padding among them.
 pub(super) type Bytes = Box<[MaybeUninit<u8>]>;
 
-/// A stretch of a board's memory.
+/// A stretch of a machine's memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Image {
     start: NonNull<MaybeUninit<u8>>,
@@ -19,19 +19,19 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// All of a run, which the board must cover.
-    pub(super) fn new(board: &Board, run: Run) -> Self {
-        Self { start: board.ptr(run.addr()).cast(), bytes: run.bytes() as usize }
+    /// All of a run, which the machine must cover.
+    pub(super) fn new(machine: &TestMachine, run: Run) -> Self {
+        Self { start: machine.ptr(run.addr()).cast(), bytes: run.bytes() as usize }
     }
 
     /// A copy.
     ///
     /// # Safety
-    /// The board is there still, and nothing refers to its memory meanwhile but by raw pointers.
+    /// The machine is there still, and nothing refers to its memory meanwhile but by raw pointers.
     pub(super) unsafe fn save(&self) -> Bytes {
         let mut copy = Box::new_uninit_slice(self.bytes);
         let to: *mut MaybeUninit<u8> = copy.as_mut_ptr().cast();
-        // SAFETY: the board covers the bytes (`new`, and the caller's promise), and any bytes are
+        // SAFETY: the machine covers the bytes (`new`, and the caller's promise), and any bytes are
         // `MaybeUninit`s.
         unsafe {
             to.copy_from_nonoverlapping(self.start.as_ptr(), self.bytes);
@@ -45,7 +45,7 @@ impl Image {
     /// As for [`Image::save`].
     pub(super) unsafe fn restore(&self, saved: &Bytes) {
         assert_eq!(saved.len(), self.bytes);
-        // SAFETY: as many bytes as the board covers.
+        // SAFETY: as many bytes as the machine covers.
         unsafe { self.start.copy_from_nonoverlapping(NonNull::from(&**saved).cast(), self.bytes) };
     }
 

@@ -5,12 +5,13 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::image::{Bytes, Image, Place};
 use super::search::World;
-use crate::model::{Ground, Kernel, Op, State, Step, begin};
+use crate::model::{Op, State, Step, begin};
+use heirloom_testkit::{Kernel, TestMachine};
 
 /// A kernel with a few frames, and the reference model of it.
 #[derive(Debug)]
 pub struct Whole<'g> {
-    ground: &'g Ground,
+    machine: &'g TestMachine,
     /// None, once so much is preserved that no other can begin.
     kernel: Place<Option<Kernel<'g>>>,
     image: Image,
@@ -30,7 +31,7 @@ const fn step(op: Op, a: u64, b: u64) -> Step {
     Step { op, a, b }
 }
 
-/// What can be done at any time. The numbers choose as in a program.
+/// What can be done at any time. The rng choose as in a program.
 const ALWAYS: [Step; 12] = [
     // Folios of one, two and four frames, a run of three.
     step(Op::Folio, 0, 256),
@@ -59,19 +60,19 @@ const PAST: [Step; 5] = [
 ];
 
 impl<'g> Whole<'g> {
-    /// The first kernel on this ground.
-    pub fn new(ground: &'g Ground) -> Self {
-        let kernel = ground.boot();
+    /// The first kernel on this machine.
+    pub fn new(machine: &'g TestMachine) -> Self {
+        let kernel = machine.boot();
         let mut state = State::default();
-        begin(&mut state, ground, &kernel);
+        begin(&mut state, machine, &kernel);
         state.check(&kernel, 0);
-        let image = Image::new(ground.board(), ground.span());
-        Self { ground, kernel: Place::new(Some(kernel)), image, state, count: 0 }
+        let image = Image::new(machine, machine.all());
+        Self { machine, kernel: Place::new(Some(kernel)), image, state, count: 0 }
     }
 
     /// The frames of all ranges, one by one.
     fn frames(&self) -> impl Iterator<Item = Pfn> + use<> {
-        let span = self.ground.span();
+        let span = self.machine.all();
         (0..span.frames()).map(move |i| span.start().add(i))
     }
 
@@ -110,23 +111,23 @@ impl World for Whole<'_> {
     fn take(&mut self, step: Step) {
         self.count += 1;
         if step.op == Op::Jump {
-            let (ground, state) = (self.ground, &mut self.state);
-            self.kernel.replace(|kernel| Some(state.jump(ground, kernel?, step.a)));
+            let (machine, state) = (self.machine, &mut self.state);
+            self.kernel.replace(|kernel| Some(state.jump(machine, kernel?, step.a)));
         } else if let Some(kernel) = self.kernel.get() {
-            self.state.step(self.ground, kernel, step);
+            self.state.step(self.machine, kernel, step);
         }
         let Some(kernel) = self.kernel.get() else { return };
         self.state.check(kernel, self.count);
         // What nobody has, so that what it held before makes no difference.
         for frame in self.frames().filter(|frame| !self.taken(*frame)) {
-            let start = self.ground.board().ptr(frame.addr());
+            let start = self.machine.ptr(frame.addr());
             // SAFETY: nobody has the frame, and the library expects nothing of it.
             unsafe { start.write_bytes(0, PAGE_SIZE) };
         }
     }
 
     fn save(&self) -> Saved {
-        // SAFETY: the ground is borrowed, and the kernel is at rest.
+        // SAFETY: the machine is borrowed, and the kernel is at rest.
         let image = unsafe { self.image.save() };
         Saved { image, kernel: self.kernel.save(), state: self.state.clone() }
     }
@@ -142,7 +143,7 @@ impl World for Whole<'_> {
 
     fn digest(&mut self) -> u128 {
         let mut hasher = Xxh3::new();
-        let span = self.ground.span();
+        let span = self.machine.all();
         for frame in self.frames().filter(|frame| self.taken(*frame)) {
             let skip = (frame.get() - span.start().get()) as usize * PAGE_SIZE;
             hasher.update(&frame.get().to_le_bytes());

@@ -9,10 +9,7 @@ use heirloom::restore::{
 };
 use heirloom::slab::{CacheSpec, ImageCaches};
 
-use super::{
-    Kept, Kernel, PAGE, World, end, keep_area, keep_buffer, keep_folio, keep_object, keep_records,
-    keep_run,
-};
+use super::{Kernel, PAGE, Recipe, Record, TestMachine, TestObject, end};
 
 /// A preserving cache.
 pub const THINGS: CacheSpec = CacheSpec::new("things", 400).preserving(true);
@@ -114,22 +111,22 @@ impl Shape {
     ///
     /// # Panics
     /// If the world is too small.
-    pub fn build(self, sealed: bool) -> (World, Left) {
-        let world = World::new(self.frames());
-        let left = self.leave(&world, sealed);
-        (world, left)
+    pub fn build(self, sealed: bool) -> (TestMachine, Left) {
+        let machine = TestMachine::new(self.frames());
+        let left = self.leave(&machine, sealed);
+        (machine, left)
     }
 
     /// Leaves such a handover in `world`, from a fresh boot.
     ///
     /// # Panics
     /// If the world is too small.
-    pub fn leave(self, world: &World, sealed: bool) -> Left {
-        let mut kernel = world.boot();
-        let mut kept = self.keep(&kernel).expect("a world that holds the shape");
+    pub fn leave(self, machine: &TestMachine, sealed: bool) -> Left {
+        let mut kernel = machine.boot();
+        let mut kept = self.keep(&kernel).expect("a machine that holds the shape");
         if self == Self::Generations {
             for _ in 0..3 {
-                kernel = world.jump(kernel);
+                kernel = machine.jump(kernel);
                 for cache in [THINGS, PLAIN] {
                     kernel.slabs().adopt(cache).expect("what was left is sound");
                 }
@@ -137,110 +134,75 @@ impl Shape {
                 let (gone, rest): (Vec<_>, Vec<_>) =
                     kept.into_iter().enumerate().partition(|(i, _)| i % 5 == 1);
                 for (_, kept) in gone {
-                    let_go(&kernel, kept.handle);
+                    kept.take(&kernel).and_then(|()| kept.drop(&kernel)).expect("left");
                 }
                 kept = rest.into_iter().map(|(_, kept)| kept).collect();
-                kept.push(keep_folio(&kernel, 1, 77).expect("room"));
-                kept.push(keep_buffer(&kernel, 40, false, 78).expect("room"));
+                kept.push(TestObject::keep(&kernel, Recipe::Folio(1), 77).expect("room"));
+                kept.push(TestObject::keep(&kernel, Recipe::Buffer(40, false), 78).expect("room"));
                 kernel.finish(|_| Fate::Keep).expect("room");
             }
             drop(kernel.claim_root("root").expect("published"));
-            kernel.publish("root", &<[u8; 16]>::from(kept[0].handle)).expect("room");
+            kernel.publish("root", &<[u8; 16]>::from(kept[0].handle())).expect("room");
         }
         if sealed {
             kernel.seal().expect("room for a seal");
         }
         let entry = end(kernel);
-        let mut left = Left { entry, sealed, kept, tables: Vec::new(), saved: world.save() };
-        left.tables = tables_of(world, entry, left.kept.iter().map(|kept| kept.handle));
-        left.forget_the_rest(world);
+        let mut left = Left { entry, sealed, kept, tables: Vec::new(), saved: machine.save() };
+        left.tables = tables_of(machine, entry, left.kept.iter().map(TestObject::handle));
+        left.forget_the_rest(machine);
         left
     }
 
-    fn keep(self, kernel: &Kernel<'_>) -> Result<Vec<Kept>, Error> {
+    /// What its owners keep, each with the seed of its content.
+    fn recipes(self) -> Vec<(Recipe, u64)> {
+        use Recipe::{Area, Buffer, Folio, Object, Records, Run};
+        let page = PAGE as usize;
+        let mut recipes = Vec::new();
         let all = matches!(self, Self::Whole | Self::Generations);
-        let mut kept = Vec::new();
         if all || self == Self::Folios {
-            for n in [0, 2, 0, 1, 3] {
-                kept.push(keep_folio(kernel, n, 1 + u64::from(n))?);
-            }
+            recipes.extend([0, 2, 0, 1, 3].map(|n| (Folio(n), 1 + u64::from(n))));
         }
         if all || self == Self::Runs {
-            kept.extend([keep_run(kernel, 5, 10)?, keep_run(kernel, 3, 11)?]);
+            recipes.extend([(Run(5), 10), (Run(3), 11)]);
         }
         if all || self == Self::Areas {
-            kept.push(keep_area(kernel, 3, 0, 20)?);
-            kept.push(keep_area(kernel, 2, 1, 30)?);
+            recipes.extend([(Area(3, 0), 20), (Area(2, 1), 30)]);
         }
         if self == Self::Areas {
-            kept.push(keep_area(kernel, 520, 0, 40)?);
+            recipes.push((Area(520, 0), 40));
         }
         if all || self == Self::Records {
-            kept.push(keep_records(kernel, 1, 50)?);
-            kept.push(keep_records(kernel, 300, 51)?);
+            recipes.extend([(Records(1), 50), (Records(300), 51)]);
         }
         if all || self == Self::Buffers {
-            kept.push(keep_buffer(kernel, 100, false, 60)?);
-            kept.push(keep_buffer(kernel, 100, true, 61)?);
-            kept.push(keep_buffer(kernel, 2000, true, 62)?);
-            kept.push(keep_buffer(kernel, 3 * PAGE as usize, false, 63)?);
-            kept.push(keep_buffer(kernel, 2 * PAGE as usize + 1, true, 64)?);
+            recipes.extend([(Buffer(100, false), 60), (Buffer(100, true), 61)]);
+            recipes.extend([(Buffer(2000, true), 62), (Buffer(3 * page, false), 63)]);
+            recipes.push((Buffer(2 * page + 1, true), 64));
         }
         if all || self == Self::Caches {
-            let things = kernel.slabs().cache(THINGS)?;
-            let plain = kernel.slabs().cache(PLAIN)?;
-            for i in 0..12 {
-                kept.push(keep_object(kernel, &things, 70 + i)?);
-            }
-            for i in 0..6 {
-                kept.push(keep_object(kernel, &plain, 90 + i)?);
-            }
-            // Neither of these survives.
-            plain.alloc()?;
+            recipes.extend((70..82).map(|seed| (Object(THINGS), seed)));
+            recipes.extend((90..96).map(|seed| (Object(PLAIN), seed)));
+        }
+        recipes
+    }
+
+    fn keep(self, kernel: &Kernel<'_>) -> Result<Vec<TestObject>, Error> {
+        let recipes = self.recipes().into_iter();
+        let kept: Result<Vec<_>, _> =
+            recipes.map(|(recipe, seed)| TestObject::keep(kernel, recipe, seed)).collect();
+        let kept = kept?;
+        let all = matches!(self, Self::Whole | Self::Generations);
+        if all || self == Self::Caches {
+            // It does not survive.
+            kernel.slabs().cache(PLAIN)?.alloc()?;
         }
         if all || self == Self::Roots {
-            let bytes: Vec<u8> =
-                kept.iter().flat_map(|kept| <[u8; 16]>::from(kept.handle)).collect();
-            kernel.publish("root", &bytes)?;
+            let handles = kept.iter().map(|kept| <[u8; 16]>::from(kept.handle()));
+            kernel.publish("root", &handles.collect::<Vec<_>>().concat())?;
             kernel.publish("more.of-it", &[7; 5000])?;
         }
         Ok(kept)
-    }
-}
-
-/// Claims what a handle names and frees it.
-fn let_go(kernel: &Kernel<'_>, handle: Handle) {
-    match handle.parts() {
-        Ok(Parts::Folio(_)) => {
-            let folio = kernel.claim_folio(handle).expect("left");
-            drop(folio.unpreserve().expect("ours"));
-        }
-        Ok(Parts::Run(_)) => {
-            let run = kernel.claim_run(handle).expect("left");
-            drop(run.unpreserve().expect("ours"));
-        }
-        Ok(Parts::Area(_)) => {
-            if let Ok(area) = kernel.claim_area(handle) {
-                let mut blocks = Vec::new();
-                area.unpreserve(|block| blocks.push(block)).expect("a sound area");
-                for block in blocks {
-                    // SAFETY: the area's block, which is ours since it was let go.
-                    drop(unsafe { heirloom::folio::Folio::from_raw(kernel.memory(), block) });
-                }
-            }
-        }
-        Ok(Parts::Records { .. }) => {
-            if let Ok(records) = kernel.claim_records::<[u64; 2]>(handle) {
-                records.free().map_err(|(_, error)| error).expect("a sound list");
-            }
-        }
-        Ok(Parts::Buffer { .. } | Parts::Object { .. }) => {
-            if let Ok(ptr) = kernel.restore(handle) {
-                // SAFETY: claimed just now.
-                unsafe { kernel.free(ptr) }.expect("ours");
-            }
-        }
-        _ => {}
     }
 }
 
@@ -252,7 +214,7 @@ pub struct Left {
     /// Whether it is sealed.
     pub sealed: bool,
     /// What was preserved, as its owners know it.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<TestObject>,
     /// Every table that a successor reads.
     pub tables: Vec<TableAt>,
     /// All of memory.
@@ -262,31 +224,31 @@ pub struct Left {
 impl Left {
     /// Overwrites what did not survive: pointers and padding in it are others each time, and what an
     /// attack copies from free memory is to be the same.
-    fn forget_the_rest(&mut self, world: &World) {
+    fn forget_the_rest(&mut self, machine: &TestMachine) {
         let mut kept: BTreeSet<_> = self.tables.iter().map(|table| table.addr.pfn()).collect();
-        let bare = LeftPages::bare(world);
+        let bare = LeftPages::bare(machine);
         let root = RootView::read(&bare, self.entry.root).expect("a sound root");
-        for block in LeftPages::new(world, root.map()).tree().folios() {
+        for block in LeftPages::new(machine, root.map()).tree().folios() {
             kept.extend((0..block.run().frames()).map(|n| block.run().start().add(n)));
         }
-        let start = world.all().start();
+        let start = machine.all().start();
         let pages = (0..).zip(self.saved.chunks_exact_mut(PAGE as usize));
         for (_, page) in pages.filter(|(n, _)| !kept.contains(&start.add(*n))) {
             page.fill(0x5a);
         }
-        world.load(&self.saved);
+        machine.load(&self.saved);
     }
 
     /// The handles that its owners have.
     pub fn handles(&self) -> Vec<Handle> {
-        self.kept.iter().map(|kept| kept.handle).collect()
+        self.kept.iter().map(TestObject::handle).collect()
     }
 }
 
 /// Every table of the handover at `entry`, as far as it is sound, and the tables that `handles`
 /// lead to.
 pub fn tables_of(
-    world: &World,
+    machine: &TestMachine,
     entry: Entry,
     handles: impl IntoIterator<Item = Handle>,
 ) -> Vec<TableAt> {
@@ -295,14 +257,14 @@ pub fn tables_of(
     let mut add = |place, addr, bytes| tables.push(TableAt { place, addr, bytes });
     add(Place::Root, entry.root, page);
     add(Place::Scratch, entry.scratch, entry.scratch_bytes as usize);
-    let bare = LeftPages::bare(world);
+    let bare = LeftPages::bare(machine);
     let Ok(root) = RootView::read(&bare, entry.root) else { return tables };
-    let left = LeftPages::new(world, root.map());
+    let left = LeftPages::new(machine, root.map());
     left.tree().nodes().for_each(|node| add(Place::Node, node.addr, page));
     let own = Name::new(SUBTREE).ok().and_then(|name| root.find(&name).ok());
     let header = own.and_then(|own| {
         add(Place::Header, own.addr, Header::SIZE);
-        let words = heirloom::restore::Image::words(world, own.addr, Header::SIZE)?;
+        let words = heirloom::restore::Image::words(machine, own.addr, Header::SIZE)?;
         Header::read(words, own.addr).ok()
     });
     if let Some(seal) = header.and_then(|header| header.seal.info()) {
@@ -319,7 +281,7 @@ pub fn tables_of(
             // The pages of records come first, and each names the next.
             let place = if addr == records { Place::Roll } else { Place::Slabs };
             if addr == records {
-                records = PhysAddr::new(world.word(addr));
+                records = PhysAddr::new(machine.word(addr));
             }
             add(place, addr, page);
         }
@@ -342,7 +304,7 @@ pub fn tables_of(
                 });
             }
             Ok(Parts::Records { first, .. }) => {
-                let _ = Chain::<_, [u64; 2]>::for_each(&left, first, |block| {
+                let _ = Chain::<_, Record>::for_each(&left, first, |block| {
                     add(Place::Records, block.addr(), page);
                     Ok::<_, Error>(())
                 });

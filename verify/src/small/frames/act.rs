@@ -132,9 +132,9 @@ impl Frames<'_> {
         };
         let mut preserved = BTreeSet::new();
         self.memory.get().for_each_preserved(|block| _ = preserved.insert(block));
-        let (board, ranges) = (self.board, &self.ranges);
+        let (machine, ranges) = (self.machine, &self.ranges);
         self.memory.replace(|_| {
-            let inherited = attach(board, ranges).inherit(root);
+            let inherited = attach(machine, ranges).inherit(root);
             let (memory, counts) = inherited.expect("what this kernel left");
             assert_eq!(counts.total(), preserved.len() as u64);
             memory
