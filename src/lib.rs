@@ -91,7 +91,14 @@
 //! Without the feature `std` everything is `no_std` and needs no `alloc`. With it, `arena` is
 //! physical memory made of a memfd, and `jump` replaces the process by its successor. With
 //! `liveupdate` that memory outlives Linux itself: `liveupdate` carries it through a kexec.
+//!
+//! These three modules need Linux, and are left out on any other system; all else is the same there.
 #![cfg_attr(not(feature = "std"), no_std)]
+
+#[cfg(all(feature = "liveupdate", not(target_os = "linux")))]
+compile_error!(
+    "the feature `liveupdate` needs Linux, which keeps the memory through a kexec of its own"
+);
 
 pub use heirloom_folio as folio;
 pub use heirloom_kho as kho;

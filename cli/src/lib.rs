@@ -15,6 +15,7 @@
 //! ```
 //!
 //! The program is [`main`]. [`look`] is what it finds, for tests.
+#![cfg(target_os = "linux")]
 
 mod arguments;
 mod diff;

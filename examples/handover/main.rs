@@ -45,6 +45,7 @@ fn main() -> std::process::ExitCode {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn main() {
-    eprintln!("this example keeps memory in a memfd and needs Linux");
+fn main() -> std::process::ExitCode {
+    eprintln!("this example needs Linux: its memory is a memfd");
+    std::process::ExitCode::FAILURE
 }

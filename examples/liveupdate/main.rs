@@ -47,6 +47,7 @@ fn main() -> std::process::ExitCode {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn main() {
-    eprintln!("this example is the first process of a Linux");
+fn main() -> std::process::ExitCode {
+    eprintln!("this example needs Linux: it is the first process of one");
+    std::process::ExitCode::FAILURE
 }

@@ -15,8 +15,9 @@ fn main() -> std::process::ExitCode {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn main() {
-    eprintln!("this example takes over memory in a memfd and needs Linux");
+fn main() -> std::process::ExitCode {
+    eprintln!("this example needs Linux: it takes over memory in a memfd");
+    std::process::ExitCode::FAILURE
 }
 
 #[cfg(target_os = "linux")]

@@ -86,6 +86,35 @@ pub(super) const STEPS: &[Step] = &[
         )),
     },
     Step {
+        name: "hosts",
+        shows: "the libraries and their tests compile where there is no Linux; what needs it says so",
+        // Examples and tests of each library for one of the three, as they differ in nothing that these use.
+        short: r#"
+            libraries() { cargo hack check --workspace --ignore-private --exclude heirloom-cli --target "$@"; }
+            libraries x86_64-pc-windows-msvc --all-targets
+            libraries aarch64-apple-darwin
+            libraries x86_64-unknown-freebsd
+            # SENTENCE PACKAGE OPTION...: PACKAGE does not compile, for this one reason.
+            refused() {
+                if said=$(cargo check --target x86_64-pc-windows-msvc -p "${@:2}" 2>&1); then
+                    echo "$2 compiles where there is no Linux"
+                    exit 1
+                fi
+                echo "$said"
+                [ "$(grep '^error' <<<"$said" | grep -cv "^error: could not compile")" = 1 ]
+                grep -q "^error: .*$1 needs Linux, " <<<"$said"
+            }
+            refused 'command `heirloom`' heirloom-cli
+            refused 'feature `liveupdate`' heirloom --features liveupdate
+            echo "hosts: Windows, macOS, FreeBSD""#,
+        long: None,
+        needs: Some((
+            "cargo hack --version && for target in x86_64-pc-windows-msvc aarch64-apple-darwin x86_64-unknown-freebsd; do \
+                rustup target list --installed | grep -qx $target || exit 1; done",
+            "no cargo-hack, or not the targets for Windows, macOS and FreeBSD",
+        )),
+    },
+    Step {
         name: "msrv",
         shows: "every feature, and none, with the oldest compiler that is promised",
         short: msrv!(
