@@ -3,15 +3,14 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use heirloom_folio::{
-    Block, FrameState, Kind, Machine, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
-};
+use heirloom_folio::{Block, FrameState, Kind, Machine, Order, PAGE_SIZE, PhysAddr, Request, Run};
 
 use crate::cache::Cache;
 use crate::class::Class;
 use crate::error::Error;
 use crate::name::Name;
 use crate::object_ref::Stays;
+use crate::resolve::Resolved;
 use crate::slabs::Slabs;
 use crate::state::ObjectState;
 
@@ -120,31 +119,43 @@ impl<M: Machine> Slabs<M> {
     #[inline(never)]
     unsafe fn free_any_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-        let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        if addr.is_page_aligned()
-            && let Some(preserved) = self.large_head(addr.pfn())
-        {
+        // SAFETY: the caller owns what it frees.
+        let stays = unsafe { Stays::promised() };
+        match self.resolve(ptr, &stays) {
             // SAFETY: the caller's promise.
-            return unsafe { self.free_large(addr.pfn(), preserved) };
+            Some(Resolved::Large { run, preserved }) => unsafe { self.free_large(run, preserved) },
+            Some(Resolved::Slab(place)) => {
+                let cache = Cache { slabs: self, inner: place.inner };
+                // SAFETY: the slab is of that cache; the rest is the caller's promise.
+                unsafe { if cache.try_free(place.found) { Ok(()) } else { cache.free_slow(ptr) } }
+            }
+            None => {
+                if let Some(error) = self.not_a_buffer(ptr) {
+                    return Err(error);
+                }
+                // What a cache resumes is found once its slab was swept.
+                let swept = self.sweep_around(ptr)?;
+                let resolved = if swept { self.resolve(ptr, &stays) } else { None };
+                let Some(Resolved::Slab(place)) = resolved else { return Err(nothing) };
+                // SAFETY: the caller's promise.
+                unsafe { Cache { slabs: self, inner: place.inner }.free_slow(ptr) }
+            }
         }
-        if let Some((found, inner)) = self.slab_around(ptr) {
-            let cache = Cache { slabs: self, inner };
-            // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            return unsafe { if cache.try_free(found) { Ok(()) } else { cache.free_slow(ptr) } };
-        }
-        match (self.memory().holder(addr.pfn()), self.memory().state(addr.pfn())) {
+    }
+
+    /// Returns why a pointer that leads to no object and to no buffer's start cannot be freed, if more can be
+    /// said than that.
+    fn not_a_buffer(&self, ptr: NonNull<u8>) -> Option<Error> {
+        let memory = self.memory();
+        let addr = memory.machine().phys(ptr)?;
+        match (memory.holder(addr.pfn()), memory.state(addr.pfn())) {
             (Some((run, Kind::Buffer, _)), _) => {
-                Err(Error::Interior { cache: Name::LARGE, addr, start: run.addr() })
+                Some(Error::Interior { cache: Name::LARGE, addr, start: run.addr() })
             }
             (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
-                Err(Error::DoubleFree { cache: Name::LARGE, addr })
+                Some(Error::DoubleFree { cache: Name::LARGE, addr })
             }
-            _ if self.sweep_around(ptr)? => {
-                let (_, inner) = self.slab_around(ptr).ok_or(nothing)?;
-                // SAFETY: the caller's promise.
-                unsafe { Cache { slabs: self, inner }.free_slow(ptr) }
-            }
-            _ => Err(nothing),
+            _ => None,
         }
     }
 
@@ -167,13 +178,15 @@ impl<M: Machine> Slabs<M> {
         if layout.size() == 0 {
             return Err(bad(layout));
         }
-        if let Some(run) = self.large_at(ptr) {
-            // SAFETY: the caller's promise.
-            return unsafe { self.realloc_large(ptr, run, layout) };
-        }
-        // SAFETY: the caller owns the object.
+        // SAFETY: the caller owns what it resizes.
         let stays = unsafe { Stays::promised() };
-        let object_ref = self.owned(ptr, &stays)?;
+        let object_ref = match self.owned(ptr, &stays)? {
+            Resolved::Slab(place) => place.start()?,
+            Resolved::Large { run, preserved } => {
+                // SAFETY: the caller's promise.
+                return unsafe { self.realloc_large(ptr, run, preserved, layout) };
+            }
+        };
         let (geometry, state) = (&object_ref.inner.geometry, object_ref.state());
         let (has, wants) = (geometry.size as usize, layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());
@@ -273,14 +286,13 @@ impl<M: Machine> Slabs<M> {
         Ok(unsafe { self.memory().hold_buffer(run) }?)
     }
 
-    /// Frees the large buffer at `pfn`.
+    /// Frees a large buffer.
     ///
     /// # Safety
     /// As for [`Cache::free`].
-    unsafe fn free_large(&self, pfn: Pfn, preserved: bool) -> Result<(), Error> {
+    unsafe fn free_large(&self, run: Run, preserved: bool) -> Result<(), Error> {
         let memory = self.memory();
-        let run = memory.run_at(pfn, Kind::Buffer)?;
-        if preserved && memory.is_held(pfn) {
+        if preserved && memory.is_held(run.start()) {
             // SAFETY: the caller's promise.
             return Ok(unsafe { memory.free_held(run) }?);
         }
@@ -296,6 +308,7 @@ impl<M: Machine> Slabs<M> {
         &self,
         ptr: NonNull<u8>,
         run: Run,
+        preserved: bool,
         layout: Layout,
     ) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
@@ -305,7 +318,6 @@ impl<M: Machine> Slabs<M> {
         if aligned && large && frames == run.frames() {
             return Ok(ptr);
         }
-        let preserved = self.large_head(run.start()).unwrap_or(false);
         let held = preserved && memory.is_held(run.start());
         if preserved && !held {
             let order = Order::ZERO;
@@ -329,21 +341,6 @@ impl<M: Machine> Slabs<M> {
         let opts = AllocOptions { preserving: held, zeroed: false };
         // SAFETY: the caller's promise; the run has that many bytes.
         unsafe { self.move_to(ptr, run.bytes() as usize, layout, opts) }
-    }
-
-    /// The frames of the large buffer that starts at a pointer, if one does.
-    pub(crate) fn large_at(&self, ptr: NonNull<u8>) -> Option<Run> {
-        let addr = self.memory().machine().phys(ptr).filter(|addr| addr.is_page_aligned())?;
-        self.memory().run_at(addr.pfn(), Kind::Buffer).ok()
-    }
-
-    /// Whether a large buffer starts at a frame: if so, whether it is preserved.
-    #[inline]
-    fn large_head(&self, pfn: Pfn) -> Option<bool> {
-        match self.memory().state(pfn) {
-            Ok(FrameState::Head { kind: Kind::Buffer, preserved, .. }) => Some(preserved),
-            _ => None,
-        }
     }
 
     /// Claims a large buffer of `bytes` bytes that the predecessor left at `addr`; once. It survives

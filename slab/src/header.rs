@@ -210,6 +210,15 @@ impl Slab {
         Self { base: map.ptr(phys), phys }
     }
 
+    /// Returns the slab at `phys`, whose first byte is at `base`.
+    ///
+    /// # Safety
+    /// As for [`Slab::at`]; `base` is good for all of the slab.
+    #[inline]
+    pub(crate) const unsafe fn at_both(base: NonNull<u8>, phys: PhysAddr) -> Self {
+        Self { base, phys }
+    }
+
     /// The owner word of the slab that starts at `base`.
     ///
     /// # Safety

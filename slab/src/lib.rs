@@ -86,6 +86,7 @@ mod persist;
 mod predecessor;
 mod prefetch;
 mod registry;
+mod resolve;
 mod resume;
 mod slabs;
 mod spec;

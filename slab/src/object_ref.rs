@@ -24,14 +24,12 @@
 //! returned.
 
 use core::marker::PhantomData;
-use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use heirloom_folio::{Block, Expected, FrameState, Kind, Machine, Order, PhysAddr, Within};
+use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};
 use crate::error::Error;
-use crate::geometry::{BASE_ORDER, MAX_ORDER};
 use crate::header::Slab;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
@@ -61,7 +59,17 @@ pub(crate) struct ObjectRef<'s, 'l, M: Machine> {
     stays: PhantomData<&'l Stays<'l>>,
 }
 
-impl<M: Machine> ObjectRef<'_, '_, M> {
+impl<'s, M: Machine> ObjectRef<'s, '_, M> {
+    /// Returns object `index` of a slab of that cache, which stays as long as the value says.
+    pub(crate) const fn new(
+        slabs: &'s Slabs<M>,
+        inner: &'s CacheInner<M>,
+        slab: Slab,
+        index: u32,
+    ) -> Self {
+        Self { slabs, inner, slab, index, stays: PhantomData }
+    }
+
     /// Its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.inner.geometry, self.index)
@@ -269,91 +277,5 @@ impl<M: Machine> Slabs<M> {
         // SAFETY: the slab is this cache's.
         let done = unsafe { self.memory().unpreserve_as(block, self.kind_of(block)) };
         debug_assert!(done.is_ok(), "a slab in the directory is preserved: {done:?}");
-    }
-
-    /// The place in a slab of the smallest order that a pointer leads to, and the slab's cache: of
-    /// the memory's first range alone, for the path that most frees take.
-    #[inline]
-    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
-        const BASE: Expected = Expected::new(Kind::Slab, BASE_ORDER);
-        let found = self.memory().within_first(ptr, &BASE)?;
-        Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
-    }
-
-    /// Like [`Slabs::base_slab_around`], for slabs of any order in any range.
-    #[inline]
-    pub(crate) fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
-        self.base_slab_around(ptr).or_else(|| self.slab_around_slow(ptr))
-    }
-
-    /// The slab around a pointer where it is none of those that most are.
-    #[inline(never)]
-    fn slab_around_slow(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
-        let orders = self.orders.load(Relaxed);
-        let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
-        orders.filter_map(Order::new).find_map(|order| {
-            let found = self.memory().within(ptr, &Expected::new(Kind::Slab, order))?;
-            Some((found, self.owner_of_slab(found.head, order)?))
-        })
-    }
-
-    /// The cache of the slab of `order` that starts at `head`.
-    #[inline]
-    fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&CacheInner<M>> {
-        // SAFETY: a slab starts there, one that `Slabs::publish_slab` published: what a predecessor left is
-        // none until it is adopted, whatever its header says. An instance before this one, over
-        // the same memory, may have left it; then its owner word names none of our caches.
-        let owner = unsafe { Slab::owner_at(head) };
-        self.registry.cache(owner).filter(|inner| inner.geometry.order == order)
-    }
-
-    /// The slab that holds an address, and its cache.
-    pub(crate) fn slab_at(&self, addr: PhysAddr, _: &Stays<'_>) -> Option<(Slab, &CacheInner<M>)> {
-        let machine = self.memory().machine();
-        // An address outside the map may have any pointer.
-        let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
-        let (found, inner) = self.slab_around(ptr)?;
-        let slab = PhysAddr::new(addr.get() - found.offset as u64);
-        // SAFETY: a slab of that cache starts there, and it stays.
-        Some((unsafe { Slab::at(machine, slab) }, inner))
-    }
-
-    /// The object that its owner has a pointer to; its slab is swept if it was not.
-    pub(crate) fn owned<'l>(
-        &self,
-        ptr: NonNull<u8>,
-        stays: &'l Stays<'_>,
-    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
-        self.swept(ptr, || self.object_of(ptr, stays))
-    }
-
-    /// The object that a pointer leads to.
-    pub(crate) fn object_of<'l>(
-        &self,
-        ptr: NonNull<u8>,
-        stays: &'l Stays<'_>,
-    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
-        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-        let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        self.object_at(addr, stays)?.ok_or(nothing)
-    }
-
-    /// The object at an address; `None` if no slab is there.
-    pub(crate) fn object_at<'l>(
-        &self,
-        addr: PhysAddr,
-        stays: &'l Stays<'_>,
-    ) -> Result<Option<ObjectRef<'_, 'l, M>>, Error> {
-        let Some((slab, inner)) = self.slab_at(addr, stays) else { return Ok(None) };
-        match inner.geometry.around(inner.geometry.offset_of(addr)) {
-            Some((index, 0)) => {
-                Ok(Some(ObjectRef { slabs: self, inner, slab, index, stays: PhantomData }))
-            }
-            around => {
-                let start = around.map(|(index, _)| slab.addr(&inner.geometry, index));
-                let start = start.unwrap_or(slab.phys());
-                Err(Error::Interior { cache: inner.name, addr, start })
-            }
-        }
     }
 }

@@ -1,14 +1,14 @@
 //! Whose the memory is that a pointer leads to; and what is done to it, whatever it is.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::{Kind, Machine, PhysAddr, Run};
 
+use crate::adopt_slab::survived;
 use crate::error::Error;
-use crate::geometry::Geometry;
 use crate::name::Name;
 use crate::object_ref::Stays;
+use crate::resolve::Resolved;
 use crate::slabs::Slabs;
 use crate::state::ObjectState;
 
@@ -79,33 +79,32 @@ impl<M: Machine> Slabs<M> {
         })
     }
 
-    /// [`Slabs::owner_at`], for a caller that keeps what is there from being given back.
-    pub(crate) fn owner_while(&self, addr: PhysAddr, stays: &Stays<'_>) -> Option<Owner> {
-        if let Some((slab, inner)) = self.slab_at(addr, stays) {
-            let geometry: &Geometry = &inner.geometry;
-            let cache = inner.name;
-            let Some((index, _)) = geometry.around(geometry.offset_of(addr)) else {
-                return Some(Owner::Slab { cache, addr: slab.phys() });
-            };
-            let state = crate::state::State(slab.state(geometry, index).load(Relaxed));
-            let what = state.what()?;
-            let preserved = match what {
-                ObjectState::Live => inner.spec.preserving,
-                ObjectState::Preserved | ObjectState::Unclaimed | ObjectState::Held => true,
-                _ => false,
-            };
-            return Some(Owner::Object {
-                cache,
-                addr: slab.addr(geometry, index),
-                size: geometry.size as usize,
-                state: what,
-                preserved,
-                reuse_tag: state.reuse_tag(),
-            });
-        }
-        match self.memory().holder(addr.pfn())? {
-            (run, Kind::Buffer, preserved) => Some(Owner::Large { run, preserved }),
-            _ => None,
+    /// Returns what [`Slabs::owner_at`] does, for a caller that keeps what is there from being given back.
+    fn owner_while(&self, addr: PhysAddr, stays: &Stays<'_>) -> Option<Owner> {
+        match self.resolve_at(addr, stays) {
+            Some(Resolved::Slab(place)) => {
+                let Some(object) = place.around() else {
+                    return Some(Owner::Slab {
+                        cache: place.inner.name,
+                        addr: place.slab().phys(),
+                    });
+                };
+                let state = object.state();
+                Some(Owner::Object {
+                    cache: place.inner.name,
+                    addr: object.addr(),
+                    size: place.inner.geometry.size as usize,
+                    state: state.what()?,
+                    preserved: survived(state, place.inner.spec.preserving),
+                    reuse_tag: state.reuse_tag(),
+                })
+            }
+            Some(Resolved::Large { run, preserved }) => Some(Owner::Large { run, preserved }),
+            // In the middle of a large buffer, or nothing of this layer's.
+            None => match self.memory().holder(addr.pfn())? {
+                (run, Kind::Buffer, preserved) => Some(Owner::Large { run, preserved }),
+                _ => None,
+            },
         }
     }
 
@@ -140,11 +139,13 @@ impl<M: Machine> Slabs<M> {
     /// # Safety
     /// As for [`Cache::preserve`](crate::Cache::preserve).
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        match self.large_at(ptr) {
-            // SAFETY: a large buffer, which is this layer's.
-            Some(run) => Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?),
-            // SAFETY: the caller's promise.
-            None => self.owned(ptr, &unsafe { Stays::promised() })?.preserve(),
+        // SAFETY: the caller's promise.
+        match self.owned(ptr, &unsafe { Stays::promised() })? {
+            Resolved::Large { run, .. } => {
+                // SAFETY: a large buffer, which is this layer's and the caller's.
+                Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?)
+            }
+            Resolved::Slab(place) => place.start()?.preserve(),
         }
     }
 
@@ -157,11 +158,13 @@ impl<M: Machine> Slabs<M> {
     /// # Safety
     /// As for [`Cache::preserve`](crate::Cache::preserve).
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        match self.large_at(ptr) {
-            // SAFETY: a large buffer, which is this layer's.
-            Some(run) => Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?),
-            // SAFETY: the caller's promise.
-            None => self.owned(ptr, &unsafe { Stays::promised() })?.unpreserve(),
+        // SAFETY: the caller's promise.
+        match self.owned(ptr, &unsafe { Stays::promised() })? {
+            Resolved::Large { run, .. } => {
+                // SAFETY: a large buffer, which is this layer's and the caller's.
+                Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?)
+            }
+            Resolved::Slab(place) => place.start()?.unpreserve(),
         }
     }
 }

@@ -1,0 +1,236 @@
+//! From a pointer to what it leads to: one search, for every call that gets a pointer.
+//!
+//! ```text
+//! ptr ── phys ──> address ─┬─ a large buffer starts at its frame ──> Resolved::Large
+//!                          └─ a slab is around it ─────────────────> Resolved::Slab ── start ──> ObjectRef
+//! ```
+//!
+//! Any pointer may be asked about; none is followed before a byte of the page allocator says what
+//! lies there. What is in neither is told from other memory by the caller that has to explain a
+//! refusal. Only a free's short path does without: it asks for the slab alone.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use heirloom_folio::sync::Ordering::Relaxed;
+
+use heirloom_folio::{Expected, FrameState, Kind, Machine, Order, Pfn, PhysAddr, Run, Within};
+
+use crate::cache::inner::CacheInner;
+use crate::error::Error;
+use crate::geometry::{BASE_ORDER, MAX_ORDER};
+use crate::header::Slab;
+use crate::object_ref::{ObjectRef, Stays};
+use crate::slabs::Slabs;
+
+/// What a pointer leads to.
+pub(crate) enum Resolved<'s, 'l, M: Machine> {
+    /// Somewhere in a slab.
+    Slab(InSlab<'s, 'l, M>),
+    /// The first byte of a large buffer.
+    Large {
+        /// The buffer's frames.
+        run: Run,
+        /// Whether it survives a jump.
+        preserved: bool,
+    },
+}
+
+/// A place in a slab.
+pub(crate) struct InSlab<'s, 'l, M: Machine> {
+    slabs: &'s Slabs<M>,
+    pub(crate) inner: &'s CacheInner<M>,
+    /// The place by pointers, which freeing goes on with.
+    pub(crate) found: Within,
+    addr: PhysAddr,
+    stays: PhantomData<&'l Stays<'l>>,
+}
+
+impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
+    /// Returns the slab.
+    pub(crate) const fn slab(&self) -> Slab {
+        let start = PhysAddr::new(self.addr.get() - self.found.offset as u64);
+        // SAFETY: a slab of that cache starts there, and stays as long as the value says so; a place's
+        // head is good for all of its block.
+        unsafe { Slab::at_both(self.found.head, start) }
+    }
+
+    /// Returns the object around the place, whether or not it starts there; `None` beside all objects.
+    pub(crate) fn around(&self) -> Option<ObjectRef<'s, 'l, M>> {
+        let (index, _) = self.inner.geometry.around(self.found.offset as u64)?;
+        Some(self.object(index))
+    }
+
+    /// Returns the object that starts at the place.
+    ///
+    /// # Errors
+    /// [`Error::Interior`], with the start of the object around it, or of the slab if there is none.
+    pub(crate) fn start(&self) -> Result<ObjectRef<'s, 'l, M>, Error> {
+        match self.inner.geometry.index(self.found.offset) {
+            Some(index) => Ok(self.object(index)),
+            None => Err(self.interior()),
+        }
+    }
+
+    const fn object(&self, index: u32) -> ObjectRef<'s, 'l, M> {
+        ObjectRef::new(self.slabs, self.inner, self.slab(), index)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn interior(&self) -> Error {
+        let start = self.around().map_or(self.slab().phys(), |object| object.addr());
+        Error::Interior { cache: self.inner.name, addr: self.addr, start }
+    }
+}
+
+impl<'s, 'l, M: Machine> Resolved<'s, 'l, M> {
+    /// Returns the object that starts where the pointer leads; `None` if that is in no slab.
+    ///
+    /// # Errors
+    /// As for [`InSlab::start`].
+    fn object(self) -> Result<Option<ObjectRef<'s, 'l, M>>, Error> {
+        match self {
+            Self::Slab(place) => place.start().map(Some),
+            Self::Large { .. } => Ok(None),
+        }
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Returns what a pointer leads to; `None` if it is neither the start of a large buffer nor in a
+    /// slab.
+    pub(crate) fn resolve<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Option<Resolved<'_, 'l, M>> {
+        let addr = self.memory().machine().phys(ptr)?;
+        self.resolve_both(ptr, addr, stays)
+    }
+
+    /// Like [`Slabs::resolve`], by an address.
+    pub(crate) fn resolve_at<'l>(
+        &self,
+        addr: PhysAddr,
+        stays: &'l Stays<'_>,
+    ) -> Option<Resolved<'_, 'l, M>> {
+        let machine = self.memory().machine();
+        // An address outside the map may have any pointer.
+        let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
+        self.resolve_both(ptr, addr, stays)
+    }
+
+    fn resolve_both<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        addr: PhysAddr,
+        _: &'l Stays<'_>,
+    ) -> Option<Resolved<'_, 'l, M>> {
+        // First the large buffer: one byte says whether it is one, and slabs may be of several orders.
+        if addr.is_page_aligned()
+            && let Some((run, preserved)) = self.large_at(addr.pfn())
+        {
+            return Some(Resolved::Large { run, preserved });
+        }
+        let (found, inner) = self.slab_around(ptr)?;
+        Some(Resolved::Slab(InSlab { slabs: self, inner, found, addr, stays: PhantomData }))
+    }
+
+    /// Like [`Slabs::resolve`], for a pointer that the caller owns: the slab around it is swept if it was
+    /// not.
+    ///
+    /// # Errors
+    /// [`Error::NotAnObject`]; [`Error::WouldWait`] and [`Error::Slab`] as for [`Slabs::sweep_around`].
+    pub(crate) fn owned<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<Resolved<'_, 'l, M>, Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        self.swept(ptr, || self.resolve(ptr, stays).ok_or(nothing))
+    }
+
+    /// Returns the object that starts at a pointer.
+    ///
+    /// # Errors
+    /// [`Error::NotAnObject`], [`Error::Interior`].
+    pub(crate) fn object_of<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        self.resolve(ptr, stays).ok_or(nothing)?.object()?.ok_or(nothing)
+    }
+
+    /// Returns the object that starts at an address; `None` if no slab is there.
+    ///
+    /// # Errors
+    /// [`Error::Interior`].
+    pub(crate) fn object_at<'l>(
+        &self,
+        addr: PhysAddr,
+        stays: &'l Stays<'_>,
+    ) -> Result<Option<ObjectRef<'_, 'l, M>>, Error> {
+        self.resolve_at(addr, stays).map_or(Ok(None), Resolved::object)
+    }
+
+    /// Returns the slab that holds an address, and its cache.
+    pub(crate) fn slab_at(
+        &self,
+        addr: PhysAddr,
+        stays: &Stays<'_>,
+    ) -> Option<(Slab, &CacheInner<M>)> {
+        match self.resolve_at(addr, stays)? {
+            Resolved::Slab(place) => Some((place.slab(), place.inner)),
+            Resolved::Large { .. } => None,
+        }
+    }
+
+    /// Returns the frames of the large buffer that starts at a frame, and whether it is preserved.
+    #[inline]
+    fn large_at(&self, pfn: Pfn) -> Option<(Run, bool)> {
+        match self.memory().state(pfn) {
+            Ok(FrameState::Head { kind: Kind::Buffer, preserved, .. }) => {
+                Some((self.memory().run_at(pfn, Kind::Buffer).ok()?, preserved))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the place that a pointer leads to in a slab of the smallest order, and the slab's cache: by
+    /// a look at the memory's first range alone, for the path that most frees take.
+    #[inline]
+    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
+        const BASE: Expected = Expected::new(Kind::Slab, BASE_ORDER);
+        let found = self.memory().within_first(ptr, &BASE)?;
+        Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
+    }
+
+    /// Like [`Slabs::base_slab_around`], for slabs of any order in any range.
+    #[inline]
+    fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
+        self.base_slab_around(ptr).or_else(|| self.slab_around_slow(ptr))
+    }
+
+    /// Looks for the slab around a pointer once in each order that slabs have.
+    #[inline(never)]
+    fn slab_around_slow(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
+        let orders = self.orders.load(Relaxed);
+        let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
+        orders.filter_map(Order::new).find_map(|order| {
+            let found = self.memory().within(ptr, &Expected::new(Kind::Slab, order))?;
+            Some((found, self.owner_of_slab(found.head, order)?))
+        })
+    }
+
+    /// Returns the cache of the slab of `order` that starts at `head`.
+    #[inline]
+    fn owner_of_slab(&self, head: NonNull<u8>, order: Order) -> Option<&CacheInner<M>> {
+        // SAFETY: a slab starts there, one that `Slabs::publish_slab` published: what a predecessor
+        // left is none until it is adopted, whatever its header says. An instance before this one,
+        // over the same memory, may have left it; then its owner word names none of our caches.
+        let owner = unsafe { Slab::owner_at(head) };
+        self.registry.cache(owner).filter(|inner| inner.geometry.order == order)
+    }
+}
