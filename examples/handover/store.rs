@@ -78,7 +78,7 @@ impl Store<'_> {
     /// A buffer as what it is: an object of a size class, or whole frames.
     fn placed(&self, buffer: NonNull<u8>) -> Data {
         match self.heirloom.slabs().owner_of(buffer) {
-            Some(Owner::Large { .. }) => Data::Large(buffer),
+            Ok(Owner::Large { .. }) => Data::Large(buffer),
             _ => Data::Small(buffer),
         }
     }

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
-use heirloom_slab::{AllocOptions, Owner, Persist, TypedCache};
+use heirloom_slab::{AllocOptions, ObjectState, Owner, Persist, TypedCache};
 
 use crate::error::Error;
 use crate::fault::HandleFault;
@@ -77,17 +77,17 @@ impl<M: Machine> Handover<M> {
     pub fn handle_of(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
         let nothing = heirloom_slab::Error::NotAnObject { ptr: ptr.addr().get() };
         let at = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        match self.slabs().owner_at(at) {
-            Some(Owner::Large { run, .. }) if run.addr() == at => {
+        match self.slabs().owner_of(ptr)? {
+            Owner::Large { run, .. } if run.addr() == at => {
                 Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })
             }
-            Some(Owner::Object { addr, .. }) if addr != at => Err(nothing.into()),
-            Some(Owner::Object { .. }) | None => match self.slabs().reuse_tag_of(ptr) {
-                Ok((tag, size)) => Handle::new(Parts::Object { addr: at, bytes: size as u64, tag }),
-                // Found there, and refused for what it is: nothing that a handle could lead to.
-                Err(heirloom_slab::Error::NotInUse { .. }) => Err(nothing.into()),
-                Err(error) => Err(error.into()),
-            },
+            Owner::Object {
+                addr,
+                size,
+                state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
+                reuse_tag: tag,
+                ..
+            } if addr == at => Handle::new(Parts::Object { addr, bytes: size as u64, tag }),
             _ => Err(nothing.into()),
         }
     }

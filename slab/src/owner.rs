@@ -48,11 +48,11 @@ pub enum Owner {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Bytes that an object or buffer has room for. `None`: the pointer is not the start of one
-    /// that is in use; or as for [`Slabs::owner_at`].
+    /// Returns how many bytes an object or buffer has room for. `None`: the pointer is not the start of
+    /// one that is in use; or as for [`Slabs::owner_at`].
     pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
         let addr = self.memory().machine().phys(ptr)?;
-        match self.owner_at(addr)? {
+        match self.owner_of(ptr).ok()? {
             Owner::Object {
                 addr: start,
                 size,
@@ -64,24 +64,31 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Whose the memory is that a pointer leads to, also into the middle of an object.
-    pub fn owner_of(&self, ptr: NonNull<u8>) -> Option<Owner> {
-        self.owner_at(self.memory().machine().phys(ptr)?)
-    }
-
-    /// Whose the memory at an address is. `None` too in a slab that is [resumed](Slabs::resume) and was not
-    /// used yet, from where nothing can be waited for.
-    pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
-        let look = || self.looking(|stays| self.owner_while(addr, stays));
-        look().or_else(|| match self.sweep_around(self.memory().machine().ptr(addr)) {
-            Ok(true) => look(),
-            _ => None,
+    /// Returns what owns the memory that a pointer leads to, also into the middle of an object.
+    ///
+    /// # Errors
+    /// [`Error::NotAnObject`]: nothing of this layer; [`Error::WouldWait`] and [`Error::Slab`] as for
+    /// [`Slabs::resume`].
+    pub fn owner_of(&self, ptr: NonNull<u8>) -> Result<Owner, Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
+        self.swept(ptr, || {
+            self.looking(|stays| self.describe(self.resolve(ptr, stays), addr).ok_or(nothing))
         })
     }
 
-    /// Returns what [`Slabs::owner_at`] does, for a caller that keeps what is there from being given back.
-    fn owner_while(&self, addr: PhysAddr, stays: &Stays<'_>) -> Option<Owner> {
-        match self.resolve_at(addr, stays) {
+    /// Returns what owns the memory at an address; `None` where [`Slabs::owner_of`] returns an error.
+    pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
+        let nothing = Error::NotAnObject { ptr: 0 };
+        let look = || {
+            self.looking(|stays| self.describe(self.resolve_at(addr, stays), addr).ok_or(nothing))
+        };
+        self.swept(self.memory().machine().ptr(addr), look).ok()
+    }
+
+    /// Returns what owns the memory at an address that leads to `place`.
+    fn describe(&self, place: Option<Resolved<'_, '_, M>>, addr: PhysAddr) -> Option<Owner> {
+        match place {
             Some(Resolved::Slab(place)) => {
                 let Some(object) = place.around() else {
                     return Some(Owner::Slab {

@@ -114,7 +114,7 @@ prop_assert!(again.is_err());
                     // SAFETY: in use, and nothing frees it meanwhile.
                     let done = unsafe { slabs.preserve(buffer.ptr) };
                     // A large one that a plain free would free becomes like any that was preserved.
-                    let large = matches!(slabs.owner_of(buffer.ptr), Some(Owner::Large { .. }));
+                    let large = matches!(slabs.owner_of(buffer.ptr), Ok(Owner::Large { .. }));
                     let may = !buffer.preserved && (large || !buffer.opts.preserving);
                     prop_assert_eq!(done.is_ok(), may);
                     if done.is_ok() {
@@ -125,7 +125,7 @@ prop_assert!(again.is_err());
                     let buffer = &mut live[i];
                     // SAFETY: in use, and nothing frees it meanwhile.
                     let done = unsafe { slabs.unpreserve(buffer.ptr) };
-                    let large = matches!(slabs.owner_of(buffer.ptr), Some(Owner::Large { .. }));
+                    let large = matches!(slabs.owner_of(buffer.ptr), Ok(Owner::Large { .. }));
                     // A large buffer may be let go even if it was preserved from birth.
                     let may = buffer.preserved || buffer.opts.preserving && large;
                     prop_assert_eq!(done.is_ok(), may);
@@ -143,7 +143,7 @@ prop_assert!(again.is_err());
             let kept = unsafe { filled(buffer.ptr, buffer.size, buffer.seed) };
  prop_assert!(kept);
             let preserved = match slabs.owner_of(buffer.ptr) {
-                Some(Owner::Large { preserved, .. } | Owner::Object { preserved, .. }) => preserved,
+                Ok(Owner::Large { preserved, .. } | Owner::Object { preserved, .. }) => preserved,
                 other => panic!("{other:?}"),
             };
             prop_assert_eq!(preserved, buffer.preserved || buffer.opts.preserving);
@@ -199,7 +199,7 @@ fn a_large_buffer_preserved_from_birth_is_freed_by_a_plain_free() {
     let slabs = slabs(1024);
     let opts = AllocOptions { preserving: true, zeroed: true };
     let buffer = slabs.alloc(layout(3 * PAGE_SIZE, 8), opts).unwrap();
-    let Some(Owner::Large { run, preserved: true }) = slabs.owner_of(buffer) else {
+    let Ok(Owner::Large { run, preserved: true }) = slabs.owner_of(buffer) else {
         panic!("{:?}", slabs.owner_of(buffer))
     };
     assert_eq!(run.frames(), 3);

@@ -49,7 +49,7 @@ fn a_write_to_a_free_object_is_found_when_it_is_allocated() {
     assert_eq!(refused, Some(found));
     assert_eq!(cache.stats().quarantined, 1);
     let state = slabs.owner_of(object);
-    assert!(matches!(state, Some(Owner::Object { state: ObjectState::Quarantined, .. })));
+    assert!(matches!(state, Ok(Owner::Object { state: ObjectState::Quarantined, .. })));
     // The others are fine.
     let next = cache.alloc().unwrap();
     assert_ne!(next, object);

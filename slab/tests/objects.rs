@@ -197,15 +197,15 @@ fn whose_it_is_and_how_large() {
         preserved,
         reuse_tag,
     };
-    assert_eq!(slabs.owner_of(inside), Some(owner(ObjectState::Live, false)));
+    assert_eq!(slabs.owner_of(inside), Ok(owner(ObjectState::Live, false)));
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { cache.preserve(object) }.unwrap();
-    assert_eq!(slabs.owner_of(inside), Some(owner(ObjectState::Preserved, true)));
+    assert_eq!(slabs.owner_of(inside), Ok(owner(ObjectState::Preserved, true)));
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { cache.unpreserve(object) }.unwrap();
     // SAFETY: ours.
     unsafe { cache.free(object) }.unwrap();
-    assert_eq!(slabs.owner_of(object), Some(owner(ObjectState::Free, false)));
+    assert_eq!(slabs.owner_of(object), Ok(owner(ObjectState::Free, false)));
     assert_eq!(slabs.size_of(object), None);
     // The next object in the place has another reuse tag.
     while cache.alloc().unwrap() != object {}

@@ -148,7 +148,7 @@ fn each_call_that_names_an_object_may_be_the_first() {
     // SAFETY of each: in use, the test's, and not used again.
     let calls: [(&str, usize, First); 10] = [
         ("size_of", 0, |slabs, object| slabs.size_of(object).is_some()),
-        ("owner_of", 0, |slabs, object| slabs.owner_of(object).is_some()),
+        ("owner_of", 0, |slabs, object| slabs.owner_of(object).is_ok()),
         ("reuse_tag_of", 0, |slabs, object| slabs.reuse_tag_of(object).is_ok()),
         ("claim", 0, |slabs, object| {
             let claimed = slabs.claim(addr(slabs, object), 224, 0);
