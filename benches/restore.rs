@@ -15,9 +15,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Pfn};
 use heirloom::kho::tree::Adjacent;
-use heirloom::restore::{
-    Handle, Header, Inherited, Name, Pages, Parts, RootView, SUBTREE, SealInfo, verify,
-};
+use heirloom::kho::{Handle, Header, Name, Pages, Parts, RootView, SUBTREE, SealInfo};
+use heirloom::restore::{Inherited, verify};
 use heirloom::slab::CacheSpec;
 use heirloom_benches::kernels::{
     Kernel, Lie, Machine, Map, boot, machine, preserve, revive, scratch,

@@ -7,7 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     use heirloom::Heirloom;
     use heirloom::arena::{Arena, RangeSpec};
     use heirloom::folio::{Fate, NodeId, PhysAddr, Run};
-    use heirloom::restore::{Handle, SealPolicy};
+    use heirloom::kho::Handle;
+    use heirloom::restore::SealPolicy;
 
     let start = PhysAddr::new(4 << 30);
     let range = RangeSpec { start, bytes: 64 << 20, node: NodeId(0) };

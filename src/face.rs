@@ -138,7 +138,7 @@ impl<M: Machine> Heirloom<M> {
     /// # Errors
     /// [`Error::ScratchTooSmall`], [`Error::ScratchNotMemory`]: see [`Heirloom::scratch_bytes`].
     /// [`Error::Restore`]: ranges that overlap, more scratch areas than
-    /// [`ScratchList::LIMIT`](heirloom_restore::ScratchList::LIMIT), one of no frames, or no memory
+    /// [`ScratchList::LIMIT`](heirloom_kho::ScratchList::LIMIT), one of no frames, or no memory
     /// for the handover's own pages.
     ///
     /// # Safety

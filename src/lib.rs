@@ -30,7 +30,8 @@
 //! use heirloom::Heirloom;
 //! use heirloom::arena::{Arena, RangeSpec};
 //! use heirloom::folio::{Fate, NodeId, PhysAddr, Run};
-//! use heirloom::restore::{Handle, SealPolicy};
+//! use heirloom::kho::Handle;
+//! use heirloom::restore::SealPolicy;
 //! use heirloom::slab::persist;
 //! use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 //!

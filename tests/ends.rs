@@ -12,11 +12,11 @@ use heirloom::folio::{
     Request, Run, joined,
 };
 use heirloom::kho::tree::{FramesOf, Geometry, Key};
-use heirloom::restore::{
-    AreaInfo, DeviceTree, Excerpt, Handle, Handover, Header, HeaderPage, Parts, PreservedArea,
-    Producer, Records, RootPage, RootView, ScratchList, ScratchWords, SealState, Sealed, Sealer,
-    Table,
+use heirloom::kho::{
+    AreaInfo, DeviceTree, Excerpt, Handle, Header, HeaderPage, Parts, Producer, RootPage, RootView,
+    ScratchList, ScratchWords, SealState, Sealed, Table,
 };
+use heirloom::restore::{Handover, PreservedArea, Records, Sealer};
 use heirloom::slab::{AllocOptions, CacheSpec};
 
 fn ends() -> Vec<u64> {

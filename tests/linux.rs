@@ -10,11 +10,9 @@ use std::fs;
 
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{Block, Folio, Kind, PAGE_SIZE, Pfn, PhysAddr, PreservedFolio, Run};
-use heirloom::restore::{
-    Entry, Error, Fault, Handle, Inherited, Name, Parts, RootView, SealPolicy, Table, TableError,
-    Unclaimed,
-};
-use heirloom_linux::{Checksum, KhoTest, Known, Luo, Metadata};
+use heirloom::kho::{Fault, Handle, Name, Parts, RootView, Table, TableError};
+use heirloom::restore::{Entry, Error, Inherited, SealPolicy, Unclaimed};
+use heirloom_kho::linux::{Checksum, KhoTest, Known, Luo, Metadata};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -168,7 +166,7 @@ fn a_handover_of_linux_is_taken_over() {
     let mut listed = Vec::new();
     test.for_each_folio(&pages(&kernel), |block| {
         listed.push(block);
-        Ok::<_, heirloom_linux::Error>(())
+        Ok::<_, heirloom_kho::Error>(())
     })
     .unwrap();
     let blob = kernel.claim_root(KhoTest::NAME).unwrap();
@@ -238,7 +236,7 @@ fn the_memfds_of_a_live_update_are_claimed_with_their_contents() {
                     }
                     // Kept: what `left` reads is not to be written by a next owner.
                     contents.push(folio);
-                    Ok::<_, heirloom_linux::Error>(())
+                    Ok::<_, heirloom_kho::Error>(())
                 })
                 .unwrap();
             let digest: Vec<_> = Sha256::digest(&bytes).to_vec();

@@ -5,7 +5,8 @@ use heirloom::folio::harness::Ram;
 use heirloom::folio::{
     Cpus, Fate, Kind, NodeId, Order, PAGE_SIZE, Pfn, PreservedFolio, Request, Run,
 };
-use heirloom::restore::{Entry, Finished, Handle, Parts, ScratchList, SealPolicy};
+use heirloom::kho::{Handle, Parts, ScratchList};
+use heirloom::restore::{Entry, Finished, SealPolicy};
 use heirloom::{Error, Heirloom};
 
 const FRAMES: u64 = 8192;

@@ -10,7 +10,8 @@ use heirloom::folio::{
     CpuId, Cpus, DirectMap, Fate, Machine, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, PreservedFolio,
     Request, Run,
 };
-use heirloom::restore::{Finished, Handle, SealPolicy};
+use heirloom::kho::Handle;
+use heirloom::restore::{Finished, SealPolicy};
 use heirloom::{Error, Heirloom, Placement};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};

@@ -9,7 +9,8 @@ use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::threads::Patient;
 use heirloom::folio::{DirectMap, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
-use heirloom::restore::{Entry, Error, Finished, Handle, SealPolicy};
+use heirloom::kho::Handle;
+use heirloom::restore::{Entry, Error, Finished, SealPolicy};
 use heirloom::slab::{Error as SlabError, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -8,8 +8,9 @@ mod common;
 use std::sync::atomic::AtomicU64;
 
 use heirloom::folio::{PAGE_SIZE, PhysAddr, Run};
+use heirloom::kho::Image;
 use heirloom::kho::tree::{Frames, FramesOf};
-use heirloom::restore::{Entry, Error, Image, SealPolicy, survey};
+use heirloom::restore::{Entry, Error, SealPolicy, survey};
 use heirloom::slab::{CacheSpec, DirectoryPart, Error as SlabError};
 use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use std::alloc::Layout;
 use std::mem::forget;
 
 use heirloom::folio::PAGE_SIZE;
-use heirloom::restore::{Handle, Parts};
+use heirloom::kho::{Handle, Parts};
 use heirloom_benches::frames_of::{Frames, Heirloom};
 use heirloom_benches::kernels::{Lie, boot, machine, preserve, revive};
 use heirloom_benches::objects_of::{Objects, slabs};

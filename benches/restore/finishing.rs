@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use heirloom::folio::{Block, Fate};
-use heirloom::restore::{Entry, Handle, Parts};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Entry;
 use heirloom_benches::kernels::{Kernel, Lie, Machine, Map, boot, machine, preserve, revive};
 use heirloom_benches::{per_operation, row, time};
 

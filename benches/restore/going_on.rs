@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use heirloom::restore::{Entry, Handle};
+use heirloom::kho::Handle;
+use heirloom::restore::Entry;
 use heirloom::slab::CacheSpec;
 use heirloom_benches::kernels::{Kernel, Machine, Map, boot, machine, revive};
 use heirloom_benches::{per_operation, row, time};

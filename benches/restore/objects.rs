@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use heirloom::folio::{DirectMap, PAGE_SIZE, PhysAddr};
-use heirloom::restore::{Handle, Parts};
+use heirloom::kho::{Handle, Parts};
 use heirloom::slab::CacheSpec;
 use heirloom_benches::kernels::{Kernel, Machine, Map, boot, machine, revive};
 use heirloom_benches::{Dice, once_for_all, per_operation, row, time, twice};

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use heirloom_folio::Run;
-use heirloom_linux::{Known, Luo, Memfd, Part, Session};
-use heirloom_restore::Left;
+use heirloom_kho::Left;
+use heirloom_kho::linux::{Known, Luo, Memfd, Part, Session};
 
 use crate::arguments::Extract;
 use crate::facts::each_piece;

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 use heirloom_folio::{PAGE_SIZE, PhysAddr};
-use heirloom_restore::RootView;
+use heirloom_kho::RootView;
 
 use crate::arguments::Place;
 use crate::image::Image;

@@ -5,9 +5,8 @@
 
 use std::collections::HashSet;
 
-use heirloom_folio::Block;
-use heirloom_linux::{Error, Files, Luo, Session};
-use heirloom_restore::Left;
+use heirloom_kho::linux::{Files, Luo, Session};
+use heirloom_kho::{Block, Error, Fault, Left, Table};
 
 use crate::image::Image;
 
@@ -31,9 +30,8 @@ pub(crate) fn each_session<'l, 'i>(
     let mut seen = HashSet::new();
     let mut once = |block: Block| {
         let first = seen.insert(block.pfn());
-        first
-            .then_some(())
-            .ok_or(Error::Restore(heirloom_restore::Error::NotInherited { at: block.addr() }))
+        let again = Fault::Shared { block }.in_table(Table::Records, block.addr(), 0);
+        first.then_some(()).ok_or(again)
     };
     // What ends the list is among the findings.
     let _ = luo.for_each_block(left, &mut once);

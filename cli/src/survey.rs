@@ -6,12 +6,13 @@ use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
 use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_kho::linux::{Found, Known, Luo, Opaque, Text};
 use heirloom_kho::tree::{Adjacent, Counts, Ledger, Tree};
-use heirloom_linux::{Found, Known, Luo, Opaque, Text};
-use heirloom_restore::{
-    Chain, DeviceTree, Entry, Error, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList,
-    SealInfo, Sealed, Subtree, Table, TableError, Token,
+use heirloom_kho::{
+    Chain, DeviceTree, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList, SealInfo,
+    Sealed, Subtree, Table, TableError, Token,
 };
+use heirloom_restore::{Entry, Error};
 
 use crate::frames::Frames;
 use crate::image::Image;
@@ -31,8 +32,8 @@ impl From<Error> for Finding {
     }
 }
 
-impl From<heirloom_linux::Error> for Finding {
-    fn from(error: heirloom_linux::Error) -> Self {
+impl From<heirloom_kho::Error> for Finding {
+    fn from(error: heirloom_kho::Error) -> Self {
         Self { at: error.at(), reason: error.to_string() }
     }
 }
@@ -58,8 +59,8 @@ struct Unreads {
 }
 
 impl Unreads {
-    fn push(&mut self, unread: heirloom_linux::Unread) {
-        let heirloom_linux::Unread { what, name, at } = unread;
+    fn push(&mut self, unread: heirloom_kho::linux::Unread) {
+        let heirloom_kho::linux::Unread { what, name, at } = unread;
         let full = self.by_name.len() >= LISTED;
         let place = match self.by_name.entry((what, name)) {
             Entries::Vacant(_) if full => self.more.entry(what).or_insert((0, at)),
@@ -180,7 +181,7 @@ impl<'i> Survey<'i> {
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
         if let (Some(left), Some(root)) = (&left, &root) {
             let by_name = refused(left, root);
-            let checked = heirloom_linux::check(left, root, &mut recorder, |found| {
+            let checked = heirloom_kho::linux::check(left, root, &mut recorder, |found| {
                 match found {
                     Found::Wrong(error) => findings.push(linux_finding(&error, root, &by_name)),
                     // In a handover that heirloom wrote, names that are not Linux's are roots that
@@ -288,7 +289,7 @@ fn with_name(mut finding: Finding, error: &Error, root: Option<&RootView<'_>>) -
 
 /// Subtrees that have a name of Linux's and are not what Linux has under it: the names, by what is
 /// wrong.
-fn refused(left: &Left<'_, Image>, root: &RootView<'_>) -> Vec<(String, heirloom_linux::Error)> {
+fn refused(left: &Left<'_, Image>, root: &RootView<'_>) -> Vec<(String, heirloom_kho::Error)> {
     let subtrees = root.subtrees().flatten();
     let refused = subtrees.filter_map(|subtree| {
         let error = Known::read(left, &subtree).err()?;
@@ -300,18 +301,15 @@ fn refused(left: &Left<'_, Image>, root: &RootView<'_>) -> Vec<(String, heirloom
 /// Returns the finding of `error`. A subtree that is refused as a whole may be that of another
 /// producer, which took the name: what is said goes by the name.
 fn linux_finding(
-    error: &heirloom_linux::Error,
+    error: &heirloom_kho::Error,
     root: &RootView<'_>,
-    refused: &[(String, heirloom_linux::Error)],
+    refused: &[(String, heirloom_kho::Error)],
 ) -> Finding {
     if let Some((name, _)) = refused.iter().find(|(_, of)| of == error) {
         let reason = format!("subtree {name}, by its name Linux's: {error}");
         return Finding { at: error.at(), reason };
     }
-    match error {
-        heirloom_linux::Error::Restore(of) => with_name((*error).into(), of, Some(root)),
-        _ => (*error).into(),
-    }
+    with_name((*error).into(), &Error::from(*error), Some(root))
 }
 
 /// Sessions of one name, and files of one token in a session: Linux makes neither, and could not

@@ -12,7 +12,8 @@
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::restore::{Error, Handle};
+use heirloom::kho::Handle;
+use heirloom::restore::Error;
 use heirloom::slab::persist;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

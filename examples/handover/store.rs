@@ -5,7 +5,8 @@ use std::ptr::NonNull;
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, Mapping};
 use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Request};
-use heirloom::restore::{AreaInfo, Handle, Parts, PreservedArea};
+use heirloom::kho::{AreaInfo, Handle, Parts};
+use heirloom::restore::PreservedArea;
 use heirloom::slab::{DirectoryPart, Owner};
 
 use crate::run::Failure;

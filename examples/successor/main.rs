@@ -30,7 +30,8 @@ mod linux {
     use heirloom::arena::Arena;
     use heirloom::folio::{Fate, Run};
     use heirloom::jump::Inherited;
-    use heirloom::restore::{Handle, Parts, SealPolicy};
+    use heirloom::kho::{Handle, Parts};
+    use heirloom::restore::SealPolicy;
     use heirloom::slab::{CacheSpec, persist};
     use sha2::{Digest, Sha256};
     use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -27,12 +27,51 @@
 extern crate std;
 
 mod addr;
+mod area;
+mod blocks;
+mod error;
+mod excerpt;
+mod fault;
+mod fdt;
+mod handle;
+#[doc(hidden)]
+pub mod hash;
+mod header;
+mod image;
+pub mod linux;
 mod pages;
 #[doc(hidden)]
 pub mod prefetch;
+mod root;
+mod scratch;
+#[doc(hidden)]
+pub mod store;
 #[doc(hidden)]
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod tree;
 
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
+pub use area::{AreaDescriptor, AreaInfo, AreaPart};
+pub use blocks::{Chain, Entries, MAX_BLOCKS, Record};
+pub use error::Error;
+pub use excerpt::Excerpt;
+pub use fault::{BadName, Broken, Fault, HandleFault, Sealed, Table, TableError};
+pub use fdt::{DeviceTree, Token};
+pub use handle::{Handle, Parts};
+pub use header::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};
+pub use image::{Image, Left};
 pub use pages::Pages;
+pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
+pub use scratch::{ScratchList, ScratchWords};
+
+/// What the layers above share with this crate, and users are promised nothing of.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::area::PER_CHUNK;
+    pub use crate::blocks::{entry_words, head, load, save};
+    pub use crate::fdt::{FDT_ENDED, MAGIC_WORD};
+    pub use crate::pages::{halves, table_at};
+    pub use crate::root::Edit;
+}

@@ -1,7 +1,9 @@
 //! Where tables that are not trusted are read from: memory as words, and what is preserved in it.
 
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
-use crate::sync::AtomicU64;
+use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use crate::error::Error;
+use crate::fault::{Fault, Table};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Memory that tables are read from: this machine's, or an image of another's.
 ///
@@ -44,5 +46,49 @@ pub trait Pages {
             }
         }
         None
+    }
+}
+
+/// The block of `order` at `addr`, which `table` names in byte `offset` of its page `at`.
+///
+/// # Errors
+/// [`Error::Table`] if nothing of that order can start there, or it is not preserved.
+pub(crate) fn block_at(
+    pages: &impl Pages,
+    addr: PhysAddr,
+    order: Order,
+    (table, at, offset): (Table, PhysAddr, usize),
+) -> Result<Block, Error> {
+    let block = Block::new(addr.pfn(), order).filter(|block| block.addr() == addr);
+    let block = block.ok_or(Fault::Misaligned { addr }.in_table(table, at, offset))?;
+    if !pages.holds(block) {
+        return Err(Fault::NotPreserved { block }.in_table(table, at, offset));
+    }
+    Ok(block)
+}
+
+/// Returns the one-page table at `addr`, which `from` says where it is named.
+///
+/// # Errors
+/// [`Error::Table`] if no page can start there, or it is not preserved or not in memory.
+pub fn table_at(
+    pages: &impl Pages,
+    addr: PhysAddr,
+    from: (Table, PhysAddr, usize),
+) -> Result<(Block, &[AtomicU64]), Error> {
+    let block = block_at(pages, addr, Order::ZERO, from)?;
+    match pages.words(addr, PAGE_SIZE) {
+        Some(words) => Ok((block, words)),
+        None => Err(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2)),
+    }
+}
+
+/// The same words in halves, as the root page is read.
+pub fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
+    #[allow(unsafe_code, reason = "memory as words of another width")]
+    // SAFETY: the same memory, less strictly aligned; both are atomics, and every access to a
+    // root page is made of halves.
+    unsafe {
+        core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2)
     }
 }

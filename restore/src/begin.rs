@@ -22,7 +22,6 @@ use crate::area::{drop_table, new_table};
 use crate::check::{self, Place};
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::fault::{Fault, Table};
 use crate::handover::{Handover, OwnPages};
 use crate::moved::{Moved, end_before};
 use crate::names::Names;
@@ -31,10 +30,12 @@ use crate::pages::{Pages, words_at};
 use crate::predecessor::{Held, Predecessor, SealPolicy, left, past_root, past_words};
 use crate::records::Records;
 use crate::reserve::{self, Reserve};
-use crate::root::{Edit, Name, RootPage, Subtree};
-use crate::scratch::ScratchList;
 use crate::seal::{self, Stored};
-use crate::subtree::{Header, HeaderPage, Producer, SUBTREE, SealState};
+use heirloom_kho::ScratchList;
+use heirloom_kho::internal::Edit;
+use heirloom_kho::{Fault, Table};
+use heirloom_kho::{Header, HeaderPage, Producer, SUBTREE, SealState};
+use heirloom_kho::{Name, RootPage, Subtree};
 
 /// All that a [`Handover`] is made from. See the top of the file.
 #[doc(hidden)]
@@ -276,7 +277,7 @@ fn open_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) -> Result<(), E
     let (Some(_), Some((at, _))) = (left.seal, left.header) else { return Ok(()) };
     // SAFETY: a page that the check took, which nothing else reaches.
     let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-    HeaderPage::open_at(words, at, left.opened)
+    Ok(HeaderPage::open_at(words, at, left.opened)?)
 }
 
 /// Gives the table of a seal back that is opened, if all of it was taken.
@@ -354,7 +355,7 @@ fn move_on<M: Machine>(
             lost += 1;
             return Ok(());
         }
-        match page.edit(Edit::Add(subtree), || Ok(())) {
+        match page.edit(Edit::Add(subtree), || Ok::<_, Error>(())) {
             // It stays in the predecessor's root page.
             Err(Error::RootFull { .. }) => full += 1,
             added => added?,
@@ -449,7 +450,7 @@ fn go_on_header<M: Machine>(
 /// The root page of an entry whose root page is this kernel's.
 fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>, Error> {
     let words = past_words(memory, entry.root)?;
-    RootPage::reopen(halves(words), entry.root)
+    Ok(RootPage::reopen(halves(words), entry.root)?)
 }
 
 /// Takes the names out of a root page whose frames were let go. Returns how many.
@@ -464,7 +465,7 @@ fn drop_lost<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<u32, Error>
             Ok(())
         })?;
         let Some(name) = first else { return Ok(dropped) };
-        page.edit(Edit::Remove(name), || Ok(()))?;
+        page.edit(Edit::Remove(name), || Ok::<_, Error>(()))?;
         dropped += 1;
     }
 }
@@ -516,7 +517,7 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<He
 /// Takes the block of a table, which must be no other table's.
 fn take_table<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
     if !memory.is_inherited(block) && memory.is_preserved(block) {
-        return Err(Fault::Shared { block }.in_table(table, block.addr(), 0));
+        return Err(Fault::Shared { block }.in_table(table, block.addr(), 0).into());
     }
     // SAFETY: this layer reads the predecessor's tables, and found this one.
     Ok(unsafe { memory.claim_as(block, Kind::Table) }?)

@@ -7,9 +7,9 @@ use heirloom_folio::Machine;
 use heirloom_slab::{AllocOptions, ObjectState, Owner, Persist, TypedCache};
 
 use crate::error::Error;
-use crate::fault::HandleFault;
-use crate::handle::{Handle, Parts};
 use crate::handover::Handover;
+use heirloom_kho::HandleFault;
+use heirloom_kho::{Handle, Parts};
 
 /// The alignment of buffers for which the caller asked for no other, in bytes.
 const ALIGN: usize = 16;
@@ -79,7 +79,7 @@ impl<M: Machine> Handover<M> {
         let at = self.memory().machine().phys(ptr).ok_or(nothing)?;
         match self.slabs().owner_of(ptr)? {
             Owner::Large { run, .. } if run.addr() == at => {
-                Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })
+                Ok(Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })?)
             }
             Owner::Object {
                 addr,
@@ -87,7 +87,7 @@ impl<M: Machine> Handover<M> {
                 state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
                 reuse_tag: tag,
                 ..
-            } if addr == at => Handle::new(Parts::Object { addr, bytes: size as u64, tag }),
+            } if addr == at => Ok(Handle::new(Parts::Object { addr, bytes: size as u64, tag })?),
             _ => Err(nothing.into()),
         }
     }
@@ -105,7 +105,7 @@ impl<M: Machine> Handover<M> {
         match handle.parts()? {
             Parts::Buffer { addr, bytes } => Ok(self.slabs().claim_large(addr, bytes)?),
             Parts::Object { addr, bytes, tag } => Ok(self.slabs().claim(addr, bytes, tag)?),
-            _ => Err(handle.refused(HandleFault::Kind)),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
 
@@ -145,7 +145,7 @@ impl<M: Machine> Handover<M> {
                 }
             }
             Parts::Object { addr, bytes, tag } => Ok(self.slabs().at(addr, bytes, tag)?),
-            _ => Err(handle.refused(HandleFault::Kind)),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
 

@@ -18,12 +18,12 @@ use heirloom_slab::ImageCaches;
 
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::fault::{Fault, Table, TableError};
-use crate::image::{Image, Left};
 use crate::pages::Pages;
-use crate::root::{RootView, Subtree};
 use crate::seal;
-use crate::subtree::{Header, SUBTREE, SealInfo};
+use heirloom_kho::{Fault, Table, TableError};
+use heirloom_kho::{Header, SUBTREE, SealInfo};
+use heirloom_kho::{Image, Left};
+use heirloom_kho::{RootView, Subtree};
 
 /// What a survey read, as far as it was sound.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +56,8 @@ pub struct Surveyed {
 /// use std::sync::atomic::AtomicU64;
 /// use heirloom_kho::tree::{Frames, FramesOf};
 /// use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
-/// use heirloom_restore::{Entry, Image, RootPage, RootView, survey};
+/// use heirloom_kho::{Image, RootPage, RootView};
+/// use heirloom_restore::{Entry, survey};
 /// # use std::sync::atomic::AtomicU32;
 ///
 /// /// Two pages of memory: a root page, and an empty tree.
@@ -111,7 +112,7 @@ where
     let root = match RootView::read(&bare, entry.root) {
         Ok(root) => root,
         Err(error) => {
-            found(error)?;
+            found(error.into())?;
             return Ok(surveyed);
         }
     };
@@ -204,7 +205,7 @@ pub(crate) fn place(pages: &impl Pages, table: Table, run: Run) -> Result<Place,
         Some(block) if block.run().covers(run) => Ok(Place::Preserved(block)),
         Some(block) => {
             let fault = Fault::Overlap { run, with: block.run() };
-            Err(fault.in_table(table, run.addr(), 0))
+            Err(fault.in_table(table, run.addr(), 0).into())
         }
         None => Ok(Place::Free(run)),
     }
@@ -215,7 +216,7 @@ fn claim<L: Ledger + ?Sized>(block: Block, table: Table, ledger: &mut L) -> Resu
     if ledger.claim(block) {
         return Ok(());
     }
-    Err(Fault::Shared { block }.in_table(table, block.addr(), 0))
+    Err(Fault::Shared { block }.in_table(table, block.addr(), 0).into())
 }
 
 /// Takes frames that nothing preserves: neither a preserved block nor a node may lie there.
@@ -223,7 +224,7 @@ fn free<L: Ledger + ?Sized>(table: Table, run: Run, ledger: &mut L) -> Result<()
     for block in run.blocks() {
         if ledger.take(block).is_err() {
             let fault = Fault::Overlap { run, with: block.run() };
-            return Err(fault.in_table(table, run.addr(), 0));
+            return Err(fault.in_table(table, run.addr(), 0).into());
         }
     }
     Ok(())
@@ -238,7 +239,10 @@ pub(crate) fn subtrees<E>(
 ) -> Result<Option<(PhysAddr, Header)>, E> {
     let (mut header, mut lost) = (None, Lost::default());
     for (before, subtree) in root.subtrees().enumerate() {
-        match subtree.and_then(|subtree| own_header(pages, root, before, &subtree, &mut lost)) {
+        let own = subtree
+            .map_err(Error::from)
+            .and_then(|subtree| own_header(pages, root, before, &subtree, &mut lost));
+        match own {
             Ok(own) => header = own.or(header),
             Err(error) => found(error)?,
         }
@@ -330,7 +334,7 @@ fn own_header(
     is_preserved(pages, root, before, subtree, lost).map_err(|error| match error {
         // Without it the rest is not to be understood.
         Error::Table(TableError { fault: fault @ Fault::NotPreserved { .. }, .. }) if own => {
-            fault.in_table(Table::Header, subtree.addr, 0)
+            fault.in_table(Table::Header, subtree.addr, 0).into()
         }
         error => error,
     })?;
@@ -338,7 +342,7 @@ fn own_header(
         return Ok(None);
     }
     let header = Header::read(header_words(pages, subtree.addr)?, subtree.addr);
-    header.map(|header| Some((subtree.addr, header)))
+    Ok(Some((subtree.addr, header?)))
 }
 
 /// Checks that a subtree's bytes are in memory and preserved; `before` others were looked at.
@@ -350,7 +354,7 @@ fn is_preserved(
     subtree: &Subtree,
     lost: &mut Lost,
 ) -> Result<(), Error> {
-    let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0);
+    let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0).into();
     let run = subtree.frames().filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr: subtree.addr }))?;
     let missing = lost.hole_in(run).or_else(|| {
@@ -369,7 +373,7 @@ fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Erro
     let run = Run::covering(addr, Header::SIZE as u64).filter(|run| pages.is_memory(*run));
     run.ok_or(Fault::OutsideMemory { addr }.in_table(Table::Header, addr, 0))?;
     let words = pages.words(addr, Header::SIZE);
-    words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0))
+    words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0).into())
 }
 
 /// The first frame of `run` that lies in no preserved block and in none of `others`, which were

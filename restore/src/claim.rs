@@ -6,13 +6,15 @@ use heirloom_folio::{Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, Preserv
 
 use heirloom_folio::sync::AtomicU64;
 
-use crate::area::{AreaInfo, AreaPart, PreservedArea};
+use crate::area::PreservedArea;
 use crate::error::Error;
-use crate::fault::HandleFault;
-use crate::fault::Table;
-use crate::handle::{Handle, Parts};
 use crate::pages::{Inherited, Pages, words_at};
-use crate::records::{Chain, Record, Records};
+use crate::records::Records;
+use heirloom_kho::HandleFault;
+use heirloom_kho::Table;
+use heirloom_kho::{AreaInfo, AreaPart};
+use heirloom_kho::{Chain, Record};
+use heirloom_kho::{Handle, Parts};
 
 /// A table's pages once they are claimed: this kernel's, and the claiming call's alone so far.
 struct Claimed<'m, M: Machine>(&'m Memory<M>);

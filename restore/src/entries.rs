@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::handover::Handover;
 use crate::moved::{Moved, end, index_of, names_frames};
 use crate::predecessor::Held;
-use crate::root::{Name, RootView, Subtree};
-use crate::subtree::Header;
+use heirloom_kho::Header;
+use heirloom_kho::{Name, RootView, Subtree};
 
 impl<M: Machine> Handover<M> {
     /// Calls `f` with the predecessor's root page, where that is another and kept, and what is known of it.

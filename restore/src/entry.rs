@@ -5,10 +5,10 @@ use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 
 use crate::error::Error;
-use crate::fault::{Fault, Table};
 use crate::pages::halves;
-use crate::root::RootView;
-use crate::scratch::ScratchList;
+use heirloom_kho::RootView;
+use heirloom_kho::ScratchList;
+use heirloom_kho::{Fault, Table};
 
 /// All that passes from a kernel to its successor beside memory itself: what Linux puts into
 /// `struct kho_data`.
@@ -76,7 +76,7 @@ impl Entry {
         let list = (!within).then_some((Table::Scratch, list));
         for (table, run) in [(Table::Root, root)].into_iter().chain(list) {
             if let Some(with) = areas.runs().find(|area| area.overlaps(run)) {
-                return Err(Fault::Overlap { run, with }.in_table(table, run.addr(), 0));
+                return Err(Fault::Overlap { run, with }.in_table(table, run.addr(), 0).into());
             }
         }
         Ok(areas)

@@ -4,8 +4,8 @@ use core::fmt;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run};
 
-use crate::fault::{BadName, Broken, Fault, HandleFault, Table, TableError};
-use crate::root::Name;
+use heirloom_kho::Name;
+use heirloom_kho::{BadName, Broken, HandleFault, Table, TableError};
 
 /// An error of the restore layer. Nothing was changed where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,13 +116,6 @@ impl Error {
     }
 }
 
-impl Fault {
-    /// The fault at `offset` of the table page at `at`.
-    pub(crate) const fn in_table(self, table: Table, at: PhysAddr, offset: usize) -> Error {
-        Error::Table(TableError { table, at, offset, fault: self })
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -177,6 +170,25 @@ impl From<heirloom_slab::Error> for Error {
         match e {
             heirloom_slab::Error::Folio(e) => Self::Folio(e),
             other => Self::Slab(other),
+        }
+    }
+}
+
+impl From<heirloom_kho::Error> for Error {
+    fn from(e: heirloom_kho::Error) -> Self {
+        use heirloom_kho::Error as Kho;
+        match e {
+            Kho::Table(e) => Self::Table(e),
+            Kho::Tree(e) => Self::Folio(e.into()),
+            Kho::Handle { addr, meta, fault } => Self::Handle { addr, meta, fault },
+            Kho::BadName(e) => Self::BadName(e),
+            Kho::RootFull { name, needed, limit } => {
+                Self::RootFull { name, needed, limit, inherited: 0 }
+            }
+            Kho::NameTaken { name } => Self::NameTaken { name },
+            Kho::NoSuchSubtree { name } => Self::NoSuchSubtree { name },
+            Kho::TableFull { table, limit } => Self::TableFull { table, limit },
+            Kho::BadRun { table, run } => Self::BadRun { table, run },
         }
     }
 }

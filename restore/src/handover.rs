@@ -21,17 +21,19 @@ use crate::area::{PreservedArea, drop_table, new_table};
 use crate::claim;
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::fault::HandleFault;
-use crate::handle::{Handle, Parts};
 use crate::moved::{Moved, names_frames};
 use crate::names::{Names, Owner};
 use crate::pages::halves;
 use crate::pages::words_at;
-use crate::records::{Record, Records};
+use crate::records::Records;
 use crate::reserve::Reserve;
-use crate::root::{Edit, Name, RootPage, RootView, Subtree};
-use crate::scratch::{ScratchList, ScratchWords};
-use crate::subtree::{Header, HeaderPage, Producer, SUBTREE, SealState};
+use heirloom_kho::HandleFault;
+use heirloom_kho::Record;
+use heirloom_kho::internal::Edit;
+use heirloom_kho::{Handle, Parts};
+use heirloom_kho::{Header, HeaderPage, Producer, SUBTREE, SealState};
+use heirloom_kho::{Name, RootPage, RootView, Subtree};
+use heirloom_kho::{ScratchList, ScratchWords};
 
 /// The handover of one kernel: what it leaves to its successor, and what its predecessor left.
 ///
@@ -238,7 +240,7 @@ impl<M: Machine> Handover<M> {
             page.edit(edit, || {
                 self.break_seal()?;
                 // SAFETY: from `new_blob`, and this call's alone.
-                Ok(unsafe { self.memory().preserve_as(blob, Kind::Table) }?)
+                Ok::<_, Error>(unsafe { self.memory().preserve_as(blob, Kind::Table) }?)
             })?;
             match there {
                 None => made.set(count, Some(Owner::Made)),
@@ -367,7 +369,7 @@ impl<M: Machine> Handover<M> {
             None => 0,
             Some((index, name)) => place_of(&view, name)?.map_or(*index, |(there, _)| there + 1),
         };
-        view.subtrees().nth(next).transpose().map(|found| found.map(|subtree| (next, subtree)))
+        Ok(view.subtrees().nth(next).transpose()?.map(|subtree| (next, subtree)))
     }
 
     /// The handle of a preserved folio.
@@ -375,7 +377,7 @@ impl<M: Machine> Handover<M> {
     /// # Errors
     /// None for a folio; the type is that of all handles.
     pub fn folio_handle(&self, folio: &PreservedFolio<'_, M>) -> Result<Handle, Error> {
-        Handle::new(Parts::Folio(folio.block()))
+        Ok(Handle::new(Parts::Folio(folio.block()))?)
     }
 
     /// The handle of a preserved run.
@@ -383,7 +385,7 @@ impl<M: Machine> Handover<M> {
     /// # Errors
     /// [`Error::Handle`]: more frames than a handle can count.
     pub fn run_handle(&self, run: &PreservedRun<'_, M>) -> Result<Handle, Error> {
-        Handle::new(Parts::Run(run.run()))
+        Ok(Handle::new(Parts::Run(run.run()))?)
     }
 
     /// Claims a folio that the predecessor preserved; once. It stays preserved, until
@@ -395,7 +397,7 @@ impl<M: Machine> Handover<M> {
     pub fn claim_folio(&self, handle: Handle) -> Result<PreservedFolio<'_, M>, Error> {
         match handle.parts()? {
             Parts::Folio(block) => Ok(self.memory().claim_folio(block)?),
-            _ => Err(handle.refused(HandleFault::Kind)),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
 
@@ -425,7 +427,7 @@ impl<M: Machine> Handover<M> {
                 // SAFETY: claimed just now as a run, by this call alone.
                 Ok(unsafe { PreservedRun::from_raw(self.memory(), run) })
             }
-            _ => Err(handle.refused(HandleFault::Kind)),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
 
@@ -438,7 +440,7 @@ impl<M: Machine> Handover<M> {
     pub fn claim_area(&self, handle: Handle) -> Result<PreservedArea<'_, M>, Error> {
         match handle.parts()? {
             Parts::Area(info) => claim::area(self.memory(), info),
-            _ => Err(handle.refused(HandleFault::Kind)),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
 
@@ -451,8 +453,8 @@ impl<M: Machine> Handover<M> {
             Parts::Records { first, entry } if entry == size_of::<T>() as u64 => {
                 claim::records(self.memory(), first)
             }
-            Parts::Records { .. } => Err(handle.refused(HandleFault::Length)),
-            _ => Err(handle.refused(HandleFault::Kind)),
+            Parts::Records { .. } => Err(handle.refused(HandleFault::Length).into()),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
 
@@ -460,7 +462,7 @@ impl<M: Machine> Handover<M> {
     /// each edit breaks the seal first.
     pub(crate) fn root_page(&self) -> Result<RootPage<'_>, Error> {
         let root = self.pages.entry.root;
-        RootPage::reopen(halves(self.table_words(root)), root)
+        Ok(RootPage::reopen(halves(self.table_words(root)), root)?)
     }
 
     /// The words of one of our own table pages.

@@ -14,14 +14,15 @@
 //! ([`publish`](Handover::publish), [`preserve`](Handover::preserve), [`seal`](Handover::seal)), and what its
 //! predecessor left ([`claim_root`](Handover::claim_root), [`restore`](Handover::restore) and the other
 //! claims, [`finish`](Handover::finish)). It is whole at any instant, so a kernel may end without a last
-//! call. What survives is named by [`Handle`]s, sixteen bytes each, which a kernel publishes, or keeps in
-//! other memory that survives. [`survey`] looks at a handover that no kernel runs in: an [`Image`].
+//! call. What survives is named by [`Handle`](heirloom_kho::Handle)s, sixteen bytes each, which a kernel publishes, or keeps in
+//! other memory that survives. [`survey`] looks at a handover that no kernel runs in: an [`Image`](heirloom_kho::Image).
 //!
 //! # Examples
 //! ```
 //! use heirloom_folio::harness::Ram;
 //! use heirloom_folio::{Cpus, Fate, Memory};
-//! use heirloom_restore::{Handle, Handover, SealPolicy};
+//! use heirloom_kho::Handle;
+//! use heirloom_restore::{Handover, SealPolicy};
 //!
 //! # let [(run, node)] = Ram::frames(1024);
 //! # let ram = Ram::over(&[(run, node)]);
@@ -75,13 +76,7 @@ mod claim;
 mod entries;
 mod entry;
 mod error;
-mod excerpt;
-mod fault;
-mod fdt;
-mod handle;
 mod handover;
-mod hash;
-mod image;
 mod moved;
 mod names;
 mod pages;
@@ -89,34 +84,22 @@ mod past;
 mod predecessor;
 mod records;
 mod reserve;
-mod root;
-mod scratch;
 mod seal;
 mod sealing;
-mod store;
-mod subtree;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
+#[cfg(all(test, heirloom_model))]
 mod window_tests;
 
-pub use area::{AreaDescriptor, AreaInfo, AreaPart, PreservedArea};
+pub use area::PreservedArea;
 #[doc(hidden)]
 pub use begin::NewHandover;
 pub use check::{Surveyed, survey};
 pub use entry::Entry;
 pub use error::Error;
-pub use excerpt::Excerpt;
-pub use fault::{BadName, Broken, Fault, HandleFault, Sealed, Table, TableError};
-pub use fdt::{DeviceTree, Token};
-pub use handle::{Handle, Parts};
 pub use handover::Handover;
-pub use image::{Image, Left};
-pub use pages::{Inherited, Pages};
+pub use pages::Inherited;
 pub use past::{Finished, Root, Unclaimed};
 pub use predecessor::SealPolicy;
-pub use records::{Chain, Entries, MAX_BLOCKS, Record, Records};
-pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
-pub use scratch::{ScratchList, ScratchWords};
+pub use records::Records;
 pub use seal::{SealTable, Sealer, verify};
-pub use subtree::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};

@@ -25,12 +25,12 @@ use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr, Run};
 
 use crate::check::{self, NameBits, Place};
 use crate::error::Error;
-use crate::fault::Table;
-use crate::fdt::{FDT_ENDED, header};
 use crate::pages::halves;
 use crate::predecessor::{Held, left, past_root, past_words};
-use crate::root::{Name, RootView, Subtree};
-use crate::store;
+use heirloom_kho::Table;
+use heirloom_kho::internal::{FDT_ENDED, MAGIC_WORD};
+use heirloom_kho::store;
+use heirloom_kho::{Name, RootView, Subtree};
 
 /// The predecessor's root page and scratch list, as long as they are kept.
 ///
@@ -71,7 +71,7 @@ impl Moved {
         memory: &'m Memory<M>,
     ) -> Result<RootView<'m>, Error> {
         if self.ended {
-            return RootView::ended(halves(past_words(memory, self.root)?), self.root);
+            return Ok(RootView::ended(halves(past_words(memory, self.root)?), self.root)?);
         }
         past_root(memory, self.root)
     }
@@ -85,7 +85,7 @@ pub(crate) fn index_of(view: &RootView<'_>, name: &Name, addr: PhysAddr) -> Opti
 
 /// Ends the entry of the root page at `root`, by one store.
 pub(crate) fn end<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<(), Error> {
-    if let Some(word) = halves(past_words(memory, root)?).get(header::MAGIC) {
+    if let Some(word) = halves(past_words(memory, root)?).get(MAGIC_WORD) {
         // Release: what is given back is given back after this.
         store::word32(word, FDT_ENDED, Release);
     }

@@ -17,8 +17,8 @@
 //! should have taken away first, is taken out by `revive`.
 
 use crate::error::Error;
-use crate::root::{RootPage, RootView};
-use crate::subtree::SUBTREE;
+use heirloom_kho::SUBTREE;
+use heirloom_kho::{RootPage, RootView};
 
 /// Words of a bit for each name that a root page has room for.
 const WORDS: usize = RootPage::MOST.div_ceil(64);
@@ -93,7 +93,7 @@ impl Names {
     pub(crate) fn unclaimed<'n, 'v>(
         &'n self,
         view: &'n RootView<'v>,
-    ) -> impl Iterator<Item = (usize, crate::root::Subtree)> + use<'n, 'v> {
+    ) -> impl Iterator<Item = (usize, heirloom_kho::Subtree)> + use<'n, 'v> {
         let subtrees = view.subtrees().filter_map(Result::ok).enumerate();
         subtrees.filter(|(index, _)| self.is(*index, Owner::Inherited))
     }

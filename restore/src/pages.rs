@@ -5,14 +5,12 @@
 //! load words one by one; they never make a reference to plain bytes.
 
 use core::fmt;
-use heirloom_folio::sync::{AtomicU32, AtomicU64};
+use heirloom_folio::sync::AtomicU64;
 
-use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, PhysAddr, Run};
 
-use crate::error::Error;
-use crate::fault::{Fault, Table};
-
-pub use heirloom_folio::Pages;
+pub(crate) use heirloom_kho::Pages;
+pub(crate) use heirloom_kho::internal::{halves, table_at};
 
 /// What is preserved in a memory, of which a predecessor's tables are read.
 pub struct Inherited<'m, M: Machine>(&'m Memory<M>);
@@ -88,42 +86,4 @@ pub(crate) unsafe fn words_at<M: Machine>(
         let first = start.add(addr.offset_in_page()).cast::<AtomicU64>();
         core::slice::from_raw_parts(first.as_ptr(), words)
     })
-}
-
-/// The block of `order` at `addr`, which `table` names in byte `offset` of its page `at`.
-///
-/// # Errors
-/// [`Error::Table`] if nothing of that order can start there, or it is not preserved.
-pub(crate) fn block_at(
-    pages: &impl Pages,
-    addr: PhysAddr,
-    order: Order,
-    (table, at, offset): (Table, PhysAddr, usize),
-) -> Result<Block, Error> {
-    let block = Block::new(addr.pfn(), order).filter(|block| block.addr() == addr);
-    let block = block.ok_or(Fault::Misaligned { addr }.in_table(table, at, offset))?;
-    if !pages.holds(block) {
-        return Err(Fault::NotPreserved { block }.in_table(table, at, offset));
-    }
-    Ok(block)
-}
-
-/// The one-page table at `addr`, checked like [`block_at`].
-pub(crate) fn table_at(
-    pages: &impl Pages,
-    addr: PhysAddr,
-    from: (Table, PhysAddr, usize),
-) -> Result<(Block, &[AtomicU64]), Error> {
-    let block = block_at(pages, addr, Order::ZERO, from)?;
-    match pages.words(addr, PAGE_SIZE) {
-        Some(words) => Ok((block, words)),
-        None => Err(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2)),
-    }
-}
-
-/// The same words in halves, as the root page is read.
-pub(crate) fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
-    // SAFETY: the same memory, less strictly aligned; both are atomics, and every access to a
-    // root page is made of halves.
-    unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
 }

@@ -10,8 +10,9 @@ use crate::handover::{Handover, place_of};
 use crate::moved::{Moved, names_frames};
 use crate::names::Owner;
 use crate::pages::halves;
-use crate::root::{Edit, Name, RootPage, RootView, Subtree};
-use crate::subtree::Producer;
+use heirloom_kho::Producer;
+use heirloom_kho::internal::Edit;
+use heirloom_kho::{Name, RootPage, RootView, Subtree};
 
 /// Something that a predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

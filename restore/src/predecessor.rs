@@ -6,14 +6,12 @@ use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
 
 use crate::error::Error;
-use crate::fault::{Fault, Table};
 use crate::pages::{Inherited, halves, words_at};
-use crate::root::RootView;
-use crate::subtree::{Producer, SealInfo};
+use heirloom_kho::{Fault, Producer, RootView, SealInfo, Table};
 
 /// Whether a handover must be sealed, and as it was when it was sealed.
 ///
-/// A handover that was sealed can be [opened](crate::SealState::Opened): a successor found it whole,
+/// A handover that was sealed can be [opened](heirloom_kho::SealState::Opened): a successor found it whole,
 /// and has been at work in it since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SealPolicy {
@@ -84,7 +82,7 @@ fn words<M: Machine>(
     run.ok_or(outside)?;
     // SAFETY: as for `left`.
     let words = unsafe { words_at(memory, at, bytes) };
-    words.ok_or(Fault::Misaligned { addr: at }.in_table(table, at, 0))
+    words.ok_or(Fault::Misaligned { addr: at }.in_table(table, at, 0).into())
 }
 
 /// The words of a root page.
@@ -100,5 +98,5 @@ pub(crate) fn past_root<M: Machine>(
     memory: &Memory<M>,
     root: PhysAddr,
 ) -> Result<RootView<'_>, Error> {
-    RootView::new(halves(past_words(memory, root)?), root)
+    Ok(RootView::new(halves(past_words(memory, root)?), root)?)
 }

@@ -25,11 +25,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use core::convert::Infallible;
 
 use crate::error::Error;
-use crate::fault::{Broken, Fault, Sealed, Table};
-use crate::hash::Hasher;
 use crate::pages::Pages;
-use crate::records::{Chain, Records, head};
-use crate::subtree::SealInfo;
+use crate::records::Records;
+use heirloom_kho::Chain;
+use heirloom_kho::SealInfo;
+use heirloom_kho::hash::Hasher;
+use heirloom_kho::internal::head;
+use heirloom_kho::{Broken, Fault, Sealed, Table};
 
 /// An entry of the seal's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -138,7 +140,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
             None => Ok(table.finish()),
             Some(addr) => {
                 let fault = Fault::OutsideMemory { addr };
-                Err(fault.in_table(Table::Seal, self.records.first(), 0))
+                Err(fault.in_table(Table::Seal, self.records.first(), 0).into())
             }
         }
     }
@@ -239,7 +241,7 @@ fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, 
             _ => Ok(()),
         }
     })?;
-    let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
+    let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0).into();
     if chain.len() != seal.entries {
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));
     }
@@ -272,7 +274,7 @@ fn check_entry(
     let kind = kind_of(pages, seal, entry, budget)?;
     let (addr, length) = (PhysAddr::new(entry.phys.get()), entry.length.get());
     let Some(found) = hash_at(pages, addr, length) else {
-        return Err(Fault::OutsideMemory { addr }.in_table(Table::Seal, seal.first, 0));
+        return Err(Fault::OutsideMemory { addr }.in_table(Table::Seal, seal.first, 0).into());
     };
     let sealed = entry.hash.get();
     Ok((found != sealed).then_some(Broken { kind, addr, length, sealed, found }))
@@ -286,7 +288,7 @@ fn kind_of(
     entry: &Stored,
     budget: &mut Budget,
 ) -> Result<Sealed, Error> {
-    let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0);
+    let fail = |fault: Fault| fault.in_table(Table::Seal, seal.first, 0).into();
     let addr = PhysAddr::new(entry.phys.get());
     let number = entry.kind.get();
     let kind = Sealed::from_number(number);
@@ -339,10 +341,10 @@ mod tests {
 
     use super::*;
     use crate::area::new_table;
-    use crate::fault::TableError;
     use crate::pages::Own;
-    use crate::records::Record;
     use crate::testing::proptest_config;
+    use heirloom_kho::Record;
+    use heirloom_kho::TableError;
 
     const PAGE: u32 = PAGE_SIZE as u32;
     /// More than the entries of two blocks of a table, each of which is one frame's.

@@ -7,15 +7,15 @@ use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 use heirloom_slab::DirectoryPart;
 
 use crate::error::Error;
-use crate::fault::Sealed;
 use crate::handover::Handover;
 use crate::names::{Names, Owner};
 use crate::pages::halves;
 use crate::pages::{Pages, words_at};
 use crate::records::Records;
-use crate::root::RootView;
 use crate::seal::{Sealer, Stored};
-use crate::subtree::{Header, HeaderPage};
+use heirloom_kho::RootView;
+use heirloom_kho::Sealed;
+use heirloom_kho::{Header, HeaderPage};
 
 /// Room for nodes that the seal's own blocks may add to the tracker.
 const SLACK: u64 = 64;
@@ -67,7 +67,7 @@ impl<M: Machine> Handover<M> {
     /// Whether the handover is sealed.
     pub fn is_sealed(&self) -> bool {
         let _alone = self.edit.lock();
-        let header = self.header_page().and_then(|page| page.read());
+        let header = self.header_page().and_then(|page| Ok(page.read()?));
         header.is_ok_and(|header| header.seal.info().is_some())
     }
 
@@ -83,7 +83,7 @@ impl<M: Machine> Handover<M> {
     }
 
     pub(crate) fn header_page(&self) -> Result<HeaderPage<'_>, Error> {
-        HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)
+        Ok(HeaderPage::reopen(self.table_words(self.pages.header), self.pages.header)?)
     }
 
     fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Names) -> Result<(), Error> {

@@ -21,11 +21,9 @@ use heirloom_slab::{AllocOptions, CacheSpec};
 
 use crate::pages::halves;
 use crate::pages::words_at;
-use crate::store::watch;
-use crate::{
-    Entry, Error, Fault, Handle, Handover, Parts, PreservedArea, Records, SealPolicy, TableError,
-    Unclaimed,
-};
+use crate::{Entry, Error, Handover, PreservedArea, Records, SealPolicy, Unclaimed};
+use heirloom_kho::store::watch;
+use heirloom_kho::{Fault, Handle, Parts, TableError};
 
 const FRAMES: u64 = if PAGE_SIZE == 4096 { 256 } else { 88 };
 /// Of the stores one in so many is followed: with large pages memory is large, and the stores are the same.
@@ -551,9 +549,9 @@ fn relay(ram: &Ram, at: PhysAddr, own: bool) {
     let memory = memory(ram, ram);
     // SAFETY: nothing writes the page meanwhile.
     let words = halves(unsafe { words_at(&memory, at, PAGE_SIZE) }.unwrap());
-    let view = crate::RootView::new(words, at).unwrap();
+    let view = heirloom_kho::RootView::new(words, at).unwrap();
     let names = view.subtrees().map(Result::unwrap);
-    let names = names.filter(|subtree| own || subtree.name.as_str() != crate::SUBTREE);
+    let names = names.filter(|subtree| own || subtree.name.as_str() != heirloom_kho::SUBTREE);
     let names = names.map(|s| (s.name.to_string(), s.addr.get(), s.size));
     let page = layout::lay_out(view.map().get(), &names.collect::<Vec<_>>());
     let start = memory.ptr(Run::covering(at, PAGE_SIZE as u64).unwrap()).unwrap();
@@ -695,17 +693,17 @@ fn header_of(ram: &Ram, entry: Entry) -> PhysAddr {
     let memory = memory(ram, ram);
     // SAFETY: nothing writes the page meanwhile.
     let words = halves(unsafe { words_at(&memory, entry.root, PAGE_SIZE) }.unwrap());
-    let view = crate::RootView::new(words, entry.root).unwrap();
-    view.find(&crate::Name::new(crate::SUBTREE).unwrap()).unwrap().addr
+    let view = heirloom_kho::RootView::new(words, entry.root).unwrap();
+    view.find(&heirloom_kho::Name::new(heirloom_kho::SUBTREE).unwrap()).unwrap().addr
 }
 
 /// Makes the header name a root page that was before.
 fn name_before(ram: &Ram, header: PhysAddr, before: PhysAddr) {
     let memory = memory(ram, ram);
     // SAFETY: nothing else writes the page meanwhile.
-    let words = unsafe { words_at(&memory, header, crate::Header::SIZE) }.unwrap();
-    let mut page = crate::HeaderPage::reopen(words, header).unwrap();
-    page.renew(&crate::Header { before: Some(before), ..page.read().unwrap() }).unwrap();
+    let words = unsafe { words_at(&memory, header, heirloom_kho::Header::SIZE) }.unwrap();
+    let mut page = heirloom_kho::HeaderPage::reopen(words, header).unwrap();
+    page.renew(&heirloom_kho::Header { before: Some(before), ..page.read().unwrap() }).unwrap();
 }
 
 #[test]

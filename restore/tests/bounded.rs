@@ -10,10 +10,11 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, DirectMap, Order, PAGE_SIZE, PhysAddr, Request, Run};
 use heirloom_kho::tree::{Frames, FramesOf};
-use heirloom_restore::{
-    AreaInfo, AreaPart, Error, Fault, Handover, Header, HeaderPage, Image, SealInfo, SealPolicy,
-    SealState, Sealed, Sealer, Table, TableError, survey,
+use heirloom_kho::{
+    AreaInfo, AreaPart, Fault, Header, HeaderPage, Image, SealInfo, SealState, Sealed, Table,
+    TableError,
 };
+use heirloom_restore::{Error, Handover, SealPolicy, Sealer, survey};
 
 const FRAMES: u64 = 1024;
 const PAGE: u64 = PAGE_SIZE as u64;

@@ -12,9 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, CpuId, Cpus, DirectMap, Fate, Machine, Order, PhysAddr, Request};
-use heirloom_restore::{
-    Entry, Error, Finished, Handle, Handover, Parts, PreservedArea, SealPolicy, Unclaimed,
-};
+use heirloom_kho::{Handle, Parts};
+use heirloom_restore::{Entry, Error, Finished, Handover, PreservedArea, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
 const FRAMES: u64 = 1024;

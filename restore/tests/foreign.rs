@@ -3,7 +3,8 @@
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Kind, Order, PAGE_SIZE, PhysAddr, Request};
-use heirloom_restore::{Error, Handover, Parts, Records};
+use heirloom_kho::Parts;
+use heirloom_restore::{Error, Handover, Records};
 use heirloom_slab::{AllocOptions, CacheSpec};
 
 const PAGE: u64 = PAGE_SIZE as u64;

@@ -5,7 +5,8 @@ mod common;
 use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Request};
-use heirloom_restore::{Entry, Error, Finished, Handle, Handover, Parts, SealPolicy};
+use heirloom_kho::{Handle, Parts};
+use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy};
 
 type Kernel<'r> = Handover<&'r Ram>;
 

@@ -7,7 +7,8 @@ mod common;
 use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, Request};
-use heirloom_restore::{Entry, Error, Finished, Handle, Handover, Parts, SealPolicy, Unclaimed};
+use heirloom_kho::{Handle, Parts};
+use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
 const FRAMES: u64 = 1024;

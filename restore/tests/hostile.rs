@@ -13,8 +13,9 @@ use common::memory;
 use foreign::{lay_out, says, words};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_kho::{Handle, Parts};
 use heirloom_restore::{
-    Entry, Error, Finished, Handle, Handover, Parts, PreservedArea, Records, SealPolicy, Unclaimed,
+    Entry, Error, Finished, Handover, PreservedArea, Records, SealPolicy, Unclaimed,
 };
 
 const FRAMES: u64 = 1024;

@@ -8,9 +8,8 @@ mod common;
 use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
-use heirloom_restore::{
-    Entry, Error, Finished, Handle, Handover, Parts, ScratchList, SealPolicy, Table,
-};
+use heirloom_kho::{Handle, Parts, ScratchList, Table};
+use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 

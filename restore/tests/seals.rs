@@ -11,10 +11,8 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 use heirloom_kho::tree::{Frames, FramesOf};
-use heirloom_restore::{
-    Entry, Error, Fault, Handover, HeaderPage, Image, SealPolicy, SealState, Surveyed, Table,
-    TableError, survey,
-};
+use heirloom_kho::{Fault, HeaderPage, Image, SealState, Table, TableError};
+use heirloom_restore::{Entry, Error, Handover, SealPolicy, Surveyed, survey};
 
 const FRAMES: u64 = 512;
 
@@ -246,7 +244,12 @@ fn a_longer_page_is_taken_and_told() {
     let at = left.header;
     assert_eq!(
         refused,
-        Some(Error::Table(TableError { table: Table::Header, at, offset: 20, fault }))
+        Some(heirloom_kho::Error::Table(TableError {
+            table: Table::Header,
+            at,
+            offset: 20,
+            fault
+        }))
     );
     left.revive(SealPolicy::Checked).unwrap();
 }

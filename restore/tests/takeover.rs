@@ -13,10 +13,8 @@ use common::memory;
 use foreign::{lay_out, layout, says, with_root, words};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request, Run};
-use heirloom_restore::{
-    Entry, Error, Fault, Finished, Handle, Handover, Header, Parts, RootPage, SealPolicy,
-    SealState, Table, TableError, Unclaimed,
-};
+use heirloom_kho::{Fault, Handle, Header, Parts, RootPage, SealState, Table, TableError};
+use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy, Unclaimed};
 
 const FRAMES: u64 = 1024;
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -213,7 +211,7 @@ fn a_block_is_kept_while_a_name_leads_there() {
     // Another name over the same bytes, as a damaged or a hostile predecessor leaves it.
     with_root(&ram, entry.root, |words| {
         let mut page = RootPage::reopen(words, entry.root).unwrap();
-        page.add(heirloom_restore::Name::new("b").unwrap(), at, 10).unwrap();
+        page.add(heirloom_kho::Name::new("b").unwrap(), at, 10).unwrap();
     });
     let block = Block::containing(at.pfn(), Order::ZERO);
     for claimed in [true, false] {
@@ -285,7 +283,7 @@ fn names_over_tables_and_slabs_are_claimed_by_nobody() {
     with_root(&ram, entry.root, |words| {
         let mut page = RootPage::reopen(words, entry.root).unwrap();
         for (n, at) in tables.iter().enumerate() {
-            page.add(heirloom_restore::Name::new(&format!("t{n}")).unwrap(), *at, 8).unwrap();
+            page.add(heirloom_kho::Name::new(&format!("t{n}")).unwrap(), *at, 8).unwrap();
         }
     });
     let kernel = revive(&ram, entry);
@@ -490,7 +488,7 @@ fn a_header_in_a_larger_block_is_replaced_and_given_back() {
         }
         with_root(&ram, entry.root, |words| {
             let mut page = RootPage::reopen(words, entry.root).unwrap();
-            page.replace(heirloom_restore::Name::new("heirloom").unwrap(), at, 280).unwrap();
+            page.replace(heirloom_kho::Name::new("heirloom").unwrap(), at, 280).unwrap();
         });
         let kernel = revive(&ram, entry);
         let new = addr_of(&kernel, "heirloom");

@@ -20,7 +20,8 @@ use heirloom::folio::threads::{Patient, PatientMutex, ThreadSlots};
 use heirloom::folio::{
     CpuId, Cpus, DirectMap, Linear, Machine, Memory, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run,
 };
-use heirloom::restore::{Entry, Image, SealPolicy};
+use heirloom::kho::Image;
+use heirloom::restore::{Entry, SealPolicy};
 use heirloom::{Error, Heirloom, MemoryMap};
 
 use super::cpus::{self, Few};

@@ -6,7 +6,8 @@ use std::slice;
 use heirloom::folio::{
     Block, DirectMap, Error as FolioError, Folio, Kind as FrameKind, Order, PhysAddr, Request, Run,
 };
-use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::{Error, PreservedArea, Records};
 use heirloom::slab::{AllocOptions, CacheSpec, Error as SlabError};
 
 use super::machine::{Kernel, PAGE, TestMachine};

@@ -11,7 +11,8 @@ use heirloom::folio::{
     Audit, Block, DirectMap, Error as FolioError, Folio, Kind, NodeId, Order, PAGE_SIZE, Pfn,
     PhysAddr, PreservedFolio, PreservedRun, Request, Run,
 };
-use heirloom::restore::{Entry, Error, Handle, PreservedArea, SealPolicy, Unclaimed};
+use heirloom::kho::Handle;
+use heirloom::restore::{Entry, Error, PreservedArea, SealPolicy, Unclaimed};
 use heirloom::slab::{AllocOptions, CacheStats};
 use heirloom::{Heirloom, MemoryMap};
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
@@ -324,7 +325,7 @@ pub(crate) fn keep_area(
     for folio in folios {
         folio.into_raw();
     }
-    Handle::new(heirloom::restore::Parts::Area(area.into_raw()))
+    Ok(Handle::new(heirloom::kho::Parts::Area(area.into_raw()))?)
 }
 
 /// Frees a folio that was claimed.

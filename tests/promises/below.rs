@@ -4,7 +4,8 @@
 use crate::owned::Owned as _;
 use heirloom::folio::{Block, Error, Kind, Run};
 use heirloom::kho::tree::Adjacent;
-use heirloom::restore::{Handle, Parts, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Records;
 
 use crate::common::{
     Kernel, PAGE, State, World, finish_freeing, free_area, keep_area, keep_buffer, keep_folio,

@@ -1,7 +1,7 @@
 //! Old and new need not be the same build.
 
 use heirloom::folio::{DirectMap, PhysAddr};
-use heirloom::restore::Handle;
+use heirloom::kho::Handle;
 use heirloom::slab::{CacheSpec, Error as SlabError, Field, OldObject, Persist, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -1,7 +1,8 @@
 //! A handle is claimed once; what is wrong with it is said, and changes nothing.
 
 use heirloom::folio::{Block, Error as FolioError, Kind, Order, PhysAddr, Run};
-use heirloom::restore::{Error, Handle, HandleFault, Parts, Records};
+use heirloom::kho::{Handle, HandleFault, Parts};
+use heirloom::restore::{Error, Records};
 use heirloom::slab::{CacheSpec, Error as SlabError};
 
 use crate::common::{
@@ -200,8 +201,8 @@ fn a_handle_of_the_wrong_length_is_refused_and_nothing_changed() {
         );
     }
     let Ok(Parts::Area(info)) = left.area.parts() else { panic!() };
-    let longer = heirloom::restore::AreaInfo::new(info.first(), 10, info.order(), false).unwrap();
-    let shorter = heirloom::restore::AreaInfo::new(info.first(), 6, info.order(), false).unwrap();
+    let longer = heirloom::kho::AreaInfo::new(info.first(), 10, info.order(), false).unwrap();
+    let shorter = heirloom::kho::AreaInfo::new(info.first(), 6, info.order(), false).unwrap();
     for info in [longer, shorter] {
         assert!(matches!(new.claim_area(make(Parts::Area(info))), Err(Error::Table(_))));
     }
@@ -321,7 +322,7 @@ fn interior_stale_and_forged_handles_are_refused_and_nothing_changed() {
         let first = Parts::Records { first: table, entry: 16 };
         let error = new.claim_records::<[u64; 2]>(make(first)).unwrap_err();
         assert_eq!(error, Error::NotInherited { at: table });
-        let chunk = heirloom::restore::AreaInfo::new(table, 1, Order::ZERO, false).unwrap();
+        let chunk = heirloom::kho::AreaInfo::new(table, 1, Order::ZERO, false).unwrap();
         let error = new.claim_area(make(Parts::Area(chunk))).unwrap_err();
         assert_eq!(error, Error::NotInherited { at: table });
     }

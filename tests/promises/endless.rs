@@ -1,7 +1,8 @@
 //! Repeats without end: no leak, no drift.
 
 use heirloom::folio::Kind;
-use heirloom::restore::{Entry, Error, Handle, Parts, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::{Entry, Error, Records};
 use heirloom::slab::{CacheSpec, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -1,7 +1,8 @@
 //! A predecessor is not trusted: each bit of each table is turned over, one at a time.
 
 use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr, Request, Run};
-use heirloom::restore::{Entry, Error, Fault, Handle, Header, Parts, Records, SealPolicy, Table};
+use heirloom::kho::{Fault, Handle, Header, Parts, Table};
+use heirloom::restore::{Entry, Error, Records, SealPolicy};
 use heirloom::slab::{CacheSpec, DirectoryPart};
 
 use crate::common::{

@@ -2,7 +2,8 @@
 
 use crate::owned::Owned as _;
 use heirloom::folio::{Fate, Kind, Request};
-use heirloom::restore::{Handle, Name, Parts, Records, Unclaimed};
+use heirloom::kho::{Handle, Name, Parts};
+use heirloom::restore::{Records, Unclaimed};
 use heirloom::slab::CacheSpec;
 
 use crate::common::{
@@ -38,7 +39,7 @@ fn step(kernel: &Kernel<'_>, n: u64) -> Kept {
             for i in 0..300 {
                 records.push(&[seed, i, !i]).unwrap();
             }
-            Handle::new(Parts::Records { first: records.first(), entry: 24 })
+            Ok(Handle::new(Parts::Records { first: records.first(), entry: 24 }).unwrap())
         }
         10 => {
             let cache = kernel.slabs().cache(CacheSpec::new("things", 72)).unwrap();

@@ -5,7 +5,8 @@ use crate::owned::Owned as _;
 use std::alloc::Layout;
 
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PhysAddr, Request, Run};
-use heirloom::restore::{AreaInfo, Error, Handle, Parts, PreservedArea, Records};
+use heirloom::kho::{AreaInfo, Handle, Parts};
+use heirloom::restore::{Error, PreservedArea, Records};
 use heirloom::slab::{AllocOptions, CacheSpec};
 
 use crate::common::{

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 
 use heirloom::folio::{PhysAddr, Run};
 use heirloom::kho::tree::{Frames, FramesOf};
-use heirloom::restore::{Entry, Handle, Left as LeftPages, Parts, RootView, SealPolicy, survey};
+use heirloom::kho::{Handle, Left as LeftPages, Parts, RootView};
+use heirloom::restore::{Entry, SealPolicy, survey};
 use heirloom::slab::CacheSpec;
 use heirloom_verify::contract::{Attempt, findings, take_over};
 use heirloom_verify::world::{

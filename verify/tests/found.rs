@@ -1,7 +1,8 @@
 //! What fuzzing found once, each as a test of its own.
 
 use heirloom::folio::{Block, Order};
-use heirloom::restore::{Error, Fault, SealPolicy, Table, TableError};
+use heirloom::kho::{Fault, Table, TableError};
+use heirloom::restore::{Error, SealPolicy};
 use heirloom_verify::world::{Place, Shape};
 
 /// It was refused as "a Table, not a Table", with no place.

@@ -15,7 +15,8 @@ use heirloom::folio::{
     Block, DirectMap, Fate, Folio, FolioRun, Order, Pfn, PhysAddr, PreservedFolio, PreservedRun,
     Request,
 };
-use heirloom::restore::{Handle, Parts, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Records;
 use heirloom::slab::{AllocOptions, CacheSpec, Object, PreservedObject, TypedCache, persist};
 use heirloom_testkit::{Kernel, Rng, TestMachine, is_stamped, stamp};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

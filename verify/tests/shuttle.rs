@@ -5,7 +5,8 @@
 use std::sync::Mutex;
 
 use heirloom::folio::{Error as FolioError, Fate, Kind, Order, Request};
-use heirloom::restore::{Error, Handle};
+use heirloom::kho::Handle;
+use heirloom::restore::Error;
 use heirloom_verify::races::{
     Dice, Ground, Kernel, PLAIN, THINGS, Thing, Worker, is_full, programs, schedules,
 };

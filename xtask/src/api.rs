@@ -17,7 +17,6 @@ const CRATES: &[(&str, &str)] = &[
     ("heirloom-folio", "folio"),
     ("heirloom-slab", "slab"),
     ("heirloom-restore", "restore"),
-    ("heirloom-linux", "linux"),
     ("heirloom", "heirloom"),
 ];
 

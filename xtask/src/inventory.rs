@@ -26,7 +26,6 @@ const CRATES: &[(&str, &str)] = &[
     ("heirloom-folio", "folio/src"),
     ("heirloom-slab", "slab/src"),
     ("heirloom-restore", "restore/src"),
-    ("heirloom-linux", "linux/src"),
     ("heirloom", "src"),
 ];
 

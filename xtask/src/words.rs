@@ -18,17 +18,8 @@ pub(crate) struct Arguments {
 const WORDS: [&str; 6] = ["who", "whoever", "whom", "somebody", "nobody", "anybody"];
 
 /// Where they are looked for: the libraries, the command, the book.
-const PLACES: [&str; 9] = [
-    "kho/src",
-    "folio/src",
-    "slab/src",
-    "restore/src",
-    "linux/src",
-    "src",
-    "cli/src",
-    "docs",
-    "README.md",
-];
+const PLACES: [&str; 8] =
+    ["kho/src", "folio/src", "slab/src", "restore/src", "src", "cli/src", "docs", "README.md"];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

@@ -1,8 +1,8 @@
 //! What Linux registered: live update sessions and their files, and the rest.
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
-use heirloom_linux::{self as linux, Known, Part};
-use heirloom_restore::{AreaPart, Left, Pages};
+use heirloom_kho::linux::{self as linux, Known, Part};
+use heirloom_kho::{AreaPart, Left, Pages};
 use sha2::{Digest, Sha256};
 
 use super::basic::Hex;
@@ -301,7 +301,7 @@ fn folios(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Vec<MemfdFolio> {
             index: folio.index,
             order: folio.block.order().get(),
         });
-        Ok::<_, linux::Error>(())
+        Ok::<_, heirloom_kho::Error>(())
     });
     folios
 }
@@ -324,7 +324,7 @@ impl Parts {
         let mut parts = Self::default();
         let walked = memfd.for_each_part(left, |part| {
             parts.add(part, left);
-            Ok::<_, linux::Error>(())
+            Ok::<_, heirloom_kho::Error>(())
         });
         if let Err(error) = walked {
             parts.unreadable = Some(error.to_string());
@@ -374,7 +374,7 @@ fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Opti
             want.bar.inc(step);
             rest -= step;
         }
-        Ok::<_, linux::Error>(())
+        Ok::<_, heirloom_kho::Error>(())
     });
     (walked.is_ok() && !missing).then(|| format!("{:x}", hash.finalize()))
 }
@@ -409,7 +409,7 @@ impl Memblock {
         let _ = memblock.for_each_region(left, |region| {
             let (name, start) = (region.name.to_string(), region.start.into());
             regions.push(Region { name, start, size: region.size });
-            Ok::<_, linux::Error>(())
+            Ok::<_, heirloom_kho::Error>(())
         });
         Self { compatible: linux::Memblock::COMPATIBLE, regions }
     }
@@ -423,7 +423,7 @@ impl KhoTest {
         let _ = test.for_each_folio(left, |block: Block| {
             folios.push((block.addr().into(), block.order().get()));
             bytes = bytes.saturating_add(block.order().bytes());
-            Ok::<_, linux::Error>(())
+            Ok::<_, heirloom_kho::Error>(())
         });
         let area = test.area;
         let _ = area.walk(left, |part| {

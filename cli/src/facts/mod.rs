@@ -14,8 +14,8 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, Run};
+use heirloom_kho::linux::Known;
 use heirloom_kho::tree::{Adjacent, Geometry};
-use heirloom_linux::Known;
 use serde::ser::{Serialize, Serializer};
 
 use crate::roots::Roots;
@@ -206,9 +206,9 @@ impl Facts {
 }
 
 impl Subtree {
-    fn of(survey: &Survey<'_>, subtree: &heirloom_restore::Subtree, want: &Want<'_>) -> Self {
+    fn of(survey: &Survey<'_>, subtree: &heirloom_kho::Subtree, want: &Want<'_>) -> Self {
         let name = subtree.name.as_str();
-        let own = survey.header.as_ref().filter(|_| name == heirloom_restore::SUBTREE);
+        let own = survey.header.as_ref().filter(|_| name == heirloom_kho::SUBTREE);
         let what = if let Some(header) = own {
             What::Own(Own::of(survey, header))
         } else {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
-use heirloom_restore::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
+use heirloom_kho::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
 use heirloom_slab::{CacheRecord, ImageCaches};
 
 use super::basic::Hex;

@@ -1,6 +1,6 @@
 //! Whether a handover is in order.
 
-use heirloom_linux::Opaque;
+use heirloom_kho::linux::Opaque;
 
 use super::basic::{Fault, Hex, Passed, VERSION};
 use crate::survey::{Survey, Unread};

@@ -311,7 +311,7 @@ impl Image {
     }
 }
 
-impl heirloom_restore::Image for Image {
+impl heirloom_kho::Image for Image {
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
         Self::words(self, addr, bytes)
     }

@@ -13,7 +13,8 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
 use heirloom::folio::{Linear, NodeId, OneCpu, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
-use heirloom::restore::{Entry, Handle, SealPolicy};
+use heirloom::kho::Handle;
+use heirloom::restore::{Entry, SealPolicy};
 use heirloom::{Heirloom, MemoryMap};
 
 /// Where the array pretends to be: above 4 GiB, at an address that has nothing to do with its own.

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr};
-use heirloom_restore::RootView;
+use heirloom_kho::RootView;
 
 #[path = "layout.rs"]
 pub(crate) mod layout;

@@ -3,7 +3,8 @@
 use heirloom::folio::sync::AtomicU64;
 
 use heirloom::folio::{Block, PhysAddr, Run};
-use heirloom::restore::{Error, Header, Image, Pages, SealPolicy, Table, verify};
+use heirloom::kho::{Header, Image, Pages, Table};
+use heirloom::restore::{Error, SealPolicy, verify};
 
 use super::parts::Part;
 use crate::world::{Left, TestMachine};
@@ -31,7 +32,7 @@ pub enum Blamed {
     /// Nobody: it is as it was sealed.
     Nobody,
     /// What the seal covers there.
-    Sealed(heirloom::restore::Sealed, PhysAddr),
+    Sealed(heirloom::kho::Sealed, PhysAddr),
     /// The page of the `heirloom` subtree.
     Header(PhysAddr),
     /// The seal's table.
@@ -49,7 +50,9 @@ pub fn blame(machine: &TestMachine, header: PhysAddr) -> Blamed {
     let words = Image::words(machine, header, Header::SIZE).expect("memory");
     let read = match Header::read(words, header) {
         Ok(read) => read,
-        Err(Error::Table(e)) if e.table == Table::Header => return Blamed::Header(e.at),
+        Err(heirloom::kho::Error::Table(e)) if e.table == Table::Header => {
+            return Blamed::Header(e.at);
+        }
         Err(other) => panic!("of the page at {header}: {other}"),
     };
     let info = read.seal.info().expect("no bit makes a sealed handover one that is not");

@@ -1,7 +1,8 @@
 //! Everything that can be claimed is claimed, twice: the second claim fails.
 
 use heirloom::folio::{Block, Kind, PhysAddr, Run};
-use heirloom::restore::{Error, Handle, Parts};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Error;
 
 use super::{Attempt, bounded, named};
 use crate::world::{Kernel, PLAIN, Record, THINGS, TestMachine, TestObject};

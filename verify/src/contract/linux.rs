@@ -4,8 +4,10 @@
 use std::convert::Infallible;
 
 use heirloom::kho::tree::{Frames, FramesOf};
-use heirloom::restore::{AreaInfo, AreaPart, Entry, Left, Pages, RootView, survey};
-use heirloom_linux::{Error, Found, Known, Luo, Part, check};
+use heirloom::kho::{AreaInfo, AreaPart, Left, Pages, RootView};
+use heirloom::restore::{Entry, survey};
+use heirloom_kho::Error;
+use heirloom_kho::linux::{Found, Known, Luo, Part, check};
 
 use super::most_looks;
 use crate::world::Dump;
@@ -23,7 +25,7 @@ pub fn read_dump(dump: &Dump, entry: Entry) -> usize {
     let mut stretches: Vec<_> = stretches.map(|stretch| stretch.expect("room")).collect();
     let mut frames = Frames::new(&mut stretches);
     let mut found = 0;
-    let mut finding = |error: Error| {
+    let mut finding = |error: heirloom::restore::Error| {
         // There can be as many as the tables have bits: the first ones will do.
         if found < 256 {
             assert!(!error.to_string().is_empty());
@@ -32,13 +34,13 @@ pub fn read_dump(dump: &Dump, entry: Entry) -> usize {
         found += 1;
         Ok::<_, Infallible>(())
     };
-    let surveyed = survey(dump, entry, &mut frames, |error| finding(error.into()));
+    let surveyed = survey(dump, entry, &mut frames, &mut finding);
     let surveyed = surveyed.unwrap_or_else(|never| match never {});
     if let Some(map) = surveyed.map {
         let left = Left::new(dump, map);
         let root = RootView::read(&left, entry.root).expect("the survey read it");
         let checked = check(&left, &root, &mut frames, |new| match new {
-            Found::Wrong(error) => finding(error),
+            Found::Wrong(error) => finding(error.into()),
             Found::Unread(_) => Ok(()),
         });
         checked.unwrap_or_else(|never| match never {});

@@ -17,8 +17,9 @@ mod usage;
 
 use heirloom::Error;
 use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
+use heirloom::kho::Handle;
 use heirloom::kho::tree::{Frames, FramesOf};
-use heirloom::restore::{Entry, Error as RestoreError, Finished, Handle, SealPolicy, survey};
+use heirloom::restore::{Entry, Error as RestoreError, Finished, SealPolicy, survey};
 
 use crate::world::{Kernel, TestMachine, TestObject, end};
 

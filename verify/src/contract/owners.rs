@@ -1,7 +1,7 @@
 //! Whose frame is whose.
 
 use heirloom::folio::Run;
-use heirloom::restore::{Image, ScratchList};
+use heirloom::kho::{Image, ScratchList};
 
 use crate::world::{Kernel, TestMachine};
 

@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom::kho::tree::{Geometry, Key};
-use heirloom::restore::{Entry, Error, Fault, Table, TableError, Unclaimed};
+use heirloom::kho::{Fault, Table, TableError};
+use heirloom::restore::{Entry, Error, Unclaimed};
 use heirloom::slab::DirectoryPart;
 
 use super::actor::is_full;

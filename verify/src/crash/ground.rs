@@ -12,7 +12,8 @@ use heirloom::folio::DirectMap;
 use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::threads::ThreadSlots;
 use heirloom::folio::{Cpus, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
-use heirloom::restore::{Entry, Image, Left, RootView, SUBTREE, SealPolicy, Subtree};
+use heirloom::kho::{Image, Left, RootView, SUBTREE, Subtree};
+use heirloom::restore::{Entry, SealPolicy};
 use heirloom::{Error, Heirloom};
 
 use super::Failure;

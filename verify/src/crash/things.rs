@@ -3,7 +3,8 @@
 use crate::world::Owned as _;
 use heirloom::arena::Arena;
 use heirloom::folio::{Block, DirectMap, Folio, Kind, PAGE_SIZE, PhysAddr, Run};
-use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::{Error, PreservedArea, Records};
 
 use super::caches::preserving;
 use super::ground::Kernel;

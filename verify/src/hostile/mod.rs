@@ -11,7 +11,8 @@ use std::cell::RefCell;
 
 use arbitrary::{Arbitrary, Unstructured};
 use heirloom::folio::PhysAddr;
-use heirloom::restore::{Handle, SealPolicy};
+use heirloom::kho::Handle;
+use heirloom::restore::SealPolicy;
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};

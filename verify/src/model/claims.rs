@@ -1,7 +1,8 @@
 //! Claiming what the predecessor left: by its handle, once, and by no other.
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Run};
-use heirloom::restore::{Error, Handle, Parts};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Error;
 use heirloom::slab::Error as SlabError;
 
 use super::state::{PAGE, Published, State, Thing, What, folio_error};

@@ -2,7 +2,7 @@
 
 use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Error, Kind, Order};
-use heirloom::restore::{Handle, Parts};
+use heirloom::kho::{Handle, Parts};
 
 use super::folios::frames_of;
 use super::state::{State, What};

@@ -5,7 +5,8 @@ use std::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order};
-use heirloom::restore::{Error as RestoreError, Handle, Parts};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Error as RestoreError;
 use heirloom::slab::{AllocOptions, CacheStats, Error, ObjectState, Owner};
 
 use super::caches::{self, CACHES, CONSTRUCTED, NAMES, Note};

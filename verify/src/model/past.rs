@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::{Block, DirectMap, Fate, Kind, PhysAddr, Run};
-use heirloom::restore::{Finished, Parts, Unclaimed};
+use heirloom::kho::Parts;
+use heirloom::restore::{Finished, Unclaimed};
 use heirloom::slab::Error as SlabError;
 
 use super::caches::{self, CACHES, NAMES};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::{Block, DirectMap, Kind, Order, PAGE_SIZE, PhysAddr, Run};
-use heirloom::restore::Handle;
+use heirloom::kho::Handle;
 use heirloom::slab::Name;
 
 use super::frames::{Frames, walk};

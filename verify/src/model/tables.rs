@@ -3,7 +3,8 @@
 use heirloom::folio::{
     Block, DirectMap, Error as FolioError, Folio, Kind, Order, PhysAddr, Request,
 };
-use heirloom::restore::{Error, Handle, Parts, PreservedArea, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::{Error, PreservedArea, Records};
 
 use super::state::{PAGE, Published, State, Thing, What};
 use heirloom_testkit::{Kernel, TestMachine};

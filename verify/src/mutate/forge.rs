@@ -1,7 +1,7 @@
 //! Handles that nobody was given.
 
 use arbitrary::Arbitrary;
-use heirloom::restore::Handle;
+use heirloom::kho::Handle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Bytes, Subject, Value};

@@ -2,7 +2,7 @@
 //! reached: a predecessor that means harm does the same.
 
 use heirloom::folio::{PhysAddr, Run};
-use heirloom::restore::Header;
+use heirloom::kho::Header;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::world::{Left, Place, TestMachine};

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 
 use heirloom::Heirloom;
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
-use heirloom::restore::{Error, Handle, Parts};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Error;
 use heirloom::slab::{AllocOptions, Cache, CacheSpec, Error as SlabError};
 
 use super::{Dice, Ground};

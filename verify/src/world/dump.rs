@@ -5,8 +5,9 @@ use heirloom::folio::sync::Ordering::Relaxed;
 
 use heirloom::folio::{Block, Order, PhysAddr, Run};
 use heirloom::kho::tree::{Geometry, Key};
-use heirloom::restore::{AreaPart, Chain, Entry, Error, Image, Left, RootView};
-use heirloom_linux::{Known, Luo, Memblock};
+use heirloom::kho::{AreaPart, Chain, Image, Left, RootView};
+use heirloom::restore::{Entry, Error};
+use heirloom_kho::linux::{Known, Luo, Memblock};
 
 use super::{PAGE, Place, TableAt};
 use crate::mutate::Bytes;
@@ -156,7 +157,7 @@ fn luo_tables(left: &Left<'_, Dump>, luo: &Luo, add: Add<'_>) {
     });
 }
 
-fn area_tables(left: &Left<'_, Dump>, area: heirloom::restore::AreaInfo, add: Add<'_>) {
+fn area_tables(left: &Left<'_, Dump>, area: heirloom::kho::AreaInfo, add: Add<'_>) {
     let _ = area.walk(left, |part| {
         match part {
             AreaPart::Chunk(block) => add(Place::Area, block.addr(), PAGE as usize),
@@ -223,7 +224,7 @@ impl Bytes for Dump {
 /// The capture's root page with a subtree more.
 fn root_with_memblock(dump: &Dump) -> Vec<u8> {
     use heirloom::folio::sync::AtomicU32;
-    use heirloom::restore::{Name, RootPage};
+    use heirloom::kho::{Name, RootPage};
     let left = Left::bare(dump);
     let root = RootView::read(&left, ROOT).expect("the capture's root is sound");
     let words: Vec<_> = (0..PAGE / 4).map(|_| AtomicU32::new(0)).collect();

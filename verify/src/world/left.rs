@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use heirloom::folio::{Fate, PhysAddr};
-use heirloom::restore::{
-    AreaPart, Chain, Entry, Error, Handle, Header, Left as LeftPages, Name, Parts, RootView,
-    SUBTREE,
+use heirloom::kho::{
+    AreaPart, Chain, Handle, Header, Left as LeftPages, Name, Parts, RootView, SUBTREE,
 };
+use heirloom::restore::{Entry, Error};
 use heirloom::slab::{CacheSpec, ImageCaches};
 
 use super::{Kernel, PAGE, Recipe, Record, TestMachine, TestObject, end};
@@ -264,7 +264,7 @@ pub fn tables_of(
     let own = Name::new(SUBTREE).ok().and_then(|name| root.find(&name).ok());
     let header = own.and_then(|own| {
         add(Place::Header, own.addr, Header::SIZE);
-        let words = heirloom::restore::Image::words(machine, own.addr, Header::SIZE)?;
+        let words = heirloom::kho::Image::words(machine, own.addr, Header::SIZE)?;
         Header::read(words, own.addr).ok()
     });
     if let Some(seal) = header.and_then(|header| header.seal.info()) {

@@ -10,7 +10,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 /// The crates whose functions are looked at. Of `core`, those that are made for one of them: an
 /// iterator over what is theirs is theirs.
 const LIBRARIES: [&str; 5] =
-    ["heirloom", "heirloom_folio", "heirloom_slab", "heirloom_restore", "heirloom_linux"];
+    ["heirloom", "heirloom_folio", "heirloom_slab", "heirloom_restore", "heirloom_kho"];
 
 /// A function of the libraries.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,8 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use heirloom::folio::{Fate, Linear, NodeId, OneCpu, Order, PAGE_SIZE, PhysAddr, Request, Run};
-use heirloom::restore::{Entry, Handle, SealPolicy};
+use heirloom::kho::Handle;
+use heirloom::restore::{Entry, SealPolicy};
 use heirloom::slab::CacheSpec;
 use heirloom::{Error, Heirloom};
 

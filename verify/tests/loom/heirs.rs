@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use heirloom::Heirloom;
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Memory, Order, PhysAddr, Request, Run};
-use heirloom::restore::Handle;
+use heirloom::kho::Handle;
 use heirloom_verify::races::{All, Ground};
 
 use super::{CACHE, single};

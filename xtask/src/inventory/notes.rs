@@ -8,6 +8,8 @@ const HEIRLOOM: &str = "heirloom";
 
 /// Library, module, note.
 pub(crate) const NOTES: &[(&str, &str, &str)] = &[
+    (KHO, "pages", "words of memory as words of half the width"),
+    (KHO, "store", "a test's look at memory before each store (models alone)"),
     (KHO, "prefetch", "a processor's hint"),
     (
         FOLIO,
@@ -73,7 +75,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "resolve", "from a pointer to the slab it lies in"),
     (SLAB, "cache/slow_path", "magazines moved, slabs built and given back"),
     (SLAB, "typed", "an object as an owned value of its type"),
-    (RESTORE, "area/preserved", "an area's tables, written, read and given back by their owner"),
+    (RESTORE, "area", "an area's tables, written, read and given back by their owner"),
     (RESTORE, "begin", "the scratch list read, and a predecessor's tables labelled"),
     (RESTORE, "buffers", "the caller that frees a buffer owns it"),
     (RESTORE, "claim", "pages read once claimed; what was claimed made into owned values"),
@@ -84,7 +86,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (RESTORE, "pages", "tables read as atomic words, a predecessor's or ours"),
     (RESTORE, "past", "what was claimed made into owned values"),
     (RESTORE, "predecessor", "a predecessor's tables read"),
-    (RESTORE, "records/list", "a list's pages, reached by its owner"),
+    (RESTORE, "records", "a list's pages, reached by its owner"),
     (RESTORE, "sealing", "the seal's table, and all that it covers, read"),
     (HEIRLOOM, "arena", "a memfd's mapping as a direct map"),
     (HEIRLOOM, "arena/mapping", "address space reserved, mapped and unmapped"),

@@ -2,7 +2,8 @@
 
 use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Kind, Order, PAGE_SIZE, Request};
-use heirloom::restore::{Error, Handle, Parts, PreservedArea};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::{Error, PreservedArea};
 
 use super::super::journal::{Call, Slack};
 use super::super::things::{Sort, Thing};

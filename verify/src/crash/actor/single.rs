@@ -4,7 +4,8 @@ use std::alloc::Layout;
 
 use heirloom::arena::Arena;
 use heirloom::folio::{DirectMap, Order, PAGE_SIZE, Request};
-use heirloom::restore::{Error, Handle, Parts};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::Error;
 use heirloom::slab::{AllocOptions, Cache};
 
 use super::super::caches::{TYPED, Value, spec};

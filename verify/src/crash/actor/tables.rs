@@ -1,7 +1,8 @@
 //! Calls about what heirloom keeps for its owners: lists of records, names, the seal.
 
 use heirloom::folio::PAGE_SIZE;
-use heirloom::restore::{Error, Handle, Parts, Records};
+use heirloom::kho::{Handle, Parts};
+use heirloom::restore::{Error, Records};
 
 use super::super::journal::Call;
 use super::super::things::{Entry, Sort, Thing, name, root_bytes};

@@ -149,7 +149,7 @@ pub(super) const STEPS: &[Step] = &[
         short: r#"
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            cargo test -p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom-linux -p heirloom \
+            cargo test -p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom \
                 --doc --all-features | tee "$said"
             all=$(grep -c '\.\.\. ok$' "$said")
             compiled=$(grep -c -- '- compile \.\.\. ok$' "$said")

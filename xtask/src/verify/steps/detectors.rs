@@ -84,7 +84,7 @@ pub(super) const STEPS: &[Step] = &[
             "asan",
             "address",
             "",
-            "-p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore -p heirloom-linux --lib --tests"
+            "-p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore --lib --tests"
         ),
         long: None,
         needs: Some((

@@ -10,7 +10,7 @@ macro_rules! loom {
             r#"
             RUSTFLAGS="--cfg loom" cargo test --target-dir target/loom --release -p heirloom-folio --lib loom
             RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
-                -p heirloom-folio --lib -- deaths turns
+                -p heirloom-folio -p heirloom-restore --lib -- deaths turns window at_any_instant
             "#,
             $more,
             r#" RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \

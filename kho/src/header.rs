@@ -1,0 +1,561 @@
+//! The page of the `heirloom` subtree: what Linux has no word for.
+//!
+//! One preserved frame, little-endian, at the address that the root page names under
+//! [`SUBTREE`]. What can change has two places: the one that does not hold is written, and one
+//! 8-byte store turns to it.
+//!
+//! | offset | field | |
+//! |---|---|---|
+//! | 0 | compatible, 16 bytes | `heirloom-v2`, then zeroes |
+//! | 16 | `page_shift` u32 | log2 of the page size |
+//! | 20 | `size` u32 | bytes of this table: 280 |
+//! | 24 | half 1: generation u64 | how many kernels came before, at least |
+//! | 32 | half 1: roll u64 | address of the first block of cache records, or 0 |
+//! | 40 | half 1: before u64 | address of a root page whose entry may be good too, or 0 |
+//! | 48 | half 1: producer, 64 bytes | the writer's name, UTF-8, then zeroes |
+//! | 112 | half 1: checksum u64 | XXH3 of bytes 0..24 and of the half up to here |
+//! | 120 | half 2, the same | |
+//! | 216 | turn u64 | which of the two halves holds: `half-one` or `half-two` |
+//! | 224 | seal u64 | 0 none, `sealed-1` or `sealed-2`: that seal holds; `opened--` |
+//! | 232 | seal 1: first u64, entries u64, hash u64 | the seal's table; see [`crate::seal`] |
+//! | 256 | seal 2, the same | |
+//!
+//! What does not hold may be any bytes: it is neither read nor checked.
+
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use xxhash_rust::xxh3::xxh3_64;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::Error;
+use crate::fault::unknown;
+use crate::fault::{Fault, Table};
+use crate::store;
+
+/// The name of heirloom's own subtree.
+pub const SUBTREE: &str = "heirloom";
+
+/// What the name of every version starts with.
+const FAMILY: &str = "heirloom-v";
+/// The version that is written, and read.
+const VERSION: &str = "heirloom-v2";
+/// What marks the page.
+const COMPATIBLE: [u8; 16] = *b"heirloom-v2\0\0\0\0\0";
+
+// The words that can stand in `turn` and `seal`: no flipped bit turns one into another, or into 0.
+
+/// What says that half 1 or half 2 holds.
+const HALVES: [u64; 2] = [u64::from_le_bytes(*b"half-one"), u64::from_le_bytes(*b"half-two")];
+/// What says that seal 1 or seal 2 holds.
+const SEALS: [u64; 2] = [u64::from_le_bytes(*b"sealed-1"), u64::from_le_bytes(*b"sealed-2")];
+/// What says that a successor has opened the seal.
+const OPENED: u64 = u64::from_le_bytes(*b"opened--");
+
+/// The page as it lies in memory.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Layout {
+    head: Head,
+    halves: [Half; 2],
+    turn: U64,
+    seal: U64,
+    seals: [Seal; 2],
+}
+
+/// What never changes.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Head {
+    compatible: [u8; 16],
+    page_shift: U32,
+    size: U32,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Half {
+    says: Says,
+    checksum: U64,
+}
+
+/// What a half says.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Says {
+    generation: U64,
+    roll: U64,
+    before: U64,
+    producer: [u8; 64],
+}
+
+/// What the checksum of a half covers.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Covered {
+    head: Head,
+    says: Says,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Seal {
+    first: U64,
+    entries: U64,
+    hash: U64,
+}
+
+const SIZE: usize = size_of::<Layout>();
+const HALVES_AT: usize = core::mem::offset_of!(Layout, halves);
+const ROLL_AT: usize = core::mem::offset_of!(Half, says.roll);
+const BEFORE_AT: usize = core::mem::offset_of!(Half, says.before);
+const CHECKSUM_AT: usize = core::mem::offset_of!(Half, checksum);
+const TURN_AT: usize = core::mem::offset_of!(Layout, turn);
+const SEAL_AT: usize = core::mem::offset_of!(Layout, seal);
+const SEALS_AT: usize = core::mem::offset_of!(Layout, seals);
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Head, page_shift) == 16 && offset_of!(Head, size) == 20);
+    assert!(HALVES_AT == 24 && size_of::<Half>() == 96 && TURN_AT == 216);
+    assert!(ROLL_AT == 8 && BEFORE_AT == 16 && offset_of!(Says, producer) == 24);
+    assert!(CHECKSUM_AT == 88 && SEAL_AT == 224 && SEALS_AT == 232);
+    assert!(SIZE == 280 && SIZE <= PAGE_SIZE);
+};
+
+/// What the `heirloom` subtree says of a handover.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// How many handovers led to this one.
+    pub generation: u64,
+    /// Where the records of the caches start, if there are caches.
+    pub roll: Option<PhysAddr>,
+    /// The predecessor's root page, where the handover has another and the predecessor's
+    /// entry has not ended, or has only just.
+    pub before: Option<PhysAddr>,
+    /// The name of the kernel that wrote the handover.
+    pub producer: Producer,
+    /// Whether the handover is sealed.
+    pub seal: SealState,
+    /// Whether the table is longer than this build knows, so that more is said there than this. None
+    /// is written so.
+    pub longer: bool,
+}
+
+/// Whether a handover is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SealState {
+    /// It is not.
+    #[default]
+    Unsealed,
+    /// It is, by this seal.
+    Sealed(SealInfo),
+    /// It was. A successor found it whole then, and has been at work in it since: there is nothing
+    /// left to compare its tables with.
+    Opened,
+}
+
+impl SealState {
+    /// The seal, if the handover is sealed now.
+    pub const fn info(self) -> Option<SealInfo> {
+        match self {
+            Self::Sealed(info) => Some(info),
+            Self::Unsealed | Self::Opened => None,
+        }
+    }
+}
+
+/// Where a seal's table is, and what must be in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SealInfo {
+    /// The first block of the table.
+    pub first: PhysAddr,
+    /// How many entries.
+    pub entries: u64,
+    /// The hash over all entries.
+    pub hash: u64,
+}
+
+/// The name of the kernel that wrote a handover: at most 64 bytes of UTF-8.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Producer([u8; 64]);
+
+impl Producer {
+    /// As much of `name` as fits, cut between characters.
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0; 64];
+        let mut at = 0;
+        for c in name.chars().take_while(|c| *c != '\0') {
+            let Some(room) = bytes.get_mut(at..at + c.len_utf8()) else { break };
+            c.encode_utf8(room);
+            at += c.len_utf8();
+        }
+        Self(bytes)
+    }
+
+    /// The name; what is no UTF-8 in it is left out.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.0.split(|byte| *byte == 0).next().unwrap_or(&[]);
+        bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid())
+    }
+}
+
+impl core::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl Header {
+    /// Bytes of the table.
+    pub const SIZE: usize = SIZE;
+
+    /// Bytes at the start of the page that do not change while the handover is sealed: what a seal
+    /// covers.
+    pub const FIXED: usize = SEAL_AT;
+
+    /// Checks the page in `words`, which stand at `at`.
+    ///
+    /// A table longer than this build knows is read as far as it is known.
+    ///
+    /// # Errors
+    /// [`Error::Table`] with the header, the byte and the reason: another compatible string or
+    /// version, page size, a table too short, a turn to neither half, a wrong checksum, an address
+    /// where no page starts, or a seal that is none.
+    pub fn read(words: &[AtomicU64], at: PhysAddr) -> Result<Self, Error> {
+        let mut covered = Covered::new_zeroed();
+        load_head(&mut covered.head, words, at)?;
+        load_half(&mut covered, words, at)?;
+        let seal = seal_in(words, at)?;
+        let Covered { head, says } = &covered;
+        let page = |addr: u64| (addr != 0).then(|| PhysAddr::new(addr));
+        Ok(Self {
+            generation: says.generation.get(),
+            roll: page(says.roll.get()),
+            before: page(says.before.get()),
+            producer: Producer(says.producer),
+            seal,
+            longer: head.size.get() as usize > SIZE,
+        })
+    }
+}
+
+/// The fault of a header at `at`.
+const fn fail(at: PhysAddr, offset: usize, fault: Fault) -> Error {
+    fault.in_table(Table::Header, at, offset)
+}
+
+/// The word at an offset.
+fn word(words: &[AtomicU64], offset: usize) -> Option<&AtomicU64> {
+    words.get(offset / size_of::<u64>())
+}
+
+/// Copies what stands at an offset.
+fn load(bytes: &mut [u8], words: &[AtomicU64], offset: usize) {
+    let words = words.iter().skip(offset / size_of::<u64>());
+    for (bytes, word) in bytes.chunks_exact_mut(size_of::<u64>()).zip(words) {
+        bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+    }
+}
+
+/// Writes what is to stand at an offset.
+fn put(words: &[AtomicU64], offset: usize, bytes: &[u8]) {
+    let words = words.iter().skip(offset / size_of::<u64>());
+    for (bytes, word) in bytes.chunks_exact(size_of::<u64>()).zip(words) {
+        let mut value = [0; size_of::<u64>()];
+        value.copy_from_slice(bytes);
+        store::word64(word, u64::from_ne_bytes(value), Relaxed);
+    }
+}
+
+// The checks of a header, each with what it takes of the stack for itself.
+
+/// Copies what never changes, if this build reads it.
+#[inline(never)]
+fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+    let (expected, found) = (SIZE as u64, size_of_val(words) as u64);
+    if found < expected {
+        return Err(fail(at, 20, Fault::Length { expected, found }));
+    }
+    load(head.as_mut_bytes(), words, 0);
+    check_compatible(&head.compatible).map_err(|fault| fail(at, 0, fault))?;
+    let (shift, size) = (head.page_shift.get(), head.size.get());
+    if shift != PAGE_SHIFT {
+        let (expected, found) = (PAGE_SHIFT.into(), shift.into());
+        return Err(fail(at, 16, Fault::Length { expected, found }));
+    }
+    if (size as usize) < SIZE || size as usize > PAGE_SIZE {
+        return Err(fail(at, 20, Fault::Length { expected, found: size.into() }));
+    }
+    Ok(())
+}
+
+/// Checks a page as [`Header::read`] does, and says nothing of what it holds.
+#[inline(never)]
+fn check(words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+    let mut covered = Covered::new_zeroed();
+    load_head(&mut covered.head, words, at)?;
+    load_half(&mut covered, words, at)?;
+    seal_in(words, at).map(drop)
+}
+
+/// The offset of the half that holds.
+fn turned_to(words: &[AtomicU64], at: PhysAddr) -> Result<usize, Error> {
+    // Acquire pairs with the Release store in `HeaderPage::turn_to`: the half that holds is read
+    // after the word that says so.
+    let found = u64::from_le(word(words, TURN_AT).map_or(0, |word| word.load(Acquire)));
+    let which = HALVES.iter().position(|holds| *holds == found);
+    let which = which.ok_or(fail(at, TURN_AT, Fault::Magic { found }))?;
+    Ok(HALVES_AT + which * size_of::<Half>())
+}
+
+/// Copies the half that holds, if it is as it was written behind this head.
+#[inline(never)]
+fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+    let half = turned_to(words, at)?;
+    load(covered.says.as_mut_bytes(), words, half);
+    let mut checksum = U64::ZERO;
+    load(checksum.as_mut_bytes(), words, half + CHECKSUM_AT);
+    let (expected, found) = (xxh3_64(covered.as_bytes()), checksum.get());
+    if expected != found {
+        return Err(fail(at, half + CHECKSUM_AT, Fault::Checksum { expected, found }));
+    }
+    check_pages(&covered.says, at, half)
+}
+
+/// Whether tables can start where the half at this offset says so: a roll at a page, a root page, which
+/// may be of another make, at any multiple of 8.
+fn check_pages(says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
+    for (addr, align, offset) in [(says.roll, PAGE_SIZE, ROLL_AT), (says.before, 8, BEFORE_AT)] {
+        if !addr.get().is_multiple_of(align as u64) {
+            let addr = PhysAddr::new(addr.get());
+            return Err(fail(at, half + offset, Fault::Misaligned { addr }));
+        }
+    }
+    Ok(())
+}
+
+/// Which seal holds, if any does.
+#[inline(never)]
+fn seal_in(words: &[AtomicU64], at: PhysAddr) -> Result<SealState, Error> {
+    // Acquire pairs with the Release store in `HeaderPage::turn_seal`: the seal that holds is read
+    // after the word that says so.
+    let found = u64::from_le(word(words, SEAL_AT).map_or(0, |word| word.load(Acquire)));
+    let which = match found {
+        0 => return Ok(SealState::Unsealed),
+        OPENED => return Ok(SealState::Opened),
+        _ => SEALS.iter().position(|holds| *holds == found),
+    };
+    let which = which.ok_or(fail(at, SEAL_AT, Fault::Magic { found }))?;
+    let mut seal = Seal::new_zeroed();
+    load(seal.as_mut_bytes(), words, SEALS_AT + which * size_of::<Seal>());
+    Ok(SealState::Sealed(SealInfo {
+        first: PhysAddr::new(seal.first.get()),
+        entries: seal.entries.get(),
+        hash: seal.hash.get(),
+    }))
+}
+
+/// Whether this build reads a page that is marked so.
+fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
+    if *found == COMPATIBLE {
+        return Ok(());
+    }
+    let text = || found.split(|byte| *byte == 0).next().unwrap_or(&[]).iter().copied();
+    Err(unknown(text, FAMILY, VERSION))
+}
+
+/// The page of this kernel's `heirloom` subtree.
+///
+/// # Examples
+/// ```
+/// use core::sync::atomic::AtomicU64;
+/// use heirloom_kho::{PAGE_SIZE, PhysAddr};
+/// use heirloom_kho::{Header, HeaderPage, Producer, SealState};
+///
+/// let words = [const { AtomicU64::new(0) }; PAGE_SIZE / 8];
+/// let at = PhysAddr::new(0x10_0000);
+/// let header = Header {
+///     generation: 3,
+///     roll: None,
+///     before: None,
+///     producer: Producer::new("example 1.0"),
+///     seal: SealState::Unsealed,
+///     longer: false,
+/// };
+/// HeaderPage::create(&words, at, &header)?;
+/// assert_eq!(Header::read(&words, at), Ok(header));
+///
+/// // Its successor goes on with it.
+/// let mut page = HeaderPage::reopen(&words, at)?;
+/// page.renew(&Header { generation: 4, producer: Producer::new("example 1.1"), ..header })?;
+/// assert_eq!(page.read()?.generation, 4);
+/// # Ok::<(), heirloom_kho::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct HeaderPage<'a> {
+    words: &'a [AtomicU64],
+    at: PhysAddr,
+}
+
+impl<'a> HeaderPage<'a> {
+    /// Writes `header` into `words`, the page at `at`, with a table of this build's length. The root
+    /// page must name it only after this, and nothing else may write it while the value lives.
+    ///
+    /// # Errors
+    /// [`Error::TableFull`] if `words` are fewer than the table's, [`Error::Table`] if the header
+    /// could not be read back: a roll where no page starts, or a root page at no multiple of 8.
+    pub fn create(words: &'a [AtomicU64], at: PhysAddr, header: &Header) -> Result<Self, Error> {
+        let Some(words) = words.get(..SIZE / size_of::<u64>()) else {
+            return Err(Error::TableFull { table: Table::Header, limit: words.len() as u64 });
+        };
+        let says = Says::new(header);
+        check_pages(&says, at, HALVES_AT)?;
+        for word in words {
+            store::word64(word, 0, Relaxed);
+        }
+        let head = Head {
+            compatible: COMPATIBLE,
+            page_shift: PAGE_SHIFT.into(),
+            size: (SIZE as u32).into(),
+        };
+        put(words, 0, head.as_bytes());
+        let mut page = Self { words, at };
+        let [first, _] = HALVES;
+        page.turn_to((HALVES_AT, first), &head, &says);
+        match header.seal {
+            SealState::Unsealed => page.seal(None),
+            SealState::Sealed(info) => page.seal(Some(info)),
+            SealState::Opened => page.open(),
+        }
+        Ok(page)
+    }
+
+    /// The page that stands in `words`, which this kernel or a predecessor wrote, to be changed.
+    /// Nothing else may write it while the value lives.
+    ///
+    /// # Errors
+    /// As for [`Header::read`]; and [`Error::Table`] for one that is longer than this build knows:
+    /// what is said behind could no longer be true once the rest has changed.
+    pub fn reopen(words: &'a [AtomicU64], at: PhysAddr) -> Result<Self, Error> {
+        let mut head = Head::new_zeroed();
+        load_head(&mut head, words, at)?;
+        let (expected, found) = (SIZE as u64, head.size.get().into());
+        if found != expected {
+            return Err(fail(at, 20, Fault::Length { expected, found }));
+        }
+        let words = words.get(..SIZE / size_of::<u64>()).unwrap_or(words);
+        check(words, at)?;
+        Ok(Self { words, at })
+    }
+
+    /// Says of the page in `words`, of whatever length, that its seal was opened, or that there is
+    /// none: for a page that may say more than this build knows, before it is left.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if the page is not sound.
+    pub fn open_at(words: &'a [AtomicU64], at: PhysAddr, verified: bool) -> Result<(), Error> {
+        let words = words.get(..SIZE / size_of::<u64>()).unwrap_or(words);
+        check(words, at)?;
+        let mut page = Self { words, at };
+        if verified {
+            page.open();
+        } else {
+            page.seal(None);
+        }
+        Ok(())
+    }
+
+    /// The page's address.
+    pub const fn at(&self) -> PhysAddr {
+        self.at
+    }
+
+    /// What the page says now.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if something else wrote the page.
+    pub fn read(&self) -> Result<Header, Error> {
+        Header::read(self.words, self.at)
+    }
+
+    /// Says this of the handover, its seal aside, in place of what was said: at each instant the one
+    /// or the other.
+    ///
+    /// A seal covers what is said: one that holds is broken first, or [opened](HeaderPage::open).
+    ///
+    /// # Errors
+    /// [`Error::Table`]: a roll where no page starts, or a root page at no multiple of 8; or something
+    /// else wrote the page. Nothing is changed then.
+    pub fn renew(&mut self, header: &Header) -> Result<(), Error> {
+        let mut head = Head::new_zeroed();
+        load_head(&mut head, self.words, self.at)?;
+        let [first, second] = HALVES;
+        let other = if turned_to(self.words, self.at)? == HALVES_AT {
+            (HALVES_AT + size_of::<Half>(), second)
+        } else {
+            (HALVES_AT, first)
+        };
+        let says = Says::new(header);
+        check_pages(&says, self.at, other.0)?;
+        self.turn_to(other, &head, &says);
+        Ok(())
+    }
+
+    /// Writes the half at an offset, which does not hold, and turns to it by its word.
+    #[inline(never)]
+    fn turn_to(&mut self, (half, turn): (usize, u64), head: &Head, says: &Says) {
+        let checksum: U64 = xxh3_64(Covered { head: *head, says: *says }.as_bytes()).into();
+        put(self.words, half, says.as_bytes());
+        put(self.words, half + CHECKSUM_AT, checksum.as_bytes());
+        if let Some(word) = word(self.words, TURN_AT) {
+            // Release pairs with the Acquire in `turned_to`: what reads the turn reads the half.
+            store::word64(word, turn.to_le(), Release);
+        }
+    }
+
+    /// Says that this seal holds now, and no other; or that none does.
+    pub fn seal(&mut self, seal: Option<SealInfo>) {
+        let Some(seal) = seal else { return self.turn_seal(0) };
+        // The seal that does not hold is written, then turned to.
+        let [first, second] = SEALS;
+        let found = word(self.words, SEAL_AT).map_or(0, |word| word.load(Relaxed));
+        let holds = u64::from_le(found) == first;
+        let (which, at) = if holds { (second, 1) } else { (first, 0) };
+        let info = Seal {
+            first: seal.first.get().into(),
+            entries: seal.entries.into(),
+            hash: seal.hash.into(),
+        };
+        put(self.words, SEALS_AT + at * size_of::<Seal>(), info.as_bytes());
+        self.turn_seal(which);
+    }
+
+    /// Says that the handover was sealed, that it was found whole, and that it is changed from now
+    /// on: [`SealState::Opened`].
+    pub fn open(&mut self) {
+        self.turn_seal(OPENED);
+    }
+
+    fn turn_seal(&mut self, says: u64) {
+        if let Some(word) = word(self.words, SEAL_AT) {
+            // Release pairs with the Acquire in `seal_in`: what reads the word reads that seal.
+            store::word64(word, says.to_le(), Release);
+        }
+    }
+}
+
+impl Says {
+    fn new(header: &Header) -> Self {
+        Self {
+            generation: header.generation.into(),
+            roll: header.roll.unwrap_or_default().get().into(),
+            before: header.before.unwrap_or_default().get().into(),
+            producer: header.producer.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

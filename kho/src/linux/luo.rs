@@ -1,0 +1,375 @@
+//! The live update orchestrator's subtree: sessions of files, and states that files share.
+//!
+//! ```text
+//!  LUO, 32 bytes        compatible[8] "luo-v5", number u64, sessions u64, FLBs u64
+//!  session, 80 bytes    name[64], files u64, count u64             in blocks of records
+//!  file, 64 bytes       compatible[48], data u64, token u64        in blocks of records
+//!  FLBs                 pages u64, count u64, then entries
+//!  FLB, 64 bytes        name[48], data u64, count u64
+//! ```
+//!
+//! A file's `data` and an FLB's are what its owner wants back; only the owner knows whether it is an
+//! address. Of a memfd's it is known: see [`File::memfd`].
+
+use crate::addr::{Block, PAGE_SIZE, PhysAddr};
+use crate::blocks::{Chain, Entries, Record};
+use crate::fault::Fault;
+use crate::pages::Pages;
+use zerocopy::native_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::bytes::{compatible, load, preserved, until_zero, words};
+use super::memfd::{self, Memfd};
+use super::text::Text;
+use crate::error::Error;
+use crate::fault::Table;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct StoredLuo {
+    compatible: [u8; 8],
+    number: U64,
+    sessions: U64,
+    flbs: U64,
+}
+
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct StoredSession {
+    name: [u8; 64],
+    files: U64,
+    count: U64,
+}
+
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct StoredFile {
+    compatible: [u8; 48],
+    data: U64,
+    token: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct StoredFlbs {
+    pages: U64,
+    count: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct StoredFlb {
+    name: [u8; 48],
+    data: U64,
+    count: U64,
+}
+
+const _: () = {
+    assert!(size_of::<StoredLuo>() == 32 && size_of::<StoredSession>() == 80);
+    assert!(size_of::<StoredFile>() == 64 && size_of::<StoredFlb>() == 64);
+};
+
+/// What the subtree `LUO` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Luo {
+    /// Where it is.
+    pub at: PhysAddr,
+    /// How many live updates led here.
+    pub number: u64,
+    /// The first block of sessions; 0 if there is none.
+    pub sessions: PhysAddr,
+    /// The list of FLBs; 0 if there is none.
+    pub flbs: PhysAddr,
+}
+
+impl Luo {
+    /// The subtree's name.
+    pub const NAME: &str = "LUO";
+    /// The format that this reads.
+    pub const COMPATIBLE: &str = "luo-v5";
+    /// Bytes of the structure.
+    pub const SIZE: u64 = size_of::<StoredLuo>() as u64;
+
+    /// Reads the subtree's `bytes` bytes at `at`.
+    ///
+    /// # Errors
+    /// [`Error::Table`] with the byte and the reason: not in memory, not preserved, too short, or
+    /// another version.
+    pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
+        const SIZE: usize = size_of::<StoredLuo>();
+        if bytes < SIZE as u64 {
+            let fault = Fault::Length { expected: SIZE as u64, found: bytes };
+            return Err(Table::Luo.fail(at, 0, fault));
+        }
+        let stored: StoredLuo = load(words(pages, at, SIZE, (Table::Luo, at, 0))?);
+        let name = if stored.compatible.contains(&0) {
+            until_zero(&stored.compatible)
+        } else {
+            // Of another make, with a longer name: as far as it is a text.
+            let bytes = stored.as_bytes();
+            bytes.split(|byte| !byte.is_ascii_graphic()).next().unwrap_or(bytes)
+        };
+        compatible(name, "luo-v", Self::COMPATIBLE)
+            .map_err(|fault| Table::Luo.fail(at, 0, fault))?;
+        Ok(Self {
+            at,
+            number: stored.number.get(),
+            sessions: PhysAddr::new(stored.sessions.get()),
+            flbs: PhysAddr::new(stored.flbs.get()),
+        })
+    }
+
+    /// The sessions, in the order they stand in.
+    ///
+    /// # Errors
+    /// [`Error::Table`]: their list is not sound.
+    pub fn sessions<'p, P: Pages>(&self, pages: &'p P) -> Result<Sessions<'p, P>, Error> {
+        Ok(Sessions { entries: list(pages, self.sessions)?.map(|chain| chain.iter()) })
+    }
+
+    /// Calls `each` with every block of the list of sessions, as far as it is sound, each before it
+    /// is looked into.
+    ///
+    /// # Errors
+    /// The first error of `each`; as for [`Luo::sessions`].
+    pub fn for_each_block(
+        &self,
+        pages: &impl Pages,
+        each: impl FnMut(Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        blocks::<StoredSession>(pages, self.sessions, each)
+    }
+
+    /// The session of this name, the first if there are several.
+    ///
+    /// # Errors
+    /// As for [`Luo::sessions`]; [`Error::Table`]: a session before it is not sound.
+    pub fn session(&self, pages: &impl Pages, name: &str) -> Result<Option<Session>, Error> {
+        for session in self.sessions(pages)? {
+            let session = session?;
+            if session.name.as_bytes() == name.as_bytes() {
+                return Ok(Some(session));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The states that files share.
+    ///
+    /// # Errors
+    /// [`Error::Table`]: their list is not in memory, not preserved, or has more entries than its
+    /// pages hold.
+    pub fn flbs<'p, P: Pages>(&self, pages: &'p P) -> Result<Flbs<'p, P>, Error> {
+        const HEAD: usize = size_of::<StoredFlbs>();
+        let at = self.flbs;
+        if at.get() == 0 {
+            return Ok(Flbs { pages, bytes: 0, next: at, left: 0 });
+        }
+        let stored: StoredFlbs = load(words(pages, at, HEAD, (Table::Luo, self.at, 24))?);
+        let fail = |offset, fault| Table::Flbs.fail(at, offset, fault);
+        let (found, count) = (stored.pages.get(), stored.count.get());
+        let bytes = found.checked_mul(PAGE_SIZE as u64);
+        let outside = Fault::OutsideMemory { addr: at };
+        let bytes = bytes.filter(|bytes| *bytes > 0).ok_or(fail(0, outside))?;
+        preserved(pages, at, bytes, (Table::Flbs, at, 0))?;
+        let limit = (bytes - HEAD as u64) / size_of::<StoredFlb>() as u64;
+        if count > limit {
+            return Err(fail(8, Fault::TooMany { found: count, limit }));
+        }
+        Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + HEAD as u64), left: count })
+    }
+}
+
+/// A list of records; none at address 0.
+fn list<P: Pages, T: Record>(pages: &P, first: PhysAddr) -> Result<Option<Chain<'_, P, T>>, Error> {
+    if first.get() == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Chain::new(pages, first)?))
+}
+
+/// The blocks of a list of records; none at address 0.
+fn blocks<T: Record>(
+    pages: &impl Pages,
+    first: PhysAddr,
+    each: impl FnMut(Block) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if first.get() == 0 {
+        return Ok(());
+    }
+    Chain::<_, T>::for_each(pages, first, each)
+}
+
+/// One session: files that one owner preserved together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// Where its entry is.
+    pub at: PhysAddr,
+    /// Its name.
+    pub name: Text<64>,
+    /// The first block of files; 0 if there is none.
+    pub files: PhysAddr,
+    /// How many files.
+    pub count: u64,
+}
+
+impl Session {
+    /// Its files, in the order they stand in.
+    ///
+    /// # Errors
+    /// [`Error::Table`]: their list is not sound. [`Error::Table`]: it has more or fewer than the
+    /// session says.
+    pub fn files<'p, P: Pages>(&self, pages: &'p P) -> Result<Files<'p, P>, Error> {
+        let chain = list(pages, self.files)?;
+        let found = chain.as_ref().map_or(0, Chain::len);
+        if found != self.count {
+            let fault = Fault::Length { expected: self.count, found };
+            return Err(Table::Session.fail(self.at, 72, fault));
+        }
+        Ok(Files { entries: chain.map(|chain| chain.iter()) })
+    }
+
+    /// Calls `each` with every block of the list of files, as far as it is sound, each before it is
+    /// looked into.
+    ///
+    /// # Errors
+    /// The first error of `each`; [`Error::Table`]: the list is not sound.
+    pub fn for_each_block(
+        &self,
+        pages: &impl Pages,
+        each: impl FnMut(Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        blocks::<StoredFile>(pages, self.files, each)
+    }
+
+    /// The file with this token, the first if there are several.
+    ///
+    /// # Errors
+    /// As for [`Session::files`]; [`Error::Table`]: a file before it is not sound.
+    pub fn file(&self, pages: &impl Pages, token: u64) -> Result<Option<File>, Error> {
+        for file in self.files(pages)? {
+            let file = file?;
+            if file.token == token {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The sessions, from [`Luo::sessions`]. An item is an error if that entry is not sound; others
+/// follow.
+#[derive(Debug)]
+pub struct Sessions<'p, P> {
+    entries: Option<Entries<'p, P, StoredSession>>,
+}
+
+impl<P: Pages> Iterator for Sessions<'_, P> {
+    type Item = Result<Session, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entries = self.entries.as_mut()?;
+        let stored = entries.next()?;
+        let at = entries.last_at();
+        let (files, count) = (PhysAddr::new(stored.files.get()), stored.count.get());
+        let name = Text::read(stored.name, (Table::Session, at, 0));
+        Some(name.map(|name| Session { at, name, files, count }))
+    }
+}
+
+/// One preserved file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct File {
+    /// Where its entry is.
+    pub at: PhysAddr,
+    /// Of which kind and version it is.
+    pub compatible: Text<48>,
+    /// What the owner that preserved it wants back.
+    pub data: u64,
+    /// What its session knows it by.
+    pub token: u64,
+}
+
+impl File {
+    /// The memfd that it is; `None` if its kind is none that this crate knows, and then nothing of
+    /// its data was looked at.
+    ///
+    /// # Errors
+    /// As for [`Memfd::read`]; [`Error::Table`]: a memfd of another version, or one whose kind has
+    /// another name: shorter, or with more behind the version.
+    pub fn memfd(&self, pages: &impl Pages) -> Result<Option<Memfd>, Error> {
+        let kind = self.compatible.as_bytes();
+        match compatible(kind, "memfd-v", Memfd::COMPATIBLE) {
+            Ok(()) => {
+                Memfd::read(pages, PhysAddr::new(self.data), (Table::File, self.at, 48)).map(Some)
+            }
+            Err(fault) if memfd::is_one(kind) => Err(Table::File.fail(self.at, 0, fault)),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// The files of a session, from [`Session::files`]. An item is an error if that entry is not sound;
+/// others follow.
+#[derive(Debug)]
+pub struct Files<'p, P> {
+    entries: Option<Entries<'p, P, StoredFile>>,
+}
+
+impl<P: Pages> Iterator for Files<'_, P> {
+    type Item = Result<File, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entries = self.entries.as_mut()?;
+        let stored = entries.next()?;
+        let at = entries.last_at();
+        let (data, token) = (stored.data.get(), stored.token.get());
+        let compatible = Text::read(stored.compatible, (Table::File, at, 0));
+        Some(compatible.map(|compatible| File { at, compatible, data, token }))
+    }
+}
+
+/// A state that files share for as long as any of them is preserved (Linux: file-lifecycle-bound).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flb {
+    /// Where its entry is.
+    pub at: PhysAddr,
+    /// Its name.
+    pub name: Text<48>,
+    /// What its owner wants back.
+    pub data: u64,
+    /// How many preserved files share it.
+    pub count: u64,
+}
+
+/// The states that files share, from [`Luo::flbs`]. An item is an error if that entry is not sound;
+/// others follow.
+#[derive(Debug)]
+pub struct Flbs<'p, P> {
+    pages: &'p P,
+    bytes: u64,
+    next: PhysAddr,
+    left: u64,
+}
+
+impl<P> Flbs<'_, P> {
+    /// Bytes of the list's pages.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl<P: Pages> Iterator for Flbs<'_, P> {
+    type Item = Result<Flb, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        const SIZE: usize = size_of::<StoredFlb>();
+        self.left = self.left.checked_sub(1)?;
+        let at = self.next;
+        self.next = PhysAddr::new(at.get() + SIZE as u64);
+        let stored: StoredFlb = load(self.pages.words(at, SIZE)?);
+        let (data, count) = (stored.data.get(), stored.count.get());
+        let name = Text::read(stored.name, (Table::Flbs, at, 0));
+        Some(name.map(|name| Flb { at, name, data, count }))
+    }
+}

@@ -1,0 +1,63 @@
+//! Text of a fixed room, as C has it.
+
+use core::fmt;
+
+use crate::addr::PhysAddr;
+use crate::fault::Fault;
+
+use crate::error::Error;
+use crate::fault::Table;
+
+/// Text that ends with a zero within `N` bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text<const N: usize>([u8; N]);
+
+impl<const N: usize> Text<N> {
+    /// The text in `bytes`, the field at byte `offset` of the table at `at`.
+    pub(crate) fn read(
+        bytes: [u8; N],
+        (table, at, offset): (Table, PhysAddr, usize),
+    ) -> Result<Self, Error> {
+        if !bytes.contains(&0) {
+            let fault = Fault::Malformed { expected: "zero at the end of the text" };
+            return Err(table.fail(at, offset, fault));
+        }
+        Ok(Self(bytes))
+    }
+
+    /// `text` as far as there is room for it and a zero.
+    pub(crate) fn cut(text: &[u8]) -> Self {
+        let mut bytes = [0; N];
+        let room = N.saturating_sub(1);
+        bytes.iter_mut().take(room).zip(text).for_each(|(to, from)| *to = *from);
+        Self(bytes)
+    }
+
+    /// The bytes before the zero, of any encoding.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.split(|byte| *byte == 0).next().unwrap_or(&[])
+    }
+
+    /// The text as far as it is UTF-8.
+    pub fn as_str(&self) -> &str {
+        self.as_bytes().utf8_chunks().next().map_or("", |chunk| chunk.valid())
+    }
+}
+
+impl<const N: usize> fmt::Display for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.as_bytes().utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_str("\u{fffd}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<const N: usize> fmt::Debug for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
