@@ -14,28 +14,27 @@
 //! Up to the bar all is checked, and what is found is noted in this kernel's own metadata alone. Behind
 //! it each store leaves a whole handover: a kernel that ends there has changed nothing for the next.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PhysAddr, Run};
+mod check;
+mod proceed;
+
+use heirloom_folio::{Machine, Memory, Run};
+use heirloom_kho::{Header, HeaderPage, Producer, ScratchList, Table};
 use heirloom_slab::NewSlabs;
 use lock_api::Mutex;
 
-use crate::area::{drop_table, new_table};
-use crate::check::{self, Place};
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::handover::{Handover, OwnPages};
+use crate::handover::Handover;
 use crate::moved::{Moved, end_before};
 use crate::names::Names;
-use crate::pages::halves;
-use crate::pages::{Pages, words_at};
-use crate::predecessor::{Held, Predecessor, SealPolicy, left, past_root, past_words};
+use crate::own_pages::OwnPages;
+use crate::pages::words_at;
+use crate::predecessor::{Predecessor, SealPolicy};
 use crate::records::Records;
 use crate::reserve::{self, Reserve};
-use crate::seal::{self, Stored};
-use heirloom_kho::ScratchList;
-use heirloom_kho::internal::Edit;
-use heirloom_kho::{Fault, Table};
-use heirloom_kho::{Header, HeaderPage, Producer, SUBTREE, SealState};
-use heirloom_kho::{Name, RootPage, Subtree};
+use crate::seal::Stored;
+use check::{check_left, hold_scratch};
+use proceed::{GoneOn, drop_lost, go_on, root_of};
 
 /// All that a [`Handover`] is made from. See the top of the file.
 #[doc(hidden)]
@@ -208,53 +207,7 @@ fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), E
 #[inline(never)]
 fn inherit<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Error> {
     let map = hold_scratch(memory, entry)?;
-    Ok(memory.take_over(map, |counts| check::sealable(counts, entry))?)
-}
-
-/// Checks what lies beside the tree, and keeps the predecessor's pages from being used.
-#[inline(never)]
-fn check_left<M: Machine>(
-    memory: &Memory<M>,
-    entry: Entry,
-    seal: SealPolicy,
-    sealable: u64,
-    says: &mut Predecessor,
-) -> Result<(), Error> {
-    says.held = hold_entry(memory, entry)?;
-    let state = read_header(memory, entry, says)?;
-    let whole = check_seal(memory, state, seal, sealable)?;
-    says.seal = state.info().map(|info| (info, whole));
-    says.opened = match state {
-        SealState::Sealed(_) => seal != SealPolicy::Ignored,
-        state => state == SealState::Opened,
-    };
-    Ok(())
-}
-
-/// Checks the subtrees, takes note of what the header says, and takes its page; which seal holds.
-#[inline(never)]
-fn read_header<M: Machine>(
-    memory: &Memory<M>,
-    entry: Entry,
-    says: &mut Predecessor,
-) -> Result<SealState, Error> {
-    let root = past_root(memory, entry.root)?;
-    // A name whose frames were let go is left out: see `Names`.
-    let lost = |error| match error {
-        Error::Table(fault) if fault.table == Table::Root && fault.is_not_preserved() => Ok(()),
-        error => Err(error),
-    };
-    let Some((page, header)) = check::subtrees(&left(memory), &root, lost)? else {
-        return Ok(SealState::Unsealed);
-    };
-    let around = Pages::block_around(&left(memory), page.pfn());
-    let block = around.ok_or(Error::NotInherited { at: page })?;
-    take_table(memory, Table::Header, block)?;
-    says.header = Some((page, block));
-    says.longer = header.longer;
-    (says.generation, says.roll, says.before) = (header.generation, header.roll, header.before);
-    says.producer = Some(header.producer);
-    Ok(header.seal)
+    Ok(memory.take_over(map, |counts| crate::check::sealable(counts, entry))?)
 }
 
 /// What slabs are made from, with the predecessor's caches if it had any. The roll is the last to be
@@ -288,268 +241,4 @@ fn drop_seal<M: Machine>(memory: &Memory<M>, left: &Predecessor) {
     let table = unsafe { Records::<_, Stored>::from_raw(memory, info.first) };
     // One that is not sound was not to be looked at, and stays.
     let _ = table.map(Records::free);
-}
-
-/// The pages of this kernel's handover, and what became of the predecessor's.
-struct GoneOn {
-    pages: OwnPages,
-    moved: Option<Moved>,
-    /// Names that led to frames that were let go.
-    lost: u32,
-}
-
-/// What the `heirloom` name of a root page says.
-fn header_name(header: PhysAddr) -> Result<Subtree, Error> {
-    Ok(Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(Header::SIZE as u64) })
-}
-
-/// Goes on with the predecessor's pages, or, where its root page is of another make, writes new ones.
-#[inline(never)]
-fn go_on<M: Machine>(
-    slabs: &NewSlabs<M>,
-    entry: Entry,
-    producer: &str,
-    left: &Predecessor,
-) -> Result<GoneOn, Error> {
-    let memory = slabs.memory();
-    let [root, list] = left.held;
-    // A list in frames that nothing preserves would stay there, where the next kernel may not find it.
-    let loose = matches!(list, Some(Held::Reserved(_)));
-    if loose || !root.is_some_and(|root| root.is_page_of(entry.root)) {
-        return move_on(slabs, entry, producer, left);
-    }
-    let (fits, there) = header_in_place(memory, entry)?;
-    if !fits {
-        return move_on(slabs, entry, producer, left);
-    }
-    let generation = left.generation.saturating_add(1);
-    let header = go_on_header(slabs, producer, generation, left, None)?;
-    if there != Some(header) {
-        turn_to_header(memory, entry, header, there.is_some())?;
-    }
-    // One that could not be gone on with is named no more.
-    if let Some((_, block)) = left.header.filter(|(at, _)| *at != header) {
-        drop_table(memory, block);
-    }
-    Ok(GoneOn { pages: OwnPages { entry, header, generation }, moved: None, lost: 0 })
-}
-
-/// Writes pages of this kernel's own beside the predecessor's, whose entry stays good.
-#[inline(never)]
-fn move_on<M: Machine>(
-    slabs: &NewSlabs<M>,
-    entry: Entry,
-    producer: &str,
-    left: &Predecessor,
-) -> Result<GoneOn, Error> {
-    let memory = slabs.memory();
-    let generation = left.generation.saturating_add(1);
-    let areas = scratch_list(memory, entry)?;
-    let header = go_on_header(slabs, producer, generation, left, Some(entry.root))?;
-    let pages = OwnPages::beside(memory, areas.runs(), generation, header)?;
-    let mut page = root_of(memory, pages.entry)?;
-    let (mut full, mut lost) = (0, 0);
-    let before = past_root(memory, entry.root)?;
-    check::each_name(&crate::predecessor::left(memory), &before, |subtree, gone| {
-        if gone {
-            lost += 1;
-            return Ok(());
-        }
-        match page.edit(Edit::Add(subtree), || Ok::<_, Error>(())) {
-            // It stays in the predecessor's root page.
-            Err(Error::RootFull { .. }) => full += 1,
-            added => added?,
-        }
-        Ok(())
-    })?;
-    let replaced = left.header.filter(|(at, _)| *at != pages.header);
-    let [page, areas] = left.held;
-    let held = [page, areas, replaced.map(|(_, block)| Held::Taken(block))];
-    Ok(GoneOn { pages, moved: Some(Moved::new(entry.root, held, full)), lost })
-}
-
-/// Whether the root page is laid out as this build does it and has room for a header's name, and where it
-/// names one now.
-#[inline(never)]
-fn header_in_place<M: Machine>(
-    memory: &Memory<M>,
-    entry: Entry,
-) -> Result<(bool, Option<PhysAddr>), Error> {
-    let page = root_of(memory, entry)?;
-    // Whatever the header page's address will be: an edit that has room for one has it for any.
-    let named = header_name(entry.root)?;
-    let there = page.view()?.find(&named.name).ok().map(|there| there.addr);
-    let edit = if there.is_some() { Edit::Replace } else { Edit::Add };
-    let room = page.is_ours() && page.try_edit(edit(named)).is_ok();
-    Ok((room, there))
-}
-
-/// Makes the root page name this header, in place of another or of none.
-#[inline(never)]
-fn turn_to_header<M: Machine>(
-    memory: &Memory<M>,
-    entry: Entry,
-    header: PhysAddr,
-    replaces: bool,
-) -> Result<(), Error> {
-    let edit = if replaces { Edit::Replace } else { Edit::Add };
-    root_of(memory, entry)?.edit(edit(header_name(header)?), || Ok(()))
-}
-
-/// What this kernel says in the header.
-#[inline(never)]
-fn says_on(
-    roll: PhysAddr,
-    producer: &str,
-    generation: u64,
-    left: &Predecessor,
-    before: Option<PhysAddr>,
-) -> Header {
-    let (roll, producer) = (Some(roll), Producer::new(producer));
-    let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
-    Header { generation, roll, before, producer, seal, longer: false }
-}
-
-/// Says this in the predecessor's page of the `heirloom` subtree. Returns where that is.
-#[inline(never)]
-fn renew_header<M: Machine>(
-    memory: &Memory<M>,
-    at: PhysAddr,
-    says: &Header,
-) -> Result<PhysAddr, Error> {
-    // SAFETY: a page that the check took, which nothing else reaches.
-    let words = unsafe { words_at(memory, at, Header::SIZE) }.unwrap_or(&[]);
-    HeaderPage::reopen(words, at)?.renew(says)?;
-    Ok(at)
-}
-
-/// The page of the `heirloom` subtree: the predecessor's, which says from now on what this kernel says,
-/// or a new one.
-#[inline(never)]
-fn go_on_header<M: Machine>(
-    slabs: &NewSlabs<M>,
-    producer: &str,
-    generation: u64,
-    left: &Predecessor,
-    before: Option<PhysAddr>,
-) -> Result<PhysAddr, Error> {
-    let memory = slabs.memory();
-    let says = says_on(slabs.cache_directory(), producer, generation, left, before);
-    if let Some((at, block)) = left.header
-        && block.order() == Order::ZERO
-        && block.addr() == at
-        && !left.longer
-    {
-        return renew_header(memory, at, &says);
-    }
-    let (header, words) = new_table(memory)?;
-    HeaderPage::create(words, header, &says)?;
-    Ok(header)
-}
-
-/// The root page of an entry whose root page is this kernel's.
-fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>, Error> {
-    let words = past_words(memory, entry.root)?;
-    Ok(RootPage::reopen(halves(words), entry.root)?)
-}
-
-/// Takes the names out of a root page whose frames were let go. Returns how many.
-#[inline(never)]
-fn drop_lost<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<u32, Error> {
-    let mut page = root_of(memory, entry)?;
-    let mut dropped = 0;
-    loop {
-        let mut first = None;
-        check::each_name(&left(memory), &page.view()?, |subtree, gone| {
-            first = first.or(gone.then_some(subtree.name));
-            Ok(())
-        })?;
-        let Some(name) = first else { return Ok(dropped) };
-        page.edit(Edit::Remove(name), || Ok::<_, Error>(()))?;
-        dropped += 1;
-    }
-}
-
-/// Reserves the scratch areas, in which nothing but the list itself may lie, and finds the map.
-#[inline(never)]
-fn hold_scratch<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<PhysAddr, Error> {
-    for area in scratch_list(memory, entry)?.runs() {
-        memory.reserve(area)?;
-    }
-    Ok(past_root(memory, entry.root)?.map())
-}
-
-fn scratch_list<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<ScratchList<'_>, Error> {
-    // SAFETY: the memory covers what it contains; nothing writes the predecessor's pages.
-    unsafe { entry.scratch_areas(memory.machine(), |run| memory.contains(run)) }
-}
-
-/// Keeps the root page and the scratch list from being used: taken where they are preserved, reserved
-/// where they are not. Returns which.
-#[inline(never)]
-fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<Held>; 2], Error> {
-    let mut held = [None; 2];
-    let areas = scratch_list(memory, entry)?;
-    // What lies in scratch is reserved with it.
-    let tables = entry.tables().filter(|(_, run)| !areas.overlaps(*run));
-    for (slot, (table, run)) in held.iter_mut().zip(tables) {
-        *slot = Some(match check::place(&left(memory), table, run)? {
-            Place::Preserved(block) => {
-                take_table(memory, table, block)?;
-                Held::Taken(block)
-            }
-            Place::Free(run) => {
-                memory.reserve(run)?;
-                Held::Reserved(run)
-            }
-        });
-    }
-    if let Some(block) = entry.empty_list(&left(memory))
-        && memory.is_inherited(block)
-    {
-        take_table(memory, Table::Scratch, block)?;
-        let [_, list] = &mut held;
-        *list = Some(Held::Taken(block));
-    }
-    Ok(held)
-}
-
-/// Takes the block of a table, which must be no other table's.
-fn take_table<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
-    if !memory.is_inherited(block) && memory.is_preserved(block) {
-        return Err(Fault::Shared { block }.in_table(table, block.addr(), 0).into());
-    }
-    // SAFETY: this layer reads the predecessor's tables, and found this one.
-    Ok(unsafe { memory.claim_as(block, Kind::Table) }?)
-}
-
-/// Looks at the seal, which covers at most `frames` frames, as `policy` demands. Returns whether all
-/// of its table was taken.
-#[inline(never)]
-fn check_seal<M: Machine>(
-    memory: &Memory<M>,
-    seal: SealState,
-    policy: SealPolicy,
-    frames: u64,
-) -> Result<bool, Error> {
-    let mut taken = Ok(());
-    if let Some(info) = seal.info() {
-        // No claim may take the table. Where its chain is not sound, the check of the seal below says so.
-        taken = seal::for_each_block(&left(memory), &info, |block| {
-            take_table(memory, Table::Seal, block)
-        });
-    }
-    let opened = seal == SealState::Opened;
-    match (policy, seal) {
-        (SealPolicy::Ignored, _) => return Ok(taken.is_ok()),
-        (_, SealState::Sealed(info)) => {
-            taken?;
-            check::sealed(&left(memory), &info, frames, Err)?;
-        }
-        (SealPolicy::Checked, _) | (SealPolicy::Required, SealState::Opened) => {}
-        (SealPolicy::Required | SealPolicy::SealedOnly, _) => {
-            return Err(Error::NotSealed { opened });
-        }
-    }
-    Ok(true)
 }

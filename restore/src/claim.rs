@@ -2,19 +2,105 @@
 
 use core::slice;
 
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, PreservedFolio};
-
 use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::{
+    Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, PreservedFolio, PreservedRun,
+};
+use heirloom_kho::{AreaInfo, AreaPart, Chain, Handle, HandleFault, Parts, Record, Table};
 
 use crate::area::PreservedArea;
 use crate::error::Error;
+use crate::handover::Handover;
 use crate::pages::{Inherited, Pages, words_at};
 use crate::records::Records;
-use heirloom_kho::HandleFault;
-use heirloom_kho::Table;
-use heirloom_kho::{AreaInfo, AreaPart};
-use heirloom_kho::{Chain, Record};
-use heirloom_kho::{Handle, Parts};
+
+impl<M: Machine> Handover<M> {
+    /// The handle of a preserved folio.
+    ///
+    /// # Errors
+    /// None for a folio; the type is that of all handles.
+    pub fn folio_handle(&self, folio: &PreservedFolio<'_, M>) -> Result<Handle, Error> {
+        Ok(Handle::new(Parts::Folio(folio.block()))?)
+    }
+
+    /// The handle of a preserved run.
+    ///
+    /// # Errors
+    /// [`Error::Handle`]: more frames than a handle can count.
+    pub fn run_handle(&self, run: &PreservedRun<'_, M>) -> Result<Handle, Error> {
+        Ok(Handle::new(Parts::Run(run.run()))?)
+    }
+
+    /// Claims a folio that the predecessor preserved; once. It stays preserved, until
+    /// [`PreservedFolio::unpreserve`].
+    ///
+    /// # Errors
+    /// [`Error::Handle`]: no folio's handle. [`Error::Folio`]: not preserved with this order, or
+    /// claimed already; or it is a slab or a table.
+    pub fn claim_folio(&self, handle: Handle) -> Result<PreservedFolio<'_, M>, Error> {
+        match handle.parts()? {
+            Parts::Folio(block) => Ok(self.memory().claim_folio(block)?),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
+        }
+    }
+
+    /// Claims many folios, wherever they lie, all or none, and calls `each` with them, in the order
+    /// of their handles. Costs less than a call for each where they are scattered so far that each is a
+    /// miss, as what the next ones need comes meanwhile; else more, as all are gone over twice.
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_folio`], naming the first at fault: nothing is claimed then, and
+    /// `each` is not called. A handle that is there twice is at fault the second time.
+    pub fn claim_folios<'m>(
+        &'m self,
+        handles: &[Handle],
+        each: impl FnMut(PreservedFolio<'m, M>),
+    ) -> Result<(), Error> {
+        folios(self.memory(), handles, each)
+    }
+
+    /// Claims a run, whole; once. It stays preserved, until [`PreservedRun::unpreserve`].
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_folio`].
+    pub fn claim_run(&self, handle: Handle) -> Result<PreservedRun<'_, M>, Error> {
+        match handle.parts()? {
+            Parts::Run(run) => {
+                self.memory().claim_run(run, Kind::Run)?;
+                // SAFETY: claimed just now as a run, by this call alone.
+                Ok(unsafe { PreservedRun::from_raw(self.memory(), run) })
+            }
+            _ => Err(handle.refused(HandleFault::Kind).into()),
+        }
+    }
+
+    /// Claims an area, all of its blocks and tables; once. It stays preserved, until
+    /// [`PreservedArea::unpreserve`].
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_folio`]; [`Error::Table`]: the area's tables are not sound. Then nothing
+    /// is claimed.
+    pub fn claim_area(&self, handle: Handle) -> Result<PreservedArea<'_, M>, Error> {
+        match handle.parts()? {
+            Parts::Area(info) => area(self.memory(), info),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
+        }
+    }
+
+    /// Claims a list of records; once. It stays preserved, and can be added to.
+    ///
+    /// # Errors
+    /// As for [`Handover::claim_area`]; [`Error::Handle`] also if its entries have another size.
+    pub fn claim_records<T: Record>(&self, handle: Handle) -> Result<Records<'_, M, T>, Error> {
+        match handle.parts()? {
+            Parts::Records { first, entry } if entry == size_of::<T>() as u64 => {
+                records(self.memory(), first)
+            }
+            Parts::Records { .. } => Err(handle.refused(HandleFault::Length).into()),
+            _ => Err(handle.refused(HandleFault::Kind).into()),
+        }
+    }
+}
 
 /// A table's pages once they are claimed: this kernel's, and the claiming call's alone so far.
 struct Claimed<'m, M: Machine>(&'m Memory<M>);

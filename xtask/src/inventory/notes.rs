@@ -76,6 +76,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "cache/slow_path", "magazines moved, slabs built and given back"),
     (SLAB, "typed", "an object as an owned value of its type"),
     (RESTORE, "area", "an area's tables, written, read and given back by their owner"),
+    (RESTORE, "begin/proceed", "the predecessor's header page, written once the check took it"),
+    (RESTORE, "published", "a folio of `publish`, filled, preserved and given back"),
     (RESTORE, "begin", "the scratch list read, and a predecessor's tables labelled"),
     (RESTORE, "buffers", "the caller that frees a buffer owns it"),
     (RESTORE, "claim", "pages read once claimed; what was claimed made into owned values"),
