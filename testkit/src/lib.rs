@@ -32,7 +32,25 @@ mod object;
 mod rng;
 mod stamp;
 
+#[cfg(heirloom_model)]
+pub use machine::in_pool;
 pub use machine::{Kernel, PAGE, TestMachine, end};
+/// Defines an enum without fields, and `ALL`: its variants in order.
+#[macro_export]
+macro_rules! listed {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident),* $(,)? }) => {
+        $(#[$meta])*
+        $vis enum $name {
+            $($(#[$doc])* $variant),*
+        }
+
+        impl $name {
+            /// All of them, in order.
+            $vis const ALL: [Self; [$(stringify!($variant)),*].len()] = [$(Self::$variant),*];
+        }
+    };
+}
+
 pub use object::{ObjectKind, Recipe, Record, TestObject, is_full};
 pub use rng::{Rng, mix};
 pub use stamp::{is_stamped, stamp, word};

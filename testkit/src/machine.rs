@@ -9,6 +9,8 @@
 //!  shared      a memfd's, which processes share    a slot for each thread
 //! ```
 
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::FileExt as _;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize, Ordering::Relaxed};
 
@@ -198,6 +200,21 @@ impl TestMachine {
         Ok(Self::over(Backing::Shared(arena, file), slots, &map, scratch))
     }
 
+    /// The same memory, mapped once more, wherever there is room: for a process that the owner of this
+    /// one waits for.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    ///
+    /// # Panics
+    /// If it is memory of this process's alone.
+    #[cfg(target_os = "linux")]
+    pub fn again(&self) -> std::io::Result<Self> {
+        let other = std::io::Error::other::<heirloom::arena::ArenaError>;
+        let fd = self.arena().share().map_err(other)?;
+        Self::shared(Arena::open_shared(fd).map_err(other)?, self.count())
+    }
+
     /// The memory map, with the range that is not there at first or without.
     pub fn map(&self, late: bool) -> MemoryMap<'_> {
         &self.ranges[..self.count - usize::from(self.late && !late)]
@@ -377,8 +394,18 @@ impl TestMachine {
         self.span.start().add(n % self.span.frames()).addr()
     }
 
-    /// Returns a copy of all memory.
+    /// Returns a copy of all memory; of the file, if processes share it.
+    ///
+    /// # Panics
+    /// If the file cannot be read.
     pub fn save(&self) -> Vec<u8> {
+        #[cfg(target_os = "linux")]
+        if let Backing::Shared(_, file) = &self.memory {
+            let bytes = file.metadata().expect("a file").len();
+            let mut image = vec![0; bytes as usize];
+            file.read_exact_at(&mut image, 0).expect("all of a file");
+            return image;
+        }
         // SAFETY: the span, which the machine covers; callers run no kernel meanwhile.
         unsafe { &*self.bytes() }.to_vec()
     }
@@ -386,8 +413,12 @@ impl TestMachine {
     /// Puts a copy back.
     ///
     /// # Panics
-    /// If it is a copy of another machine's memory.
+    /// If it is a copy of another machine's memory, or the file cannot be written.
     pub fn load(&self, saved: &[u8]) {
+        #[cfg(target_os = "linux")]
+        if let Backing::Shared(_, file) = &self.memory {
+            return file.write_all_at(saved, 0).expect("a file in memory");
+        }
         // SAFETY: as for `save`.
         unsafe { &mut *self.bytes() }.copy_from_slice(saved);
     }

@@ -223,6 +223,11 @@ impl TestObject {
             && matches!(self.parts(), Parts::Object { .. })
     }
 
+    /// Whether it is in a slab, and preserved from birth.
+    pub fn is_born_small(&self) -> bool {
+        self.born && self.is_small()
+    }
+
     /// Whether a plain free frees it once it is restored.
     pub const fn is_held(&self) -> bool {
         matches!(self.kind, ObjectKind::Buffer | ObjectKind::Object)

@@ -5,30 +5,28 @@
 use std::sync::Mutex;
 
 use heirloom::folio::{Error as FolioError, Fate, Kind, Order, Request};
-use heirloom::kho::Handle;
 use heirloom::restore::Error;
-use heirloom_verify::races::{
-    Dice, Ground, Kernel, PLAIN, THINGS, Thing, Worker, is_full, programs, schedules,
-};
+use heirloom_testkit::{Kernel, Rng, TestMachine, TestObject, is_full};
+use heirloom_verify::races::{Owned, PLAIN, THINGS, Worker, programs, schedules};
 
 /// A kernel on which threads work, what they pass on, and what they own in the end.
 struct World {
-    ground: &'static Ground,
-    kernel: Kernel,
-    passed: Mutex<Vec<Thing>>,
-    owned: Mutex<Vec<Thing>>,
-    /// What a predecessor preserved: handle, stamp, and how often it was claimed.
-    left: Vec<(Handle, u64)>,
+    machine: &'static TestMachine,
+    kernel: Kernel<'static>,
+    passed: Mutex<Vec<Owned>>,
+    owned: Mutex<Vec<Owned>>,
+    /// What a predecessor preserved, and how often it was claimed.
+    left: Vec<TestObject>,
     claims: Mutex<Vec<usize>>,
-    refusals: Mutex<Vec<(Handle, Error)>>,
+    refusals: Mutex<Vec<(TestObject, Error)>>,
     seed: u64,
 }
 
 impl World {
     /// Two CPUs for three or four threads: some find their CPU in use.
-    fn new(ground: &'static Ground, kernel: Kernel, seed: u64) -> Self {
+    fn new(machine: &'static TestMachine, kernel: Kernel<'static>, seed: u64) -> Self {
         Self {
-            ground,
+            machine,
             kernel,
             passed: Mutex::default(),
             owned: Mutex::default(),
@@ -46,15 +44,17 @@ impl World {
     }
 
     /// Everything has one owner and the content that its owner wrote, and the books are right.
-    fn assert_sound(&self) -> Vec<Thing> {
+    fn assert_sound(&self) -> Vec<Owned> {
         let mut things = std::mem::take(&mut *self.owned.lock().unwrap());
         things.append(&mut self.passed.lock().unwrap());
-        things.sort_by_key(|thing| thing.place(&self.kernel));
+        things.sort_by_key(|thing| thing.object.addr());
         for pair in things.windows(2) {
-            let ((a, bytes), (b, _)) = (pair[0].place(&self.kernel), pair[1].place(&self.kernel));
-            assert!(a + bytes <= b, "{pair:?} share bytes");
+            let [Some((a, bytes)), Some((b, _))] = [0, 1].map(|i| pair[i].object.extent()) else {
+                panic!("{pair:?} are nowhere")
+            };
+            assert!(a.get() + bytes <= b.get(), "{pair:?} share bytes");
         }
-        things.iter().for_each(|thing| thing.check(&self.kernel));
+        things.iter().for_each(|thing| thing.object.check(&self.kernel));
         let memory = self.kernel.memory();
         let (audit, stats) = (memory.audit().unwrap(), memory.stats());
         let allocated: u64 = audit.allocated.iter().sum();
@@ -76,9 +76,9 @@ impl World {
     fn jump(self) {
         let things = self.assert_sound();
         let kept = things.iter().filter(|thing| thing.is_preserved());
-        let left: Vec<_> = kept.map(|thing| thing.handle(&self.kernel)).collect();
+        let left: Vec<_> = kept.map(|thing| thing.object).collect();
         let entry = self.kernel.into_handover().entry();
-        let kernel = self.ground.revive(entry);
+        let kernel = self.machine.revive(entry);
         adopt(&kernel);
         claim_all(&kernel, left);
         kernel.finish(|_| Fate::Free).unwrap();
@@ -88,17 +88,16 @@ impl World {
 
 /// Claims and frees what was left. An object whose slab is still to be adopted waits for memory,
 /// if the kernel before left none.
-fn claim_all(kernel: &Kernel, mut left: Vec<(Handle, u64)>) {
+fn claim_all(kernel: &Kernel<'_>, mut left: Vec<TestObject>) {
     while !left.is_empty() {
         let before = left.len();
-        left.retain(|(handle, seed)| match Thing::claim(kernel, *handle, *seed) {
-            Ok(thing) => {
-                thing.check(kernel);
-                thing.free(kernel);
+        left.retain(|object| match Owned::restore(kernel, *object) {
+            Ok(owned) => {
+                owned.free(kernel);
                 false
             }
             Err(error) => {
-                assert!(is_full(&error), "{handle:?}: {error}");
+                assert!(is_full(&error), "{object:?}: {error}");
                 true
             }
         });
@@ -106,15 +105,15 @@ fn claim_all(kernel: &Kernel, mut left: Vec<(Handle, u64)>) {
     }
 }
 
-fn adopt(kernel: &Kernel) {
+fn adopt(kernel: &Kernel<'_>) {
     for spec in [PLAIN, THINGS] {
         kernel.slabs().adopt_or_create(spec).unwrap();
     }
 }
 
 fn fresh(frames: u64, seed: u64) -> World {
-    let ground = Ground::new(frames, 2, true);
-    World::new(ground, ground.boot(), seed)
+    let machine = TestMachine::pooled(frames, 2, true);
+    World::new(machine, machine.boot(), seed)
 }
 
 /// Fails if a magazine is filled without the cache's lock.
@@ -141,10 +140,10 @@ fn heirs(seed: u64) -> World {
     world.work(9, 90);
     let things = world.assert_sound();
     let kept = things.iter().filter(|thing| thing.is_preserved());
-    let left: Vec<_> = kept.map(|thing| thing.handle(&world.kernel)).collect();
-    let World { ground, kernel, .. } = world;
-    let kernel = ground.revive(kernel.into_handover().entry());
-    world = World::new(ground, kernel, seed);
+    let left: Vec<_> = kept.map(|thing| thing.object).collect();
+    let World { machine, kernel, .. } = world;
+    let kernel = machine.revive(kernel.into_handover().entry());
+    world = World::new(machine, kernel, seed);
     world.claims = Mutex::new(vec![0; left.len()]);
     world.left = left;
     world
@@ -153,17 +152,16 @@ fn heirs(seed: u64) -> World {
 /// Claims all that was left, in an order of its own.
 fn claim(world: &World, number: usize) {
     let mut order: Vec<usize> = (0..world.left.len()).collect();
-    let mut dice = Dice::new(world.seed << 8 | number as u64);
+    let mut rng = Rng::new(world.seed << 8 | number as u64);
     while !order.is_empty() {
-        let at = order.swap_remove(dice.roll(order.len()));
-        let (handle, seed) = world.left[at];
-        match Thing::claim(&world.kernel, handle, seed) {
+        let at = order.swap_remove(rng.index(order.len()));
+        let object = world.left[at];
+        match Owned::restore(&world.kernel, object) {
             Ok(thing) => {
-                thing.check(&world.kernel);
                 world.claims.lock().unwrap()[at] += 1;
                 world.owned.lock().unwrap().push(thing);
             }
-            Err(error) => world.refusals.lock().unwrap().push((handle, error)),
+            Err(error) => world.refusals.lock().unwrap().push((object, error)),
         }
     }
 }
@@ -180,11 +178,10 @@ fn what_was_left_is_claimed_once_while_others_adopt_and_allocate() {
         };
         let works = |world: &World, number| world.work(number, 12);
         let after = |world: World| {
-            for ((handle, _), claims) in world.left.iter().zip(world.claims.lock().unwrap().iter())
-            {
+            for (object, claims) in world.left.iter().zip(world.claims.lock().unwrap().iter()) {
                 let refusals = world.refusals.lock().unwrap();
-                let why: Vec<_> = refusals.iter().filter(|(of, _)| of == handle).collect();
-                assert_eq!(*claims, 1, "{handle:?}: {why:?}");
+                let why: Vec<_> = refusals.iter().filter(|(of, _)| of == object).collect();
+                assert_eq!(*claims, 1, "{object:?}: {why:?}");
             }
             world.kernel.finish(|_| Fate::Free).unwrap();
             for thing in world.assert_sound() {
@@ -215,22 +212,21 @@ impl Freeing {
     /// Claims what has frames of its own, in an order of its own.
     fn claim(&self, number: usize) {
         let world = &self.world;
-        let own = |at: &usize| Thing::frames(world.left[*at].0).is_some();
+        let own = |at: &usize| world.left[*at].run().is_some();
         let mut order: Vec<usize> = (0..world.left.len()).filter(own).collect();
-        let mut dice = Dice::new(world.seed << 8 | number as u64);
+        let mut rng = Rng::new(world.seed << 8 | number as u64);
         while !order.is_empty() {
-            let at = order.swap_remove(dice.roll(order.len()));
-            let (handle, seed) = world.left[at];
-            match Thing::claim(&world.kernel, handle, seed) {
+            let at = order.swap_remove(rng.index(order.len()));
+            let object = world.left[at];
+            match Owned::restore(&world.kernel, object) {
                 Ok(thing) => {
-                    thing.check(&world.kernel);
                     world.claims.lock().unwrap()[at] += 1;
                     world.owned.lock().unwrap().push(thing);
                 }
                 // The other was first; or it was freed.
                 Err(Error::Folio(FolioError::NotPreserved { .. }) | Error::NotInherited { .. }) => {
                 }
-                Err(error) => panic!("{handle:?}: {error}"),
+                Err(error) => panic!("{object:?}: {error}"),
             }
         }
     }
@@ -240,29 +236,26 @@ impl Freeing {
         let keeps = self.keeps();
         let Self { world } = self;
         let mut kept = Vec::new();
-        for ((handle, seed), claims) in world.left.iter().zip(&*world.claims.lock().unwrap()) {
-            let Some(run) = Thing::frames(*handle) else { continue };
-            assert!(*claims <= 1, "{handle:?}: claimed {claims} times");
+        for (object, claims) in world.left.iter().zip(&*world.claims.lock().unwrap()) {
+            let Some(run) = object.run() else { continue };
+            assert!(*claims <= 1, "{object:?}: claimed {claims} times");
             let memory = world.kernel.memory();
             let there = run.blocks().filter(|block| memory.is_inherited(*block)).count();
             match (*claims, keeps) {
-                (1, _) => assert_eq!(there, 0, "{handle:?} is claimed, and there to be claimed"),
+                (1, _) => assert_eq!(there, 0, "{object:?} is claimed, and there to be claimed"),
                 (_, true) => {
-                    assert_eq!(there, run.blocks().count(), "{handle:?} is lost");
-                    kept.push((*handle, *seed));
+                    assert_eq!(there, run.blocks().count(), "{object:?} is lost");
+                    kept.push(*object);
                 }
                 (_, false) => {}
             }
         }
         let things = world.assert_sound();
         // All that was claimed, and what this kernel preserved, is there for the next one, as it was.
-        let mut left: Vec<_> = things
-            .iter()
-            .filter(|thing| thing.is_preserved())
-            .map(|thing| thing.handle(&world.kernel))
-            .collect();
+        let mut left: Vec<_> =
+            things.iter().filter(|thing| thing.is_preserved()).map(|thing| thing.object).collect();
         left.append(&mut kept);
-        let kernel = world.ground.revive(world.kernel.into_handover().entry());
+        let kernel = world.machine.revive(world.kernel.into_handover().entry());
         adopt(&kernel);
         claim_all(&kernel, left);
         kernel.finish(|_| Fate::Free).unwrap();
@@ -279,12 +272,12 @@ fn what_is_claimed_while_another_frees_has_one_owner() {
     programs("two claim, one frees or leaves, one allocates", 30, schedules(15), |seed| {
         let claims = |freeing: &Freeing, number| freeing.claim(number);
         let frees = |freeing: &Freeing, number| {
-            let mut dice = Dice::new(freeing.world.seed << 8 | number as u64);
-            if dice.roll(2) == 0 {
+            let mut rng = Rng::new(freeing.world.seed << 8 | number as u64);
+            if rng.below(2) == 0 {
                 adopt(&freeing.world.kernel);
             }
             for _ in 0..4 {
-                let steps = dice.roll(4);
+                let steps = rng.index(4);
                 freeing.world.work(number, steps);
                 freeing.finish();
             }
@@ -341,8 +334,8 @@ fn of_those_that_publish_under_one_name_one_is_last() {
             }
         };
         let after = |world: World| {
-            let World { ground, kernel, .. } = world;
-            let kernel = ground.revive(kernel.into_handover().entry());
+            let World { machine, kernel, .. } = world;
+            let kernel = machine.revive(kernel.into_handover().entry());
             let root = kernel.claim_root("root").unwrap();
             let bytes = root.bytes();
             assert!(bytes.iter().all(|byte| *byte == bytes[0]) && bytes[0] % 16 == 2, "{bytes:?}");

@@ -4,15 +4,14 @@ mod many;
 mod single;
 mod tables;
 
-use heirloom::folio::{Error as FolioError, NodeId, Order, PAGE_SIZE, Request};
+use heirloom::folio::{NodeId, Order, PAGE_SIZE, Request};
 use heirloom::restore::Error;
+use heirloom_testkit::{Kernel, Rng, TestObject};
 
 use super::caches::CACHES;
-use super::ground::{Dice, Kernel};
 use super::journal::{Call, Line, Log, Slack};
 use super::promises::{Promises, Ways};
 use super::step;
-use super::things::Thing;
 
 /// Frames of the largest slab there is here.
 pub(crate) const SLAB: u64 = 32;
@@ -30,7 +29,7 @@ pub(crate) const fn slack(blocks: u64, frames: u64, objects: u64) -> Slack {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Owned {
     pub(crate) id: u32,
-    pub(crate) thing: Thing,
+    pub(crate) thing: TestObject,
     /// It survives.
     pub(crate) kept: bool,
     /// It survives until a plain free: from birth, or because it was claimed.
@@ -95,11 +94,7 @@ pub(crate) enum Op {
 
 /// Whether an error says that there is no memory, or no room in a table.
 pub(crate) fn is_full(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. })
-            | Error::RootFull { .. }
-    )
+    heirloom_testkit::is_full(error) || matches!(error, Error::RootFull { .. })
 }
 
 impl<'k, 'a> Actor<'k, 'a> {
@@ -151,16 +146,22 @@ impl<'k, 'a> Actor<'k, 'a> {
         self.write(Line::Open(call, slack, step::counted()));
     }
 
-    pub(crate) fn may(&self, id: u32, way: Option<Thing>) {
+    pub(crate) fn may(&self, id: u32, way: Option<TestObject>) {
         self.write(Line::May(id, way));
     }
 
-    pub(crate) fn is(&self, id: u32, way: Option<Thing>) {
+    pub(crate) fn is(&self, id: u32, way: Option<TestObject>) {
         self.write(Line::Is(id, way));
     }
 
     pub(crate) fn close(&self) {
         self.write(Line::Close);
+    }
+
+    /// Writes a content. What an owner writes into its own memory is no step of the library's.
+    pub(crate) fn stamp(&self, thing: &TestObject, seed: u64) {
+        let _quiet = step::Pause::new();
+        thing.stamp(self.kernel, seed);
     }
 
     /// The number of a new thing, and the seed of its content: room for 256 parts.
@@ -169,8 +170,8 @@ impl<'k, 'a> Actor<'k, 'a> {
         (self.next, u64::from(self.next) << 8)
     }
 
-    pub(crate) fn own(&mut self, id: u32, thing: Thing, kept: bool) {
-        let (held, left, pinned) = (kept && thing.born(), false, false);
+    pub(crate) fn own(&mut self, id: u32, thing: TestObject, kept: bool) {
+        let (held, left, pinned) = (kept && thing.born, false, false);
         self.owned.push(Owned { id, thing, kept, held, left, pinned });
     }
 
@@ -235,33 +236,33 @@ fn at_most(order: u8) -> Order {
 }
 
 /// What a thread does next; the choice leans to what changes what survives.
-pub(crate) fn random(dice: &mut Dice) -> Op {
-    let number = dice.next();
-    let small = |dice: &mut Dice| 8 + dice.below(3000) as usize;
-    let large = |dice: &mut Dice| PAGE_SIZE + dice.below(5 * PAGE_SIZE as u64) as usize;
-    match dice.below(64) {
-        0..4 => Op::Folio(dice.below(4) as u8),
-        4 => Op::FolioAfar(dice.below(3) as u8),
-        5..7 => Op::Run(2 + dice.below(9)),
-        7..10 => Op::Buffer(small(dice), dice.below(2) == 0),
-        10..12 => Op::Buffer(large(dice), dice.below(2) == 0),
-        12..18 => Op::Object(dice.below(u64::from(CACHES)) as u8),
-        18..20 => Op::Insert(dice.below(2) == 0),
+pub(crate) fn random(rng: &mut Rng) -> Op {
+    let number = rng.next();
+    let small = |rng: &mut Rng| 8 + rng.below(3000) as usize;
+    let large = |rng: &mut Rng| PAGE_SIZE + rng.below(5 * PAGE_SIZE as u64) as usize;
+    match rng.below(64) {
+        0..4 => Op::Folio(rng.below(4) as u8),
+        4 => Op::FolioAfar(rng.below(3) as u8),
+        5..7 => Op::Run(2 + rng.below(9)),
+        7..10 => Op::Buffer(small(rng), rng.below(2) == 0),
+        10..12 => Op::Buffer(large(rng), rng.below(2) == 0),
+        12..18 => Op::Object(rng.below(u64::from(CACHES)) as u8),
+        18..20 => Op::Insert(rng.below(2) == 0),
         20..32 => Op::Preserve(number),
         32..37 => Op::Unpreserve(number),
         37..45 => Op::Free(number),
-        45 => Op::Realloc(number, small(dice)),
-        46 => Op::Realloc(number, large(dice)),
-        47 => Op::PreserveAll(2 + dice.below(4) as u8),
-        48 => Op::PreserveAdjacent(dice.below(2) as u8),
+        45 => Op::Realloc(number, small(rng)),
+        46 => Op::Realloc(number, large(rng)),
+        47 => Op::PreserveAll(2 + rng.below(4) as u8),
+        48 => Op::PreserveAdjacent(rng.below(2) as u8),
         49 => Op::UnpreserveAll,
-        50 | 51 => Op::Area(1 + dice.below(4), dice.below(2) as u8),
+        50 | 51 => Op::Area(1 + rng.below(4), rng.below(2) as u8),
         52 => Op::AreaGone(number),
         53 => Op::Records,
-        54..57 => Op::Push(number, 1 + dice.below(40)),
+        54..57 => Op::Push(number, 1 + rng.below(40)),
         57 => Op::RecordsGone(number),
-        58 | 59 => Op::Publish(dice.below(4) as u8, dice.below(6000)),
-        60 => Op::Unpublish(dice.below(4) as u8),
+        58 | 59 => Op::Publish(rng.below(4) as u8, rng.below(6000)),
+        60 => Op::Unpublish(rng.below(4) as u8),
         61 => Op::Subtree(number),
         62 => Op::SubtreeGone(number),
         _ => Op::Shrink,

@@ -1,10 +1,10 @@
-//! The caches that old kernels and successors use, by number.
+//! The caches and names that old kernels and successors use, by number.
 
 use heirloom::folio::Order;
 use heirloom::slab::{CacheSpec, Persist, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::things::word;
+use heirloom_testkit::{ObjectKind, stamp, word};
 
 /// The value of the typed caches: words that only its seed gives.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Debug)]
@@ -16,7 +16,7 @@ persist!(Value { words });
 
 impl Value {
     pub(crate) fn of(seed: u64) -> Self {
-        Self { words: std::array::from_fn(|i| word(seed, i)) }
+        Self { words: std::array::from_fn(|i| word(seed, i as u64)) }
     }
 }
 
@@ -74,4 +74,19 @@ pub(crate) fn cache_name(cache: u8) -> String {
 /// Whether objects of the cache are preserved from birth.
 pub(crate) const fn preserving(cache: u8) -> bool {
     cache % 2 == 1 || cache >= MANY
+}
+
+/// The content of a published root.
+pub(crate) fn root_bytes(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut content = vec![0; bytes as usize];
+    stamp(&mut content, seed);
+    content
+}
+
+/// The name of a root or a subtree: each thread has its own.
+pub(crate) fn name(kind: ObjectKind, id: u32) -> String {
+    match kind {
+        ObjectKind::Subtree => format!("tree{id}"),
+        _ => format!("root{id}"),
+    }
 }

@@ -16,17 +16,16 @@ use std::io::{Read, Seek, Write};
 use std::time::Instant;
 
 use heirloom::restore::Entry;
+use heirloom_testkit::Rng;
 
 use super::check::Verdict;
 use super::coverage::{Coverage, UNSEEN, calls};
-use super::ground::Dice;
 use super::growth::growth;
-use super::journal::{LOGS, Line};
 use super::promises::Promises;
 use super::script::Script;
-use super::stepping::{run, start};
-use super::trial::{End, fork, fork_for};
-use super::{Bench, Failure, step};
+use super::stepping::start;
+use super::trial::{End, fork_for};
+use super::{Bench, Failure, State, step};
 
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
@@ -101,9 +100,6 @@ impl Figures {
         Some(Self { stores, stops, chains, refused, things, coverage })
     }
 }
-
-/// A memory and a journal, as they were.
-pub(super) type State = (Vec<u8>, [Vec<Line>; LOGS]);
 
 /// Lets successors die, one after another.
 ///
@@ -199,25 +195,9 @@ fn shared(work: impl Fn(&mut Bench, u64) -> Result<Figures, Failure>) -> Result<
     all
 }
 
-pub(super) fn load(bench: &Bench, state: &State) -> Result<(), Failure> {
-    bench.ground.load(&state.0)?;
-    bench.journal.load(&state.1);
-    Ok(())
-}
-
-pub(super) fn save(bench: &Bench) -> Result<State, Failure> {
-    Ok((bench.ground.save()?, bench.journal.save()))
-}
-
 /// A kernel takes over, and ends before a store; how many it made, if it did not end by force.
 pub(super) fn die(bench: &Bench, script: Script, stop: u64) -> Result<Option<u64>, Failure> {
-    let child = fork(|| {
-        bench.ground.again().map_or(103, |ground| {
-            script.run_visible(&ground, &bench.journal, stop);
-            0
-        })
-    })?;
-    match child.wait()? {
+    match bench.run(script, stop, true)? {
         End::KILLED => {
             bench.journal.died(Some(stop));
             Ok(None)
@@ -274,12 +254,12 @@ impl Stops<'_> {
     ) -> Result<Option<State>, Failure> {
         let entries = entries(self.bench, self.first);
         self.figures.coverage.count(&self.bench.journal);
-        let state = if keep || entries.len() > 1 { Some(save(self.bench)?) } else { None };
+        let state = if keep || entries.len() > 1 { Some(self.bench.save()) } else { None };
         for (n, (entry, _)) in (0..).zip(entries) {
             if let Some(state) = state.as_ref().filter(|_| n > 0) {
-                load(self.bench, state)?;
+                self.bench.load(state);
             }
-            self.bench.ground.arena().leave(entry)?;
+            self.bench.machine.arena().leave(entry)?;
             let further = (number + n).is_multiple_of(FURTHER);
             let what = || format!("{}, root page {}", what(), entry.root);
             match last(self.bench, further, &what)? {
@@ -302,7 +282,7 @@ fn pairs(
     let name = script.name();
     let stride = script.step(options.stride.max(1));
     let life = start(bench, script)?;
-    let first = bench.ground.arena().entry()?.ok_or("no entry")?;
+    let first = bench.machine.arena().entry()?.ok_or("no entry")?;
     let stores = whole(bench, script)?;
     let pairs = match (script, options.pairs.max(1)) {
         (Script::Brief, pairs) => pairs,
@@ -318,7 +298,7 @@ fn pairs(
         if i / stride % WORKERS != worker {
             continue;
         }
-        load(stops.bench, &life)?;
+        stops.bench.load(&life);
         die(stops.bench, script, i)?;
         let followed = (i / stride).is_multiple_of(pairs);
         let good = entries(stops.bench, first).into_iter().filter(|(_, good)| *good);
@@ -327,16 +307,16 @@ fn pairs(
         let Some(one) = state.filter(|_| followed) else { continue };
         for entry in good {
             let after = |error| format!("after {name}, stopped before {i}: {error}");
-            load(stops.bench, &one)?;
-            stops.bench.ground.arena().leave(entry)?;
+            stops.bench.load(&one);
+            stops.bench.machine.arena().leave(entry)?;
             // One that goes on in place goes on as it does where there was no other.
             let next = script.next(entry == first);
             let more = whole(stops.bench, next).map_err(after)?;
             // Not the same ones each time.
             let step = stride * pairs;
             for j in (i / stride % step..=more).step_by(usize::try_from(step)?) {
-                load(stops.bench, &one)?;
-                stops.bench.ground.arena().leave(entry)?;
+                stops.bench.load(&one);
+                stops.bench.machine.arena().leave(entry)?;
                 die(stops.bench, next, j).map_err(after)?;
                 stops.look(i + j, false, &|| format!("{name} {i} {j}"))?;
                 stops.figures.chains += 1;
@@ -348,33 +328,33 @@ fn pairs(
 
 /// A chain of [`DEPTH`] kernels, each stopped anywhere; how many were stopped.
 fn at_random(bench: &mut Bench, seed: u64) -> Result<u64, Failure> {
-    let mut dice = Dice(seed);
+    let mut rng = Rng::new(seed);
     let begin = [Script::Brief, Script::Sweep, Script::Layout, Script::Make];
-    let mut next = begin[dice.below(4) as usize];
+    let mut next = begin[rng.below(4) as usize];
     let life = start(bench, next)?;
-    let first = bench.ground.arena().entry()?.ok_or("no entry")?;
-    load(bench, &life)?;
+    let first = bench.machine.arena().entry()?.ok_or("no entry")?;
+    bench.load(&life);
     let (mut stops, mut told) = (0, format!("seed {seed}"));
     for _ in 0..DEPTH {
         // By any of the entries that are good.
         let good: Vec<_> = entries(bench, first).into_iter().filter(|(_, good)| *good).collect();
-        let (entry, _) = good[dice.below(good.len() as u64) as usize];
-        bench.ground.arena().leave(entry)?;
+        let (entry, _) = good[rng.below(good.len() as u64) as usize];
+        bench.machine.arena().leave(entry)?;
         next = next.next(entry == first);
         if next.finds_another().is_none() {
-            next = Script::IN_PLACE[dice.below(Script::IN_PLACE.len() as u64) as usize];
+            next = Script::IN_PLACE[rng.below(Script::IN_PLACE.len() as u64) as usize];
         }
         // Early ones too: most of a takeover is at its beginning.
-        let most = 1 << (3 + dice.below(7));
-        let stop = dice.below(most);
+        let most = 1 << (3 + rng.below(7));
+        let stop = rng.below(most);
         told = format!("{told}, {} {stop}", next.name());
         let ended = die(bench, next, stop).map_err(|error| format!("{told}: {error}"))?;
         stops += u64::from(ended.is_none());
     }
-    let state = save(bench)?;
+    let state = bench.save();
     for (n, (entry, _)) in (0_u64..).zip(entries(bench, first)) {
-        load(bench, &state)?;
-        bench.ground.arena().leave(entry)?;
+        bench.load(&state);
+        bench.machine.arena().leave(entry)?;
         last(bench, n == 0, &|| format!("{told}, root page {}", entry.root))?;
     }
     Ok(stops)
@@ -384,7 +364,7 @@ fn at_random(bench: &mut Bench, seed: u64) -> Result<u64, Failure> {
 fn in_claims(bench: &mut Bench, worker: u64) -> Result<Figures, Failure> {
     let script = Script::Brief;
     let life = start(bench, script)?;
-    if run(bench, script, u64::MAX)? != End::WELL {
+    if bench.run(script, u64::MAX, false)? != End::WELL {
         return Err("the script that claims everything failed".into());
     }
     let calls = calls(&bench.journal.lines(0)[life.1[0].len()..]);
@@ -397,8 +377,8 @@ fn in_claims(bench: &mut Bench, worker: u64) -> Result<Figures, Failure> {
             if n % WORKERS != worker {
                 continue;
             }
-            load(bench, &life)?;
-            let end = run(bench, script, *stop)?;
+            bench.load(&life);
+            let end = bench.run(script, *stop, false)?;
             bench.journal.died(Some(*stop));
             if end != End::KILLED {
                 return Err(format!("{claim}, to be stopped before store {stop}: {end:?}").into());

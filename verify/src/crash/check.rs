@@ -17,16 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom::kho::tree::{Geometry, Key};
 use heirloom::kho::{Fault, Table, TableError};
-use heirloom::restore::{Entry, Error, Unclaimed};
+use heirloom::restore::{Error, SealPolicy, Unclaimed};
 use heirloom::slab::DirectoryPart;
+use heirloom_testkit::{Kernel, ObjectKind, TestMachine, TestObject};
 
 use super::actor::is_full;
-use super::caches::{ALL, cache_name, spec};
-use super::ground::{Ground, Kernel};
+use super::arena;
+use super::caches::{ALL, cache_name, name, root_bytes, spec};
 use super::journal::{Journal, Slack};
 use super::promises::{Ended, Promises};
 use super::script::exercise;
-use super::things::{Sort, Thing, name, root_bytes};
 
 /// Pages of a handover beside the tracker's nodes and the roll: root, scratch list, header.
 const OWN: u64 = 3;
@@ -53,8 +53,8 @@ impl Verdict {
 ///
 /// # Panics
 /// If anything is not as it was promised.
-pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdict {
-    let entry = ground.arena().entry().expect("at any instant the first page is sound");
+pub(crate) fn check(machine: &TestMachine, journal: &Journal, further: bool) -> Verdict {
+    let entry = machine.arena().entry().expect("at any instant the first page is sound");
     let promises = Promises::of(journal);
     let promises = match entry {
         Some(entry) => promises.through(entry.root.get()),
@@ -62,19 +62,21 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
     };
     let Some(entry) = entry else {
         assert!(!promises.booted, "an entry that was left is there");
-        let kernel = ground.boot().expect("memory to boot in");
-        live_on(ground, kernel, &[], Vec::new(), further);
+        let kernel = machine.boot();
+        live_on(machine, kernel, &[], Vec::new(), further);
         return Verdict::Nothing;
     };
     let ended = match &promises.before {
         Some(before) if before.root == entry.root.get() => before.ended,
         _ => Ended::No,
     };
-    let kernel = match (ground.revive(entry), ended) {
+    let kernel = match (machine.try_revive(entry, SealPolicy::Checked), ended) {
         (Ok(kernel), Ended::No | Ended::May) => kernel,
         (Err(error), Ended::May | Ended::Yes) if is_ended(&error) => return Verdict::Ended,
         // Something else may have been written to its page since.
-        (Err(error), Ended::Long) if is_ended(&error) || !ground.is_ended_page(entry.root) => {
+        (Err(error), Ended::Long)
+            if is_ended(&error) || !arena::is_ended_page(machine, entry.root) =>
+        {
             return Verdict::Ended;
         }
         (Ok(_), _) => panic!("taken, although it has ended"),
@@ -101,7 +103,7 @@ pub(crate) fn check(ground: &Ground, journal: &Journal, further: bool) -> Verdic
         promises.open,
         promises.slack,
     );
-    live_on(ground, kernel, &things, roots, further);
+    live_on(machine, kernel, &things, roots, further);
     Verdict::Whole(found)
 }
 
@@ -129,13 +131,13 @@ impl Names {
     }
 
     /// Whether the name of a thing is there, and leads to what it should.
-    pub(crate) fn has(&self, kernel: &Kernel<'_>, id: u32, thing: &Thing) -> bool {
-        let Some((addr, bytes)) = self.0.get(&name(thing.sort, id)) else { return false };
+    pub(crate) fn has(&self, kernel: &Kernel<'_>, id: u32, thing: &TestObject) -> bool {
+        let Some((addr, bytes)) = self.0.get(&name(thing.kind, id)) else { return false };
         let seed = thing.seed.unwrap_or(0);
         if *bytes != thing.bytes {
             return false;
         }
-        if thing.sort == Sort::Subtree {
+        if thing.kind == ObjectKind::Subtree {
             return addr.get() == seed;
         }
         let start = kernel.memory().machine().ptr(*addr);
@@ -149,16 +151,16 @@ impl Names {
 fn names(kernel: &Kernel<'_>, promises: &Promises) -> Roots {
     let (mut found, mut roots) = (Names::of(kernel), Roots::new());
     for (id, ways) in &promises.things {
-        let is_name = |t: &Thing| matches!(t.sort, Sort::Root | Sort::Subtree);
+        let is_name = |t: &TestObject| matches!(t.kind, ObjectKind::Root | ObjectKind::Subtree);
         let Some(any) = ways.iter().flatten().find(|thing| is_name(thing)) else { continue };
-        let name = name(any.sort, *id);
+        let name = name(any.kind, *id);
         let fits = ways.iter().flatten().find(|thing| found.has(kernel, *id, thing));
         if found.0.remove(&name).is_none() {
             assert!(ways.contains(&None), "a name is lost: {ways:?}");
             continue;
         }
         let thing = fits.unwrap_or_else(|| panic!("a name leads elsewhere: {ways:?}"));
-        if thing.sort == Sort::Root {
+        if thing.kind == ObjectKind::Root {
             let bytes = root_bytes(thing.seed.unwrap_or(0), thing.bytes);
             assert_eq!(kernel.claim_root(&name).expect("published").bytes(), bytes);
             roots.push((name, bytes));
@@ -196,9 +198,9 @@ enum Turn {
 }
 
 impl Turn {
-    fn of(ways: &[Option<Thing>]) -> Self {
-        let has = |sort| ways.iter().flatten().any(|thing| thing.sort == sort);
-        match (has(Sort::Area), has(Sort::Object)) {
+    fn of(ways: &[Option<TestObject>]) -> Self {
+        let has = |sort| ways.iter().flatten().any(|thing| thing.kind == sort);
+        match (has(ObjectKind::Area), has(ObjectKind::Object)) {
             (true, _) => Self::Areas,
             (_, true) => Self::Objects,
             _ => Self::Others,
@@ -207,9 +209,9 @@ impl Turn {
 }
 
 /// Claims everything: what is ours then, and how much was given back meanwhile.
-fn claim_all(kernel: &Kernel<'_>, all: &[(u32, &[Option<Thing>])]) -> (Vec<Thing>, u64) {
+fn claim_all(kernel: &Kernel<'_>, all: &[(u32, &[Option<TestObject>])]) -> (Vec<TestObject>, u64) {
     let spare = all.iter().filter_map(|(id, ways)| match ways {
-        [Some(thing)] if thing.claim_needs_nothing() => Some((*id, *thing)),
+        [Some(thing)] if !thing.is_small() && !thing.kind.is_name() => Some((*id, *thing)),
         _ => None,
     });
     let (spare, done) = (spare.collect(), BTreeSet::new());
@@ -231,9 +233,9 @@ fn claim_all(kernel: &Kernel<'_>, all: &[(u32, &[Option<Thing>])]) -> (Vec<Thing
 /// for that is not lost: it is claimed once something else is given back.
 struct Claims<'k, 'g> {
     kernel: &'k Kernel<'g>,
-    things: Vec<Thing>,
+    things: Vec<TestObject>,
     /// What is there for certain, and claimed without any memory.
-    spare: Vec<(u32, Thing)>,
+    spare: Vec<(u32, TestObject)>,
     /// What is claimed and given back before its turn.
     done: BTreeSet<u32>,
     given_back: u64,
@@ -241,7 +243,7 @@ struct Claims<'k, 'g> {
 
 impl Claims<'_, '_> {
     /// Claims a thing in one of the ways in which it may be there, if it is.
-    fn claim(&mut self, id: u32, ways: &[Option<Thing>]) {
+    fn claim(&mut self, id: u32, ways: &[Option<TestObject>]) {
         self.spare.retain(|(spare, _)| *spare != id);
         while !self.done.contains(&id) {
             match claim(self.kernel, id, ways) {
@@ -254,7 +256,7 @@ impl Claims<'_, '_> {
     /// Gives something back, claimed before or for this; false if there is nothing.
     fn make_room(&mut self) -> bool {
         let thing = if let Some((id, thing)) = self.spare.pop() {
-            let claimed = thing.claim(self.kernel);
+            let claimed = thing.restore(self.kernel);
             assert!(claimed.is_ok(), "{id} is lost: {thing:?}: {claimed:?}");
             self.done.insert(id);
             thing
@@ -274,13 +276,18 @@ impl Claims<'_, '_> {
 struct Full;
 
 /// Claims a thing in one of the ways in which it may be there: as what it is there.
-fn claim(kernel: &Kernel<'_>, id: u32, ways: &[Option<Thing>]) -> Result<Option<Thing>, Full> {
+fn claim(
+    kernel: &Kernel<'_>,
+    id: u32,
+    ways: &[Option<TestObject>],
+) -> Result<Option<TestObject>, Full> {
     let mut refused = Vec::new();
-    let handled = ways.iter().flatten().filter(|t| !matches!(t.sort, Sort::Root | Sort::Subtree));
+    let handled =
+        ways.iter().flatten().filter(|t| !matches!(t.kind, ObjectKind::Root | ObjectKind::Subtree));
     for way in handled.clone() {
-        match way.claim(kernel) {
+        match way.restore(kernel) {
             Ok(()) => {
-                assert!(way.claim(kernel).is_err(), "{id} is claimed twice: {ways:?}");
+                assert!(way.restore(kernel).is_err(), "{id} is claimed twice: {ways:?}");
                 let mut alike = handled.clone().filter(|other| other.handle() == way.handle());
                 let whole = alike.find(|thing| thing.is_whole(kernel));
                 assert!(whole.is_some(), "{id}: the content is lost: {ways:?}");
@@ -318,14 +325,14 @@ fn finish(kernel: &Kernel<'_>) -> Slack {
 
 /// What a kernel that has claimed these things does from here on.
 fn live_on<'g>(
-    ground: &'g Ground,
+    machine: &'g TestMachine,
     kernel: Kernel<'g>,
-    things: &[Thing],
+    things: &[TestObject],
     roots: Roots,
     further: bool,
 ) {
     apart(&kernel, things);
-    accounts(ground, &kernel, things);
+    accounts(machine, &kernel, things);
     fill(&kernel, things);
     if !further {
         return;
@@ -336,7 +343,7 @@ fn live_on<'g>(
     publish.as_ref().err().into_iter().for_each(|error| assert!(is_full(error), "{error}"));
 
     // All of it is preserved still, and nothing else takes a node.
-    let next = jump(ground, kernel);
+    let next = machine.jump(kernel);
     assert_eq!(next.memory().counts().nodes(), fewest_nodes(&preserved(&next)));
     let again = publish.is_ok().then(|| ("again".to_owned(), b"and again".to_vec()));
     for (name, bytes) in roots.into_iter().chain(again) {
@@ -348,20 +355,20 @@ fn live_on<'g>(
     let (things, _) = claim_all(&next, &ways);
     assert_eq!(finish(&next), Slack::default());
     whole(&next, &things);
-    accounts(ground, &next, &things);
+    accounts(machine, &next, &things);
     for thing in things {
         thing.release(&next, !thing.is_held()).expect("what is ours can be given back");
     }
-    accounts(ground, &next, &[]);
+    accounts(machine, &next, &[]);
 
-    let last = jump(ground, next);
+    let last = machine.jump(next);
     assert_eq!(finish(&last), Slack::default());
-    bare(ground, &last);
+    bare(machine, &last);
 }
 
 /// Whether a kernel that has nothing holds no more than one that never had a predecessor: its pages, the
 /// roll's, of a size that the caches alone decide, and the nodes that lead to those.
-fn bare(ground: &Ground, kernel: &Kernel<'_>) {
+fn bare(machine: &TestMachine, kernel: &Kernel<'_>) {
     let (memory, blocks) = (kernel.memory(), preserved(kernel));
     let (mut pages, mut roll) = (0, BTreeSet::new());
     kernel.slabs().for_each_table(|part| match part {
@@ -376,7 +383,7 @@ fn bare(ground: &Ground, kernel: &Kernel<'_>) {
     let stats = memory.stats();
     let tables = memory.counts().nodes() + OWN + pages + kernel.reserve();
     let free = stats.free() + stats.cached;
-    assert_eq!(free + tables + ground.scratch().frames(), ground.frames(), "a leak: {stats:?}");
+    assert_eq!(free + tables + machine.scratch().frames(), machine.frames(), "a leak: {stats:?}");
 }
 
 /// The nodes that lead to the preserved blocks, none of which is a node.
@@ -396,14 +403,8 @@ pub(super) fn preserved(kernel: &Kernel<'_>) -> Vec<Block> {
     blocks
 }
 
-fn jump<'g>(ground: &'g Ground, old: Kernel<'g>) -> Kernel<'g> {
-    let entry: Entry = old.entry();
-    drop(old);
-    ground.revive(entry).expect("a predecessor that ended at rest")
-}
-
 /// Whether no two things share a byte.
-fn apart(kernel: &Kernel<'_>, things: &[Thing]) {
+fn apart(kernel: &Kernel<'_>, things: &[TestObject]) {
     let mut extents: Vec<_> = things.iter().flat_map(|thing| thing.extents(kernel)).collect();
     extents.sort_unstable();
     for pair in extents.windows(2) {
@@ -411,36 +412,36 @@ fn apart(kernel: &Kernel<'_>, things: &[Thing]) {
     }
 }
 
-fn whole(kernel: &Kernel<'_>, things: &[Thing]) {
+fn whole(kernel: &Kernel<'_>, things: &[TestObject]) {
     for thing in things {
         assert!(thing.is_whole(kernel), "written by somebody else: {thing:?}");
     }
 }
 
 /// Whether every frame has one state, and those in use are the things', the slabs' and the tables'.
-fn accounts(ground: &Ground, kernel: &Kernel<'_>, things: &[Thing]) {
+fn accounts(machine: &TestMachine, kernel: &Kernel<'_>, things: &[TestObject]) {
     kernel.slabs().shrink();
     let audit = kernel.memory().audit().expect("no frame has two owners");
     let used = |kind: Kind| audit.allocated[kind as usize];
     let all = audit.free + audit.cached + audit.reserved + audit.allocated.iter().sum::<u64>();
-    assert_eq!(all, ground.frames());
-    assert_eq!(audit.reserved, ground.scratch().frames(), "{audit:?}");
-    let sum = |sorts: &[Sort]| {
-        let of = things.iter().filter(|thing| sorts.contains(&thing.sort) && !thing.small());
-        of.map(Thing::frames).sum::<u64>()
+    assert_eq!(all, machine.frames());
+    assert_eq!(audit.reserved, machine.scratch().frames(), "{audit:?}");
+    let sum = |sorts: &[ObjectKind]| {
+        let of = things.iter().filter(|thing| sorts.contains(&thing.kind) && !thing.is_small());
+        of.map(TestObject::frames).sum::<u64>()
     };
-    assert_eq!(used(Kind::Folio), sum(&[Sort::Folio, Sort::Area]), "{audit:?}");
+    assert_eq!(used(Kind::Folio), sum(&[ObjectKind::Folio, ObjectKind::Area]), "{audit:?}");
     let runs = used(Kind::Run) + used(Kind::Buffer) + used(Kind::Tail);
-    assert_eq!(runs, sum(&[Sort::Run, Sort::Buffer]), "{audit:?}");
+    assert_eq!(runs, sum(&[ObjectKind::Run, ObjectKind::Buffer]), "{audit:?}");
     let caches = || kernel.slabs().caches().map(|cache| cache.stats());
     assert_eq!(used(Kind::Slab), caches().map(|s| s.slabs * s.slab_frames).sum::<u64>());
-    let small = things.iter().filter(|thing| thing.small()).count() as u64;
+    let small = things.iter().filter(|thing| thing.is_small()).count() as u64;
     assert_eq!(caches().map(|s| s.live).sum::<u64>(), small);
     assert_eq!(caches().map(|s| s.unclaimed).sum::<u64>(), 0);
 }
 
 /// Writes over every free frame: what somebody owns is not among them.
-fn fill(kernel: &Kernel<'_>, things: &[Thing]) {
+fn fill(kernel: &Kernel<'_>, things: &[TestObject]) {
     let memory = kernel.memory();
     let mut taken = Vec::new();
     while let Ok(block) = memory.alloc(Request::new(Order::ZERO)) {

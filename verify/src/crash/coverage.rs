@@ -9,44 +9,18 @@
 //! where such stores alone are counted, which is a promise, and checked too; there, stores of all kinds
 //! are counted instead.
 
+use heirloom_testkit::{ObjectKind, TestObject};
 use std::collections::BTreeMap;
 
 use super::Failure;
 use super::journal::{Call, Journal, Line};
-use super::things::{Sort, Thing};
 
 /// Calls that store what a successor sees: a kernel is stopped in each.
-const SEEN: [&str; 29] = [
-    "Revive",
-    "Adopt",
-    "Claim Object",
-    "Claim Buffer",
-    "Upgrade",
-    "Finish Name",
-    "Finish Block",
-    "Finish Slab",
-    "Finish Object",
-    "Publish",
-    "Unpublish",
-    "Subtree",
-    "SubtreeGone",
-    "Seal",
-    "Unseal",
-    "Preserve Folio",
-    "Preserve Object",
-    "Unpreserve Folio",
-    "Unpreserve Object",
-    "Free Object",
-    "Free large Buffer",
-    "AllocBorn",
-    "AllocObject",
-    "Area",
-    "AreaGone",
-    "Records",
-    "Push",
-    "RecordsGone",
-    "Realloc",
-];
+const SEEN: &str = "Revive, Adopt, Claim Object, Claim Buffer, Upgrade, Finish Name, Finish Block, \
+    Finish Slab, Finish Object, Publish, Unpublish, Subtree, SubtreeGone, Seal, \
+    Unseal, Preserve Folio, Preserve Object, Unpreserve Folio, Unpreserve Object, \
+    Free Object, Free large Buffer, AllocBorn, AllocObject, Area, AreaGone, Records, \
+    Push, RecordsGone, Realloc";
 
 /// Calls that store nothing that a successor sees: none is stopped in any, unless all stores are counted.
 pub(super) const UNSEEN: [&str; 6] =
@@ -84,7 +58,7 @@ impl Coverage {
 
     /// Whether each call was stopped in that stores what a successor sees, and no other.
     pub(crate) fn is_whole_of_seen(&self) -> Result<(), Failure> {
-        self.has_all(&SEEN)?;
+        self.has_all(SEEN.split(", "))?;
         match UNSEEN.iter().chain([&NO_STORE]).find(|call| self.of(call) > 0) {
             Some(call) => Err(format!("{call} stores what a successor sees").into()),
             None => Ok(()),
@@ -93,11 +67,11 @@ impl Coverage {
 
     /// Whether each call was stopped in that stores nothing that a successor sees.
     pub(crate) fn is_whole_of_unseen(&self) -> Result<(), Failure> {
-        self.has_all(&UNSEEN)
+        self.has_all(UNSEEN.into_iter())
     }
 
-    fn has_all(&self, calls: &[&str]) -> Result<(), Failure> {
-        let missed: Vec<_> = calls.iter().filter(|call| self.of(call) == 0).collect();
+    fn has_all<'c>(&self, calls: impl Iterator<Item = &'c str>) -> Result<(), Failure> {
+        let missed: Vec<_> = calls.filter(|call| self.of(call) == 0).collect();
         if missed.is_empty() { Ok(()) } else { Err(format!("no stop in {missed:?}").into()) }
     }
 }
@@ -152,13 +126,13 @@ fn name(call: Call, before: &[Line], behind: &[Line]) -> String {
     }
 }
 
-fn of_thing(call: Call, thing: &Thing) -> String {
-    let large = thing.sort == Sort::Buffer && !thing.small();
-    format!("{call:?} {}{:?}", if large { "large " } else { "" }, thing.sort)
+fn of_thing(call: Call, thing: &TestObject) -> String {
+    let large = thing.kind == ObjectKind::Buffer && !thing.is_small();
+    format!("{call:?} {}{:?}", if large { "large " } else { "" }, thing.kind)
 }
 
 /// What a thing was when it was there last.
-fn last_way(lines: &[Line], id: u32) -> Option<Thing> {
+fn last_way(lines: &[Line], id: u32) -> Option<TestObject> {
     lines.iter().rev().find_map(|line| match line {
         Line::May(of, way) | Line::Is(of, way) if *of == id => *way,
         _ => None,

@@ -7,18 +7,17 @@
 use std::ops::Range;
 
 use heirloom::slab::DirectoryPart;
+use heirloom_testkit::{ObjectKind, Rng, TestMachine};
 
 use super::actor::{Actor, LAST, Op, Owned};
-use super::chains::{State, die, load};
+use super::chains::die;
 use super::check::{Verdict, check, preserved};
-use super::ground::{Dice, Ground};
 use super::journal::{Call, Journal, Line, Slack};
 use super::script::{Script, base};
 use super::stepping::start;
 use super::takeover::{heir, revive};
-use super::things::Sort;
 use super::trial::{End, fork};
-use super::{Bench, Failure};
+use super::{Bench, Failure, State};
 
 /// How many kernels die in the long chains.
 const DEATHS: [u64; 4] = [0, 1, 8, 64];
@@ -49,13 +48,13 @@ pub(super) fn growth(bench: &mut Bench, seeds: Range<u64>) -> Result<(u64, Strin
 
 /// Returns what is in use after a chain.
 fn after(bench: &Bench, life: &State, deaths: u64, seed: u64) -> Result<String, Failure> {
-    let mut dice = Dice(seed);
-    load(bench, life)?;
+    let mut rng = Rng::new(seed);
+    bench.load(life);
     let mut stores = die(bench, Script::Idle, u64::MAX)?.ok_or("killed")?;
-    load(bench, life)?;
+    bench.load(life);
     for _ in 0..deaths {
         // A kernel that goes on with caches as they are makes fewer stores than one before it that did not.
-        while let Some(made) = die(bench, Script::Idle, dice.below(stores))? {
+        while let Some(made) = die(bench, Script::Idle, rng.below(stores))? {
             if made >= stores {
                 return Err("a kernel outlived its stop".into());
             }
@@ -66,10 +65,10 @@ fn after(bench: &Bench, life: &State, deaths: u64, seed: u64) -> Result<String, 
     for _ in 0..2 {
         die(bench, Script::Idle, u64::MAX)?.ok_or("killed")?;
     }
-    let alone = |what: fn(&Ground, &Journal)| {
+    let alone = |what: fn(&TestMachine, &Journal)| {
         let child = fork(|| {
-            bench.ground.again().map_or(103, |ground| {
-                what(&ground, &bench.journal);
+            bench.machine.again().map_or(103, |machine| {
+                what(&machine, &bench.journal);
                 0
             })
         })?;
@@ -92,8 +91,8 @@ fn after(bench: &Bench, life: &State, deaths: u64, seed: u64) -> Result<String, 
 }
 
 /// A kernel lets go of what others have made, and died before they let go of it.
-fn let_go(ground: &Ground, journal: &Journal) {
-    let kernel = revive(ground, journal);
+fn let_go(machine: &TestMachine, journal: &Journal) {
+    let kernel = revive(machine, journal);
     let mut actor = heir(&kernel, journal, base(journal));
     actor.take_over_all();
     // The only name that they make.
@@ -103,9 +102,9 @@ fn let_go(ground: &Ground, journal: &Journal) {
         let owned = actor.owned.remove(at);
         actor.owned.push(owned);
         let owners = actor.owned.len();
-        actor.act_all(match owned.thing.sort {
-            Sort::Area => &[Op::AreaGone(LAST)],
-            Sort::Records => &[Op::RecordsGone(LAST)],
+        actor.act_all(match owned.thing.kind {
+            ObjectKind::Area => &[Op::AreaGone(LAST)],
+            ObjectKind::Records => &[Op::RecordsGone(LAST)],
             _ if owned.singly() => &[Op::Unpreserve(LAST), Op::Free(LAST)],
             _ => &[Op::Free(LAST)],
         });
@@ -115,10 +114,10 @@ fn let_go(ground: &Ground, journal: &Journal) {
 
 /// Tells what is in use once a kernel has just taken over, which claims nothing: nodes, preserved frames,
 /// pages of the roll, frames in use. All that was promised is there.
-fn measure(ground: &Ground, journal: &Journal) {
-    let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
+fn measure(machine: &TestMachine, journal: &Journal) {
+    let entry = machine.arena().entry().expect("the first page is sound").expect("an entry");
     journal.log(0).write(Line::Open(Call::Revive, Slack::default(), 0));
-    let kernel = ground.revive(entry).expect("a predecessor that ended at rest");
+    let kernel = machine.revive(entry);
     journal.log(0).write(Line::Close);
     journal.began();
     let mut pages = 0;
@@ -128,10 +127,10 @@ fn measure(ground: &Ground, journal: &Journal) {
     let frames = preserved(&kernel).iter().map(|block| block.order().frames()).sum();
     let stats = kernel.memory().stats();
     let free = stats.free() + stats.cached;
-    let used = ground.frames() - ground.scratch().frames() - free;
+    let used = machine.frames() - machine.scratch().frames() - free;
     for is in [kernel.memory().counts().nodes(), frames, pages, used] {
         journal.log(0).write(Line::Told(is));
     }
     drop(kernel);
-    assert!(matches!(check(ground, journal, false), Verdict::Whole(_)));
+    assert!(matches!(check(machine, journal, false), Verdict::Whole(_)));
 }

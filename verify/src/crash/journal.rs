@@ -23,8 +23,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use heirloom::folio::PhysAddr;
 use heirloom::restore::Entry;
+use heirloom_testkit::TestObject;
 
-use super::things::{Sort, Thing};
 use super::trial;
 
 /// Logs, one for each thread of the old kernel.
@@ -38,77 +38,16 @@ const HEAD: usize = 8;
 const LOG_WORDS: usize = HEAD + LINES * WORDS;
 const BYTES: usize = LOGS * LOG_WORDS * 8;
 
-/// A call of the library's, as the journal names it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub(crate) enum Call {
-    Boot,
-    Revive,
-    AllocFolio,
-    AllocRun,
-    AllocBuffer,
-    AllocBorn,
-    AllocObject,
-    Insert,
-    Realloc,
-    Preserve,
-    Unpreserve,
-    PreserveAll,
-    UnpreserveAll,
-    PreserveAdjacent,
-    Free,
-    Area,
-    AreaGone,
-    Records,
-    Push,
-    RecordsGone,
-    Publish,
-    Unpublish,
-    Subtree,
-    SubtreeGone,
-    Seal,
-    Unseal,
-    Shrink,
-    Claim,
-    Adopt,
-    Upgrade,
-    Finish,
-}
-
-impl Call {
-    pub(crate) const ALL: [Self; 31] = [
-        Self::Boot,
-        Self::Revive,
-        Self::AllocFolio,
-        Self::AllocRun,
-        Self::AllocBuffer,
-        Self::AllocBorn,
-        Self::AllocObject,
-        Self::Insert,
-        Self::Realloc,
-        Self::Preserve,
-        Self::Unpreserve,
-        Self::PreserveAll,
-        Self::UnpreserveAll,
-        Self::PreserveAdjacent,
-        Self::Free,
-        Self::Area,
-        Self::AreaGone,
-        Self::Records,
-        Self::Push,
-        Self::RecordsGone,
-        Self::Publish,
-        Self::Unpublish,
-        Self::Subtree,
-        Self::SubtreeGone,
-        Self::Seal,
-        Self::Unseal,
-        Self::Shrink,
-        Self::Claim,
-        Self::Adopt,
-        Self::Upgrade,
-        Self::Finish,
-    ];
+heirloom_testkit::listed! {
+    /// A call of the library's, as the journal names it.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    #[repr(u8)]
+    pub(crate) enum Call {
+        Boot, Revive, AllocFolio, AllocRun, AllocBuffer, AllocBorn, AllocObject, Insert,
+        Realloc, Preserve, Unpreserve, PreserveAll, UnpreserveAll, PreserveAdjacent,
+        Free, Area, AreaGone, Records, Push, RecordsGone, Publish, Unpublish, Subtree,
+        SubtreeGone, Seal, Unseal, Shrink, Claim, Adopt, Upgrade, Finish,
+    }
 }
 
 /// What a call that did not return may leave preserved beside the things it named: pages of
@@ -134,8 +73,8 @@ pub(crate) enum Line {
     /// With the number of stores that were counted by then.
     Open(Call, Slack, u64),
     Close,
-    May(u32, Option<Thing>),
-    Is(u32, Option<Thing>),
+    May(u32, Option<TestObject>),
+    Is(u32, Option<TestObject>),
     /// A kernel is about to leave the entry with this root.
     Leaving(u64),
     /// A kernel has taken over, when the other logs were so long. What was promised before is promised
@@ -158,33 +97,26 @@ pub(crate) enum Line {
     /// A figure for the process that waits.
     Told(u64),
     /// What the call that is under way is about. Nothing is promised by that.
-    About(u32, Thing),
+    About(u32, TestObject),
     /// Several threads begin to take over at once, or are done with it.
     Together(bool),
 }
 
-/// What `finish` asks about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub(crate) enum Part {
-    Name,
-    Block,
-    Slab,
-    Object,
-}
-
-impl Part {
-    const ALL: [Self; 4] = [Self::Name, Self::Block, Self::Slab, Self::Object];
+heirloom_testkit::listed! {
+    /// What `finish` asks about.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    #[repr(u8)]
+    pub(crate) enum Part {
+        Name, Block, Slab, Object,
+    }
 }
 
 impl Line {
     fn encode(self) -> [u64; WORDS] {
-        let thing = |tag: u64, id: u32, thing: Option<Thing>| {
+        let thing = |tag: u64, id: u32, thing: Option<TestObject>| {
             let Some(thing) = thing else { return [tag, u64::from(id), 0, 0, 0, 0, 0, 0] };
-            let [a, b] = thing.handle_words();
-            let sort = (1 + thing.sort as u64) | (u64::from(thing.index) << 8);
-            let seed = thing.seed.map_or([0, 0], |seed| [1, seed]);
-            [tag, u64::from(id), sort, a, b, thing.bytes, seed[0], seed[1]]
+            let [kind, a, b, bytes, stamped, seed] = thing.words();
+            [tag, u64::from(id), 1 + kind, a, b, bytes, stamped, seed]
         };
         match self {
             Self::Open(call, s, at) => [1, call as u64, s.blocks, s.frames, s.objects, at, 0, 0],
@@ -214,10 +146,7 @@ impl Line {
             if sort == 0 {
                 return Some(None);
             }
-            let index = (sort >> 8) as u8;
-            let sort = *Sort::ALL.get((sort & 0xff) as usize - 1)?;
-            let seed = (stamped == 1).then_some(seed);
-            Some(Some(Thing::from_words(sort, index, [a, b], bytes, seed)))
+            TestObject::from_words([sort - 1, a, b, bytes, stamped, seed]).map(Some)
         };
         Some(match tag {
             1 => {

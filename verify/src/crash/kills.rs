@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use heirloom::folio::PAGE_SIZE;
+use heirloom_testkit::Rng;
 
 use super::check::Verdict;
-use super::ground::Dice;
 use super::journal::Line;
 use super::script::program;
 use super::trial::{End, fork};
@@ -41,28 +41,28 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
     let mut verdicts = BTreeMap::<&str, u64>::new();
     let (mut generations, mut things, mut several, mut died) = (0, 0, 0_u64, 0_u64);
     let mut together = 0_u64;
-    bench.ground.load(&bench.used)?;
+    bench.machine.load(&bench.used);
     for seed in options.seed..options.seed + options.count {
-        let mut dice = Dice(seed);
-        if dice.below(2) == 0 {
-            bench.ground.load(&bench.used)?;
+        let mut rng = Rng::new(seed);
+        if rng.below(2) == 0 {
+            bench.machine.load(&bench.used);
         } else {
             // Clean but for the first page: the memory is as the last life left it.
-            bench.ground.load(&bench.used[..PAGE_SIZE])?;
+            bench.machine.load(&bench.used[..PAGE_SIZE]);
         }
         bench.journal.clear();
         // Some die one after another, each in what the one before left.
-        let deaths = if dice.below(2) == 0 { 1 } else { 1 + dice.below(4) };
+        let deaths = if rng.below(2) == 0 { 1 } else { 1 + rng.below(4) };
         let mut end = End::KILLED;
         for death in 0..deaths {
-            let most = match dice.below(12) {
+            let most = match rng.below(12) {
                 0 => 1,
                 // In a takeover, more often than not.
-                1..5 => 8 << dice.below(6),
+                1..5 => 8 << rng.below(6),
                 _ => LINES / deaths,
             };
-            let lines = dice.below(most);
-            end = killed(&bench, seed + (death << 32), lines, &mut dice)?;
+            let lines = rng.below(most);
+            end = killed(&bench, seed + (death << 32), lines, &mut rng)?;
             died += 1;
             together += u64::from(is_takeover_of_several(&bench.journal.lines(0)));
             if end != End::KILLED {
@@ -70,10 +70,10 @@ pub fn kills(options: &Kills<'_>) -> Result<(), Failure> {
             }
         }
         let open = bench.under_way();
-        let left = bench.ground.save()?;
+        let left = bench.machine.save();
         let (found, verdict) = bench.successor(true)?;
         if end != End::KILLED || found != End::WELL || !verdict.is_some_and(Verdict::is_whole) {
-            bench.ground.load(&left)?;
+            bench.machine.load(&left);
             let dump = bench.dump(&format!("seed-{seed}"))?;
             return Err(format!(
                 "seed {seed}, killed in {open:?} ({end:?}): the successor ended with {found:?}; \
@@ -132,17 +132,17 @@ fn is_takeover_of_several(lines: &[Line]) -> bool {
 
 /// A process that lives kernel after kernel from what is there, and is killed when so many lines more are
 /// written, and some turns of a loop later, mostly few.
-fn killed(bench: &Bench, seed: u64, lines: u64, dice: &mut Dice) -> Result<End, Failure> {
+fn killed(bench: &Bench, seed: u64, lines: u64, rng: &mut Rng) -> Result<End, Failure> {
     let lines = bench.journal.progress() + lines;
     let child = fork(|| {
         // A forked process has the memory only once it opens it.
-        bench.ground.again().map_or(103, |ground| {
-            program(&ground, &bench.journal, seed);
+        bench.machine.again().map_or(103, |machine| {
+            program(&machine, &bench.journal, seed);
             0
         })
     })?;
-    let most = 1 << dice.below(11);
-    let turns = dice.below(most);
+    let most = 1 << rng.below(11);
+    let turns = rng.below(most);
     let mut looks = 0_u32;
     while bench.journal.progress() < lines && (!looks.is_multiple_of(1024) || child.runs()) {
         looks += 1;

@@ -1,7 +1,7 @@
 //! Crashes: an old kernel is ended by force at any instant, and a successor finds what was
 //! promised.
 //!
-//! Picture two shared memories. One is the machine's RAM (`ground`), in which kernels follow
+//! Picture two shared memories. One is the machine's RAM (`arena`), in which kernels follow
 //! each other, each in a process of its own. The other is a journal (`journal`) in which the
 //! old kernel writes down, around each call, what it may rely on from then on. The old kernel's
 //! process is killed (SIGKILL: no handler, no last word); a fresh process finds the memory by its
@@ -38,11 +38,11 @@
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
 mod actor;
+mod arena;
 mod caches;
 mod chains;
 mod check;
 mod coverage;
-mod ground;
 mod growth;
 mod journal;
 mod kills;
@@ -51,19 +51,20 @@ mod script;
 mod step;
 mod stepping;
 mod takeover;
-mod things;
 mod trial;
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use heirloom_testkit::TestMachine;
+
 use check::{Verdict, check};
-use ground::Ground;
-use journal::{Call, Journal, LOGS};
+use journal::{Call, Journal, LOGS, Line};
 use promises::Promises;
+use script::Script;
 use trial::{End, fork};
 
 pub use chains::{Chains, DEPTH, FOLLOWED, takeover};
@@ -77,9 +78,12 @@ pub type Failure = Box<dyn std::error::Error>;
 /// parent, which never had a kernel.
 const EXEC_EVERY: u64 = 64;
 
+/// A memory and a journal, as they were.
+type State = (Vec<u8>, [Vec<Line>; LOGS]);
+
 /// A memory and a journal, and what both are before a trial.
 struct Bench {
-    ground: Ground,
+    machine: TestMachine,
     journal: Journal,
     /// The whole file, its memory in use by nobody and full of what others left.
     used: Vec<u8>,
@@ -90,10 +94,10 @@ struct Bench {
 
 impl Bench {
     fn new(program: Option<&Path>) -> Result<Self, Failure> {
-        let ground = Ground::new()?;
-        let used = ground.used()?;
+        let machine = arena::create()?;
+        let used = arena::used(&machine);
         let program = program.map(Path::to_owned);
-        Ok(Self { ground, journal: Journal::new()?, used, program, trials: 0 })
+        Ok(Self { machine, journal: Journal::new()?, used, program, trials: 0 })
     }
 
     /// Checks in a fresh process, which lives on `further`, or ends when all is accounted for; how it ended, and what it found.
@@ -102,7 +106,7 @@ impl Bench {
         let program = self.program.as_deref().filter(|_| self.trials.is_multiple_of(EXEC_EVERY));
         let child = fork(|| match program {
             Some(program) => {
-                let fds = [self.ground.descriptor(), self.journal.descriptor()];
+                let fds = [self.machine.file().as_raw_fd(), self.journal.descriptor()];
                 for fd in fds {
                     // SAFETY: both are open, and this process has no other use for them.
                     unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
@@ -112,11 +116,36 @@ impl Bench {
                 eprintln!("{}: {error}", program.display());
                 102
             }
-            None => i32::from(look(self.ground.again(), &self.journal, further).is_err()),
+            None => i32::from(look(self.machine.again(), &self.journal, further).is_err()),
         })?;
         let end = child.wait()?;
         let verdict = (end == End::WELL).then(|| decode(self.journal.noted()));
         Ok((end, verdict.flatten()))
+    }
+
+    /// A process that runs a script and ends before a store: of all, or of those alone that a successor
+    /// can see.
+    fn run(&self, script: Script, stop: u64, visible: bool) -> Result<End, Failure> {
+        let run = if visible { Script::run_visible } else { Script::run };
+        let child = fork(|| {
+            // A forked process has the memory only once it opens it.
+            self.machine.again().map_or(103, |machine| {
+                run(script, &machine, &self.journal, stop);
+                0
+            })
+        })?;
+        Ok(child.wait()?)
+    }
+
+    /// A copy of the memory and the journal, while no kernel runs.
+    fn save(&self) -> State {
+        (self.machine.save(), self.journal.save())
+    }
+
+    /// Puts a copy back.
+    fn load(&self, (memory, lines): &State) {
+        self.machine.load(memory);
+        self.journal.load(lines);
     }
 
     /// What was under way when the old kernel ended.
@@ -128,7 +157,7 @@ impl Bench {
     /// Returns where the memory is.
     fn dump(&self, name: &str) -> Result<PathBuf, Failure> {
         let path = std::env::temp_dir().join(format!("heirloom-crash-{name}.arena"));
-        std::fs::write(&path, self.ground.save()?)?;
+        std::fs::write(&path, self.machine.save())?;
         let lines = (0..LOGS).flat_map(|log| {
             let lines = self.journal.lines(log).into_iter();
             lines.map(move |line| format!("{log} {line:?}\n"))
@@ -139,9 +168,9 @@ impl Bench {
 }
 
 /// Checks, and leaves the verdict in the journal.
-fn look(ground: io::Result<Ground>, journal: &Journal, further: bool) -> io::Result<()> {
+fn look(machine: io::Result<TestMachine>, journal: &Journal, further: bool) -> io::Result<()> {
     journal.note(0);
-    let verdict = check(&ground?, journal, further);
+    let verdict = check(&machine?, journal, further);
     journal.note(encode(verdict));
     Ok(())
 }
@@ -177,5 +206,5 @@ const fn decode(word: u64) -> Option<Verdict> {
 pub unsafe fn successor(arena: RawFd, journal: RawFd) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     let (arena, journal) = unsafe { (OwnedFd::from_raw_fd(arena), OwnedFd::from_raw_fd(journal)) };
-    Ok(look(Ground::open(arena), &Journal::open(journal)?, true)?)
+    Ok(look(arena::open(arena), &Journal::open(journal)?, true)?)
 }

@@ -19,12 +19,12 @@ use std::collections::BTreeMap;
 
 use heirloom::folio::PAGE_SIZE;
 use heirloom::restore::Entry;
+use heirloom_testkit::{ObjectKind, TestObject};
 
 use super::journal::{Call, Journal, LOGS, Line, Slack};
-use super::things::{Sort, Thing};
 
 /// The ways in which a thing may be found; `None`: not at all.
-pub(crate) type Ways = Vec<Option<Thing>>;
+pub(crate) type Ways = Vec<Option<TestObject>>;
 
 /// What the journal says: what a successor must find, however many kernels were ended before it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -238,9 +238,9 @@ impl Promises {
         let Some(before) = self.before.as_mut() else { return };
         let all = self.things.get(&id).into_iter().chain(before.things.get(&id));
         let mut all = all.flatten().flatten();
-        let beside = |thing: &Thing| match thing.sort {
-            Sort::Root | Sort::Subtree => true,
-            _ => thing.small() && !before.own,
+        let beside = |thing: &TestObject| match thing.kind {
+            ObjectKind::Root | ObjectKind::Subtree => true,
+            _ => thing.is_small() && !before.own,
         };
         if !all.any(beside) {
             change(before.things.entry(id).or_insert_with(new));
@@ -257,7 +257,7 @@ impl Promises {
                 // Nothing leads to its root page, scratch list and header then, nor to what it names alone.
                 self.slack.add(Slack { blocks: 3, frames: 3, objects: 0 });
                 let names = before.things.values().flatten().flatten();
-                for name in names.filter(|thing| thing.sort == Sort::Root) {
+                for name in names.filter(|thing| thing.kind == ObjectKind::Root) {
                     let frames = name.bytes.max(1).div_ceil(PAGE_SIZE as u64).next_power_of_two();
                     self.slack.add(Slack { blocks: 1, frames, objects: 0 });
                 }
@@ -274,13 +274,14 @@ impl Promises {
         // A name whose folio its owner let go is taken out.
         let is_there = |addr: u64| {
             before.things.values().any(|ways| {
-                let folio =
-                    |thing: &Thing| thing.sort == Sort::Folio && thing.block().addr().get() == addr;
+                let folio = |thing: &TestObject| {
+                    thing.kind == ObjectKind::Folio && thing.block().addr().get() == addr
+                };
                 matches!(ways[..], [Some(thing)] if folio(&thing))
             })
         };
         for ways in self.things.values_mut() {
-            let name = ways.iter().flatten().find(|thing| thing.sort == Sort::Subtree);
+            let name = ways.iter().flatten().find(|thing| thing.kind == ObjectKind::Subtree);
             if name.is_some_and(|name| !is_there(name.seed.unwrap_or(0))) && !ways.contains(&None) {
                 ways.push(None);
             }

@@ -1,15 +1,15 @@
 //! What the old kernel does before it is ended: the same each time, or at random.
 
 use heirloom::folio::{Fate, PAGE_SIZE};
+use heirloom_testkit::{Kernel, ObjectKind, Rng, TestMachine, TestObject};
 
 use super::Failure;
 use super::actor::{Actor, LAST, Op, random};
+use super::arena;
 use super::caches::{MANY, SLABS, spec};
-use super::ground::{Dice, Ground, Kernel};
 use super::journal::{Journal, LOGS, Line};
 use super::step;
 use super::takeover::{Plan, boot, heir, leave_own, revive};
-use super::things::{Sort, Thing};
 
 mod ops;
 
@@ -152,43 +152,43 @@ impl Script {
     }
 
     /// Runs it; the process ends before the store number `stop`.
-    pub(crate) fn run(self, ground: &Ground, journal: &Journal, stop: u64) {
+    pub(crate) fn run(self, machine: &TestMachine, journal: &Journal, stop: u64) {
         match self {
             Self::Life => {
-                step::count(ground, stop);
-                live(&boot(ground, journal), journal);
+                step::count(machine, stop);
+                live(&boot(machine, journal), journal);
             }
             Self::Slabs => {
-                let kernel = boot(ground, journal);
-                fill_slabs(ground, journal, &kernel, stop);
+                let kernel = boot(machine, journal);
+                fill_slabs(machine, journal, &kernel, stop);
             }
             Self::Caches => {
-                let kernel = boot(ground, journal);
-                fill_caches(ground, journal, &kernel, stop);
+                let kernel = boot(machine, journal);
+                fill_caches(machine, journal, &kernel, stop);
             }
             Self::Seals => {
-                let kernel = boot(ground, journal);
+                let kernel = boot(machine, journal);
                 let mut actor = Actor::new(&kernel, Some(journal.log(0)), 1);
                 let before =
                     [Op::Folio(1), Op::Preserve(LAST), Op::Buffer(99, true), Op::Publish(0, 100)];
                 for op in before {
                     actor.act(op);
                 }
-                step::count(ground, stop);
-                for op in &SEALS {
+                step::count(machine, stop);
+                for op in SEALS {
                     actor.act(*op);
                 }
             }
             Self::Full => {
-                let kernel = boot(ground, journal);
-                fill_up(ground, journal, &kernel, stop);
+                let kernel = boot(machine, journal);
+                fill_up(machine, journal, &kernel, stop);
             }
-            Self::ShortLife => live_by(&SHORT_LIFE, ground, journal),
-            Self::MovedLife => live_by(&MOVED_LIFE, ground, journal),
-            Self::PlainLife => live_by(&PLAIN_LIFE, ground, journal),
+            Self::ShortLife => live_by(SHORT_LIFE, machine, journal),
+            Self::MovedLife => live_by(MOVED_LIFE, machine, journal),
+            Self::PlainLife => live_by(PLAIN_LIFE, machine, journal),
             _ => {
-                step::count(ground, stop);
-                drop(self.take_over(ground, journal));
+                step::count(machine, stop);
+                drop(self.take_over(machine, journal));
             }
         }
         journal.note(step::counted());
@@ -196,66 +196,66 @@ impl Script {
 
     /// The same of a takeover, whatever was before it: as [`Script::run`], but of the stores alone that a
     /// successor can see.
-    pub(crate) fn run_visible(self, ground: &Ground, journal: &Journal, stop: u64) {
-        step::count_visible(ground, stop);
-        drop(self.take_over(ground, journal));
+    pub(crate) fn run_visible(self, machine: &TestMachine, journal: &Journal, stop: u64) {
+        step::count_visible(machine, stop);
+        drop(self.take_over(machine, journal));
         journal.note(step::counted());
     }
 
     /// What is done to the memory that a life has left, before it begins.
-    pub(crate) fn prepare(self, ground: &Ground, journal: &Journal) -> Result<(), Failure> {
+    pub(crate) fn prepare(self, machine: &TestMachine, journal: &Journal) -> Result<(), Failure> {
         if let Some(own) = self.finds_another() {
-            let entry = ground.lay_out(own)?;
+            let entry = arena::lay_out(machine, own)?;
             journal.log(0).write(Line::Relaid(entry.root.get(), own));
         }
         Ok(())
     }
 
     /// A kernel takes over, and goes on for a while.
-    fn take_over<'g>(self, ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
-        let kernel = revive(ground, journal);
+    fn take_over<'g>(self, machine: &'g TestMachine, journal: &Journal) -> Kernel<'g> {
+        let kernel = revive(machine, journal);
         let mut actor = heir(&kernel, journal, base(journal));
         let then = match self {
             Self::Brief => {
                 actor.take_over_all();
-                BRIEF.as_slice()
+                BRIEF
             }
             Self::Idle => {
                 actor.take_over_all();
-                IDLE.as_slice()
+                IDLE
             }
             Self::Rest => {
                 // Of one cache the slabs are left, of another an object.
-                actor.take_over_some(|thing| thing.sort == Sort::Object && thing.index == 1);
+                actor.take_over_some(|thing| thing.kind == ObjectKind::Object && thing.index == 1);
                 actor.adopt(2);
                 actor.finish(Fate::Free);
-                SHORT.as_slice()
+                SHORT
             }
             Self::Relay => {
                 actor.take_over_some(is_first_half);
-                actor.act_all(&IN_BETWEEN);
+                actor.act_all(IN_BETWEEN);
                 drop(actor);
                 drop(kernel);
-                return Self::Brief.take_over(ground, journal);
+                return Self::Brief.take_over(machine, journal);
             }
             Self::Layout | Self::Make => {
                 // Of each kind one is not: it is told, and goes.
-                actor.take_over_some(|thing| match thing.sort {
-                    Sort::Root => thing.index != 2,
-                    Sort::Folio => thing.frames() != 4,
-                    Sort::Object => thing.index != 3,
+                actor.take_over_some(|thing| match thing.kind {
+                    ObjectKind::Root => thing.index != 2,
+                    ObjectKind::Folio => thing.frames() != 4,
+                    ObjectKind::Object => thing.index != 3,
                     _ => true,
                 });
-                actor.act_all(&BESIDE);
-                leave_own(ground, &kernel);
+                actor.act_all(BESIDE);
+                leave_own(machine, &kernel);
                 actor.finish(Fate::Free);
-                BEHIND.as_slice()
+                BEHIND
             }
             _ => {
                 let fate = if self == Self::Sweep { Fate::Free } else { Fate::Keep };
                 let plan = Plan { spare: 4, fate: Some(fate) };
-                actor.take_over(&mut Dice(12), plan);
-                SHORT.as_slice()
+                actor.take_over(&mut Rng::new(12), plan);
+                SHORT
             }
         };
         actor.act_all(then);
@@ -270,22 +270,22 @@ pub(super) fn base(journal: &Journal) -> u32 {
 }
 
 /// What a kernel claims that hands the rest on.
-const fn is_first_half(thing: &Thing) -> bool {
-    match thing.sort {
-        Sort::Folio | Sort::Area | Sort::Subtree => true,
-        Sort::Object => thing.index == 2,
+const fn is_first_half(thing: &TestObject) -> bool {
+    match thing.kind {
+        ObjectKind::Folio | ObjectKind::Area | ObjectKind::Subtree => true,
+        ObjectKind::Object => thing.index == 2,
         _ => false,
     }
 }
 
-fn live_by(ops: &[Op], ground: &Ground, journal: &Journal) {
-    let kernel = boot(ground, journal);
+fn live_by(ops: &[Op], machine: &TestMachine, journal: &Journal) {
+    let kernel = boot(machine, journal);
     Actor::new(&kernel, Some(journal.log(0)), 1).act_all(ops);
 }
 
 pub(crate) fn live(kernel: &Kernel<'_>, journal: &Journal) {
     let mut actor = Actor::new(kernel, Some(journal.log(0)), 1);
-    for op in &LIFE {
+    for op in LIFE {
         actor.act(*op);
     }
 }
@@ -293,7 +293,7 @@ pub(crate) fn live(kernel: &Kernel<'_>, journal: &Journal) {
 /// Shows that every operation goes on working, and leaves nothing behind.
 pub(crate) fn exercise(kernel: &Kernel<'_>) {
     let mut actor = Actor::new(kernel, None, 4000);
-    for op in &EVERYTHING {
+    for op in EVERYTHING {
         actor.act(*op);
     }
     for owned in &actor.owned {
@@ -304,7 +304,7 @@ pub(crate) fn exercise(kernel: &Kernel<'_>) {
 
 /// Until the first page of a cache's slab table is nearly full, one object to a slab; and then,
 /// counted, until there is a second page, and the first has a hole.
-fn fill_slabs(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
+fn fill_slabs(machine: &TestMachine, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
     const ENTRIES: u64 = PAGE_SIZE as u64 / 8 - 2;
     let mut actor = Actor::new(kernel, Some(journal.log(0)), 1);
     let cache = kernel.slabs().cache(spec(SLABS)).expect("a new cache");
@@ -312,7 +312,7 @@ fn fill_slabs(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64
     while cache.stats().slabs + 3 < ENTRIES {
         actor.act(Op::Object(SLABS));
     }
-    step::count(ground, stop);
+    step::count(machine, stop);
     while cache.stats().slabs < ENTRIES + 3 {
         actor.act(Op::Object(SLABS));
     }
@@ -323,12 +323,12 @@ fn fill_slabs(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64
 }
 
 /// Until a page of the roll is nearly full of caches; and then, counted, until there is a second.
-fn fill_caches(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
+fn fill_caches(machine: &TestMachine, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
     const RECORDS: u8 = ((PAGE_SIZE - 16) / 128) as u8;
     let mut actor = Actor::new(kernel, Some(journal.log(0)), 1);
     for cache in 0..RECORDS + 2 {
         if cache == RECORDS - 1 {
-            step::count(ground, stop);
+            step::count(machine, stop);
         }
         actor.act(Op::Object(MANY + cache));
     }
@@ -336,7 +336,7 @@ fn fill_caches(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u6
 
 /// Until hardly more is free than a successor needs for its tables; and then, counted, until no more
 /// is. The successor has to give something back before it can adopt and claim the rest.
-fn fill_up(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
+fn fill_up(machine: &TestMachine, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
     /// What a takeover needs, and what the largest operation here takes.
     const ROOM: u64 = 12 + 6;
     let mut actor = Actor::new(kernel, Some(journal.log(0)), 1);
@@ -351,7 +351,7 @@ fn fill_up(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
         actor.act(Op::Folio(0));
         actor.act(Op::Preserve(LAST));
     }
-    step::count(ground, stop);
+    step::count(machine, stop);
     for op in SHORT.iter().cycle().take(4 * SHORT.len()) {
         if free() > ROOM {
             actor.act(*op);
@@ -362,42 +362,42 @@ fn fill_up(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
 
 /// Lives of kernel after kernel, some of several threads, until the process is ended: by itself,
 /// if the journal is full.
-pub(crate) fn program(ground: &Ground, journal: &Journal, seed: u64) {
-    let mut dice = Dice(seed);
+pub(crate) fn program(machine: &TestMachine, journal: &Journal, seed: u64) {
+    let mut rng = Rng::new(seed);
     // Numbers for each thread of each kernel: of the last one, those of its last line.
     let mut base = 1 + 4 * journal.kernels() as u32;
-    let mut fresh = ground.arena().entry().is_ok_and(|entry| entry.is_none());
+    let mut fresh = machine.arena().entry().is_ok_and(|entry| entry.is_none());
     loop {
-        let kernel = if fresh { boot(ground, journal) } else { revive(ground, journal) };
-        let threads = if dice.below(2) == 0 { 1 } else { 2 + dice.below(LOGS as u64 - 1) };
+        let kernel = if fresh { boot(machine, journal) } else { revive(machine, journal) };
+        let threads = if rng.below(2) == 0 { 1 } else { 2 + rng.below(LOGS as u64 - 1) };
         let other = |thread| Actor::new(&kernel, Some(journal.log(thread)), base + thread as u32);
         let mut others: Vec<_> = (1..threads as usize).map(other).collect();
         let mut first = if fresh {
             Actor::new(&kernel, Some(journal.log(0)), base)
         } else {
             let mut actor = heir(&kernel, journal, base);
-            let fate = [None, Some(Fate::Keep), Some(Fate::Free)][dice.below(3) as usize];
+            let fate = [None, Some(Fate::Keep), Some(Fate::Free)][rng.below(3) as usize];
             let plan = Plan { spare: 4, fate };
             if others.is_empty() {
-                actor.take_over(&mut dice, plan);
+                actor.take_over(&mut rng, plan);
             } else {
                 for other in &mut others {
                     other.owned = actor.share(threads as usize);
                 }
-                actor.take_over_with(&mut others, &mut dice, plan);
+                actor.take_over_with(&mut others, &mut rng, plan);
             }
             actor
         };
         fresh = false;
-        let ops = 20 + dice.below(300);
+        let ops = 20 + rng.below(300);
         std::thread::scope(|scope| {
             for mut actor in others {
-                let mut dice = Dice(dice.next());
-                scope.spawn(move || (0..ops).for_each(|_| actor.act(random(&mut dice))));
+                let mut rng = Rng::new(rng.next());
+                scope.spawn(move || (0..ops).for_each(|_| actor.act(random(&mut rng))));
             }
-            (0..ops).for_each(|_| first.act(random(&mut dice)));
+            (0..ops).for_each(|_| first.act(random(&mut rng)));
         });
-        if dice.below(2) == 0 {
+        if rng.below(2) == 0 {
             first.act(Op::Seal);
         }
         drop(first);

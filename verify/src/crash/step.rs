@@ -23,32 +23,34 @@
 mod pass;
 
 #[cfg(heirloom_step)]
-pub(crate) use pass::Frame;
+use super::arena;
+use heirloom_testkit::TestMachine;
 
-use super::ground::Ground;
+#[cfg(heirloom_step)]
+pub(crate) use pass::Frame;
 
 /// Whether this program was built to count stores.
 pub(crate) const COUNTING: bool = cfg!(heirloom_step);
 
-/// Begins to count the stores into `ground`, as this process sees it, and ends the process before
+/// Begins to count the stores into `machine`, as this process sees it, and ends the process before
 /// the store number `stop`. In a program of one thread.
-pub(crate) fn count(ground: &Ground, stop: u64) {
+pub(crate) fn count(machine: &TestMachine, stop: u64) {
     #[cfg(heirloom_step)]
     {
-        let (start, bytes) = ground.window();
+        let (start, bytes) = arena::window(machine);
         pass::begin(start.addr(), bytes, stop);
     }
     #[cfg(not(heirloom_step))]
-    let _ = (ground, stop);
+    let _ = (machine, stop);
 }
 
 /// The same, but of the stores alone that a successor can see: those to what is preserved when they are
 /// made, and to the tree itself. What lies elsewhere is free memory to a successor, whatever is in it: that
 /// the kernel ends before a store there or before the next one is the same.
-pub(crate) fn count_visible(ground: &Ground, stop: u64) {
+pub(crate) fn count_visible(machine: &TestMachine, stop: u64) {
     #[cfg(heirloom_step)]
-    pass::watch(ground);
-    count(ground, stop);
+    pass::watch(machine);
+    count(machine, stop);
 }
 
 /// How many stores were counted.

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::check::Verdict;
-use super::journal::{LOGS, Line};
 use super::script::Script;
-use super::trial::{End, fork};
-use super::{Bench, Failure, step};
+use super::trial::End;
+use super::{Bench, Failure, State, step};
 
 /// One successor in so many lives on, exercises everything and jumps twice; the others end when
 /// everything is claimed, accounted for, and all free memory was written over.
@@ -62,38 +61,24 @@ struct Done {
     stops: u64,
 }
 
-/// The memory and the journal that a script starts from.
-pub(super) type Start = (Vec<u8>, [Vec<Line>; LOGS]);
-
-pub(super) fn start(bench: &Bench, script: Script) -> Result<Start, Failure> {
-    bench.ground.load(&bench.used)?;
+/// Lives the life before a script. Returns what the script starts from.
+pub(super) fn start(bench: &Bench, script: Script) -> Result<State, Failure> {
+    bench.machine.load(&bench.used);
     bench.journal.clear();
     if let Some(life) = script.after() {
-        let end = run(bench, life, u64::MAX)?;
+        let end = bench.run(life, u64::MAX, false)?;
         if end != End::WELL {
             return Err(format!("the life before {}: {end:?}", script.name()).into());
         }
-        script.prepare(&bench.ground, &bench.journal)?;
+        script.prepare(&bench.machine, &bench.journal)?;
     }
-    Ok((bench.ground.save()?, bench.journal.save()))
-}
-
-/// A process that runs the script and ends before a store.
-pub(super) fn run(bench: &Bench, script: Script, stop: u64) -> Result<End, Failure> {
-    let child = fork(|| {
-        // A forked process has the memory only once it opens it.
-        bench.ground.again().map_or(103, |ground| {
-            script.run(&ground, &bench.journal, stop);
-            0
-        })
-    })?;
-    Ok(child.wait()?)
+    Ok(bench.save())
 }
 
 fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done, Failure> {
     let began = Instant::now();
-    let (memory, lines) = start(bench, script)?;
-    let end = run(bench, script, u64::MAX)?;
+    let state = start(bench, script)?;
+    let end = bench.run(script, u64::MAX, false)?;
     if end != End::WELL {
         return Err(format!("{}, not stopped: {end:?}", script.name()).into());
     }
@@ -105,9 +90,8 @@ fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done
     // And once more behind the last.
     let stops = (options.from..=stores).step_by(stride).take(usize::try_from(options.stops)?);
     for stop in stops {
-        bench.ground.load(&memory)?;
-        bench.journal.load(&lines);
-        let end = run(bench, script, stop)?;
+        bench.load(&state);
+        let end = bench.run(script, stop, false)?;
         bench.journal.died(Some(stop));
         let expected = if stop < stores { End::KILLED } else { End::WELL };
         let (name, calls) = (script.name(), bench.under_way());
@@ -119,9 +103,8 @@ fn one(bench: &mut Bench, script: Script, options: &Stepping<'_>) -> Result<Done
         }
         if end != expected || found != End::WELL || !verdict.is_some_and(Verdict::is_whole) {
             // Once more, as the successor has written over what it found.
-            bench.ground.load(&memory)?;
-            bench.journal.load(&lines);
-            run(bench, script, stop)?;
+            bench.load(&state);
+            bench.run(script, stop, false)?;
             let dump = bench.dump(&format!("{name}-{stop}"))?;
             return Err(format!(
                 "{name}, stopped before store {stop} of {stores} ({end:?}) in {calls:?}: the \

@@ -7,15 +7,14 @@
 use heirloom::folio::{DirectMap, Fate, PhysAddr};
 use heirloom::restore::Unclaimed;
 use heirloom::slab::{self, OldObject};
+use heirloom_testkit::{Kernel, ObjectKind, Rng, TestMachine, TestObject};
 
 use super::actor::{Actor, Op, Owned, SLAB, is_full, slack};
-use super::caches::{CHANGED, cache_name, preserving, spec};
+use super::caches::{CHANGED, cache_name, name, preserving, root_bytes, spec};
 use super::check::Names;
-use super::ground::{Dice, Ground, Kernel};
 use super::journal::{Call, Journal, Line, Part, Slack};
 use super::promises::{Promises, Ways};
 use super::step;
-use super::things::{Sort, Thing, name, root_bytes};
 
 /// What a takeover does with what was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,31 +26,31 @@ pub(crate) struct Plan {
 }
 
 /// Leaves a kernel's entry, and says so before.
-pub(crate) fn leave(ground: &Ground, journal: &Journal, kernel: &Kernel<'_>) {
+pub(crate) fn leave(machine: &TestMachine, journal: &Journal, kernel: &Kernel<'_>) {
     let entry = kernel.entry();
     journal.log(0).write(Line::Leaving(entry.root.get()));
-    ground.arena().leave(entry).expect("the first page can be written");
+    machine.arena().leave(entry).expect("the first page can be written");
 }
 
 /// Boots, and leaves the entry.
-pub(crate) fn boot<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
+pub(crate) fn boot<'g>(machine: &'g TestMachine, journal: &Journal) -> Kernel<'g> {
     journal.log(0).write(Line::Open(Call::Boot, Slack::default(), step::counted()));
-    let kernel = ground.boot().expect("memory to boot in");
-    leave(ground, journal, &kernel);
+    let kernel = machine.boot();
+    leave(machine, journal, &kernel);
     journal.log(0).write(Line::Close);
     kernel
 }
 
 /// Revives from the entry that is there, which stays the same, unless the root page is of another make.
-pub(crate) fn revive<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
-    let entry = ground.arena().entry().expect("the first page is sound").expect("an entry");
+pub(crate) fn revive<'g>(machine: &'g TestMachine, journal: &Journal) -> Kernel<'g> {
+    let entry = machine.arena().entry().expect("the first page is sound").expect("an entry");
     journal.log(0).write(Line::From(entry.root.get()));
     let foreign = Promises::of(journal).came_by_another_make();
     // The blocks of a seal's table; and the pages of an entry of this kernel's own.
     let pages = if foreign { 12 } else { 6 };
     let slack = Slack { blocks: pages, frames: pages, objects: 0 };
     journal.log(0).write(Line::Open(Call::Revive, slack, step::counted()));
-    let kernel = ground.revive(entry).expect("a handover is whole at any instant");
+    let kernel = machine.revive(entry);
     assert_eq!(kernel.entry() != entry, foreign, "the entry stays the same in one's own page");
     assert_eq!(kernel.names_left_behind(), 0);
     if foreign {
@@ -64,8 +63,8 @@ pub(crate) fn revive<'g>(ground: &'g Ground, journal: &Journal) -> Kernel<'g> {
 
 /// Leaves the entry of a kernel that goes on beside a root page of another make: the predecessor's is about
 /// to end.
-pub(crate) fn leave_own(ground: &Ground, kernel: &Kernel<'_>) {
-    ground.arena().leave(kernel.entry()).expect("the first page can be written");
+pub(crate) fn leave_own(machine: &TestMachine, kernel: &Kernel<'_>) {
+    machine.arena().leave(kernel.entry()).expect("the first page can be written");
 }
 
 /// Who has what was left to a kernel that has just revived.
@@ -75,6 +74,11 @@ pub(crate) fn heir<'k, 'a>(
     base: u32,
 ) -> Actor<'k, 'a> {
     Actor::heir(kernel, Some(journal.log(0)), base, &Promises::of(journal))
+}
+
+/// What stands for whatever is in a cache.
+const fn in_cache(cache: u8) -> TestObject {
+    TestObject::named(ObjectKind::Object, cache, 0, 0)
 }
 
 /// The caches that the successor has with the layout that its predecessor had.
@@ -89,11 +93,11 @@ impl Actor<'_, '_> {
 
     /// Takes over: finds out what became of calls that never returned, claims much of what was left, in
     /// any order, does this and that with it, and leaves the rest or frees it.
-    pub(crate) fn take_over(&mut self, dice: &mut Dice, plan: Plan) {
+    pub(crate) fn take_over(&mut self, rng: &mut Rng, plan: Plan) {
         same_layout().for_each(|cache| self.adopt_or_resume(cache));
         self.resolve();
         self.upgrade();
-        self.claim_much(dice, plan.spare);
+        self.claim_much(rng, plan.spare);
         if let Some(fate) = plan.fate {
             self.finish(fate);
         }
@@ -101,21 +105,21 @@ impl Actor<'_, '_> {
 
     /// The same with the help of others, each of which has a share of what was left: they adopt, claim, use
     /// and let go at once, while what is left is told.
-    pub(crate) fn take_over_with(&mut self, others: &mut [Self], dice: &mut Dice, plan: Plan) {
-        let seeds: Vec<_> = others.iter().map(|_| dice.next()).collect();
+    pub(crate) fn take_over_with(&mut self, others: &mut [Self], rng: &mut Rng, plan: Plan) {
+        let seeds: Vec<_> = others.iter().map(|_| rng.next()).collect();
         self.write(Line::Together(true));
         std::thread::scope(|scope| {
             for (other, seed) in others.iter_mut().zip(seeds) {
                 scope.spawn(move || {
                     other.adopt_all();
-                    other.claim_much(&mut Dice(seed), plan.spare);
+                    other.claim_much(&mut Rng::new(seed), plan.spare);
                 });
             }
             self.adopt_all();
             self.finish(Fate::Keep);
             self.resolve();
             self.upgrade();
-            self.claim_much(dice, plan.spare);
+            self.claim_much(rng, plan.spare);
             self.finish(Fate::Keep);
         });
         self.write(Line::Together(false));
@@ -137,14 +141,14 @@ impl Actor<'_, '_> {
         // A name may be there, too, whose call never returned.
         let unsure = self.unsure.iter().flat_map(|(_, ways)| ways.iter().flatten());
         let all = self.owned.iter().map(|owned| &owned.thing).chain(unsure);
-        let added = all.filter(|thing| thing.sort == Sort::Subtree);
+        let added = all.filter(|thing| thing.kind == ObjectKind::Subtree);
         let named: Vec<_> = added.filter_map(|thing| thing.seed).collect();
         let (shared, rest) = std::mem::take(&mut self.owned).into_iter().partition(|owned| {
             let thing = &owned.thing;
-            let stays = match thing.sort {
-                Sort::Subtree | Sort::Area => true,
-                Sort::Object => thing.index == CHANGED,
-                Sort::Folio => named.contains(&thing.block().addr().get()),
+            let stays = match thing.kind {
+                ObjectKind::Subtree | ObjectKind::Area => true,
+                ObjectKind::Object => thing.index == CHANGED,
+                ObjectKind::Folio => named.contains(&thing.block().addr().get()),
                 _ => false,
             };
             n += usize::from(!stays);
@@ -159,32 +163,32 @@ impl Actor<'_, '_> {
     }
 
     /// Claims much of what was left, in any order, and does this and that with it.
-    fn claim_much(&mut self, dice: &mut Dice, spare: u64) {
+    fn claim_much(&mut self, rng: &mut Rng, spare: u64) {
         let mut left: Vec<_> = self.left().map(|owned| owned.id).collect();
         for i in (1..left.len()).rev() {
-            left.swap(i, dice.below(i as u64 + 1) as usize);
+            left.swap(i, rng.below(i as u64 + 1) as usize);
         }
         for id in left {
-            if dice.below(spare) > 0 {
+            if rng.below(spare) > 0 {
                 self.claim(id);
             }
-            match dice.below(8) {
-                0 | 1 => self.act(Op::Preserve(dice.next())),
-                2 => self.act(Op::Unpreserve(dice.next())),
-                3 => self.act(Op::Free(dice.next())),
-                4 => self.act(Op::Realloc(dice.next(), 8 + dice.below(9000) as usize)),
+            match rng.below(8) {
+                0 | 1 => self.act(Op::Preserve(rng.next())),
+                2 => self.act(Op::Unpreserve(rng.next())),
+                3 => self.act(Op::Free(rng.next())),
+                4 => self.act(Op::Realloc(rng.next(), 8 + rng.below(9000) as usize)),
                 _ => {}
             }
         }
     }
 
     /// Takes over, in order, what `takes` says, and does nothing else but upgrade what has another layout.
-    pub(crate) fn take_over_some(&mut self, takes: impl Fn(&Thing) -> bool) {
-        for cache in same_layout().filter(|cache| takes(&Thing::in_cache(*cache))) {
+    pub(crate) fn take_over_some(&mut self, takes: impl Fn(&TestObject) -> bool) {
+        for cache in same_layout().filter(|cache| takes(&in_cache(*cache))) {
             self.adopt_or_resume(cache);
         }
         self.resolve();
-        if takes(&Thing::in_cache(CHANGED)) {
+        if takes(&in_cache(CHANGED)) {
             self.upgrade();
         }
         let left: Vec<_> = self.left().copied().collect();
@@ -203,17 +207,18 @@ impl Actor<'_, '_> {
     fn resolve(&mut self) {
         let mut unsure = std::mem::take(&mut self.unsure);
         // An area that is there has its blocks, of which a call under way may have told as folios.
-        if unsure.iter().any(|(_, ways)| ways.iter().flatten().any(|t| t.sort == Sort::Folio)) {
-            let areas = self.left().filter(|owned| owned.thing.sort == Sort::Area);
+        if unsure.iter().any(|(_, ways)| ways.iter().flatten().any(|t| t.kind == ObjectKind::Folio))
+        {
+            let areas = self.left().filter(|owned| owned.thing.kind == ObjectKind::Area);
             for id in areas.map(|owned| owned.id).collect::<Vec<_>>() {
                 self.claim(id);
             }
         }
         // An area that is there has its blocks, which may be there alone if it is not; a name pins a folio.
-        let first = |t: &Thing| matches!(t.sort, Sort::Area | Sort::Subtree);
+        let first = |t: &TestObject| matches!(t.kind, ObjectKind::Area | ObjectKind::Subtree);
         unsure.sort_by_key(|(_, ways)| !ways.iter().flatten().any(first));
         // What is in the cache that is not adopted shows when it is upgraded.
-        let changed = |t: &Thing| t.sort == Sort::Object && t.index == CHANGED;
+        let changed = |t: &TestObject| t.kind == ObjectKind::Object && t.index == CHANGED;
         let (later, now): (Vec<_>, Vec<_>) =
             unsure.into_iter().partition(|(_, ways)| ways.iter().flatten().any(changed));
         self.unsure = later;
@@ -223,9 +228,9 @@ impl Actor<'_, '_> {
             self.is(id, found);
             if let Some(thing) = found {
                 // An added name is still to be taken over, with the folio that it leads to.
-                let left = thing.sort == Sort::Subtree;
+                let left = thing.kind == ObjectKind::Subtree;
                 let (kept, held) = (true, thing.is_held());
-                let pinned = thing.sort == Sort::Root || self.is_named(&thing);
+                let pinned = thing.kind == ObjectKind::Root || self.is_named(&thing);
                 self.owned.push(Owned { id, thing, kept, held, left, pinned });
             }
             self.close();
@@ -233,12 +238,14 @@ impl Actor<'_, '_> {
     }
 
     /// Claims a thing in one of several ways.
-    fn look_for(&self, id: u32, ways: &Ways) -> Option<Thing> {
+    fn look_for(&self, id: u32, ways: &Ways) -> Option<TestObject> {
         let mut refused = Vec::new();
         for way in ways.iter().flatten() {
-            let there = match way.sort {
-                Sort::Root | Sort::Subtree => Names::of(self.kernel).has(self.kernel, id, way),
-                _ => match way.claim_or_find(self.kernel) {
+            let there = match way.kind {
+                ObjectKind::Root | ObjectKind::Subtree => {
+                    Names::of(self.kernel).has(self.kernel, id, way)
+                }
+                _ => match way.restore_or_find(self.kernel) {
                     Ok(()) => {
                         let alike = ways.iter().flatten().filter(|o| o.handle() == way.handle());
                         let whole = alike.copied().find(|thing| thing.is_whole(self.kernel));
@@ -252,8 +259,8 @@ impl Actor<'_, '_> {
                 },
             };
             if there {
-                if way.sort == Sort::Root {
-                    let root = self.kernel.claim_root(&name(way.sort, id)).expect("it is there");
+                if way.kind == ObjectKind::Root {
+                    let root = self.kernel.claim_root(&name(way.kind, id)).expect("it is there");
                     assert_eq!(root.bytes(), root_bytes(way.seed.unwrap_or(0), way.bytes));
                 }
                 return Some(*way);
@@ -264,10 +271,10 @@ impl Actor<'_, '_> {
     }
 
     /// Whether a name leads to a folio.
-    fn is_named(&self, thing: &Thing) -> bool {
-        thing.sort == Sort::Folio
+    fn is_named(&self, thing: &TestObject) -> bool {
+        thing.kind == ObjectKind::Folio
             && self.owned.iter().any(|name| {
-                name.thing.sort == Sort::Subtree
+                name.thing.kind == ObjectKind::Subtree
                     && name.thing.seed == Some(thing.block().addr().get())
             })
     }
@@ -298,7 +305,7 @@ impl Actor<'_, '_> {
             Ok(taken) => taken,
             Err(error) => return assert!(is_full(&error.into()), "{error}"),
         };
-        let of = |thing: &Thing| thing.sort == Sort::Object && thing.index == cache;
+        let of = |thing: &TestObject| thing.kind == ObjectKind::Object && thing.index == cache;
         let owned = self.owned.iter().map(|owned| owned.thing);
         let unsure = self.unsure.iter().flat_map(|(_, ways)| ways.iter().flatten().copied());
         let known: Vec<_> = owned.chain(unsure).filter(of).filter_map(|t| t.addr()).collect();
@@ -353,7 +360,7 @@ impl Actor<'_, '_> {
             let object = to.alloc()?;
             let (id, _) = self.id();
             let handle = kernel.handle_of(object).expect("allocated just now");
-            let new = Thing::new(Sort::Object, TO, handle, old.thing.bytes);
+            let new = TestObject::new(ObjectKind::Object, TO, handle, old.thing.bytes).born(true);
             self.is(id, Some(new));
             let source = std::ptr::NonNull::from(bytes).cast::<u8>();
             {
@@ -394,25 +401,25 @@ impl Actor<'_, '_> {
         let thing = self.owned[at].thing;
         self.open(Call::Claim, slack(0, 0, 0));
         self.write(Line::About(id, thing));
-        let pinned = match thing.sort {
-            Sort::Root => {
-                let root = self.kernel.claim_root(&name(Sort::Root, id));
+        let pinned = match thing.kind {
+            ObjectKind::Root => {
+                let root = self.kernel.claim_root(&name(ObjectKind::Root, id));
                 let root = root.unwrap_or_else(|error| panic!("{id} is lost: {thing:?}: {error}"));
                 assert_eq!(root.bytes(), root_bytes(thing.seed.unwrap_or(0), thing.bytes));
                 true
             }
-            Sort::Subtree => {
+            ObjectKind::Subtree => {
                 let there = Names::of(self.kernel).has(self.kernel, id, &thing);
                 assert!(there, "{id} is lost: {thing:?}");
                 // Taken over with the folio that it leads to, or by itself by nobody.
                 let addr = PhysAddr::new(thing.seed.unwrap_or(0));
-                let name = name(Sort::Subtree, id);
+                let name = name(ObjectKind::Subtree, id);
                 if self.kernel.add_subtree(&name, addr, thing.bytes).is_err() {
                     return self.close();
                 }
                 true
             }
-            _ => match thing.claim_or_find(self.kernel) {
+            _ => match thing.restore_or_find(self.kernel) {
                 Ok(()) => {
                     assert!(thing.is_whole(self.kernel), "claimed, and changed: {thing:?}");
                     self.is_named(&thing)
@@ -438,8 +445,8 @@ impl Actor<'_, '_> {
     pub(crate) fn finish(&mut self, fate: Fate) {
         let left: Vec<_> = self.left().copied().collect();
         let frames = left.iter().map(|owned| owned.thing.frames()).sum::<u64>();
-        let small = left.iter().filter(|owned| owned.thing.small()).count() as u64;
-        let lists = left.iter().filter(|owned| owned.thing.sort == Sort::Records);
+        let small = left.iter().filter(|owned| owned.thing.is_small()).count() as u64;
+        let lists = left.iter().filter(|owned| owned.thing.kind == ObjectKind::Records);
         let tables = lists.map(|owned| 2 + owned.thing.bytes / 100).sum::<u64>() + 16;
         let freed = match fate {
             Fate::Keep => Slack::default(),

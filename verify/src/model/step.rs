@@ -5,122 +5,94 @@ use core::fmt;
 
 use heirloom_testkit::Rng;
 
-/// An operation. What it is done to is chosen by a [`Step`]'s two numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Op {
-    /// Go on on another CPU, or where there is none.
-    Cpu,
-    /// Keep some CPUs busy, so that what they keep is out of reach.
-    Hold,
-    /// Add the late range.
-    AddRange,
-    /// A folio of any order, node and content.
-    Folio,
-    /// A folio or a run at an address.
-    At,
-    /// A run of any length and alignment.
-    Run,
-    /// Shorten or lengthen a run in place.
-    Resize,
-    /// Frames out of use, and back in use.
-    Reserve,
-    /// Free whatever it is, and once more.
-    Free,
-    /// Free by what is no name of it: inside, another order, another kind.
-    Misuse,
-    /// Preserve whatever it is.
-    Preserve,
-    /// Let it go.
-    Unpreserve,
-    /// Preserve many folios at once.
-    PreserveAll,
-    /// Let many go at once.
-    UnpreserveAll,
-    /// Folios side by side, preserved and let go as one row.
-    Row,
-    /// An area over new folios.
-    Area,
-    /// A list of records.
-    Records,
-    /// More entries for a list.
-    Push,
-    /// A buffer of any layout.
-    Buffer,
-    /// A buffer of another size.
-    Realloc,
-    /// An object of a cache.
-    Object,
-    /// Publish bytes.
-    Publish,
-    /// Take them back.
-    Unpublish,
-    /// A subtree of our own, added or removed.
-    Subtree,
-    /// Claim what was published.
-    ClaimRoot,
-    /// Claim what the predecessor left.
-    Claim,
-    /// Claim what is not there: forged, stale, of another kind.
-    Forge,
-    /// Adopt a cache.
-    Adopt,
-    /// Resume a cache, or all classes.
-    Resume,
-    /// Pass a predecessor's objects to a function.
-    Upgrade,
-    /// End the inheritance.
-    Finish,
-    /// Give back what caches keep.
-    Shrink,
-    /// Take all memory but a little.
-    Squeeze,
-    /// Give that back.
-    Relax,
-    /// Seal the handover, or break the seal.
-    Seal,
-    /// The kernel ends, another takes over.
-    Jump,
+/// Defines the operations, and how often each comes, of the sum of all.
+macro_rules! operations {
+    ($(#[$meta:meta] $op:ident: $weight:expr,)*) => {
+        /// An operation. What it is done to is chosen by a [`Step`]'s two numbers.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Op {
+            $(#[$meta] $op,)*
+        }
+
+        /// How often each operation comes, of the sum of all.
+        const WEIGHTS: &[(Op, u64)] = &[$((Op::$op, $weight)),*];
+    };
 }
 
-/// How often each operation comes, of the sum of all.
-const WEIGHTS: [(Op, u64); 36] = [
-    (Op::Cpu, 6),
-    (Op::Hold, 1),
-    (Op::AddRange, 1),
-    (Op::Folio, 12),
-    (Op::At, 3),
-    (Op::Run, 8),
-    (Op::Resize, 4),
-    (Op::Reserve, 1),
-    (Op::Free, 22),
-    (Op::Misuse, 6),
-    (Op::Preserve, 20),
-    (Op::Unpreserve, 7),
-    (Op::PreserveAll, 3),
-    (Op::UnpreserveAll, 2),
-    (Op::Row, 2),
-    (Op::Area, 3),
-    (Op::Records, 2),
-    (Op::Push, 3),
-    (Op::Buffer, 16),
-    (Op::Realloc, 6),
-    (Op::Object, 20),
-    (Op::Publish, 2),
-    (Op::Unpublish, 1),
-    (Op::Subtree, 1),
-    (Op::ClaimRoot, 2),
-    (Op::Claim, 30),
-    (Op::Forge, 6),
-    (Op::Adopt, 4),
-    (Op::Resume, 3),
-    (Op::Upgrade, 1),
-    (Op::Finish, 2),
-    (Op::Shrink, 1),
-    (Op::Squeeze, 2),
-    (Op::Relax, 3),
-    (Op::Seal, 1),
-    (Op::Jump, 2),
-];
+operations! {
+    /// Go on on another CPU, or where there is none.
+    Cpu: 6,
+    /// Keep some CPUs busy, so that what they keep is out of reach.
+    Hold: 1,
+    /// Add the late range.
+    AddRange: 1,
+    /// A folio of any order, node and content.
+    Folio: 12,
+    /// A folio or a run at an address.
+    At: 3,
+    /// A run of any length and alignment.
+    Run: 8,
+    /// Shorten or lengthen a run in place.
+    Resize: 4,
+    /// Frames out of use, and back in use.
+    Reserve: 1,
+    /// Free whatever it is, and once more.
+    Free: 22,
+    /// Free by what is no name of it: inside, another order, another kind.
+    Misuse: 6,
+    /// Preserve whatever it is.
+    Preserve: 20,
+    /// Let it go.
+    Unpreserve: 7,
+    /// Preserve many folios at once.
+    PreserveAll: 3,
+    /// Let many go at once.
+    UnpreserveAll: 2,
+    /// Folios side by side, preserved and let go as one row.
+    Row: 2,
+    /// An area over new folios.
+    Area: 3,
+    /// A list of records.
+    Records: 2,
+    /// More entries for a list.
+    Push: 3,
+    /// A buffer of any layout.
+    Buffer: 16,
+    /// A buffer of another size.
+    Realloc: 6,
+    /// An object of a cache.
+    Object: 20,
+    /// Publish bytes.
+    Publish: 2,
+    /// Take them back.
+    Unpublish: 1,
+    /// A subtree of our own, added or removed.
+    Subtree: 1,
+    /// Claim what was published.
+    ClaimRoot: 2,
+    /// Claim what the predecessor left.
+    Claim: 30,
+    /// Claim what is not there: forged, stale, of another kind.
+    Forge: 6,
+    /// Adopt a cache.
+    Adopt: 4,
+    /// Resume a cache, or all classes.
+    Resume: 3,
+    /// Pass a predecessor's objects to a function.
+    Upgrade: 1,
+    /// End the inheritance.
+    Finish: 2,
+    /// Give back what caches keep.
+    Shrink: 1,
+    /// Take all memory but a little.
+    Squeeze: 2,
+    /// Give that back.
+    Relax: 3,
+    /// Seal the handover, or break the seal.
+    Seal: 1,
+    /// The kernel ends, another takes over.
+    Jump: 2,
+}
 
 /// One operation with two numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,8 +120,8 @@ pub fn generate(seed: u64, length: usize) -> Vec<Step> {
         let mut at = rng.below(all);
         let mut op = Op::Cpu;
         for (this, weight) in WEIGHTS {
-            if at < weight {
-                op = this;
+            if at < *weight {
+                op = *this;
                 break;
             }
             at -= weight;

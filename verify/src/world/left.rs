@@ -58,46 +58,34 @@ pub struct TableAt {
     pub bytes: usize,
 }
 
-/// A kind of handover.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
-    /// Nothing but itself.
-    Bare,
-    /// Folios of several orders.
-    Folios,
-    /// Runs whose lengths are no powers of two.
-    Runs,
-    /// Areas, one of more blocks than a chunk page names.
-    Areas,
-    /// Lists of records, one of several blocks.
-    Records,
-    /// Small and large buffers, preserved from birth and later.
-    Buffers,
-    /// A preserving and a plain cache.
-    Caches,
-    /// Published roots.
-    Roots,
-    /// Some of everything.
-    Whole,
-    /// Some of everything after three more generations, which claimed, kept and freed.
-    Generations,
+heirloom_testkit::listed! {
+    /// A kind of handover.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub enum Shape {
+        /// Nothing but itself.
+        Bare,
+        /// Folios of several orders.
+        Folios,
+        /// Runs whose lengths are no powers of two.
+        Runs,
+        /// Areas, one of more blocks than a chunk page names.
+        Areas,
+        /// Lists of records, one of several blocks.
+        Records,
+        /// Small and large buffers, preserved from birth and later.
+        Buffers,
+        /// A preserving and a plain cache.
+        Caches,
+        /// Published roots.
+        Roots,
+        /// Some of everything.
+        Whole,
+        /// Some of everything after three more generations, which claimed, kept and freed.
+        Generations,
+    }
 }
 
 impl Shape {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Bare,
-        Self::Folios,
-        Self::Runs,
-        Self::Areas,
-        Self::Records,
-        Self::Buffers,
-        Self::Caches,
-        Self::Roots,
-        Self::Whole,
-        Self::Generations,
-    ];
-
     /// The frames of a world that holds it.
     pub const fn frames(self) -> u64 {
         match self {

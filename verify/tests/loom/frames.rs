@@ -4,14 +4,15 @@ use std::sync::Mutex;
 
 use heirloom::folio::{Block, Kind, Memory};
 use heirloom::kho::tree::Geometry;
-use heirloom_verify::races::{All, Ground, on};
+use heirloom_testkit::TestMachine;
+use heirloom_verify::races::{Model, on};
 
 use super::{ruin, single};
 
 /// A folio layer, and what threads took of it. (The lock is the host's, held for no operation of
 /// the library.)
 struct Frames {
-    memory: Memory<&'static Ground>,
+    memory: Memory<&'static TestMachine>,
     there: Vec<Block>,
     taken: Mutex<Vec<Block>>,
     done: Mutex<usize>,
@@ -23,7 +24,7 @@ fn frames(frames: u64, there: usize) -> Frames {
 }
 
 fn frames_of(cpus: usize, frames: u64, there: usize) -> Frames {
-    let memory = Ground::new(frames, cpus, false).memory();
+    let memory = TestMachine::pooled(frames, cpus, false).memory();
     let there = (0..there).map(|_| memory.alloc(single()).expect("room")).collect();
     memory.drain();
     Frames { memory, there, taken: Mutex::default(), done: Mutex::default() }
@@ -76,7 +77,7 @@ impl Frames {
 /// Fails if a word of free bits is taken by a load and a store in place of one operation.
 #[test]
 fn two_cpus_refill_from_one_word() {
-    All {
+    Model {
         name: "two CPUs refill from one word",
         preemptions: 3,
         build: || frames(40, 0),
@@ -89,7 +90,7 @@ fn two_cpus_refill_from_one_word() {
 /// Fails if a CPU that was asked does not give back what it keeps.
 #[test]
 fn a_cache_is_asked_back_while_its_cpu_allocates_and_frees() {
-    All {
+    Model {
         name: "a CPU is asked for what it keeps",
         preemptions: 3,
         build: || frames(40, 2),
@@ -113,7 +114,7 @@ fn a_cache_is_asked_back_while_its_cpu_allocates_and_frees() {
 /// Fails if a word of free bits is taken, or given to, by a load and a store.
 #[test]
 fn a_word_is_emptied_while_another_cpu_gives_to_it() {
-    All {
+    Model {
         name: "a word is emptied while another gives to it",
         preemptions: 3,
         build: || frames_of(3, 8, 7),
@@ -133,7 +134,7 @@ fn a_word_is_emptied_while_another_cpu_gives_to_it() {
 /// Fails if a word of free bits is taken, or given to, by a load and a store.
 #[test]
 fn three_cpus_and_one_word() {
-    All {
+    Model {
         name: "two take and one gives",
         preemptions: 1,
         build: || frames_of(3, 16, 1),
@@ -156,7 +157,7 @@ fn of_two_that_preserve_a_folio_one_succeeds() {
     fn preserve(world: &Frames) {
         world.count(world.preserve(0).is_ok());
     }
-    All {
+    Model {
         name: "one folio is preserved twice",
         preemptions: 3,
         build: || {
@@ -178,7 +179,7 @@ fn of_two_that_preserve_a_folio_one_succeeds() {
 /// Fails if a leaf's bit is set or cleared by a load and a store.
 #[test]
 fn neighbours_are_preserved_and_let_go_while_a_third_counts() {
-    All {
+    Model {
         name: "a walk while neighbours come and go",
         preemptions: 2,
         build: || {
@@ -213,7 +214,7 @@ fn two_make_the_nodes_of_one_path() {
         world.preserve(n).unwrap();
         assert!(world.memory.is_preserved(world.there[n]));
     }
-    All {
+    Model {
         name: "two make the nodes of one path",
         preemptions: 1,
         build: || {
@@ -243,7 +244,7 @@ fn two_make_the_nodes_of_one_path() {
 
 /// A memory of CPUs that others may work on while they idle.
 fn idle_cpus(frames: u64) -> Frames {
-    let memory = Ground::new(frames, 2, true).memory();
+    let memory = TestMachine::pooled(frames, 2, true).memory();
     let there = vec![memory.alloc(single()).expect("room")];
     memory.drain();
     Frames { memory, there, taken: Mutex::default(), done: Mutex::default() }
@@ -251,7 +252,7 @@ fn idle_cpus(frames: u64) -> Frames {
 
 #[test]
 fn an_idle_cpu_is_drained_while_its_owner_comes_back() {
-    All {
+    Model {
         name: "an idle CPU is drained while its owner comes back",
         preemptions: 2,
         build: || idle_cpus(40),

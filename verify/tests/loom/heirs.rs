@@ -5,20 +5,21 @@ use std::sync::Mutex;
 use heirloom::Heirloom;
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Memory, Order, PhysAddr, Request, Run};
 use heirloom::kho::Handle;
-use heirloom_verify::races::{All, Ground};
+use heirloom_testkit::TestMachine;
+use heirloom_verify::races::Model;
 
 use super::{CACHE, single};
 
 /// A kernel that revived, and the handle of what it inherited.
 struct Heirs {
-    kernel: Heirloom<&'static Ground>,
+    kernel: Heirloom<&'static TestMachine>,
     handle: Handle,
     granted: Mutex<usize>,
 }
 
 fn heirs(object: bool) -> Heirs {
-    let ground = Ground::new(96, 2, false);
-    let kernel = ground.boot();
+    let machine = TestMachine::pooled(96, 2, false);
+    let kernel = machine.boot();
     let handle = if object {
         let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
         // SAFETY: in use, and no thread frees it.
@@ -31,7 +32,7 @@ fn heirs(object: bool) -> Heirs {
         handle
     };
     let entry = kernel.into_handover().entry();
-    let kernel = ground.revive(entry);
+    let kernel = machine.revive(entry);
     if object {
         kernel.slabs().adopt(CACHE).unwrap();
     }
@@ -47,7 +48,7 @@ fn of_two_that_claim_a_folio_one_succeeds() {
             *world.granted.lock().unwrap() += 1;
         }
     }
-    All {
+    Model {
         name: "one folio is claimed twice",
         preemptions: 3,
         build: || heirs(false),
@@ -66,7 +67,7 @@ fn of_three_that_claim_an_object_one_succeeds() {
     fn claim(world: &Heirs) {
         *world.granted.lock().unwrap() += usize::from(world.kernel.restore(world.handle).is_ok());
     }
-    All {
+    Model {
         name: "one object is claimed three times",
         preemptions: 2,
         build: || heirs(true),
@@ -81,7 +82,7 @@ fn of_three_that_claim_an_object_one_succeeds() {
 
 /// A memory that inherited so many frames in a row, and what became of them.
 struct Leaving {
-    memory: Memory<&'static Ground>,
+    memory: Memory<&'static TestMachine>,
     left: Run,
     run: Mutex<Option<bool>>,
     folio: Mutex<Option<bool>>,
@@ -91,15 +92,15 @@ struct Leaving {
 
 impl Leaving {
     fn build(frames: u64) -> Self {
-        let ground = Ground::new(24, 2, false);
-        let memory = ground.memory();
+        let machine = TestMachine::pooled(24, 2, false);
+        let memory = machine.memory();
         let request = Request::new(Order::for_frames(frames).unwrap()).kind(Kind::Run);
         let left = memory.alloc_run(frames, request).unwrap();
         // SAFETY: allocated just now.
         unsafe { memory.preserve_run(left, Kind::Run) }.unwrap();
         let root = memory.tree_root().unwrap();
         drop(memory);
-        let (memory, _) = ground.memory().inherit(root).unwrap();
+        let (memory, _) = machine.memory().inherit(root).unwrap();
         let (run, folio, told) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { memory, left, run, folio, told, taken: Mutex::default() }
     }
@@ -137,7 +138,7 @@ impl Leaving {
 /// cleared before the byte is exchanged.
 #[test]
 fn a_claim_beside_a_finish_that_frees_comes_first_or_is_refused() {
-    All {
+    Model {
         name: "a folio is claimed while what is left is freed",
         preemptions: 3,
         build: || Leaving::build(1),
@@ -157,7 +158,7 @@ fn a_claim_beside_a_finish_that_frees_comes_first_or_is_refused() {
 /// Fails if a claim of a run does not put back what it took, or puts back what it did not take.
 #[test]
 fn a_run_its_last_block_and_a_finish_get_each_block_once() {
-    All {
+    Model {
         name: "a run is claimed, its last block too, and what is left is freed",
         preemptions: 2,
         build: || Leaving::build(3),
@@ -187,7 +188,7 @@ fn a_run_its_last_block_and_a_finish_get_each_block_once() {
 
 /// A memory that inherited a slab, and a thread that wants it as a run.
 struct Labelled {
-    memory: Memory<&'static Ground>,
+    memory: Memory<&'static TestMachine>,
     left: Block,
     run: Mutex<Option<bool>>,
 }
@@ -220,7 +221,7 @@ impl Labelled {
 /// Fails if claiming a run takes a byte for another than was seen.
 #[test]
 fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
-    All {
+    Model {
         name: "a slab is put back while another thread wants it as a run",
         preemptions: 3,
         build: Labelled::build,
@@ -236,20 +237,20 @@ fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
 
 /// A kernel that is about to adopt a cache, and one object that the predecessor left in it.
 struct Adopting {
-    kernel: Heirloom<&'static Ground>,
+    kernel: Heirloom<&'static TestMachine>,
     at: PhysAddr,
     discarded: Mutex<Option<bool>>,
 }
 
 impl Adopting {
     fn build() -> Self {
-        let ground = Ground::new(96, 2, false);
-        let kernel = ground.boot();
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
         let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
         // SAFETY: in use, and no thread frees it.
         unsafe { kernel.preserve(object) }.unwrap();
         let at = kernel.memory().machine().phys(object).unwrap();
-        let kernel = ground.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.into_handover().entry());
         kernel.slabs().cache(CACHE).unwrap();
         Self { kernel, at, discarded: Mutex::default() }
     }
@@ -267,7 +268,7 @@ impl Adopting {
 /// Fails if a slab can be found before it is in its cache's lists.
 #[test]
 fn an_object_is_discarded_while_its_slab_is_adopted() {
-    All {
+    Model {
         name: "an object is discarded while its slab is adopted",
         preemptions: 2,
         build: Adopting::build,
@@ -300,7 +301,7 @@ impl Adopting {
 /// Fails if a slab is freed without the turn, or its entry struck out after the bit.
 #[test]
 fn a_slab_is_adopted_beside_a_finish_that_frees() {
-    All {
+    Model {
         name: "a slab is adopted while what is left is freed",
         preemptions: 2,
         build: Adopting::build,
@@ -325,20 +326,20 @@ fn a_slab_is_adopted_beside_a_finish_that_frees() {
 
 /// A kernel to which two small buffers in one slab were left.
 struct Buffers {
-    kernel: Heirloom<&'static Ground>,
+    kernel: Heirloom<&'static TestMachine>,
     handles: [Handle; 2],
 }
 
 impl Buffers {
     fn build() -> Self {
-        let ground = Ground::new(96, 2, false);
-        let kernel = ground.boot();
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
         let handles = [0, 1].map(|_| {
             let buffer = kernel.alloc(600).unwrap();
             // SAFETY: in use, and no thread frees it.
             unsafe { kernel.preserve(buffer) }.unwrap()
         });
-        let kernel = ground.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.into_handover().entry());
         Self { kernel, handles }
     }
 
@@ -350,7 +351,7 @@ impl Buffers {
 /// Fails if a slab can be found before its states are this kernel's, or is adopted without the turn.
 #[test]
 fn two_first_claims_in_one_slab_both_succeed() {
-    All {
+    Model {
         name: "two buffers of one slab are claimed",
         preemptions: 2,
         build: Buffers::build,
@@ -370,17 +371,17 @@ fn two_first_claims_in_one_slab_both_succeed() {
 
 /// A kernel to which a root was left.
 struct Published {
-    kernel: Heirloom<&'static Ground>,
+    kernel: Heirloom<&'static TestMachine>,
     claimed: Mutex<Option<u8>>,
     published: Mutex<Option<bool>>,
 }
 
 impl Published {
     fn build() -> Self {
-        let ground = Ground::new(96, 2, false);
-        let kernel = ground.boot();
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
         kernel.publish("root", &[1; 24]).unwrap();
-        let kernel = ground.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.into_handover().entry());
         Self { kernel, claimed: Mutex::default(), published: Mutex::default() }
     }
 
@@ -401,7 +402,7 @@ impl Published {
 /// Fails if publishing replaces what was not claimed.
 #[test]
 fn a_root_is_claimed_beside_a_publish_of_its_name() {
-    All {
+    Model {
         name: "a root is claimed while another is published in its place",
         preemptions: 2,
         build: Published::build,
@@ -434,7 +435,7 @@ struct Ends {
 
 /// A kernel to which two objects in one slab were left.
 struct Pair {
-    kernel: Heirloom<&'static Ground>,
+    kernel: Heirloom<&'static TestMachine>,
     handles: [Handle; 2],
     at: [PhysAddr; 2],
     /// The first object's.
@@ -443,14 +444,14 @@ struct Pair {
 
 impl Pair {
     fn build(adopted: bool) -> Self {
-        let ground = Ground::new(96, 2, false);
-        let kernel = ground.boot();
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
         let cache = kernel.slabs().cache(CACHE).unwrap();
         let objects = [0, 1].map(|_| cache.alloc().unwrap());
         // SAFETY: in use, and no thread frees them.
         let handles = objects.map(|object| unsafe { kernel.preserve(object) }.unwrap());
         let at = objects.map(|object| kernel.memory().machine().phys(object).unwrap());
-        let kernel = ground.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.into_handover().entry());
         if adopted {
             kernel.slabs().adopt(CACHE).unwrap();
         } else {
@@ -464,7 +465,7 @@ impl Pair {
         *self.ends.claimed.lock().unwrap() += usize::from(claimed);
     }
 
-    fn cache(&self) -> heirloom::slab::Cache<'_, &'static Ground> {
+    fn cache(&self) -> heirloom::slab::Cache<'_, &'static TestMachine> {
         let mut caches = self.kernel.slabs().caches();
         caches.find(|cache| cache.name().as_str() == "objects").unwrap()
     }
@@ -489,7 +490,7 @@ impl Pair {
 /// object that is discarded is counted among the preserved ones still.
 #[test]
 fn an_object_is_claimed_twice_beside_a_finish_that_frees() {
-    All {
+    Model {
         name: "an object is claimed twice while what is left of its slab is freed",
         preemptions: 2,
         build: || Pair::build(true),
@@ -516,7 +517,7 @@ fn an_object_is_claimed_twice_beside_a_finish_that_frees() {
 /// stored in place of exchanged.
 #[test]
 fn an_object_is_claimed_and_discarded_while_its_slab_is_adopted() {
-    All {
+    Model {
         name: "an object is claimed and discarded while its slab is adopted",
         preemptions: 2,
         build: || Pair::build(false),
@@ -563,7 +564,7 @@ impl Shrinking {
 /// Fails if an object that is discarded is counted among the preserved ones still.
 #[test]
 fn a_slabs_last_object_is_discarded_while_its_cache_shrinks() {
-    All {
+    Model {
         name: "a slab's last object is discarded while its cache shrinks",
         preemptions: 2,
         build: Shrinking::build,

@@ -12,7 +12,7 @@ mod seals;
 
 use heirloom::folio::{DirectMap, Kind, Memory, Order, PAGE_SIZE, Request};
 use heirloom::slab::CacheSpec;
-use heirloom_verify::races::Ground;
+use heirloom_testkit::TestMachine;
 
 const CACHE: CacheSpec = CacheSpec::new("objects", 700);
 
@@ -22,7 +22,7 @@ fn single() -> Request {
 
 /// Writes to all that is free: whoever finds there what was written before it was handed out, and
 /// not what its owner wrote first, finds nothing that could be taken for it.
-fn ruin(memory: &Memory<&'static Ground>) {
+fn ruin(memory: &Memory<&'static TestMachine>) {
     let taken: Vec<_> = std::iter::from_fn(|| memory.alloc(single()).ok()).collect();
     for block in taken {
         // SAFETY: allocated just now.

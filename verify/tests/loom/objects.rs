@@ -5,13 +5,14 @@ use std::sync::Mutex;
 
 use heirloom::folio::DirectMap;
 use heirloom::slab::{CacheSpec, Slabs};
-use heirloom_verify::races::{All, Ground, on};
+use heirloom_testkit::TestMachine;
+use heirloom_verify::races::{Model, on};
 
 use super::{CACHE, ruin};
 
 /// A slab layer with some live objects of one slab.
 struct Objects {
-    slabs: Slabs<&'static Ground>,
+    slabs: Slabs<&'static TestMachine>,
     there: Vec<NonNull<u8>>,
     taken: Mutex<Vec<NonNull<u8>>>,
     done: Mutex<usize>,
@@ -25,7 +26,7 @@ fn objects(there: usize) -> Objects {
 }
 
 fn objects_in(frames: u64, there: usize) -> Objects {
-    let slabs = Slabs::new(Ground::new(frames, 2, false).memory()).expect("room");
+    let slabs = Slabs::new(TestMachine::pooled(frames, 2, false).memory()).expect("room");
     let cache = slabs.cache(CACHE).expect("room");
     let there = (0..there).map(|_| cache.alloc().expect("room")).collect();
     Objects { slabs, there, taken: Mutex::default(), done: Mutex::default() }
@@ -81,7 +82,7 @@ impl Objects {
 /// Fails if a magazine is filled without the cache's lock.
 #[test]
 fn two_cpus_take_from_one_slab() {
-    All {
+    Model {
         name: "two CPUs fill their magazines",
         preemptions: 2,
         build: || {
@@ -105,7 +106,7 @@ fn two_cpus_take_from_one_slab() {
 /// Fails if a cache that shrinks empties the magazines of CPUs that are in use.
 #[test]
 fn one_cpu_frees_what_another_allocated_while_a_cache_shrinks() {
-    All {
+    Model {
         name: "a free on another CPU while the cache shrinks",
         preemptions: 2,
         build: || objects(2),
@@ -133,7 +134,7 @@ fn of_two_that_preserve_an_object_one_succeeds() {
         // SAFETY: in use, and no thread frees it.
         world.count(unsafe { world.slabs.preserve(world.there[0]) }.is_ok());
     }
-    All {
+    Model {
         name: "one object is preserved twice",
         preemptions: 2,
         build: || {
@@ -158,7 +159,7 @@ fn of_two_that_preserve_an_object_one_succeeds() {
 /// Fails if the last object that goes is counted before the cache's lock is taken.
 #[test]
 fn an_object_is_preserved_while_the_last_other_one_is_let_go() {
-    All {
+    Model {
         name: "a slab's first preserved object comes as its last goes",
         preemptions: 2,
         build: || {
@@ -202,7 +203,7 @@ fn full() -> Objects {
 /// Fails if a new slab enters the cache's lists without its lock.
 #[test]
 fn two_cpus_need_a_new_slab() {
-    All {
+    Model {
         name: "two CPUs need a new slab",
         preemptions: 2,
         build: full,
@@ -230,7 +231,7 @@ fn two_create_a_cache_of_one_name() {
         assert_eq!(world.slabs.size_of(object), Some(1000));
         world.taken.lock().unwrap().push(object);
     }
-    All {
+    Model {
         name: "two create a cache of one name",
         preemptions: 2,
         build: || {

@@ -5,13 +5,14 @@ use std::sync::Mutex;
 
 use heirloom::Heirloom;
 use heirloom::folio::{DirectMap, Fate, PhysAddr};
-use heirloom_verify::races::{All, Ground};
+use heirloom_testkit::TestMachine;
+use heirloom_verify::races::Model;
 
 use super::CACHE;
 
 /// A kernel to which a slab was left with two objects in use.
 struct Resuming {
-    kernel: Heirloom<&'static Ground>,
+    kernel: Heirloom<&'static TestMachine>,
     left: [PhysAddr; 2],
     /// What was allocated since.
     new: Mutex<BTreeSet<PhysAddr>>,
@@ -23,15 +24,15 @@ struct Resuming {
 
 impl Resuming {
     fn left() -> Self {
-        let ground = Ground::new(96, 2, false);
-        let kernel = ground.boot();
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
         let left = [(); 2].map(|()| {
             let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
             // SAFETY: in use, and no thread frees it.
             unsafe { kernel.preserve(object) }.unwrap();
             kernel.memory().machine().phys(object).unwrap()
         });
-        let kernel = ground.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.into_handover().entry());
         kernel.slabs().cache(CACHE).unwrap();
         let (new, resumed, adopted) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { kernel, left, new, resumed, unswept: Mutex::default(), adopted }
@@ -97,7 +98,7 @@ impl Resuming {
 /// leads to it before it is swept.
 #[test]
 fn an_object_is_freed_while_another_is_allocated_in_its_slab() {
-    All {
+    Model {
         name: "an object of a resumed slab is freed while one is allocated",
         preemptions: 2,
         build: Resuming::resumed,
@@ -110,7 +111,7 @@ fn an_object_is_freed_while_another_is_allocated_in_its_slab() {
 /// Fails if two sweep one slab.
 #[test]
 fn two_free_objects_of_one_slab_that_was_not_used_yet() {
-    All {
+    Model {
         name: "two objects of a resumed slab are freed",
         preemptions: 2,
         build: Resuming::resumed,
@@ -123,7 +124,7 @@ fn two_free_objects_of_one_slab_that_was_not_used_yet() {
 /// Fails if what is to be freed is not asked for again, in turn, once the caller was asked.
 #[test]
 fn a_cache_is_resumed_beside_a_finish_that_frees() {
-    All {
+    Model {
         name: "a cache is resumed while what is left is freed",
         preemptions: 2,
         build: Resuming::left,
@@ -142,7 +143,7 @@ fn a_cache_is_resumed_beside_a_finish_that_frees() {
 /// Fails if a cache can adopt one slab and resume another.
 #[test]
 fn a_cache_is_resumed_beside_an_adopt() {
-    All {
+    Model {
         name: "a cache is resumed while it is adopted",
         preemptions: 2,
         build: Resuming::left,

@@ -6,14 +6,15 @@ use heirloom::Error::Restore;
 use heirloom::Heirloom;
 use heirloom::folio::Block;
 use heirloom::restore::{Entry, Error, SealPolicy};
-use heirloom_verify::races::{All, Ground};
+use heirloom_testkit::TestMachine;
+use heirloom_verify::races::Model;
 
 use super::single;
 
 /// A kernel that published something, with a folio that is preserved and one that is not.
 struct Sealing {
-    ground: &'static Ground,
-    kernel: Heirloom<&'static Ground>,
+    machine: &'static TestMachine,
+    kernel: Heirloom<&'static TestMachine>,
     folio: Block,
     sealed: Mutex<bool>,
     /// Whether the seal was made before the folio was preserved.
@@ -22,15 +23,15 @@ struct Sealing {
 
 impl Sealing {
     fn build() -> Self {
-        let ground = Ground::new(96, 2, false);
-        let kernel = ground.boot();
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
         kernel.publish("root", &[1; 24]).unwrap();
         let memory = kernel.memory();
         let other = memory.alloc(single()).unwrap();
         // SAFETY: allocated just now.
         unsafe { memory.preserve(other) }.unwrap();
         let folio = memory.alloc(single()).unwrap();
-        Self { ground, kernel, folio, sealed: Mutex::default(), late: Mutex::default() }
+        Self { machine, kernel, folio, sealed: Mutex::default(), late: Mutex::default() }
     }
 
     fn seal(&self) {
@@ -45,13 +46,13 @@ impl Sealing {
     }
 
     /// Whether it is sealed, and how it is left.
-    fn leave(self) -> (bool, &'static Ground, Entry) {
+    fn leave(self) -> (bool, &'static TestMachine, Entry) {
         let sealed = self.kernel.is_sealed();
-        (sealed, self.ground, self.kernel.into_handover().entry())
+        (sealed, self.machine, self.kernel.into_handover().entry())
     }
 }
 
-fn published(kernel: &Heirloom<&'static Ground>) -> u8 {
+fn published(kernel: &Heirloom<&'static TestMachine>) -> u8 {
     kernel.claim_root("root").unwrap().bytes()[0]
 }
 
@@ -59,21 +60,21 @@ fn published(kernel: &Heirloom<&'static Ground>) -> u8 {
 /// what was published before once it gave the lock back.
 #[test]
 fn what_is_published_beside_a_seal_is_sealed_or_breaks_the_seal() {
-    All {
+    Model {
         name: "a publish beside a seal",
         preemptions: 2,
         build: Sealing::build,
         threads: &[|world| world.kernel.publish("root", &[2; 24]).unwrap(), Sealing::seal],
         after: |world| {
-            let (sealed, ground, entry) = world.leave();
-            match ground.try_revive(entry, SealPolicy::Required) {
+            let (sealed, machine, entry) = world.leave();
+            match machine.try_revive(entry, SealPolicy::Required) {
                 Ok(kernel) => assert!(sealed && published(&kernel) == 2),
                 Err(error) => {
                     assert!(
                         !sealed && error == Restore(Error::NotSealed { opened: false }),
                         "sealed: {sealed}, {error}"
                     );
-                    assert_eq!(published(&ground.revive(entry)), 2);
+                    assert_eq!(published(&machine.revive(entry)), 2);
                 }
             }
         },
@@ -84,23 +85,23 @@ fn what_is_published_beside_a_seal_is_sealed_or_breaks_the_seal() {
 /// Fails if the seal does not cover the tree's nodes.
 #[test]
 fn what_is_preserved_beside_a_seal_is_sealed_or_makes_it_untrue() {
-    All {
+    Model {
         name: "a folio is preserved beside a seal",
         preemptions: 2,
         build: Sealing::build,
         threads: &[Sealing::preserve, Sealing::seal],
         after: |world| {
             let (folio, late) = (world.folio, *world.late.lock().unwrap());
-            let (sealed, ground, entry) = world.leave();
+            let (sealed, machine, entry) = world.leave();
             assert!(sealed);
-            let kernel = match ground.try_revive(entry, SealPolicy::Required) {
+            let kernel = match machine.try_revive(entry, SealPolicy::Required) {
                 Ok(kernel) => {
                     assert!(!late, "the seal covers what came after it");
                     kernel
                 }
                 Err(error) => {
                     assert!(matches!(error, Restore(Error::Broken(_))), "{error}");
-                    ground.try_revive(entry, SealPolicy::Ignored).unwrap()
+                    machine.try_revive(entry, SealPolicy::Ignored).unwrap()
                 }
             };
             assert!(kernel.memory().is_inherited(folio));

@@ -4,9 +4,9 @@ use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Kind, Order, PAGE_SIZE, Request};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Error, PreservedArea};
+use heirloom_testkit::{ObjectKind, TestObject};
 
 use super::super::journal::{Call, Slack};
-use super::super::things::{Sort, Thing};
 use super::{Actor, Owned, at_most, slack};
 
 impl Actor<'_, '_> {
@@ -25,12 +25,12 @@ impl Actor<'_, '_> {
     }
 
     /// Stamps blocks that are about to be preserved, as things that may be from here on.
-    pub(super) fn new_folios(&mut self, blocks: &[Block]) -> Vec<(u32, Thing)> {
+    pub(super) fn new_folios(&mut self, blocks: &[Block]) -> Vec<(u32, TestObject)> {
         let mut things = Vec::new();
         for block in blocks {
             let (id, seed) = self.id();
-            let thing = Thing::folio(*block);
-            thing.stamp(self.kernel, seed);
+            let thing = TestObject::folio(*block);
+            self.stamp(&thing, seed);
             things.push((id, thing.stamped(seed)));
         }
         for (id, thing) in &things {
@@ -39,7 +39,7 @@ impl Actor<'_, '_> {
         things
     }
 
-    pub(super) fn all_are(&mut self, things: &[(u32, Thing)], kept: bool) {
+    pub(super) fn all_are(&mut self, things: &[(u32, TestObject)], kept: bool) {
         for (id, thing) in things {
             self.is(*id, kept.then_some(*thing));
             self.own(*id, *thing, kept);
@@ -47,7 +47,7 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn unpreserve_all(&mut self) -> Result<(), Error> {
-        let kept = |o: &Owned| o.kept && !o.left && !o.pinned && o.thing.sort == Sort::Folio;
+        let kept = |o: &Owned| o.kept && !o.left && !o.pinned && o.thing.kind == ObjectKind::Folio;
         let which: Vec<_> = (0..self.owned.len()).filter(|i| kept(&self.owned[*i])).collect();
         self.open(Call::UnpreserveAll, Slack::default());
         for i in &which {
@@ -107,7 +107,7 @@ impl Actor<'_, '_> {
         let (id, seed) = self.id();
         // From here on they are parts of one content.
         for (block, seed) in blocks.iter().zip(seed..) {
-            Thing::folio(*block).stamp(self.kernel, seed);
+            self.stamp(&TestObject::folio(*block), seed);
         }
         for ((id, thing), seed) in things.iter().zip(seed..) {
             self.is(*id, None);
@@ -120,7 +120,8 @@ impl Actor<'_, '_> {
                 let info = area.into_raw();
                 let handle = Handle::new(Parts::Area(info))?;
                 let bytes = u64::from(info.pages()) * PAGE_SIZE as u64;
-                let area = Thing::new(Sort::Area, order.get(), handle, bytes).stamped(seed);
+                let area =
+                    TestObject::new(ObjectKind::Area, order.get(), handle, bytes).stamped(seed);
                 self.is(id, Some(area));
                 for (id, _) in &things {
                     self.is(*id, None);
@@ -140,14 +141,16 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn area_gone(&mut self, number: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |o| o.thing.sort == Sort::Area) else { return Ok(()) };
+        let Some(i) = self.pick(number, |o| o.thing.kind == ObjectKind::Area) else {
+            return Ok(());
+        };
         let Owned { id, thing, .. } = self.owned.swap_remove(i);
         self.open(Call::AreaGone, slack(2, 2, 0));
         let seed = thing.seed.expect("an area is stamped");
         let mut blocks = Vec::new();
         for (block, seed) in thing.blocks(self.kernel).into_iter().zip(seed..) {
             let (id, _) = self.id();
-            blocks.push((id, Thing::folio(block).stamped(seed)));
+            blocks.push((id, TestObject::folio(block).stamped(seed)));
         }
         for (id, block) in &blocks {
             self.may(*id, Some(*block));

@@ -2,39 +2,37 @@
 
 use std::alloc::Layout;
 
-use heirloom::arena::Arena;
-use heirloom::folio::{DirectMap, Order, PAGE_SIZE, Request};
+use heirloom::folio::{DirectMap, PAGE_SIZE, Request};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::Error;
-use heirloom::slab::{AllocOptions, Cache};
+use heirloom::slab::Cache;
+use heirloom_testkit::{ObjectKind, Recipe, TestMachine, TestObject};
 
 use super::super::caches::{TYPED, Value, spec};
 use super::super::journal::{Call, Slack};
-use super::super::things::{Sort, Thing};
 use super::{Actor, Owned, SLAB, slack};
 
 impl<'k, 'a> Actor<'k, 'a> {
     pub(super) fn folio(&mut self, request: Request) -> Result<(), Error> {
         self.open(Call::AllocFolio, Slack::default());
         let folio = self.kernel.memory().folio(request)?;
-        let thing = Thing::folio(folio.into_raw());
+        let thing = TestObject::folio(folio.into_raw());
         self.stamp_and_own(thing);
         Ok(())
     }
 
     /// What was allocated and is not preserved: nothing is promised.
-    pub(super) fn stamp_and_own(&mut self, thing: Thing) {
+    pub(super) fn stamp_and_own(&mut self, thing: TestObject) {
         let (id, seed) = self.id();
-        thing.stamp(self.kernel, seed);
+        self.stamp(&thing, seed);
         self.own(id, thing.stamped(seed), false);
         self.close();
     }
 
     pub(super) fn run(&mut self, frames: u64) -> Result<(), Error> {
         self.open(Call::AllocRun, Slack::default());
-        let run = self.kernel.memory().run(frames, Request::new(Order::ZERO))?.into_raw();
-        let thing = Thing::new(Sort::Run, 0, Handle::new(Parts::Run(run))?, run.bytes());
-        self.stamp_and_own(thing);
+        let run = TestObject::create(self.kernel, Recipe::Run(frames))?;
+        self.stamp_and_own(run);
         Ok(())
     }
 
@@ -42,32 +40,26 @@ impl<'k, 'a> Actor<'k, 'a> {
         let frames = bytes.div_ceil(PAGE_SIZE) as u64;
         let call = if born { Call::AllocBorn } else { Call::AllocBuffer };
         self.open(call, slack(frames, frames, u64::from(born)));
-        let layout = Layout::from_size_align(bytes, 8).expect("a layout");
-        let opts = AllocOptions { preserving: born, zeroed: false };
-        let ptr = self.kernel.slabs().alloc(layout, opts)?;
-        let handle = self.kernel.handle_of(ptr)?;
-        let thing = Thing::new(Sort::Buffer, u8::from(born), handle, bytes as u64);
+        let thing = TestObject::create(self.kernel, Recipe::Buffer(bytes, born))?;
         self.born_or_not(thing);
         Ok(())
     }
 
     /// What was allocated; from birth it survives, and its content from when it is written.
-    pub(super) fn born_or_not(&mut self, thing: Thing) {
+    pub(super) fn born_or_not(&mut self, thing: TestObject) {
         let (id, seed) = self.id();
-        if thing.born() {
+        if thing.born {
             self.is(id, Some(thing));
-            thing.stamp(self.kernel, seed);
-            self.is(id, Some(thing.stamped(seed)));
-            self.own(id, thing.stamped(seed), true);
-            self.close();
-        } else {
-            thing.stamp(self.kernel, seed);
-            self.own(id, thing.stamped(seed), false);
-            self.close();
         }
+        self.stamp(&thing, seed);
+        if thing.born {
+            self.is(id, Some(thing.stamped(seed)));
+        }
+        self.own(id, thing.stamped(seed), thing.born);
+        self.close();
     }
 
-    pub(crate) fn cache(&self, which: u8) -> Result<Cache<'k, &'a Arena>, Error> {
+    pub(crate) fn cache(&self, which: u8) -> Result<Cache<'k, &'a TestMachine>, Error> {
         let cache = self.kernel.slabs().cache(spec(which))?;
         assert!(cache.slab_order().frames() <= SLAB, "{cache:?}");
         Ok(cache)
@@ -75,11 +67,10 @@ impl<'k, 'a> Actor<'k, 'a> {
 
     pub(super) fn object(&mut self, which: u8) -> Result<(), Error> {
         self.open(Call::AllocObject, slack(1, 1, 1));
-        let cache = self.cache(which)?;
-        let ptr = cache.alloc()?;
-        let handle = self.kernel.handle_of(ptr)?;
-        let bytes = cache.object_size() as u64;
-        self.born_or_not(Thing::new(Sort::Object, which, handle, bytes));
+        self.cache(which)?;
+        let mut thing = TestObject::create(self.kernel, Recipe::Object(spec(which)))?;
+        thing.index = which;
+        self.born_or_not(thing);
         Ok(())
     }
 
@@ -95,7 +86,8 @@ impl<'k, 'a> Actor<'k, 'a> {
         let (addr, tag) = object.handle_parts();
         let bytes = size_of::<Value>() as u64;
         let handle = Handle::new(Parts::Object { addr, bytes, tag })?;
-        let thing = Thing::new(Sort::Object, which, handle, bytes).stamped(seed);
+        let thing = TestObject::new(ObjectKind::Object, which, handle, bytes);
+        let thing = thing.born(preserving).stamped(seed);
         if preserving {
             self.is(id, Some(thing));
             object.leak();
@@ -121,7 +113,7 @@ impl<'k, 'a> Actor<'k, 'a> {
 
     pub(super) fn preserve(&mut self, number: u64) -> Result<(), Error> {
         // What is held until a plain free can be preserved singly.
-        let fits = |o: &Owned| !o.kept || o.held && !o.thing.is_kept_by_its_cache();
+        let fits = |o: &Owned| !o.kept || o.held && !o.thing.is_born_small();
         let Some(i) = self.pick(number, fits) else { return Ok(()) };
         let Owned { id, thing, kept, held, .. } = self.owned[i];
         self.open(Call::Preserve, slack(1, 1, 0));
@@ -140,8 +132,11 @@ impl<'k, 'a> Actor<'k, 'a> {
     pub(super) fn unpreserve(&mut self, number: u64) -> Result<(), Error> {
         let singly = |owned: &Owned| {
             owned.kept
-                && matches!(owned.thing.sort, Sort::Folio | Sort::Run | Sort::Buffer | Sort::Object)
-                && !owned.thing.is_kept_by_its_cache()
+                && matches!(
+                    owned.thing.kind,
+                    ObjectKind::Folio | ObjectKind::Run | ObjectKind::Buffer | ObjectKind::Object
+                )
+                && !owned.thing.is_born_small()
         };
         let Some(i) = self.pick(number, singly) else { return Ok(()) };
         let Owned { id, thing, .. } = self.owned[i];
@@ -151,16 +146,14 @@ impl<'k, 'a> Actor<'k, 'a> {
         thing.unpreserve(self.kernel)?;
         self.is(id, None);
         (self.owned[i].kept, self.owned[i].held) = (false, false);
-        if thing.sort == Sort::Buffer {
-            self.owned[i].thing.index = 0;
-        }
+        self.owned[i].thing.born = false;
         self.close();
         Ok(())
     }
 
     pub(super) fn free(&mut self, number: u64) -> Result<(), Error> {
         let freed = |owned: &Owned| {
-            !owned.singly() && !matches!(owned.thing.sort, Sort::Area | Sort::Records)
+            !owned.singly() && !matches!(owned.thing.kind, ObjectKind::Area | ObjectKind::Records)
         };
         let Some(i) = self.pick(number, freed) else { return Ok(()) };
         let Owned { id, thing, kept, .. } = self.owned.swap_remove(i);
@@ -179,7 +172,7 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(super) fn realloc(&mut self, number: u64, bytes: usize) -> Result<(), Error> {
-        let fits = |o: &Owned| o.thing.sort == Sort::Buffer && !o.singly();
+        let fits = |o: &Owned| o.thing.kind == ObjectKind::Buffer && !o.singly();
         let Some(i) = self.pick(number, fits) else { return Ok(()) };
         let Owned { id, thing, kept, .. } = self.owned[i];
         let frames = (bytes.div_ceil(PAGE_SIZE) as u64).max(thing.frames());
@@ -205,8 +198,8 @@ impl<'k, 'a> Actor<'k, 'a> {
         let seed = u64::from(id) << 8;
         // What survives until it is freed goes where all does that is preserved from birth.
         let moved = handle != thing.handle();
-        let index = if moved { u8::from(kept) } else { thing.index };
-        let now = Thing::new(Sort::Buffer, index, handle, bytes as u64);
+        let now = TestObject::new(ObjectKind::Buffer, 0, handle, bytes as u64);
+        let now = now.born(if moved { kept } else { thing.born });
         // What a kernel did not come to write has no content.
         let both = now.sized(thing.bytes.min(bytes as u64) & !7);
         let both = if thing.seed.is_some() { both.stamped(seed) } else { both };
@@ -214,7 +207,7 @@ impl<'k, 'a> Actor<'k, 'a> {
         if kept {
             self.is(id, Some(both));
         }
-        now.stamp(self.kernel, seed);
+        self.stamp(&now, seed);
         if kept {
             self.is(id, Some(now.stamped(seed)));
         }

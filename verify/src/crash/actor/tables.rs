@@ -1,21 +1,19 @@
 //! Calls about what heirloom keeps for its owners: lists of records, names, the seal.
 
 use heirloom::folio::PAGE_SIZE;
-use heirloom::kho::{Handle, Parts};
-use heirloom::restore::{Error, Records};
+use heirloom::restore::Error;
+use heirloom_testkit::{ObjectKind, Recipe, TestObject};
 
+use super::super::caches::{name, root_bytes};
 use super::super::journal::Call;
-use super::super::things::{Entry, Sort, Thing, name, root_bytes};
 use super::{Actor, Owned, slack};
 
 impl Actor<'_, '_> {
     pub(super) fn new_records(&mut self) -> Result<(), Error> {
         self.open(Call::Records, slack(1, 1, 0));
-        let records = Records::<_, Entry>::new(self.kernel.memory())?;
-        let entry = size_of::<Entry>() as u64;
-        let handle = Handle::new(Parts::Records { first: records.first(), entry })?;
+        let records = TestObject::create(self.kernel, Recipe::Records(0))?;
         let (id, seed) = self.id();
-        let thing = Thing::new(Sort::Records, 0, handle, 0).stamped(seed);
+        let thing = records.stamped(seed);
         self.is(id, Some(thing));
         self.own(id, thing, true);
         self.close();
@@ -23,7 +21,9 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn push(&mut self, number: u64, entries: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |o| o.thing.sort == Sort::Records) else { return Ok(()) };
+        let Some(i) = self.pick(number, |o| o.thing.kind == ObjectKind::Records) else {
+            return Ok(());
+        };
         let Owned { id, thing, .. } = self.owned[i];
         let seed = thing.seed.expect("a list is stamped");
         let mut records = thing.records(self.kernel);
@@ -43,7 +43,9 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn records_gone(&mut self, number: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |o| o.thing.sort == Sort::Records) else { return Ok(()) };
+        let Some(i) = self.pick(number, |o| o.thing.kind == ObjectKind::Records) else {
+            return Ok(());
+        };
         let Owned { id, thing, .. } = self.owned.swap_remove(i);
         let blocks = 2 + thing.bytes / 100;
         self.open(Call::RecordsGone, slack(blocks, blocks, 0));
@@ -56,7 +58,8 @@ impl Actor<'_, '_> {
 
     /// The number of the thread's name: one that it claimed, or its own.
     pub(super) fn named(&self, which: u8) -> u32 {
-        let root = |o: &&Owned| o.thing.sort == Sort::Root && o.thing.index == which && !o.left;
+        let root =
+            |o: &&Owned| o.thing.kind == ObjectKind::Root && o.thing.index == which && !o.left;
         if let Some(owned) = self.owned.iter().find(root) {
             return owned.id;
         }
@@ -70,9 +73,9 @@ impl Actor<'_, '_> {
         let frames = before.max(bytes).max(1).div_ceil(PAGE_SIZE as u64).next_power_of_two();
         self.open(Call::Publish, slack(4, 2 * frames, 0));
         let (_, seed) = self.id();
-        let thing = Thing::named(Sort::Root, which, bytes, seed);
+        let thing = TestObject::named(ObjectKind::Root, which, bytes, seed);
         self.may(id, Some(thing));
-        let done = self.kernel.publish(&name(Sort::Root, id), &root_bytes(seed, bytes));
+        let done = self.kernel.publish(&name(ObjectKind::Root, id), &root_bytes(seed, bytes));
         if let Err(error) = done {
             self.is(id, there.map(|i| self.owned[i].thing));
             return Err(error);
@@ -94,7 +97,7 @@ impl Actor<'_, '_> {
         let frames = thing.bytes.max(1).div_ceil(PAGE_SIZE as u64).next_power_of_two();
         self.open(Call::Unpublish, slack(4, frames, 0));
         self.may(id, None);
-        self.kernel.unpublish(&name(Sort::Root, id))?;
+        self.kernel.unpublish(&name(ObjectKind::Root, id))?;
         self.is(id, None);
         self.close();
         Ok(())
@@ -102,16 +105,16 @@ impl Actor<'_, '_> {
 
     /// A name for a preserved folio, which is pinned by that.
     pub(super) fn subtree(&mut self, number: u64) -> Result<(), Error> {
-        let folio = |owned: &Owned| owned.kept && owned.thing.sort == Sort::Folio;
+        let folio = |owned: &Owned| owned.kept && owned.thing.kind == ObjectKind::Folio;
         let Some(i) = self.pick(number, folio) else { return Ok(()) };
         let (id, _) = self.id();
-        let Thing { bytes, .. } = self.owned[i].thing;
+        let TestObject { bytes, .. } = self.owned[i].thing;
         let addr = self.owned[i].thing.block().addr();
         // The seed is the address that the name leads to.
-        let thing = Thing::named(Sort::Subtree, 0, bytes, addr.get());
+        let thing = TestObject::named(ObjectKind::Subtree, 0, bytes, addr.get());
         self.open(Call::Subtree, slack(4, 4, 0));
         self.may(id, Some(thing));
-        let done = self.kernel.add_subtree(&name(Sort::Subtree, id), addr, bytes);
+        let done = self.kernel.add_subtree(&name(ObjectKind::Subtree, id), addr, bytes);
         self.is(id, done.is_ok().then_some(thing));
         done?;
         self.owned[i].pinned = true;
@@ -122,16 +125,16 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn subtree_gone(&mut self, number: u64) -> Result<(), Error> {
-        let is_name = |o: &Owned| o.thing.sort == Sort::Subtree && !o.left;
+        let is_name = |o: &Owned| o.thing.kind == ObjectKind::Subtree && !o.left;
         let names: Vec<_> = (0..self.owned.len()).filter(|i| is_name(&self.owned[*i])).collect();
         let Some(which) = number.checked_rem(names.len() as u64) else { return Ok(()) };
         let Owned { id, thing, .. } = self.owned.swap_remove(names[which as usize]);
         self.open(Call::SubtreeGone, slack(4, 4, 0));
         self.may(id, None);
-        self.kernel.remove_subtree(&name(Sort::Subtree, id))?;
+        self.kernel.remove_subtree(&name(ObjectKind::Subtree, id))?;
         self.is(id, None);
         for owned in &mut self.owned {
-            let folio = owned.thing.sort == Sort::Folio;
+            let folio = owned.thing.kind == ObjectKind::Folio;
             if folio && Some(owned.thing.block().addr().get()) == thing.seed {
                 owned.pinned = false;
             }

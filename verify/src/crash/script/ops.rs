@@ -2,316 +2,99 @@
 
 use crate::crash::actor::{LAST, Op};
 
-/// One thing of each sort.
-pub(super) const SHORT_LIFE: [Op; 20] = [
-    Op::Folio(1),
-    Op::Preserve(LAST),
-    Op::Run(3),
-    Op::Preserve(LAST),
-    Op::Buffer(2000, false),
-    Op::Preserve(LAST),
-    Op::Buffer(5000, true),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Object(3),
-    Op::Object(6),
-    Op::Preserve(LAST),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(LAST, 2),
-    Op::Publish(0, 100),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Subtree(LAST),
-    Op::Seal,
-];
+/// Names what scripts do: on a line the calls that belong together.
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident: $($op:ident $(($($argument:expr),*))?),*;)*) => {
+        $($(#[$doc])* pub(super) const $name: &[Op] = &[$(Op::$op $(($($argument),*))?),*];)*
+    };
+}
 
-/// The same without a seal, which a root page that is laid out anew breaks; and a name and a folio that
-/// the successor does not claim.
-pub(super) const MOVED_LIFE: [Op; 22] = [
-    Op::Folio(1),
-    Op::Preserve(LAST),
-    Op::Run(3),
-    Op::Preserve(LAST),
-    Op::Buffer(2000, false),
-    Op::Preserve(LAST),
-    Op::Buffer(5000, true),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Object(3),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(LAST, 2),
-    Op::Publish(0, 100),
-    Op::Publish(1, 30),
-    Op::Publish(2, 20),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Subtree(LAST),
-    Op::Folio(2),
-    Op::Preserve(LAST),
-    Op::Shrink,
-];
+scripts! {
+    /// One thing of each sort.
+    SHORT_LIFE:
+        Folio(1), Preserve(LAST), Run(3), Preserve(LAST), Buffer(2000, false), Preserve(LAST),
+        Buffer(5000, true), Object(2), Preserve(LAST), Object(3), Object(6), Preserve(LAST),
+        Area(2, 0), Records, Push(LAST, 2), Publish(0, 100),
+        Folio(0), Preserve(LAST), Subtree(LAST), Seal;
 
-/// The same without any cache, as Linux has none of heirloom's.
-pub(super) const PLAIN_LIFE: [Op; 16] = [
-    Op::Folio(1),
-    Op::Preserve(LAST),
-    Op::Run(3),
-    Op::Preserve(LAST),
-    Op::Buffer(5000, true),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(LAST, 2),
-    Op::Publish(0, 100),
-    Op::Publish(1, 30),
-    Op::Publish(2, 20),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Subtree(LAST),
-    Op::Folio(2),
-    Op::Preserve(LAST),
-];
+    /// The same without a seal, which a root page that is laid out anew breaks; and a name and a folio that
+    /// the successor does not claim.
+    MOVED_LIFE:
+        Folio(1), Preserve(LAST), Run(3), Preserve(LAST), Buffer(2000, false), Preserve(LAST),
+        Buffer(5000, true), Object(2), Preserve(LAST), Object(3), Area(2, 0),
+        Records, Push(LAST, 2), Publish(0, 100), Publish(1, 30), Publish(2, 20),
+        Folio(0), Preserve(LAST), Subtree(LAST), Folio(2), Preserve(LAST), Shrink;
 
-/// What a kernel does beside a root page of another make, before it ends that one's entry: names are
-/// replaced, taken back and added, things let go of and made.
-pub(super) const BESIDE: [Op; 15] = [
-    Op::Publish(0, 40),
-    Op::Publish(3, 40),
-    Op::Unpublish(1),
-    Op::SubtreeGone(0),
-    Op::Unpreserve(0),
-    Op::Free(0),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Subtree(LAST),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Buffer(700, true),
-    Op::Push(0, 1),
-    Op::Seal,
-    Op::Publish(3, 60),
-];
+    /// The same without any cache, as Linux has none of heirloom's.
+    PLAIN_LIFE:
+        Folio(1), Preserve(LAST), Run(3), Preserve(LAST), Buffer(5000, true), Area(2, 0),
+        Records, Push(LAST, 2), Publish(0, 100), Publish(1, 30), Publish(2, 20),
+        Folio(0), Preserve(LAST), Subtree(LAST), Folio(2), Preserve(LAST);
 
-/// And after it.
-pub(super) const BEHIND: [Op; 5] =
-    [Op::Publish(1, 10), Op::Folio(0), Op::Preserve(LAST), Op::Unpublish(0), Op::Seal];
+    /// What a kernel does beside a root page of another make, before it ends that one's entry: names are
+    /// replaced, taken back and added, things let go of and made.
+    BESIDE:
+        Publish(0, 40), Publish(3, 40), Unpublish(1), SubtreeGone(0), Unpreserve(0), Free(0),
+        Folio(0), Preserve(LAST), Subtree(LAST), Object(2), Preserve(LAST), Buffer(700, true),
+        Push(0, 1), Seal, Publish(3, 60);
 
-/// What a kernel does that hands over in the middle of its takeover.
-pub(super) const IN_BETWEEN: [Op; 6] = [
-    Op::Publish(1, 40),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Seal,
-];
+    /// And after it.
+    BEHIND:
+        Publish(1, 10), Folio(0), Preserve(LAST), Unpublish(0), Seal;
 
-/// What a kernel does that ends up with what it took over.
-pub(super) const IDLE: [Op; 20] = [
-    Op::Buffer(5000, true),
-    Op::Free(LAST),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Free(LAST),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Free(LAST),
-    Op::Area(2, 0),
-    Op::AreaGone(LAST),
-    Op::Records,
-    Op::RecordsGone(LAST),
-    Op::Publish(3, 40),
-    Op::Seal,
-    Op::Unpublish(3),
-    Op::Seal,
-    Op::Unseal,
-    Op::Shrink,
-];
+    /// What a kernel does that hands over in the middle of its takeover.
+    IN_BETWEEN:
+        Publish(1, 40), Folio(0), Preserve(LAST), Object(2), Preserve(LAST), Seal;
 
-/// What a kernel does that has claimed all of that.
-pub(super) const BRIEF: [Op; 11] = [
-    Op::Free(2),
-    Op::Publish(0, 40),
-    Op::Publish(1, 40),
-    Op::Unpublish(0),
-    Op::Unpreserve(0),
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Push(0, 1),
-    Op::Seal,
-];
+    /// What a kernel does that ends up with what it took over.
+    IDLE:
+        Buffer(5000, true), Free(LAST), Folio(0), Preserve(LAST), Unpreserve(LAST), Free(LAST),
+        Object(2), Preserve(LAST), Unpreserve(LAST), Free(LAST), Area(2, 0), AreaGone(LAST),
+        Records, RecordsGone(LAST), Publish(3, 40), Seal, Unpublish(3), Seal, Unseal, Shrink;
 
-/// Everything that there is, each sort of thing in each role.
-pub(super) const LIFE: [Op; 106] = [
-    Op::Folio(0),
-    Op::Preserve(LAST),
-    Op::Folio(2),
-    Op::Preserve(LAST),
-    Op::FolioAfar(1),
-    Op::Preserve(LAST),
-    Op::Folio(0),
-    Op::Run(5),
-    Op::Preserve(LAST),
-    Op::Run(3),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Free(LAST),
-    Op::Run(7),
-    Op::Buffer(100, false),
-    Op::Preserve(LAST),
-    Op::Buffer(100, false),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Buffer(2000, true),
-    Op::Buffer(300, true),
-    Op::Free(LAST),
-    Op::Buffer(300, true),
-    Op::Buffer(9000, false),
-    Op::Preserve(LAST),
-    Op::Buffer(21_000, false),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Buffer(13_000, true),
-    Op::Free(LAST),
-    Op::Buffer(5000, true),
-    Op::Buffer(13_000, true),
-    Op::Object(0),
-    Op::Preserve(LAST),
-    Op::Object(0),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Object(1),
-    Op::Object(1),
-    Op::Free(LAST),
-    Op::Object(1),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Unpreserve(LAST),
-    Op::Preserve(LAST),
-    Op::Object(3),
-    Op::Object(3),
-    Op::Insert(false),
-    Op::Insert(false),
-    Op::Unpreserve(LAST),
-    Op::Insert(true),
-    Op::Insert(true),
-    Op::Free(LAST),
-    Op::Object(6),
-    Op::Preserve(LAST),
-    Op::Object(6),
-    Op::Preserve(LAST),
-    Op::Object(6),
-    Op::Publish(0, 100),
-    Op::Publish(1, 5000),
-    Op::Publish(0, 7000),
-    Op::Unpublish(1),
-    Op::Publish(1, 50),
-    Op::PreserveAll(4),
-    Op::UnpreserveAll,
-    Op::PreserveAll(3),
-    Op::PreserveAdjacent(0),
-    Op::PreserveAdjacent(1),
-    Op::Area(3, 1),
-    Op::Area(2, 0),
-    Op::AreaGone(LAST),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(LAST, 3),
-    Op::Records,
-    Op::Push(LAST, 172),
-    Op::Push(0, 1),
-    Op::Records,
-    Op::Push(LAST, 171),
-    Op::RecordsGone(LAST),
-    Op::Subtree(0),
-    Op::Subtree(1),
-    Op::SubtreeGone(0),
-    Op::Seal,
-    Op::Publish(2, 10),
-    Op::Seal,
-    Op::Unseal,
-    Op::Unpublish(2),
-    Op::Preserve(0),
-    Op::Preserve(2),
-    Op::Free(0),
-    Op::Free(1),
-    Op::Unpreserve(0),
-    Op::Unpreserve(5),
-    Op::Realloc(0, 700),
-    Op::Realloc(1, 20_000),
-    Op::Realloc(2, 4500),
-    Op::Realloc(3, 60),
-    Op::Realloc(4, 30_000),
-    Op::Shrink,
-    Op::Buffer(150, true),
-    Op::Object(2),
-    Op::Preserve(LAST),
-    Op::Object(4),
-    Op::Folio(1),
-    Op::Preserve(LAST),
-];
+    /// What a kernel does that has claimed all of that.
+    BRIEF:
+        Free(2), Publish(0, 40), Publish(1, 40), Unpublish(0), Unpreserve(0),
+        Folio(0), Preserve(LAST), Object(2), Preserve(LAST), Push(0, 1), Seal;
 
-/// What becomes of a seal: untrue by each call that changes what it covers, and true again.
-pub(super) const SEALS: [Op; 14] = [
-    Op::Seal,
-    Op::Publish(1, 50),
-    Op::Seal,
-    Op::Publish(1, 5000),
-    Op::Seal,
-    Op::Unpublish(0),
-    Op::Seal,
-    Op::Subtree(0),
-    Op::Seal,
-    Op::SubtreeGone(0),
-    Op::Seal,
-    Op::Unseal,
-    Op::Seal,
-    Op::Seal,
-];
+    /// Everything that there is, each sort of thing in each role.
+    LIFE:
+        Folio(0), Preserve(LAST), Folio(2), Preserve(LAST), FolioAfar(1), Preserve(LAST),
+        Folio(0), Run(5), Preserve(LAST), Run(3), Preserve(LAST), Unpreserve(LAST), Free(LAST),
+        Run(7), Buffer(100, false), Preserve(LAST),
+        Buffer(100, false), Preserve(LAST), Unpreserve(LAST), Buffer(2000, true),
+        Buffer(300, true), Free(LAST), Buffer(300, true), Buffer(9000, false), Preserve(LAST),
+        Buffer(21_000, false), Preserve(LAST), Unpreserve(LAST),
+        Buffer(13_000, true), Free(LAST), Buffer(5000, true), Buffer(13_000, true),
+        Object(0), Preserve(LAST), Object(0), Preserve(LAST), Unpreserve(LAST), Object(1),
+        Object(1), Free(LAST), Object(1),
+        Object(2), Preserve(LAST), Unpreserve(LAST), Preserve(LAST), Object(3), Object(3),
+        Insert(false), Insert(false), Unpreserve(LAST), Insert(true), Insert(true), Free(LAST),
+        Object(6), Preserve(LAST), Object(6), Preserve(LAST), Object(6), Publish(0, 100),
+        Publish(1, 5000), Publish(0, 7000), Unpublish(1), Publish(1, 50), PreserveAll(4),
+        UnpreserveAll, PreserveAll(3), PreserveAdjacent(0), PreserveAdjacent(1), Area(3, 1),
+        Area(2, 0), AreaGone(LAST), Area(2, 0), Records, Push(LAST, 3),
+        Records, Push(LAST, 172), Push(0, 1), Records, Push(LAST, 171), RecordsGone(LAST),
+        Subtree(0), Subtree(1), SubtreeGone(0), Seal, Publish(2, 10), Seal, Unseal,
+        Unpublish(2), Preserve(0), Preserve(2), Free(0), Free(1), Unpreserve(0), Unpreserve(5),
+        Realloc(0, 700), Realloc(1, 20_000), Realloc(2, 4500), Realloc(3, 60),
+        Realloc(4, 30_000), Shrink, Buffer(150, true), Object(2), Preserve(LAST), Object(4),
+        Folio(1), Preserve(LAST);
 
-/// A few of each, as a kernel does after it took over.
-pub(super) const SHORT: [Op; 12] = [
-    Op::Folio(1),
-    Op::Preserve(0),
-    Op::Buffer(500, true),
-    Op::Object(1),
-    Op::Object(0),
-    Op::Preserve(1),
-    Op::Publish(0, 64),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(0, 2),
-    Op::Free(3),
-    Op::Shrink,
-];
+    /// What becomes of a seal: untrue by each call that changes what it covers, and true again.
+    SEALS:
+        Seal, Publish(1, 50), Seal, Publish(1, 5000), Seal, Unpublish(0), Seal, Subtree(0),
+        Seal, SubtreeGone(0), Seal, Unseal, Seal, Seal;
 
-/// Everything once, in a kernel that no successor follows: what [`exercise`] does.
-pub(super) const EVERYTHING: [Op; 22] = [
-    Op::Folio(0),
-    Op::FolioAfar(1),
-    Op::Preserve(0),
-    Op::Run(4),
-    Op::Preserve(0),
-    Op::Buffer(200, false),
-    Op::Preserve(1),
-    Op::Buffer(6000, true),
-    Op::Object(0),
-    Op::Object(1),
-    Op::Preserve(2),
-    Op::Insert(true),
-    Op::PreserveAdjacent(0),
-    Op::Area(2, 0),
-    Op::Records,
-    Op::Push(0, 2),
-    Op::Publish(0, 40),
-    Op::Seal,
-    Op::Unseal,
-    Op::Unpreserve(1),
-    Op::Realloc(0, 9000),
-    Op::Unpublish(0),
-];
+    /// A few of each, as a kernel does after it took over.
+    SHORT:
+        Folio(1), Preserve(0), Buffer(500, true), Object(1), Object(0), Preserve(1),
+        Publish(0, 64), Area(2, 0), Records, Push(0, 2), Free(3), Shrink;
+
+    /// Everything once, in a kernel that no successor follows: what [`exercise`] does.
+    EVERYTHING:
+        Folio(0), FolioAfar(1), Preserve(0), Run(4), Preserve(0), Buffer(200, false),
+        Preserve(1), Buffer(6000, true), Object(0), Object(1), Preserve(2), Insert(true),
+        PreserveAdjacent(0), Area(2, 0), Records, Push(0, 2), Publish(0, 40), Seal, Unseal,
+        Unpreserve(1), Realloc(0, 9000), Unpublish(0);
+}

@@ -6,13 +6,12 @@ use super::*;
 use crate::crash::check::{Verdict, check};
 use crate::crash::coverage::{Coverage, calls};
 use crate::crash::journal::{Call, Line};
-use crate::crash::things::{Sort, Thing};
 
 /// Which calls a script made, and on what.
 fn made(journal: &Journal) -> (BTreeSet<Call>, BTreeSet<String>) {
     let (mut calls, mut on) = (BTreeSet::new(), BTreeSet::new());
     let mut last = None;
-    let mut things = BTreeMap::<u32, Thing>::new();
+    let mut things = BTreeMap::<u32, TestObject>::new();
     for line in journal.lines(0) {
         match line {
             Line::Open(call, ..) => last = Some(call),
@@ -22,9 +21,9 @@ fn made(journal: &Journal) -> (BTreeSet<Call>, BTreeSet<String>) {
                     things.insert(id, thing);
                 }
                 if let (Some(call), Some(thing)) = (last, things.get(&id)) {
-                    let large = thing.sort == Sort::Buffer && !thing.small();
+                    let large = thing.kind == ObjectKind::Buffer && !thing.is_small();
                     let large = if large { "large " } else { "" };
-                    on.insert(format!("{call:?} {large}{:?}", thing.sort));
+                    on.insert(format!("{call:?} {large}{:?}", thing.kind));
                 }
             }
             _ => {}
@@ -36,8 +35,8 @@ fn made(journal: &Journal) -> (BTreeSet<Call>, BTreeSet<String>) {
 #[test]
 fn the_scripts_call_everything_for_every_sort_of_thing() {
     use Call::{Adopt, Claim, Finish, Revive, Upgrade};
-    let (ground, journal) = (Ground::new().unwrap(), Journal::new().unwrap());
-    Script::Life.run(&ground, &journal, u64::MAX);
+    let (machine, journal) = (arena::create().unwrap(), Journal::new().unwrap());
+    Script::Life.run(&machine, &journal, u64::MAX);
     let (calls, on) = made(&journal);
     let later = [Adopt, Claim, Finish, Revive, Upgrade];
     let missed: Vec<_> = Call::ALL.iter().filter(|call| !calls.contains(call)).collect();
@@ -47,16 +46,16 @@ fn the_scripts_call_everything_for_every_sort_of_thing() {
             assert!(on.contains(&format!("{call} {sort}")), "{call} {sort}: {on:#?}");
         }
     }
-    Script::TakeOver.run(&ground, &journal, u64::MAX);
+    Script::TakeOver.run(&machine, &journal, u64::MAX);
     let (calls, on) = made(&journal);
     let missed: Vec<_> = Call::ALL.iter().filter(|call| !calls.contains(call)).collect();
     assert!(missed.is_empty(), "{missed:?}");
     for sort in ["Folio", "Run", "Buffer", "large Buffer", "Object", "Area", "Records", "Root"] {
         assert!(on.contains(&format!("Claim {sort}")), "{sort}: {on:#?}");
     }
-    let (ground, journal) = (Ground::new().unwrap(), Journal::new().unwrap());
-    Script::Life.run(&ground, &journal, u64::MAX);
-    Script::Sweep.run(&ground, &journal, u64::MAX);
+    let (machine, journal) = (arena::create().unwrap(), Journal::new().unwrap());
+    Script::Life.run(&machine, &journal, u64::MAX);
+    Script::Sweep.run(&machine, &journal, u64::MAX);
     let (_, on) = made(&journal);
     for sort in ["Folio", "Buffer", "Object"] {
         assert!(on.contains(&format!("Finish {sort}")), "{sort}: {on:#?}");
@@ -69,16 +68,16 @@ fn the_scripts_call_everything_for_every_sort_of_thing() {
 fn takeovers_make_each_call_of_a_takeover_and_lose_nothing() {
     let (mut seen, mut unseen) = (Coverage::default(), Coverage::default());
     for script in Script::TAKEOVERS {
-        let (ground, journal) = (Ground::new().unwrap(), Journal::new().unwrap());
-        script.after().unwrap().run(&ground, &journal, u64::MAX);
-        script.prepare(&ground, &journal).unwrap();
+        let (machine, journal) = (arena::create().unwrap(), Journal::new().unwrap());
+        script.after().unwrap().run(&machine, &journal, u64::MAX);
+        script.prepare(&machine, &journal).unwrap();
         let before = journal.lines(0).len();
-        script.run(&ground, &journal, u64::MAX);
+        script.run(&machine, &journal, u64::MAX);
         for (call, _) in calls(&journal.lines(0)[before..]) {
             let of = if call.starts_with("Claim") { &mut unseen } else { &mut seen };
             of.add(&call, 1);
         }
-        let verdict = check(&ground, &journal, true);
+        let verdict = check(&machine, &journal, true);
         assert!(matches!(verdict, Verdict::Whole(things) if things > 3), "{script:?}: {verdict:?}");
     }
     for of_both in ["Claim Object", "Claim Buffer"] {

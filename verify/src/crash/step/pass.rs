@@ -94,53 +94,44 @@ fn store(at: usize) {
     add(COUNTER.count.get(), 1);
 }
 
-macro_rules! plain {
-    ($($write:ident $read:ident),*) => { $(
-        // SAFETY: the name is the pass's for exactly this.
-        #[unsafe(no_mangle)]
-        extern "C" fn $write(at: *const u8) {
+macro_rules! accesses {
+    ($($write:literal, $read:literal, $both:literal;)*) => { $(const _: () = {
+        // SAFETY: the names are the pass's for exactly this.
+        #[unsafe(export_name = concat!("__tsan_", $write))]
+        extern "C" fn write(at: *const u8) {
             store(at.addr());
         }
         // SAFETY: as above.
-        #[unsafe(no_mangle)]
-        extern "C" fn $read(_: *const u8) {}
-    )* };
-}
-
-plain!(
-    __tsan_write1 __tsan_read1,
-    __tsan_write2 __tsan_read2,
-    __tsan_write4 __tsan_read4,
-    __tsan_write8 __tsan_read8,
-    __tsan_write16 __tsan_read16,
-    __tsan_unaligned_write2 __tsan_unaligned_read2,
-    __tsan_unaligned_write4 __tsan_unaligned_read4,
-    __tsan_unaligned_write8 __tsan_unaligned_read8,
-    __tsan_unaligned_write16 __tsan_unaligned_read16,
-    __tsan_vptr_update __tsan_vptr_read
-);
-
-macro_rules! both {
-    ($($name:ident),*) => { $(
+        #[unsafe(export_name = concat!("__tsan_", $read))]
+        extern "C" fn read(_: *const u8) {}
         // SAFETY: as above: a read and a write of one word, nothing between.
-        #[unsafe(no_mangle)]
-        extern "C" fn $name(at: *const u8) {
+        #[unsafe(export_name = concat!("__tsan_", $both))]
+        extern "C" fn both(at: *const u8) {
             store(at.addr());
         }
-    )* };
+    };)* };
 }
 
-both!(
-    __tsan_read_write1,
-    __tsan_read_write2,
-    __tsan_read_write4,
-    __tsan_read_write8,
-    __tsan_read_write16,
-    __tsan_unaligned_read_write2,
-    __tsan_unaligned_read_write4,
-    __tsan_unaligned_read_write8,
-    __tsan_unaligned_read_write16
-);
+accesses! {
+    "write1", "read1", "read_write1";
+    "write2", "read2", "read_write2";
+    "write4", "read4", "read_write4";
+    "write8", "read8", "read_write8";
+    "write16", "read16", "read_write16";
+    "unaligned_write2", "unaligned_read2", "unaligned_read_write2";
+    "unaligned_write4", "unaligned_read4", "unaligned_read_write4";
+    "unaligned_write8", "unaligned_read8", "unaligned_read_write8";
+    "unaligned_write16", "unaligned_read16", "unaligned_read_write16";
+}
+
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+extern "C" fn __tsan_vptr_update(at: *const u8) {
+    store(at.addr());
+}
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+extern "C" fn __tsan_vptr_read(_: *const u8) {}
 
 /// A line of the cache, in bytes.
 const LINE: usize = 64;

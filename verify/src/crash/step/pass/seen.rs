@@ -2,9 +2,9 @@
 
 use std::cell::UnsafeCell;
 
+use super::super::super::arena;
 use heirloom::folio::PAGE_SIZE;
-
-use super::super::super::ground::Ground;
+use heirloom_testkit::TestMachine;
 
 /// What a frame is to a successor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,12 +17,12 @@ pub(crate) enum Frame {
     Node,
 }
 
-/// More frames than a ground has.
+/// More frames than a machine has.
 const FRAMES: usize = 1024;
 
-/// The ground that is watched, and its frames as they were when a node was last written.
+/// The machine that is watched, and its frames as they were when a node was last written.
 struct Watch {
-    ground: UnsafeCell<Option<Ground>>,
+    machine: UnsafeCell<Option<TestMachine>>,
     frames: UnsafeCell<[Frame; FRAMES]>,
     stale: UnsafeCell<bool>,
     /// The tree is being looked at.
@@ -33,18 +33,18 @@ struct Watch {
 unsafe impl Sync for Watch {}
 
 static WATCH: Watch = Watch {
-    ground: UnsafeCell::new(None),
+    machine: UnsafeCell::new(None),
     frames: UnsafeCell::new([Frame::Unseen; FRAMES]),
     stale: UnsafeCell::new(true),
     busy: UnsafeCell::new(false),
 };
 
-/// Counts the stores alone that a successor of a kernel on `ground` can see.
-pub(in super::super) fn watch(ground: &Ground) {
-    let again = ground.again().expect("the same memory");
+/// Counts the stores alone that a successor of a kernel on `machine` can see.
+pub(in super::super) fn watch(machine: &TestMachine) {
+    let again = machine.again().expect("the same memory");
     // SAFETY: one thread, and nothing refers to what is replaced.
     unsafe {
-        *WATCH.ground.get() = Some(again);
+        *WATCH.machine.get() = Some(again);
         *WATCH.stale.get() = true;
     }
 }
@@ -54,16 +54,16 @@ pub(in super::super) fn watch(ground: &Ground) {
 pub(super) fn by_a_successor(offset: usize) -> bool {
     // SAFETY: one thread; what is called while `busy` comes here again, and touches nothing.
     unsafe {
-        let Some(ground) = (*WATCH.ground.get()).as_ref().filter(|_| !*WATCH.busy.get()) else {
+        let Some(machine) = (*WATCH.machine.get()).as_ref().filter(|_| !*WATCH.busy.get()) else {
             return true;
         };
         if *WATCH.stale.get() {
             *WATCH.busy.get() = true;
-            ground.frames_seen(&mut *WATCH.frames.get());
+            arena::frames_seen(machine, &mut *WATCH.frames.get());
             *WATCH.busy.get() = false;
             *WATCH.stale.get() = false;
         }
-        let frame = ground.index_of(offset / PAGE_SIZE);
+        let frame = arena::index_of(machine, offset / PAGE_SIZE);
         let frame = (*WATCH.frames.get()).get(frame).copied().unwrap_or(Frame::Kept);
         *WATCH.stale.get() = frame == Frame::Node;
         frame != Frame::Unseen

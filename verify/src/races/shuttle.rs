@@ -10,7 +10,7 @@ use heirloom::folio::sync::{Op, Orders, Watcher};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
-use super::{Checker, under};
+use heirloom_testkit::checker::{Checker, under};
 
 /// Lets another thread come before each operation, while armed.
 #[derive(Default)]
@@ -69,25 +69,6 @@ impl Checker for Turns {
     fn pause(&self) {
         assert!(self.armed.get(), "a lock that nobody will give back");
         shuttle::thread::yield_now();
-    }
-}
-
-/// A small generator with a period long enough (xorshift64*), so that a run can be repeated.
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// The generator of a seed.
-    pub const fn new(seed: u64) -> Self {
-        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// A number below `sides`.
-    pub const fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides as u64) as usize
     }
 }
 

@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering::{self, Relaxed};
 
 use heirloom::folio::sync::{Op, Orders, Watcher};
 
-use super::ground::in_pool;
-use super::{Checker, under};
+use heirloom_testkit::checker::{Checker, under};
+use heirloom_testkit::in_pool;
 
 /// A word of loom's in place of one in memory.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ struct Word(*const (), usize);
 type Name = (usize, usize);
 
 /// What stands for a word in one execution.
-struct Kept {
+struct Seen {
     shadow: Shadow,
     /// What memory held when the threads began, or when plain stores last wrote the word.
     plain: u64,
@@ -109,7 +109,7 @@ struct Shadows {
     /// Words that some thread touched in some execution.
     known: RefCell<BTreeMap<Name, Word>>,
     /// Loom's words of this execution.
-    words: RefCell<BTreeMap<Name, Kept>>,
+    words: RefCell<BTreeMap<Name, Seen>>,
     /// Counts what the checker writes.
     now: Cell<u64>,
     /// Loom's locks of this execution, and those that are held.
@@ -192,7 +192,7 @@ impl Shadows {
             // SAFETY: the run before had a word at this address, and so has this one: all lies at
             // the same addresses.
             let (shadow, plain) = unsafe { word.shadow() };
-            (*name, Kept { shadow, plain, at: 0 })
+            (*name, Seen { shadow, plain, at: 0 })
         });
         *self.words.borrow_mut() = words.collect();
         self.locks.borrow_mut().clear();
@@ -205,7 +205,7 @@ impl Shadows {
         self.armed.set(false);
         let known = self.known.borrow();
         let words = std::mem::take(&mut *self.words.borrow_mut());
-        for (name, Kept { plain, .. }) in &words {
+        for (name, Seen { plain, .. }) in &words {
             let Some(word) = known.get(name) else { continue };
             // SAFETY: as in `arm`.
             let found = unsafe { word.get() };
@@ -219,7 +219,7 @@ impl Shadows {
         // The words that a frame had last stand.
         let mut written: Vec<_> = words.into_iter().filter(|(_, kept)| kept.at > 0).collect();
         written.sort_by_key(|(_, kept)| kept.at);
-        for (name, Kept { shadow, .. }) in written {
+        for (name, Seen { shadow, .. }) in written {
             let Some(word) = known.get(&name) else { continue };
             // SAFETY: as in `arm`, and all threads have ended: what they stored happened before.
             unsafe { word.set(&shadow) };
@@ -338,7 +338,7 @@ impl Checker for Shadows {
 }
 
 /// A model: what is set up, what threads do at the same time, and what must be true then.
-pub struct All<S: 'static> {
+pub struct Model<S: 'static> {
     /// Its name.
     pub name: &'static str,
     /// How often a thread may be interrupted in an execution.
@@ -365,7 +365,7 @@ struct Slot<S>(UnsafeCell<MaybeUninit<S>>);
 // SAFETY: loom runs all threads in turns on one thread.
 unsafe impl<S> Sync for Slot<S> {}
 
-impl<S: 'static> All<S> {
+impl<S: 'static> Model<S> {
     /// Tries all of it: how many executions that were.
     ///
     /// `HEIRLOOM_PREEMPTIONS` more preemptions are tried than the model says, if that is more than one.
