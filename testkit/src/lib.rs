@@ -33,6 +33,8 @@ mod rng;
 mod stamp;
 
 #[cfg(heirloom_model)]
+pub use cpus::Turn;
+#[cfg(heirloom_model)]
 pub use machine::in_pool;
 pub use machine::{Kernel, PAGE, TestMachine, end};
 /// Defines an enum without fields, and `ALL`: its variants in order.

@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize, Ordering::Relaxed};
 use heirloom::arena::Arena;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::sync::AtomicU64;
-use heirloom::folio::threads::{Patient, PatientMutex, ThreadSlots};
+use heirloom::folio::threads::ThreadSlots;
+#[cfg(not(heirloom_model))]
+use heirloom::folio::threads::{Patient, PatientMutex};
 use heirloom::folio::{
     CpuId, Cpus, DirectMap, Linear, Machine, Memory, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run,
 };
