@@ -23,7 +23,7 @@ pub type Machine = Host<Linear>;
 /// # Panics
 /// If there is not as much address space.
 pub fn slabs(gib: u64) -> Slabs<Machine> {
-    Slabs::new(world(gib * GIB)).expect("memory for the roll")
+    Slabs::new(world(gib * GIB)).expect("memory for the cache directory")
 }
 
 /// An allocator of objects.

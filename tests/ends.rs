@@ -147,7 +147,7 @@ fn tables_over_any_words() {
             t.call(("header", a, length), || {
                 let says = Header {
                     generation: a,
-                    roll: Some(at),
+                    cache_directory: Some(at),
                     before: Some(at),
                     producer: Producer::new("x"),
                     seal: SealState::Unsealed,

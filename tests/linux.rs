@@ -272,7 +272,7 @@ fn what_linux_left_goes_on_to_the_next_kernel_as_it_was() {
     let kernel = world.revive(entry);
     let before = names(&kernel);
     // What Linux left stays. The pages that those kernels made for entries of their own go: a root, a
-    // scratch list, a header and a roll each.
+    // scratch list, a header and a cache directory each.
     let mut strays = 0;
     let told = kernel.finish(|unclaimed| match unclaimed {
         Unclaimed::Folio(block) if !folios.contains(&block) => {

@@ -285,9 +285,9 @@ fn what_a_plain_free_lets_go_of_survives_like_what_is_preserved() {
 #[test]
 fn a_record_that_is_struck_out_is_not_shown() {
     let left = leave(false, 0);
-    let (roll, index) = record(&left, "inodes");
+    let (directory, index) = record(&left, "inodes");
     let mut bytes = left.bytes.clone();
-    put(&mut bytes, roll + 16 + index * RECORD, 0);
+    put(&mut bytes, directory + 16 + index * RECORD, 0);
     let file = Temporary::new(&bytes);
     let place = [file.as_str(), "--base", &left.base];
     let json = heirloom(&[&["inspect", "--json"], &place[..]].concat()).json();
@@ -431,14 +431,14 @@ fn generations_differ_in_what_they_preserve() {
     assert_eq!(json["changed"][0]["what"], "heirloom.seal");
 }
 
-/// The roll of what was left, and the index of a cache's record in its first page.
+/// The cache directory of what was left, and the index of a cache's record in its first page.
 fn record(left: &Left, name: &str) -> (usize, usize) {
     let json = heirloom(&[&["inspect", "--json"], &left.place()[..]].concat()).json();
-    let roll = json["subtrees"]["heirloom"]["roll"].as_str().unwrap();
-    let roll = (u64::from_str_radix(&roll[2..], 16).unwrap() - left.start()) as usize;
-    let records = left.bytes[roll + 16..roll + PAGE_SIZE].chunks_exact(RECORD);
+    let directory = json["subtrees"]["heirloom"]["cache_directory"].as_str().unwrap();
+    let directory = (u64::from_str_radix(&directory[2..], 16).unwrap() - left.start()) as usize;
+    let records = left.bytes[directory + 16..directory + PAGE_SIZE].chunks_exact(RECORD);
     let named = |record: &[u8]| record.windows(name.len()).any(|part| part == name.as_bytes());
-    (roll, records.into_iter().position(named).unwrap())
+    (directory, records.into_iter().position(named).unwrap())
 }
 
 /// Bytes of a record, and records of a page.
@@ -458,15 +458,15 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 #[test]
 fn a_slab_that_many_tables_name_is_counted_once() {
     let left = leave(false, 0);
-    let (roll, index) = record(&left, "inodes");
+    let (directory, index) = record(&left, "inodes");
     let mut bytes = left.bytes.clone();
-    let at = roll + 16 + index * RECORD;
+    let at = directory + 16 + index * RECORD;
     let record = bytes[at..at + RECORD].to_vec();
     (0..RECORDS).for_each(|i| {
-        let at = roll + 16 + i * RECORD;
+        let at = directory + 16 + i * RECORD;
         bytes[at..at + RECORD].copy_from_slice(&record);
     });
-    put(&mut bytes, roll + 8, RECORDS as u64);
+    put(&mut bytes, directory + 8, RECORDS as u64);
     let table = (word(&record, 8) - left.start()) as usize;
     for entry in (16..PAGE_SIZE).step_by(8) {
         put(&mut bytes, table + entry, left.slab);
@@ -493,15 +493,15 @@ fn a_slab_that_many_tables_name_is_counted_once() {
 #[test]
 fn a_chain_that_many_records_lead_to_is_not_gone_through_for_each() {
     let left = leave(false, 60);
-    let (roll, index) = record(&left, "inodes");
+    let (directory, index) = record(&left, "inodes");
     let mut bytes = left.bytes.clone();
-    let at = roll + 16 + index * RECORD;
+    let at = directory + 16 + index * RECORD;
     let record = bytes[at..at + RECORD].to_vec();
     let table = (word(&record, 8) - left.start()) as usize;
     let offset = |addr: u64| (addr - left.start()) as usize;
     let (rolls, chain) = left.spare.split_at(20);
-    // The roll goes on over pages full of the same record.
-    let mut page = roll;
+    // The cache directory goes on over pages full of the same record.
+    let mut page = directory;
     for next in rolls {
         put(&mut bytes, page, *next);
         page = offset(*next);

@@ -39,7 +39,7 @@ struct Supervisor {
     memory: OwnedFd,
     /// What the files were when they were stored.
     stored: Report,
-    /// How many pages the roll has in the end where no successor is ended.
+    /// How many pages the cache directory has in the end where no successor is ended.
     undisturbed_roll: u64,
     totals: Totals,
     /// The edition of the index that was published last, as far as it was told.
@@ -227,7 +227,7 @@ impl Supervisor {
     }
 }
 
-/// Pages of the roll of a copy of the memory, with all that is kept in it, once a successor has taken it
+/// Pages of the cache directory of a copy of the memory, with all that is kept in it, once a successor has taken it
 /// over, renewed half and given everything back.
 fn undisturbed_roll(arena: &Arena) -> Result<u64, Failure> {
     let copy = Arena::from_copy("undisturbed", arena.as_fd())?;

@@ -185,8 +185,8 @@ pub enum Sealed {
     Node = 2,
     /// A subtree's page.
     Subtree = 3,
-    /// A page of the roll of caches.
-    Roll = 4,
+    /// A page of the cache directory.
+    CacheDirectory = 4,
     /// A slab's header.
     Slab = 5,
     /// The scratch list.
@@ -196,7 +196,7 @@ pub enum Sealed {
 impl Sealed {
     /// Every kind.
     pub const ALL: [Self; 6] =
-        [Self::Root, Self::Node, Self::Subtree, Self::Roll, Self::Slab, Self::Scratch];
+        [Self::Root, Self::Node, Self::Subtree, Self::CacheDirectory, Self::Slab, Self::Scratch];
 
     /// Returns the kind with this number, if there is one.
     pub fn from_number(number: u32) -> Option<Self> {
@@ -210,7 +210,7 @@ impl fmt::Display for Sealed {
             Self::Root => "root page",
             Self::Node => "tracker node",
             Self::Subtree => "subtree page",
-            Self::Roll => "roll page",
+            Self::CacheDirectory => "cache directory page",
             Self::Slab => "slab header",
             Self::Scratch => "scratch list",
         })

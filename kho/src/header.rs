@@ -10,7 +10,7 @@
 //! | 16 | `page_shift` u32 | log2 of the page size |
 //! | 20 | `size` u32 | bytes of this table: 280 |
 //! | 24 | half 1: generation u64 | how many kernels came before, at least |
-//! | 32 | half 1: roll u64 | address of the first block of cache records, or 0 |
+//! | 32 | half 1: cache directory u64 | address of the first block of cache records, or 0 |
 //! | 40 | half 1: before u64 | address of a root page whose entry may be good too, or 0 |
 //! | 48 | half 1: producer, 64 bytes | the writer's name, UTF-8, then zeroes |
 //! | 112 | half 1: checksum u64 | XXH3 of bytes 0..24 and of the half up to here |
@@ -90,7 +90,7 @@ struct Half {
 #[repr(C)]
 struct Says {
     generation: U64,
-    roll: U64,
+    cache_directory: U64,
     before: U64,
     producer: [u8; 64],
 }
@@ -113,7 +113,7 @@ struct Seal {
 
 const SIZE: usize = size_of::<Layout>();
 const HALVES_AT: usize = core::mem::offset_of!(Layout, halves);
-const ROLL_AT: usize = core::mem::offset_of!(Half, says.roll);
+const DIRECTORY_AT: usize = core::mem::offset_of!(Half, says.cache_directory);
 const BEFORE_AT: usize = core::mem::offset_of!(Half, says.before);
 const CHECKSUM_AT: usize = core::mem::offset_of!(Half, checksum);
 const TURN_AT: usize = core::mem::offset_of!(Layout, turn);
@@ -123,7 +123,7 @@ const _: () = {
     use core::mem::offset_of;
     assert!(offset_of!(Head, page_shift) == 16 && offset_of!(Head, size) == 20);
     assert!(HALVES_AT == 24 && size_of::<Half>() == 96 && TURN_AT == 216);
-    assert!(ROLL_AT == 8 && BEFORE_AT == 16 && offset_of!(Says, producer) == 24);
+    assert!(DIRECTORY_AT == 8 && BEFORE_AT == 16 && offset_of!(Says, producer) == 24);
     assert!(CHECKSUM_AT == 88 && SEAL_AT == 224 && SEALS_AT == 232);
     assert!(SIZE == 280 && SIZE <= PAGE_SIZE);
 };
@@ -134,7 +134,7 @@ pub struct Header {
     /// How many handovers led to this one.
     pub generation: u64,
     /// Where the records of the caches start, if there are caches.
-    pub roll: Option<PhysAddr>,
+    pub cache_directory: Option<PhysAddr>,
     /// The predecessor's root page, where the handover has another and the predecessor's
     /// entry has not ended, or has only just.
     pub before: Option<PhysAddr>,
@@ -236,7 +236,7 @@ impl Header {
         let page = |addr: u64| (addr != 0).then(|| PhysAddr::new(addr));
         Ok(Self {
             generation: says.generation.get(),
-            roll: page(says.roll.get()),
+            cache_directory: page(says.cache_directory.get()),
             before: page(says.before.get()),
             producer: Producer(says.producer),
             seal,
@@ -328,10 +328,12 @@ fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result
     check_pages(&covered.says, at, half)
 }
 
-/// Whether tables can start where the half at this offset says so: a roll at a page, a root page, which
+/// Whether tables can start where the half at this offset says so: a cache directory at a page, a root page, which
 /// may be of another make, at any multiple of 8.
 fn check_pages(says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
-    for (addr, align, offset) in [(says.roll, PAGE_SIZE, ROLL_AT), (says.before, 8, BEFORE_AT)] {
+    for (addr, align, offset) in
+        [(says.cache_directory, PAGE_SIZE, DIRECTORY_AT), (says.before, 8, BEFORE_AT)]
+    {
         if !addr.get().is_multiple_of(align as u64) {
             let addr = PhysAddr::new(addr.get());
             return Err(fail(at, half + offset, Fault::Misaligned { addr }));

@@ -106,13 +106,13 @@ impl Own {
         self.dump.put(at, self.dump.get(at) ^ 1);
     }
 
-    /// The page of the roll, that of the first cache's slab table, and that cache's first slab.
-    fn roll(&self) -> (u64, u64, u64) {
+    /// The page of the cache directory, that of the first cache's slab table, and that cache's first slab.
+    fn directory(&self) -> (u64, u64, u64) {
         let left = self.left();
-        let caches = ImageCaches::new(&left, self.header().roll.unwrap());
+        let caches = ImageCaches::new(&left, self.header().cache_directory.unwrap());
         let cache = caches.caches().next().unwrap();
         let slab = caches.slabs(&cache).next().unwrap();
-        (self.header().roll.unwrap().get(), cache.table().get(), slab.get())
+        (self.header().cache_directory.unwrap().get(), cache.table().get(), slab.get())
     }
 }
 
@@ -140,7 +140,7 @@ fn what_heirloom_writes_has_no_finding() {
 fn caches_slabs_and_objects_are_read_without_a_memory() {
     let left = handover(false);
     let pages = left.left();
-    let caches = ImageCaches::new(&pages, left.header().roll.unwrap());
+    let caches = ImageCaches::new(&pages, left.header().cache_directory.unwrap());
     let names = caches.caches().find(|cache| cache.name().as_str() == "names").unwrap();
     assert_eq!((names.object_size(), names.is_preserving()), (64, true));
     let slabs = caches.slabs(&names).map(|slab| caches.slab(&names, slab).unwrap());
@@ -198,7 +198,7 @@ fn a_seal_that_is_broken() {
     let whole = handover(true).findings().0.sealed;
     assert_eq!(surveyed.sealed, whole - 1);
     // Everything that is broken is found, not the first alone.
-    let (_, _, slab) = left.roll();
+    let (_, _, slab) = left.directory();
     left.flip(left.entry.scratch.get() + 64);
     left.flip(slab + 40);
     let broken = |error: &&Error| matches!(error, Error::Broken(_));
@@ -233,7 +233,7 @@ fn a_header_that_is_not_sound() {
 #[test]
 fn a_roll_that_is_not_sound() {
     let left = handover(false);
-    let (roll, slabs, _) = left.roll();
+    let (directory, slabs, _) = left.directory();
     let only = |left: &Own| {
         let found = left.findings().1;
         assert_eq!(found.len(), 1, "{found:?}");
@@ -244,11 +244,11 @@ fn a_roll_that_is_not_sound() {
         Error::Slab(DirectoryError { page, index, fault }.into())
     };
     // A record's checksum, the entry of a slab, a page that follows.
-    left.flip(roll + 16 + 8);
+    left.flip(directory + 16 + 8);
     let Error::Slab(heirloom_slab::Error::Directory(found)) = only(&left) else { panic!() };
-    assert_eq!((found.page.get(), found.index), (roll, 0));
+    assert_eq!((found.page.get(), found.index), (directory, 0));
     assert!(matches!(found.fault, DirectoryFault::Checksum { .. }));
-    left.flip(roll + 16 + 8);
+    left.flip(directory + 16 + 8);
     let entry = left.dump.get(slabs + 16);
     left.dump.put(slabs + 16, entry + 8);
     let found = left.findings().1;
@@ -257,17 +257,17 @@ fn a_roll_that_is_not_sound() {
         "{found:?}"
     );
     left.dump.put(slabs + 16, entry);
-    left.dump.put(roll, roll);
-    assert_eq!(only(&left), error(roll, 0, DirectoryFault::Endless));
+    left.dump.put(directory, directory);
+    assert_eq!(only(&left), error(directory, 0, DirectoryFault::Endless));
     let addr = PhysAddr::new(SCRATCH * PAGE);
-    left.dump.put(roll, addr.get());
-    assert_eq!(only(&left), error(roll, 0, DirectoryFault::NotPreserved { addr }));
+    left.dump.put(directory, addr.get());
+    assert_eq!(only(&left), error(directory, 0, DirectoryFault::NotPreserved { addr }));
 }
 
 #[test]
 fn a_slab_that_is_not_sound() {
     let left = handover(false);
-    let (_, _, slab) = left.roll();
+    let (_, _, slab) = left.directory();
     left.flip(slab + 24);
     let fault = |left: &Own| match left.findings().1[..] {
         [Error::Slab(heirloom_slab::Error::Slab(SlabError { slab: at, fault }))] => {

@@ -5,9 +5,9 @@
 //! each with a frame that is gone when the next begins:
 //!
 //! ```text
-//!  fresh     scratch reserved ───────────────────────────> roll, pages ──────────┐
+//!  fresh     scratch reserved ───────────────────────────> caches, pages ──────────┐
 //!                                                                                ├─> reserve ─> Handover
-//!  revive    scratch reserved ─> tree ─> tables, header, seal, roll ─> opened ───┘
+//!  revive    scratch reserved ─> tree ─> tables, header, seal, caches ─> opened ───┘
 //!                                 nothing that survives is written │ one store after another
 //! ```
 //!
@@ -210,12 +210,12 @@ fn inherit<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Erro
     Ok(memory.take_over(map, |counts| crate::check::sealable(counts, entry))?)
 }
 
-/// What slabs are made from, with the predecessor's caches if it had any. The roll is the last to be
+/// What slabs are made from, with the predecessor's caches if it had any. The cache directory is the last to be
 /// checked: then the seal is opened, and from there on the handover is changed.
 #[inline(never)]
 fn new_slabs<M: Machine>(memory: Memory<M>, left: &Predecessor) -> Result<NewSlabs<M>, Error> {
-    if let Some(roll) = left.roll {
-        let slabs = NewSlabs::revive(memory, roll)?;
+    if let Some(directory) = left.cache_directory {
+        let slabs = NewSlabs::revive(memory, directory)?;
         open_seal(slabs.memory(), left)?;
         return Ok(slabs);
     }

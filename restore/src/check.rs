@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  root page ──> scratch ──> tree ──> where root and scratch list lie ──> each subtree
-//!                                                    heirloom's own: header, roll, slabs, seal
+//!                                                    heirloom's own: header, cache directory, slabs, seal
 //! ```
 //!
 //! The same checks serve two callers. [`Handover::revive`](crate::Handover::revive) is to build on
@@ -164,8 +164,8 @@ where
     if let Some(block) = left.block_around(page.pfn()) {
         claim(block, Table::Header, ledger).or_else(&mut found)?;
     }
-    if let Some(roll) = header.roll {
-        let caches = ImageCaches::new(&left, roll);
+    if let Some(directory) = header.cache_directory {
+        let caches = ImageCaches::new(&left, directory);
         caches.check(|block| ledger.claim(block), |error| found(error.into()))?;
     }
     Ok(surveyed)

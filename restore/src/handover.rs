@@ -4,7 +4,7 @@
 //!   root page ──check──> go on with it ──> claim … finish        what it was left
 //!       │                                     │
 //!       ├── map ── tree                       │ preserve, publish   what it leaves
-//!       └── subtrees ── heirloom (roll, seal) v
+//!       └── subtrees ── heirloom (caches, seal) v
 //! ```
 
 use heirloom_folio::sync::AtomicU64;

@@ -5,7 +5,7 @@
 //!  (all that passes)     │
 //!                        ├──────── names ────> what was published; subtrees, as Linux has them
 //!                        │
-//!                        └──────── heirloom ─> header ──> roll: caches, and their slabs
+//!                        └──────── heirloom ─> header ──> cache directory, and its slabs
 //!                                                 │
 //!                                                 └─────> seal: checksums over all tables
 //! ```

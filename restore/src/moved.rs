@@ -9,7 +9,7 @@
 //!                                         v         │
 //!                                       the tree    │
 //!                               ┌── map ──^         │
-//!  this kernel's entry ──> own root page ──> names ─┘, heirloom ──> header, roll
+//!  this kernel's entry ──> own root page ──> names ─┘, heirloom ──> header, cache directory
 //! ```
 //!
 //! What the predecessor preserved is found through either, and so is what this kernel preserves in

@@ -76,9 +76,9 @@ fn write_header<M: Machine>(
     generation: u64,
 ) -> Result<PhysAddr, Error> {
     let (header, words) = new_table(slabs.memory())?;
-    let (roll, producer) = (Some(slabs.cache_directory()), Producer::new(producer));
+    let (cache_directory, producer) = (Some(slabs.cache_directory()), Producer::new(producer));
     let (before, seal, longer) = (None, SealState::Unsealed, false);
-    let says = Header { generation, roll, before, producer, seal, longer };
+    let says = Header { generation, cache_directory, before, producer, seal, longer };
     HeaderPage::create(words, header, &says)?;
     Ok(header)
 }

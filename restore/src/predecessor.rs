@@ -53,7 +53,7 @@ pub(crate) struct Predecessor {
     pub(crate) longer: bool,
     pub(crate) generation: u64,
     pub(crate) producer: Option<Producer>,
-    pub(crate) roll: Option<PhysAddr>,
+    pub(crate) cache_directory: Option<PhysAddr>,
     /// A root page beside which this handover's was made.
     pub(crate) before: Option<PhysAddr>,
     /// The seal that holds; whether its table is this kernel's to give back.

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | phys u64 | the first byte covered, a multiple of 8 |
 //! | 8 | length u32 | how many bytes |
-//! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 roll page, 5 slab header, 6 scratch list |
+//! | 12 | kind u32 | 1 root page, 2 tracker node, 3 subtree page, 4 cache directory page, 5 slab header, 6 scratch list |
 //! | 16 | xxh3 u64 | XXH3 of these bytes |
 //!
 //! Every block of the list has an entry; a seal without entries has one block. What the entries cover
@@ -308,7 +308,7 @@ fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), F
     const PAGE: u64 = PAGE_SIZE as u64;
     let found = u64::from(length);
     match kind {
-        Sealed::Root | Sealed::Node | Sealed::Roll if found != PAGE => {
+        Sealed::Root | Sealed::Node | Sealed::CacheDirectory if found != PAGE => {
             Err(Fault::Length { expected: PAGE, found })
         }
         // What is published is no larger than a folio.

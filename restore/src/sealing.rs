@@ -22,7 +22,7 @@ const SLACK: u64 = 64;
 
 impl<M: Machine> Handover<M> {
     /// Adds checksums over the root page, the scratch list, the tracker's nodes, roots that this kernel
-    /// published or claimed, the roll, and every preserved slab's header. A successor finds by them whatever changed on
+    /// published or claimed, the cache directory, and every preserved slab's header. A successor finds by them whatever changed on
     /// the way.
     ///
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published
@@ -122,7 +122,7 @@ impl<M: Machine> Handover<M> {
         };
         self.memory().for_each_node(|node| note(Sealed::Node, node.addr, page));
         self.slabs().for_each_table(|part| match part {
-            DirectoryPart::Page(addr) => note(Sealed::Roll, addr, page),
+            DirectoryPart::Page(addr) => note(Sealed::CacheDirectory, addr, page),
             DirectoryPart::Header { addr, bytes } => note(Sealed::Slab, addr, bytes),
         });
         result

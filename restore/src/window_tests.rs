@@ -457,7 +457,7 @@ fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
         }
     }
     // The rest, first by leaving it and then by letting it go: what is claimed stays.
-    // Without the name, the predecessor's own header and roll are two pages that nothing leads to. So are
+    // Without the name, the predecessor's own header and cache directory are two pages that nothing leads to. So are
     // the root page and scratch list of an entry that has ended.
     let pages = if plain { 2 } else { 0 } + if beside { 2 } else { 0 };
     kernel.finish_first(moved, due, entry, pages);

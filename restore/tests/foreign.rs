@@ -28,9 +28,11 @@ fn tables_are_no_subtrees_of_others() {
     let mut list = Records::<_, [u64; 3]>::new(handover.memory()).unwrap();
     list.push(&[1, 2, 3]).unwrap();
     let root = handover.entry().root;
-    for (name, at) in
-        [("list", list.first()), ("root", root), ("roll", handover.slabs().cache_directory())]
-    {
+    for (name, at) in [
+        ("list", list.first()),
+        ("root", root),
+        ("cache directory", handover.slabs().cache_directory()),
+    ] {
         assert_eq!(handover.add_subtree(name, at, PAGE), Err(is_a_table(at)), "{name}");
         assert!(matches!(handover.unpublish(name), Err(Error::NoSuchSubtree { .. })), "{name}");
     }

@@ -41,7 +41,7 @@ fn what_the_predecessor_preserved_is_no_subtree_of_ours_before_it_is_claimed() {
     let refuse = |block: Block| {
         let at = block.addr();
         let refused = second.add_subtree("theirs", at, PAGE_SIZE as u64).unwrap_err();
-        // What the roll names is known for what it is.
+        // What the cache directory names is known for what it is.
         match second.memory().label_of(block) {
             None => assert_eq!(refused, Error::NotPreserved { at }),
             Some(found) => {

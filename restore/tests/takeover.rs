@@ -619,7 +619,7 @@ fn finish_ends_the_predecessors_entry_and_gives_back_what_it_named() {
             })
             .collect();
         assert_eq!(names, ["left"]);
-        // Its old header and roll; never twice the same.
+        // Its old header and cache directory; never twice the same.
         assert_eq!(told.len(), 3, "{told:?}");
         for (n, stays) in [(0, true), (1, false), (2, fate == Fate::Keep)] {
             assert_eq!(kernel.memory().is_preserved(block(n)), stays, "{n}, {fate:?}");
@@ -703,7 +703,7 @@ fn a_panic_while_what_the_entry_named_is_told_leaves_the_rest_to_the_next_call()
         });
         let told = told.unwrap();
         assert!(!kernel.is_sealed());
-        // Header, roll and a folio; then what stood under the names.
+        // Header, cache directory and a folio; then what stood under the names.
         assert_eq!(told.folios, u64::try_from(5 - asked).unwrap());
         assert!(try_revive(&ram, old, SealPolicy::Checked).is_err());
         kernel.memory().audit().unwrap();

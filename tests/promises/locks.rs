@@ -330,7 +330,7 @@ const CALLS: [(&str, Call); 11] = [
     }),
 ];
 
-/// A cache with one preserved object, whose name and first slabs have their place in the roll: making
+/// A cache with one preserved object, whose name and first slabs have their place in the cache directory: making
 /// it takes longer than what comes after, and would hide what that takes.
 fn begin_with(kernel: &Kernel<'_>, spec: CacheSpec, preserve: bool) {
     let object = kernel.slabs().cache(spec).unwrap().alloc().unwrap();

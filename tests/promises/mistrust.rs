@@ -64,7 +64,7 @@ fn leave(world: &World, sealed: bool) -> Left {
         .unwrap();
     kernel.memory().for_each_node(|node| tables.push(("tracker node", node.addr, page)));
     kernel.slabs().for_each_table(|part| match part {
-        DirectoryPart::Page(addr) => tables.push(("roll page", addr, page)),
+        DirectoryPart::Page(addr) => tables.push(("cache directory page", addr, page)),
         DirectoryPart::Header { addr, bytes } => tables.push(("slab header", addr, bytes as usize)),
     });
     if !sealed {

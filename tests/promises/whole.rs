@@ -52,7 +52,7 @@ fn all_or_nothing(
             Ok(()) => return frames,
             Err(error) => {
                 assert!(out_of_memory(&error), "{what} with {frames} frames: {error}");
-                // Bookkeeping may stay for the next attempt (a control block, a page of the roll),
+                // Bookkeeping may stay for the next attempt (a control block, a page of the cache directory),
                 // but nothing else, and not one page more the next time.
                 let after = State::of(&kernel);
                 let (was, is) = (before.but_tables(&kernel), after.but_tables(&kernel));

@@ -135,7 +135,7 @@ fn page_of(machine: &TestMachine, at: PhysAddr, next: u64, entries: &[&[u8]]) {
     machine.write(PhysAddr::new(at.get() + 16), &entries.concat());
 }
 
-/// A roll of pages full of records, all of which name one chain of pages of slabs, each of which names
+/// A cache directory of pages full of records, all of which name one chain of pages of slabs, each of which names
 /// one slab: a reader that follows each record looks at the product of both.
 #[test]
 fn a_slab_table_that_many_records_name_is_read_once() {
@@ -175,7 +175,7 @@ fn a_slab_table_that_many_records_name_is_read_once() {
     }
 }
 
-/// A small buffer's claim looks at its slab, and not through the roll of all caches.
+/// A small buffer's claim looks at its slab, and not through the cache directory of all caches.
 #[test]
 fn a_claim_costs_the_same_however_many_caches_there_are() {
     let mut each = Vec::new();

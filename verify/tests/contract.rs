@@ -104,7 +104,7 @@ fn every_kind_of_table_is_in_some_handover() {
         Place::Scratch,
         Place::Node,
         Place::Header,
-        Place::Roll,
+        Place::Directory,
         Place::Slabs,
         Place::Slab,
         Place::States,

@@ -22,8 +22,8 @@ pub(crate) struct Own {
     pub(crate) producer: String,
     /// How many handovers led to this one.
     pub(crate) generation: u64,
-    /// The first page of the roll.
-    pub(crate) roll: Option<Hex>,
+    /// The first page of the cache directory.
+    pub(crate) cache_directory: Option<Hex>,
     /// The predecessor's root page, if its entry may be good beside this one's.
     pub(crate) before: Option<Hex>,
     pub(crate) caches: Vec<Cache>,
@@ -105,9 +105,9 @@ impl Own {
     pub(super) fn of(survey: &Survey<'_>, header: &Header) -> Self {
         let left = survey.left();
         let mut unlisted = None;
-        let caches = header.roll.map_or_else(Vec::new, |roll| {
+        let caches = header.cache_directory.map_or_else(Vec::new, |directory| {
             let pages = Bounded::new(left, survey.image.frames());
-            let caches = ImageCaches::new(&pages, roll);
+            let caches = ImageCaches::new(&pages, directory);
             let mut seen = HashSet::new();
             let records = caches.caches().map(|record| Cache::of(&caches, &record, &mut seen));
             let caches = records.collect();
@@ -128,7 +128,7 @@ impl Own {
             longer: header.longer,
             producer: header.producer.as_str().to_owned(),
             generation: header.generation,
-            roll: header.roll.map(Hex::from),
+            cache_directory: header.cache_directory.map(Hex::from),
             before: header.before.map(Hex::from),
             caches,
             unlisted,

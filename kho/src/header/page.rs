@@ -28,7 +28,7 @@ use crate::sync::Ordering::{Relaxed, Release};
 /// let at = PhysAddr::new(0x10_0000);
 /// let header = Header {
 ///     generation: 3,
-///     roll: None,
+///     cache_directory: None,
 ///     before: None,
 ///     producer: Producer::new("example 1.0"),
 ///     seal: SealState::Unsealed,
@@ -55,7 +55,7 @@ impl<'a> HeaderPage<'a> {
     ///
     /// # Errors
     /// [`Error::TableFull`] if `words` are fewer than the table's, [`Error::Table`] if the header
-    /// could not be read back: a roll where no page starts, or a root page at no multiple of 8.
+    /// could not be read back: a cache directory where no page starts, or a root page at no multiple of 8.
     pub fn create(words: &'a [AtomicU64], at: PhysAddr, header: &Header) -> Result<Self, Error> {
         let Some(words) = words.get(..SIZE / size_of::<u64>()) else {
             return Err(Error::TableFull { table: Table::Header, limit: words.len() as u64 });
@@ -136,7 +136,7 @@ impl<'a> HeaderPage<'a> {
     /// A seal covers what is said: one that holds is broken first, or [opened](HeaderPage::open).
     ///
     /// # Errors
-    /// [`Error::Table`]: a roll where no page starts, or a root page at no multiple of 8; or something
+    /// [`Error::Table`]: a cache directory where no page starts, or a root page at no multiple of 8; or something
     /// else wrote the page. Nothing is changed then.
     pub fn renew(&mut self, header: &Header) -> Result<(), Error> {
         let mut head = Head::new_zeroed();
@@ -200,7 +200,7 @@ impl Says {
     fn new(header: &Header) -> Self {
         Self {
             generation: header.generation.into(),
-            roll: header.roll.unwrap_or_default().get().into(),
+            cache_directory: header.cache_directory.unwrap_or_default().get().into(),
             before: header.before.unwrap_or_default().get().into(),
             producer: header.producer.0,
         }

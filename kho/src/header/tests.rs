@@ -14,16 +14,16 @@ const AT: PhysAddr = PhysAddr::new(0x4000_0000);
 const SEAL: SealInfo = SealInfo { first: AT, entries: 3, hash: 0x1234_5678_9abc_def0 };
 
 fn header() -> Header {
-    let roll = Some(PhysAddr::new(PAGE_SIZE as u64 * 77));
+    let directory = Some(PhysAddr::new(PAGE_SIZE as u64 * 77));
     let (producer, seal) = (Producer::new("kernel 7"), SealState::Unsealed);
     let before = Some(PhysAddr::new(PAGE_SIZE as u64 * 99));
-    Header { generation: 200, roll, before, producer, seal, longer: false }
+    Header { generation: 200, cache_directory: directory, before, producer, seal, longer: false }
 }
 
 /// What its successor says.
 fn renewed() -> Header {
     let producer = Producer::new("kernel 8");
-    Header { generation: 201, roll: None, before: None, producer, ..header() }
+    Header { generation: 201, cache_directory: None, before: None, producer, ..header() }
 }
 
 fn renew(page: &mut HeaderPage<'_>) {
@@ -126,7 +126,7 @@ fn each_fault_names_its_byte() {
     assert!(matches!(short, Err(Error::Table(TableError { offset: 20, .. }))));
     let mut page = HeaderPage::reopen(&words, AT).unwrap();
     let odd = PhysAddr::new(8);
-    let renewed = page.renew(&Header { roll: Some(odd), ..header() }).map(|()| header());
+    let renewed = page.renew(&Header { cache_directory: Some(odd), ..header() }).map(|()| header());
     assert_eq!(fault(renewed), (128, Fault::Misaligned { addr: odd }));
     let odd = PhysAddr::new(PAGE_SIZE as u64 + 4);
     let renewed = page.renew(&Header { before: Some(odd), ..header() }).map(|()| header());
@@ -227,7 +227,7 @@ fn at_any_instant_one_half_or_the_other_holds() {
             words[half.start / 8..half.end / 8].iter().for_each(|word| word.store(!0, Relaxed));
             // As a successor goes on with the page.
             let mut page = HeaderPage::reopen(&words, AT).unwrap();
-            let next = Header { generation: 7, roll: Some(AT), ..before };
+            let next = Header { generation: 7, cache_directory: Some(AT), ..before };
             let change = || page.renew(&next);
             let (done, complete) = cut::after(stores, change);
             assert_eq!(done, Ok(()));

@@ -51,7 +51,8 @@ fn read_header<M: Machine>(
     take_table(memory, Table::Header, block)?;
     says.header = Some((page, block));
     says.longer = header.longer;
-    (says.generation, says.roll, says.before) = (header.generation, header.roll, header.before);
+    (says.generation, says.cache_directory, says.before) =
+        (header.generation, header.cache_directory, header.before);
     says.producer = Some(header.producer);
     Ok(header.seal)
 }

@@ -124,15 +124,15 @@ fn turn_to_header<M: Machine>(
 /// What this kernel says in the header.
 #[inline(never)]
 fn says_on(
-    roll: PhysAddr,
+    cache_directory: PhysAddr,
     producer: &str,
     generation: u64,
     left: &Predecessor,
     before: Option<PhysAddr>,
 ) -> Header {
-    let (roll, producer) = (Some(roll), Producer::new(producer));
+    let (cache_directory, producer) = (Some(cache_directory), Producer::new(producer));
     let seal = if left.opened { SealState::Opened } else { SealState::Unsealed };
-    Header { generation, roll, before, producer, seal, longer: false }
+    Header { generation, cache_directory, before, producer, seal, longer: false }
 }
 
 /// Says this in the predecessor's page of the `heirloom` subtree. Returns where that is.

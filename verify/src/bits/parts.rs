@@ -68,7 +68,7 @@ fn part_of(machine: &TestMachine, table: TableAt) -> Part {
         Place::Root => sealed("root page", Sealed::Root),
         Place::Scratch => sealed("scratch list", Sealed::Scratch),
         Place::Node => sealed("tracker node", Sealed::Node),
-        Place::Roll | Place::Slabs => sealed("roll page", Sealed::Roll),
+        Place::Directory | Place::Slabs => sealed("cache directory page", Sealed::CacheDirectory),
         // No kernel of ours leaves these.
         Place::Linux | Place::File => Part::whole("table", addr, bytes, Seen::Nobody),
         Place::Slab => {

@@ -16,7 +16,7 @@ use super::step;
 /// Frames of the largest slab there is here.
 pub(crate) const SLAB: u64 = 32;
 
-/// What any call may leave that needs a table's page or a slab: a page of the roll, and a slab that
+/// What any call may leave that needs a table's page or a slab: a page of the cache directory, and a slab that
 /// is preserved and not entered.
 const ROLL: Slack = Slack { blocks: 3, frames: 2 + SLAB, objects: 0 };
 

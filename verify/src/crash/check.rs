@@ -28,7 +28,7 @@ use super::journal::{Journal, Slack};
 use super::promises::{Ended, Promises};
 use super::script::exercise;
 
-/// Pages of a handover beside the tracker's nodes and the roll: root, scratch list, header.
+/// Pages of a handover beside the tracker's nodes and the cache directory: root, scratch list, header.
 const OWN: u64 = 3;
 
 /// What a successor found.

@@ -86,7 +86,7 @@ fn after(bench: &Bench, life: &State, deaths: u64, seed: u64) -> Result<String, 
     let told: Vec<_> = told.collect();
     let [nodes, preserved, roll, used] = told[..] else { return Err("four figures".into()) };
     Ok(format!(
-        "{nodes} nodes, {preserved} preserved frames, {roll} pages of the roll, {used} frames in use"
+        "{nodes} nodes, {preserved} preserved frames, {roll} pages of the cache directory, {used} frames in use"
     ))
 }
 
@@ -113,7 +113,7 @@ fn let_go(machine: &TestMachine, journal: &Journal) {
 }
 
 /// Tells what is in use once a kernel has just taken over, which claims nothing: nodes, preserved frames,
-/// pages of the roll, frames in use. All that was promised is there.
+/// pages of the cache directory, frames in use. All that was promised is there.
 fn measure(machine: &TestMachine, journal: &Journal) {
     let entry = machine.arena().entry().expect("the first page is sound").expect("an entry");
     journal.log(0).write(Line::Open(Call::Revive, Slack::default(), 0));

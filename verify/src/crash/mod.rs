@@ -32,7 +32,7 @@
 //! what former kernels left, so that a table that is linked before it is cleared is found.
 //!
 //! That the harness finds what it is there for was tried by putting faults in, one at a time: a node
-//! of the tracker linked before it is zeroed, and a slab entered in the roll before it is preserved.
+//! of the tracker linked before it is zeroed, and a slab entered in the cache directory before it is preserved.
 //! Each was found by the successor of the first few dozen stops, which refused what it read.
 
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]

@@ -7,7 +7,7 @@
 //! ```text
 //!                   through the predecessor's      through the kernel's own
 //!  names            as the predecessor left them   as this kernel makes them
-//!  caches           if the predecessor had a roll  yes
+//!  caches           if the predecessor had a cache directory  yes
 //!  all other things yes                            yes
 //!                   until it is ended              from `revive` on
 //! ```

@@ -25,7 +25,7 @@ pub(crate) enum Script {
     Life,
     /// One thing of each sort: not stepped through by itself.
     ShortLife,
-    /// The pages of the roll fill, and others are added: the last objects of hundreds.
+    /// The pages of the cache directory fill, and others are added: the last objects of hundreds.
     Slabs,
     /// The same for caches.
     Caches,
@@ -322,7 +322,7 @@ fn fill_slabs(machine: &TestMachine, journal: &Journal, kernel: &Kernel<'_>, sto
     (0..4).for_each(|_| actor.act(Op::Object(SLABS)));
 }
 
-/// Until a page of the roll is nearly full of caches; and then, counted, until there is a second.
+/// Until a page of the cache directory is nearly full of caches; and then, counted, until there is a second.
 fn fill_caches(machine: &TestMachine, journal: &Journal, kernel: &Kernel<'_>, stop: u64) {
     const RECORDS: u8 = ((PAGE_SIZE - 16) / 128) as u8;
     let mut actor = Actor::new(kernel, Some(journal.log(0)), 1);

@@ -62,7 +62,7 @@ pub fn areas(data: &[u8]) {
 /// heirloom's own subtree: header, roll, slabs and their objects, seal.
 pub fn subtree(data: &[u8]) {
     let places =
-        [Place::Header, Place::Roll, Place::Slabs, Place::Slab, Place::States, Place::Seal];
+        [Place::Header, Place::Directory, Place::Slabs, Place::Slab, Place::States, Place::Seal];
     attack(data, &places);
 }
 

@@ -96,7 +96,7 @@ impl State {
         slabs
     }
 
-    /// The pages of this kernel's own tables, but for the roll and the nodes.
+    /// The pages of this kernel's own tables, but for the cache directory and the nodes.
     fn known_tables(&self) -> impl Iterator<Item = Block> {
         let published = self.published.values().map(|published| published.block);
         self.tables.iter().copied().chain(self.seal.iter().copied()).chain(published)

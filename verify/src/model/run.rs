@@ -212,7 +212,7 @@ impl State {
     /// not.
     fn inherit(&mut self, kernel: &Kernel<'_>) {
         // The next kernel has these from the beginning, and the seal's go.
-        // The roll is gone on with, so its pages are the kernel's as they were its predecessor's.
+        // The cache directory is gone on with, so its pages are the kernel's as they were its predecessor's.
         let mut own: BTreeSet<_> = self.tables.iter().take(3).chain(&self.seal).copied().collect();
         kernel.slabs().for_each_table(|part| {
             if let DirectoryPart::Page(page) = part {
@@ -310,7 +310,7 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
     let tables = |kernel: &Kernel<'_>| {
         let audit = kernel.memory().audit().expect("no frame has two states");
         let nodes = kernel.memory().counts().nodes();
-        // The roll has a page for each cache that ever was, and keeps it.
+        // The cache directory has a page for each cache that ever was, and keeps it.
         let mut roll = 0;
         kernel
             .slabs()

@@ -9,7 +9,7 @@ use crate::world::{Left, Place, TestMachine};
 
 /// Bytes of a seal's table before its entries, and of an entry.
 const SEAL: (u64, u64) = (16, 24);
-/// Bytes of a roll page before its records, and of a record.
+/// Bytes of a cache directory page before its records, and of a record.
 const ROLL: (u64, u64) = (16, 128);
 /// Where the two seals stand in the header.
 const SEALS: [(u64, u64); 2] =
@@ -17,7 +17,7 @@ const SEALS: [(u64, u64); 2] =
 /// Where the two halves of the header start, and the bytes of a half before its checksum.
 const HALVES: ([u64; 2], usize) = ([24, 120], 88);
 
-/// Makes the checksums of the header, of the roll's records, of slabs and of the seal right.
+/// Makes the checksums of the header, of the cache directory's records, of slabs and of the seal right.
 pub fn mend(machine: &TestMachine, left: &Left) {
     let at = |addr: PhysAddr, offset: u64| PhysAddr::new(addr.get() + offset);
     let of = |place| left.tables.iter().filter(move |t| t.place == place).map(|t| t.addr);
@@ -31,7 +31,7 @@ pub fn mend(machine: &TestMachine, left: &Left) {
         machine.put(at(slab, 8), 0);
         machine.put(at(slab, 8), xxh3_64(machine.read(slab, 88)));
     }
-    for page in of(Place::Roll) {
+    for page in of(Place::Directory) {
         let count = machine.word(at(page, 8)).min(31);
         let records = (0..count).map(|i| at(page, ROLL.0 + i * ROLL.1));
         // One that is struck out stays so.

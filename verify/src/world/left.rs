@@ -27,8 +27,8 @@ pub enum Place {
     Node,
     /// The page of the `heirloom` subtree.
     Header,
-    /// A page of the roll: records of caches.
-    Roll,
+    /// A page of the cache directory: records of caches.
+    Directory,
     /// A page of a cache's slab table.
     Slabs,
     /// A slab's header: what its checksum covers.
@@ -262,12 +262,12 @@ pub fn tables_of(
             Ok::<_, Error>(())
         });
     }
-    if let Some(roll) = header.and_then(|header| header.roll) {
+    if let Some(roll) = header.and_then(|header| header.cache_directory) {
         let caches = ImageCaches::new(&left, roll);
         let mut records = roll;
         for addr in caches.pages() {
             // The pages of records come first, and each names the next.
-            let place = if addr == records { Place::Roll } else { Place::Slabs };
+            let place = if addr == records { Place::Directory } else { Place::Slabs };
             if addr == records {
                 records = PhysAddr::new(machine.word(addr));
             }

@@ -180,7 +180,7 @@ fn an_object_is_preserved_while_the_last_other_one_is_let_go() {
             // SAFETY: in use, and no thread frees it.
             unsafe { world.slabs.unpreserve(world.there[0]) }.unwrap();
             assert!(!world.slab_is_preserved(0));
-            assert_eq!(world.tables(), with - 1, "the slab was in the roll once");
+            assert_eq!(world.tables(), with - 1, "the slab was in the cache directory once");
         },
     }
     .check();
