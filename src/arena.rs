@@ -20,27 +20,33 @@
 
 mod entry;
 mod error;
+mod file;
+mod machine;
 mod map;
 mod mapping;
 pub(crate) mod process;
 mod range;
 
-use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use heirloom_folio::threads::{Host, Patient, PatientMutex, ThreadSlots};
-use heirloom_folio::{
-    CpuId, Cpus, DirectMap, Linear, Machine, NodeId, Order, PAGE_SIZE, PhysAddr, Run,
-};
+use heirloom_folio::threads::{Host, ThreadSlots};
+use heirloom_folio::{Cpus, Linear, NodeId, Order, PAGE_SIZE, Run};
 use heirloom_restore::Entry;
-use rustix::fs::{FileType, MemfdFlags, SealFlags};
+#[cfg(feature = "liveupdate")]
+use rustix::fs::MemfdFlags;
+use rustix::fs::SealFlags;
 
 pub use error::{ArenaError, RangeFault};
+pub use file::MAX_NAME;
+pub(crate) use file::sealed_bytes;
 pub use map::MAX_RANGES;
 pub use mapping::Mapping;
 pub use range::{ArenaRange, MAX_SPAN, RangeSpec};
 
 use error::os;
+#[cfg(feature = "liveupdate")]
+use file::check_name;
+use file::{create_memfd, described, write_all};
 use mapping::Reservation;
 
 /// A memfd, mapped as the physical memory of a [`Machine`] whose CPUs are threads.
@@ -98,9 +104,6 @@ pub struct Arena {
     mapped: Reservation,
     fd: OwnedFd,
 }
-
-/// The most bytes of an arena's name: what Linux leaves of a file's name for a memfd's.
-pub const MAX_NAME: usize = 249;
 
 /// The slots that [`Arena::scratch_bytes`] has room for at least: the most that
 /// [`ThreadSlots::default`] gives on any machine.
@@ -410,110 +413,4 @@ impl AsFd for Arena {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-// SAFETY: every method is the host's, whose map covers all ranges of the arena.
-unsafe impl DirectMap for Arena {
-    #[inline]
-    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
-        self.host.ptr(addr)
-    }
-
-    #[inline]
-    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
-        self.host.phys(ptr)
-    }
-}
-
-// SAFETY: `count`, `pinned`, `pinned_now` and `idle` are the host's; `home` is never changed.
-unsafe impl Cpus for Arena {
-    #[inline]
-    fn count(&self) -> usize {
-        self.host.count()
-    }
-
-    #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.host.pinned(f)
-    }
-
-    #[inline]
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.host.pinned_now(f)
-    }
-
-    /// The node of the first range: threads move between processors, so none is nearer.
-    #[inline]
-    fn home(&self, _: CpuId) -> NodeId {
-        self.home
-    }
-
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        self.host.idle(cpu, f)
-    }
-}
-
-impl Machine for Arena {
-    type Lock = Patient;
-    type Mutex = PatientMutex;
-
-    fn may_wait(&self) -> bool {
-        self.host.may_wait()
-    }
-}
-
-/// Writes all of `bytes` at `at`.
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), ArenaError> {
-    while !bytes.is_empty() {
-        let written = rustix::io::pwrite(fd, bytes, at).map_err(os("pwrite"))?;
-        bytes = bytes.get(written..).unwrap_or_default();
-        at += written as u64;
-    }
-    Ok(())
-}
-
-/// Refuses a name that Linux refuses without saying why.
-fn check_name(name: &str) -> Result<(), ArenaError> {
-    if name.len() > MAX_NAME || name.bytes().any(|byte| byte == 0) {
-        return Err(ArenaError::Name { bytes: name.len(), limit: MAX_NAME });
-    }
-    Ok(())
-}
-
-/// A new memfd that closes on exec and can be sealed.
-fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
-    check_name(name)?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // The memory shall not be executable. Kernels before Linux 6.3 do not know the flag.
-    match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
-        other => other,
-    }
-    .map_err(os("memfd_create"))
-}
-
-/// The ranges that the first page of a file of `bytes` bytes describes.
-fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange>, ArenaError> {
-    let mut first = vec![0_u8; map::BYTES];
-    let read = rustix::io::pread(fd, &mut *first, 0).map_err(os("pread"))?;
-    if read < first.len() {
-        return Err(ArenaError::TooShort { found: read as u64, needed: map::BYTES as u64 });
-    }
-    map::decode(&first, bytes)
-}
-
-/// The size of a memfd that cannot shrink.
-pub(crate) fn sealed_bytes(fd: BorrowedFd<'_>) -> Result<u64, ArenaError> {
-    let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(ArenaError::NotMemfd);
-    }
-    match rustix::fs::fcntl_get_seals(fd) {
-        Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
-        Ok(_) => return Err(ArenaError::NotSealed),
-        // How Linux says that the file is of a kind that has no seals.
-        Err(rustix::io::Errno::INVAL) => return Err(ArenaError::NotMemfd),
-        Err(errno) => return Err(os("fcntl(F_GET_SEALS)")(errno)),
-    }
-    u64::try_from(stat.st_size).map_err(|_| ArenaError::NotMemfd)
 }

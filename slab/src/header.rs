@@ -210,6 +210,13 @@ impl Slab {
         Self { base: map.ptr(phys), phys }
     }
 
+    /// Returns the slab whose header is linked here.
+    pub(crate) fn of(map: &impl DirectMap, header: &SlabHeader) -> Option<Self> {
+        let phys = map.phys(NonNull::from(header).cast())?;
+        // SAFETY: a linked header is that of a slab of this instance, which stays while it is linked.
+        Some(unsafe { Self::at(map, phys) })
+    }
+
     /// Returns the slab at `phys`, whose first byte is at `base`.
     ///
     /// # Safety

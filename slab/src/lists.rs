@@ -8,16 +8,22 @@
 //!
 //! All of it under the cache's lock. Objects leave a slab up to 64 at a time, a word of free bits.
 
-use core::ptr::{NonNull, null};
+mod batch;
+mod objects;
+
+use core::ptr::null;
 use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::DirectMap;
 use intrusive_collections::LinkedList;
 
+pub(crate) use batch::Batch;
+pub(crate) use objects::prefetch_slabs;
+use objects::{FreeBatch, slab_around, take};
+
 use crate::geometry::Geometry;
 use crate::header::{Links, Slab, SlabHeader};
 use crate::magazine::{Magazine, Round};
-use crate::prefetch::prefetch;
 
 /// The slabs of a cache.
 pub(crate) struct Lists {
@@ -80,7 +86,7 @@ impl Lists {
             self.pass.next = null();
         }
         self.nr_empty -= 1;
-        slab_of(map, &head)
+        Slab::of(map, &head)
     }
 
     /// Moves free objects into `magazine` until it is full or none are left: how many.
@@ -93,7 +99,7 @@ impl Lists {
         let before = magazine.count();
         while magazine.room() > 0 {
             let front = self.partial.front().get().or_else(|| self.empty.front().get());
-            let Some(slab) = front.and_then(|head| slab_of(map, head)) else { break };
+            let Some(slab) = front.and_then(|head| Slab::of(map, head)) else { break };
             let free = slab.header().free.load(Relaxed);
             let taken = take(slab, geometry, magazine);
             self.update_free_count(geometry, slab, free, free.saturating_sub(taken));
@@ -121,8 +127,7 @@ impl Lists {
             }
             let Some(slab) = slab_around(map, geometry, round) else { continue };
             if let Some(index) = slab.holds(geometry, round) {
-                let next =
-                    FreeBatch { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
+                let next = FreeBatch::of(slab, index);
                 self.return_objects(geometry, at.replace(next));
             }
         }
@@ -133,7 +138,7 @@ impl Lists {
     pub(crate) fn put_one(&mut self, map: &impl DirectMap, geometry: &Geometry, round: Round) {
         let Some(slab) = slab_around(map, geometry, round) else { return };
         if let Some(index) = slab.holds(geometry, round) {
-            let back = FreeBatch { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 };
+            let back = FreeBatch::of(slab, index);
             self.return_objects(geometry, Some(back));
         }
     }
@@ -157,7 +162,7 @@ impl Lists {
         let this = self.pass.next;
         // SAFETY: the slab is in this list: one that leaves it moves the pass on.
         let cursor = unsafe { self.list(self.pass.list).cursor_from_ptr(this) };
-        let slab = cursor.get().and_then(|head| slab_of(map, head));
+        let slab = cursor.get().and_then(|head| Slab::of(map, head));
         self.pass.next = cursor.peek_next().get().map_or(null(), core::ptr::from_ref);
         slab
     }
@@ -226,124 +231,9 @@ const fn which(geometry: &Geometry, free: u32) -> Which {
     }
 }
 
-/// Slabs that are in none of a cache's lists.
-pub(crate) struct Batch(LinkedList<Links>);
-
-impl Batch {
-    pub(crate) const fn new() -> Self {
-        Self(LinkedList::new(Links::NEW))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn add(&mut self, slab: Slab) {
-        self.0.push_back(slab.link());
-    }
-
-    /// Takes one out, if there is one.
-    pub(crate) fn take(&mut self, map: &impl DirectMap) -> Option<Slab> {
-        self.0.pop_front().and_then(|head| slab_of(map, &head))
-    }
-
-    /// All of them.
-    pub(crate) fn slabs(&self, map: &impl DirectMap) -> impl Iterator<Item = Slab> {
-        self.0.iter().filter_map(|head| slab_of(map, head))
-    }
-}
-
-/// The slab whose header this is.
-fn slab_of(map: &impl DirectMap, head: &SlabHeader) -> Option<Slab> {
-    let phys = map.phys(NonNull::from(head).cast())?;
-    // SAFETY: a linked header is that of a slab of this instance.
-    Some(unsafe { Slab::at(map, phys) })
-}
-
-/// The slab of a free object.
-#[inline]
-fn slab_around(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<Slab> {
-    let addr = map.phys(round.object)?;
-    // SAFETY: magazines hold free objects of this cache's slabs, and a slab is not given back
-    // before all of its objects are.
-    Some(unsafe { Slab::at(map, geometry.slab_of(addr)) })
-}
-
-/// Asks for the lines that [`Lists::empty_out`] is going to need: with objects of as many slabs
-/// as there are objects, each would be waited for.
-pub(crate) fn prefetch_slabs(map: &impl DirectMap, geometry: &Geometry, magazine: &Magazine) {
-    let mut at: Option<Slab> = None;
-    for round in magazine.rounds() {
-        if at.is_none_or(|slab| slab.holds(geometry, round).is_none()) {
-            at = slab_around(map, geometry, round);
-            let word = at.and_then(|slab| {
-                let index = slab.holds(geometry, round)?;
-                slab.words(geometry).get(index as usize / 64)
-            });
-            if let Some(word) = word {
-                prefetch(NonNull::from(word).cast());
-            }
-        }
-    }
-}
-
-/// Objects on their way back to one slab, those of the last word not in it yet.
-struct FreeBatch {
-    slab: Slab,
-    word: u32,
-    bits: u64,
-    objects: u32,
-}
-
-impl FreeBatch {
-    /// Adds an object of the slab.
-    #[inline]
-    fn add(&mut self, geometry: &Geometry, index: u32) {
-        if index / 64 != self.word {
-            self.put(geometry);
-            (self.word, self.bits) = (index / 64, 0);
-        }
-        self.bits |= 1 << (index % 64);
-    }
-
-    /// Sets the free bits in the slab.
-    #[inline]
-    fn put(&mut self, geometry: &Geometry) {
-        let Some(word) = self.slab.words(geometry).get(self.word as usize) else { return };
-        let there = word.load(Relaxed);
-        debug_assert_eq!(there & self.bits, 0, "an object is put back once");
-        word.store(there | self.bits, Relaxed);
-        self.objects += (self.bits & !there).count_ones();
-    }
-}
-
-/// Moves free objects of `slab` into `magazine`: how many.
-fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
-    let mut taken = 0;
-    for (first, word) in (0_u32..).step_by(64).zip(slab.words(geometry)) {
-        let mut bits = word.load(Relaxed);
-        if bits == 0 {
-            continue;
-        }
-        // The lowest goes in last, so that objects come out in address order.
-        while bits != 0 {
-            let bit = bits.ilog2();
-            if !magazine.push(slab.round(geometry, first + bit)) {
-                break;
-            }
-            bits &= !(1 << bit);
-            taken += 1;
-        }
-        word.store(bits, Relaxed);
-        if magazine.is_full() {
-            break;
-        }
-    }
-    taken
-}
-
 #[cfg(test)]
 mod tests {
+    use core::ptr::NonNull;
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;

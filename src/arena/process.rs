@@ -24,42 +24,28 @@
 //! Nothing here may allocate while [`LIST`] is locked, nor keep its records in the heap: the heap
 //! may be an arena's.
 
+mod ownership;
+
 use core::ffi::c_void;
 use core::ptr::NonNull;
-use std::fmt::Write as _;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use heirloom_folio::threads::Patient;
 use lock_api::RawMutex as _;
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::ArenaError;
 use super::error::os;
 use super::map::MAX_RANGES;
+use ownership::{Key, lock, owner, pid, unlock};
 
 /// Stands for a descriptor that there is none of.
 const NONE: RawFd = -1;
 
 /// How often a lock is tried whose owner is not to be seen.
 const UNSEEN: u32 = 50;
-
-/// Which file: the device and the number on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Key {
-    device: u64,
-    number: u64,
-}
-
-impl Key {
-    fn of(file: BorrowedFd<'_>) -> Result<Self, ArenaError> {
-        let stat = rustix::fs::fstat(file).map_err(os("fstat"))?;
-        Ok(Self { device: stat.st_dev, number: stat.st_ino })
-    }
-}
 
 /// Addresses at which a part of the file is mapped.
 #[derive(Clone, Copy)]
@@ -128,7 +114,7 @@ impl Part {
     /// get no access.
     pub(super) fn new(file: Option<BorrowedFd<'_>>) -> Result<Self, ArenaError> {
         watch_forks()?;
-        let key = file.map_or(Ok(Key { device: 0, number: 0 }), Key::of)?;
+        let key = file.map_or(Ok(Key::NONE), Key::of)?;
         let (access, bytes) = (ProtFlags::READ | ProtFlags::WRITE, size_of::<Record>());
         // SAFETY: the kernel chooses the place, so no existing mapping is touched.
         let room = unsafe {
@@ -291,97 +277,6 @@ pub(crate) fn take_back(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
     Ok(())
 }
 
-fn pid() -> i32 {
-    rustix::process::getpid().as_raw_nonzero().get()
-}
-
-/// The lock on a file as a descriptor; `None` if another process has it. Allocates nothing.
-fn lock(file: RawFd) -> Result<Option<OwnedFd>, ArenaError> {
-    // SAFETY: open: the file of a record in the list, or of a caller that borrows it.
-    let file = unsafe { BorrowedFd::borrow_raw(file) };
-    // Not `/proc/self`: a thread may have a table of descriptors of its own.
-    lock_in("/proc/thread-self/fd", file)
-}
-
-fn lock_in(directory: &str, file: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ArenaError> {
-    let mut path = Path::new();
-    let _ = write!(path, "{directory}/{}", file.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let own = match rustix::fs::open(path.as_str(), flags, Mode::empty()) {
-        Ok(own) => own,
-        // No `/proc`, or no right to open the file anew. The description that came with the
-        // descriptor serves too, but for one thing: other descriptors of it keep the lock when
-        // the process ends.
-        Err(_) => rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))?,
-    };
-    match rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(own)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(errno) => Err(os("flock")(errno)),
-    }
-}
-
-/// Closes a lock, which ends with it if this process is the owner.
-fn unlock(lock: RawFd, owner: i32) {
-    // SAFETY: from `lock`, and no record has it any more.
-    let lock = unsafe { OwnedFd::from_raw_fd(lock) };
-    if owner == pid() {
-        // Closing unlocks where no forked child has a copy. It cannot fail on what was locked.
-        let _ = rustix::fs::flock(&lock, FlockOperation::Unlock);
-    }
-}
-
-/// The process that holds the lock on a file. `None`: none, one that cannot be seen from here, or
-/// one that has ended.
-fn owner(key: Key) -> Option<i32> {
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let (major, minor) = (rustix::fs::major(key.device), rustix::fs::minor(key.device));
-    let file = format!("{major:02x}:{minor:02x}:{}", key.number);
-    locks.lines().find_map(|line| {
-        // 7: FLOCK  ADVISORY  WRITE 4321 00:01:1026 0 EOF
-        let mut words = line.split_ascii_whitespace().skip(1);
-        if words.next() != Some("FLOCK") {
-            return None;
-        }
-        let (pid, held) = (words.nth(2)?, words.next()?);
-        pid.parse().ok().filter(|pid| held == file && *pid > 0 && lives(*pid))
-    })
-}
-
-/// Whether the process has not ended. One that nothing has waited for yet has.
-fn lives(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // 4321 (any name) S 1 …
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.bytes().next());
-    state.is_some_and(|state| !b"ZX".contains(&state))
-}
-
-/// A short text that is not in the heap.
-struct Path {
-    bytes: [u8; 48],
-    length: usize,
-}
-
-impl Path {
-    const fn new() -> Self {
-        Self { bytes: [0; 48], length: 0 }
-    }
-
-    fn as_str(&self) -> &str {
-        core::str::from_utf8(self.bytes.get(..self.length).unwrap_or_default()).unwrap_or_default()
-    }
-}
-
-impl core::fmt::Write for Path {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        let end = self.length + text.len();
-        let room = self.bytes.get_mut(self.length..end).ok_or(core::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
-
 /// Has the C library call the three functions below around each `fork`.
 fn watch_forks() -> Result<(), ArenaError> {
     static RESULT: OnceLock<i32> = OnceLock::new();
@@ -459,30 +354,6 @@ mod tests {
 
     fn memfd() -> OwnedFd {
         rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC).unwrap()
-    }
-
-    #[test]
-    fn a_lock_excludes_another_and_names_its_process() {
-        let file = memfd();
-        let key = Key::of(file.as_fd()).unwrap();
-        assert_eq!(owner(key), None);
-        let held = lock(file.as_raw_fd()).unwrap().expect("free");
-        assert!(lock(file.as_raw_fd()).unwrap().is_none());
-        assert_eq!(owner(key), Some(pid()));
-        unlock(held.into_raw_fd(), pid());
-        assert_eq!(owner(key), None);
-        assert!(lock(file.as_raw_fd()).unwrap().is_some());
-    }
-
-    #[test]
-    fn without_proc_the_descriptor_itself_is_locked() {
-        let file = memfd();
-        let held = lock_in("/no/such/directory", file.as_fd()).unwrap().expect("free");
-        assert!(lock(file.as_raw_fd()).unwrap().is_none());
-        // Another descriptor of the same open file has the lock too.
-        assert!(lock_in("/no/such/directory", file.as_fd()).unwrap().is_some());
-        unlock(held.into_raw_fd(), pid());
-        assert!(lock(file.as_raw_fd()).unwrap().is_some());
     }
 
     #[test]
