@@ -36,7 +36,9 @@ use heirloom_restore::Entry;
 use rustix::fs::MemfdFlags;
 use rustix::fs::SealFlags;
 
-pub use error::{ArenaError, RangeFault};
+pub use error::ArenaError;
+#[doc(hidden)]
+pub use error::{MapFault, RangeFault};
 pub use file::MAX_NAME;
 pub(crate) use file::sealed_bytes;
 pub use map::MAX_RANGES;
@@ -120,8 +122,7 @@ impl Arena {
     ///
     /// # Errors
     /// - [`ArenaError::Name`]: more than [`MAX_NAME`] bytes, or a NUL byte among them.
-    /// - [`ArenaError::Count`], [`ArenaError::Range`], [`ArenaError::Span`]: what was asked for is
-    ///   no memory map.
+    /// - [`ArenaError::BadMap`], [`ArenaError::Span`]: what was asked for is no memory map.
     /// - [`ArenaError::Os`], [`ArenaError::Map`]: the system refused.
     /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
     pub fn create(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
@@ -170,7 +171,7 @@ impl Arena {
     ///
     /// # Errors
     /// - As for [`Arena::describe`], if `file` is no copy of an arena, and for [`Arena::create`].
-    /// - [`ArenaError::FileSize`]: the copy ends early.
+    /// - [`ArenaError::BadMap`]: the copy ends early.
     ///
     /// # Examples
     /// ```
@@ -200,7 +201,7 @@ impl Arena {
             let room = buffer.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
             let read = rustix::io::pread(file, &mut buffer[..room], at).map_err(os("pread"))?;
             if read == 0 {
-                return Err(ArenaError::FileSize { expected: bytes, found: at });
+                return Err(ArenaError::BadMap(MapFault::FileSize { expected: bytes, found: at }));
             }
             for part in buffer[..read].chunks(PAGE_SIZE) {
                 if part.iter().any(|byte| *byte != 0) {
@@ -220,10 +221,7 @@ impl Arena {
     /// # Errors
     /// - [`ArenaError::NotMemfd`], [`ArenaError::NotSealed`]: another kind of file, or one that
     ///   could shrink under the mapping.
-    /// - [`ArenaError::TooShort`], [`ArenaError::Magic`], [`ArenaError::Version`],
-    ///   [`ArenaError::PageShift`], [`ArenaError::Reserved`], [`ArenaError::Count`],
-    ///   [`ArenaError::Checksum`], [`ArenaError::FileSize`], [`ArenaError::Range`],
-    ///   [`ArenaError::Span`]: the memory map in its first page is not sound.
+    /// - [`ArenaError::BadMap`], [`ArenaError::Span`]: the memory map in its first page is not sound.
     /// - [`ArenaError::InUse`]: another process has the arena. It has it no more at the instant at
     ///   which it has ended; a process that waited for it (`wait`) can open the arena at once.
     /// - [`ArenaError::Os`], [`ArenaError::Map`]: the system refused.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use heirloom::Heirloom;
-use heirloom::arena::{Arena, ArenaError, MAX_NAME, RangeFault, RangeSpec};
+use heirloom::arena::{Arena, ArenaError, MAX_NAME, MapFault, RangeFault, RangeSpec};
 use heirloom::folio::threads::ThreadSlots;
 use heirloom::folio::{
     Cpus, DirectMap, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
@@ -181,7 +181,7 @@ fn a_saved_copy_becomes_an_arena_again() {
     assert!(rustix::fs::fstat(&copy).unwrap().st_blocks <= 10 * 8 * 4);
     file.set_len(PAGE).unwrap();
     let short = Arena::from_copy("copy", open().as_fd()).unwrap_err();
-    assert!(matches!(short, ArenaError::FileSize { found: PAGE, .. }), "{short}");
+    assert!(matches!(short, ArenaError::BadMap(MapFault::FileSize { found: PAGE, .. })), "{short}");
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -211,7 +211,11 @@ fn what_cannot_be_is_not_created() {
     let error = Arena::create("x", &[spec(0, 2 * PAGE), spec(PAGE, PAGE)]).unwrap_err();
     assert!(matches!(
         error,
-        ArenaError::Range { index: 1, fault: RangeFault::Overlaps { with: 0 }, .. }
+        ArenaError::BadMap(MapFault::Range {
+            index: 1,
+            fault: RangeFault::Overlaps { with: 0 },
+            ..
+        })
     ));
     assert_eq!(
         error.to_string(),

@@ -11,7 +11,8 @@ use heirloom::folio::{PAGE_SIZE, PhysAddr, Run};
 use heirloom::kho::Image;
 use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Error, SealPolicy, survey};
-use heirloom::slab::{CacheSpec, DirectoryPart, Error as SlabError};
+use heirloom::slab::internal::DirectoryPart;
+use heirloom::slab::{CacheSpec, Error as SlabError};
 use proptest::prelude::*;
 
 use common::{Kernel, World, keep_area, keep_buffer, keep_folio, keep_run, proptest_config};

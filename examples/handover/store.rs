@@ -7,7 +7,8 @@ use heirloom::arena::{Arena, Mapping};
 use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Request};
 use heirloom::kho::{AreaInfo, Handle, Parts};
 use heirloom::restore::PreservedArea;
-use heirloom::slab::{DirectoryPart, Owner};
+use heirloom::slab::Owner;
+use heirloom::slab::internal::DirectoryPart;
 
 use crate::run::Failure;
 use crate::steps::{Stage, Steps};

@@ -8,7 +8,8 @@ use heirloom_kho::{
     AreaInfo, AreaPart, Broken, Chain, Fault, Header, Image, Left, Sealed, Table, TableError,
 };
 use heirloom_restore::{Entry, Error, Handover, PreservedArea, Records, Surveyed};
-use heirloom_slab::{CacheSpec, DirectoryError, DirectoryFault, ImageCaches, SlabError, SlabFault};
+use heirloom_slab::internal::{DirectoryFault, ImageCaches, SlabFault};
+use heirloom_slab::{CacheSpec, DirectoryError, SlabError};
 
 use common::{Dump, block, findings, order};
 

@@ -19,7 +19,7 @@ mod proceed;
 
 use heirloom_folio::{Machine, Memory, Run};
 use heirloom_kho::{Header, HeaderPage, Producer, ScratchList, Table};
-use heirloom_slab::NewSlabs;
+use heirloom_slab::internal::NewSlabs;
 use lock_api::Mutex;
 
 use crate::entry::Entry;

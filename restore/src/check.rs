@@ -14,7 +14,7 @@
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::tree::{self, Ledger};
-use heirloom_slab::ImageCaches;
+use heirloom_slab::internal::ImageCaches;
 
 use crate::entry::Entry;
 use crate::error::Error;

@@ -4,7 +4,7 @@ use heirloom_folio::{Machine, Memory, PhysAddr, Run};
 use heirloom_kho::{
     Header, HeaderPage, Name, Producer, RootPage, SUBTREE, ScratchWords, SealState,
 };
-use heirloom_slab::NewSlabs;
+use heirloom_slab::internal::NewSlabs;
 
 use crate::area::new_table;
 use crate::entry::Entry;

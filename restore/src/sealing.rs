@@ -4,7 +4,7 @@ use heirloom_folio::sync::AtomicU64;
 
 use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 
-use heirloom_slab::DirectoryPart;
+use heirloom_slab::internal::DirectoryPart;
 
 use crate::error::Error;
 use crate::handover::Handover;

@@ -274,8 +274,8 @@ fn names_over_tables_and_slabs_are_claimed_by_nobody() {
     first.slabs().cache(cache).unwrap().alloc().unwrap();
     let mut tables = vec![first.entry().root, first.entry().scratch, addr_of(&first, "heirloom")];
     first.slabs().for_each_table(|part| match part {
-        heirloom_slab::DirectoryPart::Page(at) => tables.push(at),
-        heirloom_slab::DirectoryPart::Header { addr, .. } => tables.push(addr),
+        heirloom_slab::internal::DirectoryPart::Page(at) => tables.push(at),
+        heirloom_slab::internal::DirectoryPart::Header { addr, .. } => tables.push(addr),
     });
     tables.push(first.slabs().cache_directory());
     let entry = first.entry();

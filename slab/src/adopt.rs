@@ -65,6 +65,7 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// [`Error::Directory`] with the page, the entry and the reason; [`Error::Slab`] with a slab that
     /// the predecessor did not preserve, or that is named twice. The memory is given up.
+    #[doc(hidden)]
     pub fn revive(memory: Memory<M>, directory: PhysAddr) -> Result<Self, Error> {
         Ok(NewSlabs::revive(memory, directory)?.into_slabs())
     }
@@ -294,6 +295,7 @@ impl<M: Machine> Slabs<M> {
     /// Calls `each` with every part of this kernel's cache directory that a successor will believe: what a
     /// seal has to cover. No lock is held meanwhile. What is preserved or let go before it returns,
     /// also by `each`, may be told or not.
+    #[doc(hidden)]
     pub fn for_each_table(&self, mut each: impl FnMut(DirectoryPart)) {
         let view = DirectoryView::own(self.memory(), &self.directory);
         view.pages().for_each(|page| each(DirectoryPart::Page(page)));

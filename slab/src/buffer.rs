@@ -349,6 +349,7 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// [`Error::Folio`], with those of [`Memory::claim_run`](heirloom_folio::Memory::claim_run). Then
     /// nothing is claimed.
+    #[doc(hidden)]
     pub fn claim_large(&self, addr: PhysAddr, bytes: u64) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
         let nothing = heirloom_folio::Error::NotMemory { pfn: addr.pfn() };

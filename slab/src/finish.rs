@@ -47,6 +47,7 @@ impl<M: Machine> Slabs<M> {
     /// # Errors
     /// As for [`Cache::discard`](crate::Cache::discard), which there should be none of; what was decided so far stands, and
     /// the call can be repeated.
+    #[doc(hidden)]
     pub fn finish_inherited(&self, fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
         self.finish_inherited_noting(fate, |_, _| ())
     }

@@ -16,7 +16,8 @@ use crate::error::Error;
 /// use core::sync::atomic::AtomicU64;
 /// use heirloom_folio::harness::Ram;
 /// use heirloom_folio::{Block, Memory, Pages, PhysAddr, Run};
-/// use heirloom_slab::{CacheSpec, ImageCaches, Slabs};
+/// use heirloom_slab::internal::ImageCaches;
+/// use heirloom_slab::{CacheSpec, Slabs};
 ///
 /// struct Still<'m>(&'m Memory<Ram>);
 /// impl Pages for Still<'_> {

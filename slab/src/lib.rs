@@ -98,19 +98,15 @@ mod takeover;
 mod typed;
 mod upgrade;
 
-pub use adopt::DirectoryPart;
 pub use adopt_slab::Adopted;
 pub use buffer::AllocOptions;
 pub use cache::Cache;
 pub use directory::CacheRecord;
-pub use error::{DirectoryError, DirectoryFault, Error, Field, Refused, SlabError, SlabFault};
+pub use error::{DirectoryError, Error, Field, Refused, SlabError};
 pub use finish::Unclaimed;
 pub use geometry::MAX_OBJECT;
 pub use global::{Global, Heap};
-pub use image::{ImageCaches, ImageSlab};
 pub use name::Name;
-#[doc(hidden)]
-pub use new::NewSlabs;
 pub use objects::Objects;
 pub use owner::Owner;
 #[doc(hidden)]
@@ -122,3 +118,14 @@ pub use state::ObjectState;
 pub use stats::CacheStats;
 pub use typed::{Object, PreservedObject, TypedCache};
 pub use upgrade::OldObject;
+
+/// Holds what heirloom's other crates and its command need, and no user does: what is wrong with a table, word for
+/// word, for the check of a whole image; a predecessor's caches read out of an image; the parts of the
+/// cache directory, for a seal; slabs before they are, for a stack that is small. It may change at any time.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::adopt::DirectoryPart;
+    pub use crate::error::{DirectoryFault, SlabFault};
+    pub use crate::image::{ImageCaches, ImageSlab};
+    pub use crate::new::NewSlabs;
+}

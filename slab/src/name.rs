@@ -18,7 +18,7 @@ pub struct Name {
 
 impl Name {
     /// Bytes that a name takes where it is stored, zeroes behind it included.
-    pub const BYTES: usize = 32;
+    pub(crate) const BYTES: usize = 32;
     /// Bytes that a name can have.
     pub const MAX: usize = Self::BYTES - 1;
 
@@ -54,7 +54,7 @@ impl Name {
     }
 
     /// A name as it is stored; `None` if none is like this.
-    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
         let length = bytes.iter().position(|b| *b == 0)?;
         let (text, rest) = bytes.split_at_checked(length)?;
         let sound = rest.iter().all(|b| *b == 0) && core::str::from_utf8(text).is_ok();
@@ -62,7 +62,7 @@ impl Name {
     }
 
     /// The name as it is stored: zeroes behind it.
-    pub const fn to_bytes(self) -> [u8; Self::BYTES] {
+    pub(crate) const fn to_bytes(self) -> [u8; Self::BYTES] {
         self.bytes
     }
 

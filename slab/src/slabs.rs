@@ -108,6 +108,7 @@ impl<M: Machine> Slabs<M> {
 
     /// The address of the cache directory's first page, which a successor finds all caches and slabs by. It
     /// never changes.
+    #[doc(hidden)]
     pub const fn cache_directory(&self) -> PhysAddr {
         self.directory.first()
     }

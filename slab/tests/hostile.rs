@@ -8,10 +8,8 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::{
     Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
 };
-use heirloom_slab::{
-    Adopted, AllocOptions, CacheSpec, DirectoryFault, DirectoryPart, Error, SlabError, SlabFault,
-    Slabs,
-};
+use heirloom_slab::internal::{DirectoryFault, DirectoryPart, SlabFault};
+use heirloom_slab::{Adopted, AllocOptions, CacheSpec, Error, SlabError, Slabs};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 

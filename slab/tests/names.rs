@@ -8,9 +8,8 @@ use core::alloc::Layout;
 use common::{addr, copy, fill, filled, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Fate, Order, PAGE_SHIFT, PhysAddr};
-use heirloom_slab::{
-    AllocOptions, CacheSpec, DirectoryPart, Error, Field, Name, Slabs, Unclaimed, persist,
-};
+use heirloom_slab::internal::DirectoryPart;
+use heirloom_slab::{AllocOptions, CacheSpec, Error, Field, Name, Slabs, Unclaimed, persist};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -12,8 +12,9 @@ use std::sync::{Barrier, Mutex};
 use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PhysAddr, Request};
+use heirloom_slab::internal::SlabFault;
 use heirloom_slab::{
-    AllocOptions, Cache, CacheSpec, Constructor, Error, SlabError, SlabFault, Slabs, persist,
+    AllocOptions, Cache, CacheSpec, Constructor, Error, SlabError, Slabs, persist,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use common::{addr, ptr, slabs, successor};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{CacheSpec, DirectoryPart, Slabs, Unclaimed};
+use heirloom_slab::internal::DirectoryPart;
+use heirloom_slab::{CacheSpec, Slabs, Unclaimed};
 
 /// Entries of a page of a slab table.
 const ENTRIES: u64 = PAGE_SIZE as u64 / 8 - 2;

@@ -25,7 +25,7 @@ use zerocopy::byteorder::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::ArenaError;
-use super::error::os;
+use super::error::{MapFault, os};
 use super::map;
 
 /// Where the slots are in the file.
@@ -95,7 +95,10 @@ fn slots(fd: BorrowedFd<'_>) -> Result<[Slot; 2], ArenaError> {
     for (slot, at) in slots.iter_mut().zip(SLOTS) {
         let read = rustix::io::pread(fd, slot.as_mut_bytes(), at).map_err(os("pread"))?;
         if read as u64 != BYTES {
-            return Err(ArenaError::TooShort { found: at + read as u64, needed: at + BYTES });
+            return Err(ArenaError::BadMap(MapFault::TooShort {
+                found: at + read as u64,
+                needed: at + BYTES,
+            }));
         }
     }
     Ok(slots)
@@ -118,7 +121,10 @@ pub(super) fn write(fd: BorrowedFd<'_>, entry: Entry) -> Result<(), ArenaError> 
     let slot = Slot::new(number, entry);
     let written = rustix::io::pwrite(fd, slot.as_bytes(), at).map_err(os("pwrite"))?;
     if written as u64 != BYTES {
-        return Err(ArenaError::TooShort { found: at + written as u64, needed: at + BYTES });
+        return Err(ArenaError::BadMap(MapFault::TooShort {
+            found: at + written as u64,
+            needed: at + BYTES,
+        }));
     }
     Ok(())
 }

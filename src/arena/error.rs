@@ -48,6 +48,36 @@ pub enum ArenaError {
     NotMemfd,
     /// The memfd is not sealed against shrinking.
     NotSealed,
+    /// The memory map in the first page of a file is not sound, or what was asked for is none; the text says
+    /// why.
+    BadMap(MapFault),
+    /// More bytes than can be mapped, holes included.
+    Span {
+        /// Bytes from first to last.
+        bytes: u64,
+        /// The most there can be.
+        limit: u64,
+    },
+    /// A run does not lie wholly in one range of the arena.
+    NotInArena {
+        /// The run.
+        run: Run,
+    },
+    /// There is nothing to map.
+    EmptyArea,
+    /// The entry in the first page is not whole.
+    Entry {
+        /// The checksum of what is there.
+        expected: u64,
+        /// The one written beside it.
+        found: u64,
+    },
+}
+
+/// What is wrong with a memory map: for the text, and for our own tests.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapFault {
     /// The file is too short for a memory map.
     TooShort {
         /// Bytes it has.
@@ -111,32 +141,11 @@ pub enum ArenaError {
         /// What is wrong with it.
         fault: RangeFault,
     },
-    /// More bytes than can be mapped, holes included.
-    Span {
-        /// Bytes from first to last.
-        bytes: u64,
-        /// The most there can be.
-        limit: u64,
-    },
-    /// A run does not lie wholly in one range of the arena.
-    NotInArena {
-        /// The run.
-        run: Run,
-    },
-    /// There is nothing to map.
-    EmptyArea,
-    /// The entry in the first page is not whole.
-    Entry {
-        /// The checksum of what is there.
-        expected: u64,
-        /// The one written beside it.
-        found: u64,
-    },
 }
 
 /// What is wrong with a range.
+#[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
 pub enum RangeFault {
     /// It has no bytes.
     Empty,
@@ -187,6 +196,36 @@ impl fmt::Display for RangeFault {
     }
 }
 
+impl fmt::Display for MapFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort { found, needed } => {
+                write!(f, "{found} bytes are too few for a memory map of {needed}")
+            }
+            Self::Magic { found } => write!(f, "no memory map: it begins with {found:02x?}"),
+            Self::Version { expected, found } => {
+                write!(f, "memory map of version {found}, not {expected}")
+            }
+            Self::PageShift { expected, found } => {
+                write!(f, "memory map for pages of 2^{found} bytes, not 2^{expected}")
+            }
+            Self::Reserved { found } => {
+                write!(f, "a reserved field of the memory map is {found:#x}")
+            }
+            Self::Count { found, limit } => write!(f, "{found} ranges, not 1 to {limit}"),
+            Self::Checksum { expected, found } => {
+                write!(f, "memory map with checksum {found:#018x}, not {expected:#018x}")
+            }
+            Self::FileSize { expected, found } => {
+                write!(f, "the file has {found} bytes, its memory map says {expected}")
+            }
+            Self::Range { index, start, bytes, fault } => {
+                write!(f, "range {index} of {bytes:#x} bytes at {start} {fault}")
+            }
+        }
+    }
+}
+
 impl fmt::Display for ArenaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -214,29 +253,7 @@ impl fmt::Display for ArenaError {
                 "the file is not sealed against shrinking, as an arena's memfd is; a copy of an \
                  arena can be looked at, and becomes one again by `Arena::from_copy`",
             ),
-            Self::TooShort { found, needed } => {
-                write!(f, "{found} bytes are too few for a memory map of {needed}")
-            }
-            Self::Magic { found } => write!(f, "no memory map: it begins with {found:02x?}"),
-            Self::Version { expected, found } => {
-                write!(f, "memory map of version {found}, not {expected}")
-            }
-            Self::PageShift { expected, found } => {
-                write!(f, "memory map for pages of 2^{found} bytes, not 2^{expected}")
-            }
-            Self::Reserved { found } => {
-                write!(f, "a reserved field of the memory map is {found:#x}")
-            }
-            Self::Count { found, limit } => write!(f, "{found} ranges, not 1 to {limit}"),
-            Self::Checksum { expected, found } => {
-                write!(f, "memory map with checksum {found:#018x}, not {expected:#018x}")
-            }
-            Self::FileSize { expected, found } => {
-                write!(f, "the file has {found} bytes, its memory map says {expected}")
-            }
-            Self::Range { index, start, bytes, fault } => {
-                write!(f, "range {index} of {bytes:#x} bytes at {start} {fault}")
-            }
+            Self::BadMap(fault) => fault.fmt(f),
             Self::Span { bytes, limit } => {
                 write!(f, "{bytes:#x} bytes cannot be mapped, {limit:#x} can")
             }

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
 
 use super::ArenaError;
-use super::error::os;
+use super::error::{MapFault, os};
 use super::map;
 use super::range::ArenaRange;
 
@@ -51,7 +51,10 @@ pub(super) fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange
     let mut first = vec![0_u8; map::BYTES];
     let read = rustix::io::pread(fd, &mut *first, 0).map_err(os("pread"))?;
     if read < first.len() {
-        return Err(ArenaError::TooShort { found: read as u64, needed: map::BYTES as u64 });
+        return Err(ArenaError::BadMap(MapFault::TooShort {
+            found: read as u64,
+            needed: map::BYTES as u64,
+        }));
     }
     map::decode(&first, bytes)
 }

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::error::{ArenaError, RangeFault};
+use super::error::{ArenaError, MapFault, RangeFault};
 use super::range::{ArenaRange, MAX_SPAN, RangeSpec};
 
 /// How many ranges an arena can have: as many as a `Memory` takes.
@@ -74,7 +74,9 @@ impl Described {
     /// The range, if it fits a file of `file` bytes and is apart from those `before` it.
     fn check(&self, before: &[ArenaRange], file: u64) -> Result<ArenaRange, ArenaError> {
         let Self { spec: RangeSpec { start, bytes, node }, offset } = *self;
-        let refuse = |fault| Err(ArenaError::Range { index: before.len(), start, bytes, fault });
+        let refuse = |fault| {
+            Err(ArenaError::BadMap(MapFault::Range { index: before.len(), start, bytes, fault }))
+        };
         if bytes == 0 {
             return refuse(RangeFault::Empty);
         }
@@ -103,7 +105,7 @@ impl Described {
 
 const fn check_count(found: usize) -> Result<(), ArenaError> {
     if found == 0 || found > MAX_RANGES {
-        return Err(ArenaError::Count { found, limit: MAX_RANGES });
+        return Err(ArenaError::BadMap(MapFault::Count { found, limit: MAX_RANGES }));
     }
     Ok(())
 }
@@ -153,21 +155,22 @@ fn checksum(header: Header, entries: &[Entry]) -> u64 {
 
 /// The ranges that the map in `bytes` describes, all checked, for a file of `file` bytes.
 pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaError> {
-    let too_short = ArenaError::TooShort { found: bytes.len() as u64, needed: BYTES as u64 };
+    let too_short =
+        ArenaError::BadMap(MapFault::TooShort { found: bytes.len() as u64, needed: BYTES as u64 });
     let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| too_short)?;
     if header.magic != MAGIC {
-        return Err(ArenaError::Magic { found: header.magic });
+        return Err(ArenaError::BadMap(MapFault::Magic { found: header.magic }));
     }
     let found = header.version.get();
     if found != VERSION {
-        return Err(ArenaError::Version { expected: VERSION, found });
+        return Err(ArenaError::BadMap(MapFault::Version { expected: VERSION, found }));
     }
     let found = header.page_shift.get();
     if found != PAGE_SHIFT {
-        return Err(ArenaError::PageShift { expected: PAGE_SHIFT, found });
+        return Err(ArenaError::BadMap(MapFault::PageShift { expected: PAGE_SHIFT, found }));
     }
     if header.reserved != 0 {
-        return Err(ArenaError::Reserved { found: header.reserved.get() });
+        return Err(ArenaError::BadMap(MapFault::Reserved { found: header.reserved.get() }));
     }
     let count = header.count.get() as usize;
     check_count(count)?;
@@ -175,11 +178,11 @@ pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaEr
     let (entries, _) = entries.map_err(|_| too_short)?;
     let (expected, found) = (checksum(header, entries), header.checksum.get());
     if found != expected {
-        return Err(ArenaError::Checksum { expected, found });
+        return Err(ArenaError::BadMap(MapFault::Checksum { expected, found }));
     }
     let expected = header.file_bytes.get();
     if file != expected {
-        return Err(ArenaError::FileSize { expected, found: file });
+        return Err(ArenaError::BadMap(MapFault::FileSize { expected, found: file }));
     }
 
     // A checksum tells accidents. What follows holds for a map written in bad faith too.
@@ -192,7 +195,12 @@ pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaEr
         };
         if entry.reserved != [0; 6] {
             let (index, fault) = (ranges.len(), RangeFault::Reserved);
-            return Err(ArenaError::Range { index, start: spec.start, bytes: spec.bytes, fault });
+            return Err(ArenaError::BadMap(MapFault::Range {
+                index,
+                start: spec.start,
+                bytes: spec.bytes,
+                fault,
+            }));
         }
         ranges.push(Described { spec, offset: entry.offset.get() }.check(&ranges, file)?);
     }

@@ -3,7 +3,8 @@
 use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr, Request, Run};
 use heirloom::kho::{Fault, Handle, Header, Parts, Table};
 use heirloom::restore::{Entry, Error, Records, SealPolicy};
-use heirloom::slab::{CacheSpec, DirectoryPart};
+use heirloom::slab::CacheSpec;
+use heirloom::slab::internal::DirectoryPart;
 
 use crate::common::{
     Kernel, PAGE, World, finish_freeing, keep_area, keep_buffer, keep_folio, keep_run,

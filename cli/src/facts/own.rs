@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_kho::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
-use heirloom_slab::{CacheRecord, ImageCaches};
+use heirloom_slab::CacheRecord;
+use heirloom_slab::internal::ImageCaches;
 
 use super::basic::Hex;
 use crate::image::Image;

@@ -3,7 +3,7 @@
 use heirloom_folio::{Machine, Memory, Order, PhysAddr};
 use heirloom_kho::internal::Edit;
 use heirloom_kho::{Header, HeaderPage, Name, Producer, RootPage, SUBTREE, SealState, Subtree};
-use heirloom_slab::NewSlabs;
+use heirloom_slab::internal::NewSlabs;
 
 use super::check::scratch_list;
 use crate::area::{drop_table, new_table};

@@ -99,6 +99,7 @@ impl CacheRecord {
     }
 
     /// Bytes from one object to the next.
+    #[doc(hidden)]
     pub const fn stride(&self) -> usize {
         self.geometry.stride as usize
     }
@@ -124,6 +125,7 @@ impl CacheRecord {
     }
 
     /// The address of the first page of the cache's slab table.
+    #[doc(hidden)]
     pub const fn table(&self) -> PhysAddr {
         self.table
     }

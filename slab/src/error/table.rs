@@ -4,12 +4,13 @@ use core::fmt;
 
 use heirloom_folio::{Block, PhysAddr};
 
-/// Why a predecessor's slab was refused.
+/// Why a predecessor's slab was refused; its text says what is wrong with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlabError {
     /// The slab's first byte.
     pub slab: PhysAddr,
     /// What is wrong with it.
+    #[doc(hidden)]
     pub fault: SlabFault,
 }
 
@@ -54,7 +55,7 @@ pub enum SlabFault {
     },
 }
 
-/// Why a page of a predecessor's cache directory was refused.
+/// Why a page of a predecessor's cache directory was refused; its text says what is wrong with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DirectoryError {
     /// The page.
@@ -62,6 +63,7 @@ pub struct DirectoryError {
     /// The entry in it.
     pub index: u32,
     /// What is wrong with it.
+    #[doc(hidden)]
     pub fault: DirectoryFault,
 }
 

@@ -62,17 +62,23 @@ fn each_fault_has_its_error() {
         decode(&map, FILE).unwrap_err()
     };
     let range = |at: usize, value: u64| match with(at, &value.to_le_bytes()) {
-        ArenaError::Range { index, fault, .. } => (index, fault),
+        ArenaError::BadMap(MapFault::Range { index, fault, .. }) => (index, fault),
         other => panic!("{other}"),
     };
     let limit = MAX_RANGES;
-    assert_eq!(with(0, b"KHO ROOT"), ArenaError::Magic { found: *b"KHO ROOT" });
-    assert_eq!(with(8, &[2]), ArenaError::Version { expected: 1, found: 2 });
-    assert_eq!(with(12, &[20]), ArenaError::PageShift { expected: PAGE_SHIFT, found: 20 });
-    assert_eq!(with(16, &[0]), ArenaError::Count { found: 0, limit });
-    assert_eq!(with(16, &[65]), ArenaError::Count { found: 65, limit });
-    assert_eq!(with(20, &[1]), ArenaError::Reserved { found: 1 });
-    assert_eq!(with(24, &[1]), ArenaError::FileSize { expected: FILE | 1, found: FILE });
+    assert_eq!(with(0, b"KHO ROOT"), ArenaError::BadMap(MapFault::Magic { found: *b"KHO ROOT" }));
+    assert_eq!(with(8, &[2]), ArenaError::BadMap(MapFault::Version { expected: 1, found: 2 }));
+    assert_eq!(
+        with(12, &[20]),
+        ArenaError::BadMap(MapFault::PageShift { expected: PAGE_SHIFT, found: 20 })
+    );
+    assert_eq!(with(16, &[0]), ArenaError::BadMap(MapFault::Count { found: 0, limit }));
+    assert_eq!(with(16, &[65]), ArenaError::BadMap(MapFault::Count { found: 65, limit }));
+    assert_eq!(with(20, &[1]), ArenaError::BadMap(MapFault::Reserved { found: 1 }));
+    assert_eq!(
+        with(24, &[1]),
+        ArenaError::BadMap(MapFault::FileSize { expected: FILE | 1, found: FILE })
+    );
     assert_eq!(range(40, (4 << 30) + 8), (0, RangeFault::Misaligned));
     assert_eq!(range(40, 0_u64.wrapping_sub(PAGE)), (0, RangeFault::PastTheEnd));
     assert_eq!(range(48, 0), (0, RangeFault::Empty));
@@ -85,21 +91,21 @@ fn each_fault_has_its_error() {
 
     let mut unsigned = page(&map);
     unsigned[40 + 24] ^= 1;
-    assert!(matches!(decode(&unsigned, FILE), Err(ArenaError::Checksum { .. })));
+    assert!(matches!(decode(&unsigned, FILE), Err(ArenaError::BadMap(MapFault::Checksum { .. }))));
     let short = &map[..39];
-    let error = ArenaError::TooShort { found: 39, needed: BYTES as u64 };
+    let error = ArenaError::BadMap(MapFault::TooShort { found: 39, needed: BYTES as u64 });
     assert_eq!(decode(short, FILE), Err(error));
 }
 
 #[test]
 fn what_cannot_be_is_not_laid_out() {
     let fault = |specs: &[RangeSpec]| match lay_out(specs) {
-        Err(ArenaError::Range { index, fault, .. }) => (index, fault),
+        Err(ArenaError::BadMap(MapFault::Range { index, fault, .. })) => (index, fault),
         other => panic!("{other:?}"),
     };
-    assert!(matches!(lay_out(&[]), Err(ArenaError::Count { found: 0, .. })));
+    assert!(matches!(lay_out(&[]), Err(ArenaError::BadMap(MapFault::Count { found: 0, .. }))));
     let many: Vec<_> = (0..65).map(|i| spec(i * PAGE, 1)).collect();
-    assert!(matches!(lay_out(&many), Err(ArenaError::Count { found: 65, .. })));
+    assert!(matches!(lay_out(&many), Err(ArenaError::BadMap(MapFault::Count { found: 65, .. }))));
     assert!(lay_out(&many[..64]).is_ok());
     assert_eq!(fault(&[spec(0, 1), spec(PAGE, 0)]), (1, RangeFault::Empty));
     assert_eq!(fault(&[spec(1, 1)]), (0, RangeFault::Misaligned));

@@ -18,7 +18,7 @@ use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, 
 use heirloom::kho::tree::{Geometry, Key};
 use heirloom::kho::{Fault, Table, TableError};
 use heirloom::restore::{Error, SealPolicy, Unclaimed};
-use heirloom::slab::DirectoryPart;
+use heirloom::slab::internal::DirectoryPart;
 use heirloom_testkit::{Kernel, ObjectKind, TestMachine, TestObject};
 
 use super::actor::is_full;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use heirloom::slab::DirectoryPart;
+use heirloom::slab::internal::DirectoryPart;
 use heirloom_testkit::{ObjectKind, Rng, TestMachine};
 
 use super::actor::{Actor, LAST, Op, Owned};

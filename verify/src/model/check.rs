@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use heirloom::folio::{Block, Kind, NodeId, Pfn, Run};
-use heirloom::slab::{Cache, CacheStats, DirectoryPart, Name};
+use heirloom::slab::internal::DirectoryPart;
+use heirloom::slab::{Cache, CacheStats, Name};
 
 use super::frames::{Frames, walk};
 use super::state::{State, Thing};

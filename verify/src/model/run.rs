@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use heirloom::folio::{Block, Cpus, Kind, Memory, Order, PhysAddr};
 use heirloom::restore::{Error, SealPolicy};
-use heirloom::slab::DirectoryPart;
+use heirloom::slab::internal::DirectoryPart;
 
 use super::caches::CACHES;
 use super::state::{Figures, LeftRoot, State, Thing, What};

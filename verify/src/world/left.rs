@@ -7,7 +7,8 @@ use heirloom::kho::{
     AreaPart, Chain, Handle, Header, Left as LeftPages, Name, Parts, RootView, SUBTREE,
 };
 use heirloom::restore::{Entry, Error};
-use heirloom::slab::{CacheSpec, ImageCaches};
+use heirloom::slab::CacheSpec;
+use heirloom::slab::internal::ImageCaches;
 
 use super::{Kernel, PAGE, Recipe, Record, TestMachine, TestObject, end};
 
