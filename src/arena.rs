@@ -51,7 +51,7 @@ use file::check_name;
 use file::{create_memfd, described, write_all};
 use mapping::Reservation;
 
-/// A memfd, mapped as the physical memory of a [`Machine`] whose CPUs are threads.
+/// A memfd, mapped as the physical memory of a [`Machine`](heirloom_folio::Machine) whose CPUs are threads.
 ///
 /// A pointer's alignment is that of the physical address behind it, up to that of the largest
 /// folio. The file can neither shrink nor grow (it is sealed), so what is mapped stays there.
