@@ -103,7 +103,6 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_kho::Chain<'p, P, T>::for_each<E: core::convert::From<heirloom_kho::Error>>",
             "heirloom_kho::DeviceTree<'a>::read",
             "heirloom_kho::RootView<'a>::read",
-            "heirloom_slab::internal::ImageCaches<'p, P>::slab",
             "heirloom_kho::linux::KhoTest::read",
             "heirloom_kho::linux::Luo::read",
             "heirloom_kho::linux::Memblock::read",
