@@ -108,13 +108,16 @@ pub use heirloom_slab as slab;
 
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod arena;
-mod face;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod jump;
 #[cfg(all(feature = "liveupdate", target_os = "linux"))]
 pub mod liveupdate;
 
-pub use face::{Error, Heirloom, MemoryMap, Placement};
+pub use heirloom_kho::{BadName, Broken, Fault, Handle, HandleFault, Sealed, Table, TableError};
+pub use heirloom_restore::{
+    Entry, Error, Finished, Heirloom, MemoryMap, Placement, PreservedArea, Records, Root,
+    SealPolicy, Unclaimed,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -16,7 +16,7 @@ use heirloom::kho::{
     AreaInfo, DeviceTree, Excerpt, Handle, Header, HeaderPage, Parts, Producer, RootPage, RootView,
     ScratchList, ScratchWords, SealState, Sealed, Table,
 };
-use heirloom::restore::{Handover, PreservedArea, Records, Sealer};
+use heirloom::restore::{PreservedArea, Records, Sealer};
 use heirloom::slab::{AllocOptions, CacheSpec};
 
 fn ends() -> Vec<u64> {
@@ -178,7 +178,7 @@ fn tables_over_any_words() {
 fn calls() {
     let mut t = Tried(Vec::new());
     let memory = Ram::memory(&Ram::frames(512)).unwrap();
-    let hand = Handover::fresh(memory, &[], "units").unwrap();
+    let hand = Heirloom::boot_memory(memory, &[], "units").unwrap();
     let (slabs, memory) = (hand.slabs(), hand.memory());
     let cache = slabs.cache(CacheSpec::new("units", 24)).unwrap();
     let kinds = [Kind::Folio, Kind::Run, Kind::Slab, Kind::Buffer, Kind::Table, Kind::Tail];

@@ -132,7 +132,7 @@ fn a_scratch_list_in_scratch_is_no_fault() {
     let fault = Fault::Overlap { run, with };
     let at = run.addr();
     let refused = TableError { table: Table::Scratch, at, offset: 0, fault };
-    assert_eq!(error.err(), Some(heirloom::Error::Restore(Error::Table(refused))));
+    assert_eq!(error.err(), Some(Error::Table(refused)));
 }
 
 #[test]
@@ -311,6 +311,6 @@ fn names(kernel: &Kernel<'_>) -> Vec<(String, PhysAddr)> {
 fn a_seal_is_not_expected_of_linux() {
     let (world, entry) = left();
     let refused = world.try_revive(entry, SealPolicy::Required).err();
-    assert_eq!(refused, Some(Error::NotSealed { opened: false }.into()));
+    assert_eq!(refused, Some(Error::NotSealed { opened: false }));
     drop(world.try_revive(entry, SealPolicy::Ignored).unwrap());
 }

@@ -83,14 +83,14 @@ fn memory_that_firmware_splits_otherwise_in_each_life_is_taken_over() {
     let area = scratch(&ram, &whole);
     let first = boot(&ram, &whole, &[area]);
     let mut kept = keep(&first);
-    let mut entry = first.into_handover().entry();
+    let mut entry = first.entry();
     for every in [4096, 100, 16, 1, 37, FRAMES] {
         let map = split(every);
         let next = revive(&ram, &map, entry);
         let next = next.unwrap_or_else(|error| panic!("{} ranges: {error}", map.len()));
         assert_eq!(next.cpus(), ram.count(), "{} ranges", map.len());
         pass_on(&next, &mut kept);
-        entry = next.into_handover().entry();
+        entry = next.entry();
     }
 }
 
@@ -103,12 +103,12 @@ fn ranges_may_be_listed_in_any_order() {
     let areas = [run(50, 900), run(2050, 100)];
     let first = boot(&ram, &map, &areas);
     let mut kept = keep(&first);
-    let mut entry = first.into_handover().entry();
+    let mut entry = first.entry();
     map.reverse();
     for _ in 0..3 {
         let next = revive(&ram, &map, entry).unwrap_or_else(|error| panic!("{error}"));
         pass_on(&next, &mut kept);
-        entry = next.into_handover().entry();
+        entry = next.entry();
         let half = map.len() / 2;
         map.rotate_left(half);
     }
@@ -136,11 +136,11 @@ fn hundreds_of_ranges_apart_are_taken_over() {
     }
     assert!(kept.len() > 290, "{}", kept.len());
     first.seal().unwrap();
-    let mut entry = first.into_handover().entry();
+    let mut entry = first.entry();
     for _ in 0..2 {
         let next = revive(&ram, &map, entry).unwrap_or_else(|error| panic!("{error}"));
         pass_on(&next, &mut kept);
-        entry = next.into_handover().entry();
+        entry = next.entry();
     }
 }
 
@@ -157,12 +157,12 @@ fn as_many_scratch_areas_as_a_list_holds_serve_the_whole_library() {
     let first = boot(&ram, &map, &areas);
     assert_eq!(first.metadata(), large);
     let mut kept = keep(&first);
-    let mut entry = first.into_handover().entry();
+    let mut entry = first.entry();
     for _ in 0..3 {
         let next = revive(&ram, &map, entry).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(next.scratch().collect::<Vec<_>>(), areas);
         assert_eq!(next.metadata(), large);
         pass_on(&next, &mut kept);
-        entry = next.into_handover().entry();
+        entry = next.entry();
     }
 }

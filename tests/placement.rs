@@ -61,8 +61,9 @@ fn boot<'r>(ram: &'r Ram, scratch: &[Run]) -> Kernel<'r> {
     kernel.unwrap_or_else(|error| panic!("{error}"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the kernel before ends here")]
 fn revive<'r>(ram: &'r Ram, old: Kernel<'r>, place: Placement<'_>) -> Result<Kernel<'r>, Error> {
-    let entry = old.into_handover().entry();
+    let entry = old.entry();
     // SAFETY: as for `boot`; the one before is gone, and what is busy is no memory of its.
     unsafe { Heirloom::revive_in(ram, &map(), entry, "next", SealPolicy::Checked, place) }
 }
@@ -135,7 +136,7 @@ fn metadata_may_lie_outside_the_map() {
         // SAFETY: as for `boot`.
         let old = unsafe { Heirloom::boot_in(&ram, &map, scratch, "first", place) }.unwrap();
         let handle = keep(&old);
-        let entry = old.into_handover().entry();
+        let entry = old.entry();
         // SAFETY: as for `revive`.
         let new =
             unsafe { Heirloom::revive_in(&ram, &map, entry, "next", SealPolicy::Checked, place) };
@@ -216,7 +217,7 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
     // SAFETY: allocated just now.
     let buffer = |_| unsafe { old.preserve(old.alloc(200).unwrap()) }.unwrap();
     let mut handles: Vec<_> = (0..64).map(buffer).collect();
-    let mut entry = old.into_handover().entry();
+    let mut entry = old.entry();
     for cpus in [3, 64, 1000, 1] {
         machine.cpus.store(cpus, Relaxed);
         // SAFETY: as for `revive`.

@@ -12,7 +12,7 @@ use heirloom::Heirloom;
 use heirloom::arena::Arena;
 use heirloom::folio::{DirectMap, Fate, PAGE_SIZE, PhysAddr};
 use heirloom::kho::{Handle, Parts};
-use heirloom::restore::{Entry, Error, Handover};
+use heirloom::restore::{Entry, Error};
 use heirloom::slab::TypedCache;
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -364,7 +364,7 @@ impl<'a> Keeper<'a> {
 
     /// Publishes the totals, seals, and says what to tell the successor.
     pub(crate) fn hand_over(&self, totals: &Totals) -> Result<Entry, Failure> {
-        let handover: &Handover<_> = &self.store.heirloom;
+        let handover = &self.store.heirloom;
         self.steps.at(Stage::Leave);
         handover.publish(ROOT, totals.as_bytes())?;
         self.steps.at(Stage::Leave);

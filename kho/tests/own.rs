@@ -7,7 +7,7 @@ use heirloom_folio::{Block, NodeId, PAGE_SIZE, Pfn, PhysAddr, Request, Run, Tree
 use heirloom_kho::{
     AreaInfo, AreaPart, Broken, Chain, Fault, Header, Image, Left, Sealed, Table, TableError,
 };
-use heirloom_restore::{Entry, Error, Handover, PreservedArea, Records, Surveyed};
+use heirloom_restore::{Entry, Error, Heirloom, PreservedArea, Records, Surveyed};
 use heirloom_slab::internal::{DirectoryFault, ImageCaches, SlabFault};
 use heirloom_slab::{CacheSpec, DirectoryError, SlabError};
 
@@ -37,7 +37,7 @@ fn handover(sealed: bool) -> Own {
     let all = Run::new(Pfn::new(FIRST), FRAMES).unwrap();
     let memory = Ram::memory(&[(all, NodeId(0))]).unwrap();
     let scratch = Run::new(Pfn::new(SCRATCH), 64).unwrap();
-    let handover = Handover::fresh(memory, &[scratch], "own").unwrap();
+    let handover = Heirloom::boot_memory(memory, &[scratch], "own").unwrap();
     let memory = handover.memory();
 
     let mut folio = memory.folio(Request::new(order(3))).unwrap();

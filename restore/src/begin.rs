@@ -1,12 +1,12 @@
 //! How a handover begins: with nothing in it, or by going on with what a predecessor left.
 //!
-//! A kernel's stack is small, and a [`Handover`] is a kilobyte: each function that one is returned
+//! A kernel's stack is small, and a [`Heirloom`] is a kilobyte: each function that one is returned
 //! through has a place for it there. So it is made last. What goes deep comes before, step by step,
 //! each with a frame that is gone when the next begins:
 //!
 //! ```text
 //!  fresh     scratch reserved ───────────────────────────> caches, pages ──────────┐
-//!                                                                                ├─> reserve ─> Handover
+//!                                                                                ├─> reserve ─> Heirloom
 //!  revive    scratch reserved ─> tree ─> tables, header, seal, caches ─> opened ───┘
 //!                                 nothing that survives is written │ one store after another
 //! ```
@@ -24,7 +24,7 @@ use lock_api::Mutex;
 
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use crate::moved::{Moved, end_before};
 use crate::names::Names;
 use crate::own_pages::OwnPages;
@@ -36,9 +36,8 @@ use crate::seal::Stored;
 use check::{check_left, hold_scratch};
 use proceed::{GoneOn, drop_lost, go_on, root_of};
 
-/// All that a [`Handover`] is made from. See the top of the file.
-#[doc(hidden)]
-pub struct NewHandover<M: Machine> {
+/// All that a [`Heirloom`] is made from. See the top of the file.
+pub(crate) struct NewHeirloom<M: Machine> {
     slabs: NewSlabs<M>,
     pages: OwnPages,
     names: Names,
@@ -48,13 +47,13 @@ pub struct NewHandover<M: Machine> {
     reserve: Reserve,
 }
 
-impl<M: Machine> NewHandover<M> {
-    /// Returns what [`Handover::fresh`] makes the handover from.
+impl<M: Machine> NewHeirloom<M> {
+    /// Returns what [`Heirloom::boot_memory`] makes the handover from.
     ///
     /// # Errors
-    /// As for [`Handover::fresh`].
+    /// As for [`Heirloom::boot_memory`].
     #[inline(never)]
-    pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
+    pub(crate) fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
         keep_scratch(&memory, scratch)?;
         large_enough(&memory, scratch)?;
         let slabs = NewSlabs::new(memory)?;
@@ -68,12 +67,12 @@ impl<M: Machine> NewHandover<M> {
         Ok(Self { slabs, pages, names, moved, lost, predecessor, reserve })
     }
 
-    /// Returns what [`Handover::revive`] makes the handover from.
+    /// Returns what [`Heirloom::revive_memory`] makes the handover from.
     ///
     /// # Errors
-    /// As for [`Handover::revive`].
+    /// As for [`Heirloom::revive_memory`].
     #[inline(never)]
-    pub fn revive(
+    pub(crate) fn revive(
         mut memory: Memory<M>,
         entry: Entry,
         producer: &str,
@@ -108,11 +107,12 @@ impl<M: Machine> NewHandover<M> {
         Ok(Self { slabs, pages, names, moved, lost, predecessor: left.producer, reserve })
     }
 
-    /// The handover.
+    /// Returns the kernel's object, with its metadata in these frames.
     #[inline]
-    pub fn into_handover(self) -> Handover<M> {
+    pub(crate) fn into_heirloom(self, metadata: Run) -> Heirloom<M> {
         let Self { slabs, pages, names, moved, lost, predecessor, reserve } = self;
-        Handover {
+        Heirloom {
+            metadata,
             slabs: slabs.into_slabs(),
             pages,
             predecessor,
@@ -121,55 +121,6 @@ impl<M: Machine> NewHandover<M> {
             moved: Mutex::new(moved),
             reserve: Mutex::new(reserve),
         }
-    }
-}
-
-impl<M: Machine> Handover<M> {
-    /// A handover with nothing in it but itself, over memory from which nothing was allocated.
-    ///
-    /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
-    /// successor may work there before it has read the map. What a successor needs at least,
-    /// [`Memory::range_bytes`] and [`Memory::cpu_bytes`] tell.
-    ///
-    /// # Errors
-    /// [`Error::Folio`]: scratch is not free memory. [`Error::MemoryTooSmall`]: beside scratch there are
-    /// fewer than 32 frames, which the handover's own pages and its [reserve](Handover::reserve)
-    /// take. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
-    /// than [`ScratchList::LIMIT`] areas.
-    pub fn fresh(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
-        Ok(NewHandover::fresh(memory, scratch, producer)?.into_handover())
-    }
-
-    /// Takes over from a predecessor: checks everything it left, and goes on with it. What was preserved
-    /// stays so, claimed or not, until it is let go or freed; every frame that was not is free memory.
-    ///
-    /// At whatever instant this kernel ends, from the first instruction of this call on, the next that
-    /// starts with the same entry finds everything that was preserved and not let go of. So it does
-    /// with [`Handover::entry`] of this kernel, which is the same entry, unless the predecessor's root
-    /// page is of another make (Linux's): see [`Handover::finish`]. A kernel that starts with that entry
-    /// ends the predecessor's.
-    ///
-    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
-    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
-    /// nothing that grows with memory.
-    ///
-    /// # Errors
-    /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
-    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
-    /// where so much is preserved that no memory is left for tables that this kernel needs beside those
-    /// that are there: none, unless the predecessor was of another make, or its header page is another
-    /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
-    /// be tried again, or the machine started without it.
-    ///
-    /// A name whose owner let its frames go is no error: this call removes it and counts it in
-    /// [`Handover::names_lost`].
-    pub fn revive(
-        memory: Memory<M>,
-        entry: Entry,
-        producer: &str,
-        seal: SealPolicy,
-    ) -> Result<Self, Error> {
-        Ok(NewHandover::revive(memory, entry, producer, seal)?.into_handover())
     }
 }
 

@@ -7,14 +7,14 @@ use heirloom_folio::Machine;
 use heirloom_slab::{AllocOptions, ObjectState, Owner, Persist, TypedCache};
 
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use heirloom_kho::HandleFault;
 use heirloom_kho::{Handle, Parts};
 
 /// The alignment of buffers for which the caller asked for no other, in bytes.
 const ALIGN: usize = 16;
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
     /// A buffer of `bytes` bytes, aligned to 16. For other layouts, and buffers that are preserved
     /// from birth, see [`Slabs::alloc`](heirloom_slab::Slabs::alloc).
     ///
@@ -60,7 +60,7 @@ impl<M: Machine> Handover<M> {
     /// As for [`Slabs::unpreserve`](heirloom_slab::Slabs::unpreserve).
     ///
     /// # Safety
-    /// As for [`Handover::preserve`].
+    /// As for [`Heirloom::preserve`].
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the same contract.
         Ok(unsafe { self.slabs().unpreserve(ptr) }?)
@@ -71,7 +71,7 @@ impl<M: Machine> Handover<M> {
     /// any number of generations.
     ///
     /// # Errors
-    /// [`Error::Slab`]: the pointer is not the start of one; or it is [resumed](Handover::resume), and
+    /// [`Error::Slab`]: the pointer is not the start of one; or it is [resumed](Heirloom::resume), and
     /// cannot be looked at from where nothing can be waited for. [`Error::Handle`]: a buffer larger than a
     /// handle can say.
     pub fn handle_of(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
@@ -93,8 +93,8 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Claims a buffer, small or large, or an object of a cache that was adopted; once. It is in use
-    /// from now on, and survives until it is freed by [`Handover::free`], or let go by
-    /// [`Handover::unpreserve`]. Its handle stays the same.
+    /// from now on, and survives until it is freed by [`Heirloom::free`], or let go by
+    /// [`Heirloom::unpreserve`]. Its handle stays the same.
     ///
     /// # Errors
     /// [`Error::Handle`]: no handle of a buffer or an object. [`Error::Slab`]: claimed already,
@@ -120,9 +120,9 @@ impl<M: Machine> Handover<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_restore::Handover;
+    /// use heirloom_restore::Heirloom;
     ///
-    /// let kernel = Handover::fresh(Ram::memory(&Ram::frames(1024))?, &[], "this kernel")?;
+    /// let kernel = Heirloom::boot_memory(Ram::memory(&Ram::frames(1024))?, &[], "this kernel")?;
     /// let buffer = kernel.alloc(100)?;
     /// let handle = kernel.handle_of(buffer)?;
     /// assert_eq!(kernel.find(handle)?, buffer);
@@ -164,7 +164,7 @@ impl<M: Machine> Handover<M> {
         Ok(self.slabs().resume_typed(name, preserving)?)
     }
 
-    /// Like [`Handover::resume`], for a cache that the predecessor may not have left: it is created then.
+    /// Like [`Heirloom::resume`], for a cache that the predecessor may not have left: it is created then.
     ///
     /// # Errors
     /// As for [`Slabs::resume_or_create`](heirloom_slab::Slabs::resume_or_create).
@@ -190,7 +190,7 @@ impl<M: Machine> Handover<M> {
         Ok(self.slabs().adopt_typed(name, preserving)?.0)
     }
 
-    /// Like [`Handover::adopt`], for a cache that the predecessor may not have left: it is created
+    /// Like [`Heirloom::adopt`], for a cache that the predecessor may not have left: it is created
     /// then.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //!                                                    heirloom's own: header, cache directory, slabs, seal
 //! ```
 //!
-//! The same checks serve two callers. [`Handover::revive`](crate::Handover::revive) is to build on
+//! The same checks serve two callers. [`Heirloom::revive_memory`](crate::Heirloom::revive_memory) is to build on
 //! what it reads, so it stops at the first fault; it checks slabs when they are adopted. [`survey`]
 //! wants to know all that is wrong with memory that is not this machine's, so it goes on. Each check
 //! hands what it found to a closure, and goes on as long as that says `Ok`: for `revive` the closure
@@ -39,7 +39,7 @@ pub struct Surveyed {
 }
 
 /// Checks a whole handover in `image` and hands every fault to `found`: `Ok` goes on, without what
-/// is at fault. No finding means that [`Handover::revive`](crate::Handover::revive) takes it.
+/// is at fault. No finding means that [`Heirloom::revive_memory`](crate::Heirloom::revive_memory) takes it.
 ///
 /// `entry` says where the handover starts; a `scratch_bytes` of 0, that its scratch list is not
 /// known. `ledger` has nothing taken; [`Frames`](heirloom_kho::tree::Frames) is one. What

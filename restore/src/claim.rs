@@ -10,11 +10,11 @@ use heirloom_kho::{AreaInfo, AreaPart, Chain, Handle, HandleFault, Parts, Record
 
 use crate::area::PreservedArea;
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use crate::pages::{Inherited, Pages, words_at};
 use crate::records::Records;
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
     /// The handle of a preserved folio.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl<M: Machine> Handover<M> {
     /// miss, as what the next ones need comes meanwhile; else more, as all are gone over twice.
     ///
     /// # Errors
-    /// As for [`Handover::claim_folio`], naming the first at fault: nothing is claimed then, and
+    /// As for [`Heirloom::claim_folio`], naming the first at fault: nothing is claimed then, and
     /// `each` is not called. A handle that is there twice is at fault the second time.
     pub fn claim_folios<'m>(
         &'m self,
@@ -62,7 +62,7 @@ impl<M: Machine> Handover<M> {
     /// Claims a run, whole; once. It stays preserved, until [`PreservedRun::unpreserve`].
     ///
     /// # Errors
-    /// As for [`Handover::claim_folio`].
+    /// As for [`Heirloom::claim_folio`].
     pub fn claim_run(&self, handle: Handle) -> Result<PreservedRun<'_, M>, Error> {
         match handle.parts()? {
             Parts::Run(run) => {
@@ -78,7 +78,7 @@ impl<M: Machine> Handover<M> {
     /// [`PreservedArea::unpreserve`].
     ///
     /// # Errors
-    /// As for [`Handover::claim_folio`]; [`Error::Table`]: the area's tables are not sound. Then nothing
+    /// As for [`Heirloom::claim_folio`]; [`Error::Table`]: the area's tables are not sound. Then nothing
     /// is claimed.
     pub fn claim_area(&self, handle: Handle) -> Result<PreservedArea<'_, M>, Error> {
         match handle.parts()? {
@@ -90,7 +90,7 @@ impl<M: Machine> Handover<M> {
     /// Claims a list of records; once. It stays preserved, and can be added to.
     ///
     /// # Errors
-    /// As for [`Handover::claim_area`]; [`Error::Handle`] also if its entries have another size.
+    /// As for [`Heirloom::claim_area`]; [`Error::Handle`] also if its entries have another size.
     pub fn claim_records<T: Record>(&self, handle: Handle) -> Result<Records<'_, M, T>, Error> {
         match handle.parts()? {
             Parts::Records { first, entry } if entry == size_of::<T>() as u64 => {

@@ -5,13 +5,13 @@ use heirloom_folio::{Block, Machine, PhysAddr, Run};
 
 use crate::area::drop_table;
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use crate::moved::{Moved, end, index_of, names_frames};
 use crate::predecessor::Held;
 use heirloom_kho::Header;
 use heirloom_kho::{Name, RootView, Subtree};
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
     /// Calls `f` with the predecessor's root page, where that is another and kept, and what is known of it.
     fn before<R>(&self, f: impl FnOnce(&mut Moved, &RootView<'_>) -> R) -> Option<R> {
         let mut moved = self.moved.lock();

@@ -7,7 +7,7 @@ use heirloom_folio::{Block, Order, PhysAddr, Run};
 use heirloom_kho::Name;
 use heirloom_kho::{BadName, Broken, HandleFault, Table, TableError};
 
-/// An error of the restore layer. Nothing was changed where one is returned.
+/// An error of a kernel's object. Nothing was changed where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -91,6 +91,26 @@ pub enum Error {
         /// Frames that it takes.
         needed: u64,
     },
+    /// No stretch of scratch is large enough for this memory's metadata.
+    ScratchTooSmall {
+        /// Bytes needed, in one piece.
+        needed: usize,
+        /// Bytes of the largest piece that is not busy.
+        largest: usize,
+    },
+    /// Scratch does not lie in one range of the memory map.
+    ScratchNotMemory {
+        /// The area.
+        area: Run,
+    },
+    /// The frames that were given for metadata are partly something else.
+    MetadataInUse {
+        /// The frames.
+        metadata: Run,
+        /// What they share frames with: what is busy, a scratch area or a range that they lie in
+        /// only in part, the predecessor's root page or scratch list.
+        with: Run,
+    },
     /// A subtree's frames must be preserved before it is added; this one is not.
     NotPreserved {
         /// The frame's address.
@@ -151,6 +171,15 @@ impl fmt::Display for Error {
             Self::NotInherited { at } => write!(f, "nothing left at {at} can be claimed so"),
             Self::MemoryTooSmall { frames, needed } => {
                 write!(f, "{frames} frames for a handover, which takes {needed} beside scratch")
+            }
+            Self::ScratchTooSmall { needed, largest } => write!(
+                f,
+                "metadata needs {needed} bytes of scratch in one piece, the largest that is not \
+                 busy has {largest}: boot with larger scratch, or place metadata elsewhere"
+            ),
+            Self::ScratchNotMemory { area } => write!(f, "scratch area of {area} is not memory"),
+            Self::MetadataInUse { metadata, with } => {
+                write!(f, "metadata cannot lie in {metadata}: they share some with {with}")
             }
             Self::NotPreserved { at } => write!(f, "the frame at {at} is not preserved"),
         }

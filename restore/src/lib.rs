@@ -10,10 +10,10 @@
 //!                                                 └─────> seal: checksums over all tables
 //! ```
 //!
-//! [`Handover`] is this for a running kernel, and both sides of it in one object: what it leaves
-//! ([`publish`](Handover::publish), [`preserve`](Handover::preserve), [`seal`](Handover::seal)), and what its
-//! predecessor left ([`claim_root`](Handover::claim_root), [`restore`](Handover::restore) and the other
-//! claims, [`finish`](Handover::finish)). It is whole at any instant, so a kernel may end without a last
+//! [`Heirloom`] is this for a running kernel, and both sides of it in one object: what it leaves
+//! ([`publish`](Heirloom::publish), [`preserve`](Heirloom::preserve), [`seal`](Heirloom::seal)), and what its
+//! predecessor left ([`claim_root`](Heirloom::claim_root), [`restore`](Heirloom::restore) and the other
+//! claims, [`finish`](Heirloom::finish)). It is whole at any instant, so a kernel may end without a last
 //! call. What survives is named by [`Handle`](heirloom_kho::Handle)s, sixteen bytes each, which a kernel publishes, or keeps in
 //! other memory that survives. [`survey`] looks at a handover that no kernel runs in: an [`Image`](heirloom_kho::Image).
 //!
@@ -22,7 +22,7 @@
 //! use heirloom_folio::harness::Ram;
 //! use heirloom_folio::{Cpus, Fate, Memory};
 //! use heirloom_kho::Handle;
-//! use heirloom_restore::{Handover, SealPolicy};
+//! use heirloom_restore::{Heirloom, SealPolicy};
 //!
 //! # let [(run, node)] = Ram::frames(1024);
 //! # let ram = Ram::over(&[(run, node)]);
@@ -36,7 +36,7 @@
 //! #     }
 //! # };
 //! // A kernel preserves a buffer, and publishes what names it.
-//! let kernel = Handover::fresh(memory()?, &[], "kernel 1")?;
+//! let kernel = Heirloom::boot_memory(memory()?, &[], "kernel 1")?;
 //! let buffer = kernel.alloc(5)?;
 //! // SAFETY: five bytes, allocated above; nothing frees them.
 //! let handle = unsafe {
@@ -48,7 +48,7 @@
 //! drop(kernel);
 //!
 //! // Its successor, over the same memory, finds and frees it.
-//! let kernel = Handover::revive(memory()?, entry, "kernel 2", SealPolicy::Checked)?;
+//! let kernel = Heirloom::revive_memory(memory()?, entry, "kernel 2", SealPolicy::Checked)?;
 //! let handle: [u8; 16] = kernel.claim_root("greeting")?.bytes().try_into()?;
 //! let buffer = kernel.restore(Handle::from(handle))?;
 //! // SAFETY: claimed just now: this kernel's, and used no more once it is freed.
@@ -70,13 +70,14 @@ extern crate std;
 
 mod area;
 mod begin;
+mod boot;
 mod buffers;
 mod check;
 mod claim;
 mod entries;
 mod entry;
 mod error;
-mod handover;
+mod heirloom;
 mod moved;
 mod names;
 mod own_pages;
@@ -94,12 +95,11 @@ mod testing;
 mod window_tests;
 
 pub use area::PreservedArea;
-#[doc(hidden)]
-pub use begin::NewHandover;
+pub use boot::{MemoryMap, Placement};
 pub use check::{Surveyed, survey};
 pub use entry::Entry;
 pub use error::Error;
-pub use handover::Handover;
+pub use heirloom::Heirloom;
 pub use pages::Inherited;
 pub use past::{Finished, Root, Unclaimed};
 pub use predecessor::SealPolicy;

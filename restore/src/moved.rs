@@ -14,7 +14,7 @@
 //!
 //! What the predecessor preserved is found through either, and so is what this kernel preserves in
 //! folios, runs, areas and lists; caches and names of this kernel's through its own entry alone. The
-//! predecessor's entry is good until [`Handover::finish`](crate::Handover::finish), which ends it by one
+//! predecessor's entry is good until [`Heirloom::finish`](crate::Heirloom::finish), which ends it by one
 //! store. What the old root page names is given back after that. A kernel that ends before it has come
 //! there leaves both entries good. The next one that starts with the predecessor's does all of this again;
 //! one that starts with the other finds in the header which root page there was before, and ends that
@@ -95,7 +95,7 @@ pub(crate) fn end<M: Machine>(memory: &Memory<M>, root: PhysAddr) -> Result<(), 
 /// Ends the entry of the root page at `before`, beside which the one at `root` was made by a kernel
 /// that ended before it had done so.
 ///
-/// Its page is told by [`Handover::finish`] with what is unclaimed, if it is preserved. Where something
+/// Its page is told by [`Heirloom::finish`] with what is unclaimed, if it is preserved. Where something
 /// else stands there by now, nothing is changed: the entry leads nowhere then.
 #[inline(never)]
 pub(crate) fn end_before<M: Machine>(

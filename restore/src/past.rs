@@ -6,7 +6,7 @@ use heirloom_slab::Name as CacheName;
 use crate::claim;
 use crate::entries::Ended;
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use crate::moved::{Moved, names_frames};
 use crate::names::Owner;
 use crate::pages::halves;
@@ -63,7 +63,7 @@ impl From<heirloom_slab::Unclaimed> for Unclaimed {
     }
 }
 
-/// What [`Handover::finish`] found and did.
+/// What [`Heirloom::finish`] found and did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
     /// Subtrees that were not claimed.
@@ -80,10 +80,10 @@ pub struct Finished {
 
 /// A root that the predecessor published, claimed: a view of its bytes.
 ///
-/// It stays published, and preserved, once the view is dropped: [`Handover::unpublish`] takes it back,
-/// and [`Handover::publish`] replaces it. As long as the view is there, both are refused.
+/// It stays published, and preserved, once the view is dropped: [`Heirloom::unpublish`] takes it back,
+/// and [`Heirloom::publish`] replaces it. As long as the view is there, both are refused.
 pub struct Root<'h, M: Machine> {
-    handover: &'h Handover<M>,
+    handover: &'h Heirloom<M>,
     name: Name,
     block: Block,
     bytes: usize,
@@ -121,7 +121,7 @@ impl<M: Machine> Drop for Root<'_, M> {
     }
 }
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
     /// Returns the name of the kernel that wrote the handover that this kernel came from, if it was
     /// written with heirloom.
     pub const fn predecessor(&self) -> Option<Producer> {
@@ -129,20 +129,20 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Returns how many names of a predecessor whose root page is of another make have no room in this
-    /// kernel's. They are lost when its entry is ended: by [`Handover::finish`], or by the first kernel
+    /// kernel's. They are lost when its entry is ended: by [`Heirloom::finish`], or by the first kernel
     /// that starts with this one's entry, which tells what they led to as folios.
     pub fn names_left_behind(&self) -> u32 {
         self.moved.lock().as_ref().map_or(0, Moved::full)
     }
 
     /// How many of the predecessor's names led to frames that were let go before the name was taken away:
-    /// [`Handover::revive`] has taken these names out.
+    /// [`Heirloom::revive_memory`] has taken these names out.
     pub const fn names_lost(&self) -> u32 {
         self.lost
     }
 
     /// Calls `each` with the name, address and size of every subtree that the predecessor left and that
-    /// was not claimed, taken over by [`Handover::add_subtree`], or removed, in the order of the names.
+    /// was not claimed, taken over by [`Heirloom::add_subtree`], or removed, in the order of the names.
     /// No lock is held meanwhile: `each` may call anything.
     ///
     /// # Errors
@@ -193,14 +193,14 @@ impl<M: Machine> Handover<M> {
 
     /// Claims what the predecessor published under `name`; once. It stays published.
     ///
-    /// What was added by [`Handover::add_subtree`] is not told apart from what was published: its first
+    /// What was added by [`Heirloom::add_subtree`] is not told apart from what was published: its first
     /// block would be this layer's then, and no longer there for its owner's handle. Claim it by that, and
     /// add it again.
     ///
     /// # Errors
     /// [`Error::NoSuchSubtree`]: there is nothing of that name. [`Error::NotInherited`]: it is
     /// claimed already, or this kernel's, or no folio holds all of it (a subtree of another make: read
-    /// its address with [`Handover::for_each_inherited_subtree`]). [`Error::BadName`].
+    /// its address with [`Heirloom::for_each_inherited_subtree`]). [`Error::BadName`].
     pub fn claim_root(&self, name: &str) -> Result<Root<'_, M>, Error> {
         let name = Name::new(name)?;
         let mut names = self.edit.lock();
@@ -225,7 +225,7 @@ impl<M: Machine> Handover<M> {
     /// is not claimed costs its memory, and nothing else.
     ///
     /// Where the predecessor's root page is of another make, this breaks the seal, if there is one, and
-    /// ends the predecessor's entry, by one store: what leads the next kernel here must name [`Handover::entry`] before. What that root page
+    /// ends the predecessor's entry, by one store: what leads the next kernel here must name [`Heirloom::entry`] before. What that root page
     /// names is given back after it, and what only it names is told after it; all else, before.
     ///
     /// Returns what was told by this call.
@@ -354,7 +354,7 @@ struct NamedFrames {
 
 impl NamedFrames {
     /// Whether a frame of `block` is that of a name.
-    fn have<M: Machine>(&self, handover: &Handover<M>, block: Block) -> bool {
+    fn have<M: Machine>(&self, handover: &Heirloom<M>, block: Block) -> bool {
         let run = block.run();
         if self.runs.iter().take(self.count).flatten().any(|named| named.overlaps(run)) {
             return true;

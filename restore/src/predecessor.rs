@@ -62,7 +62,7 @@ pub(crate) struct Predecessor {
     pub(crate) opened: bool,
 }
 
-/// The old kernel is gone, and every page read here is one that it wrote. Before [`Handover::revive`]
+/// The old kernel is gone, and every page read here is one that it wrote. Before [`Heirloom::revive_memory`]
 /// returns it has no other reader or writer: it alone has the memory. After that the blocks of tables
 /// are asked for before they are looked into, and an old root page is this layer's.
 pub(crate) const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {

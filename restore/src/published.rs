@@ -9,7 +9,7 @@ use heirloom_kho::{Name, RootView, Subtree};
 
 use crate::area::drop_table;
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use crate::moved::names_frames;
 use crate::names::Owner;
 
@@ -27,9 +27,9 @@ pub(crate) fn place_of(
     Ok(None)
 }
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
     /// Publishes `bytes` under `name`, in place of what was published under it before: the
-    /// successor gets them from [`Handover::claim_root`].
+    /// successor gets them from [`Heirloom::claim_root`].
     ///
     /// Usually a few handles, from which everything else is found.
     ///
@@ -93,7 +93,7 @@ impl<M: Machine> Handover<M> {
     }
 
     /// Adds a subtree as Linux has them: `bytes` bytes at `addr`, in any format, whose frames the
-    /// caller preserves and keeps preserved. It is [removed](Handover::remove_subtree) before they are
+    /// caller preserves and keeps preserved. It is [removed](Heirloom::remove_subtree) before they are
     /// let go: a successor takes out a name whose frames are not preserved.
     ///
     /// One of the predecessor's of this name, with the same bytes, is the caller's from now on.
@@ -138,7 +138,7 @@ impl<M: Machine> Handover<M> {
         added
     }
 
-    /// Removes a subtree that [`Handover::add_subtree`] added, or one of the predecessor's that was not
+    /// Removes a subtree that [`Heirloom::add_subtree`] added, or one of the predecessor's that was not
     /// claimed; its frames stay as they are.
     ///
     /// # Errors

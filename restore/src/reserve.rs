@@ -8,7 +8,7 @@
 //! tables is refused when it is booted.
 //!
 //! The successor's own reserve is what it did not use of those, until
-//! [`Handover::finish`](crate::Handover::finish), or sealing, fills it up.
+//! [`Heirloom::finish`](crate::Heirloom::finish), or sealing, fills it up.
 
 use heirloom_folio::{Kind, Machine, Memory, Order, Request};
 

@@ -7,7 +7,7 @@ use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
 use heirloom_slab::internal::DirectoryPart;
 
 use crate::error::Error;
-use crate::handover::Handover;
+use crate::heirloom::Heirloom;
 use crate::names::{Names, Owner};
 use crate::pages::halves;
 use crate::pages::{Pages, words_at};
@@ -20,7 +20,7 @@ use heirloom_kho::{Header, HeaderPage};
 /// Room for nodes that the seal's own blocks may add to the tracker.
 const SLACK: u64 = 64;
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
     /// Adds checksums over the root page, the scratch list, the tracker's nodes, roots that this kernel
     /// published or claimed, the cache directory, and every preserved slab's header. A successor finds by them whatever changed on
     /// the way.
@@ -28,7 +28,7 @@ impl<M: Machine> Handover<M> {
     /// Nothing needs it: the handover is valid without. What is preserved, unpreserved or published
     /// afterwards makes the seal untrue, and so does a preserving cache that grows, or the first use of a
     /// resumed slab in which nothing survived: sealing is the last thing before a jump. Publishing breaks the
-    /// seal by itself; for the rest call [`Handover::unseal`].
+    /// seal by itself; for the rest call [`Heirloom::unseal`].
     ///
     /// # Errors
     /// [`Error::Folio`]: no memory for the table; [`Error::TableFull`]: more tables than it can
@@ -130,7 +130,7 @@ impl<M: Machine> Handover<M> {
 }
 
 /// This kernel's own tables and slab headers, to be hashed.
-struct Plain<'h, M: Machine>(&'h Handover<M>);
+struct Plain<'h, M: Machine>(&'h Heirloom<M>);
 
 impl<M: Machine> Pages for Plain<'_, M> {
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {

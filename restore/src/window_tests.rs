@@ -21,7 +21,7 @@ use heirloom_slab::{AllocOptions, CacheSpec};
 
 use crate::pages::halves;
 use crate::pages::words_at;
-use crate::{Entry, Error, Handover, PreservedArea, Records, SealPolicy, Unclaimed};
+use crate::{Entry, Error, Heirloom, PreservedArea, Records, SealPolicy, Unclaimed};
 use heirloom_kho::store::watch;
 use heirloom_kho::{Fault, Handle, Parts, TableError};
 
@@ -147,7 +147,7 @@ fn content(thing: Thing) -> u8 {
 }
 
 /// Claims something: whether it was there, whole.
-fn claim(kernel: &Handover<&Ram>, due: &Due, thing: Thing, handle: Handle) -> Result<(), Error> {
+fn claim(kernel: &Heirloom<&Ram>, due: &Due, thing: Thing, handle: Handle) -> Result<(), Error> {
     let byte = content(thing);
     let filled = |ptr: NonNull<u8>, bytes: usize| {
         // SAFETY: claimed by this test, of that size at least.
@@ -196,7 +196,7 @@ fn claim(kernel: &Handover<&Ram>, due: &Due, thing: Thing, handle: Handle) -> Re
 /// Starts the next kernel, and claims everything.
 fn next_finds(ram: &Ram, due: &Due, entry: Entry, policy: SealPolicy) -> Option<Entry> {
     let first = due.entries.first() == Some(&entry) && due.entries.len() > 1;
-    let kernel = match Handover::revive(memory(ram, ram), entry, "next", policy) {
+    let kernel = match Heirloom::revive_memory(memory(ram, ram), entry, "next", policy) {
         Ok(kernel) => kernel,
         Err(Error::Table(TableError { fault: Fault::Ended, .. })) if due.ending == Some(entry) => {
             return None;
@@ -273,7 +273,8 @@ fn at_each_store(
         if let Some(entry) = due.ended {
             let machine = Ram::over(&Ram::frames(FRAMES));
             put_all(&machine, now);
-            let refused = Handover::revive(memory(&machine, &machine), entry, "late", policy);
+            let refused =
+                Heirloom::revive_memory(memory(&machine, &machine), entry, "late", policy);
             let fault = refused.map(drop).unwrap_err();
             assert!(
                 matches!(fault, Error::Table(TableError { fault: Fault::Ended, .. })),
@@ -301,7 +302,7 @@ fn fill(ptr: NonNull<u8>, bytes: usize, thing: Thing) {
 
 /// A kernel with one of everything; what its successor is due. Without caches, if `plain`.
 fn leave(ram: &Ram, plain: bool) -> Due {
-    let kernel = Handover::fresh(memory(ram, ram), &[], "first").unwrap();
+    let kernel = Heirloom::boot_memory(memory(ram, ram), &[], "first").unwrap();
     let memory = kernel.memory();
     let mut due = Due::default();
     let mut add = |thing, handle| due.things.insert(thing, (handle, Vec::from([There::Must])));
@@ -365,11 +366,12 @@ fn start<'r>(
     ram: &'r Ram,
     due: &RefCell<Due>,
     policy: SealPolicy,
-) -> (Handover<Watched<'r>>, Entry, bool) {
+) -> (Heirloom<Watched<'r>>, Entry, bool) {
     let entries = due.borrow().entries.clone();
     let (entry, beside) = (*entries.last().unwrap(), entries.len() > 1);
     due.borrow_mut().ending = beside.then_some(entries[0]);
-    let kernel = Handover::revive(memory(ram, Watched(ram)), entry, "second", policy).unwrap();
+    let kernel =
+        Heirloom::revive_memory(memory(ram, Watched(ram)), entry, "second", policy).unwrap();
     if beside {
         due.borrow_mut().entries.remove(0);
         let ended = due.borrow_mut().ending.take();
@@ -488,7 +490,7 @@ fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
     watch::look();
 }
 
-impl Handover<Watched<'_>> {
+impl Heirloom<Watched<'_>> {
     /// Tells all, and keeps it; where the predecessor's entry is another, that is the end of it.
     fn finish_first(&self, moved: bool, due: &RefCell<Due>, entry: Entry, pages: u64) {
         due.borrow_mut().ending = moved.then_some(entry);
@@ -523,20 +525,23 @@ fn nothing_is_lost_at_any_store_of_a_successor_of_a_sealed_handover() {
     let due = RefCell::new(leave(&ram, false));
     let entry = due.borrow().entries[0];
     // Sealed by a second, which did nothing else.
-    Handover::revive(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked)
+    Heirloom::revive_memory(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked)
         .unwrap()
         .seal()
         .unwrap();
     // Up to where it is opened, and after it, the strict policy that takes both takes it.
     let stops = at_each_store(&ram, &due, SealPolicy::Required, || {
         let policy = SealPolicy::SealedOnly;
-        drop(Handover::revive(memory(&ram, Watched(&ram)), entry, "second", policy).unwrap());
+        drop(
+            Heirloom::revive_memory(memory(&ram, Watched(&ram)), entry, "second", policy).unwrap(),
+        );
         watch::look();
     });
     std::println!("{stops} stops");
     // The word that opens it, its table, what changes in the header's half, and the turn to that.
     assert!(stops >= 6, "{stops}");
-    let refused = Handover::revive(memory(&ram, &ram), entry, "third", SealPolicy::SealedOnly);
+    let refused =
+        Heirloom::revive_memory(memory(&ram, &ram), entry, "third", SealPolicy::SealedOnly);
     assert_eq!(refused.err(), Some(Error::NotSealed { opened: true }));
 }
 
@@ -575,7 +580,7 @@ fn dies(ram: &Ram, due: &Due, entry: Entry, after: usize) -> Ram {
     };
     watch::during(look, || {
         let kernel =
-            Handover::revive(memory(ram, Watched(ram)), entry, "dying", SealPolicy::Checked);
+            Heirloom::revive_memory(memory(ram, Watched(ram)), entry, "dying", SealPolicy::Checked);
         let kernel = kernel.unwrap_or_else(|error| panic!("{error}"));
         for name in ["a", "b"] {
             drop(kernel.claim_root(name).unwrap());
@@ -623,7 +628,8 @@ fn ten_successors_that_die_one_after_another_lose_nothing() {
         }
         assert_eq!(next_finds(&ram, &due, entry, SealPolicy::Checked), Some(entry));
         // Told once, what the dead had under way goes: there is no more than was left.
-        let kernel = Handover::revive(memory(&ram, &ram), entry, "tidy", SealPolicy::Checked);
+        let kernel =
+            Heirloom::revive_memory(memory(&ram, &ram), entry, "tidy", SealPolicy::Checked);
         let kernel = kernel.unwrap();
         let _ = kernel.claim_root("mine").map(drop).and_then(|()| kernel.unpublish("mine"));
         let owned: Vec<_> =
@@ -640,8 +646,9 @@ fn ten_successors_that_die_one_after_another_lose_nothing() {
         let fresh = Ram::over(&Ram::frames(FRAMES));
         let alone = leave(&fresh, false).entries[0];
         let alone =
-            Handover::revive(memory(&fresh, &fresh), alone, "x", SealPolicy::Checked).unwrap();
-        let preserved = |kernel: &Handover<&Ram>| kernel.memory().stats().preserved;
+            Heirloom::revive_memory(memory(&fresh, &fresh), alone, "x", SealPolicy::Checked)
+                .unwrap();
+        let preserved = |kernel: &Heirloom<&Ram>| kernel.memory().stats().preserved;
         assert_eq!(preserved(&kernel), preserved(&alone));
     }
 }
@@ -659,7 +666,8 @@ fn both_entries_are_good_until_the_predecessors_is_ended() {
         std::println!("{}: {stops} stops", if own { "another layout" } else { "another make" });
         assert!(stops > 150, "{stops}");
         // Until something else is written there, the refusal says what happened.
-        let refused = Handover::revive(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
+        let refused =
+            Heirloom::revive_memory(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
         let refused = refused.err().unwrap();
         if let Error::Table(TableError { fault: Fault::Ended, .. }) = refused {
             assert!(refused.to_string().contains("ended by a successor"), "{refused}");
@@ -675,7 +683,8 @@ fn a_kernel_that_starts_with_the_new_entry_ends_the_predecessors_before_it_lets_
         let entry = due.borrow().entries[0];
         relay(&ram, entry.root, own);
         // This one ends with both entries good.
-        let kernel = Handover::revive(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
+        let kernel =
+            Heirloom::revive_memory(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
         let beside = kernel.unwrap().entry();
         assert_ne!(beside, entry);
         due.borrow_mut().entries.push(beside);
@@ -723,7 +732,8 @@ fn an_entry_in_frames_that_nothing_preserves_is_ended_too() {
         // SAFETY: frames that are in use by nothing.
         unsafe { to.copy_from_nonoverlapping(from, PAGE_SIZE) };
         let entry = Entry { root, ..old };
-        let dying = Handover::revive(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
+        let dying =
+            Heirloom::revive_memory(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
         let dying = dying.unwrap();
         let beside = dying.entry();
         dying.seal().unwrap();
@@ -732,7 +742,7 @@ fn an_entry_in_frames_that_nothing_preserves_is_ended_too() {
         due.borrow_mut().entries = Vec::from([beside]);
         let policy = SealPolicy::SealedOnly;
         assert_eq!(next_finds(&ram, &due.borrow(), beside, policy), Some(beside));
-        let late = Handover::revive(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
+        let late = Heirloom::revive_memory(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
         let Err(Error::Table(TableError { fault, .. })) = late else { panic!("taken") };
         assert_eq!(fault, Fault::Ended);
     }
@@ -753,7 +763,8 @@ fn a_header_that_names_any_page_as_the_root_page_before_changes_none() {
         name_before(&ram, header, pfn.addr());
         let before = all_bytes(&ram)[at(pfn)..][..8].to_vec();
         // Tables that the kernel goes on with change by that.
-        let kernel = Handover::revive(memory(&ram, &ram), entry, "next", SealPolicy::Checked);
+        let kernel =
+            Heirloom::revive_memory(memory(&ram, &ram), entry, "next", SealPolicy::Checked);
         drop(kernel.unwrap_or_else(|error| panic!("{pfn:?}: {error}")));
         assert_eq!(all_bytes(&ram)[at(pfn)..][..8], before, "{pfn:?}");
         assert_eq!(next_finds(&ram, &due, entry, SealPolicy::Checked), Some(entry), "{pfn:?}");
@@ -767,7 +778,7 @@ fn a_seal_beside_a_predecessors_entry_covers_its_root_page() {
     let ram = Ram::over(&Ram::frames(FRAMES));
     let entry = leave(&ram, false).entries[0];
     relay(&ram, entry.root, true);
-    let kernel = Handover::revive(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked);
+    let kernel = Heirloom::revive_memory(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked);
     let kernel = kernel.unwrap();
     kernel.seal().unwrap();
     let beside = kernel.entry();
@@ -782,10 +793,10 @@ fn a_seal_beside_a_predecessors_entry_covers_its_root_page() {
     for entry in [entry, beside] {
         put_all(&ram, &other);
         let policy = SealPolicy::SealedOnly;
-        let refused = Handover::revive(memory(&ram, &ram), entry, "next", policy).map(drop);
+        let refused = Heirloom::revive_memory(memory(&ram, &ram), entry, "next", policy).map(drop);
         assert!(refused.is_err(), "a bit of the root page at {} fell over", entry.root);
         put_all(&ram, &left);
-        drop(Handover::revive(memory(&ram, &ram), entry, "next", policy).unwrap());
+        drop(Heirloom::revive_memory(memory(&ram, &ram), entry, "next", policy).unwrap());
     }
 }
 
@@ -794,14 +805,15 @@ fn a_scratch_list_in_a_frame_that_nothing_preserves_is_written_anew() {
     let ram = Ram::over(&Ram::frames(FRAMES));
     let [(run, _)] = Ram::frames(FRAMES);
     let scratch = Run::new(run.start().add(FRAMES - 4), 4).unwrap();
-    let kernel = Handover::fresh(memory(&ram, &ram), &[scratch], "careless").unwrap();
+    let kernel = Heirloom::boot_memory(memory(&ram, &ram), &[scratch], "careless").unwrap();
     kernel.publish("name", b"bytes").unwrap();
     let entry = kernel.entry();
     let list = Block::containing(entry.scratch.pfn(), Order::ZERO);
     // SAFETY: the handover's own, against its rules.
     unsafe { kernel.memory().unpreserve_as(list, heirloom_folio::Kind::Table) }.unwrap();
     drop(kernel);
-    let kernel = Handover::revive(memory(&ram, &ram), entry, "next", SealPolicy::Checked).unwrap();
+    let kernel =
+        Heirloom::revive_memory(memory(&ram, &ram), entry, "next", SealPolicy::Checked).unwrap();
     let beside = kernel.entry();
     assert_ne!(beside, entry);
     drop(kernel.claim_root("name").unwrap());
@@ -810,7 +822,8 @@ fn a_scratch_list_in_a_frame_that_nothing_preserves_is_written_anew() {
     kernel.finish(|_| Fate::Keep).unwrap();
     assert_eq!(reserved(), 4);
     drop(kernel);
-    let kernel = Handover::revive(memory(&ram, &ram), beside, "last", SealPolicy::Checked).unwrap();
+    let kernel =
+        Heirloom::revive_memory(memory(&ram, &ram), beside, "last", SealPolicy::Checked).unwrap();
     assert_eq!(kernel.claim_root("name").unwrap().bytes(), b"bytes");
     assert!(kernel.scratch().eq([scratch]));
 }

@@ -14,7 +14,7 @@ use heirloom_kho::{
     AreaInfo, AreaPart, Fault, Header, HeaderPage, Image, SealInfo, SealState, Sealed, Table,
     TableError,
 };
-use heirloom_restore::{Error, Handover, SealPolicy, Sealer, survey};
+use heirloom_restore::{Error, Heirloom, SealPolicy, Sealer, survey};
 
 const FRAMES: u64 = 1024;
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -23,8 +23,8 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// compared with those before it.
 const MOST: usize = 200;
 
-fn boot(ram: &Ram) -> Handover<&Ram> {
-    Handover::<&Ram>::fresh(memory(ram, FRAMES), &[], "first").unwrap()
+fn boot(ram: &Ram) -> Heirloom<&Ram> {
+    Heirloom::<&Ram>::boot_memory(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 /// The words at an address, in memory that nothing writes but by atomics.
@@ -74,7 +74,7 @@ fn surveyed(ram: &Ram, kernel_left: heirloom_restore::Entry) -> (Vec<Error>, u64
 }
 
 /// Where the page of heirloom's own subtree lies.
-fn header_of(kernel: &Handover<&Ram>) -> PhysAddr {
+fn header_of(kernel: &Heirloom<&Ram>) -> PhysAddr {
     let mut at = None;
     kernel
         .for_each_subtree(|name, addr, _| {
@@ -129,8 +129,12 @@ fn a_seal_over_one_block_again_and_again_is_refused_for_the_price_of_the_frames(
         assert!(frames <= 4 * FRAMES, "{kind}: {frames} frames looked at, there are {FRAMES}");
         let seal = |error: &Error| matches!(error, Error::Table(e) if e.table == Table::Seal);
         assert!(findings.iter().any(seal), "{kind}: {findings:?}");
-        let refused =
-            Handover::<&Ram>::revive(memory(&ram, FRAMES), entry, "next", SealPolicy::Checked);
+        let refused = Heirloom::<&Ram>::revive_memory(
+            memory(&ram, FRAMES),
+            entry,
+            "next",
+            SealPolicy::Checked,
+        );
         let refused = refused.err().expect("such a seal is none of ours");
         assert!(seal(&refused), "{kind}: {refused}");
     }
@@ -166,8 +170,13 @@ fn subtrees_over_one_another_are_looked_at_once() {
     println!("{names} subtrees of {row} frames: {looked} frames looked at");
     let limit = 8 * FRAMES;
     assert!(looked <= limit, "{looked} frames looked at for {names} subtrees of {row} frames");
-    Handover::<&Ram>::revive(memory(&ram, FRAMES), kernel.entry(), "next", SealPolicy::Checked)
-        .unwrap();
+    Heirloom::<&Ram>::revive_memory(
+        memory(&ram, FRAMES),
+        kernel.entry(),
+        "next",
+        SealPolicy::Checked,
+    )
+    .unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, CpuId, Cpus, DirectMap, Fate, Machine, Order, PhysAddr, Request};
 use heirloom_kho::{Handle, Parts};
-use heirloom_restore::{Entry, Error, Finished, Handover, PreservedArea, SealPolicy, Unclaimed};
+use heirloom_restore::{Entry, Error, Finished, Heirloom, PreservedArea, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
 const FRAMES: u64 = 1024;
@@ -75,14 +75,14 @@ impl Machine for Single<'_> {
     type Mutex = Alone;
 }
 
-type Kernel<'r> = Handover<Single<'r>>;
+type Kernel<'r> = Heirloom<Single<'r>>;
 
 fn boot(ram: &Ram) -> Kernel<'_> {
-    Handover::fresh(memory(ram, FRAMES), &[], "first").unwrap()
+    Heirloom::boot_memory(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
-    Handover::revive(memory(ram, FRAMES), entry, "next", SealPolicy::Checked).unwrap()
+    Heirloom::revive_memory(memory(ram, FRAMES), entry, "next", SealPolicy::Checked).unwrap()
 }
 
 fn keep(kernel: &Kernel<'_>, order: u8) -> Block {

@@ -4,13 +4,13 @@
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Kind, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom_kho::Parts;
-use heirloom_restore::{Error, Handover, Records};
+use heirloom_restore::{Error, Heirloom, Records};
 use heirloom_slab::{AllocOptions, CacheSpec};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
-fn handover() -> Handover<Ram> {
-    Handover::fresh(Ram::memory(&Ram::frames(512)).unwrap(), &[], "test").unwrap()
+fn handover() -> Heirloom<Ram> {
+    Heirloom::boot_memory(Ram::memory(&Ram::frames(512)).unwrap(), &[], "test").unwrap()
 }
 
 fn is_a_table(at: PhysAddr) -> Error {

@@ -6,15 +6,16 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Request};
 use heirloom_kho::{Handle, Parts};
-use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy};
+use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy};
 
-type Kernel<'r> = Handover<&'r Ram>;
+type Kernel<'r> = Heirloom<&'r Ram>;
 
 /// Bytes of an object: 20 and no more to a page, of whatever size.
 const OBJECT: usize = PAGE_SIZE * 200 / 4096;
 
 fn revive<'r>(ram: &'r Ram, frames: u64, entry: Entry, why: &str) -> Kernel<'r> {
-    let revived = Handover::<&Ram>::revive(memory(ram, frames), entry, "next", SealPolicy::Checked);
+    let revived =
+        Heirloom::<&Ram>::revive_memory(memory(ram, frames), entry, "next", SealPolicy::Checked);
     revived.unwrap_or_else(|error| panic!("{why}, {frames} frames: {error}"))
 }
 
@@ -72,7 +73,7 @@ fn take_over<'r>(ram: &'r Ram, frames: u64, entry: Entry, kept: &[Block], why: &
 /// as the one before.
 fn lives(frames: u64, orders: u8, objects_first: bool) {
     let ram = Ram::over(&Ram::frames(frames));
-    let mut kernel = Handover::<&Ram>::fresh(memory(&ram, frames), &[], "first").unwrap();
+    let mut kernel = Heirloom::<&Ram>::boot_memory(memory(&ram, frames), &[], "first").unwrap();
     let mut kept = fill(&kernel, orders, objects_first);
     let least = if frames < 128 { 0 } else { frames / 4 };
     let held: u64 = kept.iter().map(|block| block.order().frames()).sum();
@@ -102,8 +103,9 @@ fn a_full_memory_is_taken_over_again_and_again() {
 
 #[test]
 fn the_smallest_memory_that_boots_is_taken_over_when_it_is_full() {
-    let boot =
-        |ram: &Ram, frames| Handover::<&Ram>::fresh(memory(ram, frames), &[], "first").map(|_| ());
+    let boot = |ram: &Ram, frames| {
+        Heirloom::<&Ram>::boot_memory(memory(ram, frames), &[], "first").map(|_| ())
+    };
     let needed = 32;
     for frames in 1..needed {
         let ram = Ram::over(&Ram::frames(frames));

@@ -8,20 +8,20 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, Request};
 use heirloom_kho::{Handle, Parts};
-use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy, Unclaimed};
+use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
 const FRAMES: u64 = 1024;
 const CACHE: CacheSpec = CacheSpec::new("objects", 100).preserving(true);
 
-type Kernel<'r> = Handover<&'r Ram>;
+type Kernel<'r> = Heirloom<&'r Ram>;
 
 fn boot(ram: &Ram) -> Kernel<'_> {
-    Handover::fresh(memory(ram, FRAMES), &[], "first").unwrap()
+    Heirloom::boot_memory(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
-    Handover::revive(memory(ram, FRAMES), entry, "next", SealPolicy::Checked).unwrap()
+    Heirloom::revive_memory(memory(ram, FRAMES), entry, "next", SealPolicy::Checked).unwrap()
 }
 
 /// A folio that is left.

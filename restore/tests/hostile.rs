@@ -15,13 +15,13 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, PhysAddr, Request};
 use heirloom_kho::{Handle, Parts};
 use heirloom_restore::{
-    Entry, Error, Finished, Handover, PreservedArea, Records, SealPolicy, Unclaimed,
+    Entry, Error, Finished, Heirloom, PreservedArea, Records, SealPolicy, Unclaimed,
 };
 
 const FRAMES: u64 = 1024;
 const PAGE: u64 = PAGE_SIZE as u64;
 
-type Kernel<'r> = Handover<&'r Ram>;
+type Kernel<'r> = Heirloom<&'r Ram>;
 type Row = [u64; 3];
 
 fn machine() -> Ram {
@@ -29,11 +29,11 @@ fn machine() -> Ram {
 }
 
 fn boot(ram: &Ram) -> Kernel<'_> {
-    Handover::<&Ram>::fresh(memory(ram, FRAMES), &[], "first").unwrap()
+    Heirloom::<&Ram>::boot_memory(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
-    Handover::<&Ram>::revive(memory(ram, FRAMES), entry, "next", SealPolicy::Checked)
+    Heirloom::<&Ram>::revive_memory(memory(ram, FRAMES), entry, "next", SealPolicy::Checked)
         .unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -9,7 +9,7 @@ use common::memory;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
 use heirloom_kho::{Handle, Parts, ScratchList, Table};
-use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy};
+use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
 
@@ -24,8 +24,8 @@ fn area(n: u64, frames: u64) -> Run {
     Run::new(Pfn::new(first.get() + n * STRIDE), frames).unwrap()
 }
 
-fn revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Handover<&Ram> {
-    Handover::<&Ram>::revive(memory(ram, FRAMES), entry, "next", policy)
+fn revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Heirloom<&Ram> {
+    Heirloom::<&Ram>::revive_memory(memory(ram, FRAMES), entry, "next", policy)
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -35,7 +35,7 @@ fn as_many_scratch_areas_as_a_list_holds_pass_from_kernel_to_kernel() {
     for count in [0, 1, 64, 65, 255, 256, ScratchList::LIMIT as u64] {
         let areas: Vec<Run> = (0..count).map(|n| area(n, 1 + n % 3)).collect();
         let ram = Ram::over(&Ram::frames(FRAMES));
-        let first = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &areas, "first").unwrap();
+        let first = Heirloom::<&Ram>::boot_memory(memory(&ram, FRAMES), &areas, "first").unwrap();
         assert_eq!(first.scratch().collect::<Vec<_>>(), areas);
         first.publish("root", &[7]).unwrap();
         let mut kernel = first;
@@ -56,10 +56,11 @@ fn what_no_list_holds_is_refused_when_it_is_given() {
     let limit = ScratchList::LIMIT as u64;
     let many: Vec<Run> = (0..=limit).map(|n| area(n, 1)).collect();
     let ram = Ram::over(&Ram::frames(FRAMES));
-    let refused = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &many, "first").err();
+    let refused = Heirloom::<&Ram>::boot_memory(memory(&ram, FRAMES), &many, "first").err();
     assert_eq!(refused, Some(Error::TableFull { table: Table::Scratch, limit }));
     let run = area(3, 0);
-    let refused = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &[area(1, 2), run], "first").err();
+    let refused =
+        Heirloom::<&Ram>::boot_memory(memory(&ram, FRAMES), &[area(1, 2), run], "first").err();
     assert_eq!(refused, Some(Error::BadRun { table: Table::Scratch, run }));
 }
 
@@ -111,7 +112,7 @@ struct Left {
     buffers: Vec<Handle>,
 }
 
-fn leave(kernel: &Handover<&Ram>, wishes: &Wishes) -> Left {
+fn leave(kernel: &Heirloom<&Ram>, wishes: &Wishes) -> Left {
     let mut left = Left::default();
     for (n, (name, bytes)) in wishes.published.iter().enumerate() {
         let name = format!("{:x>name$}", char::from(b'a' + n as u8));
@@ -173,7 +174,7 @@ proptest! {
             }).collect();
         let ram = Ram::over(&Ram::frames(FRAMES));
         let producer = "p".repeat(wishes.producer);
-        let first = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &areas, &producer).unwrap();
+        let first = Heirloom::<&Ram>::boot_memory(memory(&ram, FRAMES), &areas, &producer).unwrap();
         let left = leave(&first, &wishes);
         let policy = if wishes.seal { first.seal().unwrap(); SealPolicy::Required } else { SealPolicy::Checked };
         let mut entry = first.entry();

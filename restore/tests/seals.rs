@@ -12,7 +12,7 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 use heirloom_kho::tree::{Frames, FramesOf};
 use heirloom_kho::{Fault, HeaderPage, Image, SealState, Table, TableError};
-use heirloom_restore::{Entry, Error, Handover, SealPolicy, Surveyed, survey};
+use heirloom_restore::{Entry, Error, Heirloom, SealPolicy, Surveyed, survey};
 
 const FRAMES: u64 = 512;
 
@@ -27,7 +27,7 @@ struct Left {
 impl Left {
     fn new(sealed: bool) -> Self {
         let ram = Ram::over(&Ram::frames(FRAMES));
-        let kernel = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &[], "first").unwrap();
+        let kernel = Heirloom::<&Ram>::boot_memory(memory(&ram, FRAMES), &[], "first").unwrap();
         kernel.publish("greeting", b"hello").unwrap();
         if sealed {
             kernel.seal().unwrap();
@@ -66,8 +66,8 @@ impl Left {
         self
     }
 
-    fn revive(&self, policy: SealPolicy) -> Result<Handover<&Ram>, Error> {
-        Handover::<&Ram>::revive(memory(&self.ram, FRAMES), self.entry, "next", policy)
+    fn revive(&self, policy: SealPolicy) -> Result<Heirloom<&Ram>, Error> {
+        Heirloom::<&Ram>::revive_memory(memory(&self.ram, FRAMES), self.entry, "next", policy)
     }
 
     fn survey(&self) -> (Surveyed, Vec<Error>) {
@@ -202,7 +202,7 @@ fn a_turn_to_neither_half_is_refused_by_its_word() {
 fn a_page_goes_on_half_by_half() {
     let left = Left::new(true);
     for generation in 1..8 {
-        let next = Handover::<&Ram>::revive(
+        let next = Heirloom::<&Ram>::revive_memory(
             memory(&left.ram, FRAMES),
             left.entry,
             &format!("kernel {generation}"),

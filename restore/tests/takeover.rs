@@ -14,23 +14,23 @@ use foreign::{lay_out, layout, says, with_root, words};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request, Run};
 use heirloom_kho::{Fault, Handle, Header, Parts, RootPage, SealState, Table, TableError};
-use heirloom_restore::{Entry, Error, Finished, Handover, SealPolicy, Unclaimed};
+use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy, Unclaimed};
 
 const FRAMES: u64 = 1024;
 const PAGE: u64 = PAGE_SIZE as u64;
 
-type Kernel<'r> = Handover<&'r Ram>;
+type Kernel<'r> = Heirloom<&'r Ram>;
 
 fn machine() -> Ram {
     Ram::over(&Ram::frames(FRAMES))
 }
 
 fn boot(ram: &Ram) -> Kernel<'_> {
-    Handover::<&Ram>::fresh(memory(ram, FRAMES), &[], "first").unwrap()
+    Heirloom::<&Ram>::boot_memory(memory(ram, FRAMES), &[], "first").unwrap()
 }
 
 fn try_revive(ram: &Ram, entry: Entry, policy: SealPolicy) -> Result<Kernel<'_>, Error> {
-    Handover::<&Ram>::revive(memory(ram, FRAMES), entry, "next", policy)
+    Heirloom::<&Ram>::revive_memory(memory(ram, FRAMES), entry, "next", policy)
 }
 
 fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
@@ -757,7 +757,7 @@ fn a_scratch_list_in_scratch_goes_on_beside_a_root_of_another_make() {
     let ram = machine();
     let start = Ram::frames(FRAMES)[0].0.start();
     let area = Run::new(start.add(512), 64).unwrap();
-    let first = Handover::<&Ram>::fresh(memory(&ram, FRAMES), &[area], "first").unwrap();
+    let first = Heirloom::<&Ram>::boot_memory(memory(&ram, FRAMES), &[area], "first").unwrap();
     first.publish("root", b"root").unwrap();
     let mut old = first.entry();
     drop(first);

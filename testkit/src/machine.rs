@@ -328,8 +328,9 @@ impl TestMachine {
 }
 
 /// Ends a kernel, with whatever its caches hold. Returns what its successor is told.
+#[expect(clippy::needless_pass_by_value, reason = "the kernel is used no more")]
 pub fn end(kernel: Kernel<'_>) -> Entry {
-    kernel.into_handover().entry()
+    kernel.entry()
 }
 
 /// Frames of scratch that a kernel on these ranges needs.

@@ -87,11 +87,7 @@ impl World {
         unsafe { Heirloom::boot(&self.ram, &self.ranges, &[self.scratch], "test") }.unwrap()
     }
 
-    pub(crate) fn try_revive(
-        &self,
-        entry: Entry,
-        seal: SealPolicy,
-    ) -> Result<Kernel<'_>, heirloom::Error> {
+    pub(crate) fn try_revive(&self, entry: Entry, seal: SealPolicy) -> Result<Kernel<'_>, Error> {
         // SAFETY: as for `boot`; the predecessor was dropped.
         unsafe { Heirloom::revive(&self.ram, &self.ranges, entry, "test", seal) }
     }

@@ -205,17 +205,18 @@ fn a_sealed_predecessor_is_as_it_was_sealed_or_refused_by_name() {
             let revived = world.try_revive(left.entry, SealPolicy::Required);
             let Err(error) = revived else { panic!("bit {bit} of {place:?} was not seen") };
             match error {
-                heirloom::Error::Restore(Error::Broken(broken)) => {
+                Error::Broken(broken) => {
                     let says = (broken.kind.to_string(), broken.addr);
                     let name = if place.0 == "header" { "subtree page" } else { place.0 };
                     assert_eq!(says, (name.to_owned(), place.1), "bit {bit}");
                     named += 1;
                 }
-                heirloom::Error::Restore(
-                    Error::Folio(_) | Error::Slab(_) | Error::Table(_) | Error::NotSealed { .. },
-                )
-                | heirloom::Error::ScratchTooSmall { .. }
-                | heirloom::Error::ScratchNotMemory { .. } => {}
+                Error::Folio(_)
+                | Error::Slab(_)
+                | Error::Table(_)
+                | Error::NotSealed { .. }
+                | Error::ScratchTooSmall { .. }
+                | Error::ScratchNotMemory { .. } => {}
                 other => panic!("bit {bit} of {place:?}: {other}"),
             }
             world.flip(place.1, bit);
@@ -243,7 +244,7 @@ fn a_seal_that_leads_to_another_table_is_refused_by_name() {
         world.write(first, &other.get().to_le_bytes());
         for policy in [SealPolicy::Required, SealPolicy::Checked] {
             let error = world.try_revive(left.entry, policy).err().unwrap();
-            let heirloom::Error::Restore(Error::Table(error)) = error else { panic!("{error}") };
+            let Error::Table(error) = error else { panic!("{error}") };
             assert_eq!((error.table, error.at), (Table::Seal, other));
             assert!(matches!(error.fault, Fault::Shared { block } if block.addr() == other));
         }
@@ -265,7 +266,7 @@ fn a_link_of_the_seals_table_that_leads_to_an_empty_page_is_refused_by_name() {
     world.write(folio.addr(), &[0; PAGE as usize]);
     world.write(first, &folio.addr().get().to_le_bytes());
     let error = world.try_revive(left.entry, SealPolicy::Required).err().unwrap();
-    let heirloom::Error::Restore(Error::Table(error)) = error else { panic!("{error}") };
+    let Error::Table(error) = error else { panic!("{error}") };
     assert_eq!((error.table, error.at, error.offset), (Table::Seal, folio.addr(), 8));
 }
 
@@ -289,10 +290,10 @@ fn addresses_that_lead_nowhere_are_refused_by_name() {
             let error = world.try_revive(entry, SealPolicy::Checked).err().unwrap();
             let table = matches!(
                 error,
-                heirloom::Error::Restore(Error::Table(e))
+                Error::Table(e)
                     if matches!(e.table, Table::Root | Table::Scratch)
             );
-            let small = matches!(error, heirloom::Error::ScratchTooSmall { .. });
+            let small = matches!(error, Error::ScratchTooSmall { .. });
             assert!(table || small, "{entry:?}: {error}");
         }
     }

@@ -17,5 +17,5 @@ fn tables_that_share_a_page_are_named() {
     let refused = machine.try_revive(left.entry, SealPolicy::Checked).err();
     let fault = Fault::Shared { block: Block::containing(root.pfn(), Order::ZERO) };
     let expected = TableError { table: Table::Seal, at: root, offset: 0, fault };
-    assert_eq!(refused, Some(heirloom::Error::Restore(Error::Table(expected))));
+    assert_eq!(refused, Some(Error::Table(expected)));
 }

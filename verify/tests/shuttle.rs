@@ -77,7 +77,7 @@ impl World {
         let things = self.assert_sound();
         let kept = things.iter().filter(|thing| thing.is_preserved());
         let left: Vec<_> = kept.map(|thing| thing.object).collect();
-        let entry = self.kernel.into_handover().entry();
+        let entry = self.kernel.entry();
         let kernel = self.machine.revive(entry);
         adopt(&kernel);
         claim_all(&kernel, left);
@@ -142,7 +142,7 @@ fn heirs(seed: u64) -> World {
     let kept = things.iter().filter(|thing| thing.is_preserved());
     let left: Vec<_> = kept.map(|thing| thing.object).collect();
     let World { machine, kernel, .. } = world;
-    let kernel = machine.revive(kernel.into_handover().entry());
+    let kernel = machine.revive(kernel.entry());
     world = World::new(machine, kernel, seed);
     world.claims = Mutex::new(vec![0; left.len()]);
     world.left = left;
@@ -255,7 +255,7 @@ impl Freeing {
         let mut left: Vec<_> =
             things.iter().filter(|thing| thing.is_preserved()).map(|thing| thing.object).collect();
         left.append(&mut kept);
-        let kernel = world.machine.revive(world.kernel.into_handover().entry());
+        let kernel = world.machine.revive(world.kernel.entry());
         adopt(&kernel);
         claim_all(&kernel, left);
         kernel.finish(|_| Fate::Free).unwrap();
@@ -335,7 +335,7 @@ fn of_those_that_publish_under_one_name_one_is_last() {
         };
         let after = |world: World| {
             let World { machine, kernel, .. } = world;
-            let kernel = machine.revive(kernel.into_handover().entry());
+            let kernel = machine.revive(kernel.entry());
             let root = kernel.claim_root("root").unwrap();
             let bytes = root.bytes();
             assert!(bytes.iter().all(|byte| *byte == bytes[0]) && bytes[0] % 16 == 2, "{bytes:?}");

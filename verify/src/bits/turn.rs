@@ -81,16 +81,16 @@ pub fn refuse(machine: &TestMachine, left: &Left, part: &Part, bit: usize) -> bo
     let error = refused.unwrap_or_else(|| panic!("bit {bit} of {part:?} was not seen"));
     assert!(!error.to_string().is_empty());
     match error {
-        heirloom::Error::Restore(error) => {
+        // Of the scratch list.
+        Error::ScratchTooSmall { .. } | Error::ScratchNotMemory { .. } => {
+            part.what == "scratch list"
+        }
+        Error::MetadataInUse { .. } => panic!("bit {bit} of {part:?}: {error}"),
+        error => {
             let unsealed = matches!(error, Error::NotSealed { .. }) && part.what == "root page";
             let at = error.at();
             assert!(unsealed || at.is_some(), "bit {bit} of {part:?}: no place: {error}");
             at.is_some_and(|at| at.pfn() == part.addr.pfn())
         }
-        // Of the scratch list.
-        heirloom::Error::ScratchTooSmall { .. } | heirloom::Error::ScratchNotMemory { .. } => {
-            part.what == "scratch list"
-        }
-        other => panic!("bit {bit} of {part:?}: {other}"),
     }
 }

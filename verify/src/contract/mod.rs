@@ -19,7 +19,7 @@ use heirloom::Error;
 use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
 use heirloom::kho::Handle;
 use heirloom::kho::tree::{Frames, FramesOf};
-use heirloom::restore::{Entry, Error as RestoreError, Finished, SealPolicy, survey};
+use heirloom::restore::{Entry, Finished, SealPolicy, survey};
 
 use crate::world::{Kernel, TestMachine, TestObject, end};
 
@@ -184,7 +184,7 @@ fn assert_whole(machine: &TestMachine, kernel: &Kernel<'_>) {
 ///
 /// # Panics
 /// If it looks at more than it should, or a finding says nothing.
-pub fn findings(machine: &TestMachine, entry: Entry) -> Vec<RestoreError> {
+pub fn findings(machine: &TestMachine, entry: Entry) -> Vec<Error> {
     let mut words = vec![0; FramesOf::words(machine.all()).expect("frames")];
     let mut stretches = [FramesOf::new(machine.all(), &mut words).expect("room")];
     let mut findings = Vec::new();
@@ -207,26 +207,24 @@ pub fn findings(machine: &TestMachine, entry: Entry) -> Vec<RestoreError> {
 fn refusal(error: &Error, found: bool) {
     assert!(!error.to_string().is_empty());
     match error {
-        Error::Restore(
-            RestoreError::NotSealed { .. }
-            | RestoreError::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. }),
-        )
+        Error::NotSealed { .. }
+        | Error::Folio(FolioError::OutOfMemory { .. } | FolioError::NoRun { .. })
         | Error::ScratchTooSmall { .. }
         | Error::ScratchNotMemory { .. } => {}
-        Error::Restore(error) => {
+        Error::MetadataInUse { .. } => panic!("{error}"),
+        error => {
             named(error);
             assert!(found, "refused, and a survey finds nothing: {error}");
         }
-        other => panic!("{other}"),
     }
 }
 
 /// An error that names what is at fault.
-fn named(error: &RestoreError) {
+fn named(error: &Error) {
     assert!(!error.to_string().is_empty());
     let of_memory = matches!(
         error,
-        RestoreError::Folio(
+        Error::Folio(
             FolioError::OutOfMemory { .. }
                 | FolioError::NoRun { .. }
                 | FolioError::NotFree { .. }

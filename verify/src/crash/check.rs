@@ -108,11 +108,8 @@ pub(crate) fn check(machine: &TestMachine, journal: &Journal, further: bool) -> 
 }
 
 /// Whether an error says that the entry was ended by a successor.
-fn is_ended(error: &heirloom::Error) -> bool {
-    let ended = |error: &Error| {
-        matches!(error, Error::Table(TableError { table: Table::Root, fault: Fault::Ended, .. }))
-    };
-    matches!(error, heirloom::Error::Restore(error) if ended(error))
+fn is_ended(error: &Error) -> bool {
+    matches!(error, Error::Table(TableError { table: Table::Root, fault: Fault::Ended, .. }))
 }
 
 /// The names in the root page, and where they lead.

@@ -168,7 +168,7 @@ impl State {
             }
             (true, true) => match machine.try_revive_with(entry, SealPolicy::Checked, self.all) {
                 // Refused, it can be tried again.
-                Err(heirloom::Error::Restore(Error::Broken(_) | Error::Table(_))) => {
+                Err(Error::Broken(_) | Error::Table(_)) => {
                     self.opened = false;
                     machine.try_revive_with(entry, SealPolicy::Ignored, self.all)
                 }
@@ -181,12 +181,12 @@ impl State {
                 let opened = self.opened;
                 let refused =
                     machine.try_revive_with(entry, SealPolicy::SealedOnly, self.all).err();
-                assert_eq!(refused, Some(heirloom::Error::Restore(Error::NotSealed { opened })));
+                assert_eq!(refused, Some(Error::NotSealed { opened }));
                 let required = machine.try_revive_with(entry, SealPolicy::Required, self.all);
                 if opened {
                     required
                 } else {
-                    let refused = Some(heirloom::Error::Restore(Error::NotSealed { opened }));
+                    let refused = Some(Error::NotSealed { opened });
                     assert_eq!(required.err(), refused);
                     machine.try_revive_with(entry, SealPolicy::Checked, self.all)
                 }
@@ -194,7 +194,7 @@ impl State {
         };
         let next = match next {
             Ok(next) => next,
-            Err(heirloom::Error::Restore(error)) if is_full(&error) => {
+            Err(error) if is_full(&error) => {
                 let theirs = self.inherited.keys().map(|block| block.order().frames());
                 let free = frames - machine.scratch().frames() - nodes - theirs.sum::<u64>();
                 panic!("{error}: a kernel that goes on needs none, and {free} are not preserved");

@@ -31,7 +31,7 @@ fn heirs(object: bool) -> Heirs {
         folio.into_raw();
         handle
     };
-    let entry = kernel.into_handover().entry();
+    let entry = kernel.entry();
     let kernel = machine.revive(entry);
     if object {
         kernel.slabs().adopt(CACHE).unwrap();
@@ -250,7 +250,7 @@ impl Adopting {
         // SAFETY: in use, and no thread frees it.
         unsafe { kernel.preserve(object) }.unwrap();
         let at = kernel.memory().machine().phys(object).unwrap();
-        let kernel = machine.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.entry());
         kernel.slabs().cache(CACHE).unwrap();
         Self { kernel, at, discarded: Mutex::default() }
     }
@@ -339,7 +339,7 @@ impl Buffers {
             // SAFETY: in use, and no thread frees it.
             unsafe { kernel.preserve(buffer) }.unwrap()
         });
-        let kernel = machine.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.entry());
         Self { kernel, handles }
     }
 
@@ -381,7 +381,7 @@ impl Published {
         let machine = TestMachine::pooled(96, 2, false);
         let kernel = machine.boot();
         kernel.publish("root", &[1; 24]).unwrap();
-        let kernel = machine.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.entry());
         Self { kernel, claimed: Mutex::default(), published: Mutex::default() }
     }
 
@@ -451,7 +451,7 @@ impl Pair {
         // SAFETY: in use, and no thread frees them.
         let handles = objects.map(|object| unsafe { kernel.preserve(object) }.unwrap());
         let at = objects.map(|object| kernel.memory().machine().phys(object).unwrap());
-        let kernel = machine.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.entry());
         if adopted {
             kernel.slabs().adopt(CACHE).unwrap();
         } else {

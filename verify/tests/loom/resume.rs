@@ -32,7 +32,7 @@ impl Resuming {
             unsafe { kernel.preserve(object) }.unwrap();
             kernel.memory().machine().phys(object).unwrap()
         });
-        let kernel = machine.revive(kernel.into_handover().entry());
+        let kernel = machine.revive(kernel.entry());
         kernel.slabs().cache(CACHE).unwrap();
         let (new, resumed, adopted) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { kernel, left, new, resumed, unswept: Mutex::default(), adopted }

@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 
-use heirloom::Error::Restore;
 use heirloom::Heirloom;
 use heirloom::folio::Block;
 use heirloom::restore::{Entry, Error, SealPolicy};
@@ -48,7 +47,7 @@ impl Sealing {
     /// Whether it is sealed, and how it is left.
     fn leave(self) -> (bool, &'static TestMachine, Entry) {
         let sealed = self.kernel.is_sealed();
-        (sealed, self.machine, self.kernel.into_handover().entry())
+        (sealed, self.machine, self.kernel.entry())
     }
 }
 
@@ -71,7 +70,7 @@ fn what_is_published_beside_a_seal_is_sealed_or_breaks_the_seal() {
                 Ok(kernel) => assert!(sealed && published(&kernel) == 2),
                 Err(error) => {
                     assert!(
-                        !sealed && error == Restore(Error::NotSealed { opened: false }),
+                        !sealed && error == Error::NotSealed { opened: false },
                         "sealed: {sealed}, {error}"
                     );
                     assert_eq!(published(&machine.revive(entry)), 2);
@@ -100,7 +99,7 @@ fn what_is_preserved_beside_a_seal_is_sealed_or_makes_it_untrue() {
                     kernel
                 }
                 Err(error) => {
-                    assert!(matches!(error, Restore(Error::Broken(_))), "{error}");
+                    assert!(matches!(error, Error::Broken(_)), "{error}");
                     machine.try_revive(entry, SealPolicy::Ignored).unwrap()
                 }
             };

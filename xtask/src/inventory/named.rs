@@ -43,8 +43,8 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_slab::Slabs<M>::owner_of",
             "heirloom_slab::Slabs<M>::size_of",
             "heirloom_slab::Slabs<M>::tag_of",
-            "heirloom_restore::Handover<M>::find",
-            "heirloom_restore::Handover<M>::handle_of",
+            "heirloom_restore::Heirloom<M>::find",
+            "heirloom_restore::Heirloom<M>::handle_of",
         ],
     },
     Reason {
@@ -57,12 +57,12 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_slab::Cache<'_, M>::claim",
             "heirloom_slab::Cache<'_, M>::discard",
             "heirloom_slab::TypedCache<'s, T, M>::claim",
-            "heirloom_restore::Handover<M>::restore",
-            "heirloom_restore::Handover<M>::claim_area",
-            "heirloom_restore::Handover<M>::claim_folio",
-            "heirloom_restore::Handover<M>::claim_folios<'m>",
-            "heirloom_restore::Handover<M>::claim_records<T: heirloom_kho::blocks::Record>",
-            "heirloom_restore::Handover<M>::claim_run",
+            "heirloom_restore::Heirloom<M>::restore",
+            "heirloom_restore::Heirloom<M>::claim_area",
+            "heirloom_restore::Heirloom<M>::claim_folio",
+            "heirloom_restore::Heirloom<M>::claim_folios<'m>",
+            "heirloom_restore::Heirloom<M>::claim_records<T: heirloom_kho::blocks::Record>",
+            "heirloom_restore::Heirloom<M>::claim_run",
         ],
     },
     Reason {
@@ -74,7 +74,7 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_folio::DirectMap::ptr",
             "heirloom_folio::Memory<M>::within",
             "heirloom_folio::Memory<M>::within_first",
-            "heirloom_restore::Handover<M>::add_subtree",
+            "heirloom_restore::Heirloom<M>::add_subtree",
         ],
     },
     Reason {
@@ -84,7 +84,7 @@ pub(crate) const REASONS: &[Reason] = &[
         functions: &[
             "heirloom_folio::Memory<M>::inherit",
             "heirloom_slab::Slabs<M>::revive",
-            "heirloom_restore::Handover<M>::revive",
+            "heirloom_restore::Heirloom<M>::revive",
         ],
     },
     Reason {

@@ -21,11 +21,19 @@ use crate::own_pages::OwnPages;
 use crate::pages::{halves, words_at};
 use crate::reserve::Reserve;
 
-/// The handover of one kernel: what it leaves to its successor, and what its predecessor left.
+/// Memory that outlives its kernel: frames, caches, buffers and the handover, in one object. What this
+/// kernel leaves to its successor, and what its predecessor left.
+///
+/// [`Heirloom::memory`] has the frames and folios, [`Heirloom::slabs`] the caches and buffers.
+///
+/// The metadata lies in scratch: areas in which nothing is ever preserved, so that the successor
+/// can put its own there before it has read what must not be overwritten. The same areas serve
+/// generation after generation.
 ///
 /// At any instant the root page describes a whole handover; nothing has to be finished before a
 /// jump, or before a crash into the successor.
-pub struct Handover<M: Machine> {
+pub struct Heirloom<M: Machine> {
+    pub(crate) metadata: Run,
     pub(crate) slabs: Slabs<M>,
     pub(crate) pages: OwnPages,
     pub(crate) predecessor: Option<Producer>,
@@ -39,11 +47,24 @@ pub struct Handover<M: Machine> {
     pub(crate) reserve: Mutex<M::Mutex, Reserve>,
 }
 
-impl<M: Machine> Handover<M> {
+impl<M: Machine> Heirloom<M> {
+    /// The frames that the metadata takes: a loader must not put a successor's image there as long as
+    /// this kernel runs. No frames for a kernel over a [memory](Heirloom::boot_memory) that its caller made.
+    pub const fn metadata(&self) -> Run {
+        self.metadata
+    }
+
+    /// CPUs that have a cache of frames: all that the machine can have, but where scratch had no
+    /// room for so many when this kernel took over. A call on another CPU takes frames from what
+    /// is shared, and is slower.
+    pub fn cpus(&self) -> usize {
+        self.memory().cpu_count()
+    }
+
     /// How many frames are held back, so that a successor finds memory for its own tables however
     /// full this kernel's memory is: 16. They count as used, and are free memory to the successor. A
     /// successor holds what it did not use of its predecessor's, and 16 again once
-    /// [`Handover::finish`] has returned.
+    /// [`Heirloom::finish`] has returned.
     pub fn reserve(&self) -> u64 {
         self.reserve.lock().frames()
     }
@@ -65,11 +86,11 @@ impl<M: Machine> Handover<M> {
     /// ```
     /// use core::alloc::Layout;
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_restore::Handover;
+    /// use heirloom_restore::Heirloom;
     /// use heirloom_slab::AllocOptions;
     ///
     /// let memory = Ram::memory(&Ram::frames(1024))?;
-    /// let mut kernel = Handover::fresh(memory, &[], "this kernel")?;
+    /// let mut kernel = Heirloom::boot_memory(memory, &[], "this kernel")?;
     /// let buffer = kernel.slabs().alloc(Layout::new::<[u64; 8]>(), AllocOptions::default())?;
     /// // SAFETY: allocated just now.
     /// unsafe { kernel.slabs().free(buffer) }?;

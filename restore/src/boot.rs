@@ -1,11 +1,14 @@
-//! One object that owns the layers: booted fresh, or revived from a handover.
+//! Boots a kernel over a machine's memory, or takes over from a predecessor: where the metadata goes.
 
-use core::fmt;
-use core::ops::Deref;
 use core::ptr::NonNull;
 
 use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run, joined};
-use heirloom_restore::{Entry, Handover, NewHandover, SealPolicy};
+
+use crate::begin::NewHeirloom;
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::heirloom::Heirloom;
+use crate::predecessor::SealPolicy;
 
 /// No frames: where there is no room for metadata.
 const NOWHERE: Run = match Run::new(Pfn::new(0), 0) {
@@ -30,80 +33,6 @@ pub struct Placement<'a> {
     /// page tables and stack, an initial file system. Metadata spares them. That nothing else is
     /// put there follows from where they are: in scratch, or in no range of the map.
     pub busy: &'a [Run],
-}
-
-/// An error of booting or reviving.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// A layer below refused.
-    Restore(heirloom_restore::Error),
-    /// No stretch of scratch is large enough for this memory's metadata.
-    ScratchTooSmall {
-        /// Bytes needed, in one piece.
-        needed: usize,
-        /// Bytes of the largest piece that is not busy.
-        largest: usize,
-    },
-    /// Scratch does not lie in one range of the memory map.
-    ScratchNotMemory {
-        /// The area.
-        area: Run,
-    },
-    /// The frames that were given for metadata are partly something else.
-    MetadataInUse {
-        /// The frames.
-        metadata: Run,
-        /// What they share frames with: what is busy, a scratch area or a range that they lie in
-        /// only in part, the predecessor's root page or scratch list.
-        with: Run,
-    },
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Restore(e) => e.fmt(f),
-            Self::ScratchTooSmall { needed, largest } => write!(
-                f,
-                "metadata needs {needed} bytes of scratch in one piece, the largest that is not \
-                 busy has {largest}: boot with larger scratch, or place metadata elsewhere"
-            ),
-            Self::ScratchNotMemory { area } => write!(f, "scratch area of {area} is not memory"),
-            Self::MetadataInUse { metadata, with } => {
-                write!(f, "metadata cannot lie in {metadata}: they share some with {with}")
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
-impl<E: Into<heirloom_restore::Error>> From<E> for Error {
-    fn from(e: E) -> Self {
-        Self::Restore(e.into())
-    }
-}
-
-/// Memory that outlives its kernel: frames, caches, buffers and the handover, in one object.
-///
-/// It dereferences to [`Handover`], which has the rest: [`Handover::memory`] for frames and
-/// folios, [`Handover::slabs`] for caches and buffers.
-///
-/// The metadata lies in scratch: areas in which nothing is ever preserved, so that the successor
-/// can put its own there before it has read what must not be overwritten. The same areas serve
-/// generation after generation.
-pub struct Heirloom<M: Machine> {
-    handover: Handover<M>,
-    metadata: Run,
-}
-
-impl<M: Machine> Deref for Heirloom<M> {
-    type Target = Handover<M>;
-
-    fn deref(&self) -> &Handover<M> {
-        &self.handover
-    }
 }
 
 impl<M: Machine> Heirloom<M> {
@@ -137,7 +66,7 @@ impl<M: Machine> Heirloom<M> {
     ///
     /// # Errors
     /// [`Error::ScratchTooSmall`], [`Error::ScratchNotMemory`]: see [`Heirloom::scratch_bytes`].
-    /// [`Error::Restore`]: ranges that overlap, more scratch areas than
+    /// [`Error::Folio`]: ranges that overlap. [`Error::TableFull`]: more scratch areas than
     /// [`ScratchList::LIMIT`](heirloom_kho::ScratchList::LIMIT), one of no frames, or no memory
     /// for the handover's own pages.
     ///
@@ -177,10 +106,10 @@ impl<M: Machine> Heirloom<M> {
         if !scratch.iter().any(|area| area.covers(metadata)) {
             keep_out(&memory, metadata)?;
         }
-        Self::of(NewHandover::fresh(memory, scratch, producer), metadata)
+        Ok(NewHeirloom::fresh(memory, scratch, producer)?.into_heirloom(metadata))
     }
 
-    /// Takes over from a predecessor, and goes on with its handover: see [`Handover::revive`]. Until that
+    /// Takes over from a predecessor, and goes on with its handover: see [`Heirloom::revive_memory`]. Until that
     /// has checked and reserved everything, nothing but scratch is written; and at whatever instant
     /// this kernel ends, then or later, the next one finds all that was preserved and not let go of.
     ///
@@ -188,7 +117,7 @@ impl<M: Machine> Heirloom<M> {
     /// [`Heirloom::cpus`] do without a cache of frames.
     ///
     /// # Errors
-    /// [`Error::Restore`]: what is wrong with the handover, and where.
+    /// What is wrong with the handover, and where: see [`Heirloom::revive_memory`].
     /// [`Error::ScratchTooSmall`]: the predecessor kept less scratch than this build needs for one
     /// CPU.
     ///
@@ -210,7 +139,7 @@ impl<M: Machine> Heirloom<M> {
     ///
     /// # Errors
     /// As for [`Heirloom::revive`], and [`Error::MetadataInUse`]. Metadata over something that the
-    /// predecessor preserved is found too, as [`Error::Restore`], when it is overwritten.
+    /// predecessor preserved is found too, as one of the handover's tables, when it is overwritten.
     ///
     /// # Safety
     /// As for [`Heirloom::revive`], but that what lies in `placement.busy` may be used. The direct map
@@ -233,19 +162,7 @@ impl<M: Machine> Heirloom<M> {
         if !within {
             keep_out(&memory, metadata)?;
         }
-        Self::of(NewHandover::revive(memory, entry, producer, seal), metadata)
-    }
-
-    /// Apart from its callers: what it needs of the stack is not there while the handover begins.
-    #[inline(never)]
-    fn of(
-        new: Result<NewHandover<M>, heirloom_restore::Error>,
-        metadata: Run,
-    ) -> Result<Self, Error> {
-        match new {
-            Ok(new) => Ok(Self { handover: new.into_handover(), metadata }),
-            Err(error) => Err(error.into()),
-        }
+        Ok(NewHeirloom::revive(memory, entry, producer, seal)?.into_heirloom(metadata))
     }
 
     /// Where there is room for a successor's metadata, and whether that is in scratch.
@@ -270,29 +187,54 @@ impl<M: Machine> Heirloom<M> {
         let room = room(map, areas.runs(), placement, tables)?;
         Ok((room, areas.runs().any(|area| area.covers(room))))
     }
+}
 
-    /// The frames that the metadata takes: a loader must not put a successor's image there as long as
-    /// this kernel runs.
-    pub const fn metadata(&self) -> Run {
-        self.metadata
+impl<M: Machine> Heirloom<M> {
+    /// A handover with nothing in it but itself, over memory from which nothing was allocated.
+    ///
+    /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
+    /// successor may work there before it has read the map. What a successor needs at least,
+    /// [`Memory::range_bytes`] and [`Memory::cpu_bytes`] tell.
+    ///
+    /// # Errors
+    /// [`Error::Folio`]: scratch is not free memory. [`Error::MemoryTooSmall`]: beside scratch there are
+    /// fewer than 32 frames, which the handover's own pages and its [reserve](Heirloom::reserve)
+    /// take. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
+    /// than [`ScratchList::LIMIT`](heirloom_kho::ScratchList::LIMIT) areas.
+    pub fn boot_memory(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
+        Ok(NewHeirloom::fresh(memory, scratch, producer)?.into_heirloom(NOWHERE))
     }
 
-    /// CPUs that have a cache of frames: all that the machine can have, but where scratch had no
-    /// room for so many when this kernel took over. A call on another CPU takes frames from what
-    /// is shared, and is slower.
-    pub fn cpus(&self) -> usize {
-        self.memory().cpu_count()
-    }
-
-    /// Gives back what no cache needs, while nothing else uses this kernel: see
-    /// [`Handover::shrink_all`]. Returns how many slabs.
-    pub fn shrink_all(&mut self) -> u64 {
-        self.handover.shrink_all()
-    }
-
-    /// The handover, without this wrapper.
-    pub fn into_handover(self) -> Handover<M> {
-        self.handover
+    /// Takes over from a predecessor: checks everything it left, and goes on with it. What was preserved
+    /// stays so, claimed or not, until it is let go or freed; every frame that was not is free memory.
+    ///
+    /// At whatever instant this kernel ends, from the first instruction of this call on, the next that
+    /// starts with the same entry finds everything that was preserved and not let go of. So it does
+    /// with [`Heirloom::entry`] of this kernel, which is the same entry, unless the predecessor's root
+    /// page is of another make (Linux's): see [`Heirloom::finish`]. A kernel that starts with that entry
+    /// ends the predecessor's.
+    ///
+    /// `memory` has all its ranges and nothing allocated; its metadata lies in scratch, where the
+    /// scratch list is not, or outside its ranges. Time goes into reading the tables and into
+    /// nothing that grows with memory.
+    ///
+    /// # Errors
+    /// What is wrong with the tables and where: [`Error::Table`], [`Error::Folio`] (the tree),
+    /// [`Error::Slab`] (caches and slabs), [`Error::Broken`] (the seal). [`Error::Folio`] also
+    /// where so much is preserved that no memory is left for tables that this kernel needs beside those
+    /// that are there: none, unless the predecessor was of another make, or its header page is another
+    /// build's. The memory is given up then; what the predecessor preserved is there as it was, so it can
+    /// be tried again, or the machine started without it.
+    ///
+    /// A name whose owner let its frames go is no error: this call removes it and counts it in
+    /// [`Heirloom::names_lost`].
+    pub fn revive_memory(
+        memory: Memory<M>,
+        entry: Entry,
+        producer: &str,
+        seal: SealPolicy,
+    ) -> Result<Self, Error> {
+        Ok(NewHeirloom::revive(memory, entry, producer, seal)?.into_heirloom(NOWHERE))
     }
 }
 
