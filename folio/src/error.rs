@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::kinds::Kind;
+use crate::frame_type::Kind;
 use crate::machine::NodeId;
 use heirloom_kho::tree::TreeError;
 use heirloom_kho::{Block, Order, PAGE_SHIFT, Pfn, Run};

@@ -11,8 +11,8 @@ use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use crate::error::Error;
+use crate::frame_type::Kind;
 use crate::freeze;
-use crate::kinds::Kind;
 use crate::machine::{Machine, NodeId};
 use crate::memory::Memory;
 use crate::request::Request;

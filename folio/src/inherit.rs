@@ -21,10 +21,10 @@ mod tally;
 mod unclaimed;
 
 use crate::error::Error;
-use crate::kinds::{self, Kind};
+use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::ranges::Range;
+use crate::range::Range;
 use crate::tracker::{Spot, Tracker};
 use heirloom_kho::prefetch::{prefetch, prefetch_at};
 use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
@@ -202,7 +202,7 @@ impl<M: Machine> Memory<M> {
     /// The caller is the reader of what the label stands for: it found the block in what the
     /// predecessor wrote, as a table or a slab.
     pub unsafe fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        let label = kinds::label(kind, block.order());
+        let label = frame_type::label(kind, block.order());
         let label = label.ok_or(Error::BadRequest { frames: block.order().frames() })?;
         let gone = Error::NotPreserved { block };
         let range = self.range(block.pfn()).map_err(|_| gone)?;
@@ -221,7 +221,7 @@ impl<M: Machine> Memory<M> {
 
     /// The label of an unclaimed block, if it has one.
     pub fn label_of(&self, block: Block) -> Option<Kind> {
-        let (kind, order) = kinds::labelled(self.byte(block.pfn())?.load(Relaxed))?;
+        let (kind, order) = frame_type::labelled(self.byte(block.pfn())?.load(Relaxed))?;
         (order == block.order()).then_some(kind)
     }
 
@@ -243,14 +243,14 @@ impl<M: Machine> Memory<M> {
         let range = self.range(block.pfn())?;
         let byte = range.byte(block.pfn()).filter(|byte| {
             block.order() <= Order::MAX_FOLIO
-                && byte.load(Relaxed) == kinds::head(kind, block.order(), true)
+                && byte.load(Relaxed) == frame_type::head(kind, block.order(), true)
         });
         let byte = byte.ok_or_else(|| self.refuse_single(range, block, kind, true))?;
-        let back = label.and_then(|kind| kinds::label(kind, block.order()));
+        let back = label.and_then(|kind| frame_type::label(kind, block.order()));
         if back.is_none() {
             self.unsettle(1);
         }
-        exchange::put_back(byte, back.unwrap_or(kinds::NEVER));
+        exchange::put_back(byte, back.unwrap_or(frame_type::NEVER));
         Ok(())
     }
 
@@ -272,7 +272,7 @@ impl<M: Machine> Memory<M> {
             }
             if !self.is_inherited(block) {
                 let byte = self.byte(block.pfn()).filter(|_| self.is_preserved(block));
-                let now = byte.map_or(kinds::NEVER, |byte| byte.load(Relaxed));
+                let now = byte.map_or(frame_type::NEVER, |byte| byte.load(Relaxed));
                 return Err(exchange::taken(block, kind, now));
             }
         }
@@ -326,7 +326,7 @@ impl<M: Machine> Memory<M> {
         }
         // A label is another byte.
         self.for_each_with(
-            |byte| byte == kinds::NEVER,
+            |byte| byte == frame_type::NEVER,
             |block| match fate(block) {
                 Fate::Free => freed += u64::from(self.dispose_of(block)),
                 Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
@@ -353,7 +353,7 @@ impl<M: Machine> Memory<M> {
     /// Whether a block that was in the tree is still to be claimed: its byte tells, as its bit stays
     /// until the byte has changed.
     fn is_unclaimed(&self, block: Block) -> bool {
-        self.byte(block.pfn()).is_some_and(|byte| kinds::is_unclaimed(byte.load(Relaxed)))
+        self.byte(block.pfn()).is_some_and(|byte| frame_type::is_unclaimed(byte.load(Relaxed)))
     }
 }
 

@@ -43,42 +43,51 @@
 #[cfg(any(test, feature = "std", heirloom_model))]
 extern crate std;
 
+mod alloc_slow;
 mod allocator;
-mod columns;
+mod atomic_bytes;
+mod cpu_slots;
+mod diagnose;
 mod error;
+mod frame_type;
+mod freemap;
 mod freeze;
 mod handle;
 #[cfg(any(test, feature = "std"))]
 pub mod harness;
 mod inherit;
-mod kinds;
 mod lookup;
 pub mod machine;
-mod many;
 mod memory;
-mod octets;
+mod node_backend;
 mod percpu;
+mod preserve;
+mod preserved;
+mod range;
 mod ranges;
 mod readers;
 mod reading;
 mod request;
+mod reserve;
+mod retype;
 mod runs;
-mod survive;
+mod stats;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
 mod tracker;
 mod within;
 
 pub use error::Error;
+pub use frame_type::{FrameState, Kind};
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
 #[doc(hidden)]
 pub use heirloom_kho::sync;
 pub use heirloom_kho::tree::{Adjacent, Counts, TreeError, TreeFault};
 pub use heirloom_kho::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pages, Pfn, PhysAddr, Run};
 pub use inherit::Fate;
-pub use kinds::{FrameState, Kind};
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
-pub use memory::{Audit, Memory, Stats};
+pub use memory::Memory;
 pub use ranges::joined;
 pub use request::Request;
+pub use stats::{Audit, Stats};
 pub use within::{Expected, Within};

@@ -57,8 +57,8 @@ impl<M: Machine> Memory<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame_type::Kind;
     use crate::harness::Ram;
-    use crate::kinds::Kind;
     use crate::machine::{DirectMap, NodeId};
     use crate::request::Request;
     use heirloom_kho::{Order, PAGE_SIZE, Run};

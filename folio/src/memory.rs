@@ -4,16 +4,15 @@ use core::ptr::NonNull;
 
 use lock_api::Mutex;
 
+use crate::cpu_slots::{CpuSlots, align_space};
 use crate::error::Error;
-use crate::inherit::Tallies;
-use crate::kinds::{FrameState, Kind};
-use crate::machine::{CpuId, Machine, NodeId};
-use crate::percpu::CpuSlot;
-use crate::ranges::{Range, Ranges, SPACE_ALIGN};
-use crate::readers;
+use crate::frame_type::FrameState;
+use crate::machine::{Machine, NodeId};
+use crate::range::{Range, SPACE_ALIGN};
+use crate::ranges::Ranges;
 use crate::tracker::Tracker;
 use heirloom_kho::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
-use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Physical memory: which frames exist, which are free, which survive.
 ///
@@ -53,10 +52,7 @@ use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub struct Memory<M: Machine> {
     machine: M,
     pub(crate) ranges: Ranges,
-    slots: NonNull<CpuSlot>,
-    /// How many slots there are: CPUs from here on have none.
-    cpus: usize,
-    shared: NonNull<Shared>,
+    pub(crate) slots: CpuSlots,
     pub(crate) tracker: Tracker,
     /// Whether the tree that was taken over has nodes that lead to nothing.
     pub(crate) hollow: bool,
@@ -74,66 +70,12 @@ unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
 // `idle`, which exclude each other for one CPU.
 unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
-/// What CPUs share, on a cache line of its own, as a CPU's slot is.
-#[repr(align(128))]
-struct Shared {
-    readers: readers::Word,
-    tallies: Tallies,
-}
-
-/// How many frames are in which state; see [`Memory::stats`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stats {
-    /// Frames that exist.
-    pub frames: u64,
-    /// Free blocks by order, each as large as it can be.
-    pub free_blocks: [u64; Order::MAX_FOLIO.index() + 1],
-    /// Free frames in the CPUs' caches.
-    pub cached: u64,
-    /// Preserved frames (part of those in use), those of blocks still to be claimed too.
-    pub preserved: u64,
-}
-
-impl Stats {
-    /// Free frames outside the CPUs' caches, saturating.
-    pub fn free(&self) -> u64 {
-        let each = self.free_blocks.iter().enumerate();
-        each.fold(0, |sum, (order, blocks)| sum.saturating_add(blocks.saturating_mul(1 << order)))
-    }
-
-    /// Frames in use: allocated or reserved. `frames == free() + cached + used()`.
-    pub fn used(&self) -> u64 {
-        self.frames.saturating_sub(self.free()).saturating_sub(self.cached)
-    }
-}
-
-/// What [`Memory::audit`] counted: every frame once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Audit {
-    /// Frames free in the shared bits.
-    pub free: u64,
-    /// Free frames in the CPUs' caches.
-    pub cached: u64,
-    /// Frames of allocated blocks, by [`Kind`]'s order of declaration; those of a predecessor's blocks
-    /// that have a [label](Memory::label), too.
-    pub allocated: [u64; 6],
-    /// Frames with no owner that are not free: reserved, or a predecessor's, still to be claimed and
-    /// without a label.
-    pub reserved: u64,
-}
-
 impl<M: Machine> Memory<M> {
     /// Bytes of per-CPU state for a machine of `cpus` CPUs, with room to align them.
     ///
     /// Saturating: no space has as many bytes as more CPUs than an address space holds would need.
     pub const fn cpu_bytes(cpus: usize) -> usize {
-        Self::state_bytes(cpus).saturating_add(align_of::<CpuSlot>())
-    }
-
-    /// The same without room to align.
-    const fn state_bytes(cpus: usize) -> usize {
-        const { assert!(align_of::<CpuSlot>() >= align_of::<Shared>()) };
-        cpus.saturating_mul(size_of::<CpuSlot>()).saturating_add(size_of::<Shared>())
+        CpuSlots::bytes(cpus)
     }
 
     /// Bytes of metadata for a range of frames, with room to align them.
@@ -157,43 +99,24 @@ impl<M: Machine> Memory<M> {
     /// `space` is valid for reads and writes as long as the value lives, through this pointer,
     /// and nothing else uses it.
     pub unsafe fn new(machine: M, space: NonNull<[u8]>) -> Result<Self, Error> {
-        let (cpus, aligned) = Self::fitting(machine.count(), space)?;
-        let slots = aligned.cast::<CpuSlot>();
-        for cpu in 0..cpus {
-            // SAFETY: `cpus` slots fit the aligned space, which is ours to write.
-            unsafe { CpuSlot::install(slots.add(cpu)) };
-        }
-        // SAFETY: behind the slots, within the space.
-        let shared = unsafe { slots.add(cpus) }.cast::<Shared>();
-        // SAFETY: ours to write; aligned as the slots are, or less.
-        unsafe { shared.write(Shared { readers: readers::Word::new(), tallies: Tallies::new() }) };
+        // SAFETY: the same contract.
+        let slots = unsafe { CpuSlots::install(machine.count(), space)? };
         Ok(Self {
             machine,
             ranges: Ranges::new(),
             slots,
-            cpus,
             tracker: Tracker::new(),
             hollow: false,
             taken_over: 0,
             used: AtomicBool::new(false),
-            shared,
             adding: Mutex::new(()),
         })
-    }
-
-    /// How many of `cpus` CPUs `space` has room for, and its aligned start.
-    fn fitting(cpus: usize, space: NonNull<[u8]>) -> Result<(usize, NonNull<u8>), Error> {
-        let one = Self::state_bytes(cpus.min(1));
-        let aligned = align_space(space, one, align_of::<CpuSlot>())?;
-        let skipped = aligned.addr().get() - space.cast::<u8>().addr().get();
-        let more = (space.len() - skipped - one) / size_of::<CpuSlot>();
-        Ok((cpus.min(more.saturating_add(1)), aligned))
     }
 
     /// How many CPUs have a cache of frames: the machine's count, or what the space given to
     /// [`Memory::new`] had room for.
     pub const fn cpu_count(&self) -> usize {
-        self.cpus
+        self.slots.count()
     }
 
     /// Adds a range of frames, all free, that belong to `node`. At any time, and any number of them.
@@ -237,7 +160,7 @@ impl<M: Machine> Memory<M> {
         // SAFETY: installed above; the lock keeps other calls out; lives as long as we do.
         unsafe { self.ranges.push(range) };
         // How much a CPU keeps depends on how much there is.
-        self.ask_all();
+        self.slots.request_drain();
         Ok(())
     }
 
@@ -290,83 +213,6 @@ impl<M: Machine> Memory<M> {
         Ok(self.range(pfn)?.state(pfn))
     }
 
-    /// How many frames are in which state, on all nodes.
-    ///
-    /// Counted from the bits themselves, so the figures cannot drift; exact while nothing is
-    /// allocated or freed. Costs a pass over the words that are not empty.
-    pub fn stats(&self) -> Stats {
-        self.stats_where(|_| true)
-    }
-
-    /// The same for one node.
-    pub fn node_stats(&self, node: NodeId) -> Stats {
-        self.stats_where(|n| n == node)
-    }
-
-    fn stats_where(&self, counts: impl Fn(NodeId) -> bool) -> Stats {
-        let mut stats = Stats::default();
-        for range in self.ranges.iter().filter(|range| counts(range.node())) {
-            stats.frames += range.run().frames();
-            range.columns().count_free(&mut stats.free_blocks);
-        }
-        for (cpu, slot) in self.cpu_slots() {
-            if counts(self.machine.home(cpu)) {
-                stats.cached += slot.cached();
-            }
-        }
-        for folios in self.tracker.tree(&self.tables()).adjacent() {
-            // Neighbours may lie in two ranges, on two nodes.
-            let ranges = self.ranges.overlapping(folios.run());
-            for range in ranges.filter(|range| counts(range.node())) {
-                stats.preserved += range.run().common(folios.run());
-            }
-        }
-        stats
-    }
-
-    /// Looks at every frame and checks that it has one state.
-    ///
-    /// For tests and for a suspicious operator: it reads a byte a frame. The memory must be at
-    /// rest meanwhile, or frames on their way are counted as reserved or found at fault.
-    ///
-    /// # Errors
-    /// [`Error::DoubleFree`] with the first block of which a frame is both allocated and free.
-    pub fn audit(&self) -> Result<Audit, Error> {
-        let mut audit = Audit::default();
-        let mut pfn = Pfn::new(0);
-        for range in self.ranges.by_address() {
-            // A block may reach into the next range.
-            pfn = pfn.max(range.run().start());
-            while pfn < range.run().end() {
-                let FrameState::Head { kind, order, .. } = range.state(pfn) else {
-                    let count = if range.columns().is_free(pfn) {
-                        &mut audit.free
-                    } else {
-                        &mut audit.reserved
-                    };
-                    *count += 1;
-                    pfn = pfn.add(1);
-                    continue;
-                };
-                let block = Block::containing(pfn, order);
-                let mut at = range;
-                while block.run().contains(pfn) {
-                    if !at.run().contains(pfn) {
-                        at = self.range(pfn)?;
-                    }
-                    if at.columns().is_free(pfn) {
-                        return Err(Error::DoubleFree { block });
-                    }
-                    pfn = pfn.add(1);
-                }
-                audit.allocated[kind as usize] += order.frames();
-            }
-        }
-        audit.cached = self.cpu_slots().map(|(_, slot)| slot.cached()).sum();
-        audit.reserved = audit.reserved.saturating_sub(audit.cached);
-        Ok(audit)
-    }
-
     /// The range of a frame.
     #[inline]
     pub(crate) fn range(&self, pfn: Pfn) -> Result<&Range, Error> {
@@ -377,54 +223,6 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
         self.ranges.find(pfn)?.byte(pfn)
-    }
-
-    /// The allocated block that holds the frame, head or not; `range` is the frame's.
-    pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
-        range.holder(pfn).or_else(|| self.holding_from_before(range, pfn))
-    }
-
-    /// The allocated block that begins in a range before this one, and reaches up to the frame.
-    #[cold]
-    fn holding_from_before(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
-        let mut before = self.ranges.touching_before(range)?;
-        loop {
-            if let Some(found) = before.holder(pfn) {
-                return Some(found);
-            }
-            before = self.ranges.touching_before(before)?;
-        }
-    }
-
-    /// The per-CPU state of `cpu`.
-    ///
-    /// # Safety
-    /// `cpu` has a slot: it is one of [`Memory::cpus`], or [`Memory::with_slot`] let it pass.
-    #[inline]
-    pub(crate) unsafe fn slot(&self, cpu: CpuId) -> &CpuSlot {
-        debug_assert!(cpu.index() < self.cpus);
-        // SAFETY: `new` wrote `cpus` slots here; shared references are all that is ever made of
-        // them.
-        unsafe { self.slots.add(cpu.index()).as_ref() }
-    }
-
-    /// The readers' word for those without a CPU.
-    #[inline]
-    pub(crate) fn shared_readers(&self) -> &readers::Word {
-        // SAFETY: `new` wrote it; shared references are all that is ever made of it.
-        &unsafe { self.shared.as_ref() }.readers
-    }
-
-    /// What calls without a slot of their CPU claimed, and what was put back.
-    pub(crate) fn shared_tallies(&self) -> &Tallies {
-        // SAFETY: as in `shared_readers`.
-        &unsafe { self.shared.as_ref() }.tallies
-    }
-
-    /// The per-CPU state of every CPU.
-    pub(crate) fn cpu_slots(&self) -> impl Iterator<Item = (CpuId, &CpuSlot)> {
-        // SAFETY: below the count.
-        self.cpus().map(|cpu| (cpu, unsafe { self.slot(cpu) }))
     }
 
     /// Notes that a block is allocated. Where a CPU's cache has none: not in every call.
@@ -441,22 +239,6 @@ impl<M: Machine> Memory<M> {
             self.used.store(false, Relaxed);
             self.ranges.iter().for_each(Range::begin_anew);
         }
-    }
-
-    /// Asks every CPU to give back what it keeps.
-    pub(crate) fn ask_all(&self) {
-        self.cpu_slots().for_each(|(_, slot)| slot.ask());
-    }
-
-    /// Every CPU that has a slot.
-    pub(crate) fn cpus(&self) -> impl Iterator<Item = CpuId> + use<M> {
-        (0..self.cpus as u32).map(CpuId)
-    }
-
-    /// The CPU that a call was pinned to, if it has a slot.
-    #[inline]
-    pub(crate) fn with_slot(&self, cpu: Option<CpuId>) -> Option<CpuId> {
-        cpu.filter(|cpu| cpu.index() < self.cpus)
     }
 
     /// The words of a tree's page; `None` if it is no page of memory.
@@ -485,21 +267,5 @@ impl<M: Machine> Memory<M> {
         // SAFETY: callers own every frame of `run`, which lies in one stretch of memory.
         unsafe { self.machine.ptr(run.addr()).write_bytes(0, run.bytes() as usize) };
         written(self.machine.ptr(run.addr()), run.bytes() as usize);
-    }
-
-    /// Returns whether a caller may allocate blocks of this kind.
-    pub(crate) const fn nameable(kind: Kind) -> bool {
-        !matches!(kind, Kind::Tail | Kind::Slab)
-    }
-}
-
-/// The first address in `space` aligned to `align`, if `needed` bytes follow it.
-fn align_space(space: NonNull<[u8]>, needed: usize, align: usize) -> Result<NonNull<u8>, Error> {
-    let start = space.cast::<u8>();
-    let skip = start.align_offset(align);
-    match skip.checked_add(needed) {
-        // SAFETY: `skip` bytes are within `space`, which is one allocation.
-        Some(end) if end <= space.len() => Ok(unsafe { start.add(skip) }),
-        _ => Err(Error::BadSpace { needed, given: space.len(), align }),
     }
 }

@@ -11,7 +11,7 @@
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
-use crate::columns::{Group, Hints};
+use crate::freemap::{Group, Hints};
 use crate::inherit::Tally;
 use crate::readers;
 use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
@@ -119,7 +119,7 @@ impl CpuSlot {
     }
 
     /// Asks the CPU to give back what it keeps, which it does in its next call.
-    pub(crate) fn ask(&self) {
+    pub(crate) fn request_drain(&self) {
         // Relaxed: nothing else is passed on, and what is given back goes through the shared bits.
         self.levels.home.store(ASKED, Relaxed);
     }

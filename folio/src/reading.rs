@@ -21,12 +21,9 @@
 //! No call waits: a block that could not go since a reader was in is shown again and stays, to be
 //! tried another time. An interrupt may have come in the middle of a reader of its own CPU.
 
-use crate::error::Error;
-use crate::kinds::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::readers::{Inside, Word};
-use heirloom_kho::Block;
 
 impl<M: Machine> Memory<M> {
     /// Runs `f`, during which no block that [`Memory::within`] finds in it is freed by a caller that
@@ -46,12 +43,12 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub fn reading<R>(&self, f: impl FnOnce() -> R) -> R {
         self.machine().pinned(|cpu| {
-            let _inside = if let Some(cpu) = self.with_slot(cpu) {
+            let _inside = if let Some(cpu) = self.slots.with_slot(cpu) {
                 // SAFETY: it has a slot.
-                let word = unsafe { self.slot(cpu) }.readers();
+                let word = unsafe { self.slots.slot(cpu) }.readers();
                 Inside::own(word)
             } else {
-                Inside::shared(self.shared_readers())
+                Inside::shared(self.slots.shared_readers())
             };
             f()
         })
@@ -68,21 +65,7 @@ impl<M: Machine> Memory<M> {
                 }
             })
         };
-        left(self.shared_readers()) && self.cpu_slots().all(|(_, slot)| left(slot.readers()))
-    }
-
-    /// Makes a table again of what [`Memory::make_slab`] made a slab; it stays preserved if it was.
-    /// From now on [`Memory::within`] does not find it as a slab, but for those that are
-    /// [reading](Memory::reading) already.
-    ///
-    /// # Errors
-    /// As for [`Memory::free`], and nothing is changed.
-    ///
-    /// # Safety
-    /// The caller owns the block.
-    pub unsafe fn hide_slab(&self, block: Block) -> Result<(), Error> {
-        // SAFETY: the same contract.
-        unsafe { self.turn(block, Kind::Slab, kinds::table_from_slab) }
+        left(self.slots.shared_readers()) && self.slots.iter().all(|(_, slot)| left(slot.readers()))
     }
 }
 
@@ -95,7 +78,7 @@ mod tests {
     #[test]
     fn a_thread_reads_in_a_word_of_its_own_from_its_first_call_on() {
         let memory = Ram::memory(&Ram::frames(64)).unwrap();
-        let alone = || memory.reading(|| memory.shared_readers().is_out());
+        let alone = || memory.reading(|| memory.slots.shared_readers().is_out());
         let all = thread::scope(|scope| [(); 2].map(|()| scope.spawn(alone).join().unwrap()));
         assert_eq!(all, [true; 2], "no reader counts in the word that all share");
     }

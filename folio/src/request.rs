@@ -1,6 +1,6 @@
 //! What a caller wants from the page allocator.
 
-use crate::kinds::Kind;
+use crate::frame_type::Kind;
 use crate::machine::NodeId;
 use heirloom_kho::Order;
 

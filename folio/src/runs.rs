@@ -1,10 +1,10 @@
 //! Runs: any number of frames in a row, as a head block and the tails after it.
 
 use crate::error::Error;
-use crate::kinds::{self, FrameState, Kind};
+use crate::frame_type::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::ranges::Range;
+use crate::range::Range;
 use crate::request::Request;
 use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn, Run};
@@ -190,7 +190,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn unmark_run(&self, run: Run) {
         for block in run.blocks_up_to(Order::MAX_FOLIO) {
             if let Some(byte) = self.byte(block.pfn()) {
-                byte.store(kinds::FREED, Relaxed);
+                byte.store(frame_type::FREED, Relaxed);
             }
         }
     }
@@ -209,12 +209,12 @@ impl<M: Machine> Memory<M> {
     /// The bytes it must have are compared, and not read one after the other as they say where the
     /// next one is: of a large run each is a miss, and so all come together.
     pub(crate) fn is_run(&self, run: Run, kind: Kind, preserved: bool) -> bool {
-        kind.is_run() && self.is_run_from(run, |order| kinds::head(kind, order, preserved))
+        kind.is_run() && self.is_run_from(run, |order| frame_type::head(kind, order, preserved))
     }
 
     /// Whether `run` is a whole buffer that is held.
     pub(crate) fn is_held_run(&self, run: Run) -> bool {
-        self.is_run_from(run, kinds::held)
+        self.is_run_from(run, frame_type::held)
     }
 
     /// Returns whether `run` is a whole run: its first block has the byte that `head` gives for the
@@ -230,9 +230,9 @@ impl<M: Machine> Memory<M> {
         // The head first: without it there is nothing to go through.
         blocks.next().is_some_and(|block| says(block, head(block.order())))
             && blocks.fold(true, |all, block| {
-                all & says(block, kinds::head(Kind::Tail, block.order(), false))
+                all & says(block, frame_type::head(Kind::Tail, block.order(), false))
             })
-            && self.byte(run.end()).is_none_or(|next| !kinds::is_tail(next.load(Relaxed)))
+            && self.byte(run.end()).is_none_or(|next| !frame_type::is_tail(next.load(Relaxed)))
     }
 
     /// Checks that `run` is a whole run of `kind`, not preserved.

@@ -3,7 +3,7 @@
 
 use core::ptr::NonNull;
 
-use crate::kinds::{self, Kind};
+use crate::frame_type::{self, Kind};
 use heirloom_kho::Order;
 
 /// What a caller expects around a pointer: an allocated block of one kind and order, preserved or
@@ -23,9 +23,9 @@ impl Expected {
         let order = if order.get() > Order::MAX_FOLIO.get() { Order::MAX_FOLIO } else { order };
         Self {
             mask: order.bytes() - 1,
-            plain: kinds::head(kind, order, false),
+            plain: frame_type::head(kind, order, false),
             // Only what a tail belongs to is preserved.
-            preserved: kinds::head(kind, order, !matches!(kind, Kind::Tail)),
+            preserved: frame_type::head(kind, order, !matches!(kind, Kind::Tail)),
         }
     }
 }

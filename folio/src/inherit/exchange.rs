@@ -20,7 +20,7 @@
 //!   the last block of a run to the first, so that what can be claimed anew is followed by no tail.
 
 use crate::error::Error;
-use crate::kinds::{self, FrameState, Kind};
+use crate::frame_type::{self, FrameState, Kind};
 use heirloom_kho::sync::{Acquire, AtomicU8, Relaxed, Release};
 use heirloom_kho::{Block, Order, Run};
 
@@ -47,7 +47,7 @@ pub(super) trait Disposal: Places {
 #[inline]
 fn claimed(block: Block, kind: Kind) -> u8 {
     let order = block.order().min(Order::MAX_FOLIO);
-    kinds::head(kinds::at_first(kind), order, kind != Kind::Tail)
+    frame_type::head(frame_type::at_first(kind), order, kind != Kind::Tail)
 }
 
 /// Takes an unclaimed block as one of `kind`: a label, if it has one, says the same. From now on it is
@@ -62,7 +62,7 @@ pub(super) fn take<P: Places>(places: &P, block: Block, kind: Kind) -> Result<()
     }
     let ours = claimed(block, kind);
     // Acquire pairs with the Release in `put_back`: what had the block before is done with it.
-    match byte.compare_exchange(kinds::NEVER, ours, Acquire, Relaxed) {
+    match byte.compare_exchange(frame_type::NEVER, ours, Acquire, Relaxed) {
         Ok(_) => Ok(()),
         Err(now) => take_labelled(byte, now, ours, block, kind),
     }
@@ -79,12 +79,12 @@ fn take_labelled(
     kind: Kind,
 ) -> Result<(), Error> {
     let gone = Error::NotPreserved { block };
-    match kinds::labelled(now) {
+    match frame_type::labelled(now) {
         Some((found, order)) if order == block.order() => {
             if found != kind {
                 return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
             }
-            if !kinds::is_unclaimed(now) {
+            if !frame_type::is_unclaimed(now) {
                 return Err(gone);
             }
             // Acquire as in `take`.
@@ -96,7 +96,7 @@ fn take_labelled(
 
 /// Why a block whose first byte says `now` cannot be claimed as `kind`.
 pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
-    match kinds::decode(now) {
+    match frame_type::decode(now) {
         // What a layer above keeps is said to be that, to a caller that takes it for something else.
         FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } if found != kind => {
             Error::WrongKind { pfn: block.pfn(), expected: kind, found }
@@ -107,9 +107,9 @@ pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
 
 /// Gives an unclaimed block, whose bit is set, the label with this byte.
 pub(super) fn label(byte: &AtomicU8, block: Block, kind: Kind, label: u8) -> Result<(), Error> {
-    match byte.compare_exchange(kinds::NEVER, label, Relaxed, Relaxed) {
+    match byte.compare_exchange(frame_type::NEVER, label, Relaxed, Relaxed) {
         Ok(_) => Ok(()),
-        Err(now) => match kinds::decode(now) {
+        Err(now) => match frame_type::decode(now) {
             FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } => {
                 Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
             }
@@ -145,7 +145,7 @@ pub(super) fn take_run<P: Places>(places: &P, run: Run, kind: Kind) -> Result<()
 /// Puts a block back that the caller took, and whose byte says `now` from now on: that of an unclaimed
 /// block.
 pub(super) fn put_back(byte: &AtomicU8, now: u8) {
-    debug_assert!(kinds::is_unclaimed(now));
+    debug_assert!(frame_type::is_unclaimed(now));
     // Release pairs with the Acquire in `take`: what the caller did to the block comes before.
     byte.store(now, Release);
 }
@@ -155,7 +155,7 @@ pub(super) fn put_back_run<P: Places>(places: &P, run: Run) {
     // Only the first part of a block can be claimed: it comes last.
     for part in run.blocks_up_to(Order::MAX_FOLIO).rev() {
         if let Some(byte) = places.byte(part) {
-            put_back(byte, kinds::NEVER);
+            put_back(byte, frame_type::NEVER);
         }
     }
 }
@@ -164,7 +164,10 @@ pub(super) fn put_back_run<P: Places>(places: &P, run: Run) {
 pub(super) fn dispose_of<P: Disposal>(places: &P, block: Block) -> bool {
     let Some(byte) = places.byte(block).filter(|_| places.has_bit(block)) else { return false };
     // Acquire as in `take`.
-    if byte.compare_exchange(kinds::NEVER, claimed(block, Kind::Folio), Acquire, Relaxed).is_err() {
+    if byte
+        .compare_exchange(frame_type::NEVER, claimed(block, Kind::Folio), Acquire, Relaxed)
+        .is_err()
+    {
         return false;
     }
     // Unlinked, then released: a successor that finds the bit finds the frames as they were.

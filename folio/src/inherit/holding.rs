@@ -1,6 +1,6 @@
 //! The ledger of [`Memory::inherit`].
 
-use crate::kinds::Kind;
+use crate::frame_type::Kind;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use heirloom_kho::sync::Release;

@@ -13,7 +13,7 @@ use std::vec::Vec;
 
 use super::exchange::{self, Disposal, Places};
 use crate::error::Error;
-use crate::kinds::{self, Kind};
+use crate::frame_type::{self, Kind};
 use crate::tracker::Tracker;
 use crate::tracker::ram::{Ram, block, run};
 use heirloom_kho::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
@@ -47,7 +47,7 @@ impl Disposal for World {
 
     fn free(&self, block: Block) {
         // As `Memory::unmark_run` and `Columns::give` do.
-        self.byte(block).unwrap().store(kinds::FREED, Relaxed);
+        self.byte(block).unwrap().store(frame_type::FREED, Relaxed);
         self.free.fetch_or(1 << block.pfn().get(), Release);
     }
 }
@@ -58,7 +58,7 @@ impl World {
         let world = Self {
             ram: Ram::new(crate::tracker::Geometry::BUILD.levels as usize),
             tracker: Tracker::new(),
-            bytes: (0..FRAMES).map(|_| AtomicU8::new(kinds::NEVER)).collect(),
+            bytes: (0..FRAMES).map(|_| AtomicU8::new(frame_type::NEVER)).collect(),
             free: AtomicU64::new(0),
             contents: (0..FRAMES).map(|_| UnsafeCell::new(0)).collect(),
         };
@@ -92,13 +92,13 @@ impl World {
             run.blocks().for_each(|block| self.fill(block));
             // It ends where it ends.
             let next = self.bytes[run.end().get() as usize].load(Relaxed);
-            assert!(!kinds::is_tail(next), "another's tail follows");
+            assert!(!frame_type::is_tail(next), "another's tail follows");
         }
         claimed
     }
 
     fn put_back(&self, block: Block) {
-        exchange::put_back(self.byte(block).unwrap(), kinds::NEVER);
+        exchange::put_back(self.byte(block).unwrap(), frame_type::NEVER);
     }
 
     fn dispose_of(&self, block: Block) -> bool {
@@ -113,11 +113,11 @@ impl World {
             return false;
         }
         let byte = self.byte(block).unwrap();
-        let plain = kinds::head(Kind::Folio, block.order(), false);
+        let plain = frame_type::head(Kind::Folio, block.order(), false);
         byte.store(plain, Relaxed);
         self.fill(block);
         self.tracker.preserve(&self.ram, block).unwrap();
-        byte.store(kinds::with_preserved(plain), Release);
+        byte.store(frame_type::with_preserved(plain), Release);
         true
     }
 
@@ -126,7 +126,7 @@ impl World {
     }
 
     fn is_left(&self, block: Block) -> bool {
-        self.has_bit(block) && kinds::is_unclaimed(self.says(block))
+        self.has_bit(block) && frame_type::is_unclaimed(self.says(block))
     }
 }
 
@@ -180,7 +180,7 @@ fn what_is_disposed_of_and_used_anew_is_not_claimed() {
         assert_ne!(claimed, disposed);
         assert_eq!(used, disposed);
         assert!(world.has_bit(one()) && !world.is_left(one()));
-        let ours = kinds::head(Kind::Folio, one().order(), true);
+        let ours = frame_type::head(Kind::Folio, one().order(), true);
         assert_eq!(world.says(one()), ours);
     });
 }
@@ -212,7 +212,7 @@ fn what_is_allocated_for_the_first_time_is_not_claimed() {
         assert!(world.take_free(one()));
         assert!(!claim.join().unwrap());
         assert!(world.has_bit(one()) && !world.is_left(one()));
-        assert_eq!(world.says(one()), kinds::head(Kind::Folio, one().order(), true));
+        assert_eq!(world.says(one()), frame_type::head(Kind::Folio, one().order(), true));
     });
 }
 
@@ -222,7 +222,7 @@ fn what_gets_a_label_is_disposed_of_once() {
     model(3, || {
         let world = World::new(&[one()]);
         let label = beside(&world, |w| {
-            let as_slab = kinds::label(Kind::Slab, one().order()).unwrap();
+            let as_slab = frame_type::label(Kind::Slab, one().order()).unwrap();
             w.has_bit(one())
                 && exchange::label(w.byte(one()).unwrap(), one(), Kind::Slab, as_slab).is_ok()
                 && exchange::take(w, one(), Kind::Slab).is_ok()
@@ -239,7 +239,7 @@ fn what_gets_a_label_is_disposed_of_once() {
 fn of_two_that_claim_a_block_by_its_label_one_succeeds() {
     model(3, || {
         let world = World::new(&[one()]);
-        let as_slab = kinds::label(Kind::Slab, one().order()).unwrap();
+        let as_slab = frame_type::label(Kind::Slab, one().order()).unwrap();
         exchange::label(world.byte(one()).unwrap(), one(), Kind::Slab, as_slab).unwrap();
         let claim = |w: &World| {
             let claimed = exchange::take(w, one(), Kind::Slab).is_ok();

@@ -18,22 +18,22 @@ impl<M: Machine> Memory<M> {
     /// Counts blocks that are no longer to be claimed: their bytes have changed.
     #[inline]
     pub(super) fn settle(&self, blocks: u64) {
-        self.machine().pinned(|cpu| match self.with_slot(cpu) {
+        self.machine().pinned(|cpu| match self.slots.with_slot(cpu) {
             // SAFETY: it has a slot.
-            Some(cpu) => unsafe { self.slot(cpu) }.settled().add_alone(blocks),
-            None => self.shared_tallies().settled.add(blocks),
+            Some(cpu) => unsafe { self.slots.slot(cpu) }.settled().add_alone(blocks),
+            None => self.slots.shared_tallies().settled.add(blocks),
         });
     }
 
     /// Counts blocks that are there to be claimed again, before their bytes say so.
     pub(super) fn unsettle(&self, blocks: u64) {
-        self.shared_tallies().put_back.add(blocks);
+        self.slots.shared_tallies().put_back.add(blocks);
     }
 
     /// Whether nothing that was taken over is still to be claimed, but for what has a label.
     pub(super) fn is_settled(&self) -> bool {
-        let own = self.cpu_slots().map(|(_, slot)| slot.settled());
-        self.shared_tallies().settled(own) == self.taken_over
+        let own = self.slots.iter().map(|(_, slot)| slot.settled());
+        self.slots.shared_tallies().settled(own) == self.taken_over
     }
 }
 

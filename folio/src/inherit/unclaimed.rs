@@ -5,7 +5,7 @@
 
 use core::mem::replace;
 
-use crate::kinds;
+use crate::frame_type;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use heirloom_kho::prefetch::prefetch;
@@ -48,6 +48,6 @@ impl<M: Machine> Memory<M> {
     /// No lock is held and no CPU pinned: `each` may call anything. What is claimed or disposed of
     /// since the call began may be among them or not.
     pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
-        self.for_each_with(kinds::is_unclaimed, each);
+        self.for_each_with(frame_type::is_unclaimed, each);
     }
 }

@@ -102,7 +102,7 @@ pub(super) const STEPS: &[Step] = &[
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
             tests heirloom-kho --lib
-            tests heirloom-folio --lib -- kinds
+            tests heirloom-folio --lib -- frame_type
             tests heirloom-folio --test concurrent -- of_two frames_allocated
             tests heirloom-slab --test objects -- --skip empty_slabs --skip figures_add_up --skip little_memory
             tests heirloom-slab --test generations -- free_places what_was_kept

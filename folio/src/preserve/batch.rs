@@ -5,7 +5,7 @@
 //! own. A call for many asks ahead, and so waits for one of sixteen.
 
 use crate::error::Error;
-use crate::kinds::Kind;
+use crate::frame_type::Kind;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::tracker::Spot;

@@ -8,7 +8,9 @@ use std::vec::Vec;
 use bitvec::prelude::*;
 use proptest::prelude::*;
 
+use super::group::{groups, mask};
 use super::*;
+use heirloom_kho::{Block, Order, Pfn};
 
 /// Columns with the words that they lie in.
 struct Owned {

@@ -1,0 +1,91 @@
+//! Allocating and freeing where the CPU's list does not serve: the slow paths of `allocator`.
+
+use crate::error::Error;
+use crate::freemap::Hints;
+use crate::machine::{Machine, NodeId};
+use crate::memory::Memory;
+use crate::percpu::MAX_CACHED;
+use crate::range::Range;
+use crate::request::Request;
+use heirloom_kho::Block;
+
+impl<M: Machine> Memory<M> {
+    /// Takes a block where [`Memory::take_kept`] had none: fills the cache again, or does without.
+    #[inline(never)]
+    pub(crate) fn take_more(&self, request: Request) -> Result<Block, Error> {
+        let order = request.order();
+        self.note_use();
+        let found = self.machine().pinned(|cpu| {
+            let Some(cpu) = self.slots.with_slot(cpu) else {
+                return self.take_shared(request, None, None, &mut Hints::new());
+            };
+            // SAFETY: pinned to `cpu`; nothing below comes back here.
+            unsafe {
+                self.with_cache(cpu, |mut held, home| {
+                    let here = request.node().is_none_or(|node| node == home.node);
+                    let tried = Some(home.node).filter(|_| here && order <= MAX_CACHED);
+                    let kept = tried.and_then(|_| {
+                        let pfn = held.pop(order).or_else(|| held.refill(order, home))?;
+                        Some(Block::containing(pfn, order))
+                    });
+                    let hints = &mut held.cache.hints;
+                    kept.or_else(|| self.take_shared(request, Some(home.node), tried, hints))
+                })
+            }
+        });
+        match found {
+            Some(block) => Ok(block),
+            None => self.take_drained(request),
+        }
+    }
+
+    /// A second look once the caches within reach are empty.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn take_drained(&self, request: Request) -> Result<Block, Error> {
+        self.drain();
+        self.take_shared(request, None, None, &mut Hints::new())
+            .ok_or(Error::OutOfMemory { order: request.order(), node: request.only_node() })
+    }
+
+    /// Takes a block from the shared bits: of the node asked for, else of the home node, else,
+    /// unless the request is strict, of any; but not of the node that was `tried`.
+    pub(crate) fn take_shared(
+        &self,
+        request: Request,
+        home: Option<NodeId>,
+        tried: Option<NodeId>,
+        hints: &mut Hints,
+    ) -> Option<Block> {
+        let first = request.node().or(home);
+        let near = |range: &&Range| first.is_none_or(|node| range.node() == node);
+        let ranges = || self.ranges.iter().filter(|range| tried != Some(range.node()));
+        let mut take = |range: &Range| range.columns().take(request.order(), hints);
+        ranges().filter(near).find_map(&mut take).or_else(|| {
+            let mut others = ranges().filter(|range| !near(range));
+            if request.only_node().is_some() { None } else { others.find_map(take) }
+        })
+    }
+
+    /// Gives back a block that [`Memory::give_kept`] could not: makes room for it, or does without.
+    #[inline(never)]
+    pub(crate) fn give_more(&self, range: &Range, block: Block) -> Result<(), Error> {
+        let order = block.order();
+        let kept = order <= MAX_CACHED
+            && self.machine().pinned(|cpu| {
+                let Some(cpu) = self.slots.with_slot(cpu) else { return false };
+                // SAFETY: pinned to `cpu`; nothing below comes back here.
+                unsafe {
+                    self.with_cache(cpu, |mut held, home| {
+                        // It may lie in another range of the node.
+                        range.node() == home.node
+                            && (held.push(block) || held.exchange(block, home))
+                    })
+                }
+            });
+        if kept {
+            return Ok(());
+        }
+        self.give_block(block).map_err(|()| Error::DoubleFree { block })
+    }
+}

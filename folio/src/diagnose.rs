@@ -1,0 +1,103 @@
+//! Which block a frame belongs to, and what is wrong with a block that a caller named.
+//!
+//! No fast path comes here: a call that is refused says exactly why.
+
+use crate::error::Error;
+use crate::frame_type::{self, FrameState, Kind};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::range::Range;
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn, Run};
+
+impl<M: Machine> Memory<M> {
+    /// What holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
+    /// it is preserved. `None`: the frame is free, reserved, or no memory.
+    pub fn holder(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
+        let (mut block, mut kind, mut preserved) = self.holding(self.ranges.find(pfn)?, pfn)?;
+        while kind == Kind::Tail {
+            let before = Pfn::new(block.pfn().get().checked_sub(1)?);
+            (block, kind, preserved) = self.holding(self.ranges.find(before)?, before)?;
+        }
+        let run = if kind.is_run() { self.run_from(block) } else { block.run() };
+        Some((run, kind, preserved))
+    }
+
+    /// The allocated block that holds the frame, head or not; `range` is the frame's.
+    pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+        range.holder(pfn).or_else(|| self.holding_from_before(range, pfn))
+    }
+
+    /// The allocated block that begins in a range before this one, and reaches up to the frame.
+    #[cold]
+    fn holding_from_before(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+        let mut before = self.ranges.touching_before(range)?;
+        loop {
+            if let Some(found) = before.holder(pfn) {
+                return Some(found);
+            }
+            before = self.ranges.touching_before(before)?;
+        }
+    }
+
+    /// Why `block` is not a block of `kind` that could be freed.
+    #[cold]
+    pub(crate) fn refuse(&self, range: &Range, block: Block, kind: Kind) -> Error {
+        let pfn = block.pfn();
+        match (range.state(pfn), self.holding(range, pfn)) {
+            (FrameState::Head { kind: Kind::Tail, .. }, _) => {
+                let mut at = pfn;
+                let mut of = block;
+                let before = |at: Pfn| {
+                    let before = Pfn::new(at.get().checked_sub(1)?);
+                    self.holding(self.ranges.find(before)?, before)
+                };
+                while let Some((holder, found, _)) = before(at) {
+                    (at, of) = (holder.pfn(), holder);
+                    if found != Kind::Tail {
+                        break;
+                    }
+                }
+                Error::TailFrame { pfn, of }
+            }
+            (FrameState::Head { kind: found, .. }, _) if found != kind => {
+                Error::WrongKind { pfn, expected: kind, found }
+            }
+            (FrameState::Head { order, .. }, _) if order != block.order() => {
+                Error::WrongOrder { pfn, expected: block.order(), found: order }
+            }
+            (FrameState::Head { .. }, _) => Error::Preserved { block },
+            (_, Some((of, ..))) => Error::TailFrame { pfn, of },
+            (FrameState::Freed, None) => Error::DoubleFree { block },
+            (FrameState::Never, None) => Error::NeverAllocated { pfn },
+        }
+    }
+
+    /// Why the block is none of `kind` to preserve, or to let go if it should be `preserved`.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refuse_single(
+        &self,
+        range: &Range,
+        block: Block,
+        kind: Kind,
+        preserved: bool,
+    ) -> Error {
+        let order = block.order();
+        if kind.is_run() || kind == Kind::Tail {
+            return Error::BadRequest { frames: order.frames() };
+        }
+        let byte = range.byte(block.pfn()).map_or(frame_type::NEVER, |byte| byte.load(Relaxed));
+        let small = order <= Order::MAX_FOLIO;
+        // What is still to be claimed is preserved, and goes by `Memory::disinherit` alone.
+        let left = small && frame_type::labelled(byte) == Some((kind, order));
+        if left || small && byte == frame_type::head(kind, order, !preserved) {
+            return if preserved {
+                Error::NotPreserved { block }
+            } else {
+                Error::AlreadyPreserved { block }
+            };
+        }
+        self.refuse(range, block, kind)
+    }
+}

@@ -1,0 +1,137 @@
+//! The free maps of one node as the backend of its CPUs' lists, and draining those lists.
+
+use crate::freemap::{Group, Hints};
+use crate::machine::{CpuId, Machine, NodeId};
+use crate::memory::Memory;
+use crate::percpu::{Behind, Held};
+use crate::range::Range;
+use heirloom_kho::{Block, Order, Pfn};
+
+/// The shared bits of one node, behind a CPU's cache.
+pub(crate) struct Home<'m, M: Machine> {
+    pub(crate) memory: &'m Memory<M>,
+    pub(crate) node: NodeId,
+}
+
+impl<M: Machine> Home<'_, M> {
+    fn ranges(&self) -> impl Iterator<Item = &Range> {
+        self.memory.ranges.iter().filter(|range| range.node() == self.node)
+    }
+}
+
+impl<M: Machine> Behind for Home<'_, M> {
+    fn take_word(&self, hints: &mut Hints) -> Option<Group> {
+        self.ranges().find_map(|range| range.columns().take_word(hints))
+    }
+
+    fn is_one_block(&self, word: Block) -> bool {
+        self.memory.ranges.covering(word.run()).is_some()
+    }
+
+    fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
+        self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
+    }
+
+    fn home(&self) -> usize {
+        // A node without memory has a number too, and no frames.
+        self.ranges().next().map_or(1, number)
+    }
+
+    fn share(&self) -> u64 {
+        // The same on every CPU: an eighth of the node.
+        let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
+        frames / 8 / self.memory.cpu_count() as u64
+    }
+
+    fn give_frames(&self, frames: &[Pfn]) -> u32 {
+        let mut frames = frames.iter().copied().peekable();
+        let mut row = 0;
+        while let Some(&first) = frames.peek() {
+            let Some(range) = self.memory.ranges.find(first) else { break };
+            // Mostly all of them: one range is looked up, and not one a frame.
+            let these = core::iter::from_fn(|| frames.next_if(|pfn| range.run().contains(*pfn)));
+            row = range.columns().give_frames(these);
+        }
+        row
+    }
+
+    #[inline]
+    fn give(&self, order: Order, group: Group) {
+        let first = self.memory.ranges.find(group.any(order));
+        let whole = first.filter(|range| group.word(order).is_some_and(|w| range.run().covers(w)));
+        let given = match whole {
+            Some(range) => range.columns().give_group(order, group),
+            // Two ranges may meet within a word, or within a block.
+            None => group.blocks(order).try_for_each(|block| self.memory.give_block(block)),
+        };
+        // Two frees of one block that raced: one of them is refused here, too late to say so.
+        debug_assert!(given.is_ok(), "a cached block is in no other place");
+    }
+}
+
+/// A range's number among all: its address, which is never zero and never followed.
+pub(crate) fn number(range: &Range) -> usize {
+    core::ptr::from_ref(range).addr()
+}
+
+impl<M: Machine> Memory<M> {
+    /// Gives what the CPU caches hold back to the shared bits: this CPU's and those of CPUs that
+    /// nothing runs on, now; the others' at their next call.
+    pub fn drain(&self) {
+        self.slots.request_drain();
+        self.machine().pinned(|cpu| {
+            if let Some(cpu) = self.slots.with_slot(cpu) {
+                // SAFETY: pinned to `cpu`.
+                unsafe { self.with_cache(cpu, |_, _| ()) };
+            }
+        });
+        for cpu in self.slots.cpus() {
+            self.machine().idle(cpu, || {
+                // SAFETY: `idle` runs this as if on `cpu`.
+                unsafe { self.with_cache(cpu, |_, _| ()) };
+            });
+        }
+    }
+
+    /// Gives back what the caches of all CPUs hold, while nothing else uses the memory.
+    pub fn drain_all(&mut self) {
+        self.slots.request_drain();
+        for cpu in self.slots.cpus() {
+            // SAFETY: `self` is borrowed mutably, so nothing runs on any of its caches.
+            unsafe { self.with_cache(cpu, |_, _| ()) };
+        }
+    }
+
+    /// Works on the cache of `cpu`, drained first if that was asked for.
+    ///
+    /// # Safety
+    /// Runs inside `pinned` or `idle` for `cpu`, or is the only user of the memory; `f` does not
+    /// come back here. `cpu` has a slot.
+    #[inline]
+    pub(crate) unsafe fn with_cache<R>(
+        &self,
+        cpu: CpuId,
+        f: impl FnOnce(Held<'_>, &Home<'_, M>) -> R,
+    ) -> R {
+        let home = Home { memory: self, node: self.machine().home(cpu) };
+        // SAFETY: the same contract.
+        unsafe {
+            self.slots.slot(cpu).with(|mut held| {
+                held.make_ready(&home);
+                f(held, &home)
+            })
+        }
+    }
+
+    /// Gives a block to the shared bits, of each range what it has of it.
+    pub(crate) fn give_block(&self, block: Block) -> Result<(), ()> {
+        let whole = self.ranges.find(block.pfn()).filter(|range| range.run().covers(block.run()));
+        if let Some(range) = whole {
+            return range.columns().give(block);
+        }
+        for (range, part) in self.ranges.parts(block.run()).ok_or(())? {
+            part.blocks_up_to(Order::MAX_FOLIO).try_for_each(|part| range.columns().give(part))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! Which frames exist: memory ranges, each with a node, its bits, its kinds and its directories.
+//!
+//! All that belongs to a range lies in one piece of memory that the caller provides:
+//!
+//! ```text
+//! | Range | directory of leaves | columns | one kinds byte a frame |
+//! ```
+
+use core::ptr::NonNull;
+
+use crate::frame_type::{self, FrameState, Kind};
+use crate::freemap::Columns;
+use crate::machine::NodeId;
+use crate::within::{Expected, Within};
+use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, Relaxed};
+use heirloom_kho::tree::Geometry;
+use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Alignment of a range's metadata, in bytes.
+pub(crate) const SPACE_ALIGN: usize = LINE;
+
+/// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met. Each
+/// leaf of theirs has keys of one order: the highest orders share the very first leaf.
+const DIRECTORY_ORDERS: usize = {
+    let own_leaves = (Geometry::BUILD.key_bits - Geometry::BUILD.leaf_log2) as usize;
+    if own_leaves < 32 { own_leaves } else { 32 }
+};
+
+/// One contiguous range of frames with all that is known about them.
+///
+/// What every call looks at comes first, on one cache line.
+#[repr(C, align(64))]
+pub(crate) struct Range {
+    run: Run,
+    kinds: NonNull<AtomicU8>,
+    /// The address of the first byte, and where the direct map has it.
+    start: PhysAddr,
+    base: NonNull<u8>,
+    node: NodeId,
+    columns: Columns,
+    directory: Directory,
+    /// The range that was added next.
+    pub(crate) added: AtomicPtr<Range>,
+    /// The ranges behind it.
+    pub(crate) links: Links,
+}
+
+// SAFETY: the pointers lead to atomics that live as long as the range (promised to `install`).
+unsafe impl Send for Range {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Range {}
+
+/// Addresses of the tree's leaves over one range, order by order: 0 where none is known.
+struct Directory {
+    slots: NonNull<AtomicU64>,
+    /// Where each order's slots begin.
+    begin: [usize; DIRECTORY_ORDERS],
+}
+
+/// log2 of the frames that a leaf of `order` covers.
+pub(crate) const fn leaf_shift(order: usize) -> u32 {
+    Geometry::new(PAGE_SHIFT).leaf_log2 + order as u32
+}
+
+/// Leaves of `order` over `run`: the number of the first, and how many.
+const fn leaves(run: Run, order: usize) -> (u64, usize) {
+    let first = run.start().get() >> leaf_shift(order);
+    let last = (run.end().get() - 1) >> leaf_shift(order);
+    (first, (last - first + 1) as usize)
+}
+
+const fn directory_slots(run: Run) -> usize {
+    let mut slots = 0;
+    let mut order = 0;
+    while order < DIRECTORY_ORDERS {
+        slots += leaves(run, order).1;
+        order += 1;
+    }
+    slots
+}
+
+impl Range {
+    /// Bytes of metadata for `run`, aligned to [`SPACE_ALIGN`].
+    pub(crate) const fn bytes(run: Run) -> usize {
+        if run.is_empty() {
+            return 0;
+        }
+        let words = directory_slots(run) + Columns::words(run);
+        size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + run.frames() as usize
+    }
+
+    /// Lays the range's metadata out in `space`; nothing is free yet.
+    ///
+    /// # Safety
+    /// `space` is valid for reads and writes of `Self::bytes(run)` bytes aligned to
+    /// [`SPACE_ALIGN`] as long as the range is used, and nothing else uses it. `run` is not empty,
+    /// and `base` is what the direct map, which covers it, has for its first byte.
+    pub(crate) unsafe fn install(
+        run: Run,
+        node: NodeId,
+        base: NonNull<u8>,
+        space: NonNull<u8>,
+    ) -> NonNull<Self> {
+        // SAFETY: the whole space is ours to write (contract).
+        unsafe { space.write_bytes(0, Self::bytes(run)) };
+        let slots = directory_slots(run);
+        // SAFETY: the parts are laid out one after the other and sum to `bytes(run)`; the first
+        // is a multiple of 64 bytes and the rest are words, so each is aligned; what is skipped
+        // before the bytes is less than a line.
+        let (leaves_at, columns, kinds) = unsafe {
+            let leaves_at = space.add(size_of::<Self>()).cast::<AtomicU64>();
+            let columns = leaves_at.add(slots);
+            let behind = columns.add(Columns::words(run)).cast::<u8>();
+            // The bytes of the 64 frames of a word are one line: CPUs that allocate from two words
+            // share none.
+            let skip = (run.start().get() as usize).wrapping_sub(behind.addr().get()) % LINE;
+            (leaves_at, columns, behind.add(skip).cast())
+        };
+        let mut begin = [0; DIRECTORY_ORDERS];
+        for order in 1..DIRECTORY_ORDERS {
+            begin[order] = begin[order - 1] + leaves(run, order - 1).1;
+        }
+        // SAFETY: zeroed words of the length that `words` tells, used by nothing else.
+        let columns = unsafe { Columns::new(run, columns) };
+        let directory = Directory { slots: leaves_at, begin };
+        let range = space.cast();
+        // SAFETY: aligned, in bounds, ours.
+        unsafe {
+            range.write(Self {
+                run,
+                kinds,
+                start: run.addr(),
+                base,
+                node,
+                columns,
+                directory,
+                added: AtomicPtr::new(core::ptr::null_mut()),
+                links: no_links(),
+            });
+        };
+        range
+    }
+
+    #[inline]
+    pub(crate) const fn run(&self) -> Run {
+        self.run
+    }
+
+    #[inline]
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The next range by address.
+    #[inline]
+    pub(crate) fn behind(&self) -> Option<&Self> {
+        let [next, ..] = &self.links;
+        follow(next)
+    }
+
+    /// Whether `next` begins where this range ends, on the same node and in the map too: a block
+    /// may lie across.
+    pub(crate) fn touches(&self, next: &Self) -> bool {
+        let end = self.base.addr().get().wrapping_add(self.run.bytes() as usize);
+        self.run.end() == next.run.start()
+            && self.node == next.node
+            && end == next.base.addr().get()
+    }
+
+    #[inline]
+    pub(crate) const fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// The byte of a frame of this range.
+    #[inline]
+    pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
+        self.kinds().get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
+    }
+
+    /// The bytes of these frames, if all of them are of this range.
+    pub(crate) fn bytes_of(&self, run: Run) -> Option<&[AtomicU8]> {
+        let start = run.start().get().checked_sub(self.run.start().get())? as usize;
+        self.kinds().get(start..start.checked_add(run.frames() as usize)?)
+    }
+
+    #[inline]
+    fn kinds(&self) -> &[AtomicU8] {
+        // SAFETY: `install` laid one byte for each frame of the run; only atomics touch them.
+        unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) }
+    }
+
+    /// The byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
+    /// of one block, of `kind` and not preserved, that it begins.
+    #[inline]
+    pub(crate) fn single(&self, ptr: NonNull<u8>, kind: Kind) -> Option<(&AtomicU8, Block)> {
+        let at = ptr.addr().get().wrapping_sub(self.base.addr().get());
+        let frame = at >> PAGE_SHIFT;
+        let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
+        let order = frame_type::order_of(byte.load(Relaxed), kind)?;
+        // At the end of the range the run may go on in the next.
+        let next = self.kinds().get(frame + order.frames() as usize)?;
+        if frame_type::is_tail(next.load(Relaxed)) {
+            return None;
+        }
+        Some((byte, Block::aligned(self.run.start().add(frame as u64), order)))
+    }
+
+    /// Where in a block like `expected` a pointer leads, if one of this range is around it.
+    #[inline]
+    pub(crate) fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+        // The map is linear in a range. For a pointer outside it this wraps or is too large, and
+        // so is the head's place.
+        let at = ptr.addr().get().wrapping_sub(self.base.addr().get()) as u64;
+        let offset = at.wrapping_add(self.start.get()) & expected.mask;
+        let head = at.wrapping_sub(offset);
+        // Acquire pairs with the Release in `make_slab`.
+        let byte = self.kinds().get((head >> PAGE_SHIFT) as usize)?.load(Acquire);
+        if byte != expected.plain && byte != expected.preserved {
+            return None;
+        }
+        // SAFETY: an allocated block starts there, all of it mapped in one stretch.
+        let head = unsafe { self.base.add(head as usize) };
+        Some(Within { head, offset: offset as usize })
+    }
+
+    /// What the byte of a frame says; [`FrameState::Never`] for one outside the range.
+    pub(crate) fn state(&self, pfn: Pfn) -> FrameState {
+        self.byte(pfn).map_or(FrameState::Never, |b| frame_type::decode(b.load(Relaxed)))
+    }
+
+    /// The directory's slot for the leaf that holds the bit of `block`.
+    #[inline]
+    pub(crate) fn slot(&self, block: Block) -> Option<&AtomicU64> {
+        self.slot_at(block.order(), block.pfn())
+    }
+
+    /// The directory's slot for the leaf of an order that a frame of this range belongs to.
+    #[inline]
+    fn slot_at(&self, order: Order, pfn: Pfn) -> Option<&AtomicU64> {
+        let order = order.index();
+        let directory = &self.directory;
+        let begin = *directory.begin.get(order)?;
+        if !self.run.contains(pfn) {
+            return None;
+        }
+        let first = self.run.start().get() >> leaf_shift(order);
+        let leaf = ((pfn.get() >> leaf_shift(order)) - first) as usize;
+        // SAFETY: `install` laid `directory_slots` words here, from `begin` one for each leaf of
+        // this order that a frame of the run has; only atomics touch them.
+        Some(unsafe { directory.slots.add(begin + leaf).as_ref() })
+    }
+
+    /// The directory's slot for the leaf that begins with the bit of `first`, if one of its frames is
+    /// of this range. The leaf may begin before the range, and reach beyond it.
+    pub(crate) fn slot_of_leaf(&self, first: Block) -> Option<&AtomicU64> {
+        self.slot_at(first.order(), first.pfn().max(self.run.start()))
+    }
+
+    /// Makes the bytes of frames that were freed what they were at first.
+    pub(crate) fn begin_anew(&self) {
+        for byte in self.kinds().iter().filter(|byte| byte.load(Relaxed) == frame_type::FREED) {
+            byte.store(frame_type::NEVER, Relaxed);
+        }
+    }
+
+    /// The allocated block that holds `pfn`, head or not.
+    pub(crate) fn holder(&self, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+        (0..=Order::MAX_FOLIO.get()).filter_map(Order::new).find_map(|at_least| {
+            match self.state(pfn.align_down(at_least)) {
+                FrameState::Head { kind, order, preserved } if order >= at_least => {
+                    Block::new(pfn.align_down(at_least), order).map(|b| (b, kind, preserved))
+                }
+                _ => None,
+            }
+        })
+    }
+}
+
+/// Levels of links: of 4^8 ranges about three are passed over on each.
+pub(crate) const LEVELS: usize = 8;
+
+/// Links from one range to those behind it, by address: to the very next on level 0, to fewer and
+/// fewer on the levels above.
+pub(crate) type Links = [AtomicPtr<Range>; LEVELS];
+
+/// Links to nothing.
+pub(crate) fn no_links() -> Links {
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; LEVELS]
+}
+
+/// What a link leads to.
+#[inline]
+pub(crate) fn follow(link: &AtomicPtr<Range>) -> Option<&Range> {
+    // Acquire pairs with the Release in `push`: the range is seen whole.
+    // SAFETY: a link is null or leads to a range that `push` was promised to live as long as all of
+    // them; ranges are only read.
+    unsafe { link.load(Acquire).as_ref() }
+}

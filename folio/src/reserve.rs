@@ -1,0 +1,63 @@
+//! Exact frames: reserving them, releasing them, and taking them out of the free map.
+
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::memory::Memory;
+use heirloom_kho::{Block, Order, Run};
+
+impl<M: Machine> Memory<M> {
+    /// Takes these frames out of use for good: firmware's, a device's, scratch.
+    ///
+    /// # Errors
+    /// As for [`Memory::alloc_at`].
+    pub fn reserve(&self, run: Run) -> Result<(), Error> {
+        self.take_run_at(run)
+    }
+
+    /// Makes reserved frames free memory.
+    ///
+    /// # Errors
+    /// [`Error::NotMemory`]; [`Error::TailFrame`] with the first frame that is allocated, or
+    /// [`Error::DoubleFree`] with the first that is free. Nothing is changed then.
+    ///
+    /// # Safety
+    /// The frames were [reserved](Memory::reserve), by the caller, and nothing uses them any more.
+    pub unsafe fn release(&self, run: Run) -> Result<(), Error> {
+        let parts = self.ranges.parts(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        for (range, part) in parts {
+            for i in 0..part.frames() {
+                let pfn = part.start().add(i);
+                if let Some((of, ..)) = self.holding(range, pfn) {
+                    return Err(Error::TailFrame { pfn, of });
+                }
+                if range.columns().is_free(pfn) {
+                    return Err(Error::DoubleFree { block: Block::containing(pfn, Order::ZERO) });
+                }
+            }
+        }
+        self.give_run(run);
+        Ok(())
+    }
+
+    /// Takes exactly `run`, all or nothing.
+    pub(crate) fn take_run_at(&self, run: Run) -> Result<(), Error> {
+        let parts = self.ranges.parts(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        let attempt = || {
+            for (range, part) in parts.clone() {
+                for block in part.blocks_up_to(Order::MAX_FOLIO) {
+                    if !range.columns().take_at(block) {
+                        if let Some(taken) = Run::between(run.start(), block.pfn()) {
+                            self.give_run(taken);
+                        }
+                        return Err(Error::NotFree { run });
+                    }
+                }
+            }
+            Ok(())
+        };
+        attempt().or_else(|_| {
+            self.drain();
+            attempt()
+        })
+    }
+}
