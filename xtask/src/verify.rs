@@ -1,6 +1,7 @@
 //! `cargo xtask verify`: the promises under attack, one step after another.
 //!
-//! Each step is a command that can be run by hand; its line is printed before it runs. The short
+//! Each step is a command that can be run by hand; its line is printed with what it prints. Several
+//! may run at once: one that uses a single processor leaves the others to the next. The short
 //! form takes minutes and is what continuous integration runs; `--long` takes hours. What a step
 //! showed is its figures: the lines that begin with the step's name and a colon, or, where the step
 //! is another program's, its last line. A line of a step that begins with
@@ -10,13 +11,17 @@ mod spent;
 mod steps;
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use spent::{Spent, Start};
+use spent::Spent;
 use steps::Step;
 
 /// Attack the promises: hostile bytes, flipped bits, races, crashes, models.
@@ -31,6 +36,9 @@ pub(crate) struct Arguments {
     /// Name the steps and what they run, and run nothing.
     #[arg(long)]
     list: bool,
+    /// Run so many steps at once; what a step prints is then shown when it has ended.
+    #[arg(long, value_name = "STEPS", default_value = "1")]
+    jobs: NonZeroUsize,
 }
 
 impl Arguments {
@@ -68,23 +76,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(name) = arguments.only.iter().find(|name| steps::all().all(|s| s.name != **name)) {
         bail!("no step is named {name}; `--list` names them");
     }
-    let mut ended = Vec::new();
-    for step in steps::all() {
-        let line = step.line(arguments.long).trim();
-        if !arguments.only.is_empty() && arguments.only.iter().all(|name| name != step.name) {
-            continue;
+    let chosen = |step: &&Step| {
+        arguments.only.is_empty() || arguments.only.iter().any(|name| name == step.name)
+    };
+    if arguments.list {
+        for step in steps::all().filter(chosen) {
+            println!("{}", step.head(arguments.long));
         }
-        if arguments.list {
-            println!("{}: {}\n    {line}", step.name, step.shows);
-            continue;
-        }
-        println!("\n=== {}: {}\n    {line}", step.name, step.shows);
-        if let Some(why) = step.missing(root) {
-            ended.push(skipped(step, why));
-        } else {
-            ended.push(attack(root, step, line)?);
-        }
+        return Ok(());
     }
+    let ended = all_of(root, steps::all().filter(chosen).collect(), arguments)?;
     if !ended.is_empty() {
         println!("{}", summary(&ended));
         let ran = ended.iter().filter(|end| end.outcome != Outcome::Skipped);
@@ -105,41 +106,108 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn skipped(step: &Step, why: &str) -> Ended {
-    println!("SKIPPED: {}: {why}", step.name);
-    let figures = vec![why.to_owned()];
-    Ended {
-        name: step.name,
-        outcome: Outcome::Skipped,
-        took: Spent::default(),
-        figures,
-        left_out: vec![],
-        end: vec![],
+/// Runs the steps, several at once if that is wanted, and returns how they ended, in their order.
+fn all_of(root: &Path, steps: Vec<&'static Step>, arguments: &Arguments) -> Result<Vec<Ended>> {
+    let jobs = arguments.jobs.get();
+    let left = Mutex::new(steps.into_iter().enumerate());
+    let ended = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let job = || -> Result<()> {
+            loop {
+                let Some((at, step)) = locked(&left).next() else { return Ok(()) };
+                let end = one(root, step, arguments.long, jobs > 1)?;
+                locked(&ended).push((at, end));
+            }
+        };
+        let jobs: Vec<_> = (0..jobs).map(|_| scope.spawn(job)).collect();
+        jobs.into_iter().try_for_each(|job| match job.join() {
+            Ok(ran) => ran,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ended.sort_unstable_by_key(|(at, _)| *at);
+    Ok(ended.into_iter().map(|(_, end)| end).collect())
+}
+
+/// Locks what a job that panicked left in order: each of them ends the program.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a step, or says what it lacks. With others `beside` it, all that it prints is kept until its end.
+fn one(root: &Path, step: &Step, long: bool, beside: bool) -> Result<Ended> {
+    let mut page = Page { kept: beside.then(Vec::new) };
+    page.print(&format!("\n=== {}", step.head(long)));
+    let ended = match step.missing(root) {
+        Some(why) => {
+            page.print(&format!("SKIPPED: {}: {why}", step.name));
+            Ended {
+                name: step.name,
+                outcome: Outcome::Skipped,
+                took: Spent::default(),
+                figures: vec![why.to_owned()],
+                left_out: vec![],
+                end: vec![],
+            }
+        }
+        None => attack(root, step, step.line(long), &mut page)?,
+    };
+    page.end()?;
+    Ok(ended)
+}
+
+/// Where the lines of a step go: to the terminal, or, if others run beside it, there at its end.
+struct Page {
+    kept: Option<Vec<u8>>,
+}
+
+impl Page {
+    fn print(&mut self, row: &str) {
+        match &mut self.kept {
+            Some(kept) => kept.extend([row.as_bytes(), b"\n"].concat()),
+            None => println!("{row}"),
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(&self.kept.unwrap_or_default())?;
+        Ok(out.flush()?)
     }
 }
 
+/// Runs a step's command. The line of `/proc` about the shell around it, which has waited for all of its
+/// processes, is all that comes by the other way.
+const AROUND: &str = r#"
+    bash -euo pipefail -c "exec 2>&1; $1" && failed=0 || failed=$?
+    exec >&2
+    cat /proc/$$/stat || true
+    exit $failed"#;
+
 /// Runs a step, passing on what it prints.
-fn attack(root: &Path, step: &Step, line: &str) -> Result<Ended> {
-    let start = Start::now();
+fn attack(root: &Path, step: &Step, line: &str, page: &mut Page) -> Result<Ended> {
+    let began = Instant::now();
     let mut child = Command::new("bash")
-        // What a compiler says of a failure comes the other way.
-        .args(["-euo", "pipefail", "-c", &format!("exec 2>&1; {line}")])
+        .args(["-c", AROUND, "step", line])
         .current_dir(root)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("{line}: bash"))?;
     let output = BufReader::new(child.stdout.take().context("stdout is a pipe")?);
     let mut said = Said::new(step.name);
     for bytes in output.split(b'\n') {
         let row = String::from_utf8_lossy(&bytes?).into_owned();
-        println!("{row}");
+        page.print(&row);
         said.hear(&row);
     }
-    io::stdout().flush()?;
+    let mut stat = String::new();
+    child.stderr.take().context("stderr is a pipe")?.read_to_string(&mut stat)?;
     let status = child.wait()?;
-    let took = start.spent();
-    println!("{}: {status}, {} s", step.name, took.wall.as_secs());
+    let took = Spent { wall: began.elapsed(), cpu: spent::in_stat(&stat) };
+    page.print(&format!("{}: {status}, {} s", step.name, took.wall.as_secs()));
     let outcome = if status.success() { Outcome::Passed } else { Outcome::Failed };
     let figures = said.figures();
     let end = if status.success() { vec![] } else { said.end.into() };
@@ -230,6 +298,28 @@ mod tests {
             said.hear(row);
         }
         said
+    }
+
+    #[test]
+    fn steps_that_run_at_once_are_told_in_their_order() {
+        static STEPS: [Step; 3] = [
+            Step::of("first", "bash -c 'for i in {1..100000}; do :; done' >&2; echo first: done"),
+            Step::of("second", "echo SKIPPED: a part; false | true"),
+            Step::of("third", "echo 'third: of two'; echo the last"),
+        ];
+        let jobs = NonZeroUsize::new(2).expect("two");
+        let arguments = Arguments { long: false, only: vec![], list: false, jobs };
+        let ended = all_of(Path::new("."), STEPS.iter().collect(), &arguments).expect("bash");
+        let told: Vec<_> = ended.iter().map(|end| (end.name, end.figures.concat())).collect();
+        let none = String::new();
+        let expected = [("first", "done".into()), ("second", none), ("third", "of two".into())];
+        assert_eq!(told, expected);
+        let passed: Vec<bool> = ended.iter().map(|end| end.outcome == Outcome::Passed).collect();
+        assert_eq!(passed, [true, false, true]);
+        assert_eq!(ended[1].left_out, ["a part"]);
+        let proc = Path::new("/proc/self/stat").exists();
+        assert!(ended.iter().all(|end| end.took.cpu.is_some() == proc));
+        assert!(!proc || ended[0].took.cpu > Some(Duration::ZERO), "a loop takes no time");
     }
 
     #[test]

@@ -1,43 +1,21 @@
 //! What a step took: time that passed, and time of processors.
 
-use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Ticks of a second in `/proc`, on every architecture (`USER_HZ`).
 const TICKS: u64 = 100;
 
-/// The moment before a step.
-pub(super) struct Start {
-    at: Instant,
-    cpu: Option<Duration>,
-}
-
-impl Start {
-    pub(super) fn now() -> Self {
-        Self { at: Instant::now(), cpu: of_children() }
-    }
-
-    pub(super) fn spent(&self) -> Spent {
-        let cpu = of_children().zip(self.cpu).map(|(now, before)| now.saturating_sub(before));
-        Spent { wall: self.at.elapsed(), cpu }
-    }
-}
-
-/// What was spent since a [`Start`].
+/// What a step took.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Spent {
     pub(super) wall: Duration,
-    /// Of all processes that ended in this time; `None` where no `/proc` tells.
+    /// Of all its processes; `None` where no `/proc` tells.
     pub(super) cpu: Option<Duration>,
 }
 
-/// Returns the processor time of all children that were waited for, and theirs.
-fn of_children() -> Option<Duration> {
-    in_stat(&fs::read_to_string("/proc/self/stat").ok()?)
-}
-
-/// Reads `cutime` and `cstime`, fields 16 and 17, of a `/proc/PID/stat`; see proc(5).
-fn in_stat(stat: &str) -> Option<Duration> {
+/// Reads `cutime` and `cstime`, fields 16 and 17, of a `/proc/PID/stat`: what the children took that were
+/// waited for, and theirs. See proc(5).
+pub(super) fn in_stat(stat: &str) -> Option<Duration> {
     // The second field is the program's name in brackets, with any character in it.
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(13);

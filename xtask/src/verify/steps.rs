@@ -25,6 +25,16 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    #[cfg(test)]
+    pub(super) const fn of(name: &'static str, short: &'static str) -> Self {
+        Self { name, shows: "how steps run", short, long: None, needs: None }
+    }
+
+    /// What it is, and the command that is run.
+    pub(crate) fn head(&self, long: bool) -> String {
+        format!("{}: {}\n    {}", self.name, self.shows, self.line(long).trim())
+    }
+
     /// The command that is run.
     pub(crate) fn line(&self, long: bool) -> &'static str {
         self.long.filter(|_| long).unwrap_or(self.short)
