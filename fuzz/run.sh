@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Every target for so many seconds under AddressSanitizer, beginning with its corpus; as many at once
-# as there are processors. New inputs go to a directory of the run's own, not into the corpus.
+# as there are processors. New inputs do not go into the corpus, but, a directory for each target, below
+# the second argument, from where `cargo xtask corpus --from` takes the best; without it they are removed.
 set -euo pipefail
 seconds=${1:?seconds for each target}
+found=${2:+$(mkdir -p "$2" && realpath "$2")}
 cd "$(dirname "$0")"
 # Comparisons are not traced: what is tampered with are fields of sound tables, no words to guess.
 cargo +nightly fuzz build --no-trace-compares
-found=$(mktemp -d)
-trap 'rm -rf "$found"' EXIT
+if [ -z "$found" ]; then
+    found=$(mktemp -d)
+    trap 'rm -rf "$found"' EXIT
+fi
 one() {
     mkdir -p "$2/$1"
     cargo +nightly fuzz run --no-trace-compares "$1" "$2/$1" "corpus/$1" -- \

@@ -4,6 +4,7 @@
 
 mod api;
 mod circles;
+mod corpus;
 mod inventory;
 mod liveupdate;
 mod report;
@@ -28,6 +29,7 @@ struct Arguments {
 enum Command {
     Api(api::Arguments),
     Circles(circles::Arguments),
+    Corpus(corpus::Arguments),
     Inventory(inventory::Arguments),
     Liveupdate(liveupdate::Arguments),
     Report(report::Arguments),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let ran = match Arguments::parse_from(words(std::env::args_os())).command {
         Command::Api(arguments) => api::run(&arguments),
         Command::Circles(arguments) => circles::run(&arguments),
+        Command::Corpus(arguments) => corpus::run(&arguments),
         Command::Inventory(arguments) => inventory::run(&arguments),
         // One that this machine cannot do is no failure.
         Command::Liveupdate(arguments) => return liveupdate::run(&arguments),
