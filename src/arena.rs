@@ -129,7 +129,7 @@ impl Arena {
         Self::create_in(create_memfd(name)?, ranges)
     }
 
-    /// The same, as Linux's live update brings it back whole.
+    /// Creates memory as [`Arena::create`] does, such as Linux's live update brings back whole.
     ///
     /// Linux (7.3) retrieves a memfd that is sealed against changes of its execute bits as a
     /// file whose execute bits are set, and makes such a file read-only. So this one is created
@@ -165,7 +165,7 @@ impl Arena {
         Self::open(fd)
     }
 
-    /// New memory with the bytes of a copy of an arena: one that was saved to a file while no
+    /// Creates memory with the bytes of a copy of an arena: one that was saved to a file while no
     /// allocator ran on it, or that the command `heirloom extract` took out of a memory image. Pages
     /// of zeroes take no room.
     ///
@@ -213,7 +213,7 @@ impl Arena {
         Self::seal(fd)
     }
 
-    /// The arena that `fd` refers to, mapped wherever there is room.
+    /// Opens the arena that `fd` refers to, mapped wherever there is room.
     ///
     /// Believes nothing that it has not checked: any file at all gives an arena whose ranges
     /// fit the file and are apart, or an error. The descriptor closes on exec from here on.
@@ -269,15 +269,16 @@ impl Arena {
         Ok(Self { host: Host::new(map), home, ranges, mapped, fd })
     }
 
-    /// The same arena with other slots than [`ThreadSlots::default`].
+    /// Returns the arena with other slots than [`ThreadSlots::default`].
     #[must_use]
     pub fn with_slots(self, slots: ThreadSlots) -> Self {
         Self { host: self.host.with_slots(slots), ..self }
     }
 
-    /// Bytes of scratch that the metadata of this memory needs, in this process and in successors
-    /// on other machines: for as many slots as [`ThreadSlots::default`] gives where there are many
-    /// processors, or as many as this arena has if those are more. Whole pages, in one area.
+    /// Returns the bytes of scratch that the metadata of this memory needs, in this process and in
+    /// successors on other machines: for as many slots as [`ThreadSlots::default`] gives where
+    /// there are many processors, or as many as this arena has if those are more. Whole pages, in
+    /// one area.
     ///
     /// # Examples
     /// ```
@@ -299,13 +300,13 @@ impl Arena {
         crate::Heirloom::<&Self>::scratch_bytes(&map, self.count().max(MOST_SLOTS)) as u64
     }
 
-    /// The ranges of physical memory, in the order in which they were created.
+    /// Returns the ranges of physical memory, in the order in which they were created.
     pub fn ranges(&self) -> &[ArenaRange] {
         &self.ranges
     }
 
-    /// Another descriptor of the same memory, which closes on exec: for a thread that opens the
-    /// arena again, or to be sent to another process.
+    /// Returns another descriptor of the same memory, which closes on exec: for a thread that opens
+    /// the arena again, or to be sent to another process.
     ///
     /// # Errors
     /// [`ArenaError::Os`]: out of descriptors.
@@ -329,7 +330,7 @@ impl Arena {
         entry::write(self.as_fd(), entry)
     }
 
-    /// The entry that was [left](Arena::leave) last: `None` if there never was one.
+    /// Returns the entry that was [left](Arena::leave) last: `None` if there never was one.
     ///
     /// # Errors
     /// [`ArenaError::Os`]: the system refused. [`ArenaError::Entry`]: there is something, and it
@@ -400,7 +401,7 @@ impl Arena {
         Ok(Mapping::new(mapped))
     }
 
-    /// Where in the file the bytes of `run` are.
+    /// Returns where in the file the bytes of `run` are.
     fn offset_of(&self, run: Run) -> Option<u64> {
         let range = self.ranges.iter().find(|range| range.run.covers(run))?;
         Some(range.offset + (run.addr().get() - range.run.addr().get()))

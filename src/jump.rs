@@ -50,7 +50,7 @@ pub struct Jump {
 }
 
 impl Jump {
-    /// A jump with this memory.
+    /// Prepares a jump with this memory.
     ///
     /// # Errors
     /// [`ArenaError::Os`]: out of descriptors.
@@ -174,7 +174,7 @@ fn private_directory() {
     let _ = unsafe { libc::unshare(libc::CLONE_FS) };
 }
 
-/// The error with the name of the program that was not started.
+/// Returns the error with the name of the program that was not started.
 fn named(command: &Command, error: &io::Error) -> io::Error {
     let program = command.get_program().to_string_lossy();
     io::Error::new(error.kind(), format!("{program}: {error}"))
@@ -217,7 +217,7 @@ pub struct Inherited {
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 impl Inherited {
-    /// What the predecessor left: `None` if there was none.
+    /// Returns what the predecessor left: `None` if there was none.
     ///
     /// Takes the descriptor, once in the life of the process, and lets it close on exec. The
     /// variable itself stays (to change the environment is unsound once there are threads):

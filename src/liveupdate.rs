@@ -120,7 +120,7 @@ impl LiveUpdate {
         Self::open_at(Path::new(Self::DEVICE))
     }
 
-    /// The same, where the device has another name.
+    /// Does what [`LiveUpdate::open`] does, where the device has another name.
     ///
     /// # Errors
     /// As for [`LiveUpdate::open`].
@@ -134,7 +134,7 @@ impl LiveUpdate {
         Ok(Self { fd: file.into() })
     }
 
-    /// A new session, to be preserved into. It goes with its process, or over the next jump.
+    /// Creates a session, to be preserved into. It goes with its process, or over the next jump.
     ///
     /// # Errors
     /// [`LiveUpdateError::Ioctl`]: Linux refused; `EEXIST` says that there is such a session.
@@ -142,8 +142,8 @@ impl LiveUpdate {
         abi::create_session(self.fd.as_fd(), name).map(Session::from)
     }
 
-    /// The session of that name that the kernel before this one handed over: `None` if there is
-    /// none, as in a first life.
+    /// Returns the session of that name that the kernel before this one handed over: `None` if
+    /// there is none, as in a first life.
     ///
     /// # Errors
     /// [`LiveUpdateError::Ioctl`]: Linux refused; `EINVAL` says that the session was retrieved

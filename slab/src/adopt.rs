@@ -55,7 +55,7 @@ pub enum DirectoryPart {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Caches and buffers over a memory that inherited from a predecessor, whose cache directory's first page
+    /// Takes over caches and buffers with a memory that inherited from a predecessor, whose cache directory's first page
     /// is at `directory`.
     ///
     /// The cache directory is this instance's from now on, and its address does not change. All slabs that it
@@ -70,7 +70,7 @@ impl<M: Machine> Slabs<M> {
         Ok(NewSlabs::revive(memory, directory)?.into_slabs())
     }
 
-    /// The cache directory: the predecessor's records, and this kernel's.
+    /// Returns the cache directory: the predecessor's records, and this kernel's.
     pub(crate) fn view(&self) -> DirectoryView<Here<'_, M>> {
         DirectoryView::own(self.memory(), &self.directory)
     }
@@ -129,6 +129,7 @@ impl<M: Machine> Slabs<M> {
         expected: bool,
     ) -> Result<(Cache<'_, M>, Adopted), Error> {
         let records = self.left_to(&spec)?;
+        // All slabs are looked at before one is taken: one that is not sound stops the call with nothing adopted.
         for record in records.iter() {
             for named in self.left(&record) {
                 self.look_at(&self.predecessor.turn(), &record, named.slab).transpose()?;
@@ -158,7 +159,8 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The records of the cache directory whose slabs become those of the cache that `spec` asks for.
+    /// Returns the records of the cache directory whose slabs become those of the cache that `spec`
+    /// asks for.
     ///
     /// # Errors
     /// As for [`Slabs::adopt`]: the name, the spec, [`Error::Mismatch`].
@@ -179,13 +181,13 @@ impl<M: Machine> Slabs<M> {
         Ok(left)
     }
 
-    /// Whether the cache directory names a slab of the record.
+    /// Returns whether the cache directory names a slab of the record.
     pub(crate) fn has_slabs(&self, record: &CacheRecord) -> bool {
         self.view().slabs(record).next().is_some()
     }
 
-    /// The cache that takes over what was left to it, created if it is not there yet; or, unless it
-    /// is `expected`, one to which nothing was left.
+    /// Returns the cache that takes over what was left to it, created if it is not there yet; or,
+    /// unless it is `expected`, one to which nothing was left.
     ///
     /// # Errors
     /// As for [`Slabs::adopt`].
@@ -217,13 +219,13 @@ impl<M: Machine> Slabs<M> {
         Ok(cache)
     }
 
-    /// Whether a slab of a record is the predecessor's still, and no cache's to resume. In turn, it
-    /// stays so.
+    /// Returns whether a slab of a record is the predecessor's still, and no cache's to resume. In
+    /// turn, it stays so.
     pub(crate) fn is_left(&self, _: &Turn, record: &CacheRecord, slab: Block) -> bool {
         self.memory().is_inherited(slab) && self.resumes(record.desc()).is_none()
     }
 
-    /// Whether a call under way has a slab of a record set aside.
+    /// Returns whether a call under way has a slab of a record set aside.
     pub(crate) fn any_aside(&self, turn: &Turn, record: &CacheRecord) -> bool {
         let order = record.order();
         turn.any_aside()
@@ -232,14 +234,15 @@ impl<M: Machine> Slabs<M> {
             })
     }
 
-    /// Whether a block that was a slab of the predecessor's is set aside: claimed, and not published.
+    /// Returns whether a block that was a slab of the predecessor's is set aside: claimed, and not
+    /// published.
     fn is_aside(&self, turn: &Turn, slab: Block) -> bool {
         let (kind, order) = (Kind::Table, slab.order());
         let aside = FrameState::Head { kind, order, preserved: true };
         turn.any_aside() && self.memory().state(slab.pfn()) == Ok(aside)
     }
 
-    /// What is in a slab of the predecessor's; `None` if it is not left any more.
+    /// Returns what is in a slab of the predecessor's; `None` if it is not left any more.
     pub(crate) fn look_at(
         &self,
         turn: &Turn,
@@ -281,8 +284,8 @@ impl<M: Machine> Slabs<M> {
         Ok(ptr)
     }
 
-    /// The cache of slabs of a size class that a predecessor left: the class's, if they lie as its own
-    /// do, else one that is in no caller's way.
+    /// Returns the cache of slabs of a size class that a predecessor left: the class's, if they lie
+    /// as its own do, else one that is in no caller's way.
     pub(crate) fn keeper(&self, record: &CacheRecord) -> Result<Cache<'_, M>, Error> {
         match class_of(record.desc(), record.geometry()) {
             Some((class, preserving)) if class.lays_out(record.desc()) => {
@@ -306,7 +309,7 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The slabs of a record that are left, and no cache's to resume.
+    /// Returns the slabs of a record that are left, and no cache's to resume.
     pub(crate) fn left<'v>(
         &'v self,
         record: &CacheRecord,
@@ -321,7 +324,7 @@ impl<M: Machine> Slabs<M> {
     /// Makes the slab around an address one of ours, if it is of a cache that is resumed, or of a size
     /// class and `classes` says that those count.
     ///
-    /// No record is looked for: that the slab is one of the cache directory's its label says, and whose it is
+    /// No record is looked for: that the slab is one of the cache directory's its label says, and which cache's
     /// its header, which is checked like any other's.
     #[cold]
     pub(crate) fn take_around(&self, addr: PhysAddr, classes: bool) -> Result<(), Error> {
@@ -357,7 +360,8 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// Where the cache directory names a slab that is left, which fits those of `record` and of `cache`.
+    /// Returns where the cache directory names a slab that is left, which fits those of `record`
+    /// and of `cache`.
     ///
     /// Its header says so, as a predecessor wrote it there: believed if that is an entry of the table
     /// that the cache goes on with, and names the slab. No other does then: `revive` refuses a cache directory
@@ -381,7 +385,7 @@ impl<M: Machine> Slabs<M> {
         records.flat_map(|there| view.named(&there)).find(|named| named.slab == addr)
     }
 
-    /// The cache that a slab is of, if one of ours starts there.
+    /// Returns the cache that a slab is of, if one of ours starts there.
     pub(crate) fn cache_of_slab(&self, addr: PhysAddr) -> Option<Cache<'_, M>> {
         self.looking(|stays| {
             let (slab, inner) = self.slab_at(addr, stays)?;
@@ -401,7 +405,7 @@ pub(crate) struct LeftTo<'s, M: Machine> {
 }
 
 impl<M: Machine> LeftTo<'_, M> {
-    /// Them, one after the other.
+    /// Returns them, one after the other.
     pub(crate) fn iter(&self) -> impl Iterator<Item = CacheRecord> {
         let of_name = self.slabs.view().records_with(|desc| self.spec.is_named_as(desc));
         of_name.filter(|record| {

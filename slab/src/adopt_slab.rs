@@ -49,7 +49,7 @@ pub(crate) struct SlabInfo {
 }
 
 impl<M: Machine> Cache<'_, M> {
-    /// Whether the slabs of a record can be slabs of this cache.
+    /// Returns whether the slabs of a record can be slabs of this cache.
     pub(crate) fn admits(&self, record: &CacheRecord) -> Result<(), Error> {
         admits_slabs(&self.inner.spec, &self.inner.geometry, record)
     }
@@ -129,6 +129,8 @@ impl<M: Machine> Cache<'_, M> {
         let (inner, memory) = (self.inner, self.slabs.memory());
         let (geometry, preserving): (&Geometry, _) = (&inner.geometry, inner.spec.preserving);
         let raw = inner.spec.constructor.is_some();
+        // Free places need nothing written to them but for a red zone or poison, which a build without them
+        // has none of.
         let bare = raw || !geometry.redzone && !debug::ENABLED;
         // SAFETY: nothing but this call writes to the slab.
         let left = unsafe { Here::new(memory) };
@@ -150,6 +152,8 @@ impl<M: Machine> Cache<'_, M> {
                     (true, true) => survivors & !state_word.live(),
                 };
                 let unfree = if raw { gone } else { gone & !state_word.free() };
+                // Byte by byte only what is to change: a state word that is right stays unwritten, and so its
+                // line clean.
                 for index in indices(others | unfree, first) {
                     let state = nth(states, index);
                     let what = match survived(state, preserving) {
@@ -268,8 +272,9 @@ impl Drop for OutOfUse<'_> {
     }
 }
 
-/// Whether the slabs of a record can be slabs of a cache like `spec` whose own lie so. Then both have
-/// one description: what the cache enters where the cache directory names them are slabs of that record.
+/// Returns whether the slabs of a record can be slabs of a cache like `spec` whose own lie so. Then
+/// both have one description: what the cache enters where the cache directory names them are slabs
+/// of that record.
 pub(crate) fn admits_slabs(
     spec: &CacheSpec,
     ours: &Geometry,
@@ -284,7 +289,7 @@ pub(crate) fn admits_slabs(
     admitted.map_err(Error::of_inherited)
 }
 
-/// Whether an object outlives the kernel that wrote its state.
+/// Returns whether an object outlives the kernel that wrote its state.
 pub(crate) const fn survived(state: State, preserving: bool) -> bool {
     state.is(ObjectState::Preserved)
         || state.is(ObjectState::Unclaimed)

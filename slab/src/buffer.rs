@@ -70,7 +70,7 @@ impl<M: Machine> Slabs<M> {
     /// Frees a buffer, or an object of any cache, from any CPU.
     ///
     /// # Errors
-    /// It stays whose it was: as for [`Cache::free`]; for a large buffer those of
+    /// It stays its owner's: as for [`Cache::free`]; for a large buffer those of
     /// [`Memory::free_run`](heirloom_folio::Memory::free_run) as [`Error::Folio`].
     ///
     /// # Safety
@@ -159,7 +159,7 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Gives a buffer another size, and moves it if it has to: the buffer that results. What is
+    /// Gives a buffer another size, and moves it if it has to. Returns the buffer that results. What is
     /// beyond the old size is not initialised. A buffer that was preserved from birth still is; one
     /// that was claimed survives until it is let go or freed, and where it moves to until it is freed.
     ///
@@ -232,7 +232,7 @@ impl<M: Machine> Slabs<M> {
         Ok(to)
     }
 
-    /// A large buffer that is one block, if that is all there is to do.
+    /// Allocates a large buffer that is one block. Returns `None` where more is to be done.
     #[inline(never)]
     fn alloc_block_slow(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
         let memory = self.memory();
@@ -255,7 +255,7 @@ impl<M: Machine> Slabs<M> {
         Some(ptr)
     }
 
-    /// A buffer of whole pages.
+    /// Allocates a buffer of whole pages.
     #[inline(never)]
     fn alloc_large(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
@@ -300,7 +300,7 @@ impl<M: Machine> Slabs<M> {
         Ok(unsafe { memory.free_run(run, Kind::Buffer) }?)
     }
 
-    /// [`Slabs::realloc`] for a large buffer.
+    /// Does what [`Slabs::realloc`] does, for a large buffer.
     ///
     /// # Safety
     /// As for [`Slabs::realloc`].

@@ -9,6 +9,7 @@
 //! ```
 
 pub(crate) mod inner;
+mod shrink;
 mod slow_path;
 
 use core::fmt;
@@ -62,37 +63,37 @@ impl<M: Machine> fmt::Debug for Cache<'_, M> {
 }
 
 impl<'s, M: Machine> Cache<'s, M> {
-    /// The name.
+    /// Returns the name.
     pub const fn name(&self) -> Name {
         self.inner.name
     }
 
-    /// Bytes of an object.
+    /// Returns the bytes of an object.
     pub const fn object_size(&self) -> usize {
         self.inner.geometry.size as usize
     }
 
-    /// The alignment of an object, in bytes.
+    /// Returns the alignment of an object, in bytes.
     pub const fn align(&self) -> usize {
         self.inner.geometry.align as usize
     }
 
-    /// Objects in a slab.
+    /// Returns how many objects are in a slab.
     pub const fn objects_per_slab(&self) -> u32 {
         self.inner.geometry.objects
     }
 
-    /// The order of a slab.
+    /// Returns the order of a slab.
     pub const fn slab_order(&self) -> heirloom_folio::Order {
         self.inner.geometry.order
     }
 
-    /// Whether objects are preserved from birth.
+    /// Returns whether objects are preserved from birth.
     pub const fn is_preserving(&self) -> bool {
         self.inner.spec.preserving
     }
 
-    /// What the cache belongs to.
+    /// Returns what the cache belongs to.
     pub const fn slabs(&self) -> &'s Slabs<M> {
         self.slabs
     }
@@ -140,7 +141,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// time* both may pass, unless the feature `debug` is on.
     ///
     /// # Errors
-    /// The object stays whose it was: [`Error::DoubleFree`], [`Error::Preserved`],
+    /// The object stays its owner's: [`Error::DoubleFree`], [`Error::Preserved`],
     /// [`Error::Unclaimed`], [`Error::Interior`], [`Error::WrongCache`], [`Error::NotAnObject`];
     /// with the feature `debug`, [`Error::Overwritten`]. [`Error::WouldWait`]: from the middle of
     /// another call.
@@ -164,7 +165,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         unsafe { self.free_slow(ptr) }
     }
 
-    /// Frees an object in a slab of this cache if nothing speaks against it: whether it did.
+    /// Frees an object in a slab of this cache if nothing speaks against it. Returns whether it did.
     ///
     /// # Safety
     /// As for [`Cache::free`].
@@ -245,7 +246,8 @@ impl<'s, M: Machine> Cache<'s, M> {
         self.owned(ptr, &unsafe { Stays::promised() })?.unpreserve()
     }
 
-    /// The object of this cache that its owner has a pointer to; its slab is swept if it was not.
+    /// Returns the object of this cache that its owner has a pointer to; its slab is swept if it
+    /// was not.
     fn owned<'l>(
         &self,
         ptr: NonNull<u8>,
@@ -254,7 +256,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         self.slabs.swept(ptr, || self.object_ref(ptr, stays))
     }
 
-    /// The object of this cache that a pointer leads to.
+    /// Returns the object of this cache that a pointer leads to.
     pub(crate) fn object_ref<'l>(
         &self,
         ptr: NonNull<u8>,

@@ -44,7 +44,7 @@ impl<M: Machine> Slabs<M> {
         self.registry.iter().map(|inner| Cache { slabs: self, inner })
     }
 
-    /// The cache of this name and spec, if there is one.
+    /// Returns the cache of this name and spec, if there is one.
     ///
     /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
     /// No two caches have one description: so at most one goes on with a record of the cache directory.
@@ -53,7 +53,7 @@ impl<M: Machine> Slabs<M> {
         self.find_from(spec, &mut number)
     }
 
-    /// Like [`Slabs::find`], from cache `number` on; the number behind the last one looked at.
+    /// Like [`Slabs::find`], from cache `number` on; sets it to the number behind the last one looked at.
     fn find_from(
         &self,
         spec: &CacheSpec,
@@ -76,7 +76,7 @@ impl<M: Machine> Slabs<M> {
         other
     }
 
-    /// The cache, which is created if there is none. `spec` says all about its geometry.
+    /// Returns the cache, which is created if there is none. `spec` says all about its geometry.
     ///
     /// No lock is taken: the control block is built first, and given the first number that is free
     /// by one exchange. A call that loses looks at what came first, and tries the next one.
@@ -93,6 +93,7 @@ impl<M: Machine> Slabs<M> {
                 Put::Done(inner) => return Ok(Cache { slabs: self, inner }),
                 Put::Taken(_, new) => new,
             };
+            // The one that came first may be the cache that was asked for.
             if let Some(there) = self.find_from(&spec, &mut number)? {
                 return Ok(there);
             }
@@ -121,7 +122,7 @@ impl<M: Machine> Slabs<M> {
         CacheInner::build(self.memory(), owner, table, spec, (name, geometry))
     }
 
-    /// The cache of a class, if it was ever needed.
+    /// Returns the cache of a class, if it was ever needed.
     #[inline]
     pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
         // Acquire pairs with the Release in `new_class`: the control block is written.
@@ -130,7 +131,7 @@ impl<M: Machine> Slabs<M> {
         unsafe { inner.as_ref() }.map(|inner| Cache { slabs: self, inner })
     }
 
-    /// The cache of a class that may not have one yet. No lock is taken.
+    /// Returns the cache of a class that may not have one yet. No lock is taken.
     #[cold]
     pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
         let number = class.number(preserving);

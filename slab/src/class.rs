@@ -52,7 +52,7 @@ static FITTING: [u8; LARGEST / 8] = {
 pub(crate) struct Class(usize);
 
 impl Class {
-    /// The smallest class for a buffer; `None`: it is large (or empty).
+    /// Returns the smallest class for a buffer; `None`: it is large (or empty).
     #[inline]
     pub(crate) const fn of(layout: Layout) -> Option<Self> {
         // The last byte of what is a multiple of the alignment; of no bytes it is far beyond. The
@@ -65,7 +65,7 @@ impl Class {
         Some(Self(FITTING[last / 8] as usize))
     }
 
-    /// The smallest class of at least `size` bytes, 1 up to less than a page.
+    /// Returns the smallest class of at least `size` bytes, 1 up to less than a page.
     #[inline]
     const fn fitting(size: usize) -> Self {
         if size <= 8 {
@@ -79,13 +79,13 @@ impl Class {
         Self(EVEN + 4 * (log2 - EVEN_SHIFT) as usize + quarter - 4)
     }
 
-    /// The number of one of its two caches: below [`CACHES`].
+    /// Returns the number of one of its two caches: below [`CACHES`].
     #[inline]
     pub(crate) const fn number(self, preserving: bool) -> usize {
         2 * self.0 + preserving as usize
     }
 
-    /// Bytes of an object.
+    /// Returns the bytes of an object.
     #[inline]
     pub(crate) const fn bytes(self) -> usize {
         match self.0 {
@@ -98,7 +98,7 @@ impl Class {
         }
     }
 
-    /// What the class's cache is like.
+    /// Returns what the class's cache is like.
     pub(crate) fn spec(self, preserving: bool) -> CacheSpec {
         let bytes = self.bytes();
         let mut name = Text::default();
@@ -149,8 +149,8 @@ impl<M: Machine> Classes<M> {
     }
 }
 
-/// The class whose objects a slab of this description and geometry holds, and whether its cache is the
-/// preserving one. The slab may lie otherwise than those of this build.
+/// Returns the class whose objects a slab of this description and geometry holds, and whether its
+/// cache is the preserving one. The slab may lie otherwise than those of this build.
 pub(crate) fn class_of(desc: &SlabDesc, geometry: &Geometry) -> Option<(Class, bool)> {
     let size = geometry.size as usize;
     let class = Some(size).filter(|size| *size < PAGE_SIZE).map(Class::fitting)?;
@@ -160,7 +160,7 @@ pub(crate) fn class_of(desc: &SlabDesc, geometry: &Geometry) -> Option<(Class, b
 }
 
 impl Class {
-    /// Whether slabs so described lie as those of the class do in this build.
+    /// Returns whether slabs so described lie as those of the class do in this build.
     pub(crate) fn lays_out(self, desc: &SlabDesc) -> bool {
         let spec = self.spec(desc.is_preserving());
         let ours = spec.geometry().map(|(name, geometry)| {

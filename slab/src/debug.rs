@@ -98,7 +98,8 @@ fn overwritten<M: Machine>(object_ref: &ObjectRef<'_, '_, M>, at: usize) -> Erro
     Error::Overwritten { cache: object_ref.inner.name, addr, at }
 }
 
-/// How far behind the start of an object the first byte of its red zone is that was overwritten.
+/// Returns how far behind the start of an object the first byte of its red zone is that was
+/// overwritten.
 ///
 /// # Safety
 /// The object is of this geometry, and nothing writes behind it at the same time.
@@ -110,7 +111,7 @@ unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
     unsafe { first_other(object, geometry.size as usize, geometry.stride as usize, REDZONE_BYTE) }
 }
 
-/// The first of the bytes `from..to` behind `start` that is not `byte`.
+/// Returns the first of the bytes `from..to` behind `start` that is not `byte`.
 ///
 /// # Safety
 /// They are readable, and nothing writes them at the same time.

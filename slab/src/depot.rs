@@ -31,12 +31,12 @@ impl Depot {
         Self { full: [const { None }; FULL], used: 0, empty: None, capacity }
     }
 
-    /// Objects in the full magazines.
+    /// Returns how many objects are in the full magazines.
     pub(crate) const fn cached(&self) -> usize {
         self.used * self.capacity
     }
 
-    /// A full magazine.
+    /// Takes a full magazine.
     pub(crate) fn pop_full(&mut self) -> Option<Magazine> {
         let top = self.used.checked_sub(1)?;
         let magazine = self.full.get_mut(top)?.take()?;
@@ -56,7 +56,7 @@ impl Depot {
         }
     }
 
-    /// Whether a full magazine would be kept.
+    /// Returns whether a full magazine would be kept.
     pub(crate) const fn has_room(&self) -> bool {
         self.used < FULL
     }
@@ -70,7 +70,7 @@ impl Depot {
         self.empty = Some(chambers);
     }
 
-    /// An empty magazine: one of those kept, or from a new frame of `memory`. `None`: out of
+    /// Takes an empty magazine: one of those kept, or from a new frame of `memory`. `None`: out of
     /// memory.
     pub(crate) fn pop_empty<M: Machine>(&mut self, memory: &Memory<M>) -> Option<Magazine> {
         if self.empty.is_none() {

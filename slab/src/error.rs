@@ -205,7 +205,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The same about what the predecessor left.
+    /// Returns the error as one about what the predecessor left.
     pub(crate) const fn of_inherited(self) -> Self {
         match self {
             Self::Mismatch { cache, field, expected, found, .. } => {

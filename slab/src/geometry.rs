@@ -67,7 +67,8 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry of a slab of `order`; `None` if there is no such object or it does not fit.
+    /// Returns the geometry of a slab of `order`; `None` if there is no such object or it does not
+    /// fit.
     pub(crate) const fn new(
         size: usize,
         align: usize,
@@ -110,7 +111,7 @@ impl Geometry {
         None
     }
 
-    /// The geometry with the smallest order, from [`BASE_ORDER`] on, that wastes at most a
+    /// Returns the geometry with the smallest order, from [`BASE_ORDER`] on, that wastes at most a
     /// sixteenth of a slab beside the objects and their bytes; else the one that wastes least.
     pub(crate) const fn choose(size: usize, align: usize, redzone: bool) -> Option<Self> {
         let mut best: Option<(Self, usize)> = None;
@@ -141,7 +142,7 @@ impl Geometry {
         }
     }
 
-    /// Where the free bits start.
+    /// Returns where the free bits start.
     #[inline]
     pub(crate) const fn words_at(&self) -> usize {
         words_at(self.objects as usize)
@@ -153,26 +154,26 @@ impl Geometry {
         words(self.objects as usize)
     }
 
-    /// Where object `index` starts.
+    /// Returns where object `index` starts.
     #[inline]
     pub(crate) const fn at(&self, index: u32) -> u64 {
         self.offset as u64 + index as u64 * self.stride as u64
     }
 
-    /// The slab around an address in one.
+    /// Returns the slab around an address in one.
     #[inline]
     pub(crate) const fn slab_of(&self, addr: PhysAddr) -> PhysAddr {
         PhysAddr::new(addr.get() & !self.mask)
     }
 
-    /// How far into its slab an address is.
+    /// Returns how far into its slab an address is.
     #[inline]
     pub(crate) const fn offset_of(&self, addr: PhysAddr) -> u64 {
         addr.get() & self.mask
     }
 
-    /// The object around `offset`, a place within a slab, and how far into it that is; `None` if
-    /// it is in none.
+    /// Returns the object around `offset`, a place within a slab, and how far into it that is;
+    /// `None` if it is in none.
     #[inline]
     pub(crate) const fn around(&self, offset: u64) -> Option<(u32, u64)> {
         let relative = offset.wrapping_sub(self.offset as u64);
@@ -187,7 +188,7 @@ impl Geometry {
         Some((index as u32, relative - index * self.stride as u64))
     }
 
-    /// The object that starts at `offset`, a place within a slab; `None` if none does.
+    /// Returns the object that starts at `offset`, a place within a slab; `None` if none does.
     ///
     /// One multiplication and one comparison (Hacker's Delight, section 10-17): multiplying by an
     /// odd number and rotating are bijections of the 32-bit numbers, and they take the multiples of
@@ -201,7 +202,7 @@ impl Geometry {
     }
 }
 
-/// The inverse of an odd number modulo 2^32.
+/// Returns the inverse of an odd number modulo 2^32.
 const fn inverse(odd: u32) -> u32 {
     // Right modulo 8; each step of Newton's doubles the bits that are right.
     let mut inverse = odd;
@@ -218,7 +219,7 @@ const fn words(objects: usize) -> usize {
     objects.div_ceil(64)
 }
 
-/// Where the free bits of `objects` objects start: behind the state bytes.
+/// Returns where the free bits of `objects` objects start: behind the state bytes.
 const fn words_at(objects: usize) -> usize {
     (HEADER_BYTES + objects).next_multiple_of(8)
 }

@@ -40,7 +40,7 @@ impl<M: Machine> fmt::Debug for Heap<'_, M> {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// The buffers as an allocator: plain ones, or those that are preserved from birth.
+    /// Returns the buffers as an allocator: plain ones, or those that are preserved from birth.
     pub const fn heap(&self, preserving: bool) -> Heap<'_, M> {
         Heap { slabs: self, preserving }
     }
@@ -126,7 +126,7 @@ where
 }
 
 impl<M: Machine> Global<M> {
-    /// An allocator without memory.
+    /// Returns an allocator without memory.
     pub const fn new() -> Self {
         Self { slabs: AtomicPtr::new(null_mut()) }
     }
@@ -215,6 +215,8 @@ mod api2 {
             Ok(NonNull::slice_from_raw_parts(start, layout.size()))
         }
 
+        /// Gives a collection's memory another size.
+        ///
         /// # Safety
         /// As for `Allocator::grow` and `shrink`.
         unsafe fn resize(

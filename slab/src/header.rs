@@ -81,17 +81,17 @@ impl SlabDesc {
         }
     }
 
-    /// Whether this is the name.
+    /// Returns whether this is the name.
     pub(crate) fn is_named(&self, name: &Name) -> bool {
         self.name == name.to_bytes()
     }
 
-    /// The name, if it is one.
+    /// Returns the name, if it is one.
     pub(crate) fn name(&self) -> Option<Name> {
         Name::from_bytes(self.name)
     }
 
-    /// The geometry, recomputed; `None` if no slab lies as the slab description says.
+    /// Returns the geometry, recomputed; `None` if no slab lies as the slab description says.
     pub(crate) fn geometry(&self) -> Option<Geometry> {
         let (size, align) = (self.size.get() as usize, self.align.get() as usize);
         let redzone = self.flags & REDZONE != 0;
@@ -200,7 +200,7 @@ pub(crate) struct Slab {
 }
 
 impl Slab {
-    /// The slab at `phys`.
+    /// Returns the slab at `phys`.
     ///
     /// # Safety
     /// A slab of this instance starts there (it was built or adopted, or the caller is about to),
@@ -226,7 +226,7 @@ impl Slab {
         Self { base, phys }
     }
 
-    /// The owner word of the slab that starts at `base`.
+    /// Returns the owner word of the slab that starts at `base`.
     ///
     /// # Safety
     /// A slab starts there, of this instance or of one that it inherited from.
@@ -238,7 +238,7 @@ impl Slab {
         owner.load(Relaxed)
     }
 
-    /// The byte of object `index` of the slab that starts at `base`.
+    /// Returns the byte of object `index` of the slab that starts at `base`.
     ///
     /// # Safety
     /// A slab that has such an object starts there.
@@ -248,21 +248,21 @@ impl Slab {
         unsafe { base.add(HEADER_BYTES + index as usize).cast::<AtomicU8>().as_ref() }
     }
 
-    /// Which object of this slab it is, if it is one.
+    /// Returns which object of this slab it is, if it is one.
     #[inline]
     pub(crate) fn holds(self, geometry: &Geometry, round: Round) -> Option<u32> {
         let index = round.state.addr().get().wrapping_sub(self.base.addr().get() + HEADER_BYTES);
         (index < geometry.objects as usize).then_some(index as u32)
     }
 
-    /// A free object for a magazine.
+    /// Returns a free object for a magazine.
     #[inline]
     pub(crate) fn round(self, geometry: &Geometry, index: u32) -> Round {
         let state = NonNull::from(self.state(geometry, index));
         Round { object: self.object(geometry, index), state }
     }
 
-    /// Where it starts.
+    /// Returns where it starts.
     #[inline]
     pub(crate) const fn phys(self) -> PhysAddr {
         self.phys
@@ -287,7 +287,7 @@ impl Slab {
         unsafe { UnsafeRef::from_raw(self.base.cast::<SlabHeader>().as_ptr()) }
     }
 
-    /// The byte of object `index`.
+    /// Returns the byte of object `index`.
     #[inline]
     pub(crate) fn state<'a>(self, geometry: &Geometry, index: u32) -> &'a AtomicU8 {
         debug_assert!(index < geometry.objects);
@@ -295,7 +295,7 @@ impl Slab {
         unsafe { Self::state_at(self.base, index) }
     }
 
-    /// The state bytes.
+    /// Returns the state bytes.
     pub(crate) fn states<'a>(self, geometry: &Geometry) -> &'a [AtomicU8] {
         // SAFETY: the geometry has that many bytes behind the header; only atomics touch them.
         unsafe {
@@ -304,7 +304,7 @@ impl Slab {
         }
     }
 
-    /// The free bits.
+    /// Returns the free bits.
     pub(crate) fn words<'a>(self, geometry: &Geometry) -> &'a [AtomicU64] {
         // SAFETY: the geometry has that many words there, at a multiple of 8 from the start of a
         // frame; only atomics touch them.
@@ -314,14 +314,14 @@ impl Slab {
         }
     }
 
-    /// The object `index`.
+    /// Returns the object `index`.
     #[inline]
     pub(crate) fn object(self, geometry: &Geometry, index: u32) -> NonNull<u8> {
         // SAFETY: the geometry's objects lie in the slab.
         unsafe { self.base.add(geometry.at(index) as usize) }
     }
 
-    /// The address of object `index`.
+    /// Returns the address of object `index`.
     #[inline]
     pub(crate) const fn addr(self, geometry: &Geometry, index: u32) -> PhysAddr {
         PhysAddr::new(self.phys.get() + geometry.at(index))

@@ -69,7 +69,8 @@ impl<P> fmt::Debug for ImageCaches<'_, P> {
 }
 
 impl<'p, P: Pages> ImageCaches<'p, P> {
-    /// The cache directory whose first page is at `directory`, as the handover's header has it.
+    /// Returns the cache directory whose first page is at `directory`, as the handover's header has
+    /// it.
     pub const fn new(pages: &'p P, directory: PhysAddr) -> Self {
         Self { view: DirectoryView::new(pages, directory) }
     }
@@ -103,17 +104,17 @@ impl<'p, P: Pages> ImageCaches<'p, P> {
         self.view.check(claim, found, |slab, cache| self.slab(cache, slab).map(|_| ()))
     }
 
-    /// The caches whose records are sound.
+    /// Returns the caches whose records are sound.
     pub fn caches(&self) -> impl Iterator<Item = CacheRecord> + use<'p, P> {
         self.view.records()
     }
 
-    /// The addresses of a cache's slabs; what is there is still to be checked.
+    /// Returns the addresses of a cache's slabs; what is there is still to be checked.
     pub fn slabs(&self, cache: &CacheRecord) -> impl Iterator<Item = PhysAddr> + use<'p, P> {
         self.view.slabs(cache)
     }
 
-    /// Checks one slab of a cache: how many objects survive in it.
+    /// Checks one slab of a cache. Returns how many objects survive in it.
     ///
     /// # Errors
     /// [`Error::Slab`]: no slab of this cache is there, it is not preserved, or its header or an
@@ -123,7 +124,7 @@ impl<'p, P: Pages> ImageCaches<'p, P> {
         Ok(ImageSlab { preserved: info.survivors, free: info.free })
     }
 
-    /// The pages of the cache directory, those of slab tables included.
+    /// Returns the pages of the cache directory, those of slab tables included.
     pub fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'p, P> {
         self.view.pages()
     }

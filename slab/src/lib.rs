@@ -23,6 +23,19 @@
 //! which it finds the slabs, adopts them, and claims each object once. What it claims, and what it
 //! does not, survives its own jump as well, until it is let go or freed.
 //!
+//! # Locks
+//! Each is held for moments, and none while a caller's closure or constructor runs. A call that has one
+//! takes only those below it:
+//!
+//! | lock | held while |
+//! |---|---|
+//! | the turn (`predecessor`), a [`Machine::Mutex`](heirloom_folio::Machine::Mutex) | a slab of the predecessor's is taken, put back or given up |
+//! | a pass (`stats`), a `Machine::Mutex` | the slabs of a cache are counted, with the cache's own lock for one at a time |
+//! | a cache's (`cache::inner`), a [`Machine::Lock`](heirloom_folio::Machine::Lock) | magazines are exchanged; slabs change lists, are published, enter or leave the cache directory |
+//! | the cache directory's (`directory`), a `Machine::Lock` | a record is added |
+//!
+//! A CPU's slot is touched with the CPU pinned, and with no lock; caches are created without one.
+//!
 //! # Examples
 //! ```
 //! use heirloom_folio::harness::Ram;

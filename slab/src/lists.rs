@@ -63,7 +63,7 @@ impl Lists {
         }
     }
 
-    /// How many slabs are empty.
+    /// Returns how many slabs are empty.
     pub(crate) const fn nr_empty(&self) -> usize {
         self.nr_empty
     }
@@ -89,7 +89,7 @@ impl Lists {
         Slab::of(map, &head)
     }
 
-    /// Moves free objects into `magazine` until it is full or none are left: how many.
+    /// Moves free objects into `magazine` until it is full or none are left. Returns how many.
     pub(crate) fn fill(
         &mut self,
         map: &impl DirectMap,
@@ -98,6 +98,7 @@ impl Lists {
     ) -> usize {
         let before = magazine.count();
         while magazine.room() > 0 {
+            // Slabs in use first: an empty one can be given back as long as nothing is taken from it.
             let front = self.partial.front().get().or_else(|| self.empty.front().get());
             let Some(slab) = front.and_then(|head| Slab::of(map, head)) else { break };
             let free = slab.header().free.load(Relaxed);
@@ -148,8 +149,8 @@ impl Lists {
         self.pass = self.before_the_first_of(Which::Partial);
     }
 
-    /// The next slab of the pass. Between two calls others may take, bring and add what they like: a
-    /// slab that changes lists meanwhile may be passed twice or not at all.
+    /// Returns the next slab of the pass. Between two calls others may take, bring and add what
+    /// they like: a slab that changes lists meanwhile may be passed twice or not at all.
     pub(crate) fn next_of_pass(&mut self, map: &impl DirectMap) -> Option<Slab> {
         while self.pass.next.is_null() {
             let list = match self.pass.list {
@@ -167,7 +168,7 @@ impl Lists {
         slab
     }
 
-    /// A pass that stands before the first slab of a list.
+    /// Returns a pass that stands before the first slab of a list.
     fn before_the_first_of(&mut self, list: Which) -> Pass {
         let next = self.list(list).front().get().map_or(null(), core::ptr::from_ref);
         Pass { list, next }
@@ -222,7 +223,7 @@ impl Lists {
     }
 }
 
-/// The list for slabs with `free` free objects.
+/// Returns the list for slabs with `free` free objects.
 const fn which(geometry: &Geometry, free: u32) -> Which {
     match free {
         0 => Which::Full,

@@ -14,8 +14,8 @@ pub(crate) use slot::{Popped, Pushed, Slot};
 /// Objects in the largest magazine.
 pub(crate) const MOST: usize = 128;
 
-/// How many objects of `stride` bytes a magazine holds: 2 to 128, a power of two, so that they
-/// come to at most 64 KiB where that can be.
+/// Returns how many objects of `stride` bytes a magazine holds: 2 to 128, a power of two, so that
+/// they come to at most 64 KiB where that can be.
 pub(crate) const fn capacity(stride: u32) -> usize {
     match stride {
         0..=512 => MOST,
@@ -54,7 +54,7 @@ impl Chamber {
         self.state.store(round.state.as_ptr(), Relaxed);
     }
 
-    /// The round that was put here.
+    /// Returns the round that was put here.
     ///
     /// # Safety
     /// One was, since the chamber was new or a link.
@@ -67,7 +67,7 @@ impl Chamber {
         }
     }
 
-    /// The link of an empty magazine that is put aside.
+    /// Returns the link of an empty magazine that is put aside.
     pub(crate) fn next(&self) -> Option<NonNull<Self>> {
         NonNull::new(self.object.load(Relaxed).cast())
     }
@@ -90,7 +90,7 @@ pub(crate) struct Magazine {
 unsafe impl Send for Magazine {}
 
 impl Magazine {
-    /// An empty magazine of the chambers there.
+    /// Returns an empty magazine of the chambers there.
     ///
     /// # Safety
     /// There are `capacity` chambers, nothing else uses them, and they live as long as the
@@ -107,12 +107,12 @@ impl Magazine {
         self.count == self.capacity
     }
 
-    /// How many more objects fit.
+    /// Returns how many more objects fit.
     pub(crate) const fn room(&self) -> usize {
         self.capacity - self.count
     }
 
-    /// Adds an object: whether there was room.
+    /// Adds an object. Returns whether there was room.
     #[inline]
     pub(crate) fn push(&mut self, round: Round) -> bool {
         if self.is_full() {
@@ -132,14 +132,14 @@ impl Magazine {
         Some(unsafe { self.chambers.add(self.count).as_ref().get() })
     }
 
-    /// The objects, those added first first.
+    /// Returns the objects, those added first first.
     pub(crate) fn rounds(&self) -> impl Iterator<Item = Round> {
         // SAFETY: `count` is at most the capacity that `new` was promised; each of these chambers
         // holds a round.
         (0..self.count).map(|n| unsafe { self.chambers.add(n).as_ref().get() })
     }
 
-    /// The chambers, for an empty magazine that is put aside.
+    /// Returns the chambers, for an empty magazine that is put aside.
     pub(crate) const fn into_chambers(self) -> NonNull<Chamber> {
         self.chambers
     }

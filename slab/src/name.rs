@@ -25,7 +25,7 @@ impl Name {
     /// Stands for buffers of whole frames in errors; no cache has it.
     pub(crate) const LARGE: Self = Self::truncated("(large buffer)");
 
-    /// The name, if it can be one.
+    /// Returns the name, if it can be one.
     pub const fn new(name: &str) -> Option<Self> {
         let given = name.as_bytes();
         if given.is_empty() || given.len() > Self::MAX {
@@ -41,7 +41,7 @@ impl Name {
         Some(Self::truncated(name))
     }
 
-    /// The first bytes of `name`, for errors about what cannot be a name.
+    /// Returns the first bytes of `name`, for errors about what cannot be a name.
     pub(crate) const fn truncated(name: &str) -> Self {
         let given = name.as_bytes();
         let mut bytes = [0; Self::BYTES];
@@ -53,7 +53,7 @@ impl Name {
         Self { bytes }
     }
 
-    /// A name as it is stored; `None` if none is like this.
+    /// Returns a name as it is stored; `None` if none is like this.
     pub(crate) fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
         let length = bytes.iter().position(|b| *b == 0)?;
         let (text, rest) = bytes.split_at_checked(length)?;
@@ -61,12 +61,12 @@ impl Name {
         (sound && length > 0).then_some(Self { bytes })
     }
 
-    /// The name as it is stored: zeroes behind it.
+    /// Returns the name as it is stored: zeroes behind it.
     pub(crate) const fn to_bytes(self) -> [u8; Self::BYTES] {
         self.bytes
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         let text = self.bytes.split(|b| *b == 0).next().unwrap_or(&[]);
         text.utf8_chunks().next().map_or("", |chunk| chunk.valid())

@@ -54,17 +54,17 @@ impl<M: Machine> NewSlabs<M> {
         self.memory.prune();
     }
 
-    /// The memory underneath.
+    /// Returns the memory underneath.
     pub const fn memory(&self) -> &Memory<M> {
         &self.memory
     }
 
-    /// Where [`Slabs::cache_directory`] will be.
+    /// Returns where [`Slabs::cache_directory`] will be.
     pub const fn cache_directory(&self) -> PhysAddr {
         self.directory
     }
 
-    /// The slabs.
+    /// Returns the slabs.
     #[inline]
     pub fn into_slabs(self) -> Slabs<M> {
         Slabs::over(self.memory, self.directory)

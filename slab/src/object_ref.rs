@@ -40,7 +40,7 @@ use crate::store;
 pub(crate) struct Stays<'a>(PhantomData<&'a ()>);
 
 impl Stays<'_> {
-    /// For a caller that owns the object which it looks up, or was promised that it stays.
+    /// Returns the promise of a caller that owns the object which it looks up, or was promised that it stays.
     ///
     /// # Safety
     /// The slab around the address that is looked up, if it is in one, is not given back as long as
@@ -138,7 +138,7 @@ impl<'s, M: Machine> ObjectRef<'s, '_, M> {
         if self.exchange(unclaimed, claimed) { Ok(()) } else { Err(self.not_claimed(reuse_tag)) }
     }
 
-    /// Why an object cannot be claimed with this reuse tag.
+    /// Returns why an object cannot be claimed with this reuse tag.
     #[cold]
     #[inline(never)]
     fn not_claimed(&self, reuse_tag: u8) -> Error {
@@ -160,7 +160,7 @@ impl<'s, M: Machine> ObjectRef<'s, '_, M> {
         state.to(ObjectState::Live)
     }
 
-    /// Why an object in this state, which is not live, cannot be freed.
+    /// Returns why an object in this state, which is not live, cannot be freed.
     #[cold]
     pub(crate) fn not_live(&self, state: State) -> Error {
         let (cache, addr) = (self.inner.name, self.addr());
@@ -241,7 +241,7 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// What a slab's block is: a table until it is [published](Slabs::publish_slab).
+    /// Returns what a slab's block is: a table until it is [published](Slabs::publish_slab).
     fn kind_of(&self, block: Block) -> Kind {
         match self.memory().state(block.pfn()) {
             Ok(FrameState::Head { kind: Kind::Slab, .. }) => Kind::Slab,
@@ -260,7 +260,7 @@ impl<M: Machine> Slabs<M> {
         debug_assert!(made.is_ok(), "a table can become a slab: {made:?}");
     }
 
-    /// Makes a slab a table again, so that pointers into it lead to no slab: whether it did.
+    /// Makes a slab a table again, so that pointers into it lead to no slab. Returns whether it did.
     ///
     /// # Safety
     /// The slab is in no list, and none of its objects is in use.

@@ -20,17 +20,18 @@ enum Which {
 }
 
 impl<'s, M: Machine> Cache<'s, M> {
-    /// The objects that the predecessor left and that are not claimed: address and reuse tag of each. What is
-    /// claimed or discarded meanwhile may or may not be among them. No lock is held in between.
+    /// Returns the objects that the predecessor left and that are not claimed: address and reuse
+    /// tag of each. What is claimed or discarded meanwhile may or may not be among them. No lock is
+    /// held in between.
     pub fn unclaimed(&self) -> Objects<'s, M> {
         Objects::all(*self, Which::Unclaimed)
     }
 
-    /// The objects in use that survive a jump: address and reuse tag of each. In a preserving cache all that are
-    /// in use; else those that are preserved, or were claimed. What is resumed is among them, and its
-    /// slabs are [swept](Cache::sweep) on the way; one that is not sound is passed over, and all that are not
-    /// swept where nothing can be waited for. What changes meanwhile may or may not be among them. No lock
-    /// is held in between.
+    /// Returns the objects in use that survive a jump: address and reuse tag of each. In a
+    /// preserving cache all that are in use; else those that are preserved, or were claimed. What
+    /// is resumed is among them, and its slabs are [swept](Cache::sweep) on the way; one that is
+    /// not sound is passed over, and all that are not swept where nothing can be waited for. What
+    /// changes meanwhile may or may not be among them. No lock is held in between.
     ///
     /// # Examples
     /// ```
@@ -51,7 +52,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         Objects::all(*self, Which::Preserved)
     }
 
-    /// Those that are not claimed in one slab, if it is one of this cache.
+    /// Returns those that are not claimed in one slab, if it is one of this cache.
     pub(crate) const fn unclaimed_in(&self, slab: PhysAddr) -> ObjectsIn<'s, M> {
         ObjectsIn { cache: *self, which: Which::Unclaimed, slab, index: 0 }
     }

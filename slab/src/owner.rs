@@ -1,4 +1,4 @@
-//! Whose the memory is that a pointer leads to; and what is done to it, whatever it is.
+//! What owns the memory that a pointer leads to; and what is done to it, whatever it is.
 
 use core::ptr::NonNull;
 
@@ -12,7 +12,7 @@ use crate::resolve::Resolved;
 use crate::slabs::Slabs;
 use crate::state::ObjectState;
 
-/// Whose some memory is; see [`Slabs::owner_of`].
+/// What owns some memory; see [`Slabs::owner_of`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Owner {

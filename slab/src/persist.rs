@@ -30,8 +30,8 @@ pub trait Persist: FromBytes + IntoBytes + Immutable + KnownLayout {
     const FINGERPRINT: u64;
 }
 
-/// A fingerprint of fields, each its name, its offset and its size, in bytes: FNV-1a over all of
-/// it.
+/// Returns a fingerprint of fields, each its name, its offset and its size, in bytes: FNV-1a over
+/// all of it.
 ///
 /// # Examples
 /// ```
@@ -74,7 +74,7 @@ const fn step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3)
 }
 
-/// Bytes of the field that `_of` reaches; for [`persist!`](crate::persist!).
+/// Returns the bytes of the field that `_of` reaches; for [`persist!`](crate::persist!).
 #[doc(hidden)]
 pub const fn size_of_field<T, F>(_of: fn(&T) -> &F) -> usize {
     size_of::<F>()

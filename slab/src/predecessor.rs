@@ -1,4 +1,4 @@
-//! What the predecessor left in caches, and whose turn it is to take slabs of it.
+//! What the predecessor left in caches, and the turn in which a call takes slabs of it.
 //!
 //! A successor goes on with its predecessor's cache directory: a slab that is not adopted stays in it, and out of
 //! use, as long as nothing takes it. Nothing here ends.
@@ -23,7 +23,7 @@ use heirloom_folio::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use heirloom_folio::{Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
 
-/// Whose turn it is to take what the predecessor left.
+/// The turn to take what the predecessor left.
 pub(crate) struct Predecessor<M: Machine> {
     turn: Mutex<M::Mutex, Turn>,
     /// Slabs that were struck out of the cache directory and were no cache's, ever.
@@ -41,12 +41,12 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Whether a slab is claimed that may be put back.
+    /// Returns whether a slab is claimed that may be put back.
     pub(crate) const fn any_aside(&self) -> bool {
         self.aside > 0
     }
 
-    /// How many slabs were put back so far.
+    /// Returns how many slabs were put back so far.
     pub(crate) const fn put_back(&self) -> u64 {
         self.put_back
     }
@@ -58,12 +58,12 @@ impl<M: Machine> Predecessor<M> {
         Self { turn, struck_out: AtomicU64::new(0), resumed: AtomicBool::new(false) }
     }
 
-    /// How many entries of slab tables were struck out that no cache knows of.
+    /// Returns how many entries of slab tables were struck out that no cache knows of.
     pub(crate) fn struck_out(&self) -> u64 {
         self.struck_out.load(Relaxed)
     }
 
-    /// Whether any cache resumes what was left to it. In turn, it stays so.
+    /// Returns whether any cache resumes what was left to it. In turn, it stays so.
     pub(crate) fn any_resumed(&self) -> bool {
         self.resumed.load(Relaxed)
     }

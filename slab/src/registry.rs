@@ -47,8 +47,8 @@ pub(crate) struct CacheRegistry<M: Machine> {
 }
 
 impl<M: Machine> CacheRegistry<M> {
-    /// An empty registry. `page` is a page that is the instance's as long as it lives: the page's
-    /// frame number tells the instance from those before it whose memory it inherited.
+    /// Returns an empty registry. `page` is a page that is the instance's as long as it lives: the
+    /// page's frame number tells the instance from those before it whose memory it inherited.
     pub(crate) const fn new(page: PhysAddr) -> Self {
         Self {
             pages: [const { AtomicPtr::new(null_mut()) }; PAGES],
@@ -56,12 +56,12 @@ impl<M: Machine> CacheRegistry<M> {
         }
     }
 
-    /// The owner word for slabs of cache `number`.
+    /// Returns the owner word for slabs of cache `number`.
     pub(crate) const fn owner(&self, number: usize) -> u64 {
         self.instance | number as u64
     }
 
-    /// The cache that an owner word names, if it is one of this instance.
+    /// Returns the cache that an owner word names, if it is one of this instance.
     #[inline]
     pub(crate) fn cache(&self, owner: u64) -> Option<&CacheInner<M>> {
         let number = owner ^ self.instance;
@@ -71,7 +71,7 @@ impl<M: Machine> CacheRegistry<M> {
         self.get(number as usize)
     }
 
-    /// The cache with this number.
+    /// Returns the cache with this number.
     #[inline]
     pub(crate) fn get(&self, number: usize) -> Option<&CacheInner<M>> {
         // Acquire pairs with the Release in `entry`: the page is filled with nulls.
@@ -86,7 +86,8 @@ impl<M: Machine> CacheRegistry<M> {
         unsafe { entry.load(Acquire).as_ref() }
     }
 
-    /// All caches: those of the size classes, then the others in the order of their creation.
+    /// Returns all caches: those of the size classes, then the others in the order of their
+    /// creation.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &CacheInner<M>> {
         let classes = (0..FIRST).filter_map(|number| self.get(number));
         classes.chain((FIRST..NUMBERS).map_while(|number| self.get(number)))
@@ -113,7 +114,7 @@ impl<M: Machine> CacheRegistry<M> {
         }
     }
 
-    /// Where the address of cache `number` stands; a page more if need be.
+    /// Returns where the address of cache `number` stands, after adding a page if need be.
     fn entry(&self, memory: &Memory<M>, number: usize) -> Result<&Entry<M>, Error> {
         let page = self.pages.get(number / EACH).filter(|_| number < NUMBERS);
         let page = page.ok_or(Error::TooManyCaches { limit: LIMIT })?;
@@ -145,7 +146,7 @@ pub(crate) enum Put<'s, 'm, M: Machine> {
     Taken(&'s CacheInner<M>, Built<'m, M>),
 }
 
-/// A page of nulls.
+/// Allocates a page of nulls.
 fn new_page<M: Machine>(memory: &Memory<M>) -> Result<(Block, NonNull<Entry<M>>), Error> {
     let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
     let entries = memory.machine().ptr(block.addr()).cast::<Entry<M>>();

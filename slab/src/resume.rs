@@ -114,7 +114,7 @@ impl<M: Machine> Slabs<M> {
         Ok(())
     }
 
-    /// The cache that resumes slabs so described, if one does.
+    /// Returns the cache that resumes slabs so described, if one does.
     pub(crate) fn resumes(&self, desc: &SlabDesc) -> Option<Cache<'_, M>> {
         if !self.predecessor.any_resumed() {
             return None;
@@ -156,7 +156,7 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Returns where the object or small buffer is whose handle says this, if it is in use: as often as one
+    /// Returns where the object or small buffer is that a handle says this of, if it is in use: as often as one
     /// likes, as nothing is claimed.
     ///
     /// # Errors
@@ -267,7 +267,7 @@ impl<M: Machine> Cache<'_, M> {
         Ok(true)
     }
 
-    /// Sweeps up to `limit` slabs, until one of them had a free place: whether one had.
+    /// Sweeps up to `limit` slabs, until one of them had a free place. Returns whether one had.
     #[cold]
     pub(crate) fn sweep_for_free(&self, limit: usize) -> bool {
         (0..limit).map_while(|_| self.sweep_next()).any(|free| free > 0)
@@ -322,7 +322,7 @@ impl<M: Machine> Cache<'_, M> {
         Some(adopted.free)
     }
 
-    /// How many slabs were resumed and not swept yet.
+    /// Returns how many slabs were resumed and not swept yet.
     pub(crate) fn unswept(&self) -> u64 {
         if !self.inner.takeover.resumes() {
             return 0;

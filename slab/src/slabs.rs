@@ -90,24 +90,25 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// The memory underneath.
+    /// Returns the memory underneath.
     #[inline]
     pub const fn memory(&self) -> &Memory<M> {
         &self.memory
     }
 
-    /// The memory, for a caller that alone has the layer.
+    /// Returns the memory, for a caller that alone has the layer.
     pub(crate) const fn memory_mut(&mut self) -> &mut Memory<M> {
         &mut self.memory
     }
 
-    /// The memory, for a caller that goes on without caches: what is preserved stays where it is.
+    /// Returns the memory, for a caller that goes on without caches: what is preserved stays where
+    /// it is.
     pub fn into_memory(self) -> Memory<M> {
         self.memory
     }
 
-    /// The address of the cache directory's first page, which a successor finds all caches and slabs by. It
-    /// never changes.
+    /// Returns the address of the cache directory's first page, which a successor finds all caches
+    /// and slabs by. It never changes.
     #[doc(hidden)]
     pub const fn cache_directory(&self) -> PhysAddr {
         self.directory.first()
@@ -118,9 +119,9 @@ impl<M: Machine> Slabs<M> {
         self.orders.fetch_or(1 << order.get(), Relaxed);
     }
 
-    /// How many objects and buffers stayed in use when their owners ended: by a drop or an allocator's
-    /// `dealloc`, which cannot say that they were refused. What a raw call preserved behind its owner's
-    /// back is, and what was written to past its end, with the feature `debug`.
+    /// Returns how many objects and buffers stayed in use when their owners ended: by a drop or an
+    /// allocator's `dealloc`, which cannot say that they were refused. What a raw call preserved
+    /// behind its owner's back is, and what was written to past its end, with the feature `debug`.
     pub fn refused_frees(&self) -> u64 {
         self.refused.load(Relaxed)
     }

@@ -12,7 +12,7 @@ use crate::name::Name;
 /// What the names of the classes' caches start with: of plain ones, and of preserving ones.
 pub(crate) const PREFIXES: [&str; 2] = ["buffer-", "preserved-"];
 
-/// Whether a name starts like those of the classes' caches, and so is no other cache's.
+/// Returns whether a name starts like those of the classes' caches, and so is no other cache's.
 pub(crate) fn is_reserved(name: &Name) -> bool {
     PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
@@ -48,7 +48,7 @@ pub struct CacheSpec {
 }
 
 impl CacheSpec {
-    /// A cache called `name` of objects of `size` bytes, aligned to 8 bytes or, if they are
+    /// Returns a cache called `name` of objects of `size` bytes, aligned to 8 bytes or, if they are
     /// smaller, to as much as their size is a multiple of.
     ///
     /// Names that start with `buffer-` and `preserved-` are those of the size classes, and no other
@@ -70,15 +70,15 @@ impl CacheSpec {
         }
     }
 
-    /// With objects aligned to `align` bytes, a power of two up to
+    /// Returns the spec with objects aligned to `align` bytes, a power of two up to
     /// [`MAX_OBJECT`](crate::MAX_OBJECT).
     #[must_use]
     pub const fn align(self, align: usize) -> Self {
         Self { align, ..self }
     }
 
-    /// With slabs of this order instead of the one that suits the size: smaller slabs waste more
-    /// of themselves, and less memory altogether where objects are few.
+    /// Returns the spec with slabs of this order instead of the one that suits the size: smaller
+    /// slabs waste more of themselves, and less memory altogether where objects are few.
     ///
     /// A cache that already exists, or that a predecessor left, is taken with any order unless
     /// one is named here.
@@ -87,23 +87,23 @@ impl CacheSpec {
         Self { order: Some(order), ..self }
     }
 
-    /// With objects that are preserved from birth, at no cost per object, and freed by a plain
-    /// `free`; or not, as is the default.
+    /// Returns the spec with objects that are preserved from birth, at no cost per object, and
+    /// freed by a plain `free`; or not, as is the default.
     #[must_use]
     pub const fn preserving(self, preserving: bool) -> Self {
         Self { preserving, ..self }
     }
 
-    /// With this fingerprint of the objects' layout. A successor whose cache has another is
-    /// refused the objects. The default tells apart sizes and alignments only.
+    /// Returns the spec with this fingerprint of the objects' layout. A successor whose cache has
+    /// another is refused the objects. The default tells apart sizes and alignments only.
     #[must_use]
     pub const fn fingerprint(self, fingerprint: u64) -> Self {
         Self { fingerprint: Some(fingerprint), ..self }
     }
 
-    /// With objects that are constructed once per place in a slab, and not at each allocation
-    /// (Bonwick 1994): the caller that frees an object has put it back into the constructed state,
-    /// and an allocated object has been constructed, once, at some time before.
+    /// Returns the spec with objects that are constructed once per place in a slab, and not at each
+    /// allocation (Bonwick 1994): the caller that frees an object has put it back into the
+    /// constructed state, and an allocated object has been constructed, once, at some time before.
     ///
     /// It runs with no lock held, and may allocate, free and claim. If it panics, the place is out
     /// of use until the next kernel; objects are not affected.
@@ -112,13 +112,13 @@ impl CacheSpec {
         Self { constructor: Some(constructor), ..self }
     }
 
-    /// With slabs like those of a cache that a predecessor left: with red zones behind the
-    /// objects or without, whatever this build's default.
+    /// Returns the spec with slabs like those of a cache that a predecessor left: with red zones
+    /// behind the objects or without, whatever this build's default.
     pub(crate) const fn slabs_like(self, geometry: &Geometry) -> Self {
         Self { order: Some(geometry.order), redzone: geometry.redzone, ..self }
     }
 
-    /// Whether a cache so described has the name.
+    /// Returns whether a cache so described has the name.
     pub(crate) fn is_named_as(&self, desc: &SlabDesc) -> bool {
         self.name.is_some_and(|name| desc.is_named(&name))
     }
@@ -128,7 +128,7 @@ impl CacheSpec {
         Self { kept: true, ..self }
     }
 
-    /// The fingerprint, or what stands for it if none was named.
+    /// Returns the fingerprint, or what stands for it if none was named.
     pub(crate) const fn layout(&self) -> u64 {
         match self.fingerprint {
             Some(fingerprint) => fingerprint,
@@ -136,7 +136,7 @@ impl CacheSpec {
         }
     }
 
-    /// How the objects lie in a slab.
+    /// Returns how the objects lie in a slab.
     ///
     /// # Errors
     /// [`Error::BadSpec`] with what cannot be.
@@ -163,7 +163,7 @@ impl CacheSpec {
         }
     }
 
-    /// Whether a cache made from `there` is one that this spec asks for.
+    /// Returns whether a cache made from `there` is one that this spec asks for.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with the first field that differs.
@@ -173,7 +173,7 @@ impl CacheSpec {
         self.same(Field::Constructor, constructed(self), constructed(there))
     }
 
-    /// Whether objects of a cache made from `there` can be objects of one made from this.
+    /// Returns whether objects of a cache made from `there` can be objects of one made from this.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with the first field that differs.
@@ -188,7 +188,7 @@ impl CacheSpec {
         differs(Field::Fingerprint, self.layout(), there.layout())
     }
 
-    /// The name, for errors.
+    /// Returns the name, for errors.
     pub(crate) const fn shown(&self) -> Name {
         self.shown
     }

@@ -38,7 +38,7 @@ const WHAT: u8 = 0b111;
 const REUSE_TAG_SHIFT: u32 = 3;
 
 impl State {
-    /// What the byte says; `None` if this layer writes no such byte.
+    /// Returns what the byte says; `None` if this layer writes no such byte.
     #[inline]
     pub(crate) const fn what(self) -> Option<ObjectState> {
         Some(match self.0 & WHAT {
@@ -52,19 +52,19 @@ impl State {
         })
     }
 
-    /// Whether the byte says `what`.
+    /// Returns whether the byte says `what`.
     #[inline]
     pub(crate) const fn is(self, what: ObjectState) -> bool {
         self.0 & WHAT == what as u8
     }
 
-    /// Whether it has an owner.
+    /// Returns whether it has an owner.
     #[inline]
     pub(crate) const fn is_in_use(self) -> bool {
         self.is(ObjectState::Live) || self.is(ObjectState::Preserved) || self.is(ObjectState::Held)
     }
 
-    /// An unclaimed object with this reuse tag; `None` if no object has it.
+    /// Returns an unclaimed object with this reuse tag; `None` if no object has it.
     #[inline]
     pub(crate) const fn unclaimed(reuse_tag: u8) -> Option<Self> {
         if reuse_tag > u8::MAX >> REUSE_TAG_SHIFT {
@@ -73,19 +73,19 @@ impl State {
         Some(Self(reuse_tag << REUSE_TAG_SHIFT | ObjectState::Unclaimed as u8))
     }
 
-    /// The reuse tag, 0 to 31.
+    /// Returns the reuse tag, 0 to 31.
     #[inline]
     pub(crate) const fn reuse_tag(self) -> u8 {
         self.0 >> REUSE_TAG_SHIFT
     }
 
-    /// The same object in another state.
+    /// Returns the byte of this object in another state.
     #[inline]
     pub(crate) const fn to(self, what: ObjectState) -> Self {
         Self(self.0 & !WHAT | what as u8)
     }
 
-    /// A live object freed; `None` if it is not live.
+    /// Returns a live object freed; `None` if it is not live.
     #[inline]
     pub(crate) const fn freed(self) -> Option<Self> {
         const { assert!(ObjectState::Live as u8 == ObjectState::Free as u8 + 1) };
@@ -93,7 +93,7 @@ impl State {
         if freed.is(ObjectState::Free) { Some(freed) } else { None }
     }
 
-    /// The next object in the same place.
+    /// Returns the byte of the next object in the same place.
     #[inline]
     pub(crate) const fn allocated(self) -> Self {
         Self((self.0 & !WHAT).wrapping_add(1 << REUSE_TAG_SHIFT) | ObjectState::Live as u8)

@@ -18,7 +18,8 @@ pub(crate) struct StateWord {
 }
 
 impl StateWord {
-    /// The states in the word at index `word` of the state bytes, of which there are `objects` in all.
+    /// Returns the states in the word at index `word` of the state bytes, of which there are
+    /// `objects` in all.
     pub(crate) fn of(states: u64, word: usize, objects: u32) -> Self {
         // As they lie in memory, the first first.
         let states = u64::from_le(states);
@@ -27,13 +28,15 @@ impl StateWord {
         Self { bits: [states & among, states >> 1 & among, states >> 2 & among], among }
     }
 
-    /// Those that are no states of a cache that is `preserving`, or is not: 6 and 7, and there 5 too.
+    /// Returns those that are no states of a cache that is `preserving`, or is not: 6 and 7, and
+    /// there 5 too.
     pub(crate) const fn unsound(self, preserving: bool) -> u64 {
         let [a, b, c] = self.bits;
         c & if preserving { a | b } else { b }
     }
 
-    /// Those whose object outlives the kernel that wrote them; all are sound. As [`survived`].
+    /// Returns those whose object outlives the kernel that wrote them; all are sound. As
+    /// [`survived`].
     ///
     /// [`survived`]: crate::adopt_slab::survived
     pub(crate) const fn survivors(self, preserving: bool) -> u64 {
@@ -42,42 +45,42 @@ impl StateWord {
         b & !c | a & c | if preserving { a & !c } else { 0 }
     }
 
-    /// Those that are free.
+    /// Returns those that are free.
     pub(crate) const fn free(self) -> u64 {
         let [a, b, c] = self.bits;
         self.among & !(a | b | c)
     }
 
-    /// Those that are unclaimed.
+    /// Returns those that are unclaimed.
     pub(crate) const fn unclaimed(self) -> u64 {
         let [a, b, c] = self.bits;
         a & b & !c
     }
 
-    /// Those that are live.
+    /// Returns those that are live.
     pub(crate) const fn live(self) -> u64 {
         let [a, b, c] = self.bits;
         a & !b & !c
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub(crate) const fn count(self) -> u32 {
         self.among.count_ones()
     }
 
-    /// Those that count and are not in `these`.
+    /// Returns those that count and are not in `these`.
     pub(crate) const fn others(self, these: u64) -> u64 {
         self.among & !these
     }
 }
 
-/// A bit for each of the eight bytes, the first lowest.
+/// Returns a bit for each of the eight bytes, the first lowest.
 pub(crate) const fn gathered(bytes: u64) -> u64 {
     // Byte i is moved to bit 56 + i; none of the sums carries.
     bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
-/// The indices of the bytes that are meant, the first being `first`.
+/// Returns the indices of the bytes that are meant, the first being `first`.
 pub(crate) fn indices(mut bytes: u64, first: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
         (bytes != 0).then(|| {
@@ -88,7 +91,7 @@ pub(crate) fn indices(mut bytes: u64, first: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The state of one of the eight bytes of a word.
+/// Returns the state of one of the eight bytes of a word.
 pub(crate) const fn nth(states: u64, index: u32) -> State {
     State((u64::from_le(states) >> (index % 8 * 8)) as u8)
 }

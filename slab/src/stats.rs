@@ -36,7 +36,7 @@ pub struct CacheStats {
 }
 
 impl<M: Machine> Cache<'_, M> {
-    /// How many objects there are, in which state.
+    /// Returns how many objects there are, in which state.
     ///
     /// Objects in use are counted from their bytes, so the figures cannot drift; exact while nothing is
     /// allocated or freed. Costs a pass over the bytes, under the machine's

@@ -17,7 +17,7 @@ pub(crate) fn load(word: &AtomicU64, order: Ordering) -> u64 {
     u64::from_le(word.load(order))
 }
 
-/// Changes a state byte from one value to another: whether it had the first.
+/// Changes a state byte from one value to another. Returns whether it had the first.
 ///
 /// Release and Acquire pair with each other in the CPU that changes the byte next: what was done to
 /// the object and to its slab before is done.

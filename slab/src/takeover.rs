@@ -40,7 +40,7 @@ impl Takeover {
         resumes
     }
 
-    /// Whether the cache resumes what was left to it.
+    /// Returns whether the cache resumes what was left to it.
     pub(crate) fn resumes(&self) -> bool {
         // Acquire pairs with the Release in `Cache::resume`: where sweeping begins is known.
         self.way.load(Acquire) == RESUMES

@@ -115,7 +115,7 @@ where
 }
 
 impl<M: Machine> Slabs<M> {
-    /// The cache called `name` of values of type `T`.
+    /// Returns the cache called `name` of values of type `T`.
     ///
     /// # Errors
     /// As for [`Slabs::cache`].
@@ -127,7 +127,8 @@ impl<M: Machine> Slabs<M> {
         self.cache(spec::<T>(name, preserving)).map(TypedCache::over)
     }
 
-    /// The same with all slabs of the predecessor's cache of this name, which must have left one.
+    /// Does what [`Slabs::adopt`] does, for a cache of values of type `T`: with all slabs of the
+    /// predecessor's cache of this name, which must have left one.
     ///
     /// # Errors
     /// As for [`Slabs::adopt`].
@@ -227,7 +228,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Self { cache, of: PhantomData }
     }
 
-    /// The cache beneath.
+    /// Returns the cache beneath.
     pub const fn cache(&self) -> Cache<'s, M> {
         self.cache
     }
@@ -265,7 +266,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         self.cache.unclaimed().filter_map(|(addr, reuse_tag)| self.claim(addr, reuse_tag).ok())
     }
 
-    /// The owner of an object that [`Object::leak`] let go.
+    /// Returns the owner of an object that [`Object::leak`] let go.
     ///
     /// # Safety
     /// `addr` is that of an object of this cache that is in use, not preserved singly, and the
@@ -274,7 +275,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         self.at(addr)
     }
 
-    /// The owner of a preserved object that [`PreservedObject::into_raw`] let go.
+    /// Returns the owner of a preserved object that [`PreservedObject::into_raw`] let go.
     ///
     /// # Safety
     /// As for [`TypedCache::from_raw`], but that it is preserved.
@@ -288,8 +289,8 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         Object { cache: *self, ptr }
     }
 
-    /// Where an object that is in use is, and its reuse tag: what a handle needs beside its size. It says so
-    /// also from where the object's slab, if it is resumed, cannot be swept.
+    /// Returns where an object that is in use is, and its reuse tag: what a handle needs beside its
+    /// size. It says so also from where the object's slab, if it is resumed, cannot be swept.
     fn handle_parts(&self, ptr: NonNull<T>) -> (PhysAddr, u8) {
         let (machine, geometry) = (self.cache.slabs.memory().machine(), &self.cache.inner.geometry);
         let Some(addr) = machine.phys(ptr.cast()) else { return Default::default() };

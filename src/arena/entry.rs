@@ -104,7 +104,7 @@ fn slots(fd: BorrowedFd<'_>) -> Result<[Slot; 2], ArenaError> {
     Ok(slots)
 }
 
-/// Which of the sound slots is the latest.
+/// Returns which of the sound slots is the latest.
 fn latest(slots: &[Slot; 2]) -> Option<usize> {
     (0..slots.len()).filter(|&i| slots[i].is_sound()).max_by_key(|&i| slots[i].number.get())
 }
@@ -129,7 +129,7 @@ pub(super) fn write(fd: BorrowedFd<'_>, entry: Entry) -> Result<(), ArenaError> 
     Ok(())
 }
 
-/// The latest entry; `None` where none was ever written.
+/// Returns the latest entry; `None` where none was ever written.
 pub(super) fn read(fd: BorrowedFd<'_>) -> Result<Option<Entry>, ArenaError> {
     let slots = slots(fd)?;
     if let Some(latest) = latest(&slots) {

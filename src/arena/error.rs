@@ -172,12 +172,12 @@ pub enum RangeFault {
     Reserved,
 }
 
-/// For `map_err`: the error of a system call.
+/// Returns, for `map_err`, the error of a system call.
 pub(super) const fn os(call: &'static str) -> impl Fn(rustix::io::Errno) -> ArenaError {
     move |errno| ArenaError::Os { call, errno: errno.raw_os_error() }
 }
 
-/// For `map_err`: the error of a system call that maps so many bytes.
+/// Returns, for `map_err`, the error of a system call that maps so many bytes.
 pub(super) const fn map(bytes: usize) -> impl Fn(rustix::io::Errno) -> ArenaError {
     move |errno| ArenaError::Map { bytes: bytes as u64, errno: errno.raw_os_error() }
 }

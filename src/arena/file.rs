@@ -34,7 +34,7 @@ pub(super) fn check_name(name: &str) -> Result<(), ArenaError> {
     Ok(())
 }
 
-/// A new memfd that closes on exec and can be sealed.
+/// Creates a memfd that closes on exec and can be sealed.
 pub(super) fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
     check_name(name)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -46,7 +46,7 @@ pub(super) fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
     .map_err(os("memfd_create"))
 }
 
-/// The ranges that the first page of a file of `bytes` bytes describes.
+/// Returns the ranges that the first page of a file of `bytes` bytes describes.
 pub(super) fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange>, ArenaError> {
     let mut first = vec![0_u8; map::BYTES];
     let read = rustix::io::pread(fd, &mut *first, 0).map_err(os("pread"))?;
@@ -59,7 +59,7 @@ pub(super) fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange
     map::decode(&first, bytes)
 }
 
-/// The size of a memfd that cannot shrink.
+/// Returns the size of a memfd that cannot shrink.
 pub(crate) fn sealed_bytes(fd: BorrowedFd<'_>) -> Result<u64, ArenaError> {
     let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

@@ -37,7 +37,7 @@ unsafe impl Cpus for Arena {
         self.host.pinned_now(f)
     }
 
-    /// The node of the first range: threads move between processors, so none is nearer.
+    /// Returns the node of the first range: threads move between processors, so none is nearer.
     #[inline]
     fn home(&self, _: CpuId) -> NodeId {
         self.home

@@ -71,7 +71,7 @@ struct Described {
 }
 
 impl Described {
-    /// The range, if it fits a file of `file` bytes and is apart from those `before` it.
+    /// Returns the range, if it fits a file of `file` bytes and is apart from those `before` it.
     fn check(&self, before: &[ArenaRange], file: u64) -> Result<ArenaRange, ArenaError> {
         let Self { spec: RangeSpec { start, bytes, node }, offset } = *self;
         let refuse = |fault| {
@@ -125,7 +125,7 @@ pub(super) fn lay_out(specs: &[RangeSpec]) -> Result<(Vec<ArenaRange>, u64), Are
     Ok((ranges, file))
 }
 
-/// The map of `ranges` in a file of `file` bytes.
+/// Returns the map of `ranges` in a file of `file` bytes.
 pub(super) fn encode(ranges: &[ArenaRange], file: u64) -> Vec<u8> {
     let mut header = Header {
         magic: MAGIC,
@@ -153,7 +153,7 @@ fn checksum(header: Header, entries: &[Entry]) -> u64 {
     xxh3_64(&[header.as_bytes(), entries.as_bytes()].concat())
 }
 
-/// The ranges that the map in `bytes` describes, all checked, for a file of `file` bytes.
+/// Returns the ranges that the map in `bytes` describes, all checked, for a file of `file` bytes.
 pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaError> {
     let too_short =
         ArenaError::BadMap(MapFault::TooShort { found: bytes.len() as u64, needed: BYTES as u64 });
@@ -207,14 +207,14 @@ pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaEr
     Ok(ranges)
 }
 
-/// The lowest address and the bytes from there to the end of the highest range.
+/// Returns the lowest address and the bytes from there to the end of the highest range.
 pub(super) fn span(ranges: &[ArenaRange]) -> Result<(PhysAddr, usize), ArenaError> {
     let start = ranges.iter().map(|range| range.run.addr()).min().unwrap_or_default();
     let end = ranges.iter().map(|range| range.run.end().addr()).max().unwrap_or_default();
     Ok((start, mappable(end.get().saturating_sub(start.get()))?))
 }
 
-/// `bytes`, if that many can be mapped.
+/// Returns `bytes`, if that many can be mapped.
 pub(super) fn mappable(bytes: u64) -> Result<usize, ArenaError> {
     // Half of a small address space, too.
     let limit = MAX_SPAN.min(isize::MAX as u64 / 2);

@@ -65,7 +65,7 @@ impl Reservation {
         Ok(Self { whole, whole_bytes, base, bytes, part })
     }
 
-    /// The first address. The pointer is good for the whole reservation, where something is
+    /// Returns the first address. The pointer is good for the whole reservation, where something is
     /// placed.
     pub(super) const fn base(&self) -> NonNull<u8> {
         self.base
@@ -126,7 +126,7 @@ impl Mapping {
         Self { mapped }
     }
 
-    /// The bytes, readable and writable until the mapping is dropped.
+    /// Returns the bytes, readable and writable until the mapping is dropped.
     ///
     /// The pointer may be followed by the owner of the frames, and not while a reference to the
     /// same memory, through this mapping or the arena, forbids it.
@@ -134,13 +134,13 @@ impl Mapping {
         NonNull::slice_from_raw_parts(self.mapped.base(), self.mapped.bytes())
     }
 
-    /// How many bytes: at least one page.
+    /// Returns how many bytes: at least one page.
     #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
     pub const fn len(&self) -> usize {
         self.mapped.bytes()
     }
 
-    /// The bytes, to read.
+    /// Returns the bytes, to read.
     ///
     /// # Safety
     /// While the slice lives:
@@ -151,7 +151,7 @@ impl Mapping {
         unsafe { self.as_ptr().as_ref() }
     }
 
-    /// The bytes, to read and write.
+    /// Returns the bytes, to read and write.
     ///
     /// # Safety
     /// While the slice lives:

@@ -93,7 +93,7 @@ impl Head {
         })
     }
 
-    /// The lock by which this process owns the file already.
+    /// Returns the lock by which this process owns the file already.
     fn lock_on(&mut self, key: Key, pid: i32) -> Option<RawFd> {
         let mut own = self.records().filter(|r| r.key == key && r.pid == pid && r.lock != NONE);
         own.next().map(|record| record.lock)
@@ -110,8 +110,8 @@ unsafe impl Send for Part {}
 unsafe impl Sync for Part {}
 
 impl Part {
-    /// A part without pieces. `file` stays open as long as the part lives; none: forked children
-    /// get no access.
+    /// Returns a part without pieces. `file` stays open as long as the part lives; none: forked
+    /// children get no access.
     pub(super) fn new(file: Option<BorrowedFd<'_>>) -> Result<Self, ArenaError> {
         watch_forks()?;
         let key = file.map_or(Ok(Key::NONE), Key::of)?;
@@ -141,7 +141,7 @@ impl Part {
         Ok(Self(record))
     }
 
-    /// The record, while the list is locked.
+    /// Returns the record, while the list is locked.
     fn record<'l>(&self, _: &'l mut Head) -> &'l mut Record {
         let mut record = self.0;
         // SAFETY: in the list since `new` and until `drop`; the list is borrowed exclusively.
@@ -218,7 +218,7 @@ impl Part {
         }
     }
 
-    /// Whether this process made the mappings, and can unmap them.
+    /// Returns whether this process made the mappings, and can unmap them.
     pub(super) fn is_own(&self) -> bool {
         let mut list = LIST.lock();
         self.record(&mut list).pid == pid()
@@ -291,7 +291,8 @@ fn watch_forks() -> Result<(), ArenaError> {
     Err(ArenaError::Os { call: "pthread_atfork", errno: result })
 }
 
-/// No record is half written, and no mapping without its advice, while the process is copied.
+/// Sees to it that no record is half written, and no mapping without its advice, while the process
+/// is copied.
 extern "C" fn before_fork() {
     // SAFETY: unlocked by `parent_forked`, on this thread.
     unsafe { LIST.raw() }.lock();
@@ -302,7 +303,7 @@ extern "C" fn parent_forked() {
     unsafe { LIST.raw().unlock() };
 }
 
-/// In the child, whose only thread is a copy of the one that locked the list.
+/// Runs in the child, of which the only thread is a copy of the one that locked the list.
 extern "C" fn child_forked() {
     // SAFETY: locked by `before_fork`, of whose thread this is the copy.
     let list = unsafe { &mut *LIST.data_ptr() };

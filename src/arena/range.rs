@@ -26,17 +26,17 @@ pub struct ArenaRange {
 }
 
 impl ArenaRange {
-    /// The frames.
+    /// Returns the frames.
     pub const fn run(&self) -> Run {
         self.run
     }
 
-    /// The NUMA node.
+    /// Returns the NUMA node.
     pub const fn node(&self) -> NodeId {
         self.node
     }
 
-    /// Where the range's bytes begin in the file.
+    /// Returns where the range's bytes begin in the file.
     pub const fn offset(&self) -> u64 {
         self.offset
     }

@@ -81,12 +81,12 @@ fn call<const NUMBER: Opcode, A: Argument>(
     unsafe { rustix::ioctl::ioctl(fd, request) }
 }
 
-/// The error of a call about `token`.
+/// Returns the error of a call about `token`.
 fn refused(ioctl: Ioctl, token: Option<Token>) -> impl Fn(rustix::io::Errno) -> LiveUpdateError {
     move |errno| LiveUpdateError::Ioctl { ioctl, token, errno: errno.raw_os_error() }
 }
 
-/// The descriptor that Linux says it made.
+/// Returns the descriptor that Linux says it made.
 fn made(ioctl: Ioctl, fd: i32) -> Result<OwnedFd, LiveUpdateError> {
     if fd < 0 {
         return Err(LiveUpdateError::NoFd { ioctl, fd });

@@ -97,7 +97,7 @@ pub enum LiveUpdateError {
     },
 }
 
-/// What Linux means by the error of a call, where its own words do not say it.
+/// Returns what Linux means by the error of a call, where its own words do not say it.
 const fn meaning(ioctl: Ioctl, errno: i32) -> Option<&'static str> {
     Some(match (ioctl, errno) {
         (_, libc::ENOTTY) => "the descriptor is not of Linux's live update",

@@ -15,7 +15,7 @@ impl SessionName {
     /// Bytes of a name in Linux's structures, with the NUL at its end.
     pub(super) const BYTES: usize = 64;
 
-    /// A name.
+    /// Returns a name.
     ///
     /// # Errors
     /// [`LiveUpdateError::Name`]: empty, too long, or with a NUL byte.
@@ -38,7 +38,7 @@ impl SessionName {
         Ok(Self { bytes })
     }
 
-    /// A name that is written in the program.
+    /// Returns a name that is written in the program.
     ///
     /// # Panics
     /// If it is none; in a constant that is an error of the compiler.
@@ -54,7 +54,7 @@ impl SessionName {
         self.bytes
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         let end = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(Self::BYTES);
         // It was a `str` when it came in.

@@ -67,7 +67,7 @@ pub struct Retrieved {
 }
 
 impl Retrieved {
-    /// The arena that was preserved under a token, and where its handover begins: both for
+    /// Returns the arena that was preserved under a token, and where its handover begins: both for
     /// [`Heirloom::revive`](crate::Heirloom::revive).
     ///
     /// A token gives its file once. The arena lives on when the session is finished, and can be
@@ -85,7 +85,7 @@ impl Retrieved {
         Ok((arena, entry))
     }
 
-    /// The file that was preserved under a token. It closes on exec.
+    /// Returns the file that was preserved under a token. It closes on exec.
     ///
     /// # Errors
     /// [`LiveUpdateError::Ioctl`]: Linux refused.
@@ -106,14 +106,14 @@ impl Retrieved {
 }
 
 impl From<OwnedFd> for Session {
-    /// A session that another process created and sent.
+    /// Returns a session that another process created and sent.
     fn from(fd: OwnedFd) -> Self {
         Self { fd }
     }
 }
 
 impl From<OwnedFd> for Retrieved {
-    /// A session that another process retrieved and sent.
+    /// Returns a session that another process retrieved and sent.
     fn from(fd: OwnedFd) -> Self {
         Self { fd }
     }

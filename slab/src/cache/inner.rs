@@ -36,7 +36,7 @@ pub(crate) struct Shared {
 #[repr(C)]
 pub(crate) struct CacheInner<M: Machine> {
     pub(crate) geometry: Geometry,
-    /// What its slabs' headers say of whose they are.
+    /// What its slabs' headers say of the cache that has them.
     pub(crate) owner: u64,
     slots: NonNull<CachePadded<Slot>>,
     /// What the page allocator says of its slabs.
@@ -100,7 +100,7 @@ impl<M: Machine> CacheInner<M> {
         }
     }
 
-    /// The slot of a CPU.
+    /// Returns the slot of a CPU.
     ///
     /// # Safety
     /// `cpu` is a CPU of the machine that the block was built for.
@@ -110,7 +110,7 @@ impl<M: Machine> CacheInner<M> {
         unsafe { self.slots.add(cpu.index()).as_ref() }
     }
 
-    /// Objects in magazines; exact while no CPU does anything.
+    /// Returns how many objects are in magazines; exact while no CPU does anything.
     pub(crate) fn cached(&self, machine: &M, shared: &Shared) -> usize {
         let cpus = (0..machine.count() as u32).map(CpuId);
         // SAFETY: CPUs of the machine.
@@ -127,7 +127,7 @@ pub(crate) struct Built<'m, M: Machine> {
 }
 
 impl<M: Machine> Built<'_, M> {
-    /// Where it lies.
+    /// Returns where it lies.
     pub(crate) const fn inner(&self) -> NonNull<CacheInner<M>> {
         self.inner
     }

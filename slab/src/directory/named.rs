@@ -12,13 +12,13 @@ use crate::predecessor::Named;
 use crate::store;
 
 impl<'m, S: Source<'m>> DirectoryView<S> {
-    /// The addresses of a cache's slabs, each with that of its entry. What is there is still to be
-    /// checked.
+    /// Returns the addresses of a cache's slabs, each with that of its entry. What is there is
+    /// still to be checked.
     pub(crate) fn named(&self, record: &CacheRecord) -> NamedSlabs<'m, S> {
         NamedSlabs { pages: self.table_pages(record), page: PhysAddr::new(0), words: &[], index: 0 }
     }
 
-    /// Those from entry `index` of the page at `page` on, one of the cache's slab table.
+    /// Returns those from entry `index` of the page at `page` on, one of the cache's slab table.
     pub(crate) fn named_from(
         &self,
         record: &CacheRecord,
@@ -32,7 +32,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         named
     }
 
-    /// The addresses of a cache's slabs. What is there is still to be checked.
+    /// Returns the addresses of a cache's slabs. What is there is still to be checked.
     pub(crate) fn slabs(
         &self,
         record: &CacheRecord,
@@ -40,8 +40,9 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         self.named(record).map(|named| named.slab)
     }
 
-    /// The first page of the slab table behind that of which `page` is a page, among those of all records
-    /// of a slab description: there is one record of each, but for what a predecessor forged.
+    /// Returns the first page of the slab table behind that of which `page` is a page, among those
+    /// of all records of a slab description: there is one record of each, but for what a
+    /// predecessor forged.
     pub(crate) fn table_behind(&self, desc: &SlabDesc, page: PhysAddr) -> Option<PhysAddr> {
         let mut records = self.records_with(|there| there == desc);
         records.find(|record| self.table_pages(record).any(|(there, ..)| there == page))?;
@@ -59,7 +60,7 @@ pub(crate) struct NamedSlabs<'m, S> {
 }
 
 impl<'m, S: Source<'m>> NamedSlabs<'m, S> {
-    /// Where it goes on: a page of the slab table, and the number of the entry.
+    /// Returns where it goes on: a page of the slab table, and the number of the entry.
     pub(crate) const fn place(&self) -> (PhysAddr, usize) {
         (self.page, self.index)
     }

@@ -8,7 +8,7 @@ use crate::error::Error;
 /// Words of a page before its entries: the next page's address, and the count.
 pub(super) const HEADER: usize = 2;
 
-/// A preserved page of zeroes.
+/// Allocates and preserves a page of zeroes.
 ///
 /// # Errors
 /// [`Error::Folio`]: out of memory.
@@ -37,7 +37,7 @@ pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
     debug_assert!(freed.is_ok(), "an unlinked page is free to go: {freed:?}");
 }
 
-/// The words of a page of the cache directory.
+/// Returns the words of a page of the cache directory.
 ///
 /// # Safety
 /// `page` is a page of memory that nothing writes but by atomics while the words are in use.

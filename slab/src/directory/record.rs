@@ -30,7 +30,7 @@ const _: () = {
 /// The checksum where no record stands: it is not written yet, or struck out.
 pub(super) const NONE: u64 = 0;
 
-/// What is written for a checksum: never [`NONE`].
+/// Returns what is written for a checksum: never [`NONE`].
 const fn not_none(sum: u64) -> u64 {
     if sum == NONE { 1 } else { sum }
 }
@@ -46,12 +46,12 @@ impl Stored {
         not_none(xxh3_64(Self { checksum: U64::ZERO, ..*self }.as_bytes()))
     }
 
-    /// What it says of the cache; not checked.
+    /// Returns what it says of the cache; not checked.
     pub(super) const fn desc(&self) -> &SlabDesc {
         &self.desc
     }
 
-    /// The record; `None` where none stands.
+    /// Returns the record; `None` where none stands.
     pub(crate) fn check(&self) -> Result<Option<CacheRecord>, DirectoryFault> {
         let (expected, found) = (self.sum(), self.checksum.get());
         if found == NONE {
@@ -77,54 +77,55 @@ pub struct CacheRecord {
 }
 
 impl CacheRecord {
-    /// What the record of a cache that has a slab so described says, but for where its table is.
+    /// Returns what the record of a cache that has a slab so described says, but for where its
+    /// table is.
     pub(crate) fn of_slab(desc: SlabDesc) -> Option<Self> {
         let (name, geometry) = (desc.name()?, desc.geometry()?);
         Some(Self { name, geometry, desc, table: PhysAddr::new(0) })
     }
 
-    /// The cache's name.
+    /// Returns the cache's name.
     pub const fn name(&self) -> Name {
         self.name
     }
 
-    /// Bytes of an object.
+    /// Returns the bytes of an object.
     pub const fn object_size(&self) -> usize {
         self.geometry.size as usize
     }
 
-    /// The alignment of an object, in bytes.
+    /// Returns the alignment of an object, in bytes.
     pub const fn align(&self) -> usize {
         self.geometry.align as usize
     }
 
-    /// Bytes from one object to the next.
+    /// Returns the bytes from one object to the next.
     #[doc(hidden)]
     pub const fn stride(&self) -> usize {
         self.geometry.stride as usize
     }
 
-    /// Objects in a slab.
+    /// Returns how many objects are in a slab.
     pub const fn objects_per_slab(&self) -> u32 {
         self.geometry.objects
     }
 
-    /// The order of a slab.
+    /// Returns the order of a slab.
     pub const fn order(&self) -> Order {
         self.geometry.order
     }
 
-    /// Whether its objects were preserved from birth.
+    /// Returns whether its objects were preserved from birth.
     pub const fn is_preserving(&self) -> bool {
         self.desc.is_preserving()
     }
 
-    /// The fingerprint of the objects' layout.
+    /// Returns the fingerprint of the objects' layout.
     pub fn fingerprint(&self) -> u64 {
         self.desc.fingerprint.get()
     }
 
-    /// The address of the first page of the cache's slab table.
+    /// Returns the address of the first page of the cache's slab table.
     #[doc(hidden)]
     pub const fn table(&self) -> PhysAddr {
         self.table
@@ -140,7 +141,7 @@ impl CacheRecord {
             .slabs_like(&self.geometry)
     }
 
-    /// Whether a cache like `spec` can adopt the slabs.
+    /// Returns whether a cache like `spec` can adopt the slabs.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with the first field that differs.

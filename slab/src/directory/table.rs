@@ -21,7 +21,7 @@ const FREE_ENTRY: u64 = 1;
 /// times.
 const LOOK: usize = 64;
 
-/// Whether an entry of a slab table names no slab.
+/// Returns whether an entry of a slab table names no slab.
 pub(super) const fn is_free_entry(entry: u64) -> bool {
     entry == 0 || entry & 1 == 1
 }
@@ -84,8 +84,8 @@ impl SlabTable {
         }
     }
 
-    /// The table whose first page is at `first`: one of the cache directory's, which was checked. Costs what
-    /// reading it costs; nothing is written.
+    /// Returns the table whose first page is at `first`: one of the cache directory's, which was
+    /// checked. Costs what reading it costs; nothing is written.
     pub(crate) fn reopen<M: Machine>(memory: &Memory<M>, first: PhysAddr) -> Self {
         let mut table = Self { first: Some(first), last: first, ..Self::new() };
         loop {
@@ -103,7 +103,7 @@ impl SlabTable {
         }
     }
 
-    /// The first page, once there is one.
+    /// Returns the first page, once there is one.
     pub(crate) const fn first(&self) -> Option<PhysAddr> {
         self.first
     }
@@ -113,8 +113,9 @@ impl SlabTable {
         *self = Self { first: Some(first), last: first, ..Self::new() };
     }
 
-    /// A place for a slab; a page more if there is none. `struck_out` is how many entries of any
-    /// table were [struck out](SlabTable::strike_out) without a lock so far: some may be this one's.
+    /// Finds a place for a slab, and adds a page if there is none. `struck_out` is how many entries
+    /// of any table were [struck out](SlabTable::strike_out) without a lock so far: some may be
+    /// this one's.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
@@ -143,17 +144,19 @@ impl SlabTable {
         Ok(Place::End)
     }
 
-    /// A free entry, if one is at hand.
+    /// Returns a free entry, if one is at hand.
     fn free_entry<M: Machine>(&mut self, memory: &Memory<M>) -> Option<PhysAddr> {
         if self.free_entries == 0 {
             return None;
         }
+        // The entry struck out last is near in the cache, and mostly free still.
         let struck = core::mem::take(&mut self.struck);
         if struck != 0
             && is_free_entry(store::load(Self::entry(memory, PhysAddr::new(struck)), Relaxed))
         {
             return Some(PhysAddr::new(struck));
         }
+        // A few entries at a time, so that no call pays for a whole table; the next goes on from there.
         let page = self.look.page.or(self.first)?;
         // SAFETY: a page of this table.
         let page_words = unsafe { words(memory, page) };
@@ -182,7 +185,7 @@ impl SlabTable {
         None
     }
 
-    /// Enters a preserved slab: the entry's address.
+    /// Enters a preserved slab. Returns the entry's address.
     pub(crate) fn enter<M: Machine>(
         &mut self,
         memory: &Memory<M>,
@@ -202,6 +205,7 @@ impl SlabTable {
                 store::word(Self::entry(memory, entry), slab.get(), Relaxed);
                 self.count += 1;
                 let counter = PhysAddr::new(self.last.get() + size_of::<u64>() as u64);
+                // Counted last: an entry behind the count is none, whatever stands there.
                 // Release: what reads the count reads the entry and the slab's header.
                 store::word(Self::entry(memory, counter), self.count as u64, Release);
                 entry
@@ -223,7 +227,8 @@ impl SlabTable {
         store::word(Self::entry(memory, entry), FREE_ENTRY, Release);
     }
 
-    /// Whether `entry`, which may be any address, is that of an entry of this table that names `slab`.
+    /// Returns whether `entry`, which may be any address, is that of an entry of this table that
+    /// names `slab`.
     pub(crate) fn is_entry<M: Machine>(
         &mut self,
         memory: &Memory<M>,
@@ -240,7 +245,8 @@ impl SlabTable {
         index < count && word.is_some_and(|word| store::load(word, Relaxed) == slab.get())
     }
 
-    /// Whether this is a page of the table. Entries that are asked about lie mostly side by side.
+    /// Returns whether this is a page of the table. Entries that are asked about lie mostly side by
+    /// side.
     fn has_page<M: Machine>(&mut self, memory: &Memory<M>, page: PhysAddr) -> bool {
         let Some(first) = self.first else { return false };
         if Some(page) == self.known {
@@ -259,7 +265,7 @@ impl SlabTable {
         true
     }
 
-    /// The word at an address in a page of the table.
+    /// Returns the word at an address in a page of the table.
     fn entry<M: Machine>(memory: &Memory<M>, addr: PhysAddr) -> &AtomicU64 {
         // SAFETY: every caller has the address of a word in a page of this table, which is
         // touched by atomics alone and stays as long as the instance.

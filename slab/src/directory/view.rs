@@ -22,16 +22,16 @@ const MAX_PAGES: u64 = 10_000;
 
 /// Where the pages of a cache directory, and the slabs that it names, are read from.
 pub(crate) trait Source<'p>: Copy {
-    /// Whether all of `run` is memory.
+    /// Returns whether all of `run` is memory.
     fn is_memory(self, run: Run) -> bool;
 
-    /// Whether this block is one that a cache directory or a cache can have.
+    /// Returns whether this block is one that a cache directory or a cache can have.
     fn holds(self, block: Block) -> bool;
 
-    /// `bytes` bytes from `addr`, which lie in a block that it holds.
+    /// Returns `bytes` bytes from `addr`, which lie in a block that it holds.
     fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'p [AtomicU64]>;
 
-    /// No table has more pages than there are frames.
+    /// Returns how many frames there are: no table has more pages.
     fn frames(self) -> u64;
 }
 
@@ -48,7 +48,7 @@ impl<'p, P: Pages> Source<'p> for &'p P {
         Pages::words(self, addr, bytes)
     }
 
-    /// Not known. Each page of a chain is preserved, and one that comes back is noticed.
+    /// Returns no bound. Each page of a chain is preserved, and one that comes back is noticed.
     fn frames(self) -> u64 {
         u64::MAX
     }
@@ -71,7 +71,7 @@ pub(crate) struct Here<'m, M: Machine> {
 }
 
 impl<'m, M: Machine> Here<'m, M> {
-    /// What is preserved in `memory`.
+    /// Returns what is preserved in `memory`.
     ///
     /// # Safety
     /// While anything read through it lives, nothing in this kernel writes, other than atomically,
@@ -126,7 +126,8 @@ pub(crate) struct DirectoryView<S> {
 }
 
 impl<'m, M: Machine> DirectoryView<Here<'m, M>> {
-    /// The predecessor's cache directory whose first page is at `first`, which this kernel is to go on with.
+    /// Returns the predecessor's cache directory whose first page is at `first`, which this kernel
+    /// is to go on with.
     ///
     /// # Safety
     /// As for [`Here::new`].
@@ -135,19 +136,19 @@ impl<'m, M: Machine> DirectoryView<Here<'m, M>> {
         Self { source: unsafe { Here::new(memory) }, first }
     }
 
-    /// Our own cache directory.
+    /// Returns a view of our own cache directory.
     pub(crate) const fn own(memory: &'m Memory<M>, directory: &super::CacheDirectory<M>) -> Self {
         Self { source: Here { memory }, first: directory.first() }
     }
 }
 
 impl<'m, S: Source<'m>> DirectoryView<S> {
-    /// The cache directory in `source` whose first page is at `first`.
+    /// Returns the cache directory in `source` whose first page is at `first`.
     pub(crate) const fn new(source: S, first: PhysAddr) -> Self {
         Self { source, first }
     }
 
-    /// Where the cache directory is read from.
+    /// Returns where the cache directory is read from.
     pub(crate) const fn source(&self) -> S {
         self.source
     }
@@ -182,12 +183,13 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         Ok(())
     }
 
-    /// The caches.
+    /// Returns the caches.
     pub(crate) fn records(&self) -> impl Iterator<Item = CacheRecord> + use<'m, S> {
         self.records_with(|_| true)
     }
 
-    /// The caches whose slab description is one of these: looked at before a record is checked, which takes longer.
+    /// Returns the caches whose slab description is one of these: looked at before a record is
+    /// checked, which takes longer.
     pub(crate) fn records_with<F: Fn(&SlabDesc) -> bool + Copy>(
         &self,
         is: F,
@@ -200,7 +202,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         })
     }
 
-    /// What stands in every place for a record, counted or not.
+    /// Returns what stands in every place for a record, counted or not.
     #[cfg(test)]
     pub(crate) fn places(
         &self,
@@ -209,7 +211,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         self.own_pages().flat_map(move |(_, words, _)| places(words))
     }
 
-    /// The addresses of all pages of the cache directory, those of slab tables included.
+    /// Returns the addresses of all pages of the cache directory, those of slab tables included.
     pub(crate) fn pages(&self) -> impl Iterator<Item = PhysAddr> + use<'m, S> {
         let view = *self;
         let tables = view.records().flat_map(move |record| view.table_pages(&record));
@@ -288,7 +290,7 @@ where
     C: FnMut(Block, Part) -> Result<(), heirloom_folio::Error>,
     F: FnMut(Error) -> Result<(), E>,
 {
-    /// The next page of a chain, claimed; `None` after the last, or after one at fault.
+    /// Returns the next page of a chain, claimed; `None` after the last, or after one at fault.
     fn page<'m>(
         &mut self,
         part: Part,
@@ -304,7 +306,7 @@ where
     }
 }
 
-/// Record `index` of a page.
+/// Returns record `index` of a page.
 fn stored(words: &[AtomicU64], index: usize) -> Stored {
     let mut stored = Stored::new_zeroed();
     let words = words.iter().skip(HEADER + index * WORDS);
@@ -353,7 +355,7 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
         Self { source, next, from, limits, seen: 0, mark, power: 1, marker }
     }
 
-    /// The next page, or `None` after the last.
+    /// Returns the next page, or `None` after the last.
     fn try_next(&mut self) -> Result<Option<Page<'m>>, DirectoryError> {
         let page = self.next;
         if page.get() == 0 {

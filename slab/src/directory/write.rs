@@ -30,7 +30,7 @@ struct End {
 }
 
 impl<M: Machine> CacheDirectory<M> {
-    /// The page of an empty cache directory.
+    /// Allocates the page of an empty cache directory.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory.
@@ -38,8 +38,9 @@ impl<M: Machine> CacheDirectory<M> {
         new_page(memory)
     }
 
-    /// The cache directory whose first page is at `first`: an empty one, from [`CacheDirectory::first_page`], or a
-    /// predecessor's that was checked, with which this kernel goes on.
+    /// Returns the cache directory whose first page is at `first`: an empty one, from
+    /// [`CacheDirectory::first_page`], or a predecessor's that was checked, with which this kernel
+    /// goes on.
     pub(crate) fn reopen(memory: &Memory<M>, first: PhysAddr) -> Self {
         let mut end = End { page: first, count: 0 };
         loop {
@@ -59,7 +60,7 @@ impl<M: Machine> CacheDirectory<M> {
         }
     }
 
-    /// The address of the first page.
+    /// Returns the address of the first page.
     pub(crate) const fn first(&self) -> PhysAddr {
         self.first
     }

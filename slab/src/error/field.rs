@@ -43,7 +43,7 @@ impl fmt::Display for Field {
 }
 
 impl Field {
-    /// A value of the field, as people write it.
+    /// Returns a value of the field, as people write it.
     pub(super) const fn show(self, value: u64) -> Value {
         Value { field: self, value }
     }

@@ -26,7 +26,7 @@ impl Batch {
         self.0.pop_front().and_then(|head| Slab::of(map, &head))
     }
 
-    /// All of them.
+    /// Returns all of them.
     pub(crate) fn slabs(&self, map: &impl DirectMap) -> impl Iterator<Item = Slab> {
         self.0.iter().filter_map(|head| Slab::of(map, head))
     }

@@ -10,7 +10,7 @@ use crate::header::Slab;
 use crate::magazine::{Magazine, Round};
 use crate::prefetch::prefetch;
 
-/// The slab of a free object.
+/// Returns the slab of a free object.
 #[inline]
 pub(super) fn slab_around(map: &impl DirectMap, geometry: &Geometry, round: Round) -> Option<Slab> {
     let addr = map.phys(round.object)?;
@@ -72,7 +72,7 @@ impl FreeBatch {
     }
 }
 
-/// Moves free objects of `slab` into `magazine`: how many.
+/// Moves free objects of `slab` into `magazine`. Returns how many.
 pub(super) fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
     let mut taken = 0;
     for (first, word) in (0_u32..).step_by(64).zip(slab.words(geometry)) {

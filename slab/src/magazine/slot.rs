@@ -49,7 +49,8 @@ impl Stack {
         self.count() == 0
     }
 
-    /// Objects in it; anything up to the capacity where another CPU changes it meanwhile.
+    /// Returns how many objects are in it; anything up to the capacity where another CPU changes it
+    /// meanwhile.
     fn count(&self) -> usize {
         let [top, floor, end] = [&self.top, &self.floor, &self.end].map(|at| at.load(Relaxed));
         let up_to =
@@ -74,7 +75,7 @@ impl Stack {
         Some(unsafe { (*chamber).get() })
     }
 
-    /// Puts an object in: whether there was room.
+    /// Puts an object in. Returns whether there was room.
     ///
     /// # Safety
     /// As for [`Stack::pop`].
@@ -124,7 +125,7 @@ impl Slot {
         Self { alloc_magazine: Stack::new(), free_magazine: Stack::new() }
     }
 
-    /// Objects in the two magazines; exact while the CPU does nothing.
+    /// Returns how many objects are in the two magazines; exact while the CPU does nothing.
     pub(crate) fn cached(&self) -> usize {
         self.alloc_magazine.count() + self.free_magazine.count()
     }
@@ -139,7 +140,7 @@ impl Slot {
         unsafe { self.alloc_magazine.pop() }
     }
 
-    /// Adds an object to the magazine that is given to: whether there was room.
+    /// Adds an object to the magazine that is given to. Returns whether there was room.
     ///
     /// # Safety
     /// As for [`Slot::pop`].
@@ -149,7 +150,7 @@ impl Slot {
         unsafe { self.free_magazine.push(round) }
     }
 
-    /// An object from either magazine, or an empty magazine to fill, if there is one.
+    /// Returns an object from either magazine, or an empty magazine to fill, if there is one.
     ///
     /// # Safety
     /// As for [`Slot::pop`].

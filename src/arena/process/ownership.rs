@@ -30,7 +30,7 @@ pub(super) fn pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// The lock on a file as a descriptor; `None` if another process has it. Allocates nothing.
+/// Returns the lock on a file as a descriptor; `None` if another process has it. Allocates nothing.
 pub(super) fn lock(file: RawFd) -> Result<Option<OwnedFd>, ArenaError> {
     // SAFETY: open: the file of a record in the list, or of a caller that borrows it.
     let file = unsafe { BorrowedFd::borrow_raw(file) };
@@ -66,8 +66,8 @@ pub(super) fn unlock(lock: RawFd, owner: i32) {
     }
 }
 
-/// The process that holds the lock on a file. `None`: none, one that cannot be seen from here, or
-/// one that has ended.
+/// Returns the process that holds the lock on a file. `None`: none, one that cannot be seen from
+/// here, or one that has ended.
 pub(super) fn owner(key: Key) -> Option<i32> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let (major, minor) = (rustix::fs::major(key.device), rustix::fs::minor(key.device));
@@ -83,7 +83,7 @@ pub(super) fn owner(key: Key) -> Option<i32> {
     })
 }
 
-/// Whether the process has not ended. One that nothing has waited for yet has.
+/// Returns whether the process has not ended. One that nothing has waited for yet has.
 fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // 4321 (any name) S 1 …

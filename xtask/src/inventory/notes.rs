@@ -85,6 +85,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "slabs", "an instance's pointers lead to frames that it owns"),
     (SLAB, "object_ref", "slabs preserved, published and let go by the cache that has them"),
     (SLAB, "resolve", "from a pointer to the slab it lies in"),
+    (SLAB, "cache/shrink", "magazines emptied, slabs that no call finds any more given back"),
     (SLAB, "cache/slow_path", "magazines moved, slabs built and given back"),
     (SLAB, "typed", "an object as an owned value of its type"),
     (RESTORE, "area", "an area's tables, written, read and given back by their owner"),
