@@ -49,6 +49,20 @@ macro_rules! safe {
 
 pub(super) const STEPS: &[Step] = &[
     Step {
+        name: "pages",
+        shows: "the layers' tests pass where a page has 16 KiB or 64 KiB, with which the tree has another geometry",
+        short: r#"
+            said=$(mktemp)
+            trap 'rm -f "$said"' EXIT
+            for page in 16k 64k; do
+                RUSTC_WORKSPACE_WRAPPER="$PWD/.ci/page-$page" cargo test \
+                    -p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore --lib --tests | tee -a "$said"
+            done
+            echo "pages: $(grep -c '\.\.\. ok$' "$said") tests""#,
+        long: None,
+        needs: None,
+    },
+    Step {
         name: "tsan",
         shows: "no access of the tests with threads lacks an ordering",
         short: sanitized!(
