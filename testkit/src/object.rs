@@ -16,41 +16,31 @@ use super::stamp::{is_stamped, stamp};
 /// An entry of the lists of records: the list's seed, the entry's number, and its complement.
 pub type Record = [u64; 3];
 
-/// What an object is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum ObjectKind {
-    /// A folio.
-    Folio,
-    /// Frames in a row.
-    Run,
-    /// A buffer, small or large.
-    Buffer,
-    /// An object of a cache. `index`: of which, to a driver that numbers them.
-    Object,
-    /// An area of several blocks.
-    Area,
-    /// A list of [records](Record). `bytes`: how many entries.
-    Records,
-    /// Published bytes; `index`: under which of the driver's names.
-    Root,
-    /// A name for a folio, which is an object of its own; the seed is its address.
-    Subtree,
+crate::listed! {
+    /// What an object is.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    #[repr(u8)]
+    pub enum ObjectKind {
+        /// A folio.
+        Folio,
+        /// Frames in a row.
+        Run,
+        /// A buffer, small or large.
+        Buffer,
+        /// An object of a cache. `index`: of which, to a driver that numbers them.
+        Object,
+        /// An area of several blocks.
+        Area,
+        /// A list of [records](Record). `bytes`: how many entries.
+        Records,
+        /// Published bytes; `index`: under which of the driver's names.
+        Root,
+        /// A name for a folio, which is an object of its own; the seed is its address.
+        Subtree,
+    }
 }
 
 impl ObjectKind {
-    /// All of them, by number.
-    pub const ALL: [Self; 8] = [
-        Self::Folio,
-        Self::Run,
-        Self::Buffer,
-        Self::Object,
-        Self::Area,
-        Self::Records,
-        Self::Root,
-        Self::Subtree,
-    ];
-
     /// Whether it is a name in the root page, and has no handle.
     pub const fn is_name(self) -> bool {
         matches!(self, Self::Root | Self::Subtree)

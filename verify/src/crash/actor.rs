@@ -4,9 +4,11 @@ mod many;
 mod single;
 mod tables;
 
+use std::cell::Cell;
+
 use heirloom::folio::{NodeId, Order, PAGE_SIZE, Request};
 use heirloom::restore::Error;
-use heirloom_testkit::{Kernel, Rng, TestObject};
+use heirloom_testkit::{Kernel, ObjectKind, Rng, TestObject};
 
 use super::caches::CACHES;
 use super::journal::{Call, Line, Log, Slack};
@@ -56,6 +58,8 @@ pub(crate) struct Actor<'k, 'a> {
     pub(crate) unsure: Vec<(u32, Ways)>,
     /// The number of the next thing.
     next: u32,
+    /// Whether a call is under way.
+    in_call: Cell<bool>,
 }
 
 /// Chooses the thing that was got last.
@@ -112,7 +116,8 @@ impl<'k, 'a> Actor<'k, 'a> {
     /// One that has nothing. No two have the same `base`, in all generations.
     pub(crate) fn new(kernel: &'k Kernel<'a>, log: Option<Log<'k>>, base: u32) -> Self {
         let (owned, unsure) = (Vec::new(), Vec::new());
-        Self { kernel, log, owned, unsure, next: base * Self::IDS + Self::NAMES }
+        let (next, in_call) = (base * Self::IDS + Self::NAMES, Cell::new(false));
+        Self { kernel, log, owned, unsure, next, in_call }
     }
 
     /// One that has what the predecessor left, by its journal.
@@ -143,6 +148,7 @@ impl<'k, 'a> Actor<'k, 'a> {
     }
 
     pub(crate) fn open(&self, call: Call, slack: Slack) {
+        self.in_call.set(true);
         self.write(Line::Open(call, slack, step::counted()));
     }
 
@@ -154,8 +160,11 @@ impl<'k, 'a> Actor<'k, 'a> {
         self.write(Line::Is(id, way));
     }
 
+    /// The call that is under way, if one is, has returned.
     pub(crate) fn close(&self) {
-        self.write(Line::Close);
+        if self.in_call.replace(false) {
+            self.write(Line::Close);
+        }
     }
 
     /// Writes a content. What an owner writes into its own memory is no step of the library's.
@@ -183,6 +192,11 @@ impl<'k, 'a> Actor<'k, 'a> {
             if number == LAST { count.checked_sub(1)? } else { number.checked_rem(count)? };
         let indices = (0..).zip(&self.owned).filter(|(_, owned)| fitting(owned));
         indices.map(|(i, _)| i).nth(which as usize)
+    }
+
+    /// A thing of a kind, by a number.
+    fn pick_kind(&self, number: u64, kind: ObjectKind) -> Option<usize> {
+        self.pick(number, |owned| owned.thing.kind == kind)
     }
 
     /// Does one after another.
@@ -224,10 +238,8 @@ impl<'k, 'a> Actor<'k, 'a> {
                 Ok(())
             }
         };
-        if let Err(error) = done {
-            assert!(is_full(&error), "{op:?}: {error}");
-            self.close();
-        }
+        done.err().into_iter().for_each(|error| assert!(is_full(&error), "{op:?}: {error}"));
+        self.close();
     }
 }
 

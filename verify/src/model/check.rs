@@ -7,7 +7,7 @@ use heirloom::slab::internal::DirectoryPart;
 use heirloom::slab::{Cache, CacheStats, Name};
 
 use super::frames::{Frames, walk};
-use super::state::{State, Thing};
+use super::state::{ModelObject, State};
 use heirloom_testkit::Kernel;
 use heirloom_testkit::mix;
 
@@ -126,7 +126,7 @@ impl State {
         });
         let alive = self.owned.iter().filter(|thing| thing.preserved).chain(&self.left);
         let slabs: BTreeSet<_> = alive
-            .filter_map(Thing::object)
+            .filter_map(ModelObject::object)
             .filter(|object| object.adopted)
             .map(|object| (object.slab, object.preserving))
             .collect();
@@ -169,7 +169,7 @@ impl State {
         let owned: u64 = self
             .owned
             .iter()
-            .flat_map(Thing::holds)
+            .flat_map(ModelObject::holds)
             .filter(|(_, kind)| *kind != Kind::Table)
             .map(|(run, _)| run.frames())
             .sum();

@@ -5,7 +5,7 @@ use heirloom::kho::{Handle, Parts};
 use heirloom::restore::Error;
 use heirloom::slab::Error as SlabError;
 
-use super::state::{PAGE, Published, State, Thing, What, folio_error};
+use super::state::{ModelKind, ModelObject, PAGE, Published, State, folio_error};
 use super::tables::Entry;
 use heirloom_testkit::mix;
 use heirloom_testkit::{Kernel, is_full};
@@ -24,13 +24,13 @@ impl By {
     const ALL: [Self; 5] = [Self::Folio, Self::Run, Self::Pointer, Self::Area, Self::Records];
 
     /// The call for a thing.
-    const fn of(what: &What) -> Self {
+    const fn of(what: &ModelKind) -> Self {
         match what {
-            What::Folio(_) => Self::Folio,
-            What::Run => Self::Run,
-            What::Large { .. } | What::Object(_) => Self::Pointer,
-            What::Area(_) => Self::Area,
-            What::Records(_) => Self::Records,
+            ModelKind::Folio(_) => Self::Folio,
+            ModelKind::Run => Self::Run,
+            ModelKind::Large { .. } | ModelKind::Object(_) => Self::Pointer,
+            ModelKind::Area(_) => Self::Area,
+            ModelKind::Records(_) => Self::Records,
         }
     }
 
@@ -182,7 +182,7 @@ impl State {
         };
         assert_eq!(due.0, Due::Had, "{what}");
         self.figures.claimed += 1;
-        let like = |thing: &Thing| thing.handle == Some(handle) && By::of(&thing.what) == by;
+        let like = |thing: &ModelObject| thing.handle == Some(handle) && By::of(&thing.what) == by;
         let Some(i) = self.left.iter().position(like) else {
             // By another name than it was left under: the frames are had, and not what they were.
             let run = run.unwrap_or_else(|| panic!("{what}"));
@@ -190,9 +190,9 @@ impl State {
             self.prune();
             let order = Order::for_frames(run.frames()).expect("few frames");
             let what = match by {
-                By::Folio => What::Folio(order),
-                By::Run => What::Run,
-                _ => What::Large { born: true },
+                By::Folio => ModelKind::Folio(order),
+                By::Run => ModelKind::Run,
+                _ => ModelKind::Large { born: true },
             };
             let (addr, bytes, seed) = (run.addr(), run.bytes(), self.next_seed());
             let handle = match by {
@@ -201,7 +201,7 @@ impl State {
                 _ => Handle::new(Parts::Folio(Block::containing(run.start(), order))).ok(),
             };
             let (preserved, parts) = (true, Vec::new());
-            let thing = Thing { what, addr, bytes, preserved, seed, handle, parts };
+            let thing = ModelObject { what, addr, bytes, preserved, seed, handle, parts };
             return self.own(kernel, thing);
         };
         let mut thing = self.left.swap_remove(i);
@@ -210,9 +210,9 @@ impl State {
             assert_eq!(self.inherited.remove(&block), Some(None), "{thing:?}");
         }
         match &mut thing.what {
-            What::Large { born } => *born = true,
-            What::Object(object) => object.held = !object.preserving,
-            What::Area(_) | What::Records(_) => Self::check_table(kernel, &thing),
+            ModelKind::Large { born } => *born = true,
+            ModelKind::Object(object) => object.held = !object.preserving,
+            ModelKind::Area(_) | ModelKind::Records(_) => Self::check_table(kernel, &thing),
             _ => {}
         }
         assert!(thing.preserved);
@@ -254,7 +254,7 @@ impl State {
         for slab in gone {
             self.inherited.remove(&slab);
             for thing in &mut self.left {
-                if let What::Object(object) = &mut thing.what
+                if let ModelKind::Object(object) = &mut thing.what
                     && object.slab == slab
                 {
                     (object.adopted, object.pinned) = (true, false);

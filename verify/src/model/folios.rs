@@ -5,7 +5,7 @@ use heirloom::folio::{
     Block, Error, Folio, FolioRun, Kind, NodeId, Order, PreservedFolio, PreservedRun, Request, Run,
 };
 
-use super::state::{PAGE, State, Thing, What};
+use super::state::{ModelKind, ModelObject, PAGE, State};
 use heirloom_testkit::Kernel;
 
 /// Folios of up to 64 frames, small ones more often.
@@ -31,9 +31,9 @@ fn zeroed(kernel: &Kernel<'_>, run: Run) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-pub(super) const fn frames_of(what: What, run: Run, seed: u64) -> Thing {
+pub(super) const fn frames_of(what: ModelKind, run: Run, seed: u64) -> ModelObject {
     let (addr, bytes) = (run.addr(), run.bytes());
-    Thing { what, addr, bytes, preserved: false, seed, handle: None, parts: Vec::new() }
+    ModelObject { what, addr, bytes, preserved: false, seed, handle: None, parts: Vec::new() }
 }
 
 impl State {
@@ -52,7 +52,7 @@ impl State {
                 assert!(only.is_none_or(|node| memory.node_of(run.start()) == Ok(node)));
                 assert!(b & 64 == 0 || zeroed(kernel, run), "{run} is not zeroed");
                 let seed = self.next_seed();
-                self.own(kernel, frames_of(What::Folio(order), run, seed));
+                self.own(kernel, frames_of(ModelKind::Folio(order), run, seed));
             }
             Err(error) => {
                 assert_eq!(error, Error::OutOfMemory { order, node: only });
@@ -78,7 +78,7 @@ impl State {
         match done {
             Ok(()) => {
                 assert!(free, "{run} was not free");
-                let what = if as_run { What::Run } else { What::Folio(block.order()) };
+                let what = if as_run { ModelKind::Run } else { ModelKind::Folio(block.order()) };
                 let seed = self.next_seed();
                 self.own(kernel, frames_of(what, run, seed));
             }
@@ -108,7 +108,7 @@ impl State {
                 assert!(only.is_none_or(|node| memory.node_of(run.start()) == Ok(node)));
                 assert!(b & 16 == 0 || zeroed(kernel, run), "{run} is not zeroed");
                 let seed = self.next_seed();
-                self.own(kernel, frames_of(What::Run, run, seed));
+                self.own(kernel, frames_of(ModelKind::Run, run, seed));
             }
             Err(error) => {
                 assert_eq!(error, Error::NoRun { frames });
@@ -121,7 +121,7 @@ impl State {
     /// Shortens or lengthens a run in place.
     pub(super) fn resize(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
         let memory = kernel.memory();
-        let Some(i) = self.pick(a, |thing| thing.what == What::Run) else { return };
+        let Some(i) = self.pick(a, |thing| thing.what == ModelKind::Run) else { return };
         let (run, preserved) = (self.owned[i].run().expect("a run"), self.owned[i].preserved);
         let frames = b % (run.frames() * 2 + 2);
         // SAFETY: the model owns the run, and goes on with what is returned.

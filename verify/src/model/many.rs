@@ -5,7 +5,7 @@ use heirloom::folio::{Adjacent, Block, Error, Kind, Order};
 use heirloom::kho::{Handle, Parts};
 
 use super::folios::frames_of;
-use super::state::{State, What};
+use super::state::{ModelKind, State};
 use heirloom_testkit::Kernel;
 
 impl State {
@@ -87,7 +87,7 @@ impl State {
         }
         for block in &free {
             let seed = self.next_seed();
-            self.own(kernel, frames_of(What::Folio(order), block.run(), seed));
+            self.own(kernel, frames_of(ModelKind::Folio(order), block.run(), seed));
         }
         let last = self.owned.len();
         if let Err(error) = memory.keep_adjacent(row) {

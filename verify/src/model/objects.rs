@@ -10,15 +10,15 @@ use heirloom::restore::Error as RestoreError;
 use heirloom::slab::{AllocOptions, CacheStats, Error, ObjectState, Owner};
 
 use super::caches::{self, CACHES, CONSTRUCTED, NAMES, Note};
-use super::state::{Object, PAGE, State, Thing, What, folio_error};
+use super::state::{ModelKind, ModelObject, Object, PAGE, State, folio_error};
 use heirloom_testkit::Kernel;
 
-fn ptr(kernel: &Kernel<'_>, thing: &Thing) -> NonNull<u8> {
+fn ptr(kernel: &Kernel<'_>, thing: &ModelObject) -> NonNull<u8> {
     kernel.memory().machine().ptr(thing.addr)
 }
 
 /// A pointer to so many bytes behind the start.
-fn behind(kernel: &Kernel<'_>, thing: &Thing, bytes: u64) -> NonNull<u8> {
+fn behind(kernel: &Kernel<'_>, thing: &ModelObject, bytes: u64) -> NonNull<u8> {
     let addr = thing.addr.get() + bytes;
     kernel.memory().machine().ptr(heirloom::folio::PhysAddr::new(addr))
 }
@@ -33,7 +33,7 @@ const fn preserved(error: RestoreError) -> bool {
 
 impl State {
     /// What there is at a pointer that was just returned.
-    fn learn(&mut self, kernel: &Kernel<'_>, at: NonNull<u8>, bytes: u64) -> Thing {
+    fn learn(&mut self, kernel: &Kernel<'_>, at: NonNull<u8>, bytes: u64) -> ModelObject {
         let addr = kernel.memory().machine().phys(at).expect("the library's own pointer");
         let seed = self.next_seed();
         let (what, preserved) = match kernel.slabs().owner_at(addr) {
@@ -68,16 +68,16 @@ impl State {
                     size,
                     adopted,
                 };
-                (What::Object(object), preserved)
+                (ModelKind::Object(object), preserved)
             }
             Some(Owner::Large { run, preserved }) => {
                 assert_eq!((run.addr(), run.frames()), (addr, bytes.div_ceil(PAGE)));
-                (What::Large { born: preserved }, preserved)
+                (ModelKind::Large { born: preserved }, preserved)
             }
             other => panic!("{addr} is no object and no buffer: {other:?}"),
         };
         let handle = preserved.then(|| kernel.handle_of(at).expect("in use"));
-        Thing { what, addr, bytes, preserved, seed, handle, parts: Vec::new() }
+        ModelObject { what, addr, bytes, preserved, seed, handle, parts: Vec::new() }
     }
 
     /// Allocates an object of a cache.
@@ -166,9 +166,9 @@ impl State {
 
     /// Gives a buffer another size.
     pub(super) fn realloc(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
-        let buffer = |thing: &Thing| match &thing.what {
-            What::Large { .. } => true,
-            What::Object(object) => object.class,
+        let buffer = |thing: &ModelObject| match &thing.what {
+            ModelKind::Large { .. } => true,
+            ModelKind::Object(object) => object.class,
             _ => false,
         };
         let Some(i) = self.pick(a, buffer) else { return };
@@ -194,7 +194,7 @@ impl State {
                 assert!(!(stays && moved), "{thing:?} to {bytes}");
                 let single = thing.preserved && !thing.born();
                 assert!(!single || stays, "{thing:?} to {bytes}");
-                let mut now = Thing { bytes, ..thing.clone() };
+                let mut now = ModelObject { bytes, ..thing.clone() };
                 if moved || thing.object().is_none() {
                     self.owned.swap_remove(i);
                     let addr = kernel.memory().machine().phys(at).expect("our own");
@@ -207,7 +207,7 @@ impl State {
                         now = self.learn(kernel, at, bytes);
                         assert_eq!(now.born(), thing.born());
                     }
-                    let same = Thing { addr, bytes, seed: thing.seed, ..now.clone() };
+                    let same = ModelObject { addr, bytes, seed: thing.seed, ..now.clone() };
                     same.check_content(kernel.memory().machine(), bytes.min(thing.bytes) & !7);
                     now.stamp(kernel);
                     self.owned.push(now);
@@ -315,8 +315,8 @@ impl State {
         match unsafe { kernel.preserve(ptr(kernel, &thing)) } {
             Ok(handle) => {
                 let held = match &mut self.owned[i].what {
-                    What::Large { born } => std::mem::take(born),
-                    What::Object(object) => std::mem::take(&mut object.held),
+                    ModelKind::Large { born } => std::mem::take(born),
+                    ModelKind::Object(object) => std::mem::take(&mut object.held),
                     _ => false,
                 };
                 assert!(!thing.preserved || held, "{thing:?}");
@@ -331,7 +331,8 @@ impl State {
                 };
                 assert!(names, "{handle:?} names {thing:?}");
                 let what = self.owned[i].what.clone();
-                self.owned[i] = Thing { handle: Some(handle), preserved: true, what, ..thing };
+                self.owned[i] =
+                    ModelObject { handle: Some(handle), preserved: true, what, ..thing };
             }
             Err(error) if thing.preserved => {
                 let right = matches!(
@@ -355,8 +356,8 @@ impl State {
         if goes {
             assert_eq!(done, Ok(()), "{thing:?}");
             match &mut self.owned[i].what {
-                What::Large { born } => *born = false,
-                What::Object(object) => object.held = false,
+                ModelKind::Large { born } => *born = false,
+                ModelKind::Object(object) => object.held = false,
                 _ => {}
             }
             self.let_go(i);
@@ -374,11 +375,11 @@ impl State {
     }
 
     /// Checks that an object or a buffer is what the library says of it.
-    pub(super) fn check_object(kernel: &Kernel<'_>, thing: &Thing) {
+    pub(super) fn check_object(kernel: &Kernel<'_>, thing: &ModelObject) {
         let at = ptr(kernel, thing);
         let size = match &thing.what {
-            What::Object(object) => object.size,
-            What::Large { .. } => thing.bytes.div_ceil(PAGE) * PAGE,
+            ModelKind::Object(object) => object.size,
+            ModelKind::Large { .. } => thing.bytes.div_ceil(PAGE) * PAGE,
             _ => return,
         };
         assert_eq!(kernel.slabs().size_of(at), Some(size as usize), "{thing:?}");

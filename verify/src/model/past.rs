@@ -8,7 +8,7 @@ use heirloom::restore::{Finished, Unclaimed};
 use heirloom::slab::Error as SlabError;
 
 use super::caches::{self, CACHES, NAMES};
-use super::state::{Object, State, Thing, What};
+use super::state::{ModelKind, ModelObject, Object, State};
 use heirloom_testkit::Kernel;
 use heirloom_testkit::mix;
 
@@ -18,7 +18,7 @@ impl State {
         let n = a as usize % CACHES;
         let name = NAMES[n];
         let waiting = |state: &Self| {
-            let of = |thing: &&Thing| {
+            let of = |thing: &&ModelObject| {
                 thing.object().is_some_and(|o| o.cache.as_str() == name && !o.adopted)
             };
             state.left.iter().filter(of).count() as u64
@@ -86,7 +86,7 @@ impl State {
         for i in (0..self.left.len()).rev() {
             let Some(pinned) = found.get(&self.left[i].addr) else { continue };
             let mut thing = self.left.remove(i);
-            let What::Object(object) = &mut thing.what else { panic!("{thing:?} is found") };
+            let ModelKind::Object(object) = &mut thing.what else { panic!("{thing:?} is found") };
             assert!(object.adopted && !self.adopts.contains(&object.cache), "{thing:?}");
             object.held = !object.preserving && !pinned;
             thing.check_content(kernel.memory().machine(), u64::MAX);
@@ -96,7 +96,7 @@ impl State {
             self.figures.resumed += 1;
             self.owned.push(thing);
         }
-        let missed = |thing: &&Thing| {
+        let missed = |thing: &&ModelObject| {
             let of = |object: &Object| match NAMES.get(n) {
                 Some(name) => object.cache.as_str() == *name,
                 None => object.class,
@@ -134,8 +134,9 @@ impl State {
                 self.refused();
             }
         }
-        let of =
-            |thing: &Thing| thing.object().is_some_and(|o| !o.adopted && o.cache == record.name());
+        let of = |thing: &ModelObject| {
+            thing.object().is_some_and(|o| !o.adopted && o.cache == record.name())
+        };
         if done.is_ok() {
             // Of two caches of one name only the first is gone.
             assert!(!seen.is_empty() || !self.left.iter().any(of), "{name}: nothing was passed on");
@@ -146,7 +147,7 @@ impl State {
             *label != Some(Kind::Slab) || kernel.memory().is_inherited(*block)
         });
         let inherited = &self.inherited;
-        for object in self.left.iter().filter_map(Thing::object) {
+        for object in self.left.iter().filter_map(ModelObject::object) {
             assert!(
                 object.adopted || inherited.contains_key(&object.slab),
                 "not passed on: {object:?}"
@@ -195,7 +196,8 @@ impl State {
                 Unclaimed::Object { addr, .. } => self.left.retain(|thing| thing.addr != addr),
                 Unclaimed::Slab { slab, .. } => {
                     self.inherited.remove(&slab);
-                    let there = |thing: &Thing| thing.object().is_some_and(|o| o.slab == slab);
+                    let there =
+                        |thing: &ModelObject| thing.object().is_some_and(|o| o.slab == slab);
                     self.left.retain(|thing| !there(thing));
                 }
                 Unclaimed::Folio(block) => _ = self.inherited.remove(&block),
@@ -204,7 +206,7 @@ impl State {
         }
         // Slabs in which nothing survived are not worth a question.
         let used: BTreeSet<_> =
-            self.left.iter().filter_map(Thing::object).map(|o| o.slab).collect();
+            self.left.iter().filter_map(ModelObject::object).map(|o| o.slab).collect();
         self.inherited.retain(|block, label| *label != Some(Kind::Slab) || used.contains(block));
         self.prune();
     }

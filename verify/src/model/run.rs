@@ -8,7 +8,7 @@ use heirloom::restore::{Error, SealPolicy};
 use heirloom::slab::internal::DirectoryPart;
 
 use super::caches::CACHES;
-use super::state::{Figures, LeftRoot, State, Thing, What};
+use super::state::{Figures, LeftRoot, ModelKind, ModelObject, State};
 use super::step::{Op, Step, generate, minimise};
 use heirloom_testkit::{Kernel, TestMachine, is_full};
 
@@ -48,7 +48,8 @@ impl State {
     /// Does one step.
     pub(crate) fn step(&mut self, machine: &TestMachine, kernel: &Kernel<'_>, step: Step) {
         let Step { op, a, b } = step;
-        let single = |thing: &Thing| !matches!(thing.what, What::Area(_) | What::Records(_));
+        let single =
+            |thing: &ModelObject| !matches!(thing.what, ModelKind::Area(_) | ModelKind::Records(_));
         match op {
             Op::Cpu => machine.run_on((a % (machine.count() as u64 + 1)) as u32),
             Op::Hold => machine.hold(if a.is_multiple_of(2) { 0 } else { (b % 16) as u32 }),
@@ -62,7 +63,7 @@ impl State {
             Op::Misuse => {
                 if let Some(i) = self.pick(a, single) {
                     match self.owned[i].what {
-                        What::Folio(_) | What::Run => self.misuse_frames(kernel, i, b),
+                        ModelKind::Folio(_) | ModelKind::Run => self.misuse_frames(kernel, i, b),
                         _ => self.misuse_object(kernel, i, b),
                     }
                 }
@@ -70,7 +71,7 @@ impl State {
             Op::Preserve => {
                 if let Some(i) = self.pick(a, single) {
                     match self.owned[i].what {
-                        What::Folio(_) | What::Run => self.preserve_frames(kernel, i, b),
+                        ModelKind::Folio(_) | ModelKind::Run => self.preserve_frames(kernel, i, b),
                         _ => self.preserve_object(kernel, i),
                     }
                 }
@@ -79,7 +80,9 @@ impl State {
                 if let Some(i) = self.pick(a, single) {
                     self.drop_subtree(kernel, self.owned[i].addr);
                     match self.owned[i].what {
-                        What::Folio(_) | What::Run => self.unpreserve_frames(kernel, i, b),
+                        ModelKind::Folio(_) | ModelKind::Run => {
+                            self.unpreserve_frames(kernel, i, b);
+                        }
                         _ => self.unpreserve_object(kernel, i),
                     }
                 }
@@ -131,10 +134,10 @@ impl State {
             self.drop_subtree(kernel, self.owned[i].addr);
         }
         match self.owned[i].what {
-            What::Folio(_) | What::Run => self.free_frames(kernel, i, b),
-            What::Large { .. } | What::Object(_) => self.free_object(kernel, i, b),
-            What::Area(_) => self.free_area(kernel, i, b),
-            What::Records(_) => self.free_records(kernel, i),
+            ModelKind::Folio(_) | ModelKind::Run => self.free_frames(kernel, i, b),
+            ModelKind::Large { .. } | ModelKind::Object(_) => self.free_object(kernel, i, b),
+            ModelKind::Area(_) => self.free_area(kernel, i, b),
+            ModelKind::Records(_) => self.free_records(kernel, i),
         }
     }
 
@@ -229,7 +232,7 @@ impl State {
         });
         self.owned.retain(|thing| thing.preserved);
         for thing in &mut self.owned {
-            if let What::Object(object) = &mut thing.what {
+            if let ModelKind::Object(object) = &mut thing.what {
                 object.pinned = !object.preserving && !object.held;
             }
         }
@@ -237,8 +240,8 @@ impl State {
         self.left.append(&mut self.owned);
         for thing in &mut self.left {
             match &mut thing.what {
-                What::Object(object) => (object.adopted, object.held) = (false, false),
-                What::Large { born } => *born = false,
+                ModelKind::Object(object) => (object.adopted, object.held) = (false, false),
+                ModelKind::Large { born } => *born = false,
                 _ => {}
             }
         }
@@ -282,9 +285,11 @@ impl State {
             let i = self.owned.len() - 1;
             if self.owned[i].preserved && !self.owned[i].born() {
                 match self.owned[i].what {
-                    What::Folio(_) | What::Run => self.unpreserve_frames(kernel, i, 0),
-                    What::Large { .. } | What::Object(_) => self.unpreserve_object(kernel, i),
-                    What::Area(_) | What::Records(_) => {}
+                    ModelKind::Folio(_) | ModelKind::Run => self.unpreserve_frames(kernel, i, 0),
+                    ModelKind::Large { .. } | ModelKind::Object(_) => {
+                        self.unpreserve_object(kernel, i);
+                    }
+                    ModelKind::Area(_) | ModelKind::Records(_) => {}
                 }
             }
             self.free(kernel, i as u64, 0);

@@ -14,7 +14,7 @@ pub(super) const PAGE: u64 = PAGE_SIZE as u64;
 
 /// What something is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum What {
+pub(crate) enum ModelKind {
     /// A folio.
     Folio(Order),
     /// A run.
@@ -58,9 +58,9 @@ pub(crate) struct Object {
 
 /// Something that this kernel owns, or that the predecessor left.
 #[derive(Clone, Debug)]
-pub(crate) struct Thing {
+pub(crate) struct ModelObject {
     /// What it is.
-    pub what: What,
+    pub what: ModelKind,
     /// Its first byte.
     pub addr: PhysAddr,
     /// How many bytes somebody wrote.
@@ -75,13 +75,13 @@ pub(crate) struct Thing {
     pub parts: Vec<Block>,
 }
 
-impl Thing {
+impl ModelObject {
     /// Whether it is preserved until a plain free: from birth, or because it was claimed. In a preserving
     /// cache no other call changes that.
     pub(super) fn born(&self) -> bool {
         match &self.what {
-            What::Large { born } => *born,
-            What::Object(object) => object.preserving || object.held,
+            ModelKind::Large { born } => *born,
+            ModelKind::Object(object) => object.preserving || object.held,
             _ => false,
         }
     }
@@ -89,7 +89,7 @@ impl Thing {
     /// The object, if it is one.
     pub(super) const fn object(&self) -> Option<&Object> {
         match &self.what {
-            What::Object(object) => Some(object),
+            ModelKind::Object(object) => Some(object),
             _ => None,
         }
     }
@@ -97,7 +97,7 @@ impl Thing {
     /// The folio, if it is one.
     pub(super) fn folio(&self) -> Option<Block> {
         match self.what {
-            What::Folio(order) => Some(Block::containing(self.addr.pfn(), order)),
+            ModelKind::Folio(order) => Some(Block::containing(self.addr.pfn(), order)),
             _ => None,
         }
     }
@@ -105,7 +105,7 @@ impl Thing {
     /// The frames, of what has some to itself and in a row.
     pub(super) fn run(&self) -> Option<Run> {
         match self.what {
-            What::Folio(_) | What::Run | What::Large { .. } => {
+            ModelKind::Folio(_) | ModelKind::Run | ModelKind::Large { .. } => {
                 Run::new(self.addr.pfn(), self.frames())
             }
             _ => None,
@@ -115,7 +115,7 @@ impl Thing {
     /// How many frames that is.
     fn frames(&self) -> u64 {
         match self.what {
-            What::Folio(order) => order.frames(),
+            ModelKind::Folio(order) => order.frames(),
             _ => self.bytes.div_ceil(PAGE),
         }
     }
@@ -124,15 +124,15 @@ impl Thing {
     /// kind. An object has none.
     pub(super) fn holds(&self) -> Vec<(Run, Kind)> {
         let part = |(i, block): (usize, &Block)| {
-            let chunk = i == 0 || matches!(self.what, What::Records(_));
+            let chunk = i == 0 || matches!(self.what, ModelKind::Records(_));
             (block.run(), if chunk { Kind::Table } else { Kind::Folio })
         };
         let kind = match self.what {
-            What::Folio(_) => Kind::Folio,
-            What::Run => Kind::Run,
-            What::Large { .. } => Kind::Buffer,
-            What::Object(_) => return Vec::new(),
-            What::Area(_) | What::Records(_) => {
+            ModelKind::Folio(_) => Kind::Folio,
+            ModelKind::Run => Kind::Run,
+            ModelKind::Large { .. } => Kind::Buffer,
+            ModelKind::Object(_) => return Vec::new(),
+            ModelKind::Area(_) | ModelKind::Records(_) => {
                 return self.parts.iter().enumerate().map(part).collect();
             }
         };
@@ -147,12 +147,12 @@ impl Thing {
     /// The stretches of memory that its content is in.
     fn stretches(&self) -> Vec<(PhysAddr, u64, u64)> {
         match &self.what {
-            What::Area(order) => {
+            ModelKind::Area(order) => {
                 let blocks = self.parts.iter().skip(1);
                 blocks.zip(self.seed..).map(|(b, seed)| (b.addr(), order.bytes(), seed)).collect()
             }
-            What::Records(_) => Vec::new(),
-            What::Object(object) => {
+            ModelKind::Records(_) => Vec::new(),
+            ModelKind::Object(object) => {
                 let skip = object.constructed.min(self.bytes);
                 vec![(PhysAddr::new(self.addr.get() + skip), self.bytes - skip, self.seed)]
             }
@@ -247,9 +247,9 @@ impl Figures {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     /// This kernel's.
-    pub owned: Vec<Thing>,
+    pub owned: Vec<ModelObject>,
     /// The predecessor's, not claimed.
-    pub left: Vec<Thing>,
+    pub left: Vec<ModelObject>,
     /// The caches that somebody asked for.
     pub asked: BTreeSet<usize>,
     /// The caches of which a slab was adopted.
@@ -298,13 +298,13 @@ impl State {
     }
 
     /// One of those owned that are like this.
-    pub(super) fn pick(&self, n: u64, like: impl Fn(&Thing) -> bool) -> Option<usize> {
+    pub(super) fn pick(&self, n: u64, like: impl Fn(&ModelObject) -> bool) -> Option<usize> {
         let those: Vec<_> = (0..self.owned.len()).filter(|i| like(&self.owned[*i])).collect();
         (!those.is_empty()).then(|| those[n as usize % those.len()])
     }
 
     /// Something is owned from here on.
-    pub(super) fn own(&mut self, kernel: &Kernel<'_>, thing: Thing) {
+    pub(super) fn own(&mut self, kernel: &Kernel<'_>, thing: ModelObject) {
         thing.stamp(kernel);
         self.figures.made += 1;
         self.owned.push(thing);
@@ -330,7 +330,7 @@ impl State {
 
     /// All that is known of what there is, in an order that does not depend on what came before.
     pub(crate) fn summary(&self) -> impl core::fmt::Debug + use<> {
-        let list = |things: &[Thing]| {
+        let list = |things: &[ModelObject]| {
             let mut list: Vec<_> = things.iter().map(|thing| format!("{thing:?}")).collect();
             list.sort_unstable();
             list

@@ -6,7 +6,8 @@ use heirloom::folio::{
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Error, PreservedArea, Records};
 
-use super::state::{PAGE, Published, State, Thing, What};
+use super::folios::frames_of;
+use super::state::{ModelKind, ModelObject, PAGE, Published, State};
 use heirloom_testkit::{Kernel, TestMachine};
 
 /// An entry of a list.
@@ -26,18 +27,27 @@ pub(super) fn blocks_of(kernel: &Kernel<'_>, first: PhysAddr) -> Vec<Block> {
 }
 
 /// The list of a thing that is one.
-fn list<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> Records<'k, &'g TestMachine, Entry> {
+fn list<'k, 'g>(
+    kernel: &'k Kernel<'g>,
+    thing: &ModelObject,
+) -> Records<'k, &'g TestMachine, Entry> {
     // SAFETY: the model owns the list, and lets this value go before it makes another.
     unsafe { Records::from_raw(kernel.memory(), thing.addr) }.expect("its own list")
 }
 
 /// The area of a thing that is one.
-fn area<'k, 'g>(kernel: &'k Kernel<'g>, thing: &Thing) -> PreservedArea<'k, &'g TestMachine> {
+fn area<'k, 'g>(kernel: &'k Kernel<'g>, thing: &ModelObject) -> PreservedArea<'k, &'g TestMachine> {
     let Some(Ok(Parts::Area(info))) = thing.handle.map(|handle| handle.parts()) else {
         panic!("{thing:?}")
     };
     // SAFETY: the model owns the area, and lets this value go before it makes another.
     unsafe { PreservedArea::from_raw(kernel.memory(), info) }
+}
+
+/// What is preserved by its making, in these blocks.
+fn table(what: ModelKind, names: Parts, parts: Vec<Block>, seed: u64) -> ModelObject {
+    let (addr, handle) = (parts[0].addr(), Handle::new(names).ok());
+    ModelObject { what, addr, bytes: 0, preserved: true, seed, handle, parts }
 }
 
 /// The names that are published under.
@@ -72,15 +82,8 @@ impl State {
                 assert_eq!((info.order(), info.blocks(), info.huge()), (order, count, huge));
                 let chunk = Block::containing(info.first().pfn(), Order::ZERO);
                 let seed = self.next_seed();
-                let thing = Thing {
-                    what: What::Area(order),
-                    addr: info.first(),
-                    bytes: 0,
-                    preserved: true,
-                    seed,
-                    handle: Handle::new(Parts::Area(info)).ok(),
-                    parts: std::iter::once(chunk).chain(blocks).collect(),
-                };
+                let parts = std::iter::once(chunk).chain(blocks).collect();
+                let thing = table(ModelKind::Area(order), Parts::Area(info), parts, seed);
                 for folio in folios {
                     folio.into_raw();
                 }
@@ -111,15 +114,7 @@ impl State {
                 drop(unsafe { Folio::from_raw(kernel.memory(), block) });
                 continue;
             }
-            self.owned.push(Thing {
-                what: What::Folio(block.order()),
-                addr: block.addr(),
-                bytes: block.run().bytes(),
-                preserved: false,
-                seed,
-                handle: None,
-                parts: Vec::new(),
-            });
+            self.owned.push(frames_of(ModelKind::Folio(block.order()), block.run(), seed));
         }
     }
 
@@ -130,18 +125,8 @@ impl State {
                 let addr = list.first();
                 let parts = Parts::Records { first: addr, entry: size_of::<Entry>() as u64 };
                 let seed = self.next_seed();
-                self.own(
-                    kernel,
-                    Thing {
-                        what: What::Records(0),
-                        addr,
-                        bytes: 0,
-                        preserved: true,
-                        seed,
-                        handle: Handle::new(parts).ok(),
-                        parts: vec![Block::containing(addr.pfn(), Order::ZERO)],
-                    },
-                );
+                let blocks = vec![Block::containing(addr.pfn(), Order::ZERO)];
+                self.own(kernel, table(ModelKind::Records(0), parts, blocks, seed));
             }
             Err(error) => self.starved(kernel, error, 7),
         }
@@ -149,9 +134,11 @@ impl State {
 
     /// More entries for a list.
     pub(super) fn push(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
-        let Some(i) = self.pick(a, |thing| matches!(thing.what, What::Records(_))) else { return };
+        let Some(i) = self.pick(a, |thing| matches!(thing.what, ModelKind::Records(_))) else {
+            return;
+        };
         let thing = self.owned[i].clone();
-        let What::Records(mut count) = thing.what else { return };
+        let ModelKind::Records(mut count) = thing.what else { return };
         let mut list = list(kernel, &thing);
         let mut refused = None;
         for _ in 0..=b % 300 {
@@ -164,7 +151,7 @@ impl State {
         assert_eq!(list.len(), count);
         drop(list);
         self.owned[i].parts = blocks_of(kernel, thing.addr);
-        self.owned[i].what = What::Records(count);
+        self.owned[i].what = ModelKind::Records(count);
         if let Some(error) = refused {
             self.starved(kernel, error, 7);
         }
@@ -178,14 +165,14 @@ impl State {
     }
 
     /// Checks that an area names its blocks, and a list its entries.
-    pub(super) fn check_table(kernel: &Kernel<'_>, thing: &Thing) {
+    pub(super) fn check_table(kernel: &Kernel<'_>, thing: &ModelObject) {
         match thing.what {
-            What::Area(_) => {
+            ModelKind::Area(_) => {
                 let mut blocks = Vec::new();
                 area(kernel, thing).for_each(|block| blocks.push(block)).expect("its own area");
                 assert_eq!(blocks, thing.parts[1..], "{thing:?}");
             }
-            What::Records(count) => {
+            ModelKind::Records(count) => {
                 let mut entries = Vec::new();
                 let list = list(kernel, thing);
                 list.for_each(|entry: Entry| entries.push(entry)).expect("its own list");
@@ -275,7 +262,7 @@ impl State {
         let thing = &self.owned[i];
         let (addr, bytes) = (thing.addr, thing.bytes - b % PAGE.min(thing.bytes));
         let done = kernel.add_subtree(&name, addr, bytes);
-        let (preserved, large) = (thing.preserved, matches!(thing.what, What::Large { .. }));
+        let (preserved, large) = (thing.preserved, matches!(thing.what, ModelKind::Large { .. }));
         self.look_at_seal(kernel);
         match done {
             Ok(()) => {

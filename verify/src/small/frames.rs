@@ -49,13 +49,13 @@ pub enum Step {
 
 /// Frames that somebody has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Thing {
+struct Extent {
     run: Run,
     kind: Kind,
     preserved: bool,
 }
 
-impl Thing {
+impl Extent {
     fn head(&self) -> Block {
         self.run.blocks().next().unwrap_or(Block::containing(self.run.start(), Order::ZERO))
     }
@@ -63,9 +63,9 @@ impl Thing {
 
 #[derive(Clone, Debug, Default)]
 struct Model {
-    owned: Vec<Thing>,
+    owned: Vec<Extent>,
     /// Preserved, and not claimed.
-    left: Vec<Thing>,
+    left: Vec<Extent>,
     /// The blocks that are so, whatever they were a part of.
     inherited: BTreeSet<Block>,
 }
@@ -174,7 +174,7 @@ impl<'b> Frames<'b> {
     }
 
     fn own(&mut self, run: Run, kind: Kind) {
-        self.model.owned.push(Thing { run, kind, preserved: false });
+        self.model.owned.push(Extent { run, kind, preserved: false });
         self.mark(run);
     }
 

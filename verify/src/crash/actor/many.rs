@@ -20,7 +20,6 @@ impl Actor<'_, '_> {
         let done = self.kernel.memory().keep_all(&blocks);
         self.all_are(&things, done.is_ok());
         done?;
-        self.close();
         Ok(())
     }
 
@@ -59,7 +58,6 @@ impl Actor<'_, '_> {
             self.is(self.owned[i].id, None);
             self.owned[i].kept = false;
         }
-        self.close();
         Ok(())
     }
 
@@ -85,7 +83,6 @@ impl Actor<'_, '_> {
                 // SAFETY: allocated just now, and not used.
                 unsafe { memory.free(block, Kind::Folio) }?;
             }
-            self.close();
             return Ok(());
         }
         let things = self.new_folios(&blocks);
@@ -93,7 +90,6 @@ impl Actor<'_, '_> {
         let done = self.kernel.memory().keep_adjacent(row);
         self.all_are(&things, done.is_ok());
         done?;
-        self.close();
         Ok(())
     }
 
@@ -127,7 +123,6 @@ impl Actor<'_, '_> {
                     self.is(*id, None);
                 }
                 self.own(id, area, true);
-                self.close();
                 Ok(())
             }
             Err(error) => {
@@ -141,9 +136,7 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn area_gone(&mut self, number: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |o| o.thing.kind == ObjectKind::Area) else {
-            return Ok(());
-        };
+        let Some(i) = self.pick_kind(number, ObjectKind::Area) else { return Ok(()) };
         let Owned { id, thing, .. } = self.owned.swap_remove(i);
         self.open(Call::AreaGone, slack(2, 2, 0));
         let seed = thing.seed.expect("an area is stamped");
@@ -164,7 +157,6 @@ impl Actor<'_, '_> {
         assert_eq!(gone, blocks.len());
         self.is(id, None);
         self.all_are(&blocks, false);
-        self.close();
         Ok(())
     }
 }

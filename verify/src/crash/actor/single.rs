@@ -26,7 +26,6 @@ impl<'k, 'a> Actor<'k, 'a> {
         let (id, seed) = self.id();
         self.stamp(&thing, seed);
         self.own(id, thing.stamped(seed), false);
-        self.close();
     }
 
     pub(super) fn run(&mut self, frames: u64) -> Result<(), Error> {
@@ -56,7 +55,6 @@ impl<'k, 'a> Actor<'k, 'a> {
             self.is(id, Some(thing.stamped(seed)));
         }
         self.own(id, thing.stamped(seed), thing.born);
-        self.close();
     }
 
     pub(crate) fn cache(&self, which: u8) -> Result<Cache<'k, &'a TestMachine>, Error> {
@@ -92,7 +90,6 @@ impl<'k, 'a> Actor<'k, 'a> {
             self.is(id, Some(thing));
             object.leak();
             self.own(id, thing, true);
-            self.close();
             return Ok(());
         }
         self.may(id, Some(thing));
@@ -101,7 +98,6 @@ impl<'k, 'a> Actor<'k, 'a> {
                 self.is(id, Some(thing));
                 kept.into_raw();
                 self.own(id, thing, true);
-                self.close();
                 Ok(())
             }
             Err(refused) => {
@@ -125,7 +121,6 @@ impl<'k, 'a> Actor<'k, 'a> {
         self.owned[i].kept = kept || done.is_ok();
         self.owned[i].held = held && done.is_err();
         done?;
-        self.close();
         Ok(())
     }
 
@@ -147,7 +142,6 @@ impl<'k, 'a> Actor<'k, 'a> {
         self.is(id, None);
         (self.owned[i].kept, self.owned[i].held) = (false, false);
         self.owned[i].thing.born = false;
-        self.close();
         Ok(())
     }
 
@@ -167,7 +161,6 @@ impl<'k, 'a> Actor<'k, 'a> {
         if kept {
             self.is(id, None);
         }
-        self.close();
         Ok(())
     }
 
@@ -212,7 +205,6 @@ impl<'k, 'a> Actor<'k, 'a> {
             self.is(id, Some(now.stamped(seed)));
         }
         self.owned[i].thing = now.stamped(seed);
-        self.close();
         Ok(())
     }
 }

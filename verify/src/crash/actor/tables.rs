@@ -16,14 +16,11 @@ impl Actor<'_, '_> {
         let thing = records.stamped(seed);
         self.is(id, Some(thing));
         self.own(id, thing, true);
-        self.close();
         Ok(())
     }
 
     pub(super) fn push(&mut self, number: u64, entries: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |o| o.thing.kind == ObjectKind::Records) else {
-            return Ok(());
-        };
+        let Some(i) = self.pick_kind(number, ObjectKind::Records) else { return Ok(()) };
         let Owned { id, thing, .. } = self.owned[i];
         let seed = thing.seed.expect("a list is stamped");
         let mut records = thing.records(self.kernel);
@@ -43,16 +40,13 @@ impl Actor<'_, '_> {
     }
 
     pub(super) fn records_gone(&mut self, number: u64) -> Result<(), Error> {
-        let Some(i) = self.pick(number, |o| o.thing.kind == ObjectKind::Records) else {
-            return Ok(());
-        };
+        let Some(i) = self.pick_kind(number, ObjectKind::Records) else { return Ok(()) };
         let Owned { id, thing, .. } = self.owned.swap_remove(i);
         let blocks = 2 + thing.bytes / 100;
         self.open(Call::RecordsGone, slack(blocks, blocks, 0));
         self.may(id, None);
         thing.records(self.kernel).free().map_err(|(_, error)| error)?;
         self.is(id, None);
-        self.close();
         Ok(())
     }
 
@@ -86,7 +80,6 @@ impl Actor<'_, '_> {
         }
         let (kept, held, left, pinned) = (true, false, false, true);
         self.owned.push(Owned { id, thing, kept, held, left, pinned });
-        self.close();
         Ok(())
     }
 
@@ -99,7 +92,6 @@ impl Actor<'_, '_> {
         self.may(id, None);
         self.kernel.unpublish(&name(ObjectKind::Root, id))?;
         self.is(id, None);
-        self.close();
         Ok(())
     }
 
@@ -120,7 +112,6 @@ impl Actor<'_, '_> {
         self.owned[i].pinned = true;
         let (kept, held, left, pinned) = (true, false, false, true);
         self.owned.push(Owned { id, thing, kept, held, left, pinned });
-        self.close();
         Ok(())
     }
 
@@ -139,28 +130,22 @@ impl Actor<'_, '_> {
                 owned.pinned = false;
             }
         }
-        self.close();
         Ok(())
     }
 
     /// Nothing is changed under the seal: it is broken before the next call that would.
     pub(super) fn seal(&mut self) -> Result<(), Error> {
         self.open(Call::Seal, slack(6, 6, 0));
-        self.kernel.seal()?;
-        self.close();
-        Ok(())
+        self.kernel.seal()
     }
 
     pub(super) fn unseal(&mut self) -> Result<(), Error> {
         self.open(Call::Unseal, slack(6, 6, 0));
-        self.kernel.unseal()?;
-        self.close();
-        Ok(())
+        self.kernel.unseal()
     }
 
     pub(super) fn shrink(&self) {
         self.open(Call::Shrink, slack(1, 1, 0));
         self.kernel.slabs().shrink();
-        self.close();
     }
 }

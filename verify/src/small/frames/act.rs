@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use heirloom::folio::{Block, Error, Fate, Kind, Order, Request, Run};
 
-use super::{Frames, Model, Thing, attach};
+use super::{Extent, Frames, Model, attach};
 
 impl Frames<'_> {
     pub(super) fn alloc(&mut self, order: Order) {
@@ -169,7 +169,7 @@ impl Frames<'_> {
         self.model.inherited.remove(&thing.head());
         self.model.left.swap_remove(i);
         let (run, kind, preserved) = (thing.head().run(), Kind::Folio, true);
-        self.model.owned.push(Thing { run, kind, preserved });
+        self.model.owned.push(Extent { run, kind, preserved });
         let memory = self.memory.get();
         let rest = memory.claim_run(thing.run, Kind::Run);
         assert_eq!(rest, Err(Error::NotPreserved { block: thing.head() }));
