@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::threads::Patient;
+use heirloom::folio::threads::YieldingSpinlock;
 use heirloom::folio::{DirectMap, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
 use heirloom::kho::Handle;
 use heirloom::restore::{Entry, Error, Finished, SealPolicy};
@@ -229,7 +229,7 @@ fn where_nothing_can_be_waited_for_a_first_use_is_an_error_at_once() {
     let kernel = revive(&arena, entry);
     let nodes = kernel.resume::<Node>("nodes", true).unwrap();
     let (cache, object) = (nodes.cache(), kernel.memory().machine().ptr(at));
-    let short = lock_api::Mutex::<Patient, ()>::new(());
+    let short = lock_api::Mutex::<YieldingSpinlock, ()>::new(());
     {
         let _held = short.lock();
         assert_eq!(cache.at(at, tag), Err(SlabError::WouldWait));
@@ -262,7 +262,7 @@ fn where_nothing_can_be_waited_for_names_and_handles_are_right_or_refused() {
     // SAFETY: the test's, in use since the predecessor allocated it; its one owner.
     let object = unsafe { nodes.from_raw(at) };
     let ptr = kernel.memory().machine().ptr(at);
-    let short = lock_api::Mutex::<Patient, ()>::new(());
+    let short = lock_api::Mutex::<YieldingSpinlock, ()>::new(());
     {
         let _held = short.lock();
         assert_eq!(object.handle_parts(), (at, tag));

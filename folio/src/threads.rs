@@ -25,7 +25,7 @@ use core::sync::atomic::{
 };
 use std::thread::available_parallelism;
 
-pub use lock::{Patient, PatientMutex};
+pub use lock::{YieldingMutex, YieldingSpinlock};
 
 use crate::machine::{CpuId, Cpus, DirectMap, Machine};
 use heirloom_kho::PhysAddr;
@@ -378,11 +378,11 @@ unsafe impl<D> Cpus for Host<D> {
 }
 
 impl<D: DirectMap + Sync> Machine for Host<D> {
-    type Lock = Patient;
-    type Mutex = PatientMutex;
+    type Lock = YieldingSpinlock;
+    type Mutex = YieldingMutex;
 
     fn may_wait(&self) -> bool {
-        Patient::may_wait()
+        YieldingSpinlock::may_wait()
     }
 }
 

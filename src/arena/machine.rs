@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::threads::{Patient, PatientMutex};
+use heirloom_folio::threads::{YieldingMutex, YieldingSpinlock};
 use heirloom_folio::{CpuId, Cpus, DirectMap, Machine, NodeId, PhysAddr};
 
 use super::Arena;
@@ -49,8 +49,8 @@ unsafe impl Cpus for Arena {
 }
 
 impl Machine for Arena {
-    type Lock = Patient;
-    type Mutex = PatientMutex;
+    type Lock = YieldingSpinlock;
+    type Mutex = YieldingMutex;
 
     fn may_wait(&self) -> bool {
         self.host.may_wait()

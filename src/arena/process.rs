@@ -32,7 +32,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use heirloom_folio::threads::Patient;
+use heirloom_folio::threads::YieldingSpinlock;
 use lock_api::RawMutex as _;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -79,7 +79,8 @@ struct Head(*mut Record);
 // SAFETY: the records belong to the process, not to a thread; the lock orders their users.
 unsafe impl Send for Head {}
 
-static LIST: lock_api::Mutex<Patient, Head> = lock_api::Mutex::new(Head(core::ptr::null_mut()));
+static LIST: lock_api::Mutex<YieldingSpinlock, Head> =
+    lock_api::Mutex::new(Head(core::ptr::null_mut()));
 
 impl Head {
     fn records(&mut self) -> impl Iterator<Item = &mut Record> {

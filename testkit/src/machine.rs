@@ -20,7 +20,7 @@ use heirloom::folio::harness::Ram;
 use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::threads::ThreadSlots;
 #[cfg(not(heirloom_model))]
-use heirloom::folio::threads::{Patient, PatientMutex};
+use heirloom::folio::threads::{YieldingMutex, YieldingSpinlock};
 use heirloom::folio::{
     CpuId, Cpus, DirectMap, Linear, Machine, Memory, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run,
 };
@@ -566,11 +566,11 @@ unsafe impl Cpus for TestMachine {
 
 #[cfg(not(heirloom_model))]
 impl Machine for TestMachine {
-    type Lock = Patient;
-    type Mutex = PatientMutex;
+    type Lock = YieldingSpinlock;
+    type Mutex = YieldingMutex;
 
     fn may_wait(&self) -> bool {
-        Patient::may_wait()
+        YieldingSpinlock::may_wait()
     }
 }
 

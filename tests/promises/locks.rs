@@ -182,7 +182,7 @@ unsafe impl Cpus for Counted {
 
 impl Machine for Counted {
     type Lock = Short;
-    type Mutex = heirloom::folio::threads::PatientMutex;
+    type Mutex = heirloom::folio::threads::YieldingMutex;
 }
 
 type Kernel<'w> = Heirloom<&'w Counted>;

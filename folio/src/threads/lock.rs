@@ -16,7 +16,7 @@ use crossbeam_utils::Backoff;
 const NONE: usize = 0;
 
 std::thread_local! {
-    /// How many [`Patient`] locks the thread holds or is about to take. The address names the
+    /// How many [`YieldingSpinlock`] locks the thread holds or is about to take. The address names the
     /// thread.
     ///
     /// No destructor, so that it can be asked until the very end. An atomic, because a handler may
@@ -33,24 +33,24 @@ std::thread_local! {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::threads::Patient;
+/// use heirloom_folio::threads::YieldingSpinlock;
 ///
-/// let sum = lock_api::Mutex::<Patient, u32>::new(0);
-/// assert!(Patient::may_wait());
+/// let sum = lock_api::Mutex::<YieldingSpinlock, u32>::new(0);
+/// assert!(YieldingSpinlock::may_wait());
 /// {
 ///     let mut sum = sum.lock();
 ///     *sum += 1;
-///     assert!(!Patient::may_wait());
+///     assert!(!YieldingSpinlock::may_wait());
 /// }
-/// assert!(Patient::may_wait());
+/// assert!(YieldingSpinlock::may_wait());
 /// ```
 #[derive(Debug)]
-pub struct Patient(Turns<true>);
+pub struct YieldingSpinlock(Turns<true>);
 
 /// The same for passes over whole tables ([`Machine::Mutex`](crate::Machine::Mutex)). While a
-/// thread holds it, it may wait for a [`Patient`], and not the other way round.
+/// thread holds it, it may wait for a [`YieldingSpinlock`], and not the other way round.
 #[derive(Debug)]
-pub struct PatientMutex(Turns<false>);
+pub struct YieldingMutex(Turns<false>);
 
 /// Which thread's turn it is. `COUNTED`: the thread knows that it holds the lock.
 #[derive(Debug)]
@@ -145,10 +145,10 @@ macro_rules! raw_mutex {
     };
 }
 
-raw_mutex!(Patient);
-raw_mutex!(PatientMutex);
+raw_mutex!(YieldingSpinlock);
+raw_mutex!(YieldingMutex);
 
-impl Patient {
+impl YieldingSpinlock {
     /// Whether the calling thread holds no lock of this kind, so that no thread can be waiting for
     /// it while it waits for one. `false` in a signal handler that came while its thread held one.
     #[inline]
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn one_holder_at_a_time() {
-        let sum = lock_api::Mutex::<Patient, u32>::new(0);
+        let sum = lock_api::Mutex::<YieldingSpinlock, u32>::new(0);
         std::thread::scope(|s| {
             for _ in 0..8 {
                 s.spawn(|| {
@@ -185,7 +185,7 @@ mod tests {
                         core::hint::black_box(&mut sum);
                         *sum = seen + 1;
                     }
-                    assert!(Patient::may_wait());
+                    assert!(YieldingSpinlock::may_wait());
                 });
             }
         });
@@ -194,40 +194,42 @@ mod tests {
 
     #[test]
     fn a_held_lock_is_not_taken() {
-        let lock = lock_api::Mutex::<Patient, ()>::new(());
+        let lock = lock_api::Mutex::<YieldingSpinlock, ()>::new(());
         let guard = lock.lock();
         assert!(lock.try_lock().is_none());
         drop(guard);
         assert!(lock.try_lock().is_some());
-        assert!(Patient::may_wait());
+        assert!(YieldingSpinlock::may_wait());
     }
 
     #[test]
     fn a_thread_that_holds_one_of_two_may_not_wait() {
-        let [one, two] = [const { lock_api::Mutex::<Patient, ()>::new(()) }; 2];
+        let [one, two] = [const { lock_api::Mutex::<YieldingSpinlock, ()>::new(()) }; 2];
         let first = one.lock();
         let second = two.lock();
         assert!(one.try_lock().is_none());
         drop(first);
-        assert!(!Patient::may_wait());
+        assert!(!YieldingSpinlock::may_wait());
         std::thread::scope(|s| {
-            s.spawn(|| assert!(Patient::may_wait()));
+            s.spawn(|| assert!(YieldingSpinlock::may_wait()));
         });
         drop(second);
-        assert!(Patient::may_wait());
+        assert!(YieldingSpinlock::may_wait());
     }
 
     #[test]
     fn the_holder_of_a_long_lock_may_wait_for_a_short_one_alone() {
-        let (long, short) =
-            (lock_api::Mutex::<PatientMutex, ()>::new(()), lock_api::Mutex::<Patient, ()>::new(()));
+        let (long, short) = (
+            lock_api::Mutex::<YieldingMutex, ()>::new(()),
+            lock_api::Mutex::<YieldingSpinlock, ()>::new(()),
+        );
         let pass = long.lock();
-        assert!(Patient::may_wait());
+        assert!(YieldingSpinlock::may_wait());
         assert!(long.try_lock().is_none());
         let step = short.lock();
-        assert!(!Patient::may_wait());
+        assert!(!YieldingSpinlock::may_wait());
         drop((step, pass));
-        assert!(Patient::may_wait());
+        assert!(YieldingSpinlock::may_wait());
     }
 
     /// A process of its own, which this ends.
@@ -235,7 +237,7 @@ mod tests {
     fn a_thread_that_waits_for_itself_ends_the_process_and_says_why() {
         const ROLE: &str = "HEIRLOOM_TEST_ROLE";
         if std::env::var_os(ROLE).is_some() {
-            let lock = lock_api::Mutex::<Patient, ()>::new(());
+            let lock = lock_api::Mutex::<YieldingSpinlock, ()>::new(());
             let _held = lock.lock();
             drop(lock.lock());
             return;
