@@ -4,11 +4,8 @@
 
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    use heirloom::Heirloom;
     use heirloom::arena::{Arena, RangeSpec};
-    use heirloom::folio::{Fate, NodeId, PhysAddr, Run};
-    use heirloom::kho::Handle;
-    use heirloom::restore::SealPolicy;
+    use heirloom::{Fate, Handle, Heirloom, NodeId, PhysAddr, Run, SealPolicy};
 
     let start = PhysAddr::new(4 << 30);
     let range = RangeSpec { start, bytes: 64 << 20, node: NodeId(0) };

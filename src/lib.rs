@@ -20,19 +20,16 @@
 //! | [`folio`] | frames, folios, the page allocator, the tracker of what survives |
 //! | [`slab`] | object caches and `void*` buffers on folios |
 //! | [`restore`] | the handover: the root, the check, claiming back |
-//! | `heirloom` | this face: [`Heirloom`] puts the layers together and their metadata in place |
+//! | [`kho`] | what crosses the jump, and no allocator: units, tables as they are read |
+//! | `heirloom` | this face: what most programs name, from all of them; arena, jump, live update |
 //!
 //! # Examples
 //! Two generations over one memfd. The second could as well be another program, after an `exec`;
 //! see `jump`.
 //! ```
 //! # #[cfg(all(feature = "std", target_os = "linux"))] {
-//! use heirloom::Heirloom;
 //! use heirloom::arena::{Arena, RangeSpec};
-//! use heirloom::folio::{Fate, NodeId, PhysAddr, Run};
-//! use heirloom::kho::Handle;
-//! use heirloom::restore::SealPolicy;
-//! use heirloom::slab::persist;
+//! use heirloom::{Fate, Handle, Heirloom, NodeId, PhysAddr, Run, SealPolicy, persist};
 //! use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 //!
 //! /// A typed object that survives: plain bytes, with a fingerprint of how they lie.
@@ -113,10 +110,19 @@ pub mod jump;
 #[cfg(all(feature = "liveupdate", target_os = "linux"))]
 pub mod liveupdate;
 
-pub use heirloom_kho::{BadName, Broken, Fault, Handle, HandleFault, Sealed, Table, TableError};
+pub use heirloom_folio::{
+    CpuId, Cpus, DirectMap, Fate, Folio, FolioRun, FrameState, Kind, Machine, Memory, NodeId,
+    OneCpu, PreservedFolio, PreservedRun, Request,
+};
+pub use heirloom_kho::{
+    Block, Fault, Handle, HandleFault, Order, PAGE_SIZE, Pfn, PhysAddr, Run, Table, TableError,
+};
 pub use heirloom_restore::{
     Entry, Error, Finished, Heirloom, MemoryMap, Placement, PreservedArea, Records, Root,
     SealPolicy, Unclaimed,
+};
+pub use heirloom_slab::{
+    AllocOptions, Cache, CacheSpec, Object, Persist, PreservedObject, Slabs, TypedCache, persist,
 };
 
 #[cfg(doctest)]
