@@ -60,7 +60,7 @@ impl<M: Machine> Memory<M> {
         let first = request.node().or(home);
         let near = |range: &&Range| first.is_none_or(|node| range.node() == node);
         let ranges = || self.ranges.iter().filter(|range| tried != Some(range.node()));
-        let mut take = |range: &Range| range.columns().take(request.order(), hints);
+        let mut take = |range: &Range| range.freemap().take(request.order(), hints);
         ranges().filter(near).find_map(&mut take).or_else(|| {
             let mut others = ranges().filter(|range| !near(range));
             if request.only_node().is_some() { None } else { others.find_map(take) }

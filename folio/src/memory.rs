@@ -153,7 +153,7 @@ impl<M: Machine> Memory<M> {
             // SAFETY: just installed, and nothing changes it but through atomics.
             let range = unsafe { range.as_ref() };
             for block in run.blocks_up_to(Order::MAX_FOLIO) {
-                let given = range.columns().give(block);
+                let given = range.freemap().give(block);
                 debug_assert!(given.is_ok(), "the blocks of a run are apart");
             }
         }

@@ -21,7 +21,7 @@ impl<M: Machine> Home<'_, M> {
 
 impl<M: Machine> Behind for Home<'_, M> {
     fn take_word(&self, hints: &mut Hints) -> Option<Group> {
-        self.ranges().find_map(|range| range.columns().take_word(hints))
+        self.ranges().find_map(|range| range.freemap().take_word(hints))
     }
 
     fn is_one_block(&self, word: Block) -> bool {
@@ -29,7 +29,7 @@ impl<M: Machine> Behind for Home<'_, M> {
     }
 
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
-        self.ranges().find_map(|range| range.columns().take_group(order, most, hints))
+        self.ranges().find_map(|range| range.freemap().take_group(order, most, hints))
     }
 
     fn home(&self) -> usize {
@@ -50,7 +50,7 @@ impl<M: Machine> Behind for Home<'_, M> {
             let Some(range) = self.memory.ranges.find(first) else { break };
             // Mostly all of them: one range is looked up, and not one a frame.
             let these = core::iter::from_fn(|| frames.next_if(|pfn| range.run().contains(*pfn)));
-            row = range.columns().give_frames(these);
+            row = range.freemap().give_frames(these);
         }
         row
     }
@@ -60,7 +60,7 @@ impl<M: Machine> Behind for Home<'_, M> {
         let first = self.memory.ranges.find(group.any(order));
         let whole = first.filter(|range| group.word(order).is_some_and(|w| range.run().covers(w)));
         let given = match whole {
-            Some(range) => range.columns().give_group(order, group),
+            Some(range) => range.freemap().give_group(order, group),
             // Two ranges may meet within a word, or within a block.
             None => group.blocks(order).try_for_each(|block| self.memory.give_block(block)),
         };
@@ -127,10 +127,10 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn give_block(&self, block: Block) -> Result<(), ()> {
         let whole = self.ranges.find(block.pfn()).filter(|range| range.run().covers(block.run()));
         if let Some(range) = whole {
-            return range.columns().give(block);
+            return range.freemap().give(block);
         }
         for (range, part) in self.ranges.parts(block.run()).ok_or(())? {
-            part.blocks_up_to(Order::MAX_FOLIO).try_for_each(|part| range.columns().give(part))?;
+            part.blocks_up_to(Order::MAX_FOLIO).try_for_each(|part| range.freemap().give(part))?;
         }
         Ok(())
     }

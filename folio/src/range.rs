@@ -3,13 +3,13 @@
 //! All that belongs to a range lies in one piece of memory that the caller provides:
 //!
 //! ```text
-//! | Range | directory of leaves | columns | one kinds byte a frame |
+//! | Range | directory of leaves | freemap | one kinds byte a frame |
 //! ```
 
 use core::ptr::NonNull;
 
 use crate::frame_type::{self, FrameState, Kind};
-use crate::freemap::Columns;
+use crate::freemap::FreeMap;
 use crate::machine::NodeId;
 use crate::within::{Expected, Within};
 use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, Relaxed};
@@ -40,7 +40,7 @@ pub(crate) struct Range {
     start: PhysAddr,
     base: NonNull<u8>,
     node: NodeId,
-    columns: Columns,
+    freemap: FreeMap,
     directory: Directory,
     /// The range that was added next.
     pub(crate) added: AtomicPtr<Range>,
@@ -88,7 +88,7 @@ impl Range {
         if run.is_empty() {
             return 0;
         }
-        let words = directory_slots(run) + Columns::words(run);
+        let words = directory_slots(run) + FreeMap::words(run);
         size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + run.frames() as usize
     }
 
@@ -110,21 +110,21 @@ impl Range {
         // SAFETY: the parts are laid out one after the other and sum to `bytes(run)`; the first
         // is a multiple of 64 bytes and the rest are words, so each is aligned; what is skipped
         // before the bytes is less than a line.
-        let (leaves_at, columns, kinds) = unsafe {
+        let (leaves_at, freemap, kinds) = unsafe {
             let leaves_at = space.add(size_of::<Self>()).cast::<AtomicU64>();
-            let columns = leaves_at.add(slots);
-            let behind = columns.add(Columns::words(run)).cast::<u8>();
+            let freemap = leaves_at.add(slots);
+            let behind = freemap.add(FreeMap::words(run)).cast::<u8>();
             // The bytes of the 64 frames of a word are one line: CPUs that allocate from two words
             // share none.
             let skip = (run.start().get() as usize).wrapping_sub(behind.addr().get()) % LINE;
-            (leaves_at, columns, behind.add(skip).cast())
+            (leaves_at, freemap, behind.add(skip).cast())
         };
         let mut begin = [0; DIRECTORY_ORDERS];
         for order in 1..DIRECTORY_ORDERS {
             begin[order] = begin[order - 1] + leaves(run, order - 1).1;
         }
         // SAFETY: zeroed words of the length that `words` tells, used by nothing else.
-        let columns = unsafe { Columns::new(run, columns) };
+        let freemap = unsafe { FreeMap::new(run, freemap) };
         let directory = Directory { slots: leaves_at, begin };
         let range = space.cast();
         // SAFETY: aligned, in bounds, ours.
@@ -135,7 +135,7 @@ impl Range {
                 start: run.addr(),
                 base,
                 node,
-                columns,
+                freemap,
                 directory,
                 added: AtomicPtr::new(core::ptr::null_mut()),
                 links: no_links(),
@@ -171,8 +171,8 @@ impl Range {
     }
 
     #[inline]
-    pub(crate) const fn columns(&self) -> &Columns {
-        &self.columns
+    pub(crate) const fn freemap(&self) -> &FreeMap {
+        &self.freemap
     }
 
     /// The byte of a frame of this range.
@@ -281,15 +281,15 @@ impl Range {
 }
 
 /// Levels of links: of 4^8 ranges about three are passed over on each.
-pub(crate) const LEVELS: usize = 8;
+pub(crate) const LINK_LEVELS: usize = 8;
 
 /// Links from one range to those behind it, by address: to the very next on level 0, to fewer and
 /// fewer on the levels above.
-pub(crate) type Links = [AtomicPtr<Range>; LEVELS];
+pub(crate) type Links = [AtomicPtr<Range>; LINK_LEVELS];
 
 /// Links to nothing.
 pub(crate) fn no_links() -> Links {
-    [const { AtomicPtr::new(core::ptr::null_mut()) }; LEVELS]
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; LINK_LEVELS]
 }
 
 /// What a link leads to.

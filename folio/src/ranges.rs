@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use crate::error::Error;
 use crate::machine::NodeId;
-use crate::range::{LEVELS, Links, Range, follow, leaf_shift, no_links};
+use crate::range::{LINK_LEVELS, Links, Range, follow, leaf_shift, no_links};
 use heirloom_kho::sync::{AtomicPtr, AtomicU64, AtomicUsize, Relaxed, Release};
 use heirloom_kho::{Block, Pfn, Run};
 
@@ -91,7 +91,7 @@ impl Ranges {
     /// The last range that starts with the frame or before it.
     fn at_or_below(&self, pfn: Pfn) -> Option<&Range> {
         let (mut links, mut found) = (&self.by_address, None);
-        for level in (0..LEVELS).rev() {
+        for level in (0..LINK_LEVELS).rev() {
             while let Some(next) = follow(&links[level])
                 && next.run().start() <= pfn
             {
@@ -158,9 +158,9 @@ impl Ranges {
         let range = unsafe { range.as_ref() };
         let count = self.count.load(Relaxed);
         self.count.store(count.wrapping_add(1), Relaxed);
-        let mut before = [&self.by_address[0]; LEVELS];
+        let mut before = [&self.by_address[0]; LINK_LEVELS];
         let mut links = &self.by_address;
-        for level in (0..LEVELS).rev() {
+        for level in (0..LINK_LEVELS).rev() {
             while let Some(next) = follow(&links[level])
                 && next.run().start() < range.run().start()
             {
@@ -187,7 +187,7 @@ impl Ranges {
 const fn levels(n: usize) -> usize {
     let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let more = (mixed.trailing_zeros() / STEP_LOG2) as usize;
-    if more < LEVELS { more + 1 } else { LEVELS }
+    if more < LINK_LEVELS { more + 1 } else { LINK_LEVELS }
 }
 
 /// The parts of a run that lie in one range each. From [`Ranges::parts`].
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_ranges_has_links_on_each_further_level() {
-        let mut on = [0_usize; LEVELS + 1];
+        let mut on = [0_usize; LINK_LEVELS + 1];
         for n in 0..1 << 16 {
             on[levels(n)] += 1;
         }

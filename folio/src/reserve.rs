@@ -30,7 +30,7 @@ impl<M: Machine> Memory<M> {
                 if let Some((of, ..)) = self.holding(range, pfn) {
                     return Err(Error::TailFrame { pfn, of });
                 }
-                if range.columns().is_free(pfn) {
+                if range.freemap().is_free(pfn) {
                     return Err(Error::DoubleFree { block: Block::containing(pfn, Order::ZERO) });
                 }
             }
@@ -45,7 +45,7 @@ impl<M: Machine> Memory<M> {
         let attempt = || {
             for (range, part) in parts.clone() {
                 for block in part.blocks_up_to(Order::MAX_FOLIO) {
-                    if !range.columns().take_at(block) {
+                    if !range.freemap().take_at(block) {
                         if let Some(taken) = Run::between(run.start(), block.pfn()) {
                             self.give_run(taken);
                         }

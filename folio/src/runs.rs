@@ -138,7 +138,7 @@ impl<M: Machine> Memory<M> {
     /// Takes a run above the largest folio: whole units of it, more than `frames` maybe.
     fn take_large(&self, frames: u64, request: Request) -> Option<Run> {
         let units = frames.div_ceil(Order::MAX_FOLIO.frames());
-        let take = |range: &Range| range.columns().take_units(units);
+        let take = |range: &Range| range.freemap().take_chunks(units);
         let start = self.nearest(request, take).or_else(|| {
             self.drain();
             self.nearest(request, take)
@@ -152,7 +152,7 @@ impl<M: Machine> Memory<M> {
         self.nearest(request, |range| {
             // Others may take part of what was found; then it is looked for once more.
             let mut found = (0..2).map_while(|_| {
-                let start = range.columns().find_run(frames, request.order())?;
+                let start = range.freemap().find_run(frames, request.order())?;
                 Run::new(start, frames)
             });
             found.find(|run| self.take_run_at(*run).is_ok())
@@ -172,7 +172,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn give_run(&self, run: Run) {
         for (range, part) in self.ranges.parts(run).into_iter().flatten() {
             for block in part.blocks_up_to(Order::MAX_FOLIO) {
-                let given = range.columns().give(block);
+                let given = range.freemap().give(block);
                 debug_assert!(given.is_ok(), "the frames were ours");
             }
         }

@@ -65,7 +65,7 @@ impl<M: Machine> Memory<M> {
         let mut stats = Stats::default();
         for range in self.ranges.iter().filter(|range| counts(range.node())) {
             stats.frames += range.run().frames();
-            range.columns().count_free(&mut stats.free_blocks);
+            range.freemap().count_free(&mut stats.free_blocks);
         }
         for (cpu, slot) in self.slots.iter() {
             if counts(self.machine().home(cpu)) {
@@ -97,7 +97,7 @@ impl<M: Machine> Memory<M> {
             pfn = pfn.max(range.run().start());
             while pfn < range.run().end() {
                 let FrameState::Head { kind, order, .. } = range.state(pfn) else {
-                    let count = if range.columns().is_free(pfn) {
+                    let count = if range.freemap().is_free(pfn) {
                         &mut audit.free
                     } else {
                         &mut audit.reserved
@@ -112,7 +112,7 @@ impl<M: Machine> Memory<M> {
                     if !at.run().contains(pfn) {
                         at = self.range(pfn)?;
                     }
-                    if at.columns().is_free(pfn) {
+                    if at.freemap().is_free(pfn) {
                         return Err(Error::DoubleFree { block });
                     }
                     pfn = pfn.add(1);

@@ -3,36 +3,36 @@
 use heirloom_kho::sync::{Acquire, AtomicU64, Relaxed, Release};
 use heirloom_kho::{Block, Order, Pfn};
 
-use super::group::{Group, STEP, mask, place, unit_log2};
-use super::{COLUMNS, Columns};
+use super::group::{Group, STEP, chunk_log2, level_of, mask};
+use super::{FreeMap, LEVELS};
 
-impl Columns {
+impl FreeMap {
     /// Marks `block` free. `Err`: it lies outside the range, or part of it is seen to be free
     /// already; nothing changed.
     ///
-    /// The kinds bytes are what finds a double free. What is seen here are two that race, and
-    /// only in the word itself, not in a larger unit that it has become part of.
+    /// The frame types are what finds a double free. What is seen here are two that race, and
+    /// only in the word itself, not in a larger chunk that it has become part of.
     pub(crate) fn give(&self, block: Block) -> Result<(), ()> {
-        let (t, k) = place(block.order());
-        let at = (block.pfn().get() >> unit_log2(t)) as u32 & 63;
-        self.give_bits(t, block.pfn().get() >> (unit_log2(t) + STEP), mask(at, k))
+        let (level, k) = level_of(block.order());
+        let at = (block.pfn().get() >> chunk_log2(level)) as u32 & 63;
+        self.give_bits(level, block.pfn().get() >> (chunk_log2(level) + STEP), mask(at, k))
     }
 
-    /// Marks all blocks of `group` free, as [`Columns::give`] does.
+    /// Marks all blocks of `group` free, as [`FreeMap::give`] does.
     pub(crate) fn give_group(&self, order: Order, group: Group) -> Result<(), ()> {
-        let (t, k) = place(order);
+        let (level, k) = level_of(order);
         // The starts are at least a block apart, so the products do not overlap.
         let bits = group.starts().wrapping_mul(mask(0, k));
-        self.give_bits(t, group.first().get() >> (unit_log2(t) + STEP), bits)
+        self.give_bits(level, group.first().get() >> (chunk_log2(level) + STEP), bits)
     }
 
-    /// Marks these frames of the range free, as [`Columns::give`] does, neighbours in one go: how
-    /// many the last of them were that went together.
+    /// Marks these frames of the range free, as [`FreeMap::give`] does, neighbours in one go. Returns
+    /// the length of the last batch.
     ///
     /// A tight loop, as each atomic operation waits for whatever was stored before it.
     #[inline]
     pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn>) -> u32 {
-        let (words, origin) = self.row(0, 0);
+        let (words, origin) = self.bitmap(0, 0);
         let give = |n: u64, bits: u64| {
             let word = words.get(n.wrapping_sub(origin) as usize);
             let given = word.map_or(Err(()), |word| self.give_to(word, 0, n, bits));
@@ -53,61 +53,67 @@ impl Columns {
         bits.count_ones()
     }
 
-    pub(super) fn give_bits(&self, t: usize, n: u64, bits: u64) -> Result<(), ()> {
-        let word = self.word(t, t, n).ok_or(())?;
-        if bits == !0 && t + 1 < COLUMNS && word.load(Relaxed) == 0 {
-            // A whole word is a unit of the next column.
-            return self.give_bits(t + 1, n >> STEP, 1 << (n & 63));
+    pub(super) fn give_bits(&self, level: usize, n: u64, bits: u64) -> Result<(), ()> {
+        let word = self.word(level, level, n).ok_or(())?;
+        if bits == !0 && level + 1 < LEVELS && word.load(Relaxed) == 0 {
+            // A whole word is a chunk of the next level.
+            return self.give_bits(level + 1, n >> STEP, 1 << (n & 63));
         }
-        self.give_to(word, t, n, bits)
+        self.give_to(word, level, n, bits)
     }
 
-    /// Marks units free in `word`, which is word `n` of column `t`.
+    /// Marks chunks free in `word`, which is word `n` of `level`.
     #[inline]
-    pub(super) fn give_to(&self, word: &AtomicU64, t: usize, n: u64, bits: u64) -> Result<(), ()> {
-        // Release pairs with the Acquire of the call that takes one of these units: the last
+    pub(super) fn give_to(
+        &self,
+        word: &AtomicU64,
+        level: usize,
+        n: u64,
+        bits: u64,
+    ) -> Result<(), ()> {
+        // Release pairs with the Acquire of the call that takes one of these chunks: the last
         // owner's accesses come before the next one's.
         let old = word.fetch_or(bits, Release);
         if old != 0 && old & bits == 0 && old | bits != !0 {
             return Ok(());
         }
-        self.settle(t, n, bits, old)
+        self.give_slow(level, n, bits, old)
     }
 
-    /// What is left to do once word `n` of column `t` went from `old` to `old | bits`: a word that
-    /// is full moves up, and one that is no longer empty is told to the rows above.
+    /// Finishes a give once word `n` of `level` went from `old` to `old | bits`: a word that
+    /// is full moves up, and one that is no longer empty is told to the summaries above.
     #[inline(never)]
-    pub(super) fn settle(&self, t: usize, n: u64, bits: u64, old: u64) -> Result<(), ()> {
+    pub(super) fn give_slow(&self, level: usize, n: u64, bits: u64, old: u64) -> Result<(), ()> {
         if old & bits != 0 {
-            self.take_back(t, n, bits & !old);
+            self.take_back(level, n, bits & !old);
             return Err(());
         }
-        // Acquire: the units that others gave move up with ours; the Release one column up
+        // Acquire: the chunks that others gave move up with ours; the Release one level up
         // passes their owners' accesses on.
         if old | bits == !0
-            && t + 1 < COLUMNS
-            && let Some(word) = self.word(t, t, n)
+            && level + 1 < LEVELS
+            && let Some(word) = self.word(level, level, n)
             && word.compare_exchange(!0, 0, Acquire, Relaxed).is_ok()
         {
             if old != 0 {
-                self.emptied(t, n);
+                self.summarize_emptied(level, n);
             }
-            // Once for each column at most.
-            return self.give_bits(t + 1, n >> STEP, 1 << (n & 63));
+            // Once for each level at most.
+            return self.give_bits(level + 1, n >> STEP, 1 << (n & 63));
         }
         if old == 0 {
-            self.filled(t, t, n);
+            self.summarize_filled(level, level, n);
         }
         Ok(())
     }
 
     /// Undoes the part of a refused `give` that was new.
     #[cold]
-    pub(super) fn take_back(&self, t: usize, n: u64, bits: u64) {
-        if let Some(word) = self.word(t, t, n)
+    pub(super) fn take_back(&self, level: usize, n: u64, bits: u64) {
+        if let Some(word) = self.word(level, level, n)
             && word.fetch_and(!bits, Acquire) & !bits == 0
         {
-            self.emptied(t, n);
+            self.summarize_emptied(level, n);
         }
     }
 }

@@ -4,22 +4,22 @@ use core::num::NonZeroU64;
 
 use heirloom_kho::{Block, Order, Pfn, Run};
 
-/// log2 of the units in a word, and of the ratio between neighbouring columns.
+/// log2 of the chunks in a word, and of the ratio between neighbouring levels.
 pub(super) const STEP: u32 = 6;
 
-/// A word that lies wholly within `order`'s column: which column, and log2 of the group's bits.
-pub(super) const fn place(order: Order) -> (usize, u32) {
+/// A word that lies wholly within `order`'s level: which level, and log2 of the group's bits.
+pub(super) const fn level_of(order: Order) -> (usize, u32) {
     ((order.get() as u32 / STEP) as usize, order.get() as u32 % STEP)
 }
 
-/// Frames of a unit of column `t`, log2.
-pub(super) const fn unit_log2(t: usize) -> u32 {
-    t as u32 * STEP
+/// Frames of a chunk of `level`, log2.
+pub(super) const fn chunk_log2(level: usize) -> u32 {
+    level as u32 * STEP
 }
 
-/// The order of a unit of column `t`.
-pub(super) const fn unit(t: usize) -> Order {
-    match Order::new(unit_log2(t) as u8) {
+/// The order of a chunk of `level`.
+pub(super) const fn chunk_order(level: usize) -> Order {
+    match Order::new(chunk_log2(level) as u8) {
         Some(order) => order,
         None => Order::MAX_FOLIO,
     }
@@ -60,7 +60,7 @@ pub(super) const fn lowest(bits: u64, most: usize) -> u64 {
     bits & !rest
 }
 
-/// Blocks of one order, known from elsewhere, that lie in one word of their column. (Two
+/// Blocks of one order, known from elsewhere, that lie in one word of their level. (Two
 /// registers, and so is the `Option` of it.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Group {
@@ -74,8 +74,8 @@ impl Group {
     /// The blocks of `order` that start with these bits of word `n`; `None` if there are none.
     #[inline]
     pub(super) fn new(order: Order, n: u64, starts: u64) -> Option<Self> {
-        let (t, _) = place(order);
-        let first = Pfn::new(n << (unit_log2(t) + STEP));
+        let (level, _) = level_of(order);
+        let first = Pfn::new(n << (chunk_log2(level) + STEP));
         NonZeroU64::new(starts).map(|starts| Self { first, starts })
     }
 
@@ -88,9 +88,9 @@ impl Group {
     /// A group of one.
     #[inline]
     pub(crate) fn of(block: Block) -> Self {
-        let (t, _) = place(block.order());
-        let n = block.pfn().get() >> unit_log2(t);
-        let first = Pfn::new(n >> STEP << (unit_log2(t) + STEP));
+        let (level, _) = level_of(block.order());
+        let n = block.pfn().get() >> chunk_log2(level);
+        let first = Pfn::new(n >> STEP << (chunk_log2(level) + STEP));
         // One bit is never none.
         Self { first, starts: NonZeroU64::new(1 << (n & 63)).unwrap_or(NonZeroU64::MIN) }
     }
@@ -117,26 +117,26 @@ impl Group {
     /// The blocks, by address.
     #[inline]
     pub(crate) fn blocks(self, order: Order) -> impl Iterator<Item = Block> {
-        let (t, _) = place(order);
+        let (level, _) = level_of(order);
         let mut rest = self.starts.get();
         core::iter::from_fn(move || {
             let at = (rest != 0).then(|| u64::from(rest.trailing_zeros()))?;
             rest &= rest - 1;
-            Some(Block::aligned(self.first.add(at << unit_log2(t)), order))
+            Some(Block::aligned(self.first.add(at << chunk_log2(level)), order))
         })
     }
 
     /// All frames of the word.
     #[inline]
     pub(crate) const fn word(self, order: Order) -> Option<Run> {
-        let (t, _) = place(order);
-        Run::new(self.first, 64 << unit_log2(t))
+        let (level, _) = level_of(order);
+        Run::new(self.first, 64 << chunk_log2(level))
     }
 
     /// The first frame of one of the blocks.
     #[inline]
     pub(crate) const fn any(self, order: Order) -> Pfn {
-        let (t, _) = place(order);
-        self.first.add((self.starts.trailing_zeros() as u64) << unit_log2(t))
+        let (level, _) = level_of(order);
+        self.first.add((self.starts.trailing_zeros() as u64) << chunk_log2(level))
     }
 }

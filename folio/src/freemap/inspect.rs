@@ -3,14 +3,14 @@
 use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Order, Pfn};
 
-use super::group::{groups, mask, unit_log2};
-use super::{COLUMNS, Columns, STEP};
+use super::group::{chunk_log2, groups, mask};
+use super::{FreeMap, LEVELS, STEP};
 
-impl Columns {
+impl FreeMap {
     /// Returns the first `frames` free frames in a row that start at a multiple of `align`'s size;
     /// they are not taken. Looks at every word, so it is for a caller that found no aligned block.
     pub(crate) fn find_run(&self, frames: u64, align: Order) -> Option<Pfn> {
-        let (words, first) = self.row(0, 0);
+        let (words, first) = self.bitmap(0, 0);
         let (mut start, mut end) = (0, 0);
         for n in (first..).take(words.len()) {
             let mut bits = self.free_in_word(n);
@@ -30,25 +30,25 @@ impl Columns {
         None
     }
 
-    /// Which of the 64 frames of word `n` are free, in whichever column.
+    /// Which of the 64 frames of word `n` are free, in whichever level.
     fn free_in_word(&self, n: u64) -> u64 {
-        let whole = (1..COLUMNS).any(|t| {
-            let u = n >> unit_log2(t - 1);
-            self.word(t, t, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
+        let whole = (1..LEVELS).any(|level| {
+            let u = n >> chunk_log2(level - 1);
+            self.word(level, level, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
         });
         if whole { !0 } else { self.word(0, 0, n).map_or(0, |w| w.load(Relaxed)) }
     }
 
     /// Adds the number of free blocks of each order to `counts`, each as large as can be.
     pub(crate) fn count_free(&self, counts: &mut [u64; Order::MAX_FOLIO.index() + 1]) {
-        for t in 0..COLUMNS {
+        for level in 0..LEVELS {
             let mut from = 0;
-            while let Some(n) = self.next(t, t, from) {
-                let mut bits = self.word(t, t, n).map_or(0, |w| w.load(Relaxed));
-                let largest = if t + 1 == COLUMNS { 0 } else { STEP - 1 };
+            while let Some(n) = self.next(level, level, from) {
+                let mut bits = self.word(level, level, n).map_or(0, |w| w.load(Relaxed));
+                let largest = if level + 1 == LEVELS { 0 } else { STEP - 1 };
                 for k in (0..=largest).rev() {
                     let mut starts = groups(bits, k);
-                    counts[(unit_log2(t) + k) as usize] += u64::from(starts.count_ones());
+                    counts[(chunk_log2(level) + k) as usize] += u64::from(starts.count_ones());
                     while starts != 0 {
                         bits &= !mask(starts.trailing_zeros(), k);
                         starts &= starts - 1;
@@ -59,11 +59,11 @@ impl Columns {
         }
     }
 
-    /// Whether the frame is free, in whichever column.
+    /// Whether the frame is free, in whichever level.
     pub(crate) fn is_free(&self, pfn: Pfn) -> bool {
-        (0..COLUMNS).any(|t| {
-            let u = pfn.get() >> unit_log2(t);
-            self.word(t, t, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
+        (0..LEVELS).any(|level| {
+            let u = pfn.get() >> chunk_log2(level);
+            self.word(level, level, u >> STEP).is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
         })
     }
 }

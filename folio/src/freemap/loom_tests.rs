@@ -1,4 +1,4 @@
-//! Races over the same words: whatever the order, no unit is taken twice, and at rest none is out
+//! Races over the same words: whatever the order, no chunk is taken twice, and at rest none is out
 //! of reach.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
@@ -10,27 +10,27 @@ use core::ptr::NonNull;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::{Columns, Group, Hints};
+use super::{FreeMap, Group, Hints};
 use heirloom_kho::sync::AtomicU64;
 use heirloom_kho::{Block, Order, Pfn, Run};
 
-/// Two words of frames and all the rows above them.
+/// Two words of frames and all the summaries above them.
 const FRAMES: u64 = 128;
 
-/// Columns with the words that they lie in, which the model checker wants dropped.
+/// A free map with the words that it lies in, which the model checker wants dropped.
 struct Shared {
-    columns: Columns,
+    freemap: FreeMap,
     words: NonNull<[AtomicU64]>,
 }
 
-// SAFETY: the words are atomics, and nothing but the columns and `drop` uses them.
+// SAFETY: the words are atomics, and nothing but the freemap and `drop` uses them.
 unsafe impl Send for Shared {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Shared {}
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: from `Box::leak`, and the columns, which alone use it, end here.
+        // SAFETY: from `Box::leak`, and the freemap, which alone use it, end here.
         drop(unsafe { Box::from_raw(self.words.as_ptr()) });
     }
 }
@@ -39,17 +39,17 @@ fn block(frame: u64, order: u8) -> Block {
     Block::new(Pfn::new(frame), Order::new(order).unwrap()).unwrap()
 }
 
-/// Columns in which these blocks are free.
+/// A free map in which these blocks are free.
 fn shared(free: &[Block]) -> Arc<Shared> {
     let run = Run::new(Pfn::new(0), FRAMES).unwrap();
-    let words: Vec<AtomicU64> = (0..Columns::words(run)).map(|_| AtomicU64::new(0)).collect();
+    let words: Vec<AtomicU64> = (0..FreeMap::words(run)).map(|_| AtomicU64::new(0)).collect();
     let words = NonNull::from(Box::leak(words.into_boxed_slice()));
-    // SAFETY: as many zeroed words as needed, that live as long as the columns.
-    let columns = unsafe { Columns::new(run, words.cast()) };
+    // SAFETY: as many zeroed words as needed, that live as long as the freemap.
+    let freemap = unsafe { FreeMap::new(run, words.cast()) };
     for b in free {
-        columns.give(*b).unwrap();
+        freemap.give(*b).unwrap();
     }
-    Arc::new(Shared { columns, words })
+    Arc::new(Shared { freemap, words })
 }
 
 fn model(test: impl Fn() + Sync + Send + 'static) {
@@ -59,13 +59,13 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 }
 
 /// All that is free, found frame by frame as an allocator would: by the hints.
-fn reachable(columns: &Columns) -> Vec<u64> {
+fn reachable(freemap: &FreeMap) -> Vec<u64> {
     let mut hints = Hints::new();
     let mut found = Vec::new();
     loop {
-        let word = columns.take_word(&mut hints);
-        let unit = || columns.take(order(6), &mut hints).and_then(|b| Group::frames(b.pfn(), !0));
-        let Some(group) = word.or_else(unit) else { break };
+        let word = freemap.take_word(&mut hints);
+        let chunk = || freemap.take(order(6), &mut hints).and_then(|b| Group::frames(b.pfn(), !0));
+        let Some(group) = word.or_else(chunk) else { break };
         found.extend(group.blocks(order(0)).map(|b| b.pfn().get()));
     }
     found.sort_unstable();
@@ -96,13 +96,13 @@ fn two_that_complete_a_word_make_one_unit_of_it() {
     model(|| {
         let shared = shared(&all_but_two()[..5]);
         let other = shared.clone();
-        let thread = thread::spawn(move || other.columns.give(block(0, 0)).unwrap());
-        shared.columns.give(block(1, 0)).unwrap();
+        let thread = thread::spawn(move || other.freemap.give(block(0, 0)).unwrap());
+        shared.freemap.give(block(1, 0)).unwrap();
         thread.join().unwrap();
         let mut counts = [0; Order::MAX_FOLIO.index() + 1];
-        shared.columns.count_free(&mut counts);
+        shared.freemap.count_free(&mut counts);
         assert_eq!(counts[6], 1, "{counts:?}");
-        assert_eq!(reachable(&shared.columns), frames(&[block(0, 6)]));
+        assert_eq!(reachable(&shared.freemap), frames(&[block(0, 6)]));
     });
 }
 
@@ -111,10 +111,10 @@ fn a_frame_given_to_a_word_that_becomes_empty_is_found() {
     model(|| {
         let shared = shared(&[block(3, 0)]);
         let other = shared.clone();
-        let thread = thread::spawn(move || other.columns.take(order(0), &mut Hints::new()));
-        shared.columns.give(block(5, 0)).unwrap();
+        let thread = thread::spawn(move || other.freemap.take(order(0), &mut Hints::new()));
+        shared.freemap.give(block(5, 0)).unwrap();
         let taken = thread.join().unwrap();
-        let mut left = reachable(&shared.columns);
+        let mut left = reachable(&shared.freemap);
         left.extend(taken.map(|b| b.pfn().get()));
         left.sort_unstable();
         assert_eq!(left, [3, 5]);
@@ -126,11 +126,11 @@ fn a_unit_given_while_its_word_is_swept_is_found() {
     model(|| {
         let shared = shared(&[block(3, 0)]);
         let other = shared.clone();
-        let thread = thread::spawn(move || other.columns.take_word(&mut Hints::new()));
+        let thread = thread::spawn(move || other.freemap.take_word(&mut Hints::new()));
         // To the neighbouring word, under the same hints.
-        shared.columns.give(block(70, 0)).unwrap();
+        shared.freemap.give(block(70, 0)).unwrap();
         let taken = thread.join().unwrap();
-        let mut left = reachable(&shared.columns);
+        let mut left = reachable(&shared.freemap);
         left.extend(taken.into_iter().flat_map(|g| g.blocks(order(0))).map(|b| b.pfn().get()));
         left.sort_unstable();
         assert_eq!(left, [3, 70]);
@@ -142,12 +142,12 @@ fn of_two_that_break_a_unit_both_get_a_block_or_one_is_too_early() {
     model(|| {
         let shared = shared(&[block(64, 6)]);
         let other = shared.clone();
-        let thread = thread::spawn(move || other.columns.take(order(5), &mut Hints::new()));
-        let mine = shared.columns.take(order(0), &mut Hints::new());
+        let thread = thread::spawn(move || other.freemap.take(order(5), &mut Hints::new()));
+        let mine = shared.freemap.take(order(0), &mut Hints::new());
         let theirs = thread.join().unwrap();
         let taken: Vec<Block> = mine.into_iter().chain(theirs).collect();
-        assert!(!taken.is_empty(), "one of them found the unit");
-        let mut all = reachable(&shared.columns);
+        assert!(!taken.is_empty(), "one of them found the chunk");
+        let mut all = reachable(&shared.freemap);
         all.extend(frames(&taken));
         all.sort_unstable();
         assert_eq!(all, frames(&[block(64, 6)]));
@@ -159,11 +159,11 @@ fn taking_at_a_place_and_anywhere_never_share_a_frame() {
     model(|| {
         let shared = shared(&[block(0, 6)]);
         let other = shared.clone();
-        let thread = thread::spawn(move || other.columns.take_at(block(0, 3)));
-        let mine = shared.columns.take(order(4), &mut Hints::new());
+        let thread = thread::spawn(move || other.freemap.take_at(block(0, 3)));
+        let mine = shared.freemap.take(order(4), &mut Hints::new());
         let theirs = thread.join().unwrap().then_some(block(0, 3));
         let taken: Vec<Block> = mine.into_iter().chain(theirs).collect();
-        let mut all = reachable(&shared.columns);
+        let mut all = reachable(&shared.freemap);
         all.extend(frames(&taken));
         all.sort_unstable();
         assert_eq!(all, frames(&[block(0, 6)]));
@@ -174,12 +174,12 @@ fn taking_at_a_place_and_anywhere_never_share_a_frame() {
 fn completing_a_word_and_taking_from_it() {
     model(|| {
         let shared = shared(&all_but_two());
-        shared.columns.give(block(1, 0)).unwrap();
+        shared.freemap.give(block(1, 0)).unwrap();
         let other = shared.clone();
-        let thread = thread::spawn(move || other.columns.give(block(0, 0)).unwrap());
-        let taken = shared.columns.take(order(1), &mut Hints::new());
+        let thread = thread::spawn(move || other.freemap.give(block(0, 0)).unwrap());
+        let taken = shared.freemap.take(order(1), &mut Hints::new());
         thread.join().unwrap();
-        let mut all = reachable(&shared.columns);
+        let mut all = reachable(&shared.freemap);
         all.extend(frames(&taken.into_iter().collect::<Vec<_>>()));
         all.sort_unstable();
         assert_eq!(all, frames(&[block(0, 6), block(64, 6)]));
@@ -195,11 +195,11 @@ fn who_takes_sees_what_the_last_owner_wrote() {
         let (other, theirs) = (shared.clone(), content.clone());
         let thread = thread::spawn(move || {
             theirs.store(7, Relaxed);
-            other.columns.give(block(0, 0)).unwrap();
+            other.freemap.give(block(0, 0)).unwrap();
         });
         // The thread that comes second completes the word, which moves up with what both gave.
-        shared.columns.give(block(1, 0)).unwrap();
-        if shared.columns.take_at(block(0, 0)) {
+        shared.freemap.give(block(1, 0)).unwrap();
+        if shared.freemap.take_at(block(0, 0)) {
             assert_eq!(content.load(Relaxed), 7);
         }
         thread.join().unwrap();

@@ -3,23 +3,23 @@
 use heirloom_kho::sync::{Acquire, Relaxed};
 
 use super::group::{STEP, groups, lowest, mask};
-use super::{COLUMNS, Columns, Hints};
+use super::{FreeMap, Hints, LEVELS};
 
-impl Columns {
-    /// Takes up to `most` groups of `2^k` units from word `n` of column `t`: the bits that the
+impl FreeMap {
+    /// Takes up to `most` groups of `2^k` chunks from word `n` of `level`: the bits that the
     /// groups start with.
     #[inline]
-    pub(super) fn take_in(&self, (t, k): (usize, u32), most: usize, n: u64) -> Option<u64> {
-        let word = self.word(t, t, n)?;
+    pub(super) fn take_in(&self, (level, k): (usize, u32), most: usize, n: u64) -> Option<u64> {
+        let word = self.word(level, level, n)?;
         let mut bits = word.load(Relaxed);
         while let starts @ 1.. = groups(bits, k) {
             let starts = lowest(starts, most);
             let rest = bits & !starts.wrapping_mul(mask(0, k));
-            // Acquire pairs with the Release in `give_to` that gave these units.
+            // Acquire pairs with the Release in `give_to` that gave these chunks.
             match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
                 Ok(_) => {
                     if rest == 0 {
-                        self.emptied(t, n);
+                        self.summarize_emptied(level, n);
                     }
                     return Some(starts);
                 }
@@ -29,35 +29,35 @@ impl Columns {
         None
     }
 
-    /// Takes up to `most` groups of `2^k` units from one word of column `t`, looking at no more
+    /// Takes up to `most` groups of `2^k` chunks from one word of `level`, looking at no more
     /// than `probes` words: the word's number, and the bits that the groups start with.
     pub(super) fn take_bits(
         &self,
-        (t, k): (usize, u32),
+        (level, k): (usize, u32),
         most: usize,
         probes: usize,
         hints: &mut Hints,
     ) -> Option<(u64, u64)> {
-        let start = hints.0[t];
-        if let Some(starts) = self.take_in((t, k), most, start) {
+        let start = hints.0[level];
+        if let Some(starts) = self.take_in((level, k), most, start) {
             return Some((start, starts));
         }
-        if self.is_empty(t) {
+        if self.is_empty(level) {
             return None;
         }
         let mut probes = probes;
         // Once from the hint to the end, once from the beginning to the hint.
         for (mut from, until) in [(start, u64::MAX), (0, start)] {
-            while let Some(n) = self.next(t, t, from)
+            while let Some(n) = self.next(level, level, from)
                 && n < until
             {
-                if let Some(starts) = self.take_in((t, k), most, n) {
-                    hints.0[t] = n;
+                if let Some(starts) = self.take_in((level, k), most, n) {
+                    hints.0[level] = n;
                     return Some((n, starts));
                 }
-                if self.word(t, t, n)?.load(Relaxed) == 0 {
-                    // Its bits in the rows above are behind.
-                    self.emptied(t, n);
+                if self.word(level, level, n)?.load(Relaxed) == 0 {
+                    // Its bits in the summaries above are behind.
+                    self.summarize_emptied(level, n);
                 }
                 probes = probes.checked_sub(1)?;
                 from = n + 1;
@@ -66,46 +66,46 @@ impl Columns {
         None
     }
 
-    /// Takes up to `most` groups of `2^k` units from one word of column `t`, after a look at every
+    /// Takes up to `most` groups of `2^k` chunks from one word of `level`, after a look at every
     /// word that is not said to be empty: what is left to do where memory is nearly full and in
     /// pieces, and what a refusal costs.
     pub(super) fn sweep(
         &self,
-        (t, k): (usize, u32),
+        (level, k): (usize, u32),
         most: usize,
         hints: &mut Hints,
     ) -> Option<(u64, u64)> {
         match k {
-            0 => self.sweep_for::<0>(t, most, hints),
-            1 => self.sweep_for::<1>(t, most, hints),
-            2 => self.sweep_for::<2>(t, most, hints),
-            3 => self.sweep_for::<3>(t, most, hints),
-            4 => self.sweep_for::<4>(t, most, hints),
-            _ => self.sweep_for::<5>(t, most, hints),
+            0 => self.sweep_for::<0>(level, most, hints),
+            1 => self.sweep_for::<1>(level, most, hints),
+            2 => self.sweep_for::<2>(level, most, hints),
+            3 => self.sweep_for::<3>(level, most, hints),
+            4 => self.sweep_for::<4>(level, most, hints),
+            _ => self.sweep_for::<5>(level, most, hints),
         }
     }
 
     /// The same with `k` known: the look at a word is then a few instructions.
     fn sweep_for<const K: u32>(
         &self,
-        t: usize,
+        level: usize,
         most: usize,
         hints: &mut Hints,
     ) -> Option<(u64, u64)> {
-        let (words, first) = self.row(t, t);
+        let (words, first) = self.bitmap(level, level);
         let has = |n: u64| {
             let word = words.get(n.wrapping_sub(first) as usize);
             word.is_some_and(|word| groups(word.load(Relaxed), K) != 0)
         };
         let mut take = |n: u64| {
-            let starts = if has(n) { self.take_in((t, K), most, n)? } else { return None };
-            hints.0[t] = n;
+            let starts = if has(n) { self.take_in((level, K), most, n)? } else { return None };
+            hints.0[level] = n;
             Some((n, starts))
         };
-        if t + 1 == COLUMNS {
+        if level + 1 == LEVELS {
             return (first..).take(words.len()).find_map(take);
         }
-        let (above, above_first) = self.row(t, t + 1);
+        let (above, above_first) = self.bitmap(level, level + 1);
         (above_first..).zip(above).find_map(|(up, word)| {
             let mut rest = word.load(Relaxed);
             while rest != 0 {

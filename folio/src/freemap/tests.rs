@@ -1,4 +1,4 @@
-//! The columns against a set of frames.
+//! The free map against a set of frames.
 
 use core::ops::Deref;
 use std::boxed::Box;
@@ -12,36 +12,36 @@ use super::group::{groups, mask};
 use super::*;
 use heirloom_kho::{Block, Order, Pfn};
 
-/// Columns with the words that they lie in.
+/// A free map with the words that it lies in.
 struct Owned {
-    columns: Columns,
+    freemap: FreeMap,
     words: NonNull<[AtomicU64]>,
 }
 
 impl Deref for Owned {
-    type Target = Columns;
+    type Target = FreeMap;
 
-    fn deref(&self) -> &Columns {
-        &self.columns
+    fn deref(&self) -> &FreeMap {
+        &self.freemap
     }
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: from `Box::leak`, and the columns, which alone use it, end here.
+        // SAFETY: from `Box::leak`, and the freemap, which alone use it, end here.
         drop(unsafe { Box::from_raw(self.words.as_ptr()) });
     }
 }
 
-fn columns(run: Run) -> Owned {
-    let words: Vec<AtomicU64> = (0..Columns::words(run)).map(|_| AtomicU64::new(0)).collect();
+fn freemap(run: Run) -> Owned {
+    let words: Vec<AtomicU64> = (0..FreeMap::words(run)).map(|_| AtomicU64::new(0)).collect();
     let words = NonNull::from(Box::leak(words.into_boxed_slice()));
-    // SAFETY: as many zeroed words as needed, that live as long as the columns.
-    let columns = unsafe { Columns::new(run, words.cast()) };
+    // SAFETY: as many zeroed words as needed, that live as long as the freemap.
+    let freemap = unsafe { FreeMap::new(run, words.cast()) };
     for b in run.blocks_up_to(Order::MAX_FOLIO) {
-        columns.give(b).unwrap();
+        freemap.give(b).unwrap();
     }
-    Owned { columns, words }
+    Owned { freemap, words }
 }
 
 fn run(start: u64, frames: u64) -> Run {
@@ -52,7 +52,7 @@ fn order(o: u8) -> Order {
     Order::new(o).unwrap()
 }
 
-fn free_frames(c: &Columns) -> u64 {
+fn free_frames(c: &FreeMap) -> u64 {
     let mut counts = [0; 19];
     c.count_free(&mut counts);
     counts.iter().enumerate().map(|(o, n)| n << o).sum()
@@ -74,7 +74,7 @@ fn groups_are_aligned_runs_of_set_bits() {
 
 #[test]
 fn fresh_memory_is_its_largest_blocks() {
-    let c = columns(run(3, 300_000));
+    let c = freemap(run(3, 300_000));
     let mut counts = [0; 19];
     c.count_free(&mut counts);
     assert_eq!(counts.iter().enumerate().map(|(o, n)| n << o).sum::<u64>(), 300_000);
@@ -84,7 +84,7 @@ fn fresh_memory_is_its_largest_blocks() {
 #[test]
 fn everything_taken_one_by_one_and_given_back_is_whole_again() {
     for o in 0..=18 {
-        let c = columns(run(0, 1 << 19));
+        let c = freemap(run(0, 1 << 19));
         let mut hints = Hints::new();
         let mut taken = Vec::new();
         while let Some(b) = c.take(order(o), &mut hints) {
@@ -107,7 +107,7 @@ fn everything_taken_one_by_one_and_given_back_is_whole_again() {
 
 #[test]
 fn words_of_frames() {
-    let c = columns(run(10, 200));
+    let c = freemap(run(10, 200));
     let mut hints = Hints::new();
     let mut seen = BTreeSet::new();
     while let Some(group) = c.take_word(&mut hints) {
@@ -131,7 +131,7 @@ fn words_of_frames() {
 #[test]
 fn several_blocks_of_one_word() {
     for o in 0..=18 {
-        let c = columns(run(0, 1 << 18));
+        let c = freemap(run(0, 1 << 18));
         let mut hints = Hints::new();
         let mut taken = Vec::new();
         while let Some(group) = c.take_group(order(o), 3, &mut hints) {
@@ -155,16 +155,16 @@ fn several_blocks_of_one_word() {
 
 #[test]
 fn neighbouring_units_for_very_large_runs() {
-    let c = columns(run(0, 5 << 18));
+    let c = freemap(run(0, 5 << 18));
     assert!(c.take_at(Block::new(Pfn::new(1 << 18), order(0)).unwrap()));
-    assert_eq!(c.take_units(3), Some(Pfn::new(2 << 18)));
-    assert_eq!(c.take_units(2), None);
-    assert_eq!(c.take_units(1), Some(Pfn::new(0)));
+    assert_eq!(c.take_chunks(3), Some(Pfn::new(2 << 18)));
+    assert_eq!(c.take_chunks(2), None);
+    assert_eq!(c.take_chunks(1), Some(Pfn::new(0)));
 }
 
 #[test]
 fn runs_are_found_wherever_they_lie() {
-    let c = columns(run(5, 300));
+    let c = freemap(run(5, 300));
     assert_eq!(c.find_run(300, order(0)), Some(Pfn::new(5)));
     assert_eq!(c.find_run(301, order(0)), None);
     assert_eq!(c.find_run(200, order(6)), Some(Pfn::new(64)));
@@ -210,7 +210,7 @@ proptest! {
     #[test]
     fn agrees_with_a_set_of_frames(start in 0_u64..200, frames in 1_u64..20_000, ops in ops()) {
         let run = run(start, frames);
-        let c = columns(run);
+        let c = freemap(run);
         let mut free: BitVec = BitVec::repeat(false, (start + frames).next_multiple_of(1 << 13) as usize);
         free[start as usize..(start + frames) as usize].fill(true);
         let mut live: Vec<Block> = Vec::new();

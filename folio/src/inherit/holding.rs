@@ -20,7 +20,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
         let outside = TreeFault::OutsideMemory { addr: block.addr() };
         for (range, part) in self.memory.ranges.parts(block.run()).ok_or(outside)? {
             for part in part.blocks_up_to(Order::MAX_FOLIO) {
-                if !range.columns().carve(part) {
+                if !range.freemap().carve(part) {
                     // What was taken stays so: the caller gives the whole memory up.
                     return Err(TreeFault::Overlap { block });
                 }
@@ -38,7 +38,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
 
     fn take_word(&mut self, first: Pfn, mask: u64) -> Result<(), (u32, TreeFault)> {
         let range = self.memory.ranges.find(first.add(u64::from(mask.trailing_zeros())));
-        if range.is_some_and(|range| range.columns().carve_word(first, mask)) {
+        if range.is_some_and(|range| range.freemap().carve_word(first, mask)) {
             return Ok(());
         }
         // One of them is at fault, or they lie in two ranges: find out one by one.
@@ -51,7 +51,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
 
     fn take_full(&mut self, block: Block) -> bool {
         let range = self.memory.ranges.covering(block.run());
-        range.is_some_and(|range| range.columns().carve(block))
+        range.is_some_and(|range| range.freemap().carve(block))
     }
 
     fn leaf(&mut self, first: Block, leaf: PhysAddr) {

@@ -46,7 +46,7 @@ impl Disposal for World {
     }
 
     fn free(&self, block: Block) {
-        // As `Memory::unmark_run` and `Columns::give` do.
+        // As `Memory::unmark_run` and `FreeMap::give` do.
         self.byte(block).unwrap().store(frame_type::FREED, Relaxed);
         self.free.fetch_or(1 << block.pfn().get(), Release);
     }
@@ -108,7 +108,7 @@ impl World {
     /// Allocates the block if it is free, writes to it and preserves it, as any owner does.
     fn take_free(&self, block: Block) -> bool {
         let bit = 1 << block.pfn().get();
-        // Acquire as in `Columns::take`.
+        // Acquire as in `FreeMap::take`.
         if self.free.fetch_and(!bit, Acquire) & bit == 0 {
             return false;
         }
