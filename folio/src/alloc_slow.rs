@@ -21,15 +21,15 @@ impl<M: Machine> Memory<M> {
             };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
-                self.with_cache(cpu, |mut held, home| {
-                    let here = request.node().is_none_or(|node| node == home.node);
-                    let tried = Some(home.node).filter(|_| here && order <= MAX_CACHED);
+                self.with_cache(cpu, |mut list, backend| {
+                    let here = request.node().is_none_or(|node| node == backend.node);
+                    let tried = Some(backend.node).filter(|_| here && order <= MAX_CACHED);
                     let kept = tried.and_then(|_| {
-                        let pfn = held.pop(order).or_else(|| held.refill(order, home))?;
+                        let pfn = list.pop(order).or_else(|| list.refill(order, backend))?;
                         Some(Block::containing(pfn, order))
                     });
-                    let hints = &mut held.cache.hints;
-                    kept.or_else(|| self.take_shared(request, Some(home.node), tried, hints))
+                    let hints = &mut list.cache.hints;
+                    kept.or_else(|| self.take_shared(request, Some(backend.node), tried, hints))
                 })
             }
         });
@@ -76,10 +76,10 @@ impl<M: Machine> Memory<M> {
                 let Some(cpu) = self.slots.with_slot(cpu) else { return false };
                 // SAFETY: pinned to `cpu`; nothing below comes back here.
                 unsafe {
-                    self.with_cache(cpu, |mut held, home| {
+                    self.with_cache(cpu, |mut list, backend| {
                         // It may lie in another range of the node.
-                        range.node() == home.node
-                            && (held.push(block) || held.exchange(block, home))
+                        range.node() == backend.node
+                            && (list.push(block) || list.free_slow(block, backend))
                     })
                 }
             });

@@ -128,9 +128,9 @@ impl<M: Machine> Memory<M> {
             let cpu = self.slots.with_slot(cpu)?;
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
-                self.slots.slot(cpu).with(|mut held| {
+                self.slots.slot(cpu).with(|mut list| {
                     let here = request.node().is_none_or(|node| node == self.machine().home(cpu));
-                    if here && held.ready() { held.pop(request.order()) } else { None }
+                    if here && list.is_ready() { list.pop(request.order()) } else { None }
                 })
             }
         })
@@ -151,7 +151,7 @@ impl<M: Machine> Memory<M> {
             unsafe {
                 self.slots
                     .slot(cpu)
-                    .with(|mut held| held.ready_for(number(range)) && held.push(block))
+                    .with(|mut list| list.is_ready_for(number(range)) && list.push(block))
             }
         })
     }

@@ -3,23 +3,23 @@
 use crate::freemap::{Group, Hints};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::memory::Memory;
-use crate::percpu::{Behind, Held};
+use crate::percpu::{Backend, PcpList};
 use crate::range::Range;
 use heirloom_kho::{Block, Order, Pfn};
 
 /// The shared bits of one node, behind a CPU's cache.
-pub(crate) struct Home<'m, M: Machine> {
+pub(crate) struct NodeBackend<'m, M: Machine> {
     pub(crate) memory: &'m Memory<M>,
     pub(crate) node: NodeId,
 }
 
-impl<M: Machine> Home<'_, M> {
+impl<M: Machine> NodeBackend<'_, M> {
     fn ranges(&self) -> impl Iterator<Item = &Range> {
         self.memory.ranges.iter().filter(|range| range.node() == self.node)
     }
 }
 
-impl<M: Machine> Behind for Home<'_, M> {
+impl<M: Machine> Backend for NodeBackend<'_, M> {
     fn take_word(&self, hints: &mut Hints) -> Option<Group> {
         self.ranges().find_map(|range| range.freemap().take_word(hints))
     }
@@ -32,7 +32,7 @@ impl<M: Machine> Behind for Home<'_, M> {
         self.ranges().find_map(|range| range.freemap().take_group(order, most, hints))
     }
 
-    fn home(&self) -> usize {
+    fn source(&self) -> usize {
         // A node without memory has a number too, and no frames.
         self.ranges().next().map_or(1, number)
     }
@@ -45,14 +45,14 @@ impl<M: Machine> Behind for Home<'_, M> {
 
     fn give_frames(&self, frames: &[Pfn]) -> u32 {
         let mut frames = frames.iter().copied().peekable();
-        let mut row = 0;
+        let mut batch = 0;
         while let Some(&first) = frames.peek() {
             let Some(range) = self.memory.ranges.find(first) else { break };
             // Mostly all of them: one range is looked up, and not one a frame.
             let these = core::iter::from_fn(|| frames.next_if(|pfn| range.run().contains(*pfn)));
-            row = range.freemap().give_frames(these);
+            batch = range.freemap().give_frames(these);
         }
-        row
+        batch
     }
 
     #[inline]
@@ -111,14 +111,14 @@ impl<M: Machine> Memory<M> {
     pub(crate) unsafe fn with_cache<R>(
         &self,
         cpu: CpuId,
-        f: impl FnOnce(Held<'_>, &Home<'_, M>) -> R,
+        f: impl FnOnce(PcpList<'_>, &NodeBackend<'_, M>) -> R,
     ) -> R {
-        let home = Home { memory: self, node: self.machine().home(cpu) };
+        let backend = NodeBackend { memory: self, node: self.machine().home(cpu) };
         // SAFETY: the same contract.
         unsafe {
-            self.slots.slot(cpu).with(|mut held| {
-                held.make_ready(&home);
-                f(held, &home)
+            self.slots.slot(cpu).with(|mut list| {
+                list.refresh(&backend);
+                f(list, &backend)
             })
         }
     }

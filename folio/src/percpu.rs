@@ -18,9 +18,9 @@ use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 use heirloom_kho::{Block, Order, Pfn};
 
 /// Single frames that a CPU keeps beside its word.
-const SINGLES: usize = 128;
+const STACK: usize = 128;
 /// So many frames of one word that go back together, at least, were freed in a row.
-const ROW: u32 = 8;
+const MIN_BATCH: u32 = 8;
 /// Blocks of a middle order that a CPU keeps, at most.
 const SLOTS: usize = 8;
 /// What a word of frames is when all of them are free: one block of this order.
@@ -36,49 +36,49 @@ pub(crate) const MAX_CACHED: Order = match Order::new(10) {
 
 /// How many blocks of each order a CPU keeps where memory is ample: the fewer the larger they
 /// are, but for order 9, the size of a huge page, of which it keeps a word.
-const MOST: [u8; ORDERS] = [0, 8, 8, 8, 4, 4, 4, 2, 2, 8, 1];
+const CAPACITY: [u8; ORDERS] = [0, 8, 8, 8, 4, 4, 4, 2, 2, 8, 1];
 const ORDERS: usize = MAX_CACHED.index() + 1;
 
 /// One CPU's cache: what only its CPU looks at.
 pub(crate) struct CpuCache {
-    singles: [Pfn; SINGLES],
+    stack: [Pfn; STACK],
     /// The first frame of the word that is handed out.
-    word: Pfn,
+    run_word: Pfn,
     blocks: [[Pfn; SLOTS]; ORDERS],
     /// Where this CPU last found free blocks.
     pub(crate) hints: Hints,
     /// How many blocks of each order it keeps.
-    room: [u8; ORDERS],
+    capacity: [u8; ORDERS],
 }
 
 /// How much a cache holds. Its CPU alone writes, with plain loads and stores; a call on another
 /// CPU reads.
-struct Levels {
+struct Fill {
     /// Single frames on the stack.
-    singles: AtomicUsize,
+    stack: AtomicUsize,
     /// A bit for each free frame of the word that is handed out.
-    word: AtomicU64,
-    /// What the CPU is at home in, or [`ASKED`]; the one field that others write.
-    home: AtomicUsize,
+    run_word: AtomicU64,
+    /// What the CPU is at home in, or [`DRAIN`]; the one field that others write.
+    source: AtomicUsize,
     blocks: [AtomicU8; ORDERS],
 }
 
 /// Stands for no home: the cache has to be drained, and to be sized, before it is used.
-const ASKED: usize = 0;
+const DRAIN: usize = 0;
 
 /// A place for one CPU's cache, alone on its cache lines, of which processors fetch two at once.
 #[repr(align(128))]
 pub(crate) struct CpuSlot {
     cache: UnsafeCell<CpuCache>,
-    levels: Levels,
+    fill: Fill,
     readers: readers::Word,
     settled: Tally,
 }
 
 /// A cache that its CPU works on.
-pub(crate) struct Held<'a> {
+pub(crate) struct PcpList<'a> {
     pub(crate) cache: &'a mut CpuCache,
-    levels: &'a Levels,
+    fill: &'a Fill,
 }
 
 impl CpuSlot {
@@ -88,10 +88,10 @@ impl CpuSlot {
     /// `place` is aligned, and valid for writes of a slot.
     pub(crate) unsafe fn install(place: NonNull<Self>) {
         let slot = place.as_ptr();
-        let levels = Levels {
-            singles: AtomicUsize::new(0),
-            word: AtomicU64::new(0),
-            home: AtomicUsize::new(ASKED),
+        let fill = Fill {
+            stack: AtomicUsize::new(0),
+            run_word: AtomicU64::new(0),
+            source: AtomicUsize::new(DRAIN),
             blocks: core::array::from_fn(|_| AtomicU8::new(0)),
         };
         // SAFETY: each field is written once, in place, by the contract; frame numbers, and all
@@ -100,7 +100,7 @@ impl CpuSlot {
             let cache = UnsafeCell::raw_get(&raw const (*slot).cache);
             cache.write_bytes(0, 1);
             (&raw mut (*cache).hints).write(Hints::new());
-            (&raw mut (*slot).levels).write(levels);
+            (&raw mut (*slot).fill).write(fill);
             (&raw mut (*slot).readers).write(readers::Word::new());
             (&raw mut (*slot).settled).write(Tally::new());
         }
@@ -121,16 +121,16 @@ impl CpuSlot {
     /// Asks the CPU to give back what it keeps, which it does in its next call.
     pub(crate) fn request_drain(&self) {
         // Relaxed: nothing else is passed on, and what is given back goes through the shared bits.
-        self.levels.home.store(ASKED, Relaxed);
+        self.fill.source.store(DRAIN, Relaxed);
     }
 
     /// Frames in the cache; exact while its CPU does nothing.
     pub(crate) fn cached(&self) -> u64 {
-        let levels = &self.levels;
-        let singles = levels.singles.load(Relaxed) as u64;
-        let word = u64::from(levels.word.load(Relaxed).count_ones());
-        let blocks = levels.blocks.iter().enumerate();
-        blocks.fold(singles + word, |sum, (o, n)| sum + (u64::from(n.load(Relaxed)) << o))
+        let fill = &self.fill;
+        let stack = fill.stack.load(Relaxed) as u64;
+        let word = u64::from(fill.run_word.load(Relaxed).count_ones());
+        let blocks = fill.blocks.iter().enumerate();
+        blocks.fold(stack + word, |sum, (o, n)| sum + (u64::from(n.load(Relaxed)) << o))
     }
 
     /// Works on the cache.
@@ -140,17 +140,17 @@ impl CpuSlot {
     /// [`Cpus::pinned`](crate::Cpus::pinned) or [`idle`](crate::Cpus::idle) for this CPU, or owns
     /// the slot exclusively; and `f` does not come back here for the same slot.
     #[inline]
-    pub(crate) unsafe fn with<R>(&self, f: impl FnOnce(Held<'_>) -> R) -> R {
+    pub(crate) unsafe fn with<R>(&self, f: impl FnOnce(PcpList<'_>) -> R) -> R {
         // SAFETY: exclusive by this function's contract, so the only reference.
         let cache = unsafe { &mut *self.cache.get() };
-        f(Held { cache, levels: &self.levels })
+        f(PcpList { cache, fill: &self.fill })
     }
 }
 
 /// Where a cache gets frames, and gives them back.
 ///
 /// Blocks come and go as [`Group`]s: those of one order that share a word of the shared bits.
-pub(crate) trait Behind {
+pub(crate) trait Backend {
     /// Up to 64 frames of one word, of which some are in use.
     fn take_word(&self, hints: &mut Hints) -> Option<Group>;
     /// Whether the frames of a word are of one range, and so can be one block.
@@ -163,32 +163,32 @@ pub(crate) trait Behind {
     /// together.
     fn give_frames(&self, frames: &[Pfn]) -> u32;
     /// A number for where most of the frames come from; not zero.
-    fn home(&self) -> usize;
+    fn source(&self) -> usize;
     /// Frames of one order that a CPU may keep.
     fn share(&self) -> u64;
 }
 
-impl Held<'_> {
+impl PcpList<'_> {
     /// Whether the cache can be used as it is.
     #[inline]
-    pub(crate) fn ready(&self) -> bool {
-        self.levels.home.load(Relaxed) != ASKED
+    pub(crate) fn is_ready(&self) -> bool {
+        self.fill.source.load(Relaxed) != DRAIN
     }
 
-    /// Whether the cache can be used as it is, and frames of `home` belong in it.
+    /// Whether the cache can be used as it is, and frames of `source` belong in it.
     #[inline]
-    pub(crate) fn ready_for(&self, home: usize) -> bool {
-        self.levels.home.load(Relaxed) == home
+    pub(crate) fn is_ready_for(&self, source: usize) -> bool {
+        self.fill.source.load(Relaxed) == source
     }
 
     /// Does what the CPU was asked for, if it was.
     #[inline]
-    pub(crate) fn make_ready(&mut self, behind: &impl Behind) {
-        if !self.ready() {
+    pub(crate) fn refresh(&mut self, backend: &impl Backend) {
+        if !self.is_ready() {
             // A call that asks from here on asks again.
-            self.levels.home.store(behind.home(), Relaxed);
-            self.drain(behind);
-            self.size(behind.share());
+            self.fill.source.store(backend.source(), Relaxed);
+            self.drain(backend);
+            self.set_capacity(backend.share());
         }
     }
 
@@ -196,71 +196,72 @@ impl Held<'_> {
     #[inline]
     pub(crate) fn pop(&mut self, order: Order) -> Option<Pfn> {
         if order == Order::ZERO {
-            return self.pop_single();
+            return self.pop_frame();
         }
-        let level = self.levels.blocks.get(order.index())?;
-        let top = level.load(Relaxed).checked_sub(1)?;
+        let kept_count = self.fill.blocks.get(order.index())?;
+        let top = kept_count.load(Relaxed).checked_sub(1)?;
         let pfn = *self.cache.blocks.get(order.index())?.get(usize::from(top))?;
-        level.store(top, Relaxed);
+        kept_count.store(top, Relaxed);
         Some(pfn)
     }
 
     #[inline]
-    fn pop_single(&mut self) -> Option<Pfn> {
-        let bits = self.levels.word.load(Relaxed);
+    fn pop_frame(&mut self) -> Option<Pfn> {
+        let bits = self.fill.run_word.load(Relaxed);
         if bits != 0 {
-            self.levels.word.store(bits & (bits - 1), Relaxed);
-            return Some(Pfn::new(self.cache.word.get() | u64::from(bits.trailing_zeros())));
+            self.fill.run_word.store(bits & (bits - 1), Relaxed);
+            return Some(Pfn::new(self.cache.run_word.get() | u64::from(bits.trailing_zeros())));
         }
-        let top = self.levels.singles.load(Relaxed).checked_sub(1)?;
-        let pfn = *self.cache.singles.get(top)?;
-        self.levels.singles.store(top, Relaxed);
+        let top = self.fill.stack.load(Relaxed).checked_sub(1)?;
+        let pfn = *self.cache.stack.get(top)?;
+        self.fill.stack.store(top, Relaxed);
         Some(pfn)
     }
 
     #[inline]
-    fn push_single(&mut self, pfn: Pfn) -> bool {
-        let bits = self.levels.word.load(Relaxed);
+    fn push_frame(&mut self, pfn: Pfn) -> bool {
+        let bits = self.fill.run_word.load(Relaxed);
         let (first, bit) = (Pfn::new(pfn.get() & !63), 1 << (pfn.get() & 63));
-        if first == self.cache.word {
-            self.levels.word.store(bits | bit, Relaxed);
+        if first == self.cache.run_word {
+            self.fill.run_word.store(bits | bit, Relaxed);
             return true;
         }
         if bits == 0 {
-            self.cache.word = first;
-            self.levels.word.store(bit, Relaxed);
+            self.cache.run_word = first;
+            self.fill.run_word.store(bit, Relaxed);
             return true;
         }
-        let used = self.levels.singles.load(Relaxed);
-        match self.cache.singles.get_mut(used) {
+        let used = self.fill.stack.load(Relaxed);
+        match self.cache.stack.get_mut(used) {
             // A word that is whole again goes back before more is kept.
             Some(slot) if bits != !0 => {
                 *slot = pfn;
-                self.levels.singles.store(used + 1, Relaxed);
+                self.fill.stack.store(used + 1, Relaxed);
                 true
             }
             _ => false,
         }
     }
 
-    /// A block of `order` once [`Held::pop`] had none: several at once from behind.
-    pub(crate) fn refill(&mut self, order: Order, behind: &impl Behind) -> Option<Pfn> {
+    /// A block of `order` once [`PcpList::pop`] had none: several at once from the backend.
+    pub(crate) fn refill(&mut self, order: Order, backend: &impl Backend) -> Option<Pfn> {
         if order == Order::ZERO {
-            let group = if let Some(group) = behind.take_word(&mut self.cache.hints) {
+            let group = if let Some(group) = backend.take_word(&mut self.cache.hints) {
                 group
             } else {
                 // Whole words, several at once.
-                let first = self.pop(WORD).or_else(|| self.refill(WORD, behind))?;
+                let first = self.pop(WORD).or_else(|| self.refill(WORD, backend))?;
                 Group::frames(first, !0)?
             };
-            self.cache.word = group.first();
-            self.levels.word.store(group.starts(), Relaxed);
-            return self.pop_single();
+            self.cache.run_word = group.first();
+            self.fill.run_word.store(group.starts(), Relaxed);
+            return self.pop_frame();
         }
-        let level = self.levels.blocks.get(order.index())?;
-        let mut used = usize::from(level.load(Relaxed));
-        let most = usize::from(*self.cache.room.get(order.index())?).saturating_sub(used).max(1);
-        let group = behind.take(order, most, &mut self.cache.hints)?;
+        let kept_count = self.fill.blocks.get(order.index())?;
+        let mut used = usize::from(kept_count.load(Relaxed));
+        let most =
+            usize::from(*self.cache.capacity.get(order.index())?).saturating_sub(used).max(1);
+        let group = backend.take(order, most, &mut self.cache.hints)?;
         let slots = self.cache.blocks.get_mut(order.index())?;
         let mut blocks = group.blocks(order);
         let pfn = blocks.next()?.pfn();
@@ -269,7 +270,7 @@ impl Held<'_> {
             *slots.get_mut(used)? = block.pfn();
             used += 1;
         }
-        level.store(used as u8, Relaxed);
+        kept_count.store(used as u8, Relaxed);
         Some(pfn)
     }
 
@@ -278,91 +279,92 @@ impl Held<'_> {
     pub(crate) fn push(&mut self, block: Block) -> bool {
         let order = block.order();
         if order == Order::ZERO {
-            return self.push_single(block.pfn());
+            return self.push_frame(block.pfn());
         }
-        let Some(level) = self.levels.blocks.get(order.index()) else { return false };
-        let used = level.load(Relaxed);
-        if self.cache.room.get(order.index()).is_none_or(|most| used >= *most) {
+        let Some(kept_count) = self.fill.blocks.get(order.index()) else { return false };
+        let used = kept_count.load(Relaxed);
+        if self.cache.capacity.get(order.index()).is_none_or(|most| used >= *most) {
             return false;
         }
         let slots = self.cache.blocks.get_mut(order.index());
         let Some(slot) = slots.and_then(|s| s.get_mut(usize::from(used))) else { return false };
         *slot = block.pfn();
-        level.store(used + 1, Relaxed);
+        kept_count.store(used + 1, Relaxed);
         true
     }
 
     /// Sizes the cache for `share` frames of each order.
-    fn size(&mut self, share: u64) {
-        for (o, (room, most)) in self.cache.room.iter_mut().zip(MOST).enumerate() {
-            *room = (share >> o).min(u64::from(most)) as u8;
+    fn set_capacity(&mut self, share: u64) {
+        for (o, (capacity, most)) in self.cache.capacity.iter_mut().zip(CAPACITY).enumerate() {
+            *capacity = (share >> o).min(u64::from(most)) as u8;
         }
     }
 
-    /// Keeps a freed block once [`Held::push`] had no room: what was freed longest ago goes back.
+    /// Keeps a freed block once [`PcpList::push`] had no room: what was freed longest ago goes back.
     /// Whether it did.
-    pub(crate) fn exchange(&mut self, block: Block, behind: &impl Behind) -> bool {
-        self.make_room(block.order(), behind);
+    pub(crate) fn free_slow(&mut self, block: Block, backend: &impl Backend) -> bool {
+        self.spill(block.order(), backend);
         self.push(block)
     }
 
     /// Gives back some of the blocks of `order` that were freed longest ago, if it keeps any.
-    fn make_room(&mut self, order: Order, behind: &impl Behind) {
+    fn spill(&mut self, order: Order, backend: &impl Backend) {
         if order == Order::ZERO {
             // Half of them: an atomic operation waits for the stores before it, so many in a row
             // cost less than one a free. Where some were freed in a row the word goes too, so
             // that the next of the row brings its own.
-            let whole = self.levels.word.load(Relaxed) == !0;
-            if whole || self.flush_singles(SINGLES / 2, behind) >= ROW {
-                self.flush_word(behind);
+            let whole = self.fill.run_word.load(Relaxed) == !0;
+            if whole || self.flush_stack(STACK / 2, backend) >= MIN_BATCH {
+                self.flush_run_word(backend);
             }
             return;
         }
-        let room = self.cache.room.get(order.index()).map_or(0, |room| usize::from(*room));
-        self.flush_blocks(order, room.div_ceil(2), behind);
+        let room = self.cache.capacity.get(order.index()).map_or(0, |room| usize::from(*room));
+        self.flush_blocks(order, room.div_ceil(2), backend);
     }
 
     /// Gives the word back. If all of it is free it is kept as a block, so that several go together.
-    fn flush_word(&mut self, behind: &impl Behind) {
-        let Some(group) = Group::frames(self.cache.word, self.levels.word.load(Relaxed)) else {
+    fn flush_run_word(&mut self, backend: &impl Backend) {
+        let Some(group) = Group::frames(self.cache.run_word, self.fill.run_word.load(Relaxed))
+        else {
             return;
         };
         let block = Block::aligned(group.first(), WORD);
-        let whole = group.starts() == !0 && behind.is_one_block(block);
-        if !(whole && (self.push(block) || self.exchange(block, behind))) {
-            behind.give(Order::ZERO, group);
+        let whole = group.starts() == !0 && backend.is_one_block(block);
+        if !(whole && (self.push(block) || self.free_slow(block, backend))) {
+            backend.give(Order::ZERO, group);
         }
-        self.levels.word.store(0, Relaxed);
+        self.fill.run_word.store(0, Relaxed);
     }
 
     /// Gives back the `count` frames that are longest on the stack: how many the last of them were
     /// that went together.
-    fn flush_singles(&mut self, count: usize, behind: &impl Behind) -> u32 {
-        let used = self.levels.singles.load(Relaxed);
+    fn flush_stack(&mut self, count: usize, backend: &impl Backend) -> u32 {
+        let used = self.fill.stack.load(Relaxed);
         let count = count.min(used);
-        let row = behind.give_frames(self.cache.singles.get(..count).unwrap_or(&[]));
-        self.cache.singles.copy_within(count..used, 0);
-        self.levels.singles.store(used - count, Relaxed);
-        row
+        let batch = backend.give_frames(self.cache.stack.get(..count).unwrap_or(&[]));
+        self.cache.stack.copy_within(count..used, 0);
+        self.fill.stack.store(used - count, Relaxed);
+        batch
     }
 
-    fn flush_blocks(&mut self, order: Order, count: usize, behind: &impl Behind) {
+    fn flush_blocks(&mut self, order: Order, count: usize, backend: &impl Backend) {
         let blocks = self.cache.blocks.get_mut(order.index());
-        let Some((blocks, level)) = blocks.zip(self.levels.blocks.get(order.index())) else {
+        let Some((blocks, kept_count)) = blocks.zip(self.fill.blocks.get(order.index())) else {
             return;
         };
-        let left = flush(order, blocks, usize::from(level.load(Relaxed)), count, behind);
-        level.store(left as u8, Relaxed);
+        let left = flush(order, blocks, usize::from(kept_count.load(Relaxed)), count, backend);
+        kept_count.store(left as u8, Relaxed);
     }
 
     /// Gives everything back.
     #[cold]
     #[inline(never)]
-    fn drain(&mut self, behind: &impl Behind) {
-        self.flush_word(behind);
-        self.flush_singles(SINGLES, behind);
+    fn drain(&mut self, backend: &impl Backend) {
+        self.flush_run_word(backend);
+        self.flush_stack(STACK, backend);
         for order in (1..=MAX_CACHED.get()).filter_map(Order::new) {
-            self.flush_blocks(order, usize::MAX, behind);
+            self.flush_blocks(order, usize::MAX, backend);
         }
     }
 }
@@ -370,11 +372,17 @@ impl Held<'_> {
 /// Gives back the `count` blocks freed longest ago of those `used` that are kept, neighbours in
 /// one go, or all of them if they are neighbours: how many are left.
 #[inline]
-fn flush(order: Order, kept: &mut [Pfn], used: usize, count: usize, behind: &impl Behind) -> usize {
+fn flush(
+    order: Order,
+    kept: &mut [Pfn],
+    used: usize,
+    count: usize,
+    backend: &impl Backend,
+) -> usize {
     let mut all = kept.iter().take(used).map(|pfn| Block::aligned(*pfn, order));
     let first = all.next().map(Group::of);
     if let Some(group) = first.and_then(|first| all.try_fold(first, Group::with)) {
-        behind.give(order, group);
+        backend.give(order, group);
         return 0;
     }
     let count = count.min(used);
@@ -384,11 +392,11 @@ fn flush(order: Order, kept: &mut [Pfn], used: usize, count: usize, behind: &imp
         if let Some(whole) = group.and_then(|group| group.with(block)) {
             group = Some(whole);
         } else if let Some(group) = group.replace(Group::of(block)) {
-            behind.give(order, group);
+            backend.give(order, group);
         }
     }
     if let Some(group) = group {
-        behind.give(order, group);
+        backend.give(order, group);
     }
     kept.copy_within(count..used, 0);
     used - count
