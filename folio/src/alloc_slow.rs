@@ -10,14 +10,14 @@ use crate::request::Request;
 use heirloom_kho::Block;
 
 impl<M: Machine> Memory<M> {
-    /// Takes a block where [`Memory::take_kept`] had none: fills the cache again, or does without.
+    /// Takes a block where [`Memory::alloc_fast`] had none: fills the cache again, or does without.
     #[inline(never)]
-    pub(crate) fn take_more(&self, request: Request) -> Result<Block, Error> {
+    pub(crate) fn take_slow(&self, request: Request) -> Result<Block, Error> {
         let order = request.order();
         self.note_use();
         let found = self.machine().pinned(|cpu| {
             let Some(cpu) = self.slots.with_slot(cpu) else {
-                return self.take_shared(request, None, None, &mut Hints::new());
+                return self.take_from_freemap(request, None, None, &mut Hints::new());
             };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
@@ -29,28 +29,30 @@ impl<M: Machine> Memory<M> {
                         Some(Block::containing(pfn, order))
                     });
                     let hints = &mut list.cache.hints;
-                    kept.or_else(|| self.take_shared(request, Some(backend.node), tried, hints))
+                    kept.or_else(|| {
+                        self.take_from_freemap(request, Some(backend.node), tried, hints)
+                    })
                 })
             }
         });
         match found {
             Some(block) => Ok(block),
-            None => self.take_drained(request),
+            None => self.alloc_after_drain(request),
         }
     }
 
     /// A second look once the caches within reach are empty.
     #[cold]
     #[inline(never)]
-    pub(crate) fn take_drained(&self, request: Request) -> Result<Block, Error> {
+    pub(crate) fn alloc_after_drain(&self, request: Request) -> Result<Block, Error> {
         self.drain();
-        self.take_shared(request, None, None, &mut Hints::new())
+        self.take_from_freemap(request, None, None, &mut Hints::new())
             .ok_or(Error::OutOfMemory { order: request.order(), node: request.only_node() })
     }
 
     /// Takes a block from the shared bits: of the node asked for, else of the home node, else,
     /// unless the request is strict, of any; but not of the node that was `tried`.
-    pub(crate) fn take_shared(
+    pub(crate) fn take_from_freemap(
         &self,
         request: Request,
         home: Option<NodeId>,
@@ -67,9 +69,9 @@ impl<M: Machine> Memory<M> {
         })
     }
 
-    /// Gives back a block that [`Memory::give_kept`] could not: makes room for it, or does without.
+    /// Gives back a block that [`Memory::free_fast`] could not: makes room for it, or does without.
     #[inline(never)]
-    pub(crate) fn give_more(&self, range: &Range, block: Block) -> Result<(), Error> {
+    pub(crate) fn free_slow(&self, range: &Range, block: Block) -> Result<(), Error> {
         let order = block.order();
         let kept = order <= MAX_CACHED
             && self.machine().pinned(|cpu| {
@@ -86,6 +88,6 @@ impl<M: Machine> Memory<M> {
         if kept {
             return Ok(());
         }
-        self.give_block(block).map_err(|()| Error::DoubleFree { block })
+        self.give_to_freemap(block).map_err(|()| Error::DoubleFree { block })
     }
 }

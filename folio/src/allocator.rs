@@ -28,7 +28,7 @@ impl<M: Machine> Memory<M> {
         if request.order() > Order::MAX_FOLIO || !nameable(request.use_for()) {
             return Err(Error::BadRequest { frames: request.order().frames() });
         }
-        let Some(pfn) = self.take_kept(request) else { return self.alloc_more(request) };
+        let Some(pfn) = self.alloc_fast(request) else { return self.alloc_slow(request) };
         let block = Block::aligned(pfn, request.order());
         self.mark(block, request.use_for());
         if request.wants_zeroes() {
@@ -39,8 +39,8 @@ impl<M: Machine> Memory<M> {
 
     /// Allocates a block where the CPU keeps none.
     #[inline(never)]
-    fn alloc_more(&self, request: Request) -> Result<Block, Error> {
-        let block = self.take_more(request)?;
+    fn alloc_slow(&self, request: Request) -> Result<Block, Error> {
+        let block = self.take_slow(request)?;
         self.mark(block, request.use_for());
         if request.wants_zeroes() {
             self.clear(block.run());
@@ -87,7 +87,7 @@ impl<M: Machine> Memory<M> {
                     && byte.load(Relaxed) == frame_type::head(kind, block.order(), false) =>
             {
                 byte.store(frame_type::FREED, Relaxed);
-                self.give(range, block)
+                self.free_block(range, block)
             }
             _ => Err(self.refuse(range, block, kind)),
         }
@@ -104,8 +104,8 @@ impl<M: Machine> Memory<M> {
         let Some(range) = self.ranges.first() else { return false };
         let Some((byte, block)) = range.single(ptr, kind) else { return false };
         byte.store(frame_type::FREED, Relaxed);
-        if !self.give_kept(range, block) {
-            let given = self.give_more(range, block);
+        if !self.free_fast(range, block) {
+            let given = self.free_slow(range, block);
             debug_assert!(given.is_ok(), "its byte said that it was in use: {given:?}");
         }
         true
@@ -114,16 +114,16 @@ impl<M: Machine> Memory<M> {
     /// Takes a block from this CPU's cache or from the shared bits. Its byte is not set yet.
     #[inline]
     pub(crate) fn take(&self, request: Request) -> Result<Block, Error> {
-        match self.take_kept(request) {
+        match self.alloc_fast(request) {
             Some(pfn) => Ok(Block::aligned(pfn, request.order())),
-            None => self.take_more(request),
+            None => self.take_slow(request),
         }
     }
 
     /// Takes a block that this CPU keeps, if that is all there is to do: a call more on this path
     /// would cost as much again. (A frame number and not a block: two registers, not a copy.)
     #[inline]
-    fn take_kept(&self, request: Request) -> Option<Pfn> {
+    fn alloc_fast(&self, request: Request) -> Option<Pfn> {
         self.machine().pinned_now(|cpu| {
             let cpu = self.slots.with_slot(cpu)?;
             // SAFETY: pinned to `cpu`; nothing below comes back here.
@@ -138,13 +138,13 @@ impl<M: Machine> Memory<M> {
 
     /// Gives a block to this CPU's cache or to the shared bits. Its byte is cleared already.
     #[inline]
-    fn give(&self, range: &Range, block: Block) -> Result<(), Error> {
-        if self.give_kept(range, block) { Ok(()) } else { self.give_more(range, block) }
+    fn free_block(&self, range: &Range, block: Block) -> Result<(), Error> {
+        if self.free_fast(range, block) { Ok(()) } else { self.free_slow(range, block) }
     }
 
     /// Keeps a freed block in this CPU's cache, if that is all there is to do: whether it did.
     #[inline]
-    fn give_kept(&self, range: &Range, block: Block) -> bool {
+    fn free_fast(&self, range: &Range, block: Block) -> bool {
         self.machine().pinned_now(|cpu| {
             let Some(cpu) = self.slots.with_slot(cpu) else { return false };
             // SAFETY: pinned to `cpu`; nothing below comes back here.

@@ -25,12 +25,12 @@ impl<M: Machine> Memory<M> {
 
     /// The allocated block that holds the frame, head or not; `range` is the frame's.
     pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
-        range.holder(pfn).or_else(|| self.holding_from_before(range, pfn))
+        range.holder(pfn).or_else(|| self.holding_slow(range, pfn))
     }
 
     /// The allocated block that begins in a range before this one, and reaches up to the frame.
     #[cold]
-    fn holding_from_before(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+    fn holding_slow(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         let mut before = self.ranges.touching_before(range)?;
         loop {
             if let Some(found) = before.holder(pfn) {

@@ -33,12 +33,12 @@ impl<M: Machine> Memory<M> {
     /// ```
     #[inline]
     pub fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
-        self.within_first(ptr, expected).or_else(|| self.within_further(ptr, expected))
+        self.within_first(ptr, expected).or_else(|| self.within_slow(ptr, expected))
     }
 
     /// Returns what [`Memory::within`] does, by a look at the range in which the block would start.
     #[inline(never)]
-    fn within_further(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+    fn within_slow(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
         let addr = self.machine().phys(ptr)?;
         let head = PhysAddr::new(addr.get() & !expected.mask);
         self.ranges.find(head.pfn())?.within(ptr, expected)

@@ -62,7 +62,7 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
         let given = match whole {
             Some(range) => range.freemap().give_group(order, group),
             // Two ranges may meet within a word, or within a block.
-            None => group.blocks(order).try_for_each(|block| self.memory.give_block(block)),
+            None => group.blocks(order).try_for_each(|block| self.memory.give_to_freemap(block)),
         };
         // Two frees of one block that raced: one of them is refused here, too late to say so.
         debug_assert!(given.is_ok(), "a cached block is in no other place");
@@ -124,7 +124,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Gives a block to the shared bits, of each range what it has of it.
-    pub(crate) fn give_block(&self, block: Block) -> Result<(), ()> {
+    pub(crate) fn give_to_freemap(&self, block: Block) -> Result<(), ()> {
         let whole = self.ranges.find(block.pfn()).filter(|range| range.run().covers(block.run()));
         if let Some(range) = whole {
             return range.freemap().give(block);

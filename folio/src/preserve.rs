@@ -22,7 +22,7 @@ use heirloom_kho::{Block, Order};
 
 /// Stores what the byte of a block says from now on.
 #[inline]
-fn say(byte: &AtomicU8, now: u8) {
+fn store_byte(byte: &AtomicU8, now: u8) {
     // Release pairs with the Acquire in `Range::within`, in place of the one in `make_slab`: a
     // caller that reads this byte, and not the one that said first that the block is a slab, finds
     // all the same what it begins with.
@@ -95,30 +95,30 @@ impl<M: Machine> Memory<M> {
     /// [`Memory::preserve_as`] for what has made sure of its contract.
     #[inline]
     pub(crate) fn preserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        match self.at_hand(block, kind, false) {
+        match self.find_fast(block, kind, false) {
             Some((spot, byte, now)) => {
                 spot.preserve(block)?;
-                say(byte, frame_type::with_preserved(now));
+                store_byte(byte, frame_type::with_preserved(now));
                 Ok(())
             }
-            None => self.preserve_more(block, kind),
+            None => self.preserve_slow(block, kind),
         }
     }
 
     /// Preserves a block whose leaf is not known or not there, or says why not.
     #[cold]
     #[inline(never)]
-    fn preserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    fn preserve_slow(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let (byte, now) = self.single(self.range(block.pfn())?, block, kind, false)?;
         self.tracker.preserve(&self.tables(), block)?;
-        say(byte, frame_type::with_preserved(now));
+        store_byte(byte, frame_type::with_preserved(now));
         Ok(())
     }
 
     /// The spot of a block of `kind` that is allocated and (not) preserved, its byte, and what that
     /// says, if the directory knows the leaf.
     #[inline]
-    fn at_hand(
+    fn find_fast(
         &self,
         block: Block,
         kind: Kind,
@@ -161,23 +161,23 @@ impl<M: Machine> Memory<M> {
     /// [`Memory::unpreserve_as`] for what has made sure of its contract.
     #[inline]
     pub(crate) fn unpreserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        match self.at_hand(block, kind, true) {
+        match self.find_fast(block, kind, true) {
             Some((spot, byte, now)) => {
                 spot.unpreserve(block)?;
-                say(byte, frame_type::without_preserved(now));
+                store_byte(byte, frame_type::without_preserved(now));
                 Ok(())
             }
-            None => self.unpreserve_more(block, kind),
+            None => self.unpreserve_slow(block, kind),
         }
     }
 
     /// Lets go a block whose leaf is not known, or says why not.
     #[cold]
     #[inline(never)]
-    fn unpreserve_more(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    fn unpreserve_slow(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let (byte, now) = self.single(self.range(block.pfn())?, block, kind, true)?;
         self.tracker.unpreserve(&self.tables(), block)?;
-        say(byte, frame_type::without_preserved(now));
+        store_byte(byte, frame_type::without_preserved(now));
         Ok(())
     }
 

@@ -79,12 +79,12 @@ impl Ranges {
         // Most frames are in the first range, where there is one at all.
         match self.first() {
             Some(range) if range.run().contains(pfn) => Some(range),
-            _ => self.find_further(pfn),
+            _ => self.find_slow(pfn),
         }
     }
 
     #[inline(never)]
-    fn find_further(&self, pfn: Pfn) -> Option<&Range> {
+    fn find_slow(&self, pfn: Pfn) -> Option<&Range> {
         self.at_or_below(pfn).filter(|range| range.run().contains(pfn))
     }
 

@@ -64,14 +64,14 @@ pub(super) fn take<P: Places>(places: &P, block: Block, kind: Kind) -> Result<()
     // Acquire pairs with the Release in `put_back`: what had the block before is done with it.
     match byte.compare_exchange(frame_type::NEVER, ours, Acquire, Relaxed) {
         Ok(_) => Ok(()),
-        Err(now) => take_labelled(byte, now, ours, block, kind),
+        Err(now) => take_labelled_slow(byte, now, ours, block, kind),
     }
 }
 
 /// Exchanges the byte of a block that may have a label, `now`, for `ours`.
 #[cold]
 #[inline(never)]
-fn take_labelled(
+fn take_labelled_slow(
     byte: &AtomicU8,
     now: u8,
     ours: u8,
