@@ -84,7 +84,7 @@ impl<M: Machine> Memory<M> {
         match range.byte(block.pfn()) {
             Some(byte)
                 if block.order() <= Order::MAX_FOLIO
-                    && byte.load(Relaxed) == frame_type::head(kind, block.order(), false) =>
+                    && byte.load(Relaxed) == frame_type::encode(kind, block.order(), false) =>
             {
                 byte.store(frame_type::FREED, Relaxed);
                 self.free_block(range, block)
@@ -161,7 +161,7 @@ impl<M: Machine> Memory<M> {
     #[expect(clippy::inline_always, reason = "one store behind a look at the range")]
     pub(crate) fn mark(&self, block: Block, kind: Kind) {
         if let Some(byte) = self.byte(block.pfn()) {
-            byte.store(frame_type::head(kind, block.order(), false), Relaxed);
+            byte.store(frame_type::encode(kind, block.order(), false), Relaxed);
         }
     }
 }

@@ -91,7 +91,7 @@ impl<M: Machine> Memory<M> {
         let small = order <= Order::MAX_FOLIO;
         // What is still to be claimed is preserved, and goes by `Memory::disinherit` alone.
         let left = small && frame_type::labelled(byte) == Some((kind, order));
-        if left || small && byte == frame_type::head(kind, order, !preserved) {
+        if left || small && byte == frame_type::encode(kind, order, !preserved) {
             return if preserved {
                 Error::NotPreserved { block }
             } else {

@@ -87,7 +87,7 @@ const _: () = assert!(
 /// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`]; a tail is never preserved,
 /// but what it belongs to.
 #[inline]
-pub(crate) const fn head(kind: Kind, order: Order, preserved: bool) -> u8 {
+pub(crate) const fn encode(kind: Kind, order: Order, preserved: bool) -> u8 {
     debug_assert!(order.get() < ORDERS && !(preserved && matches!(kind, Kind::Tail)));
     FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
 }
@@ -111,7 +111,7 @@ pub(crate) const fn is_held(byte: u8) -> bool {
 /// reads as preserved, and as no slab or table that this kernel allocated. `None`: no label is of that
 /// kind, or order.
 #[inline]
-pub(crate) const fn label(kind: Kind, order: Order) -> Option<u8> {
+pub(crate) const fn encode_label(kind: Kind, order: Order) -> Option<u8> {
     match kind {
         Kind::Slab if order.get() < LEFT_ORDERS => Some(LEFT + order.get()),
         Kind::Table => OLD.checked_add(order.get()),
@@ -119,7 +119,7 @@ pub(crate) const fn label(kind: Kind, order: Order) -> Option<u8> {
     }
 }
 
-/// Returns what a [`label`] says.
+/// Returns what a [`encode_label`] says.
 #[inline]
 pub(crate) const fn labelled(byte: u8) -> Option<(Kind, Order)> {
     let (kind, order) = match byte {
@@ -141,7 +141,7 @@ pub(crate) const fn is_unclaimed(byte: u8) -> bool {
 
 /// What a block that is claimed or kept as `kind` is at first: a slab begins as a table.
 #[inline]
-pub(crate) const fn at_first(kind: Kind) -> Kind {
+pub(crate) const fn initial(kind: Kind) -> Kind {
     match kind {
         Kind::Slab => Kind::Table,
         _ => kind,
@@ -164,7 +164,7 @@ pub(crate) const fn table_from_slab(byte: u8) -> u8 {
 /// run. `order` is at most [`Order::MAX_FOLIO`].
 #[inline]
 pub(crate) const fn is_single(byte: u8, kind: Kind, order: Order, preserved: bool) -> bool {
-    matches!(kind, Kind::Folio | Kind::Slab | Kind::Table) && byte == head(kind, order, preserved)
+    matches!(kind, Kind::Folio | Kind::Slab | Kind::Table) && byte == encode(kind, order, preserved)
 }
 
 /// The byte of a block that is preserved from now on.
@@ -182,14 +182,14 @@ pub(crate) const fn without_preserved(byte: u8) -> u8 {
 /// The order of a block of `kind` that is not preserved, if `byte` is that of one.
 #[inline]
 pub(crate) const fn order_of(byte: u8, kind: Kind) -> Option<Order> {
-    let order = byte.wrapping_sub(head(kind, Order::ZERO, false));
+    let order = byte.wrapping_sub(encode(kind, Order::ZERO, false));
     if order < ORDERS { Order::new(order) } else { None }
 }
 
 /// Whether `byte` is that of a further block of a run.
 #[inline]
 pub(crate) const fn is_tail(byte: u8) -> bool {
-    byte.wrapping_sub(head(Kind::Tail, Order::ZERO, false)) < ORDERS
+    byte.wrapping_sub(encode(Kind::Tail, Order::ZERO, false)) < ORDERS
 }
 
 /// What `byte` says.
@@ -224,7 +224,7 @@ mod tests {
                     if kind == Kind::Tail && preserved {
                         continue;
                     }
-                    let byte = head(kind, order, preserved);
+                    let byte = encode(kind, order, preserved);
                     assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
                     seen[usize::from(byte)] = true;
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
@@ -243,10 +243,10 @@ mod tests {
         for o in 0..ORDERS {
             let order = Order::new(o).unwrap();
             let byte = held(order);
-            assert_eq!(decode(byte), decode(head(Kind::Buffer, order, true)));
-            assert!(byte != head(Kind::Buffer, order, true) && !is_tail(byte));
-            assert!(is_held(byte) && !is_held(head(Kind::Buffer, order, true)));
-            assert!(byte < LEFT && byte > head(Kind::Tail, order, false));
+            assert_eq!(decode(byte), decode(encode(Kind::Buffer, order, true)));
+            assert!(byte != encode(Kind::Buffer, order, true) && !is_tail(byte));
+            assert!(is_held(byte) && !is_held(encode(Kind::Buffer, order, true)));
+            assert!(byte < LEFT && byte > encode(Kind::Tail, order, false));
             assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
         }
     }
@@ -256,7 +256,7 @@ mod tests {
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
             for o in 0..ORDERS {
                 let order = Order::new(o).unwrap();
-                let (before, after) = (head(kind, order, false), head(kind, order, true));
+                let (before, after) = (encode(kind, order, false), encode(kind, order, true));
                 assert_eq!(with_preserved(before), after);
                 assert_eq!(without_preserved(after), before);
                 let single = !kind.is_run();
@@ -276,7 +276,7 @@ mod tests {
         for o in 0..ORDERS {
             let order = Order::new(o).unwrap();
             for kind in [Kind::Slab, Kind::Table] {
-                let Some(byte) = label(kind, order) else {
+                let Some(byte) = encode_label(kind, order) else {
                     assert!(o >= if kind == Kind::Slab { 10 } else { 16 });
                     continue;
                 };
@@ -291,12 +291,12 @@ mod tests {
                 }
             }
             for kind in Kind::ALL {
-                let whole = [false, kind != Kind::Tail].map(|kept| head(kind, order, kept));
+                let whole = [false, kind != Kind::Tail].map(|kept| encode(kind, order, kept));
                 assert!(
                     !whole.into_iter().any(|byte| is_unclaimed(byte) || labelled(byte).is_some())
                 );
                 assert_eq!(
-                    label(kind, order).is_some(),
+                    encode_label(kind, order).is_some(),
                     match kind {
                         Kind::Slab => o < 10,
                         Kind::Table => o < 16,
@@ -305,8 +305,8 @@ mod tests {
                 );
             }
             for preserved in [false, true] {
-                let table = head(at_first(Kind::Slab), order, preserved);
-                assert_eq!(slab_from_table(table), head(Kind::Slab, order, preserved));
+                let table = encode(initial(Kind::Slab), order, preserved);
+                assert_eq!(slab_from_table(table), encode(Kind::Slab, order, preserved));
                 assert_eq!(table_from_slab(slab_from_table(table)), table);
             }
         }

@@ -202,7 +202,7 @@ impl<M: Machine> Memory<M> {
     /// The caller is the reader of what the label stands for: it found the block in what the
     /// predecessor wrote, as a table or a slab.
     pub unsafe fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        let label = frame_type::label(kind, block.order());
+        let label = frame_type::encode_label(kind, block.order());
         let label = label.ok_or(Error::BadRequest { frames: block.order().frames() })?;
         let gone = Error::NotPreserved { block };
         let range = self.range(block.pfn()).map_err(|_| gone)?;
@@ -243,10 +243,10 @@ impl<M: Machine> Memory<M> {
         let range = self.range(block.pfn())?;
         let byte = range.byte(block.pfn()).filter(|byte| {
             block.order() <= Order::MAX_FOLIO
-                && byte.load(Relaxed) == frame_type::head(kind, block.order(), true)
+                && byte.load(Relaxed) == frame_type::encode(kind, block.order(), true)
         });
         let byte = byte.ok_or_else(|| self.refuse_single(range, block, kind, true))?;
-        let back = label.and_then(|kind| frame_type::label(kind, block.order()));
+        let back = label.and_then(|kind| frame_type::encode_label(kind, block.order()));
         if back.is_none() {
             self.unsettle(1);
         }

@@ -184,7 +184,7 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn mark_preserved(&self, block: Block, kind: Kind, preserved: bool) {
         if let Some(byte) = self.byte(block.pfn()) {
-            byte.store(frame_type::head(kind, block.order(), preserved), Relaxed);
+            byte.store(frame_type::encode(kind, block.order(), preserved), Relaxed);
         }
     }
 

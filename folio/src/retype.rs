@@ -49,7 +49,7 @@ impl<M: Machine> Memory<M> {
         let range = self.range(block.pfn())?;
         let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO);
         let right = |now| {
-            let kinds = [false, true].map(|kept| frame_type::head(from, block.order(), kept));
+            let kinds = [false, true].map(|kept| frame_type::encode(from, block.order(), kept));
             kinds.contains(&now)
         };
         match byte.map(|byte| (byte, byte.load(Relaxed))) {

@@ -209,7 +209,7 @@ impl<M: Machine> Memory<M> {
     /// The bytes it must have are compared, and not read one after the other as they say where the
     /// next one is: of a large run each is a miss, and so all come together.
     pub(crate) fn is_run(&self, run: Run, kind: Kind, preserved: bool) -> bool {
-        kind.is_run() && self.is_run_from(run, |order| frame_type::head(kind, order, preserved))
+        kind.is_run() && self.is_run_from(run, |order| frame_type::encode(kind, order, preserved))
     }
 
     /// Whether `run` is a whole buffer that is held.
@@ -230,7 +230,7 @@ impl<M: Machine> Memory<M> {
         // The head first: without it there is nothing to go through.
         blocks.next().is_some_and(|block| says(block, head(block.order())))
             && blocks.fold(true, |all, block| {
-                all & says(block, frame_type::head(Kind::Tail, block.order(), false))
+                all & says(block, frame_type::encode(Kind::Tail, block.order(), false))
             })
             && self.byte(run.end()).is_none_or(|next| !frame_type::is_tail(next.load(Relaxed)))
     }

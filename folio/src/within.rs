@@ -23,9 +23,9 @@ impl Expected {
         let order = if order.get() > Order::MAX_FOLIO.get() { Order::MAX_FOLIO } else { order };
         Self {
             mask: order.bytes() - 1,
-            plain: frame_type::head(kind, order, false),
+            plain: frame_type::encode(kind, order, false),
             // Only what a tail belongs to is preserved.
-            preserved: frame_type::head(kind, order, !matches!(kind, Kind::Tail)),
+            preserved: frame_type::encode(kind, order, !matches!(kind, Kind::Tail)),
         }
     }
 }

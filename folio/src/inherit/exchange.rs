@@ -47,7 +47,7 @@ pub(super) trait Disposal: Places {
 #[inline]
 fn claimed(block: Block, kind: Kind) -> u8 {
     let order = block.order().min(Order::MAX_FOLIO);
-    frame_type::head(frame_type::at_first(kind), order, kind != Kind::Tail)
+    frame_type::encode(frame_type::initial(kind), order, kind != Kind::Tail)
 }
 
 /// Takes an unclaimed block as one of `kind`: a label, if it has one, says the same. From now on it is

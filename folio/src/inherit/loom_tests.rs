@@ -113,7 +113,7 @@ impl World {
             return false;
         }
         let byte = self.byte(block).unwrap();
-        let plain = frame_type::head(Kind::Folio, block.order(), false);
+        let plain = frame_type::encode(Kind::Folio, block.order(), false);
         byte.store(plain, Relaxed);
         self.fill(block);
         self.tracker.preserve(&self.ram, block).unwrap();
@@ -180,7 +180,7 @@ fn what_is_disposed_of_and_used_anew_is_not_claimed() {
         assert_ne!(claimed, disposed);
         assert_eq!(used, disposed);
         assert!(world.has_bit(one()) && !world.is_left(one()));
-        let ours = frame_type::head(Kind::Folio, one().order(), true);
+        let ours = frame_type::encode(Kind::Folio, one().order(), true);
         assert_eq!(world.says(one()), ours);
     });
 }
@@ -212,7 +212,7 @@ fn what_is_allocated_for_the_first_time_is_not_claimed() {
         assert!(world.take_free(one()));
         assert!(!claim.join().unwrap());
         assert!(world.has_bit(one()) && !world.is_left(one()));
-        assert_eq!(world.says(one()), frame_type::head(Kind::Folio, one().order(), true));
+        assert_eq!(world.says(one()), frame_type::encode(Kind::Folio, one().order(), true));
     });
 }
 
@@ -222,7 +222,7 @@ fn what_gets_a_label_is_disposed_of_once() {
     model(3, || {
         let world = World::new(&[one()]);
         let label = beside(&world, |w| {
-            let as_slab = frame_type::label(Kind::Slab, one().order()).unwrap();
+            let as_slab = frame_type::encode_label(Kind::Slab, one().order()).unwrap();
             w.has_bit(one())
                 && exchange::label(w.byte(one()).unwrap(), one(), Kind::Slab, as_slab).is_ok()
                 && exchange::take(w, one(), Kind::Slab).is_ok()
@@ -239,7 +239,7 @@ fn what_gets_a_label_is_disposed_of_once() {
 fn of_two_that_claim_a_block_by_its_label_one_succeeds() {
     model(3, || {
         let world = World::new(&[one()]);
-        let as_slab = frame_type::label(Kind::Slab, one().order()).unwrap();
+        let as_slab = frame_type::encode_label(Kind::Slab, one().order()).unwrap();
         exchange::label(world.byte(one()).unwrap(), one(), Kind::Slab, as_slab).unwrap();
         let claim = |w: &World| {
             let claimed = exchange::take(w, one(), Kind::Slab).is_ok();

@@ -64,7 +64,7 @@ impl<M: Machine> Memory<M> {
     fn mark_adjacent(&self, folios: Adjacent, alike: Option<&[AtomicU8]>, preserved: bool) {
         let order = folios.first().order();
         if let Some(bytes) = alike {
-            return store_all(bytes, order, frame_type::head(Kind::Folio, order, preserved));
+            return store_all(bytes, order, frame_type::encode(Kind::Folio, order, preserved));
         }
         for block in blocks(folios) {
             self.mark_preserved(block, Kind::Folio, preserved);
