@@ -8,7 +8,7 @@ use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::machine::Linear;
 use heirloom::folio::{
-    Adjacent, Block, DirectMap, Expected, Kind, Memory, NodeId, OneCpu, Order, Pfn, PhysAddr,
+    Adjacent, Block, BlockMatcher, DirectMap, Kind, Memory, NodeId, OneCpu, Order, Pfn, PhysAddr,
     Request, Run, joined,
 };
 use heirloom::kho::tree::{FramesOf, Geometry, Key};
@@ -188,7 +188,7 @@ fn calls() {
         t.call(("state", a), || {
             (
                 memory.state(pfn),
-                memory.holder(pfn),
+                memory.owning_block(pfn),
                 memory.node_of(pfn),
                 memory.inherited_block(pfn),
             )
@@ -211,7 +211,7 @@ fn calls() {
             );
             for kind in kinds {
                 for order in orders() {
-                    let _ = memory.within(ptr, &Expected::new(kind, order));
+                    let _ = memory.lookup(ptr, &BlockMatcher::new(kind, order));
                 }
             }
         });

@@ -13,7 +13,7 @@ use heirloom_kho::{Block, Order, Pfn, Run};
 impl<M: Machine> Memory<M> {
     /// What holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
     /// it is preserved. `None`: the frame is free, reserved, or no memory.
-    pub fn holder(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
+    pub fn owning_block(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
         let (mut block, mut kind, mut preserved) = self.holding(self.ranges.find(pfn)?, pfn)?;
         while kind == Kind::Tail {
             let before = Pfn::new(block.pfn().get().checked_sub(1)?);
@@ -25,7 +25,7 @@ impl<M: Machine> Memory<M> {
 
     /// The allocated block that holds the frame, head or not; `range` is the frame's.
     pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
-        range.holder(pfn).or_else(|| self.holding_slow(range, pfn))
+        range.owning_block(pfn).or_else(|| self.holding_slow(range, pfn))
     }
 
     /// The allocated block that begins in a range before this one, and reaches up to the frame.
@@ -33,7 +33,7 @@ impl<M: Machine> Memory<M> {
     fn holding_slow(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         let mut before = self.ranges.touching_before(range)?;
         loop {
-            if let Some(found) = before.holder(pfn) {
+            if let Some(found) = before.owning_block(pfn) {
                 return Some(found);
             }
             before = self.ranges.touching_before(before)?;

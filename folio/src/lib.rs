@@ -46,6 +46,7 @@ extern crate std;
 mod alloc_slow;
 mod allocator;
 mod atomic_bytes;
+mod block_ref;
 mod cpu_slots;
 mod diagnose;
 mod error;
@@ -75,8 +76,8 @@ mod stats;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
 mod tracker;
-mod within;
 
+pub use block_ref::{BlockMatcher, BlockRef};
 pub use error::Error;
 pub use frame_type::{FrameState, Kind};
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
@@ -90,4 +91,3 @@ pub use memory::Memory;
 pub use ranges::joined;
 pub use request::Request;
 pub use stats::{Audit, Stats};
-pub use within::{Expected, Within};

@@ -2,14 +2,14 @@
 //!
 //! A layer above that gets a pointer back knows what should be around it: a slab of such an order,
 //! say. It asks for that and learns in one comparison of a byte whether it is so; telling what
-//! else is there, [`Memory::state`] and [`Memory::holder`], is for a caller that has to explain a
+//! else is there, [`Memory::state`] and [`Memory::owning_block`], is for a caller that has to explain a
 //! refusal.
 
 use core::ptr::NonNull;
 
+use crate::block_ref::{BlockMatcher, BlockRef};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::within::{Expected, Within};
 use heirloom_kho::PhysAddr;
 
 impl<M: Machine> Memory<M> {
@@ -19,38 +19,38 @@ impl<M: Machine> Memory<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{DirectMap, Expected, Kind, Order, Request};
+    /// use heirloom_folio::{DirectMap, BlockMatcher, Kind, Order, Request};
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let order = Order::new(2).unwrap();
     /// let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
     /// let head = memory.machine().ptr(block.addr());
     /// let inside = unsafe { head.add(5000) };
-    /// let found = memory.within(inside, &Expected::new(Kind::Table, order)).unwrap();
+    /// let found = memory.lookup(inside, &BlockMatcher::new(Kind::Table, order)).unwrap();
     /// assert_eq!((found.head, found.offset), (head, 5000));
-    /// assert_eq!(memory.within(inside, &Expected::new(Kind::Buffer, order)), None);
+    /// assert_eq!(memory.lookup(inside, &BlockMatcher::new(Kind::Buffer, order)), None);
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
     #[inline]
-    pub fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
-        self.within_first(ptr, expected).or_else(|| self.within_slow(ptr, expected))
+    pub fn lookup(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
+        self.lookup_fast(ptr, expected).or_else(|| self.lookup_slow(ptr, expected))
     }
 
-    /// Returns what [`Memory::within`] does, by a look at the range in which the block would start.
+    /// Returns what [`Memory::lookup`] does, by a look at the range in which the block would start.
     #[inline(never)]
-    fn within_slow(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+    fn lookup_slow(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
         let addr = self.machine().phys(ptr)?;
         let head = PhysAddr::new(addr.get() & !expected.mask);
-        self.ranges.find(head.pfn())?.within(ptr, expected)
+        self.ranges.find(head.pfn())?.lookup(ptr, expected)
     }
 
-    /// Returns what [`Memory::within`] does if the block starts in the range that was added first,
+    /// Returns what [`Memory::lookup`] does if the block starts in the range that was added first,
     /// where most frames are, else `None`. A caller on a short path asks this, and
-    /// [`Memory::within`] only where it got nothing.
+    /// [`Memory::lookup`] only where it got nothing.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
-    pub fn within_first(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
-        self.ranges.first()?.within(ptr, expected)
+    pub fn lookup_fast(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
+        self.ranges.first()?.lookup(ptr, expected)
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         let kept = blocks[1];
         // SAFETY: allocated above.
         unsafe { memory.preserve_as(kept, Kind::Slab) }.unwrap();
-        let expected = Expected::new(Kind::Slab, order);
+        let expected = BlockMatcher::new(Kind::Slab, order);
         let map = memory.machine();
         let first = map.ptr(base.addr());
         for at in (0..128 * PAGE_SIZE).step_by(512) {
@@ -92,20 +92,20 @@ mod tests {
             let ptr = first.as_ptr().wrapping_add(at);
             let ptr = NonNull::new(ptr).unwrap();
             let block = blocks.iter().find(|block| block.run().contains(addr.pfn()));
-            let found = memory.within(ptr, &expected);
+            let found = memory.lookup(ptr, &expected);
             assert_eq!(found.map(|w| map.phys(w.head).unwrap()), block.map(|b| b.addr()), "{addr}");
             assert!(found.is_none_or(|w| w.place() == ptr), "{addr}");
             let first = found.filter(|_| at < 48 * PAGE_SIZE);
-            assert_eq!(memory.within_first(ptr, &expected), first, "{addr}");
+            assert_eq!(memory.lookup_fast(ptr, &expected), first, "{addr}");
             for (kind, order) in [(Kind::Buffer, 2), (Kind::Slab, 1), (Kind::Slab, 3)] {
-                let other = Expected::new(kind, Order::new(order).unwrap());
-                assert_eq!(memory.within(ptr, &other), None, "{addr}");
+                let other = BlockMatcher::new(kind, Order::new(order).unwrap());
+                assert_eq!(memory.lookup(ptr, &other), None, "{addr}");
             }
         }
         for outside in
             [first.as_ptr().wrapping_sub(1), first.as_ptr().wrapping_add(200 * PAGE_SIZE)]
         {
-            assert_eq!(memory.within(NonNull::new(outside).unwrap(), &expected), None);
+            assert_eq!(memory.lookup(NonNull::new(outside).unwrap(), &expected), None);
         }
     }
 }

@@ -23,7 +23,7 @@ use heirloom_kho::{Block, Order};
 /// Stores what the byte of a block says from now on.
 #[inline]
 fn store_byte(byte: &AtomicU8, now: u8) {
-    // Release pairs with the Acquire in `Range::within`, in place of the one in `make_slab`: a
+    // Release pairs with the Acquire in `Range::lookup`, in place of the one in `make_slab`: a
     // caller that reads this byte, and not the one that said first that the block is a slab, finds
     // all the same what it begins with.
     byte.store(now, Release);

@@ -8,10 +8,10 @@
 
 use core::ptr::NonNull;
 
+use crate::block_ref::{BlockMatcher, BlockRef};
 use crate::frame_type::{self, FrameState, Kind};
 use crate::freemap::FreeMap;
 use crate::machine::NodeId;
-use crate::within::{Expected, Within};
 use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, Relaxed};
 use heirloom_kho::tree::Geometry;
 use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
@@ -211,7 +211,7 @@ impl Range {
 
     /// Where in a block like `expected` a pointer leads, if one of this range is around it.
     #[inline]
-    pub(crate) fn within(&self, ptr: NonNull<u8>, expected: &Expected) -> Option<Within> {
+    pub(crate) fn lookup(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
         // The map is linear in a range. For a pointer outside it this wraps or is too large, and
         // so is the head's place.
         let at = ptr.addr().get().wrapping_sub(self.base.addr().get()) as u64;
@@ -224,7 +224,7 @@ impl Range {
         }
         // SAFETY: an allocated block starts there, all of it mapped in one stretch.
         let head = unsafe { self.base.add(head as usize) };
-        Some(Within { head, offset: offset as usize })
+        Some(BlockRef { head, offset: offset as usize })
     }
 
     /// What the byte of a frame says; [`FrameState::Never`] for one outside the range.
@@ -268,7 +268,7 @@ impl Range {
     }
 
     /// The allocated block that holds `pfn`, head or not.
-    pub(crate) fn holder(&self, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+    pub(crate) fn owning_block(&self, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         (0..=Order::MAX_FOLIO.get()).filter_map(Order::new).find_map(|at_least| {
             match self.state(pfn.align_down(at_least)) {
                 FrameState::Head { kind, order, preserved } if order >= at_least => {

@@ -26,7 +26,7 @@ use crate::memory::Memory;
 use crate::readers::{Inside, Word};
 
 impl<M: Machine> Memory<M> {
-    /// Runs `f`, during which no block that [`Memory::within`] finds in it is freed by a caller that
+    /// Runs `f`, during which no block that [`Memory::lookup`] finds in it is freed by a caller that
     /// [hides](Memory::hide_slab) blocks and asks for [readers](Memory::readers_have_left) before.
     ///
     /// For what takes a few instructions: the CPU stays pinned. `f` asks for no memory and for no lock.

@@ -9,7 +9,7 @@ use heirloom_kho::{Block, Order};
 
 impl<M: Machine> Memory<M> {
     /// Makes a slab of an allocated block, of order at most [`Order::MAX_FOLIO`], that was a
-    /// [`Kind::Table`] so far; it stays preserved if it was. From now on [`Memory::within`] finds it.
+    /// [`Kind::Table`] so far; it stays preserved if it was. From now on [`Memory::lookup`] finds it.
     ///
     /// # Errors
     /// As for [`Memory::free`], and nothing is changed.
@@ -54,7 +54,7 @@ impl<M: Machine> Memory<M> {
         };
         match byte.map(|byte| (byte, byte.load(Relaxed))) {
             Some((byte, now)) if right(now) => {
-                // Release pairs with the Acquire in `Range::within`: a caller that takes it for a
+                // Release pairs with the Acquire in `Range::lookup`: a caller that takes it for a
                 // slab finds what it begins with.
                 byte.store(to(now), Release);
                 Ok(())
@@ -64,7 +64,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Makes a table again of what [`Memory::make_slab`] made a slab; it stays preserved if it was.
-    /// From now on [`Memory::within`] does not find it as a slab, but for those that are
+    /// From now on [`Memory::lookup`] does not find it as a slab, but for those that are
     /// [reading](Memory::reading) already.
     ///
     /// # Errors

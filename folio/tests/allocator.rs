@@ -118,7 +118,7 @@ fn a_run_has_exactly_the_frames_asked_for() {
         assert_eq!(memory.stats().used(), before.used() + frames);
         assert_eq!(memory.run_at(run.run().start(), Kind::Run), Ok(run.run()));
         let last = run.run().start().add(frames - 1);
-        assert_eq!(memory.holder(last), Some((run.run(), Kind::Run, false)));
+        assert_eq!(memory.owning_block(last), Some((run.run(), Kind::Run, false)));
         drop(run);
         assert_eq!(memory.stats().used(), before.used());
     }

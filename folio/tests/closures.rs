@@ -46,7 +46,7 @@ fn everything(memory: &Memory<Ram>) {
     memory.keep_all(&many).unwrap();
     memory.let_go_all(&many).unwrap();
     for block in many {
-        assert_eq!(memory.holder(block.pfn()), Some((block.run(), Kind::Folio, false)));
+        assert_eq!(memory.owning_block(block.pfn()), Some((block.run(), Kind::Folio, false)));
         free(memory, block, Kind::Folio).unwrap();
     }
     let mut seen = 0;

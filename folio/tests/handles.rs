@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{base, free, free_run, order};
 use heirloom_folio::DirectMap as _;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Expected, Fate, Folio, Kind, Memory, Order, PAGE_SIZE, Request, Run};
+use heirloom_folio::{
+    Block, BlockMatcher, Fate, Folio, Kind, Memory, Order, PAGE_SIZE, Request, Run,
+};
 
 /// Writes values with padding all over the memory, whose bytes between the fields are none.
 fn leave_padding(memory: &Memory<Ram>) {
@@ -69,10 +71,11 @@ fn by_address(memory: &Memory<Ram>, n: u64, frames: u64) {
     let block = Block::containing(pfn, order((n % 4) as u8));
     let run = Run::new(pfn, n % 5 + 1).unwrap();
     let ptr = memory.machine().ptr(pfn.addr());
-    let _ = (memory.state(pfn), memory.holder(pfn), memory.node_of(pfn), memory.label_of(block));
+    let _ =
+        (memory.state(pfn), memory.owning_block(pfn), memory.node_of(pfn), memory.label_of(block));
     let _ = (memory.is_preserved(block), memory.is_inherited(block), memory.inherited_block(pfn));
     let _ = (memory.ptr(run), memory.contains(run), memory.next_gap(2, run));
-    let _ = memory.within(ptr, &Expected::new(Kind::Folio, block.order()));
+    let _ = memory.lookup(ptr, &BlockMatcher::new(Kind::Folio, block.order()));
     for kind in [Kind::Folio, Kind::Run, Kind::Slab, Kind::Buffer, Kind::Table] {
         let _ = (memory.run_at(pfn, kind), memory.claim(block, kind), memory.claim_run(run, kind));
     }

@@ -6,8 +6,8 @@ use common::owned::Owned as _;
 use common::{add_range, base, block, check, claim_as, free, free_run, order, run, write};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
-    Block, DirectMap, Error, Expected, Fate, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE,
-    Pfn, PhysAddr, Request, Run,
+    Block, BlockMatcher, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order,
+    PAGE_SIZE, Pfn, PhysAddr, Request, Run,
 };
 use heirloom_kho::tree::Adjacent;
 use heirloom_kho::tree::TreeFault;
@@ -74,15 +74,15 @@ fn a_thousand_ranges() {
     let table = Request::new(Order::ZERO).kind(Kind::Table);
     let mut tables: Vec<_> = std::iter::from_fn(|| memory.alloc(table).ok()).collect();
     assert_eq!(tables.len() as u64, 3 * RANGES - 9);
-    let expected = Expected::new(Kind::Table, Order::ZERO);
+    let expected = BlockMatcher::new(Kind::Table, Order::ZERO);
     for block in &tables {
         let head = memory.ptr(block.run()).unwrap();
         // SAFETY: within the frame.
-        let found = memory.within(unsafe { head.add(100) }, &expected);
+        let found = memory.lookup(unsafe { head.add(100) }, &expected);
         assert_eq!(found.map(|found| (found.head, found.offset)), Some((head, 100)), "{block}");
     }
     for block in &taken {
-        assert_eq!(memory.within(memory.ptr(block.run()).unwrap(), &expected), None);
+        assert_eq!(memory.lookup(memory.ptr(block.run()).unwrap(), &expected), None);
     }
     numbers.shuffle(&mut tables);
     for block in tables {
@@ -165,7 +165,7 @@ fn use_all(memory: &Memory<Ram>) {
         assert!(kept.bytes().iter().all(|byte| *byte == 9));
         for i in 0..block.order().frames() {
             let held = Some((block.run(), Kind::Folio, true));
-            assert_eq!(memory.holder(block.pfn().add(i)), held);
+            assert_eq!(memory.owning_block(block.pfn().add(i)), held);
         }
         let last = Block::containing(block.run().end().add(u64::MAX), Order::ZERO);
         let last = Block::new(Pfn::new(block.run().end().get() - 1), Order::ZERO).unwrap_or(last);
@@ -184,7 +184,7 @@ fn use_all(memory: &Memory<Ram>) {
         memory.drain();
         memory.alloc_run_at(block.run(), Kind::Run).unwrap();
         assert_eq!(memory.run_at(block.pfn(), Kind::Run).map(Run::frames), Ok(1 << o));
-        assert_eq!(memory.holder(last.pfn()), Some((block.run(), Kind::Run, false)));
+        assert_eq!(memory.owning_block(last.pfn()), Some((block.run(), Kind::Run, false)));
         free_run(memory, block.run(), Kind::Run).unwrap();
         memory.reserve(block.run()).unwrap();
         // SAFETY: reserved just now.
@@ -192,11 +192,11 @@ fn use_all(memory: &Memory<Ram>) {
         memory.alloc_at(block, Kind::Table).unwrap();
         // SAFETY: allocated just now; nothing looks for slabs.
         unsafe { memory.make_slab(block) }.unwrap();
-        let expected = Expected::new(Kind::Slab, block.order());
+        let expected = BlockMatcher::new(Kind::Slab, block.order());
         let head = memory.ptr(block.run()).unwrap();
         for at in (0..block.run().bytes() as usize).step_by(PAGE_SIZE / 2) {
             // SAFETY: within the block.
-            let found = memory.within(unsafe { head.add(at) }, &expected).unwrap();
+            let found = memory.lookup(unsafe { head.add(at) }, &expected).unwrap();
             assert_eq!((found.head, found.offset), (head, at));
         }
         free(memory, block, Kind::Slab).unwrap();
@@ -208,7 +208,7 @@ fn use_all(memory: &Memory<Ram>) {
         check(memory, run, at);
         assert_eq!(memory.run_at(run.start(), Kind::Run), Ok(run));
         for i in 0..frames {
-            assert_eq!(memory.holder(run.start().add(i)), Some((run, Kind::Run, true)));
+            assert_eq!(memory.owning_block(run.start().add(i)), Some((run, Kind::Run, true)));
         }
         let again = memory.keep_run(run, Kind::Run);
         assert!(matches!(again, Err(Error::AlreadyPreserved { .. })), "{again:?}");

@@ -196,7 +196,7 @@ impl World {
         assert_eq!((audit.free, audit.cached, audit.reserved), (stats.free(), stats.cached, 0));
         for it in &self.owned {
             for frame in it.run.start().get()..it.run.end().get() {
-                let holder = self.memory.holder(Pfn::new(frame));
+                let holder = self.memory.owning_block(Pfn::new(frame));
                 assert_eq!(holder, Some((it.run, it.kind, it.preserved)));
             }
         }

@@ -15,8 +15,8 @@ use common::{
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
-    Block, DirectMap, Error, Expected, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn, Request,
-    Run,
+    Block, BlockMatcher, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn,
+    Request, Run,
 };
 use heirloom_kho::tree::Adjacent;
 use proptest::prelude::*;
@@ -173,10 +173,10 @@ fn a_label_is_what_a_claim_must_name() {
     assert_eq!(memory.label_of(b), Some(Kind::Slab));
     // Nothing that looks for slabs finds it, before it is claimed and made one.
     let there = memory.machine().ptr(b.addr());
-    let slab = Expected::new(Kind::Slab, order(2));
-    assert_eq!(memory.within(there, &slab), None);
+    let slab = BlockMatcher::new(Kind::Slab, order(2));
+    assert_eq!(memory.lookup(there, &slab), None);
     claim_as(&memory, b, Kind::Slab).unwrap();
-    assert_eq!(memory.within(there, &slab), None);
+    assert_eq!(memory.lookup(there, &slab), None);
     // SAFETY: claimed just now.
     unsafe { memory.unclaim(b, Kind::Table, Some(Kind::Slab)) }.unwrap();
     assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
@@ -187,9 +187,9 @@ fn a_label_is_what_a_claim_must_name() {
     assert_eq!(again, Err(Error::AlreadyPreserved { block: b }), "a claim leaves it preserved");
     // SAFETY: claimed just now; nothing looks for slabs here.
     unsafe { memory.make_slab(b) }.unwrap();
-    assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
+    assert_eq!(memory.lookup(there, &slab).map(|found| found.head), Some(there));
     unpreserve_as(&memory, b, Kind::Slab).unwrap();
-    assert_eq!(memory.within(there, &slab).map(|found| found.head), Some(there));
+    assert_eq!(memory.lookup(there, &slab).map(|found| found.head), Some(there));
     // SAFETY: refused, as it is one.
     let again = unsafe { memory.make_slab(b) };
     assert_eq!(

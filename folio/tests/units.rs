@@ -11,8 +11,8 @@ use std::ops::RangeInclusive;
 use common::{base, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
-    Block, CpuId, Error, Expected, Fate, Kind, Memory, NodeId, Order, PAGE_SHIFT, PAGE_SIZE, Pages,
-    Pfn, PhysAddr, Request, Run, Stats,
+    Block, BlockMatcher, CpuId, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SHIFT, PAGE_SIZE,
+    Pages, Pfn, PhysAddr, Request, Run, Stats,
 };
 use heirloom_kho::tree::{Adjacent, FramesOf, Geometry, Key, Tree};
 
@@ -208,7 +208,7 @@ fn ask(memory: &Memory<Ram>) {
                 assert!(memory.alloc_run(1, request).is_err());
                 assert!(memory.alloc_run(run.frames(), request).is_err());
             }
-            let _no_such_pointer = Expected::new(kind, block.order());
+            let _no_such_pointer = BlockMatcher::new(kind, block.order());
         }
         for count in [0, 1, 2, 64, LIMIT] {
             if let Some(row) = Adjacent::new(block, count) {
@@ -238,7 +238,7 @@ fn ask(memory: &Memory<Ram>) {
         let pfn = Pfn::new(n);
         assert_eq!(memory.state(pfn), Err(Error::NotMemory { pfn }));
         assert_eq!(memory.node_of(pfn), Err(Error::NotMemory { pfn }));
-        assert_eq!(memory.holder(pfn), None);
+        assert_eq!(memory.owning_block(pfn), None);
         assert_eq!(memory.inherited_block(pfn), None);
         for order in [Order::ZERO, order(9)] {
             assert!(

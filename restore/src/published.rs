@@ -109,7 +109,7 @@ impl<M: Machine> Heirloom<M> {
         let mut at = run.start();
         while at < run.end() {
             // A node of the tree is preserved without a bit of its own.
-            match self.memory().holder(at) {
+            match self.memory().owning_block(at) {
                 Some((holder, found, true))
                     if found == Kind::Table
                         || holder.blocks().all(|block| self.memory().is_preserved(block)) =>

@@ -148,7 +148,7 @@ impl<M: Machine> Slabs<M> {
     fn not_a_buffer(&self, ptr: NonNull<u8>) -> Option<Error> {
         let memory = self.memory();
         let addr = memory.machine().phys(ptr)?;
-        match (memory.holder(addr.pfn()), memory.state(addr.pfn())) {
+        match (memory.owning_block(addr.pfn()), memory.state(addr.pfn())) {
             (Some((run, Kind::Buffer, _)), _) => {
                 Some(Error::Interior { cache: Name::LARGE, addr, start: run.addr() })
             }

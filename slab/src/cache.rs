@@ -16,7 +16,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{Machine, Within};
+use heirloom_folio::{BlockRef, Machine};
 
 use crate::cache::inner::CacheInner;
 use crate::debug;
@@ -153,7 +153,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        if let Some(found) = self.slabs.memory().within_first(ptr, &self.inner.slab)
+        if let Some(found) = self.slabs.memory().lookup_fast(ptr, &self.inner.slab)
             // SAFETY: a slab starts there, one that `Slabs::publish_slab` published.
             && unsafe { Slab::owner_at(found.head) } == self.inner.owner
             // SAFETY: the slab is of this cache; the rest is the caller's promise.
@@ -171,7 +171,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// As for [`Cache::free`].
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
-    pub(crate) unsafe fn try_free(&self, found: Within) -> bool {
+    pub(crate) unsafe fn try_free(&self, found: BlockRef) -> bool {
         let inner = self.inner;
         let Some(index) = inner.geometry.index(found.offset) else { return false };
         // SAFETY: an object of the slab, by its geometry.

@@ -108,7 +108,7 @@ impl<M: Machine> Slabs<M> {
             }
             Some(Resolved::Large { run, preserved }) => Some(Owner::Large { run, preserved }),
             // In the middle of a large buffer, or nothing of this layer's.
-            None => match self.memory().holder(addr.pfn())? {
+            None => match self.memory().owning_block(addr.pfn())? {
                 (run, Kind::Buffer, preserved) => Some(Owner::Large { run, preserved }),
                 _ => None,
             },

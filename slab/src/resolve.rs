@@ -13,7 +13,9 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{Expected, FrameState, Kind, Machine, Order, Pfn, PhysAddr, Run, Within};
+use heirloom_folio::{
+    BlockMatcher, BlockRef, FrameState, Kind, Machine, Order, Pfn, PhysAddr, Run,
+};
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;
@@ -40,7 +42,7 @@ pub(crate) struct InSlab<'s, 'l, M: Machine> {
     slabs: &'s Slabs<M>,
     pub(crate) inner: &'s CacheInner<M>,
     /// The place by pointers, which freeing goes on with.
-    pub(crate) found: Within,
+    pub(crate) found: BlockRef,
     addr: PhysAddr,
     stays: PhantomData<&'l Stays<'l>>,
 }
@@ -201,25 +203,25 @@ impl<M: Machine> Slabs<M> {
     /// Returns the place that a pointer leads to in a slab of the smallest order, and the slab's cache: by
     /// a look at the memory's first range alone, for the path that most frees take.
     #[inline]
-    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
-        const BASE: Expected = Expected::new(Kind::Slab, BASE_ORDER);
-        let found = self.memory().within_first(ptr, &BASE)?;
+    pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(BlockRef, &CacheInner<M>)> {
+        const BASE: BlockMatcher = BlockMatcher::new(Kind::Slab, BASE_ORDER);
+        let found = self.memory().lookup_fast(ptr, &BASE)?;
         Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
     }
 
     /// Like [`Slabs::base_slab_around`], for slabs of any order in any range.
     #[inline]
-    fn slab_around(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
+    fn slab_around(&self, ptr: NonNull<u8>) -> Option<(BlockRef, &CacheInner<M>)> {
         self.base_slab_around(ptr).or_else(|| self.slab_around_slow(ptr))
     }
 
     /// Looks for the slab around a pointer once in each order that slabs have.
     #[inline(never)]
-    fn slab_around_slow(&self, ptr: NonNull<u8>) -> Option<(Within, &CacheInner<M>)> {
+    fn slab_around_slow(&self, ptr: NonNull<u8>) -> Option<(BlockRef, &CacheInner<M>)> {
         let orders = self.orders.load(Relaxed);
         let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
         orders.filter_map(Order::new).find_map(|order| {
-            let found = self.memory().within(ptr, &Expected::new(Kind::Slab, order))?;
+            let found = self.memory().lookup(ptr, &BlockMatcher::new(Kind::Slab, order))?;
             Some((found, self.owner_of_slab(found.head, order)?))
         })
     }

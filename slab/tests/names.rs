@@ -168,7 +168,7 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
                 let buffer = slabs.alloc(layout(bytes), opts).unwrap();
                 assert_eq!(slabs.size_of(buffer), Some(bytes));
                 let at = addr(&slabs, buffer);
-                let (run, ..) = slabs.memory().holder(at.pfn()).unwrap();
+                let (run, ..) = slabs.memory().owning_block(at.pfn()).unwrap();
                 assert_eq!(run.frames(), class.frames(), "{bytes} {kind}");
                 // SAFETY: allocated above.
                 unsafe { slabs.free(buffer) }.unwrap();

@@ -226,7 +226,7 @@ impl State {
         state.audit.free += tables;
         state.free += tables;
         let table =
-            |b: &Block| matches!(kernel.memory().holder(b.pfn()), Some((_, Kind::Table, _)));
+            |b: &Block| matches!(kernel.memory().owning_block(b.pfn()), Some((_, Kind::Table, _)));
         state.preserved.retain(|block| !table(block));
         state
     }

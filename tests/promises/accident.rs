@@ -30,7 +30,7 @@ fn preserved_memory_cannot_be_freed_by_accident() {
         unsafe { kernel.preserve(ptr) }.unwrap();
     }
     kernel.slabs().owner_of(thing).unwrap();
-    let slab = memory.holder(memory.machine().phys(thing).unwrap().pfn()).unwrap();
+    let slab = memory.owning_block(memory.machine().phys(thing).unwrap().pfn()).unwrap();
     assert_eq!((slab.1, slab.2), (Kind::Slab, true));
     let before = State::of(&kernel);
     // SAFETY: nothing uses any of these; and all are refused.
@@ -103,7 +103,10 @@ fn what_is_preserved_from_birth_is_freed_by_a_plain_free_and_then_does_not_survi
         assert!(kernel.handle_of(ptr).is_err(), "{handle:?}");
     }
     let tables = |blocks: &[heirloom::folio::Block]| {
-        blocks.iter().filter(|b| kernel.memory().holder(b.pfn()).unwrap().1 != Kind::Table).count()
+        blocks
+            .iter()
+            .filter(|b| kernel.memory().owning_block(b.pfn()).unwrap().1 != Kind::Table)
+            .count()
     };
     assert_eq!(tables(&State::of(&kernel).preserved), tables(&before));
 }

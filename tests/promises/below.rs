@@ -16,7 +16,7 @@ use crate::common::{
 fn owned_above(kernel: &Kernel<'_>) -> Vec<(Block, Kind)> {
     let mut owned = Vec::new();
     kernel.memory().for_each_preserved(|block| {
-        let (run, kind, _) = kernel.memory().holder(block.pfn()).unwrap();
+        let (run, kind, _) = kernel.memory().owning_block(block.pfn()).unwrap();
         if run == block.run() && matches!(kind, Kind::Table | Kind::Slab) {
             owned.push((block, kind));
         }
@@ -98,7 +98,7 @@ fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
     let mut labelled = Vec::new();
     kernel.memory().for_each_preserved(|block| {
         if let Some((_, found @ (Kind::Table | Kind::Slab), _)) =
-            kernel.memory().holder(block.pfn())
+            kernel.memory().owning_block(block.pfn())
         {
             labelled.push((block, found));
         }

@@ -105,7 +105,7 @@ fn live_on(kernel: &Kernel<'_>, left: &Left) {
         .for_each_subtree(|name, addr, _| root = root.or((name == "root").then_some(addr)))
         .unwrap();
     if kernel.claim_root("root").is_ok() {
-        owned.extend(root.and_then(|addr| memory.holder(addr.pfn())).map(|(run, ..)| run));
+        owned.extend(root.and_then(|addr| memory.owning_block(addr.pfn())).map(|(run, ..)| run));
     }
     for handle in &left.handles {
         match handle.parts().unwrap() {

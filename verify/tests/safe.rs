@@ -231,7 +231,7 @@ impl<'k, 'w> Program<'k, 'w> {
             }
             22 => {
                 let at = self.addr();
-                let _ = (slabs.owner_at(at), memory.holder(at.pfn()), memory.state(at.pfn()));
+                let _ = (slabs.owner_at(at), memory.owning_block(at.pfn()), memory.state(at.pfn()));
                 let ptr = memory.machine().ptr(at);
                 let _ = (slabs.owner_of(ptr), slabs.size_of(ptr), slabs.reuse_tag_of(ptr));
                 let _ = (

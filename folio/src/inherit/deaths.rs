@@ -267,7 +267,7 @@ impl World {
         for thing in &self.live {
             frames += thing.run.frames();
             let holder = Some((thing.run, thing.kind, thing.preserved));
-            assert_eq!(memory.holder(thing.run.start()), holder);
+            assert_eq!(memory.owning_block(thing.run.start()), holder);
             check(memory, thing.run, thing.stamp);
         }
         assert_eq!(memory.stats().used(), frames + memory.counts().nodes());

@@ -119,7 +119,10 @@ fn what_was_freed_before_a_tree_is_taken_over_is_claimed_all_the_same() {
     for b in [0, 1, 2, 4].map(|i| blocks[i]) {
         memory.claim(b, Kind::Folio).unwrap();
     }
-    assert_eq!(memory.holder(block(301, 0).pfn()), Some((block(300, 2).run(), Kind::Folio, false)));
+    assert_eq!(
+        memory.owning_block(block(301, 0).pfn()),
+        Some((block(300, 2).run(), Kind::Folio, false))
+    );
     // What is freed from now on is no predecessor's.
     for b in [0, 1, 2, 4].map(|i| blocks[i]) {
         memory.unpreserve_kind(b, Kind::Folio).unwrap();

@@ -208,7 +208,7 @@ const DISPOSALS: [Call; 3] = [
 fn assert_one_end(world: &World) {
     assert_ne!(world.got("claim"), world.got("disposed"));
     assert_left(world, &[0, 2]);
-    let held = world.memory.holder(part(1).pfn());
+    let held = world.memory.owning_block(part(1).pfn());
     assert!(held.is_none_or(|(.., preserved)| preserved), "{held:?}");
     if world.got("claim") {
         assert_eq!(held.map(|(run, ..)| run), Some(part(1).run()));
@@ -300,7 +300,7 @@ fn pass_through(world: &World, i: usize) {
     let (memory, own) = (&world.memory, part(i).run());
     if memory.claim_run(own, Kind::Run).is_ok() {
         assert_eq!(memory.run_at(own.start(), Kind::Run), Ok(own), "it has another's tail");
-        assert_eq!(memory.holder(own.start()), Some((own, Kind::Run, true)));
+        assert_eq!(memory.owning_block(own.start()), Some((own, Kind::Run, true)));
         // SAFETY: claimed just now, and not written.
         unsafe { memory.unclaim_run(own, Kind::Run) }.unwrap();
     }

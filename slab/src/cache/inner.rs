@@ -11,7 +11,9 @@ use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
 use heirloom_folio::sync::written;
-use heirloom_folio::{Block, CpuId, Expected, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{
+    Block, BlockMatcher, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request,
+};
 use lock_api::Mutex;
 
 use crate::depot::Depot;
@@ -40,7 +42,7 @@ pub(crate) struct CacheInner<M: Machine> {
     pub(crate) owner: u64,
     slots: NonNull<CachePadded<Slot>>,
     /// What the page allocator says of its slabs.
-    pub(crate) slab: Expected,
+    pub(crate) slab: BlockMatcher,
     pub(crate) name: Name,
     pub(crate) spec: CacheSpec,
     pub(crate) desc: SlabDesc,
@@ -88,7 +90,7 @@ impl<M: Machine> CacheInner<M> {
                 geometry,
                 owner,
                 slots,
-                slab: Expected::new(Kind::Slab, geometry.order),
+                slab: BlockMatcher::new(Kind::Slab, geometry.order),
                 name,
                 spec,
                 desc,

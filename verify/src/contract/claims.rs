@@ -32,7 +32,7 @@ impl Claimed {
             assert!(!pair[0].overlaps(pair[1]), "{} and {} have two owners", pair[0], pair[1]);
         }
         for run in frames {
-            let holder = kernel.memory().holder(run.start());
+            let holder = kernel.memory().owning_block(run.start());
             assert!(matches!(holder, Some((held, _, true)) if held == run), "{run} in {holder:?}");
             assert!(run.blocks().all(|block| kernel.memory().is_preserved(block)), "{run}");
         }
@@ -249,7 +249,7 @@ fn claim(
 }
 
 fn assert_is_slab(kernel: &Kernel<'_>, addr: PhysAddr) {
-    let holder = kernel.memory().holder(addr.pfn());
+    let holder = kernel.memory().owning_block(addr.pfn());
     assert!(matches!(holder, Some((_, Kind::Slab, _))), "an object at {addr} in {holder:?}");
 }
 

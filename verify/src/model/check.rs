@@ -139,7 +139,7 @@ impl State {
         let used = slabs.iter().filter(|(_, preserving)| *preserving).count() as u64;
         assert_eq!(found.len() as u64, all - used, "preserved, and nobody's: {found:?}");
         for block in found {
-            let holder = memory.holder(block.pfn());
+            let holder = memory.owning_block(block.pfn());
             assert_eq!(holder, Some((block.run(), Kind::Slab, true)));
         }
     }

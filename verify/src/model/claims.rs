@@ -138,7 +138,7 @@ impl State {
                 Some(NotPreserved { .. } | NotMemory { .. }) => true,
                 // A slab or a table of this kernel's is said to be that.
                 Some(WrongKind { pfn, found: found @ (Kind::Slab | Kind::Table), .. }) => {
-                    kernel.memory().holder(pfn).is_some_and(|(_, kind, _)| kind == found)
+                    kernel.memory().owning_block(pfn).is_some_and(|(_, kind, _)| kind == found)
                 }
                 _ => false,
             },

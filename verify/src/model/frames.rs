@@ -93,7 +93,7 @@ pub(super) fn walk(memory: &Memory<&TestMachine>, mut each: impl FnMut(Run, Kind
     for (range, _) in memory.ranges() {
         let mut pfn = range.start();
         while pfn < range.end() {
-            match memory.holder(pfn) {
+            match memory.owning_block(pfn) {
                 Some((run, kind, preserved)) => {
                     assert!(run.contains(pfn) && range.covers(run), "{run} holds {pfn}");
                     each(run, kind, preserved);

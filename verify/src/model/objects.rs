@@ -41,7 +41,7 @@ impl State {
                 assert_eq!((start, state), (addr, ObjectState::Live));
                 let size = size as u64;
                 assert!(size >= bytes);
-                let (slab, kind, _) = kernel.memory().holder(addr.pfn()).expect("its slab");
+                let (slab, kind, _) = kernel.memory().owning_block(addr.pfn()).expect("its slab");
                 assert_eq!(kind, Kind::Slab);
                 let order = Order::for_frames(slab.frames()).expect("few frames");
                 let slab = Block::containing(slab.start(), order);

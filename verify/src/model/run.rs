@@ -227,7 +227,8 @@ impl State {
             if own.contains(&block) {
                 return;
             }
-            let slab = matches!(kernel.memory().holder(block.pfn()), Some((_, Kind::Slab, _)));
+            let slab =
+                matches!(kernel.memory().owning_block(block.pfn()), Some((_, Kind::Slab, _)));
             self.inherited.insert(block, slab.then_some(Kind::Slab));
         });
         self.owned.retain(|thing| thing.preserved);

@@ -351,7 +351,7 @@ impl State {
                 self.seal = preserved().difference(&before).copied().collect();
                 assert!(!self.seal.is_empty());
                 for block in &self.seal {
-                    let holder = kernel.memory().holder(block.pfn());
+                    let holder = kernel.memory().owning_block(block.pfn());
                     assert_eq!(holder, Some((block.run(), Kind::Table, true)));
                 }
                 (self.dirty, self.opened) = (false, false);

@@ -150,7 +150,7 @@ impl<'b> Frames<'b> {
         let mut frames = (0..run.frames()).map(|i| run.start().add(i));
         within
             && taken.all(|taken| !taken.overlaps(run))
-            && frames.all(|f| memory.holder(f).is_none())
+            && frames.all(|f| memory.owning_block(f).is_none())
     }
 
     fn fits(&self, frames: u64, align: Order) -> bool {

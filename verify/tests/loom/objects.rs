@@ -50,7 +50,7 @@ impl Objects {
     fn slab_is_preserved(&self, n: usize) -> bool {
         let memory = self.slabs.memory();
         let addr = memory.machine().phys(self.there[n]).unwrap();
-        memory.holder(addr.pfn()).unwrap().2
+        memory.owning_block(addr.pfn()).unwrap().2
     }
 
     /// Whether `live` objects are in use, all others can be had once, and then all slabs be given

@@ -34,7 +34,7 @@ impl Frames<'_> {
         let frames = self.ranges.iter().flat_map(|(r, _)| r.start().get()..r.end().get());
         let mut all = 0;
         for frame in frames.map(Pfn::new) {
-            assert_eq!(memory.holder(frame), holders.get(&frame).copied(), "{frame}");
+            assert_eq!(memory.owning_block(frame), holders.get(&frame).copied(), "{frame}");
             all += 1;
         }
         let used = (holders.len() + hidden.len()) as u64;

@@ -1,5 +1,5 @@
 //! What a caller expects around a pointer, and where in such a block it leads: see
-//! [`Memory::within`](crate::Memory::within).
+//! [`Memory::lookup`](crate::Memory::lookup).
 
 use core::ptr::NonNull;
 
@@ -9,7 +9,7 @@ use heirloom_kho::Order;
 /// What a caller expects around a pointer: an allocated block of one kind and order, preserved or
 /// not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Expected {
+pub struct BlockMatcher {
     /// The bits of an address that are its offset in the block.
     pub(crate) mask: u64,
     /// The two bytes that the block's first frame may have.
@@ -17,7 +17,7 @@ pub struct Expected {
     pub(crate) preserved: u8,
 }
 
-impl Expected {
+impl BlockMatcher {
     /// A block of `kind` and `order`; one above [`Order::MAX_FOLIO`] is nowhere.
     pub const fn new(kind: Kind, order: Order) -> Self {
         let order = if order.get() > Order::MAX_FOLIO.get() { Order::MAX_FOLIO } else { order };
@@ -30,16 +30,16 @@ impl Expected {
     }
 }
 
-/// A place in an allocated block; see [`Memory::within`](crate::Memory::within).
+/// A place in an allocated block; see [`Memory::lookup`](crate::Memory::lookup).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Within {
+pub struct BlockRef {
     /// The block's first byte, good for all of the block.
     pub head: NonNull<u8>,
     /// How many bytes behind it the place is.
     pub offset: usize,
 }
 
-impl Within {
+impl BlockRef {
     /// The place itself: what was asked about, with provenance over the block.
     #[inline]
     pub const fn place(self) -> NonNull<u8> {
