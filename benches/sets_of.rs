@@ -57,7 +57,7 @@ impl Frames for World {
 /// The sum of a world's preserved frames, taken by rows of adjacent ones.
 pub fn walk_rows(memory: &World) -> u64 {
     let mut sum = 0;
-    memory.for_each_row(|row: Adjacent| sum += row.count());
+    memory.for_each_adjacent(|row: Adjacent| sum += row.count());
     sum
 }
 

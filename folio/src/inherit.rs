@@ -25,7 +25,7 @@ use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
-use crate::tracker::{Spot, Tracker};
+use crate::tracker::{LeafBit, Tracker};
 use heirloom_kho::prefetch::{prefetch, prefetch_at};
 use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
 use heirloom_kho::tree::{Counts, Key, check_counting};
@@ -169,8 +169,8 @@ impl<M: Machine> Memory<M> {
     #[inline]
     fn has_bit(&self, range: &Range, block: Block) -> bool {
         // Mostly the leaf is known, as `inherit` came by it.
-        match self.leaf_in(range, block).and_then(|leaf| Spot::of(leaf, block)) {
-            Some(spot) => spot.is_set(),
+        match self.leaf_in(range, block).and_then(|leaf| LeafBit::of(leaf, block)) {
+            Some(leaf_bit) => leaf_bit.is_set(),
             None => self.tracker.contains(&self.tables(), block),
         }
     }

@@ -16,7 +16,7 @@ use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
-use crate::tracker::Spot;
+use crate::tracker::LeafBit;
 use heirloom_kho::sync::{AtomicU8, Relaxed, Release};
 use heirloom_kho::{Block, Order};
 
@@ -96,8 +96,8 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn preserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
         match self.find_fast(block, kind, false) {
-            Some((spot, byte, now)) => {
-                spot.preserve(block)?;
+            Some((leaf_bit, byte, now)) => {
+                leaf_bit.preserve(block)?;
                 store_byte(byte, frame_type::with_preserved(now));
                 Ok(())
             }
@@ -115,7 +115,7 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// The spot of a block of `kind` that is allocated and (not) preserved, its byte, and what that
+    /// The bit of a block of `kind` that is allocated and (not) preserved, its byte, and what that
     /// says, if the directory knows the leaf.
     #[inline]
     fn find_fast(
@@ -123,14 +123,14 @@ impl<M: Machine> Memory<M> {
         block: Block,
         kind: Kind,
         preserved: bool,
-    ) -> Option<(Spot<'_>, &AtomicU8, u8)> {
+    ) -> Option<(LeafBit<'_>, &AtomicU8, u8)> {
         let range = self.ranges.find(block.pfn())?;
-        let spot = Spot::of(self.leaf_in(range, block)?, block)?;
+        let leaf_bit = LeafBit::of(self.leaf_in(range, block)?, block)?;
         // The tracker's word and the frame's byte are far apart, and each may be far away.
-        spot.prefetch();
+        leaf_bit.prefetch();
         let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO)?;
         let now = byte.load(Relaxed);
-        frame_type::is_single(now, kind, block.order(), preserved).then_some((spot, byte, now))
+        frame_type::is_single(now, kind, block.order(), preserved).then_some((leaf_bit, byte, now))
     }
 
     /// Lets a preserved folio go: it no longer survives, and can be freed.
@@ -162,8 +162,8 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn unpreserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
         match self.find_fast(block, kind, true) {
-            Some((spot, byte, now)) => {
-                spot.unpreserve(block)?;
+            Some((leaf_bit, byte, now)) => {
+                leaf_bit.unpreserve(block)?;
                 store_byte(byte, frame_type::without_preserved(now));
                 Ok(())
             }

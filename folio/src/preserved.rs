@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
 use crate::request::Request;
-use crate::tracker::Nodes;
+use crate::tracker::NodeAlloc;
 use heirloom_kho::sync::{Acquire, AtomicU64, Release};
 use heirloom_kho::tree::{Adjacent, Counts, Tables, TreeNode};
 use heirloom_kho::{Block, Order, PhysAddr, Run};
@@ -23,7 +23,7 @@ impl<M: Machine> Tables for Pages<'_, M> {
     }
 }
 
-impl<M: Machine> Nodes for Pages<'_, M> {
+impl<M: Machine> NodeAlloc for Pages<'_, M> {
     fn allocate(&self) -> Result<PhysAddr, Error> {
         let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
         let block = self.memory.alloc(request)?;
@@ -46,7 +46,7 @@ impl<M: Machine> Nodes for Pages<'_, M> {
         self.memory.leaf_in(self.memory.ranges.find(block.pfn())?, block)
     }
 
-    fn learn(&self, block: Block, leaf: PhysAddr) {
+    fn cache_leaf(&self, block: Block, leaf: PhysAddr) {
         let range = self.memory.ranges.find(block.pfn());
         if let Some(slot) = range.and_then(|range| range.slot(block)) {
             // Release pairs with the Acquire in `leaf`.
@@ -74,9 +74,9 @@ impl<M: Machine> Memory<M> {
     /// The leaf of a block that the directory knows.
     #[inline]
     pub(crate) fn leaf_in(&self, range: &Range, block: Block) -> Option<&[AtomicU64]> {
-        // Acquire pairs with the Release in `learn`: the leaf is as its linking left it.
+        // Acquire pairs with the Release in `cache_leaf`: the leaf is as its linking left it.
         let leaf = range.slot(block)?.load(Acquire);
-        // SAFETY: `learn` is told of leaves only, which are pages of memory.
+        // SAFETY: `cache_leaf` is told of leaves only, which are pages of memory.
         (leaf != 0).then(|| unsafe { self.node_words(PhysAddr::new(leaf)) })
     }
 
@@ -95,7 +95,7 @@ impl<M: Machine> Memory<M> {
 
     /// Calls `each` with every row of preserved blocks that lie side by side and have one order:
     /// the same as [`Memory::for_each_preserved`] and much faster where blocks are many.
-    pub fn for_each_row(&self, each: impl FnMut(Adjacent)) {
+    pub fn for_each_adjacent(&self, each: impl FnMut(Adjacent)) {
         self.tracker.tree(&self.tables()).adjacent().for_each(each);
     }
 

@@ -51,7 +51,7 @@ fn everything(memory: &Memory<Ram>) {
     }
     let mut seen = 0;
     memory.for_each_preserved(|_| seen += 1);
-    memory.for_each_row(|_| seen += 1);
+    memory.for_each_adjacent(|_| seen += 1);
     memory.for_each_node(|_| seen += 1);
     assert!(seen > 0);
     assert!(memory.tree_root().is_ok() && memory.counts().nodes() > 0);
@@ -145,7 +145,7 @@ fn walks_call_code_that_calls_everything() {
             calls += 1;
         });
         let mut rows = 0;
-        memory.for_each_row(|_| {
+        memory.for_each_adjacent(|_| {
             if rows < 20 {
                 everything(&memory);
                 inheritance(&memory, left[2]);
@@ -306,7 +306,7 @@ fn a_panic_in_a_walk_keeps_nothing() {
             let walked = catch_unwind(AssertUnwindSafe(|| match walk {
                 0 => memory.for_each_inherited(|_| panic_at(&mut n)),
                 1 => memory.for_each_preserved(|_| panic_at(&mut n)),
-                2 => memory.for_each_row(|_| panic_at(&mut n)),
+                2 => memory.for_each_adjacent(|_| panic_at(&mut n)),
                 _ => memory.for_each_node(|_| panic_at(&mut n)),
             }));
             assert!(walked.is_err());

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::frame_type::Kind;
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::tracker::Spot;
+use crate::tracker::LeafBit;
 use heirloom_kho::Block;
 use heirloom_kho::prefetch::prefetch;
 
@@ -109,8 +109,8 @@ impl<M: Machine> Memory<M> {
             prefetch(byte);
         }
         let leaf = self.leaf_in(range, block);
-        if let Some(spot) = leaf.and_then(|leaf| Spot::of(leaf, block)) {
-            spot.prefetch();
+        if let Some(leaf_bit) = leaf.and_then(|leaf| LeafBit::of(leaf, block)) {
+            leaf_bit.prefetch();
         }
     }
 }

@@ -9,7 +9,7 @@ use heirloom_kho::prefetch::prefetch;
 use heirloom_kho::sync::{AcqRel, Acquire, AtomicU64, Release};
 use heirloom_kho::{Block, PhysAddr};
 
-use super::node::{Nodes, Stock};
+use super::node::{NodeAlloc, NodePool};
 use heirloom_kho::tree::Tables;
 use heirloom_kho::tree::Tree;
 use heirloom_kho::tree::{Geometry, Key, LEVELS, node_start};
@@ -53,14 +53,14 @@ impl Tracker {
     /// The root node, which is added if there is none.
     ///
     /// # Errors
-    /// Whatever [`Nodes::allocate`] answers.
-    pub(crate) fn ensure_root<N: Nodes>(&self, nodes: &N) -> Result<PhysAddr, Error> {
+    /// Whatever [`NodeAlloc::allocate`] answers.
+    pub(crate) fn ensure_root<N: NodeAlloc>(&self, nodes: &N) -> Result<PhysAddr, Error> {
         if let Some(root) = self.root() {
             return Ok(root);
         }
-        let mut stock = Stock::new(nodes);
-        stock.add()?;
-        link(&self.root, &mut stock)
+        let mut pool = NodePool::new(nodes);
+        pool.add()?;
+        link(&self.root, &mut pool)
     }
 
     /// The tree, to read.
@@ -70,7 +70,7 @@ impl Tracker {
 
     /// Whether `block` is preserved as a folio of exactly its order.
     #[inline]
-    pub(crate) fn contains<N: Nodes>(&self, nodes: &N, block: Block) -> bool {
+    pub(crate) fn contains<N: NodeAlloc>(&self, nodes: &N, block: Block) -> bool {
         // Acquire pairs with the Release in `preserve`: what the block's owner wrote before is
         // seen by the caller that finds it preserved.
         self.word(nodes, block).is_some_and(|(word, bit)| word.load(Acquire) & bit != 0)
@@ -82,14 +82,14 @@ impl Tracker {
     ///
     /// # Errors
     /// - [`Error::AlreadyPreserved`];
-    /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
+    /// - whatever [`NodeAlloc::allocate`] answers, where the tree has to grow.
     #[inline]
-    pub(crate) fn preserve<N: Nodes>(&self, nodes: &N, block: Block) -> Result<(), Error> {
-        let spot = match Spot::known(nodes, block) {
-            Some(spot) => spot,
+    pub(crate) fn preserve<N: NodeAlloc>(&self, nodes: &N, block: Block) -> Result<(), Error> {
+        let leaf_bit = match LeafBit::known(nodes, block) {
+            Some(leaf_bit) => leaf_bit,
             None => self.word_or_grow(nodes, block)?.into(),
         };
-        spot.preserve(block)
+        leaf_bit.preserve(block)
     }
 
     /// Says that `block` no longer survives. Of several callers at once, one succeeds.
@@ -97,14 +97,18 @@ impl Tracker {
     /// # Errors
     /// [`Error::NotPreserved`]: it is not, or not with this order.
     #[inline]
-    pub(crate) fn unpreserve<N: Nodes>(&self, nodes: &N, block: Block) -> Result<(), Error> {
-        let spot = self.word(nodes, block).ok_or(Error::NotPreserved { block })?;
-        Spot::from(spot).unpreserve(block)
+    pub(crate) fn unpreserve<N: NodeAlloc>(&self, nodes: &N, block: Block) -> Result<(), Error> {
+        let leaf_bit = self.word(nodes, block).ok_or(Error::NotPreserved { block })?;
+        LeafBit::from(leaf_bit).unpreserve(block)
     }
 
     /// The leaf that holds the key of `block`.
     #[inline]
-    pub(super) fn leaf<'n, N: Nodes>(&self, nodes: &'n N, block: Block) -> Option<&'n [AtomicU64]> {
+    pub(super) fn leaf<'n, N: NodeAlloc>(
+        &self,
+        nodes: &'n N,
+        block: Block,
+    ) -> Option<&'n [AtomicU64]> {
         match nodes.leaf(block) {
             Some(leaf) => Some(leaf),
             None => self.walk(nodes, block),
@@ -113,7 +117,7 @@ impl Tracker {
 
     /// The word and bit of `block`, if its leaf exists.
     #[inline]
-    pub(super) fn word<'n, N: Nodes>(
+    pub(super) fn word<'n, N: NodeAlloc>(
         &self,
         nodes: &'n N,
         block: Block,
@@ -124,7 +128,7 @@ impl Tracker {
     /// The word and bit of `block`, whose leaf the directory does not know.
     #[cold]
     #[inline(never)]
-    fn word_or_grow<'n, N: Nodes>(
+    fn word_or_grow<'n, N: NodeAlloc>(
         &self,
         nodes: &'n N,
         block: Block,
@@ -139,60 +143,60 @@ impl Tracker {
     /// The leaf of `block` by way of the tree; the directory learns of it.
     #[cold]
     #[inline(never)]
-    fn walk<'n, N: Nodes>(&self, nodes: &'n N, block: Block) -> Option<&'n [AtomicU64]> {
+    fn walk<'n, N: NodeAlloc>(&self, nodes: &'n N, block: Block) -> Option<&'n [AtomicU64]> {
         let leaf = self.tree(nodes).leaf(Key::of(block))?;
-        nodes.learn(block, leaf.addr);
+        nodes.cache_leaf(block, leaf.addr);
         Some(leaf.words)
     }
 
     /// Adds every node that is missing on the way to `blocks`; on error none.
     #[cold]
     #[inline(never)]
-    pub(super) fn grow<N: Nodes>(
+    pub(super) fn grow<N: NodeAlloc>(
         &self,
         nodes: &N,
         blocks: impl Iterator<Item = Block> + Clone,
     ) -> Result<(), Error> {
-        let mut stock = Stock::new(nodes);
+        let mut pool = NodePool::new(nodes);
         let tree = self.tree(nodes);
         let mut last = None;
         for block in blocks.clone() {
             let key = Key::of(block);
             for level in 0..(LEVELS - tree.depth(key)) as u32 {
-                // A node that the block before needs as well is in stock already.
+                // A node that the block before needs as well is in the pool already.
                 let start = node_start(key.get(), level);
                 if last.is_none_or(|last| node_start(last, level) != start) {
-                    stock.add()?;
+                    pool.add()?;
                 }
             }
             last = Some(key.get());
         }
         for block in blocks {
-            let mut addr = link(&self.root, &mut stock)?;
+            let mut addr = link(&self.root, &mut pool)?;
             for level in (1..G.levels).rev() {
                 let entry = nodes
                     .words(addr)
                     .and_then(|words| words.get(Key::of(block).index(level)))
                     .ok_or(Error::NotMemory { pfn: addr.pfn() })?;
-                addr = link(entry, &mut stock)?;
+                addr = link(entry, &mut pool)?;
             }
-            nodes.learn(block, addr);
+            nodes.cache_leaf(block, addr);
         }
         Ok(())
     }
 }
 
-/// The node that `entry` points at; one from `stock` if there was none.
-fn link<N: Nodes>(entry: &AtomicU64, stock: &mut Stock<'_, N>) -> Result<PhysAddr, Error> {
+/// The node that `entry` points at; one from `pool` if there was none.
+fn link<N: NodeAlloc>(entry: &AtomicU64, pool: &mut NodePool<'_, N>) -> Result<PhysAddr, Error> {
     // Acquire pairs with the Release below, of the call that linked the node: it is seen zeroed.
     let found = entry.load(Acquire);
     if found != 0 {
         return Ok(PhysAddr::new(found));
     }
     let page = loop {
-        match stock.take() {
+        match pool.take() {
             Some(page) => break page,
-            None => stock.add()?,
+            None => pool.add()?,
         }
     };
     // Release pairs with every Acquire that follows an entry: the page's zeroes come first, for a
@@ -200,7 +204,7 @@ fn link<N: Nodes>(entry: &AtomicU64, stock: &mut Stock<'_, N>) -> Result<PhysAdd
     match entry.compare_exchange(0, page.get(), Release, Acquire) {
         Ok(_) => Ok(page),
         Err(winner) => {
-            stock.put(page)?;
+            pool.put(page)?;
             Ok(PhysAddr::new(winner))
         }
     }
@@ -208,26 +212,26 @@ fn link<N: Nodes>(entry: &AtomicU64, stock: &mut Stock<'_, N>) -> Result<PhysAdd
 
 /// Where the tree keeps a block: a bit of a leaf's word.
 #[derive(Clone, Copy)]
-pub(crate) struct Spot<'n> {
+pub(crate) struct LeafBit<'n> {
     word: &'n AtomicU64,
     bit: u64,
 }
 
-impl<'n> From<(&'n AtomicU64, u64)> for Spot<'n> {
+impl<'n> From<(&'n AtomicU64, u64)> for LeafBit<'n> {
     #[inline]
     fn from((word, bit): (&'n AtomicU64, u64)) -> Self {
         Self { word, bit }
     }
 }
 
-impl<'n> Spot<'n> {
-    /// The spot of `block`, if the directory knows its leaf.
+impl<'n> LeafBit<'n> {
+    /// The bit of `block`, if the directory knows its leaf.
     #[inline]
-    pub(crate) fn known<N: Nodes>(nodes: &'n N, block: Block) -> Option<Self> {
+    pub(crate) fn known<N: NodeAlloc>(nodes: &'n N, block: Block) -> Option<Self> {
         Self::of(nodes.leaf(block)?, block)
     }
 
-    /// The spot of `block` in its leaf.
+    /// The bit of `block` in its leaf.
     #[inline]
     pub(crate) fn of(leaf: &'n [AtomicU64], block: Block) -> Option<Self> {
         bit_in(leaf, block).map(Self::from)
@@ -246,7 +250,7 @@ impl<'n> Spot<'n> {
         self.word.load(Acquire) & self.bit != 0
     }
 
-    /// [`Tracker::preserve`], the spot being known.
+    /// [`Tracker::preserve`], the bit being known.
     #[inline]
     pub(crate) fn preserve(self, block: Block) -> Result<(), Error> {
         // Release pairs with the Acquire of the call that finds or clears the bit: what was written
@@ -258,7 +262,7 @@ impl<'n> Spot<'n> {
         }
     }
 
-    /// [`Tracker::unpreserve`], the spot being known.
+    /// [`Tracker::unpreserve`], the bit being known.
     #[inline]
     pub(crate) fn unpreserve(self, block: Block) -> Result<(), Error> {
         // Acquire pairs with the Release in `preserve`: the block is seen as its owner left it. Release
@@ -325,7 +329,7 @@ mod tests {
         let known = ram.leaf(block(0, 6)).unwrap();
         assert_eq!(known[0].load(Relaxed), 1 << 5);
         // A tracker over the same tree, which has to walk once.
-        ram.forget();
+        ram.clear_leaf_cache();
         assert!(ram.leaf(block(0, 5)).is_none());
         let second = Tracker::adopt(tracker.root().unwrap());
         assert!(second.contains(&ram, block(0, 5)));

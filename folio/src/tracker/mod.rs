@@ -19,6 +19,7 @@
 //! set after its leaf is linked. So a successor that starts at any moment, after a crash too,
 //! finds every block whose `preserve` had returned.
 
+mod batch;
 mod grow;
 #[cfg(all(test, not(loom)))]
 mod hostile_tests;
@@ -30,11 +31,10 @@ mod node;
 mod prune;
 #[cfg(test)]
 pub(crate) mod ram;
-mod rows;
 #[cfg(all(test, not(loom)))]
 mod survey_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub(crate) use grow::{Spot, Tracker};
-pub(crate) use node::Nodes;
+pub(crate) use grow::{LeafBit, Tracker};
+pub(crate) use node::NodeAlloc;

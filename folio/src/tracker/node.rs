@@ -6,34 +6,34 @@ use heirloom_kho::tree::Tables;
 use heirloom_kho::{Block, PhysAddr};
 
 /// What a tree that grows needs: pages for nodes, and a directory of its leaves.
-pub(crate) trait Nodes: Tables {
+pub(crate) trait NodeAlloc: Tables {
     /// A zeroed page for a node. [`Tables::words`] knows it.
     fn allocate(&self) -> Result<PhysAddr, Error>;
 
-    /// Takes back a page from [`Nodes::allocate`] that was never linked. It is all zeroes.
+    /// Takes back a page from [`NodeAlloc::allocate`] that was never linked. It is all zeroes.
     fn release(&self, node: PhysAddr);
 
     /// The words of the leaf that holds the key of `block`, if the directory was told.
     ///
-    /// Reading the directory is an Acquire that pairs with the Release in [`Nodes::learn`].
+    /// Reading the directory is an Acquire that pairs with the Release in [`NodeAlloc::cache_leaf`].
     fn leaf(&self, block: Block) -> Option<&[AtomicU64]>;
 
     /// Tells the directory, where it has a place for it, that `leaf` holds the key of `block`.
     ///
     /// `leaf` is a page that [`Tables::words`] knows, and is the same every time for a block.
-    fn learn(&self, block: Block, leaf: PhysAddr);
+    fn cache_leaf(&self, block: Block, leaf: PhysAddr);
 }
 
 /// Pages that are to become nodes, obtained before the first of them is needed so that running
 /// out of memory is known before anything changed. What is left over goes back on drop.
 ///
 /// The pages form a list through their first words, so any number fits.
-pub(super) struct Stock<'n, N: Nodes> {
+pub(super) struct NodePool<'n, N: NodeAlloc> {
     nodes: &'n N,
     top: u64,
 }
 
-impl<'n, N: Nodes> Stock<'n, N> {
+impl<'n, N: NodeAlloc> NodePool<'n, N> {
     pub(super) const fn new(nodes: &'n N) -> Self {
         Self { nodes, top: 0 }
     }
@@ -80,7 +80,7 @@ impl<'n, N: Nodes> Stock<'n, N> {
     }
 }
 
-impl<N: Nodes> Drop for Stock<'_, N> {
+impl<N: NodeAlloc> Drop for NodePool<'_, N> {
     fn drop(&mut self) {
         while let Some(page) = self.take() {
             self.nodes.release(page);
@@ -96,13 +96,13 @@ mod tests {
     #[test]
     fn what_is_left_over_goes_back_zeroed() {
         let ram = Ram::new(8);
-        let mut stock = Stock::new(&ram);
+        let mut pool = NodePool::new(&ram);
         for _ in 0..3 {
-            stock.add().unwrap();
+            pool.add().unwrap();
         }
-        let page = stock.take().unwrap();
+        let page = pool.take().unwrap();
         assert!(ram.words(page).unwrap().iter().all(|w| w.load(Relaxed) == 0));
-        drop(stock);
+        drop(pool);
         assert_eq!(ram.used(), 1);
         ram.release(page);
         assert_eq!(ram.used(), 0);
@@ -111,13 +111,13 @@ mod tests {
     #[test]
     fn physical_page_zero_is_never_a_node() {
         let ram = Ram::at(heirloom_kho::Pfn::new(0), 3);
-        let mut stock = Stock::new(&ram);
-        stock.add().unwrap();
-        stock.add().unwrap();
-        assert_eq!(stock.add(), Err(ram.full()));
-        assert_ne!(stock.take().unwrap().get(), 0);
-        assert_ne!(stock.take().unwrap().get(), 0);
-        assert!(stock.take().is_none());
+        let mut pool = NodePool::new(&ram);
+        pool.add().unwrap();
+        pool.add().unwrap();
+        assert_eq!(pool.add(), Err(ram.full()));
+        assert_ne!(pool.take().unwrap().get(), 0);
+        assert_ne!(pool.take().unwrap().get(), 0);
+        assert!(pool.take().is_none());
         assert_eq!(ram.used(), 2);
     }
 }

@@ -61,7 +61,7 @@ fn prune<T: Tables>(
 mod tests {
     use std::vec::Vec;
 
-    use super::super::Nodes;
+    use super::super::NodeAlloc;
     use super::super::ram::{Ram, block};
     use super::*;
     use heirloom_kho::tree::LEVELS;
@@ -96,7 +96,7 @@ mod tests {
             assert!(!gone.is_empty(), "{b} had a leaf of its own");
             assert_eq!(tracker.tree(&ram).nodes().count(), before - gone.len());
             assert!(left.iter().all(|b| tracker.contains(&ram, *b)));
-            ram.forget();
+            ram.clear_leaf_cache();
             for page in gone {
                 ram.release(page);
             }

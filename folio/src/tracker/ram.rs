@@ -8,7 +8,7 @@ use crate::error::Error;
 use heirloom_kho::sync::{AtomicU64, Relaxed};
 use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
-use super::node::Nodes;
+use super::node::NodeAlloc;
 use heirloom_kho::tree::Tables;
 use heirloom_kho::tree::{Geometry, Key, WORDS};
 
@@ -70,7 +70,7 @@ impl Ram {
 
     /// Empties the directory.
     #[cfg(not(loom))]
-    pub(crate) fn forget(&self) {
+    pub(crate) fn clear_leaf_cache(&self) {
         self.state.lock().unwrap().directory.clear();
     }
 
@@ -95,7 +95,7 @@ impl Tables for Ram {
     }
 }
 
-impl Nodes for Ram {
+impl NodeAlloc for Ram {
     fn allocate(&self) -> Result<PhysAddr, Error> {
         let index = {
             let mut state = self.state.lock().unwrap();
@@ -127,7 +127,7 @@ impl Nodes for Ram {
         self.words(leaf)
     }
 
-    fn learn(&self, block: Block, leaf: PhysAddr) {
+    fn cache_leaf(&self, block: Block, leaf: PhysAddr) {
         // No place for the highest orders, as in any directory.
         if block.order() <= Order::MAX_FOLIO {
             let known = self.state.lock().unwrap().directory.insert(place(block), leaf);

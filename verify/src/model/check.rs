@@ -109,7 +109,7 @@ impl State {
         let mut found = BTreeSet::new();
         memory.for_each_preserved(|block| assert!(found.insert(block), "{block} comes twice"));
         let mut rows = 0;
-        memory.for_each_row(|row| rows += row.count());
+        memory.for_each_adjacent(|row| rows += row.count());
         assert_eq!((rows, memory.counts().total()), (found.len() as u64, found.len() as u64));
         let frames = found.iter().map(|block| block.order().frames()).sum::<u64>();
         assert_eq!(memory.stats().preserved, frames);

@@ -9,7 +9,7 @@ use heirloom_kho::sync::{AcqRel, AtomicU64, Relaxed, Release};
 use heirloom_kho::{Block, Run};
 
 use super::grow::Tracker;
-use super::node::Nodes;
+use super::node::NodeAlloc;
 use heirloom_kho::tree::{Adjacent, Key, LEAF_KEYS, node_start};
 
 impl Tracker {
@@ -17,8 +17,8 @@ impl Tracker {
     ///
     /// # Errors
     /// - [`Error::AlreadyPreserved`] with the first of those blocks that is;
-    /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
-    pub(crate) fn preserve_run<N: Nodes>(&self, nodes: &N, run: Run) -> Result<(), Error> {
+    /// - whatever [`NodeAlloc::allocate`] answers, where the tree has to grow.
+    pub(crate) fn preserve_run<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
         if let Some(block) = only(run) {
             return self.preserve(nodes, block);
         }
@@ -52,7 +52,7 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::NotPreserved`] with the first of the run's largest aligned blocks that is not.
-    pub(crate) fn unpreserve_run<N: Nodes>(&self, nodes: &N, run: Run) -> Result<(), Error> {
+    pub(crate) fn unpreserve_run<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
         if let Some(block) = only(run) {
             return self.unpreserve(nodes, block);
         }
@@ -78,8 +78,8 @@ impl Tracker {
     ///
     /// # Errors
     /// - [`Error::AlreadyPreserved`] with the first that is;
-    /// - whatever [`Nodes::allocate`] answers, where the tree has to grow.
-    pub(crate) fn preserve_adjacent<N: Nodes>(
+    /// - whatever [`NodeAlloc::allocate`] answers, where the tree has to grow.
+    pub(crate) fn preserve_adjacent<N: NodeAlloc>(
         &self,
         nodes: &N,
         folios: Adjacent,
@@ -130,7 +130,7 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::NotPreserved`] with the first that is not preserved.
-    pub(crate) fn unpreserve_adjacent<N: Nodes>(
+    pub(crate) fn unpreserve_adjacent<N: NodeAlloc>(
         &self,
         nodes: &N,
         folios: Adjacent,
@@ -171,7 +171,7 @@ impl Tracker {
     /// The word that holds the keys of all of `folios`, if one does and its leaf exists, and their
     /// bits in it.
     #[inline]
-    fn one_word<'n, N: Nodes>(
+    fn one_word<'n, N: NodeAlloc>(
         &self,
         nodes: &'n N,
         folios: Adjacent,
@@ -188,7 +188,7 @@ impl Tracker {
     /// Calls `f` for each word with keys of `from..to`, with the key of its bit 0, the bits that
     /// are meant, and the word unless its leaf is missing (then once for the leaf's keys together,
     /// with the bits of its first word).
-    fn words<N: Nodes>(
+    fn words<N: NodeAlloc>(
         &self,
         nodes: &N,
         from: u64,
