@@ -41,7 +41,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// A second look once the caches within reach are empty.
+    /// Takes a block from the free maps, now that the caches within reach are empty.
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_after_drain(&self, request: Request) -> Result<Block, Error> {

@@ -94,7 +94,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Frees the run of `kind` that starts where `ptr` leads, if it is one block in the range that
-    /// was added first and not preserved: whether it did. If not, nothing is changed, and
+    /// was added first and not preserved. Returns whether it did. If not, nothing is changed, and
     /// [`Memory::free_run`] frees it or says why not.
     ///
     /// # Safety
@@ -142,7 +142,7 @@ impl<M: Machine> Memory<M> {
         if self.free_fast(range, block) { Ok(()) } else { self.free_slow(range, block) }
     }
 
-    /// Keeps a freed block in this CPU's cache, if that is all there is to do: whether it did.
+    /// Keeps a freed block in this CPU's cache, if that is all there is to do. Returns whether it did.
     #[inline]
     fn free_fast(&self, range: &Range, block: Block) -> bool {
         self.machine().pinned_now(|cpu| {

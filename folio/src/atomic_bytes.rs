@@ -8,7 +8,7 @@
 
 use heirloom_kho::sync::{AtomicU8, Relaxed};
 
-/// Whether all `bytes` say `value`.
+/// Returns whether all `bytes` say `value`.
 #[inline]
 pub(crate) fn all_are(bytes: &[AtomicU8], value: u8) -> bool {
     let (eights, rest) = bytes.as_chunks::<8>();
@@ -43,7 +43,7 @@ mod this {
 
     use super::AtomicU8;
 
-    /// What eight bytes say, each loaded relaxed.
+    /// Returns what eight bytes say, each loaded relaxed.
     #[inline]
     pub(super) fn load(bytes: &[AtomicU8; 8]) -> u64 {
         let value;

@@ -18,7 +18,7 @@ pub struct BlockMatcher {
 }
 
 impl BlockMatcher {
-    /// A block of `kind` and `order`; one above [`Order::MAX_FOLIO`] is nowhere.
+    /// Matches a block of `kind` and `order`; one above [`Order::MAX_FOLIO`] is nowhere.
     pub const fn new(kind: Kind, order: Order) -> Self {
         let order = if order.get() > Order::MAX_FOLIO.get() { Order::MAX_FOLIO } else { order };
         Self {
@@ -40,7 +40,7 @@ pub struct BlockRef {
 }
 
 impl BlockRef {
-    /// The place itself: what was asked about, with provenance over the block.
+    /// Returns the place itself: what was asked about, with provenance over the block.
     #[inline]
     pub const fn place(self) -> NonNull<u8> {
         // SAFETY: the offset is one in the block, all of which `head` is good for.

@@ -11,7 +11,7 @@ use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn, Run};
 
 impl<M: Machine> Memory<M> {
-    /// What holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
+    /// Returns what holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
     /// it is preserved. `None`: the frame is free, reserved, or no memory.
     pub fn owning_block(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
         let (mut block, mut kind, mut preserved) = self.holding(self.ranges.find(pfn)?, pfn)?;
@@ -23,12 +23,12 @@ impl<M: Machine> Memory<M> {
         Some((run, kind, preserved))
     }
 
-    /// The allocated block that holds the frame, head or not; `range` is the frame's.
+    /// Returns the allocated block that holds the frame, head or not; `range` is the frame's.
     pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         range.owning_block(pfn).or_else(|| self.holding_slow(range, pfn))
     }
 
-    /// The allocated block that begins in a range before this one, and reaches up to the frame.
+    /// Returns the allocated block that begins in a range before this one, and reaches up to the frame.
     #[cold]
     fn holding_slow(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         let mut before = self.ranges.touching_before(range)?;
@@ -40,7 +40,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Why `block` is not a block of `kind` that could be freed.
+    /// Returns why `block` is not a block of `kind` that could be freed.
     #[cold]
     pub(crate) fn refuse(&self, range: &Range, block: Block, kind: Kind) -> Error {
         let pfn = block.pfn();
@@ -73,7 +73,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Why the block is none of `kind` to preserve, or to let go if it should be `preserved`.
+    /// Returns why the block is none of `kind` to preserve, or to let go if it should be `preserved`.
     #[cold]
     #[inline(never)]
     pub(crate) fn refuse_single(

@@ -34,7 +34,7 @@ impl Kind {
     const ALL: [Self; 6] =
         [Self::Folio, Self::Run, Self::Slab, Self::Buffer, Self::Table, Self::Tail];
 
-    /// Whether what starts with this kind may go on with [`Kind::Tail`] blocks.
+    /// Returns whether what starts with this kind may go on with [`Kind::Tail`] blocks.
     pub const fn is_run(self) -> bool {
         matches!(self, Self::Run | Self::Buffer)
     }
@@ -84,7 +84,7 @@ const _: () = assert!(
     "every kind, preserved or not, of every order, and slabs and tables that were left, fit one byte"
 );
 
-/// The byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`]; a tail is never preserved,
+/// Returns the byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`]; a tail is never preserved,
 /// but what it belongs to.
 #[inline]
 pub(crate) const fn encode(kind: Kind, order: Order, preserved: bool) -> u8 {
@@ -92,7 +92,7 @@ pub(crate) const fn encode(kind: Kind, order: Order, preserved: bool) -> u8 {
     FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
 }
 
-/// The byte of the first block of a buffer that is held: preserved, and let go by being freed. It reads
+/// Returns the byte of the first block of a buffer that is held: preserved, and let go by being freed. It reads
 /// as that of a preserved buffer.
 #[inline]
 pub(crate) const fn held(order: Order) -> u8 {
@@ -100,7 +100,7 @@ pub(crate) const fn held(order: Order) -> u8 {
     HELD + order.get()
 }
 
-/// Whether `byte` is that of the first block of a held buffer.
+/// Returns whether `byte` is that of the first block of a held buffer.
 #[inline]
 pub(crate) const fn is_held(byte: u8) -> bool {
     byte.wrapping_sub(HELD) < ORDERS
@@ -133,13 +133,13 @@ pub(crate) const fn labelled(byte: u8) -> Option<(Kind, Order)> {
     }
 }
 
-/// Whether `byte` is that of a block that is still to be claimed, if the tracker has the block.
+/// Returns whether `byte` is that of a block that is still to be claimed, if the tracker has the block.
 #[inline]
 pub(crate) const fn is_unclaimed(byte: u8) -> bool {
     byte == NEVER || byte >= LEFT && byte < OLD
 }
 
-/// What a block that is claimed or kept as `kind` is at first: a slab begins as a table.
+/// Returns what a block that is claimed or kept as `kind` is at first: a slab begins as a table.
 #[inline]
 pub(crate) const fn initial(kind: Kind) -> Kind {
     match kind {
@@ -148,51 +148,51 @@ pub(crate) const fn initial(kind: Kind) -> Kind {
     }
 }
 
-/// The byte of a slab in place of a table's, `byte`, which may be preserved.
+/// Returns the byte of a slab in place of a table's, `byte`, which may be preserved.
 #[inline]
 pub(crate) const fn slab_from_table(byte: u8) -> u8 {
     byte - (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
 }
 
-/// The byte of a table in place of a slab's, `byte`, which may be preserved.
+/// Returns the byte of a table in place of a slab's, `byte`, which may be preserved.
 #[inline]
 pub(crate) const fn table_from_slab(byte: u8) -> u8 {
     byte + (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
 }
 
-/// Whether `byte` is that of a block of `kind` and `order`, (not) preserved, that is no part of a
+/// Returns whether `byte` is that of a block of `kind` and `order`, (not) preserved, that is no part of a
 /// run. `order` is at most [`Order::MAX_FOLIO`].
 #[inline]
 pub(crate) const fn is_single(byte: u8, kind: Kind, order: Order, preserved: bool) -> bool {
     matches!(kind, Kind::Folio | Kind::Slab | Kind::Table) && byte == encode(kind, order, preserved)
 }
 
-/// The byte of a block that is preserved from now on.
+/// Returns the byte of a block that is preserved from now on.
 #[inline]
 pub(crate) const fn with_preserved(byte: u8) -> u8 {
     byte.wrapping_add(ORDERS)
 }
 
-/// The byte of a preserved block that no longer is.
+/// Returns the byte of a preserved block that no longer is.
 #[inline]
 pub(crate) const fn without_preserved(byte: u8) -> u8 {
     byte.wrapping_sub(ORDERS)
 }
 
-/// The order of a block of `kind` that is not preserved, if `byte` is that of one.
+/// Returns the order of a block of `kind` that is not preserved, if `byte` is that of one.
 #[inline]
 pub(crate) const fn order_of(byte: u8, kind: Kind) -> Option<Order> {
     let order = byte.wrapping_sub(encode(kind, Order::ZERO, false));
     if order < ORDERS { Order::new(order) } else { None }
 }
 
-/// Whether `byte` is that of a further block of a run.
+/// Returns whether `byte` is that of a further block of a run.
 #[inline]
 pub(crate) const fn is_tail(byte: u8) -> bool {
     byte.wrapping_sub(encode(Kind::Tail, Order::ZERO, false)) < ORDERS
 }
 
-/// What `byte` says.
+/// Returns what `byte` says.
 pub(crate) const fn decode(byte: u8) -> FrameState {
     if byte < FIRST {
         return if byte == FREED { FrameState::Freed } else { FrameState::Never };

@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-/// Frames of which the contents do not matter: afterwards each byte has a value.
+/// Gives every byte of frames a value, of which the contents do not matter.
 ///
 /// # Safety
 /// `bytes` bytes at `start` are the caller's alone, and mapped.

@@ -40,7 +40,7 @@ impl<T> fmt::Display for Refused<T> {
 
 impl<T> core::error::Error for Refused<T> {}
 
-/// The bytes of frames that the caller owns.
+/// Returns the bytes of frames that the caller owns.
 fn bytes<M: Machine>(memory: &Memory<M>, run: Run) -> NonNull<[u8]> {
     let start = memory.machine().ptr(run.addr());
     NonNull::slice_from_raw_parts(start, run.bytes() as usize)
@@ -50,7 +50,7 @@ macro_rules! owned_frames {
     ($owned:ident, $preserved:ident, $value:ident: $Value:ty, $kind:expr,
      $run:expr, $free:ident, $keep:ident, $unkeep:ident) => {
         impl<'m, M: Machine> $owned<'m, M> {
-            /// The owner of frames that were allocated by a raw call, or claimed and let go.
+            /// Makes the owner of frames that were allocated by a raw call, or claimed and let go.
             ///
             /// # Safety
             /// They are allocated from `memory` as this kind, not preserved, and the caller's to
@@ -60,7 +60,7 @@ macro_rules! owned_frames {
                 Self { memory, $value }
             }
 
-            /// The owner of frames that were allocated just now.
+            /// Makes the owner of frames that were allocated just now.
             #[inline]
             fn fresh(memory: &'m Memory<M>, $value: $Value, request: Request) -> Self {
                 // What was cleared just now is bytes.
@@ -72,27 +72,27 @@ macro_rules! owned_frames {
                 Self { memory, $value }
             }
 
-            /// The frames, which nothing frees any more but a raw call or
+            /// Returns the frames, which nothing frees any more but a raw call or
             #[doc = concat!("[`", stringify!($owned), "::from_raw`].")]
             pub fn into_raw(self) -> $Value {
                 ManuallyDrop::new(self).$value
             }
 
-            /// The contents: what was there before where nothing was written since.
+            /// Returns the contents: what was there before where nothing was written since.
             pub fn bytes(&self) -> &[u8] {
                 // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`; each byte
                 // has a value since the handle was made.
                 unsafe { bytes(self.memory, $run(self.$value)).as_ref() }
             }
 
-            /// The contents, to write.
+            /// Returns the contents, to write.
             pub fn bytes_mut(&mut self) -> &mut [u8] {
                 // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably; each byte
                 // has a value since the handle was made.
                 unsafe { bytes(self.memory, $run(self.$value)).as_mut() }
             }
 
-            /// The node that the frames belong to.
+            /// Returns the node that the frames belong to.
             pub fn node(&self) -> NodeId {
                 let start = $run(self.$value).start();
                 self.memory.node_of(start).unwrap_or_default()
@@ -123,7 +123,7 @@ macro_rules! owned_frames {
         }
 
         impl<'m, M: Machine> $preserved<'m, M> {
-            /// The owner of preserved frames that [`Self::into_raw`] gave up, or that were claimed.
+            /// Makes the owner of preserved frames that [`Self::into_raw`] gave up, or that were claimed.
             ///
             /// # Safety
             /// They are allocated from `memory` as this kind, preserved, and the caller's to
@@ -133,19 +133,19 @@ macro_rules! owned_frames {
                 Self { memory, $value }
             }
 
-            /// The frames; they stay preserved.
+            /// Returns the frames; they stay preserved.
             pub fn into_raw(self) -> $Value {
                 self.$value
             }
 
-            /// The contents: what was there before where nothing was written since.
+            /// Returns the contents: what was there before where nothing was written since.
             pub fn bytes(&self) -> &[u8] {
                 // SAFETY: the frames are ours alone, mapped, and writes need `&mut self`; each byte
                 // has a value since the handle was made.
                 unsafe { bytes(self.memory, $run(self.$value)).as_ref() }
             }
 
-            /// The contents, to write: what stands here at the jump is what survives.
+            /// Returns the contents, to write: what stands here at the jump is what survives.
             pub fn bytes_mut(&mut self) -> &mut [u8] {
                 // SAFETY: the frames are ours alone, mapped, and we are borrowed mutably; each byte
                 // has a value since the handle was made.
@@ -217,38 +217,38 @@ owned_frames!(FolioRun, PreservedRun, run: Run, Kind::Run,
               frames, free_run, preserve_run_kind, unpreserve_run_kind);
 
 impl<M: Machine> Folio<'_, M> {
-    /// The frames.
+    /// Returns the frames.
     pub const fn block(&self) -> Block {
         self.block
     }
 
-    /// The order.
+    /// Returns the order.
     pub const fn order(&self) -> Order {
         self.block.order()
     }
 }
 
 impl<M: Machine> PreservedFolio<'_, M> {
-    /// The frames.
+    /// Returns the frames.
     pub const fn block(&self) -> Block {
         self.block
     }
 
-    /// The order.
+    /// Returns the order.
     pub const fn order(&self) -> Order {
         self.block.order()
     }
 }
 
 impl<M: Machine> FolioRun<'_, M> {
-    /// The frames.
+    /// Returns the frames.
     pub const fn run(&self) -> Run {
         self.run
     }
 }
 
 impl<M: Machine> PreservedRun<'_, M> {
-    /// The frames.
+    /// Returns the frames.
     pub const fn run(&self) -> Run {
         self.run
     }

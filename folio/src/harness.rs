@@ -66,7 +66,7 @@ impl Ram {
         [(Run::new(start, frames).expect("frames above 4 GiB"), NodeId(0))]
     }
 
-    /// A memory over fresh zeroed ranges; what lies between them is backed but never used.
+    /// Makes a memory over fresh zeroed ranges; what lies between them is backed but never used.
     ///
     /// # Errors
     /// As for [`Memory::add_range`].
@@ -77,7 +77,7 @@ impl Ram {
         Self::over(ranges).attach(ranges)
     }
 
-    /// The machine alone, its memory zeroed.
+    /// Makes the machine alone, its memory zeroed.
     ///
     /// # Panics
     /// As for [`Ram::memory`].
@@ -102,7 +102,7 @@ impl Ram {
         Self { map, base, layout, span, cpus: ThreadSlots::default(), spaces: Mutex::default() }
     }
 
-    /// A memory over this machine's ranges as they are: what a successor does after a jump.
+    /// Makes a memory over this machine's ranges as they are: what a successor does after a jump.
     ///
     /// # Errors
     /// As for [`Memory::add_range`]; [`Error::BadRange`] also for one that reaches beyond those

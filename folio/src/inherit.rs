@@ -114,7 +114,7 @@ impl<M: Machine> Memory<M> {
         self.tracker = tracker;
     }
 
-    /// Whether a predecessor preserved exactly this block, and it is still to be claimed.
+    /// Returns whether a predecessor preserved exactly this block, and it is still to be claimed.
     pub fn is_inherited(&self, block: Block) -> bool {
         self.is_preserved(block) && self.is_unclaimed(block)
     }
@@ -165,7 +165,7 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Whether the tree has exactly this block, whose first frame is of `range`.
+    /// Returns whether the tree has exactly this block, whose first frame is of `range`.
     #[inline]
     fn has_bit(&self, range: &Range, block: Block) -> bool {
         // Mostly the leaf is known, as `inherit` came by it.
@@ -212,14 +212,14 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// The block that a predecessor preserved, and that is still to be claimed, that holds the frame.
+    /// Returns the block that a predecessor preserved, and that is still to be claimed, that holds the frame.
     pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
         let mut blocks = orders.map(|order| Block::containing(pfn, order));
         blocks.find(|block| self.is_inherited(*block))
     }
 
-    /// The label of an unclaimed block, if it has one.
+    /// Returns the label of an unclaimed block, if it has one.
     pub fn label_of(&self, block: Block) -> Option<Kind> {
         let (kind, order) = frame_type::labelled(self.byte(block.pfn())?.load(Relaxed))?;
         (order == block.order()).then_some(kind)
@@ -335,13 +335,13 @@ impl<M: Machine> Memory<M> {
         (freed, kept)
     }
 
-    /// Frees a block that is still to be claimed: whether it was. As [`Memory::disinherit`] does it that
-    /// was told to free it.
+    /// Frees a block that is still to be claimed. Returns whether it was. Does what
+    /// [`Memory::disinherit`] does where it is told to free one.
     pub fn disinherit_block(&self, block: Block) -> bool {
         self.dispose_of(block)
     }
 
-    /// Frees a block that is still to be claimed and has no label: whether it was.
+    /// Frees a block that is still to be claimed and has no label. Returns whether it was.
     pub(crate) fn dispose_of(&self, block: Block) -> bool {
         let gone = exchange::dispose_of(self, block);
         if gone {
@@ -350,7 +350,7 @@ impl<M: Machine> Memory<M> {
         gone
     }
 
-    /// Whether a block that was in the tree is still to be claimed: its byte tells, as its bit stays
+    /// Returns whether a block that was in the tree is still to be claimed: its byte tells, as its bit stays
     /// until the byte has changed.
     fn is_unclaimed(&self, block: Block) -> bool {
         self.byte(block.pfn()).is_some_and(|byte| frame_type::is_unclaimed(byte.load(Relaxed)))

@@ -13,7 +13,7 @@ use crate::memory::Memory;
 use heirloom_kho::PhysAddr;
 
 impl<M: Machine> Memory<M> {
-    /// Where in a block like `expected` a pointer leads; `None` if there is no such block. Any
+    /// Returns where in a block like `expected` a pointer leads; `None` if there is no such block. Any
     /// pointer may be asked about; it is not followed.
     ///
     /// # Examples

@@ -12,7 +12,7 @@ use heirloom_kho::PhysAddr;
 pub struct CpuId(pub u32);
 
 impl CpuId {
-    /// The CPU's number as an index.
+    /// Returns the CPU's number as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -32,11 +32,11 @@ pub struct NodeId(pub u16);
 /// - [`phys`](DirectMap::phys) of that pointer is `Some(a)`;
 /// - the map is linear within a contiguous stretch: `ptr(a + n) == ptr(a) + n`.
 pub unsafe trait DirectMap {
-    /// The pointer through which `addr` is reached. For an address outside mapped memory the
+    /// Returns the pointer through which `addr` is reached. For an address outside mapped memory the
     /// result may be any pointer, which must not be followed.
     fn ptr(&self, addr: PhysAddr) -> NonNull<u8>;
 
-    /// The physical address that `ptr` reaches, or `None` if it lies outside the map.
+    /// Returns the physical address that `ptr` reaches, or `None` if it lies outside the map.
     ///
     /// Any pointer may be asked about; it is not followed.
     fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr>;
@@ -54,7 +54,7 @@ pub unsafe trait DirectMap {
 /// - `cpu.index() < self.count()`, and `count` never changes.
 /// - [`idle`](Cpus::idle), where it runs its closure, gives the same exclusion for that `cpu`.
 pub unsafe trait Cpus {
-    /// How many CPUs there can be: one more than the highest index.
+    /// Returns how many CPUs there can be: one more than the highest index.
     fn count(&self) -> usize;
 
     /// Runs `f` on a CPU that nothing else uses meanwhile. `None`: no CPU's state can be had now
@@ -62,7 +62,7 @@ pub unsafe trait Cpus {
     /// caller then does without per-CPU state.
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R;
 
-    /// The same where it is a matter of a few instructions, and `None` also where it is not (a
+    /// Runs `f` as [`pinned`](Cpus::pinned) does where that is a matter of a few instructions, with `None` also where it is not (a
     /// thread's first call, say): for paths that are to stay short, whose callers turn to
     /// [`pinned`](Cpus::pinned) then.
     #[inline]
@@ -70,7 +70,7 @@ pub unsafe trait Cpus {
         self.pinned(f)
     }
 
-    /// The node whose memory is nearest to `cpu`. It never changes.
+    /// Returns the node whose memory is nearest to `cpu`. It never changes.
     fn home(&self, cpu: CpuId) -> NodeId {
         let _ = cpu;
         NodeId(0)
@@ -96,7 +96,7 @@ pub trait Machine: DirectMap + Cpus + Sync {
     /// interrupt handlers. A kernel gives its mutex; `spin::Mutex<()>` serves here too.
     type Mutex: lock_api::RawMutex;
 
-    /// Whether the caller may wait for a [`Machine::Lock`]. `false` where it came in the middle of a
+    /// Returns whether the caller may wait for a [`Machine::Lock`]. `false` where it came in the middle of a
     /// call that holds one, which cannot go on before the caller returns: in a signal handler, or
     /// in an interrupt that the lock does not keep out. Calls that may then have to wait are
     /// refused. Asked on slow paths alone.
@@ -159,7 +159,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A map in which physical `start` is seen at `base`.
+    /// Makes a map in which physical `start` is seen at `base`.
     ///
     /// # Safety
     /// - `base` carries provenance over `length` bytes and stays valid for reads and writes,
@@ -172,12 +172,12 @@ impl Linear {
         Self { base, start, length }
     }
 
-    /// The first physical address of the map.
+    /// Returns the first physical address of the map.
     pub const fn start(&self) -> PhysAddr {
         self.start
     }
 
-    /// Bytes from the first address to the end of the map.
+    /// Returns how many bytes lie from the first address to the end of the map.
     pub const fn length(&self) -> usize {
         self.length
     }
@@ -218,7 +218,7 @@ pub struct OneCpu<D = Linear> {
 }
 
 impl<D> OneCpu<D> {
-    /// The machine over `map`.
+    /// Makes the machine over `map`.
     pub const fn new(map: D) -> Self {
         Self { map, busy: core::sync::atomic::AtomicBool::new(false) }
     }

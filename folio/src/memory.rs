@@ -71,14 +71,14 @@ unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
 unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 impl<M: Machine> Memory<M> {
-    /// Bytes of per-CPU state for a machine of `cpus` CPUs, with room to align them.
+    /// Returns how many bytes of per-CPU state a machine of `cpus` CPUs needs, with room to align them.
     ///
     /// Saturating: no space has as many bytes as more CPUs than an address space holds would need.
     pub const fn cpu_bytes(cpus: usize) -> usize {
         CpuSlots::bytes(cpus)
     }
 
-    /// Bytes of metadata for a range of frames, with room to align them.
+    /// Returns how many bytes of metadata a range of frames needs, with room to align them.
     ///
     /// One byte and 1/8 a frame, a little for the rows above and the directories of leaves, and
     /// about a kilobyte for the range itself: less than 1.3 bytes a frame from 16,384 frames on.
@@ -86,7 +86,7 @@ impl<M: Machine> Memory<M> {
         Range::bytes(run) + SPACE_ALIGN
     }
 
-    /// A memory without frames.
+    /// Makes a memory without frames.
     ///
     /// Where `space` is smaller than [`Memory::cpu_bytes`] of the machine's count, the CPUs of the
     /// highest numbers have no cache: a call there is as one that could not be pinned. See
@@ -113,7 +113,7 @@ impl<M: Machine> Memory<M> {
         })
     }
 
-    /// How many CPUs have a cache of frames: the machine's count, or what the space given to
+    /// Returns how many CPUs have a cache of frames: the machine's count, or what the space given to
     /// [`Memory::new`] had room for.
     pub const fn cpu_count(&self) -> usize {
         self.slots.count()
@@ -164,7 +164,7 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// The machine underneath.
+    /// Returns the machine underneath.
     pub const fn machine(&self) -> &M {
         &self.machine
     }
@@ -175,17 +175,17 @@ impl<M: Machine> Memory<M> {
         self.machine
     }
 
-    /// The memory ranges and their nodes, in the order in which they were added.
+    /// Iterates over the memory ranges and their nodes, in the order in which they were added.
     pub fn ranges(&self) -> impl Iterator<Item = (Run, NodeId)> + '_ {
         self.ranges.iter().map(|range| (range.run(), range.node()))
     }
 
-    /// Whether all of `run` is memory, in one range or in ranges that touch on one node.
+    /// Returns whether all of `run` is memory, in one range or in ranges that touch on one node.
     pub fn contains(&self, run: Run) -> bool {
         self.ranges.holds(run)
     }
 
-    /// The node of a frame.
+    /// Returns the node of a frame.
     ///
     /// # Errors
     /// [`Error::NotMemory`].
@@ -193,7 +193,7 @@ impl<M: Machine> Memory<M> {
         Ok(self.range(pfn)?.node())
     }
 
-    /// The pointer to the first byte of `run`, good for all of it.
+    /// Returns the pointer to the first byte of `run`, good for all of it.
     ///
     /// # Errors
     /// [`Error::NotMemory`]: part of it is in no range, or in one that does not touch the rest's.
@@ -205,7 +205,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// What the byte of the frame says: whether a block starts there, and which.
+    /// Returns what the byte of the frame says: whether a block starts there, and which.
     ///
     /// # Errors
     /// [`Error::NotMemory`].
@@ -213,13 +213,13 @@ impl<M: Machine> Memory<M> {
         Ok(self.range(pfn)?.state(pfn))
     }
 
-    /// The range of a frame.
+    /// Returns the range of a frame.
     #[inline]
     pub(crate) fn range(&self, pfn: Pfn) -> Result<&Range, Error> {
         self.ranges.find(pfn).ok_or(Error::NotMemory { pfn })
     }
 
-    /// The byte of a frame.
+    /// Returns the byte of a frame.
     #[inline]
     pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
         self.ranges.find(pfn)?.byte(pfn)
@@ -241,7 +241,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// The words of a tree's page; `None` if it is no page of memory.
+    /// Returns the words of a tree's page; `None` if it is no page of memory.
     pub(crate) fn words_of(&self, page: PhysAddr) -> Option<&[AtomicU64]> {
         if !page.is_page_aligned() || self.ranges.find(page.pfn()).is_none() {
             return None;
@@ -250,7 +250,7 @@ impl<M: Machine> Memory<M> {
         Some(unsafe { self.node_words(page) })
     }
 
-    /// The words of a tree's page.
+    /// Returns the words of a tree's page.
     ///
     /// # Safety
     /// `page` is the address of a frame in a memory range.

@@ -69,7 +69,7 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
     }
 }
 
-/// A range's number among all: its address, which is never zero and never followed.
+/// Returns a range's number among all: its address, which is never zero and never followed.
 pub(crate) fn number(range: &Range) -> usize {
     core::ptr::from_ref(range).addr()
 }

@@ -106,13 +106,13 @@ impl CpuSlot {
         }
     }
 
-    /// Whether its CPU looks into what may be given back.
+    /// Returns whether its CPU looks into what may be given back.
     #[inline]
     pub(crate) fn readers(&self) -> &readers::Word {
         &self.readers
     }
 
-    /// How many blocks of a predecessor's it claimed.
+    /// Returns how many of a predecessor's blocks its CPU claimed.
     #[inline]
     pub(crate) fn settled(&self) -> &Tally {
         &self.settled
@@ -124,7 +124,7 @@ impl CpuSlot {
         self.fill.source.store(DRAIN, Relaxed);
     }
 
-    /// Frames in the cache; exact while its CPU does nothing.
+    /// Returns how many frames are in the cache; exact while its CPU does nothing.
     pub(crate) fn cached(&self) -> u64 {
         let fill = &self.fill;
         let stack = fill.stack.load(Relaxed) as u64;
@@ -151,31 +151,30 @@ impl CpuSlot {
 ///
 /// Blocks come and go as [`Group`]s: those of one order that share a word of the shared bits.
 pub(crate) trait Backend {
-    /// Up to 64 frames of one word, of which some are in use.
+    /// Takes up to 64 frames of one word, of which some are in use.
     fn take_word(&self, hints: &mut Hints) -> Option<Group>;
-    /// Whether the frames of a word are of one range, and so can be one block.
+    /// Returns whether the frames of a word are of one range, and so can be one block.
     fn is_one_block(&self, word: Block) -> bool;
-    /// Up to `most` blocks of `order` from one word.
+    /// Takes up to `most` blocks of `order` from one word.
     fn take(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group>;
     /// Takes back blocks of `order`.
     fn give(&self, order: Order, group: Group);
-    /// Takes back single frames, neighbours in one go: how many the last of them were that went
-    /// together.
+    /// Takes back single frames, neighbours in one go. Returns the length of the last batch.
     fn give_frames(&self, frames: &[Pfn]) -> u32;
-    /// A number for where most of the frames come from; not zero.
+    /// Returns a number for where most of the frames come from; not zero.
     fn source(&self) -> usize;
-    /// Frames of one order that a CPU may keep.
+    /// Returns how many frames of one order a CPU may keep.
     fn share(&self) -> u64;
 }
 
 impl PcpList<'_> {
-    /// Whether the cache can be used as it is.
+    /// Returns whether the cache can be used as it is.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
         self.fill.source.load(Relaxed) != DRAIN
     }
 
-    /// Whether the cache can be used as it is, and frames of `source` belong in it.
+    /// Returns whether the cache can be used as it is, and frames of `source` belong in it.
     #[inline]
     pub(crate) fn is_ready_for(&self, source: usize) -> bool {
         self.fill.source.load(Relaxed) == source
@@ -192,7 +191,7 @@ impl PcpList<'_> {
         }
     }
 
-    /// A block of `order`, if one is kept.
+    /// Takes a block of `order`, if one is kept.
     #[inline]
     pub(crate) fn pop(&mut self, order: Order) -> Option<Pfn> {
         if order == Order::ZERO {
@@ -243,7 +242,7 @@ impl PcpList<'_> {
         }
     }
 
-    /// A block of `order` once [`PcpList::pop`] had none: several at once from the backend.
+    /// Takes a block of `order` once [`PcpList::pop`] had none: several at once from the backend.
     pub(crate) fn refill(&mut self, order: Order, backend: &impl Backend) -> Option<Pfn> {
         if order == Order::ZERO {
             let group = if let Some(group) = backend.take_word(&mut self.cache.hints) {
@@ -274,7 +273,7 @@ impl PcpList<'_> {
         Some(pfn)
     }
 
-    /// Keeps a freed block if there is room: whether it did.
+    /// Keeps a freed block if there is room. Returns whether it did.
     #[inline]
     pub(crate) fn push(&mut self, block: Block) -> bool {
         let order = block.order();
@@ -337,8 +336,8 @@ impl PcpList<'_> {
         self.fill.run_word.store(0, Relaxed);
     }
 
-    /// Gives back the `count` frames that are longest on the stack: how many the last of them were
-    /// that went together.
+    /// Gives back the `count` frames that are longest on the stack. Returns the
+    /// length of the last batch.
     fn flush_stack(&mut self, count: usize, backend: &impl Backend) -> u32 {
         let used = self.fill.stack.load(Relaxed);
         let count = count.min(used);
@@ -370,7 +369,7 @@ impl PcpList<'_> {
 }
 
 /// Gives back the `count` blocks freed longest ago of those `used` that are kept, neighbours in
-/// one go, or all of them if they are neighbours: how many are left.
+/// one go, or all of them if they are neighbours. Returns how many are left.
 #[inline]
 fn flush(
     order: Order,

@@ -115,7 +115,7 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// The bit of a block of `kind` that is allocated and (not) preserved, its byte, and what that
+    /// Returns the bit of a block of `kind` that is allocated and (not) preserved, its byte, and what that
     /// says, if the directory knows the leaf.
     #[inline]
     fn find_fast(
@@ -188,7 +188,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// The byte of an allocated block of `kind` that is no part of a run and (not) preserved, and
+    /// Returns the byte of an allocated block of `kind` that is no part of a run and (not) preserved, and
     /// what it says now.
     #[inline]
     fn single<'r>(

@@ -60,7 +60,7 @@ impl<M: Machine> Memory<M> {
         Pages { memory: self }
     }
 
-    /// The root node of the tree that this kernel hands over: its predecessor's, or one that is
+    /// Returns the root node of the tree that this kernel hands over: its predecessor's, or one that is
     /// allocated at the first call.
     ///
     /// It stays where it is as long as the memory lives.
@@ -71,7 +71,7 @@ impl<M: Machine> Memory<M> {
         self.tracker.ensure_root(&self.tables())
     }
 
-    /// The leaf of a block that the directory knows.
+    /// Returns the leaf of a block that the directory knows.
     #[inline]
     pub(crate) fn leaf_in(&self, range: &Range, block: Block) -> Option<&[AtomicU64]> {
         // Acquire pairs with the Release in `cache_leaf`: the leaf is as its linking left it.
@@ -80,7 +80,7 @@ impl<M: Machine> Memory<M> {
         (leaf != 0).then(|| unsafe { self.node_words(PhysAddr::new(leaf)) })
     }
 
-    /// Whether exactly this block is preserved: in the tracker, by its order.
+    /// Returns whether exactly this block is preserved: in the tracker, by its order.
     pub fn is_preserved(&self, block: Block) -> bool {
         self.tracker.contains(&self.tables(), block)
     }
@@ -104,12 +104,12 @@ impl<M: Machine> Memory<M> {
         self.tracker.tree(&self.tables()).nodes().for_each(each);
     }
 
-    /// How many blocks of which order are preserved, and in how many nodes.
+    /// Returns how many blocks of which order are preserved, and in how many nodes.
     pub fn counts(&self) -> Counts {
         self.tracker.tree(&self.tables()).counts()
     }
 
-    /// The first `frames` frames in a row within `within` of which none is preserved.
+    /// Returns the first `frames` frames in a row within `within` of which none is preserved.
     pub fn next_gap(&self, frames: u64, within: Run) -> Option<Run> {
         self.tracker.tree(&self.tables()).next_gap(within, frames)
     }

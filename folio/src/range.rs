@@ -83,7 +83,7 @@ const fn directory_slots(run: Run) -> usize {
 }
 
 impl Range {
-    /// Bytes of metadata for `run`, aligned to [`SPACE_ALIGN`].
+    /// Returns how many bytes of metadata `run` needs, aligned to [`SPACE_ALIGN`].
     pub(crate) const fn bytes(run: Run) -> usize {
         if run.is_empty() {
             return 0;
@@ -154,14 +154,14 @@ impl Range {
         self.node
     }
 
-    /// The next range by address.
+    /// Returns the next range by address.
     #[inline]
     pub(crate) fn behind(&self) -> Option<&Self> {
         let [next, ..] = &self.links;
         follow(next)
     }
 
-    /// Whether `next` begins where this range ends, on the same node and in the map too: a block
+    /// Returns whether `next` begins where this range ends, on the same node and in the map too: a block
     /// may lie across.
     pub(crate) fn touches(&self, next: &Self) -> bool {
         let end = self.base.addr().get().wrapping_add(self.run.bytes() as usize);
@@ -175,13 +175,13 @@ impl Range {
         &self.freemap
     }
 
-    /// The byte of a frame of this range.
+    /// Returns the byte of a frame of this range.
     #[inline]
     pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
         self.kinds().get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
     }
 
-    /// The bytes of these frames, if all of them are of this range.
+    /// Returns the bytes of these frames, if all of them are of this range.
     pub(crate) fn bytes_of(&self, run: Run) -> Option<&[AtomicU8]> {
         let start = run.start().get().checked_sub(self.run.start().get())? as usize;
         self.kinds().get(start..start.checked_add(run.frames() as usize)?)
@@ -193,7 +193,7 @@ impl Range {
         unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) }
     }
 
-    /// The byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
+    /// Returns the byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
     /// of one block, of `kind` and not preserved, that it begins.
     #[inline]
     pub(crate) fn single(&self, ptr: NonNull<u8>, kind: Kind) -> Option<(&AtomicU8, Block)> {
@@ -209,7 +209,7 @@ impl Range {
         Some((byte, Block::aligned(self.run.start().add(frame as u64), order)))
     }
 
-    /// Where in a block like `expected` a pointer leads, if one of this range is around it.
+    /// Returns where in a block like `expected` a pointer leads, if one of this range is around it.
     #[inline]
     pub(crate) fn lookup(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
         // The map is linear in a range. For a pointer outside it this wraps or is too large, and
@@ -227,18 +227,18 @@ impl Range {
         Some(BlockRef { head, offset: offset as usize })
     }
 
-    /// What the byte of a frame says; [`FrameState::Never`] for one outside the range.
+    /// Returns what the byte of a frame says; [`FrameState::Never`] for one outside the range.
     pub(crate) fn state(&self, pfn: Pfn) -> FrameState {
         self.byte(pfn).map_or(FrameState::Never, |b| frame_type::decode(b.load(Relaxed)))
     }
 
-    /// The directory's slot for the leaf that holds the bit of `block`.
+    /// Returns the directory's slot for the leaf that holds the bit of `block`.
     #[inline]
     pub(crate) fn slot(&self, block: Block) -> Option<&AtomicU64> {
         self.slot_at(block.order(), block.pfn())
     }
 
-    /// The directory's slot for the leaf of an order that a frame of this range belongs to.
+    /// Returns the directory's slot for the leaf of an order that a frame of this range belongs to.
     #[inline]
     fn slot_at(&self, order: Order, pfn: Pfn) -> Option<&AtomicU64> {
         let order = order.index();
@@ -254,7 +254,7 @@ impl Range {
         Some(unsafe { directory.slots.add(begin + leaf).as_ref() })
     }
 
-    /// The directory's slot for the leaf that begins with the bit of `first`, if one of its frames is
+    /// Returns the directory's slot for the leaf that begins with the bit of `first`, if one of its frames is
     /// of this range. The leaf may begin before the range, and reach beyond it.
     pub(crate) fn slot_of_leaf(&self, first: Block) -> Option<&AtomicU64> {
         self.slot_at(first.order(), first.pfn().max(self.run.start()))
@@ -267,7 +267,7 @@ impl Range {
         }
     }
 
-    /// The allocated block that holds `pfn`, head or not.
+    /// Returns the allocated block that holds `pfn`, head or not.
     pub(crate) fn owning_block(&self, pfn: Pfn) -> Option<(Block, Kind, bool)> {
         (0..=Order::MAX_FOLIO.get()).filter_map(Order::new).find_map(|at_least| {
             match self.state(pfn.align_down(at_least)) {
@@ -292,7 +292,7 @@ pub(crate) fn no_links() -> Links {
     [const { AtomicPtr::new(core::ptr::null_mut()) }; LINK_LEVELS]
 }
 
-/// What a link leads to.
+/// Returns what a link leads to.
 #[inline]
 pub(crate) fn follow(link: &AtomicPtr<Range>) -> Option<&Range> {
     // Acquire pairs with the Release in `push`: the range is seen whole.

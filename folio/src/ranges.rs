@@ -36,19 +36,19 @@ impl Ranges {
         Self { first: none(), last: none(), by_address: no_links(), count: AtomicUsize::new(0) }
     }
 
-    /// All ranges, in the order in which they were added.
+    /// Iterates over all ranges, in the order in which they were added.
     #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Range> {
         core::iter::successors(self.first(), |range| follow(&range.added))
     }
 
-    /// All ranges by address.
+    /// Iterates over all ranges by address.
     pub(crate) fn by_address(&self) -> impl Iterator<Item = &Range> {
         let [first, ..] = &self.by_address;
         core::iter::successors(follow(first), |range| range.behind())
     }
 
-    /// The directories' slots for the leaf that begins with the bit of `first`: one for each range
+    /// Iterates over the directories' slots for the leaf that begins with the bit of `first`: one for each range
     /// that the leaf has frames of.
     pub(crate) fn slots_of_leaf(&self, first: Block) -> impl Iterator<Item = &AtomicU64> {
         let end = first.pfn().get().saturating_add(1 << leaf_shift(first.order().index()));
@@ -57,7 +57,7 @@ impl Ranges {
         ranges.filter_map(move |range| range.slot_of_leaf(first))
     }
 
-    /// The ranges that have frames of `run`, by address.
+    /// Iterates over the ranges that have frames of `run`, by address.
     pub(crate) fn overlapping(&self, run: Run) -> impl Iterator<Item = &Range> {
         let [lowest, ..] = &self.by_address;
         let before = self.at_or_below(run.start());
@@ -67,13 +67,13 @@ impl Ranges {
             .take_while(move |range| range.run().start() < run.end())
     }
 
-    /// The range that was added first.
+    /// Returns the range that was added first.
     #[inline]
     pub(crate) fn first(&self) -> Option<&Range> {
         follow(&self.first)
     }
 
-    /// The range that holds the frame.
+    /// Returns the range that holds the frame.
     #[inline]
     pub(crate) fn find(&self, pfn: Pfn) -> Option<&Range> {
         // Most frames are in the first range, where there is one at all.
@@ -88,7 +88,7 @@ impl Ranges {
         self.at_or_below(pfn).filter(|range| range.run().contains(pfn))
     }
 
-    /// The last range that starts with the frame or before it.
+    /// Returns the last range that starts with the frame or before it.
     fn at_or_below(&self, pfn: Pfn) -> Option<&Range> {
         let (mut links, mut found) = (&self.by_address, None);
         for level in (0..LINK_LEVELS).rev() {
@@ -101,13 +101,13 @@ impl Ranges {
         found
     }
 
-    /// The one range that holds all of `run`.
+    /// Returns the one range that holds all of `run`.
     #[inline]
     pub(crate) fn covering(&self, run: Run) -> Option<&Range> {
         self.find(run.start()).filter(|range| range.run().covers(run))
     }
 
-    /// What of `run` each range has that holds a part of it, by address; `None` unless all of it is
+    /// Returns what of `run` each range has that holds a part of it, by address; `None` unless all of it is
     /// memory that can be one block: of one range, or of ranges that touch on one node.
     pub(crate) fn parts(&self, run: Run) -> Option<Parts<'_>> {
         // One without frames may stand at the end of a range.
@@ -122,18 +122,18 @@ impl Ranges {
         Some(Parts { range: Some(first), rest: run })
     }
 
-    /// Whether all of `run` is memory that can be one block.
+    /// Returns whether all of `run` is memory that can be one block.
     pub(crate) fn holds(&self, run: Run) -> bool {
         self.parts(run).is_some()
     }
 
-    /// The range before `range` that touches it, on the same node.
+    /// Returns the range before `range` that touches it, on the same node.
     pub(crate) fn touching_before(&self, range: &Range) -> Option<&Range> {
         let last = range.run().start().get().checked_sub(1)?;
         self.at_or_below(Pfn::new(last)).filter(|before| before.touches(range))
     }
 
-    /// Whether a range of this `run` may be added.
+    /// Returns whether a range of this `run` may be added.
     ///
     /// # Errors
     /// [`Error::BadRange`], [`Error::RangeOverlaps`].
@@ -213,7 +213,7 @@ impl<'r> Iterator for Parts<'r> {
     }
 }
 
-/// The ranges of a map, those taken together that follow one another in it, touch, and belong to
+/// Iterates over the ranges of a map, those taken together that follow one another in it, touch, and belong to
 /// one node: fewer to look through, and blocks across what firmware split.
 ///
 /// # Examples

@@ -37,7 +37,7 @@ impl Word {
         self.0.fetch_sub(1, Release);
     }
 
-    /// Whether no reader is in. An exchange and no load: see `Memory::reading`.
+    /// Returns whether no reader is in. An exchange and no load: see `Memory::reading`.
     pub(crate) fn is_out(&self) -> bool {
         // AcqRel pairs with `enter` and with `leave`.
         self.0.compare_exchange(OUT, OUT, AcqRel, Relaxed).is_ok()
@@ -51,14 +51,14 @@ pub(crate) struct Inside<'w> {
 }
 
 impl<'w> Inside<'w> {
-    /// A reader in its CPU's own word.
+    /// Enters a reader in its CPU's own word.
     #[inline]
     pub(crate) fn own(word: &'w Word) -> Self {
         word.enter();
         Self { word, counted: false }
     }
 
-    /// A reader in the word that all others share.
+    /// Enters a reader in the word that all others share.
     pub(crate) fn shared(word: &'w Word) -> Self {
         word.count_in();
         Self { word, counted: true }
@@ -134,7 +134,7 @@ mod loom_tests {
         }
     }
 
-    /// A reader beside a caller that gives the block back.
+    /// Runs a reader beside a caller that gives the block back.
     fn beside(reader: fn(&World)) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(4);

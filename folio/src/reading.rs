@@ -54,7 +54,7 @@ impl<M: Machine> Memory<M> {
         })
     }
 
-    /// Whether every reader that was in when this was called has left. Each CPU's word is looked at up
+    /// Returns whether every reader that was in when this was called has left. Each CPU's word is looked at up
     /// to `tries` times; one atomic operation on each CPU's line, if no reader is in.
     pub fn readers_have_left(&self, tries: u32) -> bool {
         let left = |word: &Word| {

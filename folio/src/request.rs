@@ -22,7 +22,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A block of `order` from any node, the calling CPU's first, with whatever it contains.
+    /// Requests a block of `order` from any node, the calling CPU's first, with whatever it contains.
     pub const fn new(order: Order) -> Self {
         Self { order, kind: Kind::Folio, node: None, strict: false, zeroed: false }
     }
@@ -51,7 +51,7 @@ impl Request {
         Self { kind, ..self }
     }
 
-    /// The order; for a run, its alignment.
+    /// Returns the order; for a run, its alignment.
     pub const fn order(self) -> Order {
         self.order
     }
@@ -72,7 +72,7 @@ impl Request {
         self.zeroed
     }
 
-    /// The same with another order.
+    /// Returns this request with another order.
     pub(crate) const fn with_order(self, order: Order) -> Self {
         Self { order, ..self }
     }

@@ -117,7 +117,7 @@ impl<M: Machine> Memory<M> {
         Ok(grown)
     }
 
-    /// The run of `kind` that starts at `pfn`, its length read back from the kinds bytes.
+    /// Returns the run of `kind` that starts at `pfn`, its length read back from the kinds bytes.
     ///
     /// # Errors
     /// As for [`Memory::free`], without [`Error::Preserved`]; [`Error::BadRequest`] for a kind
@@ -159,7 +159,7 @@ impl<M: Machine> Memory<M> {
         })
     }
 
-    /// What `take` gets from a range of the node asked for, else of any that the request allows.
+    /// Returns what `take` gets from a range of the node asked for, else of any that the request allows.
     fn nearest<T>(&self, request: Request, take: impl Fn(&Range) -> Option<T>) -> Option<T> {
         let near = |range: &&Range| request.node().is_none_or(|wanted| wanted == range.node());
         self.ranges.iter().filter(near).find_map(&take).or_else(|| {
@@ -195,7 +195,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// The run that begins with `head`, its tails followed.
+    /// Returns the run that begins with `head`, its tails followed.
     pub(crate) fn run_from(&self, head: Block) -> Run {
         let mut end = head.run().end();
         while let Ok(FrameState::Head { kind: Kind::Tail, order, .. }) = self.state(end) {
@@ -204,7 +204,7 @@ impl<M: Machine> Memory<M> {
         Run::between(head.pfn(), end).unwrap_or(head.run())
     }
 
-    /// Whether `run` is a whole run of `kind`, (not) preserved.
+    /// Returns whether `run` is a whole run of `kind`, (not) preserved.
     ///
     /// The bytes it must have are compared, and not read one after the other as they say where the
     /// next one is: of a large run each is a miss, and so all come together.
@@ -212,7 +212,7 @@ impl<M: Machine> Memory<M> {
         kind.is_run() && self.is_run_from(run, |order| frame_type::encode(kind, order, preserved))
     }
 
-    /// Whether `run` is a whole buffer that is held.
+    /// Returns whether `run` is a whole buffer that is held.
     pub(crate) fn is_held_run(&self, run: Run) -> bool {
         self.is_run_from(run, frame_type::held)
     }

@@ -26,7 +26,7 @@ impl Stats {
         each.fold(0, |sum, (order, blocks)| sum.saturating_add(blocks.saturating_mul(1 << order)))
     }
 
-    /// Frames in use: allocated or reserved. `frames == free() + cached + used()`.
+    /// Returns how many frames are in use: allocated or reserved. `frames == free() + cached + used()`.
     pub fn used(&self) -> u64 {
         self.frames.saturating_sub(self.free()).saturating_sub(self.cached)
     }
@@ -48,7 +48,7 @@ pub struct Audit {
 }
 
 impl<M: Machine> Memory<M> {
-    /// How many frames are in which state, on all nodes.
+    /// Returns how many frames are in which state, on all nodes.
     ///
     /// Counted from the bits themselves, so the figures cannot drift; exact while nothing is
     /// allocated or freed. Costs a pass over the words that are not empty.
@@ -56,7 +56,7 @@ impl<M: Machine> Memory<M> {
         self.stats_where(|_| true)
     }
 
-    /// The same for one node.
+    /// Returns what [`Memory::stats`] does, for one node.
     pub fn node_stats(&self, node: NodeId) -> Stats {
         self.stats_where(|n| n == node)
     }

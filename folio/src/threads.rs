@@ -46,7 +46,7 @@ impl Row {
         Self([const { AtomicU64::new(0) }; LIMIT / 64])
     }
 
-    /// Takes `slot` if it is free: whether it was.
+    /// Takes `slot` if it is free. Returns whether it was.
     fn take(&self, slot: u32) -> bool {
         let (word, bit) = Self::place(slot);
         // Acquire pairs with the Release in `give_back`: what the last owner wrote under this slot
@@ -177,7 +177,7 @@ impl Own {
         Some(Entered { own: self, cpu: CpuId(slot) })
     }
 
-    /// Whether a closure runs under the slot, or the slot is not to be had for good.
+    /// Returns whether a closure runs under the slot, or the slot is not to be had for good.
     fn is_inside(&self) -> bool {
         let entered = self.slot.load(Relaxed) != NONE && self.ready.load(Relaxed) == NONE;
         entered || self.moving.load(Relaxed)
@@ -239,7 +239,7 @@ impl ThreadSlots {
     /// metadata for whose successor may run where there are more processors.
     pub const MOST: usize = 64;
 
-    /// An instance that uses the process's first `count` slots, of 1 to [`LIMIT`].
+    /// Makes an instance that uses the process's first `count` slots, of 1 to [`LIMIT`].
     ///
     /// Per-CPU state is per slot, so more slots cost memory and let more threads go without
     /// shared state.
@@ -325,18 +325,18 @@ pub struct Host<D> {
 }
 
 impl<D: DirectMap> Host<D> {
-    /// The machine over `map` with [`ThreadSlots::default`].
+    /// Makes the machine over `map` with [`ThreadSlots::default`].
     pub fn new(map: D) -> Self {
         Self { map, slots: ThreadSlots::default() }
     }
 
-    /// The same with other slots. Before anything is built on it: the number of CPUs changes.
+    /// Returns this machine with other slots. Before anything is built on it: the number of CPUs changes.
     #[must_use]
     pub fn with_slots(self, slots: ThreadSlots) -> Self {
         Self { slots, ..self }
     }
 
-    /// The direct map.
+    /// Returns the direct map.
     pub const fn map(&self) -> &D {
         &self.map
     }

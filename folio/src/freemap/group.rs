@@ -7,17 +7,17 @@ use heirloom_kho::{Block, Order, Pfn, Run};
 /// log2 of the chunks in a word, and of the ratio between neighbouring levels.
 pub(super) const STEP: u32 = 6;
 
-/// A word that lies wholly within `order`'s level: which level, and log2 of the group's bits.
+/// Returns the level in which a block of `order` is bits of one word, and log2 of how many bits.
 pub(super) const fn level_of(order: Order) -> (usize, u32) {
     ((order.get() as u32 / STEP) as usize, order.get() as u32 % STEP)
 }
 
-/// Frames of a chunk of `level`, log2.
+/// Returns how many frames are in a chunk of `level`, log2.
 pub(super) const fn chunk_log2(level: usize) -> u32 {
     level as u32 * STEP
 }
 
-/// The order of a chunk of `level`.
+/// Returns the order of a chunk of `level`.
 pub(super) const fn chunk_order(level: usize) -> Order {
     match Order::new(chunk_log2(level) as u8) {
         Some(order) => order,
@@ -49,7 +49,7 @@ pub(super) const fn mask(at: u32, k: u32) -> u64 {
     ((1_u64 << (1 << k)) - 1) << at
 }
 
-/// The `most` lowest of `bits`, at least one.
+/// Returns the `most` lowest of `bits`, at least one.
 pub(super) const fn lowest(bits: u64, most: usize) -> u64 {
     let mut rest = bits & bits.wrapping_sub(1);
     let mut i = 1;
@@ -71,7 +71,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// The blocks of `order` that start with these bits of word `n`; `None` if there are none.
+    /// Returns the blocks of `order` that start with these bits of word `n`; `None` if there are none.
     #[inline]
     pub(super) fn new(order: Order, n: u64, starts: u64) -> Option<Self> {
         let (level, _) = level_of(order);
@@ -79,13 +79,13 @@ impl Group {
         NonZeroU64::new(starts).map(|starts| Self { first, starts })
     }
 
-    /// The frames `first + i` for each set bit `i`; `first` is a multiple of 64.
+    /// Returns the frames `first + i` for each set bit `i`; `first` is a multiple of 64.
     #[inline]
     pub(crate) fn frames(first: Pfn, bits: u64) -> Option<Self> {
         NonZeroU64::new(bits).map(|starts| Self { first, starts })
     }
 
-    /// A group of one.
+    /// Returns a group of one.
     #[inline]
     pub(crate) fn of(block: Block) -> Self {
         let (level, _) = level_of(block.order());
@@ -95,26 +95,26 @@ impl Group {
         Self { first, starts: NonZeroU64::new(1 << (n & 63)).unwrap_or(NonZeroU64::MIN) }
     }
 
-    /// The group with a block of the same order, if that lies in the same word.
+    /// Returns the group with a block of the same order, if that lies in the same word.
     #[inline]
     pub(crate) fn with(self, block: Block) -> Option<Self> {
         let one = Self::of(block);
         (one.first == self.first).then_some(Self { starts: self.starts | one.starts, ..self })
     }
 
-    /// The first frame of the word.
+    /// Returns the first frame of the word.
     #[inline]
     pub(crate) const fn first(self) -> Pfn {
         self.first
     }
 
-    /// The bits that the blocks start with.
+    /// Returns the bits that the blocks start with.
     #[inline]
     pub(crate) const fn starts(self) -> u64 {
         self.starts.get()
     }
 
-    /// The blocks, by address.
+    /// Iterates over the blocks, by address.
     #[inline]
     pub(crate) fn blocks(self, order: Order) -> impl Iterator<Item = Block> {
         let (level, _) = level_of(order);
@@ -126,14 +126,14 @@ impl Group {
         })
     }
 
-    /// All frames of the word.
+    /// Returns all frames of the word.
     #[inline]
     pub(crate) const fn word(self, order: Order) -> Option<Run> {
         let (level, _) = level_of(order);
         Run::new(self.first, 64 << chunk_log2(level))
     }
 
-    /// The first frame of one of the blocks.
+    /// Returns the first frame of one of the blocks.
     #[inline]
     pub(crate) const fn any(self, order: Order) -> Pfn {
         let (level, _) = level_of(order);

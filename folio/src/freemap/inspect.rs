@@ -30,7 +30,7 @@ impl FreeMap {
         None
     }
 
-    /// Which of the 64 frames of word `n` are free, in whichever level.
+    /// Returns which of the 64 frames of word `n` are free, in whichever level.
     fn free_in_word(&self, n: u64) -> u64 {
         let whole = (1..LEVELS).any(|level| {
             let u = n >> chunk_log2(level - 1);
@@ -59,7 +59,7 @@ impl FreeMap {
         }
     }
 
-    /// Whether the frame is free, in whichever level.
+    /// Returns whether the frame is free, in whichever level.
     pub(crate) fn is_free(&self, pfn: Pfn) -> bool {
         (0..LEVELS).any(|level| {
             let u = pfn.get() >> chunk_log2(level);

@@ -85,7 +85,7 @@ impl FreeMap {
         }
     }
 
-    /// The same with `k` known: the look at a word is then a few instructions.
+    /// Does what [`FreeMap::sweep`] does with `k` known: the look at a word is then a few instructions.
     fn sweep_for<const K: u32>(
         &self,
         level: usize,

@@ -26,10 +26,10 @@ use heirloom_kho::{Block, Order, Run};
 
 /// Where a block's two words are.
 pub(super) trait Places {
-    /// The byte of the block's first frame.
+    /// Returns the byte of the block's first frame.
     fn byte(&self, block: Block) -> Option<&AtomicU8>;
 
-    /// Whether the tree has exactly this block. Acquire, as in
+    /// Returns whether the tree has exactly this block. Acquire, as in
     /// [`Tracker::contains`](crate::tracker::Tracker::contains).
     fn has_bit(&self, block: Block) -> bool;
 }
@@ -43,7 +43,7 @@ pub(super) trait Disposal: Places {
     fn free(&self, block: Block);
 }
 
-/// The byte of a block that is claimed as `kind`.
+/// Returns the byte of a block that is claimed as `kind`.
 #[inline]
 fn claimed(block: Block, kind: Kind) -> u8 {
     let order = block.order().min(Order::MAX_FOLIO);
@@ -94,7 +94,7 @@ fn take_labelled_slow(
     }
 }
 
-/// Why a block whose first byte says `now` cannot be claimed as `kind`.
+/// Returns why a block whose first byte says `now` cannot be claimed as `kind`.
 pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
     match frame_type::decode(now) {
         // What a layer above keeps is said to be that, to a caller that takes it for something else.
@@ -160,7 +160,7 @@ pub(super) fn put_back_run<P: Places>(places: &P, run: Run) {
     }
 }
 
-/// Frees an unclaimed block that has no label: whether it was one.
+/// Frees an unclaimed block that has no label. Returns whether it was one.
 pub(super) fn dispose_of<P: Disposal>(places: &P, block: Block) -> bool {
     let Some(byte) = places.byte(block).filter(|_| places.has_bit(block)) else { return false };
     // Acquire as in `take`.

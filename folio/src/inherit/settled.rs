@@ -30,7 +30,7 @@ impl<M: Machine> Memory<M> {
         self.slots.shared_tallies().put_back.add(blocks);
     }
 
-    /// Whether nothing that was taken over is still to be claimed, but for what has a label.
+    /// Returns whether nothing that was taken over is still to be claimed, but for what has a label.
     pub(super) fn is_settled(&self) -> bool {
         let own = self.slots.iter().map(|(_, slot)| slot.settled());
         self.slots.shared_tallies().settled(own) == self.taken_over
@@ -45,7 +45,7 @@ mod tests {
     use super::super::{Block, Fate, Kind, Memory};
     use crate::harness::Ram;
 
-    /// What `disinherit` tells of.
+    /// Returns what `disinherit` tells of.
     fn told(memory: &Memory<Ram>) -> Vec<Block> {
         let mut blocks = Vec::new();
         memory.disinherit(|block| {
@@ -55,7 +55,7 @@ mod tests {
         blocks
     }
 
-    /// A successor of a kernel that left six blocks, and these.
+    /// Returns a successor of a kernel that left six blocks, and these.
     fn left() -> (Memory<Ram>, [Block; 6]) {
         let ranges = Ram::frames(1024);
         let blocks = [

@@ -39,7 +39,7 @@ impl Tallies {
         Self { settled: Tally::new(), put_back: Tally::new() }
     }
 
-    /// How many blocks are settled, if `own` are the CPUs' tallies: never more than there are.
+    /// Returns how many blocks are settled, if `own` are the CPUs' tallies: never more than there are.
     pub(crate) fn settled<'t>(&self, own: impl Iterator<Item = &'t Tally>) -> u64 {
         let settled = own.fold(self.settled.get(), |sum, tally| sum.wrapping_add(tally.get()));
         // After those: what was settled twice was put back in between.

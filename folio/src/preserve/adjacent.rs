@@ -72,7 +72,7 @@ impl<M: Machine> Memory<M> {
     }
 }
 
-/// Whether the bytes of the first frames of folios of `order` that lie side by side all say
+/// Returns whether the bytes of the first frames of folios of `order` that lie side by side all say
 /// `said`.
 fn alike(bytes: &[AtomicU8], order: Order, said: u8) -> bool {
     if order == Order::ZERO {

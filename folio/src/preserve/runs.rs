@@ -95,7 +95,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Whether a buffer starts at a frame that survives for as long as it is not freed.
+    /// Returns whether a buffer starts at a frame that survives for as long as it is not freed.
     pub fn is_held(&self, pfn: Pfn) -> bool {
         self.byte(pfn).is_some_and(|byte| frame_type::is_held(byte.load(Relaxed)))
     }

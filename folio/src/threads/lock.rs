@@ -108,7 +108,7 @@ impl<const COUNTED: bool> Turns<COUNTED> {
     }
 }
 
-/// What names the thread whose count this is.
+/// Returns what names the thread whose count this is.
 fn this(held: &AtomicUsize) -> usize {
     core::ptr::from_ref(held).addr()
 }
@@ -149,7 +149,7 @@ raw_mutex!(YieldingSpinlock);
 raw_mutex!(YieldingMutex);
 
 impl YieldingSpinlock {
-    /// Whether the calling thread holds no lock of this kind, so that no thread can be waiting for
+    /// Returns whether the calling thread holds no lock of this kind, so that no thread can be waiting for
     /// it while it waits for one. `false` in a signal handler that came while its thread held one.
     #[inline]
     pub fn may_wait() -> bool {

@@ -168,7 +168,7 @@ impl Tracker {
         })
     }
 
-    /// The word that holds the keys of all of `folios`, if one does and its leaf exists, and their
+    /// Returns the word that holds the keys of all of `folios`, if one does and its leaf exists, and their
     /// bits in it.
     #[inline]
     fn one_word<'n, N: NodeAlloc>(
@@ -212,12 +212,12 @@ impl Tracker {
     }
 }
 
-/// The block that is all of `run`, where one is.
+/// Returns the block that is all of `run`, where one is.
 fn only(run: Run) -> Option<Block> {
     run.blocks().next().filter(|block| block.run() == run)
 }
 
-/// The block of the lowest of `bits` in the word that starts with `key`.
+/// Returns the block of the lowest of `bits` in the word that starts with `key`.
 fn lowest(key: u64, bits: u64) -> Option<Block> {
     if bits == 0 { None } else { Key::new(key + u64::from(bits.trailing_zeros())).block() }
 }

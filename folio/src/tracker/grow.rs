@@ -24,24 +24,24 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// A tracker without any node.
+    /// Makes a tracker without any node.
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
         Self { root: AtomicU64::new(0) }
     }
 
-    /// A tracker without any node.
+    /// Makes a tracker without any node.
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
         Self { root: AtomicU64::new(0) }
     }
 
-    /// The tracker of a tree that exists: a predecessor's, checked, with which it goes on.
+    /// Makes the tracker of a tree that exists: a predecessor's, checked, with which it goes on.
     pub(crate) fn adopt(root: PhysAddr) -> Self {
         Self { root: AtomicU64::new(root.get()) }
     }
 
-    /// The root node, if there is one yet.
+    /// Returns the root node, if there is one yet.
     pub(crate) fn root(&self) -> Option<PhysAddr> {
         // Acquire pairs with the Release that linked the root: it is seen zeroed.
         match self.root.load(Acquire) {
@@ -50,7 +50,7 @@ impl Tracker {
         }
     }
 
-    /// The root node, which is added if there is none.
+    /// Returns the root node, and adds one if there is none.
     ///
     /// # Errors
     /// Whatever [`NodeAlloc::allocate`] answers.
@@ -63,12 +63,12 @@ impl Tracker {
         link(&self.root, &mut pool)
     }
 
-    /// The tree, to read.
+    /// Returns the tree as readers see it.
     pub(crate) fn tree<'a, T: Tables>(&self, tables: &'a T) -> Tree<'a, T> {
         Tree::new(self.root().unwrap_or_default(), tables)
     }
 
-    /// Whether `block` is preserved as a folio of exactly its order.
+    /// Returns whether `block` is preserved as a folio of exactly its order.
     #[inline]
     pub(crate) fn contains<N: NodeAlloc>(&self, nodes: &N, block: Block) -> bool {
         // Acquire pairs with the Release in `preserve`: what the block's owner wrote before is
@@ -102,7 +102,7 @@ impl Tracker {
         LeafBit::from(leaf_bit).unpreserve(block)
     }
 
-    /// The leaf that holds the key of `block`.
+    /// Returns the leaf that holds the key of `block`.
     #[inline]
     pub(super) fn leaf<'n, N: NodeAlloc>(
         &self,
@@ -115,7 +115,7 @@ impl Tracker {
         }
     }
 
-    /// The word and bit of `block`, if its leaf exists.
+    /// Returns the word and bit of `block`, if its leaf exists.
     #[inline]
     pub(super) fn word<'n, N: NodeAlloc>(
         &self,
@@ -125,7 +125,7 @@ impl Tracker {
         bit_in(self.leaf(nodes, block)?, block)
     }
 
-    /// The word and bit of `block`, whose leaf the directory does not know.
+    /// Returns the word and bit of `block`, whose leaf the directory does not know.
     #[cold]
     #[inline(never)]
     fn word_or_grow<'n, N: NodeAlloc>(
@@ -140,7 +140,7 @@ impl Tracker {
         self.word(nodes, block).ok_or(Error::NotMemory { pfn: block.pfn() })
     }
 
-    /// The leaf of `block` by way of the tree; the directory learns of it.
+    /// Returns the leaf of `block` by way of the tree; the directory caches it.
     #[cold]
     #[inline(never)]
     fn walk<'n, N: NodeAlloc>(&self, nodes: &'n N, block: Block) -> Option<&'n [AtomicU64]> {
@@ -186,7 +186,7 @@ impl Tracker {
     }
 }
 
-/// The node that `entry` points at; one from `pool` if there was none.
+/// Returns the node that `entry` points at; one from `pool` if there was none.
 fn link<N: NodeAlloc>(entry: &AtomicU64, pool: &mut NodePool<'_, N>) -> Result<PhysAddr, Error> {
     // Acquire pairs with the Release below, of the call that linked the node: it is seen zeroed.
     let found = entry.load(Acquire);
@@ -225,13 +225,13 @@ impl<'n> From<(&'n AtomicU64, u64)> for LeafBit<'n> {
 }
 
 impl<'n> LeafBit<'n> {
-    /// The bit of `block`, if the directory knows its leaf.
+    /// Returns the bit of `block`, if the directory knows its leaf.
     #[inline]
     pub(crate) fn known<N: NodeAlloc>(nodes: &'n N, block: Block) -> Option<Self> {
         Self::of(nodes.leaf(block)?, block)
     }
 
-    /// The bit of `block` in its leaf.
+    /// Returns the bit of `block` in its leaf.
     #[inline]
     pub(crate) fn of(leaf: &'n [AtomicU64], block: Block) -> Option<Self> {
         bit_in(leaf, block).map(Self::from)
@@ -243,7 +243,7 @@ impl<'n> LeafBit<'n> {
         prefetch(self.word);
     }
 
-    /// Whether the block is preserved.
+    /// Returns whether the block is preserved.
     #[inline]
     pub(crate) fn is_set(self) -> bool {
         // Acquire as in [`Tracker::contains`].

@@ -7,13 +7,13 @@ use heirloom_kho::{Block, PhysAddr};
 
 /// What a tree that grows needs: pages for nodes, and a directory of its leaves.
 pub(crate) trait NodeAlloc: Tables {
-    /// A zeroed page for a node. [`Tables::words`] knows it.
+    /// Allocates a zeroed page for a node. [`Tables::words`] knows it.
     fn allocate(&self) -> Result<PhysAddr, Error>;
 
     /// Takes back a page from [`NodeAlloc::allocate`] that was never linked. It is all zeroes.
     fn release(&self, node: PhysAddr);
 
-    /// The words of the leaf that holds the key of `block`, if the directory was told.
+    /// Returns the words of the leaf that holds the key of `block`, if the directory was told.
     ///
     /// Reading the directory is an Acquire that pairs with the Release in [`NodeAlloc::cache_leaf`].
     fn leaf(&self, block: Block) -> Option<&[AtomicU64]>;
@@ -61,7 +61,7 @@ impl<'n, N: NodeAlloc> NodePool<'n, N> {
         Ok(())
     }
 
-    /// A page from the list, all zeroes.
+    /// Takes a page from the list, all zeroes.
     pub(super) fn take(&mut self) -> Option<PhysAddr> {
         if self.top == 0 {
             return None;
