@@ -99,6 +99,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// As for [`Memory::free`].
+    #[doc(hidden)]
     #[inline]
     pub unsafe fn free_single(&self, ptr: NonNull<u8>, kind: Kind) -> bool {
         let Some(range) = self.ranges.first() else { return false };

@@ -146,6 +146,7 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// The caller is the reader of what the label stands for: whatever else relies on a block with
     /// that label is told by the caller.
+    #[doc(hidden)]
     pub unsafe fn claim_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
         self.claim_kind(block, kind)
     }
@@ -201,6 +202,7 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// The caller is the reader of what the label stands for: it found the block in what the
     /// predecessor wrote, as a table or a slab.
+    #[doc(hidden)]
     pub unsafe fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
         let label = frame_type::encode_label(kind, block.order());
         let label = label.ok_or(Error::BadRequest { frames: block.order().frames() })?;
@@ -213,6 +215,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Returns the block that a predecessor preserved, and that is still to be claimed, that holds the frame.
+    #[doc(hidden)]
     pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
         let mut blocks = orders.map(|order| Block::containing(pfn, order));
@@ -220,6 +223,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Returns the label of an unclaimed block, if it has one.
+    #[doc(hidden)]
     pub fn label_of(&self, block: Block) -> Option<Kind> {
         let (kind, order) = frame_type::labelled(self.byte(block.pfn())?.load(Relaxed))?;
         (order == block.order()).then_some(kind)
@@ -234,6 +238,7 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// As for [`Memory::free`]; the block came from [`Memory::claim`] and its contents are as they
     /// were then.
+    #[doc(hidden)]
     pub unsafe fn unclaim(
         &self,
         block: Block,
@@ -287,6 +292,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// As for [`Memory::claim`].
+    #[doc(hidden)]
     pub fn claim_buffer(&self, run: Run) -> Result<(), Error> {
         self.claim_run(run, Kind::Buffer)?;
         self.mark_held(run);
@@ -301,6 +307,7 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// As for [`Memory::free`]; the run came from [`Memory::claim_run`] and its contents are as they
     /// were then.
+    #[doc(hidden)]
     pub unsafe fn unclaim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
         let held = kind == Kind::Buffer && self.is_held_run(run);
         if !held && !self.is_run(run, kind, true) {
@@ -337,6 +344,7 @@ impl<M: Machine> Memory<M> {
 
     /// Frees a block that is still to be claimed. Returns whether it was. Does what
     /// [`Memory::disinherit`] does where it is told to free one.
+    #[doc(hidden)]
     pub fn disinherit_block(&self, block: Block) -> bool {
         self.dispose_of(block)
     }

@@ -55,10 +55,11 @@ mod freemap;
 mod freeze;
 mod handle;
 #[cfg(any(test, feature = "std"))]
+#[doc(hidden)]
 pub mod harness;
 mod inherit;
 mod lookup;
-pub mod machine;
+mod machine;
 mod memory;
 mod node_backend;
 mod percpu;
@@ -77,7 +78,6 @@ mod stats;
 pub mod threads;
 mod tracker;
 
-pub use block_ref::{BlockMatcher, BlockRef};
 pub use error::Error;
 pub use frame_type::{FrameState, Kind};
 pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
@@ -90,4 +90,12 @@ pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
 pub use memory::Memory;
 pub use ranges::joined;
 pub use request::Request;
-pub use stats::{Audit, Stats};
+pub use stats::Stats;
+
+/// What the layers above share with this crate, and users are promised nothing of: these types, and
+/// the calls of [`Memory`] that are left out of its page.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::block_ref::{BlockMatcher, BlockRef};
+    pub use crate::stats::Audit;
+}

@@ -19,7 +19,8 @@ impl<M: Machine> Memory<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{DirectMap, BlockMatcher, Kind, Order, Request};
+    /// use heirloom_folio::internal::BlockMatcher;
+    /// use heirloom_folio::{DirectMap, Kind, Order, Request};
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let order = Order::new(2).unwrap();
@@ -31,6 +32,7 @@ impl<M: Machine> Memory<M> {
     /// assert_eq!(memory.lookup(inside, &BlockMatcher::new(Kind::Buffer, order)), None);
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
+    #[doc(hidden)]
     #[inline]
     pub fn lookup(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
         self.lookup_fast(ptr, expected).or_else(|| self.lookup_slow(ptr, expected))
@@ -47,6 +49,7 @@ impl<M: Machine> Memory<M> {
     /// Returns what [`Memory::lookup`] does if the block starts in the range that was added first,
     /// where most frames are, else `None`. A caller on a short path asks this, and
     /// [`Memory::lookup`] only where it got nothing.
+    #[doc(hidden)]
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
     pub fn lookup_fast(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {

@@ -94,6 +94,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Gives back what the caches of all CPUs hold, while nothing else uses the memory.
+    #[doc(hidden)]
     pub fn drain_all(&mut self) {
         self.slots.request_drain();
         for cpu in self.slots.cpus() {

@@ -87,6 +87,7 @@ impl<M: Machine> Memory<M> {
     /// assert!(memory.is_preserved(table));
     /// # Ok::<(), Error>(())
     /// ```
+    #[doc(hidden)]
     #[inline]
     pub unsafe fn preserve_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
         self.preserve_kind(block, kind)
@@ -153,6 +154,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// As for [`Memory::preserve_as`].
+    #[doc(hidden)]
     #[inline]
     pub unsafe fn unpreserve_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
         self.unpreserve_kind(block, kind)

@@ -100,6 +100,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Calls `each` with every frame that the tracker's own nodes occupy.
+    #[doc(hidden)]
     pub fn for_each_node(&self, each: impl FnMut(TreeNode)) {
         self.tracker.tree(&self.tables()).nodes().for_each(each);
     }

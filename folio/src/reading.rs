@@ -40,6 +40,7 @@ impl<M: Machine> Memory<M> {
     /// assert!(!memory.reading(|| memory.readers_have_left(1)));
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
+    #[doc(hidden)]
     #[inline]
     pub fn reading<R>(&self, f: impl FnOnce() -> R) -> R {
         self.machine().pinned(|cpu| {
@@ -56,6 +57,7 @@ impl<M: Machine> Memory<M> {
 
     /// Returns whether every reader that was in when this was called has left. Each CPU's word is looked at up
     /// to `tries` times; one atomic operation on each CPU's line, if no reader is in.
+    #[doc(hidden)]
     pub fn readers_have_left(&self, tries: u32) -> bool {
         let left = |word: &Word| {
             (0..tries).any(|_| {

@@ -31,6 +31,7 @@ impl<M: Machine> Memory<M> {
     /// assert_eq!(memory.state(block.pfn())?, slab);
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
+    #[doc(hidden)]
     pub unsafe fn make_slab(&self, block: Block) -> Result<(), Error> {
         // SAFETY: the same contract.
         unsafe { self.turn(block, Kind::Table, frame_type::slab_from_table) }
@@ -72,6 +73,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// The caller owns the block.
+    #[doc(hidden)]
     pub unsafe fn hide_slab(&self, block: Block) -> Result<(), Error> {
         // SAFETY: the same contract.
         unsafe { self.turn(block, Kind::Slab, frame_type::table_from_slab) }

@@ -122,6 +122,7 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// As for [`Memory::free`], without [`Error::Preserved`]; [`Error::BadRequest`] for a kind
     /// that is no run's.
+    #[doc(hidden)]
     pub fn run_at(&self, pfn: Pfn, kind: Kind) -> Result<Run, Error> {
         let range = self.range(pfn)?;
         if !kind.is_run() {

@@ -89,6 +89,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     /// [`Error::DoubleFree`] with the first block of which a frame is both allocated and free.
+    #[doc(hidden)]
     pub fn audit(&self) -> Result<Audit, Error> {
         let mut audit = Audit::default();
         let mut pfn = Pfn::new(0);

@@ -5,9 +5,10 @@ mod common;
 use common::owned::Owned as _;
 use common::{add_range, base, block, check, claim_as, free, free_run, order, run, write};
 use heirloom_folio::harness::Ram;
+use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{
-    Block, BlockMatcher, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order,
-    PAGE_SIZE, Pfn, PhysAddr, Request, Run,
+    Block, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn,
+    PhysAddr, Request, Run,
 };
 use heirloom_kho::tree::Adjacent;
 use heirloom_kho::tree::TreeFault;

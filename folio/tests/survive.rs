@@ -14,9 +14,9 @@ use common::{
 };
 
 use heirloom_folio::harness::Ram;
+use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{
-    Block, BlockMatcher, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn,
-    Request, Run,
+    Block, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn, Request, Run,
 };
 use heirloom_kho::tree::Adjacent;
 use proptest::prelude::*;

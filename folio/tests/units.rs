@@ -10,9 +10,10 @@ use std::ops::RangeInclusive;
 
 use common::{base, order};
 use heirloom_folio::harness::Ram;
+use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{
-    Block, BlockMatcher, CpuId, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SHIFT, PAGE_SIZE,
-    Pages, Pfn, PhysAddr, Request, Run, Stats,
+    Block, CpuId, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SHIFT, PAGE_SIZE, Pages, Pfn,
+    PhysAddr, Request, Run, Stats,
 };
 use heirloom_kho::tree::{Adjacent, FramesOf, Geometry, Key, Tree};
 

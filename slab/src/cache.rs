@@ -16,7 +16,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{BlockRef, Machine};
+use heirloom_folio::Machine;
+use heirloom_folio::internal::BlockRef;
 
 use crate::cache::inner::CacheInner;
 use crate::debug;

@@ -13,9 +13,8 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
-use heirloom_folio::{
-    BlockMatcher, BlockRef, FrameState, Kind, Machine, Order, Pfn, PhysAddr, Run,
-};
+use heirloom_folio::internal::{BlockMatcher, BlockRef};
+use heirloom_folio::{FrameState, Kind, Machine, Order, Pfn, PhysAddr, Run};
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;

@@ -7,9 +7,10 @@ use std::alloc::Layout;
 use std::collections::BTreeMap;
 
 use heirloom::folio::harness::Ram;
+use heirloom::folio::internal::Audit;
 use heirloom::folio::{
-    Audit, Block, DirectMap, Error as FolioError, Folio, Kind, NodeId, Order, PAGE_SIZE, Pfn,
-    PhysAddr, PreservedFolio, PreservedRun, Request, Run,
+    Block, DirectMap, Error as FolioError, Folio, Kind, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr,
+    PreservedFolio, PreservedRun, Request, Run,
 };
 use heirloom::kho::Handle;
 use heirloom::restore::{Entry, Error, PreservedArea, SealPolicy, Unclaimed};

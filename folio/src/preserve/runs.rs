@@ -30,6 +30,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// As for [`Memory::preserve_run`].
+    #[doc(hidden)]
     pub unsafe fn preserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
         self.preserve_run_kind(run, kind)
     }
@@ -80,6 +81,7 @@ impl<M: Machine> Memory<M> {
     /// assert_eq!(memory.counts().total(), 0);
     /// # Ok::<(), Error>(())
     /// ```
+    #[doc(hidden)]
     pub unsafe fn hold_buffer(&self, run: Run) -> Result<(), Error> {
         self.preserve_plain_run(run, Kind::Buffer)?;
         self.mark_held(run);
@@ -96,6 +98,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Returns whether a buffer starts at a frame that survives for as long as it is not freed.
+    #[doc(hidden)]
     pub fn is_held(&self, pfn: Pfn) -> bool {
         self.byte(pfn).is_some_and(|byte| frame_type::is_held(byte.load(Relaxed)))
     }
@@ -107,6 +110,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// As for [`Memory::free`].
+    #[doc(hidden)]
     pub unsafe fn free_held(&self, run: Run) -> Result<(), Error> {
         if !self.is_held_run(run) {
             self.check_run(run, Kind::Buffer)?;
@@ -137,6 +141,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Safety
     /// As for [`Memory::preserve_run_as`].
+    #[doc(hidden)]
     pub unsafe fn unpreserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
         self.unpreserve_run_kind(run, kind)
     }

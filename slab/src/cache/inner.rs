@@ -10,10 +10,9 @@
 use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
+use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::sync::written;
-use heirloom_folio::{
-    Block, BlockMatcher, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request,
-};
+use heirloom_folio::{Block, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use lock_api::Mutex;
 
 use crate::depot::Depot;
