@@ -66,7 +66,7 @@ impl<M: Machine> Memory<M> {
     /// Frees a block that [`Memory::alloc`] or [`Memory::alloc_at`] returned.
     ///
     /// # Errors
-    /// Nothing is changed and the block stays whose it was: [`Error::DoubleFree`],
+    /// Nothing is changed and the block stays its owner's: [`Error::DoubleFree`],
     /// [`Error::WrongOrder`], [`Error::WrongKind`], [`Error::TailFrame`], [`Error::Preserved`],
     /// [`Error::NeverAllocated`], [`Error::NotMemory`]. One byte is read to tell.
     ///

@@ -1,6 +1,6 @@
 //! Neighbouring bytes, eight at a time.
 //!
-//! Picture the kinds bytes of a row of frames: 64 of them to be compared with one value, and 64 to
+//! Picture the types of frames side by side: 64 of them to be compared with one value, and 64 to
 //! be stored. Each is an atomic of its own, and a compiler joins no two atomic accesses. A processor
 //! does: an instruction that loads or stores eight bytes is, for each of them, a relaxed load or
 //! store. So where the instruction is known it is written out, and elsewhere, and where a model

@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// Freed already.
     DoubleFree {
-        /// The block whose free was refused.
+        /// The block that was to be freed.
         block: Block,
     },
     /// No block starts here and none ever did: the frame was never handed out.

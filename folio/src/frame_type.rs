@@ -61,7 +61,7 @@ pub enum FrameState {
 
 /// The byte of a frame that was never handed out.
 pub(crate) const NEVER: u8 = 0;
-/// The byte of a frame whose block was freed.
+/// The byte of a frame at which a block was freed.
 pub(crate) const FREED: u8 = 1;
 
 const ORDERS: u8 = Order::MAX_FOLIO.get() + 1;

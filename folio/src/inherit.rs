@@ -4,9 +4,9 @@
 //! and lets go in it as if it had made it. What is in it and has no owner here is *unclaimed*.
 //!
 //! A claim writes nothing that a successor reads: what is claimed is preserved until its owner lets it
-//! go, as if it had just been preserved. All kinds bytes are zeroes when a memory begins, so everything
-//! that was preserved is unclaimed at first, however many kernels began to claim it and died. Whose a
-//! block becomes is decided by one exchange of its byte, in `exchange`.
+//! go, as if it had just been preserved. All frame types are zeroes when a memory begins, so everything
+//! that was preserved is unclaimed at first, however many kernels began to claim it and died. Which caller
+//! gets a block is decided by one exchange of its byte, in `exchange`.
 //!
 //! ```text
 //! inherit ── holding    checks the tree; takes its blocks and nodes out of the free bits
@@ -56,7 +56,7 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
     /// held; build a new one to go on without the predecessor. [`Error::AlreadyPreserved`]: this
-    /// memory has a tree of its own, whose root is named.
+    /// memory has a tree of its own, and the error names its root.
     pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
         let counts = self.take_over(root, |counts| *counts)?;
         self.prune();
@@ -166,7 +166,7 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Returns whether the tree has exactly this block, whose first frame is of `range`.
+    /// Returns whether the tree has exactly this block, its first frame being of `range`.
     #[inline]
     fn has_bit(&self, range: &Range, block: Block) -> bool {
         // Mostly the leaf is known, as `inherit` came by it.

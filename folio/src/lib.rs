@@ -7,9 +7,9 @@
 //!   │    │                              │
 //!   │  per-CPU cache                 tracker: the tree that is handed over, and that a
 //!   │    │                              │      successor goes on with
-//!   │  columns: free blocks as bits  directory of leaves
+//!   │  free map: free blocks as bits directory of leaves
 //!   │    │
-//!   │  kinds: one byte a frame, what starts there
+//!   │  types: one byte a frame, what starts there
 //!   └───────────────────────────────────────────┘
 //!     ranges: which frames exist, on which node
 //! ```

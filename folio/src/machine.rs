@@ -63,21 +63,21 @@ pub unsafe trait Cpus {
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R;
 
     /// Runs `f` as [`pinned`](Cpus::pinned) does where that is a matter of a few instructions, with `None` also where it is not (a
-    /// thread's first call, say): for paths that are to stay short, whose callers turn to
+    /// thread's first call, say): for paths that are to stay short, where callers turn to
     /// [`pinned`](Cpus::pinned) then.
     #[inline]
     fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         self.pinned(f)
     }
 
-    /// Returns the node whose memory is nearest to `cpu`. It never changes.
+    /// Returns the node that is nearest to `cpu`. It never changes.
     fn home(&self, cpu: CpuId) -> NodeId {
         let _ = cpu;
         NodeId(0)
     }
 
     /// Runs `f` as if on `cpu` if nothing runs there now and nothing can until `f` is done
-    /// (a slot whose thread has ended, a processor that is offline).
+    /// (the slot of a thread that has ended, a processor that is offline).
     fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
         let _ = (cpu, f);
         false
@@ -183,7 +183,7 @@ impl Linear {
     }
 }
 
-// SAFETY: the map is plain arithmetic on a base whose validity `Linear::new` was promised; the
+// SAFETY: the map is plain arithmetic on a base, and `Linear::new` was promised that it is valid; the
 // memory behind it is shared only as heirloom's own types allow.
 unsafe impl Send for Linear {}
 // SAFETY: as for `Send`: the value itself is immutable.

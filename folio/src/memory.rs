@@ -18,7 +18,7 @@ use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 ///
 /// One value is one memory, entirely its own: there are no statics, and a process may hold many.
 /// It owns no heap; what it needs lies in spaces that the caller gives to [`Memory::new`] and
-/// [`Memory::add_range`], whose sizes [`Memory::cpu_bytes`] and [`Memory::range_bytes`] tell in
+/// [`Memory::add_range`]; [`Memory::cpu_bytes`] and [`Memory::range_bytes`] tell their sizes in
 /// advance.
 ///
 /// # Examples

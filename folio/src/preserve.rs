@@ -106,7 +106,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Preserves a block whose leaf is not known or not there, or says why not.
+    /// Preserves a block of which the leaf is not known or not there, or says why not.
     #[cold]
     #[inline(never)]
     fn preserve_slow(&self, block: Block, kind: Kind) -> Result<(), Error> {
@@ -173,7 +173,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Lets go a block whose leaf is not known, or says why not.
+    /// Lets go a block of which the leaf is not known, or says why not.
     #[cold]
     #[inline(never)]
     fn unpreserve_slow(&self, block: Block, kind: Kind) -> Result<(), Error> {

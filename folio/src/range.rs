@@ -1,9 +1,9 @@
-//! Which frames exist: memory ranges, each with a node, its bits, its kinds and its directories.
+//! Which frames exist: memory ranges, each with a node, its free map, its frame types and its directories.
 //!
 //! All that belongs to a range lies in one piece of memory that the caller provides:
 //!
 //! ```text
-//! | Range | directory of leaves | freemap | one kinds byte a frame |
+//! | Range | directory of leaves | free map | frame types, a byte each |
 //! ```
 
 use core::ptr::NonNull;

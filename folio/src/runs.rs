@@ -117,7 +117,7 @@ impl<M: Machine> Memory<M> {
         Ok(grown)
     }
 
-    /// Returns the run of `kind` that starts at `pfn`, its length read back from the kinds bytes.
+    /// Returns the run of `kind` that starts at `pfn`, its length read back from the frame types.
     ///
     /// # Errors
     /// As for [`Memory::free`], without [`Error::Preserved`]; [`Error::BadRequest`] for a kind
@@ -169,7 +169,7 @@ impl<M: Machine> Memory<M> {
         })
     }
 
-    /// Gives frames whose bytes are cleared to the shared bits.
+    /// Gives frames, their bytes cleared already, to the shared bits.
     pub(crate) fn give_run(&self, run: Run) {
         for (range, part) in self.ranges.parts(run).into_iter().flatten() {
             for block in part.blocks_up_to(Order::MAX_FOLIO) {

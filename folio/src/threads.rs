@@ -236,7 +236,7 @@ pub struct ThreadSlots {
 
 impl ThreadSlots {
     /// The most slots that [`ThreadSlots::default`] gives, on any machine: what a memory should have
-    /// metadata for whose successor may run where there are more processors.
+    /// metadata for if its successor may run where there are more processors.
     pub const MOST: usize = 64;
 
     /// Makes an instance that uses the process's first `count` slots, of 1 to [`LIMIT`].
@@ -260,7 +260,7 @@ impl Default for ThreadSlots {
 
 // SAFETY:
 // - A slot's bit in the row is taken by one thread (or one call of `idle`) at a time, and a closure
-//   runs with `Some(cpu)` only on the thread that owns slot `cpu`, whose `ready` is `NONE` from
+//   runs with `Some(cpu)` only on the thread that owns slot `cpu`, and its `ready` is `NONE` from
 //   before the closure until after it, which turns away every nested call. The slot changes only
 //   while no closure runs and none can begin, so it is the owner's until the closure's end.
 // - Successive closures of one owner are ordered by the thread; of different owners by the Release

@@ -1,4 +1,4 @@
-//! The exchange that decides whose an unclaimed block is.
+//! The exchange that decides which caller gets an unclaimed block.
 //!
 //! Two words say what a block is: its bit in the tree, and the byte of its first frame.
 //!
@@ -94,7 +94,7 @@ fn take_labelled_slow(
     }
 }
 
-/// Returns why a block whose first byte says `now` cannot be claimed as `kind`.
+/// Returns why a block cannot be claimed as `kind` if its first byte says `now`.
 pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
     match frame_type::decode(now) {
         // What a layer above keeps is said to be that, to a caller that takes it for something else.
@@ -105,7 +105,7 @@ pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
     }
 }
 
-/// Gives an unclaimed block, whose bit is set, the label with this byte.
+/// Gives an unclaimed block, with its bit set, the label with this byte.
 pub(super) fn label(byte: &AtomicU8, block: Block, kind: Kind, label: u8) -> Result<(), Error> {
     match byte.compare_exchange(frame_type::NEVER, label, Relaxed, Relaxed) {
         Ok(_) => Ok(()),
@@ -142,7 +142,7 @@ pub(super) fn take_run<P: Places>(places: &P, run: Run, kind: Kind) -> Result<()
     Ok(())
 }
 
-/// Puts a block back that the caller took, and whose byte says `now` from now on: that of an unclaimed
+/// Puts a block back that the caller took, and makes its byte `now`: that of an unclaimed
 /// block.
 pub(super) fn put_back(byte: &AtomicU8, now: u8) {
     debug_assert!(frame_type::is_unclaimed(now));

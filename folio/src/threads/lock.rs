@@ -47,8 +47,8 @@ std::thread_local! {
 #[derive(Debug)]
 pub struct YieldingSpinlock(Turns<true>);
 
-/// The same for passes over whole tables ([`Machine::Mutex`](crate::Machine::Mutex)). While a
-/// thread holds it, it may wait for a [`YieldingSpinlock`], and not the other way round.
+/// A lock as [`YieldingSpinlock`] is, for passes over whole tables ([`Machine::Mutex`](crate::Machine::Mutex)).
+/// While a thread holds it, it may wait for a [`YieldingSpinlock`], and not the other way round.
 #[derive(Debug)]
 pub struct YieldingMutex(Turns<false>);
 
@@ -108,7 +108,7 @@ impl<const COUNTED: bool> Turns<COUNTED> {
     }
 }
 
-/// Returns what names the thread whose count this is.
+/// Returns what names the thread that this count belongs to.
 fn this(held: &AtomicUsize) -> usize {
     core::ptr::from_ref(held).addr()
 }

@@ -125,7 +125,7 @@ impl Tracker {
         bit_in(self.leaf(nodes, block)?, block)
     }
 
-    /// Returns the word and bit of `block`, whose leaf the directory does not know.
+    /// Returns the word and bit of `block` where the directory does not know its leaf.
     #[cold]
     #[inline(never)]
     fn word_or_grow<'n, N: NodeAlloc>(

@@ -17,7 +17,7 @@
 //!
 //! At any instant the tree in memory is whole: a node is zeroed before it is linked, and a bit is
 //! set after its leaf is linked. So a successor that starts at any moment, after a crash too,
-//! finds every block whose `preserve` had returned.
+//! finds every block for which `preserve` had returned.
 
 mod batch;
 mod grow;

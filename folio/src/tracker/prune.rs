@@ -29,7 +29,7 @@ impl Tracker {
     }
 }
 
-/// Unlinks the empty nodes below the node of `level` at `addr`, whose first key is `first`. Returns
+/// Unlinks the empty nodes below the node of `level` at `addr`, with `first` as its first key. Returns
 /// whether that is empty then.
 fn prune<T: Tables>(
     tables: &T,

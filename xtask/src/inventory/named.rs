@@ -68,12 +68,8 @@ pub(crate) const REASONS: &[Reason] = &[
     Reason {
         why: "The function does not follow it: it compares the address with the ranges and turns it into the number of a frame, whose byte it looks at.",
         functions: &[
-            "heirloom_folio::machine::DirectMap::phys",
-            "heirloom_folio::machine::DirectMap::ptr",
             "heirloom_folio::DirectMap::phys",
             "heirloom_folio::DirectMap::ptr",
-            "heirloom_folio::Memory<M>::within",
-            "heirloom_folio::Memory<M>::within_first",
             "heirloom_restore::Heirloom<M>::add_subtree",
         ],
     },

@@ -39,7 +39,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "reserve", "the caller that releases frames reserved them"),
     (FOLIO, "threads", "threads as CPUs keep a machine's promises"),
     (FOLIO, "threads/lock", "a lock keeps `lock_api`'s promises"),
-    (FOLIO, "within", "an offset within a block"),
+    (FOLIO, "block_ref", "an offset within a block"),
     (SLAB, "adopt", "a predecessor's cache directory and slabs read"),
     (SLAB, "finish", "a slab that was not claimed, given back"),
     (SLAB, "upgrade", "the bytes of objects in a slab that is set aside"),
