@@ -56,7 +56,7 @@ impl World {
     /// One that was left these blocks, of one frame each.
     fn new(left: &[Block]) -> Arc<Self> {
         let world = Self {
-            ram: Ram::new(crate::tracker::Geometry::BUILD.levels as usize),
+            ram: Ram::new(heirloom_kho::tree::Geometry::BUILD.levels as usize),
             tracker: Tracker::new(),
             bytes: (0..FRAMES).map(|_| AtomicU8::new(frame_type::NEVER)).collect(),
             free: AtomicU64::new(0),
