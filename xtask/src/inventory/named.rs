@@ -41,8 +41,8 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_slab::Slabs<M>::at",
             "heirloom_slab::Slabs<M>::owner_at",
             "heirloom_slab::Slabs<M>::owner_of",
+            "heirloom_slab::Slabs<M>::reuse_tag_of",
             "heirloom_slab::Slabs<M>::size_of",
-            "heirloom_slab::Slabs<M>::tag_of",
             "heirloom_restore::Heirloom<M>::find",
             "heirloom_restore::Heirloom<M>::handle_of",
         ],
@@ -53,7 +53,6 @@ pub(crate) const REASONS: &[Reason] = &[
               name too, is told so and has touched nothing else.",
         functions: &[
             "heirloom_slab::Slabs<M>::claim",
-            "heirloom_slab::Slabs<M>::claim_large",
             "heirloom_slab::Cache<'_, M>::claim",
             "heirloom_slab::Cache<'_, M>::discard",
             "heirloom_slab::TypedCache<'s, T, M>::claim",
@@ -79,8 +78,7 @@ pub(crate) const REASONS: &[Reason] = &[
               taken.",
         functions: &[
             "heirloom_folio::Memory<M>::inherit",
-            "heirloom_slab::Slabs<M>::revive",
-            "heirloom_restore::Heirloom<M>::revive",
+            "heirloom_restore::Heirloom<M>::revive_memory",
         ],
     },
     Reason {
