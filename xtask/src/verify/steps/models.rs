@@ -12,9 +12,9 @@ macro_rules! small {
             # What is stopped before a store is written with atomics that a model checker watches.
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model -p heirloom-folio --lib \
-                -- --nocapture inherit::deaths inherit::turns | tee "$said"
-            grep -q '^test result: ok. [1-9]' "$said"
+            RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model -p heirloom-folio -p heirloom-restore --lib \
+                -- --nocapture inherit::deaths inherit::turns window_tests at_any_instant | tee "$said"
+            [ "$(grep -c '^test result: ok. [1-9]' "$said")" = 2 ]
             cargo test --workspace --test small -- --nocapture --test-threads 1"#
         )
     };

@@ -2,15 +2,12 @@
 
 use super::Step;
 
-/// The folio layer's own models, its claims at every store of every sequence and in every turn of two
-/// threads, then the models of the whole library.
+/// The folio layer's own models, then those of the whole library.
 macro_rules! loom {
     ($more:literal) => {
         concat!(
             r#"
             RUSTFLAGS="--cfg loom" cargo test --target-dir target/loom --release -p heirloom-folio --lib loom
-            RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
-                -p heirloom-folio -p heirloom-restore --lib -- deaths turns window at_any_instant
             "#,
             $more,
             r#" RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
