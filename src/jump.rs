@@ -234,7 +234,7 @@ impl Inherited {
     /// # Safety
     /// - Nothing else in the process owns the descriptor that the variable names. Called at the
     ///   start of `main`, before anything else is opened, that is so: a number that the process
-    ///   was born with has no owner yet.
+    ///   began with has no owner yet.
     pub unsafe fn from_env() -> Result<Option<Self>, JumpError> {
         let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
         let Letter { fd, entry } = Letter::parse(text.to_str().ok_or(JumpError::NotText)?)?;

@@ -149,7 +149,7 @@ impl Own {
     /// Enters a slot below `count` that the thread gets for the one it has, or for none; unless it
     /// is in its slot already.
     ///
-    /// A thread born when many lived thus comes down again when they have ended.
+    /// A thread that got a high slot while many ran thus moves to a lower one once they have ended.
     #[cold]
     #[inline(never)]
     fn enter_another(&self, count: u32) -> Option<Entered<'_>> {

@@ -5,9 +5,9 @@
 //! each with a frame that is gone when the next begins:
 //!
 //! ```text
-//!  fresh     scratch reserved ───────────────────────────> caches, pages ──────────┐
+//!  fresh     scratch reserved ─────────────────────────> caches, pages ──────────┐
 //!                                                                                ├─> reserve ─> Heirloom
-//!  revive    scratch reserved ─> tree ─> tables, header, seal, caches ─> opened ───┘
+//!  revive    scratch reserved ─> tree ─> tables, header, seal, caches ─> opened ─┘
 //!                                 nothing that survives is written │ one store after another
 //! ```
 //!
