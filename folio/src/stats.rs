@@ -39,7 +39,7 @@ pub struct Audit {
     pub free: u64,
     /// Free frames in the CPUs' caches.
     pub cached: u64,
-    /// Frames of allocated blocks, by [`Kind`]'s order of declaration; those of a predecessor's blocks
+    /// Frames of allocated blocks, by [`Kind`](crate::Kind)'s order of declaration; those of a predecessor's blocks
     /// that have a [label](Memory::label), too.
     pub allocated: [u64; 6],
     /// Frames with no owner that are not free: reserved, or a predecessor's, still to be claimed and

@@ -56,7 +56,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     println!("words: {count} in {} files", files.len());
     if arguments.check && count > 0 {
-        bail!("a noun says which caller, owner or kernel is meant; the field has a word for the rest");
+        bail!(
+            "a noun says which caller, owner or kernel is meant; the field has a word for the rest"
+        );
     }
     Ok(())
 }
