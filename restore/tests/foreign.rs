@@ -31,7 +31,7 @@ fn tables_are_no_subtrees_of_others() {
     for (name, at) in [
         ("list", list.first()),
         ("root", root),
-        ("cache directory", handover.slabs().cache_directory()),
+        ("cache-directory", handover.slabs().cache_directory()),
     ] {
         assert_eq!(handover.add_subtree(name, at, PAGE), Err(is_a_table(at)), "{name}");
         assert!(matches!(handover.unpublish(name), Err(Error::NoSuchSubtree { .. })), "{name}");
