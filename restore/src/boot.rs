@@ -106,7 +106,7 @@ impl<M: Machine> Heirloom<M> {
         if !scratch.iter().any(|area| area.covers(metadata)) {
             keep_out(&memory, metadata)?;
         }
-        Ok(NewHeirloom::fresh(memory, scratch, producer)?.into_heirloom(metadata))
+        Self::of(NewHeirloom::fresh(memory, scratch, producer), metadata)
     }
 
     /// Takes over from a predecessor, and goes on with its handover: see [`Heirloom::revive_memory`]. Until that
@@ -162,7 +162,17 @@ impl<M: Machine> Heirloom<M> {
         if !within {
             keep_out(&memory, metadata)?;
         }
-        Ok(NewHeirloom::revive(memory, entry, producer, seal)?.into_heirloom(metadata))
+        Self::of(NewHeirloom::revive(memory, entry, producer, seal), metadata)
+    }
+
+    /// Returns the kernel's object, made from `new`. Apart from its callers: what it needs of the stack is
+    /// not there while the handover begins.
+    #[inline(never)]
+    fn of(new: Result<NewHeirloom<M>, Error>, metadata: Run) -> Result<Self, Error> {
+        match new {
+            Ok(new) => Ok(new.into_heirloom(metadata)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where there is room for a successor's metadata, and whether that is in scratch.
@@ -202,7 +212,7 @@ impl<M: Machine> Heirloom<M> {
     /// take. [`Error::BadRun`]: an area of no frames. [`Error::TableFull`]: more
     /// than [`ScratchList::LIMIT`](heirloom_kho::ScratchList::LIMIT) areas.
     pub fn boot_memory(memory: Memory<M>, scratch: &[Run], producer: &str) -> Result<Self, Error> {
-        Ok(NewHeirloom::fresh(memory, scratch, producer)?.into_heirloom(NOWHERE))
+        Self::of(NewHeirloom::fresh(memory, scratch, producer), NOWHERE)
     }
 
     /// Takes over from a predecessor: checks everything it left, and goes on with it. What was preserved
@@ -234,7 +244,7 @@ impl<M: Machine> Heirloom<M> {
         producer: &str,
         seal: SealPolicy,
     ) -> Result<Self, Error> {
-        Ok(NewHeirloom::revive(memory, entry, producer, seal)?.into_heirloom(NOWHERE))
+        Self::of(NewHeirloom::revive(memory, entry, producer, seal), NOWHERE)
     }
 }
 
