@@ -136,6 +136,21 @@ impl<M: Machine> Memory<M> {
         }
     }
 
+    /// Returns the run of `kind` that starts with a frame, and whether it is preserved: what
+    /// [`Memory::run_at`] returns, without a reason where there is none.
+    #[doc(hidden)]
+    #[inline]
+    pub fn find_run_at(&self, pfn: Pfn, kind: Kind) -> Option<(Run, bool)> {
+        match self.range(pfn).ok()?.state(pfn) {
+            FrameState::Head { kind: found, order, preserved }
+                if found == kind && kind.is_run() =>
+            {
+                Some((self.run_from(Block::containing(pfn, order)), preserved))
+            }
+            _ => None,
+        }
+    }
+
     /// Takes a run above the largest folio: whole units of it, more than `frames` maybe.
     fn take_large(&self, frames: u64, request: Request) -> Option<Run> {
         let units = frames.div_ceil(Order::MAX_FOLIO.frames());

@@ -147,12 +147,11 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::preserve`](crate::Cache::preserve).
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        match self.owned(ptr, &unsafe { Stays::promised() })? {
-            Resolved::Large { run, .. } => {
-                // SAFETY: a large buffer, which is this layer's and the caller's.
-                Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?)
-            }
-            Resolved::Slab(place) => place.start()?.preserve(),
+        let stays = unsafe { Stays::promised() };
+        match self.large_of(ptr) {
+            // SAFETY: a large buffer, which is this layer's and the caller's.
+            Some(run) => Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?),
+            None => self.swept(ptr, || self.object_in_slab(ptr, &stays))?.preserve(),
         }
     }
 
@@ -166,12 +165,11 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::preserve`](crate::Cache::preserve).
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        match self.owned(ptr, &unsafe { Stays::promised() })? {
-            Resolved::Large { run, .. } => {
-                // SAFETY: a large buffer, which is this layer's and the caller's.
-                Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?)
-            }
-            Resolved::Slab(place) => place.start()?.unpreserve(),
+        let stays = unsafe { Stays::promised() };
+        match self.large_of(ptr) {
+            // SAFETY: a large buffer, which is this layer's and the caller's.
+            Some(run) => Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?),
+            None => self.swept(ptr, || self.object_in_slab(ptr, &stays))?.unpreserve(),
         }
     }
 }

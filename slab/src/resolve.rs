@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::internal::{BlockMatcher, BlockRef};
-use heirloom_folio::{FrameState, Kind, Machine, Order, Pfn, PhysAddr, Run};
+use heirloom_folio::{Kind, Machine, Order, Pfn, PhysAddr, Run};
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;
@@ -65,6 +65,7 @@ impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
     ///
     /// # Errors
     /// [`Error::Interior`], with the start of the object around it, or of the slab if there is none.
+    #[inline]
     pub(crate) fn start(&self) -> Result<ObjectRef<'s, 'l, M>, Error> {
         match self.inner.geometry.index(self.found.offset) {
             Some(index) => Ok(self.object(index)),
@@ -151,6 +152,30 @@ impl<M: Machine> Slabs<M> {
         self.swept(ptr, || self.resolve(ptr, stays).ok_or(nothing))
     }
 
+    /// Returns the large buffer that starts at a pointer: the first half of [`Slabs::resolve`], for calls
+    /// that are too short for the whole.
+    #[inline]
+    pub(crate) fn large_of(&self, ptr: NonNull<u8>) -> Option<Run> {
+        let addr = self.memory().machine().phys(ptr).filter(|addr| addr.is_page_aligned())?;
+        self.large_at(addr.pfn()).map(|(run, _)| run)
+    }
+
+    /// Returns the object that starts at a pointer, where no large buffer does: the other half.
+    ///
+    /// # Errors
+    /// [`Error::NotAnObject`], [`Error::Interior`].
+    #[inline]
+    pub(crate) fn object_in_slab<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        _: &'l Stays<'_>,
+    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
+        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
+        let (found, inner) = self.slab_around(ptr).ok_or(nothing)?;
+        InSlab { slabs: self, inner, found, addr, stays: PhantomData }.start()
+    }
+
     /// Returns the object that starts at a pointer.
     ///
     /// # Errors
@@ -191,12 +216,7 @@ impl<M: Machine> Slabs<M> {
     /// Returns the frames of the large buffer that starts at a frame, and whether it is preserved.
     #[inline]
     fn large_at(&self, pfn: Pfn) -> Option<(Run, bool)> {
-        match self.memory().state(pfn) {
-            Ok(FrameState::Head { kind: Kind::Buffer, preserved, .. }) => {
-                Some((self.memory().run_at(pfn, Kind::Buffer).ok()?, preserved))
-            }
-            _ => None,
-        }
+        self.memory().find_run_at(pfn, Kind::Buffer)
     }
 
     /// Returns the place that a pointer leads to in a slab of the smallest order, and the slab's cache: by
