@@ -115,12 +115,11 @@ pub(super) const STEPS: &[Step] = &[
             export MIRIFLAGS="-Zmiri-strict-provenance"
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            tests heirloom-kho --lib
+            tests heirloom-kho --lib -- tree::key name:: scratch::
             tests heirloom-folio --lib -- frame_type
             tests heirloom-folio --test concurrent -- of_two frames_allocated
             tests heirloom-slab --test objects -- --skip empty_slabs --skip figures_add_up --skip little_memory
             tests heirloom-slab --test generations -- free_places what_was_kept
-            tests heirloom-restore --lib -- name:: entry:: scratch::
             echo "miri: $(grep -c '\.\.\. ok$' "$said") tests""#,
         long: None,
         needs: Some(("cargo +nightly miri --version", "no nightly toolchain with miri")),
