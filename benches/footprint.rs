@@ -6,17 +6,17 @@
 //! process grew, all objects being written to.
 
 use std::alloc::Layout;
-use std::env;
-use std::fs;
 use std::hint::black_box;
 use std::process::Command;
+use std::{env, fs};
 
 use buddy_slab_allocator::BuddyAllocator;
 use heirloom_benches::frames_of::{FrameAlloc, Frames};
 use heirloom_benches::objects_of::{Objects, SYSTEM, slabs, talc};
 use heirloom_benches::trace::{self, Event};
 use heirloom_benches::{GIB, World, base, order};
-use heirloom_folio::{Cpus, PAGE_SIZE, Run, threads::ThreadSlots};
+use heirloom_folio::threads::ThreadSlots;
+use heirloom_folio::{Cpus, PAGE_SIZE, Run};
 use heirloom_slab::CacheSpec;
 
 fn say(row: &str, who: &str, figure: f64, unit: &str) {

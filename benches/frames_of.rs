@@ -5,7 +5,8 @@
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bitmap_allocator::{BitAlloc, BitAlloc1M, BitAlloc16M};
 use buddy_slab_allocator::BuddyAllocator;

@@ -10,10 +10,8 @@
 //! of as many that do nothing, as locks were taken or CPUs pinned, whichever is more. With `--test`, a thousand objects and one run.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::time::Instant;
 
 use heirloom::Heirloom;

@@ -29,27 +29,25 @@ mod range;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use heirloom_folio::threads::{Host, ThreadSlots};
-use heirloom_folio::{Cpus, Linear, NodeId, Order, PAGE_SIZE, Run};
-use heirloom_restore::Entry;
-#[cfg(feature = "liveupdate")]
-use rustix::fs::MemfdFlags;
-use rustix::fs::SealFlags;
-
 pub use error::ArenaError;
+use error::os;
 #[doc(hidden)]
 pub use error::{MapFault, RangeFault};
 pub use file::MAX_NAME;
-pub(crate) use file::sealed_bytes;
-pub use map::MAX_RANGES;
-pub use mapping::Mapping;
-pub use range::{ArenaRange, MAX_SPAN, RangeSpec};
-
-use error::os;
 #[cfg(feature = "liveupdate")]
 use file::check_name;
+pub(crate) use file::sealed_bytes;
 use file::{create_memfd, described, write_all};
+use heirloom_folio::threads::{Host, ThreadSlots};
+use heirloom_folio::{Cpus, Linear, NodeId, Order, PAGE_SIZE, Run};
+use heirloom_restore::Entry;
+pub use map::MAX_RANGES;
+pub use mapping::Mapping;
 use mapping::Reservation;
+pub use range::{ArenaRange, MAX_SPAN, RangeSpec};
+#[cfg(feature = "liveupdate")]
+use rustix::fs::MemfdFlags;
+use rustix::fs::SealFlags;
 
 /// A memfd, mapped as the physical memory of a [`Machine`](heirloom_folio::Machine) whose CPUs are threads.
 ///

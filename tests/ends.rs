@@ -5,12 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use heirloom::Heirloom;
-use heirloom::folio::Linear;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::internal::BlockMatcher;
 use heirloom::folio::{
-    Adjacent, Block, DirectMap, Kind, Memory, NodeId, OneCpu, Order, Pfn, PhysAddr, Request, Run,
-    joined,
+    Adjacent, Block, DirectMap, Kind, Linear, Memory, NodeId, OneCpu, Order, Pfn, PhysAddr,
+    Request, Run, joined,
 };
 use heirloom::kho::tree::{FramesOf, Geometry, Key};
 use heirloom::kho::{

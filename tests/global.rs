@@ -19,7 +19,8 @@ mod lives {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::process::Command;
     use std::ptr::NonNull;
-    use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::sync::atomic::{AtomicPtr, AtomicU64};
     use std::sync::mpsc;
 
     use heirloom::Heirloom;

@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 
+use common::{Kernel, PAGE, State, World, finish_freeing, free_folio, order};
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{Block, Folio, Kind, PAGE_SIZE, Pfn, PhysAddr, PreservedFolio, Run};
 use heirloom::kho::{Fault, Handle, Name, Parts, RootView, Table, TableError};
@@ -15,8 +16,6 @@ use heirloom::restore::{Entry, Error, Inherited, SealPolicy, Unclaimed};
 use heirloom_kho::linux::{Checksum, KhoTest, Known, Luo, Metadata};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-
-use common::{Kernel, PAGE, State, World, finish_freeing, free_folio, order};
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/linux-7.3-kho-v4");
 /// 64 MiB, of which the capture uses the first 24.

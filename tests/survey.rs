@@ -7,6 +7,7 @@ mod common;
 
 use std::sync::atomic::AtomicU64;
 
+use common::{Kernel, World, keep_area, keep_buffer, keep_folio, keep_run, proptest_config};
 use heirloom::folio::{PAGE_SIZE, PhysAddr, Run};
 use heirloom::kho::Image;
 use heirloom::kho::tree::{Frames, FramesOf};
@@ -14,8 +15,6 @@ use heirloom::restore::{Entry, Error, SealPolicy, survey};
 use heirloom::slab::internal::DirectoryPart;
 use heirloom::slab::{CacheSpec, Error as SlabError};
 use proptest::prelude::*;
-
-use common::{Kernel, World, keep_area, keep_buffer, keep_folio, keep_run, proptest_config};
 
 /// A copy of all memory.
 struct Copied {

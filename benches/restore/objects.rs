@@ -2,7 +2,8 @@
 //! random order, beside what it takes to wait for the lines that they lie in, in the same order.
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use criterion::Criterion;

@@ -37,13 +37,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
-
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
-
 use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
+use clap::Parser;
 use diff::Difference;
 use facts::{Facts, Verdict, Want};
+use heirloom_folio::{PAGE_SIZE, PhysAddr};
 use image::Image;
 use output::BAD;
 use roots::Roots;

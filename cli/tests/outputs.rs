@@ -2,11 +2,10 @@
 
 mod common;
 
-use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::{fs, thread};
 
 use common::{Core, FIXTURE, Ran, Temporary, heirloom};
 use rustix::fs::{CWD, FileType, Mode, mknodat};

@@ -1,8 +1,7 @@
 //! The real files that the example keeps: found below a directory, up to a limit.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// A file to be kept.
 pub(crate) struct Found {

@@ -12,12 +12,10 @@ use heirloom::jump::{Entry, Inherited, Jump};
 use heirloom::restore::SealPolicy;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::files;
 use crate::keeper::{Keeper, Totals};
-use crate::memory;
 use crate::report::Report;
 use crate::steps::{EndAt, Stage, Steps};
-use crate::supervisor;
+use crate::{files, memory, supervisor};
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 

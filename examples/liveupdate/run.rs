@@ -13,11 +13,10 @@ use heirloom::restore::SealPolicy;
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 
-use crate::files;
 use crate::keeper::{Keeper, Totals};
-use crate::memory;
 use crate::report::Report;
 use crate::steps::Steps;
+use crate::{files, memory};
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 

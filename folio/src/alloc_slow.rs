@@ -1,5 +1,7 @@
 //! Allocating and freeing where the CPU's list does not serve: the slow paths of `allocator`.
 
+use heirloom_kho::Block;
+
 use crate::error::Error;
 use crate::freemap::Hints;
 use crate::machine::{Machine, NodeId};
@@ -7,7 +9,6 @@ use crate::memory::Memory;
 use crate::percpu::MAX_CACHED;
 use crate::range::Range;
 use crate::request::Request;
-use heirloom_kho::Block;
 
 impl<M: Machine> Memory<M> {
     /// Takes a block where [`Memory::alloc_fast`] had none: fills the cache again, or does without.

@@ -2,6 +2,9 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn};
+
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
@@ -9,8 +12,6 @@ use crate::memory::Memory;
 use crate::node_backend::number;
 use crate::range::Range;
 use crate::request::Request;
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::{Block, Order, Pfn};
 
 impl<M: Machine> Memory<M> {
     /// Allocates a block.

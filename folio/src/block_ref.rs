@@ -3,8 +3,9 @@
 
 use core::ptr::NonNull;
 
-use crate::frame_type::{self, Kind};
 use heirloom_kho::Order;
+
+use crate::frame_type::{self, Kind};
 
 /// What a caller expects around a pointer: an allocated block of one kind and order, preserved or
 /// not.

@@ -2,13 +2,14 @@
 //!
 //! No fast path comes here: a call that is refused says exactly why.
 
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn, Run};
+
 use crate::error::Error;
 use crate::frame_type::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::{Block, Order, Pfn, Run};
 
 impl<M: Machine> Memory<M> {
     /// Returns what holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether

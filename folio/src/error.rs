@@ -2,10 +2,11 @@
 
 use core::fmt;
 
-use crate::frame_type::Kind;
-use crate::machine::NodeId;
 use heirloom_kho::tree::TreeError;
 use heirloom_kho::{Block, Order, PAGE_SHIFT, Pfn, Run};
+
+use crate::frame_type::Kind;
+use crate::machine::NodeId;
 
 /// An error of the folio layer. Nothing was changed where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

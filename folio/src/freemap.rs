@@ -35,9 +35,8 @@ mod search;
 mod summary;
 mod take;
 
-use group::STEP;
-
 pub(crate) use group::Group;
+use group::STEP;
 
 /// Levels, and bitmaps of the first level.
 pub(crate) const LEVELS: usize = 4;

@@ -10,13 +10,14 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
+use heirloom_kho::{Block, Order, Run};
+
 use crate::error::Error;
 use crate::frame_type::Kind;
 use crate::freeze;
 use crate::machine::{Machine, NodeId};
 use crate::memory::Memory;
 use crate::request::Request;
-use heirloom_kho::{Block, Order, Run};
 
 /// An operation on an owned value that was refused: the reason, and the value unchanged.
 pub struct Refused<T> {

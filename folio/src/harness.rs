@@ -1,18 +1,18 @@
 //! A machine made of heap memory, for tests, benches and examples: "physical memory" at any
 //! address, in ranges with holes, that ends with the value.
 
+use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use core::ptr::NonNull;
+use heirloom_kho::{PAGE_SIZE, PhysAddr, Run};
 
 use crate::error::Error;
 use crate::machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId};
 use crate::memory::Memory;
 use crate::threads::ThreadSlots;
-use heirloom_kho::{PAGE_SIZE, PhysAddr, Run};
 
 /// Heap memory as physical memory, with a slot per thread as its CPUs.
 ///

@@ -20,20 +20,20 @@ mod settled;
 mod tally;
 mod unclaimed;
 
+use exchange::{Disposal, Places};
+use heirloom_kho::prefetch::{prefetch, prefetch_at};
+use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
+use heirloom_kho::tree::{Counts, Key, check_counting};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
+use holding::Holding;
+pub(crate) use tally::{Tallies, Tally};
+
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
 use crate::tracker::{LeafBit, Tracker};
-use heirloom_kho::prefetch::{prefetch, prefetch_at};
-use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
-use heirloom_kho::tree::{Counts, Key, check_counting};
-use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
-
-use exchange::{Disposal, Places};
-use holding::Holding;
-pub(crate) use tally::{Tallies, Tally};
 
 /// What becomes of a block that the predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

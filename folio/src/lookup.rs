@@ -7,10 +7,11 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::PhysAddr;
+
 use crate::block_ref::{BlockMatcher, BlockRef};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use heirloom_kho::PhysAddr;
 
 impl<M: Machine> Memory<M> {
     /// Returns where in a block like `expected` a pointer leads; `None` if there is no such block. Any
@@ -59,12 +60,13 @@ impl<M: Machine> Memory<M> {
 
 #[cfg(test)]
 mod tests {
+    use heirloom_kho::{Order, PAGE_SIZE, Run};
+
     use super::*;
     use crate::frame_type::Kind;
     use crate::harness::Ram;
     use crate::machine::{DirectMap, NodeId};
     use crate::request::Request;
-    use heirloom_kho::{Order, PAGE_SIZE, Run};
 
     #[test]
     fn every_byte_of_a_block_and_none_beside_it() {

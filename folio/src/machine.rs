@@ -246,10 +246,8 @@ unsafe impl<D> Cpus for OneCpu<D> {
 
     #[inline]
     fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        use core::sync::atomic::{
-            AtomicBool,
-            Ordering::{Acquire, Release},
-        };
+        use core::sync::atomic::AtomicBool;
+        use core::sync::atomic::Ordering::{Acquire, Release};
         /// Leaves the CPU, by a panic too.
         struct Left<'b>(&'b AtomicBool);
         impl Drop for Left<'_> {

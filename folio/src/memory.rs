@@ -2,6 +2,8 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
+use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use lock_api::Mutex;
 
 use crate::cpu_slots::{CpuSlots, align_space};
@@ -11,8 +13,6 @@ use crate::machine::{Machine, NodeId};
 use crate::range::{Range, SPACE_ALIGN};
 use crate::ranges::Ranges;
 use crate::tracker::Tracker;
-use heirloom_kho::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
-use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Physical memory: which frames exist, which are free, which survive.
 ///

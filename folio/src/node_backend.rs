@@ -1,11 +1,12 @@
 //! The free maps of one node as the backend of its CPUs' lists, and draining those lists.
 
+use heirloom_kho::{Block, Order, Pfn};
+
 use crate::freemap::{Group, Hints};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::memory::Memory;
 use crate::percpu::{Backend, PcpList};
 use crate::range::Range;
-use heirloom_kho::{Block, Order, Pfn};
 
 /// The shared bits of one node, behind a CPU's cache.
 pub(crate) struct NodeBackend<'m, M: Machine> {

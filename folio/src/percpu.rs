@@ -11,11 +11,12 @@
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
+use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
+use heirloom_kho::{Block, Order, Pfn};
+
 use crate::freemap::{Group, Hints};
 use crate::inherit::Tally;
 use crate::readers;
-use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
-use heirloom_kho::{Block, Order, Pfn};
 
 /// Single frames that a CPU keeps beside its word.
 const STACK: usize = 128;

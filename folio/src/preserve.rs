@@ -11,14 +11,15 @@ mod adjacent;
 mod batch;
 mod runs;
 
+use heirloom_kho::sync::{AtomicU8, Relaxed, Release};
+use heirloom_kho::{Block, Order};
+
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
 use crate::tracker::LeafBit;
-use heirloom_kho::sync::{AtomicU8, Relaxed, Release};
-use heirloom_kho::{Block, Order};
 
 /// Stores what the byte of a block says from now on.
 #[inline]

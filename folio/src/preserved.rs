@@ -1,5 +1,9 @@
 //! The preserved tree in this memory: its nodes, the directory of its leaves, and what is in it.
 
+use heirloom_kho::sync::{Acquire, AtomicU64, Release};
+use heirloom_kho::tree::{Adjacent, Counts, Tables, TreeNode};
+use heirloom_kho::{Block, Order, PhysAddr, Run};
+
 use crate::error::Error;
 use crate::frame_type::Kind;
 use crate::machine::Machine;
@@ -7,9 +11,6 @@ use crate::memory::Memory;
 use crate::range::Range;
 use crate::request::Request;
 use crate::tracker::NodeAlloc;
-use heirloom_kho::sync::{Acquire, AtomicU64, Release};
-use heirloom_kho::tree::{Adjacent, Counts, Tables, TreeNode};
-use heirloom_kho::{Block, Order, PhysAddr, Run};
 
 /// The memory as the tracker sees it: pages for nodes, and the directory of leaves.
 pub(crate) struct Pages<'m, M: Machine> {

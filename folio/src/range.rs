@@ -8,13 +8,14 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, Relaxed};
+use heirloom_kho::tree::Geometry;
+use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
+
 use crate::block_ref::{BlockMatcher, BlockRef};
 use crate::frame_type::{self, FrameState, Kind};
 use crate::freemap::FreeMap;
 use crate::machine::NodeId;
-use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, Relaxed};
-use heirloom_kho::tree::Geometry;
-use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;

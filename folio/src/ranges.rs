@@ -2,11 +2,12 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::sync::{AtomicPtr, AtomicU64, AtomicUsize, Relaxed, Release};
+use heirloom_kho::{Block, Pfn, Run};
+
 use crate::error::Error;
 use crate::machine::NodeId;
 use crate::range::{LINK_LEVELS, Links, Range, follow, leaf_shift, no_links};
-use heirloom_kho::sync::{AtomicPtr, AtomicU64, AtomicUsize, Relaxed, Release};
-use heirloom_kho::{Block, Pfn, Run};
 
 /// How many ranges lie beside one on a level of links for each on the level above, log2.
 const STEP_LOG2: u32 = 2;

@@ -81,12 +81,12 @@ impl Drop for Inside<'_> {
 /// Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
 #[cfg(all(test, loom))]
 mod loom_tests {
+    use heirloom_kho::sync::{Acquire, AtomicU8, Release};
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::thread;
 
     use super::Word;
-    use heirloom_kho::sync::{Acquire, AtomicU8, Release};
 
     const SLAB: u8 = 2;
     const TABLE: u8 = 1;

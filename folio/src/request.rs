@@ -1,8 +1,9 @@
 //! What a caller wants from the page allocator.
 
+use heirloom_kho::Order;
+
 use crate::frame_type::Kind;
 use crate::machine::NodeId;
-use heirloom_kho::Order;
 
 /// What to allocate: an order, and where, for what, and whether cleared.
 ///

@@ -1,9 +1,10 @@
 //! Exact frames: reserving them, releasing them, and taking them out of the free map.
 
+use heirloom_kho::{Block, Order, Run};
+
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::memory::Memory;
-use heirloom_kho::{Block, Order, Run};
 
 impl<M: Machine> Memory<M> {
     /// Takes these frames out of use for good: firmware's, a device's, scratch.

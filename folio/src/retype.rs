@@ -1,11 +1,12 @@
 //! Turning a table into a slab, which lookups find, and back.
 
+use heirloom_kho::sync::{Relaxed, Release};
+use heirloom_kho::{Block, Order};
+
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use heirloom_kho::sync::{Relaxed, Release};
-use heirloom_kho::{Block, Order};
 
 impl<M: Machine> Memory<M> {
     /// Makes a slab of an allocated block, of order at most [`Order::MAX_FOLIO`], that was a

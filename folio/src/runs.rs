@@ -1,13 +1,14 @@
 //! Runs: any number of frames in a row, as a head block and the tails after it.
 
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn, Run};
+
 use crate::error::Error;
 use crate::frame_type::{self, FrameState, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
 use crate::request::Request;
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::{Block, Order, Pfn, Run};
 
 impl<M: Machine> Memory<M> {
     /// Allocates exactly `frames` frames in a row, aligned to the request's order.

@@ -1,10 +1,11 @@
 //! Counts of frames by state: a summary for users, and an audit that looks at every frame.
 
+use heirloom_kho::{Block, Order, Pfn};
+
 use crate::error::Error;
 use crate::frame_type::FrameState;
 use crate::machine::{Machine, NodeId};
 use crate::memory::Memory;
-use heirloom_kho::{Block, Order, Pfn};
 
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -18,17 +18,14 @@
 mod lock;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-    compiler_fence,
-};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence};
 use std::thread::available_parallelism;
 
+use heirloom_kho::PhysAddr;
 pub use lock::{YieldingMutex, YieldingSpinlock};
 
 use crate::machine::{CpuId, Cpus, DirectMap, Machine};
-use heirloom_kho::PhysAddr;
 
 /// Slots in the process. Threads beyond them do without per-CPU state.
 pub const LIMIT: usize = 256;

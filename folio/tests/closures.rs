@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::owned::Owned as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::owned::Owned as _;
 use common::{add_range, base, block, claim_as, free, free_run, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{

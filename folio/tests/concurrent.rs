@@ -5,11 +5,10 @@
 
 mod common;
 
-use common::owned::Owned as _;
-use std::sync::mpsc;
-use std::sync::{Barrier, Mutex};
+use std::sync::{Barrier, Mutex, mpsc};
 use std::thread;
 
+use common::owned::Owned as _;
 use common::{base, check, free, free_run, grow_run, order, run, shrink_run, write};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, PAGE_SIZE, Pfn, Request, Run};

@@ -6,10 +6,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{base, free, free_run, order};
-use heirloom_folio::DirectMap as _;
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;
-use heirloom_folio::{Block, Fate, Folio, Kind, Memory, Order, PAGE_SIZE, Request, Run};
+use heirloom_folio::{
+    Block, DirectMap as _, Fate, Folio, Kind, Memory, Order, PAGE_SIZE, Request, Run,
+};
 
 /// Writes values with padding all over the memory, whose bytes between the fields are none.
 fn leave_padding(memory: &Memory<Ram>) {

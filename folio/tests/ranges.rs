@@ -10,8 +10,7 @@ use heirloom_folio::{
     Block, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn,
     PhysAddr, Request, Run,
 };
-use heirloom_kho::tree::Adjacent;
-use heirloom_kho::tree::TreeFault;
+use heirloom_kho::tree::{Adjacent, TreeFault};
 
 /// Numbers that look random and are the same in every run (`SplitMix64`).
 struct Numbers(u64);

@@ -5,14 +5,13 @@
 
 mod common;
 
-use common::owned::Owned as _;
 use std::collections::BTreeMap;
 
+use common::owned::Owned as _;
 use common::{
     base, block, check, claim_as, free, free_run, grow_run, label, nodes_of, order, preserve_as,
     run, starve, unpreserve_as, write,
 };
-
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{

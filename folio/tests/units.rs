@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::owned::Owned as _;
 use std::ops::RangeInclusive;
 
+use common::owned::Owned as _;
 use common::{base, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;

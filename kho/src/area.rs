@@ -14,15 +14,14 @@
 //! preserved in the tracker. The same can be said in a [`Handle`](crate::Handle), which then
 //! needs no descriptor.
 
-use crate::sync::Ordering::Relaxed;
-
-use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
 use zerocopy::native_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::pages::{Pages, block_at, table_at};
+use crate::sync::Ordering::Relaxed;
 
 /// Blocks that one chunk page names.
 pub const PER_CHUNK: usize = PAGE_SIZE / 8 - 1;

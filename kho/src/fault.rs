@@ -4,7 +4,6 @@
 use core::fmt;
 
 use crate::addr::{Block, PhysAddr, Run};
-
 use crate::excerpt::Excerpt;
 
 /// A table that one kernel leaves and another reads.

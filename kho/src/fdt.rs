@@ -3,16 +3,14 @@
 //! The root page is one, and so are some subtrees that Linux registers. The framing is that of the
 //! Devicetree Specification 0.4, chapter 5.
 
-use crate::sync::AtomicU32;
-use crate::sync::Ordering::{Acquire, Relaxed};
 use core::ops::Range;
 
 use crate::addr::{PhysAddr, Run};
-
 use crate::error::Error;
 use crate::fault::{Fault, Table};
-use crate::pages::Pages;
-use crate::pages::halves;
+use crate::pages::{Pages, halves};
+use crate::sync::AtomicU32;
+use crate::sync::Ordering::{Acquire, Relaxed};
 
 /// Fields of the tree's header, as indices of 32-bit words.
 pub(crate) mod header {

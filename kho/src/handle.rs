@@ -27,10 +27,10 @@
 
 use core::fmt;
 
-use crate::addr::{Block, Order, PhysAddr, Run};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::addr::{Block, Order, PhysAddr, Run};
 use crate::area::AreaInfo;
 use crate::error::Error;
 use crate::fault::HandleFault;
@@ -255,11 +255,11 @@ fn decode(addr: PhysAddr, kind: u64, length: u64, tag: u8) -> Result<Parts, Hand
 
 #[cfg(test)]
 mod tests {
-    use crate::addr::{PAGE_SIZE, Pfn};
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64;
 
     use super::*;
+    use crate::addr::{PAGE_SIZE, Pfn};
     use crate::testing::proptest_config;
 
     const PAGE: u64 = PAGE_SIZE as u64;

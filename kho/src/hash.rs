@@ -6,8 +6,10 @@
 //! the state is the eight sums and the last 32 words. Up to 240 bytes are in these words whole, and
 //! hashed at once; above, a stripe of eight words is added whenever it is full.
 
-use crate::sync::{AtomicU64, Ordering::Relaxed};
 use zerocopy::IntoBytes;
+
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::Relaxed;
 
 /// Words in a stripe.
 const STRIPE: usize = 8;

@@ -24,20 +24,17 @@
 
 mod page;
 
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::{Acquire, Relaxed};
-
-use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+pub use page::HeaderPage;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
-use crate::fault::unknown;
-use crate::fault::{Fault, Table};
+use crate::fault::{Fault, Table, unknown};
 use crate::store;
-
-pub use page::HeaderPage;
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::{Acquire, Relaxed};
 
 /// The name of heirloom's own subtree.
 pub const SUBTREE: &str = "heirloom";

@@ -1,11 +1,9 @@
 //! Memory that is not this machine's: a core dump, a guest, a file.
 
-use crate::sync::AtomicU64;
-
 use crate::addr::{Block, PAGE_SIZE, PhysAddr, Run};
-use crate::tree::{Tables, Tree};
-
 use crate::pages::Pages;
+use crate::sync::AtomicU64;
+use crate::tree::{Tables, Tree};
 
 /// Physical memory as a file or another mapping has it.
 ///

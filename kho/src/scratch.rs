@@ -4,15 +4,14 @@
 //! anywhere, then one entry a NUMA node; a size of 0 means that there is none. Nothing preserved
 //! ever lies in it.
 
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::Relaxed;
 use core::borrow::Borrow;
 
 use crate::addr::{PAGE_SIZE, PhysAddr, Run};
-
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::store;
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::Relaxed;
 
 /// Bytes of one entry.
 const ENTRY: usize = 16;
@@ -177,10 +176,10 @@ impl<'a> ScratchList<'a> {
 mod tests {
     use std::vec::Vec;
 
-    use crate::addr::Pfn;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::addr::Pfn;
     use crate::fault::TableError;
     use crate::testing::{proptest_config, words64};
 

@@ -7,11 +7,11 @@
 pub use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
-
 // The order in which ranges are found is no part of what loom looks at by itself, nor are pages of half
 // words.
 #[cfg(loom)]
 pub use core::sync::atomic::{AtomicPtr, AtomicU32};
+
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 

@@ -4,17 +4,16 @@
 #[cfg(not(any(heirloom_page = "16k", heirloom_page = "64k")))]
 mod image;
 
-use crate::sync::{AtomicU32, AtomicU64};
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-use crate::addr::{Block, Order, PhysAddr};
-use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
-
-use crate::pages::Pages;
-
 #[cfg(not(any(heirloom_page = "16k", heirloom_page = "64k")))]
 pub(crate) use image::fixture;
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
+
+use crate::addr::{Block, Order, PhysAddr};
+use crate::pages::Pages;
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// `cases` cases, the same ones in every run.
 pub(crate) fn proptest_config(cases: u32) -> Config {

@@ -3,12 +3,11 @@
 
 mod common;
 
+use common::{Dump, block, findings};
 use heirloom_folio::{Block, Order, PhysAddr, Run, TreeError, TreeFault};
 use heirloom_kho::linux::Opaque;
 use heirloom_kho::{Excerpt, Fault, Table, TableError};
 use heirloom_restore::{Entry, Error};
-
-use common::{Dump, block, findings};
 
 // Where the capture has things.
 const ROOT: PhysAddr = PhysAddr::new(0x50_f000);

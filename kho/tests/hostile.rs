@@ -4,15 +4,13 @@
 
 mod common;
 
+use common::{Dump, findings};
 use heirloom_folio::PhysAddr;
-use heirloom_kho::Error;
 use heirloom_kho::linux::{Known, Luo};
-use heirloom_kho::{Left, RootView};
+use heirloom_kho::{Error, Left, RootView};
 use heirloom_restore::Entry;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
-
-use common::{Dump, findings};
 
 const ROOT: PhysAddr = PhysAddr::new(0x50_f000);
 const ENTRY: Entry = Entry { root: ROOT, scratch: PhysAddr::new(0), scratch_bytes: 0 };

@@ -4,11 +4,10 @@
 
 mod common;
 
+use common::{Dump, addr, block_of, expected};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, Kind, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::tree::Geometry;
-
-use common::{Dump, addr, block_of, expected};
 
 /// Follows both trees; how many nodes.
 fn same_nodes(theirs: &Dump, ours: &Dump, nodes: (u64, u64), level: u32) -> u64 {

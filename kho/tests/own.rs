@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::{Dump, block, findings, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Block, NodeId, PAGE_SIZE, Pfn, PhysAddr, Request, Run, TreeError, TreeFault};
 use heirloom_kho::{
@@ -10,8 +11,6 @@ use heirloom_kho::{
 use heirloom_restore::{Entry, Error, Heirloom, PreservedArea, Records, Surveyed};
 use heirloom_slab::internal::{DirectoryFault, ImageCaches, SlabFault};
 use heirloom_slab::{CacheSpec, DirectoryError, SlabError};
-
-use common::{Dump, block, findings, order};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const FIRST: u64 = 4096;

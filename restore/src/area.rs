@@ -1,16 +1,15 @@
 //! Areas that this kernel hands over.
 
 use core::fmt;
+
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::Relaxed;
-
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_kho::internal::PER_CHUNK;
+use heirloom_kho::{AreaInfo, AreaPart, Table, store};
 
 use crate::error::Error;
 use crate::pages::{Own, table_at, words_at};
-use heirloom_kho::internal::PER_CHUNK;
-use heirloom_kho::store;
-use heirloom_kho::{AreaInfo, AreaPart, Table};
 
 /// An area that survives: its blocks and chunk pages are preserved.
 ///

@@ -17,10 +17,12 @@
 mod check;
 mod proceed;
 
+use check::{check_left, hold_scratch};
 use heirloom_folio::{Machine, Memory, Run};
 use heirloom_kho::{Header, HeaderPage, Producer, ScratchList, Table};
 use heirloom_slab::internal::NewSlabs;
 use lock_api::Mutex;
+use proceed::{GoneOn, drop_lost, go_on, root_of};
 
 use crate::entry::Entry;
 use crate::error::Error;
@@ -33,8 +35,6 @@ use crate::predecessor::{Predecessor, SealPolicy};
 use crate::records::Records;
 use crate::reserve::{self, Reserve};
 use crate::seal::Stored;
-use check::{check_left, hold_scratch};
-use proceed::{GoneOn, drop_lost, go_on, root_of};
 
 /// All that a [`Heirloom`] is made from. See the top of the file.
 pub(crate) struct NewHeirloom<M: Machine> {

@@ -4,12 +4,11 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
+use heirloom_kho::{Handle, HandleFault, Parts};
 use heirloom_slab::{AllocOptions, ObjectState, Owner, Persist, TypedCache};
 
 use crate::error::Error;
 use crate::heirloom::Heirloom;
-use heirloom_kho::HandleFault;
-use heirloom_kho::{Handle, Parts};
 
 /// The alignment of buffers for which the caller asked for no other, in bytes.
 const ALIGN: usize = 16;

@@ -14,16 +14,15 @@
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::tree::{self, Ledger};
+use heirloom_kho::{
+    Fault, Header, Image, Left, RootView, SUBTREE, SealInfo, Subtree, Table, TableError,
+};
 use heirloom_slab::internal::ImageCaches;
 
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::pages::Pages;
 use crate::seal;
-use heirloom_kho::{Fault, Table, TableError};
-use heirloom_kho::{Header, SUBTREE, SealInfo};
-use heirloom_kho::{Image, Left};
-use heirloom_kho::{RootView, Subtree};
 
 /// What a survey read, as far as it was sound.
 #[derive(Clone, Copy, Debug, Default)]

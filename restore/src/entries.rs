@@ -2,14 +2,13 @@
 //! of another make. See `moved`.
 
 use heirloom_folio::{Block, Machine, PhysAddr, Run};
+use heirloom_kho::{Header, Name, RootView, Subtree};
 
 use crate::area::drop_table;
 use crate::error::Error;
 use crate::heirloom::Heirloom;
 use crate::moved::{Moved, end, index_of, names_frames};
 use crate::predecessor::Held;
-use heirloom_kho::Header;
-use heirloom_kho::{Name, RootView, Subtree};
 
 impl<M: Machine> Heirloom<M> {
     /// Calls `f` with the predecessor's root page, where that is another and kept, and what is known of it.

@@ -1,14 +1,11 @@
 //! Where a successor begins to look, before it has any memory of its own.
 
 use heirloom_folio::sync::AtomicU64;
-
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::{Fault, RootView, ScratchList, Table};
 
 use crate::error::Error;
 use crate::pages::halves;
-use heirloom_kho::RootView;
-use heirloom_kho::ScratchList;
-use heirloom_kho::{Fault, Table};
 
 /// All that passes from a kernel to its successor beside memory itself: what Linux puts into
 /// `struct kho_data`.

@@ -3,9 +3,7 @@
 use core::fmt;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run};
-
-use heirloom_kho::Name;
-use heirloom_kho::{BadName, Broken, HandleFault, Table, TableError};
+use heirloom_kho::{BadName, Broken, HandleFault, Name, Table, TableError};
 
 /// An error of a kernel's object. Nothing was changed where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

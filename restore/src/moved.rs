@@ -22,15 +22,13 @@
 
 use heirloom_folio::sync::Ordering::Release;
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::internal::{FDT_ENDED, MAGIC_WORD};
+use heirloom_kho::{Name, RootView, Subtree, Table, store};
 
 use crate::check::{self, NameBits, Place};
 use crate::error::Error;
 use crate::pages::halves;
 use crate::predecessor::{Held, left, past_root, past_words};
-use heirloom_kho::Table;
-use heirloom_kho::internal::{FDT_ENDED, MAGIC_WORD};
-use heirloom_kho::store;
-use heirloom_kho::{Name, RootView, Subtree};
 
 /// The predecessor's root page and scratch list, as long as they are kept.
 ///

@@ -16,9 +16,9 @@
 //! table by now, and it is not the name's. A predecessor's name whose frames were let go, which its owner
 //! should have taken away first, is taken out by `revive`.
 
+use heirloom_kho::{RootPage, RootView, SUBTREE};
+
 use crate::error::Error;
-use heirloom_kho::SUBTREE;
-use heirloom_kho::{RootPage, RootView};
 
 /// Words of a bit for each name that a root page has room for.
 const WORDS: usize = RootPage::MOST.div_ceil(64);

@@ -5,10 +5,9 @@
 //! load words one by one; they never make a reference to plain bytes.
 
 use core::fmt;
+
 use heirloom_folio::sync::AtomicU64;
-
 use heirloom_folio::{Block, Machine, Memory, PhysAddr, Run};
-
 pub(crate) use heirloom_kho::Pages;
 pub(crate) use heirloom_kho::internal::{halves, table_at};
 

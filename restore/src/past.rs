@@ -1,6 +1,8 @@
 //! What the predecessor left: checked, gone on with, looked up by its owners, and in the end told.
 
 use heirloom_folio::{Block, Fate, Machine, PhysAddr, Run};
+use heirloom_kho::internal::Edit;
+use heirloom_kho::{Name, Producer, RootPage, RootView, Subtree};
 use heirloom_slab::Name as CacheName;
 
 use crate::claim;
@@ -11,9 +13,6 @@ use crate::moved::{Moved, names_frames};
 use crate::names::Owner;
 use crate::pages::halves;
 use crate::published::place_of;
-use heirloom_kho::Producer;
-use heirloom_kho::internal::Edit;
-use heirloom_kho::{Name, RootPage, RootView, Subtree};
 
 /// Something that a predecessor preserved and that was not claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

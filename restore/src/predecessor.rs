@@ -2,12 +2,11 @@
 //! over.
 
 use heirloom_folio::sync::AtomicU64;
-
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::{Fault, Producer, RootView, SealInfo, Table};
 
 use crate::error::Error;
 use crate::pages::{Inherited, halves, words_at};
-use heirloom_kho::{Fault, Producer, RootView, SealInfo, Table};
 
 /// Whether a handover must be sealed, and as it was when it was sealed.
 ///

@@ -2,18 +2,16 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::Release;
-
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
+use heirloom_kho::internal::{entry_words, head, load, save};
+use heirloom_kho::{Chain, Fault, MAX_BLOCKS, Record, Table, store};
 
 use crate::area::{drop_table, new_table};
 use crate::error::Error;
 use crate::pages::{Own, table_at, words_at};
-use heirloom_kho::internal::{entry_words, head, load, save};
-use heirloom_kho::store;
-use heirloom_kho::{Chain, MAX_BLOCKS, Record};
-use heirloom_kho::{Fault, Table};
 
 /// A list of records that survives, and that grows.
 ///
@@ -232,10 +230,10 @@ mod tests {
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;
-
-    use super::*;
     #[cfg(heirloom_model)]
     use heirloom_kho::store::cut;
+
+    use super::*;
 
     type Entry = [u64; 3];
 

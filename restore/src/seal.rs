@@ -18,20 +18,18 @@
 //! nodes. So a [`Sealer`] first gets all blocks that it may need, then takes note of what to
 //! cover, and computes the checksums last.
 
+use core::convert::Infallible;
+
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::hash::Hasher;
+use heirloom_kho::internal::head;
+use heirloom_kho::{Broken, Chain, Fault, SealInfo, Sealed, Table};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-use core::convert::Infallible;
 
 use crate::error::Error;
 use crate::pages::Pages;
 use crate::records::Records;
-use heirloom_kho::Chain;
-use heirloom_kho::SealInfo;
-use heirloom_kho::hash::Hasher;
-use heirloom_kho::internal::head;
-use heirloom_kho::{Broken, Fault, Sealed, Table};
 
 /// An entry of the seal's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -336,6 +334,7 @@ mod tests {
 
     use heirloom_folio::harness::Ram;
     use heirloom_folio::sync::Ordering::Relaxed;
+    use heirloom_kho::{Record, TableError};
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64;
 
@@ -343,8 +342,6 @@ mod tests {
     use crate::area::new_table;
     use crate::pages::Own;
     use crate::testing::proptest_config;
-    use heirloom_kho::Record;
-    use heirloom_kho::TableError;
 
     const PAGE: u32 = PAGE_SIZE as u32;
     /// More than the entries of two blocks of a table, each of which is one frame's.

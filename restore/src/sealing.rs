@@ -1,21 +1,16 @@
 //! Sealing the handover that this kernel leaves, and breaking the seal again.
 
 use heirloom_folio::sync::AtomicU64;
-
 use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
-
+use heirloom_kho::{Header, HeaderPage, RootView, Sealed};
 use heirloom_slab::internal::DirectoryPart;
 
 use crate::error::Error;
 use crate::heirloom::Heirloom;
 use crate::names::{Names, Owner};
-use crate::pages::halves;
-use crate::pages::{Pages, words_at};
+use crate::pages::{Pages, halves, words_at};
 use crate::records::Records;
 use crate::seal::{Sealer, Stored};
-use heirloom_kho::RootView;
-use heirloom_kho::Sealed;
-use heirloom_kho::{Header, HeaderPage};
 
 /// Room for nodes that the seal's own blocks may add to the tracker.
 const SLACK: u64 = 64;

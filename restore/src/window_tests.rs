@@ -17,13 +17,12 @@ use heirloom_folio::harness::Ram;
 use heirloom_folio::{
     Block, CpuId, Cpus, DirectMap, Fate, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request, Run,
 };
-use heirloom_slab::{AllocOptions, CacheSpec};
-
-use crate::pages::halves;
-use crate::pages::words_at;
-use crate::{Entry, Error, Heirloom, PreservedArea, Records, SealPolicy, Unclaimed};
 use heirloom_kho::store::watch;
 use heirloom_kho::{Fault, Handle, Parts, TableError};
+use heirloom_slab::{AllocOptions, CacheSpec};
+
+use crate::pages::{halves, words_at};
+use crate::{Entry, Error, Heirloom, PreservedArea, Records, SealPolicy, Unclaimed};
 
 const FRAMES: u64 = if PAGE_SIZE == 4096 { 256 } else { 88 };
 /// Of the stores one in so many is followed: with large pages memory is large, and the stores are the same.

@@ -3,7 +3,8 @@
 
 mod common;
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 use std::cell::Cell;
 
 use common::memory;

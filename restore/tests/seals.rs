@@ -5,7 +5,8 @@
 
 mod common;
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 use common::memory;
 use heirloom_folio::harness::Ram;

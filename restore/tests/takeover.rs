@@ -7,7 +7,8 @@ mod common;
 #[path = "common/foreign.rs"]
 mod foreign;
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 use common::memory;
 use foreign::{lay_out, layout, says, with_root, words};

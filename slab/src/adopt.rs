@@ -25,8 +25,8 @@
 //! they are written: no memory gets two owners.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::Relaxed;
 
+use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Block, FrameState, Kind, Machine, Memory, Order, PhysAddr};
 
 use crate::adopt_slab::{Adopted, SlabInfo, admits_slabs, check_slab};

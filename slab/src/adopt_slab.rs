@@ -1,15 +1,12 @@
 //! One slab of a predecessor's: checked, made ours, and its objects claimed or discarded.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::{
-    AtomicU8,
-    Ordering::{Relaxed, Release},
-};
 
+use heirloom_folio::sync::AtomicU8;
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
 
 use crate::cache::Cache;
-use crate::debug;
 use crate::directory::{CacheRecord, Here, Source};
 use crate::error::{Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEADER_BYTES};
@@ -18,7 +15,7 @@ use crate::predecessor::{Named, Turn};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
 use crate::state_word::{StateWord, gathered, indices, nth};
-use crate::store;
+use crate::{debug, store};
 
 /// What adopting brought into a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

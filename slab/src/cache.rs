@@ -14,10 +14,10 @@ mod slow_path;
 
 use core::fmt;
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::Machine;
 use heirloom_folio::internal::BlockRef;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use crate::cache::inner::CacheInner;
 use crate::debug;

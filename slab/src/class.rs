@@ -14,8 +14,8 @@
 use core::alloc::Layout;
 use core::fmt::Write;
 use core::ptr::null_mut;
-use heirloom_folio::sync::AtomicPtr;
 
+use heirloom_folio::sync::AtomicPtr;
 use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::cache::inner::CacheInner;

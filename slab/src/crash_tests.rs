@@ -3,18 +3,15 @@
 
 use core::cell::RefCell;
 use core::ptr::NonNull;
-use heirloom_folio::sync::{
-    AtomicU64,
-    Ordering::{Relaxed, Release},
-};
 use std::borrow::ToOwned;
 use std::collections::BTreeSet;
-use std::format;
 use std::string::String;
-use std::vec;
 use std::vec::Vec;
+use std::{format, vec};
 
 use heirloom_folio::harness::Ram;
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Block, DirectMap, PAGE_SIZE, PhysAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed};

@@ -8,8 +8,8 @@
 //! Red zones change the stride. A cache that adopts slabs of a build without them has none.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::Relaxed;
 
+use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
 
 use crate::error::Error;

@@ -5,8 +5,8 @@
 //! slabs can become empty.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::written;
 
+use heirloom_folio::sync::written;
 use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 
 use crate::magazine::{Chamber, MOST, Magazine};
@@ -108,10 +108,10 @@ impl Depot {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::sync::AtomicU8;
     use std::boxed::Box;
 
     use heirloom_folio::harness::Ram;
+    use heirloom_folio::sync::AtomicU8;
 
     use super::*;
     use crate::magazine::Round;

@@ -5,9 +5,8 @@ mod table;
 
 use core::fmt;
 
-use heirloom_folio::{Block, PhysAddr};
-
 pub use field::Field;
+use heirloom_folio::{Block, PhysAddr};
 pub use table::{DirectoryError, DirectoryFault, SlabError, SlabFault};
 
 use crate::name::Name;

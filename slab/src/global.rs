@@ -3,12 +3,10 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
-use heirloom_folio::sync::{
-    AtomicPtr,
-    Ordering::{AcqRel, Acquire},
-};
 
 use heirloom_folio::Machine;
+use heirloom_folio::sync::AtomicPtr;
+use heirloom_folio::sync::Ordering::{AcqRel, Acquire};
 
 use crate::buffer::AllocOptions;
 use crate::slabs::Slabs;
@@ -196,10 +194,10 @@ unsafe impl<M: Machine> GlobalAlloc for Global<M> {
 
 #[cfg(feature = "allocator-api2")]
 mod api2 {
-    use allocator_api2::alloc::{AllocError, Allocator};
     use core::alloc::{GlobalAlloc, Layout};
     use core::ptr::NonNull;
 
+    use allocator_api2::alloc::{AllocError, Allocator};
     use heirloom_folio::Machine;
 
     use super::Heap;

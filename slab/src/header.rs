@@ -29,8 +29,9 @@
 //! Little-endian. What the checksum covers never changes while the slab lives.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, written};
 
+use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_folio::sync::{AtomicU8, AtomicU32, AtomicU64, written};
 use heirloom_folio::{Block, DirectMap, Order, PhysAddr};
 use intrusive_collections::{LinkedListLink, UnsafeRef, intrusive_adapter};
 use xxhash_rust::xxh3::xxh3_64;

@@ -12,12 +12,11 @@ mod batch;
 mod objects;
 
 use core::ptr::null;
-use heirloom_folio::sync::Ordering::Relaxed;
-
-use heirloom_folio::DirectMap;
-use intrusive_collections::LinkedList;
 
 pub(crate) use batch::Batch;
+use heirloom_folio::DirectMap;
+use heirloom_folio::sync::Ordering::Relaxed;
+use intrusive_collections::LinkedList;
 pub(crate) use objects::prefetch_slabs;
 use objects::{FreeBatch, slab_around, take};
 

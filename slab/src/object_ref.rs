@@ -24,8 +24,8 @@
 //! returned.
 
 use core::marker::PhantomData;
-use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
+use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};

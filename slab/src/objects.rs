@@ -1,7 +1,6 @@
 //! The objects of a cache that survive, or are to be claimed, one after the other.
 
 use heirloom_folio::sync::Ordering::Relaxed;
-
 use heirloom_folio::{Machine, PhysAddr};
 
 use crate::adopt_slab::survived;

@@ -19,7 +19,8 @@
 //! only while one is set aside) and never while a caller's code runs. So of two calls that come to a
 //! slab together the second waits until it is wholly adopted, and finds it then.
 
-use heirloom_folio::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_folio::sync::{AtomicBool, AtomicU64};
 use heirloom_folio::{Machine, PhysAddr};
 use lock_api::{Mutex, MutexGuard};
 

@@ -5,12 +5,9 @@
 //! one of this instance's control blocks, or to none.
 
 use core::ptr::{NonNull, null_mut};
-use heirloom_folio::sync::{
-    AtomicPtr,
-    Ordering::{AcqRel, Acquire},
-    written,
-};
 
+use heirloom_folio::sync::Ordering::{AcqRel, Acquire};
+use heirloom_folio::sync::{AtomicPtr, written};
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
 
 use crate::cache::inner::{Built, CacheInner};

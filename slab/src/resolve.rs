@@ -11,9 +11,9 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::internal::{BlockMatcher, BlockRef};
+use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Kind, Machine, Order, Pfn, PhysAddr, Run};
 
 use crate::cache::inner::CacheInner;

@@ -19,8 +19,8 @@
 //! a successor finds the same objects before, after and in the middle.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
 
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Block, Kind, Machine, PAGE_SIZE, PhysAddr};
 
 use crate::adopt_slab::check_slab;

@@ -1,8 +1,9 @@
 //! The layer's object: memory with its caches, its buffers and its cache directory.
 
 use core::fmt;
-use heirloom_folio::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_folio::sync::{AtomicU32, AtomicU64};
 use heirloom_folio::{Machine, Memory, Order, PhysAddr};
 use lock_api::Mutex;
 

@@ -1,9 +1,7 @@
 //! How a cache takes over the slabs that were left to it.
 
-use heirloom_folio::sync::{
-    AtomicU8, AtomicU64,
-    Ordering::{Acquire, Relaxed},
-};
+use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
+use heirloom_folio::sync::{AtomicU8, AtomicU64};
 
 use crate::predecessor::Turn;
 

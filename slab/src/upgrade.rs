@@ -1,7 +1,6 @@
 //! Objects of another layout: passed on, one by one, to what makes new ones of them.
 
 use heirloom_folio::sync::Ordering::Relaxed;
-
 use heirloom_folio::{Block, Machine, PhysAddr};
 
 use crate::adopt_slab::survived;

@@ -230,7 +230,8 @@ fn a_cache_of_one_name_is_one_cache() {
 
 #[test]
 fn objects_are_constructed_once_a_place() {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
     static RUNS: AtomicUsize = AtomicUsize::new(0);
     let slabs = slabs(1024);
     let spec = CacheSpec::new("built", 64).constructor(|object| {

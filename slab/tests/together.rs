@@ -4,7 +4,8 @@
 mod common;
 
 use core::alloc::Layout;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeSet;
 use std::sync::{Barrier, Mutex};
 

@@ -24,9 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::ArenaError;
 use super::error::{MapFault, os};
-use super::map;
+use super::{ArenaError, map};
 
 /// Where the slots are in the file.
 const SLOTS: [u64; 2] = [3968, 4032];
@@ -143,10 +142,12 @@ pub(super) fn read(fd: BorrowedFd<'_>) -> Result<Option<Entry>, ArenaError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use heirloom_folio::NodeId;
+
     use super::*;
     use crate::arena::{Arena, RangeSpec};
-    use heirloom_folio::NodeId;
-    use std::os::fd::AsFd;
 
     fn arena() -> Arena {
         let start = PhysAddr::new(1 << 32);

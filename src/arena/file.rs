@@ -4,10 +4,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
 
-use super::ArenaError;
 use super::error::{MapFault, os};
-use super::map;
 use super::range::ArenaRange;
+use super::{ArenaError, map};
 
 /// The most bytes of an arena's name: what Linux leaves of a file's name for a memfd's.
 pub const MAX_NAME: usize = 249;

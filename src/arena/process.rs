@@ -34,12 +34,12 @@ use std::time::Duration;
 
 use heirloom_folio::threads::YieldingSpinlock;
 use lock_api::RawMutex as _;
+use ownership::{Key, lock, owner, pid, unlock};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::ArenaError;
 use super::error::os;
 use super::map::MAX_RANGES;
-use ownership::{Key, lock, owner, pid, unlock};
 
 /// Stands for a descriptor that there is none of.
 const NONE: RawFd = -1;

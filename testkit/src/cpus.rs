@@ -1,6 +1,7 @@
 //! A few CPUs, and a lock, as the program or a model checker wants them.
 
-use std::sync::atomic::{AtomicBool as Plain, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool as Plain, AtomicU32};
 
 use heirloom::folio::CpuId;
 use heirloom::folio::sync::{Acquire, AtomicBool, Release};

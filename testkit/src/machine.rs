@@ -12,7 +12,8 @@
 #[cfg(target_os = "linux")]
 use std::os::unix::fs::FileExt as _;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize};
 
 #[cfg(target_os = "linux")]
 use heirloom::arena::Arena;

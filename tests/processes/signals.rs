@@ -1,6 +1,7 @@
 //! A handler of a signal may use frames, and is told where an object would have to wait.
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicPtr, AtomicU64};
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;

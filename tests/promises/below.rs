@@ -1,7 +1,6 @@
 //! What a layer above owns is refused below: the safe raw calls of `Memory` take folios and runs,
 //! and no table, slab or buffer, whoever's it is.
 
-use crate::owned::Owned as _;
 use heirloom::folio::{Block, Error, Kind, Run};
 use heirloom::kho::tree::Adjacent;
 use heirloom::kho::{Handle, Parts};
@@ -11,6 +10,7 @@ use crate::common::{
     Kernel, PAGE, State, World, finish_freeing, free_area, keep_area, keep_buffer, keep_folio,
     stamped,
 };
+use crate::owned::Owned as _;
 
 /// Everything preserved that is no plain folio: the tables of all layers, and slabs.
 fn owned_above(kernel: &Kernel<'_>) -> Vec<(Block, Kind)> {

@@ -4,14 +4,13 @@
 //! A machine's lock sets the processor's trap flag while it is held. Each instruction then ends in a
 //! signal, whose handler counts it: a loop within the lock is seen whatever it touches.
 
+use core::ptr::NonNull;
 use std::alloc::Layout;
 use std::arch::asm;
 use std::cell::Cell;
 use std::sync::Once;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-
-use core::ptr::NonNull;
 
 use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;

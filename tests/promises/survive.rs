@@ -1,6 +1,5 @@
 //! What was preserved survives, at any instant; what was not is free memory, or listed.
 
-use crate::owned::Owned as _;
 use heirloom::folio::{Fate, Kind, Request};
 use heirloom::kho::{Handle, Name, Parts};
 use heirloom::restore::{Records, Unclaimed};
@@ -10,6 +9,7 @@ use crate::common::{
     Kernel, PAGE, State, World, finish_freeing, free_area, free_folio, free_frames, free_run,
     keep_area, keep_buffer, keep_folio, keep_run, order, stamp_at, stamped, stamped_at,
 };
+use crate::owned::Owned as _;
 
 type Entry = [u64; 3];
 

@@ -1,7 +1,6 @@
 //! Every operation is all or nothing: each is tried with no frame left, with one, with two, and
 //! so on until it succeeds, and where it fails everything is as before.
 
-use crate::owned::Owned as _;
 use std::alloc::Layout;
 
 use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PhysAddr, Request, Run};
@@ -13,6 +12,7 @@ use crate::common::{
     Kernel, PAGE, State, World, fill, finish_freeing, free_folio, keep_area, keep_buffer,
     keep_folio, order, out_of_memory, unfill,
 };
+use crate::owned::Owned as _;
 
 const FRAMES: u64 = 768;
 const PRESERVING: CacheSpec = CacheSpec::new("preserving", 600).preserving(true);

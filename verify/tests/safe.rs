@@ -8,7 +8,8 @@
 #![allow(clippy::verbose_bit_mask)]
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use heirloom::folio::{

@@ -10,10 +10,10 @@ mod scope;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-
-use crate::source::modules;
 use graph::circles;
 use scope::Library;
+
+use crate::source::modules;
 
 /// Show the files that need each other in a loop, and what ties them.
 #[derive(clap::Args)]

@@ -11,14 +11,14 @@ mod notes;
 mod page;
 mod proof;
 
-use crate::source::modules;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-
 use find::Use;
 use notes::NOTES;
+
+use crate::source::modules;
 
 /// The libraries, each with the directory of its source.
 const CRATES: &[(&str, &str)] = &[

@@ -24,19 +24,17 @@ mod monitor;
 mod program;
 mod store;
 
-use std::fmt;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-
 use initramfs::Initramfs;
 use kernel::Kernel;
 use machine::Machine;
+use serde_json::Value;
 
 /// Run the live update for real: two kernels in QEMU, every byte compared.
 #[derive(clap::Args)]

@@ -20,7 +20,6 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-
 use spent::Spent;
 use steps::Step;
 

@@ -13,20 +13,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+pub(crate) use basic::{Fault, Hex, Passed, VERSION};
 use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, Run};
 use heirloom_kho::linux::Known;
 use heirloom_kho::tree::{Adjacent, Geometry};
-use serde::ser::{Serialize, Serializer};
-
-use crate::roots::Roots;
-use crate::survey::Survey;
-
-pub(crate) use basic::{Fault, Hex, Passed, VERSION};
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo, Memfd, each_piece};
 pub(crate) use own::{Own, Published};
+use serde::ser::{Serialize, Serializer};
 pub(crate) use verdict::{InOrder, NotLookedAt, Verdict};
 pub(crate) use want::Want;
+
+use crate::roots::Roots;
+use crate::survey::Survey;
 
 /// A stretch of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]

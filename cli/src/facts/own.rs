@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
 use heirloom_kho::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};

@@ -23,16 +23,16 @@ use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use anyhow::{Context, Result, bail, ensure};
+use copies::Copies;
 use heirloom::arena::{Arena, ArenaRange};
 use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
-use rustix::fs::FileType;
-
-use copies::Copies;
 use piece::{Bytes, PAGE, Piece};
+use rustix::fs::FileType;
 
 /// The format of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,13 +6,12 @@
 mod bands;
 mod draw;
 
+use bands::{Bands, Part, Use};
+use draw::Pin;
 use heirloom_folio::{Pfn, PhysAddr, Run};
 
 use crate::facts::Facts;
 use crate::survey::Survey;
-
-use bands::{Bands, Part, Use};
-use draw::Pin;
 
 /// The picture, as SVG.
 pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {

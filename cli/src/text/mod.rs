@@ -6,12 +6,12 @@ mod table;
 
 use std::fmt::Write;
 
-use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Passed, Verdict};
-use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
-
 pub(crate) use shown::shown;
 use table::Bar;
 pub(crate) use table::{bytes, plural};
+
+use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Passed, Verdict};
+use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
 /// The summary, with styles in it.
 pub(crate) fn summary(facts: &Facts) -> String {

@@ -3,16 +3,16 @@
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
 
+use core::ptr::NonNull;
 use std::boxed::Box;
 use std::vec::Vec;
 
-use core::ptr::NonNull;
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{Block, Order, Pfn, Run};
 use loom::sync::Arc;
 use loom::thread;
 
 use super::{FreeMap, Group, Hints};
-use heirloom_kho::sync::AtomicU64;
-use heirloom_kho::{Block, Order, Pfn, Run};
 
 /// Two words of frames and all the summaries above them.
 const FRAMES: u64 = 128;

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use bitvec::prelude::*;
+use heirloom_kho::{Block, Order, Pfn};
 use proptest::prelude::*;
 
 use super::group::{groups, mask};
 use super::*;
-use heirloom_kho::{Block, Order, Pfn};
 
 /// A free map with the words that it lies in.
 struct Owned {

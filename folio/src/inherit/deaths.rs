@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::vec;
 use std::vec::Vec;
 
+use heirloom_kho::sync::{Op as Access, Orders, Watcher, watch};
+
 use super::tests::{inherited, nodes_of};
 use super::*;
 use crate::PAGE_SIZE;
 use crate::harness::Ram;
 use crate::machine::{DirectMap, NodeId};
 use crate::request::Request;
-use heirloom_kho::sync::{Op as Access, Orders, Watcher, watch};
 
 /// What a successor does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

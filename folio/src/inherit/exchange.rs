@@ -19,10 +19,11 @@
 //! - The byte becomes again what it was only when a claim is taken back, which leaves the bit set: from
 //!   the last block of a run to the first, so that what can be claimed anew is followed by no tail.
 
-use crate::error::Error;
-use crate::frame_type::{self, FrameState, Kind};
 use heirloom_kho::sync::{Acquire, AtomicU8, Relaxed, Release};
 use heirloom_kho::{Block, Order, Run};
+
+use crate::error::Error;
+use crate::frame_type::{self, FrameState, Kind};
 
 /// Where a block's two words are.
 pub(super) trait Places {

@@ -1,12 +1,12 @@
 //! The ledger of [`Memory::inherit`].
 
+use heirloom_kho::sync::Release;
+use heirloom_kho::tree::{Ledger, TreeFault};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr};
+
 use crate::frame_type::Kind;
 use crate::machine::Machine;
 use crate::memory::Memory;
-use heirloom_kho::sync::Release;
-use heirloom_kho::tree::Ledger;
-use heirloom_kho::tree::TreeFault;
-use heirloom_kho::{Block, Order, Pfn, PhysAddr};
 
 /// What is taken in it is taken out of the free bits, by the one that owns the memory.
 pub(super) struct Holding<'m, M: Machine> {

@@ -6,18 +6,19 @@
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
 
+use std::vec::Vec;
+
+use heirloom_kho::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
+use heirloom_kho::{Block, Run};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
-use std::vec::Vec;
 
 use super::exchange::{self, Disposal, Places};
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::tracker::Tracker;
 use crate::tracker::ram::{Ram, block, run};
-use heirloom_kho::sync::{Acquire, AtomicU8, AtomicU64, Relaxed, Release};
-use heirloom_kho::{Block, Run};
 
 const FRAMES: usize = 4;
 

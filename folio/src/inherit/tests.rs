@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
+use heirloom_kho::tree::{Geometry, TreeFault};
+
 use super::*;
 use crate::harness::Ram;
 use crate::machine::{DirectMap, NodeId};
 use crate::request::Request;
-use heirloom_kho::tree::Geometry;
-use heirloom_kho::tree::TreeFault;
 
 pub(super) fn order(o: u8) -> Order {
     Order::new(o).unwrap()

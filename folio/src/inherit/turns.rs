@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
+use heirloom_kho::sync::{Op, Orders, Watcher, watch};
+
 use super::tests::{inherited, kernel, order, run, successor};
 use super::*;
 use crate::harness::Ram;
-use heirloom_kho::sync::{Op, Orders, Watcher, watch};
 
 /// What threads share, and what each of them got.
 struct World {

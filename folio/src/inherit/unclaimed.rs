@@ -5,12 +5,13 @@
 
 use core::mem::replace;
 
-use crate::frame_type;
-use crate::machine::Machine;
-use crate::memory::Memory;
 use heirloom_kho::prefetch::prefetch;
 use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn};
+
+use crate::frame_type;
+use crate::machine::Machine;
+use crate::memory::Memory;
 
 /// How many blocks are found before the first of them is looked at.
 const AHEAD: usize = 32;

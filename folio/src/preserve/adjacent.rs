@@ -1,13 +1,14 @@
 //! Preserving folios of one order side by side, up to 64 with one atomic operation.
 
+use heirloom_kho::sync::{AtomicU8, Relaxed};
+use heirloom_kho::tree::Adjacent;
+use heirloom_kho::{Block, Order};
+
 use crate::atomic_bytes;
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use heirloom_kho::sync::{AtomicU8, Relaxed};
-use heirloom_kho::tree::Adjacent;
-use heirloom_kho::{Block, Order};
 
 impl<M: Machine> Memory<M> {
     /// Makes folios of one order in a row survive: up to 64 at a time with

@@ -4,13 +4,14 @@
 //! blocks are scattered over much memory each is a miss, and a call for each block waits for its
 //! own. A call for many asks ahead, and so waits for one of sixteen.
 
+use heirloom_kho::Block;
+use heirloom_kho::prefetch::prefetch;
+
 use crate::error::Error;
 use crate::frame_type::Kind;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::tracker::LeafBit;
-use heirloom_kho::Block;
-use heirloom_kho::prefetch::prefetch;
 
 /// How many blocks ahead of the one at hand are asked for: so many misses that a processor has
 /// under way at once.

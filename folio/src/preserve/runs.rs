@@ -1,11 +1,12 @@
 //! Preserving runs, tracked as their few largest aligned blocks.
 
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::{Block, Order, Pfn, Run};
+
 use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::{Block, Order, Pfn, Run};
 
 impl<M: Machine> Memory<M> {
     /// Makes a whole run survive, tracked as its few largest aligned blocks. A buffer, which a

@@ -4,11 +4,8 @@
 //! from one that waits for another thread: a signal handler that comes while its thread holds a
 //! lock cannot be waited for by the lock's holder, which goes on when the handler returns.
 
-use core::sync::atomic::{
-    AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-    compiler_fence,
-};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicUsize, compiler_fence};
 
 use crossbeam_utils::Backoff;
 

@@ -4,13 +4,13 @@
 //! changes, so a call in vain is never visible, to a successor neither. Only where two calls about
 //! the same block race does the loser take back what it did.
 
-use crate::error::Error;
 use heirloom_kho::sync::{AcqRel, AtomicU64, Relaxed, Release};
+use heirloom_kho::tree::{Adjacent, Key, LEAF_KEYS, node_start};
 use heirloom_kho::{Block, Run};
 
 use super::grow::Tracker;
 use super::node::NodeAlloc;
-use heirloom_kho::tree::{Adjacent, Key, LEAF_KEYS, node_start};
+use crate::error::Error;
 
 impl Tracker {
     /// Says that the frames of `run` survive, as its few largest aligned blocks.
@@ -234,9 +234,10 @@ fn not(key: u64, bits: u64) -> Result<(), Error> {
 mod tests {
     use std::vec::Vec;
 
+    use heirloom_kho::{Order, Pfn};
+
     use super::super::ram::{Ram, block, run};
     use super::*;
-    use heirloom_kho::{Order, Pfn};
 
     fn adjacent(order: u8, pfn: u64, count: u64) -> Adjacent {
         Adjacent::new(block(order, pfn), count).unwrap()

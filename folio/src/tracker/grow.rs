@@ -4,15 +4,13 @@
 //! are obtained before the first is linked, so an operation that fails leaves the tree, and the
 //! memory around it, as they were.
 
-use crate::error::Error;
 use heirloom_kho::prefetch::prefetch;
 use heirloom_kho::sync::{AcqRel, Acquire, AtomicU64, Release};
+use heirloom_kho::tree::{Geometry, Key, LEVELS, Tables, Tree, node_start};
 use heirloom_kho::{Block, PhysAddr};
 
 use super::node::{NodeAlloc, NodePool};
-use heirloom_kho::tree::Tables;
-use heirloom_kho::tree::Tree;
-use heirloom_kho::tree::{Geometry, Key, LEVELS, node_start};
+use crate::error::Error;
 
 const G: Geometry = Geometry::BUILD;
 
@@ -284,10 +282,11 @@ fn bit_in(leaf: &[AtomicU64], block: Block) -> Option<(&AtomicU64, u64)> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::ram::{Ram, block};
-    use super::*;
     use heirloom_kho::sync::Relaxed;
     use heirloom_kho::tree::LEAF_KEYS;
+
+    use super::super::ram::{Ram, block};
+    use super::*;
 
     #[test]
     fn a_block_is_preserved_once() {

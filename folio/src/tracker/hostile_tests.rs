@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::tree::{TreeError, TreeFault, *};
+use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 use proptest::prelude::*;
 
 use super::model_tests::config;
 use super::ram::{Ram, block, run};
 use super::*;
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::tree::*;
-use heirloom_kho::tree::{TreeError, TreeFault};
-use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
 /// A ledger as a map of what is taken.
 pub(super) struct Book {

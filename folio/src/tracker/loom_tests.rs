@@ -2,15 +2,16 @@
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p heirloom-folio --release loom`.
 
+use std::vec::Vec;
+
+use heirloom_kho::Run;
+use heirloom_kho::tree::{Adjacent, LEVELS};
 use loom::sync::Arc;
 use loom::thread;
-use std::vec::Vec;
 
 use super::Tracker;
 use super::ram::{Ram, block};
 use crate::error::Error;
-use heirloom_kho::Run;
-use heirloom_kho::tree::{Adjacent, LEVELS};
 
 /// Keys whose path stays within the first words of every node: frames below 256.
 fn model(pages: usize, test: impl Fn(Arc<(Ram, Tracker)>) + Sync + Send + 'static) {

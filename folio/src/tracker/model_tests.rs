@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
+use heirloom_kho::tree::{TreeFault, *};
+use heirloom_kho::{Block, Order, Pfn, Run};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -10,9 +12,6 @@ use super::hostile_tests::Book;
 use super::ram::{Ram, block, run};
 use super::*;
 use crate::error::Error;
-use heirloom_kho::tree::TreeFault;
-use heirloom_kho::tree::*;
-use heirloom_kho::{Block, Order, Pfn, Run};
 
 pub(super) fn config() -> ProptestConfig {
     ProptestConfig {

@@ -1,9 +1,10 @@
 //! What the tree needs of the memory around it: pages to read, pages to grow by.
 
-use crate::error::Error;
 use heirloom_kho::sync::{AtomicU64, Relaxed};
 use heirloom_kho::tree::Tables;
 use heirloom_kho::{Block, PhysAddr};
+
+use crate::error::Error;
 
 /// What a tree that grows needs: pages for nodes, and a directory of its leaves.
 pub(crate) trait NodeAlloc: Tables {

@@ -6,11 +6,10 @@
 //! look at the tree.
 
 use heirloom_kho::sync::{AtomicU64, Relaxed, Release};
+use heirloom_kho::tree::{Geometry, Key, LEAF_KEYS, Tables};
 use heirloom_kho::{Block, PhysAddr};
 
 use super::grow::Tracker;
-use heirloom_kho::tree::Tables;
-use heirloom_kho::tree::{Geometry, Key, LEAF_KEYS};
 
 const G: Geometry = Geometry::BUILD;
 
@@ -61,10 +60,11 @@ fn prune<T: Tables>(
 mod tests {
     use std::vec::Vec;
 
+    use heirloom_kho::tree::LEVELS;
+
     use super::super::NodeAlloc;
     use super::super::ram::{Ram, block};
     use super::*;
-    use heirloom_kho::tree::LEVELS;
 
     #[test]
     fn what_leads_to_nothing_goes_and_the_rest_stays() {

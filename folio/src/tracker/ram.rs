@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use crate::error::Error;
 use heirloom_kho::sync::{AtomicU64, Relaxed};
+use heirloom_kho::tree::{Geometry, Key, Tables, WORDS};
 use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
 
 use super::node::NodeAlloc;
-use heirloom_kho::tree::Tables;
-use heirloom_kho::tree::{Geometry, Key, WORDS};
+use crate::error::Error;
 
 /// Words of a page: all of them, or as many as the keys that the model checker uses reach.
 const LENGTH: usize = if cfg!(loom) { 4 } else { WORDS };

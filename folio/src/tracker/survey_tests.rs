@@ -3,16 +3,15 @@
 use std::vec;
 use std::vec::Vec;
 
+use heirloom_kho::sync::Relaxed;
+use heirloom_kho::tree::{TreeError, TreeFault, *};
+use heirloom_kho::{Block, Order, PhysAddr, Run};
 use proptest::prelude::*;
 
 use super::hostile_tests::Book;
 use super::model_tests::config;
 use super::ram::{Ram, block, run};
 use super::*;
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::tree::*;
-use heirloom_kho::tree::{TreeError, TreeFault};
-use heirloom_kho::{Block, Order, PhysAddr, Run};
 
 /// What a survey finds with a ledger of frames over `stretches`, and what it counts.
 fn found(

@@ -11,7 +11,6 @@ pub(crate) mod owned;
 use std::collections::BTreeSet;
 
 use heirloom_folio::harness::Ram;
-
 use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
 use heirloom_kho::tree::{Geometry, Key};
 

@@ -1,14 +1,13 @@
 //! Reading a chain of records that is not trusted.
 
-use crate::sync::AtomicU64;
 use core::marker::PhantomData;
 
-use crate::addr::{Block, PAGE_SIZE, PhysAddr};
-
 use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load};
+use crate::addr::{Block, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::pages::{Pages, table_at};
+use crate::sync::AtomicU64;
 
 /// Of a chain that has no end.
 const CYCLE: Fault = Fault::Malformed { expected: "end: it comes back to a block before" };
@@ -188,14 +187,14 @@ impl<P: Pages, T: Record> Iterator for Entries<'_, P, T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::sync::Ordering::Relaxed;
     use std::vec::Vec;
 
-    use crate::addr::Order;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::addr::Order;
     use crate::fault::TableError;
+    use crate::sync::Ordering::Relaxed;
     use crate::testing::{Left, proptest_config};
 
     type Entry = [u64; 3];
@@ -290,13 +289,12 @@ mod tests {
 /// Linux's own lists, in a capture that has 4 KiB pages.
 #[cfg(all(test, not(any(heirloom_page = "16k", heirloom_page = "64k"))))]
 mod linux_tests {
-    use crate::sync::Ordering::Relaxed;
-
     use zerocopy::native_endian::U64;
     use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
     use super::*;
     use crate::area::AreaDescriptor;
+    use crate::sync::Ordering::Relaxed;
     use crate::testing::fixture;
 
     #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]

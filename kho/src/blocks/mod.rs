@@ -11,15 +11,13 @@
 
 mod chain;
 
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::{Acquire, Relaxed};
-
-use crate::addr::{PAGE_SIZE, PhysAddr};
+pub use chain::{Chain, Entries};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::store;
-
-pub use chain::{Chain, Entries};
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::{Acquire, Relaxed};
 
 /// The most blocks of a chain.
 pub const MAX_BLOCKS: u64 = 10_000;

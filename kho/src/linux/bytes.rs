@@ -1,16 +1,14 @@
 //! Tables as bytes: looked for in memory, and loaded word by word.
 
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::Relaxed;
-
-use crate::addr::{Block, Order, PhysAddr, Run};
-use crate::excerpt::Excerpt;
-use crate::fault::Fault;
-use crate::pages::Pages;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::addr::{Block, Order, PhysAddr, Run};
 use crate::error::Error;
-use crate::fault::Table;
+use crate::excerpt::Excerpt;
+use crate::fault::{Fault, Table};
+use crate::pages::Pages;
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::Relaxed;
 
 /// The frames of `bytes` bytes at `addr`, all in memory and preserved. `from` says where the address
 /// stands.

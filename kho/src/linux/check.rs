@@ -4,14 +4,6 @@
 //! files have the same memory, and lists that lead to each other, however often, are gone through
 //! once. The work is bounded by the frames there are.
 
-use crate::addr::{Block, PAGE_SIZE, PhysAddr, Run};
-use crate::area::{AreaInfo, AreaPart};
-use crate::fault::{Fault, Table};
-use crate::header::SUBTREE;
-use crate::pages::Pages;
-use crate::root::{RootView, Subtree};
-use crate::tree::Ledger;
-
 use super::bytes::preserved;
 use super::kexec_metadata::Metadata;
 use super::kho_test::KhoTest;
@@ -19,7 +11,14 @@ use super::luo::{File, Luo, Session};
 use super::memblock::Memblock;
 use super::memfd::Memfd;
 use super::text::Text;
+use crate::addr::{Block, PAGE_SIZE, PhysAddr, Run};
+use crate::area::{AreaInfo, AreaPart};
 use crate::error::Error;
+use crate::fault::{Fault, Table};
+use crate::header::SUBTREE;
+use crate::pages::Pages;
+use crate::root::{RootView, Subtree};
+use crate::tree::Ledger;
 
 /// What a check comes upon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

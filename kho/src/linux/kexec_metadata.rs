@@ -1,15 +1,14 @@
 //! What the kernel says of itself: 73 bytes, packed: version u32, release[65], count u32.
 
-use crate::addr::PhysAddr;
-use crate::fault::Fault;
-use crate::pages::Pages;
 use zerocopy::native_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::bytes::{load, words};
 use super::text::Text;
+use crate::addr::PhysAddr;
 use crate::error::Error;
-use crate::fault::Table;
+use crate::fault::{Fault, Table};
+use crate::pages::Pages;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -6,19 +6,17 @@
 //!  area: nr_folios entries, u64 each: address | order
 //! ```
 
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::Relaxed;
-
-use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
-use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
-use crate::fault::Fault;
-use crate::pages::Pages;
 use zerocopy::FromBytes;
 
 use super::properties::Properties;
 use super::stop::Stop;
+use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
+use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
 use crate::error::Error;
-use crate::fault::Table;
+use crate::fault::{Fault, Table};
+use crate::pages::Pages;
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::Relaxed;
 
 const MAGIC: u32 = 0x4b48_4f21;
 /// The node with the rest.

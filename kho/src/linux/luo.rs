@@ -11,18 +11,17 @@
 //! A file's `data` and an FLB's are what its owner wants back; only the owner knows whether it is an
 //! address. Of a memfd's it is known: see [`File::memfd`].
 
-use crate::addr::{Block, PAGE_SIZE, PhysAddr};
-use crate::blocks::{Chain, Entries, Record};
-use crate::fault::Fault;
-use crate::pages::Pages;
 use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::bytes::{compatible, load, preserved, until_zero, words};
 use super::memfd::{self, Memfd};
 use super::text::Text;
+use crate::addr::{Block, PAGE_SIZE, PhysAddr};
+use crate::blocks::{Chain, Entries, Record};
 use crate::error::Error;
-use crate::fault::Table;
+use crate::fault::{Fault, Table};
+use crate::pages::Pages;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

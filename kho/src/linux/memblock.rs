@@ -5,14 +5,12 @@
 //!      NAME { compatible = "reserve-mem-v1"; start = <u64>; size = <u64>; }; ... };
 //! ```
 
-use crate::addr::{PhysAddr, Run};
-use crate::fault::Fault;
-use crate::pages::Pages;
-
 use super::properties::{Properties, Step, Value};
 use super::text::Text;
+use crate::addr::{PhysAddr, Run};
 use crate::error::Error;
-use crate::fault::Table;
+use crate::fault::{Fault, Table};
+use crate::pages::Pages;
 
 /// A region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

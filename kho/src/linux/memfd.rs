@@ -8,19 +8,17 @@
 //! Entries stand in the order of the file. `index` counts pages of the file. How large a folio is,
 //! its entry does not say: it is the block of the tree that starts there.
 
-use crate::sync::Ordering::Relaxed;
-
-use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
-use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
-use crate::fault::Fault;
-use crate::pages::Pages;
 use zerocopy::native_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::bytes::{load, words};
 use super::stop::Stop;
+use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
+use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
 use crate::error::Error;
-use crate::fault::Table;
+use crate::fault::{Fault, Table};
+use crate::pages::Pages;
+use crate::sync::Ordering::Relaxed;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -1,12 +1,11 @@
 //! Device trees of subtrees: their nodes and properties, by name.
 
+use super::bytes::{compatible, preserved};
 use crate::addr::PhysAddr;
+use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::fdt::{DeviceTree, Token};
 use crate::pages::Pages;
-
-use super::bytes::{compatible, preserved};
-use crate::error::Error;
 
 /// A property's value: where it stands and how long it is.
 #[derive(Clone, Copy)]

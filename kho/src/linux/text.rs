@@ -3,10 +3,8 @@
 use core::fmt;
 
 use crate::addr::PhysAddr;
-use crate::fault::Fault;
-
 use crate::error::Error;
-use crate::fault::Table;
+use crate::fault::{Fault, Table};
 
 /// Text that ends with a zero within `N` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

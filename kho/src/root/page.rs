@@ -1,16 +1,14 @@
 //! Writing a root page so that it is a whole tree at any instant.
 
-use crate::sync::AtomicU32;
-use crate::sync::Ordering::{Relaxed, Release};
-
-use crate::addr::{PAGE_SIZE, PhysAddr, Run};
-
 use super::view::{RootView, Subtree};
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
+use crate::addr::{PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::Table;
 use crate::fdt::{FDT_LAST_COMPATIBLE, FDT_MAGIC, FDT_VERSION, header, token};
 use crate::store;
+use crate::sync::AtomicU32;
+use crate::sync::Ordering::{Relaxed, Release};
 
 /// Every property's name, each ended by a zero, and padding to a whole word.
 const STRINGS: &[u8; 60] = b"compatible\0preserved-memory-map\0preserved-data\0blob-size\0\0\0\0";

@@ -1,15 +1,12 @@
 //! Reading a root page, this kernel's or a predecessor's.
 
-use crate::sync::AtomicU32;
-
-use crate::addr::{PAGE_SIZE, PhysAddr, Run};
-
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
+use crate::addr::{PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
-use crate::fault::unknown;
-use crate::fault::{Fault, Table};
+use crate::fault::{Fault, Table, unknown};
 use crate::fdt::{DeviceTree, FDT_ENDED, Token};
 use crate::pages::Pages;
+use crate::sync::AtomicU32;
 
 /// A root page that was found sound: every token, name, length and property.
 ///
@@ -308,16 +305,16 @@ fn check_compatible(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<
 // The capture that most of these read has 4 KiB pages.
 #[cfg(all(test, not(any(heirloom_page = "16k", heirloom_page = "64k"))))]
 mod tests {
-    use crate::sync::Ordering::Relaxed;
     use std::vec::Vec;
 
-    use crate::addr::{PAGE_SIZE, PhysAddr};
     use proptest::prelude::*;
 
     use super::super::RootPage;
     use super::*;
+    use crate::addr::{PAGE_SIZE, PhysAddr};
     use crate::excerpt::Excerpt;
     use crate::fault::{Table, TableError};
+    use crate::sync::Ordering::Relaxed;
     use crate::testing::{fixture, proptest_config, words32};
 
     const AT: PhysAddr = PhysAddr::new(0x50_f000);
@@ -436,7 +433,8 @@ mod tests {
 
     /// What another reader, strict about names and order, makes of the same bytes.
     fn dtoolkit_reads(bytes: &[u8]) -> Option<Vec<(std::string::String, u64)>> {
-        use dtoolkit::{Node, Property, fdt::Fdt};
+        use dtoolkit::fdt::Fdt;
+        use dtoolkit::{Node, Property};
         let total = u32::from_be_bytes(bytes.get(4..8)?.try_into().unwrap());
         let fdt = Fdt::new(bytes.get(..total as usize)?).ok()?;
         let read = |node: dtoolkit::fdt::FdtNode<'_>| {

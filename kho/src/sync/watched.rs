@@ -16,7 +16,6 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic;
-
 pub use core::sync::atomic::Ordering;
 
 /// What is done to a word.

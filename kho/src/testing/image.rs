@@ -2,9 +2,8 @@
 
 use std::vec::Vec;
 
-use crate::addr::{Block, Order, PhysAddr};
-
 use super::{Left, words64};
+use crate::addr::{Block, Order, PhysAddr};
 
 /// Physical memory as an ELF core has it.
 pub(crate) struct Image {

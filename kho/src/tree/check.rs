@@ -9,16 +9,15 @@
 //! [`survey`], for a tool that tells all that is wrong, hands each fault to its caller and passes
 //! over what it concerns.
 
-use super::fault::{TreeError, TreeFault};
-use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
-use crate::prefetch::prefetch;
-use crate::sync::Relaxed;
-
 use super::counts::Counts;
+use super::fault::{TreeError, TreeFault};
 use super::key::{Geometry, KEY_LIMIT, Key, LEAF_KEYS, order_of};
 use super::read::Node;
 use super::tables::Tables;
 use super::walk::summary;
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
+use crate::prefetch::prefetch;
+use crate::sync::Relaxed;
 
 const G: Geometry = Geometry::BUILD;
 /// The order of 64 words of frames.

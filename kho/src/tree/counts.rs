@@ -3,12 +3,11 @@
 //! Nothing is counted while blocks are preserved: a counter would be a shared line that every CPU
 //! writes. The leaves are counted when a caller asks, 64 folios at a time.
 
-use crate::addr::Order;
-use crate::sync::{AtomicU64, Relaxed};
-
 use super::key::{KEY_LIMIT, LEAF_KEYS, LEVELS, ORDERS, order_of};
 use super::read::Tree;
 use super::tables::Tables;
+use crate::addr::Order;
+use crate::sync::{AtomicU64, Relaxed};
 
 impl<T: Tables + ?Sized> Tree<'_, T> {
     /// What is in the tree, by population count of its leaves.

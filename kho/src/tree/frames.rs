@@ -6,10 +6,9 @@
 
 use core::convert::Infallible;
 
+use super::check::Ledger;
 use super::fault::TreeFault;
 use crate::addr::{Block, Order, Pfn, Run};
-
-use super::check::Ledger;
 
 /// Frames whose bits a word holds.
 const STEP: u64 = 64;

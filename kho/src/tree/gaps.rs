@@ -4,12 +4,11 @@
 //! sequences leaves out: one row of folios is remembered for each order, and renewed once it lies
 //! behind.
 
-use crate::addr::{Order, Pfn, Run};
-
 use super::key::ORDERS;
 use super::read::Tree;
 use super::tables::Tables;
 use super::walk::AdjacentFolios;
+use crate::addr::{Order, Pfn, Run};
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// The stretches of `within` that hold nothing preserved, by address. See [`Gaps`].

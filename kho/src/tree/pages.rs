@@ -2,11 +2,10 @@
 
 use core::iter::FusedIterator;
 
-use crate::addr::PhysAddr;
-
 use super::key::Geometry;
 use super::read::Tree;
 use super::tables::Tables;
+use crate::addr::PhysAddr;
 
 const G: Geometry = Geometry::BUILD;
 

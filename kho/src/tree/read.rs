@@ -11,11 +11,10 @@
 //! There is no stack to keep: a walk remembers the next key and comes back down from the root, six
 //! loads for each leaf of 32,768 keys.
 
-use crate::addr::{Block, PhysAddr};
-use crate::sync::{Acquire, AtomicU64};
-
 use super::key::{Geometry, KEY_LIMIT, Key, LEVELS, node_start};
 use super::tables::Tables;
+use crate::addr::{Block, PhysAddr};
+use crate::sync::{Acquire, AtomicU64};
 
 const G: Geometry = Geometry::BUILD;
 

@@ -3,13 +3,12 @@
 //! One cursor passes over the leaves by words and skips what is empty; folios and adjacent folios
 //! are made of its words.
 
-use crate::addr::{Block, Order, Pfn};
-use crate::prefetch::prefetch;
-use crate::sync::{Acquire, AtomicU64, Relaxed};
-
 use super::key::{Adjacent, Key, LEAF_KEYS, order_of};
 use super::read::Tree;
 use super::tables::Tables;
+use crate::addr::{Block, Order, Pfn};
+use crate::prefetch::prefetch;
+use crate::sync::{Acquire, AtomicU64, Relaxed};
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// Everything preserved, up to 64 folios of one order at a time. See [`Words`].

@@ -1,6 +1,7 @@
 //! A root page in memory that no kernel uses meanwhile: what it says, and how it is made another's.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr};

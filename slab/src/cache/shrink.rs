@@ -5,7 +5,6 @@
 //! has left what it was doing, unpreserved; and freed. Where a step fails it is published again; one that was unpreserved by then stays out of use.
 
 use heirloom_folio::sync::Ordering::Relaxed;
-
 use heirloom_folio::{CpuId, Kind, Machine};
 
 use crate::cache::Cache;

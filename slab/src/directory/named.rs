@@ -1,7 +1,8 @@
 //! The slabs that a cache directory names, one after the other.
 
 use heirloom_folio::PhysAddr;
-use heirloom_folio::sync::{AtomicU64, Ordering::Relaxed};
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use super::page::HEADER;
 use super::record::CacheRecord;

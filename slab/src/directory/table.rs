@@ -1,10 +1,7 @@
 //! A cache's slab table, as this kernel writes it: a new one, or a predecessor's, gone on with.
 
-use heirloom_folio::sync::{
-    AtomicU64,
-    Ordering::{Relaxed, Release},
-};
-
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 
 use super::page::{HEADER, new_page, words};

@@ -1,11 +1,9 @@
 //! A cache directory as it is read: a predecessor's, believed only as far as it was checked, or our own.
 
 use core::marker::PhantomData;
-use heirloom_folio::sync::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed},
-};
 
+use heirloom_folio::sync::AtomicU64;
+use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 

@@ -1,7 +1,6 @@
 //! The cache directory, as this kernel writes it.
 
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
-
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
 use lock_api::Mutex;
 use zerocopy::IntoBytes;

@@ -1,9 +1,9 @@
 //! Free objects on their way out of a slab and back into it, a word of free bits at a time.
 
 use core::ptr::NonNull;
-use heirloom_folio::sync::Ordering::Relaxed;
 
 use heirloom_folio::DirectMap;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use crate::geometry::Geometry;
 use crate::header::Slab;

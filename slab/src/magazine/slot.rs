@@ -13,7 +13,9 @@
 //! magazine is filled and emptied by the call that detached it.
 
 use core::ptr::{NonNull, null_mut};
-use heirloom_folio::sync::{AtomicPtr, Ordering::Relaxed};
+
+use heirloom_folio::sync::AtomicPtr;
+use heirloom_folio::sync::Ordering::Relaxed;
 
 use super::{Chamber, Magazine, Round};
 

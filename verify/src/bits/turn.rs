@@ -1,7 +1,6 @@
 //! One bit turned over: who names it, and that it is refused.
 
 use heirloom::folio::sync::AtomicU64;
-
 use heirloom::folio::{Block, PhysAddr, Run};
 use heirloom::kho::{Header, Image, Pages, Table};
 use heirloom::restore::{Error, SealPolicy, verify};

@@ -15,17 +15,16 @@ mod linux;
 mod owners;
 mod usage;
 
+pub use claims::Claimed;
 use heirloom::Error;
 use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
 use heirloom::kho::Handle;
 use heirloom::kho::tree::{Frames, FramesOf};
 use heirloom::restore::{Entry, Finished, SealPolicy, survey};
-
-use crate::world::{Kernel, TestMachine, TestObject, end};
-
-pub use claims::Claimed;
 pub use linux::read_dump;
 pub use owners::Owners;
+
+use crate::world::{Kernel, TestMachine, TestObject, end};
 
 /// How a takeover is tried.
 #[derive(Clone, Copy, Debug)]

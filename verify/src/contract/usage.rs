@@ -1,6 +1,5 @@
 //! What a kernel does all day, after whatever it was left.
 
-use crate::world::Owned as _;
 use std::slice;
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
@@ -8,7 +7,7 @@ use heirloom::restore::Error;
 use heirloom_testkit::is_full;
 
 use super::{Owners, bounded};
-use crate::world::{Kernel, PAGE, PLAIN, Recipe, THINGS, TestMachine, TestObject};
+use crate::world::{Kernel, Owned as _, PAGE, PLAIN, Recipe, THINGS, TestMachine, TestObject};
 
 /// Allocates all free memory, writes to every frame of it, and gives it back: nothing that has an
 /// owner is among it, and nothing that has one changes.

@@ -2,9 +2,8 @@
 
 use heirloom::folio::Order;
 use heirloom::slab::{CacheSpec, Persist, persist};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 use heirloom_testkit::{ObjectKind, stamp, word};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The value of the typed caches: words that only its seed gives.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Debug)]

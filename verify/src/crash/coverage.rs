@@ -9,8 +9,9 @@
 //! where such stores alone are counted, which is a promise, and checked too; there, stores of all kinds
 //! are counted instead.
 
-use heirloom_testkit::{ObjectKind, TestObject};
 use std::collections::BTreeMap;
+
+use heirloom_testkit::{ObjectKind, TestObject};
 
 use super::Failure;
 use super::journal::{Call, Journal, Line};

@@ -59,17 +59,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use heirloom_testkit::TestMachine;
-
+pub use chains::{Chains, DEPTH, FOLLOWED, takeover};
 use check::{Verdict, check};
+use heirloom_testkit::TestMachine;
 use journal::{Call, Journal, LOGS, Line};
+pub use kills::{Kills, kills};
 use promises::Promises;
 use script::Script;
-use trial::{End, fork};
-
-pub use chains::{Chains, DEPTH, FOLLOWED, takeover};
-pub use kills::{Kills, kills};
 pub use stepping::{Stepping, stepping};
+use trial::{End, fork};
 
 /// What went wrong, for a person.
 pub type Failure = Box<dyn std::error::Error>;

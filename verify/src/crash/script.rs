@@ -3,13 +3,11 @@
 use heirloom::folio::{Fate, PAGE_SIZE};
 use heirloom_testkit::{Kernel, ObjectKind, Rng, TestMachine, TestObject};
 
-use super::Failure;
 use super::actor::{Actor, LAST, Op, random};
-use super::arena;
 use super::caches::{MANY, SLABS, spec};
 use super::journal::{Journal, LOGS, Line};
-use super::step;
 use super::takeover::{Plan, boot, heir, leave_own, revive};
+use super::{Failure, arena, step};
 
 mod ops;
 

@@ -22,12 +22,12 @@
 #[cfg(heirloom_step)]
 mod pass;
 
-#[cfg(heirloom_step)]
-use super::arena;
 use heirloom_testkit::TestMachine;
-
 #[cfg(heirloom_step)]
 pub(crate) use pass::Frame;
+
+#[cfg(heirloom_step)]
+use super::arena;
 
 /// Whether this program was built to count stores.
 pub(crate) const COUNTING: bool = cfg!(heirloom_step);

@@ -13,13 +13,12 @@ use arbitrary::{Arbitrary, Unstructured};
 use heirloom::folio::PhysAddr;
 use heirloom::kho::Handle;
 use heirloom::restore::SealPolicy;
+#[cfg(feature = "image")]
+pub use image::image;
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};
 use crate::world::{Dump, Left, Place, Shape, TableAt, TestMachine};
-
-#[cfg(feature = "image")]
-pub use image::image;
 
 /// Something that reads what a predecessor left, under attack.
 #[derive(Clone, Copy, Debug)]

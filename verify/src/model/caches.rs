@@ -4,9 +4,8 @@ use core::ptr::NonNull;
 
 use heirloom::folio::Order;
 use heirloom::slab::{Adopted, Cache, CacheSpec, Error, persist};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 use heirloom_testkit::{Kernel, TestMachine};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A typed object.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use heirloom::folio::{Block, Kind, NodeId, Pfn, Run};
 use heirloom::slab::internal::DirectoryPart;
 use heirloom::slab::{Cache, CacheStats, Name};
+use heirloom_testkit::{Kernel, mix};
 
 use super::frames::{Frames, walk};
 use super::state::{ModelObject, State};
-use heirloom_testkit::Kernel;
-use heirloom_testkit::mix;
 
 /// What the caches of one name hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

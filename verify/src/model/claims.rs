@@ -4,11 +4,10 @@ use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Run};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::Error;
 use heirloom::slab::Error as SlabError;
+use heirloom_testkit::{Kernel, is_full, mix};
 
 use super::state::{ModelKind, ModelObject, PAGE, Published, State, folio_error};
 use super::tables::Entry;
-use heirloom_testkit::mix;
-use heirloom_testkit::{Kernel, is_full};
 
 /// The call that a claim is made by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,12 +1,12 @@
 //! Folios and runs: what is asked of the page allocator, and what it must answer.
 
-use crate::world::Owned as _;
 use heirloom::folio::{
     Block, Error, Folio, FolioRun, Kind, NodeId, Order, PreservedFolio, PreservedRun, Request, Run,
 };
+use heirloom_testkit::Kernel;
 
 use super::state::{ModelKind, ModelObject, PAGE, State};
-use heirloom_testkit::Kernel;
+use crate::world::Owned as _;
 
 /// Folios of up to 64 frames, small ones more often.
 fn order(n: u64) -> Order {

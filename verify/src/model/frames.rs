@@ -2,7 +2,6 @@
 
 use bitvec::vec::BitVec;
 use heirloom::folio::{Kind, Memory, NodeId, Order, Pfn, Run};
-
 use heirloom_testkit::TestMachine;
 
 /// A bit for each frame of each range: whether somebody has it.

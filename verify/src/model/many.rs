@@ -1,12 +1,12 @@
 //! Many folios at once: any of them, and such as lie side by side.
 
-use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Error, Kind, Order};
 use heirloom::kho::{Handle, Parts};
+use heirloom_testkit::Kernel;
 
 use super::folios::frames_of;
 use super::state::{ModelKind, State};
-use heirloom_testkit::Kernel;
+use crate::world::Owned as _;
 
 impl State {
     /// Preserves many folios at once, or lets many go: all of them or none. One may be at fault.

@@ -1,17 +1,16 @@
 //! Objects and buffers: what is asked of the slab layer, and what it must answer.
 
-use std::alloc::Layout;
-
 use core::ptr::NonNull;
+use std::alloc::Layout;
 
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::Error as RestoreError;
 use heirloom::slab::{AllocOptions, CacheStats, Error, ObjectState, Owner};
+use heirloom_testkit::Kernel;
 
 use super::caches::{self, CACHES, CONSTRUCTED, NAMES, Note};
 use super::state::{ModelKind, ModelObject, Object, PAGE, State, folio_error};
-use heirloom_testkit::Kernel;
 
 fn ptr(kernel: &Kernel<'_>, thing: &ModelObject) -> NonNull<u8> {
     kernel.memory().machine().ptr(thing.addr)

@@ -6,11 +6,10 @@ use heirloom::folio::{Block, DirectMap, Fate, Kind, PhysAddr, Run};
 use heirloom::kho::Parts;
 use heirloom::restore::{Finished, Unclaimed};
 use heirloom::slab::Error as SlabError;
+use heirloom_testkit::{Kernel, mix};
 
 use super::caches::{self, CACHES, NAMES};
 use super::state::{ModelKind, ModelObject, Object, State};
-use heirloom_testkit::Kernel;
-use heirloom_testkit::mix;
 
 impl State {
     /// Adopts a cache, or asks for another of its name.

@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use heirloom::folio::{Block, Cpus, Kind, Memory, Order, PhysAddr};
 use heirloom::restore::{Error, SealPolicy};
 use heirloom::slab::internal::DirectoryPart;
+use heirloom_testkit::{Kernel, TestMachine, is_full};
 
 use super::caches::CACHES;
 use super::state::{Figures, LeftRoot, ModelKind, ModelObject, State};
 use super::step::{Op, Step, generate, minimise};
-use heirloom_testkit::{Kernel, TestMachine, is_full};
 
 /// What a program runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

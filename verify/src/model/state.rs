@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use heirloom::folio::{Block, DirectMap, Kind, Order, PAGE_SIZE, PhysAddr, Run};
 use heirloom::kho::Handle;
 use heirloom::slab::Name;
+use heirloom_testkit::{Kernel, TestMachine, is_stamped, stamp};
 
 use super::frames::{Frames, walk};
-use heirloom_testkit::{Kernel, TestMachine, is_stamped, stamp};
 
 /// Bytes of a frame.
 pub(super) const PAGE: u64 = PAGE_SIZE as u64;

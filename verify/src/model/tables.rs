@@ -5,10 +5,10 @@ use heirloom::folio::{
 };
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Error, PreservedArea, Records};
+use heirloom_testkit::{Kernel, TestMachine};
 
 use super::folios::frames_of;
 use super::state::{ModelKind, ModelObject, PAGE, Published, State};
-use heirloom_testkit::{Kernel, TestMachine};
 
 /// An entry of a list.
 pub(super) type Entry = [u64; 2];

@@ -13,13 +13,12 @@ mod forge;
 mod mend;
 
 use arbitrary::Arbitrary;
+pub use forge::Forged;
 use heirloom::folio::PhysAddr;
 use heirloom::restore::Entry;
+pub use mend::mend;
 
 use crate::world::{Left, PAGE, Place, TableAt, TestMachine};
-
-pub use forge::Forged;
-pub use mend::mend;
 
 /// Memory that can be tampered with.
 pub trait Bytes {

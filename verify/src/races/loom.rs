@@ -15,7 +15,6 @@ use std::sync::atomic as plain;
 use std::sync::atomic::Ordering::{self, Relaxed};
 
 use heirloom::folio::sync::{Op, Orders, Watcher};
-
 use heirloom_testkit::checker::{Checker, under};
 use heirloom_testkit::in_pool;
 

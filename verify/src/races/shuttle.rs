@@ -7,10 +7,9 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
 use heirloom::folio::sync::{Op, Orders, Watcher};
+use heirloom_testkit::checker::{Checker, under};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
-
-use heirloom_testkit::checker::{Checker, under};
 
 /// Lets another thread come before each operation, while armed.
 #[derive(Default)]

@@ -3,17 +3,16 @@
 mod act;
 mod check;
 
-use std::collections::BTreeSet;
-
 use core::ptr::NonNull;
+use std::collections::BTreeSet;
 
 use heirloom::folio::{Block, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
 use heirloom::kho::tree::Geometry;
+use heirloom_testkit::TestMachine;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::image::{Bytes, Image, Place};
 use super::search::World;
-use heirloom_testkit::TestMachine;
 
 /// The first frame: the end of a word of 64 is 16 frames behind it.
 const START: u64 = (4 << 20) + 48;

@@ -5,7 +5,6 @@ use core::mem::{MaybeUninit, needs_drop};
 use core::ptr::NonNull;
 
 use heirloom::folio::{DirectMap, Run};
-
 use heirloom_testkit::TestMachine;
 
 /// Bytes as they are, pointers and padding among them.

@@ -19,6 +19,5 @@ mod search;
 mod whole;
 
 pub use frames::Frames;
-
 pub use search::{Found, World, search};
 pub use whole::Whole;

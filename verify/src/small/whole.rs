@@ -1,12 +1,12 @@
 //! The whole library in the smallest memory that lets it do anything.
 
 use heirloom::folio::{DirectMap, PAGE_SIZE, Pfn, Run};
+use heirloom_testkit::{Kernel, TestMachine};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::image::{Bytes, Image, Place};
 use super::search::World;
 use crate::model::{Op, State, Step, begin};
-use heirloom_testkit::{Kernel, TestMachine};
 
 /// A kernel with a few frames, and the reference model of it.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 
 use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::sync::Ordering::Relaxed;
-
 use heirloom::folio::{Block, Order, PhysAddr, Run};
 use heirloom::kho::tree::{Geometry, Key};
 use heirloom::kho::{AreaPart, Chain, Image, Left, RootView};

@@ -10,10 +10,9 @@ mod left;
 #[path = "../../../folio/tests/common/owned.rs"]
 mod owned;
 
-pub use heirloom_testkit::{Kernel, PAGE, Recipe, Record, TestMachine, TestObject, end};
-
 pub use dump::Dump;
 #[cfg(feature = "image")]
 pub(crate) use dump::{ELF, segments};
+pub use heirloom_testkit::{Kernel, PAGE, Recipe, Record, TestMachine, TestObject, end};
 pub use left::{Left, PLAIN, Place, Shape, THINGS, TableAt, tables_of};
 pub(crate) use owned::Owned;

@@ -80,9 +80,10 @@ fn clean(line: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Cursor;
     use std::time::Duration;
+
+    use super::*;
 
     #[test]
     fn lines_come_without_control_sequences_and_then_the_end() {

@@ -54,8 +54,9 @@ impl Monitor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
+
+    use super::*;
 
     #[test]
     fn events_are_passed_over_and_errors_are_told() {

@@ -1,6 +1,5 @@
 //! Calls about several folios: preserved at once, in a row, or as an area.
 
-use crate::world::Owned as _;
 use heirloom::folio::{Adjacent, Block, Kind, Order, PAGE_SIZE, Request};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Error, PreservedArea};
@@ -8,6 +7,7 @@ use heirloom_testkit::{ObjectKind, TestObject};
 
 use super::super::journal::{Call, Slack};
 use super::{Actor, Owned, at_most, slack};
+use crate::world::Owned as _;
 
 impl Actor<'_, '_> {
     /// New folios of several orders, preserved in one call.

@@ -1,11 +1,11 @@
 //! Each operation, with what it must answer.
 
-use crate::world::Owned as _;
 use std::collections::BTreeSet;
 
 use heirloom::folio::{Block, Error, Fate, Kind, Order, Request, Run};
 
 use super::{Extent, Frames, Model, attach};
+use crate::world::Owned as _;
 
 impl Frames<'_> {
     pub(super) fn alloc(&mut self, order: Order) {

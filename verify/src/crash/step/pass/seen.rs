@@ -2,9 +2,10 @@
 
 use std::cell::UnsafeCell;
 
-use super::super::super::arena;
 use heirloom::folio::PAGE_SIZE;
 use heirloom_testkit::TestMachine;
+
+use super::super::super::arena;
 
 /// What a frame is to a successor.
 #[derive(Clone, Copy, PartialEq, Eq)]
