@@ -151,7 +151,7 @@ impl<M: Machine> Slabs<M> {
         match self.large_of(ptr) {
             // SAFETY: a large buffer, which is this layer's and the caller's.
             Some(run) => Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?),
-            None => self.swept(ptr, || self.object_in_slab(ptr, &stays))?.preserve(),
+            None => self.swept(ptr, || self.object_of(ptr, &stays))?.preserve(),
         }
     }
 
@@ -169,7 +169,7 @@ impl<M: Machine> Slabs<M> {
         match self.large_of(ptr) {
             // SAFETY: a large buffer, which is this layer's and the caller's.
             Some(run) => Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?),
-            None => self.swept(ptr, || self.object_in_slab(ptr, &stays))?.unpreserve(),
+            None => self.swept(ptr, || self.object_of(ptr, &stays))?.unpreserve(),
         }
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Any pointer may be asked about; none is followed before a byte of the page allocator says what
 //! lies there. What is in neither is told from other memory by the caller that has to explain a
-//! refusal. Only a free's short path does without: it asks for the slab alone.
+//! refusal. A free's short path asks for the slab alone; `preserve` and what names an object ask for one
+//! half after the other, as what the whole returns is larger than what it takes to find it.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -160,12 +161,12 @@ impl<M: Machine> Slabs<M> {
         self.large_at(addr.pfn()).map(|(run, _)| run)
     }
 
-    /// Returns the object that starts at a pointer, where no large buffer does: the other half.
+    /// Returns the object that starts at a pointer: the other half. A large buffer is no object.
     ///
     /// # Errors
     /// [`Error::NotAnObject`], [`Error::Interior`].
     #[inline]
-    pub(crate) fn object_in_slab<'l>(
+    pub(crate) fn object_of<'l>(
         &self,
         ptr: NonNull<u8>,
         _: &'l Stays<'_>,
@@ -174,19 +175,6 @@ impl<M: Machine> Slabs<M> {
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         let (found, inner) = self.slab_around(ptr).ok_or(nothing)?;
         InSlab { slabs: self, inner, found, addr, stays: PhantomData }.start()
-    }
-
-    /// Returns the object that starts at a pointer.
-    ///
-    /// # Errors
-    /// [`Error::NotAnObject`], [`Error::Interior`].
-    pub(crate) fn object_of<'l>(
-        &self,
-        ptr: NonNull<u8>,
-        stays: &'l Stays<'_>,
-    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
-        let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-        self.resolve(ptr, stays).ok_or(nothing)?.object()?.ok_or(nothing)
     }
 
     /// Returns the object that starts at an address; `None` if no slab is there.
