@@ -9,6 +9,8 @@ use crate::tree::TreeError;
 
 /// An error of a reader or a writer of what crosses the jump. Nothing was changed where one is
 /// returned.
+///
+/// Has no variants to come: the layers above turn each into one of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// A table left in memory is not sound.
@@ -75,16 +77,9 @@ impl Error {
 }
 
 impl Fault {
-    /// The fault at `offset` of the table page at `at`.
+    /// Returns the error that says so of byte `offset` of the table at `at`.
     pub const fn in_table(self, table: Table, at: PhysAddr, offset: usize) -> Error {
         Error::Table(TableError { table, at, offset, fault: self })
-    }
-}
-
-impl Table {
-    /// `fault` at byte `offset` of the table at `at`.
-    pub(crate) const fn fail(self, at: PhysAddr, offset: usize, fault: Fault) -> Error {
-        fault.in_table(self, at, offset)
     }
 }
 

@@ -1,8 +1,9 @@
-//! What can go wrong in this layer, with what a person needs to find the fault.
+//! What can go wrong with a kernel's object, with what a person needs to find the fault.
 
 use core::fmt;
 
 use heirloom_folio::{Block, Order, PhysAddr, Run};
+use heirloom_kho::Error as Kho;
 use heirloom_kho::{BadName, Broken, HandleFault, Name, Table, TableError};
 
 /// An error of a kernel's object. Nothing was changed where one is returned.
@@ -136,7 +137,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::Folio(e) => e.fmt(f),
             Self::Slab(e) => e.fmt(f),
             Self::Broken(broken) => write!(f, "the seal is broken: {broken}"),
@@ -145,12 +146,10 @@ impl fmt::Display for Error {
                 "the handover is not sealed any more: a successor found it whole and opened it",
             ),
             Self::Table(e) => e.fmt(f),
-            Self::Handle { addr, meta, fault } => {
-                write!(f, "handle {addr:#x}/{meta:#x}: {fault}")
-            }
+            Self::Handle { addr, meta, fault } => Kho::Handle { addr, meta, fault }.fmt(f),
             Self::RootFull { name, needed, limit, inherited } => {
-                write!(f, "no room for subtree {name}: {needed} bytes, {limit} fit")?;
-                if *inherited > 0 {
+                Kho::RootFull { name, needed, limit }.fmt(f)?;
+                if inherited > 0 {
                     write!(
                         f,
                         "; {inherited} subtrees are the predecessor's, and were not claimed"
@@ -158,11 +157,11 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Self::NameTaken { name } => write!(f, "subtree {name} is there already"),
-            Self::NoSuchSubtree { name } => write!(f, "no subtree is named {name}"),
+            Self::NameTaken { name } => Kho::NameTaken { name }.fmt(f),
+            Self::NoSuchSubtree { name } => Kho::NoSuchSubtree { name }.fmt(f),
             Self::BadName(name) => name.fmt(f),
-            Self::TableFull { table, limit } => write!(f, "the {table} holds {limit} entries"),
-            Self::BadRun { table, run } => write!(f, "{run} cannot be part of the {table}"),
+            Self::TableFull { table, limit } => Kho::TableFull { table, limit }.fmt(f),
+            Self::BadRun { table, run } => Kho::BadRun { table, run }.fmt(f),
             Self::WrongOrder { block, expected } => {
                 write!(f, "{block} in an area of {expected} blocks")
             }
@@ -203,7 +202,6 @@ impl From<heirloom_slab::Error> for Error {
 
 impl From<heirloom_kho::Error> for Error {
     fn from(e: heirloom_kho::Error) -> Self {
-        use heirloom_kho::Error as Kho;
         match e {
             Kho::Table(e) => Self::Table(e),
             Kho::Tree(e) => Self::Folio(e.into()),

@@ -18,7 +18,7 @@ pub(crate) fn preserved(
     bytes: u64,
     from: (Table, PhysAddr, usize),
 ) -> Result<Run, Error> {
-    let fail = |fault| from.0.fail(from.1, from.2, fault);
+    let fail = |fault: Fault| fault.in_table(from.0, from.1, from.2);
     let run = Run::covering(addr, bytes).filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
     match pages.first_unpreserved(run) {
@@ -39,10 +39,10 @@ pub(crate) fn words(
 ) -> Result<&[AtomicU64], Error> {
     preserved(pages, addr, bytes as u64, from)?;
     if !addr.get().is_multiple_of(8) {
-        return Err(from.0.fail(from.1, from.2, Fault::Misaligned { addr }));
+        return Err(Fault::Misaligned { addr }.in_table(from.0, from.1, from.2));
     }
     let words = pages.words(addr, bytes);
-    words.ok_or(from.0.fail(from.1, from.2, Fault::OutsideMemory { addr }))
+    words.ok_or(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2))
 }
 
 /// The value that starts with these words.

@@ -232,7 +232,7 @@ where
                 return Ok(());
             }
             shared = Some(block);
-            Err(table.fail(at, 0, Fault::Shared { block }))
+            Err(Fault::Shared { block }.in_table(table, at, 0))
         });
         match (shared, ended) {
             (Some(_), Err(error)) => self.wrong(error).map(|()| false),
@@ -254,7 +254,7 @@ where
                 return Ok(());
             }
             shared = Some(block);
-            Err(table.fail(at, 0, Fault::Shared { block }))
+            Err(Fault::Shared { block }.in_table(table, at, 0))
         });
         let (Some(shared), Err(error)) = (shared, ended) else { return Ok(true) };
         // Gone through again only as far as it was its own.

@@ -48,13 +48,13 @@ impl Metadata {
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
         if bytes < SIZE as u64 {
             let fault = Fault::Length { expected: SIZE as u64, found: bytes };
-            return Err(Table::Metadata.fail(at, 0, fault));
+            return Err(fault.in_table(Table::Metadata, at, 0));
         }
         let stored: Stored = load(words(pages, at, SIZE, (Table::Metadata, at, 0))?);
         let found = stored.version.get();
         if found != Self::VERSION {
             let fault = Fault::Version { found, known: Self::VERSION };
-            return Err(Table::Metadata.fail(at, 0, fault));
+            return Err(fault.in_table(Table::Metadata, at, 0));
         }
         let previous_release = Text::read(stored.release, (Table::Metadata, at, 4))?;
         Ok(Self { at, previous_release, kexec_count: stored.count.get() })

@@ -142,7 +142,7 @@ impl KhoTest {
             return Ok(());
         }
         let fault = Fault::Checksum { expected: sum.0.into(), found: stored.0.into() };
-        Err(Table::KhoTest.fail(self.at, 0, fault))
+        Err(fault.in_table(Table::KhoTest, self.at, 0))
     }
 
     /// The checksum of the folios as they are now; to be compared with [`Checksum::of`] of what
@@ -159,7 +159,7 @@ impl KhoTest {
             for frame in 0..block.order().frames() {
                 let addr = block.pfn().add(frame).addr();
                 let words = pages.words(addr, PAGE_SIZE);
-                let outside = Table::KhoTest.fail(self.at, 0, Fault::OutsideMemory { addr });
+                let outside = Fault::OutsideMemory { addr }.in_table(Table::KhoTest, self.at, 0);
                 sum.add_words(words.ok_or(outside)?);
             }
             Ok::<_, Error>(())
@@ -181,7 +181,7 @@ impl KhoTest {
             for index in 0..count {
                 let at = PhysAddr::new(list.addr().get() + index * 8);
                 let entry = pages.words(at, 8).and_then(|words| words.first());
-                let outside = Table::KhoTest.fail(at, 0, Fault::OutsideMemory { addr: at });
+                let outside = Fault::OutsideMemory { addr: at }.in_table(Table::KhoTest, at, 0);
                 let block = entry.ok_or(outside);
                 let block = block.and_then(|word| folio(pages, at, word.load(Relaxed)));
                 each(at, block).map_err(Stop::Each)?;
@@ -202,11 +202,11 @@ fn folio(pages: &impl Pages, at: PhysAddr, entry: u64) -> Result<Block, Error> {
     let (addr, found) = (PhysAddr::new(entry & !mask), entry & mask);
     let limit = Order::MAX.get().into();
     let order = u8::try_from(found).ok().and_then(Order::new);
-    let order = order.ok_or(Table::KhoTest.fail(at, 0, Fault::TooMany { found, limit }))?;
+    let order = order.ok_or(Fault::TooMany { found, limit }.in_table(Table::KhoTest, at, 0))?;
     let block = Block::new(addr.pfn(), order);
-    let block = block.ok_or(Table::KhoTest.fail(at, 0, Fault::Misaligned { addr }))?;
+    let block = block.ok_or(Fault::Misaligned { addr }.in_table(Table::KhoTest, at, 0))?;
     if !pages.holds(block) {
-        return Err(Table::KhoTest.fail(at, 0, Fault::NotPreserved { block }));
+        return Err(Fault::NotPreserved { block }.in_table(Table::KhoTest, at, 0));
     }
     Ok(block)
 }

@@ -98,7 +98,7 @@ impl Luo {
         const SIZE: usize = size_of::<StoredLuo>();
         if bytes < SIZE as u64 {
             let fault = Fault::Length { expected: SIZE as u64, found: bytes };
-            return Err(Table::Luo.fail(at, 0, fault));
+            return Err(fault.in_table(Table::Luo, at, 0));
         }
         let stored: StoredLuo = load(words(pages, at, SIZE, (Table::Luo, at, 0))?);
         let name = if stored.compatible.contains(&0) {
@@ -109,7 +109,7 @@ impl Luo {
             bytes.split(|byte| !byte.is_ascii_graphic()).next().unwrap_or(bytes)
         };
         compatible(name, "luo-v", Self::COMPATIBLE)
-            .map_err(|fault| Table::Luo.fail(at, 0, fault))?;
+            .map_err(|fault| fault.in_table(Table::Luo, at, 0))?;
         Ok(Self {
             at,
             number: stored.number.get(),
@@ -165,7 +165,7 @@ impl Luo {
             return Ok(Flbs { pages, bytes: 0, next: at, left: 0 });
         }
         let stored: StoredFlbs = load(words(pages, at, HEAD, (Table::Luo, self.at, 24))?);
-        let fail = |offset, fault| Table::Flbs.fail(at, offset, fault);
+        let fail = |offset, fault: Fault| fault.in_table(Table::Flbs, at, offset);
         let (found, count) = (stored.pages.get(), stored.count.get());
         let bytes = found.checked_mul(PAGE_SIZE as u64);
         let outside = Fault::OutsideMemory { addr: at };
@@ -223,7 +223,7 @@ impl Session {
         let found = chain.as_ref().map_or(0, Chain::len);
         if found != self.count {
             let fault = Fault::Length { expected: self.count, found };
-            return Err(Table::Session.fail(self.at, 72, fault));
+            return Err(fault.in_table(Table::Session, self.at, 72));
         }
         Ok(Files { entries: chain.map(|chain| chain.iter()) })
     }
@@ -302,7 +302,7 @@ impl File {
             Ok(()) => {
                 Memfd::read(pages, PhysAddr::new(self.data), (Table::File, self.at, 48)).map(Some)
             }
-            Err(fault) if memfd::is_one(kind) => Err(Table::File.fail(self.at, 0, fault)),
+            Err(fault) if memfd::is_one(kind) => Err(fault.in_table(Table::File, self.at, 0)),
             Err(_) => Ok(None),
         }
     }

@@ -103,7 +103,7 @@ impl MemfdFolio {
         let expected = "index that is a multiple of the folio's pages";
         let astray = (!aligned).then_some((8, Fault::Malformed { expected }));
         let faults = reserved.into_iter().chain(astray);
-        faults.map(move |(offset, fault)| Table::MemfdFolios.fail(at, offset, fault))
+        faults.map(move |(offset, fault)| fault.in_table(Table::MemfdFolios, at, offset))
     }
 
     /// The page of the file after its last.
@@ -156,14 +156,14 @@ impl Memfd {
         let (size, folios) = (stored.size.get(), stored.folios.get());
         let limit = size.div_ceil(PAGE_SIZE as u64);
         if folios > limit {
-            return Err(Table::Memfd.fail(at, 24, Fault::TooMany { found: folios, limit }));
+            return Err(Fault::TooMany { found: folios, limit }.in_table(Table::Memfd, at, 24));
         }
         let mut area = None;
         if folios > 0 {
             let info = stored.area.info(PhysAddr::new(at.get() + AREA_AT))?;
             let limit = u64::from(info.pages()) * (PAGE_SIZE as u64 / ENTRY);
             if folios > limit {
-                return Err(Table::Memfd.fail(at, 24, Fault::TooMany { found: folios, limit }));
+                return Err(Fault::TooMany { found: folios, limit }.in_table(Table::Memfd, at, 24));
             }
             area = Some(info);
         } else if stored.area != AreaDescriptor::new_zeroed() {
@@ -182,7 +182,7 @@ impl Memfd {
         let faults = [(0, large(self.pos)), (8, large(self.size)), (16, seals)];
         let at = self.at;
         let faults = faults.into_iter().filter_map(|(offset, fault)| Some((offset, fault?)));
-        faults.map(move |(offset, fault)| Table::Memfd.fail(at, offset, fault))
+        faults.map(move |(offset, fault)| fault.in_table(Table::Memfd, at, offset))
     }
 
     /// Pages of the file, the last one whole.
@@ -257,7 +257,7 @@ impl Memfd {
                 let here = todo.min(PAGE_SIZE as u64 / ENTRY);
                 let Some(words) = pages.words(at, (here * ENTRY) as usize) else {
                     let fault = Fault::OutsideMemory { addr: at };
-                    let outside = Table::MemfdFolios.fail(at, 0, fault);
+                    let outside = fault.in_table(Table::MemfdFolios, at, 0);
                     return each(at, Err(outside)).map_err(Stop::Each);
                 };
                 for (entry, at) in words.chunks_exact(2).zip((at.get()..).step_by(ENTRY as usize)) {
@@ -290,7 +290,7 @@ impl Memfd {
         index: u64,
         next: u64,
     ) -> Result<MemfdFolio, Error> {
-        let fail = |offset, fault| Table::MemfdFolios.fail(at, offset, fault);
+        let fail = |offset, fault: Fault| fault.in_table(Table::MemfdFolios, at, offset);
         let pfn = Pfn::new(word & ((1 << PFN_BITS) - 1));
         let block = pages.block_from(pfn);
         let missing = Block::containing(pfn, Order::ZERO);

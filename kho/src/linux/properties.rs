@@ -39,14 +39,14 @@ impl<'p> Properties<'p> {
         bytes: u64,
     ) -> Result<Self, Error> {
         preserved(pages, at, bytes, (table, at, 0))?;
-        let outside = table.fail(at, 0, Fault::OutsideMemory { addr: at });
+        let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
         let bytes = usize::try_from(bytes).map_err(|_| outside)?;
         Ok(Self { tree: DeviceTree::read(pages, Table::Blob, at, bytes)?, table })
     }
 
     /// `fault` at byte `offset` of the tree.
     pub(crate) fn fail(&self, offset: usize, fault: Fault) -> Error {
-        self.table.fail(self.tree.at(), offset, fault)
+        fault.in_table(self.table, self.tree.at(), offset)
     }
 
     /// Calls `each` with every step and the depth it is taken at, from the root node's begin (depth

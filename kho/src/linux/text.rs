@@ -18,7 +18,7 @@ impl<const N: usize> Text<N> {
     ) -> Result<Self, Error> {
         if !bytes.contains(&0) {
             let fault = Fault::Malformed { expected: "zero at the end of the text" };
-            return Err(table.fail(at, offset, fault));
+            return Err(fault.in_table(table, at, offset));
         }
         Ok(Self(bytes))
     }
