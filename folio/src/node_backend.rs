@@ -39,7 +39,7 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
     }
 
     fn share(&self) -> u64 {
-        // The same on every CPU: an eighth of the node.
+        // An eighth of the node, on every CPU.
         let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
         frames / 8 / self.memory.cpu_count() as u64
     }

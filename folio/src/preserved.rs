@@ -95,7 +95,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Calls `each` with every row of preserved blocks that lie side by side and have one order:
-    /// the same as [`Memory::for_each_preserved`] and much faster where blocks are many.
+    /// what [`Memory::for_each_preserved`] tells one by one, and much faster where blocks are many.
     pub fn for_each_adjacent(&self, each: impl FnMut(Adjacent)) {
         self.tracker.tree(&self.tables()).adjacent().for_each(each);
     }

@@ -2,9 +2,14 @@
 //! layers of heirloom stand on, and all that a tool needs that reads a handover.
 //!
 //! ```text
-//!   units      PhysAddr, Pfn, Order; Block (a power of two of frames), Run (any number)
-//!   memory     Pages: memory as words, and what is preserved in it
-//!   tree       which blocks are preserved: Linux's KHO radix tree, read and checked
+//!   units        PhysAddr, Pfn, Order; Block (a power of two of frames), Run (any number)
+//!   memory       Pages: memory as words, and what is preserved in it; Image, Left: not this machine's
+//!   tree         which blocks are preserved: Linux's KHO radix tree, read and checked
+//!   root page    RootView reads it, RootPage writes it: names, and where they lead
+//!   tables       AreaInfo, Chain of records, ScratchList, heirloom's Header; DeviceTree
+//!   handles      Handle: sixteen bytes that name preserved memory
+//!   linux        what Linux registers: live update sessions, memfds, memblock, …
+//!   errors       Table, Fault, TableError: which table, where, what is wrong with it
 //! ```
 //!
 //! What is read here was written by another kernel, and is any bytes until it was checked: readers

@@ -10,7 +10,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// Readers ask whether a block is preserved before they look into it, and load words one by one;
 /// they never make a reference to plain bytes.
 pub trait Pages {
-    /// `bytes` bytes from `addr`, a multiple of 8, as words, a last half one whole; `None` if any
+    /// Returns `bytes` bytes from `addr`, a multiple of 8, as words, a last half one whole; `None` if any
     /// of them is not in memory or not known to be there.
     ///
     /// Any address and length may be asked for.
@@ -19,24 +19,24 @@ pub trait Pages {
     /// Returns whether exactly this block, with this order, is preserved and has no owner yet.
     fn holds(&self, block: Block) -> bool;
 
-    /// Whether all of `run` is memory.
+    /// Returns whether all of `run` is memory.
     fn is_memory(&self, run: Run) -> bool {
         usize::try_from(run.bytes()).is_ok_and(|bytes| self.words(run.addr(), bytes).is_some())
     }
 
-    /// The preserved block that frame `pfn` lies in; the smallest, should there be several.
+    /// Returns the preserved block that frame `pfn` lies in; the smallest, should there be several.
     fn block_around(&self, pfn: Pfn) -> Option<Block> {
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
         orders.map(|order| Block::containing(pfn, order)).find(|block| self.holds(*block))
     }
 
-    /// The preserved block that starts with frame `pfn`; the smallest, should there be several.
+    /// Returns the preserved block that starts with frame `pfn`; the smallest, should there be several.
     fn block_from(&self, pfn: Pfn) -> Option<Block> {
         let orders = (0..=Order::MAX.get()).filter_map(Order::new);
         orders.map_while(|order| Block::new(pfn, order)).find(|block| self.holds(*block))
     }
 
-    /// The first frame of `run` that lies in no preserved block.
+    /// Returns the first frame of `run` that lies in no preserved block.
     fn first_unpreserved(&self, run: Run) -> Option<Pfn> {
         let mut at = run.start();
         while at < run.end() {
@@ -49,7 +49,7 @@ pub trait Pages {
     }
 }
 
-/// The block of `order` at `addr`, which `table` names in byte `offset` of its page `at`.
+/// Returns the block of `order` at `addr`, which `table` names in byte `offset` of its page `at`.
 ///
 /// # Errors
 /// [`Error::Table`] if nothing of that order can start there, or it is not preserved.
@@ -83,7 +83,7 @@ pub fn table_at(
     }
 }
 
-/// The same words in halves, as the root page is read.
+/// Returns `words` in halves, as the root page is read.
 pub fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
     #[allow(unsafe_code, reason = "memory as words of another width")]
     // SAFETY: the same memory, less strictly aligned; both are atomics, and every access to a

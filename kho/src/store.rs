@@ -5,6 +5,7 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
+/// Stores half a word of a table, in the byte order that the caller gave it.
 #[inline]
 pub fn word32(word: &AtomicU32, value: u32, order: Ordering) {
     #[cfg(any(test, heirloom_model))]
@@ -16,6 +17,7 @@ pub fn word32(word: &AtomicU32, value: u32, order: Ordering) {
     word.store(value, order);
 }
 
+/// Stores a word of a table, in the byte order that the caller gave it.
 #[inline]
 pub fn word64(word: &AtomicU64, value: u64, order: Ordering) {
     #[cfg(any(test, heirloom_model))]

@@ -53,7 +53,7 @@ impl<'a> RootView<'a> {
         Self::of(DeviceTree::open(words, Table::Root, at)?)
     }
 
-    /// Checks a root page whose entry was ended, as long as it is kept.
+    /// Checks a root page of which a successor ended the entry, for as long as that successor keeps the page.
     ///
     /// # Errors
     /// As for [`RootView::new`].

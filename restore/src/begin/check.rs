@@ -38,7 +38,7 @@ fn read_header<M: Machine>(
     says: &mut Predecessor,
 ) -> Result<SealState, Error> {
     let root = past_root(memory, entry.root)?;
-    // A name whose frames were let go is left out: see `Names`.
+    // A name is left out if its owner let its frames go: see `Names`.
     let lost = |error| match error {
         Error::Table(fault) if fault.table == Table::Root && fault.is_not_preserved() => Ok(()),
         error => Err(error),
