@@ -12,9 +12,12 @@ macro_rules! small {
             # What is stopped before a store is written with atomics that a model checker watches.
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model -p heirloom-folio -p heirloom-restore --lib \
-                -- --nocapture inherit::deaths inherit::turns window_tests at_any_instant | tee "$said"
-            [ "$(grep -c '^test result: ok. [1-9]' "$said")" = 2 ]
+            for wrapper in "${RUSTC_WORKSPACE_WRAPPER:-}" "$PWD/.ci/page-16k" "$PWD/.ci/page-64k"; do
+                RUSTC_WORKSPACE_WRAPPER="$wrapper" RUSTFLAGS="--cfg heirloom_model" \
+                    cargo test --target-dir target/model -p heirloom-folio -p heirloom-restore --lib \
+                    -- --nocapture inherit::deaths inherit::turns window_tests at_any_instant | tee -a "$said"
+            done
+            [ "$(grep -c '^test result: ok. [1-9]' "$said")" = 6 ]
             cargo test --workspace --test small -- --nocapture --test-threads 1"#
         )
     };
