@@ -119,7 +119,7 @@ impl<M: Machine> Slabs<M> {
     #[inline(never)]
     unsafe fn free_any_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
-        // SAFETY: the caller owns what it frees.
+        // SAFETY: the caller owns what it frees, and nothing that was found is looked into once it is freed.
         let stays = unsafe { Stays::promised() };
         match self.resolve(ptr, &stays) {
             // SAFETY: the caller's promise.
@@ -145,6 +145,8 @@ impl<M: Machine> Slabs<M> {
 
     /// Returns why a pointer that leads to no object and to no buffer's start cannot be freed, if more can be
     /// said than that.
+    #[cold]
+    #[inline(never)]
     fn not_a_buffer(&self, ptr: NonNull<u8>) -> Option<Error> {
         let memory = self.memory();
         let addr = memory.machine().phys(ptr)?;

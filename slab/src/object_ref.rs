@@ -50,24 +50,36 @@ impl Stays<'_> {
     }
 }
 
+/// Says that a [`Stays`] is there for as long; had from one alone.
+#[derive(Clone, Copy)]
+pub(crate) struct Promised<'l>(PhantomData<&'l ()>);
+
+impl<'l> Promised<'l> {
+    /// Returns what a value carries that is found under this promise.
+    pub(crate) const fn by(_: &'l Stays<'_>) -> Self {
+        Self(PhantomData)
+    }
+}
+
 /// An object of a cache, in whatever state.
 pub(crate) struct ObjectRef<'s, 'l, M: Machine> {
     pub(crate) slabs: &'s Slabs<M>,
     pub(crate) inner: &'s CacheInner<M>,
     pub(crate) slab: Slab,
     pub(crate) index: u32,
-    stays: PhantomData<&'l Stays<'l>>,
+    _stays: Promised<'l>,
 }
 
-impl<'s, M: Machine> ObjectRef<'s, '_, M> {
-    /// Returns object `index` of a slab of that cache, which stays as long as the value says.
+impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
+    /// Returns object `index` of a slab of that cache, which stays as `stays` says.
     pub(crate) const fn new(
         slabs: &'s Slabs<M>,
         inner: &'s CacheInner<M>,
         slab: Slab,
         index: u32,
+        stays: Promised<'l>,
     ) -> Self {
-        Self { slabs, inner, slab, index, stays: PhantomData }
+        Self { slabs, inner, slab, index, _stays: stays }
     }
 
     /// Its address.

@@ -10,18 +10,17 @@
 //! refusal. A free's short path asks for the slab alone; `preserve` and what names an object ask for one
 //! half after the other, as what the whole returns is larger than what it takes to find it.
 
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use heirloom_folio::internal::{BlockMatcher, BlockRef};
 use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Kind, Machine, Order, Pfn, PhysAddr, Run};
+use heirloom_folio::{Kind, Machine, Order, PhysAddr, Run};
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;
 use crate::geometry::{BASE_ORDER, MAX_ORDER};
 use crate::header::Slab;
-use crate::object_ref::{ObjectRef, Stays};
+use crate::object_ref::{ObjectRef, Promised, Stays};
 use crate::slabs::Slabs;
 
 /// What a pointer leads to.
@@ -44,7 +43,7 @@ pub(crate) struct InSlab<'s, 'l, M: Machine> {
     /// The place by pointers, which freeing goes on with.
     pub(crate) found: BlockRef,
     addr: PhysAddr,
-    stays: PhantomData<&'l Stays<'l>>,
+    stays: Promised<'l>,
 }
 
 impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
@@ -75,7 +74,7 @@ impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
     }
 
     const fn object(&self, index: u32) -> ObjectRef<'s, 'l, M> {
-        ObjectRef::new(self.slabs, self.inner, self.slab(), index)
+        ObjectRef::new(self.slabs, self.inner, self.slab(), index, self.stays)
     }
 
     #[cold]
@@ -83,19 +82,6 @@ impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
     fn interior(&self) -> Error {
         let start = self.around().map_or(self.slab().phys(), |object| object.addr());
         Error::Interior { cache: self.inner.name, addr: self.addr, start }
-    }
-}
-
-impl<'s, 'l, M: Machine> Resolved<'s, 'l, M> {
-    /// Returns the object that starts where the pointer leads; `None` if that is in no slab.
-    ///
-    /// # Errors
-    /// As for [`InSlab::start`].
-    fn object(self) -> Result<Option<ObjectRef<'s, 'l, M>>, Error> {
-        match self {
-            Self::Slab(place) => place.start().map(Some),
-            Self::Large { .. } => Ok(None),
-        }
     }
 }
 
@@ -107,36 +93,34 @@ impl<M: Machine> Slabs<M> {
         ptr: NonNull<u8>,
         stays: &'l Stays<'_>,
     ) -> Option<Resolved<'_, 'l, M>> {
-        let addr = self.memory().machine().phys(ptr)?;
-        self.resolve_both(ptr, addr, stays)
+        self.resolve_at(self.memory().machine().phys(ptr)?, stays)
     }
 
-    /// Like [`Slabs::resolve`], by an address.
+    /// Returns what an address leads to, as [`Slabs::resolve`] does.
     pub(crate) fn resolve_at<'l>(
         &self,
         addr: PhysAddr,
         stays: &'l Stays<'_>,
     ) -> Option<Resolved<'_, 'l, M>> {
-        let machine = self.memory().machine();
-        // An address outside the map may have any pointer.
-        let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
-        self.resolve_both(ptr, addr, stays)
-    }
-
-    fn resolve_both<'l>(
-        &self,
-        ptr: NonNull<u8>,
-        addr: PhysAddr,
-        _: &'l Stays<'_>,
-    ) -> Option<Resolved<'_, 'l, M>> {
         // First the large buffer: one byte says whether it is one, and slabs may be of several orders.
         if addr.is_page_aligned()
-            && let Some((run, preserved)) = self.large_at(addr.pfn())
+            && let Some((run, preserved)) = self.memory().find_run_at(addr.pfn(), Kind::Buffer)
         {
             return Some(Resolved::Large { run, preserved });
         }
+        self.in_slab(addr, stays).map(Resolved::Slab)
+    }
+
+    /// Returns the place in a slab that an address is.
+    ///
+    /// Found by the map's own pointer: a caller may have another to the same byte.
+    #[inline]
+    fn in_slab<'l>(&self, addr: PhysAddr, stays: &'l Stays<'_>) -> Option<InSlab<'_, 'l, M>> {
+        let machine = self.memory().machine();
+        // An address outside the map may have any pointer.
+        let ptr = Some(machine.ptr(addr)).filter(|ptr| machine.phys(*ptr) == Some(addr))?;
         let (found, inner) = self.slab_around(ptr)?;
-        Some(Resolved::Slab(InSlab { slabs: self, inner, found, addr, stays: PhantomData }))
+        Some(InSlab { slabs: self, inner, found, addr, stays: Promised::by(stays) })
     }
 
     /// Like [`Slabs::resolve`], for a pointer that the caller owns: the slab around it is swept if it was
@@ -158,7 +142,7 @@ impl<M: Machine> Slabs<M> {
     #[inline]
     pub(crate) fn large_of(&self, ptr: NonNull<u8>) -> Option<Run> {
         let addr = self.memory().machine().phys(ptr).filter(|addr| addr.is_page_aligned())?;
-        self.large_at(addr.pfn()).map(|(run, _)| run)
+        self.memory().find_run_at(addr.pfn(), Kind::Buffer).map(|(run, _)| run)
     }
 
     /// Returns the object that starts at a pointer: the other half. A large buffer is no object.
@@ -169,24 +153,24 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn object_of<'l>(
         &self,
         ptr: NonNull<u8>,
-        _: &'l Stays<'_>,
+        stays: &'l Stays<'_>,
     ) -> Result<ObjectRef<'_, 'l, M>, Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        let (found, inner) = self.slab_around(ptr).ok_or(nothing)?;
-        InSlab { slabs: self, inner, found, addr, stays: PhantomData }.start()
+        self.object_at(addr, stays)?.ok_or(nothing)
     }
 
     /// Returns the object that starts at an address; `None` if no slab is there.
     ///
     /// # Errors
     /// [`Error::Interior`].
+    #[inline]
     pub(crate) fn object_at<'l>(
         &self,
         addr: PhysAddr,
         stays: &'l Stays<'_>,
     ) -> Result<Option<ObjectRef<'_, 'l, M>>, Error> {
-        self.resolve_at(addr, stays).map_or(Ok(None), Resolved::object)
+        self.in_slab(addr, stays).map(|place| place.start()).transpose()
     }
 
     /// Returns the slab that holds an address, and its cache.
@@ -195,16 +179,8 @@ impl<M: Machine> Slabs<M> {
         addr: PhysAddr,
         stays: &Stays<'_>,
     ) -> Option<(Slab, &CacheInner<M>)> {
-        match self.resolve_at(addr, stays)? {
-            Resolved::Slab(place) => Some((place.slab(), place.inner)),
-            Resolved::Large { .. } => None,
-        }
-    }
-
-    /// Returns the frames of the large buffer that starts at a frame, and whether it is preserved.
-    #[inline]
-    fn large_at(&self, pfn: Pfn) -> Option<(Run, bool)> {
-        self.memory().find_run_at(pfn, Kind::Buffer)
+        let place = self.in_slab(addr, stays)?;
+        Some((place.slab(), place.inner))
     }
 
     /// Returns the place that a pointer leads to in a slab of the smallest order, and the slab's cache: by
