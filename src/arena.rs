@@ -31,7 +31,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use error::ArenaError;
 use error::os;
-#[doc(hidden)]
 pub use error::{MapFault, RangeFault};
 pub use file::MAX_NAME;
 #[cfg(feature = "liveupdate")]

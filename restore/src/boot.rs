@@ -66,9 +66,7 @@ impl<M: Machine> Heirloom<M> {
     ///
     /// # Errors
     /// [`Error::ScratchTooSmall`], [`Error::ScratchNotMemory`]: see [`Heirloom::scratch_bytes`].
-    /// [`Error::Folio`]: ranges that overlap. [`Error::TableFull`]: more scratch areas than
-    /// [`ScratchList::LIMIT`](heirloom_kho::ScratchList::LIMIT), one of no frames, or no memory
-    /// for the handover's own pages.
+    /// [`Error::Folio`]: ranges that overlap. The rest as for [`Heirloom::boot_memory`].
     ///
     /// # Safety
     /// - The machine's direct map covers every run of `map`.
@@ -138,8 +136,8 @@ impl<M: Machine> Heirloom<M> {
     /// kernel that was loaded into scratch, with its image and whatever came with it.
     ///
     /// # Errors
-    /// As for [`Heirloom::revive`], and [`Error::MetadataInUse`]. Metadata over something that the
-    /// predecessor preserved is found too, as one of the handover's tables, when it is overwritten.
+    /// As for [`Heirloom::revive`], and [`Error::MetadataInUse`]. Metadata over a table that
+    /// the predecessor left overwrites it: the error is then the one of that table.
     ///
     /// # Safety
     /// As for [`Heirloom::revive`], but that what lies in `placement.busy` may be used. The direct map

@@ -28,7 +28,7 @@ impl<M: Machine> Heirloom<M> {
     /// Frees a buffer or an object, from any CPU.
     ///
     /// # Errors
-    /// As for [`Slabs::free`](heirloom_slab::Slabs::free); it stays whose it was.
+    /// As for [`Slabs::free`](heirloom_slab::Slabs::free); its owner keeps it.
     ///
     /// # Safety
     /// The caller owns it, and nothing uses it any more.

@@ -74,9 +74,9 @@ pub enum ArenaError {
     },
 }
 
-/// What is wrong with a memory map: for the text, and for our own tests.
-#[doc(hidden)]
+/// What is wrong with a memory map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MapFault {
     /// The file is too short for a memory map.
     TooShort {
@@ -144,8 +144,8 @@ pub enum MapFault {
 }
 
 /// What is wrong with a range.
-#[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum RangeFault {
     /// It has no bytes.
     Empty,
