@@ -80,7 +80,7 @@ impl<M: Machine> Memory<M> {
 
     /// Returns how many bytes of metadata a range of frames needs, with room to align them.
     ///
-    /// One byte and 1/8 a frame, a little for the rows above and the directories of leaves, and
+    /// One byte and 1/8 a frame, a little for the levels above and the directories of leaves, and
     /// about a kilobyte for the range itself: less than 1.3 bytes a frame from 16,384 frames on.
     pub const fn range_bytes(run: Run) -> usize {
         Range::bytes(run) + SPACE_ALIGN

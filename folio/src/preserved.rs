@@ -94,7 +94,7 @@ impl<M: Machine> Memory<M> {
         self.tracker.tree(&self.tables()).folios().for_each(each);
     }
 
-    /// Calls `each` with every row of preserved blocks that lie side by side and have one order:
+    /// Calls `each` with all preserved blocks that lie side by side and have one order, taken together:
     /// what [`Memory::for_each_preserved`] tells one by one, and much faster where blocks are many.
     pub fn for_each_adjacent(&self, each: impl FnMut(Adjacent)) {
         self.tracker.tree(&self.tables()).adjacent().for_each(each);

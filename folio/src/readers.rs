@@ -17,7 +17,7 @@ impl Word {
     #[inline]
     fn enter(&self) {
         // Acquire pairs with the Release in `is_out`: a reader that enters after it finds no block
-        // that was hidden before.
+        // that was unpublished before.
         self.0.swap(IN, Acquire);
     }
 

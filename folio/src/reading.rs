@@ -18,7 +18,7 @@
 //! in. If it is the other's, the reader's exchange reads what the other wrote (or what was written
 //! after it), so it sees the byte as it is by now, and finds no slab.
 //!
-//! No call waits: a block that could not go since a reader was in is shown again and stays, to be
+//! No call waits: a block that could not go since a reader was in is made findable again and stays, to be
 //! tried another time. An interrupt may have come in the middle of a reader of its own CPU.
 
 use crate::machine::Machine;

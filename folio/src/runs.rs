@@ -152,15 +152,15 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Takes a run above the largest folio: whole units of it, more than `frames` maybe.
+    /// Takes a run above the largest folio: whole chunks of it, more than `frames` maybe.
     fn take_large(&self, frames: u64, request: Request) -> Option<Run> {
-        let units = frames.div_ceil(Order::MAX_FOLIO.frames());
-        let take = |range: &Range| range.freemap().take_chunks(units);
+        let chunks = frames.div_ceil(Order::MAX_FOLIO.frames());
+        let take = |range: &Range| range.freemap().take_chunks(chunks);
         let start = self.nearest(request, take).or_else(|| {
             self.drain();
             self.nearest(request, take)
         })?;
-        Run::new(start, units * Order::MAX_FOLIO.frames())
+        Run::new(start, chunks * Order::MAX_FOLIO.frames())
     }
 
     /// Takes `frames` frames in a row from wherever they are free, once no block could be had.

@@ -37,31 +37,37 @@ pub struct PhysAddr(u64);
 
 impl PhysAddr {
     /// The address `bytes` above physical zero.
+    #[inline]
     pub const fn new(bytes: u64) -> Self {
         Self(bytes)
     }
 
     /// Bytes above physical zero.
+    #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// The frame that holds this address.
+    #[inline]
     pub const fn pfn(self) -> Pfn {
         Pfn(self.0 >> PAGE_SHIFT)
     }
 
     /// Bytes from the start of the frame.
+    #[inline]
     pub const fn offset_in_page(self) -> usize {
         (self.0 & (PAGE_SIZE as u64 - 1)) as usize
     }
 
     /// Whether the address is the first of a frame.
+    #[inline]
     pub const fn is_page_aligned(self) -> bool {
         self.offset_in_page() == 0
     }
 
     /// `bytes` further, or `None` past the end of the 64-bit space.
+    #[inline]
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
             Some(a) => Some(Self(a)),
@@ -92,17 +98,20 @@ impl Pfn {
     pub const LIMIT: Self = Self(1 << (u64::BITS - PAGE_SHIFT));
 
     /// The frame with number `n`.
+    #[inline]
     pub const fn new(n: u64) -> Self {
         Self(n)
     }
 
     /// The frame's number.
+    #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// The address of the frame's first byte; from [`Pfn::LIMIT`] on, where there is none, the
     /// last address.
+    #[inline]
     pub const fn addr(self) -> PhysAddr {
         PhysAddr(if self.0 < Self::LIMIT.0 { self.0 << PAGE_SHIFT } else { u64::MAX })
     }
@@ -120,6 +129,7 @@ impl Pfn {
     }
 
     /// Whether a block of `order` can start here.
+    #[inline]
     pub const fn is_aligned(self, order: Order) -> bool {
         self.0 & (order.frames() - 1) == 0
     }
@@ -163,31 +173,37 @@ impl Order {
     pub const MAX: Self = Self((u64::BITS - PAGE_SHIFT - 1) as u8);
 
     /// The order `n`, if it is at most [`Order::MAX`].
+    #[inline]
     pub const fn new(n: u8) -> Option<Self> {
         if n <= Self::MAX.0 { Some(Self(n)) } else { None }
     }
 
     /// The exponent.
+    #[inline]
     pub const fn get(self) -> u8 {
         self.0
     }
 
     /// The exponent as an index.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
     /// Frames in a block of this order.
+    #[inline]
     pub const fn frames(self) -> u64 {
         1 << self.0
     }
 
     /// Bytes in a block of this order.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         1 << (self.0 as u32 + PAGE_SHIFT)
     }
 
     /// The smallest order whose block holds `frames` frames; `None` for 0 or too many.
+    #[inline]
     pub const fn for_frames(frames: u64) -> Option<Self> {
         if frames == 0 {
             return None;
@@ -218,6 +234,7 @@ pub struct Block {
 
 impl Block {
     /// The block of `order` at `pfn`, if `pfn` is aligned to it and it ends below [`Pfn::LIMIT`].
+    #[inline]
     pub const fn new(pfn: Pfn, order: Order) -> Option<Self> {
         if pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0 { Some(Self { pfn, order }) } else { None }
     }
@@ -239,21 +256,25 @@ impl Block {
     }
 
     /// The first frame.
+    #[inline]
     pub const fn pfn(self) -> Pfn {
         self.pfn
     }
 
     /// The order.
+    #[inline]
     pub const fn order(self) -> Order {
         self.order
     }
 
     /// The address of the first byte.
+    #[inline]
     pub const fn addr(self) -> PhysAddr {
         PhysAddr(self.pfn.0 << PAGE_SHIFT)
     }
 
     /// The block as a run.
+    #[inline]
     pub const fn run(self) -> Run {
         Run { start: self.pfn, frames: self.order.frames() }
     }
@@ -282,6 +303,7 @@ pub struct Run {
 
 impl Run {
     /// `frames` frames from `start`, if they end at or below [`Pfn::LIMIT`].
+    #[inline]
     pub const fn new(start: Pfn, frames: u64) -> Option<Self> {
         match start.0.checked_add(frames) {
             Some(end) if end <= Pfn::LIMIT.0 => Some(Self { start, frames }),
@@ -290,6 +312,7 @@ impl Run {
     }
 
     /// The frames from `start` up to, not including, `end`; `None` if `end` lies before `start`.
+    #[inline]
     pub const fn between(start: Pfn, end: Pfn) -> Option<Self> {
         match end.0.checked_sub(start.0) {
             Some(frames) => Self::new(start, frames),
@@ -298,6 +321,7 @@ impl Run {
     }
 
     /// The frames that hold `bytes` bytes from `addr`; `None` past the end of the address space.
+    #[inline]
     pub const fn covering(addr: PhysAddr, bytes: u64) -> Option<Self> {
         let Some(end) = addr.checked_add(bytes) else { return None };
         let last = end.0.div_ceil(PAGE_SIZE as u64);
@@ -305,33 +329,39 @@ impl Run {
     }
 
     /// The first frame.
+    #[inline]
     pub const fn start(self) -> Pfn {
         self.start
     }
 
     /// One past the last frame.
+    #[inline]
     pub const fn end(self) -> Pfn {
         // At most the limit: no run is made that ends beyond it.
         Pfn(self.start.0 + self.frames)
     }
 
     /// How many frames.
+    #[inline]
     pub const fn frames(self) -> u64 {
         self.frames
     }
 
     /// How many bytes; one less for all frames that there can be, which have 2^64.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         if self.frames < Pfn::LIMIT.0 { self.frames << PAGE_SHIFT } else { u64::MAX }
     }
 
     /// Whether there is no frame in it.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.frames == 0
     }
 
     /// The address of the first byte; the last address for one that starts at [`Pfn::LIMIT`], which
     /// has none.
+    #[inline]
     pub const fn addr(self) -> PhysAddr {
         self.start.addr()
     }
@@ -344,16 +374,19 @@ impl Run {
     }
 
     /// Whether every frame of `other` is in this run.
+    #[inline]
     pub const fn covers(self, other: Self) -> bool {
         other.start.0 >= self.start.0 && other.end().0 <= self.end().0
     }
 
     /// Whether the two share a frame.
+    #[inline]
     pub const fn overlaps(self, other: Self) -> bool {
         self.common(other) > 0
     }
 
     /// How many frames the two share.
+    #[inline]
     pub const fn common(self, other: Self) -> u64 {
         let start = if self.start.0 > other.start.0 { self.start.0 } else { other.start.0 };
         let end = if self.end().0 < other.end().0 { self.end().0 } else { other.end().0 };
@@ -364,11 +397,13 @@ impl Run {
     ///
     /// Greedy, as Linux decomposes a range: the order is the alignment of what is left or the
     /// log2 of its length, whichever is less.
+    #[inline]
     pub const fn blocks(self) -> Blocks {
         self.blocks_up_to(Order::MAX)
     }
 
     /// Like [`Run::blocks`], with no block above `limit`.
+    #[inline]
     pub const fn blocks_up_to(self, limit: Order) -> Blocks {
         Blocks { rest: self, limit }
     }
