@@ -71,6 +71,7 @@ impl<M: Machine> Memory<M> {
             (_, Some((of, ..))) => Error::TailFrame { pfn, of },
             (FrameState::Freed, None) => Error::DoubleFree { block },
             (FrameState::Never, None) => Error::NeverAllocated { pfn },
+            (FrameState::Absent, _) => Error::Absent { pfn },
         }
     }
 

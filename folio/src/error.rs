@@ -34,6 +34,16 @@ pub enum Error {
         /// The frame.
         pfn: Pfn,
     },
+    /// The frame is absent: bring it online first.
+    Absent {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The frame is no absent one, so it cannot come online.
+    NotAbsent {
+        /// The frame.
+        pfn: Pfn,
+    },
     /// The frames wanted at an address are not all free.
     NotFree {
         /// The frames wanted.
@@ -144,6 +154,8 @@ impl fmt::Display for Error {
             }
             Self::BadRequest { frames } => write!(f, "no memory has {frames} frames in a row"),
             Self::NotMemory { pfn } => write!(f, "{pfn} is not in memory"),
+            Self::Absent { pfn } => write!(f, "{pfn} is absent: it must come online first"),
+            Self::NotAbsent { pfn } => write!(f, "{pfn} is not absent: it cannot come online"),
             Self::NotFree { run } => write!(f, "{run} are not all free"),
             Self::DoubleFree { block } => write!(f, "{block} is free already"),
             Self::NeverAllocated { pfn } => write!(f, "{pfn} was never handed out"),

@@ -48,6 +48,9 @@ pub enum FrameState {
     Never,
     /// A block that started here was freed.
     Freed,
+    /// The frame is known, and there is nothing behind it that this kernel may use: see
+    /// [`Memory::add_absent_range`](crate::Memory::add_absent_range).
+    Absent,
     /// An allocated block starts here.
     Head {
         /// What it is used for.
@@ -73,8 +76,11 @@ const LEFT: u8 = FIRST + Kind::ALL.len() as u8 * 2 * ORDERS;
 const LEFT_ORDERS: u8 = 10;
 
 /// The byte of a predecessor's table of order 0 that was taken over with a label; larger ones follow, to
-/// the last byte there is.
+/// the last byte but one.
 const OLD: u8 = LEFT + LEFT_ORDERS;
+
+/// The byte of a frame that is absent: the last there is.
+pub(crate) const ABSENT: u8 = u8::MAX;
 
 /// The byte of a held buffer of order 0: where a preserved tail's would be.
 const HELD: u8 = FIRST + (Kind::Tail as u8 * 2 + 1) * ORDERS;
@@ -114,7 +120,10 @@ pub(crate) const fn is_held(byte: u8) -> bool {
 pub(crate) const fn encode_label(kind: Kind, order: Order) -> Option<u8> {
     match kind {
         Kind::Slab if order.get() < LEFT_ORDERS => Some(LEFT + order.get()),
-        Kind::Table => OLD.checked_add(order.get()),
+        Kind::Table => match OLD.checked_add(order.get()) {
+            Some(ABSENT) => None,
+            byte => byte,
+        },
         _ => None,
     }
 }
@@ -123,6 +132,7 @@ pub(crate) const fn encode_label(kind: Kind, order: Order) -> Option<u8> {
 #[inline]
 pub(crate) const fn labelled(byte: u8) -> Option<(Kind, Order)> {
     let (kind, order) = match byte {
+        ABSENT => return None,
         OLD.. => (Kind::Table, byte - OLD),
         LEFT.. => (Kind::Slab, byte - LEFT),
         _ => return None,
@@ -196,6 +206,9 @@ pub(crate) const fn is_tail(byte: u8) -> bool {
 pub(crate) const fn decode(byte: u8) -> FrameState {
     if byte < FIRST {
         return if byte == FREED { FrameState::Freed } else { FrameState::Never };
+    }
+    if byte == ABSENT {
+        return FrameState::Absent;
     }
     if let Some((kind, order)) = labelled(byte) {
         return FrameState::Head { kind, order, preserved: true };
@@ -277,7 +290,7 @@ mod tests {
             let order = Order::new(o).unwrap();
             for kind in [Kind::Slab, Kind::Table] {
                 let Some(byte) = encode_label(kind, order) else {
-                    assert!(o >= if kind == Kind::Slab { 10 } else { 16 });
+                    assert!(o >= if kind == Kind::Slab { 10 } else { 15 });
                     continue;
                 };
                 assert_eq!(decode(byte), FrameState::Head { kind, order, preserved: true });
@@ -299,7 +312,7 @@ mod tests {
                     encode_label(kind, order).is_some(),
                     match kind {
                         Kind::Slab => o < 10,
-                        Kind::Table => o < 16,
+                        Kind::Table => o < 15,
                         _ => false,
                     }
                 );
@@ -313,11 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn fresh_and_freed_are_told_apart() {
+    fn fresh_freed_and_absent_are_told_apart() {
         assert_eq!(decode(NEVER), FrameState::Never);
         assert_eq!(decode(FREED), FrameState::Freed);
+        assert_eq!(decode(ABSENT), FrameState::Absent);
+        assert!(!is_unclaimed(ABSENT) && !is_held(ABSENT) && labelled(ABSENT).is_none());
         assert!(is_unclaimed(NEVER) && !is_unclaimed(FREED) && !is_unclaimed(held(Order::ZERO)));
-        for byte in [NEVER, FREED] {
+        for byte in [NEVER, FREED, ABSENT] {
             assert!(!is_tail(byte));
             assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
         }

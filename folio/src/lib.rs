@@ -43,6 +43,7 @@
 #[cfg(any(test, feature = "std", heirloom_model))]
 extern crate std;
 
+mod absent;
 mod alloc_slow;
 mod allocator;
 mod atomic_bytes;

@@ -103,6 +103,25 @@ pub trait Machine: DirectMap + Cpus + Sync {
     fn may_wait(&self) -> bool {
         true
     }
+
+    /// Returns whether the caller can afford a pass over every cache, which gives memory back when there
+    /// is no more. `false` in interrupt handlers, where that takes too long: the call is then refused for
+    /// want of memory. Asked when memory has run out.
+    fn may_reclaim(&self) -> bool {
+        self.may_wait()
+    }
+
+    /// Finds more memory, where `frames` frames in a row were wanted and none could be given back.
+    /// Returns whether there is any now: the call that wants them is then tried once more.
+    ///
+    /// A machine whose memory can grow brings frames [online](crate::Memory::online) or adds a range, from
+    /// within this very call, which is made with no [`Machine::Lock`] held, on no pinned CPU, in the context
+    /// of the caller that allocates or preserves: where that must not sleep, the machine must not, and may
+    /// have to return `false`. It must not allocate from the instance that asks.
+    fn grow(&self, frames: u64) -> bool {
+        let _ = frames;
+        false
+    }
 }
 
 // SAFETY: every method is the referent's, so its guarantees carry over.
@@ -145,6 +164,14 @@ impl<T: Machine> Machine for &T {
 
     fn may_wait(&self) -> bool {
         (**self).may_wait()
+    }
+
+    fn may_reclaim(&self) -> bool {
+        (**self).may_reclaim()
+    }
+
+    fn grow(&self, frames: u64) -> bool {
+        (**self).grow(frames)
     }
 }
 

@@ -8,7 +8,7 @@ use lock_api::Mutex;
 
 use crate::cpu_slots::{CpuSlots, align_space};
 use crate::error::Error;
-use crate::frame_type::FrameState;
+use crate::frame_type::{self, FrameState};
 use crate::machine::{Machine, NodeId};
 use crate::range::{Range, SPACE_ALIGN};
 use crate::ranges::Ranges;
@@ -142,14 +142,33 @@ impl<M: Machine> Memory<M> {
         node: NodeId,
         space: NonNull<[u8]>,
     ) -> Result<(), Error> {
+        // SAFETY: the same contract.
+        unsafe { self.push_range(run, node, space, frame_type::NEVER) }
+    }
+
+    /// Adds a range whose frames have the byte `first`: [`frame_type::NEVER`], and then they are free, or
+    /// [`frame_type::ABSENT`].
+    ///
+    /// # Errors
+    /// As for [`Memory::add_range`].
+    ///
+    /// # Safety
+    /// As for [`Memory::add_range`]; frames that are absent may be in use.
+    pub(crate) unsafe fn push_range(
+        &self,
+        run: Run,
+        node: NodeId,
+        space: NonNull<[u8]>,
+        first: u8,
+    ) -> Result<(), Error> {
         let _one_at_a_time = self.adding.lock();
         self.ranges.admits(run)?;
         let space = align_space(space, Range::bytes(run), SPACE_ALIGN)?;
         let base = self.machine.ptr(run.addr());
         // SAFETY: aligned, large enough, ours as long as the value lives; `run` is not empty
         // (`admits`), and the map covers it.
-        let range = unsafe { Range::install(run, node, base, space) };
-        {
+        let range = unsafe { Range::install(run, node, base, space, first) };
+        if first == frame_type::NEVER {
             // SAFETY: just installed, and nothing changes it but through atomics.
             let range = unsafe { range.as_ref() };
             for block in run.blocks_up_to(Order::MAX_FOLIO) {
@@ -180,9 +199,16 @@ impl<M: Machine> Memory<M> {
         self.ranges.iter().map(|range| (range.run(), range.node()))
     }
 
-    /// Returns whether all of `run` is memory, in one range or in ranges that touch on one node.
+    /// Returns whether all of `run` is memory, in one range or in ranges that touch on one node, and
+    /// none of it absent.
     pub fn contains(&self, run: Run) -> bool {
-        self.ranges.holds(run)
+        let parts = self.ranges.parts(run);
+        parts.is_some_and(|mut parts| parts.all(|(range, part)| range.is_present(part)))
+    }
+
+    /// Returns how many frames there are, without absent ones.
+    pub fn frames(&self) -> u64 {
+        self.ranges.iter().map(Range::present).sum()
     }
 
     /// Returns the node of a frame.

@@ -40,7 +40,7 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
 
     fn share(&self) -> u64 {
         // An eighth of the node, on every CPU.
-        let frames: u64 = self.ranges().map(|range| range.run().frames()).sum();
+        let frames: u64 = self.ranges().map(Range::present).sum();
         frames / 8 / self.memory.cpu_count() as u64
     }
 

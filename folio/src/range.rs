@@ -47,6 +47,8 @@ pub(crate) struct Range {
     pub(crate) added: AtomicPtr<Range>,
     /// The ranges behind it.
     pub(crate) links: Links,
+    /// How many of the frames are absent.
+    absent: AtomicU64,
 }
 
 // SAFETY: the pointers lead to atomics that live as long as the range (promised to `install`).
@@ -93,7 +95,7 @@ impl Range {
         size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + run.frames() as usize
     }
 
-    /// Lays the range's metadata out in `space`; nothing is free yet.
+    /// Lays the range's metadata out in `space`; nothing is free yet, and every frame has the byte `first`.
     ///
     /// # Safety
     /// `space` is valid for reads and writes of `Self::bytes(run)` bytes aligned to
@@ -104,9 +106,11 @@ impl Range {
         node: NodeId,
         base: NonNull<u8>,
         space: NonNull<u8>,
+        first: u8,
     ) -> NonNull<Self> {
+        let frames = run.frames() as usize;
         // SAFETY: the whole space is ours to write (contract).
-        unsafe { space.write_bytes(0, Self::bytes(run)) };
+        unsafe { space.write_bytes(0, Self::bytes(run) - frames) };
         let slots = directory_slots(run);
         // SAFETY: the parts are laid out one after the other and sum to `bytes(run)`; the first
         // is a multiple of 64 bytes and the rest are words, so each is aligned; what is skipped
@@ -118,7 +122,9 @@ impl Range {
             // The bytes of the 64 frames of a word are one line: CPUs that allocate from two words
             // share none.
             let skip = (run.start().get() as usize).wrapping_sub(behind.addr().get()) % LINE;
-            (leaves_at, freemap, behind.add(skip).cast())
+            let kinds = behind.add(skip);
+            kinds.write_bytes(first, frames);
+            (leaves_at, freemap, kinds.cast())
         };
         let mut begin = [0; DIRECTORY_ORDERS];
         for order in 1..DIRECTORY_ORDERS {
@@ -140,6 +146,7 @@ impl Range {
                 directory,
                 added: AtomicPtr::new(core::ptr::null_mut()),
                 links: no_links(),
+                absent: AtomicU64::new(if first == frame_type::ABSENT { run.frames() } else { 0 }),
             });
         };
         range
@@ -153,6 +160,26 @@ impl Range {
     #[inline]
     pub(crate) const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Returns the count of frames that are absent.
+    #[inline]
+    pub(crate) const fn absent(&self) -> &AtomicU64 {
+        &self.absent
+    }
+
+    /// Returns how many frames there are, without absent ones.
+    pub(crate) fn present(&self) -> u64 {
+        self.run.frames().saturating_sub(self.absent.load(Relaxed))
+    }
+
+    /// Returns whether none of `part`, which is of this range, is absent.
+    pub(crate) fn is_present(&self, part: Run) -> bool {
+        // Mostly nothing is, and no byte is looked at.
+        self.absent.load(Relaxed) == 0
+            || self.bytes_of(part).is_some_and(|bytes| {
+                bytes.iter().all(|byte| byte.load(Relaxed) != frame_type::ABSENT)
+            })
     }
 
     /// Returns the next range by address.

@@ -3,6 +3,7 @@
 use heirloom_kho::{Block, Order, Run};
 
 use crate::error::Error;
+use crate::frame_type::FrameState;
 use crate::machine::Machine;
 use crate::memory::Memory;
 
@@ -18,8 +19,9 @@ impl<M: Machine> Memory<M> {
     /// Makes reserved frames free memory.
     ///
     /// # Errors
-    /// [`Error::NotMemory`]; [`Error::TailFrame`] with the first frame that is allocated, or
-    /// [`Error::DoubleFree`] with the first that is free. Nothing is changed then.
+    /// [`Error::NotMemory`]; [`Error::TailFrame`] with the first frame that is allocated,
+    /// [`Error::DoubleFree`] with the first that is free, or [`Error::Absent`] with the first that is
+    /// absent. Nothing is changed then.
     ///
     /// # Safety
     /// The frames were [reserved](Memory::reserve), by the caller, and nothing uses them any more.
@@ -30,6 +32,9 @@ impl<M: Machine> Memory<M> {
                 let pfn = part.start().add(i);
                 if let Some((of, ..)) = self.holding(range, pfn) {
                     return Err(Error::TailFrame { pfn, of });
+                }
+                if range.state(pfn) == FrameState::Absent {
+                    return Err(Error::Absent { pfn });
                 }
                 if range.freemap().is_free(pfn) {
                     return Err(Error::DoubleFree { block: Block::containing(pfn, Order::ZERO) });

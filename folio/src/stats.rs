@@ -10,8 +10,10 @@ use crate::memory::Memory;
 /// How many frames are in which state; see [`Memory::stats`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Frames that exist.
+    /// Frames that exist, without absent ones.
     pub frames: u64,
+    /// Frames that are absent: see [`Memory::add_absent_range`].
+    pub absent: u64,
     /// Free blocks by order, each as large as it can be.
     pub free_blocks: [u64; Order::MAX_FOLIO.index() + 1],
     /// Free frames in the CPUs' caches.
@@ -46,6 +48,8 @@ pub struct Audit {
     /// Frames with no owner that are not free: reserved, or a predecessor's, still to be claimed and
     /// without a label.
     pub reserved: u64,
+    /// Frames that are absent.
+    pub absent: u64,
 }
 
 impl<M: Machine> Memory<M> {
@@ -65,7 +69,8 @@ impl<M: Machine> Memory<M> {
     fn stats_where(&self, counts: impl Fn(NodeId) -> bool) -> Stats {
         let mut stats = Stats::default();
         for range in self.ranges.iter().filter(|range| counts(range.node())) {
-            stats.frames += range.run().frames();
+            stats.frames += range.present();
+            stats.absent += range.run().frames() - range.present();
             range.freemap().count_free(&mut stats.free_blocks);
         }
         for (cpu, slot) in self.slots.iter() {
@@ -89,7 +94,8 @@ impl<M: Machine> Memory<M> {
     /// rest meanwhile, or frames on their way are counted as reserved or found at fault.
     ///
     /// # Errors
-    /// [`Error::DoubleFree`] with the first block of which a frame is both allocated and free.
+    /// [`Error::DoubleFree`] with the first block of which a frame is both allocated and free;
+    /// [`Error::Absent`] with the first frame that is free and absent.
     #[doc(hidden)]
     pub fn audit(&self) -> Result<Audit, Error> {
         let mut audit = Audit::default();
@@ -99,10 +105,13 @@ impl<M: Machine> Memory<M> {
             pfn = pfn.max(range.run().start());
             while pfn < range.run().end() {
                 let FrameState::Head { kind, order, .. } = range.state(pfn) else {
-                    let count = if range.freemap().is_free(pfn) {
-                        &mut audit.free
-                    } else {
-                        &mut audit.reserved
+                    let count = match (range.freemap().is_free(pfn), range.state(pfn)) {
+                        (false, FrameState::Absent) => &mut audit.absent,
+                        (false, _) => &mut audit.reserved,
+                        (true, FrameState::Absent) => {
+                            return Err(Error::Absent { pfn });
+                        }
+                        (true, _) => &mut audit.free,
                     };
                     *count += 1;
                     pfn = pfn.add(1);

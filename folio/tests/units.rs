@@ -320,7 +320,8 @@ fn readers_of_trees_and_pages_take_any_number() {
 #[test]
 fn sums_saturate() {
     let all = [u64::MAX; Order::MAX_FOLIO.index() + 1];
-    let stats = Stats { frames: u64::MAX, free_blocks: all, cached: u64::MAX, preserved: 0 };
+    let stats =
+        Stats { frames: u64::MAX, absent: 0, free_blocks: all, cached: u64::MAX, preserved: 0 };
     assert_eq!((stats.free(), stats.used()), (u64::MAX, 0));
     for cpus in [0, 1, usize::MAX / 4096, usize::MAX] {
         assert!(Memory::<Ram>::cpu_bytes(cpus) >= cpus);

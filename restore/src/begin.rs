@@ -148,8 +148,7 @@ const fn too_small(frames: u64) -> Error {
 /// Whether there can be memory beside `scratch` for a handover and for its successor's tables.
 #[inline(never)]
 fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), Error> {
-    let frames: u64 = memory.ranges().map(|(run, _)| run.frames()).sum();
-    let beside = frames.saturating_sub(scratch.iter().map(|area| area.frames()).sum());
+    let beside = memory.frames().saturating_sub(scratch.iter().map(|area| area.frames()).sum());
     if beside < reserve::LEAST { Err(too_small(beside)) } else { Ok(()) }
 }
 

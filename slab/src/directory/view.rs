@@ -109,7 +109,7 @@ impl<'m, M: Machine> Source<'m> for Here<'m, M> {
     }
 
     fn frames(self) -> u64 {
-        self.memory.ranges().map(|(run, _)| run.frames()).sum()
+        self.memory.frames()
     }
 }
 
