@@ -162,11 +162,25 @@ impl<M: Machine> Drop for Builder<'_, M> {
     }
 }
 
+/// Runs `act`; on out-of-memory asks the machine for more, and runs it once more. With no lock held that
+/// [`Machine::grow`] needs: those that this layer holds may be held asleep.
+pub(crate) fn growing<M: Machine, T>(
+    memory: &Memory<M>,
+    act: impl Fn() -> Result<T, heirloom_folio::Error>,
+) -> Result<T, heirloom_folio::Error> {
+    use heirloom_folio::Error::OutOfMemory;
+    match act() {
+        Err(OutOfMemory { order, .. }) if memory.machine().grow(order.frames()) => act(),
+        done => done,
+    }
+}
+
 /// A page for a table of ours: zeroed, preserved.
 pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[AtomicU64]), Error> {
-    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
+    let block =
+        growing(memory, || memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed()))?;
     // SAFETY: allocated just now.
-    if let Err(error) = unsafe { memory.preserve_as(block, Kind::Table) } {
+    if let Err(error) = growing(memory, || unsafe { memory.preserve_as(block, Kind::Table) }) {
         // SAFETY: allocated above, and known to this call alone.
         let freed = unsafe { memory.free(block, Kind::Table) };
         debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");

@@ -7,7 +7,7 @@ use heirloom_folio::{Block, Kind, Machine, Order, PAGE_SIZE, PhysAddr, Request, 
 use heirloom_kho::internal::Edit;
 use heirloom_kho::{Name, RootView, Subtree};
 
-use crate::area::drop_table;
+use crate::area::{drop_table, growing};
 use crate::error::Error;
 use crate::heirloom::Heirloom;
 use crate::moved::names_frames;
@@ -56,7 +56,8 @@ impl<M: Machine> Heirloom<M> {
             page.edit(edit, || {
                 self.break_seal()?;
                 // SAFETY: from `new_blob`, and this call's alone.
-                Ok::<_, Error>(unsafe { self.memory().preserve_as(blob, Kind::Table) }?)
+                let keep = || unsafe { self.memory().preserve_as(blob, Kind::Table) };
+                Ok::<_, Error>(growing(self.memory(), keep)?)
             })?;
             match there {
                 None => made.set(count, Some(Owner::Made)),
@@ -212,7 +213,8 @@ impl<M: Machine> Heirloom<M> {
         let memory = self.memory();
         let frames = bytes.len().max(1).div_ceil(PAGE_SIZE) as u64;
         let order = Order::for_frames(frames).unwrap_or(Order::MAX);
-        let block = memory.alloc(Request::new(order).kind(Kind::Table).zeroed())?;
+        let request = Request::new(order).kind(Kind::Table).zeroed();
+        let block = growing(memory, || memory.alloc(request))?;
         let start = memory.machine().ptr(block.addr());
         // SAFETY: the block is new, holds that many bytes, and is this call's alone.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };

@@ -187,22 +187,48 @@ impl<M: Machine> Slabs<M> {
         given
     }
 
-    /// Runs `act`; on out-of-memory gives back all that can be given back without a constructor, and runs it once
-    /// more.
+    /// Runs `act`; on out-of-memory gives back all that can be given back without a constructor, and runs it
+    /// once more; then asks the machine for more memory, and runs it a last time.
+    #[inline]
     pub(crate) fn retry_after_reclaim<T>(
         &self,
         act: impl Fn() -> Result<T, Error>,
     ) -> Result<T, Error> {
-        use heirloom_folio::Error::{NoRun, OutOfMemory};
         match act() {
-            Err(Error::Folio(OutOfMemory { .. } | NoRun { .. }))
-                if self.memory().machine().may_wait() =>
-            {
-                self.caches().for_each(|cache| _ = cache.shrink_aside());
-                self.memory().drain();
-                act()
-            }
+            Err(error) if wanted(&error).is_some() => self.retry_slow(error, act),
             other => other,
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn retry_slow<T>(
+        &self,
+        mut error: Error,
+        act: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let machine = self.memory().machine();
+        if machine.may_reclaim() {
+            self.caches().for_each(|cache| _ = cache.shrink_aside());
+            self.memory().drain();
+            match act() {
+                Err(again) => error = again,
+                done => return done,
+            }
+        }
+        match wanted(&error) {
+            Some(frames) if machine.grow(frames) => act(),
+            _ => Err(error),
+        }
+    }
+}
+
+/// Returns how many frames in a row were wanted, if there were none.
+const fn wanted(error: &Error) -> Option<u64> {
+    use heirloom_folio::Error::{NoRun, OutOfMemory};
+    match error {
+        Error::Folio(OutOfMemory { order, .. }) => Some(order.frames()),
+        Error::Folio(NoRun { frames }) => Some(*frames),
+        _ => None,
     }
 }
