@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/*
+ * What subsystems call: heirloom's own calls, with the contexts that Linux has.
+ *
+ * Where memory has run out and the caller may sleep, Linux lends more, and the call is made again. heirloom itself is
+ * never asked to sleep.
+ */
+#include <linux/export.h>
+#include <linux/gfp.h>
+#include <linux/mm.h>
+
+#include "heirloom.h"
+
+/* Whether it is worth to try again, for @size bytes. */
+static bool hl_more(int err, size_t size, gfp_t gfp)
+{
+	return err == -ENOMEM && gfpflags_allow_blocking(gfp) &&
+	       !hl_loans_grow(max_t(u64, DIV_ROUND_UP(size, PAGE_SIZE), 1));
+}
+
+/* Calls @call until it succeeds, or there is no more memory to be had. */
+#define HL_RETRY(call, size, gfp)                        \
+	({                                               \
+		int __err;                               \
+		do                                       \
+			__err = (call);                  \
+		while (__err && hl_more(__err, size, gfp)); \
+		__err;                                   \
+	})
+
+/* Does the same for what returns a pointer. */
+#define HL_RETRY_PTR(call, size, gfp)                                         \
+	({                                                                    \
+		void *__ptr;                                                  \
+		do                                                            \
+			__ptr = (call);                                       \
+		while (!__ptr && unlikely(hl_more(-ENOMEM, size, gfp)));      \
+		__ptr;                                                        \
+	})
+
+/**
+ * hl_kmalloc() - allocate memory that can be preserved
+ * @size: bytes; whole pages from PAGE_SIZE on, and aligned to one
+ * @gfp: GFP_KERNEL, GFP_ATOMIC, GFP_NOWAIT, with __GFP_ZERO if it is to be zeroed
+ *
+ * Context: any but NMI; may sleep if @gfp allows it.
+ * Return: the memory, aligned to 16 bytes at least, or NULL.
+ */
+void *hl_kmalloc(size_t size, gfp_t gfp)
+{
+	struct heirloom *h = hl_instance;
+
+	if (unlikely(!h))
+		return NULL;
+	if (gfp & __GFP_ZERO)
+		return HL_RETRY_PTR(heirloom_zalloc(h, size), size, gfp);
+	return HL_RETRY_PTR(heirloom_alloc(h, size), size, gfp);
+}
+EXPORT_SYMBOL_GPL(hl_kmalloc);
+
+/**
+ * hl_krealloc() - change the size of memory, which may move
+ * @ptr: from hl_kmalloc(), not preserved, or NULL
+ * @size: bytes
+ * @gfp: as for hl_kmalloc(); what is beyond the old size is not zeroed
+ *
+ * Context: as for hl_kmalloc().
+ * Return: the memory, or NULL: then @ptr is as it was.
+ */
+void *hl_krealloc(void *ptr, size_t size, gfp_t gfp)
+{
+	if (unlikely(!hl_instance))
+		return NULL;
+	return HL_RETRY_PTR(heirloom_realloc(hl_instance, ptr, size), size, gfp);
+}
+EXPORT_SYMBOL_GPL(hl_krealloc);
+
+/**
+ * hl_kfree() - free memory
+ * @ptr: from hl_kmalloc() or hl_restore(), or NULL; no longer preserved, unless it was preserved from birth or restored
+ *
+ * What cannot be freed stays, with a warning that says why.
+ *
+ * Context: any but NMI.
+ */
+void hl_kfree(const void *ptr)
+{
+	int err;
+
+	if (!ptr)
+		return;
+	err = heirloom_free(hl_instance, (void *)ptr);
+	WARN(err, "heirloom: %px is not freed: %d\n", ptr, err);
+}
+EXPORT_SYMBOL_GPL(hl_kfree);
+
+/**
+ * hl_ksize() - tell how many bytes there are
+ * @ptr: from hl_kmalloc() or hl_restore()
+ *
+ * Context: any but NMI.
+ * Return: bytes that may be used, or 0 where it is none of heirloom's.
+ */
+size_t hl_ksize(const void *ptr)
+{
+	return heirloom_usable_size(hl_instance, ptr);
+}
+EXPORT_SYMBOL_GPL(hl_ksize);
+
+/**
+ * hl_preserve() - let memory survive a kexec
+ * @ptr: from hl_kmalloc(), hl_cache_alloc() or hl_restore()
+ * @handle: what names it in the next kernel, or NULL
+ * @gfp: whether more memory may be waited for: now and then a page is needed
+ *
+ * From now on it is refused to be freed, until hl_unpreserve().
+ *
+ * Context: any but NMI; may sleep if @gfp allows it.
+ * Return: 0, -EEXIST if it is preserved already, or another -errno.
+ */
+int hl_preserve(void *ptr, struct heirloom_handle *handle, gfp_t gfp)
+{
+	return HL_RETRY(heirloom_preserve(hl_instance, ptr, handle), 0, gfp);
+}
+EXPORT_SYMBOL_GPL(hl_preserve);
+
+/**
+ * hl_unpreserve() - let memory no longer survive
+ * @ptr: as for hl_preserve()
+ *
+ * Context: any but NMI.
+ * Return: 0 or -errno.
+ */
+int hl_unpreserve(void *ptr)
+{
+	return heirloom_unpreserve(hl_instance, ptr);
+}
+EXPORT_SYMBOL_GPL(hl_unpreserve);
+
+/**
+ * hl_restore() - claim memory that the previous kernel preserved; once
+ * @handle: from hl_preserve() there
+ *
+ * It is the caller's from now on, preserved still, and freed by hl_kfree().
+ *
+ * Context: may sleep.
+ * Return: the memory, or NULL: see heirloom_last_error().
+ */
+void *hl_restore(const struct heirloom_handle *handle)
+{
+	return HL_RETRY_PTR(heirloom_restore(hl_instance, handle), 0, 0);
+}
+EXPORT_SYMBOL_GPL(hl_restore);
+
+/**
+ * hl_cache_create() - make a cache, or adopt the previous kernel's of this name
+ * @spec: what it is like
+ *
+ * In one that was adopted, what was preserved is there to be claimed: hl_restore().
+ *
+ * Context: may sleep.
+ * Return: the cache, or NULL: see heirloom_last_error().
+ */
+struct heirloom_cache *hl_cache_create(const struct heirloom_cache_spec *spec)
+{
+	return HL_RETRY_PTR(heirloom_cache_adopt(hl_instance, spec, NULL), 0,
+			    heirloom_last_error() == HEIRLOOM_ERROR_OUT_OF_MEMORY ? GFP_KERNEL : 0);
+}
+EXPORT_SYMBOL_GPL(hl_cache_create);
+
+/**
+ * hl_cache_alloc() - allocate an object
+ * @cache: from hl_cache_create()
+ * @gfp: as for hl_kmalloc()
+ *
+ * Context: as for hl_kmalloc().
+ * Return: the object, or NULL.
+ */
+void *hl_cache_alloc(struct heirloom_cache *cache, gfp_t gfp)
+{
+	if (gfp & __GFP_ZERO)
+		return HL_RETRY_PTR(heirloom_cache_zalloc(cache), 0, gfp);
+	return HL_RETRY_PTR(heirloom_cache_alloc(cache), 0, gfp);
+}
+EXPORT_SYMBOL_GPL(hl_cache_alloc);
+
+/**
+ * hl_cache_free() - free an object
+ * @cache: its cache
+ * @object: from hl_cache_alloc() or hl_restore(), or NULL
+ *
+ * Context: any but NMI.
+ */
+void hl_cache_free(struct heirloom_cache *cache, void *object)
+{
+	int err;
+
+	if (!object)
+		return;
+	err = heirloom_cache_free(cache, object);
+	WARN(err, "heirloom: %px is not freed: %d\n", object, err);
+}
+EXPORT_SYMBOL_GPL(hl_cache_free);
+
+/**
+ * hl_publish() - leave bytes under a name for the next kernel
+ * @name: at most 31 characters
+ * @data: the bytes, which are copied; what stood under the name is replaced
+ * @size: how many
+ *
+ * Context: may sleep.
+ * Return: 0 or -errno.
+ */
+int hl_publish(const char *name, const void *data, size_t size)
+{
+	return HL_RETRY(heirloom_publish(hl_instance, name, data, size), size, GFP_KERNEL);
+}
+EXPORT_SYMBOL_GPL(hl_publish);
+
+/**
+ * hl_unpublish() - take a name back
+ * @name: from hl_publish(), or from the previous kernel, retrieved
+ *
+ * Context: may sleep.
+ * Return: 0 or -errno.
+ */
+int hl_unpublish(const char *name)
+{
+	return heirloom_unpublish(hl_instance, name);
+}
+EXPORT_SYMBOL_GPL(hl_unpublish);
+
+/**
+ * hl_retrieve() - read what the previous kernel left under a name; once
+ * @name: the name
+ * @data: room for it
+ * @size: bytes of room; then of what there is
+ *
+ * Context: may sleep.
+ * Return: 0, -ENOENT if there is nothing of that name, -ENOSPC if the room is too small, or another -errno.
+ */
+int hl_retrieve(const char *name, void *data, size_t *size)
+{
+	return heirloom_retrieve(hl_instance, name, data, size);
+}
+EXPORT_SYMBOL_GPL(hl_retrieve);

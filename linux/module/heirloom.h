@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * What the module's own files share: see linux/heirloom.h for what subsystems call.
+ */
+#ifndef HEIRLOOM_MODULE_H
+#define HEIRLOOM_MODULE_H
+
+#include <linux/types.h>
+
+#include <linux/heirloom.h>
+
+/* loans.c: the memory that Linux lends. */
+
+/**
+ * hl_loans_begin() - begin with no memory on loan, or with what the predecessor had
+ *
+ * What the predecessor had is preserved again, and its list published again, before anything else is done
+ * with it: whatever becomes of this kernel, the next one finds it.
+ *
+ * Return: 1 where there was a predecessor, 0 where there was none, or -errno.
+ */
+int hl_loans_begin(void);
+
+/* The runs on loan, for heirloom to bring online: @ranges has room for hl_loans_count(). */
+size_t hl_loans_count(void);
+size_t hl_loans_ranges(struct heirloom_range *ranges, size_t room);
+
+/* Gets a folio for @frames frames in a row at least. May sleep. Once heirloom runs, brings it online. */
+int hl_loans_grow(u64 frames);
+
+/* Gives back what heirloom does not need. May sleep. Return: the frames that were given back. */
+u64 hl_loans_give_back(void);
+
+/* What the successor is told. */
+struct heirloom_entry hl_loans_entry(void);
+/* Tells the successor of @entry, and publishes the list if it is new. */
+int hl_loans_tell(const struct heirloom_entry *entry);
+
+/* Pages on loan. */
+u64 hl_loans_pages(void);
+
+/* All physical memory that heirloom could be lent. */
+struct heirloom_range hl_loans_span(void);
+
+/* view.c: what is to be seen in debugfs. */
+void hl_view_begin(void);
+void hl_view_end(void);
+
+/* main.c */
+
+/* Tells what was not claimed, in the log, and frees or keeps it as @keep says. */
+int hl_finish_with(bool keep);
+
+#endif
