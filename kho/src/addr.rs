@@ -7,6 +7,8 @@
 
 use core::fmt;
 
+use crate::narrow::{u8_to_u32, u8_to_usize, u32_to_u8, u64_to_usize};
+
 /// log2 of the page size: 12, 14 or 16.
 ///
 /// 4 KiB unless built with `--cfg heirloom_page="16k"` or `"64k"`. Everything else, the tracker's
@@ -21,6 +23,9 @@ pub const PAGE_SHIFT: u32 = if cfg!(heirloom_page = "16k") {
 
 /// Bytes in one frame.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+
+/// Bytes in one frame, as addresses are counted.
+pub const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
 
 /// An address in physical memory, in bytes.
 ///
@@ -57,7 +62,7 @@ impl PhysAddr {
     /// Bytes from the start of the frame.
     #[inline]
     pub const fn offset_in_page(self) -> usize {
-        (self.0 & (PAGE_SIZE as u64 - 1)) as usize
+        u64_to_usize(self.0 & (PAGE_BYTES - 1))
     }
 
     /// Whether the address is the first of a frame.
@@ -170,7 +175,7 @@ impl Order {
     /// The largest folio: 2^18 frames, 1 GiB of 4 KiB frames.
     pub const MAX_FOLIO: Self = Self(18);
     /// The largest block that a tracker key can name.
-    pub const MAX: Self = Self((u64::BITS - PAGE_SHIFT - 1) as u8);
+    pub const MAX: Self = Self(u32_to_u8(u64::BITS - PAGE_SHIFT - 1));
 
     /// The order `n`, if it is at most [`Order::MAX`].
     #[inline]
@@ -187,7 +192,7 @@ impl Order {
     /// The exponent as an index.
     #[inline]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        u8_to_usize(self.0)
     }
 
     /// Frames in a block of this order.
@@ -199,7 +204,7 @@ impl Order {
     /// Bytes in a block of this order.
     #[inline]
     pub const fn bytes(self) -> u64 {
-        1 << (self.0 as u32 + PAGE_SHIFT)
+        1 << (u8_to_u32(self.0) + PAGE_SHIFT)
     }
 
     /// The smallest order whose block holds `frames` frames; `None` for 0 or too many.
@@ -209,7 +214,7 @@ impl Order {
             return None;
         }
         let log2 = u64::BITS - (frames - 1).leading_zeros();
-        if log2 > Self::MAX.0 as u32 { None } else { Some(Self(log2 as u8)) }
+        if log2 > u8_to_u32(Self::MAX.0) { None } else { Some(Self(u32_to_u8(log2))) }
     }
 }
 
@@ -324,7 +329,7 @@ impl Run {
     #[inline]
     pub const fn covering(addr: PhysAddr, bytes: u64) -> Option<Self> {
         let Some(end) = addr.checked_add(bytes) else { return None };
-        let last = end.0.div_ceil(PAGE_SIZE as u64);
+        let last = end.0.div_ceil(PAGE_BYTES);
         Self::between(addr.pfn(), Pfn(last))
     }
 
@@ -431,7 +436,7 @@ impl Iterator for Blocks {
         }
         let aligned = self.rest.start.0.trailing_zeros();
         let fits = self.rest.frames.ilog2();
-        let order = Order(aligned.min(fits).min(u32::from(self.limit.0)) as u8);
+        let order = Order(u32_to_u8(aligned.min(fits).min(u32::from(self.limit.0))));
         let block = Block { pfn: self.rest.start, order };
         self.rest = Run {
             start: Pfn(self.rest.start.0 + order.frames()),
@@ -449,7 +454,7 @@ impl DoubleEndedIterator for Blocks {
         }
         let end = self.rest.end().0;
         let fits = self.rest.frames.ilog2();
-        let order = Order(end.trailing_zeros().min(fits).min(u32::from(self.limit.0)) as u8);
+        let order = Order(u32_to_u8(end.trailing_zeros().min(fits).min(u32::from(self.limit.0))));
         self.rest.frames -= order.frames();
         Some(Block { pfn: self.rest.end(), order })
     }

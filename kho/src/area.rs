@@ -20,6 +20,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::u32_to_u64;
 use crate::pages::{Pages, block_at, table_at};
 use crate::sync::Ordering::Relaxed;
 
@@ -54,7 +55,7 @@ impl AreaInfo {
     /// An area of `pages` frames in blocks of `order`, whose first chunk page is at `first`.
     /// `None` if `first` starts no page, or `pages` is zero or not whole blocks.
     pub const fn new(first: PhysAddr, pages: u32, order: Order, huge: bool) -> Option<Self> {
-        let whole = pages != 0 && (pages as u64).is_multiple_of(order.frames());
+        let whole = pages != 0 && u32_to_u64(pages).is_multiple_of(order.frames());
         if !whole || first.get() == 0 || !first.is_page_aligned() {
             return None;
         }
@@ -83,7 +84,7 @@ impl AreaInfo {
 
     /// How many blocks it has.
     pub const fn blocks(self) -> u64 {
-        self.pages as u64 >> self.order.get()
+        u32_to_u64(self.pages) >> self.order.get()
     }
 
     /// The descriptor that says this.

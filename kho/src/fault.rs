@@ -197,9 +197,15 @@ impl Sealed {
     pub const ALL: [Self; 6] =
         [Self::Root, Self::Node, Self::Subtree, Self::CacheDirectory, Self::Slab, Self::Scratch];
 
+    /// Returns the kind's number, by which an entry names it.
+    #[expect(clippy::as_conversions, reason = "to what the enum is in memory")]
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+
     /// Returns the kind with this number, if there is one.
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
+        Self::ALL.into_iter().find(|kind| kind.number() == number)
     }
 }
 

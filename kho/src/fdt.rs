@@ -8,6 +8,7 @@ use core::ops::Range;
 use crate::addr::{PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::{u32_to_usize, usize_to_u64};
 use crate::pages::{Pages, halves};
 use crate::sync::AtomicU32;
 use crate::sync::Ordering::{Acquire, Relaxed};
@@ -109,7 +110,7 @@ impl<'a> DeviceTree<'a> {
         bytes: usize,
     ) -> Result<Self, Error> {
         let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
-        let run = Run::covering(at, bytes as u64).filter(|run| pages.is_memory(*run));
+        let run = Run::covering(at, usize_to_u64(bytes)).filter(|run| pages.is_memory(*run));
         run.ok_or(outside)?;
         if !at.get().is_multiple_of(8) {
             return Err(Fault::Misaligned { addr: at }.in_table(table, at, 0));
@@ -165,7 +166,7 @@ impl<'a> DeviceTree<'a> {
             ));
         }
         let total = field(header::TOTAL_SIZE)?;
-        let limit = size_of_val(words) as u64;
+        let limit = usize_to_u64(size_of_val(words));
         if u64::from(total) > limit {
             let found = total.into();
             return Err(fail(header::TOTAL_SIZE, Fault::TooMany { found, limit }));
@@ -174,7 +175,9 @@ impl<'a> DeviceTree<'a> {
             let start = field(offset)?;
             let end = start.checked_add(field(size)?).filter(|end| *end <= total);
             match end {
-                Some(end) if start as usize >= header::BYTES => Ok(start as usize..end as usize),
+                Some(end) if u32_to_usize(start) >= header::BYTES => {
+                    Ok(u32_to_usize(start)..u32_to_usize(end))
+                }
                 _ => Err(fail(offset, Fault::Malformed { expected: "block within the tree" })),
             }
         };
@@ -226,7 +229,7 @@ impl<'a> DeviceTree<'a> {
                         return Err(malformed("property header within the struct block"));
                     };
                     let value = at + 12;
-                    let end = value.checked_add(length as usize);
+                    let end = value.checked_add(u32_to_usize(length));
                     let end = end.filter(|end| *end <= self.structure.end);
                     let end = end.ok_or_else(|| malformed("value within the struct block"))?;
                     (Token::Property { name, value, length }, end)
@@ -245,7 +248,9 @@ impl<'a> DeviceTree<'a> {
 
     /// Whether the string at `offset` of the strings block is `expected`.
     pub fn string_is(&self, offset: u32, expected: &str) -> bool {
-        let Some(start) = self.strings.start.checked_add(offset as usize) else { return false };
+        let Some(start) = self.strings.start.checked_add(u32_to_usize(offset)) else {
+            return false;
+        };
         let expected = expected.bytes().chain([0]);
         let length = expected.clone().count();
         self.bytes(start..self.strings.end).take(length).eq(expected)

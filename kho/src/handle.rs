@@ -34,6 +34,7 @@ use crate::addr::{Block, Order, PhysAddr, Run};
 use crate::area::AreaInfo;
 use crate::error::Error;
 use crate::fault::HandleFault;
+use crate::narrow::{low_u8, low_u64, u64_to_u128};
 
 /// Sixteen bytes that name preserved memory, for a successor to claim.
 ///
@@ -162,7 +163,7 @@ impl Handle {
             return Err(self.refused(HandleFault::Malformed));
         }
         let length = meta & Self::MAX_LENGTH;
-        let tag = (meta >> TAG_SHIFT) as u8;
+        let tag = low_u8(meta >> TAG_SHIFT);
         let parts = decode(PhysAddr::new(addr), meta >> LENGTH_BITS & 0xf, length, tag);
         parts.map_err(|fault| self.refused(fault))
     }
@@ -208,8 +209,8 @@ const fn check(addr: u64, meta: u64) -> u64 {
     const BYTES: u64 = 15;
     let low = addr ^ FLIPS[0];
     let high = (meta << 8 | addr >> 56) ^ FLIPS[1];
-    let product = low as u128 * high as u128;
-    let folded = product as u64 ^ (product >> 64) as u64;
+    let product = u64_to_u128(low) * u64_to_u128(high);
+    let folded = low_u64(product) ^ low_u64(product >> 64);
     let sum = BYTES.wrapping_add(low.swap_bytes()).wrapping_add(high).wrapping_add(folded);
     let mixed = (sum ^ sum >> 37).wrapping_mul(PRIME);
     (mixed ^ mixed >> 32) & 0xff

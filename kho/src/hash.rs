@@ -8,6 +8,7 @@
 
 use zerocopy::IntoBytes;
 
+use crate::narrow::{low_u64, u64_to_usize, usize_to_u64};
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
 
@@ -157,11 +158,11 @@ impl Hasher {
     /// The hash, once all of it came.
     pub fn finish(mut self) -> u64 {
         if self.bytes <= SHORT {
-            let bytes = self.kept.as_bytes().get(..self.bytes as usize);
+            let bytes = self.kept.as_bytes().get(..u64_to_usize(self.bytes));
             return xxhash_rust::xxh3::xxh3_64(bytes.unwrap_or(&[]));
         }
         // The last 64 bytes, which may begin within a word, and be partly added before.
-        let shift = (self.words as u64 * 8).wrapping_sub(self.bytes) % 8 * 8;
+        let shift = (usize_to_u64(self.words) * 8).wrapping_sub(self.bytes) % 8 * 8;
         let mut last = [0; STRIPE];
         for (i, word) in last.iter_mut().enumerate() {
             let back = STRIPE - i;
@@ -184,7 +185,7 @@ impl Hasher {
 /// otherwise.
 #[inline]
 const fn is_last(words: usize, bytes: u64) -> bool {
-    words as u64 * 8 >= bytes
+    usize_to_u64(words) * 8 >= bytes
 }
 
 /// Adds the stripe of this number, which others follow.
@@ -216,7 +217,7 @@ fn add(sums: &mut [u64; STRIPE], words: &[u64; STRIPE], keys: &[u64; STRIPE]) {
 /// Both halves of the product of two sums.
 fn folded([a, b]: [u64; 2], [c, d]: [u64; 2]) -> u64 {
     let product = u128::from(a ^ c) * u128::from(b ^ d);
-    product as u64 ^ (product >> 64) as u64
+    low_u64(product) ^ low_u64(product >> 64)
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table, unknown};
+use crate::narrow::{u32_to_usize, usize_to_u64};
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
@@ -237,7 +238,7 @@ impl Header {
             before: page(says.before.get()),
             producer: Producer(says.producer),
             seal,
-            longer: head.size.get() as usize > SIZE,
+            longer: u32_to_usize(head.size.get()) > SIZE,
         })
     }
 }
@@ -275,7 +276,7 @@ fn put(words: &[AtomicU64], offset: usize, bytes: &[u8]) {
 /// Copies what never changes, if this build reads it.
 #[inline(never)]
 fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
-    let (expected, found) = (SIZE as u64, size_of_val(words) as u64);
+    let (expected, found) = (usize_to_u64(SIZE), usize_to_u64(size_of_val(words)));
     if found < expected {
         return Err(fail(at, 20, Fault::Length { expected, found }));
     }
@@ -286,7 +287,7 @@ fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), E
         let (expected, found) = (PAGE_SHIFT.into(), shift.into());
         return Err(fail(at, 16, Fault::Length { expected, found }));
     }
-    if (size as usize) < SIZE || size as usize > PAGE_SIZE {
+    if u32_to_usize(size) < SIZE || u32_to_usize(size) > PAGE_SIZE {
         return Err(fail(at, 20, Fault::Length { expected, found: size.into() }));
     }
     Ok(())
@@ -331,7 +332,7 @@ fn check_pages(says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
     for (addr, align, offset) in
         [(says.cache_directory, PAGE_SIZE, DIRECTORY_AT), (says.before, 8, BEFORE_AT)]
     {
-        if !addr.get().is_multiple_of(align as u64) {
+        if !addr.get().is_multiple_of(usize_to_u64(align)) {
             let addr = PhysAddr::new(addr.get());
             return Err(fail(at, half + offset, Fault::Misaligned { addr }));
         }

@@ -26,6 +26,8 @@
 //! assert_eq!(Key::of(folio).block(), Some(folio));
 //! ```
 #![no_std]
+#![warn(clippy::as_conversions, reason = "numbers of another width come from `narrow`")]
+#![cfg_attr(test, allow(clippy::as_conversions, reason = "small numbers of tests"))]
 #![deny(unsafe_code)]
 
 #[cfg(any(test, heirloom_model))]
@@ -44,6 +46,8 @@ pub mod hash;
 mod header;
 mod image;
 pub mod linux;
+#[doc(hidden)]
+pub mod narrow;
 mod pages;
 #[doc(hidden)]
 pub mod prefetch;
@@ -74,6 +78,7 @@ pub use scratch::{ScratchList, ScratchWords};
 /// What the layers above share with this crate, and users are promised nothing of.
 #[doc(hidden)]
 pub mod internal {
+    pub use crate::addr::PAGE_BYTES;
     pub use crate::area::PER_CHUNK;
     pub use crate::blocks::{entry_words, head, load, save};
     pub use crate::fdt::{FDT_ENDED, MAGIC_WORD};

@@ -6,9 +6,10 @@
 
 use core::borrow::Borrow;
 
-use crate::addr::{PAGE_SIZE, PhysAddr, Run};
+use crate::addr::{PAGE_BYTES, PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::usize_to_u64;
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
@@ -51,7 +52,7 @@ impl<'a> ScratchWords<'a> {
         let limit = LIMIT.min(self.words.len() / 2);
         let count = areas.clone().count();
         if count > limit {
-            return Err(Error::TableFull { table: Table::Scratch, limit: limit as u64 });
+            return Err(Error::TableFull { table: Table::Scratch, limit: usize_to_u64(limit) });
         }
         for (i, run) in areas.clone().enumerate() {
             if areas.clone().take(i).any(|other| other.overlaps(run)) {
@@ -113,12 +114,12 @@ impl<'a> ScratchList<'a> {
         let fail = |offset, fault: Fault| Err(fault.in_table(Table::Scratch, at, offset));
         let bytes = size_of_val(words);
         if !bytes.is_multiple_of(ENTRY) {
-            let expected = (bytes / ENTRY * ENTRY) as u64;
-            return fail(0, Fault::Length { expected, found: bytes as u64 });
+            let expected = usize_to_u64(bytes / ENTRY * ENTRY);
+            return fail(0, Fault::Length { expected, found: usize_to_u64(bytes) });
         }
-        let found = (bytes / ENTRY) as u64;
-        if found > LIMIT as u64 {
-            return fail(0, Fault::TooMany { found, limit: LIMIT as u64 });
+        let found = usize_to_u64(bytes / ENTRY);
+        if found > usize_to_u64(LIMIT) {
+            return fail(0, Fault::TooMany { found, limit: usize_to_u64(LIMIT) });
         }
         let list = Self { words };
         for (i, (addr, size)) in list.entries().enumerate() {
@@ -131,7 +132,7 @@ impl<'a> ScratchList<'a> {
             }
             let run = Run::covering(addr, size);
             let Some(run) = run.filter(|run| run.bytes() == size) else {
-                let expected = size & !(PAGE_SIZE as u64 - 1);
+                let expected = size & !(PAGE_BYTES - 1);
                 return fail(offset + 8, Fault::Length { expected, found: size });
             };
             if !is_memory(run) {

@@ -6,6 +6,7 @@ use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load};
 use crate::addr::{Block, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::usize_to_u64;
 use crate::pages::{Pages, table_at};
 use crate::sync::AtomicU64;
 
@@ -163,7 +164,8 @@ pub struct Entries<'p, P, T> {
 impl<P, T: Record> Entries<'_, P, T> {
     /// The address of the entry that was given last.
     pub const fn last_at(&self) -> PhysAddr {
-        let skip = HEAD as u64 * 8 + self.index.saturating_sub(1) * size_of::<T>() as u64;
+        let skip =
+            usize_to_u64(HEAD) * 8 + self.index.saturating_sub(1) * usize_to_u64(size_of::<T>());
         PhysAddr::new(self.block.get() + skip)
     }
 }

@@ -15,6 +15,7 @@ pub use chain::{Chain, Entries};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::narrow::usize_to_u64;
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
@@ -31,7 +32,7 @@ pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
     const PER_BLOCK: u64 = {
         assert!(size_of::<Self>() > 0 && size_of::<Self>().is_multiple_of(8), "whole words");
         assert!(size_of::<Self>() <= PAGE_SIZE - HEAD * 8, "an entry fits a block");
-        ((PAGE_SIZE - HEAD * 8) / size_of::<Self>()) as u64
+        usize_to_u64((PAGE_SIZE - HEAD * 8) / size_of::<Self>())
     };
 }
 

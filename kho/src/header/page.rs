@@ -12,6 +12,7 @@ use super::{
 use crate::addr::{PAGE_SHIFT, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::{usize_to_u32, usize_to_u64};
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Relaxed, Release};
@@ -58,7 +59,10 @@ impl<'a> HeaderPage<'a> {
     /// could not be read back: a cache directory where no page starts, or a root page at no multiple of 8.
     pub fn create(words: &'a [AtomicU64], at: PhysAddr, header: &Header) -> Result<Self, Error> {
         let Some(words) = words.get(..SIZE / size_of::<u64>()) else {
-            return Err(Error::TableFull { table: Table::Header, limit: words.len() as u64 });
+            return Err(Error::TableFull {
+                table: Table::Header,
+                limit: usize_to_u64(words.len()),
+            });
         };
         let says = Says::new(header);
         check_pages(&says, at, HALVES_AT)?;
@@ -68,7 +72,7 @@ impl<'a> HeaderPage<'a> {
         let head = Head {
             compatible: COMPATIBLE,
             page_shift: PAGE_SHIFT.into(),
-            size: (SIZE as u32).into(),
+            size: usize_to_u32(SIZE).into(),
         };
         put(words, 0, head.as_bytes());
         let mut page = Self { words, at };
@@ -91,7 +95,7 @@ impl<'a> HeaderPage<'a> {
     pub fn reopen(words: &'a [AtomicU64], at: PhysAddr) -> Result<Self, Error> {
         let mut head = Head::new_zeroed();
         load_head(&mut head, words, at)?;
-        let (expected, found) = (SIZE as u64, head.size.get().into());
+        let (expected, found) = (usize_to_u64(SIZE), head.size.get().into());
         if found != expected {
             return Err(fail(at, 20, Fault::Length { expected, found }));
         }

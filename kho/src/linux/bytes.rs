@@ -6,6 +6,7 @@ use crate::addr::{Block, Order, PhysAddr, Run};
 use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::fault::{Fault, Table};
+use crate::narrow::usize_to_u64;
 use crate::pages::Pages;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
@@ -37,7 +38,7 @@ pub(crate) fn words(
     bytes: usize,
     from: (Table, PhysAddr, usize),
 ) -> Result<&[AtomicU64], Error> {
-    preserved(pages, addr, bytes as u64, from)?;
+    preserved(pages, addr, usize_to_u64(bytes), from)?;
     if !addr.get().is_multiple_of(8) {
         return Err(Fault::Misaligned { addr }.in_table(from.0, from.1, from.2));
     }

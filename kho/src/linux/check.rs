@@ -11,7 +11,7 @@ use super::luo::{File, Luo, Session};
 use super::memblock::Memblock;
 use super::memfd::Memfd;
 use super::text::Text;
-use crate::addr::{Block, PAGE_SIZE, PhysAddr, Run};
+use crate::addr::{Block, PAGE_BYTES, PhysAddr, Run};
 use crate::area::{AreaInfo, AreaPart};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
@@ -111,7 +111,7 @@ impl Known {
 
 /// Bytes of a subtree: a page where its writer did not say.
 fn size(subtree: &Subtree) -> u64 {
-    subtree.size.unwrap_or(PAGE_SIZE as u64)
+    subtree.size.unwrap_or(PAGE_BYTES)
 }
 
 /// Checks every subtree of `root` that this crate knows, and all that it leads to: lists, files,

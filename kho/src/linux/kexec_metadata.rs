@@ -8,6 +8,7 @@ use super::text::Text;
 use crate::addr::PhysAddr;
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::usize_to_u64;
 use crate::pages::Pages;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -38,7 +39,7 @@ impl Metadata {
     /// The version of the format that this reads.
     pub const VERSION: u32 = 1;
     /// Bytes of the structure.
-    pub const SIZE: u64 = SIZE as u64;
+    pub const SIZE: u64 = usize_to_u64(SIZE);
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///
@@ -46,8 +47,8 @@ impl Metadata {
     /// [`Error::Table`] with the byte and the reason: not in memory, not preserved, too short,
     /// another version, or a release without an end.
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
-        if bytes < SIZE as u64 {
-            let fault = Fault::Length { expected: SIZE as u64, found: bytes };
+        if bytes < usize_to_u64(SIZE) {
+            let fault = Fault::Length { expected: usize_to_u64(SIZE), found: bytes };
             return Err(fault.in_table(Table::Metadata, at, 0));
         }
         let stored: Stored = load(words(pages, at, SIZE, (Table::Metadata, at, 0))?);

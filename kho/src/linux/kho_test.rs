@@ -10,10 +10,11 @@ use zerocopy::FromBytes;
 
 use super::properties::Properties;
 use super::stop::Stop;
-use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
+use crate::addr::{Block, Order, PAGE_BYTES, PAGE_SIZE, PhysAddr};
 use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::{low_u32, u32_to_u64, usize_to_u64};
 use crate::pages::Pages;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
@@ -41,7 +42,7 @@ impl Checksum {
     /// The sum that Linux wrote down, of which only this much is the sum's: how it is folded into 32
     /// bits depends on how the memory was cut up.
     pub const fn of(csum: u32) -> Self {
-        Self((csum as u64 % Self::MODULUS) as u32)
+        Self(low_u32(u32_to_u64(csum) % Self::MODULUS))
     }
 
     /// The sum, below 0xffff.
@@ -65,7 +66,7 @@ impl Checksum {
 
     /// 2^16 is 1 modulo 0xffff, so a word is the sum of its quarters.
     const fn add_word(&mut self, word: u64) {
-        self.0 = ((self.0 as u64 + word % Self::MODULUS) % Self::MODULUS) as u32;
+        self.0 = low_u32((u32_to_u64(self.0) + word % Self::MODULUS) % Self::MODULUS);
     }
 }
 
@@ -107,10 +108,10 @@ impl KhoTest {
         let folios = tree.u32(count)?;
         let info = tree.find(Some(DATA), "folios_info")?;
         let descriptor: [u8; 16] = tree.array(info)?;
-        let here = PhysAddr::new(at.get() + info.at as u64);
+        let here = PhysAddr::new(at.get() + usize_to_u64(info.at));
         let cut = tree.fail(info.at, Fault::Malformed { expected: "area descriptor" });
         let area = AreaDescriptor::read_from_bytes(&descriptor).map_err(|_| cut)?.info(here)?;
-        let limit = u64::from(area.pages()) * (PAGE_SIZE as u64 / 8);
+        let limit = u64::from(area.pages()) * (PAGE_BYTES / 8);
         if u64::from(folios) > limit {
             return Err(tree.fail(count.at, Fault::TooMany { found: folios.into(), limit }));
         }
@@ -198,7 +199,7 @@ impl KhoTest {
 
 /// The preserved folio that the entry at `at` names.
 fn folio(pages: &impl Pages, at: PhysAddr, entry: u64) -> Result<Block, Error> {
-    let mask = PAGE_SIZE as u64 - 1;
+    let mask = PAGE_BYTES - 1;
     let (addr, found) = (PhysAddr::new(entry & !mask), entry & mask);
     let limit = Order::MAX.get().into();
     let order = u8::try_from(found).ok().and_then(Order::new);

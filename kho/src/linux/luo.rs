@@ -17,10 +17,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::bytes::{compatible, load, preserved, until_zero, words};
 use super::memfd::{self, Memfd};
 use super::text::Text;
-use crate::addr::{Block, PAGE_SIZE, PhysAddr};
+use crate::addr::{Block, PAGE_BYTES, PhysAddr};
 use crate::blocks::{Chain, Entries, Record};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::usize_to_u64;
 use crate::pages::Pages;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -87,7 +88,7 @@ impl Luo {
     /// The format that this reads.
     pub const COMPATIBLE: &str = "luo-v5";
     /// Bytes of the structure.
-    pub const SIZE: u64 = size_of::<StoredLuo>() as u64;
+    pub const SIZE: u64 = usize_to_u64(size_of::<StoredLuo>());
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///
@@ -96,8 +97,8 @@ impl Luo {
     /// another version.
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
         const SIZE: usize = size_of::<StoredLuo>();
-        if bytes < SIZE as u64 {
-            let fault = Fault::Length { expected: SIZE as u64, found: bytes };
+        if bytes < usize_to_u64(SIZE) {
+            let fault = Fault::Length { expected: usize_to_u64(SIZE), found: bytes };
             return Err(fault.in_table(Table::Luo, at, 0));
         }
         let stored: StoredLuo = load(words(pages, at, SIZE, (Table::Luo, at, 0))?);
@@ -167,15 +168,15 @@ impl Luo {
         let stored: StoredFlbs = load(words(pages, at, HEAD, (Table::Luo, self.at, 24))?);
         let fail = |offset, fault: Fault| fault.in_table(Table::Flbs, at, offset);
         let (found, count) = (stored.pages.get(), stored.count.get());
-        let bytes = found.checked_mul(PAGE_SIZE as u64);
+        let bytes = found.checked_mul(PAGE_BYTES);
         let outside = Fault::OutsideMemory { addr: at };
         let bytes = bytes.filter(|bytes| *bytes > 0).ok_or(fail(0, outside))?;
         preserved(pages, at, bytes, (Table::Flbs, at, 0))?;
-        let limit = (bytes - HEAD as u64) / size_of::<StoredFlb>() as u64;
+        let limit = (bytes - usize_to_u64(HEAD)) / usize_to_u64(size_of::<StoredFlb>());
         if count > limit {
             return Err(fail(8, Fault::TooMany { found: count, limit }));
         }
-        Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + HEAD as u64), left: count })
+        Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + usize_to_u64(HEAD)), left: count })
     }
 }
 
@@ -365,7 +366,7 @@ impl<P: Pages> Iterator for Flbs<'_, P> {
         const SIZE: usize = size_of::<StoredFlb>();
         self.left = self.left.checked_sub(1)?;
         let at = self.next;
-        self.next = PhysAddr::new(at.get() + SIZE as u64);
+        self.next = PhysAddr::new(at.get() + usize_to_u64(SIZE));
         let stored: StoredFlb = load(self.pages.words(at, SIZE)?);
         let (data, count) = (stored.data.get(), stored.count.get());
         let name = Text::read(stored.name, (Table::Flbs, at, 0));

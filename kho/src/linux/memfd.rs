@@ -13,10 +13,11 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::bytes::{load, words};
 use super::stop::Stop;
-use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr};
+use crate::addr::{Block, Order, PAGE_BYTES, Pfn, PhysAddr};
 use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::narrow::{low_u16, u16_to_u32, u32_to_u64, u64_to_usize, usize_to_u64};
 use crate::pages::Pages;
 use crate::sync::Ordering::Relaxed;
 
@@ -32,7 +33,7 @@ struct Stored {
 }
 
 const SIZE: usize = size_of::<Stored>();
-const AREA_AT: u64 = core::mem::offset_of!(Stored, area) as u64;
+const AREA_AT: u64 = usize_to_u64(core::mem::offset_of!(Stored, area));
 const _: () = assert!(SIZE == 48 && AREA_AT == 32);
 
 /// Bytes of an entry.
@@ -40,11 +41,11 @@ const ENTRY: u64 = 16;
 const PFN_BITS: u32 = 52;
 const DIRTY: u64 = 1;
 const UP_TO_DATE: u64 = 2;
-const FLAGS: u16 = (DIRTY | UP_TO_DATE) as u16;
+const FLAGS: u16 = low_u16(DIRTY | UP_TO_DATE);
 /// `F_SEAL_SEAL` to `F_SEAL_EXEC`.
 const SEALS: u32 = 0x3f;
 /// The largest size and position that a file can have.
-const LARGEST: u64 = i64::MAX as u64;
+const LARGEST: u64 = i64::MAX.unsigned_abs();
 
 /// What was left of a memfd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,12 +87,12 @@ pub(crate) fn is_one(kind: &[u8]) -> bool {
 impl MemfdFolio {
     /// Whether it was written since it was last written back, which for a memfd is never.
     pub const fn is_dirty(&self) -> bool {
-        self.flags as u64 & DIRTY != 0
+        u32_to_u64(u16_to_u32(self.flags)) & DIRTY != 0
     }
 
     /// Whether it has contents. One that has not reads as zeroes.
     pub const fn is_up_to_date(&self) -> bool {
-        self.flags as u64 & UP_TO_DATE != 0
+        u32_to_u64(u16_to_u32(self.flags)) & UP_TO_DATE != 0
     }
 
     /// What is wrong with its entry, which is at `at`, though its content can be read.
@@ -139,7 +140,7 @@ impl Memfd {
     /// The kind of file that this reads.
     pub const COMPATIBLE: &str = "memfd-v2";
     /// Bytes of the structure.
-    pub const SIZE: u64 = SIZE as u64;
+    pub const SIZE: u64 = usize_to_u64(SIZE);
 
     /// Reads the memfd at `at`, an address that byte `from.2` of the table at `from.1` has.
     ///
@@ -154,14 +155,14 @@ impl Memfd {
     ) -> Result<Self, Error> {
         let stored: Stored = load(words(pages, at, SIZE, from)?);
         let (size, folios) = (stored.size.get(), stored.folios.get());
-        let limit = size.div_ceil(PAGE_SIZE as u64);
+        let limit = size.div_ceil(PAGE_BYTES);
         if folios > limit {
             return Err(Fault::TooMany { found: folios, limit }.in_table(Table::Memfd, at, 24));
         }
         let mut area = None;
         if folios > 0 {
             let info = stored.area.info(PhysAddr::new(at.get() + AREA_AT))?;
-            let limit = u64::from(info.pages()) * (PAGE_SIZE as u64 / ENTRY);
+            let limit = u64::from(info.pages()) * (PAGE_BYTES / ENTRY);
             if folios > limit {
                 return Err(Fault::TooMany { found: folios, limit }.in_table(Table::Memfd, at, 24));
             }
@@ -187,7 +188,7 @@ impl Memfd {
 
     /// Pages of the file, the last one whole.
     pub const fn pages(&self) -> u64 {
-        self.size.div_ceil(PAGE_SIZE as u64)
+        self.size.div_ceil(PAGE_BYTES)
     }
 
     /// Calls `each` with every folio, in the order of the file. Entries that are not folios of the
@@ -214,7 +215,7 @@ impl Memfd {
         pages: &impl Pages,
         mut each: impl FnMut(Part) -> Result<(), E>,
     ) -> Result<(), E> {
-        const PAGE: u64 = PAGE_SIZE as u64;
+        const PAGE: u64 = PAGE_BYTES;
         let mut at = 0;
         self.for_each_folio(pages, |folio| {
             let MemfdFolio { block, index, .. } = folio;
@@ -254,13 +255,15 @@ impl Memfd {
             let mut at = block.addr();
             let mut todo = count;
             while todo > 0 {
-                let here = todo.min(PAGE_SIZE as u64 / ENTRY);
-                let Some(words) = pages.words(at, (here * ENTRY) as usize) else {
+                let here = todo.min(PAGE_BYTES / ENTRY);
+                let Some(words) = pages.words(at, u64_to_usize(here * ENTRY)) else {
                     let fault = Fault::OutsideMemory { addr: at };
                     let outside = fault.in_table(Table::MemfdFolios, at, 0);
                     return each(at, Err(outside)).map_err(Stop::Each);
                 };
-                for (entry, at) in words.chunks_exact(2).zip((at.get()..).step_by(ENTRY as usize)) {
+                for (entry, at) in
+                    words.chunks_exact(2).zip((at.get()..).step_by(u64_to_usize(ENTRY)))
+                {
                     let word = |i: usize| entry.get(i).map_or(0, |word| word.load(Relaxed));
                     let at = PhysAddr::new(at);
                     let folio = self.folio(pages, at, word(0), word(1), next);
@@ -302,6 +305,6 @@ impl Memfd {
         if index < next {
             return Err(fail(8, Fault::Malformed { expected: "page behind the folio before" }));
         }
-        Ok(MemfdFolio { block, index, flags: (word >> PFN_BITS) as u16 })
+        Ok(MemfdFolio { block, index, flags: low_u16(word >> PFN_BITS) })
     }
 }

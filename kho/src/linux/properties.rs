@@ -5,6 +5,7 @@ use crate::addr::PhysAddr;
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::fdt::{DeviceTree, Token};
+use crate::narrow::{u32_to_usize, usize_to_u64};
 use crate::pages::Pages;
 
 /// A property's value: where it stands and how long it is.
@@ -121,7 +122,7 @@ impl<'p> Properties<'p> {
     ) -> Result<(), Error> {
         // More than an error shows: text that is longer is none that is known.
         let mut text = [0; 64];
-        let length = text.len().min(value.length as usize);
+        let length = text.len().min(u32_to_usize(value.length));
         for (to, from) in text.iter_mut().zip(self.tree.bytes(value.at..value.at + length)) {
             *to = from;
         }
@@ -145,7 +146,7 @@ impl<'p> Properties<'p> {
 
     /// A value of `N` bytes.
     pub(crate) fn array<const N: usize>(&self, value: Value) -> Result<[u8; N], Error> {
-        self.sized(value, N as u64)?;
+        self.sized(value, usize_to_u64(N))?;
         let mut array = [0; N];
         for (to, from) in array.iter_mut().zip(self.tree.bytes(value.at..value.at + N)) {
             *to = from;

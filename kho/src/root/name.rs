@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::fault::BadName;
+use crate::narrow::{u32_to_u8, usize_to_u32};
 
 /// The name of a subtree, as the root page has it.
 ///
@@ -49,7 +50,7 @@ impl Name {
             bytes[i] = byte;
             i += 1;
         }
-        Ok(Self { bytes, length: from.len() as u8 })
+        Ok(Self { bytes, length: u32_to_u8(usize_to_u32(from.len())) })
     }
 
     /// The name that `bytes` spell until the first zero, if a predecessor may have written it:
@@ -58,7 +59,8 @@ impl Name {
         let mut bytes = [0; Self::READ_MAX];
         for (length, byte) in from.enumerate() {
             if byte == 0 {
-                return (length > 0).then_some(Self { bytes, length: length as u8 });
+                return (length > 0)
+                    .then_some(Self { bytes, length: u32_to_u8(usize_to_u32(length)) });
             }
             if !byte.is_ascii_graphic() || byte == b'/' {
                 return None;

@@ -2,10 +2,11 @@
 
 use super::view::{RootView, Subtree};
 use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
-use crate::addr::{PAGE_SIZE, PhysAddr, Run};
+use crate::addr::{PAGE_BYTES, PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::Table;
 use crate::fdt::{FDT_LAST_COMPATIBLE, FDT_MAGIC, FDT_VERSION, header, token};
+use crate::narrow::usize_to_u32;
 use crate::store;
 use crate::sync::AtomicU32;
 use crate::sync::Ordering::{Relaxed, Release};
@@ -92,16 +93,16 @@ impl<'a> RootPage<'a> {
         let mut block = Emit { page: &page, at: FIRST_HALF, end: SECOND_HALF };
         block.open(map);
         block.close();
-        page.put(header::TOTAL_SIZE, PAGE_SIZE as u32);
-        page.put(header::OFF_STRUCT, FIRST_HALF as u32);
-        page.put(header::OFF_STRINGS, STRINGS_AT as u32);
-        page.put(header::OFF_RESERVE, RESERVE_AT as u32);
+        page.put(header::TOTAL_SIZE, usize_to_u32(PAGE_SIZE));
+        page.put(header::OFF_STRUCT, usize_to_u32(FIRST_HALF));
+        page.put(header::OFF_STRINGS, usize_to_u32(STRINGS_AT));
+        page.put(header::OFF_RESERVE, usize_to_u32(RESERVE_AT));
         page.put(header::VERSION, FDT_VERSION);
         page.put(header::LAST_COMPATIBLE, FDT_LAST_COMPATIBLE);
-        page.put(header::SIZE_STRINGS, STRINGS_SIZE as u32);
+        page.put(header::SIZE_STRINGS, usize_to_u32(STRINGS_SIZE));
         // The whole half: the tree ends in it with FDT_END, and this word never has to change
         // together with the offset.
-        page.put(header::SIZE_STRUCT, HALF as u32);
+        page.put(header::SIZE_STRUCT, usize_to_u32(HALF));
         page.put(header::MAGIC, FDT_MAGIC);
         Ok(page)
     }
@@ -121,15 +122,15 @@ impl<'a> RootPage<'a> {
         let word =
             |index: usize| self.words.get(index).map(|word| u32::from_be(word.load(Relaxed)));
         let fixed = [
-            (header::TOTAL_SIZE, PAGE_SIZE as u32),
-            (header::OFF_STRINGS, STRINGS_AT as u32),
-            (header::OFF_RESERVE, RESERVE_AT as u32),
+            (header::TOTAL_SIZE, usize_to_u32(PAGE_SIZE)),
+            (header::OFF_STRINGS, usize_to_u32(STRINGS_AT)),
+            (header::OFF_RESERVE, usize_to_u32(RESERVE_AT)),
             (header::VERSION, FDT_VERSION),
             (header::LAST_COMPATIBLE, FDT_LAST_COMPATIBLE),
-            (header::SIZE_STRINGS, STRINGS_SIZE as u32),
-            (header::SIZE_STRUCT, HALF as u32),
+            (header::SIZE_STRINGS, usize_to_u32(STRINGS_SIZE)),
+            (header::SIZE_STRUCT, usize_to_u32(HALF)),
         ];
-        let half = [FIRST_HALF, SECOND_HALF].map(|half| Some(half as u32));
+        let half = [FIRST_HALF, SECOND_HALF].map(|half| Some(usize_to_u32(half)));
         let mut strings = (STRINGS_AT / 4..).zip(STRINGS.chunks_exact(4));
         self.words.len() == WORDS
             && fixed.into_iter().all(|(index, value)| word(index) == Some(value))
@@ -204,7 +205,7 @@ impl<'a> RootPage<'a> {
         self.compose(edit, Emit { page: self, at: start, end }, end)?;
         if let Some(word) = self.words.get(header::OFF_STRUCT) {
             // Release: a reader of the new offset (`DeviceTree::open`'s Acquire) sees the new tree.
-            store::word32(word, (start as u32).to_be(), Release);
+            store::word32(word, usize_to_u32(start).to_be(), Release);
         }
         Ok(())
     }
@@ -221,7 +222,7 @@ impl<'a> RootPage<'a> {
     /// Where the half that is not in use begins and ends.
     fn other_half(&self) -> (usize, usize) {
         match self.words.get(header::OFF_STRUCT) {
-            Some(word) if u32::from_be(word.load(Relaxed)) == FIRST_HALF as u32 => {
+            Some(word) if u32::from_be(word.load(Relaxed)) == usize_to_u32(FIRST_HALF) => {
                 (SECOND_HALF, STRINGS_AT)
             }
             _ => (FIRST_HALF, SECOND_HALF),
@@ -308,7 +309,7 @@ impl Emit<'_, '_> {
     fn property(&mut self, name: usize, value: u64) {
         self.word(token::PROPERTY);
         self.word(8);
-        self.word(name as u32);
+        self.word(usize_to_u32(name));
         self.bytes(&value.to_ne_bytes());
     }
 
@@ -316,8 +317,8 @@ impl Emit<'_, '_> {
         self.word(token::BEGIN_NODE);
         self.word(0);
         self.word(token::PROPERTY);
-        self.word(COMPATIBLE.len() as u32 + 1);
-        self.word(COMPATIBLE_AT as u32);
+        self.word(usize_to_u32(COMPATIBLE.len()) + 1);
+        self.word(usize_to_u32(COMPATIBLE_AT));
         self.string(COMPATIBLE.as_bytes());
         self.property(MAP_AT, map.get());
     }
@@ -348,7 +349,7 @@ fn is_map(addr: PhysAddr) -> bool {
 }
 
 fn bad_run(at: PhysAddr) -> Error {
-    let run = Run::covering(at, PAGE_SIZE as u64);
+    let run = Run::covering(at, PAGE_BYTES);
     let empty = crate::Block::containing(at.pfn(), crate::Order::ZERO).run();
     Error::BadRun { table: Table::Root, run: run.unwrap_or(empty) }
 }

@@ -5,6 +5,7 @@ use crate::addr::{PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::{Fault, Table, unknown};
 use crate::fdt::{DeviceTree, FDT_ENDED, Token};
+use crate::narrow::{u32_to_usize, u64_to_usize};
 use crate::pages::Pages;
 use crate::sync::AtomicU32;
 
@@ -184,7 +185,7 @@ impl Marks {
         });
         let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let words = self.0.len();
-        let Some(word) = self.0.get_mut((hash >> 32) as usize % words) else { return true };
+        let Some(word) = self.0.get_mut(u64_to_usize(hash >> 32) % words) else { return true };
         let bit = 1 << (hash >> 58);
         let before = *word & bit != 0;
         *word |= bit;
@@ -291,14 +292,14 @@ fn read_u64(tree: &DeviceTree<'_>, offset: usize, value: usize, length: u32) -> 
 /// A string with more behind the version, or more strings behind the first, says that something in
 /// the tables is not as that version alone has it.
 fn check_compatible(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<(), Error> {
-    let end = value.saturating_add(length as usize);
+    let end = value.saturating_add(u32_to_usize(length));
     let bytes = || tree.bytes(value..end);
     if bytes().eq(COMPATIBLE.bytes().chain([0])) {
         return Ok(());
     }
     // Without the zero at the end: those that stand between strings are part of the text.
     let zero = bytes().last() == Some(0);
-    let text = || bytes().take((length as usize).saturating_sub(usize::from(zero)));
+    let text = || bytes().take(u32_to_usize(length).saturating_sub(usize::from(zero)));
     Err(tree.fail(value, unknown(text, "kho-v", COMPATIBLE)))
 }
 

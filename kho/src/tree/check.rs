@@ -16,6 +16,7 @@ use super::read::Node;
 use super::tables::Tables;
 use super::walk::summary;
 use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
+use crate::narrow::{u32_to_u8, u32_to_usize, usize_to_u32, usize_to_u64};
 use crate::prefetch::prefetch;
 use crate::sync::Relaxed;
 
@@ -226,7 +227,7 @@ where
         match self.enter(root.get(), 0, level) {
             Ok(node) => self.visit(node, level).map(|_| ()),
             Err(reason) => {
-                (self.found)(TreeError { node: root, level: level as u8, index: 0, reason })
+                (self.found)(TreeError { node: root, level: u32_to_u8(level), index: 0, reason })
             }
         }
     }
@@ -243,7 +244,7 @@ where
         }
         self.ledger.take_node(Block::containing(addr.pfn(), Order::ZERO))?;
         let words = self.tables.words(addr).ok_or(TreeFault::OutsideMemory { addr })?;
-        self.counts.add_node(level as u8);
+        self.counts.add_node(u32_to_u8(level));
         Ok(Node { addr, first, words })
     }
 
@@ -262,11 +263,11 @@ where
             }
             let fault = |reason| TreeError {
                 node: at.addr,
-                level: level as u8,
-                index: index as u32,
+                level: u32_to_u8(level),
+                index: usize_to_u32(index),
                 reason,
             };
-            let first = at.first + ((index as u64) << G.shift(level));
+            let first = at.first + (usize_to_u64(index) << G.shift(level));
             if first >= KEY_LIMIT {
                 (self.found)(fault(TreeFault::NoKey))?;
                 continue;
@@ -292,14 +293,14 @@ where
             at.words.iter().skip((n + 1) * 64).step_by(8).take(8).for_each(prefetch);
             let (mut some, full) = summary(words);
             any |= full || some != 0;
-            if full && self.full(at.first + n as u64 * 4096) {
+            if full && self.full(at.first + usize_to_u64(n) * 4096) {
                 continue;
             }
             while some != 0 {
                 let i = some.trailing_zeros();
                 some &= some - 1;
-                let index = n as u32 * 64 + i;
-                let mut rest = words.get(i as usize).map_or(0, |word| word.load(Relaxed));
+                let index = usize_to_u32(n) * 64 + i;
+                let mut rest = words.get(u32_to_usize(i)).map_or(0, |word| word.load(Relaxed));
                 while rest != 0 {
                     let key = at.first + u64::from(index) * 64;
                     let Err((bit, reason)) = self.blocks(key, rest) else { break };

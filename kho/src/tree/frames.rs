@@ -9,6 +9,7 @@ use core::convert::Infallible;
 use super::check::Ledger;
 use super::fault::TreeFault;
 use crate::addr::{Block, Order, Pfn, Run};
+use crate::narrow::{u64_to_usize, usize_to_u64};
 
 /// Frames whose bits a word holds.
 const STEP: u64 = 64;
@@ -36,7 +37,7 @@ impl<'w> FramesOf<'w> {
     /// Words that the frames of `run` need; `None` if there are more than can be addressed.
     pub const fn words(run: Run) -> Option<usize> {
         let words = run.end().get().div_ceil(STEP) - run.start().get() / STEP;
-        if words > (usize::MAX / 32) as u64 { None } else { Some(words as usize * 3) }
+        if words > usize_to_u64(usize::MAX / 32) { None } else { Some(u64_to_usize(words) * 3) }
     }
 
     /// The frames of `run`, none of them taken; the words' contents do not matter. `None` if there
@@ -68,7 +69,7 @@ impl<'w> FramesOf<'w> {
             let word = at / STEP;
             let next = end.get().min((word + 1) * STEP);
             let mask = (u64::MAX >> (STEP - (next - at))) << (at % STEP);
-            let index = (word - first) as usize;
+            let index = u64_to_usize(word - first);
             if let (Some(taken), Some(special), Some(claimed)) = (
                 self.taken.get_mut(index),
                 self.special.get_mut(index),
@@ -195,7 +196,7 @@ impl Ledger for Frames<'_, '_> {
             part.run.contains(from) && part.run.contains(last)
         };
         if let Some(part) = self.stretches.iter_mut().find(within) {
-            let index = (first.get() / STEP - part.run.start().get() / STEP) as usize;
+            let index = u64_to_usize(first.get() / STEP - part.run.start().get() / STEP);
             if let (Some(taken), Some(special)) =
                 (part.taken.get_mut(index), part.special.get(index))
                 && (*taken | *special) & frames == 0

@@ -9,12 +9,13 @@ use super::read::Tree;
 use super::tables::Tables;
 use super::walk::AdjacentFolios;
 use crate::addr::{Order, Pfn, Run};
+use crate::narrow::{u32_to_u8, u32_to_usize, usize_to_u32};
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// The stretches of `within` that hold nothing preserved, by address. See [`Gaps`].
     pub fn gaps(&self, within: Run) -> Gaps<'a, T> {
         let none = Span { start: 0, end: 0 };
-        let live = u64::MAX >> (u64::BITS - ORDERS as u32);
+        let live = u64::MAX >> (u64::BITS - usize_to_u32(ORDERS));
         let (at, end) = (within.start().get(), within.end().get());
         Gaps { tree: *self, at, end, live, rows: [none; ORDERS] }
     }
@@ -53,9 +54,9 @@ pub struct Gaps<'a, T: ?Sized> {
 impl<T: Tables + ?Sized> Gaps<'_, T> {
     /// The row of `order` that ends after `at`, looked up if the one that is known lies behind.
     fn row(&mut self, order: u32) -> Option<Span> {
-        let row = self.rows.get_mut(order as usize)?;
+        let row = self.rows.get_mut(u32_to_usize(order))?;
         if row.end <= self.at {
-            let order = Order::new(order as u8)?;
+            let order = Order::new(u32_to_u8(order))?;
             let found = AdjacentFolios::first_of(&self.tree, order, Pfn::new(self.at))?;
             let run = found.run();
             *row = Span { start: run.start().get(), end: run.end().get() };
@@ -93,4 +94,4 @@ impl<T: Tables + ?Sized> Iterator for Gaps<'_, T> {
     }
 }
 
-const _: () = assert!(ORDERS <= u64::BITS as usize, "an order a bit of `live`");
+const _: () = assert!(ORDERS <= u32_to_usize(u64::BITS), "an order a bit of `live`");

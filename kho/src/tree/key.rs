@@ -14,6 +14,7 @@
 use core::fmt;
 
 use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
+use crate::narrow::{u8_to_u32, u32_to_u8, u32_to_usize, u64_to_usize, usize_to_u64};
 
 /// The shape of a tree for one page size.
 ///
@@ -63,7 +64,7 @@ impl Geometry {
 const G: Geometry = Geometry::BUILD;
 
 /// Levels of this build's tree.
-pub const LEVELS: usize = G.levels as usize;
+pub const LEVELS: usize = u32_to_usize(G.levels);
 /// Orders that a key can name.
 pub const ORDERS: usize = Order::MAX.index() + 1;
 /// Words of a node.
@@ -76,8 +77,8 @@ pub const KEY_LIMIT: u64 = 1 << G.key_bits;
 const TOP: u32 = G.key_bits - 1;
 
 const _: () = assert!(G.shift(G.levels) < u64::BITS && G.shift(G.levels) >= G.key_bits);
-const _: () = assert!(1 << G.table_log2 == WORDS && LEAF_KEYS == WORDS as u64 * 64);
-const _: () = assert!(TOP - Order::MAX.get() as u32 == 1);
+const _: () = assert!(1 << G.table_log2 == WORDS && LEAF_KEYS == usize_to_u64(WORDS) * 64);
+const _: () = assert!(TOP - u8_to_u32(Order::MAX.get()) == 1);
 
 /// The first key at or below `key` that a node of `level` starts with.
 pub const fn node_start(key: u64, level: u32) -> u64 {
@@ -90,7 +91,7 @@ pub const fn node_start(key: u64, level: u32) -> u64 {
 #[inline]
 pub(super) const fn order_of(key: u64) -> Order {
     let order = TOP.saturating_sub((key | 1).ilog2());
-    match Order::new(order as u8) {
+    match Order::new(u32_to_u8(order)) {
         Some(order) => order,
         None => Order::MAX,
     }
@@ -116,7 +117,7 @@ impl Key {
     /// The key of `block`.
     #[inline]
     pub const fn of(block: Block) -> Self {
-        let order = block.order().get() as u32;
+        let order = u8_to_u32(block.order().get());
         Self(1 << (TOP - order) | block.pfn().get() >> order)
     }
 
@@ -149,7 +150,7 @@ impl Key {
             return 0;
         }
         let bits = if level == 0 { G.leaf_log2 } else { G.table_log2 };
-        (self.0 >> G.shift(level)) as usize & ((1 << bits) - 1)
+        u64_to_usize(self.0 >> G.shift(level) & ((1 << bits) - 1))
     }
 
     /// The word of the leaf that holds this key, and the bit in it.

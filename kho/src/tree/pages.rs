@@ -6,6 +6,7 @@ use super::key::Geometry;
 use super::read::Tree;
 use super::tables::Tables;
 use crate::addr::PhysAddr;
+use crate::narrow::u32_to_u8;
 
 const G: Geometry = Geometry::BUILD;
 
@@ -43,7 +44,7 @@ impl<T: Tables + ?Sized> Iterator for TreeNodes<'_, T> {
         while self.level < G.levels {
             if let Some(node) = self.tree.seek(self.level, self.from) {
                 self.from = node.first + (1 << G.shift(self.level + 1));
-                return Some(TreeNode { addr: node.addr, level: self.level as u8 });
+                return Some(TreeNode { addr: node.addr, level: u32_to_u8(self.level) });
             }
             self.level += 1;
             self.from = 0;

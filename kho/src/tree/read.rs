@@ -14,6 +14,7 @@
 use super::key::{Geometry, KEY_LIMIT, Key, LEVELS, node_start};
 use super::tables::Tables;
 use crate::addr::{Block, PhysAddr};
+use crate::narrow::{u32_to_usize, usize_to_u64};
 use crate::sync::{Acquire, AtomicU64};
 
 const G: Geometry = Geometry::BUILD;
@@ -118,7 +119,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     pub fn depth(&self, key: Key) -> usize {
         let mut entry = self.root;
         for level in (0..G.levels).rev() {
-            let Some(at) = self.node(entry, 0) else { return LEVELS - 1 - level as usize };
+            let Some(at) = self.node(entry, 0) else { return LEVELS - 1 - u32_to_usize(level) };
             if level > 0 {
                 // Acquire as in `leaf`.
                 entry =
@@ -141,7 +142,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
                     continue 'root;
                 };
                 if skipped > 0 {
-                    key = node_start(key, height - 1) + ((skipped as u64) << G.shift(height));
+                    key = node_start(key, height - 1) + (usize_to_u64(skipped) << G.shift(height));
                 }
                 match self.node(entry, key) {
                     Some(next) if key < KEY_LIMIT => at = next,

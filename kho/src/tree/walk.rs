@@ -7,6 +7,7 @@ use super::key::{Adjacent, Key, LEAF_KEYS, order_of};
 use super::read::Tree;
 use super::tables::Tables;
 use crate::addr::{Block, Order, Pfn};
+use crate::narrow::{u32_to_usize, u64_to_usize, usize_to_u64};
 use crate::prefetch::prefetch;
 use crate::sync::{Acquire, AtomicU64, Relaxed};
 
@@ -121,15 +122,16 @@ impl<T: Tables + ?Sized> Words<'_, T> {
     #[inline]
     fn skip_full(&mut self, key: u64) -> u64 {
         let from = ((key & !63) + 64).wrapping_sub(self.first);
-        let words = self.leaf.get(from as usize / 64..).unwrap_or_default();
+        let words = self.leaf.get(u64_to_usize(from) / 64..).unwrap_or_default();
         // The next order starts at a power of two.
         let from = self.first + from;
         let limit = (from.next_power_of_two() - from) / 64;
         // Acquire as in `next`.
-        let full = words.iter().take(limit as usize).take_while(|word| word.load(Acquire) == !0);
-        let full = full.count() as u64;
+        let full =
+            words.iter().take(u64_to_usize(limit)).take_while(|word| word.load(Acquire) == !0);
+        let full = usize_to_u64(full.count());
         if full != 0 {
-            self.go_to((from - self.first) as usize / 64 + full as usize);
+            self.go_to(u64_to_usize(from - self.first) / 64 + u64_to_usize(full));
         }
         full
     }
@@ -156,12 +158,12 @@ impl<T: Tables + ?Sized> Iterator for Words<'_, T> {
                 return Some(self.split());
             }
             while self.some != 0 {
-                let index = self.at + self.some.trailing_zeros() as usize;
+                let index = self.at + u32_to_usize(self.some.trailing_zeros());
                 self.some &= self.some - 1;
                 // Acquire pairs with the Release that set the bits: what a folio's owner wrote
                 // before is seen by the caller that finds it here.
                 let mask = self.leaf.get(index).map_or(0, |word| word.load(Acquire));
-                let key = self.first + index as u64 * 64;
+                let key = self.first + usize_to_u64(index) * 64;
                 if key < 64 {
                     self.mixed = mask & !3;
                     break;
