@@ -95,7 +95,7 @@ impl CpuSlots {
 
     /// Iterates over the CPUs that have a slot.
     pub(crate) fn cpus(&self) -> impl Iterator<Item = CpuId> + use<> {
-        (0..self.count as u32).map(CpuId)
+        CpuId::all(self.count)
     }
 
     /// Iterates over the CPUs that have a slot, and their slots.

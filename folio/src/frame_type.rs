@@ -9,6 +9,7 @@
 //! memory a valid start.
 
 use heirloom_kho::Order;
+use heirloom_kho::narrow::u8_to_usize;
 
 /// What an allocated block is used for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -33,6 +34,16 @@ pub enum Kind {
 impl Kind {
     const ALL: [Self; 6] =
         [Self::Folio, Self::Run, Self::Slab, Self::Buffer, Self::Table, Self::Tail];
+
+    /// How many there are.
+    const COUNT: u8 = Self::Tail.number() + 1;
+
+    /// Returns the kind's number: its place in [`Kind::ALL`].
+    #[inline]
+    #[expect(clippy::as_conversions, reason = "to what the enum is in memory")]
+    pub(crate) const fn number(self) -> u8 {
+        self as u8
+    }
 
     /// Returns whether what starts with this kind may go on with [`Kind::Tail`] blocks.
     pub const fn is_run(self) -> bool {
@@ -71,7 +82,7 @@ const ORDERS: u8 = Order::MAX_FOLIO.get() + 1;
 const FIRST: u8 = 2;
 
 /// The byte of a predecessor's slab of order 0 that is still to be claimed.
-const LEFT: u8 = FIRST + Kind::ALL.len() as u8 * 2 * ORDERS;
+const LEFT: u8 = FIRST + Kind::COUNT * 2 * ORDERS;
 /// Orders of slabs that can be told so: two MiB of the smallest pages.
 const LEFT_ORDERS: u8 = 10;
 
@@ -83,10 +94,10 @@ const OLD: u8 = LEFT + LEFT_ORDERS;
 pub(crate) const ABSENT: u8 = u8::MAX;
 
 /// The byte of a held buffer of order 0: where a preserved tail's would be.
-const HELD: u8 = FIRST + (Kind::Tail as u8 * 2 + 1) * ORDERS;
+const HELD: u8 = FIRST + (Kind::Tail.number() * 2 + 1) * ORDERS;
 
 const _: () = assert!(
-    FIRST as usize + Kind::ALL.len() * 2 * ORDERS as usize + (LEFT_ORDERS as usize) < 256,
+    LEFT.checked_add(LEFT_ORDERS).is_some(),
     "every kind, preserved or not, of every order, and slabs and tables that were left, fit one byte"
 );
 
@@ -95,7 +106,7 @@ const _: () = assert!(
 #[inline]
 pub(crate) const fn encode(kind: Kind, order: Order, preserved: bool) -> u8 {
     debug_assert!(order.get() < ORDERS && !(preserved && matches!(kind, Kind::Tail)));
-    FIRST + (kind as u8 * 2 + preserved as u8) * ORDERS + order.get()
+    FIRST + (kind.number() * 2 + if preserved { 1 } else { 0 }) * ORDERS + order.get()
 }
 
 /// Returns the byte of the first block of a buffer that is held: preserved, and let go by being freed. It reads
@@ -161,13 +172,13 @@ pub(crate) const fn initial(kind: Kind) -> Kind {
 /// Returns the byte of a slab in place of a table's, `byte`, which may be preserved.
 #[inline]
 pub(crate) const fn slab_from_table(byte: u8) -> u8 {
-    byte - (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
+    byte - (Kind::Table.number() - Kind::Slab.number()) * 2 * ORDERS
 }
 
 /// Returns the byte of a table in place of a slab's, `byte`, which may be preserved.
 #[inline]
 pub(crate) const fn table_from_slab(byte: u8) -> u8 {
-    byte + (Kind::Table as u8 - Kind::Slab as u8) * 2 * ORDERS
+    byte + (Kind::Table.number() - Kind::Slab.number()) * 2 * ORDERS
 }
 
 /// Returns whether `byte` is that of a block of `kind` and `order`, (not) preserved, that is no part of a
@@ -215,7 +226,7 @@ pub(crate) const fn decode(byte: u8) -> FrameState {
     }
     let code = byte - FIRST;
     let group = code / ORDERS;
-    let kind = (group / 2) as usize;
+    let kind = u8_to_usize(group / 2);
     let Some(order) = Order::new(code % ORDERS) else { return FrameState::Never };
     let kind = if byte >= HELD { Kind::Buffer } else { Kind::ALL[kind] };
     FrameState::Head { kind, order, preserved: group % 2 == 1 }

@@ -10,6 +10,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
+use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::{Block, Order, Run};
 
 use crate::error::Error;
@@ -44,7 +45,7 @@ impl<T> core::error::Error for Refused<T> {}
 /// Returns the bytes of frames that the caller owns.
 fn bytes<M: Machine>(memory: &Memory<M>, run: Run) -> NonNull<[u8]> {
     let start = memory.machine().ptr(run.addr());
-    NonNull::slice_from_raw_parts(start, run.bytes() as usize)
+    NonNull::slice_from_raw_parts(start, u64_to_usize(run.bytes()))
 }
 
 macro_rules! owned_frames {

@@ -21,6 +21,7 @@ mod tally;
 mod unclaimed;
 
 use exchange::{Disposal, Places};
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::prefetch::{prefetch, prefetch_at};
 use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
 use heirloom_kho::tree::{Counts, Key, check_counting};
@@ -283,7 +284,7 @@ impl<M: Machine> Memory<M> {
         }
         // One may have been claimed since, or disposed of.
         exchange::take_run(self, run, kind)?;
-        self.settle(run.blocks().count() as u64);
+        self.settle(usize_to_u64(run.blocks().count()));
         Ok(())
     }
 
@@ -314,7 +315,7 @@ impl<M: Machine> Memory<M> {
             self.check_run(run, kind)?;
             return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
         }
-        self.unsettle(run.blocks().count() as u64);
+        self.unsettle(usize_to_u64(run.blocks().count()));
         exchange::put_back_run(self, run);
         Ok(())
     }

@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 
 use heirloom_kho::PhysAddr;
+use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u32, usize_to_u64};
 
 /// Index of a CPU, or of whatever else runs one thing at a time: a thread's slot, say.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -14,7 +15,12 @@ pub struct CpuId(pub u32);
 impl CpuId {
     /// Returns the CPU's number as an index.
     pub const fn index(self) -> usize {
-        self.0 as usize
+        u32_to_usize(self.0)
+    }
+
+    /// Returns the first `count` CPUs: all, of as many.
+    pub fn all(count: usize) -> impl Iterator<Item = Self> {
+        (0..usize_to_u32(count)).map(Self)
     }
 }
 
@@ -221,7 +227,8 @@ unsafe impl Sync for Linear {}
 unsafe impl DirectMap for Linear {
     #[inline]
     fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
-        let offset = addr.get().wrapping_sub(self.start.get()) as usize;
+        let offset = addr.get().wrapping_sub(self.start.get());
+        let offset = u64_to_usize(offset);
         // `wrapping_add`: an address outside the map gives a pointer that no caller may follow.
         let ptr = self.base.as_ptr().wrapping_add(offset);
         NonNull::new(ptr).unwrap_or(self.base)
@@ -230,7 +237,7 @@ unsafe impl DirectMap for Linear {
     #[inline]
     fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
         let offset = ptr.addr().get().wrapping_sub(self.base.addr().get());
-        (offset < self.length).then(|| PhysAddr::new(self.start.get() + offset as u64))
+        (offset < self.length).then(|| PhysAddr::new(self.start.get() + usize_to_u64(offset)))
     }
 }
 

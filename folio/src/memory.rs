@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
 use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use lock_api::Mutex;
@@ -291,7 +292,7 @@ impl<M: Machine> Memory<M> {
     /// Fills `run` with zeroes.
     pub(crate) fn clear(&self, run: Run) {
         // SAFETY: callers own every frame of `run`, which lies in one stretch of memory.
-        unsafe { self.machine.ptr(run.addr()).write_bytes(0, run.bytes() as usize) };
-        written(self.machine.ptr(run.addr()), run.bytes() as usize);
+        unsafe { self.machine.ptr(run.addr()).write_bytes(0, u64_to_usize(run.bytes())) };
+        written(self.machine.ptr(run.addr()), u64_to_usize(run.bytes()));
     }
 }

@@ -8,6 +8,7 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u32, usize_to_u64};
 use heirloom_kho::sync::{Acquire, AtomicPtr, AtomicU8, AtomicU64, Relaxed};
 use heirloom_kho::tree::Geometry;
 use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
@@ -26,7 +27,7 @@ pub(crate) const SPACE_ALIGN: usize = LINE;
 /// Orders that a directory knows: those of folios, and of blocks of runs as large as can be met. Each
 /// leaf of theirs has keys of one order: the highest orders share the very first leaf.
 const DIRECTORY_ORDERS: usize = {
-    let own_leaves = (Geometry::BUILD.key_bits - Geometry::BUILD.leaf_log2) as usize;
+    let own_leaves = u32_to_usize(Geometry::BUILD.key_bits - Geometry::BUILD.leaf_log2);
     if own_leaves < 32 { own_leaves } else { 32 }
 };
 
@@ -65,14 +66,14 @@ struct Directory {
 
 /// log2 of the frames that a leaf of `order` covers.
 pub(crate) const fn leaf_shift(order: usize) -> u32 {
-    Geometry::new(PAGE_SHIFT).leaf_log2 + order as u32
+    Geometry::new(PAGE_SHIFT).leaf_log2 + usize_to_u32(order)
 }
 
 /// Leaves of `order` over `run`: the number of the first, and how many.
 const fn leaves(run: Run, order: usize) -> (u64, usize) {
     let first = run.start().get() >> leaf_shift(order);
     let last = (run.end().get() - 1) >> leaf_shift(order);
-    (first, (last - first + 1) as usize)
+    (first, u64_to_usize(last - first + 1))
 }
 
 const fn directory_slots(run: Run) -> usize {
@@ -92,7 +93,7 @@ impl Range {
             return 0;
         }
         let words = directory_slots(run) + FreeMap::words(run);
-        size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + run.frames() as usize
+        size_of::<Self>() + words * size_of::<u64>() + (LINE - 1) + u64_to_usize(run.frames())
     }
 
     /// Lays the range's metadata out in `space`; nothing is free yet, and every frame has the byte `first`.
@@ -108,7 +109,7 @@ impl Range {
         space: NonNull<u8>,
         first: u8,
     ) -> NonNull<Self> {
-        let frames = run.frames() as usize;
+        let frames = u64_to_usize(run.frames());
         // SAFETY: the whole space is ours to write (contract).
         unsafe { space.write_bytes(0, Self::bytes(run) - frames) };
         let slots = directory_slots(run);
@@ -121,7 +122,9 @@ impl Range {
             let behind = freemap.add(FreeMap::words(run)).cast::<u8>();
             // The bytes of the 64 frames of a word are one line: CPUs that allocate from two words
             // share none.
-            let skip = (run.start().get() as usize).wrapping_sub(behind.addr().get()) % LINE;
+            let skip = u64_to_usize(run.start().get() % usize_to_u64(LINE))
+                .wrapping_sub(behind.addr().get())
+                % LINE;
             let kinds = behind.add(skip);
             kinds.write_bytes(first, frames);
             (leaves_at, freemap, kinds.cast())
@@ -192,7 +195,7 @@ impl Range {
     /// Returns whether `next` begins where this range ends, on the same node and in the map too: a block
     /// may lie across.
     pub(crate) fn touches(&self, next: &Self) -> bool {
-        let end = self.base.addr().get().wrapping_add(self.run.bytes() as usize);
+        let end = self.base.addr().get().wrapping_add(u64_to_usize(self.run.bytes()));
         self.run.end() == next.run.start()
             && self.node == next.node
             && end == next.base.addr().get()
@@ -206,19 +209,19 @@ impl Range {
     /// Returns the byte of a frame of this range.
     #[inline]
     pub(crate) fn byte(&self, pfn: Pfn) -> Option<&AtomicU8> {
-        self.kinds().get(pfn.get().wrapping_sub(self.run.start().get()) as usize)
+        self.kinds().get(u64_to_usize(pfn.get().wrapping_sub(self.run.start().get())))
     }
 
     /// Returns the bytes of these frames, if all of them are of this range.
     pub(crate) fn bytes_of(&self, run: Run) -> Option<&[AtomicU8]> {
-        let start = run.start().get().checked_sub(self.run.start().get())? as usize;
-        self.kinds().get(start..start.checked_add(run.frames() as usize)?)
+        let start = u64_to_usize(run.start().get().checked_sub(self.run.start().get())?);
+        self.kinds().get(start..start.checked_add(u64_to_usize(run.frames()))?)
     }
 
     #[inline]
     fn kinds(&self) -> &[AtomicU8] {
         // SAFETY: `install` laid one byte for each frame of the run; only atomics touch them.
-        unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), self.run.frames() as usize) }
+        unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), u64_to_usize(self.run.frames())) }
     }
 
     /// Returns the byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
@@ -230,11 +233,11 @@ impl Range {
         let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
         let order = frame_type::order_of(byte.load(Relaxed), kind)?;
         // At the end of the range the run may go on in the next.
-        let next = self.kinds().get(frame + order.frames() as usize)?;
+        let next = self.kinds().get(frame + u64_to_usize(order.frames()))?;
         if frame_type::is_tail(next.load(Relaxed)) {
             return None;
         }
-        Some((byte, Block::aligned(self.run.start().add(frame as u64), order)))
+        Some((byte, Block::aligned(self.run.start().add(usize_to_u64(frame)), order)))
     }
 
     /// Returns where in a block like `expected` a pointer leads, if one of this range is around it.
@@ -242,17 +245,17 @@ impl Range {
     pub(crate) fn lookup(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
         // The map is linear in a range. For a pointer outside it this wraps or is too large, and
         // so is the head's place.
-        let at = ptr.addr().get().wrapping_sub(self.base.addr().get()) as u64;
+        let at = usize_to_u64(ptr.addr().get().wrapping_sub(self.base.addr().get()));
         let offset = at.wrapping_add(self.start.get()) & expected.mask;
         let head = at.wrapping_sub(offset);
         // Acquire pairs with the Release in `make_slab`.
-        let byte = self.kinds().get((head >> PAGE_SHIFT) as usize)?.load(Acquire);
+        let byte = self.kinds().get(u64_to_usize(head >> PAGE_SHIFT))?.load(Acquire);
         if byte != expected.plain && byte != expected.preserved {
             return None;
         }
         // SAFETY: an allocated block starts there, all of it mapped in one stretch.
-        let head = unsafe { self.base.add(head as usize) };
-        Some(BlockRef { head, offset: offset as usize })
+        let head = unsafe { self.base.add(u64_to_usize(head)) };
+        Some(BlockRef { head, offset: u64_to_usize(offset) })
     }
 
     /// Returns what the byte of a frame says; [`FrameState::Never`] for one outside the range.
@@ -276,7 +279,7 @@ impl Range {
             return None;
         }
         let first = self.run.start().get() >> leaf_shift(order);
-        let leaf = ((pfn.get() >> leaf_shift(order)) - first) as usize;
+        let leaf = u64_to_usize((pfn.get() >> leaf_shift(order)) - first);
         // SAFETY: `install` laid `directory_slots` words here, from `begin` one for each leaf of
         // this order that a frame of the run has; only atomics touch them.
         Some(unsafe { directory.slots.add(begin + leaf).as_ref() })

@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 
+use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
 use heirloom_kho::sync::{AtomicPtr, AtomicU64, AtomicUsize, Relaxed, Release};
 use heirloom_kho::{Block, Pfn, Run};
 
@@ -186,8 +187,8 @@ impl Ranges {
 /// On how many levels the range has links that was added as number `n`: on one more for a quarter
 /// of them, whatever order they come in.
 const fn levels(n: usize) -> usize {
-    let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let more = (mixed.trailing_zeros() / STEP_LOG2) as usize;
+    let mixed = (usize_to_u64(n) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let more = u32_to_usize(mixed.trailing_zeros() / STEP_LOG2);
     if more < LINK_LEVELS { more + 1 } else { LINK_LEVELS }
 }
 

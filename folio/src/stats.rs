@@ -128,7 +128,7 @@ impl<M: Machine> Memory<M> {
                     }
                     pfn = pfn.add(1);
                 }
-                audit.allocated[kind as usize] += order.frames();
+                audit.allocated[usize::from(kind.number())] += order.frames();
             }
         }
         audit.cached = self.slots.iter().map(|(_, slot)| slot.cached()).sum();

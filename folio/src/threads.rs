@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence};
 use std::thread::available_parallelism;
 
 use heirloom_kho::PhysAddr;
+use heirloom_kho::narrow::{u32_to_usize, usize_to_u32};
 pub use lock::{YieldingMutex, YieldingSpinlock};
 
 use crate::machine::{CpuId, Cpus, DirectMap, Machine};
@@ -79,7 +80,7 @@ impl Row {
     }
 
     const fn place(slot: u32) -> (usize, u64) {
-        (slot as usize / 64, 1 << (slot % 64))
+        (u32_to_usize(slot) / 64, 1 << (slot % 64))
     }
 }
 
@@ -242,7 +243,7 @@ impl ThreadSlots {
     /// shared state.
     pub const fn new(count: usize) -> Self {
         let count = if count == 0 { 1 } else { count };
-        Self { count: if count > LIMIT { LIMIT as u32 } else { count as u32 } }
+        Self { count: if count > LIMIT { usize_to_u32(LIMIT) } else { usize_to_u32(count) } }
     }
 }
 
@@ -266,7 +267,7 @@ impl Default for ThreadSlots {
 // - `enter` and `take_below` yield numbers below the count, which is never changed. `idle` owns the slot's bit.
 unsafe impl Cpus for ThreadSlots {
     fn count(&self) -> usize {
-        self.count as usize
+        u32_to_usize(self.count)
     }
 
     #[inline]

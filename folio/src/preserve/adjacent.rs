@@ -1,5 +1,6 @@
 //! Preserving folios of one order side by side, up to 64 with one atomic operation.
 
+use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::sync::{AtomicU8, Relaxed};
 use heirloom_kho::tree::Adjacent;
 use heirloom_kho::{Block, Order};
@@ -79,7 +80,7 @@ fn alike(bytes: &[AtomicU8], order: Order, said: u8) -> bool {
     if order == Order::ZERO {
         return atomic_bytes::all_are(bytes, said);
     }
-    let mut heads = bytes.iter().step_by(order.frames() as usize);
+    let mut heads = bytes.iter().step_by(u64_to_usize(order.frames()));
     heads.all(|byte| byte.load(Relaxed) == said)
 }
 
@@ -88,7 +89,7 @@ fn store_all(bytes: &[AtomicU8], order: Order, now: u8) {
     if order == Order::ZERO {
         return atomic_bytes::store_all(bytes, now);
     }
-    for head in bytes.iter().step_by(order.frames() as usize) {
+    for head in bytes.iter().step_by(u64_to_usize(order.frames())) {
         head.store(now, Relaxed);
     }
 }

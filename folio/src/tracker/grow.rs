@@ -4,6 +4,7 @@
 //! are obtained before the first is linked, so an operation that fails leaves the tree, and the
 //! memory around it, as they were.
 
+use heirloom_kho::narrow::usize_to_u32;
 use heirloom_kho::prefetch::prefetch;
 use heirloom_kho::sync::{AcqRel, Acquire, AtomicU64, Release};
 use heirloom_kho::tree::{Geometry, Key, LEVELS, Tables, Tree, node_start};
@@ -160,7 +161,7 @@ impl Tracker {
         let mut last = None;
         for block in blocks.clone() {
             let key = Key::of(block);
-            for level in 0..(LEVELS - tree.depth(key)) as u32 {
+            for level in 0..usize_to_u32(LEVELS - tree.depth(key)) {
                 // A node that the block before needs as well is in the pool already.
                 let start = node_start(key.get(), level);
                 if last.is_none_or(|last| node_start(last, level) != start) {

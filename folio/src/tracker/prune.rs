@@ -5,6 +5,7 @@
 //! something was ever preserved. A successor takes the empty ones out before anything else can
 //! look at the tree.
 
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::sync::{AtomicU64, Relaxed, Release};
 use heirloom_kho::tree::{Geometry, Key, LEAF_KEYS, Tables};
 use heirloom_kho::{Block, PhysAddr};
@@ -43,7 +44,7 @@ fn prune<T: Tables>(
     if level > 0 {
         for (index, entry) in words.iter().enumerate().filter(|(_, entry)| !is_empty(entry)) {
             let below = PhysAddr::new(entry.load(Relaxed));
-            let first = first + ((index as u64) << G.shift(level));
+            let first = first + (usize_to_u64(index) << G.shift(level));
             if prune(tables, below, first, level - 1, unlinked) {
                 // Release: what a successor finds in the page's place comes after this.
                 entry.store(0, Release);
