@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::frame_type::{self, Kind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::node_backend::number;
+use crate::node_backend::source_of;
 use crate::range::Range;
 use crate::request::Request;
 
@@ -153,7 +153,7 @@ impl<M: Machine> Memory<M> {
             unsafe {
                 self.slots
                     .slot(cpu)
-                    .with(|mut list| list.is_ready_for(number(range)) && list.push(block))
+                    .with(|mut list| list.is_ready_for(source_of(range)) && list.push(block))
             }
         })
     }

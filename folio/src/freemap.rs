@@ -25,6 +25,7 @@
 use core::ptr::NonNull;
 
 use heirloom_kho::Run;
+use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::sync::AtomicU64;
 
 mod carve;
@@ -34,30 +35,40 @@ mod inspect;
 mod search;
 mod summary;
 mod take;
+mod units;
 
 pub(crate) use group::Group;
-use group::STEP;
-
-/// Levels, and bitmaps of the first level.
-pub(crate) const LEVELS: usize = 4;
+use units::{Height, LEVELS, Level, WordId};
 
 /// One bitmap of a level: words in memory that the owner of the range provides.
 #[derive(Clone, Copy)]
 struct Bitmap {
     words: NonNull<AtomicU64>,
     len: usize,
-    /// The number that the first word would have in a bitmap that starts at frame 0.
-    first: u64,
+    /// Which of all words of its height the first is.
+    first: WordId,
 }
 
 /// Where a search last found something, per level: the next one starts there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hints([u64; LEVELS]);
+pub(crate) struct Hints([WordId; LEVELS]);
 
 impl Hints {
     /// Makes hints of a search that found nothing yet.
     pub(crate) const fn new() -> Self {
-        Self([u64::MAX; LEVELS])
+        Self([WordId::NONE; LEVELS])
+    }
+
+    /// Returns where the next search of a level starts.
+    #[inline]
+    const fn get(&self, level: Level) -> WordId {
+        self.0[level.index()]
+    }
+
+    /// Notes where something was found in a level.
+    #[inline]
+    const fn set(&mut self, level: Level, n: WordId) {
+        self.0[level.index()] = n;
     }
 }
 
@@ -72,23 +83,23 @@ unsafe impl Send for FreeMap {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for FreeMap {}
 
-/// Returns how many words are in the bitmap at height `height` of any level for the frames of `run`, and the number of the first.
-const fn bitmap_span(run: Run, height: usize) -> (u64, u64) {
-    let shift = STEP * (height as u32 + 1);
+/// Returns the first of the words at a height that the frames of `run`, which is not empty, are in, and how many there are.
+const fn bitmap_span(run: Run, height: Height) -> (WordId, usize) {
+    let shift = height.word_log2();
     let first = run.start().get() >> shift;
     let last = (run.end().get() - 1) >> shift;
-    (first, last - first + 1)
+    (WordId(first), u64_to_usize(last - first + 1))
 }
 
 impl FreeMap {
     /// Returns how many 64-bit words are needed for the (non-empty) `run`.
     pub(crate) const fn words(run: Run) -> usize {
         let mut words = 0;
-        let mut height = 0;
-        while height < LEVELS {
-            // Bitmap `height` exists in levels 0 to `height`.
-            words += bitmap_span(run, height).1 as usize * (height + 1);
-            height += 1;
+        let mut next = Some(Level::FIRST.lowest());
+        while let Some(height) = next {
+            // Each level up to the one that is as high has a bitmap of it.
+            words += bitmap_span(run, height).1 * (height.index() + 1);
+            next = height.up();
         }
         words
     }
@@ -98,39 +109,41 @@ impl FreeMap {
     /// # Safety
     /// `space` is valid for reads and writes of `Self::words(run)` aligned, zeroed words as long
     /// as the value or anything that shares it lives, and nothing else uses them.
-    pub(crate) const unsafe fn new(run: Run, space: NonNull<AtomicU64>) -> Self {
-        let empty = Bitmap { words: space, len: 0, first: 0 };
+    pub(crate) unsafe fn new(run: Run, space: NonNull<AtomicU64>) -> Self {
+        let empty = Bitmap { words: space, len: 0, first: WordId::FIRST };
         let mut bitmaps = [[empty; LEVELS]; LEVELS];
         let mut at = 0;
-        let mut level = 0;
-        while level < LEVELS {
-            let mut height = level;
-            while height < LEVELS {
+        for level in Level::all() {
+            for height in level.heights() {
                 let (first, len) = bitmap_span(run, height);
                 // SAFETY: the bitmaps' lengths sum to `words(run)`, so `at` stays within `space`.
                 let words = unsafe { space.add(at) };
-                bitmaps[level][height] = Bitmap { words, len: len as usize, first };
-                at += len as usize;
-                height += 1;
+                bitmaps[level.index()][height.index()] = Bitmap { words, len, first };
+                at += len;
             }
-            level += 1;
         }
         Self { bitmaps }
     }
 
-    /// Returns the words of `level`'s bitmap at height `height`, and the number of the first.
+    /// Returns the words of `level`'s bitmap at a height, and which the first is.
     #[inline]
-    fn bitmap(&self, level: usize, height: usize) -> (&[AtomicU64], u64) {
-        let bitmap = &self.bitmaps[level][height];
+    fn bitmap(&self, level: Level, height: Height) -> (&[AtomicU64], WordId) {
+        let bitmap = &self.bitmaps[level.index()][height.index()];
         // SAFETY: `new` laid the bitmap over `len` valid words that only atomics touch.
         (unsafe { core::slice::from_raw_parts(bitmap.words.as_ptr(), bitmap.len) }, bitmap.first)
     }
 
-    /// Returns word number `n` of `level`'s bitmap at height `height`; `None` outside the range.
+    /// Returns word `n` of `level`'s chunks; `None` outside the range.
     #[inline]
-    fn word(&self, level: usize, height: usize, n: u64) -> Option<&AtomicU64> {
+    fn word(&self, level: Level, n: WordId) -> Option<&AtomicU64> {
+        self.word_at(level, level.lowest(), n)
+    }
+
+    /// Returns word `n` of `level`'s bitmap at a height; `None` outside the range.
+    #[inline]
+    fn word_at(&self, level: Level, height: Height, n: WordId) -> Option<&AtomicU64> {
         let (words, first) = self.bitmap(level, height);
-        words.get(n.wrapping_sub(first) as usize)
+        words.get(n.index_from(first))
     }
 }
 

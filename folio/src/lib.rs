@@ -39,6 +39,11 @@
 //! # Ok::<(), heirloom_folio::Error>(())
 //! ```
 #![no_std]
+#![warn(
+    clippy::as_conversions,
+    reason = "numbers of another width come from `heirloom_kho::narrow`"
+)]
+#![cfg_attr(test, allow(clippy::as_conversions, reason = "small numbers of tests"))]
 
 #[cfg(any(test, feature = "std", heirloom_model))]
 extern crate std;

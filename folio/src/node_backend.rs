@@ -1,11 +1,15 @@
 //! The free maps of one node as the backend of its CPUs' lists, and draining those lists.
 
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
+
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Block, Order, Pfn};
 
 use crate::freemap::{Group, Hints};
 use crate::machine::{CpuId, Machine, NodeId};
 use crate::memory::Memory;
-use crate::percpu::{Backend, PcpList};
+use crate::percpu::{Backend, PcpList, Source};
 use crate::range::Range;
 
 /// The shared bits of one node, behind a CPU's cache.
@@ -33,15 +37,15 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
         self.ranges().find_map(|range| range.freemap().take_group(order, most, hints))
     }
 
-    fn source(&self) -> usize {
+    fn source(&self) -> Source {
         // A node without memory has a number too, and no frames.
-        self.ranges().next().map_or(1, number)
+        self.ranges().next().map_or(Source(NonZeroUsize::MIN), source_of)
     }
 
     fn share(&self) -> u64 {
         // An eighth of the node, on every CPU.
         let frames: u64 = self.ranges().map(Range::present).sum();
-        frames / 8 / self.memory.cpu_count() as u64
+        frames / 8 / usize_to_u64(self.memory.cpu_count())
     }
 
     fn give_frames(&self, frames: &[Pfn]) -> u32 {
@@ -70,9 +74,10 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
     }
 }
 
-/// Returns a range's number among all: its address, which is never zero and never followed.
-pub(crate) fn number(range: &Range) -> usize {
-    core::ptr::from_ref(range).addr()
+/// Returns the range as what frames come from: its address, which is never followed.
+#[inline]
+pub(crate) fn source_of(range: &Range) -> Source {
+    Source(NonNull::from(range).addr())
 }
 
 impl<M: Machine> Memory<M> {

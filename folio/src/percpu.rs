@@ -9,8 +9,10 @@
 //! A cache holds frames of its CPU's home node only.
 
 use core::cell::UnsafeCell;
+use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
+use heirloom_kho::narrow::{low_u8, usize_to_u64};
 use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 use heirloom_kho::{Block, Order, Pfn};
 
@@ -59,13 +61,17 @@ struct Fill {
     stack: AtomicUsize,
     /// A bit for each free frame of the word that is handed out.
     run_word: AtomicU64,
-    /// What the CPU is at home in, or [`DRAIN`]; the one field that others write.
+    /// Its [`Source`], or [`DRAIN`]; the one field that others write.
     source: AtomicUsize,
     blocks: [AtomicU8; ORDERS],
 }
 
-/// Stands for no home: the cache has to be drained, and to be sized, before it is used.
+/// Stands for no source: the cache has to be drained, and to be sized, before it is used.
 const DRAIN: usize = 0;
+
+/// What most of a CPU's frames come from, by a number that only says which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Source(pub(crate) NonZeroUsize);
 
 /// A place for one CPU's cache, alone on its cache lines, of which processors fetch two at once.
 #[repr(align(128))]
@@ -128,7 +134,7 @@ impl CpuSlot {
     /// Returns how many frames are in the cache; exact while its CPU does nothing.
     pub(crate) fn cached(&self) -> u64 {
         let fill = &self.fill;
-        let stack = fill.stack.load(Relaxed) as u64;
+        let stack = usize_to_u64(fill.stack.load(Relaxed));
         let word = u64::from(fill.run_word.load(Relaxed).count_ones());
         let blocks = fill.blocks.iter().enumerate();
         blocks.fold(stack + word, |sum, (o, n)| sum + (u64::from(n.load(Relaxed)) << o))
@@ -162,8 +168,8 @@ pub(crate) trait Backend {
     fn give(&self, order: Order, group: Group);
     /// Takes back single frames, neighbours in one go. Returns the length of the last batch.
     fn give_frames(&self, frames: &[Pfn]) -> u32;
-    /// Returns a number for where most of the frames come from; not zero.
-    fn source(&self) -> usize;
+    /// Returns where most of the frames come from.
+    fn source(&self) -> Source;
     /// Returns how many frames of one order a CPU may keep.
     fn share(&self) -> u64;
 }
@@ -177,8 +183,8 @@ impl PcpList<'_> {
 
     /// Returns whether the cache can be used as it is, and frames of `source` belong in it.
     #[inline]
-    pub(crate) fn is_ready_for(&self, source: usize) -> bool {
-        self.fill.source.load(Relaxed) == source
+    pub(crate) fn is_ready_for(&self, source: Source) -> bool {
+        self.fill.source.load(Relaxed) == source.0.get()
     }
 
     /// Does what the CPU was asked for, if it was.
@@ -186,7 +192,7 @@ impl PcpList<'_> {
     pub(crate) fn refresh(&mut self, backend: &impl Backend) {
         if !self.is_ready() {
             // A call that asks from here on asks again.
-            self.fill.source.store(backend.source(), Relaxed);
+            self.fill.source.store(backend.source().0.get(), Relaxed);
             self.drain(backend);
             self.set_capacity(backend.share());
         }
@@ -258,19 +264,19 @@ impl PcpList<'_> {
             return self.pop_frame();
         }
         let kept_count = self.fill.blocks.get(order.index())?;
-        let mut used = usize::from(kept_count.load(Relaxed));
-        let most =
-            usize::from(*self.cache.capacity.get(order.index())?).saturating_sub(used).max(1);
+        let mut used = kept_count.load(Relaxed);
+        let room = self.cache.capacity.get(order.index())?.saturating_sub(used);
+        let most = usize::from(room.max(1));
         let group = backend.take(order, most, &mut self.cache.hints)?;
         let slots = self.cache.blocks.get_mut(order.index())?;
         let mut blocks = group.blocks(order);
         let pfn = blocks.next()?.pfn();
         for block in blocks {
             // Fewer than there is room for.
-            *slots.get_mut(used)? = block.pfn();
+            *slots.get_mut(usize::from(used))? = block.pfn();
             used += 1;
         }
-        kept_count.store(used as u8, Relaxed);
+        kept_count.store(used, Relaxed);
         Some(pfn)
     }
 
@@ -296,7 +302,7 @@ impl PcpList<'_> {
     /// Sizes the cache for `share` frames of each order.
     fn set_capacity(&mut self, share: u64) {
         for (o, (capacity, most)) in self.cache.capacity.iter_mut().zip(CAPACITY).enumerate() {
-            *capacity = (share >> o).min(u64::from(most)) as u8;
+            *capacity = low_u8((share >> o).min(u64::from(most)));
         }
     }
 
@@ -354,7 +360,8 @@ impl PcpList<'_> {
             return;
         };
         let left = flush(order, blocks, usize::from(kept_count.load(Relaxed)), count, backend);
-        kept_count.store(left as u8, Relaxed);
+        // No more than there are slots.
+        kept_count.store(low_u8(usize_to_u64(left)), Relaxed);
     }
 
     /// Gives everything back.

@@ -4,26 +4,26 @@
 use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Pfn};
 
-use super::group::{chunk_log2, level_of, mask};
-use super::{FreeMap, LEVELS, STEP};
+use super::FreeMap;
+use super::units::{ChunkId, Level, WordId};
 
 impl FreeMap {
     /// Takes exactly `block`, as [`FreeMap::take_at`] does, while nothing else uses the free map:
     /// with plain loads and stores.
     pub(crate) fn carve(&self, block: Block) -> bool {
-        let (level, k) = level_of(block.order());
-        let at = (block.pfn().get() >> chunk_log2(level)) as u32 & 63;
-        self.carve_bits(level, block.pfn().get() >> (chunk_log2(level) + STEP), mask(at, k))
+        let (level, width) = Level::of(block.order());
+        let first = ChunkId::of(block.pfn(), level);
+        self.carve_bits(level, first.word(), width.mask(first.at()))
     }
 
     /// Takes exactly the frames `first + i` for each set bit `i`, all or none, while nothing else
     /// uses the free map.
     pub(crate) fn carve_word(&self, first: Pfn, frames: u64) -> bool {
-        self.carve_bits(0, first.get() >> STEP, frames)
+        self.carve_bits(Level::FIRST, ChunkId::of(first, Level::FIRST).word(), frames)
     }
 
-    fn carve_bits(&self, level: usize, n: u64, wanted: u64) -> bool {
-        let Some(word) = self.word(level, level, n) else { return false };
+    fn carve_bits(&self, level: Level, n: WordId, wanted: u64) -> bool {
+        let Some(word) = self.word(level, n) else { return false };
         let bits = word.load(Relaxed);
         if bits & wanted == wanted {
             word.store(bits & !wanted, Relaxed);
@@ -33,8 +33,8 @@ impl FreeMap {
             return true;
         }
         // Part of it free here means that no larger chunk holds it.
-        let up = level + 1;
-        if bits != 0 || up >= LEVELS || !self.carve_bits(up, n >> STEP, 1 << (n & 63)) {
+        let ((above, bit), up) = (n.above(), level.up());
+        if bits != 0 || !up.is_some_and(|up| self.carve_bits(up, above, bit)) {
             return false;
         }
         if wanted != !0 {
@@ -45,17 +45,18 @@ impl FreeMap {
     }
 
     /// Says in the summaries above whether word `n` of `level` has anything, while nothing else uses the free map.
-    fn summarize(&self, level: usize, n: u64, some: bool) {
+    fn summarize(&self, level: Level, n: WordId, some: bool) {
         let mut n = n;
-        for up in level + 1..LEVELS {
-            let Some(word) = self.word(level, up, n >> STEP) else { return };
-            let (before, bit) = (word.load(Relaxed), 1 << (n & 63));
+        for up in level.lowest().above() {
+            let (above, bit) = n.above();
+            let Some(word) = self.word_at(level, up, above) else { return };
+            let before = word.load(Relaxed);
             let after = if some { before | bit } else { before & !bit };
             word.store(after, Relaxed);
             if (before == 0) == (after == 0) {
                 return;
             }
-            n >>= STEP;
+            n = above;
         }
     }
 }

@@ -2,19 +2,25 @@
 
 use heirloom_kho::sync::{Acquire, Relaxed};
 
-use super::group::{STEP, groups, lowest, mask};
-use super::{FreeMap, Hints, LEVELS};
+use super::group::lowest;
+use super::units::{Level, Width, WordId};
+use super::{FreeMap, Hints};
 
 impl FreeMap {
-    /// Takes up to `most` groups of `2^k` chunks from word `n` of `level`: the bits that the
+    /// Takes up to `most` groups of `width` chunks from word `n` of `level`: the bits that the
     /// groups start with.
     #[inline]
-    pub(super) fn take_in(&self, (level, k): (usize, u32), most: usize, n: u64) -> Option<u64> {
-        let word = self.word(level, level, n)?;
+    pub(super) fn take_in(
+        &self,
+        (level, width): (Level, Width),
+        most: usize,
+        n: WordId,
+    ) -> Option<u64> {
+        let word = self.word(level, n)?;
         let mut bits = word.load(Relaxed);
-        while let starts @ 1.. = groups(bits, k) {
+        while let starts @ 1.. = width.groups(bits) {
             let starts = lowest(starts, most);
-            let rest = bits & !starts.wrapping_mul(mask(0, k));
+            let rest = bits & !width.spread(starts);
             // Acquire pairs with the Release in `give_to` that gave these chunks.
             match word.compare_exchange_weak(bits, rest, Acquire, Relaxed) {
                 Ok(_) => {
@@ -29,17 +35,17 @@ impl FreeMap {
         None
     }
 
-    /// Takes up to `most` groups of `2^k` chunks from one word of `level`, looking at no more
+    /// Takes up to `most` groups of `width` chunks from one word of `level`, looking at no more
     /// than `probes` words: the word's number, and the bits that the groups start with.
     pub(super) fn take_bits(
         &self,
-        (level, k): (usize, u32),
+        (level, width): (Level, Width),
         most: usize,
         probes: usize,
         hints: &mut Hints,
-    ) -> Option<(u64, u64)> {
-        let start = hints.0[level];
-        if let Some(starts) = self.take_in((level, k), most, start) {
+    ) -> Option<(WordId, u64)> {
+        let start = hints.get(level);
+        if let Some(starts) = self.take_in((level, width), most, start) {
             return Some((start, starts));
         }
         if self.is_empty(level) {
@@ -47,35 +53,35 @@ impl FreeMap {
         }
         let mut probes = probes;
         // Once from the hint to the end, once from the beginning to the hint.
-        for (mut from, until) in [(start, u64::MAX), (0, start)] {
-            while let Some(n) = self.next(level, level, from)
+        for (mut from, until) in [(start, WordId::NONE), (WordId::FIRST, start)] {
+            while let Some(n) = self.next(level, level.lowest(), from)
                 && n < until
             {
-                if let Some(starts) = self.take_in((level, k), most, n) {
-                    hints.0[level] = n;
+                if let Some(starts) = self.take_in((level, width), most, n) {
+                    hints.set(level, n);
                     return Some((n, starts));
                 }
-                if self.word(level, level, n)?.load(Relaxed) == 0 {
+                if self.word(level, n)?.load(Relaxed) == 0 {
                     // Its bits in the summaries above are behind.
                     self.summarize_emptied(level, n);
                 }
                 probes = probes.checked_sub(1)?;
-                from = n + 1;
+                from = n.next();
             }
         }
         None
     }
 
-    /// Takes up to `most` groups of `2^k` chunks from one word of `level`, after a look at every
+    /// Takes up to `most` groups of `width` chunks from one word of `level`, after a look at every
     /// word that is not said to be empty: what is left to do where memory is nearly full and in
     /// pieces, and what a refusal costs.
     pub(super) fn sweep(
         &self,
-        (level, k): (usize, u32),
+        (level, width): (Level, Width),
         most: usize,
         hints: &mut Hints,
-    ) -> Option<(u64, u64)> {
-        match k {
+    ) -> Option<(WordId, u64)> {
+        match width.log2() {
             0 => self.sweep_for::<0>(level, most, hints),
             1 => self.sweep_for::<1>(level, most, hints),
             2 => self.sweep_for::<2>(level, most, hints),
@@ -85,31 +91,33 @@ impl FreeMap {
         }
     }
 
-    /// Does what [`FreeMap::sweep`] does with `k` known: the look at a word is then a few instructions.
+    /// Does what [`FreeMap::sweep`] does with the width known: the look at a word is then a few instructions.
     fn sweep_for<const K: u32>(
         &self,
-        level: usize,
+        level: Level,
         most: usize,
         hints: &mut Hints,
-    ) -> Option<(u64, u64)> {
-        let (words, first) = self.bitmap(level, level);
-        let has = |n: u64| {
-            let word = words.get(n.wrapping_sub(first) as usize);
-            word.is_some_and(|word| groups(word.load(Relaxed), K) != 0)
+    ) -> Option<(WordId, u64)> {
+        let width = Width::new(K);
+        let (words, first) = self.bitmap(level, level.lowest());
+        let has = |n: WordId| {
+            let word = words.get(n.index_from(first));
+            word.is_some_and(|word| width.groups(word.load(Relaxed)) != 0)
         };
-        let mut take = |n: u64| {
-            let starts = if has(n) { self.take_in((level, K), most, n)? } else { return None };
-            hints.0[level] = n;
+        let mut take = |n: WordId| {
+            let starts = if has(n) { self.take_in((level, width), most, n)? } else { return None };
+            hints.set(level, n);
             Some((n, starts))
         };
-        if level + 1 == LEVELS {
-            return (first..).take(words.len()).find_map(take);
-        }
-        let (above, above_first) = self.bitmap(level, level + 1);
-        (above_first..).zip(above).find_map(|(up, word)| {
+        let Some(summary) = level.lowest().up() else {
+            return (0..words.len()).find_map(|index| take(first.add(index)));
+        };
+        let (above, above_first) = self.bitmap(level, summary);
+        above.iter().enumerate().find_map(|(index, word)| {
+            let up = above_first.add(index);
             let mut rest = word.load(Relaxed);
             while rest != 0 {
-                let found = take((up << STEP) + u64::from(rest.trailing_zeros()));
+                let found = take(up.below(rest.trailing_zeros()));
                 if found.is_some() {
                     return found;
                 }

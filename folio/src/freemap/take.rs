@@ -3,8 +3,9 @@
 use heirloom_kho::sync::{Acquire, Relaxed};
 use heirloom_kho::{Block, Order, Pfn};
 
-use super::group::{Group, STEP, chunk_log2, chunk_order, groups, level_of, lowest, mask};
-use super::{FreeMap, Hints, LEVELS};
+use super::group::{Group, lowest};
+use super::units::{ChunkId, Level, Width, WordId};
+use super::{FreeMap, Hints};
 
 /// Words that a search for a group looks at before it breaks a larger chunk.
 const PROBES: usize = 8;
@@ -18,13 +19,13 @@ impl FreeMap {
     /// Takes one free block of `order` (at most [`Order::MAX_FOLIO`]), and up to `most` if they
     /// lie in the same word.
     pub(crate) fn take_group(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
-        let (level, k) = level_of(order);
-        let few = if k == 0 { usize::MAX } else { PROBES };
-        let (n, starts) = match self.take_bits((level, k), most, few, hints) {
+        let (level, width) = Level::of(order);
+        let few = if width == Width::ONE { usize::MAX } else { PROBES };
+        let (n, starts) = match self.take_bits((level, width), most, few, hints) {
             Some(found) => found,
-            None => match self.split(level, k, most, hints) {
+            None => match self.split(level, width, most, hints) {
                 Some(found) => found,
-                None => self.sweep((level, k), most, hints)?,
+                None => self.sweep((level, width), most, hints)?,
             },
         };
         Group::new(order, n, starts)
@@ -32,58 +33,60 @@ impl FreeMap {
 
     /// Takes all free frames of a word of which some are in use.
     pub(crate) fn take_word(&self, hints: &mut Hints) -> Option<Group> {
-        let start = hints.0[0];
-        for (mut from, until) in [(start, u64::MAX), (0, start)] {
-            while let Some(n) = self.next(0, 0, from)
+        const FRAMES: Level = Level::FIRST;
+        let start = hints.get(FRAMES);
+        for (mut from, until) in [(start, WordId::NONE), (WordId::FIRST, start)] {
+            while let Some(n) = self.next(FRAMES, FRAMES.lowest(), from)
                 && n < until
             {
                 // Acquire pairs with the Release in `give_to` that gave these frames.
-                let bits = self.word(0, 0, n)?.swap(0, Acquire);
-                self.summarize_emptied(0, n);
+                let bits = self.word(FRAMES, n)?.swap(0, Acquire);
+                self.summarize_emptied(FRAMES, n);
                 if bits != 0 {
-                    hints.0[0] = n;
+                    hints.set(FRAMES, n);
                     return Group::new(Order::ZERO, n, bits);
                 }
-                from = n + 1;
+                from = n.next();
             }
         }
         None
     }
 
     /// Breaks a chunk of the next level into a word of `level`, and keeps up to `most` groups
-    /// of `2^k` of its chunks: the word's number, and the bits that the groups start with.
-    fn split(&self, level: usize, k: u32, most: usize, hints: &mut Hints) -> Option<(u64, u64)> {
-        let up = level + 1;
-        if up >= LEVELS {
-            return None;
-        }
-        let chunk = self.take(chunk_order(up), hints)?;
-        let n = chunk.pfn().get() >> chunk_log2(up);
-        let starts = lowest(groups(!0, k), most);
-        let rest = !starts.wrapping_mul(mask(0, k));
+    /// of `width` of its chunks: the word's number, and the bits that the groups start with.
+    fn split(
+        &self,
+        level: Level,
+        width: Width,
+        most: usize,
+        hints: &mut Hints,
+    ) -> Option<(WordId, u64)> {
+        let chunk = self.take(level.up()?.chunk_order(), hints)?;
+        let n = ChunkId::of(chunk.pfn(), level).word();
+        let starts = lowest(width.groups(!0), most);
+        let rest = !width.spread(starts);
         if rest != 0 {
             self.give_rest(level, n, rest);
         }
-        hints.0[level] = n;
+        hints.set(level, n);
         Some((n, starts))
     }
 
     /// Gives the chunks of a word that is wholly ours, but for those kept.
-    pub(super) fn give_rest(&self, level: usize, n: u64, rest: u64) {
+    pub(super) fn give_rest(&self, level: Level, n: WordId, rest: u64) {
         let given = self.give_bits(level, n, rest);
         debug_assert!(given.is_ok(), "a taken chunk has no free part");
     }
 
     /// Takes exactly `block`; `false` if some frame of it is not free, and nothing changed.
     pub(crate) fn take_at(&self, block: Block) -> bool {
-        let (level, k) = level_of(block.order());
-        let n = block.pfn().get() >> (chunk_log2(level) + STEP);
-        let at = (block.pfn().get() >> chunk_log2(level)) as u32 & 63;
-        self.take_bits_at(level, n, mask(at, k))
+        let (level, width) = Level::of(block.order());
+        let first = ChunkId::of(block.pfn(), level);
+        self.take_bits_at(level, first.word(), width.mask(first.at()))
     }
 
-    fn take_bits_at(&self, level: usize, n: u64, wanted: u64) -> bool {
-        let Some(word) = self.word(level, level, n) else { return false };
+    fn take_bits_at(&self, level: Level, n: WordId, wanted: u64) -> bool {
+        let Some(word) = self.word(level, n) else { return false };
         let mut bits = word.load(Relaxed);
         while bits & wanted == wanted {
             // Acquire pairs with the Release in `give_to` that gave these chunks.
@@ -98,8 +101,8 @@ impl FreeMap {
             }
         }
         // Part of it free here means that no larger chunk holds it.
-        let up = level + 1;
-        if bits != 0 || up >= LEVELS || !self.take_bits_at(up, n >> STEP, 1 << (n & 63)) {
+        let ((above, bit), up) = (n.above(), level.up());
+        if bits != 0 || !up.is_some_and(|up| self.take_bits_at(up, above, bit)) {
             return false;
         }
         if wanted != !0 {
@@ -110,31 +113,27 @@ impl FreeMap {
 
     /// Takes `chunks` neighbouring chunks of the last level: for runs above the largest folio.
     pub(crate) fn take_chunks(&self, chunks: u64) -> Option<Pfn> {
-        let level = LEVELS - 1;
-        let (words, first) = self.bitmap(level, level);
-        let is_free = |u: u64| {
-            let word = words.get(((u >> STEP) - first) as usize);
-            word.is_some_and(|w| w.load(Relaxed) >> (u & 63) & 1 == 1)
-        };
-        let (mut start, end) = (first << STEP, (first + words.len() as u64) << STEP);
-        'search: while start + chunks <= end {
+        const LARGEST: Level = Level::LAST;
+        let (words, first) = self.bitmap(LARGEST, LARGEST.lowest());
+        let (mut start, end) = (first.chunk(), first.add(words.len()).chunk());
+        'search: while start.add(chunks) <= end {
             for i in (0..chunks).rev() {
-                if !is_free(start + i) {
-                    start += i + 1;
+                if !self.has(LARGEST, start.add(i)) {
+                    start = start.add(i + 1);
                     continue 'search;
                 }
             }
             for i in 0..chunks {
-                let u = start + i;
-                if !self.take_bits_at(level, u >> STEP, 1 << (u & 63)) {
-                    for u in start..u {
-                        self.give_rest(level, u >> STEP, 1 << (u & 63));
+                let chunk = start.add(i);
+                if !self.take_bits_at(LARGEST, chunk.word(), chunk.bit()) {
+                    for taken in (0..i).map(|i| start.add(i)) {
+                        self.give_rest(LARGEST, taken.word(), taken.bit());
                     }
-                    start += i + 1;
+                    start = start.add(i + 1);
                     continue 'search;
                 }
             }
-            return Some(Pfn::new(start << chunk_log2(level)));
+            return Some(start.first(LARGEST));
         }
         None
     }

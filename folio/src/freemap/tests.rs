@@ -9,7 +9,7 @@ use bitvec::prelude::*;
 use heirloom_kho::{Block, Order, Pfn};
 use proptest::prelude::*;
 
-use super::group::{groups, mask};
+use super::units::Width;
 use super::*;
 
 /// A free map with the words that it lies in.
@@ -64,12 +64,12 @@ fn groups_are_aligned_runs_of_set_bits() {
         for at in 0..64_u32 {
             let aligned = at.is_multiple_of(1 << k) && at + (1 << k) <= 64;
             if aligned {
-                assert_eq!(groups(mask(at, k), k), 1 << at);
+                assert_eq!(Width::new(k).groups(Width::new(k).mask(at)), 1 << at);
             }
         }
-        assert_eq!(groups(!0, k).count_ones(), 64 >> k);
+        assert_eq!(Width::new(k).groups(!0).count_ones(), 64 >> k);
     }
-    assert_eq!(groups(0b0110, 1), 0, "not aligned");
+    assert_eq!(Width::new(1).groups(0b0110), 0, "not aligned");
 }
 
 #[test]

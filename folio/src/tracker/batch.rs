@@ -4,6 +4,7 @@
 //! changes, so a call in vain is never visible, to a successor neither. Only where two calls about
 //! the same block race does the loser take back what it did.
 
+use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::sync::{AcqRel, AtomicU64, Relaxed, Release};
 use heirloom_kho::tree::{Adjacent, Key, LEAF_KEYS, node_start};
 use heirloom_kho::{Block, Run};
@@ -89,12 +90,12 @@ impl Tracker {
         {
             // Release as in `preserve`.
             let old = word.fetch_or(mask, Release) & mask;
-            return already(Key::of(folios.first()).get() & !63, old).inspect_err(|_| {
+            return already(word_start(Key::of(folios.first())), old).inspect_err(|_| {
                 // Another call set some of these since the look.
                 word.fetch_and(!(mask & !old), Relaxed);
             });
         }
-        let (from, to) = folios.keys();
+        let (from, to) = keys(folios);
         let mut missing = false;
         self.words(nodes, from, to, |key, mask, word| {
             let Some(word) = word else {
@@ -106,8 +107,8 @@ impl Tracker {
         })?;
         if missing {
             // The first key in each leaf.
-            let leaves = (node_start(from, 0)..to).step_by(LEAF_KEYS as usize);
-            self.grow(nodes, leaves.filter_map(|leaf| Key::new(leaf.max(from)).block()))?;
+            let leaves = (node_start(from.get(), 0)..to.get()).step_by(u64_to_usize(LEAF_KEYS));
+            self.grow(nodes, leaves.filter_map(|leaf| Key::new(leaf).max(from).block()))?;
         }
         self.words(nodes, from, to, |key, mask, word| {
             let Some(word) = word else { return Ok(()) };
@@ -140,12 +141,12 @@ impl Tracker {
         {
             // AcqRel as in `unpreserve`.
             let old = word.fetch_and(!mask, AcqRel) & mask;
-            return not(Key::of(folios.first()).get() & !63, mask & !old).inspect_err(|_| {
+            return not(word_start(Key::of(folios.first())), mask & !old).inspect_err(|_| {
                 // Another call cleared some of these since the look. Release as below.
                 word.fetch_or(old, Release);
             });
         }
-        let (from, to) = folios.keys();
+        let (from, to) = keys(folios);
         self.words(nodes, from, to, |key, mask, word| {
             // Relaxed: a first look, so that a call in vain changes nothing.
             not(key, mask & !word.map_or(0, |word| word.load(Relaxed)))
@@ -191,21 +192,22 @@ impl Tracker {
     fn words<N: NodeAlloc>(
         &self,
         nodes: &N,
-        from: u64,
-        to: u64,
-        mut f: impl FnMut(u64, u64, Option<&AtomicU64>) -> Result<(), Error>,
+        from: Key,
+        to: Key,
+        mut f: impl FnMut(Key, u64, Option<&AtomicU64>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut key = from;
         while key < to {
-            let end = to.min(node_start(key, 0) + LEAF_KEYS);
-            let Some(block) = Key::new(key).block() else { return Ok(()) };
+            let end = to.get().min(node_start(key.get(), 0) + LEAF_KEYS);
+            let Some(block) = key.block() else { return Ok(()) };
             let leaf = self.leaf(nodes, block);
-            while key < end {
-                let base = key & !63;
-                let mask = (!0 << (key - base)) & (!0 >> (base + 64).saturating_sub(end));
-                let word = leaf.and_then(|leaf| leaf.get(Key::new(key).index(0) / 64));
+            while key.get() < end {
+                let base = word_start(key);
+                let next = base.get() + 64;
+                let mask = (!0 << (key.get() - base.get())) & (!0 >> next.saturating_sub(end));
+                let word = leaf.and_then(|leaf| leaf.get(key.index(0) / 64));
                 f(base, mask, word)?;
-                key = if leaf.is_some() { base + 64 } else { end };
+                key = Key::new(if leaf.is_some() { next } else { end });
             }
         }
         Ok(())
@@ -218,15 +220,26 @@ fn only(run: Run) -> Option<Block> {
 }
 
 /// Returns the block of the lowest of `bits` in the word that starts with `key`.
-fn lowest(key: u64, bits: u64) -> Option<Block> {
-    if bits == 0 { None } else { Key::new(key + u64::from(bits.trailing_zeros())).block() }
+fn lowest(key: Key, bits: u64) -> Option<Block> {
+    if bits == 0 { None } else { Key::new(key.get() + u64::from(bits.trailing_zeros())).block() }
 }
 
-fn already(key: u64, bits: u64) -> Result<(), Error> {
+/// Returns the key that is bit 0 of the word of `key`.
+const fn word_start(key: Key) -> Key {
+    Key::new(key.get() & !63)
+}
+
+/// Returns the keys of the folios: the first and one past the last.
+const fn keys(folios: Adjacent) -> (Key, Key) {
+    let (from, to) = folios.keys();
+    (Key::new(from), Key::new(to))
+}
+
+fn already(key: Key, bits: u64) -> Result<(), Error> {
     lowest(key, bits).map_or(Ok(()), |block| Err(Error::AlreadyPreserved { block }))
 }
 
-fn not(key: u64, bits: u64) -> Result<(), Error> {
+fn not(key: Key, bits: u64) -> Result<(), Error> {
     lowest(key, bits).map_or(Ok(()), |block| Err(Error::NotPreserved { block }))
 }
 
