@@ -19,6 +19,7 @@ mod proceed;
 
 use check::{check_left, hold_scratch};
 use heirloom_folio::{Machine, Memory, Run};
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Header, HeaderPage, Producer, ScratchList, Table};
 use heirloom_slab::internal::NewSlabs;
 use lock_api::Mutex;
@@ -129,7 +130,7 @@ impl<M: Machine> NewHeirloom<M> {
 fn keep_scratch<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), Error> {
     let (table, limit) = (Table::Scratch, ScratchList::LIMIT);
     if scratch.len() > limit {
-        return Err(Error::TableFull { table, limit: limit as u64 });
+        return Err(Error::TableFull { table, limit: usize_to_u64(limit) });
     }
     if let Some(run) = scratch.iter().copied().find(|run| run.is_empty()) {
         return Err(Error::BadRun { table, run });

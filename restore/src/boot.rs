@@ -3,6 +3,8 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run, joined};
+use heirloom_kho::internal::PAGE_BYTES;
+use heirloom_kho::narrow::usize_to_u64;
 
 use crate::begin::NewHeirloom;
 use crate::entry::Entry;
@@ -189,7 +191,7 @@ impl<M: Machine> Heirloom<M> {
         let areas = unsafe { entry.scratch_areas(machine, is_memory) }?;
         // Linux's list lies in scratch itself, and is read again.
         let tables = [
-            Run::covering(entry.root, PAGE_SIZE as u64),
+            Run::covering(entry.root, PAGE_BYTES),
             Run::covering(entry.scratch, entry.scratch_bytes),
         ];
         let room = room(map, areas.runs(), placement, tables)?;
@@ -358,7 +360,7 @@ unsafe fn place<M: Machine>(
 ) -> Result<(Memory<M>, Run), Error> {
     let needed = Heirloom::<M>::scratch_bytes(map, cpus);
     let largest = usize::try_from(room.bytes()).unwrap_or(usize::MAX);
-    let taken = Run::new(room.start(), (needed / PAGE_SIZE) as u64);
+    let taken = Run::new(room.start(), usize_to_u64(needed / PAGE_SIZE));
     let Some(taken) = taken.filter(|taken| room.covers(*taken)) else {
         return Err(Error::ScratchTooSmall { needed, largest });
     };

@@ -4,6 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Handle, HandleFault, Parts};
 use heirloom_slab::{AllocOptions, ObjectState, Owner, Persist, TypedCache};
 
@@ -86,7 +87,9 @@ impl<M: Machine> Heirloom<M> {
                 state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
                 reuse_tag: tag,
                 ..
-            } if addr == at => Ok(Handle::new(Parts::Object { addr, bytes: size as u64, tag })?),
+            } if addr == at => {
+                Ok(Handle::new(Parts::Object { addr, bytes: usize_to_u64(size), tag })?)
+            }
             _ => Err(nothing.into()),
         }
     }

@@ -13,6 +13,8 @@
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::internal::PAGE_BYTES;
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::tree::{self, Ledger};
 use heirloom_kho::{
     Fault, Header, Image, Left, RootView, SUBTREE, SealInfo, Subtree, Table, TableError,
@@ -174,7 +176,7 @@ impl Entry {
     /// The frames of the root page and the scratch list, if there is one. Of what would end above
     /// the last frame, none.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (Table, Run)> {
-        let root = (Table::Root, self.root, PAGE_SIZE as u64);
+        let root = (Table::Root, self.root, PAGE_BYTES);
         let scratch = (Table::Scratch, self.scratch, self.scratch_bytes);
         let runs = [root, scratch].map(|(table, addr, bytes)| (table, Run::covering(addr, bytes)));
         let runs = runs.into_iter().filter_map(|(table, run)| Some((table, run?)));
@@ -369,7 +371,7 @@ fn is_preserved(
 /// The words of heirloom's own subtree.
 #[inline(never)]
 fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Error> {
-    let run = Run::covering(addr, Header::SIZE as u64).filter(|run| pages.is_memory(*run));
+    let run = Run::covering(addr, usize_to_u64(Header::SIZE)).filter(|run| pages.is_memory(*run));
     run.ok_or(Fault::OutsideMemory { addr }.in_table(Table::Header, addr, 0))?;
     let words = pages.words(addr, Header::SIZE);
     words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0).into())

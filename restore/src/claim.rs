@@ -6,6 +6,7 @@ use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{
     Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, PreservedFolio, PreservedRun,
 };
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{AreaInfo, AreaPart, Chain, Handle, HandleFault, Parts, Record, Table};
 
 use crate::area::PreservedArea;
@@ -93,7 +94,7 @@ impl<M: Machine> Heirloom<M> {
     /// As for [`Heirloom::claim_area`]; [`Error::Handle`] also if its entries have another size.
     pub fn claim_records<T: Record>(&self, handle: Handle) -> Result<Records<'_, M, T>, Error> {
         match handle.parts()? {
-            Parts::Records { first, entry } if entry == size_of::<T>() as u64 => {
+            Parts::Records { first, entry } if entry == usize_to_u64(size_of::<T>()) => {
                 records(self.memory(), first)
             }
             Parts::Records { .. } => Err(handle.refused(HandleFault::Length).into()),

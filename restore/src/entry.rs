@@ -1,7 +1,8 @@
 //! Where a successor begins to look, before it has any memory of its own.
 
 use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{DirectMap, PhysAddr, Run};
+use heirloom_kho::internal::PAGE_BYTES;
 use heirloom_kho::{Fault, RootView, ScratchList, Table};
 
 use crate::error::Error;
@@ -65,7 +66,7 @@ impl Entry {
             let bytes = usize::try_from(bytes).map_err(|_| outside)?;
             Ok((run, words(addr, bytes).ok_or(outside)?))
         };
-        let (root, root_words) = words(Table::Root, self.root, PAGE_SIZE as u64)?;
+        let (root, root_words) = words(Table::Root, self.root, PAGE_BYTES)?;
         RootView::new(halves(root_words), self.root)?;
         let (list, words) = words(Table::Scratch, self.scratch, self.scratch_bytes)?;
         let areas = ScratchList::new(words, self.scratch, &is_memory)?;

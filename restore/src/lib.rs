@@ -64,6 +64,11 @@
 //! `edit` before `moved`; `reserve` by itself. Each is a [`Machine::Mutex`](heirloom_folio::Machine::Mutex),
 //! held while nothing of a caller's runs; claims of folios and objects take none.
 #![no_std]
+#![warn(
+    clippy::as_conversions,
+    reason = "numbers of another width come from `heirloom_kho::narrow`"
+)]
+#![cfg_attr(test, allow(clippy::as_conversions, reason = "small numbers of tests"))]
 
 #[cfg(test)]
 extern crate std;

@@ -21,8 +21,8 @@
 //! entry first.
 
 use heirloom_folio::sync::Ordering::Release;
-use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr, Run};
-use heirloom_kho::internal::{FDT_ENDED, MAGIC_WORD};
+use heirloom_folio::{Machine, Memory, PhysAddr, Run};
+use heirloom_kho::internal::{FDT_ENDED, MAGIC_WORD, PAGE_BYTES};
 use heirloom_kho::{Name, RootView, Subtree, Table, store};
 
 use crate::check::{self, NameBits, Place};
@@ -102,7 +102,7 @@ pub(crate) fn end_before<M: Machine>(
     before: Option<PhysAddr>,
 ) -> Result<(), Error> {
     let Some(before) = before.filter(|before| *before != root) else { return Ok(()) };
-    let frames = Run::covering(before, PAGE_SIZE as u64).filter(|run| memory.contains(*run));
+    let frames = Run::covering(before, PAGE_BYTES).filter(|run| memory.contains(*run));
     let Some(frames) = frames else { return Ok(()) };
     let map = past_root(memory, root)?.map();
     let leads_to_the_tree = || past_root(memory, before).is_ok_and(|view| view.map() == map);

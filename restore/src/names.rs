@@ -16,6 +16,7 @@
 //! table by now, and it is not the name's. A predecessor's name whose frames were let go, which its owner
 //! should have taken away first, is taken out by `revive`.
 
+use heirloom_kho::narrow::u32_to_usize;
 use heirloom_kho::{RootPage, RootView, SUBTREE};
 
 use crate::error::Error;
@@ -32,6 +33,14 @@ pub(crate) enum Owner {
     Made = 1,
     /// The same, and a view of the bytes is with a caller.
     Lent = 2,
+}
+
+impl Owner {
+    /// Returns which row of [`Names`] is this owner's.
+    #[expect(clippy::as_conversions, reason = "to what the enum is in memory")]
+    const fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Whose each name of the root page is, in their order there.
@@ -54,7 +63,7 @@ impl Names {
 
     /// Whether the name at `index` is this owner's.
     pub(crate) fn is(&self, index: usize, owner: Owner) -> bool {
-        let [words, ..] = self.0.get(owner as usize..).unwrap_or(&[]) else { return false };
+        let [words, ..] = self.0.get(owner.index()..).unwrap_or(&[]) else { return false };
         words.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
@@ -67,7 +76,7 @@ impl Names {
     pub(crate) fn set(&mut self, index: usize, owner: Option<Owner>) {
         for (each, words) in self.0.iter_mut().enumerate() {
             if let Some(word) = words.get_mut(index / 64) {
-                let set = owner.is_some_and(|owner| owner as usize == each);
+                let set = owner.is_some_and(|owner| owner.index() == each);
                 *word = *word & !(1 << (index % 64)) | u64::from(set) << (index % 64);
             }
         }
@@ -85,7 +94,7 @@ impl Names {
     /// Says in an error for want of room how many names are the predecessor's.
     pub(crate) fn count_inherited(&self, error: &mut Error) {
         if let (Error::RootFull { inherited, .. }, [words, ..]) = (error, &self.0) {
-            *inherited = words.iter().map(|word| word.count_ones() as usize).sum();
+            *inherited = words.iter().map(|word| u32_to_usize(word.count_ones())).sum();
         }
     }
 

@@ -1,6 +1,7 @@
 //! The pages of this kernel's handover itself.
 
 use heirloom_folio::{Machine, Memory, PhysAddr, Run};
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{
     Header, HeaderPage, Name, Producer, RootPage, SUBTREE, ScratchWords, SealState,
 };
@@ -65,7 +66,7 @@ fn write_scratch<M: Machine>(
     scratch: impl Iterator<Item = Run> + Clone,
 ) -> Result<(PhysAddr, u64), Error> {
     let (list, words) = new_table(memory)?;
-    Ok((list, ScratchWords::new(words, list).write(scratch)? as u64))
+    Ok((list, usize_to_u64(ScratchWords::new(words, list).write(scratch)?)))
 }
 
 /// Writes the page of the `heirloom` subtree.
@@ -88,6 +89,6 @@ fn write_header<M: Machine>(
 fn write_root<M: Machine>(memory: &Memory<M>, header: PhysAddr) -> Result<PhysAddr, Error> {
     let (root, words) = new_table(memory)?;
     let mut page = RootPage::create(halves(words), root, memory.tree_root()?)?;
-    page.add(Name::new(SUBTREE)?, header, Header::SIZE as u64)?;
+    page.add(Name::new(SUBTREE)?, header, usize_to_u64(Header::SIZE))?;
     Ok(root)
 }

@@ -10,6 +10,7 @@ use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Machine, Memory, PhysAddr, Run};
 pub(crate) use heirloom_kho::Pages;
 pub(crate) use heirloom_kho::internal::{halves, table_at};
+use heirloom_kho::narrow::usize_to_u64;
 
 /// What is preserved in a memory, of which a predecessor's tables are read.
 pub struct Inherited<'m, M: Machine>(&'m Memory<M>);
@@ -76,7 +77,7 @@ pub(crate) unsafe fn words_at<M: Machine>(
         return None;
     }
     let words = bytes.div_ceil(8);
-    let run = Run::covering(addr, (words * 8) as u64)?;
+    let run = Run::covering(addr, usize_to_u64(words * 8))?;
     let start = memory.ptr(run).ok()?;
     // SAFETY: `ptr` is good for the whole run; `addr` lies in its first frame, a multiple of 8
     // from a page-aligned start; the words end within the run. Any bytes are an `AtomicU64`; the

@@ -3,6 +3,7 @@
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Fault, Producer, RootView, SealInfo, Table};
 
 use crate::error::Error;
@@ -76,7 +77,7 @@ fn words<M: Machine>(
     at: PhysAddr,
     bytes: usize,
 ) -> Result<&[AtomicU64], Error> {
-    let run = Run::covering(at, bytes as u64).filter(|run| memory.contains(*run));
+    let run = Run::covering(at, usize_to_u64(bytes)).filter(|run| memory.contains(*run));
     let outside = Fault::OutsideMemory { addr: at }.in_table(table, at, 0);
     run.ok_or(outside)?;
     // SAFETY: as for `left`.

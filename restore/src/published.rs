@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::written;
 use heirloom_folio::{Block, Kind, Machine, Order, PAGE_SIZE, PhysAddr, Request, Run};
 use heirloom_kho::internal::Edit;
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Name, RootView, Subtree};
 
 use crate::area::{drop_table, growing};
@@ -46,7 +47,7 @@ impl<M: Machine> Heirloom<M> {
         // no seal is made before all of it is done.
         let mut made = self.edit.lock();
         let mut published = self.root_page().and_then(|mut page| {
-            let new = Subtree { name, addr: blob.addr(), size: Some(bytes.len() as u64) };
+            let new = Subtree { name, addr: blob.addr(), size: Some(usize_to_u64(bytes.len())) };
             let (there, count) = (place_of(&page.view()?, &name)?, page.view()?.subtrees().count());
             let edit = match there {
                 None => Edit::Add(new),
@@ -211,7 +212,7 @@ impl<M: Machine> Heirloom<M> {
     /// A folio that starts with `bytes`, not preserved yet.
     fn new_blob(&self, bytes: &[u8]) -> Result<Block, Error> {
         let memory = self.memory();
-        let frames = bytes.len().max(1).div_ceil(PAGE_SIZE) as u64;
+        let frames = usize_to_u64(bytes.len().max(1).div_ceil(PAGE_SIZE));
         let order = Order::for_frames(frames).unwrap_or(Order::MAX);
         let request = Request::new(order).kind(Kind::Table).zeroed();
         let block = growing(memory, || memory.alloc(request))?;

@@ -11,6 +11,7 @@
 //! [`Heirloom::finish`](crate::Heirloom::finish), or sealing, fills it up.
 
 use heirloom_folio::{Kind, Machine, Memory, Order, Request};
+use heirloom_kho::narrow::u32_to_u8;
 
 /// How many frames are held, however small the memory. The tables of a handover are five pages, and up
 /// to ten nodes of the tree lead to them.
@@ -40,7 +41,7 @@ impl Reserve {
     #[inline(never)]
     pub(crate) fn fill<M: Machine>(&mut self, memory: &Memory<M>) {
         // As few blocks as there can be: what lies side by side needs the fewest nodes.
-        for order in (0..=FRAMES.ilog2() as u8).rev().filter_map(Order::new) {
+        for order in (0..=u32_to_u8(FRAMES.ilog2())).rev().filter_map(Order::new) {
             let request = Request::new(order).kind(Kind::Table);
             while self.0 + order.frames() <= FRAMES && memory.alloc(request).is_ok() {
                 self.0 += order.frames();

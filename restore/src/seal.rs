@@ -20,9 +20,10 @@
 
 use core::convert::Infallible;
 
-use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr, Run};
 use heirloom_kho::hash::Hasher;
-use heirloom_kho::internal::head;
+use heirloom_kho::internal::{PAGE_BYTES, head};
+use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
 use heirloom_kho::{Broken, Chain, Fault, SealInfo, Sealed, Table};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -48,7 +49,7 @@ const _: () = assert!(size_of::<Stored>() == 24);
 /// A writer at the same time makes the result one of no instant; it is no data race.
 #[inline(never)]
 fn hash_at(pages: &impl Pages, addr: PhysAddr, length: u32) -> Option<u64> {
-    let words = pages.words(addr, length as usize)?;
+    let words = pages.words(addr, u32_to_usize(length))?;
     let mut hasher = Hasher::new(length.into());
     hasher.memory(words);
     Some(hasher.finish())
@@ -99,7 +100,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
         if self.room() == 0 {
             return Err(Error::TableFull { table: Table::Seal, limit: self.records.len() });
         }
-        let (phys, length, kind) = (addr.get().into(), length.into(), (kind as u32).into());
+        let (phys, length, kind) = (addr.get().into(), length.into(), kind.number().into());
         self.records.push(&Stored { phys, length, kind, hash: U64::ZERO })
     }
 
@@ -124,7 +125,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
         // A block without entries is none of a seal: so a link is as good as an entry, and one that
         // leads astray is found. Nodes lose bits by this, and are hashed after it.
         self.records.trim()?;
-        let mut table = Hasher::new(self.records.len() * size_of::<Stored>() as u64);
+        let mut table = Hasher::new(self.records.len() * usize_to_u64(size_of::<Stored>()));
         let mut missing = None;
         self.records.rewrite(|entry| {
             let addr = PhysAddr::new(entry.phys.get());
@@ -244,7 +245,7 @@ fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, 
         return Err(fail(Fault::Length { expected: seal.entries, found: chain.len() }));
     }
     // No more than there is memory for: `Chain::walk` counted them.
-    let mut table = Hasher::new(chain.len() * size_of::<Stored>() as u64);
+    let mut table = Hasher::new(chain.len() * usize_to_u64(size_of::<Stored>()));
     for entry in &chain {
         table.bytes(entry.as_bytes());
     }
@@ -303,7 +304,7 @@ fn kind_of(
 
 /// Whether something of this kind can have `length` bytes, which lie in `run`.
 fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), Fault> {
-    const PAGE: u64 = PAGE_SIZE as u64;
+    const PAGE: u64 = PAGE_BYTES;
     let found = u64::from(length);
     match kind {
         Sealed::Root | Sealed::Node | Sealed::CacheDirectory if found != PAGE => {
@@ -332,6 +333,7 @@ fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), F
 mod tests {
     use std::vec::Vec;
 
+    use heirloom_folio::PAGE_SIZE;
     use heirloom_folio::harness::Ram;
     use heirloom_folio::sync::Ordering::Relaxed;
     use heirloom_kho::{Record, TableError};

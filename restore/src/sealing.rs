@@ -2,6 +2,7 @@
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
+use heirloom_kho::narrow::{u64_to_u32, usize_to_u32, usize_to_u64};
 use heirloom_kho::{Header, HeaderPage, RootView, Sealed};
 use heirloom_slab::internal::DirectoryPart;
 
@@ -38,7 +39,7 @@ impl<M: Machine> Heirloom<M> {
         self.memory().for_each_node(|_| entries += 1);
         let entry = self.entry();
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
-        entries += root.subtrees().count() as u64;
+        entries += usize_to_u64(root.subtrees().count());
         slabs.for_each_table(|_| entries += 1);
         let mut sealer = Sealer::new(self.memory(), entries)?;
         if let Err(error) = self.cover_all(&mut sealer, &made) {
@@ -82,16 +83,16 @@ impl<M: Machine> Heirloom<M> {
     }
 
     fn cover_all(&self, sealer: &mut Sealer<'_, M>, made: &Names) -> Result<(), Error> {
-        let page = PAGE_SIZE as u32;
+        let page = usize_to_u32(PAGE_SIZE);
         let entry = self.entry();
         sealer.cover(Sealed::Root, entry.root, page)?;
         if let Some(before) = self.root_before() {
             sealer.cover(Sealed::Root, before, page)?;
         }
         if entry.scratch_bytes > 0 {
-            sealer.cover(Sealed::Scratch, entry.scratch, entry.scratch_bytes as u32)?;
+            sealer.cover(Sealed::Scratch, entry.scratch, u64_to_u32(entry.scratch_bytes))?;
         }
-        sealer.cover(Sealed::Subtree, self.pages.header, Header::FIXED as u32)?;
+        sealer.cover(Sealed::Subtree, self.pages.header, usize_to_u32(Header::FIXED))?;
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;

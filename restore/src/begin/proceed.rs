@@ -2,6 +2,7 @@
 
 use heirloom_folio::{Machine, Memory, Order, PhysAddr};
 use heirloom_kho::internal::Edit;
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Header, HeaderPage, Name, Producer, RootPage, SUBTREE, SealState, Subtree};
 use heirloom_slab::internal::NewSlabs;
 
@@ -25,7 +26,7 @@ pub(super) struct GoneOn {
 
 /// What the `heirloom` name of a root page says.
 fn header_name(header: PhysAddr) -> Result<Subtree, Error> {
-    Ok(Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(Header::SIZE as u64) })
+    Ok(Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(usize_to_u64(Header::SIZE)) })
 }
 
 /// Goes on with the predecessor's pages, or, where its root page is of another make, writes new ones.
