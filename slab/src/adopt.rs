@@ -28,6 +28,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Block, FrameState, Kind, Machine, Memory, Order, PhysAddr};
+use heirloom_kho::narrow::usize_to_u32;
 
 use crate::adopt_slab::{Adopted, SlabInfo, admits_slabs, check_slab};
 use crate::cache::Cache;
@@ -304,7 +305,10 @@ impl<M: Machine> Slabs<M> {
         view.pages().for_each(|page| each(DirectoryPart::Page(page)));
         for record in view.records() {
             for addr in view.slabs(&record) {
-                each(DirectoryPart::Header { addr, bytes: size_of::<SlabHeaderDisk>() as u32 });
+                each(DirectoryPart::Header {
+                    addr,
+                    bytes: usize_to_u32(size_of::<SlabHeaderDisk>()),
+                });
             }
         }
     }

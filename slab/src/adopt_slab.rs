@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::AtomicU8;
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_kho::narrow::{u32_to_usize, usize_to_u32};
 
 use crate::cache::Cache;
 use crate::directory::{CacheRecord, Here, Source};
@@ -87,10 +88,10 @@ impl<M: Machine> Cache<'_, M> {
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
-        if !slab.object(geometry, 0).addr().get().is_multiple_of(geometry.align as usize) {
+        if !slab.object(geometry, 0).addr().get().is_multiple_of(u32_to_usize(geometry.align)) {
             return Err(Error::BadMap {
                 addr: slab.addr(geometry, 0),
-                align: geometry.align as usize,
+                align: u32_to_usize(geometry.align),
             });
         }
         // SAFETY: labelled by this layer, as the cache directory names it.
@@ -132,13 +133,13 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: nothing but this call writes to the slab.
         let left = unsafe { Here::new(memory) };
         let states =
-            left.words(slab.phys(), HEADER_BYTES + geometry.objects as usize).unwrap_or(&[]);
+            left.words(slab.phys(), HEADER_BYTES + u32_to_usize(geometry.objects)).unwrap_or(&[]);
         let states = states.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or(&[]);
         let mut all = 0;
         for (bits, first_word) in slab.words(geometry).iter().zip((0..).step_by(8)) {
             let mut free = 0;
             for (at, word) in (first_word..).zip(states.iter().skip(first_word).take(8)) {
-                let (states, first) = (word.load(Relaxed), at as u32 * 8);
+                let (states, first) = (word.load(Relaxed), usize_to_u32(at) * 8);
                 let state_word = StateWord::of(states, at, geometry.objects);
                 let survivors = state_word.survivors(preserving);
                 let gone = state_word.others(survivors);
@@ -309,7 +310,7 @@ pub(crate) fn check_slab<'s>(
     if !source.holds(block) {
         return Err(fail(SlabFault::NotPreserved { block }));
     }
-    let objects = geometry.objects as usize;
+    let objects = u32_to_usize(geometry.objects);
     let words = source.words(slab, HEADER_BYTES + objects).ok_or(fail(SlabFault::Misplaced))?;
     SlabHeaderDisk::read(words).check(slab, desc).map_err(fail)?;
     let mut info = SlabInfo::default();
@@ -317,7 +318,8 @@ pub(crate) fn check_slab<'s>(
         let states = word.load(Relaxed);
         let state_word = StateWord::of(states, at, geometry.objects);
         // In a preserving cache all that is in use is held, and is live.
-        if let Some(index) = indices(state_word.unsound(desc.is_preserving()), at as u32 * 8).next()
+        if let Some(index) =
+            indices(state_word.unsound(desc.is_preserving()), usize_to_u32(at) * 8).next()
         {
             return Err(fail(SlabFault::State { index, found: nth(states, index).0 }));
         }

@@ -4,6 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::{Block, FrameState, Kind, Machine, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_kho::narrow::{u32_to_u8, u32_to_usize, u64_to_usize, usize_to_u64};
 
 use crate::cache::Cache;
 use crate::class::Class;
@@ -190,7 +191,7 @@ impl<M: Machine> Slabs<M> {
             }
         };
         let (geometry, state) = (&object_ref.inner.geometry, object_ref.state());
-        let (has, wants) = (geometry.size as usize, layout.size());
+        let (has, wants) = (u32_to_usize(geometry.size), layout.size());
         let aligned = ptr.addr().get().is_multiple_of(layout.align());
         if state.is_in_use() && aligned && wants <= has && (wants > has / 2 || has <= 64) {
             return Ok(ptr);
@@ -243,7 +244,7 @@ impl<M: Machine> Slabs<M> {
         if !aligned || opts.preserving || Class::of(layout).is_some() {
             return None;
         }
-        let order = Order::new(frames.trailing_zeros() as u8)?;
+        let order = Order::new(u32_to_u8(frames.trailing_zeros()))?;
         let request = Request::new(order).kind(Kind::Buffer);
         let block = memory.alloc(if opts.zeroed { request.zeroed() } else { request }).ok()?;
         let ptr = memory.machine().ptr(block.addr());
@@ -261,8 +262,8 @@ impl<M: Machine> Slabs<M> {
     #[inline(never)]
     fn alloc_large(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
-        let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
-        let order = Order::for_frames(layout.align().div_ceil(PAGE_SIZE) as u64);
+        let frames = usize_to_u64(layout.size().div_ceil(PAGE_SIZE));
+        let order = Order::for_frames(usize_to_u64(layout.align().div_ceil(PAGE_SIZE)));
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
         let request = Request::new(order.ok_or(bad(layout))?).kind(Kind::Buffer);
         let request = if opts.zeroed { request.zeroed() } else { request };
@@ -314,7 +315,7 @@ impl<M: Machine> Slabs<M> {
         layout: Layout,
     ) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
-        let frames = layout.size().div_ceil(PAGE_SIZE) as u64;
+        let frames = usize_to_u64(layout.size().div_ceil(PAGE_SIZE));
         let aligned = ptr.addr().get().is_multiple_of(layout.align());
         let large = Class::of(layout).is_none();
         if aligned && large && frames == run.frames() {
@@ -342,7 +343,7 @@ impl<M: Machine> Slabs<M> {
         }
         let opts = AllocOptions { preserving: held, zeroed: false };
         // SAFETY: the caller's promise; the run has that many bytes.
-        unsafe { self.move_to(ptr, run.bytes() as usize, layout, opts) }
+        unsafe { self.move_to(ptr, u64_to_usize(run.bytes()), layout, opts) }
     }
 
     /// Claims a large buffer of `bytes` bytes that the predecessor left at `addr`; once. It survives

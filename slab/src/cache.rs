@@ -18,6 +18,7 @@ use core::ptr::NonNull;
 use heirloom_folio::Machine;
 use heirloom_folio::internal::BlockRef;
 use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::narrow::u32_to_usize;
 
 use crate::cache::inner::CacheInner;
 use crate::debug;
@@ -71,12 +72,12 @@ impl<'s, M: Machine> Cache<'s, M> {
 
     /// Returns the bytes of an object.
     pub const fn object_size(&self) -> usize {
-        self.inner.geometry.size as usize
+        u32_to_usize(self.inner.geometry.size)
     }
 
     /// Returns the alignment of an object, in bytes.
     pub const fn align(&self) -> usize {
-        self.inner.geometry.align as usize
+        u32_to_usize(self.inner.geometry.align)
     }
 
     /// Returns how many objects are in a slab.

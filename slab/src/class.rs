@@ -17,6 +17,7 @@ use core::ptr::null_mut;
 
 use heirloom_folio::sync::AtomicPtr;
 use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
+use heirloom_kho::narrow::{u8_to_usize, u32_to_u8, u32_to_usize, usize_to_u32};
 
 use crate::cache::inner::CacheInner;
 use crate::geometry::Geometry;
@@ -28,7 +29,7 @@ const EVEN: usize = 9;
 /// log2 of the largest of them.
 const EVEN_SHIFT: u32 = 7;
 /// Classes in all: four to a doubling, without the one of a whole page.
-const COUNT: usize = EVEN + 4 * (PAGE_SHIFT - EVEN_SHIFT) as usize - 1;
+const COUNT: usize = EVEN + 4 * u32_to_usize(PAGE_SHIFT - EVEN_SHIFT) - 1;
 
 /// How many caches the classes have: two each.
 pub(crate) const CACHES: usize = 2 * COUNT;
@@ -41,7 +42,7 @@ static FITTING: [u8; LARGEST / 8] = {
     let mut table = [0; LARGEST / 8];
     let mut i = 0;
     while i < table.len() {
-        table[i] = Class::fitting((i + 1) * 8).0 as u8;
+        table[i] = u32_to_u8(usize_to_u32(Class::fitting((i + 1) * 8).0));
         i += 1;
     }
     table
@@ -62,7 +63,7 @@ impl Class {
         if last >= LARGEST {
             return None;
         }
-        Some(Self(FITTING[last / 8] as usize))
+        Some(Self(u8_to_usize(FITTING[last / 8])))
     }
 
     /// Returns the smallest class of at least `size` bytes, 1 up to less than a page.
@@ -76,13 +77,13 @@ impl Class {
         }
         let log2 = (size - 1).ilog2();
         let quarter = (size - 1) >> (log2 - 2);
-        Self(EVEN + 4 * (log2 - EVEN_SHIFT) as usize + quarter - 4)
+        Self(EVEN + 4 * u32_to_usize(log2 - EVEN_SHIFT) + quarter - 4)
     }
 
     /// Returns the number of one of its two caches: below [`CACHES`].
     #[inline]
     pub(crate) const fn number(self, preserving: bool) -> usize {
-        2 * self.0 + preserving as usize
+        2 * self.0 + if preserving { 1 } else { 0 }
     }
 
     /// Returns the bytes of an object.
@@ -93,7 +94,7 @@ impl Class {
             1..EVEN => self.0 * 16,
             _ => {
                 let above = self.0 - EVEN;
-                (above % 4 + 5) << (EVEN_SHIFT as usize - 2 + above / 4)
+                (above % 4 + 5) << (u32_to_usize(EVEN_SHIFT) - 2 + above / 4)
             }
         }
     }
@@ -152,7 +153,7 @@ impl<M: Machine> Classes<M> {
 /// Returns the class whose objects a slab of this description and geometry holds, and whether its
 /// cache is the preserving one. The slab may lie otherwise than those of this build.
 pub(crate) fn class_of(desc: &SlabDesc, geometry: &Geometry) -> Option<(Class, bool)> {
-    let size = geometry.size as usize;
+    let size = u32_to_usize(geometry.size);
     let class = Some(size).filter(|size| *size < PAGE_SIZE).map(Class::fitting)?;
     let preserving = desc.is_preserving();
     (class.bytes() == size && class.spec(preserving).name == desc.name())

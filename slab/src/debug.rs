@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
+use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
 
 use crate::error::Error;
 use crate::geometry::Geometry;
@@ -31,7 +32,7 @@ const REDZONE_BYTE: u8 = 0xbb;
 /// The object is of this geometry, free, and the caller's alone.
 pub(crate) unsafe fn poison(object: NonNull<u8>, geometry: &Geometry) {
     // SAFETY: `size` bytes of the caller's.
-    unsafe { object.write_bytes(POISON, geometry.size as usize) };
+    unsafe { object.write_bytes(POISON, u32_to_usize(geometry.size)) };
 }
 
 /// Fills the red zone behind an object, if there is one.
@@ -40,7 +41,7 @@ pub(crate) unsafe fn poison(object: NonNull<u8>, geometry: &Geometry) {
 /// The object is of this geometry, and nothing else writes behind it at the same time.
 pub(crate) unsafe fn fill_redzone(object: NonNull<u8>, geometry: &Geometry) {
     if geometry.redzone {
-        let (size, stride) = (geometry.size as usize, geometry.stride as usize);
+        let (size, stride) = (u32_to_usize(geometry.size), u32_to_usize(geometry.stride));
         // SAFETY: the bytes from `size` to `stride` are this object's, and no caller's to use.
         unsafe { object.add(size).write_bytes(REDZONE_BYTE, stride - size) };
     }
@@ -80,7 +81,7 @@ pub(crate) fn check_alloc<M: Machine>(object_ref: &ObjectRef<'_, '_, M>) -> Resu
     let spoiled = match object_ref.inner.spec.constructor {
         Some(_) => None,
         // SAFETY: the object came from a magazine and is ours alone.
-        None => unsafe { first_other(object, 0, geometry.size as usize, POISON) },
+        None => unsafe { first_other(object, 0, u32_to_usize(geometry.size), POISON) },
     };
     // SAFETY: as above; behind it nothing writes but by mistake.
     let at = spoiled.or_else(|| unsafe { overrun(object, geometry) });
@@ -94,7 +95,7 @@ pub(crate) fn check_alloc<M: Machine>(object_ref: &ObjectRef<'_, '_, M>) -> Resu
 
 fn overwritten<M: Machine>(object_ref: &ObjectRef<'_, '_, M>, at: usize) -> Error {
     let addr = object_ref.addr();
-    let at = PhysAddr::new(addr.get() + at as u64);
+    let at = PhysAddr::new(addr.get() + usize_to_u64(at));
     Error::Overwritten { cache: object_ref.inner.name, addr, at }
 }
 
@@ -108,7 +109,14 @@ unsafe fn overrun(object: NonNull<u8>, geometry: &Geometry) -> Option<usize> {
         return None;
     }
     // SAFETY: the bytes behind the object up to the stride are of its slab.
-    unsafe { first_other(object, geometry.size as usize, geometry.stride as usize, REDZONE_BYTE) }
+    unsafe {
+        first_other(
+            object,
+            u32_to_usize(geometry.size),
+            u32_to_usize(geometry.stride),
+            REDZONE_BYTE,
+        )
+    }
 }
 
 /// Returns the first of the bytes `from..to` behind `start` that is not `byte`.

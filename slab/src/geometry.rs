@@ -11,6 +11,9 @@
 //! than 2 % of one is not 64-byte objects.
 
 use heirloom_folio::{Order, PAGE_SHIFT, PhysAddr};
+use heirloom_kho::narrow::{
+    low_u32, u32_to_u8, u32_to_u64, u32_to_usize, u64_to_usize, usize_to_u32, usize_to_u64,
+};
 
 /// Bytes of a slab's header.
 pub(crate) const HEADER_BYTES: usize = 128;
@@ -32,7 +35,7 @@ pub const MAX_OBJECT: usize = 1 << 19;
 const FIXED_POINT: u32 = 43;
 
 const fn order(n: u32) -> Order {
-    match Order::new(n as u8) {
+    match Order::new(u32_to_u8(n)) {
         Some(order) => order,
         None => Order::ZERO,
     }
@@ -83,7 +86,7 @@ impl Geometry {
         }
         let behind = if redzone { REDZONE } else { 0 };
         let stride = (size + behind).next_multiple_of(if align < 8 { 8 } else { align });
-        let slab = order.bytes() as usize;
+        let slab = u64_to_usize(order.bytes());
         if slab < HEADER_BYTES + stride {
             return None;
         }
@@ -94,15 +97,15 @@ impl Geometry {
             if offset + objects * stride <= slab {
                 return Some(Self {
                     order,
-                    size: size as u32,
-                    align: align as u32,
-                    stride: stride as u32,
-                    objects: objects as u32,
-                    offset: offset as u32,
+                    size: usize_to_u32(size),
+                    align: usize_to_u32(align),
+                    stride: usize_to_u32(stride),
+                    objects: usize_to_u32(objects),
+                    offset: usize_to_u32(offset),
                     redzone,
                     mask: order.bytes() - 1,
-                    reciprocal: (1_u64 << FIXED_POINT).div_ceil(stride as u64),
-                    inverse: inverse(stride as u32 >> stride.trailing_zeros()),
+                    reciprocal: (1_u64 << FIXED_POINT).div_ceil(usize_to_u64(stride)),
+                    inverse: inverse(usize_to_u32(stride) >> stride.trailing_zeros()),
                     twos: stride.trailing_zeros(),
                 });
             }
@@ -120,10 +123,11 @@ impl Geometry {
             if let Some(order) = Order::new(o)
                 && let Some(geometry) = Self::new(size, align, order, redzone)
             {
-                let slab = order.bytes() as usize;
+                let slab = u64_to_usize(order.bytes());
                 // What state bytes and free bits take is the same share of any slab.
-                let objects = geometry.objects as usize;
-                let waste = slab - objects * (geometry.stride as usize + 1) - geometry.words() * 8;
+                let objects = u32_to_usize(geometry.objects);
+                let waste =
+                    slab - objects * (u32_to_usize(geometry.stride) + 1) - geometry.words() * 8;
                 // 1/65536ths of the slab, so that orders can be compared.
                 let share = (waste << 16) / slab;
                 if share <= 1 << 12 {
@@ -145,19 +149,19 @@ impl Geometry {
     /// Returns where the free bits start.
     #[inline]
     pub(crate) const fn words_at(&self) -> usize {
-        words_at(self.objects as usize)
+        words_at(u32_to_usize(self.objects))
     }
 
     /// Words of free bits.
     #[inline]
     pub(crate) const fn words(&self) -> usize {
-        words(self.objects as usize)
+        words(u32_to_usize(self.objects))
     }
 
     /// Returns where object `index` starts.
     #[inline]
     pub(crate) const fn at(&self, index: u32) -> u64 {
-        self.offset as u64 + index as u64 * self.stride as u64
+        u32_to_u64(self.offset) + u32_to_u64(index) * u32_to_u64(self.stride)
     }
 
     /// Returns the slab around an address in one.
@@ -176,16 +180,16 @@ impl Geometry {
     /// `None` if it is in none.
     #[inline]
     pub(crate) const fn around(&self, offset: u64) -> Option<(u32, u64)> {
-        let relative = offset.wrapping_sub(self.offset as u64);
+        let relative = offset.wrapping_sub(u32_to_u64(self.offset));
         if relative > self.mask {
             return None;
         }
         // `relative` is below 2^21 and the reciprocal at most 2^40 + 1.
         let index = (relative * self.reciprocal) >> FIXED_POINT;
-        if index >= self.objects as u64 {
+        if index >= u32_to_u64(self.objects) {
             return None;
         }
-        Some((index as u32, relative - index * self.stride as u64))
+        Some((low_u32(index), relative - index * u32_to_u64(self.stride)))
     }
 
     /// Returns the object that starts at `offset`, a place within a slab; `None` if none does.
@@ -196,7 +200,7 @@ impl Geometry {
     /// lies before the first object wraps, and is none of those multiples.
     #[inline]
     pub(crate) const fn index(&self, offset: usize) -> Option<u32> {
-        let relative = (offset as u32).wrapping_sub(self.offset);
+        let relative = low_u32(usize_to_u64(offset)).wrapping_sub(self.offset);
         let index = relative.wrapping_mul(self.inverse).rotate_right(self.twos);
         if index < self.objects { Some(index) } else { None }
     }

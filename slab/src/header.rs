@@ -33,6 +33,7 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::sync::{AtomicU8, AtomicU32, AtomicU64, written};
 use heirloom_folio::{Block, DirectMap, Order, PhysAddr};
+use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u32};
 use intrusive_collections::{LinkedListLink, UnsafeRef, intrusive_adapter};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
@@ -94,7 +95,7 @@ impl SlabDesc {
 
     /// Returns the geometry, recomputed; `None` if no slab lies as the slab description says.
     pub(crate) fn geometry(&self) -> Option<Geometry> {
-        let (size, align) = (self.size.get() as usize, self.align.get() as usize);
+        let (size, align) = (u32_to_usize(self.size.get()), u32_to_usize(self.align.get()));
         let redzone = self.flags & REDZONE != 0;
         let geometry = Geometry::new(size, align, Order::new(self.order)?, redzone)?;
         let name = self.name()?;
@@ -246,14 +247,14 @@ impl Slab {
     #[inline]
     pub(crate) unsafe fn state_at<'a>(base: NonNull<u8>, index: u32) -> &'a AtomicU8 {
         // SAFETY: the byte lies in the slab's memory, and only atomics touch it.
-        unsafe { base.add(HEADER_BYTES + index as usize).cast::<AtomicU8>().as_ref() }
+        unsafe { base.add(HEADER_BYTES + u32_to_usize(index)).cast::<AtomicU8>().as_ref() }
     }
 
     /// Returns which object of this slab it is, if it is one.
     #[inline]
     pub(crate) fn holds(self, geometry: &Geometry, round: Round) -> Option<u32> {
         let index = round.state.addr().get().wrapping_sub(self.base.addr().get() + HEADER_BYTES);
-        (index < geometry.objects as usize).then_some(index as u32)
+        (index < u32_to_usize(geometry.objects)).then_some(usize_to_u32(index))
     }
 
     /// Returns a free object for a magazine.
@@ -301,7 +302,7 @@ impl Slab {
         // SAFETY: the geometry has that many bytes behind the header; only atomics touch them.
         unsafe {
             let first = self.base.add(HEADER_BYTES).cast::<AtomicU8>();
-            core::slice::from_raw_parts(first.as_ptr(), geometry.objects as usize)
+            core::slice::from_raw_parts(first.as_ptr(), u32_to_usize(geometry.objects))
         }
     }
 
@@ -319,7 +320,7 @@ impl Slab {
     #[inline]
     pub(crate) fn object(self, geometry: &Geometry, index: u32) -> NonNull<u8> {
         // SAFETY: the geometry's objects lie in the slab.
-        unsafe { self.base.add(geometry.at(index) as usize) }
+        unsafe { self.base.add(u64_to_usize(geometry.at(index))) }
     }
 
     /// Returns the address of object `index`.
@@ -336,10 +337,10 @@ impl Slab {
         // SAFETY: the frames are the caller's; header and state bytes lie in them.
         unsafe {
             self.base.cast::<SlabHeaderDisk>().write(SlabHeaderDisk::new(self.phys, desc));
-            self.base.add(HEADER_BYTES).write_bytes(0, geometry.objects as usize);
+            self.base.add(HEADER_BYTES).write_bytes(0, u32_to_usize(geometry.objects));
             self.begin(owner);
         }
-        written(self.base, HEADER_BYTES + geometry.objects as usize);
+        written(self.base, HEADER_BYTES + u32_to_usize(geometry.objects));
         for (first, word) in (0..geometry.objects).step_by(64).zip(self.words(geometry)) {
             word.store(u64::MAX >> (64 - (geometry.objects - first).min(64)), Relaxed);
         }

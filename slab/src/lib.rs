@@ -66,6 +66,11 @@
 //! # Ok::<(), heirloom_slab::Error>(())
 //! ```
 #![no_std]
+#![warn(
+    clippy::as_conversions,
+    reason = "numbers of another width come from `heirloom_kho::narrow`"
+)]
+#![cfg_attr(test, allow(clippy::as_conversions, reason = "small numbers of tests"))]
 
 #[cfg(test)]
 extern crate std;

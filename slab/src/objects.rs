@@ -2,6 +2,7 @@
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
+use heirloom_kho::narrow::u32_to_usize;
 
 use crate::adopt_slab::survived;
 use crate::cache::Cache;
@@ -125,7 +126,8 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
             if !core::ptr::eq(owner, inner) || slab.phys() != self.slab {
                 return None;
             }
-            let states = (self.index..).zip(slab.states(geometry).iter().skip(self.index as usize));
+            let states =
+                (self.index..).zip(slab.states(geometry).iter().skip(u32_to_usize(self.index)));
             let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
             let (index, state) = states.find(|(_, state)| is_meant(*state))?;
             Some((index, (slab.addr(geometry, index), state.reuse_tag())))

@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::{Kind, Machine, PhysAddr, Run};
+use heirloom_kho::narrow::{u32_to_usize, u64_to_usize};
 
 use crate::adopt_slab::survived;
 use crate::error::Error;
@@ -59,7 +60,7 @@ impl<M: Machine> Slabs<M> {
                 state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
                 ..
             } => (start == addr).then_some(size),
-            Owner::Large { run, .. } => (run.addr() == addr).then_some(run.bytes() as usize),
+            Owner::Large { run, .. } => (run.addr() == addr).then_some(u64_to_usize(run.bytes())),
             _ => None,
         }
     }
@@ -100,7 +101,7 @@ impl<M: Machine> Slabs<M> {
                 Some(Owner::Object {
                     cache: place.inner.name,
                     addr: object.addr(),
-                    size: place.inner.geometry.size as usize,
+                    size: u32_to_usize(place.inner.geometry.size),
                     state: state.what()?,
                     preserved: survived(state, place.inner.spec.preserving),
                     reuse_tag: state.reuse_tag(),
@@ -127,7 +128,7 @@ impl<M: Machine> Slabs<M> {
                 let object_ref = self.object_of(ptr, stays)?;
                 let (state, cache) = (object_ref.state(), object_ref.inner.name);
                 if state.is_in_use() {
-                    return Ok((state.reuse_tag(), object_ref.inner.geometry.size as usize));
+                    return Ok((state.reuse_tag(), u32_to_usize(object_ref.inner.geometry.size)));
                 }
                 Err(Error::NotInUse { cache, addr: object_ref.addr() })
             })

@@ -1,5 +1,6 @@
 //! What typed objects must promise to survive: plain bytes, and a fingerprint of their layout.
 
+use heirloom_kho::narrow::{u8_to_u32, u32_to_u64, usize_to_u64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A type whose values can be left to a successor that is another build.
@@ -53,8 +54,8 @@ pub const fn fingerprint_of(fields: &[(&str, usize, usize)]) -> u64 {
         }
         // A byte that UTF-8 has not, so that a name does not run into what follows it.
         hash = step(hash, 0xff);
-        hash = number(hash, offset as u64);
-        hash = number(hash, size as u64);
+        hash = number(hash, usize_to_u64(offset));
+        hash = number(hash, usize_to_u64(size));
         i += 1;
     }
     hash
@@ -71,7 +72,7 @@ const fn number(mut hash: u64, value: u64) -> u64 {
 }
 
 const fn step(hash: u64, byte: u8) -> u64 {
-    (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3)
+    (hash ^ u32_to_u64(u8_to_u32(byte))).wrapping_mul(0x100_0000_01b3)
 }
 
 /// Returns the bytes of the field that `_of` reaches; for [`persist!`](crate::persist!).

@@ -9,6 +9,7 @@ use core::ptr::{NonNull, null_mut};
 use heirloom_folio::sync::Ordering::{AcqRel, Acquire};
 use heirloom_folio::sync::{AtomicPtr, written};
 use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
 
 use crate::cache::inner::{Built, CacheInner};
 use crate::class::CACHES;
@@ -55,7 +56,7 @@ impl<M: Machine> CacheRegistry<M> {
 
     /// Returns the owner word for slabs of cache `number`.
     pub(crate) const fn owner(&self, number: usize) -> u64 {
-        self.instance | number as u64
+        self.instance | usize_to_u64(number)
     }
 
     /// Returns the cache that an owner word names, if it is one of this instance.
@@ -65,7 +66,7 @@ impl<M: Machine> CacheRegistry<M> {
         if number >= 1 << NUMBER_BITS {
             return None;
         }
-        self.get(number as usize)
+        self.get(u64_to_usize(number))
     }
 
     /// Returns the cache with this number.

@@ -15,6 +15,7 @@ use core::ptr::NonNull;
 use heirloom_folio::internal::{BlockMatcher, BlockRef};
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Kind, Machine, Order, PhysAddr, Run};
+use heirloom_kho::narrow::usize_to_u64;
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;
@@ -49,7 +50,7 @@ pub(crate) struct InSlab<'s, 'l, M: Machine> {
 impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
     /// Returns the slab.
     pub(crate) const fn slab(&self) -> Slab {
-        let start = PhysAddr::new(self.addr.get() - self.found.offset as u64);
+        let start = PhysAddr::new(self.addr.get() - usize_to_u64(self.found.offset));
         // SAFETY: a slab of that cache starts there, and stays as long as the value says so; a place's
         // head is good for all of its block.
         unsafe { Slab::at_both(self.found.head, start) }
@@ -57,7 +58,7 @@ impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
 
     /// Returns the object around the place, whether or not it starts there; `None` beside all objects.
     pub(crate) fn around(&self) -> Option<ObjectRef<'s, 'l, M>> {
-        let (index, _) = self.inner.geometry.around(self.found.offset as u64)?;
+        let (index, _) = self.inner.geometry.around(usize_to_u64(self.found.offset))?;
         Some(self.object(index))
     }
 

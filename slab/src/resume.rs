@@ -21,7 +21,9 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Block, Kind, Machine, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_kho::internal::PAGE_BYTES;
+use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
 
 use crate::adopt_slab::check_slab;
 use crate::aside::give_up;
@@ -227,7 +229,7 @@ impl<M: Machine> Cache<'_, M> {
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
-        Ok((0..limit).map_while(|_| self.sweep_next()).count() as u64)
+        Ok(usize_to_u64((0..limit).map_while(|_| self.sweep_next()).count()))
     }
 
     /// Gives up a slab that was resumed and is not sound, as an [`Error::Slab`] says: it is struck out of
@@ -291,15 +293,15 @@ impl<M: Machine> Cache<'_, M> {
             if from == DONE {
                 return None;
             }
-            let (page, entry) = (from & !(PAGE_SIZE as u64 - 1), from & (PAGE_SIZE as u64 - 1));
-            let mut named = view.named_from(&record, PhysAddr::new(page), entry as usize);
+            let (page, entry) = (from & !(PAGE_BYTES - 1), from & (PAGE_BYTES - 1));
+            let mut named = view.named_from(&record, PhysAddr::new(page), u64_to_usize(entry));
             let next = named.find(|named| {
                 let block = Block::new(named.slab.pfn(), record.order());
                 block.is_some_and(|block| slabs.memory().is_inherited(block))
             });
             let (page, entry) = named.place();
             let place = match next {
-                Some(_) => page.get() | entry as u64,
+                Some(_) => page.get() | usize_to_u64(entry),
                 None => view.table_behind(&self.inner.desc, page).map_or(DONE, PhysAddr::get),
             };
             // Of two calls at the same time both may come by one slab, which one of them sweeps.
@@ -332,6 +334,6 @@ impl<M: Machine> Cache<'_, M> {
         let slabs =
             records.flat_map(|record| view.slabs(&record).zip(core::iter::repeat(record.order())));
         let blocks = slabs.filter_map(|(addr, order)| Block::new(addr.pfn(), order));
-        blocks.filter(|block| memory.is_inherited(*block)).count() as u64
+        usize_to_u64(blocks.filter(|block| memory.is_inherited(*block)).count())
     }
 }

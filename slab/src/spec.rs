@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::Order;
+use heirloom_kho::narrow::usize_to_u64;
 
 use crate::error::{Error, Field};
 use crate::geometry::Geometry;
@@ -142,7 +143,7 @@ impl CacheSpec {
     /// [`Error::BadSpec`] with what cannot be.
     pub(crate) fn geometry(&self) -> Result<(Name, Geometry), Error> {
         let bad = |field, found: usize| {
-            Err(Error::BadSpec { cache: self.shown, field, found: found as u64 })
+            Err(Error::BadSpec { cache: self.shown, field, found: usize_to_u64(found) })
         };
         let Some(name) = self.name else {
             return bad(Field::Name, self.length);
@@ -179,8 +180,8 @@ impl CacheSpec {
     /// [`Error::Mismatch`] with the first field that differs.
     pub(crate) fn admits_objects(&self, there: &Self, geometry: &Geometry) -> Result<(), Error> {
         let differs = |field, expected, found| self.same(field, expected, found);
-        differs(Field::Size, self.size as u64, there.size as u64)?;
-        differs(Field::Align, self.align as u64, there.align as u64)?;
+        differs(Field::Size, usize_to_u64(self.size), usize_to_u64(there.size))?;
+        differs(Field::Align, usize_to_u64(self.align), usize_to_u64(there.align))?;
         if let Some(order) = self.order {
             differs(Field::Order, order.get().into(), geometry.order.get().into())?;
         }

@@ -29,6 +29,15 @@ pub enum ObjectState {
     Held = 5,
 }
 
+impl ObjectState {
+    /// Returns the bits that say so in a state byte.
+    #[inline]
+    #[expect(clippy::as_conversions, reason = "to what the enum is in memory")]
+    const fn bits(self) -> u8 {
+        self as u8
+    }
+}
+
 /// A state byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
@@ -55,7 +64,7 @@ impl State {
     /// Returns whether the byte says `what`.
     #[inline]
     pub(crate) const fn is(self, what: ObjectState) -> bool {
-        self.0 & WHAT == what as u8
+        self.0 & WHAT == what.bits()
     }
 
     /// Returns whether it has an owner.
@@ -70,7 +79,7 @@ impl State {
         if reuse_tag > u8::MAX >> REUSE_TAG_SHIFT {
             return None;
         }
-        Some(Self(reuse_tag << REUSE_TAG_SHIFT | ObjectState::Unclaimed as u8))
+        Some(Self(reuse_tag << REUSE_TAG_SHIFT | ObjectState::Unclaimed.bits()))
     }
 
     /// Returns the reuse tag, 0 to 31.
@@ -82,13 +91,13 @@ impl State {
     /// Returns the byte of this object in another state.
     #[inline]
     pub(crate) const fn to(self, what: ObjectState) -> Self {
-        Self(self.0 & !WHAT | what as u8)
+        Self(self.0 & !WHAT | what.bits())
     }
 
     /// Returns a live object freed; `None` if it is not live.
     #[inline]
     pub(crate) const fn freed(self) -> Option<Self> {
-        const { assert!(ObjectState::Live as u8 == ObjectState::Free as u8 + 1) };
+        const { assert!(ObjectState::Live.bits() == ObjectState::Free.bits() + 1) };
         let freed = Self(self.0.wrapping_sub(1));
         if freed.is(ObjectState::Free) { Some(freed) } else { None }
     }
@@ -96,7 +105,7 @@ impl State {
     /// Returns the byte of the next object in the same place.
     #[inline]
     pub(crate) const fn allocated(self) -> Self {
-        Self((self.0 & !WHAT).wrapping_add(1 << REUSE_TAG_SHIFT) | ObjectState::Live as u8)
+        Self((self.0 & !WHAT).wrapping_add(1 << REUSE_TAG_SHIFT) | ObjectState::Live.bits())
     }
 }
 

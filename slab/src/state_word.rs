@@ -3,6 +3,8 @@
 //! A byte's lowest three bits say what its object is (see [`crate::state`]). Each answer is a word with a
 //! one in the lowest bit of the bytes that are meant.
 
+use heirloom_kho::narrow::{low_u8, u32_to_usize};
+
 use crate::state::State;
 
 /// The lowest bit of each byte.
@@ -23,7 +25,7 @@ impl StateWord {
     pub(crate) fn of(states: u64, word: usize, objects: u32) -> Self {
         // As they lie in memory, the first first.
         let states = u64::from_le(states);
-        let there = (objects as usize).saturating_sub(word * 8).min(8);
+        let there = u32_to_usize(objects).saturating_sub(word * 8).min(8);
         let among = if there == 8 { ONES } else { ONES & ((1 << (there * 8)) - 1) };
         Self { bits: [states & among, states >> 1 & among, states >> 2 & among], among }
     }
@@ -93,7 +95,7 @@ pub(crate) fn indices(mut bytes: u64, first: u32) -> impl Iterator<Item = u32> {
 
 /// Returns the state of one of the eight bytes of a word.
 pub(crate) const fn nth(states: u64, index: u32) -> State {
-    State((u64::from_le(states) >> (index % 8 * 8)) as u8)
+    State(low_u8(u64::from_le(states) >> (index % 8 * 8)))
 }
 
 #[cfg(test)]

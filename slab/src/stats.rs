@@ -2,6 +2,7 @@
 
 use heirloom_folio::Machine;
 use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::narrow::usize_to_u64;
 
 use crate::cache::Cache;
 use crate::geometry::Geometry;
@@ -49,7 +50,7 @@ impl<M: Machine> Cache<'_, M> {
         let _one_pass_at_a_time = self.slabs.passing.lock();
         {
             let mut shared = inner.shared.lock();
-            stats.cached = inner.cached(machine, &shared) as u64;
+            stats.cached = usize_to_u64(inner.cached(machine, &shared));
             shared.lists.begin_pass();
         }
         loop {

@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
+use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
 
 use crate::adopt_slab::Adopted;
 use crate::cache::Cache;
@@ -254,7 +255,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         let ptr = slabs.memory().machine().ptr(addr);
         slabs.swept(ptr, || {
             slabs.looking(|stays| {
-                self.cache.object_ref(ptr, stays)?.claim(size_of::<T>() as u64, reuse_tag)
+                self.cache.object_ref(ptr, stays)?.claim(usize_to_u64(size_of::<T>()), reuse_tag)
             })
         })?;
         Ok(self.at(addr))
@@ -297,7 +298,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
         // SAFETY: the object's handle asks, which is its one owner: so it is in use, and the slab around
         // it stays, a slab of this cache, or one that is to become it as it lies.
         let slab = unsafe { Slab::at(machine, geometry.slab_of(addr)) };
-        let index = geometry.index(geometry.offset_of(addr) as usize);
+        let index = geometry.index(u64_to_usize(geometry.offset_of(addr)));
         let state = index.map(|index| State(slab.state(geometry, index).load(Relaxed)));
         (addr, state.map_or(0, State::reuse_tag))
     }

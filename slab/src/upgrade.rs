@@ -2,6 +2,7 @@
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Block, Machine, PhysAddr};
+use heirloom_kho::narrow::u32_to_usize;
 
 use crate::adopt_slab::survived;
 use crate::aside::Aside;
@@ -67,8 +68,9 @@ impl<M: Machine> Slabs<M> {
                 }
                 let start = slab.object(geometry, index);
                 // SAFETY: the object lies in the slab, which nothing writes; see above.
-                let bytes =
-                    unsafe { core::slice::from_raw_parts(start.as_ptr(), geometry.size as usize) };
+                let bytes = unsafe {
+                    core::slice::from_raw_parts(start.as_ptr(), u32_to_usize(geometry.size))
+                };
                 take(OldObject {
                     addr: slab.addr(geometry, index),
                     reuse_tag: state.reuse_tag(),

@@ -13,6 +13,7 @@ use crossbeam_utils::CachePadded;
 use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::sync::written;
 use heirloom_folio::{Block, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_kho::narrow::usize_to_u64;
 use lock_api::Mutex;
 
 use crate::depot::Depot;
@@ -71,7 +72,7 @@ impl<M: Machine> CacheInner<M> {
         let cpus = memory.machine().count();
         let slots_at = size_of::<Self>().next_multiple_of(align_of::<CachePadded<Slot>>());
         let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();
-        let frames = bytes.div_ceil(PAGE_SIZE) as u64;
+        let frames = usize_to_u64(bytes.div_ceil(PAGE_SIZE));
         let order = Order::for_frames(frames).unwrap_or(Order::MAX);
         let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
         let base = memory.machine().ptr(block.addr());
@@ -113,7 +114,7 @@ impl<M: Machine> CacheInner<M> {
 
     /// Returns how many objects are in magazines; exact while no CPU does anything.
     pub(crate) fn cached(&self, machine: &M, shared: &Shared) -> usize {
-        let cpus = (0..machine.count() as u32).map(CpuId);
+        let cpus = CpuId::all(machine.count());
         // SAFETY: CPUs of the machine.
         let slots = cpus.map(|cpu| unsafe { self.slot(cpu) }.cached());
         shared.depot.cached() + slots.sum::<usize>()

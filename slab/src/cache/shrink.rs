@@ -122,7 +122,7 @@ impl<M: Machine> Cache<'_, M> {
             cpu.map(|cpu| unsafe { inner.slot(cpu).detach() })
         });
         own.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
-        for cpu in (0..machine.count() as u32).map(CpuId) {
+        for cpu in CpuId::all(machine.count()) {
             let mut idle = None;
             machine.idle(cpu, || {
                 // SAFETY: `idle` runs this as if on `cpu`, a CPU of the machine.
@@ -139,7 +139,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Nothing else uses the cache meanwhile, on any CPU.
     pub(crate) unsafe fn shrink_all(&self) -> u64 {
         let _ = self.sweep(u64::MAX);
-        for cpu in (0..self.slabs.memory().machine().count() as u32).map(CpuId) {
+        for cpu in CpuId::all(self.slabs.memory().machine().count()) {
             // SAFETY: a CPU of the machine, and by the contract nothing is in its slot.
             let both = unsafe { self.inner.slot(cpu).detach() };
             both.into_iter().flatten().for_each(|magazine| self.drain(magazine));

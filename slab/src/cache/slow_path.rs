@@ -7,6 +7,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::{Block, Kind, Machine, Request};
+use heirloom_kho::narrow::u32_to_usize;
 
 use crate::cache::Cache;
 use crate::cache::shrink::{EMPTIES, SURPLUS};
@@ -228,8 +229,8 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: allocated just now.
         unsafe { slab.build(geometry, inner.desc, inner.owner) };
         let first = slab.object(geometry, 0);
-        if !first.addr().get().is_multiple_of(geometry.align as usize) {
-            let (addr, align) = (slab.addr(geometry, 0), geometry.align as usize);
+        if !first.addr().get().is_multiple_of(u32_to_usize(geometry.align)) {
+            let (addr, align) = (slab.addr(geometry, 0), u32_to_usize(geometry.align));
             return Err(Error::BadMap { addr, align });
         }
         let bare = inner.spec.constructor.is_none() && !geometry.redzone && !debug::ENABLED;

@@ -3,6 +3,7 @@
 use heirloom_folio::PhysAddr;
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::narrow::usize_to_u64;
 
 use super::page::HEADER;
 use super::record::CacheRecord;
@@ -85,7 +86,7 @@ impl<'m, S: Source<'m>> Iterator for NamedSlabs<'m, S> {
                 self.index += 1;
                 let found = store::load(word, Relaxed);
                 if !is_free_entry(found) {
-                    let entry = PhysAddr::new(self.page.get() + at as u64);
+                    let entry = PhysAddr::new(self.page.get() + usize_to_u64(at));
                     return Some(Named { slab: PhysAddr::new(found), entry });
                 }
             }

@@ -1,6 +1,7 @@
 //! A cache as the cache directory describes it.
 
 use heirloom_folio::{Order, PhysAddr};
+use heirloom_kho::narrow::u32_to_usize;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -91,18 +92,18 @@ impl CacheRecord {
 
     /// Returns the bytes of an object.
     pub const fn object_size(&self) -> usize {
-        self.geometry.size as usize
+        u32_to_usize(self.geometry.size)
     }
 
     /// Returns the alignment of an object, in bytes.
     pub const fn align(&self) -> usize {
-        self.geometry.align as usize
+        u32_to_usize(self.geometry.align)
     }
 
     /// Returns the bytes from one object to the next.
     #[doc(hidden)]
     pub const fn stride(&self) -> usize {
-        self.geometry.stride as usize
+        u32_to_usize(self.geometry.stride)
     }
 
     /// Returns how many objects are in a slab.

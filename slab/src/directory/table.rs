@@ -3,6 +3,7 @@
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
+use heirloom_kho::narrow::usize_to_u64;
 
 use super::page::{HEADER, new_page, words};
 use crate::error::Error;
@@ -164,7 +165,7 @@ impl SlabTable {
             if is_free_entry(store::load(page_words.get(at)?, Relaxed)) {
                 self.look = TablePlace { page: Some(page), index: index + 1 };
                 self.met = true;
-                return Some(PhysAddr::new(page.get() + (at * size_of::<u64>()) as u64));
+                return Some(PhysAddr::new(page.get() + usize_to_u64(at * size_of::<u64>())));
             }
         }
         self.look = if to < count {
@@ -198,13 +199,13 @@ impl SlabTable {
             }
             Place::End => {
                 let at = (HEADER + self.count) * size_of::<u64>();
-                let entry = PhysAddr::new(self.last.get() + at as u64);
+                let entry = PhysAddr::new(self.last.get() + usize_to_u64(at));
                 store::word(Self::entry(memory, entry), slab.get(), Relaxed);
                 self.count += 1;
-                let counter = PhysAddr::new(self.last.get() + size_of::<u64>() as u64);
+                let counter = PhysAddr::new(self.last.get() + usize_to_u64(size_of::<u64>()));
                 // Counted last: an entry behind the count is none, whatever stands there.
                 // Release: what reads the count reads the entry and the slab's header.
-                store::word(Self::entry(memory, counter), self.count as u64, Release);
+                store::word(Self::entry(memory, counter), usize_to_u64(self.count), Release);
                 entry
             }
         }

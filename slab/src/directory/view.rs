@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
 use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
+use heirloom_kho::narrow::{u64_to_usize, usize_to_u32, usize_to_u64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::page::HEADER;
@@ -98,8 +99,9 @@ impl<'m, M: Machine> Source<'m> for Here<'m, M> {
 
     fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'m [AtomicU64]> {
         let words = bytes.div_ceil(size_of::<u64>());
-        let run = Run::covering(addr, (words * size_of::<u64>()) as u64)?;
-        if !self.memory.contains(run) || !addr.get().is_multiple_of(size_of::<u64>() as u64) {
+        let run = Run::covering(addr, usize_to_u64(words * size_of::<u64>()))?;
+        if !self.memory.contains(run) || !addr.get().is_multiple_of(usize_to_u64(size_of::<u64>()))
+        {
             return None;
         }
         let first = self.memory.machine().ptr(addr).cast::<AtomicU64>();
@@ -172,7 +174,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
                     Ok(None) => {}
                     Ok(Some(record)) => self.check_table(&record, &mut checks)?,
                     Err(fault) => {
-                        let index = index as u32;
+                        let index = usize_to_u32(index);
                         (checks.found)(DirectoryError { page, index, fault }.into())?;
                     }
                 }
@@ -381,7 +383,7 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
         let word = |i: usize| words.get(i).map_or(0, |word| store::load(word, Acquire));
         // The link first: of our own, which may be growing, one that is there says that it is full.
         let (next, found) = (word(0), word(1));
-        let entries = self.limits.entries as u64;
+        let entries = usize_to_u64(self.limits.entries);
         let fault = match found {
             _ if found > entries => DirectoryFault::Count { found },
             _ if self.limits.full && next != 0 && found < entries => {
@@ -389,7 +391,7 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
             }
             _ => {
                 (self.next, self.from) = (PhysAddr::new(next), page);
-                return Ok(Some((page, words, found as usize)));
+                return Ok(Some((page, words, u64_to_usize(found))));
             }
         };
         Err(DirectoryError { page, index: 0, fault })

@@ -2,6 +2,7 @@
 
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
+use heirloom_kho::narrow::usize_to_u64;
 use lock_api::Mutex;
 use zerocopy::IntoBytes;
 
@@ -103,7 +104,7 @@ impl<M: Machine> CacheDirectory<M> {
         end.count += 1;
         if let Some(counter) = page.get(1) {
             // Release: what reads the count reads that there is no record yet.
-            store::word(counter, end.count as u64, Release);
+            store::word(counter, usize_to_u64(end.count), Release);
         }
         if let Some((word, value)) = link {
             // Release pairs with the Acquire in `stored`: what reads the checksum reads the record.

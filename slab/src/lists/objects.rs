@@ -4,6 +4,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::DirectMap;
 use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::narrow::u32_to_usize;
 
 use crate::geometry::Geometry;
 use crate::header::Slab;
@@ -28,7 +29,7 @@ pub(crate) fn prefetch_slabs(map: &impl DirectMap, geometry: &Geometry, magazine
             at = slab_around(map, geometry, round);
             let word = at.and_then(|slab| {
                 let index = slab.holds(geometry, round)?;
-                slab.words(geometry).get(index as usize / 64)
+                slab.words(geometry).get(u32_to_usize(index) / 64)
             });
             if let Some(word) = word {
                 prefetch(NonNull::from(word).cast());
@@ -64,7 +65,7 @@ impl FreeBatch {
     /// Sets the free bits in the slab.
     #[inline]
     pub(super) fn put(&mut self, geometry: &Geometry) {
-        let Some(word) = self.slab.words(geometry).get(self.word as usize) else { return };
+        let Some(word) = self.slab.words(geometry).get(u32_to_usize(self.word)) else { return };
         let there = word.load(Relaxed);
         debug_assert_eq!(there & self.bits, 0, "an object is put back once");
         word.store(there | self.bits, Relaxed);
