@@ -11,7 +11,7 @@ use heirloom::folio::threads::YieldingSpinlock;
 use heirloom::folio::{DirectMap, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
 use heirloom::kho::Handle;
 use heirloom::restore::{Entry, Error, Finished, SealPolicy};
-use heirloom::slab::{Error as SlabError, TypedCache, persist};
+use heirloom::slab::{Error as SlabError, ObjectState, Owner, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A node of a binary tree: its children's addresses, or 0.
@@ -241,6 +241,50 @@ fn where_nothing_can_be_waited_for_a_first_use_is_an_error_at_once() {
     assert_eq!(cache.at(at, tag), Ok(object));
     // SAFETY: in use, the test's, and not used again.
     unsafe { cache.free(object) }.unwrap();
+}
+
+/// A byte that says nothing is no reason to wait: it is said to be wrong, in a slab that was swept.
+#[test]
+fn where_nothing_can_be_waited_for_a_broken_byte_is_told_as_one() {
+    let arena = first_arena("no waiting for what is broken");
+    let kernel = boot(&arena);
+    let node = Node { key: 1, children: [0; 2], text: [0; 16] };
+    let object = kernel.slabs().typed::<Node>("nodes", true).unwrap().insert(node).unwrap();
+    let (at, _) = object.handle_parts();
+    object.leak();
+    let entry = kernel.entry();
+    drop(kernel);
+    let kernel = revive(&arena, entry);
+    let nodes = kernel.resume::<Node>("nodes", true).unwrap();
+    nodes.cache().sweep(u64::MAX).unwrap();
+    let ptr = kernel.memory().machine().ptr(at);
+    let Ok(Owner::Object { state: ObjectState::Live, addr, .. }) = kernel.slabs().owner_of(ptr)
+    else {
+        panic!("the object of the predecessor is in use")
+    };
+    assert_eq!(addr, at);
+    // Slabs of small objects have 64 KiB.
+    let slab = PhysAddr::new(at.get() & !0xffff);
+    let there = kernel.slabs().owner_at(slab);
+    assert!(matches!(there, Some(Owner::Slab { addr, .. }) if addr == slab), "{there:?}");
+    // The one byte behind the header that says that an object is in use.
+    let header = kernel.memory().machine().ptr(slab);
+    // SAFETY: the slab's state bytes lie behind its header; nothing else runs.
+    let states = unsafe { core::slice::from_raw_parts_mut(header.as_ptr().add(128), 1000) };
+    let index = states.iter().position(|byte| byte & 7 == 1).unwrap();
+    let sound = core::mem::replace(&mut states[index], 0xf7);
+    let short = lock_api::Mutex::<YieldingSpinlock, ()>::new(());
+    let told = {
+        let _held = short.lock();
+        assert_eq!(kernel.slabs().size_of(ptr), None);
+        assert_eq!(kernel.slabs().owner_at(at), None);
+        kernel.slabs().owner_of(ptr)
+    };
+    let Err(SlabError::Slab(error)) = told else { panic!("{told:?}") };
+    assert_eq!(error.slab, slab);
+    assert_eq!(error.to_string(), format!("slab {slab}: object {index} has state 0xf7"));
+    states[index] = sound;
+    assert!(kernel.slabs().owner_of(ptr).is_ok());
 }
 
 /// What a handle says is never another object's: not from where its slab cannot be swept either.

@@ -29,7 +29,7 @@ use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};
-use crate::error::Error;
+use crate::error::{Error, SlabError, SlabFault};
 use crate::header::Slab;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
@@ -90,6 +90,15 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
     /// Its byte.
     pub(crate) fn state(&self) -> State {
         State(self.slab.state(&self.inner.geometry, self.index).load(Relaxed))
+    }
+
+    /// Returns what the object's byte, `state`, says that it is.
+    ///
+    /// # Errors
+    /// [`Error::Slab`]: it is none that this layer writes.
+    pub(crate) fn what(&self, state: State) -> Result<ObjectState, Error> {
+        let fault = SlabFault::State { index: self.index, found: state.0 };
+        state.what().ok_or(Error::Slab(SlabError { slab: self.slab.phys(), fault }))
     }
 
     /// Makes the object survive a jump.

@@ -68,13 +68,13 @@ impl<M: Machine> Slabs<M> {
     /// Returns what owns the memory that a pointer leads to, also into the middle of an object.
     ///
     /// # Errors
-    /// [`Error::NotAnObject`]: nothing of this layer; [`Error::WouldWait`] and [`Error::Slab`] as for
-    /// [`Slabs::resume`].
+    /// [`Error::NotAnObject`]: nothing of this layer. [`Error::Slab`]: the object's byte is none that
+    /// this layer writes; or, like [`Error::WouldWait`], as for [`Slabs::resume`].
     pub fn owner_of(&self, ptr: NonNull<u8>) -> Result<Owner, Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
         self.swept(ptr, || {
-            self.looking(|stays| self.describe(self.resolve(ptr, stays), addr).ok_or(nothing))
+            self.looking(|stays| self.describe(self.resolve(ptr, stays), addr)?.ok_or(nothing))
         })
     }
 
@@ -82,38 +82,43 @@ impl<M: Machine> Slabs<M> {
     pub fn owner_at(&self, addr: PhysAddr) -> Option<Owner> {
         let nothing = Error::NotAnObject { ptr: 0 };
         let look = || {
-            self.looking(|stays| self.describe(self.resolve_at(addr, stays), addr).ok_or(nothing))
+            self.looking(|stays| self.describe(self.resolve_at(addr, stays), addr)?.ok_or(nothing))
         };
         self.swept(self.memory().machine().ptr(addr), look).ok()
     }
 
-    /// Returns what owns the memory at an address that leads to `place`.
-    fn describe(&self, place: Option<Resolved<'_, '_, M>>, addr: PhysAddr) -> Option<Owner> {
-        match place {
+    /// Returns what owns the memory at an address that leads to `place`; `None`: nothing of this layer.
+    ///
+    /// # Errors
+    /// [`Error::Slab`]: an object's byte is none that this layer writes.
+    fn describe(
+        &self,
+        place: Option<Resolved<'_, '_, M>>,
+        addr: PhysAddr,
+    ) -> Result<Option<Owner>, Error> {
+        Ok(match place {
             Some(Resolved::Slab(place)) => {
                 let Some(object) = place.around() else {
-                    return Some(Owner::Slab {
-                        cache: place.inner.name,
-                        addr: place.slab().phys(),
-                    });
+                    let (cache, addr) = (place.inner.name, place.slab().phys());
+                    return Ok(Some(Owner::Slab { cache, addr }));
                 };
                 let state = object.state();
                 Some(Owner::Object {
                     cache: place.inner.name,
                     addr: object.addr(),
                     size: u32_to_usize(place.inner.geometry.size),
-                    state: state.what()?,
+                    state: object.what(state)?,
                     preserved: survived(state, place.inner.spec.preserving),
                     reuse_tag: state.reuse_tag(),
                 })
             }
             Some(Resolved::Large { run, preserved }) => Some(Owner::Large { run, preserved }),
             // In the middle of a large buffer, or nothing of this layer's.
-            None => match self.memory().owning_block(addr.pfn())? {
-                (run, Kind::Buffer, preserved) => Some(Owner::Large { run, preserved }),
+            None => match self.memory().owning_block(addr.pfn()) {
+                Some((run, Kind::Buffer, preserved)) => Some(Owner::Large { run, preserved }),
                 _ => None,
             },
-        }
+        })
     }
 
     /// Returns the reuse tag and the size of the object at a pointer: what a handle to it says, beside its
