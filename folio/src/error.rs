@@ -135,6 +135,14 @@ pub enum Error {
     Tree(TreeError),
 }
 
+impl Error {
+    /// Returns whether free memory was all that was missing: the call can be repeated once there is
+    /// some.
+    pub const fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::OutOfMemory { .. } | Self::NoRun { .. })
+    }
+}
+
 impl From<TreeError> for Error {
     fn from(e: TreeError) -> Self {
         Self::Tree(e)

@@ -118,6 +118,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether free memory was all that was missing: the call can be repeated once there is
+    /// some.
+    pub const fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Folio(error) => error.is_out_of_memory(),
+            Self::Slab(error) => error.is_out_of_memory(),
+            _ => false,
+        }
+    }
+
     /// The address that the error names: of the table, the node, the block or the bytes at fault.
     pub const fn at(&self) -> Option<PhysAddr> {
         Some(match self {

@@ -264,7 +264,7 @@ impl<M: Machine> Slabs<M> {
     /// adopted; those of the size classes are, slab by slab, by this.
     ///
     /// # Errors
-    /// [`Error::NotUnclaimed`]: claimed already, or it did not survive. [`Error::WrongLength`],
+    /// [`Error::WrongState`]: claimed already, or it did not survive. [`Error::WrongLength`],
     /// [`Error::Stale`] (another reuse tag), [`Error::Interior`], [`Error::NotAdopted`],
     /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`], with
     /// [`Claiming`](heirloom_folio::Error::Claiming) if the object's slab is set aside.

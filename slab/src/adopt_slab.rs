@@ -9,7 +9,7 @@ use heirloom_kho::narrow::{u32_to_usize, usize_to_u32};
 
 use crate::cache::Cache;
 use crate::directory::{CacheRecord, Here, Source};
-use crate::error::{Error, Field, SlabError, SlabFault};
+use crate::error::{Action, Error, Field, SlabError, SlabFault};
 use crate::geometry::{Geometry, HEADER_BYTES};
 use crate::header::{Slab, SlabDesc, SlabHeaderDisk};
 use crate::predecessor::{Named, Turn};
@@ -217,7 +217,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Claims an object by its address alone, one that [`Cache::unclaimed`] told.
     ///
     /// # Errors
-    /// [`Error::NotUnclaimed`], [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
+    /// [`Error::WrongState`]: it has an owner, or is free;, [`Error::WrongCache`], and for addresses as for [`Slabs::claim`](crate::Slabs::claim).
     pub fn claim(&self, addr: PhysAddr) -> Result<NonNull<u8>, Error> {
         let ptr = self.slabs.memory().machine().ptr(addr);
         self.slabs.swept(ptr, || {
@@ -243,7 +243,7 @@ impl<M: Machine> Cache<'_, M> {
             // Free and in no list: this call's alone. (Not out of use, as the places are that
             // `construct_in` puts in order, maybe at the same time.)
             if !state.is(ObjectState::Unclaimed) || !object_ref.exchange(state, ObjectState::Free) {
-                return Err(Error::NotUnclaimed { cache: inner.name, addr });
+                return Err(object_ref.refused(Action::Claim));
             }
             Ok((object_ref.slab, object_ref.index))
         })?;

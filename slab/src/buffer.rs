@@ -8,7 +8,7 @@ use heirloom_kho::narrow::{u32_to_u8, u32_to_usize, u64_to_usize, usize_to_u64};
 
 use crate::cache::Cache;
 use crate::class::Class;
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::name::Name;
 use crate::object_ref::Stays;
 use crate::resolve::Resolved;
@@ -156,7 +156,8 @@ impl<M: Machine> Slabs<M> {
                 Some(Error::Interior { cache: Name::LARGE, addr, start: run.addr() })
             }
             (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
-                Some(Error::DoubleFree { cache: Name::LARGE, addr })
+                let (cache, action, found) = (Name::LARGE, Action::Free, ObjectState::Free);
+                Some(Error::WrongState { cache, addr, action, found })
             }
             _ => None,
         }
@@ -171,7 +172,7 @@ impl<M: Machine> Slabs<M> {
     /// those behind it are free.
     ///
     /// # Errors
-    /// The buffer is as it was: [`Error::Preserved`], or the like from
+    /// The buffer is as it was: [`Error::WrongState`], or the like from
     /// [`Memory::shrink_run`](heirloom_folio::Memory::shrink_run), if it was preserved singly and
     /// would have to move or change its frames; as for [`Slabs::alloc`] and [`Slabs::free`].
     ///
@@ -198,7 +199,7 @@ impl<M: Machine> Slabs<M> {
         }
         let held = state.is(ObjectState::Held);
         if !state.is(ObjectState::Live) && !held {
-            return Err(object_ref.not_live(state));
+            return Err(object_ref.refused(Action::Free));
         }
         // What survives until it is freed still does where it goes.
         let opts =

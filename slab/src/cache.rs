@@ -22,7 +22,7 @@ use heirloom_kho::narrow::u32_to_usize;
 
 use crate::cache::inner::CacheInner;
 use crate::debug;
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::header::Slab;
 use crate::magazine::Round;
 use crate::name::Name;
@@ -143,9 +143,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// time* both may pass, unless the feature `debug` is on.
     ///
     /// # Errors
-    /// The object stays its owner's: [`Error::DoubleFree`], [`Error::Preserved`],
-    /// [`Error::Unclaimed`], [`Error::Interior`], [`Error::WrongCache`], [`Error::NotAnObject`];
-    /// with the feature `debug`, [`Error::Overwritten`]. [`Error::WouldWait`]: from the middle of
+    /// The object stays its owner's: [`Error::WrongState`] (free already, preserved,
+    /// not claimed), [`Error::Interior`], [`Error::WrongCache`], [`Error::NotAnObject`]; with the feature `debug`, [`Error::Overwritten`]. [`Error::WouldWait`]: from the middle of
     /// another call.
     ///
     /// # Safety
@@ -207,7 +206,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         let object_ref = self.owned(ptr, &stays)?;
         let state = object_ref.state();
         if !state.is(ObjectState::Live) && !state.is(ObjectState::Held) {
-            return Err(object_ref.not_live(state));
+            return Err(object_ref.refused(Action::Free));
         }
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
@@ -223,8 +222,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// survives already, and cannot be freed from now on before it is let go.
     ///
     /// # Errors
-    /// [`Error::AlreadyPreserved`]; [`Error::DoubleFree`] if it is free; [`Error::Unclaimed`];
-    /// out of memory; and for pointers as for [`Cache::free`].
+    /// [`Error::WrongState`]: preserved already, free, or not claimed; out of memory; and for pointers as for [`Cache::free`].
     ///
     /// # Safety
     /// While the call runs, no other call frees what `ptr` leads to, changes its size, or gives the
@@ -238,8 +236,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// Lets go an object that is preserved, or was claimed: it no longer survives, and can be freed.
     ///
     /// # Errors
-    /// [`Error::NotPreserved`], also in a preserving cache; [`Error::Unclaimed`]; and for pointers
-    /// as for [`Cache::free`].
+    /// [`Error::WrongState`]: not preserved singly, as none is in a preserving cache; and for pointers as for [`Cache::free`].
     ///
     /// # Safety
     /// As for [`Cache::preserve`].

@@ -13,7 +13,7 @@ use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
 use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
 
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::geometry::Geometry;
 use crate::object_ref::ObjectRef;
 use crate::state::{ObjectState, State};
@@ -64,7 +64,7 @@ pub(crate) unsafe fn check_free<M: Machine>(
     let state = object_ref.release(state);
     // Of two frees at the same time one loses here.
     if !object_ref.exchange(state, ObjectState::Free) {
-        return Err(object_ref.not_live(object_ref.state()));
+        return Err(object_ref.refused(Action::Free));
     }
     if ENABLED && object_ref.inner.spec.constructor.is_none() {
         // SAFETY: the caller gave the object up, and it is in no magazine yet.

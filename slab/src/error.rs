@@ -1,15 +1,19 @@
 //! What can go wrong in this layer, with what a person needs to find the fault.
 
+mod action;
 mod field;
 mod table;
 
 use core::fmt;
 
+pub use action::Action;
+use action::Reason;
 pub use field::Field;
 use heirloom_folio::{Block, PhysAddr};
 pub use table::{DirectoryError, DirectoryFault, SlabError, SlabFault};
 
 use crate::name::Name;
+use crate::state::ObjectState;
 
 /// An error of the slab layer. Nothing was changed where one is returned, unless its
 /// documentation says so.
@@ -104,54 +108,16 @@ pub enum Error {
         /// The cache that owns it.
         found: Name,
     },
-    /// The object is free.
-    DoubleFree {
+    /// The object is not what it has to be for this: a double free, say, is to free one that is found free.
+    WrongState {
         /// Its cache.
         cache: Name,
         /// The object.
         addr: PhysAddr,
-    },
-    /// The object is preserved: unpreserve it first.
-    Preserved {
-        /// Its cache.
-        cache: Name,
-        /// The object.
-        addr: PhysAddr,
-    },
-    /// The object is preserved already.
-    AlreadyPreserved {
-        /// Its cache.
-        cache: Name,
-        /// The object.
-        addr: PhysAddr,
-    },
-    /// The object is not preserved.
-    NotPreserved {
-        /// Its cache.
-        cache: Name,
-        /// The object.
-        addr: PhysAddr,
-    },
-    /// The predecessor left the object and no caller has claimed it: it is not to be freed or used.
-    Unclaimed {
-        /// Its cache.
-        cache: Name,
-        /// The object.
-        addr: PhysAddr,
-    },
-    /// The object is claimed already, or never was the predecessor's.
-    NotUnclaimed {
-        /// Its cache.
-        cache: Name,
-        /// The object.
-        addr: PhysAddr,
-    },
-    /// The object is not in use: free, or left by the predecessor and not claimed.
-    NotInUse {
-        /// Its cache.
-        cache: Name,
-        /// The object.
-        addr: PhysAddr,
+        /// What was asked of it.
+        action: Action,
+        /// What it is.
+        found: ObjectState,
     },
     /// The cache cannot be resumed: slabs of it were adopted, whose objects are to be claimed.
     Adopted {
@@ -204,6 +170,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether free memory was all that was missing: the call can be repeated once there is
+    /// some.
+    pub const fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Folio(error) if error.is_out_of_memory())
+    }
+
     /// Returns the error as one about what the predecessor left.
     pub(crate) const fn of_inherited(self) -> Self {
         match self {
@@ -283,24 +255,9 @@ impl fmt::Display for Error {
             Self::WrongCache { addr, expected, found } => {
                 write!(f, "object {addr} belongs to {found}, not {expected}")
             }
-            Self::DoubleFree { cache, addr } => {
-                write!(f, "object {addr} of {cache} is free already")
-            }
-            Self::Preserved { cache, addr } => write!(f, "object {addr} of {cache} is preserved"),
-            Self::AlreadyPreserved { cache, addr } => {
-                write!(f, "object {addr} of {cache} is preserved already")
-            }
-            Self::NotPreserved { cache, addr } => {
-                write!(f, "object {addr} of {cache} is not preserved")
-            }
-            Self::Unclaimed { cache, addr } => {
-                write!(f, "object {addr} of {cache} is left by the predecessor and not claimed")
-            }
-            Self::NotUnclaimed { cache, addr } => {
-                write!(f, "object {addr} of {cache} is not there to be claimed (any more)")
-            }
-            Self::NotInUse { cache, addr } => {
-                write!(f, "object {addr} of {cache} is not in use")
+            Self::WrongState { cache, addr, action, found } => {
+                let reason = Reason { action: *action, found: *found };
+                write!(f, "object {addr} of {cache} cannot be {action}: {reason}")
             }
             Self::Adopted { cache } => write!(
                 f,

@@ -4,7 +4,7 @@ use heirloom_folio::{Block, Fate, Kind, Machine, PhysAddr};
 
 use crate::aside::give_up;
 use crate::directory::CacheRecord;
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::name::Name;
 use crate::predecessor::Named;
 use crate::slabs::Slabs;
@@ -70,7 +70,7 @@ impl<M: Machine> Slabs<M> {
                     && match cache.discard(addr) {
                         // Claimed since; and maybe freed with its slab, where there is another by now.
                         Err(
-                            Error::NotUnclaimed { .. }
+                            Error::WrongState { action: Action::Claim, .. }
                             | Error::NotAnObject { .. }
                             | Error::WrongCache { .. }
                             | Error::Interior { .. },

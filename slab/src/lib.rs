@@ -120,7 +120,7 @@ pub use adopt_slab::Adopted;
 pub use buffer::AllocOptions;
 pub use cache::Cache;
 pub use directory::CacheRecord;
-pub use error::{DirectoryError, Error, Field, Refused, SlabError};
+pub use error::{Action, DirectoryError, Error, Field, Refused, SlabError};
 pub use finish::Unclaimed;
 pub use geometry::MAX_OBJECT;
 pub use global::{Global, Heap};

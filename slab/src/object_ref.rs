@@ -29,7 +29,7 @@ use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};
-use crate::error::{Error, SlabError, SlabFault};
+use crate::error::{Action, Error, SlabError, SlabFault};
 use crate::header::Slab;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
@@ -103,7 +103,6 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
 
     /// Makes the object survive a jump.
     pub(crate) fn preserve(&self) -> Result<(), Error> {
-        let (cache, addr) = (self.inner.name, self.addr());
         let state = self.state();
         match state.what() {
             Some(ObjectState::Live) if !self.inner.spec.preserving => {}
@@ -111,30 +110,22 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
             Some(ObjectState::Held) if self.exchange(state, ObjectState::Preserved) => {
                 return Ok(());
             }
-            Some(ObjectState::Live | ObjectState::Preserved | ObjectState::Held) => {
-                return Err(Error::AlreadyPreserved { cache, addr });
-            }
-            Some(ObjectState::Unclaimed) => return Err(Error::Unclaimed { cache, addr }),
-            _ => return Err(Error::DoubleFree { cache, addr }),
+            _ => return Err(self.refused(Action::Preserve)),
         }
         self.slabs.count_preserved(self.inner, self.slab)?;
         if self.exchange(state, ObjectState::Preserved) {
             return Ok(());
         }
         self.slabs.discount_preserved(self.inner, self.slab);
-        Err(Error::AlreadyPreserved { cache, addr })
+        Err(self.refused(Action::Preserve))
     }
 
     /// Lets the object go: it no longer survives.
     pub(crate) fn unpreserve(&self) -> Result<(), Error> {
-        let (cache, addr) = (self.inner.name, self.addr());
         let state = self.state();
-        if state.is(ObjectState::Unclaimed) {
-            return Err(Error::Unclaimed { cache, addr });
-        }
         let kept = state.is(ObjectState::Preserved) || state.is(ObjectState::Held);
         if !kept || !self.exchange(state, ObjectState::Live) {
-            return Err(Error::NotPreserved { cache, addr });
+            return Err(self.refused(Action::Unpreserve));
         }
         self.slabs.discount_preserved(self.inner, self.slab);
         Ok(())
@@ -168,7 +159,7 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
             found if state.is(ObjectState::Unclaimed) && found != reuse_tag => {
                 Error::Stale { cache, addr, expected: reuse_tag, found }
             }
-            _ => Error::NotUnclaimed { cache, addr },
+            _ => self.refused(Action::Claim),
         }
     }
 
@@ -181,14 +172,14 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
         state.to(ObjectState::Live)
     }
 
-    /// Returns why an object in this state, which is not live, cannot be freed.
+    /// Returns why the object cannot be acted on, being what it is.
     #[cold]
-    pub(crate) fn not_live(&self, state: State) -> Error {
-        let (cache, addr) = (self.inner.name, self.addr());
-        match state.what() {
-            Some(ObjectState::Preserved) => Error::Preserved { cache, addr },
-            Some(ObjectState::Unclaimed) => Error::Unclaimed { cache, addr },
-            _ => Error::DoubleFree { cache, addr },
+    pub(crate) fn refused(&self, action: Action) -> Error {
+        match self.what(self.state()) {
+            Ok(found) => {
+                Error::WrongState { cache: self.inner.name, addr: self.addr(), action, found }
+            }
+            Err(broken) => broken,
         }
     }
 

@@ -6,7 +6,7 @@ use heirloom_folio::{Kind, Machine, PhysAddr, Run};
 use heirloom_kho::narrow::{u32_to_usize, u64_to_usize};
 
 use crate::adopt_slab::survived;
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::name::Name;
 use crate::object_ref::Stays;
 use crate::resolve::Resolved;
@@ -125,17 +125,17 @@ impl<M: Machine> Slabs<M> {
     /// address. A large buffer has no reuse tag.
     ///
     /// # Errors
-    /// [`Error::NotInUse`], [`Error::Interior`], [`Error::NotAnObject`]; [`Error::WouldWait`] and
+    /// [`Error::WrongState`] (not in use), [`Error::Interior`], [`Error::NotAnObject`]; [`Error::WouldWait`] and
     /// [`Error::Slab`] as for [`Slabs::resume`].
     pub fn reuse_tag_of(&self, ptr: NonNull<u8>) -> Result<(u8, usize), Error> {
         self.swept(ptr, || {
             self.looking(|stays| {
                 let object_ref = self.object_of(ptr, stays)?;
-                let (state, cache) = (object_ref.state(), object_ref.inner.name);
+                let state = object_ref.state();
                 if state.is_in_use() {
                     return Ok((state.reuse_tag(), u32_to_usize(object_ref.inner.geometry.size)));
                 }
-                Err(Error::NotInUse { cache, addr: object_ref.addr() })
+                Err(object_ref.refused(Action::Name))
             })
         })
     }

@@ -30,7 +30,7 @@ use crate::aside::give_up;
 use crate::cache::Cache;
 use crate::class::class_of;
 use crate::directory::{CacheRecord, Here};
-use crate::error::Error;
+use crate::error::{Action, Error};
 use crate::header::SlabDesc;
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
@@ -162,7 +162,7 @@ impl<M: Machine> Slabs<M> {
     /// likes, as nothing is claimed.
     ///
     /// # Errors
-    /// [`Error::NotInUse`], [`Error::Stale`] (another reuse tag), [`Error::WrongLength`], [`Error::Interior`],
+    /// [`Error::WrongState`] (not in use), [`Error::Stale`] (another reuse tag), [`Error::WrongLength`], [`Error::Interior`],
     /// [`Error::NotAnObject`]; [`Error::Slab`] as for [`Slabs::resume`].
     pub fn at(&self, addr: PhysAddr, bytes: u64, reuse_tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
@@ -176,7 +176,7 @@ impl<M: Machine> Slabs<M> {
                 }
                 let state = object_ref.state();
                 if !state.is_in_use() {
-                    return Err(Error::NotInUse { cache, addr });
+                    return Err(object_ref.refused(Action::Name));
                 }
                 if state.reuse_tag() != reuse_tag {
                     return Err(Error::Stale {

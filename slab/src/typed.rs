@@ -313,7 +313,7 @@ impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
     /// Makes the object survive a jump.
     ///
     /// # Errors
-    /// As for [`Cache::preserve`]; in a preserving cache [`Error::AlreadyPreserved`]. The value
+    /// As for [`Cache::preserve`]; in a preserving cache [`Error::WrongState`]. The value
     /// comes back unchanged.
     pub fn preserve(self) -> Result<PreservedObject<'s, T, M>, Refused<Self>> {
         // SAFETY: the handle owns the object, so nothing frees it.
@@ -343,7 +343,7 @@ impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
     /// Gives the object back as one that does not survive, and that dropping frees.
     ///
     /// # Errors
-    /// [`Error::NotPreserved`] if a raw call unpreserved it behind the handle's back.
+    /// [`Error::WrongState`] if a raw call unpreserved it behind the handle's back.
     pub fn unpreserve(self) -> Result<Object<'s, T, M>, Refused<Self>> {
         // SAFETY: as for `preserve`.
         match unsafe { self.cache.cache.unpreserve(self.ptr.cast()) } {

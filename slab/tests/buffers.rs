@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use common::{addr, config, fill, filled, slab_frames, slabs};
 use heirloom_folio::{Kind, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{AllocOptions, Error, Owner};
+use heirloom_slab::{Action, AllocOptions, Error, ObjectState, Owner};
 use proptest::prelude::*;
 
 fn layout(size: usize, align: usize) -> Layout {
@@ -234,7 +234,10 @@ fn wrong_pointers_into_large_buffers_are_told_apart() {
     // SAFETY: ours, once.
     unsafe {
         slabs.free(buffer).unwrap();
-        assert!(matches!(slabs.free(buffer), Err(Error::DoubleFree { .. })));
+        assert!(matches!(
+            slabs.free(buffer),
+            Err(Error::WrongState { action: Action::Free, found: ObjectState::Free, .. })
+        ));
     }
 }
 

@@ -6,10 +6,12 @@ mod common;
 use core::alloc::Layout;
 use core::cell::Cell;
 
-use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor};
+use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Fate, Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{AllocOptions, CacheSpec, Error, Field, Slabs, Unclaimed, persist};
+use heirloom_slab::{
+    Action, AllocOptions, CacheSpec, Error, Field, ObjectState, Slabs, Unclaimed, persist,
+};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -95,10 +97,14 @@ fn what_was_preserved_is_claimed_once_and_freed_by_a_plain_free() {
             assert_eq!(interior, Err(Error::Interior { cache: name, addr: inside, start: addr }));
             // SAFETY: refused, as it is nobody's.
             let early = unsafe { cache.free(ptr(&slabs, addr)) };
-            assert_eq!(early, Err(Error::Unclaimed { cache: name, addr }));
+            assert_eq!(early, wrong(name, addr, Action::Free, ObjectState::Unclaimed));
             let object = claim(&slabs, handle);
             let again = slabs.claim(addr, bytes, reuse_tag);
-            assert_eq!(again, Err(Error::NotUnclaimed { cache: name, addr }));
+            let (action, found) = (
+                Action::Claim,
+                if cache.is_preserving() { ObjectState::Live } else { ObjectState::Held },
+            );
+            assert_eq!(again, wrong(name, addr, action, found));
             // SAFETY: claimed above.
             unsafe { cache.free(object) }.unwrap();
         }
@@ -177,7 +183,7 @@ fn what_nobody_claimed_is_listed_and_freed_or_kept() {
         let Kept { addr, size, reuse_tag, .. } = *handle;
         match fourth.claim(addr, size as u64, reuse_tag) {
             Ok(_) => assert_ne!(handle.seed, 3),
-            Err(Error::NotUnclaimed { .. }) => assert_eq!(handle.seed, 3),
+            Err(Error::WrongState { action: Action::Claim, .. }) => assert_eq!(handle.seed, 3),
             Err(other) => panic!("{other}"),
         }
     }

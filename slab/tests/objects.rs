@@ -4,9 +4,9 @@ mod common;
 
 use core::ptr::NonNull;
 
-use common::{addr, config, fill, filled, ptr, slab_frames, slabs};
+use common::{addr, config, fill, filled, ptr, slab_frames, slabs, wrong};
 use heirloom_folio::{Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{CacheSpec, Error, Field, ObjectState, Owner, persist};
+use heirloom_slab::{Action, CacheSpec, Error, Field, ObjectState, Owner, persist};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -78,12 +78,12 @@ proptest! {
                     // SAFETY: ours, and given up if it succeeds.
                     let freed = unsafe { caches[c].free(object.ptr) };
                     if object.preserved {
-                        prop_assert_eq!(freed, Err(Error::Preserved { cache, addr: at }));
+                        prop_assert_eq!(freed, wrong(cache, at, Action::Free, ObjectState::Preserved));
                     } else {
                         prop_assert_eq!(freed, Ok(()));
                         // SAFETY: refused, as it is free.
                         let again = unsafe { caches[c].free(object.ptr) };
-                        prop_assert_eq!(again, Err(Error::DoubleFree { cache, addr: at }));
+                        prop_assert_eq!(again, wrong(cache, at, Action::Free, ObjectState::Free));
                         live[c].swap_remove(i);
                     }
                 }
@@ -164,18 +164,19 @@ fn a_wrong_pointer_is_told_apart() {
         assert_eq!(slabs.free(foreign), Err(nothing(foreign)));
         assert_eq!(cache.free(page), Err(nothing(page)));
         assert_eq!(slabs.free(page), Err(nothing(page)));
-        let wrong = Error::WrongCache { addr: at, expected: other.name(), found: one };
-        assert_eq!(other.free(object), Err(wrong));
-        assert_eq!(other.preserve(object), Err(wrong));
+        let elsewhere = Error::WrongCache { addr: at, expected: other.name(), found: one };
+        assert_eq!(other.free(object), Err(elsewhere));
+        assert_eq!(other.preserve(object), Err(elsewhere));
         // The object is as it was.
         assert_eq!(cache.free(object), Ok(()));
-        assert_eq!(slabs.free(object), Err(Error::DoubleFree { cache: one, addr: at }));
+        assert_eq!(slabs.free(object), wrong(one, at, Action::Free, ObjectState::Free));
     }
     // SAFETY: free, in a slab that is not given back, as nothing else runs.
-    assert_eq!(unsafe { cache.preserve(object) }, Err(Error::DoubleFree { cache: one, addr: at }));
+    let done = unsafe { cache.preserve(object) };
+    assert_eq!(done, wrong(one, at, Action::Preserve, ObjectState::Free));
     // SAFETY: in use, and nothing frees it meanwhile.
     let done = unsafe { cache.unpreserve(object) };
-    assert_eq!(done, Err(Error::NotPreserved { cache: one, addr: at }));
+    assert_eq!(done, wrong(one, at, Action::Unpreserve, ObjectState::Free));
 }
 
 #[test]
@@ -310,7 +311,7 @@ fn preserved_objects_cannot_be_freed_by_accident() {
     assert_eq!(inodes.cache().stats().preserved, 1);
     // SAFETY: refused.
     let refused = unsafe { inodes.cache().free(ptr(&slabs, at)) };
-    assert_eq!(refused, Err(Error::Preserved { cache: inodes.cache().name(), addr: at }));
+    assert_eq!(refused, wrong(inodes.cache().name(), at, Action::Free, ObjectState::Preserved));
     // SAFETY: let go above.
     let kept = unsafe { inodes.preserved_from_raw(at) };
     assert_eq!((*kept, kept.handle_parts().1), (Inode { number: 7, parent: 2 }, reuse_tag));
@@ -325,7 +326,7 @@ fn objects_of_a_preserving_cache_are_preserved_from_birth() {
     let inode = inodes.insert(Inode { number: 7, parent: 1 }).unwrap();
     assert_eq!(inodes.cache().stats().preserved, 1);
     let refused = inode.preserve().unwrap_err();
-    assert!(matches!(refused.error, Error::AlreadyPreserved { .. }));
+    assert!(matches!(refused.error, Error::WrongState { action: Action::Preserve, .. }));
     let at = refused.value.leak();
     assert_eq!(inodes.cache().stats().preserved, 1);
     // SAFETY: let go above.

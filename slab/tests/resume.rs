@@ -9,12 +9,13 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Barrier, Mutex};
 
-use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
+use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, Order, PhysAddr, Request};
 use heirloom_slab::internal::SlabFault;
 use heirloom_slab::{
-    AllocOptions, Cache, CacheSpec, Constructor, Error, SlabError, Slabs, persist,
+    Action, AllocOptions, Cache, CacheSpec, Constructor, Error, ObjectState, SlabError, Slabs,
+    persist,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -79,7 +80,17 @@ fn free(cache: &Cache<'_, Ram>, at: PhysAddr, thing: Thing) {
     // SAFETY: in use, the test's, and not used again.
     unsafe {
         if thing.pinned {
-            assert!(matches!(cache.free(object), Err(Error::Preserved { .. })), "{at}");
+            assert!(
+                matches!(
+                    cache.free(object),
+                    Err(Error::WrongState {
+                        action: Action::Free,
+                        found: ObjectState::Preserved,
+                        ..
+                    })
+                ),
+                "{at}"
+            );
             cache.unpreserve(object).unwrap();
         }
         cache.free(object).unwrap();
@@ -114,7 +125,10 @@ fn what_survived_is_in_use_at_once_and_nothing_is_to_be_claimed() {
             cache.discard(at),
         ];
         for refused in refused {
-            assert!(matches!(refused, Err(Error::NotUnclaimed { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(Error::WrongState { action: Action::Claim, .. })),
+                "{refused:?}"
+            );
         }
         let (again, adopted) = second.adopt(spec(preserving)).unwrap();
         assert_eq!((again.stats().slabs, adopted.slabs), (1, 0));
@@ -153,7 +167,7 @@ fn each_call_that_names_an_object_may_be_the_first() {
         ("reuse_tag_of", 0, |slabs, object| slabs.reuse_tag_of(object).is_ok()),
         ("claim", 0, |slabs, object| {
             let claimed = slabs.claim(addr(slabs, object), 224, 0);
-            matches!(claimed, Err(Error::NotUnclaimed { .. }))
+            matches!(claimed, Err(Error::WrongState { action: Action::Claim, .. }))
         }),
         // SAFETY: see above.
         ("free", 0, |slabs, object| unsafe { slabs.free(object) }.is_ok()),
@@ -171,7 +185,7 @@ fn each_call_that_names_an_object_may_be_the_first() {
         ("preserve", 1, |slabs, object| {
             // SAFETY: see above.
             let again = unsafe { slabs.preserve(object) };
-            matches!(again, Err(Error::AlreadyPreserved { .. }))
+            matches!(again, Err(Error::WrongState { action: Action::Preserve, .. }))
         }),
         // SAFETY: see above.
         ("unpreserve", 1, |slabs, object| unsafe { slabs.unpreserve(object) }.is_ok()),
@@ -318,10 +332,11 @@ fn generations_resume_what_others_left() {
                         // SAFETY: in use, and the test's.
                         let again = unsafe { cache.preserve(object) };
                         // What was claimed is only held: it becomes preserved.
-                        let was = if thing.pinned || preserving {
-                            Err(Error::AlreadyPreserved { cache: cache.name(), addr: at })
-                        } else {
-                            Ok(())
+                        let wrong = |found| wrong(cache.name(), at, Action::Preserve, found);
+                        let was = match thing.pinned {
+                            true => wrong(ObjectState::Preserved),
+                            false if preserving => wrong(ObjectState::Live),
+                            false => Ok(()),
                         };
                         assert_eq!(again, was);
                         all.get_mut(&at).unwrap().pinned |= !preserving;
@@ -403,7 +418,10 @@ fn small_buffers_are_resumed_by_their_classes() {
         let buffer = second.at(at, bytes, reuse_tag).unwrap();
         assert_eq!(buffer, ptr(&second, at));
         assert!(matches!(second.at(at, bytes + 8, reuse_tag), Err(Error::WrongLength { .. })));
-        assert!(matches!(second.claim(at, bytes, reuse_tag), Err(Error::NotUnclaimed { .. })));
+        assert!(matches!(
+            second.claim(at, bytes, reuse_tag),
+            Err(Error::WrongState { action: Action::Claim, .. })
+        ));
         let larger = Layout::from_size_align(size * 3, 8).unwrap();
         // SAFETY: in use, and the test's.
         unsafe {

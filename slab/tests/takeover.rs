@@ -6,11 +6,11 @@ mod common;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor};
+use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Fate, PAGE_SIZE, PhysAddr};
 use heirloom_slab::{
-    AllocOptions, CacheSpec, Error, ObjectState, Owner, Slabs, Unclaimed, persist,
+    Action, AllocOptions, CacheSpec, Error, ObjectState, Owner, Slabs, Unclaimed, persist,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -152,7 +152,7 @@ fn jumps_without_a_claim_and_without_an_end_lose_nothing() {
     for handle in &objects {
         let object = claim(&slabs, handle);
         let again = slabs.claim(handle.addr, handle.size, handle.reuse_tag);
-        assert!(matches!(again, Err(Error::NotUnclaimed { .. })), "{again:?}");
+        assert!(matches!(again, Err(Error::WrongState { action: Action::Claim, .. })), "{again:?}");
         // SAFETY: claimed above.
         unsafe { slabs.free(object) }.unwrap();
     }
@@ -219,8 +219,10 @@ fn what_is_claimed_and_what_is_not_survive_alike_and_what_is_freed_does_not() {
         }
         for handle in &gone {
             let refused = next.claim(handle.addr, handle.size, handle.reuse_tag);
-            let gone =
-                matches!(refused, Err(Error::NotUnclaimed { .. } | Error::NotAnObject { .. }));
+            let gone = matches!(
+                refused,
+                Err(Error::WrongState { action: Action::Claim, .. } | Error::NotAnObject { .. })
+            );
             assert!(gone, "{refused:?}");
         }
         for handle in &objects {
@@ -247,7 +249,7 @@ fn survives(slabs: &Slabs<Ram>, handle: &Handle) -> bool {
             assert!(unsafe { filled(object, handle.size as usize, handle.seed) });
             true
         }
-        Err(Error::NotUnclaimed { .. } | Error::NotAnObject { .. }) => false,
+        Err(Error::WrongState { action: Action::Claim, .. } | Error::NotAnObject { .. }) => false,
         Err(other) => panic!("{other}"),
     }
 }
@@ -288,10 +290,10 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
     let stats = cache.stats();
     assert_eq!((stats.live, stats.preserved, stats.unclaimed), (1, 1, 7));
     let refused = slabs.claim(plain.addr, 120, plain.reuse_tag);
-    assert_eq!(refused, Err(Error::NotUnclaimed { cache: name, addr: plain.addr }));
+    assert_eq!(refused, wrong(name, plain.addr, Action::Claim, ObjectState::Held));
     assert_eq!(
         cache.discard(plain.addr),
-        Err(Error::NotUnclaimed { cache: name, addr: plain.addr })
+        wrong(name, plain.addr, Action::Claim, ObjectState::Held)
     );
     assert!(survives(&slabs, &plain));
 
@@ -300,10 +302,13 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
     // SAFETY: claimed above, and nothing frees it meanwhile.
     unsafe {
         slabs.preserve(object).unwrap();
-        let twice = Err(Error::AlreadyPreserved { cache: name, addr: again.addr });
+        let twice = wrong(name, again.addr, Action::Preserve, ObjectState::Preserved);
         assert_eq!(slabs.preserve(object), twice);
         assert_eq!(state(&slabs, again.addr), (ObjectState::Preserved, true));
-        assert_eq!(slabs.free(object), Err(Error::Preserved { cache: name, addr: again.addr }));
+        assert_eq!(
+            slabs.free(object),
+            wrong(name, again.addr, Action::Free, ObjectState::Preserved)
+        );
         assert!(survives(&slabs, &again));
         slabs.unpreserve(object).unwrap();
         assert!(!survives(&slabs, &again));
@@ -315,13 +320,13 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
         slabs.unpreserve(object).unwrap();
         assert_eq!(state(&slabs, let_go.addr), (ObjectState::Live, false));
         assert!(!survives(&slabs, &let_go));
-        let not = Err(Error::NotPreserved { cache: name, addr: let_go.addr });
+        let not = wrong(name, let_go.addr, Action::Unpreserve, ObjectState::Live);
         assert_eq!(slabs.unpreserve(object), not);
         slabs.preserve(object).unwrap();
         assert!(survives(&slabs, &let_go));
         slabs.unpreserve(object).unwrap();
         slabs.free(object).unwrap();
-        assert_eq!(slabs.free(object), Err(Error::DoubleFree { cache: name, addr: let_go.addr }));
+        assert_eq!(slabs.free(object), wrong(name, let_go.addr, Action::Free, ObjectState::Free));
     }
 
     // Of another size: where it is, or elsewhere; it survives all the same.
@@ -352,7 +357,7 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
     unsafe {
         slabs.preserve(object).unwrap();
         let refused = slabs.realloc(object, layout(1000));
-        assert_eq!(refused, Err(Error::Preserved { cache: name, addr: preserved.addr }));
+        assert_eq!(refused, wrong(name, preserved.addr, Action::Free, ObjectState::Preserved));
     }
 
     // Freed, by whichever call.
@@ -361,7 +366,7 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
     unsafe { cache.free(object) }.unwrap();
     // SAFETY: refused.
     let twice = unsafe { cache.free(object) };
-    assert_eq!(twice, Err(Error::DoubleFree { cache: name, addr: freed.addr }));
+    assert_eq!(twice, wrong(name, freed.addr, Action::Free, ObjectState::Free));
     assert!(!survives(&slabs, &freed) && survives(&slabs, &other));
 
     // The slab stays as long as one survives in it, and no longer.

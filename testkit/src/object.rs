@@ -3,12 +3,10 @@
 use std::alloc::Layout;
 use std::slice;
 
-use heirloom::folio::{
-    Block, DirectMap, Error as FolioError, Folio, Kind as FrameKind, Order, PhysAddr, Request, Run,
-};
+use heirloom::folio::{Block, DirectMap, Folio, Kind as FrameKind, Order, PhysAddr, Request, Run};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Error, PreservedArea, Records};
-use heirloom::slab::{AllocOptions, CacheSpec, Error as SlabError};
+use heirloom::slab::{AllocOptions, CacheSpec};
 
 use super::machine::{Kernel, PAGE, TestMachine};
 use super::stamp::{is_stamped, stamp};
@@ -82,12 +80,7 @@ pub struct TestObject {
 
 /// Whether an error says that there is no memory.
 pub const fn is_full(error: &Error) -> bool {
-    use FolioError::{NoRun, OutOfMemory};
-    matches!(
-        error,
-        Error::Folio(OutOfMemory { .. } | NoRun { .. })
-            | Error::Slab(SlabError::Folio(OutOfMemory { .. } | NoRun { .. }))
-    )
+    error.is_out_of_memory()
 }
 
 fn order(n: u8) -> Order {

@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 
 use heirloom::folio::{DirectMap, Error as FolioError, Kind, Order, Request, Run};
-use heirloom::slab::{AllocOptions, CacheSpec, Error as SlabError};
+use heirloom::slab::{Action, AllocOptions, CacheSpec, Error as SlabError, ObjectState};
 
 use crate::common::{PAGE, State, World, order};
 
@@ -46,7 +46,17 @@ fn preserved_memory_cannot_be_freed_by_accident() {
         assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
         for ptr in [small, thing] {
             let refused = kernel.slabs().free(ptr);
-            assert!(matches!(refused, Err(SlabError::Preserved { .. })), "{refused:?}");
+            assert!(
+                matches!(
+                    refused,
+                    Err(SlabError::WrongState {
+                        action: Action::Free,
+                        found: ObjectState::Preserved,
+                        ..
+                    })
+                ),
+                "{refused:?}"
+            );
         }
         let refused = kernel.slabs().free(large);
         assert!(

@@ -2,7 +2,7 @@
 
 use heirloom::folio::{DirectMap, PhysAddr};
 use heirloom::kho::Handle;
-use heirloom::slab::{CacheSpec, Error as SlabError, Field, OldObject, Persist, persist};
+use heirloom::slab::{Action, CacheSpec, Error as SlabError, Field, OldObject, Persist, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::common::{State, World, finish_freeing, keep_buffer, stamped_at};
@@ -135,7 +135,10 @@ fn a_claim_of_a_typed_object_is_by_address_and_tag() {
     assert!(matches!(inodes.claim(addr, tag ^ 1), Err(SlabError::Stale { .. })));
     let inode = inodes.claim(addr, tag).unwrap();
     assert_eq!(*inode, Inode { number: 1, flags: 2, links: 3 });
-    assert!(matches!(inodes.claim(addr, tag), Err(SlabError::NotUnclaimed { .. })));
+    assert!(matches!(
+        inodes.claim(addr, tag),
+        Err(SlabError::WrongState { action: Action::Claim, .. })
+    ));
 }
 
 #[test]

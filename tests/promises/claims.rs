@@ -3,7 +3,7 @@
 use heirloom::folio::{Block, Error as FolioError, Kind, Order, PhysAddr, Run};
 use heirloom::kho::{Handle, HandleFault, Parts};
 use heirloom::restore::{Error, Records};
-use heirloom::slab::{CacheSpec, Error as SlabError};
+use heirloom::slab::{Action, CacheSpec, Error as SlabError};
 
 use crate::common::{
     Kernel, PAGE, State, World, free_area, free_folio, free_run, keep_area, keep_buffer,
@@ -105,7 +105,8 @@ fn a_handle_is_claimed_once() {
 
     let before = State::of(&new);
     let not_preserved = |e: Error| matches!(e, Error::Folio(FolioError::NotPreserved { .. }));
-    let not_unclaimed = |e: Error| matches!(e, Error::Slab(SlabError::NotUnclaimed { .. }));
+    let not_unclaimed =
+        |e: Error| matches!(e, Error::Slab(SlabError::WrongState { action: Action::Claim, .. }));
     assert!(not_preserved(new.claim_folio(left.folio).unwrap_err()));
     assert!(not_preserved(new.claim_run(left.run).unwrap_err()));
     assert!(not_preserved(new.restore(left.large).unwrap_err()));
@@ -282,7 +283,12 @@ fn interior_stale_and_forged_handles_are_refused_and_nothing_changed() {
     for tag in 0..32 {
         let error = restore(Parts::Object { addr: left.lost, bytes, tag });
         assert!(
-            matches!(error, Error::Slab(SlabError::NotUnclaimed { .. } | SlabError::Stale { .. })),
+            matches!(
+                error,
+                Error::Slab(
+                    SlabError::WrongState { action: Action::Claim, .. } | SlabError::Stale { .. }
+                )
+            ),
             "{error:?}"
         );
     }

@@ -11,7 +11,7 @@ use heirloom_folio::{Fate, Kind, PAGE_SIZE};
 use super::*;
 use crate::directory::Source;
 use crate::spec::is_reserved;
-use crate::{AllocOptions, Cache, Error, ObjectState, Owner, Unclaimed};
+use crate::{Action, AllocOptions, Cache, Error, ObjectState, Owner, Unclaimed};
 
 const FRAMES: u64 = 384;
 /// Bytes of an object of which a test makes use.
@@ -268,7 +268,13 @@ impl Life<'_> {
                 // It survives all the time: held, and preserved from here on, or preserved before.
                 // SAFETY: in use.
                 let again = unsafe { self.slabs.preserve(object) };
-                assert!(matches!(again, Ok(()) | Err(Error::AlreadyPreserved { .. })), "{again:?}");
+                assert!(
+                    matches!(
+                        again,
+                        Ok(()) | Err(Error::WrongState { action: Action::Preserve, .. })
+                    ),
+                    "{again:?}"
+                );
             }
             3 => {
                 let caches = self.slabs.caches();

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Kind, PhysAddr};
-use heirloom_slab::{Error, Slabs};
+use heirloom_slab::{Action, Error, Name, ObjectState, Slabs};
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::{RngAlgorithm, RngSeed};
 
@@ -52,6 +52,16 @@ pub(crate) fn copy(slabs: &Slabs<Ram>, frames: u64) -> Slabs<Ram> {
     let memory = copy_of(slabs.memory().machine(), frames).attach(&Ram::frames(frames)).unwrap();
     let (memory, _) = memory.inherit(map).unwrap();
     Slabs::revive(memory, slabs.cache_directory()).unwrap()
+}
+
+/// What an action is answered that an object's state forbids.
+pub(crate) const fn wrong<T>(
+    cache: Name,
+    addr: PhysAddr,
+    action: Action,
+    found: ObjectState,
+) -> Result<T, Error> {
+    Err(Error::WrongState { cache, addr, action, found })
 }
 
 /// The address that a pointer leads to.

@@ -6,7 +6,7 @@ use std::alloc::Layout;
 use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order};
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::Error as RestoreError;
-use heirloom::slab::{AllocOptions, CacheStats, Error, ObjectState, Owner};
+use heirloom::slab::{Action, AllocOptions, CacheStats, Error, ObjectState, Owner};
 use heirloom_testkit::Kernel;
 
 use super::caches::{self, CACHES, CONSTRUCTED, NAMES, Note};
@@ -26,7 +26,14 @@ fn behind(kernel: &Kernel<'_>, thing: &ModelObject, bytes: u64) -> NonNull<u8> {
 const fn preserved(error: RestoreError) -> bool {
     matches!(
         (error, folio_error(error)),
-        (RestoreError::Slab(Error::Preserved { .. }), _) | (_, Some(FolioError::Preserved { .. }))
+        (
+            RestoreError::Slab(Error::WrongState {
+                action: Action::Free,
+                found: ObjectState::Preserved,
+                ..
+            }),
+            _
+        ) | (_, Some(FolioError::Preserved { .. }))
     )
 }
 
@@ -257,7 +264,7 @@ impl State {
         // A slab that is given back at once has no objects.
         let expected = matches!(
             twice,
-            Err(RestoreError::Slab(Error::DoubleFree { addr, .. })) if addr == thing.addr
+            Err(RestoreError::Slab(Error::WrongState { addr, action: Action::Free, found: ObjectState::Free, .. })) if addr == thing.addr
         ) || name.is_some()
             && matches!(twice, Err(RestoreError::Slab(Error::NotAnObject { .. })));
         assert!(expected, "{thing:?} again: {twice:?}");
@@ -336,7 +343,7 @@ impl State {
             Err(error) if thing.preserved => {
                 let right = matches!(
                     (error, folio_error(error)),
-                    (RestoreError::Slab(Error::AlreadyPreserved { .. }), _)
+                    (RestoreError::Slab(Error::WrongState { action: Action::Preserve, .. }), _)
                         | (_, Some(FolioError::AlreadyPreserved { .. }))
                 );
                 assert!(right, "{thing:?}: {error}");
@@ -364,7 +371,7 @@ impl State {
             let right = done.is_err_and(|error| {
                 matches!(
                     (error, folio_error(error)),
-                    (RestoreError::Slab(Error::NotPreserved { .. }), _)
+                    (RestoreError::Slab(Error::WrongState { action: Action::Unpreserve, .. }), _)
                         | (_, Some(FolioError::NotPreserved { .. }))
                 )
             });
