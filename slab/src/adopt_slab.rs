@@ -5,12 +5,12 @@ use core::ptr::NonNull;
 use heirloom_folio::sync::AtomicU8;
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
 use heirloom_folio::{Block, Kind, Machine, PhysAddr};
-use heirloom_kho::narrow::{u32_to_usize, usize_to_u32};
+use heirloom_kho::narrow::u32_to_usize;
 
 use crate::cache::Cache;
 use crate::directory::{CacheRecord, Here, Source};
 use crate::error::{Action, Error, Field, SlabError, SlabFault};
-use crate::geometry::{Geometry, HEADER_BYTES};
+use crate::geometry::{Geometry, HEADER_BYTES, ObjectIndex};
 use crate::header::{Slab, SlabDesc, SlabHeaderDisk};
 use crate::predecessor::{Named, Turn};
 use crate::spec::CacheSpec;
@@ -88,9 +88,14 @@ impl<M: Machine> Cache<'_, M> {
         let block = Block::containing(addr.pfn(), geometry.order);
         // SAFETY: a sound slab of the predecessor's.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
-        if !slab.object(geometry, 0).addr().get().is_multiple_of(u32_to_usize(geometry.align)) {
+        if !slab
+            .object(geometry, ObjectIndex::FIRST)
+            .addr()
+            .get()
+            .is_multiple_of(u32_to_usize(geometry.align))
+        {
             return Err(Error::BadMap {
-                addr: slab.addr(geometry, 0),
+                addr: slab.addr(geometry, ObjectIndex::FIRST),
                 align: u32_to_usize(geometry.align),
             });
         }
@@ -139,8 +144,8 @@ impl<M: Machine> Cache<'_, M> {
         for (bits, first_word) in slab.words(geometry).iter().zip((0..).step_by(8)) {
             let mut free = 0;
             for (at, word) in (first_word..).zip(states.iter().skip(first_word).take(8)) {
-                let (states, first) = (word.load(Relaxed), usize_to_u32(at) * 8);
-                let state_word = StateWord::of(states, at, geometry.objects);
+                let (states, first) = (word.load(Relaxed), ObjectIndex::of_state_word(at));
+                let state_word = StateWord::of(states, first, geometry.objects);
                 let survivors = state_word.survivors(preserving);
                 let gone = state_word.others(survivors);
                 // Of most slabs that are resumed nothing is written.
@@ -167,7 +172,7 @@ impl<M: Machine> Cache<'_, M> {
                     // SAFETY: the slab is this call's alone, the place free. No constructor is run.
                     unsafe { self.prepare(slab, index) };
                 }
-                free |= if raw { 0 } else { gathered(gone) << (first % 64) };
+                free |= if raw { 0 } else { gathered(gone) << (first.get() % 64) };
             }
             bits.store(free, Relaxed);
             all += free.count_ones();
@@ -186,12 +191,12 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: a slab of this cache. It is not given back before all of its places are free, and
         // a place that is out of use becomes free by the call that adopted it alone, which is this.
         let slab = unsafe { Slab::at(memory.machine(), addr) };
-        let raw = |index: &u32| {
+        let raw = |index: &ObjectIndex| {
             State(slab.state(geometry, *index).load(Relaxed)).is(ObjectState::Quarantined)
         };
         // One behind, so that the last one keeps the slab while the others are looked for.
         let mut ready = None;
-        for index in (0..geometry.objects).filter(raw) {
+        for index in geometry.indices().filter(raw) {
             if let Some(before) = ready.replace(index) {
                 self.construct(slab, before);
             }
@@ -202,7 +207,7 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// Makes one place available that is the caller's alone: out of use, or free and in no list.
-    fn construct(&self, slab: Slab, index: u32) {
+    fn construct(&self, slab: Slab, index: ObjectIndex) {
         let (inner, machine) = (self.inner, self.slabs.memory().machine());
         // SAFETY: the caller's alone.
         unsafe { self.prepare(slab, index) };
@@ -315,13 +320,11 @@ pub(crate) fn check_slab<'s>(
     SlabHeaderDisk::read(words).check(slab, desc).map_err(fail)?;
     let mut info = SlabInfo::default();
     for (at, word) in words.iter().skip(HEADER_BYTES / size_of::<u64>()).enumerate() {
-        let states = word.load(Relaxed);
-        let state_word = StateWord::of(states, at, geometry.objects);
+        let (states, first) = (word.load(Relaxed), ObjectIndex::of_state_word(at));
+        let state_word = StateWord::of(states, first, geometry.objects);
         // In a preserving cache all that is in use is held, and is live.
-        if let Some(index) =
-            indices(state_word.unsound(desc.is_preserving()), usize_to_u32(at) * 8).next()
-        {
-            return Err(fail(SlabFault::State { index, found: nth(states, index).0 }));
+        if let Some(index) = indices(state_word.unsound(desc.is_preserving()), first).next() {
+            return Err(fail(SlabFault::State { index: index.get(), found: nth(states, index).0 }));
         }
         let survivors = state_word.survivors(desc.is_preserving()).count_ones();
         info.survivors += survivors;

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::geometry::Geometry;
 use crate::header::SlabDesc;
 use crate::name::Name;
-use crate::registry::{FIRST, Put};
+use crate::registry::{CacheNumber, Put};
 use crate::slabs::Slabs;
 use crate::spec::CacheSpec;
 
@@ -49,7 +49,7 @@ impl<M: Machine> Slabs<M> {
     /// Caches of a size class whose slabs lie otherwise than this build's stand beside each other.
     /// No two caches have one description: so at most one goes on with a record of the cache directory.
     pub(crate) fn find(&self, spec: &CacheSpec) -> Result<Option<Cache<'_, M>>, Error> {
-        let mut number = FIRST;
+        let mut number = CacheNumber::FIRST;
         self.find_from(spec, &mut number)
     }
 
@@ -57,11 +57,11 @@ impl<M: Machine> Slabs<M> {
     fn find_from(
         &self,
         spec: &CacheSpec,
-        number: &mut usize,
+        number: &mut CacheNumber,
     ) -> Result<Option<Cache<'_, M>>, Error> {
         let mut other = Ok(None);
         while let Some(inner) = self.registry.get(*number) {
-            *number += 1;
+            *number = number.next();
             if Some(inner.name) != spec.name {
                 continue;
             }
@@ -82,7 +82,7 @@ impl<M: Machine> Slabs<M> {
     /// by one exchange. A call that loses looks at what came first, and tries the next one.
     pub(crate) fn create(&self, spec: CacheSpec) -> Result<Cache<'_, M>, Error> {
         let like = spec.geometry()?;
-        let mut number = FIRST;
+        let mut number = CacheNumber::FIRST;
         if let Some(there) = self.find_from(&spec, &mut number)? {
             return Ok(there);
         }
@@ -110,7 +110,7 @@ impl<M: Machine> Slabs<M> {
         &self,
         spec: CacheSpec,
         (name, geometry): (Name, Geometry),
-        number: usize,
+        number: CacheNumber,
     ) -> Result<Built<'_, M>, Error> {
         let desc = SlabDesc::new(name, &geometry, spec.preserving, spec.layout());
         let record = self.view().records_with(|there| *there == desc).next();
@@ -134,7 +134,7 @@ impl<M: Machine> Slabs<M> {
     /// Returns the cache of a class that may not have one yet. No lock is taken.
     #[cold]
     pub(crate) fn new_class(&self, class: Class, preserving: bool) -> Result<Cache<'_, M>, Error> {
-        let number = class.number(preserving);
+        let number = CacheNumber::of_class(class.number(preserving));
         let inner = if let Some(there) = self.registry.get(number) {
             there
         } else {

@@ -39,7 +39,7 @@ fn survivors(slabs: &Slabs<Ram>) -> BTreeSet<PhysAddr> {
             check_slab(view.source(), addr, &record).unwrap();
             // SAFETY: checked above.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
-            for index in 0..record.objects_per_slab() {
+            for index in record.geometry().indices() {
                 let state = State(slab.state(record.geometry(), index).load(Relaxed));
                 if survived(state, record.is_preserving()) {
                     assert!(found.insert(slab.addr(record.geometry(), index)), "once each");

@@ -41,6 +41,76 @@ const fn order(n: u32) -> Order {
     }
 }
 
+/// Which object of its slab one is, the first being 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct ObjectIndex(u32);
+
+impl ObjectIndex {
+    /// The first object.
+    pub(crate) const FIRST: Self = Self(0);
+    /// One that no slab has.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    /// Returns object `n`.
+    #[inline]
+    pub(crate) const fn new(n: u32) -> Self {
+        Self(n)
+    }
+
+    /// Returns the first of the eight objects whose bytes are state word `word`.
+    #[inline]
+    pub(crate) const fn of_state_word(word: usize) -> Self {
+        Self(usize_to_u32(word) * 8)
+    }
+
+    /// Returns its number.
+    #[inline]
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Returns the index of its state byte.
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        u32_to_usize(self.0)
+    }
+
+    /// Returns the object `objects` further on.
+    #[inline]
+    pub(crate) const fn add(self, objects: u32) -> Self {
+        Self(self.0 + objects)
+    }
+
+    /// Returns the word of free bits that has the object's, and the bit.
+    #[inline]
+    pub(crate) const fn free_bit(self) -> (FreeWord, u64) {
+        (FreeWord(self.0 / 64), 1 << (self.0 % 64))
+    }
+}
+
+/// Which word of a slab's free bits one is, the first being 0: those of 64 objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FreeWord(u32);
+
+impl FreeWord {
+    /// Returns all that there could be, the first first.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..).map(Self)
+    }
+
+    /// Returns the word as an index.
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        u32_to_usize(self.0)
+    }
+
+    /// Returns the object of a bit.
+    #[inline]
+    pub(crate) const fn object(self, bit: u32) -> ObjectIndex {
+        ObjectIndex(self.0 * 64 + bit)
+    }
+}
+
 /// How objects lie in the slabs of one cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Geometry {
@@ -158,10 +228,29 @@ impl Geometry {
         words(u32_to_usize(self.objects))
     }
 
+    /// Returns whether a slab has this object.
+    #[inline]
+    pub(crate) const fn has(&self, index: ObjectIndex) -> bool {
+        index.0 < self.objects
+    }
+
+    /// Returns the objects of a slab.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = ObjectIndex> + use<> {
+        self.indices_from(ObjectIndex::FIRST)
+    }
+
+    /// Returns the objects of a slab from `first` on.
+    pub(crate) fn indices_from(
+        &self,
+        first: ObjectIndex,
+    ) -> impl Iterator<Item = ObjectIndex> + use<> {
+        (first.0..self.objects).map(ObjectIndex)
+    }
+
     /// Returns where object `index` starts.
     #[inline]
-    pub(crate) const fn at(&self, index: u32) -> u64 {
-        u32_to_u64(self.offset) + u32_to_u64(index) * u32_to_u64(self.stride)
+    pub(crate) const fn at(&self, index: ObjectIndex) -> u64 {
+        u32_to_u64(self.offset) + u32_to_u64(index.0) * u32_to_u64(self.stride)
     }
 
     /// Returns the slab around an address in one.
@@ -179,7 +268,7 @@ impl Geometry {
     /// Returns the object around `offset`, a place within a slab, and how far into it that is;
     /// `None` if it is in none.
     #[inline]
-    pub(crate) const fn around(&self, offset: u64) -> Option<(u32, u64)> {
+    pub(crate) const fn around(&self, offset: u64) -> Option<(ObjectIndex, u64)> {
         let relative = offset.wrapping_sub(u32_to_u64(self.offset));
         if relative > self.mask {
             return None;
@@ -189,7 +278,7 @@ impl Geometry {
         if index >= u32_to_u64(self.objects) {
             return None;
         }
-        Some((low_u32(index), relative - index * u32_to_u64(self.stride)))
+        Some((ObjectIndex(low_u32(index)), relative - index * u32_to_u64(self.stride)))
     }
 
     /// Returns the object that starts at `offset`, a place within a slab; `None` if none does.
@@ -199,10 +288,10 @@ impl Geometry {
     /// the stride to their quotients; so what comes out below the number of objects was one. What
     /// lies before the first object wraps, and is none of those multiples.
     #[inline]
-    pub(crate) const fn index(&self, offset: usize) -> Option<u32> {
+    pub(crate) const fn index(&self, offset: usize) -> Option<ObjectIndex> {
         let relative = low_u32(usize_to_u64(offset)).wrapping_sub(self.offset);
         let index = relative.wrapping_mul(self.inverse).rotate_right(self.twos);
-        if index < self.objects { Some(index) } else { None }
+        if index < self.objects { Some(ObjectIndex(index)) } else { None }
     }
 }
 
@@ -248,7 +337,7 @@ mod tests {
             assert!(g.offset as usize >= g.words_at() + g.words() * 8, "{g:?}");
             assert!(g.offset.is_multiple_of(g.align) && g.stride.is_multiple_of(g.align));
             assert!(g.stride >= g.size + if g.redzone { REDZONE as u32 } else { 0 });
-            assert!(g.at(g.objects) <= g.order.bytes(), "{g:?}");
+            assert!(g.at(ObjectIndex(g.objects)) <= g.order.bytes(), "{g:?}");
             assert!(g.objects >= 1);
         }
     }
@@ -266,7 +355,7 @@ mod tests {
     #[test]
     fn multiplying_divides_exactly() {
         for g in all() {
-            for index in [0, g.objects / 2, g.objects - 1] {
+            for index in [0, g.objects / 2, g.objects - 1].map(ObjectIndex) {
                 let at = g.at(index);
                 assert_eq!(g.index(at as usize), Some(index), "{g:?}");
                 for inside in [1, u64::from(g.stride) - 1] {
@@ -274,10 +363,10 @@ mod tests {
                     assert_eq!(g.index((at + inside) as usize), None, "{g:?}");
                 }
             }
-            assert_eq!(g.around(g.at(g.objects)), None);
+            assert_eq!(g.around(g.at(ObjectIndex(g.objects))), None);
             assert_eq!(g.around(u64::from(g.offset) - 1), None);
             assert_eq!(g.around(0), None);
-            for outside in [0, u64::from(g.offset) - 1, g.at(g.objects), g.mask] {
+            for outside in [0, u64::from(g.offset) - 1, g.at(ObjectIndex(g.objects)), g.mask] {
                 let start = g.around(outside).filter(|(_, inside)| *inside == 0);
                 assert_eq!(g.index(outside as usize), start.map(|(index, _)| index), "{g:?}");
             }

@@ -40,7 +40,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::SlabFault;
-use crate::geometry::{Geometry, HEADER_BYTES};
+use crate::geometry::{Geometry, HEADER_BYTES, ObjectIndex};
 use crate::magazine::Round;
 use crate::name::Name;
 
@@ -245,21 +245,21 @@ impl Slab {
     /// # Safety
     /// A slab that has such an object starts there.
     #[inline]
-    pub(crate) unsafe fn state_at<'a>(base: NonNull<u8>, index: u32) -> &'a AtomicU8 {
+    pub(crate) unsafe fn state_at<'a>(base: NonNull<u8>, index: ObjectIndex) -> &'a AtomicU8 {
         // SAFETY: the byte lies in the slab's memory, and only atomics touch it.
-        unsafe { base.add(HEADER_BYTES + u32_to_usize(index)).cast::<AtomicU8>().as_ref() }
+        unsafe { base.add(HEADER_BYTES + index.index()).cast::<AtomicU8>().as_ref() }
     }
 
     /// Returns which object of this slab it is, if it is one.
     #[inline]
-    pub(crate) fn holds(self, geometry: &Geometry, round: Round) -> Option<u32> {
+    pub(crate) fn holds(self, geometry: &Geometry, round: Round) -> Option<ObjectIndex> {
         let index = round.state.addr().get().wrapping_sub(self.base.addr().get() + HEADER_BYTES);
-        (index < u32_to_usize(geometry.objects)).then_some(usize_to_u32(index))
+        (index < u32_to_usize(geometry.objects)).then_some(ObjectIndex::new(usize_to_u32(index)))
     }
 
     /// Returns a free object for a magazine.
     #[inline]
-    pub(crate) fn round(self, geometry: &Geometry, index: u32) -> Round {
+    pub(crate) fn round(self, geometry: &Geometry, index: ObjectIndex) -> Round {
         let state = NonNull::from(self.state(geometry, index));
         Round { object: self.object(geometry, index), state }
     }
@@ -291,8 +291,8 @@ impl Slab {
 
     /// Returns the byte of object `index`.
     #[inline]
-    pub(crate) fn state<'a>(self, geometry: &Geometry, index: u32) -> &'a AtomicU8 {
-        debug_assert!(index < geometry.objects);
+    pub(crate) fn state<'a>(self, geometry: &Geometry, index: ObjectIndex) -> &'a AtomicU8 {
+        debug_assert!(geometry.has(index));
         // SAFETY: `index` is an object of the slab: every caller has it from the geometry.
         unsafe { Self::state_at(self.base, index) }
     }
@@ -318,14 +318,14 @@ impl Slab {
 
     /// Returns the object `index`.
     #[inline]
-    pub(crate) fn object(self, geometry: &Geometry, index: u32) -> NonNull<u8> {
+    pub(crate) fn object(self, geometry: &Geometry, index: ObjectIndex) -> NonNull<u8> {
         // SAFETY: the geometry's objects lie in the slab.
         unsafe { self.base.add(u64_to_usize(geometry.at(index))) }
     }
 
     /// Returns the address of object `index`.
     #[inline]
-    pub(crate) const fn addr(self, geometry: &Geometry, index: u32) -> PhysAddr {
+    pub(crate) const fn addr(self, geometry: &Geometry, index: ObjectIndex) -> PhysAddr {
         PhysAddr::new(self.phys.get() + geometry.at(index))
     }
 

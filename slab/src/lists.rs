@@ -240,6 +240,7 @@ mod tests {
     use heirloom_folio::{Kind, Memory, Request};
 
     use super::*;
+    use crate::geometry::ObjectIndex;
     use crate::header::SlabDesc;
     use crate::magazine::Chamber;
     use crate::name::Name;
@@ -282,7 +283,7 @@ mod tests {
         let next = all[all.iter().position(|slab| slab.phys() == first.phys()).unwrap() - 1];
         let mut taken = magazine(geometry.objects as usize);
         while taken.room() > 0 {
-            taken.push(next.round(&geometry, taken.count() as u32));
+            taken.push(next.round(&geometry, ObjectIndex::new(taken.count() as u32)));
         }
         next.words(&geometry).iter().for_each(|word| word.store(0, Relaxed));
         lists.update_free_count(&geometry, next, geometry.objects, 0);

@@ -30,6 +30,7 @@ use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};
 use crate::error::{Action, Error, SlabError, SlabFault};
+use crate::geometry::ObjectIndex;
 use crate::header::Slab;
 use crate::slabs::Slabs;
 use crate::state::{ObjectState, State};
@@ -66,7 +67,7 @@ pub(crate) struct ObjectRef<'s, 'l, M: Machine> {
     pub(crate) slabs: &'s Slabs<M>,
     pub(crate) inner: &'s CacheInner<M>,
     pub(crate) slab: Slab,
-    pub(crate) index: u32,
+    pub(crate) index: ObjectIndex,
     _stays: Promised<'l>,
 }
 
@@ -76,7 +77,7 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
         slabs: &'s Slabs<M>,
         inner: &'s CacheInner<M>,
         slab: Slab,
-        index: u32,
+        index: ObjectIndex,
         stays: Promised<'l>,
     ) -> Self {
         Self { slabs, inner, slab, index, _stays: stays }
@@ -97,7 +98,7 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
     /// # Errors
     /// [`Error::Slab`]: it is none that this layer writes.
     pub(crate) fn what(&self, state: State) -> Result<ObjectState, Error> {
-        let fault = SlabFault::State { index: self.index, found: state.0 };
+        let fault = SlabFault::State { index: self.index.get(), found: state.0 };
         state.what().ok_or(Error::Slab(SlabError { slab: self.slab.phys(), fault }))
     }
 

@@ -2,12 +2,11 @@
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::{Machine, PhysAddr};
-use heirloom_kho::narrow::u32_to_usize;
 
 use crate::adopt_slab::survived;
 use crate::cache::Cache;
 use crate::directory::{Here, NamedSlabs};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, ObjectIndex};
 use crate::state::{ObjectState, State};
 
 /// Which objects are meant.
@@ -54,7 +53,7 @@ impl<'s, M: Machine> Cache<'s, M> {
 
     /// Returns those that are not claimed in one slab, if it is one of this cache.
     pub(crate) const fn unclaimed_in(&self, slab: PhysAddr) -> ObjectsIn<'s, M> {
-        ObjectsIn { cache: *self, which: Which::Unclaimed, slab, index: 0 }
+        ObjectsIn { cache: *self, which: Which::Unclaimed, slab, index: ObjectIndex::FIRST }
     }
 }
 
@@ -68,7 +67,7 @@ pub struct Objects<'s, M: Machine> {
 
 impl<'s, M: Machine> Objects<'s, M> {
     const fn all(cache: Cache<'s, M>, which: Which) -> Self {
-        let place = ObjectsIn { cache, which, slab: PhysAddr::new(0), index: u32::MAX };
+        let place = ObjectsIn { cache, which, slab: PhysAddr::new(0), index: ObjectIndex::NONE };
         Self { place, records: 0, named: None }
     }
 }
@@ -87,7 +86,7 @@ impl<M: Machine> Iterator for Objects<'_, M> {
                     // One that cannot be swept has no objects that can be told.
                     let _ = slabs.sweep_around(slabs.memory().machine().ptr(named.slab));
                 }
-                (self.place.slab, self.place.index) = (named.slab, 0);
+                (self.place.slab, self.place.index) = (named.slab, ObjectIndex::FIRST);
                 continue;
             }
             let view = slabs.view();
@@ -103,7 +102,7 @@ pub(crate) struct ObjectsIn<'s, M: Machine> {
     cache: Cache<'s, M>,
     which: Which,
     slab: PhysAddr,
-    index: u32,
+    index: ObjectIndex,
 }
 
 impl<M: Machine> Iterator for ObjectsIn<'_, M> {
@@ -112,7 +111,7 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
     fn next(&mut self) -> Option<(PhysAddr, u8)> {
         let Cache { slabs, inner } = self.cache;
         let (geometry, preserving): (&Geometry, _) = (&inner.geometry, inner.spec.preserving);
-        if self.index >= geometry.objects {
+        if !geometry.has(self.index) {
             return None;
         }
         let which = self.which;
@@ -126,13 +125,14 @@ impl<M: Machine> Iterator for ObjectsIn<'_, M> {
             if !core::ptr::eq(owner, inner) || slab.phys() != self.slab {
                 return None;
             }
-            let states =
-                (self.index..).zip(slab.states(geometry).iter().skip(u32_to_usize(self.index)));
+            let states = geometry
+                .indices_from(self.index)
+                .zip(slab.states(geometry).iter().skip(self.index.index()));
             let mut states = states.map(|(index, byte)| (index, State(byte.load(Relaxed))));
             let (index, state) = states.find(|(_, state)| is_meant(*state))?;
             Some((index, (slab.addr(geometry, index), state.reuse_tag())))
         });
-        self.index = found.map_or(u32::MAX, |(index, _)| index + 1);
+        self.index = found.map_or(ObjectIndex::NONE, |(index, _)| index.add(1));
         found.map(|(_, object)| object)
     }
 }

@@ -24,17 +24,41 @@ const NUMBER_BITS: u32 = 12;
 /// How many numbers there are.
 const NUMBERS: usize =
     if PAGES * EACH < 1 << NUMBER_BITS { PAGES * EACH } else { 1 << NUMBER_BITS };
-/// The number of the first cache that is no size class's.
-pub(crate) const FIRST: usize = CACHES;
 /// How many caches there can be beside those of the size classes.
-const LIMIT: usize = NUMBERS - FIRST;
+const LIMIT: usize = NUMBERS - CACHES;
+
+/// A cache's number among all of its instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CacheNumber(usize);
+
+impl CacheNumber {
+    /// The number of the first cache that is no size class's.
+    pub(crate) const FIRST: Self = Self(CACHES);
+
+    /// Returns the number of a size class's cache, which is [the class's](crate::class::Class::number).
+    pub(crate) const fn of_class(class: usize) -> Self {
+        debug_assert!(class < CACHES);
+        Self(class)
+    }
+
+    /// Returns the next number.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Returns the page of addresses that has the cache's, and which of them it is.
+    #[inline]
+    const fn place(self) -> (usize, usize) {
+        (self.0 / EACH, self.0 % EACH)
+    }
+}
 
 /// A control block's address; null where there is no cache yet.
 type Entry<M> = AtomicPtr<CacheInner<M>>;
 
 /// All caches of an instance.
 ///
-/// Numbers below [`FIRST`] are those of the size classes, each its own: no other cache can take the
+/// Numbers below [`CacheNumber::FIRST`] are those of the size classes, each its own: no other cache can take the
 /// last one from a class that is needed late. The others are given out in order, so that the first
 /// null ends them. An address is put where none was by one exchange, and stays: nothing here
 /// waits, and an interrupt handler may create the cache of a class.
@@ -55,8 +79,8 @@ impl<M: Machine> CacheRegistry<M> {
     }
 
     /// Returns the owner word for slabs of cache `number`.
-    pub(crate) const fn owner(&self, number: usize) -> u64 {
-        self.instance | usize_to_u64(number)
+    pub(crate) const fn owner(&self, number: CacheNumber) -> u64 {
+        self.instance | usize_to_u64(number.0)
     }
 
     /// Returns the cache that an owner word names, if it is one of this instance.
@@ -66,19 +90,20 @@ impl<M: Machine> CacheRegistry<M> {
         if number >= 1 << NUMBER_BITS {
             return None;
         }
-        self.get(u64_to_usize(number))
+        self.get(CacheNumber(u64_to_usize(number)))
     }
 
     /// Returns the cache with this number.
     #[inline]
-    pub(crate) fn get(&self, number: usize) -> Option<&CacheInner<M>> {
+    pub(crate) fn get(&self, number: CacheNumber) -> Option<&CacheInner<M>> {
         // Acquire pairs with the Release in `entry`: the page is filled with nulls.
-        let page = self.pages.get(number / EACH)?.load(Acquire);
+        let (page, index) = number.place();
+        let page = self.pages.get(page)?.load(Acquire);
         if page.is_null() {
             return None;
         }
         // SAFETY: a page holds `EACH` addresses and stays; only atomics touch them.
-        let entry = unsafe { &*page.add(number % EACH) };
+        let entry = unsafe { &*page.add(index) };
         // SAFETY: Acquire pairs with the Release in `put`: an address is that of a written
         // control block, which stays as long as the instance.
         unsafe { entry.load(Acquire).as_ref() }
@@ -87,8 +112,8 @@ impl<M: Machine> CacheRegistry<M> {
     /// Returns all caches: those of the size classes, then the others in the order of their
     /// creation.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &CacheInner<M>> {
-        let classes = (0..FIRST).filter_map(|number| self.get(number));
-        classes.chain((FIRST..NUMBERS).map_while(|number| self.get(number)))
+        let classes = (0..CACHES).filter_map(|number| self.get(CacheNumber(number)));
+        classes.chain((CACHES..NUMBERS).map_while(|number| self.get(CacheNumber(number))))
     }
 
     /// Gives a new cache the number. If another has it, that one, and the new one back.
@@ -98,7 +123,7 @@ impl<M: Machine> CacheRegistry<M> {
     pub(crate) fn put<'s, 'm>(
         &'s self,
         memory: &Memory<M>,
-        number: usize,
+        number: CacheNumber,
         new: Built<'m, M>,
     ) -> Result<Put<'s, 'm, M>, Error> {
         let entry = self.entry(memory, number)?;
@@ -113,8 +138,9 @@ impl<M: Machine> CacheRegistry<M> {
     }
 
     /// Returns where the address of cache `number` stands, after adding a page if need be.
-    fn entry(&self, memory: &Memory<M>, number: usize) -> Result<&Entry<M>, Error> {
-        let page = self.pages.get(number / EACH).filter(|_| number < NUMBERS);
+    fn entry(&self, memory: &Memory<M>, number: CacheNumber) -> Result<&Entry<M>, Error> {
+        let (page, index) = number.place();
+        let page = self.pages.get(page).filter(|_| number.0 < NUMBERS);
         let page = page.ok_or(Error::TooManyCaches { limit: LIMIT })?;
         // Acquire pairs with the Release below.
         let mut entries = page.load(Acquire);
@@ -132,7 +158,7 @@ impl<M: Machine> CacheRegistry<M> {
             }
         }
         // SAFETY: a page of `EACH` addresses, which stays; only atomics touch them.
-        Ok(unsafe { &*entries.add(number % EACH) })
+        Ok(unsafe { &*entries.add(index) })
     }
 }
 

@@ -19,7 +19,7 @@ use heirloom_kho::narrow::usize_to_u64;
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;
-use crate::geometry::{BASE_ORDER, MAX_ORDER};
+use crate::geometry::{BASE_ORDER, MAX_ORDER, ObjectIndex};
 use crate::header::Slab;
 use crate::object_ref::{ObjectRef, Promised, Stays};
 use crate::slabs::Slabs;
@@ -74,7 +74,7 @@ impl<'s, 'l, M: Machine> InSlab<'s, 'l, M> {
         }
     }
 
-    const fn object(&self, index: u32) -> ObjectRef<'s, 'l, M> {
+    const fn object(&self, index: ObjectIndex) -> ObjectRef<'s, 'l, M> {
         ObjectRef::new(self.slabs, self.inner, self.slab(), index, self.stays)
     }
 

@@ -3,8 +3,9 @@
 //! A byte's lowest three bits say what its object is (see [`crate::state`]). Each answer is a word with a
 //! one in the lowest bit of the bytes that are meant.
 
-use heirloom_kho::narrow::{low_u8, u32_to_usize};
+use heirloom_kho::narrow::low_u8;
 
+use crate::geometry::ObjectIndex;
 use crate::state::State;
 
 /// The lowest bit of each byte.
@@ -20,12 +21,11 @@ pub(crate) struct StateWord {
 }
 
 impl StateWord {
-    /// Returns the states in the word at index `word` of the state bytes, of which there are
-    /// `objects` in all.
-    pub(crate) fn of(states: u64, word: usize, objects: u32) -> Self {
+    /// Returns the states in a word, of `first` and those behind it; there are `objects` in all.
+    pub(crate) fn of(states: u64, first: ObjectIndex, objects: u32) -> Self {
         // As they lie in memory, the first first.
         let states = u64::from_le(states);
-        let there = u32_to_usize(objects).saturating_sub(word * 8).min(8);
+        let there = objects.saturating_sub(first.get()).min(8);
         let among = if there == 8 { ONES } else { ONES & ((1 << (there * 8)) - 1) };
         Self { bits: [states & among, states >> 1 & among, states >> 2 & among], among }
     }
@@ -83,19 +83,19 @@ pub(crate) const fn gathered(bytes: u64) -> u64 {
 }
 
 /// Returns the indices of the bytes that are meant, the first being `first`.
-pub(crate) fn indices(mut bytes: u64, first: u32) -> impl Iterator<Item = u32> {
+pub(crate) fn indices(mut bytes: u64, first: ObjectIndex) -> impl Iterator<Item = ObjectIndex> {
     core::iter::from_fn(move || {
         (bytes != 0).then(|| {
             let at = bytes.trailing_zeros() / 8;
             bytes &= bytes - 1;
-            first + at
+            first.add(at)
         })
     })
 }
 
 /// Returns the state of one of the eight bytes of a word.
-pub(crate) const fn nth(states: u64, index: u32) -> State {
-    State(low_u8(u64::from_le(states) >> (index % 8 * 8)))
+pub(crate) const fn nth(states: u64, index: ObjectIndex) -> State {
+    State(low_u8(u64::from_le(states) >> (index.get() % 8 * 8)))
 }
 
 #[cfg(test)]
@@ -115,7 +115,8 @@ mod tests {
                     let mut bytes = other.to_ne_bytes();
                     bytes[place] = byte;
                     let word = u64::from_ne_bytes(bytes);
-                    let state_word = StateWord::of(word, 3, 24 + objects);
+                    let state_word =
+                        StateWord::of(word, ObjectIndex::of_state_word(3), 24 + objects);
                     assert_eq!(state_word.count(), objects);
                     let states = || (0..objects).map(|i| (i, State(bytes[i as usize])));
                     let those = |is: &dyn Fn(State) -> bool| -> u64 {
@@ -147,9 +148,12 @@ mod tests {
                     );
                     let unclaimed = state_word.unclaimed();
                     assert_eq!(gathered(unclaimed), those(&|s| s.is(ObjectState::Unclaimed)));
-                    let listed: u64 = indices(unclaimed, 24).map(|i| 1 << (i - 24)).sum();
+                    let listed: u64 =
+                        indices(unclaimed, ObjectIndex::new(24)).map(|i| 1 << (i.get() - 24)).sum();
                     assert_eq!(listed, gathered(unclaimed));
-                    assert!(states().all(|(i, state)| nth(word, 24 + i) == state));
+                    assert!(
+                        states().all(|(i, state)| nth(word, ObjectIndex::new(24 + i)) == state)
+                    );
                 }
             }
         }

@@ -61,7 +61,7 @@ impl<M: Machine> Slabs<M> {
             };
             // SAFETY: a slab of the predecessor's, checked, and set aside: only this call writes it.
             let slab = unsafe { Slab::at(memory.machine(), addr) };
-            for index in 0..geometry.objects {
+            for index in geometry.indices() {
                 let state = State(slab.state(geometry, index).load(Relaxed));
                 if !survived(state, record.is_preserving()) {
                     continue;

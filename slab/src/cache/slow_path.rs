@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::cache::shrink::{EMPTIES, SURPLUS};
 use crate::debug;
 use crate::error::Error;
+use crate::geometry::ObjectIndex;
 use crate::header::Slab;
 use crate::lists::prefetch_slabs;
 use crate::magazine::{Chamber, Magazine, Popped, Pushed, Round};
@@ -228,15 +229,18 @@ impl<M: Machine> Cache<'_, M> {
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
         // SAFETY: allocated just now.
         unsafe { slab.build(geometry, inner.desc, inner.owner) };
-        let first = slab.object(geometry, 0);
+        let first = slab.object(geometry, ObjectIndex::FIRST);
         if !first.addr().get().is_multiple_of(u32_to_usize(geometry.align)) {
-            let (addr, align) = (slab.addr(geometry, 0), u32_to_usize(geometry.align));
+            let (addr, align) =
+                (slab.addr(geometry, ObjectIndex::FIRST), u32_to_usize(geometry.align));
             return Err(Error::BadMap { addr, align });
         }
         let bare = inner.spec.constructor.is_none() && !geometry.redzone && !debug::ENABLED;
-        for index in 0..if bare { 0 } else { geometry.objects } {
-            // SAFETY: the slab is new, and its objects have no owner.
-            unsafe { self.prepare(slab, index) };
+        if !bare {
+            for index in geometry.indices() {
+                // SAFETY: the slab is new, and its objects have no owner.
+                unsafe { self.prepare(slab, index) };
+            }
         }
         if inner.spec.preserving {
             self.slabs.retry_after_reclaim(|| {
@@ -256,7 +260,7 @@ impl<M: Machine> Cache<'_, M> {
     ///
     /// # Safety
     /// The place is free, its slab this cache's, and it is the caller's alone to touch.
-    pub(crate) unsafe fn prepare(&self, slab: Slab, index: u32) {
+    pub(crate) unsafe fn prepare(&self, slab: Slab, index: ObjectIndex) {
         let geometry = &self.inner.geometry;
         let object = slab.object(geometry, index);
         // SAFETY: the caller's promise.

@@ -128,7 +128,7 @@ fn handles(slabs: &Slabs<Ram>, named: impl Fn(&CacheRecord) -> bool) -> Vec<(Phy
         for addr in slabs.view().slabs(&record) {
             // SAFETY: in the cache directory, and nothing else runs.
             let slab = unsafe { Slab::at(slabs.memory().machine(), addr) };
-            for index in 0..record.objects_per_slab() {
+            for index in record.geometry().indices() {
                 let state = State(slab.state(record.geometry(), index).load(Relaxed));
                 if survived(state, record.is_preserving()) {
                     let addr = slab.addr(record.geometry(), index);

@@ -4,9 +4,8 @@ use core::ptr::NonNull;
 
 use heirloom_folio::DirectMap;
 use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_kho::narrow::u32_to_usize;
 
-use crate::geometry::Geometry;
+use crate::geometry::{FreeWord, Geometry, ObjectIndex};
 use crate::header::Slab;
 use crate::magazine::{Magazine, Round};
 use crate::prefetch::prefetch;
@@ -29,7 +28,7 @@ pub(crate) fn prefetch_slabs(map: &impl DirectMap, geometry: &Geometry, magazine
             at = slab_around(map, geometry, round);
             let word = at.and_then(|slab| {
                 let index = slab.holds(geometry, round)?;
-                slab.words(geometry).get(u32_to_usize(index) / 64)
+                slab.words(geometry).get(index.free_bit().0.index())
             });
             if let Some(word) = word {
                 prefetch(NonNull::from(word).cast());
@@ -41,31 +40,33 @@ pub(crate) fn prefetch_slabs(map: &impl DirectMap, geometry: &Geometry, magazine
 /// Objects on their way back to one slab, those of the last word not in it yet.
 pub(super) struct FreeBatch {
     pub(super) slab: Slab,
-    word: u32,
+    word: FreeWord,
     bits: u64,
     pub(super) objects: u32,
 }
 
 impl FreeBatch {
     /// Begins with one object of a slab.
-    pub(super) const fn of(slab: Slab, index: u32) -> Self {
-        Self { slab, word: index / 64, bits: 1 << (index % 64), objects: 0 }
+    pub(super) const fn of(slab: Slab, index: ObjectIndex) -> Self {
+        let (word, bits) = index.free_bit();
+        Self { slab, word, bits, objects: 0 }
     }
 
     /// Adds an object of the slab.
     #[inline]
-    pub(super) fn add(&mut self, geometry: &Geometry, index: u32) {
-        if index / 64 != self.word {
+    pub(super) fn add(&mut self, geometry: &Geometry, index: ObjectIndex) {
+        let (word, bit) = index.free_bit();
+        if word != self.word {
             self.put(geometry);
-            (self.word, self.bits) = (index / 64, 0);
+            (self.word, self.bits) = (word, 0);
         }
-        self.bits |= 1 << (index % 64);
+        self.bits |= bit;
     }
 
     /// Sets the free bits in the slab.
     #[inline]
     pub(super) fn put(&mut self, geometry: &Geometry) {
-        let Some(word) = self.slab.words(geometry).get(u32_to_usize(self.word)) else { return };
+        let Some(word) = self.slab.words(geometry).get(self.word.index()) else { return };
         let there = word.load(Relaxed);
         debug_assert_eq!(there & self.bits, 0, "an object is put back once");
         word.store(there | self.bits, Relaxed);
@@ -76,7 +77,7 @@ impl FreeBatch {
 /// Moves free objects of `slab` into `magazine`. Returns how many.
 pub(super) fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> u32 {
     let mut taken = 0;
-    for (first, word) in (0_u32..).step_by(64).zip(slab.words(geometry)) {
+    for (at, word) in FreeWord::all().zip(slab.words(geometry)) {
         let mut bits = word.load(Relaxed);
         if bits == 0 {
             continue;
@@ -84,7 +85,7 @@ pub(super) fn take(slab: Slab, geometry: &Geometry, magazine: &mut Magazine) -> 
         // The lowest goes in last, so that objects come out in address order.
         while bits != 0 {
             let bit = bits.ilog2();
-            if !magazine.push(slab.round(geometry, first + bit)) {
+            if !magazine.push(slab.round(geometry, at.object(bit))) {
                 break;
             }
             bits &= !(1 << bit);
