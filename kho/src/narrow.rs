@@ -64,7 +64,9 @@ pub const fn u64_to_u128(n: u64) -> u128 {
 /// has.
 #[inline]
 pub const fn u64_to_usize(n: u64) -> usize {
-    if n > usize::MAX as u64 { usize::MAX } else { n as usize }
+    // The first comparison is of constants: where all fits, the compiler sees no second one when it
+    // weighs what to inline.
+    if usize::BITS < u64::BITS && n > usize::MAX as u64 { usize::MAX } else { n as usize }
 }
 
 /// Returns the number, or the largest `u32`.
