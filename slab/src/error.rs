@@ -176,6 +176,42 @@ impl Error {
         matches!(self, Self::Folio(error) if error.is_out_of_memory())
     }
 
+    /// Returns the error's number: 200 to 299 in this layer, the same in every release, for callers in
+    /// other languages; of [`Error::Folio`] the number that it has there.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_slab::Error;
+    /// assert_eq!(Error::BadLayout { size: 0, align: 16 }.code(), 205);
+    /// let folio = heirloom_folio::Error::BadRequest { frames: 0 };
+    /// assert_eq!(Error::from(folio).code(), folio.code());
+    /// ```
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Folio(error) => error.code(),
+            Self::BadSpec { .. } => 200,
+            Self::Mismatch { .. } => 201,
+            Self::ReservedName { .. } => 202,
+            Self::NotInherited { .. } => 203,
+            Self::TooManyCaches { .. } => 204,
+            Self::BadLayout { .. } => 205,
+            Self::BadMap { .. } => 206,
+            Self::WouldWait => 207,
+            Self::Constructed { .. } => 208,
+            Self::NotAnObject { .. } => 209,
+            Self::Interior { .. } => 210,
+            Self::WrongCache { .. } => 211,
+            Self::WrongState { action, found, .. } => action::code(*action, *found),
+            Self::Adopted { .. } => 219,
+            Self::NotAdopted { .. } => 220,
+            Self::WrongLength { .. } => 221,
+            Self::Stale { .. } => 222,
+            Self::Overwritten { .. } => 223,
+            Self::Slab(_) => 224,
+            Self::Directory(_) => 225,
+        }
+    }
+
     /// Returns the error as one about what the predecessor left.
     pub(crate) const fn of_inherited(self) -> Self {
         match self {

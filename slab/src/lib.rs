@@ -103,6 +103,7 @@ mod owner;
 mod persist;
 mod predecessor;
 mod prefetch;
+mod raw;
 mod registry;
 mod resolve;
 mod resume;
@@ -130,6 +131,7 @@ pub use owner::Owner;
 #[doc(hidden)]
 pub use persist::size_of_field;
 pub use persist::{Persist, fingerprint_of};
+pub use raw::RawCache;
 pub use slabs::Slabs;
 pub use spec::{CacheSpec, Constructor};
 pub use state::ObjectState;

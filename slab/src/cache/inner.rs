@@ -7,11 +7,11 @@
 //!
 //! It lies in frames of its own and, once the registry leads to it, stays as long as the instance.
 
-use core::ptr::NonNull;
+use core::ptr::{NonNull, null_mut};
 
 use crossbeam_utils::CachePadded;
 use heirloom_folio::internal::BlockMatcher;
-use heirloom_folio::sync::written;
+use heirloom_folio::sync::{AtomicPtr, written};
 use heirloom_folio::{Block, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use heirloom_kho::narrow::usize_to_u64;
 use lock_api::Mutex;
@@ -48,6 +48,8 @@ pub(crate) struct CacheInner<M: Machine> {
     pub(crate) desc: SlabDesc,
     /// How it takes over what a predecessor left to it.
     pub(crate) takeover: Takeover,
+    /// What the cache belongs to, where a [raw](crate::RawCache) pointer leads to it alone; null before.
+    pub(crate) slabs: AtomicPtr<u8>,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
 }
 
@@ -95,6 +97,7 @@ impl<M: Machine> CacheInner<M> {
                 spec,
                 desc,
                 takeover: Takeover::new(),
+                slabs: AtomicPtr::new(null_mut()),
                 shared: CachePadded::new(Mutex::new(shared)),
             });
             written(base, bytes);

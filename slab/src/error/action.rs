@@ -20,6 +20,20 @@ pub enum Action {
     Name,
 }
 
+/// Returns the number of an [`Error::WrongState`](super::Error::WrongState): 212 to 218, as people tell
+/// these mistakes apart.
+pub(super) const fn code(action: Action, found: ObjectState) -> u16 {
+    match (action, found) {
+        (Action::Claim, _) => 217,
+        (_, ObjectState::Unclaimed) => 216,
+        (Action::Free, ObjectState::Free) => 212,
+        (Action::Free, ObjectState::Preserved) => 213,
+        (Action::Preserve, ObjectState::Preserved | ObjectState::Held) => 214,
+        (Action::Unpreserve, ObjectState::Live) => 215,
+        _ => 218,
+    }
+}
+
 /// Why an object that is `found` cannot be acted on, as people say it.
 pub(super) struct Reason {
     pub(super) action: Action,
