@@ -293,6 +293,28 @@ pub enum JumpError {
     TakenAlready,
 }
 
+impl JumpError {
+    /// Returns the error's number: 450 to 499, the same in every release, for callers in other languages.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom::jump::JumpError;
+    /// assert_eq!(JumpError::TakenAlready.code(), 457);
+    /// ```
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::NotText => 450,
+            Self::Version => 451,
+            Self::Missing { .. } => 452,
+            Self::Malformed { .. } => 453,
+            Self::Trailing => 454,
+            Self::NotOpen { .. } => 455,
+            Self::NotMemory { .. } => 456,
+            Self::TakenAlready => 457,
+        }
+    }
+}
+
 impl fmt::Display for JumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{VARIABLE}: ")?;

@@ -141,6 +141,40 @@ impl Error {
     pub const fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::OutOfMemory { .. } | Self::NoRun { .. })
     }
+
+    /// Returns the error's number: 100 to 199 in this layer, the same in every release, for callers in
+    /// other languages. What the error carries is in its text alone.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::Error;
+    /// assert_eq!(Error::BadRequest { frames: 0 }.code(), 102);
+    /// ```
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::OutOfMemory { .. } => 100,
+            Self::NoRun { .. } => 101,
+            Self::BadRequest { .. } => 102,
+            Self::NotMemory { .. } => 103,
+            Self::NotFree { .. } => 104,
+            Self::DoubleFree { .. } => 105,
+            Self::NeverAllocated { .. } => 106,
+            Self::TailFrame { .. } => 107,
+            Self::WrongOrder { .. } => 108,
+            Self::WrongLength { .. } => 109,
+            Self::WrongKind { .. } => 110,
+            Self::Preserved { .. } => 111,
+            Self::AlreadyPreserved { .. } => 112,
+            Self::NotPreserved { .. } => 113,
+            Self::Claiming => 114,
+            Self::RangeOverlaps { .. } => 115,
+            Self::BadRange { .. } => 116,
+            Self::BadSpace { .. } => 117,
+            Self::Tree(_) => 118,
+            Self::Absent { .. } => 119,
+            Self::NotAbsent { .. } => 120,
+        }
+    }
 }
 
 impl From<TreeError> for Error {

@@ -128,6 +128,40 @@ impl Error {
         }
     }
 
+    /// Returns the error's number: 300 to 399 in this layer, the same in every release, for callers in
+    /// other languages; of [`Error::Folio`] and [`Error::Slab`] the number that it has there.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_restore::Error;
+    /// assert_eq!(Error::NotSealed { opened: false }.code(), 301);
+    /// let slab = heirloom_slab::Error::BadLayout { size: 0, align: 16 };
+    /// assert_eq!(Error::from(slab).code(), slab.code());
+    /// ```
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Folio(error) => error.code(),
+            Self::Slab(error) => error.code(),
+            Self::Broken(_) => 300,
+            Self::NotSealed { .. } => 301,
+            Self::Table(_) => 302,
+            Self::Handle { .. } => 303,
+            Self::RootFull { .. } => 304,
+            Self::NameTaken { .. } => 305,
+            Self::NoSuchSubtree { .. } => 306,
+            Self::BadName(_) => 307,
+            Self::TableFull { .. } => 308,
+            Self::BadRun { .. } => 309,
+            Self::WrongOrder { .. } => 310,
+            Self::NotInherited { .. } => 311,
+            Self::MemoryTooSmall { .. } => 312,
+            Self::ScratchTooSmall { .. } => 313,
+            Self::ScratchNotMemory { .. } => 314,
+            Self::MetadataInUse { .. } => 315,
+            Self::NotPreserved { .. } => 316,
+        }
+    }
+
     /// The address that the error names: of the table, the node, the block or the bytes at fault.
     pub const fn at(&self) -> Option<PhysAddr> {
         Some(match self {

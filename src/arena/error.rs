@@ -172,6 +172,32 @@ pub enum RangeFault {
     Reserved,
 }
 
+impl ArenaError {
+    /// Returns the error's number: 400 to 449, the same in every release, for callers in other languages.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom::arena::ArenaError;
+    /// assert_eq!(ArenaError::NotMemfd.code(), 405);
+    /// ```
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Os { .. } => 400,
+            Self::Map { .. } => 401,
+            Self::Name { .. } => 402,
+            Self::InUse { .. } => 403,
+            Self::HostPage { .. } => 404,
+            Self::NotMemfd => 405,
+            Self::NotSealed => 406,
+            Self::BadMap(_) => 407,
+            Self::Span { .. } => 408,
+            Self::NotInArena { .. } => 409,
+            Self::EmptyArea => 410,
+            Self::Entry { .. } => 411,
+        }
+    }
+}
+
 /// Returns, for `map_err`, the error of a system call.
 pub(super) const fn os(call: &'static str) -> impl Fn(rustix::io::Errno) -> ArenaError {
     move |errno| ArenaError::Os { call, errno: errno.raw_os_error() }
