@@ -5,6 +5,7 @@
 mod api;
 mod circles;
 mod corpus;
+mod header;
 mod inventory;
 mod liveupdate;
 mod report;
@@ -30,6 +31,7 @@ enum Command {
     Api(api::Arguments),
     Circles(circles::Arguments),
     Corpus(corpus::Arguments),
+    Header(header::Arguments),
     Inventory(inventory::Arguments),
     Liveupdate(liveupdate::Arguments),
     Report(report::Arguments),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Api(arguments) => api::run(&arguments),
         Command::Circles(arguments) => circles::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
+        Command::Header(arguments) => header::run(&arguments),
         Command::Inventory(arguments) => inventory::run(&arguments),
         // One that this machine cannot do is no failure.
         Command::Liveupdate(arguments) => return liveupdate::run(&arguments),

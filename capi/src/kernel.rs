@@ -1,0 +1,453 @@
+//! The kernel flavour: boot and revive over the kernel's memory, and more memory later.
+
+use core::ffi::{c_char, c_int, c_void};
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+use ::heirloom::folio::Linear;
+use ::heirloom::{Entry, Heirloom, Memory, NodeId, Pfn, PhysAddr, Placement, Run};
+
+use crate::argument::{bad, heirloom_range, some, text, value, values};
+use crate::error::heirloom_error;
+use crate::failure::{Failure, failed, status};
+use crate::handover::{heirloom_entry, policy};
+use crate::object::{Machine, heirloom, kernel};
+use crate::os::Os;
+
+/// The most ranges, scratch areas and busy ranges there can be, each, where metadata lies in scratch.
+pub const HEIRLOOM_MAX_RANGES: usize = 24;
+
+/// What a kernel boots or revives with. What is not needed is zero.
+#[repr(C)]
+pub struct heirloom_config {
+    /// Where physical address `direct_map_start` is seen: a map with one offset, valid for reads and writes wherever there
+    /// are ranges, and as aligned as what it shows.
+    pub direct_map: *mut c_void,
+    /// The first physical address of the direct map.
+    pub direct_map_start: u64,
+    /// Bytes of the direct map.
+    pub direct_map_bytes: u64,
+    /// How many CPUs there can be: one more than the highest number that heirloom_os_pin() returns. Another number in
+    /// the successor is fine.
+    pub cpus: u32,
+    /// One of HEIRLOOM_SEAL_..., for heirloom_revive().
+    pub seal: u32,
+    /// The memory: without what firmware, devices or the kernel's own image occupy. Neighbours on one node are given as one
+    /// range, best.
+    pub ranges: *const heirloom_range,
+    /// How many ranges.
+    pub range_count: usize,
+    /// For heirloom_boot(): parts of the ranges in which nothing is ever preserved, so that successors may work there before
+    /// they have read what is. Without `metadata`, one holds that.
+    pub scratch: *const heirloom_range,
+    /// How many scratch areas.
+    pub scratch_count: usize,
+    /// Room for the metadata in memory that no range has, and that stays. Null: it goes into the largest scratch area.
+    pub metadata: *mut c_void,
+    /// Bytes there: heirloom_metadata_bytes() at least.
+    pub metadata_bytes: usize,
+    /// Where metadata goes into scratch: what is in use there already, such as this kernel's image.
+    pub busy: *const heirloom_range,
+    /// How many busy ranges.
+    pub busy_count: usize,
+    /// This kernel's name, which the successor is told; null: none.
+    pub producer: *const c_char,
+}
+
+impl heirloom_config {
+    /// Returns the machine.
+    ///
+    /// # Safety
+    /// As for heirloom_boot().
+    unsafe fn machine(&self) -> Result<Os, Failure> {
+        let base = some("direct_map", self.direct_map)?.cast();
+        let start = PhysAddr::new(self.direct_map_start);
+        let length = usize::try_from(self.direct_map_bytes);
+        let length = length.map_err(|_| bad("direct_map_bytes", heirloom_error::TooMany))?;
+        if self.direct_map_start.checked_add(self.direct_map_bytes).is_none() {
+            return Err(bad("direct_map_bytes", heirloom_error::TooMany));
+        }
+        if self.cpus == 0 || c_int::try_from(self.cpus).is_err() {
+            return Err(bad("cpus", heirloom_error::BadChoice));
+        }
+        // SAFETY: the caller's promise; the end was checked against overflow.
+        Ok(Os::new(unsafe { Linear::new(base, start, length) }, self.cpus))
+    }
+
+    /// Returns the frames of a range, which the direct map covers.
+    fn mapped(&self, range: &heirloom_range) -> Result<(Run, NodeId), Failure> {
+        let frames = range.run("ranges")?;
+        let ends = self.direct_map_start.saturating_add(self.direct_map_bytes);
+        if range.start < self.direct_map_start || range.start + range.bytes > ends {
+            return Err(bad("ranges", heirloom_error::OutsideMap));
+        }
+        Ok(frames)
+    }
+
+    /// Returns the name.
+    ///
+    /// # Safety
+    /// It is null, or ends with a zero byte.
+    unsafe fn producer(&self) -> Result<&str, Failure> {
+        if self.producer.is_null() {
+            return Ok("");
+        }
+        // SAFETY: the caller's promise.
+        unsafe { text("producer", self.producer) }
+    }
+
+    /// Returns a memory of the ranges, with its metadata in the caller's room.
+    ///
+    /// # Safety
+    /// As for heirloom_boot().
+    #[inline(never)]
+    unsafe fn memory(&self) -> Result<Memory<Machine>, Failure> {
+        // SAFETY: the caller's promise.
+        let (machine, ranges) =
+            unsafe { (self.machine()?, values("ranges", self.ranges, self.range_count)?) };
+        let metadata = some("metadata", self.metadata)?.cast::<u8>();
+        let (mut next, mut left) = (metadata, self.metadata_bytes);
+        let mut carve = |bytes: usize| {
+            if bytes > left {
+                let (needed, given) = (bytes, left);
+                return Err(::heirloom::folio::Error::BadSpace { needed, given, align: 1 });
+            }
+            let space = NonNull::slice_from_raw_parts(next, bytes);
+            // SAFETY: within the room.
+            next = unsafe { next.add(bytes) };
+            left -= bytes;
+            Ok(space)
+        };
+        let cpus = carve(Memory::<Machine>::cpu_bytes(self.cpus as usize))?;
+        // SAFETY: the caller's room, of which each part is used once.
+        let memory = unsafe { Memory::new(machine, cpus) }?;
+        for range in ranges {
+            let (run, node) = self.mapped(range)?;
+            let space = carve(Memory::<Machine>::range_bytes(run))?;
+            // SAFETY: as above; the direct map covers the run, which nothing else uses (contract).
+            unsafe { memory.add_range(run, node, space) }?;
+        }
+        Ok(memory)
+    }
+}
+
+impl heirloom_range {
+    /// Returns the frames and the node.
+    fn run(&self, name: &'static str) -> Result<(Run, NodeId), Failure> {
+        let page = ::heirloom::PAGE_SIZE as u64;
+        if !self.start.is_multiple_of(page) || !self.bytes.is_multiple_of(page) {
+            return Err(bad(name, heirloom_error::Misaligned));
+        }
+        let run = Run::covering(PhysAddr::new(self.start), self.bytes);
+        let run = run.filter(|run| !run.is_empty()).ok_or(bad(name, heirloom_error::BadRange))?;
+        Ok((run, NodeId(self.node)))
+    }
+}
+
+/// Frames, a few of them.
+struct Runs {
+    runs: [Run; HEIRLOOM_MAX_RANGES],
+    count: usize,
+}
+
+impl Runs {
+    /// # Safety
+    /// `ranges` has `count` ranges.
+    unsafe fn new(
+        name: &'static str,
+        ranges: *const heirloom_range,
+        count: usize,
+    ) -> Result<Self, Failure> {
+        // SAFETY: the caller's promise.
+        let ranges = unsafe { values(name, ranges, count) }?;
+        let none = Run::new(Pfn::new(0), 0).ok_or(bad(name, heirloom_error::BadRange))?;
+        let mut this = Self { runs: [none; HEIRLOOM_MAX_RANGES], count };
+        if count > HEIRLOOM_MAX_RANGES {
+            return Err(bad(name, heirloom_error::TooMany));
+        }
+        for (run, range) in this.runs.iter_mut().zip(ranges) {
+            *run = range.run(name)?.0;
+        }
+        Ok(this)
+    }
+
+    fn get(&self) -> &[Run] {
+        self.runs.get(..self.count).unwrap_or(&[])
+    }
+}
+
+/// Ranges and their nodes, a few of them.
+struct Map {
+    ranges: [(Run, NodeId); HEIRLOOM_MAX_RANGES],
+    count: usize,
+}
+
+impl Map {
+    /// # Safety
+    /// The config's ranges are as many as it says.
+    unsafe fn new(config: &heirloom_config) -> Result<Self, Failure> {
+        // SAFETY: the caller's promise.
+        let ranges = unsafe { values("ranges", config.ranges, config.range_count) }?;
+        let none = Run::new(Pfn::new(0), 0).ok_or(bad("ranges", heirloom_error::BadRange))?;
+        let mut this =
+            Self { ranges: [(none, NodeId(0)); HEIRLOOM_MAX_RANGES], count: ranges.len() };
+        if ranges.len() > HEIRLOOM_MAX_RANGES {
+            return Err(bad("ranges", heirloom_error::TooMany));
+        }
+        for (run, range) in this.ranges.iter_mut().zip(ranges) {
+            *run = config.mapped(range)?;
+        }
+        Ok(this)
+    }
+
+    fn get(&self) -> &[(Run, NodeId)] {
+        self.ranges.get(..self.count).unwrap_or(&[])
+    }
+}
+
+/// Returns the bytes of room that a kernel's object needs, for heirloom_boot() and heirloom_revive().
+///
+/// Context: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn heirloom_room_bytes() -> usize {
+    size_of::<heirloom>() + align_of::<heirloom>()
+}
+
+/// Returns the bytes of metadata that these ranges need on so many CPUs, about 1.2 a page: the room for it, or the
+/// scratch in one area. 0 if the ranges are none.
+///
+/// Context: any.
+///
+/// # Safety
+/// `ranges` has `count` ranges.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_metadata_bytes(
+    ranges: *const heirloom_range,
+    count: usize,
+    cpus: u32,
+) -> usize {
+    let sum = || {
+        // SAFETY: the caller's promise.
+        let ranges = unsafe { values("ranges", ranges, count) }?;
+        let mut bytes = Memory::<Machine>::cpu_bytes(cpus as usize);
+        for range in ranges {
+            let (run, _) = range.run("ranges")?;
+            bytes = bytes.saturating_add(Memory::<Machine>::range_bytes(run));
+        }
+        let page = ::heirloom::PAGE_SIZE;
+        Ok::<_, Failure>(bytes.div_ceil(page).saturating_mul(page))
+    };
+    sum().unwrap_or_else(|failure| {
+        failed(failure);
+        0
+    })
+}
+
+/// Boots without a predecessor: all memory is free but for scratch and metadata.
+///
+/// @param room where the kernel's object lies: heirloom_room_bytes() at least, in memory that no range has, and that
+/// stays.
+/// @param h the kernel's object.
+/// @return 0, or an error: HEIRLOOM_ERROR_BAD_SPACE, _SCRATCH_TOO_SMALL, _MEMORY_TOO_SMALL, _RANGE_OVERLAPS, _OUTSIDE_MAP,
+/// _MISALIGNED, ...
+///
+/// Context: where one may sleep, once. Needs some 8 KiB of stack.
+///
+/// # Safety
+/// `config` and `h` lead to one each. What the config says of the direct map is true, and nothing else uses the memory of
+/// the ranges (but for what is `busy`), the metadata and the room as long as the object is not closed. The config itself is
+/// not kept.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_boot(
+    room: *mut c_void,
+    room_bytes: usize,
+    config: *const heirloom_config,
+    h: *mut *mut heirloom,
+) -> c_int {
+    let boot = || {
+        // SAFETY: the caller's promise.
+        let config = unsafe { value("config", config) }?;
+        let room = place(room, room_bytes)?;
+        let h = some("h", h)?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if config.metadata.is_null() { boot_in(config, room) } else { boot_over(config, room) }
+        }?;
+        // SAFETY: the caller's promise.
+        unsafe { h.write(room.as_ptr().cast()) };
+        Ok(())
+    };
+    status(boot())
+}
+
+/// Takes over from a predecessor, and goes on with its handover: checks all of it first, and writes nothing but metadata
+/// before. All that was preserved is there to be restored, whatever ended the predecessor, and at whatever instant this
+/// kernel ends. See heirloom_boot().
+///
+/// @return 0, or an error: what is wrong with the handover (HEIRLOOM_ERROR_BAD_TABLE, _BAD_TREE, _BAD_DIRECTORY,
+/// _SEAL_BROKEN, _NOT_SEALED, ...), which stays as it was; or as heirloom_boot().
+///
+/// Context: where one may sleep, once, before anything else uses the memory. Needs some 9 KiB of stack.
+///
+/// # Safety
+/// As for heirloom_boot(); `entry` leads to one; the predecessor does not run any more. `metadata` was no memory of the
+/// predecessor's ranges but scratch.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_revive(
+    room: *mut c_void,
+    room_bytes: usize,
+    config: *const heirloom_config,
+    entry: *const heirloom_entry,
+    h: *mut *mut heirloom,
+) -> c_int {
+    let revive = || {
+        // SAFETY: the caller's promise.
+        let (config, entry) = unsafe { (value("config", config)?, value("entry", entry)?) };
+        let room = place(room, room_bytes)?;
+        let h = some("h", h)?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if config.metadata.is_null() {
+                revive_in(config, Entry::from(*entry), room)
+            } else {
+                revive_over(config, Entry::from(*entry), room)
+            }
+        }?;
+        // SAFETY: the caller's promise.
+        unsafe { h.write(room.as_ptr().cast()) };
+        Ok(())
+    };
+    status(revive())
+}
+
+/// Where the object goes.
+type Room = NonNull<MaybeUninit<heirloom>>;
+
+/// Returns where in the caller's room the object goes.
+fn place(room: *mut c_void, bytes: usize) -> Result<Room, Failure> {
+    let room = some("room", room)?.cast::<u8>();
+    let skipped = room.align_offset(align_of::<heirloom>());
+    let needed = skipped.saturating_add(size_of::<heirloom>());
+    if needed > bytes {
+        return Err(Failure::TooSmall { needed: heirloom_room_bytes(), given: bytes });
+    }
+    // SAFETY: within the room.
+    Ok(unsafe { room.add(skipped) }.cast())
+}
+
+/// Boots with metadata in scratch.
+///
+/// # Safety
+/// As for heirloom_boot(); the room is the caller's.
+#[inline(never)]
+unsafe fn boot_in(config: &heirloom_config, mut room: Room) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let map = Map::new(config)?;
+        let scratch = Runs::new("scratch", config.scratch, config.scratch_count)?;
+        let busy = Runs::new("busy", config.busy, config.busy_count)?;
+        let placement = Placement { metadata: None, busy: busy.get() };
+        let (machine, producer) = (config.machine()?, config.producer()?);
+        let kernel = Heirloom::boot_in(machine, map.get(), scratch.get(), producer, placement)?;
+        room.as_mut().write(heirloom { kernel });
+    }
+    Ok(())
+}
+
+/// Boots with metadata in the caller's room for it.
+///
+/// # Safety
+/// As for heirloom_boot(); the room is the caller's.
+#[inline(never)]
+unsafe fn boot_over(config: &heirloom_config, mut room: Room) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scratch = Runs::new("scratch", config.scratch, config.scratch_count)?;
+        let kernel = Heirloom::boot_memory(config.memory()?, scratch.get(), config.producer()?)?;
+        room.as_mut().write(heirloom { kernel });
+    }
+    Ok(())
+}
+
+/// Revives with metadata in scratch.
+///
+/// # Safety
+/// As for heirloom_revive(); the room is the caller's.
+#[inline(never)]
+unsafe fn revive_in(config: &heirloom_config, entry: Entry, mut room: Room) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let map = Map::new(config)?;
+        let busy = Runs::new("busy", config.busy, config.busy_count)?;
+        let placement = Placement { metadata: None, busy: busy.get() };
+        let (machine, producer, seal) =
+            (config.machine()?, config.producer()?, policy(config.seal)?);
+        let kernel = Heirloom::revive_in(machine, map.get(), entry, producer, seal, placement)?;
+        room.as_mut().write(heirloom { kernel });
+    }
+    Ok(())
+}
+
+/// Revives with metadata in the caller's room for it.
+///
+/// # Safety
+/// As for heirloom_revive(); the room is the caller's.
+#[inline(never)]
+unsafe fn revive_over(
+    config: &heirloom_config,
+    entry: Entry,
+    mut room: Room,
+) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (producer, seal) = (config.producer()?, policy(config.seal)?);
+        let kernel = Heirloom::revive_memory(config.memory()?, entry, producer, seal)?;
+        room.as_mut().write(heirloom { kernel });
+    }
+    Ok(())
+}
+
+/// Ends a kernel's object; nothing if it is null. What was preserved stays so, and everything else of the memory is
+/// lost. Room, metadata and the memory of the ranges are the caller's again. A kernel that ends, or jumps, need not call it.
+///
+/// Context: where one may sleep.
+///
+/// # Safety
+/// `h` is from a call that boots or revives; neither it nor memory of it is used any more, on any CPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_close(h: *mut heirloom) {
+    if let Some(h) = NonNull::new(h) {
+        // SAFETY: written by `heirloom_boot` or `heirloom_revive`, and the caller's alone.
+        unsafe { h.drop_in_place() };
+    }
+}
+
+/// Adds a range of memory, all of it free. At any time.
+///
+/// @param space room for its metadata: heirloom_metadata_bytes() of it alone, for 0 CPUs, at least; in memory that no
+/// range has, and that stays.
+/// @return 0, or an error: HEIRLOOM_ERROR_RANGE_OVERLAPS, _BAD_SPACE, _MISALIGNED.
+///
+/// Context: where one may sleep.
+///
+/// # Safety
+/// `h` is from a call that boots or revives, and not closed; `range` leads to one, which its direct map covers, and which
+/// nothing else uses, as nothing uses `space`, as long as the object is not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_add_range(
+    h: *mut heirloom,
+    range: *const heirloom_range,
+    space: *mut c_void,
+    space_bytes: usize,
+) -> c_int {
+    let add = || {
+        // SAFETY: the caller's promise.
+        let (kernel, range) = unsafe { (kernel(h)?, value("range", range)?) };
+        let (run, node) = range.run("range")?;
+        let space = some("space", space)?.cast::<u8>();
+        let space = NonNull::slice_from_raw_parts(space, space_bytes);
+        // SAFETY: the caller's promise.
+        Ok(unsafe { kernel.memory().add_range(run, node, space) }?)
+    };
+    status(add())
+}

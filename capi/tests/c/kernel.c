@@ -1,0 +1,289 @@
+/*
+ * A kernel of threads: what it must provide, two lives with metadata of its own, two with metadata in scratch, memory that is
+ * added, and all CPUs at once.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include "test.h"
+
+#define CPUS 4
+#define START (6ull << 32)
+#define BYTES (32ull << 20)
+#define EXTRA (8ull << 20)
+
+static _Thread_local int cpu = -1;
+static _Thread_local int pinned, locks, most_locks;
+static char *ram;
+
+int heirloom_os_pin(void)
+{
+	if (cpu < 0 || pinned)
+		return -1;
+	pinned = 1;
+	return cpu;
+}
+
+void heirloom_os_unpin(int number)
+{
+	CHECK(pinned && number == cpu);
+	pinned = 0;
+}
+
+uint16_t heirloom_os_node(uint32_t number)
+{
+	CHECK(number < CPUS);
+	return 0;
+}
+
+static void lock(uint64_t *word)
+{
+	while (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+void heirloom_os_lock(struct heirloom_lock *l)
+{
+	CHECK(!pinned);
+	lock(l->words);
+	locks++;
+	most_locks = locks > most_locks ? locks : most_locks;
+}
+
+int heirloom_os_try_lock(struct heirloom_lock *l)
+{
+	int taken = !__atomic_exchange_n(l->words, 1, __ATOMIC_ACQUIRE);
+
+	locks += taken;
+	return taken;
+}
+
+void heirloom_os_unlock(struct heirloom_lock *l)
+{
+	CHECK(locks-- > 0);
+	__atomic_store_n(l->words, 0, __ATOMIC_RELEASE);
+}
+
+void heirloom_os_mutex_lock(struct heirloom_mutex *m)
+{
+	CHECK(!pinned && !locks);
+	lock(m->words);
+}
+
+int heirloom_os_mutex_try_lock(struct heirloom_mutex *m)
+{
+	return !__atomic_exchange_n(m->words, 1, __ATOMIC_ACQUIRE);
+}
+
+void heirloom_os_mutex_unlock(struct heirloom_mutex *m)
+{
+	__atomic_store_n(m->words, 0, __ATOMIC_RELEASE);
+}
+
+int heirloom_os_may_wait(void)
+{
+	return 1;
+}
+
+void heirloom_os_panic(const char *text, size_t bytes)
+{
+	fprintf(stderr, "panic: %.*s\n", (int)bytes, text);
+	abort();
+}
+
+/* What core's own tables name, and nothing calls where panics abort. */
+void rust_eh_personality(void)
+{
+	abort();
+}
+
+static struct heirloom_config config(const struct heirloom_range *ranges, size_t count)
+{
+	return (struct heirloom_config){
+		.direct_map = ram,
+		.direct_map_start = START,
+		.direct_map_bytes = BYTES + EXTRA,
+		.cpus = CPUS,
+		.ranges = ranges,
+		.range_count = count,
+		.producer = "kernel.c",
+	};
+}
+
+struct work {
+	struct heirloom *h;
+	struct heirloom_cache *cache;
+	int cpu;
+};
+
+static void *work(void *argument)
+{
+	struct work *work = argument;
+	enum { KEPT = 64 };
+	unsigned char *kept[KEPT] = { NULL };
+	unsigned seed = 1 + (unsigned)work->cpu;
+
+	cpu = work->cpu;
+	for (int n = 0; n < 20000; n++) {
+		seed = seed * 1103515245u + 12345u;
+		unsigned at = (seed >> 8) % KEPT;
+
+		if (kept[at]) {
+			CHECK(kept[at][0] == (unsigned char)work->cpu);
+			CHECK(heirloom_free(work->h, kept[at]) == 0);
+			kept[at] = NULL;
+			continue;
+		}
+		kept[at] = n % 3 ? heirloom_cache_alloc(work->cache) : heirloom_alloc(work->h, 1 + seed % 5000);
+		CHECK(kept[at] != NULL);
+		kept[at][0] = (unsigned char)work->cpu;
+	}
+	for (int at = 0; at < KEPT; at++)
+		CHECK(heirloom_free(work->h, kept[at]) == 0);
+	CHECK(most_locks <= 2);
+	return NULL;
+}
+
+static void all_at_once(struct heirloom *h, struct heirloom_cache *cache)
+{
+	struct work works[CPUS];
+	pthread_t threads[CPUS];
+
+	for (int n = 1; n < CPUS; n++) {
+		works[n] = (struct work){ .h = h, .cache = cache, .cpu = n };
+		CHECK(pthread_create(&threads[n], NULL, work, &works[n]) == 0);
+	}
+	for (int n = 1; n < CPUS; n++)
+		CHECK(pthread_join(threads[n], NULL) == 0);
+}
+
+static int tell(const struct heirloom_unclaimed *unclaimed, void *context)
+{
+	CHECK(unclaimed->kind == HEIRLOOM_KIND_OBJECT && !strcmp(unclaimed->name, "things"));
+	++*(int *)context;
+	return 0;
+}
+
+/* Two lives; with metadata in scratch, or in memory that is no range's. */
+static void lives(int in_scratch)
+{
+	struct heirloom_range ranges[] = { { .start = START, .bytes = BYTES } };
+	struct heirloom_range scratch = { .start = START + BYTES / 2, .bytes = 1 << 20 };
+	size_t needed = heirloom_metadata_bytes(ranges, 1, CPUS), room_bytes = heirloom_room_bytes();
+	void *metadata = malloc(needed), *room = malloc(room_bytes);
+	struct heirloom_config c = config(ranges, 1);
+	struct heirloom_cache_spec spec = { .name = "things", .size = 48, .flags = HEIRLOOM_CACHE_PRESERVING };
+	struct heirloom_entry entry;
+	struct heirloom *h = NULL;
+
+	CHECK(needed > 0 && needed <= scratch.bytes && metadata && room);
+	memset(ram, 0, BYTES + EXTRA);
+	if (in_scratch)
+		c.scratch = &scratch, c.scratch_count = 1;
+	else
+		c.metadata = metadata, c.metadata_bytes = needed;
+	CHECK(heirloom_boot(room, room_bytes, &c, &h) == 0 && h);
+	struct heirloom_cache *things = heirloom_cache_create(h, &spec);
+	struct heirloom_handle handles[3];
+
+	CHECK(things != NULL);
+	for (int n = 0; n < 3; n++) {
+		int *thing = heirloom_cache_zalloc(things);
+
+		CHECK(thing && heirloom_handle(h, thing, &handles[n]) == 0);
+		*thing = n;
+	}
+	all_at_once(h, things);
+	CHECK(heirloom_publish(h, "things", handles, 2 * sizeof(handles[0])) == 0);
+	CHECK(heirloom_entry(h, &entry) == 0);
+
+	/* Memory that comes later. */
+	struct heirloom_range extra = { .start = START + BYTES, .bytes = EXTRA };
+	size_t extra_bytes = heirloom_metadata_bytes(&extra, 1, 0);
+	void *space = malloc(extra_bytes);
+	struct heirloom_stats before, after;
+
+	CHECK(space && heirloom_stats(h, &before) == 0);
+	FAILS(HEIRLOOM_ERROR_BAD_SPACE, heirloom_add_range(h, &extra, space, 8));
+	FAILS(HEIRLOOM_ERROR_RANGE_OVERLAPS, heirloom_add_range(h, ranges, space, extra_bytes));
+	CHECK(heirloom_add_range(h, &extra, space, extra_bytes) == 0 && heirloom_stats(h, &after) == 0);
+	CHECK(after.pages - before.pages == EXTRA / after.page_bytes);
+	heirloom_close(h);
+
+	/* The successor: nothing but ranges and the entry passed. */
+	memset(room, 0, room_bytes);
+	memset(metadata, 0xa5, needed);
+	c.scratch = NULL, c.scratch_count = 0;
+	CHECK(heirloom_revive(room, room_bytes, &c, &entry, &h) == 0 && heirloom_generation(h) == 1);
+	things = heirloom_cache_adopt(h, &spec, NULL);
+	size_t bytes = sizeof(handles);
+
+	CHECK(heirloom_retrieve(h, "things", handles, &bytes) == 0 && bytes == 2 * sizeof(handles[0]));
+	for (int n = 0; n < 2; n++) {
+		int *thing = heirloom_restore(h, &handles[n]);
+
+		CHECK(thing && *thing == n && heirloom_cache_free(things, thing) == 0);
+		FAILS(HEIRLOOM_ERROR_DOUBLE_FREE, heirloom_cache_free(things, thing));
+		TELLS("is free already");
+	}
+	int objects = 0;
+	struct heirloom_finished finished;
+
+	CHECK(heirloom_finish(h, tell, &objects, &finished) == 0 && objects == 1 && finished.objects == 1);
+	CHECK(!finished.blocks && !finished.slabs && !finished.names);
+	all_at_once(h, things);
+	heirloom_close(h);
+	free(space);
+	free(metadata);
+	free(room);
+}
+
+static void refused(void)
+{
+	struct heirloom_range ranges[HEIRLOOM_MAX_RANGES + 1] = { { .start = START, .bytes = BYTES } };
+	struct heirloom_config c = config(ranges, 1);
+	size_t room_bytes = heirloom_room_bytes();
+	void *room = malloc(room_bytes);
+	struct heirloom *h;
+
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_boot(NULL, 0, &c, &h));
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_boot(room, room_bytes, NULL, &h));
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_boot(room, room_bytes, &c, NULL));
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_revive(room, room_bytes, &c, NULL, &h));
+	FAILS(HEIRLOOM_ERROR_TOO_SMALL, heirloom_boot(room, 64, &c, &h));
+	FAILS(HEIRLOOM_ERROR_SCRATCH_TOO_SMALL, heirloom_boot(room, room_bytes, &c, &h));
+	c.metadata = room, c.metadata_bytes = 64;
+	FAILS(HEIRLOOM_ERROR_BAD_SPACE, heirloom_boot(room, room_bytes, &c, &h));
+	c = config(ranges, 1), c.cpus = 0;
+	FAILS(HEIRLOOM_ERROR_BAD_CHOICE, heirloom_boot(room, room_bytes, &c, &h));
+	c = config(ranges, 1), c.direct_map = NULL;
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_boot(room, room_bytes, &c, &h));
+	c = config(ranges, 1), c.direct_map_bytes = 4096;
+	FAILS(HEIRLOOM_ERROR_OUTSIDE_MAP, heirloom_boot(room, room_bytes, &c, &h));
+	c = config(ranges, HEIRLOOM_MAX_RANGES + 1);
+	FAILS(HEIRLOOM_ERROR_TOO_MANY, heirloom_boot(room, room_bytes, &c, &h));
+	ranges[0].bytes += 1;
+	c = config(ranges, 1);
+	FAILS(HEIRLOOM_ERROR_MISALIGNED, heirloom_boot(room, room_bytes, &c, &h));
+	CHECK(heirloom_metadata_bytes(ranges, 1, CPUS) == 0);
+	heirloom_close(NULL);
+	free(room);
+}
+
+int main(void)
+{
+	ram = mmap(NULL, BYTES + EXTRA + (2 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(ram != MAP_FAILED);
+	/* As aligned as what it shows. */
+	ram += (2 << 20) - (uintptr_t)ram % (2 << 20);
+	cpu = 0;
+	refused();
+	lives(0);
+	lives(1);
+	/* A thread that is no CPU's does without. */
+	cpu = -1;
+	lives(0);
+	return 0;
+}
