@@ -13,14 +13,7 @@ use crate::argument::{bad, heirloom_range, some, text, value, values};
 use crate::error::heirloom_error;
 use crate::failure::{Failure, failed, status};
 use crate::handover::{heirloom_entry, policy};
-use crate::object::{Machine, heirloom};
-
-/// Physical memory made of a memfd, for this process and its successors. One process at a time has it.
-pub struct heirloom_arena {
-    pub(crate) arena: Arena,
-    /// A kernel's object is over it.
-    in_use: AtomicBool,
-}
+use crate::object::{Machine, heirloom, heirloom_arena};
 
 impl heirloom_arena {
     /// Returns what C gets for an arena.

@@ -208,7 +208,7 @@ pub(crate) fn status(result: Result<(), Failure>) -> c_int {
 }
 
 /// Returns what a call returns that returns memory.
-#[inline(always)]
+#[inline]
 pub(crate) fn pointer(result: Result<NonNull<u8>, impl Into<Failure>>) -> *mut c_void {
     match result {
         Ok(pointer) => pointer.as_ptr().cast(),

@@ -9,11 +9,10 @@ use std::process::Command;
 use ::heirloom::arena::Arena;
 use ::heirloom::jump::{Inherited, Jump};
 
-use crate::arena::heirloom_arena;
 use crate::argument::some;
 use crate::failure::{Failure, failed};
 use crate::handover::heirloom_entry;
-use crate::object::heirloom;
+use crate::object::{heirloom, heirloom_arena};
 
 /// Replaces this process by its successor, as `execvp` does: `file` is looked for in `PATH` if it has no slash, and `argv`
 /// ends with null. The environment is passed on, with one variable more, by which heirloom_inherited() finds the

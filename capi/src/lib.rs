@@ -19,6 +19,7 @@
 //! all, an `extern "C"` function ends the process, and the kernel flavour ends in `heirloom_os_panic`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![allow(non_camel_case_types, reason = "types are named as C names them")]
+#![allow(clippy::doc_markdown, reason = "the documentation is the header's")]
 
 #[cfg(all(feature = "std", not(target_os = "linux")))]
 compile_error!("the hosted flavour needs Linux, whose memfd it takes for memory");
@@ -57,6 +58,8 @@ pub use jump::*;
 #[cfg(not(feature = "std"))]
 pub use kernel::*;
 pub use object::heirloom;
+#[cfg(feature = "std")]
+pub use object::heirloom_arena;
 #[cfg(not(feature = "std"))]
 pub use os::*;
 pub use stats::*;

@@ -1,13 +1,15 @@
 //! The kernel's object, as C has it.
 
 use ::heirloom::Heirloom;
+#[cfg(feature = "std")]
+use ::heirloom::arena::Arena;
 
 use crate::argument::some;
 use crate::failure::Failure;
 
 /// What heirloom runs on: threads over an arena, or the kernel's own CPUs.
 #[cfg(feature = "std")]
-pub(crate) type Machine = &'static ::heirloom::arena::Arena;
+pub(crate) type Machine = &'static Arena;
 /// What heirloom runs on: threads over an arena, or the kernel's own CPUs.
 #[cfg(not(feature = "std"))]
 pub(crate) type Machine = crate::os::Os;
@@ -17,7 +19,15 @@ pub struct heirloom {
     pub(crate) kernel: Heirloom<Machine>,
     /// What it runs on, which must not be closed before.
     #[cfg(feature = "std")]
-    pub(crate) arena: core::ptr::NonNull<crate::arena::heirloom_arena>,
+    pub(crate) arena: core::ptr::NonNull<heirloom_arena>,
+}
+
+/// Physical memory made of a memfd, for this process and its successors. One process at a time has it.
+#[cfg(feature = "std")]
+pub struct heirloom_arena {
+    pub(crate) arena: Arena,
+    /// A kernel's object is over it.
+    pub(crate) in_use: core::sync::atomic::AtomicBool,
 }
 
 /// Returns the object that C has a pointer to.

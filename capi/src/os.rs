@@ -132,7 +132,6 @@ unsafe impl Sync for heirloom_mutex {}
 // SAFETY: the kernel's promise: from `heirloom_os_lock`, or the other where it returned 1, until `heirloom_os_unlock`
 // nothing else gets the lock.
 unsafe impl lock_api::RawMutex for heirloom_lock {
-    #[expect(clippy::declare_interior_mutable_const, reason = "what a lock starts as")]
     const INIT: Self = Self { words: UnsafeCell::new([0; 4]) };
     type GuardMarker = lock_api::GuardNoSend;
 
@@ -154,7 +153,6 @@ unsafe impl lock_api::RawMutex for heirloom_lock {
 
 // SAFETY: as for `heirloom_lock`.
 unsafe impl lock_api::RawMutex for heirloom_mutex {
-    #[expect(clippy::declare_interior_mutable_const, reason = "what a mutex starts as")]
     const INIT: Self = Self { words: UnsafeCell::new([0; 8]) };
     type GuardMarker = lock_api::GuardNoSend;
 

@@ -18,6 +18,7 @@ const CRATES: &[(&str, &str)] = &[
     ("heirloom-slab", "slab"),
     ("heirloom-restore", "restore"),
     ("heirloom", "heirloom"),
+    ("heirloom-capi", "capi"),
 ];
 
 /// Compare the libraries' public items with docs/api/.

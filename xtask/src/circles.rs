@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
 }
 
 /// The directories of the libraries' sources, and the command's.
-const SOURCES: [&str; 6] = ["kho/src", "folio/src", "slab/src", "restore/src", "src", "cli/src"];
+const SOURCES: [&str; 7] =
+    ["kho/src", "folio/src", "slab/src", "restore/src", "src", "capi/src", "cli/src"];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

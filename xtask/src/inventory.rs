@@ -27,6 +27,7 @@ const CRATES: &[(&str, &str)] = &[
     ("heirloom-slab", "slab/src"),
     ("heirloom-restore", "restore/src"),
     ("heirloom", "src"),
+    ("heirloom-capi", "capi/src"),
 ];
 
 /// Write docs/unsafe.md: every unsafe use in the libraries, with its proof.

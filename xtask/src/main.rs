@@ -6,6 +6,7 @@ mod api;
 mod circles;
 mod corpus;
 mod header;
+mod install;
 mod inventory;
 mod liveupdate;
 mod report;
@@ -32,6 +33,7 @@ enum Command {
     Circles(circles::Arguments),
     Corpus(corpus::Arguments),
     Header(header::Arguments),
+    Install(install::Arguments),
     Inventory(inventory::Arguments),
     Liveupdate(liveupdate::Arguments),
     Report(report::Arguments),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Circles(arguments) => circles::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
         Command::Header(arguments) => header::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
         Command::Inventory(arguments) => inventory::run(&arguments),
         // One that this machine cannot do is no failure.
         Command::Liveupdate(arguments) => return liveupdate::run(&arguments),

@@ -35,8 +35,17 @@ const WORDS: [&str; 13] = [
 ];
 
 /// Where they are looked for: the libraries, the command, the book.
-const PLACES: [&str; 8] =
-    ["kho/src", "folio/src", "slab/src", "restore/src", "src", "cli/src", "docs", "README.md"];
+const PLACES: [&str; 9] = [
+    "kho/src",
+    "folio/src",
+    "slab/src",
+    "restore/src",
+    "src",
+    "capi",
+    "cli/src",
+    "docs",
+    "README.md",
+];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

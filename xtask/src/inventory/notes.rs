@@ -5,6 +5,7 @@ const FOLIO: &str = "heirloom-folio";
 const SLAB: &str = "heirloom-slab";
 const RESTORE: &str = "heirloom-restore";
 const HEIRLOOM: &str = "heirloom";
+const CAPI: &str = "heirloom-capi";
 
 /// Library, module, note.
 pub(crate) const NOTES: &[(&str, &str, &str)] = &[
@@ -76,6 +77,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "new", "a predecessor's cache directory, read and taken over"),
     (SLAB, "aside", "a predecessor's slab claimed, put back or freed by the call whose turn it is"),
     (SLAB, "registry", "control blocks found by number"),
+    (SLAB, "raw", "a cache made of the pointer that stands for it in another language"),
     (SLAB, "resume", "a slab that is not sound, read and given up by its owner"),
     (
         SLAB,
@@ -114,6 +116,27 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (HEIRLOOM, "arena/process", "what a forked child sees; descriptors opened and closed"),
     (HEIRLOOM, "arena/process/ownership", "descriptors of locks on files, opened and closed"),
     (HEIRLOOM, "jump", "a descriptor taken from the environment; a system call after a fork"),
+    (CAPI, "argument", "pointers from C, as their caller promises"),
+    (CAPI, "arena", "arenas and kernels' objects that C has the pointers to"),
+    (CAPI, "buffers", "what the caller in C promises of its buffers, handed on"),
+    (
+        CAPI,
+        "cache",
+        "what the caller in C promises of its objects, handed on; its functions called",
+    ),
+    (CAPI, "failure", "a text written into the caller's room"),
+    (CAPI, "finish", "the caller's function called"),
+    (CAPI, "handover", "bytes copied from and to the caller's room"),
+    (CAPI, "jump", "a command line from C; what the predecessor passed on, taken"),
+    (
+        CAPI,
+        "kernel",
+        "the promises that boot and revive ask for; an object written into the caller's room",
+    ),
+    (CAPI, "object", "a kernel's object that C has the pointer to"),
+    (CAPI, "os", "the functions that a kernel provides, as the traits of a machine"),
+    (CAPI, "panic", "the kernel's end"),
+    (CAPI, "stats", "figures written into the caller's room"),
     (HEIRLOOM, "liveupdate/abi", "system calls with Linux's structures"),
     (HEIRLOOM, "liveupdate/kexec", "a system call that Linux's C library has no function for"),
 ];
