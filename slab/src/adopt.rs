@@ -187,6 +187,13 @@ impl<M: Machine> Slabs<M> {
         self.view().slabs(record).next().is_some()
     }
 
+    /// Returns whether the cache directory names a slab of the record that is the predecessor's still.
+    pub(crate) fn has_inherited(&self, record: &CacheRecord) -> bool {
+        let blocks = self.view().slabs(record);
+        let mut blocks = blocks.filter_map(|addr| Block::new(addr.pfn(), record.order()));
+        blocks.any(|block| self.memory().is_inherited(block))
+    }
+
     /// Returns the cache that takes over what was left to it, created if it is not there yet; or,
     /// unless it is `expected`, one to which nothing was left.
     ///

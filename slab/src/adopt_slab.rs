@@ -131,7 +131,7 @@ impl<M: Machine> Cache<'_, M> {
     fn begin_states(&self, slab: Slab, resumed: bool) {
         let (inner, memory) = (self.inner, self.slabs.memory());
         let (geometry, preserving): (&Geometry, _) = (&inner.geometry, inner.spec.preserving);
-        let raw = inner.spec.constructor.is_some();
+        let raw = inner.constructor().is_some();
         // Free places need nothing written to them but for a red zone or poison, which a build without them
         // has none of.
         let bare = raw || !geometry.redzone && !debug::ENABLED;
@@ -184,7 +184,7 @@ impl<M: Machine> Cache<'_, M> {
     /// makes them available, one by one. If it panics, the places that are left stay out of use.
     pub(crate) fn construct_in(&self, addr: PhysAddr, adopted: &Adopted) {
         let (inner, memory) = (self.inner, self.slabs.memory());
-        if inner.spec.constructor.is_none() || adopted.free == 0 {
+        if inner.constructor().is_none() || adopted.free == 0 {
             return;
         }
         let geometry: &Geometry = &inner.geometry;

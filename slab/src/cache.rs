@@ -9,6 +9,7 @@
 //! ```
 
 pub(crate) mod inner;
+mod life;
 mod shrink;
 mod slow_path;
 
@@ -128,7 +129,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// As for [`Cache::alloc`]; [`Error::Constructed`] if the cache has a constructor.
     #[inline]
     pub fn alloc_zeroed(&self) -> Result<NonNull<u8>, Error> {
-        if self.inner.spec.constructor.is_some() {
+        if self.inner.constructor().is_some() {
             return Err(Error::Constructed { cache: self.inner.name });
         }
         let object = self.alloc()?;

@@ -39,9 +39,11 @@ impl<M: Machine> Slabs<M> {
         }
     }
 
-    /// Returns all caches: those of the size classes, then the others in the order of their creation.
+    /// Returns all caches that are there: those of the size classes, then the others in the order of their
+    /// creation.
     pub fn caches(&self) -> impl Iterator<Item = Cache<'_, M>> {
-        self.registry.iter().map(|inner| Cache { slabs: self, inner })
+        let there = self.registry.iter().filter(|inner| inner.life.goes_on());
+        there.map(|inner| Cache { slabs: self, inner })
     }
 
     /// Returns the cache of this name and spec, if there is one.
@@ -62,10 +64,10 @@ impl<M: Machine> Slabs<M> {
         let mut other = Ok(None);
         while let Some(inner) = self.registry.get(*number) {
             *number = number.next();
-            if Some(inner.name) != spec.name {
+            if Some(inner.name) != spec.name || !inner.life.goes_on() {
                 continue;
             }
-            match spec.admits(&inner.spec, &inner.geometry) {
+            match spec.admits(&inner.spec(), &inner.geometry) {
                 // Slabs that are there already are as they are.
                 Ok(()) if spec.kept && inner.geometry.redzone != spec.redzone => {}
                 Ok(()) => return Ok(Some(Cache { slabs: self, inner })),
@@ -85,6 +87,10 @@ impl<M: Machine> Slabs<M> {
         let mut number = CacheNumber::FIRST;
         if let Some(there) = self.find_from(&spec, &mut number)? {
             return Ok(there);
+        }
+        let desc = SlabDesc::new(like.0, &like.1, spec.preserving, spec.layout());
+        if let Some(again) = self.begin_again(&spec, desc)? {
+            return Ok(again);
         }
         let mut new = self.build(spec, like, number)?;
         self.expect_order(like.1.order);

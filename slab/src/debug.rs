@@ -66,7 +66,7 @@ pub(crate) unsafe fn check_free<M: Machine>(
     if !object_ref.exchange(state, ObjectState::Free) {
         return Err(object_ref.refused(Action::Free));
     }
-    if ENABLED && object_ref.inner.spec.constructor.is_none() {
+    if ENABLED && object_ref.inner.constructor().is_none() {
         // SAFETY: the caller gave the object up, and it is in no magazine yet.
         unsafe { poison(object, geometry) };
     }
@@ -78,7 +78,7 @@ pub(crate) fn check_alloc<M: Machine>(object_ref: &ObjectRef<'_, '_, M>) -> Resu
     let state = object_ref.state();
     let geometry = &object_ref.inner.geometry;
     let object = object_ref.slab.object(geometry, object_ref.index);
-    let spoiled = match object_ref.inner.spec.constructor {
+    let spoiled = match object_ref.inner.constructor() {
         Some(_) => None,
         // SAFETY: the object came from a magazine and is ours alone.
         None => unsafe { first_other(object, 0, u32_to_usize(geometry.size), POISON) },

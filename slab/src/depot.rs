@@ -7,7 +7,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::sync::written;
-use heirloom_folio::{Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 
 use crate::magazine::{Chamber, MOST, Magazine};
 
@@ -21,6 +21,8 @@ pub(crate) struct Depot {
     /// Empty magazines, each linked to the next.
     empty: Option<NonNull<Chamber>>,
     capacity: usize,
+    /// Magazines that there are, wherever they may be.
+    made: usize,
 }
 
 // SAFETY: the pointers are to memory of the instance that the depot owns.
@@ -28,7 +30,7 @@ unsafe impl Send for Depot {}
 
 impl Depot {
     pub(crate) const fn new(capacity: usize) -> Self {
-        Self { full: [const { None }; FULL], used: 0, empty: None, capacity }
+        Self { full: [const { None }; FULL], used: 0, empty: None, capacity, made: 0 }
     }
 
     /// Returns how many objects are in the full magazines.
@@ -102,7 +104,48 @@ impl Depot {
                 written(first.cast(), each * size_of::<Chamber>());
                 self.push_empty(Magazine::new(first, each));
             }
+            self.made += 1;
         }
+    }
+
+    /// Gives the frames of all magazines back, if all are here, and empty.
+    pub(crate) fn give_back<M: Machine>(&mut self, memory: &Memory<M>) {
+        let links = || {
+            core::iter::successors(self.empty, |chambers| {
+                // SAFETY: the chambers of a magazine that is kept are the depot's.
+                unsafe { chambers.as_ref() }.next()
+            })
+        };
+        if links().count() != self.made {
+            return;
+        }
+        let mut frames = None;
+        let mut next = self.empty.take();
+        while let Some(chambers) = next {
+            // SAFETY: as above.
+            let link = unsafe { chambers.as_ref() };
+            next = link.next();
+            // The first of its frame stands for all of them.
+            if chambers.addr().get().is_multiple_of(PAGE_SIZE) {
+                link.set_next(frames);
+                frames = Some(chambers);
+            }
+        }
+        while let Some(frame) = frames {
+            // SAFETY: as above; no frame that is still linked is free.
+            frames = unsafe { frame.as_ref() }.next();
+            let at = memory
+                .machine()
+                .phys(frame.cast())
+                .map(|addr| Block::containing(addr.pfn(), Order::ZERO));
+            // SAFETY: from `carve`, and nothing leads to it any more.
+            let freed = at.map(|block| unsafe { memory.free(block, Kind::Table) });
+            debug_assert!(
+                matches!(freed, Some(Ok(()))),
+                "a frame of our own is free to go: {freed:?}"
+            );
+        }
+        self.made = 0;
     }
 }
 

@@ -163,6 +163,18 @@ pub enum Error {
         /// The first byte overwritten.
         at: PhysAddr,
     },
+    /// The cache cannot be destroyed: something of it is in use, or to be claimed, or is being looked at just now.
+    CacheInUse {
+        /// The cache.
+        cache: Name,
+        /// How many objects are in use, to be claimed, or out of use because they were overwritten; 0 where it is something else.
+        objects: u64,
+    },
+    /// The cache was destroyed, or is being destroyed just now.
+    Destroyed {
+        /// The cache.
+        cache: Name,
+    },
     /// A slab that the predecessor left is not sound.
     Slab(SlabError),
     /// The cache directory that the predecessor left is not sound.
@@ -209,6 +221,8 @@ impl Error {
             Self::Overwritten { .. } => 223,
             Self::Slab(_) => 224,
             Self::Directory(_) => 225,
+            Self::CacheInUse { .. } => 226,
+            Self::Destroyed { .. } => 227,
         }
     }
 
@@ -314,6 +328,14 @@ impl fmt::Display for Error {
             Self::Overwritten { cache, addr, at } => {
                 write!(f, "object {addr} of {cache} was overwritten at {at}")
             }
+            Self::CacheInUse { cache, objects: 0 } => write!(
+                f,
+                "slabs of {cache} are the predecessor's, or are being looked at: it cannot be destroyed now"
+            ),
+            Self::CacheInUse { cache, objects } => {
+                write!(f, "{objects} objects of {cache} are in use, or to be claimed")
+            }
+            Self::Destroyed { cache } => write!(f, "the cache {cache} was destroyed"),
             Self::Slab(e) => e.fmt(f),
             Self::Directory(e) => e.fmt(f),
         }

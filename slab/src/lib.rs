@@ -86,6 +86,7 @@ mod class;
 mod crash_tests;
 mod debug;
 mod depot;
+mod destroy;
 mod directory;
 mod error;
 mod finish;

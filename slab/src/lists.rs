@@ -62,6 +62,11 @@ impl Lists {
         }
     }
 
+    /// Returns whether there are no slabs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.partial.is_empty() && self.full.is_empty() && self.empty.is_empty()
+    }
+
     /// Returns how many slabs are empty.
     pub(crate) const fn nr_empty(&self) -> usize {
         self.nr_empty

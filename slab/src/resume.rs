@@ -121,7 +121,10 @@ impl<M: Machine> Slabs<M> {
         if !self.predecessor.any_resumed() {
             return None;
         }
-        self.caches().find(|cache| cache.inner.takeover.resumes() && cache.inner.desc == *desc)
+        // (One that is being destroyed too, which may go on.)
+        let found =
+            self.registry.iter().find(|inner| inner.takeover.resumes() && inner.desc == *desc);
+        found.map(|inner| Cache { slabs: self, inner })
     }
 
     /// Sweeps the slab around a pointer, if it is one that a cache resumes. Returns whether it is worth

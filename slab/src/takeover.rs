@@ -38,6 +38,12 @@ impl Takeover {
         resumes
     }
 
+    /// Forgets how slabs were taken over, of which there are none any more, in turn.
+    pub(crate) fn begin_anew(&self, _: &Turn) {
+        self.next.store(DONE, Relaxed);
+        self.way.store(UNDECIDED, Relaxed);
+    }
+
     /// Returns whether the cache resumes what was left to it.
     pub(crate) fn resumes(&self) -> bool {
         // Acquire pairs with the Release in `Cache::resume`: where sweeping begins is known.

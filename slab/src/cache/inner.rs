@@ -11,11 +11,13 @@ use core::ptr::{NonNull, null_mut};
 
 use crossbeam_utils::CachePadded;
 use heirloom_folio::internal::BlockMatcher;
+use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::sync::{AtomicPtr, written};
 use heirloom_folio::{Block, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
 use heirloom_kho::narrow::usize_to_u64;
 use lock_api::Mutex;
 
+use crate::cache::life::Life;
 use crate::depot::Depot;
 use crate::directory::SlabTable;
 use crate::error::Error;
@@ -24,7 +26,7 @@ use crate::header::SlabDesc;
 use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
-use crate::spec::CacheSpec;
+use crate::spec::{CacheSpec, Constructor};
 use crate::takeover::Takeover;
 
 /// What a cache's CPUs share.
@@ -48,6 +50,10 @@ pub(crate) struct CacheInner<M: Machine> {
     pub(crate) desc: SlabDesc,
     /// How it takes over what a predecessor left to it.
     pub(crate) takeover: Takeover,
+    /// Whether it is there still.
+    pub(crate) life: Life,
+    /// The constructor; null if there is none. Another cache of the same description may have another.
+    constructor: AtomicPtr<()>,
     /// What the cache belongs to, where a [raw](crate::RawCache) pointer leads to it alone; null before.
     pub(crate) slabs: AtomicPtr<u8>,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
@@ -97,12 +103,39 @@ impl<M: Machine> CacheInner<M> {
                 spec,
                 desc,
                 takeover: Takeover::new(),
+                life: Life::new(),
+                constructor: AtomicPtr::new(null_mut()),
                 slabs: AtomicPtr::new(null_mut()),
                 shared: CachePadded::new(Mutex::new(shared)),
             });
+            (*inner.as_ptr()).set_constructor(spec.constructor);
             written(base, bytes);
             Ok(Built { memory, block, inner })
         }
+    }
+
+    /// Returns the constructor.
+    pub(crate) fn constructor(&self) -> Option<Constructor> {
+        // Relaxed: what has the cache has it from a call behind the one that set this.
+        let constructor = self.constructor.load(Relaxed);
+        if constructor.is_null() {
+            return None;
+        }
+        // SAFETY: not null, so `set_constructor` made it of a constructor.
+        Some(unsafe { core::mem::transmute::<*mut (), Constructor>(constructor) })
+    }
+
+    /// Sets the constructor, of a cache that is the caller's alone.
+    pub(crate) fn set_constructor(&self, constructor: Option<Constructor>) {
+        let constructor = constructor.map_or(null_mut(), |constructor| constructor as *mut ());
+        self.constructor.store(constructor, Relaxed);
+    }
+
+    /// Returns what the cache is like.
+    pub(crate) fn spec(&self) -> CacheSpec {
+        let mut spec = self.spec;
+        spec.constructor = self.constructor();
+        spec
     }
 
     /// Returns the slot of a CPU.

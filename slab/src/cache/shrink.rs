@@ -107,7 +107,7 @@ impl<M: Machine> Cache<'_, M> {
     /// which may panic, and may itself come here, is not run. (Of a cache that has one, what is
     /// unswept stays so.)
     pub(crate) fn shrink_aside(&self) -> u64 {
-        if self.inner.spec.constructor.is_none() {
+        if self.inner.constructor().is_none() {
             let _ = self.sweep(u64::MAX);
         }
         self.shrink_swept()
@@ -116,6 +116,8 @@ impl<M: Machine> Cache<'_, M> {
     /// Does what [`Cache::shrink`] does to what is swept.
     fn shrink_swept(&self) -> u64 {
         let (inner, memory) = (self.inner, self.slabs.memory());
+        // Of one that is being destroyed, another call has the magazines.
+        let Some(_visit) = inner.life.enter() else { return 0 };
         let machine = memory.machine();
         let own = machine.pinned(|cpu| {
             // SAFETY: as in `alloc`.
@@ -148,7 +150,7 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// Puts the depot's objects into their slabs, and gives empty slabs back. Returns how many.
-    fn empty_depot(&self) -> u64 {
+    pub(crate) fn empty_depot(&self) -> u64 {
         while let Some(full) = {
             let mut shared = self.inner.shared.lock();
             shared.depot.pop_full()
@@ -159,7 +161,7 @@ impl<M: Machine> Cache<'_, M> {
     }
 
     /// Puts a magazine's objects into their slabs, and the magazine aside.
-    fn drain(&self, mut magazine: Magazine) {
+    pub(crate) fn drain(&self, mut magazine: Magazine) {
         let (inner, map) = (self.inner, self.slabs.memory().machine());
         let mut shared = inner.shared.lock();
         shared.lists.empty_out(map, &inner.geometry, &mut magazine);

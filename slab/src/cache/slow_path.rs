@@ -27,6 +27,9 @@ impl<M: Machine> Cache<'_, M> {
     #[inline(never)]
     pub(crate) fn pop_slow(&self) -> Result<Round, Error> {
         let inner = self.inner;
+        if !inner.life.goes_on() {
+            return Err(Error::Destroyed { cache: inner.name });
+        }
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
@@ -235,7 +238,7 @@ impl<M: Machine> Cache<'_, M> {
                 (slab.addr(geometry, ObjectIndex::FIRST), u32_to_usize(geometry.align));
             return Err(Error::BadMap { addr, align });
         }
-        let bare = inner.spec.constructor.is_none() && !geometry.redzone && !debug::ENABLED;
+        let bare = inner.constructor().is_none() && !geometry.redzone && !debug::ENABLED;
         if !bare {
             for index in geometry.indices() {
                 // SAFETY: the slab is new, and its objects have no owner.
@@ -265,7 +268,7 @@ impl<M: Machine> Cache<'_, M> {
         let object = slab.object(geometry, index);
         // SAFETY: the caller's promise.
         unsafe { debug::fill_redzone(object, geometry) };
-        match self.inner.spec.constructor {
+        match self.inner.constructor() {
             Some(construct) => construct(object),
             // SAFETY: the caller's promise.
             None if debug::ENABLED => unsafe { debug::poison(object, geometry) },

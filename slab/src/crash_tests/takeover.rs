@@ -319,7 +319,7 @@ impl Life<'_> {
     fn alloc(&self, cache: &Cache<'_, Ram>) {
         let id = self.id();
         let object = cache.alloc().unwrap();
-        if cache.inner.spec.constructor.is_some() {
+        if cache.inner.constructor().is_some() {
             // SAFETY: allocated just now.
             assert_eq!(unsafe { object.add(592).cast::<u64>().read() }, BUILT);
         }
