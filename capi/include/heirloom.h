@@ -17,7 +17,7 @@
  *
  * Ownership. What heirloom_alloc(), heirloom_cache_alloc() and heirloom_restore() return is the caller's until it frees it.
  * Texts, handles and structures that are passed in are not kept. Kernels' objects and arenas are the caller's to close; caches
- * are not.
+ * need not be destroyed.
  *
  * Threads. Any call may be made from any thread or CPU, at the same time as others, but for heirloom_close() and
  * heirloom_arena_close(), which nothing else goes on beside. "Context" says from where: "any" includes interrupt handlers in a
@@ -345,6 +345,14 @@ enum heirloom_error {
    */
   HEIRLOOM_ERROR_BAD_DIRECTORY = 225,
   /**
+   * Something of the cache is in use, to be claimed, or looked at: it cannot be destroyed.
+   */
+  HEIRLOOM_ERROR_CACHE_IN_USE = 226,
+  /**
+   * The cache was destroyed.
+   */
+  HEIRLOOM_ERROR_CACHE_DESTROYED = 227,
+  /**
    * The handover changed since it was sealed.
    */
   HEIRLOOM_ERROR_SEAL_BROKEN = 300,
@@ -507,7 +515,7 @@ struct heirloom_arena;
 #endif
 
 /**
- * A cache. It stays as long as its kernel's object, and is never freed by the caller.
+ * A cache. It stays until heirloom_cache_destroy(), or as long as its kernel's object.
  */
 struct heirloom_cache;
 
@@ -1167,6 +1175,21 @@ int heirloom_cache_free(struct heirloom_cache *c,
  * As for heirloom_cache_alloc().
  */
 uint64_t heirloom_cache_shrink(struct heirloom_cache *c);
+
+/**
+ * Ends a cache: gives back all of its memory but for what the next cache of the same name and layout takes up again. Nothing
+ * if it is null. What remains of a cache that is not destroyed ends with the kernel's object.
+ *
+ * @return 0, or an error, and the cache goes on: HEIRLOOM_ERROR_CACHE_IN_USE (an object is in use, or the predecessor's and
+ * not claimed), _CACHE_DESTROYED.
+ *
+ * Context: where one may sleep.
+ *
+ * Safety:
+ * As for heirloom_cache_alloc(); nothing else uses the cache during the call, on any CPU, or asks for it by its name. If it
+ * returns 0, nothing uses it later.
+ */
+int heirloom_cache_destroy(struct heirloom_cache *c);
 
 /**
  * Calls `each` with the handle of every object of the cache that the predecessor left and that is not restored.

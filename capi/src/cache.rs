@@ -20,7 +20,7 @@ pub const HEIRLOOM_CACHE_PRESERVING: u32 = 1;
 /// of creating one.
 pub const HEIRLOOM_CACHE_INHERITED: u32 = 2;
 
-/// A cache. It stays as long as its kernel's object, and is never freed by the caller.
+/// A cache. It stays until heirloom_cache_destroy(), or as long as its kernel's object.
 pub struct heirloom_cache {
     _opaque: [u8; 0],
 }
@@ -245,6 +245,27 @@ pub unsafe extern "C" fn heirloom_cache_shrink(c: *mut heirloom_cache) -> u64 {
             0
         }
     }
+}
+
+/// Ends a cache: gives back all of its memory but for what the next cache of the same name and layout takes up again. Nothing
+/// if it is null. What remains of a cache that is not destroyed ends with the kernel's object.
+///
+/// @return 0, or an error, and the cache goes on: HEIRLOOM_ERROR_CACHE_IN_USE (an object is in use, or the predecessor's and
+/// not claimed), _CACHE_DESTROYED.
+///
+/// Context: where one may sleep.
+///
+/// # Safety
+/// As for heirloom_cache_alloc(); nothing else uses the cache during the call, on any CPU, or asks for it by its name. If it
+/// returns 0, nothing uses it later.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_cache_destroy(c: *mut heirloom_cache) -> c_int {
+    if c.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    let destroy = || Ok(unsafe { cache(c)?.destroy() }?);
+    status(destroy())
 }
 
 /// Called for an object, with its handle and the context that was given. What is not 0 ends the walk.

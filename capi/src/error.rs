@@ -123,6 +123,10 @@ pub enum heirloom_error {
     BadSlab = 224,
     /// The predecessor's cache directory is not sound.
     BadDirectory = 225,
+    /// Something of the cache is in use, to be claimed, or looked at: it cannot be destroyed.
+    CacheInUse = 226,
+    /// The cache was destroyed.
+    CacheDestroyed = 227,
 
     /// The handover changed since it was sealed.
     SealBroken = 300,
@@ -288,6 +292,8 @@ const ALL: &[(E, c_int, &CStr)] = &[
     (E::Overwritten, EUCLEAN, c"something wrote where it must not"),
     (E::BadSlab, EUCLEAN, c"a predecessor's slab is not sound"),
     (E::BadDirectory, EUCLEAN, c"the predecessor's cache directory is not sound"),
+    (E::CacheInUse, EBUSY, c"the cache is in use"),
+    (E::CacheDestroyed, EINVAL, c"the cache was destroyed"),
     (E::SealBroken, EBADMSG, c"the seal is broken"),
     (E::NotSealed, EBADMSG, c"the handover is not sealed"),
     (E::BadTable, EUCLEAN, c"a table is not sound"),

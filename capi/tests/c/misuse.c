@@ -87,6 +87,15 @@ static void caches(struct heirloom *h)
 	FAILS(HEIRLOOM_ERROR_NULL, heirloom_cache_each_preserved(one, NULL, NULL));
 	CHECK(heirloom_cache_shrink(NULL) == 0 && heirloom_cache_shrink(one) >= 1);
 
+	object = heirloom_cache_alloc(two);
+	CHECK(object && heirloom_cache_destroy(NULL) == 0);
+	FAILS(HEIRLOOM_ERROR_CACHE_IN_USE, heirloom_cache_destroy(two));
+	TELLS("1 objects of two are in use");
+	CHECK(heirloom_cache_free(two, object) == 0 && heirloom_cache_destroy(two) == 0);
+	FAILS(HEIRLOOM_ERROR_CACHE_DESTROYED, heirloom_cache_destroy(two));
+	NO_POINTER(HEIRLOOM_ERROR_CACHE_DESTROYED, heirloom_cache_alloc(two));
+	CHECK(heirloom_cache_create(h, &spec) == two && heirloom_cache_alloc(two) != NULL);
+
 	NO_POINTER(HEIRLOOM_ERROR_NULL, heirloom_cache_create(NULL, &spec));
 	NO_POINTER(HEIRLOOM_ERROR_NULL, heirloom_cache_create(h, NULL));
 	bad.size = 48;
