@@ -64,6 +64,13 @@
  */
 #define HEIRLOOM_CACHE_INHERITED 2
 
+#if !defined(HEIRLOOM_HOSTED)
+/**
+ * The most ranges, scratch areas and busy ranges there can be, each, where metadata lies in scratch.
+ */
+#define HEIRLOOM_MAX_RANGES 24
+#endif
+
 /**
  * A seal that is broken is refused; a handover that is not sealed, or was opened by a successor, is taken. What
  * zeroes mean.
@@ -84,13 +91,6 @@
  * The seal is not looked at: structure alone is checked.
  */
 #define HEIRLOOM_SEAL_IGNORED 3
-
-#if !defined(HEIRLOOM_HOSTED)
-/**
- * The most ranges, scratch areas and busy ranges there can be, each, where metadata lies in scratch.
- */
-#define HEIRLOOM_MAX_RANGES 24
-#endif
 
 /**
  * What an unclaimed thing is.
@@ -1608,6 +1608,19 @@ extern void heirloom_os_panic(const char *text, size_t bytes) __attribute__((__n
  * `h` is from a call that boots or revives, and not closed; `stats` has room for one.
  */
 int heirloom_stats(struct heirloom *h, struct heirloom_stats *stats);
+
+/**
+ * Empties what this CPU (or thread) keeps, and nothing else: free objects go to their slabs, free pages are every
+ * CPU's. For a CPU that is about to go offline, or that another asks by an interrupt.
+ *
+ * @return whether it did: 1, or 0 where heirloom_os_pin() gives no number, or a lock might have to be waited for.
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * `h` is from a call that boots or revives, and not closed.
+ */
+int heirloom_flush(struct heirloom *h);
 
 /**
  * Gives back what no cache needs: free objects that this CPU keeps go to their slabs, slabs without objects become free

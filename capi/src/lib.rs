@@ -29,6 +29,8 @@ mod arena;
 mod argument;
 mod buffers;
 mod cache;
+#[cfg(not(feature = "std"))]
+mod config;
 mod error;
 mod failure;
 mod finish;
@@ -49,6 +51,8 @@ pub use arena::*;
 pub use argument::heirloom_range;
 pub use buffers::*;
 pub use cache::*;
+#[cfg(not(feature = "std"))]
+pub use config::{HEIRLOOM_MAX_RANGES, heirloom_config};
 pub use error::*;
 pub use failure::{heirloom_error_text, heirloom_last_error};
 pub use finish::*;

@@ -56,6 +56,27 @@ pub unsafe extern "C" fn heirloom_stats(h: *mut heirloom, stats: *mut heirloom_s
     status(get())
 }
 
+/// Empties what this CPU (or thread) keeps, and nothing else: free objects go to their slabs, free pages are every
+/// CPU's. For a CPU that is about to go offline, or that another asks by an interrupt.
+///
+/// @return whether it did: 1, or 0 where heirloom_os_pin() gives no number, or a lock might have to be waited for.
+///
+/// Context: any, interrupt handlers included (not NMIs).
+///
+/// # Safety
+/// `h` is from a call that boots or revives, and not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_flush(h: *mut heirloom) -> c_int {
+    // SAFETY: the caller's promise.
+    match unsafe { kernel(h) } {
+        Ok(kernel) => kernel.slabs().flush().into(),
+        Err(failure) => {
+            failed(failure);
+            0
+        }
+    }
+}
+
 /// Gives back what no cache needs: free objects that this CPU keeps go to their slabs, slabs without objects become free
 /// memory, and this CPU's free pages are everyone's. Returns how many slabs.
 ///

@@ -99,6 +99,34 @@ impl<M: Machine> Memory<M> {
         }
     }
 
+    /// Gives what this CPU's cache holds back to the shared bits, and asks no other CPU: for a CPU that is
+    /// about to go offline, or that another asks by an interrupt. Returns whether it did: not where no
+    /// CPU's state can be had.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_folio::{Kind, Order, Request};
+    ///
+    /// let memory = Ram::memory(&Ram::frames(64))?;
+    /// let block = memory.alloc(Request::new(Order::ZERO))?;
+    /// // SAFETY: allocated just now, and used by nothing else.
+    /// unsafe { memory.free(block, Kind::Folio) }?;
+    /// assert!(memory.flush());
+    /// assert_eq!((memory.stats().cached, memory.stats().free()), (0, 64));
+    /// # Ok::<(), heirloom_folio::Error>(())
+    /// ```
+    pub fn flush(&self) -> bool {
+        self.machine().pinned(|cpu| {
+            let Some(cpu) = self.slots.with_slot(cpu) else { return false };
+            // SAFETY: it has a slot.
+            unsafe { self.slots.slot(cpu) }.request_drain();
+            // SAFETY: pinned to `cpu`.
+            unsafe { self.with_cache(cpu, |_, _| ()) };
+            true
+        })
+    }
+
     /// Gives back what the caches of all CPUs hold, while nothing else uses the memory.
     #[doc(hidden)]
     pub fn drain_all(&mut self) {

@@ -167,6 +167,34 @@ impl<M: Machine> Slabs<M> {
         given
     }
 
+    /// Empties what this CPU keeps, and nothing else: the objects in its magazines go to their slabs, its free frames are every
+    /// CPU's. For a CPU that is about to go offline, or that another asks by an interrupt, so that
+    /// [`Slabs::shrink`] or [`Cache::destroy`] there find all. Returns whether it did: not where no CPU's state can
+    /// be had, or where a lock might have to be waited for.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_slab::{CacheSpec, Slabs};
+    ///
+    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let names = slabs.cache(CacheSpec::new("names", 64))?;
+    /// let name = names.alloc()?;
+    /// // SAFETY: allocated just now, and not used again.
+    /// unsafe { names.free(name) }?;
+    /// assert!(names.stats().cached > 0);
+    /// assert!(slabs.flush());
+    /// assert_eq!((names.stats().cached, slabs.memory().stats().cached), (0, 0));
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
+    pub fn flush(&self) -> bool {
+        if !self.memory().machine().may_wait() {
+            return false;
+        }
+        let emptied = self.caches().filter(|cache| !cache.flush()).count() == 0;
+        self.memory().flush() && emptied
+    }
+
     /// Gives back what no cache needs, as [`Slabs::shrink`], while nothing else uses the slabs: from
     /// the magazines of every CPU. Returns how many slabs.
     ///

@@ -4,6 +4,7 @@
 mod common;
 
 use std::ptr::NonNull;
+use std::sync::Barrier;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -208,4 +209,30 @@ fn a_cache_ends_while_other_threads_take_memory_back() {
     assert_eq!(others.stats().live, 0);
     destroy(&others).unwrap();
     assert_eq!(slabs.memory().audit().unwrap().allocated[Kind::Slab as usize], 0);
+}
+
+/// What each CPU is asked for where a cache is to give everything back without being destroyed.
+#[test]
+fn a_cpu_empties_what_it_keeps_and_no_other_does() {
+    let slabs = slabs(4096);
+    let cache = slabs.cache(SPEC).unwrap();
+    let (filled, flushed) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            free(&cache, many(&cache, 40));
+            filled.wait();
+            flushed.wait();
+            assert!(cache.stats().cached > 0, "this thread's are there");
+            assert!(slabs.flush());
+            assert_eq!(cache.stats().cached, 0);
+        });
+        free(&cache, many(&cache, 40));
+        filled.wait();
+        let both = cache.stats().cached;
+        assert!(slabs.flush());
+        assert!((1..both).contains(&cache.stats().cached), "of both {both}");
+        flushed.wait();
+    });
+    assert!(cache.shrink() > 0);
+    assert_eq!(cache.stats().slabs, 0);
 }

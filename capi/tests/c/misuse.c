@@ -141,6 +141,10 @@ static void names(struct heirloom *h)
 		error = heirloom_publish(h, many, "x", 1);
 	}
 	CHECK(error == HEIRLOOM_ERROR_ROOT_FULL && !strcmp(heirloom_strerror(error), "no room for one more name"));
+	struct heirloom_stats stats;
+
+	CHECK(heirloom_flush(h) == 1 && heirloom_stats(h, &stats) == 0 && stats.cached == 0);
+	CHECK(heirloom_flush(NULL) == 0 && heirloom_last_error() == HEIRLOOM_ERROR_NULL);
 	FAILS(HEIRLOOM_ERROR_NULL, heirloom_stats(h, NULL));
 	FAILS(HEIRLOOM_ERROR_NULL, heirloom_entry(h, NULL));
 	CHECK(heirloom_generation(NULL) == 0 && heirloom_last_error() == HEIRLOOM_ERROR_NULL);

@@ -119,11 +119,7 @@ impl<M: Machine> Cache<'_, M> {
         // Of one that is being destroyed, another call has the magazines.
         let Some(_visit) = inner.life.enter() else { return 0 };
         let machine = memory.machine();
-        let own = machine.pinned(|cpu| {
-            // SAFETY: as in `alloc`.
-            cpu.map(|cpu| unsafe { inner.slot(cpu).detach() })
-        });
-        own.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
+        self.drain_own();
         for cpu in CpuId::all(machine.count()) {
             let mut idle = None;
             machine.idle(cpu, || {
@@ -133,6 +129,24 @@ impl<M: Machine> Cache<'_, M> {
             idle.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
         }
         self.empty_depot()
+    }
+
+    /// Puts the objects in this CPU's magazines into their slabs. Returns whether it did: not where no CPU's state can
+    /// be had, or another call is destroying the cache.
+    pub(crate) fn flush(&self) -> bool {
+        self.inner.life.enter().is_some_and(|_visit| self.drain_own())
+    }
+
+    /// Does what [`Cache::flush`] does, for a call that is in.
+    fn drain_own(&self) -> bool {
+        let inner = self.inner;
+        let own = self.slabs.memory().machine().pinned(|cpu| {
+            // SAFETY: as in `alloc`.
+            cpu.map(|cpu| unsafe { inner.slot(cpu).detach() })
+        });
+        let had = own.is_some();
+        own.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
+        had
     }
 
     /// Gives back what the cache does not need, as [`Cache::shrink`], from the magazines of every CPU.

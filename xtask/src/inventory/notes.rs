@@ -77,6 +77,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "new", "a predecessor's cache directory, read and taken over"),
     (SLAB, "aside", "a predecessor's slab claimed, put back or freed by the call whose turn it is"),
     (SLAB, "registry", "control blocks found by number"),
+    (SLAB, "destroy", "the magazines of every CPU, of a cache that is one call's alone"),
     (SLAB, "raw", "a cache made of the pointer that stands for it in another language"),
     (SLAB, "resume", "a slab that is not sound, read and given up by its owner"),
     (
@@ -124,6 +125,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
         "cache",
         "what the caller in C promises of its objects, handed on; its functions called",
     ),
+    (CAPI, "config", "the machine and the memory that a config describes"),
     (CAPI, "failure", "a text written into the caller's room"),
     (CAPI, "finish", "the caller's function called"),
     (CAPI, "handover", "bytes copied from and to the caller's room"),
