@@ -38,7 +38,7 @@ use file::check_name;
 pub(crate) use file::sealed_bytes;
 use file::{create_memfd, described, write_all};
 use heirloom_folio::threads::{Host, ThreadSlots};
-use heirloom_folio::{Cpus, Linear, NodeId, Order, PAGE_SIZE, Run};
+use heirloom_folio::{Cpus, Linear, NodeId, Order, PAGE_SIZE, PageSize, Run};
 use heirloom_restore::Entry;
 pub use map::MAX_RANGES;
 pub use mapping::Mapping;
@@ -245,7 +245,10 @@ impl Arena {
             return Err(ArenaError::HostPage { host, page: PAGE_SIZE });
         }
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))?;
-        let ranges = described(fd.as_fd(), sealed_bytes(fd.as_fd())?)?;
+        let (page, ranges) = described(fd.as_fd(), sealed_bytes(fd.as_fd())?)?;
+        if page != PageSize::BUILD {
+            return Err(map::other_pages(page.shift()));
+        }
 
         let (start, span) = map::span(&ranges)?;
         let mut mapped =
@@ -336,9 +339,9 @@ impl Arena {
         entry::read(self.as_fd())
     }
 
-    /// Returns the ranges that the first page of an arena's file describes, and the entry that was
-    /// [left](Arena::leave) there last. Nothing is mapped and `file` may be of any kind: for a
-    /// program that looks at a copy of an arena.
+    /// Returns the page size and the ranges that the first page of an arena's file describes, and the
+    /// entry that was [left](Arena::leave) there last. Nothing is mapped, `file` may be of any kind, and its
+    /// pages may be larger than this build's: for a program that looks at a copy of an arena.
     ///
     /// # Errors
     /// As for [`Arena::open`] where the memory map is not sound, and for [`Arena::entry`].
@@ -351,15 +354,18 @@ impl Arena {
     ///
     /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
     /// let arena = Arena::create("described", &[spec])?;
-    /// let (ranges, entry) = Arena::describe(arena.share()?.as_fd())?;
+    /// let (page, ranges, entry) = Arena::describe(arena.share()?.as_fd())?;
+    /// assert_eq!(page.bytes(), heirloom::folio::PAGE_SIZE);
     /// assert_eq!(ranges, arena.ranges());
     /// assert_eq!(entry, None);
     /// # Ok::<(), heirloom::arena::ArenaError>(())
     /// ```
-    pub fn describe(file: BorrowedFd<'_>) -> Result<(Vec<ArenaRange>, Option<Entry>), ArenaError> {
+    pub fn describe(
+        file: BorrowedFd<'_>,
+    ) -> Result<(PageSize, Vec<ArenaRange>, Option<Entry>), ArenaError> {
         let stat = rustix::fs::fstat(file).map_err(os("fstat"))?;
-        let ranges = described(file, u64::try_from(stat.st_size).unwrap_or(0))?;
-        Ok((ranges, entry::read(file)?))
+        let (page, ranges) = described(file, u64::try_from(stat.st_size).unwrap_or(0))?;
+        Ok((page, ranges, entry::read(file)?))
     }
 
     /// Maps `runs` a second time, one after the other, as one contiguous stretch of bytes: what a

@@ -13,8 +13,8 @@ use heirloom::folio::{
 };
 use heirloom::kho::tree::{FramesOf, Geometry, Key};
 use heirloom::kho::{
-    AreaInfo, DeviceTree, Excerpt, Handle, Header, HeaderPage, Parts, Producer, RootPage, RootView,
-    ScratchList, ScratchWords, SealState, Sealed, Table,
+    AreaInfo, DeviceTree, Excerpt, Handle, Header, HeaderPage, PageSize, Parts, Producer, RootPage,
+    RootView, ScratchList, ScratchWords, SealState, Sealed, Table,
 };
 use heirloom::restore::{PreservedArea, Records, Sealer};
 use heirloom::slab::{AllocOptions, CacheSpec};
@@ -107,7 +107,8 @@ fn types() {
                     AreaInfo::new(PhysAddr::new(a), b as u32, order, true).map(|info| {
                         (
                             info.blocks(),
-                            info.descriptor().info(PhysAddr::new(a)),
+                            info.descriptor().info(PhysAddr::new(a), PageSize::BUILD),
+                            info.descriptor().info(PhysAddr::new(a), PageSize::MAX),
                             Handle::new(Parts::Area(info)),
                         )
                     })
@@ -132,7 +133,12 @@ fn tables_over_any_words() {
         t.call(("next", a), || tree.next(&mut (a as usize)).is_ok());
         t.call(("value", a), || (tree.value(a as usize), tree.value32(a as usize)));
         t.call(("string_is", a), || tree.string_is(a as u32, "compatible"));
+        t.call(("page", a), || {
+            let page = PageSize::new(a).unwrap_or(PageSize::MAX);
+            (page.page_of(Pfn::new(a)), page.pages(a), page.order_of(a as u8))
+        });
         for b in ends() {
+            t.call(("pages", a, b), || PageSize::MAX.covering(PhysAddr::new(a), b));
             t.call(("bytes", a, b), || tree.bytes(a as usize..b as usize).take(10_000).count());
         }
         for length in [0, 1, 2, 3, 9, 10, 21, 40, 63, 511, 512, 1023, 1024, 1025, 4096] {
@@ -141,6 +147,7 @@ fn tables_over_any_words() {
             let wide: Vec<AtomicU64> = (0..length).map(|_| AtomicU64::new(!0)).collect();
             t.call(("root", a, length), || {
                 let _ = RootView::new(&narrow, at).is_ok();
+                let _ = RootView::sized(PageSize::MAX, &narrow, at).is_ok();
                 let _ = RootPage::reopen(&narrow, at).is_ok();
                 let _ = RootPage::create(&narrow, at, at).is_ok();
             });
@@ -154,6 +161,7 @@ fn tables_over_any_words() {
                     longer: false,
                 };
                 let _ = Header::read(&wide, at).is_ok();
+                let _ = Header::sized(PageSize::MAX, &wide, at).is_ok();
                 let _ = HeaderPage::reopen(&wide, at).is_ok();
                 if let Ok(mut page) = HeaderPage::create(&wide, at, &says) {
                     page.seal(None);
@@ -164,6 +172,8 @@ fn tables_over_any_words() {
             });
             t.call(("scratch", a, length), || {
                 let _ = ScratchList::new(&wide, at, |_| true).map(|list| list.runs().count());
+                let large = ScratchList::sized(PageSize::MAX, &wide, at, |_| true);
+                let _ = large.map(|list| list.runs().count());
                 let run = Run::new(Pfn::new(0), 1).unwrap();
                 let _ = ScratchWords::new(&wide, at).write(vec![run; length]);
             });

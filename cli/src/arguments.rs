@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use heirloom_folio::PhysAddr;
+use heirloom_folio::{PageSize, PhysAddr};
 
 use crate::image::{Image, Reading};
 
@@ -148,6 +148,9 @@ pub(crate) struct Diff {
     /// Take memory that an ELF core declares and does not contain for zeroes (makedumpfile -d 1)
     #[arg(long)]
     pub(crate) zero_excluded: bool,
+    /// The size of the machines' pages: 4k, 16k, 64k [default: as the images say, or as can be read]
+    #[arg(long, value_name = "BYTES", value_parser = page_size)]
+    pub(crate) page_size: Option<PageSize>,
     /// Compare the files' contents too, by SHA-256
     #[arg(long)]
     pub(crate) contents: bool,
@@ -164,7 +167,8 @@ impl Diff {
     pub(crate) fn places(&self) -> [Place; 2] {
         let place = |image: &PathBuf, root, base| {
             let zero_excluded = self.zero_excluded;
-            Place { image: image.clone(), root, base, scratch: None, zero_excluded }
+            let (page_size, image) = (self.page_size, image.clone());
+            Place { image, root, base, scratch: None, zero_excluded, page_size }
         };
         [place(&self.a, self.root_a, self.base_a), place(&self.b, self.root_b, self.base_b)]
     }
@@ -210,13 +214,17 @@ pub(crate) struct Place {
     /// Take memory that an ELF core declares and does not contain for zeroes (makedumpfile -d 1)
     #[arg(long)]
     pub(crate) zero_excluded: bool,
+    /// The size of the machine's pages: 4k, 16k, 64k [default: as the image says, or as can be read]
+    #[arg(long, value_name = "BYTES", value_parser = page_size)]
+    pub(crate) page_size: Option<PageSize>,
 }
 
 impl Place {
     /// Opens the image.
     pub(crate) fn open(&self) -> Result<Image> {
-        let (base, zero_excluded) = (self.base.map(PhysAddr::get), self.zero_excluded);
-        Image::open(&self.image, Reading { base, zero_excluded })
+        let &Self { zero_excluded, page_size, .. } = self;
+        let base = self.base.map(PhysAddr::get);
+        Image::open(&self.image, Reading { base, zero_excluded, page_size })
     }
 }
 
@@ -255,6 +263,17 @@ fn picture(text: &str) -> Result<PathBuf, String> {
         }
         _ => Ok(path),
     }
+}
+
+/// `64k`, `65536`, `0x10000`.
+fn page_size(text: &str) -> Result<PageSize, String> {
+    let bytes = match text.strip_suffix(['k', 'K']) {
+        Some(kibibytes) => number(kibibytes)?.checked_mul(1024),
+        None => Some(number(text)?),
+    };
+    bytes
+        .and_then(PageSize::new)
+        .ok_or_else(|| format!("a power of two from {} to {}", PageSize::BUILD, PageSize::MAX))
 }
 
 fn address(text: &str) -> Result<PhysAddr, String> {

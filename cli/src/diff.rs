@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 
-use heirloom_folio::{Block, Order, Pfn};
+use anyhow::bail;
+use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn};
 use heirloom_kho::tree::Adjacent;
 use serde_json::Value;
 
 use crate::facts::{Facts, Folios, Hex, Linux, VERSION, What};
 use crate::output::{BAD, FAINT, GOOD, NAME, STRONG};
+use crate::said;
 use crate::text::{bytes, plural, shown};
 
 /// Rows of folios that are listed on each side.
@@ -88,8 +90,17 @@ impl Difference {
     /// How `b` differs from `a`; `contents`: files were hashed.
     ///
     /// # Errors
-    /// None that facts have: every one is JSON.
+    /// Their machines have pages of different sizes.
     pub(crate) fn of(a: &Facts, b: &Facts, contents: bool) -> anyhow::Result<Self> {
+        if a.image.page_size != b.image.page_size {
+            bail!(
+                "{} is of a machine with pages of {} bytes, {} with pages of {}",
+                a.image.path,
+                a.image.page_size,
+                b.image.path,
+                b.image.page_size,
+            );
+        }
         let (removed, added) = folios(&a.preserved, &b.preserved);
         let mut changed = Vec::new();
         let (from, to) = (Value::from(&*a.compatible), Value::from(&*b.compatible));
@@ -127,22 +138,22 @@ impl Difference {
     /// Whether nothing differs.
     pub(crate) fn is_empty(&self) -> bool {
         let Findings { removed, added, .. } = &self.findings;
-        self.removed.0.is_empty()
-            && self.added.0.is_empty()
+        self.removed.rows.is_empty()
+            && self.added.rows.is_empty()
             && self.changed.is_empty()
             && removed.is_empty()
             && added.is_empty()
     }
 
     /// For a person, with styles.
-    pub(crate) fn text(&self, page_size: u64) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
-        let _ = self.write(&mut out, page_size);
+        let _ = self.write(&mut out);
         out
     }
 
-    fn write(&self, out: &mut String, page_size: u64) -> fmt::Result {
+    fn write(&self, out: &mut String) -> fmt::Result {
         let unseen = self.unseen();
         if self.is_empty() {
             let same = format!("{GOOD}no difference{GOOD:#}");
@@ -150,16 +161,16 @@ impl Difference {
             return writeln!(out, "{}", said.join("; "));
         }
         for (mark, style, rows) in [('-', BAD, &self.removed), ('+', GOOD, &self.added)] {
-            let Folios(rows) = rows;
+            let Folios { rows, page } = rows;
             if rows.is_empty() {
                 continue;
             }
             let frames: u64 = rows.iter().map(|row| row.run().frames()).sum();
             let count = plural(rows.iter().map(|row| row.count()).sum(), "folio", "folios");
-            let size = bytes(frames.saturating_mul(page_size));
+            let size = bytes(frames.saturating_mul(PAGE_SIZE as u64));
             writeln!(out, "{style}{mark}{style:#} {STRONG}{count}{STRONG:#}, {size}")?;
             for row in rows.iter().take(LISTED) {
-                let (first, order) = (row.first(), row.first().order().get());
+                let (first, order) = (row.first(), said::order(row.first().order(), *page));
                 let addr = Hex::from(first.addr());
                 writeln!(
                     out,
@@ -293,7 +304,7 @@ fn folios(a: &Folios, b: &Folios) -> (Folios, Folios) {
             }
         }
     }
-    (Folios(only_a), Folios(only_b))
+    (Folios { rows: only_a, page: a.page }, Folios { rows: only_b, page: b.page })
 }
 
 /// Adds a folio that comes after those that are there.
@@ -377,7 +388,7 @@ mod tests {
         for (pfn, order) in folios {
             put(&mut rows, (Pfn::new(*pfn), Order::new(*order).unwrap()));
         }
-        Folios(rows)
+        Folios { rows, page: heirloom_folio::PageSize::BUILD }
     }
 
     #[test]
@@ -385,10 +396,10 @@ mod tests {
         let a = rows(&[(1, 0), (2, 0), (8, 3), (32, 0), (33, 0)]);
         let b = rows(&[(2, 0), (8, 0), (9, 0), (32, 0), (33, 0), (64, 6)]);
         let (removed, added) = folios(&a, &b);
-        assert_eq!(removed.0, rows(&[(1, 0), (8, 3)]).0);
-        assert_eq!(added.0, rows(&[(8, 0), (9, 0), (64, 6)]).0);
+        assert_eq!(removed.rows, rows(&[(1, 0), (8, 3)]).rows);
+        assert_eq!(added.rows, rows(&[(8, 0), (9, 0), (64, 6)]).rows);
         let (removed, added) = folios(&a, &a);
-        assert!(removed.0.is_empty() && added.0.is_empty());
+        assert!(removed.rows.is_empty() && added.rows.is_empty());
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub(crate) fn extract(survey: &Survey<'_>, extract: &Extract) -> Result<u64> {
     let memfd = find(survey, &left, extract)?;
     let size = memfd.size;
     ensure!(size <= LARGEST, "the memfd says that it has {size} bytes: no file can be so large");
-    let (folios, frames) = (memfd.folios, survey.frames());
+    let (folios, pages) = (memfd.folios, survey.pages());
     ensure!(
-        folios <= frames,
-        "the memfd says that it has {folios} folios, and {frames} frames are preserved",
+        folios <= pages,
+        "the memfd says that it has {folios} folios, and {pages} frames are preserved",
     );
     // Whatever is wrong is wrong before the first byte is written.
     memfd.for_each_part(&left, |part| whole(survey.image, part))?;

@@ -4,8 +4,11 @@
 //! arguments   what is asked
 //! image/      the image as memory, read where it is looked at
 //! roots       where the handover starts
+//! sized       the image, and how large its pages are
 //! survey      its tree and its tables, everything that is wrong with them
+//! recorder    what it comes upon, as it is taken down
 //! frames      whose frame is whose
+//! said        what is wrong, in pages of the machine
 //! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
 //! text/       for a person
@@ -27,9 +30,12 @@ mod manual;
 mod map;
 mod output;
 mod progress;
+mod recorder;
 mod roots;
+mod said;
 mod sessions;
 mod sink;
+mod sized;
 mod survey;
 mod text;
 
@@ -41,7 +47,7 @@ use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
 use clap::Parser;
 use diff::Difference;
 use facts::{Facts, Verdict, Want};
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_folio::{PageSize, PhysAddr};
 use image::Image;
 use output::BAD;
 use roots::Roots;
@@ -94,16 +100,16 @@ pub struct Looked {
 }
 
 /// Opens the image at `path`, raw memory from `base` on if there is one, and looks at everything
-/// that the program shows.
+/// that the program shows. `page_size` is that of its machine, if it is known.
 ///
 /// # Errors
 /// It is no image, or there is no handover in it.
-pub fn look(path: &Path, base: Option<u64>) -> Result<Looked> {
+pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Result<Looked> {
     let base = base.map(PhysAddr::new);
     let image = path.to_owned();
-    let place = Place { image, root: None, base, scratch: None, zero_excluded: false };
-    let image = place.open()?;
-    let (survey, roots) = survey(&image, &place)?;
+    let place = Place { image, root: None, base, scratch: None, zero_excluded: false, page_size };
+    let (image, candidates) = sized::open(&place)?;
+    let (survey, roots) = survey(&image, &place, &candidates)?;
     let want = Want::new(&survey, true, true);
     let facts = Facts::of(&survey, &roots, &place.image, &want)?;
     let verdict = Verdict::of(&survey, &[]);
@@ -114,20 +120,24 @@ pub fn look(path: &Path, base: Option<u64>) -> Result<Looked> {
         summary: text::summary(&facts),
         json: serde_json::to_string(&facts)?,
         map,
-        frames: image.frames(),
+        frames: image.pages(),
         looks: image.looks(),
     })
 }
 
 /// The handover that `place` names, surveyed.
-fn survey<'i>(image: &'i Image, place: &Place) -> Result<(Survey<'i>, Roots)> {
-    let roots = roots::find(image, place)?;
+fn survey<'i>(
+    image: &'i Image,
+    place: &Place,
+    candidates: &[PhysAddr],
+) -> Result<(Survey<'i>, Roots)> {
+    let roots = roots::find(image, place, candidates)?;
     Ok((Survey::new(image, roots.taken, place.scratch), roots))
 }
 
 fn run_inspect(inspect: &Inspect) -> Result<bool> {
-    let image = inspect.place.open()?;
-    let (survey, roots) = survey(&image, &inspect.place)?;
+    let (image, candidates) = sized::open(&inspect.place)?;
+    let (survey, roots) = survey(&image, &inspect.place, &candidates)?;
     let want = Want::new(&survey, inspect.json, !inspect.quick);
     let facts = Facts::of(&survey, &roots, &inspect.place.image, &want)?;
     if let Some(path) = &inspect.map {
@@ -144,8 +154,8 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 }
 
 fn run_check(check: &Check) -> Result<u8> {
-    let image = check.place.open()?;
-    let (survey, _) = survey(&image, &check.place)?;
+    let (image, candidates) = sized::open(&check.place)?;
+    let (survey, _) = survey(&image, &check.place, &candidates)?;
     let verdict = Verdict::of(&survey, &check.accept);
     if check.json {
         output::json(&verdict)?;
@@ -156,16 +166,16 @@ fn run_check(check: &Check) -> Result<u8> {
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {
-    let image = extract.place.open()?;
-    let (survey, _) = survey(&image, &extract.place)?;
+    let (image, candidates) = sized::open(&extract.place)?;
+    let (survey, _) = survey(&image, &extract.place, &candidates)?;
     extract::extract(&survey, extract)?;
     Ok(true)
 }
 
 fn run_diff(diff: &Diff) -> Result<bool> {
     let [a, b] = diff.places().map(|place| {
-        let image = place.open()?;
-        let (survey, roots) = survey(&image, &place)?;
+        let (image, candidates) = sized::open(&place)?;
+        let (survey, roots) = survey(&image, &place, &candidates)?;
         let want = Want::new(&survey, true, diff.contents);
         Facts::of(&survey, &roots, &place.image, &want)
     });
@@ -174,7 +184,7 @@ fn run_diff(diff: &Diff) -> Result<bool> {
     if diff.json {
         output::json(&difference)?;
     } else {
-        output::text(&difference.text(PAGE_SIZE as u64), diff.color)?;
+        output::text(&difference.text(), diff.color)?;
     }
     Ok(difference.is_empty())
 }

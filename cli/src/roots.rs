@@ -4,7 +4,7 @@
 //! and copies of either. The one to show is the one that is whole.
 
 use anyhow::{Result, bail};
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_folio::PhysAddr;
 use heirloom_kho::RootView;
 
 use crate::arguments::Place;
@@ -23,7 +23,7 @@ const STRIDE: u64 = 1 << 14;
 
 /// Roots that are gone through to choose one. Any page can be a root page, and each can lead to all
 /// there is.
-const JUDGED: usize = 64;
+pub(crate) const JUDGED: usize = 64;
 
 /// A root page that was found.
 #[derive(Clone, Debug)]
@@ -49,18 +49,17 @@ pub(crate) struct Roots {
 ///
 /// # Errors
 /// There is none, or none that can be read.
-pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
-    let named = place.root.or(image.entry().map(|entry| entry.root));
-    if let Some(taken) = named {
+pub(crate) fn find(image: &Image, place: &Place, candidates: &[PhysAddr]) -> Result<Roots> {
+    if let Some(taken) = named(image, place) {
         return Ok(Roots { taken, found: Vec::new() });
     }
-    let candidates = scan(image);
     let found: Vec<_> = match *candidates {
         [] => bail!(
-            "{}: no handover in {} frames of {PAGE_SIZE} bytes: no page is a device tree whose root is compatible with \
+            "{}: no handover in {} frames of {} bytes: no page is a device tree whose root is compatible with \
              \"kho-v…\"; --root names the page if you know better",
             place.image.display(),
-            image.frames(),
+            image.pages(),
+            image.page_size().bytes(),
         ),
         // One alone is not judged here: the caller surveys it.
         [at] => vec![Found { at, frames: 0, fault: None }],
@@ -77,6 +76,16 @@ pub(crate) fn find(image: &Image, place: &Place) -> Result<Roots> {
     Ok(Roots { taken, found })
 }
 
+/// The root that the user or the image names.
+fn named(image: &Image, place: &Place) -> Option<PhysAddr> {
+    place.root.or(image.entry().map(|entry| entry.root))
+}
+
+/// The root that is named, or the pages that start as a root page does.
+pub(crate) fn candidates(image: &Image, place: &Place) -> Vec<PhysAddr> {
+    named(image, place).map_or_else(|| scan(image), |named| vec![named])
+}
+
 /// The pages that start as a root page does.
 fn scan(image: &Image) -> Vec<PhysAddr> {
     let written = image.written();
@@ -84,11 +93,16 @@ fn scan(image: &Image) -> Vec<PhysAddr> {
     let bar = progress::bar("looking for the root", total);
     let mut found = Vec::new();
     let mut since = 0;
+    let page = image.page_size();
+    let (step, mut next) = (page.order().frames(), 0);
     for run in written {
-        for pfn in run.start().get()..run.end().get() {
+        // A page is looked at once, also where two runs have parts of it.
+        let first = page.page_of(run.start()).pfn().get().max(next);
+        next = run.end().get().next_multiple_of(step);
+        for pfn in (first..run.end().get()).step_by(step as usize) {
             since += 1;
             if since == STRIDE {
-                bar.inc(STRIDE * PAGE_SIZE as u64);
+                bar.inc(STRIDE * page.bytes() as u64);
                 since = 0;
             }
             let at = heirloom_folio::Pfn::new(pfn).addr();
@@ -107,12 +121,14 @@ fn is_root(image: &Image, at: PhysAddr) -> bool {
     if first.is_none_or(|bytes| !bytes.starts_with(&MAGIC.to_be_bytes())) {
         return false;
     }
-    let sound = image.halves(at, PAGE_SIZE).map(|words| RootView::new(words, at).is_ok());
+    let page = image.page_size();
+    let words = image.halves(at, page.bytes());
+    let sound = words.map(|words| RootView::sized(page, words, at).is_ok());
     match sound {
         Some(true) => true,
         // Other device trees do not have the word in them.
         Some(false) => image
-            .frame(at)
+            .page(at)
             .is_some_and(|page| page.windows(FAMILY.len()).any(|bytes| bytes == FAMILY)),
         None => false,
     }
@@ -121,7 +137,11 @@ fn is_root(image: &Image, at: PhysAddr) -> bool {
 fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     let survey = Survey::new(image, at, place.scratch);
     let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
-    Found { at, frames: survey.counts.map_or(0, |counts| counts.frames()), fault }
+    Found {
+        at,
+        frames: survey.counts.map_or(0, |counts| image.page_size().pages(counts.frames())),
+        fault,
+    }
 }
 
 fn tell(found: &[Found], taken: PhysAddr, more: usize) {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
-use heirloom_folio::{Block, Error as FolioError, Order, PAGE_SIZE, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_folio::{Block, Error as FolioError, PageSize, Pfn, PhysAddr, Run, TreeFault};
 use heirloom_kho::linux::{Found, Known, Luo, Opaque, Text};
-use heirloom_kho::tree::{Adjacent, Counts, Ledger, Tree};
+use heirloom_kho::tree::{Adjacent, Counts};
 use heirloom_kho::{
     Chain, DeviceTree, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList, SealInfo,
     Sealed, Subtree, Table, TableError, Token,
@@ -16,6 +16,8 @@ use heirloom_restore::{Entry, Error};
 
 use crate::frames::Frames;
 use crate::image::Image;
+use crate::recorder::Recorder;
+use crate::said;
 use crate::sessions::{Listing, each_session};
 
 /// Something that is wrong, and where.
@@ -26,15 +28,10 @@ pub(crate) struct Finding {
     pub(crate) reason: String,
 }
 
-impl From<Error> for Finding {
-    fn from(error: Error) -> Self {
-        Self { at: error.at(), reason: error.to_string() }
-    }
-}
-
-impl From<heirloom_kho::Error> for Finding {
-    fn from(error: heirloom_kho::Error) -> Self {
-        Self { at: error.at(), reason: error.to_string() }
+impl Finding {
+    /// What `error` says, of a machine with pages of this size.
+    fn of(error: Error, page: PageSize) -> Self {
+        Self { at: error.at(), reason: said::survey(error, page).to_string() }
     }
 }
 
@@ -98,9 +95,9 @@ struct Findings {
 }
 
 impl Findings {
-    fn push(&mut self, error: impl Into<Finding>) {
+    fn push(&mut self, finding: Finding) {
         if self.list.len() < LISTED {
-            self.list.push(error.into());
+            self.list.push(finding);
         } else {
             self.more += 1;
         }
@@ -153,8 +150,9 @@ impl<'i> Survey<'i> {
     /// Goes through the handover whose root page is at `at`; `scratch` is where the scratch list
     /// is, and its bytes, if the user knows.
     pub(crate) fn new(image: &'i Image, at: PhysAddr, scratch: Option<(PhysAddr, u64)>) -> Self {
-        let words = image.halves(at, PAGE_SIZE);
-        let root = words.and_then(|words| RootView::new(words, at).ok());
+        let page = image.page_size();
+        let words = image.halves(at, page.bytes());
+        let root = words.and_then(|words| RootView::sized(page, words, at).ok());
         let left = root.as_ref().map(|root| Left::new(image, root.map()));
         let sealed = || sealed_list(left.as_ref()?, root.as_ref()?);
         let named = image.entry().filter(|entry| entry.root == at);
@@ -162,7 +160,7 @@ impl<'i> Survey<'i> {
         let list = scratch.or(named).or_else(sealed);
         let (list, bytes) = list.unwrap_or((PhysAddr::new(0), 0));
         let entry = Entry { root: at, scratch: list, scratch_bytes: bytes };
-        let tables = [Run::covering(at, PAGE_SIZE as u64), Run::covering(list, bytes)];
+        let tables = [page.covering(at, page.bytes() as u64), page.covering(list, bytes)];
         let mut recorder = Recorder {
             frames: Frames::new(image.runs()),
             tree: left.as_ref().map(Left::tree),
@@ -175,7 +173,7 @@ impl<'i> Survey<'i> {
         let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
             overlaps += u64::from(is_overlap(&error));
             faulty.add(&error);
-            findings.push(with_name(error.into(), &error, root.as_ref()));
+            findings.push(with_name(Finding::of(error, page), &error, root.as_ref(), page));
             Ok::<_, Infallible>(())
         });
         let surveyed = surveyed.unwrap_or_else(|never| match never {});
@@ -183,7 +181,9 @@ impl<'i> Survey<'i> {
             let by_name = refused(left, root);
             let checked = heirloom_kho::linux::check(left, root, &mut recorder, |found| {
                 match found {
-                    Found::Wrong(error) => findings.push(linux_finding(&error, root, &by_name)),
+                    Found::Wrong(error) => {
+                        findings.push(linux_finding(&error, root, &by_name, page));
+                    }
                     // In a handover that heirloom wrote, names that are not Linux's are roots that
                     // were published with it: what they hold is their owner's, as objects are.
                     Found::Unread(of)
@@ -200,7 +200,7 @@ impl<'i> Survey<'i> {
         nodes.sort_unstable();
         let areas = image.words(list, usize::try_from(bytes).unwrap_or(usize::MAX));
         let areas = areas.filter(|_| bytes > 0);
-        let areas = areas.and_then(|words| ScratchList::new(words, list, |_| true).ok());
+        let areas = areas.and_then(|words| ScratchList::sized(page, words, list, |_| true).ok());
         Self {
             image,
             at,
@@ -227,9 +227,9 @@ impl<'i> Survey<'i> {
         }
     }
 
-    /// How many frames are preserved.
-    pub(crate) fn frames(&self) -> u64 {
-        self.rows.iter().map(|row| row.run().frames()).sum()
+    /// How many pages are preserved.
+    pub(crate) fn pages(&self) -> u64 {
+        self.image.page_size().pages(self.rows.iter().map(|row| row.run().frames()).sum())
     }
 
     /// The subtrees that the root page names.
@@ -268,13 +268,18 @@ impl Faulty {
 }
 
 /// The finding of `error`, with the subtree's name if it is about the bytes of one.
-fn with_name(mut finding: Finding, error: &Error, root: Option<&RootView<'_>>) -> Finding {
+fn with_name(
+    mut finding: Finding,
+    error: &Error,
+    root: Option<&RootView<'_>>,
+    page: PageSize,
+) -> Finding {
     let Error::Table(TableError { table, at, offset, fault }) = *error else { return finding };
     let about = |subtree: &Subtree| match (table, fault) {
         (Table::Blob, _) => at == subtree.addr,
         (Table::Root, Fault::OutsideMemory { addr }) => offset == 0 && addr == subtree.addr,
         (Table::Root, Fault::NotPreserved { block }) => {
-            let run = Run::covering(subtree.addr, subtree.size.unwrap_or(1).max(1));
+            let run = subtree.pages(page);
             offset == 0 && run.is_some_and(|run| run.contains(block.pfn()))
         }
         _ => false,
@@ -304,12 +309,15 @@ fn linux_finding(
     error: &heirloom_kho::Error,
     root: &RootView<'_>,
     refused: &[(String, heirloom_kho::Error)],
+    page: PageSize,
 ) -> Finding {
+    let said = said::reader(*error, page);
     if let Some((name, _)) = refused.iter().find(|(_, of)| of == error) {
-        let reason = format!("subtree {name}, by its name Linux's: {error}");
+        let reason = format!("subtree {name}, by its name Linux's: {said}");
         return Finding { at: error.at(), reason };
     }
-    with_name((*error).into(), &Error::from(*error), Some(root))
+    let error = Error::from(*error);
+    with_name(Finding::of(error, page), &error, Some(root), page)
 }
 
 /// Sessions of one name, and files of one token in a session: Linux makes neither, and could not
@@ -362,7 +370,8 @@ fn compatible(words: &[AtomicU32], at: PhysAddr) -> Option<String> {
 /// Where a seal says that the scratch list is, and its bytes. What is there is still to be checked.
 fn sealed_list(left: &Left<'_, Image>, root: &RootView<'_>) -> Option<(PhysAddr, u64)> {
     let own = root.subtrees().flatten().find(|subtree| subtree.name.as_str() == SUBTREE)?;
-    let header = Header::read(left.words(own.addr, Header::SIZE)?, own.addr).ok()?;
+    let header =
+        Header::sized(left.page_size(), left.words(own.addr, Header::SIZE)?, own.addr).ok()?;
     entries(left, &header.seal.info()?)?
         .find(|(kind, ..)| *kind == Sealed::Scratch as u32)
         .map(|(_, addr, bytes)| (addr, bytes.into()))
@@ -381,67 +390,4 @@ fn entries<'p>(
         let what = u64::from_le(what);
         ((what >> 32) as u32, PhysAddr::new(u64::from_le(addr)), what as u32)
     }))
-}
-
-/// Takes down what a survey comes upon.
-struct Recorder<'l, 'i> {
-    frames: Frames,
-    tree: Option<Tree<'l, Left<'i, Image>>>,
-    /// The handover's own tables, which a survey takes as well, preserved or not.
-    tables: Vec<Run>,
-    rows: Vec<Adjacent>,
-    nodes: Vec<Pfn>,
-}
-
-impl Recorder<'_, '_> {
-    /// Blocks come by order and address.
-    fn put(&mut self, block: Block) {
-        let is_table = self.tables.iter().any(|run| run.overlaps(block.run()));
-        if is_table && !self.tree.is_some_and(|tree| tree.contains(block)) {
-            return;
-        }
-        if let Some(row) = self.rows.last_mut()
-            && row.first().order() == block.order()
-            && row.run().end() == block.pfn()
-            && let Some(longer) = Adjacent::new(row.first(), row.count() + 1)
-        {
-            *row = longer;
-        } else {
-            self.rows.extend(Adjacent::new(block, 1));
-        }
-    }
-}
-
-impl Ledger for Recorder<'_, '_> {
-    fn take(&mut self, block: Block) -> Result<(), TreeFault> {
-        self.frames.take(block)?;
-        self.put(block);
-        Ok(())
-    }
-
-    fn take_word(&mut self, first: Pfn, frames: u64) -> Result<(), (u32, TreeFault)> {
-        let taken = self.frames.take_word(first, frames);
-        let below = taken.map_or_else(|(bit, _)| (1 << bit) - 1, |()| u64::MAX);
-        let mut rest = frames & below;
-        while rest != 0 {
-            let bit = rest.trailing_zeros();
-            rest &= rest - 1;
-            self.put(Block::containing(first.add(bit.into()), Order::ZERO));
-        }
-        taken
-    }
-
-    fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {
-        self.frames.take_node(node)?;
-        self.nodes.push(node.pfn());
-        Ok(())
-    }
-
-    fn keep_out(&mut self, area: Run) {
-        self.frames.keep_out(area);
-    }
-
-    fn claim(&mut self, block: Block) -> bool {
-        self.frames.claim(block)
-    }
 }

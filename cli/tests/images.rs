@@ -108,7 +108,7 @@ fn a_core_of_a_hundred_thousand_segments() {
 #[test]
 fn a_core_of_a_hundred_thousand_segments_over_one_another() {
     let core = Core::fixture();
-    let alone = heirloom_cli::look(Path::new(core.file().as_str()), None).unwrap();
+    let alone = heirloom_cli::look(Path::new(core.file().as_str()), None, None).unwrap();
     let (offset, start, bytes) = *core.segments().iter().max_by_key(|(.., bytes)| *bytes).unwrap();
     let (offset, bytes) = (offset as u64, bytes as u64);
     // Every segment shows bytes of one stretch of the file: the largest all of it, each other its end.
@@ -123,7 +123,7 @@ fn a_core_of_a_hundred_thousand_segments_over_one_another() {
         let segment = |i| if what == "same" { same(i) } else { declared(i) };
         let more: Vec<_> = (0..100_000).map(segment).collect();
         let file = with_segments(Core::fixture(), &more).file();
-        let looked = heirloom_cli::look(Path::new(file.as_str()), None).unwrap();
+        let looked = heirloom_cli::look(Path::new(file.as_str()), None, None).unwrap();
         assert_eq!(looked.findings, alone.findings, "{what}");
         assert_eq!((looked.frames, looked.looks), (alone.frames, alone.looks), "{what}");
     }
@@ -240,7 +240,14 @@ fn a_machine_with_other_pages_is_named() {
     let file = with_note("OSRELEASE=7.3.4\nPAGESIZE=65536\nSYMBOL(x)=0\n", 0);
     let ran = heirloom(&["check", file.as_str()]);
     assert_eq!((ran.code, ran.out.as_str()), (2, ""));
-    assert!(ran.err.contains("pages of 65536 bytes, and this command"), "{}", ran.err);
+    assert!(ran.err.contains("no handover in 5 frames of 65536 bytes"), "{}", ran.err);
+    let ran = heirloom(&["check", file.as_str(), "--page-size", "4k"]);
+    let said = "it is of a machine with pages of 64 KiB: leave out --page-size";
+    assert!(ran.code == 2 && ran.err.contains(said), "{}", ran.err);
+    let file = with_note("PAGESIZE=131072\n", 0);
+    let ran = heirloom(&["check", file.as_str()]);
+    let said = "pages of 131072 bytes, and this command reads pages of 4 KiB to 64 KiB";
+    assert!(ran.code == 2 && ran.err.contains(said), "{}", ran.err);
     for (text, cut) in [
         ("OSRELEASE=7.3.4\nPAGESIZE=4096\n", 0),
         ("PAGESIZE=65536\n", 10),

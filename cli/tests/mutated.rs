@@ -9,6 +9,7 @@ use std::path::Path;
 
 use common::{Core, FIXTURE, Temporary, arena, heirloom};
 use heirloom_cli::{Looked, look};
+use heirloom_kho::PageSize;
 
 /// Numbers that look random and are the same in every run (`SplitMix64`).
 struct Numbers(u64);
@@ -43,7 +44,7 @@ fn attack(
     seed: u64,
     rounds: u32,
     good: &[u8],
-    base: Option<u64>,
+    (base, pages): (Option<u64>, Option<PageSize>),
     places: &[(usize, usize)],
     words: &[u64],
 ) -> Tally {
@@ -75,7 +76,8 @@ fn attack(
                 hits.push((at, new.len()));
             }
         }
-        match look(path, base) {
+        // Of each other one it is said how large its pages are.
+        match look(path, base, pages.filter(|_| round % 2 == 0)) {
             Err(error) => {
                 assert!(!format!("{error:#}").is_empty());
                 tally.refused += 1;
@@ -115,7 +117,7 @@ fn a_core_of_linux() {
     let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8];
     words.extend(tables);
     words.extend(tables.map(|addr| core.word(addr)));
-    let tally = attack(0x656c_6621, 1600, &core.0, None, &places, &words);
+    let tally = attack(0x656c_6621, 1600, &core.0, (None, None), &places, &words);
     assert!(tally.refused > 100 && tally.broken > 300 && tally.sound > 50, "{tally:?}");
 }
 
@@ -127,7 +129,7 @@ fn raw_memory_of_linux() {
     let places = tables.map(|addr| ((addr - BASE) as usize, 400));
     let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8];
     words.extend(tables);
-    let tally = attack(0x7261_7721, 1600, &raw, Some(BASE), &places, &words);
+    let tally = attack(0x7261_7721, 1600, &raw, (Some(BASE), PageSize::new(4096)), &places, &words);
     assert!(tally.broken > 300 && tally.sound > 50, "{tally:?}");
 }
 
@@ -142,8 +144,28 @@ fn an_arena() {
     places.extend([(0, 64); 20]);
     let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8, root];
     words.extend(pages.iter().map(|page| (8 << 30) + *page as u64 * 4096 - 4096));
-    let tally = attack(0x6172_656e_6121, 1600, &arena, None, &places, &words);
+    let tally = attack(0x6172_656e_6121, 1600, &arena, (None, None), &places, &words);
     assert!(tally.broken > 300 && tally.sound > 50, "{tally:?}");
+}
+
+/// What kernels with larger pages left, as raw memory: the page size is to be found in half of the rounds.
+#[test]
+fn memory_of_larger_pages() {
+    const BASE: u64 = 4 << 30;
+    for (name, bytes) in [("16k", 16 << 10), ("64k", 64 << 10)] {
+        let Some(pages) = PageSize::new(bytes) else { continue };
+        let path = format!("{}/../tests/fixtures/pages/{name}.elf", env!("CARGO_MANIFEST_DIR"));
+        let raw = Core(fs::read(path).unwrap()).raw(BASE, 256 * bytes as usize);
+        let is_written = |at: &usize| raw[*at..at + 256].iter().any(|byte| *byte != 0);
+        let written: Vec<_> = (0..raw.len()).step_by(256).filter(is_written).collect();
+        let places: Vec<_> = written.iter().map(|at| (*at, 256)).collect();
+        let mut words = vec![0, 1, u64::MAX, 1 << 40, 1 << 63, 4096, 8, bytes];
+        words.extend(written.iter().map(|at| BASE + *at as u64 / bytes * bytes));
+        words.extend(written.iter().map(|at| BASE + *at as u64 / 4096 * 4096));
+        let seed = 0x7061_6765_7300 + bytes;
+        let tally = attack(seed, 400, &raw, (Some(BASE), Some(pages)), &places, &words);
+        assert!(tally.broken > 80 && tally.sound > 20, "{tally:?}");
+    }
 }
 
 /// The list of the kernel's own test names one folio again and again: its bytes are not read for
@@ -168,7 +190,7 @@ fn a_folio_that_a_list_names_again_and_again() {
     let count = core.0[at..at + 240].chunks(4).position(|word| word == [7, 0, 0, 0]).unwrap();
     core.put(TEST + 4 * count as u64, &512_u32.to_le_bytes());
     let file = core.file();
-    let looked = look(Path::new(file.as_str()), None).unwrap();
+    let looked = look(Path::new(file.as_str()), None, None).unwrap();
     let pages = 512_u64 << largest[1].as_u64().unwrap();
     assert!(looked.looks < pages, "{} looks, {pages} pages", looked.looks);
     let summary = &looked.summary;

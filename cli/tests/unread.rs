@@ -64,13 +64,23 @@ fn with_root(compatible: &[u8]) -> Core {
 /// list is even looked at, the kind is the finding.
 #[test]
 fn a_memfd_under_another_name_is_refused_by_that_name() {
-    for kind in ["memfd-v2;vmalloc-v1", "memfd", "memfd-v02", "memfd-v+2", "memfd-v2-", "memfd-v"] {
+    let not_known = |kind: &str| format!("\"{kind}\" is not known, \"memfd-v2\" is");
+    let named = ["memfd", "memfd-v02", "memfd-v+2", "memfd-v2-", "memfd-v", "memfd;vmalloc-v1"];
+    let named = named.map(|kind| (kind, not_known(kind)));
+    let parts = [
+        ("memfd-v3", "version 3 is not known, version 2 is"),
+        ("memfd-v3;vmalloc-v1", "version 3 is not known, version 2 is"),
+        ("memfd-v2;vmalloc-v2", "version 2 of its vmalloc is not known, version 1 is"),
+        ("memfd-v2;xarray-v1", "it is built of \"xarray-v1\", which is not known"),
+    ];
+    let parts = parts.map(|(kind, said)| (kind, said.to_owned()));
+    for (kind, said) in named.into_iter().chain(parts) {
         let mut core = Core::fixture();
         core.put(MEMFD + 24, &(1_u64 << 40).to_le_bytes());
         with_kind(&mut core, kind);
         let at = first_file(&core);
         let file = core.file();
-        let expected = format!("file at {at:#x}, byte 0: \"{kind}\" is not known, \"memfd-v2\" is");
+        let expected = format!("file at {at:#x}, byte 0: {said}");
         assert_eq!(findings(&[file.as_str()]), std::slice::from_ref(&expected), "{kind}");
         let ran = heirloom(&["inspect", file.as_str()]);
         assert!(ran.out.contains(&format!("not sound: {expected}")), "{}", ran.out);
@@ -79,6 +89,76 @@ fn a_memfd_under_another_name_is_refused_by_that_name() {
         assert_eq!((ran.code, to.exists()), (2, false));
         assert!(ran.err.contains(&expected), "{}", ran.err);
     }
+}
+
+/// What `--json` says, but for the file itself.
+fn facts(core: &Core) -> serde_json::Value {
+    let ran = heirloom(&["inspect", "--json", core.file().as_str()]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let mut facts = ran.json();
+    facts.as_object_mut().unwrap().remove("image").unwrap();
+    facts
+}
+
+/// The way in which Linux is about to say what its structures are built of: the same is read of them.
+#[test]
+fn a_memfd_that_says_what_it_is_built_of_is_read() {
+    let mut core = Core::fixture();
+    with_kind(&mut core, "memfd-v2;vmalloc-v1");
+    let mut expected = facts(&Core::fixture());
+    let file = &mut expected["subtrees"]["LUO"]["sessions"][0]["files"][0];
+    assert_eq!(file["compatible"], "memfd-v2");
+    file["compatible"] = "memfd-v2;vmalloc-v1".into();
+    assert_eq!(facts(&core), expected);
+    assert_eq!(check(&core, &["--accept", FLBS]).code, 0);
+    // And what is wrong with it is found.
+    core.put(MEMFD + 24, &(1_u64 << 40).to_le_bytes());
+    let found = findings(&[core.file().as_str()]);
+    assert!(found.len() == 1 && found[0].starts_with("memfd at "), "{found:?}");
+}
+
+#[test]
+fn a_root_that_says_what_it_is_built_of_is_read() {
+    for compatible in ["kho-v4;radix-v1;vmalloc-v1", "kho-v4;radix-v1", "kho-v4;vmalloc-v1"] {
+        let core = with_root(format!("{compatible}\0").as_bytes());
+        let mut expected = facts(&Core::fixture());
+        expected["compatible"] = compatible.into();
+        assert_eq!(facts(&core), expected);
+        assert_eq!(check(&core, &["--accept", FLBS]).code, 0);
+    }
+}
+
+/// The live update's structure with this text of what it is, and its other fields behind that.
+fn with_luo(text: &str, bytes: u64) -> Core {
+    let mut core = Core::fixture();
+    let fields: Vec<u8> = (1..4).flat_map(|i| core.word(LUO + i * 8).to_le_bytes()).collect();
+    let mut field = text.as_bytes().to_vec();
+    field.resize((text.len() + 1).next_multiple_of(8), 0);
+    core.put(LUO, &[&field[..], &fields].concat());
+    // What the root page says of its length.
+    let page = core.offset(ROOT);
+    let node = core.0[page..page + 4096].windows(4).position(|name| name == b"LUO\0").unwrap();
+    let size = core.0[page + node..page + 4096].windows(8);
+    let size = size.clone().position(|word| word == 32_u64.to_le_bytes()).unwrap();
+    core.put(ROOT + (node + size) as u64, &bytes.to_le_bytes());
+    core
+}
+
+/// Its field for the text is longer then, and what follows lies further on.
+#[test]
+fn a_live_update_that_says_what_it_is_built_of_is_read() {
+    let core = with_luo("luo-v5;block-v1", 40);
+    let mut expected = facts(&Core::fixture());
+    expected["subtrees"]["LUO"]["compatible"] = "luo-v5;block-v1".into();
+    expected["subtrees"]["LUO"]["size"] = 40.into();
+    assert_eq!(facts(&core), expected);
+    assert_eq!(expected["subtrees"]["LUO"]["sessions"].as_array().unwrap().len(), 2);
+    assert_eq!(check(&core, &["--accept", FLBS]).code, 0);
+    // The list of states is named by the last field.
+    let mut core = core;
+    core.put(LUO + 32, &0x10_u64.to_le_bytes());
+    let found = findings(&[core.file().as_str()]);
+    assert!(found[0].starts_with("LUO at 0x70a000, byte 32: "), "{found:?}");
 }
 
 #[test]
@@ -139,35 +219,77 @@ fn an_unknown_subtree_is_named() {
 
 #[test]
 fn a_root_of_another_make_is_refused_by_its_name() {
+    let unknown = |text: &str| format!("\"{text}\" is not known, \"kho-v4\" is");
     for (compatible, said) in [
-        (&b"kho-v4;radix-v1;vmalloc-v1\0"[..], "kho-v4;radix-v1;vmalloc-v1"),
-        (b"kho-v4\0radix-v1\0", r"kho-v4\x00radix-v1"),
-        (b"kho-v4;a-very-long-list-of-structures-v1\0", "kho-v4;a-very-long-list-of-structures-…"),
-        (b"kho-v04\0", "kho-v04"),
-        (b"kho\0", "kho"),
+        (&b"kho-v4\0radix-v1\0"[..], unknown(r"kho-v4\x00radix-v1")),
+        (b"kho-v4;vmalloc-v1;radix-v1\0", unknown("kho-v4;vmalloc-v1;radix-v1")),
+        (b"kho-v4;\0", unknown("kho-v4;")),
+        (b"kho-v04\0", unknown("kho-v04")),
+        (b"kho\0", unknown("kho")),
+        (
+            b"kho-v4;a-very-long-list-of-structures-that-there-are\0",
+            "it is built of \"a-very-long-list-of-structures-that-th…\", which is not known"
+                .to_owned(),
+        ),
+        (
+            b"kho-v4;radix-v2;vmalloc-v1\0",
+            "version 2 of its radix is not known, version 1 is".to_owned(),
+        ),
+        (
+            b"kho-v4;radix-v1;vmalloc-v9\0",
+            "version 9 of its vmalloc is not known, version 1 is".to_owned(),
+        ),
+        (
+            b"kho-v4;radix-v1;vmalloc-v1;xarray-v1\0",
+            "it is built of \"xarray-v1\", which is not known".to_owned(),
+        ),
     ] {
         let core = with_root(compatible);
         let file = core.file();
         let reasons = findings(&[file.as_str(), "--root", "0x50f000"]);
-        let expected =
-            format!("root page at 0x50f000, byte 76: \"{said}\" is not known, \"kho-v4\" is");
-        assert_eq!(reasons, [expected]);
+        assert_eq!(reasons, [format!("root page at 0x50f000, byte 76: {said}")]);
     }
     // A version is a version, and scanning finds it all the same.
-    let core = with_root(b"kho-v5\0");
-    let file = core.file();
-    let version = "root page at 0x50f000, byte 76: version 5 is not known, version 4 is";
-    assert_eq!(findings(&[file.as_str()]), [version]);
+    for compatible in [&b"kho-v5\0"[..], b"kho-v5;radix-v2\0"] {
+        let core = with_root(compatible);
+        let file = core.file();
+        let version = "root page at 0x50f000, byte 76: version 5 is not known, version 4 is";
+        assert_eq!(findings(&[file.as_str()]), [version]);
+    }
 }
 
 #[test]
 fn a_live_update_of_another_make_is_refused_by_its_name() {
-    let mut core = Core::fixture();
-    core.put(LUO, b"luo-v5;block-v1\0");
-    let expected = "subtree LUO, by its name Linux's: LUO at 0x70a000, byte 0: \
-        \"luo-v5;block-v1\" is not known, \"luo-v5\" is";
-    let file = core.file();
-    assert_eq!(findings(&[file.as_str()]), [expected]);
+    let not_known = "is not known, \"luo-v5\" is";
+    for (text, bytes, said) in [
+        ("luo-v5;block-v1", 32, "length 32, not 40".to_owned()),
+        ("luo-v6;block-v1", 40, "version 6 is not known, version 5 is".to_owned()),
+        ("luo-v5;block-v2", 40, "version 2 of its block is not known, version 1 is".to_owned()),
+        ("luo-v5;xarray-v1", 48, "it is built of \"xarray-v1\", which is not known".to_owned()),
+        (
+            "luo-v5;block-v1;radix-v1",
+            64,
+            "it is built of \"radix-v1\", which is not known".to_owned(),
+        ),
+        ("luo-v5;block", 40, "it is built of \"block\", which is not known".to_owned()),
+        ("luo", 32, format!("\"luo\" {not_known}")),
+        ("luo-v5;", 32, format!("\"luo-v5;\" {not_known}")),
+    ] {
+        let core = with_luo(text, bytes);
+        let expected = format!("subtree LUO, by its name Linux's: LUO at 0x70a000, byte 0: {said}");
+        let file = core.file();
+        assert_eq!(findings(&[file.as_str()]), [expected], "{text}");
+    }
+    // Text without an end.
+    let mut core = with_luo("luo-v5;block-v1", 40);
+    for (byte, said) in [
+        (b"1", "version 11 of its block is not known, version 1 is"),
+        (b"\x01", "no zero at the end of the text"),
+    ] {
+        core.put(LUO + 15, byte);
+        let expected = format!("subtree LUO, by its name Linux's: LUO at 0x70a000, byte 0: {said}");
+        assert_eq!(findings(&[core.file().as_str()]), [expected]);
+    }
 }
 
 /// Whoever else takes the name of one of Linux's subtrees may be right: the finding says what it

@@ -90,7 +90,9 @@ pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
 #[doc(hidden)]
 pub use heirloom_kho::sync;
 pub use heirloom_kho::tree::{Adjacent, Counts, TreeError, TreeFault};
-pub use heirloom_kho::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pages, Pfn, PhysAddr, Run};
+pub use heirloom_kho::{
+    Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, PageSize, Pages, Pfn, PhysAddr, Run,
+};
 pub use inherit::Fate;
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
 pub use memory::Memory;

@@ -21,6 +21,7 @@ use crate::addr::{Block, Order, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::u32_to_u64;
+use crate::page_size::PageSize;
 use crate::pages::{Pages, block_at, table_at};
 use crate::sync::Ordering::Relaxed;
 
@@ -42,7 +43,7 @@ pub struct AreaDescriptor {
 
 const _: () = assert!(size_of::<AreaDescriptor>() == 16);
 
-/// What the descriptor of an area says.
+/// What the descriptor of an area says, in pages of the kernel that wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AreaInfo {
     pub(crate) first: PhysAddr,
@@ -52,7 +53,7 @@ pub struct AreaInfo {
 }
 
 impl AreaInfo {
-    /// An area of `pages` frames in blocks of `order`, whose first chunk page is at `first`.
+    /// An area of `pages` pages in blocks of `order`, whose first chunk page is at `first`.
     /// `None` if `first` starts no page, or `pages` is zero or not whole blocks.
     pub const fn new(first: PhysAddr, pages: u32, order: Order, huge: bool) -> Option<Self> {
         let whole = pages != 0 && u32_to_u64(pages).is_multiple_of(order.frames());
@@ -67,12 +68,12 @@ impl AreaInfo {
         self.first
     }
 
-    /// Frames in the area.
+    /// Pages in the area.
     pub const fn pages(self) -> u32 {
         self.pages
     }
 
-    /// The order of its blocks.
+    /// The order of its blocks: how many pages one has, as a power of two.
     pub const fn order(self) -> Order {
         self.order
     }
@@ -114,6 +115,7 @@ impl AreaInfo {
         mut each: impl FnMut(AreaPart) -> Result<(), E>,
     ) -> Result<(), E> {
         let expected = self.blocks();
+        let order = self.block_order(pages.page_size())?;
         let mut seen = 0;
         let (mut from, mut addr) = ((Table::Area, self.first, 0), self.first);
         // Brent's cycle detection, as for chains of records.
@@ -135,7 +137,7 @@ impl AreaInfo {
                     return Err(fault.in_table(at.0, at.1, at.2).into());
                 }
                 seen += 1;
-                each(AreaPart::Block(block_at(pages, entry, self.order, at)?))?;
+                each(AreaPart::Block(block_at(pages, entry, order, at)?))?;
             }
             let next = PhysAddr::new(next.load(Relaxed));
             if next.get() == 0 {
@@ -162,6 +164,15 @@ impl AreaInfo {
     }
 }
 
+impl AreaInfo {
+    /// Returns the order of its blocks in frames of this build.
+    fn block_order(self, page: PageSize) -> Result<Order, Error> {
+        let (found, limit) = (self.order.get().into(), page.max_order().into());
+        let order = page.order_of(self.order.get());
+        order.ok_or(Fault::TooMany { found, limit }.in_table(Table::Area, self.first, 0))
+    }
+}
+
 fn malformed(at: PhysAddr, offset: usize) -> Error {
     Fault::Malformed { expected: "full chunk before the next one" }.in_table(
         Table::Area,
@@ -180,15 +191,15 @@ pub enum AreaPart {
 }
 
 impl AreaDescriptor {
-    /// What the descriptor, which stands at `at`, says.
+    /// What the descriptor, which stands at `at` and was written by a kernel with pages of this size, says.
     ///
     /// # Errors
     /// [`Error::Table`]: no page can start at the first chunk's address, the order is beyond the
-    /// largest, the frames are not whole blocks, or a flag is not known.
-    pub fn info(&self, at: PhysAddr) -> Result<AreaInfo, Error> {
+    /// largest, the pages are not whole blocks, or a flag is not known.
+    pub fn info(&self, at: PhysAddr, page: PageSize) -> Result<AreaInfo, Error> {
         let fail = |offset, fault: Fault| fault.in_table(Table::Area, at, offset);
         let addr = PhysAddr::new(self.first.get());
-        if addr.get() == 0 || !addr.is_page_aligned() {
+        if addr.get() == 0 || !page.is_aligned(addr) {
             return Err(fail(0, Fault::Misaligned { addr }));
         }
         let flags = self.flags.get();
@@ -197,7 +208,8 @@ impl AreaDescriptor {
         }
         let found = self.order.get();
         let order = u8::try_from(found).ok().and_then(Order::new);
-        let limit = Order::MAX.get().into();
+        let order = order.filter(|order| order.get() <= page.max_order());
+        let limit = page.max_order().into();
         let order = order.ok_or(fail(14, Fault::TooMany { found: found.into(), limit }))?;
         let pages = self.pages.get();
         AreaInfo::new(addr, pages, order, flags & FLAG_HUGE != 0).ok_or_else(|| {
@@ -257,14 +269,14 @@ mod tests {
         assert_eq!(bytes[8..12], 64_u32.to_ne_bytes());
         assert_eq!(bytes[12..14], 3_u16.to_ne_bytes());
         assert_eq!(bytes[14..], 5_u16.to_ne_bytes());
-        assert_eq!(descriptor.info(page(2)), Ok(info));
+        assert_eq!(descriptor.info(page(2), PageSize::BUILD), Ok(info));
     }
 
     #[test]
     fn a_bad_descriptor_names_its_field() {
         let good = AreaInfo::new(page(9), 64, order(5), false).unwrap().descriptor();
         let at = page(2);
-        let fault = |descriptor: AreaDescriptor| match descriptor.info(at) {
+        let fault = |descriptor: AreaDescriptor| match descriptor.info(at, PageSize::BUILD) {
             Err(Error::Table(e)) => (e.offset, e.fault),
             other => panic!("{other:?}"),
         };
@@ -291,7 +303,7 @@ mod tests {
         let found: Vec<_> = (0..blob.len() - 16)
             .step_by(4)
             .filter_map(|at| AreaDescriptor::read_from_bytes(&blob[at..at + 16]).ok())
-            .filter_map(|descriptor| descriptor.info(page(0)).ok())
+            .filter_map(|descriptor| descriptor.info(page(0), PageSize::BUILD).ok())
             .filter_map(|info| blocks(&left, info).ok())
             .collect();
         assert_eq!(found, [[0x56_a000]]);

@@ -88,6 +88,20 @@ pub enum Fault {
         /// The one that is known.
         expected: &'static str,
     },
+    /// A version that this build does not read, of something that the structure is built of.
+    Part {
+        /// What.
+        name: &'static str,
+        /// The version there.
+        found: u32,
+        /// The one that is read.
+        known: u32,
+    },
+    /// The name and version of something that the structure is built of and that this build does not read.
+    UnknownPart {
+        /// The name and version there.
+        found: Excerpt,
+    },
     /// The bytes have no structure: the text says what was expected.
     Malformed {
         /// What was expected.
@@ -304,6 +318,12 @@ impl fmt::Display for Fault {
             Self::Unknown { found, expected } => {
                 write!(f, "\"{found}\" is not known, \"{expected}\" is")
             }
+            Self::Part { name, found, known } => {
+                write!(f, "version {found} of its {name} is not known, version {known} is")
+            }
+            Self::UnknownPart { found } => {
+                write!(f, "it is built of \"{found}\", which is not known")
+            }
             Self::Malformed { expected } => write!(f, "no {expected}"),
             Self::Missing { property } => write!(f, "property {property} is missing"),
             Self::Duplicate => f.write_str("the name stands twice"),
@@ -348,32 +368,3 @@ impl fmt::Display for HandleFault {
 }
 
 impl core::error::Error for TableError {}
-
-/// What is wrong with a `text` that is not `expected`: `family` with another number behind it is
-/// another version, anything else a format of another make.
-pub(crate) fn unknown<I: Iterator<Item = u8>>(
-    text: impl Fn() -> I,
-    family: &str,
-    expected: &'static str,
-) -> Fault {
-    let found = version(text().skip(family.len()));
-    let known = version(expected.bytes().skip(family.len()));
-    match found.zip(known) {
-        Some((found, known)) if text().take(family.len()).eq(family.bytes()) => {
-            Fault::Version { found, known }
-        }
-        _ => Fault::Unknown { found: Excerpt::of(text()), expected },
-    }
-}
-
-/// The number that `text` is, all of it.
-fn version(mut text: impl Iterator<Item = u8>) -> Option<u32> {
-    /// Digits of a version that is a number.
-    const DIGITS: u32 = 9;
-    let number = text.try_fold((0_u32, 0), |(number, digits), byte| {
-        // A number starts with no zero.
-        let fits = byte.is_ascii_digit() && digits < DIGITS && (digits > 0 || byte != b'0');
-        fits.then(|| (number * 10 + u32::from(byte - b'0'), digits + 1))
-    });
-    number.filter(|(_, digits)| *digits > 0).map(|(number, _)| number)
-}

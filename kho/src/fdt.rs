@@ -257,7 +257,7 @@ impl<'a> DeviceTree<'a> {
     }
 
     /// The bytes of the tree in `range`, as far as there are.
-    pub fn bytes(&self, range: Range<usize>) -> impl Iterator<Item = u8> {
+    pub fn bytes(&self, range: Range<usize>) -> impl Iterator<Item = u8> + Clone {
         range.map_while(|i| {
             let word = self.words.get(i / 4)?.load(Relaxed).to_ne_bytes();
             word.get(i % 4).copied()

@@ -35,6 +35,7 @@ use crate::area::AreaInfo;
 use crate::error::Error;
 use crate::fault::HandleFault;
 use crate::narrow::{low_u8, low_u64, u64_to_u128};
+use crate::page_size::PageSize;
 
 /// Sixteen bytes that name preserved memory, for a successor to claim.
 ///
@@ -166,6 +167,29 @@ impl Handle {
         let tag = low_u8(meta >> TAG_SHIFT);
         let parts = decode(PhysAddr::new(addr), meta >> LENGTH_BITS & 0xf, length, tag);
         parts.map_err(|fault| self.refused(fault))
+    }
+
+    /// Returns what the handle says, if a kernel with pages of this size wrote it.
+    ///
+    /// # Errors
+    /// As for [`Handle::parts`].
+    pub fn parts_sized(&self, page: PageSize) -> Result<Parts, Error> {
+        let parts = self.parts()?;
+        let sized = match parts {
+            Parts::Folio(block) => page
+                .order_of(block.order().get())
+                .and_then(|order| Block::new(block.pfn(), order))
+                .map(Parts::Folio),
+            Parts::Run(run) => run
+                .frames()
+                .checked_mul(page.order().frames())
+                .and_then(|frames| Run::new(run.start(), frames))
+                .map(Parts::Run),
+            _ => Some(parts),
+        };
+        let anywhere = matches!(parts, Parts::Object { .. });
+        let sized = sized.filter(|_| anywhere || page.is_aligned(PhysAddr::new(self.addr.get())));
+        sized.ok_or(self.refused(HandleFault::Address))
     }
 
     /// The error that refuses this handle.

@@ -29,10 +29,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::compat::Format;
 use crate::error::Error;
-use crate::fault::{Fault, Table, unknown};
+use crate::fault::{Fault, Table};
 use crate::narrow::{u32_to_usize, usize_to_u64};
+use crate::page_size::PageSize;
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
@@ -40,10 +42,8 @@ use crate::sync::Ordering::{Acquire, Relaxed};
 /// The name of heirloom's own subtree.
 pub const SUBTREE: &str = "heirloom";
 
-/// What the name of every version starts with.
-const FAMILY: &str = "heirloom-v";
 /// The version that is written, and read.
-const VERSION: &str = "heirloom-v2";
+static FORMAT: Format = Format { text: "heirloom-v2", name: "heirloom", version: 2, parts: &[] };
 /// What marks the page.
 const COMPATIBLE: [u8; 16] = *b"heirloom-v2\0\0\0\0\0";
 
@@ -226,9 +226,17 @@ impl Header {
     /// version, page size, a table too short, a turn to neither half, a wrong checksum, an address
     /// where no page starts, or a seal that is none.
     pub fn read(words: &[AtomicU64], at: PhysAddr) -> Result<Self, Error> {
+        Self::sized(PageSize::BUILD, words, at)
+    }
+
+    /// Checks the page as [`Header::read`] does, of a kernel with pages of this size.
+    ///
+    /// # Errors
+    /// As for [`Header::read`].
+    pub fn sized(page: PageSize, words: &[AtomicU64], at: PhysAddr) -> Result<Self, Error> {
         let mut covered = Covered::new_zeroed();
-        load_head(&mut covered.head, words, at)?;
-        load_half(&mut covered, words, at)?;
+        load_head(page, &mut covered.head, words, at)?;
+        load_half(page, &mut covered, words, at)?;
         let seal = seal_in(words, at)?;
         let Covered { head, says } = &covered;
         let page = |addr: u64| (addr != 0).then(|| PhysAddr::new(addr));
@@ -275,7 +283,12 @@ fn put(words: &[AtomicU64], offset: usize, bytes: &[u8]) {
 
 /// Copies what never changes, if this build reads it.
 #[inline(never)]
-fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+fn load_head(
+    page: PageSize,
+    head: &mut Head,
+    words: &[AtomicU64],
+    at: PhysAddr,
+) -> Result<(), Error> {
     let (expected, found) = (usize_to_u64(SIZE), usize_to_u64(size_of_val(words)));
     if found < expected {
         return Err(fail(at, 20, Fault::Length { expected, found }));
@@ -283,11 +296,11 @@ fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), E
     load(head.as_mut_bytes(), words, 0);
     check_compatible(&head.compatible).map_err(|fault| fail(at, 0, fault))?;
     let (shift, size) = (head.page_shift.get(), head.size.get());
-    if shift != PAGE_SHIFT {
-        let (expected, found) = (PAGE_SHIFT.into(), shift.into());
+    if shift != page.shift() {
+        let (expected, found) = (page.shift().into(), shift.into());
         return Err(fail(at, 16, Fault::Length { expected, found }));
     }
-    if u32_to_usize(size) < SIZE || u32_to_usize(size) > PAGE_SIZE {
+    if u32_to_usize(size) < SIZE || u32_to_usize(size) > page.bytes() {
         return Err(fail(at, 20, Fault::Length { expected, found: size.into() }));
     }
     Ok(())
@@ -297,8 +310,8 @@ fn load_head(head: &mut Head, words: &[AtomicU64], at: PhysAddr) -> Result<(), E
 #[inline(never)]
 fn check(words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
     let mut covered = Covered::new_zeroed();
-    load_head(&mut covered.head, words, at)?;
-    load_half(&mut covered, words, at)?;
+    load_head(PageSize::BUILD, &mut covered.head, words, at)?;
+    load_half(PageSize::BUILD, &mut covered, words, at)?;
     seal_in(words, at).map(drop)
 }
 
@@ -314,7 +327,12 @@ fn turned_to(words: &[AtomicU64], at: PhysAddr) -> Result<usize, Error> {
 
 /// Copies the half that holds, if it is as it was written behind this head.
 #[inline(never)]
-fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
+fn load_half(
+    page: PageSize,
+    covered: &mut Covered,
+    words: &[AtomicU64],
+    at: PhysAddr,
+) -> Result<(), Error> {
     let half = turned_to(words, at)?;
     load(covered.says.as_mut_bytes(), words, half);
     let mut checksum = U64::ZERO;
@@ -323,14 +341,14 @@ fn load_half(covered: &mut Covered, words: &[AtomicU64], at: PhysAddr) -> Result
     if expected != found {
         return Err(fail(at, half + CHECKSUM_AT, Fault::Checksum { expected, found }));
     }
-    check_pages(&covered.says, at, half)
+    check_pages(page, &covered.says, at, half)
 }
 
 /// Whether tables can start where the half at this offset says so: a cache directory at a page, a root page, which
 /// may be of another make, at any multiple of 8.
-fn check_pages(says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
+fn check_pages(page: PageSize, says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
     for (addr, align, offset) in
-        [(says.cache_directory, PAGE_SIZE, DIRECTORY_AT), (says.before, 8, BEFORE_AT)]
+        [(says.cache_directory, page.bytes(), DIRECTORY_AT), (says.before, 8, BEFORE_AT)]
     {
         if !addr.get().is_multiple_of(usize_to_u64(align)) {
             let addr = PhysAddr::new(addr.get());
@@ -367,7 +385,7 @@ fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
         return Ok(());
     }
     let text = || found.split(|byte| *byte == 0).next().unwrap_or(&[]).iter().copied();
-    Err(unknown(text, FAMILY, VERSION))
+    FORMAT.read(&text()).map(|_| ())
 }
 
 #[cfg(test)]

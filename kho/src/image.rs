@@ -1,6 +1,7 @@
 //! Memory that is not this machine's: a core dump, a guest, a file.
 
-use crate::addr::{Block, PAGE_SIZE, PhysAddr, Run};
+use crate::addr::{Block, PhysAddr, Run};
+use crate::page_size::PageSize;
 use crate::pages::Pages;
 use crate::sync::AtomicU64;
 use crate::tree::{Tables, Tree};
@@ -10,6 +11,13 @@ use crate::tree::{Tables, Tree};
 /// Implement this for what you have, and everything in this crate that reads [`Pages`] can be used
 /// on it: with [`Left`], which adds what the handover's own tree says.
 pub trait Image {
+    /// Returns the size of the pages of the machine that it is an image of: this build's, unless it says
+    /// otherwise.
+    #[inline]
+    fn page_size(&self) -> PageSize {
+        PageSize::BUILD
+    }
+
     /// `bytes` bytes from physical `addr` as words, a last half one whole; `None` if any of them
     /// is not in the image, or `addr` is not a multiple of 8. Any address and length may be asked
     /// for, across the borders of the image's stretches too.
@@ -56,12 +64,20 @@ impl<'i, I: Image + ?Sized> Left<'i, I> {
 }
 
 impl<I: Image + ?Sized> Tables for Left<'_, I> {
+    fn page_size(&self) -> PageSize {
+        self.image.page_size()
+    }
+
     fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]> {
-        self.image.words(node, PAGE_SIZE)
+        self.image.words(node, self.image.page_size().bytes())
     }
 }
 
 impl<I: Image + ?Sized> Pages for Left<'_, I> {
+    fn page_size(&self) -> PageSize {
+        self.image.page_size()
+    }
+
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
         self.image.words(addr, bytes)
     }

@@ -3,10 +3,12 @@
 //!
 //! ```text
 //!   units        PhysAddr, Pfn, Order; Block (a power of two of frames), Run (any number)
+//!   page size    PageSize: that of the kernel that left what is read
 //!   memory       Pages: memory as words, and what is preserved in it; Image, Left: not this machine's
 //!   tree         which blocks are preserved: Linux's KHO radix tree, read and checked
 //!   root page    RootView reads it, RootPage writes it: names, and where they lead
 //!   tables       AreaInfo, Chain of records, ScratchList, heirloom's Header; DeviceTree
+//!   versions     Compat: what a structure says it is, and what it is built of
 //!   handles      Handle: sixteen bytes that name preserved memory
 //!   linux        what Linux registers: live update sessions, memfds, memblock, …
 //!   errors       Table, Fault, TableError: which table, where, what is wrong with it
@@ -36,6 +38,7 @@ extern crate std;
 mod addr;
 mod area;
 mod blocks;
+mod compat;
 mod error;
 mod excerpt;
 mod fault;
@@ -48,6 +51,7 @@ mod image;
 pub mod linux;
 #[doc(hidden)]
 pub mod narrow;
+mod page_size;
 mod pages;
 #[doc(hidden)]
 pub mod prefetch;
@@ -64,6 +68,7 @@ pub mod tree;
 pub use addr::{Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 pub use area::{AreaDescriptor, AreaInfo, AreaPart};
 pub use blocks::{Chain, Entries, MAX_BLOCKS, Record};
+pub use compat::Compat;
 pub use error::Error;
 pub use excerpt::Excerpt;
 pub use fault::{BadName, Broken, Fault, HandleFault, Sealed, Table, TableError};
@@ -71,6 +76,7 @@ pub use fdt::{DeviceTree, Token};
 pub use handle::{Handle, Parts};
 pub use header::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};
 pub use image::{Image, Left};
+pub use page_size::PageSize;
 pub use pages::Pages;
 pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
 pub use scratch::{ScratchList, ScratchWords};

@@ -1,8 +1,9 @@
 //! Where tables that are not trusted are read from: memory as words, and what is preserved in it.
 
-use crate::addr::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use crate::addr::{Block, Order, Pfn, PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::page_size::PageSize;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Memory that tables are read from: this machine's, or an image of another's.
@@ -10,6 +11,13 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// Readers ask whether a block is preserved before they look into it, and load words one by one;
 /// they never make a reference to plain bytes.
 pub trait Pages {
+    /// Returns the size of the pages of the kernel that left what is read: this build's, unless an image
+    /// says otherwise.
+    #[inline]
+    fn page_size(&self) -> PageSize {
+        PageSize::BUILD
+    }
+
     /// Returns `bytes` bytes from `addr`, a multiple of 8, as words, a last half one whole; `None` if any
     /// of them is not in memory or not known to be there.
     ///
@@ -26,13 +34,13 @@ pub trait Pages {
 
     /// Returns the preserved block that frame `pfn` lies in; the smallest, should there be several.
     fn block_around(&self, pfn: Pfn) -> Option<Block> {
-        let orders = (0..=Order::MAX.get()).filter_map(Order::new);
+        let orders = orders(self.page_size());
         orders.map(|order| Block::containing(pfn, order)).find(|block| self.holds(*block))
     }
 
     /// Returns the preserved block that starts with frame `pfn`; the smallest, should there be several.
     fn block_from(&self, pfn: Pfn) -> Option<Block> {
-        let orders = (0..=Order::MAX.get()).filter_map(Order::new);
+        let orders = orders(self.page_size());
         orders.map_while(|order| Block::new(pfn, order)).find(|block| self.holds(*block))
     }
 
@@ -47,6 +55,11 @@ pub trait Pages {
         }
         None
     }
+}
+
+/// Returns the orders that a block of whole pages can have.
+fn orders(page: PageSize) -> impl Iterator<Item = Order> {
+    (page.order().get()..=Order::MAX.get()).filter_map(Order::new)
 }
 
 /// Returns the block of `order` at `addr`, which `table` names in byte `offset` of its page `at`.
@@ -76,8 +89,9 @@ pub fn table_at(
     addr: PhysAddr,
     from: (Table, PhysAddr, usize),
 ) -> Result<(Block, &[AtomicU64]), Error> {
-    let block = block_at(pages, addr, Order::ZERO, from)?;
-    match pages.words(addr, PAGE_SIZE) {
+    let page = pages.page_size();
+    let block = block_at(pages, addr, page.order(), from)?;
+    match pages.words(addr, page.bytes()) {
         Some(words) => Ok((block, words)),
         None => Err(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2)),
     }

@@ -6,10 +6,11 @@
 
 use core::borrow::Borrow;
 
-use crate::addr::{PAGE_BYTES, PAGE_SIZE, PhysAddr, Run};
+use crate::addr::{PAGE_SIZE, PhysAddr, Run};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::usize_to_u64;
+use crate::page_size::PageSize;
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
@@ -95,7 +96,7 @@ pub struct ScratchList<'a> {
 }
 
 impl<'a> ScratchList<'a> {
-    /// The most entries that a list has.
+    /// The most entries that a list of this build has.
     pub const LIMIT: usize = LIMIT;
 
     /// Checks the list in `words`, which stand at `at`; `is_memory` knows what is memory.
@@ -111,6 +112,20 @@ impl<'a> ScratchList<'a> {
         at: PhysAddr,
         is_memory: impl Fn(Run) -> bool,
     ) -> Result<Self, Error> {
+        Self::sized(PageSize::BUILD, words, at, is_memory)
+    }
+
+    /// Checks the list as [`ScratchList::new`] does, of a kernel with pages of this size.
+    ///
+    /// # Errors
+    /// As for [`ScratchList::new`].
+    pub fn sized(
+        page: PageSize,
+        words: &'a [AtomicU64],
+        at: PhysAddr,
+        is_memory: impl Fn(Run) -> bool,
+    ) -> Result<Self, Error> {
+        let limit = usize_to_u64(page.bytes() / ENTRY);
         let fail = |offset, fault: Fault| Err(fault.in_table(Table::Scratch, at, offset));
         let bytes = size_of_val(words);
         if !bytes.is_multiple_of(ENTRY) {
@@ -118,8 +133,8 @@ impl<'a> ScratchList<'a> {
             return fail(0, Fault::Length { expected, found: usize_to_u64(bytes) });
         }
         let found = usize_to_u64(bytes / ENTRY);
-        if found > usize_to_u64(LIMIT) {
-            return fail(0, Fault::TooMany { found, limit: usize_to_u64(LIMIT) });
+        if found > limit {
+            return fail(0, Fault::TooMany { found, limit });
         }
         let list = Self { words };
         for (i, (addr, size)) in list.entries().enumerate() {
@@ -127,12 +142,12 @@ impl<'a> ScratchList<'a> {
             if size == 0 {
                 continue;
             }
-            if !addr.is_page_aligned() {
+            if !page.is_aligned(addr) {
                 return fail(offset, Fault::Misaligned { addr });
             }
-            let run = Run::covering(addr, size);
+            let run = page.covering(addr, size);
             let Some(run) = run.filter(|run| run.bytes() == size) else {
-                let expected = size & !(PAGE_BYTES - 1);
+                let expected = size & !(usize_to_u64(page.bytes()) - 1);
                 return fail(offset + 8, Fault::Length { expected, found: size });
             };
             if !is_memory(run) {

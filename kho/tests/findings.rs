@@ -402,7 +402,7 @@ fn what_is_not_known_is_told_apart_from_what_is_wrong() {
     let kind = (Opaque::File, "guest_memfd_luo_v1".to_owned(), PhysAddr::new(file(&dump)));
     assert_eq!(unread, [kind, flb(0), flb(1), flb(2)]);
     // What nearly is a memfd is one of another make: wrong for this reader.
-    for kind in ["memfd", "memfd-v2;vmalloc-v1", "memfd-luo", "memfd-v+2", "memfd-v02"] {
+    for kind in ["memfd", "memfd;vmalloc-v1", "memfd-luo", "memfd-v+2", "memfd-v02"] {
         put(file(&dump), &name(kind));
         let found = Excerpt::of(kind.bytes());
         let unknown = Fault::Unknown { found, expected: "memfd-v2" };
@@ -410,6 +410,19 @@ fn what_is_not_known_is_told_apart_from_what_is_wrong() {
         assert_eq!(wrong, [table(Table::File, file(&dump), 0, unknown)]);
         assert_eq!(unread.len(), 3);
     }
+    // And what says that it is built of something that is not known, or of another version of it.
+    let (name_of, known) = ("vmalloc", 1);
+    for (kind, fault) in [
+        ("memfd-v2;vmalloc-v7", Fault::Part { name: name_of, found: 7, known }),
+        ("memfd-v2;xa-v1", Fault::UnknownPart { found: Excerpt::of("xa-v1".bytes()) }),
+    ] {
+        put(file(&dump), &name(kind));
+        let wrong = common::all_findings(&dump, ENTRY).1.0;
+        assert_eq!(wrong, [table(Table::File, file(&dump), 0, fault)]);
+    }
+    put(file(&dump), &name("memfd-v2;vmalloc-v1"));
+    let (wrong, unread) = common::all_findings(&dump, ENTRY).1;
+    assert_eq!((wrong.len(), unread.len()), (0, 3));
     put(file(&dump), &name("memfds-v2"));
     assert_eq!(common::all_findings(&dump, ENTRY).1.1.len(), 4);
 }

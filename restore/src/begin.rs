@@ -18,7 +18,7 @@ mod check;
 mod proceed;
 
 use check::{check_left, hold_scratch};
-use heirloom_folio::{Machine, Memory, Run};
+use heirloom_folio::{Machine, Memory, PageSize, Run};
 use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Header, HeaderPage, Producer, ScratchList, Table};
 use heirloom_slab::internal::NewSlabs;
@@ -158,7 +158,7 @@ fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), E
 #[inline(never)]
 fn inherit<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Error> {
     let map = hold_scratch(memory, entry)?;
-    Ok(memory.take_over(map, |counts| crate::check::sealable(counts, entry))?)
+    Ok(memory.take_over(map, |counts| crate::check::sealable(counts, entry, PageSize::BUILD))?)
 }
 
 /// What slabs are made from, with the predecessor's caches if it had any. The cache directory is the last to be

@@ -12,8 +12,7 @@
 //! is `Err`.
 
 use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Block, Counts, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
-use heirloom_kho::internal::PAGE_BYTES;
+use heirloom_folio::{Block, Counts, PAGE_SIZE, PageSize, Pfn, PhysAddr, Run};
 use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::tree::{self, Ledger};
 use heirloom_kho::{
@@ -108,6 +107,7 @@ where
     I: Image + ?Sized,
     L: Ledger + ?Sized,
 {
+    let size = image.page_size();
     let mut surveyed = Surveyed::default();
     let bare = Left::bare(image);
     let root = match RootView::read(&bare, entry.root) {
@@ -122,7 +122,7 @@ where
     let mut scratch = None;
     if entry.scratch_bytes > 0 {
         let words = |addr, bytes| image.words(addr, bytes);
-        match entry.areas_in(|run| image.is_memory(run), words) {
+        match entry.areas_in(size, |run| image.is_memory(run), words) {
             Ok(areas) => {
                 areas.runs().for_each(|area| ledger.keep_out(area));
                 scratch = Some(areas);
@@ -139,7 +139,7 @@ where
     surveyed.counts = Some(counts);
     // What lies in scratch is kept out of everything else with it.
     let in_scratch = |run| scratch.is_some_and(|areas| areas.overlaps(run));
-    for (table, run) in entry.tables().filter(|(_, run)| !in_scratch(*run)) {
+    for (table, run) in entry.tables(size).filter(|(_, run)| !in_scratch(*run)) {
         let held = place(&left, table, run).and_then(|place| match place {
             Place::Preserved(block) => claim(block, table, ledger),
             Place::Free(run) => free(table, run, ledger),
@@ -156,7 +156,7 @@ where
             Ok(()) => {
                 // What a tree at fault does not name may have been sealed all the same.
                 let hidden = if whole { 0 } else { info.entries };
-                let frames = sealable(&counts, entry).saturating_add(hidden);
+                let frames = sealable(&counts, entry, size).saturating_add(hidden);
                 surveyed.sealed = sealed(&left, &info, frames, &mut found)?;
             }
             Err(error) => found(error)?,
@@ -175,10 +175,11 @@ where
 impl Entry {
     /// The frames of the root page and the scratch list, if there is one. Of what would end above
     /// the last frame, none.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = (Table, Run)> {
-        let root = (Table::Root, self.root, PAGE_BYTES);
+    pub(crate) fn tables(&self, page: PageSize) -> impl Iterator<Item = (Table, Run)> {
+        let root = (Table::Root, self.root, usize_to_u64(page.bytes()));
         let scratch = (Table::Scratch, self.scratch, self.scratch_bytes);
-        let runs = [root, scratch].map(|(table, addr, bytes)| (table, Run::covering(addr, bytes)));
+        let runs = [root, scratch];
+        let runs = runs.map(|(table, addr, bytes)| (table, page.covering(addr, bytes)));
         let runs = runs.into_iter().filter_map(|(table, run)| Some((table, run?)));
         runs.filter(|(_, run)| !run.is_empty())
     }
@@ -186,7 +187,7 @@ impl Entry {
     /// The preserved block in which a scratch list without areas stands: of no bytes, and in a page
     /// all the same. An address of 0 is that of no list.
     pub(crate) fn empty_list(&self, pages: &impl Pages) -> Option<Block> {
-        let page = Run::new(self.scratch.pfn(), 1)?;
+        let page = pages.page_size().covering(self.scratch, 1)?;
         let there = self.scratch_bytes == 0 && self.scratch.get() != 0 && pages.is_memory(page);
         if there { pages.block_around(page.start()) } else { None }
     }
@@ -298,7 +299,7 @@ struct Lost {
     found: usize,
 }
 
-/// No root page has more subtrees: a node is eight words at least.
+/// No root page of this build has more subtrees: a node is eight words at least.
 const NAMES: usize = PAGE_SIZE / 32;
 
 impl Default for Lost {
@@ -342,7 +343,8 @@ fn own_header(
     if !own {
         return Ok(None);
     }
-    let header = Header::read(header_words(pages, subtree.addr)?, subtree.addr);
+    let words = header_words(pages, subtree.addr)?;
+    let header = Header::sized(pages.page_size(), words, subtree.addr);
     Ok(Some((subtree.addr, header?)))
 }
 
@@ -356,22 +358,25 @@ fn is_preserved(
     lost: &mut Lost,
 ) -> Result<(), Error> {
     let fail = |fault: Fault| fault.in_table(Table::Root, root.at(), 0).into();
-    let run = subtree.frames().filter(|run| pages.is_memory(*run));
+    let page = pages.page_size();
+    let run = subtree.pages(page).filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr: subtree.addr }))?;
     let missing = lost.hole_in(run).or_else(|| {
         let others = root.subtrees().take(before).enumerate();
-        let others = others.filter(|(index, _)| !lost.names.has(*index));
-        first_unpreserved(pages, run, &others.filter_map(|(_, other)| other.ok()?.frames()))
+        // Of names beyond those that this build's pages have, it is not known.
+        let others = others.filter(|(index, _)| *index < NAMES && !lost.names.has(*index));
+        first_unpreserved(pages, run, &others.filter_map(|(_, other)| other.ok()?.pages(page)))
     });
     let Some(missing) = missing else { return Ok(()) };
     lost.add(before, missing);
-    Err(fail(Fault::NotPreserved { block: Block::containing(missing, Order::ZERO) }))
+    Err(fail(Fault::NotPreserved { block: pages.page_size().page_of(missing) }))
 }
 
 /// The words of heirloom's own subtree.
 #[inline(never)]
 fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Error> {
-    let run = Run::covering(addr, usize_to_u64(Header::SIZE)).filter(|run| pages.is_memory(*run));
+    let run = pages.page_size().covering(addr, usize_to_u64(Header::SIZE));
+    let run = run.filter(|run| pages.is_memory(*run));
     run.ok_or(Fault::OutsideMemory { addr }.in_table(Table::Header, addr, 0))?;
     let words = pages.words(addr, Header::SIZE);
     words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0).into())
@@ -400,11 +405,12 @@ fn first_unpreserved(
     None
 }
 
-/// How many frames there are that a seal can cover: what the tree has, and the tables that it need
+/// How many pages there are that a seal can cover: what the tree has, and the tables that it need
 /// not have.
-pub(crate) fn sealable(counts: &Counts, entry: Entry) -> u64 {
-    let tables = entry.tables().map(|(_, run)| run.frames());
-    tables.fold(counts.frames().saturating_add(counts.nodes()), u64::saturating_add)
+pub(crate) fn sealable(counts: &Counts, entry: Entry, page: PageSize) -> u64 {
+    let tables = entry.tables(page).map(|(_, run)| page.pages(run.frames()));
+    let all = page.pages(counts.frames()).saturating_add(counts.nodes());
+    tables.fold(all, u64::saturating_add)
 }
 
 /// Checks every table that a seal covers, which are at most `frames` frames; how many are sound.

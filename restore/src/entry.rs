@@ -1,8 +1,8 @@
 //! Where a successor begins to look, before it has any memory of its own.
 
 use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{DirectMap, PhysAddr, Run};
-use heirloom_kho::internal::PAGE_BYTES;
+use heirloom_folio::{DirectMap, PageSize, PhysAddr, Run};
+use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Fault, RootView, ScratchList, Table};
 
 use crate::error::Error;
@@ -39,7 +39,7 @@ impl Entry {
         map: &'m impl DirectMap,
         is_memory: impl Fn(Run) -> bool,
     ) -> Result<ScratchList<'m>, Error> {
-        self.areas_in(&is_memory, |addr, bytes| {
+        self.areas_in(PageSize::BUILD, &is_memory, |addr, bytes| {
             let start = map.ptr(addr).cast::<AtomicU64>();
             // SAFETY: `is_memory` vouches for the bytes, so the map covers these words; they are
             // aligned, and the caller promises that nothing writes them.
@@ -50,12 +50,13 @@ impl Entry {
     /// The same, with `words` for memory: it is asked for whole words that `is_memory` vouches for.
     pub(crate) fn areas_in<'m>(
         &self,
+        page: PageSize,
         is_memory: impl Fn(Run) -> bool,
         words: impl Fn(PhysAddr, usize) -> Option<&'m [AtomicU64]>,
     ) -> Result<ScratchList<'m>, Error> {
         let words = |table, addr: PhysAddr, bytes: u64| {
             let outside = Fault::OutsideMemory { addr }.in_table(table, addr, 0);
-            let run = Run::covering(addr, bytes).filter(|run| is_memory(*run)).ok_or(outside)?;
+            let run = page.covering(addr, bytes).filter(|run| is_memory(*run)).ok_or(outside)?;
             if !addr.get().is_multiple_of(8) {
                 return Err(Fault::Misaligned { addr }.in_table(table, addr, 0));
             }
@@ -66,10 +67,10 @@ impl Entry {
             let bytes = usize::try_from(bytes).map_err(|_| outside)?;
             Ok((run, words(addr, bytes).ok_or(outside)?))
         };
-        let (root, root_words) = words(Table::Root, self.root, PAGE_BYTES)?;
-        RootView::new(halves(root_words), self.root)?;
+        let (root, root_words) = words(Table::Root, self.root, usize_to_u64(page.bytes()))?;
+        RootView::sized(page, halves(root_words), self.root)?;
         let (list, words) = words(Table::Scratch, self.scratch, self.scratch_bytes)?;
-        let areas = ScratchList::new(words, self.scratch, &is_memory)?;
+        let areas = ScratchList::sized(page, words, self.scratch, &is_memory)?;
         let within = areas.runs().any(|area| area.covers(list));
         let list = (!within).then_some((Table::Scratch, list));
         for (table, run) in [(Table::Root, root)].into_iter().chain(list) {

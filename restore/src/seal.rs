@@ -22,7 +22,7 @@ use core::convert::Infallible;
 
 use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr, Run};
 use heirloom_kho::hash::Hasher;
-use heirloom_kho::internal::{PAGE_BYTES, head};
+use heirloom_kho::internal::head;
 use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
 use heirloom_kho::{Broken, Chain, Fault, SealInfo, Sealed, Table};
 use zerocopy::little_endian::{U32, U64};
@@ -183,7 +183,7 @@ pub(crate) fn for_each_block(
 /// Checks a predecessor's seal: calls `broken` with everything whose bytes are not as they were
 /// sealed, and returns how many entries it found sound.
 ///
-/// `frames` is how many frames the entries may cover together: those of the handover, in which no two
+/// `frames` is how many pages the entries may cover together: those of the handover, in which no two
 /// entries share one. A table whose entries cover more is refused before these are read.
 ///
 /// # Errors
@@ -256,7 +256,7 @@ fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, 
     Ok(chain)
 }
 
-/// The frames that the entries of a seal may cover, and have covered.
+/// The pages that the entries of a seal may cover, and have covered.
 struct Budget {
     limit: u64,
     used: u64,
@@ -293,8 +293,9 @@ fn kind_of(
     let kind = Sealed::from_number(number);
     let kind = kind.ok_or(fail(Fault::Reserved { found: number.into() }))?;
     let length = entry.length.get();
-    let run = Run::covering(addr, length.into()).ok_or(fail(Fault::OutsideMemory { addr }))?;
-    budget.used = budget.used.saturating_add(run.frames());
+    let run = pages.page_size().covering(addr, length.into());
+    let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
+    budget.used = budget.used.saturating_add(pages.page_size().pages(run.frames()));
     if budget.used > budget.limit {
         return Err(fail(Fault::TooMany { found: budget.used, limit: budget.limit }));
     }
@@ -304,26 +305,27 @@ fn kind_of(
 
 /// Whether something of this kind can have `length` bytes, which lie in `run`.
 fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), Fault> {
-    const PAGE: u64 = PAGE_BYTES;
-    let found = u64::from(length);
+    let page = pages.page_size();
+    let (expected, found) = (usize_to_u64(page.bytes()), u64::from(length));
+    // What is published is no larger than a folio.
+    let largest = page.order_of(Order::MAX_FOLIO.get()).unwrap_or(Order::MAX).bytes();
     match kind {
-        Sealed::Root | Sealed::Node | Sealed::CacheDirectory if found != PAGE => {
-            Err(Fault::Length { expected: PAGE, found })
+        Sealed::Root | Sealed::Node | Sealed::CacheDirectory if found != expected => {
+            Err(Fault::Length { expected, found })
         }
-        // What is published is no larger than a folio.
-        Sealed::Subtree if found == 0 || found > Order::MAX_FOLIO.bytes() => {
-            Err(Fault::Length { expected: Order::MAX_FOLIO.bytes(), found })
+        Sealed::Subtree if found == 0 || found > largest => {
+            Err(Fault::Length { expected: largest, found })
         }
         Sealed::Subtree => match pages.first_unpreserved(run) {
             Some(missing) => {
-                let block = Block::containing(missing, Order::ZERO);
+                let block = page.page_of(missing);
                 Err(Fault::NotPreserved { block })
             }
             None => Ok(()),
         },
         // In one page, which others cover in no part.
-        _ if found == 0 || found > PAGE || run.frames() > 1 => {
-            Err(Fault::Length { expected: PAGE, found })
+        _ if found == 0 || found > expected || run.bytes() > expected => {
+            Err(Fault::Length { expected, found })
         }
         _ => Ok(()),
     }

@@ -67,7 +67,7 @@ impl<M: Machine> Cache<'_, M> {
         if self.has_left() {
             return Err(in_use(0));
         }
-        for cpu in (0..memory.machine().count() as u32).map(CpuId) {
+        for cpu in CpuId::all(memory.machine().count()) {
             // SAFETY: a CPU of the machine; the cache is this call's alone: its users' promise, and no call is in unasked.
             let both = unsafe { inner.slot(cpu).detach() };
             both.into_iter().flatten().for_each(|magazine| self.drain(magazine));

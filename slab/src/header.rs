@@ -32,7 +32,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_folio::sync::{AtomicU8, AtomicU32, AtomicU64, written};
-use heirloom_folio::{Block, DirectMap, Order, PhysAddr};
+use heirloom_folio::{Block, DirectMap, PageSize, PhysAddr};
 use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u32};
 use intrusive_collections::{LinkedListLink, UnsafeRef, intrusive_adapter};
 use xxhash_rust::xxh3::xxh3_64;
@@ -93,14 +93,16 @@ impl SlabDesc {
         Name::from_bytes(self.name)
     }
 
-    /// Returns the geometry, recomputed; `None` if no slab lies as the slab description says.
-    pub(crate) fn geometry(&self) -> Option<Geometry> {
+    /// Returns the geometry, recomputed; `None` if no slab lies as the slab description says, which a kernel
+    /// with pages of this size wrote.
+    pub(crate) fn geometry(&self, page: PageSize) -> Option<Geometry> {
         let (size, align) = (u32_to_usize(self.size.get()), u32_to_usize(self.align.get()));
         let redzone = self.flags & REDZONE != 0;
-        let geometry = Geometry::new(size, align, Order::new(self.order)?, redzone)?;
+        let geometry = Geometry::new(size, align, page.order_of(self.order)?, redzone)?;
         let name = self.name()?;
-        let same =
-            Self::new(name, &geometry, self.is_preserving(), self.fingerprint.get()) == *self;
+        let same = Self::new(name, &geometry, self.is_preserving(), self.fingerprint.get());
+        // Orders are counted in its pages there.
+        let same = Self { order: self.order, ..same } == *self;
         same.then_some(geometry)
     }
 
@@ -422,12 +424,12 @@ mod tests {
     fn a_shape_is_believed_only_if_it_is_what_would_be_computed() {
         let (_, _, desc) = fixed();
         let geometry = Geometry::choose(96, 16, false).unwrap();
-        assert_eq!(desc.geometry(), Some(geometry));
+        assert_eq!(desc.geometry(PageSize::BUILD), Some(geometry));
         for bit in 0..size_of::<SlabDesc>() * 8 {
             let mut broken = desc;
             broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
             // Another name, fingerprint or flag may be sound; another layout only whole.
-            if let Some(other) = broken.geometry() {
+            if let Some(other) = broken.geometry(PageSize::BUILD) {
                 let Geometry { size, align, order, redzone, .. } = other;
                 assert_eq!(
                     Geometry::new(size as usize, align as usize, order, redzone),

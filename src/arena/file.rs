@@ -7,6 +7,7 @@ use rustix::fs::{FileType, MemfdFlags, SealFlags};
 use super::error::{MapFault, os};
 use super::range::ArenaRange;
 use super::{ArenaError, map};
+use heirloom_folio::PageSize;
 
 /// The most bytes of an arena's name: what Linux leaves of a file's name for a memfd's.
 pub const MAX_NAME: usize = 249;
@@ -45,8 +46,11 @@ pub(super) fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
     .map_err(os("memfd_create"))
 }
 
-/// Returns the ranges that the first page of a file of `bytes` bytes describes.
-pub(super) fn described(fd: BorrowedFd<'_>, bytes: u64) -> Result<Vec<ArenaRange>, ArenaError> {
+/// Returns the page size and the ranges that the first page of a file of `bytes` bytes describes.
+pub(super) fn described(
+    fd: BorrowedFd<'_>,
+    bytes: u64,
+) -> Result<(PageSize, Vec<ArenaRange>), ArenaError> {
     let mut first = vec![0_u8; map::BYTES];
     let read = rustix::io::pread(fd, &mut *first, 0).map_err(os("pread"))?;
     if read < first.len() {

@@ -15,7 +15,7 @@
 //! are multiples of the page size. What follows the last range is not looked at; at the end of the
 //! first 4 KiB is room for the handover's entry (`entry`).
 
-use heirloom_folio::{NodeId, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{NodeId, PAGE_SHIFT, PAGE_SIZE, PageSize, PhysAddr, Run};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -71,8 +71,15 @@ struct Described {
 }
 
 impl Described {
-    /// Returns the range, if it fits a file of `file` bytes and is apart from those `before` it.
-    fn check(&self, before: &[ArenaRange], file: u64) -> Result<ArenaRange, ArenaError> {
+    /// Returns the range, if it is of whole pages, fits a file of `file` bytes and is apart from those
+    /// `before` it.
+    fn check(
+        &self,
+        page: PageSize,
+        before: &[ArenaRange],
+        file: u64,
+    ) -> Result<ArenaRange, ArenaError> {
+        let page = page.bytes() as u64;
         let Self { spec: RangeSpec { start, bytes, node }, offset } = *self;
         let refuse = |fault| {
             Err(ArenaError::BadMap(MapFault::Range { index: before.len(), start, bytes, fault }))
@@ -80,14 +87,14 @@ impl Described {
         if bytes == 0 {
             return refuse(RangeFault::Empty);
         }
-        if (start.get() | bytes | offset) % PAGE != 0 {
+        if (start.get() | bytes | offset) % page != 0 {
             return refuse(RangeFault::Misaligned);
         }
         // The very last page is left out, so that the end of a range is an address too.
         let run = start.checked_add(bytes).and_then(|_| Run::covering(start, bytes));
         let Some(run) = run else { return refuse(RangeFault::PastTheEnd) };
         let end = offset.checked_add(bytes);
-        if offset < PAGE || end.is_none_or(|end| end > file) {
+        if offset < page || end.is_none_or(|end| end > file) {
             return refuse(RangeFault::OutsideFile { offset });
         }
         for (with, other) in before.iter().enumerate() {
@@ -118,7 +125,7 @@ pub(super) fn lay_out(specs: &[RangeSpec]) -> Result<(Vec<ArenaRange>, u64), Are
     for &spec in specs {
         let described = Described { spec, offset: file };
         let end = file.checked_add(spec.bytes).filter(|end| i64::try_from(*end).is_ok());
-        ranges.push(described.check(&ranges, end.unwrap_or(file))?);
+        ranges.push(described.check(PageSize::BUILD, &ranges, end.unwrap_or(file))?);
         file = end.unwrap_or(file);
     }
     span(&ranges)?;
@@ -153,8 +160,9 @@ fn checksum(header: Header, entries: &[Entry]) -> u64 {
     xxh3_64(&[header.as_bytes(), entries.as_bytes()].concat())
 }
 
-/// Returns the ranges that the map in `bytes` describes, all checked, for a file of `file` bytes.
-pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaError> {
+/// Returns the page size and the ranges that the map in `bytes` describes, all checked, for a file of `file`
+/// bytes.
+pub(super) fn decode(bytes: &[u8], file: u64) -> Result<(PageSize, Vec<ArenaRange>), ArenaError> {
     let too_short =
         ArenaError::BadMap(MapFault::TooShort { found: bytes.len() as u64, needed: BYTES as u64 });
     let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| too_short)?;
@@ -166,9 +174,8 @@ pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaEr
         return Err(ArenaError::BadMap(MapFault::Version { expected: VERSION, found }));
     }
     let found = header.page_shift.get();
-    if found != PAGE_SHIFT {
-        return Err(ArenaError::BadMap(MapFault::PageShift { expected: PAGE_SHIFT, found }));
-    }
+    let page = 1_u64.checked_shl(found).and_then(PageSize::new);
+    let Some(page) = page else { return Err(other_pages(found)) };
     if header.reserved != 0 {
         return Err(ArenaError::BadMap(MapFault::Reserved { found: header.reserved.get() }));
     }
@@ -202,9 +209,14 @@ pub(super) fn decode(bytes: &[u8], file: u64) -> Result<Vec<ArenaRange>, ArenaEr
                 fault,
             }));
         }
-        ranges.push(Described { spec, offset: entry.offset.get() }.check(&ranges, file)?);
+        ranges.push(Described { spec, offset: entry.offset.get() }.check(page, &ranges, file)?);
     }
-    Ok(ranges)
+    Ok((page, ranges))
+}
+
+/// Returns the error that refuses a map of pages of `2^found` bytes.
+pub(super) const fn other_pages(found: u32) -> ArenaError {
+    ArenaError::BadMap(MapFault::PageShift { expected: PAGE_SHIFT, found })
 }
 
 /// Returns the lowest address and the bytes from there to the end of the highest range.

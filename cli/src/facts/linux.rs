@@ -1,13 +1,14 @@
 //! What Linux registered: live update sessions and their files, and the rest.
 
-use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
-use heirloom_kho::linux::{self as linux, Known, Part};
+use heirloom_folio::Block;
+use heirloom_kho::linux::{self as linux, Known};
 use heirloom_kho::{AreaPart, Left, Pages};
-use sha2::{Digest, Sha256};
 
 use super::basic::Hex;
+use super::memfd::Memfd;
 use super::want::Want;
 use crate::image::Image;
+use crate::said;
 use crate::sessions::{Listing, each_session};
 use crate::text::plural;
 
@@ -17,7 +18,7 @@ type Folio = (Hex, u8);
 /// `LUO`.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Luo {
-    pub(crate) compatible: &'static str,
+    pub(crate) compatible: String,
     pub(crate) liveupdate_num: u64,
     pub(crate) sessions: Vec<Session>,
     /// What is not in that list, if anything.
@@ -49,44 +50,6 @@ pub(crate) struct File {
     pub(crate) broken: Option<String>,
 }
 
-/// A preserved memfd.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Memfd {
-    pub(crate) size: u64,
-    pub(crate) pos: u64,
-    pub(crate) seals: u32,
-    pub(crate) seal_names: Vec<&'static str>,
-    pub(crate) flags: u32,
-    pub(crate) nr_folios: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) folios: Option<Vec<MemfdFolio>>,
-    pub(crate) holes: Vec<Hole>,
-    /// Of the content, holes as zeroes; none if it was not asked for, or cannot be had.
-    pub(crate) sha256: Option<String>,
-    /// Why the content cannot be read, or not all of it, if so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) unreadable: Option<String>,
-    /// Why it is left out, if it could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) left_out: Option<String>,
-}
-
-/// A folio of a memfd.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(crate) struct MemfdFolio {
-    pub(crate) pfn: u64,
-    pub(crate) flags: u16,
-    pub(crate) index: u64,
-    pub(crate) order: u8,
-}
-
-/// Bytes of a memfd that were never written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub(crate) struct Hole {
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
-}
-
 /// A state that files share.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Flb {
@@ -106,7 +69,7 @@ pub(crate) struct Metadata {
 /// `memblock`.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Memblock {
-    pub(crate) compatible: &'static str,
+    pub(crate) compatible: String,
     pub(crate) regions: Vec<Region>,
 }
 
@@ -121,7 +84,7 @@ pub(crate) struct Region {
 /// `kho_test`.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct KhoTest {
-    pub(crate) compatible: &'static str,
+    pub(crate) compatible: String,
     pub(crate) nr_folios: u32,
     /// As Linux wrote it.
     pub(crate) csum: u32,
@@ -184,7 +147,7 @@ impl Luo {
         });
         let flbs = luo.flbs(left).into_iter().flatten().flatten();
         Self {
-            compatible: linux::Luo::COMPATIBLE,
+            compatible: luo.compat.to_string(),
             liveupdate_num: luo.number,
             sessions,
             unlisted: (more > 0).then(|| plural(more, "more session", "more sessions")),
@@ -227,7 +190,7 @@ impl Session {
                 let count = plural(session.count, "file", "files");
                 Some(format!("{count}, in a list that was gone through before"))
             }
-            Listing::Broken(error) => Some(error.to_string()),
+            Listing::Broken(error) => Some(said::reader(error, left.page_size()).to_string()),
         };
         Self { name: session.name.to_string(), files, unlisted }
     }
@@ -237,7 +200,7 @@ impl File {
     fn of(file: &linux::File, left: &Left<'_, Image>, want: &Want<'_>) -> Self {
         let (memfd, broken) = match file.memfd(left) {
             Ok(memfd) => (memfd, None),
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) => (None, Some(said::reader(error, left.page_size()).to_string())),
         };
         Self {
             compatible: file.compatible.to_string(),
@@ -249,159 +212,6 @@ impl File {
     }
 }
 
-/// `F_SEAL_…` of `fcntl(2)`, by bit.
-const SEALS: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "exec"];
-
-impl Memfd {
-    fn of(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Self {
-        let names = SEALS.iter().enumerate().filter(|(bit, _)| memfd.seals >> bit & 1 == 1);
-        let mut of = Self {
-            size: memfd.size,
-            pos: memfd.pos,
-            seals: memfd.seals,
-            seal_names: names.map(|(_, name)| *name).collect(),
-            flags: memfd.flags,
-            nr_folios: memfd.folios,
-            folios: None,
-            holes: Vec::new(),
-            sha256: None,
-            unreadable: None,
-            left_out: None,
-        };
-        // The list of them is gone through too, and can be longer than it says that they are.
-        let pages = memfd.area.map_or(0, |area| area.pages().into());
-        if !want.list(memfd.folios.max(pages)) {
-            let why = "the files before it have as many folios as there are frames";
-            of.left_out = Some(why.to_owned());
-            return of;
-        }
-        if want.folios {
-            of.folios = Some(folios(memfd, left));
-        }
-        let parts = Parts::of(memfd, left);
-        of.holes = parts.holes;
-        of.unreadable = parts.unreadable;
-        if want.hash && of.unreadable.is_none() {
-            match want.read(parts.data, parts.hollow) {
-                Ok(()) => of.sha256 = sha256(memfd, left, want),
-                Err(why) => of.left_out = Some(why),
-            }
-        }
-        of
-    }
-}
-
-/// Every folio as far as they are sound: what ends the list is among the findings.
-fn folios(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Vec<MemfdFolio> {
-    let mut folios = Vec::new();
-    let _ = memfd.for_each_folio(left, |folio| {
-        folios.push(MemfdFolio {
-            pfn: folio.block.pfn().get(),
-            flags: folio.flags,
-            index: folio.index,
-            order: folio.block.order().get(),
-        });
-        Ok::<_, heirloom_kho::Error>(())
-    });
-    folios
-}
-
-/// What a memfd consists of.
-#[derive(Debug, Default)]
-struct Parts {
-    /// What was never written, neighbours taken together.
-    holes: Vec<Hole>,
-    /// Bytes of that.
-    hollow: u64,
-    /// Bytes of the rest.
-    data: u64,
-    /// Why it ends before the file does, or something is missing.
-    unreadable: Option<String>,
-}
-
-impl Parts {
-    fn of(memfd: &linux::Memfd, left: &Left<'_, Image>) -> Self {
-        let mut parts = Self::default();
-        let walked = memfd.for_each_part(left, |part| {
-            parts.add(part, left);
-            Ok::<_, heirloom_kho::Error>(())
-        });
-        if let Err(error) = walked {
-            parts.unreadable = Some(error.to_string());
-        }
-        parts
-    }
-
-    fn add(&mut self, part: Part, left: &Left<'_, Image>) {
-        match part {
-            Part::Data { bytes, addr, .. } => {
-                self.data = self.data.saturating_add(bytes);
-                let there = Run::covering(addr, bytes).is_some_and(|run| left.is_memory(run));
-                if !there && self.unreadable.is_none() {
-                    self.unreadable = Some(format!("{bytes} bytes at {addr} are not in the image"));
-                }
-            }
-            Part::Hole { offset, bytes, .. } => {
-                self.hollow = self.hollow.saturating_add(bytes);
-                match self.holes.last_mut().filter(|last| last.offset + last.bytes == offset) {
-                    Some(last) => last.bytes += bytes,
-                    None => self.holes.push(Hole { offset, bytes }),
-                }
-            }
-        }
-    }
-}
-
-/// The hash of what can be read.
-fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Option<String> {
-    let zeroes = [0; PAGE_SIZE];
-    let mut hash = Sha256::new();
-    let mut missing = false;
-    let walked = memfd.for_each_part(left, |part| {
-        let bytes = match part {
-            Part::Data { bytes, addr, .. } => {
-                let read = each_piece(want.image, addr, bytes, |piece| hash.update(piece));
-                missing |= read.is_none();
-                want.bar.inc(bytes);
-                0
-            }
-            Part::Hole { bytes, .. } => bytes,
-        };
-        let mut rest = bytes;
-        while rest > 0 {
-            let step = rest.min(PAGE_SIZE as u64);
-            hash.update(zeroes.get(..step as usize).unwrap_or(&zeroes));
-            want.bar.inc(step);
-            rest -= step;
-        }
-        Ok::<_, heirloom_kho::Error>(())
-    });
-    (walked.is_ok() && !missing).then(|| format!("{:x}", hash.finalize()))
-}
-
-/// Bytes of a file's content that are read at once.
-const PIECE: u64 = 1 << 16;
-
-/// Calls `each` with `bytes` bytes of memory from `addr`, piece by piece; `None` if one is not there.
-pub(crate) fn each_piece(
-    image: &Image,
-    addr: PhysAddr,
-    bytes: u64,
-    mut each: impl FnMut(&[u8]),
-) -> Option<()> {
-    // Not by way of its words: contents are not kept, as tables are.
-    let mut piece = vec![0; PIECE.min(bytes) as usize];
-    let mut done = 0;
-    while done < bytes {
-        let step = (bytes - done).min(PIECE) as usize;
-        let piece = piece.get_mut(..step)?;
-        image.read(addr.checked_add(done)?, piece)?;
-        each(piece);
-        done += step as u64;
-    }
-    Some(())
-}
-
 impl Memblock {
     fn of(memblock: &linux::Memblock, left: &Left<'_, Image>) -> Self {
         let mut regions = Vec::new();
@@ -411,7 +221,7 @@ impl Memblock {
             regions.push(Region { name, start, size: region.size });
             Ok::<_, heirloom_kho::Error>(())
         });
-        Self { compatible: linux::Memblock::COMPATIBLE, regions }
+        Self { compatible: memblock.compat.to_string(), regions }
     }
 }
 
@@ -421,7 +231,7 @@ impl KhoTest {
         let mut bytes = 0_u64;
         // As for the regions.
         let _ = test.for_each_folio(left, |block: Block| {
-            folios.push((block.addr().into(), block.order().get()));
+            folios.push((block.addr().into(), said::order(block.order(), left.page_size())));
             bytes = bytes.saturating_add(block.order().bytes());
             Ok::<_, heirloom_kho::Error>(())
         });
@@ -433,7 +243,7 @@ impl KhoTest {
             Ok::<_, heirloom_restore::Error>(())
         });
         Self {
-            compatible: linux::KhoTest::COMPATIBLE,
+            compatible: test.compat.to_string(),
             nr_folios: test.folios,
             csum: test.csum,
             vmalloc: Area {

@@ -5,6 +5,7 @@
 mod basic;
 mod layout;
 mod linux;
+mod memfd;
 mod own;
 mod verdict;
 mod want;
@@ -14,17 +15,19 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 pub(crate) use basic::{Fault, Hex, Passed, VERSION};
-use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, Run};
+use heirloom_folio::{Block, Order, PAGE_SIZE, PageSize, Pfn, Run};
 use heirloom_kho::linux::Known;
 use heirloom_kho::tree::{Adjacent, Geometry};
 pub(crate) use layout::Layout;
-pub(crate) use linux::{Linux, Luo, Memfd, each_piece};
+pub(crate) use linux::{Linux, Luo};
+pub(crate) use memfd::{Memfd, each_piece};
 pub(crate) use own::{Own, Published};
 use serde::ser::{Serialize, Serializer};
 pub(crate) use verdict::{InOrder, NotLookedAt, Verdict};
 pub(crate) use want::Want;
 
 use crate::roots::Roots;
+use crate::said;
 use crate::survey::Survey;
 
 /// A stretch of memory.
@@ -84,8 +87,8 @@ pub(crate) struct Faulty {
     pub(crate) blocks: Vec<(Hex, u8)>,
 }
 
-fn pair(block: Block) -> (Hex, u8) {
-    (block.addr().into(), block.order().get())
+fn pair(block: Block, page: PageSize) -> (Hex, u8) {
+    (block.addr().into(), said::order(block.order(), page))
 }
 
 /// The file that was looked at.
@@ -129,12 +132,16 @@ fn by_name<S: Serializer>(subtrees: &[Subtree], serializer: S) -> Result<S::Ok, 
 
 /// Folios, by address: `[["0x1000", 0], …]`, each with its order.
 #[derive(Clone, Debug)]
-pub(crate) struct Folios(pub(crate) Vec<Adjacent>);
+pub(crate) struct Folios {
+    pub(crate) rows: Vec<Adjacent>,
+    /// What their orders are counted in, where they are printed.
+    pub(crate) page: PageSize,
+}
 
 impl Folios {
     /// Each one.
     pub(crate) fn each(&self) -> impl Iterator<Item = (Pfn, Order)> + '_ {
-        self.0.iter().flat_map(|row| {
+        self.rows.iter().flat_map(|row| {
             let (first, order) = (row.first().pfn(), row.first().order());
             (0..row.count()).map(move |i| (first.add(i << order.get()), order))
         })
@@ -143,7 +150,8 @@ impl Folios {
 
 impl Serialize for Folios {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let pairs = self.each().map(|(pfn, order)| (Hex::from(pfn.addr()), order.get()));
+        let order = |order| said::order(order, self.page);
+        let pairs = self.each().map(|(pfn, of)| (Hex::from(pfn.addr()), order(of)));
         serializer.collect_seq(pairs)
     }
 }
@@ -164,9 +172,11 @@ impl Facts {
             return Err(anyhow!("{}: no root page at {}: {first}", path.display(), survey.at));
         };
         let Some(counts) = &survey.counts else { return Err(anyhow!("no tree")) };
-        let levels = (0..Geometry::BUILD.levels).map(|level| (level, counts.nodes_at(level as u8)));
-        let orders = (0..=Order::MAX.get()).filter_map(Order::new);
-        let orders = orders.map(|order| (order.get(), counts.folios(order)));
+        let page = survey.image.page_size();
+        let levels = (0..Geometry::new(page.shift()).levels)
+            .map(|level| (level, counts.nodes_at(level as u8)));
+        let orders = (0..=page.max_order()).filter_map(|of| Some((of, page.order_of(of)?)));
+        let orders = orders.map(|(of, order)| (of, counts.folios(order)));
         let subtrees = survey.subtrees().map(|subtree| Subtree::of(survey, &subtree, want));
         let subtrees = subtrees.collect();
         want.bar.finish_and_clear();
@@ -175,8 +185,8 @@ impl Facts {
             image: ImageFacts {
                 path: path.display().to_string(),
                 format: survey.image.format().as_str(),
-                frames: survey.image.frames(),
-                page_size: PAGE_SIZE,
+                frames: survey.image.pages(),
+                page_size: page.bytes(),
                 passed: Passed::of(survey.image),
             },
             fdt: survey.at.into(),
@@ -185,18 +195,18 @@ impl Facts {
             nodes: counts.nodes(),
             nodes_by_level: levels.filter(|(_, nodes)| *nodes > 0).collect(),
             folios: counts.total(),
-            frames: counts.frames(),
+            frames: page.pages(counts.frames()),
             bytes: counts.frames().saturating_mul(PAGE_SIZE as u64),
             overlaps: survey.overlaps,
             faulty: Faulty {
                 folios: survey.faulty.folios,
-                blocks: survey.faulty.blocks.iter().map(|block| pair(*block)).collect(),
+                blocks: survey.faulty.blocks.iter().map(|block| pair(*block, page)).collect(),
             },
             orders: orders.filter(|(_, folios)| *folios > 0).collect(),
             layout: Layout::of(&survey.rows),
             scratch: survey.scratch.as_ref().map(|s| s.iter().map(|run| (*run).into()).collect()),
             subtrees,
-            preserved: Folios(survey.rows.clone()),
+            preserved: Folios { rows: survey.rows.clone(), page },
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, &[])).collect(),
             roots: roots.found.iter().map(|found| found.at.into()).collect(),

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::{Block, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Block, PageSize, PhysAddr, Run};
 use heirloom_kho::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
 use heirloom_slab::CacheRecord;
 use heirloom_slab::internal::ImageCaches;
 
 use super::basic::Hex;
 use crate::image::Image;
+use crate::said;
 use crate::survey::Survey;
 
 /// The `heirloom` subtree.
@@ -87,8 +88,10 @@ impl Published {
         let [a, b] = survey.image.words(addr, size_of::<Handle>())? else { return None };
         let words = [a, b].map(|word| word.load(Relaxed).to_ne_bytes());
         let handle: [u8; 16] = words.as_flattened().try_into().ok()?;
-        let parts = Handle::from(handle).parts().ok().filter(|_| bytes == handle.len() as u64)?;
-        let page = PAGE_SIZE as u64;
+        let size = survey.image.page_size();
+        let parts =
+            Handle::from(handle).parts_sized(size).ok().filter(|_| bytes == handle.len() as u64)?;
+        let page = size.bytes() as u64;
         let (handle, addr, bytes) = match parts {
             Parts::Folio(block) => ("folio", block.addr(), block.order().bytes()),
             Parts::Run(run) => ("run", run.addr(), run.bytes()),
@@ -108,10 +111,12 @@ impl Own {
         let left = survey.left();
         let mut unlisted = None;
         let caches = header.cache_directory.map_or_else(Vec::new, |directory| {
-            let pages = Bounded::new(left, survey.image.frames());
+            let pages = Bounded::new(left, survey.image.pages());
             let caches = ImageCaches::new(&pages, directory);
             let mut seen = HashSet::new();
-            let records = caches.caches().map(|record| Cache::of(&caches, &record, &mut seen));
+            let page = survey.image.page_size();
+            let records =
+                caches.caches().map(|record| Cache::of(&caches, &record, &mut seen, page));
             let caches = records.collect();
             unlisted = pages.is_spent().then(|| {
                 "its tables lead to each other: going through all of them would not end soon"
@@ -162,6 +167,10 @@ impl<'i> Bounded<'i> {
 }
 
 impl Pages for Bounded<'_> {
+    fn page_size(&self) -> PageSize {
+        self.left.page_size()
+    }
+
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
         let rest = self.room.get().checked_sub(1)?;
         self.room.set(rest);
@@ -185,6 +194,7 @@ impl Cache {
         caches: &ImageCaches<'_, P>,
         record: &CacheRecord,
         seen: &mut HashSet<PhysAddr>,
+        page: PageSize,
     ) -> Self {
         let (mut slabs, mut broken_slabs, mut objects, mut free) = (0, 0, 0, 0);
         let mut unlisted = None;
@@ -209,7 +219,7 @@ impl Cache {
             object_size: record.object_size(),
             align: record.align(),
             stride: record.stride(),
-            order: record.order().get(),
+            order: said::order(record.order(), page),
             preserving: record.is_preserving(),
             fingerprint: Hex(record.fingerprint()),
             slabs,

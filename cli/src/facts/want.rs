@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 
-use heirloom_folio::PAGE_SIZE;
 use indicatif::ProgressBar;
 
 use crate::image::Image;
@@ -43,10 +42,10 @@ const HOLES: u64 = 1 << 36;
 
 impl<'i> Want<'i> {
     pub(crate) fn new(survey: &Survey<'i>, folios: bool, hash: bool) -> Self {
-        let frames = survey.frames();
-        let bytes = if hash { frames.saturating_mul(PAGE_SIZE as u64) } else { 0 };
+        let (pages, page) = (survey.pages(), survey.image.page_size().bytes() as u64);
+        let bytes = if hash { pages.saturating_mul(page) } else { 0 };
         let bar = progress::bar("hashing files", bytes);
-        let room = Room { folios: frames, pages: frames, hollow: HOLES };
+        let room = Room { folios: pages, pages, hollow: HOLES };
         Self { image: survey.image, folios, hash, bar, left: Cell::new(room) }
     }
 
@@ -62,7 +61,9 @@ impl<'i> Want<'i> {
     /// not.
     pub(super) fn read(&self, data: u64, hollow: u64) -> Result<(), String> {
         let room = self.left.get();
-        let Some(pages) = room.pages.checked_sub(data.div_ceil(PAGE_SIZE as u64)) else {
+        let Some(pages) =
+            room.pages.checked_sub(data.div_ceil(self.image.page_size().bytes() as u64))
+        else {
             return Err("the files before it are as large as all that is preserved".to_owned());
         };
         let Some(rest) = room.hollow.checked_sub(hollow) else {
@@ -77,13 +78,15 @@ impl<'i> Want<'i> {
 
 #[cfg(test)]
 mod tests {
+    use heirloom_folio::PAGE_SIZE;
+
     use super::*;
 
     #[test]
     fn a_file_that_is_named_again_and_again_is_not_read_again_and_again() {
         let file = std::env::temp_dir().join(format!("heirloom-want-{}", std::process::id()));
         std::fs::write(&file, [0; PAGE_SIZE]).unwrap();
-        let reading = crate::image::Reading { base: Some(0), zero_excluded: false };
+        let reading = crate::image::Reading { base: Some(0), ..Default::default() };
         let image = Image::open(&file, reading).unwrap();
         std::fs::remove_file(&file).unwrap();
         let want = Want {

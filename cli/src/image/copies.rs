@@ -19,11 +19,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 
-use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr};
+use heirloom_folio::{PageSize, Pfn, PhysAddr};
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// Words of a page.
-const WORDS: usize = PAGE_SIZE / size_of::<u64>();
 /// Longer stretches are mapped, where they can be.
 const LONG: usize = 1 << 20;
 /// Bytes that stretches of several pages may take in copies, all together. Sound tables of several
@@ -33,6 +31,7 @@ const COPIES: usize = 1 << 30;
 /// What was looked at of an image.
 #[derive(Debug)]
 pub(super) struct Copies {
+    page: PageSize,
     pages: RefCell<HashMap<u64, Page>>,
     /// By their first page: those that are longer come later.
     stretches: RefCell<HashMap<u64, Vec<Stretch>>>,
@@ -86,23 +85,24 @@ impl Stretch {
 }
 
 impl Copies {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(page: PageSize) -> Self {
         Self {
+            page,
             pages: RefCell::default(),
             stretches: RefCell::default(),
             room: RefCell::new(COPIES),
-            zeroes: Owned::of(&[0; PAGE_SIZE]),
+            zeroes: Owned::of(&vec![0; page.bytes()]),
         }
     }
 
-    /// The words of the page `pfn`, which `read` fills the first time.
+    /// The words of the page whose first frame is `pfn`, which `read` fills the first time.
     pub(super) fn page(
         &self,
         pfn: Pfn,
         read: impl FnOnce(PhysAddr, &mut [u8]) -> Option<()>,
     ) -> Option<&[AtomicU64]> {
         if !self.pages.borrow().contains_key(&pfn.get()) {
-            let mut bytes = [0; PAGE_SIZE];
+            let mut bytes = vec![0; self.page.bytes()];
             read(pfn.addr(), &mut bytes)?;
             let page = bytes.iter().any(|byte| *byte != 0).then(|| Owned::of(&bytes));
             self.pages.borrow_mut().insert(pfn.get(), page);
@@ -114,7 +114,7 @@ impl Copies {
         Some(unsafe { page.0.as_ref() })
     }
 
-    /// The words of `pages` pages from `pfn` on, which `read` fills, or which are `file`'s from the
+    /// The words of `pages` pages from frame `pfn` on, which `read` fills, or which are `file`'s from the
     /// offset on that `place` says, if it lies in one piece there.
     pub(super) fn stretch(
         &self,
@@ -124,7 +124,7 @@ impl Copies {
         place: Option<u64>,
         read: impl FnOnce(PhysAddr, &mut [u8]) -> Option<()>,
     ) -> Option<&[AtomicU64]> {
-        let count = pages.checked_mul(WORDS)?;
+        let count = pages.checked_mul(self.page.bytes() / size_of::<u64>())?;
         let long_enough = |stretch: &Stretch| stretch.words().len() >= count;
         let there = self.stretches.borrow();
         if !there.get(&pfn.get()).is_some_and(|all| all.iter().any(long_enough)) {

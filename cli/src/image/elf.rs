@@ -4,13 +4,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
+use heirloom_folio::PageSize;
 use object::elf::{ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{BigEndian, Endian, Endianness};
 use rustix::fs::SeekFrom;
 
-use super::piece::{Bytes, PAGE, Piece};
+use super::piece::{Bytes, Piece};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
@@ -27,6 +28,8 @@ pub(super) struct Core {
     pub(super) declared: u64,
     /// Segments without a physical address, which were passed over.
     pub(super) unaddressed: u64,
+    /// The size of the machine's pages, if a note says it.
+    pub(super) page_size: Option<PageSize>,
 }
 
 /// Reads the headers; `zeroes`: what is declared and not in the file is taken for zeroes.
@@ -48,17 +51,20 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
     let headers = header.program_headers(endian, &cache);
     let headers = headers.context("bad ELF program headers: is the file cut off?")?;
     let (mut pieces, mut declared) = (Vec::new(), Vec::new());
-    let (mut addressed, mut unaddressed) = (false, 0);
+    let (mut addressed, mut unaddressed, mut page_size) = (false, 0, None);
     for (index, header) in headers.iter().enumerate() {
         let kind = header.p_type(endian);
         if kind == PT_NOTE {
-            let pages = page_size(file, header.p_offset(endian), header.p_filesz(endian));
+            let pages = noted(file, header.p_offset(endian), header.p_filesz(endian));
+            let known = pages.and_then(PageSize::new);
             ensure!(
-                pages.is_none_or(|pages| pages == PAGE),
-                "the core's machine has pages of {} bytes, and this command is built for pages of \
-                 {PAGE}: take one that is built for those",
+                pages.is_none() || known.is_some(),
+                "the core's machine has pages of {} bytes, and this command reads pages of {} to {}",
                 pages.unwrap_or_default(),
+                PageSize::BUILD,
+                PageSize::MAX,
             );
+            page_size = page_size.or(known);
         }
         if kind != PT_LOAD {
             continue;
@@ -110,11 +116,11 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
         pieces.extend(missing);
         pieces.sort_unstable_by_key(|piece| piece.start);
     }
-    Ok(Core { pieces, declared, unaddressed })
+    Ok(Core { pieces, declared, unaddressed, page_size })
 }
 
 /// The size of a page, as the notes of a Linux core have it, in `bytes` bytes at `offset`.
-fn page_size(file: &File, offset: u64, bytes: u64) -> Option<u64> {
+fn noted(file: &File, offset: u64, bytes: u64) -> Option<u64> {
     /// More than any kernel writes.
     const MOST: u64 = 1 << 20;
     let mut notes = vec![0; usize::try_from(bytes.min(MOST)).ok()?];

@@ -29,9 +29,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use anyhow::{Context, Result, bail, ensure};
 use copies::Copies;
 use heirloom::arena::{Arena, ArenaRange};
-use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_folio::{PageSize, Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
-use piece::{Bytes, PAGE, Piece};
+use piece::{Bytes, Piece};
 use rustix::fs::FileType;
 
 /// The format of an image.
@@ -63,9 +63,11 @@ pub(crate) struct Image {
     format: Format,
     /// Where the handover starts, if the file says so.
     entry: Option<Entry>,
+    /// The size of the machine's pages, and whether it is known.
+    page: (PageSize, bool),
     /// By address.
     pieces: Vec<Piece>,
-    /// By address, apart from each other.
+    /// By address, apart from each other, of whole pages.
     runs: Vec<Run>,
     copies: Copies,
     passed: Passed,
@@ -91,6 +93,8 @@ pub(crate) struct Reading {
     pub(crate) base: Option<u64>,
     /// What a core declares and has not is zeroes.
     pub(crate) zero_excluded: bool,
+    /// The size of the machine's pages, if the user knows it.
+    pub(crate) page_size: Option<PageSize>,
 }
 
 impl Image {
@@ -106,7 +110,8 @@ impl Image {
         Self::open_file(path, reading).with_context(|| path.display().to_string())
     }
 
-    fn open_file(path: &Path, Reading { base, zero_excluded }: Reading) -> Result<Self> {
+    fn open_file(path: &Path, reading: Reading) -> Result<Self> {
+        let Reading { base, zero_excluded, page_size } = reading;
         let file = foreign::open(path)?;
         let stat = rustix::fs::fstat(&file).context("cannot stat it")?;
         foreign::regular(FileType::from_raw_mode(stat.st_mode))?;
@@ -117,18 +122,20 @@ impl Image {
         file.read_exact_at(&mut head[..known], 0).context("cannot read it")?;
         let is_elf = head.starts_with(elf::MAGIC);
         let mut passed = Passed::default();
-        let mut entry = None;
+        let (mut entry, mut said) = (None, None);
         let (format, pieces) = match base {
             None if is_elf => {
                 let core = elf::read(&file, length, zero_excluded)?;
-                let elf::Core { pieces, declared, unaddressed } = core;
+                let elf::Core { pieces, declared, unaddressed, page_size } = core;
+                said = page_size;
                 passed = Passed { unaddressed, declared, zeroes: zero_excluded };
                 (Format::Elf, pieces)
             }
             None if head.starts_with(ARENA) => {
-                let (ranges, left) = Arena::describe(file.as_fd()).context("a broken arena")?;
-                entry = left;
-                (Format::Arena, arena(&ranges))
+                let arena = Arena::describe(file.as_fd()).context("a broken arena")?;
+                let (page, ranges, left) = arena;
+                (entry, said) = (left, Some(page));
+                (Format::Arena, pieces_of(&ranges))
             }
             Some(_) if is_elf => bail!("an ELF core says itself where it lies: leave out --base"),
             _ => {
@@ -137,23 +144,50 @@ impl Image {
                     "no ELF core; if it is raw memory, give the address of its first byte with \
                      --base",
                 )?;
-                (Format::Raw, vec![raw(base, length)?])
+                (Format::Raw, vec![raw(base, length, page_size.unwrap_or(PageSize::BUILD))?])
             }
         };
-        let touching = pieces.chunk_by(|a, b| a.end() == b.start);
-        let run = |pieces: &[Piece]| whole_frames(pieces.first()?.start, pieces.last()?.end());
-        let runs: Vec<_> = touching.filter_map(run).collect();
-        ensure!(!runs.is_empty(), "the file has not one whole page of {PAGE} bytes");
+        if let (Some(said), Some(asked)) = (said, page_size) {
+            ensure!(
+                said == asked,
+                "it is of a machine with pages of {said}: leave out --page-size"
+            );
+        }
+        let page = said.or(page_size);
+        let known = page.is_some();
+        let page = page.unwrap_or(PageSize::BUILD);
         Ok(Self {
             file,
             format,
             entry,
+            runs: runs(&pieces, page)?,
             pieces,
-            runs,
-            copies: Copies::new(),
+            page: (page, known),
+            copies: Copies::new(page),
             passed,
             looks: Cell::new(0),
         })
+    }
+
+    /// The size of the machine's pages.
+    pub(crate) const fn page_size(&self) -> PageSize {
+        self.page.0
+    }
+
+    /// Whether that is known, as the file or the user says it.
+    pub(crate) const fn is_sized(&self) -> bool {
+        self.page.1
+    }
+
+    /// Takes it for the image of a machine with pages of this size, which is a guess.
+    ///
+    /// # Errors
+    /// There is not one of them.
+    pub(crate) fn set_page_size(&mut self, page: PageSize) -> Result<()> {
+        self.runs = runs(&self.pieces, page)?;
+        self.page = (page, false);
+        self.copies = Copies::new(page);
+        Ok(())
     }
 
     /// Whether `other` is of the image's own file, under whatever name.
@@ -187,9 +221,9 @@ impl Image {
         self.runs.iter().copied()
     }
 
-    /// How many frames it has.
-    pub(crate) fn frames(&self) -> u64 {
-        self.runs().map(Run::frames).sum()
+    /// How many pages it has.
+    pub(crate) fn pages(&self) -> u64 {
+        self.page_size().pages(self.runs().map(Run::frames).sum())
     }
 
     /// Whether it has all of `run`.
@@ -205,20 +239,22 @@ impl Image {
         self.looks.set(self.looks.get() + 1);
         let count = bytes.div_ceil(8);
         let length = u64::try_from(count.checked_mul(8)?).ok()?;
-        let run = Run::covering(addr, length)?;
+        let page = self.page_size();
+        let run = page.covering(addr, length)?;
         if !addr.get().is_multiple_of(8) || !self.contains(run) {
             return None;
         }
         let read = |addr, into: &mut [u8]| self.read(addr, into);
-        let words = match run.frames() {
-            0 | 1 => self.copies.page(addr.pfn(), read)?,
-            _ => {
-                let pages = usize::try_from(run.frames()).ok()?;
+        let words = match page.pages(run.frames()) {
+            0 | 1 => self.copies.page(page.page_of(addr.pfn()).pfn(), read)?,
+            pages => {
+                let pages = usize::try_from(pages).ok()?;
                 let place = self.place(run);
                 self.copies.stretch(run.start(), pages, &self.file, place, read)?
             }
         };
-        words.get(addr.offset_in_page() / 8..)?.get(..count)
+        let offset = addr.get() as usize & (page.bytes() - 1);
+        words.get(offset / 8..)?.get(..count)
     }
 
     /// The same in halves.
@@ -273,14 +309,10 @@ impl Image {
         }
     }
 
-    /// A copy of the frame at `addr`.
-    pub(crate) fn frame(&self, addr: PhysAddr) -> Option<Box<[u8; PAGE_SIZE]>> {
-        let words = self.words(addr, PAGE_SIZE)?;
-        let mut copy = Box::new([0; PAGE_SIZE]);
-        for (bytes, word) in copy.chunks_exact_mut(8).zip(words) {
-            bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
-        }
-        Some(copy)
+    /// A copy of the page at `addr`.
+    pub(crate) fn page(&self, addr: PhysAddr) -> Option<Vec<u8>> {
+        let words = self.words(addr, self.page_size().bytes())?;
+        Some(words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect())
     }
 
     /// The frames that the file has more of than a hole, by address: the only ones with anything
@@ -312,6 +344,10 @@ impl Image {
 }
 
 impl heirloom_kho::Image for Image {
+    fn page_size(&self) -> PageSize {
+        Self::page_size(self)
+    }
+
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
         Self::words(self, addr, bytes)
     }
@@ -325,7 +361,7 @@ impl heirloom_kho::Image for Image {
 const ARENA: &[u8] = b"hl-arena";
 
 /// The pieces of an arena, whose ranges were found apart.
-fn arena(ranges: &[ArenaRange]) -> Vec<Piece> {
+fn pieces_of(ranges: &[ArenaRange]) -> Vec<Piece> {
     let piece = |range: &ArenaRange| Piece {
         start: range.run().addr().get(),
         bytes: range.run().bytes(),
@@ -337,21 +373,33 @@ fn arena(ranges: &[ArenaRange]) -> Vec<Piece> {
 }
 
 /// The one piece of raw memory.
-fn raw(base: u64, length: u64) -> Result<Piece> {
-    ensure!(base.is_multiple_of(PAGE), "--base {base:#x} is no multiple of the page size, {PAGE}");
+fn raw(base: u64, length: u64, page: PageSize) -> Result<Piece> {
+    let page = page.bytes() as u64;
+    ensure!(base.is_multiple_of(page), "--base {base:#x} is no multiple of the page size, {page}");
     ensure!(
-        length.is_multiple_of(PAGE),
-        "{length} bytes are no whole pages of {PAGE} bytes: the file is cut off, or not raw memory",
+        length.is_multiple_of(page),
+        "{length} bytes are no whole pages of {page} bytes: the file is cut off, or not raw memory",
     );
     let end = base.checked_add(length);
     ensure!(end.is_some(), "{length:#x} bytes from {base:#x} on leave the address space");
     Ok(Piece { start: base, bytes: length, from: Bytes::At(0) })
 }
 
-/// The frames that lie wholly in bytes `start..end`.
-fn whole_frames(start: u64, end: u64) -> Option<Run> {
-    let first = start.checked_next_multiple_of(PAGE)?;
-    Run::between(Pfn::new(first / PAGE), Pfn::new(end / PAGE)).filter(|run| !run.is_empty())
+/// The runs of whole pages in pieces, by address.
+fn runs(pieces: &[Piece], page: PageSize) -> Result<Vec<Run>> {
+    let touching = pieces.chunk_by(|a, b| a.end() == b.start);
+    let run = |pieces: &[Piece]| whole_pages(pieces.first()?.start, pieces.last()?.end(), page);
+    let runs: Vec<_> = touching.filter_map(run).collect();
+    ensure!(!runs.is_empty(), "the file has not one whole page of {} bytes", page.bytes());
+    Ok(runs)
+}
+
+/// The frames of the pages that lie wholly in bytes `start..end`.
+fn whole_pages(start: u64, end: u64, page: PageSize) -> Option<Run> {
+    let bytes = page.bytes() as u64;
+    let first = PhysAddr::new(start.checked_next_multiple_of(bytes)?).pfn();
+    let last: Pfn = PhysAddr::new(end - end % bytes).pfn();
+    Run::between(first, last).filter(|run| !run.is_empty())
 }
 
 #[cfg(test)]

@@ -1,9 +1,5 @@
 //! Stretches of a file that are stretches of physical memory.
 
-use heirloom_folio::PAGE_SIZE;
-
-pub(super) const PAGE: u64 = PAGE_SIZE as u64;
-
 /// A stretch of a file that is a stretch of physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Piece {

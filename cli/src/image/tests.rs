@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use heirloom_folio::PAGE_SIZE;
+
 use super::*;
+
+const PAGE: u64 = PAGE_SIZE as u64;
 
 /// A file that is removed with the value.
 struct Temporary(PathBuf);
@@ -51,7 +55,7 @@ fn pattern(i: usize) -> u8 {
 
 fn open(name: &str, bytes: &[u8], base: Option<u64>) -> Result<Image> {
     let file = Temporary::new(name, bytes);
-    Image::open(&file.0, Reading { base, zero_excluded: false })
+    Image::open(&file.0, Reading { base, ..Reading::default() })
 }
 
 fn refused(name: &str, bytes: &[u8]) -> String {
@@ -81,7 +85,7 @@ fn segments_are_shown_wherever_they_lie_in_the_file() {
     let image = open("shown", &core(&segments, 0x8000), None).unwrap();
     assert_eq!(image.format(), Format::Elf);
     assert_eq!(runs(&image), [(0x10_0000, 0x3000), (0x20_0000, 0x2000), (0x30_0000, 0x1000)]);
-    assert_eq!(image.frames(), 6);
+    assert_eq!(image.pages(), 6);
     for (start, offset, bytes, _) in segments {
         // A look at a word, before its page is filled and after.
         let expected: Vec<_> = (0..8).map(|i| pattern(offset as usize + 0x808 + i)).collect();
@@ -193,7 +197,7 @@ fn a_core_that_is_none_is_refused_with_the_reason() {
 fn raw_memory_starts_where_the_user_says() {
     let bytes: Vec<u8> = (0..0x3000).map(pattern).collect();
     let image = open("raw", &bytes, Some(0x4000_0000)).unwrap();
-    assert_eq!((image.format(), image.frames()), (Format::Raw, 3));
+    assert_eq!((image.format(), image.pages()), (Format::Raw, 3));
     assert!(shows(&image, 0x4000_0000, 0x3000, 0));
     let refused =
         |bytes: &[u8], base| format!("{:#}", open("raw-bad", bytes, Some(base)).unwrap_err());
@@ -208,12 +212,12 @@ fn holes_of_the_file_are_passed_over() {
     let open = fs::OpenOptions::new().write(true).open(&file.0).unwrap();
     open.set_len(64 << 20).unwrap();
     open.write_all_at(&[7; 4096], 32 << 20).unwrap();
-    let image = Image::open(&file.0, Reading { base: Some(0), zero_excluded: false }).unwrap();
+    let image = Image::open(&file.0, Reading { base: Some(0), ..Reading::default() }).unwrap();
     let written = image.written();
     // A file system without holes calls all of it written.
     assert!(written.iter().any(|run| run.contains(Pfn::new((32 << 20) / PAGE))));
     assert!(written.is_sorted_by_key(|run| run.start()));
-    assert_eq!(image.frames(), (64 << 20) / PAGE);
+    assert_eq!(image.pages(), (64 << 20) / PAGE);
 }
 
 /// What `/proc/kcore` has beside memory.
@@ -242,7 +246,8 @@ fn what_is_declared_can_be_zeroes() {
     assert_eq!(runs(&image), [(0x10_0000, 0x1000), (0x10_3000, 0x1000)]);
     assert_eq!(image.passed(), Passed { unaddressed: 0, declared: 0x5000, zeroes: false });
     let file = Temporary::new("declared-zero", &bytes);
-    let image = Image::open(&file.0, Reading { base: None, zero_excluded: true }).unwrap();
+    let image =
+        Image::open(&file.0, Reading { zero_excluded: true, ..Reading::default() }).unwrap();
     assert_eq!(runs(&image), [(0x10_0000, 0x6000), (0x20_0000, 0x1000)]);
     assert_eq!(image.passed(), Passed { unaddressed: 0, declared: 0x5000, zeroes: true });
     assert!(shows(&image, 0x10_0000, 0x1800, 0x1000));

@@ -1,7 +1,7 @@
 //! The bands, drawn.
 #![expect(clippy::cast_precision_loss, reason = "pixels: a hundredth is enough")]
 
-use heirloom_folio::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_folio::{PAGE_SIZE, PageSize, Pfn, PhysAddr, Run};
 use svg::node::element::{
     Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title,
 };
@@ -9,6 +9,7 @@ use svg::{Document, Node};
 
 use super::bands::{Band, Bands, CELLS, Part, Use};
 use crate::facts::Facts;
+use crate::said;
 use crate::text::{bytes, plural, shown};
 
 /// A table that is pointed out.
@@ -68,7 +69,8 @@ pub(super) fn picture(scene: &Scene<'_>) -> String {
             body.append(row(scene, first, y));
             y += PITCH;
         } else {
-            let what: Vec<_> = bands.iter().map(describe).collect();
+            let what: Vec<_> =
+                bands.iter().map(|band| describe(band, scene.facts.preserved.page)).collect();
             body.append(pause(y, &what.join(", then ")));
             y += BREAK;
         }
@@ -279,11 +281,11 @@ fn badge(x: u64, y: u64, number: usize) -> Group {
 }
 
 /// What a band leaves out.
-fn describe(band: &Band) -> String {
+fn describe(band: &Band, page: PageSize) -> String {
     match *band {
         Band::Row(_) => String::new(),
         Band::Nothing(frames) => format!("{} with nothing preserved", size(frames)),
-        Band::Alike(frames, what) => format!("{} more of {}", size(frames), name(what)),
+        Band::Alike(frames, what) => format!("{} more of {}", size(frames), name(what, page)),
     }
 }
 
@@ -308,7 +310,8 @@ fn legend(scene: &Scene<'_>, top: u64) -> (Group, u64) {
     let facts = scene.facts;
     let mut items: Vec<(String, String)> = Vec::new();
     for (order, folios) in &facts.orders {
-        let what = Order::new(*order).map_or(MEMORY.to_owned(), |order| colour(Use::Folios(order)));
+        let of = facts.preserved.page.order_of(*order);
+        let what = of.map_or(MEMORY.to_owned(), |order| colour(Use::Folios(order)));
         items.push((what, format!("order {order}: {}", plural(*folios, "folio", "folios"))));
     }
     items.push((colour(Use::Nodes), plural(facts.nodes, "tree node", "tree nodes")));
@@ -399,10 +402,10 @@ fn colour(what: Use) -> String {
     }
 }
 
-fn name(what: Use) -> String {
+fn name(what: Use, page: PageSize) -> String {
     match what {
         Use::Faulty => "folios at fault".to_owned(),
-        Use::Folios(order) => format!("folios of order {}", order.get()),
+        Use::Folios(order) => format!("folios of order {}", said::order(order, page)),
         Use::Nodes => "tree nodes".to_owned(),
         Use::Scratch => "scratch".to_owned(),
     }

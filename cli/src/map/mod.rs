@@ -20,8 +20,8 @@ pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {
         parts.push(Part { run: row.run(), what: Use::Folios(row.first().order()) });
     }
     for node in &survey.nodes {
-        let run = Run::between(*node, node.add(1));
-        parts.extend(run.map(|run| Part { run, what: Use::Nodes }));
+        let run = survey.image.page_size().page_of(*node).run();
+        parts.push(Part { run, what: Use::Nodes });
     }
     for block in &survey.faulty.blocks {
         parts.push(Part { run: block.run(), what: Use::Faulty });

@@ -111,7 +111,11 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
     let size = bytes(image.frames.saturating_mul(image.page_size as u64));
     let path = shown(&image.path);
     let format = image.format;
-    line(out, "image", &format!("{path} {FAINT}({format}, {size} of memory){FAINT:#}"))?;
+    let pages = match image.page_size {
+        4096 => String::new(),
+        larger => format!(", pages of {}", bytes(larger as u64)),
+    };
+    line(out, "image", &format!("{path} {FAINT}({format}, {size} of memory{pages}){FAINT:#}"))?;
     line(out, "root page", &facts.fdt.to_string())?;
     let levels: Vec<_> = facts
         .nodes_by_level

@@ -2,8 +2,8 @@
 
 use core::marker::PhantomData;
 
-use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load};
-use crate::addr::{Block, PAGE_SIZE, PhysAddr};
+use super::{HEAD, MAX_BLOCKS, Record, entry_words, head, load, per_block};
+use crate::addr::{Block, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::usize_to_u64;
@@ -58,6 +58,8 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
         table: Table,
         mut each: impl FnMut(Block, &'p [AtomicU64]) -> Result<(), E>,
     ) -> Result<Self, E> {
+        const { assert!(T::PER_BLOCK > 0, "an entry fits a block") };
+        let limit = per_block::<T>(pages.page_size());
         let mut chain = Self { pages, first, blocks: 0, entries: 0, marker: PhantomData };
         let (mut addr, mut from) = (first, (table, first, 0));
         // Brent's cycle detection: the hare is compared with where it was at the last power of 2.
@@ -72,8 +74,8 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
             // Acquire pairs with the Release stores in `Records`: what is linked or counted is
             // written.
             let (next, count) = head(words);
-            if count > T::PER_BLOCK {
-                let fault = Fault::TooMany { found: count, limit: T::PER_BLOCK };
+            if count > limit {
+                let fault = Fault::TooMany { found: count, limit };
                 return Err(fault.in_table(table, addr, 8).into());
             }
             chain.blocks += 1;
@@ -177,7 +179,7 @@ impl<P: Pages, T: Record> Iterator for Entries<'_, P, T> {
         while self.index == self.count {
             self.blocks = self.blocks.checked_sub(1)?;
             self.block = self.next;
-            self.words = self.pages.words(self.next, PAGE_SIZE)?;
+            self.words = self.pages.words(self.next, self.pages.page_size().bytes())?;
             (self.next, self.count) = head(self.words);
             self.index = 0;
         }
@@ -194,7 +196,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::addr::Order;
+    use crate::addr::{Order, PAGE_SIZE};
     use crate::fault::TableError;
     use crate::sync::Ordering::Relaxed;
     use crate::testing::{Left, proptest_config};
@@ -334,7 +336,8 @@ mod linux_tests {
                 let (size, folios) = (memfd[1].load(Relaxed), memfd[3].load(Relaxed));
                 assert!(size > 0 && size <= 64 << 10);
                 let area: AreaDescriptor = load(&memfd[4..]);
-                let info = area.info(PhysAddr::new(file.data.get() + 32)).unwrap();
+                let info =
+                    area.info(PhysAddr::new(file.data.get() + 32), left.page_size()).unwrap();
                 assert!(u64::from(info.pages()) * 4096 >= folios * 16);
                 info.walk(&left, |_| Ok::<_, Error>(())).unwrap();
             }

@@ -16,6 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::narrow::usize_to_u64;
+use crate::page_size::PageSize;
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Acquire, Relaxed};
@@ -28,15 +29,21 @@ pub(crate) const HEAD: usize = 2;
 
 /// What can be an entry: plain bytes, any of which are a value, without padding.
 pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {
-    /// Entries that fit one block.
+    /// Entries that fit one block of this build.
     const PER_BLOCK: u64 = {
         assert!(size_of::<Self>() > 0 && size_of::<Self>().is_multiple_of(8), "whole words");
         assert!(size_of::<Self>() <= PAGE_SIZE - HEAD * 8, "an entry fits a block");
-        usize_to_u64((PAGE_SIZE - HEAD * 8) / size_of::<Self>())
+        per_block::<Self>(PageSize::BUILD)
     };
 }
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Record for T {}
+
+/// Returns how many entries fit a block that is a page of this size.
+#[inline]
+pub(crate) const fn per_block<T>(page: PageSize) -> u64 {
+    usize_to_u64((page.bytes() - HEAD * 8) / size_of::<T>())
+}
 
 /// The words of entry `index` of a block.
 pub fn entry_words<T: Record>(words: &[AtomicU64], index: u64) -> Option<&[AtomicU64]> {

@@ -13,6 +13,7 @@ use crate::addr::{PAGE_SHIFT, PhysAddr};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::{usize_to_u32, usize_to_u64};
+use crate::page_size::PageSize;
 use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{Relaxed, Release};
@@ -65,7 +66,7 @@ impl<'a> HeaderPage<'a> {
             });
         };
         let says = Says::new(header);
-        check_pages(&says, at, HALVES_AT)?;
+        check_pages(PageSize::BUILD, &says, at, HALVES_AT)?;
         for word in words {
             store::word64(word, 0, Relaxed);
         }
@@ -94,7 +95,7 @@ impl<'a> HeaderPage<'a> {
     /// what is said behind could no longer be true once the rest has changed.
     pub fn reopen(words: &'a [AtomicU64], at: PhysAddr) -> Result<Self, Error> {
         let mut head = Head::new_zeroed();
-        load_head(&mut head, words, at)?;
+        load_head(PageSize::BUILD, &mut head, words, at)?;
         let (expected, found) = (usize_to_u64(SIZE), head.size.get().into());
         if found != expected {
             return Err(fail(at, 20, Fault::Length { expected, found }));
@@ -144,7 +145,7 @@ impl<'a> HeaderPage<'a> {
     /// else wrote the page. Nothing is changed then.
     pub fn renew(&mut self, header: &Header) -> Result<(), Error> {
         let mut head = Head::new_zeroed();
-        load_head(&mut head, self.words, self.at)?;
+        load_head(PageSize::BUILD, &mut head, self.words, self.at)?;
         let [first, second] = HALVES;
         let other = if turned_to(self.words, self.at)? == HALVES_AT {
             (HALVES_AT + size_of::<Half>(), second)
@@ -152,7 +153,7 @@ impl<'a> HeaderPage<'a> {
             (HALVES_AT, first)
         };
         let says = Says::new(header);
-        check_pages(&says, self.at, other.0)?;
+        check_pages(PageSize::BUILD, &says, self.at, other.0)?;
         self.turn_to(other, &head, &says);
         Ok(())
     }

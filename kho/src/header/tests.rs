@@ -5,6 +5,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::PAGE_SHIFT;
 use crate::excerpt::Excerpt;
 use crate::fault::TableError;
 use crate::store::cut;

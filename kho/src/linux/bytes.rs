@@ -2,9 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::addr::{Block, Order, PhysAddr, Run};
+use crate::addr::{PhysAddr, Run};
 use crate::error::Error;
-use crate::excerpt::Excerpt;
 use crate::fault::{Fault, Table};
 use crate::narrow::usize_to_u64;
 use crate::pages::Pages;
@@ -20,12 +19,13 @@ pub(crate) fn preserved(
     from: (Table, PhysAddr, usize),
 ) -> Result<Run, Error> {
     let fail = |fault: Fault| fault.in_table(from.0, from.1, from.2);
-    let run = Run::covering(addr, bytes).filter(|run| pages.is_memory(*run));
+    let page = pages.page_size();
+    let run = page.covering(addr, bytes).filter(|run| pages.is_memory(*run));
     let run = run.ok_or(fail(Fault::OutsideMemory { addr }))?;
     match pages.first_unpreserved(run) {
         None => Ok(run),
         Some(missing) => {
-            let block = Block::containing(missing, Order::ZERO);
+            let block = page.page_of(missing);
             Err(fail(Fault::NotPreserved { block }))
         }
     }
@@ -54,23 +54,6 @@ pub(crate) fn load<T: FromBytes + IntoBytes + Immutable>(words: &[AtomicU64]) ->
         bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or(&[]));
     }
     value
-}
-
-/// Whether `text` is `expected`: `family` and a version. Another number there is another version,
-/// anything else a format of another make, whatever it starts with.
-pub(crate) fn compatible(text: &[u8], family: &str, expected: &'static str) -> Result<(), Fault> {
-    if text == expected.as_bytes() {
-        return Ok(());
-    }
-    let number = |text: &[u8]| {
-        let digits = text.strip_prefix(family.as_bytes())?;
-        let plain = digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0");
-        core::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
-    };
-    Err(match number(text).zip(number(expected.as_bytes())) {
-        Some((found, known)) => Fault::Version { found, known },
-        None => Fault::Unknown { found: Excerpt::of(text.iter().copied()), expected },
-    })
 }
 
 /// `bytes` up to the first zero.

@@ -11,11 +11,13 @@ use super::luo::{File, Luo, Session};
 use super::memblock::Memblock;
 use super::memfd::Memfd;
 use super::text::Text;
-use crate::addr::{Block, PAGE_BYTES, PhysAddr, Run};
+use crate::addr::{Block, PhysAddr};
 use crate::area::{AreaInfo, AreaPart};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::header::SUBTREE;
+use crate::narrow::usize_to_u64;
+use crate::page_size::PageSize;
 use crate::pages::Pages;
 use crate::root::{RootView, Subtree};
 use crate::tree::Ledger;
@@ -78,7 +80,7 @@ impl Known {
     /// # Errors
     /// As for `read` of what it is.
     pub fn read(pages: &impl Pages, subtree: &Subtree) -> Result<Option<Self>, Error> {
-        let (at, bytes) = (subtree.addr, size(subtree));
+        let (at, bytes) = (subtree.addr, size(subtree, pages.page_size()));
         Ok(Some(match subtree.name.as_str() {
             Luo::NAME => Self::Luo(Luo::read(pages, at, bytes)?),
             Memblock::NAME => Self::Memblock(Memblock::read(pages, at, bytes)?),
@@ -110,8 +112,8 @@ impl Known {
 }
 
 /// Bytes of a subtree: a page where its writer did not say.
-fn size(subtree: &Subtree) -> u64 {
-    subtree.size.unwrap_or(PAGE_BYTES)
+fn size(subtree: &Subtree, page: PageSize) -> u64 {
+    subtree.size.unwrap_or(usize_to_u64(page.bytes()))
 }
 
 /// Checks every subtree of `root` that this crate knows, and all that it leads to: lists, files,
@@ -171,7 +173,8 @@ where
     let mut checks = Checks { pages, ledger, found };
     for subtree in root.subtrees() {
         let Ok(subtree) = subtree else { return Ok(()) };
-        let run = Run::covering(subtree.addr, size(&subtree));
+        let page = pages.page_size();
+        let run = page.covering(subtree.addr, size(&subtree, page));
         let there = run.filter(|run| pages.is_memory(*run));
         if there.is_none_or(|run| pages.first_unpreserved(run).is_some()) {
             continue;
@@ -272,7 +275,7 @@ where
     /// Claims the preserved blocks that `bytes` bytes at `addr` lie in.
     fn claim_bytes(&mut self, table: Table, addr: PhysAddr, bytes: u64) -> Result<bool, E> {
         self.claim((table, addr), |pages, claim| {
-            let Some(run) = Run::covering(addr, bytes) else { return Ok(()) };
+            let Some(run) = pages.page_size().covering(addr, bytes) else { return Ok(()) };
             let mut at = run.start();
             while at < run.end() {
                 let Some(block) = pages.block_around(at) else { return Ok(()) };
@@ -304,7 +307,7 @@ where
     }
 
     fn luo(&mut self, luo: &Luo) -> Result<(), E> {
-        if !self.claim_bytes(Table::Luo, luo.at, Luo::SIZE)? {
+        if !self.claim_bytes(Table::Luo, luo.at, luo.bytes())? {
             return Ok(());
         }
         let from = (Table::Luo, luo.at);
@@ -362,7 +365,7 @@ where
         }
         memfd.entries(self.pages, |at, folio| {
             if let Some(folio) = self.sound(folio)? {
-                for fault in folio.faults(at) {
+                for fault in folio.faults(at, memfd.page_size) {
                     self.wrong(fault)?;
                 }
                 self.claim((Table::MemfdFolios, at), |_, claim| claim(folio.block))?;

@@ -10,14 +10,18 @@ use zerocopy::FromBytes;
 
 use super::properties::Properties;
 use super::stop::Stop;
-use crate::addr::{Block, Order, PAGE_BYTES, PAGE_SIZE, PhysAddr};
+use crate::addr::{Block, PAGE_SIZE, PhysAddr};
 use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
+use crate::compat::{Compat, Format, VMALLOC};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::{low_u32, u32_to_u64, usize_to_u64};
 use crate::pages::Pages;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
+
+static FORMAT: Format =
+    Format { text: KhoTest::COMPATIBLE, name: "kho-test", version: 1, parts: &[VMALLOC] };
 
 const MAGIC: u32 = 0x4b48_4f21;
 /// The node with the rest.
@@ -75,6 +79,8 @@ impl Checksum {
 pub struct KhoTest {
     /// Where it is.
     pub at: PhysAddr,
+    /// What it says that it is.
+    pub compat: Compat,
     /// How many folios.
     pub folios: u32,
     /// The area with the list of them.
@@ -86,7 +92,7 @@ pub struct KhoTest {
 impl KhoTest {
     /// The subtree's name.
     pub const NAME: &str = "kho_test";
-    /// The format that this reads.
+    /// The format that this reads, where it says nothing of what it is built of.
     pub const COMPATIBLE: &str = "kho-test-v1";
 
     /// Reads the subtree's `bytes` bytes at `at`.
@@ -96,9 +102,10 @@ impl KhoTest {
     /// and the reason: not in memory or not preserved; a property missing, twice or of another
     /// length; another version; a list too long for its area.
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
+        let page = pages.page_size();
         let tree = Properties::read(pages, Table::KhoTest, at, bytes)?;
         let version = tree.find(None, "compatible")?;
-        tree.compatible(version, "kho-test-v", Self::COMPATIBLE)?;
+        let compat = tree.compat(version, &FORMAT)?;
         let magic = tree.find(None, "magic")?;
         let found = tree.u32(magic)?;
         if found != MAGIC {
@@ -110,13 +117,14 @@ impl KhoTest {
         let descriptor: [u8; 16] = tree.array(info)?;
         let here = PhysAddr::new(at.get() + usize_to_u64(info.at));
         let cut = tree.fail(info.at, Fault::Malformed { expected: "area descriptor" });
-        let area = AreaDescriptor::read_from_bytes(&descriptor).map_err(|_| cut)?.info(here)?;
-        let limit = u64::from(area.pages()) * (PAGE_BYTES / 8);
+        let area = AreaDescriptor::read_from_bytes(&descriptor).map_err(|_| cut)?;
+        let area = area.info(here, page)?;
+        let limit = u64::from(area.pages()) * (usize_to_u64(page.bytes()) / 8);
         if u64::from(folios) > limit {
             return Err(tree.fail(count.at, Fault::TooMany { found: folios.into(), limit }));
         }
         let csum = tree.u32(tree.find(Some(DATA), "csum")?)?;
-        Ok(Self { at, folios, area, csum })
+        Ok(Self { at, compat, folios, area, csum })
     }
 
     /// Calls `each` with every folio, in the order of the list. All are preserved.
@@ -199,10 +207,11 @@ impl KhoTest {
 
 /// The preserved folio that the entry at `at` names.
 fn folio(pages: &impl Pages, at: PhysAddr, entry: u64) -> Result<Block, Error> {
-    let mask = PAGE_BYTES - 1;
+    let page = pages.page_size();
+    let mask = usize_to_u64(page.bytes()) - 1;
     let (addr, found) = (PhysAddr::new(entry & !mask), entry & mask);
-    let limit = Order::MAX.get().into();
-    let order = u8::try_from(found).ok().and_then(Order::new);
+    let limit = page.max_order().into();
+    let order = u8::try_from(found).ok().and_then(|order| page.order_of(order));
     let order = order.ok_or(Fault::TooMany { found, limit }.in_table(Table::KhoTest, at, 0))?;
     let block = Block::new(addr.pfn(), order);
     let block = block.ok_or(Fault::Misaligned { addr }.in_table(Table::KhoTest, at, 0))?;

@@ -1,7 +1,9 @@
 //! The live update orchestrator's subtree: sessions of files, and states that files share.
 //!
 //! ```text
-//!  LUO, 32 bytes        compatible[8] "luo-v5", number u64, sessions u64, FLBs u64
+//!  LUO                  compatible[], number u64, sessions u64, FLBs u64
+//!    32 bytes           8 of them "luo-v5"
+//!    40 bytes           16 of them "luo-v5;block-v1"
 //!  session, 80 bytes    name[64], files u64, count u64             in blocks of records
 //!  file, 64 bytes       compatible[48], data u64, token u64        in blocks of records
 //!  FLBs                 pages u64, count u64, then entries
@@ -14,24 +16,32 @@
 use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::bytes::{compatible, load, preserved, until_zero, words};
+use super::bytes::{load, preserved, until_zero, words};
 use super::memfd::{self, Memfd};
 use super::text::Text;
-use crate::addr::{Block, PAGE_BYTES, PhysAddr};
+use crate::addr::{Block, PhysAddr};
 use crate::blocks::{Chain, Entries, Record};
+use crate::compat::{BLOCK, Compat, Format};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
-use crate::narrow::usize_to_u64;
+use crate::narrow::{u64_to_usize, usize_to_u64};
 use crate::pages::Pages;
 
+/// What stands behind the text that says what it is, which is as long as it needs to be: with a zero at
+/// its end, whole words.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct StoredLuo {
-    compatible: [u8; 8],
     number: U64,
     sessions: U64,
     flbs: U64,
 }
+
+/// Bytes of the text, where it names nothing that the structure is built of, and where it names all.
+const SHORT: usize = 8;
+const LONG: usize = 16;
+
+static FORMAT: Format = Format { text: Luo::COMPATIBLE, name: "luo", version: 5, parts: &[BLOCK] };
 
 #[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -65,15 +75,20 @@ struct StoredFlb {
 }
 
 const _: () = {
-    assert!(size_of::<StoredLuo>() == 32 && size_of::<StoredSession>() == 80);
+    assert!(size_of::<StoredLuo>() == 24 && size_of::<StoredSession>() == 80);
     assert!(size_of::<StoredFile>() == 64 && size_of::<StoredFlb>() == 64);
 };
+
+/// Bytes of the smallest structure.
+const SHORTEST: usize = SHORT + size_of::<StoredLuo>();
 
 /// What the subtree `LUO` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Luo {
     /// Where it is.
     pub at: PhysAddr,
+    /// What it says that it is.
+    pub compat: Compat,
     /// How many live updates led here.
     pub number: u64,
     /// The first block of sessions; 0 if there is none.
@@ -85,10 +100,15 @@ pub struct Luo {
 impl Luo {
     /// The subtree's name.
     pub const NAME: &str = "LUO";
-    /// The format that this reads.
+    /// The format that this reads, where it says nothing of what it is built of.
     pub const COMPATIBLE: &str = "luo-v5";
-    /// Bytes of the structure.
-    pub const SIZE: u64 = usize_to_u64(size_of::<StoredLuo>());
+    /// Bytes of the smallest structure.
+    pub const SIZE: u64 = usize_to_u64(SHORTEST);
+
+    /// Returns the bytes of the structure.
+    pub const fn bytes(&self) -> u64 {
+        usize_to_u64(text_bytes(self.compat) + size_of::<StoredLuo>())
+    }
 
     /// Reads the subtree's `bytes` bytes at `at`.
     ///
@@ -96,23 +116,33 @@ impl Luo {
     /// [`Error::Table`] with the byte and the reason: not in memory, not preserved, too short, or
     /// another version.
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
-        const SIZE: usize = size_of::<StoredLuo>();
-        if bytes < usize_to_u64(SIZE) {
-            let fault = Fault::Length { expected: usize_to_u64(SIZE), found: bytes };
-            return Err(fault.in_table(Table::Luo, at, 0));
+        let fail = |fault: Fault| fault.in_table(Table::Luo, at, 0);
+        let short = |expected| fail(Fault::Length { expected, found: bytes });
+        if bytes < Self::SIZE {
+            return Err(short(Self::SIZE));
         }
-        let stored: StoredLuo = load(words(pages, at, SIZE, (Table::Luo, at, 0))?);
-        let name = if stored.compatible.contains(&0) {
-            until_zero(&stored.compatible)
-        } else {
-            // Of another make, with a longer name: as far as it is a text.
-            let bytes = stored.as_bytes();
-            bytes.split(|byte| !byte.is_ascii_graphic()).next().unwrap_or(bytes)
+        let first = words(pages, at, SHORTEST, (Table::Luo, at, 0))?;
+        let first: [u8; SHORTEST] = load(first);
+        // Text that goes on behind the shorter field, or what else stands there, as far as it is one.
+        let text = match first.split_at(SHORT).0 {
+            short if short.contains(&0) => until_zero(short),
+            _ => first.split(|byte| !byte.is_ascii_graphic()).next().unwrap_or(&first),
         };
-        compatible(name, "luo-v", Self::COMPATIBLE)
-            .map_err(|fault| fault.in_table(Table::Luo, at, 0))?;
+        let compat = FORMAT.read(&text.iter().copied()).map_err(fail)?;
+        let skip = text_bytes(compat);
+        let size = skip + size_of::<StoredLuo>();
+        if bytes < usize_to_u64(size) {
+            return Err(short(usize_to_u64(size)));
+        }
+        let all = words(pages, at, size, (Table::Luo, at, 0))?;
+        let stored: StoredLuo = load(all.get(skip / 8..).unwrap_or(&[]));
+        // The text has a zero behind it.
+        let ends = text.len() < skip && first.get(text.len()) == Some(&0);
+        ends.then_some(())
+            .ok_or(fail(Fault::Malformed { expected: "zero at the end of the text" }))?;
         Ok(Self {
             at,
+            compat,
             number: stored.number.get(),
             sessions: PhysAddr::new(stored.sessions.get()),
             flbs: PhysAddr::new(stored.flbs.get()),
@@ -165,10 +195,11 @@ impl Luo {
         if at.get() == 0 {
             return Ok(Flbs { pages, bytes: 0, next: at, left: 0 });
         }
-        let stored: StoredFlbs = load(words(pages, at, HEAD, (Table::Luo, self.at, 24))?);
+        let stored: StoredFlbs =
+            load(words(pages, at, HEAD, (Table::Luo, self.at, u64_to_usize(self.bytes()) - 8))?);
         let fail = |offset, fault: Fault| fault.in_table(Table::Flbs, at, offset);
         let (found, count) = (stored.pages.get(), stored.count.get());
-        let bytes = found.checked_mul(PAGE_BYTES);
+        let bytes = found.checked_mul(usize_to_u64(pages.page_size().bytes()));
         let outside = Fault::OutsideMemory { addr: at };
         let bytes = bytes.filter(|bytes| *bytes > 0).ok_or(fail(0, outside))?;
         preserved(pages, at, bytes, (Table::Flbs, at, 0))?;
@@ -178,6 +209,11 @@ impl Luo {
         }
         Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + usize_to_u64(HEAD)), left: count })
     }
+}
+
+/// Bytes of the text that says what the structure is.
+const fn text_bytes(compat: Compat) -> usize {
+    if compat.has_parts() { LONG } else { SHORT }
 }
 
 /// A list of records; none at address 0.
@@ -295,13 +331,16 @@ impl File {
     /// its data was looked at.
     ///
     /// # Errors
-    /// As for [`Memfd::read`]; [`Error::Table`]: a memfd of another version, or one whose kind has
-    /// another name: shorter, or with more behind the version.
+    /// [`Error::Table`] with the byte and the reason: not in memory or not preserved; more folios than the
+    /// area holds, or than the file has pages; an area's descriptor that is not sound. [`Error::Table`]: a memfd of
+    /// another version, or built of something of another version or that is not known, or with another name:
+    /// `memfd` alone, or with anything behind the version.
     pub fn memfd(&self, pages: &impl Pages) -> Result<Option<Memfd>, Error> {
         let kind = self.compatible.as_bytes();
-        match compatible(kind, "memfd-v", Memfd::COMPATIBLE) {
-            Ok(()) => {
-                Memfd::read(pages, PhysAddr::new(self.data), (Table::File, self.at, 48)).map(Some)
+        match memfd::FORMAT.read(&kind.iter().copied()) {
+            Ok(compat) => {
+                let from = (Table::File, self.at, 48);
+                Memfd::read(pages, compat, PhysAddr::new(self.data), from).map(Some)
             }
             Err(fault) if memfd::is_one(kind) => Err(fault.in_table(Table::File, self.at, 0)),
             Err(_) => Ok(None),

@@ -8,9 +8,15 @@
 use super::properties::{Properties, Step, Value};
 use super::text::Text;
 use crate::addr::{PhysAddr, Run};
+use crate::compat::{Compat, Format};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::pages::Pages;
+
+static FORMAT: Format =
+    Format { text: Memblock::COMPATIBLE, name: "memblock", version: 1, parts: &[] };
+static REGION: Format =
+    Format { text: "reserve-mem-v1", name: "reserve-mem", version: 1, parts: &[] };
 
 /// A region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +34,8 @@ pub struct Region {
 pub struct Memblock {
     /// Where it is.
     pub at: PhysAddr,
+    /// What it says that it is.
+    pub compat: Compat,
     bytes: u64,
 }
 
@@ -54,8 +62,8 @@ impl Memblock {
     pub fn read(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Result<Self, Error> {
         let tree = Properties::read(pages, Table::Memblock, at, bytes)?;
         let version = tree.find(None, "compatible")?;
-        tree.compatible(version, "memblock-v", Self::COMPATIBLE)?;
-        Ok(Self { at, bytes })
+        let compat = tree.compat(version, &FORMAT)?;
+        Ok(Self { at, compat, bytes })
     }
 
     /// Calls `each` with every region, in the order they stand in.
@@ -141,7 +149,7 @@ impl Reading {
         let missing = |property| tree.fail(self.offset, Fault::Missing { property });
         let expected = "compatible \"reserve-mem-v1\"";
         let missing_name = tree.fail(self.offset, Fault::Malformed { expected });
-        tree.compatible(self.compatible.ok_or(missing_name)?, "reserve-mem-v", "reserve-mem-v1")?;
+        tree.compat(self.compatible.ok_or(missing_name)?, &REGION)?;
         let name = Text::read(self.name, (Table::Memblock, tree.tree.at(), self.offset))?;
         let start = PhysAddr::new(self.start.ok_or(missing("start"))?);
         Ok(Region { name, start, size: self.size.ok_or(missing("size"))? })

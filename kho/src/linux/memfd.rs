@@ -13,11 +13,13 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::bytes::{load, words};
 use super::stop::Stop;
-use crate::addr::{Block, Order, PAGE_BYTES, Pfn, PhysAddr};
+use crate::addr::{Block, Pfn, PhysAddr};
 use crate::area::{AreaDescriptor, AreaInfo, AreaPart};
+use crate::compat::{Compat, Format, VMALLOC};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::{low_u16, u16_to_u32, u32_to_u64, u64_to_usize, usize_to_u64};
+use crate::page_size::PageSize;
 use crate::pages::Pages;
 use crate::sync::Ordering::Relaxed;
 
@@ -36,6 +38,9 @@ const SIZE: usize = size_of::<Stored>();
 const AREA_AT: u64 = usize_to_u64(core::mem::offset_of!(Stored, area));
 const _: () = assert!(SIZE == 48 && AREA_AT == 32);
 
+pub(super) static FORMAT: Format =
+    Format { text: Memfd::COMPATIBLE, name: "memfd", version: 2, parts: &[VMALLOC] };
+
 /// Bytes of an entry.
 const ENTRY: u64 = 16;
 const PFN_BITS: u32 = 52;
@@ -52,6 +57,8 @@ const LARGEST: u64 = i64::MAX.unsigned_abs();
 pub struct Memfd {
     /// Where it stands.
     pub at: PhysAddr,
+    /// What its file says that it is.
+    pub compat: Compat,
     /// The file position, in bytes.
     pub pos: u64,
     /// The file's size in bytes.
@@ -64,6 +71,8 @@ pub struct Memfd {
     pub folios: u64,
     /// The area with their entries; `None` if there are none.
     pub area: Option<AreaInfo>,
+    /// What its pages are: of the kernel that left it.
+    pub page_size: PageSize,
 }
 
 /// A folio of a memfd.
@@ -96,11 +105,11 @@ impl MemfdFolio {
     }
 
     /// What is wrong with its entry, which is at `at`, though its content can be read.
-    pub(crate) fn faults(&self, at: PhysAddr) -> impl Iterator<Item = Error> {
+    pub(crate) fn faults(&self, at: PhysAddr, page: PageSize) -> impl Iterator<Item = Error> {
         let reserved = self.flags & !FLAGS;
         let reserved = (reserved != 0).then_some((0, Fault::Reserved { found: self.flags.into() }));
         // Linux keeps a folio in a file where it would lie in memory too: naturally aligned.
-        let aligned = self.index.is_multiple_of(self.block.order().frames());
+        let aligned = self.index.is_multiple_of(page.pages(self.block.order().frames()));
         let expected = "index that is a multiple of the folio's pages";
         let astray = (!aligned).then_some((8, Fault::Malformed { expected }));
         let faults = reserved.into_iter().chain(astray);
@@ -108,8 +117,8 @@ impl MemfdFolio {
     }
 
     /// The page of the file after its last.
-    const fn end(&self) -> u64 {
-        self.index.saturating_add(self.block.order().frames())
+    const fn end(&self, page: PageSize) -> u64 {
+        self.index.saturating_add(page.pages(self.block.order().frames()))
     }
 }
 
@@ -137,41 +146,45 @@ pub enum Part {
 }
 
 impl Memfd {
-    /// The kind of file that this reads.
+    /// The kind of file that this reads, where it says nothing of what it is built of.
     pub const COMPATIBLE: &str = "memfd-v2";
     /// Bytes of the structure.
     pub const SIZE: u64 = usize_to_u64(SIZE);
 
-    /// Reads the memfd at `at`, an address that byte `from.2` of the table at `from.1` has.
+    /// Reads the memfd at `at`, an address that byte `from.2` of the table at `from.1` has; `compat` is what
+    /// the file says that it is.
     ///
     /// # Errors
     /// [`Error::Table`] with the byte and the reason: not in memory or not preserved; more folios
     /// than the area holds, or than the file has pages. [`Error::Table`]: the area's descriptor is
     /// not sound.
-    pub fn read(
+    pub(super) fn read(
         pages: &impl Pages,
+        compat: Compat,
         at: PhysAddr,
         from: (Table, PhysAddr, usize),
     ) -> Result<Self, Error> {
         let stored: Stored = load(words(pages, at, SIZE, from)?);
         let (size, folios) = (stored.size.get(), stored.folios.get());
-        let limit = size.div_ceil(PAGE_BYTES);
+        let page_size = pages.page_size();
+        let page = usize_to_u64(page_size.bytes());
+        let limit = size.div_ceil(page);
         if folios > limit {
             return Err(Fault::TooMany { found: folios, limit }.in_table(Table::Memfd, at, 24));
         }
         let mut area = None;
         if folios > 0 {
-            let info = stored.area.info(PhysAddr::new(at.get() + AREA_AT))?;
-            let limit = u64::from(info.pages()) * (PAGE_BYTES / ENTRY);
+            let info = stored.area.info(PhysAddr::new(at.get() + AREA_AT), page_size)?;
+            let limit = u64::from(info.pages()) * (page / ENTRY);
             if folios > limit {
                 return Err(Fault::TooMany { found: folios, limit }.in_table(Table::Memfd, at, 24));
             }
             area = Some(info);
         } else if stored.area != AreaDescriptor::new_zeroed() {
-            area = Some(stored.area.info(PhysAddr::new(at.get() + AREA_AT))?);
+            area = Some(stored.area.info(PhysAddr::new(at.get() + AREA_AT), page_size)?);
         }
         let (seals, flags) = (stored.seals.get(), stored.flags.get());
-        Ok(Self { at, pos: stored.pos.get(), size, seals, flags, folios, area })
+        Ok(Self { at, compat, pos: stored.pos.get(), size, seals, flags, folios, area, page_size })
     }
 
     /// What is wrong with its values, though its content can be read.
@@ -188,7 +201,7 @@ impl Memfd {
 
     /// Pages of the file, the last one whole.
     pub const fn pages(&self) -> u64 {
-        self.size.div_ceil(PAGE_BYTES)
+        self.size.div_ceil(usize_to_u64(self.page_size.bytes()))
     }
 
     /// Calls `each` with every folio, in the order of the file. Entries that are not folios of the
@@ -215,16 +228,16 @@ impl Memfd {
         pages: &impl Pages,
         mut each: impl FnMut(Part) -> Result<(), E>,
     ) -> Result<(), E> {
-        const PAGE: u64 = PAGE_BYTES;
+        let page = usize_to_u64(self.page_size.bytes());
         let mut at = 0;
         self.for_each_folio(pages, |folio| {
             let MemfdFolio { block, index, .. } = folio;
             // The index is a page of the file, so this is at most its size, one page rounded up.
-            let offset = index.saturating_mul(PAGE);
+            let offset = index.saturating_mul(page);
             if offset > at {
                 each(Part::Hole { offset: at, bytes: offset - at, block: None })?;
             }
-            let end = self.size.min(folio.end().saturating_mul(PAGE));
+            let end = self.size.min(folio.end(self.page_size).saturating_mul(page));
             let bytes = end - offset;
             at = end;
             each(if folio.is_up_to_date() {
@@ -255,7 +268,7 @@ impl Memfd {
             let mut at = block.addr();
             let mut todo = count;
             while todo > 0 {
-                let here = todo.min(PAGE_BYTES / ENTRY);
+                let here = todo.min(usize_to_u64(self.page_size.bytes()) / ENTRY);
                 let Some(words) = pages.words(at, u64_to_usize(here * ENTRY)) else {
                     let fault = Fault::OutsideMemory { addr: at };
                     let outside = fault.in_table(Table::MemfdFolios, at, 0);
@@ -268,7 +281,7 @@ impl Memfd {
                     let at = PhysAddr::new(at);
                     let folio = self.folio(pages, at, word(0), word(1), next);
                     if let Ok(folio) = folio {
-                        next = folio.end();
+                        next = folio.end(self.page_size);
                     }
                     each(at, folio).map_err(Stop::Each)?;
                 }
@@ -294,9 +307,11 @@ impl Memfd {
         next: u64,
     ) -> Result<MemfdFolio, Error> {
         let fail = |offset, fault: Fault| fault.in_table(Table::MemfdFolios, at, offset);
-        let pfn = Pfn::new(word & ((1 << PFN_BITS) - 1));
+        // A number of pages, and the first frame of that page: no more than 56 bits.
+        let number = word & ((1 << PFN_BITS) - 1);
+        let pfn = Pfn::new(number << self.page_size.order().get());
         let block = pages.block_from(pfn);
-        let missing = Block::containing(pfn, Order::ZERO);
+        let missing = self.page_size.page_of(pfn);
         let block = block.ok_or(fail(0, Fault::NotPreserved { block: missing }))?;
         if index >= self.pages() {
             let limit = self.pages().saturating_sub(1);

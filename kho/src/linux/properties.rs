@@ -1,7 +1,8 @@
 //! Device trees of subtrees: their nodes and properties, by name.
 
-use super::bytes::{compatible, preserved};
+use super::bytes::preserved;
 use crate::addr::PhysAddr;
+use crate::compat::{Compat, Format};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::fdt::{DeviceTree, Token};
@@ -113,13 +114,8 @@ impl<'p> Properties<'p> {
         self.tree.bytes(at..at + name.len() + 1).eq(expected)
     }
 
-    /// Whether a value is the text `expected`, as [`compatible`] has it.
-    pub(crate) fn compatible(
-        &self,
-        value: Value,
-        family: &str,
-        expected: &'static str,
-    ) -> Result<(), Error> {
+    /// What a value says that the structure is, if it is one of this format.
+    pub(crate) fn compat(&self, value: Value, format: &'static Format) -> Result<Compat, Error> {
         // More than an error shows: text that is longer is none that is known.
         let mut text = [0; 64];
         let length = text.len().min(u32_to_usize(value.length));
@@ -129,7 +125,7 @@ impl<'p> Properties<'p> {
         let text = text.get(..length).unwrap_or(&text);
         // The zero at the end; others stand between several strings, and are part of the text.
         let text = text.strip_suffix(&[0]).unwrap_or(text);
-        compatible(text, family, expected).map_err(|fault| self.fail(value.at, fault))
+        format.read(&text.iter().copied()).map_err(|fault| self.fail(value.at, fault))
     }
 
     /// A value of 32 bits.

@@ -31,8 +31,13 @@ pub use name::Name;
 pub use page::{Edit, RootPage};
 pub use view::{RootView, Subtree, Subtrees};
 
+use crate::compat::{Format, RADIX, VMALLOC};
+
 /// The value of the root's `compatible` property.
 const COMPATIBLE: &str = "kho-v4";
+/// What is read: the same, with or without versions of what it is built of.
+static FORMAT: Format =
+    Format { text: COMPATIBLE, name: "kho", version: 4, parts: &[RADIX, VMALLOC] };
 /// The property with the address of the tracker's root.
 const MAP: &str = "preserved-memory-map";
 /// The property with the address of a subtree's bytes.

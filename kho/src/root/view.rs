@@ -1,11 +1,13 @@
 //! Reading a root page, this kernel's or a predecessor's.
 
-use super::{COMPATIBLE, DATA, MAP, Name, SIZE};
-use crate::addr::{PAGE_SIZE, PhysAddr, Run};
+use super::{DATA, FORMAT, MAP, Name, SIZE};
+use crate::addr::{PhysAddr, Run};
+use crate::compat::Compat;
 use crate::error::Error;
-use crate::fault::{Fault, Table, unknown};
+use crate::fault::{Fault, Table};
 use crate::fdt::{DeviceTree, FDT_ENDED, Token};
 use crate::narrow::{u32_to_usize, u64_to_usize};
+use crate::page_size::PageSize;
 use crate::pages::Pages;
 use crate::sync::AtomicU32;
 
@@ -15,6 +17,7 @@ use crate::sync::AtomicU32;
 #[derive(Clone, Debug)]
 pub struct RootView<'a> {
     tree: DeviceTree<'a>,
+    compat: Compat,
     map: PhysAddr,
     /// Where the first node below the root starts, in the struct block.
     nodes: usize,
@@ -34,7 +37,13 @@ pub struct Subtree {
 impl Subtree {
     /// The frames in which its bytes lie; of one whose length is not known, the first.
     pub fn frames(&self) -> Option<Run> {
-        Run::covering(self.addr, self.size.unwrap_or(1).max(1))
+        self.pages(PageSize::BUILD)
+    }
+
+    /// Returns the frames of the pages, of this size, in which its bytes lie, as [`Subtree::frames`] does.
+    #[inline]
+    pub fn pages(&self, page: PageSize) -> Option<Run> {
+        page.covering(self.addr, self.size.unwrap_or(1).max(1))
     }
 }
 
@@ -51,7 +60,16 @@ impl<'a> RootView<'a> {
     /// the format has it: another version, a token or value that leaves the struct block, a
     /// property missing, twice or of a wrong length, a name twice.
     pub fn new(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
-        Self::of(DeviceTree::open(words, Table::Root, at)?)
+        Self::sized(PageSize::BUILD, words, at)
+    }
+
+    /// Checks the root page as [`RootView::new`] does, of a kernel with pages of this size.
+    ///
+    /// # Errors
+    /// As for [`RootView::new`].
+    #[inline]
+    pub fn sized(page: PageSize, words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
+        Self::of(page, DeviceTree::open(words, Table::Root, at)?)
     }
 
     /// Checks a root page of which a successor ended the entry, for as long as that successor keeps the page.
@@ -59,7 +77,7 @@ impl<'a> RootView<'a> {
     /// # Errors
     /// As for [`RootView::new`].
     pub fn ended(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
-        Self::of(DeviceTree::marked(words, Table::Root, at, FDT_ENDED)?)
+        Self::of(PageSize::BUILD, DeviceTree::marked(words, Table::Root, at, FDT_ENDED)?)
     }
 
     /// Checks the root page at `at`.
@@ -68,12 +86,18 @@ impl<'a> RootView<'a> {
     /// As for [`RootView::new`]; [`Error::Table`] also if it is not in memory or no page starts
     /// there.
     pub fn read(pages: &'a impl Pages, at: PhysAddr) -> Result<Self, Error> {
-        Self::of(DeviceTree::read(pages, Table::Root, at, PAGE_SIZE)?)
+        let page = pages.page_size();
+        Self::of(page, DeviceTree::read(pages, Table::Root, at, page.bytes())?)
     }
 
-    fn of(tree: DeviceTree<'a>) -> Result<Self, Error> {
-        let view = Self::top(tree)?;
-        view.check_subtrees()?;
+    #[inline]
+    fn of(page: PageSize, tree: DeviceTree<'a>) -> Result<Self, Error> {
+        let view = Self::top(page, tree)?;
+        if page == PageSize::BUILD {
+            view.check_subtrees::<{ marks(PageSize::BUILD) }>()?;
+        } else {
+            view.check_subtrees::<{ marks(PageSize::MAX) }>()?;
+        }
         Ok(view)
     }
 
@@ -82,12 +106,12 @@ impl<'a> RootView<'a> {
     /// # Errors
     /// As for [`RootView::new`], but for what is wrong with subtrees: their iterator tells that.
     pub fn again(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
-        Self::top(DeviceTree::open(words, Table::Root, at)?)
+        Self::top(PageSize::BUILD, DeviceTree::open(words, Table::Root, at)?)
     }
 
     /// Checks the properties of the root node.
     #[inline(never)]
-    fn top(tree: DeviceTree<'a>) -> Result<Self, Error> {
+    fn top(page: PageSize, tree: DeviceTree<'a>) -> Result<Self, Error> {
         let mut cursor = tree.start();
         match tree.next(&mut cursor)? {
             (_, Token::Begin { name }) if tree.bytes(name..name + 1).eq([0]) => {}
@@ -95,41 +119,40 @@ impl<'a> RootView<'a> {
                 return Err(tree.fail(offset, Fault::Malformed { expected: "root node" }));
             }
         }
-        let (mut compatible, mut map) = (false, None);
+        let (mut compat, mut map) = (None, None);
         let mut nodes = cursor;
         while let (offset, Token::Property { name, value, length }) = tree.next(&mut cursor)? {
             nodes = cursor;
             if tree.string_is(name, "compatible") {
-                if compatible {
+                if compat.is_some() {
                     return Err(tree.fail(offset, Fault::Duplicate));
                 }
-                check_compatible(&tree, value, length)?;
-                compatible = true;
+                compat = Some(read_compat(&tree, value, length)?);
             } else if tree.string_is(name, MAP) {
                 let addr = PhysAddr::new(read_u64(&tree, offset, value, length)?);
                 if map.replace(addr).is_some() {
                     return Err(tree.fail(offset, Fault::Duplicate));
                 }
-                if addr.get() == 0 || !addr.is_page_aligned() {
+                if addr.get() == 0 || !page.is_aligned(addr) {
                     return Err(tree.fail(value, Fault::Misaligned { addr }));
                 }
             }
         }
-        if !compatible {
+        let Some(compat) = compat else {
             return Err(tree.fail(tree.start(), Fault::Missing { property: "compatible" }));
-        }
+        };
         let Some(map) = map else {
             return Err(tree.fail(tree.start(), Fault::Missing { property: MAP }));
         };
-        Ok(Self { tree, map, nodes })
+        Ok(Self { tree, compat, map, nodes })
     }
 
     /// Checks the subtrees. A kernel's stack is small: what the properties above them needed of it is
     /// gone by now.
     #[inline(never)]
-    fn check_subtrees(&self) -> Result<(), Error> {
+    fn check_subtrees<const MARKS: usize>(&self) -> Result<(), Error> {
         let mut subtrees = self.subtrees();
-        let (mut seen, mut marks) = (0, Marks([0; PAGE_SIZE >> 9]));
+        let (mut seen, mut marks) = (0, Marks([0; MARKS]));
         loop {
             let offset = subtrees.cursor;
             let Some(subtree) = subtrees.next() else { return Ok(()) };
@@ -145,6 +168,11 @@ impl<'a> RootView<'a> {
     /// The page's address.
     pub const fn at(&self) -> PhysAddr {
         self.tree.at()
+    }
+
+    /// Returns what the page says that it is.
+    pub const fn compat(&self) -> Compat {
+        self.compat
     }
 
     /// The address of the tracker's root node.
@@ -174,9 +202,14 @@ impl<'a> RootView<'a> {
 
 /// Which names there were, as far as one bit for each tells: a Bloom filter of one hash.
 /// Sixteen bits for each name that a page can have, or so.
-struct Marks([u64; PAGE_SIZE >> 9]);
+struct Marks<const N: usize>([u64; N]);
 
-impl Marks {
+/// Returns how many words of marks the names in a page need.
+const fn marks(page: PageSize) -> usize {
+    page.bytes() >> 9
+}
+
+impl<const N: usize> Marks<N> {
     /// Marks `name`: whether it, or another of the same hash, was marked before.
     fn set(&mut self, name: &Name) -> bool {
         // FNV-1a, whose lower bits are the good ones, multiplied into the upper.
@@ -287,20 +320,14 @@ fn read_u64(tree: &DeviceTree<'_>, offset: usize, value: usize, length: u32) -> 
     found.ok_or_else(|| tree.fail(offset, Fault::Length { expected: 8, found: length.into() }))
 }
 
-/// Whether the root's `compatible` is the one string that this reader knows.
-///
-/// A string with more behind the version, or more strings behind the first, says that something in
-/// the tables is not as that version alone has it.
-fn check_compatible(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<(), Error> {
-    let end = value.saturating_add(u32_to_usize(length));
-    let bytes = || tree.bytes(value..end);
-    if bytes().eq(COMPATIBLE.bytes().chain([0])) {
-        return Ok(());
-    }
+/// What the root's `compatible` says, if all of it is known.
+#[inline(never)]
+fn read_compat(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<Compat, Error> {
+    let length = u32_to_usize(length);
     // Without the zero at the end: those that stand between strings are part of the text.
-    let zero = bytes().last() == Some(0);
-    let text = || bytes().take(u32_to_usize(length).saturating_sub(usize::from(zero)));
-    Err(tree.fail(value, unknown(text, "kho-v", COMPATIBLE)))
+    let zero = tree.bytes(value..value.saturating_add(length)).last() == Some(0);
+    let end = value.saturating_add(length.saturating_sub(usize::from(zero)));
+    FORMAT.read(&tree.bytes(value..end)).map_err(|fault| tree.fail(value, fault))
 }
 
 // The capture that most of these read has 4 KiB pages.

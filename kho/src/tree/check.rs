@@ -11,7 +11,7 @@
 
 use super::counts::Counts;
 use super::fault::{TreeError, TreeFault};
-use super::key::{Geometry, KEY_LIMIT, Key, LEAF_KEYS, order_of};
+use super::key::{Geometry, Key, order_of};
 use super::read::Node;
 use super::tables::Tables;
 use super::walk::summary;
@@ -20,7 +20,6 @@ use crate::narrow::{u32_to_u8, u32_to_usize, usize_to_u32, usize_to_u64};
 use crate::prefetch::prefetch;
 use crate::sync::Relaxed;
 
-const G: Geometry = Geometry::BUILD;
 /// The order of 64 words of frames.
 const WORDS: Order = match Order::new(12) {
     Some(order) => order,
@@ -221,9 +220,14 @@ where
     L: Ledger + ?Sized,
     F: FnMut(TreeError) -> Result<(), E>,
 {
+    #[inline]
+    fn geometry(&self) -> Geometry {
+        Geometry::of(self.tables.page_size())
+    }
+
     /// The root, and what lies below it.
     fn tree(&mut self, root: PhysAddr) -> Result<(), E> {
-        let level = G.levels - 1;
+        let level = self.geometry().levels - 1;
         match self.enter(root.get(), 0, level) {
             Ok(node) => self.visit(node, level).map(|_| ()),
             Err(reason) => {
@@ -235,14 +239,15 @@ where
     /// Takes the node of `level` that `entry` points at; its first key is `first`.
     fn enter(&mut self, entry: u64, first: u64, level: u32) -> Result<Node<'a>, TreeFault> {
         let addr = PhysAddr::new(entry);
-        if !addr.is_page_aligned() {
+        let page = self.tables.page_size();
+        if !page.is_aligned(addr) {
             return Err(TreeFault::Misaligned { entry });
         }
         // An entry of zero is no entry, so only a root can get this far with it.
         if entry == 0 {
             return Err(TreeFault::OutsideMemory { addr });
         }
-        self.ledger.take_node(Block::containing(addr.pfn(), Order::ZERO))?;
+        self.ledger.take_node(page.page_of(addr.pfn()))?;
         let words = self.tables.words(addr).ok_or(TreeFault::OutsideMemory { addr })?;
         self.counts.add_node(u32_to_u8(level));
         Ok(Node { addr, first, words })
@@ -254,6 +259,7 @@ where
         if level == 0 {
             return self.leaf(at);
         }
+        let g = self.geometry();
         let mut some = false;
         for (index, entry) in at.words.iter().enumerate() {
             // Relaxed: the kernel that wrote the tree is gone.
@@ -267,8 +273,8 @@ where
                 index: usize_to_u32(index),
                 reason,
             };
-            let first = at.first + (usize_to_u64(index) << G.shift(level));
-            if first >= KEY_LIMIT {
+            let first = at.first + (usize_to_u64(index) << g.shift(level));
+            if first >= g.key_limit() {
                 (self.found)(fault(TreeFault::NoKey))?;
                 continue;
             }
@@ -313,7 +319,7 @@ where
         }
         // A leaf of keys above its own width has one order; the very first has all the others.
         if let Some(block) = Key::new(at.first).block()
-            && at.first >= LEAF_KEYS
+            && at.first >= self.geometry().leaf_keys()
             && any
         {
             self.ledger.leaf(block, at.addr);

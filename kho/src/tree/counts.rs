@@ -3,7 +3,7 @@
 //! Nothing is counted while blocks are preserved: a counter would be a shared line that every CPU
 //! writes. The leaves are counted when a caller asks, 64 folios at a time.
 
-use super::key::{KEY_LIMIT, LEAF_KEYS, LEVELS, ORDERS, order_of};
+use super::key::{KEY_LIMIT, LEVELS, ORDERS, order_of};
 use super::read::Tree;
 use super::tables::Tables;
 use crate::addr::Order;
@@ -19,7 +19,7 @@ impl<T: Tables + ?Sized> Tree<'_, T> {
         let mut from = 0;
         while let Some(leaf) = self.seek(0, from) {
             counts.add_leaf(leaf.first, leaf.words);
-            from = leaf.first + LEAF_KEYS;
+            from = leaf.first + self.geometry().leaf_keys();
         }
         counts
     }

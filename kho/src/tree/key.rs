@@ -8,6 +8,9 @@
 //! So each order has a stretch of keys for itself, higher orders before lower ones, and neighbours
 //! of one order are neighbours as keys: 64 adjacent folios are one word of one leaf.
 //!
+//! The number does not depend on the page size, if frames and orders are those of the smallest pages: a block
+//! has one key, and a tree of larger pages only ends with larger blocks. What depends on it is the path.
+//!
 //! The layout is that of Linux's KHO v4 (`include/linux/kho/abi/kexec_handover.h`,
 //! `include/linux/kho_radix_tree.h`).
 
@@ -15,6 +18,7 @@ use core::fmt;
 
 use crate::addr::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use crate::narrow::{u8_to_u32, u32_to_u8, u32_to_usize, u64_to_usize, usize_to_u64};
+use crate::page_size::PageSize;
 
 /// The shape of a tree for one page size.
 ///
@@ -42,6 +46,7 @@ impl Geometry {
 
     /// The tree for pages of `2^page_shift` bytes; `page_shift` is 12 to 16, and taken as the
     /// nearest of these.
+    #[inline]
     pub const fn new(page_shift: u32) -> Self {
         let page_shift = match page_shift {
             0..12 => 12,
@@ -55,9 +60,46 @@ impl Geometry {
         Self { key_bits, table_log2, leaf_log2, levels }
     }
 
+    /// Returns the tree of a kernel with pages of this size.
+    #[inline]
+    pub(super) const fn of(page: PageSize) -> Self {
+        Self::new(page.shift())
+    }
+
     /// How far to shift a key right to get its index at `level`.
+    #[inline]
     pub const fn shift(self, level: u32) -> u32 {
         if level == 0 { 0 } else { self.leaf_log2 + (level - 1) * self.table_log2 }
+    }
+
+    /// Returns how many keys a leaf has.
+    #[inline]
+    pub(super) const fn leaf_keys(self) -> u64 {
+        1 << self.leaf_log2
+    }
+
+    /// Returns one past the largest key.
+    #[inline]
+    pub(super) const fn key_limit(self) -> u64 {
+        1 << self.key_bits
+    }
+
+    /// Returns the first key at or below `key` that a node of `level` starts with.
+    #[inline]
+    pub(super) const fn node_start(self, key: u64, level: u32) -> u64 {
+        let bits = self.shift(level + 1);
+        key >> bits << bits
+    }
+
+    /// Returns the entry at `level` on the way to `key`; at level 0 the bit in the leaf. 0 at a level that
+    /// no node has.
+    #[inline]
+    pub(super) const fn index(self, key: Key, level: u32) -> usize {
+        if level >= self.levels {
+            return 0;
+        }
+        let bits = if level == 0 { self.leaf_log2 } else { self.table_log2 };
+        u64_to_usize(key.get() >> self.shift(level)) & ((1 << bits) - 1)
     }
 }
 
@@ -70,9 +112,9 @@ pub const ORDERS: usize = Order::MAX.index() + 1;
 /// Words of a node.
 pub const WORDS: usize = PAGE_SIZE / 8;
 /// Keys in a leaf.
-pub const LEAF_KEYS: u64 = 1 << G.leaf_log2;
+pub const LEAF_KEYS: u64 = G.leaf_keys();
 /// One past the largest key.
-pub const KEY_LIMIT: u64 = 1 << G.key_bits;
+pub const KEY_LIMIT: u64 = G.key_limit();
 /// The marker's place in keys of order 0.
 const TOP: u32 = G.key_bits - 1;
 
@@ -81,9 +123,9 @@ const _: () = assert!(1 << G.table_log2 == WORDS && LEAF_KEYS == usize_to_u64(WO
 const _: () = assert!(TOP - u8_to_u32(Order::MAX.get()) == 1);
 
 /// The first key at or below `key` that a node of `level` starts with.
+#[inline]
 pub const fn node_start(key: u64, level: u32) -> u64 {
-    let bits = G.shift(level + 1);
-    key >> bits << bits
+    G.node_start(key, level)
 }
 
 /// The order that the keys from `key` to the next power of two belong to. `key` is at least 2 and
@@ -146,11 +188,7 @@ impl Key {
     /// no node has.
     #[inline]
     pub const fn index(self, level: u32) -> usize {
-        if level >= G.levels {
-            return 0;
-        }
-        let bits = if level == 0 { G.leaf_log2 } else { G.table_log2 };
-        u64_to_usize(self.0 >> G.shift(level) & ((1 << bits) - 1))
+        G.index(self, level)
     }
 
     /// The word of the leaf that holds this key, and the bit in it.

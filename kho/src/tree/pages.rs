@@ -2,13 +2,10 @@
 
 use core::iter::FusedIterator;
 
-use super::key::Geometry;
 use super::read::Tree;
 use super::tables::Tables;
 use crate::addr::PhysAddr;
 use crate::narrow::u32_to_u8;
-
-const G: Geometry = Geometry::BUILD;
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     /// The tree's own pages. See [`TreeNodes`].
@@ -41,9 +38,10 @@ impl<T: Tables + ?Sized> Iterator for TreeNodes<'_, T> {
     type Item = TreeNode;
 
     fn next(&mut self) -> Option<TreeNode> {
-        while self.level < G.levels {
+        let g = self.tree.geometry();
+        while self.level < g.levels {
             if let Some(node) = self.tree.seek(self.level, self.from) {
-                self.from = node.first + (1 << G.shift(self.level + 1));
+                self.from = node.first + (1 << g.shift(self.level + 1));
                 return Some(TreeNode { addr: node.addr, level: u32_to_u8(self.level) });
             }
             self.level += 1;

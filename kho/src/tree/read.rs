@@ -11,13 +11,11 @@
 //! There is no stack to keep: a walk remembers the next key and comes back down from the root, six
 //! loads for each leaf of 32,768 keys.
 
-use super::key::{Geometry, KEY_LIMIT, Key, LEVELS, node_start};
+use super::key::{Geometry, Key};
 use super::tables::Tables;
 use crate::addr::{Block, PhysAddr};
 use crate::narrow::{u32_to_usize, usize_to_u64};
 use crate::sync::{Acquire, AtomicU64};
-
-const G: Geometry = Geometry::BUILD;
 
 /// Reads a preserved-memory tree, through [`Tables`] that know where its pages are mapped.
 ///
@@ -94,11 +92,18 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         self.root
     }
 
+    /// Returns the shape of the tree: a constant, unless its tables say otherwise.
+    #[inline]
+    pub(super) fn geometry(&self) -> Geometry {
+        Geometry::of(self.tables.page_size())
+    }
+
     /// Whether `block` is preserved as a folio of exactly its order.
     pub fn contains(&self, block: Block) -> bool {
-        let (word, bit) = Key::of(block).bit();
-        self.leaf(Key::of(block))
-            .and_then(|leaf| leaf.words.get(word))
+        let key = Key::of(block);
+        let (index, bit) = (self.geometry().index(key, 0), 1 << (key.get() & 63));
+        self.leaf(key)
+            .and_then(|leaf| leaf.words.get(index / 64))
             // Acquire pairs with the Release that set the bit: what its owner wrote before is
             // seen by the caller that finds it preserved.
             .is_some_and(|word| word.load(Acquire) & bit != 0)
@@ -106,60 +111,68 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
 
     /// The leaf that holds `key`, if there is one.
     pub fn leaf(&self, key: Key) -> Option<Node<'a>> {
+        let g = self.geometry();
+        if g != Geometry::BUILD && key.get() >= g.key_limit() {
+            // Blocks of less than a page.
+            return None;
+        }
         let mut at = self.node(self.root, 0)?;
-        for level in (1..G.levels).rev() {
+        for level in (1..g.levels).rev() {
             // Acquire pairs with the Release that linked the node: it is seen zeroed.
-            let entry = at.words.get(key.index(level))?.load(Acquire);
+            let entry = at.words.get(g.index(key, level))?.load(Acquire);
             at = self.node(PhysAddr::new(entry), 0)?;
         }
-        Some(Node { first: node_start(key.get(), 0), ..at })
+        Some(Node { first: g.node_start(key.get(), 0), ..at })
     }
 
     /// How many nodes there are on the way to `key`, from the root down.
     pub fn depth(&self, key: Key) -> usize {
+        let g = self.geometry();
         let mut entry = self.root;
-        for level in (0..G.levels).rev() {
-            let Some(at) = self.node(entry, 0) else { return LEVELS - 1 - u32_to_usize(level) };
+        for level in (0..g.levels).rev() {
+            let Some(at) = self.node(entry, 0) else { return u32_to_usize(g.levels - 1 - level) };
             if level > 0 {
                 // Acquire as in `leaf`.
                 entry =
-                    PhysAddr::new(at.words.get(key.index(level)).map_or(0, |e| e.load(Acquire)));
+                    PhysAddr::new(at.words.get(g.index(key, level)).map_or(0, |e| e.load(Acquire)));
             }
         }
-        LEVELS
+        u32_to_usize(g.levels)
     }
 
     /// The first node of `level` that covers a key at or after `from`.
     pub fn seek(&self, level: u32, from: u64) -> Option<Node<'a>> {
+        let g = self.geometry();
         let mut key = from;
-        'root: while key < KEY_LIMIT {
+        'root: while key < g.key_limit() {
             let mut at = self.node(self.root, 0)?;
-            for height in (level + 1..G.levels).rev() {
-                let index = Key::new(key).index(height);
+            for height in (level + 1..g.levels).rev() {
+                let index = g.index(Key::new(key), height);
                 let Some((skipped, entry)) = next_entry(at.words, index) else {
                     // Nothing more in this table: on to what lies behind it.
-                    key = node_start(key, height) + (1 << G.shift(height + 1));
+                    key = g.node_start(key, height) + (1 << g.shift(height + 1));
                     continue 'root;
                 };
                 if skipped > 0 {
-                    key = node_start(key, height - 1) + (usize_to_u64(skipped) << G.shift(height));
+                    key =
+                        g.node_start(key, height - 1) + (usize_to_u64(skipped) << g.shift(height));
                 }
                 match self.node(entry, key) {
-                    Some(next) if key < KEY_LIMIT => at = next,
+                    Some(next) if key < g.key_limit() => at = next,
                     _ => {
-                        key = node_start(key, height - 1) + (1 << G.shift(height));
+                        key = g.node_start(key, height - 1) + (1 << g.shift(height));
                         continue 'root;
                     }
                 }
             }
-            return Some(Node { first: node_start(key, level), ..at });
+            return Some(Node { first: g.node_start(key, level), ..at });
         }
         None
     }
 
     #[inline]
     fn node(&self, addr: PhysAddr, first: u64) -> Option<Node<'a>> {
-        if addr.get() == 0 || !addr.is_page_aligned() {
+        if addr.get() == 0 || !self.tables.page_size().is_aligned(addr) {
             return None;
         }
         Some(Node { addr, first, words: self.tables.words(addr)? })

@@ -3,7 +3,7 @@
 //! One cursor passes over the leaves by words and skips what is empty; folios and adjacent folios
 //! are made of its words.
 
-use super::key::{Adjacent, Key, LEAF_KEYS, order_of};
+use super::key::{Adjacent, Key, order_of};
 use super::read::Tree;
 use super::tables::Tables;
 use crate::addr::{Block, Order, Pfn};
@@ -33,9 +33,9 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         let none =
             Words { tree: *self, leaf: &[], first: key, at: 0, some: 0, next: key, mixed: 0 };
         let Some(leaf) = self.leaf(Key::new(key)) else { return none };
-        let next = leaf.first + LEAF_KEYS;
+        let next = leaf.first + self.geometry().leaf_keys();
         let mut words = Words { leaf: leaf.words, first: leaf.first, next, ..none };
-        words.go_to(Key::new(key).index(0) / 64);
+        words.go_to(self.geometry().index(Key::new(key), 0) / 64);
         words
     }
 }
@@ -180,7 +180,8 @@ impl<T: Tables + ?Sized> Iterator for Words<'_, T> {
                 continue;
             }
             let leaf = self.tree.seek(0, self.next)?;
-            (self.leaf, self.first, self.next) = (leaf.words, leaf.first, leaf.first + LEAF_KEYS);
+            (self.leaf, self.first) = (leaf.words, leaf.first);
+            self.next = leaf.first + self.tree.geometry().leaf_keys();
             self.go_to(0);
         }
     }

@@ -1,6 +1,6 @@
 //! What is checked before anything is changed: what lies beside the tree, taken for this kernel.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::{Block, Kind, Machine, Memory, PageSize, PhysAddr};
 use heirloom_kho::{Fault, ScratchList, SealState, Table};
 
 use crate::check::{self, Place};
@@ -84,7 +84,7 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<He
     let mut held = [None; 2];
     let areas = scratch_list(memory, entry)?;
     // What lies in scratch is reserved with it.
-    let tables = entry.tables().filter(|(_, run)| !areas.overlaps(*run));
+    let tables = entry.tables(PageSize::BUILD).filter(|(_, run)| !areas.overlaps(*run));
     for (slot, (table, run)) in held.iter_mut().zip(tables) {
         *slot = Some(match check::place(&left(memory), table, run)? {
             Place::Preserved(block) => {

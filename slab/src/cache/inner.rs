@@ -127,6 +127,7 @@ impl<M: Machine> CacheInner<M> {
 
     /// Sets the constructor, of a cache that is the caller's alone.
     pub(crate) fn set_constructor(&self, constructor: Option<Constructor>) {
+        #[expect(clippy::as_conversions, reason = "a function's address is had in no other way")]
         let constructor = constructor.map_or(null_mut(), |constructor| constructor as *mut ());
         self.constructor.store(constructor, Relaxed);
     }

@@ -1,6 +1,6 @@
 //! A cache as the cache directory describes it.
 
-use heirloom_folio::{Order, PhysAddr};
+use heirloom_folio::{Order, PageSize, PhysAddr};
 use heirloom_kho::narrow::u32_to_usize;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::U64;
@@ -53,7 +53,7 @@ impl Stored {
     }
 
     /// Returns the record; `None` where none stands.
-    pub(crate) fn check(&self) -> Result<Option<CacheRecord>, DirectoryFault> {
+    pub(crate) fn check(&self, page: PageSize) -> Result<Option<CacheRecord>, DirectoryFault> {
         let (expected, found) = (self.sum(), self.checksum.get());
         if found == NONE {
             return Ok(None);
@@ -62,7 +62,7 @@ impl Stored {
             return Err(DirectoryFault::Checksum { expected, found });
         }
         let name = self.desc.name().ok_or(DirectoryFault::Name)?;
-        let geometry = self.desc.geometry().ok_or(DirectoryFault::Geometry)?;
+        let geometry = self.desc.geometry(page).ok_or(DirectoryFault::Geometry)?;
         let table = PhysAddr::new(self.slabs.get());
         Ok(Some(CacheRecord { name, geometry, desc: self.desc, table }))
     }
@@ -81,7 +81,7 @@ impl CacheRecord {
     /// Returns what the record of a cache that has a slab so described says, but for where its
     /// table is.
     pub(crate) fn of_slab(desc: SlabDesc) -> Option<Self> {
-        let (name, geometry) = (desc.name()?, desc.geometry()?);
+        let (name, geometry) = (desc.name()?, desc.geometry(PageSize::BUILD)?);
         Some(Self { name, geometry, desc, table: PhysAddr::new(0) })
     }
 
@@ -168,13 +168,13 @@ mod tests {
         let geometry = Geometry::choose(200, 8, true).unwrap();
         let desc = SlabDesc::new(Name::new("files").unwrap(), &geometry, true, 7);
         let stored = Stored::new(desc, PhysAddr::new(0x1000));
-        let record = stored.check().unwrap().unwrap();
+        let record = stored.check(PageSize::BUILD).unwrap().unwrap();
         assert_eq!((record.name().as_str(), record.object_size()), ("files", 200));
         assert_eq!(record.spec().geometry(), Ok((record.name(), geometry)));
         for bit in 0..size_of::<Stored>() * 8 {
             let mut broken = stored;
             broken.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
-            assert!(broken.check().is_err(), "bit {bit}");
+            assert!(broken.check(PageSize::BUILD).is_err(), "bit {bit}");
         }
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let geometry = Geometry::choose(200, 8, true).unwrap();
         let desc = SlabDesc::new(Name::new("files").unwrap(), &geometry, true, 7);
         let stored = Stored::new(desc, PhysAddr::new(0x1000));
-        assert_eq!(Stored { checksum: U64::ZERO, ..stored }.check(), Ok(None));
+        assert_eq!(Stored { checksum: U64::ZERO, ..stored }.check(PageSize::BUILD), Ok(None));
         assert_eq!([0, 1, 2, u64::MAX].map(not_none), [1, 1, 2, u64::MAX]);
     }
 }

@@ -2,7 +2,7 @@
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{Machine, Memory, PageSize, PhysAddr};
 use heirloom_kho::narrow::usize_to_u64;
 
 use super::page::{HEADER, new_page, words};
@@ -10,7 +10,12 @@ use crate::error::Error;
 use crate::store;
 
 /// Entries of a slab table's page.
-pub(super) const SLABS: usize = PAGE_SIZE / size_of::<u64>() - HEADER;
+pub(super) const SLABS: usize = slabs(PageSize::BUILD);
+
+/// Returns how many entries a page of this size holds.
+pub(super) const fn slabs(page: PageSize) -> usize {
+    page.bytes() / size_of::<u64>() - HEADER
+}
 
 /// What an entry says that was struck out. (Zero, and every odd number, names no slab either.)
 const FREE_ENTRY: u64 = 1;

@@ -4,14 +4,14 @@ use core::marker::PhantomData;
 
 use heirloom_folio::sync::AtomicU64;
 use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
-use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, Pages, PhysAddr, Run};
+use heirloom_folio::{Block, Machine, Memory, PageSize, Pages, PhysAddr, Run};
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u32, usize_to_u64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::page::HEADER;
 use super::record::{CacheRecord, Stored};
-use super::table::{SLABS, is_free_entry};
-use super::write::{RECORDS, WORDS};
+use super::table::{is_free_entry, slabs};
+use super::write::{WORDS, records};
 use crate::error::{DirectoryError, DirectoryFault, Error, SlabError, SlabFault};
 use crate::header::SlabDesc;
 use crate::store;
@@ -21,6 +21,12 @@ const MAX_PAGES: u64 = 10_000;
 
 /// Where the pages of a cache directory, and the slabs that it names, are read from.
 pub(crate) trait Source<'p>: Copy {
+    /// Returns the size of the pages of the kernel that wrote the directory.
+    #[inline]
+    fn page_size(self) -> PageSize {
+        PageSize::BUILD
+    }
+
     /// Returns whether all of `run` is memory.
     fn is_memory(self, run: Run) -> bool;
 
@@ -35,6 +41,10 @@ pub(crate) trait Source<'p>: Copy {
 }
 
 impl<'p, P: Pages> Source<'p> for &'p P {
+    fn page_size(self) -> PageSize {
+        Pages::page_size(self)
+    }
+
     fn is_memory(self, run: Run) -> bool {
         Pages::is_memory(self, run)
     }
@@ -170,7 +180,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         let mut pages = self.own_pages();
         while let Some((page, page_words, count)) = checks.page(Part::Records, &mut pages)? {
             for index in 0..count {
-                match stored(page_words, index).check() {
+                match stored(page_words, index).check(self.source.page_size()) {
                     Ok(None) => {}
                     Ok(Some(record)) => self.check_table(&record, &mut checks)?,
                     Err(fault) => {
@@ -194,10 +204,11 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
         &self,
         is: F,
     ) -> impl Iterator<Item = CacheRecord> + use<'m, S, F> {
+        let page = self.source.page_size();
         self.own_pages().flat_map(move |(_, words, count)| {
             (0..count).filter_map(move |index| {
                 let stored = stored(words, index);
-                if is(stored.desc()) { stored.check().ok().flatten() } else { None }
+                if is(stored.desc()) { stored.check(page).ok().flatten() } else { None }
             })
         })
     }
@@ -207,7 +218,9 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
     pub(crate) fn places(
         &self,
     ) -> impl Iterator<Item = Result<Option<CacheRecord>, DirectoryFault>> {
-        let places = |words| (0..RECORDS).map(move |index| stored(words, index).check());
+        let page = self.source.page_size();
+        let places =
+            move |words| (0..records(page)).map(move |index| stored(words, index).check(page));
         self.own_pages().flat_map(move |(_, words, _)| places(words))
     }
 
@@ -219,11 +232,14 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
     }
 
     fn own_pages(&self) -> Chain<'m, S> {
-        Chain::new(self, self.first, Limits { pages: MAX_PAGES, entries: RECORDS, full: false })
+        let entries = records(self.source.page_size());
+        let limits = Limits { pages: MAX_PAGES, entries, full: false };
+        Chain::new(self, self.first, limits)
     }
 
     pub(super) fn table_pages(&self, record: &CacheRecord) -> Chain<'m, S> {
-        let limits = Limits { pages: self.source.frames(), entries: SLABS, full: true };
+        let entries = slabs(self.source.page_size());
+        let limits = Limits { pages: self.source.frames(), entries, full: true };
         Chain::new(self, record.table(), limits)
     }
 
@@ -298,7 +314,7 @@ where
     ) -> Result<Option<Page<'m>>, E> {
         let next = pages.try_next().and_then(|next| {
             let Some((page, ..)) = next else { return Ok(None) };
-            let block = Block::containing(page.pfn(), Order::ZERO);
+            let block = pages.source.page_size().page_of(page.pfn());
             let twice = DirectoryError { page, index: 0, fault: DirectoryFault::Duplicate };
             (self.claim)(block, part).map(|()| next).map_err(|_| twice)
         });
@@ -362,8 +378,9 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
             return Ok(None);
         }
         let fail = |fault| DirectoryError { page: self.from, index: 0, fault };
-        let block = Block::containing(page.pfn(), Order::ZERO);
-        if !page.is_page_aligned() || !self.source.is_memory(block.run()) {
+        let size = self.source.page_size();
+        let block = size.page_of(page.pfn());
+        if !size.is_aligned(page) || !self.source.is_memory(block.run()) {
             return Err(fail(DirectoryFault::Misplaced { addr: page }));
         }
         if !self.source.holds(block) {
@@ -372,7 +389,7 @@ impl<'m, S: Source<'m>> Chain<'m, S> {
         if self.seen == self.limits.pages || self.seen > 0 && page == self.mark {
             return Err(fail(DirectoryFault::Endless));
         }
-        let words = self.source.words(page, PAGE_SIZE);
+        let words = self.source.words(page, size.bytes());
         let words = words.ok_or(fail(DirectoryFault::Misplaced { addr: page }))?;
         self.seen += 1;
         if self.seen == self.power {

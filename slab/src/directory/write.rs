@@ -1,7 +1,7 @@
 //! The cache directory, as this kernel writes it.
 
 use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{Machine, Memory, PageSize, PhysAddr};
 use heirloom_kho::narrow::usize_to_u64;
 use lock_api::Mutex;
 use zerocopy::IntoBytes;
@@ -13,8 +13,13 @@ use crate::header::SlabDesc;
 use crate::store;
 
 /// Records in a page.
-pub(super) const RECORDS: usize = (PAGE_SIZE - HEADER * size_of::<u64>()) / size_of::<Stored>();
+pub(super) const RECORDS: usize = records(PageSize::BUILD);
 /// Words of a record.
+/// Returns how many records a page of this size holds.
+pub(super) const fn records(page: PageSize) -> usize {
+    (page.bytes() - HEADER * size_of::<u64>()) / size_of::<Stored>()
+}
+
 pub(super) const WORDS: usize = size_of::<Stored>() / size_of::<u64>();
 
 /// The cache directory of this kernel.

@@ -39,7 +39,33 @@ fn what_is_written_is_read() {
     assert_eq!(map.len(), 40 + 3 * 32);
     assert_eq!(&map[..8], b"hl-arena");
     assert_eq!(&map[40..48], &(4_u64 << 30).to_le_bytes());
-    assert_eq!(decode(&page(&map), FILE), Ok(ranges));
+    assert_eq!(decode(&page(&map), FILE), Ok((PageSize::BUILD, ranges)));
+}
+
+/// Ranges of larger pages lie on those, in memory and in the file.
+#[test]
+fn a_map_of_larger_pages_is_read_in_those() {
+    let large = PageSize::MAX.bytes() as u64;
+    let map = |offset: u64| {
+        let range = ArenaRange { offset, ..three()[0] };
+        let run = Run::covering(PhysAddr::new(4 << 30), 2 * large).unwrap();
+        let mut map = page(&encode(&[ArenaRange { run, ..range }], 4 * large));
+        map[12..16].copy_from_slice(&PageSize::MAX.shift().to_le_bytes());
+        signed(&mut map);
+        map
+    };
+    let (size, ranges) = decode(&map(large), 4 * large).unwrap();
+    assert_eq!((size, ranges[0].run.bytes()), (PageSize::MAX, 2 * large));
+    if PAGE < large {
+        let fault = decode(&map(large + PAGE), 4 * large).unwrap_err();
+        let misaligned = MapFault::Range {
+            index: 0,
+            start: PhysAddr::new(4 << 30),
+            bytes: 2 * large,
+            fault: RangeFault::Misaligned,
+        };
+        assert_eq!(fault, ArenaError::BadMap(misaligned));
+    }
 }
 
 #[test]
@@ -142,7 +168,7 @@ proptest! {
         if sign {
             signed(&mut map);
         }
-        if let Ok(ranges) = decode(&map, FILE) {
+        if let Ok((_, ranges)) = decode(&map, FILE) {
             for (i, a) in ranges.iter().enumerate() {
                 prop_assert!(a.offset >= PAGE && a.offset + a.run.bytes() <= FILE);
                 for b in &ranges[..i] {

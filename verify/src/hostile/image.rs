@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use arbitrary::{Arbitrary, Unstructured};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{NodeId, OneCpu, Pfn, PhysAddr, Run};
+use heirloom::folio::{NodeId, OneCpu, PageSize, Pfn, PhysAddr, Run};
 use heirloom_cli::look;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,6 +24,8 @@ struct ImageAttack {
     headers: bool,
     /// Whether the checksum of an arena's map is made right afterwards.
     mend: bool,
+    /// The page size that is said to be its machine's, as a power of two.
+    shift: Option<u8>,
     /// How much of the file is left.
     cut: Option<u32>,
     /// Whether it is said to be raw memory, and from where on.
@@ -117,7 +119,24 @@ fn images() -> Vec<Image> {
     let stretch = (all.addr().get(), 0, all.bytes());
     let mut raw = Image::new(left.saved.clone(), vec![stretch], left.tables.clone());
     raw.base = Some(all.addr().get());
-    vec![elf, raw, arena()]
+    vec![elf, raw, arena(), larger()]
+}
+
+/// What a kernel with pages of 16 KiB left, as raw memory.
+fn larger() -> Image {
+    const BASE: u64 = 4 << 30;
+    const BYTES: u64 = 256 << 14;
+    let elf = include_bytes!("../../../tests/fixtures/pages/16k.elf");
+    let mut raw = vec![0; BYTES as usize];
+    let mut tables: Vec<TableAt> = Vec::new();
+    for (at, bytes) in crate::world::segments(elf) {
+        let start = (at.get() - BASE) as usize;
+        raw[start..start + bytes.len()].copy_from_slice(bytes);
+        tables.push(TableAt { place: Place::File, addr: at, bytes: bytes.len() });
+    }
+    let mut image = Image::new(raw, vec![(BASE, 0, BYTES)], tables);
+    image.base = Some(BASE);
+    image
 }
 
 /// The file of an arena in which a kernel left something.
@@ -175,7 +194,9 @@ pub fn image(data: &[u8]) {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let base = attack.base.or(image.base);
         let untouched = attack.steps.is_empty() && attack.cut.is_none() && attack.base.is_none();
-        match look(path.as_ref(), base) {
+        let untouched = untouched && attack.shift.is_none();
+        let said = attack.shift.and_then(|shift| PageSize::new(1 << (shift % 20)));
+        match look(path.as_ref(), base, said) {
             Ok(looked) => {
                 assert!(looked.findings.iter().all(|finding| !finding.is_empty()));
                 assert!(!looked.verdict.is_empty() && !looked.summary.is_empty());

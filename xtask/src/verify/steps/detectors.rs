@@ -57,6 +57,7 @@ pub(super) const STEPS: &[Step] = &[
             for page in 16k 64k; do
                 RUSTC_WORKSPACE_WRAPPER="$PWD/.ci/page-$page" cargo test \
                     -p heirloom-kho -p heirloom-folio -p heirloom-slab -p heirloom-restore --lib --tests | tee -a "$said"
+                RUSTC_WORKSPACE_WRAPPER="$PWD/.ci/page-$page" cargo test -p heirloom-cli --test pages | tee -a "$said"
             done
             echo "pages: $(grep -c '\.\.\. ok$' "$said") tests""#,
         long: None,
