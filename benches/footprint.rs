@@ -15,8 +15,9 @@ use heirloom_benches::frames_of::{FrameAlloc, Frames};
 use heirloom_benches::objects_of::{Objects, SYSTEM, slabs, talc};
 use heirloom_benches::trace::{self, Event};
 use heirloom_benches::{GIB, World, base, order};
+use heirloom_folio::Cpus;
 use heirloom_folio::threads::ThreadSlots;
-use heirloom_folio::{Cpus, PAGE_SIZE, Run};
+use heirloom_kho::{PAGE_SIZE, Run};
 use heirloom_slab::CacheSpec;
 
 fn say(row: &str, who: &str, figure: f64, unit: &str) {

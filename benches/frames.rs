@@ -9,7 +9,7 @@ use heirloom_benches::frames_of::{
     Alone, Bitmap, BuddySlab, BuddySystem, FrameAlloc, FrameDepot, Frames, Heirloom, Locked,
 };
 use heirloom_benches::{Dice, GIB, order, per_operation, row, time, twice};
-use heirloom_folio::Order;
+use heirloom_kho::Order;
 
 type Row<'c> = BenchmarkGroup<'c, WallTime>;
 

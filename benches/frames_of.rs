@@ -15,7 +15,8 @@ use frame_alloc::{
     CpuId, DepotAllocator, PageSize, PhysicalAllocator, Provenance, RegionInit,
     SummaryBuddyAllocator,
 };
-use heirloom_folio::{Block, Order, PAGE_SIZE, Request};
+use heirloom_folio::Request;
+use heirloom_kho::{Block, Order, PAGE_SIZE};
 
 use crate::{World, free, order, reserve, world};
 

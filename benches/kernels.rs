@@ -2,7 +2,8 @@
 
 use heirloom::Heirloom;
 use heirloom::folio::threads::Host;
-use heirloom::folio::{Block, Cpus, Kind, Linear, NodeId, Order, Pfn, Run};
+use heirloom::folio::{Cpus, Linear, NodeId};
+use heirloom::kho::{Block, Order, Pfn, Run};
 use heirloom::restore::{Entry, SealPolicy};
 
 use crate::{Dice, GIB, base, order, reserve};
@@ -93,7 +94,7 @@ pub fn preserve(kernel: &Kernel<'_>, map: &Map, lie: Lie, count: u64) -> Vec<Blo
     let memory = kernel.memory();
     let mut kept = Vec::new();
     for block in lie.blocks(map, count) {
-        if memory.alloc_at(block, Kind::Folio).is_ok() {
+        if memory.alloc_at(block).is_ok() {
             // SAFETY: allocated by this bench, and told to nothing else.
             unsafe { memory.preserve(block) }.expect("memory for nodes");
             kept.push(block);

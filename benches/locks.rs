@@ -16,7 +16,8 @@ use std::time::Instant;
 
 use heirloom::Heirloom;
 use heirloom::folio::threads::Host;
-use heirloom::folio::{CpuId, Cpus, DirectMap, Fate, Linear, Machine, NodeId, PhysAddr, Run};
+use heirloom::folio::{CpuId, Cpus, DirectMap, Disposition, Linear, Machine, NodeId};
+use heirloom::kho::{PhysAddr, Run};
 use heirloom::restore::{Entry, SealPolicy};
 use heirloom::slab::CacheSpec;
 use heirloom_benches::{GIB, base, reserve};
@@ -105,8 +106,8 @@ unsafe impl Cpus for Ram {
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.0.pinned(|cpu| {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.0.with_cpu(|cpu| {
             begin(PIN);
             let result = f(cpu);
             end(PIN);
@@ -143,11 +144,11 @@ fn adopt(kernel: &Kernel<'_>) {
 }
 
 fn keep(kernel: &Kernel<'_>) {
-    kernel.finish(|_| Fate::Keep).expect("sound");
+    kernel.finish(|_| Disposition::Keep).expect("sound");
 }
 
 fn free(kernel: &Kernel<'_>) {
-    kernel.finish(|_| Fate::Free).expect("sound");
+    kernel.finish(|_| Disposition::Free).expect("sound");
 }
 
 type Act = fn(&Kernel<'_>);

@@ -13,9 +13,10 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Pfn};
-use heirloom::kho::tree::Adjacent;
-use heirloom::kho::{Handle, Header, Name, Pages, Parts, RootView, SUBTREE, SealInfo};
+use heirloom::kho::tree::FolioRange;
+use heirloom::kho::{
+    Block, Handle, Header, Name, Order, PAGE_SIZE, Pages, Parts, Pfn, RootView, SUBTREE, SealInfo,
+};
 use heirloom::restore::{Inherited, verify};
 use heirloom::slab::CacheSpec;
 use heirloom_benches::kernels::{
@@ -76,14 +77,13 @@ fn reviving(c: &mut Criterion) {
         let mut first = scratch(&machine.1, &machine.0).end().get().next_multiple_of(64) + GIB;
         while first < whole.end().get() {
             let frames = (0..64).map(|i| Block::containing(Pfn::new(first + i), Order::ZERO));
-            let taken: Vec<_> =
-                frames.filter(|frame| memory.alloc_at(*frame, Kind::Folio).is_ok()).collect();
+            let taken: Vec<_> = frames.filter(|frame| memory.alloc_at(*frame).is_ok()).collect();
             if let [head, .., _] = taken[..]
                 && taken.len() == 64
             {
-                let row = Adjacent::new(head, 64).expect("aligned");
+                let row = FolioRange::new(head, 64).expect("aligned");
                 // SAFETY: allocated by this bench, and told to nothing else.
-                unsafe { memory.preserve_adjacent(row) }.expect("memory for nodes");
+                unsafe { memory.preserve(row) }.expect("memory for nodes");
             } else {
                 // Some are the tracker's own nodes, or a CPU's.
                 for frame in taken {
@@ -214,7 +214,7 @@ fn sealing(c: &mut Criterion) {
     let (map, ram) = machine(16);
     let kernel = boot(&ram, &map);
     preserve(&kernel, &map, Lie::Scattered, 100_000);
-    let bytes = kernel.memory().counts().nodes() * PAGE_SIZE as u64;
+    let bytes = kernel.memory().preserved().counts().nodes() * PAGE_SIZE as u64;
     let mut g = row(c, "seal and verify");
     g.throughput(Throughput::Bytes(bytes));
     let plain = vec![1_u64; bytes as usize / 8];

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use heirloom_folio::Block;
-use heirloom_kho::tree::Adjacent;
+use heirloom_kho::Block;
+use heirloom_kho::tree::FolioRange;
 use rangemap::RangeSet;
 use roaring::RoaringTreemap;
 
@@ -49,7 +49,7 @@ impl Frames for World {
 
     fn walk(&self) -> u64 {
         let mut folded = 0;
-        self.for_each_preserved(|block| folded ^= block.pfn().get());
+        self.preserved().for_each(|block| folded ^= block.pfn().get());
         folded
     }
 }
@@ -57,7 +57,7 @@ impl Frames for World {
 /// The sum of a world's preserved frames, taken by rows of adjacent ones.
 pub fn walk_rows(memory: &World) -> u64 {
     let mut sum = 0;
-    memory.for_each_adjacent(|row: Adjacent| sum += row.count());
+    memory.preserved().for_each_range(|row: FolioRange| sum += row.count());
     sum
 }
 

@@ -12,8 +12,8 @@ use heirloom_benches::sets_of::{BTree, Frames, Hash, Ranges, Roaring, walk_rows}
 use heirloom_benches::{
     Dice, GIB, World, base, block, order, per_operation, row, time, twice, world,
 };
-use heirloom_folio::{Block, Kind, Order, Run};
-use heirloom_kho::tree::Adjacent;
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{Block, Order, Run};
 
 type Row<'c> = BenchmarkGroup<'c, WallTime>;
 
@@ -31,7 +31,7 @@ macro_rules! sets {
 /// Allocates these blocks, which must be free.
 fn take(memory: &World, blocks: &[Block]) {
     for block in blocks {
-        memory.alloc_at(*block, Kind::Folio).expect("free");
+        memory.alloc_at(*block).expect("free");
     }
 }
 
@@ -94,9 +94,9 @@ fn walk<F: Frames>(row: &mut Row<'_>, set: &F, blocks: &[Block]) {
 fn at_once(c: &mut Criterion, name: &str, memory: &World, blocks: &[Block]) {
     let count = blocks.len() as u64;
     // SAFETY: allocated by this bench, and told to nothing else.
-    let keep = || unsafe { memory.preserve_all(blocks) }.expect("allocated");
+    let keep = || unsafe { memory.preserve(blocks) }.expect("allocated");
     // SAFETY: allocated by this bench, and told to nothing else.
-    let let_go = || unsafe { memory.unpreserve_all(blocks) }.expect("preserved");
+    let let_go = || unsafe { memory.unpreserve(blocks) }.expect("preserved");
     let mut one = row(c, &format!("{name}: preserve, all at once"));
     one.bench_function("heirloom", |b| {
         b.iter_custom(|n| {
@@ -172,8 +172,8 @@ fn contiguous(c: &mut Criterion) {
         let memory = world(5 * GIB);
         let blocks: Vec<Block> = (0..1 << 16).map(|i| block(i << o, order(o))).collect();
         take(&memory, &blocks);
-        let rows: Vec<Adjacent> =
-            blocks.iter().step_by(64).filter_map(|first| Adjacent::new(*first, 64)).collect();
+        let rows: Vec<FolioRange> =
+            blocks.iter().step_by(64).filter_map(|first| FolioRange::new(*first, 64)).collect();
         let name = if o == 0 { "heirloom".into() } else { format!("heirloom, order {o}") };
         adjacent.bench_function(name, |b| {
             b.iter_custom(|n| {
@@ -181,11 +181,11 @@ fn contiguous(c: &mut Criterion) {
                     let (took, ()) = time(|| {
                         for row in &rows {
                             // SAFETY: allocated by this bench, and told to nothing else.
-                            unsafe { memory.preserve_adjacent(*row) }.expect("allocated");
+                            unsafe { memory.preserve(*row) }.expect("allocated");
                         }
                         for row in &rows {
                             // SAFETY: allocated by this bench, and told to nothing else.
-                            unsafe { memory.unpreserve_adjacent(*row) }.expect("preserved");
+                            unsafe { memory.unpreserve(*row) }.expect("preserved");
                         }
                     });
                     (took, 2 * blocks.len() as u64)
@@ -212,7 +212,7 @@ fn runs(c: &mut Criterion) {
     let whole = Run::new(base().add(16 * GIB), 16 * GIB).expect("in memory");
     let frayed = Run::new(base().add(40 * GIB + 12_345), 16 * GIB - 6_789).expect("in memory");
     for (name, run) in [("aligned", whole), ("misaligned at both ends", frayed)] {
-        memory.alloc_run_at(run, Kind::Run).expect("free");
+        memory.alloc_at(run).expect("free");
         let mut row = row(c, &format!("a run of 16 GiB, {name}"));
         row.bench_function("heirloom", |b| {
             b.iter_custom(|n| {
@@ -220,9 +220,9 @@ fn runs(c: &mut Criterion) {
                     let (took, ()) = time(|| {
                         for _ in 0..64 {
                             // SAFETY: allocated by this bench, and told to nothing else.
-                            unsafe { memory.preserve_run(run, Kind::Run) }.expect("allocated");
+                            unsafe { memory.preserve(run) }.expect("allocated");
                             // SAFETY: allocated by this bench, and told to nothing else.
-                            unsafe { memory.unpreserve_run(run, Kind::Run) }.expect("preserved");
+                            unsafe { memory.unpreserve(run) }.expect("preserved");
                         }
                     });
                     (took, 128)

@@ -22,7 +22,8 @@ pub mod trace;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
 use heirloom_folio::threads::Host;
-use heirloom_folio::{Block, Kind, Linear, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_folio::{Linear, Memory, NodeId};
+use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 /// A process's threads as CPUs over one linear map.
@@ -99,7 +100,7 @@ pub fn order(o: u8) -> Order {
 #[expect(clippy::inline_always, reason = "nothing but the call that is measured")]
 pub fn free(memory: &World, block: Block) {
     // SAFETY: the benches allocated the block and forget it here.
-    unsafe { memory.free(block, Kind::Folio) }.expect("ours to free");
+    unsafe { memory.free(block) }.expect("ours to free");
 }
 
 /// A small generator (xorshift64*), the same numbers every time.

@@ -5,7 +5,7 @@
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     use heirloom::arena::{Arena, RangeSpec};
-    use heirloom::{Fate, Handle, Heirloom, NodeId, PhysAddr, Run, SealPolicy};
+    use heirloom::{Disposition, Handle, Heirloom, NodeId, PhysAddr, Run, SealPolicy};
 
     let start = PhysAddr::new(4 << 30);
     let range = RangeSpec { start, bytes: 64 << 20, node: NodeId(0) };
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(bytes, *b"heirloom");
     // SAFETY: ours, and not used again.
     unsafe { new.free(buffer) }?;
-    new.finish(|_unclaimed| Fate::Free)?;
+    new.finish(|_unclaimed| Disposition::Free)?;
     Ok(())
 }
 

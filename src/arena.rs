@@ -38,7 +38,9 @@ use file::check_name;
 pub(crate) use file::sealed_bytes;
 use file::{create_memfd, described, write_all};
 use heirloom_folio::threads::{Host, ThreadSlots};
-use heirloom_folio::{Cpus, Linear, NodeId, Order, PAGE_SIZE, PageSize, Run};
+use heirloom_folio::{Cpus, Linear, NodeId};
+use heirloom_kho::PageSize;
+use heirloom_kho::{Order, PAGE_SIZE, Run};
 use heirloom_restore::Entry;
 pub use map::MAX_RANGES;
 pub use mapping::Mapping;
@@ -77,7 +79,8 @@ use rustix::fs::SealFlags;
 /// # Examples
 /// ```
 /// use heirloom::arena::{Arena, RangeSpec};
-/// use heirloom::folio::{DirectMap, NodeId, PhysAddr};
+/// use heirloom::folio::{DirectMap, NodeId};
+/// use heirloom::kho::PhysAddr;
 ///
 /// let ranges = [
 ///     RangeSpec { start: PhysAddr::new(0x1_0000_0000), bytes: 1 << 20, node: NodeId(0) },
@@ -174,7 +177,8 @@ impl Arena {
     /// ```
     /// use std::os::fd::AsFd;
     /// use heirloom::arena::{Arena, RangeSpec};
-    /// use heirloom::folio::{DirectMap, NodeId, PhysAddr};
+    /// use heirloom::folio::{DirectMap, NodeId};
+    /// use heirloom::kho::PhysAddr;
     ///
     /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 1 << 20, node: NodeId(0) };
     /// let arena = Arena::create("original", &[spec])?;
@@ -284,7 +288,8 @@ impl Arena {
     /// ```
     /// use heirloom::Heirloom;
     /// use heirloom::arena::{Arena, RangeSpec};
-    /// use heirloom::folio::{Cpus, NodeId, PhysAddr, Run};
+    /// use heirloom::folio::{Cpus, NodeId};
+    /// use heirloom::kho::{PhysAddr, Run};
     ///
     /// let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
     /// let arena = Arena::create("example", &[memory])?;
@@ -350,12 +355,13 @@ impl Arena {
     /// ```
     /// use std::os::fd::AsFd;
     /// use heirloom::arena::{Arena, RangeSpec};
-    /// use heirloom::folio::{NodeId, PhysAddr};
+    /// use heirloom::folio::NodeId;
+    /// use heirloom::kho::PhysAddr;
     ///
     /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
     /// let arena = Arena::create("described", &[spec])?;
     /// let (page, ranges, entry) = Arena::describe(arena.share()?.as_fd())?;
-    /// assert_eq!(page.bytes(), heirloom::folio::PAGE_SIZE);
+    /// assert_eq!(page.bytes(), heirloom::kho::PAGE_SIZE);
     /// assert_eq!(ranges, arena.ranges());
     /// assert_eq!(entry, None);
     /// # Ok::<(), heirloom::arena::ArenaError>(())

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use heirloom_folio::PhysAddr;
+use heirloom_kho::PhysAddr;
 pub use heirloom_restore::Entry;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;

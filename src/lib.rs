@@ -29,7 +29,7 @@
 //! ```
 //! # #[cfg(all(feature = "std", target_os = "linux"))] {
 //! use heirloom::arena::{Arena, RangeSpec};
-//! use heirloom::{Fate, Handle, Heirloom, NodeId, PhysAddr, Run, SealPolicy, persist};
+//! use heirloom::{Disposition, Handle, Heirloom, NodeId, PhysAddr, Run, SealPolicy, persist};
 //! use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 //!
 //! /// A typed object that survives: plain bytes, with a fingerprint of how they lie.
@@ -80,7 +80,7 @@
 //! // SAFETY: ours, and not used again. An ordinary free.
 //! unsafe { new.free(buffer) }?;
 //! drop((root, session));
-//! let finished = new.finish(|_| Fate::Free)?;
+//! let finished = new.finish(|_| Disposition::Free)?;
 //! assert_eq!(finished, Default::default(), "everything was claimed");
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -111,8 +111,8 @@ pub mod jump;
 pub mod liveupdate;
 
 pub use heirloom_folio::{
-    CpuId, Cpus, DirectMap, Fate, Folio, FolioRun, FrameState, Kind, Machine, Memory, NodeId,
-    OneCpu, PreservedFolio, PreservedRun, Request,
+    CpuId, Cpus, DirectMap, Disposition, Folio, FrameState, FrameType, Machine, Memory, NodeId,
+    OneCpu, OwnedRun, PreservedFolio, PreservedRun, Request,
 };
 pub use heirloom_kho::{
     Block, Fault, Handle, HandleFault, Order, PAGE_SIZE, Pfn, PhysAddr, Run, Table, TableError,

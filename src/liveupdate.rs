@@ -32,7 +32,8 @@
 //! ```no_run
 //! use heirloom::Heirloom;
 //! use heirloom::arena::{Arena, RangeSpec};
-//! use heirloom::folio::{NodeId, PhysAddr, Run};
+//! use heirloom::folio::NodeId;
+//! use heirloom::kho::{PhysAddr, Run};
 //! use heirloom::liveupdate::{LiveUpdate, SessionName, Token};
 //! use heirloom::restore::SealPolicy;
 //!

@@ -9,9 +9,8 @@ use std::os::unix::fs::FileExt;
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, ArenaError, MAX_NAME, MapFault, RangeFault, RangeSpec};
 use heirloom::folio::threads::ThreadSlots;
-use heirloom::folio::{
-    Cpus, DirectMap, Memory, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
-};
+use heirloom::folio::{Cpus, DirectMap, Memory, NodeId, Request};
+use heirloom::kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const STARTS: [u64; 3] = [0x1_0000_0000, 0x1_4000_0000, 0x20_0000_0000];
@@ -234,7 +233,7 @@ fn what_cannot_be_is_not_created() {
 fn an_arena_is_a_machine_of_threads() {
     let arena = arena().with_slots(ThreadSlots::new(5));
     assert_eq!(arena.count(), 5);
-    arena.pinned(|cpu| assert_eq!(arena.home(cpu.unwrap()), NodeId(0)));
+    arena.with_cpu(|cpu| assert_eq!(arena.node_of(cpu.unwrap()), NodeId(0)));
 }
 
 /// Memory for metadata, never given back.
@@ -259,7 +258,7 @@ fn an_arena_serves_the_page_allocator_of_more_threads_than_slots() {
             s.spawn(move || {
                 for i in 0..200 {
                     let order = Order::new(i % 3).unwrap();
-                    let mut folio = memory.folio(Request::new(order).zeroed()).unwrap();
+                    let mut folio = memory.alloc_folio(Request::new(order).zeroed()).unwrap();
                     let bytes = folio.bytes_mut();
                     assert!(bytes.iter().all(|&byte| byte == 0));
                     bytes.fill(thread);
@@ -293,7 +292,7 @@ fn errors_say_bytes_and_what_there_can_be() {
     let heirloom = unsafe { Heirloom::boot(&arena, &ranges, &[scratch], "errors") }.unwrap();
     let large = heirloom.alloc(1 << 40).unwrap_err();
     assert_eq!(large.to_string(), "no free run of 1099511627776 bytes (268435456 frames)");
-    let large = heirloom.memory().folio(Request::new(Order::new(18).unwrap())).map(drop);
+    let large = heirloom.memory().alloc_folio(Request::new(Order::new(18).unwrap())).map(drop);
     assert_eq!(large.unwrap_err().to_string(), "no free block of 1073741824 bytes (order 18)");
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::{Kernel, World, keep_buffer, keep_folio, stamped_at};
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{DirectMap, Fate};
+use heirloom::folio::{DirectMap, Disposition};
 use heirloom::restore::Unclaimed;
 use heirloom::slab::{CacheSpec, Global};
 
@@ -161,7 +161,7 @@ fn the_closure_of_finish_allocates() {
         let finished = kernel.finish(|_| {
             within(0, push_everywhere);
             asked.fetch_add(1, Ordering::Relaxed);
-            Fate::Free
+            Disposition::Free
         });
         finished.unwrap();
     });
@@ -231,8 +231,8 @@ fn closures_of_walks_allocate() {
         kernel.slabs().for_each_table(|_| see());
         kernel.for_each_inherited_subtree(|_, _, _| see()).unwrap();
         kernel.for_each_subtree(|_, _, _| see()).unwrap();
-        kernel.memory().for_each_inherited(|_| see());
-        kernel.memory().for_each_preserved(|_| see());
+        kernel.memory().predecessor().for_each(|_| see());
+        kernel.memory().preserved().for_each(|_| see());
         kernel
             .claim_folios(&folios[thread..=thread], |folio| {
                 see();
@@ -266,7 +266,7 @@ fn the_closure_of_finish_claims_what_it_wants() {
                 assert!(stamped_at(kernel, addr, 40, seed));
                 claimed.fetch_add(1, Ordering::Relaxed);
             }
-            Fate::Free
+            Disposition::Free
         });
         assert_eq!(finished.unwrap(), heirloom::restore::Finished::default());
     });

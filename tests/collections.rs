@@ -5,7 +5,8 @@ use allocator_api2::vec::Vec;
 use hashbrown::{DefaultHashBuilder, HashMap};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{DirectMap, NodeId, PhysAddr, Run};
+use heirloom::folio::{DirectMap, NodeId};
+use heirloom::kho::{PhysAddr, Run};
 use heirloom::slab::Heap;
 
 fn arena() -> Arena {

@@ -7,14 +7,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::internal::BlockMatcher;
-use heirloom::folio::{
-    Adjacent, Block, DirectMap, Kind, Linear, Memory, NodeId, OneCpu, Order, Pfn, PhysAddr,
-    Request, Run, joined,
-};
-use heirloom::kho::tree::{FramesOf, Geometry, Key};
+use heirloom::folio::{DirectMap, FrameType, Linear, Memory, NodeId, OneCpu, Request, joined};
+use heirloom::kho::tree::{FolioRange, FramesOf, Geometry, Key};
 use heirloom::kho::{
-    AreaInfo, DeviceTree, Excerpt, Handle, Header, HeaderPage, PageSize, Parts, Producer, RootPage,
-    RootView, ScratchList, ScratchWords, SealState, Sealed, Table,
+    AreaInfo, Block, DeviceTree, Excerpt, Handle, Header, HeaderPage, Order, PageSize, Parts, Pfn,
+    PhysAddr, Producer, RootPage, RootView, Run, ScratchList, ScratchWords, SealState, Sealed,
+    Table,
 };
 use heirloom::restore::{PreservedArea, Records, Sealer};
 use heirloom::slab::{AllocOptions, CacheSpec};
@@ -97,7 +95,7 @@ fn types() {
                 let block = Block::containing(Pfn::new(a), order);
                 let _ = (block.run().end(), block.addr(), Key::of(block).block());
                 for n in ends() {
-                    if let Some(row) = Adjacent::new(block, n) {
+                    if let Some(row) = FolioRange::new(block, n) {
                         let _ = (row.run().end(), row.count());
                     }
                 }
@@ -191,7 +189,14 @@ fn calls() {
     let hand = Heirloom::boot_memory(memory, &[], "units").unwrap();
     let (slabs, memory) = (hand.slabs(), hand.memory());
     let cache = slabs.cache(CacheSpec::new("units", 24)).unwrap();
-    let kinds = [Kind::Folio, Kind::Run, Kind::Slab, Kind::Buffer, Kind::Table, Kind::Tail];
+    let kinds = [
+        FrameType::Folio,
+        FrameType::Run,
+        FrameType::Slab,
+        FrameType::Buffer,
+        FrameType::Table,
+        FrameType::Tail,
+    ];
     let list = Records::<_, u64>::new(memory).unwrap();
     for a in ends() {
         let (pfn, addr) = (Pfn::new(a), PhysAddr::new(a));
@@ -200,7 +205,7 @@ fn calls() {
                 memory.state(pfn),
                 memory.owning_block(pfn),
                 memory.node_of(pfn),
-                memory.inherited_block(pfn),
+                memory.predecessor().block_at(pfn),
             )
         });
         t.call(("owner", a), || {
@@ -244,30 +249,29 @@ fn calls() {
             for order in orders() {
                 let block = Block::containing(pfn, order);
                 t.call(("raw", a, kind, order), || {
-                    let _ = memory.alloc_run(a, Request::new(order).kind(kind)).is_ok();
-                    let _ = memory.alloc(Request::new(order).kind(kind)).is_ok();
-                    let _ =
-                        (memory.alloc_at(block, kind).is_ok(), memory.claim(block, kind).is_ok());
+                    let _ = memory.alloc_run(a, Request::new(order).frame_type(kind)).is_ok();
+                    let _ = memory.alloc(Request::new(order).frame_type(kind)).is_ok();
+                    let _ = (memory.alloc_at_as(block, kind).is_ok(), memory.claim(block).is_ok());
                     // SAFETY: no folio or run here has another owner.
                     let _ = unsafe { (memory.preserve(block).is_ok(), memory.unpreserve(block).is_ok()) };
                     let _ = (
-                        memory.is_preserved(block),
-                        memory.is_inherited(block),
-                        memory.label_of(block),
+                        memory.preserved().contains(block),
+                        memory.predecessor().contains(block),
+                        memory.predecessor().label_of(block),
                     );
                     let _ =
                         // SAFETY: no folio or run here has another owner.
-                        (unsafe { memory.preserve_all(&[block]) }.is_ok(), memory.claim_all(&[block]).is_ok());
+                        (unsafe { memory.preserve(&[block]) }.is_ok(), memory.claim(&[block]).is_ok());
                     // SAFETY: no folio or run here has another owner.
                     let _ = unsafe { PreservedArea::preserve(memory, [block], order, true) }
                         .map(PreservedArea::into_raw);
                     for n in ends() {
-                        if let Some(row) = Adjacent::new(block, n) {
+                        if let Some(row) = FolioRange::new(block, n) {
                             let _ = (
                                 // SAFETY: no folio or run here has another owner.
-                                unsafe { memory.preserve_adjacent(row) }.is_ok(),
+                                unsafe { memory.preserve(row) }.is_ok(),
                                 // SAFETY: no folio or run here has another owner.
-                                unsafe { memory.unpreserve_adjacent(row) }.is_ok(),
+                                unsafe { memory.unpreserve(row) }.is_ok(),
                             );
                         }
                     }
@@ -291,19 +295,21 @@ fn calls() {
                 });
             }
             let Some(run) = Run::new(pfn, b) else { continue };
-            t.call(("gap", a, b), || (memory.next_gap(a, run), memory.next_gap(b, run)));
+            t.call(("gap", a, b), || {
+                (memory.preserved().next_gap(a, run), memory.preserved().next_gap(b, run))
+            });
             t.call(("contains", a, b), || (memory.contains(run), memory.ptr(run)));
+            t.call(("runs", a, b), || {
+                let _ = (
+                    // SAFETY: no folio or run here has another owner.
+                    unsafe { memory.preserve(run) }.is_ok(),
+                    // SAFETY: no folio or run here has another owner.
+                    unsafe { memory.unpreserve(run) }.is_ok(),
+                );
+                let _ = memory.claim(run).is_ok();
+            });
             for kind in kinds {
-                t.call(("runs", a, b, kind), || {
-                    let _ = (
-                        // SAFETY: no folio or run here has another owner.
-                        unsafe { memory.preserve_run(run, kind) }.is_ok(),
-                        // SAFETY: no folio or run here has another owner.
-                        unsafe { memory.unpreserve_run(run, kind) }.is_ok(),
-                    );
-                    let _ = memory.claim_run(run, kind).is_ok();
-                    let _ = memory.alloc_run_at(run, kind).is_ok();
-                });
+                t.call(("run", a, b, kind), || memory.alloc_at_as(run, kind).is_ok());
             }
             if let Ok(handle) = Handle::new(Parts::Run(run)) {
                 t.call(("claim_run", a, b), || hand.claim_run(handle).is_ok());

@@ -25,8 +25,9 @@ mod lives {
 
     use heirloom::Heirloom;
     use heirloom::arena::{Arena, RangeSpec};
-    use heirloom::folio::{DirectMap, Fate, NodeId, PhysAddr, Run};
+    use heirloom::folio::{DirectMap, Disposition, NodeId};
     use heirloom::jump::{Inherited, Jump, VARIABLE};
+    use heirloom::kho::{PhysAddr, Run};
     use heirloom::restore::SealPolicy;
     use heirloom::slab::Global;
     use rustix::process::Signal;
@@ -153,7 +154,7 @@ mod lives {
             let left = kernel.claim_root("text").unwrap();
             assert_eq!(left.bytes(), text(life - 1).as_bytes());
         }
-        let finished = kernel.finish(|_| Fate::Free).unwrap();
+        let finished = kernel.finish(|_| Disposition::Free).unwrap();
         assert_eq!(finished.objects, 0);
         kernel.publish("text", text(life).as_bytes()).unwrap();
 

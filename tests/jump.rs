@@ -4,8 +4,9 @@
 use std::process::{Command, Stdio};
 
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{DirectMap, NodeId, PAGE_SIZE, PhysAddr};
+use heirloom::folio::{DirectMap, NodeId};
 use heirloom::jump::{Entry, Inherited, Jump, JumpError, VARIABLE};
+use heirloom::kho::{PAGE_SIZE, PhysAddr};
 
 const START: u64 = 0x3_0000_0000;
 const TEXT: &[u8] = b"what the predecessor wrote";

@@ -10,8 +10,10 @@ use std::fs;
 
 use common::{Kernel, PAGE, State, World, finish_freeing, free_folio, order};
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{Block, Folio, Kind, PAGE_SIZE, Pfn, PhysAddr, PreservedFolio, Run};
-use heirloom::kho::{Fault, Handle, Name, Parts, RootView, Table, TableError};
+use heirloom::folio::{Folio, FrameType, PreservedFolio};
+use heirloom::kho::{
+    Block, Fault, Handle, Name, PAGE_SIZE, Parts, Pfn, PhysAddr, RootView, Run, Table, TableError,
+};
 use heirloom::restore::{Entry, Error, Inherited, SealPolicy, Unclaimed};
 use heirloom_kho::linux::{Checksum, KhoTest, Known, Luo, Metadata};
 use serde_json::Value;
@@ -96,7 +98,7 @@ fn left_to_claim(expected: &Value) -> Vec<Block> {
 
 fn inherited(kernel: &Kernel<'_>) -> Vec<Block> {
     let mut found = Vec::new();
-    kernel.memory().for_each_inherited(|block| found.push(block));
+    kernel.memory().predecessor().for_each(|block| found.push(block));
     found.sort_unstable_by_key(|block| (block.order(), block.pfn()));
     found
 }
@@ -145,7 +147,7 @@ fn a_handover_of_linux_is_taken_over() {
     let folios = left_to_claim(&expected);
     assert_eq!(inherited(&kernel), folios);
     let mut nodes = 0;
-    kernel.memory().for_each_node(|_| nodes += 1);
+    kernel.memory().preserved().for_each_node(|_| nodes += 1);
     assert!(nodes >= expected["nodes"].as_u64().unwrap(), "{nodes} nodes");
     let mut names = Vec::new();
     kernel.for_each_inherited_subtree(|name, _, _| names.push(name.to_owned())).unwrap();
@@ -202,7 +204,7 @@ fn a_handover_of_linux_is_taken_over() {
     let state = State::of(&kernel);
     assert_eq!((state.inherited.len(), state.audit.reserved), (0, SCRATCH.1));
     assert_eq!(state.subtrees.len(), 1, "heirloom's own: {:?}", state.subtrees);
-    let tables = state.audit.allocated[Kind::Table as usize];
+    let tables = state.audit.allocated[FrameType::Table as usize];
     assert_eq!(state.free + tables + SCRATCH.1, FRAMES);
 }
 
@@ -246,7 +248,7 @@ fn the_memfds_of_a_live_update_are_claimed_with_their_contents() {
     }
     assert_eq!(contents.len(), 64);
     // Claimed once.
-    let again = contents[0].block();
+    let again = contents[0].extent();
     let refused = kernel.claim_folio(Handle::new(Parts::Folio(again)).unwrap());
     assert_eq!(refused.err(), Some(heirloom::folio::Error::NotPreserved { block: again }.into()));
 }
@@ -263,7 +265,7 @@ fn what_linux_left_goes_on_to_the_next_kernel_as_it_was() {
         assert_eq!(names.len(), expected["subtrees"].as_object().unwrap().len(), "{names:?}");
         for folio in folios.iter().skip(n * 7).step_by(3) {
             if let Ok(folio) = kernel.claim_folio(Handle::new(Parts::Folio(*folio)).unwrap()) {
-                assert!(kernel.memory().is_preserved(folio.block()));
+                assert!(kernel.memory().preserved().contains(folio.extent()));
             }
         }
         drop(kernel);
@@ -276,9 +278,9 @@ fn what_linux_left_goes_on_to_the_next_kernel_as_it_was() {
     let told = kernel.finish(|unclaimed| match unclaimed {
         Unclaimed::Folio(block) if !folios.contains(&block) => {
             strays += 1;
-            heirloom::folio::Fate::Free
+            heirloom::folio::Disposition::Free
         }
-        _ => heirloom::folio::Fate::Keep,
+        _ => heirloom::folio::Disposition::Keep,
     });
     let told = told.unwrap();
     assert_eq!(strays, 3 * 4);
@@ -291,7 +293,7 @@ fn what_linux_left_goes_on_to_the_next_kernel_as_it_was() {
     let all = inherited(&next);
     for folio in &folios {
         assert!(all.contains(folio), "{folio}");
-        assert_eq!(next.memory().label_of(*folio), None);
+        assert_eq!(next.memory().predecessor().label_of(*folio), None);
     }
     assert_eq!(names(&next), before);
     // Linux's own entry has ended.

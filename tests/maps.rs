@@ -2,10 +2,8 @@
 //! in any order, and with as many scratch areas as a list holds.
 
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{
-    Cpus, Fate, Kind, NodeId, Order, PAGE_SIZE, Pfn, PreservedFolio, Request, Run,
-};
-use heirloom::kho::{Handle, Parts, ScratchList};
+use heirloom::folio::{Cpus, Disposition, NodeId, PreservedFolio, Request};
+use heirloom::kho::{Handle, Order, PAGE_SIZE, Parts, Pfn, Run, ScratchList};
 use heirloom::restore::{Entry, Finished, SealPolicy};
 use heirloom::{Error, Heirloom};
 
@@ -44,7 +42,7 @@ fn revive<'r>(ram: &'r Ram, map: &Map, entry: Entry) -> Result<Kernel<'r>, Error
 /// Folios of many orders and buffers of many sizes, all preserved.
 fn keep(kernel: &Kernel<'_>) -> Vec<Handle> {
     let folio = |o: u8| {
-        let folio = kernel.memory().folio(Request::new(Order::new(o).unwrap())).unwrap();
+        let folio = kernel.memory().alloc_folio(Request::new(Order::new(o).unwrap())).unwrap();
         let kept = folio.preserve().map(PreservedFolio::into_raw);
         let block = kept.unwrap_or_else(|refused| panic!("{}", refused.error));
         Handle::new(Parts::Folio(block)).unwrap()
@@ -68,7 +66,7 @@ fn pass_on(kernel: &Kernel<'_>, kept: &mut [Handle]) {
             assert_eq!(kernel.handle_of(buffer), Ok(*handle));
         }
     }
-    let finished = kernel.finish(|_| Fate::Free).unwrap();
+    let finished = kernel.finish(|_| Disposition::Free).unwrap();
     assert_eq!(finished, Finished::default());
     kernel.memory().drain();
     kernel.memory().audit().unwrap();
@@ -127,7 +125,7 @@ fn hundreds_of_ranges_apart_are_taken_over() {
     // And something in each of the small ranges, wherever it is free.
     for n in 0..300 {
         let frames = run(5001 + n * 10, 9).blocks_up_to(Order::ZERO);
-        let mut taken = frames.filter(|at| first.memory().alloc_at(*at, Kind::Folio).is_ok());
+        let mut taken = frames.filter(|at| first.memory().alloc_at(*at).is_ok());
         // Where the tracker's nodes have not taken all of it.
         let Some(block) = taken.next() else { continue };
         // SAFETY: allocated by this test, and told to nothing else.

@@ -8,10 +8,9 @@ use std::thread;
 
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{
-    CpuId, Cpus, DirectMap, Fate, Machine, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, PreservedFolio,
-    Request, Run,
+    CpuId, Cpus, DirectMap, Disposition, Machine, NodeId, PreservedFolio, Request,
 };
-use heirloom::kho::Handle;
+use heirloom::kho::{Handle, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom::restore::{Finished, SealPolicy};
 use heirloom::{Error, Heirloom, Placement};
 use proptest::prelude::*;
@@ -91,7 +90,7 @@ fn an_initrd_in_scratch_survives_a_revive() {
     assert!(areas()[1].covers(new.metadata()) || areas()[2].covers(new.metadata()));
     assert_eq!(new.scratch().collect::<Vec<_>>(), areas());
     new.restore(handle).unwrap();
-    let finished = new.finish(|_| Fate::Free).unwrap();
+    let finished = new.finish(|_| Disposition::Free).unwrap();
     assert_eq!(finished, Finished::default());
     assert!(is_loaded(&ram, initrd));
 }
@@ -121,7 +120,7 @@ fn metadata_lies_where_it_was_put() {
         let new = revive(&ram, old, place).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(new.metadata(), taken);
         new.restore(handle).unwrap();
-        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Finished::default());
+        assert_eq!(new.finish(|_| Disposition::Free).unwrap(), Finished::default());
         new.memory().audit().unwrap();
     }
 }
@@ -144,7 +143,7 @@ fn metadata_may_lie_outside_the_map() {
         let new = new.unwrap_or_else(|error| panic!("{error}"));
         assert!(outside.covers(new.metadata()));
         new.restore(handle).unwrap();
-        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Finished::default());
+        assert_eq!(new.finish(|_| Disposition::Free).unwrap(), Finished::default());
     }
 }
 
@@ -196,9 +195,9 @@ unsafe impl Cpus for Many {
         self.cpus.load(Relaxed)
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         let last = self.count() as u32 - 1;
-        self.ram.pinned(|cpu| f(cpu.and_then(|cpu| Some(CpuId(last.checked_sub(cpu.0)?)))))
+        self.ram.with_cpu(|cpu| f(cpu.and_then(|cpu| Some(CpuId(last.checked_sub(cpu.0)?)))))
     }
 }
 
@@ -235,7 +234,7 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
                         // SAFETY: claimed just now.
                         *handle = unsafe { new.preserve(buffer) }.unwrap();
                         let folio =
-                            new.memory().folio(Request::new(Order::new(3).unwrap())).unwrap();
+                            new.memory().alloc_folio(Request::new(Order::new(3).unwrap())).unwrap();
                         drop(folio.preserve().map(PreservedFolio::unpreserve));
                         let other = new.alloc(3000).unwrap();
                         // SAFETY: allocated just now.
@@ -244,7 +243,7 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
                 });
             }
         });
-        assert_eq!(new.finish(|_| Fate::Free).unwrap(), Finished::default());
+        assert_eq!(new.finish(|_| Disposition::Free).unwrap(), Finished::default());
         new.memory().drain();
         new.memory().audit().unwrap();
         entry = new.entry();

@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::threads::YieldingSpinlock;
-use heirloom::folio::{DirectMap, Fate, NodeId, PAGE_SIZE, PhysAddr, Run};
-use heirloom::kho::Handle;
+use heirloom::folio::{DirectMap, Disposition, NodeId};
+use heirloom::kho::{Handle, PAGE_SIZE, PhysAddr, Run};
 use heirloom::restore::{Entry, Error, Finished, SealPolicy};
 use heirloom::slab::{Error as SlabError, ObjectState, Owner, TypedCache, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -209,7 +209,7 @@ fn a_tree_is_gone_on_with_in_every_life() {
         assert!(expected.remove(&node.key));
     }
     assert!(expected.is_empty());
-    kernel.finish(|_| Fate::Free).unwrap();
+    kernel.finish(|_| Disposition::Free).unwrap();
     let slabs = kernel.slabs();
     slabs.shrink();
     assert!(slabs.caches().all(|cache| cache.stats().live == 0));

@@ -8,9 +8,8 @@ mod common;
 use std::sync::atomic::AtomicU64;
 
 use common::{Kernel, World, keep_area, keep_buffer, keep_folio, keep_run, proptest_config};
-use heirloom::folio::{PAGE_SIZE, PhysAddr, Run};
-use heirloom::kho::Image;
 use heirloom::kho::tree::{Frames, FramesOf};
+use heirloom::kho::{Image, PAGE_SIZE, PhysAddr, Run};
 use heirloom::restore::{Entry, Error, SealPolicy, survey};
 use heirloom::slab::internal::DirectoryPart;
 use heirloom::slab::{CacheSpec, Error as SlabError};
@@ -71,7 +70,7 @@ fn fill(kernel: &Kernel<'_>) {
 fn tables(kernel: &Kernel<'_>) -> Vec<PhysAddr> {
     let mut pages = vec![kernel.entry().root, kernel.entry().scratch];
     kernel.for_each_subtree(|_, addr, _| pages.push(addr)).unwrap();
-    kernel.memory().for_each_node(|node| pages.push(node.addr));
+    kernel.memory().preserved().for_each_node(|node| pages.push(node.addr));
     kernel.slabs().for_each_table(|part| match part {
         DirectoryPart::Page(addr) | DirectoryPart::Header { addr, .. } => pages.push(addr),
     });

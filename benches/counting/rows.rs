@@ -3,14 +3,13 @@
 use std::alloc::Layout;
 use std::mem::forget;
 
-use heirloom::folio::PAGE_SIZE;
-use heirloom::kho::{Handle, Parts};
+use heirloom::kho::{Handle, PAGE_SIZE, Parts};
 use heirloom_benches::frames_of::{Frames, Heirloom};
 use heirloom_benches::kernels::{Lie, boot, machine, preserve, revive};
 use heirloom_benches::objects_of::{Objects, slabs};
 use heirloom_benches::{Dice, GIB, base, block, order, trace, world};
-use heirloom_folio::{Block, Kind, Order, Run};
-use heirloom_kho::tree::Adjacent;
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{Block, Order, Run};
 use heirloom_slab::CacheSpec;
 
 use super::pass::count;
@@ -170,7 +169,7 @@ fn tracker() {
     let memory = world(64 * GIB);
     let blocks: Vec<Block> = (0..GIB).map(|i| block(i, Order::ZERO)).collect();
     for block in &blocks {
-        memory.alloc_at(*block, Kind::Folio).expect("free");
+        memory.alloc_at(*block).expect("free");
     }
     row("contiguous: preserve", GIB, || {
         for block in &blocks {
@@ -186,16 +185,16 @@ fn tracker() {
     });
     row("64 adjacent folios, a folio", GIB, || {
         for first in blocks.iter().step_by(64) {
-            let row = Adjacent::new(*first, 64).expect("aligned");
+            let row = FolioRange::new(*first, 64).expect("aligned");
             // SAFETY: as above.
-            unsafe { memory.preserve_adjacent(row) }.expect("allocated");
+            unsafe { memory.preserve(row) }.expect("allocated");
         }
     });
     let run = Run::new(base().add(16 * GIB), 16 * GIB).expect("in memory");
-    memory.alloc_run_at(run, Kind::Run).expect("free");
+    memory.alloc_at(run).expect("free");
     row("a run of 16 GiB, aligned", 1, || {
         // SAFETY: allocated just now, and nothing else uses it.
-        unsafe { memory.preserve_run(run, Kind::Run) }.expect("allocated");
+        unsafe { memory.preserve(run) }.expect("allocated");
     });
 }
 

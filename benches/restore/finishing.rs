@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use criterion::Criterion;
-use heirloom::folio::{Block, Fate};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::Disposition;
+use heirloom::kho::{Block, Handle, Parts};
 use heirloom::restore::Entry;
 use heirloom_benches::kernels::{Kernel, Lie, Machine, Map, boot, machine, preserve, revive};
 use heirloom_benches::{per_operation, row, time};
@@ -31,12 +31,12 @@ fn finish(
     (map, ram): &(Map, Machine),
     entry: Entry,
     before: impl FnOnce(&Kernel<'_>),
-    fate: Fate,
+    disposition: Disposition,
     told: usize,
 ) -> (Duration, Entry) {
     let kernel = revive(ram, map, entry);
     before(&kernel);
-    let (took, finished) = time(|| kernel.finish(|_| fate).expect("sound"));
+    let (took, finished) = time(|| kernel.finish(|_| disposition).expect("sound"));
     assert_eq!(finished.folios, told as u64, "each of them once");
     (took, kernel.entry())
 }
@@ -50,7 +50,8 @@ pub(crate) fn finishing(c: &mut Criterion) {
         let (entry, folios) = kept.get_or_insert_with(|| left(ram, map));
         b.iter_custom(|n| {
             per_operation(n, || {
-                let (took, next) = finish(&machine, *entry, |_| (), Fate::Keep, folios.len());
+                let (took, next) =
+                    finish(&machine, *entry, |_| (), Disposition::Keep, folios.len());
                 *entry = next;
                 (took, 1)
             })
@@ -60,7 +61,7 @@ pub(crate) fn finishing(c: &mut Criterion) {
         b.iter_custom(|n| {
             per_operation(n, || {
                 let (entry, folios) = left(ram, map);
-                let (took, _) = finish(&machine, entry, |_| (), Fate::Free, folios.len());
+                let (took, _) = finish(&machine, entry, |_| (), Disposition::Free, folios.len());
                 (took, 1)
             })
         });
@@ -70,7 +71,7 @@ pub(crate) fn finishing(c: &mut Criterion) {
             per_operation(n, || {
                 let (entry, folios) = left(ram, map);
                 let claimed = |kernel: &Kernel<'_>| claim(kernel, &folios);
-                (finish(&machine, entry, claimed, Fate::Free, 0).0, 1)
+                (finish(&machine, entry, claimed, Disposition::Free, 0).0, 1)
             })
         });
     });

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use criterion::Criterion;
-use heirloom::folio::{DirectMap, PAGE_SIZE, PhysAddr};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::DirectMap;
+use heirloom::kho::{Handle, PAGE_SIZE, Parts, PhysAddr};
 use heirloom::slab::CacheSpec;
 use heirloom_benches::kernels::{Kernel, Machine, Map, boot, machine, revive};
 use heirloom_benches::{Dice, once_for_all, per_operation, row, time, twice};

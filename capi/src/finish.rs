@@ -3,7 +3,7 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::fmt::Write;
 
-use ::heirloom::{Fate, Unclaimed};
+use ::heirloom::{Disposition, Unclaimed};
 
 use crate::failure::{Room, status};
 use crate::object::{heirloom, kernel};
@@ -95,8 +95,8 @@ pub struct heirloom_finished {
     pub objects: u64,
 }
 
-/// Tells what the predecessor preserved and nothing claimed, and frees it, or keeps it, as `fate` says; frees all if
-/// `fate` is null. When every owner has had its turn, or never: what is not claimed costs its memory, and nothing else.
+/// Tells what the predecessor preserved and nothing claimed, and frees it, or keeps it, as `disposition` says; frees all if
+/// `disposition` is null. When every owner has had its turn, or never: what is not claimed costs its memory, and nothing else.
 /// Can be repeated.
 ///
 /// @param finished how much there was; may be null.
@@ -105,12 +105,12 @@ pub struct heirloom_finished {
 /// Context: where one may sleep.
 ///
 /// # Safety
-/// `h` is from a call that boots or revives, and not closed; `fate` is null, or can be called with `context`;
+/// `h` is from a call that boots or revives, and not closed; `disposition` is null, or can be called with `context`;
 /// `finished` is null, or has room for one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_finish(
     h: *mut heirloom,
-    fate: heirloom_fate,
+    disposition: heirloom_fate,
     context: *mut c_void,
     finished: *mut heirloom_finished,
 ) -> c_int {
@@ -118,13 +118,13 @@ pub unsafe extern "C" fn heirloom_finish(
         // SAFETY: the caller's promise.
         let kernel = unsafe { kernel(h)? };
         let told = kernel.finish(|unclaimed| {
-            let Some(fate) = fate else { return Fate::Free };
+            let Some(disposition) = disposition else { return Disposition::Free };
             let unclaimed = heirloom_unclaimed::from(unclaimed);
             // SAFETY: the caller's promise; what it is given is there as long as the call.
-            if unsafe { fate(&raw const unclaimed, context) } == 0 {
-                Fate::Free
+            if unsafe { disposition(&raw const unclaimed, context) } == 0 {
+                Disposition::Free
             } else {
-                Fate::Keep
+                Disposition::Keep
             }
         })?;
         if !finished.is_null() {

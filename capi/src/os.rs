@@ -98,7 +98,7 @@ unsafe impl Cpus for Os {
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         // SAFETY: the kernel provides it, for any caller.
         let number = unsafe { heirloom_os_pin() };
         let Ok(cpu) = u32::try_from(number) else { return f(None) };
@@ -108,7 +108,7 @@ unsafe impl Cpus for Os {
         result
     }
 
-    fn home(&self, cpu: CpuId) -> NodeId {
+    fn node_of(&self, cpu: CpuId) -> NodeId {
         // SAFETY: the kernel provides it, for each of its CPUs.
         NodeId(unsafe { heirloom_os_node(cpu.0) })
     }

@@ -28,10 +28,8 @@ mod leave {
 
     use heirloom::Heirloom;
     use heirloom::folio::harness::Ram;
-    use heirloom::folio::{
-        Block, Cpus, DirectMap, Memory, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run,
-    };
-    use heirloom::kho::{AreaInfo, Handle, Parts};
+    use heirloom::folio::{Cpus, DirectMap, Memory, Request};
+    use heirloom::kho::{AreaInfo, Block, Handle, Order, PAGE_SIZE, Parts, Pfn, PhysAddr, Run};
     use heirloom::restore::{PreservedArea, Records};
     use heirloom::slab::CacheSpec;
 
@@ -94,7 +92,7 @@ mod leave {
         let blocks: Result<Vec<Block>> = orders
             .iter()
             .map(|_| {
-                let mut folio = memory.folio(Request::new(order).zeroed())?;
+                let mut folio = memory.alloc_folio(Request::new(order).zeroed())?;
                 if let Some(first) = folio.bytes_mut().first_mut() {
                     *first = fill;
                 }
@@ -108,7 +106,7 @@ mod leave {
     /// A preserved folio of this order, with bytes in it.
     fn folio(memory: &Memory<&Ram>, order: u8) -> Result<Block> {
         let order = Order::new(order).ok_or("an order")?;
-        let mut folio = memory.folio(Request::new(order).zeroed())?;
+        let mut folio = memory.alloc_folio(Request::new(order).zeroed())?;
         let length = folio.bytes().len();
         for (i, at) in [0, length / 2, length - 1].into_iter().enumerate() {
             if let Some(byte) = folio.bytes_mut().get_mut(at) {
@@ -131,7 +129,7 @@ mod leave {
             words.extend([block.pfn().get() | flags << 52, index]);
         }
         put(memory, entries.pfn(), &words)?;
-        let memfd = memory.folio(Request::new(Order::ZERO).zeroed())?;
+        let memfd = memory.alloc_folio(Request::new(Order::ZERO).zeroed())?;
         let memfd = memfd.preserve().map_err(|refused| refused.error)?.into_raw();
         // The descriptor of an area: pages, flags and order in one word.
         let area = u64::from(list.pages()) | 1 << 32 | u64::from(list.order().get()) << 48;

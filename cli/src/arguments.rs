@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use heirloom_folio::{PageSize, PhysAddr};
+use heirloom_kho::PageSize;
+use heirloom_kho::PhysAddr;
 
 use crate::image::{Image, Reading};
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 
 use anyhow::bail;
-use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn};
-use heirloom_kho::tree::Adjacent;
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn};
 use serde_json::Value;
 
 use crate::facts::{Facts, Folios, Hex, Linux, VERSION, What};
@@ -308,15 +308,15 @@ fn folios(a: &Folios, b: &Folios) -> (Folios, Folios) {
 }
 
 /// Adds a folio that comes after those that are there.
-fn put(rows: &mut Vec<Adjacent>, (pfn, order): (Pfn, Order)) {
+fn put(rows: &mut Vec<FolioRange>, (pfn, order): (Pfn, Order)) {
     if let Some(row) = rows.last_mut()
         && row.first().order() == order
         && row.run().end() == pfn
-        && let Some(longer) = Adjacent::new(row.first(), row.count() + 1)
+        && let Some(longer) = FolioRange::new(row.first(), row.count() + 1)
     {
         *row = longer;
     } else {
-        rows.extend(Adjacent::new(Block::containing(pfn, order), 1));
+        rows.extend(FolioRange::new(Block::containing(pfn, order), 1));
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
         for (pfn, order) in folios {
             put(&mut rows, (Pfn::new(*pfn), Order::new(*order).unwrap()));
         }
-        Folios { rows, page: heirloom_folio::PageSize::BUILD }
+        Folios { rows, page: heirloom_kho::PageSize::BUILD }
     }
 
     #[test]

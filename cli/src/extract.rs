@@ -1,9 +1,8 @@
 //! A preserved memfd's content, as a file.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use heirloom_folio::Run;
-use heirloom_kho::Left;
 use heirloom_kho::linux::{Known, Luo, Memfd, Part, Session};
+use heirloom_kho::{Left, Run};
 
 use crate::arguments::Extract;
 use crate::facts::each_piece;

@@ -12,8 +12,8 @@
 
 use std::collections::BTreeMap;
 
-use heirloom_folio::{Block, Order, Pfn, Run, TreeFault};
-use heirloom_kho::tree::Ledger;
+use heirloom_kho::tree::{Ledger, TreeFault};
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 /// Frames of a chunk: those of a leaf of single frames.
 const CHUNK: u64 = 1 << 15;

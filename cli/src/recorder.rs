@@ -1,8 +1,7 @@
 //! What a survey comes upon, as it is taken down: folios in rows, and the tree's nodes.
 
-use heirloom_folio::{Block, Order, Pfn, Run, TreeFault};
-use heirloom_kho::Left;
-use heirloom_kho::tree::{Adjacent, Ledger, Tree};
+use heirloom_kho::tree::{FolioRange, Ledger, Tree, TreeFault};
+use heirloom_kho::{Block, Left, Order, Pfn, Run};
 
 use crate::frames::Frames;
 use crate::image::Image;
@@ -13,7 +12,7 @@ pub(crate) struct Recorder<'l, 'i> {
     pub(crate) tree: Option<Tree<'l, Left<'i, Image>>>,
     /// The handover's own tables, which a survey takes as well, preserved or not.
     pub(crate) tables: Vec<Run>,
-    pub(crate) rows: Vec<Adjacent>,
+    pub(crate) rows: Vec<FolioRange>,
     pub(crate) nodes: Vec<Pfn>,
 }
 
@@ -27,11 +26,11 @@ impl Recorder<'_, '_> {
         if let Some(row) = self.rows.last_mut()
             && row.first().order() == block.order()
             && row.run().end() == block.pfn()
-            && let Some(longer) = Adjacent::new(row.first(), row.count() + 1)
+            && let Some(longer) = FolioRange::new(row.first(), row.count() + 1)
         {
             *row = longer;
         } else {
-            self.rows.extend(Adjacent::new(block, 1));
+            self.rows.extend(FolioRange::new(block, 1));
         }
     }
 }

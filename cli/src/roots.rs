@@ -4,8 +4,7 @@
 //! and copies of either. The one to show is the one that is whole.
 
 use anyhow::{Result, bail};
-use heirloom_folio::PhysAddr;
-use heirloom_kho::RootView;
+use heirloom_kho::{PhysAddr, RootView};
 
 use crate::arguments::Place;
 use crate::image::Image;
@@ -105,7 +104,7 @@ fn scan(image: &Image) -> Vec<PhysAddr> {
                 bar.inc(STRIDE * page.bytes() as u64);
                 since = 0;
             }
-            let at = heirloom_folio::Pfn::new(pfn).addr();
+            let at = heirloom_kho::Pfn::new(pfn).addr();
             if is_root(image, at) {
                 found.push(at);
             }

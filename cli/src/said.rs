@@ -3,9 +3,9 @@
 //! Blocks and runs are counted in frames of this build; a finding counts them in pages of the machine
 //! that the image is of.
 
-use heirloom_folio::{Block, Error as FolioError, Order, Run, TreeFault};
-use heirloom_kho::tree::TreeError;
-use heirloom_kho::{Error as KhoError, Fault, PageSize, TableError};
+use heirloom_folio::Error as FolioError;
+use heirloom_kho::tree::{TreeError, TreeFault};
+use heirloom_kho::{Block, Error as KhoError, Fault, Order, PageSize, Run, TableError};
 use heirloom_restore::Error;
 use heirloom_slab::internal::SlabFault;
 use heirloom_slab::{Error as Slabs, SlabError};
@@ -76,8 +76,7 @@ fn run(of: Run, page: PageSize) -> Run {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::{Pfn, PhysAddr};
-    use heirloom_kho::Table;
+    use heirloom_kho::{Pfn, PhysAddr, Table};
 
     use super::*;
 

@@ -5,8 +5,7 @@
 //! heirloom's own subtree says the page size, and a tree that is read with another is none.
 
 use anyhow::Result;
-use heirloom_folio::PhysAddr;
-use heirloom_kho::{Header, Left, PageSize, Pages, RootView, SUBTREE, tree};
+use heirloom_kho::{Header, Left, PageSize, Pages, PhysAddr, RootView, SUBTREE, tree};
 
 use crate::arguments::Place;
 use crate::frames::Frames;

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
-use heirloom_folio::{Block, Error as FolioError, PageSize, Pfn, PhysAddr, Run, TreeFault};
+use heirloom_folio::Error as FolioError;
+use heirloom_kho::PageSize;
 use heirloom_kho::linux::{Found, Known, Luo, Opaque, Text};
-use heirloom_kho::tree::{Adjacent, Counts};
+use heirloom_kho::tree::{Counts, FolioRange, TreeFault};
 use heirloom_kho::{
-    Chain, DeviceTree, Fault, Header, Left, Pages, RootView, SUBTREE, ScratchList, SealInfo,
-    Sealed, Subtree, Table, TableError, Token,
+    Block, Chain, DeviceTree, Fault, Header, Left, Pages, Pfn, PhysAddr, RootView, Run, SUBTREE,
+    ScratchList, SealInfo, Sealed, Subtree, Table, TableError, Token,
 };
 use heirloom_restore::{Entry, Error};
 
@@ -127,7 +128,7 @@ pub(crate) struct Survey<'i> {
     pub(crate) counts: Option<Counts>,
     /// The preserved folios, by address, those side by side of one order together. No two of them
     /// share a frame.
-    pub(crate) rows: Vec<Adjacent>,
+    pub(crate) rows: Vec<FolioRange>,
     /// The tree's own pages, by address.
     pub(crate) nodes: Vec<Pfn>,
     /// Scratch, where it is known.

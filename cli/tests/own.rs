@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::{Core, FLBS, Temporary, arena, findings, heirloom};
 use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{Cpus, DirectMap, Folio, NodeId, Order, PAGE_SIZE, Pfn, Request, Run};
+use heirloom::folio::{Cpus, DirectMap, Folio, NodeId, Request};
+use heirloom::kho::{Order, PAGE_SIZE, Pfn, Run};
 use heirloom::restore::PreservedArea;
 use heirloom::slab::CacheSpec;
 
@@ -72,14 +73,14 @@ fn leave(seal: bool, spare: u64) -> Left {
         }
     }
     let one = Order::new(1).unwrap();
-    let folios = [(); 3].map(|()| kernel.memory().folio(Request::new(one)).unwrap());
-    let area = folios.iter().map(Folio::block);
+    let folios = [(); 3].map(|()| kernel.memory().alloc_folio(Request::new(one)).unwrap());
+    let area = folios.iter().map(Folio::extent);
     // SAFETY: allocated by this test, and told to nothing else.
     unsafe { PreservedArea::preserve(kernel.memory(), area, one, false) }.unwrap().into_raw();
     for folio in folios {
         folio.into_raw();
     }
-    let spare = (0..spare).map(|_| kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
+    let spare = (0..spare).map(|_| kernel.memory().alloc_folio(Request::new(Order::ZERO)).unwrap());
     let spare = spare.map(|folio| folio.preserve().unwrap().into_raw().addr().get()).collect();
     kernel.publish("greeting", b"hello").unwrap();
     let handle = kernel.handle_of(objects[7]).unwrap();

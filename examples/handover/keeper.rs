@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::folio::{DirectMap, Fate, PAGE_SIZE, PhysAddr};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{DirectMap, Disposition};
+use heirloom::kho::{Handle, PAGE_SIZE, Parts, PhysAddr};
 use heirloom::restore::{Entry, Error};
 use heirloom::slab::TypedCache;
 use sha2::{Digest, Sha256};
@@ -121,7 +121,7 @@ impl<'a> Keeper<'a> {
         steps.at(Stage::Finish);
         let finished = keeper.store.heirloom.finish(|_| {
             steps.at(Stage::Finish);
-            Fate::Free
+            Disposition::Free
         })?;
         report.unclaimed = finished.subtrees + finished.folios + finished.slabs + finished.objects;
         Ok(keeper)

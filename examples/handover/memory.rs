@@ -1,7 +1,8 @@
 //! The memory that the example works in.
 
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{NodeId, PAGE_SIZE, PhysAddr, Run};
+use heirloom::folio::NodeId;
+use heirloom::kho::{PAGE_SIZE, PhysAddr, Run};
 
 use crate::run::Failure;
 

@@ -7,8 +7,9 @@ use std::time::Instant;
 use clap::Parser;
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::folio::{NodeId, Run};
+use heirloom::folio::NodeId;
 use heirloom::jump::{Entry, Inherited, Jump};
+use heirloom::kho::Run;
 use heirloom::restore::SealPolicy;
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, Mapping};
-use heirloom::folio::{Block, Kind, Order, PAGE_SIZE, Request};
-use heirloom::kho::{AreaInfo, Handle, Parts};
+use heirloom::folio::{FrameType, Request};
+use heirloom::kho::{AreaInfo, Block, Handle, Order, PAGE_SIZE, Parts};
 use heirloom::restore::PreservedArea;
 use heirloom::slab::Owner;
 use heirloom::slab::internal::DirectoryPart;
@@ -183,7 +183,7 @@ impl Store<'_> {
         for block in blocks {
             self.steps.at(Stage::Free);
             // SAFETY: the blocks are ours, and nothing leads to them any more.
-            unsafe { self.heirloom.memory().free(block, Kind::Folio) }?;
+            unsafe { self.heirloom.memory().free(block) }?;
         }
         Ok(())
     }
@@ -223,16 +223,16 @@ impl Used {
     /// Counts them in a memory at rest.
     pub(crate) fn of(heirloom: &Heirloom<&Arena>) -> Result<Self, Failure> {
         let audit = heirloom.memory().audit()?;
-        let of = |kind: Kind| audit.allocated.get(kind as usize).copied().unwrap_or(0);
+        let of = |kind: FrameType| audit.allocated.get(kind as usize).copied().unwrap_or(0);
         let mut roll = 0;
         heirloom
             .slabs()
             .for_each_table(|part| roll += u64::from(matches!(part, DirectoryPart::Page(_))));
         Ok(Self {
-            buffers: of(Kind::Buffer) + of(Kind::Tail) + of(Kind::Run),
-            folios: of(Kind::Folio),
-            slabs: of(Kind::Slab),
-            tables: of(Kind::Table) - roll,
+            buffers: of(FrameType::Buffer) + of(FrameType::Tail) + of(FrameType::Run),
+            folios: of(FrameType::Folio),
+            slabs: of(FrameType::Slab),
+            tables: of(FrameType::Table) - roll,
             roll,
             scratch: audit.reserved,
         })

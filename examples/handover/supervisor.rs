@@ -22,8 +22,9 @@ use std::time::Instant;
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::folio::{Fate, PAGE_SIZE};
+use heirloom::folio::Disposition;
 use heirloom::jump::Jump;
+use heirloom::kho::PAGE_SIZE;
 use heirloom::restore::SealPolicy;
 use rustix::process::Signal;
 
@@ -242,7 +243,7 @@ fn undisturbed_roll(arena: &Arena) -> Result<u64, Failure> {
 /// What is in use in a memory that nothing is kept in, tables and all.
 fn in_use(arena: &Arena) -> Result<Used, Failure> {
     let mut heirloom = revive(arena)?;
-    heirloom.finish(|_| Fate::Free)?;
+    heirloom.finish(|_| Disposition::Free)?;
     heirloom.shrink_all();
     Used::of(&heirloom)
 }

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::folio::{NodeId, Run};
+use heirloom::folio::NodeId;
+use heirloom::kho::Run;
 use heirloom::liveupdate::{LiveUpdate, NextKernel, Retrieved, SessionName, Token};
 use heirloom::restore::SealPolicy;
 use rustix::mount::MountFlags;

@@ -28,9 +28,9 @@ mod linux {
 
     use heirloom::Heirloom;
     use heirloom::arena::Arena;
-    use heirloom::folio::{Fate, Run};
+    use heirloom::folio::Disposition;
     use heirloom::jump::Inherited;
-    use heirloom::kho::{Handle, Parts};
+    use heirloom::kho::{Handle, Parts, Run};
     use heirloom::restore::SealPolicy;
     use heirloom::slab::{CacheSpec, persist};
     use sha2::{Digest, Sha256};
@@ -98,7 +98,7 @@ mod linux {
             bytes += record.bytes;
             *kinds.entry(kind).or_insert(0_u64) += 1;
         }
-        let finished = heirloom.finish(|_| Fate::Free)?;
+        let finished = heirloom.finish(|_| Disposition::Free)?;
         let unclaimed = finished.folios + finished.slabs + finished.objects;
         println!("successor: from \"{from}\", {kinds:?}, {unclaimed} unclaimed");
         println!("successor: {files} files, {bytes} bytes, {lost} lost");
@@ -130,8 +130,7 @@ mod linux {
                 let mut freed = Ok(());
                 let done = claimed.unpreserve(|block| {
                     // SAFETY: the block is ours since just now, and nothing leads to it.
-                    let result =
-                        unsafe { heirloom.memory().free(block, heirloom::folio::Kind::Folio) };
+                    let result = unsafe { heirloom.memory().free(block) };
                     freed = freed.and(result);
                 });
                 done.map_err(|(_, error)| error)?;

@@ -41,7 +41,8 @@ impl<M: Machine> Memory<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Memory, NodeId, Order, Request, Run};
+    /// use heirloom_folio::{Memory, NodeId, Request};
+    /// use heirloom_kho::{Order, Run};
     ///
     /// # fn main() -> Result<(), heirloom_folio::Error> {
     /// let [(all, _)] = Ram::frames(4096);
@@ -54,7 +55,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// // SAFETY: the frames are the machine's, and nothing else uses them.
     /// unsafe { memory.online(lent)? };
-    /// let folio = memory.folio(Request::new(Order::new(5).unwrap()))?;
+    /// let folio = memory.alloc_folio(Request::new(Order::new(5).unwrap()))?;
     /// assert!(memory.offline(lent).is_err(), "half of it is in use");
     /// drop(folio);
     /// memory.offline(lent)?;
@@ -146,7 +147,6 @@ mod tests {
     use proptest::test_runner::RngSeed;
 
     use super::*;
-    use crate::frame_type::Kind;
     use crate::harness::Ram;
     use crate::request::Request;
 
@@ -182,12 +182,12 @@ mod tests {
         assert_eq!(memory.alloc(page()).ok(), None);
         assert_eq!(memory.alloc_run(3, page()).ok(), None);
         let block = Block::new(first, Order::ZERO).unwrap();
-        assert_eq!(memory.alloc_at(block, Kind::Folio), Err(Error::NotFree { run: block.run() }));
+        assert_eq!(memory.alloc_at(block), Err(Error::NotFree { run: block.run() }));
         assert_eq!(memory.reserve(run(0, 8)), Err(Error::NotFree { run: run(0, 8) }));
         // SAFETY: refused.
         unsafe {
             assert_eq!(memory.release(run(0, 8)), Err(Error::Absent { pfn: first }));
-            assert_eq!(memory.free(block, Kind::Folio), Err(Error::Absent { pfn: first }));
+            assert_eq!(memory.free(block), Err(Error::Absent { pfn: first }));
             assert_eq!(memory.preserve(block), Err(Error::Absent { pfn: first }));
         }
         assert!(!memory.contains(run(0, 1)) && memory.frames() == 0);
@@ -227,7 +227,7 @@ mod tests {
         for block in &blocks {
             assert_eq!(memory.offline(run(0, 64)), Err(Error::NotFree { run: run(0, 64) }));
             // SAFETY: allocated above.
-            unsafe { memory.free(*block, Kind::Folio) }.unwrap();
+            unsafe { memory.free(*block) }.unwrap();
         }
         // What this thread's cache has is given back first.
         memory.offline(run(0, 64)).unwrap();
@@ -245,7 +245,7 @@ mod tests {
             // SAFETY: allocated above.
             unsafe { memory.preserve(*block) }.unwrap();
         }
-        let root = memory.tree_root().unwrap();
+        let root = memory.preserved().tree_root().unwrap();
         let lost = kept[7].run();
 
         let mut all_but_one = absent(memory.into_machine());
@@ -255,14 +255,14 @@ mod tests {
             all_but_one.online(Run::between(lost.end(), run(384, 0).start()).unwrap()).unwrap();
         }
         let fault = TreeFault::Overlap { block: kept[7] };
-        match all_but_one.take_over(root, |_| ()) {
+        match all_but_one.take_over_in_place(root, |_| ()) {
             Err(Error::Tree(error)) => assert_eq!(error.reason, fault),
             other => panic!("a tree that names an absent frame: {other:?}"),
         }
 
         // A node that is absent is not looked into: its frame is taken first.
         let mut rootless = absent(all_but_one.into_machine());
-        match rootless.take_over(root, |_| ()) {
+        match rootless.take_over_in_place(root, |_| ()) {
             Err(Error::Tree(error)) => {
                 assert_eq!(
                     error.reason,
@@ -275,9 +275,9 @@ mod tests {
         let successor = absent(rootless.into_machine());
         // SAFETY: as above.
         unsafe { successor.online(run(256, 128)) }.unwrap();
-        let (successor, _) = successor.inherit(root).unwrap();
+        let (successor, _) = successor.take_over(root).unwrap();
         for block in kept {
-            successor.claim(block, Kind::Folio).unwrap();
+            successor.claim(block).unwrap();
         }
     }
 
@@ -363,7 +363,7 @@ mod tests {
                     Call::Free(which) if !blocks.is_empty() => {
                         let block = blocks.swap_remove(which % blocks.len());
                         // SAFETY: allocated above.
-                        unsafe { memory.free(block, Kind::Folio) }.unwrap();
+                        unsafe { memory.free(block) }.unwrap();
                         frames[at(block.pfn())..at(block.run().end())].fill(Is::Free);
                     }
                     Call::Free(_) => {}

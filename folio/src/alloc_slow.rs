@@ -16,7 +16,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn take_slow(&self, request: Request) -> Result<Block, Error> {
         let order = request.order();
         self.note_use();
-        let found = self.machine().pinned(|cpu| {
+        let found = self.machine().with_cpu(|cpu| {
             let Some(cpu) = self.slots.with_slot(cpu) else {
                 return self.take_from_freemap(request, None, None, &mut Hints::new());
             };
@@ -75,7 +75,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn free_slow(&self, range: &Range, block: Block) -> Result<(), Error> {
         let order = block.order();
         let kept = order <= MAX_CACHED
-            && self.machine().pinned(|cpu| {
+            && self.machine().with_cpu(|cpu| {
                 let Some(cpu) = self.slots.with_slot(cpu) else { return false };
                 // SAFETY: pinned to `cpu`; nothing below comes back here.
                 unsafe {

@@ -2,11 +2,12 @@
 
 use core::ptr::NonNull;
 
-use heirloom_kho::sync::Relaxed;
-use heirloom_kho::{Block, Order, Pfn};
+use heirloom_kho::narrow::u64_to_usize;
+use heirloom_kho::sync::{Relaxed, written};
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 use crate::error::Error;
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::node_backend::source_of;
@@ -21,8 +22,8 @@ impl<M: Machine> Memory<M> {
     /// keeps in its cache is not found until that CPU's next call, which gives it back; see
     /// [`Memory::drain`]. At most 192 single frames a CPU, and of no order more than an eighth of
     /// memory on all CPUs.)
-    /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`Kind::Tail`] or
-    /// [`Kind::Slab`] was asked for.
+    /// [`Error::BadRequest`]: the order is above [`Order::MAX_FOLIO`], or [`FrameType::Tail`] or
+    /// [`FrameType::Slab`] was asked for.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a few loads and stores: a call costs as much again")]
     pub fn alloc(&self, request: Request) -> Result<Block, Error> {
@@ -50,11 +51,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Allocates exactly this block.
-    ///
-    /// # Errors
-    /// [`Error::NotFree`]: some frame of it is in use (or in the cache of another CPU).
-    /// [`Error::NotMemory`]. [`Error::BadRequest`], as for [`Memory::alloc`].
-    pub fn alloc_at(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn alloc_block_at(&self, block: Block, kind: FrameType) -> Result<(), Error> {
         if block.order() > Order::MAX_FOLIO || !nameable(kind) {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
@@ -64,19 +61,13 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Frees a block that [`Memory::alloc`] or [`Memory::alloc_at`] returned.
-    ///
-    /// # Errors
-    /// Nothing is changed and the block stays its owner's: [`Error::DoubleFree`],
-    /// [`Error::WrongOrder`], [`Error::WrongKind`], [`Error::TailFrame`], [`Error::Preserved`],
-    /// [`Error::NeverAllocated`], [`Error::NotMemory`]. One byte is read to tell.
+    /// Frees a block of `kind`, or a run that is as long as one.
     ///
     /// # Safety
-    /// The caller owns the block: nothing will read or write it through an older pointer, and no
-    /// other call frees, preserves or claims it at the same time.
+    /// As for [`Memory::free`].
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a few loads and stores: a call costs as much again")]
-    pub unsafe fn free(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub(crate) unsafe fn free_block(&self, block: Block, kind: FrameType) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         if kind.is_run() {
             // SAFETY: the same contract.
@@ -88,7 +79,7 @@ impl<M: Machine> Memory<M> {
                     && byte.load(Relaxed) == frame_type::encode(kind, block.order(), false) =>
             {
                 byte.store(frame_type::FREED, Relaxed);
-                self.free_block(range, block)
+                self.give_block(range, block)
             }
             _ => Err(self.refuse(range, block, kind)),
         }
@@ -96,13 +87,13 @@ impl<M: Machine> Memory<M> {
 
     /// Frees the run of `kind` that starts where `ptr` leads, if it is one block in the range that
     /// was added first and not preserved. Returns whether it did. If not, nothing is changed, and
-    /// [`Memory::free_run`] frees it or says why not.
+    /// [`Memory::free_as`] frees it or says why not.
     ///
     /// # Safety
     /// As for [`Memory::free`].
     #[doc(hidden)]
     #[inline]
-    pub unsafe fn free_single(&self, ptr: NonNull<u8>, kind: Kind) -> bool {
+    pub unsafe fn free_single(&self, ptr: NonNull<u8>, kind: FrameType) -> bool {
         let Some(range) = self.ranges.first() else { return false };
         let Some((byte, block)) = range.single(ptr, kind) else { return false };
         byte.store(frame_type::FREED, Relaxed);
@@ -126,12 +117,13 @@ impl<M: Machine> Memory<M> {
     /// would cost as much again. (A frame number and not a block: two registers, not a copy.)
     #[inline]
     fn alloc_fast(&self, request: Request) -> Option<Pfn> {
-        self.machine().pinned_now(|cpu| {
+        self.machine().try_with_cpu(|cpu| {
             let cpu = self.slots.with_slot(cpu)?;
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
                 self.slots.slot(cpu).with(|mut list| {
-                    let here = request.node().is_none_or(|node| node == self.machine().home(cpu));
+                    let here =
+                        request.node().is_none_or(|node| node == self.machine().node_of(cpu));
                     if here && list.is_ready() { list.pop(request.order()) } else { None }
                 })
             }
@@ -140,14 +132,14 @@ impl<M: Machine> Memory<M> {
 
     /// Gives a block to this CPU's cache or to the shared bits. Its byte is cleared already.
     #[inline]
-    fn free_block(&self, range: &Range, block: Block) -> Result<(), Error> {
+    fn give_block(&self, range: &Range, block: Block) -> Result<(), Error> {
         if self.free_fast(range, block) { Ok(()) } else { self.free_slow(range, block) }
     }
 
     /// Keeps a freed block in this CPU's cache, if that is all there is to do. Returns whether it did.
     #[inline]
     fn free_fast(&self, range: &Range, block: Block) -> bool {
-        self.machine().pinned_now(|cpu| {
+        self.machine().try_with_cpu(|cpu| {
             let Some(cpu) = self.slots.with_slot(cpu) else { return false };
             // SAFETY: pinned to `cpu`; nothing below comes back here.
             unsafe {
@@ -161,14 +153,21 @@ impl<M: Machine> Memory<M> {
     /// Writes the byte of an allocated block.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "one store behind a look at the range")]
-    pub(crate) fn mark(&self, block: Block, kind: Kind) {
+    pub(crate) fn mark(&self, block: Block, kind: FrameType) {
         if let Some(byte) = self.byte(block.pfn()) {
             byte.store(frame_type::encode(kind, block.order(), false), Relaxed);
         }
     }
+
+    /// Fills `run` with zeroes.
+    pub(crate) fn clear(&self, run: Run) {
+        // SAFETY: callers own every frame of `run`, which lies in one stretch of memory.
+        unsafe { self.machine().ptr(run.addr()).write_bytes(0, u64_to_usize(run.bytes())) };
+        written(self.machine().ptr(run.addr()), u64_to_usize(run.bytes()));
+    }
 }
 
 /// Returns whether a caller may allocate blocks of this kind.
-const fn nameable(kind: Kind) -> bool {
-    !matches!(kind, Kind::Tail | Kind::Slab)
+const fn nameable(kind: FrameType) -> bool {
+    !matches!(kind, FrameType::Tail | FrameType::Slab)
 }

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use heirloom_kho::Order;
 
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 
 /// What a caller expects around a pointer: an allocated block of one kind and order, preserved or
 /// not.
@@ -20,13 +20,13 @@ pub struct BlockMatcher {
 
 impl BlockMatcher {
     /// Matches a block of `kind` and `order`; one above [`Order::MAX_FOLIO`] is nowhere.
-    pub const fn new(kind: Kind, order: Order) -> Self {
+    pub const fn new(kind: FrameType, order: Order) -> Self {
         let order = if order.get() > Order::MAX_FOLIO.get() { Order::MAX_FOLIO } else { order };
         Self {
             mask: order.bytes() - 1,
             plain: frame_type::encode(kind, order, false),
             // Only what a tail belongs to is preserved.
-            preserved: frame_type::encode(kind, order, !matches!(kind, Kind::Tail)),
+            preserved: frame_type::encode(kind, order, !matches!(kind, FrameType::Tail)),
         }
     }
 }

@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 
 use crate::error::Error;
-use crate::inherit::Tallies;
 use crate::machine::CpuId;
 use crate::percpu::CpuSlot;
+use crate::predecessor::Tallies;
 use crate::readers;
 
 /// The slots of the CPUs that the space has room for.

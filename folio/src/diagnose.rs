@@ -6,7 +6,7 @@ use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn, Run};
 
 use crate::error::Error;
-use crate::frame_type::{self, FrameState, Kind};
+use crate::frame_type::{self, FrameState, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
@@ -14,9 +14,9 @@ use crate::range::Range;
 impl<M: Machine> Memory<M> {
     /// Returns what holds the frame: all frames of the folio, run, slab or buffer, its kind, and whether
     /// it is preserved. `None`: the frame is free, reserved, or no memory.
-    pub fn owning_block(&self, pfn: Pfn) -> Option<(Run, Kind, bool)> {
+    pub fn owning_block(&self, pfn: Pfn) -> Option<(Run, FrameType, bool)> {
         let (mut block, mut kind, mut preserved) = self.holding(self.ranges.find(pfn)?, pfn)?;
-        while kind == Kind::Tail {
+        while kind == FrameType::Tail {
             let before = Pfn::new(block.pfn().get().checked_sub(1)?);
             (block, kind, preserved) = self.holding(self.ranges.find(before)?, before)?;
         }
@@ -25,13 +25,13 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Returns the allocated block that holds the frame, head or not; `range` is the frame's.
-    pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+    pub(crate) fn holding(&self, range: &Range, pfn: Pfn) -> Option<(Block, FrameType, bool)> {
         range.owning_block(pfn).or_else(|| self.holding_slow(range, pfn))
     }
 
     /// Returns the allocated block that begins in a range before this one, and reaches up to the frame.
     #[cold]
-    fn holding_slow(&self, range: &Range, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+    fn holding_slow(&self, range: &Range, pfn: Pfn) -> Option<(Block, FrameType, bool)> {
         let mut before = self.ranges.touching_before(range)?;
         loop {
             if let Some(found) = before.owning_block(pfn) {
@@ -43,10 +43,10 @@ impl<M: Machine> Memory<M> {
 
     /// Returns why `block` is not a block of `kind` that could be freed.
     #[cold]
-    pub(crate) fn refuse(&self, range: &Range, block: Block, kind: Kind) -> Error {
+    pub(crate) fn refuse(&self, range: &Range, block: Block, kind: FrameType) -> Error {
         let pfn = block.pfn();
         match (range.state(pfn), self.holding(range, pfn)) {
-            (FrameState::Head { kind: Kind::Tail, .. }, _) => {
+            (FrameState::Head { kind: FrameType::Tail, .. }, _) => {
                 let mut at = pfn;
                 let mut of = block;
                 let before = |at: Pfn| {
@@ -55,14 +55,14 @@ impl<M: Machine> Memory<M> {
                 };
                 while let Some((holder, found, _)) = before(at) {
                     (at, of) = (holder.pfn(), holder);
-                    if found != Kind::Tail {
+                    if found != FrameType::Tail {
                         break;
                     }
                 }
                 Error::TailFrame { pfn, of }
             }
             (FrameState::Head { kind: found, .. }, _) if found != kind => {
-                Error::WrongKind { pfn, expected: kind, found }
+                Error::WrongType { pfn, expected: kind, found }
             }
             (FrameState::Head { order, .. }, _) if order != block.order() => {
                 Error::WrongOrder { pfn, expected: block.order(), found: order }
@@ -82,16 +82,16 @@ impl<M: Machine> Memory<M> {
         &self,
         range: &Range,
         block: Block,
-        kind: Kind,
+        kind: FrameType,
         preserved: bool,
     ) -> Error {
         let order = block.order();
-        if kind.is_run() || kind == Kind::Tail {
+        if kind.is_run() || kind == FrameType::Tail {
             return Error::BadRequest { frames: order.frames() };
         }
         let byte = range.byte(block.pfn()).map_or(frame_type::NEVER, |byte| byte.load(Relaxed));
         let small = order <= Order::MAX_FOLIO;
-        // What is still to be claimed is preserved, and goes by `Memory::disinherit` alone.
+        // What is still to be claimed is preserved, and goes by `Predecessor::finish` alone.
         let left = small && frame_type::labelled(byte) == Some((kind, order));
         if left || small && byte == frame_type::encode(kind, order, !preserved) {
             return if preserved {

@@ -5,7 +5,7 @@ use core::fmt;
 use heirloom_kho::tree::TreeError;
 use heirloom_kho::{Block, Order, PAGE_SHIFT, Pfn, Run};
 
-use crate::frame_type::Kind;
+use crate::frame_type::FrameType;
 use crate::machine::NodeId;
 
 /// An error of the folio layer. Nothing was changed where one is returned.
@@ -85,13 +85,13 @@ pub enum Error {
         found: u64,
     },
     /// The block that starts here is used for something else.
-    WrongKind {
+    WrongType {
         /// Where.
         pfn: Pfn,
         /// The kind the caller said.
-        expected: Kind,
+        expected: FrameType,
         /// The kind it has.
-        found: Kind,
+        found: FrameType,
     },
     /// The block is preserved: unpreserve it first.
     Preserved {
@@ -109,7 +109,7 @@ pub enum Error {
         block: Block,
     },
     /// Another call has what would be claimed set aside: it can be claimed once that call has ended.
-    Claiming,
+    PredecessorBusy,
     /// A new range overlaps one that is there.
     RangeOverlaps {
         /// The new range.
@@ -162,11 +162,11 @@ impl Error {
             Self::TailFrame { .. } => 107,
             Self::WrongOrder { .. } => 108,
             Self::WrongLength { .. } => 109,
-            Self::WrongKind { .. } => 110,
+            Self::WrongType { .. } => 110,
             Self::Preserved { .. } => 111,
             Self::AlreadyPreserved { .. } => 112,
             Self::NotPreserved { .. } => 113,
-            Self::Claiming => 114,
+            Self::PredecessorBusy => 114,
             Self::RangeOverlaps { .. } => 115,
             Self::BadRange { .. } => 116,
             Self::BadSpace { .. } => 117,
@@ -208,13 +208,13 @@ impl fmt::Display for Error {
             Self::WrongLength { pfn, expected, found } => {
                 write!(f, "the run at {pfn} has {found} frames, not {expected}")
             }
-            Self::WrongKind { pfn, expected, found } => {
+            Self::WrongType { pfn, expected, found } => {
                 write!(f, "{pfn} is a {found:?}, not a {expected:?}")
             }
             Self::Preserved { block } => write!(f, "{block} is preserved"),
             Self::AlreadyPreserved { block } => write!(f, "{block} is preserved already"),
             Self::NotPreserved { block } => write!(f, "{block} is not preserved"),
-            Self::Claiming => {
+            Self::PredecessorBusy => {
                 f.write_str("another call has it set aside: try again once that call has ended")
             }
             Self::RangeOverlaps { run, with } => write!(f, "range {run} overlaps {with}"),

@@ -14,12 +14,12 @@ use heirloom_kho::narrow::u8_to_usize;
 /// What an allocated block is used for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameType {
     /// A folio: one aligned block, owned by the caller that allocated it.
     Folio = 0,
     /// The first block of a run of frames.
     Run = 1,
-    /// A slab: the objects of one cache. No call allocates or claims one: a [`Kind::Table`] becomes
+    /// A slab: the objects of one cache. No call allocates or claims one: a [`FrameType::Table`] becomes
     /// a slab by [`Memory::make_slab`](crate::Memory::make_slab), once what looks for slabs may
     /// find it.
     Slab = 2,
@@ -31,22 +31,22 @@ pub enum Kind {
     Tail = 5,
 }
 
-impl Kind {
+impl FrameType {
     const ALL: [Self; 6] =
         [Self::Folio, Self::Run, Self::Slab, Self::Buffer, Self::Table, Self::Tail];
 
     /// How many there are.
     const COUNT: u8 = Self::Tail.number() + 1;
 
-    /// Returns the kind's number: its place in [`Kind::ALL`].
+    /// Returns the kind's number: its place in [`FrameType::ALL`].
     #[inline]
     #[expect(clippy::as_conversions, reason = "to what the enum is in memory")]
     pub(crate) const fn number(self) -> u8 {
         self as u8
     }
 
-    /// Returns whether what starts with this kind may go on with [`Kind::Tail`] blocks.
-    pub const fn is_run(self) -> bool {
+    /// Returns whether what starts with this kind may go on with [`FrameType::Tail`] blocks.
+    pub(crate) const fn is_run(self) -> bool {
         matches!(self, Self::Run | Self::Buffer)
     }
 }
@@ -65,7 +65,7 @@ pub enum FrameState {
     /// An allocated block starts here.
     Head {
         /// What it is used for.
-        kind: Kind,
+        kind: FrameType,
         /// Its size.
         order: Order,
         /// Whether it survives a jump.
@@ -82,7 +82,7 @@ const ORDERS: u8 = Order::MAX_FOLIO.get() + 1;
 const FIRST: u8 = 2;
 
 /// The byte of a predecessor's slab of order 0 that is still to be claimed.
-const LEFT: u8 = FIRST + Kind::COUNT * 2 * ORDERS;
+const LEFT: u8 = FIRST + FrameType::COUNT * 2 * ORDERS;
 /// Orders of slabs that can be told so: two MiB of the smallest pages.
 const LEFT_ORDERS: u8 = 10;
 
@@ -94,7 +94,7 @@ const OLD: u8 = LEFT + LEFT_ORDERS;
 pub(crate) const ABSENT: u8 = u8::MAX;
 
 /// The byte of a held buffer of order 0: where a preserved tail's would be.
-const HELD: u8 = FIRST + (Kind::Tail.number() * 2 + 1) * ORDERS;
+const HELD: u8 = FIRST + (FrameType::Tail.number() * 2 + 1) * ORDERS;
 
 const _: () = assert!(
     LEFT.checked_add(LEFT_ORDERS).is_some(),
@@ -104,8 +104,8 @@ const _: () = assert!(
 /// Returns the byte for an allocated block. `order` is at most [`Order::MAX_FOLIO`]; a tail is never preserved,
 /// but what it belongs to.
 #[inline]
-pub(crate) const fn encode(kind: Kind, order: Order, preserved: bool) -> u8 {
-    debug_assert!(order.get() < ORDERS && !(preserved && matches!(kind, Kind::Tail)));
+pub(crate) const fn encode(kind: FrameType, order: Order, preserved: bool) -> u8 {
+    debug_assert!(order.get() < ORDERS && !(preserved && matches!(kind, FrameType::Tail)));
     FIRST + (kind.number() * 2 + if preserved { 1 } else { 0 }) * ORDERS + order.get()
 }
 
@@ -128,10 +128,10 @@ pub(crate) const fn is_held(byte: u8) -> bool {
 /// reads as preserved, and as no slab or table that this kernel allocated. `None`: no label is of that
 /// kind, or order.
 #[inline]
-pub(crate) const fn encode_label(kind: Kind, order: Order) -> Option<u8> {
+pub(crate) const fn encode_label(kind: FrameType, order: Order) -> Option<u8> {
     match kind {
-        Kind::Slab if order.get() < LEFT_ORDERS => Some(LEFT + order.get()),
-        Kind::Table => match OLD.checked_add(order.get()) {
+        FrameType::Slab if order.get() < LEFT_ORDERS => Some(LEFT + order.get()),
+        FrameType::Table => match OLD.checked_add(order.get()) {
             Some(ABSENT) => None,
             byte => byte,
         },
@@ -141,11 +141,11 @@ pub(crate) const fn encode_label(kind: Kind, order: Order) -> Option<u8> {
 
 /// Returns what a [`encode_label`] says.
 #[inline]
-pub(crate) const fn labelled(byte: u8) -> Option<(Kind, Order)> {
+pub(crate) const fn labelled(byte: u8) -> Option<(FrameType, Order)> {
     let (kind, order) = match byte {
         ABSENT => return None,
-        OLD.. => (Kind::Table, byte - OLD),
-        LEFT.. => (Kind::Slab, byte - LEFT),
+        OLD.. => (FrameType::Table, byte - OLD),
+        LEFT.. => (FrameType::Slab, byte - LEFT),
         _ => return None,
     };
     match Order::new(order) {
@@ -162,9 +162,9 @@ pub(crate) const fn is_unclaimed(byte: u8) -> bool {
 
 /// Returns what a block that is claimed or kept as `kind` is at first: a slab begins as a table.
 #[inline]
-pub(crate) const fn initial(kind: Kind) -> Kind {
+pub(crate) const fn initial(kind: FrameType) -> FrameType {
     match kind {
-        Kind::Slab => Kind::Table,
+        FrameType::Slab => FrameType::Table,
         _ => kind,
     }
 }
@@ -172,20 +172,21 @@ pub(crate) const fn initial(kind: Kind) -> Kind {
 /// Returns the byte of a slab in place of a table's, `byte`, which may be preserved.
 #[inline]
 pub(crate) const fn slab_from_table(byte: u8) -> u8 {
-    byte - (Kind::Table.number() - Kind::Slab.number()) * 2 * ORDERS
+    byte - (FrameType::Table.number() - FrameType::Slab.number()) * 2 * ORDERS
 }
 
 /// Returns the byte of a table in place of a slab's, `byte`, which may be preserved.
 #[inline]
 pub(crate) const fn table_from_slab(byte: u8) -> u8 {
-    byte + (Kind::Table.number() - Kind::Slab.number()) * 2 * ORDERS
+    byte + (FrameType::Table.number() - FrameType::Slab.number()) * 2 * ORDERS
 }
 
 /// Returns whether `byte` is that of a block of `kind` and `order`, (not) preserved, that is no part of a
 /// run. `order` is at most [`Order::MAX_FOLIO`].
 #[inline]
-pub(crate) const fn is_single(byte: u8, kind: Kind, order: Order, preserved: bool) -> bool {
-    matches!(kind, Kind::Folio | Kind::Slab | Kind::Table) && byte == encode(kind, order, preserved)
+pub(crate) const fn is_single(byte: u8, kind: FrameType, order: Order, preserved: bool) -> bool {
+    matches!(kind, FrameType::Folio | FrameType::Slab | FrameType::Table)
+        && byte == encode(kind, order, preserved)
 }
 
 /// Returns the byte of a block that is preserved from now on.
@@ -202,7 +203,7 @@ pub(crate) const fn without_preserved(byte: u8) -> u8 {
 
 /// Returns the order of a block of `kind` that is not preserved, if `byte` is that of one.
 #[inline]
-pub(crate) const fn order_of(byte: u8, kind: Kind) -> Option<Order> {
+pub(crate) const fn order_of(byte: u8, kind: FrameType) -> Option<Order> {
     let order = byte.wrapping_sub(encode(kind, Order::ZERO, false));
     if order < ORDERS { Order::new(order) } else { None }
 }
@@ -210,7 +211,7 @@ pub(crate) const fn order_of(byte: u8, kind: Kind) -> Option<Order> {
 /// Returns whether `byte` is that of a further block of a run.
 #[inline]
 pub(crate) const fn is_tail(byte: u8) -> bool {
-    byte.wrapping_sub(encode(Kind::Tail, Order::ZERO, false)) < ORDERS
+    byte.wrapping_sub(encode(FrameType::Tail, Order::ZERO, false)) < ORDERS
 }
 
 /// Returns what `byte` says.
@@ -228,7 +229,7 @@ pub(crate) const fn decode(byte: u8) -> FrameState {
     let group = code / ORDERS;
     let kind = u8_to_usize(group / 2);
     let Some(order) = Order::new(code % ORDERS) else { return FrameState::Never };
-    let kind = if byte >= HELD { Kind::Buffer } else { Kind::ALL[kind] };
+    let kind = if byte >= HELD { FrameType::Buffer } else { FrameType::ALL[kind] };
     FrameState::Head { kind, order, preserved: group % 2 == 1 }
 }
 
@@ -241,19 +242,19 @@ mod tests {
         let mut seen = [false; 256];
         seen[usize::from(NEVER)] = true;
         seen[usize::from(FREED)] = true;
-        for kind in Kind::ALL {
+        for kind in FrameType::ALL {
             for preserved in [false, true] {
                 for o in 0..ORDERS {
                     let order = Order::new(o).unwrap();
-                    if kind == Kind::Tail && preserved {
+                    if kind == FrameType::Tail && preserved {
                         continue;
                     }
                     let byte = encode(kind, order, preserved);
                     assert!(!seen[usize::from(byte)], "{kind:?} {order} {preserved}");
                     seen[usize::from(byte)] = true;
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
-                    assert_eq!(is_tail(byte), kind == Kind::Tail);
-                    for other in Kind::ALL {
+                    assert_eq!(is_tail(byte), kind == FrameType::Tail);
+                    for other in FrameType::ALL {
                         let found = Some(order).filter(|_| other == kind && !preserved);
                         assert_eq!(order_of(byte, other), found);
                     }
@@ -267,24 +268,24 @@ mod tests {
         for o in 0..ORDERS {
             let order = Order::new(o).unwrap();
             let byte = held(order);
-            assert_eq!(decode(byte), decode(encode(Kind::Buffer, order, true)));
-            assert!(byte != encode(Kind::Buffer, order, true) && !is_tail(byte));
-            assert!(is_held(byte) && !is_held(encode(Kind::Buffer, order, true)));
-            assert!(byte < LEFT && byte > encode(Kind::Tail, order, false));
-            assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+            assert_eq!(decode(byte), decode(encode(FrameType::Buffer, order, true)));
+            assert!(byte != encode(FrameType::Buffer, order, true) && !is_tail(byte));
+            assert!(is_held(byte) && !is_held(encode(FrameType::Buffer, order, true)));
+            assert!(byte < LEFT && byte > encode(FrameType::Tail, order, false));
+            assert!(FrameType::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
         }
     }
 
     #[test]
     fn preserving_is_a_step_in_the_byte() {
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
+        for kind in FrameType::ALL.into_iter().filter(|kind| *kind != FrameType::Tail) {
             for o in 0..ORDERS {
                 let order = Order::new(o).unwrap();
                 let (before, after) = (encode(kind, order, false), encode(kind, order, true));
                 assert_eq!(with_preserved(before), after);
                 assert_eq!(without_preserved(after), before);
                 let single = !kind.is_run();
-                for other in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Tail) {
+                for other in FrameType::ALL.into_iter().filter(|kind| *kind != FrameType::Tail) {
                     let alike = single && kind == other;
                     assert_eq!(is_single(before, other, order, false), alike);
                     assert_eq!(is_single(after, other, order, true), alike);
@@ -299,38 +300,38 @@ mod tests {
     fn a_label_reads_as_preserved_and_is_no_slab_or_table() {
         for o in 0..ORDERS {
             let order = Order::new(o).unwrap();
-            for kind in [Kind::Slab, Kind::Table] {
+            for kind in [FrameType::Slab, FrameType::Table] {
                 let Some(byte) = encode_label(kind, order) else {
-                    assert!(o >= if kind == Kind::Slab { 10 } else { 15 });
+                    assert!(o >= if kind == FrameType::Slab { 10 } else { 15 });
                     continue;
                 };
                 assert_eq!(decode(byte), FrameState::Head { kind, order, preserved: true });
                 assert_eq!(labelled(byte), Some((kind, order)));
-                assert!(is_unclaimed(byte) == (kind == Kind::Slab) && !is_tail(byte));
-                assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+                assert!(is_unclaimed(byte) == (kind == FrameType::Slab) && !is_tail(byte));
+                assert!(FrameType::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
                 for (preserved, k) in
-                    [false, true].into_iter().flat_map(|p| Kind::ALL.map(|k| (p, k)))
+                    [false, true].into_iter().flat_map(|p| FrameType::ALL.map(|k| (p, k)))
                 {
                     assert!(!is_single(byte, k, order, preserved));
                 }
             }
-            for kind in Kind::ALL {
-                let whole = [false, kind != Kind::Tail].map(|kept| encode(kind, order, kept));
+            for kind in FrameType::ALL {
+                let whole = [false, kind != FrameType::Tail].map(|kept| encode(kind, order, kept));
                 assert!(
                     !whole.into_iter().any(|byte| is_unclaimed(byte) || labelled(byte).is_some())
                 );
                 assert_eq!(
                     encode_label(kind, order).is_some(),
                     match kind {
-                        Kind::Slab => o < 10,
-                        Kind::Table => o < 15,
+                        FrameType::Slab => o < 10,
+                        FrameType::Table => o < 15,
                         _ => false,
                     }
                 );
             }
             for preserved in [false, true] {
-                let table = encode(initial(Kind::Slab), order, preserved);
-                assert_eq!(slab_from_table(table), encode(Kind::Slab, order, preserved));
+                let table = encode(initial(FrameType::Slab), order, preserved);
+                assert_eq!(slab_from_table(table), encode(FrameType::Slab, order, preserved));
                 assert_eq!(table_from_slab(slab_from_table(table)), table);
             }
         }
@@ -345,7 +346,7 @@ mod tests {
         assert!(is_unclaimed(NEVER) && !is_unclaimed(FREED) && !is_unclaimed(held(Order::ZERO)));
         for byte in [NEVER, FREED, ABSENT] {
             assert!(!is_tail(byte));
-            assert!(Kind::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+            assert!(FrameType::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
         }
     }
 }

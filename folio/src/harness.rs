@@ -19,10 +19,11 @@ use crate::threads::ThreadSlots;
 /// # Examples
 /// ```
 /// use heirloom_folio::harness::Ram;
-/// use heirloom_folio::{Order, PAGE_SIZE, Request};
+/// use heirloom_folio::Request;
+/// use heirloom_kho::{Order, PAGE_SIZE};
 ///
 /// let memory = Ram::memory(&Ram::frames(256))?;
-/// let folio = memory.folio(Request::new(Order::new(4).unwrap()))?;
+/// let folio = memory.alloc_folio(Request::new(Order::new(4).unwrap()))?;
 /// assert_eq!(folio.bytes().len(), 16 * PAGE_SIZE);
 /// # Ok::<(), heirloom_folio::Error>(())
 /// ```
@@ -162,17 +163,17 @@ unsafe impl Cpus for Ram {
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.cpus.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.cpus.with_cpu(f)
     }
 
     #[inline]
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.cpus.pinned_now(f)
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.cpus.try_with_cpu(f)
     }
 
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        self.cpus.idle(cpu, f)
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        self.cpus.with_offline_cpu(cpu, f)
     }
 }
 

@@ -19,22 +19,25 @@
 //! [`Machine`] (a direct map, the current CPU, a lock) and memory for its metadata, and nothing
 //! else: no heap, no statics, no threads.
 //!
-//! Owned handles ([`Folio`], [`FolioRun`]) free on drop; what is preserved, or claimed from a
-//! predecessor, is another type that cannot be freed. The raw calls beside them
-//! ([`Memory::alloc`], [`Memory::free`], …) are for callers that keep their own books, and find
-//! every misuse: see [`Error`].
+//! | | |
+//! |---|---|
+//! | handles, which free on drop | [`Folio`], [`OwnedRun`], from [`Memory::alloc_folio`], [`Memory::alloc_owned_run`] |
+//! | what survives, which no drop frees | [`PreservedFolio`], [`PreservedRun`], from [`Owned::preserve`], [`Memory::claim_owned`] |
+//! | by address, for callers that keep their own books | [`Memory::alloc`], [`free`](Memory::free), [`preserve`](Memory::preserve), [`claim`](Memory::claim), … of an [`Extent`]; every misuse is found: see [`Error`] |
+//! | what is preserved, and what a predecessor left | [`Memory::preserved`], [`Memory::predecessor`] |
 //!
 //! # Examples
 //! ```
 //! use heirloom_folio::harness::Ram;
-//! use heirloom_folio::{Order, Request};
+//! use heirloom_folio::Request;
+//! use heirloom_kho::Order;
 //!
 //! let memory = Ram::memory(&Ram::frames(1024))?;
-//! let mut folio = memory.folio(Request::new(Order::new(3).unwrap()))?;
+//! let mut folio = memory.alloc_folio(Request::new(Order::new(3).unwrap()))?;
 //! folio.bytes_mut().fill(7);
-//! let kept = folio.preserve().map_err(|refused| refused.error)?;
-//! assert!(memory.is_preserved(kept.block()));
-//! let folio = kept.unpreserve().map_err(|refused| refused.error)?;
+//! let kept = folio.preserve()?;
+//! assert!(memory.preserved().contains(kept.extent()));
+//! let folio = kept.unpreserve()?;
 //! drop(folio);
 //! # Ok::<(), heirloom_folio::Error>(())
 //! ```
@@ -56,6 +59,7 @@ mod block_ref;
 mod cpu_slots;
 mod diagnose;
 mod error;
+mod extent;
 mod frame_type;
 mod freemap;
 mod freeze;
@@ -63,12 +67,12 @@ mod handle;
 #[cfg(any(test, feature = "std"))]
 #[doc(hidden)]
 pub mod harness;
-mod inherit;
 mod lookup;
 mod machine;
 mod memory;
 mod node_backend;
 mod percpu;
+mod predecessor;
 mod preserve;
 mod preserved;
 mod range;
@@ -83,19 +87,16 @@ mod stats;
 #[cfg(any(test, feature = "std"))]
 pub mod threads;
 mod tracker;
+mod verbs;
 
 pub use error::Error;
-pub use frame_type::{FrameState, Kind};
-pub use handle::{Folio, FolioRun, PreservedFolio, PreservedRun, Refused};
-#[doc(hidden)]
-pub use heirloom_kho::sync;
-pub use heirloom_kho::tree::{Adjacent, Counts, TreeError, TreeFault};
-pub use heirloom_kho::{
-    Block, Blocks, Order, PAGE_SHIFT, PAGE_SIZE, PageSize, Pages, Pfn, PhysAddr, Run,
-};
-pub use inherit::Fate;
+pub use extent::{Allocation, Extent};
+pub use frame_type::{FrameState, FrameType};
+pub use handle::{Folio, Owned, OwnedRun, Preserved, PreservedFolio, PreservedRun, Refused};
 pub use machine::{CpuId, Cpus, DirectMap, Linear, Machine, NodeId, OneCpu};
 pub use memory::Memory;
+pub use predecessor::{Disposition, Predecessor};
+pub use preserved::PreservedSet;
 pub use ranges::joined;
 pub use request::Request;
 pub use stats::Stats;

@@ -21,16 +21,17 @@ impl<M: Machine> Memory<M> {
     /// ```
     /// use heirloom_folio::harness::Ram;
     /// use heirloom_folio::internal::BlockMatcher;
-    /// use heirloom_folio::{DirectMap, Kind, Order, Request};
+    /// use heirloom_folio::{DirectMap, FrameType, Request};
+    /// use heirloom_kho::Order;
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let order = Order::new(2).unwrap();
-    /// let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
+    /// let block = memory.alloc(Request::new(order).frame_type(FrameType::Table))?;
     /// let head = memory.machine().ptr(block.addr());
     /// let inside = unsafe { head.add(5000) };
-    /// let found = memory.lookup(inside, &BlockMatcher::new(Kind::Table, order)).unwrap();
+    /// let found = memory.lookup(inside, &BlockMatcher::new(FrameType::Table, order)).unwrap();
     /// assert_eq!((found.head, found.offset), (head, 5000));
-    /// assert_eq!(memory.lookup(inside, &BlockMatcher::new(Kind::Buffer, order)), None);
+    /// assert_eq!(memory.lookup(inside, &BlockMatcher::new(FrameType::Buffer, order)), None);
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
     #[doc(hidden)]
@@ -63,7 +64,7 @@ mod tests {
     use heirloom_kho::{Order, PAGE_SIZE, Run};
 
     use super::*;
-    use crate::frame_type::Kind;
+    use crate::frame_type::FrameType;
     use crate::harness::Ram;
     use crate::machine::{DirectMap, NodeId};
     use crate::request::Request;
@@ -78,18 +79,18 @@ mod tests {
         let memory = Ram::memory(&ranges).unwrap();
         let order = Order::new(2).unwrap();
         let mut blocks = std::vec::Vec::new();
-        while let Ok(block) = memory.alloc(Request::new(order).kind(Kind::Table)) {
+        while let Ok(block) = memory.alloc(Request::new(order).frame_type(FrameType::Table)) {
             // SAFETY: allocated just now; nothing looks for slabs.
             unsafe { memory.make_slab(block) }.unwrap();
             blocks.push(block);
         }
         let other = blocks.pop().unwrap();
         // SAFETY: allocated above, and not used.
-        unsafe { memory.free(other, Kind::Slab) }.unwrap();
+        unsafe { memory.free_as(other, FrameType::Slab) }.unwrap();
         let kept = blocks[1];
         // SAFETY: allocated above.
-        unsafe { memory.preserve_as(kept, Kind::Slab) }.unwrap();
-        let expected = BlockMatcher::new(Kind::Slab, order);
+        unsafe { memory.preserve_as(kept, FrameType::Slab) }.unwrap();
+        let expected = BlockMatcher::new(FrameType::Slab, order);
         let map = memory.machine();
         let first = map.ptr(base.addr());
         for at in (0..128 * PAGE_SIZE).step_by(512) {
@@ -102,7 +103,9 @@ mod tests {
             assert!(found.is_none_or(|w| w.place() == ptr), "{addr}");
             let first = found.filter(|_| at < 48 * PAGE_SIZE);
             assert_eq!(memory.lookup_fast(ptr, &expected), first, "{addr}");
-            for (kind, order) in [(Kind::Buffer, 2), (Kind::Slab, 1), (Kind::Slab, 3)] {
+            for (kind, order) in
+                [(FrameType::Buffer, 2), (FrameType::Slab, 1), (FrameType::Slab, 3)]
+            {
                 let other = BlockMatcher::new(kind, Order::new(order).unwrap());
                 assert_eq!(memory.lookup(ptr, &other), None, "{addr}");
             }

@@ -51,14 +51,14 @@ pub unsafe trait DirectMap {
 /// Which CPU this is, and how to stay on it.
 ///
 /// # Safety
-/// - [`pinned`](Cpus::pinned) and [`pinned_now`](Cpus::pinned_now) run their closure exactly once,
+/// - [`with_cpu`](Cpus::with_cpu) and [`try_with_cpu`](Cpus::try_with_cpu) run their closure exactly once,
 ///   on the calling thread. While it runs with `Some(cpu)`, no other closure of the same instance
 ///   runs with the same `cpu`: not on another thread, not in an interrupt handler, not nested
 ///   within the first.
 /// - What one closure wrote under a `cpu` is visible to the next one under the same `cpu`
 ///   (synchronises-with, as when a scheduler moves a task between processors).
 /// - `cpu.index() < self.count()`, and `count` never changes.
-/// - [`idle`](Cpus::idle), where it runs its closure, gives the same exclusion for that `cpu`.
+/// - [`with_offline_cpu`](Cpus::with_offline_cpu), where it runs its closure, gives the same exclusion for that `cpu`.
 pub unsafe trait Cpus {
     /// Returns how many CPUs there can be: one more than the highest index.
     fn count(&self) -> usize;
@@ -66,25 +66,25 @@ pub unsafe trait Cpus {
     /// Runs `f` on a CPU that nothing else uses meanwhile. `None`: no CPU's state can be had now
     /// (more threads than slots, or called from an interrupt that came in the middle); the
     /// caller then does without per-CPU state.
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R;
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R;
 
-    /// Runs `f` as [`pinned`](Cpus::pinned) does where that is a matter of a few instructions, with `None` also where it is not (a
+    /// Runs `f` as [`with_cpu`](Cpus::with_cpu) does where that is a matter of a few instructions, with `None` also where it is not (a
     /// thread's first call, say): for paths that are to stay short, where callers turn to
-    /// [`pinned`](Cpus::pinned) then.
+    /// [`with_cpu`](Cpus::with_cpu) then.
     #[inline]
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.pinned(f)
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.with_cpu(f)
     }
 
     /// Returns the node that is nearest to `cpu`. It never changes.
-    fn home(&self, cpu: CpuId) -> NodeId {
+    fn node_of(&self, cpu: CpuId) -> NodeId {
         let _ = cpu;
         NodeId(0)
     }
 
     /// Runs `f` as if on `cpu` if nothing runs there now and nothing can until `f` is done
     /// (the slot of a thread that has ended, a processor that is offline).
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
         let _ = (cpu, f);
         false
     }
@@ -147,20 +147,20 @@ unsafe impl<T: Cpus> Cpus for &T {
         (**self).count()
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        (**self).pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        (**self).with_cpu(f)
     }
 
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        (**self).pinned_now(f)
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        (**self).try_with_cpu(f)
     }
 
-    fn home(&self, cpu: CpuId) -> NodeId {
-        (**self).home(cpu)
+    fn node_of(&self, cpu: CpuId) -> NodeId {
+        (**self).node_of(cpu)
     }
 
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        (**self).idle(cpu, f)
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        (**self).with_offline_cpu(cpu, f)
     }
 }
 
@@ -279,7 +279,7 @@ unsafe impl<D> Cpus for OneCpu<D> {
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         use core::sync::atomic::AtomicBool;
         use core::sync::atomic::Ordering::{Acquire, Release};
         /// Leaves the CPU, by a panic too.

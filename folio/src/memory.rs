@@ -2,9 +2,8 @@
 
 use core::ptr::NonNull;
 
-use heirloom_kho::narrow::u64_to_usize;
-use heirloom_kho::sync::{AtomicBool, AtomicU8, AtomicU64, Relaxed, written};
-use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::sync::{AtomicBool, AtomicU8, Relaxed};
+use heirloom_kho::{Order, Pfn, Run};
 use lock_api::Mutex;
 
 use crate::cpu_slots::{CpuSlots, align_space};
@@ -25,7 +24,8 @@ use crate::tracker::Tracker;
 /// # Examples
 /// ```
 /// use core::ptr::NonNull;
-/// use heirloom_folio::{Linear, Memory, NodeId, OneCpu, Order, PAGE_SIZE, Pfn, Request, Run};
+/// use heirloom_folio::{Linear, Memory, NodeId, OneCpu, Request};
+/// use heirloom_kho::{Order, PAGE_SIZE, Pfn, Run};
 ///
 /// // 64 frames of "physical memory" at 4 GiB.
 /// let start = Pfn::new((4 << 30) / PAGE_SIZE as u64);
@@ -43,7 +43,7 @@ use crate::tracker::Tracker;
 ///     memory
 /// };
 ///
-/// let mut folio = memory.folio(Request::new(Order::new(2).unwrap()).zeroed())?;
+/// let mut folio = memory.alloc_folio(Request::new(Order::new(2).unwrap()).zeroed())?;
 /// folio.bytes_mut()[0] = 1;
 /// assert_eq!(memory.stats().used(), 4);
 /// drop(folio);
@@ -67,8 +67,8 @@ pub struct Memory<M: Machine> {
 // SAFETY: the pointers lead to per-CPU slots and a shared word in memory that is this value's alone
 // (promised to `new`); nothing is tied to a thread.
 unsafe impl<M: Machine + Send> Send for Memory<M> where M::Mutex: Send {}
-// SAFETY: ranges and the tracker are atomics; a CPU's slot is reached only under `Cpus::pinned` or
-// `idle`, which exclude each other for one CPU.
+// SAFETY: ranges and the tracker are atomics; a CPU's slot is reached only under `Cpus::with_cpu` or
+// `with_offline_cpu`, which exclude each other for one CPU.
 unsafe impl<M: Machine> Sync for Memory<M> where M::Mutex: Sync {}
 
 impl<M: Machine> Memory<M> {
@@ -266,33 +266,5 @@ impl<M: Machine> Memory<M> {
             self.used.store(false, Relaxed);
             self.ranges.iter().for_each(Range::begin_anew);
         }
-    }
-
-    /// Returns the words of a tree's page; `None` if it is no page of memory.
-    pub(crate) fn words_of(&self, page: PhysAddr) -> Option<&[AtomicU64]> {
-        if !page.is_page_aligned() || self.ranges.find(page.pfn()).is_none() {
-            return None;
-        }
-        // SAFETY: the frame is memory.
-        Some(unsafe { self.node_words(page) })
-    }
-
-    /// Returns the words of a tree's page.
-    ///
-    /// # Safety
-    /// `page` is the address of a frame in a memory range.
-    #[inline]
-    pub(crate) unsafe fn node_words(&self, page: PhysAddr) -> &[AtomicU64] {
-        let words = self.machine.ptr(page).cast::<AtomicU64>();
-        // SAFETY: the map covers the frame, page aligned; the pages of trees are touched as
-        // atomics alone (they are `Kind::Table` of ours, or a predecessor's).
-        unsafe { core::slice::from_raw_parts(words.as_ptr(), PAGE_SIZE / size_of::<AtomicU64>()) }
-    }
-
-    /// Fills `run` with zeroes.
-    pub(crate) fn clear(&self, run: Run) {
-        // SAFETY: callers own every frame of `run`, which lies in one stretch of memory.
-        unsafe { self.machine.ptr(run.addr()).write_bytes(0, u64_to_usize(run.bytes())) };
-        written(self.machine.ptr(run.addr()), u64_to_usize(run.bytes()));
     }
 }

@@ -85,15 +85,15 @@ impl<M: Machine> Memory<M> {
     /// nothing runs on, now; the others' at their next call.
     pub fn drain(&self) {
         self.slots.request_drain();
-        self.machine().pinned(|cpu| {
+        self.machine().with_cpu(|cpu| {
             if let Some(cpu) = self.slots.with_slot(cpu) {
                 // SAFETY: pinned to `cpu`.
                 unsafe { self.with_cache(cpu, |_, _| ()) };
             }
         });
         for cpu in self.slots.cpus() {
-            self.machine().idle(cpu, || {
-                // SAFETY: `idle` runs this as if on `cpu`.
+            self.machine().with_offline_cpu(cpu, || {
+                // SAFETY: `with_offline_cpu` runs this as if on `cpu`.
                 unsafe { self.with_cache(cpu, |_, _| ()) };
             });
         }
@@ -106,18 +106,19 @@ impl<M: Machine> Memory<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Kind, Order, Request};
+    /// use heirloom_folio::{FrameType, Request};
+    /// use heirloom_kho::Order;
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let block = memory.alloc(Request::new(Order::ZERO))?;
     /// // SAFETY: allocated just now, and used by nothing else.
-    /// unsafe { memory.free(block, Kind::Folio) }?;
+    /// unsafe { memory.free(block, FrameType::Folio) }?;
     /// assert!(memory.flush());
     /// assert_eq!((memory.stats().cached, memory.stats().free()), (0, 64));
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
     pub fn flush(&self) -> bool {
-        self.machine().pinned(|cpu| {
+        self.machine().with_cpu(|cpu| {
             let Some(cpu) = self.slots.with_slot(cpu) else { return false };
             // SAFETY: it has a slot.
             unsafe { self.slots.slot(cpu) }.request_drain();
@@ -140,7 +141,7 @@ impl<M: Machine> Memory<M> {
     /// Works on the cache of `cpu`, drained first if that was asked for.
     ///
     /// # Safety
-    /// Runs inside `pinned` or `idle` for `cpu`, or is the only user of the memory; `f` does not
+    /// Runs inside `with_cpu` or `with_offline_cpu` for `cpu`, or is the only user of the memory; `f` does not
     /// come back here. `cpu` has a slot.
     #[inline]
     pub(crate) unsafe fn with_cache<R>(
@@ -148,7 +149,7 @@ impl<M: Machine> Memory<M> {
         cpu: CpuId,
         f: impl FnOnce(PcpList<'_>, &NodeBackend<'_, M>) -> R,
     ) -> R {
-        let backend = NodeBackend { memory: self, node: self.machine().home(cpu) };
+        let backend = NodeBackend { memory: self, node: self.machine().node_of(cpu) };
         // SAFETY: the same contract.
         unsafe {
             self.slots.slot(cpu).with(|mut list| {

@@ -17,7 +17,7 @@ use heirloom_kho::sync::{AtomicU8, AtomicU64, AtomicUsize, Relaxed};
 use heirloom_kho::{Block, Order, Pfn};
 
 use crate::freemap::{Group, Hints};
-use crate::inherit::Tally;
+use crate::predecessor::Tally;
 use crate::readers;
 
 /// Single frames that a CPU keeps beside its word.
@@ -144,7 +144,7 @@ impl CpuSlot {
     ///
     /// # Safety
     /// Nothing else works on the same slot meanwhile: the caller runs inside
-    /// [`Cpus::pinned`](crate::Cpus::pinned) or [`idle`](crate::Cpus::idle) for this CPU, or owns
+    /// [`Cpus::with_cpu`](crate::Cpus::with_cpu) or [`with_offline_cpu`](crate::Cpus::with_offline_cpu) for this CPU, or owns
     /// the slot exclusively; and `f` does not come back here for the same slot.
     #[inline]
     pub(crate) unsafe fn with<R>(&self, f: impl FnOnce(PcpList<'_>) -> R) -> R {

@@ -1,21 +1,21 @@
 //! What survives: preserving what is allocated, and letting it go.
 //!
 //! Preserving is two stores, a bit of the tree and the frame's byte, and freeing looks at the byte
-//! alone. So whatever names a block by its address here is `unsafe`: the block's owner calls it,
-//! and nothing else changes the block meanwhile. The handles, which own what they name, are safe.
+//! alone. So these calls are made on behalf of a block's owner, as `verbs` demands, and nothing else
+//! changes the block meanwhile.
 //!
 //! There is one tree, from a first kernel to the last: a successor goes on with its predecessor's
-//! (`inherit`), in which blocks stay until they are claimed or disposed of.
+//! (`take_over`), in which blocks stay until they are claimed or disposed of.
 
-mod adjacent;
 mod batch;
+mod folio_range;
 mod runs;
 
 use heirloom_kho::sync::{AtomicU8, Relaxed, Release};
 use heirloom_kho::{Block, Order};
 
 use crate::error::Error;
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
@@ -31,72 +31,9 @@ fn store_byte(byte: &AtomicU8, now: u8) {
 }
 
 impl<M: Machine> Memory<M> {
-    /// Makes an allocated folio survive a jump.
-    ///
-    /// [`Folio::preserve`](crate::Folio::preserve) is the safe call, for an owned folio. What a layer
-    /// above keeps, a [`Kind::Table`] or a [`Kind::Slab`], is refused: [`Memory::preserve_as`] is for
-    /// its owner.
-    ///
-    /// # Errors
-    /// [`Error::AlreadyPreserved`]; [`Error::NeverAllocated`], [`Error::DoubleFree`] (it is
-    /// free), [`Error::TailFrame`], [`Error::WrongOrder`]: it is no allocated block;
-    /// [`Error::WrongKind`]: it is no folio; [`Error::NotMemory`]; [`Error::OutOfMemory`] for a
-    /// node.
-    ///
-    /// # Safety
-    /// The caller owns the block, if it is allocated as a folio: nothing else frees it, preserves it,
-    /// lets it go or resizes it while the call runs, and no handle ([`Folio`](crate::Folio)) owns it.
-    /// A block that is none is refused.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Error, Order, Request};
-    ///
-    /// let memory = Ram::memory(&Ram::frames(64))?;
-    /// let block = memory.alloc(Request::new(Order::ZERO))?;
-    /// // SAFETY: allocated just now, and told to nothing else.
-    /// unsafe { memory.preserve(block) }?;
-    /// assert!(memory.is_preserved(block));
-    /// # Ok::<(), Error>(())
-    /// ```
+    /// Preserves a block of `kind`, on its owner's behalf.
     #[inline]
-    pub unsafe fn preserve(&self, block: Block) -> Result<(), Error> {
-        self.preserve_kind(block, Kind::Folio)
-    }
-
-    /// Makes an allocated block of `kind` survive a jump, a table or a slab too.
-    ///
-    /// # Errors
-    /// As for [`Memory::preserve`]; [`Error::BadRequest`] for a run's kind.
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve`]; the caller owns the block, a table or a slab of its own, or a folio.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Error, Kind, Order, Request};
-    ///
-    /// let memory = Ram::memory(&Ram::frames(64))?;
-    /// let table = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
-    /// // SAFETY: allocated just now.
-    /// let refused = unsafe { memory.preserve(table) };
-    /// assert!(matches!(refused, Err(Error::WrongKind { .. })));
-    /// // SAFETY: as above.
-    /// unsafe { memory.preserve_as(table, Kind::Table) }?;
-    /// assert!(memory.is_preserved(table));
-    /// # Ok::<(), Error>(())
-    /// ```
-    #[doc(hidden)]
-    #[inline]
-    pub unsafe fn preserve_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        self.preserve_kind(block, kind)
-    }
-
-    /// [`Memory::preserve_as`] for what has made sure of its contract.
-    #[inline]
-    pub(crate) fn preserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn preserve_block(&self, block: Block, kind: FrameType) -> Result<(), Error> {
         match self.find_fast(block, kind, false) {
             Some((leaf_bit, byte, now)) => {
                 leaf_bit.preserve(block)?;
@@ -110,7 +47,7 @@ impl<M: Machine> Memory<M> {
     /// Preserves a block of which the leaf is not known or not there, or says why not.
     #[cold]
     #[inline(never)]
-    fn preserve_slow(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    fn preserve_slow(&self, block: Block, kind: FrameType) -> Result<(), Error> {
         let (byte, now) = self.single(self.range(block.pfn())?, block, kind, false)?;
         self.tracker.preserve(&self.tables(), block)?;
         store_byte(byte, frame_type::with_preserved(now));
@@ -123,7 +60,7 @@ impl<M: Machine> Memory<M> {
     fn find_fast(
         &self,
         block: Block,
-        kind: Kind,
+        kind: FrameType,
         preserved: bool,
     ) -> Option<(LeafBit<'_>, &AtomicU8, u8)> {
         let range = self.ranges.find(block.pfn())?;
@@ -135,35 +72,9 @@ impl<M: Machine> Memory<M> {
         frame_type::is_single(now, kind, block.order(), preserved).then_some((leaf_bit, byte, now))
     }
 
-    /// Lets a preserved folio go: it no longer survives, and can be freed.
-    ///
-    /// # Errors
-    /// [`Error::NotPreserved`], and as for [`Memory::preserve`].
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve`], but that it is preserved; no
-    /// [`PreservedFolio`](crate::PreservedFolio) owns it, and it is no area's.
+    /// Lets a block of `kind` go, on its owner's behalf.
     #[inline]
-    pub unsafe fn unpreserve(&self, block: Block) -> Result<(), Error> {
-        self.unpreserve_kind(block, Kind::Folio)
-    }
-
-    /// Lets a preserved block of `kind` go, a table or a slab too.
-    ///
-    /// # Errors
-    /// As for [`Memory::unpreserve`]; [`Error::BadRequest`] for a run's kind.
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve_as`].
-    #[doc(hidden)]
-    #[inline]
-    pub unsafe fn unpreserve_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        self.unpreserve_kind(block, kind)
-    }
-
-    /// [`Memory::unpreserve_as`] for what has made sure of its contract.
-    #[inline]
-    pub(crate) fn unpreserve_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn unpreserve_block(&self, block: Block, kind: FrameType) -> Result<(), Error> {
         match self.find_fast(block, kind, true) {
             Some((leaf_bit, byte, now)) => {
                 leaf_bit.unpreserve(block)?;
@@ -177,7 +88,7 @@ impl<M: Machine> Memory<M> {
     /// Lets go a block of which the leaf is not known, or says why not.
     #[cold]
     #[inline(never)]
-    fn unpreserve_slow(&self, block: Block, kind: Kind) -> Result<(), Error> {
+    fn unpreserve_slow(&self, block: Block, kind: FrameType) -> Result<(), Error> {
         let (byte, now) = self.single(self.range(block.pfn())?, block, kind, true)?;
         self.tracker.unpreserve(&self.tables(), block)?;
         store_byte(byte, frame_type::without_preserved(now));
@@ -185,7 +96,7 @@ impl<M: Machine> Memory<M> {
     }
 
     #[inline]
-    pub(crate) fn mark_preserved(&self, block: Block, kind: Kind, preserved: bool) {
+    pub(crate) fn mark_preserved(&self, block: Block, kind: FrameType, preserved: bool) {
         if let Some(byte) = self.byte(block.pfn()) {
             byte.store(frame_type::encode(kind, block.order(), preserved), Relaxed);
         }
@@ -198,7 +109,7 @@ impl<M: Machine> Memory<M> {
         &self,
         range: &'r Range,
         block: Block,
-        kind: Kind,
+        kind: FrameType,
         preserved: bool,
     ) -> Result<(&'r AtomicU8, u8), Error> {
         if block.order() <= Order::MAX_FOLIO

@@ -14,7 +14,7 @@ use heirloom_kho::tree::Geometry;
 use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 use crate::block_ref::{BlockMatcher, BlockRef};
-use crate::frame_type::{self, FrameState, Kind};
+use crate::frame_type::{self, FrameState, FrameType};
 use crate::freemap::FreeMap;
 use crate::machine::NodeId;
 
@@ -227,7 +227,7 @@ impl Range {
     /// Returns the byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
     /// of one block, of `kind` and not preserved, that it begins.
     #[inline]
-    pub(crate) fn single(&self, ptr: NonNull<u8>, kind: Kind) -> Option<(&AtomicU8, Block)> {
+    pub(crate) fn single(&self, ptr: NonNull<u8>, kind: FrameType) -> Option<(&AtomicU8, Block)> {
         let at = ptr.addr().get().wrapping_sub(self.base.addr().get());
         let frame = at >> PAGE_SHIFT;
         let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
@@ -299,7 +299,7 @@ impl Range {
     }
 
     /// Returns the allocated block that holds `pfn`, head or not.
-    pub(crate) fn owning_block(&self, pfn: Pfn) -> Option<(Block, Kind, bool)> {
+    pub(crate) fn owning_block(&self, pfn: Pfn) -> Option<(Block, FrameType, bool)> {
         (0..=Order::MAX_FOLIO.get()).filter_map(Order::new).find_map(|at_least| {
             match self.state(pfn.align_down(at_least)) {
                 FrameState::Head { kind, order, preserved } if order >= at_least => {

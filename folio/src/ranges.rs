@@ -220,7 +220,8 @@ impl<'r> Iterator for Parts<'r> {
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{NodeId, Pfn, Run, joined};
+/// use heirloom_folio::{joined, NodeId};
+/// use heirloom_kho::{Pfn, Run};
 ///
 /// let run = |start, frames| Run::new(Pfn::new(start), frames).unwrap();
 /// let map = [(run(0, 9), NodeId(0)), (run(9, 7), NodeId(0)), (run(16, 4), NodeId(1))];

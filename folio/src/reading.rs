@@ -43,7 +43,7 @@ impl<M: Machine> Memory<M> {
     #[doc(hidden)]
     #[inline]
     pub fn reading<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.machine().pinned(|cpu| {
+        self.machine().with_cpu(|cpu| {
             let _inside = if let Some(cpu) = self.slots.with_slot(cpu) {
                 // SAFETY: it has a slot.
                 let word = unsafe { self.slots.slot(cpu) }.readers();

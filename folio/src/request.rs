@@ -2,21 +2,22 @@
 
 use heirloom_kho::Order;
 
-use crate::frame_type::Kind;
+use crate::frame_type::FrameType;
 use crate::machine::NodeId;
 
 /// What to allocate: an order, and where, for what, and whether cleared.
 ///
 /// # Examples
 /// ```
-/// use heirloom_folio::{NodeId, Order, Request};
+/// use heirloom_folio::{NodeId, Request};
+/// use heirloom_kho::Order;
 /// let four_frames = Request::new(Order::new(2).unwrap()).on(NodeId(1)).strict().zeroed();
 /// assert_eq!(four_frames.order().get(), 2);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
     order: Order,
-    kind: Kind,
+    kind: FrameType,
     node: Option<NodeId>,
     strict: bool,
     zeroed: bool,
@@ -25,7 +26,7 @@ pub struct Request {
 impl Request {
     /// Requests a block of `order` from any node, the calling CPU's first, with whatever it contains.
     pub const fn new(order: Order) -> Self {
-        Self { order, kind: Kind::Folio, node: None, strict: false, zeroed: false }
+        Self { order, kind: FrameType::Folio, node: None, strict: false, zeroed: false }
     }
 
     /// From `node`, or from another if `node` has none left.
@@ -46,9 +47,10 @@ impl Request {
         Self { zeroed: true, ..self }
     }
 
-    /// For this use, which freeing must name again.
+    /// For this use, which freeing must name again: what a layer above keeps.
+    #[doc(hidden)]
     #[must_use]
-    pub const fn kind(self, kind: Kind) -> Self {
+    pub const fn frame_type(self, kind: FrameType) -> Self {
         Self { kind, ..self }
     }
 
@@ -57,7 +59,7 @@ impl Request {
         self.order
     }
 
-    pub(crate) const fn use_for(self) -> Kind {
+    pub(crate) const fn use_for(self) -> FrameType {
         self.kind
     }
 

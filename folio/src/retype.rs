@@ -4,13 +4,13 @@ use heirloom_kho::sync::{Relaxed, Release};
 use heirloom_kho::{Block, Order};
 
 use crate::error::Error;
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 
 impl<M: Machine> Memory<M> {
     /// Makes a slab of an allocated block, of order at most [`Order::MAX_FOLIO`], that was a
-    /// [`Kind::Table`] so far; it stays preserved if it was. From now on [`Memory::lookup`] finds it.
+    /// [`FrameType::Table`] so far; it stays preserved if it was. From now on [`Memory::lookup`] finds it.
     ///
     /// # Errors
     /// As for [`Memory::free`], and nothing is changed.
@@ -22,20 +22,21 @@ impl<M: Machine> Memory<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{FrameState, Kind, Order, Request};
+    /// use heirloom_folio::{FrameState, FrameType, Request};
+    /// use heirloom_kho::Order;
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
-    /// let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
+    /// let block = memory.alloc(Request::new(Order::ZERO).frame_type(FrameType::Table))?;
     /// // SAFETY: allocated just now, and nothing looks for slabs in this memory.
     /// unsafe { memory.make_slab(block) }?;
-    /// let slab = FrameState::Head { kind: Kind::Slab, order: Order::ZERO, preserved: false };
+    /// let slab = FrameState::Head { kind: FrameType::Slab, order: Order::ZERO, preserved: false };
     /// assert_eq!(memory.state(block.pfn())?, slab);
     /// # Ok::<(), heirloom_folio::Error>(())
     /// ```
     #[doc(hidden)]
     pub unsafe fn make_slab(&self, block: Block) -> Result<(), Error> {
         // SAFETY: the same contract.
-        unsafe { self.turn(block, Kind::Table, frame_type::slab_from_table) }
+        unsafe { self.turn(block, FrameType::Table, frame_type::slab_from_table) }
     }
 
     /// Turns a block of kind `from`, preserved or not, into one of another.
@@ -45,7 +46,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) unsafe fn turn(
         &self,
         block: Block,
-        from: Kind,
+        from: FrameType,
         to: fn(u8) -> u8,
     ) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
@@ -77,6 +78,6 @@ impl<M: Machine> Memory<M> {
     #[doc(hidden)]
     pub unsafe fn hide_slab(&self, block: Block) -> Result<(), Error> {
         // SAFETY: the same contract.
-        unsafe { self.turn(block, Kind::Slab, frame_type::table_from_slab) }
+        unsafe { self.turn(block, FrameType::Slab, frame_type::table_from_slab) }
     }
 }

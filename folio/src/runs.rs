@@ -4,14 +4,14 @@ use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn, Run};
 
 use crate::error::Error;
-use crate::frame_type::{self, FrameState, Kind};
+use crate::frame_type::{self, FrameState, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
 use crate::request::Request;
 
 impl<M: Machine> Memory<M> {
-    /// Allocates exactly `frames` frames in a row, aligned to the request's order.
+    /// Allocates exactly `frames` frames in a row, aligned to the request's order, as a run.
     ///
     /// They come from the smallest power-of-two block that holds them, and what it has beyond
     /// them is free again at once; where no such block is free, from wherever they fit, which
@@ -20,9 +20,13 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     /// [`Error::NoRun`]: no such run is free where the request allows (see [`Memory::alloc`] for
     /// what other CPUs keep). [`Error::BadRequest`]: zero frames, an alignment above
-    /// [`Order::MAX_FOLIO`], or a kind that is no run's.
+    /// [`Order::MAX_FOLIO`], or a request for a table.
     pub fn alloc_run(&self, frames: u64, request: Request) -> Result<Run, Error> {
-        let kind = request.use_for();
+        let kind = match request.use_for() {
+            // Where nothing was said: for one block, that is a folio.
+            FrameType::Folio => FrameType::Run,
+            named => named,
+        };
         let order = Order::for_frames(frames).map(|order| order.max(request.order()));
         let Some(order) = order.filter(|_| kind.is_run() && request.order() <= Order::MAX_FOLIO)
         else {
@@ -48,10 +52,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Allocates exactly these frames.
-    ///
-    /// # Errors
-    /// As for [`Memory::alloc_at`].
-    pub fn alloc_run_at(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn alloc_run_at(&self, run: Run, kind: FrameType) -> Result<(), Error> {
         if run.is_empty() || !kind.is_run() {
             return Err(Error::BadRequest { frames: run.frames() });
         }
@@ -63,27 +64,41 @@ impl<M: Machine> Memory<M> {
 
     /// Frees a run.
     ///
-    /// # Errors
-    /// As for [`Memory::free`], and [`Error::WrongLength`]; [`Error::BadRequest`] for a kind that
-    /// is no run's.
-    ///
     /// # Safety
     /// As for [`Memory::free`].
-    pub unsafe fn free_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    pub(crate) unsafe fn free_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
         self.check_run(run, kind)?;
         self.unmark_run(run);
         self.give_run(run);
         Ok(())
     }
 
-    /// Keeps the first `frames` frames of a run and frees the rest: the run that is left.
+    /// Keeps the first `frames` frames of a run and frees the rest. Returns the run that is left.
     ///
     /// # Errors
-    /// As for [`Memory::free_run`]; [`Error::BadRequest`] for zero frames or more than there are.
+    /// As for [`Memory::free`]; [`Error::BadRequest`] for zero frames or more than there are.
     ///
     /// # Safety
     /// As for [`Memory::free`], for the frames given up.
-    pub unsafe fn shrink_run(&self, run: Run, frames: u64, kind: Kind) -> Result<Run, Error> {
+    pub unsafe fn shrink_run(&self, run: Run, frames: u64) -> Result<Run, Error> {
+        // SAFETY: the same contract.
+        unsafe { self.shrink_run_as(run, frames, FrameType::Run) }
+    }
+
+    /// Shortens a run of `kind`: [`Memory::shrink_run`] for what a layer above keeps.
+    ///
+    /// # Errors
+    /// As for [`Memory::shrink_run`]; [`Error::BadRequest`] for a kind that is no run's.
+    ///
+    /// # Safety
+    /// As for [`Memory::shrink_run`].
+    #[doc(hidden)]
+    pub unsafe fn shrink_run_as(
+        &self,
+        run: Run,
+        frames: u64,
+        kind: FrameType,
+    ) -> Result<Run, Error> {
         self.check_run(run, kind)?;
         let kept = Run::new(run.start(), frames).filter(|k| !k.is_empty() && run.covers(*k));
         let kept = kept.ok_or(Error::BadRequest { frames })?;
@@ -95,15 +110,28 @@ impl<M: Machine> Memory<M> {
         Ok(kept)
     }
 
-    /// Lengthens a run to `frames` frames in place: the run that results.
+    /// Lengthens a run to `frames` frames in place. Returns the run that results.
     ///
     /// # Errors
-    /// As for [`Memory::free_run`]; [`Error::NotFree`] if the frames after it are not free;
+    /// As for [`Memory::free`]; [`Error::NotFree`] if the frames after it are not free;
     /// [`Error::BadRequest`] for fewer frames than there are.
     ///
     /// # Safety
     /// As for [`Memory::free`]: no other call changes the run at the same time.
-    pub unsafe fn grow_run(&self, run: Run, frames: u64, kind: Kind) -> Result<Run, Error> {
+    pub unsafe fn grow_run(&self, run: Run, frames: u64) -> Result<Run, Error> {
+        // SAFETY: the same contract.
+        unsafe { self.grow_run_as(run, frames, FrameType::Run) }
+    }
+
+    /// Lengthens a run of `kind` in place: [`Memory::grow_run`] for what a layer above keeps.
+    ///
+    /// # Errors
+    /// As for [`Memory::grow_run`]; [`Error::BadRequest`] for a kind that is no run's.
+    ///
+    /// # Safety
+    /// As for [`Memory::grow_run`].
+    #[doc(hidden)]
+    pub unsafe fn grow_run_as(&self, run: Run, frames: u64, kind: FrameType) -> Result<Run, Error> {
         self.check_run(run, kind)?;
         let grown = Run::new(run.start(), frames).filter(|g| g.covers(run));
         let grown = grown.ok_or(Error::BadRequest { frames })?;
@@ -124,7 +152,7 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::free`], without [`Error::Preserved`]; [`Error::BadRequest`] for a kind
     /// that is no run's.
     #[doc(hidden)]
-    pub fn run_at(&self, pfn: Pfn, kind: Kind) -> Result<Run, Error> {
+    pub fn run_at(&self, pfn: Pfn, kind: FrameType) -> Result<Run, Error> {
         let range = self.range(pfn)?;
         if !kind.is_run() {
             return Err(Error::BadRequest { frames: 1 });
@@ -141,7 +169,7 @@ impl<M: Machine> Memory<M> {
     /// [`Memory::run_at`] returns, without a reason where there is none.
     #[doc(hidden)]
     #[inline]
-    pub fn find_run_at(&self, pfn: Pfn, kind: Kind) -> Option<(Run, bool)> {
+    pub fn find_run_at(&self, pfn: Pfn, kind: FrameType) -> Option<(Run, bool)> {
         match self.range(pfn).ok()?.state(pfn) {
             FrameState::Head { kind: found, order, preserved }
                 if found == kind && kind.is_run() =>
@@ -196,11 +224,11 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Writes the bytes of a run: a head block and its tails.
-    pub(crate) fn mark_run(&self, run: Run, kind: Kind) {
+    pub(crate) fn mark_run(&self, run: Run, kind: FrameType) {
         let mut kind = kind;
         for block in run.blocks_up_to(Order::MAX_FOLIO) {
             self.mark(block, kind);
-            kind = Kind::Tail;
+            kind = FrameType::Tail;
         }
     }
 
@@ -215,7 +243,7 @@ impl<M: Machine> Memory<M> {
     /// Returns the run that begins with `head`, its tails followed.
     pub(crate) fn run_from(&self, head: Block) -> Run {
         let mut end = head.run().end();
-        while let Ok(FrameState::Head { kind: Kind::Tail, order, .. }) = self.state(end) {
+        while let Ok(FrameState::Head { kind: FrameType::Tail, order, .. }) = self.state(end) {
             end = end.add(order.frames());
         }
         Run::between(head.pfn(), end).unwrap_or(head.run())
@@ -225,7 +253,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// The bytes it must have are compared, and not read one after the other as they say where the
     /// next one is: of a large run each is a miss, and so all come together.
-    pub(crate) fn is_run(&self, run: Run, kind: Kind, preserved: bool) -> bool {
+    pub(crate) fn is_run(&self, run: Run, kind: FrameType, preserved: bool) -> bool {
         kind.is_run() && self.is_run_from(run, |order| frame_type::encode(kind, order, preserved))
     }
 
@@ -247,13 +275,13 @@ impl<M: Machine> Memory<M> {
         // The head first: without it there is nothing to go through.
         blocks.next().is_some_and(|block| says(block, head(block.order())))
             && blocks.fold(true, |all, block| {
-                all & says(block, frame_type::encode(Kind::Tail, block.order(), false))
+                all & says(block, frame_type::encode(FrameType::Tail, block.order(), false))
             })
             && self.byte(run.end()).is_none_or(|next| !frame_type::is_tail(next.load(Relaxed)))
     }
 
     /// Checks that `run` is a whole run of `kind`, not preserved.
-    pub(crate) fn check_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn check_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
         if self.is_run(run, kind, false) {
             return Ok(());
         }

@@ -42,8 +42,8 @@ pub struct Audit {
     pub free: u64,
     /// Free frames in the CPUs' caches.
     pub cached: u64,
-    /// Frames of allocated blocks, by [`Kind`](crate::Kind)'s order of declaration; those of a predecessor's blocks
-    /// that have a [label](Memory::label), too.
+    /// Frames of allocated blocks, by [`FrameType`](crate::FrameType)'s order of declaration; those of a predecessor's blocks
+    /// that have a [label](crate::Predecessor::label), too.
     pub allocated: [u64; 6],
     /// Frames with no owner that are not free: reserved, or a predecessor's, still to be claimed and
     /// without a label.
@@ -74,11 +74,11 @@ impl<M: Machine> Memory<M> {
             range.freemap().count_free(&mut stats.free_blocks);
         }
         for (cpu, slot) in self.slots.iter() {
-            if counts(self.machine().home(cpu)) {
+            if counts(self.machine().node_of(cpu)) {
                 stats.cached += slot.cached();
             }
         }
-        for folios in self.tracker.tree(&self.tables()).adjacent() {
+        for folios in self.tracker.tree(&self.tables()).folio_ranges() {
             // Neighbours may lie in two ranges, on two nodes.
             let ranges = self.ranges.overlapping(folios.run());
             for range in ranges.filter(|range| counts(range.node())) {

@@ -209,7 +209,7 @@ impl Drop for Entered<'_> {
 ///
 /// - Any number of threads may come and go. While more live than there are slots, those without
 ///   one run with `None`, and take one when it becomes free.
-/// - A call of [`pinned`](Cpus::pinned) within another on the same thread gets `None`, also if the
+/// - A call of [`with_cpu`](Cpus::with_cpu) within another on the same thread gets `None`, also if the
 ///   two belong to different instances, and also from a signal handler. A thread's first call
 ///   registers a destructor, which may allocate: a handler that uses heirloom should find its
 ///   thread with a slot.
@@ -221,9 +221,9 @@ impl Drop for Entered<'_> {
 /// use heirloom_folio::threads::ThreadSlots;
 ///
 /// let slots = ThreadSlots::new(8);
-/// slots.pinned(|cpu| {
+/// slots.with_cpu(|cpu| {
 ///     let here = cpu.expect("one thread, eight slots");
-///     let there = std::thread::scope(|s| s.spawn(|| slots.pinned(|cpu| cpu)).join().unwrap());
+///     let there = std::thread::scope(|s| s.spawn(|| slots.with_cpu(|cpu| cpu)).join().unwrap());
 ///     assert_ne!(Some(here), there);
 /// });
 /// ```
@@ -257,21 +257,21 @@ impl Default for ThreadSlots {
 }
 
 // SAFETY:
-// - A slot's bit in the row is taken by one thread (or one call of `idle`) at a time, and a closure
+// - A slot's bit in the row is taken by one thread (or one call of `with_offline_cpu`) at a time, and a closure
 //   runs with `Some(cpu)` only on the thread that owns slot `cpu`, and its `ready` is `NONE` from
 //   before the closure until after it, which turns away every nested call. The slot changes only
 //   while no closure runs and none can begin, so it is the owner's until the closure's end.
 // - Successive closures of one owner are ordered by the thread; of different owners by the Release
 //   in `give_back` and the Acquire in `take`. All changes to a word of the row are
 //   read-modify-writes, so a later take synchronises with every earlier giving back.
-// - `enter` and `take_below` yield numbers below the count, which is never changed. `idle` owns the slot's bit.
+// - `enter` and `take_below` yield numbers below the count, which is never changed. `with_offline_cpu` owns the slot's bit.
 unsafe impl Cpus for ThreadSlots {
     fn count(&self) -> usize {
         u32_to_usize(self.count)
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         OWN.with(|own| match own.enter(self.count).or_else(|| own.enter_another(self.count)) {
             Some(entered) => f(Some(entered.cpu)),
             None => f(None),
@@ -279,7 +279,7 @@ unsafe impl Cpus for ThreadSlots {
     }
 
     #[inline]
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         OWN.with(|own| match own.enter(self.count) {
             Some(entered) => f(Some(entered.cpu)),
             None => f(None),
@@ -287,7 +287,7 @@ unsafe impl Cpus for ThreadSlots {
     }
 
     /// Runs `f` if no live thread owns the slot.
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
         struct Taken(u32);
         impl Drop for Taken {
             fn drop(&mut self) {
@@ -308,7 +308,8 @@ unsafe impl Cpus for ThreadSlots {
 /// # Examples
 /// ```
 /// use std::ptr::NonNull;
-/// use heirloom_folio::{DirectMap, Linear, PAGE_SIZE, PhysAddr, threads::Host};
+/// use heirloom_folio::{DirectMap, Linear, threads::Host};
+/// use heirloom_kho::{PAGE_SIZE, PhysAddr};
 ///
 /// let ram = NonNull::from(vec![0_u8; 4 * PAGE_SIZE].leak()).cast();
 /// let start = PhysAddr::new(1 << 32);
@@ -361,17 +362,17 @@ unsafe impl<D> Cpus for Host<D> {
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.slots.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.slots.with_cpu(f)
     }
 
     #[inline]
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.slots.pinned_now(f)
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.slots.try_with_cpu(f)
     }
 
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        self.slots.idle(cpu, f)
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        self.slots.with_offline_cpu(cpu, f)
     }
 }
 

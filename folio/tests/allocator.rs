@@ -6,10 +6,12 @@ mod common;
 
 use common::owned::Owned as _;
 use common::{
-    add_range, base, block, check, check_zeroes, free, free_run, grow_run, order, shrink_run, write,
+    add_range, base, block, check, check_zeroes, free, free_run, grow_run, order, preserve_as,
+    shrink_run, unpreserve_as, write,
 };
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, FrameState, Kind, Memory, NodeId, Order, Pfn, Request, Run};
+use heirloom_folio::{Error, FrameState, FrameType, Memory, NodeId, Request};
+use heirloom_kho::{Block, Order, Pfn, Run};
 use proptest::prelude::*;
 
 /// Two nodes, a hole between them, frames that do not start at a round number.
@@ -28,35 +30,39 @@ fn every_misuse_of_free_is_told_apart() {
 
     let smaller = Block::new(pfn, order(1)).unwrap();
     let wrong = Error::WrongOrder { pfn, expected: order(1), found: order(3) };
-    assert_eq!(free(smaller, Kind::Folio), Err(wrong));
-    let wrong = Error::WrongKind { pfn, expected: Kind::Slab, found: Kind::Folio };
-    assert_eq!(free(b, Kind::Slab), Err(wrong));
+    assert_eq!(free(smaller, FrameType::Folio), Err(wrong));
+    let wrong = Error::WrongType { pfn, expected: FrameType::Slab, found: FrameType::Folio };
+    assert_eq!(free(b, FrameType::Slab), Err(wrong));
     let tail = Block::new(pfn.add(4), order(2)).unwrap();
     let inside = Error::TailFrame { pfn: pfn.add(4), of: b };
-    assert_eq!(free(tail, Kind::Folio), Err(inside));
+    assert_eq!(free(tail, FrameType::Folio), Err(inside));
     memory.keep(b).unwrap();
-    assert_eq!(free(b, Kind::Folio), Err(Error::Preserved { block: b }));
+    assert_eq!(free(b, FrameType::Folio), Err(Error::Preserved { block: b }));
     memory.let_go(b).unwrap();
-    assert_eq!(free(b, Kind::Folio), Ok(()));
-    assert_eq!(free(b, Kind::Folio), Err(Error::DoubleFree { block: b }));
+    assert_eq!(free(b, FrameType::Folio), Ok(()));
+    assert_eq!(free(b, FrameType::Folio), Err(Error::DoubleFree { block: b }));
     let never = block(4000, 0);
-    assert_eq!(free(never, Kind::Folio), Err(Error::NeverAllocated { pfn: never.pfn() }));
+    assert_eq!(free(never, FrameType::Folio), Err(Error::NeverAllocated { pfn: never.pfn() }));
     let outside = Block::new(Pfn::new(1), Order::ZERO).unwrap();
-    assert_eq!(free(outside, Kind::Folio), Err(Error::NotMemory { pfn: Pfn::new(1) }));
+    assert_eq!(free(outside, FrameType::Folio), Err(Error::NotMemory { pfn: Pfn::new(1) }));
 
-    let run = memory.alloc_run(7, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
+    let run = memory.alloc_run(7, Request::new(Order::ZERO)).unwrap();
     let short = Run::new(run.start(), 6).unwrap();
     let length = Error::WrongLength { pfn: run.start(), expected: 6, found: 7 };
-    assert_eq!(free_run(&memory, short, Kind::Run), Err(length));
+    assert_eq!(free_run(&memory, short, FrameType::Run), Err(length));
     assert!(matches!(
-        free(Block::new(run.start(), order(2)).unwrap(), Kind::Folio),
-        Err(Error::WrongKind { found: Kind::Run, .. })
+        free(Block::new(run.start(), order(2)).unwrap(), FrameType::Folio),
+        Err(Error::WrongType { found: FrameType::Run, .. })
     ));
     let inner = Block::new(run.start().add(4), order(1)).unwrap();
-    assert!(matches!(free(inner, Kind::Folio), Err(Error::TailFrame { .. })));
-    assert_eq!(free_run(&memory, run, Kind::Run), Ok(()));
-    assert!(matches!(free_run(&memory, run, Kind::Run), Err(Error::DoubleFree { .. })));
-    assert_eq!(memory.stats().used(), memory.counts().nodes(), "only the tracker's nodes are left");
+    assert!(matches!(free(inner, FrameType::Folio), Err(Error::TailFrame { .. })));
+    assert_eq!(free_run(&memory, run, FrameType::Run), Ok(()));
+    assert!(matches!(free_run(&memory, run, FrameType::Run), Err(Error::DoubleFree { .. })));
+    assert_eq!(
+        memory.stats().used(),
+        memory.preserved().counts().nodes(),
+        "only the tracker's nodes are left"
+    );
 }
 
 #[test]
@@ -64,15 +70,15 @@ fn kinds_and_orders_that_cannot_be_are_told_apart() {
     let start = Pfn::new(1 << 20);
     let memory = Ram::memory(&[(Run::new(start, 64).unwrap(), NodeId(0))]).unwrap();
     let (b, huge) = (Block::containing(start, Order::ZERO), Block::containing(start, order(19)));
-    memory.alloc_at(b, Kind::Folio).unwrap();
+    memory.alloc_at(b).unwrap();
     let wrong = Error::WrongOrder { pfn: huge.pfn(), expected: order(19), found: Order::ZERO };
-    assert_eq!(free(&memory, huge, Kind::Folio), Err(wrong));
+    assert_eq!(free(&memory, huge, FrameType::Folio), Err(wrong));
     let no_run = Err(Error::BadRequest { frames: 1 });
-    assert_eq!(free_run(&memory, b.run(), Kind::Folio), no_run);
-    assert_eq!(memory.keep_run(b.run(), Kind::Folio), no_run);
+    assert_eq!(free_run(&memory, b.run(), FrameType::Folio), no_run);
+    assert_eq!(preserve_as(&memory, b.run(), FrameType::Folio), no_run);
     memory.keep(b).unwrap();
-    assert_eq!(memory.let_go_run(b.run(), Kind::Folio), no_run);
-    assert!(memory.is_preserved(b));
+    assert_eq!(unpreserve_as(&memory, b.run(), FrameType::Folio), no_run);
+    assert!(memory.preserved().contains(b));
 }
 
 #[test]
@@ -80,15 +86,16 @@ fn ranges_that_meet_within_a_word_stay_apart() {
     let low = Run::new(base(), 33).unwrap();
     let high = Run::new(base().add(33), 95).unwrap();
     let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(0))]).unwrap();
-    let all: Vec<_> = (0..128).map(|_| memory.folio(Request::new(Order::ZERO)).unwrap()).collect();
+    let all: Vec<_> =
+        (0..128).map(|_| memory.alloc_folio(Request::new(Order::ZERO)).unwrap()).collect();
     drop(all);
     memory.drain();
     // 32 + 1 frames, and 1 + 2 + 4 + 8 + 16 + 64.
     assert_eq!(memory.stats().free_blocks[..7], [2, 1, 1, 1, 1, 1, 1]);
     for o in 0..6 {
         let mut taken = Vec::new();
-        while let Ok(folio) = memory.folio(Request::new(order(o))) {
-            assert!(memory.contains(folio.block().run()), "{folio:?} lies in two ranges");
+        while let Ok(folio) = memory.alloc_folio(Request::new(order(o))) {
+            assert!(memory.contains(folio.extent().run()), "{folio:?} lies in two ranges");
             taken.push(folio);
         }
     }
@@ -101,7 +108,7 @@ fn preserved_neighbours_on_two_nodes_count_for_each() {
     let high = Run::new(base().add(64), 64).unwrap();
     let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(1))]).unwrap();
     for frame in 62..67 {
-        memory.alloc_at(block(frame, 0), Kind::Folio).unwrap();
+        memory.alloc_at(block(frame, 0)).unwrap();
         memory.keep(block(frame, 0)).unwrap();
     }
     let preserved = |node| memory.node_stats(NodeId(node)).preserved;
@@ -113,12 +120,12 @@ fn a_run_has_exactly_the_frames_asked_for() {
     let memory = Ram::memory(&Ram::frames(1 << 15)).unwrap();
     for frames in [1, 2, 3, 5, 7, 100, 513, 4097, 20_000] {
         let before = memory.stats();
-        let run = memory.run(frames, Request::new(Order::ZERO)).unwrap();
-        assert_eq!(run.run().frames(), frames);
+        let run = memory.alloc_owned_run(frames, Request::new(Order::ZERO)).unwrap();
+        assert_eq!(run.extent().frames(), frames);
         assert_eq!(memory.stats().used(), before.used() + frames);
-        assert_eq!(memory.run_at(run.run().start(), Kind::Run), Ok(run.run()));
-        let last = run.run().start().add(frames - 1);
-        assert_eq!(memory.owning_block(last), Some((run.run(), Kind::Run, false)));
+        assert_eq!(memory.run_at(run.extent().start(), FrameType::Run), Ok(run.extent()));
+        let last = run.extent().start().add(frames - 1);
+        assert_eq!(memory.owning_block(last), Some((run.extent(), FrameType::Run, false)));
         drop(run);
         assert_eq!(memory.stats().used(), before.used());
     }
@@ -129,7 +136,7 @@ fn a_run_is_found_where_no_aligned_block_is_free() {
     let low = Run::new(base().add(3), 150).unwrap();
     let high = Run::new(base().add(1024), 1000).unwrap();
     let memory = Ram::memory(&[(low, NodeId(0)), (high, NodeId(1))]).unwrap();
-    let request = Request::new(Order::ZERO).kind(Kind::Run);
+    let request = Request::new(Order::ZERO).frame_type(FrameType::Run);
     let all = memory.alloc_run(150, request.on(NodeId(0)).strict()).unwrap();
     assert_eq!(all, low);
     assert_eq!(
@@ -140,10 +147,10 @@ fn a_run_is_found_where_no_aligned_block_is_free() {
     assert_eq!(memory.node_of(most.start()), Ok(NodeId(1)));
     assert_eq!(memory.alloc_run(2, request), Err(Error::NoRun { frames: 2 }));
     for run in [all, most] {
-        assert_eq!(memory.run_at(run.start(), Kind::Run), Ok(run));
-        free_run(&memory, run, Kind::Run).unwrap();
+        assert_eq!(memory.run_at(run.start(), FrameType::Run), Ok(run));
+        free_run(&memory, run, FrameType::Run).unwrap();
     }
-    let aligned = memory.alloc_run(700, Request::new(order(5)).kind(Kind::Run)).unwrap();
+    let aligned = memory.alloc_run(700, Request::new(order(5))).unwrap();
     assert!(aligned.start().is_aligned(order(5)));
     assert_eq!(memory.stats().used(), 700);
 }
@@ -151,16 +158,16 @@ fn a_run_is_found_where_no_aligned_block_is_free() {
 #[test]
 fn runs_grow_and_shrink_in_place() {
     let memory = Ram::memory(&Ram::frames(256)).unwrap();
-    let run = memory.alloc_run(5, Request::new(order(6)).kind(Kind::Buffer)).unwrap();
-    let grown = grow_run(&memory, run, 40, Kind::Buffer).unwrap();
+    let run = memory.alloc_run(5, Request::new(order(6)).frame_type(FrameType::Buffer)).unwrap();
+    let grown = grow_run(&memory, run, 40, FrameType::Buffer).unwrap();
     assert_eq!((grown.start(), grown.frames()), (run.start(), 40));
     let next = Run::new(grown.end(), 1).unwrap();
-    memory.alloc_run_at(next, Kind::Run).unwrap();
+    memory.alloc_at(next).unwrap();
     let more = Run::new(grown.end(), 1).unwrap();
-    let refused = grow_run(&memory, grown, 41, Kind::Buffer);
+    let refused = grow_run(&memory, grown, 41, FrameType::Buffer);
     assert_eq!(refused, Err(Error::NotFree { run: more }));
-    let shrunk = shrink_run(&memory, grown, 3, Kind::Buffer).unwrap();
-    assert_eq!(memory.run_at(run.start(), Kind::Buffer), Ok(shrunk));
+    let shrunk = shrink_run(&memory, grown, 3, FrameType::Buffer).unwrap();
+    assert_eq!(memory.run_at(run.start(), FrameType::Buffer), Ok(shrunk));
     assert_eq!(memory.stats().used(), 4);
 }
 
@@ -183,7 +190,7 @@ fn nodes_are_kept_apart_and_fall_back_unless_strict() {
     assert_eq!(low.free() + low.cached + low.used(), 700);
     assert_eq!(all.free() + all.cached + all.used(), 1700);
     for b in taken {
-        free(&memory, b, Kind::Folio).unwrap();
+        free(&memory, b, FrameType::Folio).unwrap();
     }
     assert_eq!(memory.node_stats(NodeId(1)).used(), 0);
 }
@@ -194,15 +201,17 @@ fn a_range_added_later_is_used() {
     let high = Run::new(base().add(100), 64).unwrap();
     let both = [(low, NodeId(0)), (high, NodeId(0))];
     let memory = Ram::over(&both).attach(&both[..1]).unwrap();
-    let all: Vec<_> = (0..64).map(|_| memory.folio(Request::new(Order::ZERO)).unwrap()).collect();
-    assert!(memory.folio(Request::new(Order::ZERO)).is_err());
+    let all: Vec<_> =
+        (0..64).map(|_| memory.alloc_folio(Request::new(Order::ZERO)).unwrap()).collect();
+    assert!(memory.alloc_folio(Request::new(Order::ZERO)).is_err());
     let bytes = Memory::<Ram>::range_bytes(high);
     let overlapping = Run::new(base().add(63), 10).unwrap();
     let refused = add_range(&memory, overlapping, NodeId(0), bytes);
     assert_eq!(refused, Err(Error::RangeOverlaps { run: overlapping, with: low }));
     add_range(&memory, high, NodeId(0), bytes).unwrap();
-    let more: Vec<_> = (0..64).map(|_| memory.folio(Request::new(Order::ZERO)).unwrap()).collect();
-    assert!(more.iter().all(|f| high.contains(f.block().pfn())));
+    let more: Vec<_> =
+        (0..64).map(|_| memory.alloc_folio(Request::new(Order::ZERO)).unwrap()).collect();
+    assert!(more.iter().all(|f| high.contains(f.extent().pfn())));
     drop((all, more));
     assert_eq!(memory.stats().used(), 0);
 }
@@ -210,10 +219,10 @@ fn a_range_added_later_is_used() {
 #[test]
 fn zeroed_means_zeroed() {
     let memory = Ram::memory(&Ram::frames(16)).unwrap();
-    let mut f = memory.folio(Request::new(order(4))).unwrap();
+    let mut f = memory.alloc_folio(Request::new(order(4))).unwrap();
     f.bytes_mut().fill(0xa5);
     drop(f);
-    let f = memory.folio(Request::new(order(4)).zeroed()).unwrap();
+    let f = memory.alloc_folio(Request::new(order(4)).zeroed()).unwrap();
     assert!(f.bytes().iter().all(|b| *b == 0));
 }
 
@@ -241,15 +250,15 @@ fn too_little_space_is_refused() {
 fn the_largest_folio_and_runs_beyond_it() {
     // Never touched, so the frames cost only the metadata.
     let memory = Ram::memory(&Ram::frames(5 << 18)).unwrap();
-    let largest = memory.folio(Request::new(Order::MAX_FOLIO)).unwrap();
-    let run = memory.alloc_run((3 << 18) - 5, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
+    let largest = memory.alloc_folio(Request::new(Order::MAX_FOLIO)).unwrap();
+    let run = memory.alloc_run((3 << 18) - 5, Request::new(Order::ZERO)).unwrap();
     assert_eq!(memory.stats().used(), (1 << 18) + (3 << 18) - 5);
-    memory.keep_run(run, Kind::Run).unwrap();
+    memory.keep(run).unwrap();
     assert_eq!(memory.stats().preserved, run.frames());
-    memory.let_go_run(run, Kind::Run).unwrap();
-    free_run(&memory, run, Kind::Run).unwrap();
+    memory.let_go(run).unwrap();
+    free_run(&memory, run, FrameType::Run).unwrap();
     drop(largest);
-    let nodes = memory.counts().nodes();
+    let nodes = memory.preserved().counts().nodes();
     assert_eq!(memory.stats().used(), nodes);
 }
 
@@ -282,7 +291,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Live {
     run: Run,
-    kind: Kind,
+    kind: FrameType,
     preserved: bool,
     stamp: u64,
 }
@@ -308,21 +317,21 @@ proptest! {
                     let request = if zeroed { request.zeroed() } else { request };
                     if let Ok(b) = memory.alloc(request) {
                         prop_assert_eq!(b.order(), order(o));
-                        new = Some((b.run(), Kind::Folio));
+                        new = Some((b.run(), FrameType::Folio));
                         if zeroed {
                             check_zeroes(&memory, b.run());
                         }
                     }
                 }
                 Op::Run(n, align) => {
-                    let request = Request::new(order(align)).kind(Kind::Run);
+                    let request = Request::new(order(align)).frame_type(FrameType::Run);
                     if let Ok(run) = memory.alloc_run(n, request) {
                         prop_assert_eq!(run.frames(), n);
                         prop_assert!(run.start().is_aligned(order(align)));
-                        new = Some((run, Kind::Run));
+                        new = Some((run, FrameType::Run));
                     } else {
                         let mut taken: Vec<Run> = live.iter().map(|l| l.run).collect();
-                        memory.for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
+                        memory.preserved().for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
                         let fits = memory.ranges().any(|(range, _)| {
                             let starts = range.start().get()..range.end().get();
                             starts.filter_map(|s| Run::new(Pfn::new(s), n)).any(|run| {
@@ -339,21 +348,21 @@ proptest! {
                     let taken = live.iter().any(|l| l.run.overlaps(b.run()));
                     let nodes_there = {
                         let mut any = false;
-                        memory.for_each_node(|node| any |= b.run().contains(node.addr.pfn()));
+                        memory.preserved().for_each_node(|node| any |= b.run().contains(node.addr.pfn()));
                         any
                     };
-                    let got = memory.alloc_at(b, Kind::Folio);
+                    let got = memory.alloc_at(b);
                     let memory_there = memory.contains(b.run());
                     prop_assert_eq!(got.is_ok(), memory_there && !taken && !nodes_there, "{:?}", got);
                     if got.is_ok() {
-                        new = Some((b.run(), Kind::Folio));
+                        new = Some((b.run(), FrameType::Folio));
                     }
                 }
                 Op::Free(i) if !live.is_empty() => {
                     let it = live[i % live.len()];
                     check(&memory, it.run, it.stamp);
                     let freed = match it.kind {
-                        Kind::Run => free_run(&memory, it.run, it.kind),
+                        FrameType::Run => free_run(&memory, it.run, it.kind),
                         _ => free(&memory, it.run.blocks().next().unwrap(), it.kind),
                     };
                     if it.preserved {
@@ -369,8 +378,8 @@ proptest! {
                     let it = &mut live[at];
                     let b = it.run.blocks().next().unwrap();
                     let done = match (it.kind, it.preserved) {
-                        (Kind::Run, false) => memory.keep_run(it.run, it.kind),
-                        (Kind::Run, true) => memory.let_go_run(it.run, it.kind),
+                        (FrameType::Run, false) => memory.keep(it.run),
+                        (FrameType::Run, true) => memory.let_go(it.run),
                         (_, false) => memory.keep(b),
                         (_, true) => memory.let_go(b),
                     };
@@ -386,8 +395,8 @@ proptest! {
                     let it = live[at];
                     let n = if grow { it.run.frames() + n } else { n };
                     let resize = if grow { grow_run } else { shrink_run };
-                    let result = resize(&memory, it.run, n, Kind::Run);
-                    let may = it.kind == Kind::Run && !it.preserved;
+                    let result = resize(&memory, it.run, n, FrameType::Run);
+                    let may = it.kind == FrameType::Run && !it.preserved;
                     if let Ok(run) = result {
                         // The frames that were there before are as they were.
                         check(&memory, if grow { it.run } else { run }, it.stamp);
@@ -413,7 +422,7 @@ proptest! {
             }
             let stats = memory.stats();
             let owned: u64 = live.iter().map(|l| l.run.frames()).sum();
-            prop_assert_eq!(stats.used(), owned + memory.counts().nodes());
+            prop_assert_eq!(stats.used(), owned + memory.preserved().counts().nodes());
             prop_assert_eq!(stats.free() + stats.cached + stats.used(), 1700);
             let preserved = live.iter().filter(|l| l.preserved).map(|l| l.run.frames());
             prop_assert_eq!(stats.preserved, preserved.sum::<u64>());

@@ -10,9 +10,9 @@ use common::owned::Owned as _;
 use common::{add_range, base, block, claim_as, free, free_run, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{
-    Block, Cpus, Error, Fate, Kind, Linear, Memory, NodeId, OneCpu, Order, PAGE_SIZE, PhysAddr,
-    Request, Run,
+    Cpus, Disposition, Error, FrameType, Linear, Memory, NodeId, OneCpu, Request,
 };
+use heirloom_kho::{Block, Order, PAGE_SIZE, PhysAddr, Run};
 
 const FRAMES: u64 = 2048;
 
@@ -23,9 +23,9 @@ fn kernel() -> (Memory<Ram>, Vec<Block>) {
     let ranges = Ram::frames(FRAMES);
     let memory = Ram::over(&span).attach(&ranges).unwrap();
     let left: Vec<_> = (0..40).map(|i| memory.alloc(Request::new(order(i % 4))).unwrap()).collect();
-    memory.keep_all(&left).unwrap();
-    let root = memory.tree_root().unwrap();
-    let (memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
+    memory.keep(&left[..]).unwrap();
+    let root = memory.preserved().tree_root().unwrap();
+    let (memory, _) = memory.into_machine().attach(&ranges).unwrap().take_over(root).unwrap();
     let own = memory.alloc(Request::new(order(2))).unwrap();
     memory.keep(own).unwrap();
     (memory, left)
@@ -34,27 +34,27 @@ fn kernel() -> (Memory<Ram>, Vec<Block>) {
 /// Calls everything that needs no ownership but its own.
 fn everything(memory: &Memory<Ram>) {
     for o in [0, 0, 1, 3, 6, 9] {
-        let folio = memory.folio(Request::new(order(o)).zeroed()).unwrap();
+        let folio = memory.alloc_folio(Request::new(order(o)).zeroed()).unwrap();
         let kept = folio.preserve().unwrap();
         drop(kept.unpreserve().unwrap());
     }
-    let run = memory.alloc_run(11, Request::new(Order::ZERO).kind(Kind::Run)).unwrap();
-    memory.keep_run(run, Kind::Run).unwrap();
-    memory.let_go_run(run, Kind::Run).unwrap();
-    free_run(memory, run, Kind::Run).unwrap();
+    let run = memory.alloc_run(11, Request::new(Order::ZERO)).unwrap();
+    memory.keep(run).unwrap();
+    memory.let_go(run).unwrap();
+    free_run(memory, run, FrameType::Run).unwrap();
     let many: Vec<_> = (0..200).map(|_| memory.alloc(Request::new(Order::ZERO)).unwrap()).collect();
-    memory.keep_all(&many).unwrap();
-    memory.let_go_all(&many).unwrap();
+    memory.keep(&many[..]).unwrap();
+    memory.let_go(&many[..]).unwrap();
     for block in many {
-        assert_eq!(memory.owning_block(block.pfn()), Some((block.run(), Kind::Folio, false)));
-        free(memory, block, Kind::Folio).unwrap();
+        assert_eq!(memory.owning_block(block.pfn()), Some((block.run(), FrameType::Folio, false)));
+        free(memory, block, FrameType::Folio).unwrap();
     }
     let mut seen = 0;
-    memory.for_each_preserved(|_| seen += 1);
-    memory.for_each_adjacent(|_| seen += 1);
-    memory.for_each_node(|_| seen += 1);
+    memory.preserved().for_each(|_| seen += 1);
+    memory.preserved().for_each_range(|_| seen += 1);
+    memory.preserved().for_each_node(|_| seen += 1);
     assert!(seen > 0);
-    assert!(memory.tree_root().is_ok() && memory.counts().nodes() > 0);
+    assert!(memory.preserved().tree_root().is_ok() && memory.preserved().counts().nodes() > 0);
     assert!(memory.stats().used() > 0);
     memory.drain();
 }
@@ -63,48 +63,52 @@ fn everything(memory: &Memory<Ram>) {
 /// blocks.
 fn inheritance(memory: &Memory<Ram>, this: Block) {
     let left = inherited(memory);
-    assert!(left.contains(&this) && memory.is_inherited(this) && memory.is_preserved(this));
-    assert_eq!(memory.inherited_block(this.pfn()), Some(this));
-    assert_eq!(memory.disinherit(|_| Fate::Keep), (0, left.len() as u64));
+    assert!(
+        left.contains(&this)
+            && memory.predecessor().contains(this)
+            && memory.preserved().contains(this)
+    );
+    assert_eq!(memory.predecessor().block_at(this.pfn()), Some(this));
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Keep), (0, left.len() as u64));
     // One in the other, and one in that.
     let mut deep = 0;
-    let kept = memory.disinherit(|block| {
+    let kept = memory.predecessor().finish(|block| {
         if block == this {
-            deep = memory.disinherit(|_| Fate::Keep).1;
+            deep = memory.predecessor().finish(|_| Disposition::Keep).1;
         }
-        Fate::Keep
+        Disposition::Keep
     });
     assert_eq!((kept, deep), ((0, left.len() as u64), left.len() as u64));
     let once = Err(Error::NotPreserved { block: this });
-    for kind in [Kind::Folio, Kind::Table] {
+    for kind in [FrameType::Folio, FrameType::Table] {
         claim_as(memory, this, kind).unwrap();
         assert_eq!(claim_as(memory, this, kind), once);
-        assert!(memory.is_preserved(this) && !memory.is_inherited(this));
+        assert!(memory.preserved().contains(this) && !memory.predecessor().contains(this));
         // SAFETY: claimed just now, and not written.
-        unsafe { memory.unclaim(this, kind, None) }.unwrap();
+        unsafe { memory.unclaim_as(this, kind) }.unwrap();
     }
-    memory.claim_all(&[this]).unwrap();
-    assert_eq!(memory.claim_folio(this).map(drop), once);
+    memory.claim(&[this]).unwrap();
+    assert_eq!(memory.claim_owned(this).map(drop), once);
     // SAFETY: as above.
-    unsafe { memory.unclaim(this, Kind::Folio, None) }.unwrap();
-    for kind in [Kind::Run, Kind::Buffer] {
-        memory.claim_run(this.run(), kind).unwrap();
+    unsafe { memory.unclaim_as(this, FrameType::Folio) }.unwrap();
+    for kind in [FrameType::Run, FrameType::Buffer] {
+        claim_as(memory, this.run(), kind).unwrap();
         assert_eq!(memory.run_at(this.pfn(), kind), Ok(this.run()));
         // SAFETY: as above.
-        unsafe { memory.unclaim_run(this.run(), kind) }.unwrap();
+        unsafe { memory.unclaim_as(this.run(), kind) }.unwrap();
     }
     // And with a label, which is taken off again.
-    common::label(memory, this, Kind::Slab).unwrap();
-    assert_eq!(memory.label_of(this), Some(Kind::Slab));
-    claim_as(memory, this, Kind::Slab).unwrap();
+    common::label(memory, this, FrameType::Slab).unwrap();
+    assert_eq!(memory.predecessor().label_of(this), Some(FrameType::Slab));
+    claim_as(memory, this, FrameType::Slab).unwrap();
     // SAFETY: as above.
-    unsafe { memory.unclaim(this, Kind::Table, None) }.unwrap();
+    unsafe { memory.unclaim_as(this, FrameType::Table) }.unwrap();
     assert_eq!(inherited(memory), left);
 }
 
 fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
     let mut blocks = Vec::new();
-    memory.for_each_inherited(|block| blocks.push(block));
+    memory.predecessor().for_each(|block| blocks.push(block));
     blocks
 }
 
@@ -129,7 +133,7 @@ fn walks_call_code_that_calls_everything() {
     let (memory, left) = kernel();
     beside(&memory, || {
         let mut blocks = 0;
-        memory.for_each_inherited(|block| {
+        memory.predecessor().for_each(|block| {
             everything(&memory);
             inheritance(&memory, block);
             blocks += 1;
@@ -137,7 +141,7 @@ fn walks_call_code_that_calls_everything() {
         assert_eq!(blocks, left.len());
         // What another thread preserves for a moment may be met too.
         let mut calls = 0;
-        memory.for_each_preserved(|_| {
+        memory.preserved().for_each(|_| {
             if calls < 20 {
                 everything(&memory);
                 inheritance(&memory, left[1]);
@@ -145,14 +149,14 @@ fn walks_call_code_that_calls_everything() {
             calls += 1;
         });
         let mut rows = 0;
-        memory.for_each_adjacent(|_| {
+        memory.preserved().for_each_range(|_| {
             if rows < 20 {
                 everything(&memory);
                 inheritance(&memory, left[2]);
             }
             rows += 1;
         });
-        memory.for_each_node(|_| {
+        memory.preserved().for_each_node(|_| {
             everything(&memory);
             inheritance(&memory, left[0]);
         });
@@ -163,7 +167,7 @@ fn walks_call_code_that_calls_everything() {
             assert_eq!(memory.node_of(run.start()), Ok(node));
         }
     });
-    memory.claim_all(&left).unwrap();
+    memory.claim(&left[..]).unwrap();
 }
 
 #[test]
@@ -172,28 +176,29 @@ fn a_fate_is_decided_by_code_that_calls_everything() {
     let own = 1;
     beside(&memory, || {
         let (mut asked, mut nested, mut claimed) = (Vec::new(), (0, 0), Vec::new());
-        let done = memory.disinherit(|block| {
+        let done = memory.predecessor().finish(|block| {
             everything(&memory);
             inheritance(&memory, block);
             asked.push(block);
             match asked.len() % 5 {
-                0 => Fate::Keep,
-                1 => Fate::Free,
+                0 => Disposition::Keep,
+                1 => Disposition::Free,
                 2 => {
                     // Claimed here: left to its owner, whatever is decided.
-                    claimed.push(memory.claim_folio(block).unwrap().into_raw());
-                    Fate::Free
+                    claimed.push(memory.claim_owned(block).unwrap().into_raw());
+                    Disposition::Free
                 }
                 3 => {
-                    claimed.push(memory.claim_folio(block).unwrap().into_raw());
-                    Fate::Keep
+                    claimed.push(memory.claim_owned(block).unwrap().into_raw());
+                    Disposition::Keep
                 }
                 _ => {
-                    let this = |other| if other == block { Fate::Free } else { Fate::Keep };
-                    let (freed, kept) = memory.disinherit(this);
+                    let this =
+                        |other| if other == block { Disposition::Free } else { Disposition::Keep };
+                    let (freed, kept) = memory.predecessor().finish(this);
                     nested = (nested.0 + freed, nested.1 + kept);
                     // Freed already, and maybe another's by now.
-                    Fate::Free
+                    Disposition::Free
                 }
             }
         });
@@ -206,34 +211,39 @@ fn a_fate_is_decided_by_code_that_calls_everything() {
         assert_eq!(inherited(&memory).len(), 8);
         for block in claimed {
             memory.let_go(block).unwrap();
-            free(&memory, block, Kind::Folio).unwrap();
+            free(&memory, block, FrameType::Folio).unwrap();
         }
-        assert_eq!(memory.disinherit(|_| Fate::Free), (8, 0));
+        assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (8, 0));
     });
     memory.drain();
     memory.audit().unwrap();
-    assert_eq!(memory.counts().total(), own);
+    assert_eq!(memory.preserved().counts().total(), own);
 }
 
 #[test]
 fn a_fate_that_lets_others_go_is_asked_about_none_of_them() {
     let (memory, left) = kernel();
     let mut asked = 0;
-    let done = memory.disinherit(|block| {
+    let done = memory.predecessor().finish(|block| {
         asked += 1;
         // All the others; and what is allocated in their place is no predecessor's.
-        let others =
-            memory.disinherit(|other| if other == block { Fate::Keep } else { Fate::Free });
+        let others = memory
+            .predecessor()
+            .finish(|other| if other == block { Disposition::Keep } else { Disposition::Free });
         assert_eq!(others, (left.len() as u64 - 1, 1));
-        let folios = std::iter::from_fn(|| memory.folio(Request::new(order(0))).ok());
+        let folios = std::iter::from_fn(|| memory.alloc_folio(Request::new(order(0))).ok());
         let kept: Vec<_> = folios.take(900).map(|folio| folio.preserve().unwrap()).collect();
         assert_eq!(kept.len(), 900);
         let kept: Vec<_> = kept.into_iter().map(heirloom_folio::PreservedFolio::into_raw).collect();
-        assert!(kept.iter().all(|own| memory.is_preserved(*own) && !memory.is_inherited(*own)));
-        Fate::Free
+        assert!(
+            kept.iter().all(
+                |own| memory.preserved().contains(*own) && !memory.predecessor().contains(*own)
+            )
+        );
+        Disposition::Free
     });
     assert_eq!((done, asked), ((1, 0), 1));
-    assert_eq!(memory.counts().total(), 901);
+    assert_eq!(memory.preserved().counts().total(), 901);
     memory.audit().unwrap();
 }
 
@@ -248,7 +258,7 @@ fn a_range_is_added_by_code_that_runs_in_a_walk() {
         at = at.add(1);
     };
     let mut calls = 0;
-    memory.for_each_inherited(|_| {
+    memory.predecessor().for_each(|_| {
         if calls < 5 {
             add();
         }
@@ -260,11 +270,11 @@ fn a_range_is_added_by_code_that_runs_in_a_walk() {
             add();
         }
     }
-    let done = memory.disinherit(|_| {
+    let done = memory.predecessor().finish(|_| {
         if memory.ranges().count() < 12 {
             add();
         }
-        Fate::Keep
+        Disposition::Keep
     });
     assert_eq!(done, (0, 40));
     assert_eq!(memory.ranges().count(), 12);
@@ -275,17 +285,19 @@ fn a_range_is_added_by_code_that_runs_in_a_walk() {
 fn code_that_is_pinned_calls_everything() {
     let (memory, left) = kernel();
     for _ in 0..3 {
-        memory.machine().pinned(|cpu| {
+        memory.machine().with_cpu(|cpu| {
             assert!(cpu.is_some());
             everything(&memory);
             inheritance(&memory, left[0]);
-            memory.machine().pinned_now(|_| {
+            memory.machine().try_with_cpu(|_| {
                 everything(&memory);
                 inheritance(&memory, left[1]);
             });
         });
     }
-    memory.machine().pinned(|_| assert_eq!(memory.disinherit(|_| Fate::Free), (40, 0)));
+    memory
+        .machine()
+        .with_cpu(|_| assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (40, 0)));
     everything(&memory);
 }
 
@@ -304,17 +316,17 @@ fn a_panic_in_a_walk_keeps_nothing() {
         for walk in 0..4 {
             let mut n = n.min(if walk > 1 { 1 } else { n });
             let walked = catch_unwind(AssertUnwindSafe(|| match walk {
-                0 => memory.for_each_inherited(|_| panic_at(&mut n)),
-                1 => memory.for_each_preserved(|_| panic_at(&mut n)),
-                2 => memory.for_each_adjacent(|_| panic_at(&mut n)),
-                _ => memory.for_each_node(|_| panic_at(&mut n)),
+                0 => memory.predecessor().for_each(|_| panic_at(&mut n)),
+                1 => memory.preserved().for_each(|_| panic_at(&mut n)),
+                2 => memory.preserved().for_each_range(|_| panic_at(&mut n)),
+                _ => memory.preserved().for_each_node(|_| panic_at(&mut n)),
             }));
             assert!(walked.is_err());
         }
     }
     assert_eq!(inherited(&memory).len(), left.len());
-    memory.claim(left[3], Kind::Folio).unwrap();
-    assert_eq!(memory.disinherit(|_| Fate::Free), (39, 0));
+    memory.claim(left[3]).unwrap();
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (39, 0));
 }
 
 #[test]
@@ -324,10 +336,10 @@ fn a_panic_in_a_fate_leaves_what_was_decided_and_the_rest_to_be_claimed() {
         let mut asked = Vec::new();
         let ended = catch_unwind(AssertUnwindSafe(|| {
             let mut n = n;
-            memory.disinherit(|block| {
+            memory.predecessor().finish(|block| {
                 panic_at(&mut n);
                 asked.push(block);
-                if asked.len() % 2 == 0 { Fate::Keep } else { Fate::Free }
+                if asked.len() % 2 == 0 { Disposition::Keep } else { Disposition::Free }
             })
         }));
         assert!(ended.is_err());
@@ -337,18 +349,18 @@ fn a_panic_in_a_fate_leaves_what_was_decided_and_the_rest_to_be_claimed() {
         let rest = inherited(&memory);
         assert_eq!(rest.len(), left.len() - freed);
         for (i, block) in asked.iter().enumerate() {
-            assert_eq!(memory.is_preserved(*block), i % 2 == 1, "{i}");
-            assert_eq!(memory.is_inherited(*block), i % 2 == 1, "{i}");
+            assert_eq!(memory.preserved().contains(*block), i % 2 == 1, "{i}");
+            assert_eq!(memory.predecessor().contains(*block), i % 2 == 1, "{i}");
         }
         // The rest goes on, what was kept with what was not asked about.
-        memory.claim(rest[0], Kind::Folio).unwrap();
-        assert_eq!(memory.disinherit(|_| Fate::Free), (39 - freed as u64, 0));
+        memory.claim(rest[0]).unwrap();
+        assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (39 - freed as u64, 0));
         memory.let_go(rest[0]).unwrap();
-        free(&memory, rest[0], Kind::Folio).unwrap();
+        free(&memory, rest[0], FrameType::Folio).unwrap();
         memory.drain();
         memory.audit().unwrap();
         let own = block(0, 2).order().frames();
-        assert_eq!(memory.stats().used(), own + memory.counts().nodes());
+        assert_eq!(memory.stats().used(), own + memory.preserved().counts().nodes());
     }
 }
 
@@ -358,7 +370,7 @@ fn one_cpu_is_left_by_a_panic() {
     let ram = core::ptr::NonNull::from(vec![0_u8; 2 * PAGE_SIZE].leak()).cast();
     // SAFETY: leaked, and used through the map alone.
     let machine = OneCpu::new(unsafe { Linear::new(ram, PhysAddr::new(1 << 32), 2 * PAGE_SIZE) });
-    let caught = catch_unwind(AssertUnwindSafe(|| machine.pinned(|_| panic!("the caller's"))));
+    let caught = catch_unwind(AssertUnwindSafe(|| machine.with_cpu(|_| panic!("the caller's"))));
     assert!(caught.is_err());
-    assert!(machine.pinned(|cpu| cpu).is_some(), "the CPU is gone for good");
+    assert!(machine.with_cpu(|cpu| cpu).is_some(), "the CPU is gone for good");
 }

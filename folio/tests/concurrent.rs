@@ -11,7 +11,8 @@ use std::thread;
 use common::owned::Owned as _;
 use common::{base, check, free, free_run, grow_run, order, run, shrink_run, write};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, PAGE_SIZE, Pfn, Request, Run};
+use heirloom_folio::{Disposition, Error, FrameType, Memory, NodeId, Request};
+use heirloom_kho::{Block, PAGE_SIZE, Pfn, Run};
 
 const THREADS: u64 = 4;
 /// Steps of each thread; fewer where each costs a hundred times as much.
@@ -42,7 +43,7 @@ impl Dice {
 #[derive(Clone, Copy)]
 struct Owned {
     run: Run,
-    kind: Kind,
+    kind: FrameType,
     preserved: bool,
     stamp: u64,
 }
@@ -54,8 +55,8 @@ impl Owned {
 
     fn toggle(&mut self, memory: &Memory<Ram>) {
         let done = match (self.kind, self.preserved) {
-            (Kind::Run, false) => memory.keep_run(self.run, self.kind),
-            (Kind::Run, true) => memory.let_go_run(self.run, self.kind),
+            (FrameType::Run, false) => memory.keep(self.run),
+            (FrameType::Run, true) => memory.let_go(self.run),
             (_, false) => memory.keep(self.block()),
             (_, true) => memory.let_go(self.block()),
         };
@@ -71,7 +72,7 @@ impl Owned {
             self.toggle(memory);
         }
         let freed = match self.kind {
-            Kind::Run => free_run(memory, self.run, self.kind),
+            FrameType::Run => free_run(memory, self.run, self.kind),
             _ => free(memory, self.block(), self.kind),
         };
         assert_eq!(freed, Ok(()));
@@ -79,7 +80,7 @@ impl Owned {
 
     /// Grows or shrinks a run, if it is one.
     fn resize(&mut self, memory: &Memory<Ram>, frames: u64) {
-        if self.kind != Kind::Run || self.preserved {
+        if self.kind != FrameType::Run || self.preserved {
             return;
         }
         let grow = frames > self.run.frames();
@@ -105,21 +106,31 @@ fn work(memory: &Memory<Ram>, seed: u64, passed: &Mutex<Vec<Owned>>) {
                 let node = NodeId(dice.roll(2) as u16);
                 if let Ok(b) = memory.alloc(Request::new(order(o)).on(node)) {
                     write(memory, b.run(), stamp);
-                    owned.push(Owned { run: b.run(), kind: Kind::Folio, preserved: false, stamp });
+                    owned.push(Owned {
+                        run: b.run(),
+                        kind: FrameType::Folio,
+                        preserved: false,
+                        stamp,
+                    });
                 }
             }
             5 | 6 => {
-                let request = Request::new(order(0)).kind(Kind::Run);
+                let request = Request::new(order(0)).frame_type(FrameType::Run);
                 if let Ok(run) = memory.alloc_run(1 + dice.roll(90), request) {
                     write(memory, run, stamp);
-                    owned.push(Owned { run, kind: Kind::Run, preserved: false, stamp });
+                    owned.push(Owned { run, kind: FrameType::Run, preserved: false, stamp });
                 }
             }
             7 => {
                 let b = Block::containing(base().add(dice.roll(6100)), order(dice.roll(4) as u8));
-                if memory.alloc_at(b, Kind::Folio).is_ok() {
+                if memory.alloc_at(b).is_ok() {
                     write(memory, b.run(), stamp);
-                    owned.push(Owned { run: b.run(), kind: Kind::Folio, preserved: false, stamp });
+                    owned.push(Owned {
+                        run: b.run(),
+                        kind: FrameType::Folio,
+                        preserved: false,
+                        stamp,
+                    });
                 }
             }
             8 | 9 if !owned.is_empty() => {
@@ -155,18 +166,18 @@ fn assert_whole_again(mut memory: Memory<Ram>, ranges: &[(Run, NodeId)]) {
     // Not only `drain`: the slots of threads that have ended may have new owners by now.
     memory.drain_all();
     let (stats, audit) = (memory.stats(), memory.audit().unwrap());
-    let nodes = memory.counts().nodes();
+    let nodes = memory.preserved().counts().nodes();
     assert_eq!((stats.used(), stats.cached, stats.preserved), (nodes, 0, 0));
-    assert_eq!((audit.allocated[Kind::Table as usize], audit.reserved), (nodes, 0));
+    assert_eq!((audit.allocated[FrameType::Table as usize], audit.reserved), (nodes, 0));
     assert_eq!(audit.free, stats.frames - nodes);
     if nodes > 0 {
         // The nodes go with a generation.
-        let root = memory.tree_root().unwrap();
-        let (next, counts) = memory.into_machine().attach(ranges).unwrap().inherit(root).unwrap();
+        let root = memory.preserved().tree_root().unwrap();
+        let (next, counts) = memory.into_machine().attach(ranges).unwrap().take_over(root).unwrap();
         assert_eq!((counts.total(), counts.nodes()), (0, nodes));
-        assert_eq!(next.disinherit(|_| unreachable!("nothing was preserved")), (0, 0));
+        assert_eq!(next.predecessor().finish(|_| unreachable!("nothing was preserved")), (0, 0));
         let stats = next.stats();
-        assert_eq!((next.counts().nodes(), stats.used()), (1, 1), "the root stays");
+        assert_eq!((next.preserved().counts().nodes(), stats.used()), (1, 1), "the root stays");
         assert_eq!((stats.cached, stats.preserved), (0, 0));
         next.audit().unwrap();
     } else {
@@ -215,7 +226,7 @@ fn frames_allocated_by_one_thread_and_freed_by_another() {
         s.spawn(|| {
             for (b, stamp) in receiver {
                 check(&memory, b.run(), stamp);
-                free(&memory, b, Kind::Folio).unwrap();
+                free(&memory, b, FrameType::Folio).unwrap();
             }
         });
     });
@@ -241,17 +252,17 @@ fn the_last_frames_are_fought_over() {
                             write(memory, b.run(), stamp);
                             owned.push((b, stamp));
                         }
-                        Ok(b) => free(memory, b, Kind::Folio).unwrap(),
+                        Ok(b) => free(memory, b, FrameType::Folio).unwrap(),
                         Err(_) => {
                             for (b, stamp) in owned.drain(..) {
                                 check(memory, b.run(), stamp);
-                                free(memory, b, Kind::Folio).unwrap();
+                                free(memory, b, FrameType::Folio).unwrap();
                             }
                         }
                     }
                 }
                 for (b, _) in owned {
-                    free(memory, b, Kind::Folio).unwrap();
+                    free(memory, b, FrameType::Folio).unwrap();
                 }
             });
         }
@@ -319,25 +330,25 @@ fn of_two_that_claim_one_succeeds() {
     let memory = Ram::memory(&ranges).unwrap();
     let blocks: Vec<_> =
         (0..150).map(|i| memory.alloc(Request::new(order(i % 2))).unwrap()).collect();
-    memory.keep_all(&blocks).unwrap();
-    let root = memory.tree_root().unwrap();
-    let (memory, _) = memory.into_machine().attach(&ranges).unwrap().inherit(root).unwrap();
-    let claim = || blocks.iter().filter_map(|b| memory.claim_folio(*b).ok()).collect::<Vec<_>>();
+    memory.keep(&blocks[..]).unwrap();
+    let root = memory.preserved().tree_root().unwrap();
+    let (memory, _) = memory.into_machine().attach(&ranges).unwrap().take_over(root).unwrap();
+    let claim = || blocks.iter().filter_map(|b| memory.claim_owned(*b).ok()).collect::<Vec<_>>();
     let (one, two) = thread::scope(|s| {
         let (one, two) = (s.spawn(claim), s.spawn(claim));
         (one.join().unwrap(), two.join().unwrap())
     });
     assert_eq!(one.len() + two.len(), blocks.len());
-    assert_eq!(memory.disinherit(|_| unreachable!("all were claimed")), (0, 0));
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("all were claimed")), (0, 0));
     for kept in one.into_iter().chain(two) {
-        assert!(memory.is_preserved(kept.block()));
+        assert!(memory.preserved().contains(kept.extent()));
         drop(kept.unpreserve().unwrap());
     }
     assert_whole_again(memory, &ranges);
 }
 
 /// What a thread claimed, and what is written there from then on.
-type Claimed = Vec<(Run, Kind, u64)>;
+type Claimed = Vec<(Run, FrameType, u64)>;
 
 /// Claims what it can of `mine`, blocks and runs of two neighbours, and writes over it; puts some back.
 fn claim_some(memory: &Memory<Ram>, mine: &[Block], seed: u64) -> Claimed {
@@ -350,12 +361,12 @@ fn claim_some(memory: &Memory<Ram>, mine: &[Block], seed: u64) -> Claimed {
         // Two neighbours of order 0 are two blocks in the tree if the first lies at an odd frame.
         let run = run.filter(|run| run.blocks().count() == 2 && dice.roll(2) == 0);
         let (run, kind) = match run {
-            Some(run) => (run, Kind::Run),
-            None => (block.run(), Kind::Folio),
+            Some(run) => (run, FrameType::Run),
+            None => (block.run(), FrameType::Folio),
         };
         let done = match kind {
-            Kind::Run => memory.claim_run(run, kind),
-            _ => memory.claim(*block, kind),
+            FrameType::Run => memory.claim(run),
+            _ => memory.claim(*block),
         };
         match done {
             // Nothing is written to what is put back.
@@ -363,8 +374,8 @@ fn claim_some(memory: &Memory<Ram>, mine: &[Block], seed: u64) -> Claimed {
                 // SAFETY: claimed just now, and as it was.
                 let back = unsafe {
                     match kind {
-                        Kind::Run => memory.unclaim_run(run, kind),
-                        _ => memory.unclaim(*block, kind, None),
+                        FrameType::Run => memory.unclaim_as(run, FrameType::Run),
+                        _ => memory.unclaim_as(*block, FrameType::Folio),
                     }
                 };
                 back.unwrap();
@@ -394,13 +405,13 @@ fn claims_beside_disposal_each_block_has_one_end() {
         let block = |_| memory.alloc(Request::new(order(0))).unwrap();
         let mut blocks: Vec<_> = (0..if cfg!(miri) { 40 } else { 400 }).map(block).collect();
         blocks.sort();
-        memory.keep_all(&blocks).unwrap();
+        memory.keep(&blocks[..]).unwrap();
         for block in &blocks {
             write(&memory, block.run(), LEFT);
         }
-        let root = memory.tree_root().unwrap();
+        let root = memory.preserved().tree_root().unwrap();
         let next = memory.into_machine().attach(&ranges).unwrap();
-        let (memory, _) = next.inherit(root).unwrap();
+        let (memory, _) = next.take_over(root).unwrap();
         let start = Barrier::new(5);
         let (claimed, freed) = thread::scope(|scope| {
             // All of them want all.
@@ -417,11 +428,15 @@ fn claims_beside_disposal_each_block_has_one_end() {
                     start.wait();
                     (0..round * 40).for_each(|_| std::hint::spin_loop());
                     // Neither frees all that there is.
-                    let (freed, kept) = memory.disinherit(|block| {
-                        if block.pfn().get() % 3 == which { Fate::Keep } else { Fate::Free }
+                    let (freed, kept) = memory.predecessor().finish(|block| {
+                        if block.pfn().get() % 3 == which {
+                            Disposition::Keep
+                        } else {
+                            Disposition::Free
+                        }
                     });
                     let mut taken = Vec::new();
-                    while let Ok(mut folio) = memory.folio(Request::new(order(0))) {
+                    while let Ok(mut folio) = memory.alloc_folio(Request::new(order(0))) {
                         folio.bytes_mut().fill(0xff);
                         taken.push(folio);
                     }
@@ -433,24 +448,24 @@ fn claims_beside_disposal_each_block_has_one_end() {
             (claimed, ends.map(|end| end.join().unwrap()).map(|(freed, _)| freed))
         });
         let mut rest = 0;
-        memory.for_each_inherited(|block| {
+        memory.predecessor().for_each(|block| {
             check(&memory, block.run(), LEFT);
             rest += 1;
         });
         let owned: u64 = claimed.iter().map(|(run, ..)| run.frames()).sum();
         let ends = owned + freed[0] + freed[1] + rest;
         assert_eq!(ends, blocks.len() as u64, "round {round}: {owned}, {freed:?}, {rest}");
-        let nodes = memory.counts().nodes();
+        let nodes = memory.preserved().counts().nodes();
         assert_eq!(memory.stats().used(), owned + rest + nodes, "round {round}");
-        assert_eq!(memory.counts().total(), owned + rest, "round {round}");
+        assert_eq!(memory.preserved().counts().total(), owned + rest, "round {round}");
         memory.audit().unwrap();
-        let (freed, kept) = memory.disinherit(|_| Fate::Free);
+        let (freed, kept) = memory.predecessor().finish(|_| Disposition::Free);
         assert_eq!((freed, kept), (rest, 0), "round {round}");
         for (run, kind, stamp) in claimed {
             check(&memory, run, stamp);
-            if kind == Kind::Run {
+            if kind == FrameType::Run {
                 assert_eq!(memory.run_at(run.start(), kind), Ok(run));
-                memory.let_go_run(run, kind).unwrap();
+                memory.let_go(run).unwrap();
                 free_run(&memory, run, kind).unwrap();
             } else {
                 let block = run.blocks().next().unwrap();

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{base, free, free_run, order};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;
-use heirloom_folio::{
-    Block, DirectMap as _, Fate, Folio, Kind, Memory, Order, PAGE_SIZE, Request, Run,
-};
+use heirloom_folio::{DirectMap as _, Disposition, Folio, FrameType, Memory, Request};
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{Block, Order, PAGE_SIZE, Run};
 
 /// Writes values with padding all over the memory, whose bytes between the fields are none.
 fn leave_padding(memory: &Memory<Ram>) {
@@ -20,7 +20,7 @@ fn leave_padding(memory: &Memory<Ram>) {
         // SAFETY: allocated just now, and the values fit.
         unsafe { at.add(i).write((1, 2)) };
     }
-    free(memory, block, Kind::Folio).unwrap();
+    free(memory, block, FrameType::Folio).unwrap();
     memory.drain();
 }
 
@@ -33,35 +33,35 @@ fn sum(bytes: &[u8]) -> u64 {
 fn the_bytes_of_an_owned_folio_are_bytes_whatever_was_there() {
     let memory = Ram::memory(&Ram::frames(32)).unwrap();
     leave_padding(&memory);
-    let mut folio = memory.folio(Request::new(order(1))).unwrap();
+    let mut folio = memory.alloc_folio(Request::new(order(1))).unwrap();
     let before = sum(folio.bytes());
     assert_eq!(before, sum(folio.bytes_mut()));
     let kept = folio.preserve().unwrap();
     assert_eq!(before, sum(kept.bytes()));
-    let mut run = memory.run(3, Request::new(Order::ZERO)).unwrap();
+    let mut run = memory.alloc_owned_run(3, Request::new(Order::ZERO)).unwrap();
     let before = sum(run.bytes());
     assert_eq!(before, sum(run.bytes_mut()));
     let mut kept_run = run.preserve().unwrap();
     assert_eq!(before, sum(kept_run.bytes_mut()));
 
-    let root = memory.tree_root().unwrap();
+    let root = memory.preserved().tree_root().unwrap();
     let block = kept.into_raw();
     kept_run.into_raw();
     assert!(block.pfn() >= base());
     let (memory, _) =
-        memory.into_machine().attach(&Ram::frames(32)).unwrap().inherit(root).unwrap();
-    assert!(sum(memory.claim_folio(block).unwrap().bytes()) > 0);
+        memory.into_machine().attach(&Ram::frames(32)).unwrap().take_over(root).unwrap();
+    assert!(sum(memory.claim_owned(block).unwrap().bytes()) > 0);
 }
 
 #[test]
 fn what_is_asked_for_zeroed_is() {
     let memory = Ram::memory(&Ram::frames(32)).unwrap();
     leave_padding(&memory);
-    let mut folio = memory.folio(Request::new(order(1)).zeroed()).unwrap();
+    let mut folio = memory.alloc_folio(Request::new(order(1)).zeroed()).unwrap();
     assert!(folio.bytes().iter().all(|byte| *byte == 0));
     folio.bytes_mut()[0] = 1;
     assert_eq!(sum(folio.bytes()), 1);
-    let run = memory.run(3, Request::new(Order::ZERO).zeroed()).unwrap();
+    let run = memory.alloc_owned_run(3, Request::new(Order::ZERO).zeroed()).unwrap();
     assert!(run.bytes().iter().all(|byte| *byte == 0));
 }
 
@@ -71,22 +71,34 @@ fn by_address(memory: &Memory<Ram>, n: u64, frames: u64) {
     let block = Block::containing(pfn, order((n % 4) as u8));
     let run = Run::new(pfn, n % 5 + 1).unwrap();
     let ptr = memory.machine().ptr(pfn.addr());
-    let _ =
-        (memory.state(pfn), memory.owning_block(pfn), memory.node_of(pfn), memory.label_of(block));
-    let _ = (memory.is_preserved(block), memory.is_inherited(block), memory.inherited_block(pfn));
-    let _ = (memory.ptr(run), memory.contains(run), memory.next_gap(2, run));
-    let _ = memory.lookup(ptr, &BlockMatcher::new(Kind::Folio, block.order()));
-    for kind in [Kind::Folio, Kind::Run, Kind::Slab, Kind::Buffer, Kind::Table] {
-        let _ = (memory.run_at(pfn, kind), memory.claim(block, kind), memory.claim_run(run, kind));
+    let _ = (
+        memory.state(pfn),
+        memory.owning_block(pfn),
+        memory.node_of(pfn),
+        memory.predecessor().label_of(block),
+    );
+    let _ = (
+        memory.preserved().contains(block),
+        memory.predecessor().contains(block),
+        memory.predecessor().block_at(pfn),
+    );
+    let _ = (memory.ptr(run), memory.contains(run), memory.preserved().next_gap(2, run));
+    let _ = memory.lookup(ptr, &BlockMatcher::new(FrameType::Folio, block.order()));
+    for kind in
+        [FrameType::Folio, FrameType::Run, FrameType::Slab, FrameType::Buffer, FrameType::Table]
+    {
+        let _ = memory.run_at(pfn, kind);
     }
-    let _ = (memory.claim_all(&[block]), memory.claim_folio(block).is_ok());
-    let _ = memory.disinherit(|_| Fate::Keep);
-    if memory.alloc_at(block, Kind::Folio).is_ok() {
+    let row = FolioRange::new(block, n % 3).unwrap();
+    let _ = (memory.claim(block), memory.claim(run), memory.claim(row));
+    let _ = (memory.claim(&[block]), memory.claim_owned(block).is_ok());
+    let _ = memory.predecessor().finish(|_| Disposition::Keep);
+    if memory.alloc_at(block).is_ok() {
         // SAFETY: allocated just now.
         drop(unsafe { Folio::from_raw(memory, block) });
     }
-    if memory.alloc_run_at(run, Kind::Run).is_ok() {
-        free_run(memory, run, Kind::Run).unwrap();
+    if memory.alloc_at(run).is_ok() {
+        free_run(memory, run, FrameType::Run).unwrap();
     }
     if memory.reserve(run).is_ok() {
         // SAFETY: reserved just now.
@@ -103,7 +115,7 @@ fn handles_beside_every_safe_call_by_address_leave_a_whole_tree() {
     let (rounds, steps) = if cfg!(miri) { (1, 40) } else { (40, 4000) };
     for round in 0..rounds {
         let memory = Ram::memory(&ranges).unwrap();
-        let root = memory.tree_root().unwrap();
+        let root = memory.preserved().tree_root().unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (memory, stop) = (&memory, &stop);
@@ -117,7 +129,7 @@ fn handles_beside_every_safe_call_by_address_leave_a_whole_tree() {
             let own = |thread: u64| {
                 for n in 0..steps {
                     let order = order(((n + thread) % 3) as u8);
-                    if let Ok(mut folio) = memory.folio(Request::new(order)) {
+                    if let Ok(mut folio) = memory.alloc_folio(Request::new(order)) {
                         folio.bytes_mut()[0] = 1;
                         match folio.preserve() {
                             Ok(kept) if n % 2 == 0 => drop(kept.unpreserve().unwrap()),
@@ -128,7 +140,7 @@ fn handles_beside_every_safe_call_by_address_leave_a_whole_tree() {
                             Err(refused) => drop(refused.value),
                         }
                     }
-                    if let Ok(run) = memory.run(n % 6 + 1, Request::new(Order::ZERO))
+                    if let Ok(run) = memory.alloc_owned_run(n % 6 + 1, Request::new(Order::ZERO))
                         && let Ok(kept) = run.preserve()
                     {
                         drop(kept.unpreserve().unwrap());
@@ -147,14 +159,14 @@ fn handles_beside_every_safe_call_by_address_leave_a_whole_tree() {
         assert_eq!(memory.stats().preserved, 0);
         // A later owner of the same frames, in order.
         for order in [2, 1, 0].map(order) {
-            while let Ok(folio) = memory.folio(Request::new(order)) {
+            while let Ok(folio) = memory.alloc_folio(Request::new(order)) {
                 match folio.preserve() {
                     Ok(kept) => _ = kept.into_raw(),
                     Err(refused) => _ = refused.value.into_raw(),
                 }
             }
         }
-        let successor = memory.into_machine().attach(&ranges).unwrap().inherit(root);
+        let successor = memory.into_machine().attach(&ranges).unwrap().take_over(root);
         assert!(successor.is_ok(), "round {round}: {:?}", successor.err());
     }
 }

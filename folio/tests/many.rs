@@ -4,7 +4,9 @@ mod common;
 
 use common::owned::Owned as _;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, Fate, Kind, Memory, NodeId, Order, Request, Run};
+use heirloom_folio::{Disposition, Error, FrameType, Memory, NodeId, Request};
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{Block, Order, Run};
 
 fn order(o: u8) -> Order {
     Order::new(o).unwrap()
@@ -17,47 +19,47 @@ fn folios(memory: &Memory<Ram>) -> Vec<Block> {
 
 fn preserved(memory: &Memory<Ram>) -> Vec<Block> {
     let mut all = Vec::new();
-    memory.for_each_preserved(|block| all.push(block));
+    memory.preserved().for_each(|block| all.push(block));
     all.sort_by_key(|block| block.pfn());
     all
 }
 
 fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
     let mut all = Vec::new();
-    memory.for_each_inherited(|block| all.push(block));
+    memory.predecessor().for_each(|block| all.push(block));
     all.sort_by_key(|block| block.pfn());
     all
 }
 
 fn successor(memory: Memory<Ram>, ranges: &[(Run, NodeId)]) -> Memory<Ram> {
-    let root = memory.tree_root().unwrap();
-    memory.into_machine().attach(ranges).unwrap().inherit(root).unwrap().0
+    let root = memory.preserved().tree_root().unwrap();
+    memory.into_machine().attach(ranges).unwrap().take_over(root).unwrap().0
 }
 
 #[test]
 fn one_at_fault_anywhere_and_none_is_preserved() {
     let memory = Ram::memory(&Ram::frames(1024)).unwrap();
     let mut blocks = folios(&memory);
-    memory.keep_all(&[]).unwrap();
+    memory.keep(&[]).unwrap();
     for at in [0, 1, 15, 16, 17, 40, 69] {
         memory.keep(blocks[at]).unwrap();
-        let refused = memory.keep_all(&blocks);
+        let refused = memory.keep(&blocks[..]);
         assert_eq!(refused, Err(Error::AlreadyPreserved { block: blocks[at] }));
         assert_eq!(preserved(&memory), [blocks[at]]);
         memory.let_go(blocks[at]).unwrap();
     }
-    memory.keep_all(&blocks).unwrap();
+    memory.keep(&blocks[..]).unwrap();
     for at in [0, 1, 15, 16, 17, 40, 69] {
         memory.let_go(blocks[at]).unwrap();
-        let refused = memory.let_go_all(&blocks);
+        let refused = memory.let_go(&blocks[..]);
         assert_eq!(refused, Err(Error::NotPreserved { block: blocks[at] }));
         assert_eq!(preserved(&memory).len(), blocks.len() - 1);
         memory.keep(blocks[at]).unwrap();
     }
-    memory.let_go_all(&blocks).unwrap();
+    memory.let_go(&blocks[..]).unwrap();
     assert_eq!(preserved(&memory), []);
     blocks.push(blocks[3]);
-    let refused = memory.keep_all(&blocks);
+    let refused = memory.keep(&blocks[..]);
     assert_eq!(refused, Err(Error::AlreadyPreserved { block: blocks[3] }));
     assert_eq!(preserved(&memory), []);
 }
@@ -67,37 +69,37 @@ fn one_at_fault_anywhere_and_none_is_claimed() {
     let ranges = Ram::frames(1024);
     let memory = Ram::memory(&ranges).unwrap();
     let blocks = folios(&memory);
-    memory.keep_all(&blocks).unwrap();
+    memory.keep(&blocks[..]).unwrap();
     let memory = successor(memory, &ranges);
     let (before, left) = (memory.audit().unwrap(), inherited(&memory));
     assert_eq!(left.len(), blocks.len());
-    memory.claim_all(&[]).unwrap();
+    memory.claim(&[]).unwrap();
     for at in [0, 1, 15, 16, 17, 40, 69] {
         let wrong = Block::containing(blocks[at].pfn(), order(blocks[at].order().get() ^ 1));
         let mut asked = blocks.clone();
         asked[at] = wrong;
-        let refused = memory.claim_all(&asked);
+        let refused = memory.claim(&asked[..]);
         assert_eq!(refused, Err(Error::NotPreserved { block: wrong }), "{at}");
         asked[at] = blocks[(at + 69) % 70];
-        assert!(memory.claim_all(&asked).is_err(), "twice");
+        assert!(memory.claim(&asked[..]).is_err(), "twice");
         assert_eq!((memory.audit().unwrap(), inherited(&memory)), (before, left.clone()));
         assert_eq!(preserved(&memory), left, "what is claimed or not stays preserved");
     }
-    memory.claim_all(&blocks).unwrap();
+    memory.claim(&blocks[..]).unwrap();
     assert_eq!((inherited(&memory), preserved(&memory)), (vec![], left));
-    let again = memory.claim_all(&blocks[7..]);
+    let again = memory.claim(&blocks[7..]);
     assert_eq!(again, Err(Error::NotPreserved { block: blocks[7] }));
     // SAFETY: refused: they are preserved.
-    let refused = unsafe { memory.free(blocks[0], Kind::Folio) };
+    let refused = unsafe { memory.free(blocks[0]) };
     assert_eq!(refused, Err(Error::Preserved { block: blocks[0] }));
-    memory.let_go_all(&blocks).unwrap();
+    memory.let_go(&blocks[..]).unwrap();
     for block in &blocks {
         // SAFETY: claimed above, and not used again.
-        unsafe { memory.free(*block, Kind::Folio) }.unwrap();
+        unsafe { memory.free(*block) }.unwrap();
     }
     let audit = memory.audit().unwrap();
-    assert_eq!(audit.allocated.iter().sum::<u64>(), memory.counts().nodes());
-    assert_eq!((audit.reserved, memory.counts().total()), (0, 0));
+    assert_eq!(audit.allocated.iter().sum::<u64>(), memory.preserved().counts().nodes());
+    assert_eq!((audit.reserved, memory.preserved().counts().total()), (0, 0));
 }
 
 #[test]
@@ -105,13 +107,13 @@ fn what_has_a_label_is_not_claimed_with_others() {
     let ranges = Ram::frames(1024);
     let memory = Ram::memory(&ranges).unwrap();
     let blocks = folios(&memory);
-    memory.keep_all(&blocks).unwrap();
+    memory.keep(&blocks[..]).unwrap();
     let memory = successor(memory, &ranges);
     // SAFETY: nothing reads slabs here.
-    unsafe { memory.label(blocks[30], Kind::Slab) }.unwrap();
-    let refused = memory.claim_all(&blocks);
-    let (pfn, expected, found) = (blocks[30].pfn(), Kind::Folio, Kind::Slab);
-    assert_eq!(refused, Err(Error::WrongKind { pfn, expected, found }));
+    unsafe { memory.predecessor().label(blocks[30], FrameType::Slab) }.unwrap();
+    let refused = memory.claim(&blocks[..]);
+    let (pfn, expected, found) = (blocks[30].pfn(), FrameType::Folio, FrameType::Slab);
+    assert_eq!(refused, Err(Error::WrongType { pfn, expected, found }));
     assert_eq!(inherited(&memory).len(), blocks.len());
 }
 
@@ -120,19 +122,46 @@ fn nothing_is_claimed_where_nothing_was_left_or_all_is_disposed_of() {
     let ranges = Ram::frames(256);
     let memory = Ram::memory(&ranges).unwrap();
     let [block, other] = [0; 2].map(|_| memory.alloc(Request::new(order(0))).unwrap());
-    assert_eq!(memory.claim_all(&[block]), Err(Error::NotPreserved { block }));
-    memory.keep_all(&[block, other]).unwrap();
-    assert_eq!(memory.claim_all(&[block]), Err(Error::NotPreserved { block }), "it has an owner");
+    assert_eq!(memory.claim(&[block]), Err(Error::NotPreserved { block }));
+    memory.keep(&[block, other]).unwrap();
+    assert_eq!(memory.claim(&[block]), Err(Error::NotPreserved { block }), "it has an owner");
     let memory = successor(memory, &ranges);
     // What is asked about can be claimed, and is its owner's then.
-    let done = memory.disinherit(|asked| {
+    let done = memory.predecessor().finish(|asked| {
         if asked == block {
-            memory.claim_all(&[block]).unwrap();
+            memory.claim(&[block]).unwrap();
         }
-        Fate::Free
+        Disposition::Free
     });
     assert_eq!((done, preserved(&memory)), ((1, 0), vec![block]));
     for gone in [block, other] {
-        assert_eq!(memory.claim_all(&[gone]), Err(Error::NotPreserved { block: gone }));
+        assert_eq!(memory.claim(&[gone]), Err(Error::NotPreserved { block: gone }));
     }
+}
+
+#[test]
+fn adjacent_folios_are_claimed_all_or_none() {
+    let ranges = Ram::frames(256);
+    let memory = Ram::memory(&ranges).unwrap();
+    let first = memory.alloc(Request::new(order(6))).unwrap();
+    // SAFETY: allocated just now.
+    unsafe { memory.free(first) }.unwrap();
+    let row = FolioRange::new(Block::containing(first.pfn(), order(1)), 20).unwrap();
+    let blocks: Vec<Block> = row.blocks().collect();
+    assert_eq!((blocks.len(), blocks[19].run().end()), (20, row.run().end()));
+    for block in &blocks {
+        memory.alloc_at(*block).unwrap();
+    }
+    memory.keep(row).unwrap();
+    let memory = successor(memory, &ranges);
+    for at in [0, 1, 16, 19] {
+        memory.claim(blocks[at]).unwrap();
+        assert_eq!(memory.claim(row), Err(Error::NotPreserved { block: blocks[at] }));
+        assert_eq!(inherited(&memory).len(), 19);
+        // SAFETY: claimed above, and not written.
+        unsafe { memory.unclaim_as(blocks[at], FrameType::Folio) }.unwrap();
+    }
+    memory.claim(row).unwrap();
+    assert_eq!((inherited(&memory), preserved(&memory)), (vec![], blocks));
+    memory.let_go(row).unwrap();
 }

@@ -6,7 +6,8 @@ use std::panic::catch_unwind;
 
 use common::run;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Error, NodeId, Order, PAGE_SIZE, Pfn, Request, Run};
+use heirloom_folio::{Error, NodeId, Request};
+use heirloom_kho::{Order, PAGE_SIZE, Pfn, Run};
 
 #[test]
 fn a_memory_has_no_frame_that_the_machine_was_not_made_for() {
@@ -20,7 +21,7 @@ fn a_memory_has_no_frame_that_the_machine_was_not_made_for() {
     // A part of it, and what lies between two ranges, are memory.
     let ram = Ram::over(&[(run(0, 1), NodeId(0)), (run(7, 1), NodeId(0))]);
     let memory = ram.attach(&[(run(1, 3), NodeId(0)), (run(4, 4), NodeId(1))]).unwrap();
-    let mut folio = memory.folio(Request::new(Order::new(2).unwrap())).unwrap();
+    let mut folio = memory.alloc_folio(Request::new(Order::new(2).unwrap())).unwrap();
     folio.bytes_mut().fill(1);
     assert_eq!(folio.bytes().len(), 4 * PAGE_SIZE);
 }

@@ -7,10 +7,10 @@ use common::{add_range, base, block, check, claim_as, free, free_run, order, run
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{
-    Block, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn,
-    PhysAddr, Request, Run,
+    DirectMap, Disposition, Error, FrameState, FrameType, Memory, NodeId, Request,
 };
-use heirloom_kho::tree::{Adjacent, TreeFault};
+use heirloom_kho::tree::{FolioRange, TreeFault};
+use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Numbers that look random and are the same in every run (`SplitMix64`).
 struct Numbers(u64);
@@ -34,8 +34,8 @@ impl Numbers {
 const NODE: NodeId = NodeId(0);
 
 fn successor(memory: Memory<Ram>, ranges: &[(Run, NodeId)]) -> Result<Memory<Ram>, Error> {
-    let root = memory.tree_root().unwrap();
-    Ok(memory.into_machine().attach(ranges)?.inherit(root)?.0)
+    let root = memory.preserved().tree_root().unwrap();
+    Ok(memory.into_machine().attach(ranges)?.take_over(root)?.0)
 }
 
 #[test]
@@ -71,10 +71,10 @@ fn a_thousand_ranges() {
         assert!(overlaps, "{refused:?}");
     }
     // Every frame once, and found by its address.
-    let table = Request::new(Order::ZERO).kind(Kind::Table);
+    let table = Request::new(Order::ZERO).frame_type(FrameType::Table);
     let mut tables: Vec<_> = std::iter::from_fn(|| memory.alloc(table).ok()).collect();
     assert_eq!(tables.len() as u64, 3 * RANGES - 9);
-    let expected = BlockMatcher::new(Kind::Table, Order::ZERO);
+    let expected = BlockMatcher::new(FrameType::Table, Order::ZERO);
     for block in &tables {
         let head = memory.ptr(block.run()).unwrap();
         // SAFETY: within the frame.
@@ -86,23 +86,23 @@ fn a_thousand_ranges() {
     }
     numbers.shuffle(&mut tables);
     for block in tables {
-        free(&memory, block, Kind::Table).unwrap();
+        free(&memory, block, FrameType::Table).unwrap();
     }
     // What was preserved anywhere comes back from anywhere.
     taken.extend((0..500).map(|_| memory.alloc(Request::new(Order::ZERO)).unwrap()));
-    memory.keep_all(&taken).unwrap();
+    memory.keep(&taken[..]).unwrap();
     assert_eq!(memory.stats().preserved, taken.len() as u64);
     memory.audit().unwrap();
     numbers.shuffle(&mut ranges);
     let memory = successor(memory, &ranges).unwrap();
-    memory.claim_all(&taken).unwrap();
-    assert_eq!(memory.disinherit(|_| unreachable!("all were claimed")), (0, 0));
-    memory.let_go_all(&taken).unwrap();
+    memory.claim(&taken[..]).unwrap();
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("all were claimed")), (0, 0));
+    memory.let_go(&taken[..]).unwrap();
     for block in taken {
-        free(&memory, block, Kind::Folio).unwrap();
+        free(&memory, block, FrameType::Folio).unwrap();
     }
     memory.drain();
-    assert_eq!(memory.audit().unwrap().free + memory.counts().nodes(), 3 * RANGES);
+    assert_eq!(memory.audit().unwrap().free + memory.preserved().counts().nodes(), 3 * RANGES);
 }
 
 /// The frames of the world below.
@@ -113,9 +113,9 @@ const BLOCKS: [(u64, u8); 3] = [(0, 3), (64, 6), (512, 9)];
 const RUNS: [(u64, u64); 2] = [(201, 77), (300, 150)];
 const ROW: (u64, u8, u64) = (132, 1, 30);
 
-fn row() -> Adjacent {
+fn row() -> FolioRange {
     let (at, o, count) = ROW;
-    Adjacent::new(block(at, o), count).unwrap()
+    FolioRange::new(block(at, o), count).unwrap()
 }
 
 fn row_blocks() -> impl Iterator<Item = Block> {
@@ -127,19 +127,19 @@ fn row_blocks() -> impl Iterator<Item = Block> {
 fn predecessor() -> Memory<Ram> {
     let memory = Ram::memory(&Ram::frames(FRAMES)).unwrap();
     for (at, o) in BLOCKS {
-        memory.alloc_at(block(at, o), Kind::Folio).unwrap();
+        memory.alloc_at(block(at, o)).unwrap();
         memory.keep(block(at, o)).unwrap();
         write(&memory, block(at, o).run(), at);
     }
     for (at, frames) in RUNS {
-        memory.alloc_run_at(run(at, frames), Kind::Run).unwrap();
-        memory.keep_run(run(at, frames), Kind::Run).unwrap();
+        memory.alloc_at(run(at, frames)).unwrap();
+        memory.keep(run(at, frames)).unwrap();
         write(&memory, run(at, frames), at);
     }
     for block in row_blocks() {
-        memory.alloc_at(block, Kind::Folio).unwrap();
+        memory.alloc_at(block).unwrap();
     }
-    memory.keep_adjacent(row()).unwrap();
+    memory.keep(row()).unwrap();
     memory
 }
 
@@ -155,95 +155,95 @@ fn split(at: &[u64]) -> Vec<(Run, NodeId)> {
 fn use_all(memory: &Memory<Ram>) {
     for (at, o) in BLOCKS {
         let block = block(at, o);
-        assert!(memory.is_inherited(block) && memory.contains(block.run()));
+        assert!(memory.predecessor().contains(block) && memory.contains(block.run()));
         for i in 0..block.order().frames() {
-            assert_eq!(memory.inherited_block(block.pfn().add(i)), Some(block));
+            assert_eq!(memory.predecessor().block_at(block.pfn().add(i)), Some(block));
         }
-        let mut kept = memory.claim_folio(block).unwrap();
+        let mut kept = memory.claim_owned(block).unwrap();
         check(memory, block.run(), at);
         kept.bytes_mut().fill(9);
         assert!(kept.bytes().iter().all(|byte| *byte == 9));
         for i in 0..block.order().frames() {
-            let held = Some((block.run(), Kind::Folio, true));
+            let held = Some((block.run(), FrameType::Folio, true));
             assert_eq!(memory.owning_block(block.pfn().add(i)), held);
         }
         let last = Block::containing(block.run().end().add(u64::MAX), Order::ZERO);
         let last = Block::new(Pfn::new(block.run().end().get() - 1), Order::ZERO).unwrap_or(last);
         let inside = Error::TailFrame { pfn: last.pfn(), of: block };
-        assert_eq!(free(memory, last, Kind::Folio), Err(inside));
-        assert!(memory.is_preserved(block) && !memory.is_inherited(block));
+        assert_eq!(free(memory, last, FrameType::Folio), Err(inside));
+        assert!(memory.preserved().contains(block) && !memory.predecessor().contains(block));
         let kept = kept.unpreserve().unwrap().preserve().unwrap();
-        assert!(memory.is_preserved(block));
+        assert!(memory.preserved().contains(block));
         let folio = kept.unpreserve().unwrap();
-        assert!(!memory.is_preserved(block));
+        assert!(!memory.preserved().contains(block));
         memory.audit().unwrap();
         drop(folio);
         let gone = Error::DoubleFree { block };
-        assert_eq!(free(memory, block, Kind::Folio), Err(gone));
+        assert_eq!(free(memory, block, FrameType::Folio), Err(gone));
         // As a run, taken and reserved by address, and as a slab.
         memory.drain();
-        memory.alloc_run_at(block.run(), Kind::Run).unwrap();
-        assert_eq!(memory.run_at(block.pfn(), Kind::Run).map(Run::frames), Ok(1 << o));
-        assert_eq!(memory.owning_block(last.pfn()), Some((block.run(), Kind::Run, false)));
-        free_run(memory, block.run(), Kind::Run).unwrap();
+        memory.alloc_at(block.run()).unwrap();
+        assert_eq!(memory.run_at(block.pfn(), FrameType::Run).map(Run::frames), Ok(1 << o));
+        assert_eq!(memory.owning_block(last.pfn()), Some((block.run(), FrameType::Run, false)));
+        free_run(memory, block.run(), FrameType::Run).unwrap();
         memory.reserve(block.run()).unwrap();
         // SAFETY: reserved just now.
         unsafe { memory.release(block.run()) }.unwrap();
-        memory.alloc_at(block, Kind::Table).unwrap();
+        memory.alloc_at_as(block, FrameType::Table).unwrap();
         // SAFETY: allocated just now; nothing looks for slabs.
         unsafe { memory.make_slab(block) }.unwrap();
-        let expected = BlockMatcher::new(Kind::Slab, block.order());
+        let expected = BlockMatcher::new(FrameType::Slab, block.order());
         let head = memory.ptr(block.run()).unwrap();
         for at in (0..block.run().bytes() as usize).step_by(PAGE_SIZE / 2) {
             // SAFETY: within the block.
             let found = memory.lookup(unsafe { head.add(at) }, &expected).unwrap();
             assert_eq!((found.head, found.offset), (head, at));
         }
-        free(memory, block, Kind::Slab).unwrap();
+        free(memory, block, FrameType::Slab).unwrap();
         memory.audit().unwrap();
     }
     for (at, frames) in RUNS {
         let run = run(at, frames);
-        memory.claim_run(run, Kind::Run).unwrap();
+        memory.claim(run).unwrap();
         check(memory, run, at);
-        assert_eq!(memory.run_at(run.start(), Kind::Run), Ok(run));
+        assert_eq!(memory.run_at(run.start(), FrameType::Run), Ok(run));
         for i in 0..frames {
-            assert_eq!(memory.owning_block(run.start().add(i)), Some((run, Kind::Run, true)));
+            assert_eq!(memory.owning_block(run.start().add(i)), Some((run, FrameType::Run, true)));
         }
-        let again = memory.keep_run(run, Kind::Run);
+        let again = memory.keep(run);
         assert!(matches!(again, Err(Error::AlreadyPreserved { .. })), "{again:?}");
-        memory.let_go_run(run, Kind::Run).unwrap();
-        memory.keep_run(run, Kind::Run).unwrap();
-        memory.let_go_run(run, Kind::Run).unwrap();
+        memory.let_go(run).unwrap();
+        memory.keep(run).unwrap();
+        memory.let_go(run).unwrap();
         // SAFETY: ours, and each part of it given up is not used any more.
         let run = unsafe {
-            let less = memory.shrink_run(run, frames / 2, Kind::Run).unwrap();
-            memory.grow_run(less, frames, Kind::Run).unwrap()
+            let less = memory.shrink_run(run, frames / 2).unwrap();
+            memory.grow_run(less, frames).unwrap()
         };
         memory.audit().unwrap();
-        // SAFETY: a run of several blocks, or one across a border, is for `free_run`; it says so.
-        let freed = unsafe { memory.free_single(memory.ptr(run).unwrap(), Kind::Run) };
+        // SAFETY: a run of several blocks, or one across a border, is for `free_as`; it says so.
+        let freed = unsafe { memory.free_single(memory.ptr(run).unwrap(), FrameType::Run) };
         assert!(!freed);
-        free_run(memory, run, Kind::Run).unwrap();
+        free_run(memory, run, FrameType::Run).unwrap();
     }
     for block in row_blocks() {
-        memory.claim(block, Kind::Folio).unwrap();
+        memory.claim(block).unwrap();
     }
     assert_eq!(memory.stats().preserved, row().run().frames());
-    let again = memory.keep_adjacent(row());
+    let again = memory.keep(row());
     assert_eq!(again, Err(Error::AlreadyPreserved { block: row().first() }));
-    memory.let_go_adjacent(row()).unwrap();
-    memory.keep_adjacent(row()).unwrap();
+    memory.let_go(row()).unwrap();
+    memory.keep(row()).unwrap();
     assert_eq!(memory.stats().preserved, row().run().frames());
-    memory.let_go_adjacent(row()).unwrap();
+    memory.let_go(row()).unwrap();
     memory.audit().unwrap();
     for block in row_blocks() {
-        free(memory, block, Kind::Folio).unwrap();
+        free(memory, block, FrameType::Folio).unwrap();
     }
-    assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("all was claimed")), (0, 0));
     memory.drain();
     let audit = memory.audit().unwrap();
-    assert_eq!(audit.free + memory.counts().nodes(), FRAMES);
+    assert_eq!(audit.free + memory.preserved().counts().nodes(), FRAMES);
 }
 
 #[test]
@@ -273,21 +273,21 @@ fn ranges_that_come_in_any_order_are_one_too() {
 
 #[test]
 fn a_block_across_the_border_is_kept_or_freed_whole() {
-    for fate in [Fate::Keep, Fate::Free] {
+    for disposition in [Disposition::Keep, Disposition::Free] {
         let halves = split(&[70, 210, 768]);
         let memory = successor(predecessor(), &halves).unwrap();
-        let all = memory.counts().total();
-        let done = memory.disinherit(|_| fate);
+        let all = memory.preserved().counts().total();
+        let done = memory.predecessor().finish(|_| disposition);
         memory.audit().unwrap();
-        if fate == Fate::Free {
+        if disposition == Disposition::Free {
             assert_eq!(done, (all, 0));
             memory.drain();
-            assert_eq!(memory.audit().unwrap().free + memory.counts().nodes(), FRAMES);
+            assert_eq!(memory.audit().unwrap().free + memory.preserved().counts().nodes(), FRAMES);
             continue;
         }
         assert_eq!(done, (0, all));
         assert_eq!(memory.state(block(512, 9).pfn()), Ok(FrameState::Never));
-        assert!(memory.is_inherited(block(512, 9)));
+        assert!(memory.predecessor().contains(block(512, 9)));
         use_all(&successor(memory, &split(&[3, 100, 135, 260, 999])).unwrap());
     }
 }
@@ -316,16 +316,16 @@ fn a_block_over_two_nodes_or_a_hole_is_refused() {
 fn a_claim_across_the_border_can_be_undone() {
     let memory = successor(predecessor(), &split(&[70, 210, 768])).unwrap();
     let (at, o) = BLOCKS[2];
-    memory.claim(block(at, o), Kind::Folio).unwrap();
+    memory.claim(block(at, o)).unwrap();
     // SAFETY: claimed just now, and not written.
-    unsafe { memory.unclaim(block(at, o), Kind::Folio, None) }.unwrap();
+    unsafe { memory.unclaim_as(block(at, o), FrameType::Folio) }.unwrap();
     let (at, frames) = RUNS[0];
-    memory.claim_run(run(at, frames), Kind::Buffer).unwrap();
+    claim_as(&memory, run(at, frames), FrameType::Buffer).unwrap();
     // SAFETY: claimed just now, and not written.
-    unsafe { memory.unclaim_run(run(at, frames), Kind::Buffer) }.unwrap();
-    claim_as(&memory, block(64, 6), Kind::Table).unwrap();
+    unsafe { memory.unclaim_as(run(at, frames), FrameType::Buffer) }.unwrap();
+    claim_as(&memory, block(64, 6), FrameType::Table).unwrap();
     // SAFETY: claimed just now, and not written.
-    unsafe { memory.unclaim(block(64, 6), Kind::Table, None) }.unwrap();
+    unsafe { memory.unclaim_as(block(64, 6), FrameType::Table) }.unwrap();
     use_all(&memory);
 }
 
@@ -344,17 +344,17 @@ fn generations_with_maps_of_their_own() {
                     let o = order(numbers.below(7) as u8);
                     let Ok(block) = memory.alloc(Request::new(o)) else { continue };
                     if memory.keep(block).is_err() {
-                        free(&memory, block, Kind::Folio).unwrap();
+                        free(&memory, block, FrameType::Folio).unwrap();
                         continue;
                     }
                     kept.push((block.run(), Some(block), stamp));
                 } else {
-                    let request = Request::new(Order::ZERO).kind(Kind::Run);
+                    let request = Request::new(Order::ZERO).frame_type(FrameType::Run);
                     let Ok(run) = memory.alloc_run(1 + numbers.below(60), request) else {
                         continue;
                     };
-                    if memory.keep_run(run, Kind::Run).is_err() {
-                        free_run(&memory, run, Kind::Run).unwrap();
+                    if memory.keep(run).is_err() {
+                        free_run(&memory, run, FrameType::Run).unwrap();
                         continue;
                     }
                     kept.push((run, None, stamp));
@@ -370,23 +370,23 @@ fn generations_with_maps_of_their_own() {
             numbers.shuffle(&mut kept);
             for (run, block, stamp) in &kept {
                 match block {
-                    Some(block) => memory.claim(*block, Kind::Folio),
-                    None => memory.claim_run(*run, Kind::Run),
+                    Some(block) => memory.claim(*block),
+                    None => memory.claim(*run),
                 }
                 .unwrap_or_else(|error| panic!("{context}: {error}"));
                 check(&memory, *run, *stamp);
             }
-            assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+            assert_eq!(memory.predecessor().finish(|_| unreachable!("all was claimed")), (0, 0));
             let let_go = |run: Run, block: Option<Block>| match block {
                 Some(block) => memory.let_go(block),
-                None => memory.let_go_run(run, Kind::Run),
+                None => memory.let_go(run),
             };
             let gone = kept.len() / 2;
             for (run, block, _) in kept.drain(..gone) {
                 let_go(run, block)
                     .and_then(|()| match block {
-                        Some(block) => free(&memory, block, Kind::Folio),
-                        None => free_run(&memory, run, Kind::Run),
+                        Some(block) => free(&memory, block, FrameType::Folio),
+                        None => free_run(&memory, run, FrameType::Run),
                     })
                     .unwrap_or_else(|error| panic!("{context}: {error}"));
             }
@@ -394,7 +394,7 @@ fn generations_with_maps_of_their_own() {
             for (i, (run, block, _)) in kept.iter().enumerate() {
                 let keep = || match block {
                     Some(block) => memory.keep(*block),
-                    None => memory.keep_run(*run, Kind::Run),
+                    None => memory.keep(*run),
                 };
                 let again = keep();
                 assert!(matches!(again, Err(Error::AlreadyPreserved { .. })), "{context}");
@@ -405,7 +405,11 @@ fn generations_with_maps_of_their_own() {
             }
             memory.audit().unwrap_or_else(|error| panic!("{context}: {error}"));
             let owned: u64 = kept.iter().map(|(run, ..)| run.frames()).sum();
-            assert_eq!(memory.stats().used(), owned + memory.counts().nodes(), "{context}");
+            assert_eq!(
+                memory.stats().used(),
+                owned + memory.preserved().counts().nodes(),
+                "{context}"
+            );
             assert_eq!(memory.stats().preserved, owned, "{context}");
         }
     }

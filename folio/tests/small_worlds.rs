@@ -11,7 +11,8 @@ mod common;
 use common::owned::Owned as _;
 use common::{base, free, free_run, grow_run, order, run, shrink_run};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, Pfn, Request, Run};
+use heirloom_folio::{Error, FrameType, Memory, NodeId, Request};
+use heirloom_kho::{Block, Order, Pfn, Run};
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -45,7 +46,7 @@ const OPS: [Op; 14] = [
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Owned {
     run: Run,
-    kind: Kind,
+    kind: FrameType,
     preserved: bool,
 }
 
@@ -75,7 +76,7 @@ impl World {
         ranges.any(|r| (r.start().get()..r.end().get()).any(|start| in_range(r, start)))
     }
 
-    fn add(&mut self, run: Run, kind: Kind) {
+    fn add(&mut self, run: Run, kind: FrameType) {
         assert!(self.is_free(run), "{run} has two owners");
         self.owned.push(Owned { run, kind, preserved: false });
     }
@@ -89,7 +90,7 @@ impl World {
             Op::Alloc(o) => {
                 let fits = self.fits(1 << o, order(o));
                 match self.memory.alloc(Request::new(order(o))) {
-                    Ok(b) => self.add(b.run(), Kind::Folio),
+                    Ok(b) => self.add(b.run(), FrameType::Folio),
                     Err(e) => {
                         assert_eq!(e, Error::OutOfMemory { order: order(o), node: None });
                         assert!(!fits);
@@ -98,10 +99,10 @@ impl World {
             }
             Op::Run(n) => {
                 let fits = self.fits(n, Order::ZERO);
-                match self.memory.alloc_run(n, Request::new(Order::ZERO).kind(Kind::Run)) {
+                match self.memory.alloc_run(n, Request::new(Order::ZERO)) {
                     Ok(run) => {
                         assert_eq!(run.frames(), n);
-                        self.add(run, Kind::Run);
+                        self.add(run, FrameType::Run);
                     }
                     Err(e) => {
                         assert_eq!(e, Error::NoRun { frames: n });
@@ -112,16 +113,16 @@ impl World {
             Op::At(frame) => {
                 let b = Block::containing(base().add(frame), order(1));
                 let free = self.is_free(b.run());
-                assert_eq!(self.memory.alloc_at(b, Kind::Folio).is_ok(), free, "{b}");
+                assert_eq!(self.memory.alloc_at(b).is_ok(), free, "{b}");
                 if free {
-                    self.add(b.run(), Kind::Folio);
+                    self.add(b.run(), FrameType::Folio);
                 }
             }
             Op::Free(first) => {
                 let Some(it) = self.pick(first).copied() else { return };
                 let b = it.run.blocks().next().unwrap();
                 let freed = match it.kind {
-                    Kind::Run => free_run(&self.memory, it.run, it.kind),
+                    FrameType::Run => free_run(&self.memory, it.run, it.kind),
                     _ => free(&self.memory, b, it.kind),
                 };
                 if it.preserved {
@@ -130,11 +131,11 @@ impl World {
                 }
                 assert_eq!(freed, Ok(()));
                 let again = match it.kind {
-                    Kind::Run => free_run(&self.memory, it.run, it.kind),
+                    FrameType::Run => free_run(&self.memory, it.run, it.kind),
                     _ => free(&self.memory, b, it.kind),
                 };
                 let double = Block::containing(b.pfn(), Order::ZERO);
-                let double = if it.kind == Kind::Run { double } else { b };
+                let double = if it.kind == FrameType::Run { double } else { b };
                 assert_eq!(again, Err(Error::DoubleFree { block: double }));
                 self.owned.retain(|owned| *owned != it);
             }
@@ -142,8 +143,8 @@ impl World {
                 let Some(it) = self.pick(first).copied() else { return };
                 let b = it.run.blocks().next().unwrap();
                 let done = match (it.kind, it.preserved) {
-                    (Kind::Run, false) => self.memory.keep_run(it.run, it.kind),
-                    (Kind::Run, true) => self.memory.let_go_run(it.run, it.kind),
+                    (FrameType::Run, false) => self.memory.keep(it.run),
+                    (FrameType::Run, true) => self.memory.let_go(it.run),
                     (_, false) => self.memory.keep(b),
                     (_, true) => self.memory.let_go(b),
                 };
@@ -160,12 +161,12 @@ impl World {
                 let Some(it) = self.pick(false).copied() else { return };
                 let frames = it.run.frames().wrapping_add_signed(by);
                 let done = if by > 0 {
-                    grow_run(&self.memory, it.run, frames, Kind::Run)
+                    grow_run(&self.memory, it.run, frames, FrameType::Run)
                 } else {
-                    shrink_run(&self.memory, it.run, frames, Kind::Run)
+                    shrink_run(&self.memory, it.run, frames, FrameType::Run)
                 };
                 let next = Run::new(it.run.end(), 1).unwrap();
-                let may = it.kind == Kind::Run && !it.preserved;
+                let may = it.kind == FrameType::Run && !it.preserved;
                 let in_one = self.memory.contains(Run::new(it.run.start(), frames).unwrap());
                 let room = if by > 0 { in_one && self.is_free(next) } else { frames > 0 };
                 assert_eq!(done.is_ok(), may && room, "{it:?} to {frames}: {done:?}");
@@ -185,7 +186,7 @@ impl World {
     fn check(&mut self) {
         self.taken = self.owned.iter().map(|owned| owned.run).collect();
         let taken = &mut self.taken;
-        self.memory.for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
+        self.memory.preserved().for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
         let used: u64 = self.taken.iter().map(|run| run.frames()).sum();
         let stats = self.memory.stats();
         assert_eq!(stats.used(), used);
@@ -217,7 +218,10 @@ fn every_sequence(ranges: &[(Run, NodeId)], depth: u32) {
             } else {
                 world.taken = world.owned.iter().map(|owned| owned.run).collect();
                 let taken = &mut world.taken;
-                world.memory.for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
+                world
+                    .memory
+                    .preserved()
+                    .for_each_node(|node| taken.extend(Run::new(node.addr.pfn(), 1)));
             }
         }
     }

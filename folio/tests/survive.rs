@@ -15,9 +15,10 @@ use common::{
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{
-    Block, DirectMap, Error, Fate, FrameState, Kind, Memory, NodeId, Order, Pfn, Request, Run,
+    DirectMap, Disposition, Error, FrameState, FrameType, Memory, NodeId, Request,
 };
-use heirloom_kho::tree::Adjacent;
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{Block, Order, Pfn, Run};
 use proptest::prelude::*;
 
 const LOW: u64 = 900;
@@ -30,21 +31,21 @@ fn ranges() -> [(Run, NodeId); 2] {
 
 /// The successor of `memory`: over the same frames, knowing nothing but the root of its tree.
 fn successor(memory: Memory<Ram>, ranges: &[(Run, NodeId)]) -> Memory<Ram> {
-    let root = memory.tree_root().unwrap();
-    let (next, _) = memory.into_machine().attach(ranges).unwrap().inherit(root).unwrap();
+    let root = memory.preserved().tree_root().unwrap();
+    let (next, _) = memory.into_machine().attach(ranges).unwrap().take_over(root).unwrap();
     next
 }
 
 fn preserved(memory: &Memory<Ram>) -> Vec<Block> {
     let mut blocks = Vec::new();
-    memory.for_each_preserved(|b| blocks.push(b));
+    memory.preserved().for_each(|b| blocks.push(b));
     blocks.sort();
     blocks
 }
 
 fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
     let mut blocks = Vec::new();
-    memory.for_each_inherited(|b| blocks.push(b));
+    memory.predecessor().for_each(|b| blocks.push(b));
     blocks.sort();
     blocks
 }
@@ -52,51 +53,54 @@ fn inherited(memory: &Memory<Ram>) -> Vec<Block> {
 #[test]
 fn a_predecessor_and_a_successor() {
     let memory = Ram::memory(&ranges()).unwrap();
-    let mut folio = memory.folio(Request::new(order(3))).unwrap();
+    let mut folio = memory.alloc_folio(Request::new(order(3))).unwrap();
     folio.bytes_mut().fill(7);
-    let lost = memory.folio(Request::new(order(4))).unwrap();
+    let lost = memory.alloc_folio(Request::new(order(4))).unwrap();
     let b = folio.preserve().unwrap().into_raw();
-    let run = memory.run(11, Request::new(Order::ZERO).on(NodeId(1))).unwrap();
+    let run = memory.alloc_owned_run(11, Request::new(Order::ZERO).on(NodeId(1))).unwrap();
     let run = run.preserve().unwrap().into_raw();
     assert!(lost.bytes().iter().all(|byte| *byte == 0));
     let _lost = lost.into_raw();
-    let (root, before) = (memory.tree_root().unwrap(), memory.counts());
+    let (root, before) = (memory.preserved().tree_root().unwrap(), memory.preserved().counts());
 
     let memory = successor(memory, &ranges());
     // It goes on with the tree.
-    assert_eq!((memory.tree_root(), memory.counts()), (Ok(root), before));
+    assert_eq!((memory.preserved().tree_root(), memory.preserved().counts()), (Ok(root), before));
     assert_eq!(memory.stats().preserved, 8 + 11);
     let smaller = block(b.pfn().get() - base().get(), 2);
     for wrong in [smaller, Block::containing(b.pfn().add(1), Order::ZERO)] {
-        assert_eq!(memory.claim_folio(wrong).err(), Some(Error::NotPreserved { block: wrong }));
+        assert_eq!(memory.claim_owned(wrong).err(), Some(Error::NotPreserved { block: wrong }));
     }
-    assert_eq!(memory.inherited_block(b.pfn().add(5)), Some(b));
-    let kept = memory.claim_folio(b).unwrap();
+    assert_eq!(memory.predecessor().block_at(b.pfn().add(5)), Some(b));
+    let kept = memory.claim_owned(b).unwrap();
     assert!(kept.bytes().iter().all(|byte| *byte == 7));
-    assert!(memory.is_preserved(b) && !memory.is_inherited(b));
-    assert_eq!(memory.inherited_block(b.pfn().add(5)), None);
-    assert_eq!(memory.claim(b, Kind::Folio), Err(Error::NotPreserved { block: b }));
+    assert!(memory.preserved().contains(b) && !memory.predecessor().contains(b));
+    assert_eq!(memory.predecessor().block_at(b.pfn().add(5)), None);
+    assert_eq!(memory.claim(b), Err(Error::NotPreserved { block: b }));
     let too_long = Run::new(run.start(), 12).unwrap();
-    assert!(matches!(memory.claim_run(too_long, Kind::Run), Err(Error::NotPreserved { .. })));
-    memory.claim_run(run, Kind::Buffer).unwrap();
-    assert_eq!(memory.run_at(run.start(), Kind::Buffer), Ok(run));
-    assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+    assert!(matches!(memory.claim(too_long), Err(Error::NotPreserved { .. })));
+    claim_as(&memory, run, FrameType::Buffer).unwrap();
+    assert_eq!(memory.run_at(run.start(), FrameType::Buffer), Ok(run));
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("all was claimed")), (0, 0));
     // What is claimed survives as before; what is let go is free.
-    assert_eq!((memory.counts(), memory.stats().used()), (before, 8 + 11 + before.nodes()));
-    let refused = free_run(&memory, run, Kind::Buffer);
+    assert_eq!(
+        (memory.preserved().counts(), memory.stats().used()),
+        (before, 8 + 11 + before.nodes())
+    );
+    let refused = free_run(&memory, run, FrameType::Buffer);
     assert!(matches!(refused, Err(Error::Preserved { .. })), "{refused:?}");
     // SAFETY: claimed above.
-    unsafe { memory.unpreserve_run_as(run, Kind::Buffer) }.unwrap();
-    free_run(&memory, run, Kind::Buffer).unwrap();
+    unsafe { memory.unpreserve_as(run, FrameType::Buffer) }.unwrap();
+    free_run(&memory, run, FrameType::Buffer).unwrap();
     drop(kept.unpreserve().unwrap());
     assert_eq!(memory.stats().used(), before.nodes());
 
     // And the nodes that lead to nothing go with a generation: all but the root.
     let mut memory = successor(memory, &ranges());
-    assert_eq!((memory.counts().nodes(), memory.stats().used()), (1, 1));
+    assert_eq!((memory.preserved().counts().nodes(), memory.stats().used()), (1, 1));
     memory.drain_all();
     let fresh = Ram::memory(&ranges()).unwrap();
-    fresh.alloc_at(Block::containing(root.pfn(), Order::ZERO), Kind::Folio).unwrap();
+    fresh.alloc_at(Block::containing(root.pfn(), Order::ZERO)).unwrap();
     fresh.drain();
     assert_eq!(memory.stats(), fresh.stats(), "whole again");
 }
@@ -106,23 +110,23 @@ fn a_memory_with_a_tree_of_its_own_takes_none_over() {
     let memory = Ram::memory(&ranges()).unwrap();
     let b = memory.alloc(Request::new(order(2))).unwrap();
     memory.keep(b).unwrap();
-    let root = memory.tree_root().unwrap();
+    let root = memory.preserved().tree_root().unwrap();
     // Its own, or any other.
     for other in [root, b.addr()] {
         let mut next = Ram::memory(&ranges()).unwrap();
-        let own = next.tree_root().unwrap();
+        let own = next.preserved().tree_root().unwrap();
         let block = Block::containing(own.pfn(), Order::ZERO);
-        assert_eq!(next.take_over(other, |_| ()), Err(Error::AlreadyPreserved { block }));
+        assert_eq!(next.take_over_in_place(other, |_| ()), Err(Error::AlreadyPreserved { block }));
         // Nothing was changed.
         let kept = next.alloc(Request::new(order(3))).unwrap();
         next.keep(kept).unwrap();
         assert_eq!(preserved(&next), [kept]);
-        let refused = next.inherit(other).map(drop);
+        let refused = next.take_over(other).map(drop);
         assert_eq!(refused.unwrap_err(), Error::AlreadyPreserved { block });
     }
     let memory = successor(memory, &ranges());
     let block = Block::containing(root.pfn(), Order::ZERO);
-    assert_eq!(memory.inherit(root).map(drop).unwrap_err(), Error::AlreadyPreserved { block });
+    assert_eq!(memory.take_over(root).map(drop).unwrap_err(), Error::AlreadyPreserved { block });
 }
 
 #[test]
@@ -135,12 +139,12 @@ fn what_was_allocated_before_inheriting_does_not_stand_in_the_way() {
     for b in &all[50..] {
         memory.keep(*b).unwrap();
     }
-    let root = memory.tree_root().unwrap();
+    let root = memory.preserved().tree_root().unwrap();
     let next = memory.into_machine().attach(&ranges()).unwrap();
     // Takes a whole word of frames into this CPU's cache, some of them the predecessor's.
     let early = next.alloc(Request::new(Order::ZERO)).unwrap();
     assert!(early == first && all[..50].contains(&first));
-    let (next, counts) = next.inherit(root).unwrap();
+    let (next, counts) = next.take_over(root).unwrap();
     assert_eq!(counts.total(), 50);
     assert_eq!(inherited(&next), all[50..]);
 }
@@ -152,50 +156,51 @@ fn a_label_is_what_a_claim_must_name() {
     memory.keep(b).unwrap();
     let memory = successor(memory, &ranges());
     let other = block(100, 2);
-    assert_eq!(label(&memory, other, Kind::Slab), Err(Error::NotPreserved { block: other }));
-    label(&memory, b, Kind::Slab).unwrap();
-    let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Table, found: Kind::Slab };
-    assert_eq!(label(&memory, b, Kind::Table), Err(wrong));
-    let no_folio = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Slab };
-    assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
-    let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Run, found: Kind::Slab };
-    assert_eq!(memory.claim_run(b.run(), Kind::Run), Err(wrong));
+    assert_eq!(label(&memory, other, FrameType::Slab), Err(Error::NotPreserved { block: other }));
+    label(&memory, b, FrameType::Slab).unwrap();
+    let wrong =
+        Error::WrongType { pfn: b.pfn(), expected: FrameType::Table, found: FrameType::Slab };
+    assert_eq!(label(&memory, b, FrameType::Table), Err(wrong));
+    let no_folio =
+        Error::WrongType { pfn: b.pfn(), expected: FrameType::Folio, found: FrameType::Slab };
+    assert_eq!(memory.claim_owned(b).err(), Some(no_folio));
+    let wrong = Error::WrongType { pfn: b.pfn(), expected: FrameType::Run, found: FrameType::Slab };
+    assert_eq!(memory.claim(b.run()), Err(wrong));
     // Until it is claimed it is no caller's to preserve, let go or free.
     assert_eq!(memory.keep(b), Err(no_folio));
     assert_eq!(memory.let_go(b), Err(no_folio));
-    assert_eq!(memory.claim(b, Kind::Slab), Err(no_folio));
-    let preserved = preserve_as(&memory, b, Kind::Slab);
+    let preserved = preserve_as(&memory, b, FrameType::Slab);
     assert_eq!(preserved, Err(Error::AlreadyPreserved { block: b }));
-    let let_go = unpreserve_as(&memory, b, Kind::Slab);
+    let let_go = unpreserve_as(&memory, b, FrameType::Slab);
     assert_eq!(let_go, Err(Error::NotPreserved { block: b }));
-    assert_eq!(free(&memory, b, Kind::Slab), Err(Error::Preserved { block: b }));
-    assert_eq!(memory.label_of(b), Some(Kind::Slab));
+    assert_eq!(free(&memory, b, FrameType::Slab), Err(Error::Preserved { block: b }));
+    assert_eq!(memory.predecessor().label_of(b), Some(FrameType::Slab));
     // Nothing that looks for slabs finds it, before it is claimed and made one.
     let there = memory.machine().ptr(b.addr());
-    let slab = BlockMatcher::new(Kind::Slab, order(2));
+    let slab = BlockMatcher::new(FrameType::Slab, order(2));
     assert_eq!(memory.lookup(there, &slab), None);
-    claim_as(&memory, b, Kind::Slab).unwrap();
+    claim_as(&memory, b, FrameType::Slab).unwrap();
     assert_eq!(memory.lookup(there, &slab), None);
     // SAFETY: claimed just now.
-    unsafe { memory.unclaim(b, Kind::Table, Some(Kind::Slab)) }.unwrap();
-    assert_eq!(memory.claim_folio(b).err(), Some(no_folio));
-    assert_eq!(memory.label_of(b), Some(Kind::Slab));
-    claim_as(&memory, b, Kind::Slab).unwrap();
-    assert_eq!(memory.label_of(b), None);
-    let again = preserve_as(&memory, b, Kind::Table);
+    unsafe { memory.predecessor().unclaim_labelled(b, FrameType::Table, FrameType::Slab) }.unwrap();
+    assert_eq!(memory.claim_owned(b).err(), Some(no_folio));
+    assert_eq!(memory.predecessor().label_of(b), Some(FrameType::Slab));
+    claim_as(&memory, b, FrameType::Slab).unwrap();
+    assert_eq!(memory.predecessor().label_of(b), None);
+    let again = preserve_as(&memory, b, FrameType::Table);
     assert_eq!(again, Err(Error::AlreadyPreserved { block: b }), "a claim leaves it preserved");
     // SAFETY: claimed just now; nothing looks for slabs here.
     unsafe { memory.make_slab(b) }.unwrap();
     assert_eq!(memory.lookup(there, &slab).map(|found| found.head), Some(there));
-    unpreserve_as(&memory, b, Kind::Slab).unwrap();
+    unpreserve_as(&memory, b, FrameType::Slab).unwrap();
     assert_eq!(memory.lookup(there, &slab).map(|found| found.head), Some(there));
     // SAFETY: refused, as it is one.
     let again = unsafe { memory.make_slab(b) };
     assert_eq!(
         again,
-        Err(Error::WrongKind { pfn: b.pfn(), expected: Kind::Table, found: Kind::Slab })
+        Err(Error::WrongType { pfn: b.pfn(), expected: FrameType::Table, found: FrameType::Slab })
     );
-    assert_eq!(free(&memory, b, Kind::Slab), Ok(()));
+    assert_eq!(free(&memory, b, FrameType::Slab), Ok(()));
     // SAFETY: refused, as it is free.
     let gone = unsafe { memory.make_slab(b) };
     assert_eq!(gone, Err(Error::DoubleFree { block: b }));
@@ -205,31 +210,31 @@ fn a_label_is_what_a_claim_must_name() {
 fn a_label_is_that_of_a_slab_or_a_table() {
     let memory = Ram::memory(&ranges()).unwrap();
     let [b, other] = [0; 2].map(|_| memory.alloc(Request::new(order(2))).unwrap());
-    memory.keep_all(&[b, other]).unwrap();
+    memory.keep(&[b, other]).unwrap();
     let memory = successor(memory, &ranges());
-    for kind in [Kind::Folio, Kind::Run, Kind::Buffer, Kind::Tail] {
+    for kind in [FrameType::Folio, FrameType::Run, FrameType::Buffer, FrameType::Tail] {
         assert_eq!(label(&memory, b, kind), Err(Error::BadRequest { frames: 4 }), "{kind:?}");
-        assert_eq!(memory.label_of(b), None);
+        assert_eq!(memory.predecessor().label_of(b), None);
     }
     let part = Block::containing(b.pfn(), order(1));
-    assert_eq!(label(&memory, part, Kind::Slab), Err(Error::NotPreserved { block: part }));
-    memory.claim(b, Kind::Folio).unwrap();
-    assert_eq!(label(&memory, b, Kind::Slab), Err(Error::NotPreserved { block: b }));
+    assert_eq!(label(&memory, part, FrameType::Slab), Err(Error::NotPreserved { block: part }));
+    memory.claim(b).unwrap();
+    assert_eq!(label(&memory, b, FrameType::Slab), Err(Error::NotPreserved { block: b }));
     // What is asked about may get a label, and is its layer's from then on.
-    let asked = memory.disinherit(|asked| {
+    let asked = memory.predecessor().finish(|asked| {
         assert_eq!(asked, other);
-        label(&memory, asked, Kind::Slab).unwrap();
-        Fate::Free
+        label(&memory, asked, FrameType::Slab).unwrap();
+        Disposition::Free
     });
-    assert_eq!((asked, memory.label_of(other)), ((0, 0), Some(Kind::Slab)));
-    assert_eq!(memory.disinherit(|_| unreachable!("it has a label")), (0, 0));
-    claim_as(&memory, other, Kind::Slab).unwrap();
-    unpreserve_as(&memory, other, Kind::Table).unwrap();
-    free(&memory, other, Kind::Table).unwrap();
+    assert_eq!((asked, memory.predecessor().label_of(other)), ((0, 0), Some(FrameType::Slab)));
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("it has a label")), (0, 0));
+    claim_as(&memory, other, FrameType::Slab).unwrap();
+    unpreserve_as(&memory, other, FrameType::Table).unwrap();
+    free(&memory, other, FrameType::Table).unwrap();
     memory.let_go(b).unwrap();
-    assert_eq!(label(&memory, b, Kind::Slab), Err(Error::NotPreserved { block: b }));
-    free(&memory, b, Kind::Folio).unwrap();
-    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    assert_eq!(label(&memory, b, FrameType::Slab), Err(Error::NotPreserved { block: b }));
+    free(&memory, b, FrameType::Folio).unwrap();
+    assert_eq!(memory.stats().used(), memory.preserved().counts().nodes());
 }
 
 #[test]
@@ -238,28 +243,36 @@ fn a_label_is_of_an_order_that_such_things_have() {
     let memory = Ram::memory(&ranges).unwrap();
     let blocks: Vec<_> = (0..=16).map(|o| block(1 << o, o)).collect();
     for b in &blocks {
-        memory.alloc_at(*b, Kind::Folio).unwrap();
+        memory.alloc_at(*b).unwrap();
     }
-    memory.keep_all(&blocks).unwrap();
+    memory.keep(&blocks[..]).unwrap();
     let memory = successor(memory, &ranges);
     for b in &blocks {
         let o = b.order().get();
         let too_large = Error::BadRequest { frames: b.order().frames() };
-        for (kind, most) in [(Kind::Slab, 9), (Kind::Table, 15)] {
+        for (kind, most) in [(FrameType::Slab, 9), (FrameType::Table, 15)] {
             let done = label(&memory, *b, kind);
             if o > most {
-                assert_eq!((done, memory.label_of(*b)), (Err(too_large), None), "{b}, {kind:?}");
+                assert_eq!(
+                    (done, memory.predecessor().label_of(*b)),
+                    (Err(too_large), None),
+                    "{b}, {kind:?}"
+                );
                 continue;
             }
-            assert_eq!((done, memory.label_of(*b)), (Ok(()), Some(kind)), "{b}, {kind:?}");
+            assert_eq!(
+                (done, memory.predecessor().label_of(*b)),
+                (Ok(()), Some(kind)),
+                "{b}, {kind:?}"
+            );
             // A slab is still to be claimed; a table is taken, and known by its label.
-            assert_eq!(memory.is_inherited(*b), kind == Kind::Slab);
+            assert_eq!(memory.predecessor().contains(*b), kind == FrameType::Slab);
             // A label of another order does not speak of this block.
             let half = Order::new(o.wrapping_sub(1)).map(|half| Block::containing(b.pfn(), half));
-            assert!(half.is_none_or(|half| memory.label_of(half).is_none()));
-            let wrong = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: kind };
-            assert_eq!(memory.claim(*b, Kind::Folio), Err(wrong));
-            if kind == Kind::Table {
+            assert!(half.is_none_or(|half| memory.predecessor().label_of(half).is_none()));
+            let wrong = Error::WrongType { pfn: b.pfn(), expected: FrameType::Folio, found: kind };
+            assert_eq!(memory.claim(*b), Err(wrong));
+            if kind == FrameType::Table {
                 let gone = Error::NotPreserved { block: *b };
                 assert_eq!(claim_as(&memory, *b, kind), Err(gone));
                 assert!(matches!(
@@ -271,90 +284,94 @@ fn a_label_is_of_an_order_that_such_things_have() {
             claim_as(&memory, *b, kind).unwrap();
             // Without it, for the label after this one.
             // SAFETY: claimed just now, and not written.
-            unsafe { memory.unclaim(*b, Kind::Table, None) }.unwrap();
-            assert_eq!(memory.label_of(*b), None);
+            unsafe { memory.unclaim_as(*b, FrameType::Table) }.unwrap();
+            assert_eq!(memory.predecessor().label_of(*b), None);
         }
     }
     // What has a label is not asked about: the largest alone has none.
     assert_eq!(inherited(&memory), [blocks[16]]);
-    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (1, 0));
     memory.audit().unwrap();
 }
 
 #[test]
 fn a_labelled_block_stays_what_it_is() {
-    for fate in [Fate::Keep, Fate::Free] {
+    for disposition in [Disposition::Keep, Disposition::Free] {
         let memory = Ram::memory(&ranges()).unwrap();
         let b = memory.alloc(Request::new(order(2))).unwrap();
         memory.keep(b).unwrap();
         let memory = successor(memory, &ranges());
-        label(&memory, b, Kind::Slab).unwrap();
+        label(&memory, b, FrameType::Slab).unwrap();
         let state = memory.state(b.pfn());
-        let done = memory.disinherit(|_| fate);
+        let done = memory.predecessor().finish(|_| disposition);
         // Whatever is decided: it has its label, and can be claimed, here and in the next kernel.
         assert_eq!((done, memory.state(b.pfn())), ((0, 0), state));
-        assert_eq!((memory.label_of(b), preserved(&memory)), (Some(Kind::Slab), vec![b]));
-        let no_folio = Error::WrongKind { pfn: b.pfn(), expected: Kind::Folio, found: Kind::Slab };
+        assert_eq!(
+            (memory.predecessor().label_of(b), preserved(&memory)),
+            (Some(FrameType::Slab), vec![b])
+        );
+        let no_folio =
+            Error::WrongType { pfn: b.pfn(), expected: FrameType::Folio, found: FrameType::Slab };
         assert_eq!(memory.let_go(b), Err(no_folio));
-        assert_eq!(memory.claim(b, Kind::Folio), Err(no_folio));
+        assert_eq!(memory.claim(b), Err(no_folio));
         let next = successor(memory, &ranges());
-        assert_eq!((next.label_of(b), inherited(&next)), (None, vec![b]));
+        assert_eq!((next.predecessor().label_of(b), inherited(&next)), (None, vec![b]));
     }
 }
 
 #[test]
 fn a_run_that_is_put_back_is_there_for_the_next_claim() {
     let memory = Ram::memory(&ranges()).unwrap();
-    let all = memory.alloc_run(21, Request::new(Order::ZERO).kind(Kind::Buffer)).unwrap();
-    let no_run = Error::WrongKind { pfn: all.start(), expected: Kind::Run, found: Kind::Buffer };
-    for kind in [Kind::Run, Kind::Buffer] {
-        assert_eq!(memory.keep_run(all, kind), Err(no_run));
-    }
+    let all =
+        memory.alloc_run(21, Request::new(Order::ZERO).frame_type(FrameType::Buffer)).unwrap();
+    let no_run =
+        Error::WrongType { pfn: all.start(), expected: FrameType::Run, found: FrameType::Buffer };
+    assert_eq!(memory.keep(all), Err(no_run));
     // SAFETY: allocated above.
-    unsafe { memory.preserve_run_as(all, Kind::Buffer) }.unwrap();
-    for kind in [Kind::Run, Kind::Buffer] {
-        assert_eq!(memory.let_go_run(all, kind), Err(no_run));
-    }
+    unsafe { memory.preserve_as(all, FrameType::Buffer) }.unwrap();
+    assert_eq!(memory.let_go(all), Err(no_run));
     let memory = successor(memory, &ranges());
-    let put_back = |run: Run, kind: Kind| {
+    let put_back = |run: Run, kind: FrameType| {
         // SAFETY: what was not claimed so is refused; nobody uses the rest.
-        unsafe { memory.unclaim_run(run, kind) }
+        unsafe { memory.unclaim_as(run, kind) }
     };
-    assert!(put_back(all, Kind::Buffer).is_err());
-    memory.claim_run(all, Kind::Buffer).unwrap();
+    assert!(put_back(all, FrameType::Buffer).is_err());
+    claim_as(&memory, all, FrameType::Buffer).unwrap();
     let part = Run::new(all.start(), 20).unwrap();
     let wrong = Error::WrongLength { pfn: all.start(), expected: 20, found: 21 };
-    assert_eq!(put_back(part, Kind::Buffer), Err(wrong));
-    let wrong = Error::WrongKind { pfn: all.start(), expected: Kind::Run, found: Kind::Buffer };
-    assert_eq!(put_back(all, Kind::Run), Err(wrong));
+    assert_eq!(put_back(part, FrameType::Buffer), Err(wrong));
+    let wrong =
+        Error::WrongType { pfn: all.start(), expected: FrameType::Run, found: FrameType::Buffer };
+    assert_eq!(put_back(all, FrameType::Run), Err(wrong));
     let none_is_left = || {
         let bytes = (0..21).map(|i| memory.state(all.start().add(i)).unwrap());
-        all.blocks().all(|b| memory.is_inherited(b) && memory.label_of(b).is_none())
+        all.blocks()
+            .all(|b| memory.predecessor().contains(b) && memory.predecessor().label_of(b).is_none())
             && bytes.into_iter().all(|state| state == FrameState::Never)
     };
-    put_back(all, Kind::Buffer).unwrap();
+    put_back(all, FrameType::Buffer).unwrap();
     assert!(none_is_left());
     // As a buffer that is held, too.
     memory.claim_buffer(all).unwrap();
     assert!(memory.is_held(all.start()) && !none_is_left());
-    assert_eq!(put_back(all, Kind::Run), Err(no_run));
-    put_back(all, Kind::Buffer).unwrap();
+    assert_eq!(put_back(all, FrameType::Run), Err(no_run));
+    put_back(all, FrameType::Buffer).unwrap();
     assert!(none_is_left() && !memory.is_held(all.start()));
     // A claim of all that fails at the last block leaves nothing behind either.
     let last = all.blocks().next_back().unwrap();
-    memory.claim(last, Kind::Folio).unwrap();
+    memory.claim(last).unwrap();
     let gone = Err(Error::NotPreserved { block: last });
-    assert_eq!(memory.claim_run(all, Kind::Run), gone);
+    assert_eq!(memory.claim(all), gone);
     // SAFETY: claimed above, and not written.
-    unsafe { memory.unclaim(last, Kind::Folio, None) }.unwrap();
+    unsafe { memory.unclaim_as(last, FrameType::Folio) }.unwrap();
     assert!(none_is_left());
-    memory.claim_run(all, Kind::Run).unwrap();
-    assert_eq!(memory.disinherit(|_| unreachable!("all of it was claimed")), (0, 0));
-    memory.let_go_run(all, Kind::Run).unwrap();
+    memory.claim(all).unwrap();
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("all of it was claimed")), (0, 0));
+    memory.let_go(all).unwrap();
     let gone = Error::NotPreserved { block: Block::containing(all.start(), Order::ZERO) };
-    assert_eq!(put_back(all, Kind::Run), Err(gone));
-    free_run(&memory, all, Kind::Run).unwrap();
-    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    assert_eq!(put_back(all, FrameType::Run), Err(gone));
+    free_run(&memory, all, FrameType::Run).unwrap();
+    assert_eq!(memory.stats().used(), memory.preserved().counts().nodes());
 }
 
 #[test]
@@ -363,18 +380,23 @@ fn the_trees_own_pages_are_nobodys() {
     let b = memory.alloc(Request::new(Order::ZERO)).unwrap();
     memory.keep(b).unwrap();
     let mut nodes = Vec::new();
-    memory.for_each_node(|node| nodes.push(Block::containing(node.addr.pfn(), Order::ZERO)));
+    memory
+        .preserved()
+        .for_each_node(|node| nodes.push(Block::containing(node.addr.pfn(), Order::ZERO)));
     assert!(!nodes.is_empty());
     for block in nodes {
-        let no_folio =
-            Error::WrongKind { pfn: block.pfn(), expected: Kind::Folio, found: Kind::Table };
+        let no_folio = Error::WrongType {
+            pfn: block.pfn(),
+            expected: FrameType::Folio,
+            found: FrameType::Table,
+        };
         assert_eq!(memory.keep(block), Err(no_folio));
         assert_eq!(memory.let_go(block), Err(no_folio));
-        let preserved = preserve_as(&memory, block, Kind::Table);
+        let preserved = preserve_as(&memory, block, FrameType::Table);
         assert_eq!(preserved, Err(Error::AlreadyPreserved { block }));
-        let let_go = unpreserve_as(&memory, block, Kind::Table);
+        let let_go = unpreserve_as(&memory, block, FrameType::Table);
         assert_eq!(let_go, Err(Error::NotPreserved { block }));
-        let freed = free(&memory, block, Kind::Table);
+        let freed = free(&memory, block, FrameType::Table);
         assert_eq!(freed, Err(Error::Preserved { block }));
     }
     assert_eq!(inherited(&successor(memory, &ranges())), [b]);
@@ -387,46 +409,46 @@ fn blocks_above_the_largest_folio_are_kept_and_claimed_as_runs() {
     // Never touched, so the frames cost only the metadata.
     let ranges = Ram::frames(5 << 18);
     let memory = Ram::memory(&ranges).unwrap();
-    let all = memory.alloc_run((1 << 20) + 3, Request::new(order(18)).kind(Kind::Run)).unwrap();
-    memory.keep_run(all, Kind::Run).unwrap();
+    let all = memory.alloc_run((1 << 20) + 3, Request::new(order(18))).unwrap();
+    memory.keep(all).unwrap();
     let count = preserved(&memory).len();
     let memory = successor(memory, &ranges);
-    assert_eq!(memory.disinherit(|_| Fate::Keep), (0, count as u64));
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Keep), (0, count as u64));
     let memory = successor(memory, &ranges);
     let largest = all.blocks().max_by_key(|b| b.order()).unwrap();
     assert!(largest.order() > Order::MAX_FOLIO);
     let refused = Error::BadRequest { frames: largest.order().frames() };
-    assert_eq!(memory.claim(largest, Kind::Folio), Err(refused));
-    assert_eq!(label(&memory, largest, Kind::Table), Err(refused));
-    assert_eq!(claim_as(&memory, largest, Kind::Table), Err(refused));
-    memory.claim_run(all, Kind::Run).unwrap();
-    assert_eq!(memory.run_at(all.start(), Kind::Run), Ok(all));
+    assert_eq!(memory.claim(largest), Err(refused));
+    assert_eq!(label(&memory, largest, FrameType::Table), Err(refused));
+    assert_eq!(claim_as(&memory, largest, FrameType::Table), Err(refused));
+    memory.claim(all).unwrap();
+    assert_eq!(memory.run_at(all.start(), FrameType::Run), Ok(all));
     // SAFETY: claimed just now.
-    unsafe { memory.unclaim_run(all, Kind::Run) }.unwrap();
+    unsafe { memory.unclaim_as(all, FrameType::Run) }.unwrap();
     assert_eq!(inherited(&memory).len(), count);
     for part in all.blocks_up_to(Order::MAX_FOLIO) {
         assert_eq!(memory.state(part.pfn()), Ok(FrameState::Never), "{part}");
     }
-    memory.claim_run(all, Kind::Run).unwrap();
-    assert_eq!(memory.run_at(all.start(), Kind::Run), Ok(all));
-    assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
-    memory.let_go_run(all, Kind::Run).unwrap();
-    memory.keep_run(all, Kind::Run).unwrap();
+    memory.claim(all).unwrap();
+    assert_eq!(memory.run_at(all.start(), FrameType::Run), Ok(all));
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("all was claimed")), (0, 0));
+    memory.let_go(all).unwrap();
+    memory.keep(all).unwrap();
     let memory = successor(memory, &ranges);
     // One by one: the largest as a run of its own, another is disposed of.
-    memory.claim_run(largest.run(), Kind::Run).unwrap();
-    assert_eq!(memory.run_at(largest.pfn(), Kind::Run), Ok(largest.run()));
+    memory.claim(largest.run()).unwrap();
+    assert_eq!(memory.run_at(largest.pfn(), FrameType::Run), Ok(largest.run()));
     let mut asked = Vec::new();
-    let done = memory.disinherit(|b| {
+    let done = memory.predecessor().finish(|b| {
         asked.push(b);
-        Fate::Free
+        Disposition::Free
     });
     assert_eq!(done, (count as u64 - 1, 0));
     assert!(asked.len() == count - 1 && !asked.contains(&largest));
     assert_eq!(preserved(&memory), [largest]);
     let memory = successor(memory, &ranges);
-    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
-    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (1, 0));
+    assert_eq!(memory.stats().used(), memory.preserved().counts().nodes());
     memory.audit().unwrap();
 }
 
@@ -456,7 +478,7 @@ fn snapshot(memory: &Memory<Ram>) -> Snapshot {
         used: stats.used(),
         preserved: preserved(memory),
         inherited: inherited(memory),
-        nodes: memory.counts().nodes(),
+        nodes: memory.preserved().counts().nodes(),
         states: bytes.collect(),
     }
 }
@@ -469,28 +491,28 @@ const STRIP: (u64, u64) = (1301, 29);
 fn furnished() -> Memory<Ram> {
     let memory = Ram::memory(&ranges()).unwrap();
     for (frame, o) in BLOCKS {
-        memory.alloc_at(block(frame, o), Kind::Folio).unwrap();
+        memory.alloc_at(block(frame, o)).unwrap();
     }
     for frame in ROW.0..ROW.0 + ROW.1 {
-        memory.alloc_at(block(frame, 0), Kind::Folio).unwrap();
+        memory.alloc_at(block(frame, 0)).unwrap();
     }
-    memory.alloc_run_at(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
+    memory.alloc_at(run(STRIP.0, STRIP.1)).unwrap();
     memory
 }
 
-fn row() -> Adjacent {
-    Adjacent::new(block(ROW.0, 0), ROW.1).unwrap()
+fn row() -> FolioRange {
+    FolioRange::new(block(ROW.0, 0), ROW.1).unwrap()
 }
 
 #[test]
 fn out_of_memory_at_any_node_changes_nothing() {
     type Operation = fn(&Memory<Ram>) -> Result<(), Error>;
     let operations: [Operation; 5] = [
-        |m| m.tree_root().map(|_| ()),
+        |m| m.preserved().tree_root().map(|_| ()),
         |m| m.keep(block(64, 5)),
         |m| m.keep(block(1500, 0)),
-        |m| m.keep_run(run(STRIP.0, STRIP.1), Kind::Run),
-        |m| m.keep_adjacent(row()),
+        |m| m.keep(run(STRIP.0, STRIP.1)),
+        |m| m.keep(row()),
     ];
     for (which, operation) in operations.into_iter().enumerate() {
         for already in [false, true] {
@@ -525,7 +547,7 @@ fn many_at_once_are_all_preserved_or_none() {
         let memory = furnished();
         starve(&memory, left);
         let before = snapshot(&memory);
-        match memory.keep_all(&blocks) {
+        match memory.keep(&blocks[..]) {
             Ok(()) => {
                 assert!(left > 0);
                 break;
@@ -540,16 +562,16 @@ fn many_at_once_are_all_preserved_or_none() {
     }
     let memory = furnished();
     let [a, b, rest @ ..] = blocks;
-    let twice = memory.keep_all(&[a, b, a]);
+    let twice = memory.keep(&[a, b, a]);
     assert_eq!(twice, Err(Error::AlreadyPreserved { block: a }));
-    memory.keep_all(&[]).unwrap();
+    memory.keep(&[]).unwrap();
     assert_eq!(preserved(&memory), []);
-    memory.keep_all(&blocks).unwrap();
-    memory.let_go_all(&rest).unwrap();
+    memory.keep(&blocks[..]).unwrap();
+    memory.let_go(&rest[..]).unwrap();
     let mut kept = [a, b];
     kept.sort();
     assert_eq!(preserved(&memory), kept);
-    assert_eq!(memory.let_go_all(&blocks), Err(Error::NotPreserved { block: rest[0] }));
+    assert_eq!(memory.let_go(&blocks[..]), Err(Error::NotPreserved { block: rest[0] }));
     assert_eq!(preserved(&memory), kept);
 }
 
@@ -558,9 +580,9 @@ fn out_of_memory_in_allocating_changes_nothing() {
     type Operation = fn(&Memory<Ram>) -> Result<(), Error>;
     let operations: [Operation; 4] = [
         |m| m.alloc(Request::new(order(3)).zeroed()).map(|_| ()),
-        |m| m.alloc_run(13, Request::new(Order::ZERO).kind(Kind::Run)).map(|_| ()),
-        |m| m.alloc_run_at(run(100, 9), Kind::Run),
-        |m| grow_run(m, run(STRIP.0, STRIP.1), STRIP.1 + 9, Kind::Run).map(|_| ()),
+        |m| m.alloc_run(13, Request::new(Order::ZERO)).map(|_| ()),
+        |m| m.alloc_at(run(100, 9)),
+        |m| grow_run(m, run(STRIP.0, STRIP.1), STRIP.1 + 9, FrameType::Run).map(|_| ()),
     ];
     for operation in operations {
         let memory = furnished();
@@ -582,43 +604,46 @@ fn a_takeover_needs_no_memory() {
     for (frame, o) in BLOCKS {
         memory.keep(block(frame, o)).unwrap();
     }
-    memory.keep_adjacent(row()).unwrap();
-    memory.keep_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
+    memory.keep(row()).unwrap();
+    memory.keep(run(STRIP.0, STRIP.1)).unwrap();
     let all = preserved(&memory);
-    let nodes = memory.counts().nodes();
+    let nodes = memory.preserved().counts().nodes();
     let memory = successor(memory, &ranges());
     let taken = starve(&memory, 0);
     let before = snapshot(&memory);
     assert_eq!((before.preserved.clone(), before.inherited.clone()), (all.clone(), all.clone()));
-    label(&memory, block(256, 3), Kind::Slab).unwrap();
-    claim_as(&memory, block(256, 3), Kind::Slab).unwrap();
-    memory.claim(block(64, 5), Kind::Folio).unwrap();
-    memory.claim_run(run(STRIP.0, STRIP.1), Kind::Run).unwrap();
+    label(&memory, block(256, 3), FrameType::Slab).unwrap();
+    claim_as(&memory, block(256, 3), FrameType::Slab).unwrap();
+    memory.claim(block(64, 5)).unwrap();
+    memory.claim(run(STRIP.0, STRIP.1)).unwrap();
     for b in blocks_of(row()) {
-        memory.claim(b, Kind::Folio).unwrap();
+        memory.claim(b).unwrap();
     }
     let left: Vec<_> = [block(300, 0), block(1152, 6), block(1500, 0)].into();
     assert_eq!((preserved(&memory), inherited(&memory)), (all, left.clone()));
     // Kept is as it was; again and again.
     for _ in 0..2 {
-        assert_eq!(memory.disinherit(|_| Fate::Keep), (0, 3));
+        assert_eq!(memory.predecessor().finish(|_| Disposition::Keep), (0, 3));
         assert_eq!(inherited(&memory), left);
     }
-    assert_eq!(memory.counts().nodes(), nodes);
-    let part = |b: Block| if b.order() == order(6) { Fate::Free } else { Fate::Keep };
-    assert_eq!(memory.disinherit(part), (1, 2));
-    assert_eq!(memory.disinherit(part), (0, 2));
-    assert_eq!(memory.disinherit(|_| Fate::Free), (2, 0));
-    assert_eq!(memory.disinherit(|_| unreachable!("nothing is left")), (0, 0));
+    assert_eq!(memory.preserved().counts().nodes(), nodes);
+    let part = |b: Block| if b.order() == order(6) { Disposition::Free } else { Disposition::Keep };
+    assert_eq!(memory.predecessor().finish(part), (1, 2));
+    assert_eq!(memory.predecessor().finish(part), (0, 2));
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (2, 0));
+    assert_eq!(memory.predecessor().finish(|_| unreachable!("nothing is left")), (0, 0));
     let owned: u64 = 32 + 8 + STRIP.1 + ROW.1;
     let stats = memory.stats();
     assert_eq!((stats.preserved, stats.used()), (owned, owned + nodes + taken.len() as u64));
     let kept = preserved(&memory);
     let next = successor(memory, &ranges());
-    assert_eq!((inherited(&next), next.counts().nodes()), (kept.clone(), nodes_of(&kept)));
+    assert_eq!(
+        (inherited(&next), next.preserved().counts().nodes()),
+        (kept.clone(), nodes_of(&kept))
+    );
 }
 
-fn blocks_of(row: Adjacent) -> impl Iterator<Item = Block> {
+fn blocks_of(row: FolioRange) -> impl Iterator<Item = Block> {
     (0..row.count()).map(move |i| {
         let order = row.first().order();
         Block::new(row.first().pfn().add(i << order.get()), order).unwrap()
@@ -675,9 +700,9 @@ struct Owned {
 }
 
 impl Owned {
-    fn adjacent(&self, order: Order) -> Adjacent {
+    fn adjacent(&self, order: Order) -> FolioRange {
         let first = Block::new(self.run.start(), order).unwrap();
-        Adjacent::new(first, self.run.frames() >> order.get()).unwrap()
+        FolioRange::new(first, self.run.frames() >> order.get()).unwrap()
     }
 
     /// The blocks that the tracker should know it by.
@@ -695,10 +720,10 @@ impl Owned {
         match (self.what, self.preserved) {
             (What::Folio, false) => memory.keep(self.blocks()[0]),
             (What::Folio, true) => memory.let_go(self.blocks()[0]),
-            (What::Run, false) => memory.keep_run(self.run, Kind::Run),
-            (What::Run, true) => memory.let_go_run(self.run, Kind::Run),
-            (What::Row(o), false) => memory.keep_adjacent(self.adjacent(o)),
-            (What::Row(o), true) => memory.let_go_adjacent(self.adjacent(o)),
+            (What::Run, false) => memory.keep(self.run),
+            (What::Run, true) => memory.let_go(self.run),
+            (What::Row(o), false) => memory.keep(self.adjacent(o)),
+            (What::Row(o), true) => memory.let_go(self.adjacent(o)),
         }?;
         self.preserved = !self.preserved;
         self.claimed = false;
@@ -707,9 +732,9 @@ impl Owned {
 
     fn free(&self, memory: &Memory<Ram>) -> Result<(), Error> {
         match self.what {
-            What::Run => free_run(memory, self.run, Kind::Run),
+            What::Run => free_run(memory, self.run, FrameType::Run),
             What::Folio | What::Row(_) => {
-                self.blocks().into_iter().try_for_each(|b| free(memory, b, Kind::Folio))
+                self.blocks().into_iter().try_for_each(|b| free(memory, b, FrameType::Folio))
             }
         }
     }
@@ -717,9 +742,9 @@ impl Owned {
     /// Claims what a predecessor preserved.
     fn claim(&self, memory: &Memory<Ram>) -> Result<(), Error> {
         match self.what {
-            What::Run => memory.claim_run(self.run, Kind::Run),
-            What::Folio => memory.claim(self.blocks()[0], Kind::Folio),
-            What::Row(_) => memory.claim_all(&self.blocks()),
+            What::Run => memory.claim(self.run),
+            What::Folio => memory.claim(self.blocks()[0]),
+            What::Row(_) => memory.claim(&self.blocks()[..]),
         }
     }
 
@@ -728,10 +753,10 @@ impl Owned {
         // SAFETY: claimed in this kernel, and nothing was written.
         unsafe {
             match self.what {
-                What::Run => memory.unclaim_run(self.run, Kind::Run),
+                What::Run => memory.unclaim_as(self.run, FrameType::Run),
                 What::Folio | What::Row(_) => {
                     let mut blocks = self.blocks().into_iter();
-                    blocks.try_for_each(|b| memory.unclaim(b, Kind::Folio, None))
+                    blocks.try_for_each(|b| memory.unclaim_as(b, FrameType::Folio))
                 }
             }
         }
@@ -763,7 +788,7 @@ impl Life {
         }
         let expected = all_blocks(&left);
         assert_eq!(preserved(&memory), expected);
-        if memory.tree_root().is_err() {
+        if memory.preserved().tree_root().is_err() {
             // Nothing was preserved, and there is no frame for a root.
             assert!(expected.is_empty());
             return Self { memory, live: Vec::new(), left };
@@ -771,7 +796,7 @@ impl Life {
         let memory = successor(memory, &ranges());
         assert_eq!((preserved(&memory), inherited(&memory)), (expected.clone(), expected.clone()));
         // Everything else is free again, the nodes that lead to nothing too.
-        assert_eq!(memory.counts().nodes(), nodes_of(&expected));
+        assert_eq!(memory.preserved().counts().nodes(), nodes_of(&expected));
         let held: u64 = expected.iter().map(|b| b.order().frames()).sum();
         assert_eq!(memory.stats().used(), held + nodes_of(&expected));
         for owned in &left {
@@ -788,7 +813,7 @@ impl Life {
         owned.claim(&self.memory).unwrap();
         let first = Error::NotPreserved { block: owned.blocks()[0] };
         assert_eq!(owned.claim(&self.memory), Err(first), "once");
-        assert!(owned.blocks().iter().all(|b| self.memory.is_preserved(*b)));
+        assert!(owned.blocks().iter().all(|b| self.memory.preserved().contains(*b)));
         self.live.push(Owned { preserved: true, claimed: true, ..owned });
     }
 
@@ -799,34 +824,37 @@ impl Life {
         }
         let owned = self.live.swap_remove(claimed[i % claimed.len()]);
         owned.unclaim(&self.memory).unwrap();
-        assert!(owned.blocks().iter().all(|b| self.memory.is_inherited(*b)));
+        assert!(owned.blocks().iter().all(|b| self.memory.predecessor().contains(*b)));
         self.left.push(Owned { claimed: false, ..owned });
     }
 
     /// Frees some blocks of what is unclaimed; what is left of a run or a row is blocks.
     fn disinherit(&mut self, dice: u64) {
         let mut dice = dice;
-        let mut fates = BTreeMap::new();
+        let mut dispositions = BTreeMap::new();
         let mut next = Vec::new();
         for owned in self.left.drain(..) {
             dice = dice.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let blocks = owned.blocks();
-            let fate = |i: usize| match dice >> 61 {
-                0..=3 => Fate::Keep,
-                4 => [Fate::Free, Fate::Keep][i % 2],
-                _ => Fate::Free,
+            let disposition = |i: usize| match dice >> 61 {
+                0..=3 => Disposition::Keep,
+                4 => [Disposition::Free, Disposition::Keep][i % 2],
+                _ => Disposition::Free,
             };
-            fates.extend(blocks.iter().enumerate().map(|(i, b)| (*b, fate(i))));
-            if (0..blocks.len()).all(|i| fate(i) == Fate::Keep) {
+            dispositions.extend(blocks.iter().enumerate().map(|(i, b)| (*b, disposition(i))));
+            if (0..blocks.len()).all(|i| disposition(i) == Disposition::Keep) {
                 next.push(owned);
             } else {
-                let kept = blocks.iter().enumerate().filter(|(i, _)| fate(*i) == Fate::Keep);
+                let kept =
+                    blocks.iter().enumerate().filter(|(i, _)| disposition(*i) == Disposition::Keep);
                 next.extend(kept.map(|(_, b)| Owned { run: b.run(), what: What::Folio, ..owned }));
             }
         }
-        let kept = fates.values().filter(|fate| **fate == Fate::Keep).count() as u64;
-        let freed = fates.len() as u64 - kept;
-        assert_eq!(self.memory.disinherit(|b| fates[&b]), (freed, kept));
+        let kept =
+            dispositions.values().filter(|disposition| **disposition == Disposition::Keep).count()
+                as u64;
+        let freed = dispositions.len() as u64 - kept;
+        assert_eq!(self.memory.predecessor().finish(|b| dispositions[&b]), (freed, kept));
         self.left = next;
     }
 }
@@ -852,16 +880,16 @@ proptest! {
                     new = memory.alloc(Request::new(order(o))).ok().map(|b| (b.run(), What::Folio));
                 }
                 Op::Run(n) => {
-                    let got = memory.alloc_run(n, Request::new(Order::ZERO).kind(Kind::Run));
+                    let got = memory.alloc_run(n, Request::new(Order::ZERO));
                     new = got.ok().map(|run| (run, What::Run));
                 }
                 Op::Row(o, n) => {
-                    let request = Request::new(order(o)).kind(Kind::Run);
+                    let request = Request::new(order(o)).frame_type(FrameType::Run);
                     if let Ok(run) = memory.alloc_run(n << o, request) {
-                        free_run(memory, run, Kind::Run).unwrap();
+                        free_run(memory, run, FrameType::Run).unwrap();
                         let first = Block::new(run.start(), order(o)).unwrap();
-                        for b in blocks_of(Adjacent::new(first, n).unwrap()) {
-                            memory.alloc_at(b, Kind::Folio).unwrap();
+                        for b in blocks_of(FolioRange::new(first, n).unwrap()) {
+                            memory.alloc_at(b).unwrap();
                         }
                         new = Some((run, What::Row(order(o))));
                     }
@@ -875,7 +903,7 @@ proptest! {
                         Err(other) => prop_assert!(false, "{other}"),
                     }
                     for b in life.live[at].blocks() {
-                        prop_assert_eq!(memory.is_preserved(b), life.live[at].preserved);
+                        prop_assert_eq!(memory.preserved().contains(b), life.live[at].preserved);
                     }
                 }
                 Op::Free(i) if !life.live.is_empty() => {
@@ -915,7 +943,7 @@ proptest! {
             let frames = |things: &[Owned]| things.iter().map(|o| o.run.frames()).sum::<u64>();
             let stats = memory.stats();
             let left = frames(&life.left);
-            let nodes = memory.counts().nodes();
+            let nodes = memory.preserved().counts().nodes();
             prop_assert_eq!(stats.used(), frames(&life.live) + left + nodes);
             let kept = life.live.iter().filter(|o| o.preserved).map(|o| o.run.frames());
             prop_assert_eq!(stats.preserved, kept.sum::<u64>() + left);
@@ -930,14 +958,14 @@ proptest! {
             life.claim(0);
         }
         let Life { memory, mut live, .. } = life;
-        prop_assert_eq!(memory.disinherit(|_| unreachable!("all was claimed")), (0, 0));
+        prop_assert_eq!(memory.predecessor().finish(|_| unreachable!("all was claimed")), (0, 0));
         for owned in &mut live {
             check(&memory, owned.run, owned.stamp);
             owned.preserve(&memory).unwrap();
             prop_assert_eq!(owned.free(&memory), Ok(()));
         }
-        prop_assert_eq!(memory.stats().used(), memory.counts().nodes(), "not one frame is lost");
-        if memory.tree_root().is_ok() {
+        prop_assert_eq!(memory.stats().used(), memory.preserved().counts().nodes(), "not one frame is lost");
+        if memory.preserved().tree_root().is_ok() {
             prop_assert_eq!(successor(memory, &ranges()).stats().used(), 1, "but the root");
         }
     }
@@ -985,38 +1013,45 @@ fn disposal_beside_walks_and_claims_on_one_thread() {
     let memory = Ram::memory(&ranges()).unwrap();
     let mut kept = [0; 4].map(|_| memory.alloc(Request::new(order(1))).unwrap());
     kept.sort();
-    memory.keep_all(&kept).unwrap();
+    memory.keep(&kept[..]).unwrap();
     let memory = successor(memory, &ranges());
     // A walk does not keep anything from going.
     let mut asked = 0;
-    memory.for_each_inherited(|b| {
+    memory.predecessor().for_each(|b| {
         assert_eq!(b, kept[0]);
         assert_eq!(
-            memory.disinherit(|b| if b == kept[3] { Fate::Keep } else { Fate::Free }),
+            memory.predecessor().finish(|b| if b == kept[3] {
+                Disposition::Keep
+            } else {
+                Disposition::Free
+            }),
             (3, 1)
         );
         asked += 1;
         if asked == 1 {
-            assert_eq!(memory.claim(kept[0], Kind::Folio), Err(Error::NotPreserved { block: b }));
-            memory.claim(kept[3], Kind::Folio).unwrap();
+            assert_eq!(memory.claim(kept[0]), Err(Error::NotPreserved { block: b }));
+            memory.claim(kept[3]).unwrap();
         }
     });
     assert_eq!(asked, 1, "the others are disposed of or claimed");
-    assert_eq!(memory.claim(kept[1], Kind::Folio), Err(Error::NotPreserved { block: kept[1] }));
-    assert!(!memory.is_inherited(kept[1]) && memory.inherited_block(kept[1].pfn()).is_none());
+    assert_eq!(memory.claim(kept[1]), Err(Error::NotPreserved { block: kept[1] }));
+    assert!(
+        !memory.predecessor().contains(kept[1])
+            && memory.predecessor().block_at(kept[1].pfn()).is_none()
+    );
     // SAFETY: claimed above, and not written.
-    unsafe { memory.unclaim(kept[3], Kind::Folio, None) }.unwrap();
+    unsafe { memory.unclaim_as(kept[3], FrameType::Folio) }.unwrap();
     assert_eq!(inherited(&memory), [kept[3]]);
     // SAFETY: refused: there is no claim to take back.
-    let undone = unsafe { memory.unclaim(kept[3], Kind::Folio, None) };
-    assert!(undone.is_err() && memory.is_inherited(kept[3]));
-    memory.claim(kept[3], Kind::Folio).unwrap();
+    let undone = unsafe { memory.unclaim_as(kept[3], FrameType::Folio) };
+    assert!(undone.is_err() && memory.predecessor().contains(kept[3]));
+    memory.claim(kept[3]).unwrap();
     memory.let_go(kept[3]).unwrap();
     // SAFETY: refused: it was let go.
-    let undone = unsafe { memory.unclaim(kept[3], Kind::Folio, None) };
+    let undone = unsafe { memory.unclaim_as(kept[3], FrameType::Folio) };
     assert_eq!(undone, Err(Error::NotPreserved { block: kept[3] }));
-    assert_eq!(free(&memory, kept[3], Kind::Folio), Ok(()));
-    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    assert_eq!(free(&memory, kept[3], FrameType::Folio), Ok(()));
+    assert_eq!(memory.stats().used(), memory.preserved().counts().nodes());
 }
 
 #[test]
@@ -1024,22 +1059,22 @@ fn a_fate_that_panics_leaves_the_rest_to_be_claimed() {
     let memory = Ram::memory(&ranges()).unwrap();
     let mut left = [0; 3].map(|_| memory.alloc(Request::new(order(1))).unwrap());
     left.sort();
-    memory.keep_all(&left).unwrap();
+    memory.keep(&left[..]).unwrap();
     let memory = successor(memory, &ranges());
     let mut asked = 0;
     let decide = std::panic::AssertUnwindSafe(|| {
-        memory.disinherit(|_| {
+        memory.predecessor().finish(|_| {
             asked += 1;
             assert!(asked < 2, "the second is not decided");
-            Fate::Free
+            Disposition::Free
         })
     });
     assert!(std::panic::catch_unwind(decide).is_err());
     assert_eq!(inherited(&memory), left[1..]);
-    memory.claim(left[1], Kind::Folio).unwrap();
-    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
-    assert_eq!(free(&memory, left[1], Kind::Folio), Err(Error::Preserved { block: left[1] }));
+    memory.claim(left[1]).unwrap();
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (1, 0));
+    assert_eq!(free(&memory, left[1], FrameType::Folio), Err(Error::Preserved { block: left[1] }));
     memory.let_go(left[1]).unwrap();
-    assert_eq!(free(&memory, left[1], Kind::Folio), Ok(()));
-    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    assert_eq!(free(&memory, left[1], FrameType::Folio), Ok(()));
+    assert_eq!(memory.stats().used(), memory.preserved().counts().nodes());
 }

@@ -8,20 +8,24 @@ mod common;
 use std::ops::RangeInclusive;
 
 use common::owned::Owned as _;
-use common::{base, order};
+use common::{base, claim_as, order, preserve_as, unpreserve_as};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::internal::BlockMatcher;
-use heirloom_folio::{
-    Block, CpuId, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SHIFT, PAGE_SIZE, Pages, Pfn,
-    PhysAddr, Request, Run, Stats,
-};
-use heirloom_kho::tree::{Adjacent, FramesOf, Geometry, Key, Tree};
+use heirloom_folio::{CpuId, Disposition, Error, FrameType, Memory, NodeId, Request, Stats};
+use heirloom_kho::tree::{FolioRange, FramesOf, Geometry, Key, Tree};
+use heirloom_kho::{Block, Order, PAGE_SHIFT, PAGE_SIZE, Pages, Pfn, PhysAddr, Run};
 
 const LIMIT: u64 = Pfn::LIMIT.get();
 const FRAMES: u64 = 512;
 const ORDERS: RangeInclusive<u8> = 0..=63;
-const KINDS: [Kind; 6] =
-    [Kind::Folio, Kind::Run, Kind::Slab, Kind::Buffer, Kind::Table, Kind::Tail];
+const KINDS: [FrameType; 6] = [
+    FrameType::Folio,
+    FrameType::Run,
+    FrameType::Slab,
+    FrameType::Buffer,
+    FrameType::Table,
+    FrameType::Tail,
+];
 
 /// Numbers at which something ends, none of them a frame of the memory.
 fn ends() -> Vec<u64> {
@@ -177,7 +181,7 @@ fn rows_of_folios() {
     for first in blocks() {
         for count in ends() {
             let end = u128::from(first.pfn().get()) + (u128::from(count) << first.order().get());
-            let row = Adjacent::new(first, count);
+            let row = FolioRange::new(first, count);
             assert_eq!(row.is_some(), end <= u128::from(LIMIT), "{count:#x} from {first}");
             if let Some(row) = row {
                 assert_eq!(u128::from(row.run().end().get()), end);
@@ -192,18 +196,21 @@ fn ask(memory: &Memory<Ram>) {
     for block in blocks() {
         assert!(!here.covers(block.run()));
         let (pfn, run) = (block.pfn(), block.run());
-        assert!(!memory.is_preserved(block) && !memory.is_inherited(block), "{block}");
-        assert!(here.contains(pfn) || memory.label_of(block).is_none(), "{block}");
+        assert!(
+            !memory.preserved().contains(block) && !memory.predecessor().contains(block),
+            "{block}"
+        );
+        assert!(here.contains(pfn) || memory.predecessor().label_of(block).is_none(), "{block}");
         assert!(memory.keep(block).is_err() && memory.let_go(block).is_err());
-        assert!(memory.keep_all(&[block]).is_err());
-        assert!(memory.let_go_all(&[block]).is_err());
-        assert!(memory.claim_all(&[block]).is_err());
-        assert!(memory.claim_folio(block).is_err());
+        assert!(memory.keep(&[block]).is_err());
+        assert!(memory.let_go(&[block]).is_err());
+        assert!(memory.claim(&[block]).is_err());
+        assert!(memory.claim_owned(block).is_err());
         for kind in KINDS {
-            assert!(memory.alloc_at(block, kind).is_err());
-            assert!(memory.claim(block, kind).is_err());
+            assert!(memory.alloc_at_as(block, kind).is_err());
+            assert!(claim_as(memory, block, kind).is_err());
             assert!(memory.run_at(pfn, kind).is_err());
-            let request = Request::new(block.order()).kind(kind);
+            let request = Request::new(block.order()).frame_type(kind);
             if block.order() > order(9) {
                 assert!(memory.alloc(request).is_err());
                 assert!(memory.alloc_run(1, request).is_err());
@@ -212,9 +219,10 @@ fn ask(memory: &Memory<Ram>) {
             let _no_such_pointer = BlockMatcher::new(kind, block.order());
         }
         for count in [0, 1, 2, 64, LIMIT] {
-            if let Some(row) = Adjacent::new(block, count) {
-                assert_eq!(memory.keep_adjacent(row).is_err(), count > 0);
-                assert_eq!(memory.let_go_adjacent(row).is_err(), count > 0);
+            if let Some(row) = FolioRange::new(block, count) {
+                assert_eq!(memory.keep(row).is_err(), count > 0);
+                assert_eq!(memory.let_go(row).is_err(), count > 0);
+                assert_eq!(memory.claim(row).is_err(), count > 0);
             }
         }
     }
@@ -225,13 +233,13 @@ fn ask(memory: &Memory<Ram>) {
         assert_eq!(memory.ptr(run).is_ok(), none, "{run}");
         assert_eq!(memory.reserve(run).is_ok(), none, "{run}");
         for kind in KINDS {
-            assert!(memory.alloc_run_at(run, kind).is_err());
-            assert!(memory.keep_run(run, kind).is_err());
-            assert!(memory.let_go_run(run, kind).is_err());
-            assert!(memory.claim_run(run, kind).is_err());
+            assert!(memory.alloc_at_as(run, kind).is_err());
+            assert!(preserve_as(memory, run, kind).is_err());
+            assert!(unpreserve_as(memory, run, kind).is_err());
+            assert!(claim_as(memory, run, kind).is_err());
         }
         for frames in ends() {
-            let gap = memory.next_gap(frames, run);
+            let gap = memory.preserved().next_gap(frames, run);
             assert!(gap.is_none_or(|gap| run.covers(gap) && gap.frames() >= frames));
         }
     }
@@ -240,11 +248,9 @@ fn ask(memory: &Memory<Ram>) {
         assert_eq!(memory.state(pfn), Err(Error::NotMemory { pfn }));
         assert_eq!(memory.node_of(pfn), Err(Error::NotMemory { pfn }));
         assert_eq!(memory.owning_block(pfn), None);
-        assert_eq!(memory.inherited_block(pfn), None);
+        assert_eq!(memory.predecessor().block_at(pfn), None);
         for order in [Order::ZERO, order(9)] {
-            assert!(
-                memory.alloc_run(n.max(FRAMES + 1), Request::new(order).kind(Kind::Run)).is_err()
-            );
+            assert!(memory.alloc_run(n.max(FRAMES + 1), Request::new(order)).is_err());
         }
     }
     for node in [1, u16::MAX] {
@@ -260,17 +266,17 @@ fn a_memory_has_no_frame_beyond_its_own() {
     let block = memory.alloc(Request::new(order(2))).unwrap();
     memory.keep(block).unwrap();
     ask(&memory);
-    let root = memory.tree_root().unwrap();
+    let root = memory.preserved().tree_root().unwrap();
     let memory = memory.into_machine().attach(&Ram::frames(FRAMES)).unwrap();
-    let (memory, counts) = memory.inherit(root).unwrap();
+    let (memory, counts) = memory.take_over(root).unwrap();
     assert_eq!(counts.total(), 1);
     let before = memory.audit().unwrap();
     ask(&memory);
     memory.drain();
     assert_eq!(memory.audit().unwrap(), before);
-    assert!(memory.is_inherited(block));
-    assert_eq!(memory.disinherit(|_| Fate::Free), (1, 0));
-    assert_eq!(memory.stats().used(), memory.counts().nodes());
+    assert!(memory.predecessor().contains(block));
+    assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (1, 0));
+    assert_eq!(memory.stats().used(), memory.preserved().counts().nodes());
 }
 
 #[test]
@@ -278,7 +284,7 @@ fn a_root_that_is_no_frame_is_refused() {
     for n in ends() {
         for root in [PhysAddr::new(n), Pfn::new(n).addr()] {
             let memory = Ram::memory(&Ram::frames(8)).unwrap();
-            assert!(matches!(memory.inherit(root).map(drop), Err(Error::Tree(_))), "{root}");
+            assert!(matches!(memory.take_over(root).map(drop), Err(Error::Tree(_))), "{root}");
         }
     }
 }

@@ -4,9 +4,9 @@
 mod common;
 
 use common::{Dump, block, findings};
-use heirloom_folio::{Block, Order, PhysAddr, Run, TreeError, TreeFault};
 use heirloom_kho::linux::Opaque;
-use heirloom_kho::{Excerpt, Fault, Table, TableError};
+use heirloom_kho::tree::{TreeError, TreeFault};
+use heirloom_kho::{Block, Excerpt, Fault, Order, PhysAddr, Run, Table, TableError};
 use heirloom_restore::{Entry, Error};
 
 // Where the capture has things.

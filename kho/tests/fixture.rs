@@ -4,9 +4,8 @@
 mod common;
 
 use common::{Dump, addr, block_of, expected, findings, order};
-use heirloom_folio::{Block, PhysAddr};
 use heirloom_kho::linux::{Checksum, Flb, Known, Luo, Memfd};
-use heirloom_kho::{Error, Left, Name, RootView, Subtree};
+use heirloom_kho::{Block, Error, Left, Name, PhysAddr, RootView, Subtree};
 use heirloom_restore::Entry;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

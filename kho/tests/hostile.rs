@@ -5,9 +5,8 @@
 mod common;
 
 use common::{Dump, findings};
-use heirloom_folio::PhysAddr;
 use heirloom_kho::linux::{Known, Luo};
-use heirloom_kho::{Error, Left, RootView};
+use heirloom_kho::{Error, Left, PhysAddr, RootView};
 use heirloom_restore::Entry;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};

@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::linux::{Found, Known, Memblock};
 use heirloom_kho::tree::{Frames, FramesOf};
-use heirloom_kho::{Error, Excerpt, Fault, Pages, Table, TableError};
+use heirloom_kho::{
+    Block, Error, Excerpt, Fault, Order, PAGE_SIZE, Pages, Pfn, PhysAddr, Run, Table, TableError,
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const BLOB: PhysAddr = PhysAddr::new(PAGE);

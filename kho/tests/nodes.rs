@@ -5,9 +5,10 @@
 mod common;
 
 use common::{Dump, addr, block_of, expected};
+use heirloom_folio::NodeId;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Kind, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::tree::Geometry;
+use heirloom_kho::{Block, PAGE_SIZE, Pfn, PhysAddr, Run};
 
 /// Follows both trees; how many nodes.
 fn same_nodes(theirs: &Dump, ours: &Dump, nodes: (u64, u64), level: u32) -> u64 {
@@ -38,15 +39,15 @@ fn a_tree_of_the_same_keys_is_linux_s_tree() {
     let all = Run::new(Pfn::new(0), 16384).unwrap();
     let memory = Ram::memory(&[(all, NodeId(0))]).unwrap();
     for key in &keys {
-        memory.alloc_at(*key, Kind::Folio).unwrap();
+        memory.alloc_at(*key).unwrap();
     }
     for key in &keys {
         // SAFETY: allocated by this test, and told to nothing else.
         unsafe { memory.preserve(*key) }.unwrap();
     }
-    let root = memory.tree_root().unwrap();
+    let root = memory.preserved().tree_root().unwrap();
     let mut ours = Dump::default();
-    memory.for_each_node(|node| {
+    memory.preserved().for_each_node(|node| {
         let page = memory.ptr(Run::covering(node.addr, PAGE_SIZE as u64).unwrap()).unwrap();
         // SAFETY: a page of memory, and nobody writes a tree that is at rest.
         let bytes = unsafe { std::slice::from_raw_parts(page.as_ptr(), PAGE_SIZE) };

@@ -4,9 +4,11 @@ mod common;
 
 use common::{Dump, block, findings, order};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, NodeId, PAGE_SIZE, Pfn, PhysAddr, Request, Run, TreeError, TreeFault};
+use heirloom_folio::{NodeId, Request};
+use heirloom_kho::tree::{TreeError, TreeFault};
 use heirloom_kho::{
-    AreaInfo, AreaPart, Broken, Chain, Fault, Header, Image, Left, Sealed, Table, TableError,
+    AreaInfo, AreaPart, Block, Broken, Chain, Fault, Header, Image, Left, PAGE_SIZE, Pfn, PhysAddr,
+    Run, Sealed, Table, TableError,
 };
 use heirloom_restore::{Entry, Error, Heirloom, PreservedArea, Records, Surveyed};
 use heirloom_slab::internal::{DirectoryFault, ImageCaches, SlabFault};
@@ -39,12 +41,12 @@ fn handover(sealed: bool) -> Own {
     let handover = Heirloom::boot_memory(memory, &[scratch], "own").unwrap();
     let memory = handover.memory();
 
-    let mut folio = memory.folio(Request::new(order(3))).unwrap();
+    let mut folio = memory.alloc_folio(Request::new(order(3))).unwrap();
     folio.bytes_mut().fill(3);
     let folio = folio.preserve().unwrap().into_raw();
-    memory.run(5, Request::new(order(0))).unwrap().preserve().unwrap().into_raw();
+    memory.alloc_owned_run(5, Request::new(order(0))).unwrap().preserve().unwrap().into_raw();
     let blocks: Vec<_> =
-        (0..3).map(|_| memory.folio(Request::new(order(1))).unwrap().into_raw()).collect();
+        (0..3).map(|_| memory.alloc_folio(Request::new(order(1))).unwrap().into_raw()).collect();
     // SAFETY: allocated by this test, and told to nothing else.
     let area =
         unsafe { PreservedArea::preserve(memory, blocks, order(1), false) }.unwrap().into_raw();
@@ -80,7 +82,7 @@ fn handover(sealed: bool) -> Own {
     Own {
         dump,
         entry: handover.entry(),
-        map: memory.tree_root().unwrap(),
+        map: memory.preserved().tree_root().unwrap(),
         header: header.unwrap(),
         published: published.unwrap(),
         folio,

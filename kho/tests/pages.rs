@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use heirloom_kho::linux::{Found, Known};
-use heirloom_kho::tree::{Adjacent, Counts, Frames, FramesOf, check, survey};
+use heirloom_kho::tree::{Counts, FolioRange, Frames, FramesOf, check, survey};
 use heirloom_kho::{
     AreaDescriptor, Block, Chain, Header, Image, Left, Order, PAGE_SHIFT, PageSize, Pages, Pfn,
     PhysAddr, RootView, Run, ScratchList,
@@ -160,7 +160,7 @@ proptest! {
         let left = Left::new(&memory, root);
         let expected: BTreeSet<_> = blocks.iter().map(|one| block(page, *one)).collect();
         prop_assert_eq!(left.tree().folios().collect::<BTreeSet<_>>(), expected.clone());
-        let rows = left.tree().adjacent().map(Adjacent::count).sum::<u64>();
+        let rows = left.tree().folio_ranges().map(FolioRange::count).sum::<u64>();
         prop_assert_eq!(rows, expected.len() as u64);
         for (at, order) in (0..8).flat_map(|at| (0..4).map(move |order| (first + at * 4, order))) {
             if at.is_multiple_of(1 << order) {

@@ -2,11 +2,11 @@
 
 use core::fmt;
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_folio::{FrameType, Machine, Memory, Request};
 use heirloom_kho::internal::PER_CHUNK;
-use heirloom_kho::{AreaInfo, AreaPart, Table, store};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::{AreaInfo, AreaPart, Block, Order, PAGE_SIZE, PhysAddr, Table, store};
 
 use crate::error::Error;
 use crate::pages::{Own, table_at, words_at};
@@ -66,7 +66,7 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
     ///
     /// # Safety
     /// - `info` was read, and [walked](AreaInfo::walk) without an error, from a chain whose chunk
-    ///   pages are allocated in `memory` as [`Kind::Table`], preserved, and no other owner's;
+    ///   pages are allocated in `memory` as [`FrameType::Table`], preserved, and no other owner's;
     /// - its blocks are preserved, and the caller's to unpreserve;
     /// - no other value stands for the same area.
     pub const unsafe fn from_raw(memory: &'m Memory<M>, info: AreaInfo) -> Self {
@@ -177,12 +177,13 @@ pub(crate) fn growing<M: Machine, T>(
 
 /// A page for a table of ours: zeroed, preserved.
 pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[AtomicU64]), Error> {
-    let block =
-        growing(memory, || memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed()))?;
+    let block = growing(memory, || {
+        memory.alloc(Request::new(Order::ZERO).frame_type(FrameType::Table).zeroed())
+    })?;
     // SAFETY: allocated just now.
-    if let Err(error) = growing(memory, || unsafe { memory.preserve_as(block, Kind::Table) }) {
+    if let Err(error) = growing(memory, || unsafe { memory.preserve_as(block, FrameType::Table) }) {
         // SAFETY: allocated above, and known to this call alone.
-        let freed = unsafe { memory.free(block, Kind::Table) };
+        let freed = unsafe { memory.free_as(block, FrameType::Table) };
         debug_assert!(freed.is_ok(), "a block just allocated can be freed: {freed:?}");
         return Err(error.into());
     }
@@ -194,9 +195,9 @@ pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[A
 /// Unpreserves and frees a table page of ours.
 pub(crate) fn drop_table<M: Machine>(memory: &Memory<M>, block: Block) {
     // SAFETY: the caller owns the table and gives it up; nothing leads to it any more.
-    let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
+    let unpreserved = unsafe { memory.unpreserve_as(block, FrameType::Table) };
     // SAFETY: as above.
-    let freed = unpreserved.and_then(|()| unsafe { memory.free(block, Kind::Table) });
+    let freed = unpreserved.and_then(|()| unsafe { memory.free_as(block, FrameType::Table) });
     debug_assert!(freed.is_ok(), "a table's page is allocated and preserved: {freed:?}");
 }
 
@@ -292,7 +293,7 @@ mod tests {
         let area = preserve(&memory, shuffled.iter().copied(), order(1), true).unwrap();
         let info = area.info();
         assert_eq!((info.pages() as usize, info.order()), (count * 2, order(1)));
-        assert!(owned.iter().all(|block| memory.is_preserved(*block)));
+        assert!(owned.iter().all(|block| memory.preserved().contains(*block)));
         let mut found = Vec::new();
         area.for_each(|block| found.push(block)).unwrap();
         assert_eq!(found, shuffled);
@@ -305,14 +306,14 @@ mod tests {
         assert_eq!(memory.stats().preserved, 0);
         for block in back {
             // SAFETY: allocated above, and not used.
-            unsafe { memory.free(block, Kind::Folio) }.unwrap();
+            unsafe { memory.free(block) }.unwrap();
         }
         assert_eq!(memory.stats().used(), nodes(&memory));
     }
 
     fn nodes(memory: &Memory<Ram>) -> u64 {
         let mut nodes = 0;
-        memory.for_each_node(|_| nodes += 1);
+        memory.preserved().for_each_node(|_| nodes += 1);
         nodes
     }
 
@@ -349,7 +350,7 @@ mod tests {
             }
             for block in rest.drain(..spare) {
                 // SAFETY: allocated above, and not used.
-                unsafe { memory.free(block, Kind::Folio) }.unwrap();
+                unsafe { memory.free(block) }.unwrap();
             }
             let blocks = owned.iter().copied();
             match preserve(&memory, blocks, Order::ZERO, false) {

@@ -18,9 +18,10 @@ mod check;
 mod proceed;
 
 use check::{check_left, hold_scratch};
-use heirloom_folio::{Machine, Memory, PageSize, Run};
+use heirloom_folio::{Machine, Memory};
+use heirloom_kho::PageSize;
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::{Header, HeaderPage, Producer, ScratchList, Table};
+use heirloom_kho::{Header, HeaderPage, Producer, Run, ScratchList, Table};
 use heirloom_slab::internal::NewSlabs;
 use lock_api::Mutex;
 use proceed::{GoneOn, drop_lost, go_on, root_of};
@@ -79,7 +80,7 @@ impl<M: Machine> NewHeirloom<M> {
         producer: &str,
         seal: SealPolicy,
     ) -> Result<Self, Error> {
-        let sealable = inherit(&mut memory, entry)?;
+        let sealable = take_over(&mut memory, entry)?;
         let mut left = Predecessor::default();
         check_left(&memory, entry, seal, sealable, &mut left)?;
         Self::after(memory, entry, producer, &left)
@@ -156,9 +157,10 @@ fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), E
 /// Reserves the scratch areas and takes the tree over; how many frames there are that a seal can
 /// cover.
 #[inline(never)]
-fn inherit<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Error> {
+fn take_over<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Error> {
     let map = hold_scratch(memory, entry)?;
-    Ok(memory.take_over(map, |counts| crate::check::sealable(counts, entry, PageSize::BUILD))?)
+    Ok(memory
+        .take_over_in_place(map, |counts| crate::check::sealable(counts, entry, PageSize::BUILD))?)
 }
 
 /// What slabs are made from, with the predecessor's caches if it had any. The cache directory is the last to be

@@ -2,9 +2,10 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::{Machine, Memory, NodeId, PAGE_SIZE, Pfn, Run, joined};
+use heirloom_folio::{Machine, Memory, NodeId, joined};
 use heirloom_kho::internal::PAGE_BYTES;
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::{PAGE_SIZE, Pfn, Run};
 
 use crate::begin::NewHeirloom;
 use crate::entry::Entry;

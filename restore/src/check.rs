@@ -11,12 +11,13 @@
 //! hands what it found to a closure, and goes on as long as that says `Ok`: for `revive` the closure
 //! is `Err`.
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Block, Counts, PAGE_SIZE, PageSize, Pfn, PhysAddr, Run};
+use heirloom_kho::PageSize;
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::tree::{self, Ledger};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::tree::{self, Counts, Ledger};
 use heirloom_kho::{
-    Fault, Header, Image, Left, RootView, SUBTREE, SealInfo, Subtree, Table, TableError,
+    Block, Fault, Header, Image, Left, PAGE_SIZE, Pfn, PhysAddr, RootView, Run, SUBTREE, SealInfo,
+    Subtree, Table, TableError,
 };
 use heirloom_slab::internal::ImageCaches;
 
@@ -55,8 +56,7 @@ pub struct Surveyed {
 /// ```
 /// use std::sync::atomic::AtomicU64;
 /// use heirloom_kho::tree::{Frames, FramesOf};
-/// use heirloom_folio::{PAGE_SIZE, Pfn, PhysAddr, Run};
-/// use heirloom_kho::{Image, RootPage, RootView};
+/// use heirloom_kho::{Image, PAGE_SIZE, Pfn, PhysAddr, RootPage, RootView, Run};
 /// use heirloom_restore::{Entry, survey};
 /// # use std::sync::atomic::AtomicU32;
 ///

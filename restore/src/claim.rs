@@ -2,12 +2,13 @@
 
 use core::slice;
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{
-    Block, Kind, Machine, Memory, Order, Pfn, PhysAddr, PreservedFolio, PreservedRun,
-};
+use heirloom_folio::{FrameType, Machine, Memory, PreservedFolio, PreservedRun};
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::{AreaInfo, AreaPart, Chain, Handle, HandleFault, Parts, Record, Table};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{
+    AreaInfo, AreaPart, Block, Chain, Handle, HandleFault, Order, Parts, Pfn, PhysAddr, Record,
+    Table,
+};
 
 use crate::area::PreservedArea;
 use crate::error::Error;
@@ -21,7 +22,7 @@ impl<M: Machine> Heirloom<M> {
     /// # Errors
     /// None for a folio; the type is that of all handles.
     pub fn folio_handle(&self, folio: &PreservedFolio<'_, M>) -> Result<Handle, Error> {
-        Ok(Handle::new(Parts::Folio(folio.block()))?)
+        Ok(Handle::new(Parts::Folio(folio.extent()))?)
     }
 
     /// The handle of a preserved run.
@@ -29,7 +30,7 @@ impl<M: Machine> Heirloom<M> {
     /// # Errors
     /// [`Error::Handle`]: more frames than a handle can count.
     pub fn run_handle(&self, run: &PreservedRun<'_, M>) -> Result<Handle, Error> {
-        Ok(Handle::new(Parts::Run(run.run()))?)
+        Ok(Handle::new(Parts::Run(run.extent()))?)
     }
 
     /// Claims a folio that the predecessor preserved; once. It stays preserved, until
@@ -40,7 +41,7 @@ impl<M: Machine> Heirloom<M> {
     /// claimed already; or it is a slab or a table.
     pub fn claim_folio(&self, handle: Handle) -> Result<PreservedFolio<'_, M>, Error> {
         match handle.parts()? {
-            Parts::Folio(block) => Ok(self.memory().claim_folio(block)?),
+            Parts::Folio(block) => Ok(self.memory().claim_owned(block)?),
             _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
@@ -66,11 +67,7 @@ impl<M: Machine> Heirloom<M> {
     /// As for [`Heirloom::claim_folio`].
     pub fn claim_run(&self, handle: Handle) -> Result<PreservedRun<'_, M>, Error> {
         match handle.parts()? {
-            Parts::Run(run) => {
-                self.memory().claim_run(run, Kind::Run)?;
-                // SAFETY: claimed just now as a run, by this call alone.
-                Ok(unsafe { PreservedRun::from_raw(self.memory(), run) })
-            }
+            Parts::Run(run) => Ok(self.memory().claim_owned(run)?),
             _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
@@ -130,8 +127,8 @@ const fn inherited<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
 ///
 /// A block with a label is no part of an area or a list: it is a slab, or a slab table, whatever a
 /// handle says.
-fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), Error> {
-    if memory.label_of(block).is_some() {
+fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: FrameType) -> Result<(), Error> {
+    if memory.predecessor().label_of(block).is_some() {
         return Err(Error::NotInherited { at: block.addr() });
     }
     // SAFETY: it has no label, and none is given once `revive` is over; what it is claimed as, its handle
@@ -140,17 +137,17 @@ fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) -> Result<(), 
 }
 
 /// Undoes [`take`].
-fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Kind) {
+fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: FrameType) {
     // SAFETY: taken by the claim under way, and not written.
-    let undone = unsafe { memory.unclaim(block, kind, None) };
+    let undone = unsafe { memory.unclaim_as(block, kind) };
     debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
 }
 
 /// The kind that a part of an area is claimed as, and its block.
-const fn kind_of(part: AreaPart) -> (Block, Kind) {
+const fn kind_of(part: AreaPart) -> (Block, FrameType) {
     match part {
-        AreaPart::Chunk(block) => (block, Kind::Table),
-        AreaPart::Block(block) => (block, Kind::Folio),
+        AreaPart::Chunk(block) => (block, FrameType::Table),
+        AreaPart::Block(block) => (block, FrameType::Folio),
     }
 }
 
@@ -188,17 +185,17 @@ fn put_back_parts<M: Machine>(memory: &Memory<M>, info: AreaInfo, taken: u64) {
         match part {
             AreaPart::Chunk(block) => {
                 if let Some(before) = chunk.replace(block) {
-                    put_back(memory, before, Kind::Table);
+                    put_back(memory, before, FrameType::Table);
                 }
             }
-            AreaPart::Block(block) => put_back(memory, block, Kind::Folio),
+            AreaPart::Block(block) => put_back(memory, block, FrameType::Folio),
         }
         Ok(())
     });
     // Where it stops short is where the claim did.
     debug_assert!(seen == taken, "{walked:?}");
     if let Some(last) = chunk {
-        put_back(memory, last, Kind::Table);
+        put_back(memory, last, FrameType::Table);
     }
 }
 
@@ -210,7 +207,7 @@ pub(crate) fn records<M: Machine, T: Record>(
     let mut taken = 0_u64;
     let (left, ours) = (inherited(memory), Claimed(memory));
     let result = Chain::<_, T>::walk(&left, first, Table::Records, |block, _| {
-        take(memory, block, Kind::Table)?;
+        take(memory, block, FrameType::Table)?;
         taken += 1;
         Ok(())
     });
@@ -224,13 +221,13 @@ pub(crate) fn records<M: Machine, T: Record>(
             }
             seen += 1;
             if let Some(block) = before.replace(block) {
-                put_back(memory, block, Kind::Table);
+                put_back(memory, block, FrameType::Table);
             }
             Ok(())
         });
         debug_assert!(seen == taken, "{:?}", walked.err());
         if let Some(last) = before {
-            put_back(memory, last, Kind::Table);
+            put_back(memory, last, FrameType::Table);
         }
         return Err(error);
     }
@@ -257,13 +254,13 @@ pub(crate) fn folios<'m, M: Machine>(
             *block = block_of(handle)?;
             Ok(())
         });
-        let claimed = blocks
-            .and_then(|()| Ok(memory.claim_all(parcel.get(..some.len()).unwrap_or_default())?));
+        let claimed =
+            blocks.and_then(|()| Ok(memory.claim(parcel.get(..some.len()).unwrap_or_default())?));
         if let Err(error) = claimed {
             for block in handles.iter().take(n * PARCEL).filter_map(|handle| block_of(handle).ok())
             {
                 // SAFETY: claimed by this call, and not written.
-                let undone = unsafe { memory.unclaim(block, Kind::Folio, None) };
+                let undone = unsafe { memory.unclaim_as(block, FrameType::Folio) };
                 debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
             }
             return Err(error);
@@ -290,7 +287,7 @@ impl<M: Machine> Drop for Rest<'_, '_, M> {
         for handle in self.handles.by_ref() {
             if let Ok(Parts::Folio(block)) = handle.parts() {
                 // SAFETY: claimed by the call that ends here, and not written.
-                let undone = unsafe { self.memory.unclaim(block, Kind::Folio, None) };
+                let undone = unsafe { self.memory.unclaim_as(block, FrameType::Folio) };
                 debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
             }
         }
@@ -304,10 +301,10 @@ pub(crate) fn blob<M: Machine>(
     bytes: u64,
 ) -> Result<Block, Error> {
     let none = Error::NotInherited { at: addr };
-    let block = memory.inherited_block(addr.pfn()).ok_or(none)?;
+    let block = memory.predecessor().block_at(addr.pfn()).ok_or(none)?;
     if block.addr() != addr || bytes > block.order().bytes() || block.order() > Order::MAX_FOLIO {
         return Err(none);
     }
-    take(memory, block, Kind::Table)?;
+    take(memory, block, FrameType::Table)?;
     Ok(block)
 }

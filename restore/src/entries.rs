@@ -1,8 +1,8 @@
 //! Two entries for a while: what a running kernel does about its predecessor's, where that has a root page
 //! of another make. See `moved`.
 
-use heirloom_folio::{Block, Machine, PhysAddr, Run};
-use heirloom_kho::{Header, Name, RootView, Subtree};
+use heirloom_folio::Machine;
+use heirloom_kho::{Block, Header, Name, PhysAddr, RootView, Run, Subtree};
 
 use crate::area::drop_table;
 use crate::error::Error;

@@ -1,9 +1,10 @@
 //! Where a successor begins to look, before it has any memory of its own.
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{DirectMap, PageSize, PhysAddr, Run};
+use heirloom_folio::DirectMap;
+use heirloom_kho::PageSize;
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::{Fault, RootView, ScratchList, Table};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{Fault, PhysAddr, RootView, Run, ScratchList, Table};
 
 use crate::error::Error;
 use crate::pages::halves;

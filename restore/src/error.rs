@@ -2,9 +2,10 @@
 
 use core::fmt;
 
-use heirloom_folio::{Block, Order, PhysAddr, Run};
-use heirloom_kho::Error as Kho;
-use heirloom_kho::{BadName, Broken, HandleFault, Name, Table, TableError};
+use heirloom_kho::{
+    BadName, Block, Broken, Error as Kho, HandleFault, Name, Order, PhysAddr, Run, Table,
+    TableError,
+};
 
 /// An error of a kernel's object. Nothing was changed where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

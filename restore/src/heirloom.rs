@@ -7,9 +7,9 @@
 //!       └── subtrees ── heirloom (caches, seal) v
 //! ```
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr, Run};
-use heirloom_kho::{Producer, RootPage, ScratchList};
+use heirloom_folio::{Machine, Memory};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{PAGE_SIZE, PhysAddr, Producer, RootPage, Run, ScratchList};
 use heirloom_slab::Slabs;
 use lock_api::Mutex;
 

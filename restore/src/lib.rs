@@ -20,7 +20,7 @@
 //! # Examples
 //! ```
 //! use heirloom_folio::harness::Ram;
-//! use heirloom_folio::{Cpus, Fate, Memory};
+//! use heirloom_folio::{Cpus, Disposition, Memory};
 //! use heirloom_kho::Handle;
 //! use heirloom_restore::{Heirloom, SealPolicy};
 //!
@@ -56,7 +56,7 @@
 //!     assert_eq!(buffer.cast::<[u8; 5]>().read(), *b"hello");
 //!     kernel.free(buffer)?;
 //! }
-//! assert_eq!(kernel.finish(|_unclaimed| Fate::Free)?.folios, 0);
+//! assert_eq!(kernel.finish(|_unclaimed| Disposition::Free)?.folios, 0);
 //! # Ok::<(), Box<dyn core::error::Error>>(())
 //! ```
 //!

@@ -20,10 +20,10 @@
 //! one that starts with the other finds in the header which root page there was before, and ends that
 //! entry first.
 
-use heirloom_folio::sync::Ordering::Release;
-use heirloom_folio::{Machine, Memory, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory};
 use heirloom_kho::internal::{FDT_ENDED, MAGIC_WORD, PAGE_BYTES};
-use heirloom_kho::{Name, RootView, Subtree, Table, store};
+use heirloom_kho::sync::Ordering::Release;
+use heirloom_kho::{Name, PhysAddr, RootView, Run, Subtree, Table, store};
 
 use crate::check::{self, NameBits, Place};
 use crate::error::Error;
@@ -109,7 +109,8 @@ pub(crate) fn end_before<M: Machine>(
     match check::place(&left(memory), Table::Root, frames) {
         Ok(Place::Preserved(block)) => {
             // No slab, and none of the tables that this kernel goes on with.
-            let apart = memory.is_inherited(block) && memory.label_of(block).is_none();
+            let apart = memory.predecessor().contains(block)
+                && memory.predecessor().label_of(block).is_none();
             if apart && leads_to_the_tree() { end(memory, before) } else { Ok(()) }
         }
         // Nothing preserves it, so it must be free: in use are tables of this kernel's, and scratch.

@@ -1,9 +1,9 @@
 //! The pages of this kernel's handover itself.
 
-use heirloom_folio::{Machine, Memory, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory};
 use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{
-    Header, HeaderPage, Name, Producer, RootPage, SUBTREE, ScratchWords, SealState,
+    Header, HeaderPage, Name, PhysAddr, Producer, RootPage, Run, SUBTREE, ScratchWords, SealState,
 };
 use heirloom_slab::internal::NewSlabs;
 
@@ -88,7 +88,7 @@ fn write_header<M: Machine>(
 #[inline(never)]
 fn write_root<M: Machine>(memory: &Memory<M>, header: PhysAddr) -> Result<PhysAddr, Error> {
     let (root, words) = new_table(memory)?;
-    let mut page = RootPage::create(halves(words), root, memory.tree_root()?)?;
+    let mut page = RootPage::create(halves(words), root, memory.preserved().tree_root()?)?;
     page.add(Name::new(SUBTREE)?, header, usize_to_u64(Header::SIZE))?;
     Ok(root)
 }

@@ -6,11 +6,12 @@
 
 use core::fmt;
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Block, Machine, Memory, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory};
 pub(crate) use heirloom_kho::Pages;
 pub(crate) use heirloom_kho::internal::{halves, table_at};
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{Block, PhysAddr, Run};
 
 /// What is preserved in a memory, of which a predecessor's tables are read.
 pub struct Inherited<'m, M: Machine>(&'m Memory<M>);
@@ -41,7 +42,7 @@ impl<M: Machine> Pages for Inherited<'_, M> {
     }
 
     fn holds(&self, block: Block) -> bool {
-        self.0.is_preserved(block)
+        self.0.preserved().contains(block)
     }
 
     fn is_memory(&self, run: Run) -> bool {
@@ -60,7 +61,7 @@ impl<M: Machine> Pages for Own<'_, M> {
     }
 
     fn holds(&self, block: Block) -> bool {
-        self.0.is_preserved(block) && !self.0.is_inherited(block)
+        self.0.preserved().contains(block) && !self.0.predecessor().contains(block)
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the predecessor left: checked, gone on with, looked up by its owners, and in the end told.
 
-use heirloom_folio::{Block, Fate, Machine, PhysAddr, Run};
+use heirloom_folio::{Disposition, Machine};
 use heirloom_kho::internal::Edit;
-use heirloom_kho::{Name, Producer, RootPage, RootView, Subtree};
+use heirloom_kho::{Block, Name, PhysAddr, Producer, RootPage, RootView, Run, Subtree};
 use heirloom_slab::Name as CacheName;
 
 use crate::claim;
@@ -215,11 +215,11 @@ impl<M: Machine> Heirloom<M> {
         Ok(Root { handover: self, name, block, bytes: usize::try_from(bytes).unwrap_or(0) })
     }
 
-    /// Tells what was not claimed. `fate` is asked about everything, and decides whether it becomes free
+    /// Tells what was not claimed. `disposition` is asked about everything, and decides whether it becomes free
     /// memory or stays as it is: preserved, and there to be claimed, in this kernel or the next.
     ///
-    /// This layer holds no lock while it calls `fate`, which may call anything, this too. What is claimed
-    /// meanwhile, in it or by another thread, is left to its owner. If `fate` panics, what was decided
+    /// This layer holds no lock while it calls `disposition`, which may call anything, this too. What is claimed
+    /// meanwhile, in it or by another thread, is left to its owner. If `disposition` panics, what was decided
     /// stands. The call can be repeated at any time, and can be left out for as long as one likes: what
     /// is not claimed costs its memory, and nothing else.
     ///
@@ -233,28 +233,31 @@ impl<M: Machine> Heirloom<M> {
     /// [`Error::Table`] if something else wrote the root page; [`Error::Slab`] as for
     /// [`Slabs::finish_inherited`](heirloom_slab::Slabs::finish_inherited). What was decided so far stands,
     /// and the call can be repeated.
-    pub fn finish(&self, mut fate: impl FnMut(Unclaimed) -> Fate) -> Result<Finished, Error> {
+    pub fn finish(
+        &self,
+        mut disposition: impl FnMut(Unclaimed) -> Disposition,
+    ) -> Result<Finished, Error> {
         let mut finished = Finished::default();
         self.each_unclaimed_subtree(|subtree| {
             let Subtree { name, addr, size: bytes } = subtree;
             finished.subtrees += 1;
-            match fate(Unclaimed::Subtree { name, addr, bytes }) {
-                Fate::Free => self.discard_subtree(&subtree),
-                Fate::Keep => Ok(()),
+            match disposition(Unclaimed::Subtree { name, addr, bytes }) {
+                Disposition::Free => self.discard_subtree(&subtree),
+                Disposition::Keep => Ok(()),
             }
         })?;
         let count = |unclaimed: heirloom_slab::Unclaimed, _| match unclaimed {
             heirloom_slab::Unclaimed::Slab { .. } => finished.slabs += 1,
             heirloom_slab::Unclaimed::Object { .. } => finished.objects += 1,
         };
-        self.slabs.finish_inherited_noting(|unclaimed| fate(unclaimed.into()), count)?;
+        self.slabs.finish_inherited_noting(|unclaimed| disposition(unclaimed.into()), count)?;
         let before = self.has_before();
-        self.finish_blocks(&mut finished, &mut fate, |kernel, block| {
+        self.finish_blocks(&mut finished, &mut disposition, |kernel, block| {
             // What the predecessor's entry names comes last.
             if before && kernel.is_named_before(block.run()) { Due::Keep } else { Due::Ask }
         })?;
         if self.end_entry()? {
-            self.finish_blocks(&mut finished, &mut fate, |kernel, block| {
+            self.finish_blocks(&mut finished, &mut disposition, |kernel, block| {
                 match kernel.ended_name(block) {
                     None => Due::Keep,
                     Some(Ended::Free) => Due::Free,
@@ -267,28 +270,28 @@ impl<M: Machine> Heirloom<M> {
         Ok(finished)
     }
 
-    /// Asks `fate` about the blocks that are not claimed, and that are not slabs or a name's, where that
+    /// Asks `disposition` about the blocks that are not claimed, and that are not slabs or a name's, where that
     /// is what `due` says.
     #[inline(never)]
     fn finish_blocks(
         &self,
         finished: &mut Finished,
-        fate: &mut impl FnMut(Unclaimed) -> Fate,
+        disposition: &mut impl FnMut(Unclaimed) -> Disposition,
         due: impl Fn(&Self, Block) -> Due,
     ) -> Result<(), Error> {
         let named = self.unclaimed_frames()?;
-        self.memory().disinherit(|block| {
+        self.memory().predecessor().finish(|block| {
             // Names were asked about. (So were slabs; they and tables have labels, and are not told here.)
             if named.have(self, block) {
-                return Fate::Keep;
+                return Disposition::Keep;
             }
             match due(self, block) {
-                Due::Keep => Fate::Keep,
-                Due::Free => Fate::Free,
+                Due::Keep => Disposition::Keep,
+                Due::Free => Disposition::Free,
                 Due::Ask => {
                     finished.folios += 1;
                     finished.frames += block.order().frames();
-                    fate(Unclaimed::Folio(block))
+                    disposition(Unclaimed::Folio(block))
                 }
             }
         });
@@ -305,13 +308,13 @@ impl<M: Machine> Heirloom<M> {
         let Some((index, _)) = there else { return Ok(()) };
         page.edit(Edit::Remove(subtree.name), || self.break_seal())?;
         names.remove(index);
-        let block = self.memory().inherited_block(subtree.addr.pfn());
+        let block = self.memory().predecessor().block_at(subtree.addr.pfn());
         if let Some(block) = block.filter(|block| block.addr() == subtree.addr)
-            && self.memory().label_of(block).is_none()
+            && self.memory().predecessor().label_of(block).is_none()
             && !names_frames(&page.view()?, block.run())
             && !self.note_discarded(subtree, block.run())
         {
-            self.memory().disinherit_block(block);
+            self.memory().predecessor().dispose_of(block);
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! What is known of a predecessor, its tables as it left them, and what its handover must be to be taken
 //! over.
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Block, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory};
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::{Fault, Producer, RootView, SealInfo, Table};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{
+    Block, Fault, Order, PAGE_SIZE, PhysAddr, Producer, RootView, Run, SealInfo, Table,
+};
 
 use crate::error::Error;
 use crate::pages::{Inherited, halves, words_at};

@@ -2,11 +2,11 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::written;
-use heirloom_folio::{Block, Kind, Machine, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_folio::{FrameType, Machine, Request};
 use heirloom_kho::internal::Edit;
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::{Name, RootView, Subtree};
+use heirloom_kho::sync::written;
+use heirloom_kho::{Block, Name, Order, PAGE_SIZE, PhysAddr, RootView, Run, Subtree};
 
 use crate::area::{drop_table, growing};
 use crate::error::Error;
@@ -57,7 +57,7 @@ impl<M: Machine> Heirloom<M> {
             page.edit(edit, || {
                 self.break_seal()?;
                 // SAFETY: from `new_blob`, and this call's alone.
-                let keep = || unsafe { self.memory().preserve_as(blob, Kind::Table) };
+                let keep = || unsafe { self.memory().preserve_as(blob, FrameType::Table) };
                 Ok::<_, Error>(growing(self.memory(), keep)?)
             })?;
             match there {
@@ -113,12 +113,14 @@ impl<M: Machine> Heirloom<M> {
             // A node of the tree is preserved without a bit of its own.
             match self.memory().owning_block(at) {
                 Some((holder, found, true))
-                    if found == Kind::Table
-                        || holder.blocks().all(|block| self.memory().is_preserved(block)) =>
+                    if found == FrameType::Table
+                        || holder
+                            .blocks()
+                            .all(|block| self.memory().preserved().contains(block)) =>
                 {
-                    if !matches!(found, Kind::Folio | Kind::Run) {
-                        let expected = Kind::Folio;
-                        Err(heirloom_folio::Error::WrongKind { pfn: at, expected, found })?;
+                    if !matches!(found, FrameType::Folio | FrameType::Run) {
+                        let expected = FrameType::Folio;
+                        Err(heirloom_folio::Error::WrongType { pfn: at, expected, found })?;
                     }
                     at = holder.end();
                 }
@@ -193,7 +195,7 @@ impl<M: Machine> Heirloom<M> {
     /// The block that `publish` made at `addr`, or `claim_root` took.
     pub(crate) fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
         match self.memory().state(addr.pfn()).ok()? {
-            heirloom_folio::FrameState::Head { kind: Kind::Table, order, .. } => {
+            heirloom_folio::FrameState::Head { kind: FrameType::Table, order, .. } => {
                 Block::new(addr.pfn(), order).filter(|block| block.addr() == addr)
             }
             _ => None,
@@ -214,7 +216,7 @@ impl<M: Machine> Heirloom<M> {
         let memory = self.memory();
         let frames = usize_to_u64(bytes.len().max(1).div_ceil(PAGE_SIZE));
         let order = Order::for_frames(frames).unwrap_or(Order::MAX);
-        let request = Request::new(order).kind(Kind::Table).zeroed();
+        let request = Request::new(order).frame_type(FrameType::Table).zeroed();
         let block = growing(memory, || memory.alloc(request))?;
         let start = memory.machine().ptr(block.addr());
         // SAFETY: the block is new, holds that many bytes, and is this call's alone.
@@ -226,11 +228,11 @@ impl<M: Machine> Heirloom<M> {
     /// Gives back a folio that is not published, or no longer, preserved or not.
     pub(crate) fn drop_blob(&self, block: Block) {
         let memory = self.memory();
-        if memory.is_preserved(block) {
+        if memory.preserved().contains(block) {
             return drop_table(memory, block);
         }
         // SAFETY: from `new_blob`, and no name leads to it (any more).
-        let freed = unsafe { memory.free(block, Kind::Table) };
+        let freed = unsafe { memory.free_as(block, FrameType::Table) };
         debug_assert!(freed.is_ok(), "a folio of `publish` can be freed: {freed:?}");
     }
 }

@@ -3,11 +3,11 @@
 use core::fmt;
 use core::marker::PhantomData;
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::sync::Ordering::Release;
-use heirloom_folio::{Machine, Memory, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{Machine, Memory};
 use heirloom_kho::internal::{entry_words, head, load, save};
-use heirloom_kho::{Chain, Fault, MAX_BLOCKS, Record, Table, store};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::Release;
+use heirloom_kho::{Chain, Fault, MAX_BLOCKS, PAGE_SIZE, PhysAddr, Record, Table, store};
 
 use crate::area::{drop_table, new_table};
 use crate::error::Error;
@@ -53,7 +53,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
     /// [`Error::Table`] as for [`Chain::new`]: its blocks must be preserved again by now.
     ///
     /// # Safety
-    /// The chain's blocks are allocated in `memory` as [`Kind::Table`](heirloom_folio::Kind),
+    /// The chain's blocks are allocated in `memory` as [`FrameType::Table`](heirloom_folio::FrameType),
     /// preserved, and no other owner's; no other value stands for the same list.
     pub unsafe fn from_raw(memory: &'m Memory<M>, first: PhysAddr) -> Result<Self, Error> {
         let own = Own(memory);
@@ -273,7 +273,7 @@ mod tests {
         list.free().unwrap();
         let stats = memory.stats();
         let mut nodes = 0;
-        memory.for_each_node(|_| nodes += 1);
+        memory.preserved().for_each_node(|_| nodes += 1);
         assert_eq!((stats.preserved, stats.used()), (0, nodes));
     }
 

@@ -10,7 +10,8 @@
 //! The successor's own reserve is what it did not use of those, until
 //! [`Heirloom::finish`](crate::Heirloom::finish), or sealing, fills it up.
 
-use heirloom_folio::{Kind, Machine, Memory, Order, Request};
+use heirloom_folio::{FrameType, Machine, Memory, Request};
+use heirloom_kho::Order;
 use heirloom_kho::narrow::u32_to_u8;
 
 /// How many frames are held, however small the memory. The tables of a handover are five pages, and up
@@ -42,7 +43,7 @@ impl Reserve {
     pub(crate) fn fill<M: Machine>(&mut self, memory: &Memory<M>) {
         // As few blocks as there can be: what lies side by side needs the fewest nodes.
         for order in (0..=u32_to_u8(FRAMES.ilog2())).rev().filter_map(Order::new) {
-            let request = Request::new(order).kind(Kind::Table);
+            let request = Request::new(order).frame_type(FrameType::Table);
             while self.0 + order.frames() <= FRAMES && memory.alloc(request).is_ok() {
                 self.0 += order.frames();
             }

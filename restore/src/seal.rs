@@ -20,11 +20,11 @@
 
 use core::convert::Infallible;
 
-use heirloom_folio::{Block, Machine, Memory, Order, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory};
 use heirloom_kho::hash::Hasher;
 use heirloom_kho::internal::head;
 use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
-use heirloom_kho::{Broken, Chain, Fault, SealInfo, Sealed, Table};
+use heirloom_kho::{Block, Broken, Chain, Fault, Order, PhysAddr, Run, SealInfo, Sealed, Table};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -335,10 +335,9 @@ fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), F
 mod tests {
     use std::vec::Vec;
 
-    use heirloom_folio::PAGE_SIZE;
     use heirloom_folio::harness::Ram;
-    use heirloom_folio::sync::Ordering::Relaxed;
-    use heirloom_kho::{Record, TableError};
+    use heirloom_kho::sync::Ordering::Relaxed;
+    use heirloom_kho::{PAGE_SIZE, Record, TableError};
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64;
 
@@ -428,14 +427,14 @@ mod tests {
         let entries = Stored::PER_BLOCK + 1;
         let tables = tables(&memory, 4);
         let mut sealer = Sealer::new(&memory, entries).unwrap();
-        let before = (memory.stats(), memory.counts());
+        let before = (memory.stats(), memory.preserved().counts());
         for i in 0..sealer.room() {
             sealer.cover(Sealed::Node, tables[i as usize % 4], PAGE).unwrap();
         }
         let full = Error::TableFull { table: Table::Seal, limit: Stored::PER_BLOCK * 2 };
         assert_eq!(sealer.cover(Sealed::Node, tables[0], PAGE), Err(full));
         let table = sealer.close(&Own(&memory)).unwrap();
-        assert_eq!((memory.stats(), memory.counts()), before);
+        assert_eq!((memory.stats(), memory.preserved().counts()), before);
         assert_eq!(check(&memory, &table.info()).unwrap().0, Stored::PER_BLOCK * 2);
     }
 
@@ -488,13 +487,13 @@ mod tests {
         }
         // But for the one that is sealed, and those behind the link.
         assert_eq!(memory.stats().preserved - preserved - 1, all - 2);
-        assert!(memory.is_preserved(Block::containing(third.pfn(), Order::ZERO)));
+        assert!(memory.preserved().contains(Block::containing(third.pfn(), Order::ZERO)));
     }
 
     #[test]
     fn out_of_memory_leaves_no_table() {
         let memory = Ram::memory(&Ram::frames(16)).unwrap();
-        memory.tree_root().unwrap();
+        memory.preserved().tree_root().unwrap();
         let error = Sealer::new(&memory, Stored::PER_BLOCK * 20).unwrap_err();
         assert!(matches!(error, Error::Folio(_)), "{error:?}");
         assert_eq!(memory.stats().preserved, 0);

@@ -1,9 +1,9 @@
 //! Sealing the handover that this kernel leaves, and breaking the seal again.
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Machine, PAGE_SIZE, PhysAddr};
+use heirloom_folio::Machine;
 use heirloom_kho::narrow::{u64_to_u32, usize_to_u32, usize_to_u64};
-use heirloom_kho::{Header, HeaderPage, RootView, Sealed};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{Header, HeaderPage, PAGE_SIZE, PhysAddr, RootView, Sealed};
 use heirloom_slab::internal::DirectoryPart;
 
 use crate::error::Error;
@@ -36,7 +36,7 @@ impl<M: Machine> Heirloom<M> {
         let mut page = self.header_page()?;
         let slabs = self.slabs();
         let mut entries = SLACK;
-        self.memory().for_each_node(|_| entries += 1);
+        self.memory().preserved().for_each_node(|_| entries += 1);
         let entry = self.entry();
         let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
         entries += usize_to_u64(root.subtrees().count());
@@ -98,7 +98,7 @@ impl<M: Machine> Heirloom<M> {
             let subtree = subtree?;
             // What was published by a predecessor, and is still to be claimed, nothing writes.
             let left = || {
-                let block = self.memory().inherited_block(subtree.addr.pfn());
+                let block = self.memory().predecessor().block_at(subtree.addr.pfn());
                 let frames = subtree.frames();
                 made.is(index, Owner::Inherited)
                     && block.is_some_and(|block| frames.is_some_and(|run| block.run().covers(run)))
@@ -116,7 +116,7 @@ impl<M: Machine> Heirloom<M> {
                 result = sealer.cover(kind, addr, length);
             }
         };
-        self.memory().for_each_node(|node| note(Sealed::Node, node.addr, page));
+        self.memory().preserved().for_each_node(|node| note(Sealed::Node, node.addr, page));
         self.slabs().for_each_table(|part| match part {
             DirectoryPart::Page(addr) => note(Sealed::CacheDirectory, addr, page),
             DirectoryPart::Header { addr, bytes } => note(Sealed::Slab, addr, bytes),
@@ -135,7 +135,7 @@ impl<M: Machine> Pages for Plain<'_, M> {
         unsafe { words_at(self.0.memory(), addr, bytes) }
     }
 
-    fn holds(&self, block: heirloom_folio::Block) -> bool {
-        self.0.memory().is_preserved(block)
+    fn holds(&self, block: heirloom_kho::Block) -> bool {
+        self.0.memory().preserved().contains(block)
     }
 }

@@ -14,11 +14,9 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{
-    Block, CpuId, Cpus, DirectMap, Fate, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request, Run,
-};
+use heirloom_folio::{CpuId, Cpus, DirectMap, Disposition, Machine, Memory, Request};
 use heirloom_kho::store::watch;
-use heirloom_kho::{Fault, Handle, Parts, TableError};
+use heirloom_kho::{Block, Fault, Handle, Order, PAGE_SIZE, Parts, PhysAddr, Run, TableError};
 use heirloom_slab::{AllocOptions, CacheSpec};
 
 use crate::pages::{halves, words_at};
@@ -50,8 +48,8 @@ unsafe impl Cpus for Watched<'_> {
         self.0.count()
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.0.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.0.with_cpu(f)
     }
 }
 
@@ -240,7 +238,7 @@ fn next_finds(ram: &Ram, due: &Due, entry: Entry, policy: SealPolicy) -> Option<
                 Unclaimed::Subtree { name, .. } => assert_eq!(name.as_str(), "added"),
                 Unclaimed::Slab { .. } | Unclaimed::Object { .. } => slabs += 1,
             }
-            Fate::Keep
+            Disposition::Keep
         })
         .unwrap();
     assert!(strays <= 24 && slabs <= 2, "{strays} frames, {slabs} slabs");
@@ -306,12 +304,12 @@ fn leave(ram: &Ram, plain: bool) -> Due {
     let mut due = Due::default();
     let mut add = |thing, handle| due.things.insert(thing, (handle, Vec::from([There::Must])));
     for order in [0, 1, 3] {
-        let folio = memory.folio(Request::new(Order::new(order).unwrap())).unwrap();
+        let folio = memory.alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
         let mut folio = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
         folio.bytes_mut().fill(content(Thing::Folio(order)));
         add(Thing::Folio(order), kernel.folio_handle(&folio).unwrap());
     }
-    let run = memory.run(5, Request::new(Order::ZERO)).unwrap();
+    let run = memory.alloc_owned_run(5, Request::new(Order::ZERO)).unwrap();
     let mut run = run.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
     run.bytes_mut().fill(content(Thing::Run));
     add(Thing::Run, kernel.run_handle(&run).unwrap());
@@ -422,7 +420,7 @@ fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
     kernel.seal().unwrap();
     assert!(kernel.is_sealed());
     name("new", None, &mut || kernel.unpublish("new").unwrap());
-    let block = one.block();
+    let block = one.extent();
     kernel.add_subtree("added", block.addr(), 100).unwrap();
     name("added", None, &mut || kernel.remove_subtree("added").unwrap());
     name("added", Some(&[]), &mut || kernel.add_subtree("added", block.addr(), 100).unwrap());
@@ -470,7 +468,7 @@ fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
         if let Unclaimed::Subtree { name, .. } = unclaimed {
             names.push(name.to_string());
         }
-        Fate::Free
+        Disposition::Free
     });
     assert_eq!(finished.unwrap().folios, pages);
     assert_eq!(names, ["c", "d"]);
@@ -480,7 +478,7 @@ fn live(ram: &Ram, due: &RefCell<Due>, policy: SealPolicy, plain: bool) {
     due.borrow_mut().is(Thing::Area, There::May);
     area.unpreserve(|block| {
         // SAFETY: the area's block, which is no longer preserved.
-        unsafe { kernel.memory().free(block, heirloom_folio::Kind::Folio) }.unwrap();
+        unsafe { kernel.memory().free(block) }.unwrap();
     })
     .map_err(|(_, error)| error)
     .unwrap();
@@ -495,7 +493,7 @@ impl Heirloom<Watched<'_>> {
         due.borrow_mut().ending = moved.then_some(entry);
         let before = || self.header_page().unwrap().read().unwrap().before;
         assert_eq!(before(), moved.then_some(entry.root));
-        let told = self.finish(|_| Fate::Keep).unwrap();
+        let told = self.finish(|_| Disposition::Keep).unwrap();
         assert_eq!((told.subtrees, told.folios, told.objects), (2, pages, 0));
         due.borrow_mut().ending = None;
         if moved {
@@ -603,7 +601,7 @@ fn dies(ram: &Ram, due: &Due, entry: Entry, after: usize) -> Ram {
         kernel.seal().unwrap();
         kernel.publish("mine", &[2; 20]).unwrap();
         kernel.unpublish("mine").unwrap();
-        kernel.finish(|_| Fate::Keep).unwrap();
+        kernel.finish(|_| Disposition::Keep).unwrap();
         kernel.seal().unwrap();
     });
     last
@@ -638,8 +636,8 @@ fn ten_successors_that_die_one_after_another_lose_nothing() {
         }
         kernel
             .finish(|unclaimed| match unclaimed {
-                Unclaimed::Folio(_) => Fate::Free,
-                _ => Fate::Keep,
+                Unclaimed::Folio(_) => Disposition::Free,
+                _ => Disposition::Keep,
             })
             .unwrap();
         let fresh = Ram::over(&Ram::frames(FRAMES));
@@ -754,7 +752,7 @@ fn a_header_that_names_any_page_as_the_root_page_before_changes_none() {
     let entry = due.entries[0];
     let (header, left) = (header_of(&ram, entry), all_bytes(&ram).to_vec());
     let [(run, _)] = Ram::frames(FRAMES);
-    let at = |pfn: heirloom_folio::Pfn| (pfn.get() - run.start().get()) as usize * PAGE_SIZE;
+    let at = |pfn: heirloom_kho::Pfn| (pfn.get() - run.start().get()) as usize * PAGE_SIZE;
     let mut looked = 0;
     for n in 0..FRAMES {
         let pfn = run.start().add(n);
@@ -809,7 +807,7 @@ fn a_scratch_list_in_a_frame_that_nothing_preserves_is_written_anew() {
     let entry = kernel.entry();
     let list = Block::containing(entry.scratch.pfn(), Order::ZERO);
     // SAFETY: the handover's own, against its rules.
-    unsafe { kernel.memory().unpreserve_as(list, heirloom_folio::Kind::Table) }.unwrap();
+    unsafe { kernel.memory().unpreserve_as(list, heirloom_folio::FrameType::Table) }.unwrap();
     drop(kernel);
     let kernel =
         Heirloom::revive_memory(memory(&ram, &ram), entry, "next", SealPolicy::Checked).unwrap();
@@ -818,7 +816,7 @@ fn a_scratch_list_in_a_frame_that_nothing_preserves_is_written_anew() {
     drop(kernel.claim_root("name").unwrap());
     let reserved = || kernel.memory().audit().unwrap().reserved;
     assert_eq!(reserved(), 4 + 1);
-    kernel.finish(|_| Fate::Keep).unwrap();
+    kernel.finish(|_| Disposition::Keep).unwrap();
     assert_eq!(reserved(), 4);
     drop(kernel);
     let kernel =

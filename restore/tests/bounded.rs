@@ -9,11 +9,11 @@ use std::cell::Cell;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, DirectMap, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_folio::{DirectMap, Request};
 use heirloom_kho::tree::{Frames, FramesOf};
 use heirloom_kho::{
-    AreaInfo, AreaPart, Fault, Header, HeaderPage, Image, SealInfo, SealState, Sealed, Table,
-    TableError,
+    AreaInfo, AreaPart, Block, Fault, Header, HeaderPage, Image, Order, PAGE_SIZE, PhysAddr, Run,
+    SealInfo, SealState, Sealed, Table, TableError,
 };
 use heirloom_restore::{Error, Heirloom, SealPolicy, Sealer, survey};
 
@@ -97,7 +97,7 @@ fn seal_with(ram: &Ram, header: PhysAddr, seal: SealInfo) {
 /// Reads the machine's memory, in which every block is preserved.
 struct All<'r>(&'r Ram);
 
-impl heirloom_folio::Pages for All<'_> {
+impl heirloom_kho::Pages for All<'_> {
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
         addr.get().is_multiple_of(8).then(|| words(self.0, addr, bytes))
     }
@@ -115,9 +115,9 @@ fn a_seal_over_one_block_again_and_again_is_refused_for_the_price_of_the_frames(
     for kind in [Sealed::Subtree, Sealed::Slab, Sealed::Node] {
         let ram = Ram::over(&Ram::frames(FRAMES));
         let kernel = boot(&ram);
-        let folio = kernel.memory().folio(Request::new(Order::new(order).unwrap())).unwrap();
+        let folio = kernel.memory().alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
         let folio = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
-        let (at, bytes) = (folio.block().addr(), folio.block().order().bytes());
+        let (at, bytes) = (folio.extent().addr(), folio.extent().order().bytes());
         let mut sealer = Sealer::new(kernel.memory(), times).unwrap();
         for _ in 0..times {
             sealer.cover(kind, at, u32::try_from(bytes).unwrap()).unwrap();

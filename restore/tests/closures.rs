@@ -12,8 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, CpuId, Cpus, DirectMap, Fate, Machine, Order, PhysAddr, Request};
-use heirloom_kho::{Handle, Parts};
+use heirloom_folio::{CpuId, Cpus, DirectMap, Disposition, Machine, Request};
+use heirloom_kho::{Block, Handle, Order, Parts, PhysAddr};
 use heirloom_restore::{Entry, Error, Finished, Heirloom, PreservedArea, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
@@ -66,8 +66,8 @@ unsafe impl Cpus for Single<'_> {
         self.0.count()
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.0.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.0.with_cpu(f)
     }
 }
 
@@ -87,7 +87,7 @@ fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
 }
 
 fn keep(kernel: &Kernel<'_>, order: u8) -> Block {
-    let folio = kernel.memory().folio(Request::new(Order::new(order).unwrap())).unwrap();
+    let folio = kernel.memory().alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
     folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw()
 }
 
@@ -123,7 +123,7 @@ fn in_finish_everything_works() {
         kernel.unpublish("again").unwrap();
         kernel.seal().unwrap();
         kernel.unseal().unwrap();
-        drop(kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
+        drop(kernel.memory().alloc_folio(Request::new(Order::ZERO)).unwrap());
         assert_eq!(kernel.predecessor().unwrap().as_str(), "first");
         let mut names = 0;
         kernel.for_each_subtree(|_, _, _| names += 1).unwrap();
@@ -138,7 +138,7 @@ fn in_finish_everything_works() {
             }
             (2, Unclaimed::Subtree { name, .. }) => {
                 assert_eq!(name.as_str(), "b");
-                assert_eq!(kernel.finish(|_| Fate::Keep), Ok(told(1, 1, 4, 30)));
+                assert_eq!(kernel.finish(|_| Disposition::Keep), Ok(told(1, 1, 4, 30)));
                 let mut names = Vec::new();
                 let list = |name: &str, _, _| names.push(name.to_owned());
                 kernel.for_each_inherited_subtree(list).unwrap();
@@ -149,12 +149,12 @@ fn in_finish_everything_works() {
                 // The largest come first.
                 assert_eq!(block, blocks[4]);
                 // All that the call outside would ask about next.
-                assert_eq!(kernel.finish(|_| Fate::Free), Ok(told(0, 0, 4, 30)));
+                assert_eq!(kernel.finish(|_| Disposition::Free), Ok(told(0, 0, 4, 30)));
                 assert!(kernel.claim_folio(handle(blocks[2])).is_err());
             }
             other => panic!("{other:?}"),
         }
-        Fate::Free
+        Disposition::Free
     });
     assert_eq!(finished, Ok(told(2, 1, 1, 16)));
     assert_eq!(kernel.finish(|_| unreachable!()), Ok(Finished::default()));
@@ -174,7 +174,7 @@ fn a_panic_in_finish_leaves_the_rest_to_the_next_call() {
             kernel.finish(|unclaimed| {
                 left = left.checked_sub(1).expect("a panic of the caller's");
                 before.push(unclaimed);
-                Fate::Free
+                Disposition::Free
             })
         });
         assert!(catch_unwind(finish).is_err(), "{asked}");
@@ -183,7 +183,7 @@ fn a_panic_in_finish_leaves_the_rest_to_the_next_call() {
         let finished = kernel.finish(|unclaimed| {
             assert!(!before.contains(&unclaimed), "{unclaimed:?}");
             all.push(unclaimed);
-            Fate::Free
+            Disposition::Free
         });
         let finished = finished.unwrap();
         assert_eq!(all.len(), 8, "{all:?}");
@@ -256,7 +256,7 @@ fn no_name_is_passed_over_while_others_move() {
                     kernel.publish(gone, &[9]).unwrap();
                 }
             }
-            Fate::Free
+            Disposition::Free
         });
         assert_eq!(finished, Ok(told(5, 0, 0, 0)));
         assert_eq!(asked, ["a", "b", "c", "d", "e"]);

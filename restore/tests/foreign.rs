@@ -2,8 +2,8 @@
 //! page that are refused leave everything as it was, the seal too.
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Kind, Order, PAGE_SIZE, PhysAddr, Request};
-use heirloom_kho::Parts;
+use heirloom_folio::{FrameType, Request};
+use heirloom_kho::{Order, PAGE_SIZE, Parts, PhysAddr};
 use heirloom_restore::{Error, Heirloom, Records};
 use heirloom_slab::{AllocOptions, CacheSpec};
 
@@ -14,12 +14,12 @@ fn handover() -> Heirloom<Ram> {
 }
 
 fn is_a_table(at: PhysAddr) -> Error {
-    is_a(Kind::Table, at)
+    is_a(FrameType::Table, at)
 }
 
-fn is_a(found: Kind, at: PhysAddr) -> Error {
-    let expected = Kind::Folio;
-    Error::Folio(heirloom_folio::Error::WrongKind { pfn: at.pfn(), expected, found })
+fn is_a(found: FrameType, at: PhysAddr) -> Error {
+    let expected = FrameType::Folio;
+    Error::Folio(heirloom_folio::Error::WrongType { pfn: at.pfn(), expected, found })
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn slabs_and_large_buffers_are_no_subtrees() {
     let cache = handover.slabs().cache(CacheSpec::new("a", 64).preserving(true)).unwrap();
     let layout = core::alloc::Layout::from_size_align(3 * PAGE_SIZE, 8).unwrap();
     let large = handover.slabs().alloc(layout, AllocOptions { preserving: true, zeroed: true });
-    for (ptr, kind) in [(cache.alloc(), Kind::Slab), (large, Kind::Buffer)] {
+    for (ptr, kind) in [(cache.alloc(), FrameType::Slab), (large, FrameType::Buffer)] {
         let parts = handover.handle_of(ptr.unwrap()).unwrap().parts();
         let Ok(Parts::Object { addr, .. } | Parts::Buffer { addr, .. }) = parts else {
             panic!("{parts:?}")
@@ -62,13 +62,13 @@ fn slabs_and_large_buffers_are_no_subtrees() {
 #[test]
 fn what_was_added_is_neither_unpublished_nor_published_over() {
     let handover = handover();
-    let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let folio = handover.memory().alloc_folio(Request::new(Order::ZERO)).unwrap();
     let folio = folio.preserve().unwrap();
-    let at = folio.block().addr();
+    let at = folio.extent().addr();
     handover.add_subtree("mine", at, PAGE).unwrap();
     assert!(matches!(handover.unpublish("mine"), Err(Error::NoSuchSubtree { .. })));
     assert!(matches!(handover.publish("mine", &[1]), Err(Error::NameTaken { .. })));
-    assert!(handover.memory().is_preserved(folio.block()));
+    assert!(handover.memory().preserved().contains(folio.extent()));
     handover.remove_subtree("mine").unwrap();
 }
 
@@ -78,9 +78,9 @@ fn a_name_whose_folio_became_somebody_elses_table_is_removed_and_nothing_more() 
     for before in ["aa", "bb"] {
         handover.publish(before, &[1]).unwrap();
     }
-    let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let folio = handover.memory().alloc_folio(Request::new(Order::ZERO)).unwrap();
     let folio = folio.preserve().unwrap();
-    let at = folio.block().addr();
+    let at = folio.extent().addr();
     handover.add_subtree("mine", at, PAGE).unwrap();
     handover.publish("ours", &[2]).unwrap();
     // Against what was agreed: the name stays, and leads to whatever comes next.
@@ -118,9 +118,9 @@ fn a_name_whose_folio_became_somebody_elses_table_is_removed_and_nothing_more() 
 #[test]
 fn what_is_refused_leaves_the_seal() {
     let handover = handover();
-    let folio = handover.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let folio = handover.memory().alloc_folio(Request::new(Order::ZERO)).unwrap();
     let folio = folio.preserve().unwrap();
-    let at = folio.block().addr();
+    let at = folio.extent().addr();
     handover.add_subtree("mine", at, PAGE).unwrap();
     handover.publish("ours", &[1, 2, 3]).unwrap();
     handover.seal().unwrap();

@@ -4,8 +4,8 @@ mod common;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Request};
-use heirloom_kho::{Handle, Parts};
+use heirloom_folio::{Disposition, Request};
+use heirloom_kho::{Block, Handle, Order, PAGE_SIZE, Parts};
 use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy};
 
 type Kernel<'r> = Heirloom<&'r Ram>;
@@ -32,7 +32,7 @@ fn fill(kernel: &Kernel<'_>, orders: u8, objects_first: bool) -> Vec<Block> {
     for order in (0..orders).cycle() {
         // Or the largest that there is yet.
         let mut fits = (0..=order).rev().filter_map(Order::new);
-        let folio = fits.find_map(|order| kernel.memory().folio(Request::new(order)).ok());
+        let folio = fits.find_map(|order| kernel.memory().alloc_folio(Request::new(order)).ok());
         let Some(folio) = folio else { break };
         let Ok(folio) = folio.preserve() else { break };
         kept.push(folio.into_raw());
@@ -49,7 +49,10 @@ fn fill(kernel: &Kernel<'_>, orders: u8, objects_first: bool) -> Vec<Block> {
 fn claim(kernel: &Kernel<'_>, block: Block) {
     let folio = kernel.claim_folio(Handle::new(Parts::Folio(block)).unwrap());
     assert_eq!(folio.unwrap_or_else(|error| panic!("{block}: {error}")).into_raw(), block);
-    assert!(kernel.memory().is_preserved(block) && !kernel.memory().is_inherited(block));
+    assert!(
+        kernel.memory().preserved().contains(block)
+            && !kernel.memory().predecessor().contains(block)
+    );
 }
 
 /// Takes over from a kernel that is full, and claims all that it kept: no frame is needed for either, and
@@ -59,12 +62,12 @@ fn take_over<'r>(ram: &'r Ram, frames: u64, entry: Entry, kept: &[Block], why: &
     assert_eq!(next.entry(), entry);
     assert_eq!(next.reserve(), 16, "{frames} frames");
     let (used, mut nodes) = (next.memory().stats().used(), 0);
-    next.memory().for_each_node(|_| nodes += 1);
+    next.memory().preserved().for_each_node(|_| nodes += 1);
     for block in kept {
-        assert!(next.memory().is_inherited(*block), "{block}");
+        assert!(next.memory().predecessor().contains(*block), "{block}");
         claim(&next, *block);
     }
-    next.memory().for_each_node(|_| nodes -= 1);
+    next.memory().preserved().for_each_node(|_| nodes -= 1);
     assert_eq!((next.memory().stats().used(), nodes), (used, 0));
     next
 }
@@ -85,7 +88,7 @@ fn lives(frames: u64, orders: u8, objects_first: bool) {
             kept.extend(fill(&kernel, orders, false));
             kernel = take_over(&ram, frames, kernel.entry(), &kept, "before the end");
         }
-        assert_eq!(kernel.finish(|_| Fate::Free), Ok(Finished::default()));
+        assert_eq!(kernel.finish(|_| Disposition::Free), Ok(Finished::default()));
         assert_eq!(kernel.reserve(), 16, "{frames} frames");
         kept.extend(fill(&kernel, orders, objects_first && life == 1));
         kernel.memory().audit().unwrap();

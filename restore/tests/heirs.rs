@@ -6,8 +6,8 @@ mod common;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, Request};
-use heirloom_kho::{Handle, Parts};
+use heirloom_folio::{Disposition, FrameType, Request};
+use heirloom_kho::{Block, Handle, Order, PAGE_SIZE, Parts};
 use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy, Unclaimed};
 use heirloom_slab::CacheSpec;
 
@@ -26,7 +26,7 @@ fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
 
 /// A folio that is left.
 fn keep(kernel: &Kernel<'_>, order: u8) -> Block {
-    let folio = kernel.memory().folio(Request::new(Order::new(order).unwrap())).unwrap();
+    let folio = kernel.memory().alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
     folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw()
 }
 
@@ -42,26 +42,27 @@ fn what_the_predecessor_preserved_is_no_subtree_of_ours_before_it_is_claimed() {
         let at = block.addr();
         let refused = second.add_subtree("theirs", at, PAGE_SIZE as u64).unwrap_err();
         // What the cache directory names is known for what it is.
-        match second.memory().label_of(block) {
+        match second.memory().predecessor().label_of(block) {
             None => assert_eq!(refused, Error::NotPreserved { at }),
             Some(found) => {
-                let expected = Kind::Folio;
-                let kind = heirloom_folio::Error::WrongKind { pfn: at.pfn(), expected, found };
+                let expected = FrameType::Folio;
+                let kind = heirloom_folio::Error::WrongType { pfn: at.pfn(), expected, found };
                 assert_eq!(refused, Error::Folio(kind));
             }
         }
     };
     refuse(folio);
-    second.memory().for_each_inherited(|block| {
+    second.memory().predecessor().for_each(|block| {
         refuse(block);
-        slabs += usize::from(second.memory().label_of(block) == Some(Kind::Slab));
+        slabs +=
+            usize::from(second.memory().predecessor().label_of(block) == Some(FrameType::Slab));
     });
     assert_eq!(slabs, 1);
     let mut told = Vec::new();
-    let done = second.memory().disinherit(|block| {
+    let done = second.memory().predecessor().finish(|block| {
         refuse(block);
         told.push(block);
-        Fate::Keep
+        Disposition::Keep
     });
     // The slab is its layer's, as is the page of the slab table that names it.
     assert_eq!((done, told), ((0, 1), vec![folio]));
@@ -94,16 +95,16 @@ fn what_is_kept_is_told_again_and_what_is_freed_is_not() {
     let ram = Ram::over(&Ram::frames(FRAMES));
     let second = left(&ram);
     for _ in 0..3 {
-        assert_eq!(second.finish(|_| Fate::Keep), Ok(ALL));
+        assert_eq!(second.finish(|_| Disposition::Keep), Ok(ALL));
     }
     let mut asked = 0;
     let finished = second.finish(|unclaimed| {
         asked += 1;
-        if matches!(unclaimed, Unclaimed::Folio(_)) { Fate::Keep } else { Fate::Free }
+        if matches!(unclaimed, Unclaimed::Folio(_)) { Disposition::Keep } else { Disposition::Free }
     });
     assert_eq!((finished, asked), (Ok(ALL), 4));
     let folios = Finished { slabs: 0, objects: 0, ..ALL };
-    assert_eq!(second.finish(|_| Fate::Free), Ok(folios));
+    assert_eq!(second.finish(|_| Disposition::Free), Ok(folios));
     assert_eq!(second.finish(|_| unreachable!("nothing is left")), Ok(Finished::default()));
     second.memory().audit().unwrap();
 }
@@ -115,12 +116,12 @@ fn keeping_needs_no_memory_and_hands_all_of_it_on() {
     while second.memory().alloc(Request::new(Order::ZERO)).is_ok() {}
     second.memory().drain();
     assert_eq!(second.memory().stats().free(), 0);
-    assert_eq!(second.finish(|_| Fate::Keep), Ok(ALL));
+    assert_eq!(second.finish(|_| Disposition::Keep), Ok(ALL));
     let third = revive(&ram, second.entry());
     // Neither cache is adopted there: both slabs are told whole.
     let whole = Finished { slabs: 2, objects: 0, ..ALL };
-    assert_eq!(third.finish(|_| Fate::Keep), Ok(whole));
+    assert_eq!(third.finish(|_| Disposition::Keep), Ok(whole));
     third.slabs().adopt(CACHE).unwrap();
-    assert_eq!(third.finish(|_| Fate::Free), Ok(ALL));
+    assert_eq!(third.finish(|_| Disposition::Free), Ok(ALL));
     third.memory().audit().unwrap();
 }

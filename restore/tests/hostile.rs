@@ -13,8 +13,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use common::memory;
 use foreign::{lay_out, says, words};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, PhysAddr, Request};
-use heirloom_kho::{Handle, Parts};
+use heirloom_folio::{Disposition, Request};
+use heirloom_kho::{Block, Handle, Order, PAGE_SIZE, Parts, PhysAddr};
 use heirloom_restore::{
     Entry, Error, Finished, Heirloom, PreservedArea, Records, SealPolicy, Unclaimed,
 };
@@ -99,7 +99,7 @@ fn what_stands_behind_the_counts_of_a_list_is_never_read_and_is_written_over() {
         assert_eq!(rows(&list), (0..more).map(row).collect::<Vec<_>>());
         list.free().map_err(|(_, error)| error).unwrap();
         // The other one is told, and nothing else.
-        assert_eq!(next.finish(|_| Fate::Keep).unwrap().folios, 1);
+        assert_eq!(next.finish(|_| Disposition::Keep).unwrap().folios, 1);
         next.memory().audit().unwrap();
     }
 }
@@ -125,7 +125,7 @@ fn what_stands_behind_the_blocks_of_an_area_is_never_read() {
     // SAFETY: allocated just now, and told to nothing else.
     let area = unsafe { PreservedArea::preserve(memory, blocks.clone(), Order::ZERO, false) };
     let info = area.unwrap().into_raw();
-    let bystander = memory.folio(Request::new(Order::ZERO)).unwrap();
+    let bystander = memory.alloc_folio(Request::new(Order::ZERO)).unwrap();
     let bystander = bystander.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
     let (bystander, entry) = (bystander.into_raw(), first.entry());
     drop(first);
@@ -140,8 +140,8 @@ fn what_stands_behind_the_blocks_of_an_area_is_never_read() {
     let mut gone = Vec::new();
     area.unpreserve(|block| gone.push(block)).map_err(|(_, error)| error).unwrap();
     assert_eq!(gone, blocks);
-    assert!(kernel.memory().is_preserved(bystander));
-    let told = kernel.finish(|_| Fate::Keep).unwrap();
+    assert!(kernel.memory().preserved().contains(bystander));
+    let told = kernel.finish(|_| Disposition::Keep).unwrap();
     assert_eq!(told, Finished { folios: 1, frames: 1, ..Finished::default() });
     kernel.memory().audit().unwrap();
 }
@@ -183,7 +183,7 @@ fn names_that_share_frames_keep_them_until_the_last_is_gone() {
         let (old, [whole, other]) = share_frames(&ram);
         let mut kernel = revive(&ram, old);
         if ended {
-            kernel.finish(|_| Fate::Keep).unwrap();
+            kernel.finish(|_| Disposition::Keep).unwrap();
             let entry = kernel.entry();
             drop(kernel);
             kernel = revive(&ram, entry);
@@ -197,21 +197,21 @@ fn names_that_share_frames_keep_them_until_the_last_is_gone() {
             assert!(matches!(refused, Err(Error::NotInherited { .. })), "{name}: {refused:?}");
         }
         kernel.unpublish("whole").unwrap();
-        assert!(kernel.memory().is_preserved(whole), "others lead there");
+        assert!(kernel.memory().preserved().contains(whole), "others lead there");
         // So too if what leads there is told, and struck out one after another.
         let mut left = 5;
         kernel
             .finish(|unclaimed| {
-                let kept = kernel.memory().is_preserved(whole);
+                let kept = kernel.memory().preserved().contains(whole);
                 if matches!(unclaimed, Unclaimed::Subtree { .. }) {
                     assert!(kept, "{left} names lead there");
                     left -= 1;
                 }
-                Fate::Free
+                Disposition::Free
             })
             .unwrap();
         assert!(left < 2, "{left}");
-        assert!(!kernel.memory().is_preserved(other), "no name is left, nor an owner");
+        assert!(!kernel.memory().preserved().contains(other), "no name is left, nor an owner");
         kernel.memory().audit().unwrap();
         // What the claimed one led to had no name of its own when the last one went: it went with the
         // predecessor's entry, or the next kernel is told.
@@ -219,12 +219,12 @@ fn names_that_share_frames_keep_them_until_the_last_is_gone() {
         let mut told = Vec::new();
         next.finish(|unclaimed| {
             told.push(unclaimed);
-            Fate::Free
+            Disposition::Free
         })
         .unwrap();
         assert_eq!(told.first(), Some(&Unclaimed::Folio(whole)).filter(|_| ended));
         assert_eq!(told.len(), usize::from(ended));
-        assert!(!next.memory().is_preserved(whole));
+        assert!(!next.memory().preserved().contains(whole));
         next.memory().audit().unwrap();
     }
 }

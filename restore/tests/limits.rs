@@ -7,8 +7,10 @@ mod common;
 
 use common::memory;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Fate, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
-use heirloom_kho::{Handle, Parts, ScratchList, Table};
+use heirloom_folio::{Disposition, Request};
+use heirloom_kho::{
+    Block, Handle, Order, PAGE_SIZE, Parts, Pfn, PhysAddr, Run, ScratchList, Table,
+};
 use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
@@ -42,7 +44,7 @@ fn as_many_scratch_areas_as_a_list_holds_pass_from_kernel_to_kernel() {
         for _ in 0..2 {
             kernel = revive(&ram, kernel.entry(), SealPolicy::Checked);
             assert_eq!(kernel.scratch().collect::<Vec<_>>(), areas, "{count}");
-            let finished = kernel.finish(|_| Fate::Keep).unwrap();
+            let finished = kernel.finish(|_| Disposition::Keep).unwrap();
             // What was published, and no page of the handover's own.
             let due = Finished { subtrees: 1, ..Finished::default() };
             assert_eq!(finished, due, "{count}");
@@ -124,7 +126,7 @@ fn leave(kernel: &Heirloom<&Ram>, wishes: &Wishes) -> Left {
         }
     }
     for (n, (order, bytes)) in wishes.added.iter().enumerate() {
-        let folio = kernel.memory().folio(Request::new(Order::new(*order).unwrap())).unwrap();
+        let folio = kernel.memory().alloc_folio(Request::new(Order::new(*order).unwrap())).unwrap();
         let block =
             folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw();
         left.folios.push(block);
@@ -207,7 +209,7 @@ proptest! {
                 next.restore(*handle).unwrap_or_else(|error| panic!("{error}"));
             }
             if life == 1 {
-                let finished = next.finish(|_| Fate::Free).unwrap();
+                let finished = next.finish(|_| Disposition::Free).unwrap();
                 let subtrees = left.subtrees.len() as u64;
                 prop_assert_eq!(finished, Finished { subtrees, ..Finished::default() });
             }

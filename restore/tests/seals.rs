@@ -9,10 +9,12 @@ use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
 use common::memory;
+use heirloom_folio::DirectMap;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr, Run};
 use heirloom_kho::tree::{Frames, FramesOf};
-use heirloom_kho::{Fault, HeaderPage, Image, SealState, Table, TableError};
+use heirloom_kho::{
+    Fault, HeaderPage, Image, PAGE_SIZE, PhysAddr, Run, SealState, Table, TableError,
+};
 use heirloom_restore::{Entry, Error, Heirloom, SealPolicy, Surveyed, survey};
 
 const FRAMES: u64 = 512;

@@ -13,8 +13,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use common::memory;
 use foreign::{lay_out, layout, says, with_root, words};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request, Run};
-use heirloom_kho::{Fault, Handle, Header, Parts, RootPage, SealState, Table, TableError};
+use heirloom_folio::{Disposition, FrameType, Request};
+use heirloom_kho::{
+    Block, Fault, Handle, Header, Order, PAGE_SIZE, Parts, PhysAddr, RootPage, Run, SealState,
+    Table, TableError,
+};
 use heirloom_restore::{Entry, Error, Finished, Heirloom, SealPolicy, Unclaimed};
 
 const FRAMES: u64 = 1024;
@@ -40,7 +43,7 @@ fn revive(ram: &Ram, entry: Entry) -> Kernel<'_> {
 
 /// A folio that is left.
 fn keep(kernel: &Kernel<'_>, order: u8) -> Block {
-    let folio = kernel.memory().folio(Request::new(Order::new(order).unwrap())).unwrap();
+    let folio = kernel.memory().alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
     folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error)).into_raw()
 }
 
@@ -68,7 +71,7 @@ fn addr_of(kernel: &Kernel<'_>, wanted: &str) -> PhysAddr {
 
 fn nodes(kernel: &Kernel<'_>) -> u64 {
     let mut nodes = 0;
-    kernel.memory().for_each_node(|_| nodes += 1);
+    kernel.memory().preserved().for_each_node(|_| nodes += 1);
     nodes
 }
 
@@ -112,7 +115,8 @@ fn twenty_kernels_that_never_finish_lose_nothing_and_grow_by_nothing() {
             kernel.restore(buffer).unwrap();
         }
         for order in [0, 4, 7] {
-            let own = kernel.memory().folio(Request::new(Order::new(order).unwrap())).unwrap();
+            let own =
+                kernel.memory().alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
             let own = own.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
             drop(own.unpreserve().unwrap_or_else(|refused| panic!("{}", refused.error)));
         }
@@ -186,7 +190,7 @@ fn each_call_makes_of_a_name_what_the_table_says() {
             Unclaimed::Folio(block) => format!("{}", block.order().get()),
             other => panic!("{other:?}"),
         });
-        if freed { Fate::Free } else { Fate::Keep }
+        if freed { Disposition::Free } else { Disposition::Keep }
     });
     // The bytes of the name that was taken away are a folio that nothing leads to.
     assert_eq!(told, ["d", "e", "0"]);
@@ -223,14 +227,14 @@ fn a_block_is_kept_while_a_name_leads_there() {
             drop(root);
             kernel.unpublish("a").unwrap();
         } else {
-            kernel.finish(|_| Fate::Keep).unwrap();
+            kernel.finish(|_| Disposition::Keep).unwrap();
         }
-        assert!(kernel.memory().is_preserved(block));
+        assert!(kernel.memory().preserved().contains(block));
     }
     let kernel = revive(&ram, entry);
     assert_eq!(inherited(&kernel), ["b"]);
-    kernel.finish(|_| Fate::Free).unwrap();
-    assert!(!kernel.memory().is_preserved(block), "the last name is gone");
+    kernel.finish(|_| Disposition::Free).unwrap();
+    assert!(!kernel.memory().preserved().contains(block), "the last name is gone");
     kernel.memory().audit().unwrap();
 }
 
@@ -238,10 +242,10 @@ fn a_block_is_kept_while_a_name_leads_there() {
 fn a_name_whose_frames_were_let_go_is_taken_out_and_told() {
     let ram = machine();
     let first = boot(&ram);
-    let mut folio = first.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let mut folio = first.memory().alloc_folio(Request::new(Order::ZERO)).unwrap();
     for name in ["lost-1", "lost-2"] {
         let kept = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
-        first.add_subtree(name, kept.block().addr(), 8).unwrap();
+        first.add_subtree(name, kept.extent().addr(), 8).unwrap();
         folio = kept.unpreserve().unwrap_or_else(|refused| panic!("{}", refused.error));
     }
     first.publish("root", &[1]).unwrap();
@@ -258,7 +262,7 @@ fn a_name_whose_frames_were_let_go_is_taken_out_and_told() {
     let kernel = revive(&ram, entry);
     let header = Block::containing(addr_of(&kernel, "heirloom").pfn(), Order::ZERO);
     // SAFETY: the layer's table, of a kernel that does nothing more.
-    unsafe { kernel.memory().unpreserve_as(header, Kind::Table) }.unwrap();
+    unsafe { kernel.memory().unpreserve_as(header, FrameType::Table) }.unwrap();
     drop(kernel);
     let refused = try_revive(&ram, entry, SealPolicy::Checked).err().unwrap();
     let Error::Table(TableError { table: Table::Header, fault, .. }) = refused else {
@@ -294,7 +298,11 @@ fn names_over_tables_and_slabs_are_claimed_by_nobody() {
     }
     // Told, and struck out: what they led to is not theirs.
     let finished = kernel.finish(|unclaimed| {
-        if matches!(unclaimed, Unclaimed::Subtree { .. }) { Fate::Free } else { Fate::Keep }
+        if matches!(unclaimed, Unclaimed::Subtree { .. }) {
+            Disposition::Free
+        } else {
+            Disposition::Keep
+        }
     });
     assert_eq!(finished.unwrap().subtrees, tables.len() as u64);
     assert_eq!(
@@ -329,7 +337,7 @@ fn a_page_of_the_most_names_goes_on_whatever_each_says() {
     let moved = kernel.entry();
     assert_ne!(moved, entry);
     assert_eq!(kernel.names_left_behind(), 0);
-    let told = kernel.finish(|_| Fate::Keep).unwrap();
+    let told = kernel.finish(|_| Disposition::Keep).unwrap();
     assert_eq!(told.subtrees, count as u64 + 1);
     drop(kernel);
     let kernel = revive(&ram, moved);
@@ -454,7 +462,7 @@ fn a_longer_header_is_replaced_and_given_back() {
         let new = addr_of(&kernel, "heirloom");
         assert_ne!(new, old);
         assert_eq!((kernel.entry(), kernel.generation()), (entry, 2));
-        assert!(!kernel.memory().is_preserved(Block::containing(old.pfn(), Order::ZERO)));
+        assert!(!kernel.memory().preserved().contains(Block::containing(old.pfn(), Order::ZERO)));
         let header = Header::read(words(&ram, new, PAGE_SIZE), new).unwrap();
         assert_eq!((header.longer, header.generation), (false, 2));
         // What became of the seal is not forgotten with it.
@@ -494,9 +502,9 @@ fn a_header_in_a_larger_block_is_replaced_and_given_back() {
         let kernel = revive(&ram, entry);
         let new = addr_of(&kernel, "heirloom");
         assert!(!block.run().contains(new.pfn()));
-        assert!(!kernel.memory().is_preserved(block), "given back");
+        assert!(!kernel.memory().preserved().contains(block), "given back");
         // The page that it was in before is one that nothing leads to.
-        let told = kernel.finish(|_| Fate::Free).unwrap();
+        let told = kernel.finish(|_| Disposition::Free).unwrap();
         assert_eq!(told, Finished { folios: 1, frames: 1, ..Finished::default() });
         kernel.memory().audit().unwrap();
         drop(kernel);
@@ -572,7 +580,7 @@ fn what_the_predecessors_entry_names_stays_until_it_is_ended() {
     let _ = kernel.claim_folio(handle(folio)).unwrap().into_raw();
     // What this kernel let go of is not free memory for another to stand in for it.
     for block in [claimed, gone, left, over] {
-        assert!(kernel.memory().is_preserved(block), "{block}");
+        assert!(kernel.memory().preserved().contains(block), "{block}");
     }
     drop(kernel);
     // Through the old entry all is as it was; through the new one, as it is now.
@@ -590,7 +598,7 @@ fn what_the_predecessors_entry_names_stays_until_it_is_ended() {
 
 #[test]
 fn finish_ends_the_predecessors_entry_and_gives_back_what_it_named() {
-    for fate in [Fate::Free, Fate::Keep] {
+    for disposition in [Disposition::Free, Disposition::Keep] {
         let ram = machine();
         let (old, folio) = foreign(&ram, &["claimed", "gone", "left"]);
         let kernel = revive(&ram, old);
@@ -608,8 +616,8 @@ fn finish_ends_the_predecessors_entry_and_gives_back_what_it_named() {
             .finish(|unclaimed| {
                 // It is good as long as anything is told that is not named by it alone.
                 told.push(unclaimed);
-                assert!(kernel.memory().is_preserved(root));
-                fate
+                assert!(kernel.memory().preserved().contains(root));
+                disposition
             })
             .unwrap();
         let names: Vec<_> = told
@@ -622,10 +630,17 @@ fn finish_ends_the_predecessors_entry_and_gives_back_what_it_named() {
         assert_eq!(names, ["left"]);
         // Its old header and cache directory; never twice the same.
         assert_eq!(told.len(), 3, "{told:?}");
-        for (n, stays) in [(0, true), (1, false), (2, fate == Fate::Keep)] {
-            assert_eq!(kernel.memory().is_preserved(block(n)), stays, "{n}, {fate:?}");
+        for (n, stays) in [(0, true), (1, false), (2, disposition == Disposition::Keep)] {
+            assert_eq!(
+                kernel.memory().preserved().contains(block(n)),
+                stays,
+                "{n}, {disposition:?}"
+            );
         }
-        assert!(!kernel.memory().is_preserved(root) && !kernel.memory().is_preserved(scratch));
+        assert!(
+            !kernel.memory().preserved().contains(root)
+                && !kernel.memory().preserved().contains(scratch)
+        );
         kernel.memory().audit().unwrap();
         let refused = try_revive(&ram, old, SealPolicy::Checked).err().unwrap();
         let at = old.root;
@@ -633,12 +648,12 @@ fn finish_ends_the_predecessors_entry_and_gives_back_what_it_named() {
         assert_eq!(refused, Error::Table(due));
         assert!(refused.to_string().contains("ended by a successor"), "{refused}");
         // The pages are free memory, and the rest goes on.
-        let again = kernel.finish(|_| Fate::Keep).unwrap();
-        assert_eq!(again.subtrees, u64::from(fate == Fate::Keep));
+        let again = kernel.finish(|_| Disposition::Keep).unwrap();
+        assert_eq!(again.subtrees, u64::from(disposition == Disposition::Keep));
         let next = revive(&ram, kernel.entry());
         assert_eq!(next.claim_root("claimed").unwrap().bytes(), b"claimed");
         drop(next.claim_folio(handle(folio)).unwrap());
-        assert_eq!(next.claim_root("left").is_ok(), fate == Fate::Keep);
+        assert_eq!(next.claim_root("left").is_ok(), disposition == Disposition::Keep);
         next.memory().audit().unwrap();
     }
 }
@@ -668,8 +683,8 @@ fn what_another_owner_has_made_of_a_name_by_then_is_left_alone() {
         }
     }
     lists.last_mut().unwrap().push(&[1, 2, 3]).unwrap();
-    assert_eq!(kernel.finish(|_| Fate::Free), Ok(Finished::default()));
-    assert!(kernel.memory().is_preserved(folio), "the list's");
+    assert_eq!(kernel.finish(|_| Disposition::Free), Ok(Finished::default()));
+    assert!(kernel.memory().preserved().contains(folio), "the list's");
     let mut found = Vec::new();
     lists.last().unwrap().for_each(|entry| found.push(entry)).unwrap();
     assert_eq!(found, [[1, 2, 3]]);
@@ -692,7 +707,7 @@ fn a_panic_while_what_the_entry_named_is_told_leaves_the_rest_to_the_next_call()
                 left = i32::checked_sub(left, 1)
                     .filter(|left| *left >= 0)
                     .expect("a panic of the caller's");
-                Fate::Free
+                Disposition::Free
             })
         });
         assert!(catch_unwind(finish).is_err(), "{asked}");
@@ -700,7 +715,7 @@ fn a_panic_while_what_the_entry_named_is_told_leaves_the_rest_to_the_next_call()
         kernel.seal().unwrap();
         let told = kernel.finish(|_| {
             assert!(asked < 3 || !kernel.is_sealed(), "sealed, and nodes change");
-            Fate::Free
+            Disposition::Free
         });
         let told = told.unwrap();
         assert!(!kernel.is_sealed());
@@ -747,7 +762,7 @@ fn names_for_which_there_is_no_room_are_counted_and_their_bytes_are_told() {
     assert_eq!(kernel.names_lost(), 1);
     assert_eq!(there + kernel.names_left_behind() as usize, names.len() - 1);
     assert!(kernel.names_left_behind() > 0 && there >= fit - 1, "{there} of {fit}");
-    kernel.finish(|_| Fate::Keep).unwrap();
+    kernel.finish(|_| Disposition::Keep).unwrap();
     assert_eq!(kernel.names_left_behind(), 0, "its entry has ended");
     assert_eq!(inherited(&kernel).len(), there);
     kernel.memory().audit().unwrap();
@@ -776,7 +791,7 @@ fn a_scratch_list_in_scratch_goes_on_beside_a_root_of_another_make() {
     assert_ne!(kernel.entry().scratch, list);
     drop(kernel.claim_root("root").unwrap());
     // The page of the list that was is one that nothing leads to.
-    let told = kernel.finish(|_| Fate::Free).unwrap();
+    let told = kernel.finish(|_| Disposition::Free).unwrap();
     assert_eq!(told, Finished { folios: 1, frames: 1, ..Finished::default() });
     let next = revive(&ram, kernel.entry());
     assert_eq!(next.scratch().collect::<Vec<_>>(), [area]);
@@ -830,7 +845,7 @@ fn threads_claim_publish_and_finish_beside_one_another() {
                         panic!("{unclaimed:?}")
                     };
                     let n: usize = name.as_str()[5..].parse().unwrap();
-                    if n.is_multiple_of(2) { Fate::Keep } else { Fate::Free }
+                    if n.is_multiple_of(2) { Disposition::Keep } else { Disposition::Free }
                 });
                 told.unwrap();
             });

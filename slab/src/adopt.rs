@@ -26,9 +26,10 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Block, FrameState, Kind, Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{FrameState, FrameType, Machine, Memory};
 use heirloom_kho::narrow::usize_to_u32;
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::{Block, Order, PhysAddr};
 
 use crate::adopt_slab::{Adopted, SlabInfo, admits_slabs, check_slab};
 use crate::cache::Cache;
@@ -108,7 +109,7 @@ impl<M: Machine> Slabs<M> {
     /// without slabs stands back behind one that has some.) [`Error::Slab`]: a
     /// slab is not sound: none is adopted then. As for [`Slabs::cache`]; out of memory: what was
     /// adopted by then stays. So too for [`Error::Folio`] with
-    /// [`Claiming`](heirloom_folio::Error::Claiming): [`Slabs::upgrade`] of the same slabs is under
+    /// [`PredecessorBusy`](heirloom_folio::Error::PredecessorBusy): [`Slabs::upgrade`] of the same slabs is under
     /// way, maybe in the caller, and has one of them.
     pub fn adopt(&self, spec: CacheSpec) -> Result<(Cache<'_, M>, Adopted), Error> {
         self.adopt_named(spec, true)
@@ -152,7 +153,7 @@ impl<M: Machine> Slabs<M> {
             // it is done by the time this call has the turn.
             let turn = self.predecessor.turn();
             if records.iter().any(|record| self.any_aside(&turn, &record)) {
-                return Err(heirloom_folio::Error::Claiming.into());
+                return Err(heirloom_folio::Error::PredecessorBusy.into());
             }
             if turn.put_back() == put_back {
                 return Ok((cache, adopted));
@@ -191,7 +192,7 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn has_inherited(&self, record: &CacheRecord) -> bool {
         let blocks = self.view().slabs(record);
         let mut blocks = blocks.filter_map(|addr| Block::new(addr.pfn(), record.order()));
-        blocks.any(|block| self.memory().is_inherited(block))
+        blocks.any(|block| self.memory().predecessor().contains(block))
     }
 
     /// Returns the cache that takes over what was left to it, created if it is not there yet; or,
@@ -230,7 +231,7 @@ impl<M: Machine> Slabs<M> {
     /// Returns whether a slab of a record is the predecessor's still, and no cache's to resume. In
     /// turn, it stays so.
     pub(crate) fn is_left(&self, _: &Turn, record: &CacheRecord, slab: Block) -> bool {
-        self.memory().is_inherited(slab) && self.resumes(record.desc()).is_none()
+        self.memory().predecessor().contains(slab) && self.resumes(record.desc()).is_none()
     }
 
     /// Returns whether a call under way has a slab of a record set aside.
@@ -245,7 +246,7 @@ impl<M: Machine> Slabs<M> {
     /// Returns whether a block that was a slab of the predecessor's is set aside: claimed, and not
     /// published.
     fn is_aside(&self, turn: &Turn, slab: Block) -> bool {
-        let (kind, order) = (Kind::Table, slab.order());
+        let (kind, order) = (FrameType::Table, slab.order());
         let aside = FrameState::Head { kind, order, preserved: true };
         turn.any_aside() && self.memory().state(slab.pfn()) == Ok(aside)
     }
@@ -274,7 +275,7 @@ impl<M: Machine> Slabs<M> {
     /// [`Error::WrongState`]: claimed already, or it did not survive. [`Error::WrongLength`],
     /// [`Error::Stale`] (another reuse tag), [`Error::Interior`], [`Error::NotAdopted`],
     /// [`Error::NotAnObject`]; and, where it adopts, as for [`Slabs::adopt`], with
-    /// [`Claiming`](heirloom_folio::Error::Claiming) if the object's slab is set aside.
+    /// [`PredecessorBusy`](heirloom_folio::Error::PredecessorBusy) if the object's slab is set aside.
     pub fn claim(&self, addr: PhysAddr, bytes: u64, reuse_tag: u8) -> Result<NonNull<u8>, Error> {
         let ptr = self.memory().machine().ptr(addr);
         let claim = || {
@@ -328,7 +329,7 @@ impl<M: Machine> Slabs<M> {
         let (order, resumed) = (record.order(), self.resumes(record.desc()).is_some());
         self.view().named(record).filter(move |named| {
             let block = Block::new(named.slab.pfn(), order);
-            !resumed && block.is_some_and(|block| self.memory().is_inherited(block))
+            !resumed && block.is_some_and(|block| self.memory().predecessor().contains(block))
         })
     }
 
@@ -342,13 +343,17 @@ impl<M: Machine> Slabs<M> {
         let memory = self.memory();
         let nothing = Error::NotAnObject { ptr: memory.machine().ptr(addr).addr().get() };
         let turn = self.predecessor.turn();
-        let Some(slab) = memory.inherited_block(addr.pfn()) else {
+        let Some(slab) = memory.predecessor().block_at(addr.pfn()) else {
             let orders = (0..=Order::MAX_FOLIO.get()).filter_map(Order::new);
             let mut around = orders.map(|order| Block::containing(addr.pfn(), order));
             let aside = around.any(|slab| self.is_aside(&turn, slab));
-            return Err(if aside { heirloom_folio::Error::Claiming.into() } else { nothing });
+            return Err(if aside {
+                heirloom_folio::Error::PredecessorBusy.into()
+            } else {
+                nothing
+            });
         };
-        if memory.label_of(slab) != Some(Kind::Slab) {
+        if memory.predecessor().label_of(slab) != Some(FrameType::Slab) {
             return Err(nothing);
         }
         let not_adopted = Error::NotAdopted { addr, slab };

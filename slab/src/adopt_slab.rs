@@ -2,10 +2,11 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::AtomicU8;
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_folio::{FrameType, Machine};
 use heirloom_kho::narrow::u32_to_usize;
+use heirloom_kho::sync::AtomicU8;
+use heirloom_kho::sync::Ordering::{Relaxed, Release};
+use heirloom_kho::{Block, PhysAddr};
 
 use crate::cache::Cache;
 use crate::directory::{CacheRecord, Here, Source};
@@ -100,7 +101,7 @@ impl<M: Machine> Cache<'_, M> {
             });
         }
         // SAFETY: labelled by this layer, as the cache directory names it.
-        unsafe { memory.claim_as(block, Kind::Slab) }?;
+        unsafe { memory.claim_as(block, FrameType::Slab) }?;
         // SAFETY: claimed just now, by this call. No cache's until the owner is written.
         unsafe { slab.begin_anew(named.entry) };
         let preserving = inner.spec.preserving;

@@ -1,7 +1,8 @@
 //! A slab of the predecessor's, set aside by the call that claimed it: given up in the end, or put back.
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_folio::{FrameType, Machine};
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::{Block, PhysAddr};
 
 use crate::directory::SlabTable;
 use crate::error::Error;
@@ -28,7 +29,7 @@ impl<'s, M: Machine> Aside<'s, M> {
         entry: PhysAddr,
     ) -> Result<Self, Error> {
         // SAFETY: labelled by this layer; what else looks for it does so in turn.
-        unsafe { slabs.memory().claim_as(block, Kind::Slab) }?;
+        unsafe { slabs.memory().claim_as(block, FrameType::Slab) }?;
         turn.aside += 1;
         Ok(Self { slabs, block, entry })
     }
@@ -47,8 +48,13 @@ impl<M: Machine> Drop for Aside<'_, M> {
         let mut turn = self.slabs.predecessor.turn();
         // SAFETY: claimed as a slab, a table until it is published; of what it holds nothing was changed
         // but the bytes of objects that are gone.
-        let undone =
-            unsafe { self.slabs.memory().unclaim(self.block, Kind::Table, Some(Kind::Slab)) };
+        let undone = unsafe {
+            self.slabs.memory().predecessor().unclaim_labelled(
+                self.block,
+                FrameType::Table,
+                FrameType::Slab,
+            )
+        };
         debug_assert!(undone.is_ok(), "a claim can be undone: {undone:?}");
         turn.aside -= 1;
         turn.put_back += 1;
@@ -66,7 +72,7 @@ pub(crate) fn give_up<M: Machine>(
     slabs.predecessor.struck_out.fetch_add(1, Relaxed);
     // SAFETY: claimed by the caller alone; a table, as it was not made a slab of ours.
     unsafe {
-        memory.unpreserve_as(block, Kind::Table)?;
-        Ok(memory.free(block, Kind::Table)?)
+        memory.unpreserve_as(block, FrameType::Table)?;
+        Ok(memory.free_as(block, FrameType::Table)?)
     }
 }

@@ -3,8 +3,9 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use heirloom_folio::{Block, FrameState, Kind, Machine, Order, PAGE_SIZE, PhysAddr, Request, Run};
+use heirloom_folio::{FrameState, FrameType, Machine, Request};
 use heirloom_kho::narrow::{u32_to_u8, u32_to_usize, u64_to_usize, usize_to_u64};
+use heirloom_kho::{Block, Order, PAGE_SIZE, PhysAddr, Run};
 
 use crate::cache::Cache;
 use crate::class::Class;
@@ -72,7 +73,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Errors
     /// It stays its owner's: as for [`Cache::free`]; for a large buffer those of
-    /// [`Memory::free_run`](heirloom_folio::Memory::free_run) as [`Error::Folio`].
+    /// [`Memory::free`](heirloom_folio::Memory::free) as [`Error::Folio`].
     ///
     /// # Safety
     /// As for [`Cache::free`].
@@ -110,7 +111,7 @@ impl<M: Machine> Slabs<M> {
     #[inline(never)]
     unsafe fn free_block_slow(&self, ptr: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
-        unsafe { self.memory().free_single(ptr, Kind::Buffer) }
+        unsafe { self.memory().free_single(ptr, FrameType::Buffer) }
     }
 
     /// Frees whatever the pointer leads to, or returns why it cannot be freed.
@@ -152,7 +153,7 @@ impl<M: Machine> Slabs<M> {
         let memory = self.memory();
         let addr = memory.machine().phys(ptr)?;
         match (memory.owning_block(addr.pfn()), memory.state(addr.pfn())) {
-            (Some((run, Kind::Buffer, _)), _) => {
+            (Some((run, FrameType::Buffer, _)), _) => {
                 Some(Error::Interior { cache: Name::LARGE, addr, start: run.addr() })
             }
             (None, Ok(FrameState::Freed)) if addr.is_page_aligned() => {
@@ -246,13 +247,13 @@ impl<M: Machine> Slabs<M> {
             return None;
         }
         let order = Order::new(u32_to_u8(frames.trailing_zeros()))?;
-        let request = Request::new(order).kind(Kind::Buffer);
+        let request = Request::new(order).frame_type(FrameType::Buffer);
         let block = memory.alloc(if opts.zeroed { request.zeroed() } else { request }).ok()?;
         let ptr = memory.machine().ptr(block.addr());
         // (An alignment is a power of two, which a division would not know.)
         if ptr.addr().get() & (layout.align() - 1) != 0 {
             // SAFETY: allocated above, and not handed out.
-            let undone = unsafe { memory.free_run(block.run(), Kind::Buffer) };
+            let undone = unsafe { memory.free_as(block.run(), FrameType::Buffer) };
             debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
             return None;
         }
@@ -266,7 +267,7 @@ impl<M: Machine> Slabs<M> {
         let frames = usize_to_u64(layout.size().div_ceil(PAGE_SIZE));
         let order = Order::for_frames(usize_to_u64(layout.align().div_ceil(PAGE_SIZE)));
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
-        let request = Request::new(order.ok_or(bad(layout))?).kind(Kind::Buffer);
+        let request = Request::new(order.ok_or(bad(layout))?).frame_type(FrameType::Buffer);
         let request = if opts.zeroed { request.zeroed() } else { request };
         let run = self.retry_after_reclaim(|| Ok(memory.alloc_run(frames, request)?))?;
         let ptr = memory.machine().ptr(run.addr());
@@ -279,7 +280,7 @@ impl<M: Machine> Slabs<M> {
         };
         kept.map(|()| ptr).inspect_err(|_| {
             // SAFETY: allocated above, and not handed out.
-            let undone = unsafe { memory.free_run(run, Kind::Buffer) };
+            let undone = unsafe { memory.free_as(run, FrameType::Buffer) };
             debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
         })
     }
@@ -301,7 +302,7 @@ impl<M: Machine> Slabs<M> {
             return Ok(unsafe { memory.free_held(run) }?);
         }
         // SAFETY: the caller's promise.
-        Ok(unsafe { memory.free_run(run, Kind::Buffer) }?)
+        Ok(unsafe { memory.free_as(run, FrameType::Buffer) }?)
     }
 
     /// Does what [`Slabs::realloc`] does, for a large buffer.
@@ -333,9 +334,9 @@ impl<M: Machine> Slabs<M> {
             // SAFETY: the caller's promise.
             let changed = unsafe {
                 if frames < run.frames() {
-                    memory.shrink_run(run, frames, Kind::Buffer)
+                    memory.shrink_run_as(run, frames, FrameType::Buffer)
                 } else {
-                    memory.grow_run(run, frames, Kind::Buffer)
+                    memory.grow_run_as(run, frames, FrameType::Buffer)
                 }
             };
             if changed.is_ok() {
@@ -351,7 +352,7 @@ impl<M: Machine> Slabs<M> {
     /// until it is let go, or freed by a plain free.
     ///
     /// # Errors
-    /// [`Error::Folio`], with those of [`Memory::claim_run`](heirloom_folio::Memory::claim_run). Then
+    /// [`Error::Folio`], with those of [`Memory::claim`](heirloom_folio::Memory::claim). Then
     /// nothing is claimed.
     #[doc(hidden)]
     pub fn claim_large(&self, addr: PhysAddr, bytes: u64) -> Result<NonNull<u8>, Error> {

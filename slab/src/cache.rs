@@ -18,8 +18,8 @@ use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
 use heirloom_folio::internal::BlockRef;
-use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_kho::narrow::u32_to_usize;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::cache::inner::CacheInner;
 use crate::debug;
@@ -87,7 +87,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     }
 
     /// Returns the order of a slab.
-    pub const fn slab_order(&self) -> heirloom_folio::Order {
+    pub const fn slab_order(&self) -> heirloom_kho::Order {
         self.inner.geometry.order
     }
 
@@ -113,7 +113,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
         let inner = self.inner;
-        let popped = self.slabs.memory().machine().pinned_now(|cpu| {
+        let popped = self.slabs.memory().machine().try_with_cpu(|cpu| {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
             cpu.and_then(|cpu| unsafe { inner.slot(cpu).pop() })
         });
@@ -183,7 +183,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         let Some(freed) = freed else { return false };
         byte.store(freed.0, Relaxed);
         let round = Round { object: found.place(), state: NonNull::from(byte) };
-        let pushed = self.slabs.memory().machine().pinned_now(|cpu| {
+        let pushed = self.slabs.memory().machine().try_with_cpu(|cpu| {
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
             cpu.is_some_and(|cpu| unsafe { inner.slot(cpu).push(round) })
         });

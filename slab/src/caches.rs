@@ -1,7 +1,7 @@
 //! The caches of an instance: found by name or size class, created, shrunk together.
 
 use heirloom_folio::Machine;
-use heirloom_folio::sync::Ordering::{Acquire, Release};
+use heirloom_kho::sync::Ordering::{Acquire, Release};
 
 use crate::cache::Cache;
 use crate::cache::inner::{Built, CacheInner};
@@ -203,7 +203,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Examples
     /// ```
-    /// use heirloom_folio::{harness::Ram, Kind};
+    /// use heirloom_folio::{harness::Ram, FrameType};
     /// use heirloom_slab::{AllocOptions, Slabs};
     ///
     /// let mut slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
@@ -211,7 +211,7 @@ impl<M: Machine> Slabs<M> {
     /// // SAFETY: allocated just now.
     /// unsafe { slabs.free(buffer) }?;
     /// slabs.shrink_all();
-    /// assert_eq!(slabs.memory().audit()?.allocated[Kind::Slab as usize], 0);
+    /// assert_eq!(slabs.memory().audit()?.allocated[FrameType::Slab as usize], 0);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     pub fn shrink_all(&mut self) -> u64 {

@@ -15,9 +15,10 @@ use core::alloc::Layout;
 use core::fmt::Write;
 use core::ptr::null_mut;
 
-use heirloom_folio::sync::AtomicPtr;
-use heirloom_folio::{Machine, PAGE_SHIFT, PAGE_SIZE};
+use heirloom_folio::Machine;
 use heirloom_kho::narrow::{u8_to_usize, u32_to_u8, u32_to_usize, usize_to_u32};
+use heirloom_kho::sync::AtomicPtr;
+use heirloom_kho::{PAGE_SHIFT, PAGE_SIZE};
 
 use crate::cache::inner::CacheInner;
 use crate::geometry::Geometry;

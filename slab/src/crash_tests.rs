@@ -9,10 +9,11 @@ use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
 
+use heirloom_folio::DirectMap;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Block, DirectMap, PAGE_SIZE, PhysAddr};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::{Relaxed, Release};
+use heirloom_kho::{Block, PAGE_SIZE, PhysAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed};
 
@@ -35,7 +36,7 @@ fn survivors(slabs: &Slabs<Ram>) -> BTreeSet<PhysAddr> {
     for record in view.records() {
         for addr in view.slabs(&record) {
             let block = Block::new(addr.pfn(), record.order()).unwrap();
-            assert!(memory.is_preserved(block), "a slab in the directory is preserved");
+            assert!(memory.preserved().contains(block), "a slab in the directory is preserved");
             check_slab(view.source(), addr, &record).unwrap();
             // SAFETY: checked above.
             let slab = unsafe { Slab::at(memory.machine(), addr) };

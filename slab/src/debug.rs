@@ -9,9 +9,10 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Machine, PhysAddr};
+use heirloom_folio::Machine;
+use heirloom_kho::PhysAddr;
 use heirloom_kho::narrow::{u32_to_usize, usize_to_u64};
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::error::{Action, Error};
 use crate::geometry::Geometry;

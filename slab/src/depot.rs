@@ -6,8 +6,9 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::written;
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{FrameType, Machine, Memory, Request};
+use heirloom_kho::sync::written;
+use heirloom_kho::{Block, Order, PAGE_SIZE};
 
 use crate::magazine::{Chamber, MOST, Magazine};
 
@@ -91,7 +92,7 @@ impl Depot {
     #[cold]
     fn carve<M: Machine>(&mut self, memory: &Memory<M>) {
         const { assert!(MOST * size_of::<Chamber>() <= PAGE_SIZE) };
-        let request = Request::new(Order::ZERO).kind(Kind::Table);
+        let request = Request::new(Order::ZERO).frame_type(FrameType::Table);
         let Ok(block) = memory.alloc(request) else { return };
         let frame = memory.machine().ptr(block.addr()).cast::<Chamber>();
         let each = self.capacity;
@@ -139,7 +140,7 @@ impl Depot {
                 .phys(frame.cast())
                 .map(|addr| Block::containing(addr.pfn(), Order::ZERO));
             // SAFETY: from `carve`, and nothing leads to it any more.
-            let freed = at.map(|block| unsafe { memory.free(block, Kind::Table) });
+            let freed = at.map(|block| unsafe { memory.free_as(block, FrameType::Table) });
             debug_assert!(
                 matches!(freed, Some(Ok(()))),
                 "a frame of our own is free to go: {freed:?}"
@@ -154,7 +155,7 @@ mod tests {
     use std::boxed::Box;
 
     use heirloom_folio::harness::Ram;
-    use heirloom_folio::sync::AtomicU8;
+    use heirloom_kho::sync::AtomicU8;
 
     use super::*;
     use crate::magazine::Round;
@@ -205,7 +206,7 @@ mod tests {
         let taken = memory.alloc(Request::new(Order::ZERO)).unwrap();
         assert!(depot.pop_empty(&memory).is_none());
         // SAFETY: allocated above, used by nothing else.
-        unsafe { memory.free(taken, Kind::Folio) }.unwrap();
+        unsafe { memory.free(taken) }.unwrap();
         assert!(depot.pop_empty(&memory).is_some());
     }
 }

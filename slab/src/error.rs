@@ -9,7 +9,7 @@ use core::fmt;
 pub use action::Action;
 use action::Reason;
 pub use field::Field;
-use heirloom_folio::{Block, PhysAddr};
+use heirloom_kho::{Block, PhysAddr};
 pub use table::{DirectoryError, DirectoryFault, SlabError, SlabFault};
 
 use crate::name::Name;

@@ -1,6 +1,7 @@
 //! What was not claimed, told, and let go or left.
 
-use heirloom_folio::{Block, Fate, Kind, Machine, PhysAddr};
+use heirloom_folio::{Disposition, FrameType, Machine};
+use heirloom_kho::{Block, PhysAddr};
 
 use crate::aside::give_up;
 use crate::directory::CacheRecord;
@@ -33,11 +34,11 @@ pub enum Unclaimed {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Asks about everything in caches that was not claimed, and frees it or leaves it, as `fate`
+    /// Asks about everything in caches that was not claimed, and frees it or leaves it, as `disposition`
     /// decides. What is left stays as it is: preserved, and there to be claimed, in this kernel
     /// or the next.
     ///
-    /// `fate` runs with no lock held, and may call anything, this too. An object that is claimed
+    /// `disposition` runs with no lock held, and may call anything, this too. An object that is claimed
     /// meanwhile, and a slab that is adopted, in it or by another thread, is not freed, whatever it says
     /// of that: objects of a slab that is adopted so stay to be claimed. What is in a cache that was
     /// [resumed](Slabs::resume) is its owner's, and is not asked about. A slab that [`Slabs::upgrade`]
@@ -48,16 +49,19 @@ impl<M: Machine> Slabs<M> {
     /// As for [`Cache::discard`](crate::Cache::discard), which there should be none of; what was decided so far stands, and
     /// the call can be repeated.
     #[doc(hidden)]
-    pub fn finish_inherited(&self, fate: impl FnMut(Unclaimed) -> Fate) -> Result<(), Error> {
-        self.finish_inherited_noting(fate, |_, _| ())
+    pub fn finish_inherited(
+        &self,
+        disposition: impl FnMut(Unclaimed) -> Disposition,
+    ) -> Result<(), Error> {
+        self.finish_inherited_noting(disposition, |_, _| ())
     }
 
     /// Like [`Slabs::finish_inherited`]; calls `done` with what was freed or left, once it was.
     #[doc(hidden)]
     pub fn finish_inherited_noting(
         &self,
-        mut fate: impl FnMut(Unclaimed) -> Fate,
-        mut done: impl FnMut(Unclaimed, Fate),
+        mut disposition: impl FnMut(Unclaimed) -> Disposition,
+        mut done: impl FnMut(Unclaimed, Disposition),
     ) -> Result<(), Error> {
         let view = self.view();
         for named in view.records().flat_map(|record| view.named(&record)) {
@@ -65,8 +69,8 @@ impl<M: Machine> Slabs<M> {
             let size = cache.inner.geometry.size;
             for (addr, _) in cache.unclaimed_in(named.slab) {
                 let object = Unclaimed::Object { cache: cache.name(), addr, size };
-                let decided = fate(object);
-                let gone = decided == Fate::Free
+                let decided = disposition(object);
+                let gone = decided == Disposition::Free
                     && match cache.discard(addr) {
                         // Claimed since; and maybe freed with its slab, where there is another by now.
                         Err(
@@ -77,12 +81,12 @@ impl<M: Machine> Slabs<M> {
                         ) => continue,
                         discarded => discarded.map(|()| true)?,
                     };
-                done(object, if gone { Fate::Free } else { Fate::Keep });
+                done(object, if gone { Disposition::Free } else { Disposition::Keep });
             }
         }
         for record in self.view().records() {
             for named in self.left(&record) {
-                self.decide(&record, named, &mut fate, &mut done)?;
+                self.decide(&record, named, &mut disposition, &mut done)?;
             }
         }
         Ok(())
@@ -93,8 +97,8 @@ impl<M: Machine> Slabs<M> {
         &self,
         record: &CacheRecord,
         named: Named,
-        fate: &mut impl FnMut(Unclaimed) -> Fate,
-        done: &mut impl FnMut(Unclaimed, Fate),
+        disposition: &mut impl FnMut(Unclaimed) -> Disposition,
+        done: &mut impl FnMut(Unclaimed, Disposition),
     ) -> Result<(), Error> {
         let slab = Block::containing(named.slab.pfn(), record.order());
         let Some(sound) = self.look_at(&self.predecessor.turn(), record, named.slab) else {
@@ -103,14 +107,14 @@ impl<M: Machine> Slabs<M> {
         let objects = sound.map_or(0, |info| info.survivors);
         let what = Unclaimed::Slab { cache: record.name(), slab, objects };
         let asked = sound.is_err() || objects > 0;
-        let decided = if asked { fate(what) } else { Fate::Free };
+        let decided = if asked { disposition(what) } else { Disposition::Free };
         let turn = self.predecessor.turn();
         if !self.is_left(&turn, record, slab) {
             return Ok(());
         }
-        if decided == Fate::Free {
+        if decided == Disposition::Free {
             // SAFETY: labelled by this layer.
-            unsafe { self.memory().claim_as(slab, Kind::Slab) }?;
+            unsafe { self.memory().claim_as(slab, FrameType::Slab) }?;
             give_up(self, slab, named.entry)?;
         }
         drop(turn);

@@ -10,10 +10,10 @@
 //! slab shares none of their bytes' lines with another. Small objects lie in slabs of 64 KiB: less
 //! than 2 % of one is not 64-byte objects.
 
-use heirloom_folio::{Order, PAGE_SHIFT, PhysAddr};
 use heirloom_kho::narrow::{
     low_u32, u32_to_u8, u32_to_u64, u32_to_usize, u64_to_usize, usize_to_u32, usize_to_u64,
 };
+use heirloom_kho::{Order, PAGE_SHIFT, PhysAddr};
 
 /// Bytes of a slab's header.
 pub(crate) const HEADER_BYTES: usize = 128;

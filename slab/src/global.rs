@@ -5,8 +5,8 @@ use core::fmt;
 use core::ptr::{NonNull, null_mut};
 
 use heirloom_folio::Machine;
-use heirloom_folio::sync::AtomicPtr;
-use heirloom_folio::sync::Ordering::{AcqRel, Acquire};
+use heirloom_kho::sync::AtomicPtr;
+use heirloom_kho::sync::Ordering::{AcqRel, Acquire};
 
 use crate::buffer::AllocOptions;
 use crate::slabs::Slabs;

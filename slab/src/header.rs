@@ -30,10 +30,12 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::sync::{AtomicU8, AtomicU32, AtomicU64, written};
-use heirloom_folio::{Block, DirectMap, PageSize, PhysAddr};
+use heirloom_folio::DirectMap;
+use heirloom_kho::PageSize;
 use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u32};
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::sync::{AtomicU8, AtomicU32, AtomicU64, written};
+use heirloom_kho::{Block, PhysAddr};
 use intrusive_collections::{LinkedListLink, UnsafeRef, intrusive_adapter};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};

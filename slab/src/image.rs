@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use heirloom_folio::{Block, Kind, Pages, PhysAddr};
+use heirloom_folio::FrameType;
+use heirloom_kho::{Block, Pages, PhysAddr};
 
 use crate::adopt_slab::check_slab;
 use crate::directory::{CacheRecord, DirectoryView, Part};
@@ -15,7 +16,8 @@ use crate::error::Error;
 /// ```
 /// use core::sync::atomic::AtomicU64;
 /// use heirloom_folio::harness::Ram;
-/// use heirloom_folio::{Block, Memory, Pages, PhysAddr, Run};
+/// use heirloom_folio::Memory;
+/// use heirloom_kho::{Block, Pages, PhysAddr, Run};
 /// use heirloom_slab::internal::ImageCaches;
 /// use heirloom_slab::{CacheSpec, Slabs};
 ///
@@ -32,7 +34,7 @@ use crate::error::Error;
 ///         })
 ///     }
 ///     fn holds(&self, block: Block) -> bool {
-///         self.0.is_preserved(block)
+///         self.0.preserved().contains(block)
 ///     }
 /// }
 ///
@@ -92,13 +94,13 @@ impl<'p, P: Pages> ImageCaches<'p, P> {
     ) -> Result<(), E> {
         let source = self.view.source();
         let claim = |block: Block, part| {
-            let kind = if part == Part::Slab { Kind::Slab } else { Kind::Table };
+            let kind = if part == Part::Slab { FrameType::Slab } else { FrameType::Table };
             // A page was looked for when the chain came to it.
             if part == Part::Slab && !source.holds(block) {
                 return Err(heirloom_folio::Error::NotPreserved { block });
             }
             let twice =
-                heirloom_folio::Error::WrongKind { pfn: block.pfn(), expected: kind, found: kind };
+                heirloom_folio::Error::WrongType { pfn: block.pfn(), expected: kind, found: kind };
             if claim(block) { Ok(()) } else { Err(twice) }
         };
         self.view.check(claim, found, |slab, cache| self.slab(cache, slab).map(|_| ()))

@@ -51,10 +51,10 @@
 //! assert_eq!(size, 64);
 //!
 //! // The successor, over the same memory.
-//! let map = slabs.memory().tree_root()?;
+//! let map = slabs.memory().preserved().tree_root()?;
 //! let (directory, addr) = (slabs.cache_directory(), heirloom_folio::DirectMap::phys(slabs.memory().machine(), name));
 //! let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
-//! let (memory, _) = memory.inherit(map)?;
+//! let (memory, _) = memory.take_over(map)?;
 //! let slabs = Slabs::revive(memory, directory)?;
 //! let (names, adopted) = slabs.adopt(CacheSpec::new("names", 64).preserving(true))?;
 //! assert_eq!(adopted.unclaimed, 1);

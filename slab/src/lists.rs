@@ -15,7 +15,7 @@ use core::ptr::null;
 
 pub(crate) use batch::Batch;
 use heirloom_folio::DirectMap;
-use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::sync::Ordering::Relaxed;
 use intrusive_collections::LinkedList;
 pub(crate) use objects::prefetch_slabs;
 use objects::{FreeBatch, slab_around, take};
@@ -242,7 +242,7 @@ mod tests {
     use std::vec::Vec;
 
     use heirloom_folio::harness::Ram;
-    use heirloom_folio::{Kind, Memory, Request};
+    use heirloom_folio::{FrameType, Memory, Request};
 
     use super::*;
     use crate::geometry::ObjectIndex;
@@ -257,7 +257,8 @@ mod tests {
     }
 
     fn slab(memory: &Memory<Ram>, geometry: &Geometry) -> Slab {
-        let block = memory.alloc(Request::new(geometry.order).kind(Kind::Table)).unwrap();
+        let block =
+            memory.alloc(Request::new(geometry.order).frame_type(FrameType::Table)).unwrap();
         // SAFETY: allocated just now.
         let slab = unsafe { Slab::at(memory.machine(), block.addr()) };
         let desc = SlabDesc::new(Name::new("test").unwrap(), geometry, false, 0);

@@ -8,8 +8,8 @@ mod slot;
 
 use core::ptr::{NonNull, null_mut};
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::sync::{AtomicPtr, AtomicU8};
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::sync::{AtomicPtr, AtomicU8};
 pub(crate) use slot::{Popped, Pushed, Slot};
 
 /// Objects in the largest magazine.

@@ -1,6 +1,7 @@
 //! Slabs before they are: what is left once all that can fail is done.
 
-use heirloom_folio::{Kind, Machine, Memory, PhysAddr};
+use heirloom_folio::{FrameType, Machine, Memory};
+use heirloom_kho::PhysAddr;
 
 use crate::directory::{CacheDirectory, DirectoryView, Part};
 use crate::error::Error;
@@ -40,9 +41,9 @@ impl<M: Machine> NewSlabs<M> {
         // they are known: see `Slabs::named`.
         let take = |block, part| unsafe {
             match part {
-                Part::Records => memory.claim_as(block, Kind::Table),
-                Part::Table => memory.label(block, Kind::Table),
-                Part::Slab => memory.label(block, Kind::Slab),
+                Part::Records => memory.claim_as(block, FrameType::Table),
+                Part::Table => memory.predecessor().label(block, FrameType::Table),
+                Part::Slab => memory.predecessor().label(block, FrameType::Slab),
             }
         };
         view.check(take, Err, |_, _| Ok(()))?;

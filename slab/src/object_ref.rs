@@ -25,8 +25,9 @@
 
 use core::marker::PhantomData;
 
-use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use heirloom_folio::{Block, FrameState, Kind, Machine, PhysAddr};
+use heirloom_folio::{FrameState, FrameType, Machine};
+use heirloom_kho::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use heirloom_kho::{Block, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};
 use crate::error::{Action, Error, SlabError, SlabFault};
@@ -255,10 +256,10 @@ impl<M: Machine> Slabs<M> {
     }
 
     /// Returns what a slab's block is: a table until it is [published](Slabs::publish_slab).
-    fn kind_of(&self, block: Block) -> Kind {
+    fn kind_of(&self, block: Block) -> FrameType {
         match self.memory().state(block.pfn()) {
-            Ok(FrameState::Head { kind: Kind::Slab, .. }) => Kind::Slab,
-            _ => Kind::Table,
+            Ok(FrameState::Head { kind: FrameType::Slab, .. }) => FrameType::Slab,
+            _ => FrameType::Table,
         }
     }
 

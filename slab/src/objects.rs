@@ -1,7 +1,8 @@
 //! The objects of a cache that survive, or are to be claimed, one after the other.
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Machine, PhysAddr};
+use heirloom_folio::Machine;
+use heirloom_kho::PhysAddr;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::adopt_slab::survived;
 use crate::cache::Cache;

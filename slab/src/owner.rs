@@ -2,8 +2,9 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::{Kind, Machine, PhysAddr, Run};
+use heirloom_folio::{FrameType, Machine};
 use heirloom_kho::narrow::{u32_to_usize, u64_to_usize};
+use heirloom_kho::{PhysAddr, Run};
 
 use crate::adopt_slab::survived;
 use crate::error::{Action, Error};
@@ -115,7 +116,7 @@ impl<M: Machine> Slabs<M> {
             Some(Resolved::Large { run, preserved }) => Some(Owner::Large { run, preserved }),
             // In the middle of a large buffer, or nothing of this layer's.
             None => match self.memory().owning_block(addr.pfn()) {
-                Some((run, Kind::Buffer, preserved)) => Some(Owner::Large { run, preserved }),
+                Some((run, FrameType::Buffer, preserved)) => Some(Owner::Large { run, preserved }),
                 _ => None,
             },
         })
@@ -147,7 +148,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Errors
     /// As for [`Cache::preserve`](crate::Cache::preserve); for a large buffer those of
-    /// [`Memory::preserve_run`](heirloom_folio::Memory::preserve_run), as [`Error::Folio`].
+    /// [`Memory::preserve`](heirloom_folio::Memory::preserve), as [`Error::Folio`].
     ///
     /// # Safety
     /// As for [`Cache::preserve`](crate::Cache::preserve).
@@ -156,7 +157,7 @@ impl<M: Machine> Slabs<M> {
         let stays = unsafe { Stays::promised() };
         match self.large_of(ptr) {
             // SAFETY: a large buffer, which is this layer's and the caller's.
-            Some(run) => Ok(unsafe { self.memory().preserve_run_as(run, Kind::Buffer) }?),
+            Some(run) => Ok(unsafe { self.memory().preserve_as(run, FrameType::Buffer) }?),
             None => self.swept(ptr, || self.object_of(ptr, &stays))?.preserve(),
         }
     }
@@ -174,7 +175,7 @@ impl<M: Machine> Slabs<M> {
         let stays = unsafe { Stays::promised() };
         match self.large_of(ptr) {
             // SAFETY: a large buffer, which is this layer's and the caller's.
-            Some(run) => Ok(unsafe { self.memory().unpreserve_run_as(run, Kind::Buffer) }?),
+            Some(run) => Ok(unsafe { self.memory().unpreserve_as(run, FrameType::Buffer) }?),
             None => self.swept(ptr, || self.object_of(ptr, &stays))?.unpreserve(),
         }
     }

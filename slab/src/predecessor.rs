@@ -19,9 +19,10 @@
 //! only while one is set aside) and never while a caller's code runs. So of two calls that come to a
 //! slab together the second waits until it is wholly adopted, and finds it then.
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::sync::{AtomicBool, AtomicU64};
-use heirloom_folio::{Machine, PhysAddr};
+use heirloom_folio::Machine;
+use heirloom_kho::PhysAddr;
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::sync::{AtomicBool, AtomicU64};
 use lock_api::{Mutex, MutexGuard};
 
 /// The turn to take what the predecessor left.

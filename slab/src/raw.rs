@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
-use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::cache::Cache;
 use crate::cache::inner::CacheInner;

@@ -6,10 +6,11 @@
 
 use core::ptr::{NonNull, null_mut};
 
-use heirloom_folio::sync::Ordering::{AcqRel, Acquire};
-use heirloom_folio::sync::{AtomicPtr, written};
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_folio::{FrameType, Machine, Memory, Request};
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
+use heirloom_kho::sync::Ordering::{AcqRel, Acquire};
+use heirloom_kho::sync::{AtomicPtr, written};
+use heirloom_kho::{Block, Order, PAGE_SIZE, PhysAddr};
 
 use crate::cache::inner::{Built, CacheInner};
 use crate::class::CACHES;
@@ -151,7 +152,7 @@ impl<M: Machine> CacheRegistry<M> {
                 Ok(_) => entries = new.as_ptr(),
                 Err(there) => {
                     // SAFETY: allocated just now, and nothing leads to it.
-                    let freed = unsafe { memory.free(block, Kind::Table) };
+                    let freed = unsafe { memory.free_as(block, FrameType::Table) };
                     debug_assert!(freed.is_ok(), "a fresh page is free to go: {freed:?}");
                     entries = there;
                 }
@@ -172,7 +173,7 @@ pub(crate) enum Put<'s, 'm, M: Machine> {
 
 /// Allocates a page of nulls.
 fn new_page<M: Machine>(memory: &Memory<M>) -> Result<(Block, NonNull<Entry<M>>), Error> {
-    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table))?;
+    let block = memory.alloc(Request::new(Order::ZERO).frame_type(FrameType::Table))?;
     let entries = memory.machine().ptr(block.addr()).cast::<Entry<M>>();
     for i in 0..EACH {
         // SAFETY: the frame was allocated just now and holds that many.

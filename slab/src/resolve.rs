@@ -13,9 +13,10 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::internal::{BlockMatcher, BlockRef};
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Kind, Machine, Order, PhysAddr, Run};
+use heirloom_folio::{FrameType, Machine};
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::{Order, PhysAddr, Run};
 
 use crate::cache::inner::CacheInner;
 use crate::error::Error;
@@ -105,7 +106,7 @@ impl<M: Machine> Slabs<M> {
     ) -> Option<Resolved<'_, 'l, M>> {
         // First the large buffer: one byte says whether it is one, and slabs may be of several orders.
         if addr.is_page_aligned()
-            && let Some((run, preserved)) = self.memory().find_run_at(addr.pfn(), Kind::Buffer)
+            && let Some((run, preserved)) = self.memory().find_run_at(addr.pfn(), FrameType::Buffer)
         {
             return Some(Resolved::Large { run, preserved });
         }
@@ -143,7 +144,7 @@ impl<M: Machine> Slabs<M> {
     #[inline]
     pub(crate) fn large_of(&self, ptr: NonNull<u8>) -> Option<Run> {
         let addr = self.memory().machine().phys(ptr).filter(|addr| addr.is_page_aligned())?;
-        self.memory().find_run_at(addr.pfn(), Kind::Buffer).map(|(run, _)| run)
+        self.memory().find_run_at(addr.pfn(), FrameType::Buffer).map(|(run, _)| run)
     }
 
     /// Returns the object that starts at a pointer: the other half. A large buffer is no object.
@@ -188,7 +189,7 @@ impl<M: Machine> Slabs<M> {
     /// a look at the memory's first range alone, for the path that most frees take.
     #[inline]
     pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(BlockRef, &CacheInner<M>)> {
-        const BASE: BlockMatcher = BlockMatcher::new(Kind::Slab, BASE_ORDER);
+        const BASE: BlockMatcher = BlockMatcher::new(FrameType::Slab, BASE_ORDER);
         let found = self.memory().lookup_fast(ptr, &BASE)?;
         Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
     }
@@ -205,7 +206,7 @@ impl<M: Machine> Slabs<M> {
         let orders = self.orders.load(Relaxed);
         let orders = (0..=MAX_ORDER.get()).filter(|order| orders >> order & 1 == 1);
         orders.filter_map(Order::new).find_map(|order| {
-            let found = self.memory().lookup(ptr, &BlockMatcher::new(Kind::Slab, order))?;
+            let found = self.memory().lookup(ptr, &BlockMatcher::new(FrameType::Slab, order))?;
             Some((found, self.owner_of_slab(found.head, order)?))
         })
     }

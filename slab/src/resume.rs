@@ -20,10 +20,11 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Block, Kind, Machine, PhysAddr};
+use heirloom_folio::{FrameType, Machine};
 use heirloom_kho::internal::PAGE_BYTES;
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
+use heirloom_kho::sync::Ordering::{Relaxed, Release};
+use heirloom_kho::{Block, PhysAddr};
 
 use crate::adopt_slab::check_slab;
 use crate::aside::give_up;
@@ -71,9 +72,9 @@ impl<M: Machine> Slabs<M> {
     /// let addr = slabs.memory().machine().phys(name).unwrap();
     ///
     /// // The successor, over the same memory.
-    /// let (map, directory) = (slabs.memory().tree_root()?, slabs.cache_directory());
+    /// let (map, directory) = (slabs.memory().preserved().tree_root()?, slabs.cache_directory());
     /// let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
-    /// let slabs = Slabs::revive(memory.inherit(map)?.0, directory)?;
+    /// let slabs = Slabs::revive(memory.take_over(map)?.0, directory)?;
     /// let names = slabs.resume(spec)?;
     /// let name = slabs.memory().machine().ptr(addr);
     /// // SAFETY: in use since the predecessor allocated it, ours, and not used again.
@@ -203,7 +204,9 @@ impl<M: Machine> Cache<'_, M> {
         match takeover.way.load(Relaxed) {
             RESUMES => Ok(()),
             ADOPTS => Err(Error::Adopted { cache: self.inner.name }),
-            _ if self.slabs.any_aside(&turn, record) => Err(heirloom_folio::Error::Claiming.into()),
+            _ if self.slabs.any_aside(&turn, record) => {
+                Err(heirloom_folio::Error::PredecessorBusy.into())
+            }
             _ => {
                 takeover.next.store(record.table().get(), Relaxed);
                 self.slabs.predecessor.note_resumed(&turn);
@@ -262,11 +265,11 @@ impl<M: Machine> Cache<'_, M> {
         let block = Block::containing(slab.pfn(), record.order());
         // SAFETY: it has no owner, and only in turn would it get one.
         let left = unsafe { Here::new(memory) };
-        if !memory.is_inherited(block) || check_slab(left, slab, &record).is_ok() {
+        if !memory.predecessor().contains(block) || check_slab(left, slab, &record).is_ok() {
             return Ok(false);
         }
         // SAFETY: labelled by this layer, as the cache directory names it.
-        unsafe { memory.claim_as(block, Kind::Slab) }?;
+        unsafe { memory.claim_as(block, FrameType::Slab) }?;
         give_up(slabs, block, named.entry)?;
         drop(turn);
         Ok(true)
@@ -300,7 +303,7 @@ impl<M: Machine> Cache<'_, M> {
             let mut named = view.named_from(&record, PhysAddr::new(page), u64_to_usize(entry));
             let next = named.find(|named| {
                 let block = Block::new(named.slab.pfn(), record.order());
-                block.is_some_and(|block| slabs.memory().is_inherited(block))
+                block.is_some_and(|block| slabs.memory().predecessor().contains(block))
             });
             let (page, entry) = named.place();
             let place = match next {
@@ -316,7 +319,7 @@ impl<M: Machine> Cache<'_, M> {
         let swept = {
             let turn = slabs.predecessor.turn();
             let block = Block::new(named.slab.pfn(), record.order())?;
-            if !slabs.memory().is_inherited(block) {
+            if !slabs.memory().predecessor().contains(block) {
                 return Some(0);
             }
             self.adopt_slab(&turn, &record, named)
@@ -337,6 +340,6 @@ impl<M: Machine> Cache<'_, M> {
         let slabs =
             records.flat_map(|record| view.slabs(&record).zip(core::iter::repeat(record.order())));
         let blocks = slabs.filter_map(|(addr, order)| Block::new(addr.pfn(), order));
-        usize_to_u64(blocks.filter(|block| memory.is_inherited(*block)).count())
+        usize_to_u64(blocks.filter(|block| memory.predecessor().contains(*block)).count())
     }
 }

@@ -2,9 +2,10 @@
 
 use core::fmt;
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::sync::{AtomicU32, AtomicU64};
-use heirloom_folio::{Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Machine, Memory};
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::sync::{AtomicU32, AtomicU64};
+use heirloom_kho::{Order, PhysAddr};
 use lock_api::Mutex;
 
 use crate::class::Classes;

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::Order;
+use heirloom_kho::Order;
 use heirloom_kho::narrow::usize_to_u64;
 
 use crate::error::{Error, Field};

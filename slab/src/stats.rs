@@ -1,8 +1,8 @@
 //! How many objects of a cache there are, in which state.
 
 use heirloom_folio::Machine;
-use heirloom_folio::sync::Ordering::Relaxed;
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::cache::Cache;
 use crate::geometry::Geometry;

@@ -3,7 +3,7 @@
 //! A jump can come between any two of them. The tests look, before each one, at what a successor
 //! would find.
 
-use heirloom_folio::sync::{AtomicU8, AtomicU64, Ordering};
+use heirloom_kho::sync::{AtomicU8, AtomicU64, Ordering};
 
 /// Stores a word of a table, little-endian.
 pub(crate) fn word(word: &AtomicU64, value: u64, order: Ordering) {

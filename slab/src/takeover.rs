@@ -1,7 +1,7 @@
 //! How a cache takes over the slabs that were left to it.
 
-use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
-use heirloom_folio::sync::{AtomicU8, AtomicU64};
+use heirloom_kho::sync::Ordering::{Acquire, Relaxed};
+use heirloom_kho::sync::{AtomicU8, AtomicU64};
 
 use crate::predecessor::Turn;
 

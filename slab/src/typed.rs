@@ -12,9 +12,10 @@ use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Machine, PhysAddr};
+use heirloom_folio::Machine;
+use heirloom_kho::PhysAddr;
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::adopt_slab::Adopted;
 use crate::cache::Cache;
@@ -151,7 +152,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Examples
     /// ```
-    /// use heirloom_folio::PhysAddr;
+    /// use heirloom_kho::PhysAddr;
     /// use heirloom_folio::harness::Ram;
     /// use heirloom_slab::{Slabs, persist};
     /// use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -170,9 +171,9 @@ impl<M: Machine> Slabs<M> {
     /// let head = nodes.insert(Node { next: tail.get(), value: 1 })?.leak();
     ///
     /// // The successor, over the same memory: the list is there, by its addresses.
-    /// let (map, directory) = (slabs.memory().tree_root()?, slabs.cache_directory());
+    /// let (map, directory) = (slabs.memory().preserved().tree_root()?, slabs.cache_directory());
     /// let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
-    /// let slabs = Slabs::revive(memory.inherit(map)?.0, directory)?;
+    /// let slabs = Slabs::revive(memory.take_over(map)?.0, directory)?;
     /// let nodes = slabs.resume_typed::<Node>("nodes", true)?;
     /// // SAFETY: the list's, which is this kernel's as a whole; each is had once.
     /// let head = unsafe { nodes.from_raw(head) };

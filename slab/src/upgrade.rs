@@ -1,8 +1,9 @@
 //! Objects of another layout: passed on, one by one, to what makes new ones of them.
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{Block, Machine, PhysAddr};
+use heirloom_folio::Machine;
 use heirloom_kho::narrow::u32_to_usize;
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::{Block, PhysAddr};
 
 use crate::adopt_slab::survived;
 use crate::aside::Aside;
@@ -35,7 +36,7 @@ impl<M: Machine> Slabs<M> {
     /// object's end, a successor finds this one object in both forms.
     /// It runs with no lock held, and may call anything. The slab whose objects it gets is set aside
     /// meanwhile: it is neither adopted nor freed by other calls. Adopting the same cache, and claims of
-    /// the slab's objects, are refused ([`Claiming`](heirloom_folio::Error::Claiming));
+    /// the slab's objects, are refused ([`PredecessorBusy`](heirloom_folio::Error::PredecessorBusy));
     /// [`Slabs::finish_inherited`] passes over it.
     ///
     /// # Errors

@@ -5,7 +5,8 @@ use core::num::NonZero;
 use core::ptr::NonNull;
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{CpuId, Cpus, DirectMap, Machine, Memory, PhysAddr};
+use heirloom_folio::{CpuId, Cpus, DirectMap, Machine, Memory};
+use heirloom_kho::PhysAddr;
 use heirloom_slab::{AllocOptions, Owner, Slabs};
 
 /// How far the second window is from the first.
@@ -37,8 +38,8 @@ unsafe impl Cpus for Twice<'_> {
         self.0.count()
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.0.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.0.with_cpu(f)
     }
 }
 

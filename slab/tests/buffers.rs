@@ -6,7 +6,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use common::{addr, config, fill, filled, slab_frames, slabs};
-use heirloom_folio::{Kind, PAGE_SIZE, PhysAddr};
+use heirloom_folio::FrameType;
+use heirloom_kho::{PAGE_SIZE, PhysAddr};
 use heirloom_slab::{Action, AllocOptions, Error, ObjectState, Owner};
 use proptest::prelude::*;
 
@@ -157,7 +158,7 @@ prop_assert!(again.is_err());
         slabs.shrink();
         prop_assert_eq!(slab_frames(&slabs), 0);
         let audit = slabs.memory().audit().unwrap();
-        prop_assert_eq!(audit.allocated[Kind::Buffer as usize], 0);
+        prop_assert_eq!(audit.allocated[FrameType::Buffer as usize], 0);
     }
 }
 
@@ -251,7 +252,7 @@ fn what_no_memory_has_is_refused() {
     assert_eq!(refused, Err(Error::BadLayout { size: 8, align: 1 << 40 }));
     let refused = slabs.alloc(layout(1 << 40, 8), opts);
     assert!(matches!(refused, Err(Error::Folio(_))), "{refused:?}");
-    assert_eq!(slabs.memory().audit().unwrap().allocated[Kind::Buffer as usize], 0);
+    assert_eq!(slabs.memory().audit().unwrap().allocated[FrameType::Buffer as usize], 0);
 }
 
 #[test]

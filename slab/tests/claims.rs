@@ -7,8 +7,9 @@ use core::alloc::Layout;
 use std::sync::Barrier;
 
 use common::{addr, slabs, successor};
+use heirloom_folio::Disposition;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, Order, PAGE_SHIFT, PhysAddr};
+use heirloom_kho::{Order, PAGE_SHIFT, PhysAddr};
 use heirloom_slab::{AllocOptions, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 4096;
@@ -73,7 +74,7 @@ fn neighbours_are_claimed_by_threads_that_come_first_to_their_slab_together() {
             let first = refused.first();
             assert_eq!(first, None, "{} refused, {threads} threads, round {round}", refused.len());
             slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-            slabs.memory().disinherit(|_| Fate::Free);
+            slabs.memory().predecessor().finish(|_| Disposition::Free);
         }
     }
 }
@@ -86,7 +87,7 @@ fn what_is_claimed_while_the_rest_is_kept_is_never_refused() {
         slabs = successor(slabs, FRAMES).unwrap();
         let refused = together(3, |thread| match thread {
             2 => {
-                let kept = slabs.finish_inherited(|_| Fate::Keep);
+                let kept = slabs.finish_inherited(|_| Disposition::Keep);
                 kept.err().map(|error| format!("finish: {error}")).into_iter().collect()
             }
             _ => claim(&slabs, &left, thread, 2),
@@ -94,7 +95,7 @@ fn what_is_claimed_while_the_rest_is_kept_is_never_refused() {
         let first = refused.first();
         assert_eq!(first, None, "{} refused, round {round}", refused.len());
         slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-        slabs.memory().disinherit(|_| Fate::Free);
+        slabs.memory().predecessor().finish(|_| Disposition::Free);
     }
 }
 
@@ -126,7 +127,7 @@ fn each_thread_that_adopted_a_cache_may_claim_in_all_of_it() {
             let first = refused.first();
             assert_eq!(first, None, "{} refused, round {round}", refused.len());
             slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-            slabs.memory().disinherit(|_| Fate::Free);
+            slabs.memory().predecessor().finish(|_| Disposition::Free);
         }
     }
 }
@@ -165,7 +166,7 @@ fn a_call_that_adopts_finds_what_another_is_adopting() {
 fn what_an_upgrade_has_set_aside_is_said_to_be() {
     const FRAMES: u64 = 1024;
     let spec = CacheSpec::new("aside", 64).order(Order::ZERO).preserving(true);
-    let claiming = Error::Folio(heirloom_folio::Error::Claiming);
+    let claiming = Error::Folio(heirloom_folio::Error::PredecessorBusy);
     let old = slabs(FRAMES);
     let cache = old.cache(spec).unwrap();
     let all: Vec<_> = (0..200).map(|_| addr(&old, cache.alloc().unwrap())).collect();

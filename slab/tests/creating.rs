@@ -53,7 +53,7 @@ fn threads_that_create_the_same_caches_get_the_same() {
         // ended may be that of another test's by now.
         slabs.shrink_all();
         let audit = slabs.memory().audit().unwrap();
-        assert_eq!(audit.allocated[heirloom_folio::Kind::Slab as usize], 0);
+        assert_eq!(audit.allocated[heirloom_folio::FrameType::Slab as usize], 0);
     }
 }
 

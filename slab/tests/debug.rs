@@ -4,7 +4,7 @@
 mod common;
 
 use common::{addr, slabs, successor};
-use heirloom_folio::PhysAddr;
+use heirloom_kho::PhysAddr;
 use heirloom_slab::{CacheSpec, Error, ObjectState, Owner};
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use common::{slabs, successor};
-use heirloom_folio::Kind;
+use heirloom_folio::FrameType;
 use heirloom_folio::harness::Ram;
 use heirloom_slab::{AllocOptions, Cache, CacheSpec, Error, Slabs};
 
@@ -69,7 +69,7 @@ fn slabs_and_magazines_are_free_memory_again_of_every_cpu() {
         // Where it was in the cache directory: a page for its slabs.
         assert_eq!(used(&slabs) - before, u64::from(cache.is_preserving()));
         let audit = slabs.memory().audit().unwrap();
-        assert_eq!(audit.allocated[Kind::Slab as usize], 16, "the one that is kept");
+        assert_eq!(audit.allocated[FrameType::Slab as usize], 16, "the one that is kept");
     }
     assert_eq!(slabs.caches().count(), 1);
 }
@@ -208,7 +208,7 @@ fn a_cache_ends_while_other_threads_take_memory_back() {
     });
     assert_eq!(others.stats().live, 0);
     destroy(&others).unwrap();
-    assert_eq!(slabs.memory().audit().unwrap().allocated[Kind::Slab as usize], 0);
+    assert_eq!(slabs.memory().audit().unwrap().allocated[FrameType::Slab as usize], 0);
 }
 
 /// What each CPU is asked for where a cache is to give everything back without being destroyed.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 
 use common::{addr, slabs, successor};
-use heirloom_folio::Order;
+use heirloom_kho::Order;
 use heirloom_slab::CacheSpec;
 
 const FRAMES: u64 = 2048;

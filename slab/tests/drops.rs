@@ -9,7 +9,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{slabs, successor};
-use heirloom_folio::{Block, DirectMap, Kind};
+use heirloom_folio::{DirectMap, FrameType};
+use heirloom_kho::Block;
 use heirloom_slab::{Action, AllocOptions, CacheSpec, Error, ObjectState, Owner, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -77,15 +78,15 @@ fn a_slab_whose_frames_are_refused_is_no_slab_lost() {
     let object = cache.alloc().unwrap();
     let at = memory.machine().phys(object).unwrap();
     let slab = Block::containing(at.pfn(), cache.slab_order());
-    let wrong = heirloom_folio::Error::WrongKind {
+    let wrong = heirloom_folio::Error::WrongType {
         pfn: slab.pfn(),
-        expected: Kind::Folio,
-        found: Kind::Slab,
+        expected: FrameType::Folio,
+        found: FrameType::Slab,
     };
     // SAFETY: no folio, and refused.
     assert_eq!(unsafe { memory.preserve(slab) }, Err(wrong));
     // SAFETY: it is not freed; what the layer above makes of it is what is tried here.
-    unsafe { memory.preserve_as(slab, Kind::Slab) }.unwrap();
+    unsafe { memory.preserve_as(slab, FrameType::Slab) }.unwrap();
     // SAFETY: allocated above, and not used again.
     unsafe { cache.free(object) }.unwrap();
     assert_eq!((slabs.shrink(), cache.stats().slabs), (0, 1));
@@ -95,7 +96,7 @@ fn a_slab_whose_frames_are_refused_is_no_slab_lost() {
     // SAFETY: allocated above, and not used again.
     unsafe { cache.free(again) }.unwrap();
     // SAFETY: preserved above.
-    unsafe { memory.unpreserve_as(slab, Kind::Slab) }.unwrap();
+    unsafe { memory.unpreserve_as(slab, FrameType::Slab) }.unwrap();
     assert_eq!((slabs.shrink(), cache.stats().slabs), (1, 0));
     memory.audit().unwrap();
 }
@@ -117,7 +118,7 @@ fn a_slab_stays_while_a_reader_is_in_and_goes_afterwards() {
         assert_eq!(slabs.shrink(), 1);
         assert!(matches!(slabs.owner_of(object), Err(Error::NotAnObject { .. })));
         let audit = slabs.memory().audit().unwrap();
-        assert_eq!(audit.allocated[Kind::Slab as usize], 0);
+        assert_eq!(audit.allocated[FrameType::Slab as usize], 0);
     }
 }
 

@@ -7,7 +7,8 @@ use core::ptr::NonNull;
 
 use common::{addr, fill, filled, ptr, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Kind, Order, PAGE_SIZE, Request, Run};
+use heirloom_folio::{FrameType, Request};
+use heirloom_kho::{Block, Order, PAGE_SIZE, Run};
 use heirloom_slab::{AllocOptions, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 512;
@@ -27,7 +28,7 @@ fn hog(slabs: &Slabs<Ram>, left: u64) -> Vec<Block> {
         if give {
             given += block.order().frames();
             // SAFETY: allocated above, used by nobody.
-            unsafe { slabs.memory().free(*block, Kind::Folio) }.unwrap();
+            unsafe { slabs.memory().free(*block) }.unwrap();
         }
         !give
     });
@@ -37,7 +38,7 @@ fn hog(slabs: &Slabs<Ram>, left: u64) -> Vec<Block> {
 fn release(slabs: &Slabs<Ram>, blocks: Vec<Block>) {
     for block in blocks {
         // SAFETY: from `hog`.
-        unsafe { slabs.memory().free(block, Kind::Folio) }.unwrap();
+        unsafe { slabs.memory().free(block) }.unwrap();
     }
 }
 
@@ -45,13 +46,13 @@ fn release(slabs: &Slabs<Ram>, blocks: Vec<Block>) {
 /// stay for the next attempt.
 fn used(slabs: &Slabs<Ram>) -> [u64; 6] {
     let mut allocated = slabs.memory().audit().unwrap().allocated;
-    allocated[Kind::Table as usize] = 0;
+    allocated[FrameType::Table as usize] = 0;
     allocated
 }
 
 /// Preserved blocks, but for single frames: tables, that may stay as well.
 fn preserved(slabs: &Slabs<Ram>) -> u64 {
-    let counts = slabs.memory().counts();
+    let counts = slabs.memory().preserved().counts();
     counts.total() - counts.folios(Order::ZERO)
 }
 
@@ -186,7 +187,7 @@ fn claiming_a_large_buffer(frames: u64) {
     let slabs = successor(before, all).unwrap();
     let left = |slabs: &Slabs<Ram>| {
         let (mut blocks, run) = (Vec::new(), Run::covering(at, bytes).unwrap());
-        slabs.memory().for_each_inherited(|block| blocks.push(block));
+        slabs.memory().predecessor().for_each(|block| blocks.push(block));
         blocks.retain(|block| run.covers(block.run()));
         blocks
     };
@@ -197,7 +198,7 @@ fn claiming_a_large_buffer(frames: u64) {
     assert_eq!(left(&slabs), []);
     // It was preserved and still is; what it is is known now.
     assert_eq!(preserved(&slabs), before.1);
-    assert_eq!(used(&slabs)[Kind::Folio as usize], before.0[Kind::Folio as usize]);
+    assert_eq!(used(&slabs)[FrameType::Folio as usize], before.0[FrameType::Folio as usize]);
     assert_eq!(slabs.size_of(ptr(&slabs, at)), Some(bytes as usize));
     // SAFETY: claimed above.
     unsafe { slabs.free(ptr(&slabs, at)) }.unwrap();
@@ -284,8 +285,8 @@ fn adopting() {
             }
             refused += 1;
             // Still the predecessor's, still labelled: nobody gets it as a folio.
-            let block = slabs.memory().inherited_block(at.pfn()).unwrap();
-            assert!(slabs.memory().claim_folio(block).is_err());
+            let block = slabs.memory().predecessor().block_at(at.pfn()).unwrap();
+            assert!(slabs.memory().claim_owned(block).is_err());
         }
         assert!(refused > 0);
         let object = slabs.claim(at, 200, reuse_tag).unwrap();

@@ -8,7 +8,8 @@ use core::cell::Cell;
 
 use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, Fate, Order, PAGE_SIZE, PhysAddr};
+use heirloom_folio::{DirectMap, Disposition};
+use heirloom_kho::{Order, PAGE_SIZE, PhysAddr};
 use heirloom_slab::{
     Action, AllocOptions, CacheSpec, Error, Field, ObjectState, Slabs, Unclaimed, persist,
 };
@@ -50,10 +51,10 @@ fn finish(slabs: &Slabs<Ram>) -> (u64, u64) {
             Unclaimed::Slab { .. } => whole += 1,
             Unclaimed::Object { .. } => single += 1,
         }
-        Fate::Free
+        Disposition::Free
     });
     done.unwrap();
-    slabs.memory().disinherit(|_| Fate::Free);
+    slabs.memory().predecessor().finish(|_| Disposition::Free);
     (whole, single)
 }
 
@@ -157,11 +158,11 @@ fn what_nobody_claimed_is_listed_and_freed_or_kept() {
                 Unclaimed::Slab { objects: 10, .. } => slabs_kept.set(slabs_kept.get() + 1),
                 other => panic!("{other:?}"),
             }
-            Fate::Keep
+            Disposition::Keep
         })
         .unwrap();
     assert_eq!((objects.get(), slabs_kept.get()), (9, 1));
-    second.memory().disinherit(|_| Fate::Free);
+    second.memory().predecessor().finish(|_| Disposition::Free);
     // In the third generation everything is there, what was claimed too; but what is freed is not.
     let third = successor(second, FRAMES).unwrap();
     for preserving in [false, true] {
@@ -206,11 +207,11 @@ fn what_is_claimed_before_it_is_discarded_stays_claimed() {
         if addr == kept[3].addr {
             claim(&second, &kept[3]);
         }
-        Fate::Free
+        Disposition::Free
     };
     second.finish_inherited(free_all).unwrap();
     assert_eq!((cache.stats().live, cache.stats().unclaimed), (1, 0));
-    second.memory().disinherit(|_| Fate::Free);
+    second.memory().predecessor().finish(|_| Disposition::Free);
 }
 
 #[test]
@@ -226,8 +227,8 @@ fn what_another_layout_left_is_kept_beside_the_cache_of_its_name() {
         let second = successor(first, FRAMES).unwrap();
         // This kernel uses the name for something else, and wants nothing of what was left.
         let own = second.cache(new).unwrap().alloc().unwrap();
-        second.finish_inherited(|_| Fate::Keep).unwrap();
-        second.memory().disinherit(|_| Fate::Free);
+        second.finish_inherited(|_| Disposition::Keep).unwrap();
+        second.memory().predecessor().finish(|_| Disposition::Free);
         assert_eq!(second.size_of(own), Some(second.caches().next().unwrap().object_size()));
         // A third that knows the old layout has it all.
         let third = successor(second, FRAMES).unwrap();
@@ -244,8 +245,8 @@ fn what_was_left_is_in_the_way_of_another_once_it_is_asked_for() {
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { first.preserve(object) }.unwrap();
     let second = successor(first, FRAMES).unwrap();
-    second.finish_inherited(|_| Fate::Keep).unwrap();
-    second.memory().disinherit(|_| Fate::Free);
+    second.finish_inherited(|_| Disposition::Keep).unwrap();
+    second.memory().predecessor().finish(|_| Disposition::Free);
     // No cache keeps it: it stays in the cache directory as it is.
     assert_eq!((second.caches().count(), second.inherited("same").is_some()), (0, true));
     let asked = second.cache(old).unwrap();
@@ -396,7 +397,7 @@ enum Step {
     /// said about it.
     Jump {
         every: usize,
-        finish: Option<Fate>,
+        finish: Option<Disposition>,
     },
 }
 
@@ -407,7 +408,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<usize>().prop_map(Step::Preserve),
         4 => any::<usize>().prop_map(Step::Unpreserve),
         1 => (1..5_usize, 0..3_usize).prop_map(|(every, finish)| {
-            let finish = [None, Some(Fate::Keep), Some(Fate::Free)][finish];
+            let finish = [None, Some(Disposition::Keep), Some(Disposition::Free)][finish];
             Step::Jump { every, finish }
         }),
     ]
@@ -481,20 +482,20 @@ proptest! {
                         (object.unclaimed, object.held) = (false, !object.always);
                     }
                     let claimed = |i: usize| i.is_multiple_of(every);
-                    if let Some(fate) = finish {
+                    if let Some(disposition) = finish {
                         let mut left = 0;
-                        slabs.finish_inherited(|_| { left += 1; fate }).unwrap();
+                        slabs.finish_inherited(|_| { left += 1; disposition }).unwrap();
                         let unclaimed = (0..objects.len()).filter(|i| !claimed(*i)).count();
                         prop_assert_eq!(left, unclaimed);
                     }
                     // No stray block: what survives is in the cache directory, or was told.
-                    prop_assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0));
+                    prop_assert_eq!(slabs.memory().predecessor().finish(|_| Disposition::Free), (0, 0));
                     let mut i = 0;
                     objects.retain_mut(|object| {
                         i += 1;
                         object.unclaimed = !claimed(i - 1);
                         object.held &= !object.unclaimed;
-                        finish != Some(Fate::Free) || !object.unclaimed
+                        finish != Some(Disposition::Free) || !object.unclaimed
                     });
                 }
             }
@@ -540,8 +541,8 @@ fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
     let other = keep(&second, object, 2);
     // SAFETY: in use, and nothing frees it meanwhile.
     unsafe { second.preserve(object) }.unwrap();
-    second.finish_inherited(|_| Fate::Keep).unwrap();
-    second.memory().disinherit(|_| Fate::Free);
+    second.finish_inherited(|_| Disposition::Keep).unwrap();
+    second.memory().predecessor().finish(|_| Disposition::Free);
     let third = successor(second, FRAMES).unwrap();
     assert!(matches!(third.adopt(old), Err(Error::Mismatch { field: Field::Order, .. })));
     assert_eq!(third.caches().count(), 0);
@@ -608,8 +609,8 @@ fn while_it_is_finished_everything_can_be_called() {
                     .finish_inherited(|unclaimed| {
                         again += 1;
                         match unclaimed {
-                            Unclaimed::Object { .. } => Fate::Free,
-                            Unclaimed::Slab { .. } => Fate::Keep,
+                            Unclaimed::Object { .. } => Disposition::Free,
+                            Unclaimed::Slab { .. } => Disposition::Keep,
                         }
                     })
                     .unwrap();
@@ -623,7 +624,7 @@ fn while_it_is_finished_everything_can_be_called() {
                 claim(&slabs, &all[0]);
             }
         }
-        Fate::Free
+        Disposition::Free
     });
     done.unwrap();
     assert_eq!(asked.len(), 2, "{asked:?}");

@@ -6,10 +6,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{
-    CpuId, Cpus, DirectMap, Error as FolioError, Machine, Memory, NodeId, Order, PAGE_SIZE,
-    PhysAddr, Run,
-};
+use heirloom_folio::{CpuId, Cpus, DirectMap, Error as FolioError, Machine, Memory, NodeId};
+use heirloom_kho::{Order, PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::{AllocOptions, CacheSpec, Error, Slabs};
 
 const FRAMES: u64 = 2048;
@@ -48,8 +46,8 @@ unsafe impl Cpus for Lender {
         self.ram.count()
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.ram.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.ram.with_cpu(f)
     }
 }
 

@@ -5,9 +5,8 @@ mod common;
 
 use common::{addr, config, copy, fill, filled, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{
-    Block, DirectMap, Fate, FrameState, Kind, Order, PAGE_SIZE, PhysAddr, Request,
-};
+use heirloom_folio::{DirectMap, Disposition, FrameState, FrameType, Request};
+use heirloom_kho::{Block, Order, PAGE_SIZE, PhysAddr};
 use heirloom_slab::internal::{DirectoryFault, DirectoryPart, SlabFault};
 use heirloom_slab::{Adopted, AllocOptions, CacheSpec, Error, SlabError, Slabs};
 use proptest::prelude::*;
@@ -48,7 +47,8 @@ fn left() -> Left {
     }
     let mut parts = Vec::new();
     slabs.for_each_table(|part| parts.push(part));
-    let (map, directory) = (slabs.memory().tree_root().unwrap(), slabs.cache_directory());
+    let (map, directory) =
+        (slabs.memory().preserved().tree_root().unwrap(), slabs.cache_directory());
     Left { ram: slabs.into_memory().into_machine(), map, directory, parts }
 }
 
@@ -90,7 +90,7 @@ impl Left {
     /// Revives, adopts, claims what it can, and finishes.
     fn revive(self) -> Result<Slabs<Ram>, Error> {
         let memory = self.ram.attach(&Ram::frames(FRAMES))?;
-        let (memory, _) = memory.inherit(self.map)?;
+        let (memory, _) = memory.take_over(self.map)?;
         let slabs = Slabs::revive(memory, self.directory)?;
         let mut first = Ok(());
         for spec in specs() {
@@ -105,8 +105,8 @@ impl Left {
                 Err(error) => first = first.and(Err(error)),
             }
         }
-        slabs.finish_inherited(|_| Fate::Free)?;
-        slabs.memory().disinherit(|_| Fate::Free);
+        slabs.finish_inherited(|_| Disposition::Free)?;
+        slabs.memory().predecessor().finish(|_| Disposition::Free);
         let audit = slabs.memory().audit()?;
         assert_eq!(audit.reserved, 0);
         first.map(|()| slabs)
@@ -142,7 +142,7 @@ fn what_cannot_be_adopted_makes_no_cache() {
     let headers = left.parts.iter().filter_map(header);
     headers.for_each(|addr| left.flip(PhysAddr::new(addr.get() + 40), 0));
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
-    let (memory, _) = memory.inherit(left.map).unwrap();
+    let (memory, _) = memory.take_over(left.map).unwrap();
     let slabs = Slabs::revive(memory, left.directory).unwrap();
     for spec in specs() {
         assert!(matches!(slabs.adopt(spec), Err(Error::Slab(_))));
@@ -217,7 +217,7 @@ fn a_record_whose_checksum_is_zero_is_none() {
     // The first record, of the first cache.
     left.write(PhysAddr::new(left.directory.get() + 16), 0);
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
-    let (memory, _) = memory.inherit(left.map).unwrap();
+    let (memory, _) = memory.take_over(left.map).unwrap();
     let slabs = Slabs::revive(memory, left.directory).unwrap();
     let [first, second, third] = specs();
     let mut names = Vec::new();
@@ -226,14 +226,14 @@ fn a_record_whose_checksum_is_zero_is_none() {
     assert_eq!(slabs.inherited("first"), None);
     assert!(matches!(slabs_of(first, &slabs), Err(Error::NotInherited { .. })));
     assert!(slabs_of(second, &slabs).unwrap() > 0 && slabs_of(third, &slabs).unwrap() > 0);
-    slabs.finish_inherited(|_| Fate::Free).unwrap();
+    slabs.finish_inherited(|_| Disposition::Free).unwrap();
     // What it led to is left unclaimed.
     let mut strays = 0;
     let free = |block| {
-        strays += u64::from(slabs.memory().label_of(block).is_none());
-        Fate::Free
+        strays += u64::from(slabs.memory().predecessor().label_of(block).is_none());
+        Disposition::Free
     };
-    slabs.memory().disinherit(free);
+    slabs.memory().predecessor().finish(free);
     assert!(strays >= 2, "a slab table and a slab: {strays}");
     slabs.memory().audit().unwrap();
     goes_on(slabs, &[second, third]);
@@ -268,7 +268,7 @@ fn what_a_plain_free_lets_go_of_survives_until_then() {
     }
     assert!(held.len() > 2);
     let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
-    let (memory, _) = memory.inherit(left.map).unwrap();
+    let (memory, _) = memory.take_over(left.map).unwrap();
     let slabs = Slabs::revive(memory, left.directory).unwrap();
     let (cache, adopted) = slabs.adopt(specs()[1]).unwrap();
     assert_eq!(adopted.unclaimed, 60);
@@ -351,7 +351,7 @@ fn a_forged_owner_word_makes_no_slab_ours() {
     let spec = specs()[1];
     let revive = |left: Left| {
         let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
-        let (memory, _) = memory.inherit(left.map).unwrap();
+        let (memory, _) = memory.take_over(left.map).unwrap();
         Slabs::revive(memory, left.directory).unwrap()
     };
     let rehearsed = revive(left()).cache_directory();
@@ -376,8 +376,8 @@ fn a_forged_owner_word_makes_no_slab_ours() {
     let block = Block::containing(at.pfn(), cache.slab_order());
     assert_eq!(slabs.claim(at, 1000, 1), Err(Error::NotAdopted { addr: at, slab: block }));
     assert_eq!(slabs.owner_at(at), None);
-    slabs.finish_inherited(|_| Fate::Free).unwrap();
-    slabs.memory().disinherit(|_| Fate::Free);
+    slabs.finish_inherited(|_| Disposition::Free).unwrap();
+    slabs.memory().predecessor().finish(|_| Disposition::Free);
     assert_eq!(slabs.memory().state(block.pfn()).unwrap(), FrameState::Freed);
 }
 
@@ -388,16 +388,16 @@ fn only_the_layer_itself_makes_slabs() {
     let memory = slabs.memory();
     let order = Order::new(4).unwrap();
     let _cache = slabs.cache(CacheSpec::new("victim", 1000).order(order)).unwrap();
-    let mut forged = memory.folio(Request::new(order).zeroed()).unwrap();
+    let mut forged = memory.alloc_folio(Request::new(order).zeroed()).unwrap();
     forged.bytes_mut()[88..96]
         .copy_from_slice(&(slabs.cache_directory().pfn().get() << 12).to_le_bytes());
-    let block = forged.block();
+    let block = forged.extent();
     drop(forged);
     memory.drain();
     let refused = heirloom_folio::Error::BadRequest { frames: order.frames() };
-    assert_eq!(memory.alloc_at(block, Kind::Slab), Err(refused));
-    assert_eq!(memory.alloc(Request::new(order).kind(Kind::Slab)), Err(refused));
-    memory.alloc_at(block, Kind::Table).unwrap();
+    assert_eq!(memory.alloc_at_as(block, FrameType::Slab), Err(refused));
+    assert_eq!(memory.alloc(Request::new(order).frame_type(FrameType::Slab)), Err(refused));
+    memory.alloc_at_as(block, FrameType::Table).unwrap();
     assert_eq!(slabs.owner_at(block.addr()), None);
     let start = memory.machine().ptr(block.addr());
     // SAFETY: no slab is there, and nothing else runs.
@@ -451,8 +451,8 @@ fn goes_on(mut slabs: Slabs<Ram>, specs: &[CacheSpec]) {
         assert!(kept == found, "{} kept, {} found", kept.len(), found.len());
         slabs.memory().audit().unwrap();
     }
-    slabs.finish_inherited(|_| Fate::Free).unwrap();
-    slabs.memory().disinherit(|_| Fate::Free);
+    slabs.finish_inherited(|_| Disposition::Free).unwrap();
+    slabs.memory().predecessor().finish(|_| Disposition::Free);
     slabs.shrink();
     assert_eq!(common::slab_frames(&slabs), 0);
     let last = successor(slabs, FRAMES).unwrap();
@@ -462,7 +462,7 @@ fn goes_on(mut slabs: Slabs<Ram>, specs: &[CacheSpec]) {
 
 fn take(left: Left) -> Result<Slabs<Ram>, Error> {
     let memory = left.ram.attach(&Ram::frames(FRAMES))?;
-    let (memory, _) = memory.inherit(left.map)?;
+    let (memory, _) = memory.take_over(left.map)?;
     Slabs::revive(memory, left.directory)
 }
 
@@ -560,7 +560,7 @@ fn two_records_of_one_shape_are_one_cache() {
         // is preserved, so it takes the place of a slab.
         let slab = (0..count).map(|i| left.read(word(table, 2 + i))).next_back().unwrap();
         let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
-        let (memory, _) = memory.inherit(left.map).unwrap();
+        let (memory, _) = memory.take_over(left.map).unwrap();
         let block = memory.alloc(Request::new(Order::ZERO).zeroed()).unwrap();
         // SAFETY: allocated just now.
         unsafe { memory.preserve(block) }.unwrap();
@@ -612,7 +612,8 @@ fn a_table_that_begins_with_a_slab_is_refused() {
             let mut parts = Vec::new();
             before.for_each_table(|part| parts.push(part));
             let headers: Vec<_> = parts.iter().filter_map(header).collect();
-            let (map, directory) = (before.memory().tree_root().unwrap(), before.cache_directory());
+            let (map, directory) =
+                (before.memory().preserved().tree_root().unwrap(), before.cache_directory());
             let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
             let (slab, record) =
                 if swapped { (headers[1].get(), 0) } else { (headers[0].get(), 1) };
@@ -705,16 +706,16 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
         for _ in 0..100 {
             before.cache(spec).unwrap().alloc().unwrap();
         }
-        let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
+        let request = Request::new(Order::ZERO).frame_type(FrameType::Table).zeroed();
         let foreign = before.memory().alloc(request).unwrap();
         // SAFETY: allocated just now.
-        unsafe { before.memory().preserve_as(foreign, Kind::Table) }.unwrap();
+        unsafe { before.memory().preserve_as(foreign, FrameType::Table) }.unwrap();
         let mut parts = Vec::new();
         before.for_each_table(|part| parts.push(part));
         let pages: Vec<_> = parts.iter().filter_map(page).collect();
         let [directory, own, other] = pages[..] else { panic!("{parts:?}") };
         let headers: Vec<_> = parts.iter().filter_map(header).collect();
-        let map = before.memory().tree_root().unwrap();
+        let map = before.memory().preserved().tree_root().unwrap();
         let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
         let count = left.read(word(own, 1));
         assert_eq!(count, 5);
@@ -760,9 +761,9 @@ fn a_forged_entry_of_a_header_leads_nowhere() {
             left.write(hint, forged);
         }
         let memory = left.ram.attach(&Ram::frames(FRAMES)).unwrap();
-        let (memory, _) = memory.inherit(map).unwrap();
+        let (memory, _) = memory.take_over(map).unwrap();
         // SAFETY: this test is the layer that reads it.
-        unsafe { memory.label(foreign, Kind::Table) }.unwrap();
+        unsafe { memory.predecessor().label(foreign, FrameType::Table) }.unwrap();
         let slabs = Slabs::revive(memory, directory).unwrap();
         let read = |at: PhysAddr| {
             // SAFETY: in memory; the words are tables', which nothing writes now.
@@ -808,10 +809,10 @@ fn two_records_of_one_cache_are_resumed_as_one() {
         unsafe { cache.free(common::ptr(&before, *at)) }.unwrap();
     }
     let page_of = || {
-        let request = Request::new(Order::ZERO).kind(Kind::Table).zeroed();
+        let request = Request::new(Order::ZERO).frame_type(FrameType::Table).zeroed();
         let page = before.memory().alloc(request).unwrap();
         // SAFETY: allocated just now.
-        unsafe { before.memory().preserve_as(page, Kind::Table) }.unwrap();
+        unsafe { before.memory().preserve_as(page, FrameType::Table) }.unwrap();
         page.addr()
     };
     let other = page_of();
@@ -819,7 +820,7 @@ fn two_records_of_one_cache_are_resumed_as_one() {
     before.for_each_table(|part| parts.push(part));
     let pages: Vec<_> = parts.iter().filter_map(page).collect();
     let [directory, table] = pages[..] else { panic!("{parts:?}") };
-    let map = before.memory().tree_root().unwrap();
+    let map = before.memory().preserved().tree_root().unwrap();
     let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
     assert_eq!(left.read(word(directory, 1)), 1);
     left.write(word(directory, 1), 2);
@@ -876,7 +877,7 @@ fn slabs_named_by_another_caches_record_are_not_resumed() {
     before.for_each_table(|part| parts.push(part));
     let pages: Vec<_> = parts.iter().filter_map(page).collect();
     let [directory, one, two] = pages[..] else { panic!("{parts:?}") };
-    let map = before.memory().tree_root().unwrap();
+    let map = before.memory().preserved().tree_root().unwrap();
     let left = Left { ram: before.into_memory().into_machine(), map, directory, parts };
     let mut swapped = Vec::new();
     for i in [1, 4] {

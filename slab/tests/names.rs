@@ -7,7 +7,8 @@ use core::alloc::Layout;
 
 use common::{addr, copy, fill, filled, slab_frames, slabs, successor};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, Fate, Order, PAGE_SHIFT, PhysAddr};
+use heirloom_folio::{DirectMap, Disposition};
+use heirloom_kho::{Order, PAGE_SHIFT, PhysAddr};
 use heirloom_slab::internal::DirectoryPart;
 use heirloom_slab::{AllocOptions, CacheSpec, Error, Field, Name, Slabs, Unclaimed, persist};
 use xxhash_rust::xxh3::xxh3_64;
@@ -153,14 +154,14 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
         // But for the one that is no class's.
         next.finish_inherited(|unclaimed| {
             assert!(matches!(unclaimed, Unclaimed::Slab { objects: 5, .. }));
-            Fate::Free
+            Disposition::Free
         })
         .unwrap();
         assert_eq!(slab_frames(&next), 0);
         let (at, size, reuse_tag) = strange[0];
         assert!(matches!(slabs.claim(at, size, reuse_tag), Err(Error::NotAdopted { .. })));
-        slabs.finish_inherited(|_| Fate::Keep).unwrap();
-        slabs.memory().disinherit(|_| Fate::Free);
+        slabs.finish_inherited(|_| Disposition::Keep).unwrap();
+        slabs.memory().predecessor().finish(|_| Disposition::Free);
         // The classes are as ever.
         for bytes in [32, 16, 48] {
             for kind in [false, true] {
@@ -180,7 +181,7 @@ fn a_class_keeps_its_slabs_whatever_was_left_under_its_name() {
             for (at, size, reuse_tag) in left.iter().skip(1).step_by(2) {
                 slabs.claim(*at, *size, *reuse_tag).unwrap();
             }
-            slabs.finish_inherited(|_| Fate::Free).unwrap();
+            slabs.finish_inherited(|_| Disposition::Free).unwrap();
         }
     }
 }
@@ -220,7 +221,7 @@ fn what_finish_asks_about_has_the_name_of_its_cache() {
     slabs
         .finish_inherited(|unclaimed| {
             asked.push(unclaimed);
-            Fate::Free
+            Disposition::Free
         })
         .unwrap();
     let cache = Name::new("single").unwrap();

@@ -5,7 +5,7 @@ mod common;
 use core::ptr::NonNull;
 
 use common::{addr, config, fill, filled, ptr, slab_frames, slabs, wrong};
-use heirloom_folio::{Order, PAGE_SIZE, PhysAddr};
+use heirloom_kho::{Order, PAGE_SIZE, PhysAddr};
 use heirloom_slab::{Action, CacheSpec, Error, Field, ObjectState, Owner, persist};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -133,7 +133,7 @@ proptest! {
         // Nothing is live: no slab is left, and none is preserved.
         prop_assert_eq!(slab_frames(&slabs), 0);
         let mut left = 0;
-        slabs.memory().for_each_preserved(|block| left += u64::from(block.order() > Order::ZERO));
+        slabs.memory().preserved().for_each(|block| left += u64::from(block.order() > Order::ZERO));
         prop_assert_eq!(left, 0);
     }
 }
@@ -153,8 +153,8 @@ fn a_wrong_pointer_is_told_apart() {
     let mut local = 0_u8;
     let foreign = NonNull::from(&mut local);
     let nothing = |ptr: NonNull<u8>| Error::NotAnObject { ptr: ptr.addr().get() };
-    let folio = slabs.memory().folio(heirloom_folio::Request::new(Order::ZERO)).unwrap();
-    let page = ptr(&slabs, folio.block().addr());
+    let folio = slabs.memory().alloc_folio(heirloom_folio::Request::new(Order::ZERO)).unwrap();
+    let page = ptr(&slabs, folio.extent().addr());
     // SAFETY: every one of these is refused.
     unsafe {
         assert_eq!(cache.free(inside), Err(interior));

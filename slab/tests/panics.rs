@@ -8,8 +8,9 @@ use core::ptr::NonNull;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{addr, fill, filled, slab_frames, slabs, successor};
+use heirloom_folio::Disposition;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, PhysAddr};
+use heirloom_kho::PhysAddr;
 use heirloom_slab::{CacheSpec, Error, Slabs, Unclaimed};
 
 const FRAMES: u64 = 2048;
@@ -71,7 +72,7 @@ fn claim_all(slabs: &Slabs<Ram>, left: &[(PhysAddr, u8, u8)]) {
         }
     }
     slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-    slabs.memory().disinherit(|_| Fate::Free);
+    slabs.memory().predecessor().finish(|_| Disposition::Free);
     slabs.memory().audit().unwrap();
 }
 
@@ -161,7 +162,7 @@ fn a_closure_of_upgrade_that_panics_leaves_its_slab_to_the_next_call() {
             all.sort();
             assert_eq!(seen, all);
             slabs.finish_inherited(|left| panic!("{left:?} was upgraded")).unwrap();
-            slabs.memory().disinherit(|_| Fate::Free);
+            slabs.memory().predecessor().finish(|_| Disposition::Free);
             assert_eq!(slab_frames(&slabs), 0);
         }
     }
@@ -176,7 +177,7 @@ const fn left_after(preserving: bool) -> u64 {
 fn a_slab_that_is_set_aside_is_adopted_when_it_is_back() {
     let (slabs, left) = heirs(true);
     let record = slabs.inherited("things").unwrap();
-    let refused = Error::Folio(heirloom_folio::Error::Claiming);
+    let refused = Error::Folio(heirloom_folio::Error::PredecessorBusy);
     let mut asked = 0;
     panics(|| {
         let _ = slabs.upgrade(&record, |object| {
@@ -190,7 +191,7 @@ fn a_slab_that_is_set_aside_is_adopted_when_it_is_back() {
                     Unclaimed::Slab { slab, .. } => panic!("{slab} is set aside"),
                     Unclaimed::Object { addr, .. } => assert!(!aside(addr)),
                 }
-                Fate::Keep
+                Disposition::Keep
             });
             assert_eq!(told, Ok(()));
             asked += 1;
@@ -216,7 +217,7 @@ fn a_closure_of_finish_that_panics_decides_nothing() {
                 let _ = slabs.finish_inherited(|unclaimed| {
                     assert!(asked.len() < after, "enough");
                     asked.push(unclaimed);
-                    Fate::Free
+                    Disposition::Free
                 });
             });
             slabs.adopt(spec(false)).unwrap();

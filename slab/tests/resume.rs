@@ -11,7 +11,8 @@ use std::sync::{Barrier, Mutex};
 
 use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, Order, PhysAddr, Request};
+use heirloom_folio::{Disposition, Request};
+use heirloom_kho::{Order, PhysAddr};
 use heirloom_slab::internal::SlabFault;
 use heirloom_slab::{
     Action, AllocOptions, Cache, CacheSpec, Constructor, Error, ObjectState, SlabError, Slabs,
@@ -280,7 +281,7 @@ fn a_cache_adopts_or_resumes_and_not_both() {
     let stop = Error::BadLayout { size: 1, align: 3 };
     let enough = second.upgrade(&record, |_| {
         let refused = second.resume(spec(true)).unwrap_err();
-        assert_eq!(refused, Error::Folio(heirloom_folio::Error::Claiming));
+        assert_eq!(refused, Error::Folio(heirloom_folio::Error::PredecessorBusy));
         Err(stop)
     });
     assert_eq!(enough, Err(stop));
@@ -299,7 +300,7 @@ fn a_slab_that_is_asked_about_when_its_cache_is_resumed_is_not_freed() {
         .finish_inherited(|_| {
             asked += 1;
             second.resume(spec(true)).unwrap();
-            Fate::Free
+            Disposition::Free
         })
         .unwrap();
     assert_eq!(asked, 1);

@@ -7,7 +7,8 @@ mod attack {
     use std::thread;
 
     use heirloom_folio::harness::Ram;
-    use heirloom_folio::{DirectMap, Order, PAGE_SIZE, PhysAddr, Request};
+    use heirloom_folio::{DirectMap, Request};
+    use heirloom_kho::{Order, PAGE_SIZE, PhysAddr};
     use heirloom_slab::{Slabs, TypedCache, persist};
     use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -46,9 +47,9 @@ mod attack {
         drop(first);
         things.cache().shrink();
         // Nothing is ever done with it.
-        let mut victim = memory.folio(Request::new(Order::ZERO)).unwrap();
+        let mut victim = memory.alloc_folio(Request::new(Order::ZERO)).unwrap();
         victim.bytes_mut().fill(0xA5);
-        let victim_at = victim.block().addr().get() + 0x100;
+        let victim_at = victim.extent().addr().get() + 0x100;
         let order = things.cache().slab_order();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -68,8 +69,8 @@ mod attack {
                     let slab = PhysAddr::new(thing.handle_parts().0.get() & !(order.bytes() - 1));
                     drop(thing);
                     things.cache().shrink();
-                    let Ok(mut folio) = memory.folio(Request::new(order)) else { continue };
-                    same += usize::from(folio.block().addr() == slab);
+                    let Ok(mut folio) = memory.alloc_folio(Request::new(order)) else { continue };
+                    same += usize::from(folio.extent().addr() == slab);
                     let like = |i: usize| match i {
                         ENTRY..120 => victim_at.to_le_bytes()[i - ENTRY],
                         PRESERVED => 1,

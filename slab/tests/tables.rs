@@ -6,8 +6,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{addr, ptr, slabs, successor};
+use heirloom_folio::Disposition;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, Order, PAGE_SIZE, PhysAddr};
+use heirloom_kho::{Order, PAGE_SIZE, PhysAddr};
 use heirloom_slab::internal::DirectoryPart;
 use heirloom_slab::{CacheSpec, Slabs, Unclaimed};
 
@@ -52,12 +53,16 @@ fn looks_right(
     // All that is preserved is in the cache directory, and what is in it is what survives.
     let (pages, headers) = directory(slabs);
     assert_eq!(headers, objects.len() as u64, "generation {generation}");
-    assert_eq!(slabs.memory().counts().total(), pages + headers);
+    assert_eq!(slabs.memory().preserved().counts().total(), pages + headers);
     // A page of records; tables as large as they must be at their most, and somewhat more.
     let fresh = |slabs: u64| (slabs * 12 / 10).div_ceil(ENTRIES) + 1;
     let bound = 1 + peak.into_iter().map(fresh).sum::<u64>();
     assert!(pages <= bound, "generation {generation}: {pages} pages, at most {bound}; {peak:?}");
-    assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0), "no stray block");
+    assert_eq!(
+        slabs.memory().predecessor().finish(|_| Disposition::Free),
+        (0, 0),
+        "no stray block"
+    );
     slabs.memory().audit().unwrap();
 }
 
@@ -103,10 +108,10 @@ fn generations(count: u32, most: u64, frames: u64, mut dice: Dice) {
                         other @ Unclaimed::Slab { .. } => panic!("{other:?}"),
                     };
                     if dice.roll(4) < odds {
-                        return Fate::Keep;
+                        return Disposition::Keep;
                     }
                     assert!(objects.remove(&at).is_some_and(|(_, ours)| !ours));
-                    Fate::Free
+                    Disposition::Free
                 })
                 .unwrap();
         };
@@ -158,10 +163,10 @@ fn generations(count: u32, most: u64, frames: u64, mut dice: Dice) {
         }
     }
     // At the end everything goes.
-    slabs.finish_inherited(|_| Fate::Free).unwrap();
+    slabs.finish_inherited(|_| Disposition::Free).unwrap();
     slabs.shrink();
     let (pages, headers) = directory(&slabs);
-    assert_eq!((headers, slabs.memory().counts().total()), (0, pages));
+    assert_eq!((headers, slabs.memory().preserved().counts().total()), (0, pages));
     assert_eq!(common::slab_frames(&slabs), 0);
 }
 
@@ -197,7 +202,7 @@ fn holes_that_no_cache_made_are_used_again() {
             if upgrade && let Some(record) = slabs.inherited("always") {
                 slabs.upgrade(&record, |_| Ok(())).unwrap();
             }
-            slabs.finish_inherited(|_| Fate::Free).unwrap();
+            slabs.finish_inherited(|_| Disposition::Free).unwrap();
             for _ in 0..ENTRIES * 3 / 4 {
                 cache.alloc().unwrap();
             }

@@ -7,8 +7,9 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor, wrong};
+use heirloom_folio::Disposition;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Fate, PAGE_SIZE, PhysAddr};
+use heirloom_kho::{PAGE_SIZE, PhysAddr};
 use heirloom_slab::{
     Action, AllocOptions, CacheSpec, Error, ObjectState, Owner, Slabs, Unclaimed, persist,
 };
@@ -96,15 +97,15 @@ fn found(slabs: &Slabs<Ram>) -> Vec<PhysAddr> {
             // Of a size class: its objects are claimed by their handles.
             Unclaimed::Slab { objects, .. } => assert!(objects > 0),
         }
-        Fate::Keep
+        Disposition::Keep
     });
     done.unwrap();
     found.sort();
     assert!(found.windows(2).all(|two| two[0] < two[1]), "once each");
     let mut frames = 0;
-    next.memory().disinherit(|block| {
+    next.memory().predecessor().finish(|block| {
         frames += block.order().frames();
-        Fate::Keep
+        Disposition::Keep
     });
     assert_eq!(frames, 6, "two large buffers");
     found
@@ -163,7 +164,7 @@ fn jumps_without_a_claim_and_without_an_end_lose_nothing() {
         unsafe { slabs.free(buffer) }.unwrap();
     }
     slabs.finish_inherited(|left| panic!("{left:?} was claimed")).unwrap();
-    assert_eq!(slabs.memory().disinherit(|_| Fate::Free), (0, 0));
+    assert_eq!(slabs.memory().predecessor().finish(|_| Disposition::Free), (0, 0));
     slabs.shrink();
     assert_eq!(slab_frames(&slabs), 0);
     assert!(slabs.memory().stats().used() < used);
@@ -377,7 +378,7 @@ fn a_claimed_object_is_like_a_preserved_one_that_can_be_freed() {
         slabs.unpreserve(ptr(&slabs, preserved.addr)).unwrap();
     }
     let mut preserved_slabs = 0;
-    slabs.memory().for_each_preserved(|block| {
+    slabs.memory().preserved().for_each(|block| {
         let at = block.addr();
         let of = slabs.owner_at(at);
         preserved_slabs +=

@@ -8,7 +8,8 @@ use std::sync::{Barrier, Mutex};
 
 use common::{fill, filled};
 use heirloom_folio::threads::{Host, ThreadSlots};
-use heirloom_folio::{Cpus, Linear, Memory, NodeId, PAGE_SIZE, PhysAddr, Run};
+use heirloom_folio::{Cpus, Linear, Memory, NodeId};
+use heirloom_kho::{PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::{AllocOptions, CacheSpec, Slabs};
 
 type Machine = Host<Linear>;
@@ -272,6 +273,6 @@ fn an_object_is_claimed_by_one_thread() {
     assert_eq!((stats.live, stats.unclaimed, stats.preserved), (0, 0, 0));
     // Nothing is preserved any more, so no slab is.
     let mut preserved = 0;
-    second.memory().for_each_preserved(|block| preserved += block.order().index());
+    second.memory().preserved().for_each(|block| preserved += block.order().index());
     assert_eq!(preserved, 0);
 }

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::sync::{Barrier, Mutex};
 
 use common::{addr, fill, filled, ptr, slabs, successor};
-use heirloom_folio::{Fate, Order, PhysAddr};
+use heirloom_folio::Disposition;
+use heirloom_kho::{Order, PhysAddr};
 use heirloom_slab::{AllocOptions, CacheSpec, Unclaimed};
 
 const FRAMES: u64 = 2048;
@@ -65,12 +66,12 @@ fn a_cache_is_created_adopted_and_disposed_of_at_the_same_time() {
                                     Unclaimed::Object { addr, size, .. } => {
                                         assert_eq!(size, 700);
                                         told.lock().unwrap().push((addr, addr));
-                                        return Fate::Free;
+                                        return Disposition::Free;
                                     }
                                 };
                                 let last = PhysAddr::new(run.addr().get() + run.bytes() - 1);
                                 told.lock().unwrap().push((run.addr(), last));
-                                Fate::Free
+                                Disposition::Free
                             })
                             .unwrap(),
                         _ => _ = second.adopt(spec).unwrap(),

@@ -18,7 +18,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
-use heirloom_folio::{PAGE_SIZE, PhysAddr};
+use heirloom_kho::{PAGE_SIZE, PhysAddr};
 use heirloom_restore::Entry;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::U64;

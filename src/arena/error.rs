@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use heirloom_folio::{PhysAddr, Run};
+use heirloom_kho::{PhysAddr, Run};
 
 /// An error of an arena. Nothing was created or mapped where one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

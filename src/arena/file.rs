@@ -7,7 +7,7 @@ use rustix::fs::{FileType, MemfdFlags, SealFlags};
 use super::error::{MapFault, os};
 use super::range::ArenaRange;
 use super::{ArenaError, map};
-use heirloom_folio::PageSize;
+use heirloom_kho::PageSize;
 
 /// The most bytes of an arena's name: what Linux leaves of a file's name for a memfd's.
 pub const MAX_NAME: usize = 249;

@@ -3,7 +3,8 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::threads::{YieldingMutex, YieldingSpinlock};
-use heirloom_folio::{CpuId, Cpus, DirectMap, Machine, NodeId, PhysAddr};
+use heirloom_folio::{CpuId, Cpus, DirectMap, Machine, NodeId};
+use heirloom_kho::PhysAddr;
 
 use super::Arena;
 
@@ -20,7 +21,7 @@ unsafe impl DirectMap for Arena {
     }
 }
 
-// SAFETY: `count`, `pinned`, `pinned_now` and `idle` are the host's; `home` is never changed.
+// SAFETY: `count`, `with_cpu`, `try_with_cpu` and `with_offline_cpu` are the host's; `node_of` is never changed.
 unsafe impl Cpus for Arena {
     #[inline]
     fn count(&self) -> usize {
@@ -28,23 +29,23 @@ unsafe impl Cpus for Arena {
     }
 
     #[inline]
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.host.pinned(f)
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.host.with_cpu(f)
     }
 
     #[inline]
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        self.host.pinned_now(f)
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+        self.host.try_with_cpu(f)
     }
 
     /// Returns the node of the first range: threads move between processors, so none is nearer.
     #[inline]
-    fn home(&self, _: CpuId) -> NodeId {
+    fn node_of(&self, _: CpuId) -> NodeId {
         self.home
     }
 
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        self.host.idle(cpu, f)
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        self.host.with_offline_cpu(cpu, f)
     }
 }
 

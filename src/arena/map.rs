@@ -15,7 +15,9 @@
 //! are multiples of the page size. What follows the last range is not looked at; at the end of the
 //! first 4 KiB is room for the handover's entry (`entry`).
 
-use heirloom_folio::{NodeId, PAGE_SHIFT, PAGE_SIZE, PageSize, PhysAddr, Run};
+use heirloom_folio::NodeId;
+use heirloom_kho::PageSize;
+use heirloom_kho::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

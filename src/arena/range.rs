@@ -1,6 +1,7 @@
 //! Ranges of an arena's physical memory: as they are asked for, and as they are.
 
-use heirloom_folio::{NodeId, PhysAddr, Run};
+use heirloom_folio::NodeId;
+use heirloom_kho::{PhysAddr, Run};
 
 /// The most bytes from an arena's first physical address to its last: 64 TiB, half of what a
 /// process can address on common machines.

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 
-use heirloom_folio::{NodeId, PAGE_SIZE, PhysAddr};
+use heirloom_folio::NodeId;
+use heirloom_kho::{PAGE_SIZE, PhysAddr};
 use heirloom_restore::Entry;
 use rustix::fs::SealFlags;
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use heirloom::folio::sync::{self, Watcher};
+use heirloom::kho::sync::{self, Watcher};
 
 /// What a machine asks of what runs the threads.
 pub trait Checker: Watcher + 'static {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool as Plain, AtomicU32};
 
 use heirloom::folio::CpuId;
-use heirloom::folio::sync::{Acquire, AtomicBool, Release};
+use heirloom::kho::sync::{Acquire, AtomicBool, Release};
 
 /// The most CPUs.
 pub(crate) const MOST: usize = 4;
@@ -65,15 +65,15 @@ impl Few {
         On::enter(self.busy[..self.count as usize].get(cpu as usize)?, self.shared)
     }
 
-    /// As [`Cpus::pinned`](heirloom::folio::Cpus::pinned).
-    pub(crate) fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    /// As [`Cpus::with_cpu`](heirloom::folio::Cpus::with_cpu).
+    pub(crate) fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         let (cpu, _) = self.current();
         let on = self.enter(cpu);
         f(on.is_some().then_some(CpuId(cpu)))
     }
 
-    /// As [`Cpus::idle`](heirloom::folio::Cpus::idle).
-    pub(crate) fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+    /// As [`Cpus::with_offline_cpu`](heirloom::folio::Cpus::with_offline_cpu).
+    pub(crate) fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
         let runs = self.current() == (cpu.0, false);
         if runs || self.held() & 1_u32.checked_shl(cpu.0).unwrap_or(0) != 0 {
             return false;
@@ -127,7 +127,7 @@ pub use turn::Turn;
 
 #[cfg(heirloom_model)]
 mod turn {
-    use heirloom::folio::sync::{Acquire, AtomicBool, Release};
+    use heirloom::kho::sync::{Acquire, AtomicBool, Release};
 
     use crate::checker;
 

@@ -18,14 +18,12 @@ use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize};
 #[cfg(target_os = "linux")]
 use heirloom::arena::Arena;
 use heirloom::folio::harness::Ram;
-use heirloom::folio::sync::AtomicU64;
 use heirloom::folio::threads::ThreadSlots;
 #[cfg(not(heirloom_model))]
 use heirloom::folio::threads::{YieldingMutex, YieldingSpinlock};
-use heirloom::folio::{
-    CpuId, Cpus, DirectMap, Linear, Machine, Memory, NodeId, PAGE_SIZE, Pfn, PhysAddr, Run,
-};
-use heirloom::kho::Image;
+use heirloom::folio::{CpuId, Cpus, DirectMap, Linear, Machine, Memory, NodeId};
+use heirloom::kho::sync::AtomicU64;
+use heirloom::kho::{Image, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom::restore::{Entry, SealPolicy};
 use heirloom::{Error, Heirloom, MemoryMap};
 
@@ -535,21 +533,21 @@ unsafe impl Cpus for TestMachine {
         }
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         match &self.cpus {
-            Processors::Threads(slots) => slots.pinned(f),
-            Processors::Few(few) => few.pinned(f),
+            Processors::Threads(slots) => slots.with_cpu(f),
+            Processors::Few(few) => few.with_cpu(f),
         }
     }
 
-    fn pinned_now<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         match &self.cpus {
-            Processors::Threads(slots) => slots.pinned_now(f),
-            Processors::Few(few) => few.pinned(f),
+            Processors::Threads(slots) => slots.try_with_cpu(f),
+            Processors::Few(few) => few.with_cpu(f),
         }
     }
 
-    fn home(&self, cpu: CpuId) -> NodeId {
+    fn node_of(&self, cpu: CpuId) -> NodeId {
         match &self.cpus {
             // Threads move between processors, so no node is nearer than the first.
             Processors::Threads(_) => self.ranges[0].1,
@@ -557,10 +555,10 @@ unsafe impl Cpus for TestMachine {
         }
     }
 
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
         match &self.cpus {
-            Processors::Threads(slots) => slots.idle(cpu, f),
-            Processors::Few(few) => few.idle(cpu, f),
+            Processors::Threads(slots) => slots.with_offline_cpu(cpu, f),
+            Processors::Few(few) => few.with_offline_cpu(cpu, f),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::alloc::Layout;
 use std::slice;
 
-use heirloom::folio::{Block, DirectMap, Folio, Kind as FrameKind, Order, PhysAddr, Request, Run};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{DirectMap, Folio, Request};
+use heirloom::kho::{Block, Handle, Order, Parts, PhysAddr, Run};
 use heirloom::restore::{Error, PreservedArea, Records};
 use heirloom::slab::{AllocOptions, CacheSpec};
 
@@ -288,9 +288,9 @@ impl TestObject {
     pub fn create(kernel: &Kernel<'_>, recipe: Recipe) -> Result<Self, Error> {
         let frames = kernel.memory();
         Ok(match recipe {
-            Recipe::Folio(n) => Self::folio(frames.folio(Request::new(order(n)))?.into_raw()),
+            Recipe::Folio(n) => Self::folio(frames.alloc_folio(Request::new(order(n)))?.into_raw()),
             Recipe::Run(n) => {
-                let run = frames.run(n, Request::new(Order::ZERO))?.into_raw();
+                let run = frames.alloc_owned_run(n, Request::new(Order::ZERO))?.into_raw();
                 Self::new(ObjectKind::Run, 0, Handle::new(Parts::Run(run))?, run.bytes())
             }
             Recipe::Buffer(bytes, born) => {
@@ -308,9 +308,9 @@ impl TestObject {
             Recipe::Area(blocks, n) => {
                 let order = order(n);
                 let folios: Result<Vec<_>, _> =
-                    (0..blocks).map(|_| frames.folio(Request::new(order))).collect();
+                    (0..blocks).map(|_| frames.alloc_folio(Request::new(order))).collect();
                 let folios = folios?;
-                let list = folios.iter().map(Folio::block);
+                let list = folios.iter().map(Folio::extent);
                 // SAFETY: the blocks are this kernel's, and only what lets the area go frees them.
                 let area = unsafe { PreservedArea::preserve(frames, list, order, false) }?;
                 for folio in folios {
@@ -450,7 +450,7 @@ impl TestObject {
         unsafe {
             match self.parts() {
                 Parts::Folio(block) => Ok(memory.preserve(block)?),
-                Parts::Run(run) => Ok(memory.preserve_run(run, FrameKind::Run)?),
+                Parts::Run(run) => Ok(memory.preserve(run)?),
                 Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
                     let handle = kernel.preserve(memory.machine().ptr(addr))?;
                     assert_eq!(handle, self.handle(), "a handle stays the same: {self:?}");
@@ -474,7 +474,7 @@ impl TestObject {
         unsafe {
             match self.parts() {
                 Parts::Folio(block) => Ok(memory.unpreserve(block)?),
-                Parts::Run(run) => Ok(memory.unpreserve_run(run, FrameKind::Run)?),
+                Parts::Run(run) => Ok(memory.unpreserve(run)?),
                 Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
                     kernel.unpreserve(memory.machine().ptr(addr))
                 }
@@ -540,8 +540,8 @@ impl TestObject {
         // SAFETY: the object is this kernel's, and ends here.
         unsafe {
             match self.parts() {
-                Parts::Folio(block) => Ok(memory.free(block, FrameKind::Folio)?),
-                Parts::Run(run) => Ok(memory.free_run(run, FrameKind::Run)?),
+                Parts::Folio(block) => Ok(memory.free(block)?),
+                Parts::Run(run) => Ok(memory.free(run)?),
                 Parts::Buffer { addr, .. } | Parts::Object { addr, .. } => {
                     kernel.free(memory.machine().ptr(addr))
                 }

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::internal::Audit;
 use heirloom::folio::{
-    Block, DirectMap, Error as FolioError, Folio, Kind, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr,
-    PreservedFolio, PreservedRun, Request, Run,
+    DirectMap, Error as FolioError, Folio, FrameType, NodeId, PreservedFolio, PreservedRun, Request,
 };
-use heirloom::kho::Handle;
+use heirloom::kho::{Block, Handle, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom::restore::{Entry, Error, PreservedArea, SealPolicy, Unclaimed};
 use heirloom::slab::{AllocOptions, CacheStats};
 use heirloom::{Heirloom, MemoryMap};
@@ -174,7 +173,7 @@ pub(crate) struct State {
     pub(crate) audit: Audit,
     pub(crate) free: u64,
     pub(crate) preserved: Vec<Block>,
-    pub(crate) inherited: Vec<(Block, Option<Kind>)>,
+    pub(crate) inherited: Vec<(Block, Option<FrameType>)>,
     pub(crate) subtrees: Vec<(String, PhysAddr, u64)>,
     pub(crate) caches: BTreeMap<String, (u64, u64, u64)>,
     pub(crate) sealed: bool,
@@ -187,8 +186,10 @@ impl State {
         kernel.slabs().shrink();
         let memory = kernel.memory();
         let (mut preserved, mut inherited) = (Vec::new(), Vec::new());
-        memory.for_each_preserved(|block| preserved.push(block));
-        memory.for_each_inherited(|block| inherited.push((block, memory.label_of(block))));
+        memory.preserved().for_each(|block| preserved.push(block));
+        memory
+            .predecessor()
+            .for_each(|block| inherited.push((block, memory.predecessor().label_of(block))));
         let mut subtrees = Vec::new();
         kernel
             .for_each_subtree(|name, addr, bytes| subtrees.push((name.to_owned(), addr, bytes)))
@@ -198,9 +199,9 @@ impl State {
             (cache.name().as_str().to_owned(), (live, preserved, unclaimed))
         });
         // Nodes of the tracker stay once they are linked: they count as free here.
-        let nodes = memory.counts().nodes();
+        let nodes = memory.preserved().counts().nodes();
         let mut audit = memory.audit().unwrap();
-        audit.allocated[Kind::Table as usize] -= nodes;
+        audit.allocated[FrameType::Table as usize] -= nodes;
         audit.free += nodes;
         Self {
             audit,
@@ -217,17 +218,18 @@ impl State {
 impl State {
     /// Frames of tables, the tracker's nodes aside.
     pub(crate) fn tables(&self) -> u64 {
-        self.audit.allocated[Kind::Table as usize]
+        self.audit.allocated[FrameType::Table as usize]
     }
 
     /// The same with tables taken for free frames.
     pub(crate) fn but_tables(&self, kernel: &Kernel<'_>) -> Self {
         let mut state = self.clone();
-        let tables = std::mem::take(&mut state.audit.allocated[Kind::Table as usize]);
+        let tables = std::mem::take(&mut state.audit.allocated[FrameType::Table as usize]);
         state.audit.free += tables;
         state.free += tables;
-        let table =
-            |b: &Block| matches!(kernel.memory().owning_block(b.pfn()), Some((_, Kind::Table, _)));
+        let table = |b: &Block| {
+            matches!(kernel.memory().owning_block(b.pfn()), Some((_, FrameType::Table, _)))
+        };
         state.preserved.retain(|block| !table(block));
         state
     }
@@ -254,7 +256,7 @@ pub(crate) fn fill(kernel: &Kernel<'_>, but: usize) -> Vec<Block> {
 pub(crate) fn unfill(kernel: &Kernel<'_>, blocks: impl IntoIterator<Item = Block>) {
     for block in blocks {
         // SAFETY: allocated by `fill`, and nobody has used it.
-        unsafe { kernel.memory().free(block, Kind::Folio) }.unwrap();
+        unsafe { kernel.memory().free(block) }.unwrap();
     }
 }
 
@@ -265,7 +267,7 @@ pub(crate) fn out_of_memory(error: &Error) -> bool {
 
 /// A preserved folio, stamped: its handle.
 pub(crate) fn keep_folio(kernel: &Kernel<'_>, n: u8, seed: u64) -> Result<Handle, Error> {
-    let mut folio = kernel.memory().folio(Request::new(order(n)))?;
+    let mut folio = kernel.memory().alloc_folio(Request::new(order(n)))?;
     stamp(folio.bytes_mut(), seed);
     let folio = folio.preserve().map_err(|refused| refused.error)?;
     let handle = kernel.folio_handle(&folio)?;
@@ -275,7 +277,7 @@ pub(crate) fn keep_folio(kernel: &Kernel<'_>, n: u8, seed: u64) -> Result<Handle
 
 /// A preserved run, stamped: its handle.
 pub(crate) fn keep_run(kernel: &Kernel<'_>, frames: u64, seed: u64) -> Result<Handle, Error> {
-    let mut run = kernel.memory().run(frames, Request::new(Order::ZERO))?;
+    let mut run = kernel.memory().alloc_owned_run(frames, Request::new(Order::ZERO))?;
     stamp(run.bytes_mut(), seed);
     let run = run.preserve().map_err(|refused| refused.error)?;
     let handle = kernel.run_handle(&run)?;
@@ -312,11 +314,11 @@ pub(crate) fn keep_area(
 ) -> Result<Handle, Error> {
     let mut folios = Vec::new();
     for i in 0..blocks {
-        let mut folio = kernel.memory().folio(Request::new(order(n)))?;
+        let mut folio = kernel.memory().alloc_folio(Request::new(order(n)))?;
         stamp(folio.bytes_mut(), seed + i);
         folios.push(folio);
     }
-    let list = folios.iter().map(Folio::block);
+    let list = folios.iter().map(Folio::extent);
     // SAFETY: allocated by this test, and told to nothing else.
     let area = unsafe { PreservedArea::preserve(kernel.memory(), list, order(n), false) }?;
     for folio in folios {
@@ -361,7 +363,7 @@ pub(crate) fn finish_freeing(kernel: &Kernel<'_>) -> Vec<Unclaimed> {
     kernel
         .finish(|unclaimed| {
             left.push(unclaimed);
-            heirloom::folio::Fate::Free
+            heirloom::folio::Disposition::Free
         })
         .unwrap();
     left

@@ -1,7 +1,8 @@
 //! A forked process has no part in the memory.
 
 use heirloom::arena::{Arena, ArenaError};
-use heirloom::folio::{DirectMap, Folio, Order, Request};
+use heirloom::folio::{DirectMap, Folio, Request};
+use heirloom::kho::Order;
 
 use crate::{arena, boot, elsewhere};
 
@@ -57,7 +58,7 @@ fn a_forked_process_that_allocates_faults_and_the_memory_is_unharmed() {
         let arena = arena("forked");
         let heirloom = boot(&arena);
         let memory = heirloom.memory();
-        let mut mine = memory.folio(Request::new(Order::ZERO)).unwrap();
+        let mut mine = memory.alloc_folio(Request::new(Order::ZERO)).unwrap();
         mine.bytes_mut().fill(1);
         let block = mine.into_raw();
         let sums = memory.audit().unwrap();
@@ -66,7 +67,7 @@ fn a_forked_process_that_allocates_faults_and_the_memory_is_unharmed() {
         let end = forked(make, || {
             // SAFETY: allocated above. That the parent owns it too is what is tried here.
             drop(unsafe { Folio::from_raw(memory, block) });
-            memory.folio(Request::new(Order::ZERO)).unwrap().bytes_mut().fill(9);
+            memory.alloc_folio(Request::new(Order::ZERO)).unwrap().bytes_mut().fill(9);
             0
         });
         assert_eq!(end, End::Signal(libc::SIGSEGV));
@@ -75,7 +76,7 @@ fn a_forked_process_that_allocates_faults_and_the_memory_is_unharmed() {
         let mine = unsafe { Folio::from_raw(memory, block) };
         assert!(mine.bytes().iter().all(|&byte| byte == 1));
         assert_eq!(memory.audit().unwrap(), sums);
-        assert_ne!(memory.folio(Request::new(Order::ZERO)).unwrap().block(), block);
+        assert_ne!(memory.alloc_folio(Request::new(Order::ZERO)).unwrap().extent(), block);
     }
 }
 
@@ -88,9 +89,9 @@ fn a_forked_process_reads_and_is_told_whose_the_memory_is() {
     }
     let arena = arena("read");
     let heirloom = boot(&arena);
-    let mut mine = heirloom.memory().folio(Request::new(Order::ZERO)).unwrap();
+    let mut mine = heirloom.memory().alloc_folio(Request::new(Order::ZERO)).unwrap();
     mine.bytes_mut().fill(7);
-    let second = arena.map_area(&[mine.block().run()]).unwrap();
+    let second = arena.map_area(&[mine.extent().run()]).unwrap();
     let parent = i32::try_from(std::process::id()).unwrap();
     let end = forked(libc_fork, || {
         assert!(mine.bytes().iter().all(|&byte| byte == 7));

@@ -14,7 +14,8 @@ use std::process::{Command, Output};
 
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{NodeId, PAGE_SIZE, PhysAddr, Run};
+use heirloom::folio::NodeId;
+use heirloom::kho::{PAGE_SIZE, PhysAddr, Run};
 
 /// Tells this program which part of a test it is to play.
 const ROLE: &str = "HEIRLOOM_TEST_ROLE";

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use heirloom::arena::{Arena, ArenaError};
-use heirloom::folio::{PAGE_SIZE, PhysAddr};
 use heirloom::jump::{Entry, Inherited, Jump};
+use heirloom::kho::{PAGE_SIZE, PhysAddr};
 
 use crate::{arena, lend, lent, output_of, part, plays};
 

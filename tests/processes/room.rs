@@ -2,8 +2,9 @@
 
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{Cpus, NodeId, PhysAddr, Run};
+use heirloom::folio::{Cpus, NodeId};
 use heirloom::jump::{Inherited, Jump};
+use heirloom::kho::{PhysAddr, Run};
 use heirloom::restore::SealPolicy;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 

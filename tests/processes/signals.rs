@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU64};
 
 use heirloom::Heirloom;
 use heirloom::arena::Arena;
-use heirloom::folio::{Order, Request};
+use heirloom::folio::Request;
+use heirloom::kho::Order;
 use heirloom::restore::Error;
 
 use crate::{arena, boot, output_of, part, plays};
@@ -36,7 +37,7 @@ extern "C" fn handler(_: libc::c_int) {
         },
         Err(error) => told(error),
     }
-    if let Ok(mut folio) = kernel.memory().folio(Request::new(Order::ZERO)) {
+    if let Ok(mut folio) = kernel.memory().alloc_folio(Request::new(Order::ZERO)) {
         folio.bytes_mut()[0] = 1;
         FRAMES.fetch_add(1, Relaxed);
     }
@@ -66,7 +67,7 @@ fn a_handler_that_allocates_does_not_wait_for_its_own_thread() {
     let kernel: &'static Kernel = Box::leak(Box::new(boot(arena)));
     KERNEL.store(std::ptr::from_ref(kernel).cast_mut(), Relaxed);
     // So that the handler finds its thread with a slot.
-    drop(kernel.memory().folio(Request::new(Order::ZERO)).unwrap());
+    drop(kernel.memory().alloc_folio(Request::new(Order::ZERO)).unwrap());
     // SAFETY: all zeroes are a `sigaction`; the handler is set below.
     let mut action = unsafe { std::mem::zeroed::<libc::sigaction>() };
     action.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;

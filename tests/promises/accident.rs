@@ -2,7 +2,8 @@
 
 use std::alloc::Layout;
 
-use heirloom::folio::{DirectMap, Error as FolioError, Kind, Order, Request, Run};
+use heirloom::folio::{DirectMap, Error as FolioError, FrameType, Request};
+use heirloom::kho::{Order, Run};
 use heirloom::slab::{Action, AllocOptions, CacheSpec, Error as SlabError, ObjectState};
 
 use crate::common::{PAGE, State, World, order};
@@ -14,12 +15,12 @@ fn preserved_memory_cannot_be_freed_by_accident() {
     let memory = kernel.memory();
 
     // By type: letting go of the handle of what is preserved frees nothing.
-    let folio = memory.folio(Request::new(order(2))).unwrap().preserve().unwrap();
-    let block = folio.block();
-    let run = memory.run(5, Request::new(Order::ZERO)).unwrap().preserve().unwrap();
-    let frames = run.run();
+    let folio = memory.alloc_folio(Request::new(order(2))).unwrap().preserve().unwrap();
+    let block = folio.extent();
+    let run = memory.alloc_owned_run(5, Request::new(Order::ZERO)).unwrap().preserve().unwrap();
+    let frames = run.extent();
     let _ = (folio, run);
-    assert!(memory.is_preserved(block));
+    assert!(memory.preserved().contains(block));
 
     // By raw calls.
     let small = kernel.alloc(100).unwrap();
@@ -31,18 +32,18 @@ fn preserved_memory_cannot_be_freed_by_accident() {
     }
     kernel.slabs().owner_of(thing).unwrap();
     let slab = memory.owning_block(memory.machine().phys(thing).unwrap().pfn()).unwrap();
-    assert_eq!((slab.1, slab.2), (Kind::Slab, true));
+    assert_eq!((slab.1, slab.2), (FrameType::Slab, true));
     let before = State::of(&kernel);
     // SAFETY: nothing uses any of these; and all are refused.
     unsafe {
-        assert_eq!(memory.free(block, Kind::Folio), Err(FolioError::Preserved { block }));
-        let refused = memory.free_run(frames, Kind::Run);
+        assert_eq!(memory.free(block), Err(FolioError::Preserved { block }));
+        let refused = memory.free(frames);
         assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
-        let refused = memory.shrink_run(frames, 2, Kind::Run);
+        let refused = memory.shrink_run(frames, 2);
         assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
         let addr = memory.machine().phys(large).unwrap();
         let run = Run::covering(addr, 3 * PAGE).unwrap();
-        let refused = memory.free_run(run, Kind::Buffer);
+        let refused = memory.free_as(run, FrameType::Buffer);
         assert!(matches!(refused, Err(FolioError::Preserved { .. })), "{refused:?}");
         for ptr in [small, thing] {
             let refused = kernel.slabs().free(ptr);
@@ -73,15 +74,15 @@ fn preserved_memory_cannot_be_freed_by_accident() {
     kernel.slabs().shrink();
     let entry = kernel.entry();
     for table in [entry.root, entry.scratch, kernel.slabs().cache_directory()] {
-        let block = heirloom::folio::Block::new(table.pfn(), Order::ZERO).unwrap();
+        let block = heirloom::kho::Block::new(table.pfn(), Order::ZERO).unwrap();
         // SAFETY: refused.
-        let refused = unsafe { memory.free(block, Kind::Table) };
+        let refused = unsafe { memory.free_as(block, FrameType::Table) };
         assert_eq!(refused, Err(FolioError::Preserved { block }));
     }
-    memory.for_each_node(|node| {
-        let block = heirloom::folio::Block::new(node.addr.pfn(), Order::ZERO).unwrap();
+    memory.preserved().for_each_node(|node| {
+        let block = heirloom::kho::Block::new(node.addr.pfn(), Order::ZERO).unwrap();
         // SAFETY: refused.
-        let refused = unsafe { memory.free(block, Kind::Table) };
+        let refused = unsafe { memory.free_as(block, FrameType::Table) };
         assert_eq!(refused, Err(FolioError::Preserved { block }));
     });
     assert_eq!(State::of(&kernel), before);
@@ -112,10 +113,10 @@ fn what_is_preserved_from_birth_is_freed_by_a_plain_free_and_then_does_not_survi
         unsafe { kernel.free(ptr) }.unwrap();
         assert!(kernel.handle_of(ptr).is_err(), "{handle:?}");
     }
-    let tables = |blocks: &[heirloom::folio::Block]| {
+    let tables = |blocks: &[heirloom::kho::Block]| {
         blocks
             .iter()
-            .filter(|b| kernel.memory().owning_block(b.pfn()).unwrap().1 != Kind::Table)
+            .filter(|b| kernel.memory().owning_block(b.pfn()).unwrap().1 != FrameType::Table)
             .count()
     };
     assert_eq!(tables(&State::of(&kernel).preserved), tables(&before));

@@ -1,9 +1,9 @@
 //! What a layer above owns is refused below: the safe raw calls of `Memory` take folios and runs,
 //! and no table, slab or buffer, whoever's it is.
 
-use heirloom::folio::{Block, Error, Kind, Run};
-use heirloom::kho::tree::Adjacent;
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{Error, FrameType};
+use heirloom::kho::tree::FolioRange;
+use heirloom::kho::{Block, Handle, Parts, Run};
 use heirloom::restore::Records;
 
 use crate::common::{
@@ -13,11 +13,11 @@ use crate::common::{
 use crate::owned::Owned as _;
 
 /// Everything preserved that is no plain folio: the tables of all layers, and slabs.
-fn owned_above(kernel: &Kernel<'_>) -> Vec<(Block, Kind)> {
+fn owned_above(kernel: &Kernel<'_>) -> Vec<(Block, FrameType)> {
     let mut owned = Vec::new();
-    kernel.memory().for_each_preserved(|block| {
+    kernel.memory().preserved().for_each(|block| {
         let (run, kind, _) = kernel.memory().owning_block(block.pfn()).unwrap();
-        if run == block.run() && matches!(kind, Kind::Table | Kind::Slab) {
+        if run == block.run() && matches!(kind, FrameType::Table | FrameType::Slab) {
             owned.push((block, kind));
         }
     });
@@ -25,26 +25,24 @@ fn owned_above(kernel: &Kernel<'_>) -> Vec<(Block, Kind)> {
 }
 
 /// Asserts that no safe call of the memory takes the block.
-fn refused(kernel: &Kernel<'_>, block: Block, found: Kind) {
+fn refused(kernel: &Kernel<'_>, block: Block, found: FrameType) {
     let memory = kernel.memory();
     let pfn = block.pfn();
-    let no_folio = Err(Error::WrongKind { pfn, expected: Kind::Folio, found });
-    let row = Adjacent::new(block, 1).unwrap();
+    let no_folio = Err(Error::WrongType { pfn, expected: FrameType::Folio, found });
+    let row = FolioRange::new(block, 1).unwrap();
     assert_eq!(memory.let_go(block), no_folio, "{block}");
     assert_eq!(memory.keep(block), no_folio, "{block}");
-    assert_eq!(memory.let_go_all(&[block]), no_folio, "{block}");
-    assert_eq!(memory.keep_all(&[block]), no_folio, "{block}");
-    assert_eq!(memory.let_go_adjacent(row), no_folio, "{block}");
-    assert_eq!(memory.keep_adjacent(row), no_folio, "{block}");
-    for kind in [Kind::Run, Kind::Buffer] {
-        for refused in [memory.let_go_run(block.run(), kind), memory.keep_run(block.run(), kind)] {
-            assert!(matches!(refused, Err(Error::WrongKind { .. })), "{block}: {refused:?}");
-        }
+    assert_eq!(memory.let_go(&[block]), no_folio, "{block}");
+    assert_eq!(memory.keep(&[block]), no_folio, "{block}");
+    assert_eq!(memory.let_go(row), no_folio, "{block}");
+    assert_eq!(memory.keep(row), no_folio, "{block}");
+    for refused in [memory.let_go(block.run()), memory.keep(block.run())] {
+        assert!(matches!(refused, Err(Error::WrongType { .. })), "{block}: {refused:?}");
     }
     let not_free = Err(Error::NotFree { run: block.run() });
     assert_eq!(memory.reserve(block.run()), not_free);
-    assert_eq!(memory.alloc_at(block, Kind::Folio), not_free);
-    assert_eq!(memory.alloc_run_at(block.run(), Kind::Run), not_free);
+    assert_eq!(memory.alloc_at(block), not_free);
+    assert_eq!(memory.alloc_at(block.run()), not_free);
 }
 
 #[test]
@@ -75,7 +73,7 @@ fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
         assert!(has(at.pfn()), "{name}");
     }
     kernel.for_each_subtree(|name, addr, _| assert!(has(addr.pfn()), "{name}")).unwrap();
-    assert_eq!(owned.iter().filter(|(_, kind)| *kind == Kind::Slab).count(), 1);
+    assert_eq!(owned.iter().filter(|(_, kind)| *kind == FrameType::Slab).count(), 1);
     assert!(owned.len() >= 9, "the header, the slab's table and the seal too: {owned:?}");
 
     let before = State::of(&kernel);
@@ -84,20 +82,18 @@ fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
     }
     let Ok(Parts::Buffer { addr, bytes }) = large.parts() else { panic!("{large:?}") };
     let run = Run::covering(addr, bytes).unwrap();
-    let (pfn, expected, found) = (run.start(), Kind::Run, Kind::Buffer);
-    for kind in [Kind::Run, Kind::Buffer] {
-        let wrong = Err(Error::WrongKind { pfn, expected, found });
-        assert_eq!(kernel.memory().let_go_run(run, kind), wrong);
-        assert_eq!(kernel.memory().keep_run(run, kind), wrong);
-    }
+    let (pfn, expected, found) = (run.start(), FrameType::Run, FrameType::Buffer);
+    let wrong = Err(Error::WrongType { pfn, expected, found });
+    assert_eq!(kernel.memory().let_go(run), wrong);
+    assert_eq!(kernel.memory().keep(run), wrong);
     assert_eq!(State::of(&kernel), before);
 
     // The successor, which finds all of it labelled, or as its handles say.
     let kernel = world.jump(kernel);
     // What the handover is made of, and what is found through its tables.
     let mut labelled = Vec::new();
-    kernel.memory().for_each_preserved(|block| {
-        if let Some((_, found @ (Kind::Table | Kind::Slab), _)) =
+    kernel.memory().preserved().for_each(|block| {
+        if let Some((_, found @ (FrameType::Table | FrameType::Slab), _)) =
             kernel.memory().owning_block(block.pfn())
         {
             labelled.push((block, found));
@@ -109,15 +105,12 @@ fn tables_and_slabs_are_taken_by_no_safe_call_of_the_memory() {
     for &(block, found) in &labelled {
         refused(&kernel, block, found);
         let pfn = block.pfn();
-        let no_folio = Err(Error::WrongKind { pfn, expected: Kind::Folio, found });
-        assert_eq!(memory.claim_folio(block).map(drop), no_folio, "{block}");
-        assert_eq!(memory.claim_all(&[block]), no_folio, "{block}");
-        for kind in [Kind::Folio, Kind::Table, Kind::Slab] {
-            let taken = memory.claim(block, kind);
-            assert!(matches!(taken, Err(Error::WrongKind { .. })), "{block}: {taken:?}");
-        }
-        let no_run = Err(Error::WrongKind { pfn, expected: Kind::Run, found });
-        assert_eq!(memory.claim_run(block.run(), Kind::Run), no_run, "{block}");
+        let no_folio = Err(Error::WrongType { pfn, expected: FrameType::Folio, found });
+        assert_eq!(memory.claim_owned(block).map(drop), no_folio, "{block}");
+        assert_eq!(memory.claim(&[block]), no_folio, "{block}");
+        assert_eq!(memory.claim(block), no_folio, "{block}");
+        let no_run = Err(Error::WrongType { pfn, expected: FrameType::Run, found });
+        assert_eq!(memory.claim(block.run()), no_run, "{block}");
     }
     assert_eq!(State::of(&kernel), before);
 

@@ -1,7 +1,7 @@
 //! Old and new need not be the same build.
 
-use heirloom::folio::{DirectMap, PhysAddr};
-use heirloom::kho::Handle;
+use heirloom::folio::DirectMap;
+use heirloom::kho::{Handle, PhysAddr};
 use heirloom::slab::{Action, CacheSpec, Error as SlabError, Field, OldObject, Persist, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -1,7 +1,7 @@
 //! A handle is claimed once; what is wrong with it is said, and changes nothing.
 
-use heirloom::folio::{Block, Error as FolioError, Kind, Order, PhysAddr, Run};
-use heirloom::kho::{Handle, HandleFault, Parts};
+use heirloom::folio::{Error as FolioError, FrameType};
+use heirloom::kho::{Block, Handle, HandleFault, Order, Parts, PhysAddr, Run};
 use heirloom::restore::{Error, Records};
 use heirloom::slab::{Action, CacheSpec, Error as SlabError};
 
@@ -249,7 +249,7 @@ fn interior_stale_and_forged_handles_are_refused_and_nothing_changed() {
         header.unwrap()
     });
     let mut node = None;
-    old.memory().for_each_node(|n| node = node.or(Some(n.addr)));
+    old.memory().preserved().for_each_node(|n| node = node.or(Some(n.addr)));
     let new = world.jump(old);
     new.slabs().adopt(THINGS).unwrap();
     let before = State::of(&new);
@@ -320,11 +320,11 @@ fn interior_stale_and_forged_handles_are_refused_and_nothing_changed() {
     for table in [root, header, left.roll] {
         let block = Block::new(table.pfn(), Order::ZERO).unwrap();
         let error = new.claim_folio(make(Parts::Folio(block))).unwrap_err();
-        let (pfn, expected, found) = (block.pfn(), Kind::Folio, Kind::Table);
-        assert_eq!(error, Error::Folio(FolioError::WrongKind { pfn, expected, found }));
+        let (pfn, expected, found) = (block.pfn(), FrameType::Folio, FrameType::Table);
+        assert_eq!(error, Error::Folio(FolioError::WrongType { pfn, expected, found }));
         let error = new.claim_run(make(Parts::Run(block.run()))).unwrap_err();
-        let expected = Kind::Run;
-        assert_eq!(error, Error::Folio(FolioError::WrongKind { pfn, expected, found }));
+        let expected = FrameType::Run;
+        assert_eq!(error, Error::Folio(FolioError::WrongType { pfn, expected, found }));
         let first = Parts::Records { first: table, entry: 16 };
         let error = new.claim_records::<[u64; 2]>(make(first)).unwrap_err();
         assert_eq!(error, Error::NotInherited { at: table });
@@ -367,7 +367,7 @@ fn many_folios_are_claimed_all_or_none_and_once() {
     }
     let folios = claim(&handles).unwrap();
     for (folio, handle) in folios.iter().zip(&handles) {
-        assert_eq!(handle.parts(), Ok(Parts::Folio(folio.block())));
+        assert_eq!(handle.parts(), Ok(Parts::Folio(folio.extent())));
     }
     assert_eq!(folios.len(), handles.len());
     assert!(handles.iter().all(|handle| new.claim_folio(*handle).is_err()));

@@ -1,6 +1,6 @@
 //! Repeats without end: no leak, no drift.
 
-use heirloom::folio::Kind;
+use heirloom::folio::FrameType;
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Entry, Error, Records};
 use heirloom::slab::{CacheSpec, TypedCache, persist};
@@ -161,10 +161,10 @@ fn frames_without_anything(world: &World, entry: Entry) -> u64 {
     unpublish_all(&kernel);
     let state = State::of(&kernel);
     let mut own = state.audit.allocated;
-    own[Kind::Table as usize] = 0;
+    own[FrameType::Table as usize] = 0;
     assert_eq!((own, state.audit.reserved), ([0; 6], world.scratch().frames()));
     assert_eq!(state.inherited, []);
-    let tables = state.audit.allocated[Kind::Table as usize];
+    let tables = state.audit.allocated[FrameType::Table as usize];
     drop(kernel);
     world.load(&saved);
     state.free + tables
@@ -177,8 +177,8 @@ fn repeats_without_end() {
     let mut next = 0;
     let mut kernel = world.boot();
     let all = free_frames(&kernel)
-        + State::of(&kernel).audit.allocated[Kind::Table as usize]
-        + kernel.memory().counts().nodes();
+        + State::of(&kernel).audit.allocated[FrameType::Table as usize]
+        + kernel.memory().preserved().counts().nodes();
     let mut seeds = Vec::new();
     for generation in 0..GENERATIONS {
         assert_eq!(kernel.generation(), generation);

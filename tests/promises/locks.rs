@@ -14,9 +14,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use heirloom::Heirloom;
 use heirloom::folio::harness::Ram;
-use heirloom::folio::{
-    CpuId, Cpus, DirectMap, Fate, Machine, NodeId, Order, Pfn, PhysAddr, Request, Run,
-};
+use heirloom::folio::{CpuId, Cpus, DirectMap, Disposition, Machine, NodeId, Request};
+use heirloom::kho::{Order, Pfn, PhysAddr, Run};
 use heirloom::restore::{Entry, SealPolicy};
 use heirloom::slab::{AllocOptions, CacheSpec};
 
@@ -162,11 +161,11 @@ unsafe impl Cpus for Counted {
         self.0.count()
     }
 
-    fn pinned<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
+    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
         if !counts(What::Pins) {
-            return self.0.pinned(f);
+            return self.0.with_cpu(f);
         }
-        self.0.pinned(|cpu| {
+        self.0.with_cpu(|cpu| {
             begin();
             let result = f(cpu);
             end();
@@ -174,8 +173,8 @@ unsafe impl Cpus for Counted {
         })
     }
 
-    fn idle(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        self.0.idle(cpu, f)
+    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
+        self.0.with_offline_cpu(cpu, f)
     }
 }
 
@@ -233,7 +232,13 @@ fn fill(kernel: &Kernel<'_>, count: u64) {
         }
     }
     for n in 0..count {
-        kernel.memory().folio(Request::new(Order::ZERO)).unwrap().preserve().unwrap().into_raw();
+        kernel
+            .memory()
+            .alloc_folio(Request::new(Order::ZERO))
+            .unwrap()
+            .preserve()
+            .unwrap()
+            .into_raw();
         born(kernel);
         let large = kernel.alloc(3 * PAGE as usize).unwrap();
         // SAFETY: in use, and nothing frees it meanwhile.
@@ -269,16 +274,16 @@ const CALLS: [(&str, Call); 11] = [
         assert_ne!(kernel.slabs().upgrade(&record, |_| Ok(())), Ok(0));
     }),
     ("finish, freeing", |kernel| {
-        kernel.finish(|_| Fate::Free).unwrap();
+        kernel.finish(|_| Disposition::Free).unwrap();
     }),
     ("finish, keeping", |kernel| {
-        kernel.finish(|_| Fate::Keep).unwrap();
+        kernel.finish(|_| Disposition::Keep).unwrap();
     }),
     ("adopt and finish, freeing", |kernel| {
         without_counting(|| {
             kernel.slabs().adopt(PLAIN).unwrap();
         });
-        kernel.finish(|_| Fate::Free).unwrap();
+        kernel.finish(|_| Disposition::Free).unwrap();
     }),
     ("seal", |kernel| {
         without_counting(|| kept(kernel));
@@ -341,7 +346,7 @@ fn begin_with(kernel: &Kernel<'_>, spec: CacheSpec, preserve: bool) {
 
 /// Takes everything over, unclaimed.
 fn kept(kernel: &Kernel<'_>) {
-    kernel.finish(|_| Fate::Keep).unwrap();
+    kernel.finish(|_| Disposition::Keep).unwrap();
 }
 
 fn without_counting(act: impl FnOnce()) {

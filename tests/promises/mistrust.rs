@@ -1,7 +1,7 @@
 //! A predecessor is not trusted: each bit of each table is turned over, one at a time.
 
-use heirloom::folio::{Block, DirectMap, Kind, Order, PhysAddr, Request, Run};
-use heirloom::kho::{Fault, Handle, Header, Parts, Table};
+use heirloom::folio::{DirectMap, FrameType, Request};
+use heirloom::kho::{Block, Fault, Handle, Header, Order, Parts, PhysAddr, Run, Table};
 use heirloom::restore::{Entry, Error, Records, SealPolicy};
 use heirloom::slab::CacheSpec;
 use heirloom::slab::internal::DirectoryPart;
@@ -63,7 +63,10 @@ fn leave(world: &World, sealed: bool) -> Left {
             }
         })
         .unwrap();
-    kernel.memory().for_each_node(|node| tables.push(("tracker node", node.addr, page)));
+    kernel
+        .memory()
+        .preserved()
+        .for_each_node(|node| tables.push(("tracker node", node.addr, page)));
     kernel.slabs().for_each_table(|part| match part {
         DirectoryPart::Page(addr) => tables.push(("cache directory page", addr, page)),
         DirectoryPart::Header { addr, bytes } => tables.push(("slab header", addr, bytes as usize)),
@@ -154,8 +157,8 @@ fn live_on(kernel: &Kernel<'_>, left: &Left) {
     if adopted[0] {
         kernel.slabs().cache(THINGS).unwrap().alloc().unwrap();
     }
-    memory.for_each_node(|node| owned.push(Run::new(node.addr.pfn(), 1).unwrap()));
-    memory.for_each_inherited(|block| owned.push(block.run()));
+    memory.preserved().for_each_node(|node| owned.push(Run::new(node.addr.pfn(), 1).unwrap()));
+    memory.predecessor().for_each(|block| owned.push(block.run()));
     owned.sort_unstable_by_key(|run| run.start());
     for pair in owned.windows(2) {
         assert!(!pair[0].overlaps(pair[1]), "{} and {} have two owners", pair[0], pair[1]);
@@ -164,7 +167,8 @@ fn live_on(kernel: &Kernel<'_>, left: &Left) {
     let _ = finish_freeing(kernel);
     memory.audit().unwrap();
     assert!(
-        memory.label_of(Block::containing(left.entry.root.pfn(), Order::ZERO)) != Some(Kind::Slab)
+        memory.predecessor().label_of(Block::containing(left.entry.root.pfn(), Order::ZERO))
+            != Some(FrameType::Slab)
     );
 }
 

@@ -1,6 +1,6 @@
 //! What was preserved survives, at any instant; what was not is free memory, or listed.
 
-use heirloom::folio::{Fate, Kind, Request};
+use heirloom::folio::{Disposition, FrameType, Request};
 use heirloom::kho::{Handle, Name, Parts};
 use heirloom::restore::{Records, Unclaimed};
 use heirloom::slab::CacheSpec;
@@ -65,12 +65,12 @@ fn claim(kernel: &Kernel<'_>, n: u64, (expected, seed): Kept) {
     match handle.parts().unwrap() {
         Parts::Folio(block) => {
             let folio = kernel.claim_folio(handle).unwrap();
-            assert_eq!((folio.block(), stamped(folio.bytes(), seed)), (block, true));
+            assert_eq!((folio.extent(), stamped(folio.bytes(), seed)), (block, true));
             free_folio(folio);
         }
         Parts::Run(of) => {
             let run = kernel.claim_run(handle).unwrap();
-            assert_eq!((run.run(), stamped(run.bytes(), seed)), (of, true));
+            assert_eq!((run.extent(), stamped(run.bytes(), seed)), (of, true));
             free_run(run);
         }
         Parts::Buffer { addr, bytes } | Parts::Object { addr, bytes, .. } => {
@@ -184,9 +184,9 @@ fn what_was_not_preserved_does_not_block_memory_and_unclaimed_is_listed() {
     let empty = {
         let boot = world.boot();
         let before = free_frames(&boot);
-        before + boot.memory().counts().nodes()
+        before + boot.memory().preserved().counts().nodes()
     };
-    for fate in [Fate::Free, Fate::Keep] {
+    for disposition in [Disposition::Free, Disposition::Keep] {
         let new = leave(&world);
         // One cache is adopted, one is not.
         let (_, adopted) = new.slabs().adopt(CacheSpec::new("things", 72)).unwrap();
@@ -202,7 +202,7 @@ fn what_was_not_preserved_does_not_block_memory_and_unclaimed_is_listed() {
                     Unclaimed::Object { size, .. } => objects.push(size),
                     other => panic!("{other:?}"),
                 }
-                fate
+                disposition
             })
             .unwrap();
         assert_eq!(objects, [72, 72]);
@@ -219,18 +219,18 @@ fn what_was_not_preserved_does_not_block_memory_and_unclaimed_is_listed() {
         assert_eq!((finished.folios, finished.frames), (folios.len() as u64, frames + 8));
 
         let state = State::of(&new);
-        match fate {
-            Fate::Free => {
+        match disposition {
+            Disposition::Free => {
                 assert_eq!(state.inherited, []);
                 for cache in new.slabs().caches() {
                     assert_eq!((cache.stats().live, cache.stats().unclaimed), (0, 0));
                 }
                 // All there is beside the handover's own pages is what two caches took to be.
                 let own = OWN + new.reserve();
-                let controls = state.audit.allocated[Kind::Table as usize] - own;
+                let controls = state.audit.allocated[FrameType::Table as usize] - own;
                 assert_eq!(state.free + controls, empty);
             }
-            Fate::Keep => {
+            Disposition::Keep => {
                 // It is there to be claimed still, and the next kernel finds all of it again, by the same
                 // addresses.
                 assert_eq!(state.inherited.len(), folios.len() + 2);

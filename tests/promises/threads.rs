@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
 
-use heirloom::folio::{Kind, Request};
+use heirloom::folio::{FrameType, Request};
 use heirloom::restore::Finished;
 
 use super::endless::{File, PLAIN, make, try_take};
@@ -32,7 +32,7 @@ fn together(work: impl Fn(usize) + Sync) {
 /// What does not survive, and has an owner all the same.
 fn churn(kernel: &Kernel<'_>, rng: &mut Numbers) {
     let stamp = rng.next();
-    let mut folio = kernel.memory().folio(Request::new(order(rng.below(3) as u8))).unwrap();
+    let mut folio = kernel.memory().alloc_folio(Request::new(order(rng.below(3) as u8))).unwrap();
     folio.bytes_mut()[..8].copy_from_slice(&stamp.to_ne_bytes());
     let ptr = kernel.alloc(8 + rng.below(600) as usize).unwrap().cast::<u64>();
     // SAFETY: a buffer of ours, of eight bytes or more, aligned to eight.
@@ -104,7 +104,7 @@ fn threads_hand_over_to_threads() {
     // All CPUs': a slot of a thread that has ended may be that of another test's by now.
     third.shrink_all();
     let audit = third.memory().audit().unwrap();
-    for kind in [Kind::Folio, Kind::Run, Kind::Buffer, Kind::Slab] {
+    for kind in [FrameType::Folio, FrameType::Run, FrameType::Buffer, FrameType::Slab] {
         assert_eq!(audit.allocated[kind as usize], 0, "{kind:?}: {audit:?}");
     }
 }

@@ -3,8 +3,8 @@
 
 use std::alloc::Layout;
 
-use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PhysAddr, Request, Run};
-use heirloom::kho::{AreaInfo, Handle, Parts};
+use heirloom::folio::{DirectMap, Disposition, FrameType, Request};
+use heirloom::kho::{AreaInfo, Block, Handle, Order, Parts, PhysAddr, Run};
 use heirloom::restore::{Error, PreservedArea, Records};
 use heirloom::slab::{AllocOptions, CacheSpec};
 
@@ -96,12 +96,10 @@ fn every_operation_is_all_or_nothing() {
         tried("preserve a folio", all_or_nothing("preserve a folio", nothing, alloc_folio(n), op));
     }
     let prepare = |kernel: &Kernel<'_>, things: &mut Things| {
-        let request = Request::new(Order::ZERO).kind(Kind::Run);
+        let request = Request::new(Order::ZERO).frame_type(FrameType::Run);
         things.runs.push(kernel.memory().alloc_run(31, request).unwrap());
     };
-    let op = |kernel: &Kernel<'_>, things: &Things| {
-        Ok(kernel.memory().keep_run(things.runs[0], Kind::Run)?)
-    };
+    let op = |kernel: &Kernel<'_>, things: &Things| Ok(kernel.memory().keep(things.runs[0])?);
     tried("preserve a run", all_or_nothing("preserve a run", nothing, prepare, op));
 
     let small = |kernel: &Kernel<'_>, things: &mut Things| {
@@ -296,7 +294,7 @@ fn keeping_needs_no_memory() {
         let kernel = world.jump(old);
         let before = kernel.memory().stats().used();
         let filler = fill(&kernel, frames);
-        kernel.finish(|_| Fate::Keep).unwrap();
+        kernel.finish(|_| Disposition::Keep).unwrap();
         kernel.memory().audit().unwrap();
         unfill(&kernel, filler);
         assert!(kernel.memory().stats().used() <= before + kernel.reserve());

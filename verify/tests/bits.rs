@@ -37,7 +37,7 @@ fn bits(machine: &TestMachine, part: &Part, which: Which) -> Vec<(usize, Seen)> 
     which.of(&words).filter_map(|bit| Some((bit, seen(bit)?))).step_by(every()).collect()
 }
 
-fn header(left: &Left) -> heirloom::folio::PhysAddr {
+fn header(left: &Left) -> heirloom::kho::PhysAddr {
     let header = left.tables.iter().find(|table| table.place == Place::Header);
     header.expect("every handover has one").addr
 }

@@ -2,9 +2,8 @@
 
 use std::convert::Infallible;
 
-use heirloom::folio::{PhysAddr, Run};
 use heirloom::kho::tree::{Frames, FramesOf};
-use heirloom::kho::{Handle, Left as LeftPages, Parts, RootView};
+use heirloom::kho::{Handle, Left as LeftPages, Parts, PhysAddr, RootView, Run};
 use heirloom::restore::{Entry, SealPolicy, survey};
 use heirloom::slab::CacheSpec;
 use heirloom_verify::contract::{Attempt, findings, take_over};
@@ -69,7 +68,7 @@ fn a_tree_of_n_pages_costs_order_of_n() {
         let looks = machine.looks() - before;
         let kernel = revived.unwrap_or_else(|error| panic!("empty tables are no fault: {error}"));
         // They lead to nothing, and are free memory.
-        let left = kernel.memory().counts().nodes();
+        let left = kernel.memory().preserved().counts().nodes();
         assert!(nodes > frames / 2 && left < 16, "{nodes} nodes, {left} left");
         each.push((frames, looks, nodes));
     }

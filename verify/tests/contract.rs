@@ -1,6 +1,7 @@
 //! What nobody tampered with is taken over whole, whatever kind of handover it is.
 
-use heirloom::folio::{Order, PhysAddr, Request};
+use heirloom::folio::Request;
+use heirloom::kho::{Order, PhysAddr};
 use heirloom::restore::SealPolicy;
 use heirloom_testkit::is_stamped;
 use heirloom_verify::contract::{Attempt, Verdict, take_over};
@@ -126,7 +127,7 @@ fn what_is_preserved_where_a_leaf_was_empty_is_found() {
     let kernel = machine.boot();
     // Around its bytes a block of any smaller order is looked for first.
     kernel.publish("root", &vec![7; 20_000]).unwrap();
-    let folio = kernel.memory().folio(Request::new(Order::new(2).unwrap())).unwrap();
+    let folio = kernel.memory().alloc_folio(Request::new(Order::new(2).unwrap())).unwrap();
     let kept = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
     drop(kept.unpreserve().unwrap_or_else(|refused| panic!("{}", refused.error)));
     let next = machine.jump(kernel);

@@ -1,7 +1,6 @@
 //! What fuzzing found once, each as a test of its own.
 
-use heirloom::folio::{Block, Order};
-use heirloom::kho::{Fault, Table, TableError};
+use heirloom::kho::{Block, Fault, Order, Table, TableError};
 use heirloom::restore::{Error, SealPolicy};
 use heirloom_verify::world::{Place, Shape};
 
@@ -12,7 +11,7 @@ fn tables_that_share_a_page_are_named() {
     let header = left.tables.iter().find(|table| table.place == Place::Header).unwrap().addr;
     let root = left.entry.root;
     for seal in [232, 256] {
-        machine.put(heirloom::folio::PhysAddr::new(header.get() + seal), root.get());
+        machine.put(heirloom::kho::PhysAddr::new(header.get() + seal), root.get());
     }
     let refused = machine.try_revive(left.entry, SealPolicy::Checked).err();
     let fault = Fault::Shared { block: Block::containing(root.pfn(), Order::ZERO) };

@@ -13,10 +13,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use heirloom::folio::{
-    Block, DirectMap, Fate, Folio, FolioRun, Order, Pfn, PhysAddr, PreservedFolio, PreservedRun,
-    Request,
+    DirectMap, Disposition, Folio, OwnedRun, PreservedFolio, PreservedRun, Request,
 };
-use heirloom::kho::{Handle, Parts};
+use heirloom::kho::{Block, Handle, Order, Parts, Pfn, PhysAddr};
 use heirloom::restore::Records;
 use heirloom::slab::{AllocOptions, CacheSpec, Object, PreservedObject, TypedCache, persist};
 use heirloom_testkit::{Kernel, Rng, TestMachine, is_stamped, stamp};
@@ -39,7 +38,7 @@ const fn part_of(bytes: usize) -> usize {
 /// What a thread owns, and the seed of what it wrote there.
 enum Own<'k, 'w> {
     Folio(Folio<'k, Ram<'w>>),
-    Run(FolioRun<'k, Ram<'w>>),
+    Run(OwnedRun<'k, Ram<'w>>),
     Object(Object<'k, Thing, Ram<'w>>),
     KeptFolio(PreservedFolio<'k, Ram<'w>>),
     KeptRun(PreservedRun<'k, Ram<'w>>),
@@ -183,13 +182,14 @@ impl<'k, 'w> Program<'k, 'w> {
         match n % 32 {
             0..=2 => {
                 let order = Order::new((n >> 8) as u8 % 3).unwrap();
-                if let Ok(folio) = memory.folio(Request::new(order)) {
-                    told.addrs.lock().unwrap().push(folio.block().addr());
+                if let Ok(folio) = memory.alloc_folio(Request::new(order)) {
+                    told.addrs.lock().unwrap().push(folio.extent().addr());
                     self.take(Own::Folio(folio));
                 }
             }
             3 => {
-                if let Ok(run) = memory.run((n >> 8) % 7 + 1, Request::new(Order::ZERO)) {
+                if let Ok(run) = memory.alloc_owned_run((n >> 8) % 7 + 1, Request::new(Order::ZERO))
+                {
                     self.take(Own::Run(run));
                 }
             }
@@ -300,12 +300,13 @@ impl<'k, 'w> Program<'k, 'w> {
             29 => {
                 if n >> 8 & 15 == 0 {
                     let keep = n >> 12 & 1 == 1;
-                    let _ = kernel.finish(|_| if keep { Fate::Keep } else { Fate::Free });
+                    let _ =
+                        kernel.finish(|_| if keep { Disposition::Keep } else { Disposition::Free });
                 }
             }
             30 => {
                 let block = Block::containing(Pfn::new(self.addr().pfn().get()), Order::ZERO);
-                let _ = (memory.is_preserved(block), memory.is_inherited(block));
+                let _ = (memory.preserved().contains(block), memory.predecessor().contains(block));
                 let other = slabs.cache(CacheSpec::new("others", 24 + (n >> 8 & 1) as usize));
                 let _ = other.map(|cache| cache.stats());
             }

@@ -4,7 +4,8 @@
 
 use std::sync::Mutex;
 
-use heirloom::folio::{Error as FolioError, Fate, Kind, Order, Request};
+use heirloom::folio::{Disposition, Error as FolioError, Request};
+use heirloom::kho::Order;
 use heirloom::restore::Error;
 use heirloom_testkit::{Kernel, Rng, TestMachine, TestObject, is_full};
 use heirloom_verify::races::{Owned, PLAIN, THINGS, Worker, programs, schedules};
@@ -81,7 +82,7 @@ impl World {
         let kernel = self.machine.revive(entry);
         adopt(&kernel);
         claim_all(&kernel, left);
-        kernel.finish(|_| Fate::Free).unwrap();
+        kernel.finish(|_| Disposition::Free).unwrap();
         kernel.memory().audit().unwrap();
     }
 }
@@ -183,7 +184,7 @@ fn what_was_left_is_claimed_once_while_others_adopt_and_allocate() {
                 let why: Vec<_> = refusals.iter().filter(|(of, _)| of == object).collect();
                 assert_eq!(*claims, 1, "{object:?}: {why:?}");
             }
-            world.kernel.finish(|_| Fate::Free).unwrap();
+            world.kernel.finish(|_| Disposition::Free).unwrap();
             for thing in world.assert_sound() {
                 thing.free(&world.kernel);
             }
@@ -205,8 +206,8 @@ impl Freeing {
 
     /// Asks what is left, and frees it or leaves it.
     fn finish(&self) {
-        let fate = if self.keeps() { Fate::Keep } else { Fate::Free };
-        self.world.kernel.finish(|_| fate).unwrap();
+        let disposition = if self.keeps() { Disposition::Keep } else { Disposition::Free };
+        self.world.kernel.finish(|_| disposition).unwrap();
     }
 
     /// Claims what has frames of its own, in an order of its own.
@@ -240,7 +241,7 @@ impl Freeing {
             let Some(run) = object.run() else { continue };
             assert!(*claims <= 1, "{object:?}: claimed {claims} times");
             let memory = world.kernel.memory();
-            let there = run.blocks().filter(|block| memory.is_inherited(*block)).count();
+            let there = run.blocks().filter(|block| memory.predecessor().contains(*block)).count();
             match (*claims, keeps) {
                 (1, _) => assert_eq!(there, 0, "{object:?} is claimed, and there to be claimed"),
                 (_, true) => {
@@ -258,7 +259,7 @@ impl Freeing {
         let kernel = world.machine.revive(world.kernel.entry());
         adopt(&kernel);
         claim_all(&kernel, left);
-        kernel.finish(|_| Fate::Free).unwrap();
+        kernel.finish(|_| Disposition::Free).unwrap();
         kernel.memory().audit().unwrap();
     }
 }
@@ -329,7 +330,7 @@ fn of_those_that_publish_under_one_name_one_is_last() {
                 let order = Order::new(1).expect("an order");
                 if let Ok(block) = world.kernel.memory().alloc(Request::new(order)) {
                     // SAFETY: allocated just now.
-                    unsafe { world.kernel.memory().free(block, Kind::Folio) }.unwrap();
+                    unsafe { world.kernel.memory().free(block) }.unwrap();
                 }
             }
         };
@@ -339,7 +340,7 @@ fn of_those_that_publish_under_one_name_one_is_last() {
             let root = kernel.claim_root("root").unwrap();
             let bytes = root.bytes();
             assert!(bytes.iter().all(|byte| *byte == bytes[0]) && bytes[0] % 16 == 2, "{bytes:?}");
-            kernel.finish(|_| Fate::Free).unwrap();
+            kernel.finish(|_| Disposition::Free).unwrap();
             kernel.memory().audit().unwrap();
         };
         (fresh(120, seed), vec![publishes, publishes, publishes, looks], after)

@@ -1,6 +1,6 @@
 //! What many facts are made of: numbers as text, faults, what an image lacks.
 
-use heirloom_folio::PhysAddr;
+use heirloom_kho::PhysAddr;
 use serde::ser::{Serialize, Serializer};
 
 use crate::image::Image;

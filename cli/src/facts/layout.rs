@@ -1,7 +1,7 @@
 //! How what is preserved lies: in how many stretches, with what between them.
 
-use heirloom_folio::{PAGE_SIZE, Run};
-use heirloom_kho::tree::Adjacent;
+use heirloom_kho::tree::FolioRange;
+use heirloom_kho::{PAGE_SIZE, Run};
 
 /// How scattered preserved memory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -20,7 +20,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// The layout of folios by address, none of which share a frame.
-    pub(crate) fn of(rows: &[Adjacent]) -> Self {
+    pub(crate) fn of(rows: &[FolioRange]) -> Self {
         let runs = runs(rows);
         let longest = |frames: Option<u64>| frames.unwrap_or(0).saturating_mul(PAGE_SIZE as u64);
         let between = |pair: &[Run]| match pair {
@@ -42,7 +42,7 @@ impl Layout {
 }
 
 /// The frames of all folios, as runs that do not touch.
-fn runs(rows: &[Adjacent]) -> Vec<Run> {
+fn runs(rows: &[FolioRange]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for row in rows {
         let next = row.run();
@@ -58,13 +58,13 @@ fn runs(rows: &[Adjacent]) -> Vec<Run> {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::{Block, Order, Pfn};
+    use heirloom_kho::{Block, Order, Pfn};
 
     use super::*;
 
-    fn row(pfn: u64, order: u8, count: u64) -> Adjacent {
+    fn row(pfn: u64, order: u8, count: u64) -> FolioRange {
         let block = Block::new(Pfn::new(pfn), Order::new(order).unwrap()).unwrap();
-        Adjacent::new(block, count).unwrap()
+        FolioRange::new(block, count).unwrap()
     }
 
     #[test]

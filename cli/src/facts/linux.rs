@@ -1,8 +1,7 @@
 //! What Linux registered: live update sessions and their files, and the rest.
 
-use heirloom_folio::Block;
 use heirloom_kho::linux::{self as linux, Known};
-use heirloom_kho::{AreaPart, Left, Pages};
+use heirloom_kho::{AreaPart, Block, Left, Pages};
 
 use super::basic::Hex;
 use super::memfd::Memfd;

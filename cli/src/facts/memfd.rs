@@ -1,8 +1,7 @@
 //! Preserved memfds: their folios and holes, and the hash of what is in them.
 
-use heirloom_folio::{PAGE_SIZE, PhysAddr, Run};
 use heirloom_kho::linux::{self as linux, Part};
-use heirloom_kho::{Left, Pages};
+use heirloom_kho::{Left, PAGE_SIZE, Pages, PhysAddr, Run};
 use sha2::{Digest, Sha256};
 
 use super::want::Want;

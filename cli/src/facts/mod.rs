@@ -15,9 +15,10 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 pub(crate) use basic::{Fault, Hex, Passed, VERSION};
-use heirloom_folio::{Block, Order, PAGE_SIZE, PageSize, Pfn, Run};
+use heirloom_kho::PageSize;
 use heirloom_kho::linux::Known;
-use heirloom_kho::tree::{Adjacent, Geometry};
+use heirloom_kho::tree::{FolioRange, Geometry};
+use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, Run};
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
 pub(crate) use memfd::{Memfd, each_piece};
@@ -133,7 +134,7 @@ fn by_name<S: Serializer>(subtrees: &[Subtree], serializer: S) -> Result<S::Ok, 
 /// Folios, by address: `[["0x1000", 0], …]`, each with its order.
 #[derive(Clone, Debug)]
 pub(crate) struct Folios {
-    pub(crate) rows: Vec<Adjacent>,
+    pub(crate) rows: Vec<FolioRange>,
     /// What their orders are counted in, where they are printed.
     pub(crate) page: PageSize,
 }

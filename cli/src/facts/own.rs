@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::{Block, PageSize, PhysAddr, Run};
-use heirloom_kho::{Handle, Header, Left, Pages, Parts, SealInfo, SealState};
+use heirloom_kho::PageSize;
+use heirloom_kho::{Block, Handle, Header, Left, Pages, Parts, PhysAddr, Run, SealInfo, SealState};
 use heirloom_slab::CacheRecord;
 use heirloom_slab::internal::ImageCaches;
 

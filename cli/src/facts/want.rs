@@ -78,7 +78,7 @@ impl<'i> Want<'i> {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::PAGE_SIZE;
+    use heirloom_kho::PAGE_SIZE;
 
     use super::*;
 

@@ -19,7 +19,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 
-use heirloom_folio::{PageSize, Pfn, PhysAddr};
+use heirloom_kho::PageSize;
+use heirloom_kho::{Pfn, PhysAddr};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Longer stretches are mapped, where they can be.

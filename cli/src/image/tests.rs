@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use heirloom_folio::PAGE_SIZE;
+use heirloom_kho::PAGE_SIZE;
 
 use super::*;
 

@@ -4,7 +4,7 @@
 //! so are the inner ones of a long stretch of one kind. The cell is the smallest with which the rest
 //! fits a page.
 
-use heirloom_folio::{Order, Run};
+use heirloom_kho::{Order, Run};
 
 /// Cells in a row.
 pub(super) const CELLS: u64 = 64;
@@ -130,7 +130,7 @@ fn lay_out(parts: &[Part], marks: &[u64], row: u64) -> Vec<Band> {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_folio::Pfn;
+    use heirloom_kho::Pfn;
 
     use super::*;
 

@@ -1,7 +1,8 @@
 //! The bands, drawn.
 #![expect(clippy::cast_precision_loss, reason = "pixels: a hundredth is enough")]
 
-use heirloom_folio::{PAGE_SIZE, PageSize, Pfn, PhysAddr, Run};
+use heirloom_kho::PageSize;
+use heirloom_kho::{PAGE_SIZE, Pfn, PhysAddr, Run};
 use svg::node::element::{
     Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title,
 };

@@ -8,7 +8,7 @@ mod draw;
 
 use bands::{Bands, Part, Use};
 use draw::Pin;
-use heirloom_folio::{Pfn, PhysAddr, Run};
+use heirloom_kho::{Pfn, PhysAddr, Run};
 
 use crate::facts::Facts;
 use crate::survey::Survey;

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{Cpus, NodeId, Run};
+use heirloom::folio::{Cpus, NodeId};
+use heirloom::kho::Run;
 use heirloom::slab::CacheSpec;
 use serde_json::Value;
 
@@ -166,7 +167,7 @@ pub(crate) fn findings(arguments: &[&str]) -> Vec<String> {
 /// The file of an arena that somebody left, and its root page.
 pub(crate) fn arena() -> (Vec<u8>, u64) {
     use std::io::Read;
-    let start = heirloom::folio::PhysAddr::new(8 << 30);
+    let start = heirloom::kho::PhysAddr::new(8 << 30);
     let spec = RangeSpec { start, bytes: 4 << 20, node: NodeId(0) };
     let arena = Arena::create("looked-at", &[spec]).unwrap();
     let mut memory = std::fs::File::from(arena.share().unwrap());

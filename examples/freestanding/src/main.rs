@@ -12,8 +12,8 @@ mod bare;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
-use heirloom::folio::{Linear, NodeId, OneCpu, Order, PAGE_SIZE, Pfn, PhysAddr, Request, Run};
-use heirloom::kho::Handle;
+use heirloom::folio::{Linear, NodeId, OneCpu, Request};
+use heirloom::kho::{Handle, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom::restore::{Entry, SealPolicy};
 use heirloom::{Heirloom, MemoryMap};
 
@@ -55,7 +55,7 @@ fn old_kernel(map: MemoryMap<'_>) -> Result<Entry, heirloom::Error> {
     let heirloom = unsafe { Heirloom::boot(machine(), map, &[scratch], "freestanding") }?;
 
     let mut folio =
-        heirloom.memory().folio(Request::new(Order::for_frames(8).unwrap_or_default()))?;
+        heirloom.memory().alloc_folio(Request::new(Order::for_frames(8).unwrap_or_default()))?;
     folio.bytes_mut().fill(0x5a);
     let folio = folio.preserve().map_err(|refused| refused.error)?;
 
@@ -98,7 +98,7 @@ fn new_kernel(map: MemoryMap<'_>, entry: Entry) -> Result<bool, heirloom::Error>
     unsafe { heirloom.free(buffer) }?;
 
     drop((root, folio));
-    let unclaimed = heirloom.finish(|_| heirloom::folio::Fate::Free)?;
+    let unclaimed = heirloom.finish(|_| heirloom::folio::Disposition::Free)?;
     Ok(whole && same && unclaimed == Default::default())
 }
 

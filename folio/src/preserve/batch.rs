@@ -8,7 +8,7 @@ use heirloom_kho::Block;
 use heirloom_kho::prefetch::prefetch;
 
 use crate::error::Error;
-use crate::frame_type::Kind;
+use crate::frame_type::FrameType;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::tracker::LeafBit;
@@ -18,87 +18,26 @@ use crate::tracker::LeafBit;
 const AHEAD: usize = 16;
 
 impl<M: Machine> Memory<M> {
-    /// Makes many allocated blocks survive, in any order, wherever they lie.
-    ///
-    /// Costs what [`Memory::preserve`] costs where everything is near, and a quarter of it where
-    /// they are scattered over much memory.
-    ///
-    /// # Errors
-    /// As for [`Memory::preserve`], naming the first at fault (a block that is there twice is,
-    /// the second time). All or nothing, but for empty nodes of the tree, which serve the next call.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Error, Order, Request};
-    ///
-    /// let memory = Ram::memory(&Ram::frames(256))?;
-    /// let blocks = [0, 3, 1].map(|order| memory.alloc(Request::new(Order::new(order).unwrap())));
-    /// let [a, b, c] = blocks.map(Result::unwrap);
-    /// // SAFETY: allocated just now, and told to nothing else.
-    /// unsafe { memory.preserve_all(&[a, b, c]) }?;
-    /// assert!(memory.is_preserved(b));
-    /// // SAFETY: as above.
-    /// unsafe { memory.unpreserve(b) }?;
-    /// // SAFETY: as above.
-    /// let refused = unsafe { memory.unpreserve_all(&[a, b, c]) };
-    /// assert_eq!(refused, Err(Error::NotPreserved { block: b }));
-    /// assert!(memory.is_preserved(a) && memory.is_preserved(c));
-    /// # Ok::<(), Error>(())
-    /// ```
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve`], for each of them.
-    pub unsafe fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
+    /// Preserves many folios, on their owner's behalf.
+    pub(crate) fn preserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
         let ask = |block| self.ask_for(block);
-        let preserve = |block| self.preserve_kind(block, Kind::Folio);
-        all_or_none(blocks, ask, preserve, |block| self.unpreserve_kind(block, Kind::Folio))
+        let preserve = |block| self.preserve_block(block, FrameType::Folio);
+        all_or_none(blocks, ask, preserve, |block| self.unpreserve_block(block, FrameType::Folio))
     }
 
-    /// Lets many preserved blocks go.
-    ///
-    /// # Errors
-    /// As for [`Memory::unpreserve`], naming the first at fault. All or nothing.
-    ///
-    /// # Safety
-    /// As for [`Memory::unpreserve`], for each of them.
-    pub unsafe fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
+    /// Lets many preserved folios go, on their owner's behalf.
+    pub(crate) fn unpreserve_all(&self, blocks: &[Block]) -> Result<(), Error> {
         let ask = |block| self.ask_for(block);
-        let unpreserve = |block| self.unpreserve_kind(block, Kind::Folio);
-        all_or_none(blocks, ask, unpreserve, |block| self.preserve_kind(block, Kind::Folio))
+        let unpreserve = |block| self.unpreserve_block(block, FrameType::Folio);
+        all_or_none(blocks, ask, unpreserve, |block| self.preserve_block(block, FrameType::Folio))
     }
 
-    /// Claims many folios that a predecessor preserved, as [`Memory::claim`] does one: they stay
-    /// preserved.
-    ///
-    /// # Errors
-    /// As for [`Memory::claim`] as [`Kind::Folio`], naming the first at fault. All or nothing.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Error, Order, Request};
-    ///
-    /// let ranges = Ram::frames(256);
-    /// let old = Ram::memory(&ranges)?;
-    /// let blocks = [0, 3, 1].map(|order| old.alloc(Request::new(Order::new(order).unwrap())));
-    /// let blocks = blocks.map(Result::unwrap);
-    /// // SAFETY: allocated just now, and told to nothing else.
-    /// unsafe { old.preserve_all(&blocks) }?;
-    /// let root = old.tree_root()?;
-    ///
-    /// let (new, _) = old.into_machine().attach(&ranges)?.inherit(root)?;
-    /// new.claim_all(&blocks)?;
-    /// let again = new.claim_all(&blocks[1..]);
-    /// assert_eq!(again, Err(Error::NotPreserved { block: blocks[1] }));
-    /// assert!(new.is_preserved(blocks[1]));
-    /// # Ok::<(), Error>(())
-    /// ```
-    pub fn claim_all(&self, blocks: &[Block]) -> Result<(), Error> {
+    /// Claims many folios that a predecessor preserved.
+    pub(crate) fn claim_all(&self, blocks: &[Block]) -> Result<(), Error> {
         let ask = |block| self.ask_for(block);
-        let claim = |block| self.claim(block, Kind::Folio);
+        let claim = |block| self.claim_block(block, FrameType::Folio);
         // SAFETY: claimed by this call, and not written.
-        let undo = |block| unsafe { self.unclaim(block, Kind::Folio, None) };
+        let undo = |block| unsafe { self.unclaim_block(block, FrameType::Folio, None) };
         all_or_none(blocks, ask, claim, undo)
     }
 

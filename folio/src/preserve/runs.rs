@@ -4,41 +4,14 @@ use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn, Run};
 
 use crate::error::Error;
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 
 impl<M: Machine> Memory<M> {
-    /// Makes a whole run survive, tracked as its few largest aligned blocks. A buffer, which a
-    /// layer above keeps, is refused: [`Memory::preserve_run_as`] is for its owner.
-    ///
-    /// # Errors
-    /// As for [`Memory::preserve`], and [`Error::WrongLength`]; [`Error::WrongKind`]: it is no
-    /// [`Kind::Run`], or another was named. All or nothing.
-    ///
-    /// # Safety
-    /// The caller owns the run, if it is allocated: nothing else frees it, preserves it, lets it go
-    /// or resizes it while the call runs, and no handle ([`FolioRun`](crate::FolioRun)) owns it.
-    pub unsafe fn preserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        no_buffer(run, kind)?;
-        self.preserve_run_kind(run, kind)
-    }
-
-    /// Makes a whole run of `kind` survive, a buffer too.
-    ///
-    /// # Errors
-    /// As for [`Memory::preserve_run`]; [`Error::BadRequest`] for a kind that is no run's.
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve_run`].
-    #[doc(hidden)]
-    pub unsafe fn preserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        self.preserve_run_kind(run, kind)
-    }
-
-    /// [`Memory::preserve_run_as`] for what has made sure of its contract.
-    pub(crate) fn preserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        if kind == Kind::Buffer && self.is_held_run(run) {
+    /// Preserves a run of `kind`, on its owner's behalf.
+    pub(crate) fn preserve_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
+        if kind == FrameType::Buffer && self.is_held_run(run) {
             self.mark_run_preserved(run, kind, true);
             return Ok(());
         }
@@ -48,7 +21,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Preserves a run that is not preserved. Its byte does not say so yet.
-    fn preserve_plain_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    fn preserve_plain_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
         self.check_run(run, kind).map_err(|error| match error {
             Error::Preserved { block } => Error::AlreadyPreserved { block },
             other => other,
@@ -59,32 +32,33 @@ impl<M: Machine> Memory<M> {
     /// Makes a whole buffer survive for as long as it is not freed: its owner frees it without letting
     /// it go first, by [`Memory::free_held`].
     ///
-    /// [`Memory::preserve_run_as`] makes an ordinary preserved buffer of it, which costs a store.
+    /// [`Memory::preserve_as`] makes an ordinary preserved buffer of it, which costs a store.
     ///
     /// # Errors
-    /// As for [`Memory::preserve_run`].
+    /// As for [`Memory::preserve`].
     ///
     /// # Safety
-    /// As for [`Memory::preserve_run_as`].
+    /// As for [`Memory::preserve`].
     ///
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Error, Kind, Order, Request};
+    /// use heirloom_folio::{Error, FrameType, Request};
+    /// use heirloom_kho::Order;
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
-    /// let buffer = memory.alloc_run(5, Request::new(Order::ZERO).kind(Kind::Buffer))?;
+    /// let buffer = memory.alloc_run(5, Request::new(Order::ZERO).frame_type(FrameType::Buffer))?;
     /// // SAFETY: allocated just now.
     /// unsafe { memory.hold_buffer(buffer) }?;
     /// assert!(memory.is_held(buffer.start()));
     /// // SAFETY: nothing uses it any more.
     /// unsafe { memory.free_held(buffer) }?;
-    /// assert_eq!(memory.counts().total(), 0);
+    /// assert_eq!(memory.preserved().counts().total(), 0);
     /// # Ok::<(), Error>(())
     /// ```
     #[doc(hidden)]
     pub unsafe fn hold_buffer(&self, run: Run) -> Result<(), Error> {
-        self.preserve_plain_run(run, Kind::Buffer)?;
+        self.preserve_plain_run(run, FrameType::Buffer)?;
         self.mark_held(run);
         Ok(())
     }
@@ -107,14 +81,14 @@ impl<M: Machine> Memory<M> {
     /// Lets a held buffer go and frees it.
     ///
     /// # Errors
-    /// As for [`Memory::free_run`]; [`Error::NotPreserved`]: it is not held. Nothing is changed then.
+    /// As for [`Memory::free`]; [`Error::NotPreserved`]: it is not held. Nothing is changed then.
     ///
     /// # Safety
     /// As for [`Memory::free`].
     #[doc(hidden)]
     pub unsafe fn free_held(&self, run: Run) -> Result<(), Error> {
         if !self.is_held_run(run) {
-            self.check_run(run, Kind::Buffer)?;
+            self.check_run(run, FrameType::Buffer)?;
             return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
         }
         self.tracker.unpreserve_run(&self.tables(), run)?;
@@ -123,33 +97,9 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Lets a preserved run go.
-    ///
-    /// # Errors
-    /// [`Error::NotPreserved`], and as for [`Memory::preserve_run`]. All or nothing.
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve_run`], but that it is preserved.
-    pub unsafe fn unpreserve_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        no_buffer(run, kind)?;
-        self.unpreserve_run_kind(run, kind)
-    }
-
-    /// Lets a preserved run of `kind` go, a buffer too.
-    ///
-    /// # Errors
-    /// As for [`Memory::unpreserve_run`]; [`Error::BadRequest`] for a kind that is no run's.
-    ///
-    /// # Safety
-    /// As for [`Memory::preserve_run_as`].
-    #[doc(hidden)]
-    pub unsafe fn unpreserve_run_as(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        self.unpreserve_run_kind(run, kind)
-    }
-
-    /// [`Memory::unpreserve_run_as`] for what has made sure of its contract.
-    pub(crate) fn unpreserve_run_kind(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        let held = kind == Kind::Buffer && self.is_held_run(run);
+    /// Lets a run of `kind` go, on its owner's behalf.
+    pub(crate) fn unpreserve_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
+        let held = kind == FrameType::Buffer && self.is_held_run(run);
         if !held && !self.is_run(run, kind, true) {
             match self.check_run(run, kind) {
                 Err(Error::Preserved { .. }) => {}
@@ -167,18 +117,9 @@ impl<M: Machine> Memory<M> {
 
     /// Only the head says it; a tail is what it belongs to. The kind is the caller's and is not read
     /// again: what another call made of the frames meanwhile, a slab say, is not to be written back.
-    pub(crate) fn mark_run_preserved(&self, run: Run, kind: Kind, preserved: bool) {
+    pub(crate) fn mark_run_preserved(&self, run: Run, kind: FrameType, preserved: bool) {
         if let Some(block) = run.blocks_up_to(Order::MAX_FOLIO).next() {
             self.mark_preserved(block, kind, preserved);
         }
     }
-}
-
-/// Refuses to take a run of the kind of a layer above.
-fn no_buffer(run: Run, kind: Kind) -> Result<(), Error> {
-    if kind == Kind::Buffer {
-        let (pfn, expected) = (run.start(), Kind::Run);
-        return Err(Error::WrongKind { pfn, expected, found: kind });
-    }
-    Ok(())
 }

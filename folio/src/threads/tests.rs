@@ -38,9 +38,9 @@ fn live_threads_have_slots_of_their_own() {
     let mut seen: Vec<_> = thread::scope(|s| {
         let spawn = |_| {
             s.spawn(|| {
-                let mine = slots.pinned(|cpu| cpu);
+                let mine = slots.with_cpu(|cpu| cpu);
                 all_here.wait();
-                assert_eq!(slots.pinned(|cpu| cpu), mine);
+                assert_eq!(slots.with_cpu(|cpu| cpu), mine);
                 mine
             })
         };
@@ -56,7 +56,7 @@ fn live_threads_have_slots_of_their_own() {
 fn slots_of_ended_threads_are_used_again() {
     let slots = ThreadSlots::new(LIMIT);
     for _ in 0..2 * LIMIT {
-        let got = thread::spawn(move || slots.pinned(|cpu| cpu)).join().unwrap();
+        let got = thread::spawn(move || slots.with_cpu(|cpu| cpu)).join().unwrap();
         assert!(got.is_some());
     }
 }
@@ -64,27 +64,27 @@ fn slots_of_ended_threads_are_used_again() {
 #[test]
 fn a_nested_call_gets_none() {
     let (slots, other) = (ThreadSlots::new(LIMIT), ThreadSlots::new(LIMIT));
-    slots.pinned(|outer| {
+    slots.with_cpu(|outer| {
         assert!(outer.is_some());
-        assert_eq!(slots.pinned(|cpu| cpu), None);
-        assert_eq!(other.pinned(|cpu| cpu), None);
+        assert_eq!(slots.with_cpu(|cpu| cpu), None);
+        assert_eq!(other.with_cpu(|cpu| cpu), None);
     });
-    assert!(slots.pinned(|cpu| cpu).is_some());
+    assert!(slots.with_cpu(|cpu| cpu).is_some());
 }
 
 #[test]
 fn a_call_that_takes_no_time_is_for_threads_with_a_slot() {
     let slots = ThreadSlots::new(LIMIT);
     thread::spawn(move || {
-        assert_eq!(slots.pinned_now(|cpu| cpu), None);
-        let mine = slots.pinned(|cpu| cpu);
+        assert_eq!(slots.try_with_cpu(|cpu| cpu), None);
+        let mine = slots.with_cpu(|cpu| cpu);
         assert!(mine.is_some());
-        slots.pinned_now(|cpu| {
+        slots.try_with_cpu(|cpu| {
             assert_eq!(cpu, mine);
-            assert_eq!(slots.pinned_now(|cpu| cpu), None);
-            assert_eq!(slots.pinned(|cpu| cpu), None);
+            assert_eq!(slots.try_with_cpu(|cpu| cpu), None);
+            assert_eq!(slots.with_cpu(|cpu| cpu), None);
         });
-        assert_eq!(slots.pinned_now(|cpu| cpu), mine);
+        assert_eq!(slots.try_with_cpu(|cpu| cpu), mine);
     })
     .join()
     .unwrap();
@@ -94,10 +94,10 @@ fn a_call_that_takes_no_time_is_for_threads_with_a_slot() {
 fn a_panic_leaves_the_slot() {
     let slots = ThreadSlots::new(LIMIT);
     let caught = std::panic::catch_unwind(|| {
-        slots.pinned(|_| std::panic::resume_unwind(std::boxed::Box::new(())))
+        slots.with_cpu(|_| std::panic::resume_unwind(std::boxed::Box::new(())))
     });
     assert!(caught.is_err());
-    assert!(slots.pinned(|cpu| cpu).is_some());
+    assert!(slots.with_cpu(|cpu| cpu).is_some());
 }
 
 #[test]
@@ -106,21 +106,20 @@ fn a_slot_is_idle_when_its_thread_has_ended() {
     let (tell, told) = mpsc::channel();
     let (go, wait) = mpsc::channel::<()>();
     let thread = thread::spawn(move || {
-        tell.send(slots.pinned(|cpu| cpu).unwrap()).unwrap();
+        tell.send(slots.with_cpu(|cpu| cpu).unwrap()).unwrap();
         let _ = wait.recv();
     });
     let theirs = told.recv().unwrap();
-    assert!(!slots.idle(theirs, || panic!("its owner lives")));
+    assert!(!slots.with_offline_cpu(theirs, || panic!("its owner lives")));
     drop(go);
     thread.join().unwrap();
 
     // Another test's thread may have the slot by now, so ask for any one that is idle.
-    let free = (0..LIMIT as u32)
-        .map(CpuId)
-        .rev()
-        .find(|&cpu| slots.idle(cpu, || assert!(!slots.idle(cpu, || panic!("in use")))));
+    let free = (0..LIMIT as u32).map(CpuId).rev().find(|&cpu| {
+        slots.with_offline_cpu(cpu, || assert!(!slots.with_offline_cpu(cpu, || panic!("in use"))))
+    });
     assert!(free.is_some());
-    assert!(!ThreadSlots::new(1).idle(CpuId(1), || panic!("beyond the count")));
+    assert!(!ThreadSlots::new(1).with_offline_cpu(CpuId(1), || panic!("beyond the count")));
 }
 
 #[test]
@@ -128,7 +127,7 @@ fn a_thread_that_ends_takes_no_slot() {
     struct Asks(mpsc::Sender<Option<CpuId>>);
     impl Drop for Asks {
         fn drop(&mut self) {
-            self.0.send(ThreadSlots::new(LIMIT).pinned(|cpu| cpu)).unwrap();
+            self.0.send(ThreadSlots::new(LIMIT).with_cpu(|cpu| cpu)).unwrap();
         }
     }
     std::thread_local! {
@@ -138,7 +137,7 @@ fn a_thread_that_ends_takes_no_slot() {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         BEFORE.set(Some(Asks(tell.clone())));
-        ThreadSlots::new(LIMIT).pinned(|cpu| assert!(cpu.is_some()));
+        ThreadSlots::new(LIMIT).with_cpu(|cpu| assert!(cpu.is_some()));
         AFTER.set(Some(Asks(tell)));
     })
     .join()
@@ -180,9 +179,9 @@ fn more_threads_than_slots_exclude_each_other() {
                         s.spawn(|| {
                             let mut done = 0;
                             for i in 0..500 {
-                                done += slots.pinned(|cpu| u64::from(cpu.map(bump).is_some()));
+                                done += slots.with_cpu(|cpu| u64::from(cpu.map(bump).is_some()));
                                 let other = CpuId((seed + round + i) % SLOTS as u32);
-                                done += u64::from(slots.idle(other, || bump(other)));
+                                done += u64::from(slots.with_offline_cpu(other, || bump(other)));
                             }
                             done
                         })
@@ -206,13 +205,13 @@ fn a_thread_comes_down_when_low_slots_are_free() {
     // Whatever slot the thread has, one below the whole row's end is at least as good.
     let high = ThreadSlots::new(LIMIT);
     thread::spawn(move || {
-        let before = high.pinned(|cpu| cpu).unwrap();
+        let before = high.with_cpu(|cpu| cpu).unwrap();
         for count in (1..=LIMIT).rev() {
-            if let Some(cpu) = ThreadSlots::new(count).pinned(|cpu| cpu) {
+            if let Some(cpu) = ThreadSlots::new(count).with_cpu(|cpu| cpu) {
                 assert!(cpu.index() < count);
             }
         }
-        assert!(high.pinned(|cpu| cpu).unwrap() <= before);
+        assert!(high.with_cpu(|cpu| cpu).unwrap() <= before);
     })
     .join()
     .unwrap();

@@ -6,7 +6,7 @@
 
 use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::sync::{AcqRel, AtomicU64, Relaxed, Release};
-use heirloom_kho::tree::{Adjacent, Key, LEAF_KEYS, node_start};
+use heirloom_kho::tree::{FolioRange, Key, LEAF_KEYS, node_start};
 use heirloom_kho::{Block, Run};
 
 use super::grow::Tracker;
@@ -80,10 +80,10 @@ impl Tracker {
     /// # Errors
     /// - [`Error::AlreadyPreserved`] with the first that is;
     /// - whatever [`NodeAlloc::allocate`] answers, where the tree has to grow.
-    pub(crate) fn preserve_adjacent<N: NodeAlloc>(
+    pub(crate) fn preserve_range<N: NodeAlloc>(
         &self,
         nodes: &N,
-        folios: Adjacent,
+        folios: FolioRange,
     ) -> Result<(), Error> {
         if let Some((word, mask)) = self.one_word(nodes, folios)
             && word.load(Relaxed) & mask == 0
@@ -131,10 +131,10 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::NotPreserved`] with the first that is not preserved.
-    pub(crate) fn unpreserve_adjacent<N: NodeAlloc>(
+    pub(crate) fn unpreserve_range<N: NodeAlloc>(
         &self,
         nodes: &N,
-        folios: Adjacent,
+        folios: FolioRange,
     ) -> Result<(), Error> {
         if let Some((word, mask)) = self.one_word(nodes, folios)
             && !word.load(Relaxed) & mask == 0
@@ -175,7 +175,7 @@ impl Tracker {
     fn one_word<'n, N: NodeAlloc>(
         &self,
         nodes: &'n N,
-        folios: Adjacent,
+        folios: FolioRange,
     ) -> Option<(&'n AtomicU64, u64)> {
         let (from, to) = folios.keys();
         let (first, count) = (from & 63, to.checked_sub(from)?);
@@ -230,7 +230,7 @@ const fn word_start(key: Key) -> Key {
 }
 
 /// Returns the keys of the folios: the first and one past the last.
-const fn keys(folios: Adjacent) -> (Key, Key) {
+const fn keys(folios: FolioRange) -> (Key, Key) {
     let (from, to) = folios.keys();
     (Key::new(from), Key::new(to))
 }
@@ -252,8 +252,8 @@ mod tests {
     use super::super::ram::{Ram, block, run};
     use super::*;
 
-    fn adjacent(order: u8, pfn: u64, count: u64) -> Adjacent {
-        Adjacent::new(block(order, pfn), count).unwrap()
+    fn adjacent(order: u8, pfn: u64, count: u64) -> FolioRange {
+        FolioRange::new(block(order, pfn), count).unwrap()
     }
 
     #[test]
@@ -296,20 +296,20 @@ mod tests {
         let ram = Ram::new(64);
         let tracker = Tracker::new();
         let many = adjacent(1, 100, LEAF_KEYS + 3);
-        tracker.preserve_adjacent(&ram, many).unwrap();
+        tracker.preserve_range(&ram, many).unwrap();
         assert_eq!(tracker.tree(&ram).counts().folios(Order::new(1).unwrap()), LEAF_KEYS + 3);
         assert!(!tracker.contains(&ram, block(1, 98)));
         assert!(tracker.contains(&ram, block(1, 100)));
         let last = 100 + 2 * (LEAF_KEYS + 2);
         assert!(tracker.contains(&ram, block(1, last)));
         assert!(!tracker.contains(&ram, block(1, last + 2)));
-        let refused = tracker.preserve_adjacent(&ram, adjacent(1, last - 2, 9));
+        let refused = tracker.preserve_range(&ram, adjacent(1, last - 2, 9));
         assert_eq!(refused, Err(Error::AlreadyPreserved { block: block(1, last - 2) }));
-        let refused = tracker.unpreserve_adjacent(&ram, adjacent(1, 100, LEAF_KEYS + 4));
+        let refused = tracker.unpreserve_range(&ram, adjacent(1, 100, LEAF_KEYS + 4));
         assert_eq!(refused, Err(Error::NotPreserved { block: block(1, last + 2) }));
-        tracker.unpreserve_adjacent(&ram, adjacent(1, 102, LEAF_KEYS + 2)).unwrap();
+        tracker.unpreserve_range(&ram, adjacent(1, 102, LEAF_KEYS + 2)).unwrap();
         assert_eq!(tracker.tree(&ram).folios().collect::<Vec<_>>(), [block(1, 100)]);
-        let refused = tracker.unpreserve_adjacent(&ram, adjacent(0, 1 << 30, 500));
+        let refused = tracker.unpreserve_range(&ram, adjacent(0, 1 << 30, 500));
         assert_eq!(refused, Err(Error::NotPreserved { block: block(0, 1 << 30) }));
     }
 
@@ -318,9 +318,9 @@ mod tests {
         let ram = Ram::new(0);
         let tracker = Tracker::new();
         tracker.preserve_run(&ram, run(7, 0)).unwrap();
-        tracker.preserve_adjacent(&ram, adjacent(0, 7, 0)).unwrap();
+        tracker.preserve_range(&ram, adjacent(0, 7, 0)).unwrap();
         tracker.unpreserve_run(&ram, run(7, 0)).unwrap();
-        tracker.unpreserve_adjacent(&ram, adjacent(0, 7, 0)).unwrap();
+        tracker.unpreserve_range(&ram, adjacent(0, 7, 0)).unwrap();
         assert_eq!(tracker.root(), None);
     }
 
@@ -331,7 +331,7 @@ mod tests {
             |t, ram| t.ensure_root(ram).map(|_| ()),
             |t, ram| t.preserve(ram, block(0, 1 << 40)),
             |t, ram| t.preserve_run(ram, run(1, (1 << 30) + 77)),
-            |t, ram| t.preserve_adjacent(ram, adjacent(0, 9, 3 * LEAF_KEYS)),
+            |t, ram| t.preserve_range(ram, adjacent(0, 9, 3 * LEAF_KEYS)),
         ];
         for operation in operations {
             for before in [0, 1] {
@@ -366,8 +366,8 @@ mod tests {
         let tracker = Tracker::new();
         let top = run(Pfn::LIMIT.get() - 7, 7);
         tracker.preserve_run(&ram, top).unwrap();
-        let last = Adjacent::new(block(4, Pfn::LIMIT.get() - 16 * 65), 64).unwrap();
-        tracker.preserve_adjacent(&ram, last).unwrap();
+        let last = FolioRange::new(block(4, Pfn::LIMIT.get() - 16 * 65), 64).unwrap();
+        tracker.preserve_range(&ram, last).unwrap();
         assert_eq!(tracker.tree(&ram).counts().frames(), 7 + 64 * 16);
         tracker.preserve_run(&ram, run(0, 1 << 40)).unwrap();
         tracker.unpreserve_run(&ram, top).unwrap();

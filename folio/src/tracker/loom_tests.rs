@@ -5,7 +5,7 @@
 use std::vec::Vec;
 
 use heirloom_kho::Run;
-use heirloom_kho::tree::{Adjacent, LEVELS};
+use heirloom_kho::tree::{FolioRange, LEVELS};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -20,8 +20,8 @@ fn model(pages: usize, test: impl Fn(Arc<(Ram, Tracker)>) + Sync + Send + 'stati
     builder.check(move || test(Arc::new((Ram::new(pages), Tracker::new()))));
 }
 
-fn adjacent(pfn: u64, count: u64) -> Adjacent {
-    Adjacent::new(block(0, pfn), count).unwrap()
+fn adjacent(pfn: u64, count: u64) -> FolioRange {
+    FolioRange::new(block(0, pfn), count).unwrap()
 }
 
 fn row(pfn: u64, frames: u64) -> Run {
@@ -138,11 +138,11 @@ fn of_overlapping_rows_one_is_preserved_whole() {
     model(LEVELS, |shared| {
         shared.1.preserve(&shared.0, block(0, 0)).unwrap();
         let other = shared.clone();
-        let thread = thread::spawn(move || other.1.preserve_adjacent(&other.0, adjacent(100, 10)));
-        let mine = shared.1.preserve_adjacent(&shared.0, adjacent(60, 50));
+        let thread = thread::spawn(move || other.1.preserve_range(&other.0, adjacent(100, 10)));
+        let mine = shared.1.preserve_range(&shared.0, adjacent(60, 50));
         let theirs = thread.join().unwrap();
         assert_ne!(mine.is_ok(), theirs.is_ok());
-        let rows: Vec<_> = shared.1.tree(&shared.0).adjacent().collect();
+        let rows: Vec<_> = shared.1.tree(&shared.0).folio_ranges().collect();
         let winner = if mine.is_ok() { adjacent(60, 50) } else { adjacent(100, 10) };
         assert_eq!(rows, [adjacent(0, 1), winner]);
     });
@@ -151,13 +151,13 @@ fn of_overlapping_rows_one_is_preserved_whole() {
 #[test]
 fn of_overlapping_rows_one_is_unpreserved_whole() {
     model(LEVELS, |shared| {
-        shared.1.preserve_adjacent(&shared.0, adjacent(60, 50)).unwrap();
+        shared.1.preserve_range(&shared.0, adjacent(60, 50)).unwrap();
         let other = shared.clone();
         let thread = thread::spawn(move || other.1.unpreserve(&other.0, block(0, 109)));
-        let mine = shared.1.unpreserve_adjacent(&shared.0, adjacent(60, 50));
+        let mine = shared.1.unpreserve_range(&shared.0, adjacent(60, 50));
         let theirs = thread.join().unwrap();
         assert_ne!(mine.is_ok(), theirs.is_ok());
-        let rows: Vec<_> = shared.1.tree(&shared.0).adjacent().collect();
+        let rows: Vec<_> = shared.1.tree(&shared.0).folio_ranges().collect();
         let expected: &[_] = if mine.is_ok() { &[] } else { &[adjacent(60, 49)] };
         assert_eq!(rows, expected);
     });

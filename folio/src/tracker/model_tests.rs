@@ -28,8 +28,8 @@ enum Operation {
     Unpreserve(Block),
     PreserveRun(Run),
     UnpreserveRun(Run),
-    PreserveAdjacent(Adjacent),
-    UnpreserveAdjacent(Adjacent),
+    PreserveRange(FolioRange),
+    UnpreserveRange(FolioRange),
     /// The next operation finds memory for this many nodes only.
     Fail(usize),
 }
@@ -52,10 +52,10 @@ fn any_run() -> impl Strategy<Value = Run> {
     (frame(), frames).prop_map(|(pfn, frames)| run(pfn, frames.min(Pfn::LIMIT.get() - pfn)))
 }
 
-fn any_adjacent() -> impl Strategy<Value = Adjacent> {
+fn any_adjacent() -> impl Strategy<Value = FolioRange> {
     (any_block(), 0..200_u64).prop_map(|(first, count)| {
         let room = (Pfn::LIMIT.get() - first.pfn().get()) >> first.order().get();
-        Adjacent::new(first, count.min(room)).unwrap()
+        FolioRange::new(first, count.min(room)).unwrap()
     })
 }
 
@@ -65,13 +65,13 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => any_block().prop_map(Operation::Unpreserve),
         3 => any_run().prop_map(Operation::PreserveRun),
         1 => any_run().prop_map(Operation::UnpreserveRun),
-        3 => any_adjacent().prop_map(Operation::PreserveAdjacent),
-        2 => any_adjacent().prop_map(Operation::UnpreserveAdjacent),
+        3 => any_adjacent().prop_map(Operation::PreserveRange),
+        2 => any_adjacent().prop_map(Operation::UnpreserveRange),
         2 => (0..8_usize).prop_map(Operation::Fail),
     ]
 }
 
-fn folios(adjacent: Adjacent) -> Vec<Block> {
+fn folios(adjacent: FolioRange) -> Vec<Block> {
     let first = Key::of(adjacent.first()).get();
     (first..first + adjacent.count()).map(|key| Key::new(key).block().unwrap()).collect()
 }
@@ -150,11 +150,9 @@ fn apply(tracker: &Tracker, ram: &Ram, model: &mut Model, operation: Operation) 
             let blocks: Vec<_> = r.blocks().collect();
             (tracker.unpreserve_run(ram, r), model.unpreserve(&blocks))
         }
-        Operation::PreserveAdjacent(a) => {
-            (tracker.preserve_adjacent(ram, a), model.preserve(&folios(a)))
-        }
-        Operation::UnpreserveAdjacent(a) => {
-            (tracker.unpreserve_adjacent(ram, a), model.unpreserve(&folios(a)))
+        Operation::PreserveRange(a) => (tracker.preserve_range(ram, a), model.preserve(&folios(a))),
+        Operation::UnpreserveRange(a) => {
+            (tracker.unpreserve_range(ram, a), model.unpreserve(&folios(a)))
         }
         Operation::Fail(after) => return ram.fail_after(after),
     };
@@ -172,7 +170,7 @@ fn apply(tracker: &Tracker, ram: &Ram, model: &mut Model, operation: Operation) 
 fn compare(tracker: &Tracker, ram: &Ram, model: &Model) {
     let tree = tracker.tree(ram);
     assert_eq!(tree.folios().collect::<Vec<_>>(), model.blocks().collect::<Vec<_>>());
-    let rows: Vec<_> = tree.adjacent().map(|a| (a.first(), a.count())).collect();
+    let rows: Vec<_> = tree.folio_ranges().map(|a| (a.first(), a.count())).collect();
     assert_eq!(rows, model.adjacent());
     let mut words = BTreeSet::new();
     for word in tree.words() {

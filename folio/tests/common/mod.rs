@@ -11,8 +11,9 @@ pub(crate) mod owned;
 use std::collections::BTreeSet;
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{Block, Error, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom_folio::{Allocation, Error, FrameType, Memory, NodeId};
 use heirloom_kho::tree::{Geometry, Key};
+use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, Run};
 
 pub(crate) fn order(o: u8) -> Order {
     Order::new(o).unwrap()
@@ -33,56 +34,68 @@ pub(crate) fn run(frame: u64, frames: u64) -> Run {
     Run::new(base().add(frame), frames).unwrap()
 }
 
-pub(crate) fn free(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+pub(crate) fn free(memory: &Memory<Ram>, block: Block, kind: FrameType) -> Result<(), Error> {
     // SAFETY: the test owns the block, or expects to be refused.
-    unsafe { memory.free(block, kind) }
+    unsafe { memory.free_as(block, kind) }
 }
 
 /// Says what a block is that the predecessor preserved, as the layer above does that reads it.
-pub(crate) fn label(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+pub(crate) fn label(memory: &Memory<Ram>, block: Block, kind: FrameType) -> Result<(), Error> {
     // SAFETY: nothing reads tables or slabs here.
-    unsafe { memory.label(block, kind) }
+    unsafe { memory.predecessor().label(block, kind) }
 }
 
 /// Claims a block with a label.
-pub(crate) fn claim_as(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
+pub(crate) fn claim_as<E: Allocation>(
+    memory: &Memory<Ram>,
+    extent: E,
+    kind: FrameType,
+) -> Result<(), Error> {
     // SAFETY: nothing reads tables or slabs here.
-    unsafe { memory.claim_as(block, kind) }
+    unsafe { memory.claim_as(extent, kind) }
 }
 
-pub(crate) fn preserve_as(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
-    // SAFETY: the test owns the block, or expects to be refused.
-    unsafe { memory.preserve_as(block, kind) }
+pub(crate) fn preserve_as<E: Allocation>(
+    memory: &Memory<Ram>,
+    extent: E,
+    kind: FrameType,
+) -> Result<(), Error> {
+    // SAFETY: the test owns it, or expects to be refused.
+    unsafe { memory.preserve_as(extent, kind) }
 }
 
-pub(crate) fn unpreserve_as(memory: &Memory<Ram>, block: Block, kind: Kind) -> Result<(), Error> {
-    // SAFETY: the test owns the block, or expects to be refused.
-    unsafe { memory.unpreserve_as(block, kind) }
+pub(crate) fn unpreserve_as<E: Allocation>(
+    memory: &Memory<Ram>,
+    extent: E,
+    kind: FrameType,
+) -> Result<(), Error> {
+    // SAFETY: the test owns it, or expects to be refused.
+    unsafe { memory.unpreserve_as(extent, kind) }
 }
 
-pub(crate) fn free_run(memory: &Memory<Ram>, run: Run, kind: Kind) -> Result<(), Error> {
+pub(crate) fn free_run(memory: &Memory<Ram>, run: Run, kind: FrameType) -> Result<(), Error> {
     // SAFETY: the test owns the run, or expects to be refused.
-    unsafe { memory.free_run(run, kind) }
+    unsafe { memory.free_as(run, kind) }
 }
 
 pub(crate) fn shrink_run(
     memory: &Memory<Ram>,
     run: Run,
     frames: u64,
-    kind: Kind,
+    kind: FrameType,
 ) -> Result<Run, Error> {
     // SAFETY: the test owns the run, or expects to be refused.
-    unsafe { memory.shrink_run(run, frames, kind) }
+    unsafe { memory.shrink_run_as(run, frames, kind) }
 }
 
 pub(crate) fn grow_run(
     memory: &Memory<Ram>,
     run: Run,
     frames: u64,
-    kind: Kind,
+    kind: FrameType,
 ) -> Result<Run, Error> {
     // SAFETY: the test owns the run, or expects to be refused.
-    unsafe { memory.grow_run(run, frames, kind) }
+    unsafe { memory.grow_run_as(run, frames, kind) }
 }
 
 /// Adds a range that the machine was made for, with fresh space for its metadata.
@@ -105,7 +118,7 @@ pub(crate) fn starve(memory: &Memory<Ram>, left: usize) -> Vec<Block> {
     }
     assert!(taken.len() >= left);
     for b in taken.drain(..left) {
-        free(memory, b, Kind::Folio).unwrap();
+        free(memory, b, FrameType::Folio).unwrap();
     }
     taken
 }

@@ -7,7 +7,7 @@
 use super::key::ORDERS;
 use super::read::Tree;
 use super::tables::Tables;
-use super::walk::AdjacentFolios;
+use super::walk::FolioRanges;
 use crate::addr::{Order, Pfn, Run};
 use crate::narrow::{u32_to_u8, u32_to_usize, usize_to_u32};
 
@@ -57,7 +57,7 @@ impl<T: Tables + ?Sized> Gaps<'_, T> {
         let row = self.rows.get_mut(u32_to_usize(order))?;
         if row.end <= self.at {
             let order = Order::new(u32_to_u8(order))?;
-            let found = AdjacentFolios::first_of(&self.tree, order, Pfn::new(self.at))?;
+            let found = FolioRanges::first_of(&self.tree, order, Pfn::new(self.at))?;
             let run = found.run();
             *row = Span { start: run.start().get(), end: run.end().get() };
         }

@@ -206,12 +206,12 @@ impl fmt::Debug for Key {
 
 /// Folios of one order in a row, each a folio of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Adjacent {
+pub struct FolioRange {
     first: Block,
     count: u64,
 }
 
-impl Adjacent {
+impl FolioRange {
     /// `count` folios, the first of which is `first`; `None` past the end of the address space.
     pub const fn new(first: Block, count: u64) -> Option<Self> {
         let order = first.order().get();
@@ -235,6 +235,12 @@ impl Adjacent {
         let frames = self.count << self.first.order().get();
         // `new` saw that they end within the address space.
         crate::addr::Run::new(start, frames).unwrap_or(self.first.run())
+    }
+
+    /// Returns the folios, one by one.
+    pub fn blocks(self) -> impl Iterator<Item = Block> {
+        let (first, order) = (self.first.pfn(), self.first.order());
+        (0..self.count).map(move |i| Block::containing(first.add(i << order.get()), order))
     }
 
     /// The folios' keys: the first and one past the last.
@@ -299,8 +305,8 @@ mod tests {
     fn adjacent_folios_stay_in_the_address_space() {
         let order = Order::new(4).unwrap();
         let last = Block::new(Pfn::new(Pfn::LIMIT.get() - 16), order).unwrap();
-        assert!(Adjacent::new(last, 2).is_none());
-        let one = Adjacent::new(last, 1).unwrap();
+        assert!(FolioRange::new(last, 2).is_none());
+        let one = FolioRange::new(last, 1).unwrap();
         assert_eq!(one.run(), last.run());
         assert_eq!(one.keys().1 - one.keys().0, 1);
     }

@@ -3,7 +3,7 @@
 //! One cursor passes over the leaves by words and skips what is empty; folios and adjacent folios
 //! are made of its words.
 
-use super::key::{Adjacent, Key, order_of};
+use super::key::{FolioRange, Key, order_of};
 use super::read::Tree;
 use super::tables::Tables;
 use crate::addr::{Block, Order, Pfn};
@@ -23,9 +23,9 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     }
 
     /// Every preserved folio, those that lie side by side with the same order taken together. See
-    /// [`AdjacentFolios`].
-    pub fn adjacent(&self) -> AdjacentFolios<'a, T> {
-        AdjacentFolios { words: self.words(), word: Word::NONE }
+    /// [`FolioRanges`].
+    pub fn folio_ranges(&self) -> FolioRanges<'a, T> {
+        FolioRanges { words: self.words(), word: Word::NONE }
     }
 
     /// The words from the one that holds `key` on.
@@ -238,18 +238,18 @@ impl<T: Tables + ?Sized> Iterator for Folios<'_, T> {
 }
 
 /// Every preserved folio, those that lie side by side with the same order taken together, as
-/// many as there are: higher orders first, by address within an order. From [`Tree::adjacent`].
+/// many as there are: higher orders first, by address within an order. From [`Tree::folio_ranges`].
 ///
 /// Reads 64 folios at a time where all are preserved.
 #[derive(Clone, Debug)]
-pub struct AdjacentFolios<'a, T: ?Sized> {
+pub struct FolioRanges<'a, T: ?Sized> {
     words: Words<'a, T>,
     word: Word,
 }
 
-impl<'a, T: Tables + ?Sized> AdjacentFolios<'a, T> {
+impl<'a, T: Tables + ?Sized> FolioRanges<'a, T> {
     /// Those of `order`, from the one that holds frame `from` on: the first in a row.
-    pub fn first_of(tree: &Tree<'a, T>, order: Order, from: Pfn) -> Option<Adjacent> {
+    pub fn first_of(tree: &Tree<'a, T>, order: Order, from: Pfn) -> Option<FolioRange> {
         let start = Block::containing(from, order);
         let mut words = tree.words_from(Key::of(start).get());
         loop {
@@ -269,11 +269,11 @@ impl<'a, T: Tables + ?Sized> AdjacentFolios<'a, T> {
     }
 }
 
-impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
-    type Item = Adjacent;
+impl<T: Tables + ?Sized> Iterator for FolioRanges<'_, T> {
+    type Item = FolioRange;
 
     #[inline]
-    fn next(&mut self) -> Option<Adjacent> {
+    fn next(&mut self) -> Option<FolioRange> {
         if self.word.mask == 0 {
             self.word = self.words.next()?;
         }
@@ -283,7 +283,7 @@ impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
         let mut total = u64::from(count);
         if bit + count < 64 {
             self.word.mask &= !0 << (bit + count);
-            return Adjacent::new(first, total);
+            return FolioRange::new(first, total);
         }
         // The row reaches the end of its word, and may go on in the next.
         let mut end = self.word.end();
@@ -303,6 +303,6 @@ impl<T: Tables + ?Sized> Iterator for AdjacentFolios<'_, T> {
             }
             end = self.word.end();
         }
-        Adjacent::new(first, total)
+        FolioRange::new(first, total)
     }
 }

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use heirloom_folio::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use heirloom_kho::linux::{Found, Unread, check};
 use heirloom_kho::tree::{Frames, FramesOf, Geometry, Key};
-use heirloom_kho::{Image, Left, RootView};
+use heirloom_kho::{Block, Image, Left, Order, PAGE_SIZE, Pfn, PhysAddr, RootView, Run};
 use heirloom_restore::{Entry, Error, Surveyed, survey};
 use serde_json::Value;
 

@@ -1,7 +1,8 @@
 //! What is checked before anything is changed: what lies beside the tree, taken for this kernel.
 
-use heirloom_folio::{Block, Kind, Machine, Memory, PageSize, PhysAddr};
-use heirloom_kho::{Fault, ScratchList, SealState, Table};
+use heirloom_folio::{FrameType, Machine, Memory};
+use heirloom_kho::PageSize;
+use heirloom_kho::{Block, Fault, PhysAddr, ScratchList, SealState, Table};
 
 use crate::check::{self, Place};
 use crate::entry::Entry;
@@ -98,7 +99,7 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<He
         });
     }
     if let Some(block) = entry.empty_list(&left(memory))
-        && memory.is_inherited(block)
+        && memory.predecessor().contains(block)
     {
         take_table(memory, Table::Scratch, block)?;
         let [_, list] = &mut held;
@@ -109,11 +110,11 @@ fn hold_entry<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<[Option<He
 
 /// Takes the block of a table, which must be no other table's.
 fn take_table<M: Machine>(memory: &Memory<M>, table: Table, block: Block) -> Result<(), Error> {
-    if !memory.is_inherited(block) && memory.is_preserved(block) {
+    if !memory.predecessor().contains(block) && memory.preserved().contains(block) {
         return Err(Fault::Shared { block }.in_table(table, block.addr(), 0).into());
     }
     // SAFETY: this layer reads the predecessor's tables, and found this one.
-    Ok(unsafe { memory.claim_as(block, Kind::Table) }?)
+    Ok(unsafe { memory.claim_as(block, FrameType::Table) }?)
 }
 
 /// Looks at the seal, which covers at most `frames` frames, as `policy` demands. Returns whether all

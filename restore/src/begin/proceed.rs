@@ -1,9 +1,11 @@
 //! Goes on with the predecessor's pages, or writes this kernel's own beside them.
 
-use heirloom_folio::{Machine, Memory, Order, PhysAddr};
+use heirloom_folio::{Machine, Memory};
 use heirloom_kho::internal::Edit;
 use heirloom_kho::narrow::usize_to_u64;
-use heirloom_kho::{Header, HeaderPage, Name, Producer, RootPage, SUBTREE, SealState, Subtree};
+use heirloom_kho::{
+    Header, HeaderPage, Name, Order, PhysAddr, Producer, RootPage, SUBTREE, SealState, Subtree,
+};
 use heirloom_slab::internal::NewSlabs;
 
 use super::check::scratch_list;

@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use heirloom_folio::DirectMap;
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, PAGE_SIZE, PhysAddr};
-use heirloom_kho::RootView;
+use heirloom_kho::{PAGE_SIZE, PhysAddr, RootView};
 
 #[path = "layout.rs"]
 pub(crate) mod layout;

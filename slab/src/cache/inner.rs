@@ -11,10 +11,11 @@ use core::ptr::{NonNull, null_mut};
 
 use crossbeam_utils::CachePadded;
 use heirloom_folio::internal::BlockMatcher;
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::sync::{AtomicPtr, written};
-use heirloom_folio::{Block, CpuId, Kind, Machine, Memory, Order, PAGE_SIZE, Request};
+use heirloom_folio::{CpuId, FrameType, Machine, Memory, Request};
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::sync::{AtomicPtr, written};
+use heirloom_kho::{Block, Order, PAGE_SIZE};
 use lock_api::Mutex;
 
 use crate::cache::life::Life;
@@ -82,7 +83,7 @@ impl<M: Machine> CacheInner<M> {
         let bytes = slots_at + cpus * size_of::<CachePadded<Slot>>();
         let frames = usize_to_u64(bytes.div_ceil(PAGE_SIZE));
         let order = Order::for_frames(frames).unwrap_or(Order::MAX);
-        let block = memory.alloc(Request::new(order).kind(Kind::Table))?;
+        let block = memory.alloc(Request::new(order).frame_type(FrameType::Table))?;
         let base = memory.machine().ptr(block.addr());
         // SAFETY: the block has room for the control block and, behind it, aligned as they need,
         // one slot for each CPU; it is ours alone.
@@ -98,7 +99,7 @@ impl<M: Machine> CacheInner<M> {
                 geometry,
                 owner,
                 slots,
-                slab: BlockMatcher::new(Kind::Slab, geometry.order),
+                slab: BlockMatcher::new(FrameType::Slab, geometry.order),
                 name,
                 spec,
                 desc,
@@ -191,7 +192,7 @@ impl<M: Machine> Drop for Built<'_, M> {
         // SAFETY: the block is written, and nothing leads to it.
         let freed = unsafe {
             self.inner.drop_in_place();
-            self.memory.free(self.block, Kind::Table)
+            self.memory.free_as(self.block, FrameType::Table)
         };
         debug_assert!(freed.is_ok(), "a block of our own is free to go: {freed:?}");
     }

@@ -13,8 +13,8 @@
 //! cache finds none in, or does not begin. All other calls are those of the cache's users, of which there are
 //! none then.
 
-use heirloom_folio::sync::AtomicU32;
-use heirloom_folio::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use heirloom_kho::sync::AtomicU32;
+use heirloom_kho::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// A call is about to destroy it.
 const CONDEMNED: u32 = 1 << 30;

@@ -4,8 +4,8 @@
 //! lock; unpublished, so that pointers into it lead to none; once every CPU that may have found it before
 //! has left what it was doing, unpreserved; and freed. Where a step fails it is published again; one that was unpreserved by then stays out of use.
 
-use heirloom_folio::sync::Ordering::Relaxed;
-use heirloom_folio::{CpuId, Kind, Machine};
+use heirloom_folio::{CpuId, FrameType, Machine};
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::cache::Cache;
 use crate::lists::Batch;
@@ -46,7 +46,7 @@ impl<M: Machine> Cache<'_, M> {
             let mut refused = Batch::new();
             while let Some(slab) = batch.take(memory.machine()) {
                 // SAFETY: in no list, all of its objects free, and no reader finds it any more.
-                match unsafe { memory.free(slab.block(&inner.geometry), Kind::Table) } {
+                match unsafe { memory.free_as(slab.block(&inner.geometry), FrameType::Table) } {
                     Ok(()) => given += 1,
                     // A raw call on its frames preserved it.
                     Err(_) => refused.add(slab),
@@ -122,8 +122,8 @@ impl<M: Machine> Cache<'_, M> {
         self.drain_own();
         for cpu in CpuId::all(machine.count()) {
             let mut idle = None;
-            machine.idle(cpu, || {
-                // SAFETY: `idle` runs this as if on `cpu`, a CPU of the machine.
+            machine.with_offline_cpu(cpu, || {
+                // SAFETY: `with_offline_cpu` runs this as if on `cpu`, a CPU of the machine.
                 idle = Some(unsafe { inner.slot(cpu).detach() });
             });
             idle.into_iter().flatten().flatten().for_each(|magazine| self.drain(magazine));
@@ -140,7 +140,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Does what [`Cache::flush`] does, for a call that is in.
     fn drain_own(&self) -> bool {
         let inner = self.inner;
-        let own = self.slabs.memory().machine().pinned(|cpu| {
+        let own = self.slabs.memory().machine().with_cpu(|cpu| {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { inner.slot(cpu).detach() })
         });

@@ -6,7 +6,8 @@
 
 use core::ptr::NonNull;
 
-use heirloom_folio::{Block, Kind, Machine, Request};
+use heirloom_folio::{FrameType, Machine, Request};
+use heirloom_kho::Block;
 use heirloom_kho::narrow::u32_to_usize;
 
 use crate::cache::Cache;
@@ -33,7 +34,7 @@ impl<M: Machine> Cache<'_, M> {
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
-        let popped = self.slabs.memory().machine().pinned(|cpu| {
+        let popped = self.slabs.memory().machine().with_cpu(|cpu| {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { inner.slot(cpu).pop_or_detach() })
         });
@@ -66,7 +67,7 @@ impl<M: Machine> Cache<'_, M> {
         if !self.slabs.memory().machine().may_wait() {
             return false;
         }
-        let pushed = self.slabs.memory().machine().pinned(|cpu| {
+        let pushed = self.slabs.memory().machine().with_cpu(|cpu| {
             // SAFETY: as in `alloc`.
             cpu.map(|cpu| unsafe { inner.slot(cpu).push_or_detach(round) })
         });
@@ -200,7 +201,7 @@ impl<M: Machine> Cache<'_, M> {
     /// Puts a magazine into this CPU's slot, and what had to make way where it belongs.
     fn install(&self, magazine: Magazine) {
         let inner = self.inner;
-        let surplus = self.slabs.memory().machine().pinned(|cpu| match cpu {
+        let surplus = self.slabs.memory().machine().with_cpu(|cpu| match cpu {
             // SAFETY: as in `alloc`.
             Some(cpu) => unsafe { inner.slot(cpu).install(magazine) },
             None => Some(magazine),
@@ -225,7 +226,7 @@ impl<M: Machine> Cache<'_, M> {
         let (inner, memory) = (self.inner, self.slabs.memory());
         let geometry = &inner.geometry;
         let block = self.slabs.retry_after_reclaim(|| {
-            Ok(memory.alloc(Request::new(geometry.order).kind(Kind::Table))?)
+            Ok(memory.alloc(Request::new(geometry.order).frame_type(FrameType::Table))?)
         })?;
         let unbuilt = Unbuilt { cache: *self, block };
         // SAFETY: the block was allocated just now, and is a slab from here on.
@@ -302,6 +303,6 @@ impl<M: Machine> Drop for Unbuilt<'_, M> {
         // A constructor panicked, or there is no memory for the cache directory. What a raw call preserved in
         // between is refused, and stays that call's.
         // SAFETY: allocated by `grow`, and never published: no object of it had an owner.
-        let _ = unsafe { self.cache.slabs.memory().free(self.block, Kind::Table) };
+        let _ = unsafe { self.cache.slabs.memory().free_as(self.block, FrameType::Table) };
     }
 }

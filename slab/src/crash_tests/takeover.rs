@@ -6,7 +6,8 @@ use core::alloc::Layout;
 use core::cell::Cell;
 use std::collections::BTreeMap;
 
-use heirloom_folio::{Fate, Kind, PAGE_SIZE};
+use heirloom_folio::{Disposition, FrameType};
+use heirloom_kho::PAGE_SIZE;
 
 use super::*;
 use crate::directory::Source;
@@ -44,13 +45,17 @@ fn stop(slabs: &Slabs<Ram>) -> World {
     let from = slabs.memory().machine().ptr(run.addr());
     // SAFETY: both have these frames, and nothing else runs.
     unsafe { ram.ptr(run.addr()).copy_from_nonoverlapping(from, run.bytes() as usize) };
-    World { ram, map: slabs.memory().tree_root().unwrap(), directory: slabs.cache_directory() }
+    World {
+        ram,
+        map: slabs.memory().preserved().tree_root().unwrap(),
+        directory: slabs.cache_directory(),
+    }
 }
 
 impl World {
     fn revive(self) -> Slabs<Ram> {
         let memory = self.ram.attach(&Ram::frames(FRAMES)).unwrap();
-        let (memory, _) = memory.inherit(self.map).unwrap();
+        let (memory, _) = memory.take_over(self.map).unwrap();
         Slabs::revive(memory, self.directory).unwrap()
     }
 }
@@ -250,7 +255,12 @@ impl Life<'_> {
     }
 
     /// Goes on with an object that was resumed, as its owner does.
-    fn go_on(&self, (addr, size, reuse_tag): (PhysAddr, u64, u8), preserving: bool, fate: u64) {
+    fn go_on(
+        &self,
+        (addr, size, reuse_tag): (PhysAddr, u64, u8),
+        preserving: bool,
+        disposition: u64,
+    ) {
         let id = number(self.slabs, addr);
         let object = self.slabs.memory().machine().ptr(addr);
         match self.dice(7) {
@@ -280,7 +290,7 @@ impl Life<'_> {
                 let caches = self.slabs.caches();
                 caches.for_each(|cache| _ = cache.sweep(self.dice(2)).unwrap());
             }
-            4 => self.finish(fate),
+            4 => self.finish(disposition),
             _ => {}
         }
     }
@@ -346,9 +356,9 @@ impl Life<'_> {
         self.slabs
             .finish_inherited(|unclaimed| {
                 gone();
-                let fate = if how == 3 { self.dice(2) + 1 } else { how };
-                if fate == 1 {
-                    return Fate::Keep;
+                let disposition = if how == 3 { self.dice(2) + 1 } else { how };
+                if disposition == 1 {
+                    return Disposition::Keep;
                 }
                 match unclaimed {
                     Unclaimed::Object { addr, .. } => {
@@ -361,7 +371,7 @@ impl Life<'_> {
                     }
                 }
                 last.borrow().iter().for_each(|id| self.ending(*id));
-                Fate::Free
+                Disposition::Free
             })
             .unwrap();
         gone();
@@ -381,7 +391,7 @@ impl Life<'_> {
             slabs.resume_buffers().unwrap();
         }
         // What is still to be claimed is not to be freed.
-        let fate = if resume { 2 } else { 1 };
+        let disposition = if resume { 2 } else { 1 };
         let with = WITH.constructor(construct);
         let all = [PLAIN, ALWAYS, with].map(|spec| match self.dice(2) {
             0 => slabs.adopt_or_create(spec).unwrap().0,
@@ -390,7 +400,7 @@ impl Life<'_> {
         let resumed = |cache: &&Cache<'_, Ram>| cache.inner.takeover.resumes();
         for cache in all.iter().filter(resumed) {
             for handle in handles(slabs, |record| record.name() == cache.name()) {
-                self.go_on(handle, cache.is_preserving(), fate);
+                self.go_on(handle, cache.is_preserving(), disposition);
             }
         }
         for cache in all.iter().chain([&moved]) {
@@ -408,7 +418,7 @@ impl Life<'_> {
             // They are claimed where they are; what they are of is known then.
             let preserving = handles(slabs, CacheRecord::is_preserving).contains(&handle);
             if resume {
-                self.go_on(handle, preserving, fate);
+                self.go_on(handle, preserving, disposition);
             } else {
                 self.claim(handle, preserving);
             }
@@ -513,17 +523,17 @@ fn settle(world: World, promise: &Promise) {
         // SAFETY: claimed just now.
         unsafe { slabs.free(object) }.unwrap();
     }
-    slabs.finish_inherited(|_| Fate::Free).unwrap();
+    slabs.finish_inherited(|_| Disposition::Free).unwrap();
     // Pages that a call under way had made, and let nothing lead to yet, or no more.
-    let (strays, _) = slabs.memory().disinherit(|_| Fate::Free);
+    let (strays, _) = slabs.memory().predecessor().finish(|_| Disposition::Free);
     assert!(strays <= 2 * 9, "{strays}");
     slabs.shrink();
     let audit = slabs.memory().audit().unwrap();
-    for kind in [Kind::Slab, Kind::Folio, Kind::Run, Kind::Buffer] {
+    for kind in [FrameType::Slab, FrameType::Folio, FrameType::Run, FrameType::Buffer] {
         assert_eq!(audit.allocated[kind as usize], 0, "{kind:?}");
     }
     let pages = slabs.view().pages().count() as u64;
-    assert_eq!(slabs.memory().counts().total(), pages);
+    assert_eq!(slabs.memory().preserved().counts().total(), pages);
     // One page of records, and a table for each cache that ever was.
     assert_eq!(pages, 1 + slabs.view().records().count() as u64);
 }

@@ -1,9 +1,9 @@
 //! The slabs that a cache directory names, one after the other.
 
-use heirloom_folio::PhysAddr;
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::PhysAddr;
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use super::page::HEADER;
 use super::record::CacheRecord;

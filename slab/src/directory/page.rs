@@ -1,7 +1,8 @@
 //! The pages of the cache directory and of slab tables: a link, a count, and entries behind them.
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::{Block, Kind, Machine, Memory, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom_folio::{FrameType, Machine, Memory, Request};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::{Block, Order, PAGE_SIZE, PhysAddr};
 
 use crate::error::Error;
 
@@ -13,13 +14,13 @@ pub(super) const HEADER: usize = 2;
 /// # Errors
 /// [`Error::Folio`]: out of memory.
 pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error> {
-    let block = memory.alloc(Request::new(Order::ZERO).kind(Kind::Table).zeroed())?;
+    let block = memory.alloc(Request::new(Order::ZERO).frame_type(FrameType::Table).zeroed())?;
     // SAFETY: allocated just now.
-    match unsafe { memory.preserve_as(block, Kind::Table) } {
+    match unsafe { memory.preserve_as(block, FrameType::Table) } {
         Ok(()) => Ok(block.addr()),
         Err(error) => {
             // SAFETY: allocated just now, and refused.
-            let freed = unsafe { memory.free(block, Kind::Table) };
+            let freed = unsafe { memory.free_as(block, FrameType::Table) };
             debug_assert!(freed.is_ok(), "a fresh page is free to go: {freed:?}");
             Err(error.into())
         }
@@ -30,10 +31,10 @@ pub(super) fn new_page<M: Machine>(memory: &Memory<M>) -> Result<PhysAddr, Error
 pub(super) fn drop_page<M: Machine>(memory: &Memory<M>, page: PhysAddr) {
     let block = Block::containing(page.pfn(), Order::ZERO);
     // SAFETY: from `new_page`, and nothing leads to it.
-    let unpreserved = unsafe { memory.unpreserve_as(block, Kind::Table) };
+    let unpreserved = unsafe { memory.unpreserve_as(block, FrameType::Table) };
     debug_assert!(unpreserved.is_ok(), "the directory's pages are preserved: {unpreserved:?}");
     // SAFETY: from `new_page`, and nothing leads to it.
-    let freed = unsafe { memory.free(block, Kind::Table) };
+    let freed = unsafe { memory.free_as(block, FrameType::Table) };
     debug_assert!(freed.is_ok(), "an unlinked page is free to go: {freed:?}");
 }
 

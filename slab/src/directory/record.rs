@@ -1,7 +1,8 @@
 //! A cache as the cache directory describes it.
 
-use heirloom_folio::{Order, PageSize, PhysAddr};
+use heirloom_kho::PageSize;
 use heirloom_kho::narrow::u32_to_usize;
+use heirloom_kho::{Order, PhysAddr};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -1,9 +1,11 @@
 //! A cache's slab table, as this kernel writes it: a new one, or a predecessor's, gone on with.
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Machine, Memory, PageSize, PhysAddr};
+use heirloom_folio::{Machine, Memory};
+use heirloom_kho::PageSize;
+use heirloom_kho::PhysAddr;
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::{Relaxed, Release};
 
 use super::page::{HEADER, new_page, words};
 use crate::error::Error;

@@ -2,10 +2,12 @@
 
 use core::marker::PhantomData;
 
-use heirloom_folio::sync::AtomicU64;
-use heirloom_folio::sync::Ordering::{Acquire, Relaxed};
-use heirloom_folio::{Block, Machine, Memory, PageSize, Pages, PhysAddr, Run};
+use heirloom_folio::{Machine, Memory};
+use heirloom_kho::PageSize;
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u32, usize_to_u64};
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::{Acquire, Relaxed};
+use heirloom_kho::{Block, Pages, PhysAddr, Run};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::page::HEADER;
@@ -104,7 +106,7 @@ impl<'m, M: Machine> Source<'m> for Here<'m, M> {
     }
 
     fn holds(self, block: Block) -> bool {
-        self.memory.is_preserved(block)
+        self.memory.preserved().contains(block)
     }
 
     fn words(self, addr: PhysAddr, bytes: usize) -> Option<&'m [AtomicU64]> {
@@ -288,7 +290,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
             return Err(fail(SlabFault::Misplaced));
         }
         claim(block, Part::Slab).map_err(|error| match error {
-            heirloom_folio::Error::WrongKind { .. } => fail(SlabFault::Duplicate),
+            heirloom_folio::Error::WrongType { .. } => fail(SlabFault::Duplicate),
             _ => fail(SlabFault::NotPreserved { block }),
         })
     }

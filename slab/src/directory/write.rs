@@ -1,8 +1,10 @@
 //! The cache directory, as this kernel writes it.
 
-use heirloom_folio::sync::Ordering::{Relaxed, Release};
-use heirloom_folio::{Machine, Memory, PageSize, PhysAddr};
+use heirloom_folio::{Machine, Memory};
+use heirloom_kho::PageSize;
+use heirloom_kho::PhysAddr;
 use heirloom_kho::narrow::usize_to_u64;
+use heirloom_kho::sync::Ordering::{Relaxed, Release};
 use lock_api::Mutex;
 use zerocopy::IntoBytes;
 

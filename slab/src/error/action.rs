@@ -79,7 +79,7 @@ impl fmt::Display for Reason {
 mod tests {
     use std::string::ToString;
 
-    use heirloom_folio::{Order, PhysAddr};
+    use heirloom_kho::{Order, PhysAddr};
 
     use crate::error::Error;
     use crate::name::Name;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use heirloom_folio::{Block, PhysAddr};
+use heirloom_kho::{Block, PhysAddr};
 
 /// Why a predecessor's slab was refused; its text says what is wrong with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

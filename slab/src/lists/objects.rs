@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::DirectMap;
-use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::geometry::{FreeWord, Geometry, ObjectIndex};
 use crate::header::Slab;

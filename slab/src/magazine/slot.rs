@@ -9,13 +9,13 @@
 //! and the state byte are read as soon as they were written, twice a pair. Two stacks keep these
 //! apart by a magazine's worth of objects, which come to no more than 64 KiB.
 //!
-//! A slot is touched inside [`Cpus::pinned`](heirloom_folio::Cpus::pinned) alone, for moments: a
+//! A slot is touched inside [`Cpus::with_cpu`](heirloom_folio::Cpus::with_cpu) alone, for moments: a
 //! magazine is filled and emptied by the call that detached it.
 
 use core::ptr::{NonNull, null_mut};
 
-use heirloom_folio::sync::AtomicPtr;
-use heirloom_folio::sync::Ordering::Relaxed;
+use heirloom_kho::sync::AtomicPtr;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use super::{Chamber, Magazine, Round};
 
@@ -135,7 +135,7 @@ impl Slot {
     /// Takes an object from the magazine that is taken from.
     ///
     /// # Safety
-    /// Runs inside `pinned` or `idle` for this slot's CPU.
+    /// Runs inside `with_cpu` or `with_offline_cpu` for this slot's CPU.
     #[inline]
     pub(crate) unsafe fn pop(&self) -> Option<Round> {
         // SAFETY: the slot is the CPU's own.
@@ -253,7 +253,7 @@ pub(crate) enum Pushed {
 mod tests {
     use std::vec::Vec;
 
-    use heirloom_folio::sync::AtomicU8;
+    use heirloom_kho::sync::AtomicU8;
 
     use super::*;
 

@@ -4,7 +4,8 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{DirectMap, Kind, PhysAddr};
+use heirloom_folio::{DirectMap, FrameType};
+use heirloom_kho::PhysAddr;
 use heirloom_slab::{Action, Error, Name, ObjectState, Slabs};
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::{RngAlgorithm, RngSeed};
@@ -27,10 +28,10 @@ pub(crate) fn slabs(frames: u64) -> Slabs<Ram> {
 
 /// Jumps: the successor over the same memory.
 pub(crate) fn successor(slabs: Slabs<Ram>, frames: u64) -> Result<Slabs<Ram>, Error> {
-    let map = slabs.memory().tree_root()?;
+    let map = slabs.memory().preserved().tree_root()?;
     let directory = slabs.cache_directory();
     let memory = slabs.into_memory().into_machine().attach(&Ram::frames(frames))?;
-    let (memory, _) = memory.inherit(map)?;
+    let (memory, _) = memory.take_over(map)?;
     Slabs::revive(memory, directory)
 }
 
@@ -48,9 +49,9 @@ pub(crate) fn copy_of(ram: &Ram, frames: u64) -> Ram {
 /// The successor that starts while the one before it is in the middle of something: over a copy of
 /// the memory.
 pub(crate) fn copy(slabs: &Slabs<Ram>, frames: u64) -> Slabs<Ram> {
-    let map = slabs.memory().tree_root().unwrap();
+    let map = slabs.memory().preserved().tree_root().unwrap();
     let memory = copy_of(slabs.memory().machine(), frames).attach(&Ram::frames(frames)).unwrap();
-    let (memory, _) = memory.inherit(map).unwrap();
+    let (memory, _) = memory.take_over(map).unwrap();
     Slabs::revive(memory, slabs.cache_directory()).unwrap()
 }
 
@@ -100,5 +101,5 @@ fn pattern(i: usize, seed: u8) -> u8 {
 
 /// Frames of slabs in use.
 pub(crate) fn slab_frames(slabs: &Slabs<Ram>) -> u64 {
-    slabs.memory().audit().unwrap().allocated[Kind::Slab as usize]
+    slabs.memory().audit().unwrap().allocated[FrameType::Slab as usize]
 }

@@ -2,8 +2,7 @@
 
 use core::ops::Range;
 
-use heirloom::folio::PhysAddr;
-use heirloom::kho::{Header, Left as LeftPages, RootView, SUBTREE, Sealed};
+use heirloom::kho::{Header, Left as LeftPages, PhysAddr, RootView, SUBTREE, Sealed};
 
 use crate::world::{Left, PAGE, Place, TableAt, TestMachine};
 

@@ -1,8 +1,7 @@
 //! One bit turned over: who names it, and that it is refused.
 
-use heirloom::folio::sync::AtomicU64;
-use heirloom::folio::{Block, PhysAddr, Run};
-use heirloom::kho::{Header, Image, Pages, Table};
+use heirloom::kho::sync::AtomicU64;
+use heirloom::kho::{Block, Header, Image, Pages, PhysAddr, Run, Table};
 use heirloom::restore::{Error, SealPolicy, verify};
 
 use super::parts::Part;

@@ -1,7 +1,7 @@
 //! Everything that can be claimed is claimed, twice: the second claim fails.
 
-use heirloom::folio::{Block, Kind, PhysAddr, Run};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::FrameType;
+use heirloom::kho::{Block, Handle, Parts, PhysAddr, Run};
 use heirloom::restore::Error;
 
 use super::{Attempt, bounded, named};
@@ -34,7 +34,7 @@ impl Claimed {
         for run in frames {
             let holder = kernel.memory().owning_block(run.start());
             assert!(matches!(holder, Some((held, _, true)) if held == run), "{run} in {holder:?}");
-            assert!(run.blocks().all(|block| kernel.memory().is_preserved(block)), "{run}");
+            assert!(run.blocks().all(|block| kernel.memory().preserved().contains(block)), "{run}");
         }
     }
 
@@ -205,7 +205,7 @@ fn claim(
     match handle.parts()? {
         Parts::Folio(block) => {
             let folio = kernel.claim_folio(handle)?;
-            assert_eq!(folio.block(), block);
+            assert_eq!(folio.extent(), block);
             claimed.frames.push(folio.into_raw().run());
         }
         Parts::Run(run) => {
@@ -217,7 +217,7 @@ fn claim(
             let area = kernel.claim_area(handle)?;
             let mut blocks = 0;
             area.for_each(|block| {
-                assert!(kernel.memory().is_preserved(block), "{block} of an area");
+                assert!(kernel.memory().preserved().contains(block), "{block} of an area");
                 blocks += 1;
             })?;
             assert_eq!(blocks, info.blocks());
@@ -250,7 +250,7 @@ fn claim(
 
 fn assert_is_slab(kernel: &Kernel<'_>, addr: PhysAddr) {
     let holder = kernel.memory().owning_block(addr.pfn());
-    assert!(matches!(holder, Some((_, Kind::Slab, _))), "an object at {addr} in {holder:?}");
+    assert!(matches!(holder, Some((_, FrameType::Slab, _))), "an object at {addr} in {holder:?}");
 }
 
 /// Claims the objects that are left in caches that were adopted, and frees them.
@@ -277,10 +277,10 @@ fn unclaimed_objects(machine: &TestMachine, kernel: &Kernel<'_>, claimed: &mut C
 /// a table stays.
 fn whatever_is_left(machine: &TestMachine, kernel: &Kernel<'_>, claimed: &mut Claimed) {
     let mut left: Vec<Block> = Vec::new();
-    kernel.memory().for_each_inherited(|block| left.push(block));
+    kernel.memory().predecessor().for_each(|block| left.push(block));
     for block in left.into_iter().step_by(2) {
         let Ok(handle) = Handle::new(Parts::Folio(block)) else { continue };
-        let label = kernel.memory().label_of(block);
+        let label = kernel.memory().predecessor().label_of(block);
         match claim(machine, kernel, handle, claimed) {
             Ok(()) => {
                 assert_eq!(label, None, "{block} was claimed as a folio");

@@ -17,9 +17,9 @@ mod usage;
 
 pub use claims::Claimed;
 use heirloom::Error;
-use heirloom::folio::{Error as FolioError, Fate, Kind, Run};
-use heirloom::kho::Handle;
+use heirloom::folio::{Disposition, Error as FolioError, FrameType};
 use heirloom::kho::tree::{Frames, FramesOf};
+use heirloom::kho::{Handle, Run};
 use heirloom::restore::{Entry, Finished, SealPolicy, survey};
 pub use linux::read_dump;
 pub use owners::Owners;
@@ -126,7 +126,7 @@ pub fn take_over(machine: &TestMachine, attempt: &Attempt<'_>) -> Verdict {
     let next = next.unwrap_or_else(|error| panic!("a kernel's own handover: {error}"));
     Owners::of(machine, &next).assert_apart();
     fresh.assert_there(&next);
-    next.finish(|_| Fate::Free).expect("sound");
+    next.finish(|_| Disposition::Free).expect("sound");
     next.memory().audit().expect("consistent");
     assert_whole(machine, &next);
     Verdict::Lived { claims: claimed.count() }
@@ -140,7 +140,7 @@ fn finish(machine: &TestMachine, kernel: &Kernel<'_>, whim: u64, keep: bool) {
         kernel.finish(|_| {
             told += 1;
             turn = turn.rotate_left(1);
-            if turn & 1 == 1 { Fate::Keep } else { Fate::Free }
+            if turn & 1 == 1 { Disposition::Keep } else { Disposition::Free }
         })
     });
     let finished = finished.expect("nothing else wrote the root page");
@@ -150,21 +150,25 @@ fn finish(machine: &TestMachine, kernel: &Kernel<'_>, whim: u64, keep: bool) {
     if keep {
         return;
     }
-    kernel.finish(|_| Fate::Free).expect("what nobody wants can be freed");
+    kernel.finish(|_| Disposition::Free).expect("what nobody wants can be freed");
     // A slab that is not sound is its owner's, where its cache was resumed.
     let unswept: u64 = kernel.slabs().caches().map(|cache| cache.stats().unswept).sum();
     let mut left = Vec::new();
-    kernel.memory().for_each_inherited(|block| left.push(block));
+    kernel.memory().predecessor().for_each(|block| left.push(block));
     assert_eq!(left.len() as u64, unswept, "{left:?}");
     for slab in left {
-        assert_eq!(kernel.memory().label_of(slab), Some(Kind::Slab), "{slab} is left");
+        assert_eq!(
+            kernel.memory().predecessor().label_of(slab),
+            Some(FrameType::Slab),
+            "{slab} is left"
+        );
         let given = bounded(machine, "give up", || {
             // SAFETY: nothing was found in it.
             kernel.slabs().caches().any(|cache| unsafe { cache.give_up(slab.addr()) } == Ok(true))
         });
         assert!(given, "{slab} is of no cache, or sound");
     }
-    let again = kernel.finish(|_| Fate::Keep).expect("nothing to do");
+    let again = kernel.finish(|_| Disposition::Keep).expect("nothing to do");
     assert_eq!(again, Finished::default());
 }
 

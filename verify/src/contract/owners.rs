@@ -1,7 +1,6 @@
 //! Whose frame is whose.
 
-use heirloom::folio::Run;
-use heirloom::kho::{Image, ScratchList};
+use heirloom::kho::{Image, Run, ScratchList};
 
 use crate::world::{Kernel, TestMachine};
 
@@ -20,10 +19,10 @@ impl Owners {
     pub fn of(machine: &TestMachine, kernel: &Kernel<'_>) -> Self {
         let memory = kernel.memory();
         let mut runs = Vec::new();
-        let page = |addr: heirloom::folio::PhysAddr| Run::new(addr.pfn(), 1).expect("a frame");
-        memory.for_each_node(|node| runs.push((page(node.addr), "node")));
-        memory.for_each_preserved(|block| {
-            let who = if memory.is_inherited(block) { "inherited" } else { "preserved" };
+        let page = |addr: heirloom::kho::PhysAddr| Run::new(addr.pfn(), 1).expect("a frame");
+        memory.preserved().for_each_node(|node| runs.push((page(node.addr), "node")));
+        memory.preserved().for_each(|block| {
+            let who = if memory.predecessor().contains(block) { "inherited" } else { "preserved" };
             runs.push((block.run(), who));
         });
         runs.extend(scratch_of(machine, kernel).map(|run| (run, "scratch")));

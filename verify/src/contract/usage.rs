@@ -2,7 +2,8 @@
 
 use std::slice;
 
-use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Request, Run};
+use heirloom::folio::{DirectMap, Error as FolioError, Request};
+use heirloom::kho::{Block, Order, Run};
 use heirloom::restore::Error;
 use heirloom_testkit::is_full;
 
@@ -38,7 +39,7 @@ pub(super) fn fill(machine: &TestMachine, kernel: &Kernel<'_>) {
     if let Some(block) = taken.first() {
         match memory.keep(*block) {
             Ok(()) => memory.let_go(*block).expect("preserved just now"),
-            Err(FolioError::OutOfMemory { .. }) => assert!(!memory.is_preserved(*block)),
+            Err(FolioError::OutOfMemory { .. }) => assert!(!memory.preserved().contains(*block)),
             Err(other) => panic!("{block}: {other}"),
         }
     }
@@ -47,7 +48,7 @@ pub(super) fn fill(machine: &TestMachine, kernel: &Kernel<'_>) {
         let same = bytes_of(machine, block.run()).chunks(page.len()).all(|bytes| bytes == page);
         assert!(same, "{block} has two owners");
         // SAFETY: allocated above, and nobody uses it.
-        unsafe { memory.free(block, Kind::Folio) }.expect("ours");
+        unsafe { memory.free(block) }.expect("ours");
     }
     memory.drain();
     memory.audit().expect("consistent after all was allocated and freed");

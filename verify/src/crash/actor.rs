@@ -6,7 +6,8 @@ mod tables;
 
 use std::cell::Cell;
 
-use heirloom::folio::{NodeId, Order, PAGE_SIZE, Request};
+use heirloom::folio::{NodeId, Request};
+use heirloom::kho::{Order, PAGE_SIZE};
 use heirloom::restore::Error;
 use heirloom_testkit::{Kernel, ObjectKind, Rng, TestObject};
 
@@ -81,7 +82,7 @@ pub(crate) enum Op {
     Realloc(u64, usize),
     PreserveAll(u8),
     UnpreserveAll,
-    PreserveAdjacent(u8),
+    PreserveRange(u8),
     Area(u64, u8),
     AreaGone(u64),
     Records,
@@ -221,7 +222,7 @@ impl<'k, 'a> Actor<'k, 'a> {
             Op::Realloc(number, bytes) => self.realloc(number, bytes),
             Op::PreserveAll(count) => self.preserve_all(count),
             Op::UnpreserveAll => self.unpreserve_all(),
-            Op::PreserveAdjacent(order) => self.preserve_adjacent(at_most(order)),
+            Op::PreserveRange(order) => self.preserve_range(at_most(order)),
             Op::Area(blocks, order) => self.area(blocks, at_most(order)),
             Op::AreaGone(number) => self.area_gone(number),
             Op::Records => self.new_records(),
@@ -266,7 +267,7 @@ pub(crate) fn random(rng: &mut Rng) -> Op {
         45 => Op::Realloc(number, small(rng)),
         46 => Op::Realloc(number, large(rng)),
         47 => Op::PreserveAll(2 + rng.below(4) as u8),
-        48 => Op::PreserveAdjacent(rng.below(2) as u8),
+        48 => Op::PreserveRange(rng.below(2) as u8),
         49 => Op::UnpreserveAll,
         50 | 51 => Op::Area(1 + rng.below(4), rng.below(2) as u8),
         52 => Op::AreaGone(number),

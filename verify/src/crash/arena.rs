@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use heirloom::arena::{Arena, RangeSpec};
+use heirloom::folio::{DirectMap, NodeId};
 #[cfg(heirloom_step)]
-use heirloom::folio::Pfn;
-use heirloom::folio::{DirectMap, NodeId, PAGE_SIZE, PhysAddr};
-use heirloom::kho::{Left, RootView, SUBTREE, Subtree};
+use heirloom::kho::Pfn;
+use heirloom::kho::{Left, PAGE_SIZE, PhysAddr, RootView, SUBTREE, Subtree};
 use heirloom::restore::Entry;
 use heirloom_testkit::{PAGE, Rng, TestMachine};
 

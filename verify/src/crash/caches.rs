@@ -1,6 +1,6 @@
 //! The caches and names that old kernels and successors use, by number.
 
-use heirloom::folio::Order;
+use heirloom::kho::Order;
 use heirloom::slab::{CacheSpec, Persist, persist};
 use heirloom_testkit::{ObjectKind, stamp, word};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -14,9 +14,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Block, DirectMap, Fate, Kind, Order, PAGE_SIZE, PhysAddr, Request};
+use heirloom::folio::{DirectMap, Disposition, FrameType, Request};
 use heirloom::kho::tree::{Geometry, Key};
-use heirloom::kho::{Fault, Table, TableError};
+use heirloom::kho::{Block, Fault, Order, PAGE_SIZE, PhysAddr, Table, TableError};
 use heirloom::restore::{Error, SealPolicy, Unclaimed};
 use heirloom::slab::internal::DirectoryPart;
 use heirloom_testkit::{Kernel, ObjectKind, TestMachine, TestObject};
@@ -314,7 +314,7 @@ fn finish(kernel: &Kernel<'_>) -> Slack {
             Unclaimed::Subtree { .. } => {}
             other => panic!("{other:?}"),
         }
-        Fate::Free
+        Disposition::Free
     });
     finished.expect("freeing needs no memory");
     strays
@@ -341,7 +341,7 @@ fn live_on<'g>(
 
     // All of it is preserved still, and nothing else takes a node.
     let next = machine.jump(kernel);
-    assert_eq!(next.memory().counts().nodes(), fewest_nodes(&preserved(&next)));
+    assert_eq!(next.memory().preserved().counts().nodes(), fewest_nodes(&preserved(&next)));
     let again = publish.is_ok().then(|| ("again".to_owned(), b"and again".to_vec()));
     for (name, bytes) in roots.into_iter().chain(again) {
         assert_eq!(next.claim_root(&name).expect("published").bytes(), bytes);
@@ -376,9 +376,13 @@ fn bare(machine: &TestMachine, kernel: &Kernel<'_>) {
         DirectoryPart::Header { addr, .. } => panic!("a slab in which nothing is: {addr}"),
     });
     assert_eq!((blocks.len() as u64, roll.len() as u64), (OWN + pages, pages), "{blocks:?}");
-    assert_eq!(memory.counts().nodes(), fewest_nodes(&blocks), "nodes that lead to nothing");
+    assert_eq!(
+        memory.preserved().counts().nodes(),
+        fewest_nodes(&blocks),
+        "nodes that lead to nothing"
+    );
     let stats = memory.stats();
-    let tables = memory.counts().nodes() + OWN + pages + kernel.reserve();
+    let tables = memory.preserved().counts().nodes() + OWN + pages + kernel.reserve();
     let free = stats.free() + stats.cached;
     assert_eq!(free + tables + machine.scratch().frames(), machine.frames(), "a leak: {stats:?}");
 }
@@ -396,7 +400,7 @@ fn fewest_nodes(blocks: &[Block]) -> u64 {
 
 pub(super) fn preserved(kernel: &Kernel<'_>) -> Vec<Block> {
     let mut blocks = Vec::new();
-    kernel.memory().for_each_preserved(|block| blocks.push(block));
+    kernel.memory().preserved().for_each(|block| blocks.push(block));
     blocks
 }
 
@@ -419,7 +423,7 @@ fn whole(kernel: &Kernel<'_>, things: &[TestObject]) {
 fn accounts(machine: &TestMachine, kernel: &Kernel<'_>, things: &[TestObject]) {
     kernel.slabs().shrink();
     let audit = kernel.memory().audit().expect("no frame has two owners");
-    let used = |kind: Kind| audit.allocated[kind as usize];
+    let used = |kind: FrameType| audit.allocated[kind as usize];
     let all = audit.free + audit.cached + audit.reserved + audit.allocated.iter().sum::<u64>();
     assert_eq!(all, machine.frames());
     assert_eq!(audit.reserved, machine.scratch().frames(), "{audit:?}");
@@ -427,11 +431,11 @@ fn accounts(machine: &TestMachine, kernel: &Kernel<'_>, things: &[TestObject]) {
         let of = things.iter().filter(|thing| sorts.contains(&thing.kind) && !thing.is_small());
         of.map(TestObject::frames).sum::<u64>()
     };
-    assert_eq!(used(Kind::Folio), sum(&[ObjectKind::Folio, ObjectKind::Area]), "{audit:?}");
-    let runs = used(Kind::Run) + used(Kind::Buffer) + used(Kind::Tail);
+    assert_eq!(used(FrameType::Folio), sum(&[ObjectKind::Folio, ObjectKind::Area]), "{audit:?}");
+    let runs = used(FrameType::Run) + used(FrameType::Buffer) + used(FrameType::Tail);
     assert_eq!(runs, sum(&[ObjectKind::Run, ObjectKind::Buffer]), "{audit:?}");
     let caches = || kernel.slabs().caches().map(|cache| cache.stats());
-    assert_eq!(used(Kind::Slab), caches().map(|s| s.slabs * s.slab_frames).sum::<u64>());
+    assert_eq!(used(FrameType::Slab), caches().map(|s| s.slabs * s.slab_frames).sum::<u64>());
     let small = things.iter().filter(|thing| thing.is_small()).count() as u64;
     assert_eq!(caches().map(|s| s.live).sum::<u64>(), small);
     assert_eq!(caches().map(|s| s.unclaimed).sum::<u64>(), 0);
@@ -452,7 +456,7 @@ fn fill(kernel: &Kernel<'_>, things: &[TestObject]) {
     whole(kernel, things);
     for block in taken {
         // SAFETY: allocated above, and nothing leads to it.
-        unsafe { memory.free(block, Kind::Folio) }.expect("allocated just now");
+        unsafe { memory.free(block) }.expect("allocated just now");
     }
     memory.drain();
 }

@@ -128,7 +128,7 @@ fn measure(machine: &TestMachine, journal: &Journal) {
     let stats = kernel.memory().stats();
     let free = stats.free() + stats.cached;
     let used = machine.frames() - machine.scratch().frames() - free;
-    for is in [kernel.memory().counts().nodes(), frames, pages, used] {
+    for is in [kernel.memory().preserved().counts().nodes(), frames, pages, used] {
         journal.log(0).write(Line::Told(is));
     }
     drop(kernel);

@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use heirloom::folio::PhysAddr;
+use heirloom::kho::PhysAddr;
 use heirloom::restore::Entry;
 use heirloom_testkit::TestObject;
 
@@ -44,7 +44,7 @@ heirloom_testkit::listed! {
     #[repr(u8)]
     pub(crate) enum Call {
         Boot, Revive, AllocFolio, AllocRun, AllocBuffer, AllocBorn, AllocObject, Insert,
-        Realloc, Preserve, Unpreserve, PreserveAll, UnpreserveAll, PreserveAdjacent,
+        Realloc, Preserve, Unpreserve, PreserveAll, UnpreserveAll, PreserveRange,
         Free, Area, AreaGone, Records, Push, RecordsGone, Publish, Unpublish, Subtree,
         SubtreeGone, Seal, Unseal, Shrink, Claim, Adopt, Upgrade, Finish,
     }

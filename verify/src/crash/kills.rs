@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use heirloom::folio::PAGE_SIZE;
+use heirloom::kho::PAGE_SIZE;
 use heirloom_testkit::Rng;
 
 use super::check::Verdict;

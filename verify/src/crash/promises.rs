@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use heirloom::folio::PAGE_SIZE;
+use heirloom::kho::PAGE_SIZE;
 use heirloom::restore::Entry;
 use heirloom_testkit::{ObjectKind, TestObject};
 

@@ -1,6 +1,7 @@
 //! What the old kernel does before it is ended: the same each time, or at random.
 
-use heirloom::folio::{Fate, PAGE_SIZE};
+use heirloom::folio::Disposition;
+use heirloom::kho::PAGE_SIZE;
 use heirloom_testkit::{Kernel, ObjectKind, Rng, TestMachine, TestObject};
 
 use super::actor::{Actor, LAST, Op, random};
@@ -226,7 +227,7 @@ impl Script {
                 // Of one cache the slabs are left, of another an object.
                 actor.take_over_some(|thing| thing.kind == ObjectKind::Object && thing.index == 1);
                 actor.adopt(2);
-                actor.finish(Fate::Free);
+                actor.finish(Disposition::Free);
                 SHORT
             }
             Self::Relay => {
@@ -246,12 +247,13 @@ impl Script {
                 });
                 actor.act_all(BESIDE);
                 leave_own(machine, &kernel);
-                actor.finish(Fate::Free);
+                actor.finish(Disposition::Free);
                 BEHIND
             }
             _ => {
-                let fate = if self == Self::Sweep { Fate::Free } else { Fate::Keep };
-                let plan = Plan { spare: 4, fate: Some(fate) };
+                let disposition =
+                    if self == Self::Sweep { Disposition::Free } else { Disposition::Keep };
+                let plan = Plan { spare: 4, disposition: Some(disposition) };
                 actor.take_over(&mut Rng::new(12), plan);
                 SHORT
             }
@@ -374,8 +376,9 @@ pub(crate) fn program(machine: &TestMachine, journal: &Journal, seed: u64) {
             Actor::new(&kernel, Some(journal.log(0)), base)
         } else {
             let mut actor = heir(&kernel, journal, base);
-            let fate = [None, Some(Fate::Keep), Some(Fate::Free)][rng.below(3) as usize];
-            let plan = Plan { spare: 4, fate };
+            let disposition =
+                [None, Some(Disposition::Keep), Some(Disposition::Free)][rng.below(3) as usize];
+            let plan = Plan { spare: 4, disposition };
             if others.is_empty() {
                 actor.take_over(&mut rng, plan);
             } else {

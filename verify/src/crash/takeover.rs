@@ -4,7 +4,8 @@
 //! It goes on with its predecessor's handover, under the same entry. What was promised before it began is
 //! promised still, whether it has claimed it or not, until it lets it go.
 
-use heirloom::folio::{DirectMap, Fate, PhysAddr};
+use heirloom::folio::{DirectMap, Disposition};
+use heirloom::kho::PhysAddr;
 use heirloom::restore::Unclaimed;
 use heirloom::slab::{self, OldObject};
 use heirloom_testkit::{Kernel, ObjectKind, Rng, TestMachine, TestObject};
@@ -22,7 +23,7 @@ pub(crate) struct Plan {
     /// Of so many things one is not claimed.
     pub(crate) spare: u64,
     /// What nobody claimed is left as it is, or freed; `None`: nobody asks.
-    pub(crate) fate: Option<Fate>,
+    pub(crate) disposition: Option<Disposition>,
 }
 
 /// Leaves a kernel's entry, and says so before.
@@ -98,8 +99,8 @@ impl Actor<'_, '_> {
         self.resolve();
         self.upgrade();
         self.claim_much(rng, plan.spare);
-        if let Some(fate) = plan.fate {
-            self.finish(fate);
+        if let Some(disposition) = plan.disposition {
+            self.finish(disposition);
         }
     }
 
@@ -116,11 +117,11 @@ impl Actor<'_, '_> {
                 });
             }
             self.adopt_all();
-            self.finish(Fate::Keep);
+            self.finish(Disposition::Keep);
             self.resolve();
             self.upgrade();
             self.claim_much(rng, plan.spare);
-            self.finish(Fate::Keep);
+            self.finish(Disposition::Keep);
         });
         self.write(Line::Together(false));
         // What is left is told by one.
@@ -129,8 +130,8 @@ impl Actor<'_, '_> {
             other.owned = taken;
             self.owned.extend::<Vec<_>>(left);
         }
-        if let Some(fate) = plan.fate {
-            self.finish(fate);
+        if let Some(disposition) = plan.disposition {
+            self.finish(disposition);
         }
     }
 
@@ -200,7 +201,7 @@ impl Actor<'_, '_> {
     /// Takes over all there is, and frees what was not promised.
     pub(crate) fn take_over_all(&mut self) {
         self.take_over_some(|_| true);
-        self.finish(Fate::Free);
+        self.finish(Disposition::Free);
     }
 
     /// Finds out what calls have done that were under way when a kernel ended.
@@ -442,18 +443,18 @@ impl Actor<'_, '_> {
     }
 
     /// Leaves what was not claimed as it is, or frees it.
-    pub(crate) fn finish(&mut self, fate: Fate) {
+    pub(crate) fn finish(&mut self, disposition: Disposition) {
         let left: Vec<_> = self.left().copied().collect();
         let frames = left.iter().map(|owned| owned.thing.frames()).sum::<u64>();
         let small = left.iter().filter(|owned| owned.thing.is_small()).count() as u64;
         let lists = left.iter().filter(|owned| owned.thing.kind == ObjectKind::Records);
         let tables = lists.map(|owned| 2 + owned.thing.bytes / 100).sum::<u64>() + 16;
-        let freed = match fate {
-            Fate::Keep => Slack::default(),
-            Fate::Free => slack(frames + tables, frames + tables + 4 * SLAB, small),
+        let freed = match disposition {
+            Disposition::Keep => Slack::default(),
+            Disposition::Free => slack(frames + tables, frames + tables + 4 * SLAB, small),
         };
         self.open(Call::Finish, freed);
-        if fate == Fate::Free {
+        if disposition == Disposition::Free {
             for owned in &left {
                 self.may(owned.id, None);
             }
@@ -465,10 +466,10 @@ impl Actor<'_, '_> {
                 Unclaimed::Object { .. } => Part::Object,
                 _ => Part::Block,
             }));
-            fate
+            disposition
         };
         self.kernel.finish(asked).expect("nothing else writes the root page");
-        if fate == Fate::Free {
+        if disposition == Disposition::Free {
             for owned in &left {
                 self.is(owned.id, None);
             }

@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use arbitrary::{Arbitrary, Unstructured};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{NodeId, OneCpu, PageSize, Pfn, PhysAddr, Run};
+use heirloom::folio::{NodeId, OneCpu};
+use heirloom::kho::PageSize;
+use heirloom::kho::{Pfn, PhysAddr, Run};
 use heirloom_cli::look;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -157,7 +159,7 @@ fn arena() -> Image {
     arena.leave(kernel.entry()).expect("the arena's own page");
     let entry = kernel.entry();
     let mut tables = vec![(entry.root, PAGE as usize), (entry.scratch, 16)];
-    kernel.memory().for_each_node(|node| tables.push((node.addr, PAGE as usize)));
+    kernel.memory().preserved().for_each_node(|node| tables.push((node.addr, PAGE as usize)));
     let table = |(addr, bytes)| TableAt { place: Place::File, addr, bytes };
     let tables = tables.into_iter().map(table).collect();
     let mut bytes = vec![0; (offset + start.bytes()) as usize];

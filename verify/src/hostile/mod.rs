@@ -10,8 +10,7 @@ mod image;
 use std::cell::RefCell;
 
 use arbitrary::{Arbitrary, Unstructured};
-use heirloom::folio::PhysAddr;
-use heirloom::kho::Handle;
+use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
 pub use image::image;

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use heirloom::folio::Order;
+use heirloom::kho::Order;
 use heirloom::slab::{Adopted, Cache, CacheSpec, Error, persist};
 use heirloom_testkit::{Kernel, TestMachine};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

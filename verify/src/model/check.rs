@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Block, Kind, NodeId, Pfn, Run};
+use heirloom::folio::{FrameType, NodeId};
+use heirloom::kho::{Block, Pfn, Run};
 use heirloom::slab::internal::DirectoryPart;
 use heirloom::slab::{Cache, CacheStats, Name};
 use heirloom_testkit::{Kernel, mix};
@@ -62,7 +63,7 @@ impl State {
     /// of this kernel's slabs, and takes note of who has what.
     fn check_owners(&mut self, kernel: &Kernel<'_>) -> u64 {
         let memory = kernel.memory();
-        let mut expected: BTreeMap<Pfn, (Run, Kind, bool)> = BTreeMap::new();
+        let mut expected: BTreeMap<Pfn, (Run, FrameType, bool)> = BTreeMap::new();
         let mut put = |run: Run, kind, preserved| {
             let before = expected.insert(run.start(), (run, kind, preserved));
             assert_eq!(before, None, "{run} has two owners");
@@ -70,9 +71,9 @@ impl State {
         for thing in &self.owned {
             thing.holds().into_iter().for_each(|(run, kind)| put(run, kind, thing.preserved));
         }
-        self.hog.iter().for_each(|block| put(block.run(), Kind::Folio, false));
+        self.hog.iter().for_each(|block| put(block.run(), FrameType::Folio, false));
         for block in self.known_tables() {
-            put(block.run(), Kind::Table, true);
+            put(block.run(), FrameType::Table, true);
         }
         for (block, label) in &self.inherited {
             if let Some(kind) = label {
@@ -85,8 +86,8 @@ impl State {
             frames.take(run);
             match expected.remove(&run.start()) {
                 Some(due) => assert_eq!((run, kind, preserved), due),
-                None if kind == Kind::Slab => slabs += run.frames(),
-                None => assert_eq!(kind, Kind::Table, "{run} is nobody's"),
+                None if kind == FrameType::Slab => slabs += run.frames(),
+                None => assert_eq!(kind, FrameType::Table, "{run} is nobody's"),
             }
         });
         assert!(expected.is_empty(), "not there: {expected:?}");
@@ -106,10 +107,13 @@ impl State {
     fn check_preserved(&self, kernel: &Kernel<'_>) {
         let memory = kernel.memory();
         let mut found = BTreeSet::new();
-        memory.for_each_preserved(|block| assert!(found.insert(block), "{block} comes twice"));
+        memory.preserved().for_each(|block| assert!(found.insert(block), "{block} comes twice"));
         let mut rows = 0;
-        memory.for_each_adjacent(|row| rows += row.count());
-        assert_eq!((rows, memory.counts().total()), (found.len() as u64, found.len() as u64));
+        memory.preserved().for_each_range(|row| rows += row.count());
+        assert_eq!(
+            (rows, memory.preserved().counts().total()),
+            (found.len() as u64, found.len() as u64)
+        );
         let frames = found.iter().map(|block| block.order().frames()).sum::<u64>();
         assert_eq!(memory.stats().preserved, frames);
         let mut take = |block: Block| assert!(found.remove(&block), "{block} is not preserved");
@@ -120,7 +124,7 @@ impl State {
         self.known_tables().for_each(&mut take);
         kernel.slabs().for_each_table(|part| {
             if let DirectoryPart::Page(page) = part {
-                take(Block::containing(page.pfn(), heirloom::folio::Order::ZERO));
+                take(Block::containing(page.pfn(), heirloom::kho::Order::ZERO));
             }
         });
         let alive = self.owned.iter().filter(|thing| thing.preserved).chain(&self.left);
@@ -139,7 +143,7 @@ impl State {
         assert_eq!(found.len() as u64, all - used, "preserved, and nobody's: {found:?}");
         for block in found {
             let holder = memory.owning_block(block.pfn());
-            assert_eq!(holder, Some((block.run(), Kind::Slab, true)));
+            assert_eq!(holder, Some((block.run(), FrameType::Slab, true)));
         }
     }
 
@@ -147,8 +151,8 @@ impl State {
     fn check_inherited(&self, kernel: &Kernel<'_>) {
         let memory = kernel.memory();
         let mut found = BTreeMap::new();
-        memory.for_each_inherited(|block| {
-            found.insert(block, memory.label_of(block));
+        memory.predecessor().for_each(|block| {
+            found.insert(block, memory.predecessor().label_of(block));
         });
         assert_eq!(found, self.inherited);
     }
@@ -164,16 +168,19 @@ impl State {
         assert_eq!(stats.frames, self.frames.count());
         assert_eq!(stats.free() + stats.cached + stats.used(), stats.frames);
         let audit = memory.audit().expect("no frame has two states");
-        let of = |kind: Kind| audit.allocated[kind as usize];
+        let of = |kind: FrameType| audit.allocated[kind as usize];
         let owned: u64 = self
             .owned
             .iter()
             .flat_map(ModelObject::holds)
-            .filter(|(_, kind)| *kind != Kind::Table)
+            .filter(|(_, kind)| *kind != FrameType::Table)
             .map(|(run, _)| run.frames())
             .sum();
         let named = owned + self.hog.len() as u64;
-        assert_eq!(of(Kind::Folio) + of(Kind::Run) + of(Kind::Buffer) + of(Kind::Tail), named);
+        assert_eq!(
+            of(FrameType::Folio) + of(FrameType::Run) + of(FrameType::Buffer) + of(FrameType::Tail),
+            named
+        );
         let hidden: u64 = self
             .inherited
             .iter()
@@ -184,9 +191,9 @@ impl State {
             .sum();
         assert_eq!(audit.reserved, hidden, "{audit:?}");
         assert_eq!((audit.free, audit.cached), (stats.free(), stats.cached));
-        let theirs = self.inherited.iter().filter(|(_, label)| **label == Some(Kind::Slab));
+        let theirs = self.inherited.iter().filter(|(_, label)| **label == Some(FrameType::Slab));
         let theirs: u64 = theirs.map(|(block, _)| block.order().frames()).sum();
-        assert_eq!(of(Kind::Slab), slabs + theirs);
+        assert_eq!(of(FrameType::Slab), slabs + theirs);
     }
 
     /// Each cache has the objects that the model has, in the states it has.

@@ -1,7 +1,7 @@
 //! Claiming what the predecessor left: by its handle, once, and by no other.
 
-use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order, Run};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{DirectMap, Error as FolioError, FrameType};
+use heirloom::kho::{Block, Handle, Order, Parts, Run};
 use heirloom::restore::Error;
 use heirloom::slab::Error as SlabError;
 use heirloom_testkit::{Kernel, is_full, mix};
@@ -124,7 +124,7 @@ impl State {
 
     /// Checks that a refusal is the one that is due.
     fn check_refusal(&mut self, kernel: &Kernel<'_>, error: Error, due: (Due, bool), what: &str) {
-        use FolioError::{NotMemory, NotPreserved, WrongKind};
+        use FolioError::{NotMemory, NotPreserved, WrongType};
         use SlabError::{NotAdopted, Stale, WrongLength};
         if due.1 && is_full(&error) {
             return self.starved(kernel, error, 24 + 6 * 70);
@@ -132,13 +132,15 @@ impl State {
         let right = match due.0 {
             Due::Had => false,
             Due::NoHandle => matches!(error, Error::Handle { .. }),
-            Due::Labelled => matches!(folio_error(error), Some(WrongKind { .. })),
+            Due::Labelled => matches!(folio_error(error), Some(WrongType { .. })),
             Due::Absent => match folio_error(error) {
                 Some(NotPreserved { .. } | NotMemory { .. }) => true,
                 // A slab or a table of this kernel's is said to be that.
-                Some(WrongKind { pfn, found: found @ (Kind::Slab | Kind::Table), .. }) => {
-                    kernel.memory().owning_block(pfn).is_some_and(|(_, kind, _)| kind == found)
-                }
+                Some(WrongType {
+                    pfn,
+                    found: found @ (FrameType::Slab | FrameType::Table),
+                    ..
+                }) => kernel.memory().owning_block(pfn).is_some_and(|(_, kind, _)| kind == found),
                 _ => false,
             },
             Due::Refused(Why::NotAdopted) => matches!(error, Error::Slab(NotAdopted { .. })),
@@ -246,7 +248,7 @@ impl State {
             .inherited
             .iter()
             .filter(|(block, label)| {
-                **label == Some(Kind::Slab) && !kernel.memory().is_inherited(**block)
+                **label == Some(FrameType::Slab) && !kernel.memory().predecessor().contains(**block)
             })
             .map(|(block, _)| *block)
             .collect();
@@ -329,7 +331,7 @@ impl State {
                 Parts::Run(Run::new(start, 1 + b / 10 % 3).expect("frames"))
             }
             (8, Some(Parts::Object { addr, bytes, tag })) => {
-                let addr = heirloom::folio::PhysAddr::new(addr.get() + 8);
+                let addr = heirloom::kho::PhysAddr::new(addr.get() + 8);
                 Parts::Object { addr, bytes, tag }
             }
             _ => return,
@@ -348,7 +350,7 @@ impl State {
         };
         let left = self.left_roots.get(&name).cloned();
         let block = left.as_ref().and_then(|left| {
-            let at = |(block, label): &(&Block, &Option<Kind>)| {
+            let at = |(block, label): &(&Block, &Option<FrameType>)| {
                 label.is_none() && block.addr() == left.addr && left.length <= block.order().bytes()
             };
             self.inherited.iter().find(at).map(|(block, _)| *block)

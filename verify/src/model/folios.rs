@@ -1,8 +1,9 @@
 //! Folios and runs: what is asked of the page allocator, and what it must answer.
 
 use heirloom::folio::{
-    Block, Error, Folio, FolioRun, Kind, NodeId, Order, PreservedFolio, PreservedRun, Request, Run,
+    Error, Folio, FrameType, NodeId, OwnedRun, PreservedFolio, PreservedRun, Request,
 };
+use heirloom::kho::{Block, Order, Run};
 use heirloom_testkit::Kernel;
 
 use super::state::{ModelKind, ModelObject, PAGE, State};
@@ -45,7 +46,7 @@ impl State {
         let (request, only) = placed(request, b / 128);
         let order = request.order();
         let fits = self.frames.fits(order.frames(), order, only);
-        match memory.folio(request) {
+        match memory.alloc_folio(request) {
             Ok(folio) => {
                 let run = folio.into_raw().run();
                 assert!(fits && self.frames.is_free(run), "{run} was not free");
@@ -70,9 +71,9 @@ impl State {
         let block = Block::containing(pfn, order(b / 2));
         let run = Run::new(pfn, 1 + b / 2 % 9).expect("frames of this memory");
         let (run, done) = if as_run {
-            (run, memory.alloc_run_at(run, Kind::Run))
+            (run, memory.alloc_at(run))
         } else {
-            (block.run(), memory.alloc_at(block, Kind::Folio))
+            (block.run(), memory.alloc_at(block))
         };
         let free = self.frames.is_free(run);
         match done {
@@ -97,7 +98,7 @@ impl State {
         let memory = kernel.memory();
         let frames = if a.is_multiple_of(16) { 40 + a / 16 % 90 } else { 1 + a / 16 % 21 };
         let align = Order::new((b % 16).saturating_sub(10) as u8).unwrap_or_default();
-        let request = Request::new(align).kind(Kind::Run);
+        let request = Request::new(align).frame_type(FrameType::Run);
         let request = if b & 16 != 0 { request.zeroed() } else { request };
         let (request, only) = placed(request, b / 32);
         let fits = self.frames.fits(frames, align, only);
@@ -127,9 +128,9 @@ impl State {
         // SAFETY: the model owns the run, and goes on with what is returned.
         let done = unsafe {
             if frames > run.frames() {
-                memory.grow_run(run, frames, Kind::Run)
+                memory.grow_run(run, frames)
             } else {
-                memory.shrink_run(run, frames, Kind::Run)
+                memory.shrink_run(run, frames)
             }
         };
         let more = Run::between(run.end(), run.start().add(frames)).filter(|more| !more.is_empty());
@@ -188,9 +189,9 @@ impl State {
         let run = thing.run().expect("frames");
         let free = || match thing.folio() {
             // SAFETY: the model owns it, or it is free already.
-            Some(block) => unsafe { memory.free(block, Kind::Folio) },
+            Some(block) => unsafe { memory.free(block) },
             // SAFETY: as above.
-            None => unsafe { memory.free_run(run, Kind::Run) },
+            None => unsafe { memory.free(run) },
         };
         if thing.preserved {
             let head = run.blocks().next().expect("frames");
@@ -203,7 +204,7 @@ impl State {
                 // SAFETY: the model owns it.
                 Some(block) => drop(unsafe { Folio::from_raw(memory, block) }),
                 // SAFETY: as above.
-                None => drop(unsafe { FolioRun::from_raw(memory, run) }),
+                None => drop(unsafe { OwnedRun::from_raw(memory, run) }),
             }
         } else {
             assert_eq!(free(), Ok(()));
@@ -228,44 +229,40 @@ impl State {
         let (found, expected) = unsafe {
             match (thing.folio(), b % 5) {
                 (Some(block), 0) if wrong.pfn() == pfn => (
-                    memory.free(wrong, Kind::Folio),
+                    memory.free(wrong),
                     Error::WrongOrder { pfn, expected: other, found: block.order() },
                 ),
                 (Some(block), 1) => (
-                    memory.free(block, Kind::Slab),
-                    Error::WrongKind { pfn, expected: Kind::Slab, found: Kind::Folio },
+                    memory.free_as(block, FrameType::Slab),
+                    Error::WrongType { pfn, expected: FrameType::Slab, found: FrameType::Folio },
                 ),
                 (Some(block), 2) => (
-                    memory.free_run(run, Kind::Buffer),
-                    Error::WrongKind {
+                    memory.free_as(run, FrameType::Buffer),
+                    Error::WrongType {
                         pfn: block.pfn(),
-                        expected: Kind::Buffer,
-                        found: Kind::Folio,
+                        expected: FrameType::Buffer,
+                        found: FrameType::Folio,
                     },
                 ),
-                (Some(block), 3) if run.frames() > 1 => (
-                    memory.free(inside, Kind::Folio),
-                    Error::TailFrame { pfn: inside.pfn(), of: block },
-                ),
+                (Some(block), 3) if run.frames() > 1 => {
+                    (memory.free(inside), Error::TailFrame { pfn: inside.pfn(), of: block })
+                }
                 (Some(_), _) => (
-                    memory.preserve_run(run, Kind::Run),
-                    Error::WrongKind { pfn, expected: Kind::Run, found: Kind::Folio },
+                    memory.preserve(run),
+                    Error::WrongType { pfn, expected: FrameType::Run, found: FrameType::Folio },
                 ),
                 (None, 0) => (
-                    memory.free(head, Kind::Folio),
-                    Error::WrongKind { pfn, expected: Kind::Folio, found: Kind::Run },
+                    memory.free(head),
+                    Error::WrongType { pfn, expected: FrameType::Folio, found: FrameType::Run },
                 ),
                 (None, 1) => (
                     memory.preserve(head),
-                    Error::WrongKind { pfn, expected: Kind::Folio, found: Kind::Run },
+                    Error::WrongType { pfn, expected: FrameType::Folio, found: FrameType::Run },
                 ),
                 (None, _) => {
                     let longer = Run::new(pfn, run.frames() + 1).expect("frames of this memory");
                     let (expected, found) = (longer.frames(), run.frames());
-                    (
-                        memory.free_run(longer, Kind::Run),
-                        Error::WrongLength { pfn, expected, found },
-                    )
+                    (memory.free(longer), Error::WrongLength { pfn, expected, found })
                 }
             }
         };
@@ -291,14 +288,14 @@ impl State {
                 }),
             Some(block) => memory.keep(block),
             // SAFETY: as above.
-            None if typed => unsafe { FolioRun::from_raw(memory, run) }
+            None if typed => unsafe { OwnedRun::from_raw(memory, run) }
                 .preserve()
                 .map(|kept| _ = kept.into_raw())
                 .map_err(|refused| {
                     refused.value.into_raw();
                     refused.error
                 }),
-            None => memory.keep_run(run, Kind::Run),
+            None => memory.keep(run),
         };
         match done {
             Ok(()) => {
@@ -341,7 +338,7 @@ impl State {
                 .unpreserve()
                 .map(|run| _ = run.into_raw())
                 .map_err(|refused| refused.error),
-            None => memory.let_go_run(run, Kind::Run),
+            None => memory.let_go(run),
         };
         if thing.preserved {
             assert_eq!(done, Ok(()));
@@ -373,7 +370,7 @@ impl State {
         let keep = self.hog.len().saturating_sub((a % 14) as usize);
         for block in self.hog.drain(keep..) {
             // SAFETY: the model owns it.
-            unsafe { memory.free(block, Kind::Folio) }.expect("allocated");
+            unsafe { memory.free(block) }.expect("allocated");
         }
         memory.drain();
     }
@@ -383,7 +380,7 @@ impl State {
         let keep = if a.is_multiple_of(3) { self.hog.len() / 2 } else { 0 };
         for block in self.hog.drain(keep..) {
             // SAFETY: the model owns it.
-            unsafe { kernel.memory().free(block, Kind::Folio) }.expect("allocated");
+            unsafe { kernel.memory().free(block) }.expect("allocated");
         }
     }
 }

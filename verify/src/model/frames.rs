@@ -1,7 +1,8 @@
 //! Which frames are in use, a bit each: what the model finds room in.
 
 use bitvec::vec::BitVec;
-use heirloom::folio::{Kind, Memory, NodeId, Order, Pfn, Run};
+use heirloom::folio::{FrameType, Memory, NodeId};
+use heirloom::kho::{Order, Pfn, Run};
 use heirloom_testkit::TestMachine;
 
 /// A bit for each frame of each range: whether somebody has it.
@@ -88,7 +89,7 @@ impl Frames {
 }
 
 /// Calls `each` with everything that the kinds bytes say is somebody's, by address.
-pub(super) fn walk(memory: &Memory<&TestMachine>, mut each: impl FnMut(Run, Kind, bool)) {
+pub(super) fn walk(memory: &Memory<&TestMachine>, mut each: impl FnMut(Run, FrameType, bool)) {
     for (range, _) in memory.ranges() {
         let mut pfn = range.start();
         while pfn < range.end() {

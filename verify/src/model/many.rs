@@ -1,7 +1,8 @@
 //! Many folios at once: any of them, and such as lie side by side.
 
-use heirloom::folio::{Adjacent, Block, Error, Kind, Order};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::Error;
+use heirloom::kho::tree::FolioRange;
+use heirloom::kho::{Block, Handle, Order, Parts};
 use heirloom_testkit::Kernel;
 
 use super::folios::frames_of;
@@ -30,7 +31,7 @@ impl State {
             .find(|(n, i)| self.owned[**i].preserved == keep || those[..*n].contains(*i));
         let fault = fault.map(|(n, _)| blocks[n]);
         if keep {
-            let done = memory.keep_all(&blocks);
+            let done = memory.keep(&blocks[..]);
             match (done, fault) {
                 (Err(error), Some(block)) if error == (Error::AlreadyPreserved { block }) => {
                     self.refused();
@@ -51,7 +52,7 @@ impl State {
                 self.drop_subtree(kernel, block.addr());
             }
             let expected = fault.map_or(Ok(()), |block| Err(Error::NotPreserved { block }));
-            assert_eq!(memory.let_go_all(&blocks), expected);
+            assert_eq!(memory.let_go(&blocks[..]), expected);
             if fault.is_none() {
                 for i in those {
                     self.let_go(i);
@@ -71,16 +72,16 @@ impl State {
         let start = self.frames.nth(a).align_down(order);
         let blocks = (0..count).map(|i| Block::containing(start.add(i << order.get()), order));
         let free: Vec<_> = blocks.take_while(|block| self.frames.is_free(block.run())).collect();
-        let Some(row) = free.first().and_then(|first| Adjacent::new(*first, free.len() as u64))
+        let Some(row) = free.first().and_then(|first| FolioRange::new(*first, free.len() as u64))
         else {
             return;
         };
         for (n, block) in free.iter().enumerate() {
-            if memory.alloc_at(*block, Kind::Folio).is_err() {
+            if memory.alloc_at(*block).is_err() {
                 assert!(!memory.machine().all_within_reach());
                 for block in &free[..n] {
                     // SAFETY: allocated above.
-                    unsafe { memory.free(*block, Kind::Folio) }.expect("allocated above");
+                    unsafe { memory.free(*block) }.expect("allocated above");
                 }
                 return;
             }
@@ -90,7 +91,7 @@ impl State {
             self.own(kernel, frames_of(ModelKind::Folio(order), block.run(), seed));
         }
         let last = self.owned.len();
-        if let Err(error) = memory.keep_adjacent(row) {
+        if let Err(error) = memory.keep(row) {
             return self.starved(kernel, error.into(), 12);
         }
         for i in last - free.len()..last {
@@ -98,11 +99,11 @@ impl State {
             self.owned[i].handle = Handle::new(parts).ok();
             self.owned[i].preserved = true;
         }
-        let again = memory.keep_adjacent(row);
+        let again = memory.keep(row);
         assert_eq!(again, Err(Error::AlreadyPreserved { block: row.first() }));
         self.refused();
         if (b / 512).is_multiple_of(2) {
-            assert_eq!(memory.let_go_adjacent(row), Ok(()));
+            assert_eq!(memory.let_go(row), Ok(()));
             (last - free.len()..last).for_each(|i| self.let_go(i));
         }
     }

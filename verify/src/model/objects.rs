@@ -3,8 +3,8 @@
 use core::ptr::NonNull;
 use std::alloc::Layout;
 
-use heirloom::folio::{Block, DirectMap, Error as FolioError, Kind, Order};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{DirectMap, Error as FolioError, FrameType};
+use heirloom::kho::{Block, Handle, Order, Parts};
 use heirloom::restore::Error as RestoreError;
 use heirloom::slab::{Action, AllocOptions, CacheStats, Error, ObjectState, Owner};
 use heirloom_testkit::Kernel;
@@ -19,7 +19,7 @@ fn ptr(kernel: &Kernel<'_>, thing: &ModelObject) -> NonNull<u8> {
 /// A pointer to so many bytes behind the start.
 fn behind(kernel: &Kernel<'_>, thing: &ModelObject, bytes: u64) -> NonNull<u8> {
     let addr = thing.addr.get() + bytes;
-    kernel.memory().machine().ptr(heirloom::folio::PhysAddr::new(addr))
+    kernel.memory().machine().ptr(heirloom::kho::PhysAddr::new(addr))
 }
 
 /// The refusal of something that a single call preserved.
@@ -48,7 +48,7 @@ impl State {
                 let size = size as u64;
                 assert!(size >= bytes);
                 let (slab, kind, _) = kernel.memory().owning_block(addr.pfn()).expect("its slab");
-                assert_eq!(kind, Kind::Slab);
+                assert_eq!(kind, FrameType::Slab);
                 let order = Order::for_frames(slab.frames()).expect("few frames");
                 let slab = Block::containing(slab.start(), order);
                 let name = cache.as_str();
@@ -290,18 +290,19 @@ impl State {
                 }
                 (Some(_), 2) => inside(slabs.preserve(behind(kernel, &thing, 1))),
                 (Some(object), 3) => {
-                    let (pfn, expected, found) = (object.slab.pfn(), Kind::Folio, Kind::Slab);
-                    let refused = FolioError::WrongKind { pfn, expected, found };
-                    kernel.memory().free(object.slab, Kind::Folio) == Err(refused)
+                    let (pfn, expected, found) =
+                        (object.slab.pfn(), FrameType::Folio, FrameType::Slab);
+                    let refused = FolioError::WrongType { pfn, expected, found };
+                    kernel.memory().free(object.slab) == Err(refused)
                 }
                 (Some(_), _) => kernel.handle_of(behind(kernel, &thing, 3)).is_err(),
                 (None, 0) if thing.bytes > PAGE => inside(slabs.free(behind(kernel, &thing, PAGE))),
                 (None, 1) => inside(slabs.free(behind(kernel, &thing, 8))),
                 (None, 2) => {
                     let run = thing.run().expect("a large buffer");
-                    let (pfn, expected, found) = (run.start(), Kind::Run, Kind::Buffer);
-                    let refused = FolioError::WrongKind { pfn, expected, found };
-                    kernel.memory().free_run(run, Kind::Run) == Err(refused)
+                    let (pfn, expected, found) = (run.start(), FrameType::Run, FrameType::Buffer);
+                    let refused = FolioError::WrongType { pfn, expected, found };
+                    kernel.memory().free(run) == Err(refused)
                 }
                 (None, 3) => {
                     let Some(cache) = slabs.caches().next() else { return };

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Block, DirectMap, Fate, Kind, PhysAddr, Run};
-use heirloom::kho::Parts;
+use heirloom::folio::{DirectMap, Disposition, FrameType};
+use heirloom::kho::{Block, Parts, PhysAddr, Run};
 use heirloom::restore::{Finished, Unclaimed};
 use heirloom::slab::Error as SlabError;
 use heirloom_testkit::{Kernel, mix};
@@ -143,7 +143,7 @@ impl State {
         // What was taken is gone, each by itself.
         self.left.retain(|thing| !seen.contains(&thing.addr));
         self.inherited.retain(|block, label| {
-            *label != Some(Kind::Slab) || kernel.memory().is_inherited(*block)
+            *label != Some(FrameType::Slab) || kernel.memory().predecessor().contains(*block)
         });
         let inherited = &self.inherited;
         for object in self.left.iter().filter_map(ModelObject::object) {
@@ -156,11 +156,11 @@ impl State {
 
     /// Asks what nobody claimed: everything is left as it is, or freed, or some of it.
     pub(super) fn finish(&mut self, kernel: &Kernel<'_>, a: u64, b: u64) {
-        let fate = |at: u64| match a % 4 {
-            0 => Fate::Free,
-            1 => Fate::Keep,
-            _ if mix(b ^ at) & 1 == 0 => Fate::Keep,
-            _ => Fate::Free,
+        let disposition = |at: u64| match a % 4 {
+            0 => Disposition::Free,
+            1 => Disposition::Keep,
+            _ if mix(b ^ at) & 1 == 0 => Disposition::Keep,
+            _ => Disposition::Free,
         };
         let mut log = Vec::new();
         let done = kernel.finish(|unclaimed| {
@@ -172,9 +172,9 @@ impl State {
                 Unclaimed::Object { addr, .. } => addr,
                 other => panic!("{other:?}"),
             };
-            let fate = fate(at.get());
-            log.push((unclaimed, fate));
-            fate
+            let disposition = disposition(at.get());
+            log.push((unclaimed, disposition));
+            disposition
         });
         let finished = done.unwrap_or_else(|error| panic!("freeing needs no memory: {error}"));
         self.check_finish(&log, finished);
@@ -182,8 +182,8 @@ impl State {
             self.seal.clear();
         }
         // Names were asked about first: what is asked about later they name no more.
-        for (unclaimed, fate) in log {
-            let Fate::Free = fate else { continue };
+        for (unclaimed, disposition) in log {
+            let Disposition::Free = disposition else { continue };
             match unclaimed {
                 Unclaimed::Subtree { name, addr, .. } => {
                     self.left_roots.remove(name.as_str());
@@ -206,13 +206,15 @@ impl State {
         // Slabs in which nothing survived are not worth a question.
         let used: BTreeSet<_> =
             self.left.iter().filter_map(ModelObject::object).map(|o| o.slab).collect();
-        self.inherited.retain(|block, label| *label != Some(Kind::Slab) || used.contains(block));
+        self.inherited
+            .retain(|block, label| *label != Some(FrameType::Slab) || used.contains(block));
         self.prune();
     }
 
     /// The unclaimed block without a label that begins at an address.
     fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
-        let at = |(block, label): &(&Block, &Option<Kind>)| label.is_none() && block.addr() == addr;
+        let at =
+            |(block, label): &(&Block, &Option<FrameType>)| label.is_none() && block.addr() == addr;
         self.inherited.iter().find(at).map(|(block, _)| *block)
     }
 
@@ -228,7 +230,7 @@ impl State {
     }
 
     /// Checks that it was asked about what is left, all of it, and about nothing else, once each.
-    fn check_finish(&self, log: &[(Unclaimed, Fate)], finished: Finished) {
+    fn check_finish(&self, log: &[(Unclaimed, Disposition)], finished: Finished) {
         let (mut objects, mut slabs) = (BTreeMap::new(), BTreeMap::new());
         for thing in &self.left {
             match thing.object() {
@@ -244,12 +246,12 @@ impl State {
         then.published.clone_from(&self.published);
         then.subtrees.clone_from(&self.subtrees);
         then.inherited.clone_from(&self.inherited);
-        for (unclaimed, fate) in log {
+        for (unclaimed, disposition) in log {
             if let Unclaimed::Subtree { name, addr, bytes } = unclaimed {
                 let left = names.remove(name.as_str());
                 let left = left.unwrap_or_else(|| panic!("{name} is not left"));
                 assert_eq!((left.addr, Some(left.length)), (*addr, *bytes));
-                if *fate == Fate::Free {
+                if *disposition == Disposition::Free {
                     then.left_roots.remove(name.as_str());
                     let block = then.blob_at(*addr);
                     if let Some(block) = block.filter(|block| !then.is_named(*block)) {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use heirloom::folio::{Block, Cpus, Kind, Memory, Order, PhysAddr};
+use heirloom::folio::{Cpus, FrameType, Memory};
+use heirloom::kho::{Block, Order, PhysAddr};
 use heirloom::restore::{Error, SealPolicy};
 use heirloom::slab::internal::DirectoryPart;
 use heirloom_testkit::{Kernel, TestMachine, is_full};
@@ -160,7 +161,7 @@ impl State {
         let entry = kernel.entry();
         let sealed = kernel.is_sealed();
         let (mut nodes, frames) = (0, self.frames.count());
-        kernel.memory().for_each_node(|_| nodes += 1);
+        kernel.memory().preserved().for_each_node(|_| nodes += 1);
         assert!(sealed || self.seal.is_empty());
         let generation = kernel.generation();
         end(kernel);
@@ -223,13 +224,13 @@ impl State {
             }
         });
         self.inherited.clear();
-        kernel.memory().for_each_preserved(|block| {
+        kernel.memory().preserved().for_each(|block| {
             if own.contains(&block) {
                 return;
             }
             let slab =
-                matches!(kernel.memory().owning_block(block.pfn()), Some((_, Kind::Slab, _)));
-            self.inherited.insert(block, slab.then_some(Kind::Slab));
+                matches!(kernel.memory().owning_block(block.pfn()), Some((_, FrameType::Slab, _)));
+            self.inherited.insert(block, slab.then_some(FrameType::Slab));
         });
         self.owned.retain(|thing| thing.preserved);
         for thing in &mut self.owned {
@@ -315,13 +316,13 @@ pub fn run(setting: Setting, program: &[Step]) -> Figures {
     state.check(&kernel, 0);
     let tables = |kernel: &Kernel<'_>| {
         let audit = kernel.memory().audit().expect("no frame has two states");
-        let nodes = kernel.memory().counts().nodes();
+        let nodes = kernel.memory().preserved().counts().nodes();
         // The cache directory has a page for each cache that ever was, and keeps it.
         let mut roll = 0;
         kernel
             .slabs()
             .for_each_table(|part| roll += u64::from(matches!(part, DirectoryPart::Page(_))));
-        audit.allocated[Kind::Table as usize] - nodes - roll - kernel.reserve()
+        audit.allocated[FrameType::Table as usize] - nodes - roll - kernel.reserve()
     };
     let at_first = tables(&kernel);
     for (n, step) in program.iter().enumerate() {

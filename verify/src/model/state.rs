@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Block, DirectMap, Kind, Order, PAGE_SIZE, PhysAddr, Run};
-use heirloom::kho::Handle;
+use heirloom::folio::{DirectMap, FrameType};
+use heirloom::kho::{Block, Handle, Order, PAGE_SIZE, PhysAddr, Run};
 use heirloom::slab::Name;
 use heirloom_testkit::{Kernel, TestMachine, is_stamped, stamp};
 
@@ -122,15 +122,15 @@ impl ModelObject {
 
     /// Whose frames they are in the eyes of the page allocator: all of its blocks, each with its
     /// kind. An object has none.
-    pub(super) fn holds(&self) -> Vec<(Run, Kind)> {
+    pub(super) fn holds(&self) -> Vec<(Run, FrameType)> {
         let part = |(i, block): (usize, &Block)| {
             let chunk = i == 0 || matches!(self.what, ModelKind::Records(_));
-            (block.run(), if chunk { Kind::Table } else { Kind::Folio })
+            (block.run(), if chunk { FrameType::Table } else { FrameType::Folio })
         };
         let kind = match self.what {
-            ModelKind::Folio(_) => Kind::Folio,
-            ModelKind::Run => Kind::Run,
-            ModelKind::Large { .. } => Kind::Buffer,
+            ModelKind::Folio(_) => FrameType::Folio,
+            ModelKind::Run => FrameType::Run,
+            ModelKind::Large { .. } => FrameType::Buffer,
             ModelKind::Object(_) => return Vec::new(),
             ModelKind::Area(_) | ModelKind::Records(_) => {
                 return self.parts.iter().enumerate().map(part).collect();
@@ -255,7 +255,7 @@ pub(crate) struct State {
     /// The caches of which a slab was adopted.
     pub adopts: BTreeSet<Name>,
     /// What is preserved and unclaimed, with its label.
-    pub inherited: BTreeMap<Block, Option<Kind>>,
+    pub inherited: BTreeMap<Block, Option<FrameType>>,
     /// What this kernel published, or claimed of what was published.
     pub published: BTreeMap<String, Published>,
     /// Subtrees of our own.

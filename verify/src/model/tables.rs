@@ -1,9 +1,7 @@
 //! Areas, lists of records, and what is published: what is asked of the restore layer.
 
-use heirloom::folio::{
-    Block, DirectMap, Error as FolioError, Folio, Kind, Order, PhysAddr, Request,
-};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{DirectMap, Error as FolioError, Folio, FrameType, Request};
+use heirloom::kho::{Block, Handle, Order, Parts, PhysAddr};
 use heirloom::restore::{Error, PreservedArea, Records};
 use heirloom_testkit::{Kernel, TestMachine};
 
@@ -62,13 +60,13 @@ impl State {
         let order = Order::new((a % 3) as u8).unwrap_or_default();
         let count = if b.is_multiple_of(64) { 60 + b % 5 } else { 1 + b % 7 };
         let folios: Vec<_> =
-            (0..count).map_while(|_| memory.folio(Request::new(order)).ok()).collect();
+            (0..count).map_while(|_| memory.alloc_folio(Request::new(order)).ok()).collect();
         if folios.len() < count as usize {
             // They are freed where they are dropped.
             self.figures.starved += 1;
             return;
         }
-        let mut blocks: Vec<_> = folios.iter().map(Folio::block).collect();
+        let mut blocks: Vec<_> = folios.iter().map(Folio::extent).collect();
         let wrong = (b / 64).is_multiple_of(8);
         if wrong {
             blocks.push(blocks[0]);
@@ -283,7 +281,7 @@ impl State {
                 self.refused();
             }
             // A buffer can be freed at any time.
-            Err(Error::Folio(FolioError::WrongKind { .. })) if large => self.refused(),
+            Err(Error::Folio(FolioError::WrongType { .. })) if large => self.refused(),
             Err(error) => panic!("{name}: {error}"),
         }
     }
@@ -315,7 +313,7 @@ impl State {
         let left = self.left_roots.iter().map(|(name, l)| (name.clone(), (l.addr, l.length)));
         assert_eq!(found, published.chain(self.subtrees.clone()).chain(left).collect());
         for published in self.published.values() {
-            assert!(kernel.memory().is_preserved(published.block));
+            assert!(kernel.memory().preserved().contains(published.block));
             let start = kernel.memory().machine().ptr(published.block.addr());
             // SAFETY: published bytes, which nobody writes.
             let bytes =
@@ -339,7 +337,7 @@ impl State {
     pub(super) fn seal(&mut self, kernel: &Kernel<'_>) {
         let preserved = || {
             let mut blocks = std::collections::BTreeSet::new();
-            kernel.memory().for_each_preserved(|block| _ = blocks.insert(block));
+            kernel.memory().preserved().for_each(|block| _ = blocks.insert(block));
             blocks
         };
         kernel.unseal().expect("our own seal");
@@ -352,7 +350,7 @@ impl State {
                 assert!(!self.seal.is_empty());
                 for block in &self.seal {
                     let holder = kernel.memory().owning_block(block.pfn());
-                    assert_eq!(holder, Some((block.run(), Kind::Table, true)));
+                    assert_eq!(holder, Some((block.run(), FrameType::Table, true)));
                 }
                 (self.dirty, self.opened) = (false, false);
             }

@@ -1,8 +1,7 @@
 //! Checksums made right again after tables were tampered with, so that what is behind them is
 //! reached: a predecessor that means harm does the same.
 
-use heirloom::folio::{PhysAddr, Run};
-use heirloom::kho::Header;
+use heirloom::kho::{Header, PhysAddr, Run};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::world::{Left, Place, TestMachine};

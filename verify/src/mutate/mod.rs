@@ -14,7 +14,7 @@ mod mend;
 
 use arbitrary::Arbitrary;
 pub use forge::Forged;
-use heirloom::folio::PhysAddr;
+use heirloom::kho::PhysAddr;
 use heirloom::restore::Entry;
 pub use mend::mend;
 

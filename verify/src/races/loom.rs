@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic as plain;
 use std::sync::atomic::Ordering::{self, Relaxed};
 
-use heirloom::folio::sync::{Op, Orders, Watcher};
+use heirloom::kho::sync::{Op, Orders, Watcher};
 use heirloom_testkit::checker::{Checker, under};
 use heirloom_testkit::in_pool;
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Built with `--cfg heirloom_model`: the library's atomics then ask a watcher before each
-//! operation (`heirloom_folio::sync`). Nothing else in it changes. The machine is the testkit's, its
+//! operation (`heirloom_kho::sync`). Nothing else in it changes. The machine is the testkit's, its
 //! memory at the same addresses in each run.
 
 mod loom;

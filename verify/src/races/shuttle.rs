@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
-use heirloom::folio::sync::{Op, Orders, Watcher};
+use heirloom::kho::sync::{Op, Orders, Watcher};
 use heirloom_testkit::checker::{Checker, under};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};

@@ -6,8 +6,9 @@ mod check;
 use core::ptr::NonNull;
 use std::collections::BTreeSet;
 
-use heirloom::folio::{Block, Error, Fate, Kind, Memory, NodeId, Order, PAGE_SIZE, Pfn, Run};
+use heirloom::folio::{Disposition, Error, FrameType, Memory, NodeId};
 use heirloom::kho::tree::Geometry;
+use heirloom::kho::{Block, Order, PAGE_SIZE, Pfn, Run};
 use heirloom_testkit::TestMachine;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -43,14 +44,14 @@ pub enum Step {
     /// Claim a run's first block as a folio.
     ClaimPart(usize),
     /// Free what nobody claimed, or leave it.
-    Finish(Fate),
+    Finish(Disposition),
 }
 
 /// Frames that somebody has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Extent {
     run: Run,
-    kind: Kind,
+    kind: FrameType,
     preserved: bool,
 }
 
@@ -172,7 +173,7 @@ impl<'b> Frames<'b> {
         assert!(free < u64::from(Geometry::BUILD.levels) * blocks, "{error}: {free} are free");
     }
 
-    fn own(&mut self, run: Run, kind: Kind) {
+    fn own(&mut self, run: Run, kind: FrameType) {
         self.model.owned.push(Extent { run, kind, preserved: false });
         self.mark(run);
     }
@@ -212,19 +213,19 @@ impl World for Frames<'_> {
         let mut steps = vec![Step::Alloc(0), Step::Alloc(1), Step::Alloc(2), Step::Run];
         for (i, thing) in self.model.owned.iter().enumerate() {
             steps.extend([Step::Free(i), Step::Preserve(i), Step::Unpreserve(i)]);
-            if thing.kind == Kind::Run {
+            if thing.kind == FrameType::Run {
                 steps.extend([Step::Resize(i, true), Step::Resize(i, false)]);
             }
         }
         steps.extend([Step::Drain, Step::Jump]);
         for (i, thing) in self.model.left.iter().enumerate() {
             steps.push(Step::Claim(i));
-            if thing.kind == Kind::Run && thing.run.frames() > 1 {
+            if thing.kind == FrameType::Run && thing.run.frames() > 1 {
                 steps.push(Step::ClaimPart(i));
             }
         }
         if !self.model.inherited.is_empty() {
-            steps.extend([Step::Finish(Fate::Free), Step::Finish(Fate::Keep)]);
+            steps.extend([Step::Finish(Disposition::Free), Step::Finish(Disposition::Keep)]);
         }
         steps
     }
@@ -244,7 +245,7 @@ impl World for Frames<'_> {
             Step::Jump => self.jump(),
             Step::Claim(i) => self.claim(i),
             Step::ClaimPart(i) => self.claim_part(i),
-            Step::Finish(fate) => self.finish(fate),
+            Step::Finish(disposition) => self.finish(disposition),
         }
         self.check();
         self.forget_free();
@@ -269,7 +270,7 @@ impl World for Frames<'_> {
         let mut hasher = Xxh3::new();
         // Which of the tables is the tree's root; what it contains follows.
         let mut root = None;
-        self.memory.get().for_each_node(|node| _ = root.get_or_insert(node.addr.get()));
+        self.memory.get().preserved().for_each_node(|node| _ = root.get_or_insert(node.addr.get()));
         hasher.update(&root.unwrap_or(0).to_le_bytes());
         let pages = self.ranges.iter().flat_map(|(r, _)| r.start().get()..r.end().get());
         let taken =

@@ -4,7 +4,8 @@ use core::fmt;
 use core::mem::{MaybeUninit, needs_drop};
 use core::ptr::NonNull;
 
-use heirloom::folio::{DirectMap, Run};
+use heirloom::folio::DirectMap;
+use heirloom::kho::Run;
 use heirloom_testkit::TestMachine;
 
 /// Bytes as they are, pointers and padding among them.

@@ -1,6 +1,7 @@
 //! The whole library in the smallest memory that lets it do anything.
 
-use heirloom::folio::{DirectMap, PAGE_SIZE, Pfn, Run};
+use heirloom::folio::DirectMap;
+use heirloom::kho::{PAGE_SIZE, Pfn, Run};
 use heirloom_testkit::{Kernel, TestMachine};
 use xxhash_rust::xxh3::Xxh3;
 

@@ -1,10 +1,9 @@
 //! Memory as a dump has it: what Linux 7.3 left, with every table of it.
 
-use heirloom::folio::sync::AtomicU64;
-use heirloom::folio::sync::Ordering::Relaxed;
-use heirloom::folio::{Block, Order, PhysAddr, Run};
+use heirloom::kho::sync::AtomicU64;
+use heirloom::kho::sync::Ordering::Relaxed;
 use heirloom::kho::tree::{Geometry, Key};
-use heirloom::kho::{AreaPart, Chain, Image, Left, RootView};
+use heirloom::kho::{AreaPart, Block, Chain, Image, Left, Order, PhysAddr, RootView, Run};
 use heirloom::restore::{Entry, Error};
 use heirloom_kho::linux::{Known, Luo, Memblock};
 
@@ -222,7 +221,7 @@ impl Bytes for Dump {
 
 /// The capture's root page with a subtree more.
 fn root_with_memblock(dump: &Dump) -> Vec<u8> {
-    use heirloom::folio::sync::AtomicU32;
+    use heirloom::kho::sync::AtomicU32;
     use heirloom::kho::{Name, RootPage};
     let left = Left::bare(dump);
     let root = RootView::read(&left, ROOT).expect("the capture's root is sound");

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use heirloom::folio::{Fate, PhysAddr};
+use heirloom::folio::Disposition;
 use heirloom::kho::{
-    AreaPart, Chain, Handle, Header, Left as LeftPages, Name, Parts, RootView, SUBTREE,
+    AreaPart, Chain, Handle, Header, Left as LeftPages, Name, Parts, PhysAddr, RootView, SUBTREE,
 };
 use heirloom::restore::{Entry, Error};
 use heirloom::slab::CacheSpec;
@@ -128,7 +128,7 @@ impl Shape {
                 kept = rest.into_iter().map(|(_, kept)| kept).collect();
                 kept.push(TestObject::keep(&kernel, Recipe::Folio(1), 77).expect("room"));
                 kept.push(TestObject::keep(&kernel, Recipe::Buffer(40, false), 78).expect("room"));
-                kernel.finish(|_| Fate::Keep).expect("room");
+                kernel.finish(|_| Disposition::Keep).expect("room");
             }
             drop(kernel.claim_root("root").expect("published"));
             kernel.publish("root", &<[u8; 16]>::from(kept[0].handle())).expect("room");

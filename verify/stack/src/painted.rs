@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use heirloom::folio::{Fate, Linear, NodeId, OneCpu, Order, PAGE_SIZE, PhysAddr, Request, Run};
-use heirloom::kho::Handle;
+use heirloom::folio::{Disposition, Linear, NodeId, OneCpu, Request};
+use heirloom::kho::{Handle, Order, PAGE_SIZE, PhysAddr, Run};
 use heirloom::restore::{Entry, SealPolicy};
 use heirloom::slab::CacheSpec;
 use heirloom::{Error, Heirloom};
@@ -76,7 +76,7 @@ fn work(ground: &mut Ground) -> Result<(), Error> {
     for _ in 0..100 {
         cache.alloc()?;
     }
-    let folio = kernel.memory().folio(Request::new(Order::ZERO))?;
+    let folio = kernel.memory().alloc_folio(Request::new(Order::ZERO))?;
     let kept = folio.preserve().map_err(|refused| refused.error)?;
     let handle = kernel.folio_handle(&kept)?;
     ground.handle = Some(handle);
@@ -113,7 +113,7 @@ fn adopt(ground: &mut Ground) -> Result<(), Error> {
 
 #[inline(never)]
 fn finish(ground: &mut Ground) -> Result<(), Error> {
-    ground.kernel().finish(|_| Fate::Free)?;
+    ground.kernel().finish(|_| Disposition::Free)?;
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Mutex;
 
-use heirloom::folio::{Block, Kind, Memory};
+use heirloom::folio::Memory;
+use heirloom::kho::Block;
 use heirloom::kho::tree::Geometry;
 use heirloom_testkit::TestMachine;
 use heirloom_verify::races::{Model, on};
@@ -49,7 +50,7 @@ impl Frames {
 
     fn give(&self, n: usize) {
         // SAFETY: allocated in the beginning, and each thread frees another.
-        unsafe { self.memory.free(self.there[n], Kind::Folio) }.unwrap();
+        unsafe { self.memory.free(self.there[n]) }.unwrap();
     }
 
     fn count(&self, ok: bool) {
@@ -65,7 +66,7 @@ impl Frames {
         assert_eq!(taken.len(), all, "a frame was handed out twice");
         let audit = self.memory.audit().unwrap();
         let frames = self.memory.stats().frames;
-        let nodes = self.memory.counts().nodes();
+        let nodes = self.memory.preserved().counts().nodes();
         assert_eq!(audit.free + audit.cached + in_use + all as u64 + nodes, frames);
         self.memory.drain_all();
         assert_eq!(self.memory.audit().unwrap().cached, 0);
@@ -168,7 +169,7 @@ fn of_two_that_preserve_a_folio_one_succeeds() {
         threads: &[preserve, preserve],
         after: |world| {
             assert_eq!(*world.done.lock().unwrap(), 1);
-            assert!(world.memory.is_preserved(world.there[0]));
+            assert!(world.memory.preserved().contains(world.there[0]));
             assert_eq!(world.memory.stats().preserved, 2);
             world.assert_sound(2);
         },
@@ -192,14 +193,14 @@ fn neighbours_are_preserved_and_let_go_while_a_third_counts() {
             |world| world.preserve(1).unwrap(),
             |world| {
                 let mut seen = Vec::new();
-                world.memory.for_each_preserved(|block| seen.push(block));
+                world.memory.preserved().for_each(|block| seen.push(block));
                 assert!(seen.contains(&world.there[2]), "it was preserved all the time");
                 assert!(seen.is_sorted() && seen.iter().all(|block| world.there.contains(block)));
             },
             |world| world.unpreserve(0).unwrap(),
         ],
         after: |world| {
-            assert_eq!(world.memory.counts().total(), 2);
+            assert_eq!(world.memory.preserved().counts().total(), 2);
             world.assert_sound(3);
         },
     }
@@ -212,7 +213,7 @@ fn neighbours_are_preserved_and_let_go_while_a_third_counts() {
 fn two_make_the_nodes_of_one_path() {
     fn preserve(world: &Frames, n: usize) {
         world.preserve(n).unwrap();
-        assert!(world.memory.is_preserved(world.there[n]));
+        assert!(world.memory.preserved().contains(world.there[n]));
     }
     Model {
         name: "two make the nodes of one path",
@@ -225,7 +226,7 @@ fn two_make_the_nodes_of_one_path() {
                 on(cpu, || {
                     let block = world.memory.alloc(single()).unwrap();
                     // SAFETY: allocated just now.
-                    unsafe { world.memory.free(block, Kind::Folio) }.unwrap();
+                    unsafe { world.memory.free(block) }.unwrap();
                 });
             }
             world
@@ -233,9 +234,12 @@ fn two_make_the_nodes_of_one_path() {
         threads: &[|world| preserve(world, 0), |world| preserve(world, 1)],
         after: |world| {
             let mut seen = Vec::new();
-            world.memory.for_each_preserved(|block| seen.push(block));
+            world.memory.preserved().for_each(|block| seen.push(block));
             assert_eq!(seen, world.there);
-            assert_eq!(world.memory.counts().nodes(), u64::from(Geometry::BUILD.levels));
+            assert_eq!(
+                world.memory.preserved().counts().nodes(),
+                u64::from(Geometry::BUILD.levels)
+            );
             world.assert_sound(2);
         },
     }

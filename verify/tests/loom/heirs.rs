@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use heirloom::Heirloom;
-use heirloom::folio::{Block, DirectMap, Fate, Kind, Memory, Order, PhysAddr, Request, Run};
-use heirloom::kho::Handle;
+use heirloom::folio::{DirectMap, Disposition, FrameType, Memory, Request};
+use heirloom::kho::{Block, Handle, Order, PhysAddr, Run};
 use heirloom_testkit::TestMachine;
 use heirloom_verify::races::Model;
 
@@ -25,7 +25,7 @@ fn heirs(object: bool) -> Heirs {
         // SAFETY: in use, and no thread frees it.
         unsafe { kernel.preserve(object) }.unwrap()
     } else {
-        let folio = kernel.memory().folio(single()).unwrap();
+        let folio = kernel.memory().alloc_folio(single()).unwrap();
         let folio = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
         let handle = kernel.folio_handle(&folio).unwrap();
         folio.into_raw();
@@ -94,13 +94,13 @@ impl Leaving {
     fn build(frames: u64) -> Self {
         let machine = TestMachine::pooled(24, 2, false);
         let memory = machine.memory();
-        let request = Request::new(Order::for_frames(frames).unwrap()).kind(Kind::Run);
+        let request = Request::new(Order::for_frames(frames).unwrap()).frame_type(FrameType::Run);
         let left = memory.alloc_run(frames, request).unwrap();
         // SAFETY: allocated just now.
-        unsafe { memory.preserve_run(left, Kind::Run) }.unwrap();
-        let root = memory.tree_root().unwrap();
+        unsafe { memory.preserve(left) }.unwrap();
+        let root = memory.preserved().tree_root().unwrap();
         drop(memory);
-        let (memory, _) = machine.memory().inherit(root).unwrap();
+        let (memory, _) = machine.memory().take_over(root).unwrap();
         let (run, folio, told) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { memory, left, run, folio, told, taken: Mutex::default() }
     }
@@ -111,18 +111,18 @@ impl Leaving {
     }
 
     fn claim(&self) {
-        let claimed = self.memory.claim(self.last(), Kind::Folio);
+        let claimed = self.memory.claim(self.last());
         *self.folio.lock().unwrap() = Some(claimed.is_ok());
     }
 
     fn claim_run(&self) {
-        let claimed = self.memory.claim_run(self.left, Kind::Run);
+        let claimed = self.memory.claim(self.left);
         *self.run.lock().unwrap() = Some(claimed.is_ok());
     }
 
     /// Frees what nobody claimed, and takes all that is free then.
     fn finish(&self) {
-        *self.told.lock().unwrap() = Some(self.memory.disinherit(|_| Fate::Free));
+        *self.told.lock().unwrap() = Some(self.memory.predecessor().finish(|_| Disposition::Free));
         while let Ok(block) = self.memory.alloc(single()) {
             self.taken.lock().unwrap().push(block);
         }
@@ -146,9 +146,9 @@ fn a_claim_beside_a_finish_that_frees_comes_first_or_is_refused() {
         after: |world| {
             let claimed = world.folio.lock().unwrap().unwrap();
             assert_eq!(world.is_taken(world.last()), !claimed);
-            assert_eq!(world.memory.is_preserved(world.last()), claimed);
+            assert_eq!(world.memory.preserved().contains(world.last()), claimed);
             assert_eq!(world.told.lock().unwrap().unwrap(), (u64::from(!claimed), 0));
-            assert_eq!(world.memory.disinherit(|_| Fate::Free), (0, 0));
+            assert_eq!(world.memory.predecessor().finish(|_| Disposition::Free), (0, 0));
             world.memory.audit().unwrap();
         },
     }
@@ -172,12 +172,12 @@ fn a_run_its_last_block_and_a_finish_get_each_block_once() {
             for block in world.left.blocks() {
                 let owned = run || folio && block == world.last();
                 // What was put back after it was asked about is there still.
-                let left = world.memory.is_inherited(block);
+                let left = world.memory.predecessor().contains(block);
                 let taken = world.is_taken(block);
                 gone += u64::from(taken);
                 let owners = u32::from(owned) + u32::from(left) + u32::from(taken);
                 assert_eq!(owners, 1, "{block}: owned {owned}, left {left}, freed {taken}");
-                assert_eq!(world.memory.is_preserved(block), !taken, "{block}");
+                assert_eq!(world.memory.preserved().contains(block), !taken, "{block}");
             }
             assert_eq!(freed, gone);
             world.memory.audit().unwrap();
@@ -199,21 +199,28 @@ impl Labelled {
         let left = leaving.last();
         let Leaving { memory, .. } = leaving;
         // SAFETY: nothing here reads slabs.
-        unsafe { memory.label(left, Kind::Slab) }.unwrap();
+        unsafe { memory.predecessor().label(left, FrameType::Slab) }.unwrap();
         Self { memory, left, run: Mutex::default() }
     }
 
     /// As adopting does when there is no memory for the rest of it.
     fn claim_and_put_back(&self) {
         // SAFETY: labelled by this test.
-        if unsafe { self.memory.claim_as(self.left, Kind::Slab) }.is_ok() {
+        if unsafe { self.memory.claim_as(self.left, FrameType::Slab) }.is_ok() {
             // SAFETY: claimed just now, and not written.
-            unsafe { self.memory.unclaim(self.left, Kind::Table, Some(Kind::Slab)) }.unwrap();
+            unsafe {
+                self.memory.predecessor().unclaim_labelled(
+                    self.left,
+                    FrameType::Table,
+                    FrameType::Slab,
+                )
+            }
+            .unwrap();
         }
     }
 
     fn claim_as_run(&self) {
-        let claimed = self.memory.claim_run(self.left.run(), Kind::Run);
+        let claimed = self.memory.claim(self.left.run());
         *self.run.lock().unwrap() = Some(claimed.is_ok());
     }
 }
@@ -228,8 +235,8 @@ fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
         threads: &[Labelled::claim_and_put_back, Labelled::claim_as_run],
         after: |world| {
             assert_eq!(*world.run.lock().unwrap(), Some(false));
-            assert!(world.memory.is_inherited(world.left));
-            assert_eq!(world.memory.label_of(world.left), Some(Kind::Slab));
+            assert!(world.memory.predecessor().contains(world.left));
+            assert_eq!(world.memory.predecessor().label_of(world.left), Some(FrameType::Slab));
         },
     }
     .check();
@@ -289,7 +296,7 @@ fn an_object_is_discarded_while_its_slab_is_adopted() {
 impl Adopting {
     /// Frees what nobody claimed.
     fn finish(&self) {
-        self.kernel.finish(|_| Fate::Free).unwrap();
+        self.kernel.finish(|_| Disposition::Free).unwrap();
     }
 
     /// Adopts what is there still.
@@ -314,8 +321,10 @@ fn a_slab_is_adopted_beside_a_finish_that_frees() {
             assert_eq!(cache.stats().unclaimed, 0);
             assert!(cache.shrink() <= 1);
             let mut left = 0;
-            world.kernel.memory().for_each_inherited(|block| {
-                left += u32::from(world.kernel.memory().label_of(block) != Some(Kind::Table));
+            world.kernel.memory().predecessor().for_each(|block| {
+                left += u32::from(
+                    world.kernel.memory().predecessor().label_of(block) != Some(FrameType::Table),
+                );
             });
             assert_eq!(left, 0);
             world.kernel.memory().audit().unwrap();
@@ -391,7 +400,10 @@ impl Published {
         let start = std::ptr::NonNull::from(root.bytes()).cast();
         let at = self.kernel.memory().machine().phys(start).unwrap();
         let block = Block::containing(at.pfn(), Order::ZERO);
-        assert!(self.kernel.memory().is_preserved(block), "given back while it is looked at");
+        assert!(
+            self.kernel.memory().preserved().contains(block),
+            "given back while it is looked at"
+        );
     }
 
     fn publish(&self) {
@@ -416,7 +428,7 @@ fn a_root_is_claimed_beside_a_publish_of_its_name() {
             assert_eq!(roots, 1, "published: {published}");
             world.kernel.unpublish("root").unwrap();
             assert_eq!(
-                world.kernel.finish(|_| Fate::Free).unwrap().folios,
+                world.kernel.finish(|_| Disposition::Free).unwrap().folios,
                 0,
                 "published: {published}"
             );
@@ -481,7 +493,7 @@ impl Pair {
 
     /// Frees what was not claimed, and counts it.
     fn finish(&self) {
-        let freed = self.kernel.finish(|_| Fate::Free).unwrap().objects;
+        let freed = self.kernel.finish(|_| Disposition::Free).unwrap().objects;
         *self.ends.discarded.lock().unwrap() += usize::try_from(freed).unwrap();
     }
 }
@@ -576,7 +588,7 @@ fn a_slabs_last_object_is_discarded_while_its_cache_shrinks() {
             let kernel = &world.adopting.kernel;
             let stats = kernel.slabs().caches().next().unwrap().stats();
             assert_eq!((stats.slabs, stats.unclaimed, stats.preserved), (0, 0, 0));
-            assert_eq!(kernel.memory().audit().unwrap().allocated[Kind::Slab as usize], 0);
+            assert_eq!(kernel.memory().audit().unwrap().allocated[FrameType::Slab as usize], 0);
         },
     }
     .check();

@@ -10,7 +10,8 @@ mod objects;
 mod resume;
 mod seals;
 
-use heirloom::folio::{DirectMap, Kind, Memory, Order, PAGE_SIZE, Request};
+use heirloom::folio::{DirectMap, Memory, Request};
+use heirloom::kho::{Order, PAGE_SIZE};
 use heirloom::slab::CacheSpec;
 use heirloom_testkit::TestMachine;
 
@@ -28,7 +29,7 @@ fn ruin(memory: &Memory<&'static TestMachine>) {
         // SAFETY: allocated just now.
         unsafe {
             memory.machine().ptr(block.addr()).write_bytes(0xff, PAGE_SIZE);
-            memory.free(block, Kind::Folio).unwrap();
+            memory.free(block).unwrap();
         }
     }
     memory.drain();

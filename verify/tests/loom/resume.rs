@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use heirloom::Heirloom;
-use heirloom::folio::{DirectMap, Fate, PhysAddr};
+use heirloom::folio::{DirectMap, Disposition};
+use heirloom::kho::PhysAddr;
 use heirloom_testkit::TestMachine;
 use heirloom_verify::races::Model;
 
@@ -60,7 +61,7 @@ impl Resuming {
     }
 
     fn finish(&self) {
-        self.kernel.slabs().finish_inherited(|_| Fate::Free).unwrap();
+        self.kernel.slabs().finish_inherited(|_| Disposition::Free).unwrap();
     }
 
     fn free(&self, which: usize) {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use heirloom::Heirloom;
-use heirloom::folio::Block;
+use heirloom::kho::Block;
 use heirloom::restore::{Entry, Error, SealPolicy};
 use heirloom_testkit::TestMachine;
 use heirloom_verify::races::Model;
@@ -103,7 +103,7 @@ fn what_is_preserved_beside_a_seal_is_sealed_or_makes_it_untrue() {
                     machine.try_revive(entry, SealPolicy::Ignored).unwrap()
                 }
             };
-            assert!(kernel.memory().is_inherited(folio));
+            assert!(kernel.memory().predecessor().contains(folio));
             assert_eq!(published(&kernel), 1);
         },
     }

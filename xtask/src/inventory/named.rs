@@ -77,7 +77,7 @@ pub(crate) const REASONS: &[Reason] = &[
               `Memory::new` and `add_range`, which are unsafe, were promised that nothing else uses it. Each step is checked before it is \
               taken.",
         functions: &[
-            "heirloom_folio::Memory<M>::inherit",
+            "heirloom_folio::Memory<M>::take_over",
             "heirloom_restore::Heirloom<M>::revive_memory",
         ],
     },

@@ -44,11 +44,11 @@ fn neighbours_are_taken_together_across_words_and_leaves() {
     let ram = Ram::new(32);
     let t = Tracker::new();
     let rows = [(1, 2, 1), (1, 6, 61), (0, 0, 1), (0, 2, 62), (0, 65, LEAF_KEYS)];
-    let rows = rows.map(|(o, pfn, n)| Adjacent::new(block(o, pfn), n).unwrap());
+    let rows = rows.map(|(o, pfn, n)| FolioRange::new(block(o, pfn), n).unwrap());
     for row in rows {
-        t.preserve_adjacent(&ram, row).unwrap();
+        t.preserve_range(&ram, row).unwrap();
     }
-    assert_eq!(t.tree(&ram).adjacent().collect::<Vec<_>>(), rows);
+    assert_eq!(t.tree(&ram).folio_ranges().collect::<Vec<_>>(), rows);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn neighbours_in_key_are_not_neighbours_of_another_order() {
     let (last, first) = (block(1, Pfn::LIMIT.get() - 2), block(0, 0));
     assert_eq!(Key::of(last).get() + 1, Key::of(first).get());
     let t = tracker(&ram, &[last, first]);
-    let rows: Vec<_> = t.tree(&ram).adjacent().map(|a| (a.first(), a.count())).collect();
+    let rows: Vec<_> = t.tree(&ram).folio_ranges().map(|a| (a.first(), a.count())).collect();
     assert_eq!(rows, [(last, 1), (first, 1)]);
 }
 
@@ -68,18 +68,18 @@ fn whole_orders_are_one_row_each() {
     // An order so far below the largest has so many folios, from one word to many leaves.
     let rows = [0, 3, 4, 5, 6, 7, 14, 18].map(|below| {
         let first = block(Order::MAX.get() - below, 0);
-        Adjacent::new(first, 2 << below).unwrap()
+        FolioRange::new(first, 2 << below).unwrap()
     });
     for row in rows {
-        t.preserve_adjacent(&ram, row).unwrap();
+        t.preserve_range(&ram, row).unwrap();
     }
-    assert_eq!(t.tree(&ram).adjacent().collect::<Vec<_>>(), rows);
+    assert_eq!(t.tree(&ram).folio_ranges().collect::<Vec<_>>(), rows);
     // One folio less in each, in the middle, leaves two rows.
     for row in rows {
         let order = row.first().order();
         t.unpreserve(&ram, Block::containing(Pfn::new(Pfn::LIMIT.get() / 2), order)).unwrap();
     }
-    let halves: Vec<_> = t.tree(&ram).adjacent().map(Adjacent::count).collect();
+    let halves: Vec<_> = t.tree(&ram).folio_ranges().map(FolioRange::count).collect();
     let expected = rows.map(|row| [row.count() / 2, row.count() / 2 - 1]);
     assert_eq!(
         halves,
@@ -93,12 +93,12 @@ fn the_first_in_a_row_from_a_frame() {
     let t = Tracker::new();
     for (o, pfn, n) in [(0, 60, 10), (0, 100_000, 1), (51, 0, 1), (46, 1 << 46, 2)] {
         if o <= Order::MAX.get() {
-            t.preserve_adjacent(&ram, Adjacent::new(block(o, pfn), n).unwrap()).unwrap();
+            t.preserve_range(&ram, FolioRange::new(block(o, pfn), n).unwrap()).unwrap();
         }
     }
     let tree = t.tree(&ram);
     let find = |o: u8, from| {
-        let found = AdjacentFolios::first_of(&tree, Order::new(o).unwrap(), Pfn::new(from));
+        let found = FolioRanges::first_of(&tree, Order::new(o).unwrap(), Pfn::new(from));
         found.map(|a| (a.first().pfn().get(), a.count()))
     };
     assert_eq!(find(0, 0), Some((60, 10)));

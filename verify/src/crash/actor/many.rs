@@ -1,7 +1,8 @@
 //! Calls about several folios: preserved at once, in a row, or as an area.
 
-use heirloom::folio::{Adjacent, Block, Kind, Order, PAGE_SIZE, Request};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::Request;
+use heirloom::kho::tree::FolioRange;
+use heirloom::kho::{Block, Handle, Order, PAGE_SIZE, Parts};
 use heirloom::restore::{Error, PreservedArea};
 use heirloom_testkit::{ObjectKind, TestObject};
 
@@ -17,7 +18,7 @@ impl Actor<'_, '_> {
         let blocks: Result<Vec<_>, _> = orders.map(|r| self.kernel.memory().alloc(r)).collect();
         let blocks = blocks?;
         let things = self.new_folios(&blocks);
-        let done = self.kernel.memory().keep_all(&blocks);
+        let done = self.kernel.memory().keep(&blocks[..]);
         self.all_are(&things, done.is_ok());
         done?;
         Ok(())
@@ -53,7 +54,7 @@ impl Actor<'_, '_> {
             self.may(self.owned[*i].id, None);
         }
         let blocks: Vec<_> = which.iter().map(|i| self.owned[*i].thing.block()).collect();
-        self.kernel.memory().let_go_all(&blocks)?;
+        self.kernel.memory().let_go(&blocks[..])?;
         for i in which {
             self.is(self.owned[i].id, None);
             self.owned[i].kept = false;
@@ -62,32 +63,32 @@ impl Actor<'_, '_> {
     }
 
     /// Eight folios in a row, preserved in one call.
-    pub(super) fn preserve_adjacent(&mut self, order: Order) -> Result<(), Error> {
+    pub(super) fn preserve_range(&mut self, order: Order) -> Result<(), Error> {
         const COUNT: u64 = 8;
-        self.open(Call::PreserveAdjacent, Slack::default());
+        self.open(Call::PreserveRange, Slack::default());
         let memory = self.kernel.memory();
         let whole = Order::for_frames(order.frames() * COUNT).unwrap_or(Order::MAX_FOLIO);
         let place = memory.alloc(Request::new(whole))?;
         // SAFETY: allocated just now, and not used.
-        unsafe { memory.free(place, Kind::Folio) }?;
+        unsafe { memory.free(place) }?;
         let at = |i| Block::containing(place.pfn().add(i * order.frames()), order);
         let mut blocks = Vec::new();
         for block in (0..COUNT).map(at) {
             // Another thread may have been faster.
-            if memory.alloc_at(block, Kind::Folio).is_ok() {
+            if memory.alloc_at(block).is_ok() {
                 blocks.push(block);
             }
         }
         if blocks.len() < COUNT as usize {
             for block in blocks {
                 // SAFETY: allocated just now, and not used.
-                unsafe { memory.free(block, Kind::Folio) }?;
+                unsafe { memory.free(block) }?;
             }
             return Ok(());
         }
         let things = self.new_folios(&blocks);
-        let row = Adjacent::new(blocks[0], COUNT).expect("a row of folios");
-        let done = self.kernel.memory().keep_adjacent(row);
+        let row = FolioRange::new(blocks[0], COUNT).expect("a row of folios");
+        let done = self.kernel.memory().keep(row);
         self.all_are(&things, done.is_ok());
         done?;
         Ok(())

@@ -2,8 +2,8 @@
 
 use std::alloc::Layout;
 
-use heirloom::folio::{DirectMap, PAGE_SIZE, Request};
-use heirloom::kho::{Handle, Parts};
+use heirloom::folio::{DirectMap, Request};
+use heirloom::kho::{Handle, PAGE_SIZE, Parts};
 use heirloom::restore::Error;
 use heirloom::slab::Cache;
 use heirloom_testkit::{ObjectKind, Recipe, TestMachine, TestObject};
@@ -15,7 +15,7 @@ use super::{Actor, Owned, SLAB, slack};
 impl<'k, 'a> Actor<'k, 'a> {
     pub(super) fn folio(&mut self, request: Request) -> Result<(), Error> {
         self.open(Call::AllocFolio, Slack::default());
-        let folio = self.kernel.memory().folio(request)?;
+        let folio = self.kernel.memory().alloc_folio(request)?;
         let thing = TestObject::folio(folio.into_raw());
         self.stamp_and_own(thing);
         Ok(())

@@ -1,6 +1,6 @@
 //! Calls about what heirloom keeps for its owners: lists of records, names, the seal.
 
-use heirloom::folio::PAGE_SIZE;
+use heirloom::kho::PAGE_SIZE;
 use heirloom::restore::Error;
 use heirloom_testkit::{ObjectKind, Recipe, TestObject};
 

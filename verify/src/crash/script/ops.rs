@@ -72,7 +72,7 @@ scripts! {
         Insert(false), Insert(false), Unpreserve(LAST), Insert(true), Insert(true), Free(LAST),
         Object(6), Preserve(LAST), Object(6), Preserve(LAST), Object(6), Publish(0, 100),
         Publish(1, 5000), Publish(0, 7000), Unpublish(1), Publish(1, 50), PreserveAll(4),
-        UnpreserveAll, PreserveAll(3), PreserveAdjacent(0), PreserveAdjacent(1), Area(3, 1),
+        UnpreserveAll, PreserveAll(3), PreserveRange(0), PreserveRange(1), Area(3, 1),
         Area(2, 0), AreaGone(LAST), Area(2, 0), Records, Push(LAST, 3),
         Records, Push(LAST, 172), Push(0, 1), Records, Push(LAST, 171), RecordsGone(LAST),
         Subtree(0), Subtree(1), SubtreeGone(0), Seal, Publish(2, 10), Seal, Unseal,
@@ -95,6 +95,6 @@ scripts! {
     EVERYTHING:
         Folio(0), FolioAfar(1), Preserve(0), Run(4), Preserve(0), Buffer(200, false),
         Preserve(1), Buffer(6000, true), Object(0), Object(1), Preserve(2), Insert(true),
-        PreserveAdjacent(0), Area(2, 0), Records, Push(0, 2), Publish(0, 40), Seal, Unseal,
+        PreserveRange(0), Area(2, 0), Records, Push(0, 2), Publish(0, 40), Seal, Unseal,
         Unpreserve(1), Realloc(0, 9000), Unpublish(0);
 }

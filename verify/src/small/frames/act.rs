@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use heirloom::folio::{Block, Error, Fate, Kind, Order, Request, Run};
+use heirloom::folio::{Disposition, Error, FrameType, Request};
+use heirloom::kho::{Block, Order, Run};
 
 use super::{Extent, Frames, Model, attach};
 use crate::world::Owned as _;
@@ -13,7 +14,7 @@ impl Frames<'_> {
         match self.memory.get().alloc(Request::new(order)) {
             Ok(block) => {
                 assert!(fits && self.was_free(block.run()), "{block} was not free");
-                self.own(block.run(), Kind::Folio);
+                self.own(block.run(), FrameType::Folio);
             }
             Err(error) => {
                 assert_eq!(error, Error::OutOfMemory { order, node: None });
@@ -26,7 +27,10 @@ impl Frames<'_> {
     pub(super) fn was_free(&self, run: Run) -> bool {
         let Model { owned, inherited, .. } = &self.model;
         let mut own = Vec::new();
-        self.memory.get().for_each_node(|node| own.extend(Run::new(node.addr.pfn(), 1)));
+        self.memory
+            .get()
+            .preserved()
+            .for_each_node(|node| own.extend(Run::new(node.addr.pfn(), 1)));
         let blocks = inherited.iter().map(|block| block.run());
         let all = owned.iter().map(|thing| thing.run).chain(blocks);
         all.chain(own).all(|taken| !taken.overlaps(run))
@@ -34,10 +38,10 @@ impl Frames<'_> {
 
     pub(super) fn alloc_run(&mut self) {
         let fits = self.fits(3, Order::ZERO);
-        match self.memory.get().alloc_run(3, Request::new(Order::ZERO).kind(Kind::Run)) {
+        match self.memory.get().alloc_run(3, Request::new(Order::ZERO)) {
             Ok(run) => {
                 assert!(run.frames() == 3 && fits && self.was_free(run), "{run} was not free");
-                self.own(run, Kind::Run);
+                self.own(run, FrameType::Run);
             }
             Err(error) => {
                 assert_eq!(error, Error::NoRun { frames: 3 });
@@ -51,15 +55,15 @@ impl Frames<'_> {
         let memory = self.memory.get();
         let free = || match thing.kind {
             // SAFETY: the model owns it, or it is free already, which is refused.
-            Kind::Run => unsafe { memory.free_run(thing.run, Kind::Run) },
+            FrameType::Run => unsafe { memory.free(thing.run) },
             // SAFETY: as above.
-            _ => unsafe { memory.free(thing.head(), thing.kind) },
+            _ => unsafe { memory.free_as(thing.head(), thing.kind) },
         };
         if thing.preserved {
             return assert_eq!(free(), Err(Error::Preserved { block: thing.head() }));
         }
         assert_eq!(free(), Ok(()));
-        let twice = if thing.kind == Kind::Run {
+        let twice = if thing.kind == FrameType::Run {
             Block::containing(thing.run.start(), Order::ZERO)
         } else {
             thing.head()
@@ -72,8 +76,8 @@ impl Frames<'_> {
         let thing = self.model.owned[i];
         let memory = self.memory.get();
         let done = match (thing.kind, keep) {
-            (Kind::Run, true) => memory.keep_run(thing.run, Kind::Run),
-            (Kind::Run, false) => memory.let_go_run(thing.run, Kind::Run),
+            (FrameType::Run, true) => memory.keep(thing.run),
+            (FrameType::Run, false) => memory.let_go(thing.run),
             (_, true) => memory.keep(thing.head()),
             (_, false) => memory.let_go(thing.head()),
         };
@@ -105,9 +109,9 @@ impl Frames<'_> {
         // SAFETY: the model owns the run, and goes on with what is returned.
         let done = unsafe {
             if grow {
-                memory.grow_run(thing.run, frames, Kind::Run)
+                memory.grow_run(thing.run, frames)
             } else {
-                memory.shrink_run(thing.run, frames, Kind::Run)
+                memory.shrink_run(thing.run, frames)
             }
         };
         match done {
@@ -126,15 +130,15 @@ impl Frames<'_> {
     }
 
     pub(super) fn jump(&mut self) {
-        let root = match self.memory.get().tree_root() {
+        let root = match self.memory.get().preserved().tree_root() {
             Ok(root) => root,
             Err(error) => return self.starved(error, 1),
         };
         let mut preserved = BTreeSet::new();
-        self.memory.get().for_each_preserved(|block| _ = preserved.insert(block));
+        self.memory.get().preserved().for_each(|block| _ = preserved.insert(block));
         let (machine, ranges) = (self.machine, &self.ranges);
         self.memory.replace(|_| {
-            let inherited = attach(machine, ranges).inherit(root);
+            let inherited = attach(machine, ranges).take_over(root);
             let (memory, counts) = inherited.expect("what this kernel left");
             assert_eq!(counts.total(), preserved.len() as u64);
             memory
@@ -149,8 +153,8 @@ impl Frames<'_> {
         let thing = self.model.left[i];
         let memory = self.memory.get();
         let claim = || match thing.kind {
-            Kind::Run => memory.claim_run(thing.run, Kind::Run),
-            kind => memory.claim(thing.head(), kind),
+            FrameType::Run => memory.claim(thing.run),
+            _ => memory.claim(thing.head()),
         };
         assert_eq!(claim(), Ok(()), "{thing:?}");
         let again = claim();
@@ -165,26 +169,26 @@ impl Frames<'_> {
     pub(super) fn claim_part(&mut self, i: usize) {
         let thing = self.model.left[i];
         let memory = self.memory.get();
-        assert_eq!(memory.claim(thing.head(), Kind::Folio), Ok(()));
+        assert_eq!(memory.claim(thing.head()), Ok(()));
         self.model.inherited.remove(&thing.head());
         self.model.left.swap_remove(i);
-        let (run, kind, preserved) = (thing.head().run(), Kind::Folio, true);
+        let (run, kind, preserved) = (thing.head().run(), FrameType::Folio, true);
         self.model.owned.push(Extent { run, kind, preserved });
         let memory = self.memory.get();
-        let rest = memory.claim_run(thing.run, Kind::Run);
+        let rest = memory.claim(thing.run);
         assert_eq!(rest, Err(Error::NotPreserved { block: thing.head() }));
     }
 
-    pub(super) fn finish(&mut self, fate: Fate) {
+    pub(super) fn finish(&mut self, disposition: Disposition) {
         let mut asked = BTreeSet::new();
-        let told = self.memory.get().disinherit(|block| {
+        let told = self.memory.get().predecessor().finish(|block| {
             assert!(asked.insert(block), "{block} twice");
-            fate
+            disposition
         });
         assert_eq!(asked, self.model.inherited);
         let all = asked.len() as u64;
-        assert_eq!(told, if fate == Fate::Free { (all, 0) } else { (0, all) });
-        if fate == Fate::Free {
+        assert_eq!(told, if disposition == Disposition::Free { (all, 0) } else { (0, all) });
+        if disposition == Disposition::Free {
             self.model.inherited.clear();
             self.model.left.clear();
         }

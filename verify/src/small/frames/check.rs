@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use heirloom::folio::{Block, Kind, Order, Pfn, Run};
+use heirloom::folio::FrameType;
+use heirloom::kho::{Block, Order, Pfn, Run};
 
 use super::{Frames, Model};
 
@@ -11,7 +12,7 @@ impl Frames<'_> {
     pub(super) fn check(&self) {
         let memory = self.memory.get();
         let Model { owned, left, inherited } = &self.model;
-        let mut holders: BTreeMap<Pfn, (Run, Kind, bool)> = BTreeMap::new();
+        let mut holders: BTreeMap<Pfn, (Run, FrameType, bool)> = BTreeMap::new();
         let mut put = |run: Run, kind, preserved| {
             for i in 0..run.frames() {
                 let before = holders.insert(run.start().add(i), (run, kind, preserved));
@@ -21,8 +22,8 @@ impl Frames<'_> {
         for thing in owned {
             put(thing.run, thing.kind, thing.preserved);
         }
-        memory.for_each_node(|node| {
-            put(Block::containing(node.addr.pfn(), Order::ZERO).run(), Kind::Table, true);
+        memory.preserved().for_each_node(|node| {
+            put(Block::containing(node.addr.pfn(), Order::ZERO).run(), FrameType::Table, true);
         });
         let mut hidden: BTreeSet<Pfn> = BTreeSet::new();
         for run in inherited.iter().map(|block| block.run()) {
@@ -48,11 +49,11 @@ impl Frames<'_> {
             due.extend(thing.run.blocks());
         }
         let mut found = BTreeSet::new();
-        memory.for_each_preserved(|block| _ = found.insert(block));
+        memory.preserved().for_each(|block| _ = found.insert(block));
         assert_eq!(found, due);
         assert_eq!(stats.preserved, due.iter().map(|block| block.order().frames()).sum::<u64>());
         found.clear();
-        memory.for_each_inherited(|block| _ = found.insert(block));
+        memory.predecessor().for_each(|block| _ = found.insert(block));
         assert_eq!(found, *inherited);
         for thing in owned.iter().chain(left) {
             for i in 0..thing.run.frames() {

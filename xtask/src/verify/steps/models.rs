@@ -15,7 +15,7 @@ macro_rules! small {
             for wrapper in "${RUSTC_WORKSPACE_WRAPPER:-}" "$PWD/.ci/page-16k" "$PWD/.ci/page-64k"; do
                 RUSTC_WORKSPACE_WRAPPER="$wrapper" RUSTFLAGS="--cfg heirloom_model" \
                     cargo test --target-dir target/model -p heirloom-folio -p heirloom-restore --lib \
-                    -- --nocapture inherit::deaths inherit::turns window_tests at_any_instant | tee -a "$said"
+                    -- --nocapture predecessor::deaths predecessor::turns window_tests at_any_instant | tee -a "$said"
             done
             for ran in deaths turns window_tests at_any_instant; do
                 [ "$(grep -c "^test [^ ]*$ran" "$said")" -ge 3 ]

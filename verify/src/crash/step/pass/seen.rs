@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 
-use heirloom::folio::PAGE_SIZE;
+use heirloom::kho::PAGE_SIZE;
 use heirloom_testkit::TestMachine;
 
 use super::super::super::arena;

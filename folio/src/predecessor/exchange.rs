@@ -23,7 +23,7 @@ use heirloom_kho::sync::{Acquire, AtomicU8, Relaxed, Release};
 use heirloom_kho::{Block, Order, Run};
 
 use crate::error::Error;
-use crate::frame_type::{self, FrameState, Kind};
+use crate::frame_type::{self, FrameState, FrameType};
 
 /// Where a block's two words are.
 pub(super) trait Places {
@@ -46,15 +46,15 @@ pub(super) trait Disposal: Places {
 
 /// Returns the byte of a block that is claimed as `kind`.
 #[inline]
-fn claimed(block: Block, kind: Kind) -> u8 {
+fn claimed(block: Block, kind: FrameType) -> u8 {
     let order = block.order().min(Order::MAX_FOLIO);
-    frame_type::encode(frame_type::initial(kind), order, kind != Kind::Tail)
+    frame_type::encode(frame_type::initial(kind), order, kind != FrameType::Tail)
 }
 
 /// Takes an unclaimed block as one of `kind`: a label, if it has one, says the same. From now on it is
 /// the caller's.
 #[inline]
-pub(super) fn take<P: Places>(places: &P, block: Block, kind: Kind) -> Result<(), Error> {
+pub(super) fn take<P: Places>(places: &P, block: Block, kind: FrameType) -> Result<(), Error> {
     let gone = Error::NotPreserved { block };
     let byte = places.byte(block).ok_or(gone)?;
     // First the bit, then the byte: the first rule.
@@ -77,13 +77,13 @@ fn take_labelled_slow(
     now: u8,
     ours: u8,
     block: Block,
-    kind: Kind,
+    kind: FrameType,
 ) -> Result<(), Error> {
     let gone = Error::NotPreserved { block };
     match frame_type::labelled(now) {
         Some((found, order)) if order == block.order() => {
             if found != kind {
-                return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+                return Err(Error::WrongType { pfn: block.pfn(), expected: kind, found });
             }
             if !frame_type::is_unclaimed(now) {
                 return Err(gone);
@@ -96,23 +96,30 @@ fn take_labelled_slow(
 }
 
 /// Returns why a block cannot be claimed as `kind` if its first byte says `now`.
-pub(super) fn taken(block: Block, kind: Kind, now: u8) -> Error {
+pub(super) fn taken(block: Block, kind: FrameType, now: u8) -> Error {
     match frame_type::decode(now) {
         // What a layer above keeps is said to be that, to a caller that takes it for something else.
-        FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } if found != kind => {
-            Error::WrongKind { pfn: block.pfn(), expected: kind, found }
+        FrameState::Head { kind: found @ (FrameType::Slab | FrameType::Table), .. }
+            if found != kind =>
+        {
+            Error::WrongType { pfn: block.pfn(), expected: kind, found }
         }
         _ => Error::NotPreserved { block },
     }
 }
 
 /// Gives an unclaimed block, with its bit set, the label with this byte.
-pub(super) fn label(byte: &AtomicU8, block: Block, kind: Kind, label: u8) -> Result<(), Error> {
+pub(super) fn label(
+    byte: &AtomicU8,
+    block: Block,
+    kind: FrameType,
+    label: u8,
+) -> Result<(), Error> {
     match byte.compare_exchange(frame_type::NEVER, label, Relaxed, Relaxed) {
         Ok(_) => Ok(()),
         Err(now) => match frame_type::decode(now) {
-            FrameState::Head { kind: found @ (Kind::Slab | Kind::Table), .. } => {
-                Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found })
+            FrameState::Head { kind: found @ (FrameType::Slab | FrameType::Table), .. } => {
+                Err(Error::WrongType { pfn: block.pfn(), expected: kind, found })
             }
             _ => Err(Error::NotPreserved { block }),
         },
@@ -120,7 +127,7 @@ pub(super) fn label(byte: &AtomicU8, block: Block, kind: Kind, label: u8) -> Res
 }
 
 /// Takes a run, all of its blocks or none, the first of them as one of `kind`.
-pub(super) fn take_run<P: Places>(places: &P, run: Run, kind: Kind) -> Result<(), Error> {
+pub(super) fn take_run<P: Places>(places: &P, run: Run, kind: FrameType) -> Result<(), Error> {
     let mut part = kind;
     for block in run.blocks() {
         if let Err(error) = take(places, block, part) {
@@ -130,13 +137,13 @@ pub(super) fn take_run<P: Places>(places: &P, run: Run, kind: Kind) -> Result<()
             }
             return Err(error);
         }
-        part = Kind::Tail;
+        part = FrameType::Tail;
     }
     // What the tree has as one block may be more than one here.
     if run.frames() > Order::MAX_FOLIO.frames() {
         for block in run.blocks_up_to(Order::MAX_FOLIO).skip(1) {
             if let Some(byte) = places.byte(block) {
-                byte.store(claimed(block, Kind::Tail), Relaxed);
+                byte.store(claimed(block, FrameType::Tail), Relaxed);
             }
         }
     }
@@ -166,7 +173,7 @@ pub(super) fn dispose_of<P: Disposal>(places: &P, block: Block) -> bool {
     let Some(byte) = places.byte(block).filter(|_| places.has_bit(block)) else { return false };
     // Acquire as in `take`.
     if byte
-        .compare_exchange(frame_type::NEVER, claimed(block, Kind::Folio), Acquire, Relaxed)
+        .compare_exchange(frame_type::NEVER, claimed(block, FrameType::Folio), Acquire, Relaxed)
         .is_err()
     {
         return false;

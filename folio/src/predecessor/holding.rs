@@ -1,10 +1,10 @@
-//! The ledger of [`Memory::inherit`].
+//! The ledger of [`Memory::take_over`].
 
 use heirloom_kho::sync::Release;
 use heirloom_kho::tree::{Ledger, TreeFault};
 use heirloom_kho::{Block, Order, Pfn, PhysAddr};
 
-use crate::frame_type::Kind;
+use crate::frame_type::FrameType;
 use crate::machine::Machine;
 use crate::memory::Memory;
 
@@ -32,7 +32,7 @@ impl<M: Machine> Ledger for Holding<'_, M> {
     fn take_node(&mut self, node: Block) -> Result<(), TreeFault> {
         self.take(node)?;
         // As a node of ours: it can neither be freed nor preserved.
-        self.memory.mark_preserved(node, Kind::Table, true);
+        self.memory.mark_preserved(node, FrameType::Table, true);
         Ok(())
     }
 

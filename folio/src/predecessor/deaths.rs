@@ -14,10 +14,10 @@ use heirloom_kho::sync::{Op as Access, Orders, Watcher, watch};
 
 use super::tests::{inherited, nodes_of};
 use super::*;
-use crate::PAGE_SIZE;
 use crate::harness::Ram;
 use crate::machine::{DirectMap, NodeId};
 use crate::request::Request;
+use heirloom_kho::PAGE_SIZE;
 
 /// What a successor does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -78,7 +78,7 @@ type Kept = BTreeMap<Block, u64>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Thing {
     run: Run,
-    kind: Kind,
+    kind: FrameType,
     preserved: bool,
     claimed: bool,
     stamp: u64,
@@ -187,7 +187,7 @@ impl World {
     /// The first kernel: a folio of one frame, one of two, a run of three.
     fn first(copies: &'static Copies) -> Self {
         let memory = Ram::memory(&ranges()).unwrap();
-        let root = memory.tree_root().unwrap();
+        let root = memory.preserved().tree_root().unwrap();
         let mut world = Self {
             memory,
             root,
@@ -233,7 +233,7 @@ impl World {
         }
         let memory = ram.attach(&ranges()).unwrap();
         copies.begin(&memory);
-        let taken_over = memory.inherit(root);
+        let taken_over = memory.take_over(root);
         let took = copies.end();
         let (memory, counts) = taken_over.expect("the tree is whole at any time");
         let mut left = Kept::new();
@@ -249,7 +249,7 @@ impl World {
         assert_eq!(counts.total(), left.len() as u64);
         let world = Self { memory, root, left, live: vec![], copies, stamps: 1 << 48, took };
         let blocks: Vec<_> = world.left.keys().copied().collect();
-        assert_eq!(world.memory.counts().nodes(), nodes_of(&blocks));
+        assert_eq!(world.memory.preserved().counts().nodes(), nodes_of(&blocks));
         world.check();
         world
     }
@@ -261,7 +261,7 @@ impl World {
         left.sort();
         assert!(left.iter().eq(self.left.keys()), "{left:?}");
         let mut kept = Vec::new();
-        memory.for_each_preserved(|block| kept.push(block));
+        memory.preserved().for_each(|block| kept.push(block));
         kept.sort();
         assert!(kept.iter().eq(self.kept().keys()), "{kept:?}");
         let mut frames: u64 = left.iter().map(|block| block.order().frames()).sum();
@@ -271,11 +271,11 @@ impl World {
             assert_eq!(memory.owning_block(thing.run.start()), holder);
             check(memory, thing.run, thing.stamp);
         }
-        assert_eq!(memory.stats().used(), frames + memory.counts().nodes());
+        assert_eq!(memory.stats().used(), frames + memory.preserved().counts().nodes());
         memory.audit().unwrap();
     }
 
-    fn own(&mut self, run: Run, kind: Kind) {
+    fn own(&mut self, run: Run, kind: FrameType) {
         let mut others = self.live.iter().map(|thing| thing.run);
         assert!(others.all(|other| !other.overlaps(run)), "{run} has two owners");
         assert!(self.left.keys().all(|block| !block.run().overlaps(run)), "{run} was preserved");
@@ -289,7 +289,7 @@ impl World {
         self.live.push(Thing { run, kind, preserved: false, claimed: false, stamp });
     }
 
-    fn claim(&mut self, run: Run, kind: Kind) {
+    fn claim(&mut self, run: Run, kind: FrameType) {
         let stamp = self.left[&run.blocks().next().unwrap()];
         self.left.retain(|block, _| !run.covers(block.run()));
         self.live.push(Thing { run, kind, preserved: true, claimed: true, stamp });
@@ -321,16 +321,16 @@ impl World {
         match op {
             Op::Claim(first) => {
                 let Some(block) = self.one_left(first) else { return };
-                self.memory.claim(block, Kind::Folio).unwrap();
-                let again = self.memory.claim(block, Kind::Folio);
+                self.memory.claim(block).unwrap();
+                let again = self.memory.claim(block);
                 assert_eq!(again, Err(Error::NotPreserved { block }));
-                self.claim(block.run(), Kind::Folio);
+                self.claim(block.run(), FrameType::Folio);
             }
             Op::ClaimRun => {
                 let Some(run) = self.run_left() else { return };
-                self.memory.claim_run(run, Kind::Run).unwrap();
-                assert!(self.memory.claim_run(run, Kind::Run).is_err());
-                self.claim(run, Kind::Run);
+                self.memory.claim(run).unwrap();
+                assert!(self.memory.claim(run).is_err());
+                self.claim(run, FrameType::Run);
             }
             Op::Unclaim => {
                 let Some(i) = self.last(|thing| thing.claimed) else { return };
@@ -338,8 +338,8 @@ impl World {
                 // SAFETY: claimed in this kernel, and as it was.
                 let done = unsafe {
                     match thing.kind {
-                        Kind::Run => self.memory.unclaim_run(thing.run, Kind::Run),
-                        _ => self.memory.unclaim(thing.block(), Kind::Folio, None),
+                        FrameType::Run => self.memory.unclaim_as(thing.run, FrameType::Run),
+                        _ => self.memory.unclaim_as(thing.block(), FrameType::Folio),
                     }
                 };
                 done.unwrap();
@@ -350,37 +350,38 @@ impl World {
                 let thing = &mut self.live[i];
                 (thing.preserved, thing.claimed) = (false, false);
                 match thing.kind {
-                    Kind::Run => self.memory.unpreserve_run_kind(thing.run, Kind::Run),
-                    _ => self.memory.unpreserve_kind(thing.block(), Kind::Folio),
+                    FrameType::Run => self.memory.unpreserve_run(thing.run, FrameType::Run),
+                    _ => self.memory.unpreserve_block(thing.block(), FrameType::Folio),
                 }
                 .unwrap();
             }
             Op::Dispose(first) => {
                 let one = self.one_left(first);
                 let rest = self.left.len() as u64;
-                let fate = |block| if Some(block) == one { Fate::Free } else { Fate::Keep };
-                let done = self.memory.disinherit(fate);
+                let disposition =
+                    |block| if Some(block) == one { Disposition::Free } else { Disposition::Keep };
+                let done = self.memory.predecessor().finish(disposition);
                 assert_eq!(done, one.map_or((0, 0), |_| (1, rest - 1)));
                 one.and_then(|block| self.left.remove(&block));
             }
             Op::Alloc(o) => {
                 let got = self.memory.alloc(Request::new(Order::new(o).unwrap()));
                 if let Ok(block) = got {
-                    self.own(block.run(), Kind::Folio);
+                    self.own(block.run(), FrameType::Folio);
                 }
             }
             Op::Run => {
-                let got = self.memory.alloc_run(3, Request::new(Order::ZERO).kind(Kind::Run));
+                let got = self.memory.alloc_run(3, Request::new(Order::ZERO));
                 if let Ok(run) = got {
-                    self.own(run, Kind::Run);
+                    self.own(run, FrameType::Run);
                 }
             }
             Op::Preserve => {
                 let Some(i) = self.last(|thing| !thing.preserved) else { return };
                 let thing = &mut self.live[i];
                 let done = match thing.kind {
-                    Kind::Run => self.memory.preserve_run_kind(thing.run, Kind::Run),
-                    _ => self.memory.preserve_kind(thing.block(), Kind::Folio),
+                    FrameType::Run => self.memory.preserve_run(thing.run, FrameType::Run),
+                    _ => self.memory.preserve_block(thing.block(), FrameType::Folio),
                 };
                 match done {
                     Ok(()) => thing.preserved = true,
@@ -393,8 +394,8 @@ impl World {
                 // SAFETY: the world's own.
                 let done = unsafe {
                     match thing.kind {
-                        Kind::Run => self.memory.free_run(thing.run, Kind::Run),
-                        _ => self.memory.free(thing.block(), Kind::Folio),
+                        FrameType::Run => self.memory.free(thing.run),
+                        _ => self.memory.free(thing.block()),
                     }
                 };
                 done.unwrap();

@@ -9,7 +9,6 @@ use heirloom_kho::prefetch::prefetch;
 use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Block, Order, Pfn};
 
-use crate::frame_type;
 use crate::machine::Machine;
 use crate::memory::Memory;
 
@@ -29,7 +28,7 @@ impl<M: Machine> Memory<M> {
         };
         let mut found = [Block::containing(Pfn::new(0), Order::ZERO); AHEAD];
         let mut count = 0_usize;
-        self.for_each_preserved(|block| {
+        self.preserved().for_each(|block| {
             if let Some(byte) = self.byte(block.pfn()) {
                 prefetch(byte);
             }
@@ -42,13 +41,5 @@ impl<M: Machine> Memory<M> {
         });
         let oldest = count.saturating_sub(AHEAD);
         (oldest..count).filter_map(|i| found.get(i % AHEAD)).for_each(|block| look(*block));
-    }
-
-    /// Calls `each` with every block that a predecessor preserved and that is still to be claimed.
-    ///
-    /// No lock is held and no CPU pinned: `each` may call anything. What is claimed or disposed of
-    /// since the call began may be among them or not.
-    pub fn for_each_inherited(&self, each: impl FnMut(Block)) {
-        self.for_each_with(frame_type::is_unclaimed, each);
     }
 }

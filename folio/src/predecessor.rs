@@ -9,9 +9,9 @@
 //! gets a block is decided by one exchange of its byte, in `exchange`.
 //!
 //! ```text
-//! inherit ── holding    checks the tree; takes its blocks and nodes out of the free bits
-//!         └─ prune      nodes that lead to nothing become free memory
-//! claim, claim_run, label, disinherit ── exchange
+//! take_over ── holding    checks the tree; takes its blocks and nodes out of the free bits
+//!           └─ prune      nodes that lead to nothing become free memory
+//! claim, label, finish ── exchange
 //! ```
 
 mod exchange;
@@ -19,35 +19,28 @@ mod holding;
 mod settled;
 mod tally;
 mod unclaimed;
+mod view;
 
 use exchange::{Disposal, Places};
 use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::prefetch::{prefetch, prefetch_at};
 use heirloom_kho::sync::{AtomicU8, AtomicU64, Relaxed};
 use heirloom_kho::tree::{Counts, Key, check_counting};
-use heirloom_kho::{Block, Order, Pfn, PhysAddr, Run};
+use heirloom_kho::{Block, Order, PhysAddr, Run};
 use holding::Holding;
 pub(crate) use tally::{Tallies, Tally};
+pub use view::{Disposition, Predecessor};
 
 use crate::error::Error;
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::range::Range;
 use crate::tracker::{LeafBit, Tracker};
 
-/// What becomes of a block that the predecessor preserved and that was not claimed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
-    /// Its frames are free memory.
-    Free,
-    /// It stays as it is: preserved, and there to be claimed, in this kernel or the next.
-    Keep,
-}
-
 impl<M: Machine> Memory<M> {
     /// Takes over a predecessor's tree, and goes on with it: checks every table, and holds every block
-    /// in it reserved until it is claimed or [`Memory::disinherit`] disposes of it. Its nodes are this
+    /// in it reserved until it is claimed or [`Predecessor::finish`] disposes of it. Its nodes are this
     /// memory's; those that lead to nothing become free memory.
     ///
     /// All ranges must have been added, and what the predecessor may not have used reserved
@@ -58,21 +51,21 @@ impl<M: Machine> Memory<M> {
     /// [`Error::Tree`]: what is wrong, and where. The memory is lost then, as some frames are
     /// held; build a new one to go on without the predecessor. [`Error::AlreadyPreserved`]: this
     /// memory has a tree of its own, and the error names its root.
-    pub fn inherit(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
-        let counts = self.take_over(root, |counts| *counts)?;
+    pub fn take_over(mut self, root: PhysAddr) -> Result<(Self, Counts), Error> {
+        let counts = self.take_over_in_place(root, |counts| *counts)?;
         self.prune();
         Ok((self, counts))
     }
 
-    /// Does what [`Memory::inherit`] does, where the memory lies, and returns what `of` makes of what
+    /// Does what [`Memory::take_over`] does, where the memory lies, and returns what `of` makes of what
     /// is in the tree. A kernel's stack is small: while the tree is walked, neither is there twice.
     /// Nothing is written but in this memory's own metadata: [`Memory::prune`] is the caller's to call.
     ///
     /// # Errors
-    /// As for [`Memory::inherit`]; the memory is of no use then.
+    /// As for [`Memory::take_over`]; the memory is of no use then.
     #[doc(hidden)]
     #[inline(never)]
-    pub fn take_over<R>(
+    pub fn take_over_in_place<R>(
         &mut self,
         root: PhysAddr,
         of: impl FnOnce(&Counts) -> R,
@@ -115,53 +108,17 @@ impl<M: Machine> Memory<M> {
         self.tracker = tracker;
     }
 
-    /// Returns whether a predecessor preserved exactly this block, and it is still to be claimed.
-    pub fn is_inherited(&self, block: Block) -> bool {
-        self.is_preserved(block) && self.is_unclaimed(block)
-    }
-
-    /// Claims a block that a predecessor preserved as a folio: from now on it is the caller's, and
-    /// still preserved: to be let go by [`Memory::unpreserve`] before it can be freed. Once: the
-    /// exchange of its byte decides. Tables and slabs are for [`Memory::claim_as`].
-    ///
-    /// # Errors
-    /// [`Error::NotPreserved`]: never was, with this order, or is claimed already.
-    /// [`Error::WrongKind`]: [`Memory::label`] says that it is no folio, or `kind` is a table's or
-    /// a slab's. [`Error::BadRequest`]: an order above [`Order::MAX_FOLIO`] (claim it as a run), or
-    /// no block's kind.
-    pub fn claim(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        if matches!(kind, Kind::Slab | Kind::Table) {
-            let pfn = block.pfn();
-            return Err(Error::WrongKind { pfn, expected: Kind::Folio, found: kind });
-        }
-        self.claim_kind(block, kind)
-    }
-
-    /// Claims a block that a predecessor preserved, as `kind`, a table or a slab too. (What is
-    /// claimed as [`Kind::Slab`] is a [`Kind::Table`] until [`Memory::make_slab`].)
-    ///
-    /// # Errors
-    /// As for [`Memory::claim`]; [`Error::WrongKind`]: the label, if there is one, says that it is
-    /// something else.
-    ///
-    /// # Safety
-    /// The caller is the reader of what the label stands for: whatever else relies on a block with
-    /// that label is told by the caller.
-    #[doc(hidden)]
-    pub unsafe fn claim_as(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        self.claim_kind(block, kind)
-    }
-
+    /// Claims a block that a predecessor preserved, as `kind`.
     #[inline]
-    fn claim_kind(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == Kind::Tail {
+    pub(crate) fn claim_block(&self, block: Block, kind: FrameType) -> Result<(), Error> {
+        if block.order() > Order::MAX_FOLIO || kind.is_run() || kind == FrameType::Tail {
             return Err(Error::BadRequest { frames: block.order().frames() });
         }
         let range = self.range(block.pfn())?;
         self.prefetch_claim(range, block);
         exchange::take(&Here { memory: self, range }, block, kind)?;
         // What has a label was counted when it got it: only a slab can have one.
-        if kind != Kind::Slab {
+        if kind != FrameType::Slab {
             self.settle(1);
         }
         Ok(())
@@ -170,7 +127,7 @@ impl<M: Machine> Memory<M> {
     /// Returns whether the tree has exactly this block, its first frame being of `range`.
     #[inline]
     fn has_bit(&self, range: &Range, block: Block) -> bool {
-        // Mostly the leaf is known, as `inherit` came by it.
+        // Mostly the leaf is known, as `take_over` came by it.
         match self.leaf_in(range, block).and_then(|leaf| LeafBit::of(leaf, block)) {
             Some(leaf_bit) => leaf_bit.is_set(),
             None => self.tracker.contains(&self.tables(), block),
@@ -190,61 +147,16 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Says what an unclaimed block is. A [`Kind::Slab`]: from now on only a claim as one takes it. A
-    /// [`Kind::Table`]: it is the caller's from now on, which tells it by [`Memory::label_of`] from all
-    /// that this kernel allocated, and never lets it go. Those are found by reading what the predecessor
-    /// wrote; so no caller gets them as plain folios.
-    ///
-    /// # Errors
-    /// [`Error::NotPreserved`]: not a block that can be claimed. [`Error::WrongKind`]: it is a slab or a
-    /// table already, maybe by the same label: two tables name it. [`Error::BadRequest`]: no label is of
-    /// this kind, or of a block so large.
-    ///
-    /// # Safety
-    /// The caller is the reader of what the label stands for: it found the block in what the
-    /// predecessor wrote, as a table or a slab.
-    #[doc(hidden)]
-    pub unsafe fn label(&self, block: Block, kind: Kind) -> Result<(), Error> {
-        let label = frame_type::encode_label(kind, block.order());
-        let label = label.ok_or(Error::BadRequest { frames: block.order().frames() })?;
-        let gone = Error::NotPreserved { block };
-        let range = self.range(block.pfn()).map_err(|_| gone)?;
-        let byte = range.byte(block.pfn()).filter(|_| self.has_bit(range, block)).ok_or(gone)?;
-        exchange::label(byte, block, kind, label)?;
-        self.settle(1);
-        Ok(())
-    }
-
-    /// Returns the block that a predecessor preserved, and that is still to be claimed, that holds the frame.
-    #[doc(hidden)]
-    pub fn inherited_block(&self, pfn: Pfn) -> Option<Block> {
-        let orders = (0..=Order::MAX.get()).filter_map(Order::new);
-        let mut blocks = orders.map(|order| Block::containing(pfn, order));
-        blocks.find(|block| self.is_inherited(*block))
-    }
-
-    /// Returns the label of an unclaimed block, if it has one.
-    #[doc(hidden)]
-    pub fn label_of(&self, block: Block) -> Option<Kind> {
-        let (kind, order) = frame_type::labelled(self.byte(block.pfn())?.load(Relaxed))?;
-        (order == block.order()).then_some(kind)
-    }
-
     /// Undoes a claim: the block, which is of `kind` by now and preserved, is there for the next claim;
     /// for one as `label` alone, if it had a label.
     ///
-    /// # Errors
-    /// As for [`Memory::unpreserve`], and nothing is changed.
-    ///
     /// # Safety
-    /// As for [`Memory::free`]; the block came from [`Memory::claim`] and its contents are as they
-    /// were then.
-    #[doc(hidden)]
-    pub unsafe fn unclaim(
+    /// As for [`Memory::unclaim_as`].
+    pub(crate) unsafe fn unclaim_block(
         &self,
         block: Block,
-        kind: Kind,
-        label: Option<Kind>,
+        kind: FrameType,
+        label: Option<FrameType>,
     ) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
         let byte = range.byte(block.pfn()).filter(|byte| {
@@ -260,11 +172,8 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Claims a run, all of its blocks or none. It stays preserved until [`Memory::unpreserve_run`].
-    ///
-    /// # Errors
-    /// As for [`Memory::claim`].
-    pub fn claim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
+    /// Claims a run as one of `kind`, all of its blocks or none.
+    pub(crate) fn claim_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
         if run.is_empty() || !kind.is_run() {
             return Err(Error::BadRequest { frames: run.frames() });
         }
@@ -273,11 +182,11 @@ impl<M: Machine> Memory<M> {
         }
         // A first look at all, so that a call in vain is never in the way of another.
         for block in run.blocks() {
-            if let Some(found) = self.label_of(block) {
-                return Err(Error::WrongKind { pfn: block.pfn(), expected: kind, found });
+            if let Some(found) = self.predecessor().label_of(block) {
+                return Err(Error::WrongType { pfn: block.pfn(), expected: kind, found });
             }
-            if !self.is_inherited(block) {
-                let byte = self.byte(block.pfn()).filter(|_| self.is_preserved(block));
+            if !self.predecessor().contains(block) {
+                let byte = self.byte(block.pfn()).filter(|_| self.preserved().contains(block));
                 let now = byte.map_or(frame_type::NEVER, |byte| byte.load(Relaxed));
                 return Err(exchange::taken(block, kind, now));
             }
@@ -295,22 +204,17 @@ impl<M: Machine> Memory<M> {
     /// As for [`Memory::claim`].
     #[doc(hidden)]
     pub fn claim_buffer(&self, run: Run) -> Result<(), Error> {
-        self.claim_run(run, Kind::Buffer)?;
+        self.claim_run(run, FrameType::Buffer)?;
         self.mark_held(run);
         Ok(())
     }
 
     /// Undoes [`Memory::claim_run`], or [`Memory::claim_buffer`]: the run is there for the next claim.
     ///
-    /// # Errors
-    /// As for [`Memory::unpreserve_run`], and nothing is changed.
-    ///
     /// # Safety
-    /// As for [`Memory::free`]; the run came from [`Memory::claim_run`] and its contents are as they
-    /// were then.
-    #[doc(hidden)]
-    pub unsafe fn unclaim_run(&self, run: Run, kind: Kind) -> Result<(), Error> {
-        let held = kind == Kind::Buffer && self.is_held_run(run);
+    /// As for [`Memory::unclaim_as`].
+    pub(crate) unsafe fn unclaim_run(&self, run: Run, kind: FrameType) -> Result<(), Error> {
+        let held = kind == FrameType::Buffer && self.is_held_run(run);
         if !held && !self.is_run(run, kind, true) {
             self.check_run(run, kind)?;
             return Err(Error::NotPreserved { block: Block::containing(run.start(), Order::ZERO) });
@@ -318,36 +222,6 @@ impl<M: Machine> Memory<M> {
         self.unsettle(usize_to_u64(run.blocks().count()));
         exchange::put_back_run(self, run);
         Ok(())
-    }
-
-    /// Asks about every block that is still to be claimed and has no [label](Memory::label), and does
-    /// what `fate` decides. Returns how many blocks were freed, and how many are still to be claimed as
-    /// `fate` keeps them. What has a label is left to the layer that gave it.
-    ///
-    /// No lock is held and no CPU pinned: `fate` may call anything, this too. What it claims, or
-    /// another CPU claims meanwhile, is left to its owner and not counted. The call may be repeated, as
-    /// long as anything is left; and need not be made at all: what is unclaimed stays preserved.
-    pub fn disinherit(&self, mut fate: impl FnMut(Block) -> Fate) -> (u64, u64) {
-        let (mut freed, mut kept) = (0, 0);
-        if self.is_settled() {
-            return (freed, kept);
-        }
-        // A label is another byte.
-        self.for_each_with(
-            |byte| byte == frame_type::NEVER,
-            |block| match fate(block) {
-                Fate::Free => freed += u64::from(self.dispose_of(block)),
-                Fate::Keep => kept += u64::from(self.is_unclaimed(block)),
-            },
-        );
-        (freed, kept)
-    }
-
-    /// Frees a block that is still to be claimed. Returns whether it was. Does what
-    /// [`Memory::disinherit`] does where it is told to free one.
-    #[doc(hidden)]
-    pub fn disinherit_block(&self, block: Block) -> bool {
-        self.dispose_of(block)
     }
 
     /// Frees a block that is still to be claimed and has no label. Returns whether it was.

@@ -18,7 +18,7 @@ impl<M: Machine> Memory<M> {
     /// Counts blocks that are no longer to be claimed: their bytes have changed.
     #[inline]
     pub(super) fn settle(&self, blocks: u64) {
-        self.machine().pinned(|cpu| match self.slots.with_slot(cpu) {
+        self.machine().with_cpu(|cpu| match self.slots.with_slot(cpu) {
             // SAFETY: it has a slot.
             Some(cpu) => unsafe { self.slots.slot(cpu) }.settled().add_alone(blocks),
             None => self.slots.shared_tallies().settled.add(blocks),
@@ -42,15 +42,15 @@ mod tests {
     use std::vec::Vec;
 
     use super::super::tests::{block, kernel, run, successor};
-    use super::super::{Block, Fate, Kind, Memory};
+    use super::super::{Block, Disposition, FrameType, Memory};
     use crate::harness::Ram;
 
     /// Returns what `disinherit` tells of.
     fn told(memory: &Memory<Ram>) -> Vec<Block> {
         let mut blocks = Vec::new();
-        memory.disinherit(|block| {
+        memory.predecessor().finish(|block| {
             blocks.push(block);
-            Fate::Keep
+            Disposition::Keep
         });
         blocks
     }
@@ -71,11 +71,11 @@ mod tests {
 
     /// Settles all that [`left`] has but the first, each in another way.
     fn settle_others(memory: &Memory<Ram>, blocks: &[Block; 6]) {
-        memory.claim(blocks[1], Kind::Folio).unwrap();
-        memory.claim_all(&blocks[2..3]).unwrap();
-        memory.claim_run(run(611, 3), Kind::Run).unwrap();
+        memory.claim(blocks[1]).unwrap();
+        memory.claim(&blocks[2..3]).unwrap();
+        memory.claim(run(611, 3)).unwrap();
         // SAFETY: nothing else looks for slabs.
-        unsafe { memory.label(blocks[5], Kind::Slab) }.unwrap();
+        unsafe { memory.predecessor().label(blocks[5], FrameType::Slab) }.unwrap();
     }
 
     #[test]
@@ -84,10 +84,10 @@ mod tests {
         settle_others(&memory, &blocks);
         // A slab has been counted by then.
         // SAFETY: labelled just now.
-        unsafe { memory.claim_as(blocks[5], Kind::Slab) }.unwrap();
+        unsafe { memory.claim_as(blocks[5], FrameType::Slab) }.unwrap();
         assert!(!memory.is_settled());
         assert_eq!(told(&memory), [blocks[0]]);
-        assert!(memory.disinherit_block(blocks[0]));
+        assert!(memory.predecessor().dispose_of(blocks[0]));
         assert!(memory.is_settled());
         assert_eq!(told(&memory), []);
     }
@@ -96,21 +96,21 @@ mod tests {
     fn what_is_put_back_is_told_again() {
         let (memory, blocks) = left();
         settle_others(&memory, &blocks);
-        memory.claim(blocks[0], Kind::Folio).unwrap();
+        memory.claim(blocks[0]).unwrap();
         assert!(memory.is_settled());
         for block in [blocks[0], blocks[1]] {
             // SAFETY: claimed above, and not written.
-            unsafe { memory.unclaim(block, Kind::Folio, None) }.unwrap();
+            unsafe { memory.unclaim_as(block, FrameType::Folio) }.unwrap();
             assert_eq!(told(&memory), [block]);
-            memory.claim(block, Kind::Folio).unwrap();
+            memory.claim(block).unwrap();
             assert_eq!(told(&memory), []);
         }
         // SAFETY: as above.
-        unsafe { memory.unclaim_run(run(611, 3), Kind::Run) }.unwrap();
+        unsafe { memory.unclaim_as(run(611, 3), FrameType::Run) }.unwrap();
         assert_eq!(told(&memory), [blocks[4], blocks[3]]);
-        assert_eq!(memory.claim_all(&[blocks[3], blocks[4], blocks[3]]).ok(), None);
+        assert_eq!(memory.claim(&[blocks[3], blocks[4], blocks[3]]).ok(), None);
         assert_eq!(told(&memory), [blocks[4], blocks[3]]);
-        assert_eq!(memory.disinherit(|_| Fate::Free), (2, 0));
+        assert_eq!(memory.predecessor().finish(|_| Disposition::Free), (2, 0));
         assert!(memory.is_settled());
     }
 
@@ -118,7 +118,7 @@ mod tests {
     fn a_count_that_was_lost_makes_the_blocks_be_looked_at() {
         let (memory, blocks) = left();
         settle_others(&memory, &blocks);
-        memory.claim(blocks[0], Kind::Folio).unwrap();
+        memory.claim(blocks[0]).unwrap();
         assert!(memory.is_settled());
         memory.unsettle(1);
         assert!(!memory.is_settled());

@@ -148,7 +148,7 @@ fn left() -> Memory<Ram> {
 }
 
 fn claim(world: &World, name: &'static str, i: usize) {
-    world.note(name, world.memory.claim(part(i), Kind::Folio));
+    world.note(name, world.memory.claim(part(i)));
 }
 
 /// Nothing was lost: what was not claimed or disposed of is there, with no trace of a claim.
@@ -158,7 +158,7 @@ fn assert_left(world: &World, parts: &[usize]) {
     assert_eq!(inherited(&world.memory), expected);
     for b in expected {
         assert_eq!(world.memory.state(b.pfn()), Ok(crate::FrameState::Never), "{b}");
-        assert!(world.memory.is_preserved(b));
+        assert!(world.memory.preserved().contains(b));
     }
 }
 
@@ -195,8 +195,8 @@ fn dispose(world: &World, then: Then) {
         _ => return,
     };
     for own in part(1).run().blocks_up_to(up_to) {
-        memory.alloc_at(own, Kind::Folio).unwrap();
-        memory.preserve_kind(own, Kind::Folio).unwrap();
+        memory.alloc_at(own).unwrap();
+        memory.preserve_block(own, FrameType::Folio).unwrap();
     }
 }
 
@@ -220,7 +220,7 @@ fn assert_one_end(world: &World) {
 fn a_claim_of_what_is_disposed_of_and_used_anew_is_refused() {
     let claims: [Call; 2] = [
         |world| claim(world, "claim", 1),
-        |world| world.note("claim", world.memory.claim_run(part(1).run(), Kind::Run)),
+        |world| world.note("claim", world.memory.claim(part(1).run())),
     ];
     for disposal in DISPOSALS {
         for claim in claims {
@@ -237,7 +237,7 @@ fn a_claim_of_what_is_disposed_of_and_used_anew_is_refused() {
 }
 
 fn claim_row(world: &World) {
-    world.note("row", world.memory.claim_run(row(), Kind::Run));
+    world.note("row", world.memory.claim(row()));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_run_whose_last_block_is_claimed_alone_is_claimed_whole_or_not_at_all() {
     let after = |world: &World| {
         assert_ne!(world.got("row"), world.got("last"));
         if world.got("row") {
-            assert_eq!(world.memory.run_at(row().start(), Kind::Run), Ok(row()));
+            assert_eq!(world.memory.run_at(row().start(), FrameType::Run), Ok(row()));
             assert_left(world, &[]);
         } else {
             assert_left(world, &[0, 1]);
@@ -261,8 +261,8 @@ fn a_run_whose_last_block_is_claimed_alone_is_claimed_whole_or_not_at_all() {
 fn what_is_taken_back_is_claimed_without_what_follows() {
     for whose in [0, 1] {
         let others: [Call; 2] = [
-            |world| world.note("third", world.memory.claim_run(part(0).run(), Kind::Run)),
-            |world| world.note("third", world.memory.claim_run(part(1).run(), Kind::Run)),
+            |world| world.note("third", world.memory.claim(part(0).run())),
+            |world| world.note("third", world.memory.claim(part(1).run())),
         ];
         beside(
             left,
@@ -274,9 +274,11 @@ fn what_is_taken_back_is_claimed_without_what_follows() {
                     // What has an owner looks so at any time.
                     for i in [0, 1] {
                         let third = world.got.borrow().iter().any(|(name, got)| {
-                            *name == "third" && got.is_ok() && !world.memory.is_inherited(part(i))
+                            *name == "third"
+                                && got.is_ok()
+                                && !world.memory.predecessor().contains(part(i))
                         });
-                        if third && world.memory.run_at(part(i).pfn(), Kind::Run).is_ok() {
+                        if third && world.memory.run_at(part(i).pfn(), FrameType::Run).is_ok() {
                             world.note("looked", Ok(()));
                         }
                     }
@@ -288,7 +290,7 @@ fn what_is_taken_back_is_claimed_without_what_follows() {
                 assert!(!(row && third));
                 if third {
                     let own = part(whose).run();
-                    assert_eq!(world.memory.run_at(own.start(), Kind::Run), Ok(own));
+                    assert_eq!(world.memory.run_at(own.start(), FrameType::Run), Ok(own));
                     assert_left(world, &[1 - whose]);
                 }
             },
@@ -299,11 +301,11 @@ fn what_is_taken_back_is_claimed_without_what_follows() {
 /// Claims a part as a run as soon as it can be, and lets it go again at once: it is that part alone.
 fn pass_through(world: &World, i: usize) {
     let (memory, own) = (&world.memory, part(i).run());
-    if memory.claim_run(own, Kind::Run).is_ok() {
-        assert_eq!(memory.run_at(own.start(), Kind::Run), Ok(own), "it has another's tail");
-        assert_eq!(memory.owning_block(own.start()), Some((own, Kind::Run, true)));
+    if memory.claim(own).is_ok() {
+        assert_eq!(memory.run_at(own.start(), FrameType::Run), Ok(own), "it has another's tail");
+        assert_eq!(memory.owning_block(own.start()), Some((own, FrameType::Run, true)));
         // SAFETY: claimed just now, and not written.
-        unsafe { memory.unclaim_run(own, Kind::Run) }.unwrap();
+        unsafe { memory.unclaim_as(own, FrameType::Run) }.unwrap();
     }
 }
 
@@ -323,12 +325,12 @@ fn a_claim_that_is_taken_back_leaves_no_tail_behind() {
         beside(
             || {
                 let memory = left();
-                memory.claim_run(row(), Kind::Run).unwrap();
+                memory.claim(row()).unwrap();
                 memory
             },
             |world| {
                 // SAFETY: claimed above, and not written.
-                unsafe { world.memory.unclaim_run(row(), Kind::Run) }.unwrap();
+                unsafe { world.memory.unclaim_as(row(), FrameType::Run) }.unwrap();
             },
             &[pass, pass],
             |world| assert_left(world, &[0, 1, 2]),
@@ -340,7 +342,7 @@ fn a_claim_that_is_taken_back_leaves_no_tail_behind() {
 fn a_label_beside_claims_and_disposal() {
     fn label(world: &World) {
         // SAFETY: nothing reads slabs here.
-        world.note("label", unsafe { world.memory.label(part(1), Kind::Slab) });
+        world.note("label", unsafe { world.memory.predecessor().label(part(1), FrameType::Slab) });
     }
     // A claim as a folio, or the label, and no third thing.
     beside(
@@ -349,7 +351,7 @@ fn a_label_beside_claims_and_disposal() {
         &[label],
         |world| {
             assert_ne!(world.got("claim"), world.got("label"));
-            assert_eq!(world.memory.label_of(part(1)).is_some(), world.got("label"));
+            assert_eq!(world.memory.predecessor().label_of(part(1)).is_some(), world.got("label"));
         },
     );
     // So with disposal: what has a label is its layer's.
@@ -359,13 +361,13 @@ fn a_label_beside_claims_and_disposal() {
         beside(left, first, &[second], |world| {
             let labelled = world.got("label");
             assert_ne!(world.got("disposed"), labelled);
-            assert_eq!(world.memory.is_inherited(part(1)), labelled);
-            assert_eq!(world.memory.label_of(part(1)).is_some(), labelled);
+            assert_eq!(world.memory.predecessor().contains(part(1)), labelled);
+            assert_eq!(world.memory.predecessor().label_of(part(1)).is_some(), labelled);
             if labelled {
                 // SAFETY: it is this test's, and nothing reads slabs here.
                 unsafe {
-                    world.memory.claim_as(part(1), Kind::Slab).unwrap();
-                    world.memory.unclaim(part(1), Kind::Table, None).unwrap();
+                    world.memory.claim_as(part(1), FrameType::Slab).unwrap();
+                    world.memory.unclaim_as(part(1), FrameType::Table).unwrap();
                 }
             }
             assert_left(world, if labelled { &[0, 1, 2] } else { &[0, 2] });
@@ -385,19 +387,19 @@ fn parts_of_a_block_above_the_largest_folio_are_taken_back_before_it_is() {
         || {
             let ranges = [(run(1 << 20, 1 << 20), crate::NodeId(0)), Ram::frames(64)[0]];
             let memory = Ram::memory(&ranges).unwrap();
-            memory.alloc_run_at(large().run(), Kind::Run).unwrap();
-            memory.preserve_run_kind(large().run(), Kind::Run).unwrap();
+            memory.alloc_at(large().run()).unwrap();
+            memory.preserve_run(large().run(), FrameType::Run).unwrap();
             let memory = successor(memory, &ranges);
-            memory.claim_run(large().run(), Kind::Run).unwrap();
+            memory.claim(large().run()).unwrap();
             memory
         },
         |world| {
             // SAFETY: claimed above, and not written.
-            unsafe { world.memory.unclaim_run(large().run(), Kind::Run) }.unwrap();
+            unsafe { world.memory.unclaim_as(large().run(), FrameType::Run) }.unwrap();
         },
-        &[|world| world.note("again", world.memory.claim_run(large().run(), Kind::Run))],
+        &[|world| world.note("again", world.memory.claim(large().run()))],
         |world| {
-            let whole = world.memory.run_at(large().pfn(), Kind::Run).ok();
+            let whole = world.memory.run_at(large().pfn(), FrameType::Run).ok();
             assert_eq!(whole, world.got("again").then_some(large().run()));
             if whole.is_none() {
                 for part in large().run().blocks_up_to(Order::MAX_FOLIO) {

@@ -16,7 +16,7 @@ use loom::thread;
 
 use super::exchange::{self, Disposal, Places};
 use crate::error::Error;
-use crate::frame_type::{self, Kind};
+use crate::frame_type::{self, FrameType};
 use crate::tracker::Tracker;
 use crate::tracker::ram::{Ram, block, run};
 
@@ -78,7 +78,7 @@ impl World {
     }
 
     fn claim(&self, block: Block) -> bool {
-        let claimed = exchange::take(self, block, Kind::Folio);
+        let claimed = exchange::take(self, block, FrameType::Folio);
         if claimed.is_ok() {
             self.fill(block);
         } else {
@@ -88,7 +88,7 @@ impl World {
     }
 
     fn claim_run(&self, run: Run) -> bool {
-        let claimed = exchange::take_run(self, run, Kind::Run).is_ok();
+        let claimed = exchange::take_run(self, run, FrameType::Run).is_ok();
         if claimed {
             run.blocks().for_each(|block| self.fill(block));
             // It ends where it ends.
@@ -114,7 +114,7 @@ impl World {
             return false;
         }
         let byte = self.byte(block).unwrap();
-        let plain = frame_type::encode(Kind::Folio, block.order(), false);
+        let plain = frame_type::encode(FrameType::Folio, block.order(), false);
         byte.store(plain, Relaxed);
         self.fill(block);
         self.tracker.preserve(&self.ram, block).unwrap();
@@ -181,7 +181,7 @@ fn what_is_disposed_of_and_used_anew_is_not_claimed() {
         assert_ne!(claimed, disposed);
         assert_eq!(used, disposed);
         assert!(world.has_bit(one()) && !world.is_left(one()));
-        let ours = frame_type::encode(Kind::Folio, one().order(), true);
+        let ours = frame_type::encode(FrameType::Folio, one().order(), true);
         assert_eq!(world.says(one()), ours);
     });
 }
@@ -213,7 +213,7 @@ fn what_is_allocated_for_the_first_time_is_not_claimed() {
         assert!(world.take_free(one()));
         assert!(!claim.join().unwrap());
         assert!(world.has_bit(one()) && !world.is_left(one()));
-        assert_eq!(world.says(one()), frame_type::encode(Kind::Folio, one().order(), true));
+        assert_eq!(world.says(one()), frame_type::encode(FrameType::Folio, one().order(), true));
     });
 }
 
@@ -223,10 +223,10 @@ fn what_gets_a_label_is_disposed_of_once() {
     model(3, || {
         let world = World::new(&[one()]);
         let label = beside(&world, |w| {
-            let as_slab = frame_type::encode_label(Kind::Slab, one().order()).unwrap();
+            let as_slab = frame_type::encode_label(FrameType::Slab, one().order()).unwrap();
             w.has_bit(one())
-                && exchange::label(w.byte(one()).unwrap(), one(), Kind::Slab, as_slab).is_ok()
-                && exchange::take(w, one(), Kind::Slab).is_ok()
+                && exchange::label(w.byte(one()).unwrap(), one(), FrameType::Slab, as_slab).is_ok()
+                && exchange::take(w, one(), FrameType::Slab).is_ok()
         });
         let disposed = world.dispose_of(one());
         let claimed = label.join().unwrap();
@@ -240,10 +240,10 @@ fn what_gets_a_label_is_disposed_of_once() {
 fn of_two_that_claim_a_block_by_its_label_one_succeeds() {
     model(3, || {
         let world = World::new(&[one()]);
-        let as_slab = frame_type::encode_label(Kind::Slab, one().order()).unwrap();
-        exchange::label(world.byte(one()).unwrap(), one(), Kind::Slab, as_slab).unwrap();
+        let as_slab = frame_type::encode_label(FrameType::Slab, one().order()).unwrap();
+        exchange::label(world.byte(one()).unwrap(), one(), FrameType::Slab, as_slab).unwrap();
         let claim = |w: &World| {
-            let claimed = exchange::take(w, one(), Kind::Slab).is_ok();
+            let claimed = exchange::take(w, one(), FrameType::Slab).is_ok();
             if claimed {
                 w.fill(one());
             }

@@ -1,4 +1,4 @@
-//! Counts of blocks that found an owner in this kernel: see `inherit/settled`.
+//! Counts of blocks that found an owner in this kernel: see `predecessor/settled`.
 
 use heirloom_kho::sync::{Acquire, AtomicU64, Relaxed, Release};
 
