@@ -1442,7 +1442,7 @@ size_t heirloom_metadata_bytes(const struct heirloom_range *ranges,
  * @return 0, or an error: HEIRLOOM_ERROR_BAD_SPACE, _SCRATCH_TOO_SMALL, _MEMORY_TOO_SMALL, _RANGE_OVERLAPS, _OUTSIDE_MAP,
  * _MISALIGNED, ...
  *
- * Context: where one may sleep, once. Needs some 8 KiB of stack.
+ * Context: where one may sleep, once. Needs some 9 KiB of stack.
  *
  * Safety:
  * `config` and `h` lead to one each. What the config says of the direct map is true, and nothing else uses the memory of

@@ -1,5 +1,6 @@
 //! The kernel flavour: boot and revive over the kernel's memory, and more memory later.
 
+use core::alloc::Layout;
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -17,7 +18,7 @@ use crate::object::{Machine, heirloom, kernel};
 /// Context: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn heirloom_room_bytes() -> usize {
-    size_of::<heirloom>() + align_of::<heirloom>()
+    ROOM.size() + ROOM.align()
 }
 
 /// Returns the bytes of metadata that these ranges need on so many CPUs, about 1.2 a page: the room for it, or the
@@ -58,7 +59,7 @@ pub unsafe extern "C" fn heirloom_metadata_bytes(
 /// @return 0, or an error: HEIRLOOM_ERROR_BAD_SPACE, _SCRATCH_TOO_SMALL, _MEMORY_TOO_SMALL, _RANGE_OVERLAPS, _OUTSIDE_MAP,
 /// _MISALIGNED, ...
 ///
-/// Context: where one may sleep, once. Needs some 8 KiB of stack.
+/// Context: where one may sleep, once. Needs some 9 KiB of stack.
 ///
 /// # Safety
 /// `config` and `h` lead to one each. What the config says of the direct map is true, and nothing else uses the memory of
@@ -74,14 +75,15 @@ pub unsafe extern "C" fn heirloom_boot(
     let boot = || {
         // SAFETY: the caller's promise.
         let config = unsafe { value("config", config) }?;
-        let room = place(room, room_bytes)?;
+        // SAFETY: the caller's promise.
+        let room = unsafe { place(room, room_bytes) }?;
         let h = some("h", h)?;
         // SAFETY: the caller's promise.
         unsafe {
             if config.metadata.is_null() { boot_in(config, room) } else { boot_over(config, room) }
         }?;
-        // SAFETY: the caller's promise.
-        unsafe { h.write(room.as_ptr().cast()) };
+        // SAFETY: written by now; the rest is the caller's promise.
+        unsafe { h.write(settled(room)?) };
         Ok(())
     };
     status(boot())
@@ -110,7 +112,8 @@ pub unsafe extern "C" fn heirloom_revive(
     let revive = || {
         // SAFETY: the caller's promise.
         let (config, entry) = unsafe { (value("config", config)?, value("entry", entry)?) };
-        let room = place(room, room_bytes)?;
+        // SAFETY: the caller's promise.
+        let room = unsafe { place(room, room_bytes) }?;
         let h = some("h", h)?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -120,26 +123,44 @@ pub unsafe extern "C" fn heirloom_revive(
                 revive_over(config, Entry::from(*entry), room)
             }
         }?;
-        // SAFETY: the caller's promise.
-        unsafe { h.write(room.as_ptr().cast()) };
+        // SAFETY: written by now; the rest is the caller's promise.
+        unsafe { h.write(settled(room)?) };
         Ok(())
     };
     status(revive())
 }
 
-/// Where the object goes.
-type Room = NonNull<MaybeUninit<heirloom>>;
+/// Where the object goes, or why there is none: from the call that makes it, by way of no other place on a kernel's stack.
+type Made = Result<Heirloom<Machine>, ::heirloom::Error>;
+
+/// What room the object needs, with room to align it.
+const ROOM: Layout = Layout::new::<Made>();
+
+/// Returns the object.
+///
+/// # Safety
+/// The room is written, and the caller's alone.
+unsafe fn settled(room: &mut MaybeUninit<Made>) -> Result<*mut heirloom, Failure> {
+    // SAFETY: the caller's promise.
+    match unsafe { room.assume_init_mut() } {
+        Ok(kernel) => Ok(core::ptr::from_mut(kernel).cast()),
+        Err(error) => Err((*error).into()),
+    }
+}
 
 /// Returns where in the caller's room the object goes.
-fn place(room: *mut c_void, bytes: usize) -> Result<Room, Failure> {
+///
+/// # Safety
+/// The room has so many bytes, and is the caller's alone as long as the result is used.
+unsafe fn place<'a>(room: *mut c_void, bytes: usize) -> Result<&'a mut MaybeUninit<Made>, Failure> {
     let room = some("room", room)?.cast::<u8>();
-    let skipped = room.align_offset(align_of::<heirloom>());
-    let needed = skipped.saturating_add(size_of::<heirloom>());
+    let skipped = room.align_offset(ROOM.align());
+    let needed = skipped.saturating_add(ROOM.size());
     if needed > bytes {
         return Err(Failure::TooSmall { needed: heirloom_room_bytes(), given: bytes });
     }
-    // SAFETY: within the room.
-    Ok(unsafe { room.add(skipped) }.cast())
+    // SAFETY: within the room, and aligned; the rest is the caller's promise.
+    Ok(unsafe { room.add(skipped).cast().as_mut() })
 }
 
 /// Boots with metadata in scratch.
@@ -147,7 +168,7 @@ fn place(room: *mut c_void, bytes: usize) -> Result<Room, Failure> {
 /// # Safety
 /// As for heirloom_boot(); the room is the caller's.
 #[inline(never)]
-unsafe fn boot_in(config: &heirloom_config, mut room: Room) -> Result<(), Failure> {
+unsafe fn boot_in(config: &heirloom_config, room: &mut MaybeUninit<Made>) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     unsafe {
         let map = Map::new(config)?;
@@ -155,8 +176,7 @@ unsafe fn boot_in(config: &heirloom_config, mut room: Room) -> Result<(), Failur
         let busy = Runs::new("busy", config.busy, config.busy_count)?;
         let placement = Placement { metadata: None, busy: busy.get() };
         let (machine, producer) = (config.machine()?, config.producer()?);
-        let kernel = Heirloom::boot_in(machine, map.get(), scratch.get(), producer, placement)?;
-        room.as_mut().write(heirloom { kernel });
+        room.write(Heirloom::boot_in(machine, map.get(), scratch.get(), producer, placement));
     }
     Ok(())
 }
@@ -166,12 +186,11 @@ unsafe fn boot_in(config: &heirloom_config, mut room: Room) -> Result<(), Failur
 /// # Safety
 /// As for heirloom_boot(); the room is the caller's.
 #[inline(never)]
-unsafe fn boot_over(config: &heirloom_config, mut room: Room) -> Result<(), Failure> {
+unsafe fn boot_over(config: &heirloom_config, room: &mut MaybeUninit<Made>) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     unsafe {
         let scratch = Runs::new("scratch", config.scratch, config.scratch_count)?;
-        let kernel = Heirloom::boot_memory(config.memory()?, scratch.get(), config.producer()?)?;
-        room.as_mut().write(heirloom { kernel });
+        room.write(Heirloom::boot_memory(config.memory()?, scratch.get(), config.producer()?));
     }
     Ok(())
 }
@@ -181,7 +200,11 @@ unsafe fn boot_over(config: &heirloom_config, mut room: Room) -> Result<(), Fail
 /// # Safety
 /// As for heirloom_revive(); the room is the caller's.
 #[inline(never)]
-unsafe fn revive_in(config: &heirloom_config, entry: Entry, mut room: Room) -> Result<(), Failure> {
+unsafe fn revive_in(
+    config: &heirloom_config,
+    entry: Entry,
+    room: &mut MaybeUninit<Made>,
+) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     unsafe {
         let map = Map::new(config)?;
@@ -189,8 +212,7 @@ unsafe fn revive_in(config: &heirloom_config, entry: Entry, mut room: Room) -> R
         let placement = Placement { metadata: None, busy: busy.get() };
         let (machine, producer, seal) =
             (config.machine()?, config.producer()?, policy(config.seal)?);
-        let kernel = Heirloom::revive_in(machine, map.get(), entry, producer, seal, placement)?;
-        room.as_mut().write(heirloom { kernel });
+        room.write(Heirloom::revive_in(machine, map.get(), entry, producer, seal, placement));
     }
     Ok(())
 }
@@ -203,13 +225,12 @@ unsafe fn revive_in(config: &heirloom_config, entry: Entry, mut room: Room) -> R
 unsafe fn revive_over(
     config: &heirloom_config,
     entry: Entry,
-    mut room: Room,
+    room: &mut MaybeUninit<Made>,
 ) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     unsafe {
         let (producer, seal) = (config.producer()?, policy(config.seal)?);
-        let kernel = Heirloom::revive_memory(config.memory()?, entry, producer, seal)?;
-        room.as_mut().write(heirloom { kernel });
+        room.write(Heirloom::revive_memory(config.memory()?, entry, producer, seal));
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ pub(crate) type Machine = &'static Arena;
 pub(crate) type Machine = crate::os::Os;
 
 /// Memory that outlives its kernel: buffers, caches, and what is handed over.
+#[cfg_attr(not(feature = "std"), repr(transparent))]
 pub struct heirloom {
     pub(crate) kernel: Heirloom<Machine>,
     /// What it runs on, which must not be closed before.
