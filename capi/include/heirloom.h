@@ -727,9 +727,7 @@ struct heirloom_config {
    */
   const char *producer;
 };
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Room for a lock of the kernel's: 32 bytes, all zeroes before it is locked for the first time, and at the same place as
  * long as it is used. A lock that needs more is made at the first call, and a pointer to it kept here.
@@ -737,9 +735,7 @@ struct heirloom_config {
 struct heirloom_lock {
   uint64_t words[4];
 };
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Room for a mutex of the kernel's: 64 bytes, as a heirloom_lock.
  */
@@ -800,9 +796,7 @@ extern "C" {
 struct heirloom_arena *heirloom_arena_create(const char *name,
                                              const struct heirloom_range *ranges,
                                              size_t count);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Opens the arena that a descriptor refers to. The descriptor stays the caller's, which can close it afterwards.
  *
@@ -810,9 +804,7 @@ struct heirloom_arena *heirloom_arena_create(const char *name,
  * (HEIRLOOM_ERROR_ARENA_IN_USE).
  */
 struct heirloom_arena *heirloom_arena_open(int fd);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Closes an arena; nothing if it is null. The memory lasts as long as a descriptor of it.
  *
@@ -822,9 +814,7 @@ struct heirloom_arena *heirloom_arena_open(int fd);
  * `arena` is from a call that returned it, and not used any more if this returns 0.
  */
 int heirloom_arena_close(struct heirloom_arena *arena);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Returns the descriptor of the arena's memory, which stays the arena's; -1 if `arena` is null. A duplicate
  * that is passed to another process is all that this needs to open the arena, and to revive
@@ -834,9 +824,7 @@ int heirloom_arena_close(struct heirloom_arena *arena);
  * `arena` is from a call that returned it, and not closed.
  */
 int heirloom_arena_fd(const struct heirloom_arena *arena);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Returns a new descriptor of the arena's memory, the caller's to close, which closes on exec; -1 if there is none.
  *
@@ -844,9 +832,7 @@ int heirloom_arena_fd(const struct heirloom_arena *arena);
  * `arena` is from a call that returned it, and not closed.
  */
 int heirloom_arena_share(const struct heirloom_arena *arena);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Boots over a new arena: all of its memory is free but for scratch, which is taken from its largest range. `producer` is
  * told to the successor; null: none. The entry is left in the arena, so that its descriptor is all that a
@@ -861,9 +847,7 @@ int heirloom_arena_share(const struct heirloom_arena *arena);
  */
 struct heirloom *heirloom_boot_arena(struct heirloom_arena *arena,
                                      const char *producer);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Takes over the arena from a predecessor, and goes on with its handover: checks all of it first. All that was
  * preserved is there to be restored, whatever ended the predecessor, and at whatever instant this one ends.
@@ -880,9 +864,7 @@ struct heirloom *heirloom_revive_arena(struct heirloom_arena *arena,
                                        const struct heirloom_entry *entry,
                                        const char *producer,
                                        uint32_t seal);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Ends a kernel's object; nothing if it is null. What was preserved stays so, and everything else of the memory is
  * lost: its buffers and caches are not used any more. A process that ends, or jumps, need not call it.
@@ -891,9 +873,7 @@ struct heirloom *heirloom_revive_arena(struct heirloom_arena *arena,
  * `h` is from a call that boots or revives; neither it nor memory of it is used any more, by any thread.
  */
 void heirloom_close(struct heirloom *h);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Returns the arena that a kernel's object is over, which stays its owner's; null if `h` is null.
  *
@@ -901,9 +881,7 @@ void heirloom_close(struct heirloom *h);
  * `h` is from a call that boots or revives, and not closed.
  */
 struct heirloom_arena *heirloom_get_arena(struct heirloom *h);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Returns whether the arena's memory has a handover: 1 if it was ever booted, 0 if not; less than 0 if it cannot be
  * told.
@@ -1388,9 +1366,7 @@ int heirloom_unseal(struct heirloom *h);
 int heirloom_jump_exec(struct heirloom *h,
                        const char *file,
                        const char *const *argv);
-#endif
 
-#if defined(HEIRLOOM_HOSTED)
 /**
  * Returns the arena that the predecessor jumped with, to be closed by heirloom_arena_close(), and its entry. Once in
  * the life of the process, at the start of `main`, before anything else is opened.
@@ -1415,9 +1391,7 @@ struct heirloom_arena *heirloom_inherited(bool *found,
  * Context: any.
  */
 size_t heirloom_room_bytes(void);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Returns the bytes of metadata that these ranges need on so many CPUs, about 1.2 a page: the room for it, or the
  * scratch in one area. 0 if the ranges are none.
@@ -1430,9 +1404,7 @@ size_t heirloom_room_bytes(void);
 size_t heirloom_metadata_bytes(const struct heirloom_range *ranges,
                                size_t count,
                                uint32_t cpus);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Boots without a predecessor: all memory is free but for scratch and metadata.
  *
@@ -1453,9 +1425,7 @@ int heirloom_boot(void *room,
                   size_t room_bytes,
                   const struct heirloom_config *config,
                   struct heirloom **h);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Takes over from a predecessor, and goes on with its handover: checks all of it first, and writes nothing but metadata
  * before. All that was preserved is there to be restored, whatever ended the predecessor, and at whatever instant this
@@ -1475,9 +1445,7 @@ int heirloom_revive(void *room,
                     const struct heirloom_config *config,
                     const struct heirloom_entry *entry,
                     struct heirloom **h);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Ends a kernel's object; nothing if it is null. What was preserved stays so, and everything else of the memory is
  * lost. Room, metadata and the memory of the ranges are the caller's again. A kernel that ends, or jumps, need not call it.
@@ -1488,9 +1456,7 @@ int heirloom_revive(void *room,
  * `h` is from a call that boots or revives; neither it nor memory of it is used any more, on any CPU.
  */
 void heirloom_close(struct heirloom *h);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Adds a range of memory, all of it free. At any time.
  *
@@ -1508,9 +1474,7 @@ int heirloom_add_range(struct heirloom *h,
                        const struct heirloom_range *range,
                        void *space,
                        size_t space_bytes);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Stays on this CPU until heirloom_os_unpin(), and returns its number, less than `cpus` of the heirloom_config.
  * Until then no other call on this CPU gets a number from this function: not a task, not an interrupt handler,
@@ -1521,75 +1485,55 @@ int heirloom_add_range(struct heirloom *h,
  * was written on a CPU in between is seen by the next call on it.
  */
 extern int heirloom_os_pin(void);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Ends what heirloom_os_pin() began, with the number that it returned.
  */
 extern void heirloom_os_unpin(int cpu);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Returns the NUMA node that is nearest to a CPU, which never changes: 0 where there is one alone.
  */
 extern uint16_t heirloom_os_node(uint32_t cpu);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Takes a lock, which is held for moments. Where interrupt handlers call heirloom, it keeps them out while it is held.
  */
 extern void heirloom_os_lock(struct heirloom_lock *lock);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Takes a lock if it is free. Returns whether it did: 0 or 1.
  */
 extern int heirloom_os_try_lock(struct heirloom_lock *lock);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Releases a lock, on the CPU that took it. Locks are released in the reverse order.
  */
 extern void heirloom_os_unlock(struct heirloom_lock *lock);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Takes a mutex, which is held for passes over whole tables: its holder and those that wait may sleep. Calls that
  * take one say so: they are for where one may sleep.
  */
 extern void heirloom_os_mutex_lock(struct heirloom_mutex *mutex);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Takes a mutex if it is free. Returns whether it did: 0 or 1.
  */
 extern int heirloom_os_mutex_try_lock(struct heirloom_mutex *mutex);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Releases a mutex, by the task that took it.
  */
 extern void heirloom_os_mutex_unlock(struct heirloom_mutex *mutex);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Returns whether the caller may wait for a heirloom_lock: 0 where it came in the middle of a call that holds
  * one and that cannot go on before it returns, in an interrupt that the lock does not keep out. Where the lock keeps
  * all out that call heirloom: 1.
  */
 extern int heirloom_os_may_wait(void);
-#endif
 
-#if !defined(HEIRLOOM_HOSTED)
 /**
  * Is called with a text where heirloom found itself at fault; does not return. The text has `bytes` bytes
  * and a zero byte behind them.

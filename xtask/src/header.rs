@@ -41,5 +41,43 @@ fn made(directory: &Path) -> Result<String> {
     let mut text = Vec::new();
     bindings.context("cbindgen")?.write(&mut text);
     // Headings as a reader of C knows them.
-    Ok(String::from_utf8(text)?.replace(" * # Safety\n", " * Safety:\n"))
+    Ok(joined(&String::from_utf8(text)?.replace(" * # Safety\n", " * Safety:\n")))
+}
+
+/// The text with one condition around neighbours that each have the same around them.
+fn joined(text: &str) -> String {
+    let mut joined = String::new();
+    let (mut open, mut lines) = (None, text.lines().peekable());
+    while let Some(line) = lines.next() {
+        if line == "#endif" && lines.peek() == Some(&"") {
+            lines.next();
+            if open.is_some() && lines.peek().copied() == open {
+                lines.next();
+                joined.push('\n');
+                continue;
+            }
+            open = None;
+            joined.push_str("#endif\n\n");
+            continue;
+        }
+        if line.starts_with("#if") {
+            open = Some(line);
+        }
+        joined.push_str(line);
+        joined.push('\n');
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_under_one_condition_have_it_once() {
+        let each = "#if A\na\n#endif\n\n#if A\nb\n#endif\n\n#if !A\nc\n#endif\n\nd\n";
+        assert_eq!(joined(each), "#if A\na\n\nb\n#endif\n\n#if !A\nc\n#endif\n\nd\n");
+        let apart = "#if A\na\n#endif\n\nb\n\n#if A\nc\n#endif\n\n";
+        assert_eq!(joined(apart), apart);
+    }
 }
