@@ -1235,8 +1235,8 @@ int heirloom_last_error(void);
 size_t heirloom_error_text(char *text, size_t bytes);
 
 /**
- * Tells what the predecessor preserved and nothing claimed, and frees it, or keeps it, as `fate` says; frees all if
- * `fate` is null. When every owner has had its turn, or never: what is not claimed costs its memory, and nothing else.
+ * Tells what the predecessor preserved and nothing claimed, and frees it, or keeps it, as `disposition` says; frees all if
+ * `disposition` is null. When every owner has had its turn, or never: what is not claimed costs its memory, and nothing else.
  * Can be repeated.
  *
  * @param finished how much there was; may be null.
@@ -1245,11 +1245,11 @@ size_t heirloom_error_text(char *text, size_t bytes);
  * Context: where one may sleep.
  *
  * Safety:
- * `h` is from a call that boots or revives, and not closed; `fate` is null, or can be called with `context`;
+ * `h` is from a call that boots or revives, and not closed; `disposition` is null, or can be called with `context`;
  * `finished` is null, or has room for one.
  */
 int heirloom_finish(struct heirloom *h,
-                    heirloom_fate fate,
+                    heirloom_fate disposition,
                     void *context,
                     struct heirloom_finished *finished);
 
@@ -1371,10 +1371,10 @@ int heirloom_jump_exec(struct heirloom *h,
  * Returns the arena that the predecessor jumped with, to be closed by heirloom_arena_close(), and its entry. Once in
  * the life of the process, at the start of `main`, before anything else is opened.
  *
+ * @param found whether there is a predecessor; may be null.
  * @param entry for heirloom_revive_arena(); may be null: the entry is in the arena too.
- * @return null if there is no predecessor, with heirloom_last_error() 0 if nothing went wrong in this thread
- * before; and if what it passed on is not sound (HEIRLOOM_ERROR_JUMP_..., _ARENA_...). `found` tells both apart:
- * whether there is a predecessor.
+ * @return null if there is no predecessor, and if what it passed on is not sound (HEIRLOOM_ERROR_JUMP_..., _ARENA_...):
+ * `found` tells which.
  *
  * Safety:
  * Nothing else in the process owns the descriptor that the predecessor passed on. `found` and `entry` are null, or

@@ -75,10 +75,10 @@ unsafe fn command(
 /// Returns the arena that the predecessor jumped with, to be closed by heirloom_arena_close(), and its entry. Once in
 /// the life of the process, at the start of `main`, before anything else is opened.
 ///
+/// @param found whether there is a predecessor; may be null.
 /// @param entry for heirloom_revive_arena(); may be null: the entry is in the arena too.
-/// @return null if there is no predecessor, with heirloom_last_error() 0 if nothing went wrong in this thread
-/// before; and if what it passed on is not sound (HEIRLOOM_ERROR_JUMP_..., _ARENA_...). `found` tells both apart:
-/// whether there is a predecessor.
+/// @return null if there is no predecessor, and if what it passed on is not sound (HEIRLOOM_ERROR_JUMP_..., _ARENA_...):
+/// `found` tells which.
 ///
 /// # Safety
 /// Nothing else in the process owns the descriptor that the predecessor passed on. `found` and `entry` are null, or
