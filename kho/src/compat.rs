@@ -63,6 +63,11 @@ pub struct Compat {
 }
 
 impl Compat {
+    /// Returns what a structure of this format says that says nothing of what it is built of.
+    pub(crate) const fn of(format: &'static Format) -> Self {
+        Self { format, named: 0 }
+    }
+
     /// Returns the structure's name.
     pub const fn name(&self) -> &'static str {
         self.format.name

@@ -17,7 +17,6 @@ use crate::sync::AtomicU32;
 #[derive(Clone, Debug)]
 pub struct RootView<'a> {
     tree: DeviceTree<'a>,
-    compat: Compat,
     map: PhysAddr,
     /// Where the first node below the root starts, in the struct block.
     nodes: usize,
@@ -119,15 +118,16 @@ impl<'a> RootView<'a> {
                 return Err(tree.fail(offset, Fault::Malformed { expected: "root node" }));
             }
         }
-        let (mut compat, mut map) = (None, None);
+        let (mut compatible, mut map) = (false, None);
         let mut nodes = cursor;
         while let (offset, Token::Property { name, value, length }) = tree.next(&mut cursor)? {
             nodes = cursor;
             if tree.string_is(name, "compatible") {
-                if compat.is_some() {
+                if compatible {
                     return Err(tree.fail(offset, Fault::Duplicate));
                 }
-                compat = Some(read_compat(&tree, value, length)?);
+                read_compat(&tree, value, length)?;
+                compatible = true;
             } else if tree.string_is(name, MAP) {
                 let addr = PhysAddr::new(read_u64(&tree, offset, value, length)?);
                 if map.replace(addr).is_some() {
@@ -138,13 +138,13 @@ impl<'a> RootView<'a> {
                 }
             }
         }
-        let Some(compat) = compat else {
+        if !compatible {
             return Err(tree.fail(tree.start(), Fault::Missing { property: "compatible" }));
-        };
+        }
         let Some(map) = map else {
             return Err(tree.fail(tree.start(), Fault::Missing { property: MAP }));
         };
-        Ok(Self { tree, compat, map, nodes })
+        Ok(Self { tree, map, nodes })
     }
 
     /// Checks the subtrees. A kernel's stack is small: what the properties above them needed of it is
@@ -171,8 +171,16 @@ impl<'a> RootView<'a> {
     }
 
     /// Returns what the page says that it is.
-    pub const fn compat(&self) -> Compat {
-        self.compat
+    pub fn compat(&self) -> Compat {
+        // Read again: a kernel, which has no use for it, need not keep it.
+        let (mut cursor, mut compat) = (self.tree.start(), Compat::of(&FORMAT));
+        let _ = self.tree.next(&mut cursor);
+        while let Ok((_, Token::Property { name, value, length })) = self.tree.next(&mut cursor) {
+            if self.tree.string_is(name, "compatible") {
+                compat = read_compat(&self.tree, value, length).unwrap_or(compat);
+            }
+        }
+        compat
     }
 
     /// The address of the tracker's root node.
