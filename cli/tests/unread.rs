@@ -225,6 +225,7 @@ fn a_root_of_another_make_is_refused_by_its_name() {
         (b"kho-v4;vmalloc-v1;radix-v1\0", unknown("kho-v4;vmalloc-v1;radix-v1")),
         (b"kho-v4;\0", unknown("kho-v4;")),
         (b"kho-v04\0", unknown("kho-v04")),
+        (b"kho-v4", "no zero at the end of the text".to_owned()),
         (b"kho\0", unknown("kho")),
         (
             b"kho-v4;a-very-long-list-of-structures-that-there-are\0",

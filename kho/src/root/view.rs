@@ -335,7 +335,9 @@ fn read_compat(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<Compa
     // Without the zero at the end: those that stand between strings are part of the text.
     let zero = tree.bytes(value..value.saturating_add(length)).last() == Some(0);
     let end = value.saturating_add(length.saturating_sub(usize::from(zero)));
-    FORMAT.read(&tree.bytes(value..end)).map_err(|fault| tree.fail(value, fault))
+    let compat = FORMAT.read(&tree.bytes(value..end)).map_err(|fault| tree.fail(value, fault))?;
+    let missing = Fault::Malformed { expected: "zero at the end of the text" };
+    if zero { Ok(compat) } else { Err(tree.fail(value, missing)) }
 }
 
 // The capture that most of these read has 4 KiB pages.
