@@ -223,7 +223,7 @@ enum heirloom_error {
   /**
    * Another call has what would be claimed set aside.
    */
-  HEIRLOOM_ERROR_CLAIMING = 114,
+  HEIRLOOM_ERROR_PREDECESSOR_BUSY = 114,
   /**
    * A new range overlaps one that is there.
    */
@@ -240,6 +240,14 @@ enum heirloom_error {
    * The predecessor's tree is not sound.
    */
   HEIRLOOM_ERROR_BAD_TREE = 118,
+  /**
+   * The page is absent: it must come online first.
+   */
+  HEIRLOOM_ERROR_ABSENT = 119,
+  /**
+   * The page is not absent: it cannot come online.
+   */
+  HEIRLOOM_ERROR_NOT_ABSENT = 120,
   /**
    * No cache can be like this.
    */
@@ -698,6 +706,23 @@ struct heirloom_config {
    */
   size_t range_count;
   /**
+   * Memory that is known and absent: its pages come and go, with heirloom_online() and heirloom_offline(). The direct map
+   * has a place for it. With `metadata` alone.
+   */
+  const struct heirloom_range *absent;
+  /**
+   * How many such ranges.
+   */
+  size_t absent_count;
+  /**
+   * What of it is online from the start: with heirloom_revive(), all that the predecessor had.
+   */
+  const struct heirloom_range *online;
+  /**
+   * How many runs are.
+   */
+  size_t online_count;
+  /**
    * For heirloom_boot(): parts of the ranges in which nothing is ever preserved, so that successors may work there before
    * they have read what is. Without `metadata`, one holds that.
    */
@@ -760,6 +785,10 @@ struct heirloom_stats {
    * Free pages, outside the CPUs' caches.
    */
   uint64_t free;
+  /**
+   * Pages that are known and absent: see heirloom_online().
+   */
+  uint64_t absent;
   /**
    * Free pages in the CPUs' caches.
    */
@@ -1476,6 +1505,37 @@ int heirloom_add_range(struct heirloom *h,
                        size_t space_bytes);
 
 /**
+ * Brings absent pages online: they are free memory. At any time.
+ *
+ * @return 0, or an error: HEIRLOOM_ERROR_NOT_ABSENT: a page is online; _NOT_MEMORY: one is in no range; _MISALIGNED. Nothing
+ * is changed then.
+ *
+ * Context: any.
+ *
+ * Safety:
+ * `h` is from a call that boots or revives, and not closed; `range` leads to one, which its direct map covers, and which
+ * nothing else uses until it is offline again, or the object is closed.
+ */
+int heirloom_online(struct heirloom *h,
+                    const struct heirloom_range *range);
+
+/**
+ * Takes free pages offline: they are the caller's. At any time.
+ *
+ * What another CPU's cache has is not free: heirloom_shrink() on that CPU gives it back.
+ *
+ * @return 0, or an error: HEIRLOOM_ERROR_NOT_FREE: a page is in use, or absent; _NOT_MEMORY; _MISALIGNED. Nothing is changed
+ * then.
+ *
+ * Context: any.
+ *
+ * Safety:
+ * `h` is from a call that boots or revives, and not closed; `range` leads to one.
+ */
+int heirloom_offline(struct heirloom *h,
+                     const struct heirloom_range *range);
+
+/**
  * Stays on this CPU until heirloom_os_unpin(), and returns its number, less than `cpus` of the heirloom_config.
  * Until then no other call on this CPU gets a number from this function: not a task, not an interrupt handler,
  * not one nested. Less than 0: not now, and heirloom_os_unpin() is not called for it.
@@ -1533,6 +1593,19 @@ extern void heirloom_os_mutex_unlock(struct heirloom_mutex *mutex);
  * all out that call heirloom: 1.
  */
 extern int heirloom_os_may_wait(void);
+
+/**
+ * Returns whether the caller can afford a pass over every cache, which gives memory back where there is no more: 0
+ * in interrupt handlers, where the call is refused for want of memory instead.
+ */
+extern int heirloom_os_may_reclaim(void);
+
+/**
+ * Is called where `pages` pages in a row were wanted and there are none, in the context of the call that wants them,
+ * with no heirloom_lock held. It may bring memory: heirloom_online(), heirloom_add_range(). Returns whether it did: then
+ * the call is tried once more. 0: it fails for want of memory.
+ */
+extern int heirloom_os_grow(uint64_t pages);
 
 /**
  * Is called with a text where heirloom found itself at fault; does not return. The text has `bytes` bytes

@@ -35,6 +35,15 @@ pub struct heirloom_config {
     pub ranges: *const heirloom_range,
     /// How many ranges.
     pub range_count: usize,
+    /// Memory that is known and absent: its pages come and go, with heirloom_online() and heirloom_offline(). The direct map
+    /// has a place for it. With `metadata` alone.
+    pub absent: *const heirloom_range,
+    /// How many such ranges.
+    pub absent_count: usize,
+    /// What of it is online from the start: with heirloom_revive(), all that the predecessor had.
+    pub online: *const heirloom_range,
+    /// How many runs are.
+    pub online_count: usize,
     /// For heirloom_boot(): parts of the ranges in which nothing is ever preserved, so that successors may work there before
     /// they have read what is. Without `metadata`, one holds that.
     pub scratch: *const heirloom_range,
@@ -124,6 +133,24 @@ impl heirloom_config {
             let space = carve(Memory::<Machine>::range_bytes(run))?;
             // SAFETY: as above; the direct map covers the run, which nothing else uses (contract).
             unsafe { memory.add_range(run, node, space) }?;
+        }
+        // SAFETY: the caller's promise.
+        let (absent, online) = unsafe {
+            (
+                values("absent", self.absent, self.absent_count)?,
+                values("online", self.online, self.online_count)?,
+            )
+        };
+        for range in absent {
+            let (run, node) = self.mapped(range)?;
+            let space = carve(Memory::<Machine>::range_bytes(run))?;
+            // SAFETY: as above; what the run holds is used by nothing of this memory's until it is online.
+            unsafe { memory.add_absent_range(run, node, space) }?;
+        }
+        for range in online {
+            let (run, _) = range.run("online")?;
+            // SAFETY: the direct map covers the run, which nothing else uses (contract).
+            unsafe { memory.online(run) }?;
         }
         Ok(memory)
     }

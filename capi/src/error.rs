@@ -61,7 +61,7 @@ pub enum heirloom_error {
     /// The frames are not preserved, or claimed already.
     FrameNotPreserved = 113,
     /// Another call has what would be claimed set aside.
-    Claiming = 114,
+    PredecessorBusy = 114,
     /// A new range overlaps one that is there.
     RangeOverlaps = 115,
     /// A range without frames.
@@ -70,6 +70,10 @@ pub enum heirloom_error {
     BadSpace = 117,
     /// The predecessor's tree is not sound.
     BadTree = 118,
+    /// The page is absent: it must come online first.
+    Absent = 119,
+    /// The page is not absent: it cannot come online.
+    NotAbsent = 120,
 
     /// No cache can be like this.
     BadSpec = 200,
@@ -261,11 +265,13 @@ const ALL: &[(E, c_int, &CStr)] = &[
     (E::FramePreserved, EBUSY, c"the frames are preserved"),
     (E::FrameAlreadyPreserved, EALREADY, c"the frames are preserved already"),
     (E::FrameNotPreserved, ENOENT, c"the frames are not preserved, or claimed already"),
-    (E::Claiming, EBUSY, c"another call has it set aside"),
+    (E::PredecessorBusy, EBUSY, c"another call has it set aside"),
     (E::RangeOverlaps, EEXIST, c"the range overlaps another"),
     (E::BadRange, EINVAL, c"a range without frames"),
     (E::BadSpace, EINVAL, c"the space for metadata is too small or misaligned"),
     (E::BadTree, EUCLEAN, c"the predecessor's tree is not sound"),
+    (E::Absent, EINVAL, c"the page is absent"),
+    (E::NotAbsent, EEXIST, c"the page is not absent"),
     (E::BadSpec, EINVAL, c"no cache can be like this"),
     (E::Mismatch, EINVAL, c"the cache of this name is another"),
     (E::ReservedName, EINVAL, c"the cache's name is a size class's"),

@@ -279,3 +279,45 @@ pub unsafe extern "C" fn heirloom_add_range(
     };
     status(add())
 }
+
+/// Brings absent pages online: they are free memory. At any time.
+///
+/// @return 0, or an error: HEIRLOOM_ERROR_NOT_ABSENT: a page is online; _NOT_MEMORY: one is in no range; _MISALIGNED. Nothing
+/// is changed then.
+///
+/// Context: any.
+///
+/// # Safety
+/// `h` is from a call that boots or revives, and not closed; `range` leads to one, which its direct map covers, and which
+/// nothing else uses until it is offline again, or the object is closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_online(h: *mut heirloom, range: *const heirloom_range) -> c_int {
+    let online = || {
+        // SAFETY: the caller's promise.
+        let (kernel, range) = unsafe { (kernel(h)?, value("range", range)?) };
+        // SAFETY: the caller's promise.
+        Ok(unsafe { kernel.memory().online(range.run("range")?.0) }?)
+    };
+    status(online())
+}
+
+/// Takes free pages offline: they are the caller's. At any time.
+///
+/// What another CPU's cache has is not free: heirloom_shrink() on that CPU gives it back.
+///
+/// @return 0, or an error: HEIRLOOM_ERROR_NOT_FREE: a page is in use, or absent; _NOT_MEMORY; _MISALIGNED. Nothing is changed
+/// then.
+///
+/// Context: any.
+///
+/// # Safety
+/// `h` is from a call that boots or revives, and not closed; `range` leads to one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_offline(h: *mut heirloom, range: *const heirloom_range) -> c_int {
+    let offline = || {
+        // SAFETY: the caller's promise.
+        let (kernel, range) = unsafe { (kernel(h)?, value("range", range)?) };
+        Ok(kernel.memory().offline(range.run("range")?.0)?)
+    };
+    status(offline())
+}

@@ -60,6 +60,15 @@ unsafe extern "C" {
     /// all out that call heirloom: 1.
     pub fn heirloom_os_may_wait() -> c_int;
 
+    /// Returns whether the caller can afford a pass over every cache, which gives memory back where there is no more: 0
+    /// in interrupt handlers, where the call is refused for want of memory instead.
+    pub fn heirloom_os_may_reclaim() -> c_int;
+
+    /// Is called where `pages` pages in a row were wanted and there are none, in the context of the call that wants them,
+    /// with no heirloom_lock held. It may bring memory: heirloom_online(), heirloom_add_range(). Returns whether it did: then
+    /// the call is tried once more. 0: it fails for want of memory.
+    pub fn heirloom_os_grow(pages: u64) -> c_int;
+
     /// Is called with a text where heirloom found itself at fault; does not return. The text has `bytes` bytes
     /// and a zero byte behind them.
     pub fn heirloom_os_panic(text: *const c_char, bytes: usize) -> !;
@@ -121,6 +130,16 @@ impl ::heirloom::Machine for Os {
     fn may_wait(&self) -> bool {
         // SAFETY: the kernel provides it, for any caller.
         unsafe { heirloom_os_may_wait() != 0 }
+    }
+
+    fn may_reclaim(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { heirloom_os_may_reclaim() != 0 }
+    }
+
+    fn grow(&self, frames: u64) -> bool {
+        // SAFETY: as above.
+        unsafe { heirloom_os_grow(frames) != 0 }
     }
 }
 

@@ -16,6 +16,8 @@ pub struct heirloom_stats {
     pub pages: u64,
     /// Free pages, outside the CPUs' caches.
     pub free: u64,
+    /// Pages that are known and absent: see heirloom_online().
+    pub absent: u64,
     /// Free pages in the CPUs' caches.
     pub cached: u64,
     /// Pages in use: allocated, reserved, slabs, tables.
@@ -44,6 +46,7 @@ pub unsafe extern "C" fn heirloom_stats(h: *mut heirloom, stats: *mut heirloom_s
             page_bytes: ::heirloom::PAGE_SIZE as u64,
             pages: counted.frames,
             free: counted.free(),
+            absent: counted.absent,
             cached: counted.cached,
             used: counted.used(),
             preserved: counted.preserved,

@@ -33,6 +33,15 @@ fn constants() -> HashMap<i32, &'static str> {
     pairs.collect()
 }
 
+/// The numbers of an object in the wrong state, by what was asked of it.
+fn states() -> Vec<i32> {
+    let source = include_str!("../../slab/src/error/action.rs");
+    let (_, code) = source.split_once("const fn code(").expect("a function");
+    let (code, _) = code.split_once("\n}\n").expect("its end");
+    let arms = code.lines().filter_map(|line| line.split_once(" => "));
+    arms.map(|(_, number)| number.trim_end_matches(',').parse().expect("a number")).collect()
+}
+
 /// The numbers that the layers' errors have: each arm of the functions `code`, as their sources have them.
 fn codes() -> Vec<(i32, String)> {
     let sources = [
@@ -50,10 +59,13 @@ fn codes() -> Vec<(i32, String)> {
             let (variant, number) = arm.split_once(" => ").expect(arm);
             let variant = variant.split([' ', '(']).next().expect(arm);
             // An error of the layer below has the number that it has there.
-            if let Ok(number) = number.trim_end_matches(',').parse() {
-                codes.push((number, format!("{error}::{variant}")));
-            } else {
-                assert_eq!(number, "error.code(),", "{variant}");
+            match number.trim_end_matches(',').parse() {
+                Ok(number) => codes.push((number, format!("{error}::{variant}"))),
+                // One that tells several mistakes has a number for each.
+                Err(_) if variant == "WrongState" => codes.extend(
+                    states().into_iter().map(|number| (number, format!("{error}::{variant}"))),
+                ),
+                Err(_) => assert_eq!(number, "error.code(),", "{variant}"),
             }
         }
     }

@@ -1,6 +1,6 @@
 /*
  * A kernel of threads: what it must provide, two lives with metadata of its own, two with metadata in scratch, memory that is
- * added, and all CPUs at once.
+ * added, memory that is lent and given back, and all CPUs at once.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -17,6 +17,9 @@
 static _Thread_local int cpu = -1;
 static _Thread_local int pinned, locks, most_locks;
 static char *ram;
+/* To what memory is lent where it runs out, and how much of it was. */
+static struct heirloom *grows;
+static uint64_t lent;
 
 int heirloom_os_pin(void)
 {
@@ -85,6 +88,22 @@ void heirloom_os_mutex_unlock(struct heirloom_mutex *m)
 int heirloom_os_may_wait(void)
 {
 	return 1;
+}
+
+int heirloom_os_may_reclaim(void)
+{
+	return 1;
+}
+
+int heirloom_os_grow(uint64_t pages)
+{
+	struct heirloom_range more = { .start = START + BYTES + lent, .bytes = 1 << 20 };
+
+	CHECK(!pinned && !locks && pages > 0);
+	if (!grows || lent == EXTRA)
+		return 0;
+	lent += more.bytes;
+	return heirloom_online(grows, &more) == 0;
 }
 
 void heirloom_os_panic(const char *text, size_t bytes)
@@ -240,6 +259,63 @@ static void lives(int in_scratch)
 	free(room);
 }
 
+/* Memory that is absent at first, and lent where it is wanted; a successor that has what was lent. */
+static void lends(void)
+{
+	struct heirloom_range first = { .start = START, .bytes = 1 << 20 };
+	struct heirloom_range all[] = { first, { .start = START + BYTES, .bytes = EXTRA } };
+	size_t needed = heirloom_metadata_bytes(all, 2, CPUS), room_bytes = heirloom_room_bytes();
+	void *metadata = malloc(needed), *room = malloc(room_bytes);
+	struct heirloom_config c = config(all, 1);
+	struct heirloom_handle handle;
+	struct heirloom_entry entry;
+	struct heirloom_stats stats;
+	struct heirloom *h = NULL;
+	enum { MOST = 1 << 10 };
+	static void *kept[MOST];
+	int count = 0;
+
+	CHECK(metadata && room);
+	memset(ram, 0, BYTES + EXTRA);
+	c.metadata = metadata, c.metadata_bytes = needed;
+	c.absent = &all[1], c.absent_count = 1;
+	CHECK(heirloom_boot(room, room_bytes, &c, &h) == 0);
+	CHECK(heirloom_stats(h, &stats) == 0 && stats.pages == first.bytes / stats.page_bytes);
+	CHECK(stats.absent == EXTRA / stats.page_bytes);
+	grows = h, lent = 0;
+	while (count < MOST && (kept[count] = heirloom_alloc(h, 10000)))
+		memset(kept[count], count + 1, 10000), count++;
+	CHECK(heirloom_last_error() == HEIRLOOM_ERROR_OUT_OF_MEMORY || heirloom_last_error() == HEIRLOOM_ERROR_NO_RUN);
+	CHECK(lent == EXTRA && count > 500 && heirloom_stats(h, &stats) == 0 && stats.absent == 0);
+
+	/* What is in use stays; what is free goes, and cannot go twice. */
+	struct heirloom_range last = { .start = START + BYTES + EXTRA - (1 << 20), .bytes = 1 << 20 };
+
+	FAILS(HEIRLOOM_ERROR_NOT_FREE, heirloom_offline(h, &last));
+	FAILS(HEIRLOOM_ERROR_NOT_ABSENT, heirloom_online(h, &last));
+	CHECK(heirloom_preserve(h, kept[0], &handle) == 0);
+	for (int n = 1; n < count; n++)
+		CHECK(heirloom_free(h, kept[n]) == 0);
+	heirloom_shrink(h);
+	CHECK(heirloom_offline(h, &last) == 0);
+	FAILS(HEIRLOOM_ERROR_NOT_FREE, heirloom_offline(h, &last));
+	CHECK(heirloom_stats(h, &stats) == 0 && stats.absent == last.bytes / stats.page_bytes);
+	CHECK(heirloom_entry(h, &entry) == 0);
+	heirloom_close(h);
+
+	struct heirloom_range online = { .start = START + BYTES, .bytes = EXTRA - last.bytes };
+
+	c.online = &online, c.online_count = 1;
+	grows = NULL;
+	CHECK(heirloom_revive(room, room_bytes, &c, &entry, &h) == 0);
+	unsigned char *buffer = heirloom_restore(h, &handle);
+
+	CHECK(buffer && buffer[0] == 1 && buffer[9999] == 1 && heirloom_free(h, buffer) == 0);
+	heirloom_close(h);
+	free(metadata);
+	free(room);
+}
+
 static void refused(void)
 {
 	struct heirloom_range ranges[HEIRLOOM_MAX_RANGES + 1] = { { .start = START, .bytes = BYTES } };
@@ -282,6 +358,7 @@ int main(void)
 	refused();
 	lives(0);
 	lives(1);
+	lends();
 	/* A thread that is no CPU's does without. */
 	cpu = -1;
 	lives(0);
