@@ -250,7 +250,7 @@ fn a_label_is_of_an_order_that_such_things_have() {
     for b in &blocks {
         let o = b.order().get();
         let too_large = Error::BadRequest { frames: b.order().frames() };
-        for (kind, most) in [(FrameType::Slab, 9), (FrameType::Table, 15)] {
+        for (kind, most) in [(FrameType::Slab, 9), (FrameType::Table, 14)] {
             let done = label(&memory, *b, kind);
             if o > most {
                 assert_eq!(
