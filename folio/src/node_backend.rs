@@ -106,13 +106,13 @@ impl<M: Machine> Memory<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{FrameType, Request};
+    /// use heirloom_folio::{Request};
     /// use heirloom_kho::Order;
     ///
     /// let memory = Ram::memory(&Ram::frames(64))?;
     /// let block = memory.alloc(Request::new(Order::ZERO))?;
     /// // SAFETY: allocated just now, and used by nothing else.
-    /// unsafe { memory.free(block, FrameType::Folio) }?;
+    /// unsafe { memory.free(block) }?;
     /// assert!(memory.flush());
     /// assert_eq!((memory.stats().cached, memory.stats().free()), (0, 64));
     /// # Ok::<(), heirloom_folio::Error>(())

@@ -27,6 +27,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "machine", "what a machine promises: the direct map, staying on a CPU"),
     (FOLIO, "memory", "the words of tables, through the direct map"),
     (FOLIO, "node_backend", "the list of the CPU that this is, or of one that nothing runs on"),
+    (FOLIO, "absent", "frames of a range that come and go, as the caller has promised"),
     (FOLIO, "atomic_bytes", "eight bytes loaded or stored by one instruction"),
     (FOLIO, "predecessor/view", "what its caller has promised, handed on"),
     (FOLIO, "predecessor/settled", "a CPU's count of its own claims"),
