@@ -5,9 +5,12 @@
  * Where memory has run out and the caller may sleep, Linux lends more, and the call is made again. heirloom itself is
  * never asked to sleep.
  */
+#include <linux/cpu.h>
 #include <linux/export.h>
 #include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/ratelimit.h>
+#include <linux/workqueue.h>
 
 #include "heirloom.h"
 
@@ -16,6 +19,15 @@ static bool hl_more(int err, size_t size, gfp_t gfp)
 {
 	return err == -ENOMEM && gfpflags_allow_blocking(gfp) &&
 	       !hl_loans_grow(max_t(u64, DIV_ROUND_UP(size, PAGE_SIZE), 1));
+}
+
+/* Tells why memory is not freed: it stays. */
+static noinline void hl_not_freed(const void *ptr)
+{
+	char text[160];
+
+	heirloom_error_text(text, sizeof(text));
+	WARN_RATELIMIT(true, "heirloom: %px is not freed: %s\n", ptr, text);
 }
 
 /* Calls @call until it succeeds, or there is no more memory to be had. */
@@ -90,7 +102,8 @@ void hl_kfree(const void *ptr)
 	if (!ptr)
 		return;
 	err = heirloom_free(hl_instance, (void *)ptr);
-	WARN(err, "heirloom: %px is not freed: %d\n", ptr, err);
+	if (unlikely(err))
+		hl_not_freed(ptr);
 }
 EXPORT_SYMBOL_GPL(hl_kfree);
 
@@ -116,7 +129,7 @@ EXPORT_SYMBOL_GPL(hl_ksize);
  * From now on it is refused to be freed, until hl_unpreserve().
  *
  * Context: any but NMI; may sleep if @gfp allows it.
- * Return: 0, -EEXIST if it is preserved already, or another -errno.
+ * Return: 0, -EALREADY if it is preserved already, or another -errno.
  */
 int hl_preserve(void *ptr, struct heirloom_handle *handle, gfp_t gfp)
 {
@@ -198,7 +211,8 @@ void hl_cache_free(struct heirloom_cache *cache, void *object)
 	if (!object)
 		return;
 	err = heirloom_cache_free(cache, object);
-	WARN(err, "heirloom: %px is not freed: %d\n", object, err);
+	if (unlikely(err))
+		hl_not_freed(object);
 }
 EXPORT_SYMBOL_GPL(hl_cache_free);
 
@@ -244,3 +258,43 @@ int hl_retrieve(const char *name, void *data, size_t *size)
 	return heirloom_retrieve(hl_instance, name, data, size);
 }
 EXPORT_SYMBOL_GPL(hl_retrieve);
+
+static long hl_shrink(void *unused)
+{
+	return heirloom_shrink(hl_instance) > 0;
+}
+
+/**
+ * hl_give_back() - give the memory that heirloom does not need back to Linux
+ *
+ * In whole folios as they were lent: one that has a page in use stays.
+ *
+ * Context: may sleep.
+ * Return: the pages that were given back.
+ */
+u64 hl_give_back(void)
+{
+	int cpu;
+
+	if (!hl_instance)
+		return 0;
+	/* What each CPU has at hand is free, but only it can tell. */
+	cpus_read_lock();
+	for_each_online_cpu(cpu)
+		work_on_cpu(cpu, hl_shrink, NULL);
+	cpus_read_unlock();
+	return hl_loans_give_back();
+}
+EXPORT_SYMBOL_GPL(hl_give_back);
+
+/**
+ * hl_on_loan() - tell how much memory Linux lends to heirloom
+ *
+ * Context: any.
+ * Return: pages.
+ */
+u64 hl_on_loan(void)
+{
+	return hl_loans_pages();
+}
+EXPORT_SYMBOL_GPL(hl_on_loan);

@@ -28,7 +28,7 @@ size_t hl_loans_ranges(struct heirloom_range *ranges, size_t room);
 /* Gets a folio for @frames frames in a row at least. May sleep. Once heirloom runs, brings it online. */
 int hl_loans_grow(u64 frames);
 
-/* Gives back what heirloom does not need. May sleep. Return: the frames that were given back. */
+/* Gives back the folios that are empty. May sleep. Return: the pages that were given back. */
 u64 hl_loans_give_back(void);
 
 /* What the successor is told. */
@@ -46,7 +46,24 @@ struct heirloom_range hl_loans_span(void);
 void hl_view_begin(void);
 void hl_view_end(void);
 
+/* stop.c: where a test ends a takeover, in a module that is built with HEIRLOOM_STOP. */
+
+#ifdef HEIRLOOM_STOP
+/* From here on to hl_stop_end() the stores of this task that outlive it are counted, and one is not made. */
+void hl_stop_begin(void);
+void hl_stop_end(void);
+/* Is called before a store of the glue's, and before the last one of all. */
+void hl_stop_store(bool last);
+#else
+static inline void hl_stop_begin(void) {}
+static inline void hl_stop_end(void) {}
+static inline void hl_stop_store(bool last) {}
+#endif
+
 /* main.c */
+
+/* Ends the start of heirloom, if this is its thread, and does not return then: there is no heirloom in this kernel. */
+void hl_abandon(const char *why);
 
 /* Tells what was not claimed, in the log, and frees or keeps it as @keep says. */
 int hl_finish_with(bool keep);

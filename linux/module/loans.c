@@ -14,6 +14,7 @@
  * one store, and its word is zero before it is let go. docs/src/format-linux.md has the format.
  */
 #include <linux/gfp.h>
+#include <linux/io.h>
 #include <linux/kexec_handover.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
@@ -106,7 +107,7 @@ static __le64 *hl_place(void)
 struct heirloom_range hl_loans_span(void)
 {
 	/* What lies in holes, or is never lent, stays absent. */
-	u64 end = __pa(high_memory - 1) + 1;
+	u64 end = __pa((unsigned long)high_memory - 1) + 1;
 
 	return (struct heirloom_range){ .start = 0, .bytes = PAGE_ALIGN_DOWN(end) };
 }
@@ -307,8 +308,11 @@ int hl_loans_tell(const struct heirloom_entry *entry)
 {
 	int err;
 
+	hl_stop_store(false);
 	hl_first->scratch = cpu_to_le64(entry->scratch);
+	hl_stop_store(false);
 	hl_first->scratch_bytes = cpu_to_le64(entry->scratch_bytes);
+	hl_stop_store(true);
 	smp_store_release(&hl_first->root, cpu_to_le64(entry->root));
 	if (hl_published)
 		return 0;

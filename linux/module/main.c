@@ -31,6 +31,10 @@ static char *unclaimed = "keep";
 module_param(unclaimed, charp, 0444);
 MODULE_PARM_DESC(unclaimed, "What becomes of what was not claimed, when that is told: keep (default) or free");
 
+static bool sealed;
+module_param(sealed, bool, 0444);
+MODULE_PARM_DESC(sealed, "Whether a handover that is not sealed is refused (default N)");
+
 /* Tells of one thing that was not claimed. Return: whether it is kept. */
 static int hl_tell(const struct heirloom_unclaimed *it, void *keep)
 {
@@ -89,24 +93,61 @@ struct hl_start {
 	struct heirloom_entry entry;
 	bool revive;
 	struct heirloom *instance;
+	struct task_struct *task;
+	/* What stopped it, or NULL. */
+	const char *stopped;
 	int err;
 	struct completion done;
 };
 
+/* The start that is under way. */
+static struct hl_start *hl_starting;
+
+/* Begins, and tells the successor where. */
+static int hl_start_with(struct hl_start *start)
+{
+	int err = start->revive ? heirloom_revive(start->room, start->room_bytes, &start->config,
+						  &start->entry, &start->instance) :
+				  heirloom_boot(start->room, start->room_bytes, &start->config,
+						&start->instance);
+
+	if (!err)
+		err = heirloom_entry(start->instance, &start->entry);
+	return err ?: hl_loans_tell(&start->entry);
+}
+
 /*
- * A thread of its own has all of its stack for it, and if heirloom finds itself at fault there, the thread stays where it
+ * A thread of its own has all of its stack for it, and if heirloom finds itself at fault there, the thread ends where it
  * is, and the kernel goes on without heirloom: nothing is lost, as the next one finds all of it.
  */
 static int hl_start(void *data)
 {
 	struct hl_start *start = data;
 
-	start->err = start->revive ? heirloom_revive(start->room, start->room_bytes, &start->config,
-						     &start->entry, &start->instance) :
-				     heirloom_boot(start->room, start->room_bytes, &start->config,
-						   &start->instance);
+	start->task = current;
+	WRITE_ONCE(hl_starting, start);
+	hl_stop_begin();
+	start->err = hl_start_with(start);
+	hl_stop_end();
+	WRITE_ONCE(hl_starting, NULL);
 	complete(&start->done);
 	return 0;
+}
+
+void hl_abandon(const char *why)
+{
+	struct hl_start *start = READ_ONCE(hl_starting);
+
+	if (!start || start->task != current)
+		return;
+	WRITE_ONCE(hl_starting, NULL);
+	start->stopped = why;
+	start->err = -ECANCELED;
+	/* Whatever it has locked is of an instance that is not used by anything any more. */
+	local_irq_enable();
+	while (preempt_count())
+		preempt_enable();
+	kthread_complete_and_exit(&start->done, 0);
 }
 
 /* Begins with the memory that is on loan. */
@@ -121,6 +162,7 @@ static int hl_begin_with(struct hl_start *start)
 	config->direct_map_start = 0;
 	config->direct_map_bytes = span.bytes;
 	config->cpus = nr_cpu_ids;
+	config->seal = sealed ? HEIRLOOM_SEAL_REQUIRED : HEIRLOOM_SEAL_CHECKED;
 	config->absent = &span;
 	config->absent_count = 1;
 	config->online_count = hl_loans_count();
@@ -177,18 +219,16 @@ static int __init hl_init(void)
 			goto out;
 	}
 	err = hl_begin_with(start);
+	if (start->stopped) {
+		pr_err("%s was stopped: %s; the next kernel finds what there was\n",
+		       found ? "the takeover" : "the start", start->stopped);
+		goto out;
+	}
 	if (err) {
 		char text[160];
 
 		heirloom_error_text(text, sizeof(text));
 		pr_err("%s: %s (%d)\n", found ? "the takeover ended" : "no start", text, err);
-		goto out;
-	}
-	err = heirloom_get_entry(start->instance, &start->entry);
-	if (!err)
-		err = hl_loans_tell(&start->entry);
-	if (err) {
-		pr_err("the successor cannot be told: %d\n", err);
 		goto out;
 	}
 	hl_instance = start->instance;
@@ -202,7 +242,7 @@ out:
 }
 
 /* No exit: what was preserved is reached through this module until the next kernel has it. */
-subsys_initcall(hl_init);
+fs_initcall_sync(hl_init); /* Built in: after Linux's handover, and before drivers. */
 
 MODULE_LICENSE("Dual MIT/GPL");
 MODULE_DESCRIPTION("heirloom: memory that survives a kexec");

@@ -184,5 +184,6 @@ int heirloom_os_grow(u64 frames)
 void heirloom_os_panic(const char *text, size_t bytes)
 {
 	pr_emerg("heirloom: %.*s\n", (int)bytes, text);
+	hl_abandon("heirloom is at fault");
 	BUG();
 }

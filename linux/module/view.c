@@ -9,7 +9,6 @@
 #include <linux/debugfs.h>
 #include <linux/fs.h>
 #include <linux/seq_file.h>
-#include <linux/workqueue.h>
 
 #include "heirloom.h"
 
@@ -18,7 +17,7 @@ static struct dentry *hl_directory;
 static int stats_show(struct seq_file *file, void *unused)
 {
 	struct heirloom_stats stats;
-	int err = heirloom_get_stats(hl_instance, &stats);
+	int err = heirloom_stats(hl_instance, &stats);
 
 	if (err)
 		return err;
@@ -47,19 +46,12 @@ static ssize_t finish_write(struct file *file, const char __user *from, size_t c
 
 static const struct file_operations finish_fops = { .owner = THIS_MODULE, .write = finish_write };
 
-static void hl_shrink(struct work_struct *unused)
-{
-	heirloom_shrink(hl_instance);
-}
-
 static ssize_t give_back_write(struct file *file, const char __user *from, size_t count, loff_t *at)
 {
-	int err = schedule_on_each_cpu(hl_shrink);
+	u64 given = hl_give_back();
 
-	if (!err)
-		pr_info("heirloom: gave %llu pages back to Linux, %llu left\n", hl_loans_give_back(),
-			hl_loans_pages());
-	return err ?: count;
+	pr_info("heirloom: gave %llu pages back to Linux, %llu left\n", given, hl_loans_pages());
+	return count;
 }
 
 static const struct file_operations give_back_fops = { .owner = THIS_MODULE,

@@ -14,27 +14,21 @@
 //! handover as Linux made it, before anybody used it up. Then it runs on, and the second life says
 //! on the console what it found.
 
-mod apt;
-mod console;
-mod debugger;
-mod initramfs;
-mod kernel;
-mod machine;
-mod monitor;
 mod program;
-mod store;
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
-use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
-use initramfs::Initramfs;
-use kernel::Kernel;
-use machine::Machine;
 use serde_json::Value;
+
+use crate::linux::initramfs::Initramfs;
+use crate::linux::kernel::{self, Kernel};
+use crate::linux::machine::{Machine, Model};
+use crate::linux::place::{project, target};
+use crate::linux::skipping;
 
 /// Run the live update for real: two kernels in QEMU, every byte compared.
 #[derive(clap::Args)]
@@ -50,50 +44,20 @@ pub(crate) struct Arguments {
     console: bool,
 }
 
-/// What cannot be had on this machine, and no fault of the project's.
-#[derive(Debug)]
-struct Unavailable(String);
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unavailable {}
-
-/// For `?`: this cannot be had here.
-fn unavailable<T>(why: impl Into<String>) -> Result<T> {
-    Err(Unavailable(why.into()).into())
-}
-
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Err(error) = live_update(arguments) else { return ExitCode::SUCCESS };
-    if let Some(why) = error.downcast_ref::<Unavailable>() {
-        println!("\n**** SKIPPED: cargo xtask liveupdate: {why} ****\n");
-        if let Err(error) = skipped(why) {
-            eprintln!("liveupdate: the reason is not kept: {error:#}");
+    let place = match project() {
+        Ok(root) => target(root).join("liveupdate"),
+        Err(error) => {
+            eprintln!("liveupdate: {error:#}");
+            return ExitCode::FAILURE;
         }
-        return ExitCode::SUCCESS;
-    }
-    eprintln!("liveupdate: {error:#}");
-    ExitCode::FAILURE
+    };
+    skipping::run("liveupdate", &place, || live_update(arguments, &place))
 }
 
-/// The file that says why the last run was skipped, if it was: for whoever lists at its end what
-/// was not done.
-const SKIPPED: &str = "skipped";
-
-fn skipped(why: &Unavailable) -> Result<()> {
-    let place = target(project()?).join("liveupdate");
-    fs::create_dir_all(&place)?;
-    Ok(fs::write(place.join(SKIPPED), format!("{why}\n"))?)
-}
-
-/// The project's directory.
-fn project() -> Result<&'static Path> {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project")
-}
+/// What the machine is.
+const MODEL: Model<'static> =
+    Model { memory: "512M", cpus: 2, counted: false, say: "liveupdate: ", stopped: true };
 
 /// The session and the token under which the example hands its arena over.
 const SESSION: &str = "heirloom";
@@ -104,17 +68,9 @@ const TEST_STATES: &str = "liveupdate-test-flb-v*";
 /// The command line of the first kernel. The example gives the second its own.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 kho=on liveupdate=on";
 
-fn live_update(arguments: &Arguments) -> Result<()> {
+fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
     let root = project()?;
-    let place = target(root).join("liveupdate");
-    fs::create_dir_all(&place)?;
-    if let Err(error) = fs::remove_file(place.join(SKIPPED)) {
-        ensure!(error.kind() == ErrorKind::NotFound, "{SKIPPED}: {error}");
-    }
-    if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
-        return unavailable("the kernel is built and emulated on x86-64 Linux alone");
-    }
-    let kernel = Kernel::get(&place)?;
+    let kernel = Kernel::get(&kernel::BASE, place)?;
     if arguments.prepare {
         return Ok(());
     }
@@ -135,8 +91,9 @@ fn live_update(arguments: &Arguments) -> Result<()> {
 
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     let dump = place.join("handover.elf");
+    let show = arguments.console;
     let mut machine =
-        Machine::start(&kernel.image, &initramfs, COMMAND_LINE, arguments.console, deadline)?;
+        Machine::start(&MODEL, &kernel.image, &initramfs, COMMAND_LINE, show, deadline)?;
     let result = update(&mut machine, &kernel, &dump);
     let log = place.join("console.log");
     fs::write(&log, machine.said())?;
@@ -189,7 +146,13 @@ fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(Told, 
     let mut debugger = machine.debugger()?;
     debugger.stop_at(kernel.populate)?;
     debugger.run()?;
-    machine.line("liveupdate: jumping")?;
+    machine.find("the jump", |line| match line {
+        line if line.contains("liveupdate: jumping") => Some(Ok(())),
+        line if line.contains("liveupdate: failed") || line.contains("Kernel panic") => {
+            Some(Err(anyhow::anyhow!("{line}")))
+        }
+        _ => None,
+    })??;
     debugger.stopped(machine.deadline()).context("the second kernel was handed nothing")?;
     let [root, _, scratch, scratch_bytes] = debugger.arguments()?;
     println!("liveupdate: the second kernel is told of a root page at {root:#x}");
@@ -264,11 +227,6 @@ fn keeps_arena(seen: &Value) -> bool {
     let session = sessions.unwrap_or_default().into_iter().find(|it| it["name"] == SESSION);
     let files = session.and_then(|session| list(&session, "files")).unwrap_or_default();
     files.iter().any(|file| file["token"] == TOKEN && file["compatible"] == "memfd-v2")
-}
-
-/// Where cargo puts what it builds.
-fn target(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ mod corpus;
 mod header;
 mod install;
 mod inventory;
+mod linux;
 mod liveupdate;
+mod module;
 mod report;
 mod source;
 mod verify;
@@ -36,6 +38,7 @@ enum Command {
     Install(install::Arguments),
     Inventory(inventory::Arguments),
     Liveupdate(liveupdate::Arguments),
+    Module(module::Arguments),
     Report(report::Arguments),
     Verify(verify::Arguments),
     Words(words::Arguments),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Inventory(arguments) => inventory::run(&arguments),
         // One that this machine cannot do is no failure.
         Command::Liveupdate(arguments) => return liveupdate::run(&arguments),
+        Command::Module(arguments) => return module::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Words(arguments) => words::run(&arguments),

@@ -101,6 +101,22 @@ static int load(const char *path, const char *key)
 	return 0;
 }
 
+/* Whether one of the test's modules is there; @next: and is to live on. */
+static int is_loaded(int next)
+{
+	static const char *const modules[] = {
+		"/sys/module/heirloom_test/parameters/next",
+		"/sys/module/heirloom_bench/parameters/next",
+	};
+	char line[64];
+	size_t at;
+
+	for (at = 0; at < 2; at++)
+		if (text(modules[at], line, sizeof(line)) && (!next || *line == 'Y'))
+			return 1;
+	return 0;
+}
+
 static void jump(void)
 {
 	char line[4096];
@@ -117,9 +133,6 @@ static void jump(void)
 
 int main(void)
 {
-	char line[64];
-	int next;
-
 	mkdir("/proc", 0755);
 	mkdir("/sys", 0755);
 	mount("proc", "/proc", "proc", 0, NULL);
@@ -127,13 +140,10 @@ int main(void)
 	mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
 	if (load("/heirloom.ko", "MODULE"))
 		say("the module is not loaded");
-	else if (load("/heirloom_test.ko", "TEST"))
+	else if (load("/heirloom_test.ko", "TEST") || load("/heirloom_bench.ko", "TEST"))
 		fail("the test");
-	next = text("/sys/module/heirloom_test/parameters/next", line, sizeof(line)) && *line == 'Y';
-	/* A takeover that was stopped: this kernel ends in order, without the subsystem. */
-	if (!next && access("/sys/module/heirloom_test", F_OK) && !access("/next/kernel", F_OK))
-		next = 1;
-	if (next)
+	/* Without a subsystem the takeover was stopped: this kernel ends in order. */
+	if (is_loaded(1) || (!is_loaded(0) && !access("/next/kernel", F_OK)))
 		jump();
 	off();
 }

@@ -44,12 +44,13 @@ struct heirloom_cache *hl_cache_create(const struct heirloom_cache_spec *spec);
 void *hl_cache_alloc(struct heirloom_cache *cache, gfp_t gfp);
 void hl_cache_free(struct heirloom_cache *cache, void *object);
 
-		      gfp_t gfp);
-
 int hl_publish(const char *name, const void *data, size_t size);
 int hl_unpublish(const char *name);
 int hl_retrieve(const char *name, void *data, size_t *size);
 
 int hl_finish(void);
+
+u64 hl_give_back(void);
+u64 hl_on_loan(void);
 
 #endif

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use super::machine::left;
 
-pub(super) struct Monitor {
+pub(crate) struct Monitor {
     stream: BufReader<UnixStream>,
 }
 
 impl Monitor {
-    pub(super) fn new(stream: UnixStream, deadline: Instant) -> Result<Self> {
+    pub(crate) fn new(stream: UnixStream, deadline: Instant) -> Result<Self> {
         stream.set_read_timeout(Some(left(deadline)?))?;
         let mut monitor = Self { stream: BufReader::new(stream) };
         let greeting = monitor.message()?;
@@ -25,7 +25,7 @@ impl Monitor {
     }
 
     /// Writes the memory of the machine, which is stopped, as an ELF core by physical addresses.
-    pub(super) fn dump(&mut self, to: &Path) -> Result<()> {
+    pub(crate) fn dump(&mut self, to: &Path) -> Result<()> {
         let to = format!("file:{}", to.display());
         self.execute("dump-guest-memory", &json!({ "paging": false, "protocol": to }))
     }

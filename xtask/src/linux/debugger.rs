@@ -11,29 +11,29 @@ use anyhow::{Context, Result, ensure};
 
 use super::machine::left;
 
-pub(super) struct Debugger {
+pub(crate) struct Debugger {
     stream: BufReader<UnixStream>,
 }
 
 impl Debugger {
     /// Talks to a machine that has not been started.
-    pub(super) fn new(stream: UnixStream, deadline: Instant) -> Result<Self> {
+    pub(crate) fn new(stream: UnixStream, deadline: Instant) -> Result<Self> {
         stream.set_read_timeout(Some(left(deadline)?))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// The machine will stop before the instruction at this virtual address.
-    pub(super) fn stop_at(&mut self, address: u64) -> Result<()> {
+    pub(crate) fn stop_at(&mut self, address: u64) -> Result<()> {
         self.expect(&format!("Z1,{address:x},1"), "OK")
     }
 
     /// Lets the machine run.
-    pub(super) fn run(&mut self) -> Result<()> {
+    pub(crate) fn run(&mut self) -> Result<()> {
         self.send("c")
     }
 
     /// Waits until it has stopped.
-    pub(super) fn stopped(&mut self, deadline: Instant) -> Result<()> {
+    pub(crate) fn stopped(&mut self, deadline: Instant) -> Result<()> {
         self.stream.get_ref().set_read_timeout(Some(left(deadline)?))?;
         let answer = self.answer()?;
         // A trap, and not the machine's end.
@@ -43,7 +43,7 @@ impl Debugger {
 
     /// What the function is called with at whose first instruction the machine has stopped: its
     /// first four arguments, as x86-64 passes them.
-    pub(super) fn arguments(&mut self) -> Result<[u64; 4]> {
+    pub(crate) fn arguments(&mut self) -> Result<[u64; 4]> {
         self.send("g")?;
         let registers = self.answer()?;
         let argument = |register| register_value(&registers, register).context("registers");
@@ -52,7 +52,7 @@ impl Debugger {
     }
 
     /// Lets the machine run on, undisturbed from now on.
-    pub(super) fn leave(mut self) -> Result<()> {
+    pub(crate) fn leave(mut self) -> Result<()> {
         self.expect("D", "OK")
     }
 

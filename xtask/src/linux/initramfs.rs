@@ -14,7 +14,7 @@ const LARGEST: u64 = 8 << 20;
 
 /// An archive being written.
 #[derive(Clone)]
-pub(super) struct Initramfs {
+pub(crate) struct Initramfs {
     bytes: Vec<u8>,
     /// Each entry's own.
     number: u32,
@@ -22,31 +22,31 @@ pub(super) struct Initramfs {
 
 /// How much was packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Packed {
-    pub(super) files: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Packed {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Initramfs {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { bytes: Vec::new(), number: 0 }
     }
 
-    pub(super) fn directory(&mut self, path: &str) {
+    pub(crate) fn directory(&mut self, path: &str) {
         self.entry(path, 0o040_755, (0, 0), &[]);
     }
 
-    pub(super) fn file(&mut self, path: &str, mode: u32, bytes: &[u8]) {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, bytes: &[u8]) {
         self.entry(path, 0o100_000 | mode, (0, 0), bytes);
     }
 
     /// The device that the first process reads and writes.
-    pub(super) fn console(&mut self, path: &str) {
+    pub(crate) fn console(&mut self, path: &str) {
         self.entry(path, 0o020_600, (5, 1), &[]);
     }
 
     /// The project's files, below the directory `to`: neither what is hidden nor what was built.
-    pub(super) fn files_below(&mut self, root: &Path, to: &str) -> Result<Packed> {
+    pub(crate) fn files_below(&mut self, root: &Path, to: &str) -> Result<Packed> {
         let mut packed = Packed::default();
         self.directory(to);
         self.below(root, to, &mut packed)?;
@@ -110,7 +110,7 @@ impl Initramfs {
     }
 
     /// The archive, with the entry that ends it.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }

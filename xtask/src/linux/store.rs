@@ -19,14 +19,14 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 const MANIFEST: &str = "manifest";
 
 /// The place of one build among those that are kept.
-pub(super) struct Store {
+pub(crate) struct Store {
     cache: PathBuf,
     inputs: String,
 }
 
 impl Store {
     /// A store below `cache` for what is built from `inputs`.
-    pub(super) fn new(cache: PathBuf, inputs: String) -> Self {
+    pub(crate) fn new(cache: PathBuf, inputs: String) -> Self {
         Self { cache, inputs }
     }
 
@@ -35,14 +35,14 @@ impl Store {
     }
 
     /// Returns the directory of the build, if it was kept and is as it was.
-    pub(super) fn get(&self) -> Option<PathBuf> {
+    pub(crate) fn get(&self) -> Option<PathBuf> {
         let place = self.place();
         let kept = fs::read_to_string(place.join(MANIFEST)).ok()?;
         (self.manifest(&place).ok()? == kept).then_some(place)
     }
 
     /// Keeps what `fill` writes into an empty directory, and returns where it is kept.
-    pub(super) fn put(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub(crate) fn put(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         fs::create_dir_all(&self.cache).with_context(|| self.cache.display().to_string())?;
         let near = || tempfile::Builder::new().prefix("fresh-").tempdir_in(&self.cache);
         let fresh = near()?;

@@ -8,15 +8,16 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 /// The serial console. A thread reads it, so that the machine never waits for its reader.
-pub(super) struct Console {
+pub(crate) struct Console {
     lines: Receiver<String>,
     said: String,
+    say: String,
     show: bool,
 }
 
 impl Console {
-    /// Reads `from` until it ends. `show`: prints all of it, and not only what the example says.
-    pub(super) fn new(mut from: impl Read + Send + 'static, show: bool) -> Self {
+    /// Reads `from` until it ends. Prints lines that begin with `say`; `show`: all of them.
+    pub(crate) fn new(mut from: impl Read + Send + 'static, say: &str, show: bool) -> Self {
         let (sender, lines) = channel();
         thread::spawn(move || {
             let mut line = Vec::new();
@@ -36,16 +37,16 @@ impl Console {
             }
             let _ = sender.send(clean(&line));
         });
-        Self { lines, said: String::new(), show }
+        Self { lines, said: String::new(), say: say.to_owned(), show }
     }
 
     /// The next line; `None` when the machine has ended.
-    pub(super) fn line(&mut self, deadline: Instant) -> Result<Option<String>> {
+    pub(crate) fn line(&mut self, deadline: Instant) -> Result<Option<String>> {
         use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
         let left = deadline.saturating_duration_since(Instant::now());
         match self.lines.recv_timeout(left) {
             Ok(line) => {
-                if self.show || line.starts_with("liveupdate: ") {
+                if self.show || line.starts_with(&self.say) {
                     println!("    | {line}");
                 }
                 self.said.push_str(&line);
@@ -58,7 +59,7 @@ impl Console {
     }
 
     /// All that was read.
-    pub(super) fn said(&self) -> &str {
+    pub(crate) fn said(&self) -> &str {
         &self.said
     }
 }
@@ -88,7 +89,7 @@ mod tests {
     #[test]
     fn lines_come_without_control_sequences_and_then_the_end() {
         let mut console =
-            Console::new(Cursor::new("\x1b[2J\x1b[1;31mred\x1b[0m\r\nplain\r\n"), false);
+            Console::new(Cursor::new("\x1b[2J\x1b[1;31mred\x1b[0m\r\nplain\r\n"), "red", false);
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut next = || console.line(deadline).unwrap();
         assert_eq!(next().as_deref(), Some("red"));

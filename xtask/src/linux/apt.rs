@@ -11,22 +11,22 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::unavailable;
+use super::skipping::unavailable;
 
 /// The package with the kernel's source, and the suite that has it.
-pub(super) const SOURCE: &str = "linux-source-7.3";
+pub(crate) const SOURCE: &str = "linux-source-7.3";
 const SUITE: &str = "trixie-backports";
 
 /// What vouches for the archive.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Installs those of `packages` that are missing.
-pub(super) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    println!("liveupdate: installing {}", missing.join(", "));
+    println!("linux: installing {}", missing.join(", "));
     let apt = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
@@ -51,14 +51,14 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 /// Linux's source package: the file, which goes with the value, and its version.
-pub(super) struct Source {
-    pub(super) package: PathBuf,
-    pub(super) version: String,
+pub(crate) struct Source {
+    pub(crate) package: PathBuf,
+    pub(crate) version: String,
     _place: TempDir,
 }
 
 /// Downloads Linux's source package.
-pub(super) fn source() -> Result<Source> {
+pub(crate) fn source() -> Result<Source> {
     let archives = archives()?;
     for archive in &archives {
         let place = tempfile::tempdir()?;
@@ -104,7 +104,7 @@ fn download(archive: &str, place: &Path) -> Result<Option<(PathBuf, String)>> {
     if !succeeds(apt("apt-get").args(["-qq", "update"])) {
         return Ok(None);
     }
-    println!("liveupdate: getting {SOURCE}");
+    println!("linux: getting {SOURCE}");
     if !succeeds(apt("apt-get").args(["-qq", "download", SOURCE])) {
         return Ok(None);
     }

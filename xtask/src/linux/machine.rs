@@ -14,11 +14,26 @@ use super::console::Console;
 use super::debugger::Debugger;
 use super::monitor::Monitor;
 
-/// QEMU with two processors and 512 MiB, killed when the value goes.
+/// What kind of machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Model<'a> {
+    /// Its memory, as QEMU is told.
+    pub(crate) memory: &'a str,
+    /// How many processors it has.
+    pub(crate) cpus: u32,
+    /// Whether its clock is the instructions that it has done: a nanosecond each. With one processor.
+    pub(crate) counted: bool,
+    /// What lines of the console that are shown begin with.
+    pub(crate) say: &'a str,
+    /// Whether it waits for the debugger before it boots.
+    pub(crate) stopped: bool,
+}
+
+/// QEMU, killed when the value goes.
 ///
 /// It connects to the sockets that the debugger and the monitor listen on, so nobody has to guess
 /// when it is ready to be connected to.
-pub(super) struct Machine {
+pub(crate) struct Machine {
     child: Child,
     console: Console,
     debugger: UnixListener,
@@ -28,8 +43,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// A machine that will boot this kernel once the debugger lets it run.
-    pub(super) fn start(
+    /// A machine that boots this kernel, if it is stopped once the debugger lets it run.
+    pub(crate) fn start(
+        model: &Model<'_>,
         kernel: &Path,
         initramfs: &Path,
         command_line: &str,
@@ -42,43 +58,40 @@ impl Machine {
             (UnixListener::bind(at("debugger"))?, UnixListener::bind(at("monitor"))?);
         let socket = |name| format!("unix:{}", at(name).display());
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg", "-cpu", "max", "-m", "512M", "-smp", "2"]);
-        qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-nodefaults", "-S"]);
-        qemu.args(["-gdb", &socket("debugger"), "-qmp", &socket("monitor")]);
+        qemu.args(["-accel", "tcg", "-cpu", "max", "-m", model.memory]);
+        qemu.args(["-smp", &model.cpus.to_string()]);
+        qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-nodefaults"]);
+        if model.counted {
+            qemu.args(["-icount", "shift=0"]);
+        }
+        if model.stopped {
+            // It stops where a debugger comes.
+            qemu.args(["-S", "-gdb", &socket("debugger")]);
+        }
+        qemu.args(["-qmp", &socket("monitor")]);
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
         qemu.args(["-append", command_line]);
         qemu.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = qemu.spawn().context("qemu-system-x86_64")?;
         let output = child.stdout.take().context("QEMU has a standard output")?;
-        let console = Console::new(output, show);
+        let console = Console::new(output, model.say, show);
         Ok(Self { child, console, debugger, monitor, deadline, _sockets: sockets })
     }
 
-    pub(super) const fn deadline(&self) -> Instant {
+    pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    pub(super) fn debugger(&self) -> Result<Debugger> {
+    pub(crate) fn debugger(&self) -> Result<Debugger> {
         Debugger::new(accept(&self.debugger, self.deadline)?, self.deadline)
     }
 
-    pub(super) fn monitor(&self) -> Result<Monitor> {
+    pub(crate) fn monitor(&self) -> Result<Monitor> {
         Monitor::new(accept(&self.monitor, self.deadline)?, self.deadline)
     }
 
-    /// Reads the console up to a line with this text.
-    pub(super) fn line(&mut self, text: &str) -> Result<()> {
-        self.find(text, |line| match line {
-            line if line.contains(text) => Some(Ok(())),
-            line if line.contains("liveupdate: failed") || line.contains("Kernel panic") => {
-                Some(Err(anyhow::anyhow!("{line}")))
-            }
-            _ => None,
-        })?
-    }
-
     /// Reads the console up to a line in which `f` finds something.
-    pub(super) fn find<T>(&mut self, what: &str, f: impl Fn(&str) -> Option<T>) -> Result<T> {
+    pub(crate) fn find<T>(&mut self, what: &str, f: impl Fn(&str) -> Option<T>) -> Result<T> {
         while let Some(line) = self.console.line(self.deadline)? {
             if let Some(found) = f(&line) {
                 return Ok(found);
@@ -88,7 +101,7 @@ impl Machine {
     }
 
     /// Waits for its end, which must be an orderly one.
-    pub(super) fn powered_off(&mut self) -> Result<()> {
+    pub(crate) fn powered_off(&mut self) -> Result<()> {
         while self.console.line(self.deadline)?.is_some() {}
         let status = self.child.wait()?;
         ensure!(status.success(), "QEMU ended with {status}");
@@ -96,12 +109,12 @@ impl Machine {
     }
 
     /// All that the console said.
-    pub(super) fn said(&self) -> &str {
+    pub(crate) fn said(&self) -> &str {
         self.console.said()
     }
 
     /// Its last lines.
-    pub(super) fn tail(&self, lines: usize) -> String {
+    pub(crate) fn tail(&self, lines: usize) -> String {
         let all: Vec<_> = self.said().lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
@@ -127,7 +140,7 @@ fn accept(listener: &UnixListener, deadline: Instant) -> Result<UnixStream> {
 }
 
 /// The time that is left, at least some.
-pub(super) fn left(deadline: Instant) -> Result<Duration> {
+pub(crate) fn left(deadline: Instant) -> Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     ensure!(!left.is_zero(), "the machine took too long");
     Ok(left)

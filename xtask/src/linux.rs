@@ -1,0 +1,21 @@
+//! What the commands that run Linux share: kernels, built once and kept, and the emulated machine.
+//!
+//! ```text
+//! apt       tools, and Linux's source package
+//! kernel    flavours of a kernel ── store: kept for all later runs
+//! initramfs what a kernel starts from
+//! machine   QEMU: console, debugger, monitor
+//! skipping  what cannot be had here, and is no fault
+//! ```
+
+pub(crate) mod apt;
+pub(crate) mod console;
+pub(crate) mod debugger;
+pub(crate) mod initramfs;
+pub(crate) mod kernel;
+pub(crate) mod machine;
+pub(crate) mod monitor;
+pub(crate) mod place;
+pub(crate) mod skipping;
+pub(crate) mod steps;
+mod store;
