@@ -104,20 +104,36 @@ impl<M: Machine> Cache<'_, M> {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Returns a cache in place of one of the same description that was destroyed, if there is one.
+    /// Returns the cache in place of one of the same description that was destroyed, if there is one: begun
+    /// again by this call, or by another that came first.
     ///
     /// # Errors
-    /// [`Error::Destroyed`]: it is being destroyed just now.
+    /// [`Error::Destroyed`]: it is being destroyed just now. [`Error::Mismatch`]: another call began it again,
+    /// with another constructor. [`Error::WouldWait`].
     pub(crate) fn begin_again(
         &self,
         spec: &CacheSpec,
         desc: SlabDesc,
     ) -> Result<Option<Cache<'_, M>>, Error> {
-        let like = self.registry.iter().find(|inner| inner.desc == desc && !inner.life.goes_on());
-        let Some(inner) = like else { return Ok(None) };
-        let alone = inner.life.exhume().ok_or(Error::Destroyed { cache: inner.name })?;
-        inner.set_constructor(spec.constructor);
-        drop(alone);
+        // No two caches have one description, whether they are there or were: another call may have been
+        // faster since the caller found none that is there.
+        let Some(inner) = self.registry.iter().find(|inner| inner.desc == desc) else {
+            return Ok(None);
+        };
+        if !self.memory().machine().may_wait() {
+            return Err(Error::WouldWait);
+        }
+        // One call at a time begins it again: the others wait, and have what it made.
+        let one_at_a_time = inner.shared.lock();
+        if let Some(alone) = inner.life.exhume() {
+            inner.set_constructor(spec.constructor);
+            drop(alone);
+        }
+        drop(one_at_a_time);
+        if !inner.life.goes_on() {
+            return Err(Error::Destroyed { cache: inner.name });
+        }
+        spec.admits(&inner.spec(), &inner.geometry)?;
         Ok(Some(Cache { slabs: self, inner }))
     }
 }

@@ -239,3 +239,28 @@ fn a_cpu_empties_what_it_keeps_and_no_other_does() {
     assert!(cache.shrink() > 0);
     assert_eq!(cache.stats().slabs, 0);
 }
+
+/// Whichever call begins it again, all have the same one, with what it was begun with.
+#[test]
+fn of_calls_at_once_that_ask_for_what_was_destroyed_each_gets_the_same_cache() {
+    const THREADS: usize = 4;
+    let slabs = slabs(1024);
+    for round in 0..if cfg!(miri) { 4 } else { 2000 } {
+        let cache = slabs.cache(SPEC).unwrap();
+        free(&cache, many(&cache, 1));
+        destroy(&cache).unwrap();
+        let start = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            let asks = || {
+                start.wait();
+                let cache = slabs.cache(SPEC);
+                cache.map(|cache| cache.into_raw().addr())
+            };
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(asks)).collect();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap(), Ok(cache.into_raw().addr()), "round {round}");
+            }
+        });
+        assert_eq!(slabs.caches().count(), 1, "round {round}");
+    }
+}

@@ -31,7 +31,9 @@ impl Life {
 
     /// Returns whether the cache is there.
     pub(crate) fn goes_on(&self) -> bool {
-        self.0.load(Relaxed) & (CONDEMNED | OVER) == 0
+        // Acquire pairs with the Release of `Condemned`: what the call that let it live did to it, its
+        // constructor say, is seen.
+        self.0.load(Acquire) & (CONDEMNED | OVER) == 0
     }
 
     /// Counts a call in that comes unasked, if the cache is there.
