@@ -120,16 +120,17 @@ impl<M: Machine> Slabs<M> {
         let Some(inner) = self.registry.iter().find(|inner| inner.desc == desc) else {
             return Ok(None);
         };
-        if !self.memory().machine().may_wait() {
-            return Err(Error::WouldWait);
+        if !inner.life.goes_on() {
+            if !self.memory().machine().may_wait() {
+                return Err(Error::WouldWait);
+            }
+            // One call at a time begins it again: the others wait, and have what it made.
+            let _one_at_a_time = inner.shared.lock();
+            if let Some(alone) = inner.life.exhume() {
+                inner.set_constructor(spec.constructor);
+                drop(alone);
+            }
         }
-        // One call at a time begins it again: the others wait, and have what it made.
-        let one_at_a_time = inner.shared.lock();
-        if let Some(alone) = inner.life.exhume() {
-            inner.set_constructor(spec.constructor);
-            drop(alone);
-        }
-        drop(one_at_a_time);
         if !inner.life.goes_on() {
             return Err(Error::Destroyed { cache: inner.name });
         }
