@@ -14,6 +14,12 @@
 
 #include "heirloom.h"
 
+/*
+ * How often Linux is asked for more in one call. Once is enough, unless other CPUs take all of it; and a call that fails
+ * for another reason, which a null pointer does not tell, must come to an end.
+ */
+#define HL_TRIES 4
+
 /* Whether it is worth to try again, for @size bytes. */
 static bool hl_more(int err, size_t size, gfp_t gfp)
 {
@@ -31,28 +37,30 @@ static noinline void hl_not_freed(const void *ptr)
 }
 
 /* Calls @call until it succeeds, or there is no more memory to be had. */
-#define HL_RETRY(call, size, gfp)                        \
-	({                                               \
-		int __err;                               \
-		do                                       \
-			__err = (call);                  \
-		while (__err && hl_more(__err, size, gfp)); \
-		__err;                                   \
+#define HL_RETRY(call, size, gfp)                                                          \
+	({                                                                                 \
+		int __err, __tries = 0;                                                    \
+		do                                                                         \
+			__err = (call);                                                    \
+		while (__err && __tries++ < HL_TRIES && hl_more(__err, size, gfp));         \
+		__err;                                                                     \
 	})
 
 /* Does the same for what returns a pointer. */
 #define HL_RETRY_PTR(call, size, gfp)                                         \
 	({                                                                    \
 		void *__ptr;                                                  \
+		int __tries = 0;                                              \
 		do                                                            \
 			__ptr = (call);                                       \
-		while (!__ptr && unlikely(hl_more(-ENOMEM, size, gfp)));      \
+		while (unlikely(!__ptr) && __tries++ < HL_TRIES &&            \
+		       hl_more(-ENOMEM, size, gfp));                          \
 		__ptr;                                                        \
 	})
 
 /**
  * hl_kmalloc() - allocate memory that can be preserved
- * @size: bytes; whole pages from PAGE_SIZE on, and aligned to one
+ * @size: bytes, not 0; whole pages from PAGE_SIZE on, and aligned to one
  * @gfp: GFP_KERNEL, GFP_ATOMIC, GFP_NOWAIT, with __GFP_ZERO if it is to be zeroed
  *
  * Context: any but NMI; may sleep if @gfp allows it.
@@ -62,7 +70,7 @@ void *hl_kmalloc(size_t size, gfp_t gfp)
 {
 	struct heirloom *h = hl_instance;
 
-	if (unlikely(!h))
+	if (unlikely(!h || !size))
 		return NULL;
 	if (gfp & __GFP_ZERO)
 		return HL_RETRY_PTR(heirloom_zalloc(h, size), size, gfp);
@@ -81,7 +89,7 @@ EXPORT_SYMBOL_GPL(hl_kmalloc);
  */
 void *hl_krealloc(void *ptr, size_t size, gfp_t gfp)
 {
-	if (unlikely(!hl_instance))
+	if (unlikely(!hl_instance || !size))
 		return NULL;
 	return HL_RETRY_PTR(heirloom_realloc(hl_instance, ptr, size), size, gfp);
 }
@@ -161,7 +169,7 @@ EXPORT_SYMBOL_GPL(hl_unpreserve);
  */
 void *hl_restore(const struct heirloom_handle *handle)
 {
-	return HL_RETRY_PTR(heirloom_restore(hl_instance, handle), 0, 0);
+	return heirloom_restore(hl_instance, handle);
 }
 EXPORT_SYMBOL_GPL(hl_restore);
 

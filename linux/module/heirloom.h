@@ -44,7 +44,6 @@ struct heirloom_range hl_loans_span(void);
 
 /* view.c: what is to be seen in debugfs. */
 void hl_view_begin(void);
-void hl_view_end(void);
 
 /* stop.c: where a test ends a takeover, in a module that is built with HEIRLOOM_STOP. */
 

@@ -11,7 +11,7 @@
  * and what Linux has to preserve is a key a folio, not one a page.
  *
  * The list is right at any instant, as the kernel may end at any: a folio is preserved before its word is written, by
- * one store, and its word is zero before it is let go. docs/src/format-linux.md has the format.
+ * one store, and its word is zero before it is let go. docs/src/format-heirloom.md has the format.
  */
 #include <linux/gfp.h>
 #include <linux/io.h>
@@ -53,6 +53,8 @@ struct hl_list {
 #define HL_ORDER(word) ((unsigned int)((word) & ~PAGE_MASK))
 
 static struct hl_list *hl_first;
+/* The pages before this one are full. */
+static struct hl_list *hl_room;
 static bool hl_published;
 static u64 hl_pages;
 /* Held to change the list. */
@@ -89,10 +91,11 @@ static __le64 *hl_place(void)
 	struct hl_list *list, *last = NULL;
 	__le64 *word;
 
-	for_each_word(list, word) {
-		if (!*word)
-			return word;
-		last = list;
+	for (list = hl_room ?: hl_first; list; list = hl_next(list)) {
+		hl_room = last = list;
+		for (word = list->folios; word < list->folios + HL_WORDS; word++)
+			if (!*word)
+				return word;
 	}
 	list = hl_new_page();
 	if (!list)
@@ -231,6 +234,7 @@ static void hl_strike_out(__le64 *place, struct folio *folio)
 {
 	WRITE_ONCE(*place, 0);
 	smp_wmb(); /* No longer named before it is let go. */
+	hl_room = hl_first;
 	hl_pages -= folio_nr_pages(folio);
 	kho_unpreserve_folio(folio);
 	folio_put(folio);

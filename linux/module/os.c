@@ -2,7 +2,7 @@
 /*
  * What heirloom asks of a kernel: to stay on a CPU, locks, and an end.
  *
- * The locks are raw: they are held for moments, with interrupts off, and preempt no one. heirloom takes them in one order,
+ * The locks are raw: they are held for moments, with interrupts off, and nothing preempts the CPU that holds one. heirloom takes them in one order,
  * and one within another: at most three deep. To lockdep they are of one class, with the depth as subclass.
  */
 #include <linux/bug.h>

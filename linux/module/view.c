@@ -12,8 +12,6 @@
 
 #include "heirloom.h"
 
-static struct dentry *hl_directory;
-
 static int stats_show(struct seq_file *file, void *unused)
 {
 	struct heirloom_stats stats;
@@ -59,13 +57,9 @@ static const struct file_operations give_back_fops = { .owner = THIS_MODULE,
 
 void hl_view_begin(void)
 {
-	hl_directory = debugfs_create_dir("heirloom", NULL);
-	debugfs_create_file("stats", 0444, hl_directory, NULL, &stats_fops);
-	debugfs_create_file("finish", 0200, hl_directory, NULL, &finish_fops);
-	debugfs_create_file("give_back", 0200, hl_directory, NULL, &give_back_fops);
-}
+	struct dentry *directory = debugfs_create_dir("heirloom", NULL);
 
-void hl_view_end(void)
-{
-	debugfs_remove(hl_directory);
+	debugfs_create_file("stats", 0444, directory, NULL, &stats_fops);
+	debugfs_create_file("finish", 0200, directory, NULL, &finish_fops);
+	debugfs_create_file("give_back", 0200, directory, NULL, &give_back_fops);
 }

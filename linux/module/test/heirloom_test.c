@@ -305,6 +305,19 @@ static void stress_end(void)
 
 #define GROWN_BYTES SZ_256K
 
+/* What no memory helps comes to an end, and takes no memory for good. */
+static void fail_in_vain(void)
+{
+	u64 before = hl_on_loan(), stray = 0;
+
+	if (hl_kmalloc(0, GFP_KERNEL) || hl_kmalloc(SIZE_MAX / 2, GFP_KERNEL) ||
+	    hl_krealloc(&stray, 64, GFP_KERNEL))
+		FAULT("memory where there is none");
+	hl_give_back();
+	if (hl_on_loan() > before)
+		FAULT("%llu pages on loan for nothing", hl_on_loan() - before);
+}
+
 /* Has much more than there is, frees it, and gives it back. */
 static void grow_and_give_back(void)
 {
@@ -391,6 +404,7 @@ static int __init test_init(void)
 		heirloom_generation(hl_instance), root.count);
 	bytes = claim(&root, &kept, &lost);
 	hl_finish();
+	fail_in_vain();
 	if (grow_mb)
 		grow_and_give_back();
 	if (stress_ms && !traffic) {
