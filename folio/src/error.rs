@@ -139,7 +139,17 @@ impl Error {
     /// Returns whether free memory was all that was missing: the call can be repeated once there is
     /// some.
     pub const fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::OutOfMemory { .. } | Self::NoRun { .. })
+        self.frames_wanted().is_some()
+    }
+
+    /// Returns how many frames in a row were wanted, where they were all that was missing.
+    #[doc(hidden)]
+    pub const fn frames_wanted(&self) -> Option<u64> {
+        match self {
+            Self::OutOfMemory { order, .. } => Some(order.frames()),
+            Self::NoRun { frames } => Some(*frames),
+            _ => None,
+        }
     }
 
     /// Returns the error's number: 100 to 199 in this layer, the same in every release, for callers in

@@ -168,9 +168,10 @@ pub(crate) fn growing<M: Machine, T>(
     memory: &Memory<M>,
     act: impl Fn() -> Result<T, heirloom_folio::Error>,
 ) -> Result<T, heirloom_folio::Error> {
-    use heirloom_folio::Error::OutOfMemory;
     match act() {
-        Err(OutOfMemory { order, .. }) if memory.machine().grow(order.frames()) => act(),
+        Err(error) if error.frames_wanted().is_some_and(|frames| memory.machine().grow(frames)) => {
+            act()
+        }
         done => done,
     }
 }

@@ -257,12 +257,10 @@ impl<M: Machine> Slabs<M> {
     }
 }
 
-/// Returns how many frames in a row were wanted, if there were none.
+/// Returns how many frames in a row were wanted, where they were all that was missing.
 const fn wanted(error: &Error) -> Option<u64> {
-    use heirloom_folio::Error::{NoRun, OutOfMemory};
     match error {
-        Error::Folio(OutOfMemory { order, .. }) => Some(order.frames()),
-        Error::Folio(NoRun { frames }) => Some(*frames),
+        Error::Folio(error) => error.frames_wanted(),
         _ => None,
     }
 }

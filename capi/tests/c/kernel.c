@@ -283,6 +283,12 @@ static void lends(void)
 	CHECK(heirloom_stats(h, &stats) == 0 && stats.pages == first.bytes / stats.page_bytes);
 	CHECK(stats.absent == EXTRA / stats.page_bytes);
 	grows = h, lent = 0;
+
+	/* What is published asks for more, too. */
+	static char large[1 << 20];
+
+	CHECK(heirloom_publish(h, "large", large, sizeof(large)) == 0 && lent == 1 << 20);
+	CHECK(heirloom_unpublish(h, "large") == 0);
 	while (count < MOST && (kept[count] = heirloom_alloc(h, 10000)))
 		memset(kept[count], count + 1, 10000), count++;
 	CHECK(heirloom_last_error() == HEIRLOOM_ERROR_OUT_OF_MEMORY || heirloom_last_error() == HEIRLOOM_ERROR_NO_RUN);
