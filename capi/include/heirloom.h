@@ -277,7 +277,7 @@ enum heirloom_error {
    */
   HEIRLOOM_ERROR_BAD_MAP = 206,
   /**
-   * Called from a handler in the middle of another call, whose lock it needs.
+   * A handler made the call in the middle of another one, and it needs the lock that the other holds.
    */
   HEIRLOOM_ERROR_WOULD_WAIT = 207,
   /**

@@ -89,7 +89,7 @@ pub enum heirloom_error {
     BadLayout = 205,
     /// The direct map does not keep the alignment.
     BadMap = 206,
-    /// Called from a handler in the middle of another call, whose lock it needs.
+    /// A handler made the call in the middle of another one, and it needs the lock that the other holds.
     WouldWait = 207,
     /// The cache's objects are constructed, not zero.
     Constructed = 208,

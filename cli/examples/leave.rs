@@ -86,7 +86,7 @@ mod leave {
         Ok(())
     }
 
-    /// Preserves blocks of these orders, all the same one, whose first bytes are `fill`, as an area.
+    /// Preserves blocks of one order as an area, and writes `fill` into the first bytes of each.
     fn area(memory: &Memory<&Ram>, orders: &[u8], fill: u8) -> Result<AreaInfo> {
         let order = orders.first().and_then(|order| Order::new(*order)).ok_or("an order")?;
         let blocks: Result<Vec<Block>> = orders

@@ -162,7 +162,7 @@ mod tests {
         Request::new(Order::ZERO)
     }
 
-    /// Returns a memory of one absent range, over a machine whose frames hold what they held.
+    /// Returns a memory of one absent range. The machine's frames keep their contents.
     fn absent(ram: Ram) -> Memory<Ram> {
         let memory = ram.attach(&[]).unwrap();
         let space = memory.machine().space(Memory::<Ram>::range_bytes(run(0, FRAMES)));

@@ -96,7 +96,7 @@ impl Copies {
         }
     }
 
-    /// The words of the page whose first frame is `pfn`, which `read` fills the first time.
+    /// Returns the words of the page that begins with frame `pfn`. The first call for a page has `read` fill them.
     pub(super) fn page(
         &self,
         pfn: Pfn,

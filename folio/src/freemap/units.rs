@@ -44,13 +44,13 @@ impl Level {
         u32_to_usize(self.0)
     }
 
-    /// Returns the next one, whose chunks are this one's words; `None` for the last.
+    /// Returns the next level, where a chunk is as large as a word is here; `None` for the last level.
     #[inline]
     pub(super) const fn up(self) -> Option<Self> {
         if self.0 < LAST { Some(Self(self.0 + 1)) } else { None }
     }
 
-    /// Returns the height of its lowest bitmap, whose bits are its chunks.
+    /// Returns the height of the level's lowest bitmap, in which each bit is a chunk.
     #[inline]
     pub(super) const fn lowest(self) -> Height {
         Height(self.0)
