@@ -28,7 +28,7 @@ use heirloom_kho::{Name, PhysAddr, RootView, Run, Subtree, Table, store};
 use crate::check::{self, NameBits, Place};
 use crate::error::Error;
 use crate::pages::halves;
-use crate::predecessor::{Held, left, past_root, past_words};
+use crate::predecessor::{Held, check_root, left, past_root, past_words};
 
 /// The predecessor's root page and scratch list, as long as they are kept.
 ///
@@ -105,7 +105,7 @@ pub(crate) fn end_before<M: Machine>(
     let frames = Run::covering(before, PAGE_BYTES).filter(|run| memory.contains(*run));
     let Some(frames) = frames else { return Ok(()) };
     let map = past_root(memory, root)?.map();
-    let leads_to_the_tree = || past_root(memory, before).is_ok_and(|view| view.map() == map);
+    let leads_to_the_tree = || check_root(memory, before).is_ok_and(|view| view.map() == map);
     match check::place(&left(memory), Table::Root, frames) {
         Ok(Place::Preserved(block)) => {
             // No slab, and none of the tables that this kernel goes on with.

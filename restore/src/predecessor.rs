@@ -95,10 +95,18 @@ pub(crate) fn past_words<M: Machine>(
     words(memory, Table::Root, root, PAGE_SIZE)
 }
 
-/// The predecessor's root page.
-pub(crate) fn past_root<M: Machine>(
+/// Checks a predecessor's root page.
+pub(crate) fn check_root<M: Machine>(
     memory: &Memory<M>,
     root: PhysAddr,
 ) -> Result<RootView<'_>, Error> {
     Ok(RootView::new(halves(past_words(memory, root)?), root)?)
+}
+
+/// The predecessor's root page, which [`check_root`] looked through before anything else was read.
+pub(crate) fn past_root<M: Machine>(
+    memory: &Memory<M>,
+    root: PhysAddr,
+) -> Result<RootView<'_>, Error> {
+    Ok(RootView::again(halves(past_words(memory, root)?), root)?)
 }

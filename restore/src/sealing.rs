@@ -93,7 +93,7 @@ impl<M: Machine> Heirloom<M> {
             sealer.cover(Sealed::Scratch, entry.scratch, u64_to_u32(entry.scratch_bytes))?;
         }
         sealer.cover(Sealed::Subtree, self.pages.header, usize_to_u32(Header::FIXED))?;
-        let root = RootView::new(halves(self.table_words(entry.root)), entry.root)?;
+        let root = RootView::again(halves(self.table_words(entry.root)), entry.root)?;
         for (index, subtree) in root.subtrees().enumerate() {
             let subtree = subtree?;
             // What was published by a predecessor, and is still to be claimed, nothing writes.

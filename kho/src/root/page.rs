@@ -113,7 +113,13 @@ impl<'a> RootPage<'a> {
     /// [`Error::Table`] if something else wrote the page.
     pub fn reopen(words: &'a [AtomicU32], at: PhysAddr) -> Result<Self, Error> {
         RootView::new(words, at)?;
-        Ok(Self { words, at })
+        Ok(Self::again(words, at))
+    }
+
+    /// The page that [`RootPage::create`] laid out in `words`, or [`RootView::new`] found whole, before, and
+    /// that only its owner has edited since.
+    pub const fn again(words: &'a [AtomicU32], at: PhysAddr) -> Self {
+        Self { words, at }
     }
 
     /// Whether the page is laid out as [`RootPage::create`] does it, so that this build can go on
@@ -149,7 +155,7 @@ impl<'a> RootPage<'a> {
     /// # Errors
     /// [`Error::Table`] if something else wrote the page.
     pub fn view(&self) -> Result<RootView<'_>, Error> {
-        RootView::new(self.words, self.at)
+        RootView::again(self.words, self.at)
     }
 
     /// Adds a subtree: `size` bytes at `addr`.

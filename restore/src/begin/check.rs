@@ -8,7 +8,7 @@ use crate::check::{self, Place};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::pages::Pages;
-use crate::predecessor::{Held, Predecessor, SealPolicy, left, past_root};
+use crate::predecessor::{Held, Predecessor, SealPolicy, check_root, left, past_root};
 use crate::seal;
 
 /// Checks what lies beside the tree, and keeps the predecessor's pages from being used.
@@ -58,7 +58,8 @@ fn read_header<M: Machine>(
     Ok(header.seal)
 }
 
-/// Reserves the scratch areas, in which nothing but the list itself may lie, and finds the map.
+/// Checks the root page, once for all that read it later, and reserves the scratch areas, in which nothing
+/// but the list itself may lie. Returns where the map is.
 #[inline(never)]
 pub(super) fn hold_scratch<M: Machine>(
     memory: &Memory<M>,
@@ -67,7 +68,7 @@ pub(super) fn hold_scratch<M: Machine>(
     for area in scratch_list(memory, entry)?.runs() {
         memory.reserve(area)?;
     }
-    Ok(past_root(memory, entry.root)?.map())
+    Ok(check_root(memory, entry.root)?.map())
 }
 
 pub(super) fn scratch_list<M: Machine>(

@@ -175,10 +175,10 @@ fn go_on_header<M: Machine>(
     Ok(header)
 }
 
-/// The root page of an entry whose root page is this kernel's.
+/// The root page of an entry whose root page is this kernel's: written by it, or checked before all else.
 pub(super) fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>, Error> {
     let words = past_words(memory, entry.root)?;
-    Ok(RootPage::reopen(halves(words), entry.root)?)
+    Ok(RootPage::again(halves(words), entry.root))
 }
 
 /// Takes the names out of a root page whose frames were let go. Returns how many.
