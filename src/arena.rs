@@ -8,11 +8,14 @@
 //! physical     4 GiB          4.5 GiB            9 GiB
 //!              | range 0 |    | range 1 |  hole  | range 2 |
 //!
-//! file         | map | range 0 | range 1 | range 2 |
+//! file         | map | hole | range 0 | range 1 | hole | range 2 |
 //!
 //! process A    base + | range 0 | no access | range 1 | no access … | range 2 |
 //! process B    another base, the same distances
 //! ```
+//!
+//! The holes in the file take no memory. They are there so that the system can map huge pages: see
+//! [`Arena::advise_huge`].
 //!
 //! The file's first page is its own memory map, as firmware would provide one, so that the
 //! descriptor is all that a successor needs to find the memory again. The same page can name the
@@ -24,6 +27,7 @@ mod file;
 mod machine;
 mod map;
 mod mapping;
+mod pages;
 pub(crate) mod process;
 mod range;
 
@@ -410,8 +414,10 @@ impl Arena {
         Ok(Mapping::new(mapped))
     }
 
-    /// Returns where in the file the bytes of `run` are.
-    fn offset_of(&self, run: Run) -> Option<u64> {
+    /// Returns where in the file the bytes of `run` begin, in bytes: with the descriptor
+    /// ([`Arena::share`]) what another process needs to map them, the back end of a virtual device say.
+    /// `None` if they do not lie wholly in one range.
+    pub fn offset_of(&self, run: Run) -> Option<u64> {
         let range = self.ranges.iter().find(|range| range.run.covers(run))?;
         Some(range.offset + (run.addr().get() - range.run.addr().get()))
     }

@@ -316,3 +316,176 @@ fn a_limit_on_addresses_is_an_error_that_says_how_many() {
     // 16 GiB, as they were asked for.
     assert!(told.contains("mmap of 17179869184 bytes: Cannot allocate memory"), "{told}");
 }
+
+const HUGE: u64 = 2 << 20;
+
+/// Returns what the system has spent on the arena's file, in bytes.
+fn spent(arena: &Arena) -> u64 {
+    rustix::fs::fstat(arena.as_fd()).unwrap().st_blocks as u64 * 512
+}
+
+fn of_bytes(start: u64, bytes: u64) -> Arena {
+    let spec = RangeSpec { start: PhysAddr::new(start), bytes, node: NodeId(0) };
+    Arena::create("arena pages", &[spec]).unwrap()
+}
+
+fn boot(arena: &Arena) -> Heirloom<&Arena> {
+    let range = arena.ranges()[0];
+    let scratch = Run::covering(range.run().addr(), arena.scratch_bytes()).unwrap();
+    // SAFETY: the arena is the test's own, and nothing else uses it.
+    unsafe { Heirloom::boot(arena, &[(range.run(), range.node())], &[scratch], "arena") }.unwrap()
+}
+
+#[test]
+fn ranges_lie_where_huge_pages_can_be_mapped() {
+    let small = 16 * PAGE;
+    let starts = [0x1_0000_0000, 0x1_4000_0000, 0x2_0000_0000 + HUGE / 2, 0x20_0000_0000];
+    let bytes = [4 * HUGE, small, 2 * HUGE, HUGE];
+    let spec =
+        |i: usize| RangeSpec { start: PhysAddr::new(starts[i]), bytes: bytes[i], node: NodeId(0) };
+    let arena = Arena::create("arena pages", &[spec(0), spec(1), spec(2), spec(3)]).unwrap();
+    for range in arena.ranges().iter().filter(|range| range.run().bytes() >= HUGE) {
+        let run = range.run();
+        assert_eq!(
+            range.offset() % HUGE,
+            run.addr().get() % HUGE,
+            "{run} at {:#x}",
+            range.offset()
+        );
+        let seen = arena.ptr(run.addr()).addr().get() as u64;
+        assert_eq!(seen % HUGE, run.addr().get() % HUGE, "{run} seen at {seen:#x}");
+    }
+    // A small range costs no hole, and the first page alone was written.
+    assert_eq!(arena.ranges()[1].offset(), arena.ranges()[0].offset() + 4 * HUGE);
+    assert_eq!(spent(&arena), PAGE);
+    let inside = Run::new(arena.ranges()[2].run().start().add(3), 2).unwrap();
+    assert_eq!(arena.offset_of(inside), Some(arena.ranges()[2].offset() + 3 * PAGE));
+    assert_eq!(arena.offset_of(Run::new(inside.start(), 1 << 30).unwrap()), None);
+}
+
+/// `MADV_COLLAPSE` does at once what the system's own thread does in time: it maps huge pages where there
+/// can be any.
+#[test]
+fn the_system_maps_huge_pages() {
+    let arena = of_bytes(0x1_0000_0000, 4 * HUGE);
+    let run = arena.ranges()[0].run();
+    arena.prefault(run).unwrap();
+    let at = arena.ptr(run.addr()).as_ptr().cast();
+    // SAFETY: memory of the test's own; collapsing it changes no byte.
+    let collapsed = unsafe { libc::madvise(at, 4 * HUGE as usize, libc::MADV_COLLAPSE) };
+    if collapsed != 0 {
+        let error = std::io::Error::last_os_error();
+        let has_huge = std::fs::exists("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+        assert!(!has_huge.unwrap(), "there are huge pages, and the arena gets none: {error}");
+        println!("no huge pages in this kernel: {error}");
+        return;
+    }
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mapped = smaps.split("memfd:arena pages").skip(1).filter_map(|part| {
+        let line = part.lines().find(|line| line.starts_with("ShmemPmdMapped:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    assert!(mapped.sum::<u64>() << 10 >= 4 * HUGE, "{smaps}");
+    assert_eq!(arena.advise_huge(), Ok(()));
+}
+
+#[test]
+fn memory_is_there_once_it_was_asked_for() {
+    let arena = of_bytes(0x1_0000_0000, 16 * PAGE);
+    let run = arena.ranges()[0].run();
+    write(&arena, run.addr(), 7);
+    assert_eq!(spent(&arena), 2 * PAGE);
+    arena.prefault(run).unwrap();
+    assert_eq!(spent(&arena), 17 * PAGE);
+    assert_eq!(read(&arena, run.addr()), 7);
+    arena.lock(Run::new(run.start(), 1).unwrap()).unwrap();
+    let locked = std::fs::read_to_string("/proc/self/status").unwrap();
+    let locked = locked.lines().find(|line| line.starts_with("VmLck:")).unwrap().to_owned();
+    assert!(!locked.ends_with(" 0 kB"), "{locked}");
+    let beyond = Run::new(run.start(), 17).unwrap();
+    assert_eq!(arena.prefault(beyond), Err(ArenaError::NotInArena { run: beyond }));
+    assert_eq!(arena.lock(beyond), Err(ArenaError::NotInArena { run: beyond }));
+}
+
+#[test]
+fn free_memory_goes_back_and_what_is_in_use_stays() {
+    let arena = of_bytes(0x1_0000_0000, 64 * HUGE);
+    let heirloom = boot(&arena);
+    let untouched = spent(&arena);
+    let size = 3 * 64 * 1024;
+    let pattern = |i: usize| (i % 251) as u8 + 1;
+    let buffers: Vec<_> = (0..400)
+        .map(|i| {
+            let buffer = heirloom.alloc(size).unwrap();
+            // SAFETY: the buffer's bytes, which nothing else reaches.
+            unsafe { buffer.write_bytes(pattern(i), size) };
+            buffer
+        })
+        .collect();
+    let full = spent(&arena);
+    assert!(full >= untouched + 400 * size as u64, "{full} of {untouched}");
+    // Every third is freed, and lies between two that are in use.
+    for buffer in buffers.iter().step_by(3) {
+        // SAFETY: freed once, and not used again.
+        unsafe { heirloom.free(*buffer) }.unwrap();
+    }
+    let given = arena.trim(heirloom.memory()).unwrap();
+    let after = spent(&arena);
+    let freed = 134 * size as u64;
+    assert!(given >= freed / 2 && full - after >= freed / 2, "{given} given, {full} to {after}");
+    for (i, buffer) in buffers.iter().enumerate().filter(|(i, _)| i % 3 != 0) {
+        // SAFETY: written above, and in use.
+        let bytes = unsafe { core::slice::from_raw_parts(buffer.as_ptr(), size) };
+        assert!(bytes.iter().all(|byte| *byte == pattern(i)), "buffer {i}");
+        // SAFETY: freed once, and not used again.
+        unsafe { heirloom.free(*buffer) }.unwrap();
+    }
+    arena.trim(heirloom.memory()).unwrap();
+    let empty = spent(&arena);
+    assert!(empty < untouched + 4 * HUGE, "{empty} bytes are kept for nothing, {untouched} before");
+    // Nothing is there to be given twice, and the memory is whole.
+    assert_eq!(arena.trim(heirloom.memory()).unwrap(), 0);
+    let again = heirloom.alloc(60 * HUGE as usize).unwrap();
+    // SAFETY: as above.
+    unsafe { heirloom.free(again) }.unwrap();
+    let other = of_bytes(0x1_0000_0000, 64 * HUGE);
+    let run = other.ranges()[0].run();
+    assert_eq!(other.trim(heirloom.memory()), Err(ArenaError::NotInArena { run }));
+}
+
+#[test]
+fn memory_goes_back_beside_threads_that_use_it() {
+    let arena = of_bytes(0x1_0000_0000, 32 * HUGE);
+    let heirloom = boot(&arena);
+    let stop = core::sync::atomic::AtomicBool::new(false);
+    let given = std::thread::scope(|scope| {
+        for id in 1..=2_u8 {
+            let (heirloom, stop) = (&heirloom, &stop);
+            scope.spawn(move || {
+                while !stop.load(core::sync::atomic::Ordering::Relaxed) {
+                    for bytes in [200, PAGE_SIZE, 64 << 10, 1 << 20] {
+                        // Refused only while the one block that fits is on its way back to the system.
+                        let Ok(buffer) = heirloom.alloc(bytes) else { continue };
+                        // SAFETY: the buffer's bytes, which nothing else reaches.
+                        unsafe { buffer.write_bytes(id, bytes) };
+                        // SAFETY: written above.
+                        let seen = unsafe { core::slice::from_raw_parts(buffer.as_ptr(), bytes) };
+                        assert!(
+                            seen.iter().all(|byte| *byte == id),
+                            "{bytes} bytes of thread {id}"
+                        );
+                        // SAFETY: freed once, and not used again.
+                        unsafe { heirloom.free(buffer) }.unwrap();
+                    }
+                }
+            });
+        }
+        let given: u64 = (0..200).map(|_| arena.trim(heirloom.memory()).unwrap()).sum();
+        stop.store(true, core::sync::atomic::Ordering::Relaxed);
+        given
+    });
+    assert!(given > 0);
+    arena.trim(heirloom.memory()).unwrap();
+    let used = heirloom.memory().stats().used() * PAGE;
+    assert!(spent(&arena) < used + arena.scratch_bytes() + 8 * HUGE, "{} of {used}", spent(&arena));
+}

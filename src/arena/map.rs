@@ -119,14 +119,30 @@ const fn check_count(found: usize) -> Result<(), ArenaError> {
     Ok(())
 }
 
+/// What the processor maps at once above a page: 2 MiB on x86-64 and on AArch64 with pages of 4 KiB.
+pub(super) const HUGE: u64 = 2 << 20;
+
+/// Returns where in a file that is filled up to `file` a range goes.
+///
+/// Linux maps a huge page where offset and address are the same modulo its size; the address a process
+/// sees and the physical one are. What is left out before it is a hole, which takes no memory. A range
+/// that holds no huge page goes to the end.
+const fn place(spec: &RangeSpec, file: u64) -> Option<u64> {
+    if spec.bytes < HUGE {
+        return Some(file);
+    }
+    file.checked_add(spec.start.get().wrapping_sub(file) % HUGE)
+}
+
 /// Gives every range its place in a file: the ranges, and the size of the file.
 pub(super) fn lay_out(specs: &[RangeSpec]) -> Result<(Vec<ArenaRange>, u64), ArenaError> {
     check_count(specs.len())?;
     let mut ranges = Vec::with_capacity(specs.len());
     let mut file = PAGE;
     for &spec in specs {
-        let described = Described { spec, offset: file };
-        let end = file.checked_add(spec.bytes).filter(|end| i64::try_from(*end).is_ok());
+        let offset = place(&spec, file).unwrap_or(file);
+        let described = Described { spec, offset };
+        let end = offset.checked_add(spec.bytes).filter(|end| i64::try_from(*end).is_ok());
         ranges.push(described.check(PageSize::BUILD, &ranges, end.unwrap_or(file))?);
         file = end.unwrap_or(file);
     }
