@@ -8,8 +8,13 @@
 //! HEIRLOOM_HANDOVER=v1 fd=3 root=0x100001000 scratch=0x100002000+0x20
 //! ```
 //!
+//! Other descriptors, of listening sockets and live connections say, go along under names
+//! ([`Jump::with_fd`]), in a variable of their own.
+//!
 //! The predecessor needs no last step and the successor no cooperation: the addresses stay true
 //! however the predecessor ends.
+
+mod passed;
 
 use core::fmt;
 use core::sync::atomic::AtomicBool;
@@ -21,6 +26,7 @@ use std::process::{Child, Command};
 
 use heirloom_kho::PhysAddr;
 pub use heirloom_restore::Entry;
+use passed::{Passed, check_name};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
@@ -28,6 +34,9 @@ use crate::arena::{Arena, ArenaError, process, sealed_bytes};
 
 /// The variable of the environment that tells a successor what it inherits.
 pub const VARIABLE: &str = "HEIRLOOM_HANDOVER";
+
+/// The variable of the environment that names the descriptors that go along.
+const PASSED: &str = "HEIRLOOM_FDS";
 
 const VERSION: &str = "v1";
 
@@ -48,6 +57,7 @@ const VERSION: &str = "v1";
 pub struct Jump {
     fd: OwnedFd,
     entry: Entry,
+    passed: Vec<(String, OwnedFd)>,
 }
 
 impl Jump {
@@ -56,7 +66,62 @@ impl Jump {
     /// # Errors
     /// [`ArenaError::Os`]: out of descriptors.
     pub fn new(arena: &Arena, entry: Entry) -> Result<Self, ArenaError> {
-        Ok(Self { fd: arena.share()?, entry })
+        Ok(Self { fd: arena.share()?, entry, passed: Vec::new() })
+    }
+
+    /// Takes another descriptor along, which the successor finds under this name
+    /// ([`Inherited::take`]): a listening socket, so that no connection is refused meanwhile, or the
+    /// connections themselves. A copy of it goes: this process keeps its own, also where the jump fails.
+    ///
+    /// A name is 1 to 64 letters, digits or `-_.:`. Several descriptors can have one, and come in the order
+    /// in which they were given. Linux takes about 8,000 of them: the variable of the environment that names
+    /// them can have 128 KiB.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`]: no such name. Else out of descriptors, or memory.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use std::net::TcpListener;
+    /// use std::os::fd::AsFd;
+    /// use heirloom::arena::Arena;
+    /// use heirloom::jump::{Entry, Inherited, Jump};
+    ///
+    /// fn hand_over(arena: &Arena, entry: Entry, listener: &TcpListener) -> std::io::Error {
+    ///     let jump = Jump::new(arena, entry).map_err(std::io::Error::other);
+    ///     match jump.and_then(|jump| jump.with_fd("listen", listener.as_fd())) {
+    ///         Ok(jump) => jump.exec(std::process::Command::new("/usr/bin/successor")),
+    ///         Err(error) => error,
+    ///     }
+    /// }
+    ///
+    /// fn begin() -> Result<(), Box<dyn std::error::Error>> {
+    ///     // SAFETY: the first line of `main`.
+    ///     if let Some(mut inherited) = unsafe { Inherited::from_env() }? {
+    ///         let listener = inherited.take("listen").ok_or("no socket")?;
+    ///         let listener = TcpListener::from(listener);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn with_fd(mut self, name: &str, fd: BorrowedFd<'_>) -> io::Result<Self> {
+        check_name(name)?;
+        // 3 and above, as for the memory.
+        let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+        self.passed.push((name.to_owned(), copy));
+        Ok(self)
+    }
+
+    /// Says in the successor's environment what goes along.
+    fn announce(&self, successor: &mut Command) {
+        let Self { fd, entry, passed } = self;
+        successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry: *entry }.to_string());
+        // One that this process was given itself says nothing of its successor's.
+        successor.env_remove(PASSED);
+        if !passed.is_empty() {
+            let names = passed.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd()));
+            successor.env(PASSED, Passed(names.collect()).to_string());
+        }
     }
 
     /// Replaces this process by `successor`. Returns only if that failed: the memory is as it was,
@@ -72,15 +137,16 @@ impl Jump {
     ///
     /// The error's text begins with the program's name.
     pub fn exec(self, mut successor: Command) -> io::Error {
-        let Self { fd, entry } = self;
-        successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
+        self.announce(&mut successor);
+        let Self { fd, passed, .. } = self;
         let signal = rustix::process::parent_process_death_signal().ok().flatten();
         let sigpipe = Action::of(libc::SIGPIPE);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = successor
             .get_current_dir()
             .and_then(|_| rustix::fs::open(".", flags, Mode::empty()).ok());
-        let fd = fd.as_fd();
+        let mut kept = vec![fd.as_fd()];
+        kept.extend(passed.iter().map(|(_, fd)| fd.as_fd()));
         let command = &mut successor;
         // Everything that owns a descriptor stays here: what the thread closed would be closed in
         // its own table alone.
@@ -93,7 +159,8 @@ impl Jump {
             private_directory();
             // Kept over `exec`, but a thread's own.
             let told = rustix::process::set_parent_process_death_signal(signal);
-            match told.and_then(|()| rustix::io::fcntl_setfd(fd, FdFlags::empty())) {
+            let stay = |fd| rustix::io::fcntl_setfd(fd, FdFlags::empty());
+            match told.and_then(|()| kept.into_iter().try_for_each(stay)) {
                 Ok(()) => command.exec(),
                 Err(errno) => errno.into(),
             }
@@ -128,18 +195,21 @@ impl Jump {
     ///   a value that owns some of it; until the call returns an error, or the child has ended and
     ///   the memory was opened anew.
     pub unsafe fn spawn(self, mut successor: Command) -> io::Result<Child> {
-        let Self { fd, entry } = self;
-        successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry }.to_string());
+        self.announce(&mut successor);
+        let Self { fd, passed, .. } = self;
         // Before the child is there to ask for it.
         process::lend(fd.as_fd()).map_err(io::Error::other)?;
-        let passed = fd.as_raw_fd();
+        let mut kept = vec![fd.as_raw_fd()];
+        kept.extend(passed.iter().map(|(_, fd)| fd.as_raw_fd()));
         let keep_open = move || {
-            // SAFETY: a copy of `fd`, which is open in the process that starts the child.
-            let passed = unsafe { BorrowedFd::borrow_raw(passed) };
-            Ok(rustix::io::fcntl_setfd(passed, FdFlags::empty())?)
+            kept.iter().try_for_each(|fd| {
+                // SAFETY: a copy of one that is open in the process that starts the child.
+                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+                Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
+            })
         };
         // SAFETY: after a fork of a process with several threads the closure may do only what a
-        // signal handler may: it makes one system call and allocates nothing.
+        // signal handler may: it makes system calls and allocates nothing.
         unsafe { successor.pre_exec(keep_open) };
         let started = successor.spawn();
         started.map_err(|error| match process::take_back(fd.as_fd()) {
@@ -211,6 +281,8 @@ pub struct Inherited {
     pub fd: OwnedFd,
     /// Where to begin.
     pub entry: Entry,
+    /// What else the predecessor passed on ([`Jump::with_fd`]), with its names, in its order.
+    pub passed: Vec<(String, OwnedFd)>,
 }
 
 /// Whether the descriptor was taken. Static, as the environment and the descriptors are: both
@@ -220,7 +292,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 impl Inherited {
     /// Returns what the predecessor left: `None` if there was none.
     ///
-    /// Takes the descriptor, once in the life of the process, and lets it close on exec. The
+    /// Takes the descriptors, once in the life of the process, and lets them close on exec. The
     /// variable itself stays (to change the environment is unsound once there are threads):
     /// give children of yours that use heirloom a `Command::env_remove(VARIABLE)`.
     ///
@@ -228,12 +300,12 @@ impl Inherited {
     /// - [`JumpError::NotText`], [`JumpError::Version`], [`JumpError::Missing`],
     ///   [`JumpError::Malformed`], [`JumpError::Trailing`]: the variable does not say what it
     ///   should.
-    /// - [`JumpError::NotOpen`]: no such descriptor.
+    /// - [`JumpError::NotOpen`]: no such descriptor, or none of those that should have come along.
     /// - [`JumpError::NotMemory`]: it is no memory that could be an arena. It is left alone.
     /// - [`JumpError::TakenAlready`]: this was called before, with success.
     ///
     /// # Safety
-    /// - Nothing else in the process owns the descriptor that the variable names. Called at the
+    /// - Nothing else in the process owns a descriptor that the variables name. Called at the
     ///   start of `main`, before anything else is opened, that is so: a number that the process
     ///   began with has no owner yet.
     pub unsafe fn from_env() -> Result<Option<Self>, JumpError> {
@@ -244,6 +316,7 @@ impl Inherited {
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         rustix::io::fcntl_getfd(borrowed).map_err(|_| JumpError::NotOpen { fd })?;
         sealed_bytes(borrowed).map_err(|reason| JumpError::NotMemory { fd, reason })?;
+        let Passed(passed) = Passed::from_env(fd)?;
         // Relaxed: nothing but the flag itself is at stake.
         if TAKEN.swap(true, Relaxed) {
             return Err(JumpError::TakenAlready);
@@ -253,7 +326,19 @@ impl Inherited {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // It cannot fail on an open descriptor; and if it did, `Arena::open` would say so.
         let _ = rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC);
-        Ok(Some(Self { fd, entry }))
+        let own = |(name, fd)| {
+            // SAFETY: as for the memory's, and no two are one (`Passed::from_env`).
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let _ = rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC);
+            (name, fd)
+        };
+        Ok(Some(Self { fd, entry, passed: passed.into_iter().map(own).collect() }))
+    }
+
+    /// Returns the first descriptor that was passed on under this name and not taken yet.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let at = self.passed.iter().position(|(has, _)| has == name)?;
+        Some(self.passed.remove(at).1)
     }
 }
 

@@ -1,6 +1,9 @@
 //! A successor process finds the memory and the addresses that its predecessor passed on.
 #![cfg(all(feature = "std", target_os = "linux"))]
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use heirloom::arena::{Arena, RangeSpec};
@@ -142,4 +145,72 @@ fn print_what_is_inherited() {
         // SAFETY: this process was started for this test alone.
         println!("inherited: {:?}", unsafe { Inherited::from_env() });
     }
+}
+
+/// A client that is connected all the time asks three processes in a row, and none refuses it.
+#[test]
+fn sockets_go_along_under_their_names() {
+    let arena = arena();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let jump = Jump::new(&arena, entry()).unwrap();
+    let jump = jump.with_fd("listen", listener.as_fd()).unwrap();
+    let jump = jump.with_fd("client", server.as_fd()).unwrap();
+    for wrong in ["", "a b", "a=b", &"n".repeat(65)] {
+        let jump = Jump::new(&arena, entry()).unwrap();
+        let error = jump.with_fd(wrong, listener.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{wrong:?}");
+    }
+    let mut child = this_program("the_server_goes_on");
+    child.env("HEIRLOOM_TEST_LIVES", "1");
+    // SAFETY: nothing reads or writes the memory any more.
+    let mut child = unsafe { jump.spawn(child) }.unwrap();
+    drop((listener, server));
+    for life in 1..=3_u8 {
+        client.write_all(&[life]).unwrap();
+        let mut answer = [0; 2];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [life, life]);
+    }
+    // The listening socket is the one that was bound first.
+    let mut second = TcpStream::connect(address).unwrap();
+    second.write_all(b"x").unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Does something only where a predecessor passed sockets on.
+#[test]
+fn the_server_goes_on() {
+    let Ok(lives) = std::env::var("HEIRLOOM_TEST_LIVES") else { return };
+    // SAFETY: this process was started for this test alone.
+    let mut inherited = unsafe { Inherited::from_env() }.unwrap().unwrap();
+    let names: Vec<_> = inherited.passed.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names, ["listen", "client"]);
+    for (name, fd) in &inherited.passed {
+        let flags = rustix::io::fcntl_getfd(fd).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{name}");
+    }
+    assert!(inherited.take("nothing").is_none());
+    let listener = TcpListener::from(inherited.take("listen").unwrap());
+    let mut client = TcpStream::from(inherited.take("client").unwrap());
+    assert!(inherited.take("client").is_none());
+    let mut asked = [0];
+    client.read_exact(&mut asked).unwrap();
+    assert_eq!(asked, [lives.parse::<u8>().unwrap()]);
+    client.write_all(&[asked[0]; 2]).unwrap();
+    if asked == [3] {
+        let (mut second, _) = listener.accept().unwrap();
+        second.read_exact(&mut asked).unwrap();
+        assert_eq!(&asked, b"x");
+        return;
+    }
+    let arena = Arena::open(inherited.fd).unwrap();
+    let jump = Jump::new(&arena, inherited.entry).unwrap();
+    let jump = jump.with_fd("listen", listener.as_fd()).unwrap();
+    let jump = jump.with_fd("client", client.as_fd()).unwrap();
+    let mut next = this_program("the_server_goes_on");
+    next.env("HEIRLOOM_TEST_LIVES", (asked[0] + 1).to_string());
+    panic!("{}", jump.exec(next));
 }
