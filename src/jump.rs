@@ -14,31 +14,29 @@
 //! The predecessor needs no last step and the successor no cooperation: the addresses stay true
 //! however the predecessor ends.
 
+mod error;
+mod letter;
+mod names;
 mod passed;
 
-use core::fmt;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use heirloom_kho::PhysAddr;
+pub use error::JumpError;
 pub use heirloom_restore::Entry;
+use letter::Letter;
+pub(crate) use names::LISTEN;
+use names::PASSED;
+pub use names::VARIABLE;
 use passed::{Passed, check_name};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
 use crate::arena::{Arena, ArenaError, process, sealed_bytes};
-
-/// The variable of the environment that tells a successor what it inherits.
-pub const VARIABLE: &str = "HEIRLOOM_HANDOVER";
-
-/// The variable of the environment that names the descriptors that go along.
-const PASSED: &str = "HEIRLOOM_FDS";
-
-const VERSION: &str = "v1";
 
 /// A jump about to be made.
 ///
@@ -118,6 +116,10 @@ impl Jump {
         successor.env(VARIABLE, Letter { fd: fd.as_raw_fd(), entry: *entry }.to_string());
         // One that this process was given itself says nothing of its successor's.
         successor.env_remove(PASSED);
+        // What a service manager started this process with it has taken, and a successor has its number.
+        for name in LISTEN {
+            successor.env_remove(name);
+        }
         if !passed.is_empty() {
             let names = passed.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd()));
             successor.env(PASSED, Passed(names.collect()).to_string());
@@ -339,186 +341,5 @@ impl Inherited {
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let at = self.passed.iter().position(|(has, _)| has == name)?;
         Some(self.passed.remove(at).1)
-    }
-}
-
-/// An error of a successor that looks for what it inherits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum JumpError {
-    /// The variable is not valid UTF-8.
-    NotText,
-    /// The variable was written by another version.
-    Version,
-    /// A field is missing, or not where it should be.
-    Missing {
-        /// Its name.
-        field: &'static str,
-    },
-    /// A field's value is none.
-    Malformed {
-        /// Its name.
-        field: &'static str,
-    },
-    /// Something follows the last field.
-    Trailing,
-    /// The descriptor is not open.
-    NotOpen {
-        /// The descriptor.
-        fd: RawFd,
-    },
-    /// The descriptor is open and no arena's.
-    NotMemory {
-        /// The descriptor.
-        fd: RawFd,
-        /// What it is not.
-        reason: ArenaError,
-    },
-    /// The descriptor has been taken before.
-    TakenAlready,
-}
-
-impl JumpError {
-    /// Returns the error's number: 450 to 499, the same in every release, for callers in other languages.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom::jump::JumpError;
-    /// assert_eq!(JumpError::TakenAlready.code(), 457);
-    /// ```
-    pub const fn code(&self) -> u16 {
-        match self {
-            Self::NotText => 450,
-            Self::Version => 451,
-            Self::Missing { .. } => 452,
-            Self::Malformed { .. } => 453,
-            Self::Trailing => 454,
-            Self::NotOpen { .. } => 455,
-            Self::NotMemory { .. } => 456,
-            Self::TakenAlready => 457,
-        }
-    }
-}
-
-impl fmt::Display for JumpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{VARIABLE}: ")?;
-        match self {
-            Self::NotText => f.write_str("no text"),
-            Self::Version => write!(f, "another version than {VERSION}"),
-            Self::Missing { field } => write!(f, "no field {field} where it should be"),
-            Self::Malformed { field } => write!(f, "field {field} has no value that makes sense"),
-            Self::Trailing => f.write_str("more than the last field"),
-            Self::NotOpen { fd } => write!(f, "descriptor {fd} is not open"),
-            Self::NotMemory { fd, reason } => write!(f, "descriptor {fd}: {reason}"),
-            Self::TakenAlready => f.write_str("the descriptor was taken before"),
-        }
-    }
-}
-
-impl core::error::Error for JumpError {}
-
-/// The variable's value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Letter {
-    fd: RawFd,
-    entry: Entry,
-}
-
-impl fmt::Display for Letter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fd, entry: Entry { root, scratch, scratch_bytes } } = self;
-        write!(f, "{VERSION} fd={fd} root={root} scratch={scratch}+{scratch_bytes:#x}")
-    }
-}
-
-impl Letter {
-    /// Reads what `Display` writes, and nothing else.
-    fn parse(text: &str) -> Result<Self, JumpError> {
-        let mut words = text.split(' ');
-        if words.next() != Some(VERSION) {
-            return Err(JumpError::Version);
-        }
-        let mut field = |field, prefix| {
-            let value = words.next().and_then(|word| word.strip_prefix(prefix));
-            value.ok_or(JumpError::Missing { field })
-        };
-        let (fd, root, scratch) =
-            (field("fd", "fd=")?, field("root", "root=")?, field("scratch", "scratch=")?);
-        if words.next().is_some() {
-            return Err(JumpError::Trailing);
-        }
-        // The standard three are never an arena's (`Arena::share`).
-        let fd = number(fd, 10).and_then(|fd| RawFd::try_from(fd).ok()).filter(|&fd| fd > 2);
-        let fd = fd.ok_or(JumpError::Malformed { field: "fd" })?;
-        let root = hex(root).ok_or(JumpError::Malformed { field: "root" })?;
-        let scratch = scratch.split_once('+').and_then(|(at, len)| Some((hex(at)?, hex(len)?)));
-        let (scratch, scratch_bytes) = scratch.ok_or(JumpError::Malformed { field: "scratch" })?;
-        let (root, scratch) = (PhysAddr::new(root), PhysAddr::new(scratch));
-        Ok(Self { fd, entry: Entry { root, scratch, scratch_bytes } })
-    }
-}
-
-fn hex(text: &str) -> Option<u64> {
-    number(text.strip_prefix("0x")?, 16)
-}
-
-/// Digits alone; the standard library would let a sign pass.
-fn number(text: &str, radix: u32) -> Option<u64> {
-    if !text.chars().all(|c| c.is_digit(radix)) {
-        return None;
-    }
-    u64::from_str_radix(text, radix).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn letter() -> Letter {
-        let (root, scratch) = (PhysAddr::new(0x1_0000_1000), PhysAddr::new(0x1_0000_2000));
-        Letter { fd: 7, entry: Entry { root, scratch, scratch_bytes: 32 } }
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        let text = "v1 fd=7 root=0x100001000 scratch=0x100002000+0x20";
-        assert_eq!(letter().to_string(), text);
-        assert_eq!(Letter::parse(text), Ok(letter()));
-        let top = PhysAddr::new(u64::MAX);
-        let entry = Entry { root: top, scratch: top, scratch_bytes: u64::MAX };
-        let most = Letter { fd: RawFd::MAX, entry };
-        assert_eq!(Letter::parse(&most.to_string()), Ok(most));
-    }
-
-    #[test]
-    fn errors_name_the_field() {
-        let (missing, malformed) = (
-            |field| Err(JumpError::Missing { field }),
-            |field| Err(JumpError::Malformed { field }),
-        );
-        for (text, error) in [
-            ("", Err(JumpError::Version)),
-            ("v2 fd=7 root=0x1000 scratch=0x2000+0x20", Err(JumpError::Version)),
-            ("v1", missing("fd")),
-            ("v1  fd=7 root=0x1000 scratch=0x2000+0x20", missing("fd")),
-            ("v1 root=0x1000 fd=7 scratch=0x2000+0x20", missing("fd")),
-            ("v1 fd=7 scratch=0x2000+0x20", missing("root")),
-            ("v1 fd=7 root=0x1000", missing("scratch")),
-            ("v1 fd=7 root=0x1000 scratch=0x2000+0x20 ", Err(JumpError::Trailing)),
-            ("v1 fd= root=0x1000 scratch=0x2000+0x20", malformed("fd")),
-            ("v1 fd=2 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
-            ("v1 fd=-1 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
-            ("v1 fd=+7 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
-            ("v1 fd=2147483648 root=0x1000 scratch=0x2000+0x20", malformed("fd")),
-            ("v1 fd=7 root=1000 scratch=0x2000+0x20", malformed("root")),
-            ("v1 fd=7 root=0x+1 scratch=0x2000+0x20", malformed("root")),
-            ("v1 fd=7 root=0x10000000000000000 scratch=0x2000+0x20", malformed("root")),
-            ("v1 fd=7 root=0x1000 scratch=0x2000", malformed("scratch")),
-            ("v1 fd=7 root=0x1000 scratch=0x2000+", malformed("scratch")),
-            ("v1 fd=7 root=0x1000 scratch=0x2000+0x20+0x1", malformed("scratch")),
-        ] {
-            assert_eq!(Letter::parse(text), error, "{text:?}");
-        }
     }
 }

@@ -88,9 +88,10 @@
 //!
 //! Without the feature `std` everything is `no_std` and needs no `alloc`. With it, `arena` is
 //! physical memory made of a memfd, and `jump` replaces the process by its successor. With
-//! `liveupdate` that memory outlives Linux itself: `liveupdate` carries it through a kexec.
+//! `liveupdate` that memory outlives Linux itself: `liveupdate` carries it through a kexec. `service` finds
+//! it again for a program that a service manager starts anew.
 //!
-//! These three modules need Linux, and are left out on any other system; all else is the same there.
+//! These four modules need Linux, and are left out on any other system; all else is the same there.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 #[cfg(all(feature = "liveupdate", not(target_os = "linux")))]
@@ -109,6 +110,8 @@ pub mod arena;
 pub mod jump;
 #[cfg(all(feature = "liveupdate", target_os = "linux"))]
 pub mod liveupdate;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod service;
 
 pub use heirloom_folio::{
     CpuId, Cpus, DirectMap, Disposition, Folio, FrameState, FrameType, Machine, Memory, NodeId,

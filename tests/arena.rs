@@ -321,7 +321,7 @@ const HUGE: u64 = 2 << 20;
 
 /// Returns what the system has spent on the arena's file, in bytes.
 fn spent(arena: &Arena) -> u64 {
-    rustix::fs::fstat(arena.as_fd()).unwrap().st_blocks as u64 * 512
+    rustix::fs::fstat(arena.as_fd()).unwrap().st_blocks.cast_unsigned() * 512
 }
 
 fn of_bytes(start: u64, bytes: u64) -> Arena {

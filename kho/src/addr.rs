@@ -11,7 +11,7 @@ use core::fmt;
 
 use crate::narrow::{u8_to_u32, u8_to_usize, u32_to_u8, u64_to_usize};
 
-pub use run::{Blocks, Run};
+pub use run::{Block, Blocks, Run};
 
 /// log2 of the page size: 12, 14 or 16.
 ///
@@ -231,66 +231,5 @@ impl fmt::Debug for Order {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "order {}", self.0)
-    }
-}
-
-/// `2^order` frames that start at a multiple of `2^order`: what a folio occupies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Block {
-    pfn: Pfn,
-    order: Order,
-}
-
-impl Block {
-    /// The block of `order` at `pfn`, if `pfn` is aligned to it and it ends below [`Pfn::LIMIT`].
-    #[inline]
-    pub const fn new(pfn: Pfn, order: Order) -> Option<Self> {
-        if pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0 { Some(Self { pfn, order }) } else { None }
-    }
-
-    /// The block of `order` at `pfn`, which is known to be one.
-    #[inline]
-    pub const fn aligned(pfn: Pfn, order: Order) -> Self {
-        debug_assert!(pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0);
-        Self { pfn, order }
-    }
-
-    /// The aligned block of `order` that holds `pfn`; from [`Pfn::LIMIT`] on, where no block is,
-    /// the last one.
-    #[inline]
-    pub const fn containing(pfn: Pfn, order: Order) -> Self {
-        let last = Pfn::LIMIT.0 - 1;
-        let pfn = if pfn.0 > last { Pfn(last) } else { pfn };
-        Self { pfn: pfn.align_down(order), order }
-    }
-
-    /// The first frame.
-    #[inline]
-    pub const fn pfn(self) -> Pfn {
-        self.pfn
-    }
-
-    /// The order.
-    #[inline]
-    pub const fn order(self) -> Order {
-        self.order
-    }
-
-    /// The address of the first byte.
-    #[inline]
-    pub const fn addr(self) -> PhysAddr {
-        PhysAddr(self.pfn.0 << PAGE_SHIFT)
-    }
-
-    /// The block as a run.
-    #[inline]
-    pub const fn run(self) -> Run {
-        Run { start: self.pfn, frames: self.order.frames() }
-    }
-}
-
-impl fmt::Display for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.order, self.addr())
     }
 }

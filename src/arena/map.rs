@@ -119,7 +119,7 @@ const fn check_count(found: usize) -> Result<(), ArenaError> {
     Ok(())
 }
 
-/// What the processor maps at once above a page: 2 MiB on x86-64 and on AArch64 with pages of 4 KiB.
+/// What the processor maps at once above a page: 2 MiB on x86-64 and on `AArch64` with pages of 4 KiB.
 pub(super) const HUGE: u64 = 2 << 20;
 
 /// Returns where in a file that is filled up to `file` a range goes.

@@ -8,7 +8,9 @@ use core::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use super::{JumpError, PASSED, VERSION, number};
+use super::error::JumpError;
+use super::letter::number;
+use super::names::{PASSED, VERSION};
 
 /// The most bytes of a name.
 const MAX_NAME: usize = 64;

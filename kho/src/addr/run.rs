@@ -1,9 +1,70 @@
-//! Frames in a row, and the blocks that they are made of.
+//! Blocks, and frames in a row, which are made of them.
 
 use core::fmt;
 
-use super::{Block, Order, PAGE_BYTES, PAGE_SHIFT, Pfn, PhysAddr};
+use super::{Order, PAGE_BYTES, PAGE_SHIFT, Pfn, PhysAddr};
 use crate::narrow::u32_to_u8;
+
+/// `2^order` frames that start at a multiple of `2^order`: what a folio occupies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Block {
+    pfn: Pfn,
+    order: Order,
+}
+
+impl Block {
+    /// The block of `order` at `pfn`, if `pfn` is aligned to it and it ends below [`Pfn::LIMIT`].
+    #[inline]
+    pub const fn new(pfn: Pfn, order: Order) -> Option<Self> {
+        if pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0 { Some(Self { pfn, order }) } else { None }
+    }
+
+    /// The block of `order` at `pfn`, which is known to be one.
+    #[inline]
+    pub const fn aligned(pfn: Pfn, order: Order) -> Self {
+        debug_assert!(pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0);
+        Self { pfn, order }
+    }
+
+    /// The aligned block of `order` that holds `pfn`; from [`Pfn::LIMIT`] on, where no block is,
+    /// the last one.
+    #[inline]
+    pub const fn containing(pfn: Pfn, order: Order) -> Self {
+        let last = Pfn::LIMIT.0 - 1;
+        let pfn = if pfn.0 > last { Pfn(last) } else { pfn };
+        Self { pfn: pfn.align_down(order), order }
+    }
+
+    /// The first frame.
+    #[inline]
+    pub const fn pfn(self) -> Pfn {
+        self.pfn
+    }
+
+    /// The order.
+    #[inline]
+    pub const fn order(self) -> Order {
+        self.order
+    }
+
+    /// The address of the first byte.
+    #[inline]
+    pub const fn addr(self) -> PhysAddr {
+        PhysAddr(self.pfn.0 << PAGE_SHIFT)
+    }
+
+    /// The block as a run.
+    #[inline]
+    pub const fn run(self) -> Run {
+        Run { start: self.pfn, frames: self.order.frames() }
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.order, self.addr())
+    }
+}
 
 /// Frames in a row: the first and how many. May be empty.
 ///
@@ -16,8 +77,8 @@ use crate::narrow::u32_to_u8;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Run {
-    pub(super) start: Pfn,
-    pub(super) frames: u64,
+    start: Pfn,
+    frames: u64,
 }
 
 impl Run {

@@ -1,0 +1,277 @@
+//! A service whose memory outlives it: found again, or begun anew, by one call.
+//!
+//! ```text
+//!         the predecessor jumps               the service manager starts it anew
+//!          HEIRLOOM_HANDOVER                   the arena out of its descriptor store
+//!                 │                                          │
+//!                 └────────────> Service::begin <────────────┘
+//!                                      │
+//!                  warm: the entry is there      cold: a new arena, and why
+//!                                      │
+//!                               Service::start ──> Heirloom; the manager holds the arena
+//! ```
+//!
+//! systemd holds the arena where the unit says `FileDescriptorStoreMax=`, and `heirloom hold` does where
+//! there is no systemd.
+
+mod store;
+
+use core::fmt;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use heirloom_kho::Run;
+use heirloom_restore::{Entry, Heirloom, SealPolicy};
+
+use crate::arena::{Arena, ArenaError, RangeSpec};
+use crate::jump::{Inherited, JumpError};
+
+/// A service's memory, as a predecessor left it or new, and the descriptors that came along.
+///
+/// # Examples
+/// ```no_run
+/// use heirloom::arena::RangeSpec;
+/// use heirloom::jump::Jump;
+/// use heirloom::service::Service;
+/// use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 1 << 30, node: NodeId(0) };
+///     // SAFETY: the first line of `main`: the process has opened nothing itself.
+///     let mut service = unsafe { Service::begin("cache", &[memory]) }?;
+///     if let Some(why) = service.cold() {
+///         eprintln!("begins with nothing: {why}");
+///     }
+///     let listener = service.take("listen");
+///     let heirloom = service.start("cache 1.0", SealPolicy::Checked)?;
+///     // ... claims what it knows of, and frees the rest:
+///     heirloom.finish(|_| Disposition::Free)?;
+///     // ... serves; and at the end becomes its successor:
+///     let jump = Jump::new(service.arena(), heirloom.entry())?;
+///     Err(jump.exec(std::process::Command::new("/usr/bin/cache-2.0")).into())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Service {
+    name: String,
+    specs: Vec<RangeSpec>,
+    arena: Arena,
+    entry: Option<Entry>,
+    cold: Option<Cold>,
+    passed: Vec<(String, OwnedFd)>,
+    /// Whether an allocator runs, or has run, on the arena.
+    started: AtomicBool,
+}
+
+/// Why a service begins with nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Cold {
+    /// Neither a predecessor nor a service manager passed an arena on.
+    NoPredecessor,
+    /// There is an arena of this name, and no handover in it: its owner ended before it had begun.
+    NoEntry,
+    /// The arena that was passed on is not sound, or the system does not map it.
+    Arena(ArenaError),
+    /// What the predecessor said in the environment cannot be read.
+    Jump(JumpError),
+    /// The handover was refused, or one of its caches, records or roots.
+    Refused(heirloom_restore::Error),
+}
+
+/// An error of a service that starts.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// The arena could not be created, opened or written.
+    Arena(ArenaError),
+    /// The handover could not be begun, or not be gone on with: see [`Service::start_cold`].
+    Restore(heirloom_restore::Error),
+    /// The service manager could not be asked to hold the arena.
+    Manager(io::Error),
+    /// The service was started before: an allocator has the memory.
+    Started,
+}
+
+impl Service {
+    /// Finds the arena of this name that a predecessor left, or creates one with these ranges.
+    ///
+    /// Looks for what a [`Jump`](crate::jump::Jump) passed on, then for an arena that a service manager
+    /// held under `name`. Where neither is there, or what is there cannot be used, the service begins
+    /// cold, in a new arena: [`Service::cold`] says why. Takes all descriptors that came along.
+    ///
+    /// # Errors
+    /// - [`ArenaError::InUse`]: another process has the arena: this service runs already, or its
+    ///   predecessor has not ended. It is no reason to begin with nothing beside it.
+    /// - As for [`Arena::create`], where there is nothing to go on with.
+    ///
+    /// # Safety
+    /// - Nothing else in the process owns the descriptors that the environment names. Called at the start
+    ///   of `main`, before anything else is opened, that is so.
+    /// - It is called once.
+    pub unsafe fn begin(name: &str, specs: &[RangeSpec]) -> Result<Self, ArenaError> {
+        // SAFETY: as the caller says.
+        let inherited = unsafe { Inherited::from_env() };
+        let (found, passed) = match inherited {
+            Ok(Some(Inherited { fd, entry, passed })) => {
+                let opened = Arena::open(fd).map_err(Cold::Arena);
+                (opened.map(|arena| (arena, entry)), passed)
+            }
+            inherited => {
+                // SAFETY: as the caller says; a jump names none of these.
+                let mut passed = unsafe { store::take() };
+                let held = passed.iter().rposition(|(held, _)| held == name);
+                let nothing = inherited.err().map_or(Cold::NoPredecessor, Cold::Jump);
+                let held = held.map(|at| passed.remove(at).1).ok_or(nothing);
+                (held.and_then(open_held), passed)
+            }
+        };
+        let (arena, entry, cold) = match found {
+            Ok((arena, entry)) => (arena, Some(entry), None),
+            Err(Cold::Arena(error @ ArenaError::InUse { .. })) => return Err(error),
+            Err(cold) => (Arena::create(name, specs)?, None, Some(cold)),
+        };
+        let (name, specs, started) = (name.to_owned(), specs.to_vec(), AtomicBool::new(false));
+        Ok(Self { name, specs, arena, entry, cold, passed, started })
+    }
+
+    /// Begins again with a new arena, for this reason: the handover that was found is of no use. The old
+    /// arena is let go, here and by the service manager.
+    ///
+    /// # Errors
+    /// As for [`Arena::create`]. What was found is let go then, too.
+    pub fn start_cold(self, why: Cold) -> Result<Self, ArenaError> {
+        let Self { name, specs, arena, passed, .. } = self;
+        drop(arena);
+        // A manager that cannot be told keeps the old one beside the new, which is found first.
+        let _ = store::drop_kept(&name);
+        let arena = Arena::create(&name, &specs)?;
+        let started = AtomicBool::new(false);
+        Ok(Self { name, specs, arena, entry: None, cold: Some(why), passed, started })
+    }
+
+    /// Goes on with the handover that was found, or begins one, for a program of this name. The service
+    /// manager, if there is one, holds the arena from here on.
+    ///
+    /// Scratch lies at the start of the largest range, as much as the arena needs. `seal` says what is
+    /// demanded of a predecessor's seal.
+    ///
+    /// # Errors
+    /// - [`ServiceError::Restore`]: as for [`Heirloom::revive`] and [`Heirloom::boot`]. The call can be
+    ///   made again, and [`Service::start_cold`] gives up what was found.
+    /// - [`ServiceError::Arena`]: the entry could not be written.
+    /// - [`ServiceError::Manager`]: the service manager does not answer.
+    /// - [`ServiceError::Started`]: it was started before.
+    pub fn start(
+        &self,
+        producer: &str,
+        seal: SealPolicy,
+    ) -> Result<Heirloom<&Arena>, ServiceError> {
+        // Relaxed: the flag itself is all that is at stake.
+        if self.started.swap(true, Relaxed) {
+            return Err(ServiceError::Started);
+        }
+        let begun = self.begin_handover(producer, seal);
+        if begun.is_err() {
+            self.started.store(false, Relaxed);
+        }
+        begun
+    }
+
+    /// Does what [`Service::start`] does, once.
+    fn begin_handover(
+        &self,
+        producer: &str,
+        seal: SealPolicy,
+    ) -> Result<Heirloom<&Arena>, ServiceError> {
+        store::keep(&self.name, self.arena.as_fd()).map_err(ServiceError::Manager)?;
+        let ranges = self.arena.ranges().iter();
+        let map: Vec<_> = ranges.map(|range| (range.run(), range.node())).collect();
+        if let Some(entry) = self.entry {
+            // SAFETY: the arena maps all of its ranges. It is this process's alone (`Arena::open`), and no
+            // allocator was given it here before (`started`).
+            let revived = unsafe { Heirloom::revive(&self.arena, &map, entry, producer, seal) };
+            return revived.map_err(ServiceError::Restore);
+        }
+        let largest = map.iter().map(|(run, _)| *run).max_by_key(|run| run.frames());
+        let start = largest.map(Run::addr).unwrap_or_default();
+        let scratch = Run::covering(start, self.arena.scratch_bytes());
+        // SAFETY: as above; the arena is new.
+        let booted = unsafe { Heirloom::boot(&self.arena, &map, scratch.as_slice(), producer) };
+        let heirloom = booted.map_err(ServiceError::Restore)?;
+        self.arena.leave(heirloom.entry()).map_err(ServiceError::Arena)?;
+        Ok(heirloom)
+    }
+
+    /// Returns the memory.
+    pub const fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Returns why the service begins with nothing: `None` where it goes on with what a predecessor left.
+    pub const fn cold(&self) -> Option<Cold> {
+        self.cold
+    }
+
+    /// Returns the first descriptor of this name that came along and was not taken yet: one that the
+    /// predecessor passed on ([`Jump::with_fd`](crate::jump::Jump::with_fd)), that the service manager held,
+    /// or that it opened for the service (systemd names those after their socket unit, or as that says by
+    /// `FileDescriptorName=`).
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let at = self.passed.iter().position(|(has, _)| has == name)?;
+        Some(self.passed.remove(at).1)
+    }
+
+    /// Has the service manager hold another descriptor, under a name without a colon, for as long as it
+    /// holds the arena: a listening socket, say, that no socket unit opened. Returns whether there is a
+    /// manager.
+    ///
+    /// # Errors
+    /// That the manager cannot be reached, or took no message within five seconds.
+    pub fn hold(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        store::keep(name, fd)
+    }
+}
+
+/// Opens the arena that a service manager held, with the entry that was left in it.
+fn open_held(fd: OwnedFd) -> Result<(Arena, Entry), Cold> {
+    let arena = Arena::open(fd).map_err(Cold::Arena)?;
+    let entry = arena.entry().map_err(Cold::Arena)?.ok_or(Cold::NoEntry)?;
+    Ok((arena, entry))
+}
+
+impl fmt::Display for Cold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPredecessor => f.write_str("no predecessor left anything"),
+            Self::NoEntry => f.write_str("the predecessor ended before it began a handover"),
+            Self::Arena(error) => write!(f, "the predecessor's memory cannot be had: {error}"),
+            Self::Jump(error) => write!(f, "what the predecessor said cannot be read: {error}"),
+            Self::Refused(error) => write!(f, "the handover is of no use here: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for ServiceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arena(error) => error.fmt(f),
+            Self::Restore(error) => error.fmt(f),
+            Self::Manager(error) => write!(f, "the service manager: {error}"),
+            Self::Started => f.write_str("the service was started before"),
+        }
+    }
+}
+
+impl core::error::Error for ServiceError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Arena(error) => Some(error),
+            Self::Restore(error) => Some(error),
+            Self::Manager(error) => Some(error),
+            Self::Started => None,
+        }
+    }
+}
