@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Check(Check),
     Extract(Extract),
     Diff(Diff),
+    Hold(Hold),
     Completions(Completions),
     Man(Man),
 }
@@ -175,6 +176,37 @@ impl Diff {
     }
 }
 
+/// Keep a service's memory and sockets while it is started anew
+///
+/// The service gives its arena and its sockets to be kept, and is started with them again whenever it
+/// fails. Where systemd is, it does the same (`FileDescriptorStoreMax=` in the unit). SIGHUP, SIGINT, SIGTERM,
+/// SIGUSR1 and SIGUSR2 are handed on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: the service's, once it has ended with success or was told to end; 2 if it is not started
+again.
+
+Examples:
+  heirloom hold -- ./cache
+  heirloom hold --listen resp=127.0.0.1:6379 --failures 3 -- ./cache --memory 1g")]
+pub(crate) struct Hold {
+    /// Open a TCP socket for the service, which gets it under this name; may be given several times
+    #[arg(long, value_name = "NAME=ADDR:PORT", value_parser = listen)]
+    pub(crate) listen: Vec<(String, String)>,
+    /// Drop what is kept, and start the service with nothing, once it has failed so often in a row
+    #[arg(long, value_name = "TIMES", default_value = "5", value_parser = times)]
+    pub(crate) failures: usize,
+    /// Take a service that lived so many seconds for one that had started
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub(crate) within: u64,
+    /// Keep at most so many descriptors
+    #[arg(long, value_name = "DESCRIPTORS", default_value = "512")]
+    pub(crate) most: usize,
+    /// The service and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
 /// Print completions for a shell
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -226,6 +258,23 @@ impl Place {
         let &Self { zero_excluded, page_size, .. } = self;
         let base = self.base.map(PhysAddr::get);
         Image::open(&self.image, Reading { base, zero_excluded, page_size })
+    }
+}
+
+/// `resp=127.0.0.1:6379`.
+fn listen(text: &str) -> Result<(String, String), String> {
+    let (name, address) = text.split_once('=').ok_or("a name, `=`, and an address with a port")?;
+    if name.is_empty() || name.contains(':') {
+        return Err("a name has a character, and no colon".to_owned());
+    }
+    Ok((name.to_owned(), address.to_owned()))
+}
+
+/// A number of times: not none.
+fn times(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("not less than once".to_owned()),
+        parsed => parsed.map_err(|error: std::num::ParseIntError| error.to_string()),
     }
 }
 

@@ -14,6 +14,7 @@
 //! text/       for a person
 //! map/        the picture
 //! extract, diff, manual
+//! hold/       a service's memory and sockets, kept while it is started anew
 //! sink        a file that is written whole or not at all
 //! ```
 //!
@@ -25,6 +26,7 @@ mod diff;
 mod extract;
 mod facts;
 mod frames;
+mod hold;
 mod image;
 mod manual;
 mod map;
@@ -72,6 +74,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Check(check) => return run_check(&check).map(ExitCode::from),
         Command::Inspect(inspect) => run_inspect(&inspect),
+        Command::Hold(hold) => return hold::run(&hold),
         Command::Extract(extract) => run_extract(&extract),
         Command::Diff(diff) => run_diff(&diff),
         Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),

@@ -117,7 +117,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (HEIRLOOM, "arena", "a memfd's mapping as a direct map"),
     (HEIRLOOM, "arena/machine", "the traits of a machine, whose contracts are handed on"),
     (HEIRLOOM, "arena/mapping", "address space reserved, mapped and unmapped"),
-    (HEIRLOOM, "arena/pages", "advice about the arena's own pages; free blocks taken and given back"),
+    (
+        HEIRLOOM,
+        "arena/pages",
+        "advice about the arena's own pages; free blocks taken and given back",
+    ),
     (HEIRLOOM, "jump/passed", "descriptors asked about before they are owned"),
     (HEIRLOOM, "service", "the arena's one allocator begun"),
     (HEIRLOOM, "service/store", "a service manager's descriptors taken, once"),

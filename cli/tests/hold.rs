@@ -1,0 +1,171 @@
+//! A service under `heirloom hold` keeps its memory and its socket however it ends.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use heirloom::arena::RangeSpec;
+use heirloom::service::Service;
+use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The supervisor, with the service's standard streams.
+struct Held {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    broken: PathBuf,
+}
+
+impl Held {
+    fn start(test: &str, options: &[&str]) -> Self {
+        let broken = std::env::temp_dir().join(format!("heirloom-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&broken);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heirloom"));
+        command.arg("hold").args(options).arg("--").arg(std::env::current_exe().unwrap());
+        command.args(["the_service", "--exact", "--nocapture", "--test-threads=1"]);
+        command.env("HEIRLOOM_TEST_BROKEN", &broken).env_remove("XDG_RUNTIME_DIR");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, to, from: BufReader::new(from), broken }
+    }
+
+    /// Returns the next line that the service says.
+    fn says(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.from.read_line(&mut line).unwrap() > 0, "it has ended");
+            if let Some((_, said)) = line.split_once("service: ") {
+                return said.trim_end().to_owned();
+            }
+        }
+    }
+
+    fn tell(&mut self, what: &str) {
+        writeln!(self.to, "{what}").unwrap();
+    }
+
+    /// Returns how it ended, and what the supervisor said.
+    fn ends(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        let _ = std::fs::remove_file(&self.broken);
+        (self.child.wait().unwrap(), said)
+    }
+}
+
+/// Returns where the service listens, which is what it says first.
+fn address(said: &str) -> (&str, String) {
+    let (address, rest) = said.split_once("; ").unwrap();
+    (address, rest.to_owned())
+}
+
+#[test]
+fn what_a_service_gave_is_there_when_it_is_started_anew() {
+    let mut held = Held::start("hold", &["--listen", "echo=127.0.0.1:0", "--within", "3600"]);
+    let said = held.says();
+    let (at, first) = address(&said);
+    assert_eq!(first, "cold: no predecessor left anything; generation 0, count 1");
+    let at = at.to_owned();
+    // A connection that waits while the service is dead is served by the next.
+    let mut client = TcpStream::connect(&at).unwrap();
+    for (generation, how) in [(1, "abort"), (2, "kill"), (3, "exit 1")] {
+        held.tell(how);
+        let said = held.says();
+        let expected = format!("warm; generation {generation}, count {}", generation + 1);
+        assert_eq!(address(&said), (at.as_str(), expected), "after {how}");
+    }
+    client.write_all(b"x").unwrap();
+    held.tell("serve");
+    let mut answer = [0];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"x");
+    held.tell("exit 0");
+    let (status, said) = held.ends();
+    assert!(status.success(), "{status}: {said}");
+    assert_eq!(said.matches("heirloom hold: ").count(), 3, "{said}");
+}
+
+#[test]
+fn a_build_that_fails_at_its_start_begins_with_nothing_at_last() {
+    let mut held = Held::start("cold", &["--listen", "echo=127.0.0.1:0", "--failures", "5"]);
+    let said = held.says();
+    assert!(said.ends_with("cold: no predecessor left anything; generation 0, count 1"), "{said}");
+    // From here on a start that finds its memory fails.
+    std::fs::write(&held.broken, b"").unwrap();
+    held.tell("abort");
+    for _ in 0..4 {
+        assert_eq!(held.says(), "found its memory, and fails");
+    }
+    let again = held.says();
+    assert_eq!(address(&again).1, "cold: no predecessor left anything; generation 0, count 1");
+    assert_eq!(address(&again).0, address(&said).0, "the socket is the one that it had");
+    held.tell("exit 0");
+    let (status, said) = held.ends();
+    assert!(status.success(), "{status}: {said}");
+    assert!(said.contains("it failed 5 times: 1 kept descriptors are dropped"), "{said}");
+}
+
+#[test]
+fn a_service_that_never_starts_is_given_up() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heirloom"));
+    command.args(["hold", "--failures", "3", "--", "sh", "-c", "exit 7"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.matches("ended: exit status: 7").count(), 3, "{said}");
+    assert!(said.contains("it failed 3 times with nothing to go on with"), "{said}");
+}
+
+#[test]
+fn a_signal_ends_the_service_and_its_supervisor() {
+    let mut held = Held::start("signal", &["--listen", "echo=127.0.0.1:0"]);
+    held.says();
+    kill_process(Pid::from_child(&held.child), Signal::TERM).unwrap();
+    let (status, said) = held.ends();
+    assert_eq!(status.code(), Some(128 + 15), "{said}");
+    assert_eq!(said, "");
+}
+
+/// Counts its lives, and ends as it is told. Does something only under the supervisor.
+#[test]
+fn the_service() {
+    let Some(broken) = std::env::var_os("HEIRLOOM_TEST_BROKEN") else { return };
+    let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
+    // SAFETY: this process was started for this test alone, and has opened nothing that it passes on.
+    let mut service = unsafe { Service::begin("held", &[memory]) }.unwrap();
+    if service.cold().is_none() && PathBuf::from(broken).exists() {
+        println!("service: found its memory, and fails");
+        std::process::abort();
+    }
+    let listener = TcpListener::from(service.take("echo").unwrap());
+    assert_eq!(service.take("echo").map(|fd| fd.as_fd().try_clone_to_owned().is_ok()), None);
+    let heirloom = service.start("hold test", SealPolicy::Checked).unwrap();
+    let count = match heirloom.claim_root("count") {
+        Ok(root) => u64::from_le_bytes(root.bytes().try_into().unwrap()) + 1,
+        Err(_) => 1,
+    };
+    heirloom.finish(|_| Disposition::Free).unwrap();
+    heirloom.publish("count", &count.to_le_bytes()).unwrap();
+    let cold = service.cold().map_or("warm".to_owned(), |why| format!("cold: {why}"));
+    let address = listener.local_addr().unwrap();
+    println!("service: {address}; {cold}; generation {}, count {count}", heirloom.generation());
+    for told in std::io::stdin().lines() {
+        match told.unwrap().as_str() {
+            "abort" => std::process::abort(),
+            "kill" => kill_process(rustix::process::getpid(), Signal::KILL).unwrap(),
+            "serve" => {
+                let (mut client, _) = listener.accept().unwrap();
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                client.write_all(&byte).unwrap();
+            }
+            "exit 0" => std::process::exit(0),
+            _ => std::process::exit(1),
+        }
+    }
+}
