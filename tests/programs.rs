@@ -2,8 +2,10 @@
 
 #![cfg(target_os = "linux")]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// An example's program. `cargo test` builds it beside this one; `cargo test --test` does not.
 fn example(name: &str) -> PathBuf {
@@ -73,4 +75,36 @@ fn an_arena_too_small_for_the_files_is_an_error_and_no_crash() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("no free"), "{error}");
+}
+
+#[test]
+fn a_service_becomes_another_and_keeps_its_notes_and_its_socket() {
+    let service = example("service");
+    let mut child = Command::new(&service);
+    child.arg("127.0.0.1:0").env_remove("NOTIFY_SOCKET").stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut says = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut next = || says.next().unwrap().unwrap();
+    let said = next();
+    let (address, rest) = said.split_once(": ").unwrap();
+    assert_eq!(rest, "0 notes of generation 0: no predecessor left anything");
+    let ask = |what: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        writeln!(stream, "{what}").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let jump = format!("become {}", service.display());
+    assert_eq!(ask("add water the plants\nadd feed the cat"), "added\nadded\n");
+    assert_eq!(ask(&jump), "");
+    assert_eq!(next(), format!("{address}: 2 notes of generation 1"));
+    assert_eq!(ask("add third"), "added\n");
+    assert!(ask("become /no/such/program").contains("No such file"));
+    assert_eq!(ask(&jump), "");
+    assert_eq!(next(), format!("{address}: 3 notes of generation 2"));
+    assert_eq!(ask("list"), "water the plants\nfeed the cat\nthird\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
