@@ -33,16 +33,16 @@ static noinline void hl_not_freed(const void *ptr)
 	char text[160];
 
 	heirloom_error_text(text, sizeof(text));
-	WARN_RATELIMIT(true, "heirloom: %px is not freed: %s\n", ptr, text);
+	WARN_RATELIMIT(true, "heirloom: %p is not freed: %s\n", ptr, text);
 }
 
 /* Calls @call until it succeeds, or there is no more memory to be had. */
 #define HL_RETRY(call, size, gfp)                                                          \
 	({                                                                                 \
 		int __err, __tries = 0;                                                    \
-		do                                                                         \
+		do {                                                                       \
 			__err = (call);                                                    \
-		while (__err && __tries++ < HL_TRIES && hl_more(__err, size, gfp));         \
+		} while (__err && __tries++ < HL_TRIES && hl_more(__err, size, gfp));       \
 		__err;                                                                     \
 	})
 
@@ -51,9 +51,9 @@ static noinline void hl_not_freed(const void *ptr)
 	({                                                                    \
 		void *__ptr;                                                  \
 		int __tries = 0;                                              \
-		do                                                            \
+		do {                                                          \
 			__ptr = (call);                                       \
-		while (unlikely(!__ptr) && __tries++ < HL_TRIES &&            \
+		} while (unlikely(!__ptr) && __tries++ < HL_TRIES &&            \
 		       hl_more(-ENOMEM, size, gfp));                          \
 		__ptr;                                                        \
 	})

@@ -92,7 +92,8 @@ static __le64 *hl_place(void)
 	__le64 *word;
 
 	for (list = hl_room ?: hl_first; list; list = hl_next(list)) {
-		hl_room = last = list;
+		last = list;
+		hl_room = list;
 		for (word = list->folios; word < list->folios + HL_WORDS; word++)
 			if (!*word)
 				return word;
@@ -317,6 +318,7 @@ int hl_loans_tell(const struct heirloom_entry *entry)
 	hl_stop_store(false);
 	hl_first->scratch_bytes = cpu_to_le64(entry->scratch_bytes);
 	hl_stop_store(true);
+	/* The list and its scratch are whole before the root is told. */
 	smp_store_release(&hl_first->root, cpu_to_le64(entry->root));
 	if (hl_published)
 		return 0;

@@ -134,6 +134,18 @@ struct root {
 	u64 clock;
 };
 
+/* Preserves one of heirloom's pages. */
+static int preserve_ours(struct heirloom_handle *place)
+{
+	void *page = hl_kmalloc(PAGE_SIZE, GFP_KERNEL), *other = hl_kmalloc(PAGE_SIZE, GFP_KERNEL);
+
+	if (!page || !other)
+		return -ENOMEM;
+	if (((unsigned long)page >> PAGE_SHIFT) % 2)
+		swap(page, other);
+	return hl_preserve(page, place, GFP_KERNEL);
+}
+
 /* Preserves one page; @place tells the next life which. */
 static int preserve_one(struct heirloom_handle *place)
 {
@@ -147,15 +159,8 @@ static int preserve_one(struct heirloom_handle *place)
 			swap(folio, other);
 		memcpy(place, &(u64){ PFN_PHYS(folio_pfn(folio)) }, sizeof(u64));
 		return kho_preserve_folio(folio);
-	} else {
-		void *page = hl_kmalloc(PAGE_SIZE, GFP_KERNEL), *other = hl_kmalloc(PAGE_SIZE, GFP_KERNEL);
-
-		if (!page || !other)
-			return -ENOMEM;
-		if (((unsigned long)page >> PAGE_SHIFT) % 2)
-			swap(page, other);
-		return hl_preserve(page, place, GFP_KERNEL);
 	}
+	return preserve_ours(place);
 }
 
 static int first_life(void)

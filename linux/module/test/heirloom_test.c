@@ -210,13 +210,13 @@ static void exchange(void **place, struct rnd_state *random, gfp_t gfp)
 		/* Its own address is in it. */
 		*(void **)new = new;
 		if (prandom_u32_state(random) % 4 == 0 && !hl_preserve(new, NULL, gfp) && hl_unpreserve(new))
-			FAULT("%px is not let go", new);
+			FAULT("%p is not let go", new);
 	}
 	/* Maybe by another CPU than the one that allocated it. */
 	new = xchg(place, new);
 	if (new) {
 		if (*(void **)new != new)
-			FAULT("%px was overwritten", new);
+			FAULT("%p was overwritten", new);
 		hl_kfree(new);
 	}
 }

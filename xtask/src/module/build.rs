@@ -16,6 +16,14 @@ use crate::linux::{apt, steps};
 /// What modules need to be built, beside a compiler.
 const TOOLS: [&str; 5] = ["binutils", "gcc", "libc6-dev", "libelf-dev", "make"];
 
+/// What `checkpatch.pl` shall not say: a line can have 120 columns here; what Rust defines is exported from
+/// where it is declared; a loop's head is no value; a lock that Linux keeps wrong ends it.
+const NOT_CHECKED: &str =
+    "LONG_LINE,LONG_LINE_COMMENT,EXPORT_SYMBOL,COMPLEX_MACRO,MACRO_ARG_REUSE,AVOID_BUG";
+
+/// The files that it shall not see: what stands for a runtime of the compiler's, and has its types.
+const NOT_LOOKED_AT: &[&str] = &["stop.c"];
+
 /// A kernel that checks itself: every access of C to memory, every lock, every place that may sleep.
 /// The Rust object is the same as for other kernels: its own accesses are not checked.
 const CHECKED: &str = "\
@@ -124,6 +132,17 @@ impl<'a> Builder<'a> {
         Kernel::get(&flavour, self.place)
     }
 
+    /// Has the sources read by the script that reads Linux's own.
+    fn check_style(&self, checkpatch: &Path) -> Result<()> {
+        let mut files = sources(&self.root.join("linux/module"))?;
+        files.retain(|file| !NOT_LOOKED_AT.iter().any(|name| file.ends_with(name)));
+        let mut perl = Command::new("perl");
+        perl.arg(checkpatch).args(["--no-tree", "--terse", "--strict", "--no-summary", "-q"]);
+        perl.args(["--ignore", NOT_CHECKED, "-f"]).args(&files);
+        println!("module: {} files read by checkpatch.pl", files.len());
+        steps::run(&mut perl, self.root)
+    }
+
     fn build_modules(&self, which: Which, build: Build) -> Result<Option<Modules>> {
         let kernel = self.kernel(which)?;
         if which == Which::BuiltIn {
@@ -132,9 +151,13 @@ impl<'a> Builder<'a> {
         rust_source()?;
         let directory = self.place.join(format!("{which:?}").to_lowercase());
         let against = unpacked(&kernel.build, &directory)?;
+        let checkpatch = against.join("scripts/checkpatch.pl");
+        if build == Build::Product && checkpatch.exists() {
+            self.check_style(&checkpatch)?;
+        }
         let out = directory.join(format!("{build:?}").to_lowercase());
         let mut make = Command::new("make");
-        make.args(["-s", "-j", &steps::jobs()?, "-C"]).arg(against);
+        make.args(["-s", "-j", &steps::jobs()?, "-C"]).arg(&against);
         let variable = |name: &str, path: &Path| format!("{name}={}", path.display());
         make.arg(variable("M", &self.root.join("linux/module")));
         make.arg(variable("MO", &out));
@@ -159,6 +182,21 @@ impl<'a> Builder<'a> {
             bench: stripped("test/heirloom_bench.ko")?,
         }))
     }
+}
+
+/// Returns the C sources of a directory and of those in it.
+fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "c" || ending == "h") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Returns what is known under a key, or what `build` returns from now on.
