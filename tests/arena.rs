@@ -489,3 +489,31 @@ fn memory_goes_back_beside_threads_that_use_it() {
     let used = heirloom.memory().stats().used() * PAGE;
     assert!(spent(&arena) < used + arena.scratch_bytes() + 8 * HUGE, "{} of {used}", spent(&arena));
 }
+
+#[test]
+fn a_range_takes_its_memory_from_its_node() {
+    let of_node = |node| {
+        let start = PhysAddr::new(0x1_0000_0000);
+        let spec = RangeSpec { start, bytes: 16 * PAGE, node: NodeId(node) };
+        Arena::create("arena nodes", &[spec]).unwrap()
+    };
+    let arena = of_node(0);
+    if let Err(error) = arena.bind_nodes() {
+        // A kernel without nodes says so of each; this one has the first.
+        let none = ArenaError::Os { call: "mbind", errno: libc::ENOSYS };
+        assert_eq!(error, none);
+        return;
+    }
+    let at = arena.ptr(arena.ranges()[0].run().addr());
+    let mut mode = -1_i32;
+    let (none, by_address) = (core::ptr::null_mut::<u64>(), 2_u64);
+    // SAFETY: writes the mode, which lives as long as the call.
+    let asked = unsafe {
+        libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, none, 0, at.as_ptr(), by_address)
+    };
+    assert_eq!((asked, mode), (0, libc::MPOL_BIND));
+    arena.prefault(arena.ranges()[0].run()).unwrap();
+    // No machine has it.
+    let refused = ArenaError::Os { call: "mbind", errno: libc::EINVAL };
+    assert_eq!(of_node(u16::MAX).bind_nodes(), Err(refused));
+}

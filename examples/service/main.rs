@@ -27,12 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // SAFETY: the first lines of `main`: the process has opened nothing itself.
     let mut service = unsafe { Service::begin("notes", &[memory]) }?;
     // A predecessor's socket, one that the service manager opened or held, or a new one.
+    let at = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7379".to_owned());
     let listener = match service.take("listen") {
         Some(socket) => TcpListener::from(socket),
-        None => {
-            let at = std::env::args().nth(1);
-            TcpListener::bind(at.as_deref().unwrap_or("127.0.0.1:7379"))?
-        }
+        None => TcpListener::bind(at)?,
     };
     service.hold("listen", listener.as_fd())?;
 

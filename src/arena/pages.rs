@@ -100,6 +100,41 @@ impl Arena {
         unsafe { rustix::mm::mlock(place, bytes) }.map_err(os("mlock"))
     }
 
+    /// Has the system take the memory of each range from the node of the machine that has the number of the
+    /// range's ([`ArenaRange::node`]), and from no other: for what is touched first from now on, here and in
+    /// successors.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: the machine has no such node (`EINVAL`), or the system knows of none (`ENOSYS`).
+    /// The ranges before that one are bound.
+    pub fn bind_nodes(&self) -> Result<(), ArenaError> {
+        for range in self.ranges() {
+            let (place, bytes) = self.mapped_at(range.run())?;
+            let node = usize::from(range.node().0);
+            // As many words of bits as it takes to say the node's, and the number of bits in them, and one: Linux
+            // leaves the last out.
+            let mut nodes = vec![0_u64; node / 64 + 1];
+            nodes.extend([0]);
+            if let Some(word) = nodes.get_mut(node / 64) {
+                *word |= 1 << (node % 64);
+            }
+            let (mode, bits, flags) = (libc::MPOL_BIND, nodes.len() * 64, 0_u32);
+            // SAFETY: addresses of this arena's own mapping, of which no byte is changed; the words live as
+            // long as the call.
+            let bound = unsafe {
+                libc::syscall(libc::SYS_mbind, place, bytes, mode, nodes.as_ptr(), bits, flags)
+            };
+            if bound != 0 {
+                let error = std::io::Error::last_os_error();
+                return Err(ArenaError::Os {
+                    call: "mbind",
+                    errno: error.raw_os_error().unwrap_or(0),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the memory of free blocks back to the system: what was used once, and freed since. The frames
     /// stay the allocator's. Returns how many bytes went back.
     ///
