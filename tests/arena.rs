@@ -376,8 +376,10 @@ fn the_system_maps_huge_pages() {
     if collapsed != 0 {
         let error = std::io::Error::last_os_error();
         let has_huge = std::fs::exists("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
-        assert!(!has_huge.unwrap(), "there are huge pages, and the arena gets none: {error}");
-        println!("no huge pages in this kernel: {error}");
+        // `EINVAL`: not there. Anything else: not now, for want of memory in one piece, say.
+        let never = error.raw_os_error() == Some(libc::EINVAL);
+        assert!(!never || !has_huge.unwrap(), "there are huge pages, and the arena gets none");
+        println!("no huge pages: {error}");
         return;
     }
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
@@ -480,7 +482,12 @@ fn memory_goes_back_beside_threads_that_use_it() {
                 }
             });
         }
-        let given: u64 = (0..200).map(|_| arena.trim(heirloom.memory()).unwrap()).sum();
+        let (mut given, mut rounds) = (0, 0);
+        // However late the threads begin.
+        while rounds < 200 || given == 0 {
+            given += arena.trim(heirloom.memory()).unwrap();
+            rounds += 1;
+        }
         stop.store(true, core::sync::atomic::Ordering::Relaxed);
         given
     });
