@@ -8,7 +8,7 @@ use heirloom_kho::tree::FolioRange;
 use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn};
 use serde_json::Value;
 
-use crate::facts::{Facts, Folios, Hex, Linux, VERSION, What};
+use crate::facts::{Facts, Folios, Handover, Hex, Linux, VERSION, What};
 use crate::output::{BAD, FAINT, GOOD, NAME, STRONG};
 use crate::said;
 use crate::text::{bytes, plural, shown};
@@ -101,12 +101,15 @@ impl Difference {
                 b.image.page_size,
             );
         }
-        let (removed, added) = folios(&a.preserved, &b.preserved);
+        let findings = Findings::of(a, b);
+        let (removed, added) = folios(&a.handover.preserved, &b.handover.preserved);
         let mut changed = Vec::new();
-        let (from, to) = (Value::from(&*a.compatible), Value::from(&*b.compatible));
+        let (from, to) =
+            (Value::from(&*a.handover.compatible), Value::from(&*b.handover.compatible));
         compare("compatible", Some(&from), Some(&to), &mut changed);
-        let subtree = |facts: &Facts, name: &str| {
-            let found = facts.subtrees.iter().find(|subtree| subtree.name == name);
+        let (a, b) = (&a.handover, &b.handover);
+        let subtree = |of: &Handover, name: &str| {
+            let found = of.subtrees.iter().find(|subtree| subtree.name == name);
             found.map(serde_json::to_value).transpose()
         };
         let names = a.subtrees.iter().chain(&b.subtrees).map(|subtree| subtree.name.as_str());
@@ -122,7 +125,6 @@ impl Difference {
         let has_files = !files.is_empty();
         let uncompared = files.into_iter().filter(|(_, hashed)| contents && !hashed);
         let uncompared = uncompared.map(|(name, _)| name).collect();
-        let findings = Findings::of(a, b);
         Ok(Self {
             version: VERSION,
             removed,
@@ -239,8 +241,8 @@ impl Difference {
 }
 
 /// Every memfd by its path, and whether its content is known by its hash.
-fn files(facts: &Facts) -> impl Iterator<Item = (String, bool)> {
-    let luo = facts.subtrees.iter().filter_map(|subtree| match &subtree.what {
+fn files(of: &Handover) -> impl Iterator<Item = (String, bool)> {
+    let luo = of.subtrees.iter().filter_map(|subtree| match &subtree.what {
         What::Linux(Linux::Luo(luo)) => Some((&subtree.name, luo)),
         _ => None,
     });

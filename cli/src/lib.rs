@@ -7,6 +7,7 @@
 //! sized       the image, and how large its pages are
 //! survey      its tree and its tables, everything that is wrong with them
 //! recorder    what it comes upon, as it is taken down
+//! lent        what Linux lends to heirloom, and the handover within
 //! frames      whose frame is whose
 //! said        what is wrong, in pages of the machine
 //! sessions    a live update's lists, each gone through once
@@ -28,6 +29,7 @@ mod facts;
 mod frames;
 mod hold;
 mod image;
+mod lent;
 mod manual;
 mod map;
 mod output;
@@ -51,7 +53,7 @@ use diff::Difference;
 use facts::{Facts, Verdict, Want};
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
-use image::Image;
+use lent::{Handovers, Lent};
 use output::BAD;
 use roots::Roots;
 use sink::Sink;
@@ -112,76 +114,75 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
     let base = base.map(PhysAddr::new);
     let image = path.to_owned();
     let place = Place { image, root: None, base, scratch: None, zero_excluded: false, page_size };
-    let (image, candidates) = sized::open(&place)?;
-    let (survey, roots) = survey(&image, &place, &candidates)?;
-    let want = Want::new(&survey, true, true);
-    let facts = Facts::of(&survey, &roots, &place.image, &want)?;
-    let verdict = Verdict::of(&survey, &[]);
-    let map = map::svg(&survey, &facts);
-    Ok(Looked {
-        findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
-        verdict: text::verdict(&verdict),
-        summary: text::summary(&facts),
-        json: serde_json::to_string(&facts)?,
-        map,
-        frames: image.pages(),
-        looks: image.looks(),
+    open(&place, |handovers, roots| {
+        let survey = &handovers.outer;
+        let want = Want::new(survey, true, true);
+        let facts = Facts::of(handovers, roots, &place.image, &want)?;
+        let verdict = Verdict::of(handovers, &[]);
+        Ok(Looked {
+            findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
+            verdict: text::verdict(&verdict),
+            summary: text::summary(&facts),
+            json: serde_json::to_string(&facts)?,
+            map: map::svg(handovers, &facts),
+            frames: survey.image.pages(),
+            looks: survey.image.looks() + handovers.inner().map_or(0, |inner| inner.image.looks()),
+        })
     })
 }
 
-/// The handover that `place` names, surveyed.
-fn survey<'i>(
-    image: &'i Image,
-    place: &Place,
-    candidates: &[PhysAddr],
-) -> Result<(Survey<'i>, Roots)> {
-    let roots = roots::find(image, place, candidates)?;
-    Ok((Survey::new(image, roots.taken, place.scratch), roots))
+/// Opens the image that `place` names, and has `then` look at the handover there.
+fn open<R>(place: &Place, then: impl FnOnce(&Handovers<'_>, &Roots) -> Result<R>) -> Result<R> {
+    let (image, candidates) = sized::open(place)?;
+    let roots = roots::find(&image, place, &candidates)?;
+    let survey = Survey::new(&image, roots.taken, place.scratch);
+    let lent = Lent::of(&survey);
+    then(&Handovers::new(survey, lent.as_ref()), &roots)
 }
 
 fn run_inspect(inspect: &Inspect) -> Result<bool> {
-    let (image, candidates) = sized::open(&inspect.place)?;
-    let (survey, roots) = survey(&image, &inspect.place, &candidates)?;
-    let want = Want::new(&survey, inspect.json, !inspect.quick);
-    let facts = Facts::of(&survey, &roots, &inspect.place.image, &want)?;
-    if let Some(path) = &inspect.map {
-        let mut sink = Sink::open(path, &image)?;
-        let written = sink.data(map::svg(&survey, &facts).as_bytes()).and_then(|()| sink.finish());
-        written.with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if inspect.json {
-        output::json(&facts)?;
-    } else {
-        output::text(&text::summary(&facts), inspect.color)?;
-    }
-    Ok(true)
+    open(&inspect.place, |handovers, roots| {
+        let survey = &handovers.outer;
+        let want = Want::new(survey, inspect.json, !inspect.quick);
+        let facts = Facts::of(handovers, roots, &inspect.place.image, &want)?;
+        if let Some(path) = &inspect.map {
+            let mut sink = Sink::open(path, survey.image)?;
+            let picture = map::svg(handovers, &facts);
+            let written = sink.data(picture.as_bytes()).and_then(|()| sink.finish());
+            written.with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if inspect.json {
+            output::json(&facts)?;
+        } else {
+            output::text(&text::summary(&facts), inspect.color)?;
+        }
+        Ok(true)
+    })
 }
 
 fn run_check(check: &Check) -> Result<u8> {
-    let (image, candidates) = sized::open(&check.place)?;
-    let (survey, _) = survey(&image, &check.place, &candidates)?;
-    let verdict = Verdict::of(&survey, &check.accept);
-    if check.json {
-        output::json(&verdict)?;
-    } else {
-        output::text(&text::verdict(&verdict), check.color)?;
-    }
-    Ok(verdict.status())
+    open(&check.place, |handovers, _| {
+        let verdict = Verdict::of(handovers, &check.accept);
+        if check.json {
+            output::json(&verdict)?;
+        } else {
+            output::text(&text::verdict(&verdict), check.color)?;
+        }
+        Ok(verdict.status())
+    })
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {
-    let (image, candidates) = sized::open(&extract.place)?;
-    let (survey, _) = survey(&image, &extract.place, &candidates)?;
-    extract::extract(&survey, extract)?;
+    open(&extract.place, |handovers, _| extract::extract(&handovers.outer, extract))?;
     Ok(true)
 }
 
 fn run_diff(diff: &Diff) -> Result<bool> {
     let [a, b] = diff.places().map(|place| {
-        let (image, candidates) = sized::open(&place)?;
-        let (survey, roots) = survey(&image, &place, &candidates)?;
-        let want = Want::new(&survey, true, diff.contents);
-        Facts::of(&survey, &roots, &place.image, &want)
+        open(&place, |handovers, roots| {
+            let want = Want::new(&handovers.outer, true, diff.contents);
+            Facts::of(handovers, roots, &place.image, &want)
+        })
     });
     let (a, b) = (a?, b?);
     let difference = Difference::of(&a, &b, diff.contents)?;

@@ -8,6 +8,7 @@ use heirloom_kho::{PhysAddr, RootView};
 
 use crate::arguments::Place;
 use crate::image::Image;
+use crate::lent::Lent;
 use crate::output::{BAD, GOOD, STRONG};
 use crate::progress;
 use crate::survey::Survey;
@@ -30,6 +31,8 @@ pub(crate) struct Found {
     pub(crate) at: PhysAddr,
     /// Frames that it preserves, as far as its tree can be read.
     pub(crate) frames: u64,
+    /// The root page within what it lends to heirloom.
+    pub(crate) within: Option<PhysAddr>,
     /// What is wrong with it: the first thing, and how many.
     pub(crate) fault: Option<(String, usize)>,
 }
@@ -61,16 +64,20 @@ pub(crate) fn find(image: &Image, place: &Place, candidates: &[PhysAddr]) -> Res
             image.page_size().bytes(),
         ),
         // One alone is not judged here: the caller surveys it.
-        [at] => vec![Found { at, frames: 0, fault: None }],
+        [at] => vec![Found { at, frames: 0, within: None, fault: None }],
         _ => candidates.iter().take(JUDGED).map(|at| judge(image, *at, place)).collect(),
     };
     let more = candidates.len() - found.len();
+    // One that lies in what another one lends is shown with that one.
+    let outer = |root: &&Found| found.iter().all(|other| other.within != Some(root.at));
     let whole = found.iter().filter(|root| root.fault.is_none());
     // The first of those that preserve most.
-    let best = whole.rev().max_by_key(|root| root.frames).or(found.first());
+    let best = whole.rev().filter(outer).max_by_key(|root| root.frames);
+    let best = best.or(found.iter().find(outer)).or(found.first());
     let Some(taken) = best.map(|root| root.at) else { bail!("no handover") };
-    if found.len() > 1 {
-        tell(&found, taken, more);
+    let told: Vec<_> = found.iter().filter(|root| outer(root) || root.at == taken).collect();
+    if told.len() + more > 1 {
+        tell(&told, taken, more);
     }
     Ok(Roots { taken, found })
 }
@@ -138,12 +145,13 @@ fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
     Found {
         at,
+        within: Lent::of(&survey).map(|lent| lent.loans.root).filter(|root| *root != at),
         frames: survey.counts.map_or(0, |counts| image.page_size().pages(counts.frames())),
         fault,
     }
 }
 
-fn tell(found: &[Found], taken: PhysAddr, more: usize) {
+fn tell(found: &[&Found], taken: PhysAddr, more: usize) {
     let all = found.len() + more;
     anstream::eprintln!("{STRONG}{all} roots{STRONG:#}; --root takes another one");
     for root in found {

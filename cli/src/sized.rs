@@ -5,6 +5,7 @@
 //! heirloom's own subtree says the page size, and a tree that is read with another is none.
 
 use anyhow::Result;
+use heirloom_kho::linux::Loans;
 use heirloom_kho::{Header, Left, PageSize, Pages, PhysAddr, RootView, SUBTREE, tree};
 
 use crate::arguments::Place;
@@ -50,6 +51,10 @@ fn leads(image: &Image, at: PhysAddr) -> Option<bool> {
     let root = RootView::sized(page, image.halves(at, page.bytes())?, at).ok()?;
     let left = Left::new(image, root.map());
     let own = root.subtrees().flatten().find(|subtree| subtree.name.as_str() == SUBTREE);
+    if let Some(own) = own.filter(|own| Loans::is_list(&left, own.addr)) {
+        let bytes = own.size.unwrap_or(page.bytes() as u64);
+        return Some(Loans::read(&left, own.addr, bytes).is_ok());
+    }
     if let Some(own) = own {
         let words = Pages::words(&left, own.addr, Header::SIZE)?;
         return Some(Header::sized(page, words, own.addr).is_ok());

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 
 use heirloom_folio::Error as FolioError;
 use heirloom_kho::PageSize;
-use heirloom_kho::linux::{Found, Known, Luo, Opaque, Text};
+use heirloom_kho::linux::{Found, Known, Loans, Luo, Opaque, Text};
 use heirloom_kho::tree::{Counts, FolioRange, TreeFault};
 use heirloom_kho::{
     Block, Chain, DeviceTree, Fault, Header, Left, Pages, Pfn, PhysAddr, RootView, Run, SUBTREE,
@@ -171,7 +171,12 @@ impl<'i> Survey<'i> {
         };
         let (mut findings, mut unread, mut overlaps) = (Findings::default(), Unreads::default(), 0);
         let mut faulty = Faulty::default();
+        let loans =
+            left.as_ref().zip(root.as_ref()).and_then(|(left, root)| loans(image, left, root));
         let surveyed = heirloom_restore::survey(image, entry, &mut recorder, |error| {
+            if is_header(&error, loans) {
+                return Ok(());
+            }
             overlaps += u64::from(is_overlap(&error));
             faulty.add(&error);
             findings.push(with_name(Finding::of(error, page), &error, root.as_ref(), page));
@@ -296,7 +301,8 @@ fn with_name(
 /// Subtrees that have a name of Linux's and are not what Linux has under it: the names, by what is
 /// wrong.
 fn refused(left: &Left<'_, Image>, root: &RootView<'_>) -> Vec<(String, heirloom_kho::Error)> {
-    let subtrees = root.subtrees().flatten();
+    // The list of loans says itself what it is.
+    let subtrees = root.subtrees().flatten().filter(|subtree| subtree.name.as_str() != SUBTREE);
     let refused = subtrees.filter_map(|subtree| {
         let error = Known::read(left, &subtree).err()?;
         Some((subtree.name.as_str().to_owned(), error))
@@ -342,6 +348,19 @@ fn repeated(left: &Left<'_, Image>, root: &RootView<'_>, findings: &mut Findings
             findings.push(Finding { at: Some(at), reason });
         }
     });
+}
+
+/// Where the list of loans is that the subtree `heirloom` leads to, sound or not, if it leads to one. It does where
+/// Linux is the one that hands over: an arena, and what Linux lends, say themselves where they start.
+fn loans(image: &Image, left: &Left<'_, Image>, root: &RootView<'_>) -> Option<PhysAddr> {
+    let own = root.subtrees().flatten().find(|subtree| subtree.name.as_str() == SUBTREE)?;
+    let linux = image.entry().is_none();
+    Some(own.addr).filter(|at| linux && Loans::is_list(left, *at))
+}
+
+/// Whether an error says of the list of loans at `loans` that it is no header.
+fn is_header(error: &Error, loans: Option<PhysAddr>) -> bool {
+    matches!(*error, Error::Table(TableError { table: Table::Header, at, .. }) if Some(at) == loans)
 }
 
 /// Whether an error says that a folio shares a frame with another, or with a node.

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Core, FIXTURE, Temporary};
+use common::{Core, FIXTURE, LENT, Temporary};
 
 const CHAPTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/looking-inside.md");
 const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/images/linux-handover.svg");
@@ -25,6 +25,7 @@ fn images(dir: &Path) {
     core.put(list + 16 * 3, &(0x600 | 3_u64 << 52).to_le_bytes());
     core.put(0x58_4000, b"x");
     fs::write(dir.join("damaged"), &core.0).unwrap();
+    fs::copy(LENT, dir.join("lent")).unwrap();
 }
 
 /// What a shell prints for `command`, and its status; `status` is that of the command before.

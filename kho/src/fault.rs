@@ -42,6 +42,8 @@ pub enum Table {
     Memblock,
     /// Linux's `kho_test` subtree.
     KhoTest,
+    /// The list of what Linux lends to heirloom's module.
+    Loans,
 }
 
 /// Why a table was refused.
@@ -304,6 +306,7 @@ impl fmt::Display for Table {
             Self::Metadata => "kexec-metadata",
             Self::Memblock => "memblock",
             Self::KhoTest => "kho_test",
+            Self::Loans => "list of loans",
         })
     }
 }

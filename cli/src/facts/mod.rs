@@ -5,6 +5,7 @@
 mod basic;
 mod layout;
 mod linux;
+mod loans;
 mod memfd;
 mod own;
 mod verdict;
@@ -21,12 +22,14 @@ use heirloom_kho::tree::{FolioRange, Geometry};
 use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, Run};
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
+pub(crate) use loans::Loans;
 pub(crate) use memfd::{Memfd, each_piece};
 pub(crate) use own::{Own, Published};
 use serde::ser::{Serialize, Serializer};
-pub(crate) use verdict::{InOrder, NotLookedAt, Verdict};
+pub(crate) use verdict::{InOrder, NotLookedAt, Seen, Verdict};
 pub(crate) use want::Want;
 
+use crate::lent::{Handovers, Lent};
 use crate::roots::Roots;
 use crate::said;
 use crate::survey::Survey;
@@ -51,6 +54,18 @@ pub(crate) struct Facts {
     pub(crate) version: u32,
     /// The file, and what it is.
     pub(crate) image: ImageFacts,
+    #[serde(flatten)]
+    pub(crate) handover: Handover,
+    pub(crate) findings: Vec<Fault>,
+    /// What this program does not know, by name.
+    pub(crate) not_looked_at: Vec<NotLookedAt>,
+    /// All root pages in the image, if it was searched.
+    pub(crate) roots: Vec<Hex>,
+}
+
+/// What a handover says and preserves.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Handover {
     /// The root page.
     pub(crate) fdt: Hex,
     pub(crate) compatible: String,
@@ -73,11 +88,6 @@ pub(crate) struct Facts {
     pub(crate) preserved: Folios,
     /// Folios that cannot be, in none of the numbers.
     pub(crate) faulty: Faulty,
-    pub(crate) findings: Vec<Fault>,
-    /// What this program does not know, by name.
-    pub(crate) not_looked_at: Vec<NotLookedAt>,
-    /// All root pages in the image, if it was searched.
-    pub(crate) roots: Vec<Hex>,
 }
 
 /// Folios that the tree names and that cannot be.
@@ -121,6 +131,7 @@ pub(crate) struct Subtree {
 pub(crate) enum What {
     Own(Own),
     Linux(Linux),
+    Loans(Loans),
     /// A root that was published with heirloom.
     Published(Published),
     /// Nothing: its maker's alone.
@@ -158,28 +169,21 @@ impl Serialize for Folios {
 }
 
 impl Facts {
-    /// What `survey` found, in the image at `path`.
+    /// What `handovers` are, in the image at `path`.
     ///
     /// # Errors
     /// The root page cannot be read, so there is nothing to show.
     pub(crate) fn of(
-        survey: &Survey<'_>,
+        handovers: &Handovers<'_>,
         roots: &Roots,
         path: &Path,
         want: &Want<'_>,
     ) -> Result<Self> {
-        let Some(root) = &survey.root else {
+        let survey = &handovers.outer;
+        let Some(handover) = Handover::of(survey, handovers.within.as_ref(), want) else {
             let first = survey.findings.first().map_or("", |first| &first.reason);
             return Err(anyhow!("{}: no root page at {}: {first}", path.display(), survey.at));
         };
-        let Some(counts) = &survey.counts else { return Err(anyhow!("no tree")) };
-        let page = survey.image.page_size();
-        let levels = (0..Geometry::new(page.shift()).levels)
-            .map(|level| (level, counts.nodes_at(level as u8)));
-        let orders = (0..=page.max_order()).filter_map(|of| Some((of, page.order_of(of)?)));
-        let orders = orders.map(|(of, order)| (of, counts.folios(order)));
-        let subtrees = survey.subtrees().map(|subtree| Subtree::of(survey, &subtree, want));
-        let subtrees = subtrees.collect();
         want.bar.finish_and_clear();
         Ok(Self {
             version: VERSION,
@@ -187,9 +191,32 @@ impl Facts {
                 path: path.display().to_string(),
                 format: survey.image.format().as_str(),
                 frames: survey.image.pages(),
-                page_size: page.bytes(),
+                page_size: survey.image.page_size().bytes(),
                 passed: Passed::of(survey.image),
             },
+            handover,
+            findings: survey.findings.iter().map(Fault::from).collect(),
+            not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, &[])).collect(),
+            roots: roots.found.iter().map(|found| found.at.into()).collect(),
+        })
+    }
+}
+
+/// What is lent, and the handover there.
+type Within<'i> = (&'i Lent, Survey<'i>);
+
+impl Handover {
+    /// What `survey` found; `within` is what is within it. `None` if the root page cannot be read.
+    fn of(survey: &Survey<'_>, within: Option<&Within<'_>>, want: &Want<'_>) -> Option<Self> {
+        let (root, counts) = (survey.root.as_ref()?, survey.counts.as_ref()?);
+        let page = survey.image.page_size();
+        let levels = (0..Geometry::new(page.shift()).levels)
+            .map(|level| (level, counts.nodes_at(level as u8)));
+        let orders = (0..=page.max_order()).filter_map(|of| Some((of, page.order_of(of)?)));
+        let orders = orders.map(|(of, order)| (of, counts.folios(order)));
+        let subtrees = survey.subtrees().map(|subtree| Subtree::of(survey, within, &subtree, want));
+        let subtrees = subtrees.collect();
+        Some(Self {
             fdt: survey.at.into(),
             compatible: survey.compatible.clone(),
             map: root.map().into(),
@@ -208,19 +235,23 @@ impl Facts {
             scratch: survey.scratch.as_ref().map(|s| s.iter().map(|run| (*run).into()).collect()),
             subtrees,
             preserved: Folios { rows: survey.rows.clone(), page },
-            findings: survey.findings.iter().map(Fault::from).collect(),
-            not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, &[])).collect(),
-            roots: roots.found.iter().map(|found| found.at.into()).collect(),
         })
     }
 }
 
 impl Subtree {
-    fn of(survey: &Survey<'_>, subtree: &heirloom_kho::Subtree, want: &Want<'_>) -> Self {
+    fn of(
+        survey: &Survey<'_>,
+        within: Option<&Within<'_>>,
+        subtree: &heirloom_kho::Subtree,
+        want: &Want<'_>,
+    ) -> Self {
         let name = subtree.name.as_str();
-        let own = survey.header.as_ref().filter(|_| name == heirloom_kho::SUBTREE);
-        let what = if let Some(header) = own {
+        let is_own = name == heirloom_kho::SUBTREE;
+        let what = if let Some(header) = survey.header.as_ref().filter(|_| is_own) {
             What::Own(Own::of(survey, header))
+        } else if let Some((lent, survey)) = within.filter(|_| is_own) {
+            What::Loans(Loans::of(lent, survey, want))
         } else {
             // What cannot be read is among the findings.
             let left = survey.left();

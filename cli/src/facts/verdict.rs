@@ -3,6 +3,7 @@
 use heirloom_kho::linux::Opaque;
 
 use super::basic::{Fault, Hex, Passed, VERSION};
+use crate::lent::Handovers;
 use crate::survey::{Survey, Unread};
 
 /// What a check comes to.
@@ -12,9 +13,24 @@ pub(crate) struct Verdict {
     pub(crate) version: u32,
     #[serde(rename = "verdict")]
     pub(crate) in_order: InOrder,
+    #[serde(flatten)]
+    pub(crate) seen: Seen,
+    /// The same for the handover in what Linux lends to heirloom, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lent: Option<Seen>,
+    /// What the image declares and does not have.
+    #[serde(flatten)]
+    pub(crate) passed: Passed,
+    pub(crate) findings: Vec<Fault>,
+    /// What this program does not know, by name.
+    pub(crate) not_looked_at: Vec<NotLookedAt>,
+}
+
+/// How much of a handover was looked at.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(crate) struct Seen {
     /// The root page.
     pub(crate) fdt: Hex,
-    /// How much was looked at.
     pub(crate) nodes: u64,
     pub(crate) folios: u64,
     pub(crate) subtrees: u64,
@@ -22,12 +38,19 @@ pub(crate) struct Verdict {
     pub(crate) sealed: Option<u64>,
     /// Whether what lies in scratch could be told.
     pub(crate) scratch_known: bool,
-    /// What the image declares and does not have.
-    #[serde(flatten)]
-    pub(crate) passed: Passed,
-    pub(crate) findings: Vec<Fault>,
-    /// What this program does not know, by name.
-    pub(crate) not_looked_at: Vec<NotLookedAt>,
+}
+
+impl Seen {
+    fn of(survey: &Survey<'_>) -> Self {
+        Self {
+            fdt: survey.at.into(),
+            nodes: survey.counts.map_or(0, |counts| counts.nodes()),
+            folios: survey.counts.map_or(0, |counts| counts.total()),
+            subtrees: survey.subtrees().count() as u64,
+            sealed: survey.header.and_then(|header| header.seal.info()).map(|_| survey.sealed),
+            scratch_known: survey.scratch.is_some(),
+        }
+    }
 }
 
 /// What it comes to, in a word.
@@ -82,8 +105,9 @@ impl NotLookedAt {
 }
 
 impl Verdict {
-    /// What `survey` comes to, with names that the user vouches for.
-    pub(crate) fn of(survey: &Survey<'_>, accepted: &[String]) -> Self {
+    /// What `handovers` come to, with names that the user vouches for.
+    pub(crate) fn of(handovers: &Handovers<'_>, accepted: &[String]) -> Self {
+        let survey = &handovers.outer;
         let in_order = match (&survey.findings[..], &survey.unread[..]) {
             ([], []) => InOrder::Whole,
             ([], _) => InOrder::AsFar,
@@ -92,12 +116,8 @@ impl Verdict {
         Self {
             version: VERSION,
             in_order,
-            fdt: survey.at.into(),
-            nodes: survey.counts.map_or(0, |counts| counts.nodes()),
-            folios: survey.counts.map_or(0, |counts| counts.total()),
-            subtrees: survey.subtrees().count() as u64,
-            sealed: survey.header.and_then(|header| header.seal.info()).map(|_| survey.sealed),
-            scratch_known: survey.scratch.is_some(),
+            seen: Seen::of(survey),
+            lent: handovers.inner().map(Seen::of),
             passed: Passed::of(survey.image),
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, accepted)).collect(),

@@ -23,6 +23,7 @@ use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -60,14 +61,14 @@ impl Format {
 /// The image of a machine's memory.
 #[derive(Debug)]
 pub(crate) struct Image {
-    file: File,
+    file: Rc<File>,
     format: Format,
     /// Where the handover starts, if the file says so.
     entry: Option<Entry>,
     /// The size of the machine's pages, and whether it is known.
     page: (PageSize, bool),
     /// By address.
-    pieces: Vec<Piece>,
+    pieces: Rc<[Piece]>,
     /// By address, apart from each other, of whole pages.
     runs: Vec<Run>,
     copies: Copies,
@@ -158,16 +159,32 @@ impl Image {
         let known = page.is_some();
         let page = page.unwrap_or(PageSize::BUILD);
         Ok(Self {
-            file,
+            file: Rc::new(file),
             format,
             entry,
             runs: runs(&pieces, page)?,
-            pieces,
+            pieces: pieces.into(),
             page: (page, known),
             copies: Copies::new(page),
             passed,
             looks: Cell::new(0),
         })
+    }
+
+    /// A part of it as an image of its own: `runs`, which are by address and do not touch, of what it has. `entry`
+    /// says where the handover there starts.
+    pub(crate) fn part(&self, runs: Vec<Run>, entry: Entry) -> Self {
+        Self {
+            file: Rc::clone(&self.file),
+            format: self.format,
+            entry: Some(entry),
+            page: self.page,
+            pieces: Rc::clone(&self.pieces),
+            runs,
+            copies: Copies::new(self.page.0),
+            passed: self.passed,
+            looks: Cell::new(0),
+        }
     }
 
     /// The size of the machine's pages.
@@ -320,7 +337,7 @@ impl Image {
     /// but zeroes.
     pub(crate) fn written(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for piece in &self.pieces {
+        for piece in &*self.pieces {
             let Bytes::At(offset) = piece.from else { continue };
             let mut at = offset;
             while let Some((data, hole)) = elf::extent(&self.file, at, offset + piece.bytes) {

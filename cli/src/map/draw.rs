@@ -70,8 +70,10 @@ pub(super) fn picture(scene: &Scene<'_>) -> String {
             body.append(row(scene, first, y));
             y += PITCH;
         } else {
-            let what: Vec<_> =
-                bands.iter().map(|band| describe(band, scene.facts.preserved.page)).collect();
+            let what: Vec<_> = bands
+                .iter()
+                .map(|band| describe(band, scene.facts.handover.preserved.page))
+                .collect();
             body.append(pause(y, &what.join(", then ")));
             y += BREAK;
         }
@@ -87,7 +89,7 @@ pub(super) fn picture(scene: &Scene<'_>) -> String {
         .add(Style::new(
             "text { font-family: ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; }",
         ))
-        .add(hatches(scene.facts.faulty.folios > 0))
+        .add(hatches(scene.facts.handover.faulty.folios > 0))
         .add(Rectangle::new().set("width", WIDTH).set("height", height).set("fill", PAPER))
         .add(heading(scene))
         .add(axis(scene))
@@ -99,8 +101,8 @@ pub(super) fn picture(scene: &Scene<'_>) -> String {
 }
 
 fn heading(scene: &Scene<'_>) -> Group {
-    let facts = scene.facts;
-    let path = &facts.image.path;
+    let facts = &scene.facts.handover;
+    let path = &scene.facts.image.path;
     let file = std::path::Path::new(path).file_name().map(|name| name.to_string_lossy());
     let title = format!("{} handover in {}", facts.compatible, file.as_deref().unwrap_or(path));
     let sum = format!(
@@ -113,8 +115,8 @@ fn heading(scene: &Scene<'_>) -> Group {
     let mut group = Group::new()
         .add(label(24, 36, 20, INK, &title).set("font-weight", "bold"))
         .add(label(24, 60, 13, FAINT, &sum));
-    if !facts.findings.is_empty() {
-        let found = plural(facts.findings.len() as u64, "finding", "findings");
+    if !scene.facts.findings.is_empty() {
+        let found = plural(scene.facts.findings.len() as u64, "finding", "findings");
         let found = format!("not in order: {found}, see heirloom check");
         group = group.add(label(24, 80, 13, "#b91c1c", &found));
     }
@@ -308,7 +310,7 @@ fn pause(y: u64, what: &str) -> Group {
 
 /// What the colours and numbers are; and where it ends.
 fn legend(scene: &Scene<'_>, top: u64) -> (Group, u64) {
-    let facts = scene.facts;
+    let facts = &scene.facts.handover;
     let mut items: Vec<(String, String)> = Vec::new();
     for (order, folios) in &facts.orders {
         let of = facts.preserved.page.order_of(*order);

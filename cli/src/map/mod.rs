@@ -11,10 +11,11 @@ use draw::Pin;
 use heirloom_kho::{Pfn, PhysAddr, Run};
 
 use crate::facts::Facts;
-use crate::survey::Survey;
+use crate::lent::Handovers;
 
 /// The picture, as SVG.
-pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {
+pub(crate) fn svg(handovers: &Handovers<'_>, facts: &Facts) -> String {
+    let survey = &handovers.outer;
     let mut parts: Vec<Part> = Vec::new();
     for row in &survey.rows {
         parts.push(Part { run: row.run(), what: Use::Folios(row.first().order()) });
@@ -33,6 +34,12 @@ pub(crate) fn svg(survey: &Survey<'_>, facts: &Facts) -> String {
     let mut pins = vec![pin("root page", survey.at)];
     pins.extend(survey.root.as_ref().map(|root| pin("map", root.map())));
     pins.extend(survey.subtrees().map(|subtree| pin(subtree.name.as_str(), subtree.addr)));
+    if let Some(within) = handovers.inner() {
+        let named = |name: &str, addr| pin(&format!("heirloom: {name}"), addr);
+        pins.push(named("root page", within.at));
+        pins.extend(within.root.as_ref().map(|root| named("map", root.map())));
+        pins.extend(within.subtrees().map(|subtree| named(subtree.name.as_str(), subtree.addr)));
+    }
     pins.sort_unstable();
     let marks: Vec<_> = pins.iter().map(|pin| pin.frame).collect();
     let bands = Bands::of(&parts, &marks);

@@ -10,7 +10,7 @@ pub(crate) use shown::shown;
 use table::Bar;
 pub(crate) use table::{bytes, plural};
 
-use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Passed, Verdict};
+use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
 /// The summary, with styles in it.
@@ -19,7 +19,7 @@ pub(crate) fn summary(facts: &Facts) -> String {
     // Writing to a string does not fail.
     let _ = head(&mut out, facts)
         .and_then(|()| memory(&mut out, facts))
-        .and_then(|()| subtrees::write(&mut out, facts));
+        .and_then(|()| subtrees::write(&mut out, &facts.handover));
     out
 }
 
@@ -36,18 +36,12 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         let name = shown(name);
         let _ = writeln!(out, "{UNSURE}?{UNSURE:#} {things} {name}: not looked at{accepted}");
     }
-    let seen = format!(
-        "{}, {}, {}",
-        plural(verdict.folios, "folio", "folios"),
-        plural(verdict.nodes, "node", "nodes"),
-        plural(verdict.subtrees, "subtree", "subtrees"),
-    );
-    let sealed = match verdict.sealed {
-        Some(tables) => format!(", {} as sealed", plural(tables, "table", "tables")),
+    let scratch = if verdict.seen.scratch_known { "" } else { "; scratch is not known" };
+    let within = match &verdict.lent {
+        Some(within) => format!("; in what is lent to heirloom: {}", seen(within)),
         None => String::new(),
     };
-    let scratch = if verdict.scratch_known { "" } else { "; scratch is not known" };
-    let root = verdict.fdt;
+    let seen = seen(&verdict.seen);
     let head = match verdict.in_order {
         InOrder::Whole => format!("{GOOD}in order{GOOD:#}"),
         InOrder::AsFar => format!("{UNSURE}in order as far as looked at{UNSURE:#}"),
@@ -61,12 +55,27 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         None => String::new(),
     };
     let passed = passed(&verdict.passed);
-    let _ = write!(out, "{head}: root {root}, {seen}{sealed}{unread}{scratch}");
+    let _ = write!(out, "{head}: {seen}{within}{unread}{scratch}");
     for (_, what) in passed {
         let _ = write!(out, "; {what}");
     }
     out.push('\n');
     out
+}
+
+/// How much of a handover was looked at.
+fn seen(seen: &Seen) -> String {
+    let sealed = match seen.sealed {
+        Some(tables) => format!(", {} as sealed", plural(tables, "table", "tables")),
+        None => String::new(),
+    };
+    format!(
+        "root {}, {}, {}, {}{sealed}",
+        seen.fdt,
+        plural(seen.folios, "folio", "folios"),
+        plural(seen.nodes, "node", "nodes"),
+        plural(seen.subtrees, "subtree", "subtrees"),
+    )
 }
 
 /// What a core declares and the image does not have: a word for it, and what to know.
@@ -106,8 +115,8 @@ fn unread(unread: &[NotLookedAt]) -> Option<String> {
 }
 
 fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
-    let image = &facts.image;
-    writeln!(out, "{HEAD}Handover{HEAD:#} {STRONG}{}{STRONG:#}", shown(&facts.compatible))?;
+    let (image, handover) = (&facts.image, &facts.handover);
+    writeln!(out, "{HEAD}Handover{HEAD:#} {STRONG}{}{STRONG:#}", shown(&handover.compatible))?;
     let size = bytes(image.frames.saturating_mul(image.page_size as u64));
     let path = shown(&image.path);
     let format = image.format;
@@ -116,8 +125,8 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
         larger => format!(", pages of {}", bytes(larger as u64)),
     };
     line(out, "image", &format!("{path} {FAINT}({format}, {size} of memory{pages}){FAINT:#}"))?;
-    line(out, "root page", &facts.fdt.to_string())?;
-    let levels: Vec<_> = facts
+    line(out, "root page", &handover.fdt.to_string())?;
+    let levels: Vec<_> = handover
         .nodes_by_level
         .iter()
         .rev()
@@ -126,9 +135,9 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
             _ => nodes.to_string(),
         })
         .collect();
-    let nodes = plural(facts.nodes, "node", "nodes");
-    line(out, "map", &format!("{}, {nodes}: {}", facts.map, levels.join(" > ")))?;
-    match &facts.scratch {
+    let nodes = plural(handover.nodes, "node", "nodes");
+    line(out, "map", &format!("{}, {nodes}: {}", handover.map, levels.join(" > ")))?;
+    match &handover.scratch {
         None => line(out, "scratch", &format!("{FAINT}not known{FAINT:#}"))?,
         Some(areas) => {
             for (i, area) in areas.iter().enumerate() {
@@ -158,6 +167,8 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
 
 fn memory(out: &mut String, facts: &Facts) -> std::fmt::Result {
     writeln!(out, "\n{HEAD}Preserved memory{HEAD:#}")?;
+    let page = facts.image.page_size as u64;
+    let facts = &facts.handover;
     let folios = plural(facts.folios, "folio", "folios");
     let frames = plural(facts.frames, "frame", "frames");
     line(
@@ -179,7 +190,6 @@ fn memory(out: &mut String, facts: &Facts) -> std::fmt::Result {
         let folios = plural(facts.faulty.folios, "folio", "folios");
         line(out, "at fault", &format!("{BAD}{folios}{BAD:#}, in none of these numbers"))?;
     }
-    let page = facts.image.page_size as u64;
     let most = facts.orders.iter().map(|(order, folios)| folios << order).max().unwrap_or(0);
     if !facts.orders.is_empty() {
         writeln!(out, "  {FAINT}{:>9}  {:>8}  {:>10}{FAINT:#}", "order", "folios", "bytes")?;

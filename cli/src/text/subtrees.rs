@@ -4,17 +4,21 @@ use std::fmt::{Result, Write};
 
 use super::shown::shown;
 use super::table::{bytes, plural};
-use crate::facts::{Facts, Hex, Linux, Luo, Memfd, Own, Published, Subtree, What};
+use crate::facts::{Handover, Hex, Linux, Loans, Luo, Memfd, Own, Published, Subtree, What};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
-pub(super) fn write(out: &mut String, facts: &Facts) -> Result {
-    if facts.subtrees.is_empty() {
+pub(super) fn write(out: &mut String, handover: &Handover) -> Result {
+    if handover.subtrees.is_empty() {
         return Ok(());
     }
     writeln!(out, "\n{HEAD}Subtrees{HEAD:#}")?;
+    write_each(out, handover)
+}
+
+fn write_each(out: &mut String, handover: &Handover) -> Result {
     let wide = |subtree: &Subtree| shown(&subtree.name).chars().count();
-    let wide = facts.subtrees.iter().map(wide).max().unwrap_or(0);
-    for subtree in &facts.subtrees {
+    let wide = handover.subtrees.iter().map(wide).max().unwrap_or(0);
+    for subtree in &handover.subtrees {
         let Subtree { name, phys, size, what } = subtree;
         let (name, size) = (shown(name), size.map(bytes).unwrap_or_default());
         write!(out, "  {STRONG}{name:<wide$}{STRONG:#}  {phys:<12} {size:>9}")?;
@@ -46,6 +50,7 @@ pub(super) fn write(out: &mut String, facts: &Facts) -> Result {
                 writeln!(out, "  {}, {folios}, {sum}", test.compatible)?;
             }
             What::Own(own) => write_own(out, own)?,
+            What::Loans(loans) => write_loans(out, loans)?,
             What::Published(Published { handle, addr, bytes: length }) => {
                 writeln!(out, "  handle: {handle} at {addr}, {}", bytes(*length))?;
             }
@@ -117,6 +122,26 @@ fn write_memfd(out: &mut String, memfd: &Memfd) -> Result {
         writeln!(out, "        {BAD}left out{BAD:#}: {}", shown(why))?;
     }
     Ok(())
+}
+
+fn write_loans(out: &mut String, loans: &Loans) -> Result {
+    let folios = plural(loans.lent_folios, "folio", "folios");
+    writeln!(out, "  lent by Linux: {} in {folios}", bytes(loans.lent_bytes))?;
+    let root = loans.entry.root;
+    let Some(handover) = &loans.handover else {
+        return writeln!(out, "    {BAD}no root page{BAD:#} at {root} that can be read");
+    };
+    let compatible = shown(&handover.compatible);
+    let preserved = bytes(handover.bytes);
+    let folios = plural(handover.folios, "folio", "folios");
+    let nodes = plural(handover.nodes, "node", "nodes");
+    writeln!(
+        out,
+        "    within: {compatible} handover, root page {root}, {preserved} in {folios}, {nodes}",
+    )?;
+    let mut subtrees = String::new();
+    write_each(&mut subtrees, handover)?;
+    subtrees.lines().try_for_each(|line| writeln!(out, "  {line}"))
 }
 
 fn write_own(out: &mut String, own: &Own) -> Result {

@@ -19,6 +19,10 @@ pub(crate) const FIXTURE: &str =
 const EXPECTED: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/linux-7.3-kho-v4/expected.json");
 
+/// The handover of a Linux that lends to heirloom, as `cli/examples/lend.rs` leaves it.
+pub(crate) const LENT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/lent/image.elf");
+
 /// What its kernel was built with: three states that files share, which only Linux's test knows.
 pub(crate) const FLBS: &str = "liveupdate-test-flb-v*";
 

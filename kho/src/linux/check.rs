@@ -7,6 +7,7 @@
 use super::bytes::preserved;
 use super::kexec_metadata::Metadata;
 use super::kho_test::KhoTest;
+use super::loans::{LoanPart, Loans};
 use super::luo::{File, Luo, Session};
 use super::memblock::Memblock;
 use super::memfd::Memfd;
@@ -72,6 +73,8 @@ pub enum Known {
     Metadata(Metadata),
     /// `kho_test`.
     KhoTest(KhoTest),
+    /// `heirloom`, where Linux lends to heirloom's module.
+    Loans(Loans),
 }
 
 impl Known {
@@ -86,6 +89,8 @@ impl Known {
             Memblock::NAME => Self::Memblock(Memblock::read(pages, at, bytes)?),
             Metadata::NAME => Self::Metadata(Metadata::read(pages, at, bytes)?),
             KhoTest::NAME => Self::KhoTest(KhoTest::read(pages, at, bytes)?),
+            // Without a module between them and the kernel, heirloom's own tables, which others read.
+            Loans::NAME if Loans::is_list(pages, at) => Self::Loans(Loans::read(pages, at, bytes)?),
             _ => return Ok(None),
         }))
     }
@@ -303,6 +308,7 @@ where
                 self.claim_bytes(Table::Metadata, metadata.at, Metadata::SIZE).map(|_| ())
             }
             Known::KhoTest(test) => self.kho_test(test),
+            Known::Loans(loans) => self.loans(*loans),
         }
     }
 
@@ -394,6 +400,32 @@ where
         Ok(())
     }
 
+    /// Claims the list's pages and the folios. What lies in them is another handover, which this does not look into.
+    fn loans(&mut self, loans: Loans) -> Result<(), E> {
+        let (pages, mut at) = (self.pages, loans.at);
+        let walked = loans.walk(pages, |part| match part {
+            LoanPart::Page(page) => {
+                let from = (Table::Loans, at);
+                at = page.addr();
+                match self.claim(from, |_, claim| claim(page)) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(Ended::Told),
+                    Err(error) => Err(Ended::Each(error)),
+                }
+            }
+            LoanPart::Folio { folio, .. } => {
+                let claimed = self.claim((Table::Loans, at), |_, claim| claim(folio));
+                claimed.map(|_| ()).map_err(Ended::Each)
+            }
+            LoanPart::Wrong(error) => self.wrong(error).map_err(Ended::Each),
+        });
+        match walked {
+            Ok(()) | Err(Ended::Told) => Ok(()),
+            Err(Ended::Table(error)) => self.wrong(error),
+            Err(Ended::Each(error)) => Err(error),
+        }
+    }
+
     fn memblock(&mut self, memblock: &Memblock) -> Result<(), E> {
         if !self.claim_bytes(Table::Memblock, memblock.at, 1)? {
             return Ok(());
@@ -408,5 +440,21 @@ where
             }
             Ok(())
         })
+    }
+}
+
+/// Why a walk over a list ends early.
+enum Ended<E> {
+    /// A table is not sound.
+    Table(Error),
+    /// There is a finding of it already.
+    Told,
+    /// The caller's own error.
+    Each(E),
+}
+
+impl<E> From<Error> for Ended<E> {
+    fn from(error: Error) -> Self {
+        Self::Table(error)
     }
 }

@@ -7,6 +7,7 @@
 //!            ──> "memblock"       reserved regions by name
 //!            ──> "kexec-metadata" the release before, how many kexecs
 //!            ──> "kho_test"       folios of the kernel's own test, with a checksum
+//!            ──> "heirloom"       folios that Linux lends to heirloom's module, and the handover within
 //! ```
 //!
 //! Everything is read through [`Pages`](crate::Pages), so it is the same for a
@@ -83,6 +84,7 @@ mod bytes;
 mod check;
 mod kexec_metadata;
 mod kho_test;
+mod loans;
 mod luo;
 mod memblock;
 mod memfd;
@@ -93,6 +95,7 @@ mod text;
 pub use check::{Found, Known, Opaque, Unread, check};
 pub use kexec_metadata::Metadata;
 pub use kho_test::{Checksum, KhoTest};
+pub use loans::{LoanPart, Loans};
 pub use luo::{File, Files, Flb, Flbs, Luo, Session, Sessions};
 pub use memblock::{Memblock, Region};
 pub use memfd::{Memfd, MemfdFolio, Part};

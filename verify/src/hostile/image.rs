@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::thread::LocalKey;
 
 use arbitrary::{Arbitrary, Unstructured};
 use heirloom::Heirloom;
@@ -126,18 +127,33 @@ fn images() -> Vec<Image> {
 
 /// What a kernel with pages of 16 KiB left, as raw memory.
 fn larger() -> Image {
-    const BASE: u64 = 4 << 30;
-    const BYTES: u64 = 256 << 14;
-    let elf = include_bytes!("../../../tests/fixtures/pages/16k.elf");
-    let mut raw = vec![0; BYTES as usize];
+    raw(include_bytes!("../../../tests/fixtures/pages/16k.elf"), 4 << 30, 256 << 14)
+}
+
+/// The handover of a Linux that lends to heirloom, as raw memory: the first page of the list is a table of its own.
+fn lent() -> Image {
+    let elf = include_bytes!("../../../tests/fixtures/lent/image.elf");
+    let (base, _) = crate::world::segments(elf).next().expect("memory");
+    let mut image = raw(elf, base.get(), 1024 * PAGE);
+    let list = image.sound.chunks(PAGE as usize).position(|page| page.starts_with(b"HEIRLOAN"));
+    let addr = PhysAddr::new(base.get() + list.expect("a list") as u64 * PAGE);
+    let list = TableAt { place: Place::Linux, addr, bytes: 104 };
+    image.headers = vec![list];
+    image.tables.push(list);
+    image
+}
+
+/// An ELF core as raw memory of so many bytes.
+fn raw(elf: &[u8], start: u64, bytes: u64) -> Image {
+    let mut raw = vec![0; bytes as usize];
     let mut tables: Vec<TableAt> = Vec::new();
     for (at, bytes) in crate::world::segments(elf) {
-        let start = (at.get() - BASE) as usize;
-        raw[start..start + bytes.len()].copy_from_slice(bytes);
+        let skip = (at.get() - start) as usize;
+        raw[skip..skip + bytes.len()].copy_from_slice(bytes);
         tables.push(TableAt { place: Place::File, addr: at, bytes: bytes.len() });
     }
-    let mut image = Image::new(raw, vec![(BASE, 0, BYTES)], tables);
-    image.base = Some(BASE);
+    let mut image = Image::new(raw, vec![(start, 0, bytes)], tables);
+    image.base = Some(start);
     image
 }
 
@@ -176,11 +192,26 @@ fn arena() -> Image {
 /// # Panics
 /// If it does neither.
 pub fn image(data: &[u8]) {
-    let Ok(attack) = ImageAttack::arbitrary_take_rest(Unstructured::new(data)) else { return };
     thread_local! {
         static IMAGES: (Vec<Image>, File) = (images(), memfd());
     }
-    IMAGES.with(|(images, file)| {
+    attack(data, &IMAGES);
+}
+
+/// The list of what Linux lends, and the handover there.
+///
+/// # Panics
+/// If the program ends with neither a verdict nor a reason why it has none.
+pub fn loans(data: &[u8]) {
+    thread_local! {
+        static IMAGES: (Vec<Image>, File) = (vec![lent()], memfd());
+    }
+    attack(data, &IMAGES);
+}
+
+fn attack(data: &[u8], images: &'static LocalKey<(Vec<Image>, File)>) {
+    let Ok(attack) = ImageAttack::arbitrary_take_rest(Unstructured::new(data)) else { return };
+    images.with(|(images, file)| {
         let image = &images[usize::from(attack.which) % images.len()];
         image.bytes.borrow_mut().copy_from_slice(&image.sound);
         let tables = if attack.headers { &image.headers } else { &image.tables };

@@ -13,7 +13,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
-pub use image::image;
+pub use image::{image, loans};
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};
@@ -39,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "linux", run: linux },
     #[cfg(feature = "image")]
     Target { name: "image", run: image },
+    #[cfg(feature = "image")]
+    Target { name: "loans", run: loans },
     Target { name: "takeover", run: takeover },
 ];
 
