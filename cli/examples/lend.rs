@@ -42,17 +42,23 @@ mod lend {
 
     use super::dump::elf;
 
+    /// Frames, from this one on.
     const FRAMES: u64 = 1024;
+    const FIRST: u64 = 256;
     const PAGE: u64 = PAGE_SIZE as u64;
     /// The order of the folios that are lent.
     const ORDER: u8 = 6;
 
     type Result<T> = std::result::Result<T, Box<dyn Error>>;
     type Kernel<'m> = Heirloom<&'m Ram>;
+    /// Stretches of memory, and what they hold.
+    type Memory = Vec<(Run, Vec<u8>)>;
 
     /// The memory of all of it, as an ELF core.
     pub(crate) fn core() -> Result<Vec<u8>> {
-        let ranges = Ram::frames(FRAMES);
+        // Low enough for a small guest of an emulator to have all of it.
+        let run = Run::new(Pfn::new(FIRST), FRAMES).ok_or("memory")?;
+        let ranges = [(run, NodeId(0))];
         let ram = Ram::over(&ranges);
         let linux = boot(&ram, &ranges, "stands for Linux")?;
         let lent = [(); 3].map(|()| folio(&linux, ORDER));
@@ -61,7 +67,7 @@ mod lend {
         let lent = lent.into_iter().filter_map(std::result::Result::ok);
         let lent: Vec<Block> = lent.filter(|block| block.addr() != between).collect();
         let more = folio(&linux, ORDER - 1)?;
-        let list = folio(&linux, 0)?;
+        let loans = folio(&linux, 0)?;
         let mut metadata = [1_u32.to_ne_bytes().to_vec(), b"7.3.4\0".to_vec()].concat();
         metadata.resize(4 + 65, 0);
         metadata.extend(2_u32.to_ne_bytes());
@@ -94,8 +100,9 @@ mod lend {
         // A place in the middle is free, as when a folio went back.
         let (first, last) = (words.clone().take(1), words.skip(1));
         let words = head.into_iter().chain(first).chain([0]).chain(last);
-        put(list.addr(), &words.flat_map(u64::to_le_bytes).collect::<Vec<_>>());
-        let page = linux_root(all.get((root.get() - start) as usize..).ok_or("root")?, root, list)?;
+        put(loans.addr(), &words.flat_map(u64::to_le_bytes).collect::<Vec<_>>());
+        let page =
+            linux_root(all.get((root.get() - start) as usize..).ok_or("root")?, root, loans)?;
         let to = all.iter_mut().skip((root.get() - start) as usize);
         to.zip(page).for_each(|(to, from)| *to = from);
         Ok(elf(start, &all))
@@ -119,7 +126,7 @@ mod lend {
     }
 
     /// What a kernel leaves in these folios: where it starts, and the folios' bytes.
-    fn within(lent: &[Block]) -> Result<(Entry, Vec<(Run, Vec<u8>)>)> {
+    fn within(lent: &[Block]) -> Result<(Entry, Memory)> {
         let mut ranges: Vec<_> = lent.iter().map(|block| (block.run(), NodeId(0))).collect();
         ranges.sort_by_key(|(run, _)| run.start());
         let ram = Ram::over(&ranges);

@@ -17,14 +17,18 @@ use crate::image::{Image, Reading};
     propagate_version = true,
     after_help = "\
 IMAGE is an ELF core with physical addresses (QEMU's dump-guest-memory, a vmcore, /proc/vmcore or \
-/proc/kcore), the arena of a process that uses heirloom, or raw memory if --base says where its \
-first byte lies. Only what is looked at is read of it, so its size does not matter.
+/proc/kcore), a kdump file, a LiME image, the arena of a process that uses heirloom, or raw memory \
+if --base says where its first byte lies, and --raw where more of it does. Only what is looked at is \
+read of it, so its size does not matter. What is packed as a whole (gzip, zstd, xz, a flattened \
+kdump file) or comes out of a pipe (-) is unpacked first, to a file without a name in TMPDIR.
 
 Examples:
   heirloom inspect vmcore                       what is preserved
   heirloom inspect vmcore --json | jq .subtrees
   heirloom inspect vmcore --map handover.svg    a picture for a bug report
   heirloom check memory.raw --base 0x40000000   everything that is wrong with it
+  heirloom check low --base 0 --raw high@0x100000000
+  ssh host cat /proc/vmcore | heirloom check -
   heirloom extract vmcore session-0 1 -o guest-memory
   heirloom diff before.elf after.elf"
 )]
@@ -147,7 +151,13 @@ pub(crate) struct Diff {
     /// The address of the first byte of the second, if it is raw memory
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) base_b: Option<PhysAddr>,
-    /// Take memory that an ELF core declares and does not contain for zeroes (makedumpfile -d 1)
+    /// More raw memory of the first: another file, and the address of its first byte
+    #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
+    pub(crate) raw_a: Vec<(PathBuf, u64)>,
+    /// More raw memory of the second
+    #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
+    pub(crate) raw_b: Vec<(PathBuf, u64)>,
+    /// Take memory that a dump declares and does not contain for zeroes (makedumpfile -d 1)
     #[arg(long)]
     pub(crate) zero_excluded: bool,
     /// The size of the machines' pages: 4k, 16k, 64k [default: as the images say, or as can be read]
@@ -167,12 +177,15 @@ pub(crate) struct Diff {
 impl Diff {
     /// Both sides.
     pub(crate) fn places(&self) -> [Place; 2] {
-        let place = |image: &PathBuf, root, base| {
+        let place = |image: &PathBuf, root, base, raw: &Vec<_>| {
             let zero_excluded = self.zero_excluded;
-            let (page_size, image) = (self.page_size, image.clone());
-            Place { image, root, base, scratch: None, zero_excluded, page_size }
+            let (page_size, image, raw) = (self.page_size, image.clone(), raw.clone());
+            Place { image, root, base, raw, scratch: None, zero_excluded, page_size }
         };
-        [place(&self.a, self.root_a, self.base_a), place(&self.b, self.root_b, self.base_b)]
+        [
+            place(&self.a, self.root_a, self.base_a, &self.raw_a),
+            place(&self.b, self.root_b, self.base_b, &self.raw_b),
+        ]
     }
 }
 
@@ -232,8 +245,9 @@ pub(crate) struct Man {
 
 /// An image, and where the handover is in it.
 #[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "what is printed for a person")]
 pub(crate) struct Place {
-    /// The image: an ELF core, an arena, or raw memory
+    /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input
     pub(crate) image: PathBuf,
     /// The address of the root page [default: found by scanning]
     #[arg(long, value_name = "ADDR", value_parser = address)]
@@ -241,10 +255,13 @@ pub(crate) struct Place {
     /// The address of the first byte of raw memory
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) base: Option<PhysAddr>,
+    /// More raw memory: another file, and the address of its first byte
+    #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
+    pub(crate) raw: Vec<(PathBuf, u64)>,
     /// The scratch list, where it is known: its address and its bytes
     #[arg(long, value_name = "ADDR+BYTES", value_parser = list)]
     pub(crate) scratch: Option<(PhysAddr, u64)>,
-    /// Take memory that an ELF core declares and does not contain for zeroes (makedumpfile -d 1)
+    /// Take memory that a dump declares and does not contain for zeroes (makedumpfile -d 1)
     #[arg(long)]
     pub(crate) zero_excluded: bool,
     /// The size of the machine's pages: 4k, 16k, 64k [default: as the image says, or as can be read]
@@ -256,8 +273,8 @@ impl Place {
     /// Opens the image.
     pub(crate) fn open(&self) -> Result<Image> {
         let &Self { zero_excluded, page_size, .. } = self;
-        let base = self.base.map(PhysAddr::get);
-        Image::open(&self.image, Reading { base, zero_excluded, page_size })
+        let (base, more) = (self.base.map(PhysAddr::get), self.raw.clone());
+        Image::open(&self.image, &Reading { base, more, zero_excluded, page_size })
     }
 }
 
@@ -328,6 +345,12 @@ fn page_size(text: &str) -> Result<PageSize, String> {
 
 fn address(text: &str) -> Result<PhysAddr, String> {
     number(text).map(PhysAddr::new)
+}
+
+/// `memory@0x100000000`; the file's name can have an `@` in it.
+fn raw(text: &str) -> Result<(PathBuf, u64), String> {
+    let (file, addr) = text.rsplit_once('@').ok_or("a file, an @, and an address")?;
+    Ok((PathBuf::from(file), number(addr)?))
 }
 
 /// `0x1000+32`, as an entry has it.

@@ -113,7 +113,8 @@ pub struct Looked {
 pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Result<Looked> {
     let base = base.map(PhysAddr::new);
     let image = path.to_owned();
-    let place = Place { image, root: None, base, scratch: None, zero_excluded: false, page_size };
+    let (root, scratch, raw, zero_excluded) = (None, None, Vec::new(), false);
+    let place = Place { image, root, base, raw, scratch, zero_excluded, page_size };
     open(&place, |handovers, roots| {
         let survey = &handovers.outer;
         let want = Want::new(survey, true, true);

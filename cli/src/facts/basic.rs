@@ -33,7 +33,7 @@ impl Serialize for Hex {
 }
 
 /// What a core declares and the image does not have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub(crate) struct Passed {
     /// Segments without a physical address.
     #[serde(skip_serializing_if = "is_zero")]
@@ -44,6 +44,12 @@ pub(crate) struct Passed {
     /// Whether those are taken for zeroes, and so are there.
     #[serde(skip_serializing_if = "core::ops::Not::not")]
     pub(crate) zero_excluded: bool,
+    /// Bytes that should be in the file, which ends before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) cut_bytes: u64,
+    /// Why the file is not whole, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) broken: Option<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
@@ -53,9 +59,14 @@ fn is_zero(n: &u64) -> bool {
 
 impl Passed {
     pub(super) fn of(image: &Image) -> Self {
-        let crate::image::Passed { unaddressed, declared, zeroes } = image.passed();
-        let (unaddressed_segments, declared_bytes) = (unaddressed, declared);
-        Self { unaddressed_segments, declared_bytes, zero_excluded: zeroes }
+        let crate::image::Passed { unaddressed, declared, zeroes, cut, broken } = image.passed();
+        Self {
+            unaddressed_segments: *unaddressed,
+            declared_bytes: *declared,
+            zero_excluded: *zeroes,
+            cut_bytes: *cut,
+            broken: broken.clone(),
+        }
     }
 }
 

@@ -3,49 +3,28 @@
 //! Addresses are strings in hexadecimal, since JSON's numbers do not hold them.
 
 mod basic;
+mod handover;
 mod layout;
 mod linux;
-mod loans;
 mod memfd;
 mod own;
 mod verdict;
 mod want;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
 pub(crate) use basic::{Fault, Hex, Passed, VERSION};
-use heirloom_kho::PageSize;
-use heirloom_kho::linux::Known;
-use heirloom_kho::tree::{FolioRange, Geometry};
-use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, Run};
+pub(crate) use handover::{Folios, Handover, Loans, Subtree, What};
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
-pub(crate) use loans::Loans;
 pub(crate) use memfd::{Memfd, each_piece};
 pub(crate) use own::{Own, Published};
-use serde::ser::{Serialize, Serializer};
 pub(crate) use verdict::{InOrder, NotLookedAt, Seen, Verdict};
 pub(crate) use want::Want;
 
-use crate::lent::{Handovers, Lent};
+use crate::lent::Handovers;
 use crate::roots::Roots;
-use crate::said;
-use crate::survey::Survey;
-
-/// A stretch of memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub(crate) struct Stretch {
-    pub(crate) start: Hex,
-    pub(crate) bytes: u64,
-}
-
-impl From<Run> for Stretch {
-    fn from(run: Run) -> Self {
-        Self { start: run.addr().into(), bytes: run.bytes() }
-    }
-}
 
 /// All that is known of a handover.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -63,109 +42,18 @@ pub(crate) struct Facts {
     pub(crate) roots: Vec<Hex>,
 }
 
-/// What a handover says and preserves.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Handover {
-    /// The root page.
-    pub(crate) fdt: Hex,
-    pub(crate) compatible: String,
-    /// The tree's root node.
-    pub(crate) map: Hex,
-    pub(crate) nodes: u64,
-    pub(crate) nodes_by_level: BTreeMap<u32, u64>,
-    pub(crate) folios: u64,
-    pub(crate) frames: u64,
-    pub(crate) bytes: u64,
-    /// Folios that share a frame with something that was found before them.
-    pub(crate) overlaps: u64,
-    /// Folios of each order.
-    pub(crate) orders: BTreeMap<u8, u64>,
-    pub(crate) layout: Layout,
-    pub(crate) scratch: Option<Vec<Stretch>>,
-    /// By name, as the root page has them.
-    #[serde(serialize_with = "by_name")]
-    pub(crate) subtrees: Vec<Subtree>,
-    pub(crate) preserved: Folios,
-    /// Folios that cannot be, in none of the numbers.
-    pub(crate) faulty: Faulty,
-}
-
-/// Folios that the tree names and that cannot be.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Faulty {
-    pub(crate) folios: u64,
-    /// The first of those that are memory.
-    pub(crate) blocks: Vec<(Hex, u8)>,
-}
-
-fn pair(block: Block, page: PageSize) -> (Hex, u8) {
-    (block.addr().into(), said::order(block.order(), page))
-}
-
 /// The file that was looked at.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct ImageFacts {
     pub(crate) path: String,
     pub(crate) format: &'static str,
+    /// What it was packed with, from outside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) packed: Vec<&'static str>,
     pub(crate) frames: u64,
     pub(crate) page_size: usize,
     #[serde(flatten)]
     pub(crate) passed: Passed,
-}
-
-/// What the root page has under a name.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Subtree {
-    #[serde(skip)]
-    pub(crate) name: String,
-    pub(crate) phys: Hex,
-    /// Bytes, where the writer said so.
-    pub(crate) size: Option<u64>,
-    #[serde(flatten)]
-    pub(crate) what: What,
-}
-
-/// What is known of a subtree.
-#[derive(Clone, Debug, serde::Serialize)]
-#[serde(untagged)]
-pub(crate) enum What {
-    Own(Own),
-    Linux(Linux),
-    Loans(Loans),
-    /// A root that was published with heirloom.
-    Published(Published),
-    /// Nothing: its maker's alone.
-    Other {},
-}
-
-fn by_name<S: Serializer>(subtrees: &[Subtree], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(subtrees.iter().map(|subtree| (&subtree.name, subtree)))
-}
-
-/// Folios, by address: `[["0x1000", 0], …]`, each with its order.
-#[derive(Clone, Debug)]
-pub(crate) struct Folios {
-    pub(crate) rows: Vec<FolioRange>,
-    /// What their orders are counted in, where they are printed.
-    pub(crate) page: PageSize,
-}
-
-impl Folios {
-    /// Each one.
-    pub(crate) fn each(&self) -> impl Iterator<Item = (Pfn, Order)> + '_ {
-        self.rows.iter().flat_map(|row| {
-            let (first, order) = (row.first().pfn(), row.first().order());
-            (0..row.count()).map(move |i| (first.add(i << order.get()), order))
-        })
-    }
-}
-
-impl Serialize for Folios {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let order = |order| said::order(order, self.page);
-        let pairs = self.each().map(|(pfn, of)| (Hex::from(pfn.addr()), order(of)));
-        serializer.collect_seq(pairs)
-    }
 }
 
 impl Facts {
@@ -190,6 +78,7 @@ impl Facts {
             image: ImageFacts {
                 path: path.display().to_string(),
                 format: survey.image.format().as_str(),
+                packed: survey.image.packed().iter().map(|packed| packed.as_str()).collect(),
                 frames: survey.image.pages(),
                 page_size: survey.image.page_size().bytes(),
                 passed: Passed::of(survey.image),
@@ -199,70 +88,5 @@ impl Facts {
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, &[])).collect(),
             roots: roots.found.iter().map(|found| found.at.into()).collect(),
         })
-    }
-}
-
-/// What is lent, and the handover there.
-type Within<'i> = (&'i Lent, Survey<'i>);
-
-impl Handover {
-    /// What `survey` found; `within` is what is within it. `None` if the root page cannot be read.
-    fn of(survey: &Survey<'_>, within: Option<&Within<'_>>, want: &Want<'_>) -> Option<Self> {
-        let (root, counts) = (survey.root.as_ref()?, survey.counts.as_ref()?);
-        let page = survey.image.page_size();
-        let levels = (0..Geometry::new(page.shift()).levels)
-            .map(|level| (level, counts.nodes_at(level as u8)));
-        let orders = (0..=page.max_order()).filter_map(|of| Some((of, page.order_of(of)?)));
-        let orders = orders.map(|(of, order)| (of, counts.folios(order)));
-        let subtrees = survey.subtrees().map(|subtree| Subtree::of(survey, within, &subtree, want));
-        let subtrees = subtrees.collect();
-        Some(Self {
-            fdt: survey.at.into(),
-            compatible: survey.compatible.clone(),
-            map: root.map().into(),
-            nodes: counts.nodes(),
-            nodes_by_level: levels.filter(|(_, nodes)| *nodes > 0).collect(),
-            folios: counts.total(),
-            frames: page.pages(counts.frames()),
-            bytes: counts.frames().saturating_mul(PAGE_SIZE as u64),
-            overlaps: survey.overlaps,
-            faulty: Faulty {
-                folios: survey.faulty.folios,
-                blocks: survey.faulty.blocks.iter().map(|block| pair(*block, page)).collect(),
-            },
-            orders: orders.filter(|(_, folios)| *folios > 0).collect(),
-            layout: Layout::of(&survey.rows),
-            scratch: survey.scratch.as_ref().map(|s| s.iter().map(|run| (*run).into()).collect()),
-            subtrees,
-            preserved: Folios { rows: survey.rows.clone(), page },
-        })
-    }
-}
-
-impl Subtree {
-    fn of(
-        survey: &Survey<'_>,
-        within: Option<&Within<'_>>,
-        subtree: &heirloom_kho::Subtree,
-        want: &Want<'_>,
-    ) -> Self {
-        let name = subtree.name.as_str();
-        let is_own = name == heirloom_kho::SUBTREE;
-        let what = if let Some(header) = survey.header.as_ref().filter(|_| is_own) {
-            What::Own(Own::of(survey, header))
-        } else if let Some((lent, survey)) = within.filter(|_| is_own) {
-            What::Loans(Loans::of(lent, survey, want))
-        } else {
-            // What cannot be read is among the findings.
-            let left = survey.left();
-            let known = Known::read(&left, subtree).ok().flatten();
-            let known = known.and_then(|known| Linux::of(&known, &left, want));
-            let published = || {
-                survey.header.as_ref()?;
-                Published::of(survey, subtree.addr, subtree.size?).map(What::Published)
-            };
-            known.map(What::Linux).or_else(published).unwrap_or(What::Other {})
-        };
-        Self { name: name.to_owned(), phys: subtree.addr.into(), size: subtree.size, what }
     }
 }

@@ -87,7 +87,7 @@ mod tests {
         let file = std::env::temp_dir().join(format!("heirloom-want-{}", std::process::id()));
         std::fs::write(&file, [0; PAGE_SIZE]).unwrap();
         let reading = crate::image::Reading { base: Some(0), ..Default::default() };
-        let image = Image::open(&file, reading).unwrap();
+        let image = Image::open(&file, &reading).unwrap();
         std::fs::remove_file(&file).unwrap();
         let want = Want {
             image: &image,

@@ -115,14 +115,13 @@ impl Copies {
         Some(unsafe { page.0.as_ref() })
     }
 
-    /// The words of `pages` pages from frame `pfn` on, which `read` fills, or which are `file`'s from the
-    /// offset on that `place` says, if it lies in one piece there.
+    /// The words of `pages` pages from frame `pfn` on, which `read` fills, or which are those of a file from an
+    /// offset on, if `place` says that they lie in one piece there.
     pub(super) fn stretch(
         &self,
         pfn: Pfn,
         pages: usize,
-        file: &File,
-        place: Option<u64>,
+        place: Option<(&File, u64)>,
         read: impl FnOnce(PhysAddr, &mut [u8]) -> Option<()>,
     ) -> Option<&[AtomicU64]> {
         let count = pages.checked_mul(self.page.bytes() / size_of::<u64>())?;
@@ -132,7 +131,7 @@ impl Copies {
             drop(there);
             let bytes = count.checked_mul(size_of::<u64>())?;
             let mapped = place.filter(|_| bytes > LONG);
-            let mapped = mapped.and_then(|offset| Mapped::new(file, offset, bytes));
+            let mapped = mapped.and_then(|(file, offset)| Mapped::new(file, offset, bytes));
             let stretch = if let Some(mapped) = mapped {
                 Stretch::Mapped(mapped)
             } else {

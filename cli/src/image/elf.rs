@@ -3,15 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, bail, ensure};
+use super::piece::Piece;
+use super::twins::apart;
+use anyhow::{Context, Result, ensure};
 use heirloom_kho::PageSize;
 use object::elf::{ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{BigEndian, Endian, Endianness};
-use rustix::fs::SeekFrom;
-
-use super::piece::{Bytes, Piece};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
@@ -26,6 +25,8 @@ pub(super) struct Core {
     pub(super) pieces: Vec<Piece>,
     /// Bytes that are declared and not in the file.
     pub(super) declared: u64,
+    /// Bytes that should be in the file, which ends before.
+    pub(super) cut: u64,
     /// Segments without a physical address, which were passed over.
     pub(super) unaddressed: u64,
     /// The size of the machine's pages, if a note says it.
@@ -50,7 +51,7 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
     ensure!(kind == ET_CORE, "an ELF file of type {kind}; a memory dump is a core, type {ET_CORE}");
     let headers = header.program_headers(endian, &cache);
     let headers = headers.context("bad ELF program headers: is the file cut off?")?;
-    let (mut pieces, mut declared) = (Vec::new(), Vec::new());
+    let (mut pieces, mut declared, mut cut) = (Vec::new(), Vec::new(), 0_u64);
     let (mut addressed, mut unaddressed, mut page_size) = (false, 0, None);
     for (index, header) in headers.iter().enumerate() {
         let kind = header.p_type(endian);
@@ -84,16 +85,11 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
             start.checked_add(whole).is_some(),
             "segment {index}: {whole:#x} bytes from {start:#x} on leave the address space",
         );
-        let end = offset.checked_add(bytes);
-        ensure!(
-            end.is_some_and(|end| end <= length),
-            "segment {index} at {start:#x}: bytes {offset:#x} to {:#x} of a file that ends at \
-             {length:#x}: it is cut off",
-            offset.saturating_add(bytes),
-        );
+        let there = bytes.min(length.saturating_sub(offset));
+        cut = cut.saturating_add(bytes - there);
         addressed |= start != 0;
-        if bytes > 0 {
-            pieces.push((index, Piece { start, bytes, from: Bytes::At(offset) }));
+        if there > 0 {
+            pieces.push((index, Piece::of_file(start, there, offset)));
         }
         if whole > bytes {
             declared.push((start + bytes, start + whole));
@@ -104,19 +100,23 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
         some || unaddressed == 0,
         "the core has no memory in it: none of its {unaddressed} segments has a physical address",
     );
+    ensure!(
+        some || cut == 0,
+        "the core has no memory in it: the file ends at {length:#x}, before all of it"
+    );
     ensure!(some, "the core has no memory in it: no PT_LOAD segment with bytes");
     ensure!(
         addressed || pieces.len() == 1,
         "every segment has physical address 0: the core of a process, not of a machine",
     );
-    let mut pieces = apart(file, pieces)?;
+    let mut pieces = apart(std::slice::from_ref(file), pieces, "segments")?;
     let missing = missing(declared, &pieces);
     let declared = missing.iter().map(|piece| piece.bytes).sum();
     if zeroes {
         pieces.extend(missing);
         pieces.sort_unstable_by_key(|piece| piece.start);
     }
-    Ok(Core { pieces, declared, unaddressed, page_size })
+    Ok(Core { pieces, declared, cut, unaddressed, page_size })
 }
 
 /// The size of a page, as the notes of a Linux core have it, in `bytes` bytes at `offset`.
@@ -158,137 +158,13 @@ fn missing(mut stretches: Vec<(u64, u64)>, pieces: &[Piece]) -> Vec<Piece> {
                 break;
             }
             if at < piece.start {
-                missing.push(Piece { start: at, bytes: piece.start - at, from: Bytes::Zero });
+                missing.push(Piece::zeroes(at, piece.start));
             }
             at = piece.end();
         }
         if at < end {
-            missing.push(Piece { start: at, bytes: end - at, from: Bytes::Zero });
+            missing.push(Piece::zeroes(at, end));
         }
     }
     missing
-}
-
-/// The pieces without those that another one holds too.
-///
-/// A vmcore has the kernel's text twice, once in a segment of its own. What stands twice must be
-/// the same both times; anything else is no picture of one memory.
-fn apart(file: &File, mut pieces: Vec<(usize, Piece)>) -> Result<Vec<Piece>> {
-    pieces.sort_by_key(|(_, piece)| (piece.start, std::cmp::Reverse(piece.bytes)));
-    let mut kept: Vec<(usize, Piece)> = Vec::with_capacity(pieces.len());
-    let mut twins = None;
-    for (index, piece) in pieces {
-        match kept.last() {
-            Some((before, last)) if piece.start < last.end() => {
-                let Piece { start, .. } = piece;
-                ensure!(
-                    piece.end() <= last.end(),
-                    "segments {before} and {index} overlap at {start:#x} and neither holds the \
-                     other",
-                );
-                let (Bytes::At(one), Bytes::At(other)) = (piece.from, last.from) else { continue };
-                let other = other + (start - last.start);
-                let twins = twins.get_or_insert_with(|| Twins::new(file));
-                match twins.difference(one, other, piece.bytes).context("cannot read the core")? {
-                    Twin::Same => {}
-                    Twin::Differs(at) => bail!(
-                        "segments {before} and {index} both have {:#x}, with other bytes",
-                        start + at,
-                    ),
-                    Twin::TooMuch => bail!(
-                        "segments {before} and {index} both have {start:#x}, and so much of the \
-                         core stands twice as the file has no bytes for",
-                    ),
-                }
-            }
-            _ => kept.push((index, piece)),
-        }
-    }
-    Ok(kept.into_iter().map(|(_, piece)| piece).collect())
-}
-
-/// Whether two stretches of a file have the same bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Twin {
-    Same,
-    /// The first byte that differs, from their start.
-    Differs(u64),
-    /// There is more to compare than sound segments have.
-    TooMuch,
-}
-
-/// Compares stretches of a file, as much in all as the file has bytes, twice.
-///
-/// Segments whose bytes in the file are their own have no more of them together than the file.
-/// Segments that share them can be any number, each as large as the file.
-#[derive(Debug)]
-pub(super) struct Twins<'f> {
-    file: &'f File,
-    /// Bytes that may be compared yet.
-    room: u64,
-    /// Bytes that were.
-    pub(super) compared: u64,
-}
-
-/// Bytes that are compared at a time, and what it costs to look for the next.
-const STEP: u64 = 1 << 16;
-const LOOK: u64 = 1 << 12;
-
-impl<'f> Twins<'f> {
-    pub(super) fn new(file: &'f File) -> Self {
-        let length = file.metadata().map_or(0, |file| file.len());
-        let (mut room, mut at) = (STEP, 0);
-        while let Some((data, end)) = extent(file, at, length) {
-            room += 2 * (end - data + LOOK);
-            at = end;
-        }
-        Self { file, room, compared: 0 }
-    }
-
-    /// How the `bytes` bytes at `one` and at `other` differ. Holes of both are passed over.
-    pub(super) fn difference(&mut self, one: u64, other: u64, bytes: u64) -> std::io::Result<Twin> {
-        if one == other {
-            return Ok(Twin::Same);
-        }
-        let (mut left, mut right) = (vec![0; STEP as usize], vec![0; STEP as usize]);
-        let mut done = 0;
-        while done < bytes {
-            let data = |start: u64| {
-                extent(self.file, start + done, start + bytes)
-                    .map(|(data, end)| (data - start, end - start))
-            };
-            // The first of either that is more than a hole.
-            let next = data(one).into_iter().chain(data(other)).min();
-            let Some((first, last)) = next else { break };
-            let step = (last - first).min(STEP);
-            let Some(room) = self.room.checked_sub(step + LOOK) else { return Ok(Twin::TooMuch) };
-            (self.room, self.compared) = (room, self.compared + step + LOOK);
-            let (left, right) = (&mut left[..step as usize], &mut right[..step as usize]);
-            self.file.read_exact_at(left, one + first)?;
-            self.file.read_exact_at(right, other + first)?;
-            if let Some(at) = left.iter().zip(&*right).position(|(a, b)| a != b) {
-                return Ok(Twin::Differs(first + at as u64));
-            }
-            done = first + step;
-        }
-        Ok(Twin::Same)
-    }
-}
-
-/// The first stretch of a file, from `at` on and before `end`, that is more than a hole. Where the
-/// file system cannot tell, everything is.
-pub(super) fn extent(file: &File, at: u64, end: u64) -> Option<(u64, u64)> {
-    if at >= end {
-        return None;
-    }
-    let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(data) => data.max(at),
-        Err(rustix::io::Errno::NXIO) => return None,
-        Err(_) => at,
-    };
-    if data >= end {
-        return None;
-    }
-    let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(end);
-    Some((data, hole.clamp(data + 1, end)))
 }

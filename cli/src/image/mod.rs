@@ -12,29 +12,41 @@
 //!
 //! Frames that the file has in part only are not memory here, nor is what a core only declares, as
 //! dumps that filter pages out do; unless the user knows that those were zeroes.
+//!
+//! What cannot be looked into anywhere, as it comes out of a pipe or is packed as a whole, is unpacked to a file
+//! without a name first (`spool`). Dumps that pack each page are read as they are (`kdump`).
 
 mod copies;
 mod elf;
+mod files;
 mod foreign;
+mod holes;
+mod kdump;
+mod lime;
 mod piece;
+mod spool;
+mod twins;
 
 use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use anyhow::{Context, Result, bail, ensure};
 use copies::Copies;
+use files::{Files, identity, length};
 use heirloom::arena::{Arena, ArenaRange};
 use heirloom_kho::PageSize;
 use heirloom_kho::{Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
+use holes::extent;
 use piece::{Bytes, Piece};
 use rustix::fs::FileType;
+pub(crate) use spool::Packed;
 
 /// The format of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +57,10 @@ pub(crate) enum Format {
     Raw,
     /// The file of an arena: a page that says what follows, then memory.
     Arena,
+    /// A `LiME` image.
+    Lime,
+    /// A kdump file, of pages that are packed one by one.
+    Kdump,
 }
 
 impl Format {
@@ -54,6 +70,8 @@ impl Format {
             Self::Elf => "ELF core",
             Self::Raw => "raw memory",
             Self::Arena => "heirloom arena",
+            Self::Lime => "LiME image",
+            Self::Kdump => "kdump file",
         }
     }
 }
@@ -61,8 +79,10 @@ impl Format {
 /// The image of a machine's memory.
 #[derive(Debug)]
 pub(crate) struct Image {
-    file: Rc<File>,
+    files: Rc<Files>,
     format: Format,
+    /// What it was packed with, from outside.
+    packed: Vec<Packed>,
     /// Where the handover starts, if the file says so.
     entry: Option<Entry>,
     /// The size of the machine's pages, and whether it is known.
@@ -77,8 +97,8 @@ pub(crate) struct Image {
     looks: Cell<u64>,
 }
 
-/// What a core declares and the image does not have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What a file should have and the image does not.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Passed {
     /// Segments without a physical address.
     pub(crate) unaddressed: u64,
@@ -86,13 +106,19 @@ pub(crate) struct Passed {
     pub(crate) declared: u64,
     /// Whether those are taken for zeroes, and so are there.
     pub(crate) zeroes: bool,
+    /// Bytes that should be in the file, which ends before.
+    pub(crate) cut: u64,
+    /// Why the file is not whole, if that is known.
+    pub(crate) broken: Option<String>,
 }
 
 /// How a file is to be read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     /// The physical address of its first byte, if it is raw memory.
     pub(crate) base: Option<u64>,
+    /// More files of raw memory, with the addresses of their first bytes.
+    pub(crate) more: Vec<(PathBuf, u64)>,
     /// What a core declares and has not is zeroes.
     pub(crate) zero_excluded: bool,
     /// The size of the machine's pages, if the user knows it.
@@ -100,37 +126,44 @@ pub(crate) struct Reading {
 }
 
 impl Image {
-    /// Opens the image at `path`: an ELF core, an arena, or, if `reading` has the physical address of
-    /// its first byte, raw memory.
+    /// Opens the image at `path`: an ELF core, an arena, a dump, or, if `reading` has the physical address of its
+    /// first byte, raw memory.
     ///
     /// The file should not change while it is in use. Each page is read once, but for long tables,
     /// which are mapped: if the file becomes shorter under one, the process is killed.
     ///
     /// # Errors
     /// What is wrong with the file, for a person.
-    pub(crate) fn open(path: &Path, reading: Reading) -> Result<Self> {
+    pub(crate) fn open(path: &Path, reading: &Reading) -> Result<Self> {
         Self::open_file(path, reading).with_context(|| path.display().to_string())
     }
 
-    fn open_file(path: &Path, reading: Reading) -> Result<Self> {
-        let Reading { base, zero_excluded, page_size } = reading;
-        let file = foreign::open(path)?;
-        let stat = rustix::fs::fstat(&file).context("cannot stat it")?;
-        foreign::regular(FileType::from_raw_mode(stat.st_mode))?;
-        let length = file.metadata().context("cannot stat it")?.len();
-        ensure!(length > 0, "the file is empty");
-        let mut head = [0; 16];
-        let known = head.len().min(usize::try_from(length).unwrap_or(head.len()));
-        file.read_exact_at(&mut head[..known], 0).context("cannot read it")?;
-        let is_elf = head.starts_with(elf::MAGIC);
-        let mut passed = Passed::default();
+    fn open_file(path: &Path, reading: &Reading) -> Result<Self> {
+        let Opened { file, named, packed, broken, head } = Opened::new(path)?;
+        let length = length(&file).context("cannot stat it")?;
+        let zeroes = reading.zero_excluded;
+        let mut files = Files { read: vec![file], named: vec![named], kdump: None };
+        let file = &files.read[0];
+        let mut passed = Passed { zeroes, broken, ..Passed::default() };
         let (mut entry, mut said) = (None, None);
-        let (format, pieces) = match base {
-            None if is_elf => {
-                let core = elf::read(&file, length, zero_excluded)?;
-                let elf::Core { pieces, declared, unaddressed, page_size } = core;
+        let (format, pieces) = match reading.base {
+            Some(base) => {
+                ensure!(!head.starts_with(elf::MAGIC), "an ELF core {ITSELF}: leave out --base");
+                ensure!(!head.starts_with(kdump::MAGIC), "a kdump file {ITSELF}: leave out --base");
+                ensure!(!head.starts_with(lime::MAGIC), "a LiME image {ITSELF}: leave out --base");
+                foreign::refuse(&head)?;
+                (Format::Raw, raw(base, &mut files, reading, &mut passed)?)
+            }
+            None if !reading.more.is_empty() => {
+                bail!(
+                    "--raw adds files to raw memory: give the address of this one's first byte with --base"
+                )
+            }
+            None if head.starts_with(elf::MAGIC) => {
+                let core = elf::read(file, length, zeroes)?;
+                let elf::Core { pieces, declared, cut, unaddressed, page_size } = core;
                 said = page_size;
-                passed = Passed { unaddressed, declared, zeroes: zero_excluded };
+                passed = Passed { unaddressed, declared, cut, ..passed };
                 (Format::Elf, pieces)
             }
             None if head.starts_with(ARENA) => {
@@ -139,28 +172,41 @@ impl Image {
                 (entry, said) = (left, Some(page));
                 (Format::Arena, pieces_of(&ranges))
             }
-            Some(_) if is_elf => bail!("an ELF core says itself where it lies: leave out --base"),
-            _ => {
-                foreign::refuse(&head[..known])?;
-                let base = base.context(
+            None if head.starts_with(lime::MAGIC) => {
+                let (pieces, cut) = lime::read(file, length)?;
+                passed.cut = cut;
+                (Format::Lime, twins::apart(&files.read, pieces, "ranges")?)
+            }
+            None if head.starts_with(kdump::MAGIC) => {
+                let dump = kdump::read(file, length, zeroes)?;
+                let kdump::Dump { kdump, page_size, pieces, declared, cut, incomplete } = dump;
+                let why = || "it says itself that it is not complete".to_owned();
+                let broken = passed.broken.or_else(|| incomplete.then(why));
+                passed = Passed { declared, cut, broken, ..passed };
+                (files.kdump, said) = (Some(kdump), Some(page_size));
+                (Format::Kdump, pieces)
+            }
+            None => {
+                foreign::refuse(&head)?;
+                bail!(
                     "no ELF core; if it is raw memory, give the address of its first byte with \
                      --base",
-                )?;
-                (Format::Raw, vec![raw(base, length, page_size.unwrap_or(PageSize::BUILD))?])
+                )
             }
         };
-        if let (Some(said), Some(asked)) = (said, page_size) {
+        if let (Some(said), Some(asked)) = (said, reading.page_size) {
             ensure!(
                 said == asked,
                 "it is of a machine with pages of {said}: leave out --page-size"
             );
         }
-        let page = said.or(page_size);
+        let page = said.or(reading.page_size);
         let known = page.is_some();
         let page = page.unwrap_or(PageSize::BUILD);
         Ok(Self {
-            file: Rc::new(file),
+            files: Rc::new(files),
             format,
+            packed,
             entry,
             runs: runs(&pieces, page)?,
             pieces: pieces.into(),
@@ -175,14 +221,15 @@ impl Image {
     /// says where the handover there starts.
     pub(crate) fn part(&self, runs: Vec<Run>, entry: Entry) -> Self {
         Self {
-            file: Rc::clone(&self.file),
+            files: Rc::clone(&self.files),
             format: self.format,
+            packed: self.packed.clone(),
             entry: Some(entry),
             page: self.page,
             pieces: Rc::clone(&self.pieces),
             runs,
             copies: Copies::new(self.page.0),
-            passed: self.passed,
+            passed: self.passed.clone(),
             looks: Cell::new(0),
         }
     }
@@ -210,13 +257,17 @@ impl Image {
 
     /// Whether `other` is of the image's own file, under whatever name.
     pub(crate) fn is(&self, other: &Metadata) -> bool {
-        let own = self.file.metadata();
-        own.is_ok_and(|own| (own.dev(), own.ino()) == (other.dev(), other.ino()))
+        self.files.are(other)
     }
 
     /// Its format.
     pub(crate) const fn format(&self) -> Format {
         self.format
+    }
+
+    /// What it was packed with, from outside.
+    pub(crate) fn packed(&self) -> &[Packed] {
+        &self.packed
     }
 
     /// Where the handover starts, if the file says so.
@@ -229,9 +280,9 @@ impl Image {
         self.looks.get()
     }
 
-    /// What the file declares and the image does not have.
-    pub(crate) const fn passed(&self) -> Passed {
-        self.passed
+    /// What the file should have and the image does not.
+    pub(crate) const fn passed(&self) -> &Passed {
+        &self.passed
     }
 
     /// The frames that it has, by address, as runs that do not touch.
@@ -268,7 +319,7 @@ impl Image {
             pages => {
                 let pages = usize::try_from(pages).ok()?;
                 let place = self.place(run);
-                self.copies.stretch(run.start(), pages, &self.file, place, read)?
+                self.copies.stretch(run.start(), pages, place, read)?
             }
         };
         let offset = addr.get() as usize & (page.bytes() - 1);
@@ -303,25 +354,20 @@ impl Image {
             }
             let here = (piece.end() - at).min(into.len() as u64);
             let (now, rest) = into.split_at_mut(usize::try_from(here).ok()?);
-            match piece.from {
-                Bytes::At(offset) => {
-                    self.file.read_exact_at(now, offset + (at - piece.start)).ok()?;
-                }
-                Bytes::Zero => now.fill(0),
-            }
+            self.files.read(piece, at - piece.start, now)?;
             (into, at) = (rest, at + here);
         }
         into.is_empty().then_some(())
     }
 
-    /// Where in the file `run` is, if it lies there in one piece.
-    fn place(&self, run: Run) -> Option<u64> {
+    /// In which file `run` is, and where, if it lies there in one piece.
+    fn place(&self, run: Run) -> Option<(&File, u64)> {
         let start = run.addr().get();
         let after = self.pieces.partition_point(|piece| piece.end() <= start);
         let piece = self.pieces.get(after).filter(|piece| piece.start <= start)?;
         match piece.from {
-            Bytes::At(offset) if piece.end() - start >= run.bytes() => {
-                Some(offset + (start - piece.start))
+            Bytes::At { file, offset } if piece.end() - start >= run.bytes() => {
+                Some((self.files.read.get(file)?, offset + (start - piece.start)))
             }
             _ => None,
         }
@@ -338,9 +384,17 @@ impl Image {
     pub(crate) fn written(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for piece in &*self.pieces {
-            let Bytes::At(offset) = piece.from else { continue };
+            let (file, offset) = match piece.from {
+                Bytes::At { file, offset } => (file, offset),
+                Bytes::Packed { .. } => {
+                    runs.extend(Run::covering(PhysAddr::new(piece.start), piece.bytes));
+                    continue;
+                }
+                Bytes::Zero => continue,
+            };
+            let Some(file) = self.files.read.get(file) else { continue };
             let mut at = offset;
-            while let Some((data, hole)) = elf::extent(&self.file, at, offset + piece.bytes) {
+            while let Some((data, hole)) = extent(file, at, offset + piece.bytes) {
                 let addr = PhysAddr::new(piece.start + (data - offset));
                 runs.extend(Run::covering(addr, hole - data));
                 at = hole;
@@ -375,6 +429,50 @@ impl heirloom_kho::Image for Image {
     }
 }
 
+/// Of what is no raw memory.
+const ITSELF: &str = "says itself where it lies";
+
+/// A file, unpacked as far as it is one.
+struct Opened {
+    file: File,
+    /// What the user named, by device and number.
+    named: (u64, u64),
+    packed: Vec<Packed>,
+    broken: Option<String>,
+    /// Its first bytes.
+    head: Vec<u8>,
+}
+
+/// How often what is unpacked can be packed itself.
+const NESTED: usize = 4;
+
+impl Opened {
+    fn new(path: &Path) -> Result<Self> {
+        let mut file = foreign::open(path)?;
+        let stat = rustix::fs::fstat(&file).context("cannot stat it")?;
+        let stream = foreign::is_stream(FileType::from_raw_mode(stat.st_mode))?;
+        let named = identity(&file.metadata().context("cannot stat it")?);
+        let (mut packed, mut broken) = (Vec::new(), None);
+        if stream {
+            let spooled = spool::spool(file)?;
+            (file, broken) = (spooled.file, spooled.cut);
+        }
+        loop {
+            let length = length(&file).context("cannot stat it")?;
+            ensure!(length > 0, "the file is empty");
+            let mut head = vec![0; 16.min(usize::try_from(length).unwrap_or(16))];
+            file.read_exact_at(&mut head, 0).context("cannot read it")?;
+            let Some(next) = Packed::of(&head) else {
+                return Ok(Self { file, named, packed, broken, head });
+            };
+            ensure!(packed.len() < NESTED, "packed {NESTED} times, and then again");
+            let spooled = next.unpack(file)?;
+            packed.push(next);
+            (file, broken) = (spooled.file, broken.or(spooled.cut));
+        }
+    }
+}
+
 /// What the file of an arena starts with.
 const ARENA: &[u8] = b"hl-arena";
 
@@ -383,24 +481,45 @@ fn pieces_of(ranges: &[ArenaRange]) -> Vec<Piece> {
     let piece = |range: &ArenaRange| Piece {
         start: range.run().addr().get(),
         bytes: range.run().bytes(),
-        from: Bytes::At(range.offset()),
+        from: Bytes::At { file: 0, offset: range.offset() },
     };
     let mut pieces: Vec<_> = ranges.iter().map(piece).collect();
     pieces.sort_unstable_by_key(|piece| piece.start);
     pieces
 }
 
-/// The one piece of raw memory.
-fn raw(base: u64, length: u64, page: PageSize) -> Result<Piece> {
-    let page = page.bytes() as u64;
-    ensure!(base.is_multiple_of(page), "--base {base:#x} is no multiple of the page size, {page}");
-    ensure!(
-        length.is_multiple_of(page),
-        "{length} bytes are no whole pages of {page} bytes: the file is cut off, or not raw memory",
-    );
-    let end = base.checked_add(length);
-    ensure!(end.is_some(), "{length:#x} bytes from {base:#x} on leave the address space");
-    Ok(Piece { start: base, bytes: length, from: Bytes::At(0) })
+/// The pieces of raw memory: the image's own file, and more of them, each from its address on.
+fn raw(base: u64, files: &mut Files, reading: &Reading, passed: &mut Passed) -> Result<Vec<Piece>> {
+    let page = reading.page_size.unwrap_or(PageSize::BUILD).bytes() as u64;
+    let mut pieces = Vec::new();
+    let mut piece = |file: &File, start: u64, option: &str| {
+        ensure!(
+            start.is_multiple_of(page),
+            "{option} {start:#x} is no multiple of the page size, {page}"
+        );
+        let bytes = length(file).context("cannot stat it")?;
+        let end = start.checked_add(bytes);
+        ensure!(end.is_some(), "{bytes:#x} bytes from {start:#x} on leave the address space");
+        // The last page, of which the file has a part only.
+        passed.cut += bytes.next_multiple_of(page) - bytes;
+        let from = Bytes::At { file: pieces.len(), offset: 0 };
+        pieces.push((pieces.len(), Piece { start, bytes, from }));
+        Ok(())
+    };
+    piece(&files.read[0], base, "--base")?;
+    let mut opened = Vec::new();
+    for (path, start) in &reading.more {
+        let said = || path.display().to_string();
+        let Opened { file, named, broken, head, .. } = Opened::new(path).with_context(said)?;
+        foreign::refuse(&head).and_then(|()| piece(&file, *start, "--raw")).with_context(said)?;
+        opened.push((file, named, broken));
+    }
+    for (file, named, broken) in opened {
+        files.read.push(file);
+        files.named.push(named);
+        passed.broken = passed.broken.take().or(broken);
+    }
+    twins::apart(&files.read, pieces, "files")
 }
 
 /// The runs of whole pages in pieces, by address.

@@ -80,8 +80,16 @@ fn seen(seen: &Seen) -> String {
 
 /// What a core declares and the image does not have: a word for it, and what to know.
 fn passed(passed: &Passed) -> Vec<(&'static str, String)> {
-    let Passed { unaddressed_segments, declared_bytes, zero_excluded } = *passed;
+    let Passed { unaddressed_segments, declared_bytes, zero_excluded, cut_bytes, ref broken } =
+        *passed;
     let mut said = Vec::new();
+    if let Some(why) = broken {
+        said.push(("cut off", format!("not whole: {}", shown(why))));
+    }
+    if cut_bytes > 0 {
+        let size = bytes(cut_bytes);
+        said.push(("cut off", format!("cut off: {size} that should follow are not in the file")));
+    }
     if unaddressed_segments > 0 {
         let segments = plural(unaddressed_segments, "segment", "segments");
         said.push(("passed by", format!("{segments} without a physical address, passed over")));
@@ -119,7 +127,7 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
     writeln!(out, "{HEAD}Handover{HEAD:#} {STRONG}{}{STRONG:#}", shown(&handover.compatible))?;
     let size = bytes(image.frames.saturating_mul(image.page_size as u64));
     let path = shown(&image.path);
-    let format = image.format;
+    let format = [&[image.format], &image.packed[..]].concat().join(", ");
     let pages = match image.page_size {
         4096 => String::new(),
         larger => format!(", pages of {}", bytes(larger as u64)),

@@ -98,6 +98,8 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_kho::DeviceTree<'a>::read",
             "heirloom_kho::RootView<'a>::read",
             "heirloom_kho::linux::KhoTest::read",
+            "heirloom_kho::linux::Loans::is_list",
+            "heirloom_kho::linux::Loans::read",
             "heirloom_kho::linux::Luo::read",
             "heirloom_kho::linux::Memblock::read",
             "heirloom_kho::linux::Metadata::read",

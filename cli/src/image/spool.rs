@@ -1,0 +1,274 @@
+//! Files that cannot be looked into anywhere, made ones that can: what comes out of a pipe, is packed, or not in
+//! order, goes to a file without a name, of which what is zero is a hole.
+//!
+//! ```text
+//!  standard input, pipe ─┐
+//!  gzip, zstd, xz ───────┼──> [ data |  hole  | data ]   in TMPDIR, gone with the process
+//!  flattened kdump ──────┘
+//! ```
+//!
+//! So it takes room where temporary files lie, and no memory.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, ensure};
+use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
+use rustix::fs::{Mode, OFlags};
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+/// How a file is packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Packed {
+    Gzip,
+    Zstd,
+    Xz,
+    /// A kdump file as it goes through a pipe: pieces, each with its place.
+    Flattened,
+}
+
+impl Packed {
+    /// What a file that starts with `head` is packed with, if it is.
+    pub(super) fn of(head: &[u8]) -> Option<Self> {
+        const KNOWN: [(&[u8], Packed); 4] = [
+            (b"\x1f\x8b\x08", Packed::Gzip),
+            (b"\x28\xb5\x2f\xfd", Packed::Zstd),
+            (b"\xfd7zXZ\0", Packed::Xz),
+            (b"makedumpfile\0\0\0\0", Packed::Flattened),
+        ];
+        KNOWN.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, packed)| packed)
+    }
+
+    /// What a person calls it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Flattened => "flattened",
+        }
+    }
+
+    /// Unpacks `file`.
+    ///
+    /// # Errors
+    /// Nothing of it can be unpacked, or there is no room for it.
+    pub(super) fn unpack(self, file: File) -> Result<Spooled> {
+        let file = BufReader::with_capacity(STEP, file);
+        match self {
+            Self::Gzip => spool(MultiGzDecoder::new(file)),
+            Self::Zstd => spool(Frames { from: file, frame: FrameDecoder::new(), within: false }),
+            Self::Xz => spool(XzReader::new(file, true)),
+            Self::Flattened => arrange(file),
+        }
+    }
+}
+
+/// A file that was made.
+#[derive(Debug)]
+pub(super) struct Spooled {
+    pub(super) file: File,
+    /// Why it is not whole, if it is not.
+    pub(super) cut: Option<String>,
+}
+
+/// Bytes that are read at a time.
+const STEP: usize = 1 << 17;
+/// What becomes a hole if it is zero.
+const BLOCK: usize = 1 << 12;
+
+/// Makes a file of all that comes out of `from`. If that ends in an error, of what came before.
+///
+/// # Errors
+/// Nothing came before, or there is no room for it.
+pub(super) fn spool(mut from: impl Read) -> Result<Spooled> {
+    let file = unnamed().context("cannot make a temporary file (TMPDIR says where)")?;
+    let (mut at, mut cut) = (0, None);
+    let mut buffer = vec![0; STEP];
+    loop {
+        let (mut filled, mut ended) = (0, false);
+        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match from.read(room) {
+                Ok(0) => ended = true,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if at == 0 && filled == 0 => {
+                    return Err(error).context("cannot unpack it");
+                }
+                Err(error) => {
+                    cut = Some(format!(
+                        "it goes no further than byte {:#x}: {error}",
+                        at + filled as u64
+                    ));
+                    ended = true;
+                }
+            }
+            if ended {
+                break;
+            }
+        }
+        write(&file, at, buffer.get(..filled).unwrap_or_default())?;
+        at += filled as u64;
+        if ended {
+            break;
+        }
+    }
+    file.set_len(at).context(ROOM)?;
+    Ok(Spooled { file, cut })
+}
+
+/// What is said where a temporary file cannot be written.
+const ROOM: &str = "cannot write a temporary file (TMPDIR says where)";
+
+/// Writes bytes to a place of a new file, but for blocks of zeroes.
+fn write(file: &File, at: u64, bytes: &[u8]) -> Result<()> {
+    let mut at = at;
+    for block in bytes.chunks(BLOCK) {
+        if block.iter().any(|byte| *byte != 0) {
+            file.write_all_at(block, at).context(ROOM)?;
+        }
+        at += block.len() as u64;
+    }
+    Ok(())
+}
+
+/// Puts a flattened file in order: a header of 4096 bytes, then pieces, each behind its offset and its length, both
+/// of 8 bytes, the highest first. An offset of -1 is the end.
+fn arrange(mut from: impl Read) -> Result<Spooled> {
+    const HEADER: usize = 4096;
+    let mut buffer = vec![0; STEP];
+    from.read_exact(buffer.get_mut(..HEADER).unwrap_or_default())
+        .context("the flattened file ends in its header")?;
+    let file = unnamed().context("cannot make a temporary file (TMPDIR says where)")?;
+    let (mut end, mut pieces) = (0_u64, 0_u64);
+    let cut = loop {
+        let mut head = [[0; 8]; 2];
+        if let Err(error) = from.read_exact(head.as_flattened_mut()) {
+            break Some(format!("it ends behind {pieces} pieces: {error}"));
+        }
+        let [offset, length] = head.map(i64::from_be_bytes);
+        if offset == -1 {
+            break None;
+        }
+        let place = u64::try_from(offset).ok().zip(u64::try_from(length).ok());
+        let place = place.and_then(|(offset, length)| Some((offset, offset.checked_add(length)?)));
+        let Some((mut at, last)) = place.filter(|(_, last)| i64::try_from(*last).is_ok()) else {
+            ensure!(
+                pieces > 0,
+                "the flattened file begins with a piece at no place: {offset:#x}, {length:#x} bytes"
+            );
+            break Some(format!("piece {pieces} lies at no place: {offset:#x}, {length:#x} bytes"));
+        };
+        let mut ended = None;
+        while at < last && ended.is_none() {
+            let now = usize::try_from(last - at).unwrap_or(STEP).min(STEP);
+            let room = buffer.get_mut(..now).unwrap_or_default();
+            match from.read_exact(room) {
+                Ok(()) => {
+                    // A piece can be written over: its zeroes are no hole then.
+                    let over = at < end;
+                    if over {
+                        file.write_all_at(room, at).context(ROOM)?;
+                    } else {
+                        write(&file, at, room)?;
+                    }
+                    at += now as u64;
+                    end = end.max(at);
+                }
+                Err(error) => ended = Some(format!("it ends in piece {pieces}: {error}")),
+            }
+        }
+        if ended.is_some() {
+            break ended;
+        }
+        pieces += 1;
+    };
+    file.set_len(end).context(ROOM)?;
+    Ok(Spooled { file, cut })
+}
+
+/// A file that has no name, in the directory for temporary files.
+fn unnamed() -> io::Result<File> {
+    let dir = std::env::temp_dir();
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(file) = rustix::fs::open(&dir, flags | OFlags::TMPFILE, mode) {
+        return Ok(File::from(file));
+    }
+    // Where the file system has none without a name: one that is made just now, and loses it.
+    for number in 0..1000 {
+        let path = dir.join(format!("heirloom-{}-{number}", std::process::id()));
+        match rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+            Ok(file) => {
+                std::fs::remove_file(&path)?;
+                return Ok(File::from(file));
+            }
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
+}
+
+/// What zstd frames unpack to, one behind the other.
+struct Frames<R> {
+    from: R,
+    frame: FrameDecoder,
+    /// Whether it is within a frame.
+    within: bool,
+}
+
+impl<R: BufRead> Frames<R> {
+    /// Begins the next frame; `false` if there is none.
+    fn begin(&mut self) -> io::Result<bool> {
+        while !self.from.fill_buf()?.is_empty() {
+            match self.frame.init(&mut self.from) {
+                Ok(()) => return Ok(true),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => {
+                    let skipped =
+                        io::copy(&mut self.from.by_ref().take(length.into()), &mut io::sink())?;
+                    if skipped < length.into() {
+                        return Err(ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.within && !self.begin()? {
+                return Ok(0);
+            }
+            self.within = true;
+            while self.frame.can_collect() == 0 && !self.frame.is_finished() {
+                let decoded =
+                    self.frame.decode_blocks(&mut self.from, BlockDecodingStrategy::UptoBlocks(1));
+                decoded.map_err(io::Error::other)?;
+            }
+            let read = self.frame.read(into)?;
+            if read > 0 || into.is_empty() {
+                return Ok(read);
+            }
+            self.within = false;
+            let sums =
+                self.frame.get_checksum_from_data().zip(self.frame.get_calculated_checksum());
+            if sums.is_some_and(|(said, found)| said != found) {
+                return Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    "a frame's checksum is not that of its bytes",
+                ));
+            }
+        }
+    }
+}
