@@ -216,7 +216,7 @@ fn what_differs_within_is_a_difference() {
     let mut bytes = image.bytes.clone();
     // An object more is there: a state that was free is live.
     let slab = bytes.windows(8).position(|word| word == b"hl-slab1").unwrap();
-    let free = bytes[slab + 128..].iter().position(|state| state & 7 == 0).unwrap();
+    let free = bytes[slab + 128..].iter().position(|state| state % 8 == 0).unwrap();
     bytes[slab + 128 + free] |= 1;
     let (a, b) = (Temporary::new(&image.bytes), Temporary::new(&bytes));
     let base = format!("{:#x}", image.start);
@@ -230,6 +230,45 @@ fn what_differs_within_is_a_difference() {
     assert_eq!((&change["from"], &change["to"]), (&40.into(), &41.into()));
     let same = heirloom(&[&["diff", a.as_str(), a.as_str()], &bases[..4]].concat());
     assert_eq!((same.code, same.out.as_str()), (0, "no difference\n"));
+}
+
+/// What Linux 7.3 and the module left, after a jump.
+#[test]
+fn a_linux_with_the_module_is_in_order_to_the_last_object() {
+    let image =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/linux-7.3-lent/image.elf.xz");
+    let json = heirloom(&["inspect", "--json", "--zero-excluded", image]).json();
+    assert_eq!(json["findings"], json!([]));
+    let metadata = &json["subtrees"]["kexec-metadata"];
+    assert_eq!(
+        (&metadata["previous_release"], &metadata["kexec_count"]),
+        (&"7.3.4".into(), &2.into())
+    );
+    let loans = &json["subtrees"]["heirloom"];
+    assert_eq!((&loans["lent_folios"], &loans["lent_bytes"]), (&3.into(), &(768 * PAGE).into()));
+    let within = &loans["handover"];
+    let own = &within["subtrees"]["heirloom"];
+    assert_eq!((&own["generation"], &own["producer"]), (&1.into(), &"7.3.4".into()));
+    assert_eq!((&own["seal"]["entries"], &own["seal"]["sound"]), (&52.into(), &52.into()));
+    let cache = |name: &str| {
+        let caches = own["caches"].as_array().unwrap();
+        caches.iter().find(|cache| cache["name"] == name).unwrap_or_else(|| panic!("{own}"))
+    };
+    assert_eq!(
+        (&cache("session")["objects"], &cache("session")["preserving"]),
+        (&20.into(), &true.into())
+    );
+    assert_eq!(cache("buffer-1024")["objects"], 3);
+    assert_eq!(within["subtrees"]["sessions"]["size"], 32);
+    // What Linux preserves, heirloom has within: the list, and what it needs itself, lie outside.
+    assert_eq!((&json["folios"], &within["folios"]), (&6.into(), &48.into()));
+    let ran = heirloom(&["check", "--zero-excluded", image]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.out.contains(" 48 folios, 20 nodes, 2 subtrees, 52 tables as sealed"),
+        "{}",
+        ran.out
+    );
 }
 
 /// The module is not built from the reader's structure: this is what holds them together.
