@@ -5,6 +5,8 @@
 //! for. A target ends, or panics with the promise that was broken.
 
 #[cfg(feature = "image")]
+mod dumps;
+#[cfg(feature = "image")]
 mod image;
 
 use std::cell::RefCell;
@@ -13,7 +15,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
-pub use image::{image, loans};
+pub use image::{dumps, image, loans};
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};
@@ -41,6 +43,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image", run: image },
     #[cfg(feature = "image")]
     Target { name: "loans", run: loans },
+    #[cfg(feature = "image")]
+    Target { name: "dumps", run: dumps },
     Target { name: "takeover", run: takeover },
 ];
 
