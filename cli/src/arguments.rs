@@ -19,7 +19,7 @@ use crate::image::{Image, Reading};
 IMAGE is an ELF core with physical addresses (QEMU's dump-guest-memory, a vmcore, /proc/vmcore or \
 /proc/kcore), a kdump file, a LiME image, the arena of a process that uses heirloom, or raw memory \
 if --base says where its first byte lies, and --raw where more of it does. Only what is looked at is \
-read of it, so its size does not matter. What is packed as a whole (gzip, zstd, xz, a flattened \
+read of it, so its size does not matter. An address (ADDR) is 0x50f000, 50f000, 5304320 or 16M. What is packed as a whole (gzip, zstd, xz, a flattened \
 kdump file) or comes out of a pipe (-) is unpacked first, to a file without a name in TMPDIR.
 
 Examples:
@@ -86,6 +86,7 @@ Examples:
   heirloom check vmcore
   heirloom check vmcore --accept hugetlb-v1 --accept 'pci-*'
   heirloom check vmcore --root 0x50f000 --json
+  heirloom check --quiet vmcore || mail -s 'the handover is broken' root < /dev/null
   heirloom check memory.raw --base 0x40000000 --scratch 0x48000000+32")]
 pub(crate) struct Check {
     #[command(flatten)]
@@ -97,6 +98,9 @@ pub(crate) struct Check {
     /// Print JSON instead of lines
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print nothing: the exit status says it
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
     /// Colour the lines
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
@@ -111,7 +115,8 @@ Exit status: 0 if the file is written, whole; 2 if not.
 
 Examples:
   heirloom extract vmcore session-0 1 -o guest-memory
-  heirloom extract vmcore vm-17 0x100 -o vm-17.ram")]
+  heirloom extract vmcore vm-17 0x100 -o vm-17.ram
+  heirloom extract vmcore vm-17 0x100 -o - | sha256sum")]
 pub(crate) struct Extract {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -120,8 +125,8 @@ pub(crate) struct Extract {
     /// The file's token
     #[arg(value_parser = number)]
     pub(crate) token: u64,
-    /// The file to write
-    #[arg(short, long, value_name = "FILE", value_parser = output)]
+    /// The file to write; - is standard output
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
 }
 
@@ -295,34 +300,35 @@ fn times(text: &str) -> Result<usize, String> {
     }
 }
 
-/// `4096`, `0x1000`.
+/// `4096`, `0x1000`, `16M`; and `50f000`, which is no decimal number.
 fn number(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
+    const UNITS: [(char, u32); 4] = [('k', 10), ('m', 20), ('g', 30), ('t', 40)];
+    let unit = UNITS.iter().find(|(unit, _)| text.ends_with([*unit, unit.to_ascii_uppercase()]));
+    let (digits, shift) = match unit {
+        Some((_, shift)) => (text.get(..text.len() - 1).unwrap_or_default(), *shift),
+        None => (text, 0),
     };
-    parsed.map_err(|error| {
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if digits(text) && !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            format!("a number in hexadecimal starts with 0x: 0x{text}")
-        } else {
-            format!("{error}; a number is decimal, or hexadecimal with 0x before it")
-        }
-    })
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let lettered = || digits.bytes().any(|byte| byte.is_ascii_alphabetic());
+    let is_hex = || digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parsed = match hex.or_else(|| (lettered() && is_hex()).then_some(digits)) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => digits.parse(),
+    };
+    let said = "a number is decimal, or hexadecimal with 0x before it or a letter in it; k, M, G or T behind it \
+                stands for 1024 of the one before";
+    let number = parsed.map_err(|error| format!("{error}; {said}"))?;
+    let shifted = number.checked_mul(1 << shift);
+    shifted.ok_or_else(|| "more than 64 bits can hold".to_owned())
 }
 
-/// A file to write. Standard output has a name of its own.
-fn output(text: &str) -> Result<PathBuf, String> {
-    match text {
-        "-" => Err("standard output is /dev/stdout (a file of that name is ./-)".to_owned()),
-        _ => Ok(PathBuf::from(text)),
-    }
-}
-
-/// The same for a picture.
+/// A file for a picture. Standard output, where text goes, has a name of its own.
 fn picture(text: &str) -> Result<PathBuf, String> {
     const OTHERS: [&str; 9] = ["bmp", "eps", "gif", "jpeg", "jpg", "pdf", "png", "ps", "webp"];
-    let path = output(text)?;
+    if text == "-" {
+        return Err("standard output is /dev/stdout (a file of that name is ./-)".to_owned());
+    }
+    let path = PathBuf::from(text);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     match ending {
         Some(ending) if OTHERS.contains(&&*ending) => {
@@ -334,12 +340,7 @@ fn picture(text: &str) -> Result<PathBuf, String> {
 
 /// `64k`, `65536`, `0x10000`.
 fn page_size(text: &str) -> Result<PageSize, String> {
-    let bytes = match text.strip_suffix(['k', 'K']) {
-        Some(kibibytes) => number(kibibytes)?.checked_mul(1024),
-        None => Some(number(text)?),
-    };
-    bytes
-        .and_then(PageSize::new)
+    PageSize::new(number(text)?)
         .ok_or_else(|| format!("a power of two from {} to {}", PageSize::BUILD, PageSize::MAX))
 }
 

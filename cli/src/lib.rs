@@ -9,7 +9,7 @@
 //! recorder    what it comes upon, as it is taken down
 //! lent        what Linux lends to heirloom, and the handover within
 //! frames      whose frame is whose
-//! said        what is wrong, in pages of the machine
+//! said, code  what is wrong, in pages of the machine, and for scripts
 //! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
 //! text/       for a person
@@ -23,6 +23,7 @@
 #![cfg(target_os = "linux")]
 
 mod arguments;
+mod code;
 mod diff;
 mod extract;
 mod facts;
@@ -164,7 +165,9 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 fn run_check(check: &Check) -> Result<u8> {
     open(&check.place, |handovers, _| {
         let verdict = Verdict::of(handovers, &check.accept);
-        if check.json {
+        if check.quiet {
+            // The exit status says it.
+        } else if check.json {
             output::json(&verdict)?;
         } else {
             output::text(&text::verdict(&verdict), check.color)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  nothing there, or a file     bytes -> a file beside it ──renamed──> the file
-//!  pipe, terminal, device       bytes -> what is there
+//!  pipe, terminal, device, -    bytes -> what is there
 //! ```
 //!
 //! What was there stays as it was until the new file is whole, and stays for good if that fails.
@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
@@ -109,6 +110,11 @@ impl Sink {
 
 impl To {
     fn open(path: &Path, image: &Image) -> Result<Self> {
+        if path == Path::new("-") {
+            let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            ensure!(!image.is(&output.metadata()?), "this is the image itself");
+            return Ok(Self::Stream(output));
+        }
         let old = match fs::metadata(path) {
             Ok(old) => Some(old),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -15,6 +15,7 @@ use heirloom_kho::{
 };
 use heirloom_restore::{Entry, Error};
 
+use crate::code;
 use crate::frames::Frames;
 use crate::image::Image;
 use crate::recorder::Recorder;
@@ -26,13 +27,16 @@ use crate::sessions::{Listing, each_session};
 pub(crate) struct Finding {
     /// What is at fault; `None` if the reason says it.
     pub(crate) at: Option<PhysAddr>,
+    /// What it is, in words that stay.
+    pub(crate) code: String,
     pub(crate) reason: String,
 }
 
 impl Finding {
     /// What `error` says, of a machine with pages of this size.
     fn of(error: Error, page: PageSize) -> Self {
-        Self { at: error.at(), reason: said::survey(error, page).to_string() }
+        let code = code::of(&error);
+        Self { at: error.at(), code, reason: said::survey(error, page).to_string() }
     }
 }
 
@@ -108,7 +112,7 @@ impl Findings {
     fn into_list(mut self) -> Vec<Finding> {
         if self.more > 0 {
             let reason = format!("and {} more", self.more);
-            self.list.push(Finding { at: None, reason });
+            self.list.push(Finding { at: None, code: code::MORE.to_owned(), reason });
         }
         self.list
     }
@@ -321,7 +325,7 @@ fn linux_finding(
     let said = said::reader(*error, page);
     if let Some((name, _)) = refused.iter().find(|(_, of)| of == error) {
         let reason = format!("subtree {name}, by its name Linux's: {said}");
-        return Finding { at: error.at(), reason };
+        return Finding { at: error.at(), code: code::of(&Error::from(*error)), reason };
     }
     let error = Error::from(*error);
     with_name(Finding::of(error, page), &error, Some(root), page)
@@ -338,14 +342,14 @@ fn repeated(left: &Left<'_, Image>, root: &RootView<'_>, findings: &mut Findings
         let (at, name) = (session.at, session.name);
         if !names.insert(name.as_bytes().to_vec()) {
             let reason = format!("session at {at}, byte 0: the name {name} stands twice");
-            findings.push(Finding { at: Some(at), reason });
+            findings.push(Finding { at: Some(at), code: code::SESSION_TWICE.to_owned(), reason });
         }
         let Listing::Files(files) = listing else { return };
         let mut tokens = HashSet::new();
         for file in files.flatten().filter(|file| !tokens.insert(file.token)) {
             let (at, token) = (file.at, file.token);
             let reason = format!("file at {at}, byte 56: token {token} stands twice in {name}");
-            findings.push(Finding { at: Some(at), reason });
+            findings.push(Finding { at: Some(at), code: code::FILE_TWICE.to_owned(), reason });
         }
     });
 }

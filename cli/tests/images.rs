@@ -185,11 +185,16 @@ fn arguments_that_are_nearly_right_are_answered() {
         assert!(ran.err.contains(said), "{}", ran.err);
         assert!(!fs::exists(&map).unwrap());
     }
-    let ran = heirloom(&["extract", FIXTURE, "session-0", "0", "-o", "-"]);
-    assert!(ran.code == 2 && ran.err.contains("standard output is /dev/stdout"), "{}", ran.err);
+    for root in ["50f000", "0x50f000", "0X50F000", "5304320", "5180k", "0x143cK"] {
+        let ran = heirloom(&["check", FIXTURE, "--root", root, "--quiet", "--accept", FLBS]);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""), "{root}");
+    }
     for (root, said) in [
-        ("50f000", "a number in hexadecimal starts with 0x: 0x50f000"),
-        ("16M", "a number is decimal, or hexadecimal with 0x before it"),
+        ("50g000", "a number is decimal, or hexadecimal with 0x before it or a letter in it"),
+        ("M", "a number is decimal"),
+        ("16X", "a number is decimal"),
+        ("-1", "unexpected argument"),
+        ("16777216T", "more than 64 bits can hold"),
         ("", "a number is decimal"),
     ] {
         let ran = heirloom(&["check", FIXTURE, "--root", root]);

@@ -5,6 +5,7 @@ mod common;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{fs, thread};
 
 use common::{Core, FIXTURE, Ran, Temporary, heirloom};
@@ -152,4 +153,36 @@ fn a_pipe_gets_the_bytes_and_stays() {
     assert_eq!(extract(&image, "0", &pipe).code, 2);
     assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     assert_eq!(dir.names(), ["image", "pipe"]);
+}
+
+#[test]
+fn standard_output_gets_the_bytes_and_nothing_else() {
+    let bin = env!("CARGO_BIN_EXE_heirloom");
+    let ran = Command::new(bin).args(["extract", FIXTURE, "session-0", "1", "-o", "-"]).output();
+    let ran = ran.unwrap();
+    assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
+    assert!(ran.stdout == content("1"));
+    // Into a file that a shell opened, which stays that file.
+    let dir = Dir::new();
+    let to = dir.at("to");
+    let command = format!("{bin} extract {FIXTURE} session-0 1 -o - >> {}", to.display());
+    fs::write(&to, b"before").unwrap();
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    assert!(fs::read(&to).unwrap() == [&b"before"[..], &content("1")].concat());
+    // Where something is not sound, nothing comes.
+    let file = damaged().file();
+    let ran =
+        Command::new(bin).args(["extract", file.as_str(), "session-0", "0", "-o", "-"]).output();
+    let ran = ran.unwrap();
+    assert_eq!((ran.status.code(), ran.stdout.len()), (Some(2), 0));
+}
+
+#[test]
+fn a_finding_has_a_code_that_stays() {
+    let json = heirloom(&["check", damaged().file().as_str(), "--json"]).json();
+    let codes =
+        json["findings"].as_array().unwrap().iter().map(|found| found["code"].as_str().unwrap());
+    assert_eq!(codes.collect::<Vec<_>>(), ["memfd-folio-not-preserved"]);
+    let ran = heirloom(&["check", damaged().file().as_str(), "--quiet"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (1, "", ""));
 }

@@ -74,11 +74,13 @@ impl Passed {
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Fault {
     pub(crate) at: Option<Hex>,
+    /// What it is, in words that stay.
+    pub(crate) code: String,
     pub(crate) reason: String,
 }
 
 impl From<&Finding> for Fault {
     fn from(found: &Finding) -> Self {
-        Self { at: found.at.map(Hex::from), reason: found.reason.clone() }
+        Self { at: found.at.map(Hex::from), code: found.code.clone(), reason: found.reason.clone() }
     }
 }
