@@ -95,7 +95,10 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub unsafe fn free_single(&self, ptr: NonNull<u8>, kind: FrameType) -> bool {
         let Some(range) = self.ranges.first() else { return false };
-        let Some((byte, block)) = range.single(ptr, kind) else { return false };
+        let of_kind = |byte| frame_type::order_of(byte, kind);
+        let Some((byte, _, block)) = range.single(ptr, of_kind) else {
+            return false;
+        };
         byte.store(frame_type::FREED, Relaxed);
         if !self.free_fast(range, block) {
             let given = self.free_slow(range, block);
@@ -132,7 +135,7 @@ impl<M: Machine> Memory<M> {
 
     /// Gives a block to this CPU's cache or to the shared bits. Its byte is cleared already.
     #[inline]
-    fn give_block(&self, range: &Range, block: Block) -> Result<(), Error> {
+    pub(crate) fn give_block(&self, range: &Range, block: Block) -> Result<(), Error> {
         if self.free_fast(range, block) { Ok(()) } else { self.free_slow(range, block) }
     }
 

@@ -123,6 +123,21 @@ pub(crate) const fn is_held(byte: u8) -> bool {
     byte.wrapping_sub(HELD) < ORDERS
 }
 
+/// Returns the order of the first block of a buffer, preserved, held or neither, if `byte` is that of one.
+#[inline]
+pub(crate) const fn buffer_order_of(byte: u8) -> Option<Order> {
+    const PLAIN: u8 = encode(FrameType::Buffer, Order::ZERO, false);
+    const PRESERVED: u8 = encode(FrameType::Buffer, Order::ZERO, true);
+    const { assert!(PRESERVED == PLAIN + ORDERS) };
+    let (order, held) = (byte.wrapping_sub(PLAIN), byte.wrapping_sub(HELD));
+    match () {
+        () if order < ORDERS => Order::new(order),
+        () if order < 2 * ORDERS => Order::new(order - ORDERS),
+        () if held < ORDERS => Order::new(held),
+        () => None,
+    }
+}
+
 /// Returns the byte of a block that the predecessor preserved, and of which is known what it is: a slab,
 /// which is still to be claimed, and which only a claim as one takes; or a table, which is taken. It
 /// reads as preserved, and as no slab or table that this kernel allocated. `None`: no label is of that
@@ -273,6 +288,13 @@ mod tests {
             assert!(is_held(byte) && !is_held(encode(FrameType::Buffer, order, true)));
             assert!(byte < LEFT && byte > encode(FrameType::Tail, order, false));
             assert!(FrameType::ALL.into_iter().all(|kind| order_of(byte, kind).is_none()));
+        }
+        for byte in 0..=u8::MAX {
+            let order = match decode(byte) {
+                FrameState::Head { kind: FrameType::Buffer, order, .. } => Some(order),
+                _ => None,
+            };
+            assert_eq!(buffer_order_of(byte), order, "{byte}");
         }
     }
 

@@ -197,18 +197,6 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Claims a run as a large buffer that survives for as long as it is not freed: see
-    /// [`Memory::hold_buffer`].
-    ///
-    /// # Errors
-    /// As for [`Memory::claim`].
-    #[doc(hidden)]
-    pub fn claim_buffer(&self, run: Run) -> Result<(), Error> {
-        self.claim_run(run, FrameType::Buffer)?;
-        self.mark_held(run);
-        Ok(())
-    }
-
     /// Undoes [`Memory::claim_run`], or [`Memory::claim_buffer`]: the run is there for the next claim.
     ///
     /// # Safety

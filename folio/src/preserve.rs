@@ -8,6 +8,7 @@
 //! (`take_over`), in which blocks stay until they are claimed or disposed of.
 
 mod batch;
+mod buffers;
 mod folio_range;
 mod runs;
 

@@ -224,20 +224,33 @@ impl Range {
         unsafe { core::slice::from_raw_parts(self.kinds.as_ptr(), u64_to_usize(self.run.frames())) }
     }
 
-    /// Returns the byte of the frame that starts where `ptr` leads, if it is one of this range, and the run
-    /// of one block, of `kind` and not preserved, that it begins.
+    /// Returns whether a pointer leads into this range.
     #[inline]
-    pub(crate) fn single(&self, ptr: NonNull<u8>, kind: FrameType) -> Option<(&AtomicU8, Block)> {
+    pub(crate) fn holds(&self, ptr: NonNull<u8>) -> bool {
+        // The map is linear in a range. For a pointer before it this wraps.
+        let at = ptr.addr().get().wrapping_sub(self.base.addr().get());
+        at < u64_to_usize(self.run.bytes())
+    }
+
+    /// Returns the byte of the frame that starts where `ptr` leads, if it is one of this range, what it
+    /// says, and the run of one block that it begins, if that has an order by `order_of`.
+    #[inline]
+    pub(crate) fn single(
+        &self,
+        ptr: NonNull<u8>,
+        order_of: impl Fn(u8) -> Option<Order>,
+    ) -> Option<(&AtomicU8, u8, Block)> {
         let at = ptr.addr().get().wrapping_sub(self.base.addr().get());
         let frame = at >> PAGE_SHIFT;
         let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
-        let order = frame_type::order_of(byte.load(Relaxed), kind)?;
+        let now = byte.load(Relaxed);
+        let order = order_of(now)?;
         // At the end of the range the run may go on in the next.
         let next = self.kinds().get(frame + u64_to_usize(order.frames()))?;
         if frame_type::is_tail(next.load(Relaxed)) {
             return None;
         }
-        Some((byte, Block::aligned(self.run.start().add(usize_to_u64(frame)), order)))
+        Some((byte, now, Block::aligned(self.run.start().add(usize_to_u64(frame)), order)))
     }
 
     /// Returns where in a block like `expected` a pointer leads, if one of this range is around it.

@@ -130,6 +130,7 @@ impl Handle {
     /// [`Error::Handle`] if no handle can: [`HandleFault::Length`] (zero, or above
     /// [`Handle::MAX_LENGTH`]), [`HandleFault::Address`] (zero, not the start of a frame where the
     /// kind demands it, or memory that would end past the last physical address).
+    #[inline]
     pub fn new(parts: Parts) -> Result<Self, Error> {
         let (kind, addr, length, tag) = match parts {
             Parts::Folio(block) => (kind::FOLIO, block.addr(), block.order().frames(), 0),
@@ -149,15 +150,18 @@ impl Handle {
         if length > Self::MAX_LENGTH {
             return Err(handle.refused(HandleFault::Length));
         }
-        // What cannot be read back is refused here, by the same rules.
-        handle.parts()?;
-        Ok(handle)
+        // What could not be read back is refused, by the same rules.
+        match decode(addr, kind, length, tag) {
+            Ok(_) => Ok(handle),
+            Err(fault) => Err(handle.refused(fault)),
+        }
     }
 
     /// What the handle says.
     ///
     /// # Errors
     /// [`Error::Handle`] with the first [`HandleFault`] found, in the order of its variants.
+    #[inline]
     pub fn parts(&self) -> Result<Parts, Error> {
         let (addr, meta) = (self.addr.get(), self.meta.get());
         if check(addr, meta) != meta >> CHECK_SHIFT {
@@ -193,6 +197,7 @@ impl Handle {
     }
 
     /// The error that refuses this handle.
+    #[cold]
     pub fn refused(&self, fault: HandleFault) -> Error {
         Error::Handle { addr: self.addr.get(), meta: self.meta.get(), fault }
     }
@@ -240,6 +245,7 @@ const fn check(addr: u64, meta: u64) -> u64 {
     (mixed ^ mixed >> 32) & 0xff
 }
 
+#[inline]
 fn decode(addr: PhysAddr, kind: u64, length: u64, tag: u8) -> Result<Parts, HandleFault> {
     if !(kind::FOLIO..=kind::BLOB).contains(&kind) {
         return Err(HandleFault::Kind);

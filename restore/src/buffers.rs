@@ -4,9 +4,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
-use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::{Handle, HandleFault, Parts};
-use heirloom_slab::{AllocOptions, ObjectState, Owner, Persist, TypedCache};
+use heirloom_slab::{AllocOptions, Owner, Persist, TypedCache};
 
 use crate::error::Error;
 use crate::heirloom::Heirloom;
@@ -48,10 +47,8 @@ impl<M: Machine> Heirloom<M> {
     /// and no other call frees it, or changes its size, meanwhile.
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
         // What has no handle is refused before anything is changed.
-        let handle = self.handle_of(ptr)?;
         // SAFETY: the same contract.
-        unsafe { self.slabs().preserve(ptr) }?;
-        Ok(handle)
+        unsafe { self.slabs().preserve_named(ptr, |parts| Ok(Handle::new(parts)?)) }
     }
 
     /// Lets a buffer or an object go: its handle names nothing any more.
@@ -75,23 +72,7 @@ impl<M: Machine> Heirloom<M> {
     /// cannot be looked at from where nothing can be waited for. [`Error::Handle`]: a buffer larger than a
     /// handle can say.
     pub fn handle_of(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
-        let nothing = heirloom_slab::Error::NotAnObject { ptr: ptr.addr().get() };
-        let at = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        match self.slabs().owner_of(ptr)? {
-            Owner::Large { run, .. } if run.addr() == at => {
-                Ok(Handle::new(Parts::Buffer { addr: at, bytes: run.bytes() })?)
-            }
-            Owner::Object {
-                addr,
-                size,
-                state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
-                reuse_tag: tag,
-                ..
-            } if addr == at => {
-                Ok(Handle::new(Parts::Object { addr, bytes: usize_to_u64(size), tag })?)
-            }
-            _ => Err(nothing.into()),
-        }
+        Ok(Handle::new(self.slabs().parts_of(ptr)?)?)
     }
 
     /// Claims a buffer, small or large, or an object of a cache that was adopted; once. It is in use

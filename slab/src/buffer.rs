@@ -51,7 +51,11 @@ impl<M: Machine> Slabs<M> {
     /// Allocates a large buffer, or the first of its class.
     #[inline]
     fn alloc_slow(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
-        let single = self.alloc_block_slow(layout, opts);
+        let single = if opts.preserving {
+            self.alloc_held_slow(layout, opts.zeroed)
+        } else {
+            self.alloc_block_slow(layout, opts.zeroed)
+        };
         single.map_or_else(|| self.alloc_any_slow(layout, opts), Ok)
     }
 
@@ -101,7 +105,7 @@ impl<M: Machine> Slabs<M> {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_any_slow(ptr) }
+        unsafe { self.free_large_slow(ptr).unwrap_or_else(|| self.free_any_slow(ptr)) }
     }
 
     /// Frees a large buffer that is one block. Returns `false`, with nothing done, if it is anything else.
@@ -114,7 +118,18 @@ impl<M: Machine> Slabs<M> {
         unsafe { self.memory().free_single(ptr, FrameType::Buffer) }
     }
 
-    /// Frees whatever the pointer leads to, or returns why it cannot be freed.
+    /// Frees a large buffer of any kind: what was preserved from birth, or claimed, is let go by it. `None`: no large
+    /// buffer starts there.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[inline(never)]
+    unsafe fn free_large_slow(&self, ptr: NonNull<u8>) -> Option<Result<(), Error>> {
+        // SAFETY: the caller's promise.
+        Some(unsafe { self.memory().free_buffer(ptr) }?.map_err(Error::Folio))
+    }
+
+    /// Frees whatever the pointer leads to that is no large buffer, or returns why it cannot be freed.
     ///
     /// # Safety
     /// As for [`Cache::free`].
@@ -124,13 +139,13 @@ impl<M: Machine> Slabs<M> {
         // SAFETY: the caller owns what it frees, and nothing that was found is looked into once it is freed.
         let stays = unsafe { Stays::promised() };
         match self.resolve(ptr, &stays) {
-            // SAFETY: the caller's promise.
-            Some(Resolved::Large { run, preserved }) => unsafe { self.free_large(run, preserved) },
             Some(Resolved::Slab(place)) => {
                 let cache = Cache { slabs: self, inner: place.inner };
                 // SAFETY: the slab is of that cache; the rest is the caller's promise.
                 unsafe { if cache.try_free(place.found) { Ok(()) } else { cache.free_slow(ptr) } }
             }
+            // A large buffer that begins now is none that the caller has.
+            Some(Resolved::Large { .. }) => Err(nothing),
             None => {
                 if let Some(error) = self.not_a_buffer(ptr) {
                     return Err(error);
@@ -239,22 +254,29 @@ impl<M: Machine> Slabs<M> {
 
     /// Allocates a large buffer that is one block. Returns `None` where more is to be done.
     #[inline(never)]
-    fn alloc_block_slow(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
-        let memory = self.memory();
-        let frames = layout.size().div_ceil(PAGE_SIZE);
-        let aligned = frames.is_power_of_two() && layout.align() <= frames * PAGE_SIZE;
-        if !aligned || opts.preserving || Class::of(layout).is_some() {
-            return None;
-        }
-        let order = Order::new(u32_to_u8(frames.trailing_zeros()))?;
-        let request = Request::new(order).frame_type(FrameType::Buffer);
-        let block = memory.alloc(if opts.zeroed { request.zeroed() } else { request }).ok()?;
-        let ptr = memory.machine().ptr(block.addr());
+    fn alloc_block_slow(&self, layout: Layout, zeroed: bool) -> Option<NonNull<u8>> {
+        let block = self.memory().alloc(single(layout, zeroed)?).ok()?;
+        self.at_alignment(block.addr(), layout)
+    }
+
+    /// Allocates a large buffer that is one block and survives until it is freed. Returns `None` where more is to be
+    /// done.
+    #[inline(never)]
+    fn alloc_held_slow(&self, layout: Layout, zeroed: bool) -> Option<NonNull<u8>> {
+        let block = self.memory().alloc_held(single(layout, zeroed)?).ok()?;
+        self.at_alignment(block.addr(), layout)
+    }
+
+    /// Returns the first byte of a large buffer allocated just now; `None`, with the buffer freed, where the map does
+    /// not keep its alignment.
+    #[inline]
+    fn at_alignment(&self, addr: PhysAddr, layout: Layout) -> Option<NonNull<u8>> {
+        let ptr = self.memory().machine().ptr(addr);
         // (An alignment is a power of two, which a division would not know.)
         if ptr.addr().get() & (layout.align() - 1) != 0 {
-            // SAFETY: allocated above, and not handed out.
-            let undone = unsafe { memory.free_as(block.run(), FrameType::Buffer) };
-            debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
+            // SAFETY: allocated by the caller, and not handed out.
+            let undone = unsafe { self.memory().free_buffer(ptr) };
+            debug_assert!(undone == Some(Ok(())), "allocated just now: {undone:?}");
             return None;
         }
         Some(ptr)
@@ -269,40 +291,15 @@ impl<M: Machine> Slabs<M> {
         let order = order.filter(|order| *order <= Order::MAX_FOLIO && frames > 0);
         let request = Request::new(order.ok_or(bad(layout))?).frame_type(FrameType::Buffer);
         let request = if opts.zeroed { request.zeroed() } else { request };
-        let run = self.retry_after_reclaim(|| Ok(memory.alloc_run(frames, request)?))?;
-        let ptr = memory.machine().ptr(run.addr());
-        let kept = if !ptr.addr().get().is_multiple_of(layout.align()) {
-            Err(Error::BadMap { addr: run.addr(), align: layout.align() })
-        } else if opts.preserving {
-            self.retry_after_reclaim(|| self.keep_large(run))
-        } else {
-            Ok(())
-        };
-        kept.map(|()| ptr).inspect_err(|_| {
-            // SAFETY: allocated above, and not handed out.
-            let undone = unsafe { memory.free_as(run, FrameType::Buffer) };
-            debug_assert!(undone.is_ok(), "allocated just now: {undone:?}");
-        })
-    }
-
-    /// Preserves a large buffer so that a plain free frees it.
-    fn keep_large(&self, run: Run) -> Result<(), Error> {
-        // SAFETY: the caller's, allocated or claimed just now.
-        Ok(unsafe { self.memory().hold_buffer(run) }?)
-    }
-
-    /// Frees a large buffer.
-    ///
-    /// # Safety
-    /// As for [`Cache::free`].
-    unsafe fn free_large(&self, run: Run, preserved: bool) -> Result<(), Error> {
-        let memory = self.memory();
-        if preserved && memory.is_held(run.start()) {
-            // SAFETY: the caller's promise.
-            return Ok(unsafe { memory.free_held(run) }?);
-        }
-        // SAFETY: the caller's promise.
-        Ok(unsafe { memory.free_as(run, FrameType::Buffer) }?)
+        let run = self.retry_after_reclaim(|| {
+            Ok(if opts.preserving {
+                memory.alloc_held_run(frames, request)?
+            } else {
+                memory.alloc_run(frames, request)?
+            })
+        })?;
+        let aligned = self.at_alignment(run.addr(), layout);
+        aligned.ok_or(Error::BadMap { addr: run.addr(), align: layout.align() })
     }
 
     /// Does what [`Slabs::realloc`] does, for a large buffer.
@@ -362,6 +359,19 @@ impl<M: Machine> Slabs<M> {
         memory.claim_buffer(run)?;
         Ok(memory.machine().ptr(run.addr()))
     }
+}
+
+/// Returns the request for a large buffer of this layout, if one block is exactly that.
+#[inline]
+fn single(layout: Layout, zeroed: bool) -> Option<Request> {
+    let frames = layout.size().div_ceil(PAGE_SIZE);
+    let aligned = frames.is_power_of_two() && layout.align() <= frames * PAGE_SIZE;
+    if !aligned || Class::of(layout).is_some() {
+        return None;
+    }
+    let order = Order::new(u32_to_u8(frames.trailing_zeros()))?;
+    let request = Request::new(order).frame_type(FrameType::Buffer);
+    Some(if zeroed { request.zeroed() } else { request })
 }
 
 const fn bad(layout: Layout) -> Error {

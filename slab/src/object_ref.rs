@@ -26,8 +26,9 @@
 use core::marker::PhantomData;
 
 use heirloom_folio::{FrameState, FrameType, Machine};
+use heirloom_kho::narrow::u32_to_u64;
 use heirloom_kho::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use heirloom_kho::{Block, PhysAddr};
+use heirloom_kho::{Block, Parts, PhysAddr};
 
 use crate::cache::inner::{CacheInner, Shared};
 use crate::error::{Action, Error, SlabError, SlabFault};
@@ -92,6 +93,13 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
     /// Its byte.
     pub(crate) fn state(&self) -> State {
         State(self.slab.state(&self.inner.geometry, self.index).load(Relaxed))
+    }
+
+    /// Returns what a handle to the object says, `state` being its byte.
+    #[inline]
+    pub(crate) fn parts(&self, state: State) -> Parts {
+        let bytes = u32_to_u64(self.inner.geometry.size);
+        Parts::Object { addr: self.addr(), bytes, tag: state.reuse_tag() }
     }
 
     /// Returns what the object's byte, `state`, says that it is.

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::{FrameType, Machine};
 use heirloom_kho::narrow::{u32_to_usize, u64_to_usize};
-use heirloom_kho::{PhysAddr, Run};
+use heirloom_kho::{Parts, PhysAddr, Run};
 
 use crate::adopt_slab::survived;
 use crate::error::{Action, Error};
@@ -53,17 +53,39 @@ impl<M: Machine> Slabs<M> {
     /// Returns how many bytes an object or buffer has room for. `None`: the pointer is not the start of
     /// one that is in use; or as for [`Slabs::owner_at`].
     pub fn size_of(&self, ptr: NonNull<u8>) -> Option<usize> {
-        let addr = self.memory().machine().phys(ptr)?;
-        match self.owner_of(ptr).ok()? {
-            Owner::Object {
-                addr: start,
-                size,
-                state: ObjectState::Live | ObjectState::Preserved | ObjectState::Held,
-                ..
-            } => (start == addr).then_some(size),
-            Owner::Large { run, .. } => (run.addr() == addr).then_some(u64_to_usize(run.bytes())),
+        match self.parts_of(ptr).ok()? {
+            Parts::Object { bytes, .. } | Parts::Buffer { bytes, .. } => Some(u64_to_usize(bytes)),
             _ => None,
         }
+    }
+
+    /// Returns what a handle to the object or buffer in use that starts at a pointer says.
+    ///
+    /// # Errors
+    /// [`Error::NotAnObject`]: none does; [`Error::WouldWait`] and [`Error::Slab`] as for [`Slabs::owner_of`].
+    #[doc(hidden)]
+    #[inline]
+    pub fn parts_of(&self, ptr: NonNull<u8>) -> Result<Parts, Error> {
+        // The bytes of frames tell all of a buffer; only what lies in a slab may be gone.
+        if let Some(run) = self.memory().buffer_of(ptr) {
+            return Ok(buffer_parts(run));
+        }
+        let found = self.swept(ptr, || self.looking(|stays| self.object_parts(ptr, stays)))?;
+        found.ok_or(Error::NotAnObject { ptr: ptr.addr().get() })
+    }
+
+    /// Returns what a handle to the object that starts at a pointer says, if it is in use.
+    #[inline]
+    fn object_parts(&self, ptr: NonNull<u8>, stays: &Stays<'_>) -> Result<Option<Parts>, Error> {
+        let object_ref = match self.object_of(ptr, stays) {
+            Err(Error::Interior { .. }) => return Ok(None),
+            found => found?,
+        };
+        let state = object_ref.state();
+        if state.is_in_use() {
+            return Ok(Some(object_ref.parts(state)));
+        }
+        object_ref.what(state).map(|_| None)
     }
 
     /// Returns what owns the memory that a pointer leads to, also into the middle of an object.
@@ -152,14 +174,48 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Safety
     /// As for [`Cache::preserve`](crate::Cache::preserve).
+    #[inline]
     pub unsafe fn preserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        // SAFETY: the same contract.
+        unsafe { self.preserve_named(ptr, |_| Ok(())) }
+    }
+
+    /// Does what [`Slabs::preserve`] does. Returns what `name` returns for what a handle to it says, which
+    /// is called before anything is changed.
+    ///
+    /// # Errors
+    /// As for [`Slabs::preserve`], and those of `name`.
+    ///
+    /// # Safety
+    /// As for [`Slabs::preserve`].
+    #[doc(hidden)]
+    #[inline]
+    pub unsafe fn preserve_named<R, E>(
+        &self,
+        ptr: NonNull<u8>,
+        name: impl Fn(Parts) -> Result<R, E>,
+    ) -> Result<R, E>
+    where
+        E: From<Error> + From<heirloom_folio::Error>,
+    {
         // SAFETY: the caller's promise.
         let stays = unsafe { Stays::promised() };
-        match self.large_of(ptr) {
-            // SAFETY: a large buffer, which is this layer's and the caller's.
-            Some(run) => Ok(unsafe { self.memory().preserve_as(run, FrameType::Buffer) }?),
-            None => self.swept(ptr, || self.object_of(ptr, &stays))?.preserve(),
-        }
+        let object_ref = match self.object_fast(ptr, &stays) {
+            Some(object_ref) => object_ref,
+            None => {
+                // SAFETY: a large buffer, if one starts there, is this layer's and the caller's.
+                let done = unsafe {
+                    self.memory().preserve_buffer(ptr, |run| name(buffer_parts(run)))
+                };
+                match done {
+                    Some(done) => return done,
+                    None => self.swept(ptr, || self.object_of(ptr, &stays))?,
+                }
+            }
+        };
+        let named = name(object_ref.parts(object_ref.state()))?;
+        object_ref.preserve()?;
+        Ok(named)
     }
 
     /// Lets go an object or a buffer that is preserved, or was claimed: it no longer survives, and can
@@ -170,13 +226,23 @@ impl<M: Machine> Slabs<M> {
     ///
     /// # Safety
     /// As for [`Cache::preserve`](crate::Cache::preserve).
+    #[inline]
     pub unsafe fn unpreserve(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
         let stays = unsafe { Stays::promised() };
-        match self.large_of(ptr) {
-            // SAFETY: a large buffer, which is this layer's and the caller's.
-            Some(run) => Ok(unsafe { self.memory().unpreserve_as(run, FrameType::Buffer) }?),
+        if let Some(object_ref) = self.object_fast(ptr, &stays) {
+            return object_ref.unpreserve();
+        }
+        // SAFETY: a large buffer, if one starts there, is this layer's and the caller's.
+        match unsafe { self.memory().unpreserve_buffer(ptr) } {
+            Some(done) => Ok(done?),
             None => self.swept(ptr, || self.object_of(ptr, &stays))?.unpreserve(),
         }
     }
+}
+
+/// Returns what a handle to a large buffer says.
+#[inline]
+const fn buffer_parts(run: Run) -> Parts {
+    Parts::Buffer { addr: run.addr(), bytes: run.bytes() }
 }

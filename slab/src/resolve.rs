@@ -7,8 +7,9 @@
 //!
 //! Any pointer may be asked about; none is followed before a byte of the page allocator says what
 //! lies there. What is in neither is told from other memory by the caller that has to explain a
-//! refusal. A free's short path asks for the slab alone; `preserve` and what names an object ask for one
-//! half after the other, as what the whole returns is larger than what it takes to find it.
+//! refusal. A free's short path asks for the slab alone; `preserve`, a claim and what names an object ask for the
+//! [object](Slabs::object_fast) where most are, and then for one half after the other, as what the whole
+//! returns is larger than what it takes to find it.
 
 use core::ptr::NonNull;
 
@@ -139,15 +140,25 @@ impl<M: Machine> Slabs<M> {
         self.swept(ptr, || self.resolve(ptr, stays).ok_or(nothing))
     }
 
-    /// Returns the large buffer that starts at a pointer: the first half of [`Slabs::resolve`], for calls
-    /// that are too short for the whole.
+    /// Returns the object that starts at a pointer, if its slab is of the smallest order and in the memory's first
+    /// range: where most are, and by one look at the frame's byte, one at the slab's owner.
     #[inline]
-    pub(crate) fn large_of(&self, ptr: NonNull<u8>) -> Option<Run> {
-        let addr = self.memory().machine().phys(ptr).filter(|addr| addr.is_page_aligned())?;
-        self.memory().find_run_at(addr.pfn(), FrameType::Buffer).map(|(run, _)| run)
+    pub(crate) fn object_fast<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Option<ObjectRef<'_, 'l, M>> {
+        let (found, inner) = self.base_slab_around(ptr)?;
+        let index = inner.geometry.index(found.offset)?;
+        let start = self.memory().machine().phys(found.head)?;
+        // SAFETY: a slab of that cache starts there, and stays as `stays` says; a place's head is good for
+        // all of its block.
+        let slab = unsafe { Slab::at_both(found.head, start) };
+        Some(ObjectRef::new(self, inner, slab, index, Promised::by(stays)))
     }
 
-    /// Returns the object that starts at a pointer: the other half. A large buffer is no object.
+    /// Returns the object that starts at a pointer: one half of what [`Slabs::resolve`] does. A large buffer is no
+    /// object.
     ///
     /// # Errors
     /// [`Error::NotAnObject`], [`Error::Interior`].
@@ -157,9 +168,22 @@ impl<M: Machine> Slabs<M> {
         ptr: NonNull<u8>,
         stays: &'l Stays<'_>,
     ) -> Result<ObjectRef<'_, 'l, M>, Error> {
+        match self.object_fast(ptr, stays) {
+            Some(object_ref) => Ok(object_ref),
+            None => self.object_of_slow(ptr, stays),
+        }
+    }
+
+    /// Looks for the object that starts at a pointer in slabs of any order, or says why there is none.
+    #[inline(never)]
+    fn object_of_slow<'l>(
+        &self,
+        ptr: NonNull<u8>,
+        stays: &'l Stays<'_>,
+    ) -> Result<ObjectRef<'_, 'l, M>, Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
         let addr = self.memory().machine().phys(ptr).ok_or(nothing)?;
-        self.object_at(addr, stays)?.ok_or(nothing)
+        self.object_at_slow(addr, stays)?.ok_or(nothing)
     }
 
     /// Returns the object that starts at an address; `None` if no slab is there.
@@ -168,6 +192,21 @@ impl<M: Machine> Slabs<M> {
     /// [`Error::Interior`].
     #[inline]
     pub(crate) fn object_at<'l>(
+        &self,
+        addr: PhysAddr,
+        stays: &'l Stays<'_>,
+    ) -> Result<Option<ObjectRef<'_, 'l, M>>, Error> {
+        // An address outside the map may have any pointer.
+        let fast = self.object_fast(self.memory().machine().ptr(addr), stays);
+        match fast.filter(|object_ref| object_ref.addr() == addr) {
+            Some(object_ref) => Ok(Some(object_ref)),
+            None => self.object_at_slow(addr, stays),
+        }
+    }
+
+    /// Looks for the object that starts at an address in slabs of any order.
+    #[inline(never)]
+    fn object_at_slow<'l>(
         &self,
         addr: PhysAddr,
         stays: &'l Stays<'_>,

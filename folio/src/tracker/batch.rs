@@ -37,9 +37,18 @@ impl Tracker {
         if missing {
             self.grow(nodes, run.blocks())?;
         }
+        self.preserve_each(nodes, run)
+    }
+
+    /// Says that the frames of `run` survive, as [`Tracker::preserve_run`] does, without a look first: of a run
+    /// that the caller allocated just now none can be preserved.
+    ///
+    /// # Errors
+    /// As for [`Tracker::preserve_run`]. What was preserved by then is let go.
+    pub(crate) fn preserve_each<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
         for (done, block) in run.blocks().enumerate() {
             if let Err(error) = self.preserve(nodes, block) {
-                // Another call set this bit since the first look.
+                // It was set before, or since a first look, by another call.
                 for block in run.blocks().take(done) {
                     let _ours = self.unpreserve(nodes, block);
                 }
@@ -62,9 +71,18 @@ impl Tracker {
                 return Err(Error::NotPreserved { block });
             }
         }
+        self.unpreserve_each(nodes, run)
+    }
+
+    /// Says that the frames of `run` no longer survive, as [`Tracker::unpreserve_run`] does, without a look first:
+    /// all of them were preserved by the caller.
+    ///
+    /// # Errors
+    /// As for [`Tracker::unpreserve_run`]. What was let go by then is preserved again.
+    pub(crate) fn unpreserve_each<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
         for (done, block) in run.blocks().enumerate() {
             if let Err(error) = self.unpreserve(nodes, block) {
-                // Another call cleared this bit since the first look.
+                // It was clear before, or since a first look, by another call.
                 for block in run.blocks().take(done) {
                     let _ours = self.preserve(nodes, block);
                 }
