@@ -540,6 +540,108 @@ fn out_of_memory_at_any_node_changes_nothing() {
 }
 
 #[test]
+fn a_buffer_is_held_from_birth_or_not_allocated() {
+    let alloc = |memory: &Memory<Ram>, frames: u64, node: NodeId| {
+        let request = Request::new(Order::ZERO).on(node).strict();
+        match Order::for_frames(frames).filter(|order| order.frames() == frames) {
+            Some(order) => {
+                let block = memory.alloc_held(Request::new(order).on(node).strict())?;
+                Ok(block.run())
+            }
+            None => memory.alloc_held_run(frames, request),
+        }
+    };
+    for (frames, node) in [(1, 0), (1, 1), (2, 0), (4, 1), (3, 0), (5, 1)] {
+        let mut left = frames as usize;
+        loop {
+            let memory = Ram::memory(&ranges()).unwrap();
+            // What is left is of one node; nodes of the tree come from the other where it is full.
+            let mut rest: Vec<_> = starve(&memory, 0);
+            rest.retain(|b| memory.node_of(b.pfn()) == Ok(NodeId(node)));
+            let whole = rest.iter().position(|b| b.pfn().is_aligned(Order::new(3).unwrap()));
+            for b in rest.iter().skip(whole.unwrap()).take(left) {
+                free(&memory, *b, FrameType::Folio).unwrap();
+            }
+            memory.drain();
+            let before = snapshot(&memory);
+            match alloc(&memory, frames, NodeId(node)) {
+                Ok(run) => {
+                    assert!(left > frames as usize, "a tree has nodes");
+                    assert!(memory.is_held(run.start()));
+                    let kept: Vec<_> = run.blocks().collect();
+                    assert_eq!(preserved(&memory), kept);
+                    let ptr = memory.ptr(run).unwrap();
+                    // SAFETY: allocated above; nothing uses it.
+                    unsafe { memory.free_buffer(ptr) }.unwrap().unwrap();
+                    assert_eq!(preserved(&memory), []);
+                    // SAFETY: refused: no buffer starts there any more.
+                    assert!(unsafe { memory.free_buffer(ptr) }.is_none());
+                    memory.audit().unwrap();
+                    break;
+                }
+                Err(Error::OutOfMemory { .. }) => {
+                    assert!(snapshot(&memory) == before, "{frames} {node} {left}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+            left += 1;
+            assert!(left < 100);
+        }
+    }
+}
+
+#[test]
+fn a_buffer_that_is_preserved_or_no_buffer_is_not_freed_as_one() {
+    let memory = Ram::memory(&ranges()).unwrap();
+    let ptr = |run: Run| memory.ptr(run).unwrap();
+    let request = Request::new(Order::ZERO);
+    let folio = memory.alloc(request).unwrap().run();
+    let run = memory.alloc_run(3, request).unwrap();
+    let [one, five] = [1, 5].map(|frames| {
+        let buffer = memory.alloc_run(frames, request.frame_type(FrameType::Buffer)).unwrap();
+        // SAFETY: allocated just now.
+        let named = unsafe { memory.preserve_buffer(ptr(buffer), Ok::<_, Error>) };
+        assert_eq!(named, Some(Ok(buffer)));
+        buffer
+    });
+    let before = snapshot(&memory);
+    // SAFETY: all of it is refused.
+    unsafe {
+        for other in [folio, run] {
+            assert!(memory.free_buffer(ptr(other)).is_none());
+            assert!(memory.unpreserve_buffer(ptr(other)).is_none());
+            assert!(memory.preserve_buffer(ptr(other), Ok::<_, Error>).is_none());
+        }
+        for buffer in [one, five] {
+            let block = buffer.blocks().next().unwrap();
+            let kept = Err(Error::Preserved { block });
+            assert_eq!(memory.free_buffer(ptr(buffer)), Some(kept));
+            let twice = memory.preserve_buffer(ptr(buffer), Ok::<_, Error>);
+            assert_eq!(twice, Some(Err(Error::AlreadyPreserved { block })));
+            let inside = ptr(buffer).add(8);
+            assert!(memory.free_buffer(inside).is_none() && memory.buffer_of(inside).is_none());
+            assert_eq!(memory.buffer_of(ptr(buffer)), Some(buffer));
+        }
+        assert!(memory.free_buffer(ptr(five).add(4 * heirloom_kho::PAGE_SIZE)).is_none());
+    }
+    assert_eq!(snapshot(&memory), before);
+    for buffer in [one, five] {
+        // SAFETY: allocated above.
+        unsafe {
+            assert_eq!(memory.unpreserve_buffer(ptr(buffer)), Some(Ok(())));
+            let twice = memory.unpreserve_buffer(ptr(buffer));
+            assert!(matches!(twice, Some(Err(Error::NotPreserved { .. }))));
+            // What has no name is not preserved.
+            let nameless = |run: Run| Err::<(), _>(Error::BadRange { run });
+            let refused = memory.preserve_buffer(ptr(buffer), nameless);
+            assert_eq!(refused, Some(Err(Error::BadRange { run: buffer })));
+            assert_eq!(memory.free_buffer(ptr(buffer)), Some(Ok(())));
+        }
+    }
+    assert_eq!(preserved(&memory), []);
+}
+
+#[test]
 fn many_at_once_are_all_preserved_or_none() {
     let blocks = BLOCKS.map(|(frame, o)| block(frame, o));
     // Memory for nodes ends before each of them. Empty nodes may stay, but nothing else.

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use common::{addr, copy, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::Disposition;
 use heirloom_folio::harness::Ram;
-use heirloom_kho::{PAGE_SIZE, PhysAddr};
+use heirloom_kho::{PAGE_SIZE, PhysAddr, Run};
 use heirloom_slab::{
     Action, AllocOptions, CacheSpec, Error, ObjectState, Owner, Slabs, Unclaimed, persist,
 };
@@ -429,6 +429,53 @@ fn a_typed_object_that_is_claimed_survives_until_it_is_dropped() {
     again.into_raw();
     drop(claimed);
     assert_eq!((values(), slabs.refused_frees()), (vec![1, 2], 0));
+}
+
+#[test]
+fn a_freed_buffer_is_out_of_the_tree() {
+    let tree = |slabs: &Slabs<Ram>| {
+        let mut blocks = Vec::new();
+        slabs.memory().preserved().for_each(|block| blocks.push(block));
+        blocks
+    };
+    let slabs = slabs(FRAMES);
+    let there = |at: PhysAddr, bytes: usize| copy(&slabs, FRAMES).claim_large(at, bytes as u64);
+    for bytes in [1, 2, 3, 5, 16, 21].map(|pages| pages * PAGE_SIZE) {
+        for zeroed in [false, true] {
+            let options = AllocOptions { preserving: true, zeroed };
+            // Twice the same, as the CPU keeps what was freed.
+            for round in 0..2 {
+                let before = tree(&slabs);
+                let buffer = slabs.alloc(layout(bytes), options).unwrap();
+                let at = addr(&slabs, buffer);
+                let run = Run::covering(at, bytes as u64).unwrap();
+                assert!(run.blocks().all(|block| slabs.memory().preserved().contains(block)));
+                // SAFETY: allocated just now.
+                unsafe { fill(buffer, bytes, 3) };
+                assert!(there(at, bytes).is_ok());
+                // From birth, or let go and preserved by a call.
+                // SAFETY: allocated above, and this test's.
+                unsafe {
+                    slabs.preserve(buffer).unwrap();
+                    assert!(slabs.free(buffer).is_err() && there(at, bytes).is_ok());
+                    slabs.unpreserve(buffer).unwrap();
+                    assert_eq!(tree(&slabs), before);
+                    slabs.free(buffer).unwrap();
+                };
+                let buffer = slabs.alloc(layout(bytes), options).unwrap();
+                assert_ne!(tree(&slabs), before);
+                let at = addr(&slabs, buffer);
+                // SAFETY: allocated above, and not used any more.
+                unsafe { slabs.free(buffer) }.unwrap();
+                assert_eq!(tree(&slabs), before, "{bytes} {zeroed} {round}");
+                let gone = there(at, bytes);
+                assert!(matches!(gone, Err(Error::Folio(heirloom_folio::Error::NotPreserved { .. }))));
+                // SAFETY: refused.
+                assert!(unsafe { slabs.free(buffer) }.is_err());
+                slabs.memory().audit().unwrap();
+            }
+        }
+    }
 }
 
 #[test]

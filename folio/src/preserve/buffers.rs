@@ -98,7 +98,7 @@ impl<M: Machine> Memory<M> {
     #[cold]
     #[inline(never)]
     fn hold_slow(&self, run: Run) -> Result<(), Error> {
-        self.tracker.preserve_each(&self.tables(), run).inspect_err(|_| {
+        self.tracker.preserve_new_run(&self.tables(), run).inspect_err(|_| {
             self.unmark_run(run);
             self.give_run(run);
         })

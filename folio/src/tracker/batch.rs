@@ -9,7 +9,7 @@ use heirloom_kho::sync::{AcqRel, AtomicU64, Relaxed, Release};
 use heirloom_kho::tree::{FolioRange, Key, LEAF_KEYS, node_start};
 use heirloom_kho::{Block, Run};
 
-use super::grow::Tracker;
+use super::grow::{LeafBit, Tracker};
 use super::node::NodeAlloc;
 use crate::error::Error;
 
@@ -37,25 +37,42 @@ impl Tracker {
         if missing {
             self.grow(nodes, run.blocks())?;
         }
-        self.preserve_each(nodes, run)
-    }
-
-    /// Says that the frames of `run` survive, as [`Tracker::preserve_run`] does, without a look first: of a run
-    /// that the caller allocated just now none can be preserved.
-    ///
-    /// # Errors
-    /// As for [`Tracker::preserve_run`]. What was preserved by then is let go.
-    pub(crate) fn preserve_each<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
         for (done, block) in run.blocks().enumerate() {
             if let Err(error) = self.preserve(nodes, block) {
-                // It was set before, or since a first look, by another call.
-                for block in run.blocks().take(done) {
-                    let _ours = self.unpreserve(nodes, block);
-                }
+                // Another call set this bit since the first look.
+                self.unpreserve_first(nodes, run, done);
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Says that the frames of `run` survive, as [`Tracker::preserve_run`] does, which looks at all of them first only
+    /// where a leaf is not known: of a run that the caller allocated just now none is preserved.
+    ///
+    /// # Errors
+    /// As for [`Tracker::preserve_run`].
+    pub(crate) fn preserve_new_run<N: NodeAlloc>(
+        &self,
+        nodes: &N,
+        run: Run,
+    ) -> Result<(), Error> {
+        for (done, block) in run.blocks().enumerate() {
+            let preserved = LeafBit::known(nodes, block).map(|leaf_bit| leaf_bit.preserve(block));
+            if preserved != Some(Ok(())) {
+                self.unpreserve_first(nodes, run, done);
+                return preserved.unwrap_or_else(|| self.preserve_run(nodes, run));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back that the first `count` blocks of `run` survive.
+    #[cold]
+    fn unpreserve_first<N: NodeAlloc>(&self, nodes: &N, run: Run, count: usize) {
+        for block in run.blocks().take(count) {
+            let _ours = self.unpreserve(nodes, block);
+        }
     }
 
     /// Says that the frames of `run`, preserved as one, no longer survive.
