@@ -6,11 +6,11 @@ use std::mem::forget;
 use heirloom::kho::{Handle, PAGE_SIZE, Parts};
 use heirloom_benches::frames_of::{Frames, Heirloom};
 use heirloom_benches::kernels::{Lie, boot, machine, preserve, revive};
-use heirloom_benches::objects_of::{Objects, slabs};
+use heirloom_benches::objects_of::{Machine, Malloc, Objects, slabs};
 use heirloom_benches::{Dice, GIB, base, block, order, trace, world};
 use heirloom_kho::tree::FolioRange;
 use heirloom_kho::{Block, Order, Run};
-use heirloom_slab::CacheSpec;
+use heirloom_slab::{AllocOptions, CacheSpec, Slabs};
 
 use super::pass::count;
 
@@ -139,13 +139,21 @@ fn objects() {
             }
         }
     }
-    for (size, name) in [(4096, "4 KiB"), (16_384, "16 KiB"), (65_536, "64 KiB")] {
+    let preserving = slabs.heap(true);
+    for (size, name) in
+        [(4096, "4 KiB"), (16_384, "16 KiB"), (65_536, "64 KiB"), (20_480, "20 KiB")]
+    {
         let layout = Layout::from_size_align(size, 8).expect("a power of two");
         let done = pairs(&slabs, layout, 1);
         row(&format!("{name}, pair"), done, || {
             pairs(&slabs, layout, 1);
         });
+        pairs(&Malloc(preserving), layout, 1);
+        row(&format!("{name}, preserving, pair"), done, || {
+            pairs(&Malloc(preserving), layout, 1);
+        });
     }
+    singles(&slabs);
     let trace = trace::objects();
     let mut slots = vec![None; trace.slots];
     row("a kernel's trace, objects", trace.events.len() as u64, || {
@@ -163,6 +171,32 @@ fn objects() {
             }
         }
     });
+}
+
+/// One object, and one large buffer, preserved and let go.
+fn singles(slabs: &Slabs<Machine>) {
+    const ROUNDS: u64 = 4096;
+    let cache = slabs.cache(CacheSpec::new("single", 64)).expect("a new cache");
+    let [object, other] = [(); 2].map(|()| cache.alloc().expect("memory is free"));
+    let pairs = |ptr| {
+        for _ in 0..ROUNDS {
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { slabs.preserve(ptr) }.expect("in use");
+            // SAFETY: in use, and nothing frees it meanwhile.
+            unsafe { slabs.unpreserve(ptr) }.expect("preserved");
+        }
+    };
+    pairs(object);
+    row("an object, preserve and unpreserve, a pair", ROUNDS, || pairs(object));
+    // SAFETY: in use, and nothing frees it meanwhile.
+    unsafe { slabs.preserve(other) }.expect("in use");
+    row("an object beside a preserved one, a pair", ROUNDS, || pairs(object));
+    for (bytes, name) in [(4096, "4 KiB"), (20_480, "20 KiB")] {
+        let layout = Layout::from_size_align(bytes, 8).expect("a power of two");
+        let buffer = slabs.alloc(layout, AllocOptions::default()).expect("memory is free");
+        pairs(buffer);
+        row(&format!("{name}, preserve and unpreserve, a pair"), ROUNDS, || pairs(buffer));
+    }
 }
 
 fn tracker() {

@@ -197,6 +197,34 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
+    /// Claims a run as a large buffer that is held: it survives for as long as it is not freed.
+    ///
+    /// # Errors
+    /// As for [`Memory::claim`].
+    #[doc(hidden)]
+    #[inline]
+    pub fn claim_buffer(&self, run: Run) -> Result<(), Error> {
+        if let Some(block) = run.as_block().filter(|block| block.order() <= Order::MAX_FOLIO)
+            && let Some(range) = self.ranges.find(block.pfn())
+        {
+            self.prefetch_claim(range, block);
+            let ours = frame_type::held(block.order());
+            if exchange::take_unlabelled(&Here { memory: self, range }, block, ours) {
+                self.settle(1);
+                return Ok(());
+            }
+        }
+        self.claim_buffer_slow(run)
+    }
+
+    /// Claims a buffer of several blocks, or says why a buffer of one is not claimed.
+    #[inline(never)]
+    fn claim_buffer_slow(&self, run: Run) -> Result<(), Error> {
+        self.claim_run(run, FrameType::Buffer)?;
+        self.mark_held(run);
+        Ok(())
+    }
+
     /// Undoes [`Memory::claim_run`], or [`Memory::claim_buffer`]: the run is there for the next claim.
     ///
     /// # Safety

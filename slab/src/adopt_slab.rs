@@ -4,8 +4,8 @@ use core::ptr::NonNull;
 
 use heirloom_folio::{FrameType, Machine};
 use heirloom_kho::narrow::u32_to_usize;
-use heirloom_kho::sync::AtomicU8;
 use heirloom_kho::sync::Ordering::{Relaxed, Release};
+use heirloom_kho::sync::{AtomicU8, AtomicU64};
 use heirloom_kho::{Block, PhysAddr};
 
 use crate::cache::Cache;
@@ -16,7 +16,7 @@ use crate::header::{Slab, SlabDesc, SlabHeaderDisk};
 use crate::predecessor::{Named, Turn};
 use crate::spec::CacheSpec;
 use crate::state::{ObjectState, State};
-use crate::state_word::{StateWord, gathered, indices, nth};
+use crate::state_word::{StateWord, for_each_word, gathered, indices, nth, summed};
 use crate::{debug, store};
 
 /// What adopting brought into a cache.
@@ -141,40 +141,39 @@ impl<M: Machine> Cache<'_, M> {
         let states =
             left.words(slab.phys(), HEADER_BYTES + u32_to_usize(geometry.objects)).unwrap_or(&[]);
         let states = states.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or(&[]);
+        let kept = match (resumed, preserving) {
+            (false, _) => ObjectState::Unclaimed,
+            (true, true) => ObjectState::Live,
+            (true, false) => ObjectState::Held,
+        };
+        let left = if raw { ObjectState::Quarantined } else { ObjectState::Free };
         let mut all = 0;
-        for (bits, first_word) in slab.words(geometry).iter().zip((0..).step_by(8)) {
+        let firsts = (0..).step_by(64).map(ObjectIndex::new);
+        for ((bits, words), first) in slab.words(geometry).iter().zip(states.chunks(8)).zip(firsts)
+        {
             let mut free = 0;
-            for (at, word) in (first_word..).zip(states.iter().skip(first_word).take(8)) {
-                let (states, first) = (word.load(Relaxed), ObjectIndex::of_state_word(at));
-                let state_word = StateWord::of(states, first, geometry.objects);
+            for_each_word(words, first, geometry.objects, |word, state_word, first| {
                 let survivors = state_word.survivors(preserving);
                 let gone = state_word.others(survivors);
-                // Of most slabs that are resumed nothing is written.
+                // In use as it was, but for what no caller has claimed.
                 let others = match (resumed, preserving) {
-                    (false, _) => survivors & !state_word.unclaimed(),
                     (true, false) => state_word.unclaimed(),
-                    (true, true) => survivors & !state_word.live(),
+                    _ => survivors,
                 };
-                let unfree = if raw { gone } else { gone & !state_word.free() };
-                // Byte by byte only what is to change: a state word that is right stays unwritten, and so its
-                // line clean.
-                for index in indices(others | unfree, first) {
-                    let state = nth(states, index);
-                    let what = match survived(state, preserving) {
-                        true if !resumed => ObjectState::Unclaimed,
-                        true if preserving => ObjectState::Live,
-                        true => ObjectState::Held,
-                        false if raw => ObjectState::Quarantined,
-                        false => ObjectState::Free,
-                    };
-                    store::state(slab.state(geometry, index), state.to(what).0);
+                // Of most slabs that are resumed nothing is written: a state word that is right stays so, and
+                // its line clean.
+                if let Some(now) = state_word.changed([others, gone], [kept, left]) {
+                    store::states(word, now);
                 }
-                for index in indices(if bare { 0 } else { gone }, first) {
-                    // SAFETY: the slab is this call's alone, the place free. No constructor is run.
-                    unsafe { self.prepare(slab, index) };
+                if !bare {
+                    for index in indices(gone, first) {
+                        // SAFETY: the slab is this call's alone, the place free. No constructor is run.
+                        unsafe { self.prepare(slab, index) };
+                    }
                 }
-                free |= if raw { 0 } else { gathered(gone) << (first.get() % 64) };
-            }
+                free |= gathered(gone) << (first.get() % 64);
+            });
+            let free = if raw { 0 } else { free };
             bits.store(free, Relaxed);
             all += free.count_ones();
         }
@@ -319,17 +318,34 @@ pub(crate) fn check_slab<'s>(
     let objects = u32_to_usize(geometry.objects);
     let words = source.words(slab, HEADER_BYTES + objects).ok_or(fail(SlabFault::Misplaced))?;
     SlabHeaderDisk::read(words).check(slab, desc).map_err(fail)?;
-    let mut info = SlabInfo::default();
-    for (at, word) in words.iter().skip(HEADER_BYTES / size_of::<u64>()).enumerate() {
+    let preserving = desc.is_preserving();
+    let mut survivors = 0;
+    let states = words.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or_default();
+    for (words, first) in states.chunks(8).zip((0..).step_by(64).map(ObjectIndex::new)) {
+        let (mut of_these, mut unsound) = (0, 0);
+        for_each_word(words, first, geometry.objects, |_, state_word, _| {
+            // In a preserving cache all that is in use is held, and is live.
+            unsound |= state_word.unsound(preserving);
+            of_these += state_word.survivors(preserving);
+        });
+        if unsound != 0 {
+            return Err(fail(unsound_state(states, geometry, preserving)));
+        }
+        survivors += summed(of_these);
+    }
+    Ok(SlabInfo { survivors, free: geometry.objects - survivors })
+}
+
+/// Returns the first state that is none.
+#[cold]
+#[inline(never)]
+fn unsound_state(states: &[AtomicU64], geometry: &Geometry, preserving: bool) -> SlabFault {
+    let unsound = states.iter().enumerate().find_map(|(at, word)| {
         let (states, first) = (word.load(Relaxed), ObjectIndex::of_state_word(at));
         let state_word = StateWord::of(states, first, geometry.objects);
-        // In a preserving cache all that is in use is held, and is live.
-        if let Some(index) = indices(state_word.unsound(desc.is_preserving()), first).next() {
-            return Err(fail(SlabFault::State { index: index.get(), found: nth(states, index).0 }));
-        }
-        let survivors = state_word.survivors(desc.is_preserving()).count_ones();
-        info.survivors += survivors;
-        info.free += state_word.count() - survivors;
-    }
-    Ok(info)
+        let index = indices(state_word.unsound(preserving), first).next()?;
+        Some((index, nth(states, index).0))
+    });
+    let (index, found) = unsound.unwrap_or((ObjectIndex::FIRST, 0));
+    SlabFault::State { index: index.get(), found }
 }

@@ -293,7 +293,9 @@ impl<M: Machine> Slabs<M> {
 
     /// Strikes a slab out of the cache directory and unpreserves it.
     pub(crate) fn unpreserve_slab(&self, inner: &CacheInner<M>, shared: &mut Shared, slab: Slab) {
-        let entry = slab.header().entry.swap(0, Relaxed);
+        // Under the lock, so without an exchange.
+        let entry = slab.header().entry.load(Relaxed);
+        slab.header().entry.store(0, Relaxed);
         shared.table.leave(self.memory(), PhysAddr::new(entry));
         let block = slab.block(&inner.geometry);
         // SAFETY: the slab is this cache's.

@@ -204,9 +204,8 @@ impl<M: Machine> Slabs<M> {
             Some(object_ref) => object_ref,
             None => {
                 // SAFETY: a large buffer, if one starts there, is this layer's and the caller's.
-                let done = unsafe {
-                    self.memory().preserve_buffer(ptr, |run| name(buffer_parts(run)))
-                };
+                let done =
+                    unsafe { self.memory().preserve_buffer(ptr, |run| name(buffer_parts(run))) };
                 match done {
                     Some(done) => return done,
                     None => self.swept(ptr, || self.object_of(ptr, &stays))?,

@@ -33,7 +33,7 @@ impl ObjectState {
     /// Returns the bits that say so in a state byte.
     #[inline]
     #[expect(clippy::as_conversions, reason = "to what the enum is in memory")]
-    const fn bits(self) -> u8 {
+    pub(crate) const fn bits(self) -> u8 {
         self as u8
     }
 }
@@ -43,7 +43,8 @@ impl ObjectState {
 #[repr(transparent)]
 pub(crate) struct State(pub(crate) u8);
 
-const WHAT: u8 = 0b111;
+/// The bits of a state byte that say what its object is.
+pub(crate) const WHAT: u8 = 0b111;
 const REUSE_TAG_SHIFT: u32 = 3;
 
 impl State {

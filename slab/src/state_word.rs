@@ -3,10 +3,13 @@
 //! A byte's lowest three bits say what its object is (see [`crate::state`]). Each answer is a word with a
 //! one in the lowest bit of the bytes that are meant.
 
-use heirloom_kho::narrow::low_u8;
+use heirloom_kho::narrow::{low_u8, low_u32, u8_to_u32, u32_to_u64};
+
+use heirloom_kho::sync::AtomicU64;
+use heirloom_kho::sync::Ordering::Relaxed;
 
 use crate::geometry::ObjectIndex;
-use crate::state::State;
+use crate::state::{ObjectState, State, WHAT};
 
 /// The lowest bit of each byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -14,60 +17,72 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 /// Eight state bytes, the first in the lowest byte.
 #[derive(Clone, Copy)]
 pub(crate) struct StateWord {
-    /// The three bits of each byte that say what its object is, each in the lowest bit of its byte.
-    bits: [u64; 3],
+    states: u64,
     /// The bytes that count.
     among: u64,
 }
 
 impl StateWord {
+    /// Returns the states in a word, all eight of which count.
+    #[inline]
+    const fn whole(states: u64) -> Self {
+        // As they lie in memory, the first first.
+        Self { states: u64::from_le(states), among: ONES }
+    }
+
     /// Returns the states in a word, of `first` and those behind it; there are `objects` in all.
     pub(crate) fn of(states: u64, first: ObjectIndex, objects: u32) -> Self {
-        // As they lie in memory, the first first.
-        let states = u64::from_le(states);
         let there = objects.saturating_sub(first.get()).min(8);
         let among = if there == 8 { ONES } else { ONES & ((1 << (there * 8)) - 1) };
-        Self { bits: [states & among, states >> 1 & among, states >> 2 & among], among }
+        Self { among, ..Self::whole(states) }
+    }
+
+    /// Returns the three bits of each byte that say what its object is, each in the lowest bit of its byte, with
+    /// others above it.
+    #[inline]
+    const fn bits(self) -> [u64; 3] {
+        [self.states, self.states >> 1, self.states >> 2]
     }
 
     /// Returns those that are no states of a cache that is `preserving`, or is not: 6 and 7, and
     /// there 5 too.
+    #[inline]
     pub(crate) const fn unsound(self, preserving: bool) -> u64 {
-        let [a, b, c] = self.bits;
-        c & if preserving { a | b } else { b }
+        let [a, b, c] = self.bits();
+        self.among & c & (b | if preserving { a } else { 0 })
     }
 
     /// Returns those whose object outlives the kernel that wrote them; all are sound. As
     /// [`survived`].
     ///
     /// [`survived`]: crate::adopt_slab::survived
+    #[inline]
     pub(crate) const fn survivors(self, preserving: bool) -> u64 {
-        let [a, b, c] = self.bits;
+        let [a, b, c] = self.bits();
         // Preserved, unclaimed, held; and live.
-        b & !c | a & c | if preserving { a & !c } else { 0 }
+        self.among & (b & !c | a & (c | if preserving { !0 } else { 0 }))
     }
 
-    /// Returns those that are free.
-    pub(crate) const fn free(self) -> u64 {
-        let [a, b, c] = self.bits;
-        self.among & !(a | b | c)
+    /// Returns the word, as it lies in memory, with the first of `these` saying the first of `whats` from now on, and
+    /// the second the second; reuse tags stay. `None`: they say so already.
+    #[inline]
+    pub(crate) fn changed(
+        self,
+        [these, those]: [u64; 2],
+        [one, other]: [ObjectState; 2],
+    ) -> Option<u64> {
+        let mask = |what: u8| u32_to_u64(u8_to_u32(what));
+        // Three bits of each byte: nothing carries.
+        let said = these * mask(one.bits()) | those * mask(other.bits());
+        let now = self.states & !((these | those) * mask(WHAT)) | said;
+        (now != self.states).then_some(now.to_le())
     }
 
     /// Returns those that are unclaimed.
+    #[inline]
     pub(crate) const fn unclaimed(self) -> u64 {
-        let [a, b, c] = self.bits;
-        a & b & !c
-    }
-
-    /// Returns those that are live.
-    pub(crate) const fn live(self) -> u64 {
-        let [a, b, c] = self.bits;
-        a & !b & !c
-    }
-
-    /// Returns how many there are.
-    pub(crate) const fn count(self) -> u32 {
-        self.among.count_ones()
+        let [a, b, c] = self.bits();
+        self.among & a & b & !c
     }
 
     /// Returns those that count and are not in `these`.
@@ -76,10 +91,38 @@ impl StateWord {
     }
 }
 
+/// Calls `each` with the state words of up to 64 objects, `first` and those behind it, one after the other: where it
+/// lies, what it says and the number of its first object. There are `objects` in all.
+#[inline]
+pub(crate) fn for_each_word(
+    words: &[AtomicU64],
+    first: ObjectIndex,
+    objects: u32,
+    mut each: impl FnMut(&AtomicU64, StateWord, ObjectIndex),
+) {
+    let indices = (0..).step_by(8).map(|past| first.add(past));
+    // Mostly all of them count.
+    if first.add(64).get() <= objects {
+        for (word, first) in words.iter().zip(indices) {
+            each(word, StateWord::whole(word.load(Relaxed)), first);
+        }
+    } else {
+        for (word, first) in words.iter().zip(indices) {
+            each(word, StateWord::of(word.load(Relaxed), first, objects), first);
+        }
+    }
+}
+
 /// Returns a bit for each of the eight bytes, the first lowest.
 pub(crate) const fn gathered(bytes: u64) -> u64 {
     // Byte i is moved to bit 56 + i; none of the sums carries.
     bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56
+}
+
+/// Returns the sum of the eight bytes of a word, if it is less than 256.
+pub(crate) const fn summed(bytes: u64) -> u32 {
+    // The highest byte of the product is their sum.
+    low_u32(bytes.wrapping_mul(ONES) >> 56)
 }
 
 /// Returns the indices of the bytes that are meant, the first being `first`.
@@ -117,7 +160,7 @@ mod tests {
                     let word = u64::from_ne_bytes(bytes);
                     let state_word =
                         StateWord::of(word, ObjectIndex::of_state_word(3), 24 + objects);
-                    assert_eq!(state_word.count(), objects);
+                    assert_eq!(summed(state_word.others(0)), objects);
                     let states = || (0..objects).map(|i| (i, State(bytes[i as usize])));
                     let those = |is: &dyn Fn(State) -> bool| -> u64 {
                         states().filter(|(_, state)| is(*state)).map(|(i, _)| 1 << i).sum()
@@ -138,19 +181,30 @@ mod tests {
                             );
                         }
                     }
-                    assert_eq!(
-                        gathered(state_word.free()),
-                        those(&|state| state.is(ObjectState::Free))
-                    );
-                    assert_eq!(
-                        gathered(state_word.live()),
-                        those(&|state| state.is(ObjectState::Live))
-                    );
-                    let unclaimed = state_word.unclaimed();
-                    assert_eq!(gathered(unclaimed), those(&|s| s.is(ObjectState::Unclaimed)));
+                    let unclaimed = those(&|s| s.is(ObjectState::Unclaimed));
+                    assert_eq!(gathered(state_word.unclaimed()), unclaimed);
+                    let these = state_word.others(state_word.survivors(false));
+                    assert_eq!(summed(these * 3), 3 * these.count_ones());
                     let listed: u64 =
-                        indices(unclaimed, ObjectIndex::new(24)).map(|i| 1 << (i.get() - 24)).sum();
-                    assert_eq!(listed, gathered(unclaimed));
+                        indices(these, ObjectIndex::new(24)).map(|i| 1 << (i.get() - 24)).sum();
+                    assert_eq!(listed, gathered(these));
+                    for whats in [
+                        [ObjectState::Unclaimed, ObjectState::Free],
+                        [ObjectState::Held, ObjectState::Quarantined],
+                    ] {
+                        let those = state_word.unclaimed() & !these;
+                        let now = state_word.changed([these, those], whats);
+                        let now = now.unwrap_or(word).to_ne_bytes();
+                        let each = (0..8).map(|i| {
+                            let [one, other] = whats.map(|what| State(bytes[i]).to(what).0);
+                            match [these, those].map(|mask| gathered(mask) >> i & 1 == 1) {
+                                [true, _] => one,
+                                [_, true] => other,
+                                _ => bytes[i],
+                            }
+                        });
+                        assert!(each.eq(now), "{bytes:?} {whats:?}");
+                    }
                     assert!(
                         states().all(|(i, state)| nth(word, ObjectIndex::new(24 + i)) == state)
                     );

@@ -35,6 +35,14 @@ pub(crate) fn state(byte: &AtomicU8, value: u8) {
     byte.store(value, Ordering::Release);
 }
 
+/// Stores eight state bytes of a slab as [`state`] does, as they lie in memory: all of them at once.
+pub(crate) fn states(word: &AtomicU64, value: u64) {
+    #[cfg(test)]
+    watch::look();
+    // Release as in `state`.
+    word.store(value, Ordering::Release);
+}
+
 #[cfg(test)]
 pub(crate) mod watch {
     use std::boxed::Box;

@@ -469,7 +469,10 @@ fn a_freed_buffer_is_out_of_the_tree() {
                 unsafe { slabs.free(buffer) }.unwrap();
                 assert_eq!(tree(&slabs), before, "{bytes} {zeroed} {round}");
                 let gone = there(at, bytes);
-                assert!(matches!(gone, Err(Error::Folio(heirloom_folio::Error::NotPreserved { .. }))));
+                assert!(matches!(
+                    gone,
+                    Err(Error::Folio(heirloom_folio::Error::NotPreserved { .. }))
+                ));
                 // SAFETY: refused.
                 assert!(unsafe { slabs.free(buffer) }.is_err());
                 slabs.memory().audit().unwrap();

@@ -69,6 +69,15 @@ pub(super) fn take<P: Places>(places: &P, block: Block, kind: FrameType) -> Resu
     }
 }
 
+/// Takes an unclaimed block that has no label, whose byte says `ours` from now on. Returns whether it did.
+#[inline]
+pub(super) fn take_unlabelled<P: Places>(places: &P, block: Block, ours: u8) -> bool {
+    // First the bit, then the byte, and Acquire: as in `take`.
+    places.byte(block).filter(|_| places.has_bit(block)).is_some_and(|byte| {
+        byte.compare_exchange(frame_type::NEVER, ours, Acquire, Relaxed).is_ok()
+    })
+}
+
 /// Exchanges the byte of a block that may have a label, `now`, for `ours`.
 #[cold]
 #[inline(never)]

@@ -233,17 +233,6 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Claims a run as a large buffer that is held: it survives for as long as it is not freed.
-    ///
-    /// # Errors
-    /// As for [`Memory::claim`].
-    #[doc(hidden)]
-    pub fn claim_buffer(&self, run: Run) -> Result<(), Error> {
-        self.claim_run(run, FrameType::Buffer)?;
-        self.mark_held(run);
-        Ok(())
-    }
-
     /// Returns whether a buffer starts at a frame that survives for as long as it is not freed.
     #[doc(hidden)]
     pub fn is_held(&self, pfn: Pfn) -> bool {
@@ -251,7 +240,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Says of a buffer that it is held.
-    fn mark_held(&self, run: Run) {
+    pub(crate) fn mark_held(&self, run: Run) {
         if let Some(block) = run.blocks_up_to(Order::MAX_FOLIO).next()
             && let Some(byte) = self.byte(block.pfn())
         {

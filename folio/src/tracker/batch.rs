@@ -20,7 +20,7 @@ impl Tracker {
     /// - [`Error::AlreadyPreserved`] with the first of those blocks that is;
     /// - whatever [`NodeAlloc::allocate`] answers, where the tree has to grow.
     pub(crate) fn preserve_run<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
-        if let Some(block) = only(run) {
+        if let Some(block) = run.as_block() {
             return self.preserve(nodes, block);
         }
         let mut missing = false;
@@ -52,11 +52,7 @@ impl Tracker {
     ///
     /// # Errors
     /// As for [`Tracker::preserve_run`].
-    pub(crate) fn preserve_new_run<N: NodeAlloc>(
-        &self,
-        nodes: &N,
-        run: Run,
-    ) -> Result<(), Error> {
+    pub(crate) fn preserve_new_run<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
         for (done, block) in run.blocks().enumerate() {
             let preserved = LeafBit::known(nodes, block).map(|leaf_bit| leaf_bit.preserve(block));
             if preserved != Some(Ok(())) {
@@ -80,7 +76,7 @@ impl Tracker {
     /// # Errors
     /// [`Error::NotPreserved`] with the first of the run's largest aligned blocks that is not.
     pub(crate) fn unpreserve_run<N: NodeAlloc>(&self, nodes: &N, run: Run) -> Result<(), Error> {
-        if let Some(block) = only(run) {
+        if let Some(block) = run.as_block() {
             return self.unpreserve(nodes, block);
         }
         for block in run.blocks() {
@@ -247,11 +243,6 @@ impl Tracker {
         }
         Ok(())
     }
-}
-
-/// Returns the block that is all of `run`, where one is.
-fn only(run: Run) -> Option<Block> {
-    run.blocks().next().filter(|block| block.run() == run)
 }
 
 /// Returns the block of the lowest of `bits` in the word that starts with `key`.

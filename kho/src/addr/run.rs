@@ -173,6 +173,15 @@ impl Run {
         end.saturating_sub(start)
     }
 
+    /// The block that these frames are; `None` unless they are a power of two, aligned to their own size.
+    #[inline]
+    pub const fn as_block(self) -> Option<Block> {
+        match Order::for_frames(self.frames) {
+            Some(order) if order.frames() == self.frames => Block::new(self.start, order),
+            _ => None,
+        }
+    }
+
     /// The few largest aligned blocks that make up the run, in address order.
     ///
     /// Greedy, as Linux decomposes a range: the order is the alignment of what is left or the
@@ -267,6 +276,9 @@ mod tests {
     fn blocks_are_the_same_from_the_last_and_from_both_ends() {
         let limits = [Order::new(2).unwrap(), Order::MAX];
         for (start, frames) in (0..70).flat_map(|start| (0..140).map(move |n| (start, n))) {
+            let whole: Vec<_> = run(start, frames).blocks().collect();
+            let one = whole.first().copied().filter(|_| whole.len() == 1);
+            assert_eq!(run(start, frames).as_block(), one);
             for limit in limits {
                 let blocks = run(start, frames).blocks_up_to(limit);
                 let forth: Vec<_> = blocks.clone().collect();
