@@ -141,39 +141,26 @@ impl<M: Machine> Cache<'_, M> {
         let states =
             left.words(slab.phys(), HEADER_BYTES + u32_to_usize(geometry.objects)).unwrap_or(&[]);
         let states = states.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or(&[]);
+        // In use as it was, but for what no caller has claimed; or all of it there to be claimed.
         let kept = match (resumed, preserving) {
             (false, _) => ObjectState::Unclaimed,
             (true, true) => ObjectState::Live,
             (true, false) => ObjectState::Held,
         };
         let left = if raw { ObjectState::Quarantined } else { ObjectState::Free };
+        let change = Change { preserving, unclaimed_alone: resumed && !preserving, kept, left };
         let mut all = 0;
         let firsts = (0..).step_by(64).map(ObjectIndex::new);
         for ((bits, words), first) in slab.words(geometry).iter().zip(states.chunks(8)).zip(firsts)
         {
-            let mut free = 0;
-            for_each_word(words, first, geometry.objects, |word, state_word, first| {
-                let survivors = state_word.survivors(preserving);
-                let gone = state_word.others(survivors);
-                // In use as it was, but for what no caller has claimed.
-                let others = match (resumed, preserving) {
-                    (true, false) => state_word.unclaimed(),
-                    _ => survivors,
-                };
-                // Of most slabs that are resumed nothing is written: a state word that is right stays so, and
-                // its line clean.
-                if let Some(now) = state_word.changed([others, gone], [kept, left]) {
-                    store::states(word, now);
+            let gone = change.make(words, first, geometry.objects);
+            if !bare {
+                for bit in (0..u64::BITS).filter(|bit| gone >> bit & 1 == 1) {
+                    // SAFETY: the slab is this call's alone, the place free. No constructor is run.
+                    unsafe { self.prepare(slab, first.add(bit)) };
                 }
-                if !bare {
-                    for index in indices(gone, first) {
-                        // SAFETY: the slab is this call's alone, the place free. No constructor is run.
-                        unsafe { self.prepare(slab, index) };
-                    }
-                }
-                free |= gathered(gone) << (first.get() % 64);
-            });
-            let free = if raw { 0 } else { free };
+            }
+            let free = if raw { 0 } else { gone };
             bits.store(free, Relaxed);
             all += free.count_ones();
         }
@@ -264,6 +251,39 @@ impl<M: Machine> Cache<'_, M> {
     }
 }
 
+/// What adopting makes of the states in a slab.
+struct Change {
+    preserving: bool,
+    /// Of what survived only what is unclaimed becomes something else.
+    unclaimed_alone: bool,
+    /// What becomes of what survived, and of what did not.
+    kept: ObjectState,
+    left: ObjectState,
+}
+
+impl Change {
+    /// Changes the states of up to 64 objects, `first` and those behind it, in a slab of `objects` that is the
+    /// caller's alone. Returns a bit for each that did not survive.
+    ///
+    /// Of most slabs that are resumed nothing is written: a state word that is right stays so, and its line clean.
+    #[inline(never)]
+    fn make(&self, words: &[AtomicU64], first: ObjectIndex, objects: u32) -> u64 {
+        let Self { preserving, unclaimed_alone, kept, left } = *self;
+        let (mut gone_bits, mut at) = (0, 0);
+        for_each_word(words, first, objects, |word, state_word| {
+            let survivors = state_word.survivors(preserving);
+            let gone = state_word.others(survivors);
+            let these = if unclaimed_alone { state_word.unclaimed() } else { survivors };
+            if let Some(now) = state_word.changed([these, gone], [kept, left]) {
+                store::states(word, now);
+            }
+            gone_bits |= gathered(gone) << at;
+            at += 8;
+        });
+        gone_bits
+    }
+}
+
 /// The byte of a place that is one call's alone: dropping it puts the place out of use.
 struct OutOfUse<'s>(&'s AtomicU8);
 
@@ -323,7 +343,7 @@ pub(crate) fn check_slab<'s>(
     let states = words.get(HEADER_BYTES / size_of::<u64>()..).unwrap_or_default();
     for (words, first) in states.chunks(8).zip((0..).step_by(64).map(ObjectIndex::new)) {
         let (mut of_these, mut unsound) = (0, 0);
-        for_each_word(words, first, geometry.objects, |_, state_word, _| {
+        for_each_word(words, first, geometry.objects, |_, state_word| {
             // In a preserving cache all that is in use is held, and is live.
             unsound |= state_word.unsound(preserving);
             of_these += state_word.survivors(preserving);

@@ -92,23 +92,22 @@ impl StateWord {
 }
 
 /// Calls `each` with the state words of up to 64 objects, `first` and those behind it, one after the other: where it
-/// lies, what it says and the number of its first object. There are `objects` in all.
+/// lies, and what it says. There are `objects` in all.
 #[inline]
 pub(crate) fn for_each_word(
     words: &[AtomicU64],
     first: ObjectIndex,
     objects: u32,
-    mut each: impl FnMut(&AtomicU64, StateWord, ObjectIndex),
+    mut each: impl FnMut(&AtomicU64, StateWord),
 ) {
-    let indices = (0..).step_by(8).map(|past| first.add(past));
     // Mostly all of them count.
     if first.add(64).get() <= objects {
-        for (word, first) in words.iter().zip(indices) {
-            each(word, StateWord::whole(word.load(Relaxed)), first);
+        for word in words {
+            each(word, StateWord::whole(word.load(Relaxed)));
         }
     } else {
-        for (word, first) in words.iter().zip(indices) {
-            each(word, StateWord::of(word.load(Relaxed), first, objects), first);
+        for (word, past) in words.iter().zip((0..).step_by(8)) {
+            each(word, StateWord::of(word.load(Relaxed), first.add(past), objects));
         }
     }
 }
