@@ -200,17 +200,16 @@ impl<M: Machine> Slabs<M> {
     {
         // SAFETY: the caller's promise.
         let stays = unsafe { Stays::promised() };
-        let object_ref = match self.object_fast(ptr, &stays) {
-            Some(object_ref) => object_ref,
-            None => {
-                // SAFETY: a large buffer, if one starts there, is this layer's and the caller's.
-                let done =
-                    unsafe { self.memory().preserve_buffer(ptr, |run| name(buffer_parts(run))) };
-                match done {
-                    Some(done) => return done,
-                    None => self.swept(ptr, || self.object_of(ptr, &stays))?,
-                }
+        let object_ref = if let Some(object_ref) = self.object_fast(ptr, &stays) {
+            object_ref
+        } else {
+            // SAFETY: a large buffer, if one starts there, is this layer's and the caller's.
+            let large =
+                unsafe { self.memory().preserve_buffer(ptr, |run| name(buffer_parts(run))) };
+            if let Some(done) = large {
+                return done;
             }
+            self.swept(ptr, || self.object_of(ptr, &stays))?
         };
         let named = name(object_ref.parts(object_ref.state()))?;
         object_ref.preserve()?;

@@ -63,18 +63,15 @@ impl StateWord {
         self.among & (b & !c | a & (c | if preserving { !0 } else { 0 }))
     }
 
-    /// Returns the word, as it lies in memory, with the first of `these` saying the first of `whats` from now on, and
-    /// the second the second; reuse tags stay. `None`: they say so already.
+    /// Returns the word, as it lies in memory, with `first` and `second` saying from now on what `whats` has for each;
+    /// reuse tags stay. `None`: they say so already.
     #[inline]
-    pub(crate) fn changed(
-        self,
-        [these, those]: [u64; 2],
-        [one, other]: [ObjectState; 2],
-    ) -> Option<u64> {
-        let mask = |what: u8| u32_to_u64(u8_to_u32(what));
+    pub(crate) fn changed(self, [first, second]: [u64; 2], whats: [ObjectState; 2]) -> Option<u64> {
+        let bits = |bits: u8| u32_to_u64(u8_to_u32(bits));
+        let whats = whats.map(|what| bits(what.bits()));
         // Three bits of each byte: nothing carries.
-        let said = these * mask(one.bits()) | those * mask(other.bits());
-        let now = self.states & !((these | those) * mask(WHAT)) | said;
+        let said = (first * whats[0]) | (second * whats[1]);
+        let now = self.states & !((first | second) * bits(WHAT)) | said;
         (now != self.states).then_some(now.to_le())
     }
 
@@ -182,23 +179,23 @@ mod tests {
                     }
                     let unclaimed = those(&|s| s.is(ObjectState::Unclaimed));
                     assert_eq!(gathered(state_word.unclaimed()), unclaimed);
-                    let these = state_word.others(state_word.survivors(false));
-                    assert_eq!(summed(these * 3), 3 * these.count_ones());
+                    let gone = state_word.others(state_word.survivors(false));
+                    assert_eq!(summed(gone * 3), 3 * gone.count_ones());
                     let listed: u64 =
-                        indices(these, ObjectIndex::new(24)).map(|i| 1 << (i.get() - 24)).sum();
-                    assert_eq!(listed, gathered(these));
+                        indices(gone, ObjectIndex::new(24)).map(|i| 1 << (i.get() - 24)).sum();
+                    assert_eq!(listed, gathered(gone));
                     for whats in [
                         [ObjectState::Unclaimed, ObjectState::Free],
                         [ObjectState::Held, ObjectState::Quarantined],
                     ] {
-                        let those = state_word.unclaimed() & !these;
-                        let now = state_word.changed([these, those], whats);
+                        let other = state_word.unclaimed() & !gone;
+                        let now = state_word.changed([gone, other], whats);
                         let now = now.unwrap_or(word).to_ne_bytes();
                         let each = (0..8).map(|i| {
-                            let [one, other] = whats.map(|what| State(bytes[i]).to(what).0);
-                            match [these, those].map(|mask| gathered(mask) >> i & 1 == 1) {
+                            let [one, two] = whats.map(|what| State(bytes[i]).to(what).0);
+                            match [gone, other].map(|mask| gathered(mask) >> i & 1 == 1) {
                                 [true, _] => one,
-                                [_, true] => other,
+                                [_, true] => two,
                                 _ => bytes[i],
                             }
                         });
