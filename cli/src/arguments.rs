@@ -340,8 +340,9 @@ fn picture(text: &str) -> Result<PathBuf, String> {
 
 /// `64k`, `65536`, `0x10000`.
 fn page_size(text: &str) -> Result<PageSize, String> {
-    PageSize::new(number(text)?)
-        .ok_or_else(|| format!("a power of two from {} to {}", PageSize::BUILD, PageSize::MAX))
+    let possible = format!("a power of two from {} to {}", PageSize::BUILD, PageSize::MAX);
+    let bytes = number(text).map_err(|error| format!("{possible}: {error}"))?;
+    PageSize::new(bytes).ok_or(possible)
 }
 
 fn address(text: &str) -> Result<PhysAddr, String> {
