@@ -4,11 +4,10 @@
 //! and copies of either. The one to show is the one that is whole.
 
 use anyhow::{Result, bail};
-use heirloom_kho::{PhysAddr, RootView};
+use heirloom_kho::{Left, Pages, PhysAddr, RootView};
 
 use crate::arguments::Place;
 use crate::image::Image;
-use crate::lent::Lent;
 use crate::output::{BAD, GOOD, STRONG};
 use crate::progress;
 use crate::survey::Survey;
@@ -31,8 +30,8 @@ pub(crate) struct Found {
     pub(crate) at: PhysAddr,
     /// Frames that it preserves, as far as its tree can be read.
     pub(crate) frames: u64,
-    /// The root page within what it lends to heirloom.
-    pub(crate) within: Option<PhysAddr>,
+    /// The root node of its tree, if the page can be read.
+    pub(crate) map: Option<PhysAddr>,
     /// What is wrong with it: the first thing, and how many.
     pub(crate) fault: Option<(String, usize)>,
 }
@@ -64,12 +63,13 @@ pub(crate) fn find(image: &Image, place: &Place, candidates: &[PhysAddr]) -> Res
             image.page_size().bytes(),
         ),
         // One alone is not judged here: the caller surveys it.
-        [at] => vec![Found { at, frames: 0, within: None, fault: None }],
+        [at] => vec![Found { at, frames: 0, map: None, fault: None }],
         _ => candidates.iter().take(JUDGED).map(|at| judge(image, *at, place)).collect(),
     };
     let more = candidates.len() - found.len();
-    // One that lies in what another one lends is shown with that one.
-    let outer = |root: &&Found| found.iter().all(|other| other.within != Some(root.at));
+    // One that lies in what another one preserves, as heirloom's does within Linux's, is that one's: whether it is
+    // whole says nothing of the other.
+    let outer = |root: &&Found| !found.iter().any(|other| is_within(image, root, other));
     let whole = found.iter().filter(|root| root.fault.is_none());
     // The first of those that preserve most.
     let best = whole.rev().filter(outer).max_by_key(|root| root.frames);
@@ -145,10 +145,20 @@ fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
     Found {
         at,
-        within: Lent::of(&survey).map(|lent| lent.loans.root).filter(|root| *root != at),
+        map: survey.root.as_ref().map(RootView::map),
         frames: survey.counts.map_or(0, |counts| image.page_size().pages(counts.frames())),
         fault,
     }
+}
+
+/// Whether `outer` preserves the root page of `inner`, and not the other way round.
+fn is_within(image: &Image, inner: &Found, outer: &Found) -> bool {
+    let preserves = |of: &Found, other: &Found| {
+        let left = of.map.map(|map| Left::new(image, map));
+        left.is_some_and(|left| left.block_around(other.at.pfn()).is_some())
+    };
+    // Copies of one root page lead to the same tree, and may lie anywhere.
+    inner.map != outer.map && preserves(outer, inner) && !preserves(inner, outer)
 }
 
 fn tell(found: &[&Found], taken: PhysAddr, more: usize) {

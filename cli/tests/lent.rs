@@ -210,6 +210,19 @@ fn what_is_wrong_within_is_a_finding_of_the_whole() {
     assert_eq!(json["subtrees"]["heirloom"]["handover"], Value::Null);
 }
 
+/// The handover within is whole, whatever is wrong with the one around it: that alone is no answer.
+#[test]
+fn the_outer_handover_is_looked_at_though_it_is_not_whole_and_the_inner_one_is() {
+    let image = Image::new();
+    for (offset, byte) in [(0, b'h'), (8, 9), (56, 1)] {
+        let mut bytes = image.bytes.clone();
+        bytes[(image.list - image.start + offset) as usize] = byte;
+        let (file, base) = (Temporary::new(&bytes), format!("{:#x}", image.start));
+        let ran = heirloom(&["check", file.as_str(), "--base", &base]);
+        assert_eq!((ran.code, ran.err.as_str()), (1, ""), "{ran:?}");
+    }
+}
+
 #[test]
 fn what_differs_within_is_a_difference() {
     let image = Image::new();
