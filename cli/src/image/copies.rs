@@ -10,7 +10,8 @@
 //! A page is read once, so all that is said of it is of one instant, and files that no one can map
 //! (`/proc/kcore`, `/proc/vmcore`) are read as any other. What it takes is as much memory as tables are
 //! looked at, however large the image is. Only a long stretch, as a file's device tree or a sealed
-//! table can be, is mapped, and not written.
+//! table can be, is mapped, and not written, and that only of a file that this process unpacked: one
+//! that another process makes shorter would end this one.
 
 use core::ffi::c_void;
 use core::ptr::NonNull;

@@ -12,6 +12,8 @@ use super::piece::{Bytes, Piece};
 pub(super) struct Files {
     /// Those that are read.
     pub(super) read: Vec<File>,
+    /// Which of them nothing else can write to.
+    pub(super) own: Vec<bool>,
     /// Those that the user named, which are the same but for what had to be unpacked: device and number.
     pub(super) named: Vec<(u64, u64)>,
     /// How the first has pages, if it has them packed.
@@ -22,6 +24,11 @@ impl Files {
     /// Whether `other` is one of them, under whatever name.
     pub(super) fn are(&self, other: &Metadata) -> bool {
         self.named.contains(&identity(other))
+    }
+
+    /// The file of this number, if it cannot become shorter while it is mapped.
+    pub(super) fn mappable(&self, file: usize) -> Option<&File> {
+        self.read.get(file).filter(|_| self.own.get(file).is_some_and(|own| *own))
     }
 
     /// Reads what `piece` has from byte `skip` on; `None` if a file ends before, or cannot be read.

@@ -23,58 +23,29 @@ mod foreign;
 mod holes;
 mod kdump;
 mod lime;
+mod open;
 mod piece;
 mod spool;
 mod twins;
 
 use std::cell::Cell;
 use std::fs::{File, Metadata};
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use copies::Copies;
-use files::{Files, identity, length};
-use heirloom::arena::{Arena, ArenaRange};
+use files::Files;
 use heirloom_kho::PageSize;
 use heirloom_kho::{Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
 use holes::extent;
+use open::Parts;
+pub(crate) use open::{Format, Passed, Reading};
 use piece::{Bytes, Piece};
-use rustix::fs::FileType;
 pub(crate) use spool::Packed;
-
-/// The format of an image.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Format {
-    /// An ELF core.
-    Elf,
-    /// Nothing but memory.
-    Raw,
-    /// The file of an arena: a page that says what follows, then memory.
-    Arena,
-    /// A `LiME` image.
-    Lime,
-    /// A kdump file, of pages that are packed one by one.
-    Kdump,
-}
-
-impl Format {
-    /// What a person calls it.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Elf => "ELF core",
-            Self::Raw => "raw memory",
-            Self::Arena => "heirloom arena",
-            Self::Lime => "LiME image",
-            Self::Kdump => "kdump file",
-        }
-    }
-}
 
 /// The image of a machine's memory.
 #[derive(Debug)]
@@ -97,40 +68,12 @@ pub(crate) struct Image {
     looks: Cell<u64>,
 }
 
-/// What a file should have and the image does not.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Passed {
-    /// Segments without a physical address.
-    pub(crate) unaddressed: u64,
-    /// Bytes that are declared and not in the file.
-    pub(crate) declared: u64,
-    /// Whether those are taken for zeroes, and so are there.
-    pub(crate) zeroes: bool,
-    /// Bytes that should be in the file, which ends before.
-    pub(crate) cut: u64,
-    /// Why the file is not whole, if that is known.
-    pub(crate) broken: Option<String>,
-}
-
-/// How a file is to be read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reading {
-    /// The physical address of its first byte, if it is raw memory.
-    pub(crate) base: Option<u64>,
-    /// More files of raw memory, with the addresses of their first bytes.
-    pub(crate) more: Vec<(PathBuf, u64)>,
-    /// What a core declares and has not is zeroes.
-    pub(crate) zero_excluded: bool,
-    /// The size of the machine's pages, if the user knows it.
-    pub(crate) page_size: Option<PageSize>,
-}
-
 impl Image {
     /// Opens the image at `path`: an ELF core, an arena, a dump, or, if `reading` has the physical address of its
     /// first byte, raw memory.
     ///
-    /// The file should not change while it is in use. Each page is read once, but for long tables,
-    /// which are mapped: if the file becomes shorter under one, the process is killed.
+    /// The file should not change while it is in use. Each page is read once. Mapped is only what nothing else can
+    /// make shorter: what was unpacked.
     ///
     /// # Errors
     /// What is wrong with the file, for a person.
@@ -139,70 +82,9 @@ impl Image {
     }
 
     fn open_file(path: &Path, reading: &Reading) -> Result<Self> {
-        let Opened { file, named, packed, broken, head } = Opened::new(path)?;
-        let length = length(&file).context("cannot stat it")?;
-        let zeroes = reading.zero_excluded;
-        let mut files = Files { read: vec![file], named: vec![named], kdump: None };
-        let file = &files.read[0];
-        let mut passed = Passed { zeroes, broken, ..Passed::default() };
-        let (mut entry, mut said) = (None, None);
-        let (format, pieces) = match reading.base {
-            Some(base) => {
-                ensure!(!head.starts_with(elf::MAGIC), "an ELF core {ITSELF}: leave out --base");
-                ensure!(!head.starts_with(kdump::MAGIC), "a kdump file {ITSELF}: leave out --base");
-                ensure!(!head.starts_with(lime::MAGIC), "a LiME image {ITSELF}: leave out --base");
-                foreign::refuse(&head)?;
-                (Format::Raw, raw(base, &mut files, reading, &mut passed)?)
-            }
-            None if !reading.more.is_empty() => {
-                bail!(
-                    "--raw adds files to raw memory: give the address of this one's first byte with --base"
-                )
-            }
-            None if head.starts_with(elf::MAGIC) => {
-                let core = elf::read(file, length, zeroes)?;
-                let elf::Core { pieces, declared, cut, unaddressed, page_size } = core;
-                said = page_size;
-                passed = Passed { unaddressed, declared, cut, ..passed };
-                (Format::Elf, pieces)
-            }
-            None if head.starts_with(ARENA) => {
-                let arena = Arena::describe(file.as_fd()).context("a broken arena")?;
-                let (page, ranges, left) = arena;
-                (entry, said) = (left, Some(page));
-                (Format::Arena, pieces_of(&ranges))
-            }
-            None if head.starts_with(lime::MAGIC) => {
-                let (pieces, cut) = lime::read(file, length)?;
-                passed.cut = cut;
-                (Format::Lime, twins::apart(&files.read, pieces, "ranges")?)
-            }
-            None if head.starts_with(kdump::MAGIC) => {
-                let dump = kdump::read(file, length, zeroes)?;
-                let kdump::Dump { kdump, page_size, pieces, declared, cut, incomplete } = dump;
-                let why = || "it says itself that it is not complete".to_owned();
-                let broken = passed.broken.or_else(|| incomplete.then(why));
-                passed = Passed { declared, cut, broken, ..passed };
-                (files.kdump, said) = (Some(kdump), Some(page_size));
-                (Format::Kdump, pieces)
-            }
-            None => {
-                foreign::refuse(&head)?;
-                bail!(
-                    "no ELF core; if it is raw memory, give the address of its first byte with \
-                     --base",
-                )
-            }
-        };
-        if let (Some(said), Some(asked)) = (said, reading.page_size) {
-            ensure!(
-                said == asked,
-                "it is of a machine with pages of {said}: leave out --page-size"
-            );
-        }
-        let page = said.or(reading.page_size);
-        let known = page.is_some();
-        let page = page.unwrap_or(PageSize::BUILD);
+        let Parts { files, format, packed, entry, page, pieces, passed } =
+            Parts::read(path, reading)?;
+        let (page, known) = (page.unwrap_or(PageSize::BUILD), page.is_some());
         Ok(Self {
             files: Rc::new(files),
             format,
@@ -360,14 +242,14 @@ impl Image {
         into.is_empty().then_some(())
     }
 
-    /// In which file `run` is, and where, if it lies there in one piece.
+    /// In which file `run` is, and where, if it lies there in one piece and the file can be mapped.
     fn place(&self, run: Run) -> Option<(&File, u64)> {
         let start = run.addr().get();
         let after = self.pieces.partition_point(|piece| piece.end() <= start);
         let piece = self.pieces.get(after).filter(|piece| piece.start <= start)?;
         match piece.from {
             Bytes::At { file, offset } if piece.end() - start >= run.bytes() => {
-                Some((self.files.read.get(file)?, offset + (start - piece.start)))
+                Some((self.files.mappable(file)?, offset + (start - piece.start)))
             }
             _ => None,
         }
@@ -427,99 +309,6 @@ impl heirloom_kho::Image for Image {
     fn is_memory(&self, run: Run) -> bool {
         self.contains(run)
     }
-}
-
-/// Of what is no raw memory.
-const ITSELF: &str = "says itself where it lies";
-
-/// A file, unpacked as far as it is one.
-struct Opened {
-    file: File,
-    /// What the user named, by device and number.
-    named: (u64, u64),
-    packed: Vec<Packed>,
-    broken: Option<String>,
-    /// Its first bytes.
-    head: Vec<u8>,
-}
-
-/// How often what is unpacked can be packed itself.
-const NESTED: usize = 4;
-
-impl Opened {
-    fn new(path: &Path) -> Result<Self> {
-        let mut file = foreign::open(path)?;
-        let stat = rustix::fs::fstat(&file).context("cannot stat it")?;
-        let stream = foreign::is_stream(FileType::from_raw_mode(stat.st_mode))?;
-        let named = identity(&file.metadata().context("cannot stat it")?);
-        let (mut packed, mut broken) = (Vec::new(), None);
-        if stream {
-            let spooled = spool::spool(file)?;
-            (file, broken) = (spooled.file, spooled.cut);
-        }
-        loop {
-            let length = length(&file).context("cannot stat it")?;
-            ensure!(length > 0, "the file is empty");
-            let mut head = vec![0; 16.min(usize::try_from(length).unwrap_or(16))];
-            file.read_exact_at(&mut head, 0).context("cannot read it")?;
-            let Some(next) = Packed::of(&head) else {
-                return Ok(Self { file, named, packed, broken, head });
-            };
-            ensure!(packed.len() < NESTED, "packed {NESTED} times, and then again");
-            let spooled = next.unpack(file)?;
-            packed.push(next);
-            (file, broken) = (spooled.file, broken.or(spooled.cut));
-        }
-    }
-}
-
-/// What the file of an arena starts with.
-const ARENA: &[u8] = b"hl-arena";
-
-/// The pieces of an arena, whose ranges were found apart.
-fn pieces_of(ranges: &[ArenaRange]) -> Vec<Piece> {
-    let piece = |range: &ArenaRange| Piece {
-        start: range.run().addr().get(),
-        bytes: range.run().bytes(),
-        from: Bytes::At { file: 0, offset: range.offset() },
-    };
-    let mut pieces: Vec<_> = ranges.iter().map(piece).collect();
-    pieces.sort_unstable_by_key(|piece| piece.start);
-    pieces
-}
-
-/// The pieces of raw memory: the image's own file, and more of them, each from its address on.
-fn raw(base: u64, files: &mut Files, reading: &Reading, passed: &mut Passed) -> Result<Vec<Piece>> {
-    let page = reading.page_size.unwrap_or(PageSize::BUILD).bytes() as u64;
-    let mut pieces = Vec::new();
-    let mut piece = |file: &File, start: u64, option: &str| {
-        ensure!(
-            start.is_multiple_of(page),
-            "{option} {start:#x} is no multiple of the page size, {page}"
-        );
-        let bytes = length(file).context("cannot stat it")?;
-        let end = start.checked_add(bytes);
-        ensure!(end.is_some(), "{bytes:#x} bytes from {start:#x} on leave the address space");
-        // The last page, of which the file has a part only.
-        passed.cut += bytes.next_multiple_of(page) - bytes;
-        let from = Bytes::At { file: pieces.len(), offset: 0 };
-        pieces.push((pieces.len(), Piece { start, bytes, from }));
-        Ok(())
-    };
-    piece(&files.read[0], base, "--base")?;
-    let mut opened = Vec::new();
-    for (path, start) in &reading.more {
-        let said = || path.display().to_string();
-        let Opened { file, named, broken, head, .. } = Opened::new(path).with_context(said)?;
-        foreign::refuse(&head).and_then(|()| piece(&file, *start, "--raw")).with_context(said)?;
-        opened.push((file, named, broken));
-    }
-    for (file, named, broken) in opened {
-        files.read.push(file);
-        files.named.push(named);
-        passed.broken = passed.broken.take().or(broken);
-    }
-    twins::apart(&files.read, pieces, "files")
 }
 
 /// The runs of whole pages in pieces, by address.

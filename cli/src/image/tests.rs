@@ -1,6 +1,7 @@
 //! Images of every shape, made for the purpose.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use heirloom_kho::PAGE_SIZE;
