@@ -4,6 +4,7 @@
 //! Each target changes tables of its own kinds, so that a fuzzer's time goes into what the target is
 //! for. A target ends, or panics with the promise that was broken.
 
+mod boot;
 #[cfg(feature = "image")]
 mod dumps;
 #[cfg(feature = "image")]
@@ -12,6 +13,7 @@ mod image;
 use std::cell::RefCell;
 
 use arbitrary::{Arbitrary, Unstructured};
+pub use boot::boot;
 use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
@@ -39,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "handles", run: handles },
     Target { name: "scratch", run: scratch },
     Target { name: "linux", run: linux },
+    Target { name: "boot", run: boot },
     #[cfg(feature = "image")]
     Target { name: "image", run: image },
     #[cfg(feature = "image")]
