@@ -53,11 +53,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns the memory from the second page to `end`, exclusive. The first page, which holds the address
-    /// 0, cannot be read.
+    /// Returns the memory from address 1 to `end`, exclusive. What starts at 0, which is no pointer, cannot be
+    /// read.
     ///
     /// # Safety
-    /// As long as the value lives, every address from the second page to `end` is mapped at itself and may be
+    /// As long as the value lives, every address from 1 to `end` is mapped at itself and may be
     /// read, without an effect where there is no memory; nothing writes what is read.
     pub const unsafe fn new(end: PhysAddr) -> Self {
         Self { end: end.get() }
@@ -67,7 +67,7 @@ impl Identity {
 impl Source for Identity {
     fn read(&self, at: PhysAddr, into: &mut [u8]) -> bool {
         let end = behind(at, usize_to_u64(into.len()));
-        if at.get() < 4096 || end.is_none_or(|end| end.get() > self.end) {
+        if at.get() == 0 || end.is_none_or(|end| end.get() > self.end) {
             return false;
         }
         let from = core::ptr::with_exposed_provenance::<u8>(u64_to_usize(at.get()));

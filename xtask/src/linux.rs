@@ -19,3 +19,6 @@ pub(crate) mod place;
 pub(crate) mod skipping;
 pub(crate) mod steps;
 mod store;
+
+/// What kernels are run by.
+pub(crate) const EMULATOR: [&str; 1] = ["qemu-system-x86"];

@@ -8,6 +8,7 @@ mod corpus;
 mod header;
 mod install;
 mod inventory;
+mod kernel;
 mod linux;
 mod liveupdate;
 mod module;
@@ -37,6 +38,7 @@ enum Command {
     Header(header::Arguments),
     Install(install::Arguments),
     Inventory(inventory::Arguments),
+    Kernel(kernel::Arguments),
     Liveupdate(liveupdate::Arguments),
     Module(module::Arguments),
     Report(report::Arguments),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Install(arguments) => install::run(&arguments),
         Command::Inventory(arguments) => inventory::run(&arguments),
         // One that this machine cannot do is no failure.
+        Command::Kernel(arguments) => return kernel::run(&arguments),
         Command::Liveupdate(arguments) => return liveupdate::run(&arguments),
         Command::Module(arguments) => return module::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),

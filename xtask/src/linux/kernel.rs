@@ -13,14 +13,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::store::Store;
-use super::{apt, steps};
+use super::{EMULATOR, apt, steps};
 
 /// What it needs to be built.
 const TOOLS: [&str; 9] =
     ["bc", "bison", "flex", "gcc", "libelf-dev", "libssl-dev", "make", "perl", "xz-utils"];
-/// What it needs to be run.
-const EMULATOR: [&str; 1] = ["qemu-system-x86"];
-
 /// What the kernel can do beyond the least.
 const FRAGMENT: &str = include_str!("../../linux-kho.config");
 

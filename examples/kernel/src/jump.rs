@@ -1,0 +1,64 @@
+//! The successor: its image found among those that came with the first kernel, put into scratch.
+
+use heirloom::{DirectMap, Entry, PhysAddr, Run};
+use heirloom_x86::bzimage::BzImage;
+use heirloom_x86::loader::{Loaded, Successor, load as place};
+
+use crate::machine::Pc;
+use crate::serial::fail;
+use crate::told::{Line, Told};
+use crate::work::bytes;
+
+/// The images: bzImages, one behind the other.
+///
+/// # Safety
+/// They are where they are said to be, and nothing changes them.
+unsafe fn images<'i>((at, length): (PhysAddr, u64)) -> impl Iterator<Item = BzImage<'i>> {
+    // SAFETY: the caller's promise.
+    let mut rest: &[u8] = unsafe { bytes(Pc.ptr(at), length as usize) };
+    core::iter::from_fn(move || {
+        let image = BzImage::parse(rest).ok()?;
+        rest = &rest[image.whole().len()..];
+        Some(image)
+    })
+}
+
+/// Loads the build that is to follow this kernel, into one of the areas, beside what is busy.
+///
+/// # Safety
+/// What is not busy of the areas is in no use; the images are where they are said to be.
+pub unsafe fn load(
+    told: &Told,
+    areas: impl Iterator<Item = Run> + Clone,
+    busy: &[Run],
+    at: (PhysAddr, u64),
+    entry: Entry,
+) -> Loaded {
+    let step = told.number("step", 0) + 1;
+    // SAFETY: the caller's promise.
+    let found = unsafe { images(at) }.nth(step % 2);
+    let image = found.unwrap_or_else(|| fail(format_args!("no image for step {step}")));
+    let (plan, cpus) = (told.word("plan").unwrap_or("e"), told.number("cpus", 1));
+    let seed = told.number("seed", 1);
+    let line = Line::new(format_args!("plan={plan} step={step} cpus={cpus} seed={seed}"));
+    let successor = Successor {
+        image,
+        command_line: line.bytes(),
+        regions: told.regions(),
+        initrd: Some(at),
+        rsdp: told.rsdp,
+        entry: Some(entry),
+    };
+    // SAFETY: the caller's promise; the areas are memory, which the page tables show.
+    let loaded = unsafe { place(&Pc, areas, busy, &successor) };
+    loaded.unwrap_or_else(|error| fail(format_args!("{error}")))
+}
+
+/// Whether the images that were claimed are those that the kernel was told of, and sound. Returns how many bytes.
+pub fn check(told: (PhysAddr, u64), claimed: (PhysAddr, u64)) -> u64 {
+    // SAFETY: claimed, and never changed.
+    if told != claimed || unsafe { images(claimed) }.count() != 2 {
+        fail(format_args!("the images are elsewhere, or not sound"));
+    }
+    claimed.1
+}

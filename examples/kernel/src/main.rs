@@ -1,0 +1,366 @@
+//! A small kernel on heirloom: it boots, works, and hands its memory to its successor, the other build.
+//!
+//! ```text
+//!   PVH or boot_params ─> Told ─> map ─> boot ───────┬─> work on all CPUs ─> jump: sealed, or
+//!                          │            revive, claim ┘    timers, NMIs        from an interrupt
+//!                          └─> successor loaded ──────────────────────────────────┘
+//! ```
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `boot.rs` | entry by PVH and by Linux's 64-bit protocol, position independence, a second CPU's start |
+//! | `cpu.rs` | interrupts, per-CPU data, APIC |
+//! | `machine.rs` | **the port to heirloom** |
+//! | `told.rs` | memory map, command line, handover: by `heirloom-x86` |
+//! | `jump.rs` | the successor's image, loaded and entered |
+//! | `takeover.rs`, `layout.rs` | claims, comparison, upgrade |
+//! | `work.rs`, `ledger.rs` | allocation from work, interrupts and NMIs |
+//!
+//! The command line says what each kernel of a chain does at its end: `plan=jcde`, a letter for each.
+//! `j`: a sealed jump. `c`: a crash, the jump from an interrupt in the middle of all CPUs' work. `d`: a crash
+//! during its own takeover. `e`: the end.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod boot;
+mod cpu;
+mod jump;
+mod layout;
+mod ledger;
+mod machine;
+mod serial;
+mod takeover;
+mod told;
+mod work;
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+use heirloom::folio::Request;
+use heirloom::slab::Global;
+use heirloom::{Heirloom, Order, PAGE_SIZE, Placement, SealPolicy, TypedCache};
+use heirloom_x86::loader::Loaded;
+use heirloom_x86::map::LINUX_SCRATCH_ALIGN;
+use layout::Session;
+use ledger::Ledger;
+use machine::Pc;
+use serial::{fail, say};
+use takeover::{Found, Root};
+use told::Told;
+use zerocopy::IntoBytes;
+
+#[global_allocator]
+static HEAP: Global<Pc> = Global::new();
+
+/// What the first CPU writes once, before there is another, and before it lets interrupts come.
+struct Once<T>(UnsafeCell<MaybeUninit<T>>);
+// SAFETY: see above; from then on it is read only.
+unsafe impl<T> Sync for Once<T> {}
+
+impl<T> Once<T> {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(MaybeUninit::uninit()))
+    }
+
+    /// # Safety
+    /// As the type says.
+    unsafe fn set(&'static self, value: T) -> &'static T {
+        // SAFETY: nothing reads it yet.
+        unsafe { (*self.0.get()).write(value) }
+    }
+
+    /// # Safety
+    /// It was set.
+    unsafe fn get(&'static self) -> &'static T {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.0.get()).assume_init_ref() }
+    }
+}
+
+static KERNEL: Once<Heirloom<Pc>> = Once::new();
+static SESSIONS: Once<TypedCache<'static, Session, Pc>> = Once::new();
+static LEDGER: Once<&'static Ledger> = Once::new();
+static NEXT: Once<Loaded> = Once::new();
+
+/// Whether CPUs work: from then on the first three are set.
+static WORKING: AtomicBool = AtomicBool::new(false);
+/// At which of the first CPU's ticks the kernel crashes: in its work, or, if it is to die in its takeover, the first.
+static CRASH_AT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+pub fn is_working() -> bool {
+    // Acquire pairs with the Release in `start`.
+    WORKING.load(Acquire)
+}
+
+pub fn kernel() -> &'static Heirloom<Pc> {
+    // SAFETY: asked for at work.
+    unsafe { KERNEL.get() }
+}
+
+pub fn sessions() -> &'static TypedCache<'static, Session, Pc> {
+    // SAFETY: asked for at work.
+    unsafe { SESSIONS.get() }
+}
+
+pub fn ledger() -> &'static Ledger {
+    // SAFETY: asked for at work.
+    unsafe { LEDGER.get() }
+}
+
+/// What the kernel does, for the report of one that dies.
+pub struct Phase(AtomicUsize, AtomicUsize);
+
+impl Phase {
+    pub fn enter(&self, name: &'static str) {
+        self.0.store(name.as_ptr().expose_provenance(), Relaxed);
+        self.1.store(name.len(), Relaxed);
+    }
+
+    fn name(&self) -> &'static str {
+        let start = core::ptr::with_exposed_provenance(self.0.load(Relaxed));
+        // SAFETY: from a text that lasts, and its length; the handler that asks stops what would change them.
+        unsafe {
+            str::from_utf8_unchecked(core::slice::from_raw_parts(start, self.1.load(Relaxed)))
+        }
+    }
+}
+
+pub static PHASE: Phase = Phase(AtomicUsize::new(1), AtomicUsize::new(0));
+
+/// The timer's handler, on each CPU.
+pub fn tick() {
+    let cpu = cpu::this();
+    let ticks = cpu.ticks.load(Relaxed);
+    if cpu.number.load(Relaxed) == 0 && ticks >= CRASH_AT.load(Relaxed) {
+        crash();
+    }
+    if is_working() {
+        work::tick(ticks);
+        if ticks.is_multiple_of(3) {
+            cpu::send_nmi();
+        }
+    }
+}
+
+/// Ends this kernel here and now, in an interrupt: no lock is taken, nothing is put in order.
+fn crash() -> ! {
+    cpu::stop_others();
+    serial::cry(format_args!("crashes in {}", PHASE.name()));
+    // SAFETY: loaded before interrupts came, and busy since; all other CPUs have stopped.
+    unsafe { NEXT.get().enter() }
+}
+
+/// Where the image begins.
+extern "C" fn start(kind: u64, info: u64) -> ! {
+    cpu::init(0);
+    match life(kind, info) {
+        Ok(()) => serial::off(),
+        Err(error) => fail(format_args!("{error}")),
+    }
+}
+
+/// What ends a kernel's life too early.
+type Failure = &'static dyn core::fmt::Display;
+
+/// Keeps an error to the end, which is near.
+fn late<E: core::fmt::Display + 'static>(error: E) -> Failure {
+    serial::fail(format_args!("{error}"))
+}
+
+fn life(kind: u64, info: u64) -> Result<(), Failure> {
+    let told = Told::read(kind, info).map_err(late)?;
+    let plan = told.word("plan").unwrap_or("e").as_bytes();
+    let step = told.number("step", 0);
+    let act = plan.get(step).copied().unwrap_or(b'e');
+    let seed = told.number("seed", 1);
+    let (kernel, mut found) = match told.entry {
+        None => first(&told).map_err(late)?,
+        Some(entry) => later(&told, entry, act, seed + step)?,
+    };
+    takeover::finish(kernel, &mut found).map_err(late)?;
+    let Found { things, bytes, upgraded, lost, unclaimed } = found;
+    let (build, generation) = (layout::BUILD, kernel.generation());
+    say(format_args!(
+        "{build}, step {step}, generation {generation}: {things} things, {bytes} bytes compared, \
+         {upgraded} upgraded, {lost} lost, {unclaimed} unclaimed"
+    ));
+    if act == b'e' {
+        return Ok(());
+    }
+    PHASE.enter("work");
+    // What the first CPU set is read by others from now on: Release pairs with the Acquire in `is_working`.
+    WORKING.store(true, Release);
+    let ticks = cpu::of(0).ticks.load(Relaxed);
+    let last = ticks + 20 + (seed as u64 * 7 + step as u64 * 13) % 23;
+    if act == b'c' {
+        CRASH_AT.store(last, Relaxed);
+    }
+    // SAFETY: no other CPU was started by this kernel.
+    unsafe { boot::place_low() };
+    cpu::start_others(told.number("cpus", 1) as u32);
+    cpu::timer(TICK);
+    cpu::unmask();
+    let mut round = step as u64 * 1000;
+    while act == b'c' || cpu::of(0).ticks.load(Relaxed) < last {
+        work::step(round);
+        round += 1;
+    }
+    PHASE.enter("jump");
+    cpu::park_others();
+    cpu::timer(0);
+    cpu::mask();
+    let (nmis, unpinned) = (0..boot::CPUS).map(cpu::of).fold((0, 0), |(nmis, unpinned), cpu| {
+        (nmis + cpu.nmis.load(Relaxed), unpinned + cpu.unpinned.load(Relaxed))
+    });
+    let (wrong, refused) = (work::WRONG.load(Relaxed), work::REFUSED.load(Relaxed));
+    say(format_args!(
+        "{build}, step {step}: {} rounds, {last} ticks, {nmis} NMIs, {unpinned} calls without a CPU, {wrong} wrong, \
+         {refused} refused; {} bytes of stack, {} of image",
+        round - step as u64 * 1000,
+        stack(),
+        told::image().bytes()
+    ));
+    kernel.seal().map_err(late)?;
+    cpu::stop_others();
+    // SAFETY: loaded above, and busy since; all other CPUs have stopped.
+    unsafe { NEXT.get().enter() }
+}
+
+/// Periods of the timer's clock between two ticks.
+const TICK: u32 = 1_000_000;
+/// Bytes of a scratch area: two images, and metadata.
+const AREA: u64 = 16 << 20;
+
+/// The first kernel: no predecessor.
+fn first(told: &Told) -> Result<(&'static Heirloom<Pc>, Found), heirloom::Error> {
+    let (images, length) = told.images.unwrap_or_else(|| fail(format_args!("no images")));
+    let mut map = told.map().unwrap_or_else(|error| fail(format_args!("{error}")));
+    // What is there already: this image, and the module, which is in no map while it is copied.
+    let module = heirloom::Run::covering(images, length);
+    for taken in [Some(told::image()), module].into_iter().flatten() {
+        map.remove(taken).unwrap_or_else(|error| fail(format_args!("{error}")));
+    }
+    let place = |taken: &[_]| {
+        let limit = heirloom::PhysAddr::new(4 << 30);
+        map.place(AREA, LINUX_SCRATCH_ALIGN, limit, taken)
+            .unwrap_or_else(|error| fail(format_args!("{error}")))
+    };
+    let low = place(&[]);
+    let scratch = [low, place(&[low])];
+    // SAFETY: the page tables show the map, of which nothing is in use.
+    let kernel = unsafe { Heirloom::boot(Pc, map.ranges(), &scratch, layout::BUILD)? };
+    // SAFETY: the first CPU, before it lets interrupts come.
+    let kernel = unsafe { KERNEL.set(kernel) };
+    let memory = kernel.memory();
+    let any = Request::new(Order::ZERO);
+
+    // The module moves to where it survives.
+    let mut run = memory.alloc_owned_run(length.div_ceil(PAGE_SIZE as u64), any)?;
+    // SAFETY: the loader put it there; it is in no map.
+    let module = unsafe { work::bytes(heirloom::DirectMap::ptr(&Pc, images), length as usize) };
+    run.bytes_mut()[..module.len()].copy_from_slice(module);
+    let run = run.preserve().map_err(|refused| refused.error)?;
+    let images = kernel.run_handle(&run)?.into();
+    let images_at = run.into_raw().addr();
+
+    let frames = size_of::<Ledger>().div_ceil(PAGE_SIZE) as u64;
+    let mut run = memory.alloc_owned_run(frames, any)?;
+    run.bytes_mut().fill(0);
+    let run = run.preserve().map_err(|refused| refused.error)?;
+    let ledger = kernel.run_handle(&run)?.into();
+    let at = memory.ptr(run.into_raw())?.cast::<Ledger>();
+    kernel.publish("kernel", Root { ledger, images, images_bytes: length }.as_bytes())?;
+    let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true)?;
+    // SAFETY: a ledger of zeroes is an empty one; it is never freed. The first CPU, as above.
+    unsafe {
+        LEDGER.set(at.as_ref());
+        SESSIONS.set(sessions);
+        let areas = scratch.iter().copied();
+        NEXT.set(jump::load(
+            told,
+            areas,
+            &[kernel.metadata()],
+            (images_at, length),
+            kernel.entry(),
+        ));
+    }
+    HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
+    Ok((kernel, Found::default()))
+}
+
+/// Any other: loads its own successor before all else, so that it may die at any instant; then takes over.
+fn later(
+    told: &Told,
+    entry: heirloom::Entry,
+    act: u8,
+    seed: usize,
+) -> Result<(&'static Heirloom<Pc>, Found), Failure> {
+    let map = told.map().map_err(late)?;
+    let image = told::image();
+    let images = told.images.unwrap_or_else(|| fail(format_args!("no images")));
+    // SAFETY: the runs are in the map, which the page tables show; the predecessor has ended.
+    let areas = unsafe {
+        entry.scratch_areas(&Pc, |run| map.ranges().iter().any(|(range, _)| range.covers(run)))
+    };
+    let areas = areas.map_err(late)?;
+    // SAFETY: this image is all that is in use of scratch; the first CPU, before it lets interrupts come.
+    let next = unsafe { NEXT.set(jump::load(told, areas.runs(), &[image], images, entry)) };
+    if act == b'd' {
+        // After so many periods: somewhere in what follows.
+        CRASH_AT.store(0, Relaxed);
+        PHASE.enter("revive");
+        cpu::timer(50_000 + 1_500_000 * (seed as u32 * 5 % 8));
+        cpu::unmask();
+    }
+    let busy = [image, next.image, next.params];
+    let placement = Placement { metadata: None, busy: &busy };
+    // SAFETY: the page tables show the map, of which what is busy is in use; the predecessor has ended.
+    let kernel = unsafe {
+        Heirloom::revive_in(Pc, map.ranges(), entry, layout::BUILD, SealPolicy::Checked, placement)
+    };
+    PHASE.enter("claim");
+    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
+    let kernel = unsafe { KERNEL.set(kernel.map_err(late)?) };
+    HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
+    let (ledger, images_at, length) = takeover::roots(kernel).map_err(late)?;
+    let mut found = takeover::claim(kernel, ledger).map_err(late)?;
+    found.bytes += jump::check(images, (images_at, length));
+    PHASE.enter("finish");
+    while act == b'd' {
+        cpu::idle();
+    }
+    let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true).map_err(late)?;
+    // SAFETY: as above.
+    unsafe {
+        LEDGER.set(ledger);
+        SESSIONS.set(sessions);
+    }
+    Ok((kernel, found))
+}
+
+/// Bytes of the first CPU's stack that were ever written.
+fn stack() -> usize {
+    let stack = (&raw const boot::STACKS).cast::<u8>();
+    // SAFETY: the first of the stacks, which the loader cleared; this very CPU uses it.
+    let unused = (0..boot::STACK).take_while(|at| unsafe { stack.add(*at).read_volatile() } == 0);
+    boot::STACK - unused.count()
+}
+
+/// Where every other CPU begins.
+extern "C" fn start_other(number: u32) -> ! {
+    cpu::init(number as usize);
+    cpu::timer(TICK + 3000 * number);
+    cpu::unmask();
+    let mut round = u64::from(number) << 32;
+    // Acquire pairs with the Release in `park_others`.
+    while !cpu::PARK.load(Acquire) {
+        work::step(round);
+        round += 1;
+    }
+    cpu::park()
+}

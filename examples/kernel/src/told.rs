@@ -1,0 +1,130 @@
+//! What the kernel was told: by PVH's loader, or by a predecessor through the boot parameters.
+
+use core::fmt::{self, Write};
+
+use heirloom::{PhysAddr, Run};
+use heirloom_x86::boot_params::BootParams;
+use heirloom_x86::map::Map;
+use heirloom_x86::start_info::StartInfo;
+use heirloom_x86::{Error, Fault, Identity, MemoryType, Region, Structure};
+
+use crate::boot::MAPPED;
+
+/// Everything, copied: where it was read from is nothing's from then on.
+pub struct Told {
+    regions: [Region; 128],
+    count: usize,
+    line: [u8; 128],
+    length: usize,
+    /// The images of both builds, one behind the other.
+    pub images: Option<(PhysAddr, u64)>,
+    pub rsdp: Option<PhysAddr>,
+    /// What a predecessor handed over.
+    pub entry: Option<heirloom::Entry>,
+}
+
+impl Told {
+    /// Reads it: PVH's (`kind` 0) or Linux's boot parameters.
+    pub fn read(kind: u64, at: u64) -> Result<Self, Error> {
+        let mut told = Self {
+            regions: [Region::new(0, 0, MemoryType::RESERVED); 128],
+            count: 0,
+            line: [0; 128],
+            length: 0,
+            images: None,
+            rsdp: None,
+            entry: None,
+        };
+        // SAFETY: the page tables show it all; this is the only CPU, and what it reads was written before it ran.
+        let memory = unsafe { Identity::new(PhysAddr::new(MAPPED << 30)) };
+        let mut line = [0; 128];
+        let at = PhysAddr::new(at);
+        let line = if kind == 0 {
+            let info = StartInfo::open(&memory, at)?;
+            info.for_each_region(|region| told.push(region))??;
+            told.images = info.modules().next().transpose()?;
+            told.rsdp = info.rsdp();
+            info.command_line(&mut line)?
+        } else {
+            let params = BootParams::open(&memory, at)?;
+            params.for_each_region(|region| told.push(region))??;
+            told.images = params.initrd();
+            told.rsdp = params.rsdp();
+            told.entry = params.entry()?;
+            params.command_line(&mut line)?
+        };
+        told.length = line.len();
+        told.line[..line.len()].copy_from_slice(line);
+        Ok(told)
+    }
+
+    fn push(&mut self, region: Region) -> Result<(), Error> {
+        let at = PhysAddr::new(0);
+        let full = Fault::TooMany { limit: self.regions.len() };
+        let full = Error { structure: Structure::Map, at, offset: 0, fault: full };
+        *self.regions.get_mut(self.count).ok_or(full)? = region;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// All regions, for the successor.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions[..self.count]
+    }
+
+    /// The memory that heirloom gets: what is RAM, is mapped, and not the low MiB.
+    pub fn map(&self) -> Result<Map<32>, Error> {
+        let mut map = Map::new();
+        self.regions().iter().try_for_each(|region| map.add_memory(*region))?;
+        self.regions().iter().try_for_each(|region| map.remove_other(*region))?;
+        map.remove_low()?;
+        map.remove_other(Region::new(MAPPED << 30, u64::MAX, MemoryType::RESERVED))?;
+        Ok(map)
+    }
+
+    /// The value of a word of the command line, as in `plan=jce`.
+    pub fn word(&self, name: &str) -> Option<&str> {
+        let line = str::from_utf8(&self.line[..self.length]).ok()?;
+        line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// A number of the command line.
+    pub fn number(&self, name: &str, otherwise: usize) -> usize {
+        self.word(name).and_then(|word| word.parse().ok()).unwrap_or(otherwise)
+    }
+}
+
+/// Text of a bounded length: there is no heap before there is memory.
+pub struct Line {
+    bytes: [u8; 128],
+    length: usize,
+}
+
+impl Line {
+    pub fn new(text: fmt::Arguments<'_>) -> Self {
+        let mut line = Self { bytes: [0; 128], length: 0 };
+        // What does not fit is left out.
+        let _ = line.write_fmt(text);
+        line
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length += text.len();
+        Ok(())
+    }
+}
+
+/// The frames that the kernel's image takes: code, data, stacks, page tables.
+pub fn image() -> Run {
+    let (start, end) =
+        (&raw const crate::boot::head as u64, &raw const crate::boot::image_end as u64);
+    Run::covering(PhysAddr::new(start), end - start).expect("the image is below 16 GiB")
+}

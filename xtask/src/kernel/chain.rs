@@ -1,0 +1,186 @@
+//! What the kernels of a chain say, and what they have to.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A chain of kernels.
+pub(crate) struct Chain {
+    pub(crate) name: &'static str,
+    /// A letter for each: `j`, a sealed jump; `c`, a crash at work; `d`, a death in its takeover; `e`, the end.
+    pub(crate) plan: &'static str,
+    pub(crate) memory: &'static str,
+    pub(crate) cpus: u32,
+}
+
+/// The most things that a crash may leave without an owner: one that was made and not yet named, or not named any more and not
+/// yet freed, for each writer (its work, its timer's handler, its NMI's, on each CPU), two for a session and its buffer.
+const LEFT_BY_CRASH: u64 = 4;
+/// The most that a death in a takeover may leave: an object in both layouts.
+const LEFT_BY_DEATH: u64 = 1;
+
+/// What kernels found.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Totals {
+    generations: u64,
+    kernels: u64,
+    bytes: u64,
+    lost: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.generations += other.generations;
+        self.kernels += other.kernels;
+        self.bytes += other.bytes;
+        self.lost += other.lost;
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generations, kernels, bytes, lost } = self;
+        write!(f, "{generations} generations, {kernels} kernels, {bytes} bytes, {lost} lost")
+    }
+}
+
+/// What a kernel says when it has taken over.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Report {
+    step: u64,
+    generation: u64,
+    things: u64,
+    bytes: u64,
+    upgraded: u64,
+    lost: u64,
+    unclaimed: u64,
+}
+
+impl Report {
+    /// Reads `kernel: two, step 1, generation 1: ...`; `None`: another line.
+    fn read(line: &str) -> Option<Self> {
+        let (build, rest) = line.strip_prefix("kernel: ")?.split_once(", step ")?;
+        let (step, rest) = rest.split_once(", generation ")?;
+        let (generation, rest) = rest.split_once(": ")?;
+        let mut parts = rest.split(", ");
+        let mut number = |unit| parts.next()?.strip_suffix(unit)?.parse().ok();
+        let report = Self {
+            step: step.parse().ok()?,
+            generation: generation.parse().ok()?,
+            things: number(" things")?,
+            bytes: number(" bytes compared")?,
+            upgraded: number(" upgraded")?,
+            lost: number(" lost")?,
+            unclaimed: number(" unclaimed")?,
+        };
+        let expected = if report.step.is_multiple_of(2) { "one" } else { "two" };
+        (build == expected && parts.next().is_none()).then_some(report)
+    }
+}
+
+impl Chain {
+    /// Compares what was said with the plan.
+    pub(crate) fn judge(&self, said: &str) -> Result<Totals> {
+        let mut totals = Totals { kernels: self.plan.len() as u64, ..Totals::default() };
+        let reports: Vec<_> = said.lines().filter_map(Report::read).collect();
+        let mut reports = reports.iter();
+        let mut crashes = said.lines().filter_map(|line| line.strip_prefix("kernel: crashes in "));
+        let mut next_crash = || crashes.next().context("a kernel that was to crash did not");
+        // How the last kernel that worked ended.
+        let (mut before, mut deaths, mut upgraded) = ('j', 0, 0);
+        for (step, act) in (0..).zip(self.plan.chars()) {
+            if act == 'd' {
+                let phase = next_crash()?;
+                ensure!(
+                    ["revive", "claim", "upgrade", "finish"].contains(&phase),
+                    "kernel {step} was to die in its takeover, and died in {phase}"
+                );
+                deaths += 1;
+                continue;
+            }
+            let report = reports.next().with_context(|| format!("kernel {step} says nothing"))?;
+            let expected = (step, totals.generations);
+            ensure!((report.step, report.generation) == expected, "{report:?} at {expected:?}");
+            ensure!(report.lost == 0, "kernel {step} lost {}", report.lost);
+            let crash = if before == 'c' { LEFT_BY_CRASH * u64::from(self.cpus) } else { 0 };
+            let limit = crash + deaths * LEFT_BY_DEATH;
+            ensure!(
+                report.unclaimed <= limit,
+                "{} things that nothing named, where there may be {limit}",
+                report.unclaimed
+            );
+            ensure!((report.things > 20) == (step > 0), "{} things survived", report.things);
+            if act == 'c' {
+                let phase = next_crash()?;
+                ensure!(phase == "work", "kernel {step} was to crash at work, and did in {phase}");
+            }
+            totals.generations += 1;
+            totals.bytes += report.bytes;
+            totals.lost += report.lost;
+            (before, deaths, upgraded) = (act, 0, upgraded + report.upgraded);
+        }
+        ensure!(upgraded > 0, "no session came to the other layout");
+        ensure!(reports.next().is_none() && crashes.next().is_none(), "more was said than planned");
+        let works = said.lines().filter(|line| line.contains(" rounds, "));
+        let (mut worked, jumps) = (0, self.plan.matches('j').count());
+        for line in works {
+            ensure!(line.contains(" 0 wrong, 0 refused"), "{line}");
+            worked += 1;
+        }
+        ensure!(worked == jumps, "{worked} kernels say how they worked, of {jumps}");
+        if let Some(line) = said.lines().find(|line| line.contains("kernel: failed")) {
+            bail!("{line}");
+        }
+        Ok(totals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHAIN: Chain = Chain { name: "test", plan: "jcde", memory: "512M", cpus: 2 };
+
+    const SAID: [&str; 6] = [
+        "kernel: one, step 0, generation 0: 0 things, 0 bytes compared, 0 upgraded, 0 lost, 0 unclaimed",
+        "kernel: one, step 0: 70 rounds, 30 ticks, 9 NMIs, 3 calls without a CPU, 0 wrong, 0 refused; 1 bytes of stack, 2 of image",
+        "kernel: two, step 1, generation 1: 90 things, 5000 bytes compared, 9 upgraded, 0 lost, 0 unclaimed",
+        "kernel: crashes in work",
+        "kernel: crashes in claim",
+        "kernel: two, step 3, generation 2: 91 things, 6000 bytes compared, 0 upgraded, 0 lost, 8 unclaimed",
+    ];
+
+    fn judge(from: &str, to: &str) -> Result<Totals> {
+        let said = SAID.join("\n");
+        assert!(said.contains(from), "{from}");
+        CHAIN.judge(&said.replacen(from, to, 1))
+    }
+
+    #[test]
+    fn what_is_found_is_added_up() {
+        let expected = Totals { generations: 3, kernels: 4, bytes: 11000, lost: 0 };
+        assert_eq!(judge("", "").unwrap(), expected);
+        assert_eq!(expected.to_string(), "3 generations, 4 kernels, 11000 bytes, 0 lost");
+    }
+
+    #[test]
+    fn each_line_has_to_be_said_and_to_be_good() {
+        for (from, to) in [
+            (SAID[2], ""),
+            (SAID[1], ""),
+            (SAID[3], ""),
+            (SAID[4], "kernel: crashes in work"),
+            ("0 lost, 8", "1 lost, 8"),
+            ("8 unclaimed", "10 unclaimed"),
+            ("0 lost, 0 unclaimed\nkernel: crashes", "0 lost, 1 unclaimed\nkernel: crashes"),
+            ("generation 2", "generation 3"),
+            ("kernel: two, step 3", "kernel: one, step 3"),
+            ("0 wrong", "1 wrong"),
+            ("91 things", "2 things"),
+            ("9 upgraded", "0 upgraded"),
+            (SAID[5], &format!("{}\nkernel: failed: no images", SAID[5])),
+        ] {
+            assert!(judge(from, to).is_err(), "{from} -> {to}");
+        }
+    }
+}
