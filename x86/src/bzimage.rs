@@ -58,7 +58,7 @@ impl<'a> BzImage<'a> {
         };
         let header =
             bytes.get(HEADER_AT..).and_then(|rest| SetupHeader::read_from_prefix(rest).ok());
-        let (header, _) = header.ok_or(fail(0, short(HEADER_AT + size_of::<SetupHeader>())))?;
+        let (mut header, _) = header.ok_or(fail(0, short(HEADER_AT + size_of::<SetupHeader>())))?;
         for (found, magic, field) in [
             (header.header.get(), MAGIC, offset_of!(SetupHeader, header)),
             (header.boot_flag.get().into(), 0xaa55, offset_of!(SetupHeader, boot_flag)),
@@ -84,6 +84,11 @@ impl<'a> BzImage<'a> {
         if !align.is_power_of_two() || u64::from(align) > LARGEST {
             let field = offset_of!(SetupHeader, kernel_alignment);
             return unsuitable(field, "an alignment of up to 1 GiB, a power of two");
+        }
+        // What an older header does not have is the code's first bytes, and no field.
+        let end = usize::from(header.jump.to_bytes()[1]) + offset_of!(SetupHeader, jump) + 2;
+        if let Some(rest) = header.as_mut_bytes().get_mut(end..) {
+            rest.fill(0);
         }
         // 0 is 4, of the time when all had as many.
         let sectors = if header.setup_sects == 0 { 4 } else { header.setup_sects };
@@ -251,6 +256,17 @@ mod tests {
         let flags = u16::from_le_bytes([bytes[0x236], bytes[0x237]]);
         assert_eq!(flags & 0b10_0011, 0b10_0011, "64-bit, above 4 GiB, 5 levels");
         assert!((usize::from(bytes[0x1f1]) + 1) * 512 < bytes.len());
+    }
+
+    #[test]
+    fn what_an_older_header_does_not_have_is_no_field() {
+        let mut bytes = image();
+        bytes[0x264..0x26c].fill(0xee);
+        assert_eq!(BzImage::parse(&bytes).unwrap().header().kernel_info_offset.get(), 0xeeee_eeee);
+        bytes[0x201] = 0x62;
+        let header = *BzImage::parse(&bytes).unwrap().header();
+        assert_eq!((header.handover_offset.get(), header.kernel_info_offset.get()), (0, 0));
+        assert_eq!(header.init_size.get(), 9000);
     }
 
     #[test]

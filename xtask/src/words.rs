@@ -35,14 +35,16 @@ const WORDS: [&str; 13] = [
 ];
 
 /// Where they are looked for: the libraries, the command, the book.
-const PLACES: [&str; 9] = [
+const PLACES: [&str; 11] = [
     "kho/src",
     "folio/src",
     "slab/src",
     "restore/src",
+    "x86",
     "src",
     "capi",
     "cli/src",
+    "examples/kernel/src",
     "docs",
     "README.md",
 ];

@@ -95,10 +95,12 @@ pub fn unmask() {
     unsafe { asm!("sti", options(nostack)) };
 }
 
-/// Waits for an interrupt.
-pub fn idle() {
-    // SAFETY: interrupts come.
-    unsafe { asm!("sti", "hlt", options(nostack)) };
+/// Waits for interrupts, for good.
+pub fn idle() -> ! {
+    loop {
+        // SAFETY: every vector has a handler.
+        unsafe { asm!("sti", "hlt", options(nostack)) };
+    }
 }
 
 /// Writes a register of this CPU's APIC.

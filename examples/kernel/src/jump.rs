@@ -41,6 +41,7 @@ pub unsafe fn load(
     let (plan, cpus) = (told.word("plan").unwrap_or("e"), told.number("cpus", 1));
     let seed = told.number("seed", 1);
     let line = Line::new(format_args!("plan={plan} step={step} cpus={cpus} seed={seed}"));
+    // ANCHOR: load
     let successor = Successor {
         image,
         command_line: line.bytes(),
@@ -51,6 +52,7 @@ pub unsafe fn load(
     };
     // SAFETY: the caller's promise; the areas are memory, which the page tables show.
     let loaded = unsafe { place(&Pc, areas, busy, &successor) };
+    // ANCHOR_END: load
     loaded.unwrap_or_else(|error| fail(format_args!("{error}")))
 }
 

@@ -13,9 +13,12 @@ use crate::cpu;
 #[derive(Clone, Copy, Debug)]
 pub struct Pc;
 
+// ANCHOR: lock
 /// A lock that keeps interrupts out: handlers of the timer allocate.
 pub type Lock = Masked<spin::Mutex<()>, Pc>;
+// ANCHOR_END: lock
 
+// ANCHOR: map
 // SAFETY: page tables show the memory below `MAPPED` GiB at its own addresses, writable, for as long as the kernel
 // runs; the map that is handed to heirloom ends there. Frame 0 is in no map.
 unsafe impl DirectMap for Pc {
@@ -29,7 +32,9 @@ unsafe impl DirectMap for Pc {
         (addr < MAPPED << 30).then_some(PhysAddr::new(addr))
     }
 }
+// ANCHOR_END: map
 
+// ANCHOR: cpus
 // SAFETY: a closure runs with a CPU's number if it found the CPU's flag down, which it raises until it is done; a
 // handler in its middle, or a call within it, finds the flag up. Nothing moves between CPUs. `this` is below `CPUS`.
 unsafe impl Cpus for Pc {
@@ -48,7 +53,9 @@ unsafe impl Cpus for Pc {
         result
     }
 }
+// ANCHOR_END: cpus
 
+// ANCHOR: interrupts
 // SAFETY: each CPU counts its own, and nothing moves between CPUs.
 unsafe impl Interrupts for Pc {
     fn mask() {
@@ -62,7 +69,9 @@ unsafe impl Interrupts for Pc {
         }
     }
 }
+// ANCHOR_END: interrupts
 
+// ANCHOR: machine
 impl Machine for Pc {
     type Lock = Lock;
     type Mutex = spin::Mutex<()>;
@@ -78,3 +87,4 @@ impl Machine for Pc {
         !cpu.in_nmi.load(Relaxed) && !cpu.in_interrupt.load(Relaxed)
     }
 }
+// ANCHOR_END: machine

@@ -112,25 +112,38 @@ pub fn ledger() -> &'static Ledger {
     unsafe { LEDGER.get() }
 }
 
-/// What the kernel does, for the report of one that dies.
-pub struct Phase(AtomicUsize, AtomicUsize);
-
-impl Phase {
-    pub fn enter(&self, name: &'static str) {
-        self.0.store(name.as_ptr().expose_provenance(), Relaxed);
-        self.1.store(name.len(), Relaxed);
-    }
-
-    fn name(&self) -> &'static str {
-        let start = core::ptr::with_exposed_provenance(self.0.load(Relaxed));
-        // SAFETY: from a text that lasts, and its length; the handler that asks stops what would change them.
-        unsafe {
-            str::from_utf8_unchecked(core::slice::from_raw_parts(start, self.1.load(Relaxed)))
-        }
-    }
+/// What the kernel does: for the report of one that dies, and for when it is to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Revive,
+    Claim,
+    Upgrade,
+    Finish,
+    Work,
+    Jump,
 }
 
-pub static PHASE: Phase = Phase(AtomicUsize::new(1), AtomicUsize::new(0));
+static PHASE: AtomicUsize = AtomicUsize::new(0);
+/// The phase of its takeover in which the kernel is to die, or later; none.
+static DIE_IN: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+impl Phase {
+    /// Begins the phase. If the kernel is to die in it, the timer will end it at its first tick.
+    pub fn begin(self) {
+        PHASE.store(self as usize, Relaxed);
+        if DIE_IN.load(Relaxed) == self as usize {
+            CRASH_AT.store(0, Relaxed);
+            cpu::timer(TICK / 20);
+            cpu::unmask();
+        }
+    }
+
+    /// The name of the one that was begun last.
+    fn name() -> &'static str {
+        let names = ["revive", "claim", "upgrade", "finish", "work", "jump"];
+        names[PHASE.load(Relaxed) % names.len()]
+    }
+}
 
 /// The timer's handler, on each CPU.
 pub fn tick() {
@@ -147,13 +160,15 @@ pub fn tick() {
     }
 }
 
+// ANCHOR: crash
 /// Ends this kernel here and now, in an interrupt: no lock is taken, nothing is put in order.
 fn crash() -> ! {
     cpu::stop_others();
-    serial::cry(format_args!("crashes in {}", PHASE.name()));
+    serial::cry(format_args!("crashes in {}", Phase::name()));
     // SAFETY: loaded before interrupts came, and busy since; all other CPUs have stopped.
     unsafe { NEXT.get().enter() }
 }
+// ANCHOR_END: crash
 
 /// Where the image begins.
 extern "C" fn start(kind: u64, info: u64) -> ! {
@@ -192,7 +207,7 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
     if act == b'e' {
         return Ok(());
     }
-    PHASE.enter("work");
+    Phase::Work.begin();
     // What the first CPU set is read by others from now on: Release pairs with the Acquire in `is_working`.
     WORKING.store(true, Release);
     let ticks = cpu::of(0).ticks.load(Relaxed);
@@ -210,7 +225,7 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
         work::step(round);
         round += 1;
     }
-    PHASE.enter("jump");
+    Phase::Jump.begin();
     cpu::park_others();
     cpu::timer(0);
     cpu::mask();
@@ -225,16 +240,18 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
         stack(),
         told::image().bytes()
     ));
+    // ANCHOR: leave
     kernel.seal().map_err(late)?;
     cpu::stop_others();
     // SAFETY: loaded above, and busy since; all other CPUs have stopped.
     unsafe { NEXT.get().enter() }
+    // ANCHOR_END: leave
 }
 
 /// Periods of the timer's clock between two ticks.
 const TICK: u32 = 1_000_000;
-/// Bytes of a scratch area: two images, and metadata.
-const AREA: u64 = 16 << 20;
+/// Bytes of a scratch area: two images, and metadata; tens of MiB where Linux may follow.
+const AREA: u64 = 64 << 20;
 
 /// The first kernel: no predecessor.
 fn first(told: &Told) -> Result<(&'static Heirloom<Pc>, Found), heirloom::Error> {
@@ -250,15 +267,18 @@ fn first(told: &Told) -> Result<(&'static Heirloom<Pc>, Found), heirloom::Error>
         map.place(AREA, LINUX_SCRATCH_ALIGN, limit, taken)
             .unwrap_or_else(|error| fail(format_args!("{error}")))
     };
+    // ANCHOR: boot
     let low = place(&[]);
     let scratch = [low, place(&[low])];
     // SAFETY: the page tables show the map, of which nothing is in use.
     let kernel = unsafe { Heirloom::boot(Pc, map.ranges(), &scratch, layout::BUILD)? };
+    // ANCHOR_END: boot
     // SAFETY: the first CPU, before it lets interrupts come.
     let kernel = unsafe { KERNEL.set(kernel) };
     let memory = kernel.memory();
     let any = Request::new(Order::ZERO);
 
+    // ANCHOR: module
     // The module moves to where it survives.
     let mut run = memory.alloc_owned_run(length.div_ceil(PAGE_SIZE as u64), any)?;
     // SAFETY: the loader put it there; it is in no map.
@@ -267,6 +287,7 @@ fn first(told: &Told) -> Result<(&'static Heirloom<Pc>, Found), heirloom::Error>
     let run = run.preserve().map_err(|refused| refused.error)?;
     let images = kernel.run_handle(&run)?.into();
     let images_at = run.into_raw().addr();
+    // ANCHOR_END: module
 
     let frames = size_of::<Ledger>().div_ceil(PAGE_SIZE) as u64;
     let mut run = memory.alloc_owned_run(frames, any)?;
@@ -311,27 +332,26 @@ fn later(
     // SAFETY: this image is all that is in use of scratch; the first CPU, before it lets interrupts come.
     let next = unsafe { NEXT.set(jump::load(told, areas.runs(), &[image], images, entry)) };
     if act == b'd' {
-        // After so many periods: somewhere in what follows.
-        CRASH_AT.store(0, Relaxed);
-        PHASE.enter("revive");
-        cpu::timer(50_000 + 1_500_000 * (seed as u32 * 5 % 8));
-        cpu::unmask();
+        DIE_IN.store(seed % 4, Relaxed);
     }
+    Phase::Revive.begin();
+    // ANCHOR: revive
     let busy = [image, next.image, next.params];
     let placement = Placement { metadata: None, busy: &busy };
     // SAFETY: the page tables show the map, of which what is busy is in use; the predecessor has ended.
     let kernel = unsafe {
         Heirloom::revive_in(Pc, map.ranges(), entry, layout::BUILD, SealPolicy::Checked, placement)
     };
-    PHASE.enter("claim");
+    // ANCHOR_END: revive
+    Phase::Claim.begin();
     // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
     let kernel = unsafe { KERNEL.set(kernel.map_err(late)?) };
     HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
     let (ledger, images_at, length) = takeover::roots(kernel).map_err(late)?;
     let mut found = takeover::claim(kernel, ledger).map_err(late)?;
     found.bytes += jump::check(images, (images_at, length));
-    PHASE.enter("finish");
-    while act == b'd' {
+    Phase::Finish.begin();
+    if act == b'd' {
         cpu::idle();
     }
     let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true).map_err(late)?;

@@ -85,7 +85,8 @@ pub fn claim(kernel: &'static Heirloom<Pc>, ledger: &Ledger) -> Result<Found, Er
             },
         }
     }
-    crate::PHASE.enter("upgrade");
+    crate::Phase::Upgrade.begin();
+    // ANCHOR: upgrade
     if let Some(record) = kernel.slabs().inherited(other::CACHE) {
         kernel.slabs().upgrade(&record, |old| {
             let slot = named(ledger, &old);
@@ -105,6 +106,7 @@ pub fn claim(kernel: &'static Heirloom<Pc>, ledger: &Ledger) -> Result<Found, Er
             Ok(())
         })?;
     }
+    // ANCHOR_END: upgrade
     // Every slot's session is of this layout now, and in use.
     for (lane, slot) in ledger.slots() {
         if let (Kind::Work, Some((id, [word, _]))) = (Kind::of(lane), slot.get()) {

@@ -72,6 +72,7 @@ impl Told {
         &self.regions[..self.count]
     }
 
+    // ANCHOR: map
     /// The memory that heirloom gets: what is RAM, is mapped, and not the low MiB.
     pub fn map(&self) -> Result<Map<32>, Error> {
         let mut map = Map::new();
@@ -81,6 +82,7 @@ impl Told {
         map.remove_other(Region::new(MAPPED << 30, u64::MAX, MemoryType::RESERVED))?;
         Ok(map)
     }
+    // ANCHOR_END: map
 
     /// The value of a word of the command line, as in `plan=jce`.
     pub fn word(&self, name: &str) -> Option<&str> {

@@ -136,6 +136,26 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom::liveupdate::Session::preserve",
         ],
     },
+    Reason {
+        why: "The function passes it on to a `Source`, which copies what can be read there and says so if nothing can. `Identity`, which reads this machine's \
+              memory, was made by an `unsafe` call whose caller promised that all of it may be read; its bounds are compared first.",
+        functions: &[
+            "heirloom_x86::Source::read",
+            "heirloom_x86::boot_params::BootParams<'s, S>::open",
+            "heirloom_x86::start_info::StartInfo<'s, S>::open",
+        ],
+    },
+    Reason {
+        why: "The function writes the number down, or compares it, and follows nothing.",
+        functions: &[
+            "heirloom_x86::boot_params::KhoNode::new",
+            "heirloom_x86::boot_params::ZeroPage::set_command_line",
+            "heirloom_x86::boot_params::ZeroPage::set_initrd",
+            "heirloom_x86::boot_params::ZeroPage::set_rsdp",
+            "heirloom_x86::boot_params::ZeroPage::set_setup_data",
+            "heirloom_x86::map::Map<N>::place",
+        ],
+    },
 ];
 
 /// The functions found that no reason names, and those named that are not found, as faults.

@@ -4,6 +4,7 @@ const KHO: &str = "heirloom-kho";
 const FOLIO: &str = "heirloom-folio";
 const SLAB: &str = "heirloom-slab";
 const RESTORE: &str = "heirloom-restore";
+const X86: &str = "heirloom-x86";
 const HEIRLOOM: &str = "heirloom";
 const CAPI: &str = "heirloom-capi";
 
@@ -25,6 +26,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "harness", "heap memory in place of physical memory, for tests and examples"),
     (FOLIO, "predecessor", "the caller that takes a claim back owns the block"),
     (FOLIO, "machine", "what a machine promises: the direct map, staying on a CPU"),
+    (
+        FOLIO,
+        "masked",
+        "a lock keeps `lock_api`'s promises; interrupts are masked as their trait says",
+    ),
     (FOLIO, "memory", "the words of tables, through the direct map"),
     (FOLIO, "node_backend", "the list of the CPU that this is, or of one that nothing runs on"),
     (FOLIO, "absent", "frames of a range that come and go, as the caller has promised"),
@@ -114,6 +120,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (RESTORE, "predecessor", "a predecessor's tables read"),
     (RESTORE, "records", "a list's pages, reached by its owner"),
     (RESTORE, "sealing", "the seal's table, and all that it covers, read"),
+    (X86, "source", "memory of which nothing is known yet, mapped as the caller has promised"),
+    (X86, "loader", "an image written into frames that the caller gave, and entered"),
     (HEIRLOOM, "arena", "a memfd's mapping as a direct map"),
     (HEIRLOOM, "arena/machine", "the traits of a machine, whose contracts are handed on"),
     (HEIRLOOM, "arena/mapping", "address space reserved, mapped and unmapped"),

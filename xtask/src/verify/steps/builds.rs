@@ -44,7 +44,7 @@ pub(super) const STEPS: &[Step] = &[
             mine="-A license-exception-not-encountered"
             check . $mine licenses bans sources
             less="$mine -A license-not-encountered -A unmatched-skip -A unnecessary-skip"
-            others="examples/freestanding $(ls -d fuzz 2>/dev/null || true)"
+            others="examples/freestanding examples/kernel $(ls -d fuzz 2>/dev/null || true)"
             for at in $others; do check $at $less licenses bans sources; done
             if timeout 120 cargo deny fetch db; then
                 for at in . $others; do check $at advisories; done
