@@ -130,6 +130,12 @@ impl<'a> BzImage<'a> {
         u64::from(self.header.kernel_alignment.get()).max(4096)
     }
 
+    /// The lowest address that its code may be loaded to: from below, it would move there by itself, over
+    /// whatever is there.
+    pub fn lowest(&self) -> PhysAddr {
+        PhysAddr::new(self.header.pref_address.get())
+    }
+
     /// Returns whether it may lie above 4 GiB.
     pub fn runs_above_4g(&self) -> bool {
         self.header.xloadflags.get() & XLF_CAN_BE_LOADED_ABOVE_4G != 0
@@ -241,6 +247,7 @@ mod tests {
         assert_eq!(image.code().len(), 2000);
         assert!(image.code().iter().enumerate().all(|(i, byte)| *byte == i as u8));
         assert_eq!((image.needed(), image.align()), (9000, 2 << 20));
+        assert_eq!(image.lowest().get(), 1 << 20);
         assert!(image.runs_above_4g() && image.takes_5_levels());
     }
 

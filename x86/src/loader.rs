@@ -129,7 +129,8 @@ impl Loaded {
 }
 
 /// Puts a successor into scratch, at the lowest places of `areas` in which nothing is `busy`, and writes what it is
-/// told. Code comes before parameters, and lies below 4 GiB where the image must.
+/// told. Code comes before parameters, not below the address that the image prefers, to which it would move by itself, and below 4 GiB
+/// where it must.
 ///
 /// Busy are: this kernel's image, stack and page tables; its [metadata](heirloom_restore::Heirloom::metadata), or, before it
 /// has any, as much as it will need; another image that was loaded.
@@ -177,18 +178,22 @@ fn place(
     busy: &[Run],
     image: &BzImage<'_>,
 ) -> Result<Loaded, Error> {
-    let find = |frames, align, limit, taken: Option<Run>| {
+    let find = |frames, align, lowest: Pfn, limit, taken: Option<Run>| {
         let taken = busy.iter().copied().chain(taken);
-        let mut places =
-            areas.clone().filter_map(|area| fit::lowest(area, frames, align, limit, &taken));
+        let mut places = areas.clone().filter_map(|area| {
+            let area = Run::between(area.start().max(lowest), area.end())?;
+            fit::lowest(area, frames, align, limit, &taken)
+        });
         let none = Fault::NoRoom { needed: frames * usize_to_u64(PAGE_SIZE) };
         places.next().ok_or(none.of(Structure::Load, PhysAddr::new(0), 0))
     };
     let any = Pfn::new(u64::MAX);
     let limit = if image.runs_above_4g() { any } else { LIMIT };
-    let code = find(fit::frames(image.needed()), fit::frames(image.align()), limit, None)?;
+    let lowest = Pfn::new(fit::frames(image.lowest().get()));
+    let (frames, align) = (fit::frames(image.needed()), fit::frames(image.align()));
+    let code = find(frames, align, lowest, limit, None)?;
     // The parameters are read through the page tables of either kernel, wherever they are.
-    let params = find(PARAMS, 1, any, Some(code))?;
+    let params = find(PARAMS, 1, Pfn::new(0), any, Some(code))?;
     Ok(Loaded { image: code, params })
 }
 
@@ -305,6 +310,21 @@ mod tests {
             .unwrap();
         assert_eq!(regions, [region]);
         drop(words);
+    }
+
+    /// A relocatable kernel that is loaded below the address that it prefers moves there, over what is there.
+    #[test]
+    fn an_image_does_not_lie_below_the_address_that_it_prefers() {
+        let mut bytes = image();
+        let preferred = START.get() + (3 << 20);
+        bytes[0x258..0x260].copy_from_slice(&preferred.to_le_bytes());
+        let image = BzImage::parse(&bytes).unwrap();
+        let all = frames(0, (8 << 20) / PAGE);
+        let loaded = place(&[all].into_iter(), &[], &image).unwrap();
+        assert_eq!(loaded.image.start(), frames((4 << 20) / PAGE, 1).start());
+        assert_eq!(loaded.params.start(), all.start());
+        let below = frames(0, (3 << 20) / PAGE);
+        assert!(place(&[below].into_iter(), &[], &image).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use chain::{Chain, Totals};
 use heirloom_x86::bzimage;
 
+use crate::linux::kernel::{self, Kernel};
 use crate::linux::machine::{Machine, Model};
 use crate::linux::place::{project, target};
 use crate::linux::skipping::{self, unavailable};
@@ -35,6 +36,9 @@ pub(crate) struct Arguments {
     /// Run each chain so many times, with other instants of interrupts and crashes.
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
+    /// End one more chain with Linux, which takes over. Builds one if none is kept, which takes minutes.
+    #[arg(long)]
+    linux: bool,
     /// Print all that the machine prints.
     #[arg(long)]
     console: bool,
@@ -49,6 +53,9 @@ const CHAINS: [Chain; 3] = [
     // Successors that die in their takeover, one after another too.
     Chain { name: "deaths", plan: "jdcddjde", memory: "512M", cpus: 2 },
 ];
+
+/// A chain that ends with Linux.
+const LINUX: Chain = Chain { name: "linux", plan: "jcl", memory: "512M", cpus: 2 };
 
 /// What a PC without an operating system needs of Rust.
 const TARGET: &str = "x86_64-unknown-none";
@@ -66,10 +73,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 fn chains(arguments: &Arguments, place: &Path) -> Result<()> {
     apt::install(&EMULATOR)?;
-    let images = Images::build(project()?, place)?;
+    let linux = arguments.linux.then(|| Kernel::get(&kernel::BASE, place)).transpose()?;
+    let images = Images::build(project()?, place, linux.as_ref())?;
     let mut totals = Totals::default();
     for seed in 1..=arguments.repeat {
-        for chain in &CHAINS {
+        for chain in CHAINS.iter().chain(arguments.linux.then_some(&LINUX)) {
             totals.add(&drive(chain, seed, &images, arguments, place)?);
         }
     }
@@ -81,25 +89,28 @@ fn chains(arguments: &Arguments, place: &Path) -> Result<()> {
 struct Images {
     /// Build one, as QEMU loads it.
     first: PathBuf,
-    /// bzImages of both, one behind the other.
-    both: PathBuf,
+    /// bzImages of both, one behind the other, and of Linux.
+    all: PathBuf,
 }
 
 impl Images {
-    fn build(root: &Path, place: &Path) -> Result<Self> {
+    fn build(root: &Path, place: &Path, linux: Option<&Kernel>) -> Result<Self> {
         let first = build(root, place, &["--release"], "release")?;
         let second = build(root, place, &["--profile", "small", "--features", "two"], "small")?;
-        let mut both = Vec::new();
+        let mut all = Vec::new();
         for path in [&first, &second] {
             let elf = fs::read(path)?;
-            let start = both.len();
-            both.resize(start + bzimage::size(&elf)?, 0);
-            let bytes = bzimage::from_elf(&elf, &mut both[start..])?;
+            let start = all.len();
+            all.resize(start + bzimage::size(&elf)?, 0);
+            let bytes = bzimage::from_elf(&elf, &mut all[start..])?;
             println!("kernel: {} bytes of bzImage from {}", bytes, path.display());
         }
+        if let Some(linux) = linux {
+            all.extend(fs::read(&linux.image)?);
+        }
         let images = place.join("images");
-        fs::write(&images, both)?;
-        Ok(Self { first, both: images })
+        fs::write(&images, all)?;
+        Ok(Self { first, all: images })
     }
 }
 
@@ -137,7 +148,7 @@ fn drive(
     let line = format!("plan={} step=0 cpus={cpus} seed={seed}", chain.plan);
     println!("kernel: {}: {line}, {memory} of memory", chain.name);
     let show = arguments.console;
-    let mut machine = Machine::start(&model, &images.first, &images.both, &line, show, deadline)?;
+    let mut machine = Machine::start(&model, &images.first, &images.all, &line, show, deadline)?;
     let ended = machine.powered_off();
     let log = place.join(format!("{}.log", chain.name));
     fs::write(&log, machine.said())?;

@@ -35,12 +35,18 @@ pub unsafe fn load(
     entry: Entry,
 ) -> Loaded {
     let step = told.number("step", 0) + 1;
-    // SAFETY: the caller's promise.
-    let found = unsafe { images(at) }.nth(step % 2);
-    let image = found.unwrap_or_else(|| fail(format_args!("no image for step {step}")));
     let (plan, cpus) = (told.word("plan").unwrap_or("e"), told.number("cpus", 1));
+    // Linux is the third, where it is to follow.
+    let linux = plan.as_bytes().get(step) == Some(&b'l');
+    // SAFETY: the caller's promise.
+    let found = unsafe { images(at) }.nth(if linux { 2 } else { step % 2 });
+    let image = found.unwrap_or_else(|| fail(format_args!("no image for step {step}")));
     let seed = told.number("seed", 1);
-    let line = Line::new(format_args!("plan={plan} step={step} cpus={cpus} seed={seed}"));
+    let line = if linux {
+        Line::new(format_args!("console=ttyS0 kho=on panic=-1"))
+    } else {
+        Line::new(format_args!("plan={plan} step={step} cpus={cpus} seed={seed}"))
+    };
     // ANCHOR: load
     let successor = Successor {
         image,
@@ -59,7 +65,7 @@ pub unsafe fn load(
 /// Whether the images that were claimed are those that the kernel was told of, and sound. Returns how many bytes.
 pub fn check(told: (PhysAddr, u64), claimed: (PhysAddr, u64)) -> u64 {
     // SAFETY: claimed, and never changed.
-    if told != claimed || unsafe { images(claimed) }.count() != 2 {
+    if told != claimed || unsafe { images(claimed) }.count() < 2 {
         fail(format_args!("the images are elsewhere, or not sound"));
     }
     claimed.1

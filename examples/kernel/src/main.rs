@@ -18,7 +18,7 @@
 //!
 //! The command line says what each kernel of a chain does at its end: `plan=jcde`, a letter for each.
 //! `j`: a sealed jump. `c`: a crash, the jump from an interrupt in the middle of all CPUs' work. `d`: a crash
-//! during its own takeover. `e`: the end.
+//! during its own takeover. `e`: the end. `l`: not this kernel but Linux.
 
 #![no_std]
 #![no_main]

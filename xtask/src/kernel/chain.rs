@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 /// A chain of kernels.
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
-    /// A letter for each: `j`, a sealed jump; `c`, a crash at work; `d`, a death in its takeover; `e`, the end.
+    /// A letter for each: `j`, a sealed jump; `c`, a crash at work; `d`, a death in its takeover; `e`, the end;
+    /// `l`, Linux.
     pub(crate) plan: &'static str,
     pub(crate) memory: &'static str,
     pub(crate) cpus: u32,
@@ -18,6 +19,9 @@ pub(crate) struct Chain {
 const LEFT_BY_CRASH: u64 = 4;
 /// The most that a death in a takeover may leave: an object in both layouts.
 const LEFT_BY_DEATH: u64 = 1;
+
+/// What Linux says when it was handed over what it can read.
+const LINUX_TAKES_OVER: &str = "KHO: found kexec handover data";
 
 /// What kernels found.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -91,6 +95,13 @@ impl Chain {
         // The generation that the next kernel is of: one that dies after its `revive` was one too.
         let mut generation = 0..=0;
         for (step, act) in (0..).zip(self.plan.chars()) {
+            if act == 'l' {
+                ensure!(
+                    said.lines().any(|line| line.contains(LINUX_TAKES_OVER)),
+                    "Linux was not handed anything"
+                );
+                continue;
+            }
             if act == 'd' {
                 let phase = next_crash()?;
                 ensure!(
@@ -166,6 +177,15 @@ mod tests {
         let expected = Totals { generations: 3, kernels: 4, bytes: 11000, lost: 0 };
         assert_eq!(judge("", "").unwrap(), expected);
         assert_eq!(expected.to_string(), "3 generations, 4 kernels, 11000 bytes, 0 lost");
+    }
+
+    #[test]
+    fn linux_has_to_say_that_it_takes_over() {
+        let chain = Chain { plan: "jcl", ..CHAIN };
+        let said = format!("{}\n", SAID[..4].join("\n"));
+        assert!(chain.judge(&said).is_err());
+        let totals = chain.judge(&format!("{said}[    0.0] {LINUX_TAKES_OVER}.\n")).unwrap();
+        assert_eq!((totals.generations, totals.kernels), (2, 3));
     }
 
     /// A kernel that dies in `revive` is a generation if it had come to its end.
