@@ -9,6 +9,7 @@ use heirloom_kho::sync::AtomicPtr;
 use heirloom_kho::sync::Ordering::{AcqRel, Acquire};
 
 use crate::buffer::AllocOptions;
+use crate::early::{EarlyBytes, EarlyRoom};
 use crate::slabs::Slabs;
 
 /// The buffers of an instance as an allocator: a handle, cheap to copy.
@@ -90,7 +91,7 @@ unsafe impl<M: Machine> GlobalAlloc for Heap<'_, M> {
 
 /// An allocator to be a program's `#[global_allocator]`, over an instance that is named later.
 ///
-/// Until [`Global::set`] was called, nothing can be allocated.
+/// Until [`Global::set`] was called, nothing can be allocated, unless there is [room for it](Global::early).
 ///
 /// # Examples
 /// ```
@@ -113,9 +114,11 @@ unsafe impl<M: Machine> GlobalAlloc for Heap<'_, M> {
 /// ```
 pub struct Global<M: Machine + 'static> {
     slabs: AtomicPtr<Slabs<M>>,
+    early: Option<EarlyBytes>,
 }
 
-// SAFETY: the pointer is to a `Slabs` that is borrowed for good and used by reference.
+// SAFETY: the pointer is to a `Slabs` that is borrowed for good and used by reference; the early room is `Sync`, and borrowed
+// for good too.
 unsafe impl<M: Machine> Sync for Global<M>
 where
     M::Lock: Sync,
@@ -126,7 +129,37 @@ where
 impl<M: Machine> Global<M> {
     /// Returns an allocator without memory.
     pub const fn new() -> Self {
-        Self { slabs: AtomicPtr::new(null_mut()) }
+        Self { slabs: AtomicPtr::new(null_mut()), early: None }
+    }
+
+    /// Returns an allocator that has this room until it has memory. What was allocated there stays valid; it
+    /// can be freed and resized at any time, but its bytes are not had again.
+    ///
+    /// # Examples
+    /// ```
+    /// use core::alloc::{GlobalAlloc, Layout};
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_slab::{EarlyRoom, Global, Slabs};
+    ///
+    /// static ROOM: EarlyRoom<4096> = EarlyRoom::new();
+    /// static HEAP: Global<Ram> = Global::early(&ROOM);
+    ///
+    /// let layout = Layout::new::<[u64; 4]>();
+    /// // SAFETY: the layout has a size; each is freed once.
+    /// unsafe {
+    ///     let before = HEAP.alloc(layout);
+    ///     assert!(!before.is_null());
+    ///     let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    ///     HEAP.set(Box::leak(Box::new(slabs))).unwrap();
+    ///     HEAP.dealloc(before, layout);
+    ///     let after = HEAP.alloc(layout);
+    ///     HEAP.dealloc(after, layout);
+    /// }
+    /// assert_eq!(ROOM.used(), 32);
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
+    pub const fn early<const N: usize>(room: &'static EarlyRoom<N>) -> Self {
+        Self { slabs: AtomicPtr::new(null_mut()), early: Some(room.bytes()) }
     }
 
     /// Names the instance that the memory comes from, once.
@@ -149,6 +182,19 @@ impl<M: Machine> Global<M> {
         // SAFETY: null, or from a `&'static Slabs`.
         unsafe { slabs.as_ref() }.map(|slabs| slabs.heap(false))
     }
+
+    /// Takes memory from the early room, if there is one and as much in it.
+    #[cold]
+    fn take_early(&self, layout: Layout) -> *mut u8 {
+        let taken = self.early.and_then(|early| early.take(layout));
+        taken.map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    /// Whether a pointer leads into the early room. Asked where the heap does not know it.
+    #[cold]
+    fn is_early(&self, ptr: *mut u8) -> bool {
+        self.early.is_some_and(|early| early.contains(ptr))
+    }
 }
 
 impl<M: Machine> Default for Global<M> {
@@ -163,32 +209,61 @@ impl<M: Machine> fmt::Debug for Global<M> {
     }
 }
 
-// SAFETY: as for `Heap`; without an instance every request fails.
+// SAFETY: as for `Heap`; without an instance a request fails or gets bytes of the early room that no other
+// request gets.
 unsafe impl<M: Machine> GlobalAlloc for Global<M> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the same contract.
-        self.heap().map_or(null_mut(), |heap| unsafe { heap.alloc(layout) })
+        match self.heap() {
+            // SAFETY: the same contract.
+            Some(heap) => unsafe { heap.alloc(layout) },
+            None => self.take_early(layout),
+        }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the same contract.
-        self.heap().map_or(null_mut(), |heap| unsafe { heap.alloc_zeroed(layout) })
+        if let Some(heap) = self.heap() {
+            // SAFETY: the same contract.
+            return unsafe { heap.alloc_zeroed(layout) };
+        }
+        let ptr = self.take_early(layout);
+        if !ptr.is_null() {
+            // SAFETY: as many bytes, taken just now.
+            unsafe { ptr.write_bytes(0, layout.size()) };
+        }
+        ptr
     }
 
     #[inline]
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        if let Some(heap) = self.heap() {
-            // SAFETY: the same contract.
-            unsafe { heap.dealloc(ptr, layout) };
+    unsafe fn dealloc(&self, ptr: *mut u8, _: Layout) {
+        if let Some((heap, at)) = self.heap().zip(NonNull::new(ptr)) {
+            // SAFETY: the caller's promise: allocated here, and not used again. What is the early room's is no
+            // buffer, and refused.
+            let freed = unsafe { heap.slabs.free(at) };
+            if freed.is_err() && !self.is_early(ptr) {
+                heap.slabs.note_refused();
+            }
         }
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the same contract.
-        self.heap().map_or(null_mut(), |heap| unsafe { heap.realloc(ptr, layout, new_size) })
+        if let Some(heap) = self.heap() {
+            // SAFETY: the same contract; what is the early room's is refused, and stays.
+            let moved = unsafe { heap.realloc(ptr, layout, new_size) };
+            if !moved.is_null() || !self.is_early(ptr) {
+                return moved;
+            }
+        }
+        let Ok(new) = Layout::from_size_align(new_size, layout.align()) else { return null_mut() };
+        // SAFETY: the new size is none of zero, as the caller promises.
+        let moved = unsafe { self.alloc(new) };
+        if !moved.is_null() {
+            // SAFETY: both have as many bytes, and the new ones are nothing else's.
+            unsafe { moved.copy_from_nonoverlapping(ptr, layout.size().min(new_size)) };
+        }
+        moved
     }
 }
 
@@ -276,6 +351,69 @@ mod api2 {
         ) -> Result<NonNull<[u8]>, AllocError> {
             // SAFETY: the caller's promise.
             unsafe { self.resize(ptr, old, new) }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use heirloom_folio::harness::Ram;
+
+    use super::*;
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).unwrap()
+    }
+
+    #[test]
+    fn the_early_room_is_handed_out_once_and_aligned() {
+        static ROOM: EarlyRoom<256> = EarlyRoom::new();
+        static HEAP: Global<Ram> = Global::early(&ROOM);
+        let mut taken: Vec<(usize, usize)> = Vec::new();
+        for (size, align) in [(1, 1), (8, 8), (3, 1), (64, 64), (5, 2), (16, 16)] {
+            // SAFETY: the layout has a size.
+            let start = unsafe { HEAP.alloc_zeroed(layout(size, align)) }.addr();
+            assert!(start != 0 && start.is_multiple_of(align));
+            assert!(taken.iter().all(|(at, length)| start + size <= *at || at + length <= start));
+            taken.push((start, size));
+        }
+        // SAFETY: as above.
+        let refused = unsafe { [HEAP.alloc(layout(256, 1)), HEAP.alloc(layout(1, 4096))] };
+        assert!(refused[0].is_null(), "more than is left");
+        assert_eq!(Global::<Ram>::new().take_early(layout(1, 1)), null_mut());
+    }
+
+    #[test]
+    fn what_was_early_is_resized_and_freed_whenever_there_is_memory() {
+        static ROOM: EarlyRoom<1024> = EarlyRoom::new();
+        static HEAP: Global<Ram> = Global::early(&ROOM);
+        // SAFETY: each layout has a size; each pointer is used until it is resized or freed, once.
+        unsafe {
+            let first = HEAP.alloc(layout(40, 8));
+            first.write_bytes(7, 40);
+            let grown = HEAP.realloc(first, layout(40, 8), 100);
+            assert_eq!(core::slice::from_raw_parts(grown, 40), [7; 40]);
+            let [before, after] = [(); 2].map(|()| HEAP.alloc(layout(10, 1)));
+            HEAP.dealloc(before, layout(10, 1));
+
+            let slabs = Slabs::new(Ram::memory(&Ram::frames(1024)).unwrap()).unwrap();
+            let slabs: &'static Slabs<Ram> = Box::leak(Box::new(slabs));
+            HEAP.set(slabs).ok().unwrap();
+            let used = ROOM.used();
+            let moved = HEAP.realloc(grown, layout(100, 8), 20);
+            assert_eq!(core::slice::from_raw_parts(moved, 20), [7; 20]);
+            assert!(slabs.size_of(NonNull::new(moved).unwrap()).is_some());
+            HEAP.dealloc(moved, layout(20, 8));
+            HEAP.dealloc(after, layout(10, 1));
+            assert_eq!((ROOM.used(), slabs.refused_frees()), (used, 0));
+            // What is neither is still told.
+            let foreign = Box::into_raw(Box::new(5_u64));
+            HEAP.dealloc(foreign.cast(), layout(8, 8));
+            assert_eq!(slabs.refused_frees(), 1);
+            drop(Box::from_raw(foreign));
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::linux::{EMULATOR, apt};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Seconds after which a machine is given up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
     /// Run each chain so many times, with other instants of interrupts and crashes.
     #[arg(long, value_name = "TIMES", default_value_t = 1)]

@@ -1,12 +1,15 @@
 //! The successor: its image found among those that came with the first kernel, put into scratch.
 
+use alloc::format;
+use alloc::string::String;
+
 use heirloom::{DirectMap, Entry, PhysAddr, Run};
 use heirloom_x86::bzimage::BzImage;
 use heirloom_x86::loader::{Loaded, Successor, load as place};
 
 use crate::machine::Pc;
 use crate::serial::fail;
-use crate::told::{Line, Told};
+use crate::told::Told;
 use crate::work::bytes;
 
 /// The images: bzImages, one behind the other.
@@ -43,14 +46,14 @@ pub unsafe fn load(
     let image = found.unwrap_or_else(|| fail(format_args!("no image for step {step}")));
     let seed = told.number("seed", 1);
     let line = if linux {
-        Line::new(format_args!("console=ttyS0 kho=on panic=-1"))
+        String::from("console=ttyS0 kho=on panic=-1")
     } else {
-        Line::new(format_args!("plan={plan} step={step} cpus={cpus} seed={seed}"))
+        format!("plan={plan} step={step} cpus={cpus} seed={seed}")
     };
     // ANCHOR: load
     let successor = Successor {
         image,
-        command_line: line.bytes(),
+        command_line: line.as_bytes(),
         regions: told.regions(),
         initrd: Some(at),
         rsdp: told.rsdp,

@@ -42,7 +42,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use heirloom::folio::Request;
-use heirloom::slab::Global;
+use heirloom::slab::{EarlyRoom, Global};
 use heirloom::{Heirloom, Order, PAGE_SIZE, Placement, SealPolicy, TypedCache};
 use heirloom_x86::loader::Loaded;
 use heirloom_x86::map::LINUX_SCRATCH_ALIGN;
@@ -54,8 +54,10 @@ use takeover::{Found, Root};
 use told::Told;
 use zerocopy::IntoBytes;
 
+/// What is allocated before there is memory: a command line.
+static EARLY: EarlyRoom<1024> = EarlyRoom::new();
 #[global_allocator]
-static HEAP: Global<Pc> = Global::new();
+static HEAP: Global<Pc> = Global::early(&EARLY);
 
 /// What the first CPU writes once, before there is another, and before it lets interrupts come.
 struct Once<T>(UnsafeCell<MaybeUninit<T>>);

@@ -1,7 +1,5 @@
 //! What the kernel was told: by PVH's loader, or by a predecessor through the boot parameters.
 
-use core::fmt::{self, Write};
-
 use heirloom::{PhysAddr, Run};
 use heirloom_x86::boot_params::BootParams;
 use heirloom_x86::map::Map;
@@ -93,34 +91,6 @@ impl Told {
     /// A number of the command line.
     pub fn number(&self, name: &str, otherwise: usize) -> usize {
         self.word(name).and_then(|word| word.parse().ok()).unwrap_or(otherwise)
-    }
-}
-
-/// Text of a bounded length: there is no heap before there is memory.
-pub struct Line {
-    bytes: [u8; 128],
-    length: usize,
-}
-
-impl Line {
-    pub fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut line = Self { bytes: [0; 128], length: 0 };
-        // What does not fit is left out.
-        let _ = line.write_fmt(text);
-        line
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
     }
 }
 

@@ -71,6 +71,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "cache/inner", "a control block and its slots, in a block of their own"),
     (SLAB, "debug", "poison and red zones read and written (feature `debug`)"),
     (SLAB, "depot", "chambers of magazines, passed from hand to hand"),
+    (SLAB, "early", "bytes of a static, each handed out once"),
     (SLAB, "global", "Rust's allocator traits, whose contracts are handed on"),
     (SLAB, "header", "a slab's header, state bytes, words and objects, by their offsets"),
     (SLAB, "adopt_slab", "a predecessor's slab made one of ours"),
