@@ -40,7 +40,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "percpu", "a CPU's slot as a mutable reference while it is pinned"),
     (FOLIO, "alloc_slow", "the slot of the CPU that this is"),
     (FOLIO, "preserve/folio_range", "what one call claimed, given back by it"),
-    (FOLIO, "preserve/runs", "the caller owns the run it names"),
+    (FOLIO, "preserve/buffers", "the caller owns the buffer it names"),
     (FOLIO, "preserve/batch", "what one call claimed, given back by it"),
     (FOLIO, "preserved", "a page given back by the tracker; a leaf found again by its address"),
     (FOLIO, "range", "a range's metadata laid out over memory that the caller gave"),
