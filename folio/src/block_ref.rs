@@ -47,4 +47,12 @@ impl BlockRef {
         // SAFETY: the offset is one in the block, all of which `head` is good for.
         unsafe { self.head.add(self.offset) }
     }
+
+    /// Returns the place itself, of which the caller has another pointer: computed from nothing else, so that the
+    /// caller's is all that is kept.
+    #[inline]
+    pub fn place_of(self, ptr: NonNull<u8>) -> NonNull<u8> {
+        debug_assert_eq!(self.place().addr(), ptr.addr(), "the pointer that was looked up");
+        self.head.with_addr(ptr.addr())
+    }
 }

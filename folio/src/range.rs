@@ -258,7 +258,9 @@ impl Range {
     pub(crate) fn lookup(&self, ptr: NonNull<u8>, expected: &BlockMatcher) -> Option<BlockRef> {
         // The map is linear in a range. For a pointer outside it this wraps or is too large, and
         // so is the head's place.
-        let at = usize_to_u64(ptr.addr().get().wrapping_sub(self.base.addr().get()));
+        // (Read once: behind the byte, which is read with Acquire, it would be read again.)
+        let base = self.base;
+        let at = usize_to_u64(ptr.addr().get().wrapping_sub(base.addr().get()));
         let offset = at.wrapping_add(self.start.get()) & expected.mask;
         let head = at.wrapping_sub(offset);
         // Acquire pairs with the Release in `make_slab`.
@@ -267,7 +269,7 @@ impl Range {
             return None;
         }
         // SAFETY: an allocated block starts there, all of it mapped in one stretch.
-        let head = unsafe { self.base.add(u64_to_usize(head)) };
+        let head = unsafe { base.add(u64_to_usize(head)) };
         Some(BlockRef { head, offset: u64_to_usize(offset) })
     }
 

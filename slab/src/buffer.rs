@@ -48,15 +48,24 @@ impl<M: Machine> Slabs<M> {
         Ok(buffer)
     }
 
-    /// Allocates a large buffer, or the first of its class.
+    /// Allocates a large buffer, or what is not [at hand](Slabs::alloc_now).
     #[inline]
-    fn alloc_slow(&self, layout: Layout, opts: AllocOptions) -> Result<NonNull<u8>, Error> {
-        let single = if opts.preserving {
+    pub(crate) fn alloc_slow(
+        &self,
+        layout: Layout,
+        opts: AllocOptions,
+    ) -> Result<NonNull<u8>, Error> {
+        self.alloc_single(layout, opts).map_or_else(|| self.alloc_any_slow(layout, opts), Ok)
+    }
+
+    /// Allocates a large buffer that is one block. Returns `None` where more is to be done.
+    #[inline]
+    pub(crate) fn alloc_single(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
+        if opts.preserving {
             self.alloc_held_slow(layout, opts.zeroed)
         } else {
             self.alloc_block_slow(layout, opts.zeroed)
-        };
-        single.map_or_else(|| self.alloc_any_slow(layout, opts), Ok)
+        }
     }
 
     /// Allocates what is neither a single block nor an object of an existing class: a run of several blocks, or the
@@ -84,22 +93,21 @@ impl<M: Machine> Slabs<M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "five dozen instructions: a call costs a fifth")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        if let Some((found, inner)) = self.base_slab_around(ptr)
-            // SAFETY: the slab is of that cache; the rest is the caller's promise.
-            && unsafe { Cache { slabs: self, inner }.try_free(found) }
-        {
+        // SAFETY: the caller's promise.
+        if unsafe { self.free_now(ptr) } {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
         unsafe { self.free_slow(ptr) }
     }
 
-    /// Frees a large buffer, or an object of a larger slab; or finds out why not.
+    /// Frees a large buffer, or an object of a larger slab or one that is not freed [at hand](Slabs::free_now); or finds out
+    /// why not.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline]
-    unsafe fn free_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+    pub(crate) unsafe fn free_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
         if unsafe { self.free_block_slow(ptr) } {
             return Ok(());
@@ -113,7 +121,7 @@ impl<M: Machine> Slabs<M> {
     /// # Safety
     /// As for [`Cache::free`].
     #[inline(never)]
-    unsafe fn free_block_slow(&self, ptr: NonNull<u8>) -> bool {
+    pub(crate) unsafe fn free_block_slow(&self, ptr: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
         unsafe { self.memory().free_single(ptr, FrameType::Buffer) }
     }

@@ -7,17 +7,20 @@
 //!      │  slabs: a word of free bits at a time  ┘ under the cache's lock
 //!      v  a new slab from the page allocator      with no lock held
 //! ```
+//!
+//! Only the first step is inlined where a caller allocates or frees, and it calls nothing: so the caller needs no
+//! stack for it. What takes more is told so by one bit, with nothing done, and begins again with the caller's arguments.
 
 pub(crate) mod inner;
 mod life;
-mod shrink;
+pub(crate) mod shrink;
 mod slow_path;
 
 use core::fmt;
 use core::ptr::NonNull;
 
-use heirloom_folio::Machine;
 use heirloom_folio::internal::BlockRef;
+use heirloom_folio::{CpuId, Machine};
 use heirloom_kho::narrow::u32_to_usize;
 use heirloom_kho::sync::Ordering::Relaxed;
 
@@ -112,15 +115,50 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
     pub fn alloc(&self) -> Result<NonNull<u8>, Error> {
-        let inner = self.inner;
-        let popped = self.slabs.memory().machine().try_with_cpu(|cpu| {
-            // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.and_then(|cpu| unsafe { inner.slot(cpu).pop() })
-        });
-        match popped {
-            Some(round) if !debug::ENABLED => Ok(hand_out(round)),
-            popped => self.alloc_slow(popped),
+        self.alloc_now().map_or_else(|| self.alloc_slow(), Ok)
+    }
+
+    /// Allocates an object that this CPU has at hand. `None`, with nothing done: [`Cache::alloc`] is asked.
+    #[doc(hidden)]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
+    pub fn alloc_now(&self) -> Option<NonNull<u8>> {
+        self.slabs.memory().machine().try_with_cpu(|cpu| {
+            // SAFETY: pinned to this CPU.
+            unsafe { self.alloc_on(cpu?) }
+        })
+    }
+
+    /// Allocates an object that CPU `cpu` has at hand. `None`, with nothing done, where it has none, and always with the
+    /// feature `debug`: then [`Cache::alloc`] does, once the caller is no longer on the CPU. For kernels that pin for more than
+    /// one thing.
+    ///
+    /// # Safety
+    /// The caller runs as a closure of the machine's [`with_cpu`](heirloom_folio::Cpus::with_cpu) does that was given this CPU.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_folio::{Cpus, harness::Ram};
+    /// use heirloom_slab::{CacheSpec, Slabs};
+    ///
+    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let names = slabs.cache(CacheSpec::new("names", 64))?;
+    /// let first = names.alloc()?;
+    /// let second = slabs.memory().machine().with_cpu(|cpu| {
+    ///     // SAFETY: within the closure.
+    ///     cpu.and_then(|cpu| unsafe { names.alloc_on(cpu) })
+    /// });
+    /// assert!(second.is_some() && second != Some(first));
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
+    pub unsafe fn alloc_on(&self, cpu: CpuId) -> Option<NonNull<u8>> {
+        if debug::ENABLED {
+            return None;
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.slot(cpu).pop() }.map(hand_out)
     }
 
     /// Allocates an object filled with zeroes.
@@ -155,24 +193,99 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> Result<(), Error> {
-        if let Some(found) = self.slabs.memory().lookup_fast(ptr, &self.inner.slab)
-            // SAFETY: a slab starts there, one that `Slabs::publish_slab` published.
-            && unsafe { Slab::owner_at(found.head) } == self.inner.owner
-            // SAFETY: the slab is of this cache; the rest is the caller's promise.
-            && unsafe { self.try_free(found) }
-        {
+        // SAFETY: the caller's promise.
+        if unsafe { self.free_now(ptr) } {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
         unsafe { self.free_slow(ptr) }
     }
 
-    /// Frees an object in a slab of this cache if nothing speaks against it. Returns whether it did.
+    /// Frees an object for which this CPU has room at hand, if nothing speaks against it. Returns whether it did; if
+    /// not, nothing is done: [`Cache::free`] is asked.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
+    #[doc(hidden)]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "four dozen instructions: a call costs a quarter")]
+    pub unsafe fn free_now(&self, ptr: NonNull<u8>) -> bool {
+        let Some(found) = self.find(ptr) else { return false };
+        // SAFETY: the slab is of this cache; the rest is the caller's promise.
+        unsafe { self.free_found_now(found, ptr) }
+    }
+
+    /// Frees an object for which CPU `cpu` has room at hand, if nothing speaks against it. Returns whether it did; if not,
+    /// nothing is done, as always with the feature `debug`, and [`Cache::free`] frees it, or says why not, once the caller is no
+    /// longer on the CPU.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`] and [`Cache::alloc_on`].
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "three dozen instructions: a call costs a third")]
+    pub unsafe fn free_on(&self, cpu: CpuId, ptr: NonNull<u8>) -> bool {
+        let Some(found) = self.find(ptr) else { return false };
+        // SAFETY: the slab is of this cache; the rest is the caller's promise.
+        unsafe { self.free_found_on(cpu, found, ptr) }
+    }
+
+    /// Returns the place in a slab of this cache that a pointer leads to, by a look at the memory's first range alone.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
+    fn find(&self, ptr: NonNull<u8>) -> Option<BlockRef> {
+        let found = self.slabs.memory().lookup_fast(ptr, &self.inner.slab)?;
+        // SAFETY: a slab starts there, one that `Slabs::publish_slab` published.
+        let owner = unsafe { Slab::owner_at(found.head) };
+        (owner == self.inner.owner).then_some(found)
+    }
+
+    /// Does what [`Cache::free_now`] does, for a place in a slab of this cache that `ptr` leads to.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
+    pub(crate) unsafe fn free_found_now(&self, found: BlockRef, ptr: NonNull<u8>) -> bool {
+        self.slabs.memory().machine().try_with_cpu(|cpu| {
+            // SAFETY: pinned to this CPU; the rest is the caller's promise.
+            cpu.is_some_and(|cpu| unsafe { self.free_found_on(cpu, found, ptr) })
+        })
+    }
+
+    /// Does what [`Cache::free_on`] does, for a place in a slab of this cache that `ptr` leads to.
+    ///
+    /// # Safety
+    /// As for [`Cache::free_on`].
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
+    pub(crate) unsafe fn free_found_on(
+        &self,
+        cpu: CpuId,
+        found: BlockRef,
+        ptr: NonNull<u8>,
+    ) -> bool {
+        if debug::ENABLED {
+            return false;
+        }
+        let Some(index) = self.inner.geometry.index(found.offset) else { return false };
+        // SAFETY: an object of the slab, by its geometry.
+        let byte = unsafe { Slab::state_at(found.head, index) };
+        let Some(freed) = State(byte.load(Relaxed)).freed() else { return false };
+        let round = Round { object: found.place_of(ptr), state: NonNull::from(byte) };
+        // SAFETY: the caller's promise.
+        if !unsafe { self.inner.slot(cpu).push(round) } {
+            return false;
+        }
+        // Nothing takes it out of the slot before the CPU is left.
+        byte.store(freed.0, Relaxed);
+        true
+    }
+
+    /// Frees an object in a slab of this cache if nothing speaks against it, and makes room for it. Returns whether it
+    /// did.
+    ///
+    /// # Safety
+    /// As for [`Cache::free`].
     pub(crate) unsafe fn try_free(&self, found: BlockRef) -> bool {
         let inner = self.inner;
         let Some(index) = inner.geometry.index(found.offset) else { return false };
@@ -202,6 +315,13 @@ impl<'s, M: Machine> Cache<'s, M> {
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn free_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
+        // Most often there is no room, and nothing else.
+        if let Some(found) = self.find(ptr)
+            // SAFETY: the slab is of this cache; the rest is the caller's promise.
+            && unsafe { self.try_free(found) }
+        {
+            return Ok(());
+        }
         // SAFETY: the caller owns the object.
         let stays = unsafe { Stays::promised() };
         let object_ref = self.owned(ptr, &stays)?;
@@ -270,25 +390,31 @@ impl<'s, M: Machine> Cache<'s, M> {
         Err(Error::WrongCache { addr: object_ref.addr(), expected, found })
     }
 
-    /// Allocates when no object was to be had at once, or checks the one that was.
+    /// Allocates when no object was to be had at once, or is to be checked.
     #[cold]
     #[inline(never)]
-    fn alloc_slow(&self, popped: Option<Round>) -> Result<NonNull<u8>, Error> {
-        let round = match popped {
-            Some(round) => round,
-            None => self.pop_slow()?,
-        };
+    pub(crate) fn alloc_slow(&self) -> Result<NonNull<u8>, Error> {
+        Ok(hand_out(self.take_checked()?))
+    }
+
+    /// Takes a free object, the caller's to hand out, from wherever there is one.
+    pub(crate) fn take_checked(&self) -> Result<Round, Error> {
+        let popped = self.slabs.memory().machine().try_with_cpu(|cpu| {
+            // SAFETY: pinned to a CPU of the machine; its slot is used within.
+            cpu.and_then(|cpu| unsafe { self.inner.slot(cpu).pop() })
+        });
+        let round = popped.map_or_else(|| self.pop_slow(), Ok)?;
         if debug::ENABLED {
             // SAFETY: free, and in no list or magazine: this call's.
             debug::check_alloc(&self.object_ref(round.object, &unsafe { Stays::promised() })?)?;
         }
-        Ok(hand_out(round))
+        Ok(round)
     }
 }
 
 /// Turns a free object into a live one.
 #[inline]
-fn hand_out(round: Round) -> NonNull<u8> {
+pub(crate) fn hand_out(round: Round) -> NonNull<u8> {
     // SAFETY: the byte of an object in a slab, which stays as long as the object is not in it;
     // only atomics touch it.
     let byte = unsafe { round.state.as_ref() };

@@ -1,7 +1,6 @@
 //! The caches of an instance: found by name or size class, created, shrunk together.
 
 use heirloom_folio::Machine;
-use heirloom_kho::sync::Ordering::{Acquire, Release};
 
 use crate::cache::Cache;
 use crate::cache::inner::{Built, CacheInner};
@@ -131,10 +130,8 @@ impl<M: Machine> Slabs<M> {
     /// Returns the cache of a class, if it was ever needed.
     #[inline]
     pub(crate) fn existing_class(&self, class: Class, preserving: bool) -> Option<Cache<'_, M>> {
-        // Acquire pairs with the Release in `new_class`: the control block is written.
-        let inner = self.classes.slot(class, preserving)?.load(Acquire);
-        // SAFETY: null, or a control block of this instance, which stays as long as it.
-        unsafe { inner.as_ref() }.map(|inner| Cache { slabs: self, inner })
+        let inner = self.registry.of_class(CacheNumber::of_class(class.number(preserving)))?;
+        Some(Cache { slabs: self, inner })
     }
 
     /// Returns the cache of a class that may not have one yet. No lock is taken.
@@ -152,10 +149,6 @@ impl<M: Machine> Slabs<M> {
                 Put::Done(inner) | Put::Taken(inner, _) => inner,
             }
         };
-        if let Some(slot) = self.classes.slot(class, preserving) {
-            // Release pairs with the Acquire in `existing_class`.
-            slot.store(core::ptr::from_ref(inner).cast_mut(), Release);
-        }
         Ok(Cache { slabs: self, inner })
     }
 

@@ -13,15 +13,11 @@
 
 use core::alloc::Layout;
 use core::fmt::Write;
-use core::ptr::null_mut;
 
-use heirloom_folio::Machine;
 use heirloom_kho::narrow::{u8_to_usize, u32_to_u8, u32_to_usize, usize_to_u32};
-use heirloom_kho::sync::AtomicPtr;
 use heirloom_kho::{PAGE_SHIFT, PAGE_SIZE};
 
-use crate::cache::inner::CacheInner;
-use crate::geometry::Geometry;
+use crate::geometry::{BASE_ORDER, Geometry};
 use crate::header::SlabDesc;
 use crate::spec::{CacheSpec, PREFIXES};
 
@@ -34,6 +30,24 @@ const COUNT: usize = EVEN + 4 * u32_to_usize(PAGE_SHIFT - EVEN_SHIFT) - 1;
 
 /// How many caches the classes have: two each.
 pub(crate) const CACHES: usize = 2 * COUNT;
+
+/// Whether all slabs of size classes that lie as this build lays them out are of [`BASE_ORDER`], so that a slab's cache
+/// tells it: with small pages, whose largest class is small too.
+pub(crate) const ALL_IN_BASE: bool = {
+    let (mut all, mut class) = (true, 0);
+    while class < COUNT {
+        let bytes = Class(class).bytes();
+        let align = 1 << bytes.trailing_zeros();
+        all &= match Geometry::choose(bytes, align, cfg!(feature = "debug")) {
+            Some(geometry) => geometry.order.get() == BASE_ORDER.get(),
+            None => false,
+        };
+        class += 1;
+    }
+    all
+};
+
+const _: () = assert!(ALL_IN_BASE || PAGE_SIZE > 4096, "a small class's slabs are small");
 
 /// Bytes of the largest class.
 const LARGEST: usize = Class(COUNT - 1).bytes();
@@ -132,22 +146,6 @@ impl Write for Text {
         self.bytes.get_mut(self.length..end).ok_or(core::fmt::Error)?.copy_from_slice(s.as_bytes());
         self.length = end;
         Ok(())
-    }
-}
-
-/// The classes' caches: plain ones, and preserving ones.
-pub(crate) struct Classes<M: Machine> {
-    caches: [[AtomicPtr<CacheInner<M>>; COUNT]; 2],
-}
-
-impl<M: Machine> Classes<M> {
-    pub(crate) const fn new() -> Self {
-        Self { caches: [const { [const { AtomicPtr::new(null_mut()) }; COUNT] }; 2] }
-    }
-
-    #[inline]
-    pub(crate) fn slot(&self, class: Class, preserving: bool) -> Option<&AtomicPtr<CacheInner<M>>> {
-        self.caches[usize::from(preserving)].get(class.0)
     }
 }
 

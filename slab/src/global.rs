@@ -9,6 +9,7 @@ use heirloom_kho::sync::AtomicPtr;
 use heirloom_kho::sync::Ordering::{AcqRel, Acquire};
 
 use crate::buffer::AllocOptions;
+use crate::class::Class;
 use crate::early::{EarlyBytes, EarlyRoom};
 use crate::slabs::Slabs;
 
@@ -49,7 +50,51 @@ impl<M: Machine> Heap<'_, M> {
     #[inline]
     fn take(&self, layout: Layout, zeroed: bool) -> Option<NonNull<u8>> {
         let opts = AllocOptions { preserving: self.preserving, zeroed };
-        self.slabs.alloc(layout, opts).ok()
+        let Some(buffer) = self.slabs.alloc_now(layout, opts.preserving) else {
+            return self.slabs.take_slow(layout, opts);
+        };
+        if zeroed {
+            // SAFETY: the buffer is the caller's, of that many bytes, and not handed out yet.
+            unsafe { buffer.write_bytes(0, layout.size()) };
+        }
+        Some(buffer)
+    }
+}
+
+impl<M: Machine> Slabs<M> {
+    /// Allocates what is not at hand.
+    #[inline(never)]
+    fn take_slow(&self, layout: Layout, opts: AllocOptions) -> Option<NonNull<u8>> {
+        self.alloc_slow(layout, opts).ok()
+    }
+
+    /// Frees a large buffer, or finds out why not.
+    ///
+    /// # Safety
+    /// As for [`Slabs::free`].
+    #[inline(never)]
+    unsafe fn give_large(&self, ptr: NonNull<u8>) {
+        // SAFETY: the caller's promise.
+        self.note_if_refused(unsafe { self.free_slow(ptr) }.is_err());
+    }
+
+    /// Frees a small buffer for which there is no room at hand, or of a larger class than its layout's, as resizing it in
+    /// place left it; or finds out why not.
+    ///
+    /// # Safety
+    /// As for [`Slabs::free`].
+    #[inline(never)]
+    unsafe fn give_small(&self, ptr: NonNull<u8>) {
+        // SAFETY: the caller's promise.
+        self.note_if_refused(unsafe { self.free(ptr) }.is_err());
+    }
+
+    /// Notes what an allocator cannot say, as it must not unwind: what was preserved behind its back stays.
+    #[inline]
+    fn note_if_refused(&self, refused: bool) {
+        if refused {
+            self.note_refused();
+        }
     }
 }
 
@@ -67,14 +112,19 @@ unsafe impl<M: Machine> GlobalAlloc for Heap<'_, M> {
     }
 
     #[inline]
-    unsafe fn dealloc(&self, ptr: *mut u8, _: Layout) {
-        if let Some(ptr) = NonNull::new(ptr) {
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        let Some(ptr) = NonNull::new(ptr) else { return };
+        let Some(class) = Class::of(layout) else {
             // SAFETY: the caller's promise: allocated here, and not used again.
-            let freed = unsafe { self.slabs.free(ptr) };
-            // An allocator must not unwind: what was preserved behind its back stays.
-            if freed.is_err() {
-                self.slabs.note_refused();
-            }
+            return unsafe { self.slabs.give_large(ptr) };
+        };
+        // Most often the class's cache has it: comparing the slab's owner with one cache's is less than
+        // looking for the cache of an owner.
+        let cache = self.slabs.existing_class(class, self.preserving);
+        // SAFETY: as above.
+        if !cache.is_some_and(|cache| unsafe { cache.free_now(ptr) }) {
+            // SAFETY: as above; nothing was freed.
+            unsafe { self.slabs.give_small(ptr) };
         }
     }
 

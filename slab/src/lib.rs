@@ -78,6 +78,7 @@ extern crate std;
 mod adopt;
 mod adopt_slab;
 mod aside;
+mod at_hand;
 mod buffer;
 mod cache;
 mod caches;

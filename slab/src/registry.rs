@@ -63,7 +63,10 @@ type Entry<M> = AtomicPtr<CacheInner<M>>;
 /// last one from a class that is needed late. The others are given out in order, so that the first
 /// null ends them. An address is put where none was by one exchange, and stays: nothing here
 /// waits, and an interrupt handler may create the cache of a class.
+///
+/// The addresses of the size classes' caches are here, so that a buffer's comes with one look; the others are in pages.
 pub(crate) struct CacheRegistry<M: Machine> {
+    classes: [Entry<M>; CACHES],
     pages: [AtomicPtr<Entry<M>>; PAGES],
     /// The instance's own part of an owner word.
     instance: u64,
@@ -74,6 +77,7 @@ impl<M: Machine> CacheRegistry<M> {
     /// page's frame number tells the instance from those before it whose memory it inherited.
     pub(crate) const fn new(page: PhysAddr) -> Self {
         Self {
+            classes: [const { AtomicPtr::new(null_mut()) }; CACHES],
             pages: [const { AtomicPtr::new(null_mut()) }; PAGES],
             instance: page.pfn().get() << NUMBER_BITS,
         }
@@ -87,16 +91,41 @@ impl<M: Machine> CacheRegistry<M> {
     /// Returns the cache that an owner word names, if it is one of this instance.
     #[inline]
     pub(crate) fn cache(&self, owner: u64) -> Option<&CacheInner<M>> {
-        let number = owner ^ self.instance;
+        let number = u64_to_usize(owner ^ self.instance);
         if number >= 1 << NUMBER_BITS {
             return None;
         }
-        self.get(CacheNumber(u64_to_usize(number)))
+        self.get(CacheNumber(number))
+    }
+
+    /// Returns the size class's cache that an owner word names, if it is one of this instance: what
+    /// [`CacheRegistry::cache`] returns for most.
+    #[inline]
+    pub(crate) fn class_cache(&self, owner: u64) -> Option<&CacheInner<M>> {
+        self.of_class(CacheNumber(u64_to_usize(owner ^ self.instance)))
+    }
+
+    /// Returns the cache with this number, if it is a size class's that was ever needed.
+    #[inline]
+    pub(crate) fn of_class(&self, number: CacheNumber) -> Option<&CacheInner<M>> {
+        // SAFETY: as in `get`.
+        self.classes.get(number.0).and_then(|entry| unsafe { entry.load(Acquire).as_ref() })
     }
 
     /// Returns the cache with this number.
     #[inline]
     pub(crate) fn get(&self, number: CacheNumber) -> Option<&CacheInner<M>> {
+        match self.classes.get(number.0) {
+            // SAFETY: Acquire pairs with the Release in `put`: an address is that of a written
+            // control block, which stays as long as the instance.
+            Some(entry) => unsafe { entry.load(Acquire).as_ref() },
+            None => self.get_other(number),
+        }
+    }
+
+    /// Returns the cache with this number, which is no size class's.
+    #[inline]
+    fn get_other(&self, number: CacheNumber) -> Option<&CacheInner<M>> {
         // Acquire pairs with the Release in `entry`: the page is filled with nulls.
         let (page, index) = number.place();
         let page = self.pages.get(page)?.load(Acquire);
@@ -105,8 +134,7 @@ impl<M: Machine> CacheRegistry<M> {
         }
         // SAFETY: a page holds `EACH` addresses and stays; only atomics touch them.
         let entry = unsafe { &*page.add(index) };
-        // SAFETY: Acquire pairs with the Release in `put`: an address is that of a written
-        // control block, which stays as long as the instance.
+        // SAFETY: as in `get`.
         unsafe { entry.load(Acquire).as_ref() }
     }
 
@@ -140,6 +168,9 @@ impl<M: Machine> CacheRegistry<M> {
 
     /// Returns where the address of cache `number` stands, after adding a page if need be.
     fn entry(&self, memory: &Memory<M>, number: CacheNumber) -> Result<&Entry<M>, Error> {
+        if let Some(entry) = self.classes.get(number.0) {
+            return Ok(entry);
+        }
         let (page, index) = number.place();
         let page = self.pages.get(page).filter(|_| number.0 < NUMBERS);
         let page = page.ok_or(Error::TooManyCaches { limit: LIMIT })?;

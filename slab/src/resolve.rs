@@ -20,6 +20,7 @@ use heirloom_kho::sync::Ordering::Relaxed;
 use heirloom_kho::{Order, PhysAddr, Run};
 
 use crate::cache::inner::CacheInner;
+use crate::class::ALL_IN_BASE;
 use crate::error::Error;
 use crate::geometry::{BASE_ORDER, MAX_ORDER, ObjectIndex};
 use crate::header::Slab;
@@ -230,7 +231,12 @@ impl<M: Machine> Slabs<M> {
     pub(crate) fn base_slab_around(&self, ptr: NonNull<u8>) -> Option<(BlockRef, &CacheInner<M>)> {
         const BASE: BlockMatcher = BlockMatcher::new(FrameType::Slab, BASE_ORDER);
         let found = self.memory().lookup_fast(ptr, &BASE)?;
-        Some((found, self.owner_of_slab(found.head, BASE_ORDER)?))
+        // SAFETY: as in `owner_of_slab`.
+        let owner = unsafe { Slab::owner_at(found.head) };
+        match self.registry.class_cache(owner) {
+            Some(inner) if ALL_IN_BASE => Some((found, inner)),
+            _ => Some((found, self.owner_of_slab(found.head, BASE_ORDER)?)),
+        }
     }
 
     /// Like [`Slabs::base_slab_around`], for slabs of any order in any range.

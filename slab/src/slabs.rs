@@ -8,7 +8,6 @@ use heirloom_kho::sync::{AtomicU32, AtomicU64};
 use heirloom_kho::{Order, PhysAddr};
 use lock_api::Mutex;
 
-use crate::class::Classes;
 use crate::directory::CacheDirectory;
 use crate::predecessor::Predecessor;
 use crate::registry::CacheRegistry;
@@ -45,7 +44,6 @@ pub struct Slabs<M: Machine> {
     pub(crate) directory: CacheDirectory<M>,
     /// The orders of slabs there are, a bit each.
     pub(crate) orders: AtomicU32,
-    pub(crate) classes: Classes<M>,
     /// Held by a pass over a cache's slabs.
     pub(crate) passing: Mutex<M::Mutex, ()>,
     /// Frees by an owner's end that were refused; see [`Slabs::refused_frees`].
@@ -85,7 +83,6 @@ impl<M: Machine> Slabs<M> {
             registry,
             directory,
             orders: AtomicU32::new(0),
-            classes: Classes::new(),
             passing: Mutex::new(()),
             refused: AtomicU64::new(0),
             predecessor: Predecessor::new(),
