@@ -23,7 +23,7 @@ impl<M: Machine> Cache<'_, M> {
     /// if the slabs had been given back one by one.
     ///
     /// # Errors
-    /// The cache goes on: [`Error::CacheInUse`]: an object of it is in use, or to be claimed, or another CPU looks at a slab of
+    /// The cache goes on: [`Error::CacheInUse`]: an object of it is in use, set aside, or to be claimed, or another CPU looks at a slab of
     /// it just now; [`Error::ReservedName`]: it is a size class's; [`Error::WouldWait`]; [`Error::Destroyed`].
     ///
     /// # Safety
@@ -73,7 +73,7 @@ impl<M: Machine> Cache<'_, M> {
             both.into_iter().flatten().for_each(|magazine| self.drain(magazine));
         }
         let stats = self.stats();
-        let objects = stats.live + stats.unclaimed + stats.quarantined;
+        let objects = stats.live + stats.unclaimed + stats.reserved + stats.quarantined;
         if objects > 0 {
             return Err(in_use(objects));
         }

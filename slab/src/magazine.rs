@@ -100,6 +100,14 @@ impl Magazine {
         Self { chambers, count: 0, capacity }
     }
 
+    /// Returns a full magazine of the chambers there.
+    ///
+    /// # Safety
+    /// As for [`Magazine::new`]; each of the chambers holds a round.
+    pub(crate) const unsafe fn filled(chambers: NonNull<Chamber>, capacity: usize) -> Self {
+        Self { chambers, count: capacity, capacity }
+    }
+
     pub(crate) const fn count(&self) -> usize {
         self.count
     }

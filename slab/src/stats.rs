@@ -11,7 +11,7 @@ use crate::state::{ObjectState, State};
 /// How many objects of a cache there are, in which state; see [`Cache::stats`].
 ///
 /// Each object is counted once:
-/// `slabs * objects_per_slab == live + unclaimed + free + cached + quarantined`; but for those in
+/// `slabs * objects_per_slab == live + unclaimed + free + cached + reserved + quarantined`; but for those in
 /// `unswept` slabs, which are in no other figure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CacheStats {
@@ -29,6 +29,8 @@ pub struct CacheStats {
     pub free: u64,
     /// Objects free in magazines.
     pub cached: u64,
+    /// Objects free and [set aside](Cache::reserve).
+    pub reserved: u64,
     /// Objects taken out of use because they were overwritten while free.
     pub quarantined: u64,
     /// Slabs that were [resumed](crate::Slabs::resume), and that nothing was used of yet.
@@ -53,15 +55,19 @@ impl<M: Machine> Cache<'_, M> {
             stats.cached = usize_to_u64(inner.cached(machine, &shared));
             shared.lists.begin_pass();
         }
+        let mut not_live: u64 = 0;
         loop {
             let mut shared = inner.shared.lock();
-            let Some(slab) = shared.lists.next_of_pass(machine) else { return stats };
+            let Some(slab) = shared.lists.next_of_pass(machine) else {
+                stats.reserved = not_live.saturating_sub(stats.free + stats.cached);
+                return stats;
+            };
             stats.slabs += 1;
             stats.free += u64::from(slab.header().free.load(Relaxed));
             for byte in slab.states(geometry) {
                 match State(byte.load(Relaxed)).what() {
-                    // In its slab or in a magazine, which have counted it.
-                    Some(ObjectState::Free) => {}
+                    // In its slab or in a magazine, which have counted it, or reserved.
+                    Some(ObjectState::Free) => not_live += 1,
                     Some(ObjectState::Live) => {
                         stats.live += 1;
                         stats.preserved += u64::from(inner.spec.preserving);

@@ -240,10 +240,15 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
     /// # Errors
     /// As for [`Cache::alloc`].
     pub fn insert(&self, value: T) -> Result<Object<'s, T, M>, Error> {
-        let ptr = self.cache.alloc()?.cast::<T>();
+        Ok(self.fill(self.cache.alloc()?, value))
+    }
+
+    /// Puts `value` into an object that was allocated just now, and returns its owner.
+    pub(crate) fn fill(&self, object: NonNull<u8>, value: T) -> Object<'s, T, M> {
+        let ptr = object.cast::<T>();
         // SAFETY: the object is ours alone, and as large and as aligned as a `T`.
         unsafe { ptr.write(value) };
-        Ok(Object { cache: *self, ptr })
+        Object { cache: *self, ptr }
     }
 
     /// Claims an object that the predecessor left, by the address and the reuse tag of its handle. It

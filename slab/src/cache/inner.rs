@@ -150,6 +150,11 @@ impl<M: Machine> CacheInner<M> {
         unsafe { self.slots.add(cpu.index()).as_ref() }
     }
 
+    /// Returns how many objects a magazine of the cache holds.
+    pub(crate) const fn magazine_capacity(&self) -> usize {
+        capacity(self.geometry.stride)
+    }
+
     /// Returns how many objects are in magazines; exact while no CPU does anything.
     pub(crate) fn cached(&self, machine: &M, shared: &Shared) -> usize {
         let cpus = CpuId::all(machine.count());

@@ -12,10 +12,10 @@ use crate::lists::Batch;
 use crate::magazine::Magazine;
 
 /// Empty slabs that a cache keeps when objects are freed.
-pub(super) const EMPTIES: usize = 4;
+pub(crate) const EMPTIES: usize = 4;
 /// From so many on it gives those above [`EMPTIES`] back: several at a time, since each CPU is asked
 /// whether it looks at slabs.
-pub(super) const SURPLUS: usize = 2 * EMPTIES;
+pub(crate) const SURPLUS: usize = 2 * EMPTIES;
 /// Slabs that are given back together, at most: the lock is held for so many.
 const BATCH: usize = 16;
 /// How often each CPU is asked by a call that has nothing else to do.
