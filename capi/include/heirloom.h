@@ -603,6 +603,16 @@ struct heirloom_cache_spec {
 };
 
 /**
+ * Objects of a cache that are set aside: see heirloom_cache_reserve(). The caller has room for it, and does not move it.
+ */
+struct heirloom_reservation {
+  /**
+   * heirloom's own.
+   */
+  uint64_t words[8];
+};
+
+/**
  * Called for an object, with its handle and the context that was given. What is not 0 ends the walk.
  *
  * No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too.
@@ -1173,6 +1183,46 @@ int heirloom_cache_free(struct heirloom_cache *c,
                         void *ptr);
 
 /**
+ * Sets objects aside: as many calls of heirloom_reserved_alloc() cannot fail, whatever others do meanwhile. Of a preserving
+ * cache what they return survives from then on, for an owner that is to preserve in the middle of something.
+ *
+ * @param reservation room for it; ended by heirloom_unreserve().
+ * @return 0, or an error, and nothing is set aside, nor to be ended: HEIRLOOM_ERROR_OUT_OF_MEMORY.
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * As for heirloom_cache_alloc(); `reservation` has room for one.
+ */
+int heirloom_cache_reserve(struct heirloom_cache *c,
+                           size_t objects,
+                           struct heirloom_reservation *reservation);
+
+/**
+ * Allocates one of the objects that were set aside, with whatever it contains. It is the caller's until heirloom_cache_free(),
+ * like any other of the cache. Takes no lock.
+ *
+ * @return null once as many were allocated as were reserved, and never before.
+ *
+ * Context: any, NMIs included.
+ *
+ * Safety:
+ * `reservation` is from heirloom_cache_reserve(), which returned 0, and not ended; its kernel's object is not closed; no
+ * other call uses it at the same time.
+ */
+void *heirloom_reserved_alloc(struct heirloom_reservation *reservation);
+
+/**
+ * Ends a reservation: what of it was not allocated goes back to the cache. Nothing if it is null.
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * As for heirloom_reserved_alloc(); the reservation is not used any more.
+ */
+void heirloom_unreserve(struct heirloom_reservation *reservation);
+
+/**
  * Gives back what the cache does not need: what this CPU keeps of free objects goes to their slabs, and slabs without
  * objects become free memory. Returns how many slabs.
  *
@@ -1485,6 +1535,68 @@ int heirloom_revive(void *room,
  * `h` is from a call that boots or revives; neither it nor memory of it is used any more, on any CPU.
  */
 void heirloom_close(struct heirloom *h);
+
+/**
+ * Allocates `bytes` bytes, as heirloom_alloc() does, that this CPU has at hand: for a kernel that pins as short as a few
+ * instructions of its own, rather than by two calls.
+ *
+ * @param cpu this CPU's number, from heirloom_os_pin().
+ * @return null, with nothing done, where it has none, and for what heirloom_alloc() returns null for: that one is to be
+ * called then, once the CPU is unpinned.
+ *
+ * Context: any, interrupt handlers included (not NMIs). Between heirloom_os_pin() and heirloom_os_unpin().
+ *
+ * Safety:
+ * `h` is from a call that boots or revives, and not closed. heirloom_os_pin() returned `cpu`, and heirloom_os_unpin()
+ * was not called since.
+ */
+void *heirloom_pinned_alloc(struct heirloom *h,
+                            int cpu,
+                            size_t bytes);
+
+/**
+ * Frees a buffer, or an object of any cache, as heirloom_free() does, if this CPU has room for it at hand: see
+ * heirloom_pinned_alloc().
+ *
+ * @return 1, or 0, with nothing done, where it has none, and for what heirloom_free() does not free: that one is to be
+ * called then, once the CPU is unpinned.
+ *
+ * Context: as for heirloom_pinned_alloc().
+ *
+ * Safety:
+ * As for heirloom_free() and heirloom_pinned_alloc().
+ */
+int heirloom_pinned_free(struct heirloom *h,
+                         int cpu,
+                         void *ptr);
+
+/**
+ * Allocates an object, as heirloom_cache_alloc() does, that this CPU has at hand: see heirloom_pinned_alloc().
+ *
+ * @return null, with nothing done, where it has none: heirloom_cache_alloc() is to be called then, once the CPU is unpinned.
+ *
+ * Context: as for heirloom_pinned_alloc().
+ *
+ * Safety:
+ * `c` is from a call that returned it, not null, and its kernel's object is not closed; `cpu` as for heirloom_pinned_alloc().
+ */
+void *heirloom_cache_pinned_alloc(struct heirloom_cache *c,
+                                  int cpu);
+
+/**
+ * Frees an object, as heirloom_cache_free() does, if this CPU has room for it at hand: see heirloom_pinned_alloc().
+ *
+ * @return 1, or 0, with nothing done, where it has none, and for what heirloom_cache_free() does not free: that one is to be
+ * called then, once the CPU is unpinned.
+ *
+ * Context: as for heirloom_pinned_alloc().
+ *
+ * Safety:
+ * As for heirloom_cache_free() and heirloom_cache_pinned_alloc().
+ */
+int heirloom_cache_pinned_free(struct heirloom_cache *c,
+                               int cpu,
+                               void *ptr);
 
 /**
  * Adds a range of memory, all of it free. At any time.

@@ -2,13 +2,14 @@
 
 use core::alloc::Layout;
 use core::ffi::{c_int, c_void};
+use core::ptr::NonNull;
 
-use ::heirloom::{AllocOptions, Handle};
+use ::heirloom::{AllocOptions, Handle, PAGE_SIZE};
 
 use crate::argument::{bad, memory, some, value};
 use crate::error::heirloom_error;
 use crate::failure::{Failure, failed, pointer, status};
-use crate::object::{heirloom, kernel};
+use crate::object::{at_hand, heirloom, kernel};
 
 /// The alignment of a buffer for which the caller asked for no other, in bytes.
 const ALIGN: usize = 16;
@@ -44,11 +45,24 @@ fn layout(bytes: usize, align: usize) -> Result<Layout, Failure> {
     Ok(Layout::from_size_align(bytes, align).map_err(|_| bad)?)
 }
 
-/// Allocates a buffer.
+/// Returns the layout of a small buffer for which the caller asked for no other alignment: any size that a call at
+/// hand may be about.
+#[inline]
+pub(crate) const fn small(bytes: usize) -> Option<Layout> {
+    if bytes >= PAGE_SIZE {
+        return None;
+    }
+    match Layout::from_size_align(bytes, ALIGN) {
+        Ok(layout) => Some(layout),
+        Err(_) => None,
+    }
+}
+
+/// Allocates a buffer of any kind.
 ///
 /// # Safety
 /// As for [`kernel`].
-#[inline]
+#[inline(never)]
 unsafe fn alloc(
     h: *mut heirloom,
     bytes: usize,
@@ -83,8 +97,48 @@ unsafe fn alloc(
 /// `h` is from a call that boots or revives, and not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_alloc(h: *mut heirloom, bytes: usize) -> *mut c_void {
+    let Some(layout) = small(bytes) else {
+        // SAFETY: the caller's promise.
+        return unsafe { alloc_large(h, bytes) };
+    };
+    // SAFETY: the caller's promise.
+    unsafe { alloc_small(h, layout) }
+}
+
+/// Allocates a large buffer.
+///
+/// # Safety
+/// As for [`kernel`].
+#[inline(never)]
+unsafe fn alloc_large(h: *mut heirloom, bytes: usize) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    let kernel = unsafe { at_hand(h) };
+    if let (Some(kernel), Ok(layout)) = (kernel, Layout::from_size_align(bytes, ALIGN))
+        && let Some(buffer) = kernel.slabs().alloc_block_now(layout, AllocOptions::default())
+    {
+        return buffer.as_ptr().cast();
+    }
     // SAFETY: the caller's promise.
     unsafe { alloc(h, bytes, ALIGN, AllocOptions::default()) }
+}
+
+/// Allocates a small buffer. (Where the machine is asked for a CPU by a call it needs room on the stack, which
+/// a large one is to do without: then it is a function by itself.)
+///
+/// # Safety
+/// As for [`kernel`].
+#[cfg_attr(feature = "std", inline(always))]
+#[cfg_attr(not(feature = "std"), inline(never))]
+#[cfg_attr(feature = "std", expect(clippy::inline_always, reason = "all of one function"))]
+unsafe fn alloc_small(h: *mut heirloom, layout: Layout) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    if let Some(kernel) = unsafe { at_hand(h) }
+        && let Some(buffer) = kernel.slabs().alloc_now(layout, false)
+    {
+        return buffer.as_ptr().cast();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { alloc(h, layout.size(), layout.align(), AllocOptions::default()) }
 }
 
 /// Allocates as heirloom_alloc() does, and fills the bytes with zeroes.
@@ -137,6 +191,57 @@ pub unsafe extern "C" fn heirloom_alloc_with(
 /// other call frees, preserves or resizes it at the same time. `h` as for heirloom_alloc().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_free(h: *mut heirloom, ptr: *mut c_void) -> c_int {
+    // A kernel frees by heirloom_pinned_free() first what is small; what it has left is large, if it begins with a page.
+    if cfg!(not(feature = "std")) && ptr.addr().is_multiple_of(PAGE_SIZE) {
+        // SAFETY: the caller's promise.
+        return unsafe { free_large(h, ptr) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { free_small(h, ptr) }
+}
+
+/// Frees what is small, first of all. (See `alloc_small`.)
+///
+/// # Safety
+/// As for heirloom_free().
+#[cfg_attr(feature = "std", inline(always))]
+#[cfg_attr(not(feature = "std"), inline(never))]
+#[cfg_attr(feature = "std", expect(clippy::inline_always, reason = "all of one function"))]
+unsafe fn free_small(h: *mut heirloom, ptr: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    if let (Some(kernel), Some(at)) = (unsafe { at_hand(h) }, NonNull::new(ptr))
+        // SAFETY: the caller's promise.
+        && unsafe { kernel.slabs().free_now(at.cast()) }
+    {
+        return 0;
+    }
+    // SAFETY: the caller's promise; nothing was freed.
+    unsafe { free_large(h, ptr) }
+}
+
+/// Frees what is large, first of all.
+///
+/// # Safety
+/// As for heirloom_free().
+#[inline(never)]
+unsafe fn free_large(h: *mut heirloom, ptr: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    if let (Some(kernel), Some(at)) = (unsafe { at_hand(h) }, NonNull::new(ptr))
+        // SAFETY: the caller's promise.
+        && unsafe { kernel.slabs().free_block_now(at.cast()) }
+    {
+        return 0;
+    }
+    // SAFETY: the caller's promise; nothing was freed.
+    unsafe { free(h, ptr) }
+}
+
+/// Frees what is not freed at hand, or says why not.
+///
+/// # Safety
+/// As for heirloom_free().
+#[inline(never)]
+unsafe fn free(h: *mut heirloom, ptr: *mut c_void) -> c_int {
     let Ok(at) = memory("ptr", ptr) else { return 0 };
     // SAFETY: the caller's promise.
     match unsafe { kernel(h) } {

@@ -5,9 +5,11 @@ use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use ::heirloom::{Entry, Heirloom, Memory, Placement};
+use ::heirloom::{CpuId, Entry, Heirloom, Memory, Placement};
 
 use crate::argument::{heirloom_range, some, value, values};
+use crate::buffers::small;
+use crate::cache::{at_hand, heirloom_cache};
 use crate::config::{Map, Runs, heirloom_config};
 use crate::failure::{Failure, failed, status};
 use crate::handover::{heirloom_entry, policy};
@@ -248,6 +250,96 @@ pub unsafe extern "C" fn heirloom_close(h: *mut heirloom) {
         // SAFETY: written by `heirloom_boot` or `heirloom_revive`, and the caller's alone.
         unsafe { h.drop_in_place() };
     }
+}
+
+/// Allocates `bytes` bytes, as heirloom_alloc() does, that this CPU has at hand: for a kernel that pins as short as a few
+/// instructions of its own, rather than by two calls.
+///
+/// @param cpu this CPU's number, from heirloom_os_pin().
+/// @return null, with nothing done, where it has none, and for what heirloom_alloc() returns null for: that one is to be
+/// called then, once the CPU is unpinned.
+///
+/// Context: any, interrupt handlers included (not NMIs). Between heirloom_os_pin() and heirloom_os_unpin().
+///
+/// # Safety
+/// `h` is from a call that boots or revives, and not closed. heirloom_os_pin() returned `cpu`, and heirloom_os_unpin()
+/// was not called since.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_pinned_alloc(
+    h: *mut heirloom,
+    cpu: c_int,
+    bytes: usize,
+) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    let slabs = unsafe { &*h }.kernel.slabs();
+    let cpu = CpuId(cpu.cast_unsigned());
+    // SAFETY: pinned to this CPU (contract).
+    let buffer = small(bytes).and_then(|layout| unsafe { slabs.alloc_on(cpu, layout, false) });
+    buffer.map_or(core::ptr::null_mut(), |buffer| buffer.as_ptr().cast())
+}
+
+/// Frees a buffer, or an object of any cache, as heirloom_free() does, if this CPU has room for it at hand: see
+/// heirloom_pinned_alloc().
+///
+/// @return 1, or 0, with nothing done, where it has none, and for what heirloom_free() does not free: that one is to be
+/// called then, once the CPU is unpinned.
+///
+/// Context: as for heirloom_pinned_alloc().
+///
+/// # Safety
+/// As for heirloom_free() and heirloom_pinned_alloc().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_pinned_free(
+    h: *mut heirloom,
+    cpu: c_int,
+    ptr: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let slabs = unsafe { &*h }.kernel.slabs();
+    let Some(at) = NonNull::new(ptr) else { return 0 };
+    // SAFETY: pinned to this CPU; the rest is the caller's promise.
+    c_int::from(unsafe { slabs.free_on(CpuId(cpu.cast_unsigned()), at.cast()) })
+}
+
+/// Allocates an object, as heirloom_cache_alloc() does, that this CPU has at hand: see heirloom_pinned_alloc().
+///
+/// @return null, with nothing done, where it has none: heirloom_cache_alloc() is to be called then, once the CPU is unpinned.
+///
+/// Context: as for heirloom_pinned_alloc().
+///
+/// # Safety
+/// `c` is from a call that returned it, not null, and its kernel's object is not closed; `cpu` as for heirloom_pinned_alloc().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_cache_pinned_alloc(
+    c: *mut heirloom_cache,
+    cpu: c_int,
+) -> *mut c_void {
+    let cpu = CpuId(cpu.cast_unsigned());
+    // SAFETY: the caller's promise; pinned to this CPU (contract).
+    let object = unsafe { at_hand(c).and_then(|cache| cache.alloc_on(cpu)) };
+    object.map_or(core::ptr::null_mut(), |object| object.as_ptr().cast())
+}
+
+/// Frees an object, as heirloom_cache_free() does, if this CPU has room for it at hand: see heirloom_pinned_alloc().
+///
+/// @return 1, or 0, with nothing done, where it has none, and for what heirloom_cache_free() does not free: that one is to be
+/// called then, once the CPU is unpinned.
+///
+/// Context: as for heirloom_pinned_alloc().
+///
+/// # Safety
+/// As for heirloom_cache_free() and heirloom_cache_pinned_alloc().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_cache_pinned_free(
+    c: *mut heirloom_cache,
+    cpu: c_int,
+    ptr: *mut c_void,
+) -> c_int {
+    let cpu = CpuId(cpu.cast_unsigned());
+    // SAFETY: the caller's promise.
+    let (Some(cache), Some(at)) = (unsafe { at_hand(c) }, NonNull::new(ptr)) else { return 0 };
+    // SAFETY: pinned to this CPU; the rest is the caller's promise.
+    c_int::from(unsafe { cache.free_on(cpu, at.cast()) })
 }
 
 /// Adds a range of memory, all of it free. At any time.

@@ -40,3 +40,14 @@ pub(crate) unsafe fn kernel<'a>(h: *mut heirloom) -> Result<&'a Heirloom<Machine
     // SAFETY: the caller's promise; nothing changes the object but through atomics.
     Ok(unsafe { &some("heirloom", h)?.as_ref().kernel })
 }
+
+/// Returns the object that C has a pointer to, for a call at hand: what is wrong is told by another.
+///
+/// # Safety
+/// As for [`kernel`].
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a comparison")]
+pub(crate) unsafe fn at_hand<'a>(h: *mut heirloom) -> Option<&'a Heirloom<Machine>> {
+    // SAFETY: the caller's promise; nothing changes the object but through atomics.
+    unsafe { h.as_ref() }.map(|object| &object.kernel)
+}

@@ -10,6 +10,8 @@
 #include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
+#include <linux/smp.h>
+#include <linux/string.h>
 #include <linux/workqueue.h>
 
 #include "heirloom.h"
@@ -58,6 +60,41 @@ static noinline void hl_not_freed(const void *ptr)
 		__ptr;                                                        \
 	})
 
+/*
+ * What a CPU has at hand it gives and takes within a few instructions, so the calls for it are pinned here, inline. They do
+ * nothing where more is to be done than that; then heirloom's own calls do it, out of line.
+ */
+
+static noinline void *hl_kmalloc_slow(size_t size, gfp_t gfp)
+{
+	struct heirloom *h = hl_instance;
+
+	if (unlikely(!h || !size))
+		return NULL;
+	if (gfp & __GFP_ZERO)
+		return HL_RETRY_PTR(heirloom_zalloc(h, size), size, gfp);
+	return HL_RETRY_PTR(heirloom_alloc(h, size), size, gfp);
+}
+
+static noinline void hl_kfree_slow(void *ptr)
+{
+	if (ptr && unlikely(heirloom_free(hl_instance, ptr)))
+		hl_not_freed(ptr);
+}
+
+static noinline void *hl_cache_alloc_slow(struct heirloom_cache *cache, gfp_t gfp)
+{
+	if (gfp & __GFP_ZERO)
+		return HL_RETRY_PTR(heirloom_cache_zalloc(cache), 0, gfp);
+	return HL_RETRY_PTR(heirloom_cache_alloc(cache), 0, gfp);
+}
+
+static noinline void hl_cache_free_slow(struct heirloom_cache *cache, void *object)
+{
+	if (object && unlikely(heirloom_cache_free(cache, object)))
+		hl_not_freed(object);
+}
+
 /**
  * hl_kmalloc() - allocate memory that can be preserved
  * @size: bytes, not 0; whole pages from PAGE_SIZE on, and aligned to one
@@ -70,11 +107,14 @@ void *hl_kmalloc(size_t size, gfp_t gfp)
 {
 	struct heirloom *h = hl_instance;
 
-	if (unlikely(!h || !size))
-		return NULL;
-	if (gfp & __GFP_ZERO)
-		return HL_RETRY_PTR(heirloom_zalloc(h, size), size, gfp);
-	return HL_RETRY_PTR(heirloom_alloc(h, size), size, gfp);
+	if (likely(size < PAGE_SIZE && h && hl_pin())) {
+		void *ptr = heirloom_pinned_alloc(h, smp_processor_id(), size);
+
+		hl_unpin();
+		if (likely(ptr))
+			return gfp & __GFP_ZERO ? memset(ptr, 0, size) : ptr;
+	}
+	return hl_kmalloc_slow(size, gfp);
 }
 EXPORT_SYMBOL_GPL(hl_kmalloc);
 
@@ -105,13 +145,17 @@ EXPORT_SYMBOL_GPL(hl_krealloc);
  */
 void hl_kfree(const void *ptr)
 {
-	int err;
+	struct heirloom *h = hl_instance;
 
-	if (!ptr)
-		return;
-	err = heirloom_free(hl_instance, (void *)ptr);
-	if (unlikely(err))
-		hl_not_freed(ptr);
+	/* What begins with a page is whole pages, most often. */
+	if (likely(offset_in_page(ptr) && h && hl_pin())) {
+		int freed = heirloom_pinned_free(h, smp_processor_id(), (void *)ptr);
+
+		hl_unpin();
+		if (likely(freed))
+			return;
+	}
+	hl_kfree_slow((void *)ptr);
 }
 EXPORT_SYMBOL_GPL(hl_kfree);
 
@@ -199,9 +243,14 @@ EXPORT_SYMBOL_GPL(hl_cache_create);
  */
 void *hl_cache_alloc(struct heirloom_cache *cache, gfp_t gfp)
 {
-	if (gfp & __GFP_ZERO)
-		return HL_RETRY_PTR(heirloom_cache_zalloc(cache), 0, gfp);
-	return HL_RETRY_PTR(heirloom_cache_alloc(cache), 0, gfp);
+	if (likely(!(gfp & __GFP_ZERO) && hl_pin())) {
+		void *object = heirloom_cache_pinned_alloc(cache, smp_processor_id());
+
+		hl_unpin();
+		if (likely(object))
+			return object;
+	}
+	return hl_cache_alloc_slow(cache, gfp);
 }
 EXPORT_SYMBOL_GPL(hl_cache_alloc);
 
@@ -214,13 +263,14 @@ EXPORT_SYMBOL_GPL(hl_cache_alloc);
  */
 void hl_cache_free(struct heirloom_cache *cache, void *object)
 {
-	int err;
+	if (likely(hl_pin())) {
+		int freed = heirloom_cache_pinned_free(cache, smp_processor_id(), object);
 
-	if (!object)
-		return;
-	err = heirloom_cache_free(cache, object);
-	if (unlikely(err))
-		hl_not_freed(object);
+		hl_unpin();
+		if (likely(freed))
+			return;
+	}
+	hl_cache_free_slow(cache, object);
 }
 EXPORT_SYMBOL_GPL(hl_cache_free);
 

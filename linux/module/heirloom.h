@@ -5,9 +5,40 @@
 #ifndef HEIRLOOM_MODULE_H
 #define HEIRLOOM_MODULE_H
 
+#include <linux/percpu.h>
+#include <linux/preempt.h>
 #include <linux/types.h>
 
 #include <linux/heirloom.h>
+
+/* os.c: whether a call on this CPU has its number. */
+DECLARE_PER_CPU(bool, hl_pinned);
+
+/**
+ * hl_pin() - stay on this CPU, as heirloom_os_pin() does
+ *
+ * Return: whether it does: not in the middle of a call on this CPU that has its number.
+ */
+static __always_inline bool hl_pin(void)
+{
+	preempt_disable();
+	/* An interrupt between the two gives the number back before it returns. */
+	if (unlikely(this_cpu_read(hl_pinned))) {
+		preempt_enable();
+		return false;
+	}
+	this_cpu_write(hl_pinned, true);
+	barrier();
+	return true;
+}
+
+/* Ends what hl_pin() began, where it returned true. */
+static __always_inline void hl_unpin(void)
+{
+	barrier();
+	this_cpu_write(hl_pinned, false);
+	preempt_enable();
+}
 
 /* loans.c: the memory that Linux lends. */
 

@@ -20,27 +20,16 @@
 
 #include "heirloom.h"
 
-/* Whether a call on this CPU has its number. */
-static DEFINE_PER_CPU(bool, hl_pinned);
+DEFINE_PER_CPU(bool, hl_pinned);
 
 int heirloom_os_pin(void)
 {
-	preempt_disable();
-	/* An interrupt between the two gives the number back before it returns. */
-	if (this_cpu_read(hl_pinned)) {
-		preempt_enable();
-		return -1;
-	}
-	this_cpu_write(hl_pinned, true);
-	barrier();
-	return smp_processor_id();
+	return hl_pin() ? smp_processor_id() : -1;
 }
 
 void heirloom_os_unpin(int cpu)
 {
-	barrier();
-	this_cpu_write(hl_pinned, false);
-	preempt_enable();
+	hl_unpin();
 }
 
 u16 heirloom_os_node(u32 cpu)

@@ -131,6 +131,134 @@ static struct heirloom_config config(const struct heirloom_range *ranges, size_t
 	};
 }
 
+/* As a kernel does it: pinned by itself for what is at hand, and by the whole call for the rest. */
+static void *alloc(struct heirloom *h, size_t bytes)
+{
+	int number = heirloom_os_pin();
+	void *ptr = NULL;
+
+	if (number >= 0) {
+		ptr = heirloom_pinned_alloc(h, number, bytes);
+		heirloom_os_unpin(number);
+	}
+	return ptr ? ptr : heirloom_alloc(h, bytes);
+}
+
+static int release(struct heirloom *h, void *ptr)
+{
+	int number = heirloom_os_pin(), freed = 0;
+
+	if (number >= 0) {
+		freed = heirloom_pinned_free(h, number, ptr);
+		heirloom_os_unpin(number);
+	}
+	return freed ? 0 : heirloom_free(h, ptr);
+}
+
+/* What is at hand is given and taken, and nothing else: what is more is left to the whole calls, which say what is wrong. */
+static void at_hand(struct heirloom *h, struct heirloom_cache *cache)
+{
+	struct heirloom_cache_spec spec = { .name = "pinned", .size = 64 };
+	struct heirloom_cache *mine = heirloom_cache_create(h, &spec);
+	enum { MANY = 1000 };
+	static unsigned char *objects[2 * MANY];
+	int number = heirloom_os_pin(), served = 0, freed = 0;
+
+	CHECK(mine && number >= 0);
+	/* Nothing is at hand of a cache that is new. */
+	CHECK(!heirloom_cache_pinned_alloc(mine, number));
+	heirloom_os_unpin(number);
+	for (int n = 0; n < MANY; n++) {
+		number = heirloom_os_pin();
+		unsigned char *object = heirloom_cache_pinned_alloc(mine, number);
+		unsigned char *buffer = heirloom_pinned_alloc(h, number, 200);
+		heirloom_os_unpin(number);
+		served += (object != NULL) + (buffer != NULL);
+		objects[n] = object ? object : heirloom_cache_alloc(mine);
+		objects[MANY + n] = buffer ? buffer : heirloom_alloc(h, 200);
+		CHECK(objects[n] && objects[MANY + n]);
+		memset(objects[n], n, 64);
+		memset(objects[MANY + n], n, 200);
+	}
+	/* Most are. */
+	CHECK(served > 2 * MANY * 9 / 10);
+	number = heirloom_os_pin();
+	CHECK(!heirloom_pinned_alloc(h, number, 0) && !heirloom_pinned_alloc(h, number, 1 << 20));
+	CHECK(!heirloom_pinned_alloc(h, number, SIZE_MAX));
+	CHECK(!heirloom_pinned_free(h, number, NULL) && !heirloom_cache_pinned_free(mine, number, NULL));
+	/* What is not the caller's to free so. */
+	CHECK(!heirloom_cache_pinned_free(cache, number, objects[0]));
+	CHECK(!heirloom_cache_pinned_free(mine, number, objects[0] + 8) && !heirloom_pinned_free(h, number, objects[0] + 8));
+	CHECK(!heirloom_pinned_free(h, number, &number) && !heirloom_cache_pinned_free(mine, number, &number));
+	heirloom_os_unpin(number);
+	CHECK(heirloom_preserve(h, objects[0], NULL) == 0 && heirloom_preserve(h, objects[MANY], NULL) == 0);
+	number = heirloom_os_pin();
+	CHECK(!heirloom_cache_pinned_free(mine, number, objects[0]) && !heirloom_pinned_free(h, number, objects[MANY]));
+	heirloom_os_unpin(number);
+	CHECK(heirloom_unpreserve(h, objects[0]) == 0 && heirloom_unpreserve(h, objects[MANY]) == 0);
+	for (int n = 0; n < MANY; n++) {
+		CHECK(objects[n][63] == (unsigned char)n && objects[MANY + n][199] == (unsigned char)n);
+		number = heirloom_os_pin();
+		int first = heirloom_cache_pinned_free(mine, number, objects[n]);
+		int second = heirloom_pinned_free(h, number, objects[MANY + n]);
+		/* Freed is freed. */
+		CHECK(!(first && heirloom_cache_pinned_free(mine, number, objects[n])));
+		CHECK(!(second && heirloom_pinned_free(h, number, objects[MANY + n])));
+		heirloom_os_unpin(number);
+		freed += first + second;
+		CHECK(first || heirloom_cache_free(mine, objects[n]) == 0);
+		CHECK(second || heirloom_free(h, objects[MANY + n]) == 0);
+		FAILS(HEIRLOOM_ERROR_DOUBLE_FREE, heirloom_free(h, objects[n]));
+	}
+	CHECK(freed > 2 * MANY * 9 / 10);
+	CHECK(heirloom_cache_destroy(mine) == 0);
+}
+
+/* What is reserved is had when all memory is another's, and what is not wanted goes back. */
+static void reserves(struct heirloom *h)
+{
+	struct heirloom_cache_spec spec = { .name = "reserved", .size = 4000, .flags = HEIRLOOM_CACHE_PRESERVING };
+	struct heirloom_cache *cache = heirloom_cache_create(h, &spec);
+	struct heirloom_reservation reservation, none;
+	enum { MINE = 100, MOST = 1 << 14 };
+	static void *mine[MINE], *others[MOST];
+	int count = 0;
+
+	CHECK(cache);
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_cache_reserve(cache, 1, NULL));
+	FAILS(HEIRLOOM_ERROR_NULL, heirloom_cache_reserve(NULL, 1, &reservation));
+	CHECK(heirloom_cache_reserve(cache, MINE + 50, &reservation) == 0);
+	while (count < MOST && (others[count] = heirloom_cache_alloc(cache)))
+		count++;
+	FAILS(HEIRLOOM_ERROR_OUT_OF_MEMORY, heirloom_cache_reserve(cache, 1, &none));
+	for (int n = 0; n < MINE; n++) {
+		mine[n] = heirloom_reserved_alloc(&reservation);
+		CHECK(mine[n]);
+		memset(mine[n], n, 4000);
+	}
+	heirloom_unreserve(&reservation);
+	heirloom_unreserve(NULL);
+	CHECK(!heirloom_reserved_alloc(NULL));
+	/* The other 50 are there for anyone now. */
+	for (int n = 0; n < 50; n++)
+		CHECK((others[count++] = heirloom_cache_alloc(cache)));
+	CHECK(!heirloom_cache_alloc(cache));
+	for (int n = 0; n < MINE; n++) {
+		CHECK(((unsigned char *)mine[n])[3999] == n);
+		CHECK(heirloom_cache_free(cache, mine[n]) == 0);
+	}
+	while (count)
+		CHECK(heirloom_cache_free(cache, others[--count]) == 0);
+	CHECK(heirloom_cache_reserve(cache, 3, &reservation) == 0);
+	for (int n = 0; n < 3; n++)
+		CHECK((mine[n] = heirloom_reserved_alloc(&reservation)));
+	CHECK(!heirloom_reserved_alloc(&reservation));
+	heirloom_unreserve(&reservation);
+	for (int n = 0; n < 3; n++)
+		CHECK(heirloom_cache_free(cache, mine[n]) == 0);
+	CHECK(heirloom_cache_destroy(cache) == 0);
+}
+
 struct work {
 	struct heirloom *h;
 	struct heirloom_cache *cache;
@@ -151,11 +279,11 @@ static void *work(void *argument)
 
 		if (kept[at]) {
 			CHECK(kept[at][0] == (unsigned char)work->cpu);
-			CHECK(heirloom_free(work->h, kept[at]) == 0);
+			CHECK((n % 2 ? heirloom_free(work->h, kept[at]) : release(work->h, kept[at])) == 0);
 			kept[at] = NULL;
 			continue;
 		}
-		kept[at] = n % 3 ? heirloom_cache_alloc(work->cache) : heirloom_alloc(work->h, 1 + seed % 5000);
+		kept[at] = n % 3 ? heirloom_cache_alloc(work->cache) : alloc(work->h, 1 + seed % 5000);
 		CHECK(kept[at] != NULL);
 		kept[at][0] = (unsigned char)work->cpu;
 	}
@@ -214,6 +342,9 @@ static void lives(int in_scratch)
 		CHECK(thing && heirloom_handle(h, thing, &handles[n]) == 0);
 		*thing = n;
 	}
+	if (cpu >= 0)
+		at_hand(h, things);
+	reserves(h);
 	all_at_once(h, things);
 	CHECK(heirloom_publish(h, "things", handles, 2 * sizeof(handles[0])) == 0);
 	CHECK(heirloom_entry(h, &entry) == 0);
