@@ -192,3 +192,41 @@ fn a_buffer_that_moves_is_freed_once_or_stays() {
     }
     assert_eq!(slabs.caches().map(|cache| cache.stats().live).sum::<u64>(), 0);
 }
+
+#[test]
+fn dealloc_by_a_size_frees_what_is_of_another_class_and_refuses_what_is_not_to_be_freed() {
+    for preserving in [false, true] {
+        let slabs = slabs(256);
+        let heap = slabs.heap(preserving);
+        let [large, small] = [112, 80].map(|size| Layout::from_size_align(size, 8).unwrap());
+        // Many, so that magazines fill and run empty between.
+        let all: Vec<_> = (0..=u8::MAX)
+            .cycle()
+            .take(600)
+            .map(|n| {
+                // SAFETY: the layouts have a size; the old pointer is not used again.
+                unsafe {
+                    let ptr = heap.alloc(large);
+                    ptr.write(n);
+                    // In place: it keeps the larger class.
+                    let shrunk = heap.realloc(ptr, large, small.size());
+                    assert_eq!((shrunk, shrunk.read()), (ptr, n));
+                    shrunk
+                }
+            })
+            .collect();
+        for ptr in &all {
+            // SAFETY: allocated above, resized to this layout; the second time it is refused.
+            unsafe {
+                heap.dealloc(*ptr, small);
+                let before = slabs.refused_frees();
+                heap.dealloc(*ptr, small);
+                // Into the middle of an object.
+                heap.dealloc(ptr.add(8), small);
+                assert_eq!(slabs.refused_frees(), before + 2);
+            }
+        }
+        assert_eq!(slabs.refused_frees(), 1200);
+        assert!(slabs.caches().all(|cache| cache.stats().live == 0));
+    }
+}

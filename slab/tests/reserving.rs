@@ -11,11 +11,12 @@ use std::collections::BTreeSet;
 use common::{copy, slabs};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{FrameType, Request};
-use heirloom_kho::{Block, Order};
+use heirloom_kho::{Block, Order, PAGE_SIZE};
 use heirloom_slab::{Cache, CacheSpec, CacheStats, Error, Slabs, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-const FRAMES: u64 = 1024;
+/// Of small pages four mebibytes; of large ones enough for tables that are a page each.
+const FRAMES: u64 = if PAGE_SIZE <= 16_384 { (4 << 20) / PAGE_SIZE as u64 } else { 160 };
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Debug)]
 #[repr(C)]
