@@ -42,11 +42,14 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Takes a block from the free maps, now that the caches within reach are empty.
+    /// Takes a block from the free maps once the caches within reach are empty.
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_after_drain(&self, request: Request) -> Result<Block, Error> {
-        self.drain();
+        // What a CPU gives back after this look is found below.
+        if self.slots.iter().any(|(_, slot)| slot.keeps_any()) {
+            self.drain();
+        }
         self.take_from_freemap(request, None, None, &mut Hints::new())
             .ok_or(Error::OutOfMemory { order: request.order(), node: request.only_node() })
     }

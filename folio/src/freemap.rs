@@ -19,6 +19,9 @@
 //! that finding a free chunk costs a few loads however large and full memory is. They are hints
 //! that may be set for an empty word; at rest no word with a free chunk is without its bits.
 //!
+//! Beside them lie lanes, of which widths a stretch of 64 words may hold a group (see `fits`). They are what
+//! makes the refusal of a request cheap, and tell a search where memory is scarce which block to take.
+//!
 //! The idea of bits that merge upward is `LLFree`'s (USENIX ATC 2023), with 64-way words at every
 //! level in place of counters, so that no counter is touched on any path.
 
@@ -29,6 +32,7 @@ use heirloom_kho::narrow::u64_to_usize;
 use heirloom_kho::sync::AtomicU64;
 
 mod carve;
+mod fits;
 mod give;
 mod group;
 mod inspect;
@@ -37,6 +41,7 @@ mod summary;
 mod take;
 mod units;
 
+use fits::{Fits, STRETCHED};
 pub(crate) use group::Group;
 use units::{Height, LEVELS, Level, WordId};
 
@@ -75,6 +80,9 @@ impl Hints {
 /// The free blocks of one range of frames.
 pub(crate) struct FreeMap {
     bitmaps: [[Bitmap; LEVELS]; LEVELS],
+    fits: [Fits; STRETCHED],
+    /// Three words, see [`fits`].
+    marks: NonNull<AtomicU64>,
 }
 
 // SAFETY: the bitmaps point at atomics that live as long as the value (promised to `new`); sharing
@@ -94,7 +102,7 @@ const fn bitmap_span(run: Run, height: Height) -> (WordId, usize) {
 impl FreeMap {
     /// Returns how many 64-bit words are needed for the (non-empty) `run`.
     pub(crate) const fn words(run: Run) -> usize {
-        let mut words = 0;
+        let mut words = Self::fits_words(run);
         let mut next = Some(Level::FIRST.lowest());
         while let Some(height) = next {
             // Each level up to the one that is as high has a bitmap of it.
@@ -122,7 +130,9 @@ impl FreeMap {
                 at += len;
             }
         }
-        Self { bitmaps }
+        // SAFETY: behind the bitmaps, `words(run)` counts what the lanes and marks take.
+        let (fits, marks) = unsafe { Self::lay_fits(run, space.add(at)) };
+        Self { bitmaps, fits, marks }
     }
 
     /// Returns the words of `level`'s bitmap at a height, and which the first is.

@@ -42,6 +42,10 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
         self.ranges().next().map_or(Source(NonZeroUsize::MIN), source_of)
     }
 
+    fn is_ample(&self) -> bool {
+        self.ranges().any(|range| range.freemap().has_large())
+    }
+
     fn share(&self) -> u64 {
         // An eighth of the node, on every CPU.
         let frames: u64 = self.ranges().map(Range::present).sum();
@@ -49,13 +53,15 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
     }
 
     fn give_frames(&self, frames: &[Pfn]) -> u32 {
-        let mut frames = frames.iter().copied().peekable();
+        let mut rest = frames;
         let mut batch = 0;
-        while let Some(&first) = frames.peek() {
+        while let Some(&first) = rest.first() {
             let Some(range) = self.memory.ranges.find(first) else { break };
             // Mostly all of them: one range is looked up, and not one a frame.
-            let these = core::iter::from_fn(|| frames.next_if(|pfn| range.run().contains(*pfn)));
-            batch = range.freemap().give_frames(these);
+            let these = rest.iter().take_while(|pfn| range.run().contains(**pfn)).count();
+            let (these, others) = rest.split_at(these);
+            batch = range.freemap().give_frames(these.iter().copied());
+            rest = others;
         }
         batch
     }

@@ -37,6 +37,9 @@ pub(crate) const MAX_CACHED: Order = match Order::new(10) {
     None => Order::ZERO,
 };
 
+/// By what a CPU's share is divided while memory is scarce.
+const SCARCE: u64 = 64;
+
 /// How many blocks of each order a CPU keeps where memory is ample: the fewer the larger they
 /// are, but for order 9, the size of a huge page, of which it keeps a word.
 const CAPACITY: [u8; ORDERS] = [0, 8, 8, 8, 4, 4, 4, 2, 2, 8, 1];
@@ -52,6 +55,8 @@ pub(crate) struct CpuCache {
     pub(crate) hints: Hints,
     /// How many blocks of each order it keeps.
     capacity: [u8; ORDERS],
+    /// Whether they are few, as memory was scarce.
+    scarce: bool,
 }
 
 /// How much a cache holds. Its CPU alone writes, with plain loads and stores; a call on another
@@ -140,6 +145,14 @@ impl CpuSlot {
         blocks.fold(stack + word, |sum, (o, n)| sum + (u64::from(n.load(Relaxed)) << o))
     }
 
+    /// Returns whether something is in the cache; right while its CPU does nothing.
+    pub(crate) fn keeps_any(&self) -> bool {
+        let fill = &self.fill;
+        fill.stack.load(Relaxed) != 0
+            || fill.run_word.load(Relaxed) != 0
+            || fill.blocks.iter().any(|kept| kept.load(Relaxed) != 0)
+    }
+
     /// Works on the cache.
     ///
     /// # Safety
@@ -170,6 +183,8 @@ pub(crate) trait Backend {
     fn give_frames(&self, frames: &[Pfn]) -> u32;
     /// Returns where most of the frames come from.
     fn source(&self) -> Source;
+    /// Returns whether there is more than can soon be used.
+    fn is_ample(&self) -> bool;
     /// Returns how many frames of one order a CPU may keep.
     fn share(&self) -> u64;
 }
@@ -194,7 +209,22 @@ impl PcpList<'_> {
             // A call that asks from here on asks again.
             self.fill.source.store(backend.source().0.get(), Relaxed);
             self.drain(backend);
-            self.set_capacity(backend.share());
+            self.resize(backend);
+        }
+    }
+
+    /// Keeps fewer blocks where memory is scarce: what a CPU keeps is what others are refused.
+    fn resize(&mut self, backend: &impl Backend) {
+        self.cache.scarce = !backend.is_ample();
+        let share = backend.share();
+        self.set_capacity(if self.cache.scarce { share / SCARCE } else { share });
+    }
+
+    /// Keeps as many as elsewhere again once memory is ample.
+    #[inline]
+    fn grow(&mut self, backend: &impl Backend) {
+        if self.cache.scarce && backend.is_ample() {
+            self.resize(backend);
         }
     }
 
@@ -263,6 +293,7 @@ impl PcpList<'_> {
             self.fill.run_word.store(group.starts(), Relaxed);
             return self.pop_frame();
         }
+        self.grow(backend);
         let kept_count = self.fill.blocks.get(order.index())?;
         let mut used = kept_count.load(Relaxed);
         let room = self.cache.capacity.get(order.index())?.saturating_sub(used);
@@ -309,6 +340,7 @@ impl PcpList<'_> {
     /// Keeps a freed block once [`PcpList::push`] had no room: what was freed longest ago goes back.
     /// Whether it did.
     pub(crate) fn free_slow(&mut self, block: Block, backend: &impl Backend) -> bool {
+        self.grow(backend);
         self.spill(block.order(), backend);
         self.push(block)
     }

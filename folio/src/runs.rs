@@ -15,7 +15,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// They come from the smallest power-of-two block that holds them, and what it has beyond
     /// them is free again at once; where no such block is free, from wherever they fit, which
-    /// costs a pass over the bits.
+    /// costs a look at the bits of each part of memory that may hold half as large a block.
     ///
     /// # Errors
     /// [`Error::NoRun`]: no such run is free where the request allows (see [`Memory::alloc`] for

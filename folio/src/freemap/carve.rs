@@ -40,6 +40,9 @@ impl FreeMap {
         if wanted != !0 {
             word.store(!wanted, Relaxed);
             self.summarize(level, n, true);
+            if self.misses_bits() {
+                self.say_given(level, n);
+            }
         }
         true
     }

@@ -1,6 +1,6 @@
 //! Giving blocks back to the free map.
 
-use heirloom_kho::sync::{Acquire, AtomicU64, Relaxed, Release};
+use heirloom_kho::sync::{Acquire, AtomicU64, Ordering, Relaxed};
 use heirloom_kho::{Block, Order, Pfn};
 
 use super::FreeMap;
@@ -31,7 +31,19 @@ impl FreeMap {
     ///
     /// A tight loop, as each atomic operation waits for whatever was stored before it.
     #[inline]
-    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn>) -> u32 {
+    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn> + Clone) -> u32 {
+        let batch = self.give_words(frames.clone());
+        // Once for all: the last of the atomic operations is waited for here.
+        if self.misses_bits() {
+            for n in frames.map(|pfn| ChunkId::of(pfn, Level::FIRST).word()) {
+                self.say_given(Level::FIRST, n);
+            }
+        }
+        batch
+    }
+
+    #[inline]
+    fn give_words(&self, frames: impl Iterator<Item = Pfn>) -> u32 {
         let (words, origin) = self.bitmap(Level::FIRST, Level::FIRST.lowest());
         let give = |n: WordId, bits: u64| {
             let word = words.get(n.index_from(origin));
@@ -63,10 +75,16 @@ impl FreeMap {
             let (above, bit) = n.above();
             return self.give_bits(up, above, bit);
         }
-        self.give_to(word, level, n, bits)
+        let given = self.give_to(word, level, n, bits);
+        if self.misses_bits() {
+            self.say_given(level, n);
+            self.note(level, n);
+        }
+        given
     }
 
-    /// Marks chunks free in `word`, which is word `n` of `level`.
+    /// Marks chunks free in `word`, which is word `n` of `level`. The caller then looks whether it has to
+    /// [say](FreeMap::say_given) so.
     #[inline]
     pub(super) fn give_to(
         &self,
@@ -77,7 +95,8 @@ impl FreeMap {
     ) -> Result<(), ()> {
         // Release pairs with the Acquire of the call that takes one of these chunks: the last
         // owner's accesses come before the next one's.
-        let old = word.fetch_or(bits, Release);
+        // SeqCst, with `misses_bits` after it: a search in vain sees what is given, or is seen (`say_vain`).
+        let old = word.fetch_or(bits, Ordering::SeqCst);
         if old != 0 && old & bits == 0 && old | bits != !0 {
             return Ok(());
         }

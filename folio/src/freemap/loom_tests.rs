@@ -53,8 +53,14 @@ fn shared(free: &[Block]) -> Arc<Shared> {
 }
 
 fn model(test: impl Fn() + Sync + Send + 'static) {
+    model_of(4, test);
+}
+
+/// A model with so many preemptions.
+fn model_of(preemptions: usize, test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 5000;
     builder.check(test);
 }
 
@@ -203,5 +209,75 @@ fn who_takes_sees_what_the_last_owner_wrote() {
             assert_eq!(content.load(Relaxed), 7);
         }
         thread.join().unwrap();
+    });
+}
+
+/// Two pairs and a single frame of which one frame each is still missing.
+fn nearly_pairs() -> [Block; 3] {
+    [block(0, 0), block(4, 0), block(70, 0)]
+}
+
+// Fails if `say_vain` does not look once more, if `give_bits` does not look whether bits are missing, or if
+// `search_all` does not ask whether it was disturbed.
+#[test]
+fn a_pair_given_before_a_search_is_found_beside_another_in_vain() {
+    model(|| {
+        let shared = shared(&nearly_pairs());
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.freemap.take(order(1), &mut Hints::new()));
+        shared.freemap.give(block(1, 0)).unwrap();
+        let mine = shared.freemap.take(order(1), &mut Hints::new());
+        let theirs = thread.join().unwrap();
+        assert_eq!(mine.into_iter().chain(theirs).collect::<Vec<_>>(), [block(0, 1)]);
+    });
+}
+
+// Fails if `say` does not count its change as begun and ended, or if bits above a lane are set after it ended.
+#[test]
+fn a_pair_given_where_another_is_said_is_found() {
+    model_of(3, || {
+        let shared = shared(&nearly_pairs());
+        // Clears the bits: both calls that give find them missing.
+        assert_eq!(shared.freemap.take(order(1), &mut Hints::new()), None);
+        let other = shared.clone();
+        let thread = thread::spawn(move || other.freemap.give(block(1, 0)).unwrap());
+        shared.freemap.give(block(5, 0)).unwrap();
+        let first = shared.freemap.take(order(1), &mut Hints::new());
+        assert!(first.is_some(), "one was given before");
+        thread.join().unwrap();
+        let second = shared.freemap.take(order(1), &mut Hints::new());
+        let mut both: Vec<Block> = first.into_iter().chain(second).collect();
+        both.sort();
+        assert_eq!(both, [block(0, 1), block(4, 1)]);
+    });
+}
+
+#[test]
+fn pairs_given_by_two_beside_a_search_in_vain_are_found() {
+    model_of(2, || {
+        let shared = shared(&nearly_pairs());
+        let (one, two) = (shared.clone(), shared.clone());
+        let vain = thread::spawn(move || one.freemap.take(order(1), &mut Hints::new()));
+        let gives = thread::spawn(move || two.freemap.give(block(1, 0)).unwrap());
+        shared.freemap.give(block(5, 0)).unwrap();
+        gives.join().unwrap();
+        let mut taken: Vec<Block> = vain.join().unwrap().into_iter().collect();
+        taken.extend((0..2).filter_map(|_| shared.freemap.take(order(1), &mut Hints::new())));
+        taken.sort();
+        assert_eq!(taken, [block(0, 1), block(4, 1)]);
+    });
+}
+
+#[test]
+fn a_run_given_before_a_search_is_found_beside_another_in_vain() {
+    model_of(3, || {
+        let shared = shared(&[block(2, 0), block(70, 0)]);
+        let other = shared.clone();
+        // Two in a row, but no block: in vain, or what is given below.
+        let thread = thread::spawn(move || other.freemap.find_run(2, order(0)));
+        shared.freemap.give(block(1, 0)).unwrap();
+        assert_eq!(shared.freemap.find_run(2, order(0)), Some(Pfn::new(1)));
+        thread.join().unwrap();
+        assert_eq!(shared.freemap.find_run(2, order(0)), Some(Pfn::new(1)));
     });
 }

@@ -7,9 +7,6 @@ use super::group::{Group, lowest};
 use super::units::{ChunkId, Level, Width, WordId};
 use super::{FreeMap, Hints};
 
-/// Words that a search for a group looks at before it breaks a larger chunk.
-const PROBES: usize = 8;
-
 impl FreeMap {
     /// Takes a free block of `order` (at most [`Order::MAX_FOLIO`]).
     pub(crate) fn take(&self, order: Order, hints: &mut Hints) -> Option<Block> {
@@ -20,14 +17,13 @@ impl FreeMap {
     /// lie in the same word.
     pub(crate) fn take_group(&self, order: Order, most: usize, hints: &mut Hints) -> Option<Group> {
         let (level, width) = Level::of(order);
-        let few = if width == Width::ONE { usize::MAX } else { PROBES };
-        let (n, starts) = match self.take_bits((level, width), most, few, hints) {
-            Some(found) => found,
-            None => match self.split(level, width, most, hints) {
-                Some(found) => found,
-                None => self.sweep((level, width), most, hints)?,
-            },
+        let found = if level >= Level::LARGE || self.has_large() {
+            self.probe((level, width), most, hints)
+        } else {
+            self.search((level, width), most)
         };
+        let found = found.or_else(|| self.split((level, width), most, hints));
+        let (n, starts) = found.or_else(|| self.search_all((level, width), most))?;
         Group::new(order, n, starts)
     }
 
@@ -56,8 +52,7 @@ impl FreeMap {
     /// of `width` of its chunks: the word's number, and the bits that the groups start with.
     fn split(
         &self,
-        level: Level,
-        width: Width,
+        (level, width): (Level, Width),
         most: usize,
         hints: &mut Hints,
     ) -> Option<(WordId, u64)> {

@@ -9,7 +9,7 @@ use bitvec::prelude::*;
 use heirloom_kho::{Block, Order, Pfn};
 use proptest::prelude::*;
 
-use super::units::Width;
+use super::units::{Width, WordId};
 use super::*;
 
 /// A free map with the words that it lies in.
@@ -34,13 +34,19 @@ impl Drop for Owned {
 }
 
 fn freemap(run: Run) -> Owned {
+    let owned = empty(run);
+    for b in run.blocks_up_to(Order::MAX_FOLIO) {
+        owned.give(b).unwrap();
+    }
+    owned
+}
+
+/// A free map in which nothing is free.
+fn empty(run: Run) -> Owned {
     let words: Vec<AtomicU64> = (0..FreeMap::words(run)).map(|_| AtomicU64::new(0)).collect();
     let words = NonNull::from(Box::leak(words.into_boxed_slice()));
     // SAFETY: as many zeroed words as needed, that live as long as the freemap.
     let freemap = unsafe { FreeMap::new(run, words.cast()) };
-    for b in run.blocks_up_to(Order::MAX_FOLIO) {
-        freemap.give(b).unwrap();
-    }
     Owned { freemap, words }
 }
 
@@ -178,11 +184,76 @@ fn runs_are_found_wherever_they_lie() {
     assert_eq!(c.find_run(194, order(0)), Some(Pfn::new(6)));
 }
 
+/// What two threads take of blocks that each gives before: nothing that was given before is missed, whatever
+/// the other looks for in vain.
+#[test]
+fn what_is_given_before_a_request_is_found_beside_requests_in_vain() {
+    const ROUNDS: u64 = if cfg!(miri) { 20 } else { 20_000 };
+    // Twelve stretches, which have lanes in two words and a row above.
+    let c = empty(run(0, 12 << 12));
+    for f in (0..12 << 12).step_by(2) {
+        c.give(Block::new(Pfn::new(f), Order::ZERO).unwrap()).unwrap();
+    }
+    std::thread::scope(|s| {
+        for thread in 0..2 {
+            let c: &FreeMap = &c;
+            s.spawn(move || {
+                let mut at = thread * 7919;
+                for _ in 0..ROUNDS {
+                    // A frame that makes a pair, in a word of the thread's own. (The last one there may still be.)
+                    let odd = loop {
+                        at = (at + 5003) % (12 << 12);
+                        let odd = Pfn::new((at & !255) + 1 + thread * 128);
+                        if c.give(Block::new(odd, Order::ZERO).unwrap()).is_ok() {
+                            break odd;
+                        }
+                    };
+                    match c.take(order(1), &mut Hints::new()) {
+                        // Its first frame is free again, its second is not.
+                        Some(pair) => c.give(Block::new(pair.pfn(), Order::ZERO).unwrap()).unwrap(),
+                        // The other thread has it, and gave what it takes itself too late for this look.
+                        None => assert!(!c.is_free(odd), "a pair that was given before"),
+                    }
+                    assert!(c.take(order(2), &mut Hints::new()).is_none());
+                }
+            });
+        }
+    });
+    while let Some(pair) = c.take(order(1), &mut Hints::new()) {
+        c.give(Block::new(pair.pfn(), Order::ZERO).unwrap()).unwrap();
+    }
+    assert_eq!(free_frames(&c), 6 << 12);
+}
+
+#[test]
+fn a_refusal_leaves_nothing_to_look_at_for_the_next() {
+    let c = empty(run(0, 20 << 12));
+    for f in (0..20 << 12).step_by(2) {
+        c.give(Block::new(Pfn::new(f), Order::ZERO).unwrap()).unwrap();
+    }
+    let fits = &c.fits[0];
+    for o in [3, 1] {
+        assert_eq!(c.take(order(o), &mut Hints::new()), None);
+        assert_eq!(fits.next(Width::new(o.into()), WordId::FIRST), None, "order {o}");
+    }
+    assert_eq!(c.find_run(2, order(0)), None);
+    assert_eq!(fits.next(Width::ONE, WordId::FIRST), None);
+    // Single frames change nothing, a pair is said where it is, and so is one over a stretch's end.
+    c.give(Block::new(Pfn::new((7 << 12) + 129), Order::ZERO).unwrap()).unwrap();
+    assert_eq!(fits.next(Width::new(1), WordId::FIRST), Some(WordId(7)));
+    assert_eq!(fits.next(Width::new(2), WordId::FIRST), None);
+    assert_eq!(c.take(order(1), &mut Hints::new()).map(|b| b.pfn().get()), Some((7 << 12) + 128));
+    assert_eq!(c.take(order(1), &mut Hints::new()), None);
+    c.give(Block::new(Pfn::new((9 << 12) - 1), Order::ZERO).unwrap()).unwrap();
+    assert_eq!(c.find_run(3, order(0)).map(Pfn::get), Some((9 << 12) - 2));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Take(u8),
     At(u64, u8),
     Give(usize),
+    Run(u64, u8),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -190,6 +261,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => (0_u8..13).prop_map(Op::Take),
         1 => (0_u64..20_000, 0_u8..8).prop_map(|(p, o)| Op::At(p, o)),
         4 => any::<usize>().prop_map(Op::Give),
+        1 => (1_u64..300, 0_u8..4).prop_map(|(frames, o)| Op::Run(frames, o)),
     ];
     prop::collection::vec(op, 1..400)
 }
@@ -208,11 +280,22 @@ proptest! {
     })]
 
     #[test]
-    fn agrees_with_a_set_of_frames(start in 0_u64..200, frames in 1_u64..20_000, ops in ops()) {
+    fn agrees_with_a_set_of_frames(
+        start in 0_u64..200,
+        frames in 1_u64..20_000,
+        // Of each 64 frames those that are free at first.
+        pieces in prop_oneof![
+            Just(!0), Just(0x5555_5555_5555_5555), Just(0xaaaa_aaaa_aaaa_aaaa), Just(0x8000_0001_0003_0000), any::<u64>(),
+        ],
+        ops in ops(),
+    ) {
         let run = run(start, frames);
-        let c = freemap(run);
+        let c = empty(run);
         let mut free: BitVec = BitVec::repeat(false, (start + frames).next_multiple_of(1 << 13) as usize);
-        free[start as usize..(start + frames) as usize].fill(true);
+        for f in (start..start + frames).filter(|f| pieces >> (f % 64) & 1 != 0) {
+            c.give(Block::new(Pfn::new(f), Order::ZERO).unwrap()).unwrap();
+            free.set(f as usize, true);
+        }
         let mut live: Vec<Block> = Vec::new();
         let mut hints = Hints::new();
         for op in ops {
@@ -231,6 +314,18 @@ proptest! {
                     let want = free.get(frames_of(b)).is_some_and(BitSlice::all);
                     prop_assert_eq!(c.take_at(b), want);
                     want.then_some(b)
+                }
+                Op::Run(len, o) => {
+                    let align = 1_usize << o;
+                    let fits = |first: usize| free.get(first..first + len as usize).is_some_and(BitSlice::all);
+                    if let Some(first) = c.find_run(len, order(o)) {
+                        let first = first.get() as usize;
+                        prop_assert!(first.is_multiple_of(align) && fits(first));
+                    } else {
+                        let missed = (0..free.len()).step_by(align).find(|first| fits(*first));
+                        prop_assert_eq!(missed, None, "{} frames in a row", len);
+                    }
+                    None
                 }
                 Op::Give(i) => {
                     if !live.is_empty() {

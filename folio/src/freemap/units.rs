@@ -26,6 +26,9 @@ impl Level {
     /// The largest chunks.
     pub(super) const LAST: Self = Self(LAST);
 
+    /// The first whose chunks are larger than blocks mostly are.
+    pub(super) const LARGE: Self = Self(2);
+
     /// Returns the level in which a block of `order` is bits of one word, and how many bits.
     #[inline]
     pub(super) const fn of(order: Order) -> (Self, Width) {
@@ -130,6 +133,17 @@ impl WordId {
         Self(self.0 + 1)
     }
 
+    /// Returns the word `words` before it, or the first one.
+    #[inline]
+    pub(super) const fn sub(self, words: usize) -> Self {
+        Self(self.0.saturating_sub(usize_to_u64(words)))
+    }
+
+    /// Returns the word of single frames with the first frame of this one, which is at a height.
+    pub(super) const fn lowest_word(self, height: Height) -> Self {
+        Self(self.0 << (STEP * height.0))
+    }
+
     /// Returns the word `words` further on.
     #[inline]
     pub(super) const fn add(self, words: usize) -> Self {
@@ -217,7 +231,7 @@ impl ChunkId {
 }
 
 /// How many chunks a block has in its level: 1 to 32, a power of two.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Width(u32);
 
 impl Width {
@@ -227,6 +241,11 @@ impl Width {
     /// Returns the width `2^log2`.
     pub(super) const fn new(log2: u32) -> Self {
         Self(log2)
+    }
+
+    /// Returns it and those above.
+    pub(super) fn and_above(self) -> impl Iterator<Item = Self> {
+        (self.0..STEP).map(Self)
     }
 
     /// Returns log2 of it.
@@ -251,14 +270,6 @@ impl Width {
     /// Returns the bits of `word` at which a block of set bits starts.
     #[inline]
     pub(super) const fn groups(self, word: u64) -> u64 {
-        const STARTS: [u64; 6] = [
-            !0,
-            0x5555_5555_5555_5555,
-            0x1111_1111_1111_1111,
-            0x0101_0101_0101_0101,
-            0x0001_0001_0001_0001,
-            0x0000_0001_0000_0001,
-        ];
         let mut w = word;
         let mut i = 0;
         while i < self.0 {
@@ -267,4 +278,49 @@ impl Width {
         }
         w & STARTS[u32_to_usize(self.0)]
     }
+
+    /// Returns the widths, a bit for each, of which `word` has a block that is part of no larger one.
+    #[inline]
+    pub(super) const fn all_of(word: u64) -> u64 {
+        let (mut widths, mut width, mut starts) = (0, 0, word);
+        while width + 1 < STEP && starts != 0 {
+            let size = 1 << width;
+            let larger = starts & (starts >> size) & STARTS[u32_to_usize(width + 1)];
+            if starts & !(larger | larger << size) != 0 {
+                widths |= 1 << width;
+            }
+            (width, starts) = (width + 1, larger);
+        }
+        if starts != 0 { widths | 1 << width } else { widths }
+    }
+
+    /// Returns the smallest width from this one on of which `word` has a block that is part of no larger one, and
+    /// the bits at which such blocks start. A whole word counts as two blocks of half of it.
+    #[inline]
+    pub(super) const fn best(self, word: u64) -> Option<(Self, u64)> {
+        let (mut width, mut starts) = (self.0, self.groups(word));
+        if starts == 0 {
+            return None;
+        }
+        while width + 1 < STEP {
+            let size = 1 << width;
+            let larger = starts & (starts >> size) & STARTS[u32_to_usize(width + 1)];
+            let alone = starts & !(larger | larger << size);
+            if alone != 0 {
+                return Some((Self(width), alone));
+            }
+            (width, starts) = (width + 1, larger);
+        }
+        Some((Self(width), starts))
+    }
 }
+
+/// The bits at which a block of each width may start.
+const STARTS: [u64; 6] = [
+    !0,
+    0x5555_5555_5555_5555,
+    0x1111_1111_1111_1111,
+    0x0101_0101_0101_0101,
+    0x0001_0001_0001_0001,
+    0x0000_0001_0000_0001,
+];
