@@ -217,8 +217,7 @@ fn nearly_pairs() -> [Block; 3] {
     [block(0, 0), block(4, 0), block(70, 0)]
 }
 
-// Fails if `say_vain` does not look once more, if `give_bits` does not look whether bits are missing, or if
-// `search_all` does not ask whether it was disturbed.
+// Fails if `say_vain` does not look once more, or if `give_bits` does not look whether bits are missing.
 #[test]
 fn a_pair_given_before_a_search_is_found_beside_another_in_vain() {
     model(|| {
@@ -232,7 +231,7 @@ fn a_pair_given_before_a_search_is_found_beside_another_in_vain() {
     });
 }
 
-// Fails if `say` does not count its change as begun and ended, or if bits above a lane are set after it ended.
+// Fails if `give_bits` does not look whether bits are missing.
 #[test]
 fn a_pair_given_where_another_is_said_is_found() {
     model_of(3, || {
@@ -268,6 +267,21 @@ fn pairs_given_by_two_beside_a_search_in_vain_are_found() {
     });
 }
 
+// Fails if `search_all` does not ask whether it was disturbed.
+#[test]
+fn a_pair_given_before_a_search_is_found_while_bits_are_cleared() {
+    model_of(3, || {
+        let shared = shared(&nearly_pairs());
+        let other = shared.clone();
+        // Clears all bits, and takes nothing.
+        let thread = thread::spawn(move || other.freemap.find_run(2, order(0)));
+        shared.freemap.give(block(1, 0)).unwrap();
+        assert_eq!(shared.freemap.take(order(1), &mut Hints::new()), Some(block(0, 1)));
+        thread.join().unwrap();
+    });
+}
+
+// Fails if `say_given` does not look for pairs.
 #[test]
 fn a_run_given_before_a_search_is_found_beside_another_in_vain() {
     model_of(3, || {
