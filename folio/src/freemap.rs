@@ -19,7 +19,7 @@
 //! that finding a free chunk costs a few loads however large and full memory is. They are hints
 //! that may be set for an empty word; at rest no word with a free chunk is without its bits.
 //!
-//! Beside them lie lanes, of which widths a stretch of 64 words may hold a group (see `fits`). They are what
+//! Beside them lie lanes, of which widths a stretch of 64 words may hold a group (see `lanes`). They are what
 //! makes the refusal of a request cheap, and tell a search where memory is scarce which block to take.
 //!
 //! The idea of bits that merge upward is `LLFree`'s (USENIX ATC 2023), with 64-way words at every
@@ -36,13 +36,14 @@ mod fits;
 mod give;
 mod group;
 mod inspect;
+mod lanes;
 mod search;
 mod summary;
 mod take;
 mod units;
 
-use fits::{Fits, STRETCHED};
 pub(crate) use group::Group;
+use lanes::{Fits, STRETCHED, fits_words, lay_fits};
 use units::{Height, LEVELS, Level, WordId};
 
 /// One bitmap of a level: words in memory that the owner of the range provides.
@@ -81,7 +82,7 @@ impl Hints {
 pub(crate) struct FreeMap {
     bitmaps: [[Bitmap; LEVELS]; LEVELS],
     fits: [Fits; STRETCHED],
-    /// Three words, see [`fits`].
+    /// Three words, see `fits`.
     marks: NonNull<AtomicU64>,
 }
 
@@ -102,7 +103,7 @@ const fn bitmap_span(run: Run, height: Height) -> (WordId, usize) {
 impl FreeMap {
     /// Returns how many 64-bit words are needed for the (non-empty) `run`.
     pub(crate) const fn words(run: Run) -> usize {
-        let mut words = Self::fits_words(run);
+        let mut words = fits_words(run);
         let mut next = Some(Level::FIRST.lowest());
         while let Some(height) = next {
             // Each level up to the one that is as high has a bitmap of it.
@@ -131,7 +132,7 @@ impl FreeMap {
             }
         }
         // SAFETY: behind the bitmaps, `words(run)` counts what the lanes and marks take.
-        let (fits, marks) = unsafe { Self::lay_fits(run, space.add(at)) };
+        let (fits, marks) = unsafe { lay_fits(run, space.add(at)) };
         Self { bitmaps, fits, marks }
     }
 

@@ -53,15 +53,14 @@ impl<M: Machine> Backend for NodeBackend<'_, M> {
     }
 
     fn give_frames(&self, frames: &[Pfn]) -> u32 {
-        let mut rest = frames;
+        let mut rest = frames.iter().copied().peekable();
         let mut batch = 0;
-        while let Some(&first) = rest.first() {
+        while let Some(&first) = rest.peek() {
             let Some(range) = self.memory.ranges.find(first) else { break };
             // Mostly all of them: one range is looked up, and not one a frame.
-            let these = rest.iter().take_while(|pfn| range.run().contains(**pfn)).count();
-            let (these, others) = rest.split_at(these);
-            batch = range.freemap().give_frames(these.iter().copied());
-            rest = others;
+            let these = core::iter::from_fn(|| rest.next_if(|pfn| range.run().contains(*pfn)));
+            batch = range.freemap().give_frames(these);
+            range.freemap().say_frames(frames.iter().copied().filter(|f| range.run().contains(*f)));
         }
         batch
     }

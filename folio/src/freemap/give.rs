@@ -31,19 +31,7 @@ impl FreeMap {
     ///
     /// A tight loop, as each atomic operation waits for whatever was stored before it.
     #[inline]
-    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn> + Clone) -> u32 {
-        let batch = self.give_words(frames.clone());
-        // Once for all: the last of the atomic operations is waited for here.
-        if self.misses_bits() {
-            for n in frames.map(|pfn| ChunkId::of(pfn, Level::FIRST).word()) {
-                self.say_given(Level::FIRST, n);
-            }
-        }
-        batch
-    }
-
-    #[inline]
-    fn give_words(&self, frames: impl Iterator<Item = Pfn>) -> u32 {
+    pub(crate) fn give_frames(&self, frames: impl Iterator<Item = Pfn>) -> u32 {
         let (words, origin) = self.bitmap(Level::FIRST, Level::FIRST.lowest());
         let give = |n: WordId, bits: u64| {
             let word = words.get(n.index_from(origin));
@@ -63,6 +51,17 @@ impl FreeMap {
         }
         give(n, bits);
         bits.count_ones()
+    }
+
+    /// Says of frames that [`FreeMap::give_frames`] gave what their words may hold now: to be called after it.
+    #[inline]
+    pub(crate) fn say_frames(&self, frames: impl Iterator<Item = Pfn>) {
+        // Once for all: the last of the atomic operations is waited for here.
+        if self.misses_bits() {
+            for n in frames.map(|pfn| ChunkId::of(pfn, Level::FIRST).word()) {
+                self.say_given(Level::FIRST, n);
+            }
+        }
     }
 
     pub(super) fn give_bits(&self, level: Level, n: WordId, bits: u64) -> Result<(), ()> {

@@ -5,7 +5,7 @@ use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Order, Pfn};
 
 use super::FreeMap;
-use super::fits::latest;
+use super::lanes::latest;
 use super::units::{ChunkId, Level, Width, WordId};
 
 impl FreeMap {

@@ -6,8 +6,8 @@
 
 use heirloom_kho::sync::{Acquire, AtomicU64, Relaxed};
 
-use super::fits::latest;
 use super::group::lowest;
+use super::lanes::latest;
 use super::units::{Height, Level, Width, WordId};
 use super::{FreeMap, Hints};
 

@@ -21,6 +21,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (FOLIO, "cpu_slots", "the slots of CPUs, laid out over memory that the caller gave"),
     (FOLIO, "extent", "what the caller of a verb has promised, handed on"),
     (FOLIO, "freemap", "bitmaps of atomic words over memory that the caller gave"),
+    (FOLIO, "freemap/fits", "the three words behind the lanes that tell how current they are"),
+    (FOLIO, "freemap/lanes", "lanes of atomic words over memory that the caller gave"),
     (FOLIO, "freeze", "frames that a new owner may read as bytes"),
     (FOLIO, "handle", "owned frames as bytes; the raw ends of owned handles"),
     (FOLIO, "harness", "heap memory in place of physical memory, for tests and examples"),
