@@ -1,11 +1,10 @@
 //! Where blocks are taken, by what that leaves: the share of requests that are refused where memory is
 //! nearly full, and the largest block that is free then.
 //!
-//! A churn as the rows of `frames` have it, with fixed dice, on one thread: no figure depends on the
-//! machine. After eight blocks for each that is live were taken and freed, the next four for each are looked
-//! at. A line of the output is `fragmentation`, the memory and how full it is kept, the allocator, the
-//! operations of which one was refused in percent, and the order of the largest block that is free at the
-//! end, with tabs between.
+//! A churn as the rows of `frames` have it, with fixed dice, on one thread: no figure depends on the machine.
+//! After 64 operations for each block that is live the next 32 for each are looked at. A line of the output
+//! is `fragmentation`, the memory and how full it is kept, the allocator, the operations of which one was refused
+//! in percent, and the order of the largest block that is free at the end, with tabs between.
 
 use std::env;
 
