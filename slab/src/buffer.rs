@@ -109,11 +109,11 @@ impl<M: Machine> Slabs<M> {
     #[inline]
     pub(crate) unsafe fn free_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        if unsafe { self.free_block_slow(ptr) } {
+        if unsafe { self.free_block_slow(ptr) || self.free_held_slow(ptr) } {
             return Ok(());
         }
         // SAFETY: the caller's promise; nothing was freed.
-        unsafe { self.free_large_slow(ptr).unwrap_or_else(|| self.free_any_slow(ptr)) }
+        unsafe { self.free_any_slow(ptr) }
     }
 
     /// Frees a large buffer that is one block. Returns `false`, with nothing done, if it is anything else.
@@ -126,24 +126,28 @@ impl<M: Machine> Slabs<M> {
         unsafe { self.memory().free_single(ptr, FrameType::Buffer) }
     }
 
-    /// Frees a large buffer of any kind: what was preserved from birth, or claimed, is let go by it. `None`: no large
-    /// buffer starts there.
+    /// Frees a large buffer that is one block, and may survive until it is freed, or lie in a further range. Returns
+    /// `false`, with nothing done, if it is anything else.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline(never)]
-    unsafe fn free_large_slow(&self, ptr: NonNull<u8>) -> Option<Result<(), Error>> {
+    unsafe fn free_held_slow(&self, ptr: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
-        Some(unsafe { self.memory().free_buffer(ptr) }?.map_err(Error::Folio))
+        unsafe { self.memory().free_single_buffer(ptr) }
     }
 
-    /// Frees whatever the pointer leads to that is no large buffer, or returns why it cannot be freed.
+    /// Frees whatever the pointer leads to, or returns why it cannot be freed.
     ///
     /// # Safety
     /// As for [`Cache::free`].
     #[inline(never)]
     unsafe fn free_any_slow(&self, ptr: NonNull<u8>) -> Result<(), Error> {
         let nothing = Error::NotAnObject { ptr: ptr.addr().get() };
+        // SAFETY: the caller's promise; nothing was freed.
+        if let Some(done) = unsafe { self.memory().free_buffer(ptr) } {
+            return Ok(done?);
+        }
         // SAFETY: the caller owns what it frees, and nothing that was found is looked into once it is freed.
         let stays = unsafe { Stays::promised() };
         match self.resolve(ptr, &stays) {

@@ -113,21 +113,37 @@ impl<M: Machine> Memory<M> {
     /// # Safety
     /// As for [`Memory::free`].
     #[doc(hidden)]
-    #[inline]
     pub unsafe fn free_buffer(&self, ptr: NonNull<u8>) -> Option<Result<(), Error>> {
-        if let Some(Single { range, byte, now, block }) = self.single_buffer(ptr) {
-            let held = frame_type::is_held(now);
-            let gone = match self.leaf_bit(range, block).filter(|_| held) {
-                Some(leaf_bit) => leaf_bit.unpreserve(block).is_ok(),
-                None => !held && now == frame_type::encode(FrameType::Buffer, block.order(), false),
-            };
-            if gone {
-                byte.store(frame_type::FREED, Relaxed);
-                return Some(self.give_block(range, block));
-            }
+        // SAFETY: the caller's promise.
+        if unsafe { self.free_single_buffer(ptr) } {
+            return Some(Ok(()));
         }
         // SAFETY: the caller's promise; nothing was freed.
         unsafe { self.free_buffer_slow(ptr) }
+    }
+
+    /// Frees the buffer that starts where `ptr` leads, which may be held, if it is one block. Returns whether it did.
+    /// If not, nothing is changed, and [`Memory::free_buffer`] frees it or says why not.
+    ///
+    /// # Safety
+    /// As for [`Memory::free`].
+    #[doc(hidden)]
+    #[inline]
+    pub unsafe fn free_single_buffer(&self, ptr: NonNull<u8>) -> bool {
+        let Some(Single { range, byte, now, block }) = self.single_buffer(ptr) else {
+            return false;
+        };
+        let held = frame_type::is_held(now);
+        let gone = match self.leaf_bit(range, block).filter(|_| held) {
+            Some(leaf_bit) => leaf_bit.unpreserve(block).is_ok(),
+            None => !held && now == frame_type::encode(FrameType::Buffer, block.order(), false),
+        };
+        if gone {
+            byte.store(frame_type::FREED, Relaxed);
+            let given = self.give_block(range, block);
+            debug_assert!(given.is_ok(), "its byte said that it was in use: {given:?}");
+        }
+        gone
     }
 
     /// Frees a buffer of several blocks, or of one whose leaf is not known, or says why not.
