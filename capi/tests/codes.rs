@@ -49,7 +49,7 @@ fn codes() -> Vec<(i32, String)> {
         ("slab::Error", include_str!("../../slab/src/error.rs")),
         ("Error", include_str!("../../restore/src/error.rs")),
         ("ArenaError", include_str!("../../src/arena/error.rs")),
-        ("JumpError", include_str!("../../src/jump.rs")),
+        ("JumpError", include_str!("../../src/jump/error.rs")),
     ];
     let mut codes = Vec::new();
     for (error, source) in sources {

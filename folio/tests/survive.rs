@@ -558,6 +558,8 @@ fn a_buffer_is_held_from_birth_or_not_allocated() {
             // What is left is of one node; nodes of the tree come from the other where it is full.
             let mut rest: Vec<_> = starve(&memory, 0);
             rest.retain(|b| memory.node_of(b.pfn()) == Ok(NodeId(node)));
+            // In a row, in whatever order they were handed out.
+            rest.sort();
             let whole = rest.iter().position(|b| b.pfn().is_aligned(Order::new(3).unwrap()));
             for b in rest.iter().skip(whole.unwrap()).take(left) {
                 free(&memory, *b, FrameType::Folio).unwrap();
