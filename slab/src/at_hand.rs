@@ -92,12 +92,14 @@ impl<M: Machine> Slabs<M> {
     /// let (one, other) = (one?, other?);
     /// // SAFETY: allocated above, and not used again.
     /// unsafe { slabs.free(one) }?;
-    /// // A place to free to is at hand from now on, until it is full.
     /// let freed = slabs.memory().machine().with_cpu(|cpu| {
     ///     // SAFETY: within the closure; allocated above, and not used again.
     ///     cpu.is_some_and(|cpu| unsafe { slabs.free_on(cpu, other) })
     /// });
-    /// assert!(freed);
+    /// if !freed {
+    ///     // SAFETY: as above.
+    ///     unsafe { slabs.free(other) }?;
+    /// }
     /// # Ok::<(), heirloom_slab::Error>(())
     /// ```
     #[inline(always)]

@@ -148,7 +148,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     ///     // SAFETY: within the closure.
     ///     cpu.and_then(|cpu| unsafe { names.alloc_on(cpu) })
     /// });
-    /// assert!(second.is_some() && second != Some(first));
+    /// let second = second.map_or_else(|| names.alloc(), Ok)?;
+    /// assert_ne!(second, first);
     /// # Ok::<(), heirloom_slab::Error>(())
     /// ```
     #[inline(always)]
