@@ -315,7 +315,8 @@ impl Arena {
     }
 
     /// Returns another descriptor of the same memory, which closes on exec: for a thread that opens
-    /// the arena again, or to be sent to another process.
+    /// the arena again, or to be sent to another process. What writes through it, or maps it to write, is
+    /// one more that has the memory: see [Ownership of the memory](Arena#ownership-of-the-memory).
     ///
     /// # Errors
     /// [`ArenaError::Os`]: out of descriptors.

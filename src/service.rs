@@ -48,6 +48,7 @@ use crate::jump::{Inherited, JumpError};
 ///     let heirloom = service.start("cache 1.0", SealPolicy::Checked)?;
 ///     // ... claims what it knows of, and frees the rest:
 ///     heirloom.finish(|_| Disposition::Free)?;
+///     service.ready()?;
 ///     // ... serves; and at the end becomes its successor:
 ///     let jump = Jump::new(service.arena(), heirloom.entry())?;
 ///     Err(jump.exec(std::process::Command::new("/usr/bin/cache-2.0")).into())
@@ -61,8 +62,12 @@ pub struct Service {
     entry: Option<Entry>,
     cold: Option<Cold>,
     passed: Vec<(String, OwnedFd)>,
+    /// Whether the manager keeps something under the service's name that is of no use.
+    useless: bool,
     /// Whether an allocator runs, or has run, on the arena.
     started: AtomicBool,
+    /// Whether the manager took the arena.
+    held: AtomicBool,
 }
 
 /// Why a service begins with nothing.
@@ -73,7 +78,7 @@ pub enum Cold {
     NoPredecessor,
     /// There is an arena of this name, and no handover in it: its owner ended before it had begun.
     NoEntry,
-    /// The arena that was passed on is not sound, or the system does not map it.
+    /// What was passed on is no arena, or one that is not sound.
     Arena(ArenaError),
     /// What the predecessor said in the environment cannot be read.
     Jump(JumpError),
@@ -82,15 +87,15 @@ pub enum Cold {
 }
 
 /// An error of a service that starts.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ServiceError {
     /// The arena could not be created, opened or written.
     Arena(ArenaError),
     /// The handover could not be begun, or not be gone on with: see [`Service::start_cold`].
     Restore(heirloom_restore::Error),
-    /// The service manager could not be asked to hold the arena.
-    Manager(io::Error),
+    /// No name of a service: 1 to 255 printable ASCII characters, none a colon.
+    Name,
     /// The service was started before: an allocator has the memory.
     Started,
 }
@@ -103,38 +108,65 @@ impl Service {
     /// cold, in a new arena: [`Service::cold`] says why. Takes all descriptors that came along.
     ///
     /// # Errors
-    /// - [`ArenaError::InUse`]: another process has the arena: this service runs already, or its
-    ///   predecessor has not ended. It is no reason to begin with nothing beside it.
-    /// - As for [`Arena::create`], where there is nothing to go on with.
+    /// - [`ServiceError::Arena`] with [`ArenaError::InUse`]: another process has the arena: this service runs
+    ///   already, or its predecessor has not ended. With another error of the system's: the arena is there,
+    ///   and cannot be mapped now. Neither is a reason to begin with nothing beside it. Else as for
+    ///   [`Arena::create`], where there is nothing to go on with.
+    /// - [`ServiceError::Name`]: a service manager cannot keep anything under this name.
     ///
     /// # Safety
     /// - Nothing else in the process owns the descriptors that the environment names. Called at the start
     ///   of `main`, before anything else is opened, that is so.
     /// - It is called once.
-    pub unsafe fn begin(name: &str, specs: &[RangeSpec]) -> Result<Self, ArenaError> {
+    /// - As long as what [`Service::start`] returns is used, nothing else writes the arena's memory: through
+    ///   its file ([`Arena::share`] gives descriptors of it), another mapping, or an allocator over another
+    ///   `Arena` of the file; neither in this process nor in another.
+    pub unsafe fn begin(name: &str, specs: &[RangeSpec]) -> Result<Self, ServiceError> {
+        if !is_name(name) {
+            return Err(ServiceError::Name);
+        }
         // SAFETY: as the caller says.
         let inherited = unsafe { Inherited::from_env() };
+        let useless;
         let (found, passed) = match inherited {
             Ok(Some(Inherited { fd, entry, passed })) => {
                 let opened = Arena::open(fd).map_err(Cold::Arena);
+                useless = false;
                 (opened.map(|arena| (arena, entry)), passed)
             }
             inherited => {
                 // SAFETY: as the caller says; a jump names none of these.
-                let mut passed = unsafe { store::take() };
-                let held = passed.iter().rposition(|(held, _)| held == name);
-                let nothing = inherited.err().map_or(Cold::NoPredecessor, Cold::Jump);
-                let held = held.map(|at| passed.remove(at).1).ok_or(nothing);
-                (held.and_then(open_held), passed)
+                let passed = unsafe { store::take() };
+                let (held, passed): (Vec<_>, _) =
+                    passed.into_iter().partition(|(held, _)| held == name);
+                useless = !held.is_empty();
+                let mut found = Err(inherited.err().map_or(Cold::NoPredecessor, Cold::Jump));
+                // A life that ended too early leaves one more, with nothing in it. Managers keep no order.
+                for (_, fd) in held {
+                    match open_held(fd) {
+                        Ok(arena) => {
+                            found = Ok(arena);
+                            break;
+                        }
+                        Err(cold) if cold.may_pass() => {
+                            found = Err(cold);
+                            break;
+                        }
+                        Err(cold) => found = Err(cold),
+                    }
+                }
+                (found, passed)
             }
         };
         let (arena, entry, cold) = match found {
             Ok((arena, entry)) => (arena, Some(entry), None),
-            Err(Cold::Arena(error @ ArenaError::InUse { .. })) => return Err(error),
+            Err(Cold::Arena(error)) if Cold::Arena(error).may_pass() => return Err(error.into()),
             Err(cold) => (Arena::create(name, specs)?, None, Some(cold)),
         };
-        let (name, specs, started) = (name.to_owned(), specs.to_vec(), AtomicBool::new(false));
-        Ok(Self { name, specs, arena, entry, cold, passed, started })
+        let useless = useless && cold.is_some();
+        let (name, specs) = (name.to_owned(), specs.to_vec());
+        let (started, held) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { name, specs, arena, entry, cold, passed, useless, started, held })
     }
 
     /// Begins again with a new arena, for this reason: the handover that was found is of no use. The old
@@ -142,18 +174,17 @@ impl Service {
     ///
     /// # Errors
     /// As for [`Arena::create`]. What was found is let go then, too.
-    pub fn start_cold(self, why: Cold) -> Result<Self, ArenaError> {
+    pub fn start_cold(self, why: Cold) -> Result<Self, ServiceError> {
         let Self { name, specs, arena, passed, .. } = self;
         drop(arena);
-        // A manager that cannot be told keeps the old one beside the new, which is found first.
-        let _ = store::drop_kept(&name);
         let arena = Arena::create(&name, &specs)?;
-        let started = AtomicBool::new(false);
-        Ok(Self { name, specs, arena, entry: None, cold: Some(why), passed, started })
+        let (entry, cold, useless) = (None, Some(why), true);
+        let (started, held) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { name, specs, arena, entry, cold, passed, useless, started, held })
     }
 
     /// Goes on with the handover that was found, or begins one, for a program of this name. The service
-    /// manager, if there is one, holds the arena from here on.
+    /// manager, if there is one, holds the arena from here on; [`Service::is_held`] tells.
     ///
     /// Scratch lies at the start of the largest range, as much as the arena needs. `seal` says what is
     /// demanded of a predecessor's seal.
@@ -162,7 +193,6 @@ impl Service {
     /// - [`ServiceError::Restore`]: as for [`Heirloom::revive`] and [`Heirloom::boot`]. The call can be
     ///   made again, and [`Service::start_cold`] gives up what was found.
     /// - [`ServiceError::Arena`]: the entry could not be written.
-    /// - [`ServiceError::Manager`]: the service manager does not answer.
     /// - [`ServiceError::Started`]: it was started before.
     pub fn start(
         &self,
@@ -186,12 +216,16 @@ impl Service {
         producer: &str,
         seal: SealPolicy,
     ) -> Result<Heirloom<&Arena>, ServiceError> {
-        store::keep(&self.name, self.arena.as_fd()).map_err(ServiceError::Manager)?;
+        // What is kept is of no use: none of it is what this service goes on with.
+        let dropped = !self.useless || store::drop_kept(&self.name).is_ok();
+        // A manager that does not answer is no reason to end what goes on well.
+        let kept = dropped && store::keep(&self.name, self.arena.as_fd()).unwrap_or(false);
+        self.held.store(kept, Relaxed);
         let ranges = self.arena.ranges().iter();
         let map: Vec<_> = ranges.map(|range| (range.run(), range.node())).collect();
         if let Some(entry) = self.entry {
-            // SAFETY: the arena maps all of its ranges. It is this process's alone (`Arena::open`), and no
-            // allocator was given it here before (`started`).
+            // SAFETY: the arena maps all of its ranges. It is this process's alone (`Arena::open`), no
+            // allocator was given it here before (`started`), and nothing else writes it (`begin`).
             let revived = unsafe { Heirloom::revive(&self.arena, &map, entry, producer, seal) };
             return revived.map_err(ServiceError::Restore);
         }
@@ -224,14 +258,58 @@ impl Service {
         Some(self.passed.remove(at).1)
     }
 
-    /// Has the service manager hold another descriptor, under a name without a colon, for as long as it
-    /// holds the arena: a listening socket, say, that no socket unit opened. Returns whether there is a
-    /// manager.
+    /// Returns whether a service manager took the arena to hold it as the service was started. Not so where
+    /// there is none, or it did not answer: the memory ends with the process then, unless it jumps.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Relaxed)
+    }
+
+    /// Tells the service manager that the service has begun: what ends it from here on is not that it cannot
+    /// read what its predecessor left. Returns whether there is a manager.
     ///
     /// # Errors
     /// That the manager cannot be reached, or took no message within five seconds.
+    pub fn ready(&self) -> io::Result<bool> {
+        store::ready()
+    }
+
+    /// Has the service manager hold another descriptor, for as long as it holds the arena: a listening
+    /// socket, say, that no socket unit opened. Returns whether there is a manager.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`]: no name is longer than 255 printable ASCII characters, or has a colon, and
+    /// this one must not be the service's. Else that the manager cannot be reached, or took no message within
+    /// five seconds.
     pub fn hold(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        if !is_name(name) || name == self.name {
+            let text =
+                format!("{name:?} is no name that a service manager can keep a socket under");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         store::keep(name, fd)
+    }
+}
+
+/// Returns whether a service manager can keep something under this name.
+fn is_name(name: &str) -> bool {
+    let printable = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b':';
+    (1..=255).contains(&name.len()) && name.bytes().all(printable)
+}
+
+impl Cold {
+    /// Returns whether the reason may be another one in a moment, and the arena is there all the same.
+    const fn may_pass(&self) -> bool {
+        use ArenaError::{HostPage, InUse, Map, Os, Span};
+        matches!(
+            self,
+            Self::Arena(InUse { .. } | Os { .. } | Map { .. } | HostPage { .. } | Span { .. })
+        )
+    }
+}
+
+impl From<ArenaError> for ServiceError {
+    fn from(error: ArenaError) -> Self {
+        Self::Arena(error)
     }
 }
 
@@ -259,7 +337,9 @@ impl fmt::Display for ServiceError {
         match self {
             Self::Arena(error) => error.fmt(f),
             Self::Restore(error) => error.fmt(f),
-            Self::Manager(error) => write!(f, "the service manager: {error}"),
+            Self::Name => f.write_str(
+                "a service's name has 1 to 255 printable ASCII characters, none of them a colon",
+            ),
             Self::Started => f.write_str("the service was started before"),
         }
     }
@@ -270,8 +350,7 @@ impl core::error::Error for ServiceError {
         match self {
             Self::Arena(error) => Some(error),
             Self::Restore(error) => Some(error),
-            Self::Manager(error) => Some(error),
-            Self::Started => None,
+            Self::Name | Self::Started => None,
         }
     }
 }

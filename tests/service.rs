@@ -2,7 +2,7 @@
 #![cfg(all(feature = "std", target_os = "linux"))]
 
 use std::io::{BufRead, BufReader, IoSliceMut, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -178,7 +178,10 @@ fn an_arena_without_a_handover_is_no_predecessor() {
     manager.kept.push((NAME.to_owned(), arena.share().unwrap()));
     drop(arena);
     let mut life = manager.start();
+    // What was of no use is dropped, and the new one kept.
     manager.attend();
+    manager.attend();
+    assert_eq!(manager.kept.len(), 1);
     let text = "cold: the predecessor ended before it began a handover; generation 0, count 1";
     assert_eq!(life.says(), text);
     life.kill();
@@ -187,8 +190,41 @@ fn an_arena_without_a_handover_is_no_predecessor() {
     manager.kept = vec![(NAME.to_owned(), file.into())];
     let mut life = manager.start();
     manager.attend();
+    manager.attend();
     let text = life.says();
     assert!(text.starts_with("cold: the predecessor's memory cannot be had: "), "{text}");
+    life.kill();
+    // Beside one with nothing in it, the other is found, whichever the manager names first.
+    let empty = Arena::create("empty", &[memory()]).unwrap();
+    for (at, count) in [(0, 2), (1, 3)] {
+        manager.kept.truncate(1);
+        manager.kept.insert(at, (NAME.to_owned(), empty.share().unwrap()));
+        let mut life = manager.start();
+        // (The emulated manager keeps the newest of a name: the arena that is told anew.)
+        manager.attend();
+        assert_eq!(life.says(), format!("warm; generation {}, count {count}", count - 1));
+        life.kill();
+    }
+}
+
+#[test]
+fn names_that_no_manager_can_keep_are_refused() {
+    for name in ["", "a:b", "a\nFDSTOREREMOVE=1", "na\u{ef}ve", &"n".repeat(256)] {
+        // SAFETY: refused before anything is taken.
+        let refused = unsafe { Service::begin(name, &[memory()]) };
+        assert!(matches!(refused, Err(ServiceError::Name)), "{name:?}");
+    }
+}
+
+#[test]
+fn a_service_goes_on_where_its_manager_is_gone() {
+    let mut manager = Manager::new("gone");
+    let mut life = manager.start();
+    manager.attend();
+    assert_eq!(life.says(), "cold: no predecessor left anything; generation 0, count 1");
+    drop(manager);
+    life.tell("jump");
+    assert_eq!(life.says(), "warm; generation 1, count 2");
     life.kill();
 }
 
@@ -209,6 +245,7 @@ fn the_service() {
     };
     loop {
         let heirloom = service.start("service test", SealPolicy::Checked).unwrap();
+        assert!(service.hold(NAME, std::io::stdin().as_fd()).is_err());
         let again = service.start("service test", SealPolicy::Checked);
         assert!(matches!(again, Err(ServiceError::Started)));
         let count = match heirloom.claim_root("count") {

@@ -211,12 +211,16 @@ pub(crate) struct Hold {
     /// Open a TCP socket for the service, which gets it under this name; may be given several times
     #[arg(long, value_name = "NAME=ADDR:PORT", value_parser = listen)]
     pub(crate) listen: Vec<(String, String)>,
-    /// Drop what is kept, and start the service with nothing, once it has failed so often in a row
+    /// Drop what is kept, and start the service with nothing, once it has failed so often in a row before it
+    /// had begun. An exit with 75 (not now), or a program that is not there, is no such failure
     #[arg(long, value_name = "TIMES", default_value = "5", value_parser = times)]
     pub(crate) failures: usize,
-    /// Take a service that lived so many seconds for one that had started
-    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    /// Take a service that lived so many seconds, or said that it is ready, for one that had begun
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) within: u64,
+    /// Wait so long before it is started anew, twice as long each time, 5 seconds at most
+    #[arg(long, value_name = "MILLISECONDS", default_value = "100")]
+    pub(crate) pause: u64,
     /// Keep at most so many descriptors
     #[arg(long, value_name = "DESCRIPTORS", default_value = "512")]
     pub(crate) most: usize,

@@ -5,7 +5,8 @@
 
 mod notify;
 
-use std::collections::VecDeque;
+use std::fmt::Display;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,14 +17,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use notify::{Message, Notify};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Signal, getrlimit, kill_process, pidfd_open, setrlimit,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::arguments::Hold;
 
 /// The first of the numbers that passed descriptors have.
 const FIRST: i32 = 3;
+
+/// The longest pause before a service is started anew.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What a service ends with that could not begin now, and is not to be begun otherwise: `EX_TEMPFAIL`.
+const NOT_NOW: i32 = 75;
+
+/// What the shell ends with where there is no such program, or none that can be run.
+const NO_PROGRAM: [i32; 2] = [126, 127];
 
 /// What the signals mean that are handed on.
 const FORWARDED: [(i32, Signal); 5] = [
@@ -39,15 +52,30 @@ pub(crate) fn run(hold: &Hold) -> Result<ExitCode> {
     let mut holder = Holder::new(hold)?;
     loop {
         let began = Instant::now();
-        let status = holder.live()?;
-        if status.success() || holder.ending {
-            return Ok(code(status));
-        }
-        anstream::eprintln!("heirloom hold: {} ended: {status}", hold.command.join(" "));
-        if holder.gives_up(began)? {
+        let status = match holder.live() {
+            Ok(status) if status.success() || holder.ending => return Ok(code(status)),
+            Ok(status) => {
+                say(format_args!("{} ended: {status}", hold.command.join(" ")));
+                holder.count(began, status)?;
+                status
+            }
+            // What it had is still here.
+            Err(error) if holder.starts > 0 => {
+                say(format_args!("{error:#}"));
+                ExitStatus::default()
+            }
+            Err(error) => return Err(error),
+        };
+        holder.pause()?;
+        if holder.ending {
             return Ok(code(status));
         }
     }
+}
+
+/// Says a line, if it can be said: what is kept does not end for want of a place to say so.
+fn say(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "heirloom hold: {what}");
 }
 
 /// What a shell would say of a process that ended so.
@@ -65,10 +93,16 @@ struct Holder<'a> {
     listening: Vec<(String, OwnedFd)>,
     /// What the service gave to be kept.
     kept: Vec<(String, OwnedFd)>,
-    /// When the service failed lately.
-    failures: VecDeque<Instant>,
+    /// How often in a row the service failed before it had begun.
+    failures: usize,
+    /// How often in a row it was started anew before it had begun, for whatever reason.
+    starts: u32,
+    /// Whether it said that it has begun.
+    ready: bool,
     /// Whether what the service gave was dropped since it failed first.
     cold: bool,
+    /// How many descriptors the service may have open.
+    limit: Option<u64>,
     /// Each signal's own stream: a byte comes with each.
     signals: Vec<(UnixStream, Signal)>,
     /// Whether the service was told to end.
@@ -91,13 +125,30 @@ impl<'a> Holder<'a> {
         });
         let signals = signals.collect::<std::io::Result<_>>().context("signals")?;
         let notify = Notify::new()?;
-        let (kept, failures) = (Vec::new(), VecDeque::new());
-        Ok(Self { hold, notify, listening, kept, failures, cold: false, signals, ending: false })
+        // As many as can be kept are kept twice for a moment.
+        let mut descriptors = getrlimit(Resource::Nofile);
+        let limit = descriptors.current;
+        descriptors.current = descriptors.maximum;
+        setrlimit(Resource::Nofile, descriptors).context("the limit of descriptors")?;
+        Ok(Self {
+            hold,
+            notify,
+            listening,
+            kept: Vec::new(),
+            failures: 0,
+            starts: 0,
+            ready: false,
+            cold: false,
+            limit,
+            signals,
+            ending: false,
+        })
     }
 
     /// Starts the service and attends to it until it has ended.
     fn live(&mut self) -> Result<ExitStatus> {
         let mut child = self.start()?;
+        self.ready = false;
         let pid = Pid::from_child(&child);
         let ended = pidfd_open(pid, PidfdFlags::empty()).context("the service's process")?;
         loop {
@@ -111,7 +162,7 @@ impl<'a> Holder<'a> {
                 polled => polled.context("poll")?,
             };
             let has_ended = awaited.first().is_some_and(|fd| !fd.revents().is_empty());
-            self.forward(pid)?;
+            self.forward(Some(pid));
             // What it said before it ended is said.
             while let Some(message) = self.notify.receive()? {
                 self.attend(message);
@@ -126,7 +177,9 @@ impl<'a> Holder<'a> {
     fn start(&self) -> Result<Child> {
         // `exec` keeps the number of the process, which the service compares with its own.
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", r#"LISTEN_PID=$$ exec "$@""#, "sh"]).args(&self.hold.command);
+        let limit = self.limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        let script = format!(r#"ulimit -S -n {limit}; LISTEN_PID=$$ exec "$@""#);
+        command.args(["-c", &script, "sh"]).args(&self.hold.command);
         let passed = || self.listening.iter().chain(&self.kept);
         let names: Vec<_> = passed().map(|(name, _)| name.as_str()).collect();
         command.env("LISTEN_FDNAMES", names.join(":"));
@@ -143,75 +196,111 @@ impl<'a> Holder<'a> {
         command.spawn().with_context(|| format!("starting {shown}"))
     }
 
+    /// Waits before the service is started anew, the longer the more often it was. A signal to end is heeded.
+    fn pause(&mut self) -> Result<()> {
+        let first = Duration::from_millis(self.hold.pause);
+        let pause = first.saturating_mul(1 << self.starts.saturating_sub(1).min(16)).min(LONGEST);
+        let until = Instant::now() + pause;
+        while !self.ending {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            let left = Timespec::try_from(left).context("a pause")?;
+            let mut awaited: Vec<_> =
+                self.signals.iter().map(|(fd, _)| PollFd::new(fd, PollFlags::IN)).collect();
+            match poll(&mut awaited, Some(&left)) {
+                Err(rustix::io::Errno::INTR) => {}
+                polled => drop(polled.context("poll")?),
+            }
+            self.forward(None);
+        }
+        Ok(())
+    }
+
     /// Hands on what signals came.
-    fn forward(&mut self, pid: Pid) -> Result<()> {
+    fn forward(&mut self, pid: Option<Pid>) {
         for (stream, signal) in &self.signals {
             let mut came = [0; 64];
             if !matches!(rustix::io::read(stream, &mut came), Ok(1..)) {
                 continue;
             }
             self.ending |= matches!(*signal, Signal::TERM | Signal::INT);
-            match kill_process(pid, *signal) {
-                // It has ended meanwhile.
-                Err(rustix::io::Errno::SRCH) => {}
-                sent => sent.context("a signal to the service")?,
+            match pid.map(|pid| kill_process(pid, *signal)) {
+                // It has ended meanwhile, or there is none.
+                None | Some(Ok(()) | Err(rustix::io::Errno::SRCH)) => {}
+                Some(Err(error)) => say(format_args!("a signal to the service: {error}")),
             }
         }
-        Ok(())
     }
 
     /// Does what the service asks for.
     fn attend(&mut self, message: Message) {
         match message {
             Message::Keep(name, fds) => {
-                if self.kept.len() + fds.len() > self.hold.most {
-                    let most = self.hold.most;
-                    anstream::eprintln!("heirloom hold: {name:?} is not kept: {most} are (--most)");
-                    return;
-                }
                 for fd in fds {
-                    if !self.kept.iter().any(|(has, kept)| *has == name && is_same(kept, &fd)) {
-                        self.kept.push((name.clone(), fd));
+                    if self.kept.iter().any(|(has, kept)| *has == name && is_same(kept, &fd)) {
+                        continue;
                     }
+                    if self.kept.len() >= self.hold.most {
+                        say(format_args!("{name:?} is not kept: {} are (--most)", self.hold.most));
+                        return;
+                    }
+                    self.kept.push((name.clone(), fd));
                 }
             }
+            Message::Ready => self.ready = true,
             Message::Drop(name) => self.kept.retain(|(has, _)| *has != name),
             Message::Other => {}
         }
     }
 
-    /// Takes note that a service that began then has failed, and decides what comes next: it is started with
-    /// all that is kept; with its sockets alone, if it failed too often; or no more.
-    fn gives_up(&mut self, began: Instant) -> Result<bool> {
-        let now = Instant::now();
+    /// Takes note that a service that began then has ended so: after too many failures before it had begun,
+    /// it is started with its sockets alone.
+    ///
+    /// # Errors
+    /// It failed as often with those alone.
+    fn count(&mut self, began: Instant, status: ExitStatus) -> Result<()> {
         let within = Duration::from_secs(self.hold.within);
-        if now.duration_since(began) >= within {
-            // It ran: what killed it now is another matter.
-            self.failures.clear();
-            self.cold = false;
+        if self.ready || began.elapsed() >= within {
+            // It had begun: what ended it is another matter.
+            (self.failures, self.starts, self.cold) = (0, 1, false);
+            return Ok(());
         }
-        self.failures.push_back(now);
-        if self.failures.len() < self.hold.failures {
-            return Ok(false);
+        self.starts = self.starts.saturating_add(1);
+        let code = status.code();
+        if code == Some(NOT_NOW) {
+            return Ok(());
         }
-        let times = self.failures.len();
-        if self.cold || self.kept.is_empty() {
+        let is_nothing = self.cold || self.kept.is_empty();
+        // A program that is being replaced says nothing of what it would find.
+        if !is_nothing && code.is_some_and(|code| NO_PROGRAM.contains(&code)) {
+            return Ok(());
+        }
+        self.failures += 1;
+        let times = self.failures;
+        if times < self.hold.failures {
+            return Ok(());
+        }
+        if is_nothing {
             bail!("it failed {times} times with nothing to go on with, and is not started again");
         }
-        anstream::eprintln!(
-            "heirloom hold: it failed {times} times: {} kept descriptors are dropped, and it begins \
-             with nothing",
-            self.kept.len()
-        );
+        let count = self.kept.len();
+        say(format_args!(
+            "it failed {times} times: {count} kept descriptors are dropped, and it begins with nothing"
+        ));
         self.kept.clear();
-        self.failures.clear();
-        self.cold = true;
-        Ok(false)
+        (self.failures, self.cold) = (0, true);
+        Ok(())
     }
 }
 
-/// Whether both are descriptors of one file.
+/// Whether both are descriptors of one file. (Event descriptors and their like all have one inode.)
 fn is_same(a: &OwnedFd, b: &OwnedFd) -> bool {
-    let of = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    matches!((of(a), of(b)), (Ok(a), Ok(b)) if a == b)
+    let of = |fd: &OwnedFd| {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) != FileType::Unknown;
+        is_file.then_some((stat.st_dev, stat.st_ino))
+    };
+    of(a).is_some_and(|file| of(b) == Some(file))
 }

@@ -4,8 +4,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use heirloom::arena::RangeSpec;
 use heirloom::service::Service;
@@ -17,21 +17,27 @@ struct Held {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
+    errors: BufReader<ChildStderr>,
     broken: PathBuf,
 }
 
 impl Held {
     fn start(test: &str, options: &[&str]) -> Self {
+        Self::start_program(test, options, &std::env::current_exe().unwrap())
+    }
+
+    fn start_program(test: &str, options: &[&str], program: &Path) -> Self {
         let broken = std::env::temp_dir().join(format!("heirloom-{test}-{}", std::process::id()));
         let _ = std::fs::remove_file(&broken);
         let mut command = Command::new(env!("CARGO_BIN_EXE_heirloom"));
-        command.arg("hold").args(options).arg("--").arg(std::env::current_exe().unwrap());
+        command.args(["hold", "--pause", "1"]).args(options).arg("--").arg(program);
         command.args(["the_service", "--exact", "--nocapture", "--test-threads=1"]);
         command.env("HEIRLOOM_TEST_BROKEN", &broken).env_remove("XDG_RUNTIME_DIR");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, to, from: BufReader::new(from), broken }
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        Self { child, to, from: BufReader::new(from), errors, broken }
     }
 
     /// Returns the next line that the service says.
@@ -52,7 +58,7 @@ impl Held {
     /// Returns how it ended, and what the supervisor said.
     fn ends(mut self) -> (ExitStatus, String) {
         let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        self.errors.read_to_string(&mut said).unwrap();
         let _ = std::fs::remove_file(&self.broken);
         (self.child.wait().unwrap(), said)
     }
@@ -111,9 +117,79 @@ fn a_build_that_fails_at_its_start_begins_with_nothing_at_last() {
 }
 
 #[test]
+fn what_is_no_failure_of_a_build_drops_nothing() {
+    // A program that is replaced is not there for a moment.
+    let program = std::env::temp_dir().join(format!("heirloom-program-{}", std::process::id()));
+    let _ = std::fs::remove_file(&program);
+    let here = || std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+    here();
+    let options = ["--listen", "echo=127.0.0.1:0", "--failures", "2"];
+    let mut held = Held::start_program("replaced", &options, &program);
+    assert!(held.says().ends_with("generation 0, count 1"));
+    std::fs::remove_file(&program).unwrap();
+    held.tell("abort");
+    let mut missing = 0;
+    while missing < 4 {
+        let mut line = String::new();
+        assert!(held.errors.read_line(&mut line).unwrap() > 0);
+        missing += usize::from(line.contains("exit status: 127"));
+    }
+    here();
+    assert!(held.says().ends_with("warm; generation 1, count 2"));
+    // It said that it had begun: how it ends after that is another matter.
+    for count in 3..6 {
+        held.tell("ready");
+        assert_eq!(held.says(), "is ready");
+        held.tell("abort");
+        let said = held.says();
+        assert!(
+            said.ends_with(&format!("warm; generation {}, count {count}", count - 1)),
+            "{said}"
+        );
+    }
+    // It cannot begin now, and says so.
+    std::fs::write(&held.broken, b"75").unwrap();
+    held.tell("ready");
+    assert_eq!(held.says(), "is ready");
+    held.tell("abort");
+    for _ in 0..4 {
+        assert_eq!(held.says(), "found its memory, and fails");
+    }
+    std::fs::remove_file(&held.broken).unwrap();
+    let said = loop {
+        match held.says() {
+            said if said == "found its memory, and fails" => {}
+            said => break said,
+        }
+    };
+    assert!(said.ends_with("warm; generation 5, count 6"), "{said}");
+    held.tell("exit 0");
+    assert!(held.ends().0.success());
+    std::fs::remove_file(&program).unwrap();
+}
+
+#[test]
+fn a_supervisor_that_can_say_nothing_goes_on() {
+    let mut held = Held::start_program(
+        "silent",
+        &["--listen", "echo=127.0.0.1:0"],
+        &std::env::current_exe().unwrap(),
+    );
+    assert!(held.says().ends_with("generation 0, count 1"));
+    // No one reads what it says any more.
+    let nothing = Command::new("true").stderr(Stdio::piped()).spawn();
+    let nothing = BufReader::new(nothing.unwrap().stderr.take().unwrap());
+    drop(std::mem::replace(&mut held.errors, nothing));
+    held.tell("abort");
+    assert!(held.says().ends_with("warm; generation 1, count 2"));
+    held.tell("exit 0");
+    assert!(held.ends().0.success());
+}
+
+#[test]
 fn a_service_that_never_starts_is_given_up() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heirloom"));
-    command.args(["hold", "--failures", "3", "--", "sh", "-c", "exit 7"]);
+    command.args(["hold", "--pause", "1", "--failures", "3", "--", "sh", "-c", "exit 7"]);
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -138,9 +214,14 @@ fn the_service() {
     let memory = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
     // SAFETY: this process was started for this test alone, and has opened nothing that it passes on.
     let mut service = unsafe { Service::begin("held", &[memory]) }.unwrap();
-    if service.cold().is_none() && PathBuf::from(broken).exists() {
+    if service.cold().is_none()
+        && let Ok(how) = std::fs::read_to_string(broken)
+    {
         println!("service: found its memory, and fails");
-        std::process::abort();
+        match how.parse() {
+            Ok(code) => std::process::exit(code),
+            Err(_) => std::process::abort(),
+        }
     }
     let listener = TcpListener::from(service.take("echo").unwrap());
     assert_eq!(service.take("echo").map(|fd| fd.as_fd().try_clone_to_owned().is_ok()), None);
@@ -163,6 +244,10 @@ fn the_service() {
                 let mut byte = [0];
                 client.read_exact(&mut byte).unwrap();
                 client.write_all(&byte).unwrap();
+            }
+            "ready" => {
+                assert!(service.ready().unwrap());
+                println!("service: is ready");
             }
             "exit 0" => std::process::exit(0),
             _ => std::process::exit(1),

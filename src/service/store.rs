@@ -12,10 +12,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use crate::jump::LISTEN;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, sendmsg_addr, socket_with,
@@ -25,7 +27,7 @@ use rustix::net::{
 const FIRST: RawFd = 3;
 
 /// Seconds that a manager has to take what it is sent.
-const PATIENCE: i64 = 5;
+const PATIENCE: u64 = 5;
 
 /// Has the service manager keep a descriptor for a successor of this process, under a name. Returns whether
 /// there is a manager; it can have been told to keep none (systemd: `FileDescriptorStoreMax=`).
@@ -33,6 +35,11 @@ pub(super) fn keep(name: &str, fd: BorrowedFd<'_>) -> io::Result<bool> {
     // A memfd cannot be polled, and is kept. A socket whose other end is gone would be dropped.
     let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n");
     notify(text.as_bytes(), Some(fd))
+}
+
+/// Tells the service manager that the service has begun. Returns whether there is a manager.
+pub(super) fn ready() -> io::Result<bool> {
+    notify(b"READY=1\n", None)
 }
 
 /// Has the service manager drop what it keeps under a name. Returns whether there is a manager.
@@ -51,13 +58,16 @@ fn notify(text: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<bool> {
         None => SocketAddrUnix::new(path)?,
     };
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // Where its queue is full, too.
+    let patience = Some(Duration::from_secs(PATIENCE));
+    set_socket_timeout(&socket, Timeout::Send, patience)?;
     send(socket.as_fd(), &addr, text, fd)?;
     // The manager takes messages in order, and tells by closing this that it has taken all before: a
     // process that ends at once can be one that it knows no longer.
     let (taken, barrier) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     send(socket.as_fd(), &addr, b"BARRIER=1", Some(barrier.as_fd()))?;
     drop(barrier);
-    let patience = Timespec { tv_sec: PATIENCE, tv_nsec: 0 };
+    let patience = Timespec { tv_sec: PATIENCE.cast_signed(), tv_nsec: 0 };
     loop {
         match poll(&mut [PollFd::new(&taken, PollFlags::empty())], Some(&patience)) {
             Err(Errno::INTR) => {}

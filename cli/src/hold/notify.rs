@@ -25,7 +25,9 @@ pub(super) enum Message {
     Keep(String, Vec<OwnedFd>),
     /// To drop what is kept under a name.
     Drop(String),
-    /// What needs no answer: that it is ready, how it is, or that it waits until this was read (which it
+    /// Nothing: it has begun.
+    Ready,
+    /// What needs no answer: how it is, or that it waits until this was read (which it
     /// learns as its descriptor is closed).
     Other,
 }
@@ -39,8 +41,10 @@ pub(super) struct Notify {
 
 impl Notify {
     pub(super) fn new() -> Result<Self> {
-        let base =
-            std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let base = runtime.filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
+        // The service may go elsewhere.
+        let base = std::path::absolute(base)?;
         let directory =
             (0_u32..).map(|n| base.join(format!("heirloom-{}-{n}", std::process::id())));
         for directory in directory {
@@ -104,6 +108,7 @@ fn read(text: &str, fds: Vec<OwnedFd>) -> Message {
     match (value("FDSTORE"), value("FDSTOREREMOVE")) {
         (_, Some("1")) => Message::Drop(name),
         (Some("1"), _) => Message::Keep(name, fds),
+        _ if value("READY") == Some("1") => Message::Ready,
         _ => Message::Other,
     }
 }
@@ -132,7 +137,8 @@ mod tests {
         }
         let dropped = read("FDSTOREREMOVE=1\nFDNAME=cache", Vec::new());
         assert!(matches!(dropped, Message::Drop(name) if name == "cache"));
-        for other in ["", "READY=1", "BARRIER=1", "FDSTORE=0\nFDNAME=cache", "FDSTORE"] {
+        assert!(matches!(read("READY=1\n", Vec::new()), Message::Ready));
+        for other in ["", "READY=0", "BARRIER=1", "FDSTORE=0\nFDNAME=cache", "FDSTORE"] {
             assert!(matches!(read(other, vec![null()]), Message::Other), "{other:?}");
         }
     }
