@@ -104,18 +104,18 @@ impl FreeMap {
         }
     }
 
-    /// Says of a stretch that it holds no group of `width` or more; `found` looks whether that is so, and is
-    /// asked once the bits are clear. Returns whether it is: if not, all bits are set again.
+    /// Says of a stretch that it holds nothing of the bit `sought`, and so nothing wider; `found` looks whether
+    /// that is so, and is asked once the bits are clear. Returns whether it is: if not, all are set again.
     pub(super) fn say_vain(
         &self,
         level: Level,
-        width: Width,
+        sought: Widths,
         stretch: WordId,
         found: impl FnOnce() -> bool,
     ) -> bool {
         let Some(fits) = self.fits(level) else { return true };
         let Some(word) = fits.row(0).and_then(|row| row.word(stretch.0)) else { return true };
-        let (marks, widths, all) = (self.marks(), Widths::from(width), Widths::ALL.at(stretch.0));
+        let (marks, widths, all) = (self.marks(), sought.and_wider(), Widths::ALL.at(stretch.0));
         marks.begun.fetch_add(1, AcqRel);
         // SeqCst, here and of the words that `found` loads, pairs with that of `give_to` and `misses_bits`: a
         // call that gives meanwhile sees that a bit is missing, or what it gave is seen below.

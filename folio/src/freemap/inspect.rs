@@ -5,7 +5,7 @@ use heirloom_kho::sync::Relaxed;
 use heirloom_kho::{Order, Pfn};
 
 use super::FreeMap;
-use super::lanes::latest;
+use super::lanes::{Widths, latest};
 use super::units::{ChunkId, Level, Width, WordId};
 
 impl FreeMap {
@@ -19,39 +19,41 @@ impl FreeMap {
         let end = first.add(words.len());
         let everywhere = || self.scan_runs((first, end), frames, align);
         let Some((level, width)) = block_in_run(frames) else { return everywhere() };
-        if Level::all().any(|higher| higher > level && !self.is_empty(higher)) {
+        let mut look = self.begin_look();
+        // By the words: a summary is behind while another call is about to say what it gave, or looks whether
+        // what it took was the last.
+        let has_any =
+            |level| self.bitmap(level, level.lowest()).0.iter().any(|word| word.load(Relaxed) != 0);
+        let has_higher = || Level::all().any(|higher| higher > level && has_any(higher));
+        if has_higher() {
             return everywhere();
         }
         let (Some(fits), Some(up)) = (self.fits(level), level.lowest().up()) else {
             return everywhere();
         };
         let pairs = (level, width) == (Level::FIRST, Width::ONE);
-        let next = |from| match width {
-            Width::ONE if !pairs => self.next(level, up, from),
-            _ => fits.next(width, from),
-        };
+        let sought = if pairs { Widths::PAIR } else { Widths::of(width) };
         let has = |n| {
             if pairs { self.stretch_has_pair(n) } else { self.stretch_has((level, width), n) }
         };
         // As many words more as a run may begin before the block, and end behind it.
         let around = u64_to_usize(frames.div_ceil(64)) + 1;
-        let mut look = self.begin_look();
         let mut from = WordId::FIRST;
-        while let Some(n) = next(from) {
+        while let Some(n) = fits.next(sought, from) {
             let (low, high) = (n.lowest_word(up), n.next().lowest_word(up));
             let span = (low.sub(around).max(first), high.add(around).min(end));
             let found = self.scan_runs(span, frames, align);
             if found.is_some() {
                 return found;
             }
-            if (pairs || width != Width::ONE) && !has(n) {
+            if !has(n) {
                 look.changed();
-                self.say_vain(level, width, n, || has(n));
+                self.say_vain(level, sought, n, || has(n));
             }
             from = n.next();
         }
-        // Otherwise other calls were about to clear bits, or to set them.
-        if self.was_undisturbed(&look) { None } else { everywhere() }
+        // Otherwise other calls were about to clear bits, or to set them, or chunks have become larger ones.
+        if self.was_undisturbed(&look) && !has_higher() { None } else { everywhere() }
     }
 
     /// Returns the first run in these words of single frames.

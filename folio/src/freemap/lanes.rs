@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! row 1   | lane of stretches 0 to 7                        | ...        | one word is the top
-//! row 0   | stretch 0 | stretch 1 | ... | stretch 7 | ...                | a lane: widths 2 to 32, pairs
+//! row 0   | stretch 0 | stretch 1 | ... | stretch 7 | ...                | a lane: widths 1 to 32, pairs
 //! ```
 //!
 //! A bit that is set may be behind: taking changes none. One that is clear is right. A search that finds
@@ -47,13 +47,24 @@ const MARGIN: usize = 7;
 pub(super) struct Widths(u64);
 
 impl Widths {
-    pub(super) const ALL: Self = Self(0x3f);
-    /// In the first level the place of single frames, which need no bit, is that of two neighbours.
+    pub(super) const ALL: Self = Self(0x7f);
+    /// Two neighbours, which need not be a block, in the first level.
     pub(super) const PAIR: Self = Self(1);
+    /// Any chunk at all.
+    const SINGLE: Self = Self(0x40);
 
-    /// Returns `width` and all above.
-    pub(super) const fn from(width: Width) -> Self {
-        Self(Self::ALL.0 & (!0 << width.log2()))
+    /// Returns the bit of `width`.
+    pub(super) const fn of(width: Width) -> Self {
+        if width.log2() == 0 { Self::SINGLE } else { Self(1 << width.log2()) }
+    }
+
+    /// Returns all that is not there where nothing of this bit is: it, and what is wider.
+    pub(super) const fn and_wider(self) -> Self {
+        if self.0 == Self::SINGLE.0 {
+            Self::ALL
+        } else {
+            Self(!Self::SINGLE.0 & Self::ALL.0 & !(self.0 - 1))
+        }
     }
 
     /// Returns these bits in the lane of item `item` of a row.
@@ -61,9 +72,9 @@ impl Widths {
         self.0 << ((item & 7) << LANE_LOG2)
     }
 
-    /// Returns the widths of two and more of which `word` has a free block.
+    /// Returns the widths of which `word` has a free block.
     pub(super) const fn in_word(word: u64) -> Self {
-        let (mut widths, mut width) = (0, 1);
+        let (mut widths, mut width) = (if word == 0 { 0 } else { Self::SINGLE.0 }, 1);
         while width < WIDTHS_U32 && Width::new(width).groups(word) != 0 {
             widths |= 1 << width;
             width += 1;
@@ -190,9 +201,9 @@ impl Fits {
         word.is_some_and(|word| latest(word) & widths.at(stretch.0) != widths.at(stretch.0))
     }
 
-    /// Returns the next stretch from `from` on that may hold a group of `width`.
-    pub(super) fn next(&self, width: Width, from: WordId) -> Option<WordId> {
-        let bit = EACH << width.log2();
+    /// Returns the next stretch from `from` on of which the lane has the one bit `sought`.
+    pub(super) fn next(&self, sought: Widths, from: WordId) -> Option<WordId> {
+        let bit = EACH << sought.0.trailing_zeros();
         let (mut row, mut item) = (0, from.max(self.first).0);
         loop {
             let lanes = self.row(row)?;

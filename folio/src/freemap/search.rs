@@ -7,7 +7,7 @@
 use heirloom_kho::sync::{Acquire, AtomicU64, Relaxed};
 
 use super::group::lowest;
-use super::lanes::latest;
+use super::lanes::{Widths, latest};
 use super::units::{Height, Level, Width, WordId};
 use super::{FreeMap, Hints};
 
@@ -84,7 +84,7 @@ impl FreeMap {
                     return Some(taken);
                 }
                 if width != Width::ONE {
-                    self.say_vain(level, width, *n, || self.stretch_has(at, *n));
+                    self.say_vain(level, Widths::of(width), *n, || self.stretch_has(at, *n));
                 }
             }
         }
@@ -95,15 +95,20 @@ impl FreeMap {
     /// broken, and what a refusal costs.
     pub(super) fn search_all(&self, at: At, most: usize) -> Option<Taken> {
         let (level, width) = at;
-        let fits = self.fits(level).filter(|_| width != Width::ONE)?;
-        let mut look = self.begin_look();
+        let Some(fits) = self.fits(level) else {
+            // The last level has few words.
+            let (words, first) = self.bitmap(level, level.lowest());
+            let mut all = (0..words.len()).map(|index| first.add(index));
+            return all.find_map(|n| Some((n, self.take_in(at, most, n)?)));
+        };
+        let (sought, mut look) = (Widths::of(width), self.begin_look());
         let mut from = WordId::FIRST;
-        while let Some(n) = fits.next(width, from) {
+        while let Some(n) = fits.next(sought, from) {
             if let Some(taken) = self.take_in_stretch(at, most, n, ALL) {
                 return Some(taken);
             }
             look.changed();
-            if self.say_vain(level, width, n, || self.stretch_has(at, n)) {
+            if self.say_vain(level, sought, n, || self.stretch_has(at, n)) {
                 from = n.next();
             }
         }
@@ -129,7 +134,7 @@ impl FreeMap {
         while len < most
             && let Some(place) = near.get_mut(len)
             && let Some(n) =
-                fits.map_or_else(|| self.next(level, up, from), |f| f.next(width, from))
+                fits.map_or_else(|| self.next(level, up, from), |f| f.next(Widths::of(width), from))
         {
             *place = n;
             len += 1;

@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use bitvec::prelude::*;
+use heirloom_kho::sync::{AcqRel, Relaxed};
 use heirloom_kho::{Block, Order, Pfn};
 use proptest::prelude::*;
 
-use super::units::{Width, WordId};
+use super::lanes::Widths;
+use super::units::{Height, Level, Width, WordId};
 use super::*;
 
 /// A free map with the words that it lies in.
@@ -234,14 +236,14 @@ fn a_refusal_leaves_nothing_to_look_at_for_the_next() {
     let fits = &c.fits[0];
     for o in [3, 1] {
         assert_eq!(c.take(order(o), &mut Hints::new()), None);
-        assert_eq!(fits.next(Width::new(o.into()), WordId::FIRST), None, "order {o}");
+        assert_eq!(fits.next(Widths::of(Width::new(o.into())), WordId::FIRST), None, "order {o}");
     }
     assert_eq!(c.find_run(2, order(0)), None);
-    assert_eq!(fits.next(Width::ONE, WordId::FIRST), None);
+    assert_eq!(fits.next(Widths::PAIR, WordId::FIRST), None);
     // Single frames change nothing, a pair is said where it is, and so is one over a stretch's end.
     c.give(Block::new(Pfn::new((7 << 12) + 129), Order::ZERO).unwrap()).unwrap();
-    assert_eq!(fits.next(Width::new(1), WordId::FIRST), Some(WordId(7)));
-    assert_eq!(fits.next(Width::new(2), WordId::FIRST), None);
+    assert_eq!(fits.next(Widths::of(Width::new(1)), WordId::FIRST), Some(WordId(7)));
+    assert_eq!(fits.next(Widths::of(Width::new(2)), WordId::FIRST), None);
     assert_eq!(c.take(order(1), &mut Hints::new()).map(|b| b.pfn().get()), Some((7 << 12) + 128));
     assert_eq!(c.take(order(1), &mut Hints::new()), None);
     c.give(Block::new(Pfn::new((9 << 12) - 1), Order::ZERO).unwrap()).unwrap();
@@ -347,4 +349,93 @@ proptest! {
             prop_assert_eq!(c.is_free(Pfn::new(f)), free[f as usize]);
         }
     }
+}
+
+/// Leaves a bit in the summary of word `n` that nothing is behind: as a call that gives does, which is about to
+/// say so while another one takes what it gave.
+fn leave_behind(c: &FreeMap, level: Level, n: WordId) {
+    let old = c.word(level, n).unwrap().fetch_or(1, AcqRel);
+    let block = Block::containing(n.first_frame(level), level.chunk_order());
+    assert!(c.take_at(block));
+    c.give_slow(level, n, 1, old).unwrap();
+}
+
+#[test]
+fn a_block_is_found_behind_summaries_that_are_behind() {
+    let second = Level::FIRST.up().unwrap();
+    for (level, stretches, frames, at) in
+        [(Level::FIRST, 30, 40 << 12, (35 << 12) + 7), (second, 18, 20 << 18, (19 << 18) + 64)]
+    {
+        let c = empty(run(0, frames));
+        for stretch in 0..stretches {
+            leave_behind(&c, level, WordId(stretch * 64 + 5));
+        }
+        let block = Block::containing(Pfn::new(at), level.chunk_order());
+        c.give(block).unwrap();
+        assert_eq!(c.take(block.order(), &mut Hints::new()), Some(block));
+    }
+}
+
+#[test]
+fn a_run_is_found_while_another_call_empties_a_word() {
+    let (level, n) = (Level::FIRST.up().unwrap(), WordId(0));
+    let up = level.lowest().up().unwrap();
+    let chunk = |i: u64| Block::containing(Pfn::new(i * 64), order(6));
+    let c = empty(run(0, 1 << 14));
+    // From here on no lane says that anything fits.
+    assert!(c.find_run(64, order(0)).is_none());
+    c.give(chunk(3)).unwrap();
+    // One call takes it, up to before its store to the top.
+    assert_eq!(c.word(level, n).unwrap().fetch_and(!(1 << 3), AcqRel), 1 << 3);
+    let (above, bit) = n.above();
+    assert_eq!(c.word_at(level, up, above).unwrap().fetch_and(!bit, AcqRel) & !bit, 0);
+    // Another gives three more, wholly.
+    for i in [5, 6, 7] {
+        c.give(chunk(i)).unwrap();
+    }
+    // The first makes its store, and has not yet looked below.
+    let (top, bit) = above.above();
+    c.word_at(level, Height::TOP, top).unwrap().fetch_and(!bit, AcqRel);
+    for frames in [64, 100, 130] {
+        assert_eq!(c.find_run(frames, order(0)), Some(chunk(5).pfn()), "{frames} frames");
+    }
+    for order in [order(6), order(3)] {
+        let taken = c.take(order, &mut Hints::new()).expect("one of three");
+        c.give(taken).unwrap();
+    }
+}
+
+#[test]
+fn what_lies_free_is_found_beside_a_call_that_gives_and_takes_its_neighbour() {
+    let chunk = |i: u64| Block::containing(Pfn::new(i * 64), order(6));
+    let c = empty(run(0, 1 << 14));
+    let stop = core::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (c, stop) = (&*c, &stop);
+        scope.spawn(move || {
+            while !stop.load(Relaxed) {
+                c.give(chunk(3)).unwrap();
+                // The other may have it for a moment.
+                while !c.take_at(chunk(3)) && !stop.load(Relaxed) {}
+            }
+        });
+        let mut missed = [0; 3];
+        for _ in 0..30_000 {
+            for i in [5, 6, 7] {
+                c.give(chunk(i)).unwrap();
+            }
+            missed[0] += u64::from(c.find_run(130, order(0)).is_none());
+            for (missed, order) in missed[1..].iter_mut().zip([order(6), order(3)]) {
+                match c.take(order, &mut Hints::new()) {
+                    Some(block) => c.give(block).unwrap(),
+                    None => *missed += 1,
+                }
+            }
+            for i in [5, 6, 7] {
+                while !c.take_at(chunk(i)) {}
+            }
+        }
+        stop.store(true, Relaxed);
+        assert_eq!(missed, [0; 3], "a run of 130, order 6, order 3");
+    });
 }
