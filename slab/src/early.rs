@@ -57,6 +57,11 @@ pub(crate) struct EarlyBytes {
     used: &'static AtomicUsize,
 }
 
+// SAFETY: the bytes belong to the program, and to no thread: each is handed out once, by an atomic number.
+unsafe impl Send for EarlyBytes {}
+// SAFETY: as for `Send`; what is shared is read, but for that number.
+unsafe impl Sync for EarlyBytes {}
+
 impl EarlyBytes {
     /// Takes memory that nothing had before, if there is as much left.
     pub(crate) fn take(self, layout: Layout) -> Option<NonNull<u8>> {

@@ -419,6 +419,12 @@ mod tests {
     }
 
     #[test]
+    fn threads_share_it() {
+        const fn shared<T: Send + Sync>() {}
+        shared::<Global<Ram>>();
+    }
+
+    #[test]
     fn the_early_room_is_handed_out_once_and_aligned() {
         static ROOM: EarlyRoom<256> = EarlyRoom::new();
         static HEAP: Global<Ram> = Global::early(&ROOM);

@@ -94,6 +94,9 @@ impl<'s, M: Machine> Cache<'s, M> {
         if !self.slabs.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
+        if !self.inner.life.goes_on() {
+            return Err(Error::Destroyed { cache: self.inner.name });
+        }
         // Dropped where it fails: what was set aside by then is given back.
         let mut reservation = Reservation { cache: *self, top: None, spent: None, remaining: 0 };
         while reservation.remaining < objects {

@@ -282,3 +282,19 @@ fn two_cpus_reserve_and_allocate_while_both_use_the_cache() {
     let stats = add_up(&cache);
     assert_eq!((stats.live, stats.reserved), (0, 0));
 }
+
+#[test]
+fn of_a_cache_that_is_destroyed_nothing_is_reserved() {
+    let slabs = Slabs::new(Ram::memory(&Ram::frames(1024)).unwrap()).unwrap();
+    let cache = slabs.cache(CacheSpec::new("names", 64)).unwrap();
+    let object = cache.alloc().unwrap();
+    // SAFETY: allocated above; neither it nor another object of the cache is used again.
+    unsafe {
+        cache.free(object).unwrap();
+        cache.destroy().unwrap();
+    }
+    slabs.memory().drain();
+    let used = slabs.memory().stats().used();
+    assert!(matches!(cache.reserve(1), Err(Error::Destroyed { .. })));
+    assert_eq!(slabs.memory().stats().used(), used);
+}
