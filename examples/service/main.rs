@@ -4,7 +4,7 @@
 //! cargo build --release --example service
 //! cargo run --release -p heirloom-cli -- hold -- target/release/examples/service
 //! printf 'add water the plants\nlist\n' | nc -N 127.0.0.1 7379
-//! pkill -9 -x service                        # it is started anew, and has all notes
+//! pkill -9 -f '^target/release/examples/service'   # it is started anew, and has all notes
 //! printf 'become target/release/examples/service\n' | nc -N 127.0.0.1 7379
 //! ```
 
