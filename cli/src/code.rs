@@ -13,6 +13,8 @@ pub(crate) const MORE: &str = "more";
 pub(crate) const SESSION_TWICE: &str = "session-duplicate";
 /// Of files with one token.
 pub(crate) const FILE_TWICE: &str = "file-duplicate";
+/// Of preserved pages that the image has and that cannot be read.
+pub(crate) const UNREADABLE: &str = "page-unreadable";
 
 /// The code of what `error` says.
 pub(crate) fn of(error: &Error) -> String {
@@ -139,8 +141,8 @@ mod tests {
         once.sort_unstable();
         once.dedup();
         assert_eq!(once.len(), named.len());
-        let others =
-            ["cache-directory", "slab", "seal-broken", "handover", MORE, SESSION_TWICE, FILE_TWICE];
+        let own = [MORE, SESSION_TWICE, FILE_TWICE, UNREADABLE];
+        let others = ["cache-directory", "slab", "seal-broken", "handover"].into_iter().chain(own);
         for code in named.into_iter().chain(others) {
             assert!(book.contains(&format!("`{code}`")), "{code}");
         }

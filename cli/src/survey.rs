@@ -207,6 +207,10 @@ impl<'i> Survey<'i> {
         }
         let Recorder { mut rows, mut nodes, .. } = recorder;
         rows.sort_unstable_by_key(|row| row.first().pfn());
+        // What lies within lent memory was looked at with that.
+        if image.entry().is_none() {
+            unreadable(image, &rows, &mut findings);
+        }
         nodes.sort_unstable();
         let areas = image.words(list, usize::try_from(bytes).unwrap_or(usize::MAX));
         let areas = areas.filter(|_| bytes > 0);
@@ -352,6 +356,19 @@ fn repeated(left: &Left<'_, Image>, root: &RootView<'_>, findings: &mut Findings
             findings.push(Finding { at: Some(at), code: code::FILE_TWICE.to_owned(), reason });
         }
     });
+}
+
+/// Preserved pages that the file has in a way in which they cannot be read. Those that tables lie in were looked for;
+/// of the others the handover says nothing, and they are what it is for.
+fn unreadable(image: &Image, rows: &[FolioRange], findings: &mut Findings) {
+    for row in rows {
+        let Some((at, count)) = image.unreadable(row.run()) else { continue };
+        let reason = match count {
+            1 => format!("preserved page at {at}: it cannot be unpacked"),
+            _ => format!("preserved pages from {at} on: {count} of them cannot be unpacked"),
+        };
+        findings.push(Finding { at: Some(at), code: code::UNREADABLE.to_owned(), reason });
+    }
 }
 
 /// Where the list of loans is that the subtree `heirloom` leads to, sound or not, if it leads to one. It does where

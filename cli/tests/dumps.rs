@@ -205,6 +205,28 @@ fn raw_memory_can_be_in_several_files() {
     }
 }
 
+#[test]
+fn what_says_itself_where_it_lies_is_no_raw_memory() {
+    let low = Temporary::new(&memory());
+    for (bytes, what) in [
+        (fs::read(lent("image.elf")).unwrap(), "an ELF core"),
+        (kdump(ALL[1], |_, _| false).bytes, "a kdump file"),
+        (lime(&[(BASE, &memory())]), "a LiME image"),
+        (common::arena().0, "an arena"),
+    ] {
+        let file = Temporary::new(&bytes);
+        let more = format!("{}@0x1000000", file.as_str());
+        for (option, arguments) in [
+            ("--base", &[file.as_str(), "--base", "0x100000"][..]),
+            ("--raw", &[low.as_str(), "--base", "0x100000", "--raw", &more]),
+        ] {
+            let ran = heirloom(&[&["check"], arguments].concat());
+            let said = format!("{what} says itself where it lies: leave out {option}\n");
+            assert!(ran.code == 2 && ran.err.ends_with(&said), "{ran:?}");
+        }
+    }
+}
+
 /// Memory as `LiME` writes it: ranges in any order.
 fn lime(ranges: &[(u64, &[u8])]) -> Vec<u8> {
     let mut file = Vec::new();
@@ -416,4 +438,179 @@ fn a_kdump_file_that_was_tampered_with_is_refused_or_its_pages_are_not_memory() 
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(ran.out.contains("0x4c9000 is not in memory"), "{}", ran.out);
     }
+}
+
+/// A frame that says nothing of its length and has a window of 64 MiB, of blocks that repeat a byte 128 KiB long.
+fn bomb(blocks: usize) -> Vec<u8> {
+    let block = |last: u32| (128 << 10 << 3 | 1 << 1 | last).to_le_bytes()[..3].to_vec();
+    let mut frame = b"\x28\xb5\x2f\xfd\x00\x80".to_vec();
+    for i in 1..=blocks {
+        frame.extend(block((i == blocks).into()));
+        frame.push(7);
+    }
+    frame
+}
+
+/// However much a page would unpack to, a page takes no longer than a page does.
+#[test]
+fn a_page_that_unpacks_to_more_than_a_page_is_given_up_at_once() {
+    let Kdump { mut bytes, table } = kdump(ALL[4], |_, _| false);
+    let frame = bomb(2000);
+    assert!(frame.len() < 2 * PAGE);
+    let root = table + (0x4c9 - 0x100) * 24;
+    for page in 0..PAGES {
+        let at = table + page * 24;
+        if at != root {
+            // Its own place for each, so that none is known from the one before.
+            let place = bytes.len() as u64;
+            bytes.extend(&frame);
+            bytes[at..at + 8].copy_from_slice(&place.to_ne_bytes());
+            bytes[at + 8..at + 12].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+            bytes[at + 12..at + 16].copy_from_slice(&0x20_u32.to_ne_bytes());
+        }
+    }
+    let file = Temporary::new(&bytes);
+    // In processor time, not a clock's: all at once would take the better part of a minute.
+    let arguments =
+        ["-c", "ulimit -t 10 && exec \"$0\" check \"$1\"", env!("CARGO_BIN_EXE_heirloom")];
+    let ran = Command::new("sh").args(arguments).arg(file.as_str()).output().unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+}
+
+#[test]
+fn a_frame_that_is_not_a_page_is_no_page() {
+    let Kdump { bytes, table } = kdump(ALL[4], |_, _| false);
+    let root = table + (0x4c9 - 0x100) * 24;
+    let page = &memory()[0x4c9 * PAGE - BASE as usize..][..PAGE];
+    // One segment that says its own length, in two bytes less 256, and a block as it is.
+    let frame = |bytes: &[u8], said: usize| {
+        let said = ((said - 256) as u16).to_le_bytes();
+        let block = (bytes.len() as u32) << 3 | 1;
+        [&b"\x28\xb5\x2f\xfd\x60"[..], &said, &block.to_le_bytes()[..3], bytes].concat()
+    };
+    let two = |first: &[u8], second: &[u8]| [first, second].concat();
+    let half = frame(&page[..PAGE / 2], PAGE / 2);
+    for (frame, sound) in [
+        (frame(page, PAGE), true),
+        (frame(page, PAGE + 1), false),
+        (frame(&page[..PAGE - 1], PAGE - 1), false),
+        (frame(&page[..PAGE - 1], PAGE), false),
+        (two(&half, &half), false),
+        (two(&frame(page, PAGE), b"more"), false),
+        (bomb(1), false),
+    ] {
+        let mut other = bytes.clone();
+        other[root..root + 8].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
+        other[root + 8..root + 12].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        other[root + 12..root + 16].copy_from_slice(&0x20_u32.to_ne_bytes());
+        other.extend(&frame);
+        let file = Temporary::new(&other);
+        let ran = heirloom(&["check", file.as_str(), "--root", "0x4c9000"]);
+        assert_eq!(ran.code, i32::from(!sound), "{} bytes: {ran:?}", frame.len());
+    }
+}
+
+#[test]
+fn memory_in_more_stretches_than_any_has_is_refused() {
+    let pages = (1 << 21) + 64_u64;
+    let map = (pages / 8).next_multiple_of(PAGE as u64) as usize;
+    let mut bytes = kdump(ALL[1], |_, _| false).bytes[..2 * PAGE].to_vec();
+    bytes[436..440].copy_from_slice(&(2 * map as u32 / PAGE as u32).to_ne_bytes());
+    bytes[PAGE + 96..PAGE + 104].copy_from_slice(&pages.to_ne_bytes());
+    bytes.resize(2 * PAGE + map, 0xff);
+    bytes.resize(2 * PAGE + 2 * map, 0x55);
+    let file = Temporary::new(&bytes);
+    fs::File::options()
+        .write(true)
+        .open(file.as_str())
+        .unwrap()
+        .set_len(bytes.len() as u64 + 24 * pages)
+        .unwrap();
+    let ran = heirloom(&["check", file.as_str()]);
+    assert!(ran.code == 2 && ran.err.contains("in more than 1048576 stretches"), "{ran:?}");
+}
+
+/// As makedumpfile and QEMU do it: the page that all have that are zero comes first.
+#[test]
+fn a_kdump_file_that_is_cut_off_is_so_though_its_last_page_is_the_shared_one() {
+    let Kdump { bytes, table } = kdump(ALL[1], |_, _| false);
+    let data = table + PAGES * 24;
+    let (zero, of) =
+        (zlib(&[0; PAGE]), |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()));
+    let is_zero = |page: usize| memory()[page * PAGE..][..PAGE].iter().all(|byte| *byte == 0);
+    let mut first = bytes[..data].to_vec();
+    first.extend(&zero);
+    first.extend(&bytes[data..]);
+    let mut zeroes = 0;
+    for page in 0..PAGES {
+        let at = table + page * 24;
+        // The last one as well, whatever it was.
+        let shared = is_zero(page) || page + 1 == PAGES;
+        zeroes += usize::from(shared);
+        let place = if shared { data as u64 } else { of(at) + zero.len() as u64 };
+        first[at..at + 8].copy_from_slice(&place.to_ne_bytes());
+        if shared {
+            first[at + 8..at + 12].copy_from_slice(&(zero.len() as u32).to_ne_bytes());
+            first[at + 12..at + 16].copy_from_slice(&1_u32.to_ne_bytes());
+        }
+    }
+    assert!(zeroes > 500);
+    let image = |length: usize| {
+        let file = Temporary::new(&first[..length]);
+        let ran = heirloom(&["inspect", "--json", "--quick", "--root", "0x129000", file.as_str()]);
+        ran.json()["image"].clone()
+    };
+    assert_eq!(image(first.len())["cut_bytes"], Value::Null);
+    // Up to each page that has a place of its own.
+    let own = |page: &usize| !is_zero(*page) && page + 1 < PAGES;
+    let behind: Vec<_> = (0x12a - 0x100..PAGES).filter(own).collect();
+    assert!(behind.len() > 20);
+    for page in behind {
+        let at = table + page * 24;
+        let place = u64::from_ne_bytes(first[at..at + 8].try_into().unwrap()) as usize;
+        let image = image(place + 1);
+        assert_eq!(image["cut_bytes"], (PAGES - page) * PAGE, "{page}: {image}");
+    }
+}
+
+/// What a handover preserves is there to be read, also where no table is.
+#[test]
+fn a_preserved_page_that_cannot_be_unpacked_is_a_finding() {
+    let Kdump { bytes, table } = kdump(ALL[1], |_, _| false);
+    let map = expected();
+    let lent = &map["subtrees"]["heirloom"]["lent"][0];
+    let start = u64::from_str_radix(&lent["start"].as_str().unwrap()[2..], 16).unwrap();
+    let count = lent["bytes"].as_u64().unwrap() / PAGE as u64;
+    // The last of a folio: none of its tables.
+    let last = start + (count - 1) * PAGE as u64;
+    let at = |addr: u64| table + (addr - BASE) as usize / PAGE * 24;
+    let with = |changes: &[(usize, u64)]| {
+        let mut bad = bytes.clone();
+        for (at, new) in changes {
+            bad[*at..at + 8].copy_from_slice(&new.to_ne_bytes());
+        }
+        let file = Temporary::new(&bad);
+        let ran = heirloom(&["check", "--json", file.as_str(), "--root", "0x4c9000"]);
+        (ran.code, ran.json()["findings"].clone())
+    };
+    assert_eq!(with(&[]), (0, serde_json::json!([])));
+    for (skip, new) in [
+        // Behind the file's end; in a way that is not known; longer than a page is, and nothing.
+        (0, u64::MAX),
+        (8, 64 << 32 | 100),
+        (8, 3 << 32 | 100),
+        (8, 1 << 32 | 3 * PAGE as u64),
+        (8, 100),
+        (8, 1 << 32),
+    ] {
+        let (code, findings) = with(&[(at(last) + skip, new)]);
+        assert_eq!(code, 1, "{skip} {new:#x}");
+        assert_eq!(findings.as_array().unwrap().len(), 1, "{findings}");
+        assert_eq!(findings[0]["code"], "page-unreadable");
+        assert_eq!(findings[0]["at"], format!("{last:#x}"));
+    }
+    let (_, findings) = with(&[(at(last), u64::MAX), (at(last - PAGE as u64), u64::MAX)]);
+    let reason = findings[0]["reason"].as_str().unwrap();
+    let first = last - PAGE as u64;
+    assert_eq!(reason, format!("preserved pages from {first:#x} on: 2 of them cannot be unpacked"));
 }

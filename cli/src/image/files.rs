@@ -31,6 +31,14 @@ impl Files {
         self.read.get(file).filter(|_| self.own.get(file).is_some_and(|own| *own))
     }
 
+    /// Of the pages that `piece` has from byte `skip` on in `bytes` bytes, the bytes before the first that is packed and
+    /// cannot be unpacked, and how many are so.
+    pub(super) fn unreadable(&self, piece: &Piece, skip: u64, bytes: u64) -> Option<(u64, u64)> {
+        let Bytes::Packed { first } = piece.from else { return None };
+        let (kdump, file) = (self.kdump.as_ref()?, self.read.first()?);
+        kdump.unreadable(file, length(file).ok()?, first, skip, bytes)
+    }
+
     /// Reads what `piece` has from byte `skip` on; `None` if a file ends before, or cannot be read.
     pub(super) fn read(&self, piece: &Piece, skip: u64, into: &mut [u8]) -> Option<()> {
         match piece.from {

@@ -13,23 +13,26 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
 use heirloom_kho::PageSize;
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::holes::extent;
 use super::piece::{Bytes, Piece};
 
 pub(super) const MAGIC: &[u8] = b"KDUMP   ";
 
-/// Stretches that a bitmap may have: more than any machine's memory is scattered into, and as many as there is room
-/// for here.
-const STRETCHES: usize = 1 << 23;
+/// Stretches that a bitmap may have: more than a machine's memory is scattered into, in a hundred megabytes here.
+const STRETCHES: usize = 1 << 20;
 /// Bytes of a descriptor.
 const DESCRIPTOR: u64 = 24;
 /// Bytes of a bitmap that are read at a time.
 const STEP: usize = 1 << 16;
+/// Descriptors that are read at a time.
+const DESCRIPTORS: u64 = 1 << 11;
 
 /// How pages are packed, in the numbers that a descriptor has for it.
 mod packed {
@@ -48,8 +51,8 @@ pub(super) struct Kdump {
     page: usize,
     /// The descriptors.
     table: u64,
-    /// The page that was unpacked last. All that are zero have one place.
-    last: RefCell<Option<(Descriptor, Vec<u8>)>>,
+    /// The page that was unpacked last; none if it could not be. All that are zero have one place.
+    last: RefCell<Option<(Descriptor, Option<Vec<u8>>)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,33 +166,100 @@ fn shorten(pieces: &mut Vec<Piece>, whole: u64, block: u64) {
 
 impl Kdump {
     /// Of `pages` pages, how many come before the first that is not in a file of this length. Pages lie in it in the
-    /// order of their descriptors.
+    /// order of their descriptors, but for one that several have, which is zero and lies before all others.
     fn whole(&self, file: &File, length: u64, pages: u64) -> u64 {
+        let shared = self.table.saturating_add(pages.saturating_mul(DESCRIPTOR));
         let described = length.saturating_sub(self.table) / DESCRIPTOR;
-        let is_there = |page: u64| {
-            let descriptor = self.descriptor(file, page);
-            descriptor.is_some_and(|of| {
-                of.offset.checked_add(of.bytes.into()).is_some_and(|end| end <= length)
-            })
+        // The end of the first page and the pages before it, of those from `from` on, none of which is known to be
+        // missing: whether the last that has its own place is there.
+        let are_there = |from: u64, end: u64| {
+            let mut end = end;
+            while from < end {
+                let first = end.saturating_sub(DESCRIPTORS).max(from);
+                let Some(some) = self.descriptors(file, first, end - first) else { return false };
+                let own = some.iter().rfind(|of| of.offset != shared || !of.is_within(length));
+                if let Some(own) = own {
+                    return own.is_within(length);
+                }
+                end = first;
+            }
+            true
         };
         let (mut there, mut missing) = (0, pages.min(described));
-        if missing == pages && pages.checked_sub(1).is_none_or(is_there) {
+        if missing == pages && are_there(0, pages) {
             return pages;
         }
         while there < missing {
             let middle = there + (missing - there) / 2;
-            if is_there(middle) { there = middle + 1 } else { missing = middle }
+            if are_there(there, middle + 1) { there = middle + 1 } else { missing = middle }
         }
         there
     }
 
+    /// Of the pages with bytes `skip` to `skip + bytes` of those from number `first` on, the bytes before the first that
+    /// cannot be unpacked whatever it has, and how many are so: packed in a way that is not known, of no such length,
+    /// or not in a file of this length.
+    pub(super) fn unreadable(
+        &self,
+        file: &File,
+        length: u64,
+        first: u64,
+        skip: u64,
+        bytes: u64,
+    ) -> Option<(u64, u64)> {
+        let page = self.page as u64;
+        let (mut at, end) = (skip / page, skip.checked_add(bytes)?.div_ceil(page));
+        let (mut found, mut count) = (None, 0);
+        while at < end {
+            let step = DESCRIPTORS.min(end - at);
+            let some = first.checked_add(at).and_then(|first| self.descriptors(file, first, step));
+            for i in 0..step {
+                let of =
+                    some.as_ref().zip(usize::try_from(i).ok()).and_then(|(some, i)| some.get(i));
+                if of.is_none_or(|of| !of.is_within(length) || !self.is_known(of)) {
+                    found = found.or(Some((at + i) * page));
+                    count += 1;
+                }
+            }
+            at += step;
+        }
+        Some((found?, count))
+    }
+
+    /// Whether a page can be packed so.
+    fn is_known(&self, of: &Descriptor) -> bool {
+        let bytes = usize::try_from(of.bytes).unwrap_or(usize::MAX);
+        match of.packed {
+            0 => bytes == self.page,
+            packed::ZLIB | packed::LZO | packed::SNAPPY | packed::ZSTD => {
+                (1..=self.longest()).contains(&bytes)
+            }
+            _ => false,
+        }
+    }
+
+    /// Bytes that a packed page can have.
+    const fn longest(&self) -> usize {
+        2 * self.page
+    }
+
     fn descriptor(&self, file: &File, page: u64) -> Option<Descriptor> {
-        let mut bytes = [0; DESCRIPTOR as usize];
-        let at = page.checked_mul(DESCRIPTOR)?.checked_add(self.table)?;
+        self.descriptors(file, page, 1)?.first().copied()
+    }
+
+    /// `count` descriptors from the one of page `first` on; not many.
+    fn descriptors(&self, file: &File, first: u64, count: u64) -> Option<Vec<Descriptor>> {
+        let length = usize::try_from(count.checked_mul(DESCRIPTOR)?).ok()?;
+        let mut bytes = vec![0; length];
+        let at = first.checked_mul(DESCRIPTOR)?.checked_add(self.table)?;
         file.read_exact_at(&mut bytes, at).ok()?;
-        let half = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-        let offset = u64::from_ne_bytes(*bytes.first_chunk()?);
-        Some(Descriptor { offset, bytes: half(8)?, packed: half(12)? })
+        let (each, _) = bytes.as_chunks::<{ DESCRIPTOR as usize }>();
+        let of = |bytes: &[u8; DESCRIPTOR as usize]| {
+            let half = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+            let offset = u64::from_ne_bytes(*bytes.first_chunk()?);
+            Some(Descriptor { offset, bytes: half(8)?, packed: half(12)? })
+        };
+        each.iter().map(of).collect()
     }
 
     /// Reads memory from byte `skip` of the page with number `first` on; `None` if a page cannot be read.
@@ -206,8 +276,8 @@ impl Kdump {
             let descriptor = self.descriptor(file, number)?;
             let mut last = self.last.borrow_mut();
             let unpacked = match &mut *last {
-                Some((of, bytes)) if *of == descriptor => &*bytes,
-                last => &last.insert((descriptor, self.unpack(file, descriptor)?)).1,
+                Some((of, bytes)) if *of == descriptor => bytes.as_ref()?,
+                last => last.insert((descriptor, self.unpack(file, descriptor))).1.as_ref()?,
             };
             let here = (self.page - skip).min(into.len());
             let (now, rest) = into.split_at_mut(here);
@@ -223,7 +293,7 @@ impl Kdump {
         file: &File,
         Descriptor { offset, bytes, packed }: Descriptor,
     ) -> Option<Vec<u8>> {
-        let length = usize::try_from(bytes).ok().filter(|length| *length <= 2 * self.page)?;
+        let length = usize::try_from(bytes).ok().filter(|length| *length <= self.longest())?;
         let mut from = vec![0; length];
         file.read_exact_at(&mut from, offset).ok()?;
         let mut page = vec![0; self.page];
@@ -242,13 +312,43 @@ impl Kdump {
             }
             packed::LZO => lzokay::decompress::decompress(&from, &mut page).ok()?,
             packed::SNAPPY => snap::raw::Decoder::new().decompress(&from, &mut page).ok()?,
-            packed::ZSTD => {
-                ruzstd::decoding::FrameDecoder::new().decode_all(&from, &mut page).ok()?
-            }
+            packed::ZSTD => unzstd(&from, &mut page)?,
             _ => return None,
         };
         (unpacked == self.page && page.len() == self.page).then_some(page)
     }
+}
+
+impl Descriptor {
+    /// Whether the page's bytes are in a file of this length.
+    fn is_within(&self, length: u64) -> bool {
+        self.offset.checked_add(self.bytes.into()).is_some_and(|end| end <= length)
+    }
+}
+
+/// Unpacks one zstd frame to `page`: how many bytes it has. `None` if those are not a page's, which is known before
+/// much of it is unpacked.
+fn unzstd(from: &[u8], page: &mut [u8]) -> Option<usize> {
+    /// The smallest window, and so what a block that is not the last has, but for one that has nothing.
+    const LEAST: usize = 1 << 10;
+    let mut from = from;
+    let mut frame = FrameDecoder::new();
+    frame.init(&mut from).ok()?;
+    // A frame need not say how long it is.
+    let said = frame.content_size();
+    if said != 0 && said != page.len() as u64 {
+        return None;
+    }
+    // The decoder keeps a window back, however long that is, so that blocks are counted as well as bytes.
+    let blocks = page.len() / LEAST + 1;
+    while !frame.is_finished() {
+        if frame.blocks_decoded() == blocks || frame.can_collect() > page.len() {
+            return None;
+        }
+        frame.decode_blocks(&mut from, BlockDecodingStrategy::UptoBlocks(1)).ok()?;
+    }
+    let whole = from.is_empty() && frame.can_collect() == page.len();
+    whole.then(|| frame.read_exact(page).ok())?.map(|()| page.len())
 }
 
 /// A bit for each page.

@@ -242,6 +242,22 @@ impl Image {
         into.is_empty().then_some(())
     }
 
+    /// The first page of `run` that the file has packed in a way that cannot be unpacked, and how many are so.
+    pub(crate) fn unreadable(&self, run: Run) -> Option<(PhysAddr, u64)> {
+        let (start, end) = (run.addr().get(), run.addr().get().saturating_add(run.bytes()));
+        let after = self.pieces.partition_point(|piece| piece.end() <= start);
+        let (mut found, mut count) = (None, 0);
+        for piece in self.pieces.get(after..)?.iter().take_while(|piece| piece.start < end) {
+            let skip = start.saturating_sub(piece.start);
+            let bytes = piece.end().min(end) - (piece.start + skip);
+            if let Some((at, more)) = self.files.unreadable(piece, skip, bytes) {
+                found = found.or(Some(PhysAddr::new(piece.start + at)));
+                count += more;
+            }
+        }
+        Some((found?, count))
+    }
+
     /// In which file `run` is, and where, if it lies there in one piece and the file can be mapped.
     fn place(&self, run: Run) -> Option<(&File, u64)> {
         let start = run.addr().get();

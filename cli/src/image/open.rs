@@ -103,10 +103,7 @@ impl Parts {
         let (mut entry, mut said) = (None, None);
         let (format, pieces) = match reading.base {
             Some(base) => {
-                ensure!(!head.starts_with(elf::MAGIC), "an ELF core {ITSELF}: leave out --base");
-                ensure!(!head.starts_with(kdump::MAGIC), "a kdump file {ITSELF}: leave out --base");
-                ensure!(!head.starts_with(lime::MAGIC), "a LiME image {ITSELF}: leave out --base");
-                foreign::refuse(&head)?;
+                is_raw(&head, "--base")?;
                 (Format::Raw, raw(base, &mut files, reading, &mut passed)?)
             }
             None if !reading.more.is_empty() => {
@@ -160,8 +157,19 @@ impl Parts {
     }
 }
 
-/// Of what is no raw memory.
-const ITSELF: &str = "says itself where it lies";
+/// Refuses a file that starts with `head`, and is to be raw memory by an option of this name, if it is known to be
+/// something else.
+fn is_raw(head: &[u8], option: &str) -> Result<()> {
+    for (magic, what) in [
+        (elf::MAGIC, "an ELF core"),
+        (kdump::MAGIC, "a kdump file"),
+        (lime::MAGIC, "a LiME image"),
+        (ARENA, "an arena"),
+    ] {
+        ensure!(!head.starts_with(magic), "{what} says itself where it lies: leave out {option}");
+    }
+    foreign::refuse(head)
+}
 
 /// A file, unpacked as far as it is one.
 struct Opened {
@@ -245,7 +253,7 @@ fn raw(base: u64, files: &mut Files, reading: &Reading, passed: &mut Passed) -> 
     for (path, start) in &reading.more {
         let said = || path.display().to_string();
         let Opened { file, named, own, broken, head, .. } = Opened::new(path).with_context(said)?;
-        foreign::refuse(&head).and_then(|()| piece(&file, *start, "--raw")).with_context(said)?;
+        is_raw(&head, "--raw").and_then(|()| piece(&file, *start, "--raw")).with_context(said)?;
         opened.push((file, own, named, broken));
     }
     for (file, own, named, broken) in opened {
