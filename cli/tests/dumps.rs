@@ -614,3 +614,29 @@ fn a_preserved_page_that_cannot_be_unpacked_is_a_finding() {
     let first = last - PAGE as u64;
     assert_eq!(reason, format!("preserved pages from {first:#x} on: 2 of them cannot be unpacked"));
 }
+
+/// A dictionary is as much memory, whatever is in the file.
+#[test]
+fn an_xz_file_with_a_dictionary_of_gigabytes_is_refused() {
+    let sound = fs::read(lent("image.elf.xz")).unwrap();
+    // The header of the first block: its length, flags, the filter LZMA2 with a byte that says how large its
+    // dictionary is, zeroes, and a checksum.
+    let header = 12..12 + (usize::from(sound[12]) + 1) * 4;
+    let filter = sound[header.clone()].windows(2).position(|of| of == [0x21, 1]).unwrap();
+    let with = |size: u8| {
+        let mut bytes = sound.clone();
+        bytes[header.start + filter + 2] = size;
+        let mut sum = flate2::Crc::new();
+        sum.update(&bytes[header.start..header.end - 4]);
+        bytes[header.end - 4..header.end].copy_from_slice(&sum.sum().to_le_bytes());
+        heirloom(&["check", "--zero-excluded", Temporary::new(&bytes).as_str()])
+    };
+    assert_eq!(with(sound[header.start + filter + 2]).code, 0);
+    // 128 MiB.
+    assert_eq!(with(30).code, 0);
+    for (size, said) in [(31, "192 MiB"), (36, "1024 MiB"), (39, "3072 MiB"), (40, "4096 MiB")] {
+        let ran = with(size);
+        let said = format!("an xz file with a dictionary of {said}, ");
+        assert!(ran.code == 2 && ran.err.contains(&said), "{ran:?}");
+    }
+}

@@ -31,6 +31,9 @@ const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
 /// It may be entered with page tables of five levels.
 const XLF_5LEVEL: u16 = 1 << 5;
 
+/// Bytes of the header that protocol 2.12 has, the oldest that is read.
+const REQUIRED: usize = offset_of!(SetupHeader, kernel_info_offset);
+
 /// The largest alignment and size that are believed, in bytes.
 const LARGEST: u64 = 1 << 30;
 
@@ -48,7 +51,7 @@ impl<'a> BzImage<'a> {
     /// # Errors
     /// [`Fault::TooShort`]; [`Fault::Magic`], [`Fault::Version`]: no image, or one before protocol 2.12;
     /// [`Fault::Unsuitable`]: one that cannot be entered in 64-bit mode, or runs at one place alone, which a loader that
-    /// has to spare what is preserved cannot promise.
+    /// has to spare what is preserved cannot promise; a header that ends before what its version has.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let fail =
             |field, fault: Fault| fault.of(Structure::BzImage, PhysAddr::new(0), HEADER_AT + field);
@@ -87,6 +90,9 @@ impl<'a> BzImage<'a> {
         }
         // What an older header does not have is the code's first bytes, and no field.
         let end = usize::from(header.jump.to_bytes()[1]) + offset_of!(SetupHeader, jump) + 2;
+        if end < REQUIRED {
+            return unsuitable(offset_of!(SetupHeader, jump), "a header with all of protocol 2.12");
+        }
         if let Some(rest) = header.as_mut_bytes().get_mut(end..) {
             rest.fill(0);
         }
@@ -270,10 +276,10 @@ mod tests {
         let mut bytes = image();
         bytes[0x264..0x26c].fill(0xee);
         assert_eq!(BzImage::parse(&bytes).unwrap().header().kernel_info_offset.get(), 0xeeee_eeee);
-        bytes[0x201] = 0x62;
+        bytes[0x201] = 0x66;
         let header = *BzImage::parse(&bytes).unwrap().header();
-        assert_eq!((header.handover_offset.get(), header.kernel_info_offset.get()), (0, 0));
-        assert_eq!(header.init_size.get(), 9000);
+        assert_eq!(header.handover_offset.get(), 0xeeee_eeee);
+        assert_eq!((header.kernel_info_offset.get(), header.init_size.get()), (0, 9000));
     }
 
     #[test]
@@ -293,6 +299,10 @@ mod tests {
             let (at, fault) = fault(offset, bytes);
             assert!(matches!(fault, Fault::Unsuitable { .. }), "{fault}");
             assert_eq!(at, offset);
+        }
+        // A header that ends before it has all.
+        for end in [0, 1, 0x62, 0x65] {
+            assert!(matches!(fault(0x201, &[end]), (0x200, Fault::Unsuitable { .. })), "{end:#x}");
         }
         assert!(matches!(fault(0x260, &[0xff; 4]).1, Fault::Unsuitable { .. }));
         assert!(matches!(fault(0x1f4, &[0xff; 4]).1, Fault::TooShort { .. }));

@@ -57,6 +57,16 @@ impl Packed {
     /// # Errors
     /// Nothing of it can be unpacked, or there is no room for it.
     pub(super) fn unpack(self, file: File) -> Result<Spooled> {
+        if self == Self::Xz {
+            let bytes = xz_dictionary(&file).unwrap_or_default();
+            ensure!(
+                bytes <= DICTIONARY,
+                "an xz file with a dictionary of {} MiB, which takes as much memory, and no more than {} MiB are taken; \
+                 `xz -dc FILE > IMAGE` unpacks it",
+                bytes >> 20,
+                DICTIONARY >> 20,
+            );
+        }
         let file = BufReader::with_capacity(STEP, file);
         match self {
             Self::Gzip => spool(MultiGzDecoder::new(file)),
@@ -73,6 +83,52 @@ pub(super) struct Spooled {
     pub(super) file: File,
     /// Why it is not whole, if it is not.
     pub(super) cut: Option<String>,
+}
+
+/// The largest dictionary that an xz file's first block may have, in bytes: twice that of `xz -9`.
+const DICTIONARY: u64 = 128 << 20;
+
+/// Bytes of the dictionary that the first block of an xz file asks for; `None` if that cannot be told, and then it
+/// cannot be unpacked.
+fn xz_dictionary(file: &File) -> Option<u64> {
+    /// Where the first block's header starts, behind that of the stream.
+    const BLOCK_AT: u64 = 12;
+    const LZMA2: u64 = 0x21;
+    let mut units = [0];
+    file.read_exact_at(&mut units, BLOCK_AT).ok()?;
+    // In units of 4 bytes, less one; a checksum at the end.
+    let mut header = vec![0; usize::from(units[0]) * 4];
+    file.read_exact_at(&mut header, BLOCK_AT + 1).ok()?;
+    let (flags, mut rest) = header.split_first()?;
+    // Its lengths, packed and unpacked, if they are there: numbers of seven bits a byte.
+    let number = |rest: &mut &[u8]| {
+        let mut value = 0_u64;
+        for shift in (0..63).step_by(7) {
+            let (byte, behind) = rest.split_first()?;
+            *rest = behind;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    };
+    for flag in [0x40, 0x80] {
+        if flags & flag != 0 {
+            number(&mut rest)?;
+        }
+    }
+    // Filters: a number, the bytes of what it is told, and those.
+    for _ in 0..=flags & 3 {
+        let (id, length) = (number(&mut rest)?, number(&mut rest)?);
+        let (told, behind) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        if id == LZMA2 {
+            let size = u64::from(*told.first()?);
+            return Some((2 | size & 1) << (size / 2 + 11).min(60));
+        }
+        rest = behind;
+    }
+    None
 }
 
 /// Bytes that are read at a time.
