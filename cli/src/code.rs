@@ -15,6 +15,8 @@ pub(crate) const SESSION_TWICE: &str = "session-duplicate";
 pub(crate) const FILE_TWICE: &str = "file-duplicate";
 /// Of preserved pages that the image has and that cannot be read.
 pub(crate) const UNREADABLE: &str = "page-unreadable";
+/// Of a root page that was not taken, as it is not whole, and may be the one that counts.
+pub(crate) const OTHER_ROOT: &str = "root-other";
 
 /// The code of what `error` says.
 pub(crate) fn of(error: &Error) -> String {
@@ -141,7 +143,7 @@ mod tests {
         once.sort_unstable();
         once.dedup();
         assert_eq!(once.len(), named.len());
-        let own = [MORE, SESSION_TWICE, FILE_TWICE, UNREADABLE];
+        let own = [MORE, SESSION_TWICE, FILE_TWICE, UNREADABLE, OTHER_ROOT];
         let others = ["cache-directory", "slab", "seal-broken", "handover"].into_iter().chain(own);
         for code in named.into_iter().chain(others) {
             assert!(book.contains(&format!("`{code}`")), "{code}");

@@ -137,7 +137,9 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
 fn open<R>(place: &Place, then: impl FnOnce(&Handovers<'_>, &Roots) -> Result<R>) -> Result<R> {
     let (image, candidates) = sized::open(place)?;
     let roots = roots::find(&image, place, &candidates)?;
-    let survey = Survey::new(&image, roots.taken, place.scratch);
+    let mut survey = Survey::new(&image, roots.taken, place.scratch);
+    let doubts: Vec<_> = roots.doubts(&survey).collect();
+    survey.findings.extend(doubts);
     let lent = Lent::of(&survey);
     then(&Handovers::new(survey, lent.as_ref()), &roots)
 }

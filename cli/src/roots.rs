@@ -4,13 +4,14 @@
 //! and copies of either. The one to show is the one that is whole.
 
 use anyhow::{Result, bail};
-use heirloom_kho::{Left, Pages, PhysAddr, RootView};
+use heirloom_kho::{Left, Pages, PhysAddr, RootView, SUBTREE};
 
 use crate::arguments::Place;
+use crate::code;
 use crate::image::Image;
 use crate::output::{BAD, GOOD, STRONG};
 use crate::progress;
-use crate::survey::Survey;
+use crate::survey::{Finding, Survey};
 use crate::text::shown;
 
 /// Every device tree starts with it.
@@ -34,6 +35,8 @@ pub(crate) struct Found {
     pub(crate) map: Option<PhysAddr>,
     /// What is wrong with it: the first thing, and how many.
     pub(crate) fault: Option<(String, usize)>,
+    /// Whether it could be that of a Linux which lends memory to heirloom.
+    may_lend: bool,
 }
 
 /// The roots of an image.
@@ -43,6 +46,26 @@ pub(crate) struct Roots {
     pub(crate) taken: PhysAddr,
     /// All that were found; none if it was named.
     pub(crate) found: Vec<Found>,
+}
+
+impl Roots {
+    /// What is wrong if the handover that `survey` went through, the one that was taken, is heirloom's own within what
+    /// a Linux lends: that Linux's, of which it is only a part, is not whole then. A copy of the one that was taken is
+    /// no other.
+    pub(crate) fn doubts(&self, survey: &Survey<'_>) -> impl Iterator<Item = Finding> {
+        let map = survey.root.as_ref().map(RootView::map);
+        let own = survey.header.is_some();
+        let is_doubtful = move |root: &&Found| own && root.may_lend && root.map != map;
+        self.found.iter().filter(is_doubtful).filter_map(|root| {
+            let (first, _) = root.fault.as_ref()?;
+            let at = root.at;
+            let reason = format!(
+                "root page at {at} is not whole, and may be that of the Linux which lends to heirloom: {first}; --root \
+                 says which one is to be looked at"
+            );
+            Some(Finding { at: Some(at), code: code::OTHER_ROOT.to_owned(), reason })
+        })
+    }
 }
 
 /// The root that the user named, or the image itself, or those that are found in it. Says on standard error which one is
@@ -63,7 +86,7 @@ pub(crate) fn find(image: &Image, place: &Place, candidates: &[PhysAddr]) -> Res
             image.page_size().bytes(),
         ),
         // One alone is not judged here: the caller surveys it.
-        [at] => vec![Found { at, frames: 0, map: None, fault: None }],
+        [at] => vec![Found { at, frames: 0, map: None, fault: None, may_lend: false }],
         _ => candidates.iter().take(JUDGED).map(|at| judge(image, *at, place)).collect(),
     };
     let more = candidates.len() - found.len();
@@ -143,8 +166,12 @@ fn is_root(image: &Image, at: PhysAddr) -> bool {
 fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     let survey = Survey::new(image, at, place.scratch);
     let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
+    // Heirloom's own has a header under the name that a list of loans has.
+    let mut names = survey.subtrees().map(|subtree| subtree.name);
+    let named = survey.root.is_none() || names.any(|name| name.as_str() == SUBTREE);
     Found {
         at,
+        may_lend: named && survey.header.is_none(),
         map: survey.root.as_ref().map(RootView::map),
         frames: survey.counts.map_or(0, |counts| image.page_size().pages(counts.frames())),
         fault,

@@ -223,6 +223,40 @@ fn the_outer_handover_is_looked_at_though_it_is_not_whole_and_the_inner_one_is()
     }
 }
 
+/// Where Linux's own cannot be followed to what it lends, the one within is no answer either.
+#[test]
+fn an_outer_handover_that_leads_nowhere_is_a_finding_of_the_inner_one() {
+    let image = Image::new();
+    let (root, map) = (number(&image.facts["fdt"]), number(&image.facts["map"]));
+    let inner = image.facts["subtrees"]["heirloom"]["handover"]["fdt"].as_str().unwrap();
+    let page = &image.bytes[image.at(root)..][..PAGE as usize];
+    // In the tree that counts, of two.
+    let tree = u32::from_be_bytes(page[8..12].try_into().unwrap()) as usize;
+    let named = page[tree..].windows(8).position(|bytes| bytes == map.to_le_bytes());
+    let named = (tree + named.unwrap()) as u64;
+    for (addr, bytes) in [
+        // The tree's own length, its version, its only value; where the map is; the map.
+        (root + 4, &[0xff; 4][..]),
+        (root + 20, &[0; 4]),
+        (root + named, &[0xff; 8]),
+        (root + named, &0x60_0000_u64.to_le_bytes()),
+        (map, &[0; PAGE as usize]),
+    ] {
+        let mut other = Image { bytes: image.bytes.clone(), facts: image.facts.clone(), ..image };
+        other.put(addr, bytes);
+        let (file, base) = (Temporary::new(&other.bytes), format!("{:#x}", other.start));
+        let place = [file.as_str(), "--base", &base];
+        let ran = heirloom(&[&["check", "--json"], &place[..]].concat());
+        assert_eq!(ran.code, 1, "{addr:#x}: {ran:?}");
+        let findings = ran.json()["findings"].clone();
+        assert_eq!(findings[0]["code"], "root-other", "{addr:#x}: {findings}");
+        assert_eq!(findings[0]["at"], format!("{root:#x}"));
+        // The user says that it is the one within.
+        let ran = heirloom(&[&["check", "--root", inner], &place[..]].concat());
+        assert_eq!(ran.code, 0, "{addr:#x}: {ran:?}");
+    }
+}
+
 #[test]
 fn what_differs_within_is_a_difference() {
     let image = Image::new();
