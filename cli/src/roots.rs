@@ -167,11 +167,10 @@ fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
     let survey = Survey::new(image, at, place.scratch);
     let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
     // Heirloom's own has a header under the name that a list of loans has.
-    let mut names = survey.subtrees().map(|subtree| subtree.name);
-    let named = survey.root.is_none() || names.any(|name| name.as_str() == SUBTREE);
+    let has_name = survey.subtrees().any(|subtree| subtree.name.as_str() == SUBTREE);
     Found {
         at,
-        may_lend: named && survey.header.is_none(),
+        may_lend: (survey.root.is_none() || has_name) && survey.header.is_none(),
         map: survey.root.as_ref().map(RootView::map),
         frames: survey.counts.map_or(0, |counts| image.page_size().pages(counts.frames())),
         fault,

@@ -174,8 +174,9 @@ pub fn size(elf: &[u8]) -> Result<usize, Error> {
 /// Returns how many bytes of `into` it took.
 ///
 /// # Errors
-/// As for [`Elf::parse`]; [`Fault::TooLong`]: `into` has fewer than [`size`] bytes; [`Fault::Unsuitable`]: the file is no
-/// longer than the way to its entry, or has more than 1 GiB.
+/// As for [`Elf::parse`]; [`Fault::TooLong`]: `into` has fewer than [`size`] bytes; [`Fault::Unsuitable`]: the file is
+/// linked to one place (its type is not `ET_DYN`), is no longer than the way to its entry, or has more than 1 GiB.
+/// Where the file itself is entered (`e_entry`) is not looked at: it can have other ways in.
 ///
 /// # Examples
 /// What `cargo build` made, to a file that `kexec --kexec-file-syscall --load` takes.
@@ -191,6 +192,10 @@ pub fn size(elf: &[u8]) -> Result<usize, Error> {
 pub fn from_elf(elf: &[u8], into: &mut [u8]) -> Result<usize, Error> {
     let fail = |fault: Fault| fault.of(Structure::BzImage, PhysAddr::new(0), 0);
     let elf = Elf::parse(elf)?;
+    if !elf.is_movable() {
+        let fault = Fault::Unsuitable { expected: "a file that is linked to run anywhere, ET_DYN" };
+        return Err(fault.of(Structure::Elf, PhysAddr::new(0), Elf::KIND_AT));
+    }
     let code = elf.file_bytes().next_multiple_of(16);
     let whole = SETUP + code;
     let (limit, found) = (usize_to_u64(into.len()), usize_to_u64(whole));
@@ -318,6 +323,11 @@ mod tests {
         let mut small = vec![0; size(&elf).unwrap() - 1];
         let fault = from_elf(&elf, &mut small).unwrap_err().fault;
         assert_eq!(fault, Fault::TooLong { limit: 3023, found: 3024 });
+        let mut fixed = elf.clone();
+        fixed[Elf::KIND_AT] = 2;
+        let error = from_elf(&fixed, &mut vec![0; 4096]).unwrap_err();
+        assert_eq!((error.structure, error.offset), (Structure::Elf, 16));
+        assert!(matches!(error.fault, Fault::Unsuitable { .. }), "{error}");
         let tiny = file(&[(1 << 20, &[1; 512], 512)]);
         let mut room = vec![0; 4096];
         assert!(matches!(from_elf(&tiny, &mut room).unwrap_err().fault, Fault::Unsuitable { .. }));

@@ -47,6 +47,8 @@ const _: () = assert!(size_of::<Head>() == 64 && size_of::<Segment>() == 56);
 
 /// `PT_LOAD`.
 const LOAD: u32 = 1;
+/// `ET_DYN`.
+const DYNAMIC: u16 = 3;
 /// `EM_X86_64`.
 const X86_64: u16 = 62;
 /// The most bytes that what is loaded may span: more is no kernel.
@@ -60,6 +62,7 @@ pub struct Elf<'a> {
     start: u64,
     file_bytes: u64,
     memory_bytes: u64,
+    is_movable: bool,
 }
 
 impl<'a> Elf<'a> {
@@ -120,8 +123,17 @@ impl<'a> Elf<'a> {
             let fault = Fault::TooLong { limit: LARGEST, found: memory_bytes };
             return Err(fail(phoff, fault));
         }
-        Ok(Self { bytes, segments, start, file_bytes, memory_bytes })
+        let is_movable = head.kind.get() == DYNAMIC;
+        Ok(Self { bytes, segments, start, file_bytes, memory_bytes, is_movable })
     }
+
+    /// Whether it is linked to run anywhere.
+    pub(crate) const fn is_movable(&self) -> bool {
+        self.is_movable
+    }
+
+    /// The byte that says so.
+    pub(crate) const KIND_AT: usize = offset_of!(Head, kind);
 
     /// The lowest address that it is linked to.
     pub const fn start(&self) -> u64 {
@@ -173,7 +185,7 @@ pub(crate) mod tests {
     pub(crate) fn file(segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
         let mut head = Head::new_zeroed();
         head.ident[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        head.machine = X86_64.into();
+        (head.kind, head.machine) = (DYNAMIC.into(), X86_64.into());
         head.phoff = 64.into();
         head.phentsize = 56.into();
         head.phnum = (segments.len() as u16 + 1).into();

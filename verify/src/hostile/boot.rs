@@ -216,7 +216,7 @@ fn info() -> Vec<u8> {
 fn elf() -> Vec<u8> {
     let mut head = [0_u8; 64];
     head[..6].copy_from_slice(b"\x7fELF\x02\x01");
-    (head[18], head[32], head[54], head[56]) = (62, 64, 56, 2);
+    (head[16], head[18], head[32], head[54], head[56]) = (3, 62, 64, 56, 2);
     let segment = |offset: u64, vaddr: u64, file: u64, memory: u64| {
         [1, offset, vaddr, vaddr, file, memory, 4096].map(u64::to_le_bytes).concat()
     };
