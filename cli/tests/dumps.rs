@@ -597,9 +597,9 @@ fn a_preserved_page_that_cannot_be_unpacked_is_a_finding() {
     for (skip, new) in [
         // Behind the file's end; in a way that is not known; longer than a page is, and nothing.
         (0, u64::MAX),
-        (8, 64 << 32 | 100),
-        (8, 3 << 32 | 100),
-        (8, 1 << 32 | 3 * PAGE as u64),
+        (8, 64 << 32 | 0x64),
+        (8, 3 << 32 | 0x64),
+        (8, 1 << 32 | 0x3000),
         (8, 100),
         (8, 1 << 32),
     ] {
