@@ -170,8 +170,7 @@ impl Kdump {
     fn whole(&self, file: &File, length: u64, pages: u64) -> u64 {
         let shared = self.table.saturating_add(pages.saturating_mul(DESCRIPTOR));
         let described = length.saturating_sub(self.table) / DESCRIPTOR;
-        // The end of the first page and the pages before it, of those from `from` on, none of which is known to be
-        // missing: whether the last that has its own place is there.
+        // Whether the pages from `from` to `end` are there: the last that has a place of its own says it.
         let are_there = |from: u64, end: u64| {
             let mut end = end;
             while from < end {
