@@ -195,10 +195,10 @@ fn an_arena_without_a_handover_is_no_predecessor() {
     assert!(text.starts_with("cold: the predecessor's memory cannot be had: "), "{text}");
     life.kill();
     // Beside one with nothing in it, the other is found, whichever the manager names first.
-    let empty = Arena::create("empty", &[memory()]).unwrap();
+    let empty = Arena::create("empty", &[memory()]).unwrap().share().unwrap();
     for (at, count) in [(0, 2), (1, 3)] {
         manager.kept.truncate(1);
-        manager.kept.insert(at, (NAME.to_owned(), empty.share().unwrap()));
+        manager.kept.insert(at, (NAME.to_owned(), empty.try_clone().unwrap()));
         let mut life = manager.start();
         // (The emulated manager keeps the newest of a name: the arena that is told anew.)
         manager.attend();
