@@ -6,10 +6,10 @@
 //!  heirloom                           [ memory         ]     [ memory | scratch ]
 //! ```
 //!
-//! What stands for Linux is a kernel of heirloom's own whose root page says, under the name `heirloom`, what
-//! Linux's does where the module is loaded (`linux/module/loans.c`): the list of the folios that it lends. In them
-//! another kernel boots, as the module does, preserves what a subsystem would, and is gone. The file is an ELF core
-//! that has what is not zero, and declares the rest: read it with `--zero-excluded`.
+//! Linux is played by a kernel on heirloom. Its root page has the name `heirloom`, as Linux's has while the module
+//! is loaded (`linux/module/loans.c`), and the name leads to the list of the folios that are lent. A second kernel
+//! boots in those folios, as the module does, and preserves what a subsystem would; then both end. The program
+//! writes an ELF core of all pages that are not zero, which declares the others: read it with `--zero-excluded`.
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
 #[cfg(target_os = "linux")]

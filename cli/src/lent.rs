@@ -9,11 +9,11 @@
 //!
 //! To heirloom only the folios are memory: what its tables name beside them is a fault.
 
+use heirloom_kho::Error;
 use heirloom_kho::linux::{Known, LoanPart, Loans};
-use heirloom_kho::{Error, Run};
 use heirloom_restore::Entry;
 
-use crate::image::Image;
+use crate::image::{Image, merged};
 use crate::survey::{Finding, Survey};
 
 /// What Linux lends.
@@ -90,20 +90,4 @@ impl<'i> Handovers<'i> {
     pub(crate) fn inner(&self) -> Option<&Survey<'i>> {
         self.within.as_ref().map(|(_, survey)| survey)
     }
-}
-
-/// The same frames as runs that do not touch, by address.
-fn merged(mut runs: Vec<Run>) -> Vec<Run> {
-    runs.sort_unstable_by_key(|run| run.start());
-    let mut merged: Vec<Run> = Vec::new();
-    for run in runs {
-        match merged.last_mut() {
-            Some(last) if run.start() <= last.end() => {
-                let end = last.end().max(run.end());
-                *last = Run::between(last.start(), end).unwrap_or(*last);
-            }
-            _ => merged.push(run),
-        }
-    }
-    merged
 }

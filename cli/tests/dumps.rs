@@ -1,5 +1,5 @@
-//! Dumps of other makes than an ELF core, and what is packed: the same memory, whoever wrote it down. And those that
-//! end too early, or were tampered with.
+//! Dumps in other formats than ELF, and compressed files: the command finds in each what it finds in the ELF core of
+//! the memory. And dumps that end too early, or that were tampered with.
 
 mod common;
 

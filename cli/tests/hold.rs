@@ -176,7 +176,7 @@ fn a_supervisor_that_can_say_nothing_goes_on() {
         &std::env::current_exe().unwrap(),
     );
     assert!(held.says().ends_with("generation 0, count 1"));
-    // No one reads what it says any more.
+    // Nothing reads what the supervisor says any more.
     let nothing = Command::new("true").stderr(Stdio::piped()).spawn();
     let nothing = BufReader::new(nothing.unwrap().stderr.take().unwrap());
     drop(std::mem::replace(&mut held.errors, nothing));

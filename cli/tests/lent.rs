@@ -56,7 +56,7 @@ impl Image {
         common::findings(&[file.as_str(), "--base", &base, "--root", root])
     }
 
-    /// The same with these bytes written.
+    /// Returns the findings of the image with these bytes written at `addr`.
     fn with(&self, addr: u64, bytes: &[u8]) -> Vec<String> {
         let mut other = Self { bytes: self.bytes.clone(), facts: self.facts.clone(), ..*self };
         other.put(addr, bytes);

@@ -239,7 +239,7 @@ static void reserves(struct heirloom *h)
 	heirloom_unreserve(&reservation);
 	heirloom_unreserve(NULL);
 	CHECK(!heirloom_reserved_alloc(NULL));
-	/* The other 50 are there for anyone now. */
+	/* The other 50 can be allocated by every call now. */
 	for (int n = 0; n < 50; n++)
 		CHECK((others[count++] = heirloom_cache_alloc(cache)));
 	CHECK(!heirloom_cache_alloc(cache));

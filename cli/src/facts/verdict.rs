@@ -15,7 +15,7 @@ pub(crate) struct Verdict {
     pub(crate) in_order: InOrder,
     #[serde(flatten)]
     pub(crate) seen: Seen,
-    /// The same for the handover in what Linux lends to heirloom, if it does.
+    /// What was seen of heirloom's handover within Linux's; `None` where Linux lends heirloom nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lent: Option<Seen>,
     /// What the image declares and does not have.

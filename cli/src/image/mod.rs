@@ -299,18 +299,24 @@ impl Image {
             }
         }
         // A frame can lie in two pieces, and extents need not end with a page.
-        let mut merged: Vec<Run> = Vec::new();
-        for run in runs {
-            match merged.last_mut() {
-                Some(last) if run.start() <= last.end() => {
-                    let end = last.end().max(run.end());
-                    *last = Run::between(last.start(), end).unwrap_or(*last);
-                }
-                _ => merged.push(run),
-            }
-        }
-        merged
+        merged(runs)
     }
+}
+
+/// Returns the frames of `runs` as runs that neither overlap nor touch, by address.
+pub(crate) fn merged(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_unstable_by_key(|run| run.start());
+    let mut merged: Vec<Run> = Vec::new();
+    for run in runs {
+        match merged.last_mut() {
+            Some(last) if run.start() <= last.end() => {
+                let end = last.end().max(run.end());
+                *last = Run::between(last.start(), end).unwrap_or(*last);
+            }
+            _ => merged.push(run),
+        }
+    }
+    merged
 }
 
 impl heirloom_kho::Image for Image {

@@ -68,8 +68,8 @@ pub(super) enum Twin {
 
 /// Compares stretches of files, as much in all as the files have bytes, twice.
 ///
-/// Pieces whose bytes are their own have no more of them together than the files. Pieces that share them can be
-/// any number, each as large as a file.
+/// Where no two pieces share bytes of a file, all pieces together have no more bytes than the files. Pieces that
+/// share some can be any number, each as large as a file: hence the bound.
 #[derive(Debug)]
 pub(super) struct Twins<'f> {
     files: &'f [File],

@@ -77,7 +77,7 @@ fn kdump(memory: &[u8], base: u64) -> (Vec<u8>, u64) {
     (file, table as u64)
 }
 
-/// The same as it goes through a pipe, a page in a piece.
+/// Returns the dump as makedumpfile writes it into a pipe (flattened), a page in each piece.
 fn flattened(file: &[u8]) -> Vec<u8> {
     let mut flat = b"makedumpfile\0\0\0\0".to_vec();
     flat.extend([1_u64, 1].map(u64::to_be_bytes).concat());

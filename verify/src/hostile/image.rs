@@ -147,7 +147,7 @@ fn lent() -> Image {
     image
 }
 
-/// The same in other formats. Their addresses are the bytes of the file.
+/// Images of that memory in other formats. Their addresses are the bytes of the file.
 fn other_formats() -> Vec<Image> {
     let memory = lent();
     let base = memory.base.unwrap_or_default();
