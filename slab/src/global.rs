@@ -59,6 +59,23 @@ impl<M: Machine> Heap<'_, M> {
         }
         Some(buffer)
     }
+
+    /// Frees a buffer of this layout. Returns whether it did: what is refused is not changed.
+    ///
+    /// # Safety
+    /// As for [`GlobalAlloc::dealloc`].
+    #[inline]
+    unsafe fn give(&self, ptr: NonNull<u8>, layout: Layout) -> bool {
+        let Some(class) = Class::of(layout) else {
+            // SAFETY: the caller's promise: allocated here, and not used again.
+            return unsafe { self.slabs.give_large(ptr) };
+        };
+        // Most often the class's cache has it: comparing the slab's owner with one cache's is less than
+        // looking for the cache of an owner.
+        let cache = self.slabs.existing_class(class, self.preserving);
+        // SAFETY: as above; what was not freed at hand is not changed.
+        unsafe { cache.is_some_and(|cache| cache.free_now(ptr)) || self.slabs.give_small(ptr) }
+    }
 }
 
 impl<M: Machine> Slabs<M> {
@@ -68,33 +85,25 @@ impl<M: Machine> Slabs<M> {
         self.alloc_slow(layout, opts).ok()
     }
 
-    /// Frees a large buffer, or finds out why not.
+    /// Frees a large buffer. Returns whether it did.
     ///
     /// # Safety
     /// As for [`Slabs::free`].
     #[inline(never)]
-    unsafe fn give_large(&self, ptr: NonNull<u8>) {
+    unsafe fn give_large(&self, ptr: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
-        self.note_if_refused(unsafe { self.free_slow(ptr) }.is_err());
+        unsafe { self.free_slow(ptr) }.is_ok()
     }
 
     /// Frees a small buffer for which there is no room at hand, or of a larger class than its layout's, as resizing it in
-    /// place left it; or finds out why not.
+    /// place left it. Returns whether it did.
     ///
     /// # Safety
     /// As for [`Slabs::free`].
     #[inline(never)]
-    unsafe fn give_small(&self, ptr: NonNull<u8>) {
+    unsafe fn give_small(&self, ptr: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
-        self.note_if_refused(unsafe { self.free(ptr) }.is_err());
-    }
-
-    /// Notes what an allocator cannot say, as it must not unwind: what was preserved behind its back stays.
-    #[inline]
-    fn note_if_refused(&self, refused: bool) {
-        if refused {
-            self.note_refused();
-        }
+        unsafe { self.free(ptr) }.is_ok()
     }
 }
 
@@ -114,17 +123,10 @@ unsafe impl<M: Machine> GlobalAlloc for Heap<'_, M> {
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         let Some(ptr) = NonNull::new(ptr) else { return };
-        let Some(class) = Class::of(layout) else {
-            // SAFETY: the caller's promise: allocated here, and not used again.
-            return unsafe { self.slabs.give_large(ptr) };
-        };
-        // Most often the class's cache has it: comparing the slab's owner with one cache's is less than
-        // looking for the cache of an owner.
-        let cache = self.slabs.existing_class(class, self.preserving);
-        // SAFETY: as above.
-        if !cache.is_some_and(|cache| unsafe { cache.free_now(ptr) }) {
-            // SAFETY: as above; nothing was freed.
-            unsafe { self.slabs.give_small(ptr) };
+        // SAFETY: the same contract.
+        if !unsafe { self.give(ptr, layout) } {
+            // An allocator cannot say so, as it must not unwind: what was preserved behind its back stays.
+            self.slabs.note_refused();
         }
     }
 
@@ -286,14 +288,14 @@ unsafe impl<M: Machine> GlobalAlloc for Global<M> {
     }
 
     #[inline]
-    unsafe fn dealloc(&self, ptr: *mut u8, _: Layout) {
-        if let Some((heap, at)) = self.heap().zip(NonNull::new(ptr)) {
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        if let Some((heap, at)) = self.heap().zip(NonNull::new(ptr))
             // SAFETY: the caller's promise: allocated here, and not used again. What is the early room's is no
             // buffer, and refused.
-            let freed = unsafe { heap.slabs.free(at) };
-            if freed.is_err() && !self.is_early(ptr) {
-                heap.slabs.note_refused();
-            }
+            && !unsafe { heap.give(at, layout) }
+            && !self.is_early(ptr)
+        {
+            heap.slabs.note_refused();
         }
     }
 
