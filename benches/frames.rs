@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use heirloom_benches::frames_of::{
-    Alone, Bitmap, BuddySlab, BuddySystem, FrameAlloc, FrameDepot, Frames, Heirloom, Locked,
+    Alone, Bitmap, BuddySlab, BuddySystem, Churn, FrameAlloc, FrameDepot, Frames, Heirloom, Locked,
 };
 use heirloom_benches::{Dice, GIB, order, per_operation, row, time, twice};
 use heirloom_kho::Order;
@@ -149,51 +149,6 @@ fn one_thread(c: &mut Criterion) {
     }
     let mut row = row(c, "order 9, pair");
     buddies!(&mut row, pair, GIB, order(9), 0);
-}
-
-/// Frees a random block and takes one of a random order, a share of memory being taken.
-struct Churn<F: Frames> {
-    memory: F,
-    live: Vec<F::Block>,
-    used: u64,
-    dice: Dice,
-    limit: u64,
-    orders: u64,
-}
-
-impl<F: Frames> Churn<F> {
-    fn new(frames: u64, orders: u64, limit: u64) -> Self {
-        let (memory, dice) = (F::new(frames), Dice::new(13));
-        let mut churn = Self { memory, live: Vec::new(), used: 0, dice, limit, orders };
-        while churn.used < churn.limit && churn.take() {}
-        // What is free is scattered as after a long time.
-        for _ in 0..2 * churn.live.len() {
-            churn.step();
-        }
-        churn
-    }
-
-    fn take(&mut self) -> bool {
-        let order = order(self.dice.roll(self.orders) as u8);
-        let Some(block) = self.memory.take(order) else { return false };
-        self.used += order.frames();
-        self.live.push(block);
-        true
-    }
-
-    fn give(&mut self) {
-        let at = self.dice.roll(self.live.len() as u64) as usize;
-        let block = self.live.swap_remove(at);
-        self.used -= F::order(block).frames();
-        self.memory.give(block);
-    }
-
-    /// One operation: whichever keeps as much taken. A refusal is followed by a free.
-    fn step(&mut self) {
-        if self.used >= self.limit || !self.take() {
-            self.give();
-        }
-    }
 }
 
 fn churned<F: Frames>(row: &mut Row<'_>, frames: u64, orders: u64, limit: u64) {

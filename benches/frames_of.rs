@@ -18,7 +18,7 @@ use frame_alloc::{
 use heirloom_folio::Request;
 use heirloom_kho::{Block, Order, PAGE_SIZE};
 
-use crate::{World, free, order, reserve, world};
+use crate::{Dice, World, free, order, reserve, world};
 
 /// A page allocator over frames that are never touched.
 pub trait Frames: Sync {
@@ -357,5 +357,58 @@ impl<R: Reach<Map>> Frames for Bitmap<R> {
 
     fn order(block: At) -> Order {
         block.order
+    }
+}
+
+/// Frees a random block and takes one of a random order, a share of memory being taken.
+pub struct Churn<F: Frames> {
+    /// The allocator.
+    pub memory: F,
+    /// The blocks that are taken.
+    pub live: Vec<F::Block>,
+    /// How often a request was refused.
+    pub refused: u64,
+    used: u64,
+    dice: Dice,
+    limit: u64,
+    orders: u64,
+}
+
+impl<F: Frames> Churn<F> {
+    /// Takes blocks of the first `orders` orders until `limit` frames are taken or a request is refused; then what
+    /// is free is scattered, by two operations for each block.
+    pub fn new(frames: u64, orders: u64, limit: u64) -> Self {
+        let (memory, dice) = (F::new(frames), Dice::new(13));
+        let mut churn = Self { memory, live: Vec::new(), refused: 0, used: 0, dice, limit, orders };
+        while churn.used < churn.limit && churn.take() {}
+        for _ in 0..2 * churn.live.len() {
+            churn.step();
+        }
+        churn
+    }
+
+    fn take(&mut self) -> bool {
+        let order = order(self.dice.roll(self.orders) as u8);
+        let Some(block) = self.memory.take(order) else {
+            self.refused += 1;
+            return false;
+        };
+        self.used += order.frames();
+        self.live.push(block);
+        true
+    }
+
+    fn give(&mut self) {
+        let at = self.dice.roll(self.live.len() as u64) as usize;
+        let block = self.live.swap_remove(at);
+        self.used -= F::order(block).frames();
+        self.memory.give(block);
+    }
+
+    /// Takes a block while less than the limit is taken; frees one otherwise, and where none is to be had.
+    pub fn step(&mut self) {
+        if self.used >= self.limit || !self.take() {
+            self.give();
+        }
     }
 }

@@ -37,6 +37,18 @@ struct Change {
 }
 
 impl Attack {
+    /// Has every reader look at sound bytes of one kind, once they are changed.
+    fn try_out(&self) {
+        let mut bytes = match self.what % 4 {
+            0 => params(),
+            1 => info(),
+            2 => image(),
+            _ => elf(),
+        };
+        self.carry_out(&mut bytes);
+        read_all(&bytes);
+    }
+
     fn carry_out(&self, bytes: &mut Vec<u8>) {
         for change in &self.changes {
             let Some(at) = usize::from(change.at).checked_rem(bytes.len()) else { continue };
@@ -60,14 +72,7 @@ impl Attack {
 pub fn boot(data: &[u8]) {
     read_all(data);
     let Ok(attack) = Attack::arbitrary_take_rest(Unstructured::new(data)) else { return };
-    let mut bytes = match attack.what % 4 {
-        0 => params(),
-        1 => info(),
-        2 => image(),
-        _ => elf(),
-    };
-    attack.carry_out(&mut bytes);
-    read_all(&bytes);
+    attack.try_out();
 }
 
 /// Has every reader look at the bytes.
@@ -277,14 +282,7 @@ mod tests {
                 .collect();
             let cut = (next() % 8 == 0).then(|| next() as u16 % 4300);
             let attack = Attack { what: next() as u8, changes, cut };
-            let mut bytes = match attack.what % 4 {
-                0 => params(),
-                1 => info(),
-                2 => image(),
-                _ => elf(),
-            };
-            attack.carry_out(&mut bytes);
-            read_all(&bytes);
+            attack.try_out();
         }
     }
 }
