@@ -127,11 +127,12 @@ impl Service {
         }
         // SAFETY: as the caller says.
         let inherited = unsafe { Inherited::from_env() };
-        let useless;
+        let left;
         let (found, passed) = match inherited {
             Ok(Some(Inherited { fd, entry, passed })) => {
                 let opened = Arena::open(fd).map_err(Cold::Arena);
-                useless = false;
+                // A manager has kept it since it was begun.
+                left = true;
                 (opened.map(|arena| (arena, entry)), passed)
             }
             inherited => {
@@ -139,7 +140,7 @@ impl Service {
                 let passed = unsafe { store::take() };
                 let (held, passed): (Vec<_>, _) =
                     passed.into_iter().partition(|(held, _)| held == name);
-                useless = !held.is_empty();
+                left = !held.is_empty();
                 let mut found = Err(inherited.err().map_or(Cold::NoPredecessor, Cold::Jump));
                 // A life that ended too early leaves one more, with nothing in it. Managers keep no order.
                 for (_, fd) in held {
@@ -163,7 +164,7 @@ impl Service {
             Err(Cold::Arena(error)) if Cold::Arena(error).may_pass() => return Err(error.into()),
             Err(cold) => (Arena::create(name, specs)?, None, Some(cold)),
         };
-        let useless = useless && cold.is_some();
+        let useless = left && cold.is_some();
         let (name, specs) = (name.to_owned(), specs.to_vec());
         let (started, held) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { name, specs, arena, entry, cold, passed, useless, started, held })
@@ -290,8 +291,15 @@ impl Service {
     }
 }
 
-/// Returns whether a service manager can keep something under this name.
-fn is_name(name: &str) -> bool {
+/// Returns whether a service manager can keep something under this name: 1 to 255 printable ASCII characters, none
+/// a colon, which stands between names in `LISTEN_FDNAMES`.
+///
+/// # Examples
+/// ```
+/// use heirloom::service::is_name;
+/// assert!(is_name("cache") && !is_name("cache:1"));
+/// ```
+pub fn is_name(name: &str) -> bool {
     let printable = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b':';
     (1..=255).contains(&name.len()) && name.bytes().all(printable)
 }

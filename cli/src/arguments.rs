@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ColorChoice, Parser, Subcommand};
+use heirloom::service::is_name;
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 
@@ -290,8 +291,10 @@ impl Place {
 /// `resp=127.0.0.1:6379`.
 fn listen(text: &str) -> Result<(String, String), String> {
     let (name, address) = text.split_once('=').ok_or("a name, `=`, and an address with a port")?;
-    if name.is_empty() || name.contains(':') {
-        return Err("a name has a character, and no colon".to_owned());
+    if !is_name(name) {
+        return Err(
+            "a name has 1 to 255 printable ASCII characters, none of them a colon".to_owned()
+        );
     }
     Ok((name.to_owned(), address.to_owned()))
 }

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use heirloom::service::is_name;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -111,12 +112,6 @@ fn read(text: &str, fds: Vec<OwnedFd>) -> Message {
         _ if value("READY") == Some("1") => Message::Ready,
         _ => Message::Other,
     }
-}
-
-/// Whether a name can stand in `LISTEN_FDNAMES`: 1 to 255 printable characters, none a colon.
-pub(super) fn is_name(name: &str) -> bool {
-    let printable = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b':';
-    (1..=255).contains(&name.len()) && name.bytes().all(printable)
 }
 
 #[cfg(test)]
