@@ -202,11 +202,15 @@ fn what_is_given_before_a_request_is_found_beside_requests_in_vain() {
             s.spawn(move || {
                 let mut at = thread * 7919;
                 for _ in 0..ROUNDS {
-                    // A frame that makes a pair, in a word of the thread's own. (The last one there may still be.)
+                    // A frame that makes a pair, in a word of the thread's own. The last one there may still be, and
+                    // the other thread may be about to give the first frame of that one back. If that is free,
+                    // it is until this one is: alone it is in no pair.
                     let odd = loop {
                         at = (at + 5003) % (12 << 12);
-                        let odd = Pfn::new((at & !255) + 1 + thread * 128);
-                        if c.give(Block::new(odd, Order::ZERO).unwrap()).is_ok() {
+                        let even = Pfn::new((at & !255) + thread * 128);
+                        let odd = even.add(1);
+                        if c.is_free(even) && c.give(Block::new(odd, Order::ZERO).unwrap()).is_ok()
+                        {
                             break odd;
                         }
                     };
