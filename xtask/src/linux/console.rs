@@ -1,11 +1,24 @@
 //! What a machine prints, line by line, by a deadline.
 
+use std::fmt;
 use std::io::Read;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+
+/// That a machine did not end, nor say what was awaited, by its deadline.
+#[derive(Debug)]
+pub(crate) struct TookTooLong;
+
+impl fmt::Display for TookTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the machine took too long")
+    }
+}
+
+impl std::error::Error for TookTooLong {}
 
 /// The serial console. A thread reads it, so that the machine never waits for its reader.
 pub(crate) struct Console {
@@ -54,7 +67,7 @@ impl Console {
                 Ok(Some(line))
             }
             Err(Disconnected) => Ok(None),
-            Err(Timeout) => bail!("the machine took too long"),
+            Err(Timeout) => bail!(TookTooLong),
         }
     }
 

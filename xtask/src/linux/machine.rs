@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::console::Console;
+use super::console::{Console, TookTooLong};
 use super::debugger::Debugger;
 use super::monitor::Monitor;
+
+/// How long the monitor of a machine that took too long may take to answer.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// What kind of machine.
 #[derive(Clone, Copy)]
@@ -102,10 +105,25 @@ impl Machine {
 
     /// Waits for its end, which must be an orderly one.
     pub(crate) fn powered_off(&mut self) -> Result<()> {
-        while self.console.line(self.deadline)?.is_some() {}
+        loop {
+            match self.console.line(self.deadline) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => return Err(error.context(self.processors())),
+            }
+        }
         let status = self.child.wait()?;
         ensure!(status.success(), "QEMU ended with {status}");
         Ok(())
+    }
+
+    /// What the processors of a machine that does not end are doing.
+    fn processors(&self) -> String {
+        let deadline = Instant::now() + ANSWER;
+        let monitor = accept(&self.monitor, deadline);
+        monitor
+            .and_then(|stream| Monitor::new(stream, deadline)?.processors())
+            .unwrap_or_else(|error| format!("its monitor does not answer: {error:#}"))
     }
 
     /// All that the console said.
@@ -142,6 +160,6 @@ fn accept(listener: &UnixListener, deadline: Instant) -> Result<UnixStream> {
 /// The time that is left, at least some.
 pub(crate) fn left(deadline: Instant) -> Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    ensure!(!left.is_zero(), "the machine took too long");
+    ensure!(!left.is_zero(), TookTooLong);
     Ok(left)
 }

@@ -27,16 +27,26 @@ impl Monitor {
     /// Writes the memory of the machine, which is stopped, as an ELF core by physical addresses.
     pub(crate) fn dump(&mut self, to: &Path) -> Result<()> {
         let to = format!("file:{}", to.display());
-        self.execute("dump-guest-memory", &json!({ "paging": false, "protocol": to }))
+        self.execute("dump-guest-memory", &json!({ "paging": false, "protocol": to }))?;
+        Ok(())
     }
 
-    fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
+    /// Returns what each processor is doing: its instruction pointer, its stack pointer, its flags.
+    pub(crate) fn processors(&mut self) -> Result<String> {
+        let command = json!({ "command-line": "info registers -a" });
+        let said = self.execute("human-monitor-command", &command)?;
+        let said = said.as_str().context("the monitor says text")?;
+        let told = |line: &&str| ["CPU#", "RIP=", "RSI="].iter().any(|name| line.contains(name));
+        Ok(said.lines().filter(told).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{request}")?;
         loop {
-            let message = self.message()?;
-            if message.get("return").is_some() {
-                return Ok(());
+            let mut message = self.message()?;
+            if let Some(value) = message.get_mut("return") {
+                return Ok(value.take());
             }
             if let Some(error) = message.get("error") {
                 bail!("{command}: {error}");
@@ -57,6 +67,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn processors_are_told_of_in_their_lines() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs
+            .write_all(
+                b"{\"QMP\": {}}\n{\"return\": {}}\n\
+                  {\"return\": \"CPU#0\\r\\nRAX=1\\r\\nRIP=2 RFL=3\\r\\nCPU#1\\r\\nRIP=4\\r\\n\"}\n",
+            )
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let said = Monitor::new(ours, deadline).unwrap().processors().unwrap();
+        assert_eq!(said, "CPU#0\nRIP=2 RFL=3\nCPU#1\nRIP=4");
+    }
 
     #[test]
     fn events_are_passed_over_and_errors_are_told() {
