@@ -46,20 +46,24 @@ fn hosted() -> &'static Path {
     HOSTED.get_or_init(|| library("hosted", &[], &[]))
 }
 
-/// The C compiler, with what it is asked to refuse.
-fn cc() -> Command {
-    let mut cc = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
-    cc.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"]);
+/// The compiler of a source, with what it is asked to refuse.
+fn cc(source: &Path) -> Command {
+    let (variable, usual, standard) = match source.extension() {
+        Some(extension) if extension == "cpp" => ("CXX", "c++", "-std=c++17"),
+        _ => ("CC", "cc", "-std=c11"),
+    };
+    let mut cc = Command::new(std::env::var_os(variable).unwrap_or_else(|| usual.into()));
+    cc.args([standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"]);
     cc.arg("-I").arg(Path::new(HERE).join("include"));
     cc
 }
 
 /// Builds a program. It is named after the test that runs it.
 fn program(name: &str, source: &str, library: &Path, flags: &[&str]) -> PathBuf {
-    let program = scratch(name);
-    run(cc()
+    let (program, source) = (scratch(name), Path::new(HERE).join(source));
+    run(cc(&source)
         .args(flags)
-        .arg(Path::new(HERE).join(source))
+        .arg(&source)
         .arg(library)
         .args(["-lpthread", "-ldl", "-lm", "-o"])
         .arg(&program));
@@ -72,7 +76,8 @@ fn has_asan() -> bool {
     *HAS.get_or_init(|| {
         let (source, probe) = (scratch("probe.c"), scratch("probe"));
         std::fs::write(&source, "int main(void) { return 0; }\n").expect("a file can be written");
-        let built = cc().arg("-fsanitize=address").arg(&source).arg("-o").arg(&probe).output();
+        let built =
+            cc(&source).arg("-fsanitize=address").arg(&source).arg("-o").arg(&probe).output();
         built.is_ok_and(|built| built.status.success())
             && Command::new(&probe).output().is_ok_and(|ran| ran.status.success())
     })
@@ -105,9 +110,8 @@ fn a_kernel_boots_grows_and_revives() {
     passes("kernel", "tests/c/kernel.c", &library, &["-DHEIRLOOM_KERNEL"]);
 }
 
-#[test]
-fn the_example_hands_over() {
-    let program = program("handover", "examples/handover.c", hosted(), &[]);
+fn hands_over(name: &str, source: &str) {
+    let program = program(name, source, hosted(), &[]);
     let told = String::from_utf8(run(&mut Command::new(program)).stdout).expect("text");
     let lives: Vec<&str> = told.lines().collect();
     assert_eq!(lives.len(), 4, "{told}");
@@ -116,16 +120,44 @@ fn the_example_hands_over() {
 }
 
 #[test]
+fn the_example_hands_over() {
+    hands_over("handover", "examples/handover.c");
+}
+
+#[test]
 fn the_example_is_short() {
     let text = include_str!("../examples/handover.c");
     assert!(text.lines().count() <= 100);
 }
 
-/// For a program in C++, where there is a compiler.
+#[test]
+fn the_example_in_c_plus_plus_hands_over() {
+    if has_cxx() {
+        hands_over("handover-cpp", "examples/handover.cpp");
+    }
+}
+
+/// Whether there is a compiler for C++.
+fn has_cxx() -> bool {
+    let has = Command::new("c++").arg("--version").output().is_ok_and(|it| it.status.success());
+    if !has {
+        println!("SKIPPED: C++, for which there is no compiler");
+    }
+    has
+}
+
+#[test]
+fn objects_of_c_plus_plus_live_on_in_two_successors() {
+    if has_cxx() {
+        passes("life-cpp", "tests/c/life.cpp", hosted(), &[]);
+    }
+}
+
 #[test]
 fn the_header_is_one_for_c_plus_plus_too() {
-    let Ok(probe) = Command::new("c++").arg("--version").output() else { return };
-    assert!(probe.status.success());
+    if !has_cxx() {
+        return;
+    }
     for flavour in [&[][..], &["-DHEIRLOOM_KERNEL"]] {
         run(Command::new("c++")
             .args(["-std=c++11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", "c++"])

@@ -40,6 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     copy(&root.join("capi/include/heirloom.h"), &include.join("heirloom.h"))?;
     copy(&built.join("libheirloom_capi.a"), &lib.join("libheirloom.a"))?;
     if arguments.kernel.is_none() {
+        copy(&root.join("capi/include/heirloom.hpp"), &include.join("heirloom.hpp"))?;
         let version = env!("CARGO_PKG_VERSION");
         let (full, abi) = (format!("libheirloom.so.{version}"), format!("libheirloom.so.{ABI}"));
         copy(&built.join("libheirloom_capi.so"), &lib.join(&full))?;

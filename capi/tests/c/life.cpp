@@ -1,0 +1,127 @@
+/* The C++ header over a life and two successors: what survives, what is thrown, what is given back. */
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory_resource>
+#include <string>
+#include <vector>
+
+#include <heirloom.hpp>
+
+#define REQUIRE(condition) \
+	((condition) ? (void)0 : (std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition), std::abort()))
+
+namespace {
+
+struct note {
+	/* First, so that one that leads to its own note has no distance. */
+	hl::relative_ptr<note> next;
+	hl::relative_ptr<const char> text;
+	std::uint64_t life;
+};
+
+template <class Call> int thrown(Call call)
+{
+	try {
+		call();
+	} catch (const hl::error &error) {
+		REQUIRE(error.code().category() == hl::category() && std::strlen(error.what()) > 0);
+		return error.code().value();
+	} catch (const std::bad_alloc &) {
+		return HEIRLOOM_ERROR_OUT_OF_MEMORY;
+	}
+	return HEIRLOOM_ERROR_OK;
+}
+
+hl::memory start()
+{
+	bool found = false;
+	heirloom_arena *arena = heirloom_inherited(&found, nullptr);
+	if (found)
+		return hl::memory::revive(arena, "life.cpp");
+	const heirloom_range range = { std::uint64_t{1} << 32, 16 << 20, 0 };
+	return hl::memory::create("life", &range, 1, "life.cpp");
+}
+
+/* Memory of containers goes with them. */
+void containers(const hl::memory &memory)
+{
+	struct heirloom_stats before{}, after{};
+	(void)heirloom_flush(memory.get());
+	hl::check(heirloom_stats(memory.get(), &before));
+	{
+		hl::resource resource(memory.get());
+		REQUIRE(resource == hl::resource(memory.get()));
+		REQUIRE(resource != hl::resource(memory.get(), HEIRLOOM_ZEROED));
+		std::pmr::map<int, std::pmr::string> names(&resource);
+		for (int i = 0; i < 1000; i++)
+			names.emplace(i, std::pmr::string(static_cast<std::size_t>(i), 'x', &resource));
+		REQUIRE(names.at(999).size() == 999);
+		std::vector<long, hl::allocator<long>> numbers{hl::allocator<long>(memory.get())};
+		for (long i = 0; i < 100000; i++)
+			numbers.push_back(i);
+		REQUIRE(numbers[99999] == 99999);
+		struct alignas(4096) page { char bytes[4096]; };
+		std::vector<page, hl::allocator<page>> pages(3, numbers.get_allocator());
+		REQUIRE(reinterpret_cast<std::uintptr_t>(pages.data()) % 4096 == 0);
+		const int full = thrown([&] {
+			std::vector<char, hl::allocator<char>> huge(std::size_t{1} << 30, 0, numbers.get_allocator());
+		});
+		REQUIRE(full == HEIRLOOM_ERROR_OUT_OF_MEMORY);
+	}
+	(void)heirloom_flush(memory.get());
+	(void)heirloom_shrink(memory.get());
+	hl::check(heirloom_stats(memory.get(), &after));
+	REQUIRE(after.used <= before.used + 64);
+}
+
+} // namespace
+
+int main(int, char **argv)
+{
+	hl::memory memory = start();
+	const std::uint64_t life = memory.generation();
+	hl::cache<note> notes(memory, "notes", 1);
+
+	hl::check(heirloom_resume(memory.get()));
+	note *first = nullptr;
+	struct heirloom_handle root{};
+	std::size_t bytes = sizeof(root);
+	if (life > 0) {
+		hl::check(heirloom_retrieve(memory.get(), "notes", &root, &bytes));
+		first = notes.find(root);
+		REQUIRE(first != nullptr && first->life == life - 1);
+	}
+	/* A text of the note's own, preserved from birth as the note is. */
+	const std::string said = "written by life " + std::to_string(life);
+	auto *text = static_cast<char *>(
+		hl::check(heirloom_alloc_with(memory.get(), said.size() + 1, 1, HEIRLOOM_PRESERVED)));
+	std::memcpy(text, said.c_str(), said.size() + 1);
+	note *added = notes.make(first, text, life);
+	REQUIRE(added->next == first && notes.find(notes.handle(added)) == added);
+	root = notes.handle(added);
+	hl::check(heirloom_publish(memory.get(), "notes", &root, sizeof(root)));
+
+	std::uint64_t seen = 0;
+	for (const note *at = added; at != nullptr; at = at->next.get(), seen++)
+		REQUIRE("written by life " + std::to_string(at->life) == at->text.get());
+	REQUIRE(seen == life + 1);
+
+	note *ring = notes.make(nullptr, nullptr, std::uint64_t{99});
+	REQUIRE(!ring->next && ring->next == nullptr);
+	ring->next = ring;
+	REQUIRE(ring->next && ring->next->life == 99);
+	const note copied = *ring;
+	REQUIRE(copied.next.get() == ring);
+	notes.free(ring);
+	REQUIRE(thrown([&] { notes.free(ring); }) == HEIRLOOM_ERROR_DOUBLE_FREE);
+	REQUIRE(thrown([&] { hl::cache<std::uint64_t>(memory, "notes", 1); }) != HEIRLOOM_ERROR_OK);
+
+	containers(memory);
+	hl::check(heirloom_finish(memory.get(), nullptr, nullptr, nullptr));
+	if (life == 2)
+		return 0;
+	hl::check(heirloom_jump_exec(memory.get(), argv[0], argv));
+	return 1;
+}
