@@ -13,7 +13,7 @@ use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use heirloom_kho::narrow::u64_to_usize;
-use heirloom_kho::{Block, Run};
+use heirloom_kho::{Block, Refused, Run};
 
 use crate::error::Error;
 use crate::extent::Allocation;
@@ -23,30 +23,8 @@ use crate::machine::{Machine, NodeId};
 use crate::memory::Memory;
 use crate::request::Request;
 
-/// An operation on an owned value that was refused: the reason, and the value unchanged.
-pub struct Refused<T> {
-    /// Why.
-    pub error: Error,
-    /// What was passed in, still the caller's.
-    pub value: T,
-}
-
-impl<T> fmt::Debug for Refused<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Display for Refused<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl<T> core::error::Error for Refused<T> {}
-
-impl<T> From<Refused<T>> for Error {
-    fn from(refused: Refused<T>) -> Self {
+impl<T> From<Refused<T, Self>> for Error {
+    fn from(refused: Refused<T, Self>) -> Self {
         refused.error
     }
 }
@@ -160,7 +138,7 @@ impl<'m, E: Allocation, M: Machine> Owned<'m, E, M> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for a node of the tracker. The value comes back unchanged.
-    pub fn preserve(self) -> Result<Preserved<'m, E, M>, Refused<Self>> {
+    pub fn preserve(self) -> Result<Preserved<'m, E, M>, Refused<Self, Error>> {
         // The contract of the raw call: the handle is the frames' one owner, and is given up.
         match self.extent.preserve(self.memory) {
             Ok(()) => Ok(Preserved { memory: self.memory, extent: ManuallyDrop::new(self).extent }),
@@ -216,7 +194,7 @@ impl<'m, E: Allocation, M: Machine> Preserved<'m, E, M> {
     ///
     /// # Errors
     /// None for frames that are preserved, which those of a handle are.
-    pub fn unpreserve(self) -> Result<Owned<'m, E, M>, Refused<Self>> {
+    pub fn unpreserve(self) -> Result<Owned<'m, E, M>, Refused<Self, Error>> {
         // The contract of the raw call: as in `preserve`.
         match self.extent.unpreserve(self.memory) {
             Ok(()) => Ok(Owned { memory: self.memory, extent: self.extent }),

@@ -55,6 +55,7 @@ mod page_size;
 mod pages;
 #[doc(hidden)]
 pub mod prefetch;
+mod refused;
 mod root;
 mod scratch;
 #[doc(hidden)]
@@ -78,6 +79,7 @@ pub use header::{Header, HeaderPage, Producer, SUBTREE, SealInfo, SealState};
 pub use image::{Image, Left};
 pub use page_size::PageSize;
 pub use pages::Pages;
+pub use refused::Refused;
 pub use root::{Name, RootPage, RootView, Subtree, Subtrees};
 pub use scratch::{ScratchList, ScratchWords};
 

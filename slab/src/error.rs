@@ -9,7 +9,7 @@ use core::fmt;
 pub use action::Action;
 use action::Reason;
 pub use field::Field;
-use heirloom_kho::{Block, PhysAddr};
+use heirloom_kho::{Block, PhysAddr, Refused};
 pub use table::{DirectoryError, DirectoryFault, SlabError, SlabFault};
 
 use crate::name::Name;
@@ -344,30 +344,8 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// An operation on an owned value that was refused: the reason, and the value unchanged.
-pub struct Refused<T> {
-    /// Why.
-    pub error: Error,
-    /// What was passed in, still the caller's.
-    pub value: T,
-}
-
-impl<T> fmt::Debug for Refused<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Display for Refused<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl<T> core::error::Error for Refused<T> {}
-
-impl<T> From<Refused<T>> for Error {
-    fn from(refused: Refused<T>) -> Self {
+impl<T> From<Refused<T, Self>> for Error {
+    fn from(refused: Refused<T, Self>) -> Self {
         refused.error
     }
 }

@@ -13,13 +13,13 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
-use heirloom_kho::PhysAddr;
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
 use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::{PhysAddr, Refused};
 
 use crate::adopt_slab::Adopted;
 use crate::cache::Cache;
-use crate::error::{Error, Refused};
+use crate::error::Error;
 use crate::header::Slab;
 use crate::persist::Persist;
 use crate::slabs::Slabs;
@@ -321,7 +321,7 @@ impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
     /// # Errors
     /// As for [`Cache::preserve`]; in a preserving cache [`Error::WrongState`]. The value
     /// comes back unchanged.
-    pub fn preserve(self) -> Result<PreservedObject<'s, T, M>, Refused<Self>> {
+    pub fn preserve(self) -> Result<PreservedObject<'s, T, M>, Refused<Self, Error>> {
         // SAFETY: the handle owns the object, so nothing frees it.
         match unsafe { self.cache.cache.preserve(self.ptr.cast()) } {
             Ok(()) => {
@@ -350,7 +350,7 @@ impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
     ///
     /// # Errors
     /// [`Error::WrongState`] if a raw call unpreserved it behind the handle's back.
-    pub fn unpreserve(self) -> Result<Object<'s, T, M>, Refused<Self>> {
+    pub fn unpreserve(self) -> Result<Object<'s, T, M>, Refused<Self, Error>> {
         // SAFETY: as for `preserve`.
         match unsafe { self.cache.cache.unpreserve(self.ptr.cast()) } {
             Ok(()) => Ok(Object { cache: self.cache, ptr: self.ptr }),

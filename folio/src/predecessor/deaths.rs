@@ -138,18 +138,6 @@ impl Watcher for Copies {
         }
         None
     }
-
-    fn pointer(
-        &self,
-        _: *const (),
-        _: *mut (),
-        _: Access<*mut ()>,
-        _: Orders,
-    ) -> Option<Result<*mut (), *mut ()>> {
-        None
-    }
-
-    fn written(&self, _: *const (), _: usize) {}
 }
 
 /// Frames that a tree with blocks of order 0 and 1 needs, and ten more.

@@ -76,19 +76,6 @@ impl Watcher for Turns {
         self.step();
         None
     }
-
-    fn pointer(
-        &self,
-        _: *const (),
-        _: *mut (),
-        _: Op<*mut ()>,
-        _: Orders,
-    ) -> Option<Result<*mut (), *mut ()>> {
-        // Where ranges are, which nothing here changes.
-        None
-    }
-
-    fn written(&self, _: *const (), _: usize) {}
 }
 
 /// Runs `first`, with each of `others` before some operation of its, or of what is left when it has

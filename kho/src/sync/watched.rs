@@ -57,17 +57,19 @@ pub trait Watcher {
         orders: Orders,
     ) -> Option<Result<u64, u64>>;
 
-    /// The same for a pointer.
+    /// The same for a pointer. Unless it is watched too, it is done in memory.
     fn pointer(
         &self,
-        at: *const (),
-        now: *mut (),
-        op: Op<*mut ()>,
-        orders: Orders,
-    ) -> Option<Result<*mut (), *mut ()>>;
+        _at: *const (),
+        _now: *mut (),
+        _op: Op<*mut ()>,
+        _orders: Orders,
+    ) -> Option<Result<*mut (), *mut ()>> {
+        None
+    }
 
-    /// Plain stores wrote `bytes` bytes at `at`.
-    fn written(&self, at: *const (), bytes: usize);
+    /// Plain stores wrote `bytes` bytes at `at`. Of interest to a watcher that keeps memory of its own.
+    fn written(&self, _at: *const (), _bytes: usize) {}
 }
 
 std::thread_local! {

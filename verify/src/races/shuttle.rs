@@ -55,9 +55,6 @@ impl Watcher for Turns {
         self.switch();
         None
     }
-
-    // Into memory that is the thread's own.
-    fn written(&self, _: *const (), _: usize) {}
 }
 
 impl Checker for Turns {
