@@ -81,12 +81,14 @@ pub(crate) struct Inspect {
 Exit status: 0 if nothing is wrong; 1 if something is; 2 if there is no handover to check; 3 if
 nothing is wrong in what was looked at, and something was not looked at, as it is of a kind that only
 its owner knows: a subtree, a file, a state that files share (FLB). It is named, and --accept NAME
-vouches for it.
+vouches for it. With --for, what the next kernel does not take is wrong, and what may be a module's is
+not known.
 
 Examples:
   heirloom check vmcore
   heirloom check vmcore --accept hugetlb-v1 --accept 'pci-*'
   heirloom check vmcore --root 0x50f000 --json
+  heirloom check vmcore --for /boot/vmlinuz-7.4.1
   heirloom check --quiet vmcore || mail -s 'the handover is broken' root < /dev/null
   heirloom check memory.raw --base 0x40000000 --scratch 0x48000000+32")]
 pub(crate) struct Check {
@@ -96,6 +98,10 @@ pub(crate) struct Check {
     /// the end stands for anything
     #[arg(long, value_name = "NAME")]
     pub(crate) accept: Vec<String>,
+    /// Say whether the next kernel will take it: a release of Linux (7.3), its vmlinuz or vmlinux, its
+    /// configuration, or a table of what it takes; given again, a module's file, or `heirloom`
+    #[arg(long = "for", value_name = "KERNEL")]
+    pub(crate) next: Vec<String>,
     /// Print JSON instead of lines
     #[arg(long)]
     pub(crate) json: bool,

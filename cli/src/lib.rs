@@ -12,6 +12,7 @@
 //! said, code  what is wrong, in pages of the machine, and for scripts
 //! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
+//! next/       the kernel that is to come next, and what it takes
 //! text/       for a person
 //! map/        the picture
 //! extract, diff, manual
@@ -33,6 +34,7 @@ mod image;
 mod lent;
 mod manual;
 mod map;
+mod next;
 mod output;
 mod progress;
 mod recorder;
@@ -55,6 +57,7 @@ use facts::{Facts, Verdict, Want};
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 use lent::{Handovers, Lent};
+use next::Kernel;
 use output::BAD;
 use roots::Roots;
 use sink::Sink;
@@ -120,7 +123,7 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
         let survey = &handovers.outer;
         let want = Want::new(survey, true, true);
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
-        let verdict = Verdict::of(handovers, &[]);
+        let verdict = Verdict::of(handovers, &[], None);
         Ok(Looked {
             findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
             verdict: text::verdict(&verdict),
@@ -165,8 +168,9 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 }
 
 fn run_check(check: &Check) -> Result<u8> {
+    let next = Kernel::open(&check.next)?;
     open(&check.place, |handovers, _| {
-        let verdict = Verdict::of(handovers, &check.accept);
+        let verdict = Verdict::of(handovers, &check.accept, next.as_ref());
         if check.quiet {
             // The exit status says it.
         } else if check.json {

@@ -3,6 +3,7 @@
 //! Addresses are strings in hexadecimal, since JSON's numbers do not hold them.
 
 mod basic;
+mod foretold;
 mod handover;
 mod layout;
 mod linux;
@@ -15,6 +16,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 pub(crate) use basic::{Fault, Hex, Passed, VERSION};
+pub(crate) use foretold::{Foretold, Structure, Takes};
 pub(crate) use handover::{Folios, Handover, Loans, Subtree, What};
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};

@@ -3,7 +3,9 @@
 use heirloom_kho::linux::Opaque;
 
 use super::basic::{Fault, Hex, Passed, VERSION};
+use super::foretold::{Foretold, Takes};
 use crate::lent::Handovers;
+use crate::next::Kernel;
 use crate::survey::{Survey, Unread};
 
 /// What a check comes to.
@@ -24,6 +26,9 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<Fault>,
     /// What this program does not know, by name.
     pub(crate) not_looked_at: Vec<NotLookedAt>,
+    /// What the next kernel will do with it, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<Foretold>,
 }
 
 /// How much of a handover was looked at.
@@ -82,13 +87,8 @@ pub(crate) struct NotLookedAt {
 }
 
 impl NotLookedAt {
-    /// What `unread` is; `accepted` are names that the user vouches for, a `*` at the end of one
-    /// standing for anything.
+    /// What `unread` is; `accepted` are names that the user vouches for.
     pub(crate) fn of(unread: &Unread, accepted: &[String]) -> Self {
-        let is = |name: &String| match name.strip_suffix('*') {
-            Some(start) => unread.name.starts_with(start),
-            None => unread.name == *name,
-        };
         Self {
             what: match unread.what {
                 Opaque::Subtree => "subtree",
@@ -99,14 +99,27 @@ impl NotLookedAt {
             name: unread.name.clone(),
             count: unread.count,
             at: unread.at.into(),
-            accepted: accepted.iter().any(is),
+            accepted: accepts(accepted, &unread.name),
         }
     }
 }
 
+/// Whether the user vouches for `name`: a `*` at the end of what is accepted stands for anything.
+pub(super) fn accepts(accepted: &[String], name: &str) -> bool {
+    accepted.iter().any(|accepted| match accepted.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == accepted,
+    })
+}
+
 impl Verdict {
-    /// What `handovers` come to, with names that the user vouches for.
-    pub(crate) fn of(handovers: &Handovers<'_>, accepted: &[String]) -> Self {
+    /// What `handovers` come to, with names that the user vouches for; and to what in `next`, the kernel that comes
+    /// next, if one is named.
+    pub(crate) fn of(
+        handovers: &Handovers<'_>,
+        accepted: &[String],
+        next: Option<&Kernel>,
+    ) -> Self {
         let survey = &handovers.outer;
         let in_order = match (&survey.findings[..], &survey.unread[..]) {
             ([], []) => InOrder::Whole,
@@ -121,15 +134,18 @@ impl Verdict {
             passed: Passed::of(survey.image),
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, accepted)).collect(),
+            next: next.map(|kernel| Foretold::of(handovers, kernel, accepted)),
         }
     }
 
     /// The exit status: 0 if nothing is wrong and all was looked at, or the user vouches for the
-    /// rest; 1 if something is wrong; 3 if not all was looked at.
+    /// rest; 1 if something is wrong; 3 if not all was looked at. What the next kernel does not take is wrong, and
+    /// what is not known of it was not looked at.
     pub(crate) fn status(&self) -> u8 {
-        match self.in_order {
-            InOrder::Not => 1,
-            _ if self.not_looked_at.iter().all(|of| of.accepted) => 0,
+        let next = self.next.as_ref().map_or(Takes::Yes, |next| next.verdict);
+        match (self.in_order, next) {
+            (InOrder::Not, _) | (_, Takes::No) => 1,
+            (_, Takes::Yes) if self.not_looked_at.iter().all(|of| of.accepted) => 0,
             _ => 3,
         }
     }

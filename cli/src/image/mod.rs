@@ -45,7 +45,7 @@ use holes::extent;
 use open::Parts;
 pub(crate) use open::{Format, Passed, Reading};
 use piece::{Bytes, Piece};
-pub(crate) use spool::Packed;
+pub(crate) use spool::{Packed, xz_dictionary};
 
 /// The image of a machine's memory.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! A handover for a person.
 
+mod foretold;
 mod shown;
 mod subtrees;
 mod table;
@@ -60,6 +61,9 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         let _ = write!(out, "; {what}");
     }
     out.push('\n');
+    if let Some(next) = &verdict.next {
+        let _ = foretold::write(&mut out, next);
+    }
     out
 }
 
