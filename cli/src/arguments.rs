@@ -89,6 +89,7 @@ Examples:
   heirloom check vmcore --accept hugetlb-v1 --accept 'pci-*'
   heirloom check vmcore --root 0x50f000 --json
   heirloom check vmcore --for /boot/vmlinuz-7.4.1
+  heirloom check vmcore --against vmcore-of-the-release-before
   heirloom check --quiet vmcore || mail -s 'the handover is broken' root < /dev/null
   heirloom check memory.raw --base 0x40000000 --scratch 0x48000000+32")]
 pub(crate) struct Check {
@@ -102,6 +103,10 @@ pub(crate) struct Check {
     /// configuration, or a table of what it takes; given again, a module's file, or `heirloom`
     #[arg(long = "for", value_name = "KERNEL")]
     pub(crate) next: Vec<String>,
+    /// Find what is laid out in another way than in this handover, and says that it is the same; or than in this
+    /// table, if IMAGE is one too
+    #[arg(long, value_name = "OLD")]
+    pub(crate) against: Option<PathBuf>,
     /// Print JSON instead of lines
     #[arg(long)]
     pub(crate) json: bool,
@@ -260,7 +265,7 @@ pub(crate) struct Man {
 }
 
 /// An image, and where the handover is in it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "what is printed for a person")]
 pub(crate) struct Place {
     /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input

@@ -29,6 +29,8 @@ pub(crate) const NEXT_PAGE_SIZE: &str = "next-page-size";
 pub(crate) const NEXT_SEALS: &str = "next-seals";
 /// As there is more of something, or something is larger.
 pub(crate) const NEXT_LIMIT: &str = "next-limit";
+/// Of a structure that is laid out in another way, and says that it is the same.
+pub(crate) const LAYOUT_CHANGED: &str = "layout-changed";
 
 /// The code of what `error` says.
 pub(crate) fn of(error: &Error) -> String {
@@ -156,8 +158,15 @@ mod tests {
         once.dedup();
         assert_eq!(once.len(), named.len());
         let own = [MORE, SESSION_TWICE, FILE_TWICE, UNREADABLE, OTHER_ROOT];
-        let next =
-            [NEXT_VERSION, NEXT_ABSENT, NEXT_UNKNOWN, NEXT_PAGE_SIZE, NEXT_SEALS, NEXT_LIMIT];
+        let next = [
+            NEXT_VERSION,
+            NEXT_ABSENT,
+            NEXT_UNKNOWN,
+            NEXT_PAGE_SIZE,
+            NEXT_SEALS,
+            NEXT_LIMIT,
+            LAYOUT_CHANGED,
+        ];
         let own = own.into_iter().chain(next);
         let others = ["cache-directory", "slab", "seal-broken", "handover"].into_iter().chain(own);
         for code in named.into_iter().chain(others) {

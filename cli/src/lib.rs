@@ -49,11 +49,11 @@ mod text;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
 use clap::Parser;
 use diff::Difference;
-use facts::{Facts, Verdict, Want};
+use facts::{Compared, Facts, Layouts, Verdict, Want};
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 use lent::{Handovers, Lent};
@@ -123,7 +123,7 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
         let survey = &handovers.outer;
         let want = Want::new(survey, true, true);
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
-        let verdict = Verdict::of(handovers, &[], None);
+        let verdict = Verdict::of(handovers, &[], None, None);
         Ok(Looked {
             findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
             verdict: text::verdict(&verdict),
@@ -169,17 +169,55 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 
 fn run_check(check: &Check) -> Result<u8> {
     let next = Kernel::open(&check.next)?;
+    if let Some(old) = &check.against
+        && let Some([before, now]) = tables(old, &check.place.image)?
+    {
+        ensure!(
+            next.is_none(),
+            "{}: a table is no handover that a kernel could take",
+            old.display()
+        );
+        let compared = Compared::of(&before, &now);
+        say(check, &compared, || text::compared(&compared))?;
+        return Ok(compared.status());
+    }
+    let before = check.against.as_ref().map(|old| {
+        let place = Place { image: old.clone(), root: None, scratch: None, ..check.place.clone() };
+        open(&place, |handovers, _| Ok(Layouts::of_survey(&handovers.outer)))
+    });
+    let before = before.transpose()?;
     open(&check.place, |handovers, _| {
-        let verdict = Verdict::of(handovers, &check.accept, next.as_ref());
-        if check.quiet {
-            // The exit status says it.
-        } else if check.json {
-            output::json(&verdict)?;
-        } else {
-            output::text(&text::verdict(&verdict), check.color)?;
-        }
+        let verdict = Verdict::of(handovers, &check.accept, next.as_ref(), before.as_ref());
+        say(check, &verdict, || text::verdict(&verdict))?;
         Ok(verdict.status())
     })
+}
+
+/// Prints what a check found, as it was asked for.
+fn say(check: &Check, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    match (check.quiet, check.json) {
+        // The exit status says it.
+        (true, _) => Ok(()),
+        (_, true) => output::json(value),
+        _ => output::text(&text(), check.color),
+    }
+}
+
+/// What two tables say, if they are tables.
+///
+/// # Errors
+/// One is, and the other is not; or one is not sound.
+fn tables(before: &Path, now: &Path) -> Result<Option<[Layouts; 2]>> {
+    let read = |path: &Path| {
+        let layouts = next::layouts(path).transpose();
+        layouts.with_context(|| path.display().to_string())
+    };
+    match (read(before)?, read(now)?) {
+        (Some(before), Some(now)) => Ok(Some([before, now].map(|of| Layouts::of_table(&of)))),
+        (None, None) => Ok(None),
+        (Some(_), None) => bail!("{} is a table, and {} is none", before.display(), now.display()),
+        (None, Some(_)) => bail!("{} is a table, and {} is none", now.display(), before.display()),
+    }
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {

@@ -286,3 +286,66 @@ fn what_is_no_kernel_is_said() {
     let bytes = Temporary::new(&[0x90; 4096]);
     assert!(refused(bytes.as_str()).contains("neither a kernel"));
 }
+
+#[test]
+fn a_layout_that_changed_without_its_version_is_found() {
+    let against = |new: &str, old: &str| {
+        heirloom(&["check", "--color", "never", "--accept", FLBS, new, "--against", old])
+    };
+    let ran = against(FIXTURE, FIXTURE);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.out.ends_with("\nno layout changed without its version\n"), "{ran:?}");
+    // The size of what LUO's subtree has, as the root page says it.
+    let mut longer = Core::fixture();
+    let page = longer.offset(ROOT);
+    let place = longer.0[page..page + 4096].windows(8).position(|at| at == 32_u64.to_ne_bytes());
+    longer.put(ROOT + place.unwrap() as u64, &40_u64.to_ne_bytes());
+    let file = longer.file();
+    let ran = against(file.as_str(), FIXTURE);
+    let said = "- luo-v5: its layout changed, and its version did not; bytes 32, now 40\n";
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.ends_with(said), "{ran:?}");
+    let json = heirloom(&["check", "--json", file.as_str(), "--against", FIXTURE]).json();
+    assert_eq!(json["changed"][0]["code"], "layout-changed");
+    // Another name for a property of each subtree.
+    let mut named = Core::fixture();
+    let strings = named.0[page..page + 4096].windows(9).position(|at| at == b"blob-size").unwrap();
+    named.put(ROOT + strings as u64, b"blob-ends");
+    let ran = against(named.file().as_str(), FIXTURE);
+    let said = "- kho-v4: its layout changed, and its version did not; properties of its nodes \
+                blob-size:8 preserved-data:8, now blob-ends:8 preserved-data:8\n";
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains(said), "{ran:?}");
+    // With another version it may be another.
+    longer.put(LUO, b"luo-v6\0\0");
+    let ran = against(longer.file().as_str(), FIXTURE);
+    assert!(ran.out.ends_with("\nno layout changed without its version\n"), "{ran:?}");
+}
+
+#[test]
+fn two_tables_are_compared_by_their_layouts() {
+    let table = |text: &str| Temporary::new(format!("kernel Own\n{text}").as_bytes());
+    let old = table("layout memfd-v2 pos:8  size:8\nlayout luo-v5 number:8\n");
+    let same = table("layout luo-v5 number:8\nlayout memfd-v2 pos:8 size:8\nlayout new-v1 a:1\n");
+    let grown = table("layout memfd-v2 pos:8 size:8 seals:4\nlayout luo-v6 number:4\n");
+    let against = |new: &str| {
+        let ran = heirloom(&["check", "--color", "never", new, "--against", old.as_str()]);
+        assert_eq!(ran.err, "");
+        (ran.code, ran.out)
+    };
+    let none = "no layout changed without its version: 2 structures in both\n";
+    assert_eq!(against(same.as_str()), (0, none.to_owned()));
+    let said = "- memfd-v2: its layout changed, and its version did not; fields pos:8 size:8, now pos:8 size:8 seals:4\n\
+                1 layout changed without a version: 1 structure in both\n";
+    assert_eq!(against(grown.as_str()), (1, said.to_owned()));
+    let other = table("layout other-v1 a:1\n");
+    assert_eq!(against(other.as_str()).0, 3);
+    let json = ["check", "--json", grown.as_str(), "--against", old.as_str()];
+    assert_eq!(heirloom(&json).json()["changed"][0]["what"], "fields");
+    let ran = heirloom(&["check", FIXTURE, "--against", old.as_str()]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("is a table, and"), "{ran:?}");
+    let broken = table("layout memfd-v2\n");
+    let ran = heirloom(&["check", broken.as_str(), "--against", old.as_str()]);
+    assert!(ran.err.contains("line 2"), "{ran:?}");
+}

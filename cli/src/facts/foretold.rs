@@ -8,8 +8,7 @@ use heirloom_kho::{
     DeviceTree, Left, PAGE_SIZE, PageSize, PhysAddr, SUBTREE, Subtree, Table, Token,
 };
 
-use super::basic::Hex;
-use super::verdict::accepts;
+use super::basic::{Hex, accepts};
 use crate::code;
 use crate::image::Image;
 use crate::lent::Handovers;
@@ -287,7 +286,7 @@ fn left_page(left: &Left<'_, Image>) -> PageSize {
 }
 
 /// The text at `at`, as far as it is printed: what a structure says that it is, of any version.
-fn text_at(image: &Image, at: PhysAddr) -> Option<String> {
+pub(super) fn text_at(image: &Image, at: PhysAddr) -> Option<String> {
     /// More than any says, and no more than lies in a page.
     const MOST: usize = 48;
     let bytes = MOST.min(PAGE_SIZE - at.offset_in_page());

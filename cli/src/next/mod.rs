@@ -11,7 +11,7 @@ mod binary;
 mod config;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -28,6 +28,17 @@ pub(crate) struct Kernel {
     table: Table,
     /// What it is built with, if that is known.
     config: Option<Config>,
+}
+
+/// What a table at `path` says structures look like; `None` if it is none. What is larger than a table can be is
+/// none.
+pub(crate) fn layouts(path: &Path) -> Option<Result<BTreeMap<String, String>>> {
+    /// Bytes of a table: more than it can need.
+    const LARGEST: u64 = 1 << 20;
+    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|of| of.is_file()))?;
+    let mut text = String::new();
+    let read = file.take(LARGEST + 1).read_to_string(&mut text).ok()?;
+    (read as u64 <= LARGEST && !text.contains('\0')).then(|| Ok(Table::read(&text)?.layouts))
 }
 
 /// Whether a structure is taken.
