@@ -132,7 +132,10 @@ impl Foretelling<'_> {
             |says: Option<String>| says.unwrap_or_else(|| "nothing that can be read".to_owned());
         match name {
             Luo::NAME => {
-                self.says("subtree", name, text(text_at(image, at)), at);
+                // Up to version 2 it was a device tree.
+                let says =
+                    text_at(image, at).or_else(|| compatibles(image, subtree).into_iter().next());
+                self.says("subtree", name, text(says), at);
                 if let Ok(Some(Known::Luo(luo))) = Known::read(&left, subtree) {
                     self.luo(&luo, &left);
                 }

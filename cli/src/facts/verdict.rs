@@ -5,6 +5,7 @@ use heirloom_kho::linux::Opaque;
 use super::basic::{Fault, Hex, Passed, VERSION, accepts};
 use super::changed::{Changed, Layouts};
 use super::foretold::{Foretold, Takes};
+use super::kinds;
 use crate::lent::Handovers;
 use crate::next::Kernel;
 use crate::survey::{Survey, Unread};
@@ -108,6 +109,9 @@ pub(crate) struct NotLookedAt {
     pub(crate) what: &'static str,
     /// The name of the subtree or the state, or the kind of the files.
     pub(crate) name: String,
+    /// What is known to have this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stands_for: Option<&'static str>,
     pub(crate) count: u64,
     /// The first of them.
     pub(crate) at: Hex,
@@ -127,6 +131,7 @@ impl NotLookedAt {
                 _ => "thing",
             },
             name: unread.name.clone(),
+            stands_for: kinds::of(unread.what, &unread.name),
             count: unread.count,
             at: unread.at.into(),
             accepted: accepts(accepted, &unread.name),

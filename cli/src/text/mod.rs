@@ -31,11 +31,12 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(out, "{BAD}-{BAD:#} {}", shown(&found.reason));
     }
-    for NotLookedAt { what, name, count, accepted, .. } in &verdict.not_looked_at {
+    for NotLookedAt { what, name, stands_for, count, accepted, .. } in &verdict.not_looked_at {
         let things = if *count == 1 { (*what).to_owned() } else { format!("{count} {what}s") };
         let accepted = if *accepted { ", accepted" } else { "" };
         let name = shown(name);
-        let _ = writeln!(out, "{UNSURE}?{UNSURE:#} {things} {name}: not looked at{accepted}");
+        let is = stands_for.map(|is| format!(" {FAINT}({is}){FAINT:#}")).unwrap_or_default();
+        let _ = writeln!(out, "{UNSURE}?{UNSURE:#} {things} {name}: not looked at{accepted}{is}");
     }
     let scratch = if verdict.seen.scratch_known { "" } else { "; scratch is not known" };
     let within = match &verdict.lent {
