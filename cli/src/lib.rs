@@ -17,6 +17,7 @@
 //! map/        the picture
 //! extract, diff, manual
 //! hold/       a service's memory and sockets, kept while it is started anew
+//! live        what runs now: this machine's kernel, the arena of a process
 //! sink        a file that is written whole or not at all
 //! ```
 //!
@@ -32,6 +33,7 @@ mod frames;
 mod hold;
 mod image;
 mod lent;
+mod live;
 mod manual;
 mod map;
 mod next;
@@ -148,10 +150,11 @@ fn open<R>(place: &Place, then: impl FnOnce(&Handovers<'_>, &Roots) -> Result<R>
 }
 
 fn run_inspect(inspect: &Inspect) -> Result<bool> {
-    open(&inspect.place, |handovers, roots| {
+    let place = inspect.source.place()?;
+    open(&place, |handovers, roots| {
         let survey = &handovers.outer;
         let want = Want::new(survey, inspect.json, !inspect.quick);
-        let facts = Facts::of(handovers, roots, &inspect.place.image, &want)?;
+        let facts = Facts::of(handovers, roots, &place.image, &want)?;
         if let Some(path) = &inspect.map {
             let mut sink = Sink::open(path, survey.image)?;
             let picture = map::svg(handovers, &facts);
@@ -168,9 +171,9 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 }
 
 fn run_check(check: &Check) -> Result<u8> {
-    let next = Kernel::open(&check.next)?;
+    let (next, place) = (Kernel::open(&check.next)?, check.source.place()?);
     if let Some(old) = &check.against
-        && let Some([before, now]) = tables(old, &check.place.image)?
+        && let Some([before, now]) = tables(old, &place.image)?
     {
         ensure!(
             next.is_none(),
@@ -182,11 +185,11 @@ fn run_check(check: &Check) -> Result<u8> {
         return Ok(compared.status());
     }
     let before = check.against.as_ref().map(|old| {
-        let place = Place { image: old.clone(), root: None, scratch: None, ..check.place.clone() };
+        let place = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
         open(&place, |handovers, _| Ok(Layouts::of_survey(&handovers.outer)))
     });
     let before = before.transpose()?;
-    open(&check.place, |handovers, _| {
+    open(&place, |handovers, _| {
         let verdict = Verdict::of(handovers, &check.accept, next.as_ref(), before.as_ref());
         say(check, &verdict, || text::verdict(&verdict))?;
         Ok(verdict.status())
@@ -221,7 +224,9 @@ fn tables(before: &Path, now: &Path) -> Result<Option<[Layouts; 2]>> {
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {
-    open(&extract.place, |handovers, _| extract::extract(&handovers.outer, extract))?;
+    open(&extract.how.place(extract.image.clone()), |handovers, _| {
+        extract::extract(&handovers.outer, extract)
+    })?;
     Ok(true)
 }
 
