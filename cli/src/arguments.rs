@@ -70,7 +70,7 @@ pub(crate) struct Inspect {
     /// Leave out what needs all of a file's content read: its SHA-256
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Draw where preserved memory lies, as SVG
+    /// Draw where preserved memory lies: as a page to look around in, if the name ends in .html, else as SVG
     #[arg(long, value_name = "FILE", value_parser = picture)]
     pub(crate) map: Option<PathBuf>,
     /// Colour the summary
@@ -418,9 +418,9 @@ fn picture(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     match ending {
-        Some(ending) if OTHERS.contains(&&*ending) => {
-            Err(format!("the picture is SVG, not {ending}: give it a name that ends in .svg"))
-        }
+        Some(ending) if OTHERS.contains(&&*ending) => Err(format!(
+            "the picture is SVG or HTML, not {ending}: give it a name that ends in .svg or .html"
+        )),
         _ => Ok(path),
     }
 }

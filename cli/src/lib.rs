@@ -9,6 +9,7 @@
 //! recorder    what it comes upon, as it is taken down
 //! lent        what Linux lends to heirloom, and the handover within
 //! frames      whose frame is whose
+//! owners      what preserved memory belongs to
 //! said, code  what is wrong, in pages of the machine, and for scripts
 //! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
@@ -38,6 +39,7 @@ mod manual;
 mod map;
 mod next;
 mod output;
+mod owners;
 mod progress;
 mod recorder;
 mod roots;
@@ -105,6 +107,10 @@ pub struct Looked {
     pub json: String,
     /// What `inspect --map` draws.
     pub map: String,
+    /// What it draws as a page.
+    pub page: String,
+    /// What `check` prints, for Linux 7.3 to come next and against the image itself.
+    pub next: String,
     /// How many frames the image has.
     pub frames: u64,
     /// How often words of it were looked at.
@@ -126,16 +132,31 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
         let want = Want::new(survey, true, true);
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
         let verdict = Verdict::of(handovers, &[], None, None);
+        let kernel = Kernel::open(&["7.3".to_owned()])?;
+        let layouts = Layouts::of_survey(survey);
+        let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&layouts));
         Ok(Looked {
             findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
             verdict: text::verdict(&verdict),
             summary: text::summary(&facts),
             json: serde_json::to_string(&facts)?,
             map: map::svg(handovers, &facts),
+            page: map::html(handovers, &facts),
+            next: text::verdict(&next),
             frames: survey.image.pages(),
             looks: survey.image.looks() + handovers.inner().map_or(0, |inner| inner.image.looks()),
         })
     })
+}
+
+/// The name of the kernel that a file with these bytes is, or is the configuration or the table of: what `check --for`
+/// reads of it.
+///
+/// # Errors
+/// It is none, with the reason.
+pub fn kernel(bytes: &[u8]) -> Result<String> {
+    let kernel = Kernel::read(bytes.to_vec(), "kernel")?;
+    Ok(format!("{}: {:?}", kernel.name(), kernel.takes("kho-v4")))
 }
 
 /// Opens the image that `place` names, and has `then` look at the handover there.
@@ -157,7 +178,7 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
         if let Some(path) = &inspect.map {
             let mut sink = Sink::open(path, survey.image)?;
-            let picture = map::svg(handovers, &facts);
+            let picture = map::picture(path, handovers, &facts);
             let written = sink.data(picture.as_bytes()).and_then(|()| sink.finish());
             written.with_context(|| format!("cannot write {}", path.display()))?;
         }
