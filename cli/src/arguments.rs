@@ -1,6 +1,6 @@
 //! What is asked for on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ColorChoice, Parser, Subcommand};
@@ -9,6 +9,7 @@ use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 
 use crate::image::{Image, Reading};
+use crate::live;
 
 /// Look at what a kernel handed over to the next, in an image of the machine's memory.
 #[derive(Debug, Parser)]
@@ -57,17 +58,19 @@ Exit status: 0 if there is a handover, with faults or without; 2 if not.
 Examples:
   heirloom inspect vmcore
   heirloom inspect vmcore --root 0x50f000 --json
+  heirloom inspect --live
+  heirloom inspect --pid $(pidof cache)
   heirloom inspect memory.raw --base 0x40000000 --map handover.svg")]
 pub(crate) struct Inspect {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) source: Source,
     /// Print JSON instead of a summary
     #[arg(long)]
     pub(crate) json: bool,
     /// Leave out what needs all of a file's content read: its SHA-256
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Draw where preserved memory lies, as SVG
+    /// Draw where preserved memory lies: as a page to look around in, if the name ends in .html, else as SVG
     #[arg(long, value_name = "FILE", value_parser = picture)]
     pub(crate) map: Option<PathBuf>,
     /// Colour the summary
@@ -81,21 +84,32 @@ pub(crate) struct Inspect {
 Exit status: 0 if nothing is wrong; 1 if something is; 2 if there is no handover to check; 3 if
 nothing is wrong in what was looked at, and something was not looked at, as it is of a kind that only
 its owner knows: a subtree, a file, a state that files share (FLB). It is named, and --accept NAME
-vouches for it.
+vouches for it. With --for, what the next kernel does not take is wrong, and what may be a module's is
+not known.
 
 Examples:
   heirloom check vmcore
   heirloom check vmcore --accept hugetlb-v1 --accept 'pci-*'
   heirloom check vmcore --root 0x50f000 --json
+  heirloom check vmcore --for /boot/vmlinuz-7.4.1
+  heirloom check vmcore --against vmcore-of-the-release-before
   heirloom check --quiet vmcore || mail -s 'the handover is broken' root < /dev/null
   heirloom check memory.raw --base 0x40000000 --scratch 0x48000000+32")]
 pub(crate) struct Check {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) source: Source,
     /// Vouch for what is not looked at: a subtree's name, a file's kind, or a state's name; `*` at
     /// the end stands for anything
     #[arg(long, value_name = "NAME")]
     pub(crate) accept: Vec<String>,
+    /// Say whether the next kernel will take it: a release of Linux (7.3), its vmlinuz or vmlinux, its
+    /// configuration, or a table of what it takes; given again, a module's file, or `heirloom`
+    #[arg(long = "for", value_name = "KERNEL")]
+    pub(crate) next: Vec<String>,
+    /// Find what is laid out in another way than in this handover, and says that it is the same; or than in this
+    /// table, if IMAGE is one too
+    #[arg(long, value_name = "OLD")]
+    pub(crate) against: Option<PathBuf>,
     /// Print JSON instead of lines
     #[arg(long)]
     pub(crate) json: bool,
@@ -118,9 +132,12 @@ Examples:
   heirloom extract vmcore session-0 1 -o guest-memory
   heirloom extract vmcore vm-17 0x100 -o vm-17.ram
   heirloom extract vmcore vm-17 0x100 -o - | sha256sum")]
+#[allow(clippy::doc_markdown, reason = "what is printed for a person")]
 pub(crate) struct Extract {
+    /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input
+    pub(crate) image: PathBuf,
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) how: How,
     /// The session's name
     pub(crate) session: String,
     /// The file's token
@@ -253,29 +270,92 @@ pub(crate) struct Man {
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// An image, and where the handover is in it.
-#[derive(Debug, Args)]
+/// Where a handover is looked for: in an image, or in what runs now.
+#[derive(Clone, Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "what is printed for a person")]
-pub(crate) struct Place {
+pub(crate) struct Source {
     /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input
-    pub(crate) image: PathBuf,
+    #[arg(required_unless_present_any = ["live", "pid"])]
+    image: Option<PathBuf>,
+    /// Look at what this machine's kernel would hand over now; IMAGE is its memory [default: /proc/kcore]
+    #[arg(long, conflicts_with_all = ["pid", "root"])]
+    live: bool,
+    /// Where debugfs is mounted [default: /sys/kernel/debug]
+    #[arg(long, value_name = "DIR", requires = "live")]
+    debugfs: Option<PathBuf>,
+    /// Look at the arena that this process has
+    #[arg(long, value_name = "PID", conflicts_with = "image")]
+    pid: Option<u32>,
+    #[command(flatten)]
+    how: How,
+}
+
+impl Source {
+    /// The image, and where the handover is in it.
+    ///
+    /// # Errors
+    /// What runs now cannot be looked at, with what is missing.
+    pub(crate) fn place(&self) -> Result<Place> {
+        let image = match (&self.image, self.pid) {
+            (Some(image), _) => image.clone(),
+            (None, Some(pid)) => live::arena(pid)?,
+            (None, None) => live::memory()?,
+        };
+        let mut place = self.how.place(image);
+        if self.live {
+            let debugfs = self.debugfs.as_deref().unwrap_or(Path::new(live::DEBUGFS));
+            place.root = Some(live::root(&place.open()?, debugfs)?);
+        }
+        Ok(place)
+    }
+}
+
+/// Where the handover is in an image, and how that is read.
+#[derive(Clone, Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "what is printed for a person")]
+pub(crate) struct How {
     /// The address of the root page [default: found by scanning]
     #[arg(long, value_name = "ADDR", value_parser = address)]
-    pub(crate) root: Option<PhysAddr>,
+    root: Option<PhysAddr>,
     /// The address of the first byte of raw memory
     #[arg(long, value_name = "ADDR", value_parser = address)]
-    pub(crate) base: Option<PhysAddr>,
+    base: Option<PhysAddr>,
     /// More raw memory: another file, and the address of its first byte
     #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
-    pub(crate) raw: Vec<(PathBuf, u64)>,
+    raw: Vec<(PathBuf, u64)>,
     /// The scratch list, where it is known: its address and its bytes
     #[arg(long, value_name = "ADDR+BYTES", value_parser = list)]
-    pub(crate) scratch: Option<(PhysAddr, u64)>,
+    scratch: Option<(PhysAddr, u64)>,
     /// Take memory that a dump declares and does not contain for zeroes (makedumpfile -d 1)
     #[arg(long)]
-    pub(crate) zero_excluded: bool,
+    zero_excluded: bool,
     /// The size of the machine's pages: 4k, 16k, 64k [default: as the image says, or as can be read]
     #[arg(long, value_name = "BYTES", value_parser = page_size)]
+    page_size: Option<PageSize>,
+}
+
+impl How {
+    /// The same of an image.
+    pub(crate) fn place(&self, image: PathBuf) -> Place {
+        let Self { root, base, raw, scratch, zero_excluded, page_size } = self.clone();
+        Place { image, root, base, raw, scratch, zero_excluded, page_size }
+    }
+}
+
+/// An image, and where the handover is in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) image: PathBuf,
+    /// The root page, where it is known.
+    pub(crate) root: Option<PhysAddr>,
+    /// Where raw memory starts.
+    pub(crate) base: Option<PhysAddr>,
+    /// More of it.
+    pub(crate) raw: Vec<(PathBuf, u64)>,
+    /// The scratch list and its bytes, where it is known.
+    pub(crate) scratch: Option<(PhysAddr, u64)>,
+    /// What a core declares and has not is zeroes.
+    pub(crate) zero_excluded: bool,
     pub(crate) page_size: Option<PageSize>,
 }
 
@@ -338,9 +418,9 @@ fn picture(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     match ending {
-        Some(ending) if OTHERS.contains(&&*ending) => {
-            Err(format!("the picture is SVG, not {ending}: give it a name that ends in .svg"))
-        }
+        Some(ending) if OTHERS.contains(&&*ending) => Err(format!(
+            "the picture is SVG or HTML, not {ending}: give it a name that ends in .svg or .html"
+        )),
         _ => Ok(path),
     }
 }

@@ -17,6 +17,20 @@ pub(crate) const FILE_TWICE: &str = "file-duplicate";
 pub(crate) const UNREADABLE: &str = "page-unreadable";
 /// Of a root page that was not taken, as it is not whole, and may be the one that counts.
 pub(crate) const OTHER_ROOT: &str = "root-other";
+/// Of what the next kernel does not take, as it takes another version.
+pub(crate) const NEXT_VERSION: &str = "next-version";
+/// As it takes nothing of the kind.
+pub(crate) const NEXT_ABSENT: &str = "next-absent";
+/// Of what may be a module's.
+pub(crate) const NEXT_UNKNOWN: &str = "next-unknown";
+/// As its pages have another size.
+pub(crate) const NEXT_PAGE_SIZE: &str = "next-page-size";
+/// As a file has seals that it does not know.
+pub(crate) const NEXT_SEALS: &str = "next-seals";
+/// As there is more of something, or something is larger.
+pub(crate) const NEXT_LIMIT: &str = "next-limit";
+/// Of a structure that is laid out in another way, and says that it is the same.
+pub(crate) const LAYOUT_CHANGED: &str = "layout-changed";
 
 /// The code of what `error` says.
 pub(crate) fn of(error: &Error) -> String {
@@ -144,6 +158,16 @@ mod tests {
         once.dedup();
         assert_eq!(once.len(), named.len());
         let own = [MORE, SESSION_TWICE, FILE_TWICE, UNREADABLE, OTHER_ROOT];
+        let next = [
+            NEXT_VERSION,
+            NEXT_ABSENT,
+            NEXT_UNKNOWN,
+            NEXT_PAGE_SIZE,
+            NEXT_SEALS,
+            NEXT_LIMIT,
+            LAYOUT_CHANGED,
+        ];
+        let own = own.into_iter().chain(next);
         let others = ["cache-directory", "slab", "seal-broken", "handover"].into_iter().chain(own);
         for code in named.into_iter().chain(others) {
             assert!(book.contains(&format!("`{code}`")), "{code}");

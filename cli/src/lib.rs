@@ -9,13 +9,16 @@
 //! recorder    what it comes upon, as it is taken down
 //! lent        what Linux lends to heirloom, and the handover within
 //! frames      whose frame is whose
+//! owners      what preserved memory belongs to
 //! said, code  what is wrong, in pages of the machine, and for scripts
 //! sessions    a live update's lists, each gone through once
 //! facts/      what is known, as it is printed: one value for JSON, text and the map
+//! next/       the kernel that is to come next, and what it takes
 //! text/       for a person
 //! map/        the picture
 //! extract, diff, manual
 //! hold/       a service's memory and sockets, kept while it is started anew
+//! live        what runs now: this machine's kernel, the arena of a process
 //! sink        a file that is written whole or not at all
 //! ```
 //!
@@ -31,9 +34,12 @@ mod frames;
 mod hold;
 mod image;
 mod lent;
+mod live;
 mod manual;
 mod map;
+mod next;
 mod output;
+mod owners;
 mod progress;
 mod recorder;
 mod roots;
@@ -47,14 +53,15 @@ mod text;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
 use clap::Parser;
 use diff::Difference;
-use facts::{Facts, Verdict, Want};
+use facts::{Compared, Facts, Layouts, Verdict, Want};
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 use lent::{Handovers, Lent};
+use next::Kernel;
 use output::BAD;
 use roots::Roots;
 use sink::Sink;
@@ -100,6 +107,10 @@ pub struct Looked {
     pub json: String,
     /// What `inspect --map` draws.
     pub map: String,
+    /// What it draws as a page.
+    pub page: String,
+    /// What `check` prints, for Linux 7.3 to come next and against the image itself.
+    pub next: String,
     /// How many frames the image has.
     pub frames: u64,
     /// How often words of it were looked at.
@@ -120,17 +131,32 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
         let survey = &handovers.outer;
         let want = Want::new(survey, true, true);
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
-        let verdict = Verdict::of(handovers, &[]);
+        let verdict = Verdict::of(handovers, &[], None, None);
+        let kernel = Kernel::open(&["7.3".to_owned()])?;
+        let layouts = Layouts::of_survey(survey);
+        let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&layouts));
         Ok(Looked {
             findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
             verdict: text::verdict(&verdict),
             summary: text::summary(&facts),
             json: serde_json::to_string(&facts)?,
             map: map::svg(handovers, &facts),
+            page: map::html(handovers, &facts),
+            next: text::verdict(&next),
             frames: survey.image.pages(),
             looks: survey.image.looks() + handovers.inner().map_or(0, |inner| inner.image.looks()),
         })
     })
+}
+
+/// The name of the kernel that a file with these bytes is, or is the configuration or the table of: what `check --for`
+/// reads of it.
+///
+/// # Errors
+/// It is none, with the reason.
+pub fn kernel(bytes: &[u8]) -> Result<String> {
+    let kernel = Kernel::read(bytes.to_vec(), "kernel")?;
+    Ok(format!("{}: {:?}", kernel.name(), kernel.takes("kho-v4")))
 }
 
 /// Opens the image that `place` names, and has `then` look at the handover there.
@@ -145,13 +171,14 @@ fn open<R>(place: &Place, then: impl FnOnce(&Handovers<'_>, &Roots) -> Result<R>
 }
 
 fn run_inspect(inspect: &Inspect) -> Result<bool> {
-    open(&inspect.place, |handovers, roots| {
+    let place = inspect.source.place()?;
+    open(&place, |handovers, roots| {
         let survey = &handovers.outer;
         let want = Want::new(survey, inspect.json, !inspect.quick);
-        let facts = Facts::of(handovers, roots, &inspect.place.image, &want)?;
+        let facts = Facts::of(handovers, roots, &place.image, &want)?;
         if let Some(path) = &inspect.map {
             let mut sink = Sink::open(path, survey.image)?;
-            let picture = map::svg(handovers, &facts);
+            let picture = map::picture(path, handovers, &facts);
             let written = sink.data(picture.as_bytes()).and_then(|()| sink.finish());
             written.with_context(|| format!("cannot write {}", path.display()))?;
         }
@@ -165,21 +192,62 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 }
 
 fn run_check(check: &Check) -> Result<u8> {
-    open(&check.place, |handovers, _| {
-        let verdict = Verdict::of(handovers, &check.accept);
-        if check.quiet {
-            // The exit status says it.
-        } else if check.json {
-            output::json(&verdict)?;
-        } else {
-            output::text(&text::verdict(&verdict), check.color)?;
-        }
+    let (next, place) = (Kernel::open(&check.next)?, check.source.place()?);
+    if let Some(old) = &check.against
+        && let Some([before, now]) = tables(old, &place.image)?
+    {
+        ensure!(
+            next.is_none(),
+            "{}: a table is no handover that a kernel could take",
+            old.display()
+        );
+        let compared = Compared::of(&before, &now);
+        say(check, &compared, || text::compared(&compared))?;
+        return Ok(compared.status());
+    }
+    let before = check.against.as_ref().map(|old| {
+        let place = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
+        open(&place, |handovers, _| Ok(Layouts::of_survey(&handovers.outer)))
+    });
+    let before = before.transpose()?;
+    open(&place, |handovers, _| {
+        let verdict = Verdict::of(handovers, &check.accept, next.as_ref(), before.as_ref());
+        say(check, &verdict, || text::verdict(&verdict))?;
         Ok(verdict.status())
     })
 }
 
+/// Prints what a check found, as it was asked for.
+fn say(check: &Check, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    match (check.quiet, check.json) {
+        // The exit status says it.
+        (true, _) => Ok(()),
+        (_, true) => output::json(value),
+        _ => output::text(&text(), check.color),
+    }
+}
+
+/// What two tables say, if they are tables.
+///
+/// # Errors
+/// One is, and the other is not; or one is not sound.
+fn tables(before: &Path, now: &Path) -> Result<Option<[Layouts; 2]>> {
+    let read = |path: &Path| {
+        let layouts = next::layouts(path).transpose();
+        layouts.with_context(|| path.display().to_string())
+    };
+    match (read(before)?, read(now)?) {
+        (Some(before), Some(now)) => Ok(Some([before, now].map(|of| Layouts::of_table(&of)))),
+        (None, None) => Ok(None),
+        (Some(_), None) => bail!("{} is a table, and {} is none", before.display(), now.display()),
+        (None, Some(_)) => bail!("{} is a table, and {} is none", now.display(), before.display()),
+    }
+}
+
 fn run_extract(extract: &Extract) -> Result<bool> {
-    open(&extract.place, |handovers, _| extract::extract(&handovers.outer, extract))?;
+    open(&extract.how.place(extract.image.clone()), |handovers, _| {
+        extract::extract(&handovers.outer, extract)
+    })?;
     Ok(true)
 }
 

@@ -164,11 +164,11 @@ fn a_live_update_that_says_what_it_is_built_of_is_read() {
 #[test]
 fn a_file_of_an_unknown_kind_is_counted_and_named() {
     let mut core = Core::fixture();
-    with_kind(&mut core, "hugetlb-v1");
+    with_kind(&mut core, "unheard-v1");
     core.put(first_file(&core) + 48, &0x0dea_d000_u64.to_le_bytes());
     let ran = check(&core, &[]);
     let expected = "\
-        ? file hugetlb-v1: not looked at\n\
+        ? file unheard-v1: not looked at\n\
         ? FLB liveupdate-test-flb-v0: not looked at\n\
         ? FLB liveupdate-test-flb-v1: not looked at\n\
         ? FLB liveupdate-test-flb-v2: not looked at\n\
@@ -180,26 +180,26 @@ fn a_file_of_an_unknown_kind_is_counted_and_named() {
     let json = json.json();
     assert_eq!(json["verdict"], "in order as far as looked at");
     let at = format!("{:#x}", first_file(&core));
-    let file = serde_json::json!({ "what": "file", "name": "hugetlb-v1", "count": 1, "at": at });
+    let file = serde_json::json!({ "what": "file", "name": "unheard-v1", "count": 1, "at": at });
     assert_eq!(json["not_looked_at"][0], file);
     assert_eq!(json["not_looked_at"].as_array().unwrap().len(), 4);
     // A name that the user vouches for is said, and does not count.
     assert_eq!(check(&core, &["--accept", FLBS]).code, 3);
-    let ran = check(&core, &["--accept", FLBS, "--accept", "hugetlb-v1"]);
+    let ran = check(&core, &["--accept", FLBS, "--accept", "unheard-v1"]);
     assert_eq!(ran.code, 0);
-    assert!(ran.out.starts_with("? file hugetlb-v1: not looked at, accepted\n"), "{}", ran.out);
+    assert!(ran.out.starts_with("? file unheard-v1: not looked at, accepted\n"), "{}", ran.out);
     assert!(ran.out.contains("\nin order as far as looked at: "), "{}", ran.out);
     // Two of one kind are one line; a name of many files says how many.
     let second = first_file(&core) + 64;
-    core.put(second, b"hugetlb-v1\0");
+    core.put(second, b"unheard-v1\0");
     let ran = check(&core, &[]);
-    assert!(ran.out.starts_with("? 2 files hugetlb-v1: not looked at\n"), "{}", ran.out);
+    assert!(ran.out.starts_with("? 2 files unheard-v1: not looked at\n"), "{}", ran.out);
     assert!(ran.out.contains("not looked at: 2 files, 3 FLBs of unknown kind"), "{}", ran.out);
     // What is wrong is wrong.
     core.put(0x58_4000, b"x");
     let ran = check(&core, &["--accept", "*"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.out.contains("? 2 files hugetlb-v1"), "{}", ran.out);
+    assert!(ran.out.contains("? 2 files unheard-v1"), "{}", ran.out);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_name_that_another_producer_took_is_said_to_be_just_that() {
 #[test]
 fn contents_of_files_that_cannot_be_read_are_not_compared() {
     let mut core = Core::fixture();
-    with_kind(&mut core, "hugetlb-v1");
+    with_kind(&mut core, "unheard-v1");
     let (a, b) = (core.file(), core.file());
     let ran = heirloom(&["diff", a.as_str(), b.as_str(), "--contents"]);
     assert_eq!(ran.code, 0);

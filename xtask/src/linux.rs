@@ -3,6 +3,7 @@
 //! ```text
 //! apt       tools, and Linux's source package
 //! kernel    flavours of a kernel ── store: kept for all later runs
+//! patched   a kernel that differs from another in one text
 //! initramfs what a kernel starts from
 //! machine   QEMU: console, debugger, monitor
 //! skipping  what cannot be had here, and is no fault
@@ -15,6 +16,7 @@ pub(crate) mod initramfs;
 pub(crate) mod kernel;
 pub(crate) mod machine;
 pub(crate) mod monitor;
+pub(crate) mod patched;
 pub(crate) mod place;
 pub(crate) mod skipping;
 pub(crate) mod steps;

@@ -14,6 +14,7 @@
 //! handover as Linux made it, before anybody used it up. Then it runs on, and the second life says
 //! on the console what it found.
 
+mod pairs;
 mod program;
 
 use std::fs;
@@ -39,6 +40,10 @@ pub(crate) struct Arguments {
     /// Get the emulator and the kernel, which takes minutes, and run nothing.
     #[arg(long)]
     prepare: bool,
+    /// Jump into kernels that take other versions too, and compare what `heirloom check --for` foretells with what
+    /// happens.
+    #[arg(long, conflicts_with = "prepare")]
+    pairs: bool,
     /// Print all that the machine prints.
     #[arg(long)]
     console: bool,
@@ -75,6 +80,9 @@ fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
         return Ok(());
     }
     let program = program::build(root)?;
+    if arguments.pairs {
+        return pairs::all(&kernel, &program, place, arguments.timeout);
+    }
 
     let mut inside = Initramfs::new();
     inside.directory("dev");
@@ -140,9 +148,32 @@ struct Told {
     scratch_bytes: u64,
 }
 
+impl Told {
+    /// The same for the command `heirloom`.
+    fn place(&self) -> [String; 2] {
+        let Self { root, scratch, scratch_bytes } = self;
+        [format!("--root={root:#x}"), format!("--scratch={scratch:#x}+{scratch_bytes:#x}")]
+    }
+}
+
 /// Both lives: the first up to the jump, the image, the second to its end. Returns what the second
 /// kernel was told, and what came out.
 fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(Told, Found)> {
+    let told = told(machine, kernel, dump)?;
+    let found = machine.find("the second life's result", |line| match Found::read(line) {
+        Some(found) => Some(Ok(found)),
+        None if line.contains("liveupdate: failed") || line.contains("Kernel panic") => {
+            Some(Err(anyhow::anyhow!("{line}")))
+        }
+        None => None,
+    })??;
+    machine.powered_off()?;
+    Ok((told, found))
+}
+
+/// The first life up to the jump, and the image, where the second kernel begins to look at it; it runs on then.
+/// Returns what the second kernel was told.
+fn told(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<Told> {
     let mut debugger = machine.debugger()?;
     debugger.stop_at(kernel.populate)?;
     debugger.run()?;
@@ -158,15 +189,7 @@ fn update(machine: &mut Machine, kernel: &Kernel, dump: &Path) -> Result<(Told, 
     println!("liveupdate: the second kernel is told of a root page at {root:#x}");
     machine.monitor()?.dump(dump)?;
     debugger.leave()?;
-    let found = machine.find("the second life's result", |line| match Found::read(line) {
-        Some(found) => Some(Ok(found)),
-        None if line.contains("liveupdate: failed") || line.contains("Kernel panic") => {
-            Some(Err(anyhow::anyhow!("{line}")))
-        }
-        None => None,
-    })??;
-    machine.powered_off()?;
-    Ok((Told { root, scratch, scratch_bytes }, found))
+    Ok(Told { root, scratch, scratch_bytes })
 }
 
 /// What the command `heirloom` says of the image.
@@ -178,10 +201,7 @@ fn look(root: &Path, dump: &Path, told: Told) -> Result<()> {
         command
     };
     let heirloom = |name| command(name, dump);
-    let place = [
-        format!("--root={:#x}", told.root),
-        format!("--scratch={:#x}+{:#x}", told.scratch, told.scratch_bytes),
-    ];
+    let place = told.place();
     let done = heirloom("inspect").args(&place).status()?;
     ensure!(done.success(), "heirloom inspect ended with {done}");
 

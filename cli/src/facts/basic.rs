@@ -84,3 +84,11 @@ impl From<&Finding> for Fault {
         Self { at: found.at.map(Hex::from), code: found.code.clone(), reason: found.reason.clone() }
     }
 }
+
+/// Whether the user vouches for `name`: a `*` at the end of what is accepted stands for anything.
+pub(super) fn accepts(accepted: &[String], name: &str) -> bool {
+    accepted.iter().any(|accepted| match accepted.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == accepted,
+    })
+}

@@ -3,7 +3,10 @@
 //! Addresses are strings in hexadecimal, since JSON's numbers do not hold them.
 
 mod basic;
+mod changed;
+mod foretold;
 mod handover;
+mod kinds;
 mod layout;
 mod linux;
 mod memfd;
@@ -15,12 +18,15 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 pub(crate) use basic::{Fault, Hex, Passed, VERSION};
+pub(crate) use changed::{Changed, Layouts};
+pub(crate) use foretold::{Foretold, Structure, Takes};
 pub(crate) use handover::{Folios, Handover, Loans, Subtree, What};
+pub(crate) use kinds::session;
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
 pub(crate) use memfd::{Memfd, each_piece};
 pub(crate) use own::{Own, Published};
-pub(crate) use verdict::{InOrder, NotLookedAt, Seen, Verdict};
+pub(crate) use verdict::{Compared, InOrder, NotLookedAt, Seen, Verdict};
 pub(crate) use want::Want;
 
 use crate::lent::Handovers;

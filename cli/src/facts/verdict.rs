@@ -2,8 +2,12 @@
 
 use heirloom_kho::linux::Opaque;
 
-use super::basic::{Fault, Hex, Passed, VERSION};
+use super::basic::{Fault, Hex, Passed, VERSION, accepts};
+use super::changed::{Changed, Layouts};
+use super::foretold::{Foretold, Takes};
+use super::kinds;
 use crate::lent::Handovers;
+use crate::next::Kernel;
 use crate::survey::{Survey, Unread};
 
 /// What a check comes to.
@@ -24,6 +28,38 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<Fault>,
     /// What this program does not know, by name.
     pub(crate) not_looked_at: Vec<NotLookedAt>,
+    /// What the next kernel will do with it, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<Foretold>,
+    /// What changed since another handover, and its version did not; none if none was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) changed: Option<Vec<Changed>>,
+}
+
+/// What two tables come to.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Compared {
+    /// Of the fields here.
+    pub(crate) version: u32,
+    /// Structures that both have.
+    pub(crate) structures: usize,
+    pub(crate) changed: Vec<Changed>,
+}
+
+impl Compared {
+    /// What changed from one table to the next.
+    pub(crate) fn of(before: &Layouts, now: &Layouts) -> Self {
+        Self { version: VERSION, structures: now.shared(before), changed: now.changed(before) }
+    }
+
+    /// The exit status: 1 if a layout changed without its version, 3 if none could be compared.
+    pub(crate) fn status(&self) -> u8 {
+        match (self.changed.is_empty(), self.structures) {
+            (false, _) => 1,
+            (true, 0) => 3,
+            (true, _) => 0,
+        }
+    }
 }
 
 /// How much of a handover was looked at.
@@ -73,6 +109,9 @@ pub(crate) struct NotLookedAt {
     pub(crate) what: &'static str,
     /// The name of the subtree or the state, or the kind of the files.
     pub(crate) name: String,
+    /// What is known to have this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stands_for: Option<&'static str>,
     pub(crate) count: u64,
     /// The first of them.
     pub(crate) at: Hex,
@@ -82,13 +121,8 @@ pub(crate) struct NotLookedAt {
 }
 
 impl NotLookedAt {
-    /// What `unread` is; `accepted` are names that the user vouches for, a `*` at the end of one
-    /// standing for anything.
+    /// What `unread` is; `accepted` are names that the user vouches for.
     pub(crate) fn of(unread: &Unread, accepted: &[String]) -> Self {
-        let is = |name: &String| match name.strip_suffix('*') {
-            Some(start) => unread.name.starts_with(start),
-            None => unread.name == *name,
-        };
         Self {
             what: match unread.what {
                 Opaque::Subtree => "subtree",
@@ -97,16 +131,23 @@ impl NotLookedAt {
                 _ => "thing",
             },
             name: unread.name.clone(),
+            stands_for: kinds::of(unread.what, &unread.name),
             count: unread.count,
             at: unread.at.into(),
-            accepted: accepted.iter().any(is),
+            accepted: accepts(accepted, &unread.name),
         }
     }
 }
 
 impl Verdict {
-    /// What `handovers` come to, with names that the user vouches for.
-    pub(crate) fn of(handovers: &Handovers<'_>, accepted: &[String]) -> Self {
+    /// What `handovers` come to, with names that the user vouches for; to what in `next`, the kernel that comes
+    /// next, and beside what is laid out as in `before`, if they are named.
+    pub(crate) fn of(
+        handovers: &Handovers<'_>,
+        accepted: &[String],
+        next: Option<&Kernel>,
+        before: Option<&Layouts>,
+    ) -> Self {
         let survey = &handovers.outer;
         let in_order = match (&survey.findings[..], &survey.unread[..]) {
             ([], []) => InOrder::Whole,
@@ -121,15 +162,21 @@ impl Verdict {
             passed: Passed::of(survey.image),
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, accepted)).collect(),
+            next: next.map(|kernel| Foretold::of(handovers, kernel, accepted)),
+            changed: before.map(|before| Layouts::of_survey(survey).changed(before)),
         }
     }
 
     /// The exit status: 0 if nothing is wrong and all was looked at, or the user vouches for the
-    /// rest; 1 if something is wrong; 3 if not all was looked at.
+    /// rest; 1 if something is wrong; 3 if not all was looked at. What the next kernel does not take is wrong, and so is
+    /// a layout that changed without its version; what is not known of the kernel was not looked at.
     pub(crate) fn status(&self) -> u8 {
-        match self.in_order {
-            InOrder::Not => 1,
-            _ if self.not_looked_at.iter().all(|of| of.accepted) => 0,
+        let next = self.next.as_ref().map_or(Takes::Yes, |next| next.verdict);
+        let changed = self.changed.as_ref().is_some_and(|changed| !changed.is_empty());
+        match (self.in_order, next) {
+            _ if changed => 1,
+            (InOrder::Not, _) | (_, Takes::No) => 1,
+            (_, Takes::Yes) if self.not_looked_at.iter().all(|of| of.accepted) => 0,
             _ => 3,
         }
     }

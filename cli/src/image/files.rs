@@ -57,7 +57,7 @@ impl Files {
 }
 
 /// What a file is known by.
-pub(super) fn identity(file: &Metadata) -> (u64, u64) {
+pub(crate) fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 

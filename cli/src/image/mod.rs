@@ -38,14 +38,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use anyhow::{Context, Result, ensure};
 use copies::Copies;
 use files::Files;
+pub(crate) use files::identity;
 use heirloom_kho::PageSize;
 use heirloom_kho::{Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
 use holes::extent;
 use open::Parts;
-pub(crate) use open::{Format, Passed, Reading};
+pub(crate) use open::{Format, Passed, Reading, is_arena};
 use piece::{Bytes, Piece};
-pub(crate) use spool::Packed;
+pub(crate) use spool::{Packed, xz_dictionary};
 
 /// The image of a machine's memory.
 #[derive(Debug)]

@@ -118,7 +118,7 @@ impl Parts {
                 passed = Passed { unaddressed, declared, cut, ..passed };
                 (Format::Elf, pieces)
             }
-            None if head.starts_with(ARENA) => {
+            None if is_arena(&head) => {
                 let arena = Arena::describe(file.as_fd()).context("a broken arena")?;
                 let (page, ranges, left) = arena;
                 (entry, said) = (left, Some(page));
@@ -217,6 +217,11 @@ impl Opened {
 
 /// What the file of an arena starts with.
 const ARENA: &[u8] = b"hl-arena";
+
+/// Whether a file that starts with `head` is that of an arena.
+pub(crate) fn is_arena(head: &[u8]) -> bool {
+    head.starts_with(ARENA)
+}
 
 /// Returns the pieces of an arena's file, one for each range. The ranges overlap nowhere: that was checked.
 fn pieces_of(ranges: &[ArenaRange]) -> Vec<Piece> {

@@ -58,7 +58,11 @@ impl Packed {
     /// Nothing of it can be unpacked, or there is no room for it.
     pub(super) fn unpack(self, file: File) -> Result<Spooled> {
         if self == Self::Xz {
-            let bytes = xz_dictionary(&file).unwrap_or_default();
+            // A block's header is no longer than 1 KiB.
+            let mut head = [0; 2048];
+            let read = file.read_at(&mut head, 0).context("cannot read it")?;
+            let head = head.get(..read).unwrap_or_default();
+            let bytes = xz_dictionary(head).unwrap_or_default();
             ensure!(
                 bytes <= DICTIONARY,
                 "an xz file with a dictionary of {} MiB, which takes as much memory, and no more than {} MiB are taken; \
@@ -88,18 +92,15 @@ pub(super) struct Spooled {
 /// The largest dictionary that an xz file's first block may have, in bytes: twice that of `xz -9`.
 const DICTIONARY: u64 = 128 << 20;
 
-/// Bytes of the dictionary that the first block of an xz file asks for; `None` if that cannot be told, and then it
-/// cannot be unpacked.
-fn xz_dictionary(file: &File) -> Option<u64> {
+/// Bytes of the dictionary that the first block of an xz file asks for, which starts with `head`; `None` if that
+/// cannot be told, and then it cannot be unpacked.
+pub(crate) fn xz_dictionary(head: &[u8]) -> Option<u64> {
     /// Where the first block's header starts, behind that of the stream.
-    const BLOCK_AT: u64 = 12;
+    const BLOCK_AT: usize = 12;
     const LZMA2: u64 = 0x21;
-    let mut units = [0];
-    file.read_exact_at(&mut units, BLOCK_AT).ok()?;
+    let (units, header) = head.get(BLOCK_AT..)?.split_first()?;
     // In units of 4 bytes, less one; a checksum at the end.
-    let mut header = vec![0; usize::from(units[0]) * 4];
-    file.read_exact_at(&mut header, BLOCK_AT + 1).ok()?;
-    let (flags, mut rest) = header.split_first()?;
+    let (flags, mut rest) = header.get(..usize::from(*units) * 4)?.split_first()?;
     // Its lengths, packed and unpacked, if they are there: numbers of seven bits a byte.
     let number = |rest: &mut &[u8]| {
         let mut value = 0_u64;

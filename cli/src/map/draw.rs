@@ -2,7 +2,7 @@
 #![expect(clippy::cast_precision_loss, reason = "pixels: a hundredth is enough")]
 
 use heirloom_kho::PageSize;
-use heirloom_kho::{PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom_kho::{Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use svg::node::element::{
     Circle, Definitions, Group, Line, Path, Pattern, Rectangle, Style, Text, Title,
 };
@@ -39,12 +39,13 @@ const INK: &str = "#1f2937";
 const FAINT: &str = "#6b7280";
 const PAPER: &str = "#ffffff";
 const MEMORY: &str = "#eceff3";
-const NODE: &str = "#f59e0b";
-const FAULT: &str = "#dc2626";
+pub(super) const NODE: &str = "#f59e0b";
+/// The one red.
+pub(super) const FAULT: &str = "#dc2626";
 /// Orders 0, 1, … ; the last for all above.
 const ORDERS: [&str; 11] = [
-    "#7fd1c7", "#45b5c4", "#2c93c9", "#3a6fc4", "#5550b8", "#7440ad", "#93369f", "#b0308a",
-    "#c93070", "#d9404f", "#c2412d",
+    "#7fd1c7", "#45b5c4", "#2c93c9", "#3a6fc4", "#5550b8", "#7440ad", "#3b2a6b", "#1f4d3f",
+    "#3f7a45", "#7a9a3c", "#4f5b2a",
 ];
 
 /// What is drawn.
@@ -396,13 +397,15 @@ fn round(pixels: f64) -> f64 {
 fn colour(what: Use) -> String {
     match what {
         Use::Faulty => "url(#fault)".to_owned(),
-        Use::Folios(order) => {
-            let index = order.index().min(ORDERS.len() - 1);
-            ORDERS.get(index).copied().unwrap_or(INK).to_owned()
-        }
+        Use::Folios(order) => colour_of(order).to_owned(),
         Use::Nodes => NODE.to_owned(),
         Use::Scratch => "url(#scratch)".to_owned(),
     }
+}
+
+/// The colour of folios of this order.
+pub(super) fn colour_of(order: Order) -> &'static str {
+    ORDERS.get(order.index().min(ORDERS.len() - 1)).copied().unwrap_or(INK)
 }
 
 fn name(what: Use, page: PageSize) -> String {
@@ -421,6 +424,21 @@ fn size(frames: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether a colour is red: more of it than of anything else, by far, and no orange.
+    fn is_red(colour: &str) -> bool {
+        let of = |at: usize| i32::from_str_radix(&colour[at..at + 2], 16).unwrap();
+        let (red, green, blue) = (of(1), of(3), of(5));
+        red > 120 && red > green + 60 && red > blue + 60 && green < red / 2
+    }
+
+    #[test]
+    fn faults_are_the_only_red() {
+        let sound = ORDERS.iter().chain([&NODE, &INK, &FAINT, &MEMORY, &PAPER]);
+        let red: Vec<_> = sound.filter(|colour| is_red(colour)).collect();
+        assert_eq!(red, [&""; 0]);
+        assert!(is_red(FAULT));
+    }
 
     #[test]
     fn stretches_that_overlap_are_all_found() {

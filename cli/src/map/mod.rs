@@ -5,45 +5,34 @@
 
 mod bands;
 mod draw;
+mod layers;
+mod page;
 
-use bands::{Bands, Part, Use};
-use draw::Pin;
-use heirloom_kho::{Pfn, PhysAddr, Run};
+use std::path::Path;
+
+use bands::Bands;
+use layers::Layers;
 
 use crate::facts::Facts;
 use crate::lent::Handovers;
+use crate::owners::Owners;
+
+/// The picture for a file of this name: a page if it ends in `.html`, else SVG.
+pub(crate) fn picture(path: &Path, handovers: &Handovers<'_>, facts: &Facts) -> String {
+    let html = path.extension().is_some_and(|of| of.eq_ignore_ascii_case("html"));
+    if html { self::html(handovers, facts) } else { svg(handovers, facts) }
+}
+
+/// The picture, as a page.
+pub(crate) fn html(handovers: &Handovers<'_>, facts: &Facts) -> String {
+    page::page(facts, &Layers::of(handovers), &Owners::of(handovers))
+}
 
 /// The picture, as SVG.
 pub(crate) fn svg(handovers: &Handovers<'_>, facts: &Facts) -> String {
-    let survey = &handovers.outer;
-    let mut parts: Vec<Part> = Vec::new();
-    for row in &survey.rows {
-        parts.push(Part { run: row.run(), what: Use::Folios(row.first().order()) });
-    }
-    for node in &survey.nodes {
-        let run = survey.image.page_size().page_of(*node).run();
-        parts.push(Part { run, what: Use::Nodes });
-    }
-    for block in &survey.faulty.blocks {
-        parts.push(Part { run: block.run(), what: Use::Faulty });
-    }
-    let scratch = survey.scratch.iter().flatten();
-    parts.extend(scratch.map(|run| Part { run: *run, what: Use::Scratch }));
-    parts.retain(|part| !part.run.is_empty());
-    parts.sort_unstable_by_key(|part| (part.run.start(), part.what));
-    let mut pins = vec![pin("root page", survey.at)];
-    pins.extend(survey.root.as_ref().map(|root| pin("map", root.map())));
-    pins.extend(survey.subtrees().map(|subtree| pin(subtree.name.as_str(), subtree.addr)));
-    if let Some(within) = handovers.inner() {
-        let named = |name: &str, addr| pin(&format!("heirloom: {name}"), addr);
-        pins.push(named("root page", within.at));
-        pins.extend(within.root.as_ref().map(|root| named("map", root.map())));
-        pins.extend(within.subtrees().map(|subtree| named(subtree.name.as_str(), subtree.addr)));
-    }
-    pins.sort_unstable();
+    let Layers { parts, pins, memory } = Layers::of(handovers);
     let marks: Vec<_> = pins.iter().map(|pin| pin.frame).collect();
     let bands = Bands::of(&parts, &marks);
-    let memory: Vec<Run> = survey.image.runs().collect();
     draw::picture(&draw::Scene {
         facts,
         parts: &parts,
@@ -51,8 +40,4 @@ pub(crate) fn svg(handovers: &Handovers<'_>, facts: &Facts) -> String {
         memory: &memory,
         bands: &bands,
     })
-}
-
-fn pin(name: &str, addr: PhysAddr) -> Pin {
-    Pin { frame: Pfn::get(addr.pfn()), name: name.to_owned(), addr }
 }

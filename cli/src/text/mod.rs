@@ -1,5 +1,6 @@
 //! A handover for a person.
 
+mod foretold;
 mod shown;
 mod subtrees;
 mod table;
@@ -10,7 +11,7 @@ pub(crate) use shown::shown;
 use table::Bar;
 pub(crate) use table::{bytes, plural};
 
-use crate::facts::{Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict};
+use crate::facts::{Changed, Compared, Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
 /// The summary, with styles in it.
@@ -30,11 +31,12 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(out, "{BAD}-{BAD:#} {}", shown(&found.reason));
     }
-    for NotLookedAt { what, name, count, accepted, .. } in &verdict.not_looked_at {
+    for NotLookedAt { what, name, stands_for, count, accepted, .. } in &verdict.not_looked_at {
         let things = if *count == 1 { (*what).to_owned() } else { format!("{count} {what}s") };
         let accepted = if *accepted { ", accepted" } else { "" };
         let name = shown(name);
-        let _ = writeln!(out, "{UNSURE}?{UNSURE:#} {things} {name}: not looked at{accepted}");
+        let is = stands_for.map(|is| format!(" {FAINT}({is}){FAINT:#}")).unwrap_or_default();
+        let _ = writeln!(out, "{UNSURE}?{UNSURE:#} {things} {name}: not looked at{accepted}{is}");
     }
     let scratch = if verdict.seen.scratch_known { "" } else { "; scratch is not known" };
     let within = match &verdict.lent {
@@ -60,7 +62,45 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         let _ = write!(out, "; {what}");
     }
     out.push('\n');
+    if let Some(next) = &verdict.next {
+        let _ = foretold::write(&mut out, next);
+    }
+    if let Some(changed) = &verdict.changed {
+        changes(&mut out, changed);
+        if changed.is_empty() {
+            let _ = writeln!(out, "{GOOD}no layout changed without its version{GOOD:#}");
+        }
+    }
     out
+}
+
+/// What two tables come to, with styles in it.
+pub(crate) fn compared(compared: &Compared) -> String {
+    let mut out = String::new();
+    changes(&mut out, &compared.changed);
+    let count = compared.structures as u64;
+    let both = plural(count, "structure in both", "structures in both");
+    // Writing to a string does not fail.
+    let _ = match (&compared.changed[..], compared.structures) {
+        (_, 0) => writeln!(out, "{UNSURE}nothing to compare{UNSURE:#}: no layout is in both"),
+        ([], _) => writeln!(out, "{GOOD}no layout changed without its version{GOOD:#}: {both}"),
+        (changed, _) => {
+            let changed = plural(changed.len() as u64, "layout", "layouts");
+            writeln!(out, "{BAD}{changed} changed without a version{BAD:#}: {both}")
+        }
+    };
+    out
+}
+
+fn changes(out: &mut String, changed: &[Changed]) {
+    for Changed { says, what, before, now, .. } in changed {
+        let (says, before, now) = (shown(says), shown(before), shown(now));
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            out,
+            "{BAD}-{BAD:#} {says}: its layout changed, and its version did not; {what} {before}, now {now}"
+        );
+    }
 }
 
 /// How much of a handover was looked at.

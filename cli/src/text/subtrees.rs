@@ -4,7 +4,7 @@ use std::fmt::{Result, Write};
 
 use super::shown::shown;
 use super::table::{bytes, plural};
-use crate::facts::{Handover, Hex, Linux, Loans, Luo, Memfd, Own, Published, Subtree, What};
+use crate::facts::{self, Handover, Hex, Linux, Loans, Luo, Memfd, Own, Published, Subtree, What};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
 pub(super) fn write(out: &mut String, handover: &Handover) -> Result {
@@ -64,7 +64,9 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
     writeln!(out, "  {}, live update {}", luo.compatible, luo.liveupdate_num)?;
     for session in &luo.sessions {
         let files = plural(session.files.len() as u64, "file", "files");
-        writeln!(out, "    session {NAME}{}{NAME:#}, {files}", shown(&session.name))?;
+        let of = facts::session(&session.name).map(|of| format!(" {FAINT}({of}){FAINT:#}"));
+        let (name, of) = (shown(&session.name), of.unwrap_or_default());
+        writeln!(out, "    session {NAME}{name}{NAME:#}, {files}{of}")?;
         unlisted(out, "      ", session.unlisted.as_deref())?;
         for file in &session.files {
             write!(out, "      token {:<6} {:<10}", file.token, shown(&file.compatible))?;

@@ -18,12 +18,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::bytes::{load, preserved, until_zero, words};
 use super::memfd::{self, Memfd};
+use super::properties::Properties;
 use super::text::Text;
 use crate::addr::{Block, PhysAddr};
 use crate::blocks::{Chain, Entries, Record};
 use crate::compat::{BLOCK, Compat, Format};
 use crate::error::Error;
 use crate::fault::{Fault, Table};
+use crate::fdt::FDT_MAGIC;
 use crate::narrow::{u64_to_usize, usize_to_u64};
 use crate::pages::Pages;
 
@@ -123,6 +125,9 @@ impl Luo {
         }
         let first = words(pages, at, SHORTEST, (Table::Luo, at, 0))?;
         let first: [u8; SHORTEST] = load(first);
+        if first.starts_with(&FDT_MAGIC.to_be_bytes()) {
+            return Err(tree(pages, at, bytes));
+        }
         // Text that goes on behind the shorter field, or what else stands there, as far as it is one.
         let text = match first.split_at(SHORT).0 {
             short if short.contains(&0) => until_zero(short),
@@ -209,6 +214,18 @@ impl Luo {
         }
         Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + usize_to_u64(HEAD)), left: count })
     }
+}
+
+/// Returns what is wrong with a device tree of `bytes` bytes at `at`: the structure was one up to version 2, and
+/// names its version there.
+#[cold]
+fn tree(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Error {
+    let known = Properties::read(pages, Table::Luo, at, bytes).and_then(|tree| {
+        let says = tree.find(None, "compatible")?;
+        tree.compat(says, &FORMAT)
+    });
+    let expected = "structure that starts with its own text";
+    known.err().unwrap_or(Fault::Malformed { expected }.in_table(Table::Luo, at, 0))
 }
 
 /// Bytes of the text that says what the structure is.

@@ -241,6 +241,17 @@ pub fn dumps(data: &[u8]) {
     attack(data, &IMAGES);
 }
 
+/// What could be the next kernel: its file, its configuration, a table of what it takes.
+///
+/// # Panics
+/// If it is neither read nor refused with a reason.
+pub fn kernels(data: &[u8]) {
+    match heirloom_cli::kernel(data) {
+        Ok(name) => assert!(!name.is_empty()),
+        Err(error) => assert!(!format!("{error:#}").is_empty()),
+    }
+}
+
 fn attack(data: &[u8], images: &'static LocalKey<(Vec<Image>, File)>) {
     let Ok(attack) = ImageAttack::arbitrary_take_rest(Unstructured::new(data)) else { return };
     images.with(|(images, file)| {
@@ -266,6 +277,7 @@ fn attack(data: &[u8], images: &'static LocalKey<(Vec<Image>, File)>) {
                 assert!(looked.findings.iter().all(|finding| !finding.is_empty()));
                 assert!(!looked.verdict.is_empty() && !looked.summary.is_empty());
                 assert!(looked.json.starts_with('{') && looked.map.starts_with("<svg"));
+                assert!(looked.page.starts_with("<!DOCTYPE html>") && !looked.next.is_empty());
                 let sound = looked.findings.is_empty();
                 assert!(!untouched || !image.whole || sound, "{:?}", looked.findings);
             }

@@ -17,7 +17,7 @@ pub use boot::boot;
 use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
-pub use image::{dumps, image, loans};
+pub use image::{dumps, image, kernels, loans};
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};
@@ -48,6 +48,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "loans", run: loans },
     #[cfg(feature = "image")]
     Target { name: "dumps", run: dumps },
+    #[cfg(feature = "image")]
+    Target { name: "kernels", run: kernels },
     Target { name: "takeover", run: takeover },
 ];
 

@@ -1,0 +1,207 @@
+//! The kernel that is to come next, and what it takes over.
+//!
+//! ```text
+//!  7.3 ──────────────────> kernels/linux-7.3 ──────┐
+//!  a table ─────────────────────────────────────── table ──┐
+//!  .config ─────────────> config: what of the release's ───┼──> Kernel
+//!  vmlinux, bzImage, .ko ─> binary: texts, release, config ┘
+//! ```
+
+mod binary;
+mod config;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use binary::Binary;
+use config::Config;
+pub(crate) use table::name;
+use table::{Table, Takes, known};
+
+/// The kernel that is to come next.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    table: Table,
+    /// What it is built with, if that is known.
+    config: Option<Config>,
+}
+
+/// What a table at `path` says structures look like; `None` if it is none. What is larger than a table can be is
+/// none.
+pub(crate) fn layouts(path: &Path) -> Option<Result<BTreeMap<String, String>>> {
+    /// Bytes of a table: more than it can need.
+    const LARGEST: u64 = 1 << 20;
+    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|of| of.is_file()))?;
+    let mut text = String::new();
+    let read = file.take(LARGEST + 1).read_to_string(&mut text).ok()?;
+    (read as u64 <= LARGEST && !text.contains('\0')).then(|| Ok(Table::read(&text)?.layouts))
+}
+
+/// Whether a structure is taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Taking {
+    Taken,
+    /// Others of its name are.
+    Others(Vec<String>),
+    /// None of its name, and what it is no module can bring.
+    Nothing,
+    /// None of its name; a module may.
+    Unknown,
+}
+
+/// Structures that a kernel takes itself, or not at all.
+const BUILT_IN: [&str; 6] = ["kho", "luo", "memfd", "memblock", "reserve-mem", "kexec-metadata"];
+/// Structures whose version is a number, of which no text in a kernel tells.
+const NUMBERED: [&str; 2] = ["kexec-metadata", "heirloom-loans"];
+
+impl Kernel {
+    /// The kernel that `named` are together: the first with what its modules add.
+    ///
+    /// # Errors
+    /// One of them is no kernel, with the reason.
+    pub(crate) fn open(named: &[String]) -> Result<Option<Self>> {
+        let mut all: Option<Self> = None;
+        for name in named {
+            let next = Self::one(name).with_context(|| name.clone())?;
+            match &mut all {
+                None => all = Some(next),
+                Some(all) => {
+                    all.table.add(next.table);
+                    all.config = all.config.take().or(next.config);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The kernel that `named` is: a release that is known, or a file.
+    fn one(named: &str) -> Result<Self> {
+        if !named.contains('/')
+            && let Some(table) = Table::of_known(named)?
+        {
+            return Ok(Self { table, config: None });
+        }
+        let path = Path::new(named);
+        ensure!(
+            path.exists() || table::release(named).is_none(),
+            "what Linux {named} takes is not known here, only of {}; its vmlinuz tells",
+            known()
+        );
+        let file = File::open(path).context("cannot open it")?;
+        let mut bytes = Vec::new();
+        let read = file.take(binary::LARGEST + 1).read_to_end(&mut bytes);
+        let read = read.context("cannot read it")?;
+        ensure!(read as u64 <= binary::LARGEST, "it is larger than a kernel can be");
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        Self::read(bytes, &file)
+    }
+
+    /// The kernel that the `bytes` of a file of this name say.
+    ///
+    /// # Errors
+    /// They are none, with the reason.
+    pub(crate) fn read(bytes: Vec<u8>, file: &str) -> Result<Self> {
+        let head = bytes.get(..bytes.len().min(1 << 16)).unwrap_or_default();
+        let text = std::str::from_utf8(&bytes).ok().filter(|_| !head.contains(&0));
+        if let Some(text) = text {
+            if let Some(config) = Config::read(text) {
+                return Self::configured(config);
+            }
+            let table = Table::read(text).context("no kernel's configuration, nor a table");
+            return Ok(Self { table: table?, config: None });
+        }
+        match binary::read(bytes)? {
+            Some(binary) => Self::built(binary, file),
+            None => bail!(
+                "neither a kernel (vmlinux, bzImage, a module), nor its configuration, nor a table of what it takes"
+            ),
+        }
+    }
+
+    /// What its release takes of which it has the code.
+    fn configured(config: Config) -> Result<Self> {
+        let release = config.release.clone().context("the configuration says no release")?;
+        let table = Table::of_known(&release)?;
+        let mut table = table.with_context(|| {
+            format!(
+                "what Linux {release} takes is not known here, only of {}; its vmlinuz tells",
+                known()
+            )
+        })?;
+        table.takes.retain(|takes| takes.symbol.as_ref().is_none_or(|symbol| config.has(symbol)));
+        table.kernel = format!("Linux {release}, as configured");
+        table.page_size = table.page_size.or(config.page_size());
+        Ok(Self { table, config: Some(config) })
+    }
+
+    /// What a kernel's file says; what no text tells, its release does.
+    fn built(binary: Binary, file: &str) -> Result<Self> {
+        let Binary { texts, release, config, page_size } = binary;
+        let known = release.as_deref().map(Table::of_known).transpose()?.flatten();
+        let mut table = known.unwrap_or_default();
+        ensure!(
+            !texts.is_empty() || release.is_some(),
+            "it has not a release of Linux in it, nor a text that a structure could say that it is"
+        );
+        let is_linux = texts.iter().any(|text| name(text) == "kho");
+        let numbered = |takes: &Takes| is_linux && NUMBERED.contains(&name(&takes.text));
+        table.takes.retain(numbered);
+        table.takes.extend(texts.into_iter().map(|text| Takes { text, symbol: None }));
+        // What it is laid out like, its release says; another build may not.
+        table.layouts.clear();
+        table.kernel = match release {
+            Some(release) => format!("Linux {release} ({file})"),
+            None => file.to_owned(),
+        };
+        table.page_size = table.page_size.or(page_size);
+        Ok(Self { table, config })
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.table.kernel
+    }
+
+    /// Whether it takes a structure that says it is `text`.
+    pub(crate) fn takes(&self, text: &str) -> Taking {
+        let takes = &self.table.takes;
+        if takes.iter().any(|takes| takes.text == text) {
+            return Taking::Taken;
+        }
+        let of = name(text);
+        let others = takes.iter().filter(|takes| name(&takes.text) == of);
+        let others: BTreeSet<_> = others.map(|takes| takes.text.clone()).collect();
+        match () {
+            () if !others.is_empty() => Taking::Others(others.into_iter().collect()),
+            () if BUILT_IN.contains(&of) => Taking::Nothing,
+            () => Taking::Unknown,
+        }
+    }
+
+    /// What it does with a structure of this name that it does not take.
+    pub(crate) fn otherwise(&self, name: &str) -> Option<&str> {
+        self.table.otherwise.get(name).map(String::as_str)
+    }
+
+    /// What it must be started with to take a structure of this name.
+    pub(crate) fn needs(&self, name: &str) -> impl Iterator<Item = &str> {
+        let has = |symbol: &String| self.config.as_ref().is_some_and(|config| config.has(symbol));
+        let needs = self.table.needs.iter().filter(move |needs| needs.name == name);
+        let needs = needs.filter(move |needs| !needs.unless.as_ref().is_some_and(has));
+        needs.map(|needs| needs.what.as_str())
+    }
+
+    /// The size of its pages, if that is known.
+    pub(crate) fn page_size(&self) -> Option<u64> {
+        self.table.page_size
+    }
+
+    /// The most that it takes of something, if there is a limit.
+    pub(crate) fn at_most(&self, what: &str) -> Option<u64> {
+        self.table.at_most.get(what).copied()
+    }
+}
