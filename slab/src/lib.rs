@@ -100,6 +100,7 @@ mod lists;
 mod magazine;
 mod name;
 mod new;
+mod noted;
 mod object_ref;
 mod objects;
 mod owner;

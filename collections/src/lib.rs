@@ -1,0 +1,32 @@
+//! Containers that survive a jump, over heirloom's caches.
+#![no_std]
+#![warn(
+    clippy::as_conversions,
+    reason = "numbers of another width come from `heirloom_kho::narrow`"
+)]
+#![cfg_attr(test, allow(clippy::as_conversions, reason = "small numbers of tests"))]
+
+#[cfg(test)]
+extern crate std;
+
+mod buckets;
+mod class;
+mod entry;
+mod error;
+mod hasher;
+mod head;
+mod link;
+mod map;
+mod object;
+mod pool;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod watch;
+mod word;
+
+pub use entry::Entry;
+pub use error::{Error, Field, Part};
+pub use hasher::{Hash, Xxh3};
+pub use map::Map;
+pub use pool::Pool;

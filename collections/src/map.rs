@@ -1,0 +1,372 @@
+//! A hash map of byte strings that survives a jump.
+
+use core::fmt;
+use core::marker::PhantomData;
+
+use heirloom_folio::Machine;
+use heirloom_kho::narrow::low_u32;
+use heirloom_kho::{Handle, PhysAddr};
+
+use crate::buckets::{Buckets, MAX_BUCKETS, MIN_BUCKETS, bucket_of, parent_of};
+use crate::entry::{Entry, Found, NewEntry};
+use crate::error::{Error, Field};
+use crate::hasher::{Hash, Xxh3};
+use crate::head::{Head, HeadBytes, WORDS, at};
+use crate::link::Link;
+use crate::pool::Pool;
+use crate::word::Word;
+
+/// What a map's head begins with: kind and version.
+const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x01");
+/// Entries for each bucket, above which a bucket is added.
+const LOAD: u64 = 5;
+
+/// A hash map from byte strings to byte strings, which owns both. Each insertion, replacement and removal happens at one store: a
+/// successor finds it there or not there, and nothing else changed.
+///
+/// A map that was created is found by its [handle](Map::handle), which its owner publishes. In the successor it is opened: once, as
+/// it is what owns the map from then on. Dropping the value leaves the map as it is.
+///
+/// Readers share the map, and a writer has it alone, as the borrow checker says: several threads with one map put it behind a
+/// lock for readers and writers, or take a map for each part of the keys.
+///
+/// # Examples
+/// ```
+/// use heirloom_collections::{Map, Pool};
+/// use heirloom_folio::harness::Ram;
+/// use heirloom_slab::Slabs;
+///
+/// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+/// let pool = Pool::open(&slabs)?;
+/// let mut map = Map::<_>::create(&pool, 0x5eed)?;
+/// assert!(!map.insert(b"key", b"value")?);
+/// assert!(map.insert(b"key", b"another")?);
+/// assert_eq!(map.get(b"key")?.map(|entry| entry.value()), Some(&b"another"[..]));
+/// assert!(map.remove(b"key")?);
+/// assert!(map.is_empty());
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+pub struct Map<'p, M: Machine, H: Hash = Xxh3> {
+    buckets: Buckets<'p, M>,
+    handle: Handle,
+    seed: u64,
+    hash: PhantomData<fn() -> H>,
+}
+
+impl<M: Machine, H: Hash> fmt::Debug for Map<'_, M, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").field("head", &self.buckets.addr).field("len", &self.len()).finish()
+    }
+}
+
+impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
+    /// Creates an empty map. Its keys are hashed with `seed`, which is to be a number that those who choose the keys do not know.
+    ///
+    /// Until its handle is in what survives, the map is one that no successor opens: it is told by
+    /// [`Slabs::finish_inherited`](heirloom_slab::Slabs::finish_inherited) then.
+    ///
+    /// # Errors
+    /// [`Error::Slab`]: out of memory.
+    pub fn create(pool: &'p Pool<'p, M>, seed: u64) -> Result<Self, Error> {
+        let mut bytes = HeadBytes { words: [0; WORDS] };
+        let words =
+            [(at::KIND, KIND), (at::HASH, H::NAME), (at::SEED, seed), (at::SIZE, MIN_BUCKETS)];
+        for (word, value) in words {
+            bytes.words[word] = value.to_le();
+        }
+        let (addr, handle) = pool.new_head(bytes)?;
+        // SAFETY: allocated just now, and this map's alone.
+        let map = unsafe { Self::over(pool, addr, handle, seed) };
+        if let Err(error) = map.buckets.make_room(0) {
+            // SAFETY: as above, and not handed out.
+            unsafe { pool.free_head(addr) };
+            return Err(error);
+        }
+        Ok(map)
+    }
+
+    /// Opens the map of a handle that the predecessor left, and undoes what an operation had begun that did not happen: what it
+    /// had allocated is freed. Costs the same however many entries there are.
+    ///
+    /// # Errors
+    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before.
+    /// [`Error::Mismatch`]: another container, hash or version. [`Error::Damaged`]: what was left is not sound. In the last two
+    /// cases the head is claimed, and what it leads to stays as it is.
+    pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
+        let head = pool.claim_head(handle)?;
+        // SAFETY: claimed just now, once: this map's alone.
+        let map = unsafe { Self::over(pool, head, handle, 0) };
+        let words = &map.buckets.head;
+        for (word, field, expected) in
+            [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)]
+        {
+            let found = words.get(word);
+            if found != expected {
+                return Err(Error::Mismatch { head, field, expected, found });
+            }
+        }
+        let found = words.get(at::SIZE);
+        if !(MIN_BUCKETS..=MAX_BUCKETS).contains(&found) {
+            let (field, expected) = (Field::Size, MIN_BUCKETS);
+            return Err(Error::Mismatch { head, field, expected, found });
+        }
+        map.recover()?;
+        let seed = words.get(at::SEED);
+        Ok(Self { seed, ..map })
+    }
+
+    /// Returns the map of a head.
+    ///
+    /// # Safety
+    /// The head is in use, and this value's alone.
+    unsafe fn over(pool: &'p Pool<'p, M>, addr: PhysAddr, handle: Handle, seed: u64) -> Self {
+        // SAFETY: the caller's promise; the head's memory stays mapped as long as the pool is borrowed.
+        let head = unsafe { Head::at(pool.head_ptr(addr)) };
+        Self { buckets: Buckets { pool, head, addr }, handle, seed, hash: PhantomData }
+    }
+
+    /// Brings to an end what the predecessor had begun, or undoes it.
+    fn recover(&self) -> Result<(), Error> {
+        let (buckets, head) = (&self.buckets, &self.buckets.head);
+        for word in [at::NEW, at::OLD] {
+            let link = Link::from_bits(head.get(word));
+            if let Some(object) = buckets.pool.follow(link, buckets.owner())? {
+                let linked = buckets.is_linked(link, object)?;
+                // SAFETY: in use, and this map's.
+                let is_entry = unsafe { Entry::in_object(object) }.is_some();
+                // What was to be linked is, or what was to be unlinked is not: the operation has happened.
+                if is_entry && linked == (word == at::NEW) {
+                    head.set(at::LEN, head.get(at::AFTER));
+                }
+                if !linked {
+                    buckets.free(link)?;
+                }
+            }
+            head.set(word, 0);
+        }
+        // A bucket was being added, or was added, and its parent not cleared yet.
+        let n = buckets.count();
+        buckets.strip(n)?;
+        if n > MIN_BUCKETS {
+            buckets.tidy(parent_of(n - 1))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the sixteen bytes by which a successor opens the map.
+    pub const fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Returns how many entries there are.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.buckets.head.get(at::LEN)
+    }
+
+    /// Returns whether there is no entry.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the entry of a key.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: what the predecessor left is not sound. [`Error::Slab`]: out of memory for a cache, at the first use
+    /// of a size in this kernel; or where nothing can be waited for.
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry<'_>>, Error> {
+        let hash = H::hash(self.seed, key);
+        Ok(self.find(hash, key)?.map(|(_, found)| found.entry))
+    }
+
+    /// Returns whether there is an entry of this key.
+    ///
+    /// # Errors
+    /// As for [`Map::get`].
+    pub fn contains(&self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Returns the word that links the entry of a key, and the entry.
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Result<Option<(&'p Word, Found<'p>)>, Error> {
+        let (buckets, low) = (&self.buckets, low_u32(hash));
+        let bucket = bucket_of(low, buckets.count());
+        for line in buckets.lines(bucket) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if link.has_tag(hash) && !link.is_none() {
+                    let found = buckets.entry(link, bucket)?;
+                    if found.entry.hash() == low && found.entry.key() == key {
+                        return Ok(Some((word, found)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Inserts an entry, or replaces the one of this key. Returns whether there was one.
+    ///
+    /// # Errors
+    /// What was there is there still: [`Error::Slab`] ([out of memory](Error::is_out_of_memory)), [`Error::TooLong`]; and as
+    /// for [`Map::get`].
+    pub fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
+        self.insert_marked(key, value, 0)
+    }
+
+    /// Inserts an entry with this mark, as [`Map::insert`] does.
+    ///
+    /// # Errors
+    /// As for [`Map::insert`].
+    pub fn insert_marked(&mut self, key: &[u8], value: &[u8], mark: u64) -> Result<bool, Error> {
+        let (buckets, hash) = (self.buckets, H::hash(self.seed, key));
+        let (head, low) = (&buckets.head, low_u32(hash));
+        let new = NewEntry { owner: buckets.owner(), hash: low, key, value, mark };
+        let class = new.class()?;
+        let there = self.find(hash, key)?;
+        let (word, len) = if let Some((word, _)) = &there {
+            (*word, self.len())
+        } else {
+            let bucket = bucket_of(low, buckets.count());
+            (buckets.free_word(bucket)?, self.len().wrapping_add(1))
+        };
+        head.set(at::AFTER, len);
+        // SAFETY: the entry's bytes are of that class, and begin with the owner's words.
+        let link = unsafe { buckets.alloc(class, |object| new.write(object)) }?;
+        if let Some((_, old)) = &there {
+            head.set(at::OLD, old.link.bits());
+        }
+        // Here it happens.
+        word.set(link.tagged(hash).bits());
+        if let Some((_, old)) = &there {
+            head.set(at::NEW, 0);
+            buckets.free(old.link)?;
+            head.set(at::OLD, 0);
+        } else {
+            head.set(at::LEN, len);
+            head.set(at::NEW, 0);
+            if len > buckets.count() * LOAD {
+                // Without memory for one more, buckets grow longer.
+                let _ = buckets.split();
+            }
+        }
+        Ok(there.is_some())
+    }
+
+    /// Removes the entry of a key. Returns whether there was one.
+    ///
+    /// # Errors
+    /// As for [`Map::get`].
+    pub fn remove(&mut self, key: &[u8]) -> Result<bool, Error> {
+        let hash = H::hash(self.seed, key);
+        let Some((word, found)) = self.find(hash, key)? else { return Ok(false) };
+        self.unlink(word, found.link)?;
+        Ok(true)
+    }
+
+    /// Removes the entry that a word links.
+    fn unlink(&self, word: &Word, link: Link) -> Result<(), Error> {
+        let head = &self.buckets.head;
+        let len = self.len().wrapping_sub(1);
+        head.set(at::AFTER, len);
+        head.set(at::OLD, link.bits());
+        // Here it happens.
+        word.set(0);
+        head.set(at::LEN, len);
+        self.buckets.free(link)?;
+        head.set(at::OLD, 0);
+        Ok(())
+    }
+
+    /// Calls `each` with a few entries, and returns the cursor that leads on: 0 once all were seen. A scan begins at cursor 0.
+    ///
+    /// What is in the map during the whole of a scan is seen at least once, whatever is inserted and removed between its calls;
+    /// what was moved meanwhile may be seen twice. A cursor stays good in a successor.
+    ///
+    /// # Errors
+    /// As for [`Map::get`].
+    pub fn scan(&self, cursor: u64, mut each: impl FnMut(Entry<'_>)) -> Result<u64, Error> {
+        let buckets = &self.buckets;
+        let n = buckets.count();
+        if cursor >= n {
+            return Ok(0);
+        }
+        for line in buckets.lines(cursor) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if !link.is_none() {
+                    each(buckets.entry(link, cursor)?.entry);
+                }
+            }
+        }
+        Ok(if cursor + 1 == n { 0 } else { cursor + 1 })
+    }
+
+    /// Calls `each` with the entries of one bucket, which `random` chooses: to find one to evict, say. With none, if the map
+    /// is empty; otherwise of the first bucket from there on that has some.
+    ///
+    /// # Errors
+    /// As for [`Map::get`].
+    pub fn sample(&self, random: u64, mut each: impl FnMut(Entry<'_>)) -> Result<(), Error> {
+        let n = self.buckets.count();
+        let (mut at, mut seen) = (random % n, 0_u32);
+        for _ in 0..n {
+            self.scan(at, |entry| {
+                seen += 1;
+                each(entry);
+            })?;
+            if seen > 0 || self.is_empty() {
+                break;
+            }
+            at = if at + 1 == n { 0 } else { at + 1 };
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with every entry.
+    ///
+    /// # Errors
+    /// As for [`Map::get`].
+    pub fn for_each(&self, mut each: impl FnMut(Entry<'_>)) -> Result<(), Error> {
+        let mut cursor = 0;
+        loop {
+            cursor = self.scan(cursor, &mut each)?;
+            if cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes the entries for which `keep` returns `false`, one after the other.
+    ///
+    /// # Errors
+    /// As for [`Map::get`]; what was removed by then is.
+    pub fn retain(&mut self, mut keep: impl FnMut(Entry<'_>) -> bool) -> Result<(), Error> {
+        let buckets = self.buckets;
+        for bucket in 0..buckets.count() {
+            for line in buckets.lines(bucket) {
+                for word in line?.links() {
+                    let link = Link::from_bits(word.get());
+                    if !link.is_none() && !keep(buckets.entry(link, bucket)?.entry) {
+                        self.unlink(word, link)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all entries, one after the other. The buckets stay.
+    ///
+    /// # Errors
+    /// As for [`Map::retain`].
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.retain(|_| false)
+    }
+}
+
+#[cfg(test)]
+mod tests;
