@@ -8,7 +8,6 @@ use heirloom_kho::narrow::{low_u32, u16_to_u32, u32_to_usize, usize_to_u64};
 
 use crate::class::Class;
 use crate::error::{Error, Part};
-use crate::link::Link;
 use crate::object::{Object, Owner, kind};
 use crate::word::Word;
 
@@ -19,8 +18,6 @@ const HEADER: usize = 24;
 #[derive(Clone, Copy)]
 pub struct Entry<'m> {
     object: Object,
-    key: usize,
-    value: usize,
     of: PhantomData<&'m [u8]>,
 }
 
@@ -86,14 +83,29 @@ impl<'m> Entry<'m> {
     /// Returns the entry in an object; `None` if it is no entry, or says to be longer than the object is.
     ///
     /// # Safety
-    /// The object is in use, of a map that is not changed during `'m`.
-    #[inline]
-    pub(crate) unsafe fn in_object(object: Object) -> Option<Self> {
-        let key = u32_to_usize(u16_to_u32(object.kind()));
-        let value = u32_to_usize(low_u32(object.more()));
+    /// The object is in use, of so many bytes, of a map that is not changed during `'m`.
+    pub(crate) unsafe fn in_object(object: Object, bytes: usize) -> Option<Self> {
+        let entry = Self { object, of: PhantomData };
+        let [key, value] = entry.lengths();
         let whole = key <= NewEntry::MAX_KEY
-            && value.checked_add(HEADER + key).is_some_and(|bytes| bytes <= object.bytes());
-        whole.then_some(Self { object, key, value, of: PhantomData })
+            && value.checked_add(HEADER + key).is_some_and(|all| all <= bytes);
+        whole.then_some(entry)
+    }
+
+    /// Returns the entry at a pointer.
+    ///
+    /// # Safety
+    /// As for [`Entry::in_object`], which found it to be one, in this kernel.
+    #[inline]
+    pub(crate) const unsafe fn at(ptr: NonNull<u8>) -> Self {
+        // SAFETY: the caller's promise.
+        Self { object: unsafe { Object::at(ptr) }, of: PhantomData }
+    }
+
+    /// Returns the lengths of key and value.
+    #[inline]
+    fn lengths(self) -> [usize; 2] {
+        [u32_to_usize(u16_to_u32(self.object.kind())), u32_to_usize(low_u32(self.object.more()))]
     }
 
     /// Returns the key.
@@ -101,16 +113,18 @@ impl<'m> Entry<'m> {
     pub fn key(&self) -> &'m [u8] {
         // SAFETY: `in_object` saw that the object has so many bytes behind the header; they were written before it was in use,
         // and are not changed, nor is it freed, as long as the map is not (contract of `in_object`).
-        unsafe { NonNull::slice_from_raw_parts(self.object.ptr().add(HEADER), self.key).as_ref() }
+        unsafe {
+            NonNull::slice_from_raw_parts(self.object.ptr().add(HEADER), self.lengths()[0]).as_ref()
+        }
     }
 
     /// Returns the value.
     #[inline]
     pub fn value(&self) -> &'m [u8] {
+        let [key, value] = self.lengths();
         // SAFETY: as for `key`.
         unsafe {
-            let value = self.object.ptr().add(HEADER + self.key);
-            NonNull::slice_from_raw_parts(value, self.value).as_ref()
+            NonNull::slice_from_raw_parts(self.object.ptr().add(HEADER + key), value).as_ref()
         }
     }
 
@@ -127,21 +141,14 @@ impl<'m> Entry<'m> {
     }
 
     #[inline]
-    fn mark_word(&self) -> &'m Word {
+    fn mark_word(self) -> &'m Word {
         // SAFETY: the third word, aligned to 8 bytes, which only atomics touch once the entry is in use.
         unsafe { self.object.ptr().add(16).cast().as_ref() }
     }
 
     /// Returns the low half of the key's hash, as the map was told it.
     #[inline]
-    pub(crate) fn hash(&self) -> u32 {
+    pub(crate) fn hash(self) -> u32 {
         low_u32(self.object.more() >> 32)
     }
-}
-
-/// An entry, and the link to it.
-#[derive(Clone, Copy)]
-pub(crate) struct Found<'m> {
-    pub(crate) link: Link,
-    pub(crate) entry: Entry<'m>,
 }

@@ -19,6 +19,7 @@ mod link;
 mod map;
 mod object;
 mod pool;
+mod segments;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

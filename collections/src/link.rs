@@ -82,4 +82,9 @@ impl Link {
     pub(crate) fn class(self) -> Option<Class> {
         Class::of_number(heirloom_kho::narrow::low_u8(self.0 >> ADDR_BITS & 0x7f))
     }
+
+    /// Returns the bytes of an object of its class.
+    pub(crate) fn bytes(self) -> usize {
+        self.class().map_or(0, Class::bytes)
+    }
 }

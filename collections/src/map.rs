@@ -7,13 +7,14 @@ use heirloom_folio::Machine;
 use heirloom_kho::narrow::low_u32;
 use heirloom_kho::{Handle, PhysAddr};
 
-use crate::buckets::{Buckets, MAX_BUCKETS, MIN_BUCKETS, bucket_of, parent_of};
-use crate::entry::{Entry, Found, NewEntry};
+use crate::buckets::{Bucket, Buckets, Found, MAX_BUCKETS, MIN_BUCKETS, bucket_of, parent_of};
+use crate::entry::{Entry, NewEntry};
 use crate::error::{Error, Field};
 use crate::hasher::{Hash, Xxh3};
 use crate::head::{Head, HeadBytes, WORDS, at};
 use crate::link::Link;
 use crate::pool::Pool;
+use crate::segments::Segments;
 use crate::word::Word;
 
 /// What a map's head begins with: kind and version.
@@ -74,9 +75,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         for (word, value) in words {
             bytes.words[word] = value.to_le();
         }
-        let (addr, handle) = pool.new_head(bytes)?;
+        let segments = Segments::new(pool.slabs())?;
+        let (addr, handle) = pool.new_head(bytes).inspect_err(|_| {
+            // SAFETY: allocated just now, and not handed out.
+            unsafe { segments.give_back(pool.slabs()) };
+        })?;
         // SAFETY: allocated just now, and this map's alone.
-        let map = unsafe { Self::over(pool, addr, handle, seed) };
+        let map = unsafe { Self::over(pool, addr, segments, handle, seed) };
         if let Err(error) = map.buckets.make_room(0) {
             // SAFETY: as above, and not handed out.
             unsafe { pool.free_head(addr) };
@@ -93,10 +98,14 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// [`Error::Mismatch`]: another container, hash or version. [`Error::Damaged`]: what was left is not sound. In the last two
     /// cases the head is claimed, and what it leads to stays as it is.
     pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
-        let head = pool.claim_head(handle)?;
+        let segments = Segments::new(pool.slabs())?;
+        let head = pool.claim_head(handle).inspect_err(|_| {
+            // SAFETY: allocated just now, and not handed out.
+            unsafe { segments.give_back(pool.slabs()) };
+        })?;
         // SAFETY: claimed just now, once: this map's alone.
-        let map = unsafe { Self::over(pool, head, handle, 0) };
-        let words = &map.buckets.head;
+        let mut map = unsafe { Self::over(pool, head, segments, handle, 0) };
+        let words = map.buckets.head;
         for (word, field, expected) in
             [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)]
         {
@@ -110,19 +119,25 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             let (field, expected) = (Field::Size, MIN_BUCKETS);
             return Err(Error::Mismatch { head, field, expected, found });
         }
+        map.seed = words.get(at::SEED);
         map.recover()?;
-        let seed = words.get(at::SEED);
-        Ok(Self { seed, ..map })
+        Ok(map)
     }
 
     /// Returns the map of a head.
     ///
     /// # Safety
-    /// The head is in use, and this value's alone.
-    unsafe fn over(pool: &'p Pool<'p, M>, addr: PhysAddr, handle: Handle, seed: u64) -> Self {
+    /// The head is in use, and this value's alone, as `segments` is.
+    unsafe fn over(
+        pool: &'p Pool<'p, M>,
+        addr: PhysAddr,
+        segments: Segments,
+        handle: Handle,
+        seed: u64,
+    ) -> Self {
         // SAFETY: the caller's promise; the head's memory stays mapped as long as the pool is borrowed.
         let head = unsafe { Head::at(pool.head_ptr(addr)) };
-        Self { buckets: Buckets { pool, head, addr }, handle, seed, hash: PhantomData }
+        Self { buckets: Buckets { pool, head, addr, segments }, handle, seed, hash: PhantomData }
     }
 
     /// Brings to an end what the predecessor had begun, or undoes it.
@@ -133,13 +148,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             if let Some(object) = buckets.pool.follow(link, buckets.owner())? {
                 let linked = buckets.is_linked(link, object)?;
                 // SAFETY: in use, and this map's.
-                let is_entry = unsafe { Entry::in_object(object) }.is_some();
+                let is_entry = unsafe { Entry::in_object(object, link.bytes()) }.is_some();
                 // What was to be linked is, or what was to be unlinked is not: the operation has happened.
                 if is_entry && linked == (word == at::NEW) {
                     head.set(at::LEN, head.get(at::AFTER));
                 }
                 if !linked {
-                    buckets.free(link)?;
+                    buckets.free(link, false)?;
                 }
             }
             head.set(word, 0);
@@ -178,7 +193,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry<'_>>, Error> {
         let hash = H::hash(self.seed, key);
-        Ok(self.find(hash, key)?.map(|(_, found)| found.entry))
+        Ok(self.find(self.bucket(hash)?, hash, key)?.map(|found| found.entry))
     }
 
     /// Returns whether there is an entry of this key.
@@ -189,23 +204,17 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         Ok(self.get(key)?.is_some())
     }
 
-    /// Returns the word that links the entry of a key, and the entry.
+    /// Returns the bucket of a hash.
     #[inline]
-    fn find(&self, hash: u64, key: &[u8]) -> Result<Option<(&'p Word, Found<'p>)>, Error> {
-        let (buckets, low) = (&self.buckets, low_u32(hash));
-        let bucket = bucket_of(low, buckets.count());
-        for line in buckets.lines(bucket) {
-            for word in line?.links() {
-                let link = Link::from_bits(word.get());
-                if link.has_tag(hash) && !link.is_none() {
-                    let found = buckets.entry(link, bucket)?;
-                    if found.entry.hash() == low && found.entry.key() == key {
-                        return Ok(Some((word, found)));
-                    }
-                }
-            }
-        }
-        Ok(None)
+    fn bucket(&self, hash: u64) -> Result<Bucket<'p>, Error> {
+        self.buckets.bucket(bucket_of(low_u32(hash), self.buckets.count()))
+    }
+
+    /// Returns the entry of a key, and the word that links it.
+    #[inline]
+    fn find(&self, bucket: Bucket<'p>, hash: u64, key: &[u8]) -> Result<Option<Found<'p>>, Error> {
+        let is = |entry: Entry<'_>| entry.hash() == low_u32(hash) && entry.key() == key;
+        self.buckets.find(bucket, hash, is)
     }
 
     /// Inserts an entry, or replaces the one of this key. Returns whether there was one.
@@ -223,37 +232,36 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// As for [`Map::insert`].
     pub fn insert_marked(&mut self, key: &[u8], value: &[u8], mark: u64) -> Result<bool, Error> {
         let (buckets, hash) = (self.buckets, H::hash(self.seed, key));
-        let (head, low) = (&buckets.head, low_u32(hash));
-        let new = NewEntry { owner: buckets.owner(), hash: low, key, value, mark };
+        let head = buckets.head;
+        let new = NewEntry { owner: buckets.owner(), hash: low_u32(hash), key, value, mark };
         let class = new.class()?;
-        let there = self.find(hash, key)?;
-        let (word, len) = if let Some((word, _)) = &there {
-            (*word, self.len())
-        } else {
-            let bucket = bucket_of(low, buckets.count());
-            (buckets.free_word(bucket)?, self.len().wrapping_add(1))
+        let bucket = self.bucket(hash)?;
+        let there = self.find(bucket, hash, key)?;
+        let (word, len) = match &there {
+            Some(old) => (old.word, self.len()),
+            None => (buckets.free_word(bucket)?, self.len().wrapping_add(1)),
         };
         head.set(at::AFTER, len);
         // SAFETY: the entry's bytes are of that class, and begin with the owner's words.
         let link = unsafe { buckets.alloc(class, |object| new.write(object)) }?;
-        if let Some((_, old)) = &there {
-            head.set(at::OLD, old.link.bits());
-        }
-        // Here it happens.
-        word.set(link.tagged(hash).bits());
-        if let Some((_, old)) = &there {
-            head.set(at::NEW, 0);
-            buckets.free(old.link)?;
-            head.set(at::OLD, 0);
-        } else {
+        let Some(old) = there else {
+            // Here it happens.
+            word.set(link.tagged(hash).bits());
             head.set(at::LEN, len);
             head.set(at::NEW, 0);
             if len > buckets.count() * LOAD {
                 // Without memory for one more, buckets grow longer.
                 let _ = buckets.split();
             }
-        }
-        Ok(there.is_some())
+            return Ok(false);
+        };
+        head.set(at::OLD, old.link.bits());
+        // Here it happens.
+        word.set(link.tagged(hash).bits());
+        head.set(at::NEW, 0);
+        buckets.free(old.link, bucket.trust)?;
+        head.set(at::OLD, 0);
+        Ok(true)
     }
 
     /// Removes the entry of a key. Returns whether there was one.
@@ -262,21 +270,23 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// As for [`Map::get`].
     pub fn remove(&mut self, key: &[u8]) -> Result<bool, Error> {
         let hash = H::hash(self.seed, key);
-        let Some((word, found)) = self.find(hash, key)? else { return Ok(false) };
-        self.unlink(word, found.link)?;
+        let bucket = self.bucket(hash)?;
+        let Some(found) = self.find(bucket, hash, key)? else { return Ok(false) };
+        self.unlink(found.word, found.link, bucket.trust)?;
+        self.buckets.drop_lines(bucket)?;
         Ok(true)
     }
 
     /// Removes the entry that a word links.
-    fn unlink(&self, word: &Word, link: Link) -> Result<(), Error> {
-        let head = &self.buckets.head;
+    fn unlink(&self, word: &Word, link: Link, trust: bool) -> Result<(), Error> {
+        let head = self.buckets.head;
         let len = self.len().wrapping_sub(1);
         head.set(at::AFTER, len);
         head.set(at::OLD, link.bits());
         // Here it happens.
         word.set(0);
         head.set(at::LEN, len);
-        self.buckets.free(link)?;
+        self.buckets.free(link, trust)?;
         head.set(at::OLD, 0);
         Ok(())
     }
@@ -294,11 +304,12 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         if cursor >= n {
             return Ok(0);
         }
-        for line in buckets.lines(cursor) {
+        let bucket = buckets.bucket(cursor)?;
+        for line in buckets.lines(bucket) {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
                 if !link.is_none() {
-                    each(buckets.entry(link, cursor)?.entry);
+                    each(buckets.entry(link, bucket)?);
                 }
             }
         }
@@ -347,11 +358,12 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     pub fn retain(&mut self, mut keep: impl FnMut(Entry<'_>) -> bool) -> Result<(), Error> {
         let buckets = self.buckets;
         for bucket in 0..buckets.count() {
+            let bucket = buckets.bucket(bucket)?;
             for line in buckets.lines(bucket) {
                 for word in line?.links() {
                     let link = Link::from_bits(word.get());
-                    if !link.is_none() && !keep(buckets.entry(link, bucket)?.entry) {
-                        self.unlink(word, link)?;
+                    if !link.is_none() && !keep(buckets.entry(link, bucket)?) {
+                        self.unlink(word, link, bucket.trust)?;
                     }
                 }
             }
@@ -365,6 +377,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// As for [`Map::retain`].
     pub fn clear(&mut self) -> Result<(), Error> {
         self.retain(|_| false)
+    }
+}
+
+impl<M: Machine, H: Hash> Drop for Map<'_, M, H> {
+    fn drop(&mut self) {
+        // SAFETY: the value's own, which ends.
+        unsafe { self.buckets.segments.give_back(self.buckets.pool.slabs()) };
     }
 }
 

@@ -13,7 +13,6 @@ use core::ptr::NonNull;
 
 use heirloom_kho::PhysAddr;
 
-use crate::class::Class;
 use crate::link::UNIT;
 use crate::word::Word;
 
@@ -47,10 +46,7 @@ impl Owner {
 
 /// An object in use, of the pool's, whose owner has it.
 #[derive(Clone, Copy)]
-pub(crate) struct Object {
-    ptr: NonNull<u8>,
-    class: Class,
-}
+pub(crate) struct Object(NonNull<u8>);
 
 // SAFETY: the words are atomics; what else is in it is reached by unsafe calls alone.
 unsafe impl Send for Object {}
@@ -61,44 +57,39 @@ impl Object {
     /// Returns the object at a pointer.
     ///
     /// # Safety
-    /// An object of that class is there as long as the value is used, and its first two words are reached by atomics alone.
+    /// An object of a pool's is there as long as the value is used, and its first two words are reached by atomics alone.
     #[inline]
-    pub(crate) const unsafe fn at(ptr: NonNull<u8>, class: Class) -> Self {
-        Self { ptr, class }
+    pub(crate) const unsafe fn at(ptr: NonNull<u8>) -> Self {
+        Self(ptr)
     }
 
     #[inline]
     pub(crate) const fn ptr(self) -> NonNull<u8> {
-        self.ptr
+        self.0
     }
 
     #[inline]
-    pub(crate) const fn bytes(self) -> usize {
-        self.class.bytes()
-    }
-
-    #[inline]
-    fn first(&self) -> [u64; 2] {
+    fn first(self) -> [u64; 2] {
         // SAFETY: each object has two words at least, aligned to 16 bytes, which only atomics touch.
-        let words = unsafe { self.ptr.cast::<[Word; 2]>().as_ref() };
+        let words = unsafe { self.0.cast::<[Word; 2]>().as_ref() };
         [words[0].get(), words[1].get()]
     }
 
     #[inline]
-    pub(crate) fn owner(&self) -> Owner {
+    pub(crate) fn owner(self) -> Owner {
         Owner(self.first()[0] >> 16)
     }
 
     /// Returns what it is: the length of a key, or one of [`kind`].
     #[inline]
-    pub(crate) fn kind(&self) -> u16 {
+    pub(crate) fn kind(self) -> u16 {
         let [low, high, ..] = self.first()[0].to_le_bytes();
         u16::from_le_bytes([low, high])
     }
 
     /// Returns the second word.
     #[inline]
-    pub(crate) fn more(&self) -> u64 {
+    pub(crate) fn more(self) -> u64 {
         self.first()[1]
     }
 

@@ -119,12 +119,12 @@ impl<'s, M: Machine> Pool<'s, M> {
     /// # Safety
     /// It is in use, and the caller's; nothing uses it any more.
     #[inline]
-    pub(crate) unsafe fn free(&self, link: Link, object: Object) -> Result<(), Error> {
+    pub(crate) unsafe fn free(&self, link: Link, object: NonNull<u8>) -> Result<(), Error> {
         let Some(class) = link.class() else { return Ok(()) };
         let cache = self.cache(class)?;
         settle();
         // SAFETY: the caller's promise.
-        let freed = unsafe { cache.free(object.ptr()) };
+        let freed = unsafe { cache.free(object) };
         point();
         Ok(freed?)
     }
@@ -137,7 +137,7 @@ impl<'s, M: Machine> Pool<'s, M> {
         let looked = self.cache(class)?.look_at(link.addr(), |ptr| {
             // SAFETY: an object of the pool's, in use, of that class; while it is looked at it stays one. Each begins with an
             // owner's words, which are written before it is in use, and which all look at as atomics.
-            let object = unsafe { Object::at(ptr, class) };
+            let object = unsafe { Object::at(ptr) };
             (object.owner() == owner).then_some(object)
         });
         match looked {
@@ -146,6 +146,12 @@ impl<'s, M: Machine> Pool<'s, M> {
             Err(error @ heirloom_slab::Error::WouldWait) => Err(error.into()),
             Err(_) => Ok(None),
         }
+    }
+
+    /// Returns the pointer to what a link leads to.
+    #[inline]
+    pub(crate) fn ptr(&self, link: Link) -> NonNull<u8> {
+        self.slabs.memory().machine().ptr(link.addr())
     }
 
     /// Allocates the head of a container.

@@ -34,7 +34,7 @@ fn reachable(map: &Map<'_, Ram>) -> usize {
     let (buckets, mut lines) = (&map.buckets, 0);
     let n = buckets.count();
     for bucket in 0..n {
-        lines += buckets.lines(bucket).count() - 1;
+        lines += buckets.lines(buckets.bucket(bucket).unwrap()).count() - 1;
     }
     let (mut segments, mut pages) = (0, 0);
     for segment in 0.. {
