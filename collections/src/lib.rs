@@ -9,17 +9,20 @@
 #[cfg(test)]
 extern crate std;
 
+mod body;
 mod buckets;
 mod class;
 mod entry;
 mod error;
+mod grow;
 mod hasher;
 mod head;
+mod line;
 mod link;
 mod map;
 mod object;
+mod parts;
 mod pool;
-mod segments;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -4,17 +4,17 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use heirloom_folio::Machine;
+use heirloom_kho::Handle;
 use heirloom_kho::narrow::low_u32;
-use heirloom_kho::{Handle, PhysAddr};
 
+use crate::body::Body;
 use crate::buckets::{Bucket, Buckets, Found, MAX_BUCKETS, MIN_BUCKETS, bucket_of, parent_of};
 use crate::entry::{Entry, NewEntry};
 use crate::error::{Error, Field};
 use crate::hasher::{Hash, Xxh3};
-use crate::head::{Head, HeadBytes, WORDS, at};
+use crate::head::at;
 use crate::link::Link;
 use crate::pool::Pool;
-use crate::segments::Segments;
 use crate::word::Word;
 
 /// What a map's head begins with: kind and version.
@@ -49,14 +49,16 @@ const LOAD: u64 = 5;
 /// ```
 pub struct Map<'p, M: Machine, H: Hash = Xxh3> {
     buckets: Buckets<'p, M>,
-    handle: Handle,
     seed: u64,
     hash: PhantomData<fn() -> H>,
 }
 
 impl<M: Machine, H: Hash> fmt::Debug for Map<'_, M, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Map").field("head", &self.buckets.addr).field("len", &self.len()).finish()
+        f.debug_struct("Map")
+            .field("head", &self.buckets.body.addr)
+            .field("len", &self.len())
+            .finish()
     }
 }
 
@@ -69,22 +71,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// # Errors
     /// [`Error::Slab`]: out of memory.
     pub fn create(pool: &'p Pool<'p, M>, seed: u64) -> Result<Self, Error> {
-        let mut bytes = HeadBytes { words: [0; WORDS] };
         let words =
             [(at::KIND, KIND), (at::HASH, H::NAME), (at::SEED, seed), (at::SIZE, MIN_BUCKETS)];
-        for (word, value) in words {
-            bytes.words[word] = value.to_le();
-        }
-        let segments = Segments::new(pool.slabs())?;
-        let (addr, handle) = pool.new_head(bytes).inspect_err(|_| {
-            // SAFETY: allocated just now, and not handed out.
-            unsafe { segments.give_back(pool.slabs()) };
-        })?;
-        // SAFETY: allocated just now, and this map's alone.
-        let map = unsafe { Self::over(pool, addr, segments, handle, seed) };
+        let body = Body::create(pool, &words)?;
+        let map = Self { buckets: Buckets { body }, seed, hash: PhantomData };
         if let Err(error) = map.buckets.make_room(0) {
-            // SAFETY: as above, and not handed out.
-            unsafe { pool.free_head(addr) };
+            // SAFETY: created just now, and not handed out.
+            unsafe { pool.free_head(body.addr) };
             return Err(error);
         }
         Ok(map)
@@ -98,67 +91,28 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// [`Error::Mismatch`]: another container, hash or version. [`Error::Damaged`]: what was left is not sound. In the last two
     /// cases the head is claimed, and what it leads to stays as it is.
     pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
-        let segments = Segments::new(pool.slabs())?;
-        let head = pool.claim_head(handle).inspect_err(|_| {
-            // SAFETY: allocated just now, and not handed out.
-            unsafe { segments.give_back(pool.slabs()) };
-        })?;
-        // SAFETY: claimed just now, once: this map's alone.
-        let mut map = unsafe { Self::over(pool, head, segments, handle, 0) };
-        let words = map.buckets.head;
-        for (word, field, expected) in
-            [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)]
-        {
-            let found = words.get(word);
-            if found != expected {
-                return Err(Error::Mismatch { head, field, expected, found });
-            }
-        }
-        let found = words.get(at::SIZE);
-        if !(MIN_BUCKETS..=MAX_BUCKETS).contains(&found) {
-            let (field, expected) = (Field::Size, MIN_BUCKETS);
-            return Err(Error::Mismatch { head, field, expected, found });
-        }
-        map.seed = words.get(at::SEED);
+        let words = [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)];
+        let body = Body::open(pool, handle, &words)?;
+        let seed = body.head.get(at::SEED);
+        let map = Self { buckets: Buckets { body }, seed, hash: PhantomData };
+        body.expect(Field::Size, MIN_BUCKETS..=MAX_BUCKETS, body.head.get(at::SIZE))?;
         map.recover()?;
         Ok(map)
     }
 
-    /// Returns the map of a head.
-    ///
-    /// # Safety
-    /// The head is in use, and this value's alone, as `segments` is.
-    unsafe fn over(
-        pool: &'p Pool<'p, M>,
-        addr: PhysAddr,
-        segments: Segments,
-        handle: Handle,
-        seed: u64,
-    ) -> Self {
-        // SAFETY: the caller's promise; the head's memory stays mapped as long as the pool is borrowed.
-        let head = unsafe { Head::at(pool.head_ptr(addr)) };
-        Self { buckets: Buckets { pool, head, addr, segments }, handle, seed, hash: PhantomData }
-    }
-
     /// Brings to an end what the predecessor had begun, or undoes it.
     fn recover(&self) -> Result<(), Error> {
-        let (buckets, head) = (&self.buckets, &self.buckets.head);
-        for word in [at::NEW, at::OLD] {
-            let link = Link::from_bits(head.get(word));
-            if let Some(object) = buckets.pool.follow(link, buckets.owner())? {
-                let linked = buckets.is_linked(link, object)?;
-                // SAFETY: in use, and this map's.
-                let is_entry = unsafe { Entry::in_object(object, link.bytes()) }.is_some();
-                // What was to be linked is, or what was to be unlinked is not: the operation has happened.
-                if is_entry && linked == (word == at::NEW) {
-                    head.set(at::LEN, head.get(at::AFTER));
-                }
-                if !linked {
-                    buckets.free(link, false)?;
-                }
+        let (buckets, head) = (&self.buckets, self.buckets.body.head);
+        buckets.body.recover(|word, link, object| {
+            let linked = buckets.is_linked(link, object)?;
+            // SAFETY: in use, and this map's.
+            let is_entry = unsafe { Entry::in_object(object, link.bytes()) }.is_some();
+            // What was to be linked is, or what was to be unlinked is not: the operation has happened.
+            if is_entry && linked == (word == at::NEW) {
+                head.set(at::LEN, head.get(at::AFTER));
             }
-            head.set(word, 0);
-        }
+            Ok(linked)
+        })?;
         // A bucket was being added, or was added, and its parent not cleared yet.
         let n = buckets.count();
         buckets.strip(n)?;
@@ -170,13 +124,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 
     /// Returns the sixteen bytes by which a successor opens the map.
     pub const fn handle(&self) -> Handle {
-        self.handle
+        self.buckets.body.handle
     }
 
     /// Returns how many entries there are.
     #[inline]
     pub fn len(&self) -> u64 {
-        self.buckets.head.get(at::LEN)
+        self.buckets.body.head.get(at::LEN)
     }
 
     /// Returns whether there is no entry.
@@ -232,8 +186,8 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// As for [`Map::insert`].
     pub fn insert_marked(&mut self, key: &[u8], value: &[u8], mark: u64) -> Result<bool, Error> {
         let (buckets, hash) = (self.buckets, H::hash(self.seed, key));
-        let head = buckets.head;
-        let new = NewEntry { owner: buckets.owner(), hash: low_u32(hash), key, value, mark };
+        let head = buckets.body.head;
+        let new = NewEntry { owner: buckets.body.owner(), hash: low_u32(hash), key, value, mark };
         let class = new.class()?;
         let bucket = self.bucket(hash)?;
         let there = self.find(bucket, hash, key)?;
@@ -243,7 +197,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         };
         head.set(at::AFTER, len);
         // SAFETY: the entry's bytes are of that class, and begin with the owner's words.
-        let link = unsafe { buckets.alloc(class, |object| new.write(object)) }?;
+        let link = unsafe { buckets.body.alloc(class, |object| new.write(object)) }?;
         let Some(old) = there else {
             // Here it happens.
             word.set(link.tagged(hash).bits());
@@ -259,7 +213,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         // Here it happens.
         word.set(link.tagged(hash).bits());
         head.set(at::NEW, 0);
-        buckets.free(old.link, bucket.trust)?;
+        buckets.body.free(old.link, bucket.trust)?;
         head.set(at::OLD, 0);
         Ok(true)
     }
@@ -279,14 +233,14 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 
     /// Removes the entry that a word links.
     fn unlink(&self, word: &Word, link: Link, trust: bool) -> Result<(), Error> {
-        let head = self.buckets.head;
+        let head = self.buckets.body.head;
         let len = self.len().wrapping_sub(1);
         head.set(at::AFTER, len);
         head.set(at::OLD, link.bits());
         // Here it happens.
         word.set(0);
         head.set(at::LEN, len);
-        self.buckets.free(link, trust)?;
+        self.buckets.body.free(link, trust)?;
         head.set(at::OLD, 0);
         Ok(())
     }
@@ -383,7 +337,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 impl<M: Machine, H: Hash> Drop for Map<'_, M, H> {
     fn drop(&mut self) {
         // SAFETY: the value's own, which ends.
-        unsafe { self.buckets.segments.give_back(self.buckets.pool.slabs()) };
+        unsafe { self.buckets.body.close() };
     }
 }
 

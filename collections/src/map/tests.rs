@@ -38,13 +38,13 @@ fn reachable(map: &Map<'_, Ram>) -> usize {
     }
     let (mut segments, mut pages) = (0, 0);
     for segment in 0.. {
-        match buckets.segment_word(segment).unwrap() {
+        match buckets.body.slot(segment).unwrap() {
             Some(word) if word.get() != 0 => segments += 1,
             _ => break,
         }
     }
     for page in 0.. {
-        match buckets.page_word(page) {
+        match buckets.body.page_word(page) {
             Some(word) if word.get() != 0 => pages += 1,
             _ => break,
         }

@@ -1,14 +1,12 @@
-//! What this kernel knows of a map's segments: where those are that it has looked at.
+//! What this kernel knows of a container's parts: where those are that it has looked at.
 //!
 //! ```text
-//!   root ── 128 pointers ──> pages of 512 pointers ──> segments, once each was found to be the map's       in memory that ends
-//!                                                                                                         with this kernel
-//!   in a segment's own first line: a bit for each bucket whose links were looked at, in this kernel
+//!   root ── 128 pointers ──> pages of 512 pointers ──> parts, once each was found to be the container's
 //! ```
 //!
-//! A predecessor's links are checked when they are first used, bucket by bucket, so that opening a map costs the same whatever it
-//! holds, and using it no more than once. The bits are cleared when a kernel finds the segment, so what they said before is never
-//! believed. Without memory for a page the links are checked each time.
+//! A predecessor's links are checked when they are first used, so that opening a container costs the same whatever it holds, and
+//! using it no more than once. This lies in memory that ends with this kernel. Without memory for a page of it the links are
+//! checked each time.
 
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
@@ -18,28 +16,26 @@ use heirloom_kho::sync::AtomicPtr;
 use heirloom_kho::sync::Ordering::{AcqRel, Acquire, Release};
 use heirloom_slab::{AllocOptions, Slabs};
 
-use crate::buckets::Segment;
-
 const ROOT: usize = 128;
 const PAGE: usize = 512;
 
-/// Segments that a page and a root have room for.
+/// Parts that the pages of a root have room for.
 pub(crate) const MAX: usize = ROOT * PAGE;
 
 type Page = [AtomicPtr<u8>; PAGE];
 type Root = [AtomicPtr<Page>; ROOT];
 
-/// Where the segments of one map are. Its owner gives it back.
+/// Where the parts of one container are. Its owner gives it back.
 #[derive(Clone, Copy)]
-pub(crate) struct Segments(NonNull<Root>);
+pub(crate) struct Parts(NonNull<Root>);
 
 // SAFETY: all that it leads to are atomics.
-unsafe impl Send for Segments {}
+unsafe impl Send for Parts {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for Segments {}
+unsafe impl Sync for Parts {}
 
-impl Segments {
-    /// Returns what knows of no segment yet.
+impl Parts {
+    /// Returns what knows of no part yet.
     pub(crate) fn new<M: Machine>(slabs: &Slabs<M>) -> Result<Self, heirloom_slab::Error> {
         let root = slabs.alloc(Layout::new::<Root>(), ZEROED)?;
         // (Null pointers are zeroes on each machine that this is for.)
@@ -49,7 +45,7 @@ impl Segments {
     /// Gives back its memory.
     ///
     /// # Safety
-    /// It is from [`Segments::new`] of these slabs, and not used again.
+    /// It is from [`Parts::new`] of these slabs, and not used again.
     pub(crate) unsafe fn give_back<M: Machine>(self, slabs: &Slabs<M>) {
         // SAFETY: the root is there (contract).
         for page in unsafe { self.0.as_ref() } {
@@ -64,38 +60,27 @@ impl Segments {
         debug_assert!(freed.is_ok(), "a root is freed once: {freed:?}");
     }
 
-    /// Returns a segment that was found before.
+    /// Returns a part that was found before.
     #[inline]
-    pub(crate) fn get(self, index: usize) -> Option<Segment<'static>> {
+    pub(crate) fn get(self, index: usize) -> Option<NonNull<u8>> {
         // SAFETY: the root is there as long as the value is used; zeroes are null pointers.
         let page = unsafe { self.0.as_ref() }.get(index / PAGE)?;
         // Acquire pairs with the Release in `page`.
         let page = NonNull::new(page.load(Acquire))?;
         // SAFETY: a page stays as long as the root.
-        let segment = unsafe { &page.as_ref()[index % PAGE] };
+        let part = unsafe { &page.as_ref()[index % PAGE] };
         // Acquire pairs with the Release in `set`.
-        let segment = NonNull::new(segment.load(Acquire))?;
-        // SAFETY: `set` was told so.
-        Some(unsafe { Segment::at(segment) })
+        NonNull::new(part.load(Acquire))
     }
 
-    /// Notes where a segment is. Returns whether there was memory to do so.
-    ///
-    /// # Safety
-    /// A segment of the map is there, for as long as the value is used, and what its bits say is true.
-    pub(crate) unsafe fn set<M: Machine>(
-        self,
-        slabs: &Slabs<M>,
-        index: usize,
-        segment: NonNull<u8>,
-    ) -> bool {
+    /// Notes where a part is, unless there is no memory to do so. Null: it is none any more.
+    pub(crate) fn set<M: Machine>(self, slabs: &Slabs<M>, index: usize, part: *mut u8) {
         // SAFETY: as in `get`.
-        let Some(slot) = unsafe { self.0.as_ref() }.get(index / PAGE) else { return false };
+        let Some(slot) = unsafe { self.0.as_ref() }.get(index / PAGE) else { return };
         let page = NonNull::new(slot.load(Acquire)).or_else(|| Self::page(slabs, slot));
-        let Some(page) = page else { return false };
+        let Some(page) = page else { return };
         // SAFETY: as in `get`. Release pairs with the Acquire there.
-        unsafe { &page.as_ref()[index % PAGE] }.store(segment.as_ptr(), Release);
-        true
+        unsafe { &page.as_ref()[index % PAGE] }.store(part, Release);
     }
 
     /// Adds a page, or returns the one that another thread added meanwhile.
