@@ -201,6 +201,37 @@ impl<'p, M: Machine> Body<'p, M> {
         }
     }
 
+    /// Frees the parts from number `keep` on, the last first, and then the pages of the directory that lead to none.
+    pub(crate) fn trim(&self, keep: u64) -> Result<(), Error> {
+        let mut end = keep;
+        while end < PARTS && self.slot(end)?.is_some_and(|word| word.get() != 0) {
+            end += 1;
+        }
+        for part in (keep..end).rev() {
+            if let Some(word) = self.slot(part)? {
+                self.parts.set(self.pool.slabs(), u64_to_usize(part), core::ptr::null_mut());
+                self.unlink(word)?;
+            }
+        }
+        let needed = u64_to_usize(keep).saturating_sub(DIRECT).div_ceil(PAGE_LINKS);
+        for page in (needed..PAGES).rev() {
+            if let Some(word) = self.page_word(page).filter(|word| word.get() != 0) {
+                self.unlink(word)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unlinks what a word leads to, and frees it.
+    fn unlink(&self, word: &Word) -> Result<(), Error> {
+        let link = Link::from_bits(word.get());
+        self.head.set(at::OLD, link.bits());
+        word.set(0);
+        self.free(link, false)?;
+        self.head.set(at::OLD, 0);
+        Ok(())
+    }
+
     /// Returns whether the directory leads to a part, or a page of its own.
     pub(crate) fn is_listed(&self, link: Link, object: Object) -> Result<bool, Error> {
         let leads = |word: &Word| Link::from_bits(word.get()).same_object(link);
@@ -271,8 +302,8 @@ impl<'p, M: Machine> Body<'p, M> {
         unsafe { self.pool.free(link, ptr) }
     }
 
-    /// Brings to an end what a predecessor had begun to link or unlink, or undoes it: `settle` is told of each object that is
-    /// this container's still, whether it is linked, and returns so.
+    /// Brings to an end what a predecessor had begun to link or unlink, or undoes it: `is_linked` is asked of each object
+    /// that is this container's still, with the word that names it.
     pub(crate) fn recover(
         &self,
         mut is_linked: impl FnMut(usize, Link, Object) -> Result<bool, Error>,

@@ -21,6 +21,11 @@ pub enum Error {
         /// Bytes that it can have.
         max: usize,
     },
+    /// The container has as many elements as it can have.
+    Full {
+        /// How many.
+        max: u64,
+    },
     /// What the predecessor left is another container, or was written by a build that means something else by it.
     Mismatch {
         /// Where its head is.
@@ -90,6 +95,7 @@ impl fmt::Display for Error {
                 let part = if *part == Part::Key { "key" } else { "value" };
                 write!(f, "a {part} of {bytes} bytes; up to {max} are possible")
             }
+            Self::Full { max } => write!(f, "there are {max} elements, as many as can be"),
             Self::Mismatch { head, field, expected, found } => {
                 let field = match field {
                     Field::Kind => "kind",

@@ -33,6 +33,7 @@ persist!(HeadBytes { words });
 /// Which word of a head is what.
 pub(crate) mod at {
     pub(crate) const KIND: usize = 0;
+    pub(crate) const LAYOUT: usize = 1;
     pub(crate) const HASH: usize = 2;
     pub(crate) const SEED: usize = 3;
     pub(crate) const SIZE: usize = 4;

@@ -19,12 +19,14 @@ mod hasher;
 mod head;
 mod line;
 mod link;
+mod log;
 mod map;
 mod object;
 mod parts;
 mod pool;
 #[cfg(test)]
 mod testing;
+mod vec;
 #[cfg(test)]
 mod watch;
 mod word;
@@ -32,5 +34,7 @@ mod word;
 pub use entry::Entry;
 pub use error::{Error, Field, Part};
 pub use hasher::{Hash, Xxh3};
+pub use log::{Log, Records};
 pub use map::Map;
 pub use pool::Pool;
+pub use vec::Vec;

@@ -63,7 +63,7 @@ impl<M: Machine, H: Hash> fmt::Debug for Map<'_, M, H> {
 }
 
 impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
-    /// Creates an empty map. Its keys are hashed with `seed`, which is to be a number that those who choose the keys do not know.
+    /// Creates an empty map. Its keys are hashed with `seed`, a number that is not to be known to whatever chooses the keys.
     ///
     /// Until its handle is in what survives, the map is one that no successor opens: it is told by
     /// [`Slabs::finish_inherited`](heirloom_slab::Slabs::finish_inherited) then.
@@ -74,13 +74,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let words =
             [(at::KIND, KIND), (at::HASH, H::NAME), (at::SEED, seed), (at::SIZE, MIN_BUCKETS)];
         let body = Body::create(pool, &words)?;
-        let map = Self { buckets: Buckets { body }, seed, hash: PhantomData };
-        if let Err(error) = map.buckets.make_room(0) {
-            // SAFETY: created just now, and not handed out.
-            unsafe { pool.free_head(body.addr) };
-            return Err(error);
-        }
-        Ok(map)
+        Ok(Self { buckets: Buckets { body }, seed, hash: PhantomData })
     }
 
     /// Opens the map of a handle that the predecessor left, and undoes what an operation had begun that did not happen: what it
@@ -146,6 +140,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// of a size in this kernel; or where nothing can be waited for.
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry<'_>>, Error> {
+        if self.is_empty() {
+            return Ok(None);
+        }
         let hash = H::hash(self.seed, key);
         Ok(self.find(self.bucket(hash)?, hash, key)?.map(|found| found.entry))
     }
@@ -189,6 +186,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let head = buckets.body.head;
         let new = NewEntry { owner: buckets.body.owner(), hash: low_u32(hash), key, value, mark };
         let class = new.class()?;
+        if self.is_empty() {
+            buckets.make_room(0)?;
+        }
         let bucket = self.bucket(hash)?;
         let there = self.find(bucket, hash, key)?;
         let (word, len) = match &there {
@@ -223,6 +223,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// # Errors
     /// As for [`Map::get`].
     pub fn remove(&mut self, key: &[u8]) -> Result<bool, Error> {
+        if self.is_empty() {
+            return Ok(false);
+        }
         let hash = H::hash(self.seed, key);
         let bucket = self.bucket(hash)?;
         let Some(found) = self.find(bucket, hash, key)? else { return Ok(false) };
@@ -255,7 +258,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     pub fn scan(&self, cursor: u64, mut each: impl FnMut(Entry<'_>)) -> Result<u64, Error> {
         let buckets = &self.buckets;
         let n = buckets.count();
-        if cursor >= n {
+        if cursor >= n || self.is_empty() {
             return Ok(0);
         }
         let bucket = buckets.bucket(cursor)?;
@@ -310,6 +313,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// # Errors
     /// As for [`Map::get`]; what was removed by then is.
     pub fn retain(&mut self, mut keep: impl FnMut(Entry<'_>) -> bool) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
         let buckets = self.buckets;
         for bucket in 0..buckets.count() {
             let bucket = buckets.bucket(bucket)?;
@@ -325,12 +331,33 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         Ok(())
     }
 
-    /// Removes all entries, one after the other. The buckets stay.
+    /// Removes all entries, one after the other, and then the buckets.
     ///
     /// # Errors
     /// As for [`Map::retain`].
     pub fn clear(&mut self) -> Result<(), Error> {
-        self.retain(|_| false)
+        self.retain(|_| false)?;
+        let buckets = &self.buckets;
+        for bucket in 0..buckets.count() {
+            if let Some(bucket) = buckets.unchecked(bucket)? {
+                buckets.drop_lines(bucket)?;
+            }
+        }
+        // All lines hold zeroes by now, as those beyond the last bucket do.
+        buckets.body.head.set(at::SIZE, MIN_BUCKETS);
+        buckets.body.trim(0)
+    }
+
+    /// Frees the map.
+    ///
+    /// # Errors
+    /// As for [`Map::clear`]; what is left can be opened by the next kernel.
+    pub fn destroy(mut self) -> Result<(), Error> {
+        self.clear()?;
+        let body = self.buckets.body;
+        // SAFETY: this value's, which ends, and nothing leads from it to anything.
+        unsafe { body.pool.free_head(body.addr) };
+        Ok(())
     }
 }
 
