@@ -26,8 +26,8 @@ use crate::link::Link;
 use crate::object::{Object, kind};
 use crate::word::Word;
 
-/// Buckets that there can be.
-pub(crate) const MAX_BUCKETS: u64 = PARTS * LINES;
+/// Buckets that there can be: there is a line behind the last.
+pub(crate) const MAX_BUCKETS: u64 = PARTS * LINES - 1;
 /// Buckets of an empty map.
 pub(crate) const MIN_BUCKETS: u64 = 16;
 /// Bytes of a line that is an object of its own.

@@ -17,6 +17,8 @@ mod error;
 mod grow;
 mod hasher;
 mod head;
+#[cfg(test)]
+mod hostile_tests;
 mod line;
 mod link;
 mod log;

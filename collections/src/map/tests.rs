@@ -54,15 +54,18 @@ fn reachable(map: &Map<'_, Ram>) -> usize {
 
 #[test]
 fn a_map_is_what_a_map_of_std_is() {
-    let slabs = boot(2048);
+    let slabs = boot(if cfg!(miri) { 256 } else { 2048 });
     let pool = Pool::open(&slabs).unwrap();
     let mut map = Map::<_>::create(&pool, 7).unwrap();
     let (mut model, mut dice) = (Model::new(), Dice(0x5eed_0001));
-    for _ in 0..if cfg!(miri) { 60 } else { 20_000 } {
-        let key = dice.below(3000).to_le_bytes()[..2 + dice.below(4) as usize].to_vec();
+    let longest = if cfg!(miri) { 30 } else { 300 };
+    for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
+        let key = dice.below(if cfg!(miri) { 100 } else { 3000 }).to_le_bytes()
+            [..2 + dice.below(4) as usize]
+            .to_vec();
         match dice.below(10) {
             0..6 => {
-                let value = vec![dice.below(256) as u8; dice.below(300) as usize];
+                let value = vec![dice.below(256) as u8; dice.below(longest) as usize];
                 let mark = dice.below(1 << 40);
                 let there = map.insert_marked(&key, &value, mark).unwrap();
                 assert_eq!(there, model.insert(key, (value, mark)).is_some());
