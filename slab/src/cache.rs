@@ -233,7 +233,7 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// Returns the place in a slab of this cache that a pointer leads to, by a look at the memory's first range alone.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a dozen instructions: a call costs as much again")]
-    fn find(&self, ptr: NonNull<u8>) -> Option<BlockRef> {
+    pub(crate) fn find(&self, ptr: NonNull<u8>) -> Option<BlockRef> {
         let found = self.slabs.memory().lookup_fast(ptr, &self.inner.slab)?;
         // SAFETY: a slab starts there, one that `Slabs::publish_slab` published.
         let owner = unsafe { Slab::owner_at(found.head) };

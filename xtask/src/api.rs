@@ -17,6 +17,7 @@ const CRATES: &[(&str, &str)] = &[
     ("heirloom-folio", "folio"),
     ("heirloom-slab", "slab"),
     ("heirloom-restore", "restore"),
+    ("heirloom-collections", "collections"),
     ("heirloom-x86", "x86"),
     ("heirloom", "heirloom"),
     ("heirloom-capi", "capi"),

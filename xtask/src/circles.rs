@@ -24,8 +24,17 @@ pub(crate) struct Arguments {
 }
 
 /// The directories of the libraries' sources, and the command's.
-const SOURCES: [&str; 8] =
-    ["kho/src", "folio/src", "slab/src", "restore/src", "x86/src", "src", "capi/src", "cli/src"];
+const SOURCES: [&str; 9] = [
+    "kho/src",
+    "folio/src",
+    "slab/src",
+    "restore/src",
+    "collections/src",
+    "x86/src",
+    "src",
+    "capi/src",
+    "cli/src",
+];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

@@ -26,6 +26,7 @@ const CRATES: &[(&str, &str)] = &[
     ("heirloom-folio", "folio/src"),
     ("heirloom-slab", "slab/src"),
     ("heirloom-restore", "restore/src"),
+    ("heirloom-collections", "collections/src"),
     ("heirloom-x86", "x86/src"),
     ("heirloom", "src"),
     ("heirloom-capi", "capi/src"),

@@ -35,11 +35,12 @@ const WORDS: [&str; 13] = [
 ];
 
 /// Where they are looked for: the libraries, the command, the book.
-const PLACES: [&str; 11] = [
+const PLACES: [&str; 12] = [
     "kho/src",
     "folio/src",
     "slab/src",
     "restore/src",
+    "collections/src",
     "x86",
     "src",
     "capi",

@@ -1,0 +1,196 @@
+//! How a map's buckets grow: segments, lines and pages are added, a bucket takes what belongs to it of its parent, and lines that
+//! are empty are freed.
+//!
+//! ```text
+//!   split   link in bucket n what is to move   n + 1 buckets   clear it in the parent   close up
+//!             (a successor strips bucket n)         ^            (a successor tidies the parent)
+//!                                              here it happens
+//! ```
+
+use heirloom_folio::Machine;
+
+use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, MAX_LINES, bucket_of, parent_of};
+use crate::class::Class;
+use crate::error::Error;
+use crate::head::at;
+use crate::line::{LINES, Line};
+use crate::link::Link;
+use crate::object::kind;
+use crate::word::Word;
+
+impl<'p, M: Machine> Buckets<'p, M> {
+    /// Adds a line to a bucket whose last line this is.
+    pub(crate) fn add_line(&self, bucket: u64, last: Line<'_>) -> Result<(), Error> {
+        let class = Class::fitting(LINE_BYTES).unwrap_or(Class::SEGMENT);
+        self.body.grow(class, kind::LINE, bucket, last.next())
+    }
+
+    /// Makes room for bucket `bucket`, whose line holds zeroes then.
+    pub(crate) fn make_room(&self, bucket: u64) -> Result<(), Error> {
+        let segment = bucket / LINES;
+        if self.body.add_part(segment, kind::SEGMENT)?
+            && let Some(segment) = self.find_segment(segment)?
+        {
+            // It holds zeroes, which lead to nothing else's.
+            segment.note_all(true);
+        }
+        Ok(())
+    }
+
+    /// Returns a word of a bucket that is free, in a line that may be new.
+    pub(crate) fn free_word(&self, bucket: Bucket<'p>) -> Result<&'p Word, Error> {
+        if let Some(free) = bucket.line.links().find(|word| word.get() == 0) {
+            return Ok(free);
+        }
+        let mut last = bucket.line;
+        for line in self.lines(bucket).skip(1) {
+            last = line?;
+            if let Some(free) = last.links().find(|word| word.get() == 0) {
+                return Ok(free);
+            }
+        }
+        self.add_line(bucket.number, last)?;
+        let added = self.next_line(Link::from_bits(last.next().get()), bucket.number, true)?;
+        added.links().next().ok_or_else(|| self.body.damaged(bucket.number, 0))
+    }
+
+    /// Adds a bucket, and moves to it what belongs there. Changes nothing that can be seen, but that there is room.
+    ///
+    /// # Errors
+    /// As for an insertion; the map is as it was.
+    pub(crate) fn split(&self) -> Result<(), Error> {
+        let n = self.count();
+        if n >= MAX_BUCKETS {
+            return Ok(());
+        }
+        let parent = self.bucket(parent_of(n))?;
+        self.make_room(n)?;
+        let segment = self.segment(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
+        let line = segment.line(n % LINES).ok_or_else(|| self.body.damaged(n, 0))?;
+        let new = Bucket { number: n, line, trust: parent.trust };
+        if let Err(error) = self.link_moved(new, parent) {
+            // What was linked there so far is in its parent too.
+            self.strip(n)?;
+            return Err(error);
+        }
+        segment.note(n % LINES, parent.trust);
+        self.body.head.set(at::SIZE, n + 1);
+        self.clear_moved(parent, n)
+    }
+
+    /// Links in bucket `new`, which is none yet, what belongs to it of its parent.
+    fn link_moved(&self, new: Bucket<'p>, parent: Bucket<'p>) -> Result<(), Error> {
+        let n = new.number;
+        for line in self.lines(parent) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if !link.is_none() && bucket_of(self.entry(link, parent)?.hash(), n + 1) == n {
+                    self.free_word(new)?.set(link.bits());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears in a parent what is linked in bucket `n` now.
+    fn clear_moved(&self, parent: Bucket<'p>, n: u64) -> Result<(), Error> {
+        for line in self.lines(parent) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if !link.is_none() && bucket_of(self.entry(link, parent)?.hash(), n + 1) == n {
+                    word.set(0);
+                }
+            }
+        }
+        if parent.line.next().get() == 0 { Ok(()) } else { self.close_up(parent) }
+    }
+
+    /// Clears a bucket that is none yet, and frees its lines but the first.
+    pub(crate) fn strip(&self, bucket: u64) -> Result<(), Error> {
+        let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
+        for line in self.lines(bucket) {
+            line?.links().filter(|word| word.get() != 0).for_each(|word| word.set(0));
+        }
+        self.drop_lines(bucket)
+    }
+
+    /// Clears in a bucket what belongs to another, and what is there twice; then closes it up.
+    pub(crate) fn tidy(&self, bucket: u64) -> Result<(), Error> {
+        let n = self.count();
+        let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
+        for line in self.lines(bucket) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if !link.is_none()
+                    && (bucket_of(self.entry(link, bucket)?.hash(), n) != bucket.number
+                        || self.is_before(bucket, link, word)?)
+                {
+                    word.set(0);
+                }
+            }
+        }
+        self.close_up(bucket)
+    }
+
+    /// Moves links of a bucket to where words are free in lines before, and frees the lines that are empty then.
+    fn close_up(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+        for line in self.lines(bucket).skip(1) {
+            for word in line?.links() {
+                let bits = word.get();
+                if bits != 0
+                    && let Some(free) = self.first_free(bucket, word)?
+                {
+                    // For a moment it is there twice.
+                    free.set(bits);
+                    word.set(0);
+                }
+            }
+        }
+        self.drop_lines(bucket)
+    }
+
+    /// Returns the first word of a bucket that is free, before `this`.
+    fn first_free(&self, bucket: Bucket<'p>, this: &Word) -> Result<Option<&'p Word>, Error> {
+        for line in self.lines(bucket) {
+            for word in line?.links() {
+                if core::ptr::eq(word, this) {
+                    return Ok(None);
+                }
+                if word.get() == 0 {
+                    return Ok(Some(word));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Frees the lines of a bucket that are empty, but the first.
+    #[inline]
+    pub(crate) fn drop_lines(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+        if bucket.line.next().get() == 0 {
+            return Ok(());
+        }
+        self.drop_lines_slow(bucket)
+    }
+
+    #[cold]
+    fn drop_lines_slow(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+        let mut last = bucket.line;
+        for _ in 0..MAX_LINES {
+            let link = Link::from_bits(last.next().get());
+            if link.is_none() {
+                return Ok(());
+            }
+            let next = self.next_line(link, bucket.number, bucket.trust)?;
+            if !next.is_empty() {
+                last = next;
+                continue;
+            }
+            self.body.head.set(at::OLD, link.bits());
+            last.next().set(next.next().get());
+            self.body.free(link, bucket.trust)?;
+            self.body.head.set(at::OLD, 0);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::string::ToString;
+use std::vec;
+use std::vec::Vec;
+
+use heirloom_folio::harness::Ram;
+use heirloom_slab::Slabs;
+
+use super::*;
+use crate::testing::{Dice, boot, in_use, stop};
+use crate::watch;
+
+type Model = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
+
+/// Everything that a map holds; its length, and each key, must say the same.
+fn contents(map: &Map<'_, Ram>) -> Model {
+    let mut found = Model::new();
+    map.for_each(|entry| {
+        let value = (entry.value().to_vec(), entry.mark());
+        assert!(found.insert(entry.key().to_vec(), value).is_none(), "once each");
+    })
+    .unwrap();
+    assert_eq!(map.len(), found.len() as u64);
+    for (key, (value, mark)) in &found {
+        let entry = map.get(key).unwrap().unwrap();
+        assert_eq!((entry.value(), entry.mark()), (&value[..], *mark));
+    }
+    found
+}
+
+/// How many objects a map consists of, but its head.
+fn reachable(map: &Map<'_, Ram>) -> usize {
+    let (buckets, mut lines) = (&map.buckets, 0);
+    let n = buckets.count();
+    for bucket in (0..n).filter(|_| !map.is_empty()) {
+        lines += buckets.lines(buckets.bucket(bucket).unwrap()).count() - 1;
+    }
+    let (mut segments, mut pages) = (0, 0);
+    for segment in 0.. {
+        match buckets.body.slot(segment).unwrap() {
+            Some(word) if word.get() != 0 => segments += 1,
+            _ => break,
+        }
+    }
+    for page in 0.. {
+        match buckets.body.page_word(page) {
+            Some(word) if word.get() != 0 => pages += 1,
+            _ => break,
+        }
+    }
+    lines + segments + pages + usize::try_from(map.len()).unwrap()
+}
+
+#[test]
+fn a_map_is_what_a_map_of_std_is() {
+    let slabs = boot(if cfg!(miri) { 256 } else { 2048 });
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    let (mut model, mut dice) = (Model::new(), Dice(0x5eed_0001));
+    let longest = if cfg!(miri) { 30 } else { 300 };
+    for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
+        let key = dice.below(if cfg!(miri) { 100 } else { 3000 }).to_le_bytes()
+            [..2 + dice.below(4) as usize]
+            .to_vec();
+        match dice.below(10) {
+            0..6 => {
+                let value = vec![dice.below(256) as u8; dice.below(longest) as usize];
+                let mark = dice.below(1 << 40);
+                let there = map.insert_marked(&key, &value, mark).unwrap();
+                assert_eq!(there, model.insert(key, (value, mark)).is_some());
+            }
+            6..9 => assert_eq!(map.remove(&key).unwrap(), model.remove(&key).is_some()),
+            _ => {
+                let found = map.get(&key).unwrap().map(|entry| entry.value().to_vec());
+                assert_eq!(found, model.get(&key).map(|(value, _)| value.clone()));
+            }
+        }
+    }
+    assert_eq!(contents(&map), model);
+    assert_eq!(in_use(&slabs), reachable(&map));
+    map.clear().unwrap();
+    assert!(map.is_empty() && contents(&map).is_empty());
+    assert_eq!(in_use(&slabs), 0);
+    map.insert(b"key", b"value").unwrap();
+    assert_eq!(in_use(&slabs), reachable(&map));
+    map.destroy().unwrap();
+    assert!(slabs.caches().all(|cache| cache.preserved().count() == 0));
+}
+
+/// One thing that is done to a map.
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(Vec<u8>, Vec<u8>),
+    Remove(Vec<u8>),
+}
+
+fn step(dice: &mut Dice, keys: u64) -> Step {
+    let key = dice.below(keys).to_string().into_bytes();
+    if dice.below(3) == 0 {
+        return Step::Remove(key);
+    }
+    Step::Insert(key, vec![dice.below(256) as u8; dice.below(60) as usize])
+}
+
+impl Step {
+    fn map(&self, map: &mut Map<'_, Ram>) {
+        match self {
+            Self::Insert(key, value) => drop(map.insert(key, value).unwrap()),
+            Self::Remove(key) => drop(map.remove(key).unwrap()),
+        }
+    }
+
+    fn model(&self, model: &mut Model) {
+        match self {
+            Self::Insert(key, value) => drop(model.insert(key.clone(), (value.clone(), 0))),
+            Self::Remove(key) => drop(model.remove(key)),
+        }
+    }
+}
+
+/// Opens the map in a kernel that was revived: it holds one of the two, and nothing else is in use.
+fn look(slabs: &Slabs<Ram>, handle: Handle, before: &Model, after: &Model) -> bool {
+    let pool = Pool::open(slabs).unwrap();
+    let mut map = Map::<_>::open(&pool, handle).unwrap();
+    let found = contents(&map);
+    assert!(found == *before || found == *after, "{found:?}\nbefore {before:?}\nafter {after:?}");
+    assert_eq!(in_use(slabs), reachable(&map), "nothing is lost");
+    // It goes on.
+    let mut more = found.clone();
+    for n in 0..12_u8 {
+        map.insert(&[n], b"another").unwrap();
+        more.insert(std::vec![n], (b"another".to_vec(), 0));
+    }
+    assert_eq!(contents(&map), more);
+    assert_eq!(in_use(slabs), reachable(&map));
+    found == *after
+}
+
+fn each_store(count: usize, keys: u64, prefill: u64) {
+    const FRAMES: u64 = 320;
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let map = RefCell::new(Map::<_>::create(&pool, 7).unwrap());
+    let (mut model, mut dice) = (Model::new(), Dice(0x5eed_0002));
+    for key in 0..prefill {
+        let step = Step::Insert(key.to_string().into_bytes(), vec![1; 8]);
+        step.map(&mut map.borrow_mut());
+        step.model(&mut model);
+    }
+    let handle = map.borrow().handle();
+    let (mut stops, mut deaths) = (0, 0);
+    for _ in 0..count {
+        let step = step(&mut dice, keys);
+        let before = model.clone();
+        step.model(&mut model);
+        let happened = RefCell::new(false);
+        let counter = RefCell::new((0, 0));
+        watch::during(
+            &|| {
+                let now = look(&stop(&slabs, FRAMES).revive(), handle, &before, &model);
+                assert!(now || !*happened.borrow() || before == model, "it stays happened");
+                *happened.borrow_mut() = now;
+                counter.borrow_mut().0 += 1;
+                // The successor ends as well, at each instant of its opening.
+                if counter.borrow().0 % 3 == 1 {
+                    let next = stop(&slabs, FRAMES).revive();
+                    let pool = Pool::open(&next).unwrap();
+                    let again = || {
+                        look(&stop(&next, FRAMES).revive(), handle, &before, &model);
+                        counter.borrow_mut().1 += 1;
+                    };
+                    watch::during(&again, || Map::<_>::open(&pool, handle).unwrap());
+                }
+            },
+            || step.map(&mut map.borrow_mut()),
+        );
+        look(&stop(&slabs, FRAMES).revive(), handle, &model, &model);
+        stops += counter.borrow().0;
+        deaths += counter.borrow().1;
+    }
+    std::println!("{stops} stops, {deaths} in the middle of opening");
+    assert!(stops > count * 5 && deaths > count);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of kernels")]
+fn an_operation_is_there_or_not_at_each_store() {
+    each_store(25, 20, 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of kernels")]
+fn a_bucket_is_added_or_not_at_each_store() {
+    // Around each of these an insertion adds a bucket.
+    each_store(40, 200, 90);
+}

@@ -1,0 +1,31 @@
+//! What a test does at each instant at which a kernel may end.
+
+use std::cell::Cell;
+
+/// A closure, and how it is called.
+type Watcher = (*const (), unsafe fn(*const ()));
+
+std::thread_local! {
+    static WATCHER: Cell<Option<Watcher>> = const { Cell::new(None) };
+}
+
+/// Calls what [`during`] was told, if it runs.
+pub(crate) fn point() {
+    if let Some(watcher) = WATCHER.take() {
+        // SAFETY: `during` keeps the closure borrowed until it takes it back, on this thread.
+        unsafe { watcher.1(watcher.0) };
+        WATCHER.set(Some(watcher));
+    }
+}
+
+/// Calls `watcher` at each instant of `f` at which a kernel may end. Within itself another may watch, but not this one.
+pub(crate) fn during<F: Fn(), R>(watcher: &F, f: impl FnOnce() -> R) -> R {
+    unsafe fn call<F: Fn()>(watcher: *const ()) {
+        // SAFETY: `during` passes the closure of this type.
+        unsafe { (*watcher.cast::<F>())() };
+    }
+    let before = WATCHER.replace(Some((core::ptr::from_ref(watcher).cast(), call::<F>)));
+    let done = f();
+    WATCHER.set(before);
+    done
+}
