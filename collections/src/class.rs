@@ -83,11 +83,23 @@ impl Class {
         }
     }
 
-    /// Returns what the class's cache is like.
-    pub(crate) fn spec(self) -> CacheSpec {
+    /// Returns the class whose cache has this name, and objects of this size.
+    pub(crate) fn of_spec(name: &str, bytes: usize) -> Option<Self> {
+        let classes = [Some(Self::SEGMENT), Some(Self::DIRECTORY), Self::fitting(bytes)];
+        let class = classes.into_iter().flatten().find(|class| class.bytes() == bytes)?;
+        (class.name().as_str() == name).then_some(class)
+    }
+
+    fn name(self) -> Text {
         let mut name = Text::default();
         // As many digits as `MAX_OBJECT` has always fit.
         let _ = write!(name, "collections-{}", self.bytes());
+        name
+    }
+
+    /// Returns what the class's cache is like.
+    pub(crate) fn spec(self) -> CacheSpec {
+        let name = self.name();
         let align = if self == Self::SEGMENT { 64 } else { 16 };
         CacheSpec::new(name.as_str(), self.bytes())
             .align(align)

@@ -4,6 +4,7 @@ use core::fmt;
 use core::ptr::{NonNull, null_mut};
 
 use heirloom_folio::Machine;
+use heirloom_kho::narrow::u32_to_u8;
 use heirloom_kho::sync::AtomicPtr;
 use heirloom_kho::sync::Ordering::{Acquire, Release};
 use heirloom_kho::{Handle, HandleFault, Parts, PhysAddr};
@@ -15,6 +16,9 @@ use crate::head::HeadBytes;
 use crate::link::Link;
 use crate::object::{Object, Owner};
 use crate::word::{point, settle};
+
+/// The name of the cache of heads.
+const HEADS: &str = "collections-heads";
 
 /// Where containers have their memory from: caches of their own in a [`Slabs`], named `collections-…`, which all containers of a
 /// kernel share. Opening one is the same in the first kernel and in each successor.
@@ -48,13 +52,30 @@ impl<M: Machine> fmt::Debug for Pool<'_, M> {
 
 impl<'s, M: Machine> Pool<'s, M> {
     /// Returns the pool of these slabs. In a successor the objects of all containers are in use as they were, whatever their
-    /// number, and costs nothing for each. The containers' heads are there to be claimed: by opening each container.
+    /// number: that costs nothing for each. The containers' heads are there to be claimed: by opening each container.
+    ///
+    /// It is called before what is unclaimed is [let go](heirloom_slab::Slabs::finish_inherited), as a container is opened before:
+    /// what is not is told there, and is freed, or kept for a kernel after this one.
     ///
     /// # Errors
     /// As for [`Slabs::adopt_or_create`] and [`Slabs::resume_or_create`].
     pub fn open(slabs: &'s Slabs<M>) -> Result<Self, Error> {
-        let (heads, _) = slabs.adopt_typed_or_create("collections-heads", true)?;
-        Ok(Self { slabs, heads, caches: [const { AtomicPtr::new(null_mut()) }; COUNT] })
+        let (heads, _) = slabs.adopt_typed_or_create(HEADS, true)?;
+        let caches = [const { AtomicPtr::new(null_mut()) }; COUNT];
+        let pool = Self { slabs, heads, caches };
+        // All that the predecessor left, as what is neither resumed nor adopted is told as unclaimed.
+        let mut left = 0_u128;
+        slabs.for_each_inherited(|record| {
+            if let Some(class) = Class::of_spec(record.name().as_str(), record.object_size()) {
+                left |= 1 << class.number();
+            }
+        });
+        for class in (0..u128::BITS).filter(|number| left >> number & 1 == 1) {
+            if let Some(class) = Class::of_number(u32_to_u8(class)) {
+                pool.cache(class)?;
+            }
+        }
+        Ok(pool)
     }
 
     /// Returns the slabs.

@@ -91,9 +91,6 @@ fn look(slabs: &Slabs<Ram>, handle: Handle, before: &Model, after: &Model, next:
     let mut log = Log::open(&pool, handle).unwrap();
     let found = contents(&log);
     assert!(found == *before || found == *after);
-    for number in 1..crate::class::COUNT {
-        pool.cache(Class::of_number(number as u8).unwrap()).unwrap();
-    }
     assert_eq!(in_use(slabs), segments(&log), "nothing is lost");
     let number = log.append(b"another").unwrap();
     assert!(number == next || number + 1 == next, "{number}, {next}");
@@ -110,7 +107,7 @@ fn an_operation_is_there_or_not_at_each_store() {
     let handle = log.borrow().handle();
     let (mut model, mut next, mut dice) = (Model::new(), 0, Dice(0x5eed_0006));
     let (stops, deaths) = (RefCell::new(0), RefCell::new(0));
-    for _ in 0..80 {
+    for _ in 0..50 {
         let step = step(&mut dice);
         let before = model.clone();
         step.model(&mut model, &mut next);
@@ -135,5 +132,5 @@ fn an_operation_is_there_or_not_at_each_store() {
     }
     let (stops, deaths) = (stops.into_inner(), deaths.into_inner());
     std::println!("{stops} stops, {deaths} in the middle of opening");
-    assert!(stops > 100 && deaths > 10);
+    assert!(stops > 60 && deaths > 10);
 }

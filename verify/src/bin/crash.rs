@@ -4,12 +4,14 @@
 //! crash kills [COUNT [SEED]]
 //! crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]]     in a build that counts stores
 //! crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]     the same
+//! crash containers [STRIDE]                           the same
+//! crash containers [KILLS [SEED]]                     in any other build
 //! ```
 
 use std::process::ExitCode;
 
 use heirloom_verify::crash::{
-    Chains, Failure, Kills, Stepping, kills, stepping, successor, takeover,
+    Chains, Containers, Failure, Kills, Stepping, containers, kills, stepping, successor, takeover,
 };
 
 fn main() -> ExitCode {
@@ -45,13 +47,19 @@ fn run() -> Result<(), Failure> {
             random: number(3, 40)?,
             seed: number(4, 1)?,
         }),
+        Some(&"containers") => containers(&Containers {
+            stride: number(1, 1)?,
+            kills: number(1, 100)?,
+            seed: number(2, 1)?,
+        }),
         Some(&"successor") => {
             let [_, arena, journal] = arguments[..] else { return Err("two descriptors".into()) };
             // SAFETY: nothing was opened yet; these two the process was born with.
             unsafe { successor(arena.parse()?, journal.parse()?) }
         }
         _ => Err("crash kills [COUNT [SEED]] | crash stepping [STRIDE [SCRIPT [FROM [STOPS]]]] \
-                 | crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]]"
+                 | crash takeover [STRIDE [PAIRS [CHAINS [SEED]]]] | crash containers [STRIDE] \
+                 | crash containers [KILLS [SEED]]"
             .into()),
     }
 }

@@ -42,6 +42,7 @@ mod arena;
 mod caches;
 mod chains;
 mod check;
+mod containers;
 mod coverage;
 mod growth;
 mod journal;
@@ -61,6 +62,7 @@ use std::process::Command;
 
 pub use chains::{Chains, DEPTH, FOLLOWED, takeover};
 use check::{Verdict, check};
+pub use containers::{Containers, containers};
 use heirloom_testkit::TestMachine;
 use journal::{Call, Journal, LOGS, Line};
 pub use kills::{Kills, kills};

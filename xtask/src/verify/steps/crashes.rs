@@ -18,12 +18,23 @@ macro_rules! stepping {
     };
 }
 
+macro_rules! kills {
+    ($runs:literal) => {
+        concat!(
+            r#"
+            crash() { cargo run --release -p heirloom-verify --no-default-features --bin crash -- "$@"; }
+            "#,
+            $runs
+        )
+    };
+}
+
 pub(super) const STEPS: &[Step] = &[
     Step {
         name: "stepping",
         shows: "a kernel that ends before any of its stores leaves what it promised",
-        short: stepping!("crash stepping 23"),
-        long: Some(stepping!("crash stepping 1")),
+        short: stepping!("crash stepping 23; crash containers 7"),
+        long: Some(stepping!("crash stepping 1; crash containers 1")),
         needs: Some((
             r#"[ "$(uname -sm)" = "Linux x86_64" ]"#,
             "not Linux on x86-64, whose stores are seen in the program's order",
@@ -42,10 +53,8 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "kills",
         shows: "kernels of several threads, killed at any moment, leave what they promised",
-        short: "cargo run --release -p heirloom-verify --no-default-features --bin crash -- kills 500",
-        long: Some(
-            "cargo run --release -p heirloom-verify --no-default-features --bin crash -- kills 10000",
-        ),
+        short: kills!("crash kills 500; crash containers 100"),
+        long: Some(kills!("crash kills 10000; crash containers 2000")),
         needs: Some((r#"[ "$(uname -s)" = Linux ]"#, "not Linux")),
     },
 ];
