@@ -13,6 +13,7 @@ mod linux;
 mod liveupdate;
 mod module;
 mod report;
+mod restart;
 mod source;
 mod verify;
 mod words;
@@ -42,6 +43,7 @@ enum Command {
     Liveupdate(liveupdate::Arguments),
     Module(module::Arguments),
     Report(report::Arguments),
+    Restart(restart::Arguments),
     Verify(verify::Arguments),
     Words(words::Arguments),
 }
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Liveupdate(arguments) => return liveupdate::run(&arguments),
         Command::Module(arguments) => return module::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Restart(arguments) => restart::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Words(arguments) => words::run(&arguments),
     };

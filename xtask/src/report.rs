@@ -1,6 +1,6 @@
 //! `cargo xtask report`: every bench run, and what it showed written to `docs/performance.md`.
 
-mod collect;
+pub(crate) mod collect;
 mod page;
 mod plot;
 mod targets;
@@ -9,6 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+use crate::restart;
 
 /// Run the benches and write docs/performance.md with its plots.
 #[derive(clap::Args)]
@@ -51,7 +53,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(_) => String::new(),
     };
     let name = machine.map_or_else(|| "performance.md".to_owned(), page::of);
-    let page = page::write(&figures, &findings, machine, &others(&docs)?);
+    let mut page = page::write(&figures, &findings, machine, &others(&docs)?);
+    // What another command measured stays as it is.
+    let old = fs::read_to_string(docs.join(&name)).unwrap_or_default();
+    if let Some(section) = restart::section(&old) {
+        page = restart::with_section(&page, section);
+    }
     fs::write(docs.join(&name), page).with_context(|| format!("docs/{name}"))?;
     println!("docs/{name} written");
     Ok(())

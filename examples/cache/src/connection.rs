@@ -1,0 +1,128 @@
+//! A client's connection: what it sent and was not answered yet, and what it was answered and has not read yet.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::TcpStream;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::EventFlags;
+
+use crate::cache::{Cache, now};
+use crate::command::Session;
+use crate::reply::Replies;
+use crate::request::{self, Parsed};
+
+/// How much is read at once, at least.
+const READ: usize = 64 << 10;
+
+/// What buffers keep while they are empty.
+const KEPT: usize = 256 << 10;
+
+/// How much a client may leave unread before nothing more is read of it.
+const UNREAD: usize = 64 << 20;
+
+/// A client's connection.
+pub(crate) struct Connection {
+    pub(crate) socket: TcpStream,
+    /// What came and is no whole request.
+    pub(crate) input: Vec<u8>,
+    /// What was answered and is not sent.
+    pub(crate) output: Replies,
+    /// Whether it ends once the output is sent.
+    pub(crate) ends: bool,
+    /// The least length of `input` with which a request may be whole.
+    least: usize,
+}
+
+impl Connection {
+    /// Begins with a client that has just come.
+    pub(crate) fn new(socket: TcpStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        // Answers go as they are ready: several at once, if several were asked for at once.
+        socket.set_nodelay(true)?;
+        let (input, output) = Default::default();
+        Ok(Self { socket, input, output, ends: false, least: 0 })
+    }
+
+    /// What is awaited of the socket.
+    pub(crate) fn interest(&self) -> EventFlags {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, !self.ends && self.output.0.len() < UNREAD);
+        interest.set(EventFlags::OUT, !self.output.0.is_empty());
+        interest
+    }
+
+    /// Does all that can be done without waiting. Returns whether the connection goes on.
+    pub(crate) fn attend(&mut self, cache: &Cache<'_>) -> bool {
+        self.receive(cache)
+            .and_then(|()| self.send())
+            .is_ok_and(|()| !self.ends || !self.output.0.is_empty())
+    }
+
+    /// Reads what came, and answers what is whole of it.
+    fn receive(&mut self, cache: &Cache<'_>) -> io::Result<()> {
+        if !self.interest().contains(EventFlags::IN) {
+            return Ok(());
+        }
+        // As much as is lacking at least, but not all at once: a client has to send what it announces.
+        let room =
+            self.least.saturating_sub(self.input.len()).clamp(READ, READ.max(self.input.len()));
+        self.input.reserve(room);
+        match rustix::io::read(&self.socket, spare_capacity(&mut self.input)) {
+            Ok(0) => self.ends = true,
+            Ok(_) if self.input.len() >= self.least => self.answer(cache),
+            Ok(_) => {}
+            Err(error) if io::Error::from(error).kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Answers all requests that are whole.
+    pub(crate) fn answer(&mut self, cache: &Cache<'_>) {
+        let Self { input, output: to, .. } = self;
+        let (mut words, mut used) = (Vec::with_capacity(8), 0);
+        let mut session = Session { cache, now: now(), to };
+        self.least = 0;
+        while !self.ends && used < input.len() {
+            match request::parse(&input[used..], &mut words) {
+                Ok(Parsed::Whole(bytes)) => {
+                    self.ends = !session.answer(&words);
+                    used += bytes;
+                }
+                Ok(Parsed::Partial(least)) => {
+                    self.least = least;
+                    break;
+                }
+                Err(error) => {
+                    session.to.error(&format!("ERR {error}"));
+                    self.ends = true;
+                }
+            }
+        }
+        input.drain(..used);
+        shrink(input);
+    }
+
+    /// Sends what the socket takes.
+    fn send(&mut self) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < self.output.0.len() {
+            match self.socket.write(&self.output.0[sent..]) {
+                Ok(bytes) => sent += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.output.0.drain(..sent);
+        shrink(&mut self.output.0);
+        Ok(())
+    }
+}
+
+/// Gives a large buffer back that is empty.
+fn shrink(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() && buffer.capacity() > KEPT {
+        *buffer = Vec::new();
+    }
+}

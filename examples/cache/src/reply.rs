@@ -1,0 +1,73 @@
+//! What a client is answered, in RESP 2.
+
+/// The answers to a client, as they are written one after the other.
+#[derive(Default)]
+pub(crate) struct Replies(pub(crate) Vec<u8>);
+
+impl Replies {
+    pub(crate) fn ok(&mut self) {
+        self.0.extend_from_slice(b"+OK\r\n");
+    }
+
+    pub(crate) fn null(&mut self) {
+        self.0.extend_from_slice(b"$-1\r\n");
+    }
+
+    /// Answers an error: its kind, in capitals, and what is wrong.
+    pub(crate) fn error(&mut self, text: &str) {
+        self.line(b'-', text.as_bytes());
+    }
+
+    pub(crate) fn bulk(&mut self, bytes: &[u8]) {
+        self.head(b'$', bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    pub(crate) fn integer(&mut self, number: i64) {
+        match u64::try_from(number) {
+            Ok(number) => self.head(b':', number),
+            Err(_) => self.line(b':', number.to_string().as_bytes()),
+        }
+    }
+
+    /// Announces so many answers as one.
+    pub(crate) fn array(&mut self, count: usize) {
+        self.head(b'*', count as u64);
+    }
+
+    fn line(&mut self, kind: u8, text: &[u8]) {
+        self.0.push(kind);
+        self.0.extend_from_slice(text);
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes a number on a line, from its last digit to its first.
+    fn head(&mut self, kind: u8, mut number: u64) {
+        let (mut digits, mut at) = ([0; 20], 20);
+        while at == 20 || number > 0 {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        self.line(kind, &digits[at..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_written_as_clients_read_them() {
+        let mut replies = Replies::default();
+        for number in [0, -1, 7, 10, i64::MAX, i64::MIN] {
+            replies.integer(number);
+        }
+        replies.bulk(b"a\r\n");
+        replies.array(0);
+        replies.null();
+        let text = format!(":0\r\n:-1\r\n:7\r\n:10\r\n:{}\r\n:{}\r\n", i64::MAX, i64::MIN);
+        assert_eq!(replies.0, [text.as_bytes(), b"$3\r\na\r\n\r\n*0\r\n$-1\r\n"].concat());
+    }
+}

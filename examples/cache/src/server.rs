@@ -1,0 +1,167 @@
+//! A life of the cache: it begins with what there is, serves, and ends or becomes its successor.
+
+use std::io;
+use std::net::TcpListener;
+use std::num::NonZero;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use heirloom::arena::{Arena, RangeSpec};
+use heirloom::jump::Jump;
+use heirloom::service::Service;
+use heirloom::{Disposition, Heirloom, NodeId, PhysAddr, SealPolicy};
+use heirloom_collections::Pool;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use crate::cache::Cache;
+use crate::connection::Connection;
+use crate::luggage::{self, LISTEN};
+use crate::store::Store;
+use crate::worker::Worker;
+use crate::{Failure, Options};
+
+/// As many clients at most: a jump takes about 8,000 descriptors along.
+const MOST_CLIENTS: u64 = 4000;
+
+/// Descriptors that are no clients'.
+const OTHERS: u64 = 64;
+
+/// Runs the cache: returns when it is told to end.
+///
+/// # Safety
+/// The process has opened nothing, and nothing but this writes the memory.
+pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> {
+    let memory =
+        RangeSpec { start: PhysAddr::new(4 << 30), bytes: options.memory << 20, node: NodeId(0) };
+    // SAFETY: as the caller says.
+    let mut service = unsafe { Service::begin("cache", &[memory]) }?;
+    let mut signals = Signals::new([SIGUSR2, SIGTERM, SIGINT])?;
+    // One that came while the predecessor jumped comes now.
+    hold_back(libc::SIG_UNBLOCK);
+    // A predecessor's socket, one that the service manager opened or held, or a new one.
+    let listener = match service.take(LISTEN) {
+        Some(socket) => TcpListener::from(socket),
+        None => TcpListener::bind(&options.listen)?,
+    };
+    // A thread that was not fast enough must not wait for the next client.
+    listener.set_nonblocking(true)?;
+    let mut connections = luggage::unpack(&mut service);
+
+    let heirloom = service.start(build, SealPolicy::Checked)?;
+    let pool = Pool::open(heirloom.slabs())?;
+    let store = Store::open(&heirloom, &pool)?;
+    // What the store does not lead to was begun when a predecessor ended.
+    heirloom.finish(|_| Disposition::Free)?;
+    // Without a manager, or with one that is gone, it goes on alone.
+    let _ = service.hold(LISTEN, listener.as_fd());
+    let _ = service.ready();
+
+    let cache = Cache {
+        store,
+        heirloom: &heirloom,
+        build,
+        began: service.cold().map_or_else(|| "warm".to_owned(), |why| why.to_string()),
+        held: service.is_held(),
+        clients: AtomicUsize::new(connections.len()),
+        most_clients: most_clients(),
+    };
+    eprintln!(
+        "{build}: {}: {} items, {} connections, generation {}: {}",
+        listener.local_addr()?,
+        cache.store.count(),
+        connections.len(),
+        heirloom.generation(),
+        cache.began
+    );
+    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok());
+    let threads = threads.map_or(1, NonZero::get);
+    loop {
+        let signal;
+        (signal, connections) = serve(&cache, &listener, threads, connections, &mut signals)?;
+        if signal != Some(SIGUSR2) {
+            return Ok(());
+        }
+        // It comes back only if there is no such program.
+        let error = jump(service.arena(), &heirloom, &listener, &connections);
+        eprintln!("{build}: goes on: {error}");
+        // Clients that could not be taken up again are gone.
+        cache.clients.store(connections.len(), Relaxed);
+    }
+}
+
+/// Serves until a signal comes. Returns it, and all connections, at rest.
+fn serve(
+    cache: &Cache<'_>,
+    listener: &TcpListener,
+    threads: usize,
+    mut connections: Vec<Connection>,
+    signals: &mut Signals,
+) -> Result<(Option<i32>, Vec<Connection>), Failure> {
+    let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let mut workers = Vec::new();
+    for n in (1..=threads).rev() {
+        let share = connections.split_off(connections.len() - connections.len() / n);
+        workers.push(Worker::new(cache, listener, stop.as_fd(), share)?);
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            workers.into_iter().map(|worker| scope.spawn(move || worker.run())).collect();
+        let signal = signals.forever().next();
+        // It is read by no thread, so that it wakes all.
+        rustix::io::write(&stop, &1_u64.to_ne_bytes())?;
+        let mut connections = Vec::new();
+        for thread in threads {
+            connections.extend(thread.join().map_err(|_| io::Error::other("a thread panicked"))?);
+        }
+        Ok((signal, connections))
+    })
+}
+
+/// Becomes what stands now where this program was started from. Returns why it could not.
+fn jump(
+    arena: &Arena,
+    heirloom: &Heirloom<&Arena>,
+    listener: &TcpListener,
+    connections: &[Connection],
+) -> io::Error {
+    let mut words = std::env::args_os();
+    let mut successor = Command::new(words.next().unwrap_or_default());
+    successor.args(words);
+    let jump = Jump::new(arena, heirloom.entry()).map_err(io::Error::other);
+    let packed = jump.and_then(|jump| luggage::pack(jump, listener, connections));
+    hold_back(libc::SIG_BLOCK);
+    let error = match packed {
+        Ok(jump) => jump.exec(successor),
+        Err(error) => error,
+    };
+    hold_back(libc::SIG_UNBLOCK);
+    error
+}
+
+/// Returns how many clients there can be at once. Each has two descriptors while the process jumps.
+fn most_clients() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it may not be raised, it stays as it is.
+    let _ = setrlimit(Resource::Nofile, limit);
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (most.saturating_sub(OTHERS) / 2).min(MOST_CLIENTS) as usize
+}
+
+/// Holds `SIGUSR2` back, for this thread and what it executes (`SIG_BLOCK`), or no longer (`SIG_UNBLOCK`): a
+/// program that does not catch it yet would be ended by one that comes right after another.
+fn hold_back(how: i32) {
+    // SAFETY: all zeroes are a set of signals, and the calls write to this one alone. What is changed is which
+    // signals this thread gets.
+    unsafe {
+        let mut set = core::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, SIGUSR2);
+        libc::pthread_sigmask(how, &raw const set, core::ptr::null_mut());
+    }
+}

@@ -1,0 +1,337 @@
+//! A client, and processes of the cache that a service manager starts.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part")]
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub const CACHE: &str = env!("CARGO_BIN_EXE_cache");
+pub const NEXT: &str = env!("CARGO_BIN_EXE_cache_next");
+pub const CRASHING: &str = env!("CARGO_BIN_EXE_cache_crashing");
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    Simple(String),
+    Error(String),
+    Integer(i64),
+    Bulk(Vec<u8>),
+    Null,
+    Array(Vec<Reply>),
+    Map(Vec<Reply>),
+}
+
+/// A client with one connection.
+pub struct Client {
+    pub socket: TcpStream,
+    from: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn new(at: &str) -> Self {
+        let socket = TcpStream::connect(at).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let from = BufReader::new(socket.try_clone().unwrap());
+        Self { socket, from }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
+    }
+
+    pub fn ask(&mut self, words: &[&[u8]]) -> Reply {
+        self.send(&request(words));
+        self.reply()
+    }
+
+    /// Asks with words that are text, one space between two.
+    pub fn say(&mut self, words: &str) -> Reply {
+        let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();
+        self.ask(&words)
+    }
+
+    pub fn reply(&mut self) -> Reply {
+        self.try_reply().unwrap()
+    }
+
+    /// Reads an answer. An error: the connection has ended.
+    pub fn try_reply(&mut self) -> io::Result<Reply> {
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        let line = line.strip_suffix("\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (kind, rest) = line.split_at(1);
+        let number = || rest.parse::<i64>().map_err(io::Error::other);
+        Ok(match kind {
+            "+" => Reply::Simple(rest.to_owned()),
+            "-" => Reply::Error(rest.to_owned()),
+            ":" => Reply::Integer(number()?),
+            "_" => Reply::Null,
+            "$" if rest == "-1" => Reply::Null,
+            "$" => {
+                let mut bytes = vec![0; usize::try_from(number()?).unwrap() + 2];
+                self.from.read_exact(&mut bytes)?;
+                assert_eq!(bytes.split_off(bytes.len() - 2), b"\r\n");
+                Reply::Bulk(bytes)
+            }
+            "*" => {
+                Reply::Array((0..number()?).map(|_| self.try_reply()).collect::<Result<_, _>>()?)
+            }
+            "%" => {
+                Reply::Map((0..2 * number()?).map(|_| self.try_reply()).collect::<Result<_, _>>()?)
+            }
+            _ => panic!("{line:?}"),
+        })
+    }
+
+    /// Returns a field of `INFO`.
+    pub fn info(&mut self, field: &str) -> String {
+        let Reply::Bulk(text) = self.say("INFO") else { panic!("INFO") };
+        let text = String::from_utf8(text).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("{field} in {text}")).to_owned()
+    }
+}
+
+pub fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+pub fn ok() -> Reply {
+    Reply::Simple("OK".to_owned())
+}
+
+pub fn bulk(text: &str) -> Reply {
+    Reply::Bulk(text.as_bytes().to_vec())
+}
+
+/// Numbers that are the same in each run.
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// A program that can be replaced by another, while it has the same path.
+pub struct Program(pub PathBuf);
+
+impl Program {
+    pub fn new(test: &str, build: &str) -> Self {
+        let name = format!("heirloom-cache-{test}-{}", std::process::id());
+        let program = Self(std::env::temp_dir().join(name));
+        program.becomes(build);
+        program
+    }
+
+    pub fn becomes(&self, build: &str) {
+        let new = self.0.with_extension("new");
+        let _ = std::fs::remove_file(&new);
+        std::os::unix::fs::symlink(build, &new).unwrap();
+        std::fs::rename(&new, &self.0).unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+type Kept = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+
+/// A service manager that speaks systemd's protocol: it keeps descriptors, and starts the service with them.
+pub struct Manager {
+    path: PathBuf,
+    pub kept: Kept,
+    attends: Option<JoinHandle<()>>,
+}
+
+impl Manager {
+    pub fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("heirloom-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let kept = Kept::default();
+        let attends = Some(std::thread::spawn({
+            let kept = Arc::clone(&kept);
+            move || attend(&socket, &kept)
+        }));
+        Self { path, kept, attends }
+    }
+
+    /// Starts the service with all that is kept, as descriptors 3 and on.
+    pub fn start(&self, program: &Path, options: &[&str]) -> Life {
+        self.start_at(program, options, u32::MAX)
+    }
+
+    /// Starts the service; if it is the build that crashes, or becomes it, that crashes at this step.
+    pub fn start_at(&self, program: &Path, options: &[&str], step: u32) -> Life {
+        let kept = self.kept.lock().unwrap();
+        // `exec` keeps the number of the process.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"LISTEN_PID=$$ exec "$@""#, "sh"]).arg(program).args(options);
+        command.env("CRASH_AT", step.to_string());
+        command.env("NOTIFY_SOCKET", &self.path).env("LISTEN_FDS", kept.len().to_string());
+        let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        command.env("LISTEN_FDNAMES", names.join(":"));
+        let copies: Vec<_> = kept.iter().map(|(_, fd)| fd.try_clone().unwrap()).collect();
+        let numbers: Vec<_> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+        let pass = move || {
+            // Above all of them first: a copy that is made must not replace one that is still to be made.
+            for (to, from) in (100..).zip(&numbers) {
+                duplicate(*from, to)?;
+            }
+            (3..).zip(100..).take(numbers.len()).try_for_each(|(to, from)| duplicate(from, to))
+        };
+        // SAFETY: after the fork it makes system calls and allocates nothing.
+        unsafe { command.pre_exec(pass) };
+        Life::of(command)
+    }
+}
+
+fn duplicate(from: RawFd, to: RawFd) -> io::Result<()> {
+    // SAFETY: numbers of this child's own, which has no other thread.
+    if unsafe { libc::dup2(from, to) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes messages until one says that it is the last.
+fn attend(socket: &UnixDatagram, kept: &Kept) {
+    loop {
+        let mut bytes = [0; 4096];
+        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let fds = control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+            _ => Vec::new(),
+        });
+        let fds: Vec<_> = fds.collect();
+        let text = std::str::from_utf8(&bytes[..received.bytes]).unwrap();
+        let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
+        let mut kept = kept.lock().unwrap();
+        if text == "THE END" {
+            return;
+        } else if text.contains("FDSTORE=1\n") {
+            let name = name.unwrap().to_owned();
+            kept.retain(|(has, _)| *has != name);
+            kept.extend(fds.into_iter().map(|fd| (name.clone(), fd)));
+        } else if text.contains("FDSTOREREMOVE=1\n") {
+            kept.retain(|(has, _)| Some(has.as_str()) != name);
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"THE END", &self.path));
+        if let Some(attends) = self.attends.take() {
+            let _ = attends.join();
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A process that is the cache.
+pub struct Life {
+    child: Child,
+    errors: BufReader<ChildStderr>,
+    said: VecDeque<String>,
+}
+
+/// What a cache says when it begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Begun {
+    pub build: String,
+    pub at: String,
+    pub items: u64,
+    pub connections: u64,
+    pub generation: u64,
+    pub how: String,
+}
+
+impl Life {
+    /// Starts one that no service manager has.
+    pub fn alone(program: &Path, options: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(options).env_remove("NOTIFY_SOCKET");
+        Self::of(command)
+    }
+
+    pub fn of(mut command: Command) -> Self {
+        command.env_remove("HEIRLOOM_HANDOVER").env_remove("HEIRLOOM_FDS");
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        Self { child, errors, said: VecDeque::new() }
+    }
+
+    /// Returns the next line that it says: none, once it has ended.
+    pub fn says(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.errors.read_line(&mut line).unwrap();
+        self.said.push_back(line.clone());
+        line.strip_suffix('\n').map(str::to_owned)
+    }
+
+    /// Waits until it, or what it becomes, has begun.
+    pub fn begins(&mut self) -> Begun {
+        let said = self.says().unwrap_or_else(|| panic!("it has ended: {:?}", self.said));
+        let read = || {
+            let (build, rest) = said.split_once(": ")?;
+            let (at, rest) = rest.split_once(": ")?;
+            let (rest, how) = rest.split_once(": ")?;
+            let mut parts = rest.split(", ");
+            let items = parts.next()?.strip_suffix(" items")?.parse().ok()?;
+            let connections = parts.next()?.strip_suffix(" connections")?.parse().ok()?;
+            let generation = parts.next()?.strip_prefix("generation ")?.parse().ok()?;
+            let [build, at, how] = [build, at, how].map(str::to_owned);
+            Some(Begun { build, at, items, connections, generation, how })
+        };
+        read().unwrap_or_else(|| panic!("it said {said:?}"))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Ends it at once, as it is.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself. Returns how, and what it said last.
+    pub fn ends(mut self) -> (std::process::ExitStatus, String) {
+        let mut rest = String::new();
+        self.errors.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
