@@ -74,6 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let row = measure(kind, &place, count).with_context(|| kind.name())?;
         rows.insert(kind, row);
     }
+    place.note_skipped(&skipped)?;
     let table = page::table(count, &rows, &skipped);
     println!("\n{table}");
     if arguments.write {

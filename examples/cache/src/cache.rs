@@ -15,10 +15,7 @@ pub(crate) struct Cache<'h> {
     pub(crate) build: &'h str,
     /// `warm`, or why it began with nothing.
     pub(crate) began: String,
-    /// Whether a service manager holds the memory.
-    pub(crate) held: bool,
     pub(crate) clients: AtomicUsize,
-    pub(crate) most_clients: usize,
 }
 
 /// Returns the time by the clock on the wall, in milliseconds since 1970: keys expire by it, in this process or a

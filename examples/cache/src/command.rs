@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::cache::Cache;
 use crate::glob;
 use crate::reply::Replies;
-use crate::store::{NEVER, When};
+use crate::store::NEVER;
 
 const SYNTAX: &str = "ERR syntax error";
 const TIME: &str = "ERR invalid expire time";
@@ -111,12 +111,12 @@ impl Session<'_, '_> {
     }
 
     fn set(&mut self, item: (&[u8], &[u8]), mut options: &[&[u8]]) -> Answered {
-        let (mut when, mut expires) = (When::Always, NEVER);
+        let (mut when, mut expires) = (None, NEVER);
         while let [option, rest @ ..] = options {
             options = rest;
             match (option.to_ascii_uppercase().as_slice(), rest) {
-                (b"NX", _) if when == When::Always => when = When::Absent,
-                (b"XX", _) if when == When::Always => when = When::Present,
+                (b"NX", _) if when.is_none() => when = Some(false),
+                (b"XX", _) if when.is_none() => when = Some(true),
                 (unit @ (b"EX" | b"PX"), [time, rest @ ..]) if expires == NEVER => {
                     options = rest;
                     expires = self.after(time, if unit == b"EX" { 1000 } else { 1 })?;
@@ -183,12 +183,12 @@ impl Session<'_, '_> {
     }
 
     fn info(&self) -> String {
-        let Cache { store, heirloom, build, began, held, clients, .. } = self.cache;
+        let Cache { store, heirloom, build, began, clients } = self.cache;
         let (memory, frame) = (heirloom.memory().stats(), heirloom::PAGE_SIZE as u64);
         let (expired, evicted) = (store.expired.load(Relaxed), store.evicted.load(Relaxed));
         format!(
             "# Server\r\nredis_version:{LIKE}\r\nbuild:{build}\r\nprocess_id:{}\r\n\
-             generation:{}\r\nbegan:{began}\r\nheld:{held}\r\n\r\n\
+             generation:{}\r\nbegan:{began}\r\n\r\n\
              # Clients\r\nconnected_clients:{}\r\n\r\n\
              # Memory\r\nused_memory:{}\r\nmaxmemory:{}\r\n\r\n\
              # Stats\r\nexpired_keys:{expired}\r\nevicted_keys:{evicted}\r\n\r\n\

@@ -1,10 +1,11 @@
 //! A client's connection: what it sent and was not answered yet, and what it was answered and has not read yet.
 
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::net::TcpStream;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 
 use crate::cache::{Cache, now};
 use crate::command::Session;
@@ -53,26 +54,22 @@ impl Connection {
 
     /// Does all that can be done without waiting. Returns whether the connection goes on.
     pub(crate) fn attend(&mut self, cache: &Cache<'_>) -> bool {
-        self.receive(cache)
-            .and_then(|()| self.send())
-            .is_ok_and(|()| !self.ends || !self.output.0.is_empty())
+        let done = self.receive(cache).and_then(|()| self.send());
+        done.is_ok() && (!self.ends || !self.output.0.is_empty())
     }
 
     /// Reads what came, and answers what is whole of it.
-    fn receive(&mut self, cache: &Cache<'_>) -> io::Result<()> {
+    fn receive(&mut self, cache: &Cache<'_>) -> Result<(), Errno> {
         if !self.interest().contains(EventFlags::IN) {
             return Ok(());
         }
-        // As much as is lacking at least, but not all at once: a client has to send what it announces.
-        let room =
-            self.least.saturating_sub(self.input.len()).clamp(READ, READ.max(self.input.len()));
-        self.input.reserve(room);
+        // Twice as much as came so far, where more is lacking: a client has to send what it announces.
+        self.input.reserve(READ.max(self.input.len()));
         match rustix::io::read(&self.socket, spare_capacity(&mut self.input)) {
             Ok(0) => self.ends = true,
             Ok(_) if self.input.len() >= self.least => self.answer(cache),
-            Ok(_) => {}
-            Err(error) if io::Error::from(error).kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -104,13 +101,13 @@ impl Connection {
     }
 
     /// Sends what the socket takes.
-    fn send(&mut self) -> io::Result<()> {
+    fn send(&mut self) -> Result<(), Errno> {
         let mut sent = 0;
         while sent < self.output.0.len() {
-            match self.socket.write(&self.output.0[sent..]) {
+            match rustix::io::write(&self.socket, &self.output.0[sent..]) {
                 Ok(bytes) => sent += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
         }

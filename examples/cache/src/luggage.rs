@@ -56,12 +56,8 @@ pub(crate) fn pack(
 pub(crate) fn unpack(service: &mut Service) -> Vec<Connection> {
     let sockets: Vec<_> = std::iter::from_fn(|| service.take(CONNECTION)).collect();
     let Some(halves) = service.take(HALVES) else { return Vec::new() };
-    let mut halves = File::from(halves);
-    if halves.rewind().is_err() {
-        return Vec::new();
-    }
-    let mut from = BufReader::new(halves);
-    if !matches!(bytes(&mut from), Ok([VERSION])) {
+    let mut from = BufReader::new(File::from(halves));
+    if from.rewind().is_err() || !matches!(bytes(&mut from), Ok([VERSION])) {
         return Vec::new();
     }
     let one = |socket| {
@@ -69,10 +65,11 @@ pub(crate) fn unpack(service: &mut Service) -> Vec<Connection> {
         connection.ends = bytes(&mut from).ok()? != [0];
         for half in [&mut connection.input, &mut connection.output.0] {
             let length = u64::from_le_bytes(bytes(&mut from).ok()?);
-            let read = from.by_ref().take(length).read_to_end(half).ok()?;
-            if read as u64 != length {
-                return None;
-            }
+            from.by_ref()
+                .take(length)
+                .read_to_end(half)
+                .ok()
+                .filter(|read| *read as u64 == length)?;
         }
         Some(connection)
     };

@@ -1,8 +1,8 @@
 //! What a client asks: words, as RESP has them (`*2\r\n$3\r\nGET\r\n$1\r\na\r\n`) or on a line of their own.
 
-/// The most words of a request, and the most bytes of a word: what claims more is no client of ours.
+/// The most words of a request, and the most bytes: what claims more is no client of ours.
 const MOST_WORDS: usize = 1 << 20;
-const MOST_BYTES: usize = 512 << 20;
+const MOST_BYTES: usize = 64 << 20;
 
 /// The longest line: of an inline request, or before a word.
 const MOST_LINE: usize = 64 << 10;
@@ -35,17 +35,11 @@ pub(crate) fn parse<'i>(
         let Some((head, start)) = self::line(input, at)? else {
             return Ok(Parsed::Partial(input.len() + 1));
         };
-        let Some((b'$', length)) = head.split_first() else {
-            return Err("Protocol error: expected '$'");
-        };
-        let length = number(length, MOST_BYTES).ok_or("Protocol error: invalid bulk length")?;
-        at = start + length + 2;
-        match input.get(start..at) {
-            Some(word) => {
-                words.push(word.strip_suffix(b"\r\n").ok_or("Protocol error: no end of a word")?);
-            }
-            None => return Ok(Parsed::Partial(at)),
-        }
+        let length = head.strip_prefix(b"$").ok_or("Protocol error: expected '$'")?;
+        let length = number(length, MOST_BYTES.saturating_sub(start));
+        at = start + length.ok_or("Protocol error: invalid bulk length")? + 2;
+        let Some(word) = input.get(start..at) else { return Ok(Parsed::Partial(at)) };
+        words.push(word.strip_suffix(b"\r\n").ok_or("Protocol error: no end of a word")?);
     }
     Ok(Parsed::Whole(at))
 }
@@ -53,25 +47,18 @@ pub(crate) fn parse<'i>(
 /// Returns the line that begins at `at`, without its end, and where the next one begins.
 fn line(input: &[u8], at: usize) -> Result<Option<(&[u8], usize)>, &'static str> {
     let rest = input.get(at..).unwrap_or_default();
-    match rest.iter().take(MOST_LINE).position(|byte| *byte == b'\n') {
-        Some(end) => {
-            let line = &rest[..end];
-            Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), at + end + 1)))
-        }
-        None if rest.len() >= MOST_LINE => Err("Protocol error: too big inline request"),
-        None => Ok(None),
-    }
+    let Some(end) = rest.iter().take(MOST_LINE).position(|byte| *byte == b'\n') else {
+        let is_long = rest.len() >= MOST_LINE;
+        return if is_long { Err("Protocol error: too big inline request") } else { Ok(None) };
+    };
+    let line = &rest[..end];
+    Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), at + end + 1)))
 }
 
 /// Returns the number that these digits are, up to `most`.
 fn number(digits: &[u8], most: usize) -> Option<usize> {
-    if digits.is_empty() || digits.len() > 10 {
-        return None;
-    }
-    let each = |sum: usize, digit: &u8| {
-        digit.is_ascii_digit().then(|| sum * 10 + usize::from(digit - b'0'))
-    };
-    digits.iter().try_fold(0, each).filter(|number| *number <= most)
+    let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (number <= most).then_some(number)
 }
 
 #[cfg(test)]

@@ -6,15 +6,14 @@ use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 
-use heirloom::arena::{Arena, RangeSpec};
+use heirloom::arena::RangeSpec;
 use heirloom::jump::Jump;
 use heirloom::service::Service;
-use heirloom::{Disposition, Heirloom, NodeId, PhysAddr, SealPolicy};
+use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
 use heirloom_collections::Pool;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -24,12 +23,6 @@ use crate::luggage::{self, LISTEN};
 use crate::store::Store;
 use crate::worker::Worker;
 use crate::{Failure, Options};
-
-/// As many clients at most: a jump takes about 8,000 descriptors along.
-const MOST_CLIENTS: u64 = 4000;
-
-/// Descriptors that are no clients'.
-const OTHERS: u64 = 64;
 
 /// Runs the cache: returns when it is told to end.
 ///
@@ -43,6 +36,9 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
     let mut signals = Signals::new([SIGUSR2, SIGTERM, SIGINT])?;
     // One that came while the predecessor jumped comes now.
     hold_back(libc::SIG_UNBLOCK);
+    // Each client has a descriptor, and two while the process jumps. Where the limit may not be raised, it stays.
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     // A predecessor's socket, one that the service manager opened or held, or a new one.
     let listener = match service.take(LISTEN) {
         Some(socket) => TcpListener::from(socket),
@@ -66,9 +62,7 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
         heirloom: &heirloom,
         build,
         began: service.cold().map_or_else(|| "warm".to_owned(), |why| why.to_string()),
-        held: service.is_held(),
         clients: AtomicUsize::new(connections.len()),
-        most_clients: most_clients(),
     };
     eprintln!(
         "{build}: {}: {} items, {} connections, generation {}: {}",
@@ -86,11 +80,11 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
         if signal != Some(SIGUSR2) {
             return Ok(());
         }
-        // It comes back only if there is no such program.
-        let error = jump(service.arena(), &heirloom, &listener, &connections);
+        let jump = Jump::new(service.arena(), heirloom.entry())?;
+        let error =
+            luggage::pack(jump, &listener, &connections).map_or_else(|error| error, become_next);
+        // There is no such program, say.
         eprintln!("{build}: goes on: {error}");
-        // Clients that could not be taken up again are gone.
-        cache.clients.store(connections.len(), Relaxed);
     }
 }
 
@@ -123,34 +117,14 @@ fn serve(
 }
 
 /// Becomes what stands now where this program was started from. Returns why it could not.
-fn jump(
-    arena: &Arena,
-    heirloom: &Heirloom<&Arena>,
-    listener: &TcpListener,
-    connections: &[Connection],
-) -> io::Error {
+fn become_next(jump: Jump) -> io::Error {
     let mut words = std::env::args_os();
     let mut successor = Command::new(words.next().unwrap_or_default());
     successor.args(words);
-    let jump = Jump::new(arena, heirloom.entry()).map_err(io::Error::other);
-    let packed = jump.and_then(|jump| luggage::pack(jump, listener, connections));
     hold_back(libc::SIG_BLOCK);
-    let error = match packed {
-        Ok(jump) => jump.exec(successor),
-        Err(error) => error,
-    };
+    let error = jump.exec(successor);
     hold_back(libc::SIG_UNBLOCK);
     error
-}
-
-/// Returns how many clients there can be at once. Each has two descriptors while the process jumps.
-fn most_clients() -> usize {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where it may not be raised, it stays as it is.
-    let _ = setrlimit(Resource::Nofile, limit);
-    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    (most.saturating_sub(OTHERS) / 2).min(MOST_CLIENTS) as usize
 }
 
 /// Holds `SIGUSR2` back, for this thread and what it executes (`SIG_BLOCK`), or no longer (`SIG_UNBLOCK`): a

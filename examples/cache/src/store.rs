@@ -44,18 +44,8 @@ const CLOCK_SHIFT: u32 = 6;
 /// The time at which an item expires that does not.
 pub const NEVER: u64 = u64::MAX;
 
-/// When an item is set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum When {
-    /// In any case.
-    Always,
-    /// If there is none of this key.
-    Absent,
-    /// If there is one of this key.
-    Present,
-}
-
 type Shard<'h> = Map<'h, &'h Arena>;
+type Found<T> = Result<Option<T>, Error>;
 
 /// The items.
 pub struct Store<'h> {
@@ -100,10 +90,8 @@ impl<'h> Store<'h> {
         }
         // The clock goes on from the latest use in a sample of the items.
         let mut latest = 0;
-        for n in 0..SAMPLES {
-            for map in &maps {
-                map.sample(random(n), |entry| latest = latest.max(entry.mark() & USED))?;
-            }
+        for map in &maps {
+            map.sample(random(0), |entry| latest = latest.max(entry.mark() & USED))?;
         }
         let shards = maps.into_iter().map(RwLock::new).collect();
         let [clock, expired, evicted] = [latest << CLOCK_SHIFT, 0, 0].map(AtomicU64::new);
@@ -152,18 +140,19 @@ impl<'h> Store<'h> {
     ///
     /// # Errors
     /// Those of [`Map::get`].
-    pub fn expiry(&self, key: &[u8], now: u64) -> Result<Option<u64>, Error> {
+    pub fn expiry(&self, key: &[u8], now: u64) -> Found<u64> {
         expiry(&self.read(self.shard_of(key)), key, now)
     }
 
-    /// Sets an item, until a time or [`NEVER`]. Returns whether it was to be set. Others go where memory is full.
+    /// Sets an item, until a time or [`NEVER`]; with `when`, only if there is one of this key (`true`) or none. Returns
+    /// whether it was to be set. Others go where memory is full.
     ///
     /// # Errors
     /// Out of memory, with nothing else that could go for it; else those of [`Map::insert`]. The key has the value that it had.
     pub fn set(
         &self,
         (key, value): (&[u8], &[u8]),
-        when: When,
+        when: Option<bool>,
         expires: u64,
         now: u64,
     ) -> Result<bool, Error> {
@@ -171,8 +160,9 @@ impl<'h> Store<'h> {
         let (mut tries, bytes) = (0, key.len() + value.len());
         loop {
             let mut shard = self.write(self.shard_of(key));
-            let is_there = when != When::Always && expiry(&shard, key, now)?.is_some();
-            if when != When::Always && is_there != (when == When::Present) {
+            if let Some(there) = when
+                && there != expiry(&shard, key, now)?.is_some()
+            {
                 return Ok(false);
             }
             // Rather than after the layers below have looked everywhere for memory.
@@ -325,7 +315,7 @@ const fn expires(mark: u64) -> u64 {
     if since == 0 { NEVER } else { since + EPOCH }
 }
 
-fn expiry(shard: &Shard<'_>, key: &[u8], now: u64) -> Result<Option<u64>, Error> {
+fn expiry(shard: &Shard<'_>, key: &[u8], now: u64) -> Found<u64> {
     let at = shard.get(key)?.map(|entry| expires(entry.mark()));
     Ok(at.filter(|at| *at > now))
 }

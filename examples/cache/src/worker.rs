@@ -1,8 +1,9 @@
 //! The threads: each attends to its share of the connections, until all are asked to stop.
 
-use std::io::{self, Write};
+use std::collections::HashMap;
+use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::buffer::spare_capacity;
@@ -12,22 +13,24 @@ use rustix::io::Errno;
 use crate::cache::Cache;
 use crate::connection::Connection;
 
-/// What an event is about: these two, or the connection whose number comes after them.
+/// What an event is about: these two, or the connection whose number it has, from 2 on.
 const STOP: u64 = 0;
 const LISTEN: u64 = 1;
-const FIRST: u64 = 2;
 
 /// How many events a thread takes at once.
 const EVENTS: usize = 256;
+
+/// As many clients at most, of all threads: a jump takes about 8,000 descriptors along.
+const MOST_CLIENTS: usize = 4000;
 
 /// A thread's share of the connections.
 pub(crate) struct Worker<'c, 'h> {
     cache: &'c Cache<'h>,
     listener: &'c TcpListener,
     epoll: OwnedFd,
-    connections: Vec<Option<Connection>>,
-    /// Places in `connections` that are free.
-    free: Vec<usize>,
+    connections: HashMap<u64, Connection>,
+    /// The number of the connection that was taken last. None has the number of one before it.
+    last: u64,
 }
 
 impl<'c, 'h> Worker<'c, 'h> {
@@ -44,8 +47,10 @@ impl<'c, 'h> Worker<'c, 'h> {
         // One thread is woken by each client that comes.
         let one = EventFlags::IN | EventFlags::EXCLUSIVE;
         epoll::add(&epoll, listener, EventData::new_u64(LISTEN), one)?;
-        let mut worker = Self { cache, listener, epoll, connections: Vec::new(), free: Vec::new() };
-        for connection in connections {
+        let mut worker = Self { cache, listener, epoll, connections: HashMap::new(), last: LISTEN };
+        for mut connection in connections {
+            // What a predecessor read may be whole by this build's rules.
+            connection.answer(cache);
             worker.add(connection);
         }
         Ok(worker)
@@ -62,9 +67,9 @@ impl<'c, 'h> Worker<'c, 'h> {
             }
             for event in events.drain(..) {
                 match event.data.u64() {
-                    STOP => return self.connections.into_iter().flatten().collect(),
+                    STOP => return self.connections.into_values().collect(),
                     LISTEN => self.accept(),
-                    number => self.attend((number - FIRST) as usize),
+                    number => self.attend(number),
                 }
             }
         }
@@ -73,54 +78,40 @@ impl<'c, 'h> Worker<'c, 'h> {
     fn accept(&mut self) {
         // Another thread may have been faster, or the client is gone.
         let Ok((socket, _)) = self.listener.accept() else { return };
-        if self.cache.clients.fetch_add(1, Relaxed) >= self.cache.most_clients {
-            let _ = (&socket).write(b"-ERR max number of clients reached\r\n");
-            return self.leave();
-        }
-        match Connection::new(socket) {
-            Ok(connection) => self.add(connection),
-            Err(_) => self.leave(),
+        if let (Ok(connection), ..MOST_CLIENTS) =
+            (Connection::new(socket), self.cache.clients.fetch_add(1, Relaxed))
+        {
+            self.add(connection);
+        } else {
+            self.cache.clients.fetch_sub(1, Relaxed);
         }
     }
 
     /// Takes a connection on.
-    fn add(&mut self, mut connection: Connection) {
-        // What a predecessor read may be whole by this build's rules, and what it answered can be sent.
-        connection.answer(self.cache);
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(None);
-            self.connections.len() - 1
-        });
-        let data = EventData::new_u64(at as u64 + FIRST);
-        let interest = connection.interest();
+    fn add(&mut self, connection: Connection) {
+        self.last += 1;
+        let (data, interest) = (EventData::new_u64(self.last), connection.interest());
         if epoll::add(&self.epoll, &connection.socket, data, interest).is_ok() {
-            self.connections[at] = Some(connection);
+            self.connections.insert(self.last, connection);
         } else {
-            self.free.push(at);
-            self.leave();
+            self.cache.clients.fetch_sub(1, Relaxed);
         }
     }
 
-    fn attend(&mut self, at: usize) {
+    fn attend(&mut self, number: u64) {
         // An event that came together with the one that ended the connection.
-        let Some(Some(connection)) = self.connections.get_mut(at) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else { return };
         let before = connection.interest();
         let mut goes_on = connection.attend(self.cache);
         let interest = connection.interest();
         if goes_on && interest != before {
-            let data = EventData::new_u64(at as u64 + FIRST);
-            goes_on = epoll::modify(&self.epoll, connection.socket.as_fd(), data, interest).is_ok();
+            let data = EventData::new_u64(number);
+            goes_on = epoll::modify(&self.epoll, &connection.socket, data, interest).is_ok();
         }
         if !goes_on {
             // Its end takes it out of the epoll, too.
-            self.connections[at] = None;
-            self.free.push(at);
-            self.leave();
+            self.connections.remove(&number);
+            self.cache.clients.fetch_sub(1, Relaxed);
         }
-    }
-
-    /// Counts a connection that ended.
-    fn leave(&self) {
-        self.cache.clients.fetch_sub(1, Relaxed);
     }
 }

@@ -35,6 +35,20 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Keeps what was skipped for the script that lists at its end what was not done.
+    pub(super) fn note_skipped(&self, skipped: &[&str]) -> io::Result<()> {
+        let name = self.files.path().with_file_name("skipped");
+        if skipped.is_empty() {
+            return fs::remove_file(name).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
+        }
+        fs::write(name, skipped.join(", ") + "\n")
+    }
+}
+
 /// Returns an address that no server has.
 pub(super) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()

@@ -5,7 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     use heirloom::arena::RangeSpec;
     use heirloom::service::Service;
     use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
-    use heirloom_cache::store::{NEVER, Store, When};
+    use heirloom_cache::store::{NEVER, Store};
 
     let at: u32 = std::env::var("CRASH_AT")?.parse()?;
     let step = |n| {
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     step(4);
     for n in 0_u64.. {
         let key = format!("crashing:{n}");
-        store.set((key.as_bytes(), &n.to_le_bytes()), When::Always, NEVER, 1)?;
+        store.set((key.as_bytes(), &n.to_le_bytes()), None, NEVER, 1)?;
         if n == 1000 {
             step(5);
         }
