@@ -60,27 +60,32 @@ impl<M: Machine> Heirloom<M> {
     /// # Examples
     /// ```
     /// use heirloom_folio::harness::Ram;
-    /// use heirloom_folio::{Disposition, Request};
-    /// use heirloom_kho::Order;
+    /// use heirloom_folio::{Cpus, Disposition, Request};
     /// use heirloom_kho::linux::{Metadata, Text};
+    /// use heirloom_kho::{Order, PAGE_SIZE, Run};
     /// use heirloom_restore::{Heirloom, SealPolicy};
     ///
-    /// let ranges = Ram::frames(256);
-    /// let old = Heirloom::boot_memory(Ram::memory(&ranges)?, &[], "old 1.0")?;
+    /// let map = Ram::frames(1024);
+    /// let ram = Ram::over(&map);
+    /// let scratch = Heirloom::<&Ram>::scratch_bytes(&map, ram.count());
+    /// let scratch = Run::new(map[0].0.start(), (scratch / PAGE_SIZE) as u64).unwrap();
+    /// // SAFETY: the machine has this memory, which nothing else uses; so below.
+    /// let old = unsafe { Heirloom::boot(&ram, &map, &[scratch], "old 1.0") }?;
     /// let mut pages = old.blank_pages(1)?;
     /// let metadata = Metadata::create(pages.next().unwrap(), Text::new("7.3.4").unwrap(), 1);
-    /// drop(pages);
     /// old.add_subtree(Metadata::NAME, metadata.at, Metadata::SIZE)?;
     /// let lost = old.memory().alloc_folio(Request::new(Order::ZERO))?.preserve()?.into_raw();
     /// let entry = old.entry();
+    /// drop(pages);
+    /// drop(old);
     ///
-    /// let memory = old.into_machine().attach(&ranges)?;
-    /// let kernel = Heirloom::revive_memory(memory, entry, "new 2.0", SealPolicy::Checked)?;
+    /// // SAFETY: as above; the old one is gone.
+    /// let new = unsafe { Heirloom::revive(&ram, &map, entry, "new 2.0", SealPolicy::Checked) }?;
     /// // SAFETY: nothing else runs in this kernel.
-    /// let kept = unsafe { kernel.pass_on(Metadata::NAME, |_| false) }?;
+    /// let kept = unsafe { new.pass_on(Metadata::NAME, |_| false) }?;
     /// assert_eq!(kept.blocks, 1);
-    /// assert_eq!(kernel.finish(|_| Disposition::Free)?.folios, 1);
-    /// assert!(!kernel.memory().preserved().contains(lost));
+    /// assert_eq!(new.finish(|_| Disposition::Free)?.folios, 1);
+    /// assert!(!new.memory().preserved().contains(lost));
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     pub unsafe fn pass_on(
