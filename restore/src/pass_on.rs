@@ -74,7 +74,8 @@ impl<M: Machine> Heirloom<M> {
     /// let mut pages = old.blank_pages(1)?;
     /// let metadata = Metadata::create(pages.next().unwrap(), Text::new("7.3.4").unwrap(), 1);
     /// old.add_subtree(Metadata::NAME, metadata.at, Metadata::SIZE)?;
-    /// let lost = old.memory().alloc_folio(Request::new(Order::ZERO))?.preserve()?.into_raw();
+    /// let lost = old.memory().alloc_folio(Request::new(Order::ZERO))?;
+    /// let lost = lost.preserve().map_err(|refused| refused.error)?.into_raw();
     /// let entry = old.entry();
     /// drop(pages);
     /// drop(old);
