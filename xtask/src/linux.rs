@@ -5,6 +5,7 @@
 //! kernel    flavours of a kernel ── store: kept for all later runs
 //! patched   a kernel that differs from another in one text
 //! initramfs what a kernel starts from
+//! program   a first process: an example, linked statically
 //! machine   QEMU: console, debugger, monitor
 //! skipping  what cannot be had here, and is no fault
 //! ```
@@ -18,6 +19,7 @@ pub(crate) mod machine;
 pub(crate) mod monitor;
 pub(crate) mod patched;
 pub(crate) mod place;
+pub(crate) mod program;
 pub(crate) mod skipping;
 pub(crate) mod steps;
 mod store;

@@ -15,7 +15,6 @@
 //! on the console what it found.
 
 mod pairs;
-mod program;
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +28,7 @@ use crate::linux::initramfs::Initramfs;
 use crate::linux::kernel::{self, Kernel};
 use crate::linux::machine::{Machine, Model};
 use crate::linux::place::{project, target};
-use crate::linux::skipping;
+use crate::linux::{program, skipping};
 
 /// Run the live update for real: two kernels in QEMU, every byte compared.
 #[derive(clap::Args)]
@@ -79,7 +78,7 @@ fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
     if arguments.prepare {
         return Ok(());
     }
-    let program = program::build(root)?;
+    let program = program::build(root, "liveupdate")?;
     if arguments.pairs {
         return pairs::all(&kernel, &program, place, arguments.timeout);
     }

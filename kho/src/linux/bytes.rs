@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::fault::{Fault, Table};
 use crate::narrow::usize_to_u64;
 use crate::pages::Pages;
+use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
 
@@ -54,6 +55,15 @@ pub(crate) fn load<T: FromBytes + IntoBytes + Immutable>(words: &[AtomicU64]) ->
         bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or(&[]));
     }
     value
+}
+
+/// Stores a value into the words that it starts with, the last one filled up with zeroes.
+pub(crate) fn save(words: &[AtomicU64], value: &(impl IntoBytes + Immutable)) {
+    for (word, bytes) in words.iter().zip(value.as_bytes().chunks(8)) {
+        let mut whole = [0; 8];
+        whole.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        store::word64(word, u64::from_ne_bytes(whole), Relaxed);
+    }
 }
 
 /// `bytes` up to the first zero.

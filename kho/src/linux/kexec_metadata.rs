@@ -3,7 +3,8 @@
 use zerocopy::native_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::bytes::{load, words};
+use super::blank::BlankPage;
+use super::bytes::{load, save, words};
 use super::text::Text;
 use crate::addr::PhysAddr;
 use crate::error::Error;
@@ -59,5 +60,14 @@ impl Metadata {
         }
         let previous_release = Text::read(stored.release, (Table::Metadata, at, 4))?;
         Ok(Self { at, previous_release, kexec_count: stored.count.get() })
+    }
+
+    /// Writes the subtree into a page: [`Metadata::SIZE`] bytes. `release` is that of the kernel that writes,
+    /// `kexec_count` how many kernels were left by then, this one included: one more than it found itself.
+    pub fn create(page: BlankPage<'_>, release: Text<65>, kexec_count: u32) -> Self {
+        let version = Self::VERSION.into();
+        let stored = Stored { version, release: release.into_bytes(), count: kexec_count.into() };
+        save(page.words(), &stored);
+        Self { at: page.addr(), previous_release: release, kexec_count }
     }
 }

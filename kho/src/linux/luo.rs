@@ -47,7 +47,7 @@ static FORMAT: Format = Format { text: Luo::COMPATIBLE, name: "luo", version: 5,
 
 #[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct StoredSession {
+pub(super) struct StoredSession {
     name: [u8; 64],
     files: U64,
     count: U64,
@@ -55,7 +55,7 @@ struct StoredSession {
 
 #[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct StoredFile {
+pub(super) struct StoredFile {
     compatible: [u8; 48],
     data: U64,
     token: U64,
@@ -80,6 +80,18 @@ const _: () = {
     assert!(size_of::<StoredLuo>() == 24 && size_of::<StoredSession>() == 80);
     assert!(size_of::<StoredFile>() == 64 && size_of::<StoredFlb>() == 64);
 };
+
+impl StoredSession {
+    pub(super) fn new(name: Text<64>, files: PhysAddr, count: u64) -> Self {
+        Self { name: name.into_bytes(), files: files.get().into(), count: count.into() }
+    }
+}
+
+impl StoredFile {
+    pub(super) fn new(kind: Text<48>, data: u64, token: u64) -> Self {
+        Self { compatible: kind.into_bytes(), data: data.into(), token: token.into() }
+    }
+}
 
 /// Bytes of the smallest structure.
 const SHORTEST: usize = SHORT + size_of::<StoredLuo>();
@@ -106,6 +118,18 @@ impl Luo {
     pub const COMPATIBLE: &str = "luo-v5";
     /// Bytes of the smallest structure.
     pub const SIZE: u64 = usize_to_u64(SHORTEST);
+
+    /// What stands at `at` where there is nothing but a number, and its bytes.
+    pub(super) fn head(at: PhysAddr, number: u64) -> (Self, [u8; SHORTEST]) {
+        let none = PhysAddr::new(0);
+        let luo = Self { at, compat: Compat::of(&FORMAT), number, sessions: none, flbs: none };
+        let mut bytes = [0; SHORTEST];
+        let (text, rest) = bytes.split_at_mut(SHORT);
+        text.iter_mut().zip(Self::COMPATIBLE.bytes()).for_each(|(to, from)| *to = from);
+        let stored = StoredLuo { number: number.into(), sessions: 0.into(), flbs: 0.into() };
+        rest.copy_from_slice(stored.as_bytes());
+        (luo, bytes)
+    }
 
     /// Returns the bytes of the structure.
     pub const fn bytes(&self) -> u64 {

@@ -23,9 +23,9 @@ use crate::page_size::PageSize;
 use crate::pages::Pages;
 use crate::sync::Ordering::Relaxed;
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Stored {
+pub(super) struct Stored {
     pos: U64,
     size: U64,
     seals: U32,
@@ -41,12 +41,44 @@ const _: () = assert!(SIZE == 48 && AREA_AT == 32);
 pub(super) static FORMAT: Format =
     Format { text: Memfd::COMPATIBLE, name: "memfd", version: 2, parts: &[VMALLOC] };
 
+impl Stored {
+    /// A file of so many bytes that all read as zeroes.
+    pub(super) fn of_size(size: u64) -> Self {
+        Self { size: size.into(), ..Self::new_zeroed() }
+    }
+
+    pub(super) fn describe(&mut self, pos: u64, seals: u32, flags: u32) {
+        (self.pos, self.seals, self.flags) = (pos.into(), seals.into(), flags.into());
+    }
+
+    /// Says where the entries of so many folios are.
+    pub(super) fn keep(&mut self, folios: u64, area: Option<AreaInfo>) {
+        self.folios = folios.into();
+        self.area = area.map_or(AreaDescriptor::new_zeroed(), AreaInfo::descriptor);
+    }
+
+    /// What it says at `at`, of a file whose folios are not looked at.
+    pub(super) fn values(&self, at: PhysAddr) -> Memfd {
+        Memfd {
+            at,
+            compat: Compat::of(&FORMAT),
+            pos: self.pos.get(),
+            size: self.size.get(),
+            seals: self.seals.get(),
+            flags: self.flags.get(),
+            folios: self.folios.get(),
+            area: None,
+            page_size: PageSize::BUILD,
+        }
+    }
+}
+
 /// Bytes of an entry.
-const ENTRY: u64 = 16;
+pub(super) const ENTRY: u64 = 16;
 const PFN_BITS: u32 = 52;
 const DIRTY: u64 = 1;
 const UP_TO_DATE: u64 = 2;
-const FLAGS: u16 = low_u16(DIRTY | UP_TO_DATE);
+pub(super) const FLAGS: u16 = low_u16(DIRTY | UP_TO_DATE);
 /// `F_SEAL_SEAL` to `F_SEAL_EXEC`.
 const SEALS: u32 = 0x3f;
 /// The largest size and position that a file can have.
@@ -116,8 +148,14 @@ impl MemfdFolio {
         faults.map(move |(offset, fault)| fault.in_table(Table::MemfdFolios, at, offset))
     }
 
+    /// Its entry, as a kernel of this build's pages writes it.
+    pub(super) fn words(&self) -> [u64; 2] {
+        let number = self.block.pfn().get() & ((1 << PFN_BITS) - 1);
+        [number | u64::from(self.flags) << PFN_BITS, self.index]
+    }
+
     /// The page of the file after its last.
-    const fn end(&self, page: PageSize) -> u64 {
+    pub(super) const fn end(&self, page: PageSize) -> u64 {
         self.index.saturating_add(page.pages(self.block.order().frames()))
     }
 }
@@ -183,8 +221,7 @@ impl Memfd {
         } else if stored.area != AreaDescriptor::new_zeroed() {
             area = Some(stored.area.info(PhysAddr::new(at.get() + AREA_AT), page_size)?);
         }
-        let (seals, flags) = (stored.seals.get(), stored.flags.get());
-        Ok(Self { at, compat, pos: stored.pos.get(), size, seals, flags, folios, area, page_size })
+        Ok(Self { compat, area, page_size, ..stored.values(at) })
     }
 
     /// What is wrong with its values, though its content can be read.

@@ -80,23 +80,72 @@
 //! ]);
 //! # Ok::<(), heirloom_kho::Error>(())
 //! ```
+//!
+//! # Writing
+//! What a kernel leaves for Linux is written as Linux writes it, into [`BlankPage`]s: a session with a
+//! memfd of one page, and how many kernels there were.
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::sync::atomic::AtomicU64;
+//! use heirloom_kho::linux::{BlankPage, FileList, Luo, Memfd, MemfdFolio, MemfdWriter, Metadata, Text};
+//! use heirloom_kho::{Block, Order, PAGE_SIZE, Pages, PhysAddr};
+//!
+//! /// Preserved pages by number; a kernel has `heirloom_restore::Inherited`.
+//! struct Memory(BTreeMap<u64, Vec<AtomicU64>>);
+//! # impl Pages for Memory {
+//! #     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
+//! #         let page = self.0.get(&addr.pfn().get())?;
+//! #         page.get(addr.offset_in_page() / 8..)?.get(..bytes.div_ceil(8))
+//! #     }
+//! #     fn holds(&self, block: Block) -> bool {
+//! #         block.order() == Order::ZERO && self.0.contains_key(&block.pfn().get())
+//! #     }
+//! # }
+//! let page = |n| (n, (0..PAGE_SIZE / 8).map(|_| AtomicU64::new(0)).collect());
+//! let memory = Memory((1..10).map(page).collect());
+//! let mut blank = (1..9).map(|n| {
+//!     let addr = PhysAddr::new(n * PAGE_SIZE as u64);
+//!     BlankPage::new(addr, &memory.0[&n]).unwrap()
+//! });
+//! let folio = Block::new(PhysAddr::new(9 * PAGE_SIZE as u64).pfn(), Order::ZERO).unwrap();
+//!
+//! let mut memfd = MemfdWriter::new(&mut blank, 2 * PAGE_SIZE as u64)?;
+//! memfd.push(&mut blank, MemfdFolio::with_contents(folio, 1))?;
+//! let mut files = FileList::new();
+//! let kind = Text::new(Memfd::COMPATIBLE).unwrap();
+//! files.push(&mut blank, kind, memfd.finish().get(), 7)?;
+//! let mut luo = Luo::create(blank.next().unwrap(), 1);
+//! luo.add_session(&memory, &mut blank, Text::new("guest").unwrap(), &files)?;
+//! Metadata::create(blank.next().unwrap(), Text::new("mykernel 1.0").unwrap(), 3);
+//!
+//! let session = luo.session(&memory, "guest")?.unwrap();
+//! let memfd = session.file(&memory, 7)?.unwrap().memfd(&memory)?.unwrap();
+//! assert_eq!((memfd.size, memfd.folios), (2 * PAGE_SIZE as u64, 1));
+//! # Ok::<(), heirloom_kho::Error>(())
+//! ```
+mod blank;
 mod bytes;
 mod check;
 mod kexec_metadata;
 mod kho_test;
 mod loans;
 mod luo;
+mod luo_writer;
 mod memblock;
 mod memfd;
+mod memfd_writer;
 mod properties;
 mod stop;
 mod text;
 
+pub use blank::BlankPage;
 pub use check::{Found, Known, Opaque, Unread, check};
 pub use kexec_metadata::Metadata;
 pub use kho_test::{Checksum, KhoTest};
 pub use loans::{LoanPart, Loans};
 pub use luo::{File, Files, Flb, Flbs, Luo, Session, Sessions};
+pub use luo_writer::FileList;
 pub use memblock::{Memblock, Region};
 pub use memfd::{Memfd, MemfdFolio, Part};
+pub use memfd_writer::MemfdWriter;
 pub use text::Text;

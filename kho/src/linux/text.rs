@@ -11,6 +11,25 @@ use crate::fault::{Fault, Table};
 pub struct Text<const N: usize>([u8; N]);
 
 impl<const N: usize> Text<N> {
+    /// Returns `text`; `None` if there is no room for it and a zero, or it has a zero in it.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_kho::linux::Text;
+    ///
+    /// assert_eq!(Text::<8>::new("session").unwrap().as_str(), "session");
+    /// assert_eq!(Text::<8>::new("sessions"), None);
+    /// ```
+    pub fn new(text: &str) -> Option<Self> {
+        let fits = text.len() < N && !text.as_bytes().contains(&0);
+        fits.then(|| Self::cut(text.as_bytes()))
+    }
+
+    /// Returns the bytes that stand for it: all of them, with zeroes behind the text.
+    pub(crate) const fn into_bytes(self) -> [u8; N] {
+        self.0
+    }
+
     /// The text in `bytes`, the field at byte `offset` of the table at `at`.
     pub(crate) fn read(
         bytes: [u8; N],
