@@ -75,6 +75,44 @@ fn keep(kernel: &Kernel<'_>) -> Handle {
     unsafe { kernel.preserve(buffer) }.unwrap()
 }
 
+/// What a boot loader brought lies in no range of the first kernel's map, and in every successor's.
+#[test]
+fn a_module_is_kept_in_place_over_generations() {
+    for (at, length) in [(17 * MIB, 5 * MIB + 4096), (16 * MIB, MIB), (63 * MIB, MIB)] {
+        let ram = Ram::over(&map());
+        let module = run(at, length);
+        load(&ram, module);
+        let around = [run(0, at), run(at + length, MEMORY - at - length)];
+        let around = around.map(|run| (run, NodeId(0)));
+        let around: Vec<_> = around.into_iter().filter(|(run, _)| !run.is_empty()).collect();
+        // SAFETY: the machine has this memory, and one kernel at a time runs on it.
+        let kernel = unsafe { Heirloom::boot(&ram, &around, &areas()[..1], "first") }.unwrap();
+        // SAFETY: nothing else uses the frames, and nothing runs beside this.
+        let kept = unsafe { kernel.keep_in_place(module, NodeId(0)) }.unwrap();
+        let handle = kernel.run_handle(&kept).unwrap();
+        // SAFETY: as above.
+        let again = unsafe { kernel.keep_in_place(module, NodeId(0)) };
+        assert!(matches!(again, Err(Error::Folio(heirloom::folio::Error::RangeOverlaps { .. }))));
+        let other = keep(&kernel);
+        kernel.memory().audit().unwrap();
+        let mut kernel = kernel;
+        for _ in 0..3 {
+            kernel = revive(&ram, kernel, Placement::default()).unwrap();
+            let kept = kernel.claim_run(handle).unwrap();
+            assert_eq!(kept.extent(), module);
+            assert!(is_loaded(&ram, module));
+            kernel.restore(other).unwrap();
+            assert_eq!(kernel.finish(|_| Disposition::Free).unwrap(), Finished::default());
+            kernel.memory().audit().unwrap();
+        }
+        let kernel = revive(&ram, kernel, Placement::default()).unwrap();
+        let kept = kernel.claim_run(handle).unwrap();
+        let before = kernel.memory().stats().free();
+        drop(kept.unpreserve().unwrap());
+        assert_eq!(kernel.memory().stats().free(), before + module.frames());
+    }
+}
+
 #[test]
 fn an_initrd_in_scratch_survives_a_revive() {
     let ram = Ram::over(&map());

@@ -127,7 +127,11 @@ const fn inherited<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
 ///
 /// A block with a label is no part of an area or a list: it is a slab, or a slab table, whatever a
 /// handle says.
-fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: FrameType) -> Result<(), Error> {
+pub(crate) fn take<M: Machine>(
+    memory: &Memory<M>,
+    block: Block,
+    kind: FrameType,
+) -> Result<(), Error> {
     if memory.predecessor().label_of(block).is_some() {
         return Err(Error::NotInherited { at: block.addr() });
     }
@@ -137,7 +141,7 @@ fn take<M: Machine>(memory: &Memory<M>, block: Block, kind: FrameType) -> Result
 }
 
 /// Undoes [`take`].
-fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: FrameType) {
+pub(crate) fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: FrameType) {
     // SAFETY: taken by the claim under way, and not written.
     let undone = unsafe { memory.unclaim_as(block, kind) };
     debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");

@@ -49,6 +49,14 @@ pub struct Unread {
     pub at: PhysAddr,
 }
 
+impl Unread {
+    /// Returns what a check says of a subtree that it does not know.
+    pub fn of_subtree(subtree: &Subtree) -> Self {
+        let name = Text::cut(subtree.name.as_str().as_bytes());
+        Self { what: Opaque::Subtree, name, at: subtree.addr }
+    }
+}
+
 /// What can have a name that this crate does not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
@@ -187,8 +195,7 @@ where
         match checks.sound(Known::read(pages, &subtree))? {
             Some(Some(known)) => checks.known(&known)?,
             Some(None) if subtree.name.as_str() != SUBTREE => {
-                let name = Text::cut(subtree.name.as_str().as_bytes());
-                checks.unread(Opaque::Subtree, name, subtree.addr)?;
+                (checks.found)(Found::Unread(Unread::of_subtree(&subtree)))?;
             }
             _ => {}
         }

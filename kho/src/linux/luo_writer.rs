@@ -154,7 +154,7 @@ impl Luo {
     /// See [the module](crate::linux#writing).
     pub fn add_session<'p, P: Pages>(
         &mut self,
-        pages: &'p P,
+        pages: &P,
         blank: &mut impl Iterator<Item = BlankPage<'p>>,
         name: Text<64>,
         files: &FileList<'p>,

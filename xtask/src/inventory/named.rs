@@ -130,6 +130,7 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_kho::RootView<'a>::new",
             "heirloom_kho::ScratchList<'a>::new",
             "heirloom_kho::ScratchList<'a>::sized",
+            "heirloom_kho::linux::BlankPage<'p>::new",
             "heirloom_restore::Sealer<'m, M>::cover",
             "heirloom::arena::Arena::leave",
             "heirloom::jump::Jump::new",
