@@ -9,7 +9,8 @@ mod common;
 use std::fs;
 
 use common::{
-    Kernel, PAGE, State, World, fill, finish_freeing, free_folio, order, out_of_memory, unfill,
+    Kernel, Numbers, PAGE, State, World, fill, finish_freeing, free_folio, order, out_of_memory,
+    unfill,
 };
 use heirloom::folio::harness::Ram;
 use heirloom::folio::{Folio, FrameType, PreservedFolio, Request};
@@ -474,6 +475,85 @@ fn without_memory_to_pass_it_on_a_subtree_is_there_as_it_was() {
     let kept = unsafe { kernel.pass_on(Luo::NAME, |_| false) }.unwrap();
     assert_eq!(kept.blocks, folios + MemfdWriter::pages_for(folios) + 3);
     kernel.memory().audit().unwrap();
+}
+
+/// Each kernel counts itself, in the place of its predecessor's count, and leaves no page behind.
+#[test]
+fn kernels_are_counted_on_from_linux_s_count() {
+    let (world, entry) = left();
+    let mut kernel = world.revive(entry);
+    for n in 2..6 {
+        // SAFETY: nothing is written meanwhile.
+        assert_eq!(unsafe { kernel.count_kexec("kernel 1.0") }, Ok(n));
+        // SAFETY: as above.
+        let again = unsafe { kernel.count_kexec("kernel 1.0") };
+        assert!(matches!(again, Err(Error::NameTaken { .. })), "{again:?}");
+        // SAFETY: as above.
+        let long = unsafe { kernel.count_kexec(&"k".repeat(65)) };
+        assert!(matches!(long, Err(Error::Table(_))), "{long:?}");
+        let told = finish_freeing(&kernel);
+        assert_eq!(told.is_empty(), n > 2, "{told:?}");
+        let subtree = kernel.subtree(Metadata::NAME).unwrap().unwrap();
+        assert_eq!(subtree.size, Some(Metadata::SIZE));
+        let Known::Metadata(says) = Known::read(&pages(&kernel), &subtree).unwrap().unwrap() else {
+            panic!()
+        };
+        assert_eq!((says.previous_release.as_str(), says.kexec_count), ("kernel 1.0", n));
+        kernel.memory().audit().unwrap();
+        assert_eq!(kernel.subtree("none"), Ok(None));
+        kernel = world.jump(kernel);
+    }
+    let taken = fill(&kernel, 0);
+    // SAFETY: as above.
+    let refused = unsafe { kernel.count_kexec("kernel 1.0") };
+    assert!(refused.as_ref().is_err_and(out_of_memory), "{refused:?}");
+    unfill(&kernel, taken);
+    assert_eq!(names(&kernel).len(), 1, "the predecessor's is there yet");
+}
+
+/// Whatever stands in Linux's tables, a subtree is passed on whole, or not at all.
+#[test]
+fn tables_of_any_bits_are_passed_on_or_left_as_they_are() {
+    let expected = expected();
+    let (world, entry) = left();
+    let saved = world.save();
+    let tables: Vec<_> = {
+        let kernel = world.revive(entry);
+        let left = pages(&kernel);
+        let Known::Luo(luo) = known(&kernel, entry, Luo::NAME) else { panic!() };
+        let mut tables = vec![luo.at, luo.sessions, luo.flbs];
+        for session in luo.sessions(&left).unwrap().map(Result::unwrap) {
+            tables.push(session.files);
+            for file in session.files(&left).unwrap().map(Result::unwrap) {
+                let memfd = file.memfd(&left).unwrap().unwrap();
+                tables.push(memfd.at);
+                tables.push(memfd.area.unwrap().first());
+            }
+        }
+        tables
+    };
+    let (mut numbers, mut refused) = (Numbers(0x6b65_726e), 0);
+    for round in 0..120 {
+        world.load(&saved);
+        let table = tables[numbers.below(tables.len() as u64) as usize];
+        // The part that is in use, mostly.
+        let byte = numbers.below(if round % 4 == 0 { PAGE } else { 64 });
+        world.flip(PhysAddr::new(table.get() + byte), numbers.below(8) as usize);
+        let kernel = world.revive(entry);
+        let (before, free) = (inherited(&kernel), State::of(&kernel).free);
+        assert_eq!(before, left_to_claim(&expected));
+        // SAFETY: nothing is written meanwhile.
+        let kept = unsafe { kernel.pass_on(Luo::NAME, |unread| unread.what == Opaque::Flb) };
+        let left = inherited(&kernel);
+        if let Ok(kept) = kept {
+            assert_eq!(left.len() as u64, before.len() as u64 - kept.blocks);
+        } else {
+            refused += 1;
+            assert_eq!((left, State::of(&kernel).free), (before, free));
+        }
+        kernel.memory().audit().unwrap();
+    }
+    assert!((12..108).contains(&refused), "{refused} of 120 refused");
 }
 
 fn finish_keeping(kernel: &Kernel<'_>) {

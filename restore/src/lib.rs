@@ -85,6 +85,7 @@ mod entry;
 mod error;
 mod heirloom;
 mod in_place;
+mod kexec;
 mod moved;
 mod names;
 mod own_pages;

@@ -121,6 +121,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (RESTORE, "entry", "the scratch list and the root read before there is a memory"),
     (RESTORE, "heirloom", "blocks made into owned values; tables of this value's own"),
     (RESTORE, "in_place", "a range over frames, as the caller has promised"),
+    (RESTORE, "kexec", "a predecessor's page read, claimed and freed"),
     (RESTORE, "moved", "a frame that is reserved while a word in it is written"),
     (RESTORE, "pages", "tables read as atomic words, a predecessor's or ours"),
     (RESTORE, "pass_on", "what was claimed, written down in pages of this value's, and put back"),
