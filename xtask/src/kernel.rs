@@ -3,14 +3,17 @@
 //!
 //! ```text
 //! examples/kernel ─> build one: ELF, bzImage ──┐
-//!                 └> build two: bzImage ───────┴─> QEMU: PVH -> one ══> two ══> one ...
-//!                                                                  jump, crash, death in a takeover
+//!                 └> build two: bzImage ───────┼─> QEMU: PVH -> one ══> two ══> one ...
+//! --linux: Linux, examples/between ────────────┤                   jump, crash, death in a takeover
+//!                                              └─> QEMU: Linux ══> two ══> one ══> Linux ══> ...
+//!                                   heirloom check <── memory image ┘ at each of Linux's first steps
 //! ```
 //!
 //! The machine is emulated (`-accel tcg`), so it runs anywhere. Each kernel compares all that its predecessor left with
 //! what it is to be, and says on the console what it found.
 
 mod chain;
+mod linux;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +24,8 @@ use anyhow::{Context, Result, ensure};
 use chain::{Chain, Totals};
 use heirloom_x86::bzimage;
 
-use crate::linux::kernel::{self, Kernel};
+use linux::Linux;
+
 use crate::linux::machine::{Machine, Model};
 use crate::linux::place::{project, target};
 use crate::linux::skipping::{self, unavailable};
@@ -36,9 +40,12 @@ pub(crate) struct Arguments {
     /// Run each chain so many times, with other instants of interrupts and crashes.
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
-    /// End one more chain with Linux, which takes over. Builds one if none is kept, which takes minutes.
+    /// Run chains with Linux in them as well: at the end, at the start, in the middle. Builds one if none is kept, which takes minutes.
     #[arg(long)]
     linux: bool,
+    /// Run the chains whose names begin so, and no other.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    only: String,
     /// Print all that the machine prints.
     #[arg(long)]
     console: bool,
@@ -54,8 +61,18 @@ const CHAINS: [Chain; 3] = [
     Chain { name: "deaths", plan: "jdcddjde", memory: "512M", cpus: 2 },
 ];
 
-/// A chain that ends with Linux.
-const LINUX: Chain = Chain { name: "linux", plan: "jcl", memory: "512M", cpus: 2 };
+/// Those with Linux in them.
+const LINUX: [Chain; 2] = [
+    // It takes over from a kernel that crashed.
+    Chain { name: "linux", plan: "jcl", memory: "512M", cpus: 2 },
+    // It hands over to another kernel, takes over from the one behind, which crashed, and hands over again.
+    Chain { name: "between", plan: "ljcljl", memory: "512M", cpus: 2 },
+];
+
+/// Linux's, where it is the first. The archive that it begins with stays, for the next Linux; it has scratch for all images
+/// of a chain.
+const COMMAND_LINE: &str =
+    "console=ttyS0 panic=-1 nox2apic kho=on liveupdate=on retain_initrd kho_scratch=64M,64M,64M";
 
 /// What a PC without an operating system needs of Rust.
 const TARGET: &str = "x86_64-unknown-none";
@@ -73,11 +90,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 fn chains(arguments: &Arguments, place: &Path) -> Result<()> {
     apt::install(&EMULATOR)?;
-    let linux = arguments.linux.then(|| Kernel::get(&kernel::BASE, place)).transpose()?;
-    let images = Images::build(project()?, place, linux.as_ref())?;
+    let linux = arguments.linux.then(|| Linux::get(project()?, place)).transpose()?;
+    let images = Images::build(project()?, place, linux)?;
     let mut totals = Totals::default();
     for seed in 1..=arguments.repeat {
-        for chain in CHAINS.iter().chain(arguments.linux.then_some(&LINUX)) {
+        let all = CHAINS.iter().chain(LINUX.iter().filter(|_| arguments.linux));
+        for chain in all.filter(|chain| chain.name.starts_with(&arguments.only)) {
             totals.add(&drive(chain, seed, &images, arguments, place)?);
         }
     }
@@ -89,28 +107,30 @@ fn chains(arguments: &Arguments, place: &Path) -> Result<()> {
 struct Images {
     /// Build one, as QEMU loads it.
     first: PathBuf,
-    /// bzImages of both, one behind the other, and of Linux.
+    /// bzImages of both, one behind the other; with Linux, its own and what it begins with behind them.
     all: PathBuf,
+    linux: Option<Linux>,
 }
 
 impl Images {
-    fn build(root: &Path, place: &Path, linux: Option<&Kernel>) -> Result<Self> {
+    fn build(root: &Path, place: &Path, linux: Option<Linux>) -> Result<Self> {
         let first = build(root, place, &["--release"], "release")?;
         let second = build(root, place, &["--profile", "small", "--features", "two"], "small")?;
-        let mut all = Vec::new();
+        let mut parts = Vec::new();
         for path in [&first, &second] {
             let elf = fs::read(path)?;
-            let start = all.len();
-            all.resize(start + bzimage::size(&elf)?, 0);
-            let bytes = bzimage::from_elf(&elf, &mut all[start..])?;
+            let mut image = vec![0; bzimage::size(&elf)?];
+            let bytes = bzimage::from_elf(&elf, &mut image)?;
             println!("kernel: {} bytes of bzImage from {}", bytes, path.display());
+            parts.push(image);
         }
-        if let Some(linux) = linux {
-            all.extend(fs::read(&linux.image)?);
+        if let Some(linux) = &linux {
+            parts.push(fs::read(linux.image())?);
+            parts.push(linux.pack(&parts)?);
         }
         let images = place.join("images");
-        fs::write(&images, all)?;
-        Ok(Self { first, all: images })
+        fs::write(&images, parts.concat())?;
+        Ok(Self { first, all: images, linux })
     }
 }
 
@@ -144,12 +164,21 @@ fn drive(
 ) -> Result<Totals> {
     let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
     let (memory, cpus) = (chain.memory, chain.cpus);
-    let model = Model { memory, cpus, counted: false, say: "kernel: ", stopped: false };
+    let stopped = chain.plan.contains('l');
+    let model = Model { memory, cpus, counted: false, say: "kernel: ", stopped };
     let line = format!("plan={} step=0 cpus={cpus} seed={seed}", chain.plan);
     println!("kernel: {}: {line}, {memory} of memory", chain.name);
     let show = arguments.console;
-    let mut machine = Machine::start(&model, &images.first, &images.all, &line, show, deadline)?;
-    let ended = machine.powered_off();
+    let linux = images.linux.as_ref().filter(|_| stopped);
+    let mut machine = match linux {
+        Some(linux) if chain.plan.starts_with('l') => {
+            let line = format!("{COMMAND_LINE} {line}");
+            Machine::start(&model, linux.image(), linux.initramfs(), &line, show, deadline)?
+        }
+        _ => Machine::start(&model, &images.first, &images.all, &line, show, deadline)?,
+    };
+    let looked = linux.map_or(Ok(()), |linux| linux.look(&mut machine, chain));
+    let ended = looked.and_then(|()| machine.powered_off());
     let log = place.join(format!("{}.log", chain.name));
     fs::write(&log, machine.said())?;
     let totals = ended.and_then(|()| chain.judge(machine.said()));

@@ -4,6 +4,7 @@
 //! apt       tools, and Linux's source package
 //! kernel    flavours of a kernel ── store: kept for all later runs
 //! initramfs what a kernel starts from
+//! program   a first process: an example, linked statically
 //! machine   QEMU: console, debugger, monitor
 //! skipping  what cannot be had here, and is no fault
 //! ```
@@ -16,6 +17,7 @@ pub(crate) mod kernel;
 pub(crate) mod machine;
 pub(crate) mod monitor;
 pub(crate) mod place;
+pub(crate) mod program;
 pub(crate) mod skipping;
 pub(crate) mod steps;
 mod store;

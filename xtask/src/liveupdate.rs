@@ -14,8 +14,6 @@
 //! handover as Linux made it, before anybody used it up. Then it runs on, and the second life says
 //! on the console what it found.
 
-mod program;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -28,7 +26,7 @@ use crate::linux::initramfs::Initramfs;
 use crate::linux::kernel::{self, Kernel};
 use crate::linux::machine::{Machine, Model};
 use crate::linux::place::{project, target};
-use crate::linux::skipping;
+use crate::linux::{program, skipping};
 
 /// Run the live update for real: two kernels in QEMU, every byte compared.
 #[derive(clap::Args)]
@@ -74,7 +72,7 @@ fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
     if arguments.prepare {
         return Ok(());
     }
-    let program = program::build(root)?;
+    let program = program::build(root, "liveupdate")?;
 
     let mut inside = Initramfs::new();
     inside.directory("dev");

@@ -1,7 +1,6 @@
 //! The successor: its image found among those that came with the first kernel, put into scratch.
 
 use alloc::format;
-use alloc::string::String;
 
 use heirloom::{DirectMap, Entry, PhysAddr, Run};
 use heirloom_x86::bzimage::BzImage;
@@ -45,17 +44,21 @@ pub unsafe fn load(
     let found = unsafe { images(at) }.nth(if linux { 2 } else { step % 2 });
     let image = found.unwrap_or_else(|| fail(format_args!("no image for step {step}")));
     let seed = told.number("seed", 1);
-    let line = if linux {
-        String::from("console=ttyS0 kho=on panic=-1")
-    } else {
-        format!("plan={plan} step={step} cpus={cpus} seed={seed}")
-    };
+    let mut line = format!("plan={plan} step={step} cpus={cpus} seed={seed}");
+    let mut initrd = at;
+    if linux {
+        line.insert_str(0, "console=ttyS0 panic=-1 nox2apic kho=on liveupdate=on retain_initrd ");
+        // What Linux begins with lies behind the images.
+        // SAFETY: the caller's promise.
+        let images: u64 = unsafe { images(at) }.map(|image| image.whole().len() as u64).sum();
+        initrd = (PhysAddr::new(at.0.get() + images), at.1 - images);
+    }
     // ANCHOR: load
     let successor = Successor {
         image,
         command_line: line.as_bytes(),
         regions: told.regions(),
-        initrd: Some(at),
+        initrd: Some(initrd),
         rsdp: told.rsdp,
         entry: Some(entry),
     };

@@ -92,24 +92,3 @@ impl Ledger {
         self.slots.iter().enumerate().flat_map(|(lane, slots)| slots.iter().map(move |s| (lane, s)))
     }
 }
-
-/// The byte at a place of what is made of a number.
-fn byte(id: u64, at: usize) -> u8 {
-    let word = (id ^ (at as u64 / 8).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (word >> (at % 8 * 8)) as u8
-}
-
-/// Makes bytes of a number.
-pub fn fill(id: u64, bytes: &mut [u8]) {
-    bytes.iter_mut().enumerate().for_each(|(at, to)| *to = byte(id, at));
-}
-
-/// Whether bytes are those of a number.
-pub fn is(id: u64, bytes: &[u8]) -> bool {
-    bytes.iter().enumerate().all(|(at, found)| *found == byte(id, at))
-}
-
-/// How long a buffer is that is made of a number.
-pub fn length(id: u64, most: u64) -> usize {
-    (1 + (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % most) as usize
-}

@@ -15,6 +15,7 @@
 //! | `jump.rs` | the successor's image, loaded and entered |
 //! | `takeover.rs`, `layout.rs` | claims, comparison, upgrade |
 //! | `work.rs`, `ledger.rs` | allocation from work, interrupts and NMIs |
+//! | `linux.rs` | what Linux left passed on, a session left for it |
 //!
 //! The command line says what each kernel of a chain does at its end: `plan=jcde`, a letter for each.
 //! `j`: a sealed jump. `c`: a crash, the jump from an interrupt in the middle of all CPUs' work. `d`: a crash
@@ -30,7 +31,10 @@ mod cpu;
 mod jump;
 mod layout;
 mod ledger;
+mod linux;
 mod machine;
+#[path = "../../between/pattern.rs"]
+mod pattern;
 mod serial;
 mod takeover;
 mod told;
@@ -41,9 +45,12 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-use heirloom::folio::Request;
+use heirloom::folio::{NodeId, Request};
 use heirloom::slab::{EarlyRoom, Global};
-use heirloom::{Heirloom, Order, PAGE_SIZE, Placement, SealPolicy, TypedCache};
+use heirloom::{
+    DirectMap, Heirloom, Order, PAGE_SIZE, PhysAddr, Placement, PreservedRun, Run, SealPolicy,
+    TypedCache,
+};
 use heirloom_x86::loader::Loaded;
 use heirloom_x86::map::LINUX_SCRATCH_ALIGN;
 use layout::Session;
@@ -184,6 +191,9 @@ extern "C" fn start(kind: u64, info: u64) -> ! {
 /// What ends a kernel's life too early.
 type Failure = &'static dyn core::fmt::Display;
 
+/// A kernel that has its memory, and what it found in it.
+type Taken = (&'static Heirloom<Pc>, Found);
+
 /// Keeps an error to the end, which is near.
 fn late<E: core::fmt::Display + 'static>(error: E) -> Failure {
     serial::fail(format_args!("{error}"))
@@ -196,10 +206,18 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
     let act = plan.get(step).copied().unwrap_or(b'e');
     let seed = told.number("seed", 1);
     let (kernel, mut found) = match told.entry {
-        None => first(&told).map_err(late)?,
+        None => first(&told)?,
         Some(entry) => later(&told, entry, act, seed + step)?,
     };
+    let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true).map_err(late)?;
+    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
+    unsafe { SESSIONS.set(sessions) };
     takeover::finish(kernel, &mut found).map_err(late)?;
+    if plan.get(step + 1) == Some(&b'l') {
+        let first = pattern::first_file(seed as u64, step as u64);
+        // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
+        unsafe { linux::leave(kernel, first) }.map_err(late)?;
+    }
     let Found { things, bytes, upgraded, lost, unclaimed } = found;
     let (build, generation) = (layout::BUILD, kernel.generation());
     say(format_args!(
@@ -256,89 +274,87 @@ const TICK: u32 = 1_000_000;
 const AREA: u64 = 64 << 20;
 
 /// The first kernel: no predecessor.
-fn first(told: &Told) -> Result<(&'static Heirloom<Pc>, Found), heirloom::Error> {
-    let (images, length) = told.images.unwrap_or_else(|| fail(format_args!("no images")));
-    let mut map = told.map().unwrap_or_else(|error| fail(format_args!("{error}")));
+fn first(told: &Told) -> Result<Taken, Failure> {
+    let (images, length) = told.images.ok_or("no images").map_err(late)?;
+    let mut map = told.map().map_err(late)?;
     // What is there already: this image, and the module, which is in no map while it is copied.
-    let module = heirloom::Run::covering(images, length);
-    for taken in [Some(told::image()), module].into_iter().flatten() {
-        map.remove(taken).unwrap_or_else(|error| fail(format_args!("{error}")));
-    }
-    let place = |taken: &[_]| {
-        let limit = heirloom::PhysAddr::new(4 << 30);
-        map.place(AREA, LINUX_SCRATCH_ALIGN, limit, taken)
-            .unwrap_or_else(|error| fail(format_args!("{error}")))
-    };
+    let module = Run::covering(images, length).filter(|run| run.addr() == images);
+    let module = module.ok_or("the images do not start with a page").map_err(late)?;
+    [told::image(), module].into_iter().try_for_each(|run| map.remove(run)).map_err(late)?;
+    let place = |taken: &[_]| map.place(AREA, LINUX_SCRATCH_ALIGN, PhysAddr::new(4 << 30), taken);
     // ANCHOR: boot
-    let low = place(&[]);
-    let scratch = [low, place(&[low])];
+    let low = place(&[]).map_err(late)?;
+    let scratch = [low, place(&[low]).map_err(late)?];
     // SAFETY: the page tables show the map, of which nothing is in use.
-    let kernel = unsafe { Heirloom::boot(Pc, map.ranges(), &scratch, layout::BUILD)? };
+    let kernel = unsafe { Heirloom::boot(Pc, map.ranges(), &scratch, layout::BUILD) };
     // ANCHOR_END: boot
-    // SAFETY: the first CPU, before it lets interrupts come.
-    let kernel = unsafe { KERNEL.set(kernel) };
-    let memory = kernel.memory();
-    let any = Request::new(Order::ZERO);
-
+    let kernel = keep(kernel.map_err(late)?);
     // ANCHOR: module
-    // The module moves to where it survives.
-    let mut run = memory.alloc_owned_run(length.div_ceil(PAGE_SIZE as u64), any)?;
-    // SAFETY: the loader put it there; it is in no map.
-    let module = unsafe { work::bytes(heirloom::DirectMap::ptr(&Pc, images), length as usize) };
-    run.bytes_mut()[..module.len()].copy_from_slice(module);
-    let run = run.preserve().map_err(|refused| refused.error)?;
-    let images = kernel.run_handle(&run)?.into();
-    let images_at = run.into_raw().addr();
+    // The module stays where it is, and survives there.
+    // SAFETY: the loader put it there, and it is in no map; nothing else runs.
+    let run = unsafe { kernel.keep_in_place(module, NodeId(0)) };
     // ANCHOR_END: module
+    begin(told, kernel, scratch.into_iter(), run.map_err(late)?, length).map_err(late)
+}
 
+/// From now on there is a heap.
+fn keep(kernel: Heirloom<Pc>) -> &'static Heirloom<Pc> {
+    // SAFETY: once, by the first CPU; the only interrupt that comes yet ends this kernel.
+    let kernel = unsafe { KERNEL.set(kernel) };
+    HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
+    kernel
+}
+
+/// What a kernel does that has no ledger: the first, and one that comes behind Linux.
+fn begin(
+    told: &Told,
+    kernel: &'static Heirloom<Pc>,
+    areas: impl Iterator<Item = Run> + Clone,
+    images: PreservedRun<'_, Pc>,
+    length: u64,
+) -> Result<Taken, heirloom::Error> {
+    let mut found = Found::default();
+    // SAFETY: the first CPU; no interrupt comes.
+    unsafe { linux::pass_on(kernel, &mut found) }?;
+    let memory = kernel.memory();
+    let handle = kernel.run_handle(&images)?.into();
+    let images_at = images.into_raw().addr();
     let frames = size_of::<Ledger>().div_ceil(PAGE_SIZE) as u64;
-    let mut run = memory.alloc_owned_run(frames, any)?;
-    run.bytes_mut().fill(0);
+    let run = memory.alloc_owned_run(frames, Request::new(Order::ZERO).zeroed())?;
     let run = run.preserve().map_err(|refused| refused.error)?;
     let ledger = kernel.run_handle(&run)?.into();
     let at = memory.ptr(run.into_raw())?.cast::<Ledger>();
-    kernel.publish("kernel", Root { ledger, images, images_bytes: length }.as_bytes())?;
-    let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true)?;
-    // SAFETY: a ledger of zeroes is an empty one; it is never freed. The first CPU, as above.
+    let root = Root { ledger, images: handle, images_bytes: length };
+    kernel.publish("kernel", root.as_bytes())?;
+    // SAFETY: a ledger of zeroes is an empty one; it is never freed. The first CPU, before it lets interrupts come.
     unsafe {
         LEDGER.set(at.as_ref());
-        SESSIONS.set(sessions);
-        let areas = scratch.iter().copied();
-        NEXT.set(jump::load(
-            told,
-            areas,
-            &[kernel.metadata()],
-            (images_at, length),
-            kernel.entry(),
-        ));
+        let busy = [kernel.metadata(), told::image()];
+        NEXT.set(jump::load(told, areas, &busy, (images_at, length), kernel.entry()));
     }
-    HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
-    Ok((kernel, Found::default()))
+    Ok((kernel, found))
 }
 
 /// Any other: loads its own successor before all else, so that it may die at any instant; then takes over.
-fn later(
-    told: &Told,
-    entry: heirloom::Entry,
-    act: u8,
-    seed: usize,
-) -> Result<(&'static Heirloom<Pc>, Found), Failure> {
-    let map = told.map().map_err(late)?;
-    let image = told::image();
-    let images = told.images.unwrap_or_else(|| fail(format_args!("no images")));
+fn later(told: &Told, entry: heirloom::Entry, act: u8, seed: usize) -> Result<Taken, Failure> {
+    let (map, image) = (told.map().map_err(late)?, told::image());
+    let images = told.images.ok_or("no images").map_err(late)?;
     // SAFETY: the runs are in the map, which the page tables show; the predecessor has ended.
     let areas = unsafe {
         entry.scratch_areas(&Pc, |run| map.ranges().iter().any(|(range, _)| range.covers(run)))
     };
     let areas = areas.map_err(late)?;
-    // SAFETY: this image is all that is in use of scratch; the first CPU, before it lets interrupts come.
-    let next = unsafe { NEXT.set(jump::load(told, areas.runs(), &[image], images, entry)) };
+    let brought = Run::covering(images.0, images.1).unwrap_or(image);
+    // SAFETY: this image and what came with it are all that is in use of scratch; the first CPU, before it lets
+    // interrupts come.
+    let next =
+        unsafe { NEXT.set(jump::load(told, areas.runs(), &[image, brought], images, entry)) };
     if act == b'd' {
         DIE_IN.store(seed % 4, Relaxed);
     }
     Phase::Revive.begin();
     // ANCHOR: revive
-    let busy = [image, next.image, next.params];
+    let busy = [image, brought, next.image, next.params];
     let placement = Placement { metadata: None, busy: &busy };
     // SAFETY: the page tables show the map, of which what is busy is in use; the predecessor has ended.
     let kernel = unsafe {
@@ -346,23 +362,38 @@ fn later(
     };
     // ANCHOR_END: revive
     Phase::Claim.begin();
-    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
-    let kernel = unsafe { KERNEL.set(kernel.map_err(late)?) };
-    HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
+    let kernel = keep(kernel.map_err(late)?);
+    if kernel.predecessor().is_none() {
+        return behind_linux(told, kernel, areas.runs(), images).map_err(late);
+    }
     let (ledger, images_at, length) = takeover::roots(kernel).map_err(late)?;
     let mut found = takeover::claim(kernel, ledger).map_err(late)?;
+    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
+    unsafe { linux::pass_on(kernel, &mut found) }.map_err(late)?;
     found.bytes += jump::check(images, (images_at, length));
     Phase::Finish.begin();
     if act == b'd' {
         cpu::idle();
     }
-    let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true).map_err(late)?;
-    // SAFETY: as above.
-    unsafe {
-        LEDGER.set(ledger);
-        SESSIONS.set(sessions);
-    }
+    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
+    unsafe { LEDGER.set(ledger) };
     Ok((kernel, found))
+}
+
+/// The first kernel behind Linux, which knows nothing of ledgers: what it brought lies in scratch, and moves.
+fn behind_linux(
+    told: &Told,
+    kernel: &'static Heirloom<Pc>,
+    areas: impl Iterator<Item = Run> + Clone,
+    (images, length): (PhysAddr, u64),
+) -> Result<Taken, heirloom::Error> {
+    let frames = length.div_ceil(PAGE_SIZE as u64);
+    let mut run = kernel.memory().alloc_owned_run(frames, Request::new(Order::ZERO))?;
+    // SAFETY: Linux put it there; nothing else uses it.
+    let brought = unsafe { work::bytes(Pc.ptr(images), length as usize) };
+    run.bytes_mut()[..brought.len()].copy_from_slice(brought);
+    let run = run.preserve().map_err(|refused| refused.error)?;
+    begin(told, kernel, areas, run, length)
 }
 
 /// Bytes of the first CPU's stack that were ever written.

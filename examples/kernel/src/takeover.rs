@@ -7,8 +7,9 @@ use heirloom::{Disposition, Error, Handle, Heirloom, PhysAddr};
 use zerocopy::FromBytes;
 
 use crate::layout::{self, Session, other};
-use crate::ledger::{Kind, Ledger, is, length};
+use crate::ledger::{Kind, Ledger};
 use crate::machine::Pc;
+use crate::pattern::{is, length};
 use crate::work::{LONGEST, SHORT, block, bytes, handle, object, object_parts};
 
 /// What was found.
@@ -31,6 +32,16 @@ impl Found {
             }
             Ok(_) => self.lose(format_args!("the bytes of {id} are others")),
             Err(error) => self.lose(format_args!("{id}: {error}")),
+        }
+    }
+
+    /// A file of so many bytes, as it should be or not.
+    pub fn file(&mut self, id: u64, sound: bool, bytes: u64) {
+        if sound {
+            self.things += 1;
+            self.bytes += bytes;
+        } else {
+            self.lose(format_args!("file {id}, {bytes} bytes, is another"));
         }
     }
 

@@ -12,8 +12,9 @@ use heirloom::folio::{Owned, Preserved};
 use heirloom::{Block, Error, Handle, Order, Pfn, PhysAddr, Request};
 
 use crate::layout::{Session, session};
-use crate::ledger::{Kind, Slot, fill, is, length};
+use crate::ledger::{Kind, Slot};
 use crate::machine::Pc;
+use crate::pattern::{fill, is, length};
 use crate::{cpu, kernel, ledger, sessions};
 
 /// The longest buffer of a session, and of a timer's handler.

@@ -51,6 +51,16 @@ impl Debugger {
         Ok([argument(5)?, argument(4)?, argument(3)?, argument(2)?])
     }
 
+    /// Lets the machine, which has stopped at this address, run on until it comes there again.
+    pub(crate) fn pass(&mut self, address: u64, deadline: Instant) -> Result<()> {
+        // An instruction that it is to stop before is not passed otherwise.
+        self.expect(&format!("z1,{address:x},1"), "OK")?;
+        self.send("s")?;
+        self.stopped(deadline)?;
+        self.stop_at(address)?;
+        self.run()
+    }
+
     /// Lets the machine run on, undisturbed from now on.
     pub(crate) fn leave(mut self) -> Result<()> {
         self.expect("D", "OK")
@@ -118,6 +128,19 @@ mod tests {
         assert_eq!(register_value(registers, 1), Some(0x8000_0000_0000_0001));
         assert_eq!(register_value(registers, 2), None);
         assert_eq!(register_value("xxxxxxxxxxxxxxxx", 0), None);
+    }
+
+    #[test]
+    fn a_stop_is_passed_and_armed_again() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"+$OK#9a+$T05thread:01;#07+$OK#9a").unwrap();
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
+        let mut debugger = Debugger::new(ours, deadline).unwrap();
+        debugger.pass(0x1000, deadline).unwrap();
+        let mut sent = [0; 64];
+        let read = theirs.read(&mut sent).unwrap();
+        let sent = String::from_utf8_lossy(&sent[..read]);
+        assert_eq!(sent, "$z1,1000,1#f5+$s#73+$Z1,1000,1#d5+$c#63");
     }
 
     #[test]

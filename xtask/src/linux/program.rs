@@ -1,4 +1,4 @@
-//! The first process: the example, linked so that it needs no other file.
+//! A first process: an example, linked so that it needs no other file.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,19 +6,18 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-const EXAMPLE: &str = "liveupdate";
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const GNU: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the example and says where it is.
+/// Builds an example and says where it is.
 ///
 /// With musl, or where that target cannot be had, with the static libraries of the system's libc.
-pub(super) fn build(root: &Path) -> Result<PathBuf> {
+pub(crate) fn build(root: &Path, example: &str) -> Result<PathBuf> {
     let musl = Command::new("rustup").args(["target", "add", MUSL]).output();
     let musl = musl.is_ok_and(|done| done.status.success());
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root).args(["build", "--quiet", "--message-format", "json"]);
-    cargo.args(["-p", "heirloom", "--features", "liveupdate", "--example", EXAMPLE]);
+    cargo.args(["-p", "heirloom", "--features", "liveupdate", "--example", example]);
     cargo.args(["--target", if musl { MUSL } else { GNU }]);
     // It lies in memory twice, and nobody debugs it there.
     cargo.env("CARGO_PROFILE_DEV_STRIP", "symbols").env("CARGO_PROFILE_DEV_DEBUG", "0");
@@ -33,15 +32,15 @@ pub(super) fn build(root: &Path) -> Result<PathBuf> {
         String::from_utf8_lossy(&built.stderr)
     );
     let text = String::from_utf8_lossy(&built.stdout);
-    let mut found = text.lines().filter_map(executable);
+    let mut found = text.lines().filter_map(|line| executable(line, example));
     found.next().context("cargo names no executable")
 }
 
 /// The example's file, where a message of cargo's names it.
-fn executable(line: &str) -> Option<PathBuf> {
+fn executable(line: &str, example: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     let path = message.get("executable")?.as_str()?;
-    (message.get("target")?.get("name")? == EXAMPLE).then(|| PathBuf::from(path))
+    (message.get("target")?.get("name")? == example).then(|| PathBuf::from(path))
 }
 
 /// What the compiler said.
