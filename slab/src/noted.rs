@@ -31,6 +31,10 @@ struct Taken<'c, 's, M: Machine> {
 impl<M: Machine> Drop for Taken<'_, '_, M> {
     fn drop(&mut self) {
         if let Some(round) = self.round.take() {
+            if debug::ENABLED && self.cache.inner.constructor().is_none() {
+                // SAFETY: free, and in no list: this value's, of this cache.
+                unsafe { debug::poison(round.object, &self.cache.inner.geometry) };
+            }
             // Refused only where nothing can be waited for: it is out of use then, until the next kernel.
             self.cache.push_slow(round);
         }
@@ -41,8 +45,8 @@ impl<M: Machine> Cache<'_, M> {
     /// Allocates an object, and calls `note` with it just before it is in use: what `note` stores is there at any instant at which
     /// the object is. The object is `note`'s to write to already, and free to a successor as long as `note` runs.
     ///
-    /// `note` runs with no lock held. If it panics, the object stays free. With the feature `debug` it writes to nothing that is
-    /// free to be checked: the object was, before.
+    /// `note` runs with no lock held. If it panics, the object stays free. In a cache with a constructor it leaves the object as
+    /// constructed then.
     ///
     /// # Errors
     /// As for [`Cache::alloc`]; `note` was not called then.
