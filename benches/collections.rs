@@ -127,12 +127,13 @@ fn orders(count: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-fn times(map: &mut impl Strings, count: u64) -> Times {
+fn times(map: &mut impl Strings, entries: u32) -> Times {
+    let count = u64::from(entries);
     let mut figures = [0.0; OPERATIONS.len()];
     let mut timed = |row: usize, f: &mut dyn FnMut()| {
         let start = Instant::now();
         f();
-        figures[row] = start.elapsed().as_secs_f64() * 1e9 / count as f64;
+        figures[row] = start.elapsed().as_secs_f64() * 1e9 / f64::from(entries);
     };
     timed(0, &mut || (0..count).for_each(|n| map.put(&key(n, true), &[1; VALUE])));
     timed(1, &mut || {
@@ -149,7 +150,7 @@ fn times(map: &mut impl Strings, count: u64) -> Times {
     figures
 }
 
-fn round(count: u64, slabs: &Slabs<Ram>) -> [Times; 3] {
+fn round(count: u32, slabs: &Slabs<Ram>) -> [Times; 3] {
     let pool = Pool::open(slabs).expect("there is memory");
     let mut ours = Map::<_>::create(&pool, SEED).expect("there is memory");
     let ours = times(&mut ours, count);
@@ -161,9 +162,9 @@ fn round(count: u64, slabs: &Slabs<Ram>) -> [Times; 3] {
 
 fn main() {
     let test = std::env::args().any(|argument| argument == "--test");
-    let counts: &[u64] = if test { &[1 << 10] } else { &[1 << 13, 1 << 20] };
+    let counts: &[u32] = if test { &[1 << 10] } else { &[1 << 13, 1 << 20] };
     for &count in counts {
-        let frames = 4096 + count / 16;
+        let frames = 4096 + u64::from(count) / 16;
         let mut least = [[f64::INFINITY; OPERATIONS.len()]; 3];
         for _ in 0..if test { 1 } else { 5 } {
             let memory = Ram::memory(&Ram::frames(frames)).expect("there is memory");

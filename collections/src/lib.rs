@@ -1,4 +1,69 @@
-//! Containers that survive a jump, over heirloom's caches.
+//! Containers that survive a jump, over heirloom's caches: a hash map, a vector, a log.
+//!
+//! ```text
+//!   what is published ── 16 bytes ──> head ── 8 bytes ──> segments, chunks ── 8 bytes ──> entries
+//!                                      │
+//!                                      ├── what is being linked     a successor that finds one of these names looks whether
+//!                                      └── what is being unlinked   the object is linked, and frees it if it is not
+//!
+//!   all of it: objects of preserving caches, `collections-…`, of a Slabs; resumed whole in the successor
+//! ```
+//!
+//! | container | what it is | what happens at one store |
+//! |---|---|---|
+//! | [`Map`] | hash map of byte strings, which it owns | insertion, replacement, removal |
+//! | [`Vec`] | vector of plain bytes in chunks that never move | push, pop, replacement, truncation |
+//! | [`Log`] | records appended at the end, read and removed at the front | append, removal |
+//!
+//! A successor, also after a crash at any store, finds each operation done or not done, and nothing else changed. There is no
+//! log to replay. Opening a container costs the same whatever it holds, and frees what an operation had allocated, or unlinked and
+//! not freed yet: one object at most of each. So nothing is in use that a container does not lead to, once it is opened.
+//!
+//! What the predecessor left is not trusted. A link says which class of objects it leads to; when it is first followed in a
+//! kernel, the slab layer says whether an object of that class is in use there, and the object whose it is. What is not the
+//! container's is [`Error::Damaged`].
+//!
+//! Readers share a container and a writer has it alone, as the borrow checker says. There are no readers beside a
+//! writer: several threads put a container behind a lock, or take one for each part of the keys. Calls are not for where nothing can be waited for
+//! ([`Machine::may_wait`](heirloom_folio::Machine::may_wait)).
+//!
+//! A container that was created, and whose handle is in nothing that survives yet when the kernel ends, is opened by no
+//! successor: its head is told as unclaimed, and to free it alone leaves in use what was put into it by then. Publish the handle
+//! first, then fill the container; [`Map::destroy`] frees one as a whole.
+//!
+//! # Examples
+//! Two kernels, one after the other, over the same memory. With `heirloom` it is `kernel.slabs()` that the pool is opened over,
+//! and `publish` and `claim_root` that carry the handle.
+//! ```
+//! use heirloom_collections::{Map, Pool};
+//! use heirloom_folio::harness::Ram;
+//! use heirloom_slab::Slabs;
+//!
+//! let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+//! let pool = Pool::open(&slabs)?;
+//! let mut map = Map::<_>::create(&pool, 0x5eed)?;
+//! // To be published: sixteen plain bytes.
+//! let handle = map.handle();
+//! for n in 0..1000_u32 {
+//!     map.insert(&n.to_le_bytes(), b"some value")?;
+//! }
+//! drop(map);
+//!
+//! // The successor. Memory may be mapped elsewhere.
+//! let (tree, directory) = (slabs.memory().preserved().tree_root()?, slabs.cache_directory());
+//! let memory = slabs.into_memory().into_machine().attach(&Ram::frames(1024))?;
+//! let slabs = Slabs::revive(memory.take_over(tree)?.0, directory)?;
+//! let pool = Pool::open(&slabs)?;
+//! let mut map = Map::<_>::open(&pool, handle)?;
+//! assert_eq!(map.len(), 1000);
+//! assert_eq!(map.get(&7_u32.to_le_bytes())?.map(|entry| entry.value()), Some(&b"some value"[..]));
+//! map.destroy()?;
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
+//! # Speed
+//! A map of 16-byte keys and 48-byte values beside hashbrown's of boxed ones, with the same hash, on one thread, in one run
+//! (`cargo bench -p heirloom-benches --bench collections`): see the book's chapter on performance.
 #![no_std]
 #![warn(
     clippy::as_conversions,

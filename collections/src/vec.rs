@@ -61,7 +61,7 @@ const HEADER: usize = 64;
 /// ```
 pub struct Vec<'p, T: Persist, M: Machine> {
     body: Body<'p, M>,
-    of: PhantomData<fn() -> T>,
+    of: PhantomData<T>,
 }
 
 impl<T: Persist, M: Machine> fmt::Debug for Vec<'_, T, M> {

@@ -10,10 +10,11 @@
 //! So of an object that was allocated and not linked yet a successor has the address, and frees it.
 
 use core::ptr::NonNull;
+use core::sync::atomic::fence;
 
 use heirloom_folio::Machine;
 use heirloom_kho::PhysAddr;
-use heirloom_kho::sync::Ordering::Relaxed;
+use heirloom_kho::sync::Ordering::{Acquire, Release};
 
 use crate::cache::{Cache, hand_out};
 use crate::debug;
@@ -31,6 +32,10 @@ struct Taken<'c, 's, M: Machine> {
 impl<M: Machine> Drop for Taken<'_, '_, M> {
     fn drop(&mut self) {
         if let Some(round) = self.round.take() {
+            if debug::ENABLED && self.cache.inner.constructor().is_none() {
+                // SAFETY: free, and in no list: this value's, of this cache.
+                unsafe { debug::poison(round.object, &self.cache.inner.geometry) };
+            }
             // Refused only where nothing can be waited for: it is out of use then, until the next kernel.
             self.cache.push_slow(round);
         }
@@ -41,8 +46,8 @@ impl<M: Machine> Cache<'_, M> {
     /// Allocates an object, and calls `note` with it just before it is in use: what `note` stores is there at any instant at which
     /// the object is. The object is `note`'s to write to already, and free to a successor as long as `note` runs.
     ///
-    /// `note` runs with no lock held. If it panics, the object stays free. With the feature `debug` it writes to nothing that is
-    /// free to be checked: the object was, before.
+    /// `note` runs with no lock held. If it panics, the object stays free. In a cache with a constructor it leaves the object as
+    /// constructed then.
     ///
     /// # Errors
     /// As for [`Cache::alloc`]; `note` was not called then.
@@ -78,8 +83,9 @@ impl<M: Machine> Cache<'_, M> {
         let object = round.object;
         let mut taken = Taken { cache: self, round: Some(round) };
         note(object);
-        // Release orders what was noted before the store that puts the object to use, for a successor's eyes.
-        core::sync::atomic::fence(heirloom_kho::sync::Ordering::Release);
+        // Release pairs with the Acquire in `look_at`, and orders what was noted before the store that puts the object to use, as a
+        // successor sees them.
+        fence(Release);
         Ok(taken.round.take().map_or(object, hand_out))
     }
 
@@ -110,7 +116,8 @@ impl<M: Machine> Cache<'_, M> {
             let index = self.inner.geometry.index(found.offset)?;
             // SAFETY: an object of the slab, by its geometry; the slab is not given back meanwhile.
             let byte = unsafe { Slab::state_at(found.head, index) };
-            let in_use = State(byte.load(Relaxed)).is_in_use();
+            // Acquire pairs with the fence in `alloc_noted`: what was noted of the object is seen by `look`.
+            let in_use = State(byte.load(Acquire)).is_in_use();
             // An address outside the map may have any pointer.
             (in_use && machine.phys(ptr) == Some(addr)).then(|| look(ptr))
         });
@@ -135,6 +142,8 @@ impl<M: Machine> Cache<'_, M> {
             self.slabs.looking(|stays| {
                 let object_ref = self.object_ref(ptr, stays)?;
                 if object_ref.state().is_in_use() {
+                    // As in `look_at`.
+                    fence(Acquire);
                     return Ok(look(ptr));
                 }
                 Err(object_ref.refused(Action::Name))

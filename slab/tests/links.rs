@@ -85,7 +85,12 @@ fn a_panic_while_an_object_is_named_leaves_it_free() {
     let slabs = slabs();
     let cache = slabs.cache(CacheSpec::new("named", 48).preserving(true)).unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        cache.alloc_noted(|_| panic!("by the caller")).map(drop)
+        let written = cache.alloc_noted(|object| {
+            // SAFETY: an object of 48 bytes, this closure's.
+            unsafe { object.write_bytes(1, 48) };
+            panic!("by the caller");
+        });
+        written.map(drop)
     }));
     assert!(panicked.is_err());
     assert_eq!(cache.stats().live, 0);

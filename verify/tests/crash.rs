@@ -26,6 +26,16 @@ fn a_successor_finds_what_was_promised_whenever_the_old_kernel_ends() {
 }
 
 #[test]
+fn containers_hold_what_was_done_whenever_their_kernel_ends() {
+    let (ended, text) = crash(&["containers", "30", "1"]);
+    assert!(ended, "{text}");
+    assert!(
+        text.starts_with("containers: 30 kills") && text.contains("0 lost, 0 leaked"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_build_that_counts_no_stores_says_so() {
     let (ended, text) = crash(&["stepping"]);
     assert!(!ended && text.contains("not a build that counts stores"), "{text}");

@@ -98,7 +98,6 @@ fn look(slabs: &Slabs<Ram>, handle: Handle, before: &Model, after: &Model, next:
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hundreds of kernels")]
 fn an_operation_is_there_or_not_at_each_store() {
     const FRAMES: u64 = 640;
     let slabs = boot(FRAMES);

@@ -184,13 +184,11 @@ fn each_store(count: usize, keys: u64, prefill: u64) {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "thousands of kernels")]
 fn an_operation_is_there_or_not_at_each_store() {
     each_store(25, 20, 0);
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "thousands of kernels")]
 fn a_bucket_is_added_or_not_at_each_store() {
     // Around each of these an insertion adds a bucket.
     each_store(40, 200, 90);

@@ -133,7 +133,6 @@ fn look(
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hundreds of kernels")]
 fn an_operation_is_there_or_not_at_each_store() {
     const FRAMES: u64 = 320;
     let slabs = boot(FRAMES);

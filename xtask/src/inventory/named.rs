@@ -38,6 +38,8 @@ pub(crate) const REASONS: &[Reason] = &[
               is made this kernel's first: found by its block in the tree and the label that the cache directory gave it, never by the address, in turn, and checked.",
         functions: &[
             "heirloom_slab::Cache<'_, M>::at",
+            "heirloom_slab::Cache<'_, M>::in_use_at",
+            "heirloom_slab::Cache<'_, M>::look_at<R>",
             "heirloom_slab::Slabs<M>::at",
             "heirloom_slab::Slabs<M>::owner_at",
             "heirloom_slab::Slabs<M>::owner_of",
@@ -56,6 +58,9 @@ pub(crate) const REASONS: &[Reason] = &[
             "heirloom_slab::Cache<'_, M>::claim",
             "heirloom_slab::Cache<'_, M>::discard",
             "heirloom_slab::TypedCache<'s, T, M>::claim",
+            "heirloom_collections::Log<'p, M>::open",
+            "heirloom_collections::Map<'p, M, H>::open",
+            "heirloom_collections::Vec<'p, T, M>::open",
             "heirloom_restore::Heirloom<M>::restore",
             "heirloom_restore::Heirloom<M>::claim_area",
             "heirloom_restore::Heirloom<M>::claim_folio",

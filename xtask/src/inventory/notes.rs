@@ -4,6 +4,7 @@ const KHO: &str = "heirloom-kho";
 const FOLIO: &str = "heirloom-folio";
 const SLAB: &str = "heirloom-slab";
 const RESTORE: &str = "heirloom-restore";
+const COLLECTIONS: &str = "heirloom-collections";
 const X86: &str = "heirloom-x86";
 const HEIRLOOM: &str = "heirloom";
 const CAPI: &str = "heirloom-capi";
@@ -79,6 +80,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "reservation", "the chambers of magazines that were taken home"),
     (SLAB, "header", "a slab's header, state bytes, words and objects, by their offsets"),
     (SLAB, "adopt_slab", "a predecessor's slab made one of ours"),
+    (SLAB, "link", "a plain word in memory as an atomic one"),
+    (SLAB, "noted", "a CPU's slot while pinned; the state byte of an object that is looked at"),
     (SLAB, "lists", "slabs linked through their headers"),
     (
         SLAB,
@@ -165,4 +168,27 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (CAPI, "stats", "figures written into the caller's room"),
     (HEIRLOOM, "liveupdate/abi", "system calls with Linux's structures"),
     (HEIRLOOM, "liveupdate/kexec", "a system call that Linux's C library has no function for"),
+    (
+        COLLECTIONS,
+        "body",
+        "a head that was created or claimed once; the words of objects that were looked at",
+    ),
+    (COLLECTIONS, "buckets", "lines and entries of a map, which were looked at"),
+    (
+        COLLECTIONS,
+        "entry",
+        "the bytes of an entry, behind lengths that were compared with its object",
+    ),
+    (COLLECTIONS, "head", "the words of a head"),
+    (COLLECTIONS, "line", "the words of segments and lines"),
+    (COLLECTIONS, "log", "the words and records of segments, within ends that were looked at"),
+    (COLLECTIONS, "map", "a map's own head and parts, given back by it"),
+    (COLLECTIONS, "object", "the two words that each object begins with"),
+    (COLLECTIONS, "parts", "pages of pointers in memory of this kernel"),
+    (
+        COLLECTIONS,
+        "pool",
+        "objects of the containers' caches, which their owner allocates and frees",
+    ),
+    (COLLECTIONS, "vec", "the elements of chunks that were looked at"),
 ];
