@@ -59,8 +59,8 @@ fn a_map_is_what_a_map_of_std_is() {
     let mut map = Map::<_>::create(&pool, 7).unwrap();
     let (mut model, mut dice) = (Model::new(), Dice(0x5eed_0001));
     let longest = if cfg!(miri) { 30 } else { 300 };
-    for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
-        let key = dice.below(if cfg!(miri) { 100 } else { 3000 }).to_le_bytes()
+    for _ in 0..if cfg!(miri) { 40 } else { 20_000 } {
+        let key = dice.below(if cfg!(miri) { 15 } else { 3000 }).to_le_bytes()
             [..2 + dice.below(4) as usize]
             .to_vec();
         match dice.below(10) {

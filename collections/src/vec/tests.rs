@@ -82,7 +82,7 @@ fn a_vector_is_what_a_vector_of_std_is() {
     let pool = Pool::open(&slabs).unwrap();
     let mut vec = Vec::create(&pool).unwrap();
     let (mut model, mut dice) = (vec![], Dice(0x5eed_0003));
-    for _ in 0..if cfg!(miri) { 50 } else { 5000 } {
+    for _ in 0..if cfg!(miri) { 30 } else { 5000 } {
         let step = step(&mut dice, vec.len());
         step.vec(&mut vec);
         step.model(&mut model);

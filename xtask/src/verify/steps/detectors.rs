@@ -121,7 +121,7 @@ pub(super) const STEPS: &[Step] = &[
             tests heirloom-folio --test concurrent -- of_two frames_allocated
             tests heirloom-slab --test objects -- --skip empty_slabs --skip figures_add_up --skip little_memory
             tests heirloom-slab --test generations -- free_places what_was_kept
-            tests heirloom-collections --lib -- is_what many_chunks links_of_one is_opened_once
+            tests heirloom-collections --lib -- is_what is_opened_once
             echo "miri: $(grep -c '\.\.\. ok$' "$said") tests""#,
         long: None,
         needs: Some(("cargo +nightly miri --version", "no nightly toolchain with miri")),
