@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let count = if arguments.short { SHORT } else { arguments.items };
     ensure!(count > 0, "no items");
     build(root)?;
+    let machine = machine();
     let place = Place::new(root)?;
     let mut rows = BTreeMap::new();
     let mut skipped = Vec::new();
@@ -84,8 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
         let name = root.join("docs/performance.md");
         let old = fs::read_to_string(&name).context("docs/performance.md")?;
-        fs::write(&name, page::replaced(&old, &table, &machine()))
-            .context("docs/performance.md")?;
+        fs::write(&name, page::replaced(&old, &table, &machine)).context("docs/performance.md")?;
         println!("docs/performance.md: the section is written");
     }
     if let Some(row) = rows.get(&Kind::Heirloom) {

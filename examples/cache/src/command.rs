@@ -75,19 +75,20 @@ impl Session<'_, '_> {
             }
             (b"SCAN", [cursor, options @ ..]) => self.scan(number(cursor)?, options)?,
             (b"INFO", _) => self.to.bulk(self.info().as_bytes()),
-            (b"PING", []) => self.to.0.extend_from_slice(b"+PONG\r\n"),
+            (b"PING", []) => self.to.bytes.extend_from_slice(b"+PONG\r\n"),
             (b"PING" | b"ECHO", [text]) => self.to.bulk(text),
-            (b"HELLO", [] | [b"2", ..]) => {
-                self.to.array(6);
+            (b"HELLO", [] | [b"2" | b"3", ..]) => {
+                self.to.resp3 = words.first().map_or(self.to.resp3, |version| *version == b"3");
+                self.to.map(3);
                 for text in ["server", "redis", "version", LIKE, "proto"] {
                     self.to.bulk(text.as_bytes());
                 }
-                self.to.integer(2);
+                self.to.integer(if self.to.resp3 { 3 } else { 2 });
             }
-            (b"HELLO", _) => return Err("NOPROTO only version 2 of the protocol is known".into()),
+            (b"HELLO", _) => return Err("NOPROTO unsupported protocol version".into()),
             (b"CONFIG", [b"GET" | b"get", name]) => {
                 // Of what clients ask for nothing is configured: `redis-benchmark` goes on then.
-                self.to.array(2);
+                self.to.map(1);
                 self.to.bulk(name);
                 self.to.bulk(b"");
             }

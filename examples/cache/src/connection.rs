@@ -47,15 +47,15 @@ impl Connection {
     /// What is awaited of the socket.
     pub(crate) fn interest(&self) -> EventFlags {
         let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, !self.ends && self.output.0.len() < UNREAD);
-        interest.set(EventFlags::OUT, !self.output.0.is_empty());
+        interest.set(EventFlags::IN, !self.ends && self.output.bytes.len() < UNREAD);
+        interest.set(EventFlags::OUT, !self.output.bytes.is_empty());
         interest
     }
 
     /// Does all that can be done without waiting. Returns whether the connection goes on.
     pub(crate) fn attend(&mut self, cache: &Cache<'_>) -> bool {
         let done = self.receive(cache).and_then(|()| self.send());
-        done.is_ok() && (!self.ends || !self.output.0.is_empty())
+        done.is_ok() && (!self.ends || !self.output.bytes.is_empty())
     }
 
     /// Reads what came, and answers what is whole of it.
@@ -103,16 +103,16 @@ impl Connection {
     /// Sends what the socket takes.
     fn send(&mut self) -> Result<(), Errno> {
         let mut sent = 0;
-        while sent < self.output.0.len() {
-            match rustix::io::write(&self.socket, &self.output.0[sent..]) {
+        while sent < self.output.bytes.len() {
+            match rustix::io::write(&self.socket, &self.output.bytes[sent..]) {
                 Ok(bytes) => sent += bytes,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.output.0.drain(..sent);
-        shrink(&mut self.output.0);
+        self.output.bytes.drain(..sent);
+        shrink(&mut self.output.bytes);
         Ok(())
     }
 }

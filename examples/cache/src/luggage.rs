@@ -4,7 +4,7 @@
 //! ```text
 //! descriptors   listen, connection, connection, ..., halves
 //!                                                       │
-//! halves        version 1 | ends | input's length, bytes | output's length, bytes | ends | ...
+//! halves        version 1 | ends, RESP 3 | input's length, bytes | output's length, bytes | ends, RESP 3 | ...
 //! ```
 //!
 //! The halves are in a memfd of their own rather than in the arena: they are to be had when the arena is full, and a
@@ -41,8 +41,8 @@ pub(crate) fn pack(
     to.write_all(&[VERSION])?;
     for connection in connections {
         jump = jump.with_fd(CONNECTION, connection.socket.as_fd())?;
-        to.write_all(&[u8::from(connection.ends)])?;
-        for half in [&connection.input, &connection.output.0] {
+        to.write_all(&[u8::from(connection.ends), u8::from(connection.output.resp3)])?;
+        for half in [&connection.input, &connection.output.bytes] {
             to.write_all(&(half.len() as u64).to_le_bytes())?;
             to.write_all(half)?;
         }
@@ -62,8 +62,9 @@ pub(crate) fn unpack(service: &mut Service) -> Vec<Connection> {
     }
     let one = |socket| {
         let mut connection = Connection::new(TcpStream::from(socket)).ok()?;
-        connection.ends = bytes(&mut from).ok()? != [0];
-        for half in [&mut connection.input, &mut connection.output.0] {
+        [connection.ends, connection.output.resp3] =
+            bytes(&mut from).ok()?.map(|flag: u8| flag != 0);
+        for half in [&mut connection.input, &mut connection.output.bytes] {
             let length = u64::from_le_bytes(bytes(&mut from).ok()?);
             from.by_ref()
                 .take(length)

@@ -1,16 +1,20 @@
-//! What a client is answered, in RESP 2.
+//! What a client is answered, in RESP 2 or 3.
 
 /// The answers to a client, as they are written one after the other.
 #[derive(Default)]
-pub(crate) struct Replies(pub(crate) Vec<u8>);
+pub(crate) struct Replies {
+    pub(crate) bytes: Vec<u8>,
+    /// Whether the client asked for RESP 3, which has a null and maps of its own.
+    pub(crate) resp3: bool,
+}
 
 impl Replies {
     pub(crate) fn ok(&mut self) {
-        self.0.extend_from_slice(b"+OK\r\n");
+        self.bytes.extend_from_slice(b"+OK\r\n");
     }
 
     pub(crate) fn null(&mut self) {
-        self.0.extend_from_slice(b"$-1\r\n");
+        self.bytes.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
     /// Answers an error: its kind, in capitals, and what is wrong.
@@ -20,8 +24,8 @@ impl Replies {
 
     pub(crate) fn bulk(&mut self, bytes: &[u8]) {
         self.head(b'$', bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-        self.0.extend_from_slice(b"\r\n");
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(b"\r\n");
     }
 
     pub(crate) fn integer(&mut self, number: i64) {
@@ -36,10 +40,16 @@ impl Replies {
         self.head(b'*', count as u64);
     }
 
+    /// Announces so many names, each with an answer.
+    pub(crate) fn map(&mut self, count: usize) {
+        let (kind, count) = if self.resp3 { (b'%', count) } else { (b'*', 2 * count) };
+        self.head(kind, count as u64);
+    }
+
     fn line(&mut self, kind: u8, text: &[u8]) {
-        self.0.push(kind);
-        self.0.extend_from_slice(text);
-        self.0.extend_from_slice(b"\r\n");
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(text);
+        self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// Writes a number on a line, from its last digit to its first.
@@ -65,9 +75,15 @@ mod tests {
             replies.integer(number);
         }
         replies.bulk(b"a\r\n");
-        replies.array(0);
-        replies.null();
+        for resp3 in [false, true] {
+            replies.resp3 = resp3;
+            replies.map(2);
+            replies.null();
+        }
         let text = format!(":0\r\n:-1\r\n:7\r\n:10\r\n:{}\r\n:{}\r\n", i64::MAX, i64::MIN);
-        assert_eq!(replies.0, [text.as_bytes(), b"$3\r\na\r\n\r\n*0\r\n$-1\r\n"].concat());
+        assert_eq!(
+            replies.bytes,
+            [text.as_bytes(), b"$3\r\na\r\n\r\n*4\r\n$-1\r\n%2\r\n_\r\n"].concat()
+        );
     }
 }

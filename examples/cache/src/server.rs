@@ -5,14 +5,17 @@ use std::net::TcpListener;
 use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::AtomicUsize;
 
-use heirloom::arena::RangeSpec;
+use heirloom::arena::{Arena, ArenaRange, RangeSpec};
+use heirloom::folio::DirectMap;
 use heirloom::jump::Jump;
 use heirloom::service::Service;
 use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
 use heirloom_collections::Pool;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -53,9 +56,6 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
     let store = Store::open(&heirloom, &pool)?;
     // What the store does not lead to was begun when a predecessor ended.
     heirloom.finish(|_| Disposition::Free)?;
-    // Without a manager, or with one that is gone, it goes on alone.
-    let _ = service.hold(LISTEN, listener.as_fd());
-    let _ = service.ready();
 
     let cache = Cache {
         store,
@@ -64,19 +64,24 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
         began: service.cold().map_or_else(|| "warm".to_owned(), |why| why.to_string()),
         clients: AtomicUsize::new(connections.len()),
     };
-    eprintln!(
-        "{build}: {}: {} items, {} connections, generation {}: {}",
-        listener.local_addr()?,
-        cache.store.count(),
-        connections.len(),
-        heirloom.generation(),
-        cache.began
-    );
+    let (address, passed, once) = (listener.local_addr()?, connections.len(), Once::new());
+    let begun = || {
+        // Without a manager, or with one that is gone, it goes on alone.
+        let _ = service.hold(LISTEN, listener.as_fd());
+        let _ = service.ready();
+        let (items, generation) = (cache.store.count(), heirloom.generation());
+        let Cache { began, .. } = &cache;
+        eprintln!(
+            "{build}: {address}: {items} items, {passed} connections, generation {generation}: {began}"
+        );
+    };
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok());
     let threads = threads.map_or(1, NonZero::get);
     loop {
         let signal;
-        (signal, connections) = serve(&cache, &listener, threads, connections, &mut signals)?;
+        let serving = || once.call_once(begun);
+        (signal, connections) =
+            serve(&cache, &listener, threads, connections, serving, &mut signals)?;
         if signal != Some(SIGUSR2) {
             return Ok(());
         }
@@ -94,6 +99,7 @@ fn serve(
     listener: &TcpListener,
     threads: usize,
     mut connections: Vec<Connection>,
+    serving: impl Fn(),
     signals: &mut Signals,
 ) -> Result<(Option<i32>, Vec<Connection>), Failure> {
     let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -105,7 +111,10 @@ fn serve(
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             workers.into_iter().map(|worker| scope.spawn(move || worker.run())).collect();
+        // What the service manager is to know it is told while clients are served.
+        serving();
         let signal = signals.forever().next();
+        forget_pages(cache.heirloom.memory().machine());
         // It is read by no thread, so that it wakes all.
         rustix::io::write(&stop, &1_u64.to_ne_bytes())?;
         let mut connections = Vec::new();
@@ -125,6 +134,16 @@ fn become_next(jump: Jump) -> io::Error {
     let error = jump.exec(successor);
     hold_back(libc::SIG_UNBLOCK);
     error
+}
+
+/// Has Linux forget which pages of the memory this process has touched. It would do so when the process is replaced, for each
+/// of them, while no client is answered; now threads are, and touch what they need again.
+fn forget_pages(arena: &Arena) {
+    for run in arena.ranges().iter().map(ArenaRange::run) {
+        let start = arena.ptr(run.addr()).as_ptr().cast();
+        // SAFETY: a range that the arena maps as shared memory: what is there stays in the memfd, where it is found again.
+        let _ = unsafe { madvise(start, run.bytes() as usize, Advice::LinuxDontNeed) };
+    }
 }
 
 /// Holds `SIGUSR2` back, for this thread and what it executes (`SIG_BLOCK`), or no longer (`SIG_UNBLOCK`): a

@@ -76,7 +76,14 @@ fn commands_do_what_they_do_elsewhere() {
         assert_eq!(client.say(asked), *expected, "{asked}");
     }
     assert!(matches!(client.say("HELLO 2"), Reply::Array(fields) if fields.len() == 6));
-    assert_eq!(client.say("HELLO 3"), error("NOPROTO only version 2 of the protocol is known"));
+    assert_eq!(client.say("HELLO 4"), error("NOPROTO unsupported protocol version"));
+    // In RESP 3 there are maps, and a null.
+    assert!(matches!(client.say("HELLO 3"), Reply::Map(fields) if fields.len() == 6));
+    client.send(&request(&[b"GET", b"a"]));
+    let mut null = [0; 3];
+    client.read_exact(&mut null);
+    assert_eq!(&null, b"_\r\n");
+    assert!(matches!(client.say("HELLO 2"), Reply::Array(_)));
     // A line is a request, and many may come at once.
     client.send(b"SET inline 1\r\n\r\nGET inline\r\n*1\r\n$4\r\nPING\r\n");
     assert_eq!((client.reply(), client.reply()), (ok(), bulk("1")));
@@ -162,7 +169,9 @@ fn connections_live_through_a_jump() {
     let many = request(&[b"GET", b"other"]).repeat(40);
     unread.send(&many);
     assert!(unread.reply() == Reply::Bulk(large.clone()));
-    // Others wait.
+    // One speaks RESP 3, and others wait.
+    let mut third = Client::new(&first.at);
+    assert!(matches!(third.say("HELLO 3"), Reply::Map(_)));
     let mut idle: Vec<_> = (0..50).map(|_| Client::new(&first.at)).collect();
     for client in &mut idle {
         assert_eq!(client.say("EXISTS other"), Reply::Integer(1));
@@ -173,13 +182,13 @@ fn connections_live_through_a_jump() {
     let second = life.begins();
     assert_eq!(second.build, "heirloom-cache next");
     assert_eq!((second.items, second.generation, second.how.as_str()), (1, 1, "warm"));
-    assert_eq!((second.connections, &second.at), (52, &first.at));
+    assert_eq!((second.connections, &second.at), (53, &first.at));
     half.send(&asked[70_000..80_000]);
     // Again, and twice at once: the second signal finds a process that does not catch any yet, or one that does.
     life.signal(Signal::USR2);
     life.signal(Signal::USR2);
     let third_life = life.begins();
-    assert_eq!((third_life.generation, third_life.connections), (2, 52));
+    assert_eq!((third_life.generation, third_life.connections), (2, 53));
 
     half.send(&asked[80_000..]);
     assert_eq!(half.reply(), ok());
@@ -187,6 +196,7 @@ fn connections_live_through_a_jump() {
         assert!(unread.reply() == Reply::Bulk(large.clone()));
     }
     assert!(unread.say("GET large") == Reply::Bulk(large));
+    assert!(matches!(third.say("HELLO"), Reply::Map(_)), "it speaks RESP 3 still");
     for client in &mut idle {
         assert_eq!(client.say("EXISTS large other"), Reply::Integer(2));
     }

@@ -93,9 +93,10 @@ thread and with the same client: four connections, 64 requests on their way on e
 \"No answer for\" is the longest time between two answers to a client that asks for one item all the time, while another\n\
 writes; of several `kill -9` it is the longest. \"Lost\" are items that were acknowledged, and are not there as they were.\n\
 heirloom's cache runs under `heirloom hold --pause 1` and restarts as planned by `SIGUSR2`, redis by `SIGTERM`, memcached by\n\
-`SIGUSR1`; the rivals are started again as soon as they have ended, but memcached in the next second, as it takes up no memory that was\n\
-left in the same. Memory beyond data is what is resident, less the bytes of\n\
-keys and values, in proportion to these. Measured once, on {machine}, which other programs used at the same time.\n\
+`SIGUSR1`; the rivals are started again as soon as they have ended, but memcached in the next second, as it takes up no memory\n\
+that was left in the same. Memory beyond data is what is resident, less the bytes of keys and values, in proportion to these.\n\
+\n\
+Measured once, beside other programs that kept all processors of the machine busy: a share of each time is theirs. {machine}.\n\
 \n\
 {table}{END}"
     );

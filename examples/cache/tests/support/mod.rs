@@ -93,6 +93,10 @@ impl Client {
         })
     }
 
+    pub fn read_exact(&mut self, bytes: &mut [u8]) {
+        self.from.read_exact(bytes).unwrap();
+    }
+
     /// Returns a field of `INFO`.
     pub fn info(&mut self, field: &str) -> String {
         let Reply::Bulk(text) = self.say("INFO") else { panic!("INFO") };
