@@ -98,6 +98,8 @@ mod object;
 mod parts;
 mod pool;
 #[cfg(test)]
+mod safe_tests;
+#[cfg(test)]
 mod testing;
 mod vec;
 #[cfg(test)]
