@@ -201,14 +201,18 @@ impl<'p, M: Machine> Body<'p, M> {
         }
     }
 
-    /// Frees the parts from number `keep` on, the last first, and then the pages of the directory that lead to none.
-    pub(crate) fn trim(&self, keep: u64) -> Result<(), Error> {
+    /// Frees the parts of a kind from number `keep` on, the last first, and then the pages of the directory that lead to none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: a link that leads to anything else. It stays, and so does what it leads to.
+    pub(crate) fn trim(&self, keep: u64, kind: u16) -> Result<(), Error> {
         let mut end = keep;
         while end < PARTS && self.slot(end)?.is_some_and(|word| word.get() != 0) {
             end += 1;
         }
         for part in (keep..end).rev() {
             if let Some(word) = self.slot(part)? {
+                self.part(Link::from_bits(word.get()), Class::SEGMENT, kind, part)?;
                 self.parts.set(self.pool.slabs(), u64_to_usize(part), core::ptr::null_mut());
                 self.unlink(word)?;
             }
@@ -216,6 +220,8 @@ impl<'p, M: Machine> Body<'p, M> {
         let needed = u64_to_usize(keep).saturating_sub(DIRECT).div_ceil(PAGE_LINKS);
         for page in (needed..PAGES).rev() {
             if let Some(word) = self.page_word(page).filter(|word| word.get() != 0) {
+                let link = Link::from_bits(word.get());
+                self.part(link, Class::DIRECTORY, kind::DIRECTORY, usize_to_u64(page))?;
                 self.unlink(word)?;
             }
         }

@@ -67,6 +67,10 @@ impl<'p, M: Machine> Buckets<'p, M> {
         self.make_room(n)?;
         let segment = self.segment(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
         let line = segment.line(n % LINES).ok_or_else(|| self.body.damaged(n, 0))?;
+        if !line.is_empty() || line.next().get() != 0 {
+            // Not of this map's doing, as no line behind the last bucket but the next is ever linked from.
+            self.strip(n)?;
+        }
         let new = Bucket { number: n, line, trust: parent.trust };
         if let Err(error) = self.link_moved(new, parent) {
             // What was linked there so far is in its parent too.

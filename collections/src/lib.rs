@@ -77,8 +77,14 @@ extern crate std;
 mod body;
 mod buckets;
 mod class;
+#[cfg(test)]
+mod ends_tests;
 mod entry;
 mod error;
+#[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
+mod full_tests;
 mod grow;
 mod hasher;
 mod head;
@@ -91,6 +97,8 @@ mod map;
 mod object;
 mod parts;
 mod pool;
+#[cfg(test)]
+mod safe_tests;
 #[cfg(test)]
 mod testing;
 mod vec;

@@ -175,24 +175,24 @@ impl<'p, M: Machine> Log<'p, M> {
     /// [`Error::Slab`]: out of memory.
     pub fn create(pool: &'p Pool<'p, M>) -> Result<Self, Error> {
         let body = Body::create(pool, &[(at::KIND, KIND)])?;
-        let made = new_segment(&body, 0, None);
-        let link = match made {
-            Ok(link) => link,
-            Err(error) => {
-                // SAFETY: created just now, and not handed out.
-                unsafe {
-                    body.close();
-                    pool.free_head(body.addr);
-                }
-                return Err(error);
+        Self::begin(body, 0).inspect_err(|_| {
+            // SAFETY: created just now, and not handed out.
+            unsafe {
+                body.close();
+                pool.free_head(body.addr);
             }
-        };
+        })
+    }
+
+    /// Adds the one segment of an empty log that has none, in which the next record is to have this number.
+    fn begin(body: Body<'p, M>, next: u64) -> Result<Self, Error> {
+        let link = new_segment(&body, next, None)?;
         body.head.set(FIRST, link.bits());
         body.head.set(LAST, link.bits());
         body.head.set(at::NEW, 0);
         // SAFETY: allocated just now, a segment of this log's.
-        let first = unsafe { Segment::at(link, pool.ptr(link)) };
-        Ok(Self { body, first, last: first, range: 0..0 })
+        let first = unsafe { Segment::at(link, body.pool.ptr(link)) };
+        Ok(Self { body, first, last: first, range: next..next })
     }
 
     /// Opens the log of a handle that the predecessor left, and undoes what was going on. Looks at the first segment and at the
@@ -214,6 +214,11 @@ impl<'p, M: Machine> Log<'p, M> {
     fn recover(body: Body<'p, M>) -> Result<Self, Error> {
         let leads =
             |word: usize, link: Link| Link::from_bits(body.head.get(word)).same_object(link);
+        if body.head.get(LAST) == 0 {
+            // It was being destroyed, and is empty; whatever is named led to nothing of it any more.
+            body.recover(|_, _, _| Ok(false))?;
+            return Self::begin(body, body.head.get(at::LEN));
+        }
         let mut last = segment(&body, Link::from_bits(body.head.get(LAST)))?;
         let next = Link::from_bits(last.next().get());
         if !next.is_none() {
@@ -222,11 +227,13 @@ impl<'p, M: Machine> Log<'p, M> {
                 return Err(body.damaged(last.base(), next.bits()));
             }
             last = segment(&body, next)?;
+            let beyond = last.next().get();
+            if beyond != 0 {
+                return Err(body.damaged(last.base(), beyond));
+            }
             body.head.set(LAST, next.bits());
         }
-        body.recover(|word, link, _| {
-            Ok(if word == at::NEW { leads(LAST, link) } else { leads(FIRST, link) })
-        })?;
+        body.recover(|_, link, _| Ok(leads(FIRST, link) || leads(LAST, link)))?;
         let first = segment(&body, Link::from_bits(body.head.get(FIRST)))?;
         let before = first.count(first.front().get());
         let all = last.count(last.end().get());
@@ -324,7 +331,8 @@ impl<'p, M: Machine> Log<'p, M> {
     pub fn destroy(mut self) -> Result<(), Error> {
         while self.pop_front()? {}
         let (body, old) = (self.body, self.first.link);
-        // Whether its head is there or not: it is empty.
+        // A successor that finds no last segment begins a new one, if it opens the log at all.
+        body.head.set(at::LEN, self.range.end);
         body.head.set(at::OLD, old.bits());
         body.head.set(LAST, 0);
         body.head.set(FIRST, 0);
@@ -388,7 +396,7 @@ fn new_segment<M: Machine>(
 /// Returns the segment that a link leads to, if it is one of this log's.
 ///
 /// What a predecessor forged may lead to one segment from two places. Then its records may be read twice, but each segment that
-/// is freed is first found to be in use, and is the log's last no more.
+/// is freed is first found to be in use, and is not the log's last: that one leads to none.
 fn segment<'p, M: Machine>(body: &Body<'p, M>, link: Link) -> Result<Segment<'p>, Error> {
     let found = body.pool.follow(link, body.owner())?;
     let is_meant = |object: &Object| object.kind() == kind::CHUNK && link.bytes() >= 48;

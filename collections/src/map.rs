@@ -14,6 +14,7 @@ use crate::error::{Error, Field};
 use crate::hasher::{Hash, Xxh3};
 use crate::head::at;
 use crate::link::Link;
+use crate::object::kind;
 use crate::pool::Pool;
 use crate::word::Word;
 
@@ -345,7 +346,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         }
         // All lines hold zeroes by now, as those beyond the last bucket do.
         buckets.body.head.set(at::SIZE, MIN_BUCKETS);
-        buckets.body.trim(0)
+        buckets.body.trim(0, kind::SEGMENT)
     }
 
     /// Frees the map.

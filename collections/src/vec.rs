@@ -252,7 +252,7 @@ impl<'p, T: Persist, M: Machine> Vec<'p, T, M> {
     pub fn shrink(&mut self) -> Result<(), Error> {
         // The first chunk holds what is being replaced, too.
         let keep = if self.is_empty() { 0 } else { self.len() / Self::PER_CHUNK + 1 };
-        self.body.trim(keep)
+        self.body.trim(keep, kind::CHUNK)
     }
 
     /// Frees the vector.

@@ -32,9 +32,10 @@ struct Taken<'c, 's, M: Machine> {
 impl<M: Machine> Drop for Taken<'_, '_, M> {
     fn drop(&mut self) {
         if let Some(round) = self.round.take() {
-            if debug::ENABLED && self.cache.inner.constructor().is_none() {
-                // SAFETY: free, and in no list: this value's, of this cache.
-                unsafe { debug::poison(round.object, &self.cache.inner.geometry) };
+            let inner = self.cache.inner;
+            if debug::ENABLED && inner.constructor().is_none() {
+                // SAFETY: free, and this value's; `note` may have written to it.
+                unsafe { debug::poison(round.object, &inner.geometry) };
             }
             // Refused only where nothing can be waited for: it is out of use then, until the next kernel.
             self.cache.push_slow(round);

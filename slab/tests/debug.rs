@@ -87,3 +87,23 @@ fn adopted_slabs_are_watched_too() {
         assert!(matches!(cache.free(object), Err(Error::Overwritten { .. })));
     }
 }
+
+#[test]
+fn an_object_that_was_written_to_while_it_was_named_is_poisoned_again() {
+    let slabs = slabs(1024);
+    let cache = slabs.cache(CacheSpec::new("named", 64).preserving(true)).unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let named = cache.alloc_noted(|object| {
+            // SAFETY: the caller's to write to.
+            unsafe { object.write_bytes(7, 64) };
+            panic!("by the caller")
+        });
+        named.map(drop)
+    }));
+    assert!(panicked.is_err());
+    // Each object there is room for, so that one among them.
+    for _ in 0..10_000 {
+        cache.alloc().unwrap();
+    }
+    assert_eq!(cache.stats().quarantined, 0);
+}
