@@ -34,8 +34,6 @@ pub(crate) const MIN_BUCKETS: u64 = 16;
 pub(crate) const LINE_BYTES: usize = 16 + 64;
 /// Lines of a bucket up to which all of its links are compared with one another.
 const LINES_CHECKED: usize = 64;
-/// Lines of a bucket beyond which it is taken to lead back to itself: no memory has so many.
-pub(crate) const MAX_LINES: u32 = 1 << 24;
 
 /// Returns the bucket of a hash, of `n`, at least one.
 #[inline]
@@ -233,10 +231,11 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(self.line(number)?.map(|line| Bucket { number, line, trust: false }))
     }
 
-    /// Returns the lines of a bucket, the first first. Each is looked at when it is asked for.
+    /// Returns the lines of a bucket, the first first. Each is looked at when it is asked for. Lines that lead back to one
+    /// before end in an error, after a few times as many as there are.
     #[inline]
     pub(crate) const fn lines(&self, bucket: Bucket<'p>) -> Lines<'_, 'p, M> {
-        Lines { buckets: self, bucket, next: Next::First, left: MAX_LINES }
+        Lines { buckets: self, bucket, next: Next::First, mark: Link::NONE, left: 0, reach: 1 }
     }
 
     /// Returns the entry that a link in a bucket leads to.
@@ -322,7 +321,10 @@ pub(crate) struct Lines<'b, 'p, M: Machine> {
     buckets: &'b Buckets<'p, M>,
     bucket: Bucket<'p>,
     next: Next,
+    /// A link before (Brent 1980): after so many lines more it is the one here, and then after twice as many.
+    mark: Link,
     left: u32,
+    reach: u32,
 }
 
 impl<'p, M: Machine> Iterator for Lines<'_, 'p, M> {
@@ -334,12 +336,18 @@ impl<'p, M: Machine> Iterator for Lines<'_, 'p, M> {
         let line = match self.next {
             Next::First => Ok(line),
             Next::Link(link) if link.is_none() => return None,
-            Next::Link(link) if self.left == 0 => {
+            Next::Link(link) if link.same_object(self.mark) => {
                 Err(self.buckets.body.damaged(number, link.bits()))
             }
-            Next::Link(link) => self.buckets.next_line(link, number, trust),
+            Next::Link(link) => {
+                if self.left == 0 {
+                    (self.mark, self.left) = (link, self.reach);
+                    self.reach = self.reach.saturating_mul(2);
+                }
+                self.left -= 1;
+                self.buckets.next_line(link, number, trust)
+            }
         };
-        self.left = self.left.saturating_sub(1);
         self.next = Next::Link(match &line {
             Ok(line) => Link::from_bits(line.next().get()),
             Err(_) => Link::NONE,

@@ -108,8 +108,9 @@ impl Class {
     }
 }
 
-/// What tells these caches from others of the same name: their objects begin with the words of `object.rs`.
-const FINGERPRINT: u64 = u64::from_le_bytes(*b"hl-coll1");
+/// What tells these caches from others of the same name: their objects begin with the words of `object.rs`. No typed cache has it:
+/// its owners would write to what a container leads to.
+const FINGERPRINT: u64 = heirloom_slab::internal::OWNED;
 
 /// A short text.
 #[derive(Default)]

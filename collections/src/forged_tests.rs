@@ -356,3 +356,45 @@ fn what_is_forged_of_containers_changes_no_others() {
     std::println!("{refused} of {} refused", 3 * rounds);
     assert!(cfg!(miri) || refused > 50);
 }
+
+#[test]
+fn a_bucket_whose_lines_lead_back_is_refused_after_a_few() {
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    (0..80).for_each(|n| assert!(!map.insert(&key(n), b"value").unwrap()));
+    let handle = map.handle();
+    drop(map);
+    // Bucket 0 is the one that was split last, if any was: it is gone through when the map is opened. The others are when
+    // they are first used.
+    let mut forged = 0;
+    for bucket in 0..16 {
+        for back in [0, 1] {
+            let next = stop(&slabs, FRAMES).revive();
+            let segment = Words::head(&next, handle).behind(at::DIRECT);
+            let first = segment.get(8 + 8 * bucket + 7);
+            if first == 0 {
+                continue;
+            }
+            forged += 1;
+            let line = segment.behind(8 + 8 * bucket + 7);
+            line.set(9, first);
+            if back == 1 {
+                (2..9).for_each(|word| line.set(word, 0));
+            }
+            let pool = Pool::open(&next).unwrap();
+            let Ok(mut map) = Map::<_>::open(&pool, handle) else { continue };
+            let buckets = map.buckets;
+            let bucket = buckets.unchecked(bucket as u64).unwrap().unwrap();
+            let lines = buckets.lines(bucket).count();
+            assert!(lines < 8, "{lines} lines");
+            // (Refused, or gone through as far as there is something.)
+            for n in 0..80 {
+                let _ = map.get(&key(n));
+                let _ = map.remove(&key(n));
+            }
+            let _ = map.clear();
+        }
+    }
+    assert!(forged > 2);
+}

@@ -100,10 +100,10 @@ fn what_is_refused_for_want_of_memory_has_changed_nothing() {
         model.insert(key, value);
         refused += more;
         if n % 4 == 0 {
-            let (len, long) = (vec.len(), Long { words: [n; 400] });
-            let (_, more) = until_done(&slabs, || {
+            let (len, value) = (vec.len(), Long { words: [n; 400] });
+            let ((), more) = until_done(&slabs, || {
                 assert_eq!(vec.len(), len);
-                vec.push(long)
+                vec.push(value)
             });
             let range = log.range();
             let (number, again) = until_done(&slabs, || {
@@ -118,7 +118,7 @@ fn what_is_refused_for_want_of_memory_has_changed_nothing() {
     assert!(refused > 50);
     let mut found = BTreeMap::new();
     map.for_each(|entry| {
-        drop(found.insert(entry.key().try_into().unwrap(), entry.value().to_vec()))
+        found.insert(entry.key().try_into().unwrap(), entry.value().to_vec());
     })
     .unwrap();
     assert_eq!(found, model);

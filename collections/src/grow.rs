@@ -9,7 +9,7 @@
 
 use heirloom_folio::Machine;
 
-use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, MAX_LINES, bucket_of, parent_of};
+use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_of, parent_of};
 use crate::class::Class;
 use crate::error::Error;
 use crate::head::at;
@@ -179,8 +179,12 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     #[cold]
     fn drop_lines_slow(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+        if !bucket.trust {
+            // They end, and each is the map's.
+            self.lines(bucket).try_for_each(|line| line.map(drop))?;
+        }
         let mut last = bucket.line;
-        for _ in 0..MAX_LINES {
+        loop {
             let link = Link::from_bits(last.next().get());
             if link.is_none() {
                 return Ok(());
@@ -195,6 +199,5 @@ impl<'p, M: Machine> Buckets<'p, M> {
             self.body.free(link, bucket.trust)?;
             self.body.head.set(at::OLD, 0);
         }
-        Ok(())
     }
 }

@@ -49,7 +49,7 @@ const LOAD: u64 = 5;
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub struct Map<'p, M: Machine, H: Hash = Xxh3> {
-    buckets: Buckets<'p, M>,
+    pub(crate) buckets: Buckets<'p, M>,
     seed: u64,
     hash: PhantomData<fn() -> H>,
 }

@@ -151,11 +151,13 @@ pub use upgrade::OldObject;
 
 /// Holds what heirloom's other crates and its command need, and no user does: what is wrong with a table, word for
 /// word, for the check of a whole image; a predecessor's caches read out of an image; the parts of the
-/// cache directory, for a seal; slabs before they are, for a stack that is small. It may change at any time.
+/// cache directory, for a seal; slabs before they are, for a stack that is small; the fingerprint that no type has. It may change
+/// at any time.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::adopt::DirectoryPart;
     pub use crate::error::{DirectoryFault, SlabFault};
     pub use crate::image::{ImageCaches, ImageSlab};
     pub use crate::new::NewSlabs;
+    pub use crate::typed::OWNED;
 }

@@ -27,7 +27,24 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// ```
 pub trait Persist: FromBytes + IntoBytes + Immutable + KnownLayout {
     /// What tells this layout from others. Two builds that lay fields out differently, or call
-    /// them differently, must not have the same.
+    /// them differently, must not have the same. That of the caches that `heirloom-collections` has for itself is refused by
+    /// the compiler, where a typed cache is asked for:
+    /// ```compile_fail,E0080
+    /// # use heirloom_folio::harness::Ram;
+    /// # use heirloom_slab::{Persist, Slabs};
+    /// # use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+    /// #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    /// #[repr(C, align(16))]
+    /// struct Entry {
+    ///     words: [u64; 8],
+    /// }
+    /// impl Persist for Entry {
+    ///     const FINGERPRINT: u64 = u64::from_le_bytes(*b"hl-coll1");
+    /// }
+    /// # let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let entries = slabs.typed::<Entry>("collections-64", true)?;
+    /// # Ok::<(), heirloom_slab::Error>(())
+    /// ```
     const FINGERPRINT: u64;
 }
 

@@ -116,6 +116,10 @@ where
 {
 }
 
+/// The fingerprint of caches whose objects have one owner, `heirloom-collections`, which follows links to them that it found to be
+/// its own. No type has it, so no safe call hands out such an object to be written to.
+pub const OWNED: u64 = u64::from_le_bytes(*b"hl-coll1");
+
 impl<M: Machine> Slabs<M> {
     /// Returns the cache called `name` of values of type `T`.
     ///
@@ -219,6 +223,7 @@ impl<M: Machine> Slabs<M> {
 }
 
 const fn spec<T: Persist>(name: &str, preserving: bool) -> CacheSpec {
+    const { assert!(T::FINGERPRINT != OWNED, "such objects are not a typed cache's") };
     CacheSpec::new(name, size_of::<T>())
         .align(align_of::<T>())
         .fingerprint(T::FINGERPRINT)
