@@ -62,8 +62,9 @@
 //! ```
 //!
 //! # Speed
-//! A map of 16-byte keys and 48-byte values beside hashbrown's of boxed ones, with the same hash, on one thread, in one run
-//! (`cargo bench -p heirloom-benches --bench collections`): see the book's chapter on performance.
+//! Beside hashbrown's map of boxed keys and values, with the same hash, one thread, 8,192 entries with keys of 16 bytes and values of
+//! 48, in one run (`cargo bench -p heirloom-benches --bench collections`): an insertion takes 1.7 times as long (111 ns), a get 3.3 (41), a
+//! replacement 1.2 (62), a removal 1.6 (62). The book's chapter on performance says why.
 #![no_std]
 #![warn(
     clippy::as_conversions,
