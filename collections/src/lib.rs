@@ -101,6 +101,8 @@ mod pool;
 #[cfg(test)]
 mod safe_tests;
 #[cfg(test)]
+mod scan_tests;
+#[cfg(test)]
 mod testing;
 mod vec;
 #[cfg(test)]
