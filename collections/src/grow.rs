@@ -68,7 +68,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
         let segment = self.segment(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
         let line = segment.line(n % LINES).ok_or_else(|| self.body.damaged(n, 0))?;
         if !line.is_empty() || line.next().get() != 0 {
-            // Not of this map's doing, as no line behind the last bucket but the next is ever linked from.
+            // Zeroes, but for what a predecessor forged, or for what could not be stripped: never part of a bucket that is trusted.
             self.strip(n)?;
         }
         let new = Bucket { number: n, line, trust: parent.trust };
