@@ -593,3 +593,91 @@ fn a_seal_is_not_expected_of_linux() {
     assert_eq!(refused, Some(Error::NotSealed { opened: false }));
     drop(world.try_revive(entry, SealPolicy::Ignored).unwrap());
 }
+
+#[test]
+fn a_subtree_of_no_bytes_is_not_passed_on() {
+    const BYTES: u32 = 0xffb;
+    let world = World::new(1024);
+    let kernel = world.boot();
+    let at = kernel.blank_pages(1).unwrap().next().unwrap().addr();
+    kernel.add_subtree("theirs", at, BYTES.into()).unwrap();
+    let entry = kernel.entry();
+    drop(kernel);
+    // As if its writer had said 0.
+    let words = world.words(entry.root, PAGE_SIZE);
+    let is_size = |word: &u64| [BYTES, BYTES.to_be()].contains(&(*word as u32));
+    let sizes: Vec<_> = words.iter().enumerate().filter(|(_, word)| is_size(word)).collect();
+    assert_eq!(sizes.len(), 1);
+    world.write(PhysAddr::new(entry.root.get() + 8 * sizes[0].0 as u64), &[0; 4]);
+    let next = world.revive(entry);
+    // SAFETY: nothing is written meanwhile.
+    let refused = unsafe { next.pass_on("theirs", |_| true) };
+    assert_eq!(refused, Err(Error::NotInherited { at }));
+    assert_eq!(names(&next), [("theirs".to_owned(), at)]);
+    finish_freeing(&next);
+    assert_eq!(names(&world.jump(next)), []);
+}
+
+/// So many blocks that what was claimed is written down in more than one page.
+#[test]
+fn a_subtree_of_many_blocks_is_passed_on_or_stays_whole() {
+    let world = World::new(4096);
+    let kernel = world.boot();
+    let mut pages: Vec<_> =
+        kernel.blank_pages(2000).unwrap().map(|page| page.addr().get()).collect();
+    pages.sort_unstable();
+    let mut longest = &pages[..0];
+    for chunk in pages.chunk_by(|one, next| next - one == PAGE_SIZE as u64) {
+        if chunk.len() > longest.len() {
+            longest = chunk;
+        }
+    }
+    let blocks = longest.len() as u64;
+    assert!(blocks > 900, "{blocks}");
+    let at = PhysAddr::new(longest[0]);
+    kernel.add_subtree("theirs", at, blocks * PAGE_SIZE as u64).unwrap();
+    let next = world.jump(kernel);
+    let (before, free) = (inherited(&next), State::of(&next).free);
+    // SAFETY: nothing is written meanwhile.
+    let refused = unsafe { next.pass_on("theirs", |_| false) };
+    assert!(matches!(refused, Err(Error::Table(_))), "{refused:?}");
+    assert_eq!((inherited(&next), State::of(&next).free), (before, free));
+    let held = fill(&next, 1);
+    // SAFETY: as above.
+    let refused = unsafe { next.pass_on("theirs", |_| true) };
+    assert!(refused.as_ref().is_err_and(out_of_memory), "{refused:?}");
+    unfill(&next, held);
+    // SAFETY: as above.
+    let kept = unsafe { next.pass_on("theirs", |_| true) }.unwrap();
+    assert_eq!((kept.blocks, kept.frames), (blocks, blocks));
+    assert_eq!(State::of(&next).free, free);
+    finish_freeing(&next);
+    next.memory().audit().unwrap();
+    let third = world.jump(next);
+    assert_eq!(inherited(&third).len() as u64, blocks);
+}
+
+#[test]
+fn a_closure_that_lets_go_of_everything_loses_nothing() {
+    let world = World::new(1024);
+    let kernel = world.boot();
+    let at = kernel.blank_pages(1).unwrap().next().unwrap().addr();
+    kernel.add_subtree("theirs", at, 5).unwrap();
+    let next = world.jump(kernel);
+    let free = State::of(&next).free;
+    // SAFETY: nothing is written meanwhile.
+    let refused = unsafe {
+        next.pass_on("theirs", |_| {
+            assert_eq!(finish_freeing(&next).len(), 1);
+            true
+        })
+    };
+    assert!(matches!(refused, Err(Error::NoSuchSubtree { .. })), "{refused:?}");
+    next.memory().audit().unwrap();
+    // Its block is there for another claim, in this kernel or the next.
+    let block = Block::new(at.pfn(), order(0)).unwrap();
+    assert_eq!(inherited(&next), [block]);
+    let third = world.jump(next);
+    assert_eq!(finish_freeing(&third), [Unclaimed::Folio(block)]);
+    assert_eq!(State::of(&third).free, free + 1);
+}

@@ -50,7 +50,8 @@ impl<M: Machine> Heirloom<M> {
     /// # Errors
     /// [`Error::NoSuchSubtree`]: the predecessor left none of this name, or it was claimed, added or removed.
     /// [`Error::Table`]: something that it leads to is not sound, is claimed already, or was not accepted
-    /// ([`Fault::Unknown`]). [`Error::Folio`]: no memory to write down what was claimed. [`Error::BadName`].
+    /// ([`Fault::Unknown`]). [`Error::NotInherited`]: its own bytes are not preserved, are claimed, or there are none.
+    /// [`Error::Folio`]: no memory to write down what was claimed. [`Error::BadName`].
     /// Nothing is claimed then.
     ///
     /// # Safety
@@ -100,6 +101,10 @@ impl<M: Machine> Heirloom<M> {
         let outside = Fault::OutsideMemory { addr: subtree.addr };
         let outside = outside.in_table(Table::Blob, subtree.addr, 0);
         let own = Run::covering(subtree.addr, bytes).ok_or(outside)?;
+        if own.is_empty() {
+            // Its name would go on, and lead to what is free.
+            return Err(Error::NotInherited { at: subtree.addr });
+        }
         // SAFETY: the same contract; what is read is claimed before, or is a table's few words.
         let pages = unsafe { Inherited::new(self.memory()) };
         let mut claims = Claims { log: Log::new(self.memory()), own, refused: None };
