@@ -168,6 +168,9 @@ impl Session<'_, '_> {
                 _ => return Err(SYNTAX.into()),
             }
         }
+        if !options.is_empty() {
+            return Err(SYNTAX.into());
+        }
         let mut keys = Vec::new();
         let cursor = self.cache.store.scan(cursor, count, self.now, |key| {
             if glob::matches(pattern, key) {
