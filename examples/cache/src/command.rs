@@ -187,7 +187,7 @@ impl Session<'_, '_> {
     }
 
     fn info(&self) -> String {
-        let Cache { store, heirloom, build, began, clients } = self.cache;
+        let Cache { store, heirloom, build, began, clients, .. } = self.cache;
         let (memory, frame) = (heirloom.memory().stats(), heirloom::PAGE_SIZE as u64);
         let (expired, evicted) = (store.expired.load(Relaxed), store.evicted.load(Relaxed));
         format!(

@@ -6,7 +6,9 @@ mod support;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use support::{
@@ -241,6 +243,31 @@ fn what_a_client_does_not_read_takes_no_more_memory_than_it_may() {
     }
     assert_eq!(unread.reply(), bulk("end"));
     assert!(unread.try_reply().is_err(), "it has ended");
+}
+
+#[test]
+fn where_descriptors_are_few_it_jumps_with_all_clients_and_turns_others_away() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", CACHE]).args(OPTIONS);
+    let mut life = Life::of(command);
+    let begun = life.begins();
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = Client::new(&begun.at);
+        // Left waiting would be as wrong.
+        client.socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // One that is turned away may find that out as it sends, or as it reads.
+        if client.socket.write_all(&request(&[b"PING"])).is_ok() && client.try_reply().is_ok() {
+            clients.push(client);
+        }
+    }
+    assert_eq!(clients.len(), 15, "(64 - 32 - 2 threads) / 2");
+    life.signal(Signal::USR2);
+    let next = life.begins();
+    assert_eq!((next.generation, next.connections), (1, 15));
+    for client in &mut clients {
+        assert_eq!(client.say("PING"), Reply::Simple("PONG".to_owned()));
+    }
 }
 
 #[test]
