@@ -267,6 +267,30 @@ fn what_heirloom_left_is_foretold_too() {
 }
 
 #[test]
+fn one_kernel_comes_next_whatever_it_loads() {
+    // What another kernel takes is no help to the one that comes.
+    for (first, second, called) in
+        [("6.19", "7.3", "Linux 7.3"), ("7.3", "6.16", "Linux 6.16 to 6.18")]
+    {
+        let ran = foretell(FIXTURE, &[first, second]);
+        let said = format!(
+            "error: {second}: {called} is a kernel: it stands first, and alone but for what it loads\n"
+        );
+        assert_eq!((ran.code, ran.out.as_str(), ran.err), (2, "", said));
+    }
+    // It takes the root page before it loads anything: heirloom's module changes nothing in that.
+    let lent = ["check", "--color", "never", "--zero-excluded", LENT, "--accept", "*"];
+    let ran = heirloom(&[&lent[..], &["--for", "6.19", "--for", "heirloom"]].concat());
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.out
+            .contains("\n- root page: kho-v4; Linux 6.19 with heirloom 0.1 takes kho-v1: it boots"),
+        "{ran:?}"
+    );
+    assert!(ran.out.contains("\n+ root page heirloom: kho-v4\n"), "{ran:?}");
+}
+
+#[test]
 fn what_is_no_kernel_is_said() {
     let refused = |kernel: &str| {
         let ran = heirloom(&["check", FIXTURE, "--for", kernel]);

@@ -107,7 +107,8 @@ struct Foretelling<'k> {
 impl Foretelling<'_> {
     fn survey(&mut self, survey: &Survey<'_>) {
         let page = survey.image.page_size();
-        self.says("root page", "", survey.compatible.clone(), survey.at);
+        let taking = self.kernel.takes_root(&survey.compatible);
+        self.add("root page", "", survey.compatible.clone(), survey.at, taking);
         let (pages, wanted) = (page.bytes() as u64, self.kernel.page_size());
         if let Some(wanted) = wanted.filter(|wanted| *wanted != pages) {
             let reason = format!("{} has pages of {wanted} bytes", self.kernel.name());
@@ -220,8 +221,14 @@ impl Foretelling<'_> {
 
     /// Adds a structure that says that it is `says`.
     fn says(&mut self, what: &'static str, which: &str, says: String, at: PhysAddr) {
+        let taking = self.kernel.takes(&says);
+        self.add(what, which, says, at, taking);
+    }
+
+    /// Adds a structure that says that it is `says`, with what the kernel does with it.
+    fn add(&mut self, what: &'static str, which: &str, says: String, at: PhysAddr, taking: Taking) {
         let kernel = self.kernel.name();
-        let (takes, code, reason) = match self.kernel.takes(&says) {
+        let (takes, code, reason) = match taking {
             Taking::Taken => (Takes::Yes, None, None),
             Taking::Others(others) => {
                 let others = others.join(", ");

@@ -28,6 +28,10 @@ pub(crate) struct Kernel {
     table: Table,
     /// What it is built with, if that is known.
     config: Option<Config>,
+    /// What it takes itself, without what is loaded into it.
+    itself: BTreeSet<Takes>,
+    /// Whether it is Linux, not what is loaded into one.
+    is_linux: bool,
 }
 
 /// What a table at `path` says structures look like; `None` if it is none. What is larger than a table can be is
@@ -62,7 +66,7 @@ impl Kernel {
     /// The kernel that `named` are together: the first with what its modules add.
     ///
     /// # Errors
-    /// One of them is no kernel, with the reason.
+    /// One of them is no kernel, with the reason; or one behind the first is, as a single kernel comes next.
     pub(crate) fn open(named: &[String]) -> Result<Option<Self>> {
         let mut all: Option<Self> = None;
         for name in named {
@@ -70,6 +74,11 @@ impl Kernel {
             match &mut all {
                 None => all = Some(next),
                 Some(all) => {
+                    ensure!(
+                        !next.is_linux,
+                        "{name}: {} is a kernel: it stands first, and alone but for what it loads",
+                        next.name()
+                    );
                     all.table.add(next.table);
                     all.config = all.config.take().or(next.config);
                 }
@@ -83,7 +92,8 @@ impl Kernel {
         if !named.contains('/')
             && let Some(table) = Table::of_known(named)?
         {
-            return Ok(Self { table, config: None });
+            let is_linux = table::release(named).is_some();
+            return Ok(Self::new(table, None, is_linux));
         }
         let path = Path::new(named);
         ensure!(
@@ -112,7 +122,7 @@ impl Kernel {
                 return Self::configured(config);
             }
             let table = Table::read(text).context("no kernel's configuration, nor a table");
-            return Ok(Self { table: table?, config: None });
+            return Ok(Self::new(table?, None, false));
         }
         match binary::read(bytes)? {
             Some(binary) => Self::built(binary, file),
@@ -135,7 +145,7 @@ impl Kernel {
         table.takes.retain(|takes| takes.symbol.as_ref().is_none_or(|symbol| config.has(symbol)));
         table.kernel = format!("Linux {release}, as configured");
         table.page_size = table.page_size.or(config.page_size());
-        Ok(Self { table, config: Some(config) })
+        Ok(Self::new(table, Some(config), true))
     }
 
     /// What a kernel's file says; what no text tells, its release does.
@@ -147,6 +157,7 @@ impl Kernel {
             !texts.is_empty() || release.is_some(),
             "it has not a release of Linux in it, nor a text that a structure could say that it is"
         );
+        let is_kernel = release.is_some();
         let is_linux = texts.iter().any(|text| name(text) == "kho");
         let numbered = |takes: &Takes| is_linux && NUMBERED.contains(&name(&takes.text));
         table.takes.retain(numbered);
@@ -158,7 +169,13 @@ impl Kernel {
             None => file.to_owned(),
         };
         table.page_size = table.page_size.or(page_size);
-        Ok(Self { table, config })
+        // A module has no banner.
+        Ok(Self::new(table, config, is_kernel))
+    }
+
+    fn new(table: Table, config: Option<Config>, is_linux: bool) -> Self {
+        let itself = table.takes.clone();
+        Self { table, config, itself, is_linux }
     }
 
     /// What it is called.
@@ -168,7 +185,15 @@ impl Kernel {
 
     /// Whether it takes a structure that says it is `text`.
     pub(crate) fn takes(&self, text: &str) -> Taking {
-        let takes = &self.table.takes;
+        Self::taking(&self.table.takes, text)
+    }
+
+    /// Whether it takes a root page that says it is `text`: it does so as it boots, with nothing loaded.
+    pub(crate) fn takes_root(&self, text: &str) -> Taking {
+        Self::taking(&self.itself, text)
+    }
+
+    fn taking(takes: &BTreeSet<Takes>, text: &str) -> Taking {
         if takes.iter().any(|takes| takes.text == text) {
             return Taking::Taken;
         }

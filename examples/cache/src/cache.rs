@@ -16,6 +16,8 @@ pub(crate) struct Cache<'h> {
     /// `warm`, or why it began with nothing.
     pub(crate) began: String,
     pub(crate) clients: AtomicUsize,
+    /// How many there may be.
+    pub(crate) most_clients: usize,
 }
 
 /// Returns the time by the clock on the wall, in milliseconds since 1970: keys expire by it, in this process or a

@@ -168,6 +168,9 @@ impl Session<'_, '_> {
                 _ => return Err(SYNTAX.into()),
             }
         }
+        if !options.is_empty() {
+            return Err(SYNTAX.into());
+        }
         let mut keys = Vec::new();
         let cursor = self.cache.store.scan(cursor, count, self.now, |key| {
             if glob::matches(pattern, key) {
@@ -184,7 +187,7 @@ impl Session<'_, '_> {
     }
 
     fn info(&self) -> String {
-        let Cache { store, heirloom, build, began, clients } = self.cache;
+        let Cache { store, heirloom, build, began, clients, .. } = self.cache;
         let (memory, frame) = (heirloom.memory().stats(), heirloom::PAGE_SIZE as u64);
         let (expired, evicted) = (store.expired.load(Relaxed), store.evicted.load(Relaxed));
         format!(

@@ -18,7 +18,7 @@ const READ: usize = 64 << 10;
 /// What buffers keep while they are empty.
 const KEPT: usize = 256 << 10;
 
-/// How much a client may leave unread before nothing more is read of it.
+/// How much a client may leave unread before nothing more that it asks is answered or read.
 const UNREAD: usize = 64 << 20;
 
 /// A client's connection.
@@ -30,7 +30,7 @@ pub(crate) struct Connection {
     pub(crate) output: Replies,
     /// Whether it ends once the output is sent.
     pub(crate) ends: bool,
-    /// The least length of `input` with which a request may be whole.
+    /// The least length of `input` with which a request may be whole. What is longer was left until answers are read.
     least: usize,
 }
 
@@ -47,9 +47,15 @@ impl Connection {
     /// What is awaited of the socket.
     pub(crate) fn interest(&self) -> EventFlags {
         let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, !self.ends && self.output.bytes.len() < UNREAD);
-        interest.set(EventFlags::OUT, !self.output.bytes.is_empty());
+        let (left, unread) = (self.is_left(), self.output.bytes.len());
+        interest.set(EventFlags::IN, !self.ends && !left && unread < UNREAD);
+        interest.set(EventFlags::OUT, left || unread > 0);
         interest
+    }
+
+    /// Whether requests may be whole that are not answered, as too much is unread.
+    fn is_left(&self) -> bool {
+        !self.ends && !self.input.is_empty() && self.input.len() >= self.least
     }
 
     /// Does all that can be done without waiting. Returns whether the connection goes on.
@@ -60,6 +66,10 @@ impl Connection {
 
     /// Reads what came, and answers what is whole of it.
     fn receive(&mut self, cache: &Cache<'_>) -> Result<(), Errno> {
+        if self.is_left() {
+            self.answer(cache);
+            return Ok(());
+        }
         if !self.interest().contains(EventFlags::IN) {
             return Ok(());
         }
@@ -74,13 +84,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers all requests that are whole.
+    /// Answers the requests that are whole, until too much is unread: a few bytes can ask for gigabytes.
     pub(crate) fn answer(&mut self, cache: &Cache<'_>) {
         let Self { input, output: to, .. } = self;
         let (mut words, mut used) = (Vec::with_capacity(8), 0);
         let mut session = Session { cache, now: now(), to };
         self.least = 0;
-        while !self.ends && used < input.len() {
+        while !self.ends && used < input.len() && session.to.bytes.len() < UNREAD {
             match request::parse(&input[used..], &mut words) {
                 Ok(Parsed::Whole(bytes)) => {
                     self.ends = !session.answer(&words);

@@ -24,7 +24,7 @@ use crate::cache::Cache;
 use crate::connection::Connection;
 use crate::luggage::{self, LISTEN};
 use crate::store::Store;
-use crate::worker::Worker;
+use crate::worker::{Worker, most_clients};
 use crate::{Failure, Options};
 
 /// Runs the cache: returns when it is told to end.
@@ -42,6 +42,9 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
     // Each client has a descriptor, and two while the process jumps. Where the limit may not be raised, it stays.
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok());
+    let threads = threads.map_or(1, NonZero::get);
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     // A predecessor's socket, one that the service manager opened or held, or a new one.
     let listener = match service.take(LISTEN) {
         Some(socket) => TcpListener::from(socket),
@@ -63,6 +66,7 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
         build,
         began: service.cold().map_or_else(|| "warm".to_owned(), |why| why.to_string()),
         clients: AtomicUsize::new(connections.len()),
+        most_clients: most_clients(descriptors, threads),
     };
     let (address, passed, once) = (listener.local_addr()?, connections.len(), Once::new());
     let begun = || {
@@ -75,8 +79,6 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
             "{build}: {address}: {items} items, {passed} connections, generation {generation}: {began}"
         );
     };
-    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok());
-    let threads = threads.map_or(1, NonZero::get);
     loop {
         let signal;
         let serving = || once.call_once(begun);

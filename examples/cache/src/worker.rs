@@ -23,6 +23,16 @@ const EVENTS: usize = 256;
 /// As many clients at most, of all threads: a jump takes about 8,000 descriptors along.
 const MOST_CLIENTS: usize = 4000;
 
+/// Descriptors that are not clients', beside one of each thread.
+const SPARE: u64 = 32;
+
+/// Returns how many clients there may be where a process has so many descriptors. Each takes one, and one more in a jump; where
+/// all were taken, a client that waits could not even be turned away.
+pub(crate) fn most_clients(descriptors: u64, threads: usize) -> usize {
+    let clients = descriptors.saturating_sub(SPARE + threads as u64) / 2;
+    usize::try_from(clients).unwrap_or(MOST_CLIENTS).min(MOST_CLIENTS)
+}
+
 /// A thread's share of the connections.
 pub(crate) struct Worker<'c, 'h> {
     cache: &'c Cache<'h>,
@@ -78,12 +88,10 @@ impl<'c, 'h> Worker<'c, 'h> {
     fn accept(&mut self) {
         // Another thread may have been faster, or the client is gone.
         let Ok((socket, _)) = self.listener.accept() else { return };
-        if let (Ok(connection), ..MOST_CLIENTS) =
-            (Connection::new(socket), self.cache.clients.fetch_add(1, Relaxed))
-        {
-            self.add(connection);
-        } else {
-            self.cache.clients.fetch_sub(1, Relaxed);
+        let before = self.cache.clients.fetch_add(1, Relaxed);
+        match Connection::new(socket) {
+            Ok(connection) if before < self.cache.most_clients => self.add(connection),
+            _ => _ = self.cache.clients.fetch_sub(1, Relaxed),
         }
     }
 

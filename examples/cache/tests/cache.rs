@@ -6,7 +6,9 @@ mod support;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use support::{
@@ -71,6 +73,8 @@ fn commands_do_what_they_do_elsewhere() {
         ("GET", error("ERR unknown command 'GET', or not so many words")),
         ("NONE a", error("ERR unknown command 'NONE', or not so many words")),
         ("SCAN x", error("ERR value is not an integer or out of range")),
+        ("SCAN 0 MATCH", error("ERR syntax error")),
+        ("SCAN 0 COUNT 10 MATCH", error("ERR syntax error")),
     ];
     for (asked, expected) in table {
         assert_eq!(client.say(asked), *expected, "{asked}");
@@ -207,6 +211,63 @@ fn connections_live_through_a_jump() {
     assert_eq!(idle[0].say("EXISTS large other"), Reply::Integer(2));
     life.signal(Signal::TERM);
     assert!(life.ends().0.success());
+}
+
+#[test]
+fn what_a_client_does_not_read_takes_no_more_memory_than_it_may() {
+    let program = Program::new("unread", CACHE);
+    let mut life =
+        Life::alone(&program.0, &["--listen", "127.0.0.1:0", "--memory", "16", "--threads", "1"]);
+    let begun = life.begins();
+    let mut other = Client::new(&begun.at);
+    let large = vec![b'v'; 500_000];
+    assert_eq!(other.ask(&[b"SET", b"large", &large]), ok());
+    // A few kilobytes that ask for 300 MB, and the end of what this client asks.
+    let mut unread = Client::new(&begun.at);
+    unread.send(&[&b"GET large\r\n".repeat(600)[..], b"ECHO end\r\n"].concat());
+    unread.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    // The one thread attends to what came first, then to this.
+    for _ in 0..10 {
+        assert_eq!(other.say("EXISTS large"), Reply::Integer(1));
+    }
+    let status = format!("/proc/{}/status", other.info("process_id"));
+    let status = std::fs::read_to_string(status).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+    let most: u64 = most.unwrap().trim().parse().unwrap();
+    assert!(most < 160 << 10, "{most} KiB at most");
+    // What it asked is answered as it reads, by a successor as well.
+    life.signal(Signal::USR2);
+    assert_eq!(life.begins().connections, 2);
+    for n in 0..600 {
+        assert!(unread.reply() == Reply::Bulk(large.clone()), "answer {n}");
+    }
+    assert_eq!(unread.reply(), bulk("end"));
+    assert!(unread.try_reply().is_err(), "it has ended");
+}
+
+#[test]
+fn where_descriptors_are_few_it_jumps_with_all_clients_and_turns_others_away() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", CACHE]).args(OPTIONS);
+    let mut life = Life::of(command);
+    let begun = life.begins();
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = Client::new(&begun.at);
+        // Left waiting would be as wrong.
+        client.socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // One that is turned away may find that out as it sends, or as it reads.
+        if client.socket.write_all(&request(&[b"PING"])).is_ok() && client.try_reply().is_ok() {
+            clients.push(client);
+        }
+    }
+    assert_eq!(clients.len(), 15, "(64 - 32 - 2 threads) / 2");
+    life.signal(Signal::USR2);
+    let next = life.begins();
+    assert_eq!((next.generation, next.connections), (1, 15));
+    for client in &mut clients {
+        assert_eq!(client.say("PING"), Reply::Simple("PONG".to_owned()));
+    }
 }
 
 #[test]
