@@ -109,17 +109,16 @@ impl State {
         (run.map_or(Due::Absent, |run| self.blocks_due(run.blocks())), false)
     }
 
-    /// The same for the blocks that a claim has to take.
+    /// The same for the blocks that a claim has to take: the first that cannot be had is the reason.
     fn blocks_due(&self, blocks: impl IntoIterator<Item = Block>) -> Due {
-        let mut due = Due::Had;
         for block in blocks {
             match self.inherited.get(&block) {
                 Some(Some(_)) => return Due::Labelled,
                 Some(None) => {}
-                None => due = Due::Absent,
+                None => return Due::Absent,
             }
         }
-        due
+        Due::Had
     }
 
     /// Checks that a refusal is the one that is due.
