@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 /// What the machine is.
 const MODEL: Model<'static> =
-    Model { memory: "512M", cpus: 2, counted: false, say: "liveupdate: ", stopped: true };
+    Model { memory: "768M", cpus: 2, counted: false, say: "liveupdate: ", stopped: true };
 
 /// The session and the token under which the example hands its arena over.
 const SESSION: &str = "heirloom";
