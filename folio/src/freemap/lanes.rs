@@ -147,7 +147,7 @@ impl Fits {
     /// Returns of each width the word that says which words of a stretch have such a block.
     pub(super) fn notes(&self, stretch: WordId) -> Option<&[AtomicU64; WIDTHS]> {
         // Without notes loom has fewer steps to try; nothing relies on them.
-        if cfg!(loom) || stretch < self.first || stretch > self.last {
+        if cfg!(any(loom, heirloom_model)) || stretch < self.first || stretch > self.last {
             return None;
         }
         let at = stretch.index_from(self.first) * WIDTHS;
@@ -267,7 +267,7 @@ impl Fits {
 /// give comes before the look of the search, or the search's mark before the look of the give.
 #[inline]
 pub(super) fn latest(word: &AtomicU64) -> u64 {
-    if cfg!(loom) {
+    if cfg!(any(loom, heirloom_model)) {
         // It takes such a load for a weaker one, but not a read-modify-write.
         word.fetch_or(0, AcqRel)
     } else {

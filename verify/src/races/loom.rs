@@ -13,10 +13,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::atomic as plain;
 use std::sync::atomic::Ordering::{self, Relaxed};
+use std::time::{Duration, Instant};
 
 use heirloom::kho::sync::{Op, Orders, Watcher};
 use heirloom_testkit::checker::{Checker, under};
 use heirloom_testkit::in_pool;
+
+/// How long the interleavings of one model are tried. Where an allocation looks at many words, there are more than
+/// can be; then it is said that there are.
+const MOST: Duration = Duration::from_secs(60);
 
 /// A word of loom's in place of one in memory.
 #[derive(Clone)]
@@ -381,13 +386,18 @@ impl<S: 'static> Model<S> {
             Box::leak(Box::new(Slot(UnsafeCell::new(MaybeUninit::uninit()))));
         shadows.slot.set((std::ptr::from_ref(slot).addr(), size_of::<Slot<S>>()));
         let Self { build, threads, after, .. } = self;
+        let mut began;
         loop {
+            began = Instant::now();
             shadows.learned.set(false);
             shadows.executions.set(0);
             let tried = catch_unwind(AssertUnwindSafe(|| {
                 let mut builder = loom::model::Builder::new();
                 builder.preemption_bound = Some(preemptions);
                 builder.max_branches = 100_000;
+                // Looked at once in so many interleavings.
+                builder.checkpoint_interval = 64;
+                builder.max_duration = Some(MOST);
                 builder.check(move || execute(shadows, slot, build, threads, after));
             }));
             shadows.armed.set(false);
@@ -402,8 +412,9 @@ impl<S: 'static> Model<S> {
             }
         }
         let (count, words) = (shadows.executions.get(), shadows.known.borrow().len());
+        let cut = if began.elapsed() < MOST { "" } else { ", cut off: there are more" };
         println!(
-            "loom: {}: {count} interleavings, {} threads, {words} words, {preemptions} preemptions",
+            "loom: {}: {count} interleavings, {} threads, {words} words, {preemptions} preemptions{cut}",
             self.name,
             threads.len()
         );
