@@ -9,6 +9,7 @@
 use core::fmt::Write;
 
 use heirloom_kho::narrow::{u8_to_usize, u32_to_u8, u32_to_usize, usize_to_u32};
+use heirloom_slab::internal::Text;
 use heirloom_slab::{CacheSpec, MAX_OBJECT};
 
 /// Bytes of a segment of buckets: a quarter of a slab of 64 KiB.
@@ -111,29 +112,6 @@ impl Class {
 /// What tells these caches from others of the same name: their objects begin with the words of `object.rs`. No typed cache has it:
 /// its owners would write to what a container leads to.
 const FINGERPRINT: u64 = heirloom_slab::internal::OWNED;
-
-/// A short text.
-#[derive(Default)]
-struct Text {
-    bytes: [u8; 24],
-    length: usize,
-}
-
-impl Text {
-    fn as_str(&self) -> &str {
-        let text = self.bytes.get(..self.length).unwrap_or(&[]);
-        core::str::from_utf8(text).unwrap_or("")
-    }
-}
-
-impl Write for Text {
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        let end = self.length + s.len();
-        self.bytes.get_mut(self.length..end).ok_or(core::fmt::Error)?.copy_from_slice(s.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
 
 #[cfg(test)]
 mod tests {

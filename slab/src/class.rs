@@ -20,6 +20,7 @@ use heirloom_kho::{PAGE_SHIFT, PAGE_SIZE};
 use crate::geometry::{BASE_ORDER, Geometry};
 use crate::header::SlabDesc;
 use crate::spec::{CacheSpec, PREFIXES};
+use crate::text::Text;
 
 /// Classes up to 128 bytes.
 const EVEN: usize = 9;
@@ -123,29 +124,6 @@ impl Class {
         let _ = write!(name, "{}{bytes}", if preserving { preserved } else { plain });
         let align = 1 << bytes.trailing_zeros();
         CacheSpec::new(name.as_str(), bytes).align(align).preserving(preserving)
-    }
-}
-
-/// A short text.
-#[derive(Default)]
-struct Text {
-    bytes: [u8; 24],
-    length: usize,
-}
-
-impl Text {
-    fn as_str(&self) -> &str {
-        let text = self.bytes.get(..self.length).unwrap_or(&[]);
-        core::str::from_utf8(text).unwrap_or("")
-    }
-}
-
-impl Write for Text {
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        let end = self.length + s.len();
-        self.bytes.get_mut(self.length..end).ok_or(core::fmt::Error)?.copy_from_slice(s.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 

@@ -120,6 +120,7 @@ mod state_word;
 mod stats;
 mod store;
 mod takeover;
+mod text;
 mod typed;
 mod upgrade;
 
@@ -159,5 +160,6 @@ pub mod internal {
     pub use crate::error::{DirectoryFault, SlabFault};
     pub use crate::image::{ImageCaches, ImageSlab};
     pub use crate::new::NewSlabs;
+    pub use crate::text::Text;
     pub use crate::typed::OWNED;
 }
