@@ -14,7 +14,7 @@ use heirloom_testkit::{Kernel, Rng, TestMachine};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::journal::Journal;
-use super::trial::{End, fork};
+use super::trial::End;
 use super::{Bench, Failure, State, step};
 
 /// What the root of a kernel with containers is called.
@@ -200,13 +200,10 @@ fn stepped(
     began: Instant,
 ) -> Result<(), Failure> {
     let run = |stop| {
-        let child = fork(|| {
-            bench.machine.again().map_or(103, |machine| {
-                bench.journal.note(BEFORE);
-                live(&machine, &bench.journal, BEFORE + STEPPED, Some(stop));
-                bench.journal.note(step::counted() << 32 | (BEFORE + STEPPED));
-                0
-            })
+        let child = bench.child(|machine, journal| {
+            journal.note(BEFORE);
+            live(machine, journal, BEFORE + STEPPED, Some(stop));
+            journal.note(step::counted() << 32 | (BEFORE + STEPPED));
         })?;
         Ok::<_, Failure>(child.wait()?)
     };
@@ -248,22 +245,8 @@ fn killed(
         bench.journal.note(BEFORE);
         let until = BEFORE + rng.below(KILLED);
         let turns = rng.below(1 << 11);
-        let child = fork(|| {
-            bench.machine.again().map_or(103, |machine| {
-                live(&machine, &bench.journal, u64::MAX, None);
-                0
-            })
-        })?;
-        let mut looks = 0_u32;
-        while bench.journal.noted() < until && (!looks.is_multiple_of(1024) || child.runs()) {
-            looks += 1;
-            std::thread::yield_now();
-        }
-        for _ in 0..turns {
-            std::hint::spin_loop();
-        }
-        child.kill();
-        let end = child.wait()?;
+        let child = bench.child(|machine, journal| live(machine, journal, u64::MAX, None))?;
+        let end = child.kill_behind(turns, || bench.journal.noted() >= until)?;
         let number = bench.journal.noted();
         if end != End::KILLED {
             return Err(format!("seed {seed}, in number {number}: {end:?}").into());
@@ -279,13 +262,7 @@ fn killed(
 
 /// Runs a kernel's process, which ends well.
 fn well(bench: &Bench, run: impl FnOnce(&TestMachine, &Journal)) -> Result<(), Failure> {
-    let child = fork(|| {
-        bench.machine.again().map_or(103, |machine| {
-            run(&machine, &bench.journal);
-            0
-        })
-    })?;
-    match child.wait()? {
+    match bench.child(run)?.wait()? {
         End::WELL => Ok(()),
         end => Err(format!("the kernel ended with {end:?}").into()),
     }

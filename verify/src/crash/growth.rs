@@ -16,7 +16,7 @@ use super::journal::{Call, Journal, Line, Slack};
 use super::script::{Script, base};
 use super::stepping::start;
 use super::takeover::{heir, revive};
-use super::trial::{End, fork};
+use super::trial::End;
 use super::{Bench, Failure, State};
 
 /// How many kernels die in the long chains.
@@ -65,17 +65,9 @@ fn after(bench: &Bench, life: &State, deaths: u64, seed: u64) -> Result<String, 
     for _ in 0..2 {
         die(bench, Script::Idle, u64::MAX)?.ok_or("killed")?;
     }
-    let alone = |what: fn(&TestMachine, &Journal)| {
-        let child = fork(|| {
-            bench.machine.again().map_or(103, |machine| {
-                what(&machine, &bench.journal);
-                0
-            })
-        })?;
-        match child.wait()? {
-            End::WELL => Ok(()),
-            end => Err(Failure::from(format!("a kernel behind {deaths} deaths: {end:?}"))),
-        }
+    let alone = |what: fn(&TestMachine, &Journal)| match bench.child(what)?.wait()? {
+        End::WELL => Ok(()),
+        end => Err(Failure::from(format!("a kernel behind {deaths} deaths: {end:?}"))),
     };
     alone(let_go)?;
     alone(measure)?;

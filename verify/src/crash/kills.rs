@@ -10,7 +10,7 @@ use heirloom_testkit::Rng;
 use super::check::Verdict;
 use super::journal::Line;
 use super::script::program;
-use super::trial::{End, fork};
+use super::trial::End;
 use super::{Bench, Failure};
 
 /// How often, and from which numbers on.
@@ -134,26 +134,10 @@ fn is_takeover_of_several(lines: &[Line]) -> bool {
 /// written, and some turns of a loop later, mostly few.
 fn killed(bench: &Bench, seed: u64, lines: u64, rng: &mut Rng) -> Result<End, Failure> {
     let lines = bench.journal.progress() + lines;
-    let child = fork(|| {
-        // A forked process has the memory only once it opens it.
-        bench.machine.again().map_or(103, |machine| {
-            program(&machine, &bench.journal, seed);
-            0
-        })
-    })?;
+    let child = bench.child(|machine, journal| program(machine, journal, seed))?;
     let most = 1 << rng.below(11);
     let turns = rng.below(most);
-    let mut looks = 0_u32;
-    while bench.journal.progress() < lines && (!looks.is_multiple_of(1024) || child.runs()) {
-        looks += 1;
-        // Where there are more processes than processors it may be waiting for this one.
-        std::thread::yield_now();
-    }
-    for _ in 0..turns {
-        std::hint::spin_loop();
-    }
-    child.kill();
-    let end = child.wait()?;
+    let end = child.kill_behind(turns, || bench.journal.progress() >= lines)?;
     bench.journal.died(None);
     Ok(end)
 }

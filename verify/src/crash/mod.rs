@@ -69,7 +69,7 @@ pub use kills::{Kills, kills};
 use promises::Promises;
 use script::Script;
 pub use stepping::{Stepping, stepping};
-use trial::{End, fork};
+use trial::{Child, End, fork};
 
 /// What went wrong, for a person.
 pub type Failure = Box<dyn std::error::Error>;
@@ -127,14 +127,20 @@ impl Bench {
     /// can see.
     fn run(&self, script: Script, stop: u64, visible: bool) -> Result<End, Failure> {
         let run = if visible { Script::run_visible } else { Script::run };
+        let child = self.child(|machine, journal| run(script, machine, journal, stop))?;
+        Ok(child.wait()?)
+    }
+
+    /// Begins a process that runs `run` over the memory, and ends well if that returns.
+    fn child(&self, run: impl FnOnce(&TestMachine, &Journal)) -> Result<Child, Failure> {
         let child = fork(|| {
             // A forked process has the memory only once it opens it.
             self.machine.again().map_or(103, |machine| {
-                run(script, &machine, &self.journal, stop);
+                run(&machine, &self.journal);
                 0
             })
         })?;
-        Ok(child.wait()?)
+        Ok(child)
     }
 
     /// A copy of the memory and the journal, while no kernel runs.

@@ -65,6 +65,22 @@ impl Child {
         unsafe { libc::kill(self.0, libc::SIGKILL) };
     }
 
+    /// Ends it once it has come so far that `reached` says so, and `turns` of a loop later. Returns how it ended: of
+    /// itself, if it did before.
+    pub(crate) fn kill_behind(self, turns: u64, reached: impl Fn() -> bool) -> io::Result<End> {
+        let mut looks = 0_u32;
+        while !reached() && (!looks.is_multiple_of(1024) || self.runs()) {
+            looks += 1;
+            // Where there are more processes than processors it may be waiting for this one.
+            std::thread::yield_now();
+        }
+        for _ in 0..turns {
+            std::hint::spin_loop();
+        }
+        self.kill();
+        self.wait()
+    }
+
     /// Whether it still runs. It can be waited for afterwards.
     pub(crate) fn runs(&self) -> bool {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
