@@ -1,5 +1,4 @@
 //! A client, and processes of the cache that a service manager starts.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part")]
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
@@ -15,13 +14,13 @@ use std::thread::JoinHandle;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
-pub const CACHE: &str = env!("CARGO_BIN_EXE_cache");
-pub const NEXT: &str = env!("CARGO_BIN_EXE_cache_next");
-pub const CRASHING: &str = env!("CARGO_BIN_EXE_cache_crashing");
+pub(crate) const CACHE: &str = env!("CARGO_BIN_EXE_cache");
+pub(crate) const NEXT: &str = env!("CARGO_BIN_EXE_cache_next");
+pub(crate) const CRASHING: &str = env!("CARGO_BIN_EXE_cache_crashing");
 
 /// An answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     Simple(String),
     Error(String),
     Integer(i64),
@@ -32,40 +31,40 @@ pub enum Reply {
 }
 
 /// A client with one connection.
-pub struct Client {
-    pub socket: TcpStream,
+pub(crate) struct Client {
+    pub(crate) socket: TcpStream,
     from: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub fn new(at: &str) -> Self {
+    pub(crate) fn new(at: &str) -> Self {
         let socket = TcpStream::connect(at).unwrap();
         socket.set_nodelay(true).unwrap();
         let from = BufReader::new(socket.try_clone().unwrap());
         Self { socket, from }
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
     }
 
-    pub fn ask(&mut self, words: &[&[u8]]) -> Reply {
+    pub(crate) fn ask(&mut self, words: &[&[u8]]) -> Reply {
         self.send(&request(words));
         self.reply()
     }
 
     /// Asks with words that are text, one space between two.
-    pub fn say(&mut self, words: &str) -> Reply {
+    pub(crate) fn say(&mut self, words: &str) -> Reply {
         let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();
         self.ask(&words)
     }
 
-    pub fn reply(&mut self) -> Reply {
+    pub(crate) fn reply(&mut self) -> Reply {
         self.try_reply().unwrap()
     }
 
     /// Reads an answer. An error: the connection has ended.
-    pub fn try_reply(&mut self) -> io::Result<Reply> {
+    pub(crate) fn try_reply(&mut self) -> io::Result<Reply> {
         let mut line = String::new();
         self.from.read_line(&mut line)?;
         let line = line.strip_suffix("\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -93,12 +92,12 @@ impl Client {
         })
     }
 
-    pub fn read_exact(&mut self, bytes: &mut [u8]) {
+    pub(crate) fn read_exact(&mut self, bytes: &mut [u8]) {
         self.from.read_exact(bytes).unwrap();
     }
 
     /// Returns a field of `INFO`.
-    pub fn info(&mut self, field: &str) -> String {
+    pub(crate) fn info(&mut self, field: &str) -> String {
         let Reply::Bulk(text) = self.say("INFO") else { panic!("INFO") };
         let text = String::from_utf8(text).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -106,7 +105,7 @@ impl Client {
     }
 }
 
-pub fn request(words: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn request(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         bytes.extend(format!("${}\r\n", word.len()).into_bytes());
@@ -116,20 +115,20 @@ pub fn request(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-pub fn ok() -> Reply {
+pub(crate) fn ok() -> Reply {
     Reply::Simple("OK".to_owned())
 }
 
-pub fn bulk(text: &str) -> Reply {
+pub(crate) fn bulk(text: &str) -> Reply {
     Reply::Bulk(text.as_bytes().to_vec())
 }
 
 /// Numbers that are the same in each run.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -138,17 +137,17 @@ impl Random {
 }
 
 /// A program that can be replaced by another, while it has the same path.
-pub struct Program(pub PathBuf);
+pub(crate) struct Program(pub PathBuf);
 
 impl Program {
-    pub fn new(test: &str, build: &str) -> Self {
+    pub(crate) fn new(test: &str, build: &str) -> Self {
         let name = format!("heirloom-cache-{test}-{}", std::process::id());
         let program = Self(std::env::temp_dir().join(name));
         program.becomes(build);
         program
     }
 
-    pub fn becomes(&self, build: &str) {
+    pub(crate) fn becomes(&self, build: &str) {
         let new = self.0.with_extension("new");
         let _ = std::fs::remove_file(&new);
         std::os::unix::fs::symlink(build, &new).unwrap();
@@ -165,14 +164,14 @@ impl Drop for Program {
 type Kept = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
 /// A service manager that speaks systemd's protocol: it keeps descriptors, and starts the service with them.
-pub struct Manager {
+pub(crate) struct Manager {
     path: PathBuf,
-    pub kept: Kept,
+    pub(crate) kept: Kept,
     attends: Option<JoinHandle<()>>,
 }
 
 impl Manager {
-    pub fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let path = std::env::temp_dir().join(format!("heirloom-{test}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -185,12 +184,12 @@ impl Manager {
     }
 
     /// Starts the service with all that is kept, as descriptors 3 and on.
-    pub fn start(&self, program: &Path, options: &[&str]) -> Life {
+    pub(crate) fn start(&self, program: &Path, options: &[&str]) -> Life {
         self.start_at(program, options, u32::MAX)
     }
 
     /// Starts the service; if it is the build that crashes, or becomes it, that crashes at this step.
-    pub fn start_at(&self, program: &Path, options: &[&str], step: u32) -> Life {
+    pub(crate) fn start_at(&self, program: &Path, options: &[&str], step: u32) -> Life {
         let kept = self.kept.lock().unwrap();
         // `exec` keeps the number of the process.
         let mut command = Command::new("sh");
@@ -258,7 +257,7 @@ impl Drop for Manager {
 }
 
 /// A process that is the cache.
-pub struct Life {
+pub(crate) struct Life {
     child: Child,
     errors: BufReader<ChildStderr>,
     said: VecDeque<String>,
@@ -266,24 +265,24 @@ pub struct Life {
 
 /// What a cache says when it begins.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Begun {
-    pub build: String,
-    pub at: String,
-    pub items: u64,
-    pub connections: u64,
-    pub generation: u64,
-    pub how: String,
+pub(crate) struct Begun {
+    pub(crate) build: String,
+    pub(crate) at: String,
+    pub(crate) items: u64,
+    pub(crate) connections: u64,
+    pub(crate) generation: u64,
+    pub(crate) how: String,
 }
 
 impl Life {
     /// Starts one that no service manager has.
-    pub fn alone(program: &Path, options: &[&str]) -> Self {
+    pub(crate) fn alone(program: &Path, options: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(options).env_remove("NOTIFY_SOCKET");
         Self::of(command)
     }
 
-    pub fn of(mut command: Command) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
         command.env_remove("HEIRLOOM_HANDOVER").env_remove("HEIRLOOM_FDS");
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let errors = BufReader::new(child.stderr.take().unwrap());
@@ -291,7 +290,7 @@ impl Life {
     }
 
     /// Returns the next line that it says: none, once it has ended.
-    pub fn says(&mut self) -> Option<String> {
+    pub(crate) fn says(&mut self) -> Option<String> {
         let mut line = String::new();
         self.errors.read_line(&mut line).unwrap();
         self.said.push_back(line.clone());
@@ -299,7 +298,7 @@ impl Life {
     }
 
     /// Waits until it, or what it becomes, has begun.
-    pub fn begins(&mut self) -> Begun {
+    pub(crate) fn begins(&mut self) -> Begun {
         let said = self.says().unwrap_or_else(|| panic!("it has ended: {:?}", self.said));
         let read = || {
             let (build, rest) = said.split_once(": ")?;
@@ -315,18 +314,18 @@ impl Life {
         read().unwrap_or_else(|| panic!("it said {said:?}"))
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Ends it at once, as it is.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Waits until it has ended by itself. Returns how, and what it said last.
-    pub fn ends(mut self) -> (std::process::ExitStatus, String) {
+    pub(crate) fn ends(mut self) -> (std::process::ExitStatus, String) {
         let mut rest = String::new();
         self.errors.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap(), rest)
