@@ -22,7 +22,7 @@ const VALUE: usize = 48;
 const OPERATIONS: [&str; 6] = ["insert", "get", "get, not there", "replace", "iterate", "remove"];
 type Times = [f64; OPERATIONS.len()];
 
-/// The same hash for hashbrown: of the bytes alone, without the length before them.
+/// Hashes for hashbrown as the map of heirloom does: the bytes alone, without the length that `Hash` writes before them.
 #[derive(Clone, Copy, Default)]
 struct Same(u64);
 

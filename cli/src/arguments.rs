@@ -335,7 +335,7 @@ pub(crate) struct How {
 }
 
 impl How {
-    /// The same of an image.
+    /// Returns where in `image` the handover is, looked for in the way that these options say.
     pub(crate) fn place(&self, image: PathBuf) -> Place {
         let Self { root, base, raw, scratch, zero_excluded, page_size } = self.clone();
         Place { image, root, base, raw, scratch, zero_excluded, page_size }

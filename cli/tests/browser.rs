@@ -1,4 +1,4 @@
-//! The page of `--map`, in a real browser: from a terabyte to a frame, and whose it is.
+//! The page of `--map`, in a real browser: from a terabyte to a frame, and what each frame belongs to.
 //!
 //! A browser is started for each page, with a script behind the page's own that does what a person would, by events,
 //! and writes down what is seen. Without a browser nothing is tried, and that is said.

@@ -44,7 +44,7 @@ impl<M: Machine> Clone for Body<'_, M> {
 impl<M: Machine> Copy for Body<'_, M> {}
 
 impl<'p, M: Machine> Body<'p, M> {
-    /// Creates a container whose head begins with these words; all others are 0.
+    /// Creates a container. `words` are its head's, each with its place; the words that are not named are 0.
     pub(crate) fn create(pool: &'p Pool<'p, M>, words: &[(usize, u64)]) -> Result<Self, Error> {
         let mut bytes = HeadBytes { words: [0; WORDS] };
         for (word, value) in words {
@@ -62,7 +62,8 @@ impl<'p, M: Machine> Body<'p, M> {
         }
     }
 
-    /// Opens the container of a handle, whose head begins with these words.
+    /// Opens the container that a handle names, if its head has `words`, each in its place: the kind, version and layout
+    /// that this build expects.
     pub(crate) fn open(
         pool: &'p Pool<'p, M>,
         handle: Handle,

@@ -170,7 +170,8 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(true)
     }
 
-    /// Returns the entry that `is` holds for, of those of a bucket whose tag a hash has, and the word that links it.
+    /// Returns the first entry of a bucket whose link has the tag of `hash` and for which `is` returns `true`, with the word
+    /// that links it; `None` if the bucket has no such entry.
     #[inline]
     pub(crate) fn find(
         &self,

@@ -358,8 +358,8 @@ struct Bitmap<'f> {
 }
 
 impl Bitmap<'_> {
-    /// Calls `each` for every stretch of pages whose bits are set, with the number of its first page and that
-    /// of the page behind its last.
+    /// Calls `each` with every run of pages that have their bits set: the number of the first page, and the number
+    /// of the page behind the last.
     fn each(&self, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
         let mut buffer = vec![0; STEP];
         let (bytes, mut done, mut open) = (self.pages.div_ceil(8), 0, None);

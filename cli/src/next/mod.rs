@@ -59,7 +59,7 @@ pub(crate) enum Taking {
 
 /// Structures that a kernel takes itself, or not at all.
 const BUILT_IN: [&str; 6] = ["kho", "luo", "memfd", "memblock", "reserve-mem", "kexec-metadata"];
-/// Structures whose version is a number, of which no text in a kernel tells.
+/// Structures whose version is a number in the code: a kernel's file has no text that says which it takes.
 const NUMBERED: [&str; 2] = ["kexec-metadata", "heirloom-loans"];
 
 impl Kernel {

@@ -18,7 +18,8 @@ use crate::linux::apt;
 /// How long a server may take to answer again.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Between two attempts at what is not there yet.
+/// Between two attempts to reach a server from outside: nothing tells a client of a port that is opened. So much too long is a gap
+/// measured at most.
 pub(super) const PAUSE: Duration = Duration::from_micros(200);
 
 /// What memcached needs between two of its lives, at most.
