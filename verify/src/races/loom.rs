@@ -107,6 +107,72 @@ impl Word {
     }
 }
 
+/// A byte or a half of a word that threads also touch whole, as an adopting thread does a slab's states, eight
+/// at once, and a reader the root page.
+///
+/// A store to it is a change of the word's latest value: loads may still find older values of the word, and
+/// see what came before the store that they find, but of two parts of one word, no later one before an
+/// earlier one.
+#[derive(Clone, Copy)]
+struct Part {
+    word: Name,
+    shift: u32,
+    mask: u64,
+}
+
+impl Part {
+    /// The part of a word that `bytes` bytes at `at` are; `None` for a word, or a pointer.
+    fn of(at: usize, bytes: usize) -> Option<Self> {
+        let mask = match bytes {
+            1 => u64::from(u8::MAX),
+            4 => u64::from(u32::MAX),
+            _ => return None,
+        };
+        let offset = at % 8;
+        let first = if cfg!(target_endian = "little") { offset } else { 8 - bytes - offset };
+        Some(Self { word: (at - offset, 8), shift: first as u32 * 8, mask })
+    }
+
+    fn get(self, word: u64) -> u64 {
+        word >> self.shift & self.mask
+    }
+
+    fn put(self, word: u64, value: u64) -> u64 {
+        word & !(self.mask << self.shift) | (value & self.mask) << self.shift
+    }
+
+    fn apply(
+        self,
+        word: &loom::sync::atomic::AtomicU64,
+        op: Op<u64>,
+        set: Ordering,
+        fetch: Ordering,
+    ) -> Result<u64, u64> {
+        // The first look may find an older value, which the exchange then corrects.
+        let mut whole = word.load(if op == Op::Load { set } else { Relaxed });
+        loop {
+            let now = self.get(whole);
+            // What the part becomes, and what is returned.
+            let (part, said) = match op {
+                Op::Load => return Ok(now),
+                Op::Store(value) => (value, Ok(value)),
+                Op::Swap(value) => (value, Ok(now)),
+                Op::Add(value) => (now.wrapping_add(value), Ok(now)),
+                Op::Sub(value) => (now.wrapping_sub(value), Ok(now)),
+                Op::And(value) => (now & value, Ok(now)),
+                Op::Or(value) => (now | value, Ok(now)),
+                Op::Exchange(from, to) if now == from => (to, Ok(now)),
+                Op::Exchange(..) => (now, Err(now)),
+            };
+            let set = if said.is_ok() { set } else { fetch };
+            match word.compare_exchange(whole, self.put(whole, part), set, Relaxed) {
+                Ok(_) => return said,
+                Err(later) => whole = later,
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Shadows {
     armed: Cell<bool>,
@@ -136,8 +202,9 @@ loom::thread_local! {
 }
 
 impl Shadows {
-    /// Loom's word in place of the one at `at`, if what is done there is to be modelled.
-    fn shadow(&self, at: *const (), bytes: usize, writes: bool) -> Option<Shadow> {
+    /// Loom's word in place of the one at `at`, if what is done there is to be modelled, and which part of
+    /// it that is.
+    fn shadow(&self, at: *const (), bytes: usize, writes: bool) -> Option<(Shadow, Option<Part>)> {
         if !self.armed.get() {
             return None;
         }
@@ -147,45 +214,22 @@ impl Shadows {
             return None;
         }
         let name = (at.addr(), bytes);
-        if let Some(kept) = self.words.borrow_mut().get_mut(&name) {
-            if writes {
-                self.now.set(self.now.get() + 1);
-                kept.at = self.now.get();
+        // Known to the next execution under its own name, and found as a part of a word that is known.
+        let kept = self.known.borrow().contains_key(&name);
+        if kept {
+            let mut words = self.words.borrow_mut();
+            let part = Part::of(at.addr(), bytes).filter(|part| words.contains_key(&part.word));
+            let word = part.map_or(name, |part| part.word);
+            if let Some(kept) = words.get_mut(&word) {
+                if writes {
+                    self.now.set(self.now.get() + 1);
+                    kept.at = self.now.get();
+                }
+                return Some((kept.shadow.clone(), part));
             }
-            return Some(kept.shadow.clone());
         }
         self.known.borrow_mut().insert(name, Word(at, bytes));
         self.learned.set(true);
-        None
-    }
-
-    /// A word whose halves were written one by one, as the root page is, and is read whole.
-    fn halves(&self, at: *const (), order: Ordering) -> Option<u64> {
-        let words = self.words.borrow();
-        let whole = words.get(&(at.addr(), 8));
-        let since = whole.map_or(0, |kept| kept.at);
-        let half = |at: usize| {
-            let kept = words.get(&(at, 4)).filter(|kept| self.armed.get() && kept.at > since)?;
-            let Shadow::Integer(shadow) = &kept.shadow else { return None };
-            Some(shadow.clone())
-        };
-        let halves = [half(at.addr()), half(at.addr() + 4)];
-        let [None, None] = &halves else {
-            // SAFETY: the word is there, as its halves are.
-            let plain = unsafe { Word(at, 8).get() };
-            let whole = whole.map(|kept| kept.shadow.clone());
-            drop(words);
-            let rest = match whole {
-                Some(Shadow::Integer(shadow)) => shadow.load(order),
-                _ => plain,
-            };
-            let part = |half: Option<Rc<loom::sync::atomic::AtomicU64>>, shift: u32| match half {
-                Some(half) => half.load(order) << shift,
-                None => rest & u64::from(u32::MAX) << shift,
-            };
-            let [low, high] = halves;
-            return Some(part(low, 0) | part(high, 32));
-        };
         None
     }
 
@@ -240,14 +284,11 @@ impl Watcher for Shadows {
         op: Op<u64>,
         Orders(set, fetch): Orders,
     ) -> Option<Result<u64, u64>> {
-        if op == Op::Load
-            && bytes == 8
-            && let Some(value) = self.halves(at, set)
-        {
-            return Some(Ok(value));
-        }
         let writes = op != Op::Load;
-        let Shadow::Integer(word) = self.shadow(at, bytes, writes)? else { return None };
+        let (Shadow::Integer(word), part) = self.shadow(at, bytes, writes)? else { return None };
+        if let Some(part) = part {
+            return Some(part.apply(&word, op, set, fetch));
+        }
         Some(match op {
             Op::Load => Ok(word.load(set)),
             Op::Store(value) => {
@@ -271,7 +312,7 @@ impl Watcher for Shadows {
         op: Op<*mut ()>,
         Orders(set, fetch): Orders,
     ) -> Option<Result<*mut (), *mut ()>> {
-        let Shadow::Pointer(word) = self.shadow(at, 0, op != Op::Load)? else { return None };
+        let (Shadow::Pointer(word), _) = self.shadow(at, 0, op != Op::Load)? else { return None };
         Some(match op {
             Op::Load => Ok(word.load(set)),
             Op::Store(value) => {
@@ -299,8 +340,10 @@ impl Watcher for Shadows {
                 kept.plain = now;
             }
             match self.shadow(word.0, word.1, true) {
-                Some(Shadow::Integer(shadow)) => shadow.store(now, Relaxed),
-                Some(Shadow::Pointer(shadow)) => {
+                // Its word is one of those there.
+                Some((_, Some(_))) => {}
+                Some((Shadow::Integer(shadow), None)) => shadow.store(now, Relaxed),
+                Some((Shadow::Pointer(shadow), None)) => {
                     // SAFETY: as in `arm`.
                     let now = unsafe { (*word.0.cast::<plain::AtomicPtr<()>>()).load(Relaxed) };
                     shadow.store(now, Relaxed);
