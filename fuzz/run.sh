@@ -5,6 +5,8 @@
 set -euo pipefail
 seconds=${1:?seconds for each target}
 found=${2:+$(mkdir -p "$2" && realpath "$2")}
+# Other inputs are tried with another.
+export HEIRLOOM_SEED=${HEIRLOOM_SEED:-1}
 cd "$(dirname "$0")"
 # Comparisons are not traced: what is tampered with are fields of sound tables, no words to guess.
 cargo +nightly fuzz build --no-trace-compares
@@ -16,10 +18,16 @@ one() {
     mkdir -p "$2/$1"
     cargo +nightly fuzz run --no-trace-compares "$1" "$2/$1" "corpus/$1" -- \
         -max_total_time="$3" -rss_limit_mb=4096 -timeout=20 -max_len=512 -len_control=0 \
-        -print_final_stats=1 >"$2/$1.log" 2>&1 || { tail -n 60 "$2/$1.log"; exit 1; }
+        -seed="$HEIRLOOM_SEED" -print_final_stats=1 >"$2/$1.log" 2>&1 || {
+        tail -n 60 "$2/$1.log"
+        # What a reader of the last lines alone needs: what failed, where, and the input.
+        echo "fuzz: $1, seed $HEIRLOOM_SEED:"
+        grep -aE -A1 'panicked at|ERROR: |SUMMARY: |Base64: |^error' "$2/$1.log" | cut -c1-2000
+        exit 1
+    }
 }
 export -f one
 cargo +nightly fuzz list | xargs -P "$(nproc)" -I{} bash -c 'one "$@"' _ {} "$found" "$seconds"
 targets=$(cargo +nightly fuzz list | wc -l)
 runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$found"/*.log | awk '{ n += $1 } END { print n }')
-echo "fuzz: $runs handovers, $targets targets, $seconds s each, no crash"
+echo "fuzz: $runs handovers, $targets targets, $seconds s each, seed $HEIRLOOM_SEED, no crash"

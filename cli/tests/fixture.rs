@@ -4,7 +4,7 @@ mod common;
 
 use std::os::unix::fs::MetadataExt;
 
-use common::{Core, FIXTURE, Temporary, check, expected, heirloom};
+use common::{Core, FIXTURE, Temporary, check, expected, heirloom, sha256};
 use serde_json::Value;
 
 /// Every field of `expected` that `found` has otherwise, or not at all.
@@ -104,7 +104,7 @@ fn memfds_are_extracted_whole() {
             assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
             let content = to.read();
             assert_eq!(content.len() as u64, file["size"].as_u64().unwrap());
-            let hash = format!("{:x}", <sha2::Sha256 as sha2::Digest>::digest(&content));
+            let hash = sha256(&content);
             assert_eq!(hash, file["sha256"].as_str().unwrap());
         }
     }
@@ -135,7 +135,7 @@ fn holes_stay_holes() {
     assert!(blocks <= 4 * 4096 / 512 + 8, "{blocks} blocks");
     let memfd = said(&[file.as_str()])["subtrees"]["LUO"]["sessions"][0]["files"][1].clone();
     assert_eq!(memfd["holes"], serde_json::json!([{ "offset": 16384, "bytes": 48616 }]));
-    let hash = format!("{:x}", <sha2::Sha256 as sha2::Digest>::digest(&content));
+    let hash = sha256(&content);
     assert_eq!(memfd["sha256"], hash);
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Core, Ran, Temporary, heirloom};
+use common::{Core, Ran, Temporary, heirloom, sha256};
 use heirloom_kho::PageSize;
 use serde_json::Value;
 
@@ -165,7 +165,7 @@ fn a_memfd_of_larger_pages_is_extracted() {
             [(0, 1), (page / 2, 2), (page - 1, 3), (4 * page, 1), (5 * page, 2), (6 * page - 1, 3)];
         let found = content.iter().enumerate().filter(|(_, byte)| **byte != 0);
         assert_eq!(found.map(|(at, byte)| (at, *byte)).collect::<Vec<_>>(), written);
-        let hash = format!("{:x}", <sha2::Sha256 as sha2::Digest>::digest(&content));
+        let hash = sha256(&content);
         let memfd = &fixture.expected["subtrees"]["LUO"]["sessions"][0]["files"][0];
         assert_eq!(memfd["sha256"], hash);
     }

@@ -174,7 +174,12 @@ fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Opti
         }
         Ok::<_, heirloom_kho::Error>(())
     });
-    (walked.is_ok() && !missing).then(|| format!("{:x}", hash.finalize()))
+    (walked.is_ok() && !missing).then(|| hex(&hash.finalize()))
+}
+
+/// `bytes` as two digits each.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
 /// Bytes of a file's content that are read at once.

@@ -46,7 +46,7 @@ use holes::extent;
 use open::Parts;
 pub(crate) use open::{Format, Passed, Reading, is_arena};
 use piece::{Bytes, Piece};
-pub(crate) use spool::{Packed, xz_dictionary};
+pub(crate) use spool::{DICTIONARY, Packed, XZ_KIB, xz_dictionary};
 
 /// The image of a machine's memory.
 #[derive(Debug)]

@@ -75,7 +75,7 @@ impl Packed {
         match self {
             Self::Gzip => spool(MultiGzDecoder::new(file)),
             Self::Zstd => spool(Frames { from: file, frame: FrameDecoder::new(), within: false }),
-            Self::Xz => spool(XzReader::new(file, true)),
+            Self::Xz => spool(XzReader::new_mem_limit(file, true, XZ_KIB)),
             Self::Flattened => arrange(file),
         }
     }
@@ -90,7 +90,9 @@ pub(super) struct Spooled {
 }
 
 /// The largest dictionary that an xz file's first block may have, in bytes: twice that of `xz -9`.
-const DICTIONARY: u64 = 128 << 20;
+pub(crate) const DICTIONARY: u64 = 128 << 20;
+/// What unpacking any block of it may take, in KiB: such a dictionary, and what stands beside it.
+pub(crate) const XZ_KIB: u32 = (DICTIONARY >> 10) as u32 + 1024;
 
 /// Bytes of the dictionary that the first block of an xz file asks for, which starts with `head`; `None` if that
 /// cannot be told, and then it cannot be unpacked.

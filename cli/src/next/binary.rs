@@ -22,7 +22,7 @@ use ruzstd::decoding::StreamingDecoder;
 
 use super::config::Config;
 use super::table::is_compatible;
-use crate::image::xz_dictionary;
+use crate::image::{DICTIONARY, XZ_KIB, xz_dictionary};
 
 /// What a kernel's file says.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +40,6 @@ pub(super) struct Binary {
 pub(super) const LARGEST: u64 = 1 << 30;
 /// How often what is unpacked can be packed itself.
 const NESTED: usize = 4;
-/// What a packed kernel may be packed with: a dictionary of so many bytes.
-const DICTIONARY: u64 = 128 << 20;
 
 /// Reads `bytes`; `None` if they are no kernel of a kind that is known.
 ///
@@ -110,7 +108,7 @@ fn decompress(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     } else if bytes.starts_with(b"\xfd7zXZ\0") {
         let asks = xz_dictionary(bytes).unwrap_or_default();
         ensure!(asks <= DICTIONARY, "its dictionary takes {} MiB", asks >> 20);
-        all(&mut XzReader::new(bytes, false))?;
+        all(&mut XzReader::new_mem_limit(bytes, false, XZ_KIB))?;
     } else if bytes.starts_with(b"\x28\xb5\x2f\xfd") {
         let decoder = StreamingDecoder::new(Cursor::new(bytes));
         all(&mut decoder.map_err(|error| anyhow::anyhow!("cannot unpack it: {error}"))?)?;

@@ -159,6 +159,13 @@ impl Core {
     }
 }
 
+/// SHA-256 of `content`, in hex, as the command writes it.
+pub(crate) fn sha256(content: &[u8]) -> String {
+    <sha2::Sha256 as sha2::Digest>::digest(content)
+        .iter()
+        .fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
+}
+
 /// The reasons of a check's findings, which ended with what must be status 1.
 pub(crate) fn findings(arguments: &[&str]) -> Vec<String> {
     let ran = heirloom(&[&["check", "--json"], arguments].concat());
