@@ -1333,6 +1333,86 @@ int heirloom_finish(struct heirloom *h,
                     struct heirloom_finished *finished);
 
 /**
+ * Allocates a folio: `1 << order` pages in a row, aligned to as many, with whatever they contain. The caller owns them
+ * until heirloom_folio_free(). `flags` are HEIRLOOM_ZEROED, or 0.
+ *
+ * A folio is not looked up by its pointer, so calls for it are told its order, and take fewer instructions than those for
+ * a buffer of as many bytes. It is no buffer: heirloom_free() refuses it, and heirloom_folio_free() a buffer.
+ *
+ * @return null if there is no free folio of this order, or for an order or flags that cannot be: heirloom_last_error().
+ *
+ * Context: any, interrupt handlers included, and NMIs that make no other call.
+ *
+ * Safety:
+ * As for heirloom_alloc().
+ */
+void *heirloom_folio_alloc(struct heirloom *h,
+                           unsigned int order_of,
+                           uint32_t flags);
+
+/**
+ * Frees a folio; nothing if `ptr` is null. One that is preserved, restored ones too, is to be unpreserved first.
+ *
+ * @return 0, or an error, and the folio stays its owner's: HEIRLOOM_ERROR_FRAME_DOUBLE_FREE, _FRAME_INTERIOR,
+ * _FRAME_WRONG_ORDER, _FRAME_WRONG_KIND (no folio), _FRAME_PRESERVED, _NOT_MEMORY, _MISALIGNED.
+ *
+ * Context: as for heirloom_folio_alloc().
+ *
+ * Safety:
+ * The caller owns the folio at `ptr`, if there is one, and does not use it any more; no other call frees or preserves
+ * it at the same time. `h` as for heirloom_alloc().
+ */
+int heirloom_folio_free(struct heirloom *h,
+                        void *ptr,
+                        unsigned int order_of);
+
+/**
+ * Makes a folio survive the jump from now on, whatever ends this kernel, and writes the handle that the successor
+ * restores it by (unless `handle` is null).
+ *
+ * @return 0, or an error, and nothing is preserved: HEIRLOOM_ERROR_FRAME_ALREADY_PRESERVED, _OUT_OF_MEMORY, and as
+ * heirloom_folio_free().
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * As for heirloom_folio_free(); and `handle` is null, or has room for one.
+ */
+int heirloom_folio_preserve(struct heirloom *h,
+                            void *ptr,
+                            unsigned int order_of,
+                            struct heirloom_handle *handle);
+
+/**
+ * Lets a folio go: it no longer survives, its handle names nothing any more, and it can be freed.
+ *
+ * @return 0, or an error: HEIRLOOM_ERROR_FRAME_NOT_PRESERVED, and as heirloom_folio_free().
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * As for heirloom_folio_free().
+ */
+int heirloom_folio_unpreserve(struct heirloom *h, void *ptr, unsigned int order_of);
+
+/**
+ * Claims a folio that the predecessor preserved; once. It is the caller's from now on, and survives the next jump too,
+ * until heirloom_folio_unpreserve(). Its handle stays the same.
+ *
+ * @param order its order; may be null.
+ * @return where it is. Null for what is no handle of a folio (HEIRLOOM_ERROR_BAD_HANDLE), and for what is not preserved
+ * with this order, or claimed already (_FRAME_NOT_PRESERVED): nothing is changed then.
+ *
+ * Context: where one may sleep.
+ *
+ * Safety:
+ * As for heirloom_restore(); `order` is null, or has room for one.
+ */
+void *heirloom_folio_restore(struct heirloom *h,
+                             const struct heirloom_handle *handle,
+                             unsigned int *order_of);
+
+/**
  * Writes what to tell the successor.
  *
  * @return 0, or HEIRLOOM_ERROR_NULL.

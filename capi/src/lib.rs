@@ -34,6 +34,7 @@ mod config;
 mod error;
 mod failure;
 mod finish;
+mod folios;
 mod handover;
 #[cfg(feature = "std")]
 mod jump;
@@ -56,6 +57,7 @@ pub use config::{HEIRLOOM_MAX_RANGES, heirloom_config};
 pub use error::*;
 pub use failure::{heirloom_error_text, heirloom_last_error};
 pub use finish::*;
+pub use folios::*;
 pub use handover::*;
 #[cfg(feature = "std")]
 pub use jump::*;

@@ -218,6 +218,83 @@ void *hl_restore(const struct heirloom_handle *handle)
 EXPORT_SYMBOL_GPL(hl_restore);
 
 /**
+ * hl_folio_alloc() - allocate pages that can be preserved
+ * @order: of how many: 1 << @order, aligned to as many
+ * @gfp: as for hl_kmalloc()
+ *
+ * For those that know what they have: not looked up by its pointer, a folio takes fewer instructions than memory of any size.
+ *
+ * Context: any but NMI; may sleep if @gfp allows it.
+ * Return: the first page's memory, or NULL.
+ */
+void *hl_folio_alloc(unsigned int order, gfp_t gfp)
+{
+	return HL_RETRY_PTR(heirloom_folio_alloc(hl_instance, order, gfp & __GFP_ZERO ? HEIRLOOM_ZEROED : 0),
+			    PAGE_SIZE << order, gfp);
+}
+EXPORT_SYMBOL_GPL(hl_folio_alloc);
+
+/**
+ * hl_folio_free() - free pages
+ * @folio: from hl_folio_alloc() or hl_folio_restore(), no longer preserved, or NULL
+ * @order: as it was allocated
+ *
+ * What cannot be freed stays, with a warning that says why.
+ *
+ * Context: any but NMI.
+ */
+void hl_folio_free(void *folio, unsigned int order)
+{
+	if (unlikely(heirloom_folio_free(hl_instance, folio, order)))
+		hl_not_freed(folio);
+}
+EXPORT_SYMBOL_GPL(hl_folio_free);
+
+/**
+ * hl_folio_preserve() - let pages survive a kexec
+ * @folio: from hl_folio_alloc()
+ * @order: as it was allocated
+ * @handle: what names it in the next kernel, or NULL
+ * @gfp: as for hl_preserve()
+ *
+ * Context: as for hl_preserve().
+ * Return: 0, -EALREADY if it is preserved already, or another -errno.
+ */
+int hl_folio_preserve(void *folio, unsigned int order, struct heirloom_handle *handle, gfp_t gfp)
+{
+	return HL_RETRY(heirloom_folio_preserve(hl_instance, folio, order, handle), 0, gfp);
+}
+EXPORT_SYMBOL_GPL(hl_folio_preserve);
+
+/**
+ * hl_folio_unpreserve() - let pages no longer survive
+ * @folio: as for hl_folio_preserve(), or from hl_folio_restore()
+ * @order: as it was allocated
+ *
+ * Context: any but NMI.
+ * Return: 0 or -errno.
+ */
+int hl_folio_unpreserve(void *folio, unsigned int order)
+{
+	return heirloom_folio_unpreserve(hl_instance, folio, order);
+}
+EXPORT_SYMBOL_GPL(hl_folio_unpreserve);
+
+/**
+ * hl_folio_restore() - claim pages that the previous kernel preserved; once
+ * @handle: from hl_folio_preserve() there
+ * @order: of how many, or NULL
+ *
+ * Context: may sleep.
+ * Return: the first page's memory, preserved still, or NULL: see heirloom_last_error().
+ */
+void *hl_folio_restore(const struct heirloom_handle *handle, unsigned int *order)
+{
+	return heirloom_folio_restore(hl_instance, handle, order);
+}
+EXPORT_SYMBOL_GPL(hl_folio_restore);
+
+/**
  * hl_cache_create() - make a cache, or adopt the previous kernel's of this name
  * @spec: what it is like
  *

@@ -9,6 +9,9 @@
 #include "test.h"
 
 #define OBJECTS 1000
+#define FOLIOS 3
+/* Pages of folio n: 1, 8, 64. */
+#define ORDER(n) (3 * (n))
 
 struct session {
 	uint64_t number;
@@ -30,6 +33,70 @@ static size_t length(uint64_t number)
 static unsigned char byte(uint64_t number, size_t at)
 {
 	return (unsigned char)(number * 7 + at);
+}
+
+static uint64_t page_bytes(struct heirloom *h)
+{
+	struct heirloom_stats stats;
+
+	CHECK(heirloom_stats(h, &stats) == 0);
+	return stats.page_bytes;
+}
+
+/* The first life's folios are preserved, and their handles are published. */
+static void leave_folios(struct heirloom *h)
+{
+	struct heirloom_handle handles[FOLIOS];
+
+	for (unsigned int n = 0; n < FOLIOS; n++) {
+		size_t bytes = page_bytes(h) << ORDER(n);
+		unsigned char *folio = heirloom_folio_alloc(h, ORDER(n), HEIRLOOM_ZEROED);
+
+		CHECK(folio && (uintptr_t)folio % page_bytes(h) == 0 && folio[bytes - 1] == 0);
+		memset(folio, (int)n + 1, bytes);
+		CHECK(heirloom_folio_preserve(h, folio, ORDER(n), &handles[n]) == 0);
+	}
+	CHECK(heirloom_publish(h, "folios", handles, sizeof(handles)) == 0);
+}
+
+/* The second restores them, frees the first, and leaves the others as they are. */
+static void take_folios(struct heirloom *h)
+{
+	struct heirloom_handle handles[FOLIOS];
+	size_t bytes = sizeof(handles);
+
+	CHECK(heirloom_retrieve(h, "folios", handles, &bytes) == 0 && bytes == sizeof(handles));
+	for (unsigned int n = 0; n < FOLIOS; n++) {
+		unsigned int order = 99;
+		unsigned char *folio = heirloom_folio_restore(h, &handles[n], &order);
+
+		CHECK(folio && order == ORDER(n));
+		for (size_t at = 0; at < page_bytes(h) << order; at++)
+			CHECK(folio[at] == n + 1);
+		NO_POINTER(HEIRLOOM_ERROR_FRAME_NOT_PRESERVED, heirloom_folio_restore(h, &handles[n], NULL));
+		if (n == 0) {
+			FAILS(HEIRLOOM_ERROR_FRAME_PRESERVED, heirloom_folio_free(h, folio, order));
+			CHECK(heirloom_folio_unpreserve(h, folio, order) == 0);
+			CHECK(heirloom_folio_free(h, folio, order) == 0);
+		}
+	}
+	CHECK(heirloom_publish(h, "folios", handles, sizeof(handles)) == 0);
+}
+
+/* The third finds those two. */
+static void end_folios(struct heirloom *h)
+{
+	struct heirloom_handle handles[FOLIOS];
+	size_t bytes = sizeof(handles);
+
+	CHECK(heirloom_retrieve(h, "folios", handles, &bytes) == 0 && bytes == sizeof(handles));
+	NO_POINTER(HEIRLOOM_ERROR_FRAME_NOT_PRESERVED, heirloom_folio_restore(h, &handles[0], NULL));
+	for (unsigned int n = 1; n < FOLIOS; n++) {
+		unsigned char *folio = heirloom_folio_restore(h, &handles[n], NULL);
+
+		CHECK(folio && folio[0] == n + 1 && heirloom_folio_unpreserve(h, folio, ORDER(n)) == 0);
+		CHECK(heirloom_folio_free(h, folio, ORDER(n)) == 0);
+	}
 }
 
 static int first(char *self)
@@ -55,6 +122,7 @@ static int first(char *self)
 	/* Objects that no one is told of, and that do not survive. */
 	for (int n = 0; n < 100; n++)
 		CHECK(heirloom_zalloc(h, 100) != NULL);
+	leave_folios(h);
 	CHECK(heirloom_publish(h, "life", "three lives", 12) == 0);
 	CHECK(heirloom_publish(h, "forgotten", "by all", 7) == 0);
 	CHECK(heirloom_seal(h) == 0);
@@ -127,6 +195,7 @@ static int second(char *self)
 	CHECK(heirloom_retrieve(h, "life", text, &bytes) == 0 && bytes == 12 && !strcmp(text, "three lives"));
 	FAILS(HEIRLOOM_ERROR_NOT_INHERITED, heirloom_retrieve(h, "life", text, &bytes));
 
+	take_folios(h);
 	struct heirloom_unclaimed name = { 0 };
 	struct heirloom_finished finished;
 
@@ -187,6 +256,7 @@ static int third(int fd)
 	CHECK(h && sessions && heirloom_resume(h) == 0 && heirloom_generation(h) == 2);
 	/* The walk ends where the callback says so. */
 	CHECK(heirloom_cache_each_preserved(sessions, count, &seen) == 0 && seen.sessions == OBJECTS / 4);
+	end_folios(h);
 	struct heirloom_finished finished;
 	struct heirloom_stats stats;
 

@@ -64,6 +64,47 @@ static void buffers(struct heirloom *h)
 	CHECK(text[3] == 0 && text[4] == '5' && strlen(text) == 3);
 }
 
+static void folios(struct heirloom *h)
+{
+	char outside[64];
+	char *folio = heirloom_folio_alloc(h, 5, 0), *buffer = heirloom_alloc(h, 4 * 65536);
+	struct heirloom_handle handle, other;
+
+	struct heirloom_stats stats;
+
+	CHECK(folio && buffer && heirloom_preserve(h, buffer, &other) == 0 && heirloom_stats(h, &stats) == 0);
+	char *page = heirloom_alloc(h, stats.page_bytes);
+
+	CHECK(page != NULL);
+	NO_POINTER(HEIRLOOM_ERROR_NULL, heirloom_folio_alloc(NULL, 0, 0));
+	NO_POINTER(HEIRLOOM_ERROR_BAD_CHOICE, heirloom_folio_alloc(h, 999, 0));
+	NO_POINTER(HEIRLOOM_ERROR_BAD_CHOICE, heirloom_folio_alloc(h, 0, HEIRLOOM_PRESERVED));
+	NO_POINTER(HEIRLOOM_ERROR_OUT_OF_MEMORY, heirloom_folio_alloc(h, 18, 0));
+
+	CHECK(heirloom_folio_free(h, NULL, 2) == 0);
+	FAILS(HEIRLOOM_ERROR_NOT_MEMORY, heirloom_folio_free(h, (void *)((uintptr_t)outside & ~0xffffull), 0));
+	FAILS(HEIRLOOM_ERROR_MISALIGNED, heirloom_folio_free(h, folio + 1, 2));
+	FAILS(HEIRLOOM_ERROR_FRAME_WRONG_ORDER, heirloom_folio_free(h, folio, 1));
+	FAILS(HEIRLOOM_ERROR_FRAME_INTERIOR, heirloom_folio_free(h, folio + 65536, 0));
+	FAILS(HEIRLOOM_ERROR_FRAME_NOT_PRESERVED, heirloom_folio_unpreserve(h, folio, 5));
+	/* A buffer is no folio, nor is a folio a buffer. */
+	FAILS(HEIRLOOM_ERROR_NOT_AN_OBJECT, heirloom_free(h, folio));
+	FAILS(HEIRLOOM_ERROR_NOT_AN_OBJECT, heirloom_preserve(h, folio, NULL));
+	FAILS(HEIRLOOM_ERROR_FRAME_WRONG_KIND, heirloom_folio_free(h, page, 0));
+	FAILS(HEIRLOOM_ERROR_FRAME_WRONG_KIND, heirloom_folio_preserve(h, page, 0, NULL));
+	NO_POINTER(HEIRLOOM_ERROR_BAD_HANDLE, heirloom_folio_restore(h, &other, NULL));
+
+	CHECK(heirloom_folio_preserve(h, folio, 5, &handle) == 0);
+	FAILS(HEIRLOOM_ERROR_FRAME_ALREADY_PRESERVED, heirloom_folio_preserve(h, folio, 5, NULL));
+	FAILS(HEIRLOOM_ERROR_FRAME_PRESERVED, heirloom_folio_free(h, folio, 5));
+	NO_POINTER(HEIRLOOM_ERROR_FRAME_NOT_PRESERVED, heirloom_folio_restore(h, &handle, NULL));
+	NO_POINTER(HEIRLOOM_ERROR_BAD_HANDLE, heirloom_restore(h, &handle));
+	NO_POINTER(HEIRLOOM_ERROR_NULL, heirloom_folio_restore(h, NULL, NULL));
+	CHECK(heirloom_folio_unpreserve(h, folio, 5) == 0 && heirloom_folio_free(h, folio, 5) == 0);
+	FAILS(HEIRLOOM_ERROR_FRAME_DOUBLE_FREE, heirloom_folio_free(h, folio, 5));
+	CHECK(heirloom_unpreserve(h, buffer) == 0 && heirloom_free(h, buffer) == 0 && heirloom_free(h, page) == 0);
+}
+
 static void caches(struct heirloom *h)
 {
 	struct heirloom_cache_spec spec = { .name = "one", .size = 40 }, bad = spec;
@@ -273,6 +314,7 @@ int main(void)
 
 	CHECK(h != NULL);
 	buffers(h);
+	folios(h);
 	caches(h);
 	names(h);
 	heirloom_close(h);

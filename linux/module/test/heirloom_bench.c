@@ -99,6 +99,7 @@ static int measure_pairs(void)
 	PAIRS("hl_cache 64 preserving", hl_cache_alloc(kept, GFP_KERNEL), hl_cache_free(kept, batch[i]));
 	PAIRS("alloc_page", alloc_page(GFP_KERNEL), __free_page(batch[i]));
 	PAIRS("hl_kmalloc 4096", hl_kmalloc(PAGE_SIZE, GFP_KERNEL), hl_kfree(batch[i]));
+	PAIRS("hl_folio 0", hl_folio_alloc(0, GFP_KERNEL), hl_folio_free(batch[i], 0));
 	kmem_cache_destroy(theirs);
 	return 0;
 }
@@ -122,6 +123,13 @@ static void measure_preserving(void)
 	say("hl_preserve 4096", least, BATCH);
 	for (at = 0; at < BATCH; at++)
 		hl_kfree(batch[at]);
+	for (at = 0; at < BATCH; at++)
+		batch[at] = hl_folio_alloc(0, GFP_KERNEL);
+	least = LEAST(failed |= hl_folio_preserve(batch[i], 0, NULL, GFP_KERNEL),
+		      failed |= hl_folio_unpreserve(batch[i], 0));
+	say("hl_folio_preserve 0", least, BATCH);
+	for (at = 0; at < BATCH; at++)
+		hl_folio_free(batch[at], 0);
 	if (failed)
 		pr_err("FAULT preserving: %d\n", failed);
 }

@@ -49,11 +49,16 @@ static unsigned long faults;
 			pr_err("FAULT " fmt "\n", ##__VA_ARGS__); \
 	} while (0)
 
+/* Pages by themselves: 1, 8, 64 and 512. */
+#define FOLIOS 4
+#define FOLIO_ORDER(n) (3 * (n))
+
 /* What "sessions" says. */
 struct root {
 	u64 life;
 	u64 count;
 	struct heirloom_handle first;
+	struct heirloom_handle folios[FOLIOS];
 };
 
 struct session {
@@ -178,6 +183,46 @@ static u64 claim(const struct root *root, struct root *kept, u64 *lost)
 			kept->first = this;
 			kept->count++;
 		}
+	}
+	return bytes;
+}
+
+/* Makes the folios that the next life is to find. */
+static void make_folios(struct root *kept)
+{
+	unsigned int n;
+
+	for (n = 0; n < FOLIOS; n++) {
+		void *folio = hl_folio_alloc(FOLIO_ORDER(n), GFP_KERNEL);
+
+		if (!folio) {
+			FAULT("no folio of order %u", FOLIO_ORDER(n));
+			continue;
+		}
+		fill(folio, PAGE_SIZE << FOLIO_ORDER(n), kept->life + n);
+		if (hl_folio_preserve(folio, FOLIO_ORDER(n), &kept->folios[n], GFP_KERNEL))
+			FAULT("folio of order %u is not preserved", FOLIO_ORDER(n));
+	}
+}
+
+/* Claims the last life's, compares them, and frees them. Returns the bytes that were compared. */
+static u64 claim_folios(const struct root *root, u64 *lost)
+{
+	unsigned int n, order;
+	u64 bytes = 0;
+
+	for (n = 0; n < FOLIOS; n++) {
+		void *folio = hl_folio_restore(&root->folios[n], &order);
+
+		if (!folio || order != FOLIO_ORDER(n) || !is_filled(folio, PAGE_SIZE << order, root->life + n)) {
+			FAULT("folio of order %u is not as it was", FOLIO_ORDER(n));
+			++*lost;
+			continue;
+		}
+		if (hl_folio_restore(&root->folios[n], NULL) || hl_folio_unpreserve(folio, order))
+			FAULT("folio of order %u is claimed twice, or not let go", order);
+		hl_folio_free(folio, order);
+		bytes += PAGE_SIZE << order;
 	}
 	return bytes;
 }
@@ -403,6 +448,8 @@ static int __init test_init(void)
 	pr_info("life %u, generation %llu: %llu sessions are there\n", life,
 		heirloom_generation(hl_instance), root.count);
 	bytes = claim(&root, &kept, &lost);
+	if (root.life)
+		bytes += claim_folios(&root, &lost);
 	hl_finish();
 	fail_in_vain();
 	if (grow_mb)
@@ -422,6 +469,8 @@ static int __init test_init(void)
 		kept.count++;
 	}
 	kept.life = life;
+	if (next)
+		make_folios(&kept);
 	err = next ? hl_publish("sessions", &kept, sizeof(kept)) : hl_unpublish("sessions");
 	if (err && (next || root.life))
 		FAULT("the name: %d", err);
@@ -431,7 +480,7 @@ static int __init test_init(void)
 		FAULT("no seal");
 	heirloom_stats(hl_instance, &stats);
 	pr_info("life %u ends: %llu objects, %llu bytes compared, %llu lost, %llu sessions, %llu pages preserved, %lu faults\n",
-		life, root.count * 2, bytes, lost, next ? kept.count : 0, stats.preserved, faults);
+		life, root.count * 2 + (root.life ? FOLIOS : 0), bytes, lost, next ? kept.count : 0, stats.preserved, faults);
 	if (next && traffic) {
 		/* It goes on until the CPUs are stopped for the jump. */
 		u64 sum = 0;

@@ -50,13 +50,15 @@ impl Figure {
 }
 
 /// What is compared: what it is, Linux's call, heirloom's.
-const PAIRS: [(&str, &str, &str); 7] = [
+const PAIRS: [(&str, &str, &str); 9] = [
     ("64 bytes by size", "kmalloc 64", "hl_kmalloc 64"),
     ("200 bytes by size", "kmalloc 200", "hl_kmalloc 200"),
     ("an object of 64 bytes", "kmem_cache 64", "hl_cache 64"),
     ("the same, preserved from birth", "kmem_cache 64", "hl_cache 64 preserving"),
-    ("a page", "alloc_page", "hl_kmalloc 4096"),
-    ("preserving a page", "kho_preserve_folio", "hl_preserve 4096"),
+    ("a page by size", "alloc_page", "hl_kmalloc 4096"),
+    ("a folio of one page", "alloc_page", "hl_folio 0"),
+    ("preserving a page by its pointer", "kho_preserve_folio", "hl_preserve 4096"),
+    ("preserving a folio", "kho_preserve_folio", "hl_folio_preserve 0"),
     ("claiming a page", "kho_restore_folio", "hl_restore"),
 ];
 

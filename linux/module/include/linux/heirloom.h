@@ -40,6 +40,12 @@ int hl_preserve(void *ptr, struct heirloom_handle *handle, gfp_t gfp);
 int hl_unpreserve(void *ptr);
 void *hl_restore(const struct heirloom_handle *handle);
 
+void *hl_folio_alloc(unsigned int order, gfp_t gfp);
+void hl_folio_free(void *folio, unsigned int order);
+int hl_folio_preserve(void *folio, unsigned int order, struct heirloom_handle *handle, gfp_t gfp);
+int hl_folio_unpreserve(void *folio, unsigned int order);
+void *hl_folio_restore(const struct heirloom_handle *handle, unsigned int *order);
+
 struct heirloom_cache *hl_cache_create(const struct heirloom_cache_spec *spec);
 void *hl_cache_alloc(struct heirloom_cache *cache, gfp_t gfp);
 void hl_cache_free(struct heirloom_cache *cache, void *object);
