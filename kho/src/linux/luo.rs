@@ -6,8 +6,6 @@
 //!    40 bytes           16 of them "luo-v5;block-v1"
 //!  session, 80 bytes    name[64], files u64, count u64             in blocks of records
 //!  file, 64 bytes       compatible[48], data u64, token u64        in blocks of records
-//!  FLBs                 pages u64, count u64, then entries
-//!  FLB, 64 bytes        name[48], data u64, count u64
 //! ```
 //!
 //! A file's `data` and an FLB's are what its owner wants back; only the owner knows whether it is an
@@ -16,7 +14,8 @@
 use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::bytes::{load, preserved, until_zero, words};
+use super::bytes::{load, until_zero, words};
+use super::flb::Flbs;
 use super::memfd::{self, Memfd};
 use super::properties::Properties;
 use super::text::Text;
@@ -61,24 +60,9 @@ pub(super) struct StoredFile {
     token: U64,
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct StoredFlbs {
-    pages: U64,
-    count: U64,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct StoredFlb {
-    name: [u8; 48],
-    data: U64,
-    count: U64,
-}
-
 const _: () = {
     assert!(size_of::<StoredLuo>() == 24 && size_of::<StoredSession>() == 80);
-    assert!(size_of::<StoredFile>() == 64 && size_of::<StoredFlb>() == 64);
+    assert!(size_of::<StoredFile>() == 64);
 };
 
 impl StoredSession {
@@ -219,24 +203,7 @@ impl Luo {
     /// [`Error::Table`]: their list is not in memory, not preserved, or has more entries than its
     /// pages hold.
     pub fn flbs<'p, P: Pages>(&self, pages: &'p P) -> Result<Flbs<'p, P>, Error> {
-        const HEAD: usize = size_of::<StoredFlbs>();
-        let at = self.flbs;
-        if at.get() == 0 {
-            return Ok(Flbs { pages, bytes: 0, next: at, left: 0 });
-        }
-        let stored: StoredFlbs =
-            load(words(pages, at, HEAD, (Table::Luo, self.at, u64_to_usize(self.bytes()) - 8))?);
-        let fail = |offset, fault: Fault| fault.in_table(Table::Flbs, at, offset);
-        let (found, count) = (stored.pages.get(), stored.count.get());
-        let bytes = found.checked_mul(usize_to_u64(pages.page_size().bytes()));
-        let outside = Fault::OutsideMemory { addr: at };
-        let bytes = bytes.filter(|bytes| *bytes > 0).ok_or(fail(0, outside))?;
-        preserved(pages, at, bytes, (Table::Flbs, at, 0))?;
-        let limit = (bytes - usize_to_u64(HEAD)) / usize_to_u64(size_of::<StoredFlb>());
-        if count > limit {
-            return Err(fail(8, Fault::TooMany { found: count, limit }));
-        }
-        Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + usize_to_u64(HEAD)), left: count })
+        Flbs::read(pages, self.flbs, (Table::Luo, self.at, u64_to_usize(self.bytes()) - 8))
     }
 }
 
@@ -406,50 +373,5 @@ impl<P: Pages> Iterator for Files<'_, P> {
         let (data, token) = (stored.data.get(), stored.token.get());
         let compatible = Text::read(stored.compatible, (Table::File, at, 0));
         Some(compatible.map(|compatible| File { at, compatible, data, token }))
-    }
-}
-
-/// A state that files share for as long as any of them is preserved (Linux: file-lifecycle-bound).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flb {
-    /// Where its entry is.
-    pub at: PhysAddr,
-    /// Its name.
-    pub name: Text<48>,
-    /// What its owner wants back.
-    pub data: u64,
-    /// How many preserved files share it.
-    pub count: u64,
-}
-
-/// The states that files share, from [`Luo::flbs`]. An item is an error if that entry is not sound;
-/// others follow.
-#[derive(Debug)]
-pub struct Flbs<'p, P> {
-    pages: &'p P,
-    bytes: u64,
-    next: PhysAddr,
-    left: u64,
-}
-
-impl<P> Flbs<'_, P> {
-    /// Bytes of the list's pages.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl<P: Pages> Iterator for Flbs<'_, P> {
-    type Item = Result<Flb, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        const SIZE: usize = size_of::<StoredFlb>();
-        self.left = self.left.checked_sub(1)?;
-        let at = self.next;
-        self.next = PhysAddr::new(at.get() + usize_to_u64(SIZE));
-        let stored: StoredFlb = load(self.pages.words(at, SIZE)?);
-        let (data, count) = (stored.data.get(), stored.count.get());
-        let name = Text::read(stored.name, (Table::Flbs, at, 0));
-        Some(name.map(|name| Flb { at, name, data, count }))
     }
 }
