@@ -174,8 +174,8 @@ fn scratch<I: Image + ?Sized, E>(
 }
 
 impl Entry {
-    /// The frames of the root page and the scratch list, if there is one. Of what would end above
-    /// the last frame, none.
+    /// Returns the frames of the root page and the scratch list, if there is one. Of what would end
+    /// above the last frame, none.
     pub(crate) fn tables(&self, page: PageSize) -> impl Iterator<Item = (Table, Run)> {
         let root = (Table::Root, self.root, usize_to_u64(page.bytes()));
         let scratch = (Table::Scratch, self.scratch, self.scratch_bytes);
@@ -185,8 +185,8 @@ impl Entry {
         runs.filter(|(_, run)| !run.is_empty())
     }
 
-    /// The preserved block in which a scratch list without areas stands: of no bytes, and in a page
-    /// all the same. An address of 0 is that of no list.
+    /// Returns the preserved block in which a scratch list without areas stands: of no bytes, and
+    /// in a page all the same. An address of 0 is that of no list.
     pub(crate) fn empty_list(&self, pages: &impl Pages) -> Option<Block> {
         let page = pages.page_size().covering(self.scratch, 1)?;
         let there = self.scratch_bytes == 0 && self.scratch.get() != 0 && pages.is_memory(page);
@@ -202,7 +202,7 @@ pub(crate) enum Place {
     Free(Run),
 }
 
-/// Where the frames of `table` lie.
+/// Returns where the frames of `table` lie.
 pub(crate) fn place(pages: &impl Pages, table: Table, run: Run) -> Result<Place, Error> {
     match pages.block_around(run.start()) {
         Some(block) if block.run().covers(run) => Ok(Place::Preserved(block)),
@@ -332,7 +332,7 @@ impl Lost {
         }
     }
 
-    /// A frame of `run` that is known not to be preserved.
+    /// Returns a frame of `run` that is known not to be preserved.
     fn hole_in(&self, run: Run) -> Option<Pfn> {
         self.holes.into_iter().flatten().find(|hole| run.contains(*hole))
     }
@@ -386,7 +386,7 @@ fn is_preserved(
     Err(fail(Fault::NotPreserved { block: pages.page_size().page_of(missing) }))
 }
 
-/// The words of heirloom's own subtree.
+/// Returns the words of heirloom's own subtree.
 #[inline(never)]
 fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Error> {
     let run = pages.page_size().covering(addr, usize_to_u64(Header::SIZE));
@@ -396,8 +396,8 @@ fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Erro
     words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0).into())
 }
 
-/// The first frame of `run` that lies in no preserved block and in none of `others`, which were
-/// found preserved before: subtrees over one another cost what their frames cost.
+/// Returns the first frame of `run` that lies in no preserved block and in none of `others`, which
+/// were found preserved before: subtrees over one another cost what their frames cost.
 fn first_unpreserved(
     pages: &impl Pages,
     run: Run,
@@ -419,8 +419,8 @@ fn first_unpreserved(
     None
 }
 
-/// How many pages there are that a seal can cover: what the tree has, and the tables that it need
-/// not have.
+/// Returns how many pages there are that a seal can cover: what the tree has, and the tables that
+/// it need not have.
 pub(crate) fn sealable(counts: &Counts, entry: Entry, page: PageSize) -> u64 {
     let tables = entry.tables(page).map(|(_, run)| page.pages(run.frames()));
     let all = page.pages(counts.frames()).saturating_add(counts.nodes());

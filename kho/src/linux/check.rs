@@ -79,7 +79,7 @@ impl Known {
     }
 }
 
-/// Bytes of a subtree: a page where its writer did not say.
+/// Returns the number of bytes of a subtree: a page where its writer did not say.
 fn size(subtree: &Subtree, page: PageSize) -> u64 {
     subtree.size.unwrap_or(usize_to_u64(page.bytes()))
 }
@@ -171,7 +171,7 @@ where
     L: Ledger + ?Sized,
     F: FnMut(Found) -> Result<(), E>,
 {
-    /// What is sound of `result`; the rest is a finding.
+    /// Returns what is sound of `result`; the rest is a finding.
     fn sound<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, E> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -210,8 +210,8 @@ where
         }
     }
 
-    /// The same for a list of records. Where a block is claimed already, it is another table's, or
-    /// the list comes back to one of its own: the finding says which.
+    /// Claims, as [`Checks::claim`] does, the blocks of a list of records. Where a block is claimed
+    /// already, it is another table's, or the list comes back to one of its own: the finding says which.
     fn claim_list(
         &mut self,
         (table, at): (Table, PhysAddr),

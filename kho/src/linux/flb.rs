@@ -86,7 +86,7 @@ impl<'p, P: Pages> Flbs<'p, P> {
 }
 
 impl<P> Flbs<'_, P> {
-    /// Bytes of the list's pages.
+    /// Returns the number of bytes of the list's pages.
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }

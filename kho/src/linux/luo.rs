@@ -103,7 +103,7 @@ impl Luo {
     /// Bytes of the smallest structure.
     pub const SIZE: u64 = usize_to_u64(SHORTEST);
 
-    /// What stands at `at` where there is nothing but a number, and its bytes.
+    /// Returns what stands at `at` where there is nothing but a number, and its bytes.
     pub(super) fn head(at: PhysAddr, number: u64) -> (Self, [u8; SHORTEST]) {
         let none = PhysAddr::new(0);
         let luo = Self { at, compat: Compat::of(&FORMAT), number, sessions: none, flbs: none };
@@ -162,7 +162,7 @@ impl Luo {
         })
     }
 
-    /// The sessions, in the order they stand in.
+    /// Returns the sessions, in the order they stand in.
     ///
     /// # Errors
     /// [`Error::Table`]: their list is not sound.
@@ -183,7 +183,7 @@ impl Luo {
         blocks::<StoredSession>(pages, self.sessions, each)
     }
 
-    /// The session of this name, the first if there are several.
+    /// Returns the session of this name, the first if there are several.
     ///
     /// # Errors
     /// As for [`Luo::sessions`]; [`Error::Table`]: a session before it is not sound.
@@ -197,7 +197,7 @@ impl Luo {
         Ok(None)
     }
 
-    /// The states that files share.
+    /// Returns the states that files share.
     ///
     /// # Errors
     /// [`Error::Table`]: their list is not in memory, not preserved, or has more entries than its
@@ -219,12 +219,12 @@ fn tree(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Error {
     known.err().unwrap_or(Fault::Malformed { expected }.in_table(Table::Luo, at, 0))
 }
 
-/// Bytes of the text that says what the structure is.
+/// Returns the number of bytes of the text that says what the structure is.
 const fn text_bytes(compat: Compat) -> usize {
     if compat.has_parts() { LONG } else { SHORT }
 }
 
-/// A list of records; none at address 0.
+/// Returns a list of records; none at address 0.
 fn list<P: Pages, T: Record>(pages: &P, first: PhysAddr) -> Result<Option<Chain<'_, P, T>>, Error> {
     if first.get() == 0 {
         return Ok(None);
@@ -232,7 +232,7 @@ fn list<P: Pages, T: Record>(pages: &P, first: PhysAddr) -> Result<Option<Chain<
     Ok(Some(Chain::new(pages, first)?))
 }
 
-/// The blocks of a list of records; none at address 0.
+/// Calls `each` with the blocks of a list of records; with none at address 0.
 fn blocks<T: Record>(
     pages: &impl Pages,
     first: PhysAddr,
@@ -258,7 +258,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Its files, in the order they stand in.
+    /// Returns its files, in the order they stand in.
     ///
     /// # Errors
     /// [`Error::Table`]: their list is not sound. [`Error::Table`]: it has more or fewer than the
@@ -286,7 +286,7 @@ impl Session {
         blocks::<StoredFile>(pages, self.files, each)
     }
 
-    /// The file with this token, the first if there are several.
+    /// Returns the file with this token, the first if there are several.
     ///
     /// # Errors
     /// As for [`Session::files`]; [`Error::Table`]: a file before it is not sound.
@@ -335,8 +335,8 @@ pub struct File {
 }
 
 impl File {
-    /// The memfd that it is; `None` if its kind is none that this crate knows, and then nothing of
-    /// its data was looked at.
+    /// Returns the memfd that it is; `None` if its kind is none that this crate knows, and then
+    /// nothing of its data was looked at.
     ///
     /// # Errors
     /// [`Error::Table`] with the byte and the reason: not in memory or not preserved; more folios than the
