@@ -603,6 +603,13 @@ struct heirloom_cache_spec {
 };
 
 /**
+ * Called for an object, with its handle and the context that was given. What is not 0 ends the walk.
+ *
+ * No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too.
+ */
+typedef int (*heirloom_each)(const struct heirloom_handle *handle, void *context);
+
+/**
  * Objects of a cache that are set aside: see heirloom_cache_reserve(). The caller has room for it, and does not move it.
  */
 struct heirloom_reservation {
@@ -611,13 +618,6 @@ struct heirloom_reservation {
    */
   uint64_t words[8];
 };
-
-/**
- * Called for an object, with its handle and the context that was given. What is not 0 ends the walk.
- *
- * No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too.
- */
-typedef int (*heirloom_each)(const struct heirloom_handle *handle, void *context);
 
 /**
  * Something that a predecessor preserved and that was not claimed.
@@ -1183,46 +1183,6 @@ int heirloom_cache_free(struct heirloom_cache *c,
                         void *ptr);
 
 /**
- * Sets objects aside: as many calls of heirloom_reserved_alloc() cannot fail, whatever others do meanwhile. Of a preserving
- * cache what they return survives from then on, for an owner that is to preserve in the middle of something.
- *
- * @param reservation room for it; ended by heirloom_unreserve().
- * @return 0, or an error, and nothing is set aside, nor to be ended: HEIRLOOM_ERROR_OUT_OF_MEMORY.
- *
- * Context: any, interrupt handlers included (not NMIs).
- *
- * Safety:
- * As for heirloom_cache_alloc(); `reservation` has room for one.
- */
-int heirloom_cache_reserve(struct heirloom_cache *c,
-                           size_t objects,
-                           struct heirloom_reservation *reservation);
-
-/**
- * Allocates one of the objects that were set aside, with whatever it contains. It is the caller's until heirloom_cache_free(),
- * like any other of the cache. Takes no lock.
- *
- * @return null once as many were allocated as were reserved, and never before.
- *
- * Context: any, NMIs included.
- *
- * Safety:
- * `reservation` is from heirloom_cache_reserve(), which returned 0, and not ended; its kernel's object is not closed; no
- * other call uses it at the same time.
- */
-void *heirloom_reserved_alloc(struct heirloom_reservation *reservation);
-
-/**
- * Ends a reservation: what of it was not allocated goes back to the cache. Nothing if it is null.
- *
- * Context: any, interrupt handlers included (not NMIs).
- *
- * Safety:
- * As for heirloom_reserved_alloc(); the reservation is not used any more.
- */
-void heirloom_unreserve(struct heirloom_reservation *reservation);
-
-/**
  * Gives back what the cache does not need: what this CPU keeps of free objects goes to their slabs, and slabs without
  * objects become free memory. Returns how many slabs.
  *
@@ -1275,6 +1235,46 @@ int heirloom_cache_each_unclaimed(struct heirloom_cache *c,
  * As for heirloom_cache_each_unclaimed().
  */
 int heirloom_cache_each_preserved(struct heirloom_cache *c, heirloom_each each, void *context);
+
+/**
+ * Sets objects aside: as many calls of heirloom_reserved_alloc() cannot fail, whatever others do meanwhile. Of a preserving
+ * cache what they return survives from then on, for an owner that is to preserve in the middle of something.
+ *
+ * @param reservation room for it; ended by heirloom_unreserve().
+ * @return 0, or an error, and nothing is set aside, nor to be ended: HEIRLOOM_ERROR_OUT_OF_MEMORY.
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * As for heirloom_cache_alloc(); `reservation` has room for one.
+ */
+int heirloom_cache_reserve(struct heirloom_cache *c,
+                           size_t objects,
+                           struct heirloom_reservation *reservation);
+
+/**
+ * Allocates one of the objects that were set aside, with whatever it contains. It is the caller's until heirloom_cache_free(),
+ * like any other of the cache. Takes no lock.
+ *
+ * @return null once as many were allocated as were reserved, and never before.
+ *
+ * Context: any, NMIs included.
+ *
+ * Safety:
+ * `reservation` is from heirloom_cache_reserve(), which returned 0, and not ended; its kernel's object is not closed; no
+ * other call uses it at the same time.
+ */
+void *heirloom_reserved_alloc(struct heirloom_reservation *reservation);
+
+/**
+ * Ends a reservation: what of it was not allocated goes back to the cache. Nothing if it is null.
+ *
+ * Context: any, interrupt handlers included (not NMIs).
+ *
+ * Safety:
+ * As for heirloom_reserved_alloc(); the reservation is not used any more.
+ */
+void heirloom_unreserve(struct heirloom_reservation *reservation);
 
 /**
  * Returns what an error is called in short; never null, and never to be freed.

@@ -5,18 +5,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 
 use heirloom::arena::RangeSpec;
 use heirloom::service::Service;
 use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
+use heirloom_testkit::service::Life;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The supervisor, with the service's standard streams.
 struct Held {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    life: Life,
     errors: BufReader<ChildStderr>,
     broken: PathBuf,
 }
@@ -33,26 +32,10 @@ impl Held {
         command.args(["hold", "--pause", "1"]).args(options).arg("--").arg(program);
         command.args(["the_service", "--exact", "--nocapture", "--test-threads=1"]);
         command.env("HEIRLOOM_TEST_BROKEN", &broken).env_remove("XDG_RUNTIME_DIR");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        Self { child, to, from: BufReader::new(from), errors, broken }
-    }
-
-    /// Returns the next line that the service says.
-    fn says(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.from.read_line(&mut line).unwrap() > 0, "it has ended");
-            if let Some((_, said)) = line.split_once("service: ") {
-                return said.trim_end().to_owned();
-            }
-        }
-    }
-
-    fn tell(&mut self, what: &str) {
-        writeln!(self.to, "{what}").unwrap();
+        command.stderr(Stdio::piped());
+        let mut life = Life::start(command);
+        let errors = BufReader::new(life.child.stderr.take().unwrap());
+        Self { life, errors, broken }
     }
 
     /// Returns how it ended, and what the supervisor said.
@@ -60,7 +43,7 @@ impl Held {
         let mut said = String::new();
         self.errors.read_to_string(&mut said).unwrap();
         let _ = std::fs::remove_file(&self.broken);
-        (self.child.wait().unwrap(), said)
+        (self.life.child.wait().unwrap(), said)
     }
 }
 
@@ -73,24 +56,24 @@ fn address(said: &str) -> (&str, String) {
 #[test]
 fn what_a_service_gave_is_there_when_it_is_started_anew() {
     let mut held = Held::start("hold", &["--listen", "echo=127.0.0.1:0", "--within", "3600"]);
-    let said = held.says();
+    let said = held.life.says();
     let (at, first) = address(&said);
     assert_eq!(first, "cold: no predecessor left anything; generation 0, count 1");
     let at = at.to_owned();
     // A connection that waits while the service is dead is served by the next.
     let mut client = TcpStream::connect(&at).unwrap();
     for (generation, how) in [(1, "abort"), (2, "kill"), (3, "exit 1")] {
-        held.tell(how);
-        let said = held.says();
+        held.life.tell(how);
+        let said = held.life.says();
         let expected = format!("warm; generation {generation}, count {}", generation + 1);
         assert_eq!(address(&said), (at.as_str(), expected), "after {how}");
     }
     client.write_all(b"x").unwrap();
-    held.tell("serve");
+    held.life.tell("serve");
     let mut answer = [0];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"x");
-    held.tell("exit 0");
+    held.life.tell("exit 0");
     let (status, said) = held.ends();
     assert!(status.success(), "{status}: {said}");
     assert_eq!(said.matches("heirloom hold: ").count(), 3, "{said}");
@@ -99,18 +82,18 @@ fn what_a_service_gave_is_there_when_it_is_started_anew() {
 #[test]
 fn a_build_that_fails_at_its_start_begins_with_nothing_at_last() {
     let mut held = Held::start("cold", &["--listen", "echo=127.0.0.1:0", "--failures", "5"]);
-    let said = held.says();
+    let said = held.life.says();
     assert!(said.ends_with("cold: no predecessor left anything; generation 0, count 1"), "{said}");
     // From here on a start that finds its memory fails.
     std::fs::write(&held.broken, b"").unwrap();
-    held.tell("abort");
+    held.life.tell("abort");
     for _ in 0..4 {
-        assert_eq!(held.says(), "found its memory, and fails");
+        assert_eq!(held.life.says(), "found its memory, and fails");
     }
-    let again = held.says();
+    let again = held.life.says();
     assert_eq!(address(&again).1, "cold: no predecessor left anything; generation 0, count 1");
     assert_eq!(address(&again).0, address(&said).0, "the socket is the one that it had");
-    held.tell("exit 0");
+    held.life.tell("exit 0");
     let (status, said) = held.ends();
     assert!(status.success(), "{status}: {said}");
     assert!(said.contains("it failed 5 times: 1 kept descriptors are dropped"), "{said}");
@@ -125,9 +108,9 @@ fn what_is_no_failure_of_a_build_drops_nothing() {
     here();
     let options = ["--listen", "echo=127.0.0.1:0", "--failures", "2"];
     let mut held = Held::start_program("replaced", &options, &program);
-    assert!(held.says().ends_with("generation 0, count 1"));
+    assert!(held.life.says().ends_with("generation 0, count 1"));
     std::fs::remove_file(&program).unwrap();
-    held.tell("abort");
+    held.life.tell("abort");
     let mut missing = 0;
     while missing < 4 {
         let mut line = String::new();
@@ -135,13 +118,13 @@ fn what_is_no_failure_of_a_build_drops_nothing() {
         missing += usize::from(line.contains("exit status: 127"));
     }
     here();
-    assert!(held.says().ends_with("warm; generation 1, count 2"));
+    assert!(held.life.says().ends_with("warm; generation 1, count 2"));
     // It said that it had begun: how it ends after that is another matter.
     for count in 3..6 {
-        held.tell("ready");
-        assert_eq!(held.says(), "is ready");
-        held.tell("abort");
-        let said = held.says();
+        held.life.tell("ready");
+        assert_eq!(held.life.says(), "is ready");
+        held.life.tell("abort");
+        let said = held.life.says();
         assert!(
             said.ends_with(&format!("warm; generation {}, count {count}", count - 1)),
             "{said}"
@@ -149,21 +132,21 @@ fn what_is_no_failure_of_a_build_drops_nothing() {
     }
     // It cannot begin now, and says so.
     std::fs::write(&held.broken, b"75").unwrap();
-    held.tell("ready");
-    assert_eq!(held.says(), "is ready");
-    held.tell("abort");
+    held.life.tell("ready");
+    assert_eq!(held.life.says(), "is ready");
+    held.life.tell("abort");
     for _ in 0..4 {
-        assert_eq!(held.says(), "found its memory, and fails");
+        assert_eq!(held.life.says(), "found its memory, and fails");
     }
     std::fs::remove_file(&held.broken).unwrap();
     let said = loop {
-        match held.says() {
+        match held.life.says() {
             said if said == "found its memory, and fails" => {}
             said => break said,
         }
     };
     assert!(said.ends_with("warm; generation 5, count 6"), "{said}");
-    held.tell("exit 0");
+    held.life.tell("exit 0");
     assert!(held.ends().0.success());
     std::fs::remove_file(&program).unwrap();
 }
@@ -175,14 +158,14 @@ fn a_supervisor_that_can_say_nothing_goes_on() {
         &["--listen", "echo=127.0.0.1:0"],
         &std::env::current_exe().unwrap(),
     );
-    assert!(held.says().ends_with("generation 0, count 1"));
+    assert!(held.life.says().ends_with("generation 0, count 1"));
     // Nothing reads what the supervisor says any more.
     let nothing = Command::new("true").stderr(Stdio::piped()).spawn();
     let nothing = BufReader::new(nothing.unwrap().stderr.take().unwrap());
     drop(std::mem::replace(&mut held.errors, nothing));
-    held.tell("abort");
-    assert!(held.says().ends_with("warm; generation 1, count 2"));
-    held.tell("exit 0");
+    held.life.tell("abort");
+    assert!(held.life.says().ends_with("warm; generation 1, count 2"));
+    held.life.tell("exit 0");
     assert!(held.ends().0.success());
 }
 
@@ -200,8 +183,8 @@ fn a_service_that_never_starts_is_given_up() {
 #[test]
 fn a_signal_ends_the_service_and_its_supervisor() {
     let mut held = Held::start("signal", &["--listen", "echo=127.0.0.1:0"]);
-    held.says();
-    kill_process(Pid::from_child(&held.child), Signal::TERM).unwrap();
+    held.life.says();
+    kill_process(Pid::from_child(&held.life.child), Signal::TERM).unwrap();
     let (status, said) = held.ends();
     assert_eq!(status.code(), Some(128 + 15), "{said}");
     assert_eq!(said, "");

@@ -47,6 +47,7 @@ impl<M: Machine> Memory<M> {
         let pfn = block.pfn();
         match (range.state(pfn), self.holding(range, pfn)) {
             (FrameState::Head { kind: FrameType::Tail, .. }, _) => {
+                // A tail does not say whose it is: the blocks before it are asked, up to the first that is no tail.
                 let mut at = pfn;
                 let mut of = block;
                 let before = |at: Pfn| {

@@ -39,7 +39,7 @@ const ASSEMBLY: bool = cfg!(all(
     not(miri)
 ));
 
-/// Memory that is the caller's alone from `start` on: afterwards each byte has the value that it
+/// Settles memory that is the caller's alone from `start` on: afterwards each byte has the value that it
 /// has in the machine.
 ///
 /// What an interpreter, and a target without assembly, has from a predecessor is read as it is: a

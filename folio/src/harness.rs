@@ -123,7 +123,7 @@ impl Ram {
         Ok(memory)
     }
 
-    /// Memory outside the ranges, for metadata; it lives as long as the machine.
+    /// Returns memory outside the ranges, for metadata; it lives as long as the machine.
     ///
     /// # Panics
     /// If another thread panicked in here.

@@ -69,7 +69,7 @@ impl MaskDepth {
         last && before & 1 != 0
     }
 
-    /// How many locks there are that keep interrupts out.
+    /// Returns how many locks there are that keep interrupts out.
     pub fn depth(&self) -> u32 {
         self.word.load(Relaxed) / 2
     }

@@ -424,6 +424,7 @@ fn flush(
         backend.give(order, group);
         return 0;
     }
+    // Neighbours among them go back together: one operation on a shared word in place of one for each.
     let count = count.min(used);
     let mut group: Option<Group> = None;
     for pfn in kept.iter().take(count) {

@@ -64,7 +64,7 @@ struct Directory {
     begin: [usize; DIRECTORY_ORDERS],
 }
 
-/// log2 of the frames that a leaf of `order` covers.
+/// Returns log2 of the frames that a leaf of `order` covers.
 pub(crate) const fn leaf_shift(order: usize) -> u32 {
     Geometry::new(PAGE_SHIFT).leaf_log2 + usize_to_u32(order)
 }

@@ -184,7 +184,7 @@ impl Ranges {
     }
 }
 
-/// On how many levels the range has links that was added as number `n`: on one more for a quarter
+/// Returns on how many levels the range has links that was added as number `n`: on one more for a quarter
 /// of them, whatever order they come in.
 const fn levels(n: usize) -> usize {
     let mixed = (usize_to_u64(n) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;

@@ -13,7 +13,7 @@ impl Word {
         Self(AtomicU64::new(OUT))
     }
 
-    /// For its CPU alone. Leave soon.
+    /// Enters, for its CPU alone, which is to leave soon.
     #[inline]
     fn enter(&self) {
         // Acquire pairs with the Release in `is_out`: a reader that enters after it finds no block

@@ -29,25 +29,25 @@ impl Request {
         Self { order, kind: FrameType::Folio, node: None, strict: false, zeroed: false }
     }
 
-    /// From `node`, or from another if `node` has none left.
+    /// Asks for frames of `node`, or of another if `node` has none left.
     #[must_use]
     pub const fn on(self, node: NodeId) -> Self {
         Self { node: Some(node), ..self }
     }
 
-    /// From the node named with [`Request::on`] or not at all.
+    /// Takes the node named with [`Request::on`] alone.
     #[must_use]
     pub const fn strict(self) -> Self {
         Self { strict: true, ..self }
     }
 
-    /// Filled with zeroes.
+    /// Asks for frames filled with zeroes.
     #[must_use]
     pub const fn zeroed(self) -> Self {
         Self { zeroed: true, ..self }
     }
 
-    /// For this use, which freeing must name again: what a layer above keeps.
+    /// Asks for frames for this use, which freeing must name again: what a layer above keeps.
     #[doc(hidden)]
     #[must_use]
     pub const fn frame_type(self, kind: FrameType) -> Self {

@@ -23,7 +23,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Free frames outside the CPUs' caches, saturating.
+    /// Returns the number of free frames outside the CPUs' caches, saturating.
     pub fn free(&self) -> u64 {
         let each = self.free_blocks.iter().enumerate();
         each.fold(0, |sum, (order, blocks)| sum.saturating_add(blocks.saturating_mul(1 << order)))

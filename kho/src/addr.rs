@@ -45,31 +45,31 @@ pub const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
 pub struct PhysAddr(u64);
 
 impl PhysAddr {
-    /// The address `bytes` above physical zero.
+    /// Returns the address `bytes` above physical zero.
     #[inline]
     pub const fn new(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// Bytes above physical zero.
+    /// Returns the number of bytes above physical zero.
     #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The frame that holds this address.
+    /// Returns the frame that holds this address.
     #[inline]
     pub const fn pfn(self) -> Pfn {
         Pfn(self.0 >> PAGE_SHIFT)
     }
 
-    /// Bytes from the start of the frame.
+    /// Returns the number of bytes from the start of the frame.
     #[inline]
     pub const fn offset_in_page(self) -> usize {
         u64_to_usize(self.0 & (PAGE_BYTES - 1))
     }
 
-    /// Whether the address is the first of a frame.
+    /// Returns whether the address is the first of a frame.
     #[inline]
     pub const fn is_page_aligned(self) -> bool {
         self.offset_in_page() == 0
@@ -106,38 +106,38 @@ impl Pfn {
     /// One past the highest frame number that a 64-bit physical address can name.
     pub const LIMIT: Self = Self(1 << (u64::BITS - PAGE_SHIFT));
 
-    /// The frame with number `n`.
+    /// Returns the frame with number `n`.
     #[inline]
     pub const fn new(n: u64) -> Self {
         Self(n)
     }
 
-    /// The frame's number.
+    /// Returns the frame's number.
     #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The address of the frame's first byte; from [`Pfn::LIMIT`] on, where there is none, the
-    /// last address.
+    /// Returns the address of the frame's first byte; from [`Pfn::LIMIT`] on, where there is none,
+    /// the last address.
     #[inline]
     pub const fn addr(self) -> PhysAddr {
         PhysAddr(if self.0 < Self::LIMIT.0 { self.0 << PAGE_SHIFT } else { u64::MAX })
     }
 
-    /// The frame `frames` further on, saturating.
+    /// Returns the frame `frames` further on, saturating.
     #[must_use]
     pub const fn add(self, frames: u64) -> Self {
         Self(self.0.saturating_add(frames))
     }
 
-    /// The first frame of the aligned block of `order` that holds this frame.
+    /// Returns the first frame of the aligned block of `order` that holds this frame.
     #[must_use]
     pub const fn align_down(self, order: Order) -> Self {
         Self(self.0 & !(order.frames() - 1))
     }
 
-    /// Whether a block of `order` can start here.
+    /// Returns whether a block of `order` can start here.
     #[inline]
     pub const fn is_aligned(self, order: Order) -> bool {
         self.0 & (order.frames() - 1) == 0
@@ -181,37 +181,37 @@ impl Order {
     /// The largest block that a tracker key can name.
     pub const MAX: Self = Self(u32_to_u8(u64::BITS - PAGE_SHIFT - 1));
 
-    /// The order `n`, if it is at most [`Order::MAX`].
+    /// Returns the order `n`, if it is at most [`Order::MAX`].
     #[inline]
     pub const fn new(n: u8) -> Option<Self> {
         if n <= Self::MAX.0 { Some(Self(n)) } else { None }
     }
 
-    /// The exponent.
+    /// Returns the exponent.
     #[inline]
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// The exponent as an index.
+    /// Returns the exponent as an index.
     #[inline]
     pub const fn index(self) -> usize {
         u8_to_usize(self.0)
     }
 
-    /// Frames in a block of this order.
+    /// Returns the number of frames in a block of this order.
     #[inline]
     pub const fn frames(self) -> u64 {
         1 << self.0
     }
 
-    /// Bytes in a block of this order.
+    /// Returns the number of bytes in a block of this order.
     #[inline]
     pub const fn bytes(self) -> u64 {
         1 << (u8_to_u32(self.0) + PAGE_SHIFT)
     }
 
-    /// The smallest order whose block holds `frames` frames; `None` for 0 or too many.
+    /// Returns the smallest order whose block holds `frames` frames; `None` for 0 or too many.
     #[inline]
     pub const fn for_frames(frames: u64) -> Option<Self> {
         if frames == 0 {

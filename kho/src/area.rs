@@ -53,7 +53,7 @@ pub struct AreaInfo {
 }
 
 impl AreaInfo {
-    /// An area of `pages` pages in blocks of `order`, whose first chunk page is at `first`.
+    /// Returns an area of `pages` pages in blocks of `order`, whose first chunk page is at `first`.
     /// `None` if `first` starts no page, or `pages` is zero or not whole blocks.
     pub const fn new(first: PhysAddr, pages: u32, order: Order, huge: bool) -> Option<Self> {
         let whole = pages != 0 && u32_to_u64(pages).is_multiple_of(order.frames());
@@ -63,32 +63,32 @@ impl AreaInfo {
         Some(Self { first, pages, order, huge })
     }
 
-    /// The first chunk page.
+    /// Returns the first chunk page.
     pub const fn first(self) -> PhysAddr {
         self.first
     }
 
-    /// Pages in the area.
+    /// Returns the number of pages in the area.
     pub const fn pages(self) -> u32 {
         self.pages
     }
 
-    /// The order of its blocks: how many pages one has, as a power of two.
+    /// Returns the order of its blocks: how many pages one has, as a power of two.
     pub const fn order(self) -> Order {
         self.order
     }
 
-    /// Whether its owner allows huge mappings.
+    /// Returns whether its owner allows huge mappings.
     pub const fn huge(self) -> bool {
         self.huge
     }
 
-    /// How many blocks it has.
+    /// Returns how many blocks it has.
     pub const fn blocks(self) -> u64 {
         u32_to_u64(self.pages) >> self.order.get()
     }
 
-    /// The descriptor that says this.
+    /// Returns the descriptor that says this.
     pub fn descriptor(self) -> AreaDescriptor {
         let flags = if self.huge { FLAG_PLAIN | FLAG_HUGE } else { FLAG_PLAIN };
         AreaDescriptor {
@@ -191,7 +191,8 @@ pub enum AreaPart {
 }
 
 impl AreaDescriptor {
-    /// What the descriptor, which stands at `at` and was written by a kernel with pages of this size, says.
+    /// Returns what the descriptor, which stands at `at` and was written by a kernel with pages of this
+    /// size, says.
     ///
     /// # Errors
     /// [`Error::Table`]: no page can start at the first chunk's address, the order is beyond the

@@ -146,7 +146,7 @@ impl Format {
     }
 }
 
-/// Name and version number `n` of a text.
+/// Returns name and version number `n` of a text.
 fn component<I: Iterator<Item = u8> + Clone>(
     text: I,
     n: usize,
@@ -161,7 +161,7 @@ fn component<I: Iterator<Item = u8> + Clone>(
     rest.take_while(|byte| *byte != b';')
 }
 
-/// The version that `text` gives for `name`, if it is `name-v` and a number.
+/// Returns the version that `text` gives for `name`, if it is `name-v` and a number.
 fn version(mut text: impl Iterator<Item = u8>, name: &str) -> Option<u32> {
     /// Digits of a version that is a number.
     const DIGITS: u32 = 9;

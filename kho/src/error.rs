@@ -64,7 +64,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The address that the error names: of the table, the node, the frames or the handle at fault.
+    /// Returns the address that the error names: of the table, the node, the frames or the handle
+    /// at fault.
     pub const fn at(&self) -> Option<PhysAddr> {
         Some(match self {
             Self::Table(e) => e.at,

@@ -24,7 +24,7 @@ impl Excerpt {
     /// The length of a text of which only the start was kept.
     const CUT: u8 = u8::MAX;
 
-    /// The first bytes of `text`.
+    /// Returns the first bytes of `text`.
     pub fn of(text: impl Iterator<Item = u8>) -> Self {
         let (mut bytes, mut length) = ([0; Self::MAX], 0);
         for byte in text {
@@ -37,7 +37,7 @@ impl Excerpt {
         Self { bytes, length }
     }
 
-    /// The bytes that were kept.
+    /// Returns the bytes that were kept.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or(&self.bytes)
     }

@@ -60,7 +60,7 @@ pub struct TableError {
 }
 
 impl TableError {
-    /// Whether something that the table names is not preserved.
+    /// Returns whether something that the table names is not preserved.
     pub const fn is_not_preserved(&self) -> bool {
         matches!(self.fault, Fault::NotPreserved { .. })
     }

@@ -189,24 +189,24 @@ impl<'a> DeviceTree<'a> {
         Ok(Self { words, table, at, structure, strings })
     }
 
-    /// The tree's address.
+    /// Returns the tree's address.
     pub const fn at(&self) -> PhysAddr {
         self.at
     }
 
-    /// Where the struct block starts, in bytes from the start of the tree: the first cursor for
-    /// [`DeviceTree::next`].
+    /// Returns where the struct block starts, in bytes from the start of the tree: the first cursor
+    /// for [`DeviceTree::next`].
     pub const fn start(&self) -> usize {
         self.structure.start
     }
 
-    /// `fault` at byte `offset` of this tree.
+    /// Returns `fault` as one at byte `offset` of this tree.
     pub const fn fail(&self, offset: usize, fault: Fault) -> Error {
         fault.in_table(self.table, self.at, offset)
     }
 
-    /// The token at `cursor`, which moves past it, and where the token stands. Every token moves
-    /// the cursor at least four bytes on, so a walk ends.
+    /// Returns the token at `cursor`, which moves past it, and where the token stands. Every token
+    /// moves the cursor at least four bytes on, so a walk ends.
     ///
     /// # Errors
     /// [`Error::Table`] with the byte: no token that is known, or one that leaves the struct block.
@@ -229,6 +229,7 @@ impl<'a> DeviceTree<'a> {
                         return Err(malformed("property header within the struct block"));
                     };
                     let value = at + 12;
+                    // The length is the predecessor's word: with it the end may lie past a 32-bit address space.
                     let end = value.checked_add(u32_to_usize(length));
                     let end = end.filter(|end| *end <= self.structure.end);
                     let end = end.ok_or_else(|| malformed("value within the struct block"))?;
@@ -241,12 +242,13 @@ impl<'a> DeviceTree<'a> {
                 token::END => (Token::Finish, at + 4),
                 _ => return Err(malformed("token known")),
             };
+            // Tokens are aligned; what fills up to the next is not looked at.
             *cursor = next.next_multiple_of(4);
             return Ok((at, token));
         }
     }
 
-    /// Whether the string at `offset` of the strings block is `expected`.
+    /// Returns whether the string at `offset` of the strings block is `expected`.
     pub fn string_is(&self, offset: u32, expected: &str) -> bool {
         let Some(start) = self.strings.start.checked_add(u32_to_usize(offset)) else {
             return false;
@@ -256,7 +258,7 @@ impl<'a> DeviceTree<'a> {
         self.bytes(start..self.strings.end).take(length).eq(expected)
     }
 
-    /// The bytes of the tree in `range`, as far as there are.
+    /// Returns the bytes of the tree in `range`, as far as there are.
     pub fn bytes(&self, range: Range<usize>) -> impl Iterator<Item = u8> + Clone {
         range.map_while(|i| {
             let word = self.words.get(i / 4)?.load(Relaxed).to_ne_bytes();
@@ -264,7 +266,7 @@ impl<'a> DeviceTree<'a> {
         })
     }
 
-    /// The 64-bit value, in native byte order, at byte `offset`, a multiple of 4.
+    /// Returns the 64-bit value, in native byte order, at byte `offset`, a multiple of 4.
     pub fn value(&self, offset: usize) -> Option<u64> {
         let word = |i: usize| Some(self.words.get(i)?.load(Relaxed).to_ne_bytes());
         let (first, second) = (word(offset / 4)?, word(offset / 4 + 1)?);
@@ -275,12 +277,12 @@ impl<'a> DeviceTree<'a> {
         Some(u64::from_ne_bytes(bytes))
     }
 
-    /// The 32-bit value, in native byte order, at byte `offset`, a multiple of 4.
+    /// Returns the 32-bit value, in native byte order, at byte `offset`, a multiple of 4.
     pub fn value32(&self, offset: usize) -> Option<u32> {
         Some(self.words.get(offset / 4)?.load(Relaxed))
     }
 
-    /// The big-endian word at byte `offset`, a multiple of 4, of the struct block.
+    /// Returns the big-endian word at byte `offset`, a multiple of 4, of the struct block.
     fn word(&self, offset: usize) -> Option<u32> {
         if offset.checked_add(4)? > self.structure.end {
             return None;

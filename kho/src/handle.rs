@@ -124,7 +124,7 @@ impl Handle {
     /// The longest length that a handle tells: frames or bytes, 2^44 - 1.
     pub const MAX_LENGTH: u64 = (1 << LENGTH_BITS) - 1;
 
-    /// The handle that says `parts`.
+    /// Returns the handle that says `parts`.
     ///
     /// # Errors
     /// [`Error::Handle`] if no handle can: [`HandleFault::Length`] (zero, or above
@@ -157,7 +157,7 @@ impl Handle {
         }
     }
 
-    /// What the handle says.
+    /// Returns what the handle says.
     ///
     /// # Errors
     /// [`Error::Handle`] with the first [`HandleFault`] found, in the order of its variants.
@@ -196,7 +196,7 @@ impl Handle {
         sized.ok_or(self.refused(HandleFault::Address))
     }
 
-    /// The error that refuses this handle.
+    /// Returns the error that refuses this handle.
     #[cold]
     pub fn refused(&self, fault: HandleFault) -> Error {
         Error::Handle { addr: self.addr.get(), meta: self.meta.get(), fault }
@@ -251,6 +251,7 @@ fn decode(addr: PhysAddr, kind: u64, length: u64, tag: u8) -> Result<Parts, Hand
         return Err(HandleFault::Kind);
     }
     let starts_anywhere = kind == kind::OBJECT;
+    // Frames start where pages do; an object lies inside a slab, so at address 0 there is none.
     if addr.get() == 0 && starts_anywhere || !addr.is_page_aligned() && !starts_anywhere {
         return Err(HandleFault::Address);
     }
@@ -260,6 +261,7 @@ fn decode(addr: PhysAddr, kind: u64, length: u64, tag: u8) -> Result<Parts, Hand
     if tag != 0 && kind != kind::OBJECT && kind != kind::AREA {
         return Err(HandleFault::Tag);
     }
+    // What reaches past the last address is no extent, whatever the memory of this machine.
     let ends = |bytes| Run::covering(addr, bytes).map(|_| ()).ok_or(HandleFault::Address);
     let run = || Run::new(addr.pfn(), length).ok_or(HandleFault::Address);
     match kind {
@@ -302,7 +304,7 @@ mod tests {
         }
     }
 
-    /// A handle of these fields, right or wrong, with a check that holds.
+    /// Returns a handle of these fields, right or wrong, with a check that holds.
     fn raw(addr: u64, kind: u64, length: u64, tag: u8) -> Handle {
         let meta = length | kind << LENGTH_BITS | u64::from(tag) << TAG_SHIFT;
         let meta = meta | check(addr, meta) << CHECK_SHIFT;

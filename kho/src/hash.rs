@@ -68,7 +68,7 @@ const SCRAMBLE: [u64; STRIPE] = secret(128);
 const LAST: [u64; STRIPE] = secret(121);
 const MERGE: [u64; STRIPE] = secret(11);
 
-/// A stripe of the secret, from its byte `at` on.
+/// Returns a stripe of the secret, from its byte `at` on.
 const fn secret(at: usize) -> [u64; STRIPE] {
     let (mut stripe, mut i) = ([0; STRIPE], 0);
     while i < STRIPE {
@@ -95,12 +95,12 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// For `bytes` bytes.
+    /// Begins a hash of `bytes` bytes.
     pub fn new(bytes: u64) -> Self {
         Self { sums: SUMS, kept: [0; KEPT], words: 0, bytes }
     }
 
-    /// The next 8 bytes, as they lie in memory. Of the last ones, those beyond the length are not
+    /// Adds the next 8 bytes, as they lie in memory. Of the last ones, those beyond the length are not
     /// hashed.
     #[inline]
     pub fn word(&mut self, word: u64) {
@@ -115,7 +115,7 @@ impl Hasher {
         }
     }
 
-    /// The next words of memory that others may write, each read once. Only words that fill stripes
+    /// Adds the next words of memory that others may write, each read once. Only words that fill stripes
     /// came before.
     pub fn memory(&mut self, words: &[AtomicU64]) {
         // As many as are kept, first loaded and then added: a stripe that is added at once would be
@@ -143,19 +143,19 @@ impl Hasher {
         }
     }
 
-    /// The words of `bytes`; of their end, what is no word is left out.
+    /// Adds the words of `bytes`; of their end, what is no word is left out.
     pub fn bytes(&mut self, bytes: &[u8]) {
         for word in bytes.as_chunks().0 {
             self.word(u64::from_ne_bytes(*word));
         }
     }
 
-    /// The word `back` words before the next.
+    /// Returns the word `back` words before the next.
     fn kept(&self, back: usize) -> u64 {
         u64::from_le(self.kept[self.words.wrapping_sub(back) % KEPT])
     }
 
-    /// The hash, once all of it came.
+    /// Returns the hash, once all of it came.
     pub fn finish(mut self) -> u64 {
         if self.bytes <= SHORT {
             let bytes = self.kept.as_bytes().get(..u64_to_usize(self.bytes));
@@ -181,8 +181,8 @@ impl Hasher {
     }
 }
 
-/// Whether the stripe that ends after so many words is the last, be it whole or not, which is added
-/// otherwise.
+/// Returns whether the stripe that ends after so many words is the last, be it whole or not, which
+/// is added otherwise.
 #[inline]
 const fn is_last(words: usize, bytes: u64) -> bool {
     usize_to_u64(words) * 8 >= bytes
@@ -214,7 +214,7 @@ fn add(sums: &mut [u64; STRIPE], words: &[u64; STRIPE], keys: &[u64; STRIPE]) {
     }
 }
 
-/// Both halves of the product of two sums.
+/// Folds both halves of the product of two sums.
 fn folded([a, b]: [u64; 2], [c, d]: [u64; 2]) -> u64 {
     let product = u128::from(a ^ c) * u128::from(b ^ d);
     low_u64(product) ^ low_u64(product >> 64)

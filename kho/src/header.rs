@@ -159,7 +159,7 @@ pub enum SealState {
 }
 
 impl SealState {
-    /// The seal, if the handover is sealed now.
+    /// Returns the seal, if the handover is sealed now.
     pub const fn info(self) -> Option<SealInfo> {
         match self {
             Self::Sealed(info) => Some(info),
@@ -184,7 +184,7 @@ pub struct SealInfo {
 pub struct Producer([u8; 64]);
 
 impl Producer {
-    /// As much of `name` as fits, cut between characters.
+    /// Returns as much of `name` as fits, cut between characters.
     pub fn new(name: &str) -> Self {
         let mut bytes = [0; 64];
         let mut at = 0;
@@ -196,7 +196,7 @@ impl Producer {
         Self(bytes)
     }
 
-    /// The name; what is no UTF-8 in it is left out.
+    /// Returns the name; what is no UTF-8 in it is left out.
     pub fn as_str(&self) -> &str {
         let bytes = self.0.split(|byte| *byte == 0).next().unwrap_or(&[]);
         bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid())
@@ -251,12 +251,12 @@ impl Header {
     }
 }
 
-/// The fault of a header at `at`.
+/// Returns the fault of a header at `at`.
 const fn fail(at: PhysAddr, offset: usize, fault: Fault) -> Error {
     fault.in_table(Table::Header, at, offset)
 }
 
-/// The word at an offset.
+/// Returns the word at an offset.
 fn word(words: &[AtomicU64], offset: usize) -> Option<&AtomicU64> {
     words.get(offset / size_of::<u64>())
 }
@@ -315,7 +315,7 @@ fn check(words: &[AtomicU64], at: PhysAddr) -> Result<(), Error> {
     seal_in(words, at).map(drop)
 }
 
-/// The offset of the half that holds.
+/// Returns the offset of the half that holds.
 fn turned_to(words: &[AtomicU64], at: PhysAddr) -> Result<usize, Error> {
     // Acquire pairs with the Release store in `HeaderPage::turn_to`: the half that holds is read
     // after the word that says so.
@@ -344,7 +344,7 @@ fn load_half(
     check_pages(page, &covered.says, at, half)
 }
 
-/// Whether tables can start where the half at this offset says so: a cache directory at a page, a root page, which
+/// Checks that tables can start where the half at this offset says so: a cache directory at a page, a root page, which
 /// may be of another make, at any multiple of 8.
 fn check_pages(page: PageSize, says: &Says, at: PhysAddr, half: usize) -> Result<(), Error> {
     for (addr, align, offset) in
@@ -358,7 +358,7 @@ fn check_pages(page: PageSize, says: &Says, at: PhysAddr, half: usize) -> Result
     Ok(())
 }
 
-/// Which seal holds, if any does.
+/// Returns which seal holds, if any does.
 #[inline(never)]
 fn seal_in(words: &[AtomicU64], at: PhysAddr) -> Result<SealState, Error> {
     // Acquire pairs with the Release store in `HeaderPage::turn_seal`: the seal that holds is read
@@ -379,7 +379,7 @@ fn seal_in(words: &[AtomicU64], at: PhysAddr) -> Result<SealState, Error> {
     }))
 }
 
-/// Whether this build reads a page that is marked so.
+/// Checks that this build reads a page that is marked so.
 fn check_compatible(found: &[u8; 16]) -> Result<(), Fault> {
     if *found == COMPATIBLE {
         return Ok(());

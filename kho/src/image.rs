@@ -23,7 +23,7 @@ pub trait Image {
     /// for, across the borders of the image's stretches too.
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]>;
 
-    /// Whether all of `run` is memory.
+    /// Returns whether all of `run` is memory.
     fn is_memory(&self, run: Run) -> bool;
 }
 
@@ -46,18 +46,18 @@ impl<I: ?Sized> Clone for Left<'_, I> {
 impl<I: ?Sized> Copy for Left<'_, I> {}
 
 impl<'i, I: Image + ?Sized> Left<'i, I> {
-    /// What the tree whose root node is at `map` (see [`RootView::map`](crate::RootView::map)) says
-    /// of `image`.
+    /// Returns what the tree whose root node is at `map` (see
+    /// [`RootView::map`](crate::RootView::map)) says of `image`.
     pub const fn new(image: &'i I, map: PhysAddr) -> Self {
         Self { image, map }
     }
 
-    /// Nothing preserved: enough to read a root page before its tree is known.
+    /// Says that nothing is preserved: enough to read a root page before its tree is known.
     pub const fn bare(image: &'i I) -> Self {
         Self::new(image, PhysAddr::new(0))
     }
 
-    /// The tree: folios, rows of folios, nodes, gaps.
+    /// Returns the tree: folios, rows of folios, nodes, gaps.
     pub const fn tree(&self) -> Tree<'_, Self> {
         Tree::new(self.map, self)
     }

@@ -29,12 +29,12 @@ pub struct ScratchWords<'a> {
 }
 
 impl<'a> ScratchWords<'a> {
-    /// Bytes that a list of `entries` needs.
+    /// Returns the number of bytes that a list of `entries` needs.
     pub const fn bytes(entries: usize) -> usize {
         entries.saturating_mul(ENTRY)
     }
 
-    /// A list to be written into `words`, which stand at `at`.
+    /// Returns a list to be written into `words`, which stand at `at`.
     pub const fn new(words: &'a [AtomicU64], at: PhysAddr) -> Self {
         Self { words, at }
     }
@@ -69,7 +69,7 @@ impl<'a> ScratchWords<'a> {
         Ok(Self::bytes(count))
     }
 
-    /// The list's address.
+    /// Returns the list's address.
     pub const fn at(self) -> PhysAddr {
         self.at
     }
@@ -139,6 +139,7 @@ impl<'a> ScratchList<'a> {
         let list = Self { words };
         for (i, (addr, size)) in list.entries().enumerate() {
             let offset = i * ENTRY;
+            // An empty area may be anywhere: `runs` leaves it out.
             if size == 0 {
                 continue;
             }
@@ -153,6 +154,7 @@ impl<'a> ScratchList<'a> {
             if !is_memory(run) {
                 return fail(offset, Fault::OutsideMemory { addr });
             }
+            // Each with those before it: a list is a page at most, so a few hundred entries.
             if let Some(with) = list.take(i).find(|other| other.overlaps(run)) {
                 return fail(offset, Fault::Overlap { run, with });
             }
@@ -160,17 +162,17 @@ impl<'a> ScratchList<'a> {
         Ok(list)
     }
 
-    /// The list that this kernel wrote into `words`.
+    /// Returns the list that this kernel wrote into `words`.
     pub const fn ours(words: &'a [AtomicU64]) -> Self {
         Self { words }
     }
 
-    /// The areas that are not empty, in the order of the list.
+    /// Returns the areas that are not empty, in the order of the list.
     pub fn runs(&self) -> impl Iterator<Item = Run> + Clone + use<'a> {
         self.take(usize::MAX)
     }
 
-    /// Whether any of `run`'s frames is scratch.
+    /// Returns whether any of `run`'s frames is scratch.
     pub fn overlaps(&self, run: Run) -> bool {
         self.runs().any(|area| area.overlaps(run))
     }

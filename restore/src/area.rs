@@ -61,7 +61,7 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
         }
     }
 
-    /// The area that [`PreservedArea::into_raw`] gave away, or that was claimed from a
+    /// Returns the area that [`PreservedArea::into_raw`] gave away, or that was claimed from a
     /// predecessor and preserved again.
     ///
     /// # Safety
@@ -73,12 +73,12 @@ impl<'m, M: Machine> PreservedArea<'m, M> {
         Self { memory, info }
     }
 
-    /// What to write down to find the area again.
+    /// Returns what to write down to find the area again.
     pub const fn into_raw(self) -> AreaInfo {
         self.info
     }
 
-    /// What the area's descriptor says.
+    /// Returns what the area's descriptor says.
     pub const fn info(&self) -> AreaInfo {
         self.info
     }
@@ -176,7 +176,7 @@ pub(crate) fn growing<M: Machine, T>(
     }
 }
 
-/// A page for a table of ours: zeroed, preserved.
+/// Returns a page for a table of ours: zeroed, preserved.
 pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[AtomicU64]), Error> {
     let block = growing(memory, || {
         memory.alloc(Request::new(Order::ZERO).frame_type(FrameType::Table).zeroed())
@@ -218,7 +218,7 @@ impl<'m, M: Machine> Release<'m, M> {
         Self { memory, order, next: first, chunk: None }
     }
 
-    /// The next block, which is not preserved any more.
+    /// Returns the next block, which is not preserved any more.
     fn step(&mut self) -> Option<Block> {
         loop {
             let Some((chunk, words)) = self.chunk else {
@@ -239,7 +239,7 @@ impl<'m, M: Machine> Release<'m, M> {
         }
     }
 
-    /// The next chunk, and the words of its blocks.
+    /// Returns the next chunk, and the words of its blocks.
     fn open(&mut self) -> Option<(Block, &'m [AtomicU64])> {
         if self.next.get() == 0 {
             return None;

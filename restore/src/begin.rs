@@ -86,7 +86,7 @@ impl<M: Machine> NewHeirloom<M> {
         Self::after(memory, entry, producer, &left)
     }
 
-    /// What is left to do once the predecessor's tables are known to be sound.
+    /// Returns what is left to do once the predecessor's tables are known to be sound.
     #[inline(never)]
     fn after(
         memory: Memory<M>,
@@ -142,12 +142,12 @@ fn keep_scratch<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), E
     Ok(())
 }
 
-/// The error that says how many frames a handover takes.
+/// Returns the error that says how many frames a handover takes.
 const fn too_small(frames: u64) -> Error {
     Error::MemoryTooSmall { frames, needed: reserve::LEAST }
 }
 
-/// Whether there can be memory beside `scratch` for a handover and for its successor's tables.
+/// Checks that there can be memory beside `scratch` for a handover and for its successor's tables.
 #[inline(never)]
 fn large_enough<M: Machine>(memory: &Memory<M>, scratch: &[Run]) -> Result<(), Error> {
     let beside = memory.frames().saturating_sub(scratch.iter().map(|area| area.frames()).sum());
@@ -163,8 +163,8 @@ fn take_over<M: Machine>(memory: &mut Memory<M>, entry: Entry) -> Result<u64, Er
         .take_over_in_place(map, |counts| crate::check::sealable(counts, entry, PageSize::BUILD))?)
 }
 
-/// What slabs are made from, with the predecessor's caches if it had any. The cache directory is the last to be
-/// checked: then the seal is opened, and from there on the handover is changed.
+/// Returns what slabs are made from, with the predecessor's caches if it had any. The cache directory is the
+/// last to be checked: then the seal is opened, and from there on the handover is changed.
 #[inline(never)]
 fn new_slabs<M: Machine>(memory: Memory<M>, left: &Predecessor) -> Result<NewSlabs<M>, Error> {
     if let Some(directory) = left.cache_directory {

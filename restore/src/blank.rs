@@ -92,7 +92,7 @@ impl<'m, M: Machine> BlankPages<'m, M> {
         Ok(())
     }
 
-    /// The next page, of zeroes again.
+    /// Returns the next page, of zeroes again.
     fn take(&mut self) -> Option<(Block, BlankPage<'m>)> {
         let page = self.last?;
         // SAFETY: this value's alone, and then of the owner of the blank page.

@@ -39,10 +39,10 @@ pub struct Placement<'a> {
 }
 
 impl<M: Machine> Heirloom<M> {
-    /// Bytes of scratch that a memory of these ranges needs on a machine of `cpus` CPUs: about
-    /// 1.2 bytes a frame. In one area, whole pages. Ranges that [`joined`] takes together are one,
-    /// so a successor whose firmware splits a range needs no more, as long as it lists them by
-    /// address.
+    /// Returns the number of bytes of scratch that a memory of these ranges needs on a machine of
+    /// `cpus` CPUs: about 1.2 bytes a frame. In one area, whole pages. Ranges that [`joined`] takes
+    /// together are one, so a successor whose firmware splits a range needs no more, as long as it
+    /// lists them by address.
     pub const fn scratch_bytes(map: MemoryMap<'_>, cpus: usize) -> usize {
         let mut bytes = Memory::<M>::cpu_bytes(cpus);
         let mut i = 0;
@@ -84,7 +84,7 @@ impl<M: Machine> Heirloom<M> {
         unsafe { Self::boot_in(machine, map, scratch, producer, Placement::default()) }
     }
 
-    /// [`Heirloom::boot`] with metadata where the caller wants it, or beside what is busy.
+    /// Does what [`Heirloom::boot`] does, with metadata where the caller wants it, or beside what is busy.
     ///
     /// # Errors
     /// As for [`Heirloom::boot`], and [`Error::MetadataInUse`].
@@ -135,7 +135,7 @@ impl<M: Machine> Heirloom<M> {
         unsafe { Self::revive_in(machine, map, entry, producer, seal, Placement::default()) }
     }
 
-    /// [`Heirloom::revive`] with metadata where the caller wants it, or beside what is busy: for a
+    /// Does what [`Heirloom::revive`] does, with metadata where the caller wants it, or beside what is busy: for a
     /// kernel that was loaded into scratch, with its image and whatever came with it.
     ///
     /// # Errors
@@ -176,7 +176,7 @@ impl<M: Machine> Heirloom<M> {
         }
     }
 
-    /// Where there is room for a successor's metadata, and whether that is in scratch.
+    /// Returns where there is room for a successor's metadata, and whether that is in scratch.
     ///
     /// # Safety
     /// As for [`Heirloom::revive_in`].
@@ -201,7 +201,8 @@ impl<M: Machine> Heirloom<M> {
 }
 
 impl<M: Machine> Heirloom<M> {
-    /// A handover with nothing in it but itself, over memory from which nothing was allocated.
+    /// Returns a handover with nothing in it but itself, over memory from which nothing was
+    /// allocated.
     ///
     /// `scratch` is reserved and written down: nothing preserved ever lies in it, so the
     /// successor may work there before it has read the map. What a successor needs at least,
@@ -249,8 +250,8 @@ impl<M: Machine> Heirloom<M> {
     }
 }
 
-/// Where metadata goes: what was asked for, or the largest stretch of an area that touches neither
-/// what is busy nor the predecessor's tables.
+/// Returns where metadata goes: what was asked for, or the largest stretch of an area that touches
+/// neither what is busy nor the predecessor's tables.
 #[inline(never)]
 fn room(
     map: MemoryMap<'_>,
@@ -263,6 +264,7 @@ fn room(
         let meets = |run: &Run| run.overlaps(metadata);
         let mut with = areas.find(|area| meets(area) && !area.covers(metadata));
         if !is_memory(map, metadata) {
+            // Not all of it is memory: the range that it meets the end of is named.
             with = with.or_else(|| joined(map).map(|(range, _)| range).find(meets));
         }
         return match with.or_else(|| holes.runs().find(meets)) {
@@ -283,8 +285,8 @@ fn room(
     }
 }
 
-/// Whether each frame of `run` is in the map: in one range, or in several that touch on one node,
-/// wherever in the map they stand.
+/// Returns whether each frame of `run` is in the map: in one range, or in several that touch on one
+/// node, wherever in the map they stand.
 fn is_memory(map: MemoryMap<'_>, run: Run) -> bool {
     let at = |pfn| map.iter().find(|(range, _)| range.contains(pfn));
     let Some(&(mut range, node)) = at(run.start()) else { return false };
@@ -308,7 +310,7 @@ impl Holes<'_> {
         self.busy.iter().chain(self.tables.iter().flatten()).copied()
     }
 
-    /// The largest stretch of `area` that is in none of them, or no frames.
+    /// Returns the largest stretch of `area` that is in none of them, or no frames.
     #[inline(never)]
     fn largest_beside(&self, area: Run) -> Run {
         let (mut largest, mut start) = (NOWHERE, area.start());
@@ -332,7 +334,7 @@ impl Holes<'_> {
     }
 }
 
-/// How many of `cpus` CPUs there is room for: one at least, for which there may be none.
+/// Returns how many of `cpus` CPUs there is room for: one at least, for which there may be none.
 fn fitting<M: Machine>(map: MemoryMap<'_>, room: Run, cpus: usize) -> usize {
     let bytes = usize::try_from(room.bytes()).unwrap_or(usize::MAX);
     let fits = |cpus: &usize| Heirloom::<M>::scratch_bytes(map, *cpus) <= bytes;
@@ -347,8 +349,8 @@ fn keep_out<M: Machine>(memory: &Memory<M>, metadata: Run) -> Result<(), Error> 
     Ok(())
 }
 
-/// A memory of the ranges in `map`, its metadata, for `cpus` CPUs, at the start of `room`: which
-/// frames it takes.
+/// Returns a memory of the ranges in `map`, its metadata, for `cpus` CPUs, at the start of `room`:
+/// which frames it takes.
 ///
 /// # Safety
 /// As for [`Heirloom::boot_in`]; what `room` contains may be overwritten.

@@ -14,8 +14,8 @@ use crate::heirloom::Heirloom;
 const ALIGN: usize = 16;
 
 impl<M: Machine> Heirloom<M> {
-    /// A buffer of `bytes` bytes, aligned to 16. For other layouts, and buffers that are preserved
-    /// from birth, see [`Slabs::alloc`](heirloom_slab::Slabs::alloc).
+    /// Returns a buffer of `bytes` bytes, aligned to 16. For other layouts, and buffers that are
+    /// preserved from birth, see [`Slabs::alloc`](heirloom_slab::Slabs::alloc).
     ///
     /// # Errors
     /// As for [`Slabs::alloc`](heirloom_slab::Slabs::alloc).
@@ -63,7 +63,7 @@ impl<M: Machine> Heirloom<M> {
         Ok(unsafe { self.slabs().unpreserve(ptr) }?)
     }
 
-    /// The handle of a buffer or an object that is in use: good for the successor if it is
+    /// Returns the handle of a buffer or an object that is in use: good for the successor if it is
     /// preserved, from birth or since. It stays the same as long as the memory is not freed, over
     /// any number of generations.
     ///

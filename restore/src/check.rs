@@ -16,8 +16,8 @@ use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::sync::AtomicU64;
 use heirloom_kho::tree::{self, Counts, Ledger};
 use heirloom_kho::{
-    Block, Fault, Header, Image, Left, PAGE_SIZE, Pfn, PhysAddr, RootView, Run, SUBTREE, SealInfo,
-    Subtree, Table, TableError,
+    Block, Fault, Header, Image, Left, PAGE_SIZE, Pfn, PhysAddr, RootView, Run, SUBTREE,
+    ScratchList, SealInfo, Subtree, Table, TableError,
 };
 use heirloom_slab::internal::ImageCaches;
 
@@ -119,17 +119,8 @@ where
     };
     surveyed.map = Some(root.map());
     let left = Left::new(image, root.map());
-    let mut scratch = None;
-    if entry.scratch_bytes > 0 {
-        let words = |addr, bytes| image.words(addr, bytes);
-        match entry.areas_in(size, |run| image.is_memory(run), words) {
-            Ok(areas) => {
-                areas.runs().for_each(|area| ledger.keep_out(area));
-                scratch = Some(areas);
-            }
-            Err(error) => found(error)?,
-        }
-    }
+    let scratch = scratch(image, entry, &mut found)?;
+    scratch.iter().flat_map(ScratchList::runs).for_each(|area| ledger.keep_out(area));
     let tree_fault = |fault| Error::Folio(heirloom_folio::Error::Tree(fault));
     let mut whole = true;
     let counts = tree::survey(root.map(), &left, ledger, |fault| {
@@ -140,25 +131,19 @@ where
     // What lies in scratch is kept out of everything else with it.
     let in_scratch = |run| scratch.is_some_and(|areas| areas.overlaps(run));
     for (table, run) in entry.tables(size).filter(|(_, run)| !in_scratch(*run)) {
-        let held = place(&left, table, run).and_then(|place| match place {
-            Place::Preserved(block) => claim(block, table, ledger),
-            Place::Free(run) => free(table, run, ledger),
-        });
-        held.or_else(&mut found)?;
+        held(&left, table, run, ledger).or_else(&mut found)?;
     }
     // Whether it is the first to be named does not matter: a list without areas has no bytes.
     let _ = entry.empty_list(&left).is_some_and(|block| ledger.claim(block));
     let Some((page, header)) = subtrees(&left, &root, &mut found)? else { return Ok(surveyed) };
     surveyed.header = Some(header);
     if let Some(info) = header.seal.info() {
+        // What a tree at fault does not name may have been sealed all the same.
+        let hidden = if whole { 0 } else { info.entries };
+        let frames = sealable(&counts, entry, size).saturating_add(hidden);
         let claimed = seal::for_each_block(&left, &info, |block| claim(block, Table::Seal, ledger));
         match claimed {
-            Ok(()) => {
-                // What a tree at fault does not name may have been sealed all the same.
-                let hidden = if whole { 0 } else { info.entries };
-                let frames = sealable(&counts, entry, size).saturating_add(hidden);
-                surveyed.sealed = sealed(&left, &info, frames, &mut found)?;
-            }
+            Ok(()) => surveyed.sealed = sealed(&left, &info, frames, &mut found)?,
             Err(error) => found(error)?,
         }
     }
@@ -172,9 +157,25 @@ where
     Ok(surveyed)
 }
 
+/// Reads the scratch list, if it is known where it is; `None`, too, for one that is not sound.
+fn scratch<I: Image + ?Sized, E>(
+    image: &I,
+    entry: Entry,
+    mut found: impl FnMut(Error) -> Result<(), E>,
+) -> Result<Option<ScratchList<'_>>, E> {
+    if entry.scratch_bytes == 0 {
+        return Ok(None);
+    }
+    let words = |addr, bytes| image.words(addr, bytes);
+    match entry.areas_in(image.page_size(), |run| image.is_memory(run), words) {
+        Ok(areas) => Ok(Some(areas)),
+        Err(error) => found(error).map(|()| None),
+    }
+}
+
 impl Entry {
-    /// The frames of the root page and the scratch list, if there is one. Of what would end above
-    /// the last frame, none.
+    /// Returns the frames of the root page and the scratch list, if there is one. Of what would end
+    /// above the last frame, none.
     pub(crate) fn tables(&self, page: PageSize) -> impl Iterator<Item = (Table, Run)> {
         let root = (Table::Root, self.root, usize_to_u64(page.bytes()));
         let scratch = (Table::Scratch, self.scratch, self.scratch_bytes);
@@ -184,8 +185,8 @@ impl Entry {
         runs.filter(|(_, run)| !run.is_empty())
     }
 
-    /// The preserved block in which a scratch list without areas stands: of no bytes, and in a page
-    /// all the same. An address of 0 is that of no list.
+    /// Returns the preserved block in which a scratch list without areas stands: of no bytes, and
+    /// in a page all the same. An address of 0 is that of no list.
     pub(crate) fn empty_list(&self, pages: &impl Pages) -> Option<Block> {
         let page = pages.page_size().covering(self.scratch, 1)?;
         let there = self.scratch_bytes == 0 && self.scratch.get() != 0 && pages.is_memory(page);
@@ -201,7 +202,7 @@ pub(crate) enum Place {
     Free(Run),
 }
 
-/// Where the frames of `table` lie.
+/// Returns where the frames of `table` lie.
 pub(crate) fn place(pages: &impl Pages, table: Table, run: Run) -> Result<Place, Error> {
     match pages.block_around(run.start()) {
         Some(block) if block.run().covers(run) => Ok(Place::Preserved(block)),
@@ -210,6 +211,19 @@ pub(crate) fn place(pages: &impl Pages, table: Table, run: Run) -> Result<Place,
             Err(fault.in_table(table, run.addr(), 0).into())
         }
         None => Ok(Place::Free(run)),
+    }
+}
+
+/// Takes the frames of one of the handover's own tables from `ledger`.
+fn held<L: Ledger + ?Sized>(
+    pages: &impl Pages,
+    table: Table,
+    run: Run,
+    ledger: &mut L,
+) -> Result<(), Error> {
+    match place(pages, table, run)? {
+        Place::Preserved(block) => claim(block, table, ledger),
+        Place::Free(run) => free(table, run, ledger),
     }
 }
 
@@ -318,7 +332,7 @@ impl Lost {
         }
     }
 
-    /// A frame of `run` that is known not to be preserved.
+    /// Returns a frame of `run` that is known not to be preserved.
     fn hole_in(&self, run: Run) -> Option<Pfn> {
         self.holes.into_iter().flatten().find(|hole| run.contains(*hole))
     }
@@ -372,7 +386,7 @@ fn is_preserved(
     Err(fail(Fault::NotPreserved { block: pages.page_size().page_of(missing) }))
 }
 
-/// The words of heirloom's own subtree.
+/// Returns the words of heirloom's own subtree.
 #[inline(never)]
 fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Error> {
     let run = pages.page_size().covering(addr, usize_to_u64(Header::SIZE));
@@ -382,8 +396,8 @@ fn header_words(pages: &impl Pages, addr: PhysAddr) -> Result<&[AtomicU64], Erro
     words.ok_or(Fault::Misaligned { addr }.in_table(Table::Header, addr, 0).into())
 }
 
-/// The first frame of `run` that lies in no preserved block and in none of `others`, which were
-/// found preserved before: subtrees over one another cost what their frames cost.
+/// Returns the first frame of `run` that lies in no preserved block and in none of `others`, which
+/// were found preserved before: subtrees over one another cost what their frames cost.
 fn first_unpreserved(
     pages: &impl Pages,
     run: Run,
@@ -405,8 +419,8 @@ fn first_unpreserved(
     None
 }
 
-/// How many pages there are that a seal can cover: what the tree has, and the tables that it need
-/// not have.
+/// Returns how many pages there are that a seal can cover: what the tree has, and the tables that
+/// it need not have.
 pub(crate) fn sealable(counts: &Counts, entry: Entry, page: PageSize) -> u64 {
     let tables = entry.tables(page).map(|(_, run)| page.pages(run.frames()));
     let all = page.pages(counts.frames()).saturating_add(counts.nodes());

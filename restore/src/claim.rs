@@ -17,7 +17,7 @@ use crate::pages::{Inherited, Pages, words_at};
 use crate::records::Records;
 
 impl<M: Machine> Heirloom<M> {
-    /// The handle of a preserved folio.
+    /// Returns the handle of a preserved folio.
     ///
     /// # Errors
     /// None for a folio; the type is that of all handles.
@@ -25,7 +25,7 @@ impl<M: Machine> Heirloom<M> {
         Ok(Handle::new(Parts::Folio(folio.extent()))?)
     }
 
-    /// The handle of a preserved run.
+    /// Returns the handle of a preserved run.
     ///
     /// # Errors
     /// [`Error::Handle`]: more frames than a handle can count.
@@ -114,7 +114,8 @@ impl<M: Machine> Pages for Claimed<'_, M> {
     }
 }
 
-/// What the predecessor left, for readers that claim each table page before they look into it.
+/// Returns what the predecessor left, for readers that claim each table page before they look into
+/// it.
 ///
 /// The claim is what makes the page theirs: another that has a handle to it loses, or has won
 /// before and is refused here.
@@ -147,7 +148,7 @@ pub(crate) fn put_back<M: Machine>(memory: &Memory<M>, block: Block, kind: Frame
     debug_assert!(undone.is_ok(), "what was taken can be put back: {undone:?}");
 }
 
-/// The kind that a part of an area is claimed as, and its block.
+/// Returns the kind that a part of an area is claimed as, and its block.
 const fn kind_of(part: AreaPart) -> (Block, FrameType) {
     match part {
         AreaPart::Chunk(block) => (block, FrameType::Table),

@@ -28,8 +28,8 @@ impl<M: Machine> Heirloom<M> {
         });
     }
 
-    /// Whether the block at an address, which this layer has, is what a name led to by which the
-    /// predecessor's entry still finds it.
+    /// Returns whether the block at an address, which this layer has, is what a name led to by
+    /// which the predecessor's entry still finds it.
     pub(crate) fn is_claimed_before(&self, addr: PhysAddr) -> bool {
         let claimed = self.before(|moved, view| {
             let mut names = view.subtrees().enumerate();
@@ -41,7 +41,7 @@ impl<M: Machine> Heirloom<M> {
         claimed == Some(true)
     }
 
-    /// Whether the predecessor's root page is another, and is kept.
+    /// Returns whether the predecessor's root page is another, and is kept.
     pub(crate) fn has_before(&self) -> bool {
         self.moved.lock().is_some()
     }
@@ -55,13 +55,14 @@ impl<M: Machine> Heirloom<M> {
         matches!(moved.held, [Some(Held::Taken(_)), ..]).then_some(moved.root)
     }
 
-    /// Whether the predecessor's root page names frames of `run`, its entry being good or not.
+    /// Returns whether the predecessor's root page names frames of `run`, its entry being good or
+    /// not.
     pub(crate) fn is_named_before(&self, run: Run) -> bool {
         self.before(|_, view| names_frames(view, run)) == Some(true)
     }
 
-    /// Whether the predecessor's entry is good and leads to frames of `run`: those to which `subtree` led
-    /// are freed then, once it has ended.
+    /// Returns whether the predecessor's entry is good and leads to frames of `run`: those to which
+    /// `subtree` led are freed then, once it has ended.
     pub(crate) fn note_discarded(&self, subtree: &Subtree, run: Run) -> bool {
         let named = self.before(|moved, view| {
             let named = !moved.ended && names_frames(view, run);
@@ -74,8 +75,8 @@ impl<M: Machine> Heirloom<M> {
         named == Some(true)
     }
 
-    /// What is to become of an unclaimed block that the predecessor's entry led to, now that it has ended;
-    /// `None` if it did not, or that was never another.
+    /// Returns what is to become of an unclaimed block that the predecessor's entry led to, now that it
+    /// has ended; `None` if it did not, or that was never another.
     pub(crate) fn ended_name(&self, block: Block) -> Option<Ended> {
         self.before(|moved, view| {
             if !moved.ended || !names_frames(view, block.run()) {

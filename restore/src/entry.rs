@@ -22,8 +22,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The areas that the predecessor kept free of anything preserved: all that a successor may
-    /// write before it has read the map. The root page is checked as well, as far as it goes.
+    /// Returns the areas that the predecessor kept free of anything preserved: all that a successor
+    /// may write before it has read the map. The root page is checked as well, as far as it goes.
     ///
     /// # Errors
     /// [`Error::Table`]: the root page or the list is not sound or not memory; the root page lies
@@ -48,7 +48,7 @@ impl Entry {
         })
     }
 
-    /// The same, with `words` for memory: it is asked for whole words that `is_memory` vouches for.
+    /// Reads the areas with `words` for memory: it is asked for whole words that `is_memory` vouches for.
     pub(crate) fn areas_in<'m>(
         &self,
         page: PageSize,
@@ -72,8 +72,10 @@ impl Entry {
         RootView::sized(page, halves(root_words), self.root)?;
         let (list, words) = words(Table::Scratch, self.scratch, self.scratch_bytes)?;
         let areas = ScratchList::sized(page, words, self.scratch, &is_memory)?;
+        // The list itself may lie in one of its areas, whole.
         let within = areas.runs().any(|area| area.covers(list));
         let list = (!within).then_some((Table::Scratch, list));
+        // Any other table there would be written over while it is still to be read.
         for (table, run) in [(Table::Root, root)].into_iter().chain(list) {
             if let Some(with) = areas.runs().find(|area| area.overlaps(run)) {
                 return Err(Fault::Overlap { run, with }.in_table(table, run.addr(), 0).into());

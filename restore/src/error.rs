@@ -163,7 +163,8 @@ impl Error {
         }
     }
 
-    /// The address that the error names: of the table, the node, the block or the bytes at fault.
+    /// Returns the address that the error names: of the table, the node, the block or the bytes at
+    /// fault.
     pub const fn at(&self) -> Option<PhysAddr> {
         Some(match self {
             Self::Folio(heirloom_folio::Error::Tree(e)) => e.node,

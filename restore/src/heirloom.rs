@@ -48,22 +48,23 @@ pub struct Heirloom<M: Machine> {
 }
 
 impl<M: Machine> Heirloom<M> {
-    /// The frames that the metadata takes: a loader must not put a successor's image there as long as
-    /// this kernel runs. No frames for a kernel over a [memory](Heirloom::boot_memory) that its caller made.
+    /// Returns the frames that the metadata takes: a loader must not put a successor's image there as long
+    /// as this kernel runs. No frames for a kernel over a [memory](Heirloom::boot_memory) that its caller
+    /// made.
     pub const fn metadata(&self) -> Run {
         self.metadata
     }
 
-    /// CPUs that have a cache of frames: all that the machine can have, but where scratch had no
+    /// Returns how many CPUs have a cache of frames: all that the machine can have, but where scratch had no
     /// room for so many when this kernel took over. A call on another CPU takes frames from what
     /// is shared, and is slower.
     pub fn cpus(&self) -> usize {
         self.memory().cpu_count()
     }
 
-    /// How many frames are held back, so that a successor finds memory for its own tables however
-    /// full this kernel's memory is: 16. They count as used, and are free memory to the successor. A
-    /// successor holds what it did not use of its predecessor's, and 16 again once
+    /// Returns how many frames are held back, so that a successor finds memory for its own tables
+    /// however full this kernel's memory is: 16. They count as used, and are free memory to the
+    /// successor. A successor holds what it did not use of its predecessor's, and 16 again once
     /// [`Heirloom::finish`] has returned.
     pub fn reserve(&self) -> u64 {
         self.reserve.lock().frames()
@@ -74,7 +75,7 @@ impl<M: Machine> Heirloom<M> {
         self.reserve.lock().fill(self.memory());
     }
 
-    /// The slab layer: caches and buffers.
+    /// Returns the slab layer: caches and buffers.
     pub const fn slabs(&self) -> &Slabs<M> {
         &self.slabs
     }
@@ -101,37 +102,37 @@ impl<M: Machine> Heirloom<M> {
         self.slabs.shrink_all()
     }
 
-    /// The folio layer: frames, folios, runs.
+    /// Returns the folio layer: frames, folios, runs.
     pub fn memory(&self) -> &Memory<M> {
         self.slabs.memory()
     }
 
-    /// What to tell the successor.
+    /// Returns what to tell the successor.
     pub const fn entry(&self) -> Entry {
         self.pages.entry
     }
 
-    /// The areas that are kept free of anything preserved, as they were given or inherited, in the
-    /// order of the list.
+    /// Returns the areas that are kept free of anything preserved, as they were given or inherited,
+    /// in the order of the list.
     pub fn scratch(&self) -> impl Iterator<Item = Run> + '_ {
         let Entry { scratch, scratch_bytes, .. } = self.pages.entry;
         let words = usize::try_from(scratch_bytes / 8).unwrap_or(0);
         ScratchList::ours(self.table_words(scratch).get(..words).unwrap_or(&[])).runs()
     }
 
-    /// How many handovers led to this kernel: 0 for the first.
+    /// Returns how many handovers led to this kernel: 0 for the first.
     pub const fn generation(&self) -> u64 {
         self.pages.generation
     }
 
-    /// The root page, for the holder of the lock. A root that changes is not the one that was sealed:
-    /// each edit breaks the seal first.
+    /// Returns the root page, for the holder of the lock. A root that changes is not the one that was
+    /// sealed: each edit breaks the seal first.
     pub(crate) fn root_page(&self) -> Result<RootPage<'_>, Error> {
         let root = self.pages.entry.root;
         Ok(RootPage::reopen(halves(self.table_words(root)), root)?)
     }
 
-    /// The words of one of our own table pages.
+    /// Returns the words of one of our own table pages.
     pub(crate) fn table_words(&self, at: PhysAddr) -> &[AtomicU64] {
         // SAFETY: the page is this value's own table, which only it reaches, atomically.
         unsafe { words_at(self.memory(), at, PAGE_SIZE) }.unwrap_or(&[])

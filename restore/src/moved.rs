@@ -58,12 +58,12 @@ impl Moved {
         Self { root, held, full, ended: false, claimed, discarded }
     }
 
-    /// How many of the predecessor's names this kernel's root page has no room for.
+    /// Returns how many of the predecessor's names this kernel's root page has no room for.
     pub(crate) const fn full(&self) -> u32 {
         self.full
     }
 
-    /// The predecessor's root page.
+    /// Returns the predecessor's root page.
     pub(crate) fn view<'m, M: Machine>(
         &self,
         memory: &'m Memory<M>,
@@ -75,7 +75,7 @@ impl Moved {
     }
 }
 
-/// Where in a root page a name stands that leads to an address.
+/// Returns where in a root page a name stands that leads to an address.
 pub(crate) fn index_of(view: &RootView<'_>, name: &Name, addr: PhysAddr) -> Option<usize> {
     let is = |subtree: Subtree| subtree.name == *name && subtree.addr == addr;
     view.subtrees().position(|subtree| subtree.is_ok_and(is))
@@ -124,7 +124,7 @@ pub(crate) fn end_before<M: Machine>(
     }
 }
 
-/// Whether a root page names any frame of `run`.
+/// Returns whether a root page names any frame of `run`.
 pub(crate) fn names_frames(view: &RootView<'_>, run: Run) -> bool {
     let mut all = view.subtrees().filter_map(Result::ok);
     all.any(|subtree| subtree.frames().is_some_and(|frames| frames.overlaps(run)))

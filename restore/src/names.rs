@@ -50,7 +50,7 @@ impl Names {
     /// Every name belongs to the owner that added it.
     pub(crate) const NONE: Self = Self([[0; WORDS]; 3]);
 
-    /// All names of a root page are the predecessor's, but heirloom's own.
+    /// Says of all names of a root page that they are the predecessor's, but for heirloom's own.
     pub(crate) fn inherited(page: &RootPage<'_>) -> Result<Self, Error> {
         let mut names = Self::NONE;
         for (index, subtree) in page.view()?.subtrees().enumerate() {
@@ -61,13 +61,13 @@ impl Names {
         Ok(names)
     }
 
-    /// Whether the name at `index` is this owner's.
+    /// Returns whether the name at `index` is this owner's.
     pub(crate) fn is(&self, index: usize, owner: Owner) -> bool {
         let [words, ..] = self.0.get(owner.index()..).unwrap_or(&[]) else { return false };
         words.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Whether this layer keeps what the name at `index` leads to.
+    /// Returns whether this layer keeps what the name at `index` leads to.
     pub(crate) fn is_made(&self, index: usize) -> bool {
         self.is(index, Owner::Made) || self.is(index, Owner::Lent)
     }
@@ -98,7 +98,7 @@ impl Names {
         }
     }
 
-    /// The names in `view` that are the predecessor's and not claimed, by their index.
+    /// Returns the names in `view` that are the predecessor's and not claimed, by their index.
     pub(crate) fn unclaimed<'n, 'v>(
         &'n self,
         view: &'n RootView<'v>,

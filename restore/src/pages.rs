@@ -23,7 +23,7 @@ impl<M: Machine> fmt::Debug for Inherited<'_, M> {
 }
 
 impl<'m, M: Machine> Inherited<'m, M> {
-    /// The inheritance of `memory`.
+    /// Returns the inheritance of `memory`.
     ///
     /// # Safety
     /// While the value or anything read through it lives, nothing else in this kernel writes, other

@@ -147,7 +147,7 @@ impl<M: Machine> Heirloom<M> {
         Ok(claims.log.keep())
     }
 
-    /// The predecessor's subtree of this name, which is its still, and its place.
+    /// Returns the predecessor's subtree of this name, which is its still, and its place.
     fn inherited_named(&self, name: &Name) -> Result<(usize, Subtree), Error> {
         let names = self.edit.lock();
         let page = self.root_page()?;

@@ -89,7 +89,7 @@ pub struct Root<'h, M: Machine> {
 }
 
 impl<M: Machine> Root<'_, M> {
-    /// What was published.
+    /// Returns what was published.
     pub fn bytes(&self) -> &[u8] {
         let start = self.handover.memory().machine().ptr(self.block.addr());
         // SAFETY: the block is this layer's, holds that many bytes, and is neither written nor given back
@@ -97,7 +97,7 @@ impl<M: Machine> Root<'_, M> {
         unsafe { core::slice::from_raw_parts(start.as_ptr(), self.bytes) }
     }
 
-    /// Its name.
+    /// Returns its name.
     pub const fn name(&self) -> Name {
         self.name
     }
@@ -134,8 +134,8 @@ impl<M: Machine> Heirloom<M> {
         self.moved.lock().as_ref().map_or(0, Moved::full)
     }
 
-    /// How many of the predecessor's names led to frames that were let go before the name was taken away:
-    /// [`Heirloom::revive_memory`] has taken these names out.
+    /// Returns how many of the predecessor's names led to frames that were let go before the name was
+    /// taken away: [`Heirloom::revive_memory`] has taken these names out.
     pub const fn names_lost(&self) -> u32 {
         self.lost
     }
@@ -176,7 +176,7 @@ impl<M: Machine> Heirloom<M> {
         Ok(())
     }
 
-    /// The first subtree behind a name that is the predecessor's still.
+    /// Returns the first subtree behind a name that is the predecessor's still.
     #[inline(never)]
     fn unclaimed_behind(
         &self,
@@ -319,7 +319,7 @@ impl<M: Machine> Heirloom<M> {
         Ok(())
     }
 
-    /// The frames of the names that are the predecessor's still.
+    /// Returns the frames of the names that are the predecessor's still.
     fn unclaimed_frames(&self) -> Result<NamedFrames, Error> {
         let names = self.edit.lock();
         let page = self.root_page()?;
@@ -355,7 +355,7 @@ struct NamedFrames {
 }
 
 impl NamedFrames {
-    /// Whether a frame of `block` is that of a name.
+    /// Returns whether a frame of `block` is that of a name.
     fn have<M: Machine>(&self, handover: &Heirloom<M>, block: Block) -> bool {
         let run = block.run();
         if self.runs.iter().take(self.count).flatten().any(|named| named.overlaps(run)) {

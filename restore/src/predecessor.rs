@@ -38,7 +38,7 @@ pub(crate) enum Held {
 }
 
 impl Held {
-    /// Whether it is the page at `addr`, preserved as one.
+    /// Returns whether it is the page at `addr`, preserved as one.
     pub(crate) fn is_page_of(self, addr: PhysAddr) -> bool {
         matches!(self, Self::Taken(block) if block.order() == Order::ZERO && block.addr() == addr)
     }
@@ -72,7 +72,7 @@ pub(crate) const fn left<M: Machine>(memory: &Memory<M>) -> Inherited<'_, M> {
     unsafe { Inherited::new(memory) }
 }
 
-/// The words of a page that the predecessor left.
+/// Returns the words of a page that the predecessor left.
 fn words<M: Machine>(
     memory: &Memory<M>,
     table: Table,
@@ -87,7 +87,7 @@ fn words<M: Machine>(
     words.ok_or(Fault::Misaligned { addr: at }.in_table(table, at, 0).into())
 }
 
-/// The words of a root page.
+/// Returns the words of a root page.
 pub(crate) fn past_words<M: Machine>(
     memory: &Memory<M>,
     root: PhysAddr,
@@ -103,7 +103,8 @@ pub(crate) fn check_root<M: Machine>(
     Ok(RootView::new(halves(past_words(memory, root)?), root)?)
 }
 
-/// The predecessor's root page, which [`check_root`] looked through before anything else was read.
+/// Returns the predecessor's root page, which [`check_root`] looked through before anything else
+/// was read.
 pub(crate) fn past_root<M: Machine>(
     memory: &Memory<M>,
     root: PhysAddr,

@@ -14,7 +14,7 @@ use crate::heirloom::Heirloom;
 use crate::moved::names_frames;
 use crate::names::Owner;
 
-/// Where among the subtrees one is, and where it leads.
+/// Returns where among the subtrees one is, and where it leads.
 pub(crate) fn place_of(
     view: &RootView<'_>,
     name: &Name,
@@ -176,8 +176,8 @@ impl<M: Machine> Heirloom<M> {
         Ok(())
     }
 
-    /// The subtree behind one of this name, which stood at an index, and its own index. Where that
-    /// name is gone, the one that stands there now.
+    /// Returns the subtree behind one of this name, which stood at an index, and its own index.
+    /// Where that name is gone, the one that stands there now.
     fn subtree_after(
         &self,
         last: Option<(usize, Name)>,
@@ -192,7 +192,7 @@ impl<M: Machine> Heirloom<M> {
         Ok(view.subtrees().nth(next).transpose()?.map(|subtree| (next, subtree)))
     }
 
-    /// The block that `publish` made at `addr`, or `claim_root` took.
+    /// Returns the block that `publish` made at `addr`, or `claim_root` took.
     pub(crate) fn blob_at(&self, addr: PhysAddr) -> Option<Block> {
         match self.memory().state(addr.pfn()).ok()? {
             heirloom_folio::FrameState::Head { kind: FrameType::Table, order, .. } => {
@@ -211,7 +211,7 @@ impl<M: Machine> Heirloom<M> {
         }
     }
 
-    /// A folio that starts with `bytes`, not preserved yet.
+    /// Returns a folio that starts with `bytes`, not preserved yet.
     fn new_blob(&self, bytes: &[u8]) -> Result<Block, Error> {
         let memory = self.memory();
         let frames = usize_to_u64(bytes.len().max(1).div_ceil(PAGE_SIZE));

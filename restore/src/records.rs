@@ -37,7 +37,7 @@ impl<M: Machine, T> fmt::Debug for Records<'_, M, T> {
 }
 
 impl<'m, M: Machine, T: Record> Records<'m, M, T> {
-    /// An empty list: one block, whose address does not change.
+    /// Returns an empty list: one block, whose address does not change.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory, for the block or for a tracker node.
@@ -47,7 +47,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
         Ok(Self { memory, first, last: first, blocks: 1, entries: 0, room, marker: PhantomData })
     }
 
-    /// The list that a checked chain is, to read on, add to and free.
+    /// Returns the list that a checked chain is, to read on, add to and free.
     ///
     /// # Errors
     /// [`Error::Table`] as for [`Chain::new`]: its blocks must be preserved again by now.
@@ -70,17 +70,17 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
         Ok(Self { memory, first, last, blocks, entries, room, marker: PhantomData })
     }
 
-    /// The address of the first block: what leads to the list.
+    /// Returns the address of the first block: what leads to the list.
     pub const fn first(&self) -> PhysAddr {
         self.first
     }
 
-    /// How many entries.
+    /// Returns how many entries.
     pub const fn len(&self) -> u64 {
         self.entries
     }
 
-    /// Whether there is no entry.
+    /// Returns whether there is no entry.
     pub const fn is_empty(&self) -> bool {
         self.entries == 0
     }
@@ -146,7 +146,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
         Ok(())
     }
 
-    /// How many entries fit without another block.
+    /// Returns how many entries fit without another block.
     pub(crate) const fn room(&self) -> u64 {
         self.room
     }

@@ -26,14 +26,14 @@ pub(crate) const LEAST: u64 = 2 * FRAMES;
 pub(crate) struct Reserve(u64);
 
 impl Reserve {
-    /// Filled from `memory`.
+    /// Fills a reserve from `memory`.
     pub(crate) fn of<M: Machine>(memory: &Memory<M>) -> Self {
         let mut reserve = Self(0);
         reserve.fill(memory);
         reserve
     }
 
-    /// How many.
+    /// Returns how many.
     pub(crate) const fn frames(&self) -> u64 {
         self.0
     }

@@ -44,7 +44,8 @@ pub(crate) struct Stored {
 
 const _: () = assert!(size_of::<Stored>() == 24);
 
-/// The XXH3 of memory that others may write, each word read once; `None` if it is not there.
+/// Returns the XXH3 of memory that others may write, each word read once; `None` if it is not
+/// there.
 ///
 /// A writer at the same time makes the result one of no instant; it is no data race.
 #[inline(never)]
@@ -70,8 +71,8 @@ pub struct SealTable<'m, M: Machine> {
 }
 
 impl<'m, M: Machine> Sealer<'m, M> {
-    /// A seal with room for `entries` entries at least: from here on, making it allocates and
-    /// preserves nothing.
+    /// Returns a seal with room for `entries` entries at least: from here on, making it allocates
+    /// and preserves nothing.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory. [`Error::TableFull`]: more than a list can hold. Nothing
@@ -87,7 +88,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
         }
     }
 
-    /// How many entries more fit.
+    /// Returns how many entries more fit.
     pub const fn room(&self) -> u64 {
         self.records.room()
     }
@@ -152,7 +153,7 @@ impl<'m, M: Machine> Sealer<'m, M> {
 }
 
 impl<M: Machine> SealTable<'_, M> {
-    /// What the page of the `heirloom` subtree has to say.
+    /// Returns what the page of the `heirloom` subtree has to say.
     pub const fn info(&self) -> SealInfo {
         let Self { records, hash } = self;
         SealInfo { first: records.first(), entries: records.len(), hash: *hash }
@@ -203,7 +204,7 @@ pub fn verify(
     verified.unwrap_or_else(|never| match never {})
 }
 
-/// The same, as long as `broken` says `Ok`: its first error, else the result of [`verify`].
+/// Verifies each table as long as `broken` says `Ok`: its first error, else the result of [`verify`].
 pub(crate) fn verify_each<E>(
     pages: &impl Pages,
     seal: &SealInfo,
@@ -228,7 +229,7 @@ pub(crate) fn verify_each<E>(
 
 // The state of a hash is 340 bytes: it is on the stack only while there is something to hash.
 
-/// The seal's table, if it is the one whose hash `seal` has.
+/// Returns the seal's table, if it is the one whose hash `seal` has.
 #[inline(never)]
 fn sound_table<'p, P: Pages>(pages: &'p P, seal: &SealInfo) -> Result<Chain<'p, P, Stored>, Error> {
     let chain = Chain::<_, Stored>::walk(pages, seal.first, Table::Seal, |block, words| {
@@ -262,7 +263,7 @@ struct Budget {
     used: u64,
 }
 
-/// What is broken about the bytes that an entry covers, if anything is.
+/// Returns what is broken about the bytes that an entry covers, if anything is.
 #[inline(never)]
 fn check_entry(
     pages: &impl Pages,
@@ -279,7 +280,7 @@ fn check_entry(
     Ok((found != sealed).then_some(Broken { kind, addr, length, sealed, found }))
 }
 
-/// What an entry covers: something that there can be, and that is within the budget.
+/// Returns what an entry covers: something that there can be, and that is within the budget.
 #[inline(never)]
 fn kind_of(
     pages: &impl Pages,
@@ -303,7 +304,7 @@ fn kind_of(
     Ok(kind)
 }
 
-/// Whether something of this kind can have `length` bytes, which lie in `run`.
+/// Checks that something of this kind can have `length` bytes, which lie in `run`.
 fn fits(pages: &impl Pages, kind: Sealed, run: Run, length: u32) -> Result<(), Fault> {
     let page = pages.page_size();
     let (expected, found) = (usize_to_u64(page.bytes()), u64::from(length));
@@ -354,7 +355,7 @@ mod tests {
         Ram::memory(&Ram::frames(FRAMES)).unwrap()
     }
 
-    /// Pages with something in them.
+    /// Returns the number of pages with something in them.
     fn tables(memory: &Memory<Ram>, count: u64) -> Vec<PhysAddr> {
         let table = |n| {
             let (addr, words) = new_table(memory).unwrap();

@@ -60,7 +60,7 @@ impl<M: Machine> Heirloom<M> {
         self.break_seal()
     }
 
-    /// Whether the handover is sealed.
+    /// Returns whether the handover is sealed.
     pub fn is_sealed(&self) -> bool {
         let _alone = self.edit.lock();
         let header = self.header_page().and_then(|page| Ok(page.read()?));

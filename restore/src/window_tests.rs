@@ -7,20 +7,22 @@
 
 #![allow(clippy::drop_non_drop, reason = "a kernel ends where it is dropped")]
 
+mod due;
+mod entries;
+
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
-use std::collections::BTreeMap;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use due::{Due, There, Thing, claim, content, leave, next_finds};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{CpuId, Cpus, DirectMap, Disposition, Machine, Memory, Request};
+use heirloom_folio::{CpuId, Cpus, DirectMap, Disposition, Machine, Memory};
 use heirloom_kho::store::watch;
-use heirloom_kho::{Block, Fault, Handle, Order, PAGE_SIZE, Parts, PhysAddr, Run, TableError};
-use heirloom_slab::{AllocOptions, CacheSpec};
+use heirloom_kho::{Fault, PAGE_SIZE, Parts, PhysAddr, TableError};
+use heirloom_slab::CacheSpec;
 
-use crate::pages::{halves, words_at};
-use crate::{Entry, Error, Heirloom, PreservedArea, Records, SealPolicy, Unclaimed};
+use crate::{Entry, Error, Heirloom, SealPolicy, Unclaimed};
 
 const FRAMES: u64 = if PAGE_SIZE == 4096 { 256 } else { 88 };
 /// Of the stores one in so many is followed: with large pages memory is large, and the stores are the same.
@@ -88,164 +90,6 @@ fn put_all(ram: &Ram, bytes: &[u8]) {
     };
 }
 
-/// Whether something must be there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum There {
-    Must,
-    /// A call that preserves it, or lets it go, is under way.
-    May,
-    Gone,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Thing {
-    Folio(u8),
-    Run,
-    Area,
-    Records,
-    Large,
-    Small,
-    Object,
-}
-
-/// What the next kernel must find.
-#[derive(Clone, Default)]
-struct Due {
-    things: BTreeMap<Thing, (Handle, Vec<There>)>,
-    /// What may stand under a name, by the entry of the kernel that goes on.
-    names: BTreeMap<String, Vec<Option<Vec<u8>>>>,
-    /// And by its predecessor's, where that is another.
-    before: BTreeMap<String, Vec<Option<Vec<u8>>>>,
-    /// How many records.
-    records: Vec<u64>,
-    /// Which entries are good, and which may be ended at the moment.
-    entries: Vec<Entry>,
-    ending: Option<Entry>,
-    /// One that has ended.
-    ended: Option<Entry>,
-}
-
-impl Due {
-    fn is(&mut self, thing: Thing, there: There) {
-        self.things.get_mut(&thing).unwrap().1 = Vec::from([there]);
-    }
-}
-
-fn content(thing: Thing) -> u8 {
-    match thing {
-        Thing::Folio(order) => 0x10 + order,
-        Thing::Run => 0x21,
-        Thing::Area => 0x22,
-        Thing::Records => 0x23,
-        Thing::Large => 0x24,
-        Thing::Small => 0x25,
-        Thing::Object => 0x26,
-    }
-}
-
-/// Claims something: whether it was there, whole.
-fn claim(kernel: &Heirloom<&Ram>, due: &Due, thing: Thing, handle: Handle) -> Result<(), Error> {
-    let byte = content(thing);
-    let filled = |ptr: NonNull<u8>, bytes: usize| {
-        // SAFETY: claimed by this test, of that size at least.
-        let bytes = unsafe { core::slice::from_raw_parts(ptr.as_ptr(), bytes) };
-        assert!(bytes.iter().all(|b| *b == byte), "{thing:?}");
-    };
-    match thing {
-        Thing::Folio(_) => {
-            let folio = kernel.claim_folio(handle)?;
-            assert!(folio.bytes().iter().all(|b| *b == byte), "{thing:?}");
-        }
-        Thing::Run => {
-            let run = kernel.claim_run(handle)?;
-            assert!(run.bytes().iter().all(|b| *b == byte), "{thing:?}");
-        }
-        Thing::Area => {
-            let mut blocks = 0;
-            let count = |block: Block| {
-                filled(kernel.memory().machine().ptr(block.addr()), PAGE_SIZE);
-                blocks += 1;
-            };
-            kernel.claim_area(handle)?.for_each(count).unwrap();
-            assert_eq!(blocks, 3);
-        }
-        Thing::Records => {
-            let list = kernel.claim_records::<[u64; 2]>(handle)?;
-            assert!(due.records.contains(&list.len()), "{} of {:?}", list.len(), due.records);
-            let mut next = 0;
-            list.for_each(|entry| {
-                assert_eq!(entry, [next, u64::from(byte)]);
-                next += 1;
-            })
-            .unwrap();
-            assert_eq!(next, list.len());
-        }
-        Thing::Large => filled(kernel.restore(handle)?, 3 * PAGE_SIZE),
-        Thing::Small => filled(kernel.restore(handle)?, 200),
-        Thing::Object => {
-            kernel.slabs().adopt(CACHE)?;
-            filled(kernel.restore(handle)?, 100);
-        }
-    }
-    Ok(())
-}
-
-/// Starts the next kernel, and claims everything.
-fn next_finds(ram: &Ram, due: &Due, entry: Entry, policy: SealPolicy) -> Option<Entry> {
-    let first = due.entries.first() == Some(&entry) && due.entries.len() > 1;
-    let kernel = match Heirloom::revive_memory(memory(ram, ram), entry, "next", policy) {
-        Ok(kernel) => kernel,
-        Err(Error::Table(TableError { fault: Fault::Ended, .. })) if due.ending == Some(entry) => {
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
-    assert_eq!(kernel.names_lost(), 0);
-    // By the predecessor's entry: what it named.
-    let names = if first { &due.before } else { &due.names };
-    for (name, allowed) in names {
-        let found = if name == "added" {
-            // Another owner's frames, which are claimed by their handle.
-            let mut there = None;
-            let look = |found: &str, _, _| there = there.take().or((found == name).then(Vec::new));
-            kernel.for_each_inherited_subtree(look).unwrap();
-            there
-        } else {
-            match kernel.claim_root(name) {
-                Ok(root) => Some(root.bytes().to_vec()),
-                Err(Error::NoSuchSubtree { .. }) => None,
-                Err(error) => panic!("{name}: {error}"),
-            }
-        };
-        assert!(allowed.contains(&found), "{name}: {found:?} of {allowed:?}");
-    }
-    for (thing, (handle, there)) in &due.things {
-        let found = claim(&kernel, due, *thing, *handle);
-        match there[0] {
-            There::Must => found.unwrap_or_else(|error| panic!("{thing:?}: {error}")),
-            There::May => {}
-            There::Gone => assert!(found.is_err(), "{thing:?} was let go of"),
-        }
-        // Once.
-        assert!(claim(&kernel, due, *thing, *handle).is_err(), "{thing:?} twice");
-    }
-    // What is left are blocks of a call under way, and tables of an entry that this one is not.
-    let (mut strays, mut slabs) = (0, 0);
-    kernel
-        .finish(|unclaimed| {
-            match unclaimed {
-                Unclaimed::Folio(block) => strays += block.order().frames(),
-                Unclaimed::Subtree { name, .. } => assert_eq!(name.as_str(), "added"),
-                Unclaimed::Slab { .. } | Unclaimed::Object { .. } => slabs += 1,
-            }
-            Disposition::Keep
-        })
-        .unwrap();
-    assert!(strays <= 24 && slabs <= 2, "{strays} frames, {slabs} slabs");
-    kernel.memory().audit().unwrap();
-    Some(kernel.entry())
-}
-
 /// Runs `script` on a machine, and lets the next kernels look at each change. Returns how many there were.
 fn at_each_store(
     ram: &Ram,
@@ -290,71 +134,6 @@ fn at_each_store(
     };
     watch::during(look, script);
     stops.get()
-}
-
-fn fill(ptr: NonNull<u8>, bytes: usize, thing: Thing) {
-    // SAFETY: this test's, of that size.
-    unsafe { ptr.write_bytes(content(thing), bytes) };
-}
-
-/// A kernel with one of everything; what its successor is due. Without caches, if `plain`.
-fn leave(ram: &Ram, plain: bool) -> Due {
-    let kernel = Heirloom::boot_memory(memory(ram, ram), &[], "first").unwrap();
-    let memory = kernel.memory();
-    let mut due = Due::default();
-    let mut add = |thing, handle| due.things.insert(thing, (handle, Vec::from([There::Must])));
-    for order in [0, 1, 3] {
-        let folio = memory.alloc_folio(Request::new(Order::new(order).unwrap())).unwrap();
-        let mut folio = folio.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
-        folio.bytes_mut().fill(content(Thing::Folio(order)));
-        add(Thing::Folio(order), kernel.folio_handle(&folio).unwrap());
-    }
-    let run = memory.alloc_owned_run(5, Request::new(Order::ZERO)).unwrap();
-    let mut run = run.preserve().unwrap_or_else(|refused| panic!("{}", refused.error));
-    run.bytes_mut().fill(content(Thing::Run));
-    add(Thing::Run, kernel.run_handle(&run).unwrap());
-    let blocks: Vec<Block> =
-        (0..3).map(|_| memory.alloc(Request::new(Order::ZERO)).unwrap()).collect();
-    for block in &blocks {
-        fill(memory.machine().ptr(block.addr()), PAGE_SIZE, Thing::Area);
-    }
-    // SAFETY: allocated by this test, and told to nothing else.
-    let area = unsafe { PreservedArea::preserve(memory, blocks, Order::ZERO, false) };
-    let area = area.unwrap();
-    add(Thing::Area, Handle::new(Parts::Area(area.into_raw())).unwrap());
-    let mut list = Records::<_, [u64; 2]>::new(memory).unwrap();
-    for n in 0..3 {
-        list.push(&[n, u64::from(content(Thing::Records))]).unwrap();
-    }
-    let first = list.first();
-    add(Thing::Records, Handle::new(Parts::Records { first, entry: 16 }).unwrap());
-    if !plain {
-        let layout = core::alloc::Layout::from_size_align(3 * PAGE_SIZE, 8).unwrap();
-        let large = kernel.slabs().alloc(layout, AllocOptions { preserving: true, zeroed: false });
-        let large = large.unwrap();
-        fill(large, 3 * PAGE_SIZE, Thing::Large);
-        add(Thing::Large, kernel.handle_of(large).unwrap());
-        let small = kernel.alloc(200).unwrap();
-        fill(small, 200, Thing::Small);
-        // SAFETY: in use.
-        add(Thing::Small, unsafe { kernel.preserve(small) }.unwrap());
-        let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
-        fill(object, 100, Thing::Object);
-        add(Thing::Object, kernel.handle_of(object).unwrap());
-    }
-    for (name, bytes) in [("a", 5), ("b", 2 * PAGE_SIZE), ("c", 0), ("d", 9)] {
-        let bytes = std::vec![name.as_bytes()[0]; bytes];
-        kernel.publish(name, &bytes).unwrap();
-        due.names.insert(name.to_string(), Vec::from([Some(bytes)]));
-    }
-    let (handle, _) = &due.things[&Thing::Folio(1)];
-    let Ok(Parts::Folio(block)) = handle.parts() else { unreachable!() };
-    kernel.add_subtree("added", block.addr(), 100).unwrap();
-    due.names.insert("added".to_string(), Vec::from([Some(Vec::new())]));
-    due.records.push(3);
-    due.before = due.names.clone();
-    due.entries.push(kernel.entry());
-    due
 }
 
 /// Starts a kernel with the newest entry. Returns it, the entry, and whether a kernel had made that beside
@@ -504,66 +283,6 @@ impl Heirloom<Watched<'_>> {
     }
 }
 
-#[test]
-fn nothing_is_lost_at_any_store_of_a_successor() {
-    for policy in [SealPolicy::Checked, SealPolicy::Ignored] {
-        let ram = Ram::over(&Ram::frames(FRAMES));
-        let due = RefCell::new(leave(&ram, false));
-        let stops =
-            at_each_store(&ram, &due, SealPolicy::Checked, || live(&ram, &due, policy, false));
-        std::println!("{policy:?}: {stops} stops");
-        assert!(stops > 150, "{stops}");
-    }
-}
-
-#[test]
-fn nothing_is_lost_at_any_store_of_a_successor_of_a_sealed_handover() {
-    let ram = Ram::over(&Ram::frames(FRAMES));
-    let due = RefCell::new(leave(&ram, false));
-    let entry = due.borrow().entries[0];
-    // Sealed by a second, which did nothing else.
-    Heirloom::revive_memory(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked)
-        .unwrap()
-        .seal()
-        .unwrap();
-    // Up to where it is opened, and after it, the strict policy that takes both takes it.
-    let stops = at_each_store(&ram, &due, SealPolicy::Required, || {
-        let policy = SealPolicy::SealedOnly;
-        drop(
-            Heirloom::revive_memory(memory(&ram, Watched(&ram)), entry, "second", policy).unwrap(),
-        );
-        watch::look();
-    });
-    std::println!("{stops} stops");
-    // The word that opens it, its table, what changes in the header's half, and the turn to that.
-    assert!(stops >= 6, "{stops}");
-    let refused =
-        Heirloom::revive_memory(memory(&ram, &ram), entry, "third", SealPolicy::SealedOnly);
-    assert_eq!(refused.err(), Some(Error::NotSealed { opened: true }));
-}
-
-#[path = "../tests/common/layout.rs"]
-mod layout;
-
-/// Writes the root page at an address anew, as another make lays one out. With the `heirloom` name or
-/// without.
-fn relay(ram: &Ram, at: PhysAddr, own: bool) {
-    let memory = memory(ram, ram);
-    // SAFETY: nothing writes the page meanwhile.
-    let words = halves(unsafe { words_at(&memory, at, PAGE_SIZE) }.unwrap());
-    let view = heirloom_kho::RootView::new(words, at).unwrap();
-    let names = view.subtrees().map(Result::unwrap);
-    let names = names.filter(|subtree| own || subtree.name.as_str() != heirloom_kho::SUBTREE);
-    let names = names.map(|s| (s.name.to_string(), s.addr.get(), s.size));
-    let page = layout::lay_out(view.map().get(), &names.collect::<Vec<_>>());
-    let start = memory.ptr(Run::covering(at, PAGE_SIZE as u64).unwrap()).unwrap();
-    // SAFETY: the page, which nothing else uses meanwhile.
-    unsafe {
-        start.write_bytes(0, PAGE_SIZE);
-        start.copy_from_nonoverlapping(NonNull::from(&page[..]).cast(), page.len());
-    }
-}
-
 /// Lets a kernel claim, publish, seal and tell until its memory has changed so often, and dies there.
 fn dies(ram: &Ram, due: &Due, entry: Entry, after: usize) -> Ram {
     let last = Ram::over(&Ram::frames(FRAMES));
@@ -608,6 +327,44 @@ fn dies(ram: &Ram, due: &Due, entry: Entry, after: usize) -> Ram {
 }
 
 #[test]
+fn nothing_is_lost_at_any_store_of_a_successor() {
+    for policy in [SealPolicy::Checked, SealPolicy::Ignored] {
+        let ram = Ram::over(&Ram::frames(FRAMES));
+        let due = RefCell::new(leave(&ram, false));
+        let stops =
+            at_each_store(&ram, &due, SealPolicy::Checked, || live(&ram, &due, policy, false));
+        std::println!("{policy:?}: {stops} stops");
+        assert!(stops > 150, "{stops}");
+    }
+}
+
+#[test]
+fn nothing_is_lost_at_any_store_of_a_successor_of_a_sealed_handover() {
+    let ram = Ram::over(&Ram::frames(FRAMES));
+    let due = RefCell::new(leave(&ram, false));
+    let entry = due.borrow().entries[0];
+    // Sealed by a second, which did nothing else.
+    Heirloom::revive_memory(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked)
+        .unwrap()
+        .seal()
+        .unwrap();
+    // Up to where it is opened, and after it, the strict policy that takes both takes it.
+    let stops = at_each_store(&ram, &due, SealPolicy::Required, || {
+        let policy = SealPolicy::SealedOnly;
+        drop(
+            Heirloom::revive_memory(memory(&ram, Watched(&ram)), entry, "second", policy).unwrap(),
+        );
+        watch::look();
+    });
+    std::println!("{stops} stops");
+    // The word that opens it, its table, what changes in the header's half, and the turn to that.
+    assert!(stops >= 6, "{stops}");
+    let refused =
+        Heirloom::revive_memory(memory(&ram, &ram), entry, "third", SealPolicy::SealedOnly);
+    assert_eq!(refused.err(), Some(Error::NotSealed { opened: true }));
+}
+
+#[test]
 fn ten_successors_that_die_one_after_another_lose_nothing() {
     let mut seed = 0x7465_6e20_6465_6164_u64;
     std::println!("seed {seed:#x}");
@@ -648,179 +405,4 @@ fn ten_successors_that_die_one_after_another_lose_nothing() {
         let preserved = |kernel: &Heirloom<&Ram>| kernel.memory().stats().preserved;
         assert_eq!(preserved(&kernel), preserved(&alone));
     }
-}
-
-#[test]
-fn both_entries_are_good_until_the_predecessors_is_ended() {
-    for own in [true, false] {
-        let ram = Ram::over(&Ram::frames(FRAMES));
-        let due = RefCell::new(leave(&ram, !own));
-        let entry = due.borrow().entries[0];
-        relay(&ram, entry.root, own);
-        let stops = at_each_store(&ram, &due, SealPolicy::Checked, || {
-            live(&ram, &due, SealPolicy::Checked, !own);
-        });
-        std::println!("{}: {stops} stops", if own { "another layout" } else { "another make" });
-        assert!(stops > 150, "{stops}");
-        // Until something else is written there, the refusal says what happened.
-        let refused =
-            Heirloom::revive_memory(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
-        let refused = refused.err().unwrap();
-        if let Error::Table(TableError { fault: Fault::Ended, .. }) = refused {
-            assert!(refused.to_string().contains("ended by a successor"), "{refused}");
-        }
-    }
-}
-
-#[test]
-fn a_kernel_that_starts_with_the_new_entry_ends_the_predecessors_before_it_lets_go_of_anything() {
-    for own in [true, false] {
-        let ram = Ram::over(&Ram::frames(FRAMES));
-        let due = RefCell::new(leave(&ram, !own));
-        let entry = due.borrow().entries[0];
-        relay(&ram, entry.root, own);
-        // This one ends with both entries good.
-        let kernel =
-            Heirloom::revive_memory(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
-        let beside = kernel.unwrap().entry();
-        assert_ne!(beside, entry);
-        due.borrow_mut().entries.push(beside);
-        let stops = at_each_store(&ram, &due, SealPolicy::Checked, || {
-            live(&ram, &due, SealPolicy::Checked, !own);
-        });
-        std::println!("{}: {stops} stops", if own { "another layout" } else { "another make" });
-        assert!(stops > 150, "{stops}");
-        assert_eq!(due.borrow().ended, Some(entry));
-    }
-}
-
-/// The page of the header, as its kernel reads it.
-fn header_of(ram: &Ram, entry: Entry) -> PhysAddr {
-    let memory = memory(ram, ram);
-    // SAFETY: nothing writes the page meanwhile.
-    let words = halves(unsafe { words_at(&memory, entry.root, PAGE_SIZE) }.unwrap());
-    let view = heirloom_kho::RootView::new(words, entry.root).unwrap();
-    view.find(&heirloom_kho::Name::new(heirloom_kho::SUBTREE).unwrap()).unwrap().addr
-}
-
-/// Makes the header name a root page that was before.
-fn name_before(ram: &Ram, header: PhysAddr, before: PhysAddr) {
-    let memory = memory(ram, ram);
-    // SAFETY: nothing else writes the page meanwhile.
-    let words = unsafe { words_at(&memory, header, heirloom_kho::Header::SIZE) }.unwrap();
-    let mut page = heirloom_kho::HeaderPage::reopen(words, header).unwrap();
-    page.renew(&heirloom_kho::Header { before: Some(before), ..page.read().unwrap() }).unwrap();
-}
-
-#[test]
-fn an_entry_in_frames_that_nothing_preserves_is_ended_too() {
-    // At the start of a page, and across two.
-    for inside in [0, 8] {
-        let ram = Ram::over(&Ram::frames(FRAMES));
-        let due = RefCell::new(leave(&ram, false));
-        let old = due.borrow().entries[0];
-        relay(&ram, old.root, true);
-        let [(run, _)] = Ram::frames(FRAMES);
-        // Two frames in which nothing stands.
-        let mut free = all_bytes(&ram).chunks_exact(2 * PAGE_SIZE);
-        let at = free.rposition(|bytes| bytes.iter().all(|byte| *byte == 0)).unwrap();
-        let root = PhysAddr::new(run.addr().get() + (at * 2 * PAGE_SIZE) as u64 + inside);
-        let (from, to) = (ram.ptr(old.root), ram.ptr(root));
-        // SAFETY: frames that are in use by nothing.
-        unsafe { to.copy_from_nonoverlapping(from, PAGE_SIZE) };
-        let entry = Entry { root, ..old };
-        let dying =
-            Heirloom::revive_memory(memory(&ram, &ram), entry, "dying", SealPolicy::Checked);
-        let dying = dying.unwrap();
-        let beside = dying.entry();
-        dying.seal().unwrap();
-        drop(dying);
-        // It has let go of the root page that was copied, and of nothing else.
-        due.borrow_mut().entries = Vec::from([beside]);
-        let policy = SealPolicy::SealedOnly;
-        assert_eq!(next_finds(&ram, &due.borrow(), beside, policy), Some(beside));
-        let late = Heirloom::revive_memory(memory(&ram, &ram), entry, "late", SealPolicy::Checked);
-        let Err(Error::Table(TableError { fault, .. })) = late else { panic!("taken") };
-        assert_eq!(fault, Fault::Ended);
-    }
-}
-
-#[test]
-fn a_header_that_names_any_page_as_the_root_page_before_changes_none() {
-    let ram = Ram::over(&Ram::frames(FRAMES));
-    let due = leave(&ram, false);
-    let entry = due.entries[0];
-    let (header, left) = (header_of(&ram, entry), all_bytes(&ram).to_vec());
-    let [(run, _)] = Ram::frames(FRAMES);
-    let at = |pfn: heirloom_kho::Pfn| (pfn.get() - run.start().get()) as usize * PAGE_SIZE;
-    let mut looked = 0;
-    for n in 0..FRAMES {
-        let pfn = run.start().add(n);
-        put_all(&ram, &left);
-        name_before(&ram, header, pfn.addr());
-        let before = all_bytes(&ram)[at(pfn)..][..8].to_vec();
-        // Tables that the kernel goes on with change by that.
-        let kernel =
-            Heirloom::revive_memory(memory(&ram, &ram), entry, "next", SealPolicy::Checked);
-        drop(kernel.unwrap_or_else(|error| panic!("{pfn:?}: {error}")));
-        assert_eq!(all_bytes(&ram)[at(pfn)..][..8], before, "{pfn:?}");
-        assert_eq!(next_finds(&ram, &due, entry, SealPolicy::Checked), Some(entry), "{pfn:?}");
-        looked += 1;
-    }
-    assert_eq!(looked, FRAMES);
-}
-
-#[test]
-fn a_seal_beside_a_predecessors_entry_covers_its_root_page() {
-    let ram = Ram::over(&Ram::frames(FRAMES));
-    let entry = leave(&ram, false).entries[0];
-    relay(&ram, entry.root, true);
-    let kernel = Heirloom::revive_memory(memory(&ram, &ram), entry, "sealer", SealPolicy::Checked);
-    let kernel = kernel.unwrap();
-    kernel.seal().unwrap();
-    let beside = kernel.entry();
-    drop(kernel);
-    let left = all_bytes(&ram).to_vec();
-    // The last byte of the first frame that has any: in the names.
-    let [(run, _)] = Ram::frames(FRAMES);
-    let at = (entry.root.get() - run.addr().get()) as usize;
-    let last = left[at..at + PAGE_SIZE].iter().rposition(|byte| *byte != 0).unwrap();
-    let mut other = left.clone();
-    other[at + last] ^= 1;
-    for entry in [entry, beside] {
-        put_all(&ram, &other);
-        let policy = SealPolicy::SealedOnly;
-        let refused = Heirloom::revive_memory(memory(&ram, &ram), entry, "next", policy).map(drop);
-        assert!(refused.is_err(), "a bit of the root page at {} fell over", entry.root);
-        put_all(&ram, &left);
-        drop(Heirloom::revive_memory(memory(&ram, &ram), entry, "next", policy).unwrap());
-    }
-}
-
-#[test]
-fn a_scratch_list_in_a_frame_that_nothing_preserves_is_written_anew() {
-    let ram = Ram::over(&Ram::frames(FRAMES));
-    let [(run, _)] = Ram::frames(FRAMES);
-    let scratch = Run::new(run.start().add(FRAMES - 4), 4).unwrap();
-    let kernel = Heirloom::boot_memory(memory(&ram, &ram), &[scratch], "careless").unwrap();
-    kernel.publish("name", b"bytes").unwrap();
-    let entry = kernel.entry();
-    let list = Block::containing(entry.scratch.pfn(), Order::ZERO);
-    // SAFETY: the handover's own, against its rules.
-    unsafe { kernel.memory().unpreserve_as(list, heirloom_folio::FrameType::Table) }.unwrap();
-    drop(kernel);
-    let kernel =
-        Heirloom::revive_memory(memory(&ram, &ram), entry, "next", SealPolicy::Checked).unwrap();
-    let beside = kernel.entry();
-    assert_ne!(beside, entry);
-    drop(kernel.claim_root("name").unwrap());
-    let reserved = || kernel.memory().audit().unwrap().reserved;
-    assert_eq!(reserved(), 4 + 1);
-    kernel.finish(|_| Disposition::Keep).unwrap();
-    assert_eq!(reserved(), 4);
-    drop(kernel);
-    let kernel =
-        Heirloom::revive_memory(memory(&ram, &ram), beside, "last", SealPolicy::Checked).unwrap();
-    assert_eq!(kernel.claim_root("name").unwrap().bytes(), b"bytes");
-    assert!(kernel.scratch().eq([scratch]));
 }

@@ -27,7 +27,7 @@ impl<const N: usize> EarlyRoom<N> {
         Self { bytes: UnsafeCell::new([MaybeUninit::uninit(); N]), used: AtomicUsize::new(0) }
     }
 
-    /// How many bytes are used, of `N`.
+    /// Returns how many bytes are used, of `N`.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
@@ -79,7 +79,7 @@ impl EarlyBytes {
         }
     }
 
-    /// Whether a pointer leads into the room.
+    /// Returns whether a pointer leads into the room.
     pub(crate) fn contains(self, ptr: *mut u8) -> bool {
         ptr.addr().wrapping_sub(self.start.addr()) < self.length
     }

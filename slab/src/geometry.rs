@@ -160,6 +160,7 @@ impl Geometry {
         if slab < HEADER_BYTES + stride {
             return None;
         }
+        // As many as fit without their bytes and bits, which fewer objects need less of: a few steps down.
         let mut objects = (slab - HEADER_BYTES) / stride;
         while objects > 0 {
             let offset = words_at(objects) + words(objects) * 8;
@@ -222,7 +223,7 @@ impl Geometry {
         words_at(u32_to_usize(self.objects))
     }
 
-    /// Words of free bits.
+    /// Returns the number of words of free bits.
     #[inline]
     pub(crate) const fn words(&self) -> usize {
         words(u32_to_usize(self.objects))
@@ -307,7 +308,7 @@ const fn inverse(odd: u32) -> u32 {
     inverse
 }
 
-/// Words of free bits for `objects` objects.
+/// Returns the number of words of free bits for `objects` objects.
 const fn words(objects: usize) -> usize {
     objects.div_ceil(64)
 }

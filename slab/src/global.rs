@@ -242,7 +242,7 @@ impl<M: Machine> Global<M> {
         taken.map_or(null_mut(), NonNull::as_ptr)
     }
 
-    /// Whether a pointer leads into the early room. Asked where the heap does not know it.
+    /// Returns whether a pointer leads into the early room. Asked where the heap does not know it.
     #[cold]
     fn is_early(&self, ptr: *mut u8) -> bool {
         self.early.is_some_and(|early| early.contains(ptr))

@@ -274,12 +274,12 @@ impl Slab {
         self.phys
     }
 
-    /// Its frames.
+    /// Returns its frames.
     pub(crate) const fn block(self, geometry: &Geometry) -> Block {
         Block::containing(self.phys.pfn(), geometry.order)
     }
 
-    /// Its header.
+    /// Returns its header.
     #[inline]
     pub(crate) fn header<'a>(self) -> &'a SlabHeader {
         // SAFETY: promised to `at`. The fixed part is not written while the slab lives; the rest
@@ -287,7 +287,7 @@ impl Slab {
         unsafe { self.base.cast::<SlabHeader>().as_ref() }
     }
 
-    /// Its header, to be linked.
+    /// Returns its header, to be linked.
     pub(crate) fn link(self) -> UnsafeRef<SlabHeader> {
         // SAFETY: promised to `at`; a linked slab lives until it is unlinked.
         unsafe { UnsafeRef::from_raw(self.base.cast::<SlabHeader>().as_ptr()) }

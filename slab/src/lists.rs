@@ -267,7 +267,7 @@ mod tests {
         slab
     }
 
-    /// How many slabs a pass finds.
+    /// Returns how many slabs a pass finds.
     fn slabs(lists: &mut Lists, map: &Ram) -> usize {
         lists.begin_pass();
         core::iter::from_fn(|| lists.next_of_pass(map)).count()

@@ -73,7 +73,7 @@ impl<M: Machine> NewSlabs<M> {
 }
 
 impl<M: Machine> Slabs<M> {
-    /// Caches and buffers over `memory`: none yet.
+    /// Makes the slab layer over `memory`: without caches or buffers yet.
     ///
     /// # Errors
     /// [`Error::Folio`]: out of memory for the cache directory's page and the tracker's nodes.

@@ -85,12 +85,12 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
         Self { slabs, inner, slab, index, _stays: stays }
     }
 
-    /// Its address.
+    /// Returns its address.
     pub(crate) const fn addr(&self) -> PhysAddr {
         self.slab.addr(&self.inner.geometry, self.index)
     }
 
-    /// Its byte.
+    /// Returns its byte.
     pub(crate) fn state(&self) -> State {
         State(self.slab.state(&self.inner.geometry, self.index).load(Relaxed))
     }

@@ -316,7 +316,7 @@ impl<'s, T: Persist, M: Machine> TypedCache<'s, T, M> {
 }
 
 impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
-    /// Its address and its reuse tag, which a handle to it holds.
+    /// Returns its address and its reuse tag, which a handle to it holds.
     pub fn handle_parts(&self) -> (PhysAddr, u8) {
         self.cache.handle_parts(self.ptr)
     }
@@ -346,7 +346,7 @@ impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
 }
 
 impl<'s, T: Persist, M: Machine> PreservedObject<'s, T, M> {
-    /// Its address and its reuse tag, which a handle to it holds.
+    /// Returns its address and its reuse tag, which a handle to it holds.
     pub fn handle_parts(&self) -> (PhysAddr, u8) {
         self.cache.handle_parts(self.ptr)
     }

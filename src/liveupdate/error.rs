@@ -26,7 +26,7 @@ pub enum Ioctl {
 }
 
 impl fmt::Display for Ioctl {
-    /// As Linux's header calls it.
+    /// Writes what Linux's header calls it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CreateSession => "LIVEUPDATE_IOCTL_CREATE_SESSION",

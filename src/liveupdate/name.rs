@@ -49,7 +49,7 @@ impl SessionName {
         }
     }
 
-    /// As Linux takes it.
+    /// Returns the bytes as Linux takes them.
     pub(super) const fn bytes(&self) -> [u8; Self::BYTES] {
         self.bytes
     }

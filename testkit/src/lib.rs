@@ -6,7 +6,8 @@
 //! object    TestObject: create, preserve, restore, check, drop; known by a handle alone
 //! stamp     contents that only their seed gives
 //! rng       numbers that look random and are the same in every run
-//! checker   who runs the threads, where a model checker does
+//! checker   what runs the threads, where a model checker does
+//! service   a service manager, and a service as a process
 //! ```
 //!
 //! A program makes objects on a [`Kernel`], stamps and preserves them, and lets a successor on the
@@ -30,6 +31,8 @@ mod cpus;
 mod machine;
 mod object;
 mod rng;
+#[cfg(target_os = "linux")]
+pub mod service;
 mod stamp;
 
 #[cfg(heirloom_model)]
@@ -37,6 +40,10 @@ pub use cpus::Turn;
 #[cfg(heirloom_model)]
 pub use machine::in_pool;
 pub use machine::{Kernel, PAGE, TestMachine, end};
+pub use object::{ObjectKind, Recipe, Record, TestObject, is_full};
+pub use rng::{Rng, mix};
+pub use stamp::{is_stamped, stamp, word};
+
 /// Defines an enum without fields, and `ALL`: its variants in order.
 #[macro_export]
 macro_rules! listed {
@@ -52,7 +59,3 @@ macro_rules! listed {
         }
     };
 }
-
-pub use object::{ObjectKind, Recipe, Record, TestObject, is_full};
-pub use rng::{Rng, mix};
-pub use stamp::{is_stamped, stamp, word};

@@ -9,8 +9,11 @@
 //!  shared      a memfd's, which processes share    a slot for each thread
 //! ```
 
-#[cfg(target_os = "linux")]
-use std::os::unix::fs::FileExt as _;
+mod bytes;
+#[cfg(heirloom_model)]
+mod pool;
+mod traits;
+
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize};
@@ -19,16 +22,16 @@ use std::sync::atomic::{AtomicU64 as Plain, AtomicUsize};
 use heirloom::arena::Arena;
 use heirloom::folio::harness::Ram;
 use heirloom::folio::threads::ThreadSlots;
-#[cfg(not(heirloom_model))]
-use heirloom::folio::threads::{YieldingMutex, YieldingSpinlock};
-use heirloom::folio::{CpuId, Cpus, DirectMap, Linear, Machine, Memory, NodeId};
-use heirloom::kho::sync::AtomicU64;
-use heirloom::kho::{Image, PAGE_SIZE, Pfn, PhysAddr, Run};
+use heirloom::folio::{Cpus, Linear, Memory, NodeId};
+use heirloom::kho::{PAGE_SIZE, Pfn, Run};
 use heirloom::restore::{Entry, SealPolicy};
 use heirloom::{Error, Heirloom, MemoryMap};
 
 use super::cpus::{self, Few};
 use super::rng::Rng;
+
+#[cfg(heirloom_model)]
+pub use pool::in_pool;
 
 /// The kernel under test.
 pub type Kernel<'m> = Heirloom<&'m TestMachine>;
@@ -371,112 +374,6 @@ impl TestMachine {
     }
 }
 
-/// What is in memory, while no kernel runs, or only reads.
-impl TestMachine {
-    fn bytes(&self) -> *mut [u8] {
-        let start = self.ptr(self.span.addr());
-        std::ptr::slice_from_raw_parts_mut(start.as_ptr(), self.span.bytes() as usize)
-    }
-
-    /// Returns how often an address was asked for: once at least for every page of a table that is read,
-    /// and every block that is written. A measure of the work that does not depend on the speed of the
-    /// machine that this one is in.
-    pub fn looks(&self) -> u64 {
-        self.looks.as_ref().map_or(0, |looks| looks.load(Relaxed))
-    }
-
-    fn look(&self, count: u64) {
-        if let Some(looks) = &self.looks {
-            looks.fetch_add(count, Relaxed);
-        }
-    }
-
-    /// Returns the address of frame `n` of the memory, round and round.
-    pub fn frame(&self, n: u64) -> PhysAddr {
-        self.span.start().add(n % self.span.frames()).addr()
-    }
-
-    /// Returns a copy of all memory; of the file, if processes share it.
-    ///
-    /// # Panics
-    /// If the file cannot be read.
-    pub fn save(&self) -> Vec<u8> {
-        #[cfg(target_os = "linux")]
-        if let Backing::Shared(_, file) = &self.memory {
-            let bytes = file.metadata().expect("a file").len();
-            let mut image = vec![0; bytes as usize];
-            file.read_exact_at(&mut image, 0).expect("all of a file");
-            return image;
-        }
-        // SAFETY: the span, which the machine covers; callers run no kernel meanwhile.
-        unsafe { &*self.bytes() }.to_vec()
-    }
-
-    /// Puts a copy back.
-    ///
-    /// # Panics
-    /// If it is a copy of another machine's memory, or the file cannot be written.
-    pub fn load(&self, saved: &[u8]) {
-        #[cfg(target_os = "linux")]
-        if let Backing::Shared(_, file) = &self.memory {
-            return file.write_all_at(saved, 0).expect("a file in memory");
-        }
-        // SAFETY: as for `save`.
-        unsafe { &mut *self.bytes() }.copy_from_slice(saved);
-    }
-
-    /// Writes `bytes` from `addr` on, as far as that is memory.
-    pub fn write(&self, addr: PhysAddr, bytes: &[u8]) {
-        let start = self.span.addr().get();
-        // SAFETY: as for `save`.
-        let all = unsafe { &mut *self.bytes() };
-        let Some(at) = addr.get().checked_sub(start).and_then(|at| usize::try_from(at).ok()) else {
-            return;
-        };
-        for (to, from) in all.iter_mut().skip(at).zip(bytes) {
-            *to = *from;
-        }
-    }
-
-    /// Returns `bytes` bytes from `addr` on.
-    ///
-    /// # Panics
-    /// If they are not in memory.
-    pub fn read(&self, addr: PhysAddr, bytes: usize) -> &[u8] {
-        let at = (addr.get() - self.span.addr().get()) as usize;
-        // SAFETY: as for `save`; callers keep the slice no longer than until the next write.
-        unsafe { &(&*self.bytes())[at..at + bytes] }
-    }
-
-    /// Returns the word at `addr`; 0 where there is no memory.
-    pub fn word(&self, addr: PhysAddr) -> u64 {
-        if !Run::covering(addr, 8).is_some_and(|run| self.span.covers(run)) {
-            return 0;
-        }
-        let bytes = self.read(addr, 8).first_chunk().copied().unwrap_or_default();
-        u64::from_le_bytes(bytes)
-    }
-
-    /// Writes the word at `addr`.
-    pub fn put(&self, addr: PhysAddr, value: u64) {
-        self.write(addr, &value.to_le_bytes());
-    }
-
-    /// Returns the words of `bytes` bytes at `addr`.
-    pub fn words(&self, addr: PhysAddr, bytes: usize) -> Vec<u64> {
-        (0..bytes.div_ceil(8) as u64)
-            .map(|i| self.word(PhysAddr::new(addr.get() + i * 8)))
-            .collect()
-    }
-
-    /// Turns one bit over.
-    pub fn flip(&self, addr: PhysAddr, bit: usize) {
-        let addr = PhysAddr::new(addr.get() + bit as u64 / 8);
-        let byte = self.read(addr, 1)[0];
-        self.write(addr, &[byte ^ 1 << (bit % 8)]);
-    }
-}
-
 /// The memfd that processes share.
 #[cfg(target_os = "linux")]
 impl TestMachine {
@@ -499,177 +396,5 @@ impl TestMachine {
     }
 }
 
-// SAFETY: delegates to a map that covers the ranges, and whose memory lives as long as the value.
-unsafe impl DirectMap for TestMachine {
-    fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
-        self.look(1);
-        match &self.memory {
-            Backing::Heap(ram) => ram.ptr(addr),
-            Backing::Pool(map, ..) => map.ptr(addr),
-            #[cfg(target_os = "linux")]
-            Backing::Shared(arena, _) => arena.ptr(addr),
-        }
-    }
-
-    fn phys(&self, ptr: NonNull<u8>) -> Option<PhysAddr> {
-        match &self.memory {
-            Backing::Heap(ram) => ram.phys(ptr),
-            Backing::Pool(map, ..) => map.phys(ptr),
-            #[cfg(target_os = "linux")]
-            Backing::Shared(arena, _) => arena.phys(ptr),
-        }
-    }
-}
-
-// SAFETY: `ThreadSlots` gives each thread a slot of its own. Of a few CPUs a closure runs with one
-// only between taking its word and giving it back, so one at a time; the word, where CPUs work on
-// each other's state, passes on what the last closure wrote, and where not, a CPU's closures run on
-// one thread. Neither counts nor nodes change.
-unsafe impl Cpus for TestMachine {
-    fn count(&self) -> usize {
-        match &self.cpus {
-            Processors::Threads(slots) => slots.count(),
-            Processors::Few(few) => few.count() as usize,
-        }
-    }
-
-    fn with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        match &self.cpus {
-            Processors::Threads(slots) => slots.with_cpu(f),
-            Processors::Few(few) => few.with_cpu(f),
-        }
-    }
-
-    fn try_with_cpu<R>(&self, f: impl FnOnce(Option<CpuId>) -> R) -> R {
-        match &self.cpus {
-            Processors::Threads(slots) => slots.try_with_cpu(f),
-            Processors::Few(few) => few.with_cpu(f),
-        }
-    }
-
-    fn node_of(&self, cpu: CpuId) -> NodeId {
-        match &self.cpus {
-            // Threads move between processors, so no node is nearer than the first.
-            Processors::Threads(_) => self.ranges[0].1,
-            Processors::Few(few) => NodeId(few.node(cpu)),
-        }
-    }
-
-    fn with_offline_cpu(&self, cpu: CpuId, f: impl FnOnce()) -> bool {
-        match &self.cpus {
-            Processors::Threads(slots) => slots.with_offline_cpu(cpu, f),
-            Processors::Few(few) => few.with_offline_cpu(cpu, f),
-        }
-    }
-}
-
-#[cfg(not(heirloom_model))]
-impl Machine for TestMachine {
-    type Lock = YieldingSpinlock;
-    type Mutex = YieldingMutex;
-
-    fn may_wait(&self) -> bool {
-        YieldingSpinlock::may_wait()
-    }
-}
-
-#[cfg(heirloom_model)]
-impl Machine for TestMachine {
-    type Lock = cpus::Turn;
-    type Mutex = cpus::Turn;
-}
-
-/// Memory as a reader of an image has it, while no kernel writes.
-impl Image for TestMachine {
-    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
-        let whole = bytes.checked_next_multiple_of(8)?;
-        let run = Run::covering(addr, whole as u64)?;
-        if !self.is_memory(run) || !addr.get().is_multiple_of(8) {
-            return None;
-        }
-        // A reader that asks for many bytes reads them: a hash over a block is not one look.
-        self.look(bytes as u64 / PAGE);
-        let first = self.ptr(addr).cast::<AtomicU64>();
-        // SAFETY: in memory, aligned; what is read is reached as atomics, or not written meanwhile.
-        Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), whole / 8) })
-    }
-
-    fn is_memory(&self, run: Run) -> bool {
-        self.map(true).iter().any(|(range, _)| range.covers(run))
-    }
-}
-
 /// Pages for metadata beside a pool's frames.
 const BESIDE: usize = 16;
-
-#[cfg(heirloom_model)]
-pub use pool::in_pool;
-
-/// Memory at the same addresses in each run.
-#[cfg(heirloom_model)]
-mod pool {
-    use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
-    use std::cell::Cell;
-
-    use super::*;
-
-    /// Frames of the largest machine.
-    const FRAMES: usize = 256;
-    const BYTES: usize = (FRAMES + BESIDE) * PAGE_SIZE;
-
-    std::thread_local! {
-        /// Every machine of a thread lies here, so that the next run finds all at the same addresses.
-        static POOL: Cell<Option<NonNull<u8>>> = const { Cell::new(None) };
-    }
-
-    fn pool() -> NonNull<u8> {
-        // And a page for the machine itself.
-        let layout = Layout::from_size_align(BYTES + PAGE_SIZE, PAGE_SIZE).expect("a layout");
-        POOL.get().unwrap_or_else(|| {
-            // SAFETY: not empty. Never given back: what is known of it outlives any run.
-            let base = NonNull::new(unsafe { alloc_zeroed(layout) });
-            let base = base.unwrap_or_else(|| handle_alloc_error(layout));
-            POOL.set(Some(base));
-            base
-        })
-    }
-
-    /// Whether an address is in the thread's pool.
-    pub fn in_pool(at: *const ()) -> bool {
-        let within = |base: NonNull<u8>| at.addr().wrapping_sub(base.addr().get());
-        POOL.get().is_some_and(|base| within(base) < BYTES + PAGE_SIZE)
-    }
-
-    impl TestMachine {
-        /// `frames` zeroed frames from frame 64 on, the last of them scratch for whole kernels. With
-        /// `idles`, a CPU that no thread is on lets others work on its state. One machine at a time on a
-        /// thread: it lies where the one before lay.
-        ///
-        /// # Panics
-        /// If there are too many.
-        pub fn pooled(frames: u64, cpus: usize, idles: bool) -> &'static Self {
-            assert!(frames as usize <= FRAMES, "a small machine");
-            let base = pool();
-            let all = run(64, frames);
-            // SAFETY: all of the pool but its last page, which no other machine uses now.
-            unsafe { base.write_bytes(0, BYTES) };
-            // SAFETY: within the pool.
-            let beside = unsafe { base.add(FRAMES * PAGE_SIZE) };
-            // SAFETY: the pool stays, and is reached through this map alone.
-            let map = unsafe { Linear::new(base, all.addr(), all.bytes() as usize) };
-            let ranges = [(all, NodeId(0))];
-            let scratch = scratch_frames(&ranges, cpus);
-            let scratch = run(all.end().get().saturating_sub(scratch), scratch);
-            let memory = Backing::Pool(map, beside, AtomicUsize::new(0));
-            let few = Processors::Few(Few::new(cpus as u32, 1, idles));
-            let machine = Self::over(memory, few, &ranges, scratch);
-            const { assert!(size_of::<Self>() <= PAGE_SIZE && align_of::<Self>() <= PAGE_SIZE) };
-            // SAFETY: the pool's last page, which stays.
-            unsafe {
-                let place = base.add(BYTES).cast::<Self>();
-                place.write(machine);
-                place.as_ref()
-            }
-        }
-    }
-}

@@ -10,9 +10,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use heirloom_testkit::Rng;
+use heirloom_testkit::service::Manager;
 use rustix::process::Signal;
 use support::{
-    Begun, CACHE, CRASHING, Client, Life, Manager, NEXT, Program, Random, Reply, bulk, ok, request,
+    Begun, CACHE, CRASHING, Client, Life, NEXT, Program, Reply, bulk, ok, request, start, start_at,
 };
 
 /// A port of the system's choice, 64 MiB, and two threads however many processors there are.
@@ -273,9 +275,10 @@ fn where_descriptors_are_few_it_jumps_with_all_clients_and_turns_others_away() {
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill() {
     let manager = Manager::new("kill");
-    let mut random = Random(0x5eed_cafe);
-    println!("seed {:#x}", random.0);
-    let mut life = manager.start(Path::new(CACHE), &OPTIONS);
+    let seed = 0x5eed_cafe;
+    println!("seed {seed:#x}");
+    let mut random = Rng::new(seed);
+    let mut life = start(&manager, Path::new(CACHE), &OPTIONS);
     let at = life.begins().at;
     let writers = 2;
     // What each writer wrote of each key: acknowledged last, and asked for last.
@@ -284,8 +287,7 @@ fn what_was_acknowledged_is_there_after_a_kill() {
         thread::scope(|scope| {
             for (writer, known) in known.iter_mut().enumerate() {
                 // How many answers come before it is killed, by whichever writer has them first.
-                let (until, seed) =
-                    (1000 + random.below(4000), Random(random.0 ^ writer as u64 ^ death));
+                let (until, seed) = (1000 + random.below(4000), Rng::new(random.next()));
                 // A connection that is not taken yet when the process dies waits for the next.
                 let (mut client, life) = (Client::new(&at), &life);
                 assert_eq!(client.say("PING"), Reply::Simple("PONG".to_owned()));
@@ -299,7 +301,7 @@ fn what_was_acknowledged_is_there_after_a_kill() {
             }
         });
         life.ends();
-        life = manager.start(Path::new(if death % 2 == 0 { CACHE } else { NEXT }), &OPTIONS);
+        life = start(&manager, Path::new(if death % 2 == 0 { CACHE } else { NEXT }), &OPTIONS);
         let begun = life.begins();
         assert_eq!((begun.generation, begun.how.as_str()), (death, "warm"));
         assert_eq!(begun.at, at, "the socket is the one that it had");
@@ -341,7 +343,7 @@ fn write(
     client: &mut Client,
     writer: usize,
     known: &mut [(u64, u64)],
-    mut random: Random,
+    mut random: Rng,
     answered: impl Fn(u64),
 ) {
     // What was asked for and is not answered, in order.
@@ -374,7 +376,7 @@ fn write(
 #[test]
 fn builds_that_crash_as_they_start_lose_nothing() {
     let manager = Manager::new("crash");
-    let mut life = manager.start(Path::new(CACHE), &OPTIONS);
+    let mut life = start(&manager, Path::new(CACHE), &OPTIONS);
     let begun = life.begins();
     let mut client = Client::new(&begun.at);
     for n in 0..2000 {
@@ -382,10 +384,10 @@ fn builds_that_crash_as_they_start_lose_nothing() {
     }
     life.kill();
     for step in 0..6 {
-        let (status, said) = manager.start_at(Path::new(CRASHING), &OPTIONS, step).ends();
+        let (status, said) = start_at(&manager, Path::new(CRASHING), &OPTIONS, step).ends();
         assert!(!status.success() && said.is_empty(), "{status}: {said}");
     }
-    let mut life = manager.start(Path::new(NEXT), &OPTIONS);
+    let mut life = start(&manager, Path::new(NEXT), &OPTIONS);
     let again = life.begins();
     assert_eq!((again.how.as_str(), &again.at), ("warm", &begun.at));
     let mut client = Client::new(&again.at);
@@ -400,7 +402,7 @@ fn builds_that_crash_as_they_start_lose_nothing() {
 fn a_jump_into_a_build_that_crashes_loses_connections_alone() {
     let manager = Manager::new("into-crash");
     let program = Program::new("into-crash", CACHE);
-    let mut life = manager.start_at(&program.0, &OPTIONS, 3);
+    let mut life = start_at(&manager, &program.0, &OPTIONS, 3);
     let begun = life.begins();
     let mut client = Client::new(&begun.at);
     assert_eq!(client.say("SET a 1"), ok());
@@ -412,7 +414,7 @@ fn a_jump_into_a_build_that_crashes_loses_connections_alone() {
     let mut client = Client::new(&begun.at);
     client.send(&request(&[b"GET", b"a"]));
     program.becomes(CACHE);
-    let mut life = manager.start(&program.0, &OPTIONS);
+    let mut life = start(&manager, &program.0, &OPTIONS);
     assert_eq!(life.begins().how, "warm");
     assert_eq!(client.reply(), bulk("1"));
 }
@@ -421,10 +423,11 @@ fn a_jump_into_a_build_that_crashes_loses_connections_alone() {
 fn a_full_cache_takes_what_is_new_and_keeps_what_is_used() {
     let manager = Manager::new("full");
     let options = ["--listen", "127.0.0.1:0", "--memory", "16", "--threads", "2"];
-    let mut life = manager.start(Path::new(CACHE), &options);
+    let mut life = start(&manager, Path::new(CACHE), &options);
     let mut client = Client::new(&life.begins().at);
-    let mut random = Random(0x5eed_f011);
-    println!("seed {:#x}", random.0);
+    let seed = 0x5eed_f011;
+    println!("seed {seed:#x}");
+    let mut random = Rng::new(seed);
     // Items that are read again and again, and as many that never are.
     let value = vec![b'u'; 2000];
     for n in 0..50 {
@@ -467,7 +470,7 @@ fn a_full_cache_takes_what_is_new_and_keeps_what_is_used() {
     assert!(matches!(&long, Reply::Error(text) if text.contains("600000 bytes")), "{long:?}");
     // As full as it is, a successor takes over, and takes what is new.
     life.kill();
-    let mut life = manager.start(Path::new(NEXT), &options);
+    let mut life = start(&manager, Path::new(NEXT), &options);
     let begun = life.begins();
     assert_eq!(begun.how, "warm");
     let mut client = Client::new(&begun.at);

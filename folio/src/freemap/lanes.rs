@@ -117,7 +117,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The first and the last of the stretches that frames of `run` are in.
+/// Returns the first and the last of the stretches that frames of `run` are in.
 const fn stretches(run: Run, height: Height) -> (WordId, WordId) {
     let shift = height.word_log2();
     (WordId(run.start().get() >> shift), WordId((run.end().get() - 1) >> shift))

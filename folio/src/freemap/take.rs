@@ -112,6 +112,7 @@ impl FreeMap {
         let (words, first) = self.bitmap(LARGEST, LARGEST.lowest());
         let (mut start, end) = (first.chunk(), first.add(words.len()).chunk());
         'search: while start.add(chunks) <= end {
+            // From the last on: the chunk that is missing there rules out every start up to it.
             for i in (0..chunks).rev() {
                 if !self.has(LARGEST, start.add(i)) {
                     start = start.add(i + 1);
@@ -121,6 +122,7 @@ impl FreeMap {
             for i in 0..chunks {
                 let chunk = start.add(i);
                 if !self.take_bits_at(LARGEST, chunk.word(), chunk.bit()) {
+                    // Another CPU was first: what was taken of the run goes back, and the search goes on behind it.
                     for taken in (0..i).map(|i| start.add(i)) {
                         self.give_rest(LARGEST, taken.word(), taken.bit());
                     }

@@ -140,7 +140,7 @@ impl Watcher for Copies {
     }
 }
 
-/// Frames that a tree with blocks of order 0 and 1 needs, and ten more.
+/// Returns the number of frames that a tree with blocks of order 0 and 1 needs, and ten more.
 fn all() -> Run {
     let start = Ram::frames(1)[0].0.start();
     let [one, two] = [0, 1].map(|o| Block::new(start, Order::new(o).unwrap()).unwrap());
@@ -172,7 +172,7 @@ struct World {
 }
 
 impl World {
-    /// The first kernel: a folio of one frame, one of two, a run of three.
+    /// Returns the first kernel: a folio of one frame, one of two, a run of three.
     fn first(copies: &'static Copies) -> Self {
         let memory = Ram::memory(&ranges()).unwrap();
         let root = memory.preserved().tree_root().unwrap();
@@ -195,7 +195,7 @@ impl World {
         world
     }
 
-    /// What must survive.
+    /// Returns what must survive.
     fn kept(&self) -> Kept {
         let mut kept = self.left.clone();
         for thing in self.live.iter().filter(|thing| thing.preserved) {
@@ -204,8 +204,8 @@ impl World {
         kept
     }
 
-    /// The kernel that begins over these frames, where the one before began an operation with `before`
-    /// and would have ended it with `after`.
+    /// Returns the kernel that begins over these frames, where the one before began an operation with
+    /// `before` and would have ended it with `after`.
     fn next(
         frames: &[u64],
         root: PhysAddr,
@@ -283,7 +283,7 @@ impl World {
         self.live.push(Thing { run, kind, preserved: true, claimed: true, stamp });
     }
 
-    /// The last thing of which that is so.
+    /// Returns the last thing of which that is so.
     fn last(&self, is: impl Fn(&Thing) -> bool) -> Option<usize> {
         self.live.iter().rposition(is)
     }
@@ -293,7 +293,7 @@ impl World {
         if first { left.next() } else { left.next_back() }
     }
 
-    /// Two blocks side by side of those that are left, which are a run of three.
+    /// Returns two blocks side by side of those that are left, which are a run of three.
     fn run_left(&self) -> Option<Run> {
         let mut runs = self.left.keys().filter_map(|block| {
             let run = Run::new(block.pfn(), 3)?;

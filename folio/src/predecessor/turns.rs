@@ -119,7 +119,7 @@ fn beside(build: fn() -> Memory<Ram>, first: Call, others: &[Call], after: impl 
     assert!(tried > 1, "nothing was watched");
 }
 
-/// Three blocks in a row, of orders 0, 1 and 0, that were preserved as a run.
+/// Returns three blocks in a row, of orders 0, 1 and 0, that were preserved as a run.
 fn row() -> Run {
     run(129, 4)
 }
@@ -138,7 +138,7 @@ fn claim(world: &World, name: &'static str, i: usize) {
     world.note(name, world.memory.claim(part(i)));
 }
 
-/// Nothing was lost: what was not claimed or disposed of is there, with no trace of a claim.
+/// Checks that nothing was lost: what was not claimed or disposed of is there, with no trace of a claim.
 fn assert_left(world: &World, parts: &[usize]) {
     let mut expected: Vec<_> = parts.iter().map(|i| part(*i)).collect();
     expected.sort_by_key(|b| (core::cmp::Reverse(b.order()), b.pfn()));
@@ -366,7 +366,7 @@ fn a_label_beside_claims_and_disposal() {
 #[cfg(not(any(miri, heirloom_page = "64k", heirloom_page = "16k")))]
 #[test]
 fn parts_of_a_block_above_the_largest_folio_are_taken_back_before_it_is() {
-    /// Four of the largest folios, as one block of the tree.
+    /// Returns four of the largest folios, as one block of the tree.
     fn large() -> Block {
         Block::new(run(1 << 20, 1).start(), order(20)).unwrap()
     }

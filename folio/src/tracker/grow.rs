@@ -249,7 +249,7 @@ impl<'n> LeafBit<'n> {
         self.word.load(Acquire) & self.bit != 0
     }
 
-    /// [`Tracker::preserve`], the bit being known.
+    /// Does what [`Tracker::preserve`] does, the bit being known.
     #[inline]
     pub(crate) fn preserve(self, block: Block) -> Result<(), Error> {
         // Release pairs with the Acquire of the call that finds or clears the bit: what was written
@@ -261,7 +261,7 @@ impl<'n> LeafBit<'n> {
         }
     }
 
-    /// [`Tracker::unpreserve`], the bit being known.
+    /// Does what [`Tracker::unpreserve`] does, the bit being known.
     #[inline]
     pub(crate) fn unpreserve(self, block: Block) -> Result<(), Error> {
         // Acquire pairs with the Release in `preserve`: the block is seen as its owner left it. Release

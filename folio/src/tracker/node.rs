@@ -39,7 +39,7 @@ impl<'n, N: NodeAlloc> NodePool<'n, N> {
         Self { nodes, top: 0 }
     }
 
-    /// One page more.
+    /// Counts one page more.
     pub(super) fn add(&mut self) -> Result<(), Error> {
         let mut page = self.nodes.allocate()?;
         if page.get() == 0 {

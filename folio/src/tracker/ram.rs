@@ -50,12 +50,12 @@ impl Ram {
         ram
     }
 
-    /// How many pages are given out.
+    /// Returns how many pages are given out.
     pub(crate) fn used(&self) -> usize {
         self.state.lock().unwrap().used.iter().filter(|used| **used).count()
     }
 
-    /// The frames of the pages.
+    /// Returns the frames of the pages.
     #[cfg(not(loom))]
     pub(crate) fn run(&self) -> Run {
         Run::new(self.base, self.pages.len() as u64).unwrap()
@@ -73,7 +73,7 @@ impl Ram {
         self.state.lock().unwrap().directory.clear();
     }
 
-    /// What a failed allocation answers.
+    /// Returns what a failed allocation answers.
     pub(crate) fn full(&self) -> Error {
         let _ = self;
         Error::OutOfMemory { order: Order::ZERO, node: None }

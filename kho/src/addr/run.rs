@@ -13,21 +13,22 @@ pub struct Block {
 }
 
 impl Block {
-    /// The block of `order` at `pfn`, if `pfn` is aligned to it and it ends below [`Pfn::LIMIT`].
+    /// Returns the block of `order` at `pfn`, if `pfn` is aligned to it and it ends below
+    /// [`Pfn::LIMIT`].
     #[inline]
     pub const fn new(pfn: Pfn, order: Order) -> Option<Self> {
         if pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0 { Some(Self { pfn, order }) } else { None }
     }
 
-    /// The block of `order` at `pfn`, which is known to be one.
+    /// Returns the block of `order` at `pfn`, which is known to be one.
     #[inline]
     pub const fn aligned(pfn: Pfn, order: Order) -> Self {
         debug_assert!(pfn.is_aligned(order) && pfn.0 < Pfn::LIMIT.0);
         Self { pfn, order }
     }
 
-    /// The aligned block of `order` that holds `pfn`; from [`Pfn::LIMIT`] on, where no block is,
-    /// the last one.
+    /// Returns the aligned block of `order` that holds `pfn`; from [`Pfn::LIMIT`] on, where no
+    /// block is, the last one.
     #[inline]
     pub const fn containing(pfn: Pfn, order: Order) -> Self {
         let last = Pfn::LIMIT.0 - 1;
@@ -35,25 +36,25 @@ impl Block {
         Self { pfn: pfn.align_down(order), order }
     }
 
-    /// The first frame.
+    /// Returns the first frame.
     #[inline]
     pub const fn pfn(self) -> Pfn {
         self.pfn
     }
 
-    /// The order.
+    /// Returns the order.
     #[inline]
     pub const fn order(self) -> Order {
         self.order
     }
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     #[inline]
     pub const fn addr(self) -> PhysAddr {
         PhysAddr(self.pfn.0 << PAGE_SHIFT)
     }
 
-    /// The block as a run.
+    /// Returns the block as a run.
     #[inline]
     pub const fn run(self) -> Run {
         Run { start: self.pfn, frames: self.order.frames() }
@@ -91,7 +92,8 @@ impl Run {
         }
     }
 
-    /// The frames from `start` up to, not including, `end`; `None` if `end` lies before `start`.
+    /// Returns the frames from `start` up to, not including, `end`; `None` if `end` lies before
+    /// `start`.
     #[inline]
     pub const fn between(start: Pfn, end: Pfn) -> Option<Self> {
         match end.0.checked_sub(start.0) {
@@ -100,7 +102,8 @@ impl Run {
         }
     }
 
-    /// The frames that hold `bytes` bytes from `addr`; `None` past the end of the address space.
+    /// Returns the frames that hold `bytes` bytes from `addr`; `None` past the end of the address
+    /// space.
     #[inline]
     pub const fn covering(addr: PhysAddr, bytes: u64) -> Option<Self> {
         let Some(end) = addr.checked_add(bytes) else { return None };
@@ -108,64 +111,64 @@ impl Run {
         Self::between(addr.pfn(), Pfn(last))
     }
 
-    /// The first frame.
+    /// Returns the first frame.
     #[inline]
     pub const fn start(self) -> Pfn {
         self.start
     }
 
-    /// One past the last frame.
+    /// Returns the frame after the last.
     #[inline]
     pub const fn end(self) -> Pfn {
         // At most the limit: no run is made that ends beyond it.
         Pfn(self.start.0 + self.frames)
     }
 
-    /// How many frames.
+    /// Returns how many frames.
     #[inline]
     pub const fn frames(self) -> u64 {
         self.frames
     }
 
-    /// How many bytes; one less for all frames that there can be, which have 2^64.
+    /// Returns how many bytes; one less for all frames that there can be, which have 2^64.
     #[inline]
     pub const fn bytes(self) -> u64 {
         if self.frames < Pfn::LIMIT.0 { self.frames << PAGE_SHIFT } else { u64::MAX }
     }
 
-    /// Whether there is no frame in it.
+    /// Returns whether there is no frame in it.
     #[inline]
     pub const fn is_empty(self) -> bool {
         self.frames == 0
     }
 
-    /// The address of the first byte; the last address for one that starts at [`Pfn::LIMIT`], which
-    /// has none.
+    /// Returns the address of the first byte; the last address for one that starts at
+    /// [`Pfn::LIMIT`], which has none.
     #[inline]
     pub const fn addr(self) -> PhysAddr {
         self.start.addr()
     }
 
-    /// Whether `pfn` is one of the frames.
+    /// Returns whether `pfn` is one of the frames.
     #[inline]
     pub const fn contains(self, pfn: Pfn) -> bool {
         // A frame before the start wraps round to far beyond the end.
         pfn.0.wrapping_sub(self.start.0) < self.frames
     }
 
-    /// Whether every frame of `other` is in this run.
+    /// Returns whether every frame of `other` is in this run.
     #[inline]
     pub const fn covers(self, other: Self) -> bool {
         other.start.0 >= self.start.0 && other.end().0 <= self.end().0
     }
 
-    /// Whether the two share a frame.
+    /// Returns whether the two share a frame.
     #[inline]
     pub const fn overlaps(self, other: Self) -> bool {
         self.common(other) > 0
     }
 
-    /// How many frames the two share.
+    /// Returns how many frames the two share.
     #[inline]
     pub const fn common(self, other: Self) -> u64 {
         let start = if self.start.0 > other.start.0 { self.start.0 } else { other.start.0 };
@@ -173,7 +176,8 @@ impl Run {
         end.saturating_sub(start)
     }
 
-    /// The block that these frames are; `None` unless they are a power of two, aligned to their own size.
+    /// Returns the block that these frames are; `None` unless they are a power of two, aligned to their
+    /// own size.
     #[inline]
     pub const fn as_block(self) -> Option<Block> {
         match Order::for_frames(self.frames) {
@@ -182,7 +186,7 @@ impl Run {
         }
     }
 
-    /// The few largest aligned blocks that make up the run, in address order.
+    /// Returns the few largest aligned blocks that make up the run, in address order.
     ///
     /// Greedy, as Linux decomposes a range: the order is the alignment of what is left or the
     /// log2 of its length, whichever is less.

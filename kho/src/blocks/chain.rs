@@ -93,22 +93,22 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
         }
     }
 
-    /// The address of the first block.
+    /// Returns the address of the first block.
     pub const fn first(&self) -> PhysAddr {
         self.first
     }
 
-    /// How many blocks.
+    /// Returns how many blocks.
     pub const fn blocks(&self) -> u64 {
         self.blocks
     }
 
-    /// How many entries.
+    /// Returns how many entries.
     pub const fn len(&self) -> u64 {
         self.entries
     }
 
-    /// Whether there is no entry.
+    /// Returns whether there is no entry.
     pub const fn is_empty(&self) -> bool {
         self.entries == 0
     }
@@ -125,7 +125,7 @@ impl<'p, P: Pages, T: Record> Chain<'p, P, T> {
         .map(|_| ())
     }
 
-    /// The entries, in order.
+    /// Returns the entries, in order.
     pub fn iter(&self) -> Entries<'p, P, T> {
         Entries {
             pages: self.pages,
@@ -164,7 +164,7 @@ pub struct Entries<'p, P, T> {
 }
 
 impl<P, T: Record> Entries<'_, P, T> {
-    /// The address of the entry that was given last.
+    /// Returns the address of the entry that was given last.
     pub const fn last_at(&self) -> PhysAddr {
         let skip =
             usize_to_u64(HEAD) * 8 + self.index.saturating_sub(1) * usize_to_u64(size_of::<T>());

@@ -45,7 +45,7 @@ pub(crate) const fn per_block<T>(page: PageSize) -> u64 {
     usize_to_u64((page.bytes() - HEAD * 8) / size_of::<T>())
 }
 
-/// The words of entry `index` of a block.
+/// Returns the words of entry `index` of a block.
 pub fn entry_words<T: Record>(words: &[AtomicU64], index: u64) -> Option<&[AtomicU64]> {
     let size = size_of::<T>() / 8;
     let start = HEAD + usize::try_from(index).ok()?.checked_mul(size)?;
@@ -70,7 +70,7 @@ pub fn save<T: Record>(words: &[AtomicU64], entry: &T) {
     }
 }
 
-/// A block's link and count.
+/// Returns a block's link and count.
 pub fn head(words: &[AtomicU64]) -> (PhysAddr, u64) {
     let mut head = words.iter().map(|word| word.load(Acquire));
     (PhysAddr::new(head.next().unwrap_or(0)), head.next().unwrap_or(0))

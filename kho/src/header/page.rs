@@ -66,6 +66,7 @@ impl<'a> HeaderPage<'a> {
             });
         };
         let says = Says::new(header);
+        // Nothing is written that the reader of this build would refuse.
         check_pages(PageSize::BUILD, &says, at, HALVES_AT)?;
         for word in words {
             store::word64(word, 0, Relaxed);
@@ -87,8 +88,8 @@ impl<'a> HeaderPage<'a> {
         Ok(page)
     }
 
-    /// The page that stands in `words`, which this kernel or a predecessor wrote, to be changed.
-    /// Nothing else may write it while the value lives.
+    /// Returns the page that stands in `words`, which this kernel or a predecessor wrote, to be
+    /// changed. Nothing else may write it while the value lives.
     ///
     /// # Errors
     /// As for [`Header::read`]; and [`Error::Table`] for one that is longer than this build knows:
@@ -122,12 +123,12 @@ impl<'a> HeaderPage<'a> {
         Ok(())
     }
 
-    /// The page's address.
+    /// Returns the page's address.
     pub const fn at(&self) -> PhysAddr {
         self.at
     }
 
-    /// What the page says now.
+    /// Returns what the page says now.
     ///
     /// # Errors
     /// [`Error::Table`] if something else wrote the page.

@@ -11,8 +11,8 @@ use crate::store;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
 
-/// The frames of `bytes` bytes at `addr`, all in memory and preserved. `from` says where the address
-/// stands.
+/// Returns the frames of `bytes` bytes at `addr`, all in memory and preserved. `from` says where the
+/// address stands.
 pub(crate) fn preserved(
     pages: &impl Pages,
     addr: PhysAddr,
@@ -32,7 +32,7 @@ pub(crate) fn preserved(
     }
 }
 
-/// The same bytes as words.
+/// Returns the bytes that [`preserved`] checks, as words.
 pub(crate) fn words(
     pages: &impl Pages,
     addr: PhysAddr,
@@ -47,7 +47,7 @@ pub(crate) fn words(
     words.ok_or(Fault::OutsideMemory { addr }.in_table(from.0, from.1, from.2))
 }
 
-/// The value that starts with these words.
+/// Returns the value that starts with these words.
 pub(crate) fn load<T: FromBytes + IntoBytes + Immutable>(words: &[AtomicU64]) -> T {
     let mut value = T::new_zeroed();
     for (bytes, word) in value.as_mut_bytes().chunks_mut(8).zip(words) {

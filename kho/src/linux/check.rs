@@ -5,6 +5,7 @@
 //! once. The work is bounded by the frames there are.
 
 use super::bytes::preserved;
+use super::found::{Found, Opaque, Unread};
 use super::kexec_metadata::Metadata;
 use super::kho_test::KhoTest;
 use super::loans::{LoanPart, Loans};
@@ -22,52 +23,6 @@ use crate::page_size::PageSize;
 use crate::pages::Pages;
 use crate::root::{RootView, Subtree};
 use crate::tree::Ledger;
-
-/// What a check comes upon.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Found {
-    /// Something that is wrong.
-    Wrong(Error),
-    /// Something that this crate does not know, so that nothing can be said of it.
-    Unread(Unread),
-}
-
-impl From<Error> for Found {
-    fn from(error: Error) -> Self {
-        Self::Wrong(error)
-    }
-}
-
-/// Something whose content a check did not look at, as only its maker knows what it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Unread {
-    /// What.
-    pub what: Opaque,
-    /// The name of the subtree or of the state, or the file's kind.
-    pub name: Text<48>,
-    /// Where the subtree starts, or the entry of the file or the state.
-    pub at: PhysAddr,
-}
-
-impl Unread {
-    /// Returns what a check says of a subtree that it does not know.
-    pub fn of_subtree(subtree: &Subtree) -> Self {
-        let name = Text::cut(subtree.name.as_str().as_bytes());
-        Self { what: Opaque::Subtree, name, at: subtree.addr }
-    }
-}
-
-/// What can have a name that this crate does not know.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[non_exhaustive]
-pub enum Opaque {
-    /// A subtree of the root page: that its bytes are preserved is known, if they are.
-    Subtree,
-    /// A file of a session. Its entry was looked at.
-    File,
-    /// A state that files share. Its entry was looked at.
-    Flb,
-}
 
 /// A subtree that this crate knows, read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +79,7 @@ impl Known {
     }
 }
 
-/// Bytes of a subtree: a page where its writer did not say.
+/// Returns the number of bytes of a subtree: a page where its writer did not say.
 fn size(subtree: &Subtree, page: PageSize) -> u64 {
     subtree.size.unwrap_or(usize_to_u64(page.bytes()))
 }
@@ -216,7 +171,7 @@ where
     L: Ledger + ?Sized,
     F: FnMut(Found) -> Result<(), E>,
 {
-    /// What is sound of `result`; the rest is a finding.
+    /// Returns what is sound of `result`; the rest is a finding.
     fn sound<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, E> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -255,8 +210,8 @@ where
         }
     }
 
-    /// The same for a list of records. Where a block is claimed already, it is another table's, or
-    /// the list comes back to one of its own: the finding says which.
+    /// Claims, as [`Checks::claim`] does, the blocks of a list of records. Where a block is claimed
+    /// already, it is another table's, or the list comes back to one of its own: the finding says which.
     fn claim_list(
         &mut self,
         (table, at): (Table, PhysAddr),

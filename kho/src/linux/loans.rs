@@ -211,7 +211,7 @@ impl Loans {
     }
 }
 
-/// What the page of the list at `at` starts with, if this crate reads it.
+/// Returns what the page of the list at `at` starts with, if this crate reads it.
 fn head(pages: &impl Pages, at: PhysAddr, words: &[AtomicU64]) -> Result<Stored, Error> {
     let fail = |offset, fault: Fault| fault.in_table(Table::Loans, at, offset);
     let head: Stored = load(words);
@@ -229,7 +229,7 @@ fn head(pages: &impl Pages, at: PhysAddr, words: &[AtomicU64]) -> Result<Stored,
     Ok(head)
 }
 
-/// The folio that `word`, which stands in byte `offset` of the page at `page`, names.
+/// Returns the folio that `word`, which stands in byte `offset` of the page at `page`, names.
 fn folio(
     pages: &impl Pages,
     word: u64,
@@ -262,7 +262,7 @@ mod tests {
     const PAGE: u64 = PAGE_SIZE as u64;
     const LIST: PhysAddr = PhysAddr::new(PAGE);
 
-    /// A page of a list: what it starts with, and its words.
+    /// Returns a page of a list: what it starts with, and its words.
     fn words(next: u64, entry: [u64; 3], folios: &[u64]) -> Vec<u64> {
         let version = u64::from(PAGE_SHIFT) << 32 | u64::from(Loans::VERSION);
         let head = [u64::from_le_bytes(MAGIC), version, next];
@@ -291,7 +291,7 @@ mod tests {
         words(2 * PAGE, [16 * PAGE, 17 * PAGE, 32], &[(16 * PAGE) | 2, 0, 20 * PAGE])
     }
 
-    /// What a walk comes to, and how it ends.
+    /// Returns what a walk comes to, and how it ends.
     fn walked(left: &Left) -> (Vec<LoanPart>, Result<(), Error>) {
         let mut parts = Vec::new();
         let loans = Loans::read(left, LIST, PAGE);

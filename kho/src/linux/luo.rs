@@ -6,8 +6,6 @@
 //!    40 bytes           16 of them "luo-v5;block-v1"
 //!  session, 80 bytes    name[64], files u64, count u64             in blocks of records
 //!  file, 64 bytes       compatible[48], data u64, token u64        in blocks of records
-//!  FLBs                 pages u64, count u64, then entries
-//!  FLB, 64 bytes        name[48], data u64, count u64
 //! ```
 //!
 //! A file's `data` and an FLB's are what its owner wants back; only the owner knows whether it is an
@@ -16,7 +14,8 @@
 use zerocopy::native_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::bytes::{load, preserved, until_zero, words};
+use super::bytes::{load, until_zero, words};
+use super::flb::Flbs;
 use super::memfd::{self, Memfd};
 use super::properties::Properties;
 use super::text::Text;
@@ -61,24 +60,9 @@ pub(super) struct StoredFile {
     token: U64,
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct StoredFlbs {
-    pages: U64,
-    count: U64,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct StoredFlb {
-    name: [u8; 48],
-    data: U64,
-    count: U64,
-}
-
 const _: () = {
     assert!(size_of::<StoredLuo>() == 24 && size_of::<StoredSession>() == 80);
-    assert!(size_of::<StoredFile>() == 64 && size_of::<StoredFlb>() == 64);
+    assert!(size_of::<StoredFile>() == 64);
 };
 
 impl StoredSession {
@@ -119,7 +103,7 @@ impl Luo {
     /// Bytes of the smallest structure.
     pub const SIZE: u64 = usize_to_u64(SHORTEST);
 
-    /// What stands at `at` where there is nothing but a number, and its bytes.
+    /// Returns what stands at `at` where there is nothing but a number, and its bytes.
     pub(super) fn head(at: PhysAddr, number: u64) -> (Self, [u8; SHORTEST]) {
         let none = PhysAddr::new(0);
         let luo = Self { at, compat: Compat::of(&FORMAT), number, sessions: none, flbs: none };
@@ -178,7 +162,7 @@ impl Luo {
         })
     }
 
-    /// The sessions, in the order they stand in.
+    /// Returns the sessions, in the order they stand in.
     ///
     /// # Errors
     /// [`Error::Table`]: their list is not sound.
@@ -199,7 +183,7 @@ impl Luo {
         blocks::<StoredSession>(pages, self.sessions, each)
     }
 
-    /// The session of this name, the first if there are several.
+    /// Returns the session of this name, the first if there are several.
     ///
     /// # Errors
     /// As for [`Luo::sessions`]; [`Error::Table`]: a session before it is not sound.
@@ -213,30 +197,13 @@ impl Luo {
         Ok(None)
     }
 
-    /// The states that files share.
+    /// Returns the states that files share.
     ///
     /// # Errors
     /// [`Error::Table`]: their list is not in memory, not preserved, or has more entries than its
     /// pages hold.
     pub fn flbs<'p, P: Pages>(&self, pages: &'p P) -> Result<Flbs<'p, P>, Error> {
-        const HEAD: usize = size_of::<StoredFlbs>();
-        let at = self.flbs;
-        if at.get() == 0 {
-            return Ok(Flbs { pages, bytes: 0, next: at, left: 0 });
-        }
-        let stored: StoredFlbs =
-            load(words(pages, at, HEAD, (Table::Luo, self.at, u64_to_usize(self.bytes()) - 8))?);
-        let fail = |offset, fault: Fault| fault.in_table(Table::Flbs, at, offset);
-        let (found, count) = (stored.pages.get(), stored.count.get());
-        let bytes = found.checked_mul(usize_to_u64(pages.page_size().bytes()));
-        let outside = Fault::OutsideMemory { addr: at };
-        let bytes = bytes.filter(|bytes| *bytes > 0).ok_or(fail(0, outside))?;
-        preserved(pages, at, bytes, (Table::Flbs, at, 0))?;
-        let limit = (bytes - usize_to_u64(HEAD)) / usize_to_u64(size_of::<StoredFlb>());
-        if count > limit {
-            return Err(fail(8, Fault::TooMany { found: count, limit }));
-        }
-        Ok(Flbs { pages, bytes, next: PhysAddr::new(at.get() + usize_to_u64(HEAD)), left: count })
+        Flbs::read(pages, self.flbs, (Table::Luo, self.at, u64_to_usize(self.bytes()) - 8))
     }
 }
 
@@ -252,12 +219,12 @@ fn tree(pages: &impl Pages, at: PhysAddr, bytes: u64) -> Error {
     known.err().unwrap_or(Fault::Malformed { expected }.in_table(Table::Luo, at, 0))
 }
 
-/// Bytes of the text that says what the structure is.
+/// Returns the number of bytes of the text that says what the structure is.
 const fn text_bytes(compat: Compat) -> usize {
     if compat.has_parts() { LONG } else { SHORT }
 }
 
-/// A list of records; none at address 0.
+/// Returns a list of records; none at address 0.
 fn list<P: Pages, T: Record>(pages: &P, first: PhysAddr) -> Result<Option<Chain<'_, P, T>>, Error> {
     if first.get() == 0 {
         return Ok(None);
@@ -265,7 +232,7 @@ fn list<P: Pages, T: Record>(pages: &P, first: PhysAddr) -> Result<Option<Chain<
     Ok(Some(Chain::new(pages, first)?))
 }
 
-/// The blocks of a list of records; none at address 0.
+/// Calls `each` with the blocks of a list of records; with none at address 0.
 fn blocks<T: Record>(
     pages: &impl Pages,
     first: PhysAddr,
@@ -291,7 +258,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Its files, in the order they stand in.
+    /// Returns its files, in the order they stand in.
     ///
     /// # Errors
     /// [`Error::Table`]: their list is not sound. [`Error::Table`]: it has more or fewer than the
@@ -319,7 +286,7 @@ impl Session {
         blocks::<StoredFile>(pages, self.files, each)
     }
 
-    /// The file with this token, the first if there are several.
+    /// Returns the file with this token, the first if there are several.
     ///
     /// # Errors
     /// As for [`Session::files`]; [`Error::Table`]: a file before it is not sound.
@@ -368,8 +335,8 @@ pub struct File {
 }
 
 impl File {
-    /// The memfd that it is; `None` if its kind is none that this crate knows, and then nothing of
-    /// its data was looked at.
+    /// Returns the memfd that it is; `None` if its kind is none that this crate knows, and then
+    /// nothing of its data was looked at.
     ///
     /// # Errors
     /// [`Error::Table`] with the byte and the reason: not in memory or not preserved; more folios than the
@@ -406,50 +373,5 @@ impl<P: Pages> Iterator for Files<'_, P> {
         let (data, token) = (stored.data.get(), stored.token.get());
         let compatible = Text::read(stored.compatible, (Table::File, at, 0));
         Some(compatible.map(|compatible| File { at, compatible, data, token }))
-    }
-}
-
-/// A state that files share for as long as any of them is preserved (Linux: file-lifecycle-bound).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flb {
-    /// Where its entry is.
-    pub at: PhysAddr,
-    /// Its name.
-    pub name: Text<48>,
-    /// What its owner wants back.
-    pub data: u64,
-    /// How many preserved files share it.
-    pub count: u64,
-}
-
-/// The states that files share, from [`Luo::flbs`]. An item is an error if that entry is not sound;
-/// others follow.
-#[derive(Debug)]
-pub struct Flbs<'p, P> {
-    pages: &'p P,
-    bytes: u64,
-    next: PhysAddr,
-    left: u64,
-}
-
-impl<P> Flbs<'_, P> {
-    /// Bytes of the list's pages.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl<P: Pages> Iterator for Flbs<'_, P> {
-    type Item = Result<Flb, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        const SIZE: usize = size_of::<StoredFlb>();
-        self.left = self.left.checked_sub(1)?;
-        let at = self.next;
-        self.next = PhysAddr::new(at.get() + usize_to_u64(SIZE));
-        let stored: StoredFlb = load(self.pages.words(at, SIZE)?);
-        let (data, count) = (stored.data.get(), stored.count.get());
-        let name = Text::read(stored.name, (Table::Flbs, at, 0));
-        Some(name.map(|name| Flb { at, name, data, count }))
     }
 }

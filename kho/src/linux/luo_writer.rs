@@ -176,6 +176,7 @@ impl Luo {
                 return Err(Fault::Duplicate.in_table(Table::Session, at, 0));
             }
         }
+        // The count is stored last: a reader that comes in between sees the list as it was.
         if last.is_some_and(|last| append(last, &record)) {
             return Ok(());
         }
@@ -184,6 +185,7 @@ impl Luo {
         let outside = Fault::OutsideMemory { addr: at }.in_table(Table::Luo, self.at, skip * 8);
         let to_first = pages.words(at, 8).ok_or(outside)?;
         let page = take(blank, Table::Session, count)?;
+        // Filled before anything leads to it.
         append(page.words(), &record);
         if last.is_none() {
             self.sessions = page.addr();
@@ -192,7 +194,7 @@ impl Luo {
         Ok(())
     }
 
-    /// The session of this name, whatever else there is.
+    /// Returns the session of this name, whatever else there is.
     fn find(&self, pages: &impl Pages, name: Text<64>) -> Result<Option<Session>, Error> {
         let mut all = self.sessions(pages)?.filter_map(Result::ok);
         Ok(all.find(|session| session.name.as_bytes() == name.as_bytes()))

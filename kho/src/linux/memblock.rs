@@ -104,6 +104,7 @@ impl Memblock {
                 }
                 Step::End if depth == 1 => {
                     stopped = each(reading.region(&tree)?);
+                    // A walk ends with an error of its own alone; the caller's, which ended it, is returned instead.
                     if stopped.is_err() {
                         let fault = Fault::Malformed { expected: "reader that goes on" };
                         return Err(tree.fail(offset, fault));
@@ -133,14 +134,14 @@ impl Memblock {
 }
 
 impl Region {
-    /// Its frames; `None` if they reach above the last.
+    /// Returns its frames; `None` if they reach above the last.
     pub const fn run(&self) -> Option<Run> {
         Run::covering(self.start, self.size)
     }
 }
 
 impl Reading {
-    /// Nothing read yet of the node at byte `offset`.
+    /// Makes a region of which nothing is read yet: the node at byte `offset`.
     const fn of(offset: usize) -> Self {
         Self { offset, name: [0; 64], compatible: None, start: None, size: None }
     }

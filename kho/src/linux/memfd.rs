@@ -42,7 +42,7 @@ pub(super) static FORMAT: Format =
     Format { text: Memfd::COMPATIBLE, name: "memfd", version: 2, parts: &[VMALLOC] };
 
 impl Stored {
-    /// A file of so many bytes that all read as zeroes.
+    /// Returns a file of so many bytes that all read as zeroes.
     pub(super) fn of_size(size: u64) -> Self {
         Self { size: size.into(), ..Self::new_zeroed() }
     }
@@ -57,7 +57,7 @@ impl Stored {
         self.area = area.map_or(AreaDescriptor::new_zeroed(), AreaInfo::descriptor);
     }
 
-    /// What it says at `at`, of a file whose folios are not looked at.
+    /// Returns what it says at `at`, of a file whose folios are not looked at.
     pub(super) fn values(&self, at: PhysAddr) -> Memfd {
         Memfd {
             at,
@@ -118,25 +118,25 @@ pub struct MemfdFolio {
     pub flags: u16,
 }
 
-/// Whether a file of this kind is a memfd, whatever its version: `memfd` alone, or with more behind
-/// it that does not go on with the word.
+/// Returns whether a file of this kind is a memfd, whatever its version: `memfd` alone, or with
+/// more behind it that does not go on with the word.
 pub(crate) fn is_one(kind: &[u8]) -> bool {
     let rest = kind.strip_prefix(b"memfd");
     rest.is_some_and(|rest| rest.first().is_none_or(|byte| !byte.is_ascii_alphanumeric()))
 }
 
 impl MemfdFolio {
-    /// Whether it was written since it was last written back, which for a memfd is never.
+    /// Returns whether it was written since it was last written back, which for a memfd is never.
     pub const fn is_dirty(&self) -> bool {
         u32_to_u64(u16_to_u32(self.flags)) & DIRTY != 0
     }
 
-    /// Whether it has contents. One that has not reads as zeroes.
+    /// Returns whether it has contents. One that has not reads as zeroes.
     pub const fn is_up_to_date(&self) -> bool {
         u32_to_u64(u16_to_u32(self.flags)) & UP_TO_DATE != 0
     }
 
-    /// What is wrong with its entry, which is at `at`, though its content can be read.
+    /// Returns what is wrong with its entry, which is at `at`, though its content can be read.
     pub(crate) fn faults(&self, at: PhysAddr, page: PageSize) -> impl Iterator<Item = Error> {
         let reserved = self.flags & !FLAGS;
         let reserved = (reserved != 0).then_some((0, Fault::Reserved { found: self.flags.into() }));
@@ -148,13 +148,13 @@ impl MemfdFolio {
         faults.map(move |(offset, fault)| fault.in_table(Table::MemfdFolios, at, offset))
     }
 
-    /// Its entry, as a kernel of this build's pages writes it.
+    /// Returns its entry, as a kernel of this build's pages writes it.
     pub(super) fn words(&self) -> [u64; 2] {
         let number = self.block.pfn().get() & ((1 << PFN_BITS) - 1);
         [number | u64::from(self.flags) << PFN_BITS, self.index]
     }
 
-    /// The page of the file after its last.
+    /// Returns the page of the file after its last.
     pub(super) const fn end(&self, page: PageSize) -> u64 {
         self.index.saturating_add(page.pages(self.block.order().frames()))
     }
@@ -224,7 +224,7 @@ impl Memfd {
         Ok(Self { compat, area, page_size, ..stored.values(at) })
     }
 
-    /// What is wrong with its values, though its content can be read.
+    /// Returns what is wrong with its values, though its content can be read.
     pub(crate) fn faults(&self) -> impl Iterator<Item = Error> {
         let large =
             |found| Some(Fault::TooMany { found, limit: LARGEST }).filter(|_| found > LARGEST);
@@ -236,7 +236,7 @@ impl Memfd {
         faults.map(move |(offset, fault)| fault.in_table(Table::Memfd, at, offset))
     }
 
-    /// Pages of the file, the last one whole.
+    /// Returns the number of pages of the file, the last one whole.
     pub const fn pages(&self) -> u64 {
         self.size.div_ceil(usize_to_u64(self.page_size.bytes()))
     }
@@ -334,7 +334,7 @@ impl Memfd {
         }
     }
 
-    /// The folio that the entry at `at` names; the first page that it may have is `next`.
+    /// Returns the folio that the entry at `at` names; the first page that it may have is `next`.
     fn folio(
         &self,
         pages: &impl Pages,

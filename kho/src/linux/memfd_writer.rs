@@ -143,6 +143,7 @@ impl<'p> List<'p> {
         let table = Table::MemfdFolios;
         let total = self.pages.checked_add(1).ok_or(Error::TableFull { table, limit: count })?;
         let full = self.first.is_none() || self.used > PER_CHUNK;
+        // Both pages are had before either is linked: without the second the list stays as it was.
         let chunk = if full { Some(take(pages, table, count)?) } else { None };
         let page = take(pages, table, count)?;
         if let Some(chunk) = chunk {

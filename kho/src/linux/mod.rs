@@ -126,6 +126,8 @@
 mod blank;
 mod bytes;
 mod check;
+mod flb;
+mod found;
 mod kexec_metadata;
 mod kho_test;
 mod loans;
@@ -139,11 +141,13 @@ mod stop;
 mod text;
 
 pub use blank::BlankPage;
-pub use check::{Found, Known, Opaque, Unread, check};
+pub use check::{Known, check};
+pub use flb::{Flb, Flbs};
+pub use found::{Found, Opaque, Unread};
 pub use kexec_metadata::Metadata;
 pub use kho_test::{Checksum, KhoTest};
 pub use loans::{LoanPart, Loans};
-pub use luo::{File, Files, Flb, Flbs, Luo, Session, Sessions};
+pub use luo::{File, Files, Luo, Session, Sessions};
 pub use luo_writer::FileList;
 pub use memblock::{Memblock, Region};
 pub use memfd::{Memfd, MemfdFolio, Part};

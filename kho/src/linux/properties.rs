@@ -33,7 +33,7 @@ pub(crate) struct Properties<'p> {
 }
 
 impl<'p> Properties<'p> {
-    /// The tree of `bytes` bytes at `at`.
+    /// Returns the tree of `bytes` bytes at `at`.
     pub(crate) fn read(
         pages: &'p impl Pages,
         table: Table,
@@ -46,7 +46,7 @@ impl<'p> Properties<'p> {
         Ok(Self { tree: DeviceTree::read(pages, Table::Blob, at, bytes)?, table })
     }
 
-    /// `fault` at byte `offset` of the tree.
+    /// Returns `fault` as one at byte `offset` of the tree.
     pub(crate) fn fail(&self, offset: usize, fault: Fault) -> Error {
         fault.in_table(self.table, self.tree.at(), offset)
     }
@@ -85,7 +85,7 @@ impl<'p> Properties<'p> {
         }
     }
 
-    /// The property `name` of the root (`node` is `None`), or of its child `node`.
+    /// Returns the property `name` of the root (`node` is `None`), or of its child `node`.
     pub(crate) fn find(&self, node: Option<&str>, name: &'static str) -> Result<Value, Error> {
         let wanted = if node.is_some() { 2 } else { 1 };
         let (mut found, mut inside) = (None, node.is_none());
@@ -108,13 +108,13 @@ impl<'p> Properties<'p> {
         found.ok_or(self.fail(self.tree.start(), Fault::Missing { property: name }))
     }
 
-    /// Whether the name at `at` is `name`.
+    /// Returns whether the name at `at` is `name`.
     fn is_named(&self, at: usize, name: &str) -> bool {
         let expected = name.bytes().chain([0]);
         self.tree.bytes(at..at + name.len() + 1).eq(expected)
     }
 
-    /// What a value says that the structure is, if it is one of this format.
+    /// Returns what a value says that the structure is, if it is one of this format.
     pub(crate) fn compat(&self, value: Value, format: &'static Format) -> Result<Compat, Error> {
         // More than an error shows: text that is longer is none that is known.
         let mut text = [0; 64];
@@ -128,19 +128,19 @@ impl<'p> Properties<'p> {
         format.read(&text.iter().copied()).map_err(|fault| self.fail(value.at, fault))
     }
 
-    /// A value of 32 bits.
+    /// Returns a value of 32 bits.
     pub(crate) fn u32(&self, value: Value) -> Result<u32, Error> {
         self.sized(value, 4)?;
         self.tree.value32(value.at).ok_or(self.cut(value))
     }
 
-    /// A value of 64 bits.
+    /// Returns a value of 64 bits.
     pub(crate) fn u64(&self, value: Value) -> Result<u64, Error> {
         self.sized(value, 8)?;
         self.tree.value(value.at).ok_or(self.cut(value))
     }
 
-    /// A value of `N` bytes.
+    /// Returns a value of `N` bytes.
     pub(crate) fn array<const N: usize>(&self, value: Value) -> Result<[u8; N], Error> {
         self.sized(value, usize_to_u64(N))?;
         let mut array = [0; N];

@@ -30,7 +30,7 @@ impl<const N: usize> Text<N> {
         self.0
     }
 
-    /// The text in `bytes`, the field at byte `offset` of the table at `at`.
+    /// Returns the text in `bytes`, the field at byte `offset` of the table at `at`.
     pub(crate) fn read(
         bytes: [u8; N],
         (table, at, offset): (Table, PhysAddr, usize),
@@ -42,7 +42,7 @@ impl<const N: usize> Text<N> {
         Ok(Self(bytes))
     }
 
-    /// `text` as far as there is room for it and a zero.
+    /// Cuts `text` where there is no more room for it and a zero.
     pub(crate) fn cut(text: &[u8]) -> Self {
         let mut bytes = [0; N];
         let room = N.saturating_sub(1);
@@ -50,12 +50,12 @@ impl<const N: usize> Text<N> {
         Self(bytes)
     }
 
-    /// The bytes before the zero, of any encoding.
+    /// Returns the bytes before the zero, of any encoding.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.split(|byte| *byte == 0).next().unwrap_or(&[])
     }
 
-    /// The text as far as it is UTF-8.
+    /// Returns the text as far as it is UTF-8.
     pub fn as_str(&self) -> &str {
         self.as_bytes().utf8_chunks().next().map_or("", |chunk| chunk.valid())
     }

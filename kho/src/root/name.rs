@@ -29,7 +29,7 @@ impl Name {
     /// The longest name read from a predecessor, in bytes. Linux's tree code has no limit.
     pub const READ_MAX: usize = 39;
 
-    /// `name` as a subtree's name: letters, digits and `,._+-`.
+    /// Checks `name` as a subtree's name: letters, digits and `,._+-`.
     ///
     /// `@` is refused: a device tree reader that looks for `a` takes `a@b` for it.
     ///
@@ -53,8 +53,8 @@ impl Name {
         Ok(Self { bytes, length: u32_to_u8(usize_to_u32(from.len())) })
     }
 
-    /// The name that `bytes` spell until the first zero, if a predecessor may have written it:
-    /// printable, no blanks, no `/`, at most [`Name::READ_MAX`] bytes.
+    /// Returns the name that `bytes` spell until the first zero, if a predecessor may have written
+    /// it: printable, no blanks, no `/`, at most [`Name::READ_MAX`] bytes.
     pub(crate) fn read(from: impl Iterator<Item = u8>) -> Option<Self> {
         let mut bytes = [0; Self::READ_MAX];
         for (length, byte) in from.enumerate() {
@@ -70,12 +70,12 @@ impl Name {
         None
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(self.as_bytes()).unwrap_or("")
     }
 
-    /// The name's bytes.
+    /// Returns the name's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or(&[])
     }

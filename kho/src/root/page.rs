@@ -107,7 +107,7 @@ impl<'a> RootPage<'a> {
         Ok(page)
     }
 
-    /// The page that [`RootPage::create`] laid out in `words` before.
+    /// Returns the page that [`RootPage::create`] laid out in `words` before.
     ///
     /// # Errors
     /// [`Error::Table`] if something else wrote the page.
@@ -116,14 +116,14 @@ impl<'a> RootPage<'a> {
         Ok(Self::again(words, at))
     }
 
-    /// The page that [`RootPage::create`] laid out in `words`, or [`RootView::new`] found whole, before, and
-    /// that only its owner has edited since.
+    /// Returns the page that [`RootPage::create`] laid out in `words`, or [`RootView::new`] found whole,
+    /// before, and that only its owner has edited since.
     pub const fn again(words: &'a [AtomicU32], at: PhysAddr) -> Self {
         Self { words, at }
     }
 
-    /// Whether the page is laid out as [`RootPage::create`] does it, so that this build can go on
-    /// with it: an edit keeps to the half that is not in use.
+    /// Returns whether the page is laid out as [`RootPage::create`] does it, so that this build can
+    /// go on with it: an edit keeps to the half that is not in use.
     pub fn is_ours(&self) -> bool {
         let word =
             |index: usize| self.words.get(index).map(|word| u32::from_be(word.load(Relaxed)));
@@ -145,12 +145,12 @@ impl<'a> RootPage<'a> {
             && strings.all(|(index, name)| word(index) == Some(be_word(name)))
     }
 
-    /// The page's address: what a successor is told.
+    /// Returns the page's address: what a successor is told.
     pub const fn at(&self) -> PhysAddr {
         self.at
     }
 
-    /// The tree as it is now.
+    /// Returns the tree as it is now.
     ///
     /// # Errors
     /// [`Error::Table`] if something else wrote the page.
@@ -216,7 +216,7 @@ impl<'a> RootPage<'a> {
         Ok(())
     }
 
-    /// Whether an edit can be made; nothing is written.
+    /// Checks whether an edit can be made; nothing is written.
     ///
     /// # Errors
     /// As for the edit.
@@ -225,7 +225,7 @@ impl<'a> RootPage<'a> {
         self.compose(edit, Emit { page: self, at: start, end: start }, end)
     }
 
-    /// Where the half that is not in use begins and ends.
+    /// Returns where the half that is not in use begins and ends.
     fn other_half(&self) -> (usize, usize) {
         match self.words.get(header::OFF_STRUCT) {
             Some(word) if u32::from_be(word.load(Relaxed)) == usize_to_u32(FIRST_HALF) => {
@@ -297,14 +297,14 @@ impl Emit<'_, '_> {
         self.at += 4;
     }
 
-    /// Bytes and as many zeroes as fill the last word.
+    /// Writes bytes and as many zeroes as fill the last word.
     fn bytes(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(4) {
             self.word(be_word(chunk));
         }
     }
 
-    /// A name or string: bytes and at least one zero.
+    /// Writes a name or string: bytes and at least one zero.
     fn string(&mut self, bytes: &[u8]) {
         self.bytes(bytes);
         if bytes.len().is_multiple_of(4) {
@@ -345,7 +345,7 @@ impl Emit<'_, '_> {
     }
 }
 
-/// Up to four bytes as the big-endian word that stands for them.
+/// Returns up to four bytes as the big-endian word that stands for them.
 fn be_word(bytes: &[u8]) -> u32 {
     bytes.iter().zip([24, 16, 8, 0]).fold(0, |word, (byte, shift)| word | u32::from(*byte) << shift)
 }

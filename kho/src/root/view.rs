@@ -34,7 +34,7 @@ pub struct Subtree {
 }
 
 impl Subtree {
-    /// The frames in which its bytes lie; of one whose length is not known, the first.
+    /// Returns the frames in which its bytes lie; of one whose length is not known, the first.
     pub fn frames(&self) -> Option<Run> {
         self.pages(PageSize::BUILD)
     }
@@ -100,7 +100,8 @@ impl<'a> RootView<'a> {
         Ok(view)
     }
 
-    /// The view of a page that was checked before, and that only its owner has edited since.
+    /// Returns the view of a page that was checked before, and that only its owner has edited
+    /// since.
     ///
     /// # Errors
     /// As for [`RootView::new`], but for what is wrong with subtrees: their iterator tells that.
@@ -119,10 +120,12 @@ impl<'a> RootView<'a> {
             }
         }
         let (mut compatible, mut map) = (false, None);
+        // Where the children begin: behind the last property, as the tree's format wants it.
         let mut nodes = cursor;
         while let (offset, Token::Property { name, value, length }) = tree.next(&mut cursor)? {
             nodes = cursor;
             if tree.string_is(name, "compatible") {
+                // Readers differ on which of two they take, so neither is right.
                 if compatible {
                     return Err(tree.fail(offset, Fault::Duplicate));
                 }
@@ -165,7 +168,7 @@ impl<'a> RootView<'a> {
         }
     }
 
-    /// The page's address.
+    /// Returns the page's address.
     pub const fn at(&self) -> PhysAddr {
         self.tree.at()
     }
@@ -183,17 +186,17 @@ impl<'a> RootView<'a> {
         compat
     }
 
-    /// The address of the tracker's root node.
+    /// Returns the address of the tracker's root node.
     pub const fn map(&self) -> PhysAddr {
         self.map
     }
 
-    /// The subtrees in the order they stand in.
+    /// Returns the subtrees in the order they stand in.
     pub fn subtrees(&self) -> Subtrees<'_> {
         Subtrees { tree: &self.tree, cursor: self.nodes, done: false }
     }
 
-    /// The subtree of this name.
+    /// Returns the subtree of this name.
     ///
     /// # Errors
     /// [`Error::NoSuchSubtree`]; [`Error::Table`] if the page changed since it was checked.
@@ -245,7 +248,7 @@ pub struct Subtrees<'a> {
 }
 
 impl Subtrees<'_> {
-    /// The next subtree; `None` after a sound end.
+    /// Returns the next subtree; `None` after a sound end.
     fn step(&mut self) -> Result<Option<Subtree>, Error> {
         match self.open()? {
             Some((offset, name)) => self.within(offset, name).map(Some),
@@ -273,7 +276,7 @@ impl Subtrees<'_> {
         Ok(Some((offset, name)))
     }
 
-    /// The subtree that was opened at `offset`: what is within it, up to its end.
+    /// Returns the subtree that was opened at `offset`: what is within it, up to its end.
     #[inline(never)]
     fn within(&mut self, offset: usize, name: Name) -> Result<Subtree, Error> {
         let tree = self.tree;
@@ -293,6 +296,7 @@ impl Subtrees<'_> {
                     }
                 }
                 (_, Token::Property { .. }) => {}
+                // What another version may put below is passed over, but for its balance.
                 (_, Token::Begin { .. }) => depth += 1,
                 (_, Token::End) if depth == 0 => break,
                 (_, Token::End) => depth -= 1,
@@ -319,7 +323,7 @@ impl Iterator for Subtrees<'_> {
     }
 }
 
-/// The 64-bit value of a property at `offset` whose value stands at `value`.
+/// Returns the 64-bit value of a property at `offset` whose value stands at `value`.
 fn read_u64(tree: &DeviceTree<'_>, offset: usize, value: usize, length: u32) -> Result<u64, Error> {
     let found = match length {
         8 => tree.value(value),
@@ -328,7 +332,7 @@ fn read_u64(tree: &DeviceTree<'_>, offset: usize, value: usize, length: u32) -> 
     found.ok_or_else(|| tree.fail(offset, Fault::Length { expected: 8, found: length.into() }))
 }
 
-/// What the root's `compatible` says, if all of it is known.
+/// Returns what the root's `compatible` says, if all of it is known.
 #[inline(never)]
 fn read_compat(tree: &DeviceTree<'_>, value: usize, length: u32) -> Result<Compat, Error> {
     let length = u32_to_usize(length);
@@ -469,7 +473,7 @@ mod tests {
         assert_eq!(found[2].addr, PhysAddr::new(0x51_6000));
     }
 
-    /// What another reader, strict about names and order, makes of the same bytes.
+    /// Returns what another reader, strict about names and order, makes of the same bytes.
     fn dtoolkit_reads(bytes: &[u8]) -> Option<Vec<(std::string::String, u64)>> {
         use dtoolkit::fdt::Fdt;
         use dtoolkit::{Node, Property};

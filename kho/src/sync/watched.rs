@@ -45,7 +45,8 @@ pub struct Orders(pub Ordering, pub Ordering);
 
 /// Is asked before each atomic operation of a thread.
 pub trait Watcher {
-    /// An operation on the word of `bytes` bytes at `at`, which holds `now` as far as memory knows.
+    /// Returns an operation on the word of `bytes` bytes at `at`, which holds `now` as far as
+    /// memory knows.
     ///
     /// `None`: it is done in memory. Otherwise what it reads, an `Err` for an exchange that failed.
     fn word(
@@ -98,7 +99,7 @@ macro_rules! integers {
         pub struct $name(atomic::$name);
 
         impl $name {
-            /// As core's.
+            /// Does what core's does.
             pub const fn new(value: $int) -> Self {
                 Self(atomic::$name::new(value))
             }
@@ -120,49 +121,49 @@ macro_rules! integers {
                 self.asked(op, order, Ordering::Relaxed).map(|said| said.unwrap_or_else(|v| v))
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn load(&self, order: Ordering) -> $int {
                 self.one(Op::Load, order).unwrap_or_else(|| self.0.load(order))
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn store(&self, value: $int, order: Ordering) {
                 if self.one(Op::Store(value as u64), order).is_none() {
                     self.0.store(value, order);
                 }
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn swap(&self, value: $int, order: Ordering) -> $int {
                 self.one(Op::Swap(value as u64), order)
                     .unwrap_or_else(|| self.0.swap(value, order))
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn fetch_add(&self, value: $int, order: Ordering) -> $int {
                 self.one(Op::Add(value as u64), order)
                     .unwrap_or_else(|| self.0.fetch_add(value, order))
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn fetch_sub(&self, value: $int, order: Ordering) -> $int {
                 self.one(Op::Sub(value as u64), order)
                     .unwrap_or_else(|| self.0.fetch_sub(value, order))
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn fetch_and(&self, value: $int, order: Ordering) -> $int {
                 self.one(Op::And(value as u64), order)
                     .unwrap_or_else(|| self.0.fetch_and(value, order))
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn fetch_or(&self, value: $int, order: Ordering) -> $int {
                 self.one(Op::Or(value as u64), order)
                     .unwrap_or_else(|| self.0.fetch_or(value, order))
             }
 
-            /// As core's.
+            /// Does what core's does.
             ///
             /// # Errors
             /// What was there, if that is not `from`.
@@ -177,7 +178,7 @@ macro_rules! integers {
                     .unwrap_or_else(|| self.0.compare_exchange(from, to, set, fetch))
             }
 
-            /// As core's, but that it never fails without a reason.
+            /// Does what core's does, but that it never fails without a reason.
             ///
             /// # Errors
             /// What was there, if that is not `from`.
@@ -191,7 +192,7 @@ macro_rules! integers {
                 self.compare_exchange(from, to, set, fetch)
             }
 
-            /// As core's.
+            /// Does what core's does.
             ///
             /// # Errors
             /// What was there when `change` gave nothing.
@@ -211,17 +212,17 @@ macro_rules! integers {
                 Err(now)
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub fn get_mut(&mut self) -> &mut $int {
                 self.0.get_mut()
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub const fn as_ptr(&self) -> *mut $int {
                 self.0.as_ptr()
             }
 
-            /// As core's.
+            /// Does what core's does.
             pub const fn into_inner(self) -> $int {
                 self.0.into_inner()
             }
@@ -242,22 +243,22 @@ integers! {
 pub struct AtomicBool(AtomicU8);
 
 impl AtomicBool {
-    /// As core's.
+    /// Does what core's does.
     pub const fn new(value: bool) -> Self {
         Self(AtomicU8::new(value as u8))
     }
 
-    /// As core's.
+    /// Does what core's does.
     pub fn load(&self, order: Ordering) -> bool {
         self.0.load(order) != 0
     }
 
-    /// As core's.
+    /// Does what core's does.
     pub fn store(&self, value: bool, order: Ordering) {
         self.0.store(value.into(), order);
     }
 
-    /// As core's.
+    /// Does what core's does.
     pub fn swap(&self, value: bool, order: Ordering) -> bool {
         self.0.swap(value.into(), order) != 0
     }
@@ -269,7 +270,7 @@ impl AtomicBool {
 pub struct AtomicPtr<T>(atomic::AtomicPtr<T>);
 
 impl<T> AtomicPtr<T> {
-    /// As core's.
+    /// Does what core's does.
     pub const fn new(value: *mut T) -> Self {
         Self(atomic::AtomicPtr::new(value))
     }
@@ -291,24 +292,24 @@ impl<T> AtomicPtr<T> {
         self.asked(op, order, Ordering::Relaxed).map(|said| said.unwrap_or_else(|v| v))
     }
 
-    /// As core's.
+    /// Does what core's does.
     pub fn load(&self, order: Ordering) -> *mut T {
         self.one(Op::Load, order).unwrap_or_else(|| self.0.load(order))
     }
 
-    /// As core's.
+    /// Does what core's does.
     pub fn store(&self, value: *mut T, order: Ordering) {
         if self.one(Op::Store(value.cast()), order).is_none() {
             self.0.store(value, order);
         }
     }
 
-    /// As core's.
+    /// Does what core's does.
     pub fn swap(&self, value: *mut T, order: Ordering) -> *mut T {
         self.one(Op::Swap(value.cast()), order).unwrap_or_else(|| self.0.swap(value, order))
     }
 
-    /// As core's.
+    /// Does what core's does.
     ///
     /// # Errors
     /// What was there, if that is not `from`.

@@ -225,7 +225,7 @@ where
         Geometry::of(self.tables.page_size())
     }
 
-    /// The root, and what lies below it.
+    /// Checks the root, and what lies below it.
     fn tree(&mut self, root: PhysAddr) -> Result<(), E> {
         let level = self.geometry().levels - 1;
         match self.enter(root.get(), 0, level) {
@@ -253,8 +253,8 @@ where
         Ok(Node { addr, first, words })
     }
 
-    /// What lies below a node that was taken: whether anything does. It calls itself once for each
-    /// level at most.
+    /// Returns what lies below a node that was taken: whether anything does. It calls itself once
+    /// for each level at most.
     fn visit(&mut self, at: Node<'a>, level: u32) -> Result<bool, E> {
         if level == 0 {
             return self.leaf(at);
@@ -290,7 +290,7 @@ where
         Ok(some)
     }
 
-    /// A frame of its own: [`Check::visit`] has one for each level.
+    /// Returns a frame of its own: [`Check::visit`] has one for each level.
     #[inline(never)]
     fn leaf(&mut self, at: Node<'a>) -> Result<bool, E> {
         let mut any = false;

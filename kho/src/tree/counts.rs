@@ -10,7 +10,7 @@ use crate::addr::Order;
 use crate::sync::{AtomicU64, Relaxed};
 
 impl<T: Tables + ?Sized> Tree<'_, T> {
-    /// What is in the tree, by population count of its leaves.
+    /// Returns what is in the tree, by population count of its leaves.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::NONE;
         for node in self.nodes() {
@@ -36,29 +36,29 @@ impl Counts {
     /// An empty tree.
     pub const NONE: Self = Self { folios: [0; ORDERS], nodes: [0; LEVELS] };
 
-    /// Preserved folios of `order`.
+    /// Returns the number of preserved folios of `order`.
     pub fn folios(&self, order: Order) -> u64 {
         self.folios.get(order.index()).copied().unwrap_or(0)
     }
 
-    /// Preserved folios of all orders.
+    /// Returns the number of preserved folios of all orders.
     pub fn total(&self) -> u64 {
         self.folios.iter().fold(0, |sum: u64, folios| sum.saturating_add(*folios))
     }
 
-    /// Frames of all preserved folios, saturating: a tree that was not checked can name the same
-    /// frames with several orders.
+    /// Returns the number of frames of all preserved folios, saturating: a tree that was not
+    /// checked can name the same frames with several orders.
     pub fn frames(&self) -> u64 {
         let each = self.folios.iter().enumerate();
         each.fold(0, |sum, (order, folios)| sum.saturating_add(folios.saturating_mul(1 << order)))
     }
 
-    /// Nodes of `level`; leaves are level 0.
+    /// Returns the number of nodes of `level`; leaves are level 0.
     pub fn nodes_at(&self, level: u8) -> u64 {
         self.nodes.get(usize::from(level)).copied().unwrap_or(0)
     }
 
-    /// Nodes of all levels: the frames that the tree itself takes.
+    /// Returns the number of nodes of all levels: the frames that the tree itself takes.
     pub fn nodes(&self) -> u64 {
         self.nodes.iter().sum()
     }
@@ -75,7 +75,7 @@ impl Counts {
         }
     }
 
-    /// The folios of the leaf that starts with key `first`.
+    /// Adds the folios of the leaf that starts with key `first`.
     fn add_leaf(&mut self, first: u64, words: &[AtomicU64]) {
         // Relaxed: numbers, from which nothing is followed.
         let ones = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());

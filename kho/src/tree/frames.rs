@@ -34,14 +34,15 @@ struct Bits<'b> {
 }
 
 impl<'w> FramesOf<'w> {
-    /// Words that the frames of `run` need; `None` if there are more than can be addressed.
+    /// Returns the number of words that the frames of `run` need; `None` if there are more than can
+    /// be addressed.
     pub const fn words(run: Run) -> Option<usize> {
         let words = run.end().get().div_ceil(STEP) - run.start().get() / STEP;
         if words > usize_to_u64(usize::MAX / 32) { None } else { Some(u64_to_usize(words) * 3) }
     }
 
-    /// The frames of `run`, none of them taken; the words' contents do not matter. `None` if there
-    /// are fewer than [`FramesOf::words`].
+    /// Returns the frames of `run`, none of them taken; the words' contents do not matter. `None`
+    /// if there are fewer than [`FramesOf::words`].
     pub fn new(run: Run, words: &'w mut [u64]) -> Option<Self> {
         let words = words.get_mut(..Self::words(run)?)?;
         words.fill(0);
@@ -50,7 +51,7 @@ impl<'w> FramesOf<'w> {
         Some(Self { run, taken, special, claimed })
     }
 
-    /// The frames.
+    /// Returns the frames.
     pub const fn run(&self) -> Run {
         self.run
     }
@@ -68,6 +69,7 @@ impl<'w> FramesOf<'w> {
         while at < end.get() {
             let word = at / STEP;
             let next = end.get().min((word + 1) * STEP);
+            // One bit at least, as `next` lies behind `at`, so the shift is below 64.
             let mask = (u64::MAX >> (STEP - (next - at))) << (at % STEP);
             let index = u64_to_usize(word - first);
             if let (Some(taken), Some(special), Some(claimed)) = (
@@ -114,12 +116,12 @@ pub struct Frames<'a, 'w> {
 }
 
 impl<'a, 'w> Frames<'a, 'w> {
-    /// The frames of all `stretches`, no two of which share one.
+    /// Returns the frames of all `stretches`, no two of which share one.
     pub const fn new(stretches: &'a mut [FramesOf<'w>]) -> Self {
         Self { stretches }
     }
 
-    /// Whether all frames of `run` are there, in one stretch or in several side by side.
+    /// Returns whether all frames of `run` are there, in one stretch or in several side by side.
     pub fn has(&self, run: Run) -> bool {
         let there: u64 = self.stretches.iter().map(|part| part.run.common(run)).sum();
         there == run.frames()
@@ -130,6 +132,7 @@ impl<'a, 'w> Frames<'a, 'w> {
         if !self.has(run) {
             return Err(TreeFault::OutsideMemory { addr: block.addr() });
         }
+        // All of it is looked at before any of it is taken: a refusal changes nothing.
         for part in self.stretches.iter_mut() {
             part.each(run, |bits, mask, first| {
                 let (used, marked) = (*bits.taken & mask, *bits.special & mask);

@@ -12,7 +12,7 @@ use crate::addr::{Order, Pfn, Run};
 use crate::narrow::{u32_to_u8, u32_to_usize, usize_to_u32};
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
-    /// The stretches of `within` that hold nothing preserved, by address. See [`Gaps`].
+    /// Returns the stretches of `within` that hold nothing preserved, by address. See [`Gaps`].
     pub fn gaps(&self, within: Run) -> Gaps<'a, T> {
         let none = Span { start: 0, end: 0 };
         let live = u64::MAX >> (u64::BITS - usize_to_u32(ORDERS));
@@ -20,7 +20,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         Gaps { tree: *self, at, end, live, rows: [none; ORDERS] }
     }
 
-    /// The first stretch of at least `frames` frames within `within` that holds nothing
+    /// Returns the first stretch of at least `frames` frames within `within` that holds nothing
     /// preserved, as long as it is.
     pub fn next_gap(&self, within: Run, frames: u64) -> Option<Run> {
         self.gaps(within).find(|gap| gap.frames() >= frames)
@@ -52,7 +52,8 @@ pub struct Gaps<'a, T: ?Sized> {
 }
 
 impl<T: Tables + ?Sized> Gaps<'_, T> {
-    /// The row of `order` that ends after `at`, looked up if the one that is known lies behind.
+    /// Returns the row of `order` that ends after `at`, looked up if the one that is known lies
+    /// behind.
     fn row(&mut self, order: u32) -> Option<Span> {
         let row = self.rows.get_mut(u32_to_usize(order))?;
         if row.end <= self.at {

@@ -44,8 +44,8 @@ impl Geometry {
     /// The tree of this build's page size.
     pub const BUILD: Self = Self::new(PAGE_SHIFT);
 
-    /// The tree for pages of `2^page_shift` bytes; `page_shift` is 12 to 16, and taken as the
-    /// nearest of these.
+    /// Returns the tree for pages of `2^page_shift` bytes; `page_shift` is 12 to 16, and taken as
+    /// the nearest of these.
     #[inline]
     pub const fn new(page_shift: u32) -> Self {
         let page_shift = match page_shift {
@@ -66,7 +66,7 @@ impl Geometry {
         Self::new(page.shift())
     }
 
-    /// How far to shift a key right to get its index at `level`.
+    /// Returns how far to shift a key right to get its index at `level`.
     #[inline]
     pub const fn shift(self, level: u32) -> u32 {
         if level == 0 { 0 } else { self.leaf_log2 + (level - 1) * self.table_log2 }
@@ -122,14 +122,14 @@ const _: () = assert!(G.shift(G.levels) < u64::BITS && G.shift(G.levels) >= G.ke
 const _: () = assert!(1 << G.table_log2 == WORDS && LEAF_KEYS == usize_to_u64(WORDS) * 64);
 const _: () = assert!(TOP - u8_to_u32(Order::MAX.get()) == 1);
 
-/// The first key at or below `key` that a node of `level` starts with.
+/// Returns the first key at or below `key` that a node of `level` starts with.
 #[inline]
 pub const fn node_start(key: u64, level: u32) -> u64 {
     G.node_start(key, level)
 }
 
-/// The order that the keys from `key` to the next power of two belong to. `key` is at least 2 and
-/// below [`KEY_LIMIT`]; any other gives some order.
+/// Returns the order that the keys from `key` to the next power of two belong to. `key` is at least
+/// 2 and below [`KEY_LIMIT`]; any other gives some order.
 #[inline]
 pub(super) const fn order_of(key: u64) -> Order {
     let order = TOP.saturating_sub((key | 1).ilog2());
@@ -156,24 +156,24 @@ pub(super) const fn order_of(key: u64) -> Order {
 pub struct Key(u64);
 
 impl Key {
-    /// The key of `block`.
+    /// Returns the key of `block`.
     #[inline]
     pub const fn of(block: Block) -> Self {
         let order = u8_to_u32(block.order().get());
         Self(1 << (TOP - order) | block.pfn().get() >> order)
     }
 
-    /// The number `key` as a key, which need not name any block.
+    /// Returns the number `key` as a key, which need not name any block.
     pub const fn new(key: u64) -> Self {
         Self(key)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The block of this key; `None` if no order belongs to it.
+    /// Returns the block of this key; `None` if no order belongs to it.
     #[inline]
     pub const fn block(self) -> Option<Block> {
         if self.0 < 2 || self.0 >= KEY_LIMIT {
@@ -184,14 +184,14 @@ impl Key {
         Some(Block::aligned(Pfn::new(pfn), order))
     }
 
-    /// The entry at `level` on the way to this key; at level 0 the bit in the leaf. 0 at a level that
-    /// no node has.
+    /// Returns the entry at `level` on the way to this key; at level 0 the bit in the leaf. 0 at a
+    /// level that no node has.
     #[inline]
     pub const fn index(self, level: u32) -> usize {
         G.index(self, level)
     }
 
-    /// The word of the leaf that holds this key, and the bit in it.
+    /// Returns the word of the leaf that holds this key, and the bit in it.
     #[inline]
     pub const fn bit(self) -> (usize, u64) {
         (self.index(0) / 64, 1 << (self.0 & 63))
@@ -212,24 +212,24 @@ pub struct FolioRange {
 }
 
 impl FolioRange {
-    /// `count` folios, the first of which is `first`; `None` past the end of the address space.
+    /// Returns `count` folios, the first of which is `first`; `None` past the end of the address space.
     pub const fn new(first: Block, count: u64) -> Option<Self> {
         let order = first.order().get();
         let room = (Pfn::LIMIT.get() - first.pfn().get()) >> order;
         if count <= room { Some(Self { first, count }) } else { None }
     }
 
-    /// The first folio (that would be there, if there are none).
+    /// Returns the first folio (that would be there, if there are none).
     pub const fn first(self) -> Block {
         self.first
     }
 
-    /// How many folios.
+    /// Returns how many folios.
     pub const fn count(self) -> u64 {
         self.count
     }
 
-    /// The frames of all of them.
+    /// Returns the frames of all of them.
     pub fn run(self) -> crate::addr::Run {
         let start = self.first.pfn();
         let frames = self.count << self.first.order().get();
@@ -243,7 +243,7 @@ impl FolioRange {
         (0..self.count).map(move |i| Block::containing(first.add(i << order.get()), order))
     }
 
-    /// The folios' keys: the first and one past the last.
+    /// Returns the folios' keys: the first and one past the last.
     pub const fn keys(self) -> (u64, u64) {
         let first = Key::of(self.first).get();
         (first, first + self.count)

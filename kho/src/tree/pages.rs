@@ -8,7 +8,7 @@ use crate::addr::PhysAddr;
 use crate::narrow::u32_to_u8;
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
-    /// The tree's own pages. See [`TreeNodes`].
+    /// Returns the tree's own pages. See [`TreeNodes`].
     pub fn nodes(&self) -> TreeNodes<'a, T> {
         TreeNodes { tree: *self, level: 0, from: 0 }
     }

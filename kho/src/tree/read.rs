@@ -82,12 +82,12 @@ pub struct Node<'a> {
 }
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
-    /// The tree with its root at `root`; physical address 0 is the tree with nothing in it.
+    /// Returns the tree with its root at `root`; physical address 0 is the tree with nothing in it.
     pub const fn new(root: PhysAddr, tables: &'a T) -> Self {
         Self { tables, root }
     }
 
-    /// The address of the root.
+    /// Returns the address of the root.
     pub const fn root(&self) -> PhysAddr {
         self.root
     }
@@ -98,7 +98,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         Geometry::of(self.tables.page_size())
     }
 
-    /// Whether `block` is preserved as a folio of exactly its order.
+    /// Returns whether `block` is preserved as a folio of exactly its order.
     pub fn contains(&self, block: Block) -> bool {
         let key = Key::of(block);
         let (index, bit) = (self.geometry().index(key, 0), 1 << (key.get() & 63));
@@ -109,7 +109,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
             .is_some_and(|word| word.load(Acquire) & bit != 0)
     }
 
-    /// The leaf that holds `key`, if there is one.
+    /// Returns the leaf that holds `key`, if there is one.
     pub fn leaf(&self, key: Key) -> Option<Node<'a>> {
         let g = self.geometry();
         if g != Geometry::BUILD && key.get() >= g.key_limit() {
@@ -125,7 +125,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         Some(Node { first: g.node_start(key.get(), 0), ..at })
     }
 
-    /// How many nodes there are on the way to `key`, from the root down.
+    /// Returns how many nodes there are on the way to `key`, from the root down.
     pub fn depth(&self, key: Key) -> usize {
         let g = self.geometry();
         let mut entry = self.root;
@@ -140,7 +140,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
         u32_to_usize(g.levels)
     }
 
-    /// The first node of `level` that covers a key at or after `from`.
+    /// Returns the first node of `level` that covers a key at or after `from`.
     pub fn seek(&self, level: u32, from: u64) -> Option<Node<'a>> {
         let g = self.geometry();
         let mut key = from;
@@ -179,7 +179,7 @@ impl<'a, T: Tables + ?Sized> Tree<'a, T> {
     }
 }
 
-/// The first entry from `index` on that is not 0, and how many lie before it.
+/// Returns the first entry from `index` on that is not 0, and how many lie before it.
 fn next_entry(words: &[AtomicU64], index: usize) -> Option<(usize, PhysAddr)> {
     // Acquire pairs with the Release that linked the node: it is seen zeroed.
     let mut entries = words.get(index..)?.iter().map(|word| word.load(Acquire)).enumerate();

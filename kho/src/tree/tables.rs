@@ -12,8 +12,8 @@ pub trait Tables {
         PageSize::BUILD
     }
 
-    /// The words of the page at `node`, which is page-aligned; `None` if it is not
-    /// wholly in memory.
+    /// Returns the words of the page at `node`, which is page-aligned; `None` if it is not wholly
+    /// in memory.
     ///
     /// Any address may be asked about: the entries of a predecessor's tree are whatever it wrote.
     fn words(&self, node: PhysAddr) -> Option<&[AtomicU64]>;

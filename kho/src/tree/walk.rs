@@ -12,23 +12,23 @@ use crate::prefetch::prefetch;
 use crate::sync::{Acquire, AtomicU64, Relaxed};
 
 impl<'a, T: Tables + ?Sized> Tree<'a, T> {
-    /// Everything preserved, up to 64 folios of one order at a time. See [`Words`].
+    /// Returns everything preserved, up to 64 folios of one order at a time. See [`Words`].
     pub fn words(&self) -> Words<'a, T> {
         self.words_from(0)
     }
 
-    /// Every preserved folio. See [`Folios`].
+    /// Returns every preserved folio. See [`Folios`].
     pub fn folios(&self) -> Folios<'a, T> {
         Folios { words: self.words(), word: Word::NONE }
     }
 
-    /// Every preserved folio, those that lie side by side with the same order taken together. See
-    /// [`FolioRanges`].
+    /// Returns every preserved folio, those that lie side by side with the same order taken
+    /// together. See [`FolioRanges`].
     pub fn folio_ranges(&self) -> FolioRanges<'a, T> {
         FolioRanges { words: self.words(), word: Word::NONE }
     }
 
-    /// The words from the one that holds `key` on.
+    /// Returns the words from the one that holds `key` on.
     pub fn words_from(&self, key: u64) -> Words<'a, T> {
         let none =
             Words { tree: *self, leaf: &[], first: key, at: 0, some: 0, next: key, mixed: 0 };
@@ -55,7 +55,7 @@ pub struct Word {
 impl Word {
     const NONE: Self = Self { order: Order::ZERO, first: Pfn::new(0), mask: 0 };
 
-    /// The bits `mask` of the word that starts with `key`, all of one order.
+    /// Returns the bits `mask` of the word that starts with `key`, all of one order.
     #[inline]
     fn new(key: u64, mask: u64) -> Self {
         let order = order_of(key);
@@ -63,7 +63,7 @@ impl Word {
         Self { order, first: Pfn::new(first), mask }
     }
 
-    /// The folio of bit `i`.
+    /// Returns the folio of bit `i`.
     #[inline]
     fn block(&self, i: u32) -> Block {
         let pfn = self.first.get() + (u64::from(i) << self.order.get());
@@ -78,7 +78,7 @@ impl Word {
         Some(self.block(bit))
     }
 
-    /// The frame after the last that its bits can stand for.
+    /// Returns the frame after the last that its bits can stand for.
     #[inline]
     fn end(&self) -> u64 {
         self.first.get().saturating_add(64 << self.order.get())
@@ -187,7 +187,7 @@ impl<T: Tables + ?Sized> Iterator for Words<'_, T> {
     }
 }
 
-/// Of up to 64 words, which are not empty, a bit each; and whether all of 64 are full. No branch:
+/// Returns which of up to 64 words are not empty, a bit each; and whether all of 64 are full. No branch:
 /// where they are set at random, each would be a surprise.
 #[inline]
 pub(super) fn summary(words: &[AtomicU64]) -> (u64, bool) {
@@ -248,7 +248,7 @@ pub struct FolioRanges<'a, T: ?Sized> {
 }
 
 impl<'a, T: Tables + ?Sized> FolioRanges<'a, T> {
-    /// Those of `order`, from the one that holds frame `from` on: the first in a row.
+    /// Returns those of `order`, from the one that holds frame `from` on: the first in a row.
     pub fn first_of(tree: &Tree<'a, T>, order: Order, from: Pfn) -> Option<FolioRange> {
         let start = Block::containing(from, order);
         let mut words = tree.words_from(Key::of(start).get());

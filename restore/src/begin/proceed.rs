@@ -26,7 +26,7 @@ pub(super) struct GoneOn {
     pub(super) lost: u32,
 }
 
-/// What the `heirloom` name of a root page says.
+/// Returns what the `heirloom` name of a root page says.
 fn header_name(header: PhysAddr) -> Result<Subtree, Error> {
     Ok(Subtree { name: Name::new(SUBTREE)?, addr: header, size: Some(usize_to_u64(Header::SIZE)) })
 }
@@ -96,8 +96,8 @@ fn move_on<M: Machine>(
     Ok(GoneOn { pages, moved: Some(Moved::new(entry.root, held, full)), lost })
 }
 
-/// Whether the root page is laid out as this build does it and has room for a header's name, and where it
-/// names one now.
+/// Returns whether the root page is laid out as this build does it and has room for a header's name, and
+/// where it names one now.
 #[inline(never)]
 fn header_in_place<M: Machine>(
     memory: &Memory<M>,
@@ -124,7 +124,7 @@ fn turn_to_header<M: Machine>(
     root_of(memory, entry)?.edit(edit(header_name(header)?), || Ok(()))
 }
 
-/// What this kernel says in the header.
+/// Returns what this kernel says in the header.
 #[inline(never)]
 fn says_on(
     cache_directory: PhysAddr,
@@ -151,8 +151,8 @@ fn renew_header<M: Machine>(
     Ok(at)
 }
 
-/// The page of the `heirloom` subtree: the predecessor's, which says from now on what this kernel says,
-/// or a new one.
+/// Returns the page of the `heirloom` subtree: the predecessor's, which says from now on what this
+/// kernel says, or a new one.
 #[inline(never)]
 fn go_on_header<M: Machine>(
     slabs: &NewSlabs<M>,
@@ -175,7 +175,8 @@ fn go_on_header<M: Machine>(
     Ok(header)
 }
 
-/// The root page of an entry whose root page is this kernel's: written by it, or checked before all else.
+/// Returns the root page of an entry whose root page is this kernel's: written by it, or checked before
+/// all else.
 pub(super) fn root_of<M: Machine>(memory: &Memory<M>, entry: Entry) -> Result<RootPage<'_>, Error> {
     let words = past_words(memory, entry.root)?;
     Ok(RootPage::again(halves(words), entry.root))

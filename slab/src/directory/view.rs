@@ -263,6 +263,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
                     continue;
                 }
                 let addr = PhysAddr::new(found);
+                // A slab of this order starts where such a block does, or the entry names none.
                 let block = Block::new(addr.pfn(), record.order());
                 let sound = match block.filter(|block| block.addr() == addr) {
                     None => {
@@ -271,6 +272,7 @@ impl<'m, S: Source<'m>> DirectoryView<S> {
                     }
                     Some(block) => self.claim_slab(block, &mut checks.claim),
                 };
+                // Claimed before it is looked into, so that no slab counts for two records.
                 if let Err(error) = sound.and_then(|()| (checks.slab)(addr, record)) {
                     (checks.found)(error)?;
                 }

@@ -16,8 +16,7 @@ use crate::store;
 
 /// Records in a page.
 pub(super) const RECORDS: usize = records(PageSize::BUILD);
-/// Words of a record.
-/// Returns how many records a page of this size holds.
+/// Returns the number of words of a record. Returns how many records a page of this size holds.
 pub(super) const fn records(page: PageSize) -> usize {
     (page.bytes() - HEADER * size_of::<u64>()) / size_of::<Stored>()
 }

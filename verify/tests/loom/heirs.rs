@@ -1,10 +1,10 @@
-//! What a predecessor left: who claims it, adopts it, frees it.
+//! What a predecessor left: claimed, put back and freed by several threads.
 
 use std::sync::Mutex;
 
 use heirloom::Heirloom;
 use heirloom::folio::{DirectMap, Disposition, FrameType, Memory, Request};
-use heirloom::kho::{Block, Handle, Order, PhysAddr, Run};
+use heirloom::kho::{Block, Handle, Order, Run};
 use heirloom_testkit::TestMachine;
 use heirloom_verify::races::Model;
 
@@ -37,47 +37,6 @@ fn heirs(object: bool) -> Heirs {
         kernel.slabs().adopt(CACHE).unwrap();
     }
     Heirs { kernel, handle, granted: Mutex::default() }
-}
-
-/// Fails if the byte is changed by a load and a store in place of one operation.
-#[test]
-fn of_two_that_claim_a_folio_one_succeeds() {
-    fn claim(world: &Heirs) {
-        if let Ok(folio) = world.kernel.claim_folio(world.handle) {
-            folio.into_raw();
-            *world.granted.lock().unwrap() += 1;
-        }
-    }
-    Model {
-        name: "one folio is claimed twice",
-        preemptions: 3,
-        build: || heirs(false),
-        threads: &[claim, claim],
-        after: |world| {
-            assert_eq!(*world.granted.lock().unwrap(), 1);
-            world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
-}
-
-/// Fails if a state byte is changed by a load and a store in place of one operation.
-#[test]
-fn of_three_that_claim_an_object_one_succeeds() {
-    fn claim(world: &Heirs) {
-        *world.granted.lock().unwrap() += usize::from(world.kernel.restore(world.handle).is_ok());
-    }
-    Model {
-        name: "one object is claimed three times",
-        preemptions: 2,
-        build: || heirs(true),
-        threads: &[claim, claim, claim],
-        after: |world| {
-            assert_eq!(*world.granted.lock().unwrap(), 1);
-            world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
 }
 
 /// A memory that inherited so many frames in a row, and what became of them.
@@ -134,6 +93,143 @@ impl Leaving {
     }
 }
 
+/// A memory that inherited a slab, and a thread that wants it as a run.
+struct Labelled {
+    memory: Memory<&'static TestMachine>,
+    left: Block,
+    run: Mutex<Option<bool>>,
+}
+
+impl Labelled {
+    fn build() -> Self {
+        let leaving = Leaving::build(1);
+        let left = leaving.last();
+        let Leaving { memory, .. } = leaving;
+        // SAFETY: nothing here reads slabs.
+        unsafe { memory.predecessor().label(left, FrameType::Slab) }.unwrap();
+        Self { memory, left, run: Mutex::default() }
+    }
+
+    /// As adopting does when there is no memory for the rest of it.
+    fn claim_and_put_back(&self) {
+        // SAFETY: labelled by this test.
+        if unsafe { self.memory.claim_as(self.left, FrameType::Slab) }.is_ok() {
+            // SAFETY: claimed just now, and not written.
+            unsafe {
+                self.memory.predecessor().unclaim_labelled(
+                    self.left,
+                    FrameType::Table,
+                    FrameType::Slab,
+                )
+            }
+            .unwrap();
+        }
+    }
+
+    fn claim_as_run(&self) {
+        let claimed = self.memory.claim(self.left.run());
+        *self.run.lock().unwrap() = Some(claimed.is_ok());
+    }
+}
+
+/// A kernel to which two small buffers in one slab were left.
+struct Buffers {
+    kernel: Heirloom<&'static TestMachine>,
+    handles: [Handle; 2],
+}
+
+impl Buffers {
+    fn build() -> Self {
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
+        let handles = [0, 1].map(|_| {
+            let buffer = kernel.alloc(600).unwrap();
+            // SAFETY: in use, and no thread frees it.
+            unsafe { kernel.preserve(buffer) }.unwrap()
+        });
+        let kernel = machine.revive(kernel.entry());
+        Self { kernel, handles }
+    }
+
+    fn claim(&self, which: usize) {
+        self.kernel.restore(self.handles[which]).unwrap();
+    }
+}
+
+/// A kernel to which a root was left.
+struct Published {
+    kernel: Heirloom<&'static TestMachine>,
+    claimed: Mutex<Option<u8>>,
+    published: Mutex<Option<bool>>,
+}
+
+impl Published {
+    fn build() -> Self {
+        let machine = TestMachine::pooled(96, 2, false);
+        let kernel = machine.boot();
+        kernel.publish("root", &[1; 24]).unwrap();
+        let kernel = machine.revive(kernel.entry());
+        Self { kernel, claimed: Mutex::default(), published: Mutex::default() }
+    }
+
+    fn claim(&self) {
+        let root = self.kernel.claim_root("root").unwrap();
+        *self.claimed.lock().unwrap() = Some(root.bytes()[0]);
+        let start = std::ptr::NonNull::from(root.bytes()).cast();
+        let at = self.kernel.memory().machine().phys(start).unwrap();
+        let block = Block::containing(at.pfn(), Order::ZERO);
+        assert!(
+            self.kernel.memory().preserved().contains(block),
+            "given back while it is looked at"
+        );
+    }
+
+    fn publish(&self) {
+        *self.published.lock().unwrap() = Some(self.kernel.publish("root", &[2; 24]).is_ok());
+    }
+}
+
+/// Fails if the byte is changed by a load and a store in place of one operation.
+#[test]
+fn of_two_that_claim_a_folio_one_succeeds() {
+    fn claim(world: &Heirs) {
+        if let Ok(folio) = world.kernel.claim_folio(world.handle) {
+            folio.into_raw();
+            *world.granted.lock().unwrap() += 1;
+        }
+    }
+    Model {
+        name: "one folio is claimed twice",
+        preemptions: 3,
+        build: || heirs(false),
+        threads: &[claim, claim],
+        after: |world| {
+            assert_eq!(*world.granted.lock().unwrap(), 1);
+            world.kernel.memory().audit().unwrap();
+        },
+    }
+    .check();
+}
+
+/// Fails if a state byte is changed by a load and a store in place of one operation.
+#[test]
+fn of_three_that_claim_an_object_one_succeeds() {
+    fn claim(world: &Heirs) {
+        *world.granted.lock().unwrap() += usize::from(world.kernel.restore(world.handle).is_ok());
+    }
+    Model {
+        name: "one object is claimed three times",
+        preemptions: 2,
+        build: || heirs(true),
+        threads: &[claim, claim, claim],
+        after: |world| {
+            assert_eq!(*world.granted.lock().unwrap(), 1);
+            world.kernel.memory().audit().unwrap();
+        },
+    }
+    .check();
+}
+
 /// Fails if the byte is stored in place of exchanged, by a claim or by what frees; or if the bit is
 /// cleared before the byte is exchanged.
 #[test]
@@ -186,45 +282,6 @@ fn a_run_its_last_block_and_a_finish_get_each_block_once() {
     .check();
 }
 
-/// A memory that inherited a slab, and a thread that wants it as a run.
-struct Labelled {
-    memory: Memory<&'static TestMachine>,
-    left: Block,
-    run: Mutex<Option<bool>>,
-}
-
-impl Labelled {
-    fn build() -> Self {
-        let leaving = Leaving::build(1);
-        let left = leaving.last();
-        let Leaving { memory, .. } = leaving;
-        // SAFETY: nothing here reads slabs.
-        unsafe { memory.predecessor().label(left, FrameType::Slab) }.unwrap();
-        Self { memory, left, run: Mutex::default() }
-    }
-
-    /// As adopting does when there is no memory for the rest of it.
-    fn claim_and_put_back(&self) {
-        // SAFETY: labelled by this test.
-        if unsafe { self.memory.claim_as(self.left, FrameType::Slab) }.is_ok() {
-            // SAFETY: claimed just now, and not written.
-            unsafe {
-                self.memory.predecessor().unclaim_labelled(
-                    self.left,
-                    FrameType::Table,
-                    FrameType::Slab,
-                )
-            }
-            .unwrap();
-        }
-    }
-
-    fn claim_as_run(&self) {
-        let claimed = self.memory.claim(self.left.run());
-        *self.run.lock().unwrap() = Some(claimed.is_ok());
-    }
-}
-
 /// Fails if claiming a run takes a byte for another than was seen.
 #[test]
 fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
@@ -240,121 +297,6 @@ fn what_is_put_back_as_a_slab_is_claimed_as_nothing_else() {
         },
     }
     .check();
-}
-
-/// A kernel that is about to adopt a cache, and one object that the predecessor left in it.
-struct Adopting {
-    kernel: Heirloom<&'static TestMachine>,
-    at: PhysAddr,
-    discarded: Mutex<Option<bool>>,
-}
-
-impl Adopting {
-    fn build() -> Self {
-        let machine = TestMachine::pooled(96, 2, false);
-        let kernel = machine.boot();
-        let object = kernel.slabs().cache(CACHE).unwrap().alloc().unwrap();
-        // SAFETY: in use, and no thread frees it.
-        unsafe { kernel.preserve(object) }.unwrap();
-        let at = kernel.memory().machine().phys(object).unwrap();
-        let kernel = machine.revive(kernel.entry());
-        kernel.slabs().cache(CACHE).unwrap();
-        Self { kernel, at, discarded: Mutex::default() }
-    }
-
-    fn adopt(&self) {
-        self.kernel.slabs().adopt(CACHE).unwrap();
-    }
-
-    fn discard(&self) {
-        let cache = self.kernel.slabs().caches().find(|cache| cache.name().as_str() == "objects");
-        *self.discarded.lock().unwrap() = Some(cache.unwrap().discard(self.at).is_ok());
-    }
-}
-
-/// Fails if a slab can be found before it is in its cache's lists.
-#[test]
-fn an_object_is_discarded_while_its_slab_is_adopted() {
-    Model {
-        name: "an object is discarded while its slab is adopted",
-        preemptions: 2,
-        build: Adopting::build,
-        threads: &[Adopting::discard, Adopting::adopt],
-        after: |world| {
-            let discarded = world.discarded.lock().unwrap().unwrap();
-            let cache = world.kernel.slabs().caches().next().unwrap();
-            assert_eq!(cache.stats().unclaimed, u64::from(!discarded));
-            let again = cache.discard(world.at);
-            assert_eq!(again.is_ok(), !discarded);
-            assert_eq!(cache.shrink(), 1);
-            world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
-}
-
-impl Adopting {
-    /// Frees what nobody claimed.
-    fn finish(&self) {
-        self.kernel.finish(|_| Disposition::Free).unwrap();
-    }
-
-    /// Adopts what is there still.
-    fn adopt_late(&self) {
-        self.kernel.slabs().adopt_or_create(CACHE).unwrap();
-    }
-}
-
-/// Fails if a slab is freed without the turn, or its entry struck out after the bit.
-#[test]
-fn a_slab_is_adopted_beside_a_finish_that_frees() {
-    Model {
-        name: "a slab is adopted while what is left is freed",
-        preemptions: 2,
-        build: Adopting::build,
-        threads: &[Adopting::adopt_late, Adopting::finish],
-        after: |world| {
-            let cache = world.kernel.slabs().caches().next().unwrap();
-            // Adopted between the two looks, it is asked about by the next call.
-            assert!(cache.stats().unclaimed <= 1);
-            world.finish();
-            assert_eq!(cache.stats().unclaimed, 0);
-            assert!(cache.shrink() <= 1);
-            let mut left = 0;
-            world.kernel.memory().predecessor().for_each(|block| {
-                left += u32::from(
-                    world.kernel.memory().predecessor().label_of(block) != Some(FrameType::Table),
-                );
-            });
-            assert_eq!(left, 0);
-            world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
-}
-
-/// A kernel to which two small buffers in one slab were left.
-struct Buffers {
-    kernel: Heirloom<&'static TestMachine>,
-    handles: [Handle; 2],
-}
-
-impl Buffers {
-    fn build() -> Self {
-        let machine = TestMachine::pooled(96, 2, false);
-        let kernel = machine.boot();
-        let handles = [0, 1].map(|_| {
-            let buffer = kernel.alloc(600).unwrap();
-            // SAFETY: in use, and no thread frees it.
-            unsafe { kernel.preserve(buffer) }.unwrap()
-        });
-        let kernel = machine.revive(kernel.entry());
-        Self { kernel, handles }
-    }
-
-    fn claim(&self, which: usize) {
-        self.kernel.restore(self.handles[which]).unwrap();
-    }
 }
 
 /// Fails if a slab can be found before its states are this kernel's, or is adopted without the turn.
@@ -376,39 +318,6 @@ fn two_first_claims_in_one_slab_both_succeed() {
         },
     }
     .check();
-}
-
-/// A kernel to which a root was left.
-struct Published {
-    kernel: Heirloom<&'static TestMachine>,
-    claimed: Mutex<Option<u8>>,
-    published: Mutex<Option<bool>>,
-}
-
-impl Published {
-    fn build() -> Self {
-        let machine = TestMachine::pooled(96, 2, false);
-        let kernel = machine.boot();
-        kernel.publish("root", &[1; 24]).unwrap();
-        let kernel = machine.revive(kernel.entry());
-        Self { kernel, claimed: Mutex::default(), published: Mutex::default() }
-    }
-
-    fn claim(&self) {
-        let root = self.kernel.claim_root("root").unwrap();
-        *self.claimed.lock().unwrap() = Some(root.bytes()[0]);
-        let start = std::ptr::NonNull::from(root.bytes()).cast();
-        let at = self.kernel.memory().machine().phys(start).unwrap();
-        let block = Block::containing(at.pfn(), Order::ZERO);
-        assert!(
-            self.kernel.memory().preserved().contains(block),
-            "given back while it is looked at"
-        );
-    }
-
-    fn publish(&self) {
-        *self.published.lock().unwrap() = Some(self.kernel.publish("root", &[2; 24]).is_ok());
-    }
 }
 
 /// Fails if publishing replaces what was not claimed.
@@ -433,162 +342,6 @@ fn a_root_is_claimed_beside_a_publish_of_its_name() {
                 "published: {published}"
             );
             world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
-}
-
-/// What became of an object that several want.
-#[derive(Default)]
-struct Ends {
-    claimed: Mutex<usize>,
-    discarded: Mutex<usize>,
-}
-
-/// A kernel to which two objects in one slab were left.
-struct Pair {
-    kernel: Heirloom<&'static TestMachine>,
-    handles: [Handle; 2],
-    at: [PhysAddr; 2],
-    /// The first object's.
-    ends: Ends,
-}
-
-impl Pair {
-    fn build(adopted: bool) -> Self {
-        let machine = TestMachine::pooled(96, 2, false);
-        let kernel = machine.boot();
-        let cache = kernel.slabs().cache(CACHE).unwrap();
-        let objects = [0, 1].map(|_| cache.alloc().unwrap());
-        // SAFETY: in use, and no thread frees them.
-        let handles = objects.map(|object| unsafe { kernel.preserve(object) }.unwrap());
-        let at = objects.map(|object| kernel.memory().machine().phys(object).unwrap());
-        let kernel = machine.revive(kernel.entry());
-        if adopted {
-            kernel.slabs().adopt(CACHE).unwrap();
-        } else {
-            kernel.slabs().cache(CACHE).unwrap();
-        }
-        Self { kernel, handles, at, ends: Ends::default() }
-    }
-
-    fn claim(&self) {
-        let claimed = self.kernel.restore(self.handles[0]).is_ok();
-        *self.ends.claimed.lock().unwrap() += usize::from(claimed);
-    }
-
-    fn cache(&self) -> heirloom::slab::Cache<'_, &'static TestMachine> {
-        let mut caches = self.kernel.slabs().caches();
-        caches.find(|cache| cache.name().as_str() == "objects").unwrap()
-    }
-
-    fn discard(&self) {
-        let discarded = self.cache().discard(self.at[0]).is_ok();
-        *self.ends.discarded.lock().unwrap() += usize::from(discarded);
-    }
-
-    fn adopt(&self) {
-        self.kernel.slabs().adopt(CACHE).unwrap();
-    }
-
-    /// Frees what was not claimed, and counts it.
-    fn finish(&self) {
-        let freed = self.kernel.finish(|_| Disposition::Free).unwrap().objects;
-        *self.ends.discarded.lock().unwrap() += usize::try_from(freed).unwrap();
-    }
-}
-
-/// Fails if a state byte is stored in place of exchanged, by a claim or by what discards; and if an
-/// object that is discarded is counted among the preserved ones still.
-#[test]
-fn an_object_is_claimed_twice_beside_a_finish_that_frees() {
-    Model {
-        name: "an object is claimed twice while what is left of its slab is freed",
-        preemptions: 2,
-        build: || Pair::build(true),
-        threads: &[Pair::claim, Pair::claim, Pair::finish],
-        after: |world| {
-            let claimed = *world.ends.claimed.lock().unwrap();
-            let freed = *world.ends.discarded.lock().unwrap();
-            assert!(claimed <= 1, "claimed {claimed} times");
-            // The other one is claimed by none.
-            assert_eq!(claimed + freed, 2);
-            let stats = world.cache().stats();
-            let both = (stats.live, stats.preserved, stats.unclaimed);
-            assert_eq!(both, (claimed as u64, claimed as u64, 0));
-            if claimed == 0 {
-                assert_eq!(world.cache().shrink(), 1);
-            }
-            world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
-}
-
-/// Fails if a slab names its owner and is shown before its states are this kernel's; and if a state byte is
-/// stored in place of exchanged.
-#[test]
-fn an_object_is_claimed_and_discarded_while_its_slab_is_adopted() {
-    Model {
-        name: "an object is claimed and discarded while its slab is adopted",
-        preemptions: 2,
-        build: || Pair::build(false),
-        threads: &[Pair::claim, Pair::discard, Pair::adopt],
-        after: |world| {
-            let claimed = *world.ends.claimed.lock().unwrap();
-            let discarded = *world.ends.discarded.lock().unwrap();
-            assert!(claimed + discarded <= 1, "{claimed} {discarded}");
-            let stats = world.cache().stats();
-            let both = (stats.live as usize, stats.preserved, stats.unclaimed as usize);
-            assert_eq!(both, (claimed, claimed as u64, 2 - claimed - discarded));
-            // The next one finds what is there, once.
-            assert_eq!(world.kernel.restore(world.handles[0]).is_ok(), claimed + discarded == 0);
-            world.kernel.restore(world.handles[1]).unwrap();
-            world.kernel.memory().audit().unwrap();
-        },
-    }
-    .check();
-}
-
-/// A kernel that adopted a slab with one object, which is discarded while the cache gives back what it
-/// does not need.
-struct Shrinking {
-    adopting: Adopting,
-    given_back: Mutex<u64>,
-}
-
-impl Shrinking {
-    fn build() -> Self {
-        let adopting = Adopting::build();
-        adopting.adopt();
-        Self { adopting, given_back: Mutex::default() }
-    }
-
-    fn shrink(&self) {
-        *self.given_back.lock().unwrap() += self.adopting.kernel.slabs().shrink();
-    }
-
-    fn discard(&self) {
-        self.adopting.discard();
-    }
-}
-
-/// Fails if an object that is discarded is counted among the preserved ones still.
-#[test]
-fn a_slabs_last_object_is_discarded_while_its_cache_shrinks() {
-    Model {
-        name: "a slab's last object is discarded while its cache shrinks",
-        preemptions: 2,
-        build: Shrinking::build,
-        threads: &[Shrinking::shrink, Shrinking::discard],
-        after: |world| {
-            assert_eq!(*world.adopting.discarded.lock().unwrap(), Some(true));
-            world.shrink();
-            assert_eq!(*world.given_back.lock().unwrap(), 1);
-            let kernel = &world.adopting.kernel;
-            let stats = kernel.slabs().caches().next().unwrap().stats();
-            assert_eq!((stats.slabs, stats.unclaimed, stats.preserved), (0, 0, 0));
-            assert_eq!(kernel.memory().audit().unwrap().allocated[FrameType::Slab as usize], 0);
         },
     }
     .check();

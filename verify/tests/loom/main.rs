@@ -4,6 +4,7 @@
 
 #![cfg(heirloom_model)]
 
+mod adopting;
 mod frames;
 mod heirs;
 mod objects;

@@ -156,6 +156,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
         "cache",
         "what the caller in C promises of its objects, handed on; its functions called",
     ),
+    (CAPI, "cache/reservation", "reservations in the caller's room"),
     (CAPI, "config", "the machine and the memory that a config describes"),
     (CAPI, "failure", "a text written into the caller's room"),
     (CAPI, "finish", "the caller's function called"),

@@ -1,17 +1,12 @@
 //! A client, and processes of the cache that a service manager starts.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use heirloom_testkit::service::Manager;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) const CACHE: &str = env!("CARGO_BIN_EXE_cache");
@@ -123,19 +118,6 @@ pub(crate) fn bulk(text: &str) -> Reply {
     Reply::Bulk(text.as_bytes().to_vec())
 }
 
-/// Numbers that are the same in each run.
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 /// A program that can be replaced by another, while it has the same path.
 pub(crate) struct Program(pub PathBuf);
 
@@ -161,99 +143,16 @@ impl Drop for Program {
     }
 }
 
-type Kept = Arc<Mutex<Vec<(String, OwnedFd)>>>;
-
-/// A service manager that speaks systemd's protocol: it keeps descriptors, and starts the service with them.
-pub(crate) struct Manager {
-    path: PathBuf,
-    pub(crate) kept: Kept,
-    attends: Option<JoinHandle<()>>,
+/// Starts the cache with all that the manager keeps.
+pub(crate) fn start(manager: &Manager, program: &Path, options: &[&str]) -> Life {
+    start_at(manager, program, options, u32::MAX)
 }
 
-impl Manager {
-    pub(crate) fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("heirloom-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let kept = Kept::default();
-        let attends = Some(std::thread::spawn({
-            let kept = Arc::clone(&kept);
-            move || attend(&socket, &kept)
-        }));
-        Self { path, kept, attends }
-    }
-
-    /// Starts the service with all that is kept, as descriptors 3 and on.
-    pub(crate) fn start(&self, program: &Path, options: &[&str]) -> Life {
-        self.start_at(program, options, u32::MAX)
-    }
-
-    /// Starts the service; if it is the build that crashes, or becomes it, that crashes at this step.
-    pub(crate) fn start_at(&self, program: &Path, options: &[&str], step: u32) -> Life {
-        let kept = self.kept.lock().unwrap();
-        // `exec` keeps the number of the process.
-        let mut command = Command::new("sh");
-        command.args(["-c", r#"LISTEN_PID=$$ exec "$@""#, "sh"]).arg(program).args(options);
-        command.env("CRASH_AT", step.to_string());
-        command.env("NOTIFY_SOCKET", &self.path).env("LISTEN_FDS", kept.len().to_string());
-        let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
-        command.env("LISTEN_FDNAMES", names.join(":"));
-        let copies: Vec<_> = kept.iter().map(|(_, fd)| fd.try_clone().unwrap()).collect();
-        let numbers: Vec<_> = copies.iter().map(AsRawFd::as_raw_fd).collect();
-        let pass = move || {
-            // Above all of them first: a copy that is made must not replace one that is still to be made.
-            for (to, from) in (100..).zip(&numbers) {
-                duplicate(*from, to)?;
-            }
-            (3..).zip(100..).take(numbers.len()).try_for_each(|(to, from)| duplicate(from, to))
-        };
-        // SAFETY: after the fork it makes system calls and allocates nothing.
-        unsafe { command.pre_exec(pass) };
-        Life::of(command)
-    }
-}
-
-fn duplicate(from: RawFd, to: RawFd) -> io::Result<()> {
-    // SAFETY: numbers of this child's own, which has no other thread.
-    if unsafe { libc::dup2(from, to) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Takes messages until one says that it is the last.
-fn attend(socket: &UnixDatagram, kept: &Kept) {
-    loop {
-        let mut bytes = [0; 4096];
-        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
-        let fds = control.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
-            _ => Vec::new(),
-        });
-        let fds: Vec<_> = fds.collect();
-        let text = std::str::from_utf8(&bytes[..received.bytes]).unwrap();
-        let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
-        let mut kept = kept.lock().unwrap();
-        if text == "THE END" {
-            return;
-        } else if text.contains("FDSTORE=1\n") {
-            let name = name.unwrap().to_owned();
-            kept.retain(|(has, _)| *has != name);
-            kept.extend(fds.into_iter().map(|fd| (name.clone(), fd)));
-        } else if text.contains("FDSTOREREMOVE=1\n") {
-            kept.retain(|(has, _)| Some(has.as_str()) != name);
-        }
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"THE END", &self.path));
-        if let Some(attends) = self.attends.take() {
-            let _ = attends.join();
-        }
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// Starts the cache; if it is the build that crashes, or becomes it, that crashes at this step.
+pub(crate) fn start_at(manager: &Manager, program: &Path, options: &[&str], step: u32) -> Life {
+    let mut command = manager.command(program);
+    command.args(options).env("CRASH_AT", step.to_string());
+    Life::of(command)
 }
 
 /// A process that is the cache.

@@ -1,20 +1,19 @@
 //! Across jumps: what was preserved is claimed once, as what it was, and nothing else blocks
 //! memory.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod layouts;
+mod model;
 
 use core::alloc::Layout;
 use core::cell::Cell;
 
-use common::{addr, config, fill, filled, ptr, slab_frames, slabs, successor, wrong};
+use common::{addr, fill, filled, ptr, slab_frames, slabs, successor, wrong};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Disposition};
-use heirloom_kho::{Order, PAGE_SIZE, PhysAddr};
-use heirloom_slab::{
-    Action, AllocOptions, CacheSpec, Error, Field, ObjectState, Slabs, Unclaimed, persist,
-};
-use proptest::prelude::*;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use heirloom_kho::{PAGE_SIZE, PhysAddr};
+use heirloom_slab::{Action, AllocOptions, CacheSpec, Error, ObjectState, Slabs, Unclaimed};
 
 const FRAMES: u64 = 8192;
 
@@ -215,51 +214,6 @@ fn what_is_claimed_before_it_is_discarded_stays_claimed() {
 }
 
 #[test]
-fn what_another_layout_left_is_kept_beside_the_cache_of_its_name() {
-    fn construct(_: core::ptr::NonNull<u8>) {}
-    let old = CacheSpec::new("same", 100);
-    for new in [CacheSpec::new("same", 300), old.constructor(construct)] {
-        let first = slabs(FRAMES);
-        let object = first.cache(old).unwrap().alloc().unwrap();
-        let left = keep(&first, object, 3);
-        // SAFETY: in use, and nothing frees it meanwhile.
-        unsafe { first.preserve(object) }.unwrap();
-        let second = successor(first, FRAMES).unwrap();
-        // This kernel uses the name for something else, and wants nothing of what was left.
-        let own = second.cache(new).unwrap().alloc().unwrap();
-        second.finish_inherited(|_| Disposition::Keep).unwrap();
-        second.memory().predecessor().finish(|_| Disposition::Free);
-        assert_eq!(second.size_of(own), Some(second.caches().next().unwrap().object_size()));
-        // A third that knows the old layout has it all.
-        let third = successor(second, FRAMES).unwrap();
-        assert_eq!(third.adopt(old).unwrap().1.unclaimed, 1);
-        claim(&third, &left);
-    }
-}
-
-#[test]
-fn what_was_left_is_in_the_way_of_another_once_it_is_asked_for() {
-    let (old, new) = (CacheSpec::new("same", 100), CacheSpec::new("same", 300));
-    let first = slabs(FRAMES);
-    let object = first.cache(old).unwrap().alloc().unwrap();
-    // SAFETY: in use, and nothing frees it meanwhile.
-    unsafe { first.preserve(object) }.unwrap();
-    let second = successor(first, FRAMES).unwrap();
-    second.finish_inherited(|_| Disposition::Keep).unwrap();
-    second.memory().predecessor().finish(|_| Disposition::Free);
-    // No cache keeps it: it stays in the cache directory as it is.
-    assert_eq!((second.caches().count(), second.inherited("same").is_some()), (0, true));
-    let asked = second.cache(old).unwrap();
-    assert_eq!((asked.unclaimed().count(), asked.stats().slabs), (0, 0));
-    assert_eq!(second.adopt(old).unwrap().1.unclaimed, 1);
-    assert_eq!((asked.unclaimed().count(), asked.stats().slabs), (1, 1));
-    assert_eq!(second.inherited("same"), None);
-    assert!(matches!(second.cache(new), Err(Error::Mismatch { .. })));
-    assert!(matches!(second.adopt(new), Err(Error::Mismatch { .. })));
-    assert_eq!(second.caches().count(), 1);
-}
-
-#[test]
 fn small_buffers_are_claimed_without_naming_their_cache() {
     let slabs = slabs(FRAMES);
     let opts = AllocOptions { preserving: true, zeroed: false };
@@ -315,54 +269,6 @@ fn large_buffers_are_claimed_as_buffers() {
     assert_eq!(finish(&slabs), (0, 0));
 }
 
-mod old {
-    use super::{FromBytes, Immutable, IntoBytes, KnownLayout, persist};
-
-    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-    #[repr(C)]
-    pub(super) struct File {
-        pub(super) size: u64,
-        pub(super) owner: u64,
-    }
-    persist!(File { size, owner });
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct File {
-    owner: u64,
-    size: u64,
-}
-persist!(File { owner, size });
-
-#[test]
-fn another_layout_is_refused_and_can_be_upgraded() {
-    let slabs = slabs(FRAMES);
-    let files = slabs.typed::<old::File>("file", true).unwrap();
-    for i in 0..100 {
-        files.insert(old::File { size: i, owner: 1000 + i }).unwrap().leak();
-    }
-    let slabs = successor(slabs, FRAMES).unwrap();
-    let refused = slabs.adopt_typed::<File>("file", true).unwrap_err();
-    assert!(matches!(refused, Error::Mismatch { field: Field::Fingerprint, .. }), "{refused}");
-    let record = slabs.inherited("file").unwrap();
-    assert_eq!(record.object_size(), 16);
-    let files = slabs.typed::<File>("file", true).unwrap();
-    let mut moved = Vec::new();
-    // Stopped on the way, nothing is lost.
-    let stop = Error::TooManyCaches { limit: 0 };
-    assert_eq!(slabs.upgrade(&record, |_| Err(stop)), Err(stop));
-    let count = slabs.upgrade(&record, |object| {
-        let old = old::File::read_from_bytes(object.bytes).unwrap();
-        moved.push(files.insert(File { owner: old.owner, size: old.size })?);
-        Ok(())
-    });
-    assert_eq!(count, Ok(100));
-    assert!(moved.iter().all(|file| file.owner == 1000 + file.size));
-    assert_eq!(slabs.upgrade(&record, |_| Err(stop)), Ok(0));
-    assert_eq!(finish(&slabs), (0, 0));
-}
-
 #[test]
 fn generation_after_generation_no_frame_drifts() {
     let mut slabs = slabs(FRAMES);
@@ -385,200 +291,6 @@ fn generation_after_generation_no_frame_drifts() {
         slabs = successor(slabs, FRAMES).unwrap();
     }
     assert!(used[2..].iter().all(|frames| *frames == used[2]), "{used:?}");
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Alloc(bool),
-    Free(usize),
-    Preserve(usize),
-    Unpreserve(usize),
-    /// A jump after which every n-th object is claimed, and the rest is kept or freed; or nothing is
-    /// said about it.
-    Jump {
-        every: usize,
-        finish: Option<Disposition>,
-    },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        20 => any::<bool>().prop_map(Step::Alloc),
-        8 => any::<usize>().prop_map(Step::Free),
-        8 => any::<usize>().prop_map(Step::Preserve),
-        4 => any::<usize>().prop_map(Step::Unpreserve),
-        1 => (1..5_usize, 0..3_usize).prop_map(|(every, finish)| {
-            let finish = [None, Some(Disposition::Keep), Some(Disposition::Free)][finish];
-            Step::Jump { every, finish }
-        }),
-    ]
-}
-
-/// An object of the model: its handle, its cache, and whether it would survive.
-#[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a question that the model answers")]
-struct Object {
-    kept: Kept,
-    always: bool,
-    survives: bool,
-    /// Left by a predecessor and not claimed: it cannot be freed or unpreserved.
-    unclaimed: bool,
-    /// Claimed, and neither preserved nor let go since: it survives, and can be freed.
-    held: bool,
-}
-
-proptest! {
-    #![proptest_config(config(48, 0x6e4e))]
-    #[test]
-    fn generations_against_a_model(steps in prop::collection::vec(step(), 1..400)) {
-        let mut slabs = slabs(FRAMES);
-        let mut objects: Vec<Object> = Vec::new();
-        let mut seed = 0_u8;
-        for step in steps {
-            let cache = |always| slabs.cache(spec(always)).unwrap();
-            let pick = |i: usize| (!objects.is_empty()).then(|| i % objects.len());
-            match step {
-                Step::Alloc(always) => {
-                    seed = seed.wrapping_add(1);
-                    let kept = keep(&slabs, cache(always).alloc().unwrap(), seed);
-                    objects.push(Object { kept, always, survives: always, unclaimed: false, held: false });
-                }
-                Step::Free(i) => if let Some(i) = pick(i) {
-                    let object = objects[i];
-                    // SAFETY: the model's, and given up if it succeeds.
-                    let freed = unsafe { slabs.free(ptr(&slabs, object.kept.addr)) };
-                    let may = !object.unclaimed && (object.always || object.held || !object.survives);
-                    prop_assert_eq!(freed.is_ok(), may, "{:?}", freed);
-                    if may {
-                        objects.swap_remove(i);
-                    }
-                },
-                Step::Preserve(i) => if let Some(i) = pick(i) {
-                    let object = &mut objects[i];
-                    // SAFETY: in use, and nothing frees it meanwhile.
-                    let done = unsafe { slabs.preserve(ptr(&slabs, object.kept.addr)) };
-                    prop_assert_eq!(done.is_ok(), !object.survives || object.held, "{:?}", done);
-                    (object.survives, object.held) = (true, false);
-                },
-                Step::Unpreserve(i) => if let Some(i) = pick(i) {
-                    let object = &mut objects[i];
-                    // SAFETY: in use, and nothing frees it meanwhile.
-                    let done = unsafe { slabs.unpreserve(ptr(&slabs, object.kept.addr)) };
-                    let may = object.survives && !object.always && !object.unclaimed;
-                    prop_assert_eq!(done.is_ok(), may, "{:?}", done);
-                    object.survives &= !may;
-                    object.held &= !may;
-                },
-                Step::Jump { every, finish } => {
-                    slabs = successor(slabs, FRAMES).unwrap();
-                    objects.retain(|object| object.survives);
-                    for always in [false, true] {
-                        let (_, adopted) = slabs.adopt_or_create(spec(always)).unwrap();
-                        let expected = objects.iter().filter(|o| o.always == always).count();
-                        prop_assert_eq!(adopted.unclaimed, expected as u64);
-                    }
-                    for object in objects.iter_mut().step_by(every) {
-                        claim(&slabs, &object.kept);
-                        (object.unclaimed, object.held) = (false, !object.always);
-                    }
-                    let claimed = |i: usize| i.is_multiple_of(every);
-                    if let Some(disposition) = finish {
-                        let mut left = 0;
-                        slabs.finish_inherited(|_| { left += 1; disposition }).unwrap();
-                        let unclaimed = (0..objects.len()).filter(|i| !claimed(*i)).count();
-                        prop_assert_eq!(left, unclaimed);
-                    }
-                    // No stray block: what survives is in the cache directory, or was told.
-                    prop_assert_eq!(slabs.memory().predecessor().finish(|_| Disposition::Free), (0, 0));
-                    let mut i = 0;
-                    objects.retain_mut(|object| {
-                        i += 1;
-                        object.unclaimed = !claimed(i - 1);
-                        object.held &= !object.unclaimed;
-                        finish != Some(Disposition::Free) || !object.unclaimed
-                    });
-                }
-            }
-        }
-        let audit = slabs.memory().audit().unwrap();
-        prop_assert_eq!(audit.reserved, 0);
-        for object in &objects {
-            let Kept { addr, size, seed, .. } = object.kept;
-            // SAFETY: nobody else writes it.
-            let sound = unsafe { filled(ptr(&slabs, addr), size, seed) };
-            prop_assert!(sound);
-        }
-        let stats = [false, true].map(|always| slabs.cache(spec(always)).unwrap().stats());
-        let unclaimed = objects.iter().filter(|o| o.unclaimed).count() as u64;
-        prop_assert_eq!(stats[0].unclaimed + stats[1].unclaimed, unclaimed);
-        let live = objects.len() as u64 - unclaimed;
-        prop_assert_eq!(stats[0].live + stats[1].live, live);
-    }
-}
-
-#[test]
-fn a_cache_is_taken_with_slabs_of_another_order() {
-    let slabs = slabs(FRAMES);
-    let order = Order::new(1).unwrap();
-    let cache = slabs.cache(spec(true).order(order)).unwrap();
-    let kept = keep(&slabs, cache.alloc().unwrap(), 3);
-    let slabs = successor(slabs, FRAMES).unwrap();
-    let (cache, _) = slabs.adopt(spec(true)).unwrap();
-    assert_eq!(cache.slab_order(), order);
-    claim(&slabs, &kept);
-}
-
-#[test]
-fn two_of_one_name_with_other_slabs_are_refused_before_a_cache_is_created() {
-    let (old, new) = (spec(false), spec(false).order(Order::new(1).unwrap()));
-    let first = slabs(FRAMES);
-    let object = first.cache(old).unwrap().alloc().unwrap();
-    let one = keep(&first, object, 1);
-    // SAFETY: in use, and nothing frees it meanwhile.
-    unsafe { first.preserve(object) }.unwrap();
-    let second = successor(first, FRAMES).unwrap();
-    let object = second.cache(new).unwrap().alloc().unwrap();
-    let other = keep(&second, object, 2);
-    // SAFETY: in use, and nothing frees it meanwhile.
-    unsafe { second.preserve(object) }.unwrap();
-    second.finish_inherited(|_| Disposition::Keep).unwrap();
-    second.memory().predecessor().finish(|_| Disposition::Free);
-    let third = successor(second, FRAMES).unwrap();
-    assert!(matches!(third.adopt(old), Err(Error::Mismatch { field: Field::Order, .. })));
-    assert_eq!(third.caches().count(), 0);
-    // Who says which gets it; the other is there to be upgraded.
-    assert_eq!(third.adopt(new).unwrap().1.unclaimed, 1);
-    claim(&third, &other);
-    let mut records = Vec::new();
-    third.for_each_inherited(|record| records.push(record));
-    let left = records.iter().find(|record| record.order() != Order::new(1).unwrap()).unwrap();
-    let mut seen = Vec::new();
-    let upgraded = third.upgrade(left, |object| {
-        seen.push(object.addr);
-        Ok(())
-    });
-    assert_eq!((upgraded, seen), (Ok(1), vec![one.addr]));
-}
-
-#[test]
-fn a_record_without_slabs_stands_back_behind_one_that_has_some() {
-    let (old, new) = (spec(true), spec(true).order(Order::new(1).unwrap()));
-    let first = slabs(FRAMES);
-    keep(&first, first.cache(old).unwrap().alloc().unwrap(), 1);
-    let second = successor(first, FRAMES).unwrap();
-    assert_eq!(finish(&second), (1, 0));
-    let kept = keep(&second, second.cache(new).unwrap().alloc().unwrap(), 2);
-    // The old record is there still, and admits the spec that names no order.
-    for create_first in [false, true] {
-        let third = common::copy(&second, FRAMES);
-        if create_first {
-            assert_eq!(third.cache(spec(true)).unwrap().slab_order(), Order::new(1).unwrap());
-        }
-        let (cache, adopted) = third.adopt(spec(true)).unwrap();
-        assert_eq!((cache.slab_order(), adopted.unclaimed), (Order::new(1).unwrap(), 1));
-        claim(&third, &kept);
-        assert!(matches!(third.adopt(old.order(Order::ZERO)), Err(Error::Mismatch { .. })));
-    }
 }
 
 /// Nothing ends: whoever is asked what becomes of what is left may call everything.
