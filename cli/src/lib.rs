@@ -18,6 +18,7 @@
 //! map/        the picture
 //! extract, diff, manual
 //! hold/       a service's memory and sockets, kept while it is started anew
+//! machine     which machine an image is of, and a kernel is for
 //! live        what runs now: this machine's kernel, the arena of a process
 //! sink        a file that is written whole or not at all
 //! ```
@@ -35,6 +36,7 @@ mod hold;
 mod image;
 mod lent;
 mod live;
+mod machine;
 mod manual;
 mod map;
 mod next;
@@ -57,7 +59,7 @@ use anyhow::{Context, Result, bail, ensure};
 use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
 use clap::Parser;
 use diff::Difference;
-use facts::{Compared, Facts, Layouts, Verdict, Want};
+use facts::{Against, Compared, Facts, Layouts, Verdict, Want};
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 use lent::{Handovers, Lent};
@@ -133,8 +135,8 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
         let verdict = Verdict::of(handovers, &[], None, None);
         let kernel = Kernel::open(&["7.3".to_owned()])?;
-        let layouts = Layouts::of_survey(survey);
-        let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&layouts));
+        let against = Against::of(survey, path, path);
+        let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&against));
         Ok(Looked {
             findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
             verdict: text::verdict(&verdict),
@@ -206,8 +208,8 @@ fn run_check(check: &Check) -> Result<u8> {
         return Ok(compared.status());
     }
     let before = check.against.as_ref().map(|old| {
-        let place = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
-        open(&place, |handovers, _| Ok(Layouts::of_survey(&handovers.outer)))
+        let other = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
+        open(&other, |handovers, _| Ok(Against::of(&handovers.outer, old, &place.image)))
     });
     let before = before.transpose()?;
     open(&place, |handovers, _| {

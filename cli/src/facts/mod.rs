@@ -26,7 +26,7 @@ pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
 pub(crate) use memfd::{Memfd, each_piece};
 pub(crate) use own::{Own, Published};
-pub(crate) use verdict::{Compared, InOrder, NotLookedAt, Seen, Verdict};
+pub(crate) use verdict::{Against, Compared, InOrder, NotLookedAt, Seen, Verdict};
 pub(crate) use want::Want;
 
 use crate::lent::Handovers;
