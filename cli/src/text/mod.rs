@@ -32,6 +32,9 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
     for found in &verdict.findings {
         // Writing to a string does not fail.
         let _ = writeln!(out, "{BAD}-{BAD:#} {}", shown(&found.reason));
+        if let Some(advice) = found.advice {
+            let _ = writeln!(out, "  {advice}");
+        }
     }
     for NotLookedAt { what, name, stands_for, count, accepted, .. } in &verdict.not_looked_at {
         let things = if *count == 1 { (*what).to_owned() } else { format!("{count} {what}s") };
