@@ -431,11 +431,11 @@ fn the_pages_of_an_arm64_kernel_are_in_the_header_of_its_image() {
         pages.map(|of| (of["takes"].clone(), of["reason"].as_str().unwrap().to_owned()))
     };
     assert_eq!(takes(0b010), None);
-    let (taken, why) = takes(0b110).unwrap();
-    assert_eq!(taken, "not taken");
+    let (verdict, why) = takes(0b110).unwrap();
+    assert_eq!(verdict, "not taken");
     assert!(why.ends_with("has pages of 65536 bytes"), "{why}");
-    let (taken, why) = takes(0).unwrap();
-    assert_eq!(taken, "not known");
+    let (verdict, why) = takes(0).unwrap();
+    assert_eq!(verdict, "not known");
     assert!(why.contains("which pages") && why.contains("CONFIG_PAGE_SHIFT"), "{why}");
 }
 

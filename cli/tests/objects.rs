@@ -89,13 +89,12 @@ fn made(changed: bool) -> Made {
     }
     kernel.publish("points", &<[u8; 16]>::from(points.handle())).unwrap();
     drop((items, many, log, points));
-    drop(pool);
     kernel.seal().unwrap();
     let entry = kernel.entry();
     kernel.memory().machine().leave(entry).unwrap();
     let mut copy = Vec::new();
     memory.read_to_end(&mut copy).unwrap();
-    let handle = handle.iter().map(|byte| format!("{byte:02x}")).collect();
+    let handle = format!("{:032x}", u128::from_be_bytes(handle));
     Made { bytes: copy, object: object.unwrap(), handle }
 }
 
@@ -231,7 +230,7 @@ fn a_container_that_was_tampered_with_is_refused_or_listed() {
         let head = usize::from_str_radix(&head[2..], 16).unwrap();
         let offset = offset_of(&file, head);
         for word in [0_usize, 4, 5, 10, 32, 33, 96] {
-            for value in [0, 1, u64::MAX, head as u64 / 16, 3 << 48 | head as u64 / 16] {
+            for value in [0, 1, u64::MAX, head as u64 / 16, (3 << 48) | (head as u64 / 16)] {
                 let mut bytes = whole.clone();
                 bytes[offset + word * 8..][..8].copy_from_slice(&value.to_le_bytes());
                 let hit = Temporary::new(&bytes);

@@ -148,5 +148,5 @@ fn hash(want: &Want<'_>, addr: PhysAddr, bytes: u64) -> Option<String> {
     want.read(bytes, 0).ok()?;
     let mut hash = Sha256::new();
     each_piece(want.image, addr, bytes, |piece| hash.update(piece))?;
-    Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(format!("{:x}", hash.finalize()))
 }

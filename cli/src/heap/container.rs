@@ -217,18 +217,18 @@ impl<'h, 'i> Container<'h, 'i> {
             let segment = segment.with_context(|| {
                 format!("of {buckets} buckets there is no segment for number {bucket}")
             })?;
-            let mut line = segment.addr.checked_add(64 * (1 + bucket % LINES));
-            while let Some(at) = line {
-                for link in 0..LINKS {
-                    let link = self.at_word(at, link)?;
+            let mut next = segment.addr.checked_add(64 * (1 + bucket % LINES));
+            while let Some(line) = next {
+                for slot in 0..LINKS {
+                    let link = self.at_word(line, slot)?;
                     if link != 0 && !each(self.entry(link, bucket)?)? {
                         return Ok(());
                     }
                 }
                 room = room.checked_sub(1).context("its lines lead back to one before")?;
-                line = match self.at_word(at, LINKS)? {
+                next = match self.at_word(line, LINKS)? {
                     0 => None,
-                    next => self.meant(next, LINE, bucket)?.addr.checked_add(16),
+                    more => self.meant(more, LINE, bucket)?.addr.checked_add(16),
                 };
             }
         }

@@ -129,9 +129,8 @@ fn portable_end(bytes: &[u8]) -> Option<usize> {
     for section in 0..sections {
         let at = start + optional + section * 40;
         // A table of sections that is itself cut ends behind the file.
-        let (size, place) = match (u32_at(bytes, at + 16), u32_at(bytes, at + 20)) {
-            (Some(size), Some(place)) => (size, place),
-            _ => return Some(at + 40),
+        let (Some(size), Some(place)) = (u32_at(bytes, at + 16), u32_at(bytes, at + 20)) else {
+            return Some(at + 40);
         };
         last = last.max(size.saturating_add(place));
     }
@@ -425,8 +424,7 @@ mod tests {
     #[test]
     fn a_kernel_that_is_cut_anywhere_says_so() {
         let plain = image(b"\0kho-v4\0Linux version 7.3.4-test (a@b)\0");
-        let packers: [fn(&[u8]) -> Vec<u8>; 3] = [gzip, zstd, xz];
-        for packed in packers.map(|pack| pack(&plain)) {
+        for packed in [gzip(&plain), zstd(&plain), xz(&plain)] {
             for whole in [bz_image(&packed), z_boot(&packed), packed] {
                 assert!(read(whole.clone()).unwrap().is_some());
                 for end in 0..whole.len() {

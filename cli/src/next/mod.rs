@@ -145,16 +145,13 @@ impl Kernel {
             let table = Table::read(text).context("no kernel's configuration, nor a table");
             return Ok(Self::new(table?, None, false));
         }
-        match binary::read(bytes)? {
-            Some(binary) => Self::built(binary, file),
-            None => {
-                let short =
-                    if length < SMALLEST { "; or the file is cut short: copy it anew" } else { "" };
-                bail!(
-                    "neither a kernel (vmlinux, bzImage, a module), nor its configuration, nor a table of what it takes{short}"
-                )
-            }
+        if let Some(binary) = binary::read(bytes)? {
+            return Self::built(binary, file);
         }
+        let short = if length < SMALLEST { "; or the file is cut short: copy it anew" } else { "" };
+        bail!(
+            "neither a kernel (vmlinux, bzImage, a module), nor its configuration, nor a table of what it takes{short}"
+        )
     }
 
     /// What its release takes of which it has the code.

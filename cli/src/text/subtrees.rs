@@ -105,15 +105,14 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
         unlisted(out, "      ", session.unlisted.as_deref())?;
         for file in &session.files {
             write!(out, "      token {:<6} {:<10}", file.token, shown(&file.compatible))?;
-            match &file.memfd {
-                Some(memfd) => write_memfd(out, memfd)?,
-                None => {
-                    write!(out, " {FAINT}data {}{FAINT:#}", file.data)?;
-                    for (name, value) in file.proposed.iter().flatten() {
-                        write!(out, ", {name} {value}")?;
-                    }
-                    writeln!(out)?;
+            if let Some(memfd) = &file.memfd {
+                write_memfd(out, memfd)?;
+            } else {
+                write!(out, " {FAINT}data {}{FAINT:#}", file.data)?;
+                for (name, value) in file.proposed.iter().flatten() {
+                    write!(out, ", {name} {value}")?;
                 }
+                writeln!(out)?;
             }
             if let Some(kept) = &file.kept {
                 writeln!(out, "        {NAME}{}{NAME:#}", shown(kept))?;
