@@ -247,6 +247,40 @@ fn a_container_that_was_tampered_with_is_refused_or_listed() {
     }
 }
 
+/// A bucket's lines can be forged to lead to one line for ever, and its links to one entry.
+#[test]
+fn a_map_whose_lines_lead_back_to_one_before_comes_to_an_end() {
+    let whole = made(false).bytes;
+    let file = Temporary::new(&whole);
+    let json = heirloom(&["inspect", "--json", "--quick", file.as_str()]).json();
+    let head = json["subtrees"]["several"]["handles"][1]["addr"].as_str().unwrap();
+    let head = usize::from_str_radix(&head[2..], 16).unwrap();
+    let offset = offset_of(&file, head);
+    let word = |at: usize| u64::from_le_bytes(whole[at..at + 8].try_into().unwrap());
+    let led = |link: u64| ((link & ((1 << 48) - 1)) * 16) as usize;
+    let place = |addr: usize| offset + addr - head;
+    // The first line of a bucket that has another one behind it.
+    let segment = place(led(word(offset + 32 * 8)));
+    let lines = (1..=254).map(|line| segment + line * 64);
+    let more = lines.map(|line| word(line + 56)).find(|next| *next != 0).unwrap();
+    let line = place(led(more)) + 16;
+    let mut bytes = whole.clone();
+    bytes[line + 56..line + 64].copy_from_slice(&more.to_le_bytes());
+    let entry = (0..7).map(|slot| word(line + slot * 8)).find(|link| *link != 0).unwrap();
+    for slot in 0..7 {
+        bytes[line + slot * 8..][..8].copy_from_slice(&entry.to_le_bytes());
+    }
+    let hit = Temporary::new(&bytes);
+    let ran = heirloom(&["list", hit.as_str(), "several[1]"]);
+    assert_eq!((ran.code, &*ran.err), (2, "error: it leads to more than all that is preserved\n"));
+    let ran = heirloom(&["inspect", "--color", "never", hit.as_str()]);
+    assert_eq!(ran.code, 0);
+    assert!(
+        ran.out.contains("not sound: it leads to more than all that is preserved\n"),
+        "{ran:?}"
+    );
+}
+
 /// Where in the file of an arena with one range the byte at an address is: the only place with that head.
 fn offset_of(file: &Temporary, addr: usize) -> usize {
     let bytes = file.read();

@@ -207,8 +207,6 @@ impl<'h, 'i> Container<'h, 'i> {
 
     fn entries(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
         let buckets = self.word(SIZE)?.max(1);
-        // No sound map has more lines or entries than there are bytes for.
-        let mut room = self.heap.bytes / 32;
         let mut segment = None;
         for bucket in 0..buckets {
             if bucket % LINES == 0 {
@@ -225,7 +223,7 @@ impl<'h, 'i> Container<'h, 'i> {
                         return Ok(());
                     }
                 }
-                room = room.checked_sub(1).context("its lines lead back to one before")?;
+                self.heap.spend(8 * (LINKS + 1))?;
                 next = match self.at_word(line, LINKS)? {
                     0 => None,
                     more => self.meant(more, LINE, bucket)?.addr.checked_add(16),
@@ -244,6 +242,7 @@ impl<'h, 'i> Container<'h, 'i> {
             "the entry at {} is longer than its object",
             object.addr
         );
+        self.heap.spend(object.bytes)?;
         let start = object.addr.checked_add(HEADER).context("beyond all memory")?;
         let mut bytes = vec![0; usize::try_from(key)?];
         let there = self.heap.image.read(start, &mut bytes);
@@ -324,6 +323,7 @@ impl<'h, 'i> Container<'h, 'i> {
                 }
                 (at, here) = (behind, here.wrapping_add(1));
             }
+            self.heap.spend(object.bytes)?;
             // Numbers go on, and there was a record: so no segment comes twice.
             ensure!(here != base || next == 0, "a segment without records at {}", object.addr);
             (link, number) = (next, Some(here));

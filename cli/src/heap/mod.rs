@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
+use anyhow::{Context, Result};
 pub(crate) use container::{Container, Entry, Key, Kind};
 use heirloom_kho::{Block, Left, PageSize, Pages, PhysAddr, Run};
 use heirloom_slab::CacheRecord;
@@ -36,9 +37,13 @@ pub(crate) struct Heap<'i> {
     slabs: BTreeMap<PhysAddr, usize>,
     /// What is preserved, by address, as runs that do not touch.
     preserved: Vec<Run>,
-    /// Bytes that are: nothing sound has more.
-    bytes: u64,
+    /// Bytes of what containers lead to that can be gone through yet: sound ones share no object, and what is named again is gone
+    /// through again, a few times. Broken ones can lead to one object any number of times.
+    room: Cell<u64>,
 }
+
+/// How often all that is preserved can be gone through.
+const AGAIN: u64 = 4;
 
 /// An object that survives.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +79,8 @@ impl<'i> Heap<'i> {
         }
         let bytes = survey.pages().saturating_mul(image.page_size().bytes() as u64);
         let preserved = merged(survey.rows.iter().map(|row| row.run()).collect());
-        Self { image, left, directory, caches, slabs, preserved, bytes }
+        let room = Cell::new(bytes.saturating_mul(AGAIN));
+        Self { image, left, directory, caches, slabs, preserved, room }
     }
 
     fn view(&self) -> Option<ImageCaches<'_, Left<'i, Image>>> {
@@ -116,6 +122,16 @@ impl<'i> Heap<'i> {
         let after = self.preserved.partition_point(|own| own.start() <= run.start());
         let before = after.checked_sub(1).and_then(|last| self.preserved.get(last));
         !run.is_empty() && before.is_some_and(|own| own.covers(run))
+    }
+
+    /// Goes through so many bytes more.
+    ///
+    /// # Errors
+    /// There were more than all that is preserved, several times over.
+    fn spend(&self, bytes: u64) -> Result<()> {
+        let rest = self.room.get().checked_sub(bytes);
+        self.room.set(rest.unwrap_or(0));
+        rest.map(|_| ()).context("it leads to more than all that is preserved")
     }
 
     /// The little-endian word at `addr`.
