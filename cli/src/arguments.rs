@@ -32,6 +32,7 @@ Examples:
   heirloom check low --base 0 --raw high@0x100000000
   ssh host cat /proc/vmcore | heirloom check -
   heirloom extract vmcore session-0 1 -o guest-memory
+  heirloom list arena items                     what is in a container
   heirloom diff before.elf after.elf"
 )]
 pub(crate) struct Arguments {
@@ -44,6 +45,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     Check(Check),
     Extract(Extract),
+    List(List),
     Diff(Diff),
     Hold(Hold),
     Completions(Completions),
@@ -121,9 +123,9 @@ pub(crate) struct Check {
     pub(crate) color: ColorChoice,
 }
 
-/// Write the content of a preserved memfd to a file
+/// Write the content of a preserved memfd, or of an object, to a file
 ///
-/// What was never written is a hole in the file too.
+/// What was never written of a memfd is a hole in the file too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 if the file is written, whole; 2 if not.
@@ -131,7 +133,10 @@ Exit status: 0 if the file is written, whole; 2 if not.
 Examples:
   heirloom extract vmcore session-0 1 -o guest-memory
   heirloom extract vmcore vm-17 0x100 -o vm-17.ram
-  heirloom extract vmcore vm-17 0x100 -o - | sha256sum")]
+  heirloom extract vmcore vm-17 0x100 -o - | sha256sum
+  heirloom extract arena --object sessions -o session
+  heirloom extract arena --object 0x1520e8 -o -
+  heirloom extract arena --object 'items[3]' --entry user:17 -o value")]
 #[allow(clippy::doc_markdown, reason = "what is printed for a person")]
 pub(crate) struct Extract {
     /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input
@@ -139,13 +144,58 @@ pub(crate) struct Extract {
     #[command(flatten)]
     pub(crate) how: How,
     /// The session's name
-    pub(crate) session: String,
+    #[arg(required_unless_present = "object")]
+    pub(crate) session: Option<String>,
     /// The file's token
-    #[arg(value_parser = number)]
-    pub(crate) token: u64,
+    #[arg(value_parser = number, required_unless_present = "object")]
+    pub(crate) token: Option<u64>,
+    /// What heirloom left: a published root (NAME), one of the handles in it (NAME[2]), the object around an address
+    /// (0x1520e8), or what a handle names (32 hexadecimal digits)
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["session", "token"])]
+    pub(crate) object: Option<String>,
+    /// Of a container that is named so, the entry: a map's key, as text or in hexadecimal behind 0x; the number of a log's record,
+    /// or of a vector's element
+    #[arg(long, value_name = "KEY", requires = "object")]
+    pub(crate) entry: Option<String>,
+    /// The size of a vector's elements, which it does not say itself
+    #[arg(long, value_name = "BYTES", requires = "object", value_parser = number)]
+    pub(crate) element: Option<u64>,
     /// The file to write; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+/// List what is in a container, or the objects of a cache
+///
+/// A line each: where it is, how long it is, and the key or the number of an entry.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 if all is listed; 2 if not.
+
+Examples:
+  heirloom list arena items
+  heirloom list arena 'items[3]' --json
+  heirloom list arena points --element 8
+  heirloom list arena --cache names")]
+#[allow(clippy::doc_markdown, reason = "what is printed for a person")]
+pub(crate) struct List {
+    /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input
+    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: How,
+    /// A published root (NAME), one of the handles in it (NAME[2]), an address (0x1520e8), or a handle (32 hexadecimal
+    /// digits)
+    #[arg(required_unless_present = "cache")]
+    pub(crate) what: Option<String>,
+    /// List the objects of the cache of this name
+    #[arg(long, value_name = "NAME", conflicts_with = "what")]
+    pub(crate) cache: Option<String>,
+    /// The size of a vector's elements, which it does not say itself
+    #[arg(long, value_name = "BYTES", value_parser = number)]
+    pub(crate) element: Option<u64>,
+    /// Print JSON: a value for each line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Show what two handovers preserve differently

@@ -23,6 +23,10 @@ pub(crate) const NEXT_VERSION: &str = "next-version";
 pub(crate) const NEXT_ABSENT: &str = "next-absent";
 /// Of what may be a module's.
 pub(crate) const NEXT_UNKNOWN: &str = "next-unknown";
+/// As it is for another machine.
+pub(crate) const NEXT_MACHINE: &str = "next-machine";
+/// As it has numbers in another byte order.
+pub(crate) const NEXT_BYTE_ORDER: &str = "next-byte-order";
 /// As its pages have another size.
 pub(crate) const NEXT_PAGE_SIZE: &str = "next-page-size";
 /// As a file has seals that it does not know.
@@ -162,6 +166,8 @@ mod tests {
             NEXT_VERSION,
             NEXT_ABSENT,
             NEXT_UNKNOWN,
+            NEXT_MACHINE,
+            NEXT_BYTE_ORDER,
             NEXT_PAGE_SIZE,
             NEXT_SEALS,
             NEXT_LIMIT,

@@ -76,9 +76,9 @@ impl<'i> Handovers<'i> {
     pub(crate) fn new(mut outer: Survey<'i>, lent: Option<&'i Lent>) -> Self {
         let within = lent.map(|lent| (lent, lent.survey()));
         if let Some((_, within)) = &within {
-            let named = |Finding { at, code, reason }: &Finding| {
+            let named = |Finding { at, code, reason, advice }: &Finding| {
                 let reason = format!("subtree {}: {reason}", Loans::NAME);
-                Finding { at: *at, code: code.clone(), reason }
+                Finding { at: *at, code: code.clone(), reason, advice: *advice }
             };
             outer.findings.extend(within.findings.iter().map(named));
             outer.unread.extend(within.unread.iter().cloned());

@@ -9,6 +9,7 @@
 //! recorder    what it comes upon, as it is taken down
 //! lent        what Linux lends to heirloom, and the handover within
 //! frames      whose frame is whose
+//! heap/       objects of caches, what handles name, what containers hold
 //! owners      what preserved memory belongs to
 //! said, code  what is wrong, in pages of the machine, and for scripts
 //! sessions    a live update's lists, each gone through once
@@ -16,8 +17,9 @@
 //! next/       the kernel that is to come next, and what it takes
 //! text/       for a person
 //! map/        the picture
-//! extract, diff, manual
+//! extract, list, diff, manual
 //! hold/       a service's memory and sockets, kept while it is started anew
+//! machine     which machine an image is of, and a kernel is for
 //! live        what runs now: this machine's kernel, the arena of a process
 //! sink        a file that is written whole or not at all
 //! ```
@@ -31,10 +33,13 @@ mod diff;
 mod extract;
 mod facts;
 mod frames;
+mod heap;
 mod hold;
 mod image;
 mod lent;
+mod list;
 mod live;
+mod machine;
 mod manual;
 mod map;
 mod next;
@@ -54,10 +59,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
+use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, List, Man, Place};
 use clap::Parser;
 use diff::Difference;
-use facts::{Compared, Facts, Layouts, Verdict, Want};
+use facts::{Against, Compared, Facts, Layouts, Verdict, Want};
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 use lent::{Handovers, Lent};
@@ -86,6 +91,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Inspect(inspect) => run_inspect(&inspect),
         Command::Hold(hold) => return hold::run(&hold),
         Command::Extract(extract) => run_extract(&extract),
+        Command::List(list) => run_list(&list),
         Command::Diff(diff) => run_diff(&diff),
         Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),
         Command::Man(Man { dir: None }) => output::bytes(&manual::page()?),
@@ -133,8 +139,8 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
         let verdict = Verdict::of(handovers, &[], None, None);
         let kernel = Kernel::open(&["7.3".to_owned()])?;
-        let layouts = Layouts::of_survey(survey);
-        let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&layouts));
+        let against = Against::of(survey, path, path);
+        let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&against));
         Ok(Looked {
             findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
             verdict: text::verdict(&verdict),
@@ -206,8 +212,8 @@ fn run_check(check: &Check) -> Result<u8> {
         return Ok(compared.status());
     }
     let before = check.against.as_ref().map(|old| {
-        let place = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
-        open(&place, |handovers, _| Ok(Layouts::of_survey(&handovers.outer)))
+        let other = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
+        open(&other, |handovers, _| Ok(Against::of(&handovers.outer, old, &place.image)))
     });
     let before = before.transpose()?;
     open(&place, |handovers, _| {
@@ -246,8 +252,13 @@ fn tables(before: &Path, now: &Path) -> Result<Option<[Layouts; 2]>> {
 
 fn run_extract(extract: &Extract) -> Result<bool> {
     open(&extract.how.place(extract.image.clone()), |handovers, _| {
-        extract::extract(&handovers.outer, extract)
+        extract::extract(handovers, extract)
     })?;
+    Ok(true)
+}
+
+fn run_list(list: &List) -> Result<bool> {
+    open(&list.how.place(list.image.clone()), |handovers, _| list::list(handovers, list))?;
     Ok(true)
 }
 

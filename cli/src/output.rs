@@ -42,6 +42,34 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     seen(written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()))
 }
 
+/// Lines that are printed as they come, as there may be any number of them.
+pub(crate) struct Lines(io::BufWriter<io::StdoutLock<'static>>);
+
+impl Lines {
+    pub(crate) fn new() -> Self {
+        Self(io::BufWriter::new(io::stdout().lock()))
+    }
+
+    /// Prints a line. Returns whether there is a reader for more.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub(crate) fn line(&mut self, line: &str) -> Result<bool> {
+        match writeln!(self.0, "{line}") {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            written => written.map(|()| true).context("cannot write the output"),
+        }
+    }
+
+    /// Prints what was not yet.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        seen(self.0.flush())
+    }
+}
+
 /// Prints bytes as they are. `true`, as there is nothing that could be found wrong with them.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<bool> {
     let mut out = io::stdout().lock();

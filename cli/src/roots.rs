@@ -63,7 +63,7 @@ impl Roots {
                 "root page at {at} is not whole, and may be that of the Linux which lends to heirloom: {first}; --root \
                  says which one is to be looked at"
             );
-            Some(Finding { at: Some(at), code: code::OTHER_ROOT.to_owned(), reason })
+            Some(Finding { at: Some(at), code: code::OTHER_ROOT.to_owned(), reason, advice: None })
         })
     }
 }

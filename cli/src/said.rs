@@ -5,7 +5,7 @@
 
 use heirloom_folio::Error as FolioError;
 use heirloom_kho::tree::{TreeError, TreeFault};
-use heirloom_kho::{Block, Error as KhoError, Fault, Order, PageSize, Run, TableError};
+use heirloom_kho::{Block, Error as KhoError, Fault, Order, PageSize, Run, Table, TableError};
 use heirloom_restore::Error;
 use heirloom_slab::internal::SlabFault;
 use heirloom_slab::{Error as Slabs, SlabError};
@@ -39,6 +39,32 @@ pub(crate) fn survey(error: Error, page: PageSize) -> Error {
         }
         other => other,
     }
+}
+
+/// What to do about what is not read, as it is of a version that is not known: which kernels write it, and so take it
+/// over.
+pub(crate) fn advice(error: &Error) -> Option<&'static str> {
+    let Error::Table(TableError { table, fault: Fault::Version { found, known }, .. }) = error
+    else {
+        return None;
+    };
+    let linux =
+        [Table::Root, Table::Luo, Table::File, Table::Memfd, Table::KhoTest, Table::Memblock];
+    Some(match (table, found) {
+        (Table::Root, 1) => "Linux 6.16 to 6.19 write this version, and no later one takes it over",
+        (Table::Root, 2 | 3) | (Table::Luo, 2..=4) => {
+            "Linux from 7.0 on wrote this version, up to the one before 7.3: no other takes it over; start that one, or \
+             look with its own tools"
+        }
+        (Table::Luo, 1) => "Linux 6.19 writes this version, and no later one takes it over",
+        (Table::File | Table::Memfd, 1) => {
+            "Linux from 6.19 on wrote this version, before files kept their seals: one of these takes it over"
+        }
+        _ if linux.contains(table) && found > known => {
+            "a later kernel writes this version: look with a later build of this command"
+        }
+        _ => return None,
+    })
 }
 
 fn table(error: TableError, page: PageSize) -> TableError {
@@ -76,7 +102,7 @@ fn run(of: Run, page: PageSize) -> Run {
 
 #[cfg(test)]
 mod tests {
-    use heirloom_kho::{Pfn, PhysAddr, Table};
+    use heirloom_kho::{Pfn, PhysAddr};
 
     use super::*;
 

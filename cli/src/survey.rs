@@ -30,13 +30,16 @@ pub(crate) struct Finding {
     /// What it is, in words that stay.
     pub(crate) code: String,
     pub(crate) reason: String,
+    /// What to do about it, if that is known.
+    pub(crate) advice: Option<&'static str>,
 }
 
 impl Finding {
     /// What `error` says, of a machine with pages of this size.
     fn of(error: Error, page: PageSize) -> Self {
         let code = code::of(&error);
-        Self { at: error.at(), code, reason: said::survey(error, page).to_string() }
+        let advice = said::advice(&error);
+        Self { at: error.at(), code, reason: said::survey(error, page).to_string(), advice }
     }
 }
 
@@ -112,7 +115,7 @@ impl Findings {
     fn into_list(mut self) -> Vec<Finding> {
         if self.more > 0 {
             let reason = format!("and {} more", self.more);
-            self.list.push(Finding { at: None, code: code::MORE.to_owned(), reason });
+            self.list.push(Finding { at: None, code: code::MORE.to_owned(), reason, advice: None });
         }
         self.list
     }
@@ -329,7 +332,9 @@ fn linux_finding(
     let said = said::reader(*error, page);
     if let Some((name, _)) = refused.iter().find(|(_, of)| of == error) {
         let reason = format!("subtree {name}, by its name Linux's: {said}");
-        return Finding { at: error.at(), code: code::of(&Error::from(*error)), reason };
+        let error = Error::from(*error);
+        let advice = said::advice(&error);
+        return Finding { at: error.at(), code: code::of(&error), reason, advice };
     }
     let error = Error::from(*error);
     with_name(Finding::of(error, page), &error, Some(root), page)
@@ -346,14 +351,24 @@ fn repeated(left: &Left<'_, Image>, root: &RootView<'_>, findings: &mut Findings
         let (at, name) = (session.at, session.name);
         if !names.insert(name.as_bytes().to_vec()) {
             let reason = format!("session at {at}, byte 0: the name {name} stands twice");
-            findings.push(Finding { at: Some(at), code: code::SESSION_TWICE.to_owned(), reason });
+            findings.push(Finding {
+                at: Some(at),
+                code: code::SESSION_TWICE.to_owned(),
+                reason,
+                advice: None,
+            });
         }
         let Listing::Files(files) = listing else { return };
         let mut tokens = HashSet::new();
         for file in files.flatten().filter(|file| !tokens.insert(file.token)) {
             let (at, token) = (file.at, file.token);
             let reason = format!("file at {at}, byte 56: token {token} stands twice in {name}");
-            findings.push(Finding { at: Some(at), code: code::FILE_TWICE.to_owned(), reason });
+            findings.push(Finding {
+                at: Some(at),
+                code: code::FILE_TWICE.to_owned(),
+                reason,
+                advice: None,
+            });
         }
     });
 }
@@ -367,7 +382,12 @@ fn unreadable(image: &Image, rows: &[FolioRange], findings: &mut Findings) {
             1 => format!("preserved page at {at}: it cannot be unpacked"),
             _ => format!("preserved pages from {at} on: {count} of them cannot be unpacked"),
         };
-        findings.push(Finding { at: Some(at), code: code::UNREADABLE.to_owned(), reason });
+        findings.push(Finding {
+            at: Some(at),
+            code: code::UNREADABLE.to_owned(),
+            reason,
+            advice: None,
+        });
     }
 }
 

@@ -2,13 +2,23 @@
 
 mod common;
 
-use common::{Core, FIXTURE, FLBS, LENT, Ran, Temporary, arena, heirloom};
+use common::{Core, FIXTURE, FLBS, LENT, Ran, Temporary, arena, heirloom, kernel};
 use serde_json::Value;
 
 const ROOT: u64 = 0x50_f000;
 const LUO: u64 = 0x70_a000;
 const MEMFD: u64 = 0x7b_5000;
 const METADATA: u64 = 0x51_6000;
+
+/// What an ELF file calls machines.
+const X86_64: u16 = 62;
+const AARCH64: u16 = 183;
+const S390: u16 = 22;
+
+/// The texts of a kernel that takes the fixture, between bytes of other kinds.
+const TEXTS: &[u8] =
+    b"\0Linux version 7.3.4-a (b@c)\0kho-v4\0\0\xff\xfeluo-v5\0kho-test-v1\0\x80memfd-v2\0\
+    liveupdate-test-flb-v0\0liveupdate-test-flb-v1\0liveupdate-test-flb-v2\0";
 
 /// What is said of an image, for these kernels.
 fn foretell(image: &str, kernels: &[&str]) -> Ran {
@@ -166,12 +176,7 @@ fn a_table_a_configuration_and_a_kernel_say_the_same() {
     let config = "# Linux/x86 7.3.4 Kernel Configuration\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\n\
                   CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\nCONFIG_LIVEUPDATE_MEMFD=y\nCONFIG_LIVEUPDATE_TEST=m\n\
                   CONFIG_TEST_KEXEC_HANDOVER=y\nCONFIG_PAGE_SHIFT=12\n";
-    // An arm64 image: its text, between bytes of other kinds.
-    let mut kernel = vec![0; 0x38];
-    kernel.extend(b"ARM\x64\0Linux version 7.3.4-a (b@c)\0kho-v4\0\0\xff\xfeluo-v5\0kho-test-v1\0");
-    kernel.extend(
-        b"\x80memfd-v2\0liveupdate-test-flb-v0\0liveupdate-test-flb-v1\0liveupdate-test-flb-v2\0",
-    );
+    let kernel = kernel(X86_64, false, TEXTS);
     let started = "; it must be started with kho=on liveupdate=on";
     for (bytes, name, needs) in [
         (table.as_bytes(), "Own 1", ""),
@@ -342,8 +347,13 @@ fn a_layout_that_changed_without_its_version_is_found() {
     assert!(ran.out.contains(said), "{ran:?}");
     // With another version it may be another.
     longer.put(LUO, b"luo-v6\0\0");
-    let ran = against(longer.file().as_str(), FIXTURE);
-    assert!(ran.out.ends_with("\nno layout changed without its version\n"), "{ran:?}");
+    let file = longer.file();
+    let ran = against(file.as_str(), FIXTURE);
+    let last = "no layout changed without its version, as far as can be read";
+    assert!(
+        ran.out.ends_with(&format!("\n{last}: {} is not in order\n", file.as_str())),
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -372,4 +382,161 @@ fn two_tables_are_compared_by_their_layouts() {
     let broken = table("layout memfd-v2\n");
     let ran = heirloom(&["check", broken.as_str(), "--against", old.as_str()]);
     assert!(ran.err.contains("line 2"), "{ran:?}");
+}
+
+/// An image of an arm64 kernel with these flags in its header.
+fn image(flags: u64, data: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 24];
+    image.extend(flags.to_le_bytes());
+    image.resize(0x38, 0);
+    image.extend(b"ARM\x64");
+    image.extend(data);
+    image
+}
+
+#[test]
+fn a_kernel_for_another_machine_does_not_take_it() {
+    let named = |file: &Temporary| file.as_str().rsplit('/').next().unwrap().to_owned();
+    for (bytes, code, is_for) in [
+        (kernel(AARCH64, false, TEXTS), "next-machine", "aarch64"),
+        (kernel(S390, true, TEXTS), "next-machine", "s390x"),
+        (image(0b10, TEXTS), "next-machine", "aarch64"),
+        (kernel(X86_64, true, TEXTS), "next-byte-order", "big-endian"),
+    ] {
+        let file = Temporary::new(&bytes);
+        let found = refused(FIXTURE, file.as_str());
+        let why = format!("Linux 7.3.4-a ({}) is ", named(&file));
+        let (what, reason) = &found[0];
+        assert!(what.starts_with(code), "{found:?}");
+        assert!(reason.starts_with(&why) && reason.ends_with(is_for), "{found:?}");
+    }
+    let own = Temporary::new(b"kernel Own\nmachine aarch64\ntakes kho-v4\n");
+    let found = refused(FIXTURE, own.as_str());
+    let said = ("next-machine: x86_64".to_owned(), "Own is for aarch64".to_owned());
+    assert_eq!(found[0], said);
+    // What is loaded into it is for the same one.
+    let module = Temporary::new(&kernel(S390, true, b"\0other-v1\0"));
+    let ran = foretell(FIXTURE, &[own.as_str(), module.as_str()]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+    assert!(ran.err.contains("is for s390x, and Own for aarch64"), "{ran:?}");
+}
+
+#[test]
+fn the_pages_of_an_arm64_kernel_are_in_the_header_of_its_image() {
+    let takes = |flags| {
+        let file = Temporary::new(&image(flags, TEXTS));
+        let ran = heirloom(&["check", "--json", FIXTURE, "--accept", FLBS, "--for", file.as_str()]);
+        let structures = ran.json()["next"]["structures"].as_array().unwrap().clone();
+        let pages = structures.into_iter().find(|of| of["what"] == "pages");
+        pages.map(|of| (of["takes"].clone(), of["reason"].as_str().unwrap().to_owned()))
+    };
+    assert_eq!(takes(0b010), None);
+    let (verdict, why) = takes(0b110).unwrap();
+    assert_eq!(verdict, "not taken");
+    assert!(why.ends_with("has pages of 65536 bytes"), "{why}");
+    let (verdict, why) = takes(0).unwrap();
+    assert_eq!(verdict, "not known");
+    assert!(why.contains("which pages") && why.contains("CONFIG_PAGE_SHIFT"), "{why}");
+}
+
+/// Raw memory says nothing of its machine: the user does.
+#[test]
+fn what_cannot_be_told_of_the_machine_is_said() {
+    let raw = Temporary::new(&Core::fixture().raw(0x50_0000, 0x140_0000));
+    let kernel = Temporary::new(&kernel(X86_64, false, TEXTS));
+    let check = ["check", "--color", "never", "--accept", FLBS, raw.as_str(), "--base", "0x500000"];
+    let check = |more: &[&str]| heirloom(&[&check[..], &["--for", kernel.as_str()], more].concat());
+    let ran = check(&[]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let said =
+        lines(&ran).into_iter().find(|line| line.starts_with("? machine: not said; ")).unwrap();
+    assert!(
+        said.ends_with(" is for x86_64, and the image does not say of which machine it is"),
+        "{said}"
+    );
+    assert_eq!(check(&["--accept", "machine"]).code, 0);
+}
+
+#[test]
+fn a_text_is_compared_whole_and_not_by_its_end() {
+    let with = |luo: &[u8]| {
+        let texts = TEXTS.split(|byte| *byte == 0).filter(|text| !text.ends_with(b"luo-v5"));
+        let mut texts = texts.collect::<Vec<_>>().join(&0);
+        texts.extend(luo);
+        Temporary::new(&kernel(X86_64, false, &texts))
+    };
+    // A message of a kernel that takes another.
+    let other = with(b"\0cannot read luo-v5\0luo-v6\0");
+    let found = refused(FIXTURE, other.as_str());
+    assert_eq!(found[0].0, "next-version: luo-v5");
+    assert!(found[0].1.contains("takes luo-v6"), "{found:?}");
+    // Linkers put a text into the end of another: the two cannot be told apart.
+    let tail = with(b"\0cannot read luo-v5\0");
+    let ran = foretell(FIXTURE, &[tail.as_str()]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.out.contains("at the end of another text"), "{ran:?}");
+    // A word before it, without a blank.
+    let found = refused(FIXTURE, with(b"\0not-a/luo-v5\0luo-v6\0").as_str());
+    assert_eq!(found[0].0, "next-version: luo-v5");
+}
+
+#[test]
+fn an_unsound_image_is_named_before_layouts_are_compared() {
+    let mut broken = Core::fixture();
+    broken.put(LUO, b"luo-v9\0\0");
+    let broken = broken.file();
+    let against = |new: &str, old: &str, more: &[&str]| {
+        heirloom(
+            &[&["check", "--color", "never", "--accept", FLBS, new, "--against", old], more]
+                .concat(),
+        )
+    };
+    let ran = against(FIXTURE, broken.as_str(), &[]);
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""), "{ran:?}");
+    let said = format!("- {}: subtree LUO, ", broken.as_str());
+    assert!(
+        ran.out.lines().any(|line| line.starts_with(&said) && line.contains("0x70a000")),
+        "{ran:?}"
+    );
+    let last = format!(
+        "no layout changed without its version, as far as can be read: {} is not in order",
+        broken.as_str()
+    );
+    assert_eq!(ran.out.lines().last(), Some(&*last), "{ran:?}");
+    let json = against(FIXTURE, broken.as_str(), &["--json"]).json();
+    assert_eq!(json["against"]["image"], broken.as_str());
+    assert_eq!(json["against"]["findings"][0]["code"], "luo-version", "{json}");
+    assert_eq!(json["verdict"], "in order as far as looked at");
+    // The other way round it is the image that is checked.
+    let ran = against(broken.as_str(), FIXTURE, &[]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.out.lines().last(), Some(&*last), "{ran:?}");
+    // Nothing in it can be read.
+    let mut none = Core::fixture();
+    none.put(ROOT + 0x4c, b"kho-v9");
+    let none = none.file();
+    let ran = against(FIXTURE, none.as_str(), &[]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains(&format!("- {}: ", none.as_str())), "{ran:?}");
+}
+
+/// A kernel that was not copied whole, or that is packed in a way that is not read: the sentence says what to do.
+#[test]
+fn a_kernel_that_is_cut_short_says_what_to_do() {
+    let whole = kernel(X86_64, false, TEXTS);
+    let file = |bytes: &[u8]| Temporary::new(bytes);
+    let ran = foretell(FIXTURE, &[file(&whole).as_str()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for end in (1..whole.len()).rev().step_by(7).chain([whole.len() - 1]) {
+        let ran = foretell(FIXTURE, &[file(&whole[..end]).as_str()]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{end}: {ran:?}");
+        assert!(ran.err.contains("cut short"), "{end}: {ran:?}");
+    }
+    for (head, name) in
+        [(&b"\x02\x21\x4c\x18"[..], "lz4"), (b"BZh9", "bzip2"), (b"\x89LZO", "lzop")]
+    {
+        let ran = foretell(FIXTURE, &[file(&[head, &[0; 64]].concat()).as_str()]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+        assert!(ran.err.contains(name) && ran.err.contains("unpack"), "{ran:?}");
+    }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Core, FLBS, findings, heirloom};
+use common::{Core, FIXTURE, FLBS, findings, heirloom};
 
 const ROOT: u64 = 0x50_f000;
 const LUO: u64 = 0x70_a000;
@@ -111,9 +111,22 @@ fn each_version_of_the_root_is_read_or_refused_by_its_name() {
             format!("root page at 0x50f000, byte 76: version {version} is not known, version 4 is");
         // It is found by scanning even so.
         assert_eq!(findings(&[file.as_str()]), [said.as_str()]);
+        let advice = match version {
+            1 => "Linux 6.16 to 6.19 write this version, and no later one takes it over",
+            2 | 3 => {
+                "Linux from 7.0 on wrote this version, up to the one before 7.3: no other takes it over; start that one, or \
+                 look with its own tools"
+            }
+            _ => "a later kernel writes this version: look with a later build of this command",
+        };
         let ran = heirloom(&["inspect", file.as_str()]);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""));
-        assert!(ran.err.ends_with(&format!("no root page at 0x50f000: {said}\n")), "{ran:?}");
+        let whole = format!("no root page at 0x50f000: {said}; {advice}\n");
+        assert!(ran.err.ends_with(&whole), "{ran:?}");
+        let ran = heirloom(&["check", "--color", "never", file.as_str()]);
+        assert!(ran.out.starts_with(&format!("- {said}\n  {advice}\n")), "{ran:?}");
+        let json = heirloom(&["check", "--json", file.as_str()]).json();
+        assert_eq!(json["findings"][0]["advice"], advice);
         assert_eq!(refused(&core), format!("root page kho-v{version}"));
     }
 }
@@ -161,6 +174,18 @@ fn each_version_of_the_live_update_is_read_or_refused_by_its_name() {
         let found = findings(&[core.file().as_str()]);
         let place = format!("subtree LUO, by its name Linux's: LUO at 0x70a000, byte {place}: ");
         assert_eq!(found, [format!("{place}{said}")]);
+        let json = heirloom(&["check", "--json", core.file().as_str()]).json();
+        let advice = json["findings"][0]["advice"].as_str().unwrap_or_default();
+        let expected = match says {
+            "luo-v1" => "Linux 6.19 writes",
+            "luo-v2" | "luo-v3" | "luo-v4" => "Linux from 7.0 on wrote",
+            "luo-v6" => "a later kernel writes",
+            _ => "",
+        };
+        assert!(
+            advice.starts_with(expected) && advice.is_empty() == expected.is_empty(),
+            "{says}: {advice}"
+        );
         assert_eq!(refused(&core), format!("subtree {says}"));
     }
     // A device tree that calls itself the version that is none.
@@ -193,7 +218,76 @@ fn the_first_version_of_a_memfd_is_refused_by_its_name() {
     let found = findings(&[core.file().as_str()]);
     assert!(found[0].ends_with("byte 0: version 1 is not known, version 2 is"), "{found:?}");
     assert_eq!(found.len(), 1);
+    let json = heirloom(&["check", "--json", core.file().as_str()]).json();
+    let advice = json["findings"][0]["advice"].as_str().unwrap();
+    assert!(advice.contains("before files kept their seals"), "{advice}");
     assert_eq!(refused(&core), "file memfd-v1");
+}
+
+/// Layouts that are public are shown, and are no part of a check.
+#[test]
+fn what_is_under_review_is_shown_as_far_as_its_layout_is_public() {
+    let said = |kind: &str, words: &[u64]| {
+        let mut core = with_kind(kind);
+        let file = core.word(core.word(LUO + 16) + 16 + 64) + 16;
+        // (Behind the name, what only its owner understands: an address, here.)
+        let data = core.word(file + 48);
+        core.put(data, &words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+        let file = core.file();
+        let ran = heirloom(&["inspect", "--quick", "--color", "never", file.as_str()]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let line = ran.out.lines().find(|line| line.contains(kind)).unwrap().to_owned();
+        let json = heirloom(&["inspect", "--quick", "--json", file.as_str()]).json();
+        (line, json["subtrees"]["LUO"]["sessions"][0]["files"][0]["proposed"].clone())
+    };
+    let (line, json) = said("guest_memfd_luo_v1", &[0x20_0000, 1, 1, 7]);
+    assert!(line.ends_with(", flags 1, nr_folios 1, size 2097152, vm_token 7"), "{line}");
+    assert_eq!(json["vm_token"], 7);
+    assert_eq!(said("kvm_vm_luo_v1", &[3]).1["type"], 3);
+    let (_, json) = said("kvm_vcpu_luo_v1", &[1 << 32 | 5, 9]);
+    assert_eq!(
+        (&json["vcpu_id"], &json["flags"], &json["vm_token"]),
+        (&5.into(), &1.into(), &9.into())
+    );
+    let (_, json) = said("huge-memfd-v1", &[4 << 20, 0, 2, 0, 0, 9]);
+    assert_eq!((&json["size"], &json["order"]), (&(4 << 20).into(), &9.into()));
+    // Of another version nothing is said, nor of an address where nothing is preserved.
+    assert!(said("guest_memfd_luo_v2", &[1]).1.is_null());
+    let mut core = with_kind("kvm_vm_luo_v1");
+    let file = core.word(core.word(LUO + 16) + 16 + 64) + 16;
+    core.put(file + 48, &0x1234_5678_u64.to_le_bytes());
+    let json = heirloom(&["inspect", "--quick", "--json", core.file().as_str()]).json();
+    assert!(json["subtrees"]["LUO"]["sessions"][0]["files"][0]["proposed"].is_null());
+}
+
+/// The map of the descriptor store says whose each file is.
+#[test]
+fn the_files_of_systemds_session_are_named_by_unit() {
+    let mut core = Core::fixture();
+    let sessions = core.word(LUO + 16);
+    core.put(sessions + 16, b"systemd\0\0\0");
+    let json = heirloom(&["inspect", "--quick", "--json", FIXTURE]).json();
+    let first = &json["subtrees"]["LUO"]["sessions"][0]["files"][0];
+    assert_eq!(first["token"], 0);
+    let pfn =
+        first["folios"].as_array().unwrap().iter().find(|of| of["index"] == 0).unwrap()["pfn"]
+            .clone();
+    let map = br#"{"cache.service":[{"type":"fd","name":"items","token":1}],"other.service":[{"name":3},7]}"#;
+    let mut page = map.to_vec();
+    page.resize(4096, 0);
+    core.put(pfn.as_u64().unwrap() << 12, &page);
+    // All behind the map is nothing: as long as the map.
+    let size = core.word(MEMFD + 8);
+    core.put(MEMFD + 8, &4096_u64.to_le_bytes());
+    core.put(MEMFD + 24, &1_u64.to_le_bytes());
+    assert_eq!(size, 64 << 10);
+    let file = core.file();
+    let ran = heirloom(&["inspect", "--quick", "--color", "never", file.as_str()]);
+    assert!(ran.out.contains("\n        items of cache.service\n"), "{ran:?}");
+    let json = heirloom(&["inspect", "--quick", "--json", file.as_str()]).json();
+    let files = &json["subtrees"]["LUO"]["sessions"][0]["files"];
+    assert_eq!(files[1]["kept"], "items of cache.service");
+    assert!(files[0]["kept"].is_null());
 }
 
 /// What is proposed for Linux is not looked at, and it is said what it is.

@@ -3,11 +3,15 @@
 use core::fmt;
 
 use heirloom_folio::FrameType;
+use heirloom_kho::narrow::{u32_to_u64, usize_to_u64};
+use heirloom_kho::sync::Ordering::Relaxed;
 use heirloom_kho::{Block, Pages, PhysAddr};
 
-use crate::adopt_slab::check_slab;
+use crate::adopt_slab::{check_slab, survived};
 use crate::directory::{CacheRecord, DirectoryView, Part};
 use crate::error::Error;
+use crate::geometry::{HEADER_BYTES, ObjectIndex};
+use crate::state_word::nth;
 
 /// The caches that a cache directory in `P` describes. Nothing is claimed and nothing is written.
 ///
@@ -49,6 +53,8 @@ use crate::error::Error;
 /// assert_eq!(cache.object_size(), 64);
 /// let slab = caches.slabs(&cache).next().unwrap();
 /// assert_eq!(caches.slab(&cache, slab)?.preserved, 2);
+/// let (first, _) = caches.objects(&cache, slab).next().unwrap();
+/// assert_eq!(caches.object(&cache, slab, first.checked_add(63).unwrap()).unwrap().0, first);
 /// # Ok::<(), heirloom_slab::Error>(())
 /// ```
 pub struct ImageCaches<'p, P> {
@@ -124,6 +130,47 @@ impl<'p, P: Pages> ImageCaches<'p, P> {
     pub fn slab(&self, cache: &CacheRecord, slab: PhysAddr) -> Result<ImageSlab, Error> {
         let info = check_slab(self.view.source(), slab, cache)?;
         Ok(ImageSlab { preserved: info.survivors, free: info.free })
+    }
+
+    /// Returns the object that survives around an address in one slab of a cache, which [`ImageCaches::slab`] found sound:
+    /// where it starts, and its reuse tag. `None` if there is none.
+    pub fn object(
+        &self,
+        cache: &CacheRecord,
+        slab: PhysAddr,
+        addr: PhysAddr,
+    ) -> Option<(PhysAddr, u8)> {
+        let geometry = cache.geometry();
+        let (index, within) = geometry.around(addr.get().checked_sub(slab.get())?)?;
+        if within >= u32_to_u64(geometry.size) {
+            return None;
+        }
+        self.survivor(cache, slab, index)
+    }
+
+    /// Returns the objects that survive in one slab of a cache, which [`ImageCaches::slab`] found sound: where each starts, and
+    /// its reuse tag.
+    pub fn objects(
+        &self,
+        cache: &CacheRecord,
+        slab: PhysAddr,
+    ) -> impl Iterator<Item = (PhysAddr, u8)> {
+        cache.geometry().indices().filter_map(move |index| self.survivor(cache, slab, index))
+    }
+
+    fn survivor(
+        &self,
+        cache: &CacheRecord,
+        slab: PhysAddr,
+        index: ObjectIndex,
+    ) -> Option<(PhysAddr, u8)> {
+        let word = index.index() & !7;
+        let states = slab.checked_add(usize_to_u64(HEADER_BYTES + word))?;
+        let states = self.view.source().words(states, size_of::<u64>())?.first()?.load(Relaxed);
+        let state = nth(states, index);
+        let there = survived(state, cache.is_preserving());
+        let addr = slab.checked_add(cache.geometry().at(index))?;
+        there.then_some((addr, state.reuse_tag()))
     }
 
     /// Returns the pages of the cache directory, those of slab tables included.

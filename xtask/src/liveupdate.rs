@@ -29,6 +29,7 @@ use crate::linux::kernel::{self, Kernel};
 use crate::linux::machine::{Machine, Model};
 use crate::linux::place::{project, target};
 use crate::linux::{program, skipping};
+use pairs::Pairs;
 
 /// Run the live update for real: two kernels in QEMU, every byte compared.
 #[derive(clap::Args)]
@@ -40,9 +41,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     prepare: bool,
     /// Jump into kernels that take other versions too, and compare what `heirloom check --for` foretells with what
-    /// happens.
-    #[arg(long, conflicts_with = "prepare")]
-    pairs: bool,
+    /// happens: `all` of them, or `two`, of which one takes what it is handed and one does not.
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "all", conflicts_with = "prepare")]
+    pairs: Option<Pairs>,
     /// Print all that the machine prints.
     #[arg(long)]
     console: bool,
@@ -79,8 +80,8 @@ fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
         return Ok(());
     }
     let program = program::build(root, "liveupdate")?;
-    if arguments.pairs {
-        return pairs::all(&kernel, &program, place, arguments.timeout);
+    if let Some(which) = arguments.pairs {
+        return pairs::run(which, &kernel, &program, place, arguments.timeout);
     }
 
     let mut inside = Initramfs::new();

@@ -77,11 +77,19 @@ pub(crate) struct Fault {
     /// What it is, in words that stay.
     pub(crate) code: String,
     pub(crate) reason: String,
+    /// What to do about it, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) advice: Option<&'static str>,
 }
 
 impl From<&Finding> for Fault {
     fn from(found: &Finding) -> Self {
-        Self { at: found.at.map(Hex::from), code: found.code.clone(), reason: found.reason.clone() }
+        Self {
+            at: found.at.map(Hex::from),
+            code: found.code.clone(),
+            reason: found.reason.clone(),
+            advice: found.advice,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::basic::{Hex, accepts};
 use crate::code;
 use crate::image::Image;
 use crate::lent::Handovers;
+use crate::machine::{ByteOrder, Machine};
 use crate::next::{Kernel, Taking, name};
 use crate::said;
 use crate::sessions::{Listing, each_session};
@@ -50,7 +51,8 @@ pub(crate) enum Takes {
 /// A structure, and whether it is taken.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Structure {
-    /// `root page`, `subtree`, `region`, `file`, `FLB`, or what is limited: `pages`, `scratch`, `seals`, `folio`.
+    /// `root page`, `subtree`, `region`, `file`, `FLB`; of the machine, `machine` and `pages`; or what is limited:
+    /// `scratch`, `seals`, `folio`.
     pub(crate) what: &'static str,
     /// Which of them, if there are several: `LUO`, `session-0, token 1`.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -109,11 +111,23 @@ impl Foretelling<'_> {
         let page = survey.image.page_size();
         let taking = self.kernel.takes_root(&survey.compatible);
         self.add("root page", "", survey.compatible.clone(), survey.at, taking);
+        self.machine(survey);
         let (pages, wanted) = (page.bytes() as u64, self.kernel.page_size());
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != pages) {
-            let reason = format!("{} has pages of {wanted} bytes", self.kernel.name());
-            let says = format!("pages of {pages} bytes");
-            self.refused("pages", "", says, survey.at, code::NEXT_PAGE_SIZE, reason);
+        let says = || format!("pages of {pages} bytes");
+        let kernel = self.kernel.name();
+        match wanted {
+            Some(wanted) if wanted != pages => {
+                let reason = format!("{kernel} has pages of {wanted} bytes");
+                self.refused("pages", "", says(), survey.at, code::NEXT_PAGE_SIZE, reason);
+            }
+            None if self.kernel.is_built() => {
+                let reason = format!(
+                    "which pages {kernel} has is not said in it: its configuration does, as CONFIG_PAGE_SHIFT, and may be \
+                     given instead"
+                );
+                self.unknown("pages", says(), survey.at, code::NEXT_PAGE_SIZE, reason);
+            }
+            _ => {}
         }
         let areas = survey.scratch.as_ref().map_or(0, |areas| areas.len() as u64);
         if let Some(most) = self.kernel.at_most("scratch-areas").filter(|most| areas > *most) {
@@ -123,6 +137,31 @@ impl Foretelling<'_> {
         }
         for subtree in survey.subtrees() {
             self.subtree(survey, &subtree);
+        }
+    }
+
+    /// Whether the image is of a machine that the kernel is for.
+    fn machine(&mut self, survey: &Survey<'_>) {
+        let (kernel, at) = (self.kernel.name(), survey.at);
+        let Some(wanted) = self.kernel.machine() else { return };
+        let own = survey.image.machine();
+        let said = own.map_or("not said", Machine::name).to_owned();
+        if own.is_some_and(|own| own.name() != wanted.name()) {
+            let reason = format!("{kernel} is for {}", wanted.name());
+            return self.refused("machine", "", said, at, code::NEXT_MACHINE, reason);
+        }
+        // An image of another byte order than this machine's cannot be looked at.
+        if let Some(order) = wanted.order().filter(|order| *order != ByteOrder::HERE) {
+            let (reason, says) =
+                (format!("{kernel} is {}", order.as_str()), ByteOrder::HERE.as_str().to_owned());
+            return self.refused("machine", "", says, at, code::NEXT_BYTE_ORDER, reason);
+        }
+        if own.is_none() {
+            let reason = format!(
+                "{kernel} is for {}, and the image does not say of which machine it is",
+                wanted.name()
+            );
+            self.unknown("machine", said, at, code::NEXT_MACHINE, reason);
         }
     }
 
@@ -238,6 +277,13 @@ impl Foretelling<'_> {
                 let nothing = format!("nothing in {kernel} takes it");
                 (Takes::No, Some(code::NEXT_ABSENT), Some(nothing))
             }
+            Taking::Tail => {
+                let tail = format!(
+                    "in {kernel} it stands at the end of another text alone, which may be a message; its release or its \
+                     configuration tells"
+                );
+                (Takes::Unknown, Some(code::NEXT_UNKNOWN), Some(tail))
+            }
             Taking::Unknown => {
                 let nothing = format!("nothing in {kernel} is for it; a module may be");
                 (Takes::Unknown, Some(code::NEXT_UNKNOWN), Some(nothing))
@@ -256,6 +302,21 @@ impl Foretelling<'_> {
         let which = which.to_owned();
         let at = at.into();
         self.push(Structure { what, name: which, says, takes, code, reason, at, accepted });
+    }
+
+    /// Adds what cannot be told.
+    fn unknown(
+        &mut self,
+        what: &'static str,
+        says: String,
+        at: PhysAddr,
+        code: &'static str,
+        reason: String,
+    ) {
+        let accepted = accepts(self.accepted, what);
+        let (takes, code, reason) = (Takes::Unknown, Some(code), Some(reason));
+        let (name, at) = (String::new(), at.into());
+        self.push(Structure { what, name, says, takes, code, reason, at, accepted });
     }
 
     /// Adds what is beyond a limit.

@@ -10,8 +10,10 @@ use serde::ser::{Serialize, Serializer};
 use super::basic::Hex;
 use super::layout::Layout;
 use super::linux::Linux;
-use super::own::{Own, Published};
+use super::own::Own;
+use super::published::Published;
 use super::want::Want;
+use crate::heap::Heap;
 use crate::lent::Lent;
 use crate::said;
 use crate::survey::Survey;
@@ -88,7 +90,7 @@ pub(crate) enum What {
     Linux(Linux),
     Loans(Loans),
     /// A root that was published with heirloom.
-    Published(Published),
+    Published(Box<Published>),
     /// Nothing: its maker's alone.
     Other {},
 }
@@ -183,7 +185,9 @@ impl Handover {
             .map(|level| (level, counts.nodes_at(level as u8)));
         let orders = (0..=page.max_order()).filter_map(|of| Some((of, page.order_of(of)?)));
         let orders = orders.map(|(of, order)| (of, counts.folios(order)));
-        let subtrees = survey.subtrees().map(|subtree| Subtree::of(survey, within, &subtree, want));
+        let heap = Heap::new(survey);
+        let subtrees =
+            survey.subtrees().map(|subtree| Subtree::of(survey, &heap, within, &subtree, want));
         let subtrees = subtrees.collect();
         Some(Self {
             fdt: survey.at.into(),
@@ -211,6 +215,7 @@ impl Handover {
 impl Subtree {
     fn of(
         survey: &Survey<'_>,
+        heap: &Heap<'_>,
         within: Option<&Within<'_>>,
         subtree: &heirloom_kho::Subtree,
         want: &Want<'_>,
@@ -228,7 +233,9 @@ impl Subtree {
             let known = known.and_then(|known| Linux::of(&known, &left, want));
             let published = || {
                 survey.header.as_ref()?;
-                Published::of(survey, subtree.addr, subtree.size?).map(What::Published)
+                Published::of(heap, subtree.addr, subtree.size?, want)
+                    .map(Box::new)
+                    .map(What::Published)
             };
             known.map(What::Linux).or_else(published).unwrap_or(What::Other {})
         };

@@ -1,4 +1,4 @@
-//! Names of what is proposed for Linux, or another program's: what they stand for. Their layouts are not read.
+//! Names of what is proposed for Linux, or another program's: what they stand for.
 
 use heirloom_kho::linux::Opaque;
 
@@ -8,10 +8,12 @@ use crate::next::name;
 /// looked at.
 pub(super) fn of(what: Opaque, says: &str) -> Option<&'static str> {
     let of = match (what, name(says)) {
-        (Opaque::File, "hugetlb") => "a memfd of huge pages",
+        (Opaque::File, "hugetlb" | "huge-memfd") => "a memfd of huge pages",
         (Opaque::File, "guest_memfd_luo") => "KVM's memory of a guest",
         (Opaque::File, "kvm_vm_luo") => "KVM's virtual machine",
-        (Opaque::File, "kvm_vcpu_luo_x86" | "kvm_vcpu_luo_arm64") => "KVM's virtual CPU",
+        (Opaque::File, "kvm_vcpu_luo" | "kvm_vcpu_luo_x86" | "kvm_vcpu_luo_arm64") => {
+            "KVM's virtual CPU"
+        }
         (Opaque::File, "vfio-pci") => "VFIO's device",
         (Opaque::File, "iommufd") => "address spaces of devices",
         (Opaque::File, "dmabuf") => "memory that devices share",

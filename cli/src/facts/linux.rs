@@ -1,10 +1,13 @@
 //! What Linux registered: live update sessions and their files, and the rest.
 
+use std::collections::BTreeMap;
+
 use heirloom_kho::linux::{self as linux, Known};
 use heirloom_kho::{AreaPart, Block, Left, Pages};
 
 use super::basic::Hex;
 use super::memfd::Memfd;
+use super::proposed;
 use super::want::Want;
 use crate::image::Image;
 use crate::said;
@@ -44,6 +47,12 @@ pub(crate) struct File {
     pub(crate) data: Hex,
     #[serde(flatten)]
     pub(crate) memfd: Option<Memfd>,
+    /// What it says, if it is of a kind that is under review.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proposed: Option<BTreeMap<&'static str, u64>>,
+    /// Which unit of systemd's has it, and under which name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<String>,
     /// Why it cannot be said what it is, if it should be a memfd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) broken: Option<String>,
@@ -171,6 +180,8 @@ impl Session {
         want: &Want<'_>,
     ) -> Self {
         let mut files = Vec::new();
+        let name = session.name.to_string();
+        let mut kept = BTreeMap::new();
         let unlisted = match listing {
             Listing::Files(all) => {
                 let mut more = 0;
@@ -178,6 +189,12 @@ impl Session {
                     match room.checked_sub(1) {
                         Some(rest) => {
                             *room = rest;
+                            if file.token == 0
+                                && super::kinds::session(&name).is_some()
+                                && let Ok(Some(memfd)) = file.memfd(left)
+                            {
+                                kept = proposed::kept(left, want.image, &memfd);
+                            }
                             files.push(File::of(&file, left, want));
                         }
                         None => more += 1,
@@ -191,7 +208,10 @@ impl Session {
             }
             Listing::Broken(error) => Some(said::reader(error, left.page_size()).to_string()),
         };
-        Self { name: session.name.to_string(), files, unlisted }
+        for file in &mut files {
+            file.kept = kept.remove(&file.token);
+        }
+        Self { name, files, unlisted }
     }
 }
 
@@ -206,6 +226,8 @@ impl File {
             token: file.token,
             data: Hex(file.data),
             memfd: memfd.map(|memfd| Memfd::of(&memfd, left, want)),
+            proposed: proposed::fields(left, &file.compatible.to_string(), file.data),
+            kept: None,
             broken,
         }
     }

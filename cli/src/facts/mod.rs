@@ -11,6 +11,8 @@ mod layout;
 mod linux;
 mod memfd;
 mod own;
+mod proposed;
+mod published;
 mod verdict;
 mod want;
 
@@ -25,8 +27,9 @@ pub(crate) use kinds::session;
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
 pub(crate) use memfd::{Memfd, each_piece};
-pub(crate) use own::{Own, Published};
-pub(crate) use verdict::{Compared, InOrder, NotLookedAt, Seen, Verdict};
+pub(crate) use own::Own;
+pub(crate) use published::{Held, Named, Published};
+pub(crate) use verdict::{Against, Compared, InOrder, NotLookedAt, Seen, Verdict};
 pub(crate) use want::Want;
 
 use crate::lent::Handovers;
@@ -75,8 +78,12 @@ impl Facts {
     ) -> Result<Self> {
         let survey = &handovers.outer;
         let Some(handover) = Handover::of(survey, handovers.within.as_ref(), want) else {
-            let first = survey.findings.first().map_or("", |first| &first.reason);
-            return Err(anyhow!("{}: no root page at {}: {first}", path.display(), survey.at));
+            let first = survey.findings.first();
+            let advice = first.and_then(|first| first.advice).map(|advice| format!("; {advice}"));
+            let (advice, first) =
+                (advice.unwrap_or_default(), first.map_or("", |first| &first.reason));
+            let path = path.display();
+            return Err(anyhow!("{path}: no root page at {}: {first}{advice}", survey.at));
         };
         want.bar.finish_and_clear();
         Ok(Self {

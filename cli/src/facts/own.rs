@@ -1,17 +1,14 @@
 //! What heirloom itself left: caches, slabs, objects, and the seal over its tables.
 
-use std::cell::Cell;
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
 use heirloom_kho::PageSize;
-use heirloom_kho::{Block, Handle, Header, Left, Pages, Parts, PhysAddr, Run, SealInfo, SealState};
+use heirloom_kho::{Header, Pages, PhysAddr, SealInfo, SealState};
 use heirloom_slab::CacheRecord;
 use heirloom_slab::internal::ImageCaches;
 
 use super::basic::Hex;
-use crate::image::Image;
+use crate::heap::Bounded;
 use crate::said;
 use crate::survey::Survey;
 
@@ -73,38 +70,6 @@ pub(crate) struct Seal {
     pub(crate) hash: Hex,
 }
 
-/// A root that was published and is a handle, or reads like one.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Published {
-    /// What kind of memory it names.
-    pub(crate) handle: &'static str,
-    pub(crate) addr: Hex,
-    pub(crate) bytes: u64,
-}
-
-impl Published {
-    /// What the `bytes` bytes at `addr` say, if they are a handle.
-    pub(super) fn of(survey: &Survey<'_>, addr: PhysAddr, bytes: u64) -> Option<Self> {
-        let [a, b] = survey.image.words(addr, size_of::<Handle>())? else { return None };
-        let words = [a, b].map(|word| word.load(Relaxed).to_ne_bytes());
-        let handle: [u8; 16] = words.as_flattened().try_into().ok()?;
-        let size = survey.image.page_size();
-        let parts =
-            Handle::from(handle).parts_sized(size).ok().filter(|_| bytes == handle.len() as u64)?;
-        let page = size.bytes() as u64;
-        let (handle, addr, bytes) = match parts {
-            Parts::Folio(block) => ("folio", block.addr(), block.order().bytes()),
-            Parts::Run(run) => ("run", run.addr(), run.bytes()),
-            Parts::Buffer { addr, bytes } => ("buffer", addr, bytes),
-            Parts::Object { addr, bytes, .. } => ("object", addr, bytes),
-            Parts::Area(area) => ("area", area.first(), u64::from(area.pages()) * page),
-            Parts::Records { first, entry } => ("records", first, entry),
-            Parts::Blob { addr, bytes } => ("blob", addr, bytes),
-        };
-        Some(Self { handle, addr: addr.into(), bytes })
-    }
-}
-
 impl Own {
     /// What `header`, which the survey found sound, and the tables behind it say.
     pub(super) fn of(survey: &Survey<'_>, header: &Header) -> Self {
@@ -142,47 +107,6 @@ impl Own {
             seal: header.seal.info().map(seal),
             opened: header.seal == SealState::Opened,
         }
-    }
-}
-
-/// Pages that are looked at only so often.
-///
-/// Sound tables take a look for each of their pages and slabs, and none of those is another's. Broken
-/// ones can lead, each by its own way, to one long chain of pages.
-struct Bounded<'i> {
-    left: Left<'i, Image>,
-    room: Cell<u64>,
-}
-
-impl<'i> Bounded<'i> {
-    /// As many looks as sound tables in so many frames can take.
-    fn new(left: Left<'i, Image>, frames: u64) -> Self {
-        Self { left, room: Cell::new(frames.saturating_mul(2)) }
-    }
-
-    /// Whether there were more to take.
-    fn is_spent(&self) -> bool {
-        self.room.get() == 0
-    }
-}
-
-impl Pages for Bounded<'_> {
-    fn page_size(&self) -> PageSize {
-        self.left.page_size()
-    }
-
-    fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
-        let rest = self.room.get().checked_sub(1)?;
-        self.room.set(rest);
-        self.left.words(addr, bytes)
-    }
-
-    fn holds(&self, block: Block) -> bool {
-        self.left.holds(block)
-    }
-
-    fn is_memory(&self, run: Run) -> bool {
-        self.left.is_memory(run)
     }
 }
 

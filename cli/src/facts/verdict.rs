@@ -1,5 +1,7 @@
 //! Whether a handover is in order.
 
+use std::path::Path;
+
 use heirloom_kho::linux::Opaque;
 
 use super::basic::{Fault, Hex, Passed, VERSION, accepts};
@@ -34,6 +36,35 @@ pub(crate) struct Verdict {
     /// What changed since another handover, and its version did not; none if none was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) changed: Option<Vec<Changed>>,
+    /// That other handover.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) against: Option<Against>,
+}
+
+/// The handover that another is compared with.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Against {
+    /// The file it is in.
+    pub(crate) image: String,
+    /// What is wrong with it.
+    pub(crate) findings: Vec<Fault>,
+    #[serde(skip)]
+    layouts: Layouts,
+    /// The file of the one that is checked.
+    #[serde(skip)]
+    pub(crate) now: String,
+}
+
+impl Against {
+    /// The handover in the image at `path` that `survey` went through, to compare the one at `now` with.
+    pub(crate) fn of(survey: &Survey<'_>, path: &Path, now: &Path) -> Self {
+        Self {
+            image: path.display().to_string(),
+            findings: survey.findings.iter().map(Fault::from).collect(),
+            layouts: Layouts::of_survey(survey),
+            now: now.display().to_string(),
+        }
+    }
 }
 
 /// What two tables come to.
@@ -146,7 +177,7 @@ impl Verdict {
         handovers: &Handovers<'_>,
         accepted: &[String],
         next: Option<&Kernel>,
-        before: Option<&Layouts>,
+        before: Option<&Against>,
     ) -> Self {
         let survey = &handovers.outer;
         let in_order = match (&survey.findings[..], &survey.unread[..]) {
@@ -163,16 +194,18 @@ impl Verdict {
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, accepted)).collect(),
             next: next.map(|kernel| Foretold::of(handovers, kernel, accepted)),
-            changed: before.map(|before| Layouts::of_survey(survey).changed(before)),
+            changed: before.map(|before| Layouts::of_survey(survey).changed(&before.layouts)),
+            against: before.cloned(),
         }
     }
 
     /// The exit status: 0 if nothing is wrong and all was looked at, or the user vouches for the
     /// rest; 1 if something is wrong; 3 if not all was looked at. What the next kernel does not take is wrong, and so is
-    /// a layout that changed without its version; what is not known of the kernel was not looked at.
+    /// a layout that changed without its version, and a handover to compare with that is not in order; what is not known of the kernel was not looked at.
     pub(crate) fn status(&self) -> u8 {
         let next = self.next.as_ref().map_or(Takes::Yes, |next| next.verdict);
-        let changed = self.changed.as_ref().is_some_and(|changed| !changed.is_empty());
+        let changed = self.changed.as_ref().is_some_and(|changed| !changed.is_empty())
+            || self.against.as_ref().is_some_and(|before| !before.findings.is_empty());
         match (self.in_order, next) {
             _ if changed => 1,
             (InOrder::Not, _) | (_, Takes::No) => 1,

@@ -5,9 +5,10 @@ use std::os::unix::fs::FileExt;
 
 use super::piece::Piece;
 use super::twins::apart;
+use crate::machine::{ByteOrder, Machine};
 use anyhow::{Context, Result, ensure};
 use heirloom_kho::PageSize;
-use object::elf::{ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
+use object::elf::{EM_NONE, ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{BigEndian, Endian, Endianness};
@@ -31,6 +32,8 @@ pub(super) struct Core {
     pub(super) unaddressed: u64,
     /// The size of the machine's pages, if a note says it.
     pub(super) page_size: Option<PageSize>,
+    /// Which machine that is.
+    pub(super) machine: Option<Machine>,
 }
 
 /// Reads the headers; `zeroes`: what is declared and not in the file is taken for zeroes.
@@ -116,7 +119,10 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
         pieces.extend(missing);
         pieces.sort_unstable_by_key(|piece| piece.start);
     }
-    Ok(Core { pieces, declared, cut, unaddressed, page_size })
+    // A core that no machine's kernel wrote need not say one.
+    let machine = Some(header.e_machine(endian)).filter(|machine| *machine != EM_NONE);
+    let machine = machine.map(|machine| Machine::of_elf(machine, true, ByteOrder::HERE));
+    Ok(Core { pieces, declared, cut, unaddressed, page_size, machine })
 }
 
 /// The size of a page, as the notes of a Linux core have it, in `bytes` bytes at `offset`.

@@ -22,6 +22,7 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::holes::extent;
 use super::piece::{Bytes, Piece};
+use crate::machine::Machine;
 
 pub(super) const MAGIC: &[u8] = b"KDUMP   ";
 
@@ -42,6 +43,8 @@ mod packed {
     pub(super) const ZSTD: u32 = 0x20;
 }
 
+/// Where a header says which machine it is of.
+const MACHINE: usize = 12 + 4 * 65;
 /// A header's status: that the dump ended for want of room.
 const INCOMPLETE: u32 = 8;
 
@@ -67,6 +70,8 @@ struct Descriptor {
 pub(super) struct Dump {
     pub(super) kdump: Kdump,
     pub(super) page_size: PageSize,
+    /// Which machine it is of, if it says that.
+    pub(super) machine: Option<Machine>,
     /// What it has, and, if that was asked for, what it left out, as zeroes; by address.
     pub(super) pieces: Vec<Piece>,
     /// Bytes that are memory and were left out.
@@ -152,7 +157,11 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Dump> {
     pieces.extend(left_out);
     pieces.sort_unstable_by_key(|piece| piece.start);
     let incomplete = status & INCOMPLETE != 0;
-    Ok(Dump { kdump, page_size, pieces, declared, cut, incomplete })
+    // The fifth text of the six that `uname` says.
+    let machine =
+        head.get(MACHINE..MACHINE + 65).and_then(|text| text.split(|byte| *byte == 0).next());
+    let machine = machine.and_then(|text| Machine::named(std::str::from_utf8(text).ok()?));
+    Ok(Dump { kdump, page_size, machine, pieces, declared, cut, incomplete })
 }
 
 /// Leaves the first `whole` packed pages in pieces.

@@ -48,6 +48,8 @@ pub(crate) use open::{Format, Passed, Reading, is_arena};
 use piece::{Bytes, Piece};
 pub(crate) use spool::{DICTIONARY, Packed, XZ_KIB, xz_dictionary};
 
+use crate::machine::Machine;
+
 /// The image of a machine's memory.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -59,6 +61,8 @@ pub(crate) struct Image {
     entry: Option<Entry>,
     /// The size of the machine's pages, and whether it is known.
     page: (PageSize, bool),
+    /// Which machine it is of, if the file says it.
+    machine: Option<Machine>,
     /// By address.
     pieces: Rc<[Piece]>,
     /// By address, apart from each other, of whole pages.
@@ -83,7 +87,7 @@ impl Image {
     }
 
     fn open_file(path: &Path, reading: &Reading) -> Result<Self> {
-        let Parts { files, format, packed, entry, page, pieces, passed } =
+        let Parts { files, format, packed, entry, page, machine, pieces, passed } =
             Parts::read(path, reading)?;
         let (page, known) = (page.unwrap_or(PageSize::BUILD), page.is_some());
         Ok(Self {
@@ -94,6 +98,7 @@ impl Image {
             runs: runs(&pieces, page)?,
             pieces: pieces.into(),
             page: (page, known),
+            machine,
             copies: Copies::new(page),
             passed,
             looks: Cell::new(0),
@@ -109,6 +114,7 @@ impl Image {
             packed: self.packed.clone(),
             entry: Some(entry),
             page: self.page,
+            machine: self.machine.clone(),
             pieces: Rc::clone(&self.pieces),
             runs,
             copies: Copies::new(self.page.0),
@@ -125,6 +131,11 @@ impl Image {
     /// Whether that is known, as the file or the user says it.
     pub(crate) const fn is_sized(&self) -> bool {
         self.page.1
+    }
+
+    /// Which machine it is of, if the file says it.
+    pub(crate) const fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
     }
 
     /// Takes it for the image of a machine with pages of this size, which is a guess.

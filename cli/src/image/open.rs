@@ -15,6 +15,7 @@ use super::files::{Files, identity, length};
 use super::piece::{Bytes, Piece};
 use super::spool::{self, Packed};
 use super::{elf, foreign, kdump, lime, twins};
+use crate::machine::Machine;
 
 /// The format of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +84,8 @@ pub(super) struct Parts {
     pub(super) entry: Option<Entry>,
     /// The size of the machine's pages, if the file or the user says it.
     pub(super) page: Option<PageSize>,
+    /// Which machine that is, if the file says it.
+    pub(super) machine: Option<Machine>,
     /// By address.
     pub(super) pieces: Vec<Piece>,
     pub(super) passed: Passed,
@@ -100,7 +103,7 @@ impl Parts {
         let mut files = Files { read: vec![file], own: vec![own], named: vec![named], kdump: None };
         let file = &files.read[0];
         let mut passed = Passed { zeroes, broken, ..Passed::default() };
-        let (mut entry, mut said) = (None, None);
+        let (mut entry, mut said, mut machine) = (None, None, None);
         let (format, pieces) = match reading.base {
             Some(base) => {
                 is_raw(&head, "--base")?;
@@ -113,8 +116,8 @@ impl Parts {
             }
             None if head.starts_with(elf::MAGIC) => {
                 let core = elf::read(file, length, zeroes)?;
-                let elf::Core { pieces, declared, cut, unaddressed, page_size } = core;
-                said = page_size;
+                let elf::Core { pieces, declared, cut, unaddressed, .. } = core;
+                (said, machine) = (core.page_size, core.machine);
                 passed = Passed { unaddressed, declared, cut, ..passed };
                 (Format::Elf, pieces)
             }
@@ -131,7 +134,8 @@ impl Parts {
             }
             None if head.starts_with(kdump::MAGIC) => {
                 let dump = kdump::read(file, length, zeroes)?;
-                let kdump::Dump { kdump, page_size, pieces, declared, cut, incomplete } = dump;
+                let kdump::Dump { kdump, page_size, pieces, declared, cut, incomplete, .. } = dump;
+                machine = dump.machine;
                 let why = || "it says itself that it is not complete".to_owned();
                 let broken = passed.broken.or_else(|| incomplete.then(why));
                 passed = Passed { declared, cut, broken, ..passed };
@@ -153,7 +157,7 @@ impl Parts {
             );
         }
         let page = said.or(reading.page_size);
-        Ok(Self { files, format, packed, entry, page, pieces, passed })
+        Ok(Self { files, format, packed, entry, page, machine, pieces, passed })
     }
 }
 

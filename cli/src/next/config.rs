@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::machine::{ByteOrder, Machine};
+
 /// The file `.config` of a kernel.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Config {
@@ -34,6 +36,28 @@ impl Config {
         self.symbols.get(symbol).is_some_and(|value| value == "y" || value == "m")
     }
 
+    /// What it is for, where it is said.
+    pub(super) fn machine(&self) -> Option<Machine> {
+        const OF: [(&str, &str); 7] = [
+            ("X86_64", "x86_64"),
+            ("X86_32", "i386"),
+            ("ARM64", "aarch64"),
+            ("S390", "s390x"),
+            ("PPC64", "ppc64"),
+            ("LOONGARCH", "loongarch64"),
+            ("ARCH_RV64I", "riscv64"),
+        ];
+        let (_, name) = OF.iter().find(|(symbol, _)| self.has(symbol))?;
+        let machine = Machine::named(name)?;
+        Some(match () {
+            () if self.has("CPU_BIG_ENDIAN") => machine.ordered(ByteOrder::Big),
+            () if self.has("CPU_LITTLE_ENDIAN") || *name == "aarch64" => {
+                machine.ordered(ByteOrder::Little)
+            }
+            () => machine,
+        })
+    }
+
     /// The size of pages, where it is said.
     pub(super) fn page_size(&self) -> Option<u64> {
         let shift: u32 = self.symbols.get("PAGE_SHIFT")?.parse().ok()?;
@@ -54,6 +78,12 @@ mod tests {
         assert!(config.has("KEXEC_HANDOVER") && config.has("LIVEUPDATE_TEST"));
         assert!(!config.has("LIVEUPDATE") && !config.has("PAGE_SHIFT"));
         assert_eq!(config.page_size(), Some(16384));
+        assert_eq!(config.machine(), None);
+        let of = |text: &str| Config::read(text).unwrap().machine().unwrap();
+        assert_eq!(of("CONFIG_X86_64=y\n"), Machine::named("x86_64").unwrap());
+        let big = of("CONFIG_ARM64=y\nCONFIG_CPU_BIG_ENDIAN=y\n");
+        assert_eq!(big, Machine::named("aarch64_be").unwrap());
+        assert_eq!(of("CONFIG_ARM64=y\n").order(), Some(ByteOrder::Little));
         assert!(Config::read("kernel Linux\n").is_none());
     }
 }

@@ -22,6 +22,8 @@ use config::Config;
 pub(crate) use table::name;
 use table::{Table, Takes, known};
 
+use crate::machine::Machine;
+
 /// The kernel that is to come next.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
@@ -32,6 +34,8 @@ pub(crate) struct Kernel {
     itself: BTreeSet<Takes>,
     /// Whether it is Linux, not what is loaded into one.
     is_linux: bool,
+    /// Texts that stand at the end of another one, and nowhere else.
+    tails: BTreeSet<String>,
 }
 
 /// What a table at `path` says structures look like; `None` if it is none. What is larger than a table can be is
@@ -55,8 +59,13 @@ pub(crate) enum Taking {
     Nothing,
     /// None of its name; a module may.
     Unknown,
+    /// None of its name, and this text stands at the end of another: of a message, or as linkers store one within the
+    /// other.
+    Tail,
 }
 
+/// Bytes that a kernel has at least.
+const SMALLEST: usize = 4096;
 /// Structures that a kernel takes itself, or not at all.
 const BUILT_IN: [&str; 6] = ["kho", "luo", "memfd", "memblock", "reserve-mem", "kexec-metadata"];
 /// Structures whose version is a number in the code: a kernel's file has no text that says which it takes.
@@ -79,6 +88,16 @@ impl Kernel {
                         "{name}: {} is a kernel: it stands first, and alone but for what it loads",
                         next.name()
                     );
+                    if let (Some(for_all), Some(own)) = (all.machine(), next.machine()) {
+                        ensure!(
+                            for_all == own,
+                            "{name}: it is for {}, and {} for {}",
+                            own.name(),
+                            all.name(),
+                            for_all.name()
+                        );
+                    }
+                    all.tails.extend(next.tails);
                     all.table.add(next.table);
                     all.config = all.config.take().or(next.config);
                 }
@@ -116,7 +135,9 @@ impl Kernel {
     /// They are none, with the reason.
     pub(crate) fn read(bytes: Vec<u8>, file: &str) -> Result<Self> {
         let head = bytes.get(..bytes.len().min(1 << 16)).unwrap_or_default();
-        let text = std::str::from_utf8(&bytes).ok().filter(|_| !head.contains(&0));
+        let is_of_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace();
+        let text = std::str::from_utf8(&bytes).ok().filter(|_| head.iter().all(is_of_text));
+        let length = bytes.len();
         if let Some(text) = text {
             if let Some(config) = Config::read(text) {
                 return Self::configured(config);
@@ -124,12 +145,13 @@ impl Kernel {
             let table = Table::read(text).context("no kernel's configuration, nor a table");
             return Ok(Self::new(table?, None, false));
         }
-        match binary::read(bytes)? {
-            Some(binary) => Self::built(binary, file),
-            None => bail!(
-                "neither a kernel (vmlinux, bzImage, a module), nor its configuration, nor a table of what it takes"
-            ),
+        if let Some(binary) = binary::read(bytes)? {
+            return Self::built(binary, file);
         }
+        let short = if length < SMALLEST { "; or the file is cut short: copy it anew" } else { "" };
+        bail!(
+            "neither a kernel (vmlinux, bzImage, a module), nor its configuration, nor a table of what it takes{short}"
+        )
     }
 
     /// What its release takes of which it has the code.
@@ -144,13 +166,15 @@ impl Kernel {
         })?;
         table.takes.retain(|takes| takes.symbol.as_ref().is_none_or(|symbol| config.has(symbol)));
         table.kernel = format!("Linux {release}, as configured");
-        table.page_size = table.page_size.or(config.page_size());
+        table.machine = config.machine();
+        let only = table.machine.as_ref().and_then(Machine::page_size);
+        table.page_size = table.page_size.or(config.page_size()).or(only);
         Ok(Self::new(table, Some(config), true))
     }
 
     /// What a kernel's file says; what no text tells, its release does.
     fn built(binary: Binary, file: &str) -> Result<Self> {
-        let Binary { texts, release, config, page_size } = binary;
+        let Binary { texts, tails, release, config, page_size, machine } = binary;
         let known = release.as_deref().map(Table::of_known).transpose()?.flatten();
         let mut table = known.unwrap_or_default();
         ensure!(
@@ -168,14 +192,15 @@ impl Kernel {
             Some(release) => format!("Linux {release} ({file})"),
             None => file.to_owned(),
         };
-        table.page_size = table.page_size.or(page_size);
+        table.page_size = page_size;
+        table.machine = machine;
         // A module has no banner.
-        Ok(Self::new(table, config, is_kernel))
+        Ok(Self { tails, ..Self::new(table, config, is_kernel) })
     }
 
     fn new(table: Table, config: Option<Config>, is_linux: bool) -> Self {
         let itself = table.takes.clone();
-        Self { table, config, itself, is_linux }
+        Self { table, config, itself, is_linux, tails: BTreeSet::new() }
     }
 
     /// What it is called.
@@ -185,15 +210,15 @@ impl Kernel {
 
     /// Whether it takes a structure that says it is `text`.
     pub(crate) fn takes(&self, text: &str) -> Taking {
-        Self::taking(&self.table.takes, text)
+        self.taking(&self.table.takes, text)
     }
 
     /// Whether it takes a root page that says it is `text`: it does so as it boots, with nothing loaded.
     pub(crate) fn takes_root(&self, text: &str) -> Taking {
-        Self::taking(&self.itself, text)
+        self.taking(&self.itself, text)
     }
 
-    fn taking(takes: &BTreeSet<Takes>, text: &str) -> Taking {
+    fn taking(&self, takes: &BTreeSet<Takes>, text: &str) -> Taking {
         if takes.iter().any(|takes| takes.text == text) {
             return Taking::Taken;
         }
@@ -202,6 +227,7 @@ impl Kernel {
         let others: BTreeSet<_> = others.map(|takes| takes.text.clone()).collect();
         match () {
             () if !others.is_empty() => Taking::Others(others.into_iter().collect()),
+            () if self.tails.contains(text) => Taking::Tail,
             () if BUILT_IN.contains(&of) => Taking::Nothing,
             () => Taking::Unknown,
         }
@@ -223,6 +249,16 @@ impl Kernel {
     /// The size of its pages, if that is known.
     pub(crate) fn page_size(&self) -> Option<u64> {
         self.table.page_size
+    }
+
+    /// What it is for, if that is known.
+    pub(crate) const fn machine(&self) -> Option<&Machine> {
+        self.table.machine.as_ref()
+    }
+
+    /// Whether it is the file of a kernel, which has pages of some size though it need not say it.
+    pub(crate) const fn is_built(&self) -> bool {
+        self.is_linux && self.table.machine.is_some()
     }
 
     /// The most that it takes of something, if there is a limit.

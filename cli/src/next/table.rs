@@ -5,6 +5,7 @@
 //!  takes memfd-v2 if LIVEUPDATE_MEMFD   a structure, by what it says that it is; and what it must be built with
 //!  otherwise memfd each open fails      what it does with a structure of this name that it does not take
 //!  needs luo liveupdate=on              what it must be started with, where there is such a structure
+//!  machine x86_64                       what it is for, as `uname -m` says it
 //!  page-size 4096                       of its pages
 //!  at-most seals 0x3f                   a limit: seals, folio-order, scratch-areas
 //!  layout memfd-v2 pos:8 size:8         what is in a structure
@@ -17,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::machine::Machine;
+
 /// What a kernel says it takes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Table {
@@ -27,6 +30,8 @@ pub(crate) struct Table {
     pub(crate) otherwise: BTreeMap<String, String>,
     pub(crate) needs: Vec<Needs>,
     pub(crate) page_size: Option<u64>,
+    /// What it is for.
+    pub(crate) machine: Option<Machine>,
     /// By what they limit: one of [`LIMITS`].
     pub(crate) at_most: BTreeMap<String, u64>,
     /// What is in a structure, by what it says that it is.
@@ -126,6 +131,7 @@ impl Table {
                 self.needs.push(Needs { name, what: what.to_owned(), unless });
             }
             "page-size" => self.page_size = Some(number(rest)?),
+            "machine" => self.machine = Machine::named(rest),
             "at-most" => {
                 let (name, most) = pair()?;
                 ensure!(
@@ -141,8 +147,8 @@ impl Table {
                 self.layouts.insert(text, fields.join(" "));
             }
             _ => bail!(
-                "{word:?} is no word of such a table; there are kernel, takes, otherwise, needs, page-size, at-most, \
-                 layout"
+                "{word:?} is no word of such a table; there are kernel, takes, otherwise, needs, machine, page-size, \
+                 at-most, layout"
             ),
         }
         Ok(())
@@ -163,6 +169,7 @@ impl Table {
             self.layouts.entry(text).or_insert(fields);
         }
         self.page_size = self.page_size.or(other.page_size);
+        self.machine = self.machine.take().or(other.machine);
     }
 }
 

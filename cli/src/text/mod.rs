@@ -11,7 +11,9 @@ pub(crate) use shown::shown;
 use table::Bar;
 pub(crate) use table::{bytes, plural};
 
-use crate::facts::{Changed, Compared, Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict};
+use crate::facts::{
+    Against, Changed, Compared, Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict,
+};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
 /// The summary, with styles in it.
@@ -30,6 +32,9 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
     for found in &verdict.findings {
         // Writing to a string does not fail.
         let _ = writeln!(out, "{BAD}-{BAD:#} {}", shown(&found.reason));
+        if let Some(advice) = found.advice {
+            let _ = writeln!(out, "  {advice}");
+        }
     }
     for NotLookedAt { what, name, stands_for, count, accepted, .. } in &verdict.not_looked_at {
         let things = if *count == 1 { (*what).to_owned() } else { format!("{count} {what}s") };
@@ -65,13 +70,41 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
     if let Some(next) = &verdict.next {
         let _ = foretold::write(&mut out, next);
     }
-    if let Some(changed) = &verdict.changed {
+    if let (Some(changed), Some(against)) = (&verdict.changed, &verdict.against) {
         changes(&mut out, changed);
-        if changed.is_empty() {
-            let _ = writeln!(out, "{GOOD}no layout changed without its version{GOOD:#}");
-        }
+        let now = (verdict.in_order == InOrder::Not).then_some(&against.now);
+        since(&mut out, changed.is_empty(), against, now);
     }
     out
+}
+
+/// What a comparison with another handover comes to: `now` is the image of this one, if it is not in order.
+fn since(out: &mut String, same: bool, against: &Against, now: Option<&String>) {
+    for found in &against.findings {
+        let (image, reason) = (shown(&against.image), shown(&found.reason));
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{BAD}-{BAD:#} {image}: {reason}");
+    }
+    let before = (!against.findings.is_empty()).then_some(&against.image);
+    let what = if same { "no layout changed without its version" } else { "layouts were compared" };
+    let _ = match (before, now) {
+        (None, None) if same => writeln!(out, "{GOOD}{what}{GOOD:#}"),
+        (None, None) => Ok(()),
+        (Some(image), None) | (None, Some(image)) => {
+            let image = shown(image);
+            writeln!(
+                out,
+                "{UNSURE}{what}, as far as can be read{UNSURE:#}: {image} is not in order"
+            )
+        }
+        (Some(before), Some(now)) => {
+            let (before, now) = (shown(before), shown(now));
+            writeln!(
+                out,
+                "{UNSURE}{what}, as far as can be read{UNSURE:#}: {before} and {now} are not in order"
+            )
+        }
+    };
 }
 
 /// What two tables come to, with styles in it.

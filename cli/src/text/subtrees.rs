@@ -4,7 +4,9 @@ use std::fmt::{Result, Write};
 
 use super::shown::shown;
 use super::table::{bytes, plural};
-use crate::facts::{self, Handover, Hex, Linux, Loans, Luo, Memfd, Own, Published, Subtree, What};
+use crate::facts::{
+    self, Handover, Held, Hex, Linux, Loans, Luo, Memfd, Named, Own, Published, Subtree, What,
+};
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
 pub(super) fn write(out: &mut String, handover: &Handover) -> Result {
@@ -51,13 +53,46 @@ fn write_each(out: &mut String, handover: &Handover) -> Result {
             }
             What::Own(own) => write_own(out, own)?,
             What::Loans(loans) => write_loans(out, loans)?,
-            What::Published(Published { handle, addr, bytes: length }) => {
-                writeln!(out, "  handle: {handle} at {addr}, {}", bytes(*length))?;
-            }
+            What::Published(published) => write_published(out, published)?,
             What::Other {} => writeln!(out, "  {FAINT}not known{FAINT:#}")?,
         }
     }
     Ok(())
+}
+
+/// What a root's handles name: on the root's own line, if it is one handle and nothing else.
+fn write_published(out: &mut String, published: &Published) -> Result {
+    if let Some(named) = &published.only {
+        return write_named(out, named, "  handle: ", "    ");
+    }
+    writeln!(out, "  {}", plural(published.handles.len() as u64, "handle", "handles"))?;
+    for named in published.each() {
+        let head = format!("    byte {:<5} ", named.offset);
+        write_named(out, named, &head, "      ")?;
+    }
+    Ok(())
+}
+
+fn write_named(out: &mut String, named: &Named, head: &str, indent: &str) -> Result {
+    let Named { handle, addr, bytes: length, cache, gone, container, .. } = named;
+    write!(out, "{head}{handle} at {addr}, {}", bytes(*length))?;
+    if let Some(cache) = cache {
+        write!(out, ", of cache {NAME}{}{NAME:#}", shown(cache))?;
+    }
+    if *gone {
+        write!(out, ", {BAD}nothing is there{BAD:#}")?;
+    }
+    let Some(Held { kind, entries, broken, .. }) = container else { return writeln!(out) };
+    let (one, many) = match *kind {
+        "log" => ("record", "records"),
+        "vector" => ("element", "elements"),
+        _ => ("entry", "entries"),
+    };
+    writeln!(out, ": {kind} of {}", plural(*entries, one, many))?;
+    match broken {
+        Some(why) => writeln!(out, "{indent}{BAD}not sound{BAD:#}: {}", shown(why)),
+        None => Ok(()),
+    }
 }
 
 fn write_luo(out: &mut String, luo: &Luo) -> Result {
@@ -70,9 +105,17 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
         unlisted(out, "      ", session.unlisted.as_deref())?;
         for file in &session.files {
             write!(out, "      token {:<6} {:<10}", file.token, shown(&file.compatible))?;
-            match &file.memfd {
-                Some(memfd) => write_memfd(out, memfd)?,
-                None => writeln!(out, " {FAINT}data {}{FAINT:#}", file.data)?,
+            if let Some(memfd) = &file.memfd {
+                write_memfd(out, memfd)?;
+            } else {
+                write!(out, " {FAINT}data {}{FAINT:#}", file.data)?;
+                for (name, value) in file.proposed.iter().flatten() {
+                    write!(out, ", {name} {value}")?;
+                }
+                writeln!(out)?;
+            }
+            if let Some(kept) = &file.kept {
+                writeln!(out, "        {NAME}{}{NAME:#}", shown(kept))?;
             }
             if let Some(why) = &file.broken {
                 writeln!(out, "        {BAD}not sound{BAD:#}: {}", shown(why))?;

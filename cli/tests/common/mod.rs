@@ -166,6 +166,37 @@ pub(crate) fn sha256(content: &[u8]) -> String {
         .fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
+/// An ELF file of a kernel for this machine, in this byte order, which ends with its section headers: one section is
+/// loaded, and has these bytes.
+pub(crate) fn kernel(machine: u16, big: bool, data: &[u8]) -> Vec<u8> {
+    let half = |n: u16| if big { n.to_be_bytes() } else { n.to_le_bytes() };
+    let word = |n: u32| if big { n.to_be_bytes() } else { n.to_le_bytes() };
+    let long = |n: u64| if big { n.to_be_bytes() } else { n.to_le_bytes() };
+    let names = b"\0.rodata\0.shstrtab\0";
+    let (data_at, bytes) = (64, data.len() as u64);
+    let names_at = data_at + bytes;
+    let mut out = b"\x7fELF\x02".to_vec();
+    out.push(if big { 2 } else { 1 });
+    out.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    out.extend([half(2), half(machine)].as_flattened());
+    out.extend(word(1));
+    out.extend([long(0), long(0), long(names_at + names.len() as u64)].as_flattened());
+    out.extend(word(0));
+    out.extend([half(64), half(0), half(0), half(64), half(3), half(2)].as_flattened());
+    out.extend(data);
+    out.extend(names);
+    let mut section = |name: u32, kind: u32, flags: u64, at: u64, bytes: u64| {
+        out.extend([word(name), word(kind)].as_flattened());
+        out.extend([long(flags), long(0), long(at), long(bytes)].as_flattened());
+        out.extend([word(0), word(0)].as_flattened());
+        out.extend([long(1), long(0)].as_flattened());
+    };
+    section(0, 0, 0, 0, 0);
+    section(1, 1, 2, data_at, bytes);
+    section(9, 3, 0, names_at, names.len() as u64);
+    out
+}
+
 /// The reasons of a check's findings, which ended with what must be status 1.
 pub(crate) fn findings(arguments: &[&str]) -> Vec<String> {
     let ran = heirloom(&[&["check", "--json"], arguments].concat());

@@ -1,0 +1,333 @@
+//! Containers of `heirloom-collections`, as the book describes them: what is in a map, a vector, a log.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail, ensure};
+use heirloom_kho::PhysAddr;
+
+use super::{Heap, Object};
+
+/// Bytes of a head, and the cache of heads.
+const HEAD_BYTES: u64 = 160 * 8;
+const HEADS: &str = "collections-heads";
+/// What the caches of all else are called.
+const PARTS: &str = "collections-";
+
+/// Words of a head.
+const SIZE: u64 = 4;
+const LEN: u64 = 5;
+const REPLACED: u64 = 10;
+const DIRECT: u64 = 32;
+const PAGES: u64 = 96;
+/// Links of a page of the directory.
+const PAGE_LINKS: u64 = 1018;
+
+/// What an object says that it is, where that is no length of a key.
+const LINE: u16 = 0xffff;
+const SEGMENT: u16 = 0xfffe;
+const DIRECTORY: u16 = 0xfffd;
+const CHUNK: u16 = 0xfffc;
+
+/// Lines of a segment of a map, and links of a line.
+const LINES: u64 = 254;
+const LINKS: u64 = 7;
+/// Bytes of a chunk of a vector, and before its elements.
+const CHUNK_BYTES: u64 = 64 * 255;
+const CHUNK_HEADER: u64 = 64;
+/// Bytes of a log's segment before its records.
+const LOG_HEADER: u64 = 40;
+
+/// Which container it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Map,
+    Vec,
+    Log,
+}
+
+/// A container.
+#[derive(Clone, Copy)]
+pub(crate) struct Container<'h, 'i> {
+    heap: &'h Heap<'i>,
+    head: PhysAddr,
+    pub(crate) kind: Kind,
+}
+
+/// What a container holds: an entry of a map, a record of a log, an element of a vector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    /// Where its bytes are.
+    pub(crate) at: PhysAddr,
+    pub(crate) bytes: u64,
+}
+
+/// What an entry is found by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Key {
+    Bytes(Vec<u8>),
+    Number(u64),
+}
+
+impl fmt::Display for Key {
+    /// A number, a text that is printed, or bytes in hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Bytes(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) if !text.is_empty() && !text.chars().any(char::is_control) => {
+                    f.write_str(text)
+                }
+                _ => {
+                    f.write_str("0x")?;
+                    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                }
+            },
+        }
+    }
+}
+
+impl Kind {
+    /// What a person calls it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Vec => "vector",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// How a link leads on.
+fn led(link: u64) -> PhysAddr {
+    PhysAddr::new((link & ((1 << 48) - 1)) * 16)
+}
+
+impl<'h, 'i> Container<'h, 'i> {
+    /// The container whose head is at `addr`; `None` if there is none of a kind and version that is known.
+    pub(crate) fn at(heap: &'h Heap<'i>, addr: PhysAddr) -> Option<Self> {
+        let object = heap.object(addr)?;
+        if object.addr != addr
+            || object.bytes != HEAD_BYTES
+            || object.cache.name().as_str() != HEADS
+        {
+            return None;
+        }
+        let kind = match &heap.word(addr)?.to_le_bytes() {
+            b"hl-map\0\x01" => Kind::Map,
+            b"hl-vec\0\x01" => Kind::Vec,
+            b"hl-log\0\x01" => Kind::Log,
+            _ => return None,
+        };
+        Some(Self { heap, head: addr, kind })
+    }
+
+    fn word(&self, index: u64) -> Result<u64> {
+        self.at_word(self.head, index)
+    }
+
+    fn at_word(&self, addr: PhysAddr, index: u64) -> Result<u64> {
+        let at = addr.checked_add(index * 8).context("beyond all memory")?;
+        self.heap.word(at).with_context(|| format!("the word at {at} is not in the image"))
+    }
+
+    /// How many entries its head says that there are; of a log it says nothing.
+    pub(crate) fn length(&self) -> Option<u64> {
+        (self.kind != Kind::Log).then(|| self.word(LEN).ok())?
+    }
+
+    /// The object that a link leads to, with its kind, if it is this container's.
+    fn part(&self, link: u64, from: u64) -> Result<(Object<'h>, u16, u64)> {
+        let addr = led(link);
+        let object = self.heap.object(addr).filter(|object| {
+            let name = object.cache.name();
+            object.addr == addr && name.as_str().starts_with(PARTS) && name.as_str() != HEADS
+        });
+        let object = object.with_context(|| {
+            format!("the link {link:#x} at {from} leads to no object of a container")
+        })?;
+        let (owner, more) = (self.at_word(addr, 0)?, self.at_word(addr, 1)?);
+        ensure!(
+            owner >> 16 == self.head.get() / 16,
+            "the link {link:#x} at {from} leads to an object of another container, at {addr}"
+        );
+        let [a, b, ..] = owner.to_le_bytes();
+        Ok((object, u16::from_le_bytes([a, b]), more))
+    }
+
+    /// The object of this kind and number that a link leads to.
+    fn meant(&self, link: u64, kind: u16, number: u64) -> Result<Object<'h>> {
+        let (object, is, more) = self.part(link, number)?;
+        ensure!(
+            is == kind && more == number,
+            "the object at {} says that it is {is:#x}, {more}: {kind:#x}, {number} was meant",
+            object.addr
+        );
+        Ok(object)
+    }
+
+    /// The numbered part of this kind; `None` if there is none.
+    fn numbered(&self, number: u64, kind: u16) -> Result<Option<Object<'h>>> {
+        let direct = PAGES - DIRECT;
+        let link = if number < direct {
+            self.word(DIRECT + number)?
+        } else {
+            let (page, index) = ((number - direct) / PAGE_LINKS, (number - direct) % PAGE_LINKS);
+            ensure!(page < 160 - PAGES, "part {number}: there are not so many");
+            match self.word(PAGES + page)? {
+                0 => 0,
+                link => {
+                    let page = self.meant(link, DIRECTORY, page)?;
+                    self.at_word(page.addr, 2 + index)?
+                }
+            }
+        };
+        if link == 0 { Ok(None) } else { self.meant(link, kind, number).map(Some) }
+    }
+
+    /// Calls `each` with what is in it, until that returns `false`. `element`: the bytes of a vector's element, which it does not
+    /// say itself.
+    ///
+    /// # Errors
+    /// Those of `each`; what in the container is not sound.
+    pub(crate) fn each(
+        &self,
+        element: Option<u64>,
+        each: &mut dyn FnMut(Entry) -> Result<bool>,
+    ) -> Result<()> {
+        match self.kind {
+            Kind::Map => self.entries(each),
+            Kind::Log => self.records(each),
+            Kind::Vec => match element {
+                Some(element) => self.elements(element, each),
+                None => bail!("a vector does not say how large its elements are: --element does"),
+            },
+        }
+    }
+
+    fn entries(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
+        let buckets = self.word(SIZE)?.max(1);
+        let mut segment = None;
+        for bucket in 0..buckets {
+            if bucket % LINES == 0 {
+                segment = self.numbered(bucket / LINES, SEGMENT)?;
+            }
+            let segment = segment.with_context(|| {
+                format!("of {buckets} buckets there is no segment for number {bucket}")
+            })?;
+            let mut next = segment.addr.checked_add(64 * (1 + bucket % LINES));
+            while let Some(line) = next {
+                for slot in 0..LINKS {
+                    let link = self.at_word(line, slot)?;
+                    if link != 0 && !each(self.entry(link, bucket)?)? {
+                        return Ok(());
+                    }
+                }
+                self.heap.spend(8 * (LINKS + 1))?;
+                next = match self.at_word(line, LINKS)? {
+                    0 => None,
+                    more => self.meant(more, LINE, bucket)?.addr.checked_add(16),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, link: u64, bucket: u64) -> Result<Entry> {
+        const HEADER: u64 = 24;
+        let (object, key, more) = self.part(link, bucket)?;
+        let (key, value) = (u64::from(key), more & u64::from(u32::MAX));
+        ensure!(
+            key <= 0xfff0 && HEADER + key + value <= object.bytes,
+            "the entry at {} is longer than its object",
+            object.addr
+        );
+        self.heap.spend(object.bytes)?;
+        let start = object.addr.checked_add(HEADER).context("beyond all memory")?;
+        let mut bytes = vec![0; usize::try_from(key)?];
+        let there = self.heap.image.read(start, &mut bytes);
+        there.with_context(|| format!("the key at {start} is not in the image"))?;
+        let at = start.checked_add(key).context("beyond all memory")?;
+        Ok(Entry { key: Key::Bytes(bytes), at, bytes: value })
+    }
+
+    fn elements(&self, element: u64, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
+        ensure!((1..=4096).contains(&element), "an element has 1 to 4096 bytes");
+        let (length, per_chunk) = (self.word(LEN)?, (CHUNK_BYTES - CHUNK_HEADER) / element);
+        // The first place is for the element that is being replaced, whose number plus one the head has.
+        let replaced = self.word(REPLACED)?;
+        let mut chunk = None;
+        for number in 0..length {
+            let place = if replaced == number + 1 { 0 } else { number + 1 };
+            let part = place / per_chunk;
+            let object = match chunk {
+                Some((of, object)) if of == part => object,
+                _ => {
+                    let object = self.numbered(part, CHUNK)?;
+                    object.with_context(|| {
+                        format!("of {length} elements there is no chunk for number {number}")
+                    })?
+                }
+            };
+            chunk = Some((part, object));
+            let at = object.addr.checked_add(CHUNK_HEADER + place % per_chunk * element);
+            let at = at.context("beyond all memory")?;
+            if !each(Entry { key: Key::Number(number), at, bytes: element })? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn records(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
+        let (mut link, mut number) = (self.word(DIRECT)?, None);
+        // One that was being destroyed is empty.
+        if self.word(DIRECT + 1)? == 0 {
+            return Ok(());
+        }
+        while link != 0 {
+            let (object, kind, base) = self.part(link, number.unwrap_or_default())?;
+            ensure!(
+                kind == CHUNK && number.is_none_or(|number| number == base),
+                "the object at {} is not the log's next segment",
+                object.addr
+            );
+            let [next, front, end] =
+                [2, 3, 4].map(|word| self.at_word(object.addr, word).unwrap_or(u64::MAX));
+            ensure!(
+                LOG_HEADER <= front
+                    && front <= end
+                    && end <= object.bytes
+                    && (front | end) % 8 == 0,
+                "records from {front} to {end} in the segment at {}, of {} bytes",
+                object.addr,
+                object.bytes
+            );
+            // An empty segment behind others is one that was being added.
+            if number.is_some() && end == LOG_HEADER {
+                return Ok(());
+            }
+            let (mut at, mut here) = (LOG_HEADER, base);
+            while at < end {
+                let length = self.at_word(object.addr, at / 8)?;
+                let behind =
+                    length.checked_next_multiple_of(8).and_then(|all| all.checked_add(at + 8));
+                let behind = behind.filter(|behind| *behind <= end);
+                let behind = behind.with_context(|| {
+                    format!("record {here}, {length} bytes long, ends behind its segment")
+                })?;
+                let start = object.addr.checked_add(at + 8).context("beyond all memory")?;
+                let entry = Entry { key: Key::Number(here), at: start, bytes: length };
+                if at >= front && !each(entry)? {
+                    return Ok(());
+                }
+                (at, here) = (behind, here.wrapping_add(1));
+            }
+            self.heap.spend(object.bytes)?;
+            // Numbers go on, and there was a record: so no segment comes twice.
+            ensure!(here != base || next == 0, "a segment without records at {}", object.addr);
+            (link, number) = (next, Some(here));
+        }
+        Ok(())
+    }
+}
