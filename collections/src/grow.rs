@@ -9,10 +9,13 @@
 
 use heirloom_folio::Machine;
 
-use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_of, parent_of};
+use crate::buckets::{
+    Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_by, bucket_of, mask_of, parent_of,
+};
 use crate::class::Class;
 use crate::error::Error;
 use crate::head::at;
+use crate::index::Looked;
 use crate::line::{LINES, Line};
 use crate::link::Link;
 use crate::object::kind;
@@ -28,11 +31,9 @@ impl<'p, M: Machine> Buckets<'p, M> {
     /// Makes room for bucket `bucket`, whose line holds zeroes then.
     pub(crate) fn make_room(&self, bucket: u64) -> Result<(), Error> {
         let segment = bucket / LINES;
-        if self.body.add_part(segment, kind::SEGMENT)?
-            && let Some(segment) = self.find_segment(segment)?
-        {
+        if self.body.add_part(segment, kind::SEGMENT)? {
             // It holds zeroes, which lead to nothing else's.
-            segment.note_all(true);
+            self.find_segment(segment, true)?;
         }
         Ok(())
     }
@@ -65,31 +66,34 @@ impl<'p, M: Machine> Buckets<'p, M> {
         }
         let parent = self.bucket(parent_of(n))?;
         self.make_room(n)?;
-        let segment = self.segment(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
-        let line = segment.line(n % LINES).ok_or_else(|| self.body.damaged(n, 0))?;
+        let line = self.line(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
         if !line.is_empty() || line.next().get() != 0 {
             // Zeroes, but for what a predecessor forged, or for what could not be stripped: never part of a bucket that is trusted.
             self.strip(n)?;
         }
-        let new = Bucket { number: n, line, trust: parent.trust };
+        let tags = self.tags(n).filter(|_| parent.is_trusted());
+        let new = Bucket { number: n, line, tags };
+        if let Some(tags) = tags {
+            tags.set(Looked::EMPTY);
+        }
         if let Err(error) = self.link_moved(new, parent) {
             // What was linked there so far is in its parent too.
             self.strip(n)?;
             return Err(error);
         }
-        segment.note(n % LINES, parent.trust);
         self.body.head.set(at::SIZE, n + 1);
         self.clear_moved(parent, n)
     }
 
     /// Links in bucket `new`, which is none yet, what belongs to it of its parent.
     fn link_moved(&self, new: Bucket<'p>, parent: Bucket<'p>) -> Result<(), Error> {
-        let n = new.number;
+        let (n, mask) = (new.number, mask_of(new.number + 1));
         for line in self.lines(parent) {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
-                if !link.is_none() && bucket_of(self.entry(link, parent)?.hash(), n + 1) == n {
-                    self.free_word(new)?.set(link.bits());
+                if !link.is_none() && bucket_by(self.entry(link, parent)?.hash(), n + 1, mask) == n
+                {
+                    new.set(self.free_word(new)?, link);
                 }
             }
         }
@@ -98,11 +102,13 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     /// Clears in a parent what is linked in bucket `n` now.
     fn clear_moved(&self, parent: Bucket<'p>, n: u64) -> Result<(), Error> {
+        let mask = mask_of(n + 1);
         for line in self.lines(parent) {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
-                if !link.is_none() && bucket_of(self.entry(link, parent)?.hash(), n + 1) == n {
-                    word.set(0);
+                if !link.is_none() && bucket_by(self.entry(link, parent)?.hash(), n + 1, mask) == n
+                {
+                    parent.set(word, Link::NONE);
                 }
             }
         }
@@ -112,6 +118,9 @@ impl<'p, M: Machine> Buckets<'p, M> {
     /// Clears a bucket that is none yet, and frees its lines but the first.
     pub(crate) fn strip(&self, bucket: u64) -> Result<(), Error> {
         let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
+        if let Some(tags) = self.tags(bucket.number) {
+            tags.set(Looked::NOTHING);
+        }
         for line in self.lines(bucket) {
             line?.links().filter(|word| word.get() != 0).for_each(|word| word.set(0));
         }
@@ -145,8 +154,8 @@ impl<'p, M: Machine> Buckets<'p, M> {
                     && let Some(free) = self.first_free(bucket, word)?
                 {
                     // For a moment it is there twice.
-                    free.set(bits);
-                    word.set(0);
+                    bucket.set(free, Link::from_bits(bits));
+                    bucket.set(word, Link::NONE);
                 }
             }
         }
@@ -179,7 +188,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     #[cold]
     fn drop_lines_slow(&self, bucket: Bucket<'p>) -> Result<(), Error> {
-        if !bucket.trust {
+        if !bucket.is_trusted() {
             // They end, and each is the map's.
             self.lines(bucket).try_for_each(|line| line.map(drop))?;
         }
@@ -189,14 +198,15 @@ impl<'p, M: Machine> Buckets<'p, M> {
             if link.is_none() {
                 return Ok(());
             }
-            let next = self.next_line(link, bucket.number, bucket.trust)?;
+            let next = self.next_line(link, bucket.number, bucket.is_trusted())?;
             if !next.is_empty() {
                 last = next;
                 continue;
             }
             self.body.head.set(at::OLD, link.bits());
             last.next().set(next.next().get());
-            self.body.free(link, bucket.trust)?;
+            self.note(bucket);
+            self.body.free(link)?;
             self.body.head.set(at::OLD, 0);
         }
     }
