@@ -8,11 +8,11 @@
 //! ```
 
 use heirloom_folio::Machine;
+use heirloom_kho::narrow::u32_to_u64;
 
-use crate::buckets::{
-    Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_by, bucket_of, mask_of, parent_of,
-};
+use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_of, mask_of, parent_of};
 use crate::class::Class;
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::head::at;
 use crate::index::Looked;
@@ -76,43 +76,66 @@ impl<'p, M: Machine> Buckets<'p, M> {
         if let Some(tags) = tags {
             tags.set(Looked::EMPTY);
         }
-        if let Err(error) = self.link_moved(new, parent) {
-            // What was linked there so far is in its parent too.
-            self.strip(n)?;
-            return Err(error);
-        }
+        let moved = match self.link_moved(new, parent) {
+            Ok(moved) => moved,
+            Err(error) => {
+                // What was linked there so far is in its parent too.
+                self.strip(n)?;
+                return Err(error);
+            }
+        };
         self.body.head.set(at::SIZE, n + 1);
-        self.clear_moved(parent, n)
+        self.clear_moved(parent, n, moved)
     }
 
-    /// Links in bucket `new`, which is none yet, what belongs to it of its parent.
-    fn link_moved(&self, new: Bucket<'p>, parent: Bucket<'p>) -> Result<(), Error> {
-        let (n, mask) = (new.number, mask_of(new.number + 1));
-        for line in self.lines(parent) {
-            for word in line?.links() {
-                let link = Link::from_bits(word.get());
-                if !link.is_none() && bucket_by(self.entry(link, parent)?.hash(), n + 1, mask) == n
-                {
-                    new.set(self.free_word(new)?, link);
-                }
-            }
+    /// Returns which links of a line of `parent` belong to bucket `n`, of n + 1: a bit for each place.
+    ///
+    /// Half of them do, and no processor foresees which: so there is no branch on it, and the entries are asked for together.
+    fn moved(&self, line: Line<'p>, parent: Bucket<'p>, n: u64) -> Result<u8, Error> {
+        let (mask, mut moved) = (mask_of(n + 1), 0);
+        for (place, word) in line.links().enumerate() {
+            let to = Link::from_bits(word.get());
+            let hash = if parent.is_trusted() {
+                let ptr = if to.is_none() { self.body.head.ptr() } else { self.body.pool.ptr(to) };
+                // SAFETY: an entry of this map, found to be one before, or its head, which has a second word, too.
+                unsafe { Entry::at(ptr) }.hash()
+            } else if to.is_none() {
+                continue;
+            } else {
+                self.entry(to, parent)?.hash()
+            };
+            // (No other hash of the parent has the highest bit of n.)
+            moved |= u8::from(u32_to_u64(hash) & mask == n && !to.is_none()) << place;
         }
-        Ok(())
+        Ok(moved)
     }
 
-    /// Clears in a parent what is linked in bucket `n` now.
-    fn clear_moved(&self, parent: Bucket<'p>, n: u64) -> Result<(), Error> {
-        let mask = mask_of(n + 1);
+    /// Links in bucket `new`, which is none yet, what belongs to it of its parent. Returns which links of the parent's line do.
+    fn link_moved(&self, new: Bucket<'p>, parent: Bucket<'p>) -> Result<u8, Error> {
+        let mut first = None;
         for line in self.lines(parent) {
-            for word in line?.links() {
-                let link = Link::from_bits(word.get());
-                if !link.is_none() && bucket_by(self.entry(link, parent)?.hash(), n + 1, mask) == n
-                {
-                    parent.set(word, Link::NONE);
-                }
+            let line = line?;
+            let moved = self.moved(line, parent, new.number)?;
+            for word in line.those(moved) {
+                new.set(self.free_word(new)?, Link::from_bits(word.get()));
             }
+            first.get_or_insert(moved);
         }
-        if parent.line.next().get() == 0 { Ok(()) } else { self.close_up(parent) }
+        Ok(first.unwrap_or(0))
+    }
+
+    /// Clears in a parent what is linked in bucket `n` now; `moved` says which links of its line are.
+    fn clear_moved(&self, parent: Bucket<'p>, n: u64, moved: u8) -> Result<(), Error> {
+        parent.line.those(moved).for_each(|word| parent.set(word, Link::NONE));
+        if parent.line.next().get() == 0 {
+            return Ok(());
+        }
+        for line in self.lines(parent).skip(1) {
+            let line = line?;
+            let moved = self.moved(line, parent, n)?;
+            line.those(moved).for_each(|word| parent.set(word, Link::NONE));
+        }
+        self.close_up(parent)
     }
 
     /// Clears a bucket that is none yet, and frees its lines but the first.

@@ -68,6 +68,12 @@ impl Head {
         Self(ptr.cast())
     }
 
+    /// Returns where it is.
+    #[inline]
+    pub(crate) const fn ptr(self) -> NonNull<u8> {
+        self.0.cast()
+    }
+
     #[inline]
     pub(crate) fn word(&self, index: usize) -> &Word {
         // SAFETY: the head is there, of so many words, aligned to 16 bytes (contract of `at`).

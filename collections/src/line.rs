@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
+use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u64};
 
 use crate::class::SEGMENT_BYTES;
 use crate::word::Word;
@@ -36,6 +36,16 @@ impl<'m> Line<'m> {
     #[inline]
     pub(crate) fn links(self) -> impl Iterator<Item = &'m Word> {
         self.0.iter().take(LINKS)
+    }
+
+    /// Returns the words of those places of which a bit is set.
+    #[inline]
+    pub(crate) fn those(self, mut places: u8) -> impl Iterator<Item = &'m Word> {
+        core::iter::from_fn(move || {
+            let word = self.link(u32_to_usize(places.trailing_zeros()))?;
+            places &= places - 1;
+            Some(word)
+        })
     }
 
     /// Returns the word of a link.
