@@ -427,6 +427,8 @@ impl<'p, M: Machine> Iterator for Lines<'_, 'p, M> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        #[cfg(test)]
+        crate::watch::line();
         let Bucket { number, line, tags } = self.bucket;
         let line = match self.next {
             Next::First => Ok(line),

@@ -150,19 +150,25 @@ impl<'p, M: Machine> Buckets<'p, M> {
         self.drop_lines(bucket)
     }
 
-    /// Clears in a bucket what belongs to another, and what is there twice; then closes it up.
+    /// Clears in a bucket what belongs to another, and the second of what was being moved and is there twice; then closes it up.
+    /// Looks at each link once.
     pub(crate) fn tidy(&self, bucket: u64) -> Result<(), Error> {
         let n = self.count();
         let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
+        let (moved, mut seen) = (Link::from_bits(self.body.head.get(at::MOVED)), false);
         for line in self.lines(bucket) {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
-                if !link.is_none()
-                    && (bucket_of(self.entry(link, bucket)?.hash(), n) != bucket.number
-                        || self.is_before(bucket, link, word)?)
+                if link.is_none() {
+                    continue;
+                }
+                let is_moved = link.same_object(moved);
+                if is_moved && seen
+                    || bucket_of(self.entry(link, bucket)?.hash(), n) != bucket.number
                 {
                     word.set(0);
                 }
+                seen |= is_moved;
             }
         }
         self.close_up(bucket)
@@ -170,34 +176,45 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     /// Moves links of a bucket to where words are free in lines before, and frees the lines that are empty then.
     fn close_up(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+        let head = self.body.head;
+        // What is behind this one is looked at once: no word is free before it.
+        let mut free = self.words(bucket).peekable();
         for line in self.lines(bucket).skip(1) {
             for word in line?.links() {
                 let bits = word.get();
-                if bits != 0
-                    && let Some(free) = self.first_free(bucket, word)?
-                {
+                if bits == 0 {
+                    continue;
+                }
+                let in_use = |before: &Result<&Word, Error>| {
+                    before.is_ok_and(|before| before.get() != 0 && !core::ptr::eq(before, word))
+                };
+                while free.next_if(in_use).is_some() {}
+                let Some(before) = free.peek() else { continue };
+                let before = (*before)?;
+                // (Or it is this one.)
+                if before.get() == 0 {
                     // For a moment it is there twice.
-                    bucket.set(free, Link::from_bits(bits));
+                    head.set(at::MOVED, bits);
+                    bucket.set(before, Link::from_bits(bits));
                     bucket.set(word, Link::NONE);
                 }
             }
         }
+        if head.get(at::MOVED) != 0 {
+            head.set(at::MOVED, 0);
+        }
         self.drop_lines(bucket)
     }
 
-    /// Returns the first word of a bucket that is free, before `this`.
-    fn first_free(&self, bucket: Bucket<'p>, this: &Word) -> Result<Option<&'p Word>, Error> {
-        for line in self.lines(bucket) {
-            for word in line?.links() {
-                if core::ptr::eq(word, this) {
-                    return Ok(None);
-                }
-                if word.get() == 0 {
-                    return Ok(Some(word));
-                }
-            }
-        }
-        Ok(None)
+    /// Returns the words of a bucket's links, the first first, until an error.
+    fn words(&self, bucket: Bucket<'p>) -> impl Iterator<Item = Result<&'p Word, Error>> {
+        self.lines(bucket).flat_map(|line| {
+            let (words, error) = match line {
+                Ok(line) => (Some(line.links().map(Ok)), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            words.into_iter().flatten().chain(error)
+        })
     }
 
     /// Frees the lines of a bucket that are empty, but the first.
