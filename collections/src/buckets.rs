@@ -213,10 +213,10 @@ impl<'p, M: Machine> Buckets<'p, M> {
     /// lines, which it would take too long to compare.
     fn check(&self, bucket: Bucket<'p>) -> Result<bool, Error> {
         let n = self.count();
-        for (count, line) in self.lines(bucket).enumerate() {
-            if count == LINES_CHECKED {
-                return Ok(false);
-            }
+        if self.lines(bucket).nth(LINES_CHECKED).is_some() {
+            return Ok(false);
+        }
+        for line in self.lines(bucket) {
             for word in line?.links() {
                 let at = Link::from_bits(word.get());
                 if !at.is_none()

@@ -217,6 +217,47 @@ fn a_long_bucket_is_looked_at_a_few_times_when_a_map_is_opened_however_long() {
     assert!(looks[0] < 1000 && looks[1] < 2 * looks[0] + 100);
 }
 
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of entries")]
+fn an_error_of_a_bucket_that_is_looked_at_each_time_has_changed_nothing() {
+    let slabs = boot(MANY);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::create(&pool, 7).unwrap();
+    for n in 0..500 {
+        assert!(!map.insert(&key(n), b"value").unwrap());
+    }
+    let handle = map.handle();
+    drop(map);
+    let slabs = stop(&slabs, MANY).revive();
+    // The last line of a bucket that has too many to compare leads to nothing.
+    let mut line = Words::head(&slabs, handle).behind(at::DIRECT).behind(8 + 7);
+    while line.get(9) != 0 {
+        line = line.behind(9);
+    }
+    line.set(9, 1);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::open(&pool, handle).unwrap();
+    let (mut done, mut refused) = (0, 0);
+    for n in (0..520).step_by(3) {
+        let len = map.len();
+        let (act, now) = if n % 2 == 0 {
+            (map.insert(&key(n), b"another").map(drop), len)
+        } else {
+            (map.remove(&key(n)).map(drop), len - 1)
+        };
+        match act {
+            Ok(()) => done += 1,
+            Err(error) => {
+                assert!(matches!(error, Error::Damaged { .. }), "{error}");
+                refused += 1;
+            }
+        }
+        assert_eq!(map.len(), if act.is_ok() { now } else { len }, "key {n}: {act:?}");
+    }
+    std::println!("{done} done, {refused} refused");
+    assert!(done > 100 && refused > 5);
+}
+
 /// One container of each kind.
 type Three<'p> = (Option<Map<'p, Ram>>, Option<Vec<'p, Number, Ram>>, Option<Log<'p, Ram>>);
 
